@@ -1,0 +1,97 @@
+"""Giving waiting jobs to workers that have room, until one of the two runs out."""
+
+from __future__ import annotations
+
+from broker.core import placement
+from broker.core.jobs import Cause, Job
+from broker.core.pool import Worker
+from broker.core.queue import Lane
+from broker.core.state import State
+from broker.wire import messages as m
+
+
+def dispatch(state: State, now: float) -> None:
+    """Grant as many jobs as possible."""
+    while state.pool.has_room and len(state.queue):
+        free = state.pool.free()
+        job = _next_job(state, free)
+        if job is None:
+            return
+        lane = Lane(job.model, job.gpus, job.pinned)
+        worker = placement.choose(job, [w for w in free if placement.fits(lane, w) and _allowed(state, job, w)])
+        if worker is None:  # _next_job has just found one
+            raise AssertionError(f"no worker for job {job.id}, which had one")
+        _grant(state, _affine(state, job, worker), worker, now)
+
+
+def would_start(state: State, lane: Lane) -> bool:
+    """Whether a new job of this lane would be granted at once."""
+    return any(placement.fits(lane, worker) for worker in state.pool.free())
+
+
+def _next_job(state: State, free: list[Worker]) -> Job | None:
+    def usable(lane: Lane) -> bool:
+        return any(placement.fits(lane, worker) for worker in free)
+
+    def allowed(job_id: str, lane: Lane) -> bool:
+        job = state.jobs[job_id]
+        return not job.excluded or any(placement.fits(lane, w) and _allowed(state, job, w) for w in free)
+
+    job_id = state.queue.first(usable, allowed)
+    return None if job_id is None else state.jobs[job_id]
+
+
+def _allowed(state: State, job: Job, worker: Worker) -> bool:
+    """Whether the job may run here: not where it crashed, unless every other worker that fits is gone or crashed under it too."""
+    if worker.name not in job.excluded:
+        return True
+    lane = Lane(job.model, job.gpus, job.pinned)
+    return not any(
+        other.name not in job.excluded and other.in_service and placement.fits(lane, other) for other in state.pool
+    )
+
+
+def _affine(state: State, job: Job, worker: Worker) -> Job:
+    """The job to run on this worker in place of `job`, when its model would have to be loaded and waiting work need not."""
+    if not worker.model or worker.model == job.model:
+        return job
+
+    def usable(lane: Lane) -> bool:
+        return lane.model == worker.model and placement.fits(lane, worker)
+
+    def allowed(job_id: str, lane: Lane) -> bool:
+        return _allowed(state, state.jobs[job_id], worker)
+
+    other_id = state.queue.first(usable, allowed, like=job.id)
+    if other_id is None:
+        return job
+    other = state.jobs[other_id]
+    reload_s = state.reloads.predict(job.model, 1.0) if state.reloads.knows(job.model) else state.policy.reload_s
+    if not placement.may_skip(job, other.cost, reload_s):
+        return job
+    job.skipped_s += other.cost
+    return other
+
+
+def _grant(state: State, job: Job, worker: Worker, now: float) -> None:
+    state.queue.serve(job.id)
+    job.fence = state.next_fence()
+    job.worker = worker.name
+    worker.grant(job.id, job.fence)
+    state.pool.refresh(worker)
+    state.move(job, Cause.DISPATCHED, now)
+    send_run(state, job, worker, now)
+
+
+def send_run(state: State, job: Job, worker: Worker, now: float) -> None:
+    """Send the current grant; agents take a repeated one for what it is."""
+    job.granted_at = now
+    run = m.Run(
+        job_id=job.id,
+        fence=job.fence,
+        lease_s=state.policy.lost_after_s,
+        attempt=job.attempts + 1,
+        profile="offload" if job.profile == "offload" else "normal",
+        predicted_s=job.cost if state.costs.knows(job.model) else 0.0,
+    )
+    state.send(worker.peer, run, job.body)

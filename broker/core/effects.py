@@ -1,0 +1,39 @@
+"""What the core may ask of its shell, and what the shell may tell the core beside messages."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from broker.core.jobs import Cause, JobState
+from broker.wire.messages import Message
+
+
+class Send(Struct, frozen=True, gc=False):
+    """Send this to this peer, after the commit. A peer that cannot be reached is told back as `PeerGone`."""
+
+    peer: bytes
+    message: Message
+    body: bytes | None = None
+
+
+class Moved(Struct, frozen=True, gc=False, kw_only=True):
+    """A job moved: the single source of its log line, its journal row and its metric.
+
+    `durable`: the row must be on disk before anything of this pass is sent.
+    """
+
+    job_id: str
+    attempt: int
+    source: JobState | None
+    target: JobState
+    cause: Cause
+    durable: bool
+    worker: str = ""
+    note: str = ""
+
+
+class PeerGone(Struct, frozen=True):
+    """Given to `receive` by the shell: this address cannot be reached any more."""
+
+
+Effect = Send | Moved

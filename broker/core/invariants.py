@@ -1,0 +1,102 @@
+"""Every rule that must hold after every step, in words and in code. Tests run this; a running broker does not."""
+
+from __future__ import annotations
+
+from broker.core.jobs import JobState
+from broker.core.state import State
+
+
+class BrokenInvariant(AssertionError):
+    """A rule of the core does not hold: a bug in the core."""
+
+
+def check(state: State) -> None:
+    """Raise `BrokenInvariant` with every rule that does not hold."""
+    broken = [*_jobs(state), *_queue(state), *_workers(state), *_counts(state), *_timers(state)]
+    if broken:
+        raise BrokenInvariant("; ".join(broken))
+
+
+def _jobs(state: State) -> list[str]:
+    broken = []
+    for job in state.jobs.values():
+        if job.fence >> 32 > state.epoch:
+            broken.append(f"{job.id} bears a fence of a later epoch")
+        if (job.state is JobState.SUCCEEDED) != (job.result is not None):
+            broken.append(f"{job.id} is {job.state} with result {job.result}")
+        if (job.state is JobState.FAILED) != (job.failure is not None):
+            broken.append(f"{job.id} is {job.state} with failure {job.failure}")
+        if job.final != (job.finished_at > 0):
+            broken.append(f"{job.id} is {job.state}, finished_at {job.finished_at}")
+        if job.state is JobState.SUCCEEDED and job.stop:
+            broken.append(f"{job.id} succeeded although it was asked to stop ({job.stop})")
+        if job.waiting and job.stop:
+            broken.append(f"{job.id} waits although it was asked to stop ({job.stop})")
+        if job.crashes > state.policy.max_crashes or job.losses > state.policy.max_losses + 1:
+            broken.append(f"{job.id} has {job.crashes} crashes, {job.losses} losses")
+        finals = [move for move in job.story if move.target in ("succeeded", "failed", "cancelled")]
+        if len(finals) != (1 if job.final else 0):
+            broken.append(f"{job.id} is {job.state} after {len(finals)} final moves")
+    return broken
+
+
+def _queue(state: State) -> list[str]:
+    queued = {job.id for job in state.jobs.values() if job.state is JobState.QUEUED}
+    waiting = set(state.queue.ids())
+    broken = []
+    if queued != waiting:
+        broken.append(f"queued {sorted(queued - waiting)} not in the queue, {sorted(waiting - queued)} only there")
+    if state.queue.backlog_s < -1e-6:
+        broken.append(f"backlog of {state.queue.backlog_s} s")
+    return broken
+
+
+def _workers(state: State) -> list[str]:
+    broken = []
+    holders: dict[str, str] = {}
+    for worker in state.pool:
+        if worker.lost and worker.held:
+            broken.append(f"lost worker {worker.name} holds {sorted(worker.held)}")
+        if worker.room > worker.free:
+            broken.append(f"{worker.name} has room {worker.room} of {worker.free}")
+        if (worker.room > 0) != (worker in state.pool.free()):
+            broken.append(f"{worker.name} with room {worker.room} is wrongly listed")
+        if state.pool.at(worker.peer) not in (worker, None):
+            broken.append(f"the address of {worker.name} leads to another worker")
+        for job_id, fence in worker.held.items():
+            job = state.jobs.get(job_id)
+            if job is None or not job.held or job.fence != fence or job.worker != worker.name:
+                broken.append(f"{worker.name} holds {job_id} {fence:#x}, which is {job}")
+            if job_id in holders:
+                broken.append(f"{job_id} is held by {holders[job_id]} and {worker.name}")
+            holders[job_id] = worker.name
+    for job in state.jobs.values():
+        if job.held and job.id not in holders and job.id not in state.orphans:
+            broken.append(f"{job.id} is {job.state} and nobody holds it")
+        if job.id in state.orphans and (job.id in holders or not job.held):
+            broken.append(f"{job.id} is no orphan: {job.state}, held by {holders.get(job.id)}")
+    return broken
+
+
+def _counts(state: State) -> list[str]:
+    live = [job for job in state.jobs.values() if not job.final]
+    counted = {job_state: state.counts[job_state] for job_state in JobState}
+    return [
+        f"{counted[job_state]} jobs counted as {job_state}, {actual} there"
+        for job_state in (JobState.QUEUED, JobState.DELAYED, JobState.ASSIGNED, JobState.RUNNING)
+        if counted[job_state] != (actual := sum(1 for job in live if job.state is job_state))
+    ]
+
+
+def _timers(state: State) -> list[str]:
+    broken = []
+    for job in state.jobs.values():
+        if (job.state is JobState.DELAYED) != state.deadlines.has(("due", job.id)):
+            broken.append(f"{job.id} is {job.state}, timer for its back-off: {state.deadlines.has(('due', job.id))}")
+        wanted = bool(job.deadline_at) and not job.final and not job.stop
+        if wanted and not state.deadlines.has(("deadline", job.id)):
+            broken.append(f"{job.id} has a deadline and no timer")
+    broken += [f"no timer for worker {w.name}" for w in state.pool if not state.deadlines.has(("worker", w.name))]
+    if state.orphans and not state.deadlines.has(("rejoin", "")):
+        broken.append("orphans, and the rejoin window has no end")
+    return broken

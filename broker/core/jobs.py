@@ -1,0 +1,201 @@
+"""What a job is and how its state may move.
+
+Two rules: every legal move is a row of `TABLE`, and only `Job.move` changes `Job.state`. The theory in short:
+
+- `queued` waits for a worker, `delayed` waits for a time (back-off), `assigned` has been granted to a worker that has not said
+  `Started`, `running` is in an engine. `succeeded`, `failed` and `cancelled` are final: nothing leads out of them.
+- A *fence* names one grant: `epoch << 32 | counter`. The epoch is raised on disk before the broker binds, so a fence is never given
+  twice, even if the rows of the last moments before a crash are lost. A result counts only if the job is not final and bears
+  exactly the result's fence. When a failure has been counted, the fence moves on (`close_attempt`), so that the same failure,
+  resent because its acknowledgement was lost, counts once.
+- A job whose worker was lost goes back to `queued` with its fence unchanged: should that worker return before another is granted the
+  job, it is adopted, or its finished result taken.
+- `stop` says why a running job is being stopped. It is durable and one-way: once set, the job can only end as cancelled (or expired),
+  also if its result arrives a moment later.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct, field
+
+from broker.wire.jobspec import Phase, Result
+from broker.wire.messages import Failure, Move
+
+#: A story is for people; a job that moves more often than this has its middle cut out.
+MAX_STORY = 64
+
+
+class JobState(StrEnum):
+    """The states of a job; the values are those on the wire and in the journal."""
+
+    QUEUED = "queued"
+    DELAYED = "delayed"
+    ASSIGNED = "assigned"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Cause(StrEnum):
+    """Why a job moves. The second column of the story, the label of the metric."""
+
+    SUBMITTED = "submitted"
+    DISPATCHED = "dispatched"
+    STARTED = "started"
+    #: A worker that was thought lost, or that the broker forgot in a restart, came back holding the job.
+    ADOPTED = "adopted"
+    REFUSED = "refused"
+    #: The worker handed it back, or does not hold what it was granted.
+    RETURNED = "returned"
+    LOST = "lost"
+    RETRIED = "retried"
+    DUE = "due"
+    FINISHED = "finished"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    QUARANTINED = "quarantined"
+    STOP_REQUESTED = "stop_requested"
+    CANCELLED = "cancelled"
+
+
+_S, _C = JobState, Cause
+
+#: Moves that every state but the final ones allows.
+_ANY_LIVE: dict[Cause, JobState] = {
+    _C.FINISHED: _S.SUCCEEDED,
+    _C.FAILED: _S.FAILED,
+    _C.EXPIRED: _S.FAILED,
+    _C.QUARANTINED: _S.FAILED,
+    _C.CANCELLED: _S.CANCELLED,
+    _C.RETRIED: _S.DELAYED,
+}
+_HELD: dict[Cause, JobState] = {
+    **_ANY_LIVE,
+    _C.RETURNED: _S.QUEUED,
+    _C.LOST: _S.QUEUED,
+    _C.ADOPTED: _S.RUNNING,
+}
+
+#: state -> cause -> next state. A missing pair is a bug and raises `IllegalMove`.
+TABLE: dict[JobState, dict[Cause, JobState]] = {
+    _S.QUEUED: {**_ANY_LIVE, _C.SUBMITTED: _S.QUEUED, _C.DISPATCHED: _S.ASSIGNED, _C.ADOPTED: _S.RUNNING},
+    _S.DELAYED: {**_ANY_LIVE, _C.DUE: _S.QUEUED, _C.ADOPTED: _S.RUNNING},
+    _S.ASSIGNED: {**_HELD, _C.STARTED: _S.RUNNING, _C.REFUSED: _S.QUEUED, _C.STOP_REQUESTED: _S.ASSIGNED},
+    _S.RUNNING: {**_HELD, _C.REFUSED: _S.QUEUED, _C.STOP_REQUESTED: _S.RUNNING},
+    _S.SUCCEEDED: {},
+    _S.FAILED: {},
+    _S.CANCELLED: {},
+}
+
+FINAL = frozenset((JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED))
+WAITING = frozenset((JobState.QUEUED, JobState.DELAYED))
+HELD = frozenset((JobState.ASSIGNED, JobState.RUNNING))
+
+#: Moves whose row may be lost in a crash: the worker's next `Hello` tells them again, and fences never repeat.
+LAZY = frozenset((Cause.DISPATCHED, Cause.STARTED, Cause.ADOPTED, Cause.DUE))
+
+
+class IllegalMove(Exception):
+    """A move that the table does not have: a bug in the core, never a peer's fault."""
+
+    def __init__(self, job: Job, cause: Cause) -> None:
+        story = " | ".join(f"{m.source}->{m.target} ({m.cause})" for m in job.story)
+        super().__init__(f"job {job.id} is {job.state}, cannot move by {cause}; story: {story}")
+
+
+class Job(Struct, kw_only=True):
+    """One job. Only the core changes it; the journal writes it and reads it back."""
+
+    id: str
+    model: str
+    #: The job spec's bytes, opaque here.
+    body: bytes
+    tenant: str = "default"
+    priority: int = 5
+    gpus: int = 1
+    #: Cost feature: steps x latent tokens; 0 when the edge gave none.
+    units: float = 0.0
+    deadline_at: float = 0.0
+    origin: str = ""
+    alias: str = ""
+    #: Name of the only worker that may run it; "" for any.
+    pinned: str = ""
+
+    state: JobState = JobState.QUEUED
+    fence: int = 0
+    revision: int = 0
+    #: Attempts begun in an engine; crashes (engine died, hung or ran out of memory) and losses (worker or link gone) apart.
+    attempts: int = 0
+    crashes: int = 0
+    losses: int = 0
+    #: Ordinary errors raised by the pipeline.
+    errors: int = 0
+    #: "", "cancel" or "expired": why it is being stopped.
+    stop: str = ""
+    #: "normal", or "offload" after it ran out of memory.
+    profile: str = "normal"
+    #: Workers it crashed on; any other is preferred.
+    excluded: tuple[str, ...] = ()
+    #: Name of the worker that holds it, or held it last.
+    worker: str = ""
+    submitted_at: float = 0.0
+    started_at: float = 0.0
+    finished_at: float = 0.0
+    #: While delayed: when it is due.
+    not_before: float = 0.0
+    run_s: float = 0.0
+    failure: Failure | None = None
+    result: Result | None = None
+    story: list[Move] = field(default_factory=list)
+
+    # Not journaled: forgotten in a restart, rebuilt from what workers say.
+    phase: Phase = ""
+    step: int = 0
+    total: int = 0
+    #: Predicted run time when it was queued, seconds; its weight in the queue.
+    cost: float = 0.0
+    #: Seconds of other work that model affinity has put before it.
+    skipped_s: float = 0.0
+    #: When the current grant was sent, last.
+    granted_at: float = 0.0
+    #: Fence of the last attempt counted in `attempts`.
+    begun: int = 0
+
+    @property
+    def final(self) -> bool:
+        return self.state in FINAL
+
+    @property
+    def waiting(self) -> bool:
+        return self.state in WAITING
+
+    @property
+    def held(self) -> bool:
+        return self.state in HELD
+
+    def move(self, cause: Cause, now: float, note: str = "") -> JobState:
+        """Apply a row of the table, write the story, return the state it left. Raises `IllegalMove`."""
+        target = TABLE[self.state].get(cause)
+        if target is None:
+            raise IllegalMove(self, cause)
+        source = self.state
+        self.state = target
+        if target in FINAL:
+            self.finished_at = now
+        if len(self.story) >= MAX_STORY:
+            del self.story[MAX_STORY // 2]
+        self.story.append(
+            Move(now, "" if cause is Cause.SUBMITTED else source, target, cause, self.attempts, self.worker, note[:200])
+        )
+        return source
+
+    def begin_attempt(self, now: float) -> None:
+        """Count the attempt of the current fence, once."""
+        if self.begun != self.fence:
+            self.begun = self.fence
+            self.attempts += 1
+            self.started_at = now
+            self.phase, self.step, self.total = "", 0, 0

@@ -1,0 +1,165 @@
+"""The core: four doors and no clock. Messages and the time go in, effects come out.
+
+`receive` and `tick` return effects in the order in which they must be carried out; the shell writes the journal rows of all
+`Moved` before it sends anything. Neither raises for anything a peer can send, but for `DecodeError` on a malformed body,
+raised before anything has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from broker.core import clock, reports, requests, views
+from broker.core.dispatch import dispatch
+from broker.core.effects import Effect, PeerGone
+from broker.core.jobs import Job, JobState
+from broker.core.policy import Policy
+from broker.core.state import Archive, State
+from broker.wire import codec
+from broker.wire import messages as m
+
+__all__ = ["Archive", "Core", "Policy"]
+
+
+class Core:
+    """The broker without its sockets."""
+
+    def __init__(self, epoch: int, archive: Archive, policy: Policy, now: float) -> None:
+        """`epoch` must be greater than that of any earlier run on this journal, and on disk."""
+        self.state = State(epoch, archive, policy)
+        self.now = now
+
+    # ------------------------------------------------------------ doors
+
+    def receive(self, peer: bytes, message: m.Message | PeerGone, body: bytes, now: float) -> list[Effect]:
+        """One message from one address."""
+        self.now = max(self.now, now)
+        if isinstance(message, PeerGone):
+            self._peer_gone(peer)
+        elif isinstance(message, m.FromEdge):
+            self._from_edge(peer, message, body)
+        else:
+            self._from_agent(peer, message, body)
+        return self._settle()
+
+    def tick(self, now: float) -> list[Effect]:
+        """Do what is due."""
+        self.now = max(self.now, now)
+        clock.run_due(self.state, self.now)
+        return self._settle()
+
+    def next_deadline(self) -> float | None:
+        """When `tick` has something to do; None: never, as things are."""
+        return self.state.deadlines.next()
+
+    def snapshot(self) -> m.PoolView:
+        """Workers, counts and backlog."""
+        return views.pool_view(self.state, self.now)
+
+    # ------------------------------------------------------------ for the shell
+
+    def job(self, job_id: str) -> Job | None:
+        """The job as it is in memory: every live one, and every one that moved since the last `committed`."""
+        return self.state.jobs.get(job_id)
+
+    def restore(self, jobs: Iterable[Job], rates: Iterable[tuple[str, float, float]], now: float) -> None:
+        """Take back what the journal holds: jobs that are not final, and (model, units, run_s) of finished ones, oldest first."""
+        self.now = now
+        state = self.state
+        for model, units, run_s in rates:
+            state.costs.learn(model, units, run_s)
+        for job in jobs:
+            state.adopt_record(job)
+            job.begun = job.fence if job.attempts else 0
+            if job.deadline_at:
+                state.deadlines.set(("deadline", job.id), job.deadline_at)
+            if job.state is JobState.QUEUED:
+                state.enqueue(job, front=job.attempts > 0)
+            elif job.state is JobState.DELAYED:
+                state.deadlines.set(("due", job.id), job.not_before)
+            else:
+                state.orphans.add(job.id)
+        if state.orphans:
+            state.deadlines.set(clock.REJOIN, now + state.policy.rejoin_s)
+
+    def committed(self) -> None:
+        """Everything returned so far is on disk; old final jobs may be forgotten."""
+        self.state.forget_finals()
+
+    def stalled(self, seconds: float, now: float) -> None:
+        """The shell did not run for this long, so silence in that time says nothing about the workers."""
+        for worker in self.state.pool:
+            worker.last_heard_at = min(now, worker.last_heard_at + seconds)
+        if self.state.orphans:
+            self.state.deadlines.set(clock.REJOIN, now + self.state.policy.rejoin_s)
+
+    # ------------------------------------------------------------ inside
+
+    def _settle(self) -> list[Effect]:
+        """What every pass ends with: give out work, tell the watchers."""
+        state = self.state
+        dispatch(state, self.now)
+        if state.changed:
+            self._tell_watchers()
+        return state.take_effects()
+
+    def _tell_watchers(self) -> None:
+        state = self.state
+        changed, state.changed = state.changed, {}
+        for job in changed.values():
+            body = codec.encode_body(views.job_view(state, job, self.now))
+            for peer, seq in state.watchers.items():
+                state.watchers[peer] = seq + 1
+                state.send(peer, m.Event(seq=seq + 1), body)
+
+    def _peer_gone(self, peer: bytes) -> None:
+        self.state.watchers.pop(peer, None)
+        worker = self.state.pool.at(peer)
+        if worker is not None:
+            self.state.pool.unreachable(worker)
+
+    def _from_edge(self, peer: bytes, message: m.FromEdge, body: bytes) -> None:
+        state, now = self.state, self.now
+        match message:
+            case m.Submit():
+                requests.submit(state, peer, message, body, now)
+            case m.CancelJob():
+                requests.cancel_job(state, peer, message, now)
+            case m.GetJob():
+                requests.get_job(state, peer, message, now)
+            case m.ListJobs():
+                requests.list_jobs(state, peer, message, now)
+            case m.Watch():
+                requests.watch(state, peer, message, now)
+            case m.GetPool():
+                requests.get_pool(state, peer, message, now)
+
+    def _from_agent(self, peer: bytes, message: m.Message, body: bytes) -> None:
+        state, now = self.state, self.now
+        if isinstance(message, m.Hello):
+            reports.hello(state, peer, message, body, now)
+            return
+        worker = state.pool.at(peer)
+        if worker is None or worker.lost:
+            # A lost worker has nothing left to renew: it must say what it holds first.
+            if not isinstance(message, m.Goodbye):
+                state.send(peer, m.Who())
+            return
+        clock.heard(worker, now)
+        match message:
+            case m.Heartbeat():
+                reports.heartbeat(state, worker, message, now)
+            case m.Started():
+                reports.started(state, worker, message, now)
+            case m.Refused():
+                reports.refused(state, worker, message, now)
+            case m.Finished():
+                reports.finished(state, worker, message, body, now)
+            case m.Failed():
+                reports.failed(state, worker, message, now)
+            case m.Cancelled():
+                reports.cancelled(state, worker, message, now)
+            case m.Goodbye():
+                reports.goodbye(state, worker, message, now)
+                return
+        state.pool.refresh(worker)

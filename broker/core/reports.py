@@ -1,0 +1,240 @@
+"""What agents say: one function a message.
+
+An agent's word about what it holds is the truth about what it holds, and the fence decides whether that matters. Equal to
+the job's fence: it is the job's attempt. Lower: an old one, told to stop. Higher (possible only when the last rows before a
+crash were lost): newer than what the broker remembers, and adopted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from zlib import crc32
+
+from broker.core import retry
+from broker.core.dispatch import send_run
+from broker.core.jobs import Cause, Job, JobState
+from broker.core.pool import Worker
+from broker.core.state import State
+from broker.wire import codec
+from broker.wire import messages as m
+from broker.wire.jobspec import Result
+
+#: A grant that a worker has not seen after this many heartbeats was lost on the way, and is sent again.
+RESEND_HEARTBEATS = 2.0
+
+
+def hello(state: State, peer: bytes, message: m.Hello, body: bytes, now: float) -> None:
+    """Register a worker, or take it back; settle what it holds. Raises `DecodeError` before anything changes."""
+    info: m.WorkerInfo = codec.worker_info(body)
+    old = state.pool.get(message.name)
+    worker = Worker(message.name, message.boot, peer, info, now)
+    if old is not None:
+        _replace(state, old, worker)
+    state.pool.add(worker)
+    worker.said(message.seen, message.free)
+    state.send(
+        peer, m.Welcome(epoch=state.epoch, heartbeat_s=state.policy.heartbeat_s, lost_s=state.policy.lost_after_s)
+    )
+    settle(state, worker, message.held, now)
+    # What was granted at the old address and is not held now will never be: the grant went down with the connection.
+    held = {item.job_id for item in message.held}
+    reborn = old is not None and old.boot != message.boot
+    for job in [state.jobs[job_id] for job_id in [*worker.held] if job_id not in held]:
+        if reborn:  # the process that had it is dead
+            lose(state, job, now, f"worker {worker.name} started anew")
+        else:
+            state.give_back(job, Cause.RETURNED, now, "not held when the worker came back")
+    for job in [state.jobs[job_id] for job_id in sorted(state.orphans)]:
+        if job.worker == message.name and job.id not in held:
+            state.give_back(job, Cause.RETURNED, now, "not held when the worker came back")
+    state.pool.refresh(worker)
+    # Wake when this worker would be suspect; from then on the timer looks after itself.
+    state.deadlines.set(("worker", worker.name), now + state.policy.suspect_after_s)
+
+
+def _replace(state: State, old: Worker, worker: Worker) -> None:
+    """`worker` is `old` at a new address, or another process of that name: the newcomer wins."""
+    state.pool.remove(old)
+    worker.held = dict(old.held)
+    worker.succeeded, worker.failed, worker.cancelled = old.succeeded, old.failed, old.cancelled
+    worker.engine, worker.model, worker.stats = old.engine, old.model, old.stats
+    if old.boot != worker.boot and old.peer != worker.peer and not old.lost:
+        state.send(old.peer, m.Bye(reason=f"another process took the name {worker.name!r}"))
+
+
+def settle(state: State, worker: Worker, held: Iterable[m.Held], now: float) -> None:
+    """Compare what a worker says it holds with what it should, one by one."""
+    for item in held:
+        job = state.find(item.job_id)
+        if job is None or job.final or item.fence < job.fence:
+            if item.phase != "finished":  # a finished one is settled by its result, which is being resent
+                state.send(worker.peer, m.Cancel(job_id=item.job_id, fence=item.fence))
+            continue
+        if item.fence > job.fence or worker.held.get(job.id) != item.fence or job.state is not JobState.RUNNING:
+            _adopt(state, worker, job, item.fence, now)
+        if (job.phase, job.step, job.total) != (item.phase, item.step, item.total):
+            job.phase, job.step, job.total = item.phase, item.step, item.total
+            state.note_change(job)
+        if job.stop:
+            state.tell_stop(job)
+
+
+def _adopt(state: State, worker: Worker, job: Job, fence: int, now: float) -> None:
+    """The worker runs this attempt, though the broker thought otherwise (or had only granted it)."""
+    expected = job.state is JobState.ASSIGNED and worker.held.get(job.id) == fence
+    if not expected:
+        state.unhold(job, now)
+    job.fence = fence
+    state.hold(job, worker)
+    job.begin_attempt(now)
+    state.move(job, Cause.STARTED if expected else Cause.ADOPTED, now)
+
+
+def heartbeat(state: State, worker: Worker, message: m.Heartbeat, now: float) -> None:
+    """Renew the lease, take the numbers, settle what is held, answer."""
+    worker.said(message.seen, message.free)
+    worker.engine, worker.model, worker.stats = message.engine, message.model, message
+    worker.draining = message.draining
+    settle(state, worker, message.held, now)
+    held = {item.job_id for item in message.held}
+    for job_id in [job_id for job_id in worker.held if job_id not in held]:
+        _settle_absent(state, worker, state.jobs[job_id], message.seen, now)
+    state.send(worker.peer, m.HeartbeatAck(epoch=state.epoch))
+
+
+def _settle_absent(state: State, worker: Worker, job: Job, seen: int, now: float) -> None:
+    """A job granted to this worker that it does not hold: seen and dropped, on its way, or lost on the way."""
+    if job.fence <= seen:
+        lose(state, job, now, f"worker {worker.name} does not hold it")
+    elif now - job.granted_at >= RESEND_HEARTBEATS * state.policy.heartbeat_s:
+        if job.stop:
+            state.tell_stop(job)  # never seen, so refused, which ends it
+        else:
+            send_run(state, job, worker, now)
+
+
+def started(state: State, worker: Worker, message: m.Started, now: float) -> None:
+    """The attempt is in the engine."""
+    worker.took(message.fence)
+    settle(state, worker, (m.Held(job_id=message.job_id, fence=message.fence),), now)
+
+
+def refused(state: State, worker: Worker, message: m.Refused, now: float) -> None:
+    """The attempt was not taken: back to the front, as if it had not been granted."""
+    job = state.jobs.get(message.job_id)
+    worker.said(message.fence, message.free)
+    if job is None or not job.held or job.fence != message.fence or job.worker != worker.name:
+        return
+    state.give_back(job, Cause.REFUSED, now, message.reason)
+
+
+def finished(state: State, worker: Worker, message: m.Finished, body: bytes, now: float) -> None:
+    """Publish the result, if it is the one that counts. Raises `DecodeError` before anything changes."""
+    result: Result = codec.result(body)
+    job = _current(state, worker, message, now)
+    if job is None:
+        return
+    if job.stop:
+        state.end_stopped(job, now, "finished after it was asked to stop")
+        worker.cancelled += 1
+        _acknowledge(state, worker, message, accepted=False)
+        return
+    job.result = result
+    job.run_s = message.run_s
+    job.failure = None
+    state.costs.learn(job.model, job.units, message.run_s - result.stage_durations.get("load", 0.0))
+    state.reloads.learn(job.model, 1.0, result.stage_durations.get("load", 0.0))
+    state.move(job, Cause.FINISHED, now)
+    worker.succeeded += 1
+    _acknowledge(state, worker, message, accepted=True)
+
+
+def failed(state: State, worker: Worker, message: m.Failed, now: float) -> None:
+    """Count the failure by its class, and try again or give up."""
+    job = _current(state, worker, message, now)
+    if job is None:
+        return
+    worker.failed += 1
+    _acknowledge(state, worker, message, accepted=True)
+    if job.stop:
+        state.end_stopped(job, now, f"{message.kind} while stopping")
+        return
+    if message.kind in ("engine_crashed", "hung", "out_of_memory"):
+        job.crashes += 1
+    else:
+        job.errors += 1
+    tries = retry.Tries(crashes=job.crashes, errors=job.errors, profile=job.profile)
+    spread = crc32(f"{job.id}:{job.fence}".encode()) / 2**32
+    choice = retry.decide(message.kind, message.message, tries, worker.name, spread, state.policy.max_crashes)
+    state.unhold(job, now)
+    state.close_attempt(job)
+    if isinstance(choice, retry.GiveUp):
+        state.fail(job, m.Failure(choice.kind, choice.message), now)
+        return
+    job.profile = choice.profile
+    if choice.avoid and choice.avoid not in job.excluded:
+        job.excluded = (*job.excluded, choice.avoid)
+    job.not_before = now + choice.delay_s
+    job.phase, job.step, job.total = "", 0, 0
+    state.move(job, Cause.RETRIED, now, f"{message.kind}: {message.message}")
+
+
+def cancelled(state: State, worker: Worker, message: m.Cancelled, now: float) -> None:
+    """The attempt stopped. Unasked, it only goes back to the queue."""
+    job = _current(state, worker, message, now)
+    if job is None:
+        return
+    worker.cancelled += 1
+    _acknowledge(state, worker, message, accepted=True)
+    if job.stop:
+        state.end_stopped(job, now)
+    elif job.held:
+        state.give_back(job, Cause.RETURNED, now, "stopped by the worker, unasked")
+
+
+def _current(state: State, worker: Worker, message: m.AgentResult, now: float) -> Job | None:
+    """The job, if this result is of its current attempt; else answer the result (it lost, or was counted before) and return None."""
+    worker.said(message.fence, message.free)
+    job = state.find(message.job_id)
+    if job is None or job.final or job.fence != message.fence:
+        _acknowledge(state, worker, message, accepted=_already(job, message))
+        if worker.held.get(message.job_id) == message.fence:
+            worker.release(message.job_id, message.fence, now)
+        return None
+    if job.worker != worker.name:
+        state.unhold(job, now)
+        job.worker = worker.name
+    job.begin_attempt(now)
+    return job
+
+
+def _already(job: Job | None, message: m.AgentResult) -> bool:
+    """Whether this very result is the one that was committed, and only its acknowledgement was lost."""
+    if job is None or job.fence != message.fence:
+        return False
+    committed = {m.Finished: JobState.SUCCEEDED, m.Failed: JobState.FAILED, m.Cancelled: JobState.CANCELLED}
+    return job.state is committed[type(message)]
+
+
+def _acknowledge(state: State, worker: Worker, message: m.AgentResult, *, accepted: bool) -> None:
+    state.send(worker.peer, m.ResultAck(job_id=message.job_id, fence=message.fence, accepted=accepted))
+
+
+def goodbye(state: State, worker: Worker, message: m.Goodbye, now: float) -> None:
+    """The worker leaves; what it holds goes back."""
+    for job_id in list(worker.held):
+        lose(state, state.jobs[job_id], now, f"worker {worker.name} left: {message.reason}")
+    state.deadlines.clear(("worker", worker.name))
+    state.pool.remove(worker)
+
+
+def lose(state: State, job: Job, now: float, note: str) -> None:
+    """The worker or the link is gone under this job: free, until it happens too often."""
+    job.losses += 1
+    if job.losses > state.policy.max_losses and not job.stop:
+        state.unhold(job, now)
+        state.close_attempt(job)
+        text = f"{job.losses} workers were lost under this job; the last: {note}"
+        state.fail(job, m.Failure("quarantined", text), now)
+        return
+    state.give_back(job, Cause.LOST, now, note)

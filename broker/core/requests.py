@@ -1,0 +1,164 @@
+"""What edges ask: one function a message. Each answers every request, once."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+from broker.core import views
+from broker.core.dispatch import would_start
+from broker.core.jobs import Cause, Job, JobState
+from broker.core.queue import Lane
+from broker.core.state import State
+from broker.wire import codec
+from broker.wire import messages as m
+
+#: Longest wait a refused client is told to take: beyond 120 s the OpenAI SDKs give up instead of waiting.
+MAX_RETRY_AFTER_S = 120.0
+
+#: Bytes of specs in one page of jobs; a page with more is cut short and says that more follows.
+MAX_PAGE_BYTES = 8 * 1024 * 1024
+
+
+def submit(state: State, peer: bytes, message: m.Submit, body: bytes, now: float) -> None:
+    """Take the job, or say why not. The answer to a repeated submit is the job as it is now."""
+    existing = state.find(message.job_id)
+    if existing is not None:
+        _answer_repeat(state, peer, message, body, existing, now)
+        return
+    refusal = _refusal(state, message, now)
+    if refusal is not None:
+        code, text, retry_after_s = refusal
+        state.send(peer, m.Rejected(req=message.req, code=code, message=text, retry_after_s=retry_after_s))
+        return
+    job = _new_job(message, body, now)
+    state.adopt_record(job)
+    state.enqueue(job)
+    state.move(job, Cause.SUBMITTED, now)
+    if job.deadline_at:
+        state.deadlines.set(("deadline", job.id), job.deadline_at)
+    state.send(peer, m.Accepted(req=message.req), codec.encode_body(views.job_view(state, job, now, full=True)))
+
+
+def _new_job(message: m.Submit, body: bytes, now: float) -> Job:
+    return Job(
+        id=message.job_id,
+        model=message.model,
+        body=body,
+        tenant=message.tenant,
+        priority=message.priority,
+        gpus=message.gpus,
+        units=message.units,
+        deadline_at=message.deadline_at,
+        origin=message.origin,
+        alias=message.alias,
+        pinned=message.worker,
+        submitted_at=now,
+    )
+
+
+def _answer_repeat(state: State, peer: bytes, message: m.Submit, body: bytes, job: Job, now: float) -> None:
+    if (job.body, job.model, job.origin, job.alias) != (body, message.model, message.origin, message.alias):
+        text = f"another job bears the id {message.job_id!r}"
+        state.send(peer, m.Rejected(req=message.req, code="id_conflict", message=text))
+        return
+    view = codec.encode_body(views.job_view(state, job, now, full=True))
+    state.send(peer, m.Accepted(req=message.req, duplicate=True), view)
+
+
+def _refusal(state: State, message: m.Submit, now: float) -> tuple[m.RejectCode, str, float] | None:
+    """(code, sentence, seconds to wait) when the job cannot be taken."""
+    if not (isfinite(message.units) and isfinite(message.deadline_at)):
+        return "invalid", "units and deadline_at must be finite numbers", 0.0
+    lane = Lane(message.model, message.gpus, message.worker)
+    if message.only_if_idle and not would_start(state, lane):
+        return "busy", "no worker is free", retry_after_s(state, now)
+    if message.alias_unique and state.archive.find_alias(message.origin, message.alias) is not None:
+        return "alias_taken", f"a job named {message.alias!r} exists already", 0.0
+    limit, limit_s = state.policy.queue_limit, state.policy.queue_limit_s
+    waiting = state.counts[JobState.QUEUED] + state.counts[JobState.DELAYED]
+    if waiting >= limit:
+        return "queue_full", f"{waiting} jobs are waiting, the limit is {limit}", retry_after_s(state, now)
+    cost = state.costs.predict(message.model, message.units)
+    if limit_s and state.queue.backlog_s + cost > limit_s:
+        text = f"{state.queue.backlog_s:.0f} s of work are waiting, the limit is {limit_s:.0f} s"
+        return "queue_full", text, retry_after_s(state, now)
+    if message.deadline_at:
+        return _too_late(state, message, cost, now)
+    return None
+
+
+def _too_late(state: State, message: m.Submit, cost: float, now: float) -> tuple[m.RejectCode, str, float] | None:
+    left = message.deadline_at - now
+    needed = views.wait_s(state, now) + cost if state.costs.knows(message.model) else 0.0
+    if left > needed:
+        return None
+    return "deadline", f"the deadline is in {left:.1f} s, the job would take about {needed:.1f} s", 0.0
+
+
+def retry_after_s(state: State, now: float) -> float:
+    """When a refused client should come back: the time until about one job has left the queue, 1 s to 120 s."""
+    waiting = max(1, len(state.queue))
+    return min(MAX_RETRY_AFTER_S, max(1.0, views.wait_s(state, now) / waiting))
+
+
+def cancel_job(state: State, peer: bytes, message: m.CancelJob, now: float) -> None:
+    """End a waiting job at once; tell the worker of a held one to stop."""
+    job = state.find(message.job_id)
+    if job is None:
+        state.send(peer, m.CancelReply(req=message.req, outcome="not_found"))
+        return
+    outcome = _cancel(state, job, now)
+    view = codec.encode_body(views.job_view(state, job, now, full=True))
+    state.send(peer, m.CancelReply(req=message.req, outcome=outcome), view)
+
+
+def _cancel(state: State, job: Job, now: float) -> m.CancelOutcome:
+    if job.final:
+        return "already_final"
+    if job.waiting:
+        job.stop = "cancel"
+        state.move(job, Cause.CANCELLED, now)
+        return "cancelled"
+    if not job.stop:
+        job.stop = "cancel"
+        state.move(job, Cause.STOP_REQUESTED, now, "cancel")
+        state.tell_stop(job)
+    return "requested"
+
+
+def get_job(state: State, peer: bytes, message: m.GetJob, now: float) -> None:
+    """The job by id, else by (origin, alias)."""
+    job = state.find(message.job_id) if message.job_id else None
+    if job is None and message.alias:
+        job = state.archive.find_alias(message.origin, message.alias)
+        job = None if job is None else state.jobs.get(job.id, job)
+    body = None if job is None else codec.encode_body(views.job_view(state, job, now, full=True))
+    state.send(peer, m.JobReply(req=message.req, found=job is not None), body)
+
+
+def list_jobs(state: State, peer: bytes, message: m.ListJobs, now: float) -> None:
+    """A page from the archive, each job as it is in memory where it is."""
+    jobs, more = state.archive.page(message)
+    page: list[m.JobView] = []
+    size = 0
+    for job in jobs:
+        size += len(job.body)
+        if page and size > MAX_PAGE_BYTES:
+            more = True
+            break
+        page.append(views.job_view(state, state.jobs.get(job.id, job), now, full=True))
+    state.send(peer, m.Jobs(req=message.req, more=more), codec.encode_body(page))
+
+
+def watch(state: State, peer: bytes, message: m.Watch, now: float) -> None:
+    """Begin or end the stream of events to this peer. Repeating `on` keeps the numbering."""
+    if message.on:
+        state.watchers.setdefault(peer, 0)
+    else:
+        state.watchers.pop(peer, None)
+    state.send(peer, m.Watching(req=message.req, seq=state.watchers.get(peer, 0)))
+
+
+def get_pool(state: State, peer: bytes, message: m.GetPool, now: float) -> None:
+    """Workers and totals."""
+    state.send(peer, m.Pool(req=message.req), codec.encode_body(views.pool_view(state, now)))

@@ -1,0 +1,201 @@
+"""All that the broker knows, and the few moves that every handler is made of.
+
+Handlers (`requests`, `reports`, `clock`, `dispatch`) decide; this file keeps the parts consistent: whatever moves a job goes
+through `State.move`, so that queue, deadlines, counts, watchers and effects cannot disagree with the job's state.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Protocol
+
+from broker.core.costs import Costs
+from broker.core.deadlines import Deadlines
+from broker.core.effects import Effect, Moved, Send
+from broker.core.jobs import FINAL, LAZY, Cause, Job, JobState
+from broker.core.policy import Policy
+from broker.core.pool import Pool, Worker
+from broker.core.queue import Queue
+from broker.wire import messages as m
+
+
+class Archive(Protocol):
+    """Jobs on disk, staged rows of this pass included. The core asks it for what it no longer holds."""
+
+    def find(self, job_id: str) -> Job | None:
+        """The job of this id."""
+
+    def find_alias(self, origin: str, alias: str) -> Job | None:
+        """The newest job of this name."""
+
+    def page(self, query: m.ListJobs) -> tuple[list[Job], bool]:
+        """Jobs that match, in order, and whether more follow."""
+
+
+class State:
+    """The core's memory."""
+
+    def __init__(self, epoch: int, archive: Archive, policy: Policy) -> None:
+        self.epoch = epoch
+        self.archive = archive
+        self.policy = policy
+        #: Live jobs, and final ones until `forget_finals`.
+        self.jobs: dict[str, Job] = {}
+        self.queue = Queue()
+        self.pool = Pool()
+        self.deadlines = Deadlines()
+        self.costs = Costs()
+        self.reloads = Costs()
+        #: Jobs that were held when the broker stopped and whose worker has not come back yet.
+        self.orphans: set[str] = set()
+        #: Peer -> number of the last event sent to it.
+        self.watchers: dict[bytes, int] = {}
+        #: Jobs that watchers have not been told of yet.
+        self.changed: dict[str, Job] = {}
+        self.counts: dict[JobState, int] = dict.fromkeys(JobState, 0)
+        self.effects: list[Effect] = []
+        self._fences = 0
+        self._revisions = 0
+        self._finals: OrderedDict[str, int] = OrderedDict()
+        self._final_bytes = 0
+
+    # ------------------------------------------------------------ sending
+
+    def send(self, peer: bytes, message: m.Message, body: bytes | None = None) -> None:
+        self.effects.append(Send(peer, message, body))
+
+    def take_effects(self) -> list[Effect]:
+        effects, self.effects = self.effects, []
+        return effects
+
+    # ------------------------------------------------------------ jobs
+
+    def find(self, job_id: str) -> Job | None:
+        """The job, live or final, wherever it is."""
+        return self.jobs.get(job_id) or self.archive.find(job_id)
+
+    def next_fence(self) -> int:
+        """A token never given before: see `jobs`."""
+        self._fences += 1
+        return self.epoch << 32 | self._fences
+
+    def next_revision(self) -> int:
+        self._revisions += 1
+        return self.epoch << 32 | self._revisions
+
+    def adopt_record(self, job: Job) -> None:
+        """Take a job into memory: a new one, or one read back at start."""
+        self.jobs[job.id] = job
+        self.counts[job.state] += 1
+
+    def move(self, job: Job, cause: Cause, now: float, note: str = "") -> None:
+        """Move a job by the table, and everything that depends on its state with it."""
+        source = job.move(cause, now, note)
+        target = job.state
+        self.counts[source] -= 1
+        self.counts[target] += 1
+        if source is JobState.QUEUED and target is not JobState.QUEUED and job.id in self.queue:
+            self.queue.remove(job.id)
+        if source is JobState.DELAYED:
+            self.deadlines.clear(("due", job.id))
+        if target is JobState.DELAYED:
+            self.deadlines.set(("due", job.id), job.not_before)
+        if target in FINAL:
+            self._finish(job)
+        self.effects.append(
+            Moved(
+                job_id=job.id,
+                attempt=job.attempts,
+                source=None if cause is Cause.SUBMITTED else source,
+                target=target,
+                cause=cause,
+                durable=cause not in LAZY,
+                worker=job.worker,
+                note=note,
+            )
+        )
+        self.note_change(job)
+
+    def enqueue(self, job: Job, *, front: bool = False) -> None:
+        """Let a job that is `queued` wait for a worker."""
+        job.cost = self.costs.predict(job.model, job.units)
+        self.queue.add(job, front=front)
+
+    def give_back(self, job: Job, cause: Cause, now: float, note: str = "") -> None:
+        """A held job is held no more, through no result: to the front of the queue, or to its end if it is being stopped."""
+        self.unhold(job, now)
+        if job.stop:
+            self.end_stopped(job, now, note)
+            return
+        job.phase, job.step, job.total = "", 0, 0
+        self.move(job, cause, now, note)
+        self.enqueue(job, front=True)
+
+    def end_stopped(self, job: Job, now: float, note: str = "") -> None:
+        """The final move of a job that somebody, or its deadline, asked to stop."""
+        if job.stop == "expired":
+            job.failure = m.Failure("expired", "the deadline passed before the job was done")
+            self.move(job, Cause.EXPIRED, now, note)
+        else:
+            self.move(job, Cause.CANCELLED, now, note)
+
+    def fail(self, job: Job, failure: m.Failure, now: float) -> None:
+        job.failure = failure
+        cause = {"expired": Cause.EXPIRED, "quarantined": Cause.QUARANTINED}.get(failure.kind, Cause.FAILED)
+        self.move(job, cause, now, failure.message)
+
+    def close_attempt(self, job: Job) -> None:
+        """Nothing of the current attempt counts any more: its fence is spent."""
+        job.fence = self.next_fence()
+
+    # ------------------------------------------------------------ holding
+
+    def hold(self, job: Job, worker: Worker) -> None:
+        """`worker` has this job's current attempt (it said so, or is about to be told)."""
+        job.worker = worker.name
+        self.orphans.discard(job.id)
+        worker.held[job.id] = job.fence
+
+    def unhold(self, job: Job, now: float) -> None:
+        """Nobody has this job any more."""
+        self.orphans.discard(job.id)
+        worker = self.pool.get(job.worker)
+        if worker is not None:
+            worker.release(job.id, job.fence, now)
+            self.pool.refresh(worker)
+
+    def holder(self, job: Job) -> Worker | None:
+        """The worker that holds the job's current attempt, as far as is known."""
+        worker = self.pool.get(job.worker)
+        return worker if worker is not None and worker.held.get(job.id) == job.fence else None
+
+    def tell_stop(self, job: Job) -> None:
+        """Tell the holder to stop; repeated with every heartbeat until the result is in."""
+        worker = self.holder(job)
+        if worker is not None and not worker.lost:
+            self.send(worker.peer, m.Cancel(job_id=job.id, fence=job.fence))
+
+    # ------------------------------------------------------------ watching
+
+    def note_change(self, job: Job) -> None:
+        """A visible change: a new revision, and an event to every watcher when this pass is over."""
+        job.revision = self.next_revision()
+        if self.watchers:
+            self.changed[job.id] = job
+
+    # ------------------------------------------------------------ memory
+
+    def _finish(self, job: Job) -> None:
+        self.unhold(job, job.finished_at)
+        job.phase = ""
+        self.deadlines.clear(("deadline", job.id))
+        self._finals[job.id] = len(job.body)
+        self._final_bytes += len(job.body)
+
+    def forget_finals(self) -> None:
+        """Drop the oldest final jobs from memory; they must be on disk by now."""
+        limit, limit_bytes = self.policy.recent_finals, self.policy.recent_final_bytes
+        while self._finals and (len(self._finals) > limit or self._final_bytes > limit_bytes):
+            job_id, size = self._finals.popitem(last=False)
+            self._final_bytes -= size
+            self.jobs.pop(job_id, None)

@@ -1,0 +1,150 @@
+"""How jobs and workers look from outside: the structs that edges get."""
+
+from __future__ import annotations
+
+from broker.core.jobs import Job, JobState
+from broker.core.pool import Worker
+from broker.core.state import State
+from broker.wire import messages as m
+
+
+def job_view(state: State, job: Job, now: float, *, full: bool = False) -> m.JobView:
+    """A job for an edge; `full` adds story and spec bytes."""
+    position, eta = _outlook(state, job, now)
+    return m.JobView(
+        id=job.id,
+        state=job.state.value,
+        model=job.model,
+        revision=job.revision,
+        tenant=job.tenant,
+        priority=job.priority,
+        origin=job.origin,
+        alias=job.alias,
+        gpus=job.gpus,
+        attempts=job.attempts,
+        crashes=job.crashes,
+        losses=job.losses,
+        cancel_requested=job.stop == "cancel",
+        fence=job.fence,
+        worker=job.worker,
+        pinned=job.pinned,
+        phase=job.phase,
+        step=job.step,
+        total=job.total,
+        position=position,
+        eta_s=eta,
+        submitted_at=job.submitted_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        deadline_at=job.deadline_at,
+        run_s=job.run_s,
+        failure=job.failure,
+        result=job.result,
+        story=tuple(job.story) if full else (),
+        body=job.body if full else b"",
+    )
+
+
+def _outlook(state: State, job: Job, now: float) -> tuple[int, float]:
+    """(jobs ahead or -1, predicted seconds until final or -1)."""
+    known = state.costs.knows(job.model)
+    predicted = state.costs.predict(job.model, job.units)
+    if job.state is JobState.QUEUED and job.id in state.queue:
+        jobs, seconds = state.queue.ahead(job.id)
+        workers = max(1, state.pool.usable())
+        return jobs, (seconds + _running_s(state, now)) / workers + predicted if known else -1.0
+    if job.held:
+        return -1, _remaining(job, predicted if known else 0.0, now)
+    if job.state is JobState.DELAYED and known:
+        return -1, max(0.0, job.not_before - now) + predicted
+    return -1, -1.0
+
+
+def _remaining(job: Job, predicted: float, now: float) -> float:
+    elapsed = max(0.0, now - job.started_at) if job.state is JobState.RUNNING else 0.0
+    if predicted > elapsed:
+        return predicted - elapsed
+    if job.phase == "denoise" and job.step > 0:
+        return elapsed / job.step * (job.total - job.step)
+    return 0.0 if predicted else -1.0
+
+
+#: Held jobs looked at for the work still to come on the workers; with more, the rest is taken to be like these.
+_SAMPLE = 64
+
+
+def _running_s(state: State, now: float) -> float:
+    """Predicted seconds left in the jobs that are held now."""
+    total, seen, held = 0.0, 0, 0
+    for worker in state.pool:
+        held += len(worker.held)
+        if seen >= _SAMPLE:
+            continue
+        for job_id in worker.held:
+            job = state.jobs.get(job_id)
+            if job is not None:
+                total += max(0.0, _remaining(job, state.costs.predict(job.model, job.units), now))
+                seen += 1
+    return total * held / seen if seen else 0.0
+
+
+def wait_s(state: State, now: float) -> float:
+    """Predicted wait of a job that came now, seconds."""
+    if state.pool.has_room and not len(state.queue):
+        return 0.0
+    return (state.queue.backlog_s + _running_s(state, now)) / max(1, state.pool.usable())
+
+
+def worker_view(worker: Worker, jobs: dict[str, Job], now: float) -> m.WorkerView:
+    """A worker for an edge."""
+    held = []
+    for job_id, fence in worker.held.items():
+        job = jobs.get(job_id)
+        if job is not None:
+            held.append(m.Held(job_id=job_id, fence=fence, phase=job.phase, step=job.step, total=job.total))
+    stats = worker.stats
+    return m.WorkerView(
+        name=worker.name,
+        state=_worker_state(worker),
+        device=worker.info.device,
+        gpus=worker.info.gpus,
+        host=worker.info.host,
+        pid=worker.info.pid,
+        engine=worker.engine,
+        model=worker.model,
+        models=worker.info.models,
+        jobs=tuple(held),
+        free=worker.room,
+        heartbeat_age_s=max(0.0, now - worker.last_heard_at),
+        memory_used_mb=stats.memory_used_mb,
+        memory_total_mb=stats.memory_total_mb,
+        utilisation=stats.utilisation,
+        temperature_c=stats.temperature_c,
+        succeeded=worker.succeeded,
+        failed=worker.failed,
+        cancelled=worker.cancelled,
+    )
+
+
+def _worker_state(worker: Worker) -> m.WorkerStateName:
+    if worker.lost:
+        return "lost"
+    if worker.suspect:
+        return "suspect"
+    if worker.draining:
+        return "draining"
+    if worker.held:
+        return "busy"
+    return "idle" if worker.room else "starting"
+
+
+def pool_view(state: State, now: float) -> m.PoolView:
+    """Every worker, and the queue in numbers."""
+    workers = sorted(state.pool, key=lambda worker: worker.name)
+    return m.PoolView(
+        epoch=state.epoch,
+        workers=tuple(worker_view(worker, state.jobs, now) for worker in workers),
+        counts={job_state.value: count for job_state, count in state.counts.items()},
+        backlog_s=state.queue.backlog_s,
+        wait_s=wait_s(state, now),
+    )

@@ -1,0 +1,64 @@
+"""The errors that users of the broker's client see. One base; a class's docstring is its default message."""
+
+from __future__ import annotations
+
+
+class BrokerError(Exception):
+    """The broker could not do this."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (self.__doc__ or "").strip().splitlines()[0])
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0])
+
+
+class BrokerUnavailable(BrokerError):
+    """The broker does not answer."""
+
+
+class SubmitRejected(BrokerError):
+    """The broker did not take the job.
+
+    `code` is the wire's `RejectCode`; `retry_after_s` is 0 when retrying will not help.
+    """
+
+    def __init__(self, code: str, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry_after_s = retry_after_s
+
+
+class QueueFull(SubmitRejected):
+    """The queue is full."""
+
+
+class ServiceBusy(SubmitRejected):
+    """No worker is free, and the job did not want to wait."""
+
+
+class AliasTaken(SubmitRejected):
+    """A job of this name exists already."""
+
+
+class IdConflict(SubmitRejected):
+    """A different job bears this id already."""
+
+
+class ShuttingDown(SubmitRejected):
+    """The broker takes no more jobs; it is about to stop."""
+
+
+REJECTIONS: dict[str, type[SubmitRejected]] = {
+    "queue_full": QueueFull,
+    "busy": ServiceBusy,
+    "alias_taken": AliasTaken,
+    "id_conflict": IdConflict,
+    "shutting_down": ShuttingDown,
+}
+
+
+def rejection(code: str, message: str, retry_after_s: float) -> SubmitRejected:
+    """The error for a `Rejected` message."""
+    return REJECTIONS.get(code, SubmitRejected)(code, message, retry_after_s)

@@ -1,0 +1,164 @@
+"""What to draw: the job spec that edges write, engines read and the broker carries unopened, and the card of a model.
+
+Names are those of diffusers' pipelines (`num_inference_steps`, `guidance_scale`, `num_frames`, ...). Sizes are pixels, `fps` is
+frames per second, times are seconds. Structs here are encoded as msgpack maps and skip unknown keys, so an edge one version
+ahead of an engine can add a field with a default.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+Scalar = str | int | float | bool | None
+
+#: Longest prompt, in characters. Text encoders read a few hundred tokens; this leaves room for every one of them.
+MAX_PROMPT_CHARS = 20_000
+
+#: What may name a job: safe as a path component, a URL segment and a client-side file name.
+JOB_ID_RULE = "1 to 64 characters of A-Z a-z 0-9 _ -"
+_JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+MediaKind = Literal["video", "image"]
+
+#: The phases of one attempt, in order. `finished` means: computed, the broker's acknowledgement is awaited.
+PHASES = ("load", "encode", "denoise", "decode", "save", "finished")
+Phase = Literal["", "load", "encode", "denoise", "decode", "save", "finished"]
+
+
+def is_job_id(text: str) -> bool:
+    """Whether `text` may name a job (see `JOB_ID_RULE`)."""
+    return _JOB_ID.fullmatch(text) is not None
+
+
+class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one job draws, complete: every default is already filled in by the edge, the seed is drawn."""
+
+    #: Name of the model, as its card gives it.
+    model: Annotated[str, Meta(min_length=1, max_length=256)]
+    output: MediaKind
+    prompt: Annotated[str, Meta(min_length=1, max_length=MAX_PROMPT_CHARS)]
+    negative_prompt: Annotated[str, Meta(max_length=MAX_PROMPT_CHARS)] = ""
+    width: Annotated[int, Meta(ge=1, le=16_384)]
+    height: Annotated[int, Meta(ge=1, le=16_384)]
+    #: Frames in the clip; 1 for an image.
+    num_frames: Annotated[int, Meta(ge=1, le=100_000)] = 1
+    #: Frames per second of the file (23.976 becomes 24000/1001).
+    fps: Annotated[float, Meta(gt=0, le=1000)] = 16.0
+    num_inference_steps: Annotated[int, Meta(ge=1, le=10_000)]
+    #: None leaves the pipeline's own default.
+    guidance_scale: float | None = None
+    guidance_scale_2: float | None = None
+    max_sequence_length: Annotated[int, Meta(ge=1, le=65_536)] | None = None
+    #: Always present: an absent seed is drawn once by the edge, recorded here and returned to the client.
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    num_outputs: Annotated[int, Meta(ge=1, le=10)] = 1
+    #: Absolute path of the first-frame or source image, checked and spooled by the edge; "" when there is none.
+    image: str = ""
+    #: Further arguments of the pipeline's call, passed on only if the pipeline takes them.
+    extra: dict[str, Scalar] = msgspec.field(default_factory=dict)
+    #: Where the client asked for a copy: absolute, checked; "" when it did not. Filled by the edge after publication.
+    save_to: str = ""
+    #: The client's own request fields, for APIs whose replies repeat them. No engine reads this.
+    echo: dict[str, Scalar] = msgspec.field(default_factory=dict)
+
+
+class Defaults(Struct, frozen=True, kw_only=True):
+    """What a request that gives only a prompt gets from this model."""
+
+    width: int = 832
+    height: int = 480
+    num_frames: int = 81
+    fps: float = 16.0
+    num_inference_steps: int = 40
+    guidance_scale: float | None = None
+    guidance_scale_2: float | None = None
+    max_sequence_length: int | None = None
+    negative_prompt: str = ""
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """What this model accepts; outside it a request is refused with the rule in words."""
+
+    min_side: int = 16
+    max_side: int = 2048
+    #: Width and height must be multiples of this.
+    side_multiple: int = 16
+    max_pixels: int = 2048 * 2048
+    max_frames: int = 257
+    #: Frame counts are `frame_step` x k + 1 (the VAE's temporal compression); others are refused, naming the nearest.
+    frame_step: int = 4
+    max_steps: int = 200
+
+
+class ModelCard(Struct, frozen=True, kw_only=True):
+    """What a worker says of a model it can run; edges validate requests against it."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=256)]
+    #: Name of the engine that runs it: "video", "image" or "fake".
+    engine: str
+    output: MediaKind
+    #: Directory or hub id for `from_pretrained`; read by the engine only.
+    source: str = ""
+    pipeline: str = ""
+    #: Whether the pipeline takes an image (image-to-video, image-to-image), and whether it must have one.
+    takes_image: bool = False
+    needs_image: bool = False
+    defaults: Defaults = Defaults()
+    limits: Limits = Limits()
+    #: Pixels per latent token side (VAE scale x patch) and frames per latent frame: only for the cost prediction.
+    token_side: int = 16
+    token_frames: int = 4
+
+
+def cost_units(spec: JobSpec, card: ModelCard) -> float:
+    """Work in a job: steps x latent tokens x outputs. The broker learns how many seconds a unit takes on each model.
+
+    Latent tokens = ceil(h / side) x ceil(w / side) x (1 + (frames - 1) / frames per latent), as in Wan's 3-D patchify.
+    """
+    side = max(1, card.token_side)
+    tokens = -(-spec.height // side) * -(-spec.width // side)
+    latent_frames = 1 + (spec.num_frames - 1) / max(1, card.token_frames)
+    return float(spec.num_inference_steps * tokens * latent_frames * spec.num_outputs)
+
+
+class Artefact(Struct, frozen=True, kw_only=True):
+    """A file a job made, below `<artefacts>/<job id>/<fence>/`."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
+    media_type: Annotated[str, Meta(max_length=128)]
+    size: Annotated[int, Meta(ge=0)]
+    #: Lower-case hex.
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+    width: int = 0
+    height: int = 0
+    #: 1 for an image; 0 when not known.
+    num_frames: int = 0
+    fps: float = 0.0
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """What a finished attempt made. The journal row that holds it is its publication."""
+
+    artefacts: Annotated[tuple[Artefact, ...], Meta(max_length=16)] = ()
+    #: Seconds by phase (encode, denoise, decode, save), as measured in the engine.
+    stage_durations: dict[str, float] = msgspec.field(default_factory=dict)
+    peak_memory_mb: float = 0.0
+    seed: int = 0
+
+
+_spec_encoder = msgspec.msgpack.Encoder()
+_spec_decoder = msgspec.msgpack.Decoder(JobSpec)
+
+
+def encode_spec(spec: JobSpec) -> bytes:
+    """The body of a `Submit`: the spec as a msgpack map."""
+    return _spec_encoder.encode(spec)
+
+
+def decode_spec(body: bytes) -> JobSpec:
+    """The spec in a body. Raises `ValueError` (msgspec's errors and bad UTF-8 are all ValueErrors) when it is not one."""
+    return _spec_decoder.decode(body)

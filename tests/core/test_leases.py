@@ -1,0 +1,259 @@
+"""Who holds what: grants, silence, comings and goings of workers."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.core.effects import PeerGone
+from broker.core.jobs import Cause
+from broker.core.machine import Policy
+from broker.wire import messages as m
+from broker.wire.codec import DecodeError
+from tests.core.desk import EDGE, Desk, causes, peer_of, sent
+
+
+def test_a_free_worker_gets_the_job_with_a_fence_of_this_epoch():
+    desk = Desk(epoch=5)
+    desk.hello("w1")
+    desk.submit("a")
+    run = sent(desk.effects, m.Run, peer_of("w1"))[0]
+    assert (run.job_id, run.fence, run.attempt) == ("a", 5 << 32 | 1, 1)
+    assert desk.state("a") == "assigned"
+
+
+def test_one_grant_per_room_until_the_worker_says_it_has_more():
+    desk = Desk()
+    desk.hello("w1", free=2)
+    for name in "abc":
+        desk.submit(name)
+    assert [desk.state(name) for name in "abc"] == ["assigned", "assigned", "queued"]
+    desk.start("w1", "a")
+    desk.start("w1", "b")
+    assert desk.state("c") == "queued"
+    desk.finish("w1", "a", free=1)
+    assert desk.state("c") == "assigned"
+
+
+def test_room_said_before_a_grant_was_seen_is_not_counted_twice():
+    desk = Desk()
+    desk.hello("w1")
+    desk.submit("a")
+    desk.submit("b")
+    desk.beat("w1", seen=0, free=1)  # sent before the Run of a arrived
+    assert desk.state("b") == "queued"
+
+
+def test_a_grant_the_worker_has_seen_and_does_not_hold_goes_back():
+    desk = Desk()
+    desk.hello("w1")
+    desk.submit("a")
+    fence = desk.job("a").fence
+    effects = desk.beat("w1", seen=fence, free=1)
+    assert causes(effects) == [Cause.LOST, Cause.DISPATCHED]
+    assert desk.job("a").fence > fence
+    assert desk.job("a").losses == 1
+
+
+def test_a_heartbeat_settles_a_lost_started_and_brings_progress():
+    desk = Desk()
+    desk.hello("w1")
+    desk.submit("a")
+    fence = desk.job("a").fence
+    desk.beat("w1", m.Held(job_id="a", fence=fence, phase="denoise", step=2, total=8), seen=fence)
+    view = desk.view("a")
+    assert (view.state, view.phase, view.step, view.total, view.attempts) == ("running", "denoise", 2, 8, 1)
+
+
+def test_every_heartbeat_is_answered():
+    desk = Desk()
+    desk.hello("w1")
+    assert sent(desk.beat("w1", free=1), m.HeartbeatAck, peer_of("w1"))
+
+
+def test_a_refused_job_goes_to_the_front_and_costs_no_attempt():
+    desk = Desk()
+    desk.hello("w1")
+    desk.submit("a")
+    desk.submit("b")
+    desk.feed(peer_of("w1"), m.Refused(job_id="a", fence=desk.job("a").fence, free=0, reason="loading"))
+    assert desk.state("a") == "queued"
+    desk.beat("w1", seen=desk.job("a").fence, free=1)
+    assert (desk.state("a"), desk.state("b")) == ("assigned", "queued")
+    desk.start("w1", "a")
+    assert desk.job("a").attempts == 1
+
+
+def test_a_refusal_of_an_old_grant_changes_nothing():
+    desk = Desk()
+    fence = desk.running("a")
+    desk.feed(peer_of("w1"), m.Refused(job_id="a", fence=fence - 1, free=0))
+    assert desk.state("a") == "running"
+
+
+def test_silence_makes_a_worker_suspect_then_lost():
+    desk = Desk()
+    desk.running("a")
+    desk.hello("w2", free=0)
+    desk.tick(3)
+    desk.beat("w2", free=1)
+    desk.submit("b")
+    assert desk.job("b").worker == "w2"  # w1 is suspect: no new work
+    desk.tick(2.9)
+    assert desk.state("a") == "running"
+    desk.beat("w2", m.Held(job_id="b", fence=desk.job("b").fence), seen=desk.job("b").fence)
+    desk.tick(0.2)
+    assert (desk.state("a"), desk.job("a").losses) == ("queued", 1)
+    assert "silent for 6.0 s" in desk.job("a").story[-1].note
+
+
+def test_a_suspect_worker_that_speaks_gets_work_again():
+    desk = Desk()
+    desk.hello("w1")
+    desk.tick(3)
+    desk.submit("a")
+    assert desk.state("a") == "queued"
+    desk.beat("w1", free=1)
+    assert desk.state("a") == "assigned"
+
+
+def test_a_lost_worker_that_speaks_is_asked_who_it_is_and_may_come_back():
+    desk = Desk()
+    fence = desk.running("a")
+    desk.tick(7)
+    assert desk.state("a") == "queued"
+    effects = desk.beat("w1", m.Held(job_id="a", fence=fence, phase="denoise", step=5, total=9), seen=fence)
+    assert sent(effects, m.Who, peer_of("w1"))
+    desk.hello("w1", m.Held(job_id="a", fence=fence, phase="denoise", step=5, total=9), seen=fence, free=0)
+    assert (desk.state("a"), desk.job("a").attempts, desk.job("a").fence) == ("running", 1, fence)
+
+
+def test_a_returning_worker_is_told_to_stop_what_another_now_runs():
+    desk = Desk()
+    old = desk.running("a")
+    desk.tick(4)
+    desk.hello("w2")
+    desk.tick(3)
+    assert desk.job("a").worker == "w2"
+    desk.start("w2", "a")
+    effects = desk.hello("w1", m.Held(job_id="a", fence=old, phase="denoise"), seen=old, free=0, peer=b"b-new")
+    assert [c.fence for c in sent(effects, m.Cancel, b"b-new")] == [old]
+    assert desk.job("a").worker == "w2"
+
+
+def test_an_unreachable_address_gets_no_new_work_at_once():
+    desk = Desk()
+    desk.hello("w1")
+    desk.feed(peer_of("w1"), PeerGone())
+    desk.submit("a")
+    assert desk.state("a") == "queued"
+    desk.hello("w1", peer=b"b-again")
+    assert sent(desk.effects, m.Run, b"b-again")
+
+
+def test_a_grant_that_went_down_with_the_connection_is_given_again_free_of_charge():
+    desk = Desk()
+    desk.hello("w1")
+    desk.submit("a")
+    desk.feed(peer_of("w1"), PeerGone())
+    desk.hello("w1", peer=b"b-again")
+    assert sent(desk.effects, m.Run, b"b-again")[0].job_id == "a"
+    assert desk.job("a").losses == 0
+
+
+def test_a_process_that_died_and_was_born_again_has_lost_its_job():
+    desk = Desk()
+    desk.running("a")
+    desk.hello("w1", boot="b2", peer=b"b-new")
+    assert desk.job("a").losses == 1
+    assert sent(desk.effects, m.Bye, peer_of("w1"))
+    assert sent(desk.effects, m.Run, b"b-new")[0].attempt == 2
+
+
+def test_an_unknown_address_is_asked_who_it_is():
+    desk = Desk()
+    assert sent(desk.beat("stranger"), m.Who, peer_of("stranger"))
+    assert desk.feed(peer_of("stranger"), m.Goodbye()) == []
+
+
+def test_goodbye_hands_everything_back():
+    desk = Desk()
+    desk.running("a")
+    desk.hello("w2", free=0)
+    desk.feed(peer_of("w1"), m.Goodbye(reason="SIGTERM"))
+    assert (desk.state("a"), desk.job("a").losses) == ("queued", 1)
+    assert [w.name for w in desk.core.snapshot().workers] == ["w2"]
+
+
+def test_losses_are_free_until_there_are_too_many():
+    desk = Desk(Policy(max_losses=3))
+    desk.submit("a")
+    for n in range(3):
+        desk.hello("w1", boot=f"b{n}", peer=f"b-{n}".encode())
+        desk.feed(f"b-{n}".encode(), m.Started(job_id="a", fence=desk.job("a").fence))
+    desk.hello("w1", boot="b8", peer=b"b-8")
+    desk.feed(b"b-8", m.Started(job_id="a", fence=desk.job("a").fence))
+    desk.hello("w1", boot="b9", peer=b"b-9")
+    assert desk.state("a") == "failed"
+    assert desk.job("a").failure.kind == "quarantined"
+    assert "4 workers were lost" in desk.job("a").failure.message
+
+
+def test_a_stalled_broker_does_not_blame_the_workers():
+    desk = Desk()
+    desk.running("a")
+    desk.now += 10  # nothing ran for 10 s
+    desk.core.stalled(10, desk.now)
+    desk.tick(0.1)
+    assert desk.state("a") == "running"
+
+
+def test_a_draining_worker_gets_nothing_new():
+    desk = Desk()
+    desk.hello("w1")
+    desk.beat("w1", free=1, draining=True)
+    desk.submit("a")
+    assert desk.state("a") == "queued"
+
+
+def test_a_lost_worker_is_listed_for_a_while_and_then_forgotten():
+    desk = Desk(Policy(forget_worker_s=60))
+    desk.hello("w1")
+    desk.tick(10)
+    assert [w.state for w in desk.core.snapshot().workers] == ["lost"]
+    desk.tick(60)
+    assert desk.core.snapshot().workers == ()
+
+
+@pytest.mark.parametrize("phase", ["denoise", "finished"])
+def test_a_job_nobody_knows_is_stopped_unless_its_result_is_on_the_way(phase):
+    desk = Desk()
+    effects = desk.hello("w1", m.Held(job_id="ghost", fence=77, phase=phase), seen=77)
+    assert bool(sent(effects, m.Cancel)) == (phase == "denoise")
+
+
+def test_a_malformed_hello_changes_nothing():
+    desk = Desk()
+    with pytest.raises(DecodeError):
+        desk.feed(peer_of("w1"), m.Hello(name="w1", boot="b", seen=0, free=1), b"\xc1")
+    assert desk.core.snapshot().workers == ()
+    assert EDGE not in desk.core.state.watchers
+
+
+def test_a_grant_lost_on_the_way_is_sent_again():
+    desk = Desk()
+    desk.hello("w1")
+    desk.submit("a")
+    fence = desk.job("a").fence
+    assert not sent(desk.beat("w1", seen=0, free=1), m.Run)  # still on its way
+    desk.tick(2)
+    assert [r.fence for r in sent(desk.beat("w1", seen=0, free=1), m.Run)] == [fence]
+    assert not sent(desk.beat("w1", seen=0, free=1), m.Run)
+
+
+def test_a_stop_of_a_grant_lost_on_the_way_is_sent_again():
+    desk = Desk()
+    desk.hello("w1")
+    desk.submit("a")
+    desk.cancel("a")
+    desk.tick(2)
+    assert sent(desk.beat("w1", seen=0, free=1), m.Cancel)

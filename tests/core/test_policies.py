@@ -1,0 +1,184 @@
+"""The pure choices: retry, placement, affinity, costs, timers."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.core import placement
+from broker.core.costs import Costs
+from broker.core.deadlines import Deadlines
+from broker.core.jobs import Job
+from broker.core.pool import Worker
+from broker.core.queue import Lane
+from broker.core.retry import GiveUp, RetryDecision, Tries, decide
+from broker.wire import messages as m
+from broker.wire.jobspec import ModelCard
+from tests.core.desk import Desk, info, peer_of, sent
+
+AGAIN, OFFLOAD, NEVER = "again", "offload", "never"
+
+
+@pytest.mark.parametrize(
+    ("kind", "crashes", "errors", "profile", "outcome"),
+    [
+        ("invalid_input", 0, 1, "normal", NEVER),
+        ("out_of_memory", 1, 0, "normal", OFFLOAD),
+        ("out_of_memory", 2, 0, "offload", NEVER),
+        ("out_of_memory", 3, 0, "normal", "quarantined"),
+        ("engine_crashed", 1, 0, "normal", AGAIN),
+        ("engine_crashed", 2, 0, "offload", OFFLOAD),
+        ("engine_crashed", 3, 0, "normal", "quarantined"),
+        ("hung", 2, 0, "normal", AGAIN),
+        ("hung", 3, 0, "normal", "quarantined"),
+        ("engine_error", 0, 1, "normal", AGAIN),
+        ("engine_error", 0, 2, "normal", NEVER),
+        ("expired", 0, 1, "normal", NEVER),
+    ],
+)
+def test_retry_by_class(kind, crashes, errors, profile, outcome):
+    choice = decide(kind, "why", Tries(crashes=crashes, errors=errors, profile=profile), "w1", 0.0, 3)
+    if outcome in (AGAIN, OFFLOAD):
+        assert isinstance(choice, RetryDecision)
+        assert choice.profile == ("offload" if outcome == OFFLOAD else "normal")
+        assert choice.avoid == ("" if kind == "out_of_memory" else "w1")
+    else:
+        assert isinstance(choice, GiveUp)
+        assert choice.kind == (kind if outcome == NEVER else outcome)
+        assert "why" in choice.message
+
+
+@pytest.mark.parametrize(("crashes", "low", "high"), [(1, 1, 1.2), (2, 5, 6), (3, 25, 30), (7, 25, 30)])
+def test_back_off_grows_and_spreads(crashes, low, high):
+    tries = Tries(crashes=crashes, errors=0, profile="normal")
+    delays = [decide("hung", "", tries, "w", spread, 99).delay_s for spread in (0.0, 0.999)]
+    assert delays[0] == low
+    assert delays[1] == pytest.approx(high, rel=0.01)
+
+
+def worker(name: str, model: str = "", gpus: int = 1, idle_since: float = 0.0) -> Worker:
+    cards = tuple(ModelCard(name=each, engine="fake", output="video") for each in ("demo", "flux"))
+    made = Worker(name, "b", name.encode(), m.WorkerInfo(gpus=gpus, models=cards), 0.0)
+    made.model, made.idle_since = model, idle_since
+    return made
+
+
+@pytest.mark.parametrize(
+    ("candidates", "chosen"),
+    [
+        ([worker("a"), worker("b", "demo")], "b"),
+        ([worker("a", "flux"), worker("b")], "b"),
+        ([worker("a", "demo", gpus=4), worker("b", "demo")], "b"),
+        ([worker("a", "demo", idle_since=9), worker("b", "demo", idle_since=3)], "b"),
+    ],
+)
+def test_placement_prefers_the_loaded_then_the_empty_then_the_small_then_the_longest_idle(candidates, chosen):
+    assert placement.choose(Job(id="j", model="demo", body=b""), candidates).name == chosen
+
+
+def test_placement_of_nobody():
+    assert placement.choose(Job(id="j", model="demo", body=b""), []) is None
+
+
+@pytest.mark.parametrize(
+    ("lane", "fits"),
+    [
+        (Lane("demo", 1, ""), True),
+        (Lane("other", 1, ""), False),
+        (Lane("demo", 2, ""), False),
+        (Lane("demo", 1, "a"), True),
+        (Lane("demo", 1, "b"), False),
+    ],
+)
+def test_which_lanes_a_worker_can_run(lane, fits):
+    assert placement.fits(lane, worker("a")) is fits
+
+
+def test_a_pinned_job_waits_for_its_worker():
+    desk = Desk()
+    desk.hello("w1")
+    desk.submit("a", worker="w2")
+    assert desk.state("a") == "queued"
+    desk.hello("w2")
+    assert desk.job("a").worker == "w2"
+
+
+def test_work_for_the_loaded_model_goes_first_but_not_forever():
+    desk = Desk()
+    desk.core.restore([], [("demo", 1.0, 10.0), ("flux", 1.0, 10.0)], desk.now)
+    desk.hello("w1", body=info("demo", "flux"))
+    desk.submit("first", model="demo")
+    desk.start("w1", "first")
+    desk.submit("other", model="flux")
+    for n in range(12):
+        desk.submit(f"same{n}", model="demo")
+    order = []
+    current = "first"
+    for _ in range(10):
+        fence = desk.job(current).fence
+        desk.beat("w1", m.Held(job_id=current, fence=fence), seen=fence, model=desk.job(current).model)
+        effects = desk.finish("w1", current)
+        current = sent(effects, m.Run)[0].job_id
+        order.append(current)
+        desk.start("w1", current)
+    # Reload 15 s, at most 4 x 15 s of 10 s jobs may go before it.
+    assert order.index("other") == 6
+
+
+def test_costs_are_learned_by_model_as_a_moving_mean():
+    costs = Costs()
+    assert not costs.knows("demo")
+    assert costs.predict("demo", 2.0) > costs.predict("demo", 1.0)
+    costs.learn("demo", 10.0, 5.0)
+    assert costs.predict("demo", 4.0) == 2.0
+    costs.learn("demo", 10.0, 10.0)
+    assert 2.0 < costs.predict("demo", 4.0) < 4.0
+    costs.learn("demo", 0.0, 5.0)
+    costs.learn("demo", 5.0, 0.0)
+    assert 2.0 < costs.predict("demo", 4.0) < 4.0
+
+
+def test_timers_can_be_moved_and_taken_back():
+    timers = Deadlines()
+    timers.set(("due", "a"), 5.0)
+    timers.set(("due", "b"), 3.0)
+    timers.set(("due", "a"), 1.0)
+    timers.clear(("due", "b"))
+    timers.clear(("due", "never"))
+    assert timers.next() == 1.0
+    assert timers.due(0.9) == []
+    assert timers.due(10.0) == [("due", "a")]
+    assert timers.next() is None
+    assert len(timers) == 0
+
+
+def test_timers_that_move_often_take_no_room():
+    timers = Deadlines()
+    for n in range(10_000):
+        timers.set(("worker", "w"), float(n))
+    assert len(timers._heap) < 100
+    assert timers.due(1e9) == [("worker", "w")]
+
+
+def test_watchers_hear_of_every_change_with_a_number_and_hear_no_more_after_leaving():
+    desk = Desk()
+    assert desk.ask(m.Watch(req=1), m.Watching).seq == 0
+    desk.hello("w1")
+    desk.submit("a")
+    desk.start("w1", "a")
+    fence = desk.job("a").fence
+    seqs = [e.seq for e in sent(desk.effects, m.Event)]
+    for step in (1, 2):
+        held = m.Held(job_id="a", fence=fence, phase="denoise", step=step, total=2)
+        seqs += [e.seq for e in sent(desk.beat("w1", held, seen=fence), m.Event)]
+    assert seqs == [2, 3, 4]
+    assert not sent(desk.beat("w1", held, seen=fence), m.Event)  # nothing changed
+    assert desk.ask(m.Watch(req=2), m.Watching).seq == 4
+    desk.ask(m.Watch(req=3, on=False), m.Watching)
+    assert not sent(desk.finish("w1", "a"), m.Event)
+
+
+def test_a_drained_worker_leaves_the_pool_with_goodbye():
+    desk = Desk()
+    desk.hello("w1")
+    desk.feed(peer_of("w1"), m.Goodbye(reason="drained"))
+    assert desk.core.snapshot().workers == ()

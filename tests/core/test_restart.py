@@ -1,0 +1,149 @@
+"""The broker dies and comes back: what was promised is kept, what was running goes on."""
+
+from __future__ import annotations
+
+from broker.wire import messages as m
+from tests.core.desk import START, Desk, peer_of, sent
+
+
+def test_queued_jobs_are_still_there_and_start_as_soon_as_a_worker_is():
+    desk = Desk()
+    desk.submit("a")
+    desk.restart()
+    desk.hello("w1")
+    assert sent(desk.effects, m.Run)[0].job_id == "a"
+
+
+def test_fences_and_revisions_only_grow():
+    desk = Desk()
+    fence = desk.running("a")
+    revision = desk.job("a").revision
+    desk.restart()
+    desk.hello("w1", seen=fence)
+    assert desk.job("a").fence > fence
+    assert desk.job("a").revision > revision
+
+
+def test_a_running_job_is_adopted_when_its_worker_comes_back():
+    desk = Desk()
+    fence = desk.running("a")
+    desk.archive.flush()
+    desk.restart()
+    assert desk.state("a") == "running"
+    desk.tick(1)
+    desk.hello("w1", m.Held(job_id="a", fence=fence, phase="denoise", step=4, total=9), seen=fence, free=0)
+    assert desk.view("a").step == 4
+    assert desk.job("a").attempts == 1
+    desk.tick(2.4)
+    assert desk.state("a") == "running"
+    desk.finish("w1", "a", fence)
+    assert desk.state("a") == "succeeded"
+
+
+def test_a_running_job_whose_rows_were_lost_is_adopted_too():
+    desk = Desk()
+    desk.submit("a")
+    desk.hello("w1")
+    desk.start("w1", "a")
+    fence = desk.job("a").fence
+    desk.restart()  # the rows of dispatch and start were lazy
+    assert desk.state("a") == "queued"
+    desk.hello("w1", m.Held(job_id="a", fence=fence, phase="denoise"), seen=fence, free=0)
+    assert (desk.state("a"), desk.job("a").fence) == ("running", fence)
+
+
+def test_a_result_finished_while_the_broker_was_away_is_taken():
+    desk = Desk()
+    fence = desk.running("a")
+    desk.archive.flush()
+    desk.restart()
+    desk.hello("w1", m.Held(job_id="a", fence=fence, phase="finished"), seen=fence, free=1)
+    effects = desk.finish("w1", "a", fence)
+    assert sent(effects, m.ResultAck)[0].accepted
+    assert desk.state("a") == "succeeded"
+
+
+def test_orphans_go_to_the_front_when_their_worker_does_not_come_back():
+    desk = Desk()
+    desk.running("a")
+    desk.submit("b")
+    desk.archive.flush()
+    desk.restart()
+    desk.hello("w2", free=0)
+    desk.tick(2.9)
+    assert desk.state("a") == "running"
+    desk.tick(0.2)
+    assert desk.state("a") == "queued"
+    desk.beat("w2", free=1)
+    assert (desk.state("a"), desk.state("b")) == ("assigned", "queued")
+
+
+def test_an_orphan_whose_worker_comes_back_without_it_does_not_wait_for_the_window():
+    desk = Desk()
+    desk.running("a")
+    desk.archive.flush()
+    desk.restart()
+    desk.hello("w1", boot="b2")
+    assert sent(desk.effects, m.Run)[0].job_id == "a"
+
+
+def test_a_cancel_survives_and_reaches_the_worker_when_it_returns():
+    desk = Desk()
+    fence = desk.running("a")
+    desk.cancel("a")
+    desk.restart()
+    effects = desk.hello("w1", m.Held(job_id="a", fence=fence, phase="denoise"), seen=fence, free=0)
+    assert [c.fence for c in sent(effects, m.Cancel)] == [fence]
+    desk.feed(peer_of("w1"), m.Cancelled(job_id="a", fence=fence, free=1))
+    assert desk.state("a") == "cancelled"
+
+
+def test_a_cancelled_orphan_ends_with_the_window():
+    desk = Desk()
+    desk.running("a")
+    desk.cancel("a")
+    desk.restart()
+    desk.tick(3.5)
+    assert desk.state("a") == "cancelled"
+
+
+def test_an_orphan_can_be_cancelled():
+    desk = Desk()
+    desk.running("a")
+    desk.archive.flush()
+    desk.restart()
+    assert desk.cancel("a") == "requested"
+    desk.tick(3.5)
+    assert desk.state("a") == "cancelled"
+
+
+def test_delays_and_deadlines_survive():
+    desk = Desk()
+    desk.running("a", deadline_at=START + 100)
+    desk.fail("w1", "a", "engine_error", free=0)
+    desk.submit("b", deadline_at=START + 50)
+    desk.restart()
+    assert desk.state("a") == "delayed"
+    desk.tick(2)
+    assert desk.state("a") == "queued"
+    desk.tick(50)
+    assert desk.state("b") == "failed"
+    assert desk.state("a") == "queued"
+
+
+def test_a_failure_resent_after_the_restart_counts_once():
+    desk = Desk()
+    fence = desk.running("a")
+    desk.fail("w1", "a", "engine_crashed", free=0)
+    desk.restart()
+    desk.hello("w1", m.Held(job_id="a", fence=fence, phase="finished"), seen=fence, free=0)
+    desk.feed(peer_of("w1"), m.Failed(job_id="a", fence=fence, kind="engine_crashed", free=0))
+    assert desk.job("a").crashes == 1
+
+
+def test_predictions_are_learned_again_from_the_journal():
+    desk = Desk()
+    desk.core.restore([], [("demo", 10.0, 5.0)], desk.now)
+    desk.hello("w1")
+    desk.submit("a", units=4.0)
+    assert sent(desk.effects, m.Run)[0].predicted_s == 2.0

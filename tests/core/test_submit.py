@@ -1,0 +1,150 @@
+"""Taking jobs: idempotence, refusals, aliases, lists."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from broker.core.machine import Policy
+from broker.wire import codec
+from broker.wire import messages as m
+from tests.core.desk import EDGE, START, Desk, info, sent
+
+
+def test_a_submit_is_durable_and_answered():
+    desk = Desk()
+    answer = desk.submit("a")
+    assert isinstance(answer, m.Accepted)
+    assert not answer.duplicate
+    assert desk.archive.rows["a"].state == "queued"
+    assert desk.view("a").body == b"spec"
+
+
+def test_the_same_submit_again_is_the_same_job_also_when_it_is_long_final():
+    desk = Desk(Policy(recent_finals=0))
+    desk.running("a")
+    desk.finish("w1", "a")
+    assert desk.core.job("a") is None  # only on disk
+    answer = desk.submit("a")
+    assert isinstance(answer, m.Accepted)
+    assert answer.duplicate
+    assert desk.view("a").state == "succeeded"
+
+
+def test_another_job_under_the_same_id_is_refused():
+    desk = Desk()
+    desk.submit("a", body=b"one")
+    answer = desk.submit("a", body=b"two")
+    assert isinstance(answer, m.Rejected)
+    assert answer.code == "id_conflict"
+    assert desk.view("a").body == b"one"
+
+
+def test_a_full_queue_refuses_with_a_time_to_wait():
+    desk = Desk(Policy(queue_limit=2))
+    desk.submit("a")
+    desk.submit("b")
+    answer = desk.submit("c")
+    assert isinstance(answer, m.Rejected)
+    assert answer.code == "queue_full"
+    assert "limit is 2" in answer.message
+    assert 1 <= answer.retry_after_s <= 120
+    assert desk.ask(m.GetJob(req=1, job_id="c"), m.JobReply).found is False
+
+
+def test_the_queue_can_be_bounded_in_gpu_seconds():
+    desk = Desk(Policy(queue_limit_s=5.0))
+    desk.running("first")
+    desk.finish("w1", "first", free=0)  # learned: 2 s a unit
+    assert isinstance(desk.submit("a", units=2.0), m.Accepted)
+    answer = desk.submit("b", units=2.0)
+    assert isinstance(answer, m.Rejected)
+    assert "4 s of work are waiting, the limit is 5 s" in answer.message
+
+
+@pytest.mark.parametrize("field", ["units", "deadline_at"])
+def test_infinite_numbers_are_refused(field):
+    answer = Desk().submit("a", **{field: math.inf})
+    assert isinstance(answer, m.Rejected)
+    assert answer.code == "invalid"
+    assert field in answer.message
+
+
+def test_only_if_idle_is_refused_unless_a_worker_has_room():
+    desk = Desk()
+    assert desk.submit("a", only_if_idle=True).code == "busy"
+    desk.hello("w1")
+    assert isinstance(desk.submit("a", only_if_idle=True), m.Accepted)
+    assert desk.submit("b", only_if_idle=True).code == "busy"
+    desk.start("w1", "a")
+    desk.finish("w1", "a")
+    assert isinstance(desk.submit("b", only_if_idle=True), m.Accepted)
+
+
+def test_a_unique_alias_is_refused_the_second_time_even_after_the_first_ended():
+    desk = Desk()
+    desk.running("a", origin="lx", alias="mine", alias_unique=True)
+    desk.finish("w1", "a")
+    assert desk.submit("b", origin="lx", alias="mine", alias_unique=True).code == "alias_taken"
+    assert isinstance(desk.submit("c", origin="other", alias="mine", alias_unique=True), m.Accepted)
+
+
+def test_an_alias_leads_to_the_newest_job_of_that_name():
+    desk = Desk()
+    desk.submit("a", origin="lx", alias="mine")
+    desk.tick(1)
+    desk.submit("b", origin="lx", alias="mine")
+    effects = desk.feed(EDGE, m.GetJob(req=1, origin="lx", alias="mine"))
+    assert codec.job_view(effects[0].body).id == "b"
+
+
+def test_busy_is_said_before_a_taken_alias():
+    desk = Desk()
+    desk.submit("a", origin="lx", alias="mine")
+    answer = desk.submit("b", origin="lx", alias="mine", alias_unique=True, only_if_idle=True)
+    assert answer.code == "busy"
+
+
+def test_a_deadline_that_has_passed_or_cannot_be_met_is_refused():
+    desk = Desk()
+    assert desk.submit("a", deadline_at=START - 1).code == "deadline"
+    desk.running("b")
+    desk.finish("w1", "b", free=0)  # learned: 2 s a unit
+    answer = desk.submit("c", units=10, deadline_at=START + 15)
+    assert answer.code == "deadline"
+    assert "would take about 20.0 s" in answer.message
+    assert isinstance(desk.submit("d", units=10, deadline_at=START + 25), m.Accepted)
+
+
+def test_lists_show_what_is_in_memory_not_what_was_written():
+    desk = Desk()
+    desk.running("a")
+    desk.beat("w1", m.Held(job_id="a", fence=desk.job("a").fence, phase="denoise", step=3, total=10))
+    desk.submit("b")
+    effects = desk.feed(EDGE, m.ListJobs(req=1, newest_first=False))
+    views = codec.job_views(effects[0].body)
+    assert [(v.id, v.state, v.step) for v in views] == [("a", "running", 3), ("b", "queued", 0)]
+
+
+def test_a_page_with_huge_specs_is_cut_short_and_says_so():
+    desk = Desk()
+    for n in range(20):
+        desk.submit(f"j{n:02}", body=bytes(500_000))
+        desk.tick(0.1)
+    effects = desk.feed(EDGE, m.ListJobs(req=1, newest_first=False))
+    page = sent(effects, m.Jobs)[0]
+    views = codec.job_views(effects[0].body)
+    assert page.more
+    assert 1 <= len(views) < 20
+    assert views[0].id == "j00"
+
+
+def test_the_pool_lists_workers_and_counts():
+    desk = Desk()
+    desk.hello("w1", body=info("demo", "flux"))
+    desk.submit("a")
+    effects = desk.feed(EDGE, m.GetPool(req=9))
+    pool = codec.pool_view(effects[0].body)
+    assert [(w.name, w.state, [c.name for c in w.models]) for w in pool.workers] == [("w1", "busy", ["demo", "flux"])]
+    assert pool.counts["assigned"] == 1

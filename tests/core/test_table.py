@@ -1,0 +1,57 @@
+"""The transition table says what the theory says."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.core.jobs import FINAL, LAZY, MAX_STORY, TABLE, Cause, IllegalMove, Job, JobState
+
+
+def job(state: JobState = JobState.QUEUED) -> Job:
+    return Job(id="j", model="demo", body=b"", state=state)
+
+
+@pytest.mark.parametrize("state", sorted(FINAL))
+def test_nothing_leads_out_of_a_final_state(state):
+    assert TABLE[state] == {}
+    for cause in Cause:
+        with pytest.raises(IllegalMove, match="j is " + state):
+            job(state).move(cause, 1.0)
+
+
+@pytest.mark.parametrize("state", [s for s in JobState if s not in FINAL])
+def test_every_live_state_can_end_in_each_final_one(state):
+    reachable = set(TABLE[state].values())
+    assert reachable >= FINAL
+
+
+def test_every_state_but_the_first_is_reached():
+    targets = {target for moves in TABLE.values() for target in moves.values()}
+    assert targets == set(JobState)
+
+
+def test_no_lazy_move_is_final_or_a_promise():
+    for moves in TABLE.values():
+        for cause, target in moves.items():
+            if target in FINAL or cause in (Cause.SUBMITTED, Cause.STOP_REQUESTED):
+                assert cause not in LAZY
+
+
+def test_a_missing_pair_names_job_state_cause_and_story():
+    record = job()
+    record.move(Cause.SUBMITTED, 1.0)
+    with pytest.raises(IllegalMove, match=r"job j is queued, cannot move by started; story: ->queued \(submitted\)"):
+        record.move(Cause.STARTED, 2.0)
+
+
+def test_a_story_tells_each_move_and_stays_bounded():
+    record = job()
+    record.move(Cause.SUBMITTED, 1.0)
+    for n in range(100):
+        record.move(Cause.DISPATCHED, 2.0 + n)
+        record.move(Cause.REFUSED, 2.5 + n, note="no room")
+    record.move(Cause.CANCELLED, 200.0)
+    assert len(record.story) == MAX_STORY
+    assert record.story[0].cause == "submitted"
+    assert record.story[-1].target == "cancelled"
+    assert record.finished_at == 200.0

@@ -1,0 +1,67 @@
+"""An archive in memory that keeps what a journal would: durable rows at once, lazy ones until they are flushed or lost."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+from broker.core.effects import Effect, Moved
+from broker.core.jobs import Job
+from broker.core.machine import Core
+from broker.wire import messages as m
+
+
+class MemoryArchive:
+    """Implements the core's `Archive`."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Job] = {}
+        self.lazy: dict[str, Job] = {}
+
+    def record(self, core: Core, effects: Iterable[Effect]) -> None:
+        """Write the current row of every job that moved; a durable move takes all lazy rows along (one commit)."""
+        moved = [effect for effect in effects if isinstance(effect, Moved)]
+        for effect in moved:
+            job = core.job(effect.job_id)
+            assert job is not None, f"{effect.job_id} moved and is not in memory"
+            self.lazy[effect.job_id] = copy.deepcopy(job)
+        if any(effect.durable for effect in moved):
+            self.flush()
+
+    def flush(self) -> None:
+        for job_id, job in self.lazy.items():
+            old = self.rows.get(job_id)
+            assert old is None or not old.final or job.state == old.state, f"{job_id}: {old} overwritten by {job}"
+            assert old is None or job.fence >= old.fence, f"{job_id}: fence falls from {old.fence:#x} to {job.fence:#x}"
+        self.rows.update(self.lazy)
+        self.lazy.clear()
+
+    def crash(self) -> None:
+        """The process died: rows not yet committed are gone."""
+        self.lazy.clear()
+
+    def live(self) -> list[Job]:
+        """What a new broker loads: copies of all rows that are not final, as if decoded from disk."""
+        jobs = [copy.deepcopy(job) for job in self.rows.values() if not job.final]
+        for job in jobs:
+            job.phase, job.step, job.total, job.cost, job.skipped_s, job.begun = "", 0, 0, 0.0, 0.0, 0
+        return jobs
+
+    def _all(self) -> dict[str, Job]:
+        return {**self.rows, **self.lazy}
+
+    def find(self, job_id: str) -> Job | None:
+        return copy.deepcopy(self._all().get(job_id))
+
+    def find_alias(self, origin: str, alias: str) -> Job | None:
+        named = [job for job in self._all().values() if (job.origin, job.alias) == (origin, alias)]
+        return max(named, key=lambda job: (job.submitted_at, job.id), default=None)
+
+    def page(self, query: m.ListJobs) -> tuple[list[Job], bool]:
+        jobs = sorted(self._all().values(), key=lambda job: (job.submitted_at, job.id), reverse=query.newest_first)
+        if query.after:
+            ids = [job.id for job in jobs]
+            jobs = jobs[ids.index(query.after) + 1 :] if query.after in ids else []
+        if query.states:
+            jobs = [job for job in jobs if job.state.value in query.states]
+        return jobs[: query.limit], len(jobs) > query.limit
