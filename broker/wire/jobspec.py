@@ -128,11 +128,11 @@ def cost_units(spec: JobSpec, card: ModelCard) -> float:
 class Artefact(Struct, frozen=True, kw_only=True):
     """A file a job made, below `<artefacts>/<job id>/<fence>/`."""
 
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")]
     media_type: Annotated[str, Meta(max_length=128)]
     size: Annotated[int, Meta(ge=0)]
     #: Lower-case hex.
-    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
     width: int = 0
     height: int = 0
     #: 1 for an image; 0 when not known.

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 _OWN_FIELDS = len(logging.makeLogRecord({}).__dict__)
 
 #: Set on a record by other formatters and handlers; not from `extra`.
-_NOT_SHOWN = frozenset(("action", "message", "asctime"))
+_NOT_SHOWN = frozenset(("action", "message", "asctime", "color_message"))
 
 #: What needs no quotes.
 _PLAIN = re.compile(r"[!#-&(-<>-\[\]-~]+")

@@ -18,7 +18,8 @@ from broker.wire.jobspec import ModelCard, Phase, Result
 #: Raised when a message changes in a way an older reader would misread.
 PROTOCOL = 1
 
-Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+#: `\Z`, not `$`, which would let a line break pass behind the id.
+Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Short = Annotated[str, Meta(max_length=256)]
 Fence = Annotated[int, Meta(ge=0, le=2**63 - 1)]

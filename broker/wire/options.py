@@ -99,7 +99,8 @@ def make_private_dir(path: Path) -> None:
     if status.st_uid != os.getuid():
         raise SettingsError(f"run_dir: {str(path)!r} belongs to another user")
     if status.st_mode & 0o077:
-        path.chmod(0o700)
+        # Not repaired: it was there before, and may be a directory that others need (/tmp, /run).
+        raise SettingsError(f"run_dir: {str(path)!r} can be entered by others; give it mode 0700 or choose another")
 
 
 def load(

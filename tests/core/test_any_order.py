@@ -159,9 +159,9 @@ class AnyOrder(RuleBasedStateMachine):
     def cancel(self, job_id):
         effects = self.desk.feed(EDGE, m.CancelJob(req=1, job_id=job_id))
         for effect in effects:
-            if isinstance(effect, Send) and isinstance(effect.message, m.CancelReply):
-                if effect.message.outcome in ("cancelled", "requested"):
-                    self.cancels.add(job_id)
+            reply = effect.message if isinstance(effect, Send) else None
+            if isinstance(reply, m.CancelReply) and reply.outcome in ("cancelled", "requested"):
+                self.cancels.add(job_id)
         self.carry(effects)
 
     @rule(name=st.sampled_from(WORKERS), many=st.booleans())

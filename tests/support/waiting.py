@@ -1,23 +1,36 @@
-"""Waiting for something to become true: the only way a test may wait."""
+"""Waiting for something to become true, with a limit: the only waiting that tests do."""
 
 from __future__ import annotations
 
-import threading
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
 
-_EVERY_S = 0.01
+_PAUSE_S = 0.005
 
 
 def wait_until(condition: Callable[[], T], deadline_s: float = 10.0, what: str = "") -> T:
-    """The first truthy value of `condition`, asked again and again. Fails the test, naming `what`, when `deadline_s` have passed."""
-    nothing = threading.Event()
+    """The first truthy value of `condition`. Fails when there is none within `deadline_s`."""
     end = time.monotonic() + deadline_s
-    while not (value := condition()):
+    while True:
+        value = condition()
+        if value:
+            return value
         if time.monotonic() >= end:
-            raise AssertionError(f"waited {deadline_s:g} s in vain for {what or condition}; last value: {value!r}")
-        nothing.wait(_EVERY_S)
-    return value
+            raise AssertionError(f"not within {deadline_s:g} s: {what or condition}")
+        time.sleep(_PAUSE_S)
+
+
+async def eventually(condition: Callable[[], T], deadline_s: float = 10.0, what: str = "") -> T:
+    """`wait_until` for a test that shares its event loop with what it waits for."""
+    end = time.monotonic() + deadline_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() >= end:
+            raise AssertionError(f"not within {deadline_s:g} s: {what or condition}")
+        await asyncio.sleep(_PAUSE_S)

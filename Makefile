@@ -1,0 +1,66 @@
+# `make run` starts the service, `make test` runs the tests; both need Python 3.11 or newer, make and a C library, and install the rest.
+#
+#   make run                                  the demo model, every GPU (or one CPU worker), port 8000
+#   make run MODEL=/models/Wan2.2-T2V GPUS=0-7 PORT=9000
+#   make PYTHON=/usr/bin/python3.12 run       another interpreter
+#
+# An empty PORT, GPUS or MODEL leaves the decision to ZOETROPE_*, zoetrope.toml and the defaults (8000, auto, the demo model), in that order.
+
+PYTHON ?= python3
+PORT   ?=
+GPUS   ?=
+MODEL  ?=
+
+VENV := .venv
+BIN  := $(VENV)/bin
+PIP  := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+DEMO := workers/demo_model/model_index.json
+
+.PHONY: run test lint bench setup setup-dev docs clean help
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+help: ## show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+run: export ZOETROPE_PORT := $(or $(PORT),$(ZOETROPE_PORT))
+run: export ZOETROPE_GPUS := $(or $(GPUS),$(ZOETROPE_GPUS))
+run: export ZOETROPE_MODEL := $(or $(MODEL),$(ZOETROPE_MODEL))
+run: setup ## start broker, workers and edge (PORT=8000 GPUS=auto MODEL=DIRECTORY)
+	@test -f $(DEMO) || { echo "$(DEMO) is missing: the demo model comes with the repository, restore it with git" >&2; exit 1; }
+	@PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/python -m honcho start
+
+test: setup-dev ## run all tests
+	$(BIN)/python -m pytest
+
+lint: setup-dev ## check format, lint and types
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
+	MYPYPATH=scripts $(BIN)/python -m mypy scripts
+
+bench: setup ## measure the broker: table, bench-results/broker.json and broker.png
+	@mkdir -p bench-results
+	$(BIN)/python -m bench broker --json bench-results/broker.json --plot bench-results/broker.png
+
+docs: setup-dev ## write the generated parts of docs/ again
+	$(BIN)/python scripts/make_docs.py
+
+setup: $(VENV)/.installed ## make .venv and install what the service needs
+
+setup-dev: $(VENV)/.installed-dev
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Zoetrope needs Python 3.11 or newer and \"$(PYTHON)\" is not; name another: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "making $(VENV): the first install takes some minutes"; $(PYTHON) -m venv $(VENV); }
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+clean: ## remove .venv, caches and build output (jobs and videos in .zoetrope stay)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage bench-results
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Measurements of the real thing, each with its circumstances: `python -m bench --help`."""

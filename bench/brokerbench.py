@@ -1,0 +1,231 @@
+"""What the broker itself costs: no-op jobs through a real broker process, real sockets and the real journal.
+
+One thread drives everything but the broker: a client that submits and simulated workers that finish at once. Two figures come out.
+Throughput: `window` jobs are kept between submit and committed result, and the broker's processor time is divided by the jobs done.
+Latency: one job at a time, timed from its submit to `Accepted`, to its `Run` reaching the worker, and to its committed result.
+
+Every commit waits for the disk, so the flush time of the moment is measured first and printed beside each rate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from bench import plot
+from bench.driver import Driver, padded_spec
+from bench.errors import BadPlan
+from bench.procs import BrokerProcess, cores, pinned, temporary_home
+from bench.report import Metric, Report, progress
+from bench.stats import Summary, filesystem, median, probe_fdatasync, summarise
+
+#: Jobs before the first measured one: caches, allocator and the journal's first pages.
+WARM_UP = 500
+#: Shorter runs do not wait for the broker's own counts.
+COUNT_FROM = 1_000
+COUNT_WAIT_S = 8.0
+
+
+class BrokerPlan(Struct, frozen=True, kw_only=True):
+    """What to measure. `window`: jobs outstanding in the throughput run; `credit`: jobs a worker may hold.
+
+    A real worker holds one job; 4 workers with credit 16 ask as much of the broker as 64 real ones.
+    """
+
+    workers: int = 4
+    credit: int = 16
+    window: int = 256
+    jobs: int = 20_000
+    latency_jobs: int = 2_000
+    repeats: int = 3
+    body_bytes: int = 600
+    #: Have the client watch all jobs, as an edge does: more messages, the same jobs.
+    watch: bool = False
+    pin: bool = True
+    directory: str = ""
+
+    def check(self) -> None:
+        """Raises `BadPlan`."""
+        rules = (
+            ("--workers", self.workers, 1, 1_000),
+            ("--credit", self.credit, 1, 32),
+            ("--window", self.window, 1, 4_096),
+            ("--jobs", self.jobs, 1, 10_000_000),
+            ("--latency-jobs", self.latency_jobs, 1, 1_000_000),
+            ("--repeats", self.repeats, 1, 100),
+            ("--body-bytes", self.body_bytes, 200, 20_000),
+        )
+        for name, value, low, high in rules:
+            if not low <= value <= high:
+                raise BadPlan(f"{name}: {value} must be {low} to {high}")
+
+
+class Round(Struct, frozen=True, kw_only=True):
+    """What one repeat measured, in seconds."""
+
+    jobs_per_s: float
+    cpu_per_job: float
+    #: Of the warm-up and the throughput run.
+    commits: int
+    messages_per_job: float
+    accept: list[float]
+    start: list[float]
+    end: list[float]
+    fdatasync: Summary
+    memory_mb: float
+    journal_bytes_per_job: float
+
+
+def one_round(plan: BrokerPlan, process: BrokerProcess, home: Path) -> Round:
+    """Measure one broker that has just been started."""
+    flushes = probe_fdatasync(home)
+    driver = Driver(process, plan.workers, plan.credit, padded_spec(plan.body_bytes))
+    with contextlib.closing(driver):
+        driver.await_workers()
+        if plan.watch:
+            driver.watch()
+        driver.run(WARM_UP, plan.window)
+        driver.done.clear()
+        messages, cpu_s, journal, begun = driver.messages, process.cpu_s(), journal_bytes(home), time.monotonic()
+        driver.run(plan.jobs, plan.window)
+        took = time.monotonic() - begun
+        cpu_s, messages, journal = process.cpu_s() - cpu_s, driver.messages - messages, journal_bytes(home) - journal
+        memory_mb, now = process.memory_mb(), time.time()
+        if plan.jobs >= COUNT_FROM:
+            # The broker writes its own counts every few seconds; meanwhile nothing is committed.
+            give_up = time.monotonic() + COUNT_WAIT_S
+            driver.pump(lambda: process.commits(since=now) is not None or time.monotonic() > give_up)
+        commits = process.commits(since=now)
+        driver.done.clear()
+        driver.run(plan.latency_jobs, 1)
+        return Round(
+            jobs_per_s=plan.jobs / took,
+            cpu_per_job=cpu_s / plan.jobs,
+            commits=commits or 0,
+            messages_per_job=messages / plan.jobs,
+            accept=[times.accepted - times.submitted for times in driver.done],
+            start=[times.started - times.submitted for times in driver.done],
+            end=[times.ended - times.submitted for times in driver.done],
+            fdatasync=flushes,
+            memory_mb=memory_mb,
+            journal_bytes_per_job=journal / plan.jobs,
+        )
+
+
+def journal_bytes(home: Path) -> int:
+    """Size of the journal and its write-ahead log."""
+    return sum(path.stat().st_size for path in home.glob("jobs.sqlite*"))
+
+
+def run(plan: BrokerPlan) -> Report:
+    """Measure `plan.repeats` fresh brokers, one after the other. Raises `BenchError`."""
+    plan.check()
+    usable = cores() if plan.pin else []
+    # The broker gets the last core to itself, the driver the others; on one core they share.
+    broker_cores, driver_cores = (set(usable[-1:]), set(usable[:-1])) if len(usable) > 1 else (set(), set())
+    rounds = []
+    filesystem_name = ""
+    for number in range(1, plan.repeats + 1):
+        progress(f"run {number} of {plan.repeats}")
+        with temporary_home(plan.directory) as home:
+            filesystem_name = filesystem(home)
+            process = BrokerProcess(home, broker_cores)
+            try:
+                process.await_sockets()
+                with pinned(driver_cores):
+                    rounds.append(one_round(plan, process, home))
+            finally:
+                process.stop()
+    return report_of(plan, rounds, filesystem_name, pinned_apart=bool(broker_cores))
+
+
+def figures(measured: Round, jobs: int) -> dict[str, float]:
+    """The figures of one repeat by their names in JSON."""
+    result = {
+        "jobs_per_s": measured.jobs_per_s,
+        "cpu_us_per_job": measured.cpu_per_job * 1e6,
+        "messages_per_job": measured.messages_per_job,
+        "journal_bytes_per_job": measured.journal_bytes_per_job,
+        "memory_mb": measured.memory_mb,
+        "fdatasync_p50_ms": measured.fdatasync.p50 * 1e3,
+        "fdatasync_p99_ms": measured.fdatasync.p99 * 1e3,
+    }
+    if measured.commits:
+        result["jobs_per_commit"] = (WARM_UP + jobs) / measured.commits
+    for name, values in (("accepted", measured.accept), ("start", measured.start), ("result", measured.end)):
+        summary = summarise(values)
+        assert summary is not None
+        result[f"submit_{name}_p50_ms"] = summary.p50 * 1e3
+        result[f"submit_{name}_p99_ms"] = summary.p99 * 1e3
+    return result
+
+
+#: Name in JSON, words for people, unit.
+_ROWS = (
+    ("jobs_per_s", "throughput", "jobs/s"),
+    ("cpu_us_per_job", "broker processor time a job", "us"),
+    ("jobs_per_commit", "jobs a commit of the journal", ""),
+    ("messages_per_job", "messages a job, both directions", ""),
+    ("journal_bytes_per_job", "journal growth a job", "bytes"),
+    ("memory_mb", "broker memory after the run", "MB"),
+    ("submit_accepted_p50_ms", "submit to accepted, p50", "ms"),
+    ("submit_accepted_p99_ms", "submit to accepted, p99", "ms"),
+    ("submit_start_p50_ms", "submit to start at the worker, p50", "ms"),
+    ("submit_start_p99_ms", "submit to start at the worker, p99", "ms"),
+    ("submit_result_p50_ms", "submit to committed result, p50", "ms"),
+    ("submit_result_p99_ms", "submit to committed result, p99", "ms"),
+    ("fdatasync_p50_ms", "one flush of this disk just before, p50", "ms"),
+    ("fdatasync_p99_ms", "one flush of this disk just before, p99", "ms"),
+)
+
+
+def report_of(plan: BrokerPlan, rounds: list[Round], filesystem_name: str, pinned_apart: bool) -> Report:
+    """Medians of the repeats, with what a reader must know."""
+    repeats = [figures(measured, plan.jobs) for measured in rounds]
+    middle = {key: median([repeat[key] for repeat in repeats]) for key in repeats[0] if all(key in r for r in repeats)}
+    notes = {
+        "jobs_per_s": f"window {plan.window}, {plan.workers} workers with credit {plan.credit}",
+        "submit_accepted_p50_ms": "one job outstanding",
+        "submit_start_p50_ms": f"{middle['submit_start_p50_ms'] / middle['fdatasync_p50_ms']:.1f} x one flush",
+        "submit_start_p99_ms": f"{middle['submit_start_p99_ms'] / middle['fdatasync_p50_ms']:.1f} x one flush",
+        "fdatasync_p50_ms": f"{filesystem_name}, 4 KiB",
+    }
+    return Report(
+        bench="broker",
+        title=f"broker: {plan.jobs:,} no-op jobs of {plan.body_bytes} B, median of {plan.repeats}",
+        settings={**msgspec.structs.asdict(plan), "filesystem": filesystem_name, "pinned_apart": pinned_apart},
+        metrics=[Metric(key, label, middle.get(key), unit, notes.get(key, "")) for key, label, unit in _ROWS],
+        repeats=repeats,
+        panels=[
+            plot.bars("throughput", "jobs/s", {f"run {n}": r.jobs_per_s for n, r in enumerate(rounds, start=1)}),
+            plot.distribution(
+                "one job outstanding",
+                "milliseconds since submit",
+                {
+                    "accepted": [value * 1e3 for measured in rounds for value in measured.accept],
+                    "start at the worker": [value * 1e3 for measured in rounds for value in measured.start],
+                    "committed result": [value * 1e3 for measured in rounds for value in measured.end],
+                },
+                log_x=True,
+            ),
+        ],
+        warnings=cautions(filesystem_name, repeats, pinned_apart),
+    )
+
+
+def cautions(filesystem_name: str, repeats: list[dict[str, float]], pinned_apart: bool) -> list[str]:
+    """Circumstances under which the figures should not be quoted."""
+    result = []
+    if filesystem_name in ("tmpfs", "ramfs"):
+        result.append(f"the journal was on {filesystem_name}, where a flush costs nothing: use --directory on a disk")
+    if max(repeat["fdatasync_p50_ms"] for repeat in repeats) > 1.0:
+        result.append(
+            "the disk was slow or busy (a flush over 1 ms): latencies say more about it than about the broker"
+        )
+    if not pinned_apart:
+        result.append("broker and driver shared their cores")
+    return result

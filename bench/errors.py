@@ -1,0 +1,11 @@
+"""Why a measurement could not be made."""
+
+from __future__ import annotations
+
+
+class BenchError(Exception):
+    """The measurement could not be made: one sentence for whoever started it."""
+
+
+class BadPlan(BenchError):
+    """The measurement asked for makes no sense: one sentence naming the option, the value and the rule."""

@@ -1,0 +1,136 @@
+"""What a measurement says, once for machines and once for people."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sqlite3
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import psutil
+import zmq
+from msgspec import Struct
+
+from bench.errors import BenchError
+
+
+class Metric(Struct, frozen=True):
+    """One figure. `key` is its name in JSON and ends in its unit; a value of None was not to be had."""
+
+    key: str
+    label: str
+    value: float | int | str | None
+    unit: str = ""
+    note: str = ""
+
+
+class Panel(Struct, frozen=True, kw_only=True):
+    """One drawing of a plot: series by name as lines through (x values, y values), or one bar for each series' first y."""
+
+    title: str
+    kind: Literal["line", "bar"] = "line"
+    x_label: str = ""
+    y_label: str = ""
+    log_x: bool = False
+    series: dict[str, tuple[list[float], list[float]]]
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """One measurement with its circumstances."""
+
+    bench: str
+    title: str
+    settings: dict[str, Any]
+    metrics: list[Metric]
+    #: The figures of each repeat, where the measurement was repeated; `metrics` then holds medians.
+    repeats: list[dict[str, float]] = msgspec.field(default_factory=list)
+    panels: list[Panel] = msgspec.field(default_factory=list)
+    #: What a reader must know before quoting a figure.
+    warnings: list[str] = msgspec.field(default_factory=list)
+
+
+def machine() -> dict[str, Any]:
+    """The machine and the versions that the figures hold for."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return {
+        "cpu": cpu_name(),
+        "cores": psutil.cpu_count() or 0,
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "load_1min": load,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "pyzmq": zmq.pyzmq_version(),
+        "libzmq": zmq.zmq_version(),
+        "msgspec": metadata.version("msgspec"),
+        "sqlite": sqlite3.sqlite_version,
+    }
+
+
+def cpu_name() -> str:
+    """The processor as its maker calls it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def as_json(report: Report, about: dict[str, Any], at: float) -> bytes:
+    """The report for machines: `results` maps keys to values. Times are UTC."""
+    document = {
+        "bench": report.bench,
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at)),
+        "machine": about,
+        "settings": report.settings,
+        "results": {metric.key: metric.value for metric in report.metrics},
+        "repeats": report.repeats,
+        "warnings": report.warnings,
+    }
+    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+
+
+def as_table(report: Report, about: dict[str, Any]) -> str:
+    """The report for people."""
+    lines = [report.title, f"{about['cpu']}, {about['cores']} cores, load {_number(about['load_1min'])}", ""]
+    width = max((len(metric.label) for metric in report.metrics), default=0)
+    values = [_number(metric.value) for metric in report.metrics]
+    value_width = max((len(value) for value in values), default=0)
+    for metric, value in zip(report.metrics, values, strict=True):
+        lines.append(
+            f"  {metric.label:<{width}}  {value:>{value_width}} {metric.unit:<7} {metric.note}".rstrip(),
+        )
+    lines += ["", *(f"note: {warning}" for warning in report.warnings)] if report.warnings else []
+    return "\n".join(lines)
+
+
+def _number(value: float | int | str | None) -> str:
+    """Three or four digits that count, thousands apart."""
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) or abs(value) >= 100:
+        return f"{value:,.0f}"
+    if abs(value) >= 10:
+        return f"{value:.1f}"
+    return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}"
+
+
+def progress(text: str) -> None:
+    """Tell a waiting person how far a measurement is; silent when nobody watches."""
+    if sys.stderr.isatty():
+        print(f"bench: {text}", file=sys.stderr)
+
+
+def write(path: str, content: bytes) -> None:
+    """Write a report's file. Raises `BenchError`."""
+    try:
+        Path(path).write_bytes(content)
+    except OSError as error:
+        raise BenchError(f"{path!r} cannot be written: {error.strerror}") from None

@@ -1,0 +1,102 @@
+"""`python -m broker`: read the options, take the home, open the journal, serve, and say in one line why it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from broker.core.machine import Core
+from broker.settings import BrokerSettings, check
+from broker.shell.clock import Clock, anchored_clock
+from broker.shell.disk import Disk
+from broker.shell.errors import ShellError
+from broker.shell.journal import Journal
+from broker.shell.junk import Junk
+from broker.shell.lock import Lock
+from broker.shell.metrics import Metrics
+from broker.shell.router import Router
+from broker.shell.server import Server
+from broker.shell.sockets import Wires
+from broker.wire import options
+from broker.wire.logs import setup_logging
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = """The broker of a Zoetrope service: takes jobs from HTTP edges, keeps them in a journal (<home>/jobs.sqlite) until each has
+reached its one final state, and gives them to GPU workers as these become free. One broker a home; start it first or last, edges and
+workers find it. It can be killed and restarted at any time: accepted jobs are on disk, workers keep computing meanwhile.
+Exit codes: 0 stopped by SIGTERM or SIGINT; 2 bad option, or another broker uses the home; 3 journal damaged or of a newer version;
+4 journal cannot be written; 5 disk full; 6 journal and memory disagree."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the broker; returns its exit code."""
+    try:
+        settings = options.load(BrokerSettings, "python -m broker", "broker", argv, os.environ, DESCRIPTION)
+        check(settings)
+        setup_logging(settings.log_level, "broker")
+        run(settings)
+    except options.SettingsError as error:
+        print(f"broker: {error}", file=sys.stderr)
+        return 2
+    except ShellError as error:
+        print(f"broker: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def run(settings: BrokerSettings) -> None:
+    """Serve until told to stop. Raises `SettingsError` or `ShellError`."""
+    started = time.monotonic()
+    home = settings.home_path
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise options.SettingsError(f"home: {str(home)!r} cannot be made: {error.strerror}") from None
+    with ExitStack() as stack:
+        # The lock comes before the journal and the sockets, and is let go after both.
+        stack.callback(Lock(home / "broker.lock").release)
+        disk = Disk(home, settings.journal_path, settings.min_free_mb << 20)
+        disk.check()
+        journal = Journal(settings.journal_path, disk.release)
+        stack.callback(journal.close)
+        disk.watch_journal()
+        clock = anchored_clock()
+        core = Core(journal.epoch, journal, settings.policy, clock())
+        jobs = journal.live()
+        core.restore(jobs, journal.rates(), clock())
+        wires = Wires(settings.front_endpoint, settings.back_endpoint)
+        stack.callback(wires.close)
+        logger.info(
+            "serving",
+            extra={
+                "action": "serving",
+                "epoch": journal.epoch,
+                "jobs": len(jobs),
+                "start_s": time.monotonic() - started,
+                "front": settings.front_endpoint,
+                "back": settings.back_endpoint,
+            },
+        )
+        del jobs
+        _serve(settings, core, journal, wires, disk, clock)
+    logger.info("stopped", extra={"action": "stopped"})
+
+
+def _serve(settings: BrokerSettings, core: Core, journal: Journal, wires: Wires, disk: Disk, clock: Clock) -> None:
+    # What was loaded stays: no collection need walk it again. And few of the many small objects of a pass are ever part of a circle.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    junk = Junk()
+    metrics = Metrics(junk)
+    router = Router(core, journal, wires, disk, metrics, junk, time.perf_counter)
+    metrics_file = Path(settings.metrics_file) if settings.metrics_file else None
+    asyncio.run(Server(core, journal, wires, router, disk, metrics, clock, metrics_file).run())

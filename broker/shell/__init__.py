@@ -1,0 +1,1 @@
+"""The broker's shell: sockets, journal, clock and metrics around the core."""

@@ -1,0 +1,49 @@
+"""Why the broker's shell stops, and with which exit code. One base; a class's docstring is its default message."""
+
+from __future__ import annotations
+
+
+class ShellError(Exception):
+    """The broker cannot go on."""
+
+    #: What the process exits with. 1 is left to Python's own tracebacks.
+    exit_code = 1
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (self.__doc__ or "").strip().splitlines()[0])
+
+
+class HomeInUse(ShellError):
+    """Another broker uses this directory."""
+
+    exit_code = 2
+
+
+class BindFailed(ShellError):
+    """The broker cannot listen on its sockets."""
+
+    exit_code = 2
+
+
+class JournalRefused(ShellError):
+    """The journal is damaged, or was written by another program or a newer version."""
+
+    exit_code = 3
+
+
+class JournalBroken(ShellError):
+    """The journal cannot be written; what was not yet acknowledged may or may not be on disk."""
+
+    exit_code = 4
+
+
+class JournalFull(ShellError):
+    """The disk is full, the reserve is used up, and results can no longer be recorded."""
+
+    exit_code = 5
+
+
+class JournalConflict(ShellError):
+    """A row would lower its fence or leave a final state: two broker cores wrote one journal, or the core has a bug."""
+
+    exit_code = 6

@@ -1,0 +1,272 @@
+"""The journal: every accepted job, on disk before anybody is told, and never moved backwards.
+
+The rules:
+
+- Rows are staged by `stage`, written by `flush`, durable after `commit`. A job staged twice before a flush is written once, as it is then.
+- An update is a compare-and-set (`rows.UPDATE_JOB`): it never lowers a fence and never leaves a final state. One that does not match raises
+  `JournalConflict` and the process ends, since from then on memory and disk disagree.
+- Any I/O error ends the process. A failed fsync is not retried: the kernel may have dropped the pages and report success the
+  next time ("fsyncgate"). Only "disk full" found while *writing* is: the transaction is rolled back, the reserve released, and
+  all of it written again.
+- Reads see what is staged: jobs not yet flushed are answered from memory or flushed first, flushed rows are seen by the one connection.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from broker.core.jobs import FINAL, Job, JobState
+from broker.shell import rows
+from broker.shell.errors import JournalBroken, JournalConflict, JournalFull, JournalRefused
+from broker.shell.pages import find_page
+from broker.shell.schema import open_database
+from broker.wire import messages as m
+
+#: Succeeded jobs whose run times are given back at start, and how far back they are looked for.
+RECENT_RATES = 500
+_RATES_WINDOW = 20_000
+
+#: Rows written since the last checkpoint from which an idle moment is used for one.
+_CHECKPOINT_ROWS = 500
+
+
+def _no_reserve() -> bool:
+    return False
+
+
+class Journal:
+    """The file, its one connection, and the rows that are not on disk yet. It is the core's `Archive`."""
+
+    def __init__(self, path: Path, release_reserve: Callable[[], bool] = _no_reserve) -> None:
+        """Open or create the file and raise the epoch, on disk. `release_reserve` frees space on a full disk; False: there is none left.
+
+        Raises `JournalRefused`, `JournalBroken` or `JournalFull`.
+        """
+        self.path = path
+        self._release_reserve = release_reserve
+        self._connection = open_database(path)
+        #: Number of every live job that has been staged.
+        self._numbers: dict[str, int] = {}
+        #: Staged and not flushed; flushed and not committed.
+        self._staged: dict[str, Job] = {}
+        self._flushed: dict[str, Job] = {}
+        #: Jobs that the file does not have yet; jobs that it has since the open transaction began.
+        self._new: set[str] = set()
+        self._inserted: set[str] = set()
+        self._since_checkpoint = 0
+        self._since_checkpoint_seen = 0
+        try:
+            self._next = int(self._one("SELECT coalesce(max(n), 0) + 1 FROM job"))
+            self.epoch = self._raise_epoch()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _one(self, query: str) -> int:
+        return int(self._connection.execute(query).fetchone()[0])
+
+    def _raise_epoch(self) -> int:
+        def write() -> None:
+            self._begin()
+            self._connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")
+            self._connection.execute("COMMIT")
+
+        self._guarded(write)
+        return self._one("SELECT value FROM meta WHERE key = 'epoch'")
+
+    def close(self) -> None:
+        """Close the file. What was not committed is rolled back, as if the process had been killed."""
+        self._connection.close()
+
+    # ------------------------------------------------------------ writing
+
+    @property
+    def dirty(self) -> bool:
+        """Whether anything is staged or flushed that is not committed."""
+        return bool(self._staged or self._flushed)
+
+    def stage(self, job: Job) -> None:
+        """Write this job's row with the next flush."""
+        if job.id not in self._numbers:
+            self._numbers[job.id] = self._next
+            self._next += 1
+            self._new.add(job.id)
+        self._staged[job.id] = job
+
+    def flush(self) -> None:
+        """Write the staged rows, without making them durable. Raises `JournalConflict`, `JournalBroken` or `JournalFull`."""
+        if self._staged:
+            self._guarded(self._write_staged)
+
+    def commit(self) -> int:
+        """Make every staged row durable; returns how many there were. Raises as `flush`."""
+        if not self.dirty:
+            return 0
+        self._guarded(self._write_and_commit)
+        count = len(self._flushed)
+        for job in self._flushed.values():
+            if job.state in FINAL:
+                del self._numbers[job.id]
+        self._flushed.clear()
+        self._inserted.clear()
+        self._since_checkpoint += count
+        return count
+
+    def checkpoint(self) -> None:
+        """Move the WAL into the file, if that is worth it and nothing was committed since the last call: an idle moment."""
+        idle = self._since_checkpoint == self._since_checkpoint_seen and not self.dirty
+        self._since_checkpoint_seen = self._since_checkpoint
+        if not idle or self._since_checkpoint < _CHECKPOINT_ROWS:
+            return
+        self._since_checkpoint = self._since_checkpoint_seen = 0
+        self._guarded(lambda: self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone())
+
+    def _write_and_commit(self) -> None:
+        self._write_staged()
+        self._connection.execute("COMMIT")
+
+    def _write_staged(self) -> None:
+        self._begin()
+        numbers, new = self._numbers, self._new
+        updates = [rows.update_row(numbers[job_id], job) for job_id, job in self._staged.items() if job_id not in new]
+        if new:
+            fresh = [(numbers[job_id], job) for job_id, job in self._staged.items() if job_id in new]
+            self._insert(fresh)
+        if updates and self._connection.executemany(rows.UPDATE_JOB, updates).rowcount != len(updates):
+            raise JournalConflict(self._conflicts(updates))
+        self._flushed.update(self._staged)
+        self._staged.clear()
+        self._inserted |= new
+        new.clear()
+
+    def _insert(self, fresh: list[tuple[int, Job]]) -> None:
+        try:
+            self._connection.executemany(rows.INSERT_JOB, [rows.job_row(n, job) for n, job in fresh])
+            self._connection.executemany(rows.INSERT_SPEC, [rows.spec_row(n, job) for n, job in fresh])
+        except sqlite3.IntegrityError as error:
+            raise JournalConflict(f"a job is in the journal already that the core takes for new: {error}") from None
+
+    def _begin(self) -> None:
+        if not self._connection.in_transaction:
+            self._connection.execute("BEGIN IMMEDIATE")
+
+    def _conflicts(self, updates: list[rows.JobRow]) -> str:
+        """Which updates did not match, and why."""
+        found = []
+        for state, fence, _worker, _tail, n in updates:
+            row = self._connection.execute("SELECT id, state, fence FROM job WHERE n = ?", (n,)).fetchone()
+            if row is None:
+                found.append(f"row {n} is gone")
+            elif (row[1], row[2]) != (state, fence):
+                found.append(
+                    f"job {row[0]} is {row[1]} with fence {row[2]}, the core has it {state} with fence {fence}"
+                )
+        return "; ".join(found[:3]) or "a final row was written again"
+
+    def _guarded(self, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except sqlite3.Error as error:
+            if not _is_full(error):
+                raise JournalBroken(f"the journal {self.path} cannot be written: {error}") from error
+            self._write_again(write, error)
+
+    def _write_again(self, write: Callable[[], object], error: sqlite3.Error) -> None:
+        """The disk is full: roll back, free the reserve, write everything of this transaction again."""
+        if not self._release_reserve():
+            raise JournalFull(f"the disk of {self.path} is full: {error}") from error
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        self._staged = {**self._flushed, **self._staged}
+        self._flushed.clear()
+        self._new |= self._inserted
+        self._inserted.clear()
+        try:
+            write()
+        except sqlite3.Error as again:
+            if _is_full(again):
+                raise JournalFull(f"the disk of {self.path} is full, and so is the reserve: {again}") from again
+            raise JournalBroken(f"the journal {self.path} cannot be written: {again}") from again
+
+    # ------------------------------------------------------------ reading
+
+    def find(self, job_id: str) -> Job | None:
+        """The job of this id."""
+        staged = self._staged.get(job_id)
+        if staged is not None:
+            return staged
+        return self._read(" WHERE job.id = ?", (job_id,))
+
+    def find_alias(self, origin: str, alias: str) -> Job | None:
+        """The newest job of this name."""
+        if not alias:
+            return None
+        job = self._read(
+            " WHERE job.origin = ? AND job.alias = ? AND job.alias <> '' ORDER BY job.n DESC LIMIT 1", (origin, alias)
+        )
+        # A new job that is not flushed is newer than every row; among several the last staged is the newest.
+        for job_id in self._new:
+            staged = self._staged[job_id]
+            if (staged.origin, staged.alias) == (origin, alias) and (
+                job is None or job.id not in self._new or self._numbers[job_id] > self._numbers[job.id]
+            ):
+                job = staged
+        return job
+
+    def page(self, query: m.ListJobs) -> tuple[list[Job], bool]:
+        """Jobs that match, in the order of acceptance, and whether more follow. An unknown `after` gives an empty page."""
+        self.flush()
+        try:
+            found, more = find_page(self._connection, query)
+        except sqlite3.Error as error:
+            raise JournalBroken(f"the journal {self.path} cannot be read: {error}") from error
+        return [self._decode(row) for row in found], more
+
+    def live(self) -> list[Job]:
+        """Every job that is not final, oldest first; for the start."""
+        found: list[tuple[int, Job]] = []
+        for state in JobState:
+            if state in FINAL:
+                continue
+            # The second term lets the partial index serve.
+            where = " WHERE job.state = ? AND job.state <> 'succeeded'"
+            for row in self._connection.execute(rows.SELECT + where, (state.value,)):
+                found.append((row[12], self._decode(row)))
+        found.sort(key=lambda item: item[0])
+        self._numbers.update((job.id, n) for n, job in found)
+        return [job for _, job in found]
+
+    def rates(self) -> list[tuple[str, float, float]]:
+        """(model, units, seconds without loading) of recent succeeded jobs, oldest first."""
+        query = (
+            "SELECT job.model, spec.head, job.tail FROM job JOIN spec ON spec.n = job.n"
+            " WHERE job.state = 'succeeded' AND job.n > ? ORDER BY job.n DESC LIMIT ?"
+        )
+        found = []
+        for model, head, tail in self._connection.execute(query, (self._next - _RATES_WINDOW, RECENT_RATES)):
+            units, run_s, result = rows.decode_rate(head, tail)
+            load_s = 0.0 if result is None else result.stage_durations.get("load", 0.0)
+            found.append((model, units, run_s - load_s))
+        found.reverse()
+        return found
+
+    def _read(self, where: str, parameters: tuple[str, ...]) -> Job | None:
+        try:
+            row = self._connection.execute(rows.SELECT + where, parameters).fetchone()
+        except sqlite3.Error as error:
+            raise JournalBroken(f"the journal {self.path} cannot be read: {error}") from error
+        return None if row is None else self._decode(row)
+
+    def _decode(self, row: rows.JobRow) -> Job:
+        try:
+            return rows.decode(row)
+        except ValueError as error:
+            raise JournalRefused(
+                f"the journal {self.path} holds a row it cannot read, job {row[0]!r}: {error}"
+            ) from None
+
+
+def _is_full(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL

@@ -1,0 +1,193 @@
+"""One pass of the broker: drain both sockets, ask the core, commit once, then send.
+
+Nothing is sent before what it says is on disk: the messages of a pass wait for the pass's one commit, which is also what makes
+many jobs share one fsync. The back is drained before the front, so that a flood of requests cannot make workers look silent, and
+no lease expires while messages that would renew it are still waiting to be read.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from broker.core.effects import Effect, Moved, PeerGone, Send
+from broker.core.machine import Core
+from broker.shell.disk import Disk
+from broker.shell.journal import Journal
+from broker.shell.junk import Junk
+from broker.shell.metrics import Metrics
+from broker.shell.sockets import BACK, DECODERS, MAX_FRAMES, Listener, Wires
+from broker.wire import codec
+from broker.wire import messages as m
+
+logger = logging.getLogger(__name__)
+
+#: Messages a pass takes in all, and how many of them the back may use: the front is never shut out.
+PASS_MESSAGES = 256
+_BACK_SHARE = 224
+
+#: How long expiry waits for the back to be read dry; a peer that floods it must not stop the clock.
+_PATIENCE_S = 2.0
+
+#: What a client refused for want of disk, or by a broker that is stopping, is told to wait.
+DISK_RETRY_S = 30.0
+STOPPING_RETRY_S = 5.0
+
+
+class Router:
+    """Moves bytes between sockets, core and journal. Has no clock and never waits."""
+
+    def __init__(
+        self,
+        core: Core,
+        journal: Journal,
+        wires: Wires,
+        disk: Disk,
+        metrics: Metrics,
+        junk: Junk,
+        seconds: Callable[[], float],
+    ) -> None:
+        """`seconds` measures commits."""
+        self._core = core
+        self._journal = journal
+        self._wires = wires
+        self._disk = disk
+        self._metrics = metrics
+        self._junk = junk
+        self._seconds = seconds
+        self._sends: list[Send] = []
+        self._durable = False
+        #: Set when the broker is about to stop: new jobs are refused.
+        self.stopping = False
+
+    def run_pass(self, now: float) -> bool:
+        """One pass; True when more is waiting to be read. Raises `ShellError` when the broker cannot go on."""
+        taken, back_dry = self._drain(self._wires.back, _BACK_SHARE, now)
+        self._drain(self._wires.front, PASS_MESSAGES - taken, now)
+        due = self._core.next_deadline()
+        if due is not None and due <= now and (back_dry or due + _PATIENCE_S <= now):
+            self._take(self._core.tick(now))
+        self._settle(now)
+        # Reading and sending may both have swallowed the FD's edge, so its silence means nothing: ask.
+        return self._wires.back.readable() or self._wires.front.readable()
+
+    def commit(self) -> None:
+        """Make everything staged durable, lazy rows included."""
+        self._durable = False
+        if not self._journal.dirty:
+            return
+        started = self._seconds()
+        rows = self._journal.commit()
+        self._metrics.committed(self._seconds() - started, rows)
+        self._core.committed()
+
+    # ------------------------------------------------------------ in
+
+    def _drain(self, listener: Listener, budget: int, now: float) -> tuple[int, bool]:
+        """(messages taken, whether the socket was read dry)."""
+        prefix = listener.prefix
+        decode = DECODERS[prefix]
+        for taken in range(budget):
+            frames = listener.receive()
+            if frames is None:
+                return taken, True
+            peer = prefix + frames[0]
+            if len(frames) > MAX_FRAMES + 1:
+                self._junk.note(peer, "frames", f"more than {MAX_FRAMES} frames", now)
+                continue
+            try:
+                decoded = decode(frames[1:])
+                if decoded is None:
+                    continue
+                self._receive(peer, decoded[0], decoded[1], now)
+            except codec.VersionError as error:
+                self._other_version(peer, error, now)
+            except codec.DecodeError as error:
+                self._junk.note(peer, "decode", str(error), now)
+        return budget, False
+
+    def _receive(self, peer: bytes, message: m.Message, body: bytes, now: float) -> None:
+        self._metrics.received[type(message)] += 1
+        if isinstance(message, m.Submit):
+            refusal = self._refusal(message)
+            if refusal is not None:
+                self._sends.append(Send(peer, refusal))
+                return
+        self._take(self._core.receive(peer, message, body, now))
+
+    def _refusal(self, message: m.Submit) -> m.Rejected | None:
+        """Why no new job is taken at all, if so. A repeat of one that was taken is answered by the core as ever."""
+        if not (self.stopping or self._disk.low):
+            return None
+        if self._core.job(message.job_id) or self._journal.find(message.job_id):
+            return None
+        if self.stopping:
+            text, wait_s = "the broker is stopping; it will be back", STOPPING_RETRY_S
+            return m.Rejected(req=message.req, code="shutting_down", message=text, retry_after_s=wait_s)
+        text = "the disk is nearly full: what room is left is kept for the results of jobs already taken"
+        return m.Rejected(req=message.req, code="queue_full", message=text, retry_after_s=DISK_RETRY_S)
+
+    def _other_version(self, peer: bytes, error: codec.VersionError, now: float) -> None:
+        """An agent can be told to leave; an edge of another version has no message that both would understand."""
+        self._junk.note(peer, "version", str(error), now)
+        if peer.startswith(BACK):
+            self._sends.append(Send(peer, m.Bye(reason=str(error))))
+
+    # ------------------------------------------------------------ out
+
+    def _take(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            if type(effect) is Send:
+                self._sends.append(effect)
+            elif type(effect) is Moved:
+                self._moved(effect)
+
+    def _moved(self, move: Moved) -> None:
+        job = self._core.job(move.job_id)
+        if job is None:
+            raise AssertionError(f"the core moved job {move.job_id} and does not have it")
+        self._journal.stage(job)
+        self._durable = self._durable or move.durable
+        self._metrics.moved(move)
+        if logger.isEnabledFor(logging.INFO):
+            logger.info(
+                "job moved",
+                extra={
+                    "action": "moved",
+                    "job_id": move.job_id,
+                    "attempt": move.attempt,
+                    "worker_id": move.worker,
+                    "source": move.source,
+                    "target": move.target,
+                    "cause": move.cause,
+                    "note": move.note,
+                },
+            )
+
+    def _settle(self, now: float) -> None:
+        """Commit, send, tell the core who could not be reached, and again for what that caused."""
+        while True:
+            if self._durable:
+                self.commit()
+            sends, self._sends = self._sends, []
+            for peer in self._send(sends):
+                self._take(self._core.receive(peer, PeerGone(), b"", now))
+            if not (self._sends or self._durable):
+                return
+
+    def _send(self, sends: list[Send]) -> list[bytes]:
+        """Send, and return the peers that could not be reached. They get nothing more in this pass; what they missed is told anew."""
+        gone: dict[bytes, None] = {}
+        counts = self._metrics.sent
+        for send in sends:
+            if send.peer in gone:
+                self._metrics.unsent += 1
+                continue
+            message = send.message
+            if self._wires.send(send.peer, codec.encode(message, send.body)):
+                counts[type(message)] += 1
+            else:
+                self._metrics.unsent += 1
+                gone[send.peer] = None
+                logger.info("peer gone", extra={"action": "peer_gone", "peer": send.peer.hex()})
+        return list(gone)

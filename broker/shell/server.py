@@ -1,0 +1,178 @@
+"""The broker's event loop: when a pass runs, when the clock is asked, when the broker stops.
+
+Plain sockets on their FD. `zmq.asyncio` would cost five times the CPU. The FD is edge-like: it signals that something *changed*, and any
+send or receive may swallow the signal, so every pass ends by asking the sockets, and runs again if they have more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from pathlib import Path
+
+from broker.core.machine import Core
+from broker.shell.clock import Clock
+from broker.shell.disk import Disk
+from broker.shell.journal import Journal
+from broker.shell.metrics import Metrics
+from broker.shell.router import Router
+from broker.shell.sockets import Wires
+
+logger = logging.getLogger(__name__)
+
+#: Housekeeping; also the longest that a lazy row waits for its commit.
+BEAT_S = 0.25
+
+#: A gap between two turns of the loop from which on the workers' silence is put down to the broker.
+STALL_S = 0.5
+
+#: From the signal to the end: long enough for the refusals to leave (LINGER is 0), short enough for any supervisor.
+STOP_GRACE_S = 0.3
+
+DISK_CHECK_S = 1.0
+METRICS_S = 5.0
+
+
+class Server:
+    """Runs passes until it is told to stop."""
+
+    def __init__(
+        self,
+        core: Core,
+        journal: Journal,
+        wires: Wires,
+        router: Router,
+        disk: Disk,
+        metrics: Metrics,
+        clock: Clock,
+        metrics_file: Path | None = None,
+    ) -> None:
+        self._core = core
+        self._journal = journal
+        self._wires = wires
+        self._router = router
+        self._disk = disk
+        self._metrics = metrics
+        self._clock = clock
+        self._metrics_file = metrics_file
+        self._alive_at = clock()
+        self._next_disk_check = 0.0
+        self._next_metrics = 0.0
+        self._again: asyncio.Handle | None = None
+        self._wake: asyncio.TimerHandle | None = None
+        self._wake_at = 0.0
+        self._beat_timer: asyncio.TimerHandle | None = None
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises `ShellError` when the broker cannot go on."""
+        self._loop = asyncio.get_running_loop()
+        self._done: asyncio.Future[None] = self._loop.create_future()
+        for listener in (self._wires.back, self._wires.front):
+            self._loop.add_reader(listener.fd, self._turn)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self.stop)
+        self._alive_at = self._clock()
+        self._beat()
+        try:
+            await self._done
+        finally:
+            self._forget_callbacks()
+        self._router.commit()
+
+    def stop(self) -> None:
+        """Refuse new jobs, and end in a moment; called again, end at once."""
+        if self._router.stopping:
+            self._finish()
+            return
+        self._router.stopping = True
+        logger.info("stopping", extra={"action": "stopping"})
+        self._loop.call_later(STOP_GRACE_S, self._finish)
+
+    def _finish(self) -> None:
+        self._turn()
+        if not self._done.done():
+            self._done.set_result(None)
+
+    def _forget_callbacks(self) -> None:
+        for listener in (self._wires.back, self._wires.front):
+            self._loop.remove_reader(listener.fd)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.remove_signal_handler(number)
+        for handle in (self._again, self._wake, self._beat_timer):
+            if handle is not None:
+                handle.cancel()
+
+    # ------------------------------------------------------------ turns of the loop
+
+    def _turn(self) -> None:
+        """A pass, and whatever decides when the next one runs."""
+        if self._done.done():
+            return
+        try:
+            self._pass()
+        except Exception as error:  # the loop's outermost point: asyncio would log it and go on with a broken broker
+            self._done.set_exception(error)
+
+    def _pass(self) -> None:
+        now = self._clock()
+        self._notice_stall(now)
+        more = self._router.run_pass(now)
+        if more and self._again is None:
+            self._again = self._loop.call_soon(self._turn_again)
+        self._set_wake(now)
+
+    def _turn_again(self) -> None:
+        self._again = None
+        self._turn()
+
+    def _notice_stall(self, now: float) -> None:
+        gap = now - self._alive_at
+        self._alive_at = now
+        if gap > STALL_S:
+            self._metrics.stalls += 1
+            logger.warning("the loop stood still", extra={"action": "stall", "seconds": gap})
+            self._core.stalled(gap, now)
+
+    def _set_wake(self, now: float) -> None:
+        """Be woken at the core's next deadline, if that is before the next beat (which looks at it anyway)."""
+        due = self._core.next_deadline()
+        if due is None or due - now >= BEAT_S or due == self._wake_at:
+            return
+        if self._wake is not None:
+            self._wake.cancel()
+        self._wake_at = due
+        self._wake = self._loop.call_later(max(0.0, due - now), self._woken)
+
+    def _woken(self) -> None:
+        self._wake, self._wake_at = None, 0.0
+        self._turn()
+
+    def _beat(self) -> None:
+        """Housekeeping, and a pass: nothing depends on it but the timely end of lazy rows."""
+        self._beat_timer = self._loop.call_later(BEAT_S, self._beat)
+        if self._done.done():
+            return
+        self._turn()
+        try:
+            self._keep_house()
+        except Exception as error:  # as in `_turn`
+            if not self._done.done():
+                self._done.set_exception(error)
+
+    def _keep_house(self) -> None:
+        now = self._clock()
+        self._router.commit()
+        if now >= self._next_disk_check:
+            self._next_disk_check = now + DISK_CHECK_S
+            self._disk.check()
+        if self._metrics_file is not None and now >= self._next_metrics:
+            self._next_metrics = now + METRICS_S
+            self._write_metrics(self._metrics_file)
+        self._journal.checkpoint()
+
+    def _write_metrics(self, path: Path) -> None:
+        try:
+            self._metrics.write(path, self._core.snapshot())
+        except OSError as error:
+            logger.warning("metrics not written", extra={"action": "metrics", "error": str(error)})

@@ -1,0 +1,136 @@
+"""The edge as an ASGI application: its parts put together, routes as values, and what runs beside the requests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from importlib import metadata
+from pathlib import Path
+
+from msgspec import Struct
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from broker.client import BrokerClient
+from broker.errors import BrokerError
+from http_edge import errors
+from http_edge.calls import Calls
+from http_edge.exports import Exports
+from http_edge.hub import Hub
+from http_edge.inputs import Inputs
+from http_edge.jobs_api import JobsApi
+from http_edge.lightx2v_api import LightX2VApi
+from http_edge.metrics import Metrics
+from http_edge.middleware import EdgeMiddleware
+from http_edge.paths import resolve_roots
+from http_edge.progress import Progress
+from http_edge.savers import Savers
+from http_edge.service_api import ServiceApi
+from http_edge.settings import EdgeSettings
+
+log = logging.getLogger(__name__)
+
+#: How long to wait before asking an absent broker for its events again.
+_WATCH_RETRY_S = 1.0
+
+
+class Edge(Struct, frozen=True, kw_only=True):
+    """The parts of one edge process."""
+
+    settings: EdgeSettings
+    broker: BrokerClient
+    hub: Hub
+    calls: Calls
+    savers: Savers
+    metrics: Metrics
+    progress: Progress
+
+
+def build_edge(settings: EdgeSettings, start: Path, connect: Callable[[Hub], BrokerClient] | None = None) -> Edge:
+    """The parts, wired. `start` is the directory that clients' relative paths start from; nothing runs yet."""
+    hub = Hub()
+    broker = (connect or _connector(settings))(hub)
+    outputs = resolve_roots(settings.output_roots, (start, settings.artefacts_path), start)
+    inputs = resolve_roots(settings.input_roots, (start, *outputs), start)
+    calls = Calls(
+        settings,
+        broker,
+        hub,
+        Inputs(settings.uploads_path, start, inputs),
+        Exports(settings.home_path, start, outputs),
+    )
+    return Edge(
+        settings=settings,
+        broker=broker,
+        hub=hub,
+        calls=calls,
+        savers=Savers(calls),
+        metrics=Metrics(hub),
+        progress=Progress(),
+    )
+
+
+def build_app(edge: Edge) -> Starlette:
+    """The application over these parts; its lifespan connects and disconnects the broker."""
+    routes = [
+        *JobsApi(edge.calls, edge.progress).routes(),
+        *LightX2VApi(edge.calls).routes(),
+        *ServiceApi(edge.calls, edge.metrics, _version()).routes(),
+    ]
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(EdgeMiddleware, edge.metrics)],
+        exception_handlers=errors.HANDLERS,
+        lifespan=lambda _: _running(edge),
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _connector(settings: EdgeSettings) -> Callable[[Hub], BrokerClient]:
+    def connect(hub: Hub) -> BrokerClient:
+        return BrokerClient(
+            settings.front_endpoint,
+            timeout_s=settings.broker_timeout_s,
+            on_event=hub.on_event,
+            on_gap=hub.on_gap,
+        )
+
+    return connect
+
+
+@contextlib.asynccontextmanager
+async def _running(edge: Edge) -> AsyncIterator[None]:
+    await edge.broker.start()
+    tasks = [asyncio.create_task(_watch(edge)), *edge.savers.start()]
+    try:
+        yield
+    finally:
+        edge.hub.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await edge.broker.close()
+
+
+async def _watch(edge: Edge) -> None:
+    """Ask for events until the broker agrees; the client asks again by itself when the broker comes back."""
+    while True:
+        try:
+            await edge.broker.watch()
+        except BrokerError as error:
+            log.warning("no events from the broker yet", extra={"action": "watch", "reason": error.message})
+            await asyncio.sleep(_WATCH_RETRY_S)
+        else:
+            # What happened before the watch began was not seen.
+            edge.hub.on_gap()
+            return
+
+
+def _version() -> str:
+    try:
+        return metadata.version("zoetrope")
+    except metadata.PackageNotFoundError:
+        return "0"

@@ -1,0 +1,81 @@
+"""`python -m http_edge`: settings in, server on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import uvicorn
+
+from broker.wire.logs import setup_logging
+from broker.wire.options import SettingsError, check_endpoint, load, make_private_dir
+from http_edge.app import Edge, build_app, build_edge
+from http_edge.settings import EdgeSettings
+
+EXIT_OK = 0
+EXIT_SETTINGS = 2
+
+#: Requests that run get this long after SIGTERM. The process manager kills after 5 s.
+_GRACE_S = 2
+
+_DESCRIPTION = """\
+Serve the HTTP API: the native one (/v1/jobs), LightX2V's first (/v1/local/video/generate), health and metrics. Any number of edges
+may run over one broker and one home. An edge may start before the broker, and outlives its restarts. The port comes from
+--port or ZOETROPE_PORT, never from PORT. SIGTERM or SIGINT ends open event streams and stops within four seconds.
+Exit codes: 0 stopped; 2 an option is wrong; 3 the address cannot be listened on.
+"""
+
+
+class EdgeServer(uvicorn.Server):
+    """uvicorn's server, which ends event streams before it waits for open connections, and exits 0 when told to stop."""
+
+    def __init__(self, config: uvicorn.Config, edge: Edge) -> None:
+        super().__init__(config)
+        self._edge = edge
+
+    async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        """Stop: streams would otherwise hold their connections open through the whole grace."""
+        self._edge.hub.close()
+        await super().shutdown()
+        # A signal that was obeyed is not raised again: stopping as asked is success.
+        self._captured_signals.clear()
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
+    """Serve until told to stop; returns the exit code."""
+    try:
+        settings = load(EdgeSettings, "python -m http_edge", "edge", argv, environ, _DESCRIPTION)
+        setup_logging(settings.log_level, "edge")
+        check_endpoint("front", settings.front_endpoint)
+        if not settings.front:
+            # Whoever owns this directory can read and submit jobs.
+            make_private_dir(settings.run_path)
+    except SettingsError as error:
+        print(f"http_edge: {error}", file=sys.stderr)
+        return EXIT_SETTINGS
+    return _serve(settings)
+
+
+def _serve(settings: EdgeSettings) -> int:
+    edge = build_edge(settings, Path.cwd())
+    config = uvicorn.Config(
+        build_app(edge),
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level=settings.log_level,
+        access_log=settings.access_log,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    try:
+        EdgeServer(config, edge).run()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    return EXIT_OK

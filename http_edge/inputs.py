@@ -1,0 +1,131 @@
+"""Image inputs: checked, decoded once, and spooled to `<home>/uploads/<sha256>.<ext>`, where engines read them.
+
+Bytes are content-addressed, so the same picture sent twice is kept once, and what the engine reads cannot change under a queued job. Paths
+are one way for bytes to come; uploads and URLs will end in the same `spool`. Everything here blocks: callers are worker threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import secrets
+import stat
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, WebPImagePlugin
+
+from http_edge.errors import EdgeError, invalid
+from http_edge.paths import is_within, resolve
+
+MAX_IMAGE_BYTES = 32 * 1024 * 1024
+
+#: Checked before decoding: 40 MP of RGB are 120 MB of memory.
+MAX_IMAGE_PIXELS = 40_000_000
+
+#: Readers of what we take: Pillow registers each when its module is imported, and all the others stay out.
+_READERS = [
+    PngImagePlugin.PngImageFile.format,
+    JpegImagePlugin.JpegImageFile.format,
+    WebPImagePlugin.WebPImageFile.format,
+    BmpImagePlugin.BmpImageFile.format,
+]
+
+#: Formats read, with the suffix they are kept under; MPO is a JPEG with more pictures behind it, as some cameras write.
+_SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "BMP": ".bmp"}
+_FORMATS = "PNG, JPEG, WebP or BMP"
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
+
+#: What Pillow's decoders raise on bytes that only look like an image.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+)
+
+
+class Inputs:
+    """Where inputs may come from, and where they are kept."""
+
+    def __init__(self, uploads: Path, start: Path, roots: Sequence[Path]) -> None:
+        self._uploads = uploads
+        self._start = start
+        self._roots = tuple(roots)
+
+    def from_path(self, field: str, text: str) -> str:
+        """The spooled copy of an image file on this machine. Raises `EdgeError` naming field, value and rule."""
+        if _URL.match(text):
+            raise invalid(field, text, "is a URL; only image files on the server's own machine can be named")
+        path = resolve(text, self._start)
+        if not is_within(path, self._roots):
+            raise invalid(field, text, "leads out of the directories that clients may read from (setting input_roots)")
+        try:
+            return self.spool(field, text, _read(path))
+        except FileNotFoundError:
+            raise invalid(field, text, "does not exist") from None
+        except OSError as error:
+            raise invalid(field, text, f"cannot be read: {error.strerror or error}") from None
+
+    def spool(self, field: str, name: str, data: bytes) -> str:
+        """Check that these bytes are an image within the caps, and keep them; the absolute path. Raises `EdgeError`, `OSError`."""
+        suffix = _check(field, name, data)
+        target = self._uploads / f"{hashlib.sha256(data).hexdigest()}{suffix}"
+        if target.exists():
+            # Whoever clears old uploads goes by the time of last use.
+            os.utime(target)
+            return str(target)
+        self._uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = target.with_name(f".{secrets.token_hex(8)}.part")
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return str(target)
+
+
+def _read(path: Path) -> bytes:
+    # Opening a FIFO to read would wait for its writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("it is not a regular file")
+        if status.st_size > MAX_IMAGE_BYTES:
+            raise OSError(f"it has {status.st_size} bytes, at most {MAX_IMAGE_BYTES}")
+        return file.read(MAX_IMAGE_BYTES)
+
+
+def _check(field: str, name: str, data: bytes) -> str:
+    """The suffix for an image's bytes. Decodes it whole: a file cut short must fail here, not on a GPU."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_READERS) as image:
+            width, height = image.size
+            if width * height > MAX_IMAGE_PIXELS:
+                raise _too_many(field, name, f"{width}x{height} pixels")
+            image.load()
+            return _SUFFIXES[image.format or "PNG"]
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_many(field, name, "too many pixels") from None
+    except UnidentifiedImageError:
+        raise invalid(field, name, f"is not an image: {_FORMATS} is expected") from None
+    except _DAMAGE as error:
+        raise invalid(field, name, f"is a damaged image: {error}") from None
+
+
+def _too_many(field: str, name: str, what: str) -> EdgeError:
+    return invalid(field, name, f"has {what}; at most {MAX_IMAGE_PIXELS} pixels")

@@ -1,0 +1,141 @@
+"""The native API: `/v1/jobs`. Field names are the job spec's; anything unknown is named in `warnings` and otherwise ignored."""
+
+from __future__ import annotations
+
+from typing import Any, cast, get_args
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from broker.wire.jobspec import JOB_ID_RULE, Scalar, is_job_id
+from broker.wire.messages import JobStateName
+from http_edge.bodies import json_response, read_object
+from http_edge.calls import Calls, Order
+from http_edge.errors import invalid
+from http_edge.fields import Reader
+from http_edge.files import artefact_response, find_artefact
+from http_edge.hub import Job
+from http_edge.job_json import job_json
+from http_edge.progress import Progress
+from http_edge.routes import route
+from http_edge.specs import KNOWN_FIELDS, read_wanted
+from http_edge.sse import event_stream
+
+_OWN_FIELDS = ("id", "priority", "deadline_s")
+
+_DEFAULT_LIMIT = 20
+_MAX_LIMIT = 200
+
+#: A month; whoever wants longer wants no deadline.
+_MAX_DEADLINE_S = 31 * 86_400.0
+
+STATES: tuple[str, ...] = get_args(JobStateName)
+
+
+class JobsApi:
+    """Handlers of the native API."""
+
+    def __init__(self, calls: Calls, progress: Progress) -> None:
+        self._calls = calls
+        self._progress = progress
+
+    def routes(self) -> list[Route]:
+        """The routes, the most asked first."""
+        return [
+            route("/v1/jobs/{id}", GET=self.show, DELETE=self.cancel),
+            route("/v1/jobs", GET=self.list, POST=self.create),
+            route("/v1/jobs/{id}/events", GET=self.events),
+            route("/v1/jobs/{id}/result", GET=self.result),
+            route("/v1/jobs/{id}/cancel", POST=self.cancel),
+        ]
+
+    async def create(self, request: Request) -> Response:
+        """Submit a job; 200 with the job, also when this very job was there before."""
+        reader = Reader(await read_object(request))
+        job, duplicate = await self._calls.submit(read_order(reader))
+        unknown = reader.unknown((*KNOWN_FIELDS, *_OWN_FIELDS))
+        body = self._json(job)
+        body["duplicate"] = duplicate
+        body["warnings"] = [f"{name[:80]}: unknown field, ignored" for name in unknown[:50]]
+        return json_response(body, headers={"Location": body["urls"]["self"]})
+
+    async def show(self, request: Request) -> Response:
+        """One job, with its story."""
+        job = await self._calls.job(request.path_params["id"])
+        return json_response(job_json(job, self._progress.of(job.view), story=True))
+
+    async def list(self, request: Request) -> Response:
+        """A page of jobs: newest first, or `order=asc`."""
+        reader = Reader(request.query_params, lenient=True, place="query")
+        order = reader.text("order", max_chars=8) or "desc"
+        if order not in ("asc", "desc"):
+            raise reader.fault("order", 'must be "asc" or "desc"')
+        limit = reader.integer("limit", 0, _MAX_LIMIT)
+        jobs, more = await self._calls.jobs(
+            limit=_DEFAULT_LIMIT if limit is None else limit,
+            after=reader.text("after", max_chars=64) or "",
+            newest_first=order == "desc",
+            states=_read_states(request),
+            model=reader.text("model", max_chars=256) or "",
+            worker=reader.text("worker", max_chars=128) or "",
+        )
+        return json_response(
+            {
+                "object": "list",
+                "data": [self._json(job) for job in jobs],
+                "has_more": more,
+                "first_id": jobs[0].id if jobs else None,
+                "last_id": jobs[-1].id if jobs else None,
+            }
+        )
+
+    async def cancel(self, request: Request) -> Response:
+        """Cancel a job; `outcome` is cancelled, requested (a worker is being told to stop) or already_final."""
+        outcome, job = await self._calls.cancel(request.path_params["id"])
+        return json_response({"id": job.id, "outcome": outcome, "job": self._json(job)})
+
+    async def events(self, request: Request) -> Response:
+        """A job's changes as server-sent events."""
+        return await event_stream(self._calls, self._progress, request.path_params["id"], request)
+
+    async def result(self, request: Request) -> Response:
+        """A file of a finished job: the first, or by `name` or `index`."""
+        job = await self._calls.job(request.path_params["id"])
+        reader = Reader(request.query_params, lenient=True, place="query")
+        index, artefact = find_artefact(
+            job.view, name=reader.text("name", max_chars=128) or None, index=reader.integer("index", 0, 1000) or 0
+        )
+        return await artefact_response(request, self._calls.settings.artefacts_path, job.view, index, artefact)
+
+    def _json(self, job: Job) -> dict[str, Any]:
+        return job_json(job, self._progress.of(job.view))
+
+
+def read_order(reader: Reader) -> Order:
+    """What a native request asks for. Raises `EdgeError`."""
+    wanted = read_wanted(reader)
+    job_id = reader.text("id", max_chars=4096)
+    if job_id is not None and not is_job_id(job_id):
+        raise reader.fault("id", f"must be {JOB_ID_RULE}")
+    priority = reader.integer("priority", 0, 9)
+    echo: dict[str, Scalar] = {}
+    for name in ("image", "save_to"):
+        if getattr(wanted, name):
+            echo[name] = getattr(wanted, name)
+    return Order(
+        wanted=wanted,
+        job_id=job_id or "",
+        priority=5 if priority is None else priority,
+        deadline_s=reader.number("deadline_s", 0.001, _MAX_DEADLINE_S) or 0.0,
+        echo=echo,
+    )
+
+
+def _read_states(request: Request) -> tuple[JobStateName, ...]:
+    """States of `?state=queued,running` or of the parameter repeated."""
+    names = [name.strip() for text in request.query_params.getlist("state") for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in STATES:
+            raise invalid("state", name, f"must be of {', '.join(STATES)}", place="query")
+    return cast(tuple[JobStateName, ...], tuple(dict.fromkeys(names)))

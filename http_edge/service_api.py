@@ -1,0 +1,126 @@
+"""The service itself: health, workers, models, metrics, and an index for whoever opens the address."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from broker.wire.messages import PoolView
+from http_edge.bodies import json_response
+from http_edge.calls import Calls
+from http_edge.errors import EdgeError, shown
+from http_edge.job_json import model_json, worker_json
+from http_edge.metrics import Metrics
+from http_edge.routes import route
+
+#: A health probe must fail before its prober's own timeout.
+_PROBE_TIMEOUT_S = 2.0
+#: Probes come often and from several places; the pool does not change faster than workers beat.
+_PROBE_FRESH_S = 0.25
+
+_READY_STATES = ("idle", "busy")
+
+
+class ServiceApi:
+    """Handlers about the service."""
+
+    def __init__(self, calls: Calls, metrics: Metrics, version: str) -> None:
+        self._calls = calls
+        self._metrics = metrics
+        self._version = version
+
+    def routes(self) -> list[Route]:
+        """The routes; aliases are those that other servers' clients ask for."""
+        return [
+            route("/health", GET=self.readiness),
+            route("/readyz", GET=self.readiness),
+            route("/healthz", GET=self.readiness),
+            route("/health_generate", GET=self.readiness),
+            route("/livez", GET=self.liveness),
+            route("/liveness", GET=self.liveness),
+            route("/v1/workers", GET=self.workers),
+            route("/v1/models", GET=self.models),
+            route("/v1/models/{id:path}", GET=self.model),
+            route("/metrics", GET=self.metrics),
+            route("/", GET=self.index),
+        ]
+
+    async def liveness(self, request: Request) -> Response:
+        """This process answers."""
+        return json_response({"status": "alive"})
+
+    async def readiness(self, request: Request) -> Response:
+        """200 when a job sent now could run: the broker answers and a worker is ready; else 503 with the reasons."""
+        try:
+            pool = await self._probe()
+        except EdgeError as error:
+            return _not_ready([error.message])
+        ready = [worker.name for worker in pool.workers if worker.state in _READY_STATES]
+        if not ready:
+            states = ", ".join(f"{worker.name} is {worker.state}" for worker in pool.workers[:20])
+            return _not_ready([f"no worker is ready: {states or 'none has registered'}"])
+        return json_response({"status": "healthy", "workers_ready": len(ready), "workers": len(pool.workers)})
+
+    async def workers(self, request: Request) -> Response:
+        """Every worker, and the queue in numbers."""
+        pool = await self._calls.pool(_PROBE_FRESH_S)
+        return json_response(
+            {
+                "object": "list",
+                "data": [worker_json(worker) for worker in pool.workers],
+                "queue": {"counts": pool.counts, "backlog_s": pool.backlog_s, "wait_s": pool.wait_s},
+                "epoch": pool.epoch,
+            }
+        )
+
+    async def models(self, request: Request) -> Response:
+        """The models that workers can run."""
+        return json_response(
+            {"object": "list", "data": [model_json(card) for card in await self._calls.catalogue.cards()]}
+        )
+
+    async def model(self, request: Request) -> Response:
+        """One model; its name may hold slashes."""
+        name = request.path_params["id"]
+        for card in await self._calls.catalogue.cards():
+            if card.name == name:
+                return json_response(model_json(card))
+        raise EdgeError(
+            "model_not_found", f"model: {shown(name)} is not a model of this service", param="model", place="path"
+        )
+
+    async def metrics(self, request: Request) -> Response:
+        """Prometheus text, or OpenMetrics on Accept."""
+        try:
+            pool = await self._probe(max_age_s=0.0)
+        except EdgeError:
+            pool = None
+        page, content_type = self._metrics.exposition(request.headers.get("accept", ""), pool)
+        return Response(page, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
+
+    async def index(self, request: Request) -> Response:
+        """What is here."""
+        links: dict[str, Any] = {
+            "jobs": "/v1/jobs",
+            "workers": "/v1/workers",
+            "models": "/v1/models",
+            "lightx2v": "/v1/local/video/generate",
+            "health": "/health",
+            "metrics": "/metrics",
+        }
+        return json_response({"name": "zoetrope", "version": self._version, "links": links})
+
+    async def _probe(self, max_age_s: float = _PROBE_FRESH_S) -> PoolView:
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                return await self._calls.pool(max_age_s)
+        except TimeoutError:
+            raise EdgeError("unavailable", f"the broker did not answer within {_PROBE_TIMEOUT_S:.0f} s") from None
+
+
+def _not_ready(reasons: list[str]) -> Response:
+    return json_response({"status": "unhealthy", "reasons": reasons}, status=503, headers={"Retry-After": "2"})

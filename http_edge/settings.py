@@ -1,0 +1,59 @@
+"""Settings of the edge: one frozen struct, filled once by `cli`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from broker.wire.options import CommonSettings
+
+
+class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
+    """The HTTP edge."""
+
+    host: Annotated[
+        str,
+        Meta(
+            description="address to listen on; 0.0.0.0 is every network this machine is in, as LightX2V's server does, "
+            "127.0.0.1 this machine alone"
+        ),
+    ] = "0.0.0.0"
+    port: Annotated[int, Meta(description="port to listen on; 0 takes a free one", ge=0, le=65_535)] = 8000
+    worker: Annotated[
+        str,
+        Meta(
+            description="name of a worker (gpu-0): the LightX2V gen-1 routes of this edge become that one worker's view",
+            max_length=128,
+        ),
+    ] = ""
+    lightx2v_admission: Annotated[
+        str,
+        Meta(
+            description="what the LightX2V gen-1 generate route does when no worker is free: refuse (Service busy) or queue",
+            pattern="^(refuse|queue)$",
+        ),
+    ] = "refuse"
+    default_model: Annotated[
+        str,
+        Meta(description="model of requests that name none; default: the first that suits the request", max_length=256),
+    ] = ""
+    output_roots: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="directories in which clients may name files to save to; default: the start directory and <home>/artefacts"
+        ),
+    ] = ()
+    input_roots: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="directories from which clients may name image files; default: the start directory and the output roots"
+        ),
+    ] = ()
+    broker_timeout_s: Annotated[
+        float, Meta(description="how long the broker may take to answer, seconds", gt=0, le=120)
+    ] = 10.0
+    keep_alive_s: Annotated[
+        float, Meta(description="longest silence in an event stream before a keep-alive comment, seconds", gt=0, le=15)
+    ] = 10.0
+    access_log: Annotated[bool, Meta(description="log a line for every request")] = False

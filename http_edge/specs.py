@@ -1,0 +1,243 @@
+"""Request fields -> `JobSpec`: read what the client wants, then fit it to a model's card with one clear error. Shared by all API families.
+
+Reading (`read_wanted`) needs no model; fitting (`build_spec`) needs its card. Neither touches a file: paths are checked by
+`inputs` and `exports`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from broker.wire import codec
+from broker.wire.jobspec import MAX_PROMPT_CHARS, JobSpec, Limits, ModelCard, Scalar, encode_spec
+from http_edge.errors import EdgeError, invalid, shown
+from http_edge.fields import MAX_INT, Reader
+
+#: Fields that `read_wanted` understands, by our names.
+KNOWN_FIELDS = (
+    "model",
+    "output",
+    "prompt",
+    "negative_prompt",
+    "size",
+    "width",
+    "height",
+    "seconds",
+    "num_frames",
+    "fps",
+    "num_inference_steps",
+    "guidance_scale",
+    "guidance_scale_2",
+    "max_sequence_length",
+    "seed",
+    "num_outputs",
+    "image",
+    "extra",
+    "save_to",
+)
+
+MAX_PATH_CHARS = 1024
+_MAX_FPS = 240.0
+_MAX_SECONDS = 3600.0
+#: Wide enough for a sane message; the model's own limits decide.
+_MAX_SIDE = 1_000_000
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """What a request asks for; None where it leaves the choice to the model's defaults."""
+
+    prompt: str
+    negative_prompt: str | None = None
+    model: str | None = None
+    output: str | None = None
+    width: int | None = None
+    height: int | None = None
+    num_frames: int | None = None
+    seconds: float | None = None
+    fps: float | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    guidance_scale_2: float | None = None
+    max_sequence_length: int | None = None
+    seed: int | None = None
+    num_outputs: int | None = None
+    #: Paths as the client wrote them; "" when it gave none.
+    image: str = ""
+    save_to: str = ""
+    extra: dict[str, Scalar] = {}
+    #: Our name -> the client's, where they differ.
+    labels: dict[str, str] = {}
+
+    def label(self, name: str) -> str:
+        """The client's name of a field."""
+        return self.labels.get(name, name)
+
+
+def read_wanted(reader: Reader) -> Wanted:
+    """The generation fields of a request. Raises `EdgeError` naming field, value and rule."""
+    size = reader.size("size")
+    width = reader.integer("width", 1, _MAX_SIDE)
+    height = reader.integer("height", 1, _MAX_SIDE)
+    labels = {name: reader.label(name) for name in KNOWN_FIELDS if reader.label(name) != name}
+    if size is not None:
+        # `size` wins over width and height, as in the servers whose requests we take.
+        width, height = size
+        labels |= {"width": reader.label("size"), "height": reader.label("size")}
+    return Wanted(
+        prompt=reader.required_text("prompt", max_chars=MAX_PROMPT_CHARS, min_chars=1),
+        negative_prompt=reader.text("negative_prompt", max_chars=MAX_PROMPT_CHARS),
+        model=reader.text("model", max_chars=256) or None,
+        output=_output(reader),
+        width=width,
+        height=height,
+        num_frames=reader.integer("num_frames", 1, 100_000),
+        seconds=reader.number("seconds", 0.001, _MAX_SECONDS, text=True),
+        fps=reader.number("fps", 1.0, _MAX_FPS),
+        num_inference_steps=reader.integer("num_inference_steps", 1, 10_000),
+        guidance_scale=reader.number("guidance_scale", 0.0, 100.0),
+        guidance_scale_2=reader.number("guidance_scale_2", 0.0, 100.0),
+        max_sequence_length=reader.integer("max_sequence_length", 1, 65_536),
+        seed=reader.integer("seed", 0, MAX_INT),
+        num_outputs=reader.integer("num_outputs", 1, 10),
+        image=reader.text("image", max_chars=MAX_PATH_CHARS) or "",
+        save_to=reader.text("save_to", max_chars=MAX_PATH_CHARS) or "",
+        extra=reader.scalars("extra"),
+        labels=labels,
+    )
+
+
+def _output(reader: Reader) -> str | None:
+    output = reader.text("output", max_chars=16) or None
+    if output not in (None, "video", "image"):
+        raise reader.fault("output", 'must be "video" or "image"')
+    return output
+
+
+def build_spec(wanted: Wanted, card: ModelCard, *, seed: int, echo: dict[str, Scalar] | None = None) -> JobSpec:
+    """The complete spec of a request on this model; `image` and `save_to` are still as the client wrote them.
+
+    Raises `EdgeError`. `seed` is used when the request brings none.
+    """
+    _check_output(wanted, card)
+    _check_image(wanted, card)
+    defaults, limits = card.defaults, card.limits
+    width = wanted.width or defaults.width
+    height = wanted.height or defaults.height
+    _check_side(wanted, "width", width, limits)
+    _check_side(wanted, "height", height, limits)
+    if width * height > limits.max_pixels:
+        label = wanted.label("width")
+        raise invalid(
+            label, f"{width}x{height}", f"has {width * height} pixels; this model takes at most {limits.max_pixels}"
+        )
+    fps = wanted.fps or defaults.fps
+    steps = wanted.num_inference_steps or defaults.num_inference_steps
+    if steps > limits.max_steps:
+        raise invalid(wanted.label("num_inference_steps"), steps, f"must be 1 to {limits.max_steps}")
+    return JobSpec(
+        model=card.name,
+        output=card.output,
+        prompt=wanted.prompt,
+        negative_prompt=_or(wanted.negative_prompt, defaults.negative_prompt),
+        width=width,
+        height=height,
+        num_frames=_frames(wanted, card, fps),
+        fps=fps,
+        num_inference_steps=steps,
+        guidance_scale=_or(wanted.guidance_scale, defaults.guidance_scale),
+        guidance_scale_2=_or(wanted.guidance_scale_2, defaults.guidance_scale_2),
+        max_sequence_length=_or(wanted.max_sequence_length, defaults.max_sequence_length),
+        seed=_or(wanted.seed, seed),
+        num_outputs=wanted.num_outputs or 1,
+        image=wanted.image,
+        extra=wanted.extra,
+        save_to=wanted.save_to,
+        echo=echo or {},
+    )
+
+
+def encode_checked(spec: JobSpec) -> bytes:
+    """The spec's bytes. Raises `EdgeError` when they are more than the wire carries."""
+    body = encode_spec(spec)
+    if len(body) > codec.MAX_BODY:
+        raise EdgeError("too_large", f"body: the job takes {len(body)} bytes, at most {codec.MAX_BODY}")
+    return body
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _check_output(wanted: Wanted, card: ModelCard) -> None:
+    if wanted.output is not None and wanted.output != card.output:
+        raise invalid(
+            wanted.label("output"), wanted.output, f"is not what model {shown(card.name)} makes: {shown(card.output)}"
+        )
+
+
+def _check_image(wanted: Wanted, card: ModelCard) -> None:
+    if wanted.image and not card.takes_image:
+        raise invalid(wanted.label("image"), wanted.image, f"is refused: model {shown(card.name)} takes no image")
+    if card.needs_image and not wanted.image:
+        label = wanted.label("image")
+        raise EdgeError("missing_field", f"{label}: model {shown(card.name)} needs an image", param=label)
+
+
+def _check_side(wanted: Wanted, name: str, value: int, limits: Limits) -> None:
+    label = wanted.label(name)
+    subject = name if label == name else f"{name} {value} of {label}"
+    step = limits.side_multiple
+    if not limits.min_side <= value <= limits.max_side:
+        rule = f"must be {limits.min_side} to {limits.max_side}"
+    elif value % step:
+        rule = f"must be a multiple of {step}; nearest: {_nearest(value, step, 0, limits.min_side, limits.max_side)}"
+    else:
+        return
+    raise EdgeError(
+        "invalid_value",
+        f"{subject}: {value} {rule}" if label == name else f"{subject} {rule}",
+        param=label,
+        value=value,
+    )
+
+
+def _frames(wanted: Wanted, card: ModelCard, fps: float) -> int:
+    limits = card.limits
+    if card.output == "image":
+        if wanted.num_frames not in (None, 1):
+            raise invalid(
+                wanted.label("num_frames"), wanted.num_frames, f"must be 1: model {shown(card.name)} makes images"
+            )
+        return 1
+    step = max(1, limits.frame_step)
+    if wanted.num_frames is not None:
+        frames = wanted.num_frames
+        if frames > limits.max_frames:
+            raise invalid(wanted.label("num_frames"), frames, f"must be 1 to {limits.max_frames}")
+        if (frames - 1) % step:
+            nearest = _nearest(frames, step, 1, 1, limits.max_frames)
+            raise invalid(
+                wanted.label("num_frames"),
+                frames,
+                f"must be {step}k+1 (1, {step + 1}, {2 * step + 1}, ...); nearest: {nearest}",
+            )
+        return frames
+    if wanted.seconds is None:
+        return card.defaults.num_frames
+    frames = max(0, round((wanted.seconds * fps - 1) / step)) * step + 1
+    if frames > limits.max_frames:
+        longest = f"{limits.max_frames / fps:.4g} s"
+        raise invalid(
+            wanted.label("seconds"),
+            wanted.seconds,
+            f"at {fps:g} frames per second takes {frames} frames; this model makes at most {limits.max_frames} ({longest})",
+        )
+    return frames
+
+
+def _nearest(value: int, step: int, offset: int, low: int, high: int) -> str:
+    """The valid neighbours of a value on the grid step x k + offset, as text."""
+    below = (value - offset) // step * step + offset
+    return " or ".join(str(near) for near in (below, below + step) if low <= near <= high)

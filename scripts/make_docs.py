@@ -1,0 +1,115 @@
+"""Write the parts of docs/ that are printed from the code, between their markers: python scripts/make_docs.py [--check]"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from broker.core.jobs import FINAL, TABLE, Cause, JobState
+from broker.settings import BrokerSettings
+from broker.wire.options import CommonSettings, OptionRow, describe
+from http_edge.settings import EdgeSettings
+from workers.settings import WorkerSettings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def common_settings() -> str:
+    """The table of what every process reads."""
+    return _table(describe(CommonSettings))
+
+
+def own_settings(kind: type[Any]) -> str:
+    """The table of one process's own settings."""
+    shared = {row.name for row in describe(CommonSettings)}
+    return _table([row for row in describe(kind) if row.name not in shared])
+
+
+def _table(rows: list[OptionRow]) -> str:
+    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for row in rows:
+        default = f"`{row.default}`" if row.default else ""
+        meaning = row.help.replace("|", "\\|").replace("<", "&lt;")
+        lines.append(f"| `{row.name}` | {row.type} | {default} | {meaning} |")
+    return "\n".join(lines)
+
+
+def state_diagram() -> str:
+    """The transition table as a mermaid diagram. Moves that every live state has into a final one leave the frame around them."""
+    live = [state for state in TABLE if state not in FINAL]
+    to_end = {cause: target for cause, target in TABLE[live[0]].items() if target in FINAL}
+    everywhere = {cause for cause in to_end if all(TABLE[state].get(cause) == to_end[cause] for state in live)}
+    lines = [
+        "```mermaid",
+        "stateDiagram-v2",
+        "    [*] --> live",
+        "    state live {",
+        "        [*] --> queued: submitted",
+    ]
+    for state in live:
+        rest = {cause: target for cause, target in TABLE[state].items() if cause not in everywhere}
+        rest.pop(Cause.SUBMITTED, None)
+        lines += [f"        {line}" for line in _arrows(state, rest)]
+    lines.append("    }")
+    lines += [
+        f"    {line}" for line in _arrows("live", {cause: to_end[cause] for cause in to_end if cause in everywhere})
+    ]
+    lines += [f"    {state} --> [*]" for state in TABLE if state in FINAL]
+    return "\n".join([*lines, "```"])
+
+
+def _arrows(source: str, moves: dict[Cause, JobState]) -> list[str]:
+    causes: dict[JobState, list[str]] = {}
+    for cause, target in moves.items():
+        causes.setdefault(target, []).append(cause.value)
+    return [f"{source} --> {target}: {', '.join(names)}" for target, names in causes.items()]
+
+
+def parts() -> dict[str, dict[str, str]]:
+    """All generated parts by file and marker."""
+    return {
+        "docs/configuration.md": {
+            "common": common_settings(),
+            "broker": own_settings(BrokerSettings),
+            "workers": own_settings(WorkerSettings),
+            "edge": own_settings(EdgeSettings),
+        },
+        "docs/architecture.md": {"states": state_diagram()},
+    }
+
+
+def filled(text: str, name: str, content: str) -> str:
+    """`text` with the part `name` replaced. Raises `ValueError` when its markers are not there once each."""
+    begin, end = f"<!-- generated: {name} -->", f"<!-- end: {name} -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"needs {begin} and {end}, once each")
+    head, rest = text.split(begin)
+    _, tail = rest.split(end)
+    return f"{head}{begin}\n{content}\n{end}{tail}"
+
+
+def main() -> int:
+    """0 when all is up to date (or has been written), 1 when --check found a difference."""
+    options = argparse.ArgumentParser(description="Write the generated parts of docs/.")
+    options.add_argument("--check", action="store_true", help="change nothing; tell what is out of date")
+    check = options.parse_args().check
+    stale = []
+    for name, contents in parts().items():
+        path = ROOT / name
+        text = path.read_text(encoding="utf-8")
+        new = text
+        for part, content in contents.items():
+            new = filled(new, part, content)
+        if new != text:
+            stale.append(name)
+            if not check:
+                path.write_text(new, encoding="utf-8")
+    for name in stale:
+        print(f"{name}: out of date; run: make docs" if check else f"{name}: written")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

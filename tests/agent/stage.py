@@ -1,0 +1,152 @@
+"""An agent core on a stage: the time is a number, broker and engine are what the test says."""
+
+from __future__ import annotations
+
+from broker.wire import codec
+from broker.wire import messages as m
+from broker.wire.jobspec import Artefact, ModelCard, Result
+from workers.agent import effects as fx
+from workers.agent import invariants
+from workers.agent.core import AgentCore, Identity
+from workers.agent.policy import AgentPolicy
+from workers.ipc import FromEngine, JobCancelled, JobFailed, JobFinished, Progress, Ready, RunJob, Setup
+
+CARD = ModelCard(name="demo", engine="fake", output="video")
+SETUP = Setup(models=(CARD,), preload="demo", device="cpu")
+INFO = m.WorkerInfo(host="here", pid=7, device="cpu", models=(CARD,))
+IDENTITY = Identity(name="cpu-0", boot="b1", info=INFO, setup=SETUP, artefacts="/home/artefacts")
+RESULT = Result(artefacts=(Artefact(name="video.mp4", media_type="video/mp4", size=3, sha256="0" * 64),), seed=5)
+EPOCH = 3
+
+
+def fence(counter: int) -> int:
+    """A fence as this broker gives them."""
+    return EPOCH << 32 | counter
+
+
+class Stage:
+    """One core, the present moment, and the effects of the last event."""
+
+    def __init__(self, **policy: float) -> None:
+        self.now = 1000.0
+        self.core = AgentCore(IDENTITY, AgentPolicy(**policy), self.now)
+        self.out: list[fx.Effect] = []
+
+    # ---- time and events
+
+    def pass_time(self, seconds: float) -> Stage:
+        """Later; nothing else happens."""
+        self.now += seconds
+        return self
+
+    def tick(self, after: float = 0.0) -> list[fx.Effect]:
+        self.now += after
+        return self._out(self.core.tick(self.now))
+
+    def broker(self, message: m.ToAgent | None, body: bytes = b"") -> list[fx.Effect]:
+        return self._out(self.core.from_broker(message, body, self.now))
+
+    def engine(self, message: FromEngine) -> list[fx.Effect]:
+        return self._out(self.core.from_engine(message, self.now))
+
+    def words(self, counter: int, phase: str, step: int = 0, total: int = 0, tick: int = 1) -> list[fx.Effect]:
+        progress = Progress(fence=fence(counter), phase=phase, step=step, total=total, tick=tick)
+        return self._out(self.core.progressed(progress, self.now))
+
+    def exited(self, how: str = "exit code 1") -> list[fx.Effect]:
+        return self._out(self.core.engine_exited(how, self.now))
+
+    def leave(self, reason: str = "stopped by SIGTERM") -> list[fx.Effect]:
+        return self._out(self.core.leave(reason, self.now))
+
+    def begin_failed(self, counter: int, reason: str) -> list[fx.Effect]:
+        return self._out(self.core.begin_failed(fence(counter), reason, self.now))
+
+    def closed(self) -> list[fx.Effect]:
+        return self._out(self.core.engine_closed(self.now))
+
+    def _out(self, effects: list[fx.Effect]) -> list[fx.Effect]:
+        self.out = effects
+        invariants.check(self.core)
+        return effects
+
+    # ---- what came out
+
+    def sent(self, kind: type[m.Message]) -> list[m.Message]:
+        """Messages of this kind among the last effects."""
+        return [
+            effect.message
+            for effect in self.out
+            if isinstance(effect, fx.SendBroker) and isinstance(effect.message, kind)
+        ]
+
+    def effects(self, kind: type) -> list[fx.Effect]:
+        return [effect for effect in self.out if isinstance(effect, kind)]
+
+    def orders(self) -> list[fx.Effect]:
+        """The last effects but messages and log lines: what happens to engine, files and process."""
+        return [effect for effect in self.out if not isinstance(effect, (fx.SendBroker, fx.Note, fx.Report))]
+
+    # ---- scenes
+
+    def registered(self) -> Stage:
+        """The engine is being started, the broker has said welcome."""
+        self.tick()
+        self.welcome()
+        return self
+
+    def welcome(self, epoch: int = EPOCH) -> list[fx.Effect]:
+        return self.broker(m.Welcome(epoch=epoch))
+
+    def idle(self) -> Stage:
+        """Registered, and the engine is ready."""
+        self.registered()
+        self.engine(Ready(model="demo", load_s=1.0))
+        return self
+
+    def run(self, counter: int, job: str = "", predicted_s: float = 0.0, body: bytes = b"spec") -> list[fx.Effect]:
+        """The broker's order; by default job "j<counter>"."""
+        return self.broker(
+            m.Run(job_id=job or f"j{counter}", fence=fence(counter), lease_s=6.0, predicted_s=predicted_s), body
+        )
+
+    def cancel(self, counter: int, grace_s: float = 0.0, job: str = "") -> list[fx.Effect]:
+        return self.broker(m.Cancel(job_id=job or f"j{counter}", fence=fence(counter), grace_s=grace_s))
+
+    def ack(self, counter: int, *, accepted: bool = True) -> list[fx.Effect]:
+        return self.broker(m.ResultAck(job_id=f"j{counter}", fence=fence(counter), accepted=accepted))
+
+    def busy(self, counter: int = 1, predicted_s: float = 0.0) -> Stage:
+        """Idle, then given job `counter`, which the engine has taken up."""
+        self.idle()
+        self.run(counter, predicted_s=predicted_s)
+        self.words(counter, "")
+        return self
+
+    def finish(self, counter: int = 1) -> list[fx.Effect]:
+        return self.engine(JobFinished(fence=fence(counter), result=RESULT, run_s=2.5, model="demo"))
+
+    def fail(self, counter: int = 1, kind: m.FailureKind = "engine_error", **fields: object) -> list[fx.Effect]:
+        return self.engine(JobFailed(fence=fence(counter), kind=kind, model="demo", **fields))  # type: ignore[arg-type]
+
+    def stop(self, counter: int = 1) -> list[fx.Effect]:
+        return self.engine(JobCancelled(fence=fence(counter), model="demo"))
+
+    def silence(self, seconds: float, every: float = 0.5) -> Stage:
+        """The broker answers every heartbeat for this long; nothing else happens."""
+        end = self.now + seconds
+        while self.now < end:
+            self.pass_time(min(every, end - self.now))
+            self.broker(m.HeartbeatAck(epoch=EPOCH))
+            self.tick()
+        return self
+
+
+def run_job(counter: int, body: bytes = b"spec") -> RunJob:
+    """What the engine gets for `Stage.run(counter)`."""
+    return RunJob(
+        job_id=f"j{counter}", fence=fence(counter), body=body, out_dir=f"/home/artefacts/j{counter}/{fence(counter)}"
+    )
+
+
+RESULT_BODY = codec.encode_body(RESULT)

@@ -1,0 +1,311 @@
+"""Engines that crash, hang, cannot load, break the protocol or cannot be killed."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.wire import messages as m
+from tests.agent.stage import SETUP, Stage, fence
+from workers.agent import effects as fx
+from workers.agent.engine_life import TABLE, EngineLife
+from workers.agent.errors import EngineStateError
+from workers.agent.policy import AgentPolicy
+from workers.ipc import LoadFailed, Ready
+from workers.link import EngineReady, LoadTrouble
+
+SEGFAULT = "killed by SIGSEGV"
+
+
+def died(stage: Stage) -> float:
+    """The engine dies; seconds until the next one is started."""
+    stage.exited()
+    if stage.effects(fx.StartEngine):
+        return 0.0
+    waited = 0.0
+    while not stage.effects(fx.StartEngine):
+        deadline = stage.core.slot.engine.start_at
+        assert deadline is not None
+        waited += deadline - stage.now
+        stage.tick(deadline - stage.now)
+    return waited
+
+
+def test_a_crash_fails_the_job_in_words_and_starts_the_next_engine() -> None:
+    stage = Stage().busy()
+    stage.words(1, "denoise", 3, 12)
+    stage.exited(SEGFAULT)
+    [failed] = stage.sent(m.Failed)
+    assert (failed.kind, failed.free) == ("engine_crashed", 0)
+    assert failed.message == "the engine ended in denoise, step 3 of 12: killed by SIGSEGV"
+    assert stage.orders() == [fx.RemoveDir("j1", fence(1)), fx.StartEngine(SETUP)]
+
+
+def test_a_crash_without_a_job_is_nobody_s_failure() -> None:
+    stage = Stage().idle().silence(1.0)
+    stage.exited(SEGFAULT)
+    assert stage.orders() == [fx.StartEngine(SETUP)]
+    assert not stage.sent(m.Failed)
+    assert [(beat.engine, beat.free, beat.model) for beat in stage.sent(m.Heartbeat)] == [("loading", 0, "")]
+
+
+def test_a_job_that_the_engine_never_took_up_is_handed_back() -> None:
+    stage = Stage().idle()
+    stage.run(1)
+    stage.words(0, "load")  # the words still show what was before
+    stage.exited(SEGFAULT)
+    [refused] = stage.sent(m.Refused)
+    assert (refused.fence, refused.free) == (fence(1), 0)
+    assert SEGFAULT in refused.reason
+    assert not stage.sent(m.Failed)
+    assert fx.RemoveDir("j1", fence(1)) in stage.out
+
+
+def test_back_off_grows_while_engines_die_young_and_is_forgotten_after_a_good_life() -> None:
+    stage = Stage().registered()
+    assert [died(stage) for _ in range(9)] == [0, 1, 2, 4, 8, 16, 32, 60, 60]
+    stage.engine(Ready(model="demo"))
+    stage.silence(61.0, every=1.0)
+    assert [died(stage) for _ in range(3)] == [0, 1, 2]
+
+
+def test_a_finished_job_proves_an_engine() -> None:
+    stage = Stage().registered()
+    died(stage)
+    assert died(stage) == 1
+    stage.engine(Ready(model="demo"))
+    stage.run(1)
+    stage.finish()
+    assert died(stage) == 0
+
+
+def test_a_young_ready_engine_is_not_yet_proved() -> None:
+    stage = Stage().registered()
+    died(stage)
+    stage.engine(Ready(model="demo"))
+    assert died(stage) == 1
+
+
+def test_enforced_cancels_do_not_slow_the_restart() -> None:
+    stage = Stage().idle()
+    for counter in range(1, 6):
+        stage.run(counter)
+        stage.words(counter, "denoise", 1, 10)
+        stage.cancel(counter)
+        stage.tick(2.0)
+        stage.exited("killed by SIGKILL")
+        assert stage.effects(fx.StartEngine)
+        stage.engine(Ready(model="demo"))
+
+
+def test_a_fatal_failure_waits_for_the_engine_s_own_end() -> None:
+    stage = Stage().busy()
+    stage.fail(kind="engine_crashed", message="illegal address", fatal=True)
+    assert [failed.free for failed in stage.sent(m.Failed)] == [0]
+    assert not stage.effects(fx.KillEngine)
+    stage.exited("exit code 66")
+    assert stage.effects(fx.StartEngine)
+    assert not stage.sent(m.Failed)  # the job has its result already
+
+
+def test_a_fatal_failure_of_an_engine_that_stays_is_helped_along() -> None:
+    stage = Stage().busy()
+    stage.fail(kind="engine_crashed", fatal=True)
+    stage.tick(4.9)
+    assert not stage.effects(fx.KillEngine)
+    stage.tick(0.1)
+    assert stage.effects(fx.KillEngine)
+
+
+def test_a_fatal_failure_after_the_kill_changes_nothing() -> None:
+    stage = Stage().busy()
+    stage.cancel(1)
+    stage.tick(2.0)
+    stage.fail(kind="engine_crashed", fatal=True)
+    stage.exited("killed by SIGKILL")
+    assert stage.effects(fx.StartEngine)
+
+
+def test_a_closed_socket_is_the_beginning_of_the_end() -> None:
+    stage = Stage().idle()
+    stage.closed()
+    assert stage.core.free == 0
+    stage.closed()
+    stage.tick(5.0)
+    assert stage.effects(fx.KillEngine)
+
+
+def test_garbage_from_the_engine_is_its_end() -> None:
+    stage = Stage().busy()
+    stage.core.engine_broken("message of 4000000000 bytes", stage.now)
+    stage.exited("killed by SIGKILL")
+    [failed] = stage.sent(m.Failed)
+    assert failed.kind == "engine_crashed"
+
+
+# ------------------------------------------------------------------ loading
+
+
+def test_a_ready_engine_is_reported_to_the_supervisor() -> None:
+    stage = Stage().registered()
+    stage.engine(Ready(model="demo"))
+    assert stage.effects(fx.Report) == [fx.Report(EngineReady())]
+
+
+def test_a_model_that_cannot_be_loaded_is_reported_once_in_its_own_words() -> None:
+    stage = Stage().registered()
+    stage.engine(LoadFailed(model="demo", message="config.json is missing"))
+    assert not stage.effects(fx.Report)
+    assert [note.level for note in stage.effects(fx.Note)] == ["error"]
+    stage.exited("exit code 65")
+    assert stage.effects(fx.Report) == [
+        fx.Report(LoadTrouble(message="model 'demo' cannot be loaded: config.json is missing"))
+    ]
+    assert stage.effects(fx.StartEngine)
+    stage.exited("exit code 1")
+    assert stage.effects(fx.Report) == [
+        fx.Report(LoadTrouble(message="the engine ended before its model was loaded: exit code 1"))
+    ]
+
+
+def test_a_failing_load_is_visible_to_the_broker() -> None:
+    stage = Stage().registered()
+    for _ in range(2):
+        stage.exited("exit code 65")
+    stage.pass_time(0.3).tick()
+    assert [beat.engine for beat in stage.sent(m.Heartbeat)] == ["restarting"]
+
+
+def test_an_engine_that_died_after_it_was_ready_is_no_trouble_with_loading() -> None:
+    stage = Stage().idle()
+    stage.exited()
+    assert not stage.effects(fx.Report)
+
+
+def test_a_load_without_end_is_ended() -> None:
+    stage = Stage(load_budget_s=100.0).registered()
+    stage.silence(99.0)
+    assert stage.core.slot.engine.state == "loading"
+    stage.tick(1.0)
+    assert stage.effects(fx.KillEngine)
+    stage.engine(Ready(model="demo"))  # too late
+    assert stage.core.free == 0
+    stage.exited("killed by SIGKILL")
+    assert stage.effects(fx.Report) == [fx.Report(LoadTrouble(message="model 'demo' did not load in 100 s"))]
+
+
+# ------------------------------------------------------------------ watchdog
+
+
+def alive_until_killed(stage: Stage, limit_s: float) -> float:
+    """Seconds of silence after which the engine is killed."""
+    start = stage.now
+    while stage.now < start + limit_s:
+        stage.silence(1.0)
+        if stage.effects(fx.KillEngine):
+            return stage.now - start
+    return float("inf")
+
+
+@pytest.mark.parametrize(
+    ("phase", "step", "budget_s"),
+    [
+        ("", 0, 300),
+        ("load", 0, 1800),
+        ("encode", 0, 300),
+        ("denoise", 0, 300),
+        ("denoise", 1, 30),
+        ("decode", 2, 600),
+        ("save", 2, 600),
+        ("finished", 0, 600),
+    ],
+)
+def test_each_phase_has_its_budget_of_silence(phase: str, step: int, budget_s: float) -> None:
+    stage = Stage().busy()
+    stage.words(1, phase, step, 12, tick=5)
+    assert alive_until_killed(stage, 4000) == budget_s
+    stage.exited("killed by SIGKILL")
+    [failed] = stage.sent(m.Failed)
+    assert failed.kind == "hung"
+    assert failed.message.startswith("no sign of life in")
+
+
+def test_five_steps_as_seen_are_allowed_for_when_they_are_longer_than_the_floor() -> None:
+    stage = Stage().busy()
+    stage.words(1, "denoise", 0, 40, tick=5)
+    for step in range(1, 6):
+        stage.silence(20.0)
+        stage.words(1, "denoise", step, 40, tick=5 + step)
+    assert alive_until_killed(stage, 200) == 100
+
+
+def test_five_predicted_steps_before_the_first_one_was_seen() -> None:
+    stage = Stage(first_step_budget_s=1.0).busy(predicted_s=4000.0)
+    stage.words(1, "denoise", 0, 40, tick=5)
+    assert alive_until_killed(stage, 1000) == 500
+
+
+def test_signs_of_life_inside_a_step_keep_the_engine() -> None:
+    stage = Stage().busy()
+    for tick in range(200):
+        stage.words(1, "denoise", 1, 2, tick=tick)
+        stage.silence(10.0, every=1.0)
+        assert not stage.effects(fx.KillEngine)
+
+
+def test_a_hang_counts_against_the_engine() -> None:
+    stage = Stage().busy()
+    stage.silence(300.0)
+    stage.exited("killed by SIGKILL")
+    assert stage.effects(fx.StartEngine)
+    stage.engine(Ready(model="demo"))
+    assert died(stage) == 1
+
+
+def test_the_pace_follows_the_steps_of_this_phase_alone() -> None:
+    stage = Stage().busy()
+    stage.words(1, "decode", 1, 4, tick=2)
+    stage.pass_time(50.0).words(1, "decode", 2, 4, tick=3)  # decoded chunks are no steps
+    stage.words(1, "denoise", 5, 10, tick=4)
+    stage.pass_time(1.0).words(1, "denoise", 1, 10, tick=5)  # the next output begins
+    stage.pass_time(4.0).words(1, "denoise", 3, 10, tick=6)
+    attempt = stage.core.slot.attempt
+    assert attempt is not None
+    assert attempt.predicted_step_s() == 2.0
+
+
+# ------------------------------------------------------------------ unkillable
+
+
+def test_a_process_that_survives_sigkill_gives_up_its_job_but_takes_no_other() -> None:
+    stage = Stage().busy()
+    stage.cancel(1)
+    stage.tick(2.0)
+    stage.silence(29.0)
+    assert stage.core.held()
+    stage.silence(1.0)
+    assert len(stage.core.outbox) == 1
+    assert (stage.core.free, stage.core.slot.engine.shown) == (0, "restarting")
+    stage.silence(100.0)
+    stage.exited("killed by SIGKILL")
+    assert stage.orders() == [fx.StartEngine(SETUP)]
+
+
+def test_an_unkillable_engine_without_a_job_only_takes_no_more() -> None:
+    stage = Stage(load_budget_s=1.0).registered()
+    stage.silence(1.0)
+    stage.silence(30.0)
+    assert [note.action for note in stage.effects(fx.Note)] == ["engine_unkillable"]
+    assert stage.core.free == 0
+
+
+# ------------------------------------------------------------------ the table
+
+
+def test_every_pair_that_the_table_lacks_raises() -> None:
+    events = {event for row in TABLE.values() for event in row}
+    for state, row in TABLE.items():
+        for event in events - set(row):
+            life = EngineLife(AgentPolicy(), 0.0)
+            life.state = state
+            with pytest.raises(EngineStateError, match=f"is {state}, it cannot {event}"):
+                life._move(event)

@@ -1,0 +1,217 @@
+"""The shell's parts, one by one: directories, clock, numbers, log lines, the engine's environment."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pynvml
+import pytest
+
+from tests.agent.stage import CARD, Stage
+from workers import logs
+from workers.agent import dirs, invariants, stats
+from workers.agent.clock import AwakeClock
+from workers.agent.effects import Stats
+from workers.agent.invariants import InvariantBroken
+from workers.agent.shell import engine_environ
+from workers.link import AgentConfig
+
+# ------------------------------------------------------------------ directories
+
+
+def test_an_attempt_s_directory_is_made_and_removed(tmp_path: Path) -> None:
+    root = tmp_path / "home" / "artefacts"
+    old = os.umask(0o022)
+    try:
+        made = dirs.make(root, "job-1", 77)
+    finally:
+        os.umask(old)
+    assert made == root / "job-1" / "77"
+    assert made.stat().st_mode & 0o777 == 0o755
+    (made / "video.mp4").write_bytes(b"x")
+    dirs.remove(root, "job-1", 77)
+    assert list(root.iterdir()) == []
+
+
+def test_another_attempt_s_files_stay(tmp_path: Path) -> None:
+    dirs.make(tmp_path, "job", 1)
+    kept = dirs.make(tmp_path, "job", 2)
+    dirs.remove(tmp_path, "job", 1)
+    assert kept.is_dir()
+
+
+def test_removing_twice_is_no_error(tmp_path: Path) -> None:
+    dirs.remove(tmp_path, "job", 1)
+
+
+def test_leftovers_of_the_same_attempt_are_cleared(tmp_path: Path) -> None:
+    (dirs.make(tmp_path, "job", 1) / "half.mp4").write_bytes(b"x")
+    assert list(dirs.make(tmp_path, "job", 1).iterdir()) == []
+
+
+@pytest.mark.parametrize(("job_id", "fence"), [("../etc", 1), ("", 1), ("a/b", 1), (".", 1), ("job", -1)])
+def test_ids_that_are_no_path_component_are_refused(tmp_path: Path, job_id: str, fence: int) -> None:
+    for touch in (dirs.make, dirs.remove):
+        with pytest.raises(ValueError, match="refused"):
+            touch(tmp_path, job_id, fence)
+
+
+def test_a_link_in_the_job_s_place_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "job").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FileExistsError):
+        dirs.make(tmp_path, "job", 1)
+    (tmp_path / "job2").mkdir()
+    (tmp_path / "job2" / "1").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic link"):
+        dirs.make(tmp_path, "job2", 1)
+    assert (tmp_path / "elsewhere").is_dir()
+
+
+def test_a_job_s_directory_that_vanishes_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_mkdir, failures = Path.mkdir, [FileNotFoundError("gone"), FileNotFoundError("gone")]
+
+    def mkdir(self: Path, *args: object, **kwargs: object) -> None:
+        if self.name == "1" and failures:
+            self.parent.rmdir()
+            raise failures.pop()
+        real_mkdir(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    assert dirs.make(tmp_path, "job", 1).is_dir()
+    failures.extend([FileNotFoundError("gone")] * 9)
+    with pytest.raises(FileNotFoundError):
+        dirs.make(tmp_path, "other", 1)
+
+
+# ------------------------------------------------------------------ clock
+
+
+class HandClock:
+    def __init__(self) -> None:
+        self.now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_time_in_which_the_process_stood_still_does_not_count() -> None:
+    hand = HandClock()
+    clock = AwakeClock(hand)
+    clock.waiting()
+    hand.now += 1.2
+    assert clock.woke(1.0) == 0.0  # a late wake-up is a wait
+    assert clock.now() == 51.2
+    clock.waiting()
+    hand.now += 31.0
+    assert clock.woke(1.0) == 30.0
+    assert clock.now() == 52.2
+    hand.now += 1.0
+    assert clock.now() == 53.2
+
+
+# ------------------------------------------------------------------ numbers
+
+
+def test_a_cpu_worker_s_memory_is_its_engine_s() -> None:
+    sampler = stats.sampler("cpu", "")
+    mine = sampler.sample(os.getpid(), (0, 0))
+    assert sampler.device == "cpu"
+    assert 1 < mine.memory_used_mb < mine.memory_total_mb
+    assert (mine.utilisation, mine.temperature_c) == (-1.0, -1.0)
+    assert sampler.sample(0, (0, 0)).memory_used_mb == 0
+    assert sampler.sample(2**22 + 1, (12, 99)).memory_used_mb == 12  # gone meanwhile
+
+
+class Nvml:
+    """The management library of a machine with one GPU, as far as it works."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, broken: tuple[str, ...] = ()) -> None:
+        self._broken = broken
+        for name, value in {
+            "nvmlInit": None,
+            "nvmlDeviceGetHandleByIndex": "index",
+            "nvmlDeviceGetHandleByUUID": "uuid",
+            "nvmlDeviceGetName": "NVIDIA H100",
+            "nvmlDeviceGetMemoryInfo": self,
+            "nvmlDeviceGetUtilizationRates": self,
+            "nvmlDeviceGetTemperature": 61,
+        }.items():
+            monkeypatch.setattr(pynvml, name, self._answer(name, value))
+
+    used = 3 * 1024 * 1024
+    total = 80 * 1024 * 1024
+    gpu = 97
+
+    def _answer(self, name: str, value: object):
+        def answer(*_args: object) -> object:
+            if name in self._broken:
+                raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+            return value
+
+        return answer
+
+
+@pytest.mark.parametrize("visible", ["0", "GPU-1b2c"])
+def test_a_gpu_worker_s_numbers(visible: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Nvml(monkeypatch)
+    sampler = stats.sampler("cuda", visible)
+    assert sampler.device == "NVIDIA H100"
+    assert sampler.sample(1, (0, 0)) == Stats(
+        memory_used_mb=3.0, memory_total_mb=80.0, utilisation=97.0, temperature_c=61.0
+    )
+
+
+def test_what_a_gpu_does_not_report_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    Nvml(monkeypatch, broken=("nvmlDeviceGetMemoryInfo", "nvmlDeviceGetTemperature"))
+    sample = stats.sampler("cuda", "0").sample(1, (5, 10))
+    assert sample == Stats(memory_used_mb=5.0, memory_total_mb=10.0, utilisation=97.0, temperature_c=-1.0)
+
+
+def test_without_the_library_the_engine_s_own_numbers_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    Nvml(monkeypatch, broken=("nvmlInit",))
+    sampler = stats.sampler("cuda", "3")
+    assert sampler.device == "cuda:3"
+    assert sampler.sample(1, (5, 10)) == Stats(memory_used_mb=5.0, memory_total_mb=10.0)
+
+
+# ------------------------------------------------------------------ the rest
+
+
+def test_an_engine_sees_one_device_whatever_the_machine_has() -> None:
+    config = AgentConfig(
+        name="gpu-3",
+        endpoint="",
+        artefacts="",
+        device="cuda",
+        visible="3",
+        models=(CARD,),
+        preload="demo",
+        log_level="debug",
+    )
+    environ = engine_environ(config, {"CUDA_VISIBLE_DEVICES": "0,1,2,3", "HF_HUB_OFFLINE": "1", "PATH": "/bin"})
+    assert environ == {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": "3",
+        "HF_HUB_OFFLINE": "1",
+        "PATH": "/bin",
+        "ZOETROPE_LOG_LEVEL": "debug",
+    }
+    assert engine_environ(config, {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"})["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
+
+
+def test_a_log_line_shows_its_fields() -> None:
+    record = logging.makeLogRecord(
+        {"levelname": "INFO", "msg": "engine killed", "job_id": "j1", "detail": "no sign", "fence": ""}
+    )
+    line = logs.FieldFormatter("gpu-0").format(record)
+    assert line.endswith("INFO gpu-0: engine killed [job_id=j1 detail='no sign']")
+
+
+def test_a_broken_rule_is_named() -> None:
+    stage = Stage().busy()
+    stage.core.seen = 0
+    with pytest.raises(InvariantBroken, match="every fence held has been seen"):
+        invariants.check(stage.core)

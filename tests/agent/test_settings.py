@@ -1,0 +1,140 @@
+"""From options to one configuration an agent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from broker.wire.options import SettingsError, load
+from workers import cli
+from workers.exits import EXIT_SETTINGS
+from workers.gpus import resolve
+from workers.settings import WorkerSettings, agent_configs, model_cards, usable_cores
+
+CPU2 = resolve("cpu:2", ())
+
+
+def settings(*argv: str, environ: dict[str, str] | None = None) -> WorkerSettings:
+    return load(WorkerSettings, "workers", "workers", argv, environ or {})
+
+
+def test_flag_beats_environment_beats_default() -> None:
+    assert settings().gpus == "auto"
+    assert settings(environ={"ZOETROPE_GPUS": "cpu"}).gpus == "cpu"
+    assert settings("--gpus", "0-3", environ={"ZOETROPE_GPUS": "cpu"}).gpus == "0-3"
+
+
+def test_every_budget_reaches_the_agent() -> None:
+    chosen = settings("--step-floor-s", "3", "--load-budget-s", "4", "--cancel-grace-s", "0.5", "--detached-s", "9")
+    policy = chosen.policy()
+    assert (policy.step_floor_s, policy.load_budget_s, policy.cancel_grace_s, policy.detached_s) == (3, 4, 0.5, 9)
+    assert policy.beat_gap_s == 0.25
+
+
+def test_without_a_model_the_demo_model_is_used() -> None:
+    [card] = model_cards(settings(), {})
+    assert (card.name, card.output) == ("demo", "video")
+    assert Path(card.source).is_dir()
+
+
+def test_the_model_named_is_the_first_one() -> None:
+    cards = model_cards(settings("--model", "fake", "--models", "quick,fake"), {"quick": {"engine": "fake"}})
+    assert [card.name for card in cards] == ["fake", "quick"]
+
+
+def test_without_a_name_all_tables_are_offered_in_their_order() -> None:
+    tables = {"b": {"engine": "fake"}, "a": {"engine": "fake", "output": "image"}}
+    assert [(card.name, card.output) for card in model_cards(settings(), tables)] == [("b", "video"), ("a", "image")]
+
+
+@pytest.mark.parametrize(
+    ("argv", "tables", "message"),
+    [
+        (["--model", "/nowhere"], {}, "/nowhere"),
+        (["--model", "x"], {"x": {"engine": "fake", "colour": 1}}, "unknown key 'colour'"),
+        ([], {"x": 5}, "[models] holds tables only, and 'x' is none"),
+    ],
+)
+def test_models_that_are_none(argv: list[str], tables: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        model_cards(settings(*argv), tables)
+    assert message in str(refused.value)
+
+
+def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
+    tables = {"fake": {"engine": "fake", "output": "image"}}
+    twins = [tmp_path / "one" / "same", tmp_path / "two" / "same"]
+    for twin in twins:
+        twin.mkdir(parents=True)
+        (twin / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
+    (twins[1] / "zoetrope.toml").write_text('name = "same"\n[defaults]\nfps = 8.0\n')
+    with pytest.raises(SettingsError, match="two models bear the name 'same'"):
+        model_cards(settings("--model", str(twins[0]), "--models", str(twins[1])), tables)
+
+
+def test_more_models_than_a_hello_carries_are_refused() -> None:
+    with pytest.raises(SettingsError, match="65 are named, at most 64"):
+        model_cards(settings(), {f"m{index}": {"engine": "fake"} for index in range(65)})
+
+
+def test_one_configuration_a_device(tmp_path: Path) -> None:
+    chosen = settings("--home", str(tmp_path), "--name-prefix", "hostA-", "--model", "fake")
+    cards = model_cards(chosen, {})
+    one, two = agent_configs(chosen, CPU2, cards, cores=5)
+    assert (one.name, two.name) == ("hostA-cpu-0", "hostA-cpu-1")
+    assert (one.device, one.visible, one.preload, one.threads) == ("cpu", "", "fake", 2)
+    assert one.endpoint == f"ipc://{tmp_path}/run/back.sock"
+    assert one.artefacts == f"{tmp_path}/artefacts"
+
+
+def test_threads_are_shared_out_among_cpu_workers_only(tmp_path: Path) -> None:
+    chosen = settings("--home", str(tmp_path), "--model", "fake")
+    cards = model_cards(chosen, {})
+    assert [config.threads for config in agent_configs(chosen, CPU2, cards, cores=1)] == [1, 1]
+    assert [config.threads for config in agent_configs(chosen, resolve("0", ("0",)), cards, cores=8)] == [0]
+    fixed = settings("--home", str(tmp_path), "--model", "fake", "--threads", "3")
+    assert [config.threads for config in agent_configs(fixed, CPU2, cards, cores=64)] == [3, 3]
+
+
+def test_usable_cores_is_at_least_one() -> None:
+    assert usable_cores() >= 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--gpus", "7-0"], "runs backwards"),
+        (["--gpus", "cpu", "--model", "/nowhere"], "/nowhere"),
+        (["--dtype", "int4"], "dtype"),
+        (["--back", "tcp://0.0.0.0:1"], "back: 'tcp://0.0.0.0:1' is refused"),
+        (["--step-floor-s", "0"], "step-floor-s"),
+        (["--config", "/nowhere.toml"], "/nowhere.toml"),
+    ],
+)
+def test_a_bad_option_is_one_sentence_and_exit_code_2(
+    argv: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["--home", str(tmp_path), *argv], {}) == EXIT_SETTINGS
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert len(captured.err.splitlines()) == 1
+
+
+def test_the_configuration_file_names_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "zoetrope.toml"
+    config.write_text('[workers]\ngpus = "cpu"\n[models.mine]\nengine = "fake"\ncolour = 3\n')
+    assert cli.main(["--home", str(tmp_path), "--config", str(config)], {}) == EXIT_SETTINGS
+    assert "model 'mine': unknown key 'colour'" in capsys.readouterr().err
+    config.write_text("models = 5\n")
+    assert cli.main(["--home", str(tmp_path), "--config", str(config)], {}) == EXIT_SETTINGS
+    assert "[models]" in capsys.readouterr().err
+
+
+def test_help_tells_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"], {})
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Exit codes: 0 stopped or drained; 2 an option is wrong" in text
+    assert "4 no worker can load its model" in text

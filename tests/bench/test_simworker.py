@@ -1,0 +1,107 @@
+import zmq
+
+from bench.simworker import RESEND_S, SimWorker
+from broker.wire import codec
+from broker.wire import messages as m
+
+
+class FakeSocket:
+    """A DEALER whose peer is the test."""
+
+    def __init__(self):
+        self.inbox = []
+        self.sent = []
+        self.full = False
+
+    def recv_multipart(self, flags):
+        if not self.inbox:
+            raise zmq.Again
+        return self.inbox.pop(0)
+
+    def send_multipart(self, frames, flags):
+        if self.full:
+            raise zmq.Again
+        self.sent.append(codec.from_agent(frames)[0])
+
+    def take(self):
+        taken, self.sent = self.sent, []
+        return taken
+
+
+class Pair:
+    """A simulated worker and what it reports."""
+
+    def __init__(self, credit=1):
+        self.socket = FakeSocket()
+        self.started, self.ended = [], []
+        self.worker = SimWorker(
+            self.socket, "sim-0", credit, self.started.append, lambda job, accepted: self.ended.append((job, accepted))
+        )
+
+    def say(self, *messages):
+        self.socket.inbox += [
+            codec.encode(message, b"" if isinstance(message, m.Run) else None) for message in messages
+        ]
+        self.worker.handle()
+        return self.socket.take()
+
+    def welcomed(self):
+        self.say(m.Welcome(epoch=1))
+        return self
+
+
+def run(job_id, fence):
+    return m.Run(job_id=job_id, fence=fence, lease_s=6.0)
+
+
+def test_a_probe_and_who_are_answered_with_hello():
+    pair = Pair(credit=2)
+    pair.socket.inbox.append([b""])
+    pair.worker.handle()
+    (hello,) = pair.socket.take()
+    assert isinstance(hello, m.Hello)
+    assert (hello.name, hello.free) == ("sim-0", 2)
+    assert [type(message) for message in pair.say(m.Who())] == [m.Hello]
+
+
+def test_a_job_is_started_and_finished_at_once():
+    pair = Pair().welcomed()
+    started, finished = pair.say(run("a", 5))
+    assert (started.job_id, started.fence) == ("a", 5)
+    assert (finished.job_id, finished.fence, finished.free) == ("a", 5, 1)
+    assert pair.started == ["a"]
+    assert pair.ended == []
+
+
+def test_a_job_ends_with_its_acknowledgement_once():
+    pair = Pair().welcomed()
+    pair.say(run("a", 5))
+    ack = m.ResultAck(job_id="a", fence=5, accepted=True)
+    pair.say(ack, ack)
+    assert pair.ended == [("a", True)]
+
+
+def test_results_are_held_and_resent_until_acknowledged():
+    pair = Pair().welcomed()
+    pair.say(run("a", 5))
+    pair.worker.beat(now=0.0)
+    (beat,) = pair.socket.take()
+    assert beat.seen == 5
+    assert [(held.job_id, held.phase) for held in beat.held] == [("a", "finished")]
+    pair.worker.beat(now=0.5)
+    assert pair.socket.take() == []
+    late = max(sent for _, sent in pair.worker._unacked.values()) + RESEND_S + 1
+    pair.worker.beat(now=late)
+    assert [type(message) for message in pair.socket.take()] == [m.Heartbeat, m.Finished]
+
+
+def test_no_heartbeat_before_the_welcome_and_none_lost_to_a_full_socket():
+    pair = Pair()
+    pair.worker.beat(now=0.0)
+    assert pair.socket.take() == []
+    pair.welcomed()
+    pair.socket.full = True
+    pair.worker.beat(now=0.0)
+    pair.socket.full = False
+    pair.worker.beat(now=1.0)
+    assert [type(message) for message in pair.socket.take()] == [m.Heartbeat]

@@ -1,0 +1,262 @@
+"""A broker in memory with the surface of `broker.client.BrokerClient`, and the levers a test pulls."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from broker import errors
+from broker.wire import messages as m
+from broker.wire.jobspec import Artefact, Defaults, Limits, ModelCard, Result, decode_spec
+
+#: The epoch in the upper half of revisions and fences, as the real broker counts them.
+EPOCH = 3 << 32
+
+#: 2026-03-04 05:06:07.25 UTC; times in tests start here.
+T0 = 1_772_600_767.25
+
+VIDEO = ModelCard(
+    name="demo",
+    engine="fake",
+    output="video",
+    defaults=Defaults(width=64, height=64, num_frames=17, fps=8.0, num_inference_steps=8, negative_prompt="blurry"),
+    limits=Limits(min_side=32, max_side=256, side_multiple=16, max_pixels=128 * 128, max_frames=81, max_steps=50),
+)
+ANIMATE = msgspec.structs.replace(VIDEO, name="animate", takes_image=True, needs_image=True)
+PICTURE = ModelCard(
+    name="org/picture",
+    engine="fake",
+    output="image",
+    defaults=Defaults(width=64, height=64, num_frames=1, num_inference_steps=4),
+    limits=Limits(max_side=512),
+)
+
+FINAL = ("succeeded", "failed", "cancelled")
+
+
+def worker(name: str, *models: ModelCard, state: m.WorkerStateName = "idle") -> m.WorkerView:
+    return m.WorkerView(
+        name=name, state=state, device="cpu", models=models, model=models[0].name if models else "", free=1
+    )
+
+
+class FakeBroker:
+    """Jobs in a dict. `refuse_with` makes the next calls fail, `down` makes all of them fail."""
+
+    def __init__(self, artefacts: Path, *workers: m.WorkerView) -> None:
+        self.artefacts = artefacts
+        self.workers = {view.name: view for view in workers}
+        self.jobs: dict[str, m.JobView] = {}
+        self.submits: dict[str, m.Submit] = {}
+        self.refuse_with: errors.BrokerError | None = None
+        self.down = False
+        #: A cancelled running job stops by itself on the next turn of the loop.
+        self.obeys_cancel = True
+        self.calls: list[str] = []
+        self.now = T0
+        self.started = self.watched = self.closed = False
+        self.on_event: Callable[[m.JobView], None] = lambda view: None
+        self.on_gap: Callable[[], None] = lambda: None
+        self._revision = EPOCH
+        self._fence = EPOCH
+
+    # ------------------------------------------------------------ BrokerClient
+
+    async def start(self) -> None:
+        self.started = True
+
+    async def close(self) -> None:
+        self.closed = True
+
+    async def watch(self) -> None:
+        self._answer("watch")
+        self.watched = True
+
+    async def submit(self, submit: m.Submit, body: bytes) -> tuple[m.JobView, bool]:
+        self._answer("submit")
+        if self.refuse_with is not None:
+            raise self.refuse_with
+        there = self.jobs.get(submit.job_id)
+        if there is not None:
+            if there.body != body:
+                raise errors.IdConflict("id_conflict", "another job bears this id")
+            return there, True
+        if submit.only_if_idle and not self._idle(submit.worker):
+            raise errors.ServiceBusy("busy", "no worker is free", 1.0)
+        if submit.alias_unique and self._newest(submit.origin, submit.alias):
+            raise errors.AliasTaken("alias_taken", "the name is taken")
+        view = m.JobView(
+            id=submit.job_id,
+            state="queued",
+            model=submit.model,
+            revision=self._next_revision(),
+            priority=submit.priority,
+            origin=submit.origin,
+            alias=submit.alias,
+            pinned=submit.worker,
+            position=sum(job.state == "queued" for job in self.jobs.values()),
+            submitted_at=self._tick(),
+            deadline_at=submit.deadline_at,
+            story=(m.Move(self.now, "", "queued", "submitted"),),
+            body=body,
+        )
+        decode_spec(body)
+        self.submits[submit.job_id] = submit
+        self.jobs[view.id] = view
+        self._tell(view)
+        return msgspec.structs.replace(view, body=b"", story=()), False
+
+    async def cancel(self, job_id: str) -> tuple[m.CancelOutcome, m.JobView | None]:
+        self._answer("cancel")
+        view = self.jobs.get(job_id)
+        if view is None:
+            return "not_found", None
+        if view.state in FINAL:
+            return "already_final", view
+        if view.state == "queued":
+            return "cancelled", self.stop(job_id)
+        view = self._change(job_id, cancel_requested=True)
+        if self.obeys_cancel:
+            asyncio.get_running_loop().call_soon(self.stop, job_id)
+        return "requested", view
+
+    async def get(self, job_id: str) -> m.JobView | None:
+        self._answer("get")
+        return self.jobs.get(job_id)
+
+    async def get_alias(self, origin: str, alias: str) -> m.JobView | None:
+        self._answer("get_alias")
+        return self._newest(origin, alias)
+
+    async def list(
+        self,
+        *,
+        limit: int = 50,
+        after: str = "",
+        newest_first: bool = True,
+        states: tuple[str, ...] = (),
+        origin: str = "",
+        model: str = "",
+        worker: str = "",
+    ) -> tuple[list[m.JobView], bool]:
+        self._answer("list")
+        ordered = sorted(self.jobs.values(), key=lambda job: (job.submitted_at, job.id), reverse=newest_first)
+        if after:
+            ids = [job.id for job in ordered]
+            ordered = ordered[ids.index(after) + 1 :] if after in ids else []
+        found = [
+            job
+            for job in ordered
+            if (not states or job.state in states)
+            and origin in ("", job.origin)
+            and model in ("", job.model)
+            and worker in ("", job.worker)
+        ]
+        return found[:limit], len(found) > limit
+
+    async def pool(self) -> m.PoolView:
+        self._answer("pool")
+        counts = {state: sum(job.state == state for job in self.jobs.values()) for state in ("queued", "running")}
+        return m.PoolView(epoch=3, workers=tuple(self.workers.values()), counts=counts, backlog_s=1.5)
+
+    # ------------------------------------------------------------ levers
+
+    def run(self, job_id: str, worker: str = "cpu-0") -> m.JobView:
+        """A worker starts it."""
+        self._occupy(worker, "busy")
+        attempts = self.jobs[job_id].attempts + 1
+        self._fence += 1
+        return self._change(
+            job_id,
+            move="started",
+            state="running",
+            worker=worker,
+            attempts=attempts,
+            position=-1,
+            fence=self._fence,
+            started_at=self._tick(),
+            phase="load",
+        )
+
+    def step(self, job_id: str, step: int, total: int = 8, phase: str = "denoise") -> m.JobView:
+        return self._change(job_id, phase=phase, step=step, total=total)
+
+    def lose(self, job_id: str) -> m.JobView:
+        """Its worker died; it waits again."""
+        return self._change(job_id, move="lost", state="queued", phase="", step=0, total=0, position=0)
+
+    def succeed(self, job_id: str, **files: bytes) -> m.JobView:
+        """It made these files (`video_mp4=b"..."`)."""
+        view = self.jobs[job_id]
+        files = files or {"video_mp4": b"\0\0\0\x20ftypisom" + bytes(range(256)) * 8}
+        directory = self.artefacts / job_id / str(view.fence)
+        directory.mkdir(parents=True)
+        artefacts = []
+        for key, data in files.items():
+            name = key.replace("_", ".")
+            (directory / name).write_bytes(data)
+            media_type = "image/png" if name.endswith("png") else "video/mp4"
+            digest = hashlib.sha256(data).hexdigest()
+            artefacts.append(Artefact(name=name, media_type=media_type, size=len(data), sha256=digest))
+        self._occupy(view.worker, "idle")
+        result = Result(artefacts=tuple(artefacts), stage_durations={"denoise": 1.25}, seed=1)
+        return self._end(job_id, "succeeded", result=result, run_s=2.5)
+
+    def fail(self, job_id: str, message: str, kind: m.FailureKind = "engine_error") -> m.JobView:
+        self._occupy(self.jobs[job_id].worker, "idle")
+        return self._end(job_id, "failed", failure=m.Failure(kind, message))
+
+    def stop(self, job_id: str) -> m.JobView:
+        self._occupy(self.jobs[job_id].worker, "idle")
+        return self._end(job_id, "cancelled")
+
+    def gap(self) -> None:
+        """Events were lost."""
+        self.on_gap()
+
+    # ------------------------------------------------------------ parts
+
+    def _answer(self, call: str) -> None:
+        self.calls.append(call)
+        if self.down:
+            raise errors.BrokerUnavailable("the broker did not answer within 10 s")
+
+    def _idle(self, name: str) -> bool:
+        waiting = any(job.state == "queued" for job in self.jobs.values())
+        return not waiting and any(view.state == "idle" and name in ("", view.name) for view in self.workers.values())
+
+    def _occupy(self, name: str, state: m.WorkerStateName) -> None:
+        if name in self.workers:
+            self.workers[name] = msgspec.structs.replace(self.workers[name], state=state)
+
+    def _newest(self, origin: str, alias: str) -> m.JobView | None:
+        found = [job for job in self.jobs.values() if (job.origin, job.alias) == (origin, alias)]
+        return found[-1] if found else None
+
+    def _end(self, job_id: str, state: m.JobStateName, **changes: object) -> m.JobView:
+        return self._change(job_id, move=state, state=state, position=-1, finished_at=self._tick(), **changes)
+
+    def _change(self, job_id: str, *, move: str = "", quiet: bool = False, **changes: object) -> m.JobView:
+        old = self.jobs[job_id]
+        story = old.story
+        if move:
+            story = (*story, m.Move(self.now, old.state, str(changes["state"]), move))
+        view = msgspec.structs.replace(old, revision=self._next_revision(), story=story, **changes)
+        self.jobs[job_id] = view
+        self._tell(view)
+        return view
+
+    def _tell(self, view: m.JobView) -> None:
+        self.on_event(msgspec.structs.replace(view, body=b"", story=()))
+
+    def _next_revision(self) -> int:
+        self._revision += 1
+        return self._revision
+
+    def _tick(self) -> float:
+        self.now += 1.5
+        return self.now

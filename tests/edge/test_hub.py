@@ -1,0 +1,213 @@
+"""The memory of job views, listeners, and the progress number, without HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from broker.wire.jobspec import JobSpec, Phase, encode_spec
+from broker.wire.messages import JobView
+from http_edge import hub as hub_module
+from http_edge.calls import Calls
+from http_edge.errors import EdgeError
+from http_edge.exports import Exports
+from http_edge.hub import Hub, Job, Memory
+from http_edge.inputs import Inputs
+from http_edge.progress import of_view
+from http_edge.settings import EdgeSettings
+from tests.edge.fakes import EPOCH, FakeBroker
+
+SPEC = JobSpec(model="demo", output="video", prompt="x", width=64, height=64, num_inference_steps=1, seed=1)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def view(revision: int, state: str = "running", **fields: Any) -> JobView:
+    return JobView(id="j", state=state, model="demo", revision=revision, **fields)
+
+
+def job(revision: int, state: str = "running", **fields: Any) -> Job:
+    return Job(view=view(revision, state, body=encode_spec(SPEC), **fields), spec=SPEC)
+
+
+@pytest.mark.parametrize(("state", "fresh_s"), [("queued", 0.25), ("assigned", 0.25), ("running", 1.0)])
+def test_a_live_job_is_believed_for_a_moment(state: str, fresh_s: float) -> None:
+    clock = Clock()
+    memory = Memory(clock)
+    memory.put(job(1, state))
+    clock.now += fresh_s
+    assert memory.get("j") is not None
+    clock.now += 0.01
+    assert memory.get("j") is None
+
+
+def test_a_final_job_is_believed_for_good() -> None:
+    clock = Clock()
+    memory = Memory(clock)
+    memory.put(job(1, "failed"))
+    clock.now += 1e6
+    assert memory.get("j") is not None
+
+
+def test_an_event_renews_a_running_job_and_keeps_its_spec() -> None:
+    clock = Clock()
+    memory = Memory(clock)
+    memory.put(job(1))
+    clock.now += 0.9
+    memory.learn(view(2, step=3))
+    clock.now += 0.9
+    held = memory.get("j")
+    assert held is not None
+    assert (held.view.step, held.spec, held.view.body) == (3, SPEC, encode_spec(SPEC))
+
+
+def test_an_older_event_changes_nothing() -> None:
+    memory = Memory(Clock())
+    memory.put(job(5, step=5))
+    memory.learn(view(4, step=4))
+    held = memory.get("j")
+    assert held is not None
+    assert held.view.step == 5
+
+
+@pytest.mark.parametrize("change", [{"state": "succeeded"}, {"attempts": 2}, {"cancel_requested": True}])
+def test_a_change_of_standing_is_asked_for_anew(change: dict[str, Any]) -> None:
+    memory = Memory(Clock())
+    memory.put(job(1))
+    memory.learn(view(2, **change))
+    assert memory.get("j") is None
+
+
+def test_an_answer_that_an_event_overtook_is_not_kept() -> None:
+    memory = Memory(Clock())
+    memory.learn(view(7, "succeeded"))
+    memory.put(job(6))
+    assert memory.get("j") is None
+    memory.put(job(7, "succeeded"))
+    memory.put(job(6))
+    held = memory.get("j")
+    assert held is not None
+    assert held.view.state == "succeeded"
+
+
+def test_memory_is_bounded_in_jobs_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "_REMEMBERED", 3)
+    memory = Memory(Clock())
+
+    def put(name: str, size: int = 10) -> None:
+        memory.put(Job(view=JobView(id=name, state="failed", model="m", revision=1, body=bytes(size)), spec=None))
+
+    for name in "abcd":
+        put(name)
+    assert [name for name in "abcd" if memory.get(name)] == ["b", "c", "d"]
+    monkeypatch.setattr(hub_module, "_REMEMBERED_BYTES", 100)
+    put("big", 95)
+    assert [name for name in ("b", "c", "d", "big") if memory.get(name)] == ["big"]
+    put("big", 20)
+    put("e", 80)
+    assert memory.get("big") is not None
+
+
+# ---------------------------------------------------------------- waiting
+
+
+class Desk:
+    """Calls over a fake broker with one running job."""
+
+    def __init__(self, home: Path) -> None:
+        self.broker = FakeBroker(home / "artefacts")
+        self.broker.jobs["j"] = view(EPOCH, body=encode_spec(SPEC))
+        self.hub = Hub()
+        self.broker.on_event, self.broker.on_gap = self.hub.on_event, self.hub.on_gap
+        settings = EdgeSettings(home=str(home))
+        inputs, exports = Inputs(home, home, (home,)), Exports(home, home, (home,))
+        self.calls = Calls(settings, self.broker, self.hub, inputs, exports)  # type: ignore[arg-type]
+
+
+def run(scenario: Callable[[Desk], Coroutine[Any, Any, None]], home: Path) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(20):
+            await scenario(Desk(home))
+
+    asyncio.run(bounded())
+
+
+def test_a_wait_ends_with_the_job(tmp_path: Path) -> None:
+    async def scenario(desk: Desk) -> None:
+        asyncio.get_running_loop().call_later(0.01, desk.broker.stop, "j")
+        assert await desk.calls.wait_final(["j"], 10.0)
+        assert desk.hub.listeners == 0
+
+    run(scenario, tmp_path)
+
+
+def test_a_wait_has_an_end_of_its_own(tmp_path: Path) -> None:
+    async def scenario(desk: Desk) -> None:
+        assert not await desk.calls.wait_final(["j"], 0.01)
+        assert desk.hub.listeners == 0
+
+    run(scenario, tmp_path)
+
+
+def test_a_wait_gives_up_when_the_edge_stops(tmp_path: Path) -> None:
+    async def scenario(desk: Desk) -> None:
+        asyncio.get_running_loop().call_later(0.01, desk.hub.close)
+        assert not await desk.calls.wait_final(["j"], 10.0)
+
+    run(scenario, tmp_path)
+
+
+def test_a_wait_for_nobody_is_an_error(tmp_path: Path) -> None:
+    async def scenario(desk: Desk) -> None:
+        with pytest.raises(EdgeError, match="does not exist"):
+            await desk.calls.wait_final(["nobody"], 1.0)
+
+    run(scenario, tmp_path)
+
+
+def test_a_job_that_finished_before_the_wait_ends_it_at_once(tmp_path: Path) -> None:
+    async def scenario(desk: Desk) -> None:
+        desk.broker.stop("j")
+        assert await desk.calls.wait_final(["j", "j"], 10.0)
+
+    run(scenario, tmp_path)
+
+
+def test_a_spec_of_a_newer_edge_is_shown_as_unknown(tmp_path: Path) -> None:
+    async def scenario(desk: Desk) -> None:
+        desk.broker.jobs["j"] = view(EPOCH, body=msgspec.msgpack.encode({"model": 5}))
+        assert (await desk.calls.job("j")).spec is None
+
+    run(scenario, tmp_path)
+
+
+# ---------------------------------------------------------------- progress
+
+
+@pytest.mark.parametrize(
+    ("phase", "step", "total", "expected"),
+    [
+        ("", 0, 0, 0),
+        ("load", 0, 0, 0),
+        ("encode", 0, 0, 2),
+        ("denoise", 0, 8, 5),
+        ("denoise", 8, 8, 90),
+        ("denoise", 9, 8, 90),
+        ("decode", 1, 5, 91),
+        ("save", 0, 0, 97),
+        ("finished", 0, 0, 99),
+    ],
+)
+def test_each_phase_has_its_share(phase: Phase, step: int, total: int, expected: int) -> None:
+    assert of_view(view(1, phase=phase, step=step, total=total)) == expected

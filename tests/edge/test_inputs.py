@@ -1,0 +1,140 @@
+"""Image inputs: what is taken, what is refused, and that the engine reads a copy that nobody changes."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from broker.wire.jobspec import decode_spec
+from http_edge import inputs
+from http_edge.errors import EdgeError
+from http_edge.inputs import Inputs
+from tests.edge.conftest import World
+
+
+def picture(kind: str = "PNG", size: tuple[int, int] = (16, 8)) -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", size, (200, 30, 30)).save(data, kind)
+    return data.getvalue()
+
+
+@pytest.fixture
+def door(start: Path) -> Inputs:
+    start = Path(os.path.realpath(start))
+    return Inputs(start / "uploads", start, (start,))
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("PNG", ".png"), ("JPEG", ".jpg"), ("WEBP", ".webp"), ("BMP", ".bmp")])
+def test_images_are_kept_by_their_content(door: Inputs, start: Path, kind: str, suffix: str) -> None:
+    # The name is the client's; the format is the file's own.
+    (start / "first.dat").write_bytes(picture(kind))
+    (start / "second.png").write_bytes(picture(kind))
+    kept = Path(door.from_path("image", "first.dat"))
+    assert (kept.parent.name, kept.suffix, len(kept.stem)) == ("uploads", suffix, 64)
+    assert kept.read_bytes() == picture(kind)
+    assert door.from_path("image", "./second.png") == str(kept)
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+
+
+def damaged() -> bytes:
+    data = bytearray(picture("PNG", (64, 64)))
+    data[60:80] = bytes(20)
+    return bytes(data)
+
+
+#: (content, words of the rule)
+NO_IMAGES = [
+    (b"", "is not an image"),
+    (b"<html>", "is not an image"),
+    (b"GIF89a" + bytes(20), "is not an image"),
+    (picture(size=(64, 64))[:-40], "is a damaged image"),
+    (picture("JPEG")[:300], "is a damaged image"),
+    (damaged(), "is a damaged image"),
+]
+
+
+@pytest.mark.parametrize(("content", "words"), NO_IMAGES, ids=range(len(NO_IMAGES)))
+def test_what_is_no_image_is_refused(door: Inputs, start: Path, content: bytes, words: str) -> None:
+    (start / "x.png").write_bytes(content)
+    with pytest.raises(EdgeError) as caught:
+        door.from_path("image", "x.png")
+    assert caught.value.message.startswith('image: "x.png"')
+    assert words in caught.value.message
+    assert not (start / "uploads").exists()
+
+
+def test_too_many_pixels_are_refused_before_decoding(
+    door: Inputs, start: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (start / "x.png").write_bytes(picture(size=(100, 100)))
+    monkeypatch.setattr(inputs, "MAX_IMAGE_PIXELS", 9_999)
+    with pytest.raises(EdgeError, match="has 100x100 pixels; at most 9999"):
+        door.from_path("image", "x.png")
+
+
+def test_a_decompression_bomb_is_refused(door: Inputs, start: Path) -> None:
+    # 12000 x 12000 in a few kilobytes: Pillow itself warns of it, and a larger one it refuses.
+    for side in (12_000, 20_000):
+        data = io.BytesIO()
+        Image.new("1", (side, side)).save(data, "PNG")
+        (start / "bomb.png").write_bytes(data.getvalue())
+        with pytest.raises(EdgeError, match="pixels"):
+            door.from_path("image", "bomb.png")
+
+
+def test_a_file_that_is_too_large_is_refused(door: Inputs, start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "MAX_IMAGE_BYTES", 10)
+    (start / "x.png").write_bytes(picture())
+    with pytest.raises(EdgeError, match="bytes, at most 10"):
+        door.from_path("image", "x.png")
+
+
+def test_paths_that_are_no_readable_file_are_refused(door: Inputs, start: Path, tmp_path: Path) -> None:
+    (start / "dir").mkdir()
+    os.mkfifo(start / "pipe")
+    (start / "out.png").symlink_to(tmp_path / "outside.png")
+    (tmp_path / "outside.png").write_bytes(picture())
+    for text, words in (
+        ("nothing.png", "does not exist"),
+        ("dir", "cannot be read"),
+        ("pipe", "not a regular file"),
+        ("x" * 300, "cannot be read"),
+        ("../outside.png", "input_roots"),
+        ("out.png", "input_roots"),
+        ("/etc/passwd", "input_roots"),
+        ("http://example.org/x.png", "is a URL"),
+        ("data:image/png;base64,AAAA", "is a URL"),
+    ):
+        with pytest.raises(EdgeError) as caught:
+            door.from_path("image_path", text)
+        assert words in caught.value.message
+
+
+def test_an_image_reaches_the_spec_as_its_kept_copy(world: World) -> None:
+    (world.start / "cat.png").write_bytes(picture())
+    job = world.submit(image="cat.png")
+    assert (job["model"], job["spec"]["image"]) == ("animate", "cat.png")
+    kept = Path(decode_spec(world.fake.jobs[job["id"]].body).image)
+    assert kept.parent == world.edge.settings.uploads_path
+    assert kept.read_bytes() == picture()
+
+
+def test_lightx2v_names_its_own_field(world: World) -> None:
+    fields = {"task_id": "t", "prompt": "a cat", "save_video_path": "out.mp4", "image_path": "cat.txt"}
+    (world.start / "cat.txt").write_text("meow")
+    answer = world.http.post("/v1/local/video/generate", json=fields)
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["body", "image_path"]
+    (world.start / "cat.txt").write_bytes(picture())
+    assert world.http.post("/v1/local/video/generate", json=fields).json()["task_status"] == "processing"
+
+
+def test_input_roots_are_a_setting(open_edge: Callable[..., World], tmp_path: Path) -> None:
+    (tmp_path / "cat.png").write_bytes(picture())
+    world = open_edge(input_roots=("/",))
+    assert world.submit(image=str(tmp_path / "cat.png"))["model"] == "animate"

@@ -1,0 +1,207 @@
+"""Health, workers, models, metrics, the index, and what every response carries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from broker import errors
+from broker.wire.messages import Held
+from tests.edge.conftest import World
+from tests.edge.fakes import VIDEO, worker
+
+READINESS = ["/health", "/readyz", "/healthz", "/health_generate"]
+
+
+@pytest.mark.parametrize("path", READINESS)
+def test_ready_is_200(world: World, path: str) -> None:
+    response = world.http.get(path)
+    assert (response.status_code, response.json()) == (200, {"status": "healthy", "workers_ready": 2, "workers": 2})
+
+
+@pytest.mark.parametrize("path", READINESS)
+def test_no_ready_worker_is_503_with_the_reason(world: World, path: str) -> None:
+    world.fake.workers = {"gpu-0": worker("gpu-0", VIDEO, state="starting"), "gpu-1": worker("gpu-1", state="lost")}
+    response = world.http.get(path)
+    assert response.status_code == 503
+    assert response.json() == {
+        "status": "unhealthy",
+        "reasons": ["no worker is ready: gpu-0 is starting, gpu-1 is lost"],
+    }
+    assert response.headers["retry-after"] == "2"
+
+
+def test_no_broker_is_503_but_alive(world: World) -> None:
+    world.fake.down = True
+    response = world.http.get("/health")
+    assert (response.status_code, response.json()["reasons"]) == (503, ["the broker did not answer within 10 s"])
+    for path in ("/livez", "/liveness"):
+        assert world.http.get(path).json() == {"status": "alive"}
+
+
+def test_workers_are_shown(world: World) -> None:
+    world.fake.workers["cpu-1"] = msgspec.structs.replace(
+        world.fake.workers["cpu-1"],
+        state="busy",
+        jobs=(Held(job_id="j", fence=1, phase="denoise", step=3, total=8),),
+        heartbeat_age_s=0.25,
+        memory_used_mb=512.0,
+        temperature_c=60.0,
+        succeeded=4,
+    )
+    body = world.http.get("/v1/workers").json()
+    assert (body["object"], body["epoch"], body["queue"]["backlog_s"]) == ("list", 3, 1.5)
+    idle, busy = body["data"]
+    assert (idle["name"], idle["state"], idle["job"], idle["jobs"], idle["temperature_c"]) == (
+        "cpu-0",
+        "idle",
+        None,
+        [],
+        None,
+    )
+    assert (busy["job"], busy["jobs"]) == ("j", [{"id": "j", "phase": "denoise", "step": 3, "total": 8}])
+    assert (busy["heartbeat_age_s"], busy["memory_used_mb"], busy["temperature_c"]) == (0.25, 512.0, 60.0)
+    assert (busy["succeeded"], busy["models"]) == (4, ["demo", "animate", "org/picture"])
+
+
+def test_models_are_listed_once_with_what_they_take(world: World) -> None:
+    body = world.http.get("/v1/models").json()
+    assert [card["id"] for card in body["data"]] == ["demo", "animate", "org/picture"]
+    assert {card["object"] for card in body["data"]} == {"model"}
+    assert body["data"][0]["limits"]["max_frames"] == 81
+    for path in ("/v1/models/org/picture", "/v1/models/org%2Fpicture"):
+        assert world.http.get(path).json()["output"] == "image"
+    assert world.http.get("/v1/models/sora").json()["error"]["code"] == "model_not_found"
+
+
+def test_metrics_count_requests_by_route_template(world: World) -> None:
+    job = world.submit()
+    world.http.get(job["urls"]["self"])
+    world.http.get("/v1/jobs/other")
+    world.http.get("/nowhere")
+    page = world.http.get("/metrics")
+    assert page.headers["content-type"].startswith("text/plain; version=0.0.4")
+    text = page.text
+    assert 'zoetrope_edge_requests_total{method="GET",route="/v1/jobs/{id}",status="200"} 1.0' in text
+    assert 'zoetrope_edge_requests_total{method="GET",route="/v1/jobs/{id}",status="404"} 1.0' in text
+    assert 'zoetrope_edge_requests_total{method="GET",route="none",status="404"} 1.0' in text
+    assert 'zoetrope_workers{state="idle"} 2.0' in text
+    assert 'zoetrope_jobs{state="queued"} 1.0' in text
+    assert "zoetrope_broker_up 1.0" in text
+    assert job["id"] not in text
+
+
+def test_metrics_without_a_broker_and_as_openmetrics(world: World) -> None:
+    world.fake.down = True
+    page = world.http.get("/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"})
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("application/openmetrics-text")
+    assert "zoetrope_broker_up 0.0" in page.text
+    assert page.text.endswith("# EOF\n")
+
+
+def test_the_index_names_what_is_here(world: World) -> None:
+    body = world.http.get("/").json()
+    assert body["name"] == "zoetrope"
+    for path in body["links"].values():
+        # The LightX2V entry is a route for POST.
+        assert world.http.get(path).status_code in (200, 405)
+
+
+def test_every_response_has_a_request_id(world: World) -> None:
+    assert world.http.get("/livez", headers={"x-request-id": "abc-1"}).headers["x-request-id"] == "abc-1"
+    drawn = world.http.get("/livez", headers={"x-request-id": "a b\x7f"}).headers["x-request-id"]
+    assert len(drawn) == 32
+    assert world.http.get("/nowhere").headers["x-request-id"]
+    assert world.http.post("/v1/jobs", content=b"{").headers["x-request-id"]
+
+
+def test_a_trailing_slash_never_redirects(world: World) -> None:
+    job = world.http.post("/v1/jobs/", json={"prompt": "x"}, follow_redirects=False).json()
+    for path in (f"/v1/jobs/{job['id']}/", "/v1/jobs/", "/v1/workers/", "/health/", "//"):
+        assert world.http.get(f"http://testserver{path}", follow_redirects=False).status_code == 200
+
+
+#: (what the broker says, status, Retry-After, code)
+REFUSALS = [
+    (errors.QueueFull("queue_full", "100 jobs are waiting", 7.2), 429, "8", "queue_full"),
+    (errors.QueueFull("queue_full", "full", 900.0), 429, "120", "queue_full"),
+    (errors.ServiceBusy("busy", "no worker is free", 0.0), 503, "1", "busy"),
+    (errors.ShuttingDown("shutting_down", "stopping"), 503, "5", "shutting_down"),
+    (errors.SubmitRejected("deadline", "the deadline has passed"), 422, None, "invalid_value"),
+    (errors.BrokerUnavailable(), 503, "2", "unavailable"),
+]
+
+
+@pytest.mark.parametrize(("refusal", "status", "retry_after", "code"), REFUSALS, ids=range(len(REFUSALS)))
+def test_refusals_of_the_broker(
+    world: World, refusal: errors.BrokerError, status: int, retry_after: str | None, code: str
+) -> None:
+    world.fake.refuse_with = refusal
+    response = world.http.post("/v1/jobs", json={"prompt": "x"})
+    assert (response.status_code, response.headers.get("retry-after")) == (status, retry_after)
+    assert response.json()["error"]["code"] == code
+    assert response.json()["detail"] == refusal.message
+
+
+def test_without_any_worker_ever_there_is_no_catalogue(open_edge: Callable[..., World]) -> None:
+    world = open_edge()
+    world.fake.workers = {}
+    response = world.http.post("/v1/jobs", json={"prompt": "x"})
+    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+    assert response.json()["error"]["code"] == "no_workers"
+
+
+def test_a_pool_that_restarts_still_has_its_models(world: World) -> None:
+    world.submit()
+    world.fake.workers = {}
+    assert world.submit()["state"] == "queued"
+
+
+def test_a_new_model_is_found_though_the_catalogue_is_cached(world: World) -> None:
+    world.submit()
+    world.fake.workers["gpu-9"] = worker("gpu-9", msgspec.structs.replace(VIDEO, name="new"))
+    assert world.submit(model="new")["model"] == "new"
+
+
+def test_a_default_model_is_a_setting(open_edge: Callable[..., World]) -> None:
+    world = open_edge(default_model="org/picture")
+    assert world.submit()["output"] == "image"
+    assert world.submit(output="video")["output"] == "video"
+    assert world.submit(model="demo")["output"] == "video"
+
+
+def test_any_number_of_edges_answer_alike(open_edge: Callable[..., World]) -> None:
+    one, two = open_edge(), open_edge()
+    job = one.submit(save_to="out.mp4")
+    assert two.http.get(job["urls"]["self"]).json()["state"] == "queued"
+    two.do(two.fake.run, job["id"])
+    two.do(two.fake.succeed, job["id"])
+    for world in (two, one):
+        world.do(world.edge.hub.on_gap)
+        seen = world.http.get(job["urls"]["self"]).json()
+        assert (seen["state"], seen["save_error"]) == ("succeeded", None)
+        assert world.http.get(job["urls"]["result"]).status_code == 200
+    assert (one.start / "out.mp4").exists()
+
+
+def test_the_lifespan_starts_watches_and_closes_the_broker(open_edge: Callable[..., World]) -> None:
+    world = open_edge()
+    world.http.get("/livez")
+    assert (world.fake.started, world.fake.watched, world.fake.closed) == (True, True, False)
+    world.http.__exit__(None, None, None)
+    world.http.__enter__()
+    assert world.fake.closed
+
+
+def test_a_fault_of_ours_is_a_500_without_a_traceback(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object) -> None:
+        raise ZeroDivisionError("secret detail")
+
+    monkeypatch.setattr("http_edge.service_api.worker_json", broken)
+    world.http._transport.raise_server_exceptions = False  # type: ignore[attr-defined]
+    response = world.http.get("/v1/workers")
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "internal")
+    assert "secret" not in response.text

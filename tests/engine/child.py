@@ -1,0 +1,95 @@
+"""The agent's side of a real engine process, for tests: start it, give it jobs, read its answers and its words."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from broker.wire.jobspec import JobSpec, ModelCard, encode_spec
+from workers.ipc import Channel, FromEngine, JobCancelled, JobFailed, JobFinished, RunJob, Setup, Words
+
+#: Longer than any answer takes on a busy machine; a hung engine fails the test instead of stopping the run.
+_ANSWER_S = 120.0
+
+Ending = JobFinished | JobFailed | JobCancelled
+
+
+class Child:
+    """One `python -m workers.engine.loop`. `setup` starts it working; `close` ends it as an agent's death would."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        self.words = Words.create()
+        self._fences = itertools.count(1)
+        self._status: int | None = None
+        # A pipe that nobody reads would stop a talkative engine.
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
+        descriptors = (theirs.fileno(), self.words.fd)
+        command = [sys.executable, "-m", "workers.engine.loop", "--socket", str(descriptors[0])]
+        self.process = subprocess.Popen(
+            [*command, "--words", str(descriptors[1])],
+            pass_fds=descriptors,
+            cwd=Path(__file__).resolve().parents[2],
+            stderr=self._log,
+        )
+        theirs.close()
+        ours.settimeout(_ANSWER_S)
+        self.sock = ours
+        self.channel = Channel(ours, FromEngine)
+
+    def setup(self, *cards: ModelCard, preload: str | None = None) -> object:
+        """Send the cards and return the answer: `Ready` or `LoadFailed`."""
+        name = cards[0].name if preload is None else preload
+        self.channel.send(Setup(models=cards, preload=name, device="cpu", threads=1))
+        return self.channel.receive()
+
+    def send(self, spec: JobSpec, out_dir: Path, cancel: bool = False) -> int:
+        """Give it a job; returns its fence. `cancel`: set the word before the job arrives."""
+        fence = next(self._fences)
+        if cancel:
+            self.words.request_cancel(fence)
+        self.channel.send(RunJob(job_id="job-1", fence=fence, body=encode_spec(spec), out_dir=str(out_dir)))
+        return fence
+
+    def run(self, spec: JobSpec, out_dir: Path) -> Ending:
+        """Give it a job and wait for its end."""
+        fence = self.send(spec, out_dir)
+        return self.ending(fence)
+
+    def ending(self, fence: int) -> Ending:
+        """The end of the job of this fence, which must be the next answer."""
+        answer = self.channel.receive()
+        assert isinstance(answer, JobFinished | JobFailed | JobCancelled), answer
+        assert answer.fence == fence
+        return answer
+
+    def wait(self) -> int:
+        """The exit status, when the process ends by itself."""
+        return self.process.wait(_ANSWER_S)
+
+    def log(self) -> str:
+        """All it wrote on stderr, once it has ended."""
+        self._log.seek(0)
+        return self._log.read().decode()
+
+    def close(self) -> int:
+        """Close the stream and return the exit status. Again: the same."""
+        if self._status is not None:
+            return self._status
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+        self.sock.close()
+        try:
+            self._status = self.process.wait(_ANSWER_S)
+            return self._status
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+            self._log.close()
+            self.words.close()

@@ -1,0 +1,258 @@
+"""What a worker says of a model, from its directory alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.wire.jobspec import Defaults, Limits
+from workers.catalogue import CatalogueError, card_for, default_model
+from workers.families import FAMILIES, family_of
+
+
+def _model(directory: Path, pipeline: str, index: Any = None, **configs: Any) -> str:
+    """A model's directory with configs and no weights."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "model_index.json").write_text(json.dumps({"_class_name": pipeline, **(index or {})}))
+    for part, config in configs.items():
+        (directory / part).mkdir()
+        (directory / part / "config.json").write_text(json.dumps(config))
+    return str(directory)
+
+
+def test_demo_model_gives_the_best_it_can() -> None:
+    card = card_for(str(default_model()))
+
+    assert (card.name, card.engine, card.output, card.pipeline) == ("demo", "video", "video", "WanPipeline")
+    assert card.source == str(default_model())
+    assert (card.takes_image, card.needs_image) == (False, False)
+    assert card.defaults == Defaults(
+        width=64, height=64, num_frames=17, fps=8.0, num_inference_steps=10, guidance_scale=3.0, max_sequence_length=32
+    )
+    assert card.limits == Limits(
+        min_side=32, max_side=128, side_multiple=16, max_pixels=128 * 128, max_frames=33, frame_step=4, max_steps=200
+    )
+    assert (card.token_side, card.token_frames) == (16, 4)
+
+
+def test_fake_needs_no_directory() -> None:
+    card = card_for("fake")
+
+    assert (card.name, card.engine, card.output) == ("fake", "fake", "video")
+    assert card.limits.side_multiple == 1
+    assert card_for("fake", "fake-2", {"output": "image"}).output == "image"
+    assert card_for("x", "x", {"engine": "fake"}).name == "x"
+
+
+def test_catalogue_never_loads_torch() -> None:
+    code = (
+        "import sys; from workers.catalogue import card_for, default_model; card_for(str(default_model()));"
+        "sys.exit(bool({'torch', 'diffusers', 'numpy', 'zmq'} & set(sys.modules)))"
+    )
+
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+
+
+WAN_VAE = {"_class_name": "AutoencoderKLWan", "z_dim": 16}
+WAN_BIG_VAE = {"_class_name": "AutoencoderKLWan", "z_dim": 48, "scale_factor_spatial": 16, "scale_factor_temporal": 4}
+WAN_TRANSFORMER = {"patch_size": [1, 2, 2]}
+SD_VAE = {"block_out_channels": [128, 256, 512, 512]}
+LTX_VAE = {"spatial_compression_ratio": 32, "temporal_compression_ratio": 8}
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "index", "configs", "expected"),
+    [
+        ("WanPipeline", {}, {"vae": WAN_VAE, "transformer": WAN_TRANSFORMER}, ("video", 832, 480, 81, 16, 50, 5.0, 16, 4)),
+        ("WanPipeline", {"boundary_ratio": 0.875}, {"vae": WAN_VAE}, ("video", 832, 480, 81, 16, 40, 4.0, 16, 4)),
+        ("WanPipeline", {"expand_timesteps": True}, {"vae": WAN_BIG_VAE}, ("video", 1280, 704, 121, 24, 50, 5.0, 32, 4)),
+        ("WanImageToVideoPipeline", {}, {"vae": WAN_VAE}, ("video", 832, 480, 81, 16, 40, 5.0, 16, 4)),
+        ("LTXPipeline", {}, {"vae": LTX_VAE, "transformer": {"patch_size": 1}}, ("video", 704, 512, 161, 25, 50, 3.0, 32, 8)),
+        ("CogVideoXPipeline", {}, {"vae": SD_VAE}, ("video", 720, 480, 49, 8, 50, 6.0, 16, 4)),
+        ("HunyuanVideoPipeline", {}, {}, ("video", 1280, 720, 129, 24, 50, 6.0, 16, 4)),
+        ("MochiPipeline", {}, {}, ("video", 848, 480, 85, 30, 64, 4.5, 16, 6)),
+        ("AllegroPipeline", {}, {}, ("video", 1280, 720, 88, 15, 100, 7.5, 16, 1)),
+        ("StableVideoDiffusionPipeline", {}, {"vae": SD_VAE}, ("video", 1024, 576, 25, 7, 25, None, 64, 1)),
+        ("AnimateDiffPipeline", {}, {"vae": SD_VAE}, ("video", 512, 512, 16, 8, 50, 7.5, 8, 1)),
+        ("NewVideoPipeline", {}, {}, ("video", 512, 512, 17, 8, 50, None, 16, 4)),
+        ("FluxPipeline", {}, {"vae": SD_VAE}, ("image", 1024, 1024, 1, 1, 28, 3.5, 16, 1)),
+        ("FluxPipeline", {}, {"transformer": {"guidance_embeds": False}}, ("image", 1024, 1024, 1, 1, 4, 0.0, 16, 1)),
+        ("StableDiffusion3Pipeline", {}, {"vae": SD_VAE}, ("image", 1024, 1024, 1, 1, 28, 7.0, 16, 1)),
+        ("StableDiffusionXLPipeline", {}, {"vae": SD_VAE}, ("image", 1024, 1024, 1, 1, 50, 5.0, 8, 1)),
+        ("StableDiffusionPipeline", {}, {"vae": SD_VAE}, ("image", 512, 512, 1, 1, 50, 7.5, 8, 1)),
+        ("SanaPipeline", {}, {"vae": {"encoder_block_out_channels": [1] * 6}}, ("image", 1024, 1024, 1, 1, 20, 4.5, 32, 1)),
+        ("QwenImagePipeline", {}, {"transformer": {"patch_size": 2}}, ("image", 1328, 1328, 1, 1, 50, 4.0, 16, 1)),
+        ("ZImagePipeline", {}, {}, ("image", 1024, 1024, 1, 1, 50, 5.0, 16, 1)),
+        ("UnheardOfPipeline", {}, {}, ("image", 1024, 1024, 1, 1, 50, None, 16, 1)),
+    ],
+)  # fmt: skip
+def test_families(tmp_path: Path, pipeline: str, index: Any, configs: Any, expected: tuple[object, ...]) -> None:
+    card = card_for(_model(tmp_path / "m", pipeline, index, **configs))
+
+    defaults, limits = card.defaults, card.limits
+    assert expected == (
+        card.output, defaults.width, defaults.height, defaults.num_frames, defaults.fps, defaults.num_inference_steps,
+        defaults.guidance_scale, limits.side_multiple, limits.frame_step,
+    )  # fmt: skip
+    assert card.engine == card.output
+    assert limits.max_frames == (1 if card.output == "image" else 257)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.pattern)
+def test_every_familys_defaults_are_within_its_limits(tmp_path: Path, family: Any) -> None:
+    pipeline = family.pattern.split("|")[0].replace(".*", "").replace("(T2V", "T2V").replace("(Video", "Video")
+
+    assert family_of(pipeline) is family
+    assert card_for(_model(tmp_path, pipeline)).defaults.width > 0
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "takes", "needs"),
+    [
+        ("WanImageToVideoPipeline", True, True),
+        ("LTXImageToVideoPipeline", True, True),
+        ("FluxImg2ImgPipeline", True, True),
+        ("StableVideoDiffusionPipeline", True, True),
+        ("Kandinsky5I2VPipeline", True, True),
+        ("QwenImageEditPlusPipeline", True, True),
+        ("FluxKontextPipeline", True, False),
+        ("Flux2Pipeline", True, False),
+        ("Cosmos2VideoToWorldPipeline", True, False),
+        ("WanPipeline", False, False),
+        ("StableDiffusionXLPipeline", False, False),
+    ],
+)
+def test_images_that_pipelines_take(tmp_path: Path, pipeline: str, takes: bool, needs: bool) -> None:
+    card = card_for(_model(tmp_path, pipeline))
+
+    assert (card.takes_image, card.needs_image) == (takes, needs)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "missing"),
+    [
+        ("StableDiffusionInpaintPipeline", "a mask"),
+        ("FluxFillPipeline", "a mask"),
+        ("StableDiffusionXLControlNetPipeline", "a control image"),
+        ("WanVideoToVideoPipeline", "a video"),
+        ("WanAnimatePipeline", "a video"),
+        ("AudioLDM2Pipeline", "neither video nor image"),
+        ("KandinskyV22PriorPipeline", "another pipeline"),
+        ("StableDiffusionUpscalePipeline", "something to refine"),
+    ],
+)
+def test_pipelines_that_need_more_than_a_job_has(tmp_path: Path, pipeline: str, missing: str) -> None:
+    with pytest.raises(CatalogueError, match=f"{pipeline} needs .*{missing}"):
+        card_for(_model(tmp_path, pipeline))
+
+
+def test_name_is_the_directorys_unless_given(tmp_path: Path) -> None:
+    source = _model(tmp_path / "my-model", "WanPipeline")
+
+    assert card_for(source).name == "my-model"
+    assert card_for(source, "other").name == "other"
+
+
+def test_home_directory_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = _model(tmp_path / "m", "WanPipeline")
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    assert card_for("~/m").source == source
+
+
+def test_tables_come_before_the_models_own_settings_and_those_before_its_family(tmp_path: Path) -> None:
+    source = _model(tmp_path / "m", "WanPipeline")
+    (tmp_path / "m" / "zoetrope.toml").write_text(
+        'name = "mine"\n[defaults]\nfps = 12.0\nnum_frames = 33\n[limits]\nmax_frames = 49\n'
+    )
+
+    own = card_for(source)
+    given = card_for(source, None, {"defaults": {"num_frames": 17}, "limits": {"max_steps": 60}})
+
+    assert (own.name, own.defaults.fps, own.defaults.num_frames, own.defaults.width) == ("mine", 12, 33, 832)
+    assert (given.defaults.fps, given.defaults.num_frames) == (12, 17)
+    assert (given.limits.max_frames, given.limits.max_steps) == (49, 60)
+
+
+def test_path_of_a_table_is_the_models(tmp_path: Path) -> None:
+    source = _model(tmp_path / "m", "FluxPipeline")
+
+    card = card_for("big", "big", {"path": source})
+
+    assert (card.name, card.source, card.pipeline) == ("big", source, "FluxPipeline")
+
+
+def test_hub_id_is_read_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "models--some--model"
+    _model(cache / "snapshots" / "abc", "LTXPipeline")
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("abc\n")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+
+    card = card_for("some/model")
+
+    assert (card.name, card.source, card.pipeline) == ("some/model", "some/model", "LTXPipeline")
+
+
+def test_hub_id_that_is_not_here_needs_its_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+
+    with pytest.raises(CatalogueError, match="neither a directory nor in the hub's cache"):
+        card_for("some/model", "m")
+    assert card_for("some/model", "m", {"pipeline": "WanPipeline"}).output == "video"
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"colour": "red"}, "unknown key 'colour'; known: defaults, engine"),
+        ({"engine": "steam"}, "engine 'steam' is not one of video, image, fake"),
+        ({"output": "smell"}, "output 'smell' is not one of video, image"),
+        ({"path": 7}, "path must be a string"),
+        ({"defaults": "big"}, "defaults must be a table"),
+        ({"defaults": {"widht": 64}}, "unknown key 'widht' in defaults; known: fps"),
+        ({"defaults": {"width": "big"}}, r"defaults\.width: expected `int`, got `str`"),
+        ({"defaults": {"width": 100}}, "default width 100 is not a multiple of 16"),
+        ({"defaults": {"num_frames": 16}}, r"default num_frames 16 is not 4k\+1"),
+        ({"defaults": {"num_inference_steps": 500}}, "not from 1 to 200"),
+        ({"defaults": {"fps": 0}}, "fps 0.0 is not above 0"),
+        ({"limits": {"max_pixels": 64}}, "more than 64 pixels"),
+    ],
+)
+def test_bad_tables_are_refused_in_one_sentence(tmp_path: Path, table: Any, message: str) -> None:
+    source = _model(tmp_path / "m", "WanPipeline")
+
+    with pytest.raises(CatalogueError, match=message) as caught:
+        card_for(source, "m", table)
+
+    assert "'m'" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "is not a diffusers pipeline: no model_index.json"),
+        ({"model_index.json": "{"}, "model_index.json cannot be read"),
+        ({"model_index.json": "[]"}, "holds no JSON object"),
+        ({"model_index.json": "{}"}, "no model_index.json with its class"),
+        ({"model_index.json": '{"_class_name": "WanPipeline"}', "zoetrope.toml": "="}, "zoetrope.toml"),
+        ({"model_index.json": '{"_class_name": "WanPipeline"}', "zoetrope.toml": "a = 1"}, "unknown key 'a'"),
+    ],
+)
+def test_directories_that_are_no_models(tmp_path: Path, files: dict[str, str], message: str) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+
+    with pytest.raises(CatalogueError, match=message):
+        card_for(str(tmp_path), "m")
+
+
+def test_directory_that_is_not_there_is_named() -> None:
+    with pytest.raises(CatalogueError, match="no directory '/nowhere/at/all'"):
+        card_for("/nowhere/at/all")

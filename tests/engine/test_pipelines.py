@@ -1,0 +1,199 @@
+"""Models come into memory, stay while there is room, and go when there is none."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from broker.wire.jobspec import ModelCard
+from workers.engine.device import Device
+from workers.engine.errors import LoadError, OutOfMemory
+from workers.engine.memory import ProcessMemory
+from workers.engine.pipelines import Pipelines
+
+
+class SmallDevice(Device):
+    """A CPU on which the test says how much is free: now, and after each release."""
+
+    def __init__(self, free: int = 2**40) -> None:
+        super().__init__("cpu", "auto", threads=0)
+        self.free = free
+
+    def free_bytes(self) -> int:
+        return self.free
+
+
+def _as(card: ModelCard, name: str, **changes: str) -> ModelCard:
+    return msgspec.structs.replace(card, name=name, **changes)
+
+
+def test_models_stay_in_memory(demo_card: ModelCard) -> None:
+    pipelines = Pipelines(SmallDevice())
+
+    first = pipelines.get(_as(demo_card, "one"))
+    pipelines.get(_as(demo_card, "two"))
+
+    assert pipelines.get(_as(demo_card, "one")) is first
+    assert pipelines.names() == ("two", "one")
+    assert pipelines.has(_as(demo_card, "two"))
+
+
+def test_half_precision_files_are_loaded_whole_on_a_cpu(demo_card: ModelCard) -> None:
+    pipe = Pipelines(SmallDevice()).get(demo_card)
+
+    assert {part.dtype for part in (pipe.transformer, pipe.vae, pipe.text_encoder)} == {torch.float32}
+
+
+def test_wan_keeps_its_vae_in_float32(demo_card: ModelCard) -> None:
+    pipe = Pipelines(Device("cpu", "bfloat16", threads=0)).get(demo_card)
+
+    assert (pipe.transformer.dtype, pipe.vae.dtype) == (torch.bfloat16, torch.float32)
+
+
+def test_least_recently_used_model_goes_when_room_is_short(demo_card: ModelCard) -> None:
+    device = SmallDevice()
+    pipelines = Pipelines(device)
+    for name in ("one", "two", "one"):
+        pipelines.get(_as(demo_card, name))
+
+    device.free = 0
+    pipelines.get(_as(demo_card, "three"))
+
+    assert pipelines.names() == ("three",)
+
+
+def test_no_more_goes_than_must(demo_card: ModelCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = SmallDevice()
+    pipelines = Pipelines(device)
+    for name in ("one", "two"):
+        pipelines.get(_as(demo_card, name))
+
+    device.free = 0
+    monkeypatch.setattr(
+        device, "release", lambda: setattr(device, "free", 2**40 if pipelines.names() == ("two",) else 0)
+    )
+    pipelines.get(_as(demo_card, "three"))
+
+    assert pipelines.names() == ("two", "three")
+
+
+def test_a_changed_source_is_loaded_anew(demo_card: ModelCard, tmp_path: Path) -> None:
+    pipelines = Pipelines(SmallDevice())
+    first = pipelines.get(demo_card)
+    shutil.copytree(demo_card.source, tmp_path / "copy")
+
+    assert pipelines.get(_as(demo_card, demo_card.name, source=str(tmp_path / "copy"))) is not first
+
+
+def test_offload_is_no_change_on_a_cpu(demo_card: ModelCard) -> None:
+    pipelines = Pipelines(SmallDevice())
+
+    assert pipelines.get(demo_card, "offload") is pipelines.get(demo_card, "normal")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda model: shutil.rmtree(model), "no directory"),
+        (lambda model: (model / "model_index.json").unlink(), "model_index.json"),
+        (lambda model: (model / "transformer" / "config.json").write_text("{"), "transformer"),
+        (
+            lambda model: (model / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"\0" * 64),
+            "Unable to load weights",
+        ),
+        (
+            lambda model: (model / "transformer" / "diffusion_pytorch_model.safetensors").unlink(),
+            "diffusion_pytorch_model",
+        ),
+    ],
+    ids=["no directory", "no index", "config is no JSON", "weights are no weights", "weights are missing"],
+)
+def test_damaged_model_is_named(demo_card: ModelCard, tmp_path: Path, damage: object, message: str) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(demo_card.source, model)
+    damage(model)  # type: ignore[operator]
+
+    with pytest.raises(LoadError, match=message) as caught:
+        Pipelines(SmallDevice()).get(_as(demo_card, "damaged", source=str(model)))
+
+    assert "'damaged'" in str(caught.value)
+    assert str(model) in str(caught.value)
+
+
+def test_hub_id_is_not_fetched_offline(demo_card: ModelCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    with pytest.raises(LoadError, match="nobody/nothing"):
+        Pipelines(SmallDevice()).get(_as(demo_card, "hub", source="nobody/nothing"))
+
+
+class Full:
+    """A loader for which there is memory only when no other model is there."""
+
+    def __init__(self, pipelines: Pipelines, real: object, needs_empty: bool) -> None:
+        self.pipelines, self.real, self.needs_empty, self.calls = pipelines, real, needs_empty, 0
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        self.calls += 1
+        if self.pipelines.names() or not self.needs_empty:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return self.real(*args, **kwargs)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("enough", [True, False])
+def test_load_that_runs_out_of_memory_drops_the_others(
+    demo_card: ModelCard, monkeypatch: pytest.MonkeyPatch, enough: bool
+) -> None:
+    from workers.engine import pipelines as module
+
+    pipelines = Pipelines(SmallDevice())
+    pipelines.get(_as(demo_card, "one"))
+    full = Full(pipelines, module._from_pretrained, needs_empty=enough)
+    monkeypatch.setattr(module, "_from_pretrained", full)
+
+    if enough:
+        pipelines.get(_as(demo_card, "two"))
+        assert pipelines.names() == ("two",)
+    else:
+        with pytest.raises(OutOfMemory, match="'two'"):
+            pipelines.get(_as(demo_card, "two"))
+        assert pipelines.names() == ()
+    assert full.calls == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "message"),
+    [
+        ("tpu", "auto", "'tpu' is not one of cpu, cuda"),
+        ("cpu", "float99", "'float99' is not a floating-point type"),
+        ("cpu", "int8", "'int8' is not a floating-point type"),
+    ],
+)
+def test_device_that_cannot_be_is_refused(kind: str, dtype: str, message: str) -> None:
+    with pytest.raises(LoadError, match=message):
+        Device(kind, dtype, threads=0)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_missing_gpu_is_an_error_in_words() -> None:
+    with pytest.raises(LoadError, match="no GPU"):
+        Device("cuda", "auto", threads=0)
+
+
+def test_peak_is_that_of_the_job() -> None:
+    meter = ProcessMemory()
+    meter.reset_peak()
+    before = meter.peak_mb()
+
+    held = np.ones(64 * 2**20, np.uint8)
+    del held
+
+    if meter._kernel_peak:  # elsewhere only samples are known, and none was taken while it was held
+        assert 60 <= meter.peak_mb() - before <= 90
+        meter.reset_peak()
+        assert meter.peak_mb() < before + 30

@@ -1,0 +1,127 @@
+"""Progress and cancel in pipelines of other shapes than Wan's: without callback, with the bar as an iterator, with extra steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from tests.engine.scripted import CancelAt, Recorder
+from workers.engine.device import Device
+from workers.engine.memory import ProcessMemory
+from workers.engine.monitor import Cancelled, Monitor
+from workers.engine.watch import call
+from workers.ipc import Words
+
+
+class Pipeline:
+    """What all of diffusers' pipelines share, as far as a call under watch sees it."""
+
+    def __init__(self) -> None:
+        self.model = torch.nn.Sequential(torch.nn.ModuleList([torch.nn.Linear(2, 2) for _ in range(3)]))
+        self.components: dict[str, Any] = {"model": self.model, "tokenizer": object()}
+        self.freed = 0
+
+    def maybe_free_model_hooks(self) -> None:
+        self.freed += 1
+
+    def progress_bar(self, iterable: Any = None, total: int | None = None) -> Any:
+        raise AssertionError("the real bar writes to the terminal")
+
+    def think(self) -> None:
+        for layer in self.model[0]:  # type: ignore[attr-defined]
+            layer(torch.zeros(1, 2))
+
+
+class WithBar(Pipeline):
+    """No callback; `update` on a bar, as Hunyuan Video 1.5."""
+
+    def __call__(self, num_inference_steps: int) -> str:
+        with self.progress_bar(total=num_inference_steps) as bar:
+            for _ in range(num_inference_steps):
+                self.think()
+                bar.update()
+        self.think()
+        return "drawn"
+
+
+class WithIterator(Pipeline):
+    """No callback; the bar wraps the timesteps, as the older pipelines."""
+
+    def __call__(self, num_inference_steps: int) -> str:
+        for _ in enumerate(self.progress_bar(range(num_inference_steps))):
+            self.think()
+        return "drawn"
+
+
+class WithOrder(Pipeline):
+    """A scheduler of second order: two calls of the model, and of the callback, for each step of the bar."""
+
+    def __call__(self, num_inference_steps: int, callback_on_step_end: Callable[..., Any] | None = None) -> str:
+        self._num_timesteps = 2 * num_inference_steps - 1
+        with self.progress_bar(total=num_inference_steps) as bar:
+            for index in range(self._num_timesteps):
+                assert callback_on_step_end is not None
+                assert callback_on_step_end(self, index, 0, {"latents": 1}) == {"latents": 1}
+                if index % 2 == 0:
+                    bar.update()
+        return "drawn"
+
+
+def _call(pipe: Pipeline, words: Words) -> Any:
+    monitor = Monitor(words, 1, 1, ProcessMemory())
+    return call(pipe, {"num_inference_steps": 3}, monitor, Device("cpu", "auto", 0))
+
+
+@pytest.mark.parametrize("kind", [WithBar, WithIterator])
+def test_steps_of_a_pipeline_without_callback(kind: type[Pipeline]) -> None:
+    words = Recorder.recording()
+
+    assert _call(kind(), words) == "drawn"
+
+    assert words.seen == [
+        ("encode", 0, 0), ("denoise", 0, 3), ("denoise", 1, 3), ("denoise", 2, 3), ("denoise", 3, 3), ("decode", 0, 0),
+    ]  # fmt: skip
+    words.close()
+
+
+def test_steps_are_those_that_are_run() -> None:
+    words = Recorder.recording()
+
+    _call(WithOrder(), words)
+
+    steps = [(step, total) for phase, step, total in words.seen if phase == "denoise"]
+    assert steps == [(0, 3), (1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+    words.close()
+
+
+@pytest.mark.parametrize("kind", [WithBar, WithIterator])
+@pytest.mark.parametrize(
+    ("phase", "step", "hits"), [("denoise", 0, 0), ("denoise", 1, 3), ("denoise", 2, 0), ("decode", 0, 0)]
+)
+def test_cancel_is_heard_and_cleaned_up_after(kind: type[Pipeline], phase: str, step: int, hits: int) -> None:
+    pipe = kind()
+    words = CancelAt.at(phase, step, hits)
+
+    with pytest.raises(Cancelled):
+        _call(pipe, words)
+    words.close()
+
+    assert pipe.freed == 1
+    assert "progress_bar" not in vars(pipe)
+    assert not any(module._forward_pre_hooks for module in pipe.model.modules())
+
+
+def test_failure_is_cleaned_up_after() -> None:
+    pipe = WithBar()
+    pipe.model[0][1] = torch.nn.Linear(9, 9)  # type: ignore[index, operator]
+    words = Recorder.recording()
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        _call(pipe, words)
+    words.close()
+
+    assert pipe.freed == 1
+    assert not any(module._forward_pre_hooks for module in pipe.model.modules())

@@ -1,0 +1,85 @@
+"""The engine on a GPU: placement, precision, cancel, offload and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from broker.wire.jobspec import ModelCard
+from tests.engine.conftest import spec_for
+from tests.engine.media import centre_of, colour_of, read_clip
+from tests.engine.scripted import CancelAt, Recorder
+from workers.catalogue import card_for, default_model
+from workers.engine.device import Device
+from workers.engine.monitor import Cancelled, Monitor
+from workers.engine.pipelines import Pipelines
+from workers.engine.video import VideoEngine
+from workers.ipc import Words
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.fixture(scope="module")
+def card() -> ModelCard:
+    return card_for(str(default_model()))
+
+
+@pytest.fixture(scope="module")
+def engine(card: ModelCard) -> VideoEngine:
+    made = VideoEngine(Pipelines(Device("cuda", "auto", threads=0)))
+    made.load(card)
+    return made
+
+
+def _draw(engine: VideoEngine, card: ModelCard, words: Words, directory: Path, profile: Any = "normal") -> Any:
+    monitor = Monitor(words, 1, 1, engine.pipelines.device.meter)
+    engine.run(card, spec_for(card), directory, monitor, profile)
+    monitor.report_memory()
+    assert monitor.peak_memory_mb() > 0
+    return read_clip(directory / "video.mp4").frames
+
+
+def test_draws_the_red_circle(engine: VideoEngine, card: ModelCard, tmp_path: Path) -> None:
+    words = Recorder.recording()
+    frames = _draw(engine, card, words, tmp_path)
+
+    assert np.abs(colour_of(frames[8]) - (255, 0, 0)).max() <= 32
+    assert centre_of(frames[-1])[0] - centre_of(frames[0])[0] > 12
+    used, total = words.memory()
+    assert 0 < used < total
+    words.close()
+
+
+@pytest.mark.parametrize(("phase", "step", "hits"), [("encode", 0, 2), ("denoise", 4, 5), ("decode", 2, 4)])
+@pytest.mark.parametrize("profile", ["normal", "offload"])
+def test_cancel_leaves_the_pipeline_as_it_was(
+    engine: VideoEngine, card: ModelCard, tmp_path: Path, phase: str, step: int, hits: int, profile: str
+) -> None:
+    before = _draw(engine, card, Recorder.recording(), tmp_path, profile)
+
+    with pytest.raises(Cancelled):
+        _draw(engine, card, CancelAt.at(phase, step, hits), tmp_path, profile)
+
+    after = _draw(engine, card, Recorder.recording(), tmp_path, profile)
+    assert np.abs(before.astype(int) - after).max() <= 2
+
+
+def test_offload_and_back_draw_the_same(engine: VideoEngine, card: ModelCard, tmp_path: Path) -> None:
+    whole = _draw(engine, card, Recorder.recording(), tmp_path)
+    pipe = engine.pipelines.get(card)
+    assert pipe.transformer.device.type == "cuda"
+
+    parts = _draw(engine, card, Recorder.recording(), tmp_path, "offload")
+    assert pipe.transformer.device.type == "cpu"
+    again = _draw(engine, card, Recorder.recording(), tmp_path)
+
+    assert pipe.transformer.device.type == "cuda"
+    assert np.abs(whole.astype(int) - parts).max() <= 8
+    assert np.abs(whole.astype(int) - again).max() <= 8

@@ -1,0 +1,150 @@
+"""A full disk costs new jobs first, results last, and nothing that was promised."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+from broker.shell.disk import BALLAST_BYTES, Disk
+from broker.shell.errors import JournalBroken, JournalFull
+from broker.shell.journal import Journal
+from tests.journal.jobs import finish, give, new_job, put
+
+
+class Reserve:
+    """Stands for a disk: the journal may grow to so many pages, and `release` adds some."""
+
+    def __init__(self, more_pages: int) -> None:
+        self.more_pages = more_pages
+        self.released = 0
+        self.journal: Journal | None = None
+
+    def fill(self, journal: Journal) -> None:
+        """From now on there is no free page."""
+        self.journal = journal
+        self._limit(journal._connection.execute("PRAGMA page_count").fetchone()[0])
+
+    def _limit(self, pages: int) -> None:
+        assert self.journal is not None
+        self.journal._connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    def release(self) -> bool:
+        self.released += 1
+        if self.released > 1 or self.journal is None:
+            return False
+        self._limit(self.journal._connection.execute("PRAGMA page_count").fetchone()[0] + self.more_pages)
+        return True
+
+
+def large(n: int):
+    return new_job(f"large-{n}", body=bytes(20_000))
+
+
+def test_a_full_disk_uses_the_reserve_and_loses_nothing(open_journal):
+    reserve = Reserve(more_pages=1000)
+    journal = open_journal(release_reserve=reserve.release)
+    running = give(new_job("job-1"), 5)
+    put(journal, running)
+    reserve.fill(journal)
+    journal.stage(large(1))
+    journal.stage(finish(running))
+    journal.stage(large(2))
+    journal.commit()
+    assert reserve.released == 1
+    journal.close()
+    after = open_journal()
+    assert after.find("job-1").state == "succeeded"
+    assert [job.id for job in after.live()] == ["large-1", "large-2"]
+
+
+def test_rows_flushed_before_the_disk_was_full_are_written_again(open_journal):
+    reserve = Reserve(more_pages=1000)
+    journal = open_journal(release_reserve=reserve.release)
+    first = new_job("job-1")
+    journal.stage(first)
+    journal.flush()
+    reserve.fill(journal)
+    journal.stage(give(first, 5))
+    journal.stage(large(1))
+    journal.commit()
+    journal.stage(finish(first))
+    journal.commit()
+    journal.close()
+    after = open_journal()
+    assert after.find("job-1").state == "succeeded"
+    assert [job.id for job in after.live()] == ["large-1"]
+
+
+def test_without_a_reserve_the_broker_ends_and_what_was_committed_stays(open_journal):
+    reserve = Reserve(more_pages=0)
+    journal = open_journal(release_reserve=reserve.release)
+    put(journal, new_job("job-1"))
+    reserve.fill(journal)
+    journal.stage(large(1))
+    with pytest.raises(JournalFull, match="and so is the reserve"):
+        journal.commit()
+    journal.close()
+    assert [job.id for job in open_journal().live()] == ["job-1"]
+
+
+def test_an_error_that_is_not_want_of_room_is_never_tried_again(journal):
+    attempts = []
+
+    class Failing:
+        in_transaction = False
+
+        def execute(self, *_):
+            attempts.append(1)
+            raise sqlite3.OperationalError("disk I/O error")
+
+        def close(self):
+            pass
+
+    journal.close()
+    journal._connection = Failing()
+    journal.stage(new_job("job-1"))
+    with pytest.raises(JournalBroken, match="disk I/O error"):
+        journal.commit()
+    assert len(attempts) == 1
+
+
+# ---------------------------------------------------------------- the guard
+
+
+def test_with_room_a_ballast_of_real_blocks_is_kept(tmp_path):
+    disk = Disk(tmp_path, tmp_path / "jobs.sqlite", min_free=0)
+    disk.check()
+    assert not disk.low
+    assert (tmp_path / "ballast").stat().st_blocks * 512 >= BALLAST_BYTES
+
+
+def test_releasing_frees_it_once_and_refuses_jobs_until_there_is_room(tmp_path):
+    disk = Disk(tmp_path, tmp_path / "jobs.sqlite", min_free=0)
+    disk.check()
+    assert disk.release()
+    assert disk.low
+    assert not (tmp_path / "ballast").exists()
+    assert not disk.release()
+    disk.check()
+    assert not disk.low
+    assert (tmp_path / "ballast").exists()
+
+
+def test_below_the_limit_jobs_are_refused_and_no_ballast_is_made(tmp_path):
+    disk = Disk(tmp_path, tmp_path / "jobs.sqlite", min_free=2**60)
+    disk.check()
+    assert disk.low
+    assert not (tmp_path / "ballast").exists()
+
+
+def test_a_journal_that_was_removed_or_replaced_ends_the_broker(tmp_path, journal):
+    disk = Disk(tmp_path, journal.path, min_free=0)
+    disk.watch_journal()
+    disk.check()
+    journal.path.rename(tmp_path / "away.sqlite")
+    with pytest.raises(JournalBroken, match="removed or replaced"):
+        disk.check()
+    journal.path.touch()
+    with pytest.raises(JournalBroken, match="removed or replaced"):
+        disk.check()

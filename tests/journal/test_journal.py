@@ -1,0 +1,241 @@
+"""What was committed is found again, whole; nothing goes backwards; what is staged is seen."""
+
+from __future__ import annotations
+
+import copy
+
+import msgspec
+import pytest
+
+from broker.core.jobs import Cause, Job, JobState
+from broker.shell.errors import JournalConflict
+from broker.wire import messages as m
+from tests.journal.jobs import RESULT, fail, finish, give, new_job, put
+
+NOT_JOURNALED = {"phase", "step", "total", "cost", "skipped_s", "begun"}
+
+
+def journaled(job: Job) -> dict[str, object]:
+    return {
+        field.name: getattr(job, field.name) for field in msgspec.structs.fields(Job) if field.name not in NOT_JOURNALED
+    }
+
+
+def full_job() -> Job:
+    """Every journaled field set to something that is not its default."""
+    job = new_job("full", model="wan", tenant="studio", priority=9, gpus=4, units=1e6, deadline_at=500.0)
+    job.origin, job.alias, job.pinned = "lightx2v", "春天\n'; DROP TABLE job", "gpu-7"
+    job.body = bytes(range(256)) * 2000
+    give(job, (3 << 32) + 9)
+    job.revision = (3 << 32) + 77
+    job.crashes, job.losses, job.errors = 2, 3, 1
+    job.stop, job.profile, job.excluded = "cancel", "offload", ("gpu-1", "gpu-2")
+    job.not_before, job.run_s, job.result = 150.0, 12.5, RESULT
+    job.failure = m.Failure("hung", "no step for 30 s")
+    job.move(Cause.CANCELLED, 103.0, "a note")
+    return job
+
+
+def test_every_field_comes_back(journal, open_journal):
+    job = full_job()
+    defaults = {field.name: field.default for field in msgspec.structs.fields(Job)}
+    assert not [name for name, value in journaled(job).items() if value == defaults[name]], "set these too"
+    put(journal, job)
+    journal.close()
+    found = open_journal().find("full")
+    assert found is not job
+    assert journaled(found) == journaled(job)
+    assert isinstance(found.state, JobState)
+
+
+def test_an_unknown_job_is_not_found(journal):
+    assert journal.find("nobody") is None
+    assert journal.find_alias("native", "nobody") is None
+
+
+def test_a_restart_brings_back_what_is_not_final_in_order(journal, open_journal):
+    jobs = [new_job(f"job-{n}", at=100.0) for n in range(20)]
+    put(journal, *jobs)
+    finish(give(jobs[3], 5))
+    fail(jobs[4])
+    jobs[5].move(Cause.CANCELLED, 101.0)
+    jobs[6].not_before = 130.0
+    jobs[6].move(Cause.RETRIED, 101.0)
+    give(jobs[7], 6)
+    put(journal, *jobs[3:8])
+    journal.close()
+    live = open_journal().live()
+    assert [job.id for job in live] == [f"job-{n}" for n in range(20) if n not in (3, 4, 5)]
+    assert {job.id: job.state for job in live if job.state is not JobState.QUEUED} == {
+        "job-6": JobState.DELAYED,
+        "job-7": JobState.RUNNING,
+    }
+
+
+def test_jobs_brought_back_move_on_and_new_ones_come_behind_them(journal, open_journal):
+    put(journal, new_job("old"))
+    journal.close()
+    second = open_journal()
+    (old,) = second.live()
+    put(second, finish(give(old, 5)), new_job("new", at=1.0))
+    found, more = second.page(m.ListJobs(req=1, newest_first=False))
+    assert [(job.id, job.state) for job in found] == [("old", "succeeded"), ("new", "queued")]
+    assert not more
+
+
+def test_what_was_not_committed_is_gone_after_a_crash(journal, open_journal):
+    job = new_job("job-1")
+    put(journal, job)
+    journal.stage(give(job, 5))
+    journal.stage(new_job("job-2"))
+    journal.flush()
+    journal.close()
+    after = open_journal()
+    assert [(job.id, job.state, job.fence) for job in after.live()] == [("job-1", "queued", 0)]
+
+
+def test_the_epoch_grows_with_every_opening(journal, open_journal):
+    epochs = [journal.epoch]
+    for _ in range(3):
+        journal.close()
+        journal = open_journal()
+        epochs.append(journal.epoch)
+    assert epochs == [1, 2, 3, 4]
+
+
+def test_one_commit_covers_everything_staged(journal):
+    jobs = [new_job(f"job-{n}") for n in range(100)]
+    for job in jobs:
+        journal.stage(job)
+    for job in jobs[:50]:
+        journal.stage(finish(give(job, 5)))
+    assert journal.dirty
+    assert journal.commit() == 100
+    assert not journal.dirty
+    assert journal.commit() == 0
+
+
+def test_a_job_staged_twice_is_written_as_it_is_at_the_flush(journal, open_journal):
+    job = new_job("job-1")
+    journal.stage(job)
+    journal.stage(finish(give(job, 5)))
+    journal.commit()
+    journal.close()
+    assert open_journal().find("job-1").state is JobState.SUCCEEDED
+
+
+# ---------------------------------------------------------------- compare-and-set
+
+
+def test_a_lower_fence_is_a_conflict(journal):
+    job = new_job("job-1")
+    put(journal, job)
+    put(journal, give(job, 7))
+    stale = copy.deepcopy(job)
+    stale.fence = 6
+    journal.stage(stale)
+    with pytest.raises(
+        JournalConflict, match="job job-1 is running with fence 7, the core has it running with fence 6"
+    ):
+        journal.commit()
+
+
+def test_the_same_or_a_higher_fence_is_taken(journal):
+    job = new_job("job-1")
+    put(journal, job)
+    for fence in (7, 7, 8):
+        job.fence = fence
+        put(journal, job)
+    assert journal.find("job-1").fence == 8
+
+
+@pytest.mark.parametrize("end", [finish, fail])
+def test_a_final_row_is_never_written_again(journal, end):
+    job = give(new_job("job-1"), 5)
+    put(journal, job)
+    revived = copy.deepcopy(job)
+    revived.fence = 99
+    put(journal, end(job))
+    journal.stage(revived)
+    with pytest.raises(JournalConflict):
+        journal.commit()
+
+
+def test_a_conflict_takes_nothing_of_its_transaction_to_disk(journal, open_journal):
+    first, second = new_job("job-1"), new_job("job-2")
+    put(journal, give(first, 7), second)
+    stale = copy.deepcopy(first)
+    stale.fence = 6
+    journal.stage(give(second, 8))
+    journal.stage(stale)
+    journal.stage(new_job("job-3"))
+    with pytest.raises(JournalConflict):
+        journal.commit()
+    journal.close()
+    assert [(job.id, job.fence) for job in open_journal().live()] == [("job-1", 7), ("job-2", 0)]
+
+
+def test_a_second_job_of_one_id_is_a_conflict(journal):
+    put(journal, finish(give(new_job("job-1"), 5)))
+    journal.stage(new_job("job-1"))
+    with pytest.raises(JournalConflict, match="already"):
+        journal.commit()
+
+
+# ---------------------------------------------------------------- what is staged is seen
+
+
+def test_staged_and_flushed_rows_are_found_before_the_commit(journal):
+    job = new_job("job-1", origin="native", alias="mine")
+    journal.stage(job)
+    assert journal.find("job-1").id == "job-1"
+    assert journal.find_alias("native", "mine").id == "job-1"
+    assert [found.id for found in journal.page(m.ListJobs(req=1))[0]] == ["job-1"]
+    journal.stage(give(job, 5))
+    (found,), _ = journal.page(m.ListJobs(req=1, states=("running",)))
+    assert (found.id, found.fence) == ("job-1", 5)
+    assert journal.page(m.ListJobs(req=1, states=("queued",))) == ([], False)
+    assert journal.dirty
+
+
+def test_the_newest_job_of_a_name_answers(journal, open_journal):
+    put(journal, *[new_job(f"job-{n}", origin="lightx2v", alias="same") for n in range(3)])
+    assert journal.find_alias("lightx2v", "same").id == "job-2"
+    journal.stage(new_job("job-3", origin="lightx2v", alias="same"))
+    journal.stage(new_job("job-4", origin="lightx2v", alias="same"))
+    journal.stage(new_job("job-5", origin="native", alias="same"))
+    journal.stage(new_job("job-6", origin="lightx2v", alias="other"))
+    assert journal.find_alias("lightx2v", "same").id == "job-4"
+    journal.commit()
+    journal.close()
+    after = open_journal()
+    assert after.find_alias("lightx2v", "same").id == "job-4"
+    assert after.find_alias("native", "same").id == "job-5"
+    assert after.find_alias("openai", "same") is None
+
+
+def test_an_older_job_of_a_name_that_moves_does_not_become_the_newest(journal):
+    older, newer = (new_job(f"job-{n}", origin="native", alias="same") for n in (1, 2))
+    put(journal, older, newer)
+    journal.stage(give(older, 5))
+    assert journal.find_alias("native", "same").id == "job-2"
+
+
+def test_no_name_names_nothing(journal):
+    put(journal, new_job("job-1", origin="native"))
+    assert journal.find_alias("native", "") is None
+
+
+# ---------------------------------------------------------------- what is learned again
+
+
+def test_rates_are_those_of_succeeded_jobs_oldest_first_without_loading(journal, open_journal):
+    put(
+        journal,
+        finish(give(new_job("job-1", model="wan", units=10.0), 1)),
+        fail(give(new_job("job-2", model="wan", units=20.0), 2)),
+        finish(give(new_job("job-3", model="flux", units=30.0), 3)),
+        new_job("job-4", model="wan", units=40.0),
+    )
+    journal.close()
+    assert open_journal().rates() == [("wan", 10.0, 7.5), ("flux", 30.0, 7.5)]

@@ -1,0 +1,133 @@
+"""Pages: every job once, in order, whatever the cursor, the filters and the ties."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.core.jobs import Cause, Job
+from broker.shell.pages import MAX_PAGE_BYTES
+from broker.wire import messages as m
+from tests.journal.jobs import fail, finish, give, new_job, put
+
+STATES = ("queued", "running", "succeeded", "failed", "cancelled")
+
+
+def make(n: int) -> Job:
+    """Job n of a mixed crowd; groups of seven share their time of submission."""
+    job = new_job(
+        f"job-{n * 7919 % 1000:03d}",
+        at=float(n // 7),
+        origin=("native", "lightx2v")[n % 2],
+        model=("wan", "flux")[n % 3 == 0],
+    )
+    state = STATES[n % 5]
+    if state != "queued":
+        give(job, n + 1, worker=f"gpu-{n % 4}")
+    if state == "succeeded":
+        finish(job)
+    elif state == "failed":
+        fail(job)
+    elif state == "cancelled":
+        job.move(Cause.CANCELLED, 3.0)
+    return job
+
+
+@pytest.fixture
+def crowd(journal):
+    jobs = [make(n) for n in range(300)]
+    put(journal, *jobs)
+    return jobs
+
+
+def walk(journal, **filters) -> list[str]:
+    """All pages, by the last id of each."""
+    ids: list[str] = []
+    while True:
+        jobs, more = journal.page(m.ListJobs(req=1, after=ids[-1] if ids else "", **filters))
+        ids += [job.id for job in jobs]
+        if not more:
+            return ids
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+@pytest.mark.parametrize("limit", [1, 7, 64, 300, 1000])
+def test_pages_join_to_all_jobs_in_order(journal, crowd, limit, newest_first):
+    expected = [job.id for job in crowd]
+    if newest_first:
+        expected.reverse()
+    assert walk(journal, limit=limit, newest_first=newest_first) == expected
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"states": ("queued",)},
+        {"states": ("running", "failed", "cancelled")},
+        {"states": ("succeeded",)},
+        {"states": ("succeeded", "queued")},
+        {"states": STATES},
+        {"states": ("delayed", "assigned")},
+        {"origin": "native"},
+        {"model": "flux", "origin": "lightx2v"},
+        {"worker": "gpu-2", "states": ("failed", "queued")},
+        {"worker": "gpu-9"},
+    ],
+)
+def test_filters_keep_what_matches_in_order(journal, crowd, filters, newest_first):
+    def matches(job: Job) -> bool:
+        return (
+            (not filters.get("states") or job.state in filters["states"])
+            and job.origin == filters.get("origin", job.origin)
+            and job.model == filters.get("model", job.model)
+            and job.worker == filters.get("worker", job.worker)
+        )
+
+    expected = [job.id for job in crowd if matches(job)]
+    if newest_first:
+        expected.reverse()
+    assert walk(journal, limit=9, newest_first=newest_first, **filters) == expected
+
+
+def test_a_job_that_waits_for_one_worker_is_listed_with_it(journal):
+    put(journal, new_job("for-1", pinned="gpu-1"), new_job("for-any"), give(new_job("on-1"), 5, worker="gpu-1"))
+    assert walk(journal, worker="gpu-1", newest_first=False) == ["for-1", "on-1"]
+
+
+def test_a_page_that_ends_with_the_last_job_says_so(journal, crowd):
+    jobs, more = journal.page(m.ListJobs(req=1, limit=300))
+    assert (len(jobs), more) == (300, False)
+    jobs, more = journal.page(m.ListJobs(req=1, limit=299))
+    assert (len(jobs), more) == (299, True)
+
+
+def test_a_page_of_none_says_whether_there_are_any(journal):
+    assert journal.page(m.ListJobs(req=1, limit=0)) == ([], False)
+    put(journal, new_job("job-1"))
+    assert journal.page(m.ListJobs(req=1, limit=0)) == ([], True)
+
+
+def test_behind_an_unknown_job_there_is_nothing(journal, crowd):
+    assert journal.page(m.ListJobs(req=1, after="nobody")) == ([], False)
+
+
+def test_a_cursor_stays_good_when_its_job_moves_or_others_come(journal, crowd):
+    first, _ = journal.page(m.ListJobs(req=1, limit=10))
+    put(journal, new_job("late"))
+    rest = walk_after(journal, first[-1].id)
+    assert rest == [job.id for job in reversed(crowd)][10:]
+
+
+def walk_after(journal, after: str) -> list[str]:
+    jobs, more = journal.page(m.ListJobs(req=1, after=after, limit=1000))
+    assert not more
+    return [job.id for job in jobs]
+
+
+def test_a_page_of_large_specs_is_cut_short_and_says_more(journal):
+    size = 512 * 1024
+    put(journal, *[new_job(f"job-{n:02d}", body=bytes(size)) for n in range(20)])
+    jobs, more = journal.page(m.ListJobs(req=1, limit=20))
+    assert more
+    assert len(jobs) == MAX_PAGE_BYTES // size
+    assert walk(journal, limit=20, newest_first=False) == [f"job-{n:02d}" for n in range(20)]

@@ -1,0 +1,154 @@
+import json
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.scripts.support import ROOT, SCRIPTS, FakeServer, clean_environ
+
+GPU_LIST = "#!/bin/sh\nprintf '0\\n1\\n2\\n3\\n'\n"
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A repository whose make does nothing and whose interpreter prints its arguments, one a line."""
+    shutil.copytree(SCRIPTS, tmp_path / "scripts")
+    put(tmp_path / ".venv/bin/python", "#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    put(tmp_path / "bin/make", '#!/bin/sh\necho "make $*"\n')
+    return tmp_path
+
+
+def put(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def start(checkout, script, *arguments, **environ):
+    path = f"{checkout / 'bin'}:/usr/bin:/bin"
+    return subprocess.run(
+        ["bash", f"scripts/{script}", *arguments],
+        cwd=checkout,
+        env=clean_environ(PATH=path, **environ),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+
+def option(done, name):
+    lines = done.stdout.splitlines()
+    return lines[lines.index(name) + 1]
+
+
+@pytest.mark.parametrize("script", ["start_server.sh", "start_multi_servers.sh"])
+def test_scripts_are_sound_bash(script):
+    assert subprocess.run(["bash", "-n", SCRIPTS / script], check=False).returncode == 0
+
+
+def test_start_server_makes_the_environment_and_binds_port_8000(checkout):
+    done = start(checkout, "start_server.sh")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("make --no-print-directory setup\n")
+    assert option(done, "--port") == "8000"
+    assert "--port 8000" in (SCRIPTS / "start_server.sh").read_text()
+
+
+def test_a_port_on_the_command_line_comes_last_and_wins(checkout):
+    lines = start(checkout, "start_server.sh", "--port", "9000").stdout.splitlines()
+    assert lines[-2:] == ["--port", "9000"]
+
+
+def test_services_use_cpu_workers_without_gpus(checkout):
+    put(checkout / "bin/nvidia-smi", "#!/bin/sh\necho no devices; exit 9\n")
+    done = start(checkout, "start_multi_servers.sh", num_gpus="3")
+    assert (option(done, "--services"), option(done, "--gpus"), option(done, "--start_port")) == ("3", "cpu:3", "8000")
+
+
+def test_services_use_the_first_gpus(checkout):
+    put(checkout / "bin/nvidia-smi", GPU_LIST)
+    done = start(checkout, "start_multi_servers.sh", "--start_port", "9000", num_gpus="2")
+    assert option(done, "--gpus") == "0,1"
+    assert done.stdout.splitlines()[-2:] == ["--start_port", "9000"]
+
+
+def test_more_services_than_gpus_are_refused(checkout):
+    put(checkout / "bin/nvidia-smi", GPU_LIST)
+    done = start(checkout, "start_multi_servers.sh", num_gpus="8")
+    assert done.returncode == 2
+    assert done.stderr == "num_gpus: 8 services were asked for and this machine has 4 GPUs\n"
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "eight", "1000", "2 3"])
+def test_a_bad_number_is_one_sentence(checkout, number):
+    done = start(checkout, "start_multi_servers.sh", num_gpus=number)
+    assert done.returncode == 2
+    assert done.stderr == f"num_gpus: '{number}' must be a number from 1 to 999\n"
+
+
+def serve(*arguments):
+    command = [sys.executable, str(SCRIPTS / "_serve.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--port", "0"), ("--port", "x"), ("--services", "0"), ("--port", "65535", "--services", "2")]
+)
+def test_impossible_ports_are_refused(arguments):
+    done = serve(*arguments)
+    assert done.returncode == 2
+    assert "65535" in done.stderr
+
+
+def commands(*arguments):
+    code = "import _serve, json, sys; print(json.dumps(_serve.commands(*json.loads(sys.argv[1]))))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(arguments)],
+        env=clean_environ(PYTHONPATH=str(SCRIPTS)),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    return {name: line[1:] for name, line in json.loads(done.stdout).items()}
+
+
+def test_one_service_shows_the_whole_pool():
+    lines = commands(1, 8000, "auto", "demo")
+    assert lines["broker"] == ["-m", "broker"]
+    assert lines["workers"] == ["-m", "workers", "--gpus", "auto", "--model", "demo"]
+    assert lines["edge"] == ["-m", "http_edge", "--port", "8000"]
+    assert lines["ready"][1:] == ["1", "8000"]
+
+
+def test_several_services_show_one_worker_each():
+    lines = commands(2, 9000, "cpu:2", "")
+    assert lines["workers"] == ["-m", "workers", "--gpus", "cpu:2"]
+    assert lines["edge-9000"] == ["-m", "http_edge", "--port", "9000", "--worker", "cpu-0"]
+    assert lines["edge-9001"] == ["-m", "http_edge", "--port", "9001", "--worker", "cpu-1"]
+    assert commands(2, 9000, "0,1", "")["edge-9001"][-1] == "gpu-1"
+    assert lines["ready"][1:] == ["2", "9000", "9001"]
+    assert sum(name.startswith("edge") for name in lines) == 2
+
+
+def test_ready_tells_how_far_the_services_are_and_then_waits():
+    answers = iter([(503, {}), (200, {"workers_ready": 1}), (200, {"workers_ready": 2})])
+    with (
+        FakeServer({("GET", "/readyz"): (200, {"workers_ready": 2})}) as one,
+        FakeServer({("GET", "/readyz"): lambda _: next(answers)}) as two,
+        subprocess.Popen(
+            [sys.executable, "-S", str(SCRIPTS / "_ready.py"), "2", str(one.port), str(two.port)],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
+        lines = [process.stdout.readline() for _ in range(3)]
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    assert lines[0].startswith("1 of 2 services answer, 2 of 2 workers are ready after")
+    assert lines[1].startswith("2 of 2 services answer, 2 of 2 workers are ready after")
+    assert lines[2] == f"all ready: {one.url} {two.url}\n"

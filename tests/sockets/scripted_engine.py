@@ -1,0 +1,81 @@
+"""An engine that does what the job's body says; torch-free and quick to start.
+
+Bodies: "finish" (writes one file), "fail", "die", "wait" (until cancelled), "deaf" (works on, hears no cancel), "babble" (breaks the
+protocol), "flood" (reads nothing more). ENGINE_LOAD in the environment: "fail" makes the model unloadable, "die" ends the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+from broker.wire.jobspec import Artefact, Result
+from workers.ipc import Channel, JobCancelled, JobFailed, JobFinished, LoadFailed, Ready, RunJob, Setup, ToEngine, Words
+
+
+def leave_with_the_agent(channel: Channel, jobs: list[RunJob], came: threading.Condition) -> None:
+    while (message := channel.receive()) is not None:
+        with came:
+            jobs.append(message)  # type: ignore[arg-type]
+            came.notify()
+    os._exit(0)
+
+
+def run(channel: Channel, words: Words, job: RunJob) -> None:
+    words.begin(job.fence)
+    words.report("denoise", 1, 4)
+    order = job.body.decode()
+    if order == "finish":
+        Path(job.out_dir, "video.mp4").write_bytes(b"mp4")
+        artefact = Artefact(name="video.mp4", media_type="video/mp4", size=3, sha256="0" * 64)
+        channel.send(JobFinished(fence=job.fence, result=Result(artefacts=(artefact,)), run_s=0.1, model="demo"))
+    elif order == "fail":
+        channel.send(JobFailed(fence=job.fence, kind="engine_error", message="as told", model="demo"))
+    elif order == "die":
+        os._exit(42)
+    elif order == "babble":
+        channel.sock.sendall(b"\xff\xff\xff\xff nonsense")
+        threading.Event().wait()
+    else:
+        pause = threading.Event()
+        while order == "deaf" or not words.cancelled(job.fence):
+            words.touch()
+            pause.wait(0.01)
+        channel.send(JobCancelled(fence=job.fence, model="demo"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--socket", type=int, required=True)
+    parser.add_argument("--words", type=int, required=True)
+    options = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    channel = Channel(socket.socket(fileno=options.socket), ToEngine)
+    words = Words(options.words)
+    setup = channel.receive()
+    assert isinstance(setup, Setup)
+    match os.environ.get("ENGINE_LOAD"):
+        case "fail":
+            channel.send(LoadFailed(model=setup.preload, message="there are no weights"))
+            sys.exit(65)
+        case "die":
+            os._exit(43)
+    channel.send(Ready(model=setup.preload, load_s=0.1))
+    jobs: list[RunJob] = []
+    came = threading.Condition()
+    threading.Thread(target=leave_with_the_agent, args=(channel, jobs, came), daemon=True).start()
+    while True:
+        with came:
+            came.wait_for(lambda: jobs)
+            job = jobs.pop(0)
+        run(channel, words, job)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""A real supervisor over real agents: what it restarts, what it lets go, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from broker.wire import messages as m
+from tests.sockets.broker_side import BrokerSide, broker_side
+from tests.sockets.workers_side import ROOT, all_gone, environ, family, gone, short_home
+from tests.support.waiting import wait_until
+from workers import cli
+from workers.exits import EXIT_LEFT, EXIT_NO_MODEL, EXIT_UNWANTED
+
+NAMES = ["cpu-0", "cpu-1"]
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    with short_home() as path:
+        yield path
+
+
+@pytest.fixture
+def broker(home: Path) -> Iterator[BrokerSide]:
+    with broker_side(f"ipc://{home}/back.sock") as side:
+        yield side
+
+
+class Supervised:
+    def __init__(self, home: Path, count: int, **env: str) -> None:
+        command = [sys.executable, "-m", "tests.sockets.supervise", str(home), str(count)]
+        self.log = home / "log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environ(**env), stderr=log)
+
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def supervised(home: Path, broker: BrokerSide) -> Iterator[Supervised]:
+    workers = Supervised(home, 2)
+    try:
+        broker.registered(2)
+        yield workers
+    finally:
+        workers.close()
+
+
+def test_sigterm_lets_everybody_say_goodbye_and_leaves_nothing(supervised: Supervised, broker: BrokerSide) -> None:
+    pids = family(supervised.process.pid)
+    assert len(pids) == 4  # two agents, two engines
+    broker.run("cpu-0", 1, "deaf")
+    broker.expect(m.Started)
+    supervised.process.terminate()
+    for name in NAMES:
+        broker.expect(m.Goodbye, name)
+    assert supervised.process.wait(10.0) == EXIT_LEFT
+    assert all(gone(pid) for pid in pids)
+
+
+def test_a_killed_agent_is_replaced_and_its_engine_does_not_stay(supervised: Supervised, broker: BrokerSide) -> None:
+    first = broker.infos["cpu-0"].pid
+    engine = family(first)
+    os.kill(first, signal.SIGKILL)
+    all_gone([first, *engine])
+    wait_until(lambda: broker.pump() or broker.infos["cpu-0"].pid != first, what="a new agent")
+    boots = {hello.boot for hello in broker.hellos if hello.name == "cpu-0"}
+    assert len(boots) == 2
+    broker.registered(2)
+    broker.run("cpu-0", 7, "finish")
+    broker.expect(m.Finished, "cpu-0")
+    assert "killed by SIGKILL" in supervised.text()
+
+
+def test_a_stuck_agent_is_killed_with_its_engine_when_the_time_is_up(
+    supervised: Supervised, broker: BrokerSide
+) -> None:
+    pids = family(supervised.process.pid)
+    os.kill(broker.infos["cpu-0"].pid, signal.SIGSTOP)
+    supervised.process.terminate()
+    assert supervised.process.wait(10.0) == EXIT_LEFT
+    all_gone(pids)
+
+
+def test_without_the_supervisor_all_leave(supervised: Supervised, broker: BrokerSide) -> None:
+    pids = family(supervised.process.pid)
+    supervised.process.kill()
+    for name in NAMES:
+        assert broker.expect(m.Goodbye, name)[0].reason == "the supervisor is gone"
+    all_gone(pids)
+
+
+def test_drained_workers_are_not_started_again(supervised: Supervised, broker: BrokerSide) -> None:
+    broker.send("cpu-0", m.Drain())
+    broker.expect(m.Goodbye, "cpu-0")
+    broker.run("cpu-1", 1, "finish")
+    result, _ = broker.expect(m.Finished, "cpu-1")
+    broker.acknowledge(result, "cpu-1")
+    broker.send("cpu-1", m.Drain())
+    broker.expect(m.Goodbye, "cpu-1")
+    assert supervised.process.wait(10.0) == EXIT_LEFT
+
+
+def test_workers_that_the_broker_refuses_end_the_supervisor(supervised: Supervised, broker: BrokerSide) -> None:
+    for name in NAMES:
+        broker.send(name, m.Bye(reason="another process took the name"))
+    assert supervised.process.wait(10.0) == EXIT_UNWANTED
+
+
+@pytest.mark.parametrize(("load", "words"), [("fail", "there are no weights"), ("die", "exit code 43")])
+def test_a_model_that_no_worker_can_load_ends_the_supervisor_with_the_reason(load: str, words: str, home: Path) -> None:
+    workers = Supervised(home, 2, ENGINE_LOAD=load)
+    try:
+        assert workers.process.wait(30.0) == EXIT_NO_MODEL
+    finally:
+        workers.close()
+    last = workers.text().splitlines()[-1]
+    assert last.startswith("no worker can load its model: ")
+    assert words in last
+
+
+def test_the_command_line_with_the_fake_model(home: Path) -> None:
+    """`python -m workers` as people start it."""
+    (home / "run").mkdir(mode=0o700)
+    command = [sys.executable, "-m", "workers", "--gpus", "cpu:2", "--model", "fake", "--home", str(home)]
+    with broker_side(f"ipc://{home}/run/back.sock") as broker:
+        process = subprocess.Popen(command, cwd=ROOT, env=environ())
+        try:
+            broker.registered(2, deadline_s=60.0)
+            assert [card.name for card in broker.infos["cpu-1"].models] == ["fake"]
+            pids = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10.0) == EXIT_LEFT
+            all_gone(pids)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_the_command_line_prints_why_no_model_loads(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = home / "zoetrope.toml"
+    config.write_text('[models.broken]\nengine = "fake"\npath = "load_fail"\n')
+    assert cli.main(["--gpus", "cpu", "--home", str(home), "--config", str(config)]) == EXIT_NO_MODEL
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith("workers: no worker can load its model: model 'broken' cannot be loaded: ")

@@ -1,0 +1,133 @@
+"""Real agent and supervisor processes with scripted engines, and the question whether anything of them is left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+from msgspec import structs
+
+from broker.wire.jobspec import ModelCard
+from tests.support.waiting import wait_until
+from workers.agent.policy import AgentPolicy
+from workers.ipc import Channel
+from workers.link import AgentConfig, EngineProcess, EngineReady, FromAgentProcess, LoadTrouble
+
+ROOT = Path(__file__).resolve().parents[2]
+ENGINE = (sys.executable, "-m", "tests.sockets.scripted_engine")
+CARD = ModelCard(name="demo", engine="fake", output="video")
+POLICY = AgentPolicy(cancel_grace_s=0.2, resend_s=0.2, beat_gap_s=0.05)
+
+
+@contextmanager
+def short_home() -> Iterator[Path]:
+    """A directory whose name leaves room for a socket's."""
+    home = Path(tempfile.mkdtemp(prefix="zt-", dir="/tmp"))
+    try:
+        yield home
+    finally:
+        shutil.rmtree(home)
+
+
+def config(home: Path, name: str = "cpu-0", **changes: object) -> AgentConfig:
+    base = AgentConfig(
+        name=name,
+        endpoint=f"ipc://{home}/back.sock",
+        artefacts=str(home / "artefacts"),
+        device="cpu",
+        models=(CARD,),
+        preload="demo",
+        policy=POLICY,
+        engine_command=ENGINE,
+    )
+    return structs.replace(base, **changes)
+
+
+def environ(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
+
+
+class Agent:
+    """One agent process, and the supervisor's end of its link."""
+
+    def __init__(self, configuration: AgentConfig, **env: str) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "workers.agent", "--link", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                cwd=ROOT,
+                env=environ(**env),
+            )
+        self.link = Channel(ours, FromAgentProcess)
+        self.link.send(configuration)
+        ours.setblocking(False)
+        self.engine_pids: list[int] = []
+        self.troubles: list[str] = []
+        self.ready = 0
+
+    def listen(self) -> None:
+        messages, _ = self.link.drain()
+        for message in messages:
+            match message:
+                case EngineProcess(pid=pid) if pid:
+                    self.engine_pids.append(pid)
+                case EngineReady():
+                    self.ready += 1
+                case LoadTrouble(message=text):
+                    self.troubles.append(text)
+
+    def engine_pid(self, life: int = 1) -> int:
+        """Process id of the engine in its `life`-th life."""
+
+        def started() -> int:
+            self.listen()
+            return self.engine_pids[life - 1] if len(self.engine_pids) >= life else 0
+
+        return wait_until(started, what=f"engine {life}")
+
+    def ended(self, deadline_s: float = 10.0) -> int:
+        """Its exit code."""
+        return self.process.wait(deadline_s)
+
+    def close(self) -> None:
+        self.link.sock.close()
+        try:
+            self.process.wait(10.0)
+        finally:
+            self.process.kill()
+            self.process.wait()
+
+
+@contextmanager
+def agent(configuration: AgentConfig, **env: str) -> Iterator[Agent]:
+    process = Agent(configuration, **env)
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+def gone(pid: int) -> bool:
+    """Whether there is no such process, or only its entry."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def all_gone(pids: list[int], deadline_s: float = 10.0) -> None:
+    wait_until(lambda: all(gone(pid) for pid in pids), deadline_s, f"the end of {pids}")
+
+
+def family(pid: int) -> list[int]:
+    """Process ids of all descendants."""
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]

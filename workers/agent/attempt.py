@@ -1,0 +1,120 @@
+"""One job in the engine: how far it is, how fast it goes, when to call it stuck, how long a cancel may take.
+
+What the engine shows (`ipc.Progress`, read some twenty times a second) is all there is to go by. Its `tick` grows with every sign of
+life, also inside a step; a phase is stuck when the tick has stood still for longer than that phase ever may.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+from msgspec import Struct
+
+from broker.wire.jobspec import Phase
+from broker.wire.messages import FailureKind, Held
+from workers.agent.policy import AgentPolicy
+from workers.ipc import Progress
+
+#: Weight of the newest step in the average: five steps after a change of pace, four fifths of the old pace are forgotten.
+_WEIGHT = 0.3
+
+#: A heartbeat's counters have an upper bound (`messages.Count`); beyond it only the display is wrong.
+_MAX_COUNT = 1_000_000
+
+#: A step is stuck after this many times its predicted length; a cancel may take so many.
+_STUCK_STEPS = 5
+_CANCEL_STEPS = 2
+
+
+class Ending(Struct, frozen=True):
+    """Why the agent is ending an attempt by killing its engine; decides what the broker is told when the process is gone."""
+
+    kind: Literal["cancelled", "failed", "dropped"]
+    failure: FailureKind = "engine_crashed"
+    message: str = ""
+
+
+class Attempt:
+    """The job that the engine holds."""
+
+    def __init__(self, job_id: str, fence: int, predicted_s: float, now: float) -> None:
+        self.job_id = job_id
+        self.fence = fence
+        #: Whether the engine has shown this fence. A job that it never took up cannot have crashed it.
+        self.begun = False
+        self.cancel_by: float | None = None
+        self.ending: Ending | None = None
+        self._predicted_s = predicted_s
+        self._phase: Phase = ""
+        self._step = 0
+        self._total = 0
+        self._tick = -1
+        self._alive_at = now
+        self._step_at = now
+        self._average_s = 0.0
+
+    def observe(self, progress: Progress, now: float) -> None:
+        """Take in what the engine shows; that of another job is ignored."""
+        if progress.fence != self.fence:
+            return
+        self.begun = True
+        if progress.tick != self._tick:
+            self._tick = progress.tick
+            self._alive_at = now
+        phase = cast("Phase", progress.phase)
+        if phase != self._phase or progress.step < self._step:
+            self._step_at = now
+        elif progress.step > self._step:
+            self._learn((now - self._step_at) / (progress.step - self._step))
+            self._step_at = now
+        self._phase, self._step, self._total = phase, progress.step, progress.total
+
+    def _learn(self, step_s: float) -> None:
+        if self._phase != "denoise":
+            return
+        self._average_s = step_s if self._average_s == 0.0 else self._average_s + _WEIGHT * (step_s - self._average_s)
+
+    def predicted_step_s(self) -> float:
+        """Seconds one denoising step takes: as seen in this attempt, else as the broker predicted, else 0."""
+        if self._average_s > 0.0:
+            return self._average_s
+        return self._predicted_s / self._total if self._phase == "denoise" and self._total else 0.0
+
+    def grace_s(self, policy: AgentPolicy) -> float:
+        """How long a cancel may take before the engine is killed."""
+        return _CANCEL_STEPS * self.predicted_step_s() + policy.cancel_grace_s
+
+    def stuck_at(self, policy: AgentPolicy) -> float:
+        """When this attempt counts as stuck, should no further sign of life come."""
+        return self._alive_at + self._budget_s(policy)
+
+    def _budget_s(self, policy: AgentPolicy) -> float:
+        match self._phase:
+            case "load":
+                return policy.load_budget_s
+            case "denoise":
+                # Before the first step ends, kernels are compiled and tuned; no estimate covers that.
+                floor = policy.step_floor_s if self._step else max(policy.step_floor_s, policy.first_step_budget_s)
+                return max(floor, _STUCK_STEPS * self.predicted_step_s())
+            case "decode":
+                return policy.decode_budget_s
+            case "save" | "finished":
+                return policy.save_budget_s
+            case _:
+                return policy.encode_budget_s
+
+    def describe(self) -> str:
+        """Where it is, for people: "denoise, step 3 of 40"."""
+        if not self._phase:
+            return "not begun"
+        return f"{self._phase}, step {self._step} of {self._total}" if self._total else self._phase
+
+    def held(self) -> Held:
+        """The line of a heartbeat."""
+        return Held(
+            job_id=self.job_id,
+            fence=self.fence,
+            phase=self._phase,
+            step=min(self._step, _MAX_COUNT),
+            total=min(self._total, _MAX_COUNT),
+        )

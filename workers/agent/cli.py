@@ -1,0 +1,86 @@
+"""Start one agent: `python -m workers.agent --link FD`, run by the supervisor and by nobody else."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import logging
+import os
+import socket
+import sys
+import uuid
+from collections.abc import Sequence
+
+from msgspec import structs
+
+from broker.wire.messages import WorkerInfo
+from workers import logs
+from workers.agent import stats
+from workers.agent.broker_socket import BrokerSocket
+from workers.agent.clock import AwakeClock
+from workers.agent.core import AgentCore, Identity
+from workers.agent.errors import AgentError, LinkError
+from workers.agent.shell import AgentShell
+from workers.exits import EXIT_SETTINGS
+from workers.ipc import Channel, IpcError, Setup
+from workers.link import AgentConfig
+
+logger = logging.getLogger(__name__)
+
+_ENGINE = (sys.executable, "-m", "workers.engine.loop")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the agent; returns its exit code (`workers.exits`)."""
+    parser = argparse.ArgumentParser(prog="workers.agent", description="One agent. Started by `python -m workers`.")
+    parser.add_argument("--link", type=int, required=True, help="descriptor of the supervisor's socketpair")
+    parser.add_argument("--name", default="", help="for `ps` alone")
+    options = parser.parse_args(argv)
+    try:
+        link = Channel(socket.socket(fileno=options.link), AgentConfig)
+        config = _receive_config(link)
+        logs.setup(config.name, config.log_level)
+        return _shell(config, link).run()
+    except AgentError as error:
+        print(f"workers.agent: {error}", file=sys.stderr)
+        return EXIT_SETTINGS
+
+
+def _receive_config(link: Channel) -> AgentConfig:
+    try:
+        config = link.receive()
+    except (IpcError, OSError) as error:
+        raise LinkError(f"the supervisor's configuration cannot be read: {error}") from None
+    if not isinstance(config, AgentConfig):
+        raise LinkError
+    link.sock.setblocking(False)
+    return config if config.engine_command else structs.replace(config, engine_command=_ENGINE)
+
+
+def _shell(config: AgentConfig, link: Channel) -> AgentShell:
+    sampler = stats.sampler(config.device, config.visible)
+    info = WorkerInfo(
+        host=socket.gethostname()[:256],
+        pid=os.getpid(),
+        device=sampler.device,
+        version=_version(),
+        models=config.models,
+    )
+    setup = Setup(
+        models=config.models,
+        preload=config.preload,
+        device=config.device,
+        threads=config.threads,
+        dtype=config.dtype,
+    )
+    clock = AwakeClock()
+    identity = Identity(name=config.name, boot=uuid.uuid4().hex, info=info, setup=setup, artefacts=config.artefacts)
+    core = AgentCore(identity, config.policy, clock.now())
+    return AgentShell(core, config, link, sampler, BrokerSocket(config.endpoint), clock)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("zoetrope")
+    except importlib.metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,290 @@
+"""The agent's logic: no socket, no process, no clock. Events and the time come in, effects (`effects`) go out.
+
+Rules:
+
+- At most one job is in the engine (`slot`). Its end makes a result, which waits in `outbox` until it is acknowledged, while the next
+  job may run.
+- What is said of capacity is absolute: `free` is 1 only when a `Run` would be taken now.
+- A fence is taken at most once: a `Run` whose fence is not above all fences received is a repetition, or comes too late.
+- A cancel touches the engine only if the engine holds that very fence.
+- Nothing waits for the broker: a `SendBroker` may be lost, and everything that matters is said again by a later one.
+
+The first `tick` starts the engine and says `Hello`. No peer can make an entrance raise; `EngineStateError` is a bug here.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from broker.wire import codec
+from broker.wire import messages as m
+from workers.agent import effects as fx
+from workers.agent.outbox import Outbox, keeps_files
+from workers.agent.policy import AgentPolicy
+from workers.agent.presence import Presence
+from workers.agent.slot import MAX_REASON, Slot, clip
+from workers.exits import EXIT_LEFT, EXIT_RESTART, EXIT_UNWANTED
+from workers.ipc import FromEngine, Progress, Setup
+
+
+class Identity(Struct, frozen=True, kw_only=True):
+    """What does not change while the agent lives."""
+
+    name: str
+    #: Drawn at each start.
+    boot: str
+    info: m.WorkerInfo
+    setup: Setup
+    #: Directory of all artefacts; an attempt's files go to `<artefacts>/<job id>/<fence>`.
+    artefacts: str
+
+
+class AgentCore:
+    """One worker's half of the conversation with the broker, and its engine's keeper."""
+
+    def __init__(self, identity: Identity, policy: AgentPolicy, now: float) -> None:
+        self.identity = identity
+        self.policy = policy
+        self._out: list[fx.Effect] = []
+        self.presence = Presence(policy, now)
+        self.outbox = Outbox(policy.resend_s)
+        self.slot = Slot(identity.setup, policy, self.outbox, self._out.append, now)
+        #: Highest fence ever received.
+        self.seen = 0
+        self.epoch = 0
+        self.draining = False
+        #: Once leaving: the exit code, and when to go even if the engine is still there.
+        self.leaving: tuple[int, float] | None = None
+        self.stats = fx.Stats()
+
+    # ------------------------------------------------------------ what the shell asks
+
+    def obstacle(self) -> str:
+        """Why a `Run` would be refused now; "" when it would be taken."""
+        if self.leaving is not None:
+            return "the worker is leaving"
+        if self.draining:
+            return "the worker is draining"
+        if self.slot.engine.state != "idle":
+            return f"the engine is {self.slot.engine.shown}"
+        if len(self.outbox) >= self.policy.max_unacknowledged:
+            return f"{len(self.outbox)} results wait for acknowledgement"
+        return ""
+
+    @property
+    def free(self) -> int:
+        """How many jobs would be taken now."""
+        return 0 if self.obstacle() else 1
+
+    def held(self) -> tuple[m.Held, ...]:
+        """The attempt in the engine, and all that wait for acknowledgement."""
+        attempt = self.slot.attempt
+        return ((attempt.held(),) if attempt is not None else ()) + self.outbox.held()
+
+    def next_deadline(self) -> float:
+        """When `tick` must be called at the latest."""
+        if self.leaving is not None:
+            return self.leaving[1]
+        detached_at = self.presence.detached_at
+        times = [self.presence.next_due(self._shown()), *self.slot.deadlines(detached_at)]
+        if self.presence.registered and (due := self.outbox.next_due()) is not None:
+            times.append(due)
+        if self.draining:
+            times.append(detached_at)
+        return min(times)
+
+    # ------------------------------------------------------------ entrances
+
+    def tick(self, now: float) -> list[fx.Effect]:
+        """Do what is due."""
+        if self.leaving is not None:
+            if now >= self.leaving[1]:
+                self._out.append(fx.Exit(self.leaving[0]))
+            return self._take(now)
+        if self.presence.lapse(now):
+            self._out.append(fx.Note(action="broker_silent", level="warning"))
+        if self.draining and now >= self.presence.detached_at:
+            self._leave("drained, and the broker is gone", EXIT_LEFT, now)
+        else:
+            self.slot.timers(now, self.presence.detached_at)
+        return self._take(now)
+
+    def from_broker(self, message: m.ToAgent | None, body: bytes, now: float) -> list[fx.Effect]:
+        """A message of the broker; None for its probe."""
+        if self.leaving is None:
+            self.presence.heard(now)
+            self._told(message, body, now)
+        return self._take(now)
+
+    def _told(self, message: m.ToAgent | None, body: bytes, now: float) -> None:
+        match message:
+            case None | m.Who():
+                self.presence.forgotten(now)
+            case m.Welcome():
+                self._on_welcome(message, now)
+            case m.Run():
+                self._on_run(message, body, now)
+            case m.Cancel():
+                self._on_cancel(message, now)
+            case m.ResultAck():
+                self._on_ack(message)
+            case m.Drain():
+                self.draining = True
+            case m.Bye():
+                self._leave(message.reason, EXIT_UNWANTED, now, goodbye=False)
+            case _:  # HeartbeatAck: having been heard is all
+                pass
+
+    def from_engine(self, message: FromEngine, now: float) -> list[fx.Effect]:
+        """A message of the engine."""
+        if self.leaving is None:
+            self.slot.told(message, now)
+        return self._take(now)
+
+    def progressed(self, progress: Progress, now: float) -> list[fx.Effect]:
+        """What the engine's shared words show: wanted often while there is an attempt, and once more when the process is gone."""
+        self.slot.observe(progress, now)
+        return self._take(now)
+
+    def measured(self, stats: fx.Stats) -> None:
+        """New numbers for the heartbeat."""
+        self.stats = stats
+
+    def begin_failed(self, fence: int, reason: str, now: float) -> list[fx.Effect]:
+        """The job of this fence could not be given to the engine."""
+        self.slot.begin_failed(fence, reason, now)
+        return self._take(now)
+
+    def engine_closed(self, now: float) -> list[fx.Effect]:
+        """The engine closed its socket, and its process is still there."""
+        self.slot.closed(now)
+        return self._take(now)
+
+    def engine_broken(self, reason: str, now: float) -> list[fx.Effect]:
+        """The engine sent what is no message."""
+        self.slot.kill(f"it broke the protocol: {reason}", now, blamed=True)
+        return self._take(now)
+
+    def engine_exited(self, how: str, now: float) -> list[fx.Effect]:
+        """The engine's process is gone, or could not be started."""
+        if self.leaving is None:
+            self.slot.exited(how, now)
+        else:
+            self.slot.abandon(now)
+            self._out.append(fx.Exit(self.leaving[0]))
+        return self._take(now)
+
+    def leave(self, reason: str, now: float, code: int = EXIT_LEFT) -> list[fx.Effect]:
+        """Hand everything back and go."""
+        if self.leaving is None:
+            self._leave(reason, code, now)
+        return self._take(now)
+
+    # ------------------------------------------------------------ the broker's messages
+
+    def _on_welcome(self, message: m.Welcome, now: float) -> None:
+        if message.epoch < self.epoch:
+            # Epochs of one journal only grow. The fences of this one would look old to us for ever: start afresh.
+            self._leave("the broker has another journal", EXIT_RESTART, now)
+            return
+        self.epoch = message.epoch
+        self.presence.welcomed(message.heartbeat_s, now)
+        self.outbox.send_all_now(now)
+        self._out.append(fx.Note(action="registered", detail=f"epoch {message.epoch}"))
+
+    def _on_run(self, run: m.Run, body: bytes, now: float) -> None:
+        if self.slot.holds(run.job_id, run.fence):
+            self._send(m.Started(job_id=run.job_id, fence=run.fence))
+        elif answer := self.outbox.answer(run.job_id, run.fence, self.free):
+            self._send(*answer)
+        elif run.fence <= self.seen:
+            self._refuse(run, "its fence is not above those received")
+        else:
+            self.seen = run.fence
+            if obstacle := self.obstacle():
+                self._refuse(run, obstacle)
+            else:
+                self.slot.begin(run, body, f"{self.identity.artefacts}/{run.job_id}/{run.fence}", now)
+                self._send(m.Started(job_id=run.job_id, fence=run.fence))
+
+    def _on_cancel(self, cancel: m.Cancel, now: float) -> None:
+        # It cannot overtake its `Run`, but it can arrive where that was lost: the fence is spent then, too.
+        self.seen = max(self.seen, cancel.fence)
+        if self.slot.cancel(cancel, now):
+            return
+        if answer := self.outbox.answer(cancel.job_id, cancel.fence, self.free):
+            self._send(*answer)
+        else:
+            self._refuse(cancel, "this attempt is not held here")
+
+    def _refuse(self, order: m.Run | m.Cancel, reason: str) -> None:
+        self._send(m.Refused(job_id=order.job_id, fence=order.fence, free=self.free, reason=reason))
+        self._out.append(fx.Note(action="refused", job_id=order.job_id, fence=order.fence, detail=reason))
+
+    def _on_ack(self, ack: m.ResultAck) -> None:
+        message = self.outbox.acknowledge(ack.fence, accepted=ack.accepted)
+        if message is not None and keeps_files(message) and not ack.accepted:
+            self._out.append(fx.RemoveDir(message.job_id, message.fence))
+
+    def _leave(self, reason: str, code: int, now: float, *, goodbye: bool = True) -> None:
+        if goodbye:
+            # What is done counts, if it gets there before the goodbye that hands the rest back.
+            self.outbox.send_all_now(now)
+            self._send_due(now)
+            self._send(m.Goodbye(reason=clip(reason, MAX_REASON)))
+        self.leaving = (code, now + self.policy.leave_s)
+        self._out.append(fx.Note(action="leaving", detail=reason))
+        if self.slot.engine.alive:
+            self.slot.kill(reason, now, blamed=False)
+        else:
+            self._out.append(fx.Exit(code))
+
+    # ------------------------------------------------------------ sending
+
+    def _take(self, now: float) -> list[fx.Effect]:
+        """Say what is due, and hand out all effects of this entrance."""
+        if self.leaving is None and self.draining and self.slot.attempt is None and not len(self.outbox):
+            self._leave("drained", EXIT_LEFT, now)
+        if self.leaving is None:
+            if self.presence.hello_due(now):
+                self._send_hello()
+            self._send_due(now)
+            if self.presence.beat_due(self._shown(), now):
+                self._send_heartbeat()
+        effects = self._out[:]
+        self._out.clear()
+        return effects
+
+    def _shown(self) -> object:
+        """What makes a heartbeat due sooner when it changes."""
+        return (self.free, self.slot.engine.shown, self.slot.model, self.draining, self.held())
+
+    def _send_due(self, now: float) -> None:
+        if self.presence.registered:
+            for message, body in self.outbox.due(now, self.free):
+                self._send(message, body)
+
+    def _send_hello(self) -> None:
+        hello = m.Hello(
+            name=self.identity.name, boot=self.identity.boot, seen=self.seen, free=self.free, held=self.held()
+        )
+        self._send(hello, codec.encode_body(self.identity.info))
+
+    def _send_heartbeat(self) -> None:
+        self._send(
+            m.Heartbeat(
+                seen=self.seen,
+                free=self.free,
+                held=self.held(),
+                engine=self.slot.engine.shown,
+                model=self.slot.model,
+                memory_used_mb=self.stats.memory_used_mb,
+                memory_total_mb=self.stats.memory_total_mb,
+                utilisation=self.stats.utilisation,
+                temperature_c=self.stats.temperature_c,
+                draining=self.draining,
+            )
+        )
+
+    def _send(self, message: m.Message, body: bytes | None = None) -> None:
+        self._out.append(fx.SendBroker(message, body))

@@ -1,0 +1,49 @@
+"""The directory of one attempt: made before the engine gets the job, removed when its files are garbage."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+from broker.wire.jobspec import JOB_ID_RULE, is_job_id
+
+#: Another agent may remove the job's directory, empty between two attempts, just when it is needed.
+_TRIES = 5
+
+
+def attempt_dir(artefacts: Path, job_id: str, fence: int) -> Path:
+    """`<artefacts>/<job id>/<fence>`. Raises `ValueError` for what may not be a path component."""
+    if not is_job_id(job_id) or fence < 0:
+        raise ValueError(f"job id {job_id!r} or fence {fence} is refused: a job id is {JOB_ID_RULE}")
+    return artefacts / job_id / str(fence)
+
+
+def make(artefacts: Path, job_id: str, fence: int) -> Path:
+    """Make the attempt's directory, empty, with mode 0755. Raises `OSError` or `ValueError`."""
+    target = attempt_dir(artefacts, job_id, fence)
+    artefacts.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if target.parent.is_symlink():
+        raise FileExistsError(f"{str(target.parent)!r} is a symbolic link")
+    for attempt in range(_TRIES):
+        try:
+            target.parent.mkdir(mode=0o755, exist_ok=True)
+            target.mkdir(mode=0o755)
+            break
+        except FileNotFoundError:
+            if attempt == _TRIES - 1:
+                raise
+        except FileExistsError:
+            # A fence is granted once, so this is left from a process that died between making and beginning.
+            shutil.rmtree(target)
+    return target
+
+
+def remove(artefacts: Path, job_id: str, fence: int) -> None:
+    """Remove the attempt's directory, and the job's when it is empty then. Raises `OSError` or `ValueError`."""
+    target = attempt_dir(artefacts, job_id, fence)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(target)
+    with contextlib.suppress(OSError):
+        os.rmdir(target.parent)

@@ -1,0 +1,83 @@
+"""All that the agent's core may ask of its shell, and what the shell measures for it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from broker.wire.messages import Message
+from workers.ipc import RunJob, Setup
+from workers.link import EngineReady, LoadTrouble
+
+
+class SendBroker(Struct, frozen=True):
+    """Send now or not at all: nothing waits for a broker that is not there; all that matters is sent again."""
+
+    message: Message
+    body: bytes | None = None
+
+
+class StartEngine(Struct, frozen=True):
+    """Start an engine process with new shared words and send it `setup`. Answered by `engine_exited`, at once if it cannot be started."""
+
+    setup: Setup
+
+
+class StartJob(Struct, frozen=True):
+    """Make the attempt's directory, then give the job to the engine. Answered by `begin_failed` if the directory cannot be made."""
+
+    message: RunJob
+
+
+class SetCancelWord(Struct, frozen=True):
+    """Ask the engine to stop the job of this fence."""
+
+    fence: int
+
+
+class KillEngine(Struct, frozen=True):
+    """SIGKILL the engine's process group. Answered by `engine_exited` when it is gone."""
+
+    reason: str
+
+
+class RemoveDir(Struct, frozen=True):
+    """The files of this attempt are garbage."""
+
+    job_id: str
+    fence: int
+
+
+class Report(Struct, frozen=True):
+    """Tell the supervisor."""
+
+    message: EngineReady | LoadTrouble
+
+
+class Note(Struct, frozen=True, kw_only=True):
+    """One line for the log."""
+
+    action: str
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    job_id: str = ""
+    fence: int = 0
+    detail: str = ""
+
+
+class Exit(Struct, frozen=True):
+    """Leave the loop and end the process with this code (`workers.exits`)."""
+
+    code: int
+
+
+Effect = SendBroker | StartEngine | StartJob | SetCancelWord | KillEngine | RemoveDir | Report | Note | Exit
+
+
+class Stats(Struct, frozen=True, kw_only=True):
+    """What the shell last measured of device and engine; -1 where not known."""
+
+    memory_used_mb: float = 0.0
+    memory_total_mb: float = 0.0
+    utilisation: float = -1.0
+    temperature_c: float = -1.0

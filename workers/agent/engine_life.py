@@ -1,0 +1,132 @@
+"""The life of the engine process as the agent sees it: one table, and the times that go with each state.
+
+- `down`: no process; one is started at `start_at` (back-off).
+- `loading`: the process is there, its model is not; `load_by` is the end of its patience.
+- `idle`: ready for a job. `busy`: has one.
+- `stopping`: killed, or about to end by itself (it said so, or closed its socket); it takes nothing any more. `kill_at` is when an engine
+  that was to end by itself is killed, `unkillable_at` when a killed one is given up.
+
+Only `exited` leads out of `stopping`: a GPU is free when the process is gone, not when somebody sent a signal.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from broker.wire.messages import EngineState
+from workers import restart
+from workers.agent.errors import EngineStateError
+from workers.agent.policy import AgentPolicy
+
+State = Literal["down", "loading", "idle", "busy", "stopping"]
+Event = Literal["spawn", "ready", "run", "done", "stop", "exit"]
+
+#: state -> event -> next state. A missing pair is a bug and raises `EngineStateError`.
+TABLE: dict[State, dict[Event, State]] = {
+    "down": {"spawn": "loading"},
+    "loading": {"ready": "idle", "stop": "stopping", "exit": "down"},
+    "idle": {"run": "busy", "stop": "stopping", "exit": "down"},
+    "busy": {"done": "idle", "stop": "stopping", "exit": "down"},
+    "stopping": {"exit": "down"},
+}
+
+#: What a heartbeat says.
+_SHOWN: dict[State, EngineState] = {
+    "down": "restarting",
+    "loading": "loading",
+    "idle": "ready",
+    "busy": "busy",
+    "stopping": "restarting",
+}
+
+
+class EngineLife:
+    """State, deadlines and restarts of one agent's engine."""
+
+    def __init__(self, policy: AgentPolicy, now: float) -> None:
+        self._policy = policy
+        self.state: State = "down"
+        self.start_at: float | None = now
+        self.load_by: float | None = None
+        self.kill_at: float | None = None
+        self.unkillable_at: float | None = None
+        self._lives = 0
+        self._streak = 0
+        self._ready_at: float | None = None
+        self._proved = False
+        self._blamed = True
+
+    def _move(self, event: Event) -> None:
+        try:
+            self.state = TABLE[self.state][event]
+        except KeyError:
+            raise EngineStateError(f"the engine is {self.state}, it cannot {event} (life {self._lives})") from None
+
+    @property
+    def shown(self) -> EngineState:
+        """The state in a heartbeat's words."""
+        return "starting" if self._lives == 0 else _SHOWN[self.state]
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a process."""
+        return self.state != "down"
+
+    def spawn(self, now: float) -> None:
+        """A process is being started."""
+        self._move("spawn")
+        self._lives += 1
+        self.start_at = None
+        self.load_by = now + self._policy.load_budget_s
+        self._ready_at = None
+        self._proved = False
+        self._blamed = True
+
+    def ready(self, now: float) -> None:
+        """The model is in memory."""
+        self._move("ready")
+        self.load_by = None
+        self._ready_at = now
+
+    def run(self) -> None:
+        """It was given a job."""
+        self._move("run")
+
+    def done(self, *, proved: bool = False) -> None:
+        """It has no job any more; `proved`: because it finished it."""
+        self._move("done")
+        self._proved = self._proved or proved
+
+    def ending(self, now: float) -> None:
+        """It is about to end by itself."""
+        self._move("stop")
+        self.load_by = None
+        self.kill_at = now + self._policy.exit_s
+
+    def killed(self, now: float, *, blamed: bool) -> None:
+        """SIGKILL is on its way. `blamed`: for a fault of the engine."""
+        if self.state != "stopping":
+            self._move("stop")
+        self.load_by = self.kill_at = None
+        self.unkillable_at = now + self._policy.unkillable_s
+        self._blamed = blamed
+
+    def exited(self, now: float) -> float:
+        """The process is gone. Seconds until the next is started."""
+        self._move("exit")
+        healthy = self._ready_at is not None and (self._proved or now - self._ready_at >= self._policy.good_life_s)
+        choice = restart.decide(self._streak, healthy=healthy, blamed=self._blamed)
+        self._streak = choice.streak
+        self.load_by = self.kill_at = self.unkillable_at = None
+        self.start_at = now + choice.delay_s
+        return choice.delay_s
+
+    @property
+    def was_ready(self) -> bool:
+        """Whether this life got as far as a loaded model."""
+        return self._ready_at is not None
+
+    def deadlines(self) -> list[float]:
+        """Times at which something is to be done."""
+        times = (self.start_at, self.load_by, self.kill_at, self.unkillable_at)
+        return [at for at in times if at is not None]

@@ -1,0 +1,114 @@
+"""One engine process as the agent holds it: the child, its socketpair, its shared words.
+
+Nothing here blocks: what the engine does not read is kept until it does, so that a stuck engine cannot stop the agent. The child leads a
+process group of its own: killing it kills whatever it started, and signals meant for the supervisor's group do not reach it.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+
+from workers.ipc import Channel, FromEngine, Progress, Words, pack
+from workers.procs import kill_group
+
+
+class EngineProcess:
+    """A running engine. Raises `OSError` when it cannot be started."""
+
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str]) -> None:
+        self._socket, theirs = socket.socketpair()
+        self._words = Words.create()
+        self._outgoing = bytearray()
+        self._channel = Channel(self._socket, FromEngine)
+        #: Whether the stream has ended, or is not listened to any more.
+        self.closed = False
+        try:
+            self._process = subprocess.Popen(
+                [*command, "--socket", str(theirs.fileno()), "--words", str(self._words.fd)],
+                pass_fds=(theirs.fileno(), self._words.fd),
+                env=dict(environ),
+                stdin=subprocess.DEVNULL,
+                process_group=0,
+            )
+        except OSError:
+            self._release()
+            raise
+        finally:
+            theirs.close()
+        self._socket.setblocking(False)
+
+    @property
+    def pid(self) -> int:
+        """Process id, and that of its group."""
+        return self._process.pid
+
+    @property
+    def fd(self) -> int:
+        """To poll for what it says."""
+        return self._socket.fileno()
+
+    @property
+    def unsent(self) -> bool:
+        """Whether `flush` has something to do when the socket takes more."""
+        return bool(self._outgoing) and not self.closed
+
+    def send(self, message: Struct) -> None:
+        """Send, or keep until the engine reads. An engine that is gone is noticed by `poll`. Raises `IpcError` for a message too long."""
+        self._outgoing += pack(message)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what was kept, as far as the socket takes it."""
+        try:
+            while self._outgoing:
+                sent = self._socket.send(self._outgoing)
+                del self._outgoing[:sent]
+        except BlockingIOError:
+            pass
+        except OSError:
+            # The other end is gone; `receive` still has what it said before.
+            self._outgoing.clear()
+
+    def receive(self) -> list[Struct]:
+        """What has arrived. Raises `IpcError` when it makes no sense; nothing is read after that."""
+        if self.closed:
+            return []
+        self.closed = True
+        messages, ended = self._channel.drain()
+        self.closed = ended
+        return messages
+
+    def progress(self) -> Progress:
+        """What its words show."""
+        return self._words.progress()
+
+    def memory_mb(self) -> tuple[int, int]:
+        """(used, total) as its words show."""
+        return self._words.memory()
+
+    def request_cancel(self, fence: int) -> None:
+        """Set the cancel word."""
+        self._words.request_cancel(fence)
+
+    def poll(self) -> int | None:
+        """Its `returncode`, None while it runs."""
+        return self._process.poll()
+
+    def kill(self) -> None:
+        """SIGKILL to its group; once it is reaped, to nobody."""
+        if self._process.poll() is None:
+            kill_group(self._process.pid)
+
+    def release(self) -> None:
+        """Give back descriptors, after its end. What it left running in its group is killed."""
+        kill_group(self._process.pid)
+        self._release()
+
+    def _release(self) -> None:
+        self.closed = True
+        self._socket.close()
+        self._words.close()

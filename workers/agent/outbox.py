@@ -1,0 +1,93 @@
+"""Results that the broker has not acknowledged, and the last ones that it has.
+
+A result is never forgotten before its `ResultAck`: it is sent at once, again every `resend_s`, and again after every reconnect. `free` is
+filled in when it is sent, not when it was made, so that an old result never grants room that is gone.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from msgspec import structs
+
+from broker.wire.messages import AgentResult, Finished, Held
+
+#: Acknowledged results kept to answer a late cancel.
+_REMEMBERED = 64
+
+
+class _Pending:
+    def __init__(self, message: AgentResult, body: bytes | None, due_at: float) -> None:
+        self.message = message
+        self.body = body
+        self.due_at = due_at
+
+
+class Outbox:
+    """Fence -> result."""
+
+    def __init__(self, resend_s: float) -> None:
+        self._resend_s = resend_s
+        self._pending: dict[int, _Pending] = {}
+        self._acknowledged: OrderedDict[int, _Pending] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def add(self, message: AgentResult, body: bytes | None, now: float) -> None:
+        """Keep a new result; it is due at once."""
+        self._pending[message.fence] = _Pending(message, body, now)
+
+    def send_all_now(self, now: float) -> None:
+        """The broker came back, or came to know us: everything is due."""
+        for pending in self._pending.values():
+            pending.due_at = now
+
+    def due(self, now: float, free: int) -> list[tuple[AgentResult, bytes | None]]:
+        """What to send now, with this much room written in; each is due again in `resend_s`."""
+        messages = []
+        for pending in self._pending.values():
+            if pending.due_at <= now:
+                pending.due_at = now + self._resend_s
+                messages.append(_stamped(pending, free))
+        return messages
+
+    def next_due(self) -> float | None:
+        """When something is due again."""
+        return min((pending.due_at for pending in self._pending.values()), default=None)
+
+    def acknowledge(self, fence: int, *, accepted: bool) -> AgentResult | None:
+        """Stop resending; the result, or None when it was not waiting. An accepted one is remembered for a while."""
+        pending = self._pending.pop(fence, None)
+        if pending is None:
+            return None
+        if accepted:
+            self._acknowledged[fence] = pending
+            if len(self._acknowledged) > _REMEMBERED:
+                self._acknowledged.popitem(last=False)
+        return pending.message
+
+    def answer(self, job_id: str, fence: int, free: int) -> tuple[AgentResult, bytes | None] | None:
+        """The result of this attempt, waiting or remembered, to say it once more."""
+        pending = self._pending.get(fence) or self._acknowledged.get(fence)
+        return _stamped(pending, free) if pending is not None and pending.message.job_id == job_id else None
+
+    def held(self) -> tuple[Held, ...]:
+        """The lines of a heartbeat."""
+        return tuple(
+            Held(job_id=pending.message.job_id, fence=fence, phase="finished")
+            for fence, pending in self._pending.items()
+        )
+
+    def fences(self) -> frozenset[int]:
+        """The attempts whose results wait."""
+        return frozenset(self._pending)
+
+
+def _stamped(pending: _Pending, free: int) -> tuple[AgentResult, bytes | None]:
+    return structs.replace(pending.message, free=free), pending.body
+
+
+def keeps_files(message: AgentResult) -> bool:
+    """Whether the files of an attempt with this result are of use to anybody."""
+    return isinstance(message, Finished)

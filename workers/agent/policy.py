@@ -1,0 +1,38 @@
+"""The numbers an agent decides by; filled from the workers' settings."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class AgentPolicy(Struct, frozen=True, kw_only=True):
+    """Times in seconds."""
+
+    #: Until the broker's `Welcome` says otherwise.
+    heartbeat_s: float = 1.0
+    #: Least time between two heartbeats, however much changes.
+    beat_gap_s: float = 0.25
+    #: Between two sendings of a result that has no acknowledgement, and of a `Hello` that has no `Welcome`.
+    resend_s: float = 1.0
+    #: A running job is given up after this long without a word from the broker.
+    detached_s: float = 900.0
+    #: A cancel may take two predicted steps and this much; then the engine is killed.
+    cancel_grace_s: float = 2.0
+    #: Silence (no step, no sign of life from inside a step) after which a phase counts as stuck.
+    load_budget_s: float = 1800.0
+    encode_budget_s: float = 300.0
+    decode_budget_s: float = 600.0
+    save_budget_s: float = 600.0
+    #: The same within denoising: at least this, or five predicted steps; before the first step, at least `first_step_budget_s`.
+    step_floor_s: float = 30.0
+    first_step_budget_s: float = 300.0
+    #: An engine that closed its socket or said it would end has this long to do so.
+    exit_s: float = 5.0
+    #: A killed process that is still there after this long sits in the kernel: its job is given up, its worker takes no more.
+    unkillable_s: float = 30.0
+    #: When told to leave: how long to wait for the killed engine.
+    leave_s: float = 1.5
+    #: An engine that was ready for this long, or finished a job, is healthy: its next death is the first of a new count.
+    good_life_s: float = 60.0
+    #: Results awaiting acknowledgement, beyond which no new job is taken.
+    max_unacknowledged: int = 16

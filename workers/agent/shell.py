@@ -1,0 +1,268 @@
+"""The agent's loop: polls the broker's socket, the engine's socketpair, the supervisor's link and the signals; carries effects out.
+
+A pass serves in this order: signals and link, engine, broker, time. So whatever has arrived is known before any deadline is judged, and an
+engine's result before the message that would make it late. No decision is made here; they are `core`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+from collections import deque
+from pathlib import Path
+from typing import assert_never
+
+import zmq
+
+from broker.wire import codec
+from workers.agent import dirs
+from workers.agent import effects as fx
+from workers.agent.broker_socket import BrokerSocket
+from workers.agent.clock import AwakeClock
+from workers.agent.core import AgentCore
+from workers.agent.engine_process import EngineProcess
+from workers.agent.stats import Sampler
+from workers.exits import EXIT_UNWANTED, describe_exit
+from workers.ipc import Channel, IpcError, RunJob, Setup
+from workers.link import AgentConfig
+from workers.link import EngineProcess as EnginePid
+from workers.signals import SignalSocket, caught
+
+logger = logging.getLogger(__name__)
+
+#: How often the engine's words are read while it has a job: a step shorter than this shows late, never wrong.
+_WORDS_S = 0.05
+#: A process that is on its way out is asked for this often; its end has no descriptor to poll on every system.
+_REAP_S = 0.01
+_SAMPLE_S = 1.0
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class AgentShell:
+    """Runs one core until it says `Exit`."""
+
+    def __init__(
+        self,
+        core: AgentCore,
+        config: AgentConfig,
+        link: Channel,
+        sampler: Sampler,
+        broker: BrokerSocket,
+        clock: AwakeClock,
+    ) -> None:
+        self._core = core
+        self._config = config
+        self._link: Channel | None = link
+        self._sampler = sampler
+        self._broker = broker
+        self._clock = clock
+        self._artefacts = Path(config.artefacts)
+        self._engine: EngineProcess | None = None
+        self._close_told = False
+        self._sample_at = clock.now()
+        self._exit_code: int | None = None
+
+    def run(self) -> int:
+        """Serve until the core leaves; returns the exit code."""
+        with caught(_SIGNALS) as signals:
+            try:
+                self._apply(self._core.tick(self._clock.now()))
+                while self._exit_code is None:
+                    self._wait(signals)
+                    self._serve(signals)
+            finally:
+                self._end_engine()
+                self._broker.close()
+        return self._exit_code
+
+    # ------------------------------------------------------------ one pass
+
+    def _wait(self, signals: SignalSocket) -> None:
+        poller = zmq.Poller()
+        poller.register(self._broker.socket, zmq.POLLIN)
+        poller.register(signals.fileno(), zmq.POLLIN)
+        if self._link is not None:
+            poller.register(self._link.sock.fileno(), zmq.POLLIN)
+        if self._engine is not None and not self._engine.closed:
+            poller.register(self._engine.fd, zmq.POLLIN | (zmq.POLLOUT if self._engine.unsent else 0))
+        timeout_s = self._patience()
+        self._clock.waiting()
+        # Rounded up: waking a millisecond too early means to wait again for nothing.
+        poller.poll(int(timeout_s * 1000) + 1)
+        stall_s = self._clock.woke(timeout_s)
+        if stall_s:
+            logger.warning("stalled", extra={"action": "stall", "seconds": round(stall_s, 3)})
+
+    def _patience(self) -> float:
+        wake_at = min(self._core.next_deadline(), self._sample_at)
+        timeout_s = max(0.0, wake_at - self._clock.now())
+        if self._engine is not None and (self._engine.closed or self._core.slot.engine.state == "stopping"):
+            return min(timeout_s, _REAP_S)
+        return min(timeout_s, _WORDS_S) if self._core.slot.attempt is not None else timeout_s
+
+    def _serve(self, signals: SignalSocket) -> None:
+        self._serve_signals(signals)
+        self._serve_link()
+        self._serve_engine()
+        self._serve_broker()
+        now = self._clock.now()
+        if now >= self._sample_at:
+            self._sample_at = now + _SAMPLE_S
+            self._sample()
+        self._apply(self._core.tick(now))
+
+    def _serve_signals(self, signals: SignalSocket) -> None:
+        for number in signals.take():
+            self._apply(self._core.leave(f"stopped by {number.name}", self._clock.now()))
+
+    def _serve_link(self) -> None:
+        if self._link is None:
+            return
+        try:
+            _, ended = self._link.drain()
+        except IpcError:
+            ended = True
+        if ended:
+            self._link.sock.close()
+            self._link = None
+            self._apply(self._core.leave("the supervisor is gone", self._clock.now()))
+
+    def _serve_engine(self) -> None:
+        engine = self._engine
+        if engine is None:
+            return
+        # Asked before reading: what a dead process said is all there to be read.
+        code = engine.poll()
+        now = self._clock.now()
+        engine.flush()
+        try:
+            for message in engine.receive():
+                self._apply(self._core.from_engine(message, now))  # type: ignore[arg-type]  # the channel decodes this union
+        except IpcError as error:
+            self._apply(self._core.engine_broken(str(error), now))
+        if self._core.slot.attempt is not None:
+            self._apply(self._core.progressed(engine.progress(), now))
+        if code is not None:
+            self._release_engine()
+            self._apply(self._core.engine_exited(describe_exit(code), now))
+        elif engine.closed and not self._close_told:
+            self._close_told = True
+            self._apply(self._core.engine_closed(now))
+
+    def _serve_broker(self) -> None:
+        try:
+            for message, body in self._broker.receive():
+                self._apply(self._core.from_broker(message, body, self._clock.now()))
+        except codec.VersionError as error:
+            self._apply(
+                self._core.leave(f"the broker speaks another protocol: {error}", self._clock.now(), EXIT_UNWANTED)
+            )
+
+    def _sample(self) -> None:
+        engine = self._engine
+        pid, shown = (engine.pid, engine.memory_mb()) if engine is not None else (0, (0, 0))
+        self._core.measured(self._sampler.sample(pid, shown))
+
+    # ------------------------------------------------------------ effects
+
+    def _apply(self, effects: list[fx.Effect]) -> None:
+        """Carry effects out, in order; what they lead to at once comes behind them."""
+        waiting = deque(effects)
+        while waiting and self._exit_code is None:
+            waiting.extend(self._carry_out(waiting.popleft()))
+
+    def _carry_out(self, effect: fx.Effect) -> list[fx.Effect]:
+        match effect:
+            case fx.SendBroker(message, body):
+                self._broker.send(message, body)
+            case fx.StartEngine(setup):
+                return self._start_engine(setup)
+            case fx.StartJob(job):
+                return self._start_job(job)
+            case fx.SetCancelWord(fence):
+                if self._engine is not None:
+                    self._engine.request_cancel(fence)
+            case fx.KillEngine(reason):
+                self._kill_engine(reason)
+            case fx.RemoveDir(job_id, fence):
+                self._remove_dir(job_id, fence)
+            case fx.Report(message):
+                self._tell_supervisor(message)
+            case fx.Note():
+                _log(effect)
+            case fx.Exit(code):
+                self._exit_code = code
+            case _:
+                assert_never(effect)
+        return []
+
+    def _start_engine(self, setup: Setup) -> list[fx.Effect]:
+        try:
+            engine = EngineProcess(self._config.engine_command, engine_environ(self._config, os.environ))
+        except OSError as error:
+            return self._core.engine_exited(f"it could not be started: {error}", self._clock.now())
+        self._engine = engine
+        self._close_told = False
+        engine.send(setup)
+        self._tell_supervisor(EnginePid(pid=engine.pid))
+        logger.info("engine started", extra={"action": "engine_started", "pid": engine.pid})
+        return []
+
+    def _start_job(self, job: RunJob) -> list[fx.Effect]:
+        try:
+            dirs.make(self._artefacts, job.job_id, job.fence)
+            if self._engine is not None:
+                self._engine.send(job)
+        except (OSError, ValueError) as error:
+            return self._core.begin_failed(job.fence, str(error), self._clock.now())
+        return []
+
+    def _kill_engine(self, reason: str) -> None:
+        logger.warning("engine killed", extra={"action": "engine_killed", "detail": reason})
+        if self._engine is not None:
+            self._engine.kill()
+
+    def _release_engine(self) -> None:
+        if self._engine is not None:
+            self._engine.release()
+            self._engine = None
+            self._tell_supervisor(EnginePid(pid=0))
+
+    def _end_engine(self) -> None:
+        """Whatever ends this loop, no engine outlives it."""
+        if self._engine is not None:
+            self._engine.kill()
+            self._engine.poll()
+            self._release_engine()
+
+    def _remove_dir(self, job_id: str, fence: int) -> None:
+        try:
+            dirs.remove(self._artefacts, job_id, fence)
+        except (OSError, ValueError) as error:
+            logger.warning(
+                "cannot remove an attempt's files",
+                extra={"action": "remove_failed", "job_id": job_id, "detail": str(error)},
+            )
+
+    def _tell_supervisor(self, message: object) -> None:
+        if self._link is not None:
+            with contextlib.suppress(OSError):  # gone: its end of the stream says so in the next pass
+                self._link.send(message)  # type: ignore[arg-type]
+
+
+def engine_environ(config: AgentConfig, environ: os._Environ[str] | dict[str, str]) -> dict[str, str]:
+    """The engine's environment: one device, numbered as NVIDIA's tools do, whatever the machine has."""
+    return {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        **environ,
+        "CUDA_VISIBLE_DEVICES": config.visible,
+        "ZOETROPE_LOG_LEVEL": config.log_level,
+    }
+
+
+def _log(note: fx.Note) -> None:
+    extra = {"action": note.action, "job_id": note.job_id, "fence": note.fence or "", "detail": note.detail}
+    logger.log(getattr(logging, note.level.upper()), note.action.replace("_", " "), extra=extra)

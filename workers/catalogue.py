@@ -1,0 +1,277 @@
+"""From a model's directory to its card: what it draws, what it accepts, what a request with only a prompt gets.
+
+Read without torch, so that an agent knows its models before its engine has started. Each value comes from the first of
+
+1. `[models.NAME]` of the service's zoetrope.toml (keys `path`, `engine`, `pipeline`, tables `defaults` and `limits`),
+2. `zoetrope.toml` in the model's own directory (the same keys, and `name`),
+3. the model's configs (compression, patch size, variants of its family) and its family's habits (`families.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from broker.wire.jobspec import Defaults, Limits, MediaKind, ModelCard
+from workers.families import Family, family_of, image_use, what_is_missing
+
+FAKE = "fake"
+_ENGINES = ("video", "image", FAKE)
+_SETTINGS_FILE = "zoetrope.toml"
+_KEYS = {"name", "path", "engine", "pipeline", "output", "defaults", "limits"}
+
+#: Below this a UNet or a VAE has nothing left after its last downsampling.
+_MIN_SIDE = 64
+_VIDEO_LIMITS = Limits(max_side=1920, max_pixels=1920 * 1088)
+
+_NO_TABLE: Mapping[str, Any] = MappingProxyType({})
+
+T = TypeVar("T", bound=Struct)
+
+
+class CatalogueError(Exception):
+    """One sentence on why there is no card for a model."""
+
+
+def default_model() -> Path:
+    """Directory of the demo model, which is used when none is named."""
+    return Path(__file__).resolve().parent / "demo_model"
+
+
+def card_for(source: str, name: str | None = None, table: Mapping[str, Any] = _NO_TABLE) -> ModelCard:
+    """The card of the model in `source`: a directory, a hub id, or "fake". Raises `CatalogueError`.
+
+    `table` is the model's table in zoetrope.toml; its `path` stands before `source`.
+    """
+    label = name or source
+    _check_keys(label, table)
+    source = str(table.get("path", source))
+    if table.get("engine", source) == FAKE:
+        return _fake_card(name or FAKE, source, table)
+    if Path(source).expanduser().is_dir():
+        source = str(Path(source).expanduser().resolve())
+    directory = _find(source)
+    own = _own_settings(label, directory)
+    settings = {**own, **{key: value for key, value in table.items() if key not in ("defaults", "limits")}}
+    name = name or settings.get("name") or (Path(source).name if Path(source).is_dir() else source)
+    index = _read_index(name, source, directory, settings)
+    pipeline = str(index["_class_name"])
+    if missing := what_is_missing(pipeline):
+        raise CatalogueError(f"model {name!r}: {pipeline} needs {missing}, which a job does not carry")
+    family = family_of(pipeline)
+    output: MediaKind = settings.get("output", family.output)
+    takes_image, needs_image = image_use(pipeline)
+    token_side, token_frames = _token_size(directory, family)
+    defaults = _variant(family, index, directory)
+    limits = _limits(family, output, token_side, token_frames)
+    card = ModelCard(
+        name=name,
+        engine=settings.get("engine", output),
+        output=output,
+        source=source,
+        pipeline=pipeline,
+        takes_image=takes_image,
+        needs_image=needs_image,
+        defaults=_override(name, "defaults", defaults, own.get("defaults", {}), table.get("defaults", {})),
+        limits=_override(name, "limits", limits, own.get("limits", {}), table.get("limits", {})),
+        token_side=token_side,
+        token_frames=token_frames,
+    )
+    _check(card)
+    return card
+
+
+def _fake_card(name: str, source: str, table: Mapping[str, Any]) -> ModelCard:
+    output = table.get("output", "video")
+    video = output == "video"
+    card = ModelCard(
+        name=name,
+        engine=FAKE,
+        output=output,
+        source="" if source == FAKE else source,
+        pipeline=FAKE,
+        takes_image=True,
+        defaults=_override(
+            name,
+            "defaults",
+            Defaults(width=64, height=64, num_frames=17 if video else 1, fps=8.0, num_inference_steps=10),
+            table.get("defaults", {}),
+        ),
+        limits=_override(
+            name,
+            "limits",
+            Limits(min_side=2, max_side=4096, side_multiple=1, max_pixels=4096 * 4096, max_frames=1000 if video else 1,
+                   frame_step=1, max_steps=10_000),
+            table.get("limits", {}),
+        ),
+        token_side=16,
+        token_frames=4 if video else 1,
+    )  # fmt: skip
+    _check(card)
+    return card
+
+
+# ---------------------------------------------------------------- reading the model
+
+
+def _find(source: str) -> Path | None:
+    """The model's directory: `source` itself, or its snapshot in the hub's cache; None when it is not on this machine."""
+    if Path(source).is_dir():
+        return Path(source)
+    if source.count("/") > 1 or source.startswith((".", "/", "~")):
+        return None
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"))
+    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser() / f"models--{source.replace('/', '--')}"
+    try:
+        return cache / "snapshots" / (cache / "refs" / "main").read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
+
+
+def _own_settings(label: str, directory: Path | None) -> dict[str, Any]:
+    if directory is None or not (directory / _SETTINGS_FILE).is_file():
+        return {}
+    try:
+        settings = tomllib.loads((directory / _SETTINGS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CatalogueError(f"model {label!r}: {directory / _SETTINGS_FILE}: {error}") from None
+    _check_keys(label, settings)
+    return settings
+
+
+def _read_index(name: str, source: str, directory: Path | None, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    index = _read_json(name, directory / "model_index.json") if directory is not None else {}
+    if settings.get("pipeline"):
+        return {**index, "_class_name": settings["pipeline"]}
+    if isinstance(index.get("_class_name"), str):
+        return index
+    if directory is not None:
+        raise CatalogueError(
+            f"model {name!r}: {directory} is not a diffusers pipeline: no model_index.json with its class"
+        )
+    if source.count("/") <= 1 and not source.startswith((".", "/", "~")):
+        raise CatalogueError(
+            f"model {name!r}: {source!r} is neither a directory nor in the hub's cache; "
+            f'download it, or name its class: pipeline = "…" in [models.{json.dumps(name)}] of zoetrope.toml'
+        )
+    raise CatalogueError(f"model {name!r}: there is no directory {source!r}")
+
+
+def _read_json(name: str, path: Path) -> dict[str, Any]:
+    """An object in a JSON file; empty when there is no such file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise CatalogueError(f"model {name!r}: {path} cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise CatalogueError(f"model {name!r}: {path} holds no JSON object")
+    return value
+
+
+def _config(directory: Path | None, part: str) -> dict[str, Any]:
+    return _read_json(part, directory / part / "config.json") if directory is not None else {}
+
+
+def _token_size(directory: Path | None, family: Family) -> tuple[int, int]:
+    """(pixels a token side, frames a latent frame)."""
+    vae = _config(directory, "vae") or _config(directory, "vqvae")
+    spatial = _whole(vae.get("scale_factor_spatial")) or _whole(vae.get("spatial_compression_ratio"))
+    if spatial == 0:
+        levels = vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
+        spatial = 2 ** (len(levels) - 1) if isinstance(levels, list) and levels else family.spatial
+    temporal = _whole(vae.get("scale_factor_temporal")) or _whole(vae.get("temporal_compression_ratio"))
+    patch = _config(directory, "transformer").get("patch_size")
+    patch_side = _whole(patch[-1] if isinstance(patch, list) and patch else patch)
+    pack = patch_side if patch_side > 1 else family.pack
+    return spatial * pack, (temporal or family.temporal) if family.output == "video" else 1
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _variant(family: Family, index: Mapping[str, Any], directory: Path | None) -> Defaults:
+    """The family's defaults, or those of the variant that the model's configs show."""
+    defaults = family.defaults
+    pipeline = str(index["_class_name"])
+    if pipeline.startswith("Wan") and index.get("boundary_ratio") is not None:  # Wan 2.2 A14B: two experts
+        first, second = (3.5, 3.5) if "ImageToVideo" in pipeline else (4.0, 3.0)
+        return msgspec.structs.replace(defaults, num_inference_steps=40, guidance_scale=first, guidance_scale_2=second)
+    if pipeline.startswith("Wan") and index.get("expand_timesteps") is True:  # Wan 2.2 TI2V 5B
+        return msgspec.structs.replace(
+            defaults, width=1280, height=704, num_frames=121, fps=24.0, num_inference_steps=50
+        )
+    if pipeline == "FluxPipeline" and _config(directory, "transformer").get("guidance_embeds") is False:  # schnell
+        return msgspec.structs.replace(defaults, num_inference_steps=4, guidance_scale=0.0, max_sequence_length=256)
+    return defaults
+
+
+def _limits(family: Family, output: MediaKind, token_side: int, token_frames: int) -> Limits:
+    side = math.lcm(token_side, family.side_multiple)
+    least = side * -(-_MIN_SIDE // side)
+    if output == "image":
+        return Limits(min_side=least, side_multiple=side, max_frames=1, frame_step=1)
+    step = token_frames if family.whole_latents else 1
+    return msgspec.structs.replace(_VIDEO_LIMITS, min_side=least, side_multiple=side, frame_step=step)
+
+
+# ---------------------------------------------------------------- settings and checks
+
+
+def _check_keys(label: str, table: Mapping[str, Any]) -> None:
+    for key, value in table.items():
+        if key not in _KEYS:
+            raise CatalogueError(f"model {label!r}: unknown key {key!r}; known: {', '.join(sorted(_KEYS))}")
+        wanted: type = dict if key in ("defaults", "limits") else str
+        if not isinstance(value, wanted):
+            raise CatalogueError(f"model {label!r}: {key} must be a {'table' if wanted is dict else 'string'}")
+    if table.get("engine", FAKE) not in _ENGINES:
+        raise CatalogueError(f"model {label!r}: engine {table['engine']!r} is not one of {', '.join(_ENGINES)}")
+    if table.get("output", "video") not in ("video", "image"):
+        raise CatalogueError(f"model {label!r}: output {table['output']!r} is not one of video, image")
+
+
+def _override(name: str, what: str, base: T, *layers: Mapping[str, Any]) -> T:
+    """`base` with the fields that the layers give, the last one winning."""
+    given = {key: value for layer in layers for key, value in layer.items()}
+    fields = {field.name for field in msgspec.structs.fields(type(base))}
+    for key in given:
+        if key not in fields:
+            raise CatalogueError(f"model {name!r}: unknown key {key!r} in {what}; known: {', '.join(sorted(fields))}")
+    try:
+        return msgspec.convert({**msgspec.structs.asdict(base), **given}, type(base))
+    except msgspec.ValidationError as error:
+        rule, _, field = str(error).partition(" - at `$")
+        raise CatalogueError(f"model {name!r}: {what}{field.rstrip('`')}: {rule[:1].lower()}{rule[1:]}") from None
+
+
+def _check(card: ModelCard) -> None:
+    """Raise when a request that gives only a prompt would be refused."""
+    defaults, limits = card.defaults, card.limits
+    for field, value in (("width", defaults.width), ("height", defaults.height)):
+        if not limits.min_side <= value <= limits.max_side or value % limits.side_multiple:
+            raise CatalogueError(
+                f"model {card.name!r}: default {field} {value} is not a multiple of {limits.side_multiple} "
+                f"from {limits.min_side} to {limits.max_side}"
+            )
+    if defaults.width * defaults.height > limits.max_pixels:
+        raise CatalogueError(f"model {card.name!r}: the default size has more than {limits.max_pixels} pixels")
+    if not 1 <= defaults.num_frames <= limits.max_frames or (defaults.num_frames - 1) % limits.frame_step:
+        raise CatalogueError(
+            f"model {card.name!r}: default num_frames {defaults.num_frames} is not {limits.frame_step}k+1 up to {limits.max_frames}"
+        )
+    if not 1 <= defaults.num_inference_steps <= limits.max_steps:
+        raise CatalogueError(f"model {card.name!r}: default num_inference_steps is not from 1 to {limits.max_steps}")
+    if defaults.fps <= 0:
+        raise CatalogueError(f"model {card.name!r}: default fps {defaults.fps} is not above 0")

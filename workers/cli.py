@@ -1,0 +1,59 @@
+"""`python -m workers`: settings in, supervisor on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from broker.wire.options import SettingsError, check_endpoint, load, make_private_dir, read_config
+from workers import gpus, logs
+from workers.exits import EXIT_SETTINGS
+from workers.link import AgentConfig
+from workers.settings import WorkerSettings, agent_configs, model_cards, usable_cores
+from workers.supervisor import Supervisor
+
+_DESCRIPTION = """\
+Run one worker for each GPU: an agent, which talks to the broker, and its engine, which holds the model and draws. A worker that
+dies is started again, at once and then with growing pauses; SIGTERM or SIGINT hands all jobs back to the broker and
+ends within four seconds. Workers may start before the broker, and outlive its restarts.
+Exit codes: 0 stopped or drained; 2 an option is wrong; 3 the broker refused all workers; 4 no worker can load its model.
+"""
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
+    """Run the workers until told to stop; returns the exit code (`workers.exits`)."""
+    try:
+        configs = _configure(argv, environ)
+    except SettingsError as error:
+        print(f"workers: {error}", file=sys.stderr)
+        return EXIT_SETTINGS
+    supervisor = Supervisor(configs)
+    code = supervisor.run()
+    if supervisor.fault:
+        print(f"workers: {supervisor.fault}", file=sys.stderr)
+    return code
+
+
+def _configure(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[AgentConfig, ...]:
+    settings = load(WorkerSettings, "python -m workers", "workers", argv, environ, _DESCRIPTION)
+    logs.setup("workers", settings.log_level)
+    check_endpoint("back", settings.back_endpoint)
+    devices = gpus.resolve(settings.gpus, gpus.visible_gpus(environ, gpus.count_gpus()))
+    cards = model_cards(settings, _model_tables(argv, environ))
+    if not settings.back:
+        # Whoever owns this directory can give us orders.
+        make_private_dir(settings.run_path)
+    return agent_configs(settings, devices, cards, usable_cores())
+
+
+def _model_tables(argv: Sequence[str], environ: Mapping[str, str]) -> Mapping[str, object]:
+    """[models] of the configuration file that `load` read."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    known, _ = parser.parse_known_args(argv)
+    tables = read_config(known.config, environ).get("models", {})
+    if not isinstance(tables, dict):
+        raise SettingsError("zoetrope.toml: [models] must be a table of tables; write [models.NAME]")
+    return tables

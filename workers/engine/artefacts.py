@@ -1,0 +1,199 @@
+"""Files of a job: MP4 (PyAV) and PNG (Pillow), whole or not there at all.
+
+Every file is written under a temporary name, closed, fsynced, hashed and renamed; then its directory is fsynced. A name that exists
+is a file that is complete and on disk.
+
+Colour: frames come as full-range sRGB; players of HD video assume BT.709 at limited range. Tagging without converting shifts
+colours by up to 32/255, so frames are converted with the BT.709 matrix and the stream is tagged to match.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+import av.container
+import av.error
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from PIL import Image
+
+from broker.wire.jobspec import Artefact
+from workers.engine.errors import InvalidInput, WriteError
+
+#: Frames or an image: height x width x 3 (RGB), uint8.
+Pixels = npt.NDArray[np.uint8]
+
+_CRF = "18"  # visually without loss
+_PRESET = "veryfast"  # 81 frames of 832x480: 0.8 s on two cores; "medium" takes three times as long
+#: x264 starts 1.5 threads a core if left alone; one engine of several on a big host must not take them all.
+_MAX_ENCODER_THREADS = 8
+
+#: Stands in a record until the file is closed and `publish` has read it.
+_NO_HASH = "0" * 64
+
+#: Rates of broadcast video that are written in decimals but mean n * 1000/1001.
+_NTSC_BASES = (24, 30, 48, 60, 120)
+
+
+def exact_fps(fps: float) -> Fraction:
+    """The rate that `fps` stands for: 16.0 -> 16, 23.976 -> 24000/1001, 12.5 -> 25/2. Raises `InvalidInput` for one below 1/1000."""
+    for base in _NTSC_BASES:
+        if abs(fps - base * 1000 / 1001) < 0.005:
+            return Fraction(base * 1000, 1001)
+    rate = Fraction(fps).limit_denominator(1001)
+    if rate <= 0:
+        raise InvalidInput(f"fps: {fps} is too low; a video has at least one frame in 1000 seconds")
+    return rate
+
+
+def artefact_name(stem: str, suffix: str, index: int) -> str:
+    """video.mp4, then video-2.mp4 for the second output (`index` 1)."""
+    return f"{stem}.{suffix}" if index == 0 else f"{stem}-{index + 1}.{suffix}"
+
+
+class Mp4Writer:
+    """An H.264 video in an MP4 file, written frame by frame; the first frame sets the size.
+
+    Use as a context manager and call `finish` at the end: leaving without it removes what was written. Odd sizes, which yuv420p
+    cannot hold, gain a row or column at the edge.
+    """
+
+    def __init__(self, directory: Path, name: str, fps: float) -> None:
+        self._rate = exact_fps(fps)
+        self._path = directory / name
+        self._temporary = directory / f".{name}.part"
+        self._container: av.container.OutputContainer | None = None
+        self._stream: Any = None
+        self._size = (0, 0, 3)
+        self._frames = 0
+
+    def __enter__(self) -> Mp4Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._container is not None:
+            # Closing writes an index for what is there; a full disk may refuse it, and it does not matter any more.
+            with contextlib.suppress(av.error.FFmpegError, OSError, ValueError):
+                self._container.close()
+            self._container = None
+        self._temporary.unlink(missing_ok=True)
+
+    def write(self, frames: Pixels) -> None:
+        """Append frames: number x height x width x 3. Raises `WriteError`."""
+        with _write_errors(self._path.name):
+            for frame in frames:
+                if self._container is None:
+                    self._open(frame.shape[0], frame.shape[1])
+                if frame.shape != self._size or frame.dtype != np.uint8:
+                    raise WriteError(
+                        f"frame {self._frames} is {frame.dtype} {frame.shape}, expected uint8 {self._size}"
+                    )
+                self._encode(frame)
+
+    def finish(self) -> Artefact:
+        """Close the file, put it on disk and give its record. Raises `WriteError`."""
+        if self._container is None:
+            raise WriteError(f"{self._path.name} has no frames")
+        with _write_errors(self._path.name):
+            self._mux(None)
+            container, self._container = self._container, None
+            container.close()
+        record = Artefact(
+            name=self._path.name,
+            media_type="video/mp4",
+            size=0,
+            sha256=_NO_HASH,
+            width=self._stream.width,
+            height=self._stream.height,
+            num_frames=self._frames,
+            fps=float(self._rate),
+        )
+        return publish(self._temporary, self._path, record)
+
+    def _open(self, height: int, width: int) -> None:
+        self._size = (height, width, 3)
+        # faststart puts the index in front, so that a browser can play before it has the whole file.
+        self._container = av.open(str(self._temporary), "w", format="mp4", options={"movflags": "+faststart"})
+        self._stream = self._container.add_stream("libx264", rate=self._rate, options={"crf": _CRF, "preset": _PRESET})
+        self._stream.width = width + width % 2
+        self._stream.height = height + height % 2
+        self._stream.pix_fmt = "yuv420p"
+        context = self._stream.codec_context
+        context.thread_count = min(_MAX_ENCODER_THREADS, os.cpu_count() or 1)
+        context.color_range = ColorRange.MPEG
+        context.colorspace = Colorspace.ITU709
+        context.color_primaries = ColorPrimaries.BT709
+        context.color_trc = ColorTrc.BT709
+
+    def _encode(self, pixels: Pixels) -> None:
+        height, width, _ = self._size
+        if height % 2 or width % 2:
+            pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        frame = rgb.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+        frame.pts = self._frames
+        frame.time_base = 1 / self._rate
+        self._frames += 1
+        self._mux(frame)
+
+    def _mux(self, frame: av.VideoFrame | None) -> None:
+        for packet in self._stream.encode(frame):
+            assert self._container is not None
+            self._container.mux(packet)
+
+
+def save_png(directory: Path, name: str, pixels: Pixels) -> Artefact:
+    """Write an image: height x width x 3. Raises `WriteError`."""
+    temporary = directory / f".{name}.part"
+    try:
+        with _write_errors(name):
+            Image.fromarray(pixels).save(temporary, format="PNG")
+        height, width = pixels.shape[:2]
+        return publish(
+            temporary,
+            directory / name,
+            Artefact(
+                name=name, media_type="image/png", size=0, sha256=_NO_HASH, width=width, height=height, num_frames=1
+            ),
+        )
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def publish(temporary: Path, path: Path, record: Artefact) -> Artefact:
+    """Fsync and hash a closed file, give it its name, fsync the name; returns `record` with true size and hash. Raises `WriteError`."""
+    with _write_errors(path.name):
+        digest = hashlib.sha256()
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+            size = file.tell()
+        temporary.rename(path)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    return msgspec.structs.replace(record, size=size, sha256=digest.hexdigest())
+
+
+@contextlib.contextmanager
+def _write_errors(name: str) -> Iterator[None]:
+    """The reader of a job's error needs the file's name and the system's words, not an encoder's traceback."""
+    try:
+        yield
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise WriteError(f"{name} could not be written: {error}") from error

@@ -1,0 +1,49 @@
+"""What can go wrong in an engine. One base; a class's docstring is its default message, its `kind` is what the agent reports.
+
+The first two are the client's or the operator's to mend, the rest are ours. A torch error is never one of these: `failures.classify`
+tells torch's errors apart.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+Kind = Literal["invalid_input", "out_of_memory", "engine_error", "engine_crashed"]
+
+
+class EngineError(Exception):
+    """The engine could not draw this."""
+
+    kind: ClassVar[Kind] = "engine_error"
+    #: Whether the process must not be trusted any more.
+    fatal: ClassVar[bool] = False
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (self.__doc__ or "").strip().splitlines()[0])
+
+
+class InvalidInput(EngineError):
+    """The job asks for what this pipeline cannot draw."""
+
+    kind = "invalid_input"
+
+
+class LoadError(EngineError):
+    """The model cannot be loaded."""
+
+
+class OutOfMemory(EngineError):
+    """Not enough memory for this job."""
+
+    kind = "out_of_memory"
+
+
+class WriteError(EngineError):
+    """The file could not be written."""
+
+
+class DeviceLost(EngineError):
+    """The device's state is corrupt; only a new process can use it."""
+
+    kind = "engine_crashed"
+    fatal = True

@@ -1,0 +1,173 @@
+"""An engine without torch: draws real small files at once, and fails in every way an engine can, on request.
+
+Its behaviour is chosen by the job's `extra` alone:
+
+- `fake`: "slow", "fail", "invalid", "oom", "poison" (a fatal device error), "die" (exit), "segfault", "hang" (no sign of life, deaf
+  to cancel), "ignore_cancel" (alive, deaf to cancel), "load_fail"; absent: draws without fault.
+- `fake_step_s`: seconds a step takes (default 0; 0.1 when slow or deaf).
+- `fake_at`: the step after which it happens (default: half of them).
+- `fake_once`: path of a counter file; the fault happens in the first `fake_times` (default 1) attempts only.
+
+A card whose `source` is "load_fail" cannot be loaded at all.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from broker.wire.jobspec import Artefact, JobSpec, ModelCard
+from workers.engine.artefacts import Mp4Writer, Pixels, artefact_name, save_png
+from workers.engine.base import Profile
+from workers.engine.errors import DeviceLost, EngineError, InvalidInput, LoadError, OutOfMemory
+from workers.engine.monitor import Cancelled, Monitor
+
+BEHAVIOURS = (
+    "slow",
+    "fail",
+    "invalid",
+    "oom",
+    "poison",
+    "die",
+    "segfault",
+    "hang",
+    "ignore_cancel",
+    "load_fail",
+)
+
+_SLOW_STEP_S = 0.1
+#: Exit status of "die": not one that a signal or Python gives.
+DIE_STATUS = 42
+
+
+class FakeEngine:
+    """Draws a bar that crosses the picture, in a colour given by the seed."""
+
+    def __init__(self) -> None:
+        self._loaded = ""
+
+    def load(self, card: ModelCard) -> None:
+        if card.source == "load_fail":
+            raise LoadError(f"model {card.name!r}: told not to load")
+        self._loaded = card.name
+
+    def loaded(self) -> str:
+        return self._loaded
+
+    def reclaim(self) -> None:
+        """There is nothing to give back."""
+
+    def run(
+        self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile
+    ) -> tuple[Artefact, ...]:
+        script = _Script(spec)
+        if self._loaded != card.name:
+            script.tell(monitor.enter, "load")
+            self.load(card)
+        if script.behaviour == "load_fail":
+            raise LoadError(f"model {card.name!r}: told not to load")
+        made = []
+        for index in range(spec.num_outputs):
+            monitor.output(index, "save" if index == spec.num_outputs - 1 else "denoise")
+            _steps(spec, script, monitor)
+            made.append(_draw(spec, out_dir, index, script, monitor))
+        return tuple(made)
+
+
+class _Script:
+    """What a job's `extra` asks for. Raises `InvalidInput` naming the key that makes no sense."""
+
+    def __init__(self, spec: JobSpec) -> None:
+        asked = str(spec.extra.get("fake") or "")
+        if asked and asked not in BEHAVIOURS:
+            raise InvalidInput(f"extra.fake: {asked!r} is not one of {', '.join(BEHAVIOURS)}")
+        self.behaviour = "" if asked and self._used_up(spec) else asked
+        self.deaf = self.behaviour == "ignore_cancel"
+        slow = self.behaviour in ("slow", "ignore_cancel")
+        self.step_s = _number(spec, "fake_step_s", _SLOW_STEP_S if slow else 0.0)
+        self.at = int(_number(spec, "fake_at", spec.num_inference_steps // 2))
+
+    @staticmethod
+    def _used_up(spec: JobSpec) -> bool:
+        """Count this attempt; whether the attempts that fail are over."""
+        counter = spec.extra.get("fake_once")
+        if not counter:
+            return False
+        with open(str(counter), "ab") as file:
+            attempts = file.tell()
+            file.write(b".")
+        return attempts >= int(_number(spec, "fake_times", 1))
+
+    def tell(self, call: Callable[..., None], *args: object) -> None:
+        """Call the monitor; a deaf engine does not hear the cancel in its answer."""
+        try:
+            call(*args)
+        except Cancelled:
+            if not self.deaf:
+                raise
+
+    def misbehave(self) -> None:
+        """Do what the job asked for."""
+        match self.behaviour:
+            case "fail":
+                raise EngineError("told to fail")
+            case "invalid":
+                raise InvalidInput("prompt: told to refuse it")
+            case "oom":
+                raise OutOfMemory("told to run out of memory")
+            case "poison":
+                raise DeviceLost("told that the device is lost")
+            case "die":
+                os._exit(DIE_STATUS)
+            case "segfault":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "hang":
+                while True:
+                    time.sleep(3600)
+
+
+def _number(spec: JobSpec, key: str, default: float) -> float:
+    value = spec.extra.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        raise InvalidInput(f"extra.{key}: {value!r} is not a number of 0 or more")
+    return float(value)
+
+
+def _steps(spec: JobSpec, script: _Script, monitor: Monitor) -> None:
+    script.tell(monitor.enter, "encode")
+    script.tell(monitor.enter, "denoise", spec.num_inference_steps)
+    for done in range(spec.num_inference_steps + 1):
+        if done:
+            time.sleep(script.step_s)
+            script.tell(monitor.step, done, spec.num_inference_steps)
+        if done == min(script.at, spec.num_inference_steps):
+            script.misbehave()
+
+
+def _draw(spec: JobSpec, out_dir: Path, index: int, script: _Script, monitor: Monitor) -> Artefact:
+    script.tell(monitor.enter, "decode", spec.num_frames)
+    if spec.output == "image":
+        pixels = _frame(spec, index, 0.5)
+        script.tell(monitor.enter, "save")
+        return save_png(out_dir, artefact_name("image", "png", index), pixels)
+    with Mp4Writer(out_dir, artefact_name("video", "mp4", index), spec.fps) as writer:
+        for number in range(spec.num_frames):
+            writer.write(_frame(spec, index, (number + 0.5) / spec.num_frames)[np.newaxis])
+            script.tell(monitor.step, number + 1, spec.num_frames)
+        script.tell(monitor.enter, "save")
+        return writer.finish()
+
+
+def _frame(spec: JobSpec, index: int, where: float) -> Pixels:
+    """Black, with a bar of the seed's colour at `where` (0 to 1) of the width."""
+    colour = np.random.default_rng(spec.seed + index).integers(64, 256, 3, dtype=np.uint8)
+    pixels = np.zeros((spec.height, spec.width, 3), dtype=np.uint8)
+    bar = max(1, spec.width // 8)
+    left = round(where * (spec.width - bar))
+    pixels[:, left : left + bar] = colour
+    return pixels

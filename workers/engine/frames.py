@@ -1,0 +1,57 @@
+"""From what a pipeline gives to pixels: RGB, uint8, in the order shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from workers.engine.artefacts import Pixels
+from workers.engine.errors import EngineError
+
+
+def video_frames(output: Any) -> Pixels:
+    """The frames of the first clip of a pipeline's output: n x height x width x 3. Raises `EngineError` when it holds none."""
+    return _stack(_first(output, ("frames", "videos", "images")))
+
+
+def image_pixels(output: Any) -> Pixels:
+    """The first image of a pipeline's output: height x width x 3. Raises `EngineError` when it holds none."""
+    pixels: Pixels = _stack([_first(output, ("images", "frames"))])[0]
+    return pixels
+
+
+def to_uint8(values: torch.Tensor) -> torch.Tensor:
+    """-1..1 to 0..255, in the steps of diffusers' VaeImageProcessor, so that the pixels equal those of its output."""
+    return (values.float() * 0.5 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+def _first(output: Any, fields: tuple[str, ...]) -> Any:
+    if isinstance(output, tuple):
+        found = output[0] if output else None
+    else:
+        found = next((getattr(output, field) for field in fields if getattr(output, field, None) is not None), None)
+    if found is None or len(found) == 0:
+        raise EngineError(f"the pipeline gave {type(output).__name__} without {' or '.join(fields)}")
+    return found[0]
+
+
+def _stack(clip: Any) -> Pixels:
+    """A clip as diffusers' pipelines give it: a list of PIL images, an array n x h x w x c or a tensor n x c x h x w, in 0..1."""
+    if isinstance(clip, torch.Tensor):
+        clip = clip.detach().float().cpu().movedim(-3, -1).numpy()
+    elif isinstance(clip, list | tuple):
+        clip = np.stack([_array(item) for item in clip])
+    pixels = np.asarray(clip)
+    if pixels.dtype != np.uint8:
+        pixels = (pixels.astype(np.float32).clip(0, 1) * 255).round().astype(np.uint8)
+    if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3, 4):
+        raise EngineError(f"the pipeline gave frames of shape {pixels.shape}, which are no pictures")
+    return pixels[..., :3] if pixels.shape[-1] >= 3 else pixels.repeat(3, axis=-1)
+
+
+def _array(item: Any) -> Any:
+    if isinstance(item, torch.Tensor):
+        return item.detach().float().cpu().movedim(-3, -1).numpy()
+    return np.asarray(item.convert("RGB")) if hasattr(item, "convert") else np.asarray(item)

@@ -1,0 +1,26 @@
+"""How a child process ended, in words, and the exit codes of our own processes."""
+
+from __future__ import annotations
+
+import signal
+
+#: Stopped as asked, or drained: not started again.
+EXIT_LEFT = 0
+#: Bad settings; the sentence is on stderr. Starting again would not help.
+EXIT_SETTINGS = 2
+#: The broker does not want this worker (another process took its name, or the protocol differs). Not started again.
+EXIT_UNWANTED = 3
+#: No worker can load its model; the sentence is on stderr.
+EXIT_NO_MODEL = 4
+#: The agent asks for a fresh start: the broker it found has another journal than the one it knew.
+EXIT_RESTART = 5
+
+
+def describe_exit(code: int) -> str:
+    """A `Popen.returncode` in words: "exit code 1", "killed by SIGKILL"."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"

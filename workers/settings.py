@@ -1,0 +1,159 @@
+"""The options of `python -m workers`, each written once, and what is made of them: devices, model cards, one configuration an agent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from broker.wire.jobspec import ModelCard
+from broker.wire.options import CommonSettings, SettingsError
+from workers import catalogue
+from workers.agent.policy import AgentPolicy
+from workers.gpus import Device
+from workers.link import AgentConfig
+
+#: A `Hello` carries at most so many cards.
+_MAX_MODELS = 64
+
+
+class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
+    """Run one worker for each GPU: an agent that talks to the broker, and an engine that draws."""
+
+    gpus: Annotated[
+        str,
+        Meta(
+            description="what to run workers on: 0-7, or 0,2,5-7 (numbers as in nvidia-smi), auto (all GPUs, else one CPU worker), "
+            "cpu, or cpu:N (N CPU workers)"
+        ),
+    ] = "auto"
+    model: Annotated[
+        str,
+        Meta(
+            description="the model to hold in memory from the start: a diffusers directory, a hub id, the NAME of a [models.NAME] table "
+            "in zoetrope.toml, or fake; none given: all [models.NAME] tables, the first one first, or without any the demo model"
+        ),
+    ] = ""
+    models: Annotated[
+        tuple[str, ...],
+        Meta(description="more models, separated by commas, that jobs may ask for; loaded when the first of them does"),
+    ] = ()
+    name_prefix: Annotated[
+        str,
+        Meta(
+            description="put before each worker's name (gpu-0, cpu-0), to tell hosts apart",
+            pattern=r"^[A-Za-z0-9_.-]{0,64}$",
+        ),
+    ] = ""
+    threads: Annotated[
+        int,
+        Meta(description="torch CPU threads of an engine; 0: the cores shared out among CPU workers", ge=0, le=1024),
+    ] = 0
+    dtype: Annotated[
+        str,
+        Meta(
+            description="weights in memory: auto (bfloat16 on a GPU that has it, else float32), float32, float16, bfloat16",
+            pattern="^(auto|float32|float16|bfloat16)$",
+        ),
+    ] = "auto"
+    load_budget_s: Annotated[
+        float, Meta(description="an engine that loads a model without an end for this long is replaced", gt=0, le=1e6)
+    ] = 1800.0
+    encode_budget_s: Annotated[
+        float, Meta(description="silence after which encoding the prompt counts as stuck", gt=0, le=1e6)
+    ] = 300.0
+    step_floor_s: Annotated[
+        float,
+        Meta(
+            description="silence after which a denoising step counts as stuck, if five predicted steps are shorter",
+            gt=0,
+            le=1e6,
+        ),
+    ] = 30.0
+    first_step_budget_s: Annotated[
+        float, Meta(description="the same before the first step ends (kernels are compiled and tuned)", gt=0, le=1e6)
+    ] = 300.0
+    decode_budget_s: Annotated[
+        float, Meta(description="silence after which decoding counts as stuck", gt=0, le=1e6)
+    ] = 600.0
+    save_budget_s: Annotated[
+        float, Meta(description="silence after which writing the file counts as stuck", gt=0, le=1e6)
+    ] = 600.0
+    cancel_grace_s: Annotated[
+        float,
+        Meta(
+            description="a cancel may take two predicted steps and this long; then the engine is replaced",
+            ge=0,
+            le=3600,
+        ),
+    ] = 2.0
+    detached_s: Annotated[
+        float,
+        Meta(description="without a word from the broker for this long, the running job is given up", gt=0, le=1e6),
+    ] = 900.0
+
+    def policy(self) -> AgentPolicy:
+        """The numbers that an agent decides by."""
+        shared = {name: getattr(self, name) for name in AgentPolicy.__struct_fields__ if hasattr(self, name)}
+        return AgentPolicy(**shared)
+
+
+def model_cards(settings: WorkerSettings, tables: Mapping[str, Any]) -> tuple[ModelCard, ...]:
+    """The cards of all models, the one to preload first; `tables` is [models] of zoetrope.toml. Raises `SettingsError`."""
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise SettingsError(
+                f"zoetrope.toml: [models] holds tables only, and {name!r} is none; write [models.{name}]"
+            )
+    wanted = [name for name in (settings.model, *settings.models) if name] or [*tables]
+    cards: dict[str, ModelCard] = {}
+    try:
+        if not wanted:
+            return (catalogue.card_for(str(catalogue.default_model()), name="demo"),)
+        for source in wanted:
+            if source in tables:
+                card = catalogue.card_for(source, source, tables[source])
+            else:
+                card = catalogue.card_for(source)
+            if cards.setdefault(card.name, card) != card:
+                raise SettingsError(
+                    f"models: two models bear the name {card.name!r}; give one its own [models.NAME] table"
+                )
+    except catalogue.CatalogueError as error:
+        raise SettingsError(str(error)) from None
+    if len(cards) > _MAX_MODELS:
+        raise SettingsError(f"models: {len(cards)} are named, at most {_MAX_MODELS} are possible")
+    return tuple(cards.values())
+
+
+def agent_configs(
+    settings: WorkerSettings, devices: tuple[Device, ...], cards: tuple[ModelCard, ...], cores: int
+) -> tuple[AgentConfig, ...]:
+    """One configuration a device. `cores` are shared out among the CPU workers."""
+    cpu_workers = sum(1 for device in devices if device.kind == "cpu")
+    share = max(1, cores // cpu_workers) if cpu_workers else 0
+    return tuple(
+        AgentConfig(
+            name=settings.name_prefix + device.name,
+            endpoint=settings.back_endpoint,
+            artefacts=str(settings.artefacts_path),
+            device=device.kind,
+            visible=device.visible,
+            models=cards,
+            preload=cards[0].name,
+            threads=settings.threads or (share if device.kind == "cpu" else 0),
+            dtype=settings.dtype,
+            policy=settings.policy(),
+            log_level=settings.log_level,
+        )
+        for device in devices
+    )
+
+
+def usable_cores() -> int:
+    """CPU cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,43 @@
+"""Signals as bytes on a socket, so that a poll loop meets them like everything else."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+from collections.abc import Iterator, Sequence
+
+
+class SignalSocket:
+    """Readable when one of its signals has come."""
+
+    def __init__(self, reader: socket.socket) -> None:
+        self._reader = reader
+
+    def fileno(self) -> int:
+        """To poll."""
+        return self._reader.fileno()
+
+    def take(self) -> list[signal.Signals]:
+        """The signals that came since the last call."""
+        try:
+            return [signal.Signals(number) for number in self._reader.recv(256)]
+        except BlockingIOError:
+            return []
+
+
+@contextlib.contextmanager
+def caught(numbers: Sequence[signal.Signals]) -> Iterator[SignalSocket]:
+    """Turn these signals into readable bytes; main thread only. What was before is put back at the end."""
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        reader.setblocking(False)
+        writer.setblocking(False)
+        old_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        old = {number: signal.signal(number, lambda _number, _frame: None) for number in numbers}
+        try:
+            yield SignalSocket(reader)
+        finally:
+            signal.set_wakeup_fd(old_fd)
+            for number, handler in old.items():
+                signal.signal(number, handler)
