@@ -289,7 +289,9 @@ def _panels(good: list[Outcome], outcomes: list[Outcome]) -> list[Panel]:
                 "end to end": [outcome.latency for outcome in good if outcome.latency is not None],
             },
         ),
-        Panel(title="in the service", x_label="seconds", y_label="jobs", series={"jobs": (times, levels)}),
+        Panel(
+            title="in the service", kind="steps", x_label="seconds", y_label="jobs", series={"jobs": (times, levels)}
+        ),
     ]
 
 

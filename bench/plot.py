@@ -56,7 +56,7 @@ def _draw(ax: Any, panel: Panel) -> None:
         ax.bar(list(panel.series), [ys[0] for _, ys in panel.series.values()])
         return
     for name, (xs, ys) in panel.series.items():
-        ax.plot(xs, ys, label=name)
+        ax.plot(xs, ys, label=name, drawstyle="steps-post" if panel.kind == "steps" else "default")
     if panel.log_x and all(xs and xs[0] > 0 for xs, _ in panel.series.values()):
         ax.set_xscale("log")
     ax.grid(visible=True, alpha=0.3)

@@ -30,10 +30,10 @@ class Metric(Struct, frozen=True):
 
 
 class Panel(Struct, frozen=True, kw_only=True):
-    """One drawing of a plot: series by name as lines through (x values, y values), or one bar for each series' first y."""
+    """One drawing of a plot: series by name as lines (or steps) through (x values, y values), or a bar for each first y."""
 
     title: str
-    kind: Literal["line", "bar"] = "line"
+    kind: Literal["line", "steps", "bar"] = "line"
     x_label: str = ""
     y_label: str = ""
     log_x: bool = False

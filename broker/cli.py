@@ -49,6 +49,8 @@ def main(argv: Sequence[str]) -> int:
     except ShellError as error:
         print(f"broker: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:  # before the loop took the signal over
+        pass
     return 0
 
 
@@ -63,6 +65,8 @@ def run(settings: BrokerSettings) -> None:
     with ExitStack() as stack:
         # The lock comes before the journal and the sockets, and is let go after both.
         stack.callback(Lock(home / "broker.lock").release)
+        for endpoint in (settings.front_endpoint, settings.back_endpoint):
+            stack.callback(_lock_endpoint(endpoint).release)
         disk = Disk(home, settings.journal_path, settings.min_free_mb << 20)
         disk.check()
         journal = Journal(settings.journal_path, disk.release)
@@ -75,19 +79,24 @@ def run(settings: BrokerSettings) -> None:
         wires = Wires(settings.front_endpoint, settings.back_endpoint)
         stack.callback(wires.close)
         logger.info(
-            "serving",
+            "journal loaded",
             extra={
-                "action": "serving",
+                "action": "loaded",
                 "epoch": journal.epoch,
                 "jobs": len(jobs),
                 "start_s": time.monotonic() - started,
-                "front": settings.front_endpoint,
-                "back": settings.back_endpoint,
             },
         )
         del jobs
         _serve(settings, core, journal, wires, disk, clock)
     logger.info("stopped", extra={"action": "stopped"})
+
+
+def _lock_endpoint(endpoint: str) -> Lock:
+    """Brokers of two homes may have been given one path; the second to bind it would cut off the first."""
+    path = Path(endpoint.removeprefix("ipc://"))
+    options.make_private_dir(path.parent)
+    return Lock(path.with_name(path.name + ".lock"))
 
 
 def _serve(settings: BrokerSettings, core: Core, journal: Journal, wires: Wires, disk: Disk, clock: Clock) -> None:

@@ -29,6 +29,7 @@ from http_edge.progress import Progress
 from http_edge.savers import Savers
 from http_edge.service_api import ServiceApi
 from http_edge.settings import EdgeSettings
+from http_edge.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Edge(Struct, frozen=True, kw_only=True):
     savers: Savers
     metrics: Metrics
     progress: Progress
+    spool: Spool
 
 
 def build_edge(settings: EdgeSettings, start: Path, connect: Callable[[Hub], BrokerClient] | None = None) -> Edge:
@@ -69,6 +71,7 @@ def build_edge(settings: EdgeSettings, start: Path, connect: Callable[[Hub], Bro
         savers=Savers(calls),
         metrics=Metrics(hub),
         progress=Progress(),
+        spool=Spool(settings.uploads_path / "tmp", settings.upload_limits),
     )
 
 
@@ -81,11 +84,12 @@ def build_app(edge: Edge) -> Starlette:
     ]
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(EdgeMiddleware, edge.metrics)],
+        middleware=[Middleware(EdgeMiddleware, edge.metrics, edge.spool.limits.request_bytes)],
         exception_handlers=errors.HANDLERS,
         lifespan=lambda _: _running(edge),
     )
     app.router.redirect_slashes = False
+    app.state.spool = edge.spool
     return app
 
 

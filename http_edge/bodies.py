@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -11,12 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from http_edge.errors import EdgeError, shown
+from http_edge.spool import SMALL_BODY_BYTES, Limits, read_chunks
 
-#: Largest JSON body. Uploads, when they come, are spooled and have a cap of their own.
-MAX_BODY_BYTES = 2 * 1024 * 1024
+#: Largest JSON body that is read whole: one without images.
+MAX_BODY_BYTES = SMALL_BODY_BYTES
 
-#: A body that takes longer than this to arrive is not coming.
-BODY_TIMEOUT_S = 30.0
+#: A small body that takes longer than this to arrive is not coming.
+_LIMITS = Limits(request_bytes=MAX_BODY_BYTES, idle_s=30.0, total_s=30.0)
 
 _NO_STORE = {"Cache-Control": "no-store"}
 
@@ -32,15 +33,12 @@ def json_response(data: Any, status: int = 200, headers: Mapping[str, str] | Non
 
 
 async def read_object(request: Request) -> dict[str, Any]:
-    """The request's JSON object. A doubled key's last value counts. Raises `EdgeError` for everything that is not one."""
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            body = await request.body()
-    except TimeoutError:
-        raise EdgeError(
-            "request_timeout", f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s", retry_after_s=1.0
-        ) from None
-    return parse_object(body)
+    """The request's small JSON object. A doubled key's last value counts. Raises `EdgeError` for everything that is not one.
+
+    Where images or forms may come, `forms.read_fields` reads.
+    """
+    async with aclosing(read_chunks(request, _LIMITS, MAX_BODY_BYTES)) as chunks:
+        return parse_object(b"".join([chunk async for chunk in chunks]))
 
 
 def parse_object(body: bytes) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from broker import errors as broker_errors
 
 Kind = Literal[
     "bad_json",
+    "bad_form",
     "missing_field",
     "invalid_value",
     "not_found",
@@ -40,6 +41,7 @@ Kind = Literal[
     "no_workers",
     "shutting_down",
     "unavailable",
+    "disk_full",
     "internal",
 ]
 
@@ -67,6 +69,7 @@ class Row(Struct, frozen=True):
 
 TABLE: dict[Kind, Row] = {
     "bad_json": Row(400, "invalid_request_error", lightx2v=422),
+    "bad_form": Row(400, "invalid_request_error", lightx2v=422),
     "missing_field": Row(422, "invalid_request_error"),
     "invalid_value": Row(422, "invalid_request_error"),
     "not_found": Row(404, "not_found_error"),
@@ -85,6 +88,7 @@ TABLE: dict[Kind, Row] = {
     "no_workers": Row(503, "overloaded_error"),
     "shutting_down": Row(503, "overloaded_error"),
     "unavailable": Row(503, "server_error"),
+    "disk_full": Row(507, "server_error"),
     "internal": Row(500, "server_error"),
 }
 

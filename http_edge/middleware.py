@@ -9,7 +9,6 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from http_edge.bodies import MAX_BODY_BYTES
 from http_edge.errors import EdgeError, error_response
 from http_edge.metrics import Metrics
 
@@ -25,7 +24,7 @@ class EdgeMiddleware:
     A path with and without its last slash is the same path: a redirect would lose the body of a POST in some clients.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int) -> None:
         self._app = app
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes

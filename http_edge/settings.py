@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from broker.wire.options import CommonSettings
+from http_edge.spool import MIB, Limits
 
 
 class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
@@ -50,6 +51,15 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
             description="directories from which clients may name image files; default: the start directory and the output roots"
         ),
     ] = ()
+    max_upload_mb: Annotated[
+        int, Meta(description="largest request body, uploaded files included, MiB", ge=1, le=1_000_000)
+    ] = 512
+    upload_idle_s: Annotated[
+        float, Meta(description="longest silence of a client that sends a body, seconds", gt=0, le=3600)
+    ] = 30.0
+    upload_timeout_s: Annotated[
+        float, Meta(description="longest time that a body may take to arrive, seconds", gt=0, le=86_400)
+    ] = 600.0
     broker_timeout_s: Annotated[
         float, Meta(description="how long the broker may take to answer, seconds", gt=0, le=120)
     ] = 10.0
@@ -57,3 +67,8 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
         float, Meta(description="longest silence in an event stream before a keep-alive comment, seconds", gt=0, le=15)
     ] = 10.0
     access_log: Annotated[bool, Meta(description="log a line for every request")] = False
+
+    @property
+    def upload_limits(self) -> Limits:
+        """What one request may bring."""
+        return Limits(request_bytes=self.max_upload_mb * MIB, idle_s=self.upload_idle_s, total_s=self.upload_timeout_s)

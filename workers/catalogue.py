@@ -27,7 +27,10 @@ from workers.families import Family, family_of, image_use, what_is_missing
 FAKE = "fake"
 _ENGINES = ("video", "image", FAKE)
 _SETTINGS_FILE = "zoetrope.toml"
-_KEYS = {"name", "path", "engine", "pipeline", "output", "defaults", "limits"}
+_KEYS: dict[str, type] = {
+    "name": str, "path": str, "engine": str, "pipeline": str, "output": str, "also_image": bool, "defaults": dict, "limits": dict,
+}  # fmt: skip
+_KINDS: dict[type, str] = {str: "a string", bool: "true or false", dict: "a table"}
 
 #: Below this a UNet or a VAE has nothing left after its last downsampling.
 _MIN_SIDE = 64
@@ -85,6 +88,7 @@ def card_for(source: str, name: str | None = None, table: Mapping[str, Any] = _N
         limits=_override(name, "limits", limits, own.get("limits", {}), table.get("limits", {})),
         token_side=token_side,
         token_frames=token_frames,
+        also_image=output == "video" and settings.get("also_image", family.also_image),
     )
     _check(card)
     return card
@@ -115,6 +119,7 @@ def _fake_card(name: str, source: str, table: Mapping[str, Any]) -> ModelCard:
         ),
         token_side=16,
         token_frames=4 if video else 1,
+        also_image=video and table.get("also_image", True),
     )  # fmt: skip
     _check(card)
     return card
@@ -233,9 +238,8 @@ def _check_keys(label: str, table: Mapping[str, Any]) -> None:
     for key, value in table.items():
         if key not in _KEYS:
             raise CatalogueError(f"model {label!r}: unknown key {key!r}; known: {', '.join(sorted(_KEYS))}")
-        wanted: type = dict if key in ("defaults", "limits") else str
-        if not isinstance(value, wanted):
-            raise CatalogueError(f"model {label!r}: {key} must be a {'table' if wanted is dict else 'string'}")
+        if not isinstance(value, _KEYS[key]):
+            raise CatalogueError(f"model {label!r}: {key} must be {_KINDS[_KEYS[key]]}")
     if table.get("engine", FAKE) not in _ENGINES:
         raise CatalogueError(f"model {label!r}: engine {table['engine']!r} is not one of {', '.join(_ENGINES)}")
     if table.get("output", "video") not in ("video", "image"):

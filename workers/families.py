@@ -49,6 +49,8 @@ class Family(Struct, frozen=True, kw_only=True):
     side_multiple: int = 8
     #: Whether frame counts must be temporal x k + 1.
     whole_latents: bool = True
+    #: Whether a clip of one frame is a picture worth having: such models were trained on images beside videos.
+    also_image: bool = False
 
 
 def _video(pattern: str, size: str, fps: float, steps: int, guidance: float | None, **more: object) -> Family:
@@ -81,6 +83,7 @@ def _image(pattern: str, side: int, steps: int, guidance: float | None, **more: 
 #: `tokens` is `max_sequence_length`.
 FAMILIES = (
     _video("WanImageToVideo", "832x480x81", 16, 40, 5.0, tokens=512, pack=2, side_multiple=16),
+    _video("WanPipeline", "832x480x81", 16, 50, 5.0, tokens=512, pack=2, side_multiple=16, also_image=True),
     _video("Wan", "832x480x81", 16, 50, 5.0, tokens=512, pack=2, side_multiple=16),
     _video("SkyReelsV2.*ImageToVideo", "960x544x97", 24, 50, 5.0, tokens=512, pack=2, side_multiple=16),
     _video("SkyReelsV2", "960x544x97", 24, 50, 6.0, tokens=512, pack=2, side_multiple=16),

@@ -26,6 +26,11 @@ class SignalSocket:
             return []
 
 
+def _ignored(number: signal.Signals) -> bool:
+    """Whether whoever started this process wants it to live on: `nohup` ignores SIGHUP, a shell's background job SIGINT."""
+    return number in (signal.SIGHUP, signal.SIGINT) and signal.getsignal(number) is signal.SIG_IGN
+
+
 @contextlib.contextmanager
 def caught(numbers: Sequence[signal.Signals]) -> Iterator[SignalSocket]:
     """Turn these signals into readable bytes; main thread only. What was before is put back at the end."""
@@ -34,7 +39,8 @@ def caught(numbers: Sequence[signal.Signals]) -> Iterator[SignalSocket]:
         reader.setblocking(False)
         writer.setblocking(False)
         old_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        old = {number: signal.signal(number, lambda _number, _frame: None) for number in numbers}
+        wanted = [number for number in numbers if not _ignored(number)]
+        old = {number: signal.signal(number, lambda _number, _frame: None) for number in wanted}
         try:
             yield SignalSocket(reader)
         finally:

@@ -31,6 +31,7 @@ def hello(state: State, peer: bytes, message: m.Hello, body: bytes, now: float) 
     if old is not None:
         _replace(state, old, worker)
     state.pool.add(worker)
+    state.skip_fences(message.seen)
     worker.said(message.seen, message.free)
     state.send(
         peer, m.Welcome(epoch=state.epoch, heartbeat_s=state.policy.heartbeat_s, lost_s=state.policy.lost_after_s)

@@ -53,6 +53,8 @@ class State:
         #: Jobs that watchers have not been told of yet.
         self.changed: dict[str, Job] = {}
         self.counts: dict[JobState, int] = dict.fromkeys(JobState, 0)
+        #: (when, predicted seconds left in held jobs, workers in service): a memo of `views`.
+        self.load: tuple[float, float, int] = (-1.0, 0.0, 1)
         self.effects: list[Effect] = []
         self._fences = 0
         self._revisions = 0
@@ -78,6 +80,11 @@ class State:
         """A token never given before: see `jobs`."""
         self._fences += 1
         return self.epoch << 32 | self._fences
+
+    def skip_fences(self, seen: int) -> None:
+        """Give no fence at or below `seen`, of this epoch: a worker that outlived a deleted journal knows it already."""
+        if seen >> 32 == self.epoch:
+            self._fences = max(self._fences, seen & 0xFFFF_FFFF)
 
     def next_revision(self) -> int:
         self._revisions += 1

@@ -51,8 +51,8 @@ def _outlook(state: State, job: Job, now: float) -> tuple[int, float]:
     predicted = state.costs.predict(job.model, job.units)
     if job.state is JobState.QUEUED and job.id in state.queue:
         jobs, seconds = state.queue.ahead(job.id)
-        workers = max(1, state.pool.usable())
-        return jobs, (seconds + _running_s(state, now)) / workers + predicted if known else -1.0
+        running_s, workers = _load(state, now)
+        return jobs, (seconds + running_s) / workers + predicted if known else -1.0
     if job.held:
         return -1, _remaining(job, predicted if known else 0.0, now)
     if job.state is JobState.DELAYED and known:
@@ -70,11 +70,17 @@ def _remaining(job: Job, predicted: float, now: float) -> float:
 
 
 #: Held jobs looked at for the work still to come on the workers; with more, the rest is taken to be like these.
-_SAMPLE = 64
+_SAMPLE = 32
 
 
-def _running_s(state: State, now: float) -> float:
-    """Predicted seconds left in the jobs that are held now."""
+def _load(state: State, now: float) -> tuple[float, int]:
+    """(predicted seconds left in held jobs, workers at least 1), worked out once for all questions of one moment."""
+    if state.load[0] != now:
+        state.load = (now, _sum_running(state, now), max(1, state.pool.usable()))
+    return state.load[1:]
+
+
+def _sum_running(state: State, now: float) -> float:
     total, seen, held = 0.0, 0, 0
     for worker in state.pool:
         held += len(worker.held)
@@ -92,7 +98,8 @@ def wait_s(state: State, now: float) -> float:
     """Predicted wait of a job that came now, seconds."""
     if state.pool.has_room and not len(state.queue):
         return 0.0
-    return (state.queue.backlog_s + _running_s(state, now)) / max(1, state.pool.usable())
+    running_s, workers = _load(state, now)
+    return (state.queue.backlog_s + running_s) / workers
 
 
 def worker_view(worker: Worker, jobs: dict[str, Job], now: float) -> m.WorkerView:

@@ -3,6 +3,8 @@
 The rules:
 
 - Rows are staged by `stage`, written by `flush`, durable after `commit`. A job staged twice before a flush is written once, as it is then.
+  A row that may be lost in a crash need not be part of every commit: most are overtaken by a durable one of the same job and
+  are never written.
 - An update is a compare-and-set (`rows.UPDATE_JOB`): it never lowers a fence and never leaves a final state. One that does not match raises
   `JournalConflict` and the process ends, since from then on memory and disk disagree.
 - Any I/O error ends the process. A failed fsync is not retried: the kernel may have dropped the pages and report success the
@@ -49,8 +51,9 @@ class Journal:
         self._connection = open_database(path)
         #: Number of every live job that has been staged.
         self._numbers: dict[str, int] = {}
-        #: Staged and not flushed; flushed and not committed.
+        #: Staged and not flushed, those that may be lost apart; flushed and not committed.
         self._staged: dict[str, Job] = {}
+        self._lazy: dict[str, Job] = {}
         self._flushed: dict[str, Job] = {}
         #: Jobs that the file does not have yet; jobs that it has since the open transaction began.
         self._new: set[str] = set()
@@ -85,24 +88,37 @@ class Journal:
     @property
     def dirty(self) -> bool:
         """Whether anything is staged or flushed that is not committed."""
-        return bool(self._staged or self._flushed)
+        return bool(self._staged or self._lazy or self._flushed)
 
-    def stage(self, job: Job) -> None:
-        """Write this job's row with the next flush."""
-        if job.id not in self._numbers:
-            self._numbers[job.id] = self._next
+    def stage(self, job: Job, *, lazy: bool = False) -> None:
+        """Write this job's row with the next commit; `lazy`: with the next that includes lazy rows."""
+        job_id = job.id
+        if job_id not in self._numbers:
+            self._numbers[job_id] = self._next
             self._next += 1
-            self._new.add(job.id)
-        self._staged[job.id] = job
+            self._new.add(job_id)
+            lazy = False
+        if not lazy:
+            self._staged[job_id] = job
+            self._lazy.pop(job_id, None)
+        elif job_id not in self._staged:
+            self._lazy[job_id] = job
 
     def flush(self) -> None:
-        """Write the staged rows, without making them durable. Raises `JournalConflict`, `JournalBroken` or `JournalFull`."""
+        """Write all staged rows, without making them durable. Raises `JournalConflict`, `JournalBroken` or `JournalFull`."""
+        self._include_lazy()
         if self._staged:
             self._guarded(self._write_staged)
 
-    def commit(self) -> int:
-        """Make every staged row durable; returns how many there were. Raises as `flush`."""
-        if not self.dirty:
+    def _include_lazy(self) -> None:
+        self._staged.update(self._lazy)
+        self._lazy.clear()
+
+    def commit(self, *, lazy: bool = True) -> int:
+        """Make the staged rows durable, with or without the lazy ones; returns how many there were. Raises as `flush`."""
+        if lazy:
+            self._include_lazy()
+        if not (self._staged or self._flushed):
             return 0
         self._guarded(self._write_and_commit)
         count = len(self._flushed)
@@ -194,7 +210,7 @@ class Journal:
 
     def find(self, job_id: str) -> Job | None:
         """The job of this id."""
-        staged = self._staged.get(job_id)
+        staged = self._staged.get(job_id) or self._lazy.get(job_id)
         if staged is not None:
             return staged
         return self._read(" WHERE job.id = ?", (job_id,))

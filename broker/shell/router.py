@@ -57,27 +57,42 @@ class Router:
         self._seconds = seconds
         self._sends: list[Send] = []
         self._durable = False
+        self._log_moves = True
+        #: Since when something is due and the back has not been read dry.
+        self._waiting_since: float | None = None
         #: Set when the broker is about to stop: new jobs are refused.
         self.stopping = False
 
     def run_pass(self, now: float) -> bool:
         """One pass; True when more is waiting to be read. Raises `ShellError` when the broker cannot go on."""
+        self._log_moves = logger.isEnabledFor(logging.INFO)
         taken, back_dry = self._drain(self._wires.back, _BACK_SHARE, now)
         self._drain(self._wires.front, PASS_MESSAGES - taken, now)
-        due = self._core.next_deadline()
-        if due is not None and due <= now and (back_dry or due + _PATIENCE_S <= now):
+        if self._may_expire(back_dry, now):
             self._take(self._core.tick(now))
         self._settle(now)
         # Reading and sending may both have swallowed the FD's edge, so its silence means nothing: ask.
         return self._wires.back.readable() or self._wires.front.readable()
 
-    def commit(self) -> None:
-        """Make everything staged durable, lazy rows included."""
+    def _may_expire(self, back_dry: bool, now: float) -> bool:
+        """Whether something is due and every message that could renew a lease has been read, or has been waited for long enough."""
+        due = self._core.next_deadline()
+        if due is None or due > now:
+            return False
+        if back_dry:
+            self._waiting_since = None
+            return True
+        if self._waiting_since is None:
+            self._waiting_since = now
+        return now - self._waiting_since >= _PATIENCE_S
+
+    def commit(self, *, lazy: bool = True) -> None:
+        """Make what is staged durable, with or without the rows that may be lost."""
         self._durable = False
         if not self._journal.dirty:
             return
         started = self._seconds()
-        rows = self._journal.commit()
+        rows = self._journal.commit(lazy=lazy)
         self._metrics.committed(self._seconds() - started, rows)
         self._core.committed()
 
@@ -146,10 +161,10 @@ class Router:
         job = self._core.job(move.job_id)
         if job is None:
             raise AssertionError(f"the core moved job {move.job_id} and does not have it")
-        self._journal.stage(job)
+        self._journal.stage(job, lazy=not move.durable)
         self._durable = self._durable or move.durable
         self._metrics.moved(move)
-        if logger.isEnabledFor(logging.INFO):
+        if self._log_moves:
             logger.info(
                 "job moved",
                 extra={
@@ -168,7 +183,7 @@ class Router:
         """Commit, send, tell the core who could not be reached, and again for what that caused."""
         while True:
             if self._durable:
-                self.commit()
+                self.commit(lazy=False)
             sends, self._sends = self._sends, []
             for peer in self._send(sends):
                 self._take(self._core.receive(peer, PeerGone(), b"", now))

@@ -72,6 +72,8 @@ class Server:
             self._loop.add_reader(listener.fd, self._turn)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self.stop)
+        front, back = self._wires.front.endpoint, self._wires.back.endpoint
+        logger.info("serving", extra={"action": "serving", "front": front, "back": back})
         self._alive_at = self._clock()
         self._beat()
         try:

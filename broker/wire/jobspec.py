@@ -64,6 +64,8 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     save_to: str = ""
     #: The client's own request fields, for APIs whose replies repeat them. No engine reads this.
     echo: dict[str, Scalar] = msgspec.field(default_factory=dict)
+    #: Pictures to write while each output is being denoised, as `preview_name` calls them; a pipeline that cannot writes none.
+    previews: Annotated[int, Meta(ge=0, le=3)] = 0
 
 
 class Defaults(Struct, frozen=True, kw_only=True):
@@ -112,6 +114,17 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     #: Pixels per latent token side (VAE scale x patch) and frames per latent frame: only for the cost prediction.
     token_side: int = 16
     token_frames: int = 4
+    #: Whether a video model also makes images: clips of one frame, written as pictures.
+    also_image: bool = False
+
+    def makes(self, output: str) -> bool:
+        """Whether a job of this model may ask for `output`."""
+        return output == self.output or (output == "image" and self.also_image)
+
+
+def preview_name(number: int) -> str:
+    """File in the attempt's directory of the preview `number`, from 1; the second output's follow the first's. No artefacts."""
+    return f"preview-{number}.png"
 
 
 def cost_units(spec: JobSpec, card: ModelCard) -> float:

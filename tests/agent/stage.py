@@ -41,7 +41,10 @@ class Stage:
 
     def tick(self, after: float = 0.0) -> list[fx.Effect]:
         self.now += after
-        return self._out(self.core.tick(self.now))
+        self._out(self.core.tick(self.now))
+        gone = bool(self.effects(fx.Exit))
+        assert gone or self.core.next_deadline() > self.now, "a deadline that a tick does not meet"
+        return self.out
 
     def broker(self, message: m.ToAgent | None, body: bytes = b"") -> list[fx.Effect]:
         return self._out(self.core.from_broker(message, body, self.now))

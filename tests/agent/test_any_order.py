@@ -279,5 +279,5 @@ class World(RuleBasedStateMachine):
             assert self.dirs <= held | self.accepted, "garbage was left"
 
 
-World.TestCase.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+World.TestCase.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
 TestAnyOrder = World.TestCase

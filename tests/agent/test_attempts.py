@@ -8,7 +8,7 @@ from broker.wire import codec
 from broker.wire import messages as m
 from tests.agent.stage import RESULT_BODY, Stage, fence, run_job
 from workers.agent import effects as fx
-from workers.agent.core import clip
+from workers.agent.slot import clip
 from workers.ipc import JobFailed, LoadFailed, Ready
 
 # ------------------------------------------------------------------ taking a job
@@ -191,6 +191,13 @@ def test_a_result_is_sent_each_second_until_acknowledged() -> None:
     assert stage.core.outbox.next_due() is None
 
 
+def test_the_next_deadline_is_that_of_the_oldest_result() -> None:
+    stage = Stage().busy()
+    stage.pass_time(0.9).finish()
+    stage.tick(0.4)
+    assert stage.core.next_deadline() == pytest.approx(stage.now + 0.6)
+
+
 def test_the_next_job_runs_while_the_result_waits() -> None:
     stage = Stage().busy()
     stage.finish()
@@ -265,3 +272,11 @@ def test_the_model_in_memory_is_what_the_engine_says() -> None:
     stage.engine(JobFailed(fence=fence(2), kind="engine_error", model="other"))
     stage.tick(1.0)
     assert stage.sent(m.Heartbeat)[0].model == "other"
+
+
+def test_words_that_outlive_their_job_change_nothing() -> None:
+    stage = Stage().busy()
+    stage.finish()
+    stage.tick()
+    assert stage.words(1, "save", 1, 1) == []
+    assert stage.core.held() == (m.Held(job_id="j1", fence=fence(1), phase="finished"),)

@@ -61,6 +61,13 @@ def test_grace(step_s: float, predicted_s: float, grace_s: float, expected: floa
     assert stage.effects(fx.KillEngine)
 
 
+def test_the_end_of_the_grace_is_a_deadline() -> None:
+    stage = Stage().busy()
+    stage.tick()
+    stage.cancel(1, grace_s=0.05)
+    assert stage.core.next_deadline() == pytest.approx(stage.now + 0.05)
+
+
 def test_a_shorter_grace_later_shortens_a_longer_one_does_not_lengthen() -> None:
     stage = Stage().busy()
     stage.cancel(1, grace_s=60.0)

@@ -1,8 +1,7 @@
-"""The shell's parts, one by one: directories, clock, numbers, log lines, the engine's environment."""
+"""The shell's parts, one by one: directories, clock, numbers, the engine's environment."""
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pynvml
 import pytest
 
 from tests.agent.stage import CARD, Stage
-from workers import logs
 from workers.agent import dirs, invariants, stats
 from workers.agent.clock import AwakeClock
 from workers.agent.effects import Stats
@@ -200,14 +198,6 @@ def test_an_engine_sees_one_device_whatever_the_machine_has() -> None:
         "ZOETROPE_LOG_LEVEL": "debug",
     }
     assert engine_environ(config, {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"})["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
-
-
-def test_a_log_line_shows_its_fields() -> None:
-    record = logging.makeLogRecord(
-        {"levelname": "INFO", "msg": "engine killed", "job_id": "j1", "detail": "no sign", "fence": ""}
-    )
-    line = logs.FieldFormatter("gpu-0").format(record)
-    assert line.endswith("INFO gpu-0: engine killed [job_id=j1 detail='no sign']")
 
 
 def test_a_broken_rule_is_named() -> None:

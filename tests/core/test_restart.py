@@ -141,6 +141,15 @@ def test_a_failure_resent_after_the_restart_counts_once():
     assert desk.job("a").crashes == 1
 
 
+def test_a_worker_that_outlived_a_deleted_journal_gets_fences_it_does_not_know():
+    old = Desk()
+    fence = old.running("a")
+    desk = Desk()  # the same epoch again, from nothing
+    desk.hello("w1", seen=fence)
+    desk.submit("b")
+    assert sent(desk.effects, m.Run)[0].fence > fence
+
+
 def test_predictions_are_learned_again_from_the_journal():
     desk = Desk()
     desk.core.restore([], [("demo", 10.0, 5.0)], desk.now)

@@ -200,4 +200,5 @@ def test_the_predicted_time_is_learned_from_what_jobs_took():
     desk.submit("b", units=8.0)
     assert sent(desk.effects, m.Run)[0].predicted_s == pytest.approx(4.0)
     desk.submit("c", units=2.0)
+    desk.tick(0.01)  # one moment, one answer
     assert desk.view("c").eta_s == pytest.approx(4.0 + 1.0, abs=0.5)

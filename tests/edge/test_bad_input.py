@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -152,8 +153,9 @@ def test_a_prompt_of_a_megabyte_is_refused_without_repeating_it(world: World) ->
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/local/video/generate", "/nowhere"])
 @pytest.mark.parametrize("declared", [True, False])
-def test_a_body_over_the_cap_is_413(world: World, path: str, declared: bool) -> None:
-    data = b'{"prompt": "' + b"x" * (2 * 1024 * 1024) + b'"}'
+def test_a_body_over_the_cap_is_413(open_edge: Callable[..., World], path: str, declared: bool) -> None:
+    world = open_edge(max_upload_mb=1)
+    data = b'{"prompt": "' + b"x" * (1024 * 1024) + b'"}'
     content = data if declared else iter([data])
     response = world.http.post(path, content=content)
     if path == "/nowhere" and not declared:
@@ -161,8 +163,16 @@ def test_a_body_over_the_cap_is_413(world: World, path: str, declared: bool) -> 
         assert response.status_code == 404
         return
     assert response.status_code == 413
-    assert "at most 2097152" in response.json()["detail"]
+    assert "at most 1048576" in response.json()["detail"]
     assert world.fake.jobs == {}
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_json_over_its_own_cap_is_413(world: World, declared: bool) -> None:
+    data = b'{"task_id": "' + b"x" * (2 * 1024 * 1024) + b'"}'
+    response = world.http.post("/v1/local/video/generate/task_status", content=data if declared else iter([data]))
+    assert response.status_code == 413
+    assert "at most 2097152" in response.json()["detail"]
 
 
 def test_a_large_spec_within_the_limits_is_taken(world: World) -> None:

@@ -210,7 +210,7 @@ def test_hub_id_that_is_not_here_needs_its_class(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"colour": "red"}, "unknown key 'colour'; known: defaults, engine"),
+        ({"colour": "red"}, "unknown key 'colour'; known: also_image, defaults, engine"),
         ({"engine": "steam"}, "engine 'steam' is not one of video, image, fake"),
         ({"output": "smell"}, "output 'smell' is not one of video, image"),
         ({"path": 7}, "path must be a string"),

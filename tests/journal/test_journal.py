@@ -12,7 +12,7 @@ from broker.shell.errors import JournalConflict
 from broker.wire import messages as m
 from tests.journal.jobs import RESULT, fail, finish, give, new_job, put
 
-NOT_JOURNALED = {"phase", "step", "total", "cost", "skipped_s", "begun"}
+NOT_JOURNALED = {"phase", "step", "total", "cost", "skipped_s", "granted_at", "begun"}
 
 
 def journaled(job: Job) -> dict[str, object]:
@@ -122,6 +122,47 @@ def test_a_job_staged_twice_is_written_as_it_is_at_the_flush(journal, open_journ
     journal.commit()
     journal.close()
     assert open_journal().find("job-1").state is JobState.SUCCEEDED
+
+
+def test_a_lazy_row_is_left_out_of_a_commit_and_seen_all_the_same(journal, open_journal):
+    lazy, durable = new_job("lazy", origin="native"), new_job("durable")
+    put(journal, lazy, durable)
+    journal.stage(give(lazy, 5), lazy=True)
+    journal.stage(give(durable, 6))
+    assert journal.commit(lazy=False) == 1
+    assert journal.dirty
+    assert journal.find("lazy").fence == 5
+    assert [job.id for job in journal.page(m.ListJobs(req=1, states=("running",)))[0]] == ["durable", "lazy"]
+    journal.close()
+    assert [(job.id, job.fence) for job in open_journal().live()] == [("lazy", 0), ("durable", 6)]
+
+
+def test_a_durable_row_takes_the_place_of_a_lazy_one(journal, open_journal):
+    job = new_job("job-1")
+    put(journal, job)
+    journal.stage(give(job, 5), lazy=True)
+    journal.stage(finish(job))
+    assert journal.commit(lazy=False) == 1
+    assert not journal.dirty
+    journal.close()
+    assert open_journal().find("job-1").state == "succeeded"
+
+
+def test_a_row_staged_as_durable_stays_so(journal):
+    job = new_job("job-1")
+    journal.stage(job)
+    journal.stage(give(job, 5), lazy=True)
+    assert journal.commit(lazy=False) == 1
+    assert not journal.dirty
+
+
+def test_lazy_rows_go_with_a_commit_that_includes_them(journal, open_journal):
+    job = new_job("job-1")
+    put(journal, job)
+    journal.stage(give(job, 5), lazy=True)
+    assert journal.commit() == 1
+    journal.close()
+    assert open_journal().live()[0].state == "running"
 
 
 # ---------------------------------------------------------------- compare-and-set

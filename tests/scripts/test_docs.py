@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from broker.wire.options import load
 from http_edge.errors import TABLE as ERRORS
 from tests.scripts.support import ROOT
 
@@ -74,3 +75,15 @@ def test_every_file_of_the_guide_is_there():
     commands = re.findall(r"(?:bash|python) (scripts/\S+)", (ROOT / "README.md").read_text())
     assert len(commands) == 6
     assert all((ROOT / command).is_file() for command in commands)
+
+
+def test_the_example_configuration_is_taken_by_every_process(make_docs, tmp_path):
+    example = re.search(r"```toml\n(.*?)```", (ROOT / "docs/configuration.md").read_text(), re.DOTALL)[1]
+    file = tmp_path / "zoetrope.toml"
+    file.write_text(example)
+    tables = {"broker": make_docs.BrokerSettings, "workers": make_docs.WorkerSettings, "edge": make_docs.EdgeSettings}
+    loaded = {table: load(kind, table, table, ["--config", str(file)], {}) for table, kind in tables.items()}
+    assert {settings.home for settings in loaded.values()} == {"/data/zoetrope"}
+    assert loaded["broker"].queue_limit == 5000
+    assert loaded["workers"].gpus == "0-7"
+    assert loaded["edge"].output_roots == ("/data/videos",)

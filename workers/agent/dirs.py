@@ -26,18 +26,18 @@ def make(artefacts: Path, job_id: str, fence: int) -> Path:
     artefacts.mkdir(mode=0o755, parents=True, exist_ok=True)
     if target.parent.is_symlink():
         raise FileExistsError(f"{str(target.parent)!r} is a symbolic link")
-    for attempt in range(_TRIES):
+    for _ in range(_TRIES):
+        target.parent.mkdir(mode=0o755, exist_ok=True)
         try:
-            target.parent.mkdir(mode=0o755, exist_ok=True)
             target.mkdir(mode=0o755)
-            break
         except FileNotFoundError:
-            if attempt == _TRIES - 1:
-                raise
+            continue
         except FileExistsError:
             # A fence is granted once, so this is left from a process that died between making and beginning.
             shutil.rmtree(target)
-    return target
+            continue
+        return target
+    raise FileNotFoundError(f"{str(target)!r} vanishes as often as it is made")
 
 
 def remove(artefacts: Path, job_id: str, fence: int) -> None:

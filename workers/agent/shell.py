@@ -221,7 +221,8 @@ class AgentShell:
         return []
 
     def _kill_engine(self, reason: str) -> None:
-        logger.warning("engine killed", extra={"action": "engine_killed", "detail": reason})
+        level = logging.WARNING if self._core.leaving is None else logging.INFO
+        logger.log(level, "engine killed", extra={"action": "engine_killed", "detail": reason})
         if self._engine is not None:
             self._engine.kill()
 

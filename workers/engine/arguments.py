@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from broker.wire.jobspec import JobSpec
 from workers.engine.errors import InvalidInput
+from workers.engine.scheduling import FLOW_SHIFT
 from workers.engine.watch import call_parameters
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def call_arguments(pipe: Any, spec: JobSpec, seed: int) -> dict[str, Any]:
     if spec.image and "image" in takes:
         fields["image"] = read_image(Path(spec.image), None if _chooses_size(name) else (spec.width, spec.height))
     extra = {key: value for key, value in spec.extra.items() if key not in _RESERVED and not key.endswith("_embeds")}
-    ignored = sorted(spec.extra.keys() - (extra.keys() & takes))
+    ignored = sorted(spec.extra.keys() - (extra.keys() & takes) - {FLOW_SHIFT})
     if ignored:
         logger.info("the pipeline does not take these", extra={"action": "ignore_arguments", "ignored": ignored})
     given = {**extra, **{key: value for key, value in fields.items() if value is not None}}
@@ -91,4 +92,5 @@ def _guidance(name: str, spec: JobSpec) -> dict[str, Any]:
     if not name.startswith(_TRUE_CFG):
         return {"guidance_scale": spec.guidance_scale}
     # Without a negative prompt these pipelines leave guidance out, whatever its scale.
-    return {"true_cfg_scale": spec.guidance_scale, "negative_prompt": spec.negative_prompt or " "}
+    scale = spec.extra.get("true_cfg_scale", spec.guidance_scale)
+    return {"true_cfg_scale": scale, "negative_prompt": spec.negative_prompt or " "}

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from broker.wire.jobspec import Artefact, JobSpec, ModelCard
+from broker.wire.jobspec import Artefact, JobSpec, ModelCard, preview_name
 from workers.engine.artefacts import Mp4Writer, Pixels, artefact_name, save_png
 from workers.engine.base import Profile
 from workers.engine.errors import DeviceLost, EngineError, InvalidInput, LoadError, OutOfMemory
@@ -74,7 +74,7 @@ class FakeEngine:
         made = []
         for index in range(spec.num_outputs):
             monitor.output(index, "save" if index == spec.num_outputs - 1 else "denoise")
-            _steps(spec, script, monitor)
+            _steps(spec, script, monitor, out_dir, index)
             made.append(_draw(spec, out_dir, index, script, monitor))
         return tuple(made)
 
@@ -138,15 +138,25 @@ def _number(spec: JobSpec, key: str, default: float) -> float:
     return float(value)
 
 
-def _steps(spec: JobSpec, script: _Script, monitor: Monitor) -> None:
+def _steps(spec: JobSpec, script: _Script, monitor: Monitor, out_dir: Path, index: int) -> None:
     script.tell(monitor.enter, "encode")
     script.tell(monitor.enter, "denoise", spec.num_inference_steps)
     for done in range(spec.num_inference_steps + 1):
         if done:
             time.sleep(script.step_s)
+            _preview(spec, out_dir, index, done)
             script.tell(monitor.step, done, spec.num_inference_steps)
         if done == min(script.at, spec.num_inference_steps):
             script.misbehave()
+
+
+def _preview(spec: JobSpec, out_dir: Path, index: int, done: int) -> None:
+    """The picture, as bright as the job is done: at the steps at which a real engine would show it."""
+    total = spec.num_inference_steps
+    for number in range(1, spec.previews + 1):
+        if done == total * number // (spec.previews + 1) and done:
+            pixels = (_frame(spec, index, 0.5) * (done / total)).astype(np.uint8)
+            save_png(out_dir, preview_name(index * spec.previews + number), pixels)
 
 
 def _draw(spec: JobSpec, out_dir: Path, index: int, script: _Script, monitor: Monitor) -> Artefact:

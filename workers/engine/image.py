@@ -11,6 +11,8 @@ from workers.engine.base import Profile
 from workers.engine.diffusion import DiffusionEngine
 from workers.engine.frames import image_pixels
 from workers.engine.monitor import Monitor
+from workers.engine.previews import Previews
+from workers.engine.scheduling import shifted
 from workers.engine.watch import call
 
 
@@ -22,9 +24,13 @@ class ImageEngine(DiffusionEngine):
     ) -> tuple[Artefact, ...]:
         pipe = self.prepare(card, spec, monitor, profile)
         made = []
-        for index in range(spec.num_outputs):
-            monitor.output(index, "save" if index == spec.num_outputs - 1 else "denoise")
-            output = call(pipe, call_arguments(pipe, spec, spec.seed + index), monitor, self.pipelines.device)
-            monitor.enter("save")
-            made.append(save_png(out_dir, artefact_name("image", "png", index), image_pixels(output)))
+        with shifted(pipe, spec):
+            previews = Previews(pipe, spec, out_dir, monitor)
+            for index in range(spec.num_outputs):
+                monitor.output(index, "save" if index == spec.num_outputs - 1 else "denoise")
+                arguments = call_arguments(pipe, spec, spec.seed + index)
+                with previews.of_output(index):
+                    output = call(pipe, arguments, monitor, self.pipelines.device)
+                monitor.enter("save")
+                made.append(save_png(out_dir, artefact_name("image", "png", index), image_pixels(output)))
         return tuple(made)

@@ -1,0 +1,52 @@
+"""The size for requests that name only the shape of the picture ("16:9"): about the model's usual number of pixels, on its grid."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+
+from broker.wire.jobspec import ModelCard
+
+_ASPECT = re.compile(r"([1-9]\d{0,3})\s*:\s*([1-9]\d{0,3})")
+
+#: How far a size may be from the shape asked for: small models have coarse grids, and no two sides of 21:9 may exist.
+_MAX_RATIO_ERROR = math.log(1.25)
+
+#: The shape counts for more than the number of pixels.
+_RATIO_WEIGHT = 4.0
+
+#: Grid steps looked at on either side of the ideal width.
+_STEPS = 3
+
+
+def parse_aspect(text: str) -> tuple[int, int] | None:
+    """(width, height) of "W:H", the proportion alone; None when it is not of that form."""
+    match = _ASPECT.fullmatch(text.strip())
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def size_for(aspect: tuple[int, int], card: ModelCard) -> tuple[int, int] | None:
+    """(width, height) in pixels of this shape within the card's limits; None when the model cannot come near it."""
+    ratio = aspect[0] / aspect[1]
+    pixels = card.defaults.width * card.defaults.height
+    best: tuple[float, int, int] | None = None
+    for width, height in _candidates(ratio, pixels, card):
+        ratio_error = abs(math.log(width / height / ratio))
+        score = _RATIO_WEIGHT * ratio_error + abs(math.log(width * height / pixels))
+        if ratio_error <= _MAX_RATIO_ERROR and (best is None or (score, width, height) < best):
+            best = (score, width, height)
+    return None if best is None else best[1:]
+
+
+def _candidates(ratio: float, pixels: int, card: ModelCard) -> Iterator[tuple[int, int]]:
+    limits = card.limits
+    step = max(1, limits.side_multiple)
+    low, high = -(-limits.min_side // step) * step, limits.max_side // step * step
+    first = int(math.sqrt(pixels * ratio) // step) * step
+    for width in range(first - _STEPS * step, first + (_STEPS + 1) * step + 1, step):
+        width = min(max(width, low), high)
+        below = int(width / ratio // step) * step
+        for height in (below, below + step):
+            if low <= height <= high and low <= width and width * height <= limits.max_pixels:
+                yield width, height

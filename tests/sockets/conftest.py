@@ -1,0 +1,52 @@
+"""Real sockets in short paths, all closed when a test is over."""
+
+from __future__ import annotations
+
+import tempfile
+
+import pytest
+import zmq
+
+
+@pytest.fixture
+def run_dir():
+    """A private directory with a short path: a socket's name has 107 bytes at most."""
+    with tempfile.TemporaryDirectory(prefix="zt-") as path:
+        yield path
+
+
+@pytest.fixture
+def endpoint(run_dir):
+    return f"ipc://{run_dir}/s"
+
+
+class Sockets:
+    """Makes sockets, each of a context of its own, and closes them."""
+
+    def __init__(self) -> None:
+        self._made: list[zmq.Socket[bytes]] = []
+
+    def __call__(self, kind: int, **options: int) -> zmq.Socket[bytes]:
+        socket = zmq.Context().socket(kind)
+        socket.setsockopt(zmq.LINGER, 0)
+        for name, value in options.items():
+            socket.setsockopt(getattr(zmq, name.upper()), value)
+        self._made.append(socket)
+        return socket
+
+    def end(self, socket: zmq.Socket[bytes]) -> None:
+        """Close it and wait until its path is free: the listener's end, which comes later, removes whatever has that name."""
+        socket.close(linger=0)
+        socket.context.term()
+        self._made.remove(socket)
+
+    def close(self) -> None:
+        for socket in [*self._made]:
+            self.end(socket)
+
+
+@pytest.fixture
+def sockets():
+    made = Sockets()
+    yield made
+    made.close()

@@ -1,0 +1,221 @@
+"""A broker on real sockets: agents that come, go and lie, edges that do not read, a loop that stands still."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import zmq
+
+from broker.core.policy import Policy
+from broker.shell import sockets as shell_sockets
+from broker.shell.errors import BindFailed, JournalBroken
+from broker.shell.sockets import Wires
+from broker.wire import codec
+from broker.wire import messages as m
+from broker.wire.options import SettingsError
+from tests.sockets.service import a_job, agent, connected, in_loop, serving
+from tests.support.waiting import eventually
+
+
+@in_loop
+async def test_a_job_goes_to_the_agent_and_its_result_comes_back(tmp_path, run_dir):
+    async with serving(tmp_path, run_dir) as service, connected(service) as client, agent(service) as worker:
+        welcome = await worker.join()
+        assert welcome.epoch == 1
+        await client.submit(a_job("job-1"), b"the spec")
+        run = await worker.hear(m.Run)
+        assert (run.job_id, run.attempt, worker.bodies[run.fence]) == ("job-1", 1, b"the spec")
+        worker.say(m.Started(job_id="job-1", fence=run.fence))
+        worker.finish(run)
+        assert (await worker.hear(m.ResultAck)).accepted
+        view = await client.get("job-1")
+        assert (view.state, view.worker, view.result.seed) == ("succeeded", "cpu-0", 7)
+
+
+@in_loop
+async def test_a_cancel_reaches_the_agent(tmp_path, run_dir):
+    async with serving(tmp_path, run_dir) as service, connected(service) as client, agent(service) as worker:
+        await worker.join()
+        await client.submit(a_job("job-1"), b"spec")
+        run = await worker.hear(m.Run)
+        outcome, view = await client.cancel("job-1")
+        assert (outcome, view.cancel_requested) == ("requested", True)
+        assert (await worker.hear(m.Cancel)).fence == run.fence
+        worker.say(m.Cancelled(job_id="job-1", fence=run.fence, free=1))
+        await worker.hear(m.ResultAck)
+        assert (await client.get("job-1")).state == "cancelled"
+
+
+@in_loop
+async def test_whoever_is_not_known_is_asked(tmp_path, run_dir):
+    async with serving(tmp_path, run_dir) as service, agent(service) as worker:
+        await worker.probed()
+        worker.say(m.Heartbeat(seen=0, free=1))
+        await worker.hear(m.Who)
+        await worker.hello()
+
+
+@in_loop
+async def test_a_running_job_outlives_the_broker(tmp_path, run_dir):
+    async with (
+        serving(tmp_path, run_dir, Policy(rejoin_s=20.0)) as service,
+        connected(service) as client,
+        agent(service) as worker,
+    ):
+        await worker.join()
+        await client.submit(a_job("job-1"), b"spec")
+        run = await worker.hear(m.Run)
+        worker.say(m.Started(job_id="job-1", fence=run.fence))
+        await eventually(lambda: service.core.job("job-1").state == "running")
+        await service.restart()
+        await worker.probed(2)
+        held = (m.Held(job_id="job-1", fence=run.fence, phase="denoise", step=3, total=8),)
+        welcome = await worker.hello(free=0, seen=run.fence, held=held)
+        assert welcome.epoch == 2
+        view = await client.get("job-1")
+        assert (view.state, view.step, view.losses, view.attempts) == ("running", 3, 0, 1)
+        worker.finish(run)
+        assert (await worker.hear(m.ResultAck)).accepted
+        assert (await client.get("job-1")).state == "succeeded"
+
+
+@in_loop
+async def test_a_result_resent_to_a_new_broker_is_acknowledged_again(tmp_path, run_dir):
+    async with serving(tmp_path, run_dir) as service, connected(service) as client, agent(service) as worker:
+        await worker.join()
+        await client.submit(a_job("job-1"), b"spec")
+        run = await worker.hear(m.Run)
+        worker.finish(run)
+        await worker.hear(m.ResultAck)
+        await service.restart()
+        await worker.probed(2)
+        await worker.hello(seen=run.fence)
+        worker.finish(run)
+        assert (await worker.hear(m.ResultAck, 2)).accepted
+        jobs, _ = await client.list()
+        assert [(job.id, job.state, job.attempts) for job in jobs] == [("job-1", "succeeded", 1)]
+
+
+@in_loop
+async def test_a_lost_worker_gives_its_job_to_another(tmp_path, run_dir):
+    policy = Policy(heartbeat_s=0.05, suspect_after_s=0.1, lost_after_s=0.3)
+    async with (
+        serving(tmp_path, run_dir, policy) as service,
+        connected(service) as client,
+        agent(service, "cpu-0") as silent,
+        agent(service, "cpu-1") as other,
+    ):
+        await silent.join()
+        await client.submit(a_job("job-1"), b"spec")
+        first = await silent.hear(m.Run)
+        await eventually(lambda: service.core.job("job-1").losses == 1)
+        await other.join()
+        second = await other.hear(m.Run)
+        assert second.fence > first.fence
+
+
+@in_loop
+async def test_a_loop_that_stood_still_does_not_blame_the_workers(tmp_path, run_dir):
+    policy = Policy(heartbeat_s=0.1, suspect_after_s=0.6, lost_after_s=0.8)
+    async with serving(tmp_path, run_dir, policy) as service, connected(service) as client, agent(service) as worker:
+        await worker.join()
+        await client.submit(a_job("job-1"), b"spec")
+        run = await worker.hear(m.Run)
+        time.sleep(1.2)  # noqa: ASYNC251  # the point
+        await eventually(lambda: service.metrics.stalls == 1)
+        worker.say(m.Heartbeat(seen=run.fence, free=0, held=(m.Held(job_id="job-1", fence=run.fence),)))
+        await eventually(lambda: service.core.job("job-1").state == "running")
+        assert service.core.job("job-1").losses == 0
+
+
+@in_loop
+async def test_rows_that_may_be_lost_are_on_disk_soon(tmp_path, run_dir):
+    async with serving(tmp_path, run_dir) as service, connected(service) as client, agent(service) as worker:
+        await worker.join()
+        await client.submit(a_job("job-1"), b"spec")
+        run = await worker.hear(m.Run)
+        worker.say(m.Started(job_id="job-1", fence=run.fence))
+        await eventually(lambda: service.core.job("job-1").state == "running" and not service.journal.dirty)
+        assert service.journal.find("job-1").state == "running"
+
+
+# ---------------------------------------------------------------- peers that do harm
+
+
+@in_loop
+async def test_junk_on_a_socket_is_counted_and_the_rest_goes_on(tmp_path, run_dir):
+    async with serving(tmp_path, run_dir) as service, connected(service) as client, agent(service) as evil:
+        await evil.probed()
+        await client.submit(a_job("job-1"), b"spec")
+        for frames in ([b"junk"], [b"a", b"b", b"c"], [b"x" * 5000], codec.encode(m.Goodbye(v=9))):
+            evil.send(frames)
+        assert "protocol 9" in (await evil.hear(m.Bye)).reason
+        assert dict(service.junk.by_kind) == {"decode": 2, "frames": 1, "version": 1}
+        assert list(service.junk.by_peer.values()) == [4]
+        assert (await client.get("job-1")).state == "queued"
+
+
+@in_loop
+async def test_a_frame_over_the_limit_ends_that_connection_only(tmp_path, run_dir):
+    async with serving(tmp_path, run_dir) as service, connected(service) as client, agent(service) as evil:
+        await evil.join()
+        evil.send([bytes(shell_sockets.BACK_MAX_FRAME + 1)])
+        await evil.probed(2)  # it was thrown out, and came back as another
+        evil.say(m.Heartbeat(seen=0, free=1))
+        await evil.hear(m.Who)
+        assert (await client.pool()).counts["queued"] == 0
+
+
+@in_loop
+async def test_an_edge_that_does_not_read_is_dropped_and_the_others_are_served(tmp_path, run_dir, monkeypatch):
+    monkeypatch.setattr(shell_sockets, "HWM", 5)
+    context = zmq.Context()
+    slow = context.socket(zmq.DEALER)
+    slow.setsockopt(zmq.RCVHWM, 1)
+    slow.setsockopt(zmq.LINGER, 0)
+    try:
+        async with serving(tmp_path, run_dir) as service, connected(service) as client:
+            slow.connect(service.front)
+            slow.send_multipart(codec.encode(m.Watch(req=1)))
+            await eventually(lambda: service.core.state.watchers)
+            for number in range(20_000):
+                await client.submit(a_job(f"job-{number}", alias="x" * 250), b"spec")
+                if service.metrics.unsent:
+                    break
+            assert not service.core.state.watchers
+            assert (await client.get("job-0")).state == "queued"
+    finally:
+        slow.close(linger=0)
+        context.term()
+
+
+# ---------------------------------------------------------------- its own house
+
+
+@in_loop
+async def test_a_journal_that_cannot_be_written_ends_the_broker(tmp_path, run_dir):
+    async with serving(tmp_path, run_dir) as service, connected(service, timeout_s=0.5) as client:
+        service.journal.path.unlink()
+        with pytest.raises(JournalBroken, match="removed or replaced"):
+            await service.running
+        assert client is not None
+
+
+@in_loop
+async def test_the_numbers_are_written_to_a_file(tmp_path, run_dir):
+    async with serving(tmp_path, run_dir):
+        path = tmp_path / "metrics"
+        await eventually(path.exists)
+        assert "zoetrope_commit_seconds_count" in path.read_text()
+
+
+def test_a_path_that_cannot_be_bound_is_said(run_dir):
+    with pytest.raises(BindFailed, match="cannot listen on ipc://"):
+        Wires(f"ipc://{run_dir}/{'x' * 100}.sock", f"ipc://{run_dir}/back.sock")
+
+
+def test_sockets_where_others_may_enter_are_refused(tmp_path):
+    tmp_path.chmod(0o755)
+    with pytest.raises(SettingsError, match="can be entered by others"):
+        Wires(f"ipc://{tmp_path}/front.sock", f"ipc://{tmp_path}/back.sock")

@@ -1,0 +1,265 @@
+"""The client against a real broker: every request answered once, over restarts, cancels and junk."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import zmq
+
+from broker import errors
+from broker.client import BrokerClient
+from broker.core.policy import Policy
+from broker.wire import codec
+from broker.wire import messages as m
+from tests.sockets.service import a_job, agent, connected, in_loop, serving
+from tests.support.waiting import eventually
+
+
+@in_loop
+async def test_submit_get_list_cancel(tmp_path, run_dir):
+    async with serving(tmp_path, run_dir) as service, connected(service) as client:
+        view, duplicate = await client.submit(a_job("job-1", origin="native", alias="mine"), b"the spec")
+        assert (view.id, view.state, view.body, duplicate) == ("job-1", "queued", b"the spec", False)
+        view, duplicate = await client.submit(a_job("job-1", origin="native", alias="mine"), b"the spec")
+        assert (view.id, duplicate) == ("job-1", True)
+        found = await client.get("job-1")
+        assert (found.body, [move.cause for move in found.story]) == (b"the spec", ["submitted"])
+        assert (await client.get_alias("native", "mine")).id == "job-1"
+        assert await client.get("nobody") is None
+        assert await client.get_alias("native", "nobody") is None
+        await client.submit(a_job("job-2"), b"")
+        jobs, more = await client.list(limit=1)
+        assert ([job.id for job in jobs], more) == (["job-2"], True)
+        jobs, more = await client.list(after="job-2")
+        assert ([job.id for job in jobs], more) == (["job-1"], False)
+        outcome, view = await client.cancel("job-1")
+        assert (outcome, view.state) == ("cancelled", "cancelled")
+        assert (await client.cancel("job-1"))[0] == "already_final"
+        assert await client.cancel("nobody") == ("not_found", None)
+        assert (await client.pool()).counts["queued"] == 1
+
+
+@in_loop
+async def test_rejections_are_errors_of_their_own(tmp_path, run_dir):
+    async with serving(tmp_path, run_dir, Policy(queue_limit=2)) as service, connected(service) as client:
+        await client.submit(a_job("job-1", origin="native", alias="mine"), b"a")
+        with pytest.raises(errors.IdConflict, match="'job-1'"):
+            await client.submit(a_job("job-1"), b"another body")
+        with pytest.raises(errors.AliasTaken):
+            await client.submit(a_job("job-2", origin="native", alias="mine", alias_unique=True), b"a")
+        with pytest.raises(errors.ServiceBusy):
+            await client.submit(a_job("job-3", only_if_idle=True), b"a")
+        await client.submit(a_job("job-4"), b"a")
+        with pytest.raises(errors.QueueFull) as caught:
+            await client.submit(a_job("job-5"), b"a")
+        assert caught.value.code == "queue_full"
+        assert caught.value.retry_after_s >= 1
+        assert [job.id for job in (await client.list())[0]] == ["job-4", "job-1"]
+
+
+@in_loop
+async def test_what_does_not_fit_the_protocol_is_refused_before_it_is_sent(tmp_path, run_dir):
+    async with BrokerClient(f"ipc://{run_dir}/front.sock") as client:
+        with pytest.raises(ValueError, match="body of 524289 bytes"):
+            await client.submit(a_job("job-1"), bytes(codec.MAX_BODY + 1))
+        with pytest.raises(ValueError, match="matching regex"):
+            await client.submit(a_job("../job"), b"")
+        with pytest.raises(ValueError, match="<= 1000"):
+            await client.list(limit=1001)
+
+
+@in_loop
+async def test_many_requests_at_once_get_their_own_answers(tmp_path, run_dir):
+    async with serving(tmp_path, run_dir) as service, connected(service) as client:
+        ids = [f"job-{number}" for number in range(1000)]
+        answers = await asyncio.gather(*(client.submit(a_job(job_id), job_id.encode()) for job_id in ids))
+        assert [(view.id, view.body) for view, _ in answers] == [(job_id, job_id.encode()) for job_id in ids]
+        found = await asyncio.gather(*(client.get(job_id) for job_id in reversed(ids)))
+        assert [view.id for view in found] == list(reversed(ids))
+
+
+@in_loop
+async def test_without_a_broker_requests_time_out(run_dir):
+    async with BrokerClient(f"ipc://{run_dir}/front.sock", timeout_s=0.2) as client:
+        with pytest.raises(errors.BrokerUnavailable, match=r"within 0\.2 s"):
+            await client.get("job-1")
+
+
+@in_loop
+async def test_requests_wait_for_a_broker_to_appear(tmp_path, run_dir):
+    async with BrokerClient(f"ipc://{run_dir}/front.sock") as client:
+        waiting = asyncio.create_task(client.submit(a_job("job-1"), b"spec"))
+        await asyncio.sleep(0.05)
+        async with serving(tmp_path, run_dir):
+            view, duplicate = await waiting
+            assert (view.id, duplicate) == ("job-1", False)
+
+
+@in_loop
+async def test_a_request_under_way_survives_the_brokers_death(tmp_path, run_dir):
+    async with serving(tmp_path, run_dir) as service, connected(service) as client:
+        await client.submit(a_job("job-1"), b"spec")
+        await service.kill()
+        waiting = [
+            asyncio.create_task(client.submit(a_job("job-2"), b"spec")),
+            asyncio.create_task(client.submit(a_job("job-1"), b"spec")),
+            asyncio.create_task(client.get("job-1")),
+        ]
+        await asyncio.sleep(0.1)
+        await service.start()
+        (new, duplicate), (old, again), found = await asyncio.gather(*waiting)
+        assert (new.id, duplicate, old.id, again, found.id) == ("job-2", False, "job-1", True, "job-1")
+
+
+@in_loop
+async def test_a_caller_that_is_cancelled_leaves_nothing_behind(tmp_path, run_dir):
+    async with BrokerClient(f"ipc://{run_dir}/front.sock") as client:
+        calls = [asyncio.create_task(client.get(f"job-{number}")) for number in range(10)]
+        await asyncio.sleep(0.01)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert not client._pending
+        async with serving(tmp_path, run_dir):
+            assert await client.get("job-1") is None
+
+
+@in_loop
+async def test_closing_ends_what_waits(run_dir):
+    client = BrokerClient(f"ipc://{run_dir}/front.sock")
+    with pytest.raises(errors.BrokerUnavailable, match="not started"):
+        await client.get("job-1")
+    await client.start()
+    call = asyncio.create_task(client.get("job-1"))
+    await asyncio.sleep(0.01)
+    await client.close()
+    await client.close()
+    with pytest.raises(errors.BrokerUnavailable, match="closed"):
+        await call
+
+
+@in_loop
+async def test_answers_that_are_no_messages_are_dropped(run_dir):
+    context = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    router.bind(f"ipc://{run_dir}/front.sock")
+    try:
+        async with BrokerClient(f"ipc://{run_dir}/front.sock") as client:
+            call = asyncio.create_task(client.get("job-1"))
+            await eventually(lambda: router.poll(0))
+            peer, header = router.recv_multipart()
+            req = codec.from_edge([header])[0].req
+            for junk in ([b"junk"], [], [b""], [b"a", b"b", b"c"], codec.encode(m.JobReply(req=req + 7, found=False))):
+                router.send_multipart([peer, *junk])
+            router.send_multipart([peer, *codec.encode(m.JobReply(req=req, found=False))])
+            router.send_multipart([peer, *codec.encode(m.JobReply(req=req, found=False))])
+            assert await call is None
+            assert client.junk == 2
+    finally:
+        router.close(linger=0)
+        context.term()
+
+
+# ---------------------------------------------------------------- watching
+
+
+class Watcher:
+    """What a client was told."""
+
+    def __init__(self) -> None:
+        self.events: list[m.JobView] = []
+        self.gaps = 0
+
+    def event(self, view: m.JobView) -> None:
+        self.events.append(view)
+
+    def gap(self) -> None:
+        self.gaps += 1
+
+    def states(self, job_id: str) -> list[str]:
+        return [view.state for view in self.events if view.id == job_id]
+
+
+@in_loop
+async def test_events_tell_every_change_in_order(tmp_path, run_dir):
+    watcher = Watcher()
+    async with (
+        serving(tmp_path, run_dir) as service,
+        connected(service, on_event=watcher.event, on_gap=watcher.gap) as client,
+        agent(service) as worker,
+    ):
+        await client.watch()
+        await worker.join()
+        await client.submit(a_job("job-1"), b"spec")
+        run = await worker.hear(m.Run)
+        worker.say(m.Started(job_id="job-1", fence=run.fence))
+        await eventually(lambda: "running" in watcher.states("job-1"))
+        worker.finish(run)
+        await eventually(lambda: "succeeded" in watcher.states("job-1"))
+        assert watcher.states("job-1")[-3:] == ["assigned", "running", "succeeded"]
+        revisions = [view.revision for view in watcher.events]
+        assert revisions == sorted(set(revisions))
+        assert watcher.gaps == 0
+        assert (await client.get("job-1")).result.seed == 7
+
+
+@in_loop
+async def test_the_subscription_survives_a_restart_and_tells_the_gap(tmp_path, run_dir):
+    watcher = Watcher()
+    async with (
+        serving(tmp_path, run_dir) as service,
+        connected(service, on_event=watcher.event, on_gap=watcher.gap) as client,
+    ):
+        await client.watch()
+        await client.submit(a_job("job-1"), b"spec")
+        await client.cancel("job-1")
+        await eventually(lambda: "cancelled" in watcher.states("job-1"))
+        await service.restart()
+        await eventually(lambda: watcher.gaps == 1)
+        await client.submit(a_job("job-2"), b"spec")
+        await client.cancel("job-2")
+        await eventually(lambda: "cancelled" in watcher.states("job-2"))
+        assert watcher.gaps == 1
+
+
+@in_loop
+async def test_a_watcher_that_the_broker_dropped_is_taken_back_and_told_of_the_gap(tmp_path, run_dir):
+    watcher = Watcher()
+    async with (
+        serving(tmp_path, run_dir) as service,
+        connected(service, on_event=watcher.event, on_gap=watcher.gap) as client,
+    ):
+        await client.watch()
+        await client.submit(a_job("job-1"), b"spec")
+        await eventually(lambda: watcher.states("job-1"))
+        service.core.state.watchers.clear()  # as after a full queue
+        await client.cancel("job-1")
+        await eventually(lambda: watcher.gaps == 1)
+        await client.submit(a_job("job-2"), b"spec")
+        await eventually(lambda: watcher.states("job-2"))
+
+
+@in_loop
+async def test_a_callback_that_fails_does_not_deafen_the_client(tmp_path, run_dir):
+    seen: list[str] = []
+
+    def fail(view: m.JobView) -> None:
+        seen.append(view.id)
+        raise RuntimeError("the caller's bug")
+
+    reported: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    async with serving(tmp_path, run_dir) as service, connected(service, on_event=fail) as client:
+        await client.watch()
+        for number in range(20):
+            await client.submit(a_job(f"job-{number}"), b"spec")
+        await eventually(lambda: len(seen) == 20)
+        assert len(reported) == 20
+
+
+@in_loop
+async def test_an_idle_client_sleeps(tmp_path, run_dir):
+    async with serving(tmp_path, run_dir) as service, connected(service) as client:
+        await client.get("nobody")
+        await eventually(lambda: client._ticker is None)

@@ -1,0 +1,180 @@
+"""`python -m broker` as a process: how it starts, how it dies, and what it says when it cannot start."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from broker.client import BrokerClient
+from broker.errors import ShuttingDown
+from broker.shell.schema import SCHEMA
+from tests.sockets.service import a_job, in_loop
+from tests.support.waiting import eventually, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Processes:
+    """Brokers over one home."""
+
+    def __init__(self, home: Path, run_dir: str) -> None:
+        self.home = home
+        self.front = f"ipc://{run_dir}/front.sock"
+        self._run_dir = run_dir
+        self._started: list[subprocess.Popen[str]] = []
+
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        environ = {key: value for key, value in os.environ.items() if not key.startswith("ZOETROPE_")}
+        log = (self.home / f"log-{len(self._started)}").open("w")
+        command = [sys.executable, "-m", "broker", "--home", str(self.home), "--run-dir", self._run_dir, *options]
+        with log:
+            process = subprocess.Popen(command, cwd=self.home, stderr=log, env={**environ, "PYTHONPATH": str(ROOT)})
+        self._started.append(process)
+        return process
+
+    def log(self, process: subprocess.Popen[str]) -> str:
+        return (self.home / f"log-{self._started.index(process)}").read_text()
+
+    def serve(self, *options: str) -> subprocess.Popen[str]:
+        process = self.start(*options)
+        wait_until(lambda: " serving " in self.log(process) or process.poll() is not None)
+        assert process.poll() is None, self.log(process)
+        return process
+
+    def fails(self, *options: str) -> tuple[int, str]:
+        """(exit code, what it said) of a broker that must not start."""
+        process = self.start(*options)
+        return process.wait(20), self.log(process)
+
+    def end(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture
+def processes(tmp_path, run_dir):
+    made = Processes(tmp_path, run_dir)
+    yield made
+    made.end()
+
+
+@in_loop
+async def test_what_was_accepted_survives_kill_nine(processes):
+    broker = processes.serve()
+    async with BrokerClient(processes.front) as client:
+        ids = [f"job-{number}" for number in range(200)]
+        await asyncio.gather(*(client.submit(a_job(job_id), job_id.encode()) for job_id in ids))
+        broker.kill()
+        broker.wait()
+        processes.serve()
+        found = await asyncio.gather(*(client.get(job_id) for job_id in ids))
+        assert [(view.id, view.body, view.state) for view in found] == [(i, i.encode(), "queued") for i in ids]
+        assert (await client.pool()).epoch == 2
+
+
+@in_loop
+async def test_sigterm_refuses_new_jobs_and_ends_well(processes):
+    broker = processes.serve()
+    async with BrokerClient(processes.front) as client:
+        await client.submit(a_job("job-1"), b"spec")
+        broker.send_signal(signal.SIGTERM)
+        await eventually(lambda: "stopping" in processes.log(broker))
+        with pytest.raises(ShuttingDown) as caught:
+            await client.submit(a_job("job-2"), b"spec")
+        assert caught.value.retry_after_s > 0
+        assert broker.wait(10) == 0
+        assert (processes.home / "jobs.sqlite").exists()
+        processes.serve()
+        assert [job.id for job in (await client.list())[0]] == ["job-1"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once(processes, number):
+    broker = processes.serve()
+    broker.send_signal(number)
+    wait_until(lambda: "stopping" in processes.log(broker))
+    broker.send_signal(number)
+    assert broker.wait(10) == 0
+    assert "Traceback" not in processes.log(broker)
+
+
+def test_a_second_broker_of_the_same_home_is_refused(processes):
+    first = processes.serve()
+    code, said = processes.fails()
+    assert code == 2
+    assert said == f"broker: another broker (process {first.pid}) uses {processes.home}\n"
+    first.kill()
+    first.wait()
+    processes.serve()
+
+
+def test_a_second_broker_on_the_same_sockets_is_refused(processes, tmp_path):
+    processes.serve()
+    other = tmp_path / "other"
+    other.mkdir()
+    code, said = processes.fails("--home", str(other))
+    assert code == 2
+    assert "another broker" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["--queue-limit", "0"], ["--queue-limit", "'0'", ">= 1"]),
+        (["--suspect-after-s", "7"], ["suspect_after_s (7) < lost_after_s (6)"]),
+        (["--front", "tcp://0.0.0.0:5555"], ["front", "tcp", "CURVE"]),
+        (["--front", "ipc:///tmp/x", "--back", "ipc:///tmp/x"], ["front and back", "differ"]),
+        (["--home", "/proc/nowhere"], ["home", "/proc/nowhere"]),
+        (["--config", "absent.toml"], ["absent.toml"]),
+    ],
+)
+def test_a_bad_option_is_one_sentence_and_exit_code_2(processes, options, parts):
+    code, said = processes.fails(*options)
+    assert code == 2
+    assert said.count("\n") == 1
+    for part in parts:
+        assert part in said
+
+
+def test_a_damaged_journal_is_one_sentence_and_exit_code_3(processes):
+    (processes.home / "jobs.sqlite").write_bytes(b"rubbish" * 1000)
+    code, said = processes.fails()
+    assert code == 3
+    assert said.count("\n") == 1
+    assert "is damaged" in said
+
+
+def test_a_journal_of_a_newer_version_is_one_sentence_and_exit_code_3(processes):
+    broker = processes.serve()
+    broker.send_signal(signal.SIGTERM)
+    broker.wait()
+    change = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('PRAGMA user_version = 99'); c.commit()"
+    subprocess.run([sys.executable, "-c", change, str(processes.home / "jobs.sqlite")], check=True)
+    code, said = processes.fails()
+    assert code == 3
+    assert f"schema 99, this version reads up to {SCHEMA}" in said
+
+
+def test_a_journal_that_is_removed_ends_it_with_code_4(processes):
+    broker = processes.serve()
+    (processes.home / "jobs.sqlite").unlink()
+    assert broker.wait(20) == 4
+    assert "removed or replaced" in processes.log(broker)
+    assert "Traceback" not in processes.log(broker)
+
+
+def test_help_is_worth_reading(processes):
+    text = subprocess.run(
+        [sys.executable, "-m", "broker", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    text = " ".join(text.split())
+    for part in ("--queue-limit", "ZOETROPE_QUEUE_LIMIT", "default: 100000", "Exit codes", "zoetrope.toml"):
+        assert part in text

@@ -1,0 +1,400 @@
+"""A pass, message by message, over a real core and journal and wires that only remember."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+import pytest
+
+from broker.core.machine import Core
+from broker.core.policy import Policy
+from broker.shell.disk import Disk
+from broker.shell.errors import JournalBroken
+from broker.shell.journal import Journal
+from broker.shell.junk import MAX_PEERS, Junk
+from broker.shell.metrics import Metrics
+from broker.shell.router import PASS_MESSAGES, Router
+from broker.wire import codec
+from broker.wire import messages as m
+from broker.wire.jobspec import Result
+from tests.sockets.service import INFO, a_job
+
+NOW = 1_000_000.0
+
+
+class Listener:
+    """A socket's inbox."""
+
+    def __init__(self, prefix: bytes) -> None:
+        self.prefix = prefix
+        self.inbox: deque[list[bytes]] = deque()
+
+    def receive(self) -> list[bytes] | None:
+        return self.inbox.popleft() if self.inbox else None
+
+    def readable(self) -> bool:
+        return bool(self.inbox)
+
+
+class Wires:
+    """Both inboxes, and what was sent; peers in `gone` cannot be reached."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.front = Listener(b"f")
+        self.back = Listener(b"b")
+        self.gone: set[bytes] = set()
+        self.outbox: list[tuple[bytes, m.Message]] = []
+        self._log = log
+
+    def send(self, peer: bytes, frames: list[bytes]) -> bool:
+        self._log.append("send")
+        if peer in self.gone:
+            return False
+        decode = codec.to_edge if peer.startswith(b"f") else codec.to_agent
+        self.outbox.append((peer, decode(frames)[0]))
+        return True
+
+
+class Bench:
+    """A router with everything it needs, driven by hand."""
+
+    def __init__(self, home, **policy) -> None:
+        self.log: list[str] = []
+        self.journal = Journal(home / "jobs.sqlite")
+        commit = self.journal.commit
+
+        def logged_commit(*, lazy: bool) -> int:
+            self.log.append("commit")
+            return commit(lazy=lazy)
+
+        self.journal.commit = logged_commit
+        self.core = Core(self.journal.epoch, self.journal, Policy(**policy), NOW)
+        self.wires = Wires(self.log)
+        self.disk = Disk(home, self.journal.path, min_free=0)
+        self.junk = Junk()
+        self.metrics = Metrics(self.junk)
+        self.router = Router(self.core, self.journal, self.wires, self.disk, self.metrics, self.junk, time.perf_counter)
+        self.now = NOW
+
+    def edge(self, message: m.Message, body: bytes | None = None, peer: bytes = b"edge") -> None:
+        self.wires.front.inbox.append([peer, *codec.encode(message, body)])
+
+    def agent(self, message: m.Message, body: bytes | None = None, peer: bytes = b"agent") -> None:
+        self.wires.back.inbox.append([peer, *codec.encode(message, body)])
+
+    def join(self, peer: bytes = b"agent", name: str = "cpu-0", free: int = 1) -> None:
+        self.agent(m.Hello(name=name, boot="boot", seen=0, free=free), codec.encode_body(INFO), peer)
+        self.run()
+
+    def run(self, seconds: float = 0.0) -> bool:
+        self.now += seconds
+        return self.router.run_pass(self.now)
+
+    def sent(self, kind=m.Message, peer: bytes | None = None) -> list:
+        return [message for to, message in self.wires.outbox if isinstance(message, kind) and peer in (None, to)]
+
+
+@pytest.fixture
+def make(tmp_path):
+    made = []
+
+    def one(**policy) -> Bench:
+        made.append(Bench(tmp_path, **policy))
+        return made[-1]
+
+    yield one
+    for bench in made:
+        bench.journal.close()
+
+
+@pytest.fixture
+def bench(make):
+    return make()
+
+
+def test_nothing_is_sent_before_the_one_commit_of_its_pass(bench):
+    bench.join()
+    bench.log.clear()
+    for number in range(20):
+        bench.edge(a_job(f"job-{number}"), b"spec")
+    bench.run()
+    assert bench.log == ["commit"] + ["send"] * 21  # 20 accepted, one run
+    assert len(bench.sent(m.Accepted)) == 20
+
+
+def test_when_the_commit_fails_nobody_is_told_anything(bench):
+    bench.edge(a_job("job-1"), b"spec")
+
+    def fail(*, lazy: bool) -> int:
+        raise JournalBroken("no")
+
+    bench.journal.commit = fail
+    with pytest.raises(JournalBroken):
+        bench.run()
+    assert bench.wires.outbox == []
+
+
+def test_rows_that_may_be_lost_wait_for_the_next_commit(bench):
+    bench.edge(a_job("job-1"), b"spec")
+    bench.run()
+    bench.log.clear()
+    bench.join()  # the job is dispatched
+    (run,) = bench.sent(m.Run)
+    assert "commit" not in bench.log
+    assert bench.journal.dirty
+    bench.agent(m.Started(job_id="job-1", fence=run.fence))
+    bench.run()
+    assert "commit" not in bench.log
+    bench.router.commit()
+    assert not bench.journal.dirty
+    assert bench.journal.find("job-1").state == "running"
+
+
+def test_a_result_is_acknowledged_after_its_commit(bench):
+    bench.join()
+    bench.edge(a_job("job-1"), b"spec")
+    bench.run()
+    (run,) = bench.sent(m.Run)
+    bench.log.clear()
+    bench.agent(m.Finished(job_id="job-1", fence=run.fence, free=1), codec.encode_body(Result()))
+    bench.run()
+    assert bench.log == ["commit", "send"]
+    assert bench.sent(m.ResultAck)[-1].accepted
+
+
+def test_a_page_asked_for_in_the_same_pass_shows_the_new_job(bench):
+    bench.edge(a_job("job-1"), b"spec")
+    bench.edge(m.ListJobs(req=7))
+    bench.edge(m.GetJob(req=8, job_id="job-1"))
+    bench.run()
+    assert bench.sent(m.JobReply)[0].found
+    assert bench.log == ["commit", "send", "send", "send"]
+
+
+def test_a_pass_takes_256_messages_and_says_that_more_are_waiting(bench):
+    for number in range(PASS_MESSAGES + 10):
+        bench.edge(m.GetPool(req=number))
+    assert bench.run()
+    assert len(bench.sent(m.Pool)) == PASS_MESSAGES
+    assert not bench.run()
+    assert len(bench.sent(m.Pool)) == PASS_MESSAGES + 10
+
+
+def test_the_back_is_read_first_and_cannot_shut_out_the_front(bench):
+    bench.join()
+    bench.wires.outbox.clear()
+    bench.edge(m.GetPool(req=1))
+    for _ in range(2 * PASS_MESSAGES):
+        bench.agent(m.Heartbeat(seen=0, free=1))
+    assert bench.run()
+    kinds = [type(message) for message in bench.sent()]
+    assert kinds[0] is m.HeartbeatAck
+    assert kinds[-1] is m.Pool
+
+
+def test_a_lease_does_not_expire_while_heartbeats_wait_to_be_read(make):
+    bench = make(suspect_after_s=2.5, lost_after_s=6.0)
+    bench.join()
+    bench.edge(a_job("job-1"), b"spec")
+    bench.run()
+    (run,) = bench.sent(m.Run)
+    noise = m.Heartbeat(seen=0, free=0)
+    for _ in range(PASS_MESSAGES):
+        bench.agent(noise, peer=b"stranger")
+    bench.agent(m.Heartbeat(seen=run.fence, free=0, held=(m.Held(job_id="job-1", fence=run.fence),)))
+    bench.run(seconds=7.0)
+    bench.run()
+    job = bench.core.job("job-1")
+    assert (job.state, job.losses) == ("running", 0)
+
+
+def test_a_flood_does_not_stop_the_clock(make):
+    bench = make(suspect_after_s=2.5, lost_after_s=6.0, max_losses=0)
+    bench.join()
+    bench.edge(a_job("job-1"), b"spec")
+    bench.run()
+    for _ in range(40):
+        for _ in range(PASS_MESSAGES):
+            bench.agent(m.Heartbeat(seen=0, free=0), peer=b"stranger")
+        bench.run(seconds=0.25)
+    assert bench.core.job("job-1").failure.kind == "quarantined"
+
+
+def test_a_peer_that_cannot_be_reached_gets_no_more_and_the_core_is_told(bench):
+    bench.join()
+    bench.edge(m.Watch(req=1), peer=b"slow")
+    bench.run()
+    bench.wires.gone = {b"fslow", b"bagent"}
+    bench.log.clear()
+    bench.edge(a_job("job-1"), b"spec")
+    bench.edge(a_job("job-2"), b"spec")
+    bench.run()
+    assert bench.log.count("send") == 4  # two accepted, one try for each who is gone
+    assert [worker.state for worker in bench.core.snapshot().workers] == ["suspect"]
+    bench.wires.gone = set()
+    bench.wires.outbox.clear()
+    bench.edge(a_job("job-3"), b"spec")
+    bench.run()
+    assert bench.sent(peer=b"fslow") == []
+
+
+def test_equal_routing_ids_of_the_two_sockets_are_two_peers(bench):
+    bench.join(peer=b"same")
+    bench.edge(m.GetPool(req=1), peer=b"same")
+    bench.run()
+    assert [type(message) for message in bench.sent(peer=b"bsame")] == [m.Welcome]
+    assert [type(message) for message in bench.sent(peer=b"fsame")] == [m.Pool]
+
+
+# ---------------------------------------------------------------- junk
+
+
+@pytest.mark.parametrize(
+    ("frames", "kind"),
+    [
+        ([b"junk"], "decode"),
+        ([b"\xc1" * 5000], "decode"),
+        ([b"a", b"b", b"c"], "frames"),
+        ([b"x"] * 200, "frames"),
+        ([], "decode"),
+        ([codec.encode(m.Who())[0]], "decode"),
+        ([codec.encode(m.Finished(job_id="job-1", fence=1))[0], b"no result"], "decode"),
+    ],
+)
+def test_junk_is_counted_by_peer_and_kind_and_dropped(bench, frames, kind):
+    bench.join(peer=b"evil")
+    bench.wires.outbox.clear()
+    for _ in range(3):
+        bench.wires.back.inbox.append([b"evil", *frames])
+    bench.edge(m.GetPool(req=1))
+    bench.run()
+    assert dict(bench.junk.by_kind) == {kind: 3}
+    assert dict(bench.junk.by_peer) == {b"bevil": 3}
+    assert [type(message) for message in bench.sent()] == [m.Pool]
+
+
+def test_a_connection_probe_is_nothing(bench):
+    bench.wires.front.inbox.append([b"edge", b""])
+    bench.run()
+    assert not bench.junk.by_kind
+    assert bench.sent() == []
+
+
+def test_an_agent_of_another_version_is_told_to_leave_and_an_edge_is_not(bench):
+    other = codec.encode(m.Goodbye(v=2))
+    bench.wires.back.inbox.append([b"agent", *other])
+    bench.wires.front.inbox.append([b"edge", *codec.encode(m.GetPool(v=2, req=1))])
+    bench.run()
+    assert bench.sent() == [m.Bye(reason="protocol 2, this is 1")]
+    assert dict(bench.junk.by_kind) == {"version": 2}
+
+
+def test_junk_is_said_once_a_second_and_the_table_of_peers_is_bounded(bench, caplog):
+    for number in range(MAX_PEERS + 50):
+        bench.wires.front.inbox.append([b"%d" % number, b"junk"])
+    while bench.run(seconds=0.01):
+        pass
+    assert bench.junk.by_kind["decode"] == MAX_PEERS + 50
+    assert len(bench.junk.by_peer) == MAX_PEERS
+    assert len([record for record in caplog.records if record.action == "junk"]) == 1
+    bench.wires.front.inbox.append([b"1", b"junk"])
+    bench.run(seconds=5.0)
+    last = [record for record in caplog.records if record.action == "junk"][-1]
+    assert last.unsaid == MAX_PEERS + 49
+
+
+# ---------------------------------------------------------------- refusing
+
+
+def test_a_stopping_broker_refuses_new_jobs_and_answers_for_old_ones(bench):
+    bench.edge(a_job("old"), b"spec")
+    bench.run()
+    bench.router.stopping = True
+    bench.wires.outbox.clear()
+    bench.edge(a_job("new"), b"spec")
+    bench.edge(a_job("old"), b"spec")
+    bench.edge(m.CancelJob(req=3, job_id="old"))
+    bench.run()
+    rejected, accepted, cancelled = (message for _, message in bench.wires.outbox)
+    assert (rejected.code, rejected.retry_after_s > 0) == ("shutting_down", True)
+    assert accepted.duplicate
+    assert cancelled.outcome == "cancelled"
+    assert bench.journal.find("new") is None
+
+
+def test_with_the_disk_nearly_full_new_jobs_are_refused_and_results_are_taken(bench):
+    bench.join()
+    bench.edge(a_job("old"), b"spec")
+    bench.run()
+    (run,) = bench.sent(m.Run)
+    bench.disk.low = True
+    bench.edge(a_job("new"), b"spec")
+    bench.edge(a_job("old"), b"spec")
+    bench.agent(m.Finished(job_id="old", fence=run.fence, free=1), codec.encode_body(Result()))
+    bench.run()
+    (rejected,) = bench.sent(m.Rejected)
+    assert rejected.code == "queue_full"
+    assert "disk" in rejected.message
+    assert rejected.retry_after_s > 0
+    assert bench.sent(m.ResultAck)[-1].accepted
+    bench.disk.low = False
+    bench.edge(a_job("new"), b"spec")
+    bench.run()
+    assert len(bench.sent(m.Rejected)) == 1
+
+
+def test_a_job_that_only_the_journal_remembers_is_still_answered_when_stopping(make):
+    bench = make(recent_finals=0)
+    bench.edge(a_job("old"), b"spec")
+    bench.edge(m.CancelJob(req=2, job_id="old"))
+    bench.run()
+    assert bench.core.job("old") is None
+    bench.router.stopping = True
+    bench.edge(a_job("old"), b"spec")
+    bench.run()
+    assert bench.sent(m.Accepted)[-1].duplicate
+
+
+# ---------------------------------------------------------------- what is told of it
+
+
+def test_every_move_is_one_line_and_one_count(bench, caplog):
+    caplog.set_level("INFO")
+    bench.join()
+    bench.edge(a_job("job-1"), b"spec")
+    bench.run()
+    (run,) = bench.sent(m.Run)
+    bench.agent(m.Started(job_id="job-1", fence=run.fence))
+    bench.agent(m.Finished(job_id="job-1", fence=run.fence, free=1), codec.encode_body(Result()))
+    bench.run()
+    moves = [record for record in caplog.records if record.action == "moved"]
+    assert [(str(record.source or ""), str(record.target), str(record.cause)) for record in moves] == [
+        ("", "queued", "submitted"),
+        ("queued", "assigned", "dispatched"),
+        ("assigned", "running", "started"),
+        ("running", "succeeded", "finished"),
+    ]
+    assert {(record.job_id, record.worker_id) for record in moves[1:]} == {("job-1", "cpu-0")}
+    assert bench.metrics.moves == {(record.target, record.cause): 1 for record in moves}
+
+
+def test_the_numbers_are_prometheus_text(bench, tmp_path):
+    bench.join()
+    bench.edge(a_job("job-1"), b"spec")
+    bench.wires.front.inbox.append([b"edge", b"junk"])
+    bench.run()
+    path = tmp_path / "broker.prom"
+    bench.metrics.write(path, bench.core.snapshot())
+    lines = path.read_text().splitlines()
+    for line in (
+        'zoetrope_moves_total{cause="submitted",state="queued"} 1.0',
+        'zoetrope_jobs{state="assigned"} 1.0',
+        'zoetrope_workers{state="busy"} 1.0',
+        'zoetrope_junk_total{kind="decode"} 1.0',
+        'zoetrope_messages_total{message="Submit",way="in"} 1.0',
+        'zoetrope_commit_seconds_bucket{le="+Inf"} 1.0',
+        "zoetrope_journal_rows_total 1.0",
+    ):
+        assert line in lines, line
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith("broker.prom")] == ["broker.prom"]

@@ -1,0 +1,1 @@
+"""The demo model: its weights, the world it draws, and what makes and judges it."""

@@ -1,0 +1,154 @@
+"""Previews: pictures of an output while it is still being denoised, for whoever watches it come.
+
+They are real: at evenly spaced steps the latents of the moment go through the model's own VAE. Half-way latents are mostly noise, so
+where the scheduler moves on straight lines (flow matching, Euler on noise predictions) the picture is of the point that the step aims
+at, sample - sigma x prediction: the model's own idea, at that step, of the finished picture. Of a clip it is the first frame.
+
+Which latents can be decoded is a list of pipelines whose decoding was read in diffusers 0.42 (`_PLAIN`), and the Wan family. All others
+give no previews. A preview never fails its job: what goes wrong is logged, and the job goes on without.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderDC, AutoencoderKL
+from PIL import Image
+
+from broker.wire.jobspec import JobSpec, preview_name
+from workers.engine.frames import to_uint8
+from workers.engine.monitor import Monitor
+from workers.engine.stream import can_stream, decode_frames, denormalise
+
+logger = logging.getLogger(__name__)
+
+#: Pipelines that decode `latents / scaling_factor + shift_factor`; those that pack their latents unpack them with `_unpack_latents`.
+_PLAIN = re.compile(
+    r"(Flux|FluxKontext|Chroma|StableDiffusion|StableDiffusionXL|StableDiffusion3|PixArtAlpha|PixArtSigma|Lumina2|HunyuanDiT"
+    r"|CogView4|AuraFlow|ZImage|HiDreamImage|Kolors|Sana)(Img2Img)?Pipeline"
+)
+
+#: Schedulers whose step, on a noise prediction, points from the sample at sample - sigma x prediction.
+_EULER = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
+
+_UNPACK_ARGUMENTS = ["latents", "height", "width", "vae_scale_factor"]
+
+
+class Previews:
+    """Writes the previews of one job."""
+
+    def __init__(self, pipe: Any, spec: JobSpec, out_dir: Path, monitor: Monitor) -> None:
+        self._pipe = pipe
+        self._spec = spec
+        self._out_dir = out_dir
+        self._monitor = monitor
+        self._wanted = spec.previews if spec.previews and can_preview(pipe) else 0
+
+    @contextmanager
+    def of_output(self, index: int) -> Iterator[None]:
+        """While output `index` is denoised inside: looks at each step of the scheduler."""
+        if not self._wanted:
+            yield
+            return
+        scheduler = self._pipe.scheduler
+        original = scheduler.step
+        done = 0
+
+        # `wraps`: pipelines look up in the signature which further arguments the scheduler takes.
+        @functools.wraps(original)
+        def step(model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
+            nonlocal done
+            moved = original(model_output, timestep, sample, *args, **kwargs)
+            done += 1
+            number = preview_at(done, len(scheduler.timesteps), self._wanted)
+            if number:
+                self._write(index * self._spec.previews + number, aim(scheduler, model_output, sample, moved))
+            return moved
+
+        # The instance's attribute hides the class's method; removing it brings the method back.
+        scheduler.step = step
+        try:
+            yield
+        finally:
+            del scheduler.step
+
+    def _write(self, number: int, latents: torch.Tensor) -> None:
+        name = preview_name(number)
+        temporary = self._out_dir / f".{name}.part"
+        try:
+            with self._monitor.aside("decode"):
+                pixels = decode(self._pipe, latents, self._spec).movedim(0, -1).contiguous().cpu().numpy()
+            with self._monitor.aside("save"):
+                Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1)
+                temporary.rename(self._out_dir / name)
+        except (RuntimeError, ValueError, OSError) as error:
+            self._wanted = 0
+            logger.warning(
+                "no more previews of this job", extra={"action": "preview_failed", "reason": str(error)[:500]}
+            )
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def preview_at(done: int, total: int, wanted: int) -> int:
+    """Number (from 1) of the preview that is due after `done` of `total` steps; 0 when none is. The last step needs none."""
+    if not 0 < done < total:
+        return 0
+    due = [max(1, total * number // (wanted + 1)) for number in range(1, wanted + 1)]
+    return due.index(done) + 1 if done in due else 0
+
+
+def can_preview(pipe: Any) -> bool:
+    """Whether the latents of this pipeline are understood, and its VAE is at hand: bringing an offloaded one in would drive the model out."""
+    if getattr(pipe, "_all_hooks", None) or not hasattr(pipe, "scheduler"):
+        return False
+    if can_stream(pipe):
+        return True
+    vae = getattr(pipe, "vae", None)
+    if _PLAIN.fullmatch(type(pipe).__name__) is None or not isinstance(vae, AutoencoderKL | AutoencoderDC):
+        return False
+    config: Any = vae.config
+    overflows = vae.dtype == torch.float16 and getattr(config, "force_upcast", False)
+    return not overflows and getattr(config, "latents_mean", None) is None
+
+
+@torch.no_grad()
+def aim(scheduler: Any, model_output: torch.Tensor, sample: torch.Tensor, moved: Any) -> torch.Tensor:
+    """The clean latents that a step points at, or where it led when that cannot be said of this scheduler."""
+    after: torch.Tensor = moved[0] if isinstance(moved, tuple) else moved.prev_sample
+    name, config = type(scheduler).__name__, scheduler.config
+    kind = config.get("prediction_type", "epsilon")
+    straight = (
+        name == "FlowMatchEulerDiscreteScheduler" or kind == "flow_prediction" or (name in _EULER and kind == "epsilon")
+    )
+    sigmas, index = getattr(scheduler, "sigmas", None), getattr(scheduler, "step_index", None)
+    if not straight or sigmas is None or not index or index > len(sigmas) or model_output.shape != sample.shape:
+        return after
+    sigma = sigmas[index - 1].to(sample.device, torch.float32)
+    return sample.float() - sigma * model_output.float()
+
+
+@torch.no_grad()
+def decode(pipe: Any, latents: torch.Tensor, spec: JobSpec) -> torch.Tensor:
+    """The (first) picture in a pipeline's latents: 3 x height x width, uint8. Raises `ValueError` for latents of another shape."""
+    vae = pipe.vae
+    if can_stream(pipe):
+        with closing(decode_frames(vae, denormalise(vae, latents[:1, :, :1]))) as frames:
+            return to_uint8(next(frames)[0])
+    latents = latents[:1]
+    if latents.ndim == 3 and hasattr(pipe, "_unpack_latents"):
+        if list(inspect.signature(pipe._unpack_latents).parameters) != _UNPACK_ARGUMENTS:
+            raise ValueError(f"{type(pipe).__name__} packs its latents in its own way")
+        latents = pipe._unpack_latents(latents, spec.height, spec.width, pipe.vae_scale_factor)
+    if latents.ndim != 4 or latents.shape[1] != vae.config.latent_channels:
+        raise ValueError(f"latents of shape {tuple(latents.shape)} are not those of the VAE")
+    scaled = latents / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
+    return to_uint8(vae.decode(scaled.to(vae.dtype), return_dict=False)[0][0])

@@ -1,0 +1,41 @@
+"""A job's own shift of the noise schedule (`extra.flow_shift`), for flow-matching pipelines; the model's own comes back afterwards."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from broker.wire.jobspec import JobSpec
+from workers.engine.errors import InvalidInput
+
+logger = logging.getLogger(__name__)
+
+FLOW_SHIFT = "flow_shift"
+
+#: Names under which schedulers keep it: UniPC and DPM++ on flows, flow-matching Euler.
+_CONFIG_NAMES = (FLOW_SHIFT, "shift")
+
+
+@contextmanager
+def shifted(pipe: Any, spec: JobSpec) -> Iterator[None]:
+    """Inside, the pipeline's scheduler has the shift that the job asks for, if it has one at all. Raises `InvalidInput`."""
+    wanted = spec.extra.get(FLOW_SHIFT)
+    if wanted is None:
+        yield
+        return
+    if isinstance(wanted, bool) or not isinstance(wanted, int | float) or not 0 < wanted <= 100:
+        raise InvalidInput(f"{FLOW_SHIFT}: {wanted!r} must be a number above 0, at most 100")
+    scheduler = getattr(pipe, "scheduler", None)
+    name = next((name for name in _CONFIG_NAMES if scheduler is not None and name in scheduler.config), None)
+    # A dynamic shift is computed from the picture's size, and a fixed one beside it would be an error.
+    if scheduler is None or name is None or scheduler.config.get("use_dynamic_shifting"):
+        logger.info("the scheduler takes no shift", extra={"action": "ignore_arguments", "ignored": [FLOW_SHIFT]})
+        yield
+        return
+    pipe.scheduler = type(scheduler).from_config(scheduler.config, **{name: float(wanted)})
+    try:
+        yield
+    finally:
+        pipe.scheduler = scheduler
