@@ -67,13 +67,14 @@ def run(settings: BrokerSettings) -> None:
         stack.callback(Lock(home / "broker.lock").release)
         for endpoint in (settings.front_endpoint, settings.back_endpoint):
             stack.callback(_lock_endpoint(endpoint).release)
-        disk = Disk(home, settings.journal_path, settings.min_free_mb << 20)
+        disk = Disk(home, settings.journal_path, settings.min_free_mb << 20, settings.reserve_mb << 20)
         disk.check()
         journal = Journal(settings.journal_path, disk.release)
         stack.callback(journal.close)
         disk.watch_journal()
         clock = anchored_clock()
         core = Core(journal.epoch, journal, settings.policy, clock())
+        gc.disable()  # nothing that is loaded is garbage
         jobs = journal.live()
         core.restore(jobs, journal.rates(), clock())
         wires = Wires(settings.front_endpoint, settings.back_endpoint)
@@ -101,9 +102,9 @@ def _lock_endpoint(endpoint: str) -> Lock:
 
 def _serve(settings: BrokerSettings, core: Core, journal: Journal, wires: Wires, disk: Disk, clock: Clock) -> None:
     # What was loaded stays: no collection need walk it again. And few of the many small objects of a pass are ever part of a circle.
-    gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+    gc.enable()
     junk = Junk()
     metrics = Metrics(junk)
     router = Router(core, journal, wires, disk, metrics, junk, time.perf_counter)

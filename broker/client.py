@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ import msgspec
 import zmq
 
 from broker import errors
+from broker.dealer import open_dealer
 from broker.wire import codec
 from broker.wire import messages as m
 
@@ -32,13 +33,6 @@ WATCH_CONFIRM_S = 2.0
 
 _TICK_S = 0.1
 _DRAIN = 256
-_HWM = 10_000
-_HANDSHAKE_MS = 5_000
-_RECONNECT_MS = 100
-_RECONNECT_MAX_MS = 1_000
-#: As the broker's: reaps half-open connections; must exceed any time this loop may stand still.
-_HEARTBEAT_MS = 2_000
-_HEARTBEAT_TIMEOUT_MS = 15_000
 
 _NOBLOCK = int(zmq.NOBLOCK)
 _EVENTS = int(zmq.EVENTS)
@@ -76,14 +70,16 @@ class BrokerClient:
         timeout_s: float = 10.0,
         on_event: Callable[[m.JobView], None] | None = None,
         on_gap: Callable[[], None] | None = None,
+        on_gone: Callable[[tuple[str, ...]], None] | None = None,
     ) -> None:
-        """`on_event` gets every event while watching; `on_gap` is called when some were lost, so that the caller asks anew."""
+        """While watching, `on_event` gets every event and `on_gone` the ids of deleted jobs; `on_gap` is called when some were lost."""
         self.endpoint = endpoint
         self.timeout_s = timeout_s
         #: Answers that were no message of the protocol.
         self.junk = 0
         self._on_event = on_event
         self._on_gap = on_gap
+        self._on_gone = on_gone
         self._pending: dict[int, _Pending] = {}
         self._last_req = 0
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
@@ -102,23 +98,7 @@ class BrokerClient:
         """Connect in the background."""
         self._loop = asyncio.get_running_loop()
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        for option, value in (
-            # Without IMMEDIATE what is sent while there is no broker would be kept and delivered late, in a burst.
-            (zmq.IMMEDIATE, 1),
-            (zmq.LINGER, 0),
-            (zmq.SNDHWM, _HWM),
-            (zmq.RCVHWM, _HWM),
-            (zmq.MAXMSGSIZE, codec.MAX_REPLY_BODY),
-            (zmq.HANDSHAKE_IVL, _HANDSHAKE_MS),
-            (zmq.RECONNECT_IVL, _RECONNECT_MS),
-            (zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS),
-            (zmq.HEARTBEAT_IVL, _HEARTBEAT_MS),
-            (zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS),
-            (zmq.HEARTBEAT_TTL, _HEARTBEAT_TIMEOUT_MS),
-        ):
-            self._socket.setsockopt(option, value)
-        self._socket.connect(self.endpoint)
+        self._socket = open_dealer(self._context, self.endpoint, codec.MAX_REPLY_BODY)
         self._loop.add_reader(int(self._socket.getsockopt(zmq.FD)), self._readable)
         self._check_soon()
 
@@ -184,6 +164,15 @@ class BrokerClient:
         more = _expect(m.Jobs, reply).more
         return codec.job_views(data), more
 
+    async def forget(self, job_ids: Sequence[str], *, finished_before: float = 0.0) -> tuple[str, ...]:
+        """Delete the records of these jobs (at most 50), as far as they are final and finished before; the ids of those deleted.
+
+        When the answer to a first try was lost, jobs that it deleted are missing in the answer to the second.
+        """
+        ids = tuple(job_ids)
+        reply, _ = await self._request(lambda req: m.ForgetJobs(req=req, job_ids=ids, finished_before=finished_before))
+        return _expect(m.Forgotten, reply).job_ids
+
     async def pool(self) -> m.PoolView:
         """Workers and totals."""
         reply, data = await self._request(lambda req: m.GetPool(req=req))
@@ -194,10 +183,15 @@ class BrokerClient:
     async def watch(self) -> None:
         """Subscribe to all events, for as long as this client lives, over restarts of the broker. Returns when the stream has begun.
 
-        After any interruption `on_gap` is called: events were lost, or may have been.
+        After any interruption `on_gap` is called: events were lost, or may have been. If this raises, the stream is still wanted,
+        and `on_gap` tells when it has begun.
         """
         self._watching = True
-        reply, _ = await self._request(lambda req: m.Watch(req=req))
+        try:
+            reply, _ = await self._request(lambda req: m.Watch(req=req))
+        except BaseException:
+            self._maybe_gap = True
+            raise
         _expect(m.Watching, reply)
 
     async def _request(self, build: Callable[[int], m.Message], body: bytes | None = None) -> tuple[m.Message, bytes]:
@@ -295,7 +289,7 @@ class BrokerClient:
             if not pending.future.done():
                 self._send_pending(pending, now)
         if self._watching:
-            self._maybe_gap = self._seq is not None
+            self._maybe_gap = self._maybe_gap or self._seq is not None
             self._confirm_watch(now)
 
     def _drain(self) -> None:
@@ -314,7 +308,7 @@ class BrokerClient:
                 self._handle(*decoded)
 
     def _handle(self, message: Any, body: bytes) -> None:
-        if isinstance(message, m.Event):
+        if isinstance(message, m.Event | m.Gone):
             self._event(message, body)
             return
         # Here, not where the caller wakes up: events right behind the answer are numbered from it.
@@ -325,18 +319,21 @@ class BrokerClient:
             pending.future.set_result((message, body))
 
     def _watch_began(self, seq: int) -> None:
-        gap = self._seq is not None and (self._maybe_gap or seq != self._seq)
+        gap = self._maybe_gap or (self._seq is not None and seq != self._seq)
         self._seq = seq
         self._maybe_gap = False
         if gap and self._on_gap is not None:
             self._on_gap()
 
-    def _event(self, event: m.Event, body: bytes) -> None:
+    def _event(self, event: m.Event | m.Gone, body: bytes) -> None:
         gap = self._seq is not None and event.seq != self._seq + 1
         self._seq = event.seq
         if gap and self._on_gap is not None:
             self._on_gap()
-        if self._on_event is not None:
+        if isinstance(event, m.Gone):
+            if self._on_gone is not None:
+                self._on_gone(event.job_ids)
+        elif self._on_event is not None:
             self._on_event(codec.job_view(body))
 
 

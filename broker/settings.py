@@ -50,6 +50,10 @@ class BrokerSettings(CommonSettings, frozen=True, kw_only=True):
     min_free_mb: Annotated[
         int, Meta(description="free space under home, MB, below which new jobs are refused", ge=0)
     ] = 256
+    reserve_mb: Annotated[
+        int,
+        Meta(description="size of <home>/ballast, MB: room for results that is given up when the disk is full", ge=0),
+    ] = 32
     metrics_file: Annotated[
         str, Meta(description="file that gets the broker's numbers in Prometheus' text format every 5 s")
     ] = ""

@@ -18,12 +18,20 @@ from broker.errors import BrokerError
 from http_edge import errors
 from http_edge.calls import Calls
 from http_edge.exports import Exports
+from http_edge.fetch import Fetcher
+from http_edge.file_store import FileStore
+from http_edge.files_api import FilesApi
+from http_edge.guard import Guard
 from http_edge.hub import Hub
+from http_edge.images import Images
 from http_edge.inputs import Inputs
 from http_edge.jobs_api import JobsApi
-from http_edge.lightx2v_api import LightX2VApi
+from http_edge.lightx2v_routes import lightx2v_routes
 from http_edge.metrics import Metrics
 from http_edge.middleware import EdgeMiddleware
+from http_edge.openai_images_api import ImagesApi
+from http_edge.openai_models_api import ModelsApi
+from http_edge.openai_videos_api import VideosApi
 from http_edge.paths import resolve_roots
 from http_edge.progress import Progress
 from http_edge.savers import Savers
@@ -48,19 +56,26 @@ class Edge(Struct, frozen=True, kw_only=True):
     metrics: Metrics
     progress: Progress
     spool: Spool
+    files: FileStore
 
 
-def build_edge(settings: EdgeSettings, start: Path, connect: Callable[[Hub], BrokerClient] | None = None) -> Edge:
+def build_edge(
+    settings: EdgeSettings,
+    start: Path,
+    connect: Callable[[Hub], BrokerClient] | None = None,
+    fetcher: Fetcher | None = None,
+) -> Edge:
     """The parts, wired. `start` is the directory that clients' relative paths start from; nothing runs yet."""
     hub = Hub()
     broker = (connect or _connector(settings))(hub)
     outputs = resolve_roots(settings.output_roots, (start, settings.artefacts_path), start)
+    files = FileStore(settings.uploads_path / "files")
     inputs = resolve_roots(settings.input_roots, (start, *outputs), start)
     calls = Calls(
         settings,
         broker,
         hub,
-        Inputs(settings.uploads_path, start, inputs),
+        Images(Inputs(settings.uploads_path, start, inputs), files, fetcher or Fetcher(Guard(settings.fetch_allow))),
         Exports(settings.home_path, start, outputs),
     )
     return Edge(
@@ -72,6 +87,7 @@ def build_edge(settings: EdgeSettings, start: Path, connect: Callable[[Hub], Bro
         metrics=Metrics(hub),
         progress=Progress(),
         spool=Spool(settings.uploads_path / "tmp", settings.upload_limits),
+        files=files,
     )
 
 
@@ -79,7 +95,11 @@ def build_app(edge: Edge) -> Starlette:
     """The application over these parts; its lifespan connects and disconnects the broker."""
     routes = [
         *JobsApi(edge.calls, edge.progress).routes(),
-        *LightX2VApi(edge.calls).routes(),
+        *lightx2v_routes(edge.calls, edge.progress),
+        *FilesApi(edge.files, edge.spool).routes(),
+        *VideosApi(edge.calls, edge.progress).routes(),
+        *ImagesApi(edge.calls).routes(),
+        *ModelsApi(edge.calls).routes(),
         *ServiceApi(edge.calls, edge.metrics, _version()).routes(),
     ]
     app = Starlette(

@@ -10,27 +10,27 @@ import contextlib
 import logging
 import secrets
 import time
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from typing import TypeVar
 
 import anyio
 import anyio.to_thread
 import msgspec
-from msgspec import Struct
 
 from broker.client import BrokerClient
-from broker.errors import BrokerError
 from broker.wire import messages as m
-from broker.wire.jobspec import JobSpec, ModelCard, Scalar, cost_units, decode_spec, is_job_id
+from broker.wire.jobspec import JobSpec, ModelCard, cost_units, is_job_id
 from http_edge.catalogue import Catalogue
-from http_edge.errors import EdgeError, from_broker, invalid, not_found
-from http_edge.exports import Exports, Source
-from http_edge.files import artefact_path
+from http_edge.errors import EdgeError, invalid, not_found
+from http_edge.exports import Exports
+from http_edge.forms import Upload
 from http_edge.hub import Hub, Job
-from http_edge.inputs import Inputs
+from http_edge.images import Images
+from http_edge.orders import Order
 from http_edge.settings import EdgeSettings
+from http_edge.settler import Settler
 from http_edge.specs import Wanted, build_spec, encode_checked
+from http_edge.translated import translated
 
 log = logging.getLogger(__name__)
 
@@ -47,29 +47,6 @@ _RETRY_LOOK_S = 1.0
 #: Files handled at once: decoding an image or copying a result must not take every thread there is.
 _FILE_THREADS = 4
 
-#: Jobs remembered to need no further look at their client-chosen path, and how long a failure to fill one is believed.
-_SETTLED_REMEMBERED = 10_000
-_SAVE_RETRY_S = 5.0
-
-
-class Order(Struct, frozen=True, kw_only=True):
-    """One request to make something, from any API family."""
-
-    wanted: Wanted
-    #: The client's own id, which makes the request idempotent; "" for a new one.
-    job_id: str = ""
-    priority: int = 5
-    deadline_s: float = 0.0
-    origin: str = ""
-    alias: str = ""
-    alias_unique: bool = False
-    only_if_idle: bool = False
-    #: The only worker that may run it; "" for any.
-    worker: str = ""
-    #: What the API makes when no model is named.
-    prefers: str | None = None
-    echo: dict[str, Scalar] = {}
-
 
 class Calls:
     """The broker and the files, as API handlers use them."""
@@ -79,21 +56,20 @@ class Calls:
         settings: EdgeSettings,
         broker: BrokerClient,
         hub: Hub,
-        inputs: Inputs,
+        images: Images,
         exports: Exports,
         *,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings = settings
         self.hub = hub
-        self.catalogue = Catalogue(self._fetch_pool)
+        self.catalogue = Catalogue(self._fetch_pool, aliases=settings.aliases)
         self._broker = broker
-        self._inputs = inputs
+        self._images = images
         self._exports = exports
         self._wall_clock = wall_clock
         self._threads = anyio.CapacityLimiter(_FILE_THREADS)
-        #: Job -> ("" or why its path could not be filled, when that was found).
-        self._settled: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._settler = Settler(settings.artefacts_path, exports, self._threads)
 
     # ------------------------------------------------------------ submit
 
@@ -101,11 +77,12 @@ class Calls:
         """The accepted job, and whether it was there before. Raises `EdgeError`."""
         card = await self._card(order)
         wanted = order.wanted
+        if order.image and not wanted.image:
+            wanted = msgspec.structs.replace(wanted, image="the uploaded image")
         spec = build_spec(wanted, card, seed=_draw_seed(), echo=order.echo)
         if spec.save_to and spec.num_outputs > 1:
             raise invalid(wanted.label("save_to"), wanted.save_to, f"is one file, and the job makes {spec.num_outputs}")
-        if spec.image or spec.save_to:
-            spec = await self._in_thread(lambda: self._place(wanted, spec))
+        spec = await self._place(wanted, spec, order.image)
         if order.job_id and wanted.seed is None:
             return await self._submit_again(order, spec, card)
         return await self._submit(order, spec, card)
@@ -137,11 +114,11 @@ class Calls:
             worker=order.worker,
             only_if_idle=order.only_if_idle,
         )
-        with _translated():
+        with translated():
             view, duplicate = await self._broker.submit(message, body)
         log.info("job accepted", extra={"action": "submit", "job_id": view.id})
-        job = Job(view=msgspec.structs.replace(view, body=body), spec=spec)
-        return await self._settle(job), duplicate
+        job = Job.of(msgspec.structs.replace(view, body=body), self.settings.retention_s)
+        return await self._settler.settle(job), duplicate
 
     async def _card(self, order: Order) -> ModelCard:
         wanted = order.wanted
@@ -150,15 +127,41 @@ class Calls:
             label=wanted.label("model"),
             default=self.settings.default_model,
             output=wanted.output or order.prefers,
-            with_image=bool(wanted.image),
+            with_image=bool(wanted.image or order.image),
             worker=order.worker,
         )
 
-    def _place(self, wanted: Wanted, spec: JobSpec) -> JobSpec:
-        """Check the client's paths and spool its image. Blocks."""
-        save_to = self._exports.check(wanted.label("save_to"), spec.save_to, spec.output) if spec.save_to else ""
-        image = self._inputs.from_path(wanted.label("image"), spec.image) if spec.image else ""
+    async def _place(self, wanted: Wanted, spec: JobSpec, image: str) -> JobSpec:
+        """Check the client's paths and keep its image."""
+        save_to = spec.save_to
+        if save_to:
+            save_to = await self._in_thread(lambda: self._exports.check(wanted.label("save_to"), save_to, spec.output))
+        if spec.image and not image:
+            image = await self.image(wanted.label("image"), spec.image, allow_paths=True)
         return msgspec.structs.replace(spec, image=image, save_to=save_to)
+
+    async def image(self, field: str, source: str | Upload, *, allow_paths: bool) -> str:
+        """The kept copy of a client's image, for `Order.image`: from an upload of this request, a data URL, base64, an http(s) URL,
+        an uploaded file's id, or (`allow_paths`) a path on this machine. Raises `EdgeError` naming field, value and rule."""
+        return await self._images.resolve(field, source, allow_paths=allow_paths)
+
+    async def repeat(self, job: Job) -> Job:
+        """Submit a job that is over once more, as it is, under the same name: the newest of that name is what the name means then.
+
+        Raises `EdgeError`.
+        """
+        if job.spec is None:
+            raise EdgeError("unsupported", "the job was written by a newer version and cannot be repeated by this one")
+        card = await self.catalogue.choose(job.view.model, worker=job.view.pinned)
+        order = Order(
+            wanted=Wanted(prompt=job.spec.prompt),
+            priority=job.view.priority,
+            origin=job.view.origin,
+            alias=job.view.alias,
+            worker=job.view.pinned,
+        )
+        again, _ = await self._submit(order, job.spec, card)
+        return again
 
     # ------------------------------------------------------------ look up
 
@@ -169,7 +172,7 @@ class Calls:
             return held
         if not is_job_id(job_id):
             raise not_found("job", job_id)
-        with _translated():
+        with translated():
             view = await self._broker.get(job_id)
         if view is None:
             raise not_found("job", job_id)
@@ -177,7 +180,7 @@ class Calls:
 
     async def job_by_alias(self, origin: str, alias: str) -> Job | None:
         """The newest job of this name, or None. Raises `EdgeError`."""
-        with _translated():
+        with translated():
             view = await self._broker.get_alias(origin, alias)
         return None if view is None else await self._take(view)
 
@@ -193,7 +196,7 @@ class Calls:
         worker: str = "",
     ) -> tuple[list[Job], bool]:
         """A page of jobs, and whether more follow. Raises `EdgeError`."""
-        with _translated():
+        with translated():
             views, more = await self._broker.list(
                 limit=limit,
                 after=after,
@@ -205,16 +208,20 @@ class Calls:
             )
         return [await self._take(view) for view in views], more
 
+    async def saved_at(self, path: str) -> str | None:
+        """The id of the job whose result lies at a client's path, or None. Raises `EdgeError` when clients may not look there."""
+        return await self._in_thread(lambda: self._exports.written(path))
+
     async def pool(self, max_age_s: float = 0.0) -> m.PoolView:
         """The workers and the queue's totals. Raises `EdgeError`."""
         return await self.catalogue.pool(max_age_s)
 
     async def _fetch_pool(self) -> m.PoolView:
-        with _translated():
+        with translated():
             return await self._broker.pool()
 
     async def _take(self, view: m.JobView) -> Job:
-        job = await self._settle(Job(view=view, spec=_spec_of(view)))
+        job = await self._settler.settle(Job.of(view, self.settings.retention_s))
         # A path that could not be filled is tried again when next asked.
         if not job.save_error:
             self.hub.memory.put(job)
@@ -226,7 +233,7 @@ class Calls:
         """What became of the request, and the job. Raises `EdgeError`."""
         if not is_job_id(job_id):
             raise not_found("job", job_id)
-        with _translated():
+        with translated():
             outcome, view = await self._broker.cancel(job_id)
         if outcome == "not_found":
             raise not_found("job", job_id)
@@ -253,7 +260,7 @@ class Calls:
                 if self.hub.closed:
                     return
                 if view is not None and not listener.stale:
-                    news: Job | None = await self._settle(job.moved_to(view))
+                    news: Job | None = await self._settler.settle(job.moved_to(view))
                 else:
                     listener.stale = False
                     news = await self._look(job_id)
@@ -285,33 +292,6 @@ class Calls:
                 raise
             return None
 
-    # ------------------------------------------------------------ client-chosen paths
-
-    async def _settle(self, job: Job) -> Job:
-        """The job, with its client-chosen path filled if it succeeded."""
-        if job.view.state != "succeeded" or job.spec is None or not job.spec.save_to or job.view.result is None:
-            return job
-        known = self._settled.get(job.id)
-        if known is None or (known[0] and time.monotonic() - known[1] > _SAVE_RETRY_S):
-            reason = await self._in_thread(lambda: self._fill(job))
-            if reason and (known is None or known[0] != reason):
-                log.warning("result could not be saved", extra={"action": "save", "job_id": job.id, "reason": reason})
-            known = self._settled[job.id] = (reason, time.monotonic())
-            if len(self._settled) > _SETTLED_REMEMBERED:
-                self._settled.popitem(last=False)
-        return msgspec.structs.replace(job, save_error=known[0]) if known[0] else job
-
-    def _fill(self, job: Job) -> str:
-        """Copy the first artefact to where the client asked. Blocks. "" or the reason why not."""
-        assert job.spec is not None
-        assert job.view.result is not None
-        if not job.view.result.artefacts:
-            return "the job made no file"
-        artefact = job.view.result.artefacts[0]
-        path = artefact_path(self.settings.artefacts_path, job.view, artefact)
-        source = Source(job=job.id, finished_at=job.view.finished_at, path=path, size=artefact.size)
-        return self._exports.fill(job.spec.save_to, source)
-
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(work, limiter=self._threads)
 
@@ -320,23 +300,7 @@ def _draw_seed() -> int:
     return secrets.randbelow(_SEED_BOUND)
 
 
-def _spec_of(view: m.JobView) -> JobSpec | None:
-    try:
-        return decode_spec(view.body)
-    except ValueError:
-        return None
-
-
 def _is_news(new: m.JobView, old: m.JobView) -> bool:
     if new.revision != old.revision:
         return new.revision > old.revision
     return (new.position, round(new.eta_s)) != (old.position, round(old.eta_s))
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    """Turn the broker's refusals into the edge's errors."""
-    try:
-        yield
-    except BrokerError as error:
-        raise from_broker(error) from None

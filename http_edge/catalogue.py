@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 
 from broker.wire.jobspec import ModelCard
 from broker.wire.messages import PoolView
-from http_edge.errors import EdgeError, invalid, shown
+from http_edge.errors import EdgeError, shown
 
 #: How old a view of the pool may be for choosing a model; an unknown model's name is looked up anew before it is refused.
 _FRESH_S = 1.0
@@ -20,7 +21,14 @@ _NAMED = 20
 class Catalogue:
     """The pool, cached, and the cards in it."""
 
-    def __init__(self, fetch: Callable[[], Awaitable[PoolView]], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        fetch: Callable[[], Awaitable[PoolView]],
+        clock: Callable[[], float] = time.monotonic,
+        aliases: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        #: Further names of models -> their own.
+        self.aliases = aliases
         self._fetch = fetch
         self._clock = clock
         self._lock = asyncio.Lock()
@@ -65,6 +73,8 @@ class Catalogue:
         worker: str = "",
     ) -> ModelCard:
         """The card of the model asked for, or of the one that suits the request best. Raises `EdgeError`."""
+        model = self.aliases.get(model or "", model)
+        default = self.aliases.get(default, default)
         cards = await self.cards(worker)
         if not cards or (model and not any(card.name == model for card in cards)):
             cards = await self.cards(worker, max_age_s=0.0)
@@ -72,19 +82,32 @@ class Catalogue:
             who = f"worker {shown(worker)} has not" if worker else "no worker has"
             raise EdgeError("no_workers", f"{who} registered yet, so no model is known", retry_after_s=5.0)
         wanted = model or default
-        if wanted and (model or output is None or any((card.name, card.output) == (default, output) for card in cards)):
+        if wanted and (model or output is None or any(card.name == default and card.makes(output) for card in cards)):
             card = next((card for card in cards if card.name == wanted), None)
             if card is None:
-                names = ", ".join(card.name for card in cards[:_NAMED]) + (", ..." if len(cards) > _NAMED else "")
-                raise invalid(label, wanted, f"is not a model of this service; known: {names}")
+                raise unknown_model(label, wanted, cards)
             return card
         return _best(cards, output, with_image)
+
+
+def unknown_model(label: str, name: str, cards: list[ModelCard]) -> EdgeError:
+    """The error for a model that this service does not have."""
+    names = ", ".join(card.name for card in cards[:_NAMED]) + (", ..." if len(cards) > _NAMED else "")
+    message = f"{label}: {shown(name)} is not a model of this service; known: {names}"
+    return EdgeError("invalid_value", message, param=label, value=name, code="model_not_found")
+
+
+def suited(cards: list[ModelCard], output: str | None, with_image: bool) -> list[ModelCard]:
+    """The cards that make this output with what there is; those that were made for it before those that also can."""
+    if output is not None:
+        cards = sorted((card for card in cards if card.makes(output)), key=lambda card: card.output != output)
+    return [card for card in cards if (card.takes_image if with_image else not card.needs_image)]
 
 
 def _best(cards: list[ModelCard], output: str | None, with_image: bool) -> ModelCard:
     """The first card that makes this output and does with what there is; a filter that leaves none is passed over."""
     if output is not None:
-        cards = [card for card in cards if card.output == output] or cards
+        cards = suited(cards, output, with_image) or [card for card in cards if card.makes(output)] or cards
     if with_image:
         cards = [card for card in cards if card.takes_image] or cards
     else:

@@ -12,6 +12,7 @@ import uvicorn
 from broker.wire.logs import setup_logging
 from broker.wire.options import SettingsError, check_endpoint, load, make_private_dir
 from http_edge.app import Edge, build_app, build_edge
+from http_edge.guard import Guard
 from http_edge.settings import EdgeSettings
 
 EXIT_OK = 0
@@ -49,6 +50,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
         settings = load(EdgeSettings, "python -m http_edge", "edge", argv, environ, _DESCRIPTION)
         setup_logging(settings.log_level, "edge")
         check_endpoint("front", settings.front_endpoint)
+        _check_fetch_allow(settings)
         if not settings.front:
             # Whoever owns this directory can read and submit jobs.
             make_private_dir(settings.run_path)
@@ -56,6 +58,13 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
         print(f"http_edge: {error}", file=sys.stderr)
         return EXIT_SETTINGS
     return _serve(settings)
+
+
+def _check_fetch_allow(settings: EdgeSettings) -> None:
+    try:
+        Guard(settings.fetch_allow)
+    except ValueError as error:
+        raise SettingsError(f"fetch_allow: {error}") from None
 
 
 def _serve(settings: EdgeSettings) -> int:

@@ -42,11 +42,18 @@ Kind = Literal[
     "shutting_down",
     "unavailable",
     "disk_full",
+    "forbidden",
+    "unsupported",
+    "still_stopping",
+    "job_failed",
+    "job_cancelled",
+    "wait_timeout",
+    "upload_failed",
     "internal",
 ]
 
 #: Which API a path belongs to. Families answer errors in their own shape.
-Family = Literal["native", "lightx2v"]
+Family = Literal["native", "lightx2v", "lightx2v_tasks", "lightx2v_cloud", "openai"]
 
 #: Longest part of a client's value that an error repeats.
 SHOWN_CHARS = 80
@@ -63,6 +70,8 @@ class Row(Struct, frozen=True):
     type: str
     #: Status in the LightX2V family (its first server answered 200 to all but validation); 0: as `status`.
     lightx2v: int = 0
+    #: Status in the OpenAI family, whose bad values are 400; 0: as `status`.
+    openai: int = 0
     #: Value of `x-should-retry`; None leaves it to the status.
     retry: bool | None = None
 
@@ -70,8 +79,8 @@ class Row(Struct, frozen=True):
 TABLE: dict[Kind, Row] = {
     "bad_json": Row(400, "invalid_request_error", lightx2v=422),
     "bad_form": Row(400, "invalid_request_error", lightx2v=422),
-    "missing_field": Row(422, "invalid_request_error"),
-    "invalid_value": Row(422, "invalid_request_error"),
+    "missing_field": Row(422, "invalid_request_error", openai=400),
+    "invalid_value": Row(422, "invalid_request_error", openai=400),
     "not_found": Row(404, "not_found_error"),
     "model_not_found": Row(404, "not_found_error"),
     "not_ready": Row(404, "not_found_error"),
@@ -89,8 +98,28 @@ TABLE: dict[Kind, Row] = {
     "shutting_down": Row(503, "overloaded_error"),
     "unavailable": Row(503, "server_error"),
     "disk_full": Row(507, "server_error"),
+    # What no model here can do: asking again will not help, and 501 would be asked again by the openai SDKs.
+    "unsupported": Row(400, "invalid_request_error"),
+    "still_stopping": Row(409, "conflict_error", retry=True),
+    "forbidden": Row(403, "permission_error"),
+    # Of requests that wait for their job: its own end, and the end of the wait.
+    "job_failed": Row(500, "server_error", retry=False),
+    "job_cancelled": Row(409, "conflict_error", retry=False),
+    "wait_timeout": Row(504, "timeout_error", retry=False),
+    "upload_failed": Row(502, "server_error", retry=False),
     "internal": Row(500, "server_error"),
 }
+
+#: Where LightX2V's later APIs answer otherwise: its third generation 503 to a task that cannot be queued, and nobody 410.
+_TASKS_STATUS: dict[Kind, int] = {
+    "bad_json": 422,
+    "bad_form": 422,
+    "queue_full": 503,
+    "alias_taken": 503,
+    "id_conflict": 503,
+    "gone": 404,
+}
+_CLOUD_STATUS: dict[Kind, int] = {"missing_field": 400, "invalid_value": 400, "gone": 404}
 
 #: Kinds that starlette's own exceptions (routing, mostly) become; other statuses keep their number.
 _BY_STATUS: dict[int, Kind] = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
@@ -105,6 +134,7 @@ class EdgeError(Exception):
         message: str,
         *,
         param: str | None = None,
+        code: str | None = None,
         params: Sequence[str] = (),
         value: Any = None,
         place: str = "body",
@@ -116,6 +146,8 @@ class EdgeError(Exception):
         self.message = message
         #: The field at fault, as the client wrote it.
         self.param = param
+        #: The word for it in bodies that have one, where the kind is too coarse.
+        self.code: str = code or kind
         #: All of them, when several are at fault alike.
         self.params = tuple(params) or ((param,) if param else ())
         self.value = value
@@ -181,30 +213,72 @@ def _native(error: EdgeError, row: Row, path: str) -> Rendered:
         "status": row.status,
         "detail": error.message,
         "instance": path,
-        "error": {"message": error.message, "type": row.type, "param": error.param, "code": error.kind},
+        "error": _error_member(error, row),
     }
     return row.status, body, "application/problem+json"
+
+
+def _error_member(error: EdgeError, row: Row) -> dict[str, Any]:
+    """The member that OpenAI's clients read, whatever else a body holds."""
+    return {"message": error.message, "type": row.type, "param": error.param, "code": error.code}
 
 
 def _lightx2v(error: EdgeError, row: Row, path: str) -> Rendered:
     status = row.lightx2v or row.status
     if status == 422:
-        kind = {"bad_json": "json_invalid", "missing_field": "missing"}.get(error.kind, "value_error")
-        sent = shown(error.value) if error.value is not None else None
-        items = [
-            {"type": kind, "loc": [error.place, *name], "msg": error.message, "input": sent}
-            for name in ([param] for param in error.params)
-        ] or [{"type": kind, "loc": [error.place], "msg": error.message, "input": sent}]
-        return status, {"detail": items}, "application/json"
+        return status, {"detail": _detail_items(error)}, "application/json"
     if status == 200:
         return status, {"error": error.message}, "application/json"
     return status, {"error": error.message, "detail": error.message}, "application/json"
 
 
-_RENDERERS: dict[Family, Callable[[EdgeError, Row, str], Rendered]] = {"native": _native, "lightx2v": _lightx2v}
+def _detail_items(error: EdgeError) -> list[dict[str, Any]]:
+    """FastAPI's list of faults."""
+    kind = {"bad_json": "json_invalid", "missing_field": "missing"}.get(error.kind, "value_error")
+    sent = shown(error.value) if error.value is not None else None
+    places = [[error.place, param] for param in error.params] or [[error.place]]
+    return [{"type": kind, "loc": place, "msg": error.message, "input": sent} for place in places]
+
+
+def _lightx2v_tasks(error: EdgeError, row: Row, path: str) -> Rendered:
+    status = _TASKS_STATUS.get(error.kind, row.status)
+    detail: Any = _detail_items(error) if status == 422 else error.message
+    return status, {"detail": detail, "error": _error_member(error, row)}, "application/json"
+
+
+def _lightx2v_cloud(error: EdgeError, row: Row, path: str) -> Rendered:
+    status = _CLOUD_STATUS.get(error.kind, row.status)
+    body = {"message": f"error: {error.message}!", "detail": error.message, "error": _error_member(error, row)}
+    return status, body, "application/json"
+
+
+def _openai(error: EdgeError, row: Row, path: str) -> Rendered:
+    """The native body, which has `error` and `detail` both; as plain JSON, which every client of that family looks into."""
+    status, body, _ = _native(error, msgspec.structs.replace(row, status=row.openai or row.status), path)
+    return status, body, "application/json"
+
+
+_RENDERERS: dict[Family, Callable[[EdgeError, Row, str], Rendered]] = {
+    "native": _native,
+    "lightx2v": _lightx2v,
+    "lightx2v_tasks": _lightx2v_tasks,
+    "lightx2v_cloud": _lightx2v_cloud,
+    "openai": _openai,
+}
 
 #: Path prefix -> family; the first that matches, else native.
-FAMILY_PREFIXES: tuple[tuple[str, Family], ...] = (("/v1/local/", "lightx2v"),)
+FAMILY_PREFIXES: tuple[tuple[str, Family], ...] = (
+    ("/v1/local/", "lightx2v"),
+    ("/v1/file/", "lightx2v"),
+    ("/v1/tasks", "lightx2v_tasks"),
+    ("/v1/service/", "lightx2v_tasks"),
+    ("/v1/files/download/", "lightx2v_tasks"),
+    ("/api/v1/", "lightx2v_cloud"),
+    ("/assets/task/", "lightx2v_cloud"),
+    ("/v1/videos", "openai"),
+    ("/v1/images", "openai"),
+    ("/v1/models", "openai"),
+)
 
 
 def family_of(path: str) -> Family:

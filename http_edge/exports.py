@@ -28,7 +28,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from http_edge.errors import invalid
+from http_edge.errors import EdgeError, invalid
 from http_edge.paths import is_within, resolve
 
 #: What a job of each output writes, and so what the path must end in.
@@ -112,6 +112,15 @@ class Exports:
                 return self._fill(target, source)
         except OSError as error:
             return f"cannot be written: {error.strerror or error}"
+
+    def written(self, text: str) -> str | None:
+        """The job whose result this service put at a client's path; None when what is there is not that. Raises `EdgeError`."""
+        target = resolve(text, self._start)
+        if not (is_within(target, self._roots) and self._outside_private(target)):
+            raise EdgeError("forbidden", "Access to this file is not allowed", param="path", value=text, place="path")
+        # Without the lock: whoever asks for any number of paths must not leave a lock file for each.
+        entry = self._read(target)
+        return entry.job if entry is not None and entry.done and _identity(target) == entry.file else None
 
     # ------------------------------------------------------------ under the lock
 

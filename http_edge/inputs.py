@@ -1,7 +1,7 @@
 """Image inputs: checked, decoded once, and spooled to `<home>/uploads/<sha256>.<ext>`, where engines read them.
 
-Bytes are content-addressed, so the same picture sent twice is kept once, and what the engine reads cannot change under a queued job. Paths
-are one way for bytes to come; uploads and URLs will end in the same `spool`. Everything here blocks: callers are worker threads.
+Bytes are content-addressed, so the same picture sent twice is kept once, and what the engine reads cannot change under a queued job. A
+path is one way for bytes to come; `images` knows the others. Everything here blocks: callers are worker threads.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import re
 import secrets
 import stat
 import struct
@@ -21,6 +20,7 @@ from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, Unidenti
 
 from http_edge.errors import EdgeError, invalid
 from http_edge.paths import is_within, resolve
+from http_edge.spool import disk_error
 
 MAX_IMAGE_BYTES = 32 * 1024 * 1024
 
@@ -39,8 +39,6 @@ _READERS = [
 _SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "BMP": ".bmp"}
 _FORMATS = "PNG, JPEG, WebP or BMP"
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
-
 #: What Pillow's decoders raise on bytes that only look like an image.
 _DAMAGE = (
     OSError,
@@ -55,6 +53,19 @@ _DAMAGE = (
 )
 
 
+#: What files of these formats are sent as, when a client asks for its upload again.
+_MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp", "BMP": "image/bmp"}
+
+
+def media_type_of(path: Path) -> str:
+    """The type of a file by how its bytes begin; whether it is a whole image is found when it is used as one. Blocks."""
+    try:
+        with Image.open(path, formats=_READERS) as image:
+            return _MEDIA_TYPES[image.format or ""]
+    except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning, *_DAMAGE):
+        return "application/octet-stream"
+
+
 class Inputs:
     """Where inputs may come from, and where they are kept."""
 
@@ -65,21 +76,30 @@ class Inputs:
 
     def from_path(self, field: str, text: str) -> str:
         """The spooled copy of an image file on this machine. Raises `EdgeError` naming field, value and rule."""
-        if _URL.match(text):
-            raise invalid(field, text, "is a URL; only image files on the server's own machine can be named")
         path = resolve(text, self._start)
         if not is_within(path, self._roots):
             raise invalid(field, text, "leads out of the directories that clients may read from (setting input_roots)")
+        return self.from_upload(field, text, path)
+
+    def from_upload(self, field: str, name: str, path: Path) -> str:
+        """The spooled copy of a file that the client may use; it calls it `name`. Raises `EdgeError`."""
         try:
-            return self.spool(field, text, _read(path))
+            data = _read(path)
         except FileNotFoundError:
-            raise invalid(field, text, "does not exist") from None
+            raise invalid(field, name, "does not exist") from None
         except OSError as error:
-            raise invalid(field, text, f"cannot be read: {error.strerror or error}") from None
+            raise invalid(field, name, f"cannot be read: {error.strerror or error}") from None
+        return self.spool(field, name, data)
 
     def spool(self, field: str, name: str, data: bytes) -> str:
-        """Check that these bytes are an image within the caps, and keep them; the absolute path. Raises `EdgeError`, `OSError`."""
+        """Check that these bytes are an image within the caps, and keep them; the absolute path. Raises `EdgeError`."""
         suffix = _check(field, name, data)
+        try:
+            return self._keep(data, suffix)
+        except OSError as error:
+            raise disk_error(error) from None
+
+    def _keep(self, data: bytes, suffix: str) -> str:
         target = self._uploads / f"{hashlib.sha256(data).hexdigest()}{suffix}"
         if target.exists():
             # Whoever clears old uploads goes by the time of last use.

@@ -1,4 +1,4 @@
-"""A job, a worker and a model card as the native API's JSON: `_at` are Unix seconds, `_s` durations; null means not known."""
+"""A job and a worker as the native API's JSON: `_at` are Unix seconds, `_s` durations; null means not known."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from urllib.parse import quote
 
 import msgspec
 
-from broker.wire.jobspec import Artefact, JobSpec, ModelCard
+from broker.wire.jobspec import Artefact, JobSpec
 from broker.wire.messages import JobView, WorkerView
 from http_edge.hub import Job
 
 #: Fields of the spec that are the service's own business; `image` and `save_to` are shown as the client wrote them.
-_HIDDEN = ("echo", "image", "save_to")
+_HIDDEN = ("echo", "image", "save_to", "previews")
 
 
 def urls(job_id: str) -> dict[str, str]:
@@ -31,6 +31,7 @@ def job_json(job: Job, progress: int, *, story: bool = False) -> dict[str, Any]:
         "model": view.model,
         "output": job.spec.output if job.spec else None,
         **_motion(view, progress),
+        **_steps_done(job),
         "priority": view.priority,
         "attempts": view.attempts,
         "crashes": view.crashes,
@@ -61,6 +62,13 @@ def job_json(job: Job, progress: int, *, story: bool = False) -> dict[str, Any]:
             for move in view.story
         ]
     return body
+
+
+def _steps_done(job: Job) -> dict[str, int]:
+    """All steps are done once it has succeeded, whatever was heard last."""
+    if job.view.state != "succeeded" or job.spec is None:
+        return {}
+    return {"step": job.spec.num_inference_steps, "total": job.spec.num_inference_steps}
 
 
 def step_json(view: JobView, progress: int) -> dict[str, Any]:
@@ -142,20 +150,4 @@ def worker_json(worker: WorkerView) -> dict[str, Any]:
         "succeeded": worker.succeeded,
         "failed": worker.failed,
         "cancelled": worker.cancelled,
-    }
-
-
-def model_json(card: ModelCard) -> dict[str, Any]:
-    """A model as OpenAI's list shows one, with what it takes and what it does by default."""
-    return {
-        "id": card.name,
-        "object": "model",
-        "created": 0,
-        "owned_by": "zoetrope",
-        "output": card.output,
-        "pipeline": card.pipeline or None,
-        "takes_image": card.takes_image,
-        "needs_image": card.needs_image,
-        "defaults": card.defaults,
-        "limits": card.limits,
     }

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from typing import Any, cast, get_args
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from broker.wire.jobspec import JOB_ID_RULE, Scalar, is_job_id
 from broker.wire.messages import JobStateName
-from http_edge.bodies import json_response, read_object
+from http_edge.bodies import json_response
 from http_edge.calls import Calls, Order
 from http_edge.errors import invalid
 from http_edge.fields import Reader
 from http_edge.files import artefact_response, find_artefact
+from http_edge.forms import Fields, read_fields
 from http_edge.hub import Job
 from http_edge.job_json import job_json
 from http_edge.progress import Progress
 from http_edge.routes import route
-from http_edge.specs import KNOWN_FIELDS, read_wanted
+from http_edge.specs import KNOWN_FIELDS, echoed_image, read_wanted
 from http_edge.sse import event_stream
 
 _OWN_FIELDS = ("id", "priority", "deadline_s")
@@ -52,9 +54,10 @@ class JobsApi:
 
     async def create(self, request: Request) -> Response:
         """Submit a job; 200 with the job, also when this very job was there before."""
-        reader = Reader(await read_object(request))
-        job, duplicate = await self._calls.submit(read_order(reader))
-        unknown = reader.unknown((*KNOWN_FIELDS, *_OWN_FIELDS))
+        async with await read_fields(request) as fields:
+            order = await self._read(fields)
+            job, duplicate = await self._calls.submit(order)
+            unknown = fields.unknown((*KNOWN_FIELDS, *_OWN_FIELDS))
         body = self._json(job)
         body["duplicate"] = duplicate
         body["warnings"] = [f"{name[:80]}: unknown field, ignored" for name in unknown[:50]]
@@ -108,6 +111,19 @@ class JobsApi:
         )
         return await artefact_response(request, self._calls.settings.artefacts_path, job.view, index, artefact)
 
+    async def _read(self, fields: Fields) -> Order:
+        """What a request asks for, its image file kept. Raises `EdgeError`."""
+        if fields.lenient and "extra" in fields.values:
+            fields.values["extra"] = fields.json_member("extra")
+        order = read_order(fields.reader())
+        upload = fields.upload("image")
+        if upload is None:
+            return order
+        if order.wanted.image:
+            raise invalid("image", order.wanted.image, "came as a file, too")
+        image = await self._calls.image("image", upload, allow_paths=False)
+        return msgspec.structs.replace(order, image=image, echo={**order.echo, "image": upload.file_name or "upload"})
+
     def _json(self, job: Job) -> dict[str, Any]:
         return job_json(job, self._progress.of(job.view))
 
@@ -120,9 +136,10 @@ def read_order(reader: Reader) -> Order:
         raise reader.fault("id", f"must be {JOB_ID_RULE}")
     priority = reader.integer("priority", 0, 9)
     echo: dict[str, Scalar] = {}
-    for name in ("image", "save_to"):
-        if getattr(wanted, name):
-            echo[name] = getattr(wanted, name)
+    if wanted.image:
+        echo["image"] = echoed_image(wanted.image)
+    if wanted.save_to:
+        echo["save_to"] = wanted.save_to
     return Order(
         wanted=wanted,
         job_id=job_id or "",

@@ -1,4 +1,4 @@
-"""The service itself: health, workers, models, metrics, and an index for whoever opens the address."""
+"""The service itself: health, workers, metrics, and an index for whoever opens the address."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from starlette.routing import Route
 from broker.wire.messages import PoolView
 from http_edge.bodies import json_response
 from http_edge.calls import Calls
-from http_edge.errors import EdgeError, shown
-from http_edge.job_json import model_json, worker_json
+from http_edge.errors import EdgeError
+from http_edge.job_json import worker_json
 from http_edge.metrics import Metrics
 from http_edge.routes import route
 
@@ -43,8 +43,6 @@ class ServiceApi:
             route("/livez", GET=self.liveness),
             route("/liveness", GET=self.liveness),
             route("/v1/workers", GET=self.workers),
-            route("/v1/models", GET=self.models),
-            route("/v1/models/{id:path}", GET=self.model),
             route("/metrics", GET=self.metrics),
             route("/", GET=self.index),
         ]
@@ -77,22 +75,6 @@ class ServiceApi:
             }
         )
 
-    async def models(self, request: Request) -> Response:
-        """The models that workers can run."""
-        return json_response(
-            {"object": "list", "data": [model_json(card) for card in await self._calls.catalogue.cards()]}
-        )
-
-    async def model(self, request: Request) -> Response:
-        """One model; its name may hold slashes."""
-        name = request.path_params["id"]
-        for card in await self._calls.catalogue.cards():
-            if card.name == name:
-                return json_response(model_json(card))
-        raise EdgeError(
-            "model_not_found", f"model: {shown(name)} is not a model of this service", param="model", place="path"
-        )
-
     async def metrics(self, request: Request) -> Response:
         """Prometheus text, or OpenMetrics on Accept."""
         try:
@@ -108,6 +90,8 @@ class ServiceApi:
             "jobs": "/v1/jobs",
             "workers": "/v1/workers",
             "models": "/v1/models",
+            "videos": "/v1/videos",
+            "images": "/v1/images/generations",
             "lightx2v": "/v1/local/video/generate",
             "health": "/health",
             "metrics": "/metrics",

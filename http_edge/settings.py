@@ -39,6 +39,36 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
         str,
         Meta(description="model of requests that name none; default: the first that suits the request", max_length=256),
     ] = ""
+    model_aliases: Annotated[
+        tuple[Annotated[str, Meta(pattern="^[^=]+=[^=]+$")], ...],
+        Meta(
+            description="further names of models, as NAME=MODEL: sora-2=demo,gpt-image-1=demo; requests may use either"
+        ),
+    ] = ()
+    unknown_model: Annotated[
+        str,
+        Meta(
+            description="what /v1/videos and /v1/images do with a model name that is none: serve it with the only model that can make "
+            "what is asked for (refused when there are several), or refuse it",
+            pattern="^(serve|refuse)$",
+        ),
+    ] = "serve"
+    sync_timeout_s: Annotated[
+        float,
+        Meta(
+            description="longest that a request which waits for its job (images, /v1/videos/sync) may take, seconds",
+            gt=0,
+            le=86_400,
+        ),
+    ] = 600.0
+    public_url: Annotated[
+        str,
+        Meta(
+            description="address of this service as clients see it, for links in answers (https://media.example.com); "
+            "default: the one that each request names",
+            pattern="^(https?://[^/?#]+)?/?$",
+        ),
+    ] = ""
     output_roots: Annotated[
         tuple[str, ...],
         Meta(
@@ -60,6 +90,13 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
     upload_timeout_s: Annotated[
         float, Meta(description="longest time that a body may take to arrive, seconds", gt=0, le=86_400)
     ] = 600.0
+    fetch_allow: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="hosts, addresses and networks from which images are fetched although they are not on the public internet,"
+            " on any port: files.lan,10.1.0.0/16"
+        ),
+    ] = ()
     broker_timeout_s: Annotated[
         float, Meta(description="how long the broker may take to answer, seconds", gt=0, le=120)
     ] = 10.0
@@ -67,6 +104,12 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
         float, Meta(description="longest silence in an event stream before a keep-alive comment, seconds", gt=0, le=15)
     ] = 10.0
     access_log: Annotated[bool, Meta(description="log a line for every request")] = False
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Further name of a model -> its own."""
+        pairs = (entry.partition("=") for entry in self.model_aliases)
+        return {name.strip(): model.strip() for name, _, model in pairs}
 
     @property
     def upload_limits(self) -> Limits:

@@ -11,9 +11,11 @@ from typing import Any
 from msgspec import Struct
 
 from broker.wire import codec
-from broker.wire.jobspec import MAX_PROMPT_CHARS, JobSpec, Limits, ModelCard, Scalar, encode_spec
+from broker.wire.jobspec import MAX_PROMPT_CHARS, JobSpec, Limits, MediaKind, ModelCard, Scalar, encode_spec
+from http_edge.aspect import size_for
 from http_edge.errors import EdgeError, invalid, shown
 from http_edge.fields import MAX_INT, Reader
+from http_edge.spool import MAX_TEXT_BYTES
 
 #: Fields that `read_wanted` understands, by our names.
 KNOWN_FIELDS = (
@@ -39,6 +41,8 @@ KNOWN_FIELDS = (
 )
 
 MAX_PATH_CHARS = 1024
+#: An image may come as base64, which the body's own cap bounds.
+MAX_IMAGE_CHARS = MAX_TEXT_BYTES
 _MAX_FPS = 240.0
 _MAX_SECONDS = 3600.0
 #: Wide enough for a sane message; the model's own limits decide.
@@ -54,6 +58,8 @@ class Wanted(Struct, frozen=True, kw_only=True):
     output: str | None = None
     width: int | None = None
     height: int | None = None
+    #: The picture's shape, width to height, where a request gives neither: fitted to the model's usual number of pixels.
+    aspect: tuple[int, int] | None = None
     num_frames: int | None = None
     seconds: float | None = None
     fps: float | None = None
@@ -67,6 +73,8 @@ class Wanted(Struct, frozen=True, kw_only=True):
     image: str = ""
     save_to: str = ""
     extra: dict[str, Scalar] = {}
+    #: Pictures to show while each output is being denoised.
+    previews: int = 0
     #: Our name -> the client's, where they differ.
     labels: dict[str, str] = {}
 
@@ -101,7 +109,7 @@ def read_wanted(reader: Reader) -> Wanted:
         max_sequence_length=reader.integer("max_sequence_length", 1, 65_536),
         seed=reader.integer("seed", 0, MAX_INT),
         num_outputs=reader.integer("num_outputs", 1, 10),
-        image=reader.text("image", max_chars=MAX_PATH_CHARS) or "",
+        image=reader.text("image", max_chars=MAX_IMAGE_CHARS) or "",
         save_to=reader.text("save_to", max_chars=MAX_PATH_CHARS) or "",
         extra=reader.scalars("extra"),
         labels=labels,
@@ -115,16 +123,20 @@ def _output(reader: Reader) -> str | None:
     return output
 
 
+def echoed_image(text: str) -> str:
+    """A client's image as records repeat it: paths and URLs as they are, base64 by its beginning."""
+    return text if len(text) <= MAX_PATH_CHARS else f"{text[:64]}… ({len(text)} characters)"
+
+
 def build_spec(wanted: Wanted, card: ModelCard, *, seed: int, echo: dict[str, Scalar] | None = None) -> JobSpec:
     """The complete spec of a request on this model; `image` and `save_to` are still as the client wrote them.
 
     Raises `EdgeError`. `seed` is used when the request brings none.
     """
-    _check_output(wanted, card)
+    output = _output_of(wanted, card)
     _check_image(wanted, card)
     defaults, limits = card.defaults, card.limits
-    width = wanted.width or defaults.width
-    height = wanted.height or defaults.height
+    width, height = _size(wanted, card)
     _check_side(wanted, "width", width, limits)
     _check_side(wanted, "height", height, limits)
     if width * height > limits.max_pixels:
@@ -138,12 +150,12 @@ def build_spec(wanted: Wanted, card: ModelCard, *, seed: int, echo: dict[str, Sc
         raise invalid(wanted.label("num_inference_steps"), steps, f"must be 1 to {limits.max_steps}")
     return JobSpec(
         model=card.name,
-        output=card.output,
+        output=output,
         prompt=wanted.prompt,
         negative_prompt=_or(wanted.negative_prompt, defaults.negative_prompt),
         width=width,
         height=height,
-        num_frames=_frames(wanted, card, fps),
+        num_frames=_frames(wanted, card, output, fps),
         fps=fps,
         num_inference_steps=steps,
         guidance_scale=_or(wanted.guidance_scale, defaults.guidance_scale),
@@ -155,6 +167,7 @@ def build_spec(wanted: Wanted, card: ModelCard, *, seed: int, echo: dict[str, Sc
         extra=wanted.extra,
         save_to=wanted.save_to,
         echo=echo or {},
+        previews=wanted.previews,
     )
 
 
@@ -170,11 +183,14 @@ def _or(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
-def _check_output(wanted: Wanted, card: ModelCard) -> None:
-    if wanted.output is not None and wanted.output != card.output:
-        raise invalid(
-            wanted.label("output"), wanted.output, f"is not what model {shown(card.name)} makes: {shown(card.output)}"
-        )
+def _output_of(wanted: Wanted, card: ModelCard) -> MediaKind:
+    if wanted.output is None or wanted.output == card.output:
+        return card.output
+    if wanted.output == "image" and card.also_image:
+        return "image"
+    raise invalid(
+        wanted.label("output"), wanted.output, f"is not what model {shown(card.name)} makes: {shown(card.output)}"
+    )
 
 
 def _check_image(wanted: Wanted, card: ModelCard) -> None:
@@ -183,6 +199,16 @@ def _check_image(wanted: Wanted, card: ModelCard) -> None:
     if card.needs_image and not wanted.image:
         label = wanted.label("image")
         raise EdgeError("missing_field", f"{label}: model {shown(card.name)} needs an image", param=label)
+
+
+def _size(wanted: Wanted, card: ModelCard) -> tuple[int, int]:
+    if wanted.aspect is None or wanted.width is not None or wanted.height is not None:
+        return wanted.width or card.defaults.width, wanted.height or card.defaults.height
+    size = size_for(wanted.aspect, card)
+    if size is None:
+        rule = f"is a shape that model {shown(card.name)} cannot draw"
+        raise invalid(wanted.label("aspect"), "{}:{}".format(*wanted.aspect), rule)
+    return size
 
 
 def _check_side(wanted: Wanted, name: str, value: int, limits: Limits) -> None:
@@ -203,13 +229,11 @@ def _check_side(wanted: Wanted, name: str, value: int, limits: Limits) -> None:
     )
 
 
-def _frames(wanted: Wanted, card: ModelCard, fps: float) -> int:
+def _frames(wanted: Wanted, card: ModelCard, output: MediaKind, fps: float) -> int:
     limits = card.limits
-    if card.output == "image":
+    if output == "image":
         if wanted.num_frames not in (None, 1):
-            raise invalid(
-                wanted.label("num_frames"), wanted.num_frames, f"must be 1: model {shown(card.name)} makes images"
-            )
+            raise invalid(wanted.label("num_frames"), wanted.num_frames, "must be 1: this job makes images")
         return 1
     step = max(1, limits.frame_step)
     if wanted.num_frames is not None:

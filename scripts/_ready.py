@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import time
+import urllib.error
 import urllib.request
 
 #: Seconds between two rounds, and for one answer.
@@ -16,12 +17,14 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def workers_ready(port: str) -> int:
-    """How many workers the edge on this port has ready; 0 while there is no such edge."""
+    """How many workers the edge on this port has ready; -1 while there is no such edge."""
     try:
         with _opener.open(f"http://127.0.0.1:{port}/readyz", timeout=TIMEOUT_S) as response:
             return int(json.load(response)["workers_ready"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except urllib.error.HTTPError:
         return 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return -1
 
 
 def main(workers: int, ports: list[str]) -> None:
@@ -31,7 +34,7 @@ def main(workers: int, ports: list[str]) -> None:
     while least < workers:
         counts = [workers_ready(port) for port in ports]
         least = min(counts)
-        services, most = sum(count > 0 for count in counts), max(counts)
+        services, most = sum(count >= 0 for count in counts), max(0, *counts)
         line = f"{services} of {len(ports)} services answer, {most} of {workers} workers are ready"
         if line != shown:
             print(f"{line} after {time.monotonic() - begun:.0f} s", flush=True)

@@ -18,6 +18,9 @@ from workers.link import AgentConfig
 #: A `Hello` carries at most so many cards.
 _MAX_MODELS = 64
 
+#: Name of the model that comes along.
+DEMO = "demo"
+
 
 class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
     """Run one worker for each GPU: an agent that talks to the broker, and an engine that draws."""
@@ -33,7 +36,7 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
         str,
         Meta(
             description="the model to hold in memory from the start: a diffusers directory, a hub id, the NAME of a [models.NAME] table "
-            "in zoetrope.toml, or fake; none given: all [models.NAME] tables, the first one first, or without any the demo model"
+            "in zoetrope.toml, demo, or fake; none given: all [models.NAME] tables, the first one first, or without any the demo model"
         ),
     ] = ""
     models: Annotated[
@@ -107,13 +110,13 @@ def model_cards(settings: WorkerSettings, tables: Mapping[str, Any]) -> tuple[Mo
             raise SettingsError(
                 f"zoetrope.toml: [models] holds tables only, and {name!r} is none; write [models.{name}]"
             )
-    wanted = [name for name in (settings.model, *settings.models) if name] or [*tables]
+    wanted = [name for name in (settings.model, *settings.models) if name] or [*tables] or [DEMO]
     cards: dict[str, ModelCard] = {}
     try:
-        if not wanted:
-            return (catalogue.card_for(str(catalogue.default_model()), name="demo"),)
         for source in wanted:
-            if source in tables:
+            if source == DEMO and DEMO not in tables:
+                card = catalogue.card_for(str(catalogue.default_model()), name=DEMO)
+            elif source in tables:
                 card = catalogue.card_for(source, source, tables[source])
             else:
                 card = catalogue.card_for(source)

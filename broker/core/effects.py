@@ -32,8 +32,14 @@ class Moved(Struct, frozen=True, gc=False, kw_only=True):
     note: str = ""
 
 
+class Forgot(Struct, frozen=True, gc=False):
+    """A final job's record is deleted: its row must be gone from disk before anything of this pass is sent."""
+
+    job_id: str
+
+
 class PeerGone(Struct, frozen=True):
     """Given to `receive` by the shell: this address cannot be reached any more."""
 
 
-Effect = Send | Moved
+Effect = Send | Moved | Forgot

@@ -70,7 +70,7 @@ class Core:
             state.costs.learn(model, units, run_s)
         for job in jobs:
             state.adopt_record(job)
-            job.begun = job.fence if job.attempts else 0
+            job.begun = job.fence if _had_begun(job) else 0
             if job.deadline_at:
                 state.deadlines.set(("deadline", job.id), job.deadline_at)
             if job.state is JobState.QUEUED:
@@ -99,7 +99,7 @@ class Core:
         """What every pass ends with: give out work, tell the watchers."""
         state = self.state
         dispatch(state, self.now)
-        if state.changed:
+        if state.changed or state.gone:
             self._tell_watchers()
         return state.take_effects()
 
@@ -111,6 +111,11 @@ class Core:
             for peer, seq in state.watchers.items():
                 state.watchers[peer] = seq + 1
                 state.send(peer, m.Event(seq=seq + 1), body)
+        gone, state.gone = state.gone, []
+        if gone:
+            for peer, seq in state.watchers.items():
+                state.watchers[peer] = seq + 1
+                state.send(peer, m.Gone(seq=seq + 1, job_ids=tuple(gone)))
 
     def _peer_gone(self, peer: bytes) -> None:
         self.state.watchers.pop(peer, None)
@@ -133,6 +138,8 @@ class Core:
                 requests.watch(state, peer, message, now)
             case m.GetPool():
                 requests.get_pool(state, peer, message, now)
+            case m.ForgetJobs():
+                requests.forget_jobs(state, peer, message, now)
 
     def _from_agent(self, peer: bytes, message: m.Message, body: bytes) -> None:
         state, now = self.state, self.now
@@ -163,3 +170,8 @@ class Core:
                 reports.goodbye(state, worker, message, now)
                 return
         state.pool.refresh(worker)
+
+
+def _had_begun(job: Job) -> bool:
+    """Whether the attempt of a restored job's fence was in an engine: it runs, or ran until its worker was lost."""
+    return job.state is JobState.RUNNING or (job.waiting and bool(job.story) and job.story[-1].source == "running")

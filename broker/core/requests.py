@@ -151,12 +151,30 @@ def list_jobs(state: State, peer: bytes, message: m.ListJobs, now: float) -> Non
 
 
 def watch(state: State, peer: bytes, message: m.Watch, now: float) -> None:
-    """Begin or end the stream of events to this peer. Repeating `on` keeps the numbering."""
+    """Begin or end the stream of events to this peer.
+
+    Repeating `on` keeps the numbering. A new stream starts at a number that none had before: a client can tell it from
+    its old one.
+    """
     if message.on:
-        state.watchers.setdefault(peer, 0)
+        state.watchers.setdefault(peer, state.next_revision())
     else:
         state.watchers.pop(peer, None)
     state.send(peer, m.Watching(req=message.req, seq=state.watchers.get(peer, 0)))
+
+
+def forget_jobs(state: State, peer: bytes, message: m.ForgetJobs, now: float) -> None:
+    """Delete the records of final jobs; live ones stay, and are not in the answer."""
+    forgotten = []
+    for job_id in dict.fromkeys(message.job_ids):
+        job = state.find(job_id)
+        if job is None or not job.final:
+            continue
+        if message.finished_before and job.finished_at > message.finished_before:
+            continue
+        state.forget(job)
+        forgotten.append(job_id)
+    state.send(peer, m.Forgotten(req=message.req, job_ids=tuple(forgotten)))
 
 
 def get_pool(state: State, peer: bytes, message: m.GetPool, now: float) -> None:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from broker.core.costs import Costs
 from broker.core.deadlines import Deadlines
-from broker.core.effects import Effect, Moved, Send
+from broker.core.effects import Effect, Forgot, Moved, Send
 from broker.core.jobs import FINAL, LAZY, Cause, Job, JobState
 from broker.core.policy import Policy
 from broker.core.pool import Pool, Worker
@@ -52,6 +52,8 @@ class State:
         self.watchers: dict[bytes, int] = {}
         #: Jobs that watchers have not been told of yet.
         self.changed: dict[str, Job] = {}
+        #: Jobs whose records were deleted, which watchers have not been told yet.
+        self.gone: list[str] = []
         self.counts: dict[JobState, int] = dict.fromkeys(JobState, 0)
         #: (when, predicted seconds left in held jobs, workers in service): a memo of `views`.
         self.load: tuple[float, float, int] = (-1.0, 0.0, 1)
@@ -194,10 +196,18 @@ class State:
 
     def _finish(self, job: Job) -> None:
         self.unhold(job, job.finished_at)
-        job.phase = ""
+        job.phase, job.step, job.total = "", 0, 0
         self.deadlines.clear(("deadline", job.id))
         self._finals[job.id] = len(job.body)
         self._final_bytes += len(job.body)
+
+    def forget(self, job: Job) -> None:
+        """Delete the record of a final job for good."""
+        self._final_bytes -= self._finals.pop(job.id, 0)
+        self.jobs.pop(job.id, None)
+        self.effects.append(Forgot(job.id))
+        if self.watchers:
+            self.gone.append(job.id)
 
     def forget_finals(self) -> None:
         """Drop the oldest final jobs from memory; they must be on disk by now."""

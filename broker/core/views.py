@@ -154,4 +154,5 @@ def pool_view(state: State, now: float) -> m.PoolView:
         counts={job_state.value: count for job_state, count in state.counts.items()},
         backlog_s=state.queue.backlog_s,
         wait_s=wait_s(state, now),
+        queue_limit=state.policy.queue_limit,
     )

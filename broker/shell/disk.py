@@ -14,17 +14,16 @@ from broker.shell.errors import JournalBroken
 
 logger = logging.getLogger(__name__)
 
-#: Room for some 10,000 results.
-BALLAST_BYTES = 32 * 1024 * 1024
-
 
 class Disk:
     """What the broker knows of the disk under its home."""
 
-    def __init__(self, home: Path, journal: Path, min_free: int) -> None:
+    def __init__(self, home: Path, journal: Path, min_free: int, reserve: int) -> None:
+        """`min_free` and `reserve` (the size of the ballast; 0: none) in bytes."""
         self._home = home
         self._journal = journal
         self._min_free = min_free
+        self._reserve = reserve
         self._identity: tuple[int, int] | None = None
         self._ballast = home / "ballast"
         #: Whether new jobs are refused for want of room.
@@ -46,7 +45,7 @@ class Disk:
                 "disk is low, jobs are refused" if low else "disk has room again, jobs are taken",
                 extra={"action": "disk", "free_mb": free >> 20, "min_free_mb": self._min_free >> 20},
             )
-        if not low and free > self._min_free + BALLAST_BYTES:
+        if self._reserve and not low and free > self._min_free + self._reserve:
             self._keep_ballast()
 
     def release(self) -> bool:
@@ -72,7 +71,7 @@ class Disk:
             logger.warning("no reserve on the disk", extra={"action": "disk", "error": str(error)})
             return
         try:
-            _allocate(fd, BALLAST_BYTES)
+            _allocate(fd, self._reserve)
         except OSError as error:
             self._ballast.unlink(missing_ok=True)
             logger.warning("no reserve on the disk", extra={"action": "disk", "error": str(error)})

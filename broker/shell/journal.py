@@ -58,6 +58,9 @@ class Journal:
         #: Jobs that the file does not have yet; jobs that it has since the open transaction began.
         self._new: set[str] = set()
         self._inserted: set[str] = set()
+        #: Numbers of deleted rows: still to be deleted, and deleted in the open transaction.
+        self._doomed: list[int] = []
+        self._deleted: list[int] = []
         self._since_checkpoint = 0
         self._since_checkpoint_seen = 0
         try:
@@ -88,7 +91,7 @@ class Journal:
     @property
     def dirty(self) -> bool:
         """Whether anything is staged or flushed that is not committed."""
-        return bool(self._staged or self._lazy or self._flushed)
+        return bool(self._staged or self._lazy or self._flushed or self._doomed or self._deleted)
 
     def stage(self, job: Job, *, lazy: bool = False) -> None:
         """Write this job's row with the next commit; `lazy`: with the next that includes lazy rows."""
@@ -104,6 +107,25 @@ class Journal:
         elif job_id not in self._staged:
             self._lazy[job_id] = job
 
+    def forget(self, job_id: str) -> None:
+        """Delete the row of a final job with the next commit; at once for whoever reads. Raises as `flush`.
+
+        Whatever is staged is written first, so that a later job of the same id cannot meet this one's row.
+        """
+        self.flush()
+        try:
+            row = self._connection.execute("SELECT n, state FROM job WHERE id = ?", (job_id,)).fetchone()
+        except sqlite3.Error as error:
+            raise JournalBroken(f"the journal {self.path} cannot be read: {error}") from error
+        if row is None or row[1] not in FINAL:
+            raise JournalConflict(f"job {job_id} cannot be deleted: its row is {row and row[1]}")
+        # Should this transaction have to be written again, this row need not: it is deleted before anything else is written.
+        self._flushed.pop(job_id, None)
+        self._inserted.discard(job_id)
+        self._numbers.pop(job_id, None)
+        self._doomed.append(row[0])
+        self._guarded(self._write_staged)
+
     def flush(self) -> None:
         """Write all staged rows, without making them durable. Raises `JournalConflict`, `JournalBroken` or `JournalFull`."""
         self._include_lazy()
@@ -118,15 +140,16 @@ class Journal:
         """Make the staged rows durable, with or without the lazy ones; returns how many there were. Raises as `flush`."""
         if lazy:
             self._include_lazy()
-        if not (self._staged or self._flushed):
+        if not (self._staged or self._flushed or self._doomed or self._deleted):
             return 0
         self._guarded(self._write_and_commit)
-        count = len(self._flushed)
+        count = len(self._flushed) + len(self._deleted)
         for job in self._flushed.values():
             if job.state in FINAL:
                 del self._numbers[job.id]
         self._flushed.clear()
         self._inserted.clear()
+        self._deleted.clear()
         self._since_checkpoint += count
         return count
 
@@ -145,6 +168,7 @@ class Journal:
 
     def _write_staged(self) -> None:
         self._begin()
+        self._delete_doomed()
         numbers, new = self._numbers, self._new
         updates = [rows.update_row(numbers[job_id], job) for job_id, job in self._staged.items() if job_id not in new]
         if new:
@@ -156,6 +180,14 @@ class Journal:
         self._staged.clear()
         self._inserted |= new
         new.clear()
+
+    def _delete_doomed(self) -> None:
+        if self._doomed:
+            numbers = [(n,) for n in self._doomed]
+            self._connection.executemany("DELETE FROM job WHERE n = ?", numbers)
+            self._connection.executemany("DELETE FROM spec WHERE n = ?", numbers)
+            self._deleted += self._doomed
+            self._doomed.clear()
 
     def _insert(self, fresh: list[tuple[int, Job]]) -> None:
         try:
@@ -199,6 +231,8 @@ class Journal:
         self._flushed.clear()
         self._new |= self._inserted
         self._inserted.clear()
+        self._doomed = self._deleted + self._doomed
+        self._deleted = []
         try:
             write()
         except sqlite3.Error as again:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
-from broker.core.effects import Effect, Moved, PeerGone, Send
+from broker.core.effects import Effect, Forgot, Moved, PeerGone, Send
 from broker.core.machine import Core
 from broker.shell.disk import Disk
 from broker.shell.journal import Journal
@@ -156,6 +156,10 @@ class Router:
                 self._sends.append(effect)
             elif type(effect) is Moved:
                 self._moved(effect)
+            elif type(effect) is Forgot:
+                self._journal.forget(effect.job_id)
+                self._durable = True
+                logger.info("job forgotten", extra={"action": "forgotten", "job_id": effect.job_id})
 
     def _moved(self, move: Moved) -> None:
         job = self._core.job(move.job_id)

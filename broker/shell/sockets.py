@@ -66,7 +66,8 @@ class Listener:
             os.umask(umask)
         self.fd = int(self._socket.getsockopt(zmq.FD))
         self._recv = self._socket.recv
-        self._send = self._socket.send
+        # The compiled method itself: pyzmq's wrapper around it, for options not used here, costs as much as the send.
+        self._send = zmq.backend.Socket.send.__get__(self._socket)
         self._get = self._socket.getsockopt
 
     def receive(self) -> list[bytes] | None:

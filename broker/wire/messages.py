@@ -85,7 +85,7 @@ class GetJob(Message, frozen=True, kw_only=True, tag="get_job"):
 
 
 class ListJobs(Message, frozen=True, kw_only=True, tag="list_jobs"):
-    """A page of jobs by (submitted_at, id). Answered by `Jobs`. Empty filters match all."""
+    """A page of jobs in the order in which they were accepted. Answered by `Jobs`. Empty filters match all."""
 
     req: int
     limit: Annotated[int, Meta(ge=0, le=1000)] = 50
@@ -109,6 +109,18 @@ class GetPool(Message, frozen=True, kw_only=True, tag="get_pool"):
     """All workers and the queue's totals. Answered by `Pool`."""
 
     req: int
+
+
+class ForgetJobs(Message, frozen=True, kw_only=True, tag="forget_jobs"):
+    """Delete the records of these jobs, those of them that are final. Answered by `Forgotten` after the commit.
+
+    Whoever asks removes the files; a job's id is free again.
+    """
+
+    req: int
+    job_ids: Annotated[tuple[Id, ...], Meta(max_length=50)]
+    #: Only those that finished at or before; 0: whenever they did.
+    finished_before: Seconds = 0.0
 
 
 # ---------------------------------------------------------------- broker -> edge
@@ -174,6 +186,20 @@ class Event(Message, frozen=True, kw_only=True, tag="event"):
     """A job changed (body: its `JobView` without spec bytes and story). A gap in `seq` means: events were lost, ask again."""
 
     seq: int
+
+
+class Forgotten(Message, frozen=True, kw_only=True, tag="forgotten"):
+    """The jobs whose records this request deleted. A repeated request finds them deleted already."""
+
+    req: int
+    job_ids: tuple[Id, ...] = ()
+
+
+class Gone(Message, frozen=True, kw_only=True, tag="gone"):
+    """The records of these jobs were deleted: to watchers, numbered among the `Event`s."""
+
+    seq: int
+    job_ids: tuple[Id, ...]
 
 
 # ---------------------------------------------------------------- agent -> broker
@@ -453,10 +479,12 @@ class PoolView(Struct, frozen=True, kw_only=True):
     #: Predicted GPU-seconds waiting, and the wait of a job that came now.
     backlog_s: float = 0.0
     wait_s: float = 0.0
+    #: Jobs that may wait at once (`queued` and `delayed`); 0 when not known.
+    queue_limit: int = 0
 
 
-FromEdge = Submit | CancelJob | GetJob | ListJobs | Watch | GetPool
-ToEdge = Accepted | Rejected | JobReply | Jobs | CancelReply | Watching | Pool | Event
+FromEdge = Submit | CancelJob | GetJob | ListJobs | Watch | GetPool | ForgetJobs
+ToEdge = Accepted | Rejected | JobReply | Jobs | CancelReply | Watching | Pool | Event | Forgotten | Gone
 FromAgent = Hello | Heartbeat | Started | Refused | Finished | Failed | Cancelled | Goodbye
 ToAgent = Welcome | Who | Bye | Run | HeartbeatAck | Cancel | Drain | ResultAck
 AgentResult = Finished | Failed | Cancelled

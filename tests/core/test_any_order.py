@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from broker.core.effects import Moved, PeerGone, Send
+from broker.core.effects import Forgot, Moved, PeerGone, Send
 from broker.core.jobs import FINAL, Cause
 from broker.core.machine import Policy
 from broker.wire import codec
@@ -129,6 +129,13 @@ class AnyOrder(RuleBasedStateMachine):
                 if effect.cause is Cause.FINISHED:
                     self.published.append(effect.job_id)
                 continue
+            if isinstance(effect, Forgot):
+                assert len(self.finals.pop(effect.job_id)) == 1, f"{effect.job_id} was forgotten before its end"
+                self.accepted.remove(effect.job_id)
+                self.cancels.discard(effect.job_id)
+                if effect.job_id in self.published:
+                    self.published.remove(effect.job_id)
+                continue
             assert isinstance(effect, Send)
             if effect.peer == EDGE:
                 continue
@@ -163,6 +170,10 @@ class AnyOrder(RuleBasedStateMachine):
             if isinstance(reply, m.CancelReply) and reply.outcome in ("cancelled", "requested"):
                 self.cancels.add(job_id)
         self.carry(effects)
+
+    @rule(job_id=st.sampled_from(JOBS))
+    def forget(self, job_id):
+        self.carry(self.desk.feed(EDGE, m.ForgetJobs(req=1, job_ids=(job_id,))))
 
     @rule(name=st.sampled_from(WORKERS), many=st.booleans())
     def deliver_to_broker(self, name, many):

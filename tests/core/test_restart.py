@@ -150,6 +150,19 @@ def test_a_worker_that_outlived_a_deleted_journal_gets_fences_it_does_not_know()
     assert sent(desk.effects, m.Run)[0].fence > fence
 
 
+def test_attempts_are_counted_right_over_a_restart():
+    desk = Desk()
+    desk.running("a")
+    desk.fail("w1", "a", "engine_error")
+    desk.tick(1.3)
+    assert desk.state("a") == "assigned"  # granted again, not begun
+    desk.archive.flush()
+    fence = desk.job("a").fence
+    desk.restart()
+    desk.hello("w1", m.Held(job_id="a", fence=fence, phase="denoise"), seen=fence, free=0)
+    assert desk.job("a").attempts == 2
+
+
 def test_predictions_are_learned_again_from_the_journal():
     desk = Desk()
     desk.core.restore([], [("demo", 10.0, 5.0)], desk.now)

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, get_args
 
 import msgspec
 
@@ -34,6 +35,9 @@ PICTURE = ModelCard(
     defaults=Defaults(width=64, height=64, num_frames=1, num_inference_steps=4),
     limits=Limits(max_side=512),
 )
+
+#: Where no job has an image.
+NO_IMAGES: Any = None
 
 FINAL = ("succeeded", "failed", "cancelled")
 
@@ -160,8 +164,9 @@ class FakeBroker:
 
     async def pool(self) -> m.PoolView:
         self._answer("pool")
-        counts = {state: sum(job.state == state for job in self.jobs.values()) for state in ("queued", "running")}
-        return m.PoolView(epoch=3, workers=tuple(self.workers.values()), counts=counts, backlog_s=1.5)
+        counts = {state: sum(job.state == state for job in self.jobs.values()) for state in get_args(m.JobStateName)}
+        workers = tuple(self.workers.values())
+        return m.PoolView(epoch=3, workers=workers, counts=counts, backlog_s=1.5, queue_limit=100)
 
     # ------------------------------------------------------------ levers
 

@@ -208,7 +208,6 @@ WRONG_WAY = [
     ("PATCH", "/v1/jobs/nobody", 405, ['"PATCH"', "DELETE, GET, HEAD"]),
     ("GET", "/v1/jobs/nobody/cancel", 405, ["POST"]),
     ("POST", "/health", 405, ["GET, HEAD"]),
-    ("GET", "/v1/models/nothing/here", 404, ["nothing/here"]),
 ]
 
 

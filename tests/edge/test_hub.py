@@ -17,10 +17,9 @@ from http_edge.calls import Calls
 from http_edge.errors import EdgeError
 from http_edge.exports import Exports
 from http_edge.hub import Hub, Job, Memory
-from http_edge.inputs import Inputs
 from http_edge.progress import of_view
 from http_edge.settings import EdgeSettings
-from tests.edge.fakes import EPOCH, FakeBroker
+from tests.edge.fakes import EPOCH, NO_IMAGES, FakeBroker
 
 SPEC = JobSpec(model="demo", output="video", prompt="x", width=64, height=64, num_inference_steps=1, seed=1)
 
@@ -131,8 +130,8 @@ class Desk:
         self.hub = Hub()
         self.broker.on_event, self.broker.on_gap = self.hub.on_event, self.hub.on_gap
         settings = EdgeSettings(home=str(home))
-        inputs, exports = Inputs(home, home, (home,)), Exports(home, home, (home,))
-        self.calls = Calls(settings, self.broker, self.hub, inputs, exports)  # type: ignore[arg-type]
+        exports = Exports(home, home, (home,))
+        self.calls = Calls(settings, self.broker, self.hub, NO_IMAGES, exports)  # type: ignore[arg-type]
 
 
 def run(scenario: Callable[[Desk], Coroutine[Any, Any, None]], home: Path) -> None:

@@ -15,10 +15,9 @@ from broker.wire.messages import JobView
 from http_edge.calls import Calls
 from http_edge.exports import Exports, Source
 from http_edge.hub import Hub
-from http_edge.inputs import Inputs
 from http_edge.savers import Savers
 from http_edge.settings import EdgeSettings
-from tests.edge.fakes import FakeBroker
+from tests.edge.fakes import NO_IMAGES, FakeBroker
 
 SPEC = JobSpec(
     model="demo", output="video", prompt="x", width=64, height=64, num_inference_steps=1, seed=1, save_to="/films/a.mp4"
@@ -53,8 +52,7 @@ class Shop:
         self.hub = Hub()
         self.exports = NotedExports(asyncio.get_running_loop())
         settings = EdgeSettings(home=str(home))
-        inputs = Inputs(settings.uploads_path, home, (home,))
-        calls = Calls(settings, self.broker, self.hub, inputs, self.exports)  # type: ignore[arg-type]
+        calls = Calls(settings, self.broker, self.hub, NO_IMAGES, self.exports)  # type: ignore[arg-type]
         self.broker.on_event = self.hub.on_event
         self.savers = Savers(calls)
 

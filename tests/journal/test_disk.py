@@ -6,10 +6,12 @@ import sqlite3
 
 import pytest
 
-from broker.shell.disk import BALLAST_BYTES, Disk
+from broker.shell.disk import Disk
 from broker.shell.errors import JournalBroken, JournalFull
 from broker.shell.journal import Journal
 from tests.journal.jobs import finish, give, new_job, put
+
+RESERVE = 1024 * 1024
 
 
 class Reserve:
@@ -113,14 +115,14 @@ def test_an_error_that_is_not_want_of_room_is_never_tried_again(journal):
 
 
 def test_with_room_a_ballast_of_real_blocks_is_kept(tmp_path):
-    disk = Disk(tmp_path, tmp_path / "jobs.sqlite", min_free=0)
+    disk = Disk(tmp_path, tmp_path / "jobs.sqlite", min_free=0, reserve=RESERVE)
     disk.check()
     assert not disk.low
-    assert (tmp_path / "ballast").stat().st_blocks * 512 >= BALLAST_BYTES
+    assert (tmp_path / "ballast").stat().st_blocks * 512 >= RESERVE
 
 
 def test_releasing_frees_it_once_and_refuses_jobs_until_there_is_room(tmp_path):
-    disk = Disk(tmp_path, tmp_path / "jobs.sqlite", min_free=0)
+    disk = Disk(tmp_path, tmp_path / "jobs.sqlite", min_free=0, reserve=RESERVE)
     disk.check()
     assert disk.release()
     assert disk.low
@@ -131,15 +133,22 @@ def test_releasing_frees_it_once_and_refuses_jobs_until_there_is_room(tmp_path):
     assert (tmp_path / "ballast").exists()
 
 
+def test_a_reserve_of_none_is_no_file(tmp_path):
+    disk = Disk(tmp_path, tmp_path / "jobs.sqlite", min_free=0, reserve=0)
+    disk.check()
+    assert list(tmp_path.iterdir()) == []
+    assert not disk.release()
+
+
 def test_below_the_limit_jobs_are_refused_and_no_ballast_is_made(tmp_path):
-    disk = Disk(tmp_path, tmp_path / "jobs.sqlite", min_free=2**60)
+    disk = Disk(tmp_path, tmp_path / "jobs.sqlite", min_free=2**60, reserve=RESERVE)
     disk.check()
     assert disk.low
     assert not (tmp_path / "ballast").exists()
 
 
 def test_a_journal_that_was_removed_or_replaced_ends_the_broker(tmp_path, journal):
-    disk = Disk(tmp_path, journal.path, min_free=0)
+    disk = Disk(tmp_path, journal.path, min_free=0, reserve=RESERVE)
     disk.watch_journal()
     disk.check()
     journal.path.rename(tmp_path / "away.sqlite")

@@ -135,7 +135,7 @@ def test_several_services_show_one_worker_each():
 
 
 def test_ready_tells_how_far_the_services_are_and_then_waits():
-    answers = iter([(503, {}), (200, {"workers_ready": 1}), (200, {"workers_ready": 2})])
+    answers = iter([(200, b"not yet"), (503, {}), (200, {"workers_ready": 1}), (200, {"workers_ready": 2})])
     with (
         FakeServer({("GET", "/readyz"): (200, {"workers_ready": 2})}) as one,
         FakeServer({("GET", "/readyz"): lambda _: next(answers)}) as two,

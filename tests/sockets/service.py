@@ -55,7 +55,7 @@ class Service:
     async def start(self) -> None:
         """A new broker, as after an exec."""
         path = self.home / "jobs.sqlite"
-        self.disk = Disk(self.home, path, min_free=0)
+        self.disk = Disk(self.home, path, min_free=0, reserve=0)
         self.journal = Journal(path, self.disk.release)
         self.disk.watch_journal()
         clock = anchored_clock()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import time
+from contextlib import ExitStack
+from itertools import product
 
 import pytest
 import zmq
@@ -168,6 +171,22 @@ async def test_a_frame_over_the_limit_ends_that_connection_only(tmp_path, run_di
 
 
 @in_loop
+async def test_bytes_that_are_not_even_zeromq_do_no_harm(tmp_path, run_dir):
+    """libzmq takes some of them for an ancient ZMTP without a handshake; what comes of that is junk like any other."""
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(16 + 32)
+    garbage = (b"GET / HTTP/1.1\r\n\r\n", b"\0" * 5000, bytes(range(256)) * 20, greeting + b"\xff" * 5000)
+    async with serving(tmp_path, run_dir) as service, connected(service) as client:
+        with ExitStack() as strangers:
+            for path, data in product((service.front, service.back), garbage):
+                stranger = strangers.enter_context(socket.socket(socket.AF_UNIX))
+                stranger.connect(path.removeprefix("ipc://"))
+                stranger.sendall(data)
+            view, _ = await client.submit(a_job("job-1"), b"spec")
+        assert view.state == "queued"
+        assert [job.id for job in (await client.list())[0]] == ["job-1"]
+
+
+@in_loop
 async def test_an_edge_that_does_not_read_is_dropped_and_the_others_are_served(tmp_path, run_dir, monkeypatch):
     monkeypatch.setattr(shell_sockets, "HWM", 5)
     context = zmq.Context()
@@ -200,6 +219,20 @@ async def test_a_journal_that_cannot_be_written_ends_the_broker(tmp_path, run_di
         with pytest.raises(JournalBroken, match="removed or replaced"):
             await service.running
         assert client is not None
+
+
+@in_loop
+async def test_a_bug_in_the_core_ends_the_broker_and_not_only_the_message(tmp_path, run_dir, monkeypatch):
+    async with serving(tmp_path, run_dir) as service, agent(service) as worker:
+        await worker.probed()
+
+        def fail(*_: object) -> None:
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(service.core, "receive", fail)
+        worker.say(m.Heartbeat(seen=0, free=1))
+        with pytest.raises(RuntimeError, match="a bug"):
+            await service.running
 
 
 @in_loop

@@ -205,6 +205,26 @@ async def test_events_tell_every_change_in_order(tmp_path, run_dir):
 
 
 @in_loop
+async def test_forgotten_jobs_are_gone_and_watchers_hear_of_it(tmp_path, run_dir):
+    watcher, gone = Watcher(), []
+    async with (
+        serving(tmp_path, run_dir) as service,
+        connected(service, on_event=watcher.event, on_gap=watcher.gap, on_gone=gone.extend) as client,
+        connected(service) as other,
+    ):
+        await client.watch()
+        for job_id in ("job-1", "job-2"):
+            await other.submit(a_job(job_id), b"spec")
+        await other.cancel("job-1")
+        assert await other.forget(["job-1", "job-2", "nobody"]) == ("job-1",)
+        assert await other.get("job-1") is None
+        await eventually(lambda: gone == ["job-1"])
+        await other.cancel("job-2")
+        await eventually(lambda: watcher.states("job-2")[-1:] == ["cancelled"])
+        assert watcher.gaps == 0
+
+
+@in_loop
 async def test_the_subscription_survives_a_restart_and_tells_the_gap(tmp_path, run_dir):
     watcher = Watcher()
     async with (
@@ -238,6 +258,20 @@ async def test_a_watcher_that_the_broker_dropped_is_taken_back_and_told_of_the_g
         await eventually(lambda: watcher.gaps == 1)
         await client.submit(a_job("job-2"), b"spec")
         await eventually(lambda: watcher.states("job-2"))
+
+
+@in_loop
+async def test_a_subscription_that_timed_out_is_still_wanted(tmp_path, run_dir):
+    watcher = Watcher()
+    client = BrokerClient(f"ipc://{run_dir}/front.sock", timeout_s=0.1, on_event=watcher.event, on_gap=watcher.gap)
+    async with client:
+        with pytest.raises(errors.BrokerUnavailable):
+            await client.watch()
+        async with serving(tmp_path, run_dir):
+            await eventually(lambda: watcher.gaps == 1)
+            client.timeout_s = 10.0
+            await client.submit(a_job("job-1"), b"spec")
+            await eventually(lambda: watcher.states("job-1"))
 
 
 @in_loop

@@ -31,6 +31,7 @@ class Processes:
 
     def start(self, *options: str) -> subprocess.Popen[str]:
         environ = {key: value for key, value in os.environ.items() if not key.startswith("ZOETROPE_")}
+        environ["ZOETROPE_RESERVE_MB"] = "0"
         log = (self.home / f"log-{len(self._started)}").open("w")
         command = [sys.executable, "-m", "broker", "--home", str(self.home), "--run-dir", self._run_dir, *options]
         with log:

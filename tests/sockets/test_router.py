@@ -71,7 +71,7 @@ class Bench:
         self.journal.commit = logged_commit
         self.core = Core(self.journal.epoch, self.journal, Policy(**policy), NOW)
         self.wires = Wires(self.log)
-        self.disk = Disk(home, self.journal.path, min_free=0)
+        self.disk = Disk(home, self.journal.path, min_free=0, reserve=0)
         self.junk = Junk()
         self.metrics = Metrics(self.junk)
         self.router = Router(self.core, self.journal, self.wires, self.disk, self.metrics, self.junk, time.perf_counter)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 
-from broker.core.effects import Effect, Moved
+from broker.core.effects import Effect, Forgot, Moved
 from broker.core.jobs import Job
 from broker.core.machine import Core
 from broker.wire import messages as m
@@ -25,8 +25,11 @@ class MemoryArchive:
             job = core.job(effect.job_id)
             assert job is not None, f"{effect.job_id} moved and is not in memory"
             self.lazy[effect.job_id] = copy.deepcopy(job)
-        if any(effect.durable for effect in moved):
+        forgotten = [effect.job_id for effect in effects if isinstance(effect, Forgot)]
+        if any(effect.durable for effect in moved) or forgotten:
             self.flush()
+        for job_id in forgotten:
+            assert self.rows.pop(job_id).final, f"{job_id} was forgotten alive"
 
     def flush(self) -> None:
         for job_id, job in self.lazy.items():

@@ -36,6 +36,7 @@ SAMPLES: list[m.Message] = [
     ),
     m.Watch(req=5, on=False),
     m.GetPool(req=6),
+    m.ForgetJobs(req=15, job_ids=("job-1", "job_2"), finished_before=1800000000.5),
     m.Accepted(req=7, duplicate=True),
     m.Rejected(req=8, code="queue_full", message="full", retry_after_s=2.5),
     m.JobReply(req=9, found=True),
@@ -44,6 +45,8 @@ SAMPLES: list[m.Message] = [
     m.Watching(req=12, seq=99),
     m.Pool(req=13),
     m.Event(seq=14),
+    m.Forgotten(req=15, job_ids=("job-1",)),
+    m.Gone(seq=16, job_ids=("job-1", "job_2")),
     m.Hello(name="gpu-0", boot="b00t", seen=(7 << 32) + 2, free=1, held=(HELD,)),
     m.Heartbeat(
         seen=5,

@@ -65,7 +65,7 @@ def test_a_peer_that_knows_fewer_or_more_fields_is_understood(message):
     assert longer == message
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.data())
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 def test_round_trip(cls, data):
@@ -73,7 +73,7 @@ def test_round_trip(cls, data):
     assert decoder_of(cls)(frames_of(message))[0] == message
 
 
-@settings(max_examples=100)
+@settings(max_examples=30)
 @given(structs(m.JobView), structs(m.PoolView), structs(m.WorkerInfo), structs(Result))
 def test_bodies_round_trip(job, pool, worker, result):
     assert codec.job_view(codec.encode_body(job)) == job

@@ -21,12 +21,12 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
     """About the nearest matrix whose singular values are all 1, by Newton-Schulz iteration; `(rows, columns)` in and out."""
     a, b, c = _QUINTIC
     tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
+    x: Tensor = matrix.T if tall else matrix
     x = x / (x.norm() + 1e-7)
     for _ in range(steps):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+    return x.transpose(0, 1) if tall else x
 
 
 class Muon(torch.optim.Optimizer):

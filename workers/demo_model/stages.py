@@ -18,6 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from workers.demo_model import ranks
+
 log = logging.getLogger(__name__)
 
 _PROGRESS_EVERY_S = 15.0
@@ -42,6 +44,8 @@ class Stage:
     #: Largest norm of all gradients together; None leaves them alone.
     clip: float | None = None
     after_step: Callable[[int], None] = lambda step: None
+    #: Pieces of a step's batch, each with a generator of its own; several processes share them out.
+    parts: int = 1
     _base_rates: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -55,17 +59,33 @@ def generator_for(seed: int, *names: object) -> torch.Generator:
 
 
 def train(stage: Stage, seed: int, checkpoint: Path) -> None:
-    """Train the stage from its checkpoint, or its beginning, to its last step. Raises `TrainingError` when the loss is no number."""
+    """Train the stage from its checkpoint, or its beginning, to its last step. Raises `TrainingError` when the loss is no number.
+
+    Every process comes here, and leaves with the same weights. The first one writes progress and checkpoints; a stage with fewer parts
+    than there are processes is its work alone.
+    """
+    alone = stage.parts < ranks.size()
+    if not alone or ranks.rank() == 0:
+        _train(stage, seed, checkpoint, range(stage.parts) if alone else range(ranks.rank(), stage.parts, ranks.size()))
+    ranks.wait()
+    if alone and ranks.rank() != 0:
+        _restore(stage, checkpoint)
+
+
+def _train(stage: Stage, seed: int, checkpoint: Path, parts: range) -> None:
     step, spent = _restore(stage, checkpoint)
     if step >= stage.steps:
         log.info("%s: done before, %d steps in %.0f s", stage.name, step, spent)
         return
     begun = told = saved = time.monotonic()
     first = step
-    parameters = [p for optimiser in stage.optimisers for group in optimiser.param_groups for p in group["params"]]
     while step < stage.steps:
-        loss, figures = _step(stage, step, seed, parameters)
+        loss, figures = _step(stage, step, seed, parts)
         step += 1
+        if not math.isfinite(loss):
+            raise TrainingError(f"{stage.name}: the loss is {loss} at step {step}; its last checkpoint is sound")
+        if ranks.rank() != 0:
+            continue
         now = time.monotonic()
         if now - told >= _PROGRESS_EVERY_S or step == stage.steps:
             told = now
@@ -80,33 +100,35 @@ def seconds_spent(checkpoint: Path) -> float:
     return float(torch.load(checkpoint, weights_only=True)["spent_s"]) if checkpoint.exists() else 0.0
 
 
-def _step(
-    stage: Stage, step: int, seed: int, parameters: list[nn.Parameter]
-) -> tuple[Tensor, Mapping[str, Tensor]]:
-    factor = stage.rate(step)
+def _step(stage: Stage, step: int, seed: int, parts: range) -> tuple[float, Mapping[str, Tensor]]:
+    """One step of the optimisers on this process's parts and those of the others; (loss, figures)."""
     groups = [group for optimiser in stage.optimisers for group in optimiser.param_groups]
+    parameters = [parameter for group in groups for parameter in group["params"]]
     for group, base in zip(groups, stage._base_rates, strict=True):
-        group["lr"] = base * factor
-    loss, figures = stage.loss(step, generator_for(seed, stage.name, step))
-    loss.backward()  # type: ignore[no-untyped-call]
+        group["lr"] = base * stage.rate(step)
+    total = torch.zeros(())
+    figures: Mapping[str, Tensor] = {}
+    for part in parts:
+        loss, figures = stage.loss(step, generator_for(seed, stage.name, step, *([part] if part else [])))
+        loss = loss / stage.parts
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach().cpu()
+    if len(parts) < stage.parts:
+        ranks.add_up([total, *(parameter.grad for parameter in parameters if parameter.grad is not None)])
     if stage.clip is not None:
         nn.utils.clip_grad_norm_(parameters, stage.clip)
     for optimiser in stage.optimisers:
         optimiser.step()
         optimiser.zero_grad()
     stage.after_step(step)
-    return loss.detach(), figures
+    return float(total), figures
 
 
-def _progress(stage: Stage, step: int, loss: Tensor, figures: Mapping[str, Tensor], pace_s: float) -> None:
-    value = float(loss)
-    if not math.isfinite(value):
-        raise TrainingError(f"{stage.name}: the loss is {value} at step {step}; its last checkpoint is sound")
-    told = ", ".join(f"{name} {float(figure):.4f}" for name, figure in figures.items())
-    left_min = (stage.steps - step) * pace_s / 60
+def _progress(stage: Stage, step: int, loss: float, figures: Mapping[str, Tensor], pace_s: float) -> None:
+    told = "".join(f", {name} {float(figure):.2f}" for name, figure in figures.items())
     log.info(
-        "%s: step %d of %d, loss %.4f, %s, %.2f s a step, %.1f min left",
-        stage.name, step, stage.steps, value, told, pace_s, left_min,
+        "%s: step %d of %d, loss %.4f%s, %.2f s a step, %.1f min left",
+        stage.name, step, stage.steps, loss, told, pace_s, (stage.steps - step) * pace_s / 60,
     )  # fmt: skip
 
 

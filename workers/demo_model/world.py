@@ -114,10 +114,13 @@ def draw_scenes(count: int, generator: torch.Generator, held_out: bool = False) 
     pool = combinations(held_out)
     picks = torch.randint(len(pool), (count,), generator=generator).tolist()
     speeds = torch.randint(4, (count,), generator=generator).tolist()
-    return [
-        Scene(*pool[pick], speed=("slow", "fast", "", "")[speed] if moves(pool[pick][2]) else "")
-        for pick, speed in zip(picks, speeds, strict=True)
-    ]
+    scenes = []
+    for pick, speed in zip(picks, speeds, strict=True):
+        colour, shape, motion, background = pool[pick]
+        scenes.append(
+            Scene(colour, shape, motion, background, ("slow", "fast", "", "")[speed] if moves(motion) else "")
+        )
+    return scenes
 
 
 def render(scenes: Sequence[Scene], frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -136,11 +139,10 @@ def render(scenes: Sequence[Scene], frames: int, generator: torch.Generator) -> 
     return paper + masks * (ink - paper), masks
 
 
-def silhouette(shape: str, centre: Tensor, radius: Tensor) -> Tensor:
-    """Masks from 0 to 1, `(..., 64, 64)`, of shapes at `centre` `(..., 2)` with `radius` `(...)`; edges are one pixel soft."""
-    line = torch.arange(SIDE, dtype=torch.float32) + 0.5
-    x = line - centre[..., 0, None, None]
-    y = line[:, None] - centre[..., 1, None, None]
+def silhouette(shape: str, centre: Tensor, radius: Tensor, height: int = SIDE, width: int = SIDE) -> Tensor:
+    """Masks from 0 to 1, `(..., height, width)`, of shapes at `centre` `(..., 2)` with `radius` `(...)`; edges are one pixel soft."""
+    x = torch.arange(width) + 0.5 - centre[..., 0, None, None]
+    y = torch.arange(height)[:, None] + 0.5 - centre[..., 1, None, None]
     return (0.5 - _distance(shape, x, y, radius[..., None, None])).clamp(0, 1)
 
 

@@ -107,17 +107,16 @@ def preview_at(done: int, total: int, wanted: int) -> int:
 
 
 def can_preview(pipe: Any) -> bool:
-    """Whether the latents of this pipeline are understood, and its VAE is at hand: bringing an offloaded one in would drive the model out."""
+    """Whether this pipeline's latents are understood and its VAE is at hand: bringing in an offloaded one would drive the model out."""
     if getattr(pipe, "_all_hooks", None) or not hasattr(pipe, "scheduler"):
         return False
     if can_stream(pipe):
         return True
-    vae = getattr(pipe, "vae", None)
-    if _PLAIN.fullmatch(type(pipe).__name__) is None or not isinstance(vae, AutoencoderKL | AutoencoderDC):
+    vae: Any = getattr(pipe, "vae", None)
+    if _PLAIN.fullmatch(type(pipe).__name__) is None or type(vae) not in (AutoencoderKL, AutoencoderDC):
         return False
-    config: Any = vae.config
-    overflows = vae.dtype == torch.float16 and getattr(config, "force_upcast", False)
-    return not overflows and getattr(config, "latents_mean", None) is None
+    overflows = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
+    return not overflows and getattr(vae.config, "latents_mean", None) is None
 
 
 @torch.no_grad()
@@ -133,7 +132,8 @@ def aim(scheduler: Any, model_output: torch.Tensor, sample: torch.Tensor, moved:
     if not straight or sigmas is None or not index or index > len(sigmas) or model_output.shape != sample.shape:
         return after
     sigma = sigmas[index - 1].to(sample.device, torch.float32)
-    return sample.float() - sigma * model_output.float()
+    aimed: torch.Tensor = sample.float() - sigma * model_output.float()
+    return aimed
 
 
 @torch.no_grad()

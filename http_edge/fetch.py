@@ -1,0 +1,134 @@
+"""Fetching what a client's URL names, through the guard, within caps on bytes, time, redirects and kind."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import cached_property
+from typing import cast
+
+import httpcore
+import httpx
+from msgspec import Struct
+
+from http_edge.errors import invalid
+from http_edge.guard import Guard, GuardedBackend, Refused
+
+MAX_REDIRECTS = 3
+MAX_URL_CHARS = 8192
+
+#: The whole fetch with its redirects: whoever asked for a job waits for it, and many clients no longer than 30 s.
+_TOTAL_S = 20.0
+_CONNECT_S = 5.0
+_READ_S = 10.0
+
+#: Fetched bytes are in memory.
+_AT_ONCE = 4
+
+_REDIRECTS = (301, 302, 303, 307, 308)
+
+#: What a server says that knows no type; the bytes are looked at anyway.
+_UNTYPED = ("", "application/octet-stream", "binary/octet-stream", "application/binary")
+
+
+class _Answer(Struct, frozen=True):
+    """One answer: either where to go on, or the bytes."""
+
+    location: str
+    data: bytes = b""
+
+
+class Fetcher:
+    """Fetches; `backend` is the only way to the network. Proxies of the environment are not used: they would connect past the guard."""
+
+    def __init__(self, guard: Guard, backend: httpcore.AsyncNetworkBackend | None = None) -> None:
+        self._backend = backend or GuardedBackend(guard)
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return httpx.create_ssl_context()
+
+    async def get(self, field: str, text: str, *, kind: str, max_bytes: int) -> bytes:
+        """The bytes behind a URL of this kind (`image`, `video`). Raises `EdgeError` naming field, URL and what went wrong."""
+        try:
+            async with asyncio.timeout(_TOTAL_S), self._turns:
+                url = _parse(field, text, text)
+                for _ in range(MAX_REDIRECTS + 1):
+                    answer = await self._ask(field, text, url, kind, max_bytes)
+                    if not answer.location:
+                        return answer.data
+                    url = _parse(field, text, answer.location, url)
+        except TimeoutError:
+            raise invalid(field, text, f"could not be fetched within {_TOTAL_S:.0f} s") from None
+        raise invalid(field, text, f"redirects more than {MAX_REDIRECTS} times")
+
+    async def _ask(self, field: str, text: str, url: httpx.URL, kind: str, max_bytes: int) -> _Answer:
+        """Send one GET. A connection serves one request, so nothing is shared between clients' URLs."""
+        headers = [
+            (b"Host", url.netloc),
+            (b"User-Agent", b"zoetrope"),
+            (b"Accept", f"{kind}/*".encode()),
+            (b"Accept-Encoding", b"identity"),
+        ]
+        target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+        limits = {"connect": _CONNECT_S, "read": _READ_S, "write": _READ_S, "pool": _CONNECT_S}
+        request = httpcore.Request("GET", target, headers=headers, extensions={"timeout": limits})
+        try:
+            async with httpcore.AsyncConnectionPool(
+                ssl_context=self._tls, network_backend=self._backend, max_keepalive_connections=0
+            ) as pool:
+                response = await pool.handle_async_request(request)
+                try:
+                    return await _read(field, text, response, kind, max_bytes)
+                finally:
+                    await response.aclose()
+        except Refused:
+            raise invalid(field, text, "leads to an address or port that this service does not fetch from") from None
+        except httpcore.TimeoutException:
+            raise invalid(field, text, "could not be fetched: its server did not answer in time") from None
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
+            raise invalid(field, text, f"could not be fetched: {str(error)[:120] or type(error).__name__}") from None
+
+
+async def _read(field: str, text: str, response: httpcore.Response, kind: str, max_bytes: int) -> _Answer:
+    headers = {name.lower(): value.decode("latin-1") for name, value in response.headers}
+    if response.status in _REDIRECTS and headers.get(b"location"):
+        return _Answer(headers[b"location"])
+    if response.status != 200:
+        raise invalid(field, text, f"could not be fetched: its server answered {response.status}")
+    media_type = headers.get(b"content-type", "").partition(";")[0].strip().lower()
+    if not media_type.startswith(f"{kind}/") and media_type not in _UNTYPED:
+        raise invalid(field, text, f"is of type {media_type[:80]}, not {'an' if kind[0] in 'aeiou' else 'a'} {kind}")
+    if headers.get(b"content-encoding", "identity").strip().lower() not in ("", "identity"):
+        raise invalid(field, text, "is sent compressed, which was not asked for")
+    length = headers.get(b"content-length", "")
+    data = bytearray()
+    if not (length.isdecimal() and int(length[:20]) > max_bytes):
+        async with aclosing(cast(AsyncGenerator[bytes, None], response.aiter_stream())) as stream:
+            async for chunk in stream:
+                data += chunk
+                if len(data) > max_bytes:
+                    break
+            else:
+                return _Answer("", bytes(data))
+    raise invalid(field, text, f"is too large, at most {max_bytes} bytes")
+
+
+def _parse(field: str, text: str, location: str, base: httpx.URL | None = None) -> httpx.URL:
+    """The absolute http(s) URL meant. Raises `EdgeError`."""
+    try:
+        url = base.join(location) if base is not None else httpx.URL(location)
+        if url.scheme not in ("http", "https"):
+            raise invalid(
+                field, text, "is no URL of http or https" if base is None else "redirects to neither http nor https"
+            )
+        if not url.raw_host or len(location) > MAX_URL_CHARS:
+            raise invalid(field, text, "is not a valid URL")
+        if url.userinfo:
+            raise invalid(field, text, "holds a user name, which is not supported")
+    except (httpx.InvalidURL, UnicodeError, ValueError):
+        raise invalid(field, text, "is not a valid URL") from None
+    return url.copy_with(fragment=None)

@@ -1,0 +1,127 @@
+"""LightX2V's second and third HTTP API (`/v1/tasks`): tasks taken from JSON or forms, queued, asked for, downloaded and stopped.
+
+Both generations share these paths, so answers hold the fields of both. Where they disagree the third decides: a task id that exists, or a
+full queue, is 503. With the setting `worker` these routes are one worker's view, as the first generation's are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from http_edge import lightx2v_shapes as shapes
+from http_edge.bodies import json_response
+from http_edge.calls import Calls
+from http_edge.errors import EdgeError
+from http_edge.hub import Job
+from http_edge.lightx2v_intake import Intake
+from http_edge.lightx2v_results import result_response
+from http_edge.lightx2v_sync import draw_and_wait, read_waiting
+from http_edge.progress import Progress
+from http_edge.routes import Handler, route
+
+
+class LightX2VTasksApi:
+    """Handlers of `/v1/tasks`."""
+
+    def __init__(self, calls: Calls, intake: Intake, progress: Progress) -> None:
+        self._calls = calls
+        self._intake = intake
+        self._tasks = intake.tasks
+        self._progress = progress
+
+    def routes(self) -> list[Route]:
+        """The routes; those with fixed words stand before those with an id."""
+        return [
+            route("/v1/tasks", GET=self.list, POST=self._create("")),
+            route("/v1/tasks/form", POST=self._create("")),
+            route("/v1/tasks/video", POST=self._create("video")),
+            route("/v1/tasks/video/form", POST=self._create("video")),
+            route("/v1/tasks/image", POST=self._create("image")),
+            route("/v1/tasks/image/form", POST=self._create("image")),
+            route("/v1/tasks/image/sync", POST=self.sync),
+            route("/v1/tasks/all/running", DELETE=self.stop_all),
+            route("/v1/tasks/running", DELETE=self.stop_running),
+            route("/v1/tasks/{id}/status", GET=self.status),
+            route("/v1/tasks/{id}/result", GET=self.result),
+            route("/v1/tasks/{id}", DELETE=self.stop),
+        ]
+
+    def _create(self, output: str) -> Handler:
+        """A handler that takes tasks; `output` is what its route makes, "" where the request says it."""
+
+        async def create(request: Request) -> Response:
+            taken = await self._intake.take(request, output)
+            answer: dict[str, Any] = {"task_id": taken.job.view.alias, "task_status": "pending"}
+            answer |= shapes.save_paths(taken.job)
+            if taken.request.warnings:
+                answer["warnings"] = taken.request.warnings
+            return json_response(answer)
+
+        return create
+
+    async def sync(self, request: Request) -> Response:
+        """Take an image task and answer with its image; a client that leaves cancels it."""
+        timeout_s = read_waiting(request)
+        taken = await self._intake.take(request, "image", waits=True)
+        return await draw_and_wait(self._calls, request, taken, timeout_s)
+
+    async def list(self, request: Request) -> Response:
+        """All tasks by id, the oldest first; of a long history its newest `shapes.MAX_LISTED`."""
+        found = [(job.view.alias, self._status(job)) async for job in self._tasks.each()]
+        return json_response(dict(reversed(found)))
+
+    async def status(self, request: Request) -> Response:
+        """One task."""
+        task_id = request.path_params["id"]
+        job = await self._tasks.find(task_id)
+        return shapes.task_not_found(task_id) if job is None else json_response(self._status(job))
+
+    async def result(self, request: Request) -> Response:
+        """A finished task's file."""
+        task_id = request.path_params["id"]
+        job = await self._tasks.find(task_id)
+        if job is None:
+            return shapes.task_not_found(task_id)
+        if job.view.state != "succeeded":
+            raise EdgeError("not_ready", "Task not completed")
+        return await result_response(self._calls, request, job)
+
+    async def stop(self, request: Request) -> Response:
+        """Stop one task, waiting or running, and answer when it has really stopped."""
+        try:
+            job = await self._tasks.find(request.path_params["id"])
+            outcome = "nothing" if job is None else await self._tasks.stop(job, shapes.STOP_WAIT_S)
+        except EdgeError as error:
+            return shapes.stop_answer("error", error.message)
+        if outcome == "nothing":
+            return shapes.stop_answer("do_nothing", "Task not found or already completed.")
+        return _stopped(outcome, "Task stopped successfully.")
+
+    async def stop_all(self, request: Request) -> Response:
+        """Stop every task, waiting or running."""
+        try:
+            outcome = await self._tasks.stop_all(shapes.LIVE, shapes.STOP_WAIT_S)
+        except EdgeError as error:
+            return shapes.stop_answer("error", error.message)
+        return _stopped(outcome, "All tasks stopped successfully.")
+
+    async def stop_running(self, request: Request) -> Response:
+        """Stop what runs; what waits goes on waiting."""
+        try:
+            outcome = await self._tasks.stop_all(shapes.STARTED, shapes.STOP_WAIT_S)
+        except EdgeError as error:
+            return shapes.stop_answer("error", error.message)
+        if outcome == "nothing":
+            return shapes.stop_answer("do_nothing", "No running task found.")
+        return _stopped(outcome, "Task stopped successfully.")
+
+    def _status(self, job: Job) -> dict[str, Any]:
+        return shapes.task_status(job, self._progress.of(job.view))
+
+
+def _stopped(outcome: str, reason: str) -> Response:
+    return shapes.late_answer(shapes.STOP_WAIT_S) if outcome == "late" else shapes.stop_answer("success", reason)

@@ -1,0 +1,115 @@
+"""Fitting a request of the OpenAI family to a model here: which model, which size, how many frames. Nothing here draws or waits.
+
+OpenAI's SDKs name models that no self-hosted service has, and a handful of sizes and lengths. Their users must get a picture or a video:
+
+- A model name that is none here is served by the only model that can make what is asked for (setting `unknown_model`), with a warning.
+- A `size` that the model cannot draw becomes the nearest one of that shape, with a warning. Explicit `width` and `height` are errors.
+- `seconds` beyond what the model can make becomes the longest clip it can, with a warning. An explicit `num_frames` is an error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import msgspec
+
+from broker.wire.jobspec import Limits, MediaKind, ModelCard
+from http_edge.calls import Calls
+from http_edge.catalogue import suited, unknown_model
+from http_edge.errors import invalid, shown
+from http_edge.openai_fields import Asked
+from http_edge.specs import Wanted
+
+#: The shape counts for more than the number of pixels.
+_RATIO_WEIGHT = 16.0
+
+#: Widths looked at, at most.
+_WIDTHS = 512
+
+
+async def choose_card(calls: Calls, name: str, output: MediaKind, *, with_image: bool) -> tuple[ModelCard, list[str]]:
+    """The model to draw with, and what to tell the client about it. Raises `EdgeError`."""
+    catalogue, settings = calls.catalogue, calls.settings
+    if name and name not in catalogue.aliases:
+        cards = await catalogue.cards()
+        if not any(card.name == name for card in cards):
+            cards = await catalogue.cards(max_age_s=0.0)
+        if cards and not any(card.name == name for card in cards):
+            only = _only(cards, output, with_image) if settings.unknown_model == "serve" else None
+            if only is None:
+                raise unknown_model("model", name, cards)
+            return only, [f"model: {shown(name)} is not a model of this service; {shown(only.name)} was used"]
+    card = await catalogue.choose(name or None, default=settings.default_model, output=output, with_image=with_image)
+    if not card.makes(output):
+        raise invalid("model", name or card.name, f"makes {card.output}s, not {output}s")
+    return card, []
+
+
+def _only(cards: list[ModelCard], output: MediaKind, with_image: bool) -> ModelCard | None:
+    """The model that alone can make this: of those made for it, else of those that also can."""
+    able = suited(cards, output, with_image) or [card for card in cards if card.makes(output)]
+    able = [card for card in able if card.output == output] or able
+    return able[0] if len(able) == 1 else None
+
+
+def fit(asked: Asked, card: ModelCard, output: MediaKind) -> tuple[Wanted, list[str]]:
+    """What is wanted, with the wishes in it made possible, and what to tell the client about them."""
+    wanted, warnings = asked.wanted, []
+    if asked.by_size and wanted.width and wanted.height:
+        size = nearest_size(wanted.width, wanted.height, card.limits)
+        if size != (wanted.width, wanted.height):
+            warnings.append(
+                f"size: model {shown(card.name)} cannot draw {wanted.width}x{wanted.height}; {size[0]}x{size[1]} was used"
+            )
+        wanted = msgspec.structs.replace(wanted, width=size[0], height=size[1])
+    if wanted.seconds is not None and wanted.num_frames is None and output == "video":
+        fps = wanted.fps or card.defaults.fps
+        frames, longest = frames_for(wanted.seconds, fps, card.limits)
+        if longest:
+            warnings.append(
+                f"seconds: model {shown(card.name)} makes at most {frames} frames, {frames / fps:.4g} s at {fps:g} frames a second"
+            )
+        wanted = msgspec.structs.replace(wanted, num_frames=frames)
+    return msgspec.structs.replace(wanted, model=card.name, seconds=None), warnings
+
+
+def frames_for(seconds: float, fps: float, limits: Limits) -> tuple[int, bool]:
+    """(frames of the clip nearest to this length, whether the model could make none as long)."""
+    step = max(1, limits.frame_step)
+    most = (limits.max_frames - 1) // step * step + 1
+    frames = max(0, round((seconds * fps - 1) / step)) * step + 1
+    return min(frames, most), frames > most
+
+
+def nearest_size(width: int, height: int, limits: Limits) -> tuple[int, int]:
+    """The size itself if it is allowed, else the allowed one nearest to its shape and then to its number of pixels."""
+    if _is_allowed(width, height, limits):
+        return width, height
+    ratio, pixels = width / height, min(width * height, limits.max_pixels)
+
+    def distance(size: tuple[int, int]) -> float:
+        off_shape = abs(math.log(size[0] / size[1] / ratio))
+        return _RATIO_WEIGHT * off_shape + abs(math.log(size[0] * size[1] / pixels))
+
+    return min(_sizes(ratio, limits), key=distance, default=(width, height))
+
+
+def _sizes(ratio: float, limits: Limits) -> Iterator[tuple[int, int]]:
+    """Allowed sizes near this shape, one or two a width."""
+    grid = max(1, limits.side_multiple)
+    low, high = -(-limits.min_side // grid) * grid, limits.max_side // grid * grid
+    stride = grid * max(1, (high - low) // grid // _WIDTHS)
+    for width in range(low, high + 1, stride):
+        ideal = min(max(width / ratio, low), high)
+        below = int(ideal // grid) * grid
+        for height in (below, below + grid):
+            if _is_allowed(width, height, limits):
+                yield width, height
+
+
+def _is_allowed(width: int, height: int, limits: Limits) -> bool:
+    return (
+        all(limits.min_side <= side <= limits.max_side and side % limits.side_multiple == 0 for side in (width, height))
+        and width * height <= limits.max_pixels
+    )

@@ -1,0 +1,96 @@
+"""Taking a job for the OpenAI family: the request's fields and files, the model, the fit, the submission. Videos and images alike."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from broker.wire.jobspec import MediaKind
+from http_edge.calls import Calls
+from http_edge.errors import EdgeError
+from http_edge.forms import Upload
+from http_edge.hub import Job
+from http_edge.openai_fields import Asked, read_asked
+from http_edge.openai_fit import choose_card, fit
+from http_edge.openai_shapes import IMAGE_ORIGIN, VIDEO_ORIGIN, echo_of
+from http_edge.orders import Order
+
+_ORIGINS: dict[MediaKind, str] = {"video": VIDEO_ORIGIN, "image": IMAGE_ORIGIN}
+_PREFIXES: dict[MediaKind, str] = {"video": "video_", "image": "img_"}
+
+
+class Wish(Struct, frozen=True, kw_only=True):
+    """One request, read and not yet taken."""
+
+    asked: Asked
+    output: MediaKind
+    #: The images that came, with the fields they came in; the first is drawn from.
+    images: list[tuple[str, str | Upload]] = []
+    previews: int = 0
+    remixed_from: str = ""
+
+
+def read_wish(
+    values: Mapping[str, Any],
+    output: MediaKind,
+    images: list[tuple[str, str | Upload]],
+    also_read: tuple[str, ...],
+    *,
+    warnings: list[str] | None = None,
+    previews: int = 0,
+) -> Wish:
+    """What a request asks for; `also_read` are the fields that its API reads itself. Raises `EdgeError`."""
+    asked = read_asked(values, output, also_read)
+    if warnings:
+        asked = msgspec.structs.replace(asked, warnings=[*warnings, *asked.warnings])
+    return Wish(asked=asked, output=output, images=images, previews=previews)
+
+
+async def take(calls: Calls, wish: Wish) -> Job:
+    """The accepted job. Call it while the request's files are still there. Raises `EdgeError`; nothing was taken then."""
+    asked, output = wish.asked, wish.output
+    warnings = list(asked.warnings)
+    if len(wish.images) > 1:
+        warnings.append(f"{wish.images[0][0]}: {len(wish.images)} images came, the first was used")
+    card, about_model = await choose_card(calls, asked.model, output, with_image=bool(wish.images))
+    if wish.images and not card.takes_image:
+        field = wish.images[0][0]
+        raise EdgeError(
+            "unsupported",
+            f"{field}: model {card.name} ({card.pipeline or card.engine}) draws from text alone and takes no image",
+            param=field,
+        )
+    wanted, about_fit = fit(asked, card, output)
+    image = ""
+    if wish.images:
+        field, source = wish.images[0]
+        wanted = msgspec.structs.replace(wanted, labels={**wanted.labels, "image": field})
+        image = await calls.image(field, source, allow_paths=True)
+    shortened = any(line.startswith("seconds:") for line in about_fit)
+    echo = echo_of(
+        model=asked.model or card.name,
+        warnings=[*about_model, *about_fit, *warnings],
+        seconds="" if shortened else asked.seconds,
+        remixed_from=wish.remixed_from,
+    )
+    order = Order(
+        wanted=msgspec.structs.replace(wanted, previews=wish.previews),
+        image=image,
+        job_id=new_id(output),
+        priority=asked.priority,
+        origin=_ORIGINS[output],
+        prefers=output,
+        echo=echo,
+    )
+    job, _ = await calls.submit(order)
+    return job
+
+
+def new_id(output: MediaKind) -> str:
+    """A job's id in this family: `video_` or `img_`, its time in milliseconds as 12 hex digits, and 16 random ones."""
+    return f"{_PREFIXES[output]}{int(time.time() * 1000):012x}{secrets.token_hex(8)}"

@@ -1,0 +1,284 @@
+"""OpenAI's Videos API (`/v1/videos`), with the fields and routes that vLLM-Omni and SGLang added to it.
+
+A video is a job of origin `openai-videos`. Creation answers 200 at once, whatever the model is doing. Remixing draws the same video (seed,
+size, length) with another prompt. What no pipeline here can do, editing a clip and keeping a character, is refused with the reason.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, Literal
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from broker.wire.jobspec import JobSpec
+from http_edge import openai_shapes as shapes
+from http_edge.bodies import json_response, read_object
+from http_edge.calls import Calls
+from http_edge.derived import FORMATS, Derived, Variant, as_format
+from http_edge.downloads import download, whole_file
+from http_edge.errors import EdgeError, invalid, not_found
+from http_edge.fields import Reader
+from http_edge.files import artefact_file, artefact_response, find_artefact
+from http_edge.forms import read_fields
+from http_edge.hub import Job
+from http_edge.openai_fields import VIDEO_IMAGES, as_object, flattened, images_in
+from http_edge.openai_orders import new_id, read_wish, take
+from http_edge.openai_waits import drawn
+from http_edge.orders import Order
+from http_edge.presence import ClientGone
+from http_edge.progress import Progress
+from http_edge.routes import route
+from http_edge.specs import Wanted
+
+_MAX_LISTED = 100
+_DEFAULT_LISTED = 20
+
+#: A worker frees within a step or its engine is replaced; a client asks again after this (creating and deleting must answer in 30 s).
+_STOP_WAIT_S = 20.0
+
+_MAX_PROMPT_CHARS = 20_000
+
+
+class VideosApi:
+    """Handlers of the Videos API."""
+
+    def __init__(self, calls: Calls, progress: Progress) -> None:
+        self._calls = calls
+        self._progress = progress
+        self._derived = Derived(calls.settings.artefacts_path)
+
+    def routes(self) -> list[Route]:
+        """The routes; words come before ids."""
+        return [
+            route("/v1/videos", GET=self.list, POST=self.create),
+            route("/v1/videos/sync", POST=self.sync),
+            route("/v1/videos/edits", POST=self.edit),
+            route("/v1/videos/extensions", POST=self.extend),
+            route("/v1/videos/characters", POST=self.characters),
+            route("/v1/videos/characters/{id}", GET=self.characters),
+            route("/v1/videos/{id}", GET=self.retrieve, DELETE=self.delete),
+            route("/v1/videos/{id}/content", GET=self.content),
+            route("/v1/videos/{id}/remix", POST=self.remix),
+        ]
+
+    async def create(self, request: Request) -> Response:
+        """Take a video to draw; 200 with the `Video`, queued."""
+        return self._created(await self._take(request))
+
+    async def sync(self, request: Request) -> Response:
+        """Draw a video while the client waits; the file itself, or how it failed. Cancelled when the client leaves."""
+        job = await self._take(request)
+        try:
+            job = await drawn(self._calls, request, job, self._calls.settings.sync_timeout_s)
+        except ClientGone:
+            return Response(status_code=499)
+        index, artefact = find_artefact(job.view)
+        file = artefact_file(self._calls.settings.artefacts_path, job.view, index, artefact)
+        return await whole_file(file, shapes.measured_headers(job))
+
+    async def retrieve(self, request: Request) -> Response:
+        """One video; `openai-poll-after-ms` says when to ask again. A failed one is 200 too."""
+        job = await self._video(request.path_params["id"])
+        headers = {} if job.is_final else {"openai-poll-after-ms": shapes.poll_after_ms(job.view)}
+        return json_response(shapes.video_json(job, self._progress), headers=headers)
+
+    async def list(self, request: Request) -> Response:
+        """A page of videos: newest first, or `order=asc`."""
+        reader = Reader(request.query_params, lenient=True, place="query")
+        order = reader.text("order", max_chars=8) or "desc"
+        if order not in ("asc", "desc"):
+            raise reader.fault("order", 'must be "asc" or "desc"')
+        limit = reader.integer("limit", 0, _MAX_LISTED)
+        jobs, more = await self._calls.jobs(
+            limit=_DEFAULT_LISTED if limit is None else limit,
+            after=reader.text("after", max_chars=64) or "",
+            newest_first=order == "desc",
+            origin=shapes.VIDEO_ORIGIN,
+        )
+        return json_response(
+            {
+                "object": "list",
+                "data": [shapes.video_json(job, self._progress) for job in jobs],
+                "has_more": more,
+                "first_id": jobs[0].id if jobs else None,
+                "last_id": jobs[-1].id if jobs else None,
+            }
+        )
+
+    async def delete(self, request: Request) -> Response:
+        """Delete a video and its files, stopping what draws it first; it is 404 from then on."""
+        job = await self._video(request.path_params["id"])
+        if not job.is_final:
+            outcome, job = await self._calls.cancel(job.id)
+            if outcome == "requested" and not await self._calls.wait_final([job.id], _STOP_WAIT_S):
+                message = (
+                    f"video {job.id} is being stopped, which takes longer than {_STOP_WAIT_S:g} s; delete it again"
+                )
+                raise EdgeError("still_stopping", message, retry_after_s=5.0)
+        await self._calls.forget(job.id)
+        return json_response({"id": job.id, "object": "video.deleted", "deleted": True})
+
+    async def content(self, request: Request) -> Response:
+        """A file of a finished video: `variant` is video, thumbnail, spritesheet, or an output's number from 0."""
+        job = await self._video(request.path_params["id"])
+        reader = Reader(request.query_params, lenient=True, place="query")
+        variant = (reader.text("variant", max_chars=32) or "video").strip().lower()
+        index = reader.integer("index", 0, 1000) or 0
+        if variant.isascii() and variant.isdecimal():
+            index, variant = int(variant), "video"
+        if variant not in ("video", "thumbnail", "spritesheet"):
+            raise reader.fault("variant", "must be video, thumbnail, spritesheet or the number of an output from 0")
+        index, artefact = find_artefact(job.view, index=index)
+        if variant == "video":
+            return await artefact_response(request, self._calls.settings.artefacts_path, job.view, index, artefact)
+        kind: Literal["thumbnail", "spritesheet"] = "thumbnail" if variant == "thumbnail" else "spritesheet"
+        to = as_format(reader.text("format", max_chars=16) or ("webp" if kind == "thumbnail" else "jpeg"))
+        if to is None:
+            raise reader.fault("format", f"must be of {', '.join(FORMATS)}")
+        return await download(
+            request, await self._derived.file(job.view, index, artefact, Variant(kind=kind, format=to))
+        )
+
+    async def remix(self, request: Request) -> Response:
+        """Draw a finished video anew with another prompt: same model, seed, size, length and settings."""
+        source = await self._finished(request.path_params["id"], "id")
+        reader = Reader(await read_object(request))
+        prompt = reader.required_text("prompt", max_chars=_MAX_PROMPT_CHARS, min_chars=1)
+        spec = self._spec(source)
+        echo = shapes.echo_of(
+            model=shapes.model_of(source),
+            warnings=[
+                f"{name[:80]}: not supported by this route, ignored" for name in reader.unknown(("prompt",))[:50]
+            ],
+            seconds=str(spec.echo.get("seconds", "")),
+            remixed_from=source.id,
+        )
+        order = Order(
+            wanted=_same(spec, prompt),
+            image=spec.image,
+            job_id=new_id("video"),
+            priority=source.view.priority,
+            origin=shapes.VIDEO_ORIGIN,
+            prefers="video",
+            echo=echo,
+        )
+        job, _ = await self._calls.submit(order)
+        return self._created(job)
+
+    async def extend(self, request: Request) -> Response:
+        """Go on from a finished video's last frame, with a model that draws from an image."""
+        async with await read_fields(request) as fields:
+            values = flattened(fields)
+            source = await self._source(values.get("video"), bool(fields.uploads.get("video")), "extended")
+            spec = self._spec(source)
+            wish = read_wish({"size": f"{spec.width}x{spec.height}", **values}, "video", [], ("video",))
+        asked = wish.asked
+        cards = await self._calls.catalogue.cards()
+        own = next((card for card in cards if card.name == spec.model), None)
+        able = [card for card in (own, *cards) if card and card.takes_image and card.makes("video")]
+        if not able:
+            raise EdgeError(
+                "unsupported",
+                "video: no model of this service draws from an image, which going on from a video's last frame needs",
+                param="video",
+            )
+        last = await self._derived.last_frame(source.view, find_artefact(source.view)[1])
+        warning = "video: the new clip begins with the last frame of the video; it holds the continuation alone"
+        asked = msgspec.structs.replace(asked, model=asked.model or able[0].name, warnings=[*asked.warnings, warning])
+        image = [("video", base64.b64encode(last).decode())]
+        wish = msgspec.structs.replace(wish, asked=asked, images=image, remixed_from=source.id)
+        return self._created(await take(self._calls, wish))
+
+    async def edit(self, request: Request) -> Response:
+        """Refused: no pipeline here draws over a video."""
+        async with await read_fields(request) as fields:
+            values = flattened(fields)
+            Reader(values, lenient=True).required_text("prompt", max_chars=_MAX_PROMPT_CHARS, min_chars=1)
+            await self._source(values.get("video"), bool(fields.uploads.get("video")), "edited")
+        raise EdgeError(
+            "unsupported",
+            "video: no model of this service takes a video to edit; POST /v1/videos/{id}/remix draws one anew with another prompt",
+            param="video",
+        )
+
+    async def characters(self, request: Request) -> Response:
+        """Refused: no pipeline here keeps a character."""
+        if request.method != "POST":
+            raise not_found("character", request.path_params["id"])
+        raise EdgeError(
+            "unsupported",
+            "video: no model of this service can keep a character; describe it in the prompt, or give an image as input_reference",
+            param="video",
+        )
+
+    # ------------------------------------------------------------ parts
+
+    async def _take(self, request: Request) -> Job:
+        async with await read_fields(request) as fields:
+            values = flattened(fields)
+            images = images_in(fields, values, VIDEO_IMAGES)
+            return await take(self._calls, read_wish(values, "video", images, VIDEO_IMAGES))
+
+    def _created(self, job: Job) -> Response:
+        headers = {"Location": f"/v1/videos/{job.id}", "openai-poll-after-ms": shapes.poll_after_ms(job.view)}
+        return json_response(shapes.video_json(job, self._progress, fresh=True), headers=headers)
+
+    async def _video(self, video_id: str) -> Job:
+        """The video of this id: a job of this API. Raises `EdgeError`."""
+        try:
+            job = await self._calls.job(video_id)
+        except EdgeError as error:
+            raise not_found("video", video_id) if error.kind == "not_found" else error from None
+        if job.view.origin != shapes.VIDEO_ORIGIN:
+            raise not_found("video", video_id)
+        return job
+
+    async def _finished(self, video_id: str, field: str) -> Job:
+        job = await self._video(video_id)
+        if job.view.state != "succeeded":
+            raise invalid(field, video_id, f"is {shapes.status_of(job.view)}; the video must be completed")
+        return job
+
+    async def _source(self, video: Any, is_file: bool, verb: str) -> Job:
+        """The finished video that a request names. Raises `EdgeError`."""
+        if is_file:
+            raise EdgeError(
+                "unsupported", f"video: an uploaded file cannot be {verb}; name a video of this service", param="video"
+            )
+        if isinstance(video, str) and video.lstrip().startswith("{"):
+            video = as_object("video", video)
+        video_id = video.get("id") if isinstance(video, dict) else video
+        if not isinstance(video_id, str) or not video_id:
+            raise EdgeError("missing_field", "video: it is required: the id of a video, as in video[id]", param="video")
+        return await self._finished(video_id, "video")
+
+    @staticmethod
+    def _spec(job: Job) -> JobSpec:
+        if job.spec is None:
+            raise EdgeError("unsupported", f"video {job.id} was made by a newer version and cannot be read by this one")
+        return job.spec
+
+
+def _same(spec: JobSpec, prompt: str) -> Wanted:
+    """What a job drew, with another prompt."""
+    return Wanted(
+        prompt=prompt,
+        negative_prompt=spec.negative_prompt,
+        model=spec.model,
+        output=spec.output,
+        width=spec.width,
+        height=spec.height,
+        num_frames=spec.num_frames,
+        fps=spec.fps,
+        num_inference_steps=spec.num_inference_steps,
+        guidance_scale=spec.guidance_scale,
+        guidance_scale_2=spec.guidance_scale_2,
+        max_sequence_length=spec.max_sequence_length,
+        seed=spec.seed,
+        num_outputs=spec.num_outputs,
+        extra=spec.extra,
+    )

@@ -1,0 +1,29 @@
+"""What an API family hands to `Calls.submit`."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from broker.wire.jobspec import Scalar
+from http_edge.specs import Wanted
+
+
+class Order(Struct, frozen=True, kw_only=True):
+    """One request to make something, from any API family."""
+
+    wanted: Wanted
+    #: What `Calls.image` returned, when the image came otherwise than as text in `wanted.image`; that is then only shown in errors.
+    image: str = ""
+    #: The client's own id, which makes the request idempotent; "" for a new one.
+    job_id: str = ""
+    priority: int = 5
+    deadline_s: float = 0.0
+    origin: str = ""
+    alias: str = ""
+    alias_unique: bool = False
+    only_if_idle: bool = False
+    #: The only worker that may run it; "" for any.
+    worker: str = ""
+    #: What the API makes when no model is named.
+    prefers: str | None = None
+    echo: dict[str, Scalar] = {}

@@ -1,0 +1,294 @@
+"""How long things are kept: records and files of finished jobs go together, after `retention_s` or, the oldest first, under `disk_quota_mb`.
+
+Rules. The record goes first, in the broker's journal, then the files: after a crash in between, files without a record are found by
+`_sweep_strays`. A job that is pinned, or one of whose files is being sent, stays. Several edges may run over one home; the one that holds
+`<home>/retention.lock` does this work, for all of them. Inputs that were uploaded outlive the jobs that used them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+from msgspec import Struct
+
+from broker.wire.jobspec import decode_spec
+from broker.wire.messages import JobStateName, JobView
+from http_edge.calls import Calls
+from http_edge.errors import EdgeError
+from http_edge.file_store import FileStore
+from http_edge.inputs import Inputs
+from http_edge.shelf import Shelf, release
+from http_edge.spool import Spool
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: How often it is looked, at most and at least; a tenth of the retention in between.
+_LEAST_PAUSE_S, _MOST_PAUSE_S = 1.0, 60.0
+
+#: Jobs in one page (it carries their specs), looked at before any of them goes, and forgotten with one message.
+_PAGE = 50
+_WINDOW = 500
+_BATCH = 50
+
+#: Files without a record are left alone for so long, and so many jobs' directories are looked at in one sweep.
+_STRAY_S = 86_400.0
+_STRAYS = 500
+
+_FINAL: tuple[JobStateName, ...] = ("succeeded", "failed", "cancelled")
+_LIVE: tuple[JobStateName, ...] = ("queued", "delayed", "assigned", "running")
+
+
+class _Record(Struct, frozen=True):
+    """What matters here of a finished job."""
+
+    id: str
+    fence: int
+    submitted_at: float
+    finished_at: float
+
+
+class Retention:
+    """The task that lets go of what is no longer kept."""
+
+    def __init__(
+        self,
+        calls: Calls,
+        inputs: Inputs,
+        spool: Spool,
+        files: FileStore,
+        *,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        settings = calls.settings
+        self._calls = calls
+        self._inputs = inputs
+        self._spool = spool
+        self._files = files
+        self._shelf = Shelf(settings.home_path)
+        self._lock_path = settings.home_path / "retention.lock"
+        self._lock: int | None = None
+        self._retention_s = settings.retention_s
+        self._quota = settings.disk_quota_mb * 1024 * 1024
+        self._wall_clock = wall_clock
+        self._next_stray = ""
+        self._over_quota = False
+
+    def start(self) -> list[asyncio.Task[None]]:
+        """Begin; the caller cancels the task."""
+        return [asyncio.create_task(self._run())]
+
+    async def _run(self) -> None:
+        pause_s = _MOST_PAUSE_S
+        if self._retention_s:
+            pause_s = min(_MOST_PAUSE_S, max(_LEAST_PAUSE_S, self._retention_s / 10))
+        try:
+            while True:
+                await asyncio.sleep(pause_s)
+                if self._has_lock():
+                    await self._try()
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
+
+    async def _try(self) -> None:
+        try:
+            await self.sweep()
+        except EdgeError as error:
+            log.info("nothing was let go", extra={"action": "retention", "reason": error.message})
+        except OSError as error:
+            log.error("files cannot be removed", extra={"action": "retention", "reason": str(error)})
+
+    def _has_lock(self) -> bool:
+        """Whether this edge is the one that does it."""
+        if self._lock is not None:
+            return True
+        try:
+            self._lock_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            log.error("no lock for the retention", extra={"action": "retention", "reason": str(error)})
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            return False
+        self._lock = lock
+        return True
+
+    async def sweep(self) -> None:
+        """Let go of everything whose time has come. Raises `EdgeError` when the broker does not answer; `OSError`."""
+        now = self._wall_clock()
+        await _in_thread(lambda: (self._spool.sweep(now), self._files.sweep(now)))
+        if self._retention_s:
+            await self._expire(now - self._retention_s)
+            await self._sweep_inputs(now)
+        if self._quota:
+            await self._make_room()
+        await self._sweep_strays(now)
+
+    # ------------------------------------------------------------ jobs
+
+    async def _expire(self, cutoff: float) -> None:
+        """Forget what finished before. Only jobs that were accepted before need be looked at."""
+        after, more = "", True
+        while more:
+            window, more = await self._finals(after)
+            gone = await self._forget([record for record in window if record.finished_at <= cutoff], cutoff)
+            if window and window[-1].submitted_at > cutoff:
+                return
+            # A page begins behind a job that is still there.
+            after = next((record.id for record in reversed(window) if record.id not in gone), after)
+
+    async def _make_room(self) -> None:
+        """Forget the jobs that finished first, until the files fit.
+
+        Jobs are listed in the order of acceptance. Those behind a window were accepted, and so finished, later than its last was
+        accepted: whatever of the window finished before that has finished first of all.
+        """
+        over = await _in_thread(self._shelf.usage) - self._quota
+        waiting: list[_Record] = []
+        after, more = "", True
+        while over > 0 and more:
+            window, more = await self._finals(after)
+            waiting += window
+            bound = window[-1].submitted_at if window and more else math.inf
+            after = window[-1].id if window else after
+            first = sorted(
+                (record for record in waiting if record.finished_at < bound), key=lambda one: one.finished_at
+            )
+            waiting = [record for record in waiting if record.finished_at >= bound]
+            over = await self._evict(first, over)
+        if over > 0 and not self._over_quota:
+            log.warning("over the disk quota, and no job can go", extra={"action": "retention", "over_bytes": over})
+        self._over_quota = over > 0
+
+    async def _evict(self, records: list[_Record], over: int) -> int:
+        """Forget of these, in order, until no bytes are over; how many still are."""
+        batch: list[_Record] = []
+        planned = 0
+        for number, record in enumerate(records):
+            size = await _in_thread(lambda record=record: self._shelf.size(record.id))  # type: ignore[misc]
+            if size:
+                batch.append(record)
+                planned += size
+            if batch and (planned >= over or len(batch) >= _BATCH or number == len(records) - 1):
+                before = {one.id: await _in_thread(lambda one=one: self._shelf.size(one.id)) for one in batch}  # type: ignore[misc]
+                gone = await self._forget(batch)
+                over -= sum(before[job_id] for job_id in gone)
+                batch, planned = [], 0
+            if over <= 0:
+                break
+        return over
+
+    async def _finals(self, after: str) -> tuple[list[_Record], bool]:
+        """Up to `_WINDOW` finished jobs in the order of acceptance, and whether more follow. Raises `EdgeError`."""
+        found: list[_Record] = []
+        more = True
+        while more and len(found) < _WINDOW:
+            views, more = await self._calls.views(limit=_PAGE, after=after, newest_first=False, states=_FINAL)
+            if not views:
+                return found, False
+            found += [_Record(view.id, view.fence, view.submitted_at, view.finished_at) for view in views]
+            after = found[-1].id
+        return found, more
+
+    async def _forget(self, records: Iterable[_Record], finished_before: float = 0.0) -> set[str]:
+        """Forget these jobs, but those that must stay: record, then files; which are gone. Raises `EdgeError`, `OSError`."""
+        gone: set[str] = set()
+        batch: list[_Record] = []
+        for record in [*records, None]:
+            if record is not None:
+                batch.append(record)
+            if batch and (record is None or len(batch) == _BATCH):
+                gone |= await self._forget_batch(batch, finished_before)
+                batch = []
+        return gone
+
+    async def _forget_batch(self, batch: list[_Record], finished_before: float) -> set[str]:
+        locks: list[int] = []
+        try:
+            free = await _in_thread(lambda: [record for record in batch if self._may_go(record, locks)])
+            gone = await self._calls.forget_records([record.id for record in free], finished_before) if free else ()
+            for record in free:
+                if record.id in gone:
+                    await _in_thread(lambda record=record: self._shelf.remove(record.id, record.fence))  # type: ignore[misc]
+        finally:
+            release(locks)
+        return set(gone)
+
+    def _may_go(self, record: _Record, locks: list[int]) -> bool:
+        """Whether a job is neither pinned nor being sent; it cannot be sent until `locks` are released. Blocks."""
+        if self._shelf.is_pinned(record.id):
+            return False
+        own = self._shelf.lock(record.id, record.fence)
+        locks += own or ()
+        return own is not None
+
+    # ------------------------------------------------------------ what nobody needs
+
+    async def _sweep_inputs(self, now: float) -> None:
+        """Remove images that no job used for two retentions: every record that names them is gone, or belongs to a job that still waits."""
+        old = await _in_thread(lambda: self._inputs.unused_since(now - 2 * self._retention_s))
+        if not old:
+            return
+        needed: set[str] = set()
+        after, more = "", True
+        while more:
+            views, more = await self._calls.views(limit=_PAGE, after=after, newest_first=False, states=_LIVE)
+            needed |= {Path(_image_of(view)).name for view in views}
+            after = views[-1].id if views else ""
+            more = more and bool(views)
+        cutoff = now - 2 * self._retention_s
+        await _in_thread(lambda: self._inputs.remove_unused([name for name in old if name not in needed], cutoff))
+
+    async def _sweep_strays(self, now: float) -> None:
+        """Remove old files of jobs that have no record, and of attempts that came to nothing: some jobs with every sweep, in turn."""
+        names = await _in_thread(self._shelf.job_ids)
+        turn = [name for name in names if name > self._next_stray][:_STRAYS]
+        self._next_stray = turn[-1] if len(turn) == _STRAYS else ""
+        for job_id in turn:
+            await self._sweep_stray(job_id, now)
+        for job_id in await _in_thread(self._shelf.pins):
+            if await self._calls.view(job_id) is None:
+                await _in_thread(lambda job_id=job_id: self._shelf.unpin(job_id))  # type: ignore[misc]
+
+    async def _sweep_stray(self, job_id: str, now: float) -> None:
+        fences = await _in_thread(lambda: self._shelf.attempts(job_id))
+        old = [fence for fence in fences if self._shelf.age_s(job_id, fence, now) > _STRAY_S]
+        if fences and not old:
+            return
+        view = await self._calls.view(job_id)
+        if view is not None and view.state not in _FINAL:
+            return
+        needed = view.fence if view is not None and view.state == "succeeded" else -1
+        for fence in old:
+            if fence != needed:
+                log.info("stray files removed", extra={"action": "retention", "job_id": job_id, "fence": fence})
+                await _in_thread(lambda fence=fence: self._shelf.remove_attempt(job_id, fence))  # type: ignore[misc]
+        if view is None:
+            # Also the empty directory of a job that was forgotten.
+            await _in_thread(lambda: self._shelf.remove(job_id, -1))
+
+
+def _image_of(view: JobView) -> str:
+    with contextlib.suppress(ValueError):
+        return decode_spec(view.body).image
+    return ""
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    return await anyio.to_thread.run_sync(work)

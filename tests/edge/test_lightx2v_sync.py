@@ -1,0 +1,155 @@
+"""LightX2V's synchronous image route: the image, or what became of it, and nothing drawn for a client that left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from broker import errors
+from broker.wire.jobspec import decode_spec
+from tests.edge.conftest import World
+
+SYNC = "/v1/tasks/image/sync?timeout_seconds=30&poll_interval_seconds=0.5"
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
+
+#: What LightX2V's script sends.
+SCRIPT = {"prompt": "a lighthouse", "seed": 42, "aspect_ratio": "16:9", "presigned_url": ""}
+
+
+def then(world: World, *levers: Callable[[str], Any]) -> None:
+    """Let these happen to every job as soon as it is accepted."""
+    accept = world.fake.submit
+
+    async def submit(message: Any, body: bytes) -> Any:
+        answer = await accept(message, body)
+        for lever in levers:
+            asyncio.get_running_loop().call_soon(lever, message.job_id)
+        return answer
+
+    world.fake.submit = submit
+
+
+def only_job(world: World) -> Any:
+    (job,) = world.fake.jobs.values()
+    return job
+
+
+def test_the_scripts_request_is_answered_with_the_image(world: World) -> None:
+    then(world, world.fake.run, lambda job_id: world.fake.succeed(job_id, image_png=PNG))
+    answer = world.http.post(SYNC, json=SCRIPT)
+    assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, "image/png", PNG)
+    assert answer.headers["content-disposition"] == 'inline; filename="result.png"'
+    assert answer.headers["cache-control"] == "no-store"
+    spec = decode_spec(only_job(world).body)
+    assert (spec.output, spec.seed, spec.width / spec.height > 1.5) == ("image", 42, True)
+
+
+def test_a_trailing_slash_is_the_same_route(world: World) -> None:
+    then(world, world.fake.run, lambda job_id: world.fake.succeed(job_id, image_png=PNG))
+    answer = world.http.post("/v1/tasks/image/sync/", json=SCRIPT, follow_redirects=False)
+    assert answer.content == PNG
+
+
+def test_the_task_is_known_like_any_other(world: World) -> None:
+    then(world, world.fake.run, lambda job_id: world.fake.succeed(job_id, image_png=PNG))
+    world.http.post(SYNC, json={**SCRIPT, "task_id": "mine", "save_result_path": "mine.png"})
+    assert world.http.get("/v1/tasks/mine/status").json()["status"] == "completed"
+    assert (world.start / "mine.png").read_bytes() == PNG
+
+
+#: (what happens, status, detail)
+ENDS: list[tuple[Callable[[World, str], Any], int, str]] = [
+    (lambda world, job_id: world.fake.fail(job_id, "CUDA error"), 500, "CUDA error"),
+    (lambda world, job_id: world.fake.fail(job_id, "no prompt", "invalid_input"), 413, "no prompt"),
+    (lambda world, job_id: world.fake.stop(job_id), 409, "Task cancelled by user"),
+]
+
+
+@pytest.mark.parametrize(("end", "status", "detail"), ENDS, ids=[str(row[1]) for row in ENDS])
+def test_what_becomes_of_a_task_is_a_status(
+    world: World, end: Callable[[World, str], Any], status: int, detail: str
+) -> None:
+    then(world, world.fake.run, lambda job_id: end(world, job_id))
+    answer = world.http.post(SYNC, json=SCRIPT)
+    assert (answer.status_code, answer.json()["detail"]) == (status, detail)
+    # Repeating the request would draw another.
+    assert status == 413 or answer.headers["x-should-retry"] == "false"
+
+
+def test_a_wait_that_is_over_cancels_the_task(world: World) -> None:
+    then(world, world.fake.run)
+    answer = world.http.post("/v1/tasks/image/sync?timeout_seconds=1", json={**SCRIPT, "task_id": "slow"})
+    assert (answer.status_code, answer.json()["detail"]) == (504, "Task slow timed out after 1 seconds")
+    world.do(lambda: None)
+    assert only_job(world).state == "cancelled"
+
+
+def test_a_client_that_leaves_cancels_its_task(world: World) -> None:
+    """Run as the server runs it: the client's leaving is a message."""
+    sent: list[dict[str, Any]] = []
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/v1/tasks/image/sync",
+        "raw_path": b"/v1/tasks/image/sync",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+        "app": world.http.app,
+    }
+    parts = iter([{"type": "http.request", "body": b'{"prompt": "a cat"}', "more_body": False}])
+
+    async def receive() -> dict[str, Any]:
+        message = next(parts, None)
+        if message is None:
+            # By now the task is taken; it runs, and the client goes.
+            world.fake.run(only_job(world).id)
+            return {"type": "http.disconnect"}
+        return message
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    assert world.http.portal is not None
+    world.http.portal.call(world.http.app, scope, receive, send)
+    world.do(lambda: None)
+    assert only_job(world).state == "cancelled"
+    assert sent[0]["status"] == 499
+
+
+def test_an_edge_that_stops_cancels_what_clients_wait_for(world: World) -> None:
+    then(world, world.fake.run, lambda job_id: world.edge.hub.close())
+    answer = world.http.post(SYNC, json=SCRIPT)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    world.do(lambda: None)
+    assert only_job(world).state == "cancelled"
+
+
+def test_a_full_queue_is_503(world: World) -> None:
+    world.fake.refuse_with = errors.QueueFull("queue_full", "full", 9.0)
+    answer = world.http.post(SYNC, json=SCRIPT)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "9")
+
+
+#: (query, status)
+WAITING = [
+    ("timeout_seconds=0", 400, "timeout_seconds must be > 0"),
+    ("timeout_seconds=-5", 400, "timeout_seconds must be > 0"),
+    ("poll_interval_seconds=0", 400, "poll_interval_seconds must be > 0"),
+    ("timeout_seconds=long", 422, '"long" is not a number'),
+    ("timeout_seconds=100000", 422, "must be 0 to 86400"),
+    ("timeout_seconds=1.5", 422, "is not a whole number"),
+    ("poll_interval_seconds=nan", 422, "is not a number"),
+]
+
+
+@pytest.mark.parametrize(("query", "status", "words"), WAITING, ids=[row[0] for row in WAITING])
+def test_a_wait_that_makes_no_sense_is_refused(world: World, query: str, status: int, words: str) -> None:
+    answer = world.http.post(f"/v1/tasks/image/sync?{query}", json=SCRIPT)
+    assert answer.status_code == status
+    assert words in str(answer.json()["detail"])
+    assert world.fake.jobs == {}
