@@ -140,19 +140,19 @@ class BrokerClient:
         accepted = _expect(m.Accepted, reply)
         return codec.job_view(data), accepted.duplicate
 
-    async def cancel(self, job_id: str) -> tuple[m.CancelOutcome, m.JobView | None]:
-        """Ask for the end of a job: (what became of it, the job unless it was not found)."""
-        reply, data = await self._request(lambda req: m.CancelJob(req=req, job_id=job_id))
+    async def cancel(self, job_id: str, tenant: str = "") -> tuple[m.CancelOutcome, m.JobView | None]:
+        """Ask for the end of a job of this tenant ("": of any): (what became of it, the job unless it was not found)."""
+        reply, data = await self._request(lambda req: m.CancelJob(req=req, job_id=job_id, tenant=tenant))
         outcome = _expect(m.CancelReply, reply).outcome
         return outcome, None if outcome == "not_found" else codec.job_view(data)
 
-    async def get(self, job_id: str) -> m.JobView | None:
-        """The job with its spec and story."""
-        return await self._get(lambda req: m.GetJob(req=req, job_id=job_id))
+    async def get(self, job_id: str, tenant: str = "") -> m.JobView | None:
+        """The job, if it is of this tenant ("": of any), with its spec and story."""
+        return await self._get(lambda req: m.GetJob(req=req, job_id=job_id, tenant=tenant))
 
-    async def get_alias(self, origin: str, alias: str) -> m.JobView | None:
-        """The newest job of this name, with its spec and story."""
-        return await self._get(lambda req: m.GetJob(req=req, origin=origin, alias=alias))
+    async def get_alias(self, origin: str, alias: str, tenant: str = "") -> m.JobView | None:
+        """The newest job of this name and tenant ("": of any), with its spec and story."""
+        return await self._get(lambda req: m.GetJob(req=req, origin=origin, alias=alias, tenant=tenant))
 
     async def _get(self, build: Callable[[int], m.GetJob]) -> m.JobView | None:
         reply, data = await self._request(build)
@@ -172,6 +172,15 @@ class BrokerClient:
         ids = tuple(job_ids)
         reply, _ = await self._request(lambda req: m.ForgetJobs(req=req, job_ids=ids, finished_before=finished_before))
         return _expect(m.Forgotten, reply).job_ids
+
+    async def claim_hooks(self, limit: int) -> tuple[Sequence[m.HookClaim], float]:
+        """(webhook deliveries to make, seconds until another is due or -1). Those of a lost answer come again after their lease."""
+        reply, data = await self._request(lambda req: m.ClaimHooks(req=req, limit=limit))
+        return codec.hook_claims(data), _expect(m.Hooks, reply).wait_s
+
+    async def hook_done(self, done: m.HookDone) -> None:
+        """Report a delivery (`req` is filled in); on disk when this returns."""
+        _expect(m.HookNoted, (await self._request(lambda req: msgspec.structs.replace(done, req=req)))[0])
 
     async def pool(self) -> m.PoolView:
         """Workers and totals."""

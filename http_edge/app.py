@@ -12,10 +12,12 @@ from pathlib import Path
 from msgspec import Struct
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 from broker.client import BrokerClient
 from broker.errors import BrokerError
 from http_edge import errors
+from http_edge.access import AccessMiddleware
 from http_edge.calls import Calls
 from http_edge.exports import Exports
 from http_edge.fetch import Fetcher
@@ -26,6 +28,7 @@ from http_edge.hub import Hub
 from http_edge.images import Images
 from http_edge.inputs import Inputs
 from http_edge.jobs_api import JobsApi
+from http_edge.keys import KeyRing
 from http_edge.lightx2v_routes import lightx2v_routes
 from http_edge.metrics import Metrics
 from http_edge.middleware import EdgeMiddleware
@@ -34,12 +37,32 @@ from http_edge.openai_models_api import ModelsApi
 from http_edge.openai_videos_api import VideosApi
 from http_edge.paths import resolve_roots
 from http_edge.progress import Progress
+from http_edge.retention import Retention
 from http_edge.savers import Savers
 from http_edge.service_api import ServiceApi
 from http_edge.settings import EdgeSettings
 from http_edge.spool import Spool
+from http_edge.webhook_secrets import Secrets
+from http_edge.webhooks import Webhooks
 
 log = logging.getLogger(__name__)
+
+#: What scripts of other origins may read of an answer, besides the few that they always may.
+_EXPOSED_HEADERS = (
+    "Accept-Ranges",
+    "Content-Disposition",
+    "Content-Range",
+    "ETag",
+    "Idempotency-Replayed",
+    "Location",
+    "openai-poll-after-ms",
+    "Preference-Applied",
+    "Repr-Digest",
+    "Retry-After",
+    "traceparent",
+    "x-request-id",
+    "x-should-retry",
+)
 
 #: How long to wait before asking an absent broker for its events again.
 _WATCH_RETRY_S = 1.0
@@ -57,6 +80,10 @@ class Edge(Struct, frozen=True, kw_only=True):
     progress: Progress
     spool: Spool
     files: FileStore
+    fetcher: Fetcher
+    retention: Retention
+    webhooks: Webhooks
+    keys: KeyRing | None
 
 
 def build_edge(
@@ -65,18 +92,25 @@ def build_edge(
     connect: Callable[[Hub], BrokerClient] | None = None,
     fetcher: Fetcher | None = None,
 ) -> Edge:
-    """The parts, wired. `start` is the directory that clients' relative paths start from; nothing runs yet."""
+    """The parts, wired. `start` is the directory that clients' relative paths start from; nothing runs yet.
+
+    Raises `KeyFileError` when there should be API keys and they cannot be read, `SecretsError` when a webhook secret is none.
+    """
     hub = Hub()
     broker = (connect or _connector(settings))(hub)
     outputs = resolve_roots(settings.output_roots, (start, settings.artefacts_path), start)
     files = FileStore(settings.uploads_path / "files")
     inputs = resolve_roots(settings.input_roots, (start, *outputs), start)
+    kept = Inputs(settings.uploads_path, start, inputs)
+    spool = Spool(settings.uploads_path / "tmp", settings.upload_limits)
+    fetcher = fetcher or Fetcher(Guard(settings.fetch_allow))
     calls = Calls(
         settings,
         broker,
         hub,
-        Images(Inputs(settings.uploads_path, start, inputs), files, fetcher or Fetcher(Guard(settings.fetch_allow))),
+        Images(kept, files, fetcher),
         Exports(settings.home_path, start, outputs),
+        fetcher.check,
     )
     return Edge(
         settings=settings,
@@ -86,8 +120,12 @@ def build_edge(
         savers=Savers(calls),
         metrics=Metrics(hub),
         progress=Progress(),
-        spool=Spool(settings.uploads_path / "tmp", settings.upload_limits),
+        spool=spool,
         files=files,
+        fetcher=fetcher,
+        retention=Retention(calls, kept, spool, files),
+        webhooks=Webhooks(calls, broker, fetcher, Secrets(settings.webhook_secrets, settings.webhook_secret_path)),
+        keys=KeyRing(settings.keys_path) if settings.keys_path else None,
     )
 
 
@@ -95,7 +133,7 @@ def build_app(edge: Edge) -> Starlette:
     """The application over these parts; its lifespan connects and disconnects the broker."""
     routes = [
         *JobsApi(edge.calls, edge.progress).routes(),
-        *lightx2v_routes(edge.calls, edge.progress),
+        *lightx2v_routes(edge.calls, edge.progress, edge.fetcher),
         *FilesApi(edge.files, edge.spool).routes(),
         *VideosApi(edge.calls, edge.progress).routes(),
         *ImagesApi(edge.calls).routes(),
@@ -104,13 +142,32 @@ def build_app(edge: Edge) -> Starlette:
     ]
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(EdgeMiddleware, edge.metrics, edge.spool.limits.request_bytes)],
+        middleware=[
+            Middleware(EdgeMiddleware, edge.metrics, edge.spool.limits.request_bytes),
+            *_cors(edge.settings.cors_origins),
+            Middleware(AccessMiddleware, edge.keys, edge.settings.metrics_open),
+        ],
         exception_handlers=errors.HANDLERS,
         lifespan=lambda _: _running(edge),
     )
     app.router.redirect_slashes = False
     app.state.spool = edge.spool
     return app
+
+
+def _cors(origins: tuple[str, ...]) -> list[Middleware]:
+    """What lets pages of these origins use the API. Before the keys: a browser asks without one whether it may ask."""
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED_HEADERS,
+        )
+    ]
 
 
 def _connector(settings: EdgeSettings) -> Callable[[Hub], BrokerClient]:
@@ -120,6 +177,7 @@ def _connector(settings: EdgeSettings) -> Callable[[Hub], BrokerClient]:
             timeout_s=settings.broker_timeout_s,
             on_event=hub.on_event,
             on_gap=hub.on_gap,
+            on_gone=hub.on_gone,
         )
 
     return connect
@@ -128,7 +186,7 @@ def _connector(settings: EdgeSettings) -> Callable[[Hub], BrokerClient]:
 @contextlib.asynccontextmanager
 async def _running(edge: Edge) -> AsyncIterator[None]:
     await edge.broker.start()
-    tasks = [asyncio.create_task(_watch(edge)), *edge.savers.start()]
+    tasks = [asyncio.create_task(_watch(edge)), *edge.savers.start(), *edge.retention.start(), *edge.webhooks.start()]
     try:
         yield
     finally:

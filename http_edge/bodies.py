@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from http_edge.errors import EdgeError, shown
+from http_edge.scope import current
 from http_edge.spool import SMALL_BODY_BYTES, Limits, read_chunks
 
 #: Largest JSON body that is read whole: one without images.
@@ -38,7 +39,11 @@ async def read_object(request: Request) -> dict[str, Any]:
     Where images or forms may come, `forms.read_fields` reads.
     """
     async with aclosing(read_chunks(request, _LIMITS, MAX_BODY_BYTES)) as chunks:
-        return parse_object(b"".join([chunk async for chunk in chunks]))
+        data = parse_object(b"".join([chunk async for chunk in chunks]))
+    payload = current().payload
+    if payload is not None:
+        payload.add(data)
+    return data
 
 
 def parse_object(body: bytes) -> dict[str, Any]:

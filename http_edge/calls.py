@@ -1,48 +1,48 @@
 """What the edge does for every API family: submit, look up, list, cancel, wait, follow. The only user of the broker's client.
 
 Rules. A job that succeeded is reported as such only after its client-chosen path is filled (or could not be), whichever edge is
-asked. Every wait has an end. Nothing lives here alone: any edge over the same broker and home answers the same.
+asked. Every wait has an end. A caller's jobs are those of its tenant (`scope`); others do not exist for it. Nothing lives here alone:
+any edge over the same broker and home answers the same.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
-import msgspec
 
 from broker.client import BrokerClient
 from broker.wire import messages as m
-from broker.wire.jobspec import JobSpec, ModelCard, cost_units, is_job_id
+from broker.wire.jobspec import is_job_id
 from http_edge.catalogue import Catalogue
-from http_edge.errors import EdgeError, invalid, not_found
+from http_edge.errors import EdgeError, not_found
 from http_edge.exports import Exports
 from http_edge.forms import Upload
 from http_edge.hub import Hub, Job
 from http_edge.images import Images
 from http_edge.orders import Order
+from http_edge.scope import current
 from http_edge.settings import EdgeSettings
 from http_edge.settler import Settler
-from http_edge.specs import Wanted, build_spec, encode_checked
+from http_edge.shelf import Shelf
+from http_edge.submits import CheckUrl, Submits, named_at
 from http_edge.translated import translated
 
-log = logging.getLogger(__name__)
+__all__ = ["Calls", "Order"]
 
 T = TypeVar("T")
-
-#: Seeds are drawn below this: exact in every JSON reader's floating point.
-_SEED_BOUND = 2**32
 
 #: How often a follower looks by itself: queue positions come with no event.
 _WAITING_LOOK_S = 2.0
 _RUNNING_LOOK_S = 15.0
 _RETRY_LOOK_S = 1.0
+
+#: How far the edge's clock, which names jobs, and the broker's may be apart: rather list a job twice than not at all.
+_CLOCKS_S = 1.0
 
 #: Files handled at once: decoding an image or copying a result must not take every thread there is.
 _FILE_THREADS = 4
@@ -58,6 +58,7 @@ class Calls:
         hub: Hub,
         images: Images,
         exports: Exports,
+        check_url: CheckUrl,
         *,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -67,78 +68,18 @@ class Calls:
         self._broker = broker
         self._images = images
         self._exports = exports
-        self._wall_clock = wall_clock
         self._threads = anyio.CapacityLimiter(_FILE_THREADS)
+        self._submits = Submits(settings, broker, self.catalogue, images, exports, self._threads, check_url, wall_clock)
         self._settler = Settler(settings.artefacts_path, exports, self._threads)
+        self.shelf = Shelf(settings.home_path)
+        hub.when_gone(self._settler.forget)
 
     # ------------------------------------------------------------ submit
 
     async def submit(self, order: Order) -> tuple[Job, bool]:
         """The accepted job, and whether it was there before. Raises `EdgeError`."""
-        card = await self._card(order)
-        wanted = order.wanted
-        if order.image and not wanted.image:
-            wanted = msgspec.structs.replace(wanted, image="the uploaded image")
-        spec = build_spec(wanted, card, seed=_draw_seed(), echo=order.echo)
-        if spec.save_to and spec.num_outputs > 1:
-            raise invalid(wanted.label("save_to"), wanted.save_to, f"is one file, and the job makes {spec.num_outputs}")
-        spec = await self._place(wanted, spec, order.image)
-        if order.job_id and wanted.seed is None:
-            return await self._submit_again(order, spec, card)
-        return await self._submit(order, spec, card)
-
-    async def _submit_again(self, order: Order, spec: JobSpec, card: ModelCard) -> tuple[Job, bool]:
-        """Submit under the client's id with a drawn seed: if the id is taken, the seed drawn then makes the request the same."""
-        try:
-            return await self._submit(order, spec, card)
-        except EdgeError as error:
-            if error.kind != "id_conflict":
-                raise
-            there = await self.job(order.job_id)
-            if there.spec is None or there.spec.seed == spec.seed:
-                raise
-        return await self._submit(order, msgspec.structs.replace(spec, seed=there.spec.seed), card)
-
-    async def _submit(self, order: Order, spec: JobSpec, card: ModelCard) -> tuple[Job, bool]:
-        body = encode_checked(spec)
-        message = m.Submit(
-            req=0,
-            job_id=order.job_id or f"job-{secrets.token_hex(12)}",
-            model=spec.model,
-            units=cost_units(spec, card),
-            priority=order.priority,
-            deadline_at=self._wall_clock() + order.deadline_s if order.deadline_s else 0.0,
-            origin=order.origin,
-            alias=order.alias,
-            alias_unique=order.alias_unique,
-            worker=order.worker,
-            only_if_idle=order.only_if_idle,
-        )
-        with translated():
-            view, duplicate = await self._broker.submit(message, body)
-        log.info("job accepted", extra={"action": "submit", "job_id": view.id})
-        job = Job.of(msgspec.structs.replace(view, body=body), self.settings.retention_s)
-        return await self._settler.settle(job), duplicate
-
-    async def _card(self, order: Order) -> ModelCard:
-        wanted = order.wanted
-        return await self.catalogue.choose(
-            wanted.model,
-            label=wanted.label("model"),
-            default=self.settings.default_model,
-            output=wanted.output or order.prefers,
-            with_image=bool(wanted.image or order.image),
-            worker=order.worker,
-        )
-
-    async def _place(self, wanted: Wanted, spec: JobSpec, image: str) -> JobSpec:
-        """Check the client's paths and keep its image."""
-        save_to = spec.save_to
-        if save_to:
-            save_to = await self._in_thread(lambda: self._exports.check(wanted.label("save_to"), save_to, spec.output))
-        if spec.image and not image:
-            image = await self.image(wanted.label("image"), spec.image, allow_paths=True)
-        return msgspec.structs.replace(spec, image=image, save_to=save_to)
+        view, duplicate = await self._submits.submit(order)
+        return await self._settler.settle(Job.of(view, self.settings.retention_s)), duplicate
 
     async def image(self, field: str, source: str | Upload, *, allow_paths: bool) -> str:
         """The kept copy of a client's image, for `Order.image`: from an upload of this request, a data URL, base64, an http(s) URL,
@@ -152,28 +93,21 @@ class Calls:
         """
         if job.spec is None:
             raise EdgeError("unsupported", "the job was written by a newer version and cannot be repeated by this one")
-        card = await self.catalogue.choose(job.view.model, worker=job.view.pinned)
-        order = Order(
-            wanted=Wanted(prompt=job.spec.prompt),
-            priority=job.view.priority,
-            origin=job.view.origin,
-            alias=job.view.alias,
-            worker=job.view.pinned,
-        )
-        again, _ = await self._submit(order, job.spec, card)
-        return again
+        view = await self._submits.repeat(job.view, job.spec)
+        return await self._settler.settle(Job.of(view, self.settings.retention_s))
 
     # ------------------------------------------------------------ look up
 
     async def job(self, job_id: str) -> Job:
         """The job of this id. Raises `EdgeError`."""
+        caller = current().caller
         held = self.hub.memory.get(job_id)
-        if held is not None:
+        if held is not None and caller.may_see(held.view.tenant):
             return held
         if not is_job_id(job_id):
             raise not_found("job", job_id)
         with translated():
-            view = await self._broker.get(job_id)
+            view = await self._broker.get(job_id, caller.sees)
         if view is None:
             raise not_found("job", job_id)
         return await self._take(view)
@@ -181,7 +115,7 @@ class Calls:
     async def job_by_alias(self, origin: str, alias: str) -> Job | None:
         """The newest job of this name, or None. Raises `EdgeError`."""
         with translated():
-            view = await self._broker.get_alias(origin, alias)
+            view = await self._broker.get_alias(origin, alias, current().caller.sees)
         return None if view is None else await self._take(view)
 
     async def jobs(
@@ -196,21 +130,31 @@ class Calls:
         worker: str = "",
     ) -> tuple[list[Job], bool]:
         """A page of jobs, and whether more follow. Raises `EdgeError`."""
-        with translated():
-            views, more = await self._broker.list(
-                limit=limit,
-                after=after,
-                newest_first=newest_first,
-                states=states,
-                origin=origin,
-                model=model,
-                worker=worker,
-            )
+        views, more = await self.views(
+            limit=limit,
+            after=after,
+            after_at=_cursor_at(after, newest_first),
+            newest_first=newest_first,
+            states=states,
+            origin=origin,
+            model=model,
+            worker=worker,
+        )
         return [await self._take(view) for view in views], more
 
     async def saved_at(self, path: str) -> str | None:
         """The id of the job whose result lies at a client's path, or None. Raises `EdgeError` when clients may not look there."""
         return await self._in_thread(lambda: self._exports.written(path))
+
+    async def views(self, **query: Any) -> tuple[list[m.JobView], bool]:
+        """A page as the broker has it, of the fields of `ListJobs`: nothing is remembered, no path is filled. Raises `EdgeError`."""
+        with translated():
+            return await self._broker.list(**query, tenant=current().caller.sees)
+
+    async def view(self, job_id: str) -> m.JobView | None:
+        """A job as the broker has it. Raises `EdgeError`."""
+        with translated():
+            return await self._broker.get(job_id, current().caller.sees)
 
     async def pool(self, max_age_s: float = 0.0) -> m.PoolView:
         """The workers and the queue's totals. Raises `EdgeError`."""
@@ -227,6 +171,30 @@ class Calls:
             self.hub.memory.put(job)
         return job
 
+    # ------------------------------------------------------------ forget
+
+    async def forget(self, job_id: str) -> None:
+        """Delete a finished job: its record, then its files. Raises `EdgeError`."""
+        job = await self.job(job_id)
+        if not job.is_final:
+            raise EdgeError("still_stopping", f"job {job.id} is {job.view.state}; only what is over can be deleted")
+        await self.forget_records([job.id])
+        await self._in_thread(lambda: self.shelf.remove(job.id, job.view.fence))
+        await self._in_thread(lambda: self.shelf.unpin(job.id))
+
+    async def pin(self, job_id: str, pinned: bool | None) -> bool:
+        """Keep this job beyond its time, no longer (False), or as it is (None); whether it is kept."""
+        if pinned is not None:
+            await self._in_thread(lambda: self.shelf.pin(job_id) if pinned else self.shelf.unpin(job_id))
+        return await self._in_thread(lambda: self.shelf.is_pinned(job_id))
+
+    async def forget_records(self, job_ids: Sequence[str], finished_before: float = 0.0) -> tuple[str, ...]:
+        """Delete the records (at most 50) of those of these jobs that are over, and were before; their ids. Raises `EdgeError`."""
+        with translated():
+            gone = await self._broker.forget(job_ids, finished_before=finished_before)
+        self.hub.on_gone(gone)
+        return gone
+
     # ------------------------------------------------------------ cancel, wait, follow
 
     async def cancel(self, job_id: str) -> tuple[m.CancelOutcome, Job]:
@@ -234,7 +202,7 @@ class Calls:
         if not is_job_id(job_id):
             raise not_found("job", job_id)
         with translated():
-            outcome, view = await self._broker.cancel(job_id)
+            outcome, view = await self._broker.cancel(job_id, current().caller.sees)
         if outcome == "not_found":
             raise not_found("job", job_id)
         self.hub.memory.forget(job_id)
@@ -296,8 +264,10 @@ class Calls:
         return await anyio.to_thread.run_sync(work, limiter=self._threads)
 
 
-def _draw_seed() -> int:
-    return secrets.randbelow(_SEED_BOUND)
+def _cursor_at(after: str, newest_first: bool) -> float:
+    """Where a page goes on when the job it begins behind was deleted meanwhile: whoever deletes what it lists must reach the end."""
+    at = named_at(after)
+    return max(0.0, at + (_CLOCKS_S if newest_first else -_CLOCKS_S)) if at else 0.0
 
 
 def _is_news(new: m.JobView, old: m.JobView) -> bool:

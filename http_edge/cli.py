@@ -11,9 +11,13 @@ import uvicorn
 
 from broker.wire.logs import setup_logging
 from broker.wire.options import SettingsError, check_endpoint, load, make_private_dir
+from http_edge import keys_cli
 from http_edge.app import Edge, build_app, build_edge
 from http_edge.guard import Guard
+from http_edge.head_cap import CappedProtocol
+from http_edge.keys import KeyFileError
 from http_edge.settings import EdgeSettings
+from http_edge.webhook_secrets import SecretsError
 
 EXIT_OK = 0
 EXIT_SETTINGS = 2
@@ -25,6 +29,7 @@ _DESCRIPTION = """\
 Serve the HTTP API: the native one (/v1/jobs), LightX2V's first (/v1/local/video/generate), health and metrics. Any number of edges
 may run over one broker and one home. An edge may start before the broker, and outlives its restarts. The port comes from
 --port or ZOETROPE_PORT, never from PORT. SIGTERM or SIGINT ends open event streams and stops within four seconds.
+`python -m http_edge keys` makes, lists and removes API keys.
 Exit codes: 0 stopped; 2 an option is wrong; 3 the address cannot be listened on.
 """
 
@@ -45,7 +50,9 @@ class EdgeServer(uvicorn.Server):
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
-    """Serve until told to stop; returns the exit code."""
+    """Serve until told to stop, or do what `keys` says; returns the exit code."""
+    if argv[:1] == ["keys"]:
+        return keys_cli.main(argv[1:], environ)
     try:
         settings = load(EdgeSettings, "python -m http_edge", "edge", argv, environ, _DESCRIPTION)
         setup_logging(settings.log_level, "edge")
@@ -54,10 +61,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
         if not settings.front:
             # Whoever owns this directory can read and submit jobs.
             make_private_dir(settings.run_path)
-    except SettingsError as error:
+        edge = build_edge(settings, Path.cwd())
+        edge.webhooks.secrets.keys()
+    except (SettingsError, KeyFileError, SecretsError) as error:
         print(f"http_edge: {error}", file=sys.stderr)
         return EXIT_SETTINGS
-    return _serve(settings)
+    return _serve(settings, edge)
 
 
 def _check_fetch_allow(settings: EdgeSettings) -> None:
@@ -67,14 +76,13 @@ def _check_fetch_allow(settings: EdgeSettings) -> None:
         raise SettingsError(f"fetch_allow: {error}") from None
 
 
-def _serve(settings: EdgeSettings) -> int:
-    edge = build_edge(settings, Path.cwd())
+def _serve(settings: EdgeSettings, edge: Edge) -> int:
     config = uvicorn.Config(
         build_app(edge),
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=CappedProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -1,4 +1,4 @@
-"""What can go wrong in a request, in one table: failure kind -> status and body, per API family.
+"""Errors of requests: failure kind -> status (`error_table`) and body, per API family.
 
 Code anywhere in the edge raises `EdgeError` with a kind; which status and which body that becomes is decided here alone, by the family that
 owns the request's path. Bad input is the client's news, not ours: nothing here logs, and values are shown shortened.
@@ -10,119 +10,23 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
-from msgspec import Struct
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from broker import errors as broker_errors
+from http_edge.error_table import BY_STATUS, CLOUD_STATUS, TABLE, TASKS_STATUS, Family, Kind, Row
 
-Kind = Literal[
-    "bad_json",
-    "bad_form",
-    "missing_field",
-    "invalid_value",
-    "not_found",
-    "model_not_found",
-    "not_ready",
-    "method_not_allowed",
-    "request_timeout",
-    "id_conflict",
-    "alias_taken",
-    "gone",
-    "precondition_failed",
-    "too_large",
-    "range_not_satisfiable",
-    "queue_full",
-    "busy",
-    "no_workers",
-    "shutting_down",
-    "unavailable",
-    "disk_full",
-    "forbidden",
-    "unsupported",
-    "still_stopping",
-    "job_failed",
-    "job_cancelled",
-    "wait_timeout",
-    "upload_failed",
-    "internal",
-]
-
-#: Which API a path belongs to. Families answer errors in their own shape.
-Family = Literal["native", "lightx2v", "lightx2v_tasks", "lightx2v_cloud", "openai"]
+__all__ = ["TABLE", "EdgeError", "Kind"]
 
 #: Longest part of a client's value that an error repeats.
 SHOWN_CHARS = 80
 
 #: The openai SDKs give up at once when told to wait longer than this.
 MAX_RETRY_AFTER_S = 120
-
-
-class Row(Struct, frozen=True):
-    """One line of the table."""
-
-    status: int
-    #: OpenAI's word for the class of error.
-    type: str
-    #: Status in the LightX2V family (its first server answered 200 to all but validation); 0: as `status`.
-    lightx2v: int = 0
-    #: Status in the OpenAI family, whose bad values are 400; 0: as `status`.
-    openai: int = 0
-    #: Value of `x-should-retry`; None leaves it to the status.
-    retry: bool | None = None
-
-
-TABLE: dict[Kind, Row] = {
-    "bad_json": Row(400, "invalid_request_error", lightx2v=422),
-    "bad_form": Row(400, "invalid_request_error", lightx2v=422),
-    "missing_field": Row(422, "invalid_request_error", openai=400),
-    "invalid_value": Row(422, "invalid_request_error", openai=400),
-    "not_found": Row(404, "not_found_error"),
-    "model_not_found": Row(404, "not_found_error"),
-    "not_ready": Row(404, "not_found_error"),
-    "method_not_allowed": Row(405, "invalid_request_error"),
-    "request_timeout": Row(408, "timeout_error"),
-    "id_conflict": Row(409, "conflict_error", lightx2v=200, retry=False),
-    "alias_taken": Row(409, "conflict_error", lightx2v=200, retry=False),
-    "gone": Row(410, "not_found_error"),
-    "precondition_failed": Row(412, "invalid_request_error"),
-    "too_large": Row(413, "invalid_request_error"),
-    "range_not_satisfiable": Row(416, "invalid_request_error"),
-    "queue_full": Row(429, "rate_limit_error", lightx2v=200),
-    "busy": Row(503, "overloaded_error", lightx2v=200),
-    "no_workers": Row(503, "overloaded_error"),
-    "shutting_down": Row(503, "overloaded_error"),
-    "unavailable": Row(503, "server_error"),
-    "disk_full": Row(507, "server_error"),
-    # What no model here can do: asking again will not help, and 501 would be asked again by the openai SDKs.
-    "unsupported": Row(400, "invalid_request_error"),
-    "still_stopping": Row(409, "conflict_error", retry=True),
-    "forbidden": Row(403, "permission_error"),
-    # Of requests that wait for their job: its own end, and the end of the wait.
-    "job_failed": Row(500, "server_error", retry=False),
-    "job_cancelled": Row(409, "conflict_error", retry=False),
-    "wait_timeout": Row(504, "timeout_error", retry=False),
-    "upload_failed": Row(502, "server_error", retry=False),
-    "internal": Row(500, "server_error"),
-}
-
-#: Where LightX2V's later APIs answer otherwise: its third generation 503 to a task that cannot be queued, and nobody 410.
-_TASKS_STATUS: dict[Kind, int] = {
-    "bad_json": 422,
-    "bad_form": 422,
-    "queue_full": 503,
-    "alias_taken": 503,
-    "id_conflict": 503,
-    "gone": 404,
-}
-_CLOUD_STATUS: dict[Kind, int] = {"missing_field": 400, "invalid_value": 400, "gone": 404}
-
-#: Kinds that starlette's own exceptions (routing, mostly) become; other statuses keep their number.
-_BY_STATUS: dict[int, Kind] = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
 class EdgeError(Exception):
@@ -241,13 +145,13 @@ def _detail_items(error: EdgeError) -> list[dict[str, Any]]:
 
 
 def _lightx2v_tasks(error: EdgeError, row: Row, path: str) -> Rendered:
-    status = _TASKS_STATUS.get(error.kind, row.status)
+    status = TASKS_STATUS.get(error.kind, row.status)
     detail: Any = _detail_items(error) if status == 422 else error.message
     return status, {"detail": detail, "error": _error_member(error, row)}, "application/json"
 
 
 def _lightx2v_cloud(error: EdgeError, row: Row, path: str) -> Rendered:
-    status = _CLOUD_STATUS.get(error.kind, row.status)
+    status = CLOUD_STATUS.get(error.kind, row.status)
     body = {"message": f"error: {error.message}!", "detail": error.message, "error": _error_member(error, row)}
     return status, body, "application/json"
 
@@ -327,7 +231,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
         return error_response(EdgeError("method_not_allowed", message, param="method", headers=headers), path)
     if error.status_code == 404:
         return error_response(not_found("path", path), path)
-    kind = _BY_STATUS.get(error.status_code, "internal" if error.status_code >= 500 else "bad_json")
+    kind = BY_STATUS.get(error.status_code, "internal" if error.status_code >= 500 else "bad_json")
     return error_response(EdgeError(kind, error.detail, headers=headers), path)
 
 
@@ -338,7 +242,10 @@ async def on_disconnect(request: Request, error: Exception) -> Response:
 
 async def on_bug(request: Request, error: Exception) -> Response:
     """Handler of everything else: a fault of ours. The server logs it; the client learns no more than that."""
-    return error_response(EdgeError("internal", "internal error; the server's log says more"), request.scope["path"])
+    error = EdgeError("internal", "internal error; the server's log says more")
+    # This answer is given outside all layers, so the id that the log's reader needs is put on here.
+    error.headers["x-request-id"] = request.scope.get("state", {}).get("request_id", "")
+    return error_response(error, request.scope["path"])
 
 
 HANDLERS: dict[Any, Any] = {

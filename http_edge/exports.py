@@ -119,8 +119,11 @@ class Exports:
         if not (is_within(target, self._roots) and self._outside_private(target)):
             raise EdgeError("forbidden", "Access to this file is not allowed", param="path", value=text, place="path")
         # Without the lock: whoever asks for any number of paths must not leave a lock file for each.
-        entry = self._read(target)
-        return entry.job if entry is not None and entry.done and _identity(target) == entry.file else None
+        with contextlib.suppress(OSError):
+            entry = self._read(target)
+            if entry is not None and entry.done and _identity(target) == entry.file:
+                return entry.job
+        return None
 
     # ------------------------------------------------------------ under the lock
 

@@ -1,19 +1,18 @@
-"""Fetching what a client's URL names, through the guard, within caps on bytes, time, redirects and kind."""
+"""Fetching what a client's URL names, and putting a result there, through the guard, within caps on bytes, time, redirects and kind."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from functools import cached_property
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import cast
 
 import httpcore
 import httpx
 from msgspec import Struct
 
-from http_edge.errors import invalid
+from http_edge.errors import EdgeError, invalid
 from http_edge.guard import Guard, GuardedBackend, Refused
 
 MAX_REDIRECTS = 3
@@ -24,13 +23,23 @@ _TOTAL_S = 20.0
 _CONNECT_S = 5.0
 _READ_S = 10.0
 
+#: Putting a result: as much as a slow store takes for some ten MB.
+_PUT_TOTAL_S = 60.0
+_PUT_READ_S = 30.0
+
 #: Fetched bytes are in memory.
 _AT_ONCE = 4
+
+_PORTS = {"http": 80, "https": 443}
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 #: What a server says that knows no type; the bytes are looked at anyway.
 _UNTYPED = ("", "application/octet-stream", "binary/octet-stream", "application/binary")
+
+
+class NotSent(Exception):
+    """No answer came; one sentence says why."""
 
 
 class _Answer(Struct, frozen=True):
@@ -44,17 +53,18 @@ class Fetcher:
     """Fetches; `backend` is the only way to the network. Proxies of the environment are not used: they would connect past the guard."""
 
     def __init__(self, guard: Guard, backend: httpcore.AsyncNetworkBackend | None = None) -> None:
+        self._guard = guard
         self._backend = backend or GuardedBackend(guard)
         self._turns = asyncio.Semaphore(_AT_ONCE)
-
-    @cached_property
-    def _tls(self) -> ssl.SSLContext:
-        return httpx.create_ssl_context()
+        self._tls: ssl.SSLContext | None = None
 
     async def get(self, field: str, text: str, *, kind: str, max_bytes: int) -> bytes:
         """The bytes behind a URL of this kind (`image`, `video`). Raises `EdgeError` naming field, URL and what went wrong."""
         try:
             async with asyncio.timeout(_TOTAL_S), self._turns:
+                if self._tls is None:
+                    # Reading the certificates would stop everybody else for a moment.
+                    self._tls = await asyncio.to_thread(httpx.create_ssl_context)
                 url = _parse(field, text, text)
                 for _ in range(MAX_REDIRECTS + 1):
                     answer = await self._ask(field, text, url, kind, max_bytes)
@@ -66,31 +76,105 @@ class Fetcher:
         raise invalid(field, text, f"redirects more than {MAX_REDIRECTS} times")
 
     async def _ask(self, field: str, text: str, url: httpx.URL, kind: str, max_bytes: int) -> _Answer:
-        """Send one GET. A connection serves one request, so nothing is shared between clients' URLs."""
+        """Send one GET."""
         headers = [
             (b"Host", url.netloc),
             (b"User-Agent", b"zoetrope"),
             (b"Accept", f"{kind}/*".encode()),
             (b"Accept-Encoding", b"identity"),
         ]
-        target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
-        limits = {"connect": _CONNECT_S, "read": _READ_S, "write": _READ_S, "pool": _CONNECT_S}
-        request = httpcore.Request("GET", target, headers=headers, extensions={"timeout": limits})
         try:
-            async with httpcore.AsyncConnectionPool(
-                ssl_context=self._tls, network_backend=self._backend, max_keepalive_connections=0
-            ) as pool:
-                response = await pool.handle_async_request(request)
-                try:
-                    return await _read(field, text, response, kind, max_bytes)
-                finally:
-                    await response.aclose()
+            async with self._sent("GET", url, headers, b"", _READ_S) as response:
+                return await _read(field, text, response, kind, max_bytes)
         except Refused:
             raise invalid(field, text, "leads to an address or port that this service does not fetch from") from None
         except httpcore.TimeoutException:
             raise invalid(field, text, "could not be fetched: its server did not answer in time") from None
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
-            raise invalid(field, text, f"could not be fetched: {str(error)[:120] or type(error).__name__}") from None
+            raise invalid(field, text, f"could not be fetched: {_said(error)}") from None
+
+    async def check(self, field: str, text: str) -> None:
+        """Raise `EdgeError` for a URL to which nothing would be put: before the work whose result it is for, not after."""
+        url = _parse(field, text, text)
+        try:
+            await self._guard.addresses(url.host, url.port or _PORTS[url.scheme])
+        except Refused:
+            raise invalid(field, text, "leads to an address or port that this service does not send to") from None
+        except (OSError, UnicodeError):
+            raise invalid(field, text, "names a host that cannot be resolved") from None
+
+    async def put(self, field: str, text: str, data: bytes, media_type: str) -> None:
+        """Put these bytes at a URL; redirects are not followed. Raises `EdgeError` `upload_failed` unless its server said 2xx."""
+        url = _parse(field, text, text)
+        headers = [
+            (b"Host", url.netloc),
+            (b"User-Agent", b"zoetrope"),
+            (b"Content-Type", media_type.encode("ascii")),
+            (b"Content-Length", str(len(data)).encode("ascii")),
+        ]
+        try:
+            async with asyncio.timeout(_PUT_TOTAL_S), self._sent("PUT", url, headers, data, _PUT_READ_S) as response:
+                status = response.status
+        except Refused:
+            raise _not_put(field, "it leads to an address or port that this service does not send to") from None
+        except (TimeoutError, httpcore.TimeoutException):
+            raise _not_put(field, "its server did not take it in time") from None
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
+            raise _not_put(field, _said(error)) from None
+        if not 200 <= status < 300:
+            raise _not_put(field, f"its server answered {status}")
+
+    async def post(
+        self, text: str, headers: Mapping[str, str], data: bytes, total_s: float
+    ) -> tuple[int, dict[str, str]]:
+        """Post these bytes to a URL that `check` let pass: the answer's status and headers. Raises `NotSent` when there is none.
+
+        Redirects are not followed, and the answer's body is not read.
+        """
+        try:
+            url = parse_url("webhook", text)
+            sent = {"Host": url.netloc.decode("ascii"), "User-Agent": "zoetrope", "Content-Length": str(len(data))}
+            raw = [(name.encode("ascii"), value.encode("ascii")) for name, value in {**sent, **headers}.items()]
+            async with asyncio.timeout(total_s), self._sent("POST", url, raw, data, total_s) as response:
+                return response.status, {
+                    name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers
+                }
+        except EdgeError as error:
+            raise NotSent(error.message) from None
+        except Refused:
+            raise NotSent("it leads to an address or port that this service does not send to") from None
+        except (TimeoutError, httpcore.TimeoutException):
+            raise NotSent("its server did not answer in time") from None
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
+            raise NotSent(_said(error)) from None
+
+    @asynccontextmanager
+    async def _sent(
+        self, method: str, url: httpx.URL, headers: list[tuple[bytes, bytes]], data: bytes, patience_s: float
+    ) -> AsyncIterator[httpcore.Response]:
+        """The response to one request. A connection serves one request, so nothing is shared between clients' URLs."""
+        if self._tls is None and url.scheme == "https":
+            self._tls = await asyncio.to_thread(httpx.create_ssl_context)
+        target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+        limits = {"connect": _CONNECT_S, "read": patience_s, "write": patience_s, "pool": _CONNECT_S}
+        request = httpcore.Request(method, target, headers=headers, content=data, extensions={"timeout": limits})
+        async with httpcore.AsyncConnectionPool(
+            ssl_context=self._tls, network_backend=self._backend, max_keepalive_connections=0
+        ) as pool:
+            response = await pool.handle_async_request(request)
+            try:
+                yield response
+            finally:
+                await response.aclose()
+
+
+def _said(error: Exception) -> str:
+    return str(error)[:120] or type(error).__name__
+
+
+def _not_put(field: str, why: str) -> EdgeError:
+    """The URL is not repeated: a presigned one is a secret."""
+    return EdgeError("upload_failed", f"{field}: the result could not be uploaded: {why}", param=field)
 
 
 async def _read(field: str, text: str, response: httpcore.Response, kind: str, max_bytes: int) -> _Answer:
@@ -117,6 +201,11 @@ async def _read(field: str, text: str, response: httpcore.Response, kind: str, m
     raise invalid(field, text, f"is too large, at most {max_bytes} bytes")
 
 
+def parse_url(field: str, text: str) -> httpx.URL:
+    """The absolute http(s) URL in a field, without its fragment. Raises `EdgeError`."""
+    return _parse(field, text, text)
+
+
 def _parse(field: str, text: str, location: str, base: httpx.URL | None = None) -> httpx.URL:
     """The absolute http(s) URL meant. Raises `EdgeError`."""
     try:
@@ -125,7 +214,7 @@ def _parse(field: str, text: str, location: str, base: httpx.URL | None = None) 
             raise invalid(
                 field, text, "is no URL of http or https" if base is None else "redirects to neither http nor https"
             )
-        if not url.raw_host or len(location) > MAX_URL_CHARS:
+        if not url.raw_host or len(location) > MAX_URL_CHARS or not 0 < (url.port or 80) < 65_536:
             raise invalid(field, text, "is not a valid URL")
         if url.userinfo:
             raise invalid(field, text, "holds a user name, which is not supported")

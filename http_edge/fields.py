@@ -120,7 +120,7 @@ class Reader:
         if value is None or value.strip().lower() in ("", "auto"):
             return None
         match = _SIZE.fullmatch(value.strip())
-        if match is None:
+        if match is None or not (int(match[1]) and int(match[2])):
             raise self.fault(name, 'is not of the form "WIDTHxHEIGHT", as in "832x480"')
         return int(match[1]), int(match[2])
 

@@ -38,6 +38,8 @@ class StoredFile(Struct, frozen=True, kw_only=True):
     media_type: str = "application/octet-stream"
     #: Unix time; 0 when it is kept until it is deleted.
     expires_at: float = 0.0
+    #: Whose it is.
+    tenant: str = "default"
 
 
 def is_file_id(text: str) -> bool:
@@ -52,7 +54,15 @@ class FileStore:
         self._directory = directory
 
     def add(
-        self, source: Path, *, file_name: str, purpose: str, media_type: str, now: float, expires_at: float = 0.0
+        self,
+        source: Path,
+        *,
+        file_name: str,
+        purpose: str,
+        media_type: str,
+        now: float,
+        expires_at: float = 0.0,
+        tenant: str = "default",
     ) -> StoredFile:
         """Take over a temporary file (it is moved away). Raises `OSError`."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -71,12 +81,13 @@ class FileStore:
             purpose=purpose,
             media_type=media_type,
             expires_at=expires_at,
+            tenant=tenant,
         )
         os.rename(source, self.data_path(record.id))
         # A file's time is when it came: the sweep goes by it, and a slow upload began long ago.
         os.utime(self.data_path(record.id))
         temporary = self._record_path(record.id).with_suffix(".part")
-        with open(temporary, "xb") as file:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
             file.write(msgspec.json.encode(record))
             file.flush()
             os.fsync(file.fileno())

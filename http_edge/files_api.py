@@ -17,6 +17,7 @@ from http_edge.file_store import FileStore, StoredFile
 from http_edge.forms import Fields, Upload, read_fields
 from http_edge.inputs import media_type_of
 from http_edge.routes import route
+from http_edge.scope import current
 from http_edge.spool import Spool
 
 _DEFAULT_PURPOSE = "user_data"
@@ -52,7 +53,8 @@ class FilesApi:
                 raise missing(["file"])
             purpose = fields.reader().text("purpose", max_chars=64) or _DEFAULT_PURPOSE
             kept_s = _kept_s(fields)
-            record = await self._spool.in_thread(lambda: self._add(upload, purpose, kept_s))
+            tenant = current().caller.tenant
+            record = await self._spool.in_thread(lambda: self._add(upload, purpose, kept_s, tenant))
         return json_response(_file_json(record))
 
     async def show(self, request: Request) -> Response:
@@ -71,7 +73,10 @@ class FilesApi:
         records = await self._spool.in_thread(lambda: self._store.records(time.time()))
         if order == "asc":
             records.reverse()
-        found = [record for record in records if purpose in (None, "", record.purpose)]
+        caller = current().caller
+        found = [
+            record for record in records if purpose in (None, "", record.purpose) and caller.may_see(record.tenant)
+        ]
         if after:
             ids = [record.id for record in found]
             found = found[ids.index(after) + 1 :] if after in ids else []
@@ -110,11 +115,11 @@ class FilesApi:
     async def _record(self, request: Request) -> StoredFile:
         file_id = request.path_params["id"]
         record = await self._spool.in_thread(lambda: self._store.get(file_id, time.time()))
-        if record is None:
+        if record is None or not current().caller.may_see(record.tenant):
             raise not_found("file", file_id)
         return record
 
-    def _add(self, upload: Upload, purpose: str, kept_s: int) -> StoredFile:
+    def _add(self, upload: Upload, purpose: str, kept_s: int, tenant: str) -> StoredFile:
         now = time.time()
         return self._store.add(
             upload.path,
@@ -123,6 +128,7 @@ class FilesApi:
             media_type=media_type_of(upload.path),
             now=now,
             expires_at=now + kept_s if kept_s else 0.0,
+            tenant=tenant,
         )
 
 

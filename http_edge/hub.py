@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 from msgspec import Struct
 
-from broker.wire.jobspec import JobSpec
+from broker.wire.jobspec import JobSpec, decode_spec
 from broker.wire.messages import JobView
 
 FINAL_STATES = ("succeeded", "failed", "cancelled")
@@ -29,6 +30,9 @@ _REMEMBERED_BYTES = 16 * 1024 * 1024
 _RUNNING_FRESH_S = 1.0
 _WAITING_FRESH_S = 0.25
 
+#: How long answers about a deleted job may still be under way.
+_GONE_REMEMBERED_S = 30.0
+
 
 class Job(Struct, frozen=True, kw_only=True):
     """A job as the edge handles it: the broker's view and the spec, decoded once."""
@@ -38,6 +42,21 @@ class Job(Struct, frozen=True, kw_only=True):
     spec: JobSpec | None
     #: Why the client's own path (`JobSpec.save_to`) could not be filled; "" when it was, or there is none.
     save_error: str = ""
+    #: How long finished jobs are kept, seconds; 0: for ever.
+    kept_s: float = 0.0
+
+    @classmethod
+    def of(cls, view: JobView, kept_s: float) -> Job:
+        """The job of a full view."""
+        try:
+            return cls(view=view, spec=decode_spec(view.body), kept_s=kept_s)
+        except ValueError:
+            return cls(view=view, spec=None, kept_s=kept_s)
+
+    @property
+    def expires_at(self) -> float:
+        """When record and files go, Unix time; 0 when that is not known: the job is not over, or is kept for ever."""
+        return self.view.finished_at + self.kept_s if self.kept_s and self.is_final else 0.0
 
     @property
     def id(self) -> str:
@@ -51,7 +70,7 @@ class Job(Struct, frozen=True, kw_only=True):
         """This job in a later view; events bring neither spec nor story."""
         if not view.body:
             view = msgspec.structs.replace(view, body=self.view.body, story=view.story or self.view.story)
-        return Job(view=view, spec=self.spec)
+        return Job(view=view, spec=self.spec, kept_s=self.kept_s)
 
 
 class Memory:
@@ -63,6 +82,8 @@ class Memory:
         self._bytes = 0
         #: Job -> revision of its last event: an answer that was overtaken by an event is not worth keeping.
         self._heard: OrderedDict[str, int] = OrderedDict()
+        #: Deleted job -> when that was heard.
+        self._gone: OrderedDict[str, float] = OrderedDict()
 
     def get(self, job_id: str) -> Job | None:
         """The job, if what is remembered can still be believed."""
@@ -70,8 +91,9 @@ class Memory:
         if held is None:
             return None
         job, at = held
-        if not job.is_final:
-            fresh_s = _RUNNING_FRESH_S if job.view.state == "running" else _WAITING_FRESH_S
+        # What became of a webhook's deliveries comes with no event.
+        if not job.is_final or job.view.webhook:
+            fresh_s = _WAITING_FRESH_S if job.view.state in ("queued", "delayed", "assigned") else _RUNNING_FRESH_S
             if self._clock() - at > fresh_s:
                 return None
         self._jobs.move_to_end(job_id)
@@ -79,6 +101,8 @@ class Memory:
 
     def put(self, job: Job) -> None:
         """Remember a full view, unless a newer one is here."""
+        if self._clock() - self._gone.get(job.id, -math.inf) < _GONE_REMEMBERED_S:
+            return
         held = self._jobs.get(job.id)
         newest = max(held[0].view.revision if held else 0, self._heard.get(job.id, 0))
         if newest > job.view.revision:
@@ -106,6 +130,14 @@ class Memory:
             self._jobs[view.id] = (held[0].moved_to(view), self._clock())
         else:
             self.forget(view.id)
+
+    def drop(self, job_id: str) -> None:
+        """The job's record was deleted: an answer that left before is not worth keeping."""
+        self.forget(job_id)
+        self._gone[job_id] = self._clock()
+        self._gone.move_to_end(job_id)
+        if len(self._gone) > _REMEMBERED:
+            self._gone.popitem(last=False)
 
     def forget(self, job_id: str) -> None:
         held = self._jobs.pop(job_id, None)
@@ -156,12 +188,22 @@ class Hub:
         self.memory = Memory(clock)
         self.closed = False
         self._listeners: dict[str, set[Listener]] = {}
+        self._on_event: list[Callable[[JobView], None]] = []
         self._on_success: list[Callable[[str], None]] = []
         self._on_gap: list[Callable[[], None]] = []
+        self._on_gone: list[Callable[[tuple[str, ...]], None]] = []
 
     def when_succeeded(self, callback: Callable[[str], None]) -> None:
         """Call this with the id of every job that succeeds."""
         self._on_success.append(callback)
+
+    def when_told(self, callback: Callable[[JobView], None]) -> None:
+        """Call this with every event."""
+        self._on_event.append(callback)
+
+    def when_gone(self, callback: Callable[[tuple[str, ...]], None]) -> None:
+        """Call this with the ids of jobs whose records were deleted."""
+        self._on_gone.append(callback)
 
     def when_gap(self, callback: Callable[[], None]) -> None:
         """Call this after events were lost."""
@@ -172,9 +214,19 @@ class Hub:
         self.memory.learn(view)
         for listener in self._listeners.get(view.id, ()):
             listener.offer(view)
+        for tell in self._on_event:
+            tell(view)
         if view.state == "succeeded":
             for callback in self._on_success:
                 callback(view.id)
+
+    def on_gone(self, job_ids: Iterable[str]) -> None:
+        """Records were deleted."""
+        ids = tuple(job_ids)
+        for job_id in ids:
+            self.memory.drop(job_id)
+        for callback in self._on_gone:
+            callback(ids)
 
     def on_gap(self) -> None:
         """Events were lost: what is remembered may be old, and listeners need a snapshot."""

@@ -21,6 +21,7 @@ from http_edge.fetch import Fetcher
 from http_edge.file_store import FileStore, is_file_id
 from http_edge.forms import Upload
 from http_edge.inputs import Inputs
+from http_edge.scope import Caller, current
 
 T = TypeVar("T")
 
@@ -29,7 +30,7 @@ _THREADS = 4
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _DATA_URL = re.compile(r"data:([^,]{0,256}),", re.IGNORECASE)
-_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]*={0,2}\s*")
 
 #: How the formats that we read begin in base64 (and GIF, to say that it is not one of them). A path of this length that begins so and has
 #: no character of its own (a dot, say) does not occur; anything longer than a path is no path.
@@ -63,14 +64,19 @@ class Images:
             data = await self._fetcher.get(field, text, kind="image", max_bytes=inputs.MAX_IMAGE_BYTES)
             return await self._in_thread(lambda: self._spool.spool(field, text, data))
         if is_file_id(text):
-            return await self._in_thread(lambda: self._from_file(field, text))
+            caller = current().caller
+            return await self._in_thread(lambda: self._from_file(field, text, caller))
         if _is_base64(text) or not allow_paths:
             return await self._in_thread(lambda: self._from_base64(field, text, 0))
         return await self._in_thread(lambda: self._spool.from_path(field, text))
 
-    def _from_file(self, field: str, file_id: str) -> str:
+    async def touch(self, field: str, path: str) -> None:
+        """Note that a kept image is used once more. Raises `EdgeError` when it is kept no longer."""
+        await self._in_thread(lambda: self._spool.touch(field, path))
+
+    def _from_file(self, field: str, file_id: str, caller: Caller) -> str:
         record = self._files.get(file_id, self._wall_clock())
-        if record is None:
+        if record is None or not caller.may_see(record.tenant):
             raise invalid(field, file_id, "does not exist")
         return self._spool.from_upload(field, file_id, self._files.data_path(file_id))
 

@@ -6,14 +6,18 @@ path is one way for bytes to come; `images` knows the others. Everything here bl
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import io
+import math
 import os
+import re
 import secrets
 import stat
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, WebPImagePlugin
@@ -38,6 +42,9 @@ _READERS = [
 #: Formats read, with the suffix they are kept under; MPO is a JPEG with more pictures behind it, as some cameras write.
 _SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "BMP": ".bmp"}
 _FORMATS = "PNG, JPEG, WebP or BMP"
+
+#: Names of kept images.
+_KEPT = re.compile(r"[0-9a-f]{64}\.[a-z]{3,4}")
 
 #: What Pillow's decoders raise on bytes that only look like an image.
 _DAMAGE = (
@@ -101,11 +108,8 @@ class Inputs:
 
     def _keep(self, data: bytes, suffix: str) -> str:
         target = self._uploads / f"{hashlib.sha256(data).hexdigest()}{suffix}"
-        if target.exists():
-            # Whoever clears old uploads goes by the time of last use.
-            os.utime(target)
+        if self._touch(target):
             return str(target)
-        self._uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = target.with_name(f".{secrets.token_hex(8)}.part")
         try:
             with open(temporary, "xb") as file:
@@ -116,6 +120,56 @@ class Inputs:
         finally:
             temporary.unlink(missing_ok=True)
         return str(target)
+
+    def touch(self, field: str, path: str) -> None:
+        """Note that a kept image is used once more. Raises `EdgeError` when it is kept no longer."""
+        if not self._touch(Path(path)):
+            raise EdgeError("gone", f"{field}: the image is no longer kept", param=field)
+
+    def _touch(self, target: Path) -> bool:
+        """Note the time of last use, by which old images are removed; False when this one was."""
+        with self._lock(fcntl.LOCK_SH):
+            try:
+                os.utime(target)
+            except FileNotFoundError:
+                return False
+        return True
+
+    # ------------------------------------------------------------ removal
+
+    def unused_since(self, cutoff: float) -> list[str]:
+        """Names of the images that no job took since."""
+        try:
+            entries = list(os.scandir(self._uploads))
+        except FileNotFoundError:
+            return []
+        return [entry.name for entry in entries if _KEPT.fullmatch(entry.name) and _used_at(entry.path) <= cutoff]
+
+    def remove_unused(self, names: Sequence[str], cutoff: float) -> None:
+        """Remove these images, but those that were taken since. Raises `OSError`."""
+        for name in names:
+            with self._lock(fcntl.LOCK_EX):
+                if _used_at(self._uploads / name) <= cutoff:
+                    (self._uploads / name).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _lock(self, kind: int) -> Iterator[None]:
+        """Nothing is removed while somebody notes that it is used."""
+        self._uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(self._uploads / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, kind)
+            yield
+        finally:
+            os.close(lock)
+
+
+def _used_at(path: str | Path) -> float:
+    """Unix time of last use; the end of time when the file is not there."""
+    try:
+        return os.stat(path, follow_symlinks=False).st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 def _read(path: Path) -> bytes:

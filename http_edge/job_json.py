@@ -10,9 +10,10 @@ import msgspec
 from broker.wire.jobspec import Artefact, JobSpec
 from broker.wire.messages import JobView, WorkerView
 from http_edge.hub import Job
+from http_edge.webhook_fields import webhook_json
 
 #: Fields of the spec that are the service's own business; `image` and `save_to` are shown as the client wrote them.
-_HIDDEN = ("echo", "image", "save_to", "previews")
+_HIDDEN = ("echo", "image", "save_to", "previews", "traceparent", "request_digest")
 
 
 def urls(job_id: str) -> dict[str, str]:
@@ -41,11 +42,13 @@ def job_json(job: Job, progress: int, *, story: bool = False) -> dict[str, Any]:
         "started_at": view.started_at or None,
         "finished_at": view.finished_at or None,
         "deadline_at": view.deadline_at or None,
+        "expires_at": job.expires_at or None,
         "timings": _timings(view),
         "error": {"code": view.failure.kind, "message": view.failure.message} if view.failure else None,
         "spec": spec_json(job.spec) if job.spec else None,
         "artefacts": artefacts_json(view),
         "save_error": job.save_error or None,
+        "webhook": webhook_json(job),
         "urls": urls(view.id),
     }
     if story:

@@ -19,12 +19,14 @@ from http_edge.files import artefact_response, find_artefact
 from http_edge.forms import Fields, read_fields
 from http_edge.hub import Job
 from http_edge.job_json import job_json
+from http_edge.prefer import awaited, read_prefer, with_prefer
 from http_edge.progress import Progress
 from http_edge.routes import route
 from http_edge.specs import KNOWN_FIELDS, echoed_image, read_wanted
 from http_edge.sse import event_stream
+from http_edge.webhook_fields import WEBHOOK_FIELDS, read_webhook
 
-_OWN_FIELDS = ("id", "priority", "deadline_s")
+_OWN_FIELDS = ("id", "priority", "deadline_s", *WEBHOOK_FIELDS)
 
 _DEFAULT_LIMIT = 20
 _MAX_LIMIT = 200
@@ -50,6 +52,7 @@ class JobsApi:
             route("/v1/jobs/{id}/events", GET=self.events),
             route("/v1/jobs/{id}/result", GET=self.result),
             route("/v1/jobs/{id}/cancel", POST=self.cancel),
+            route("/v1/jobs/{id}/pin", GET=self.pinned, PUT=self.pinned, DELETE=self.pinned),
         ]
 
     async def create(self, request: Request) -> Response:
@@ -58,15 +61,19 @@ class JobsApi:
             order = await self._read(fields)
             job, duplicate = await self._calls.submit(order)
             unknown = fields.unknown((*KNOWN_FIELDS, *_OWN_FIELDS))
+        prefer = read_prefer(request)
+        job = await awaited(self._calls, prefer, job)
         body = self._json(job)
         body["duplicate"] = duplicate
         body["warnings"] = [f"{name[:80]}: unknown field, ignored" for name in unknown[:50]]
-        return json_response(body, headers={"Location": body["urls"]["self"]})
+        return with_prefer(json_response(body), prefer, job, body["urls"]["self"])
 
     async def show(self, request: Request) -> Response:
-        """One job, with its story."""
-        job = await self._calls.job(request.path_params["id"])
-        return json_response(job_json(job, self._progress.of(job.view), story=True))
+        """One job, with its story; with `Prefer: wait=n` once it is final, or after n seconds."""
+        prefer = read_prefer(request)
+        job = await awaited(self._calls, prefer, await self._calls.job(request.path_params["id"]))
+        response = json_response(job_json(job, self._progress.of(job.view), story=True))
+        return with_prefer(response, prefer, job)
 
     async def list(self, request: Request) -> Response:
         """A page of jobs: newest first, or `order=asc`."""
@@ -111,6 +118,12 @@ class JobsApi:
         )
         return await artefact_response(request, self._calls.settings.artefacts_path, job.view, index, artefact)
 
+    async def pinned(self, request: Request) -> Response:
+        """Whether a job is kept beyond its time and the disk quota: ask (GET), keep it (PUT), let it go when its time comes (DELETE)."""
+        job = await self._calls.job(request.path_params["id"])
+        pinned = await self._calls.pin(job.id, {"PUT": True, "DELETE": False}.get(request.method))
+        return json_response({"id": job.id, "object": "job.pin", "pinned": pinned})
+
     async def _read(self, fields: Fields) -> Order:
         """What a request asks for, its image file kept. Raises `EdgeError`."""
         if fields.lenient and "extra" in fields.values:
@@ -146,6 +159,7 @@ def read_order(reader: Reader) -> Order:
         priority=5 if priority is None else priority,
         deadline_s=reader.number("deadline_s", 0.001, _MAX_DEADLINE_S) or 0.0,
         echo=echo,
+        webhook=read_webhook(reader.fields, lenient=reader.lenient),
     )
 
 

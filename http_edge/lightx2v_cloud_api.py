@@ -30,13 +30,13 @@ from http_edge.lightx2v_orders import TASKS, read_cloud
 from http_edge.lightx2v_shapes import MAX_TASK_ID_CHARS, Tasks
 from http_edge.orders import Order
 from http_edge.routes import route
+from http_edge.webhook_fields import read_webhook
 
 ORIGIN = "lightx2v-cloud"
 
 _RESULT = "/assets/task/result"
 _DEFAULT_PAGE_SIZE, _MAX_PAGE_SIZE = 10, 100
 _MAX_IDS = 100
-_POOL_FRESH_S = 1.0
 
 
 class LightX2VCloudApi:
@@ -56,6 +56,7 @@ class LightX2VCloudApi:
             route("/api/v1/task/list", GET=self.list),
             route("/api/v1/task/cancel", GET=self.cancel, POST=self.cancel),
             route("/api/v1/task/resume", GET=self.resume, POST=self.resume),
+            route("/api/v1/task/delete", DELETE=self.delete),
             route(_RESULT, GET=self.result),
         ]
 
@@ -68,7 +69,7 @@ class LightX2VCloudApi:
         async with await read_fields(request) as fields:
             order = await self._read(fields.values)
         job, _ = await self._calls.submit(order)
-        pool = await self._calls.pool(_POOL_FRESH_S)
+        pool = await self._calls.pool()
         return json_response(
             {
                 "task_id": job.view.alias,
@@ -138,6 +139,17 @@ class LightX2VCloudApi:
         await self._calls.repeat(job)
         return json_response({"msg": "ok"})
 
+    async def delete(self, request: Request) -> Response:
+        """Delete a task that is over, with its file and with what it was before it was resumed."""
+        task_id = await _task_id(request)
+        job: Job | None = await self._find(task_id)
+        while job is not None:
+            if not job.is_final:
+                raise EdgeError("unsupported", "Only finished tasks can be deleted", code="not_finished")
+            await self._calls.forget(job.id)
+            job = await self._tasks.find(job.view.alias)
+        return json_response({"message": "Task deleted successfully"})
+
     # ------------------------------------------------------------ parts
 
     async def _read(self, values: Mapping[str, Any]) -> Order:
@@ -159,6 +171,7 @@ class LightX2VCloudApi:
             origin=ORIGIN,
             alias=str(uuid.uuid4()),
             echo=echo,
+            webhook=read_webhook(values, lenient=True),
         )
 
     async def _find(self, task_id: str | None) -> Job:
@@ -184,7 +197,7 @@ class LightX2VCloudApi:
 
 async def _task_id(request: Request) -> str | None:
     task_id = request.query_params.get("task_id")
-    if task_id is None and request.method == "POST":
+    if task_id is None and request.method != "GET":
         task_id = Reader(await read_object(request)).text("task_id", max_chars=MAX_TASK_ID_CHARS)
     return task_id
 

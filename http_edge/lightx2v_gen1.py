@@ -21,6 +21,7 @@ from http_edge.forms import Upload
 from http_edge.lightx2v_shapes import MAX_TASK_ID_CHARS, Tasks, origin_of
 from http_edge.orders import Order
 from http_edge.specs import MAX_PATH_CHARS, echoed_image, read_wanted
+from http_edge.webhook_fields import read_webhook
 
 BASE = "/v1/local/video/generate"
 
@@ -118,4 +119,5 @@ class Gen1:
             worker=self.worker,
             prefers="video",
             echo=echo,
+            webhook=read_webhook(fields, lenient=True, place=place),
         )

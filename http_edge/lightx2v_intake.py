@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from msgspec import Struct
 from starlette.requests import Request
 
@@ -12,6 +14,7 @@ from http_edge.hub import Job
 from http_edge.lightx2v_orders import TaskRequest, read_task
 from http_edge.lightx2v_shapes import Tasks, origin_of
 from http_edge.orders import Order
+from http_edge.webhook_fields import read_webhook
 
 ORIGIN = "lightx2v"
 
@@ -34,13 +37,21 @@ class Intake:
         self._worker = calls.settings.worker
         self.tasks = Tasks(calls, origin_of(ORIGIN, self._worker), unique=True)
 
-    async def take(self, request: Request, output: str, *, waits: bool = False) -> Taken:
-        """Take the task in a request. `waits`: the client waits for the result. Raises `EdgeError`; `ClientDisconnect`."""
+    async def take(
+        self, request: Request, output: str, *, check_url: Callable[[str], Awaitable[None]] | None = None
+    ) -> Taken:
+        """Take the task in a request. Raises `EdgeError`; `ClientDisconnect`.
+
+        `check_url` is asked about a URL to which the result is to be put; without it there can be none.
+        """
         async with await read_fields(request) as fields:
             upload = fields.upload("image_file")
             task = read_task(fields, upload, output=output)
-            if task.presigned_url and not waits:
+            webhook = read_webhook(fields.values, lenient=True)
+            if task.presigned_url and check_url is None:
                 raise invalid("presigned_url", task.presigned_url, "is taken by /v1/tasks/image/sync only")
+            if task.presigned_url and check_url is not None:
+                await check_url(task.presigned_url)
             image = "" if upload is None else await self._calls.image(upload.field, upload, allow_paths=False)
         order = Order(
             wanted=task.wanted,
@@ -50,6 +61,7 @@ class Intake:
             alias_unique=True,
             worker=self._worker,
             echo=task.echo,
+            webhook=webhook,
         )
         try:
             job, _ = await self._calls.submit(order)

@@ -23,6 +23,7 @@ from http_edge.forms import Fields, Upload
 from http_edge.lightx2v_shapes import MAX_TASK_ID_CHARS, new_task_id
 from http_edge.specs import MAX_PATH_CHARS, Wanted, read_wanted
 from http_edge.spool import MAX_TEXT_BYTES
+from http_edge.webhook_fields import WEBHOOK_FIELDS
 
 #: Our name -> theirs, newer first. A request may bring both; the first that is there counts.
 _ALIASES = {
@@ -94,7 +95,7 @@ _SILENT = (
     "disagg_bootstrap_room",
     "disagg_decoder_bootstrap_room",
 )
-_OWN = ("task_id", "task", "aspect_ratio", "presigned_url", "image_path", "image_file")
+_OWN = ("task_id", "task", "aspect_ratio", "presigned_url", "image_path", "image_file", *WEBHOOK_FIELDS)
 
 #: Words of this API's paths (`/v1/tasks/queue/status`, `DELETE /v1/tasks/running`): tasks of these names could not be asked for.
 _TAKEN_IDS = ("queue", "running", ".", "..")

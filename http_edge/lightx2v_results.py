@@ -40,7 +40,7 @@ async def find_by_path(calls: Calls, path: str, *tasks: Tasks) -> Job:
 
     Raises `EdgeError` `forbidden` for a path out of the output directories, `not_found` for one where no task's result is.
     """
-    if len(path) <= _MAX_PATH_CHARS and "\0" not in path:
+    if path and len(path) <= _MAX_PATH_CHARS and "\0" not in path:
         job = await _named(PurePosixPath(path), tasks) or await _saved(calls, path)
         if job is not None and job.view.state == "succeeded":
             return job

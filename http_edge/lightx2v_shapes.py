@@ -24,6 +24,7 @@ from http_edge.calls import Calls
 from http_edge.errors import EdgeError
 from http_edge.exports import SUFFIXES
 from http_edge.hub import Job
+from http_edge.scope import current
 
 #: Longest task id (the wire's bound on an alias).
 MAX_TASK_ID_CHARS = 256
@@ -184,20 +185,22 @@ class Tasks:
         self.origin = origin
         self._calls = calls
         self._unique = unique
-        self._jobs: OrderedDict[str, str] = OrderedDict()
+        #: (tenant, task id) -> job id.
+        self._jobs: OrderedDict[tuple[str, str], str] = OrderedDict()
 
     async def find(self, task_id: str) -> Job | None:
         """The newest task of this id, or None. Raises `EdgeError`."""
         if not task_id or len(task_id) > MAX_TASK_ID_CHARS:
             return None
-        job_id = self._jobs.get(task_id)
+        name = (current().caller.tenant, task_id)
+        job_id = self._jobs.get(name)
         if job_id is not None:
             try:
                 return await self._calls.job(job_id)
             except EdgeError as error:
                 if error.kind != "not_found":
                     raise
-                self._jobs.pop(task_id, None)
+                self._jobs.pop(name, None)
         job = await self._calls.job_by_alias(self.origin, task_id)
         if job is not None:
             self.remember(job)
@@ -206,8 +209,9 @@ class Tasks:
     def remember(self, job: Job) -> None:
         """Note which job a task id names."""
         if self._unique:
-            self._jobs[job.view.alias] = job.id
-            self._jobs.move_to_end(job.view.alias)
+            name = (job.view.tenant, job.view.alias)
+            self._jobs[name] = job.id
+            self._jobs.move_to_end(name)
             if len(self._jobs) > _REMEMBERED:
                 self._jobs.popitem(last=False)
 

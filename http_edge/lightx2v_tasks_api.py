@@ -7,6 +7,7 @@ full queue, is 503. With the setting `worker` these routes are one worker's view
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,7 +20,8 @@ from http_edge.errors import EdgeError
 from http_edge.hub import Job
 from http_edge.lightx2v_intake import Intake
 from http_edge.lightx2v_results import result_response
-from http_edge.lightx2v_sync import draw_and_wait, read_waiting
+from http_edge.lightx2v_sync import SyncTasks
+from http_edge.prefer import awaited, is_fresh, read_prefer, with_prefer
 from http_edge.progress import Progress
 from http_edge.routes import Handler, route
 
@@ -27,9 +29,10 @@ from http_edge.routes import Handler, route
 class LightX2VTasksApi:
     """Handlers of `/v1/tasks`."""
 
-    def __init__(self, calls: Calls, intake: Intake, progress: Progress) -> None:
+    def __init__(self, intake: Intake, progress: Progress, sync: SyncTasks, calls: Calls) -> None:
         self._calls = calls
         self._intake = intake
+        self._sync = sync
         self._tasks = intake.tasks
         self._progress = progress
 
@@ -42,7 +45,7 @@ class LightX2VTasksApi:
             route("/v1/tasks/video/form", POST=self._create("video")),
             route("/v1/tasks/image", POST=self._create("image")),
             route("/v1/tasks/image/form", POST=self._create("image")),
-            route("/v1/tasks/image/sync", POST=self.sync),
+            route("/v1/tasks/image/sync", POST=self._sync.draw),
             route("/v1/tasks/all/running", DELETE=self.stop_all),
             route("/v1/tasks/running", DELETE=self.stop_running),
             route("/v1/tasks/{id}/status", GET=self.status),
@@ -55,19 +58,16 @@ class LightX2VTasksApi:
 
         async def create(request: Request) -> Response:
             taken = await self._intake.take(request, output)
-            answer: dict[str, Any] = {"task_id": taken.job.view.alias, "task_status": "pending"}
-            answer |= shapes.save_paths(taken.job)
+            prefer = read_prefer(request)
+            job = await awaited(self._calls, prefer, taken.job)
+            status = "pending" if is_fresh(prefer, job) else shapes.STATUS[job.view.state]
+            answer: dict[str, Any] = {"task_id": job.view.alias, "task_status": status}
+            answer |= shapes.save_paths(job)
             if taken.request.warnings:
                 answer["warnings"] = taken.request.warnings
-            return json_response(answer)
+            return with_prefer(json_response(answer), prefer, job, f"/v1/tasks/{quote(job.view.alias)}/status")
 
         return create
-
-    async def sync(self, request: Request) -> Response:
-        """Take an image task and answer with its image; a client that leaves cancels it."""
-        timeout_s = read_waiting(request)
-        taken = await self._intake.take(request, "image", waits=True)
-        return await draw_and_wait(self._calls, request, taken, timeout_s)
 
     async def list(self, request: Request) -> Response:
         """All tasks by id, the oldest first; of a long history its newest `shapes.MAX_LISTED`."""
@@ -78,7 +78,11 @@ class LightX2VTasksApi:
         """One task."""
         task_id = request.path_params["id"]
         job = await self._tasks.find(task_id)
-        return shapes.task_not_found(task_id) if job is None else json_response(self._status(job))
+        if job is None:
+            return shapes.task_not_found(task_id)
+        prefer = read_prefer(request)
+        job = await awaited(self._calls, prefer, job)
+        return with_prefer(json_response(self._status(job)), prefer, job)
 
     async def result(self, request: Request) -> Response:
         """A finished task's file."""

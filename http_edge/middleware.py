@@ -38,6 +38,7 @@ class EdgeMiddleware:
             scope["path"] = path.rstrip("/") or "/"
         headers = Headers(scope=scope)
         request_id = _request_id(headers.get("x-request-id", ""))
+        scope.setdefault("state", {})["request_id"] = request_id
         started_at = time.perf_counter()
         status = 0
 

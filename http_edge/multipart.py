@@ -178,7 +178,9 @@ def _part(headers: dict[bytes, bytes]) -> Part:
         raise malformed(f"{name}: Content-Transfer-Encoding {shown(encoding.decode('latin-1'))} is not supported")
     file_name = None
     if b"filename" in options:
-        file_name = _text(f"{name}: the file name", options[b"filename"], MAX_FILE_NAME_CHARS)
+        # How browsers, and whoever follows them (HTML, "multipart/form-data encoding algorithm"), write a quote in a name.
+        raw = options[b"filename"].replace(b"%22", b'"')
+        file_name = _text(f"{name}: the file name", raw, MAX_FILE_NAME_CHARS)
     media_type, _ = parse_options_header(headers.get(b"content-type", b""))
     return Part(name=name, file_name=file_name, media_type=media_type.decode("latin-1")[:128], data=bytearray())
 

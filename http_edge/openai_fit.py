@@ -3,7 +3,8 @@
 OpenAI's SDKs name models that no self-hosted service has, and a handful of sizes and lengths. Their users must get a picture or a video:
 
 - A model name that is none here is served by the only model that can make what is asked for (setting `unknown_model`), with a warning.
-- A `size` that the model cannot draw becomes the nearest one of that shape, with a warning. Explicit `width` and `height` are errors.
+- A `size` that the model cannot draw becomes one of that shape near the model's usual number of pixels, at which it draws best, with a
+  warning. Explicit `width` and `height` are errors.
 - `seconds` beyond what the model can make becomes the longest clip it can, with a warning. An explicit `num_frames` is an error.
 """
 
@@ -15,14 +16,12 @@ from collections.abc import Iterator
 import msgspec
 
 from broker.wire.jobspec import Limits, MediaKind, ModelCard
+from http_edge.aspect import size_for
 from http_edge.calls import Calls
 from http_edge.catalogue import suited, unknown_model
 from http_edge.errors import invalid, shown
 from http_edge.openai_fields import Asked
 from http_edge.specs import Wanted
-
-#: The shape counts for more than the number of pixels.
-_RATIO_WEIGHT = 16.0
 
 #: Widths looked at, at most.
 _WIDTHS = 512
@@ -57,7 +56,7 @@ def fit(asked: Asked, card: ModelCard, output: MediaKind) -> tuple[Wanted, list[
     """What is wanted, with the wishes in it made possible, and what to tell the client about them."""
     wanted, warnings = asked.wanted, []
     if asked.by_size and wanted.width and wanted.height:
-        size = nearest_size(wanted.width, wanted.height, card.limits)
+        size = nearest_size(wanted.width, wanted.height, card)
         if size != (wanted.width, wanted.height):
             warnings.append(
                 f"size: model {shown(card.name)} cannot draw {wanted.width}x{wanted.height}; {size[0]}x{size[1]} was used"
@@ -82,17 +81,16 @@ def frames_for(seconds: float, fps: float, limits: Limits) -> tuple[int, bool]:
     return min(frames, most), frames > most
 
 
-def nearest_size(width: int, height: int, limits: Limits) -> tuple[int, int]:
-    """The size itself if it is allowed, else the allowed one nearest to its shape and then to its number of pixels."""
-    if _is_allowed(width, height, limits):
+def nearest_size(width: int, height: int, card: ModelCard) -> tuple[int, int]:
+    """The size itself if it is allowed, else the allowed one of about this shape that suits the model best."""
+    if _is_allowed(width, height, card.limits):
         return width, height
-    ratio, pixels = width / height, min(width * height, limits.max_pixels)
+    return size_for((width, height), card) or _nearest_shape(width / height, card.limits) or (width, height)
 
-    def distance(size: tuple[int, int]) -> float:
-        off_shape = abs(math.log(size[0] / size[1] / ratio))
-        return _RATIO_WEIGHT * off_shape + abs(math.log(size[0] * size[1] / pixels))
 
-    return min(_sizes(ratio, limits), key=distance, default=(width, height))
+def _nearest_shape(ratio: float, limits: Limits) -> tuple[int, int] | None:
+    """The allowed size nearest to a shape that the model cannot come near."""
+    return min(_sizes(ratio, limits), key=lambda size: abs(math.log(size[0] / size[1] / ratio)), default=None)
 
 
 def _sizes(ratio: float, limits: Limits) -> Iterator[tuple[int, int]]:

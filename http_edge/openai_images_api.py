@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from http_edge import openai_shapes as shapes
+from http_edge.bodies import json_response
 from http_edge.calls import Calls
 from http_edge.derived import FORMATS, Derived, Variant, as_format
 from http_edge.downloads import download
@@ -19,12 +20,15 @@ from http_edge.fields import Reader, missing
 from http_edge.files import artefact_response, find_artefact
 from http_edge.forms import Fields, read_fields
 from http_edge.hub import Job
+from http_edge.job_json import job_json, urls
 from http_edge.openai_fields import EDIT_IMAGES, flattened, images_in
 from http_edge.openai_orders import read_wish, take
 from http_edge.openai_pictures import Pictures, Presentation, read_presentation
 from http_edge.openai_stream import DrawingStream
 from http_edge.openai_waits import drawn
+from http_edge.prefer import awaited, read_prefer, with_prefer
 from http_edge.presence import ClientGone
+from http_edge.progress import Progress
 from http_edge.routes import route
 
 #: Read here or in `openai_pictures`.
@@ -39,6 +43,7 @@ class ImagesApi:
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
+        self._progress = Progress()
         self._derived = Derived(calls.settings.artefacts_path)
         self._pictures = Pictures(calls, self._derived)
 
@@ -106,6 +111,14 @@ class ImagesApi:
     async def _answer(self, request: Request, job: Job, how: Presentation, word: str) -> Response:
         if how.stream:
             return DrawingStream(self._calls, self._pictures, job, how, word)
+        prefer = read_prefer(request)
+        if prefer.respond_async:
+            job = await awaited(self._calls, prefer, job)
+            if not job.is_final:
+                # There is no object of this API for a picture that is not drawn yet: the native one, and its address.
+                return with_prefer(
+                    json_response(job_json(job, self._progress.of(job.view))), prefer, job, urls(job.id)["self"]
+                )
         try:
             job = await drawn(self._calls, request, job, self._calls.settings.sync_timeout_s)
         except ClientGone:

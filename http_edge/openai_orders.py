@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,9 +17,10 @@ from http_edge.openai_fields import Asked, read_asked
 from http_edge.openai_fit import choose_card, fit
 from http_edge.openai_shapes import IMAGE_ORIGIN, VIDEO_ORIGIN, echo_of
 from http_edge.orders import Order
+from http_edge.webhook_fields import WEBHOOK_FIELDS, Webhook, read_webhook
 
 _ORIGINS: dict[MediaKind, str] = {"video": VIDEO_ORIGIN, "image": IMAGE_ORIGIN}
-_PREFIXES: dict[MediaKind, str] = {"video": "video_", "image": "img_"}
+ID_PREFIXES: dict[MediaKind, str] = {"video": "video_", "image": "img_"}
 
 
 class Wish(Struct, frozen=True, kw_only=True):
@@ -33,6 +32,7 @@ class Wish(Struct, frozen=True, kw_only=True):
     images: list[tuple[str, str | Upload]] = []
     previews: int = 0
     remixed_from: str = ""
+    webhook: Webhook | None = None
 
 
 def read_wish(
@@ -45,10 +45,11 @@ def read_wish(
     previews: int = 0,
 ) -> Wish:
     """What a request asks for; `also_read` are the fields that its API reads itself. Raises `EdgeError`."""
-    asked = read_asked(values, output, also_read)
+    webhook = read_webhook(values, lenient=True)
+    asked = read_asked(values, output, (*also_read, *WEBHOOK_FIELDS))
     if warnings:
         asked = msgspec.structs.replace(asked, warnings=[*warnings, *asked.warnings])
-    return Wish(asked=asked, output=output, images=images, previews=previews)
+    return Wish(asked=asked, output=output, images=images, previews=previews, webhook=webhook)
 
 
 async def take(calls: Calls, wish: Wish) -> Job:
@@ -81,16 +82,12 @@ async def take(calls: Calls, wish: Wish) -> Job:
     order = Order(
         wanted=msgspec.structs.replace(wanted, previews=wish.previews),
         image=image,
-        job_id=new_id(output),
+        id_prefix=ID_PREFIXES[output],
         priority=asked.priority,
         origin=_ORIGINS[output],
         prefers=output,
         echo=echo,
+        webhook=wish.webhook,
     )
     job, _ = await calls.submit(order)
     return job
-
-
-def new_id(output: MediaKind) -> str:
-    """A job's id in this family: `video_` or `img_`, its time in milliseconds as 12 hex digits, and 16 random ones."""
-    return f"{_PREFIXES[output]}{int(time.time() * 1000):012x}{secrets.token_hex(8)}"

@@ -19,7 +19,7 @@ VIDEO_ORIGIN = "openai-videos"
 IMAGE_ORIGIN = "openai-images"
 
 #: What may ask for the next poll, and what does when nothing is known of the end: milliseconds.
-_POLL_LEAST_MS, _POLL_MOST_MS, _POLL_MS = 100, 5_000, 1_000
+_POLL_LEAST_MS, _POLL_MOST_MS, _POLL_MS = 100, 5_000, 500
 #: SDKs keep the first answer's interval for the whole wait, so it is a small part of what is left.
 _POLLS = 10
 
@@ -74,7 +74,7 @@ def video_json(job: Job, progress: Progress, *, fresh: bool = False) -> dict[str
         "progress": 0 if fresh else progress.of(view),
         "created_at": int(view.submitted_at),
         "completed_at": int(view.finished_at) if status == "completed" else None,
-        "expires_at": None,
+        "expires_at": int(job.expires_at) or None,
         "prompt": spec.prompt if spec else None,
         "seconds": _seconds(job),
         "size": _size(spec, made),

@@ -26,13 +26,15 @@ from http_edge.files import artefact_file, artefact_response, find_artefact
 from http_edge.forms import read_fields
 from http_edge.hub import Job
 from http_edge.openai_fields import VIDEO_IMAGES, as_object, flattened, images_in
-from http_edge.openai_orders import new_id, read_wish, take
+from http_edge.openai_orders import ID_PREFIXES, read_wish, take
 from http_edge.openai_waits import drawn
 from http_edge.orders import Order
+from http_edge.prefer import awaited, is_fresh, read_prefer, with_prefer
 from http_edge.presence import ClientGone
 from http_edge.progress import Progress
 from http_edge.routes import route
 from http_edge.specs import Wanted
+from http_edge.webhook_fields import WEBHOOK_FIELDS, read_webhook
 
 _MAX_LISTED = 100
 _DEFAULT_LISTED = 20
@@ -67,11 +69,13 @@ class VideosApi:
 
     async def create(self, request: Request) -> Response:
         """Take a video to draw; 200 with the `Video`, queued."""
-        return self._created(await self._take(request))
+        return await self._created(request, await self._take(request))
 
     async def sync(self, request: Request) -> Response:
         """Draw a video while the client waits; the file itself, or how it failed. Cancelled when the client leaves."""
         job = await self._take(request)
+        if read_prefer(request).respond_async:
+            return await self._created(request, job)
         try:
             job = await drawn(self._calls, request, job, self._calls.settings.sync_timeout_s)
         except ClientGone:
@@ -82,9 +86,10 @@ class VideosApi:
 
     async def retrieve(self, request: Request) -> Response:
         """One video; `openai-poll-after-ms` says when to ask again. A failed one is 200 too."""
-        job = await self._video(request.path_params["id"])
+        prefer = read_prefer(request)
+        job = await awaited(self._calls, prefer, await self._video(request.path_params["id"]))
         headers = {} if job.is_final else {"openai-poll-after-ms": shapes.poll_after_ms(job.view)}
-        return json_response(shapes.video_json(job, self._progress), headers=headers)
+        return with_prefer(json_response(shapes.video_json(job, self._progress), headers=headers), prefer, job)
 
     async def list(self, request: Request) -> Response:
         """A page of videos: newest first, or `order=asc`."""
@@ -152,7 +157,8 @@ class VideosApi:
         echo = shapes.echo_of(
             model=shapes.model_of(source),
             warnings=[
-                f"{name[:80]}: not supported by this route, ignored" for name in reader.unknown(("prompt",))[:50]
+                f"{name[:80]}: not supported by this route, ignored"
+                for name in reader.unknown(("prompt", *WEBHOOK_FIELDS))[:50]
             ],
             seconds=str(spec.echo.get("seconds", "")),
             remixed_from=source.id,
@@ -160,14 +166,15 @@ class VideosApi:
         order = Order(
             wanted=_same(spec, prompt),
             image=spec.image,
-            job_id=new_id("video"),
+            id_prefix=ID_PREFIXES["video"],
             priority=source.view.priority,
             origin=shapes.VIDEO_ORIGIN,
             prefers="video",
             echo=echo,
+            webhook=read_webhook(reader.fields, lenient=True),
         )
         job, _ = await self._calls.submit(order)
-        return self._created(job)
+        return await self._created(request, job)
 
     async def extend(self, request: Request) -> Response:
         """Go on from a finished video's last frame, with a model that draws from an image."""
@@ -191,7 +198,7 @@ class VideosApi:
         asked = msgspec.structs.replace(asked, model=asked.model or able[0].name, warnings=[*asked.warnings, warning])
         image = [("video", base64.b64encode(last).decode())]
         wish = msgspec.structs.replace(wish, asked=asked, images=image, remixed_from=source.id)
-        return self._created(await take(self._calls, wish))
+        return await self._created(request, await take(self._calls, wish))
 
     async def edit(self, request: Request) -> Response:
         """Refused: no pipeline here draws over a video."""
@@ -223,9 +230,12 @@ class VideosApi:
             images = images_in(fields, values, VIDEO_IMAGES)
             return await take(self._calls, read_wish(values, "video", images, VIDEO_IMAGES))
 
-    def _created(self, job: Job) -> Response:
-        headers = {"Location": f"/v1/videos/{job.id}", "openai-poll-after-ms": shapes.poll_after_ms(job.view)}
-        return json_response(shapes.video_json(job, self._progress, fresh=True), headers=headers)
+    async def _created(self, request: Request, job: Job) -> Response:
+        prefer = read_prefer(request)
+        job = await awaited(self._calls, prefer, job)
+        body = shapes.video_json(job, self._progress, fresh=is_fresh(prefer, job))
+        headers = {"openai-poll-after-ms": shapes.poll_after_ms(job.view)}
+        return with_prefer(json_response(body, headers=headers), prefer, job, f"/v1/videos/{job.id}")
 
     async def _video(self, video_id: str) -> Job:
         """The video of this id: a job of this API. Raises `EdgeError`."""

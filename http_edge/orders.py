@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from broker.wire.jobspec import Scalar
 from http_edge.specs import Wanted
+from http_edge.webhook_fields import Webhook
 
 
 class Order(Struct, frozen=True, kw_only=True):
@@ -14,8 +15,9 @@ class Order(Struct, frozen=True, kw_only=True):
     wanted: Wanted
     #: What `Calls.image` returned, when the image came otherwise than as text in `wanted.image`; that is then only shown in errors.
     image: str = ""
-    #: The client's own id, which makes the request idempotent; "" for a new one.
+    #: The client's own id, which makes the request idempotent; "" for a new one, which begins so.
     job_id: str = ""
+    id_prefix: str = "job-"
     priority: int = 5
     deadline_s: float = 0.0
     origin: str = ""
@@ -27,3 +29,5 @@ class Order(Struct, frozen=True, kw_only=True):
     #: What the API makes when no model is named.
     prefers: str | None = None
     echo: dict[str, Scalar] = {}
+    #: What `read_webhook` found; where it leads is checked at submission.
+    webhook: Webhook | None = None

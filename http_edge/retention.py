@@ -1,4 +1,4 @@
-"""How long things are kept: records and files of finished jobs go together, after `retention_s` or, the oldest first, under `disk_quota_mb`.
+"""How long things are kept: finished jobs go, records and files together, after `retention_s` or to stay within `disk_quota_mb`.
 
 Rules. The record goes first, in the broker's journal, then the files: after a crash in between, files without a record are found by
 `_sweep_strays`. A job that is pinned, or one of whose files is being sent, stays. Several edges may run over one home; the one that holds
@@ -16,10 +16,8 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
 
-import anyio
-import anyio.to_thread
+from anyio.to_thread import run_sync
 from msgspec import Struct
 
 from broker.wire.jobspec import decode_spec
@@ -32,8 +30,6 @@ from http_edge.shelf import Shelf, release
 from http_edge.spool import Spool
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 #: How often it is looked, at most and at least; a tenth of the retention in between.
 _LEAST_PAUSE_S, _MOST_PAUSE_S = 1.0, 60.0
@@ -132,13 +128,15 @@ class Retention:
     async def sweep(self) -> None:
         """Let go of everything whose time has come. Raises `EdgeError` when the broker does not answer; `OSError`."""
         now = self._wall_clock()
-        await _in_thread(lambda: (self._spool.sweep(now), self._files.sweep(now)))
+        await run_sync(self._spool.sweep, now)
+        await run_sync(self._files.sweep, now)
         if self._retention_s:
             await self._expire(now - self._retention_s)
             await self._sweep_inputs(now)
         if self._quota:
             await self._make_room()
-        await self._sweep_strays(now)
+        if self._retention_s or self._quota:
+            await self._sweep_strays(now)
 
     # ------------------------------------------------------------ jobs
 
@@ -159,7 +157,7 @@ class Retention:
         Jobs are listed in the order of acceptance. Those behind a window were accepted, and so finished, later than its last was
         accepted: whatever of the window finished before that has finished first of all.
         """
-        over = await _in_thread(self._shelf.usage) - self._quota
+        over = await run_sync(self._shelf.usage) - self._quota
         waiting: list[_Record] = []
         after, more = "", True
         while over > 0 and more:
@@ -178,20 +176,20 @@ class Retention:
 
     async def _evict(self, records: list[_Record], over: int) -> int:
         """Forget of these, in order, until no bytes are over; how many still are."""
-        batch: list[_Record] = []
-        planned = 0
-        for number, record in enumerate(records):
-            size = await _in_thread(lambda record=record: self._shelf.size(record.id))  # type: ignore[misc]
-            if size:
-                batch.append(record)
-                planned += size
-            if batch and (planned >= over or len(batch) >= _BATCH or number == len(records) - 1):
-                before = {one.id: await _in_thread(lambda one=one: self._shelf.size(one.id)) for one in batch}  # type: ignore[misc]
-                gone = await self._forget(batch)
-                over -= sum(before[job_id] for job_id in gone)
-                batch, planned = [], 0
-            if over <= 0:
+        left = iter(records)
+        while over > 0:
+            batch: list[_Record] = []
+            sizes: dict[str, int] = {}
+            for record in left:
+                size = await run_sync(self._shelf.size, record.id)
+                if size:
+                    batch.append(record)
+                    sizes[record.id] = size
+                if len(batch) == _BATCH or sum(sizes.values()) >= over:
+                    break
+            if not batch:
                 break
+            over -= sum(sizes[job_id] for job_id in await self._forget(batch))
         return over
 
     async def _finals(self, after: str) -> tuple[list[_Record], bool]:
@@ -221,14 +219,17 @@ class Retention:
     async def _forget_batch(self, batch: list[_Record], finished_before: float) -> set[str]:
         locks: list[int] = []
         try:
-            free = await _in_thread(lambda: [record for record in batch if self._may_go(record, locks)])
+            free = await run_sync(self._free_of, batch, locks)
             gone = await self._calls.forget_records([record.id for record in free], finished_before) if free else ()
             for record in free:
                 if record.id in gone:
-                    await _in_thread(lambda record=record: self._shelf.remove(record.id, record.fence))  # type: ignore[misc]
+                    await run_sync(self._shelf.remove, record.id, record.fence)
         finally:
             release(locks)
         return set(gone)
+
+    def _free_of(self, batch: list[_Record], locks: list[int]) -> list[_Record]:
+        return [record for record in batch if self._may_go(record, locks)]
 
     def _may_go(self, record: _Record, locks: list[int]) -> bool:
         """Whether a job is neither pinned nor being sent; it cannot be sent until `locks` are released. Blocks."""
@@ -242,7 +243,8 @@ class Retention:
 
     async def _sweep_inputs(self, now: float) -> None:
         """Remove images that no job used for two retentions: every record that names them is gone, or belongs to a job that still waits."""
-        old = await _in_thread(lambda: self._inputs.unused_since(now - 2 * self._retention_s))
+        cutoff = now - 2 * self._retention_s
+        old = await run_sync(self._inputs.unused_since, cutoff)
         if not old:
             return
         needed: set[str] = set()
@@ -252,22 +254,21 @@ class Retention:
             needed |= {Path(_image_of(view)).name for view in views}
             after = views[-1].id if views else ""
             more = more and bool(views)
-        cutoff = now - 2 * self._retention_s
-        await _in_thread(lambda: self._inputs.remove_unused([name for name in old if name not in needed], cutoff))
+        await run_sync(self._inputs.remove_unused, [name for name in old if name not in needed], cutoff)
 
     async def _sweep_strays(self, now: float) -> None:
         """Remove old files of jobs that have no record, and of attempts that came to nothing: some jobs with every sweep, in turn."""
-        names = await _in_thread(self._shelf.job_ids)
+        names = await run_sync(self._shelf.job_ids)
         turn = [name for name in names if name > self._next_stray][:_STRAYS]
         self._next_stray = turn[-1] if len(turn) == _STRAYS else ""
         for job_id in turn:
             await self._sweep_stray(job_id, now)
-        for job_id in await _in_thread(self._shelf.pins):
+        for job_id in await run_sync(self._shelf.pins):
             if await self._calls.view(job_id) is None:
-                await _in_thread(lambda job_id=job_id: self._shelf.unpin(job_id))  # type: ignore[misc]
+                await run_sync(self._shelf.unpin, job_id)
 
     async def _sweep_stray(self, job_id: str, now: float) -> None:
-        fences = await _in_thread(lambda: self._shelf.attempts(job_id))
+        fences = await run_sync(self._shelf.attempts, job_id)
         old = [fence for fence in fences if self._shelf.age_s(job_id, fence, now) > _STRAY_S]
         if fences and not old:
             return
@@ -278,17 +279,13 @@ class Retention:
         for fence in old:
             if fence != needed:
                 log.info("stray files removed", extra={"action": "retention", "job_id": job_id, "fence": fence})
-                await _in_thread(lambda fence=fence: self._shelf.remove_attempt(job_id, fence))  # type: ignore[misc]
+                await run_sync(self._shelf.remove_attempt, job_id, fence)
         if view is None:
             # Also the empty directory of a job that was forgotten.
-            await _in_thread(lambda: self._shelf.remove(job_id, -1))
+            await run_sync(self._shelf.remove, job_id, -1)
 
 
 def _image_of(view: JobView) -> str:
     with contextlib.suppress(ValueError):
         return decode_spec(view.body).image
     return ""
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    return await anyio.to_thread.run_sync(work)

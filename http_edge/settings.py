@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from msgspec import Meta
@@ -24,7 +25,7 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
     worker: Annotated[
         str,
         Meta(
-            description="name of a worker (gpu-0): the LightX2V gen-1 routes of this edge become that one worker's view",
+            description="name of a worker (gpu-0): the LightX2V routes of this edge become that one worker's view",
             max_length=128,
         ),
     ] = ""
@@ -90,11 +91,35 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
     upload_timeout_s: Annotated[
         float, Meta(description="longest time that a body may take to arrive, seconds", gt=0, le=86_400)
     ] = 600.0
+    retention_s: Annotated[
+        float,
+        Meta(
+            description="how long finished jobs are kept, records and files, seconds; 0: for ever. Uploaded images go when no job has"
+            " used them for twice as long",
+            ge=0,
+            le=1e9,
+        ),
+    ] = 7 * 86_400.0
+    disk_quota_mb: Annotated[
+        int,
+        Meta(
+            description="space for artefacts and uploads, MiB: beyond it the jobs that finished first are let go, unless they are pinned"
+            " or being downloaded; 0: no limit",
+            ge=0,
+        ),
+    ] = 0
     fetch_allow: Annotated[
         tuple[str, ...],
         Meta(
-            description="hosts, addresses and networks from which images are fetched although they are not on the public internet,"
+            description="hosts, addresses and networks that clients' URLs (images, webhooks) may lead to although they are not public,"
             " on any port: files.lan,10.1.0.0/16"
+        ),
+    ] = ()
+    webhook_secrets: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="secrets that webhook deliveries are signed with, whsec_ and base64 of 24 to 64 bytes, the newest first: all"
+            " sign; default: those in <home>/webhook_secret, one a line, made at the first start"
         ),
     ] = ()
     broker_timeout_s: Annotated[
@@ -103,6 +128,21 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
     keep_alive_s: Annotated[
         float, Meta(description="longest silence in an event stream before a keep-alive comment, seconds", gt=0, le=15)
     ] = 10.0
+    keys_file: Annotated[
+        str,
+        Meta(
+            description="file of API keys (python -m http_edge keys); with it every request needs one, but for health and the API's"
+            " description; default: none, and everybody may do everything"
+        ),
+    ] = ""
+    metrics_open: Annotated[bool, Meta(description="/metrics needs no API key")] = True
+    cors_origins: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^(\*|https?://[^/?#*]+)$")], ...],
+        Meta(
+            description="web pages that may use the API from a browser: https://studio.example.com,http://localhost:3000; * is every page;"
+            " default: none"
+        ),
+    ] = ()
     access_log: Annotated[bool, Meta(description="log a line for every request")] = False
 
     @property
@@ -110,6 +150,15 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
         """Further name of a model -> its own."""
         pairs = (entry.partition("=") for entry in self.model_aliases)
         return {name.strip(): model.strip() for name, _, model in pairs}
+
+    @property
+    def keys_path(self) -> Path | None:
+        """The file of API keys; None when none are asked for."""
+        return Path(self.keys_file).expanduser().absolute() if self.keys_file else None
+
+    @property
+    def webhook_secret_path(self) -> Path:
+        return self.home_path / "webhook_secret"
 
     @property
     def upload_limits(self) -> Limits:

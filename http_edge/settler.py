@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 
 import anyio
@@ -45,6 +46,11 @@ class Settler:
             if len(self._settled) > _REMEMBERED:
                 self._settled.popitem(last=False)
         return msgspec.structs.replace(job, save_error=known[0]) if known[0] else job
+
+    def forget(self, job_ids: Iterable[str]) -> None:
+        """These jobs are gone; later ones of these ids are others."""
+        for job_id in job_ids:
+            self._settled.pop(job_id, None)
 
     def _fill(self, job: Job) -> str:
         """Copy the first artefact to where the client asked. Blocks. "" or the reason why not."""

@@ -2,7 +2,35 @@
 
 from __future__ import annotations
 
+import logging
+
 from broker.wire.logs import setup_logging
+
+
+class Marks(logging.Filter):
+    """Puts fields of the job at hand on every line, whoever writes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._fields: dict[str, str] = {}
+
+    def set(self, **fields: str) -> None:
+        """From now on these fields, and no others, are on every line that does not have them itself."""
+        self._fields = {name: value for name, value in fields.items() if value}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Always True."""
+        for name, value in self._fields.items():
+            record.__dict__.setdefault(name, value)
+        return True
+
+
+def mark_lines() -> Marks:
+    """Marks for all lines of this process. Call it after `setup`."""
+    marks = Marks()
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(marks)
+    return marks
 
 
 def setup(process: str, level: str) -> None:

@@ -24,8 +24,10 @@ def dispatch(state: State, now: float) -> None:
         _grant(state, _affine(state, job, worker), worker, now)
 
 
-def would_start(state: State, lane: Lane) -> bool:
-    """Whether a new job of this lane would be granted at once."""
+def would_start(state: State, lane: Lane, tenant: str, max_running: int) -> bool:
+    """Whether a new job of this lane and tenant would be granted at once."""
+    if max_running and state.tenants.share(tenant).held >= max_running:
+        return False
     return any(placement.fits(lane, worker) for worker in state.pool.free())
 
 
@@ -37,7 +39,7 @@ def _next_job(state: State, free: list[Worker]) -> Job | None:
         job = state.jobs[job_id]
         return not job.excluded or any(placement.fits(lane, w) and _allowed(state, job, w) for w in free)
 
-    job_id = state.queue.first(usable, allowed)
+    job_id = state.queue.first(usable, allowed, served=state.tenants.may_start)
     return None if job_id is None else state.jobs[job_id]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from broker.core.hooks import Hook
 from broker.core.jobs import Cause, JobState
 from broker.wire.messages import Message
 
@@ -38,8 +39,14 @@ class Forgot(Struct, frozen=True, gc=False):
     job_id: str
 
 
+class Hooked(Struct, frozen=True, gc=False):
+    """A webhook delivery is new, or changed: its row must be on disk before anything of this pass is sent."""
+
+    hook: Hook
+
+
 class PeerGone(Struct, frozen=True):
     """Given to `receive` by the shell: this address cannot be reached any more."""
 
 
-Effect = Send | Moved | Forgot
+Effect = Send | Moved | Forgot | Hooked

@@ -12,7 +12,8 @@ class BrokenInvariant(AssertionError):
 
 def check(state: State) -> None:
     """Raise `BrokenInvariant` with every rule that does not hold."""
-    broken = [*_jobs(state), *_queue(state), *_workers(state), *_counts(state), *_timers(state)]
+    broken = [*_jobs(state), *_queue(state), *_workers(state), *_counts(state), *_tenants(state), *_timers(state)]
+    broken += _hooks(state)
     if broken:
         raise BrokenInvariant("; ".join(broken))
 
@@ -88,6 +89,17 @@ def _counts(state: State) -> list[str]:
     ]
 
 
+def _tenants(state: State) -> list[str]:
+    live = [job for job in state.jobs.values() if not job.final]
+    broken = []
+    for name in state.tenants.names() | {job.tenant for job in live}:
+        share, own = state.tenants.share(name), [job for job in live if job.tenant == name]
+        actual = sum(job.waiting for job in own), sum(job.held for job in own)
+        if (share.waiting, share.held) != actual:
+            broken.append(f"tenant {name} counted as {(share.waiting, share.held)} waiting and held, is {actual}")
+    return broken
+
+
 def _timers(state: State) -> list[str]:
     broken = []
     for job in state.jobs.values():
@@ -99,4 +111,20 @@ def _timers(state: State) -> list[str]:
     broken += [f"no timer for worker {w.name}" for w in state.pool if not state.deadlines.has(("worker", w.name))]
     if state.orphans and not state.deadlines.has(("rejoin", "")):
         broken.append("orphans, and the rejoin window has no end")
+    return broken
+
+
+def _hooks(state: State) -> list[str]:
+    broken = []
+    for job in state.jobs.values():
+        if not job.webhook:
+            continue
+        found = sorted(hook.event for hook in state.archive.outbox.of_job(job.id))
+        wanted = set(job.webhook_events) or {"started", "completed", "failed", "cancelled"}
+        end = {"succeeded": "completed", "failed": "failed", "cancelled": "cancelled"}.get(job.state.value)
+        needed = {end} & wanted if end else set()
+        if {event for event in found if event != "started"} != needed or not set(found) <= wanted:
+            broken.append(f"{job.id} is {job.state}, its webhook wants {sorted(wanted)} and is told {found}")
+        if len(found) != len(set(found)):
+            broken.append(f"{job.id} tells its webhook {found}")
     return broken

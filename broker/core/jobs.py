@@ -21,7 +21,7 @@ from enum import StrEnum
 from msgspec import Struct, field
 
 from broker.wire.jobspec import Phase, Result
-from broker.wire.messages import Failure, Move
+from broker.wire.messages import Failure, HookEvent, Move
 
 #: A story is for people; a job that moves more often than this has its middle cut out.
 MAX_STORY = 64
@@ -123,6 +123,11 @@ class Job(Struct, kw_only=True):
     alias: str = ""
     #: Name of the only worker that may run it; "" for any.
     pinned: str = ""
+    #: Jobs of its tenant that may be held at once, as its edge said; 0: no limit.
+    max_running: int = 0
+    #: URL that is told of its events; "" for none. Which events; none: all.
+    webhook: str = ""
+    webhook_events: tuple[HookEvent, ...] = ()
 
     state: JobState = JobState.QUEUED
     fence: int = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from broker.core import clock, reports, requests, views
+from broker.core import clock, outbox, reports, requests, views
 from broker.core.dispatch import dispatch
 from broker.core.effects import Effect, PeerGone
 from broker.core.jobs import Job, JobState
@@ -140,6 +140,10 @@ class Core:
                 requests.get_pool(state, peer, message, now)
             case m.ForgetJobs():
                 requests.forget_jobs(state, peer, message, now)
+            case m.ClaimHooks():
+                outbox.claim_hooks(state, peer, message, now)
+            case m.HookDone():
+                outbox.hook_done(state, peer, message, now)
 
     def _from_agent(self, peer: bytes, message: m.Message, body: bytes) -> None:
         state, now = self.state, self.now

@@ -50,7 +50,8 @@ def _order(entry: _Entry) -> tuple[float, int]:
 
 
 class _Tenant:
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.lanes: dict[Lane, SortedKeyList] = {}
         self.start = 0.0
         self.finish = 0.0
@@ -100,7 +101,7 @@ class Queue:
             cls = self._classes[-job.priority] = _Class()
         tenant = cls.tenants.get(job.tenant)
         if tenant is None:
-            tenant = cls.tenants[job.tenant] = _Tenant()
+            tenant = cls.tenants[job.tenant] = _Tenant(job.tenant)
         if not tenant.count:
             tenant.start = max(cls.virtual, tenant.finish)
         entries = tenant.lanes.get(lane)
@@ -125,10 +126,19 @@ class Queue:
         self._forget_idle(cls)
 
     def first(
-        self, usable: Callable[[Lane], bool], allowed: Callable[[str, Lane], bool], like: str | None = None
+        self,
+        usable: Callable[[Lane], bool],
+        allowed: Callable[[str, Lane], bool],
+        like: str | None = None,
+        served: Callable[[str], bool] = lambda tenant: True,
     ) -> str | None:
-        """The next job of a usable lane that is allowed, or None. `like`: only from the priority and tenant of that job."""
+        """The next job, of a tenant that is served, of a usable lane, that is allowed; or None.
+
+        `like`: only from the priority and tenant of that job. A tenant that is passed over keeps its turn.
+        """
         for tenant in self._tenants(like):
+            if not served(tenant.name):
+                continue
             best: _Entry | None = None
             for lane, entries in tenant.lanes.items():
                 if not usable(lane):

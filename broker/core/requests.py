@@ -52,12 +52,17 @@ def _new_job(message: m.Submit, body: bytes, now: float) -> Job:
         origin=message.origin,
         alias=message.alias,
         pinned=message.worker,
+        max_running=message.max_running,
+        webhook=message.webhook,
+        webhook_events=message.webhook_events,
         submitted_at=now,
     )
 
 
 def _answer_repeat(state: State, peer: bytes, message: m.Submit, body: bytes, job: Job, now: float) -> None:
-    if (job.body, job.model, job.origin, job.alias) != (body, message.model, message.origin, message.alias):
+    known = (job.body, job.model, job.origin, job.alias, job.tenant, job.webhook, job.webhook_events)
+    said = (message.model, message.origin, message.alias, message.tenant, message.webhook, message.webhook_events)
+    if known != (body, *said):
         text = f"another job bears the id {message.job_id!r}"
         state.send(peer, m.Rejected(req=message.req, code="id_conflict", message=text))
         return
@@ -70,15 +75,19 @@ def _refusal(state: State, message: m.Submit, now: float) -> tuple[m.RejectCode,
     if not (isfinite(message.units) and isfinite(message.deadline_at)):
         return "invalid", "units and deadline_at must be finite numbers", 0.0
     lane = Lane(message.model, message.gpus, message.worker)
-    if message.only_if_idle and not would_start(state, lane):
+    if message.only_if_idle and not would_start(state, lane, message.tenant, message.max_running):
         return "busy", "no worker is free", retry_after_s(state, now)
-    if message.alias_unique and state.archive.find_alias(message.origin, message.alias) is not None:
+    if message.alias_unique and state.archive.find_alias(message.origin, message.alias, message.tenant) is not None:
         return "alias_taken", f"a job named {message.alias!r} exists already", 0.0
+    cost = state.costs.predict(message.model, message.units)
+    own = state.tenants.share(message.tenant).waiting
+    if message.max_queued and own >= message.max_queued:
+        text = f"{own} jobs of tenant {message.tenant} are waiting, its limit is {message.max_queued}"
+        return "queue_full", text, _own_turn_s(state, message, own, cost, now)
     limit, limit_s = state.policy.queue_limit, state.policy.queue_limit_s
     waiting = state.counts[JobState.QUEUED] + state.counts[JobState.DELAYED]
     if waiting >= limit:
         return "queue_full", f"{waiting} jobs are waiting, the limit is {limit}", retry_after_s(state, now)
-    cost = state.costs.predict(message.model, message.units)
     if limit_s and state.queue.backlog_s + cost > limit_s:
         text = f"{state.queue.backlog_s:.0f} s of work are waiting, the limit is {limit_s:.0f} s"
         return "queue_full", text, retry_after_s(state, now)
@@ -101,10 +110,17 @@ def retry_after_s(state: State, now: float) -> float:
     return min(MAX_RETRY_AFTER_S, max(1.0, views.wait_s(state, now) / waiting))
 
 
+def _own_turn_s(state: State, message: m.Submit, own: int, cost: float, now: float) -> float:
+    """The time until about one of the tenant's own jobs has left the queue: all of them have when the whole queue has, and its
+    running jobs make room one after another."""
+    pace_s = cost / message.max_running if message.max_running else 0.0
+    return min(MAX_RETRY_AFTER_S, max(1.0, views.wait_s(state, now) / max(1, own), pace_s))
+
+
 def cancel_job(state: State, peer: bytes, message: m.CancelJob, now: float) -> None:
     """End a waiting job at once; tell the worker of a held one to stop."""
     job = state.find(message.job_id)
-    if job is None:
+    if job is None or message.tenant not in ("", job.tenant):
         state.send(peer, m.CancelReply(req=message.req, outcome="not_found"))
         return
     outcome = _cancel(state, job, now)
@@ -127,11 +143,13 @@ def _cancel(state: State, job: Job, now: float) -> m.CancelOutcome:
 
 
 def get_job(state: State, peer: bytes, message: m.GetJob, now: float) -> None:
-    """The job by id, else by (origin, alias)."""
+    """The job by id, else by (origin, alias); of the tenant that was named."""
     job = state.find(message.job_id) if message.job_id else None
     if job is None and message.alias:
-        job = state.archive.find_alias(message.origin, message.alias)
+        job = state.archive.find_alias(message.origin, message.alias, message.tenant)
         job = None if job is None else state.jobs.get(job.id, job)
+    if job is not None and message.tenant not in ("", job.tenant):
+        job = None
     body = None if job is None else codec.encode_body(views.job_view(state, job, now, full=True))
     state.send(peer, m.JobReply(req=message.req, found=job is not None), body)
 

@@ -11,11 +11,13 @@ from typing import Protocol
 
 from broker.core.costs import Costs
 from broker.core.deadlines import Deadlines
-from broker.core.effects import Effect, Forgot, Moved, Send
+from broker.core.effects import Effect, Forgot, Hooked, Moved, Send
+from broker.core.hooks import Deliveries, Hook, caused
 from broker.core.jobs import FINAL, LAZY, Cause, Job, JobState
 from broker.core.policy import Policy
 from broker.core.pool import Pool, Worker
 from broker.core.queue import Queue
+from broker.core.tenants import Tenants
 from broker.wire import messages as m
 
 
@@ -25,11 +27,15 @@ class Archive(Protocol):
     def find(self, job_id: str) -> Job | None:
         """The job of this id."""
 
-    def find_alias(self, origin: str, alias: str) -> Job | None:
-        """The newest job of this name."""
+    def find_alias(self, origin: str, alias: str, tenant: str) -> Job | None:
+        """The newest job of this name, of this tenant ("": of any)."""
 
     def page(self, query: m.ListJobs) -> tuple[list[Job], bool]:
         """Jobs that match, in order, and whether more follow."""
+
+    @property
+    def outbox(self) -> Deliveries:
+        """The webhook deliveries of all jobs."""
 
 
 class State:
@@ -42,6 +48,7 @@ class State:
         #: Live jobs, and final ones until `forget_finals`.
         self.jobs: dict[str, Job] = {}
         self.queue = Queue()
+        self.tenants = Tenants()
         self.pool = Pool()
         self.deadlines = Deadlines()
         self.costs = Costs()
@@ -96,6 +103,7 @@ class State:
         """Take a job into memory: a new one, or one read back at start."""
         self.jobs[job.id] = job
         self.counts[job.state] += 1
+        self.tenants.adopt(job)
 
     def move(self, job: Job, cause: Cause, now: float, note: str = "") -> None:
         """Move a job by the table, and everything that depends on its state with it."""
@@ -103,6 +111,7 @@ class State:
         target = job.state
         self.counts[source] -= 1
         self.counts[target] += 1
+        self.tenants.moved(job, source)
         if source is JobState.QUEUED and target is not JobState.QUEUED and job.id in self.queue:
             self.queue.remove(job.id)
         if source is JobState.DELAYED:
@@ -111,6 +120,7 @@ class State:
             self.deadlines.set(("due", job.id), job.not_before)
         if target in FINAL:
             self._finish(job)
+        hook = self._hook_of(job, cause, now) if job.webhook else None
         self.effects.append(
             Moved(
                 job_id=job.id,
@@ -118,12 +128,32 @@ class State:
                 source=None if cause is Cause.SUBMITTED else source,
                 target=target,
                 cause=cause,
-                durable=cause not in LAZY,
+                durable=cause not in LAZY or hook is not None,
                 worker=job.worker,
                 note=note,
             )
         )
+        if hook is not None:
+            self.effects.append(Hooked(hook))
         self.note_change(job)
+
+    def _hook_of(self, job: Job, cause: Cause, now: float) -> Hook | None:
+        """The delivery that the job's latest move causes. A start that the broker hears of twice is told once."""
+        event = caused(job, cause)
+        if event is None:
+            return None
+        known = self.archive.outbox.of_job(job.id)
+        if any(hook.event == event for hook in known):
+            return None
+        unwanted = any(hook.state == "disabled" for hook in known)
+        return Hook(
+            number=self.next_revision(),
+            job_id=job.id,
+            event=event,
+            created_at=now,
+            due_at=now,
+            state="disabled" if unwanted else "pending",
+        )
 
     def enqueue(self, job: Job, *, front: bool = False) -> None:
         """Let a job that is `queued` wait for a worker."""

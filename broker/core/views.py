@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from broker.core import hooks
 from broker.core.jobs import Job, JobState
 from broker.core.pool import Worker
 from broker.core.state import State
@@ -42,6 +43,9 @@ def job_view(state: State, job: Job, now: float, *, full: bool = False) -> m.Job
         result=job.result,
         story=tuple(job.story) if full else (),
         body=job.body if full else b"",
+        webhook=job.webhook,
+        webhook_events=job.webhook_events if full else (),
+        hooks=tuple(map(hooks.view, state.archive.outbox.of_job(job.id))) if full and job.webhook else (),
     )
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from broker.core.jobs import FINAL, Job, JobState
 from broker.shell import rows
 from broker.shell.errors import JournalBroken, JournalConflict, JournalFull, JournalRefused
+from broker.shell.outbox import Outbox
 from broker.shell.pages import find_page
 from broker.shell.schema import open_database
 from broker.wire import messages as m
@@ -61,6 +62,8 @@ class Journal:
         #: Numbers of deleted rows: still to be deleted, and deleted in the open transaction.
         self._doomed: list[int] = []
         self._deleted: list[int] = []
+        #: Webhook deliveries, staged and committed along with the jobs.
+        self.outbox = Outbox(self._connection, path, lambda: self._guarded(self._write_staged))
         self._since_checkpoint = 0
         self._since_checkpoint_seen = 0
         try:
@@ -91,7 +94,11 @@ class Journal:
     @property
     def dirty(self) -> bool:
         """Whether anything is staged or flushed that is not committed."""
-        return bool(self._staged or self._lazy or self._flushed or self._doomed or self._deleted)
+        return self._written or bool(self._staged or self._lazy or self._doomed or self.outbox.staged)
+
+    @property
+    def _written(self) -> bool:
+        return bool(self._flushed or self._deleted or self.outbox.flushed)
 
     def stage(self, job: Job, *, lazy: bool = False) -> None:
         """Write this job's row with the next commit; `lazy`: with the next that includes lazy rows."""
@@ -121,6 +128,7 @@ class Journal:
             raise JournalConflict(f"job {job_id} cannot be deleted: its row is {row and row[1]}")
         # Should this transaction have to be written again, this row need not: it is deleted before anything else is written.
         self._flushed.pop(job_id, None)
+        self.outbox.forget(job_id)
         self._inserted.discard(job_id)
         self._numbers.pop(job_id, None)
         self._doomed.append(row[0])
@@ -129,7 +137,7 @@ class Journal:
     def flush(self) -> None:
         """Write all staged rows, without making them durable. Raises `JournalConflict`, `JournalBroken` or `JournalFull`."""
         self._include_lazy()
-        if self._staged:
+        if self._staged or self.outbox.staged:
             self._guarded(self._write_staged)
 
     def _include_lazy(self) -> None:
@@ -140,10 +148,10 @@ class Journal:
         """Make the staged rows durable, with or without the lazy ones; returns how many there were. Raises as `flush`."""
         if lazy:
             self._include_lazy()
-        if not (self._staged or self._flushed or self._doomed or self._deleted):
+        if not (self._staged or self._doomed or self.outbox.staged or self._written):
             return 0
         self._guarded(self._write_and_commit)
-        count = len(self._flushed) + len(self._deleted)
+        count = len(self._flushed) + len(self._deleted) + self.outbox.committed()
         for job in self._flushed.values():
             if job.state in FINAL:
                 del self._numbers[job.id]
@@ -180,12 +188,14 @@ class Journal:
         self._staged.clear()
         self._inserted |= new
         new.clear()
+        self.outbox.write()
 
     def _delete_doomed(self) -> None:
         if self._doomed:
             numbers = [(n,) for n in self._doomed]
             self._connection.executemany("DELETE FROM job WHERE n = ?", numbers)
             self._connection.executemany("DELETE FROM spec WHERE n = ?", numbers)
+            self.outbox.delete(self._doomed)
             self._deleted += self._doomed
             self._doomed.clear()
 
@@ -233,6 +243,7 @@ class Journal:
         self._inserted.clear()
         self._doomed = self._deleted + self._doomed
         self._deleted = []
+        self.outbox.rolled_back()
         try:
             write()
         except sqlite3.Error as again:
@@ -249,18 +260,22 @@ class Journal:
             return staged
         return self._read(" WHERE job.id = ?", (job_id,))
 
-    def find_alias(self, origin: str, alias: str) -> Job | None:
-        """The newest job of this name."""
+    def find_alias(self, origin: str, alias: str, tenant: str = "") -> Job | None:
+        """The newest job of this name, of this tenant ("": of any)."""
         if not alias:
             return None
-        job = self._read(
-            " WHERE job.origin = ? AND job.alias = ? AND job.alias <> '' ORDER BY job.n DESC LIMIT 1", (origin, alias)
-        )
+        where = " WHERE job.origin = ? AND job.alias = ? AND job.alias <> ''"
+        names: tuple[str, ...] = (origin, alias)
+        if tenant:
+            where, names = f"{where} AND job.tenant = ?", (*names, tenant)
+        job = self._read(f"{where} ORDER BY job.n DESC LIMIT 1", names)
         # A new job that is not flushed is newer than every row; among several the last staged is the newest.
         for job_id in self._new:
             staged = self._staged[job_id]
-            if (staged.origin, staged.alias) == (origin, alias) and (
-                job is None or job.id not in self._new or self._numbers[job_id] > self._numbers[job.id]
+            if (
+                (staged.origin, staged.alias) == (origin, alias)
+                and tenant in ("", staged.tenant)
+                and (job is None or job.id not in self._new or self._numbers[job_id] > self._numbers[job.id])
             ):
                 job = staged
         return job

@@ -36,7 +36,27 @@ def _after(connection: sqlite3.Connection, query: m.ListJobs) -> int | None:
     if not query.after:
         return 2**63 - 1 if query.newest_first else 0
     row = connection.execute("SELECT n FROM job WHERE id = ?", (query.after,)).fetchone()
-    return None if row is None else row[0]
+    if row is not None:
+        return int(row[0])
+    if not query.after_at:
+        return None
+    first = _first_since(connection, query.after_at)
+    return first if query.newest_first else first - 1
+
+
+def _first_since(connection: sqlite3.Connection, at: float) -> int:
+    """The least number n such that every row below it was accepted before `at`; rows lie in the order of acceptance."""
+    low, high = 0, connection.execute("SELECT coalesce(max(n), 0) + 1 FROM job").fetchone()[0]
+    while low < high:
+        middle = (low + high) // 2
+        row = connection.execute(
+            "SELECT n, submitted_at FROM job WHERE n >= ? ORDER BY n LIMIT 1", (middle,)
+        ).fetchone()
+        if row is None or row[1] >= at:
+            high = middle
+        else:
+            low = row[0] + 1
+    return int(low)
 
 
 def _numbers(connection: sqlite3.Connection, query: m.ListJobs, after: int) -> list[int]:
@@ -64,10 +84,12 @@ def _select(
     if condition:
         where.append(condition)
         parameters += states
-    for column, value in (("origin", query.origin), ("model", query.model)):
+    for column, value in (("origin", query.origin), ("model", query.model), ("tenant", query.tenant)):
         if value:
             where.append(f"{column} = ?")
             parameters.append(value)
+    if query.tenant not in ("", "default"):  # lets the partial index serve
+        where.append("tenant <> 'default'")
     if query.worker:  # a job that waits for this worker alone is its job too
         where.append("(worker = ? OR pinned = ?)")
         parameters += [query.worker, query.worker]

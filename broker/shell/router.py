@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
-from broker.core.effects import Effect, Forgot, Moved, PeerGone, Send
+from broker.core.effects import Effect, Forgot, Hooked, Moved, PeerGone, Send
+from broker.core.hooks import Hook
 from broker.core.machine import Core
 from broker.shell.disk import Disk
 from broker.shell.journal import Journal
@@ -160,6 +161,25 @@ class Router:
                 self._journal.forget(effect.job_id)
                 self._durable = True
                 logger.info("job forgotten", extra={"action": "forgotten", "job_id": effect.job_id})
+            elif type(effect) is Hooked:
+                self._hooked(effect.hook)
+
+    def _hooked(self, hook: Hook) -> None:
+        self._journal.outbox.stage(hook)
+        self._durable = True
+        if self._log_moves:
+            logger.info(
+                "webhook delivery",
+                extra={
+                    "action": "hook",
+                    "job_id": hook.job_id,
+                    "event": hook.event,
+                    "state": hook.state,
+                    "attempt": hook.attempts,
+                    "status": hook.status or None,
+                    "note": hook.note,
+                },
+            )
 
     def _moved(self, move: Moved) -> None:
         job = self._core.job(move.job_id)

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from broker.core.jobs import FINAL, Job, JobState
 from broker.wire.jobspec import Result
-from broker.wire.messages import Failure, Move
+from broker.wire.messages import Failure, HookEvent, Move
 
 JobRow = tuple[Any, ...]
 
@@ -25,8 +25,8 @@ SELECT = (
 )
 
 INSERT_JOB = (
-    "INSERT INTO job (n, id, state, fence, worker, origin, alias, model, pinned, submitted_at, tail)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO job (n, id, state, fence, worker, tenant, origin, alias, model, pinned, submitted_at, tail)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 INSERT_SPEC = "INSERT INTO spec (n, head, body) VALUES (?, ?, ?)"
 
@@ -40,13 +40,16 @@ UPDATE_JOB = (
 
 
 class Head(Struct, frozen=True, array_like=True):
-    """What is fixed at submission and not selected by."""
+    """What is fixed at submission; of it only the tenant is selected by, and stands in a column too."""
 
     tenant: str
     priority: int
     gpus: int
     units: float
     deadline_at: float
+    max_running: int = 0
+    webhook: str = ""
+    webhook_events: tuple[HookEvent, ...] = ()
 
 
 class Tail(Struct, frozen=True, array_like=True):
@@ -105,6 +108,7 @@ def job_row(n: int, job: Job) -> JobRow:
         job.state.value,
         job.fence,
         job.worker,
+        job.tenant,
         job.origin,
         job.alias,
         job.model,
@@ -116,7 +120,16 @@ def job_row(n: int, job: Job) -> JobRow:
 
 def spec_row(n: int, job: Job) -> JobRow:
     """Parameters of `INSERT_SPEC`."""
-    head = Head(job.tenant, job.priority, job.gpus, job.units, job.deadline_at)
+    head = Head(
+        job.tenant,
+        job.priority,
+        job.gpus,
+        job.units,
+        job.deadline_at,
+        job.max_running,
+        job.webhook,
+        job.webhook_events,
+    )
     return n, _encode(head), job.body
 
 
@@ -138,6 +151,9 @@ def decode(row: JobRow) -> Job:
         gpus=head.gpus,
         units=head.units,
         deadline_at=head.deadline_at,
+        max_running=head.max_running,
+        webhook=head.webhook,
+        webhook_events=head.webhook_events,
         origin=origin,
         alias=alias,
         pinned=pinned,

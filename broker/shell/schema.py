@@ -11,16 +11,20 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+from broker.shell import outbox
 from broker.shell.errors import JournalBroken, JournalRefused
 
 #: Raised with every change of the tables or of the packed columns that an older broker would misread.
-SCHEMA = 1
+SCHEMA = 3
 
 #: "Zoet": tells our file from any other SQLite database.
 APPLICATION_ID = 0x5A6F6574
 
 #: Pages of WAL after which a commit also checkpoints: bounds the WAL at 16 MB when there is never an idle moment.
 _AUTOCHECKPOINT_PAGES = 4096
+
+_ALIAS_INDEX = "CREATE INDEX job_alias ON job (origin, alias, tenant) WHERE alias <> ''"
+_TENANT_INDEX = "CREATE INDEX job_tenant ON job (tenant) WHERE tenant <> 'default'"
 
 _TABLES = (
     # n is the order of acceptance; pages are cut and names looked up in that order.
@@ -31,6 +35,7 @@ _TABLES = (
         state TEXT NOT NULL,
         fence INTEGER NOT NULL,
         worker TEXT NOT NULL,
+        tenant TEXT NOT NULL DEFAULT 'default',
         origin TEXT NOT NULL,
         alias TEXT NOT NULL,
         model TEXT NOT NULL,
@@ -42,13 +47,32 @@ _TABLES = (
     "CREATE TABLE spec (n INTEGER PRIMARY KEY, head BLOB NOT NULL, body BLOB NOT NULL)",
     # Succeeded jobs are most of a long history and are found by scanning; leaving them out saves an index entry a job.
     "CREATE INDEX job_state ON job (state) WHERE state <> 'succeeded'",
-    "CREATE INDEX job_alias ON job (origin, alias) WHERE alias <> ''",
+    # Also serves whoever asks without a tenant.
+    _ALIAS_INDEX,
+    # Without keys every job is of this tenant, and an index of it would say nothing.
+    _TENANT_INDEX,
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     "INSERT INTO meta (key, value) VALUES ('epoch', 0)",
+    *outbox.TABLES,
 )
 
+
+def _add_tenants(connection: sqlite3.Connection) -> None:
+    """1 -> 2: jobs can be found by their tenant. There were no keys before, so all are of one."""
+    connection.execute("ALTER TABLE job ADD COLUMN tenant TEXT NOT NULL DEFAULT 'default'")
+    connection.execute("DROP INDEX job_alias")
+    connection.execute(_ALIAS_INDEX)
+    connection.execute(_TENANT_INDEX)
+
+
+def _add_hooks(connection: sqlite3.Connection) -> None:
+    """2 -> 3: webhook deliveries. Jobs of before have none."""
+    for statement in outbox.TABLES:
+        connection.execute(statement)
+
+
 #: schema n -> what turns a file of schema n into one of n + 1, inside the transaction that also stamps it.
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _add_tenants, 2: _add_hooks}
 
 
 def open_database(path: Path) -> sqlite3.Connection:

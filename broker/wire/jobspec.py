@@ -66,6 +66,10 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     echo: dict[str, Scalar] = msgspec.field(default_factory=dict)
     #: Pictures to write while each output is being denoised, as `preview_name` calls them; a pipeline that cannot writes none.
     previews: Annotated[int, Meta(ge=0, le=3)] = 0
+    #: The request's place in a trace, as its header says; goes into log lines.
+    traceparent: Annotated[str, Meta(max_length=64)] = ""
+    #: Of a request with an idempotency key: SHA-256 of what it said, hex. No engine reads this.
+    request_digest: Annotated[str, Meta(max_length=64)] = ""
 
 
 class Defaults(Struct, frozen=True, kw_only=True):
@@ -163,6 +167,15 @@ class Result(Struct, frozen=True, kw_only=True):
     seed: int = 0
 
 
+class _Traced(Struct):
+    """What `trace_id_of` reads of a spec."""
+
+    traceparent: str = ""
+
+
+_traced_decoder = msgspec.msgpack.Decoder(_Traced)
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+
 _spec_encoder = msgspec.msgpack.Encoder()
 _spec_decoder = msgspec.msgpack.Decoder(JobSpec)
 
@@ -175,3 +188,12 @@ def encode_spec(spec: JobSpec) -> bytes:
 def decode_spec(body: bytes) -> JobSpec:
     """The spec in a body. Raises `ValueError` (msgspec's errors and bad UTF-8 are all ValueErrors) when it is not one."""
     return _spec_decoder.decode(body)
+
+
+def trace_id_of(body: bytes) -> str:
+    """The id of the trace that a spec belongs to, for log lines; "" when it has none, or is no spec."""
+    try:
+        match = _TRACEPARENT.fullmatch(_traced_decoder.decode(body).traceparent)
+    except ValueError:
+        return ""
+    return match[1] if match else ""

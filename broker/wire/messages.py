@@ -22,6 +22,7 @@ PROTOCOL = 1
 Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Short = Annotated[str, Meta(max_length=256)]
+Tenant = Annotated[str, Meta(max_length=64)]
 Fence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 Seconds = Annotated[float, Meta(ge=0, le=1e10)]
@@ -31,6 +32,16 @@ JobStateName = Literal["queued", "delayed", "assigned", "running", "succeeded", 
 FailureKind = Literal[
     "invalid_input", "out_of_memory", "engine_error", "engine_crashed", "hung", "expired", "quarantined"
 ]
+
+
+#: The first attempt began; the job succeeded, failed, or was cancelled.
+HookEvent = Literal["started", "completed", "failed", "cancelled"]
+
+#: `failed`: tried as often as it is tried; `disabled`: the receiver wants no more of this job.
+HookState = Literal["pending", "delivered", "failed", "disabled"]
+
+#: ASCII, as it goes into the request. A header holds it beside a job's other names.
+WebhookUrl = Annotated[str, Meta(pattern=r"^[!-~]{0,1024}\Z")]
 
 
 class Message(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
@@ -66,6 +77,12 @@ class Submit(Message, frozen=True, kw_only=True, tag="submit"):
     worker: Annotated[str, Meta(max_length=128)] = ""
     #: Refuse with code `busy` unless a worker can start it at once.
     only_if_idle: bool = False
+    #: Of the job's tenant, which of its jobs the newest says: jobs that may wait, and that workers may hold at once. 0: no limit.
+    max_queued: Count = 0
+    max_running: Count = 0
+    #: Where the job's events are to be told, and which; none named: all of them.
+    webhook: WebhookUrl = ""
+    webhook_events: Annotated[tuple[HookEvent, ...], Meta(max_length=4)] = ()
 
 
 class CancelJob(Message, frozen=True, kw_only=True, tag="cancel_job"):
@@ -73,6 +90,8 @@ class CancelJob(Message, frozen=True, kw_only=True, tag="cancel_job"):
 
     req: int
     job_id: Id
+    #: Whose job it must be, or it is not found; "" for anybody's.
+    tenant: Tenant = ""
 
 
 class GetJob(Message, frozen=True, kw_only=True, tag="get_job"):
@@ -82,6 +101,8 @@ class GetJob(Message, frozen=True, kw_only=True, tag="get_job"):
     job_id: Annotated[str, Meta(max_length=64)] = ""
     origin: Annotated[str, Meta(max_length=32)] = ""
     alias: Short = ""
+    #: Whose job it must be, or it is not found; "" for anybody's.
+    tenant: Tenant = ""
 
 
 class ListJobs(Message, frozen=True, kw_only=True, tag="list_jobs"):
@@ -89,13 +110,16 @@ class ListJobs(Message, frozen=True, kw_only=True, tag="list_jobs"):
 
     req: int
     limit: Annotated[int, Meta(ge=0, le=1000)] = 50
-    #: Continue behind this job id; an unknown one gives an empty page.
+    #: Continue behind this job id; an unknown one gives an empty page, unless `after_at` says where it was.
     after: Annotated[str, Meta(max_length=64)] = ""
     newest_first: bool = True
     states: Annotated[tuple[JobStateName, ...], Meta(max_length=7)] = ()
     origin: Annotated[str, Meta(max_length=32)] = ""
     model: Short = ""
     worker: Annotated[str, Meta(max_length=128)] = ""
+    tenant: Tenant = ""
+    #: When `after` is no job any more: continue behind what was accepted at this time; 0: an empty page.
+    after_at: Seconds = 0.0
 
 
 class Watch(Message, frozen=True, kw_only=True, tag="watch"):
@@ -121,6 +145,30 @@ class ForgetJobs(Message, frozen=True, kw_only=True, tag="forget_jobs"):
     job_ids: Annotated[tuple[Id, ...], Meta(max_length=50)]
     #: Only those that finished at or before; 0: whenever they did.
     finished_before: Seconds = 0.0
+
+
+class ClaimHooks(Message, frozen=True, kw_only=True, tag="claim_hooks"):
+    """Give me webhook deliveries that are due; each is to be reported within its lease, 60 s. Answered by `Hooks` after the commit."""
+
+    req: int
+    limit: Annotated[int, Meta(ge=1, le=64)] = 16
+
+
+class HookDone(Message, frozen=True, kw_only=True, tag="hook_done"):
+    """What became of a delivery. Answered by `HookNoted` after the commit.
+
+    `retry`: again in `retry_s`; `failed`: never again; `disabled`: nothing more of this job.
+    """
+
+    req: int
+    number: Fence
+    claim: Fence
+    outcome: Literal["delivered", "retry", "failed", "disabled"]
+    #: HTTP status of the answer; 0 when there was none.
+    status: Annotated[int, Meta(ge=0, le=999)] = 0
+    retry_s: Seconds = 0.0
+    #: What went wrong.
+    note: Short = ""
 
 
 # ---------------------------------------------------------------- broker -> edge
@@ -200,6 +248,19 @@ class Gone(Message, frozen=True, kw_only=True, tag="gone"):
 
     seq: int
     job_ids: tuple[Id, ...]
+
+
+class Hooks(Message, frozen=True, kw_only=True, tag="hooks"):
+    """The deliveries that this edge now holds (body: list of `HookClaim`). `wait_s`: until another one is due; -1: there is none."""
+
+    req: int
+    wait_s: float = -1.0
+
+
+class HookNoted(Message, frozen=True, kw_only=True, tag="hook_noted"):
+    """A delivery's outcome is on disk, or was there before."""
+
+    req: int
 
 
 # ---------------------------------------------------------------- agent -> broker
@@ -396,6 +457,37 @@ class Failure(Struct, frozen=True):
     message: str = ""
 
 
+class HookClaim(Struct, frozen=True, kw_only=True):
+    """One webhook delivery, given to one edge."""
+
+    #: Names the event, over all attempts; never given twice.
+    number: Fence
+    #: Names this claim.
+    claim: Fence
+    job_id: Id
+    event: HookEvent
+    #: When it happened.
+    created_at: float
+    #: Attempts begun, this one included.
+    attempts: Count
+
+
+class HookView(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A webhook delivery as edges see it."""
+
+    event: HookEvent
+    state: HookState
+    attempts: int = 0
+    #: HTTP status of the last answer; 0 when there was none.
+    status: int = 0
+    #: What went wrong last.
+    note: str = ""
+    #: An edge is at it.
+    sending: bool = False
+    #: When it is tried (again); 0 when it is not, or is being tried.
+    next_at: float = 0.0
+
+
 class JobView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A job as edges see it."""
 
@@ -437,6 +529,10 @@ class JobView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     story: tuple[Move, ...] = ()
     #: The spec's bytes (`jobspec.decode_spec`); empty in events.
     body: bytes = b""
+    webhook: str = ""
+    #: Which events the webhook is told, none: all; what became of those so far. Empty in events.
+    webhook_events: tuple[HookEvent, ...] = ()
+    hooks: tuple[HookView, ...] = ()
 
 
 WorkerStateName = Literal["starting", "idle", "busy", "suspect", "draining", "lost"]
@@ -483,8 +579,10 @@ class PoolView(Struct, frozen=True, kw_only=True):
     queue_limit: int = 0
 
 
-FromEdge = Submit | CancelJob | GetJob | ListJobs | Watch | GetPool | ForgetJobs
-ToEdge = Accepted | Rejected | JobReply | Jobs | CancelReply | Watching | Pool | Event | Forgotten | Gone
+FromEdge = Submit | CancelJob | GetJob | ListJobs | Watch | GetPool | ForgetJobs | ClaimHooks | HookDone
+ToEdge = (
+    Accepted | Rejected | JobReply | Jobs | CancelReply | Watching | Pool | Event | Forgotten | Gone | Hooks | HookNoted
+)
 FromAgent = Hello | Heartbeat | Started | Refused | Finished | Failed | Cancelled | Goodbye
 ToAgent = Welcome | Who | Bye | Run | HeartbeatAck | Cancel | Drain | ResultAck
 AgentResult = Finished | Failed | Cancelled

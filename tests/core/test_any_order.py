@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from broker.core.effects import Forgot, Moved, PeerGone, Send
+from broker.core.effects import Forgot, Hooked, Moved, PeerGone, Send
+from broker.core.hooks import LEASE_S
 from broker.core.jobs import FINAL, Cause
 from broker.core.machine import Policy
 from broker.wire import codec
@@ -118,6 +119,9 @@ class AnyOrder(RuleBasedStateMachine):
         self.finals: dict[str, list[Cause]] = {}
         self.published: list[str] = []
         self.failures: list[str] = []
+        #: Webhook deliveries that an edge holds: number -> (claim, until when).
+        self.claims: dict[int, tuple[int, float]] = {}
+        self.delivered: set[int] = set()
 
     # plumbing
 
@@ -135,6 +139,8 @@ class AnyOrder(RuleBasedStateMachine):
                 self.cancels.discard(effect.job_id)
                 if effect.job_id in self.published:
                     self.published.remove(effect.job_id)
+                continue
+            if isinstance(effect, Hooked):
                 continue
             assert isinstance(effect, Send)
             if effect.peer == EDGE:
@@ -174,6 +180,32 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(job_id=st.sampled_from(JOBS))
     def forget(self, job_id):
         self.carry(self.desk.feed(EDGE, m.ForgetJobs(req=1, job_ids=(job_id,))))
+
+    @rule(
+        job_id=st.sampled_from(JOBS), events=st.sampled_from([(), ("completed", "failed", "cancelled"), ("started",)])
+    )
+    def submit_with_webhook(self, job_id, events):
+        self.submit_one(job_id, webhook="https://client.example/", webhook_events=events)
+
+    @rule(limit=st.integers(1, 3))
+    def edge_claims(self, limit):
+        effects = self.desk.feed(EDGE, m.ClaimHooks(req=1, limit=limit))
+        reply = next(e for e in effects if isinstance(e, Send) and isinstance(e.message, m.Hooks))
+        for held in codec.hook_claims(reply.body):
+            assert held.number not in self.delivered, "given again after its delivery was noted"
+            _, until = self.claims.get(held.number, (0, 0.0))
+            assert until <= self.desk.now, "given to two edges at once"
+            self.claims[held.number] = held.claim, self.desk.now + LEASE_S
+        self.carry(effects)
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), outcome=st.sampled_from(["delivered", "retry", "failed", "disabled"]))
+    def edge_reports(self, data, outcome):
+        number = data.draw(st.sampled_from(sorted(self.claims)))
+        claim, _ = self.claims.pop(number)
+        if outcome == "delivered":
+            self.delivered.add(number)
+        self.carry(self.desk.feed(EDGE, m.HookDone(req=1, number=number, claim=claim, outcome=outcome, retry_s=1.0)))
 
     @rule(name=st.sampled_from(WORKERS), many=st.booleans())
     def deliver_to_broker(self, name, many):

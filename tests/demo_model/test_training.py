@@ -21,6 +21,7 @@ from workers.demo_model.vae_training import VaeSizes, decode, encode, new_vae
 
 TINY = Plan(
     autoencoder_steps=3,
+    polish_steps=1,
     decoder_steps=2,
     transformer_steps=4,
     vae=VaeSizes(latent=4, encoder=8, decoder=8),
@@ -166,11 +167,11 @@ def test_a_finished_training_only_writes_the_model_again(trained: Path, caplog: 
         make_model(TINY, trained / "again", trained / "work", CPU)
 
     assert weights(trained / "again") == weights(trained / "model")
-    assert caplog.text.count("done before") == 3
+    assert caplog.text.count("done before") == 4
 
 
 def test_another_seed_makes_other_weights(trained: Path, tmp_path: Path) -> None:
-    plan = Plan(2, 1, 1, 1, TINY.vae, TINY.transformer, TINY.clips)
+    plan = Plan(2, 1, 1, 1, 1, TINY.vae, TINY.transformer, TINY.clips)
 
     make_model(plan, tmp_path / "model", tmp_path / "work", CPU)
 

@@ -60,7 +60,7 @@ def open_edge(start: Path) -> Iterator[Callable[..., World]]:
     )
 
     def connect(hub: Hub) -> Any:
-        broker.on_event, broker.on_gap = hub.on_event, hub.on_gap
+        broker.on_event, broker.on_gap, broker.on_gone = hub.on_event, hub.on_gap, hub.on_gone
         return broker
 
     def open_one(**settings: Any) -> World:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,6 +13,7 @@ import msgspec
 from broker import errors
 from broker.wire import messages as m
 from broker.wire.jobspec import Artefact, Defaults, Limits, ModelCard, Result, decode_spec
+from tests.edge.fake_outbox import FakeOutbox
 
 #: The epoch in the upper half of revisions and fences, as the real broker counts them.
 EPOCH = 3 << 32
@@ -55,7 +56,10 @@ class FakeBroker:
         self.artefacts = artefacts
         self.workers = {view.name: view for view in workers}
         self.jobs: dict[str, m.JobView] = {}
+        #: Deleted jobs, and when they had been submitted.
+        self.forgotten: dict[str, float] = {}
         self.submits: dict[str, m.Submit] = {}
+        self.outbox = FakeOutbox()
         self.refuse_with: errors.BrokerError | None = None
         self.down = False
         #: A cancelled running job stops by itself on the next turn of the loop.
@@ -65,6 +69,7 @@ class FakeBroker:
         self.started = self.watched = self.closed = False
         self.on_event: Callable[[m.JobView], None] = lambda view: None
         self.on_gap: Callable[[], None] = lambda: None
+        self.on_gone: Callable[[tuple[str, ...]], None] = lambda ids: None
         self._revision = EPOCH
         self._fence = EPOCH
 
@@ -86,18 +91,22 @@ class FakeBroker:
             raise self.refuse_with
         there = self.jobs.get(submit.job_id)
         if there is not None:
-            if there.body != body:
+            if (there.body, there.tenant) != (body, submit.tenant):
                 raise errors.IdConflict("id_conflict", "another job bears this id")
             return there, True
         if submit.only_if_idle and not self._idle(submit.worker):
             raise errors.ServiceBusy("busy", "no worker is free", 1.0)
-        if submit.alias_unique and self._newest(submit.origin, submit.alias):
+        if submit.alias_unique and self._newest(submit.origin, submit.alias, submit.tenant):
             raise errors.AliasTaken("alias_taken", "the name is taken")
+        waiting = sum(job.state == "queued" and job.tenant == submit.tenant for job in self.jobs.values())
+        if submit.max_queued and waiting >= submit.max_queued:
+            raise errors.QueueFull("queue_full", f"{waiting} jobs of tenant {submit.tenant} are waiting", 7.0)
         view = m.JobView(
             id=submit.job_id,
             state="queued",
             model=submit.model,
             revision=self._next_revision(),
+            tenant=submit.tenant,
             priority=submit.priority,
             origin=submit.origin,
             alias=submit.alias,
@@ -108,16 +117,17 @@ class FakeBroker:
             story=(m.Move(self.now, "", "queued", "submitted"),),
             body=body,
         )
+        view = msgspec.structs.replace(view, webhook=submit.webhook, webhook_events=submit.webhook_events)
         decode_spec(body)
         self.submits[submit.job_id] = submit
         self.jobs[view.id] = view
         self._tell(view)
         return msgspec.structs.replace(view, body=b"", story=()), False
 
-    async def cancel(self, job_id: str) -> tuple[m.CancelOutcome, m.JobView | None]:
+    async def cancel(self, job_id: str, tenant: str = "") -> tuple[m.CancelOutcome, m.JobView | None]:
         self._answer("cancel")
         view = self.jobs.get(job_id)
-        if view is None:
+        if view is None or tenant not in ("", view.tenant):
             return "not_found", None
         if view.state in FINAL:
             return "already_final", view
@@ -128,13 +138,16 @@ class FakeBroker:
             asyncio.get_running_loop().call_soon(self.stop, job_id)
         return "requested", view
 
-    async def get(self, job_id: str) -> m.JobView | None:
+    async def get(self, job_id: str, tenant: str = "") -> m.JobView | None:
         self._answer("get")
-        return self.jobs.get(job_id)
+        view = self.jobs.get(job_id)
+        if view is None or tenant not in ("", view.tenant):
+            return None
+        return self._with_hooks(view)
 
-    async def get_alias(self, origin: str, alias: str) -> m.JobView | None:
+    async def get_alias(self, origin: str, alias: str, tenant: str = "") -> m.JobView | None:
         self._answer("get_alias")
-        return self._newest(origin, alias)
+        return self._newest(origin, alias, tenant)
 
     async def list(
         self,
@@ -146,12 +159,19 @@ class FakeBroker:
         origin: str = "",
         model: str = "",
         worker: str = "",
+        tenant: str = "",
+        after_at: float = 0.0,
     ) -> tuple[list[m.JobView], bool]:
         self._answer("list")
         ordered = sorted(self.jobs.values(), key=lambda job: (job.submitted_at, job.id), reverse=newest_first)
         if after:
             ids = [job.id for job in ordered]
-            ordered = ordered[ids.index(after) + 1 :] if after in ids else []
+            if after in ids:
+                ordered = ordered[ids.index(after) + 1 :]
+            else:
+                # The edge's guess would be this time, were its clock ours.
+                at = self.forgotten.get(after, 0.0) if after_at else 0.0
+                ordered = [job for job in ordered if at and (job.submitted_at < at) == newest_first]
         found = [
             job
             for job in ordered
@@ -159,8 +179,34 @@ class FakeBroker:
             and origin in ("", job.origin)
             and model in ("", job.model)
             and worker in ("", job.worker)
+            and tenant in ("", job.tenant)
         ]
-        return found[:limit], len(found) > limit
+        return [self._with_hooks(job) for job in found[:limit]], len(found) > limit
+
+    async def forget(self, job_ids: Sequence[str], *, finished_before: float = 0.0) -> tuple[str, ...]:
+        self._answer("forget")
+        gone = tuple(
+            job_id
+            for job_id in job_ids
+            if (job := self.jobs.get(job_id)) is not None
+            and job.state in FINAL
+            and not 0 < finished_before < job.finished_at
+        )
+        for job_id in gone:
+            self.forgotten[job_id] = self.jobs.pop(job_id).submitted_at
+            self.outbox.forget(job_id)
+        self.on_gone(gone)
+        return gone
+
+    async def claim_hooks(self, limit: int) -> tuple[Sequence[m.HookClaim], float]:
+        if self.down:
+            raise errors.BrokerUnavailable()
+        return self.outbox.claim(limit)
+
+    async def hook_done(self, done: m.HookDone) -> None:
+        if self.down:
+            raise errors.BrokerUnavailable()
+        self.outbox.done(done)
 
     async def pool(self) -> m.PoolView:
         self._answer("pool")
@@ -199,7 +245,7 @@ class FakeBroker:
         view = self.jobs[job_id]
         files = files or {"video_mp4": b"\0\0\0\x20ftypisom" + bytes(range(256)) * 8}
         directory = self.artefacts / job_id / str(view.fence)
-        directory.mkdir(parents=True)
+        directory.mkdir(parents=True, exist_ok=True)
         artefacts = []
         for key, data in files.items():
             name = key.replace("_", ".")
@@ -225,6 +271,9 @@ class FakeBroker:
 
     # ------------------------------------------------------------ parts
 
+    def _with_hooks(self, view: m.JobView) -> m.JobView:
+        return msgspec.structs.replace(view, hooks=self.outbox.of_job(view.id)) if view.webhook else view
+
     def _answer(self, call: str) -> None:
         self.calls.append(call)
         if self.down:
@@ -238,8 +287,12 @@ class FakeBroker:
         if name in self.workers:
             self.workers[name] = msgspec.structs.replace(self.workers[name], state=state)
 
-    def _newest(self, origin: str, alias: str) -> m.JobView | None:
-        found = [job for job in self.jobs.values() if (job.origin, job.alias) == (origin, alias)]
+    def _newest(self, origin: str, alias: str, tenant: str) -> m.JobView | None:
+        found = [
+            job
+            for job in self.jobs.values()
+            if (job.origin, job.alias) == (origin, alias) and tenant in ("", job.tenant)
+        ]
         return found[-1] if found else None
 
     def _end(self, job_id: str, state: m.JobStateName, **changes: object) -> m.JobView:
@@ -252,6 +305,8 @@ class FakeBroker:
             story = (*story, m.Move(self.now, old.state, str(changes["state"]), move))
         view = msgspec.structs.replace(old, revision=self._next_revision(), story=story, **changes)
         self.jobs[job_id] = view
+        if view.webhook:
+            self.outbox.moved(old, view, self.now)
         self._tell(view)
         return view
 

@@ -25,6 +25,8 @@ def finished(world: World, path: str = "/v1/tasks/video", **fields: Any) -> None
     files = {"image_png": b"\x89PNG\r\n"} if "image" in path else {}
     world.do(world.fake.run, newest(world))
     world.do(world.fake.succeed, newest(world), **files)
+    # Whoever is told that it is done finds its copy in place.
+    assert world.http.get(f"/v1/tasks/{answer.json()['task_id']}/status").json()["status"] == "completed"
 
 
 @pytest.mark.parametrize(
@@ -172,6 +174,7 @@ def test_file_downloads_say_what_is_wrong_with_status_200(world: World) -> None:
     world.http.post(FORM, params=QUERY)
     world.do(world.fake.run, newest(world))
     world.do(world.fake.succeed, newest(world))
+    assert world.http.get("/v1/local/video/generate/get_all_tasks").json()["t1"]["success"]
     for path in ("/v1/file/download/out.mp4", "/v1/file/download?file_path=out.mp4", "/v1/file/download/t1.mp4"):
         assert world.http.get(path).content[4:8] == b"ftyp"
     for path, word in (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import http.server
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -152,4 +154,78 @@ def test_a_wait_that_makes_no_sense_is_refused(world: World, query: str, status:
     answer = world.http.post(f"/v1/tasks/image/sync?{query}", json=SCRIPT)
     assert answer.status_code == status
     assert words in str(answer.json()["detail"])
+    assert world.fake.jobs == {}
+
+
+# ---------------------------------------------------------------- presigned URLs
+
+
+class Store(http.server.BaseHTTPRequestHandler):
+    """An object store: keeps what is put, and answers `status`."""
+
+    status = 200
+    kept: list[tuple[str, str | None, bytes]] = []
+
+    def do_PUT(self) -> None:
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        self.kept.append((self.path, self.headers["Content-Type"], data))
+        self.send_response(self.status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def store() -> Iterator[tuple[type[Store], str]]:
+    handler = type("OneStore", (Store,), {"kept": []})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield handler, f"http://127.0.0.1:{server.server_port}/bucket/a.png?X-Signature=abc"
+        server.shutdown()
+        thread.join()
+
+
+def test_an_image_is_put_where_its_client_says(open_edge: Callable[..., World], store: tuple[type[Store], str]) -> None:
+    kept, url = store
+    world = open_edge(fetch_allow=("127.0.0.1",))
+    then(world, world.fake.run, lambda job_id: world.fake.succeed(job_id, image_png=PNG))
+    answer = world.http.post(SYNC, json={**SCRIPT, "task_id": "mine", "presigned_url": url})
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {"task_id": "mine", "task_status": "completed", "uploaded_to_presigned_url": True, "presigned_url": url},
+    )
+    assert kept.kept == [("/bucket/a.png?X-Signature=abc", "image/png", PNG)]
+
+
+def test_a_store_that_refuses_is_502_without_its_secret(
+    open_edge: Callable[..., World], store: tuple[type[Store], str]
+) -> None:
+    kept, url = store
+    kept.status = 403
+    world = open_edge(fetch_allow=("127.0.0.1",))
+    then(world, world.fake.run, lambda job_id: world.fake.succeed(job_id, image_png=PNG))
+    answer = world.http.post(SYNC, json={**SCRIPT, "task_id": "mine", "presigned_url": url})
+    assert answer.status_code == 502
+    assert answer.json()["detail"] == "presigned_url: the result could not be uploaded: its server answered 403"
+    # What was drawn is not lost.
+    assert world.http.get("/v1/tasks/mine/result").content == PNG
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://127.0.0.1/x", "leads to an address or port"),
+        ("http://169.254.169.254/latest", "leads to an address or port"),
+        ("http://[::1]/x", "leads to an address or port"),
+        ("ftp://example.org/x", "is no URL of http or https"),
+        ("not a url", "URL"),
+        ("http://user:word@example.org/x", "user name"),
+    ],
+)
+def test_a_url_that_nothing_is_put_to_is_400_before_anything_is_drawn(world: World, url: str, words: str) -> None:
+    answer = world.http.post(SYNC, json={**SCRIPT, "presigned_url": url})
+    assert (answer.status_code, words in answer.json()["detail"]) == (400, True)
     assert world.fake.jobs == {}

@@ -66,16 +66,6 @@ def test_workers_are_shown(world: World) -> None:
     assert (busy["succeeded"], busy["models"]) == (4, ["demo", "animate", "org/picture"])
 
 
-def test_models_are_listed_once_with_what_they_take(world: World) -> None:
-    body = world.http.get("/v1/models").json()
-    assert [card["id"] for card in body["data"]] == ["demo", "animate", "org/picture"]
-    assert {card["object"] for card in body["data"]} == {"model"}
-    assert body["data"][0]["limits"]["max_frames"] == 81
-    for path in ("/v1/models/org/picture", "/v1/models/org%2Fpicture"):
-        assert world.http.get(path).json()["output"] == "image"
-    assert world.http.get("/v1/models/sora").json()["error"]["code"] == "model_not_found"
-
-
 def test_metrics_count_requests_by_route_template(world: World) -> None:
     job = world.submit()
     world.http.get(job["urls"]["self"])

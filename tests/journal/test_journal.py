@@ -25,6 +25,8 @@ def full_job() -> Job:
     """Every journaled field set to something that is not its default."""
     job = new_job("full", model="wan", tenant="studio", priority=9, gpus=4, units=1e6, deadline_at=500.0)
     job.origin, job.alias, job.pinned = "lightx2v", "春天\n'; DROP TABLE job", "gpu-7"
+    job.webhook, job.webhook_events = "https://client.example/hook", ("completed", "failed")
+    job.max_running = 3
     job.body = bytes(range(256)) * 2000
     give(job, (3 << 32) + 9)
     job.revision = (3 << 32) + 77
@@ -253,6 +255,15 @@ def test_the_newest_job_of_a_name_answers(journal, open_journal):
     assert after.find_alias("lightx2v", "same").id == "job-4"
     assert after.find_alias("native", "same").id == "job-5"
     assert after.find_alias("openai", "same") is None
+
+
+def test_a_name_is_each_tenants_own(journal):
+    put(journal, *[new_job(f"job-{n}", origin="native", alias="same", tenant=("red", "blue")[n % 2]) for n in range(4)])
+    journal.stage(new_job("job-4", origin="native", alias="same", tenant="red"))
+    assert journal.find_alias("native", "same", "red").id == "job-4"
+    assert journal.find_alias("native", "same", "blue").id == "job-3"
+    assert journal.find_alias("native", "same", "green") is None
+    assert journal.find_alias("native", "same").id == "job-4"
 
 
 def test_an_older_job_of_a_name_that_moves_does_not_become_the_newest(journal):

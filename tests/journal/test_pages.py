@@ -19,6 +19,7 @@ def make(n: int) -> Job:
         at=float(n // 7),
         origin=("native", "lightx2v")[n % 2],
         model=("wan", "flux")[n % 3 == 0],
+        tenant=("default", "red", "blue")[n % 3],
     )
     state = STATES[n % 5]
     if state != "queued":
@@ -72,6 +73,9 @@ def test_pages_join_to_all_jobs_in_order(journal, crowd, limit, newest_first):
         {"model": "flux", "origin": "lightx2v"},
         {"worker": "gpu-2", "states": ("failed", "queued")},
         {"worker": "gpu-9"},
+        {"tenant": "default"},
+        {"tenant": "red", "states": ("failed", "queued")},
+        {"tenant": "nobody"},
     ],
 )
 def test_filters_keep_what_matches_in_order(journal, crowd, filters, newest_first):
@@ -81,6 +85,7 @@ def test_filters_keep_what_matches_in_order(journal, crowd, filters, newest_firs
             and job.origin == filters.get("origin", job.origin)
             and job.model == filters.get("model", job.model)
             and job.worker == filters.get("worker", job.worker)
+            and job.tenant == filters.get("tenant", job.tenant)
         )
 
     expected = [job.id for job in crowd if matches(job)]
@@ -109,6 +114,34 @@ def test_a_page_of_none_says_whether_there_are_any(journal):
 
 def test_behind_an_unknown_job_there_is_nothing(journal, crowd):
     assert journal.page(m.ListJobs(req=1, after="nobody")) == ([], False)
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+@pytest.mark.parametrize("deleted", [0, 10, 150, 299])
+def test_behind_a_deleted_job_it_goes_on_where_that_was(journal, newest_first, deleted):
+    """Who deletes what it lists must reach the end."""
+    jobs = [new_job(f"job-{n:03d}", at=1000.0 + n) for n in range(300)]
+    for job in jobs:
+        give(job, 1)
+        finish(job)
+    put(journal, *jobs)
+    victim = jobs[deleted]
+    journal.forget(victim.id)
+    journal.commit()
+    found, more = journal.page(
+        m.ListJobs(req=1, limit=1000, after=victim.id, after_at=victim.submitted_at, newest_first=newest_first)
+    )
+    rest = jobs[:deleted][::-1] if newest_first else jobs[deleted + 1 :]
+    assert ([job.id for job in found], more) == ([job.id for job in rest], False)
+
+
+def test_a_time_before_or_after_all_jobs_is_an_end(journal, crowd):
+    def page(at: float, newest_first: bool) -> int:
+        query = m.ListJobs(req=1, limit=1000, after="nobody", after_at=at, newest_first=newest_first)
+        return len(journal.page(query)[0])
+
+    assert (page(1e9, True), page(1e9, False)) == (300, 0)
+    assert (page(0.001, True), page(0.001, False)) == (7, 293)
 
 
 def test_a_cursor_stays_good_when_its_job_moves_or_others_come(journal, crowd):

@@ -5,10 +5,30 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 
-from broker.core.effects import Effect, Forgot, Moved
+from broker.core.effects import Effect, Forgot, Hooked, Moved
+from broker.core.hooks import Hook
 from broker.core.jobs import Job
 from broker.core.machine import Core
 from broker.wire import messages as m
+
+
+class MemoryOutbox:
+    """Webhook deliveries; every change of one is durable."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Hook] = {}
+
+    def of_job(self, job_id: str) -> list[Hook]:
+        return sorted((hook for hook in self.rows.values() if hook.job_id == job_id), key=lambda hook: hook.number)
+
+    def find(self, number: int) -> Hook | None:
+        return self.rows.get(number)
+
+    def due(self, now: float, limit: int) -> tuple[list[Hook], float | None]:
+        pending = [hook for hook in self.rows.values() if hook.state == "pending"]
+        pending.sort(key=lambda hook: (hook.due_at, hook.number))
+        due = [hook for hook in pending[:limit] if hook.due_at <= now]
+        return due, pending[len(due)].due_at if len(pending) > len(due) else None
 
 
 class MemoryArchive:
@@ -17,6 +37,7 @@ class MemoryArchive:
     def __init__(self) -> None:
         self.rows: dict[str, Job] = {}
         self.lazy: dict[str, Job] = {}
+        self.outbox = MemoryOutbox()
 
     def record(self, core: Core, effects: Iterable[Effect]) -> None:
         """Write the current row of every job that moved; a durable move takes all lazy rows along (one commit)."""
@@ -26,10 +47,16 @@ class MemoryArchive:
             assert job is not None, f"{effect.job_id} moved and is not in memory"
             self.lazy[effect.job_id] = copy.deepcopy(job)
         forgotten = [effect.job_id for effect in effects if isinstance(effect, Forgot)]
-        if any(effect.durable for effect in moved) or forgotten:
+        hooked = [effect.hook for effect in effects if isinstance(effect, Hooked)]
+        if any(effect.durable for effect in moved) or forgotten or hooked:
             self.flush()
+        for hook in hooked:
+            assert hook.job_id in self.rows, f"a delivery of {hook.job_id}, which is not on disk"
+            self.outbox.rows[hook.number] = hook
         for job_id in forgotten:
             assert self.rows.pop(job_id).final, f"{job_id} was forgotten alive"
+            for hook in self.outbox.of_job(job_id):
+                del self.outbox.rows[hook.number]
 
     def flush(self) -> None:
         for job_id, job in self.lazy.items():
@@ -56,15 +83,26 @@ class MemoryArchive:
     def find(self, job_id: str) -> Job | None:
         return copy.deepcopy(self._all().get(job_id))
 
-    def find_alias(self, origin: str, alias: str) -> Job | None:
-        named = [job for job in self._all().values() if (job.origin, job.alias) == (origin, alias)]
+    def find_alias(self, origin: str, alias: str, tenant: str) -> Job | None:
+        named = [
+            job
+            for job in self._all().values()
+            if (job.origin, job.alias) == (origin, alias) and tenant in ("", job.tenant)
+        ]
         return max(named, key=lambda job: (job.submitted_at, job.id), default=None)
 
     def page(self, query: m.ListJobs) -> tuple[list[Job], bool]:
         jobs = sorted(self._all().values(), key=lambda job: (job.submitted_at, job.id), reverse=query.newest_first)
         if query.after:
             ids = [job.id for job in jobs]
-            jobs = jobs[ids.index(query.after) + 1 :] if query.after in ids else []
+            if query.after in ids:
+                jobs = jobs[ids.index(query.after) + 1 :]
+            elif query.after_at:
+                jobs = [job for job in jobs if (job.submitted_at < query.after_at) == query.newest_first]
+            else:
+                jobs = []
         if query.states:
             jobs = [job for job in jobs if job.state.value in query.states]
+        if query.tenant:
+            jobs = [job for job in jobs if job.tenant == query.tenant]
         return jobs[: query.limit], len(jobs) > query.limit

@@ -24,9 +24,9 @@ DECODERS = {
     codec.from_agent: m.FromAgent,
     codec.to_agent: m.ToAgent,
 }
-BODIES = {codec.worker_info, codec.result, codec.job_view, codec.job_views, codec.pool_view}
+BODIES = {codec.worker_info, codec.result, codec.job_view, codec.job_views, codec.pool_view, codec.hook_claims}
 CLASSES = [cls for union in DECODERS.values() for cls in get_args(union)]
-WITH_BODY = {m.Submit, m.Run, m.Hello, m.Finished, m.Accepted, m.Jobs, m.Pool, m.Event}
+WITH_BODY = {m.Submit, m.Run, m.Hello, m.Finished, m.Accepted, m.Jobs, m.Pool, m.Event, m.Hooks}
 
 
 def decoder_of(cls: type) -> codec.Decoder:
@@ -74,13 +74,14 @@ def test_round_trip(cls, data):
 
 
 @settings(max_examples=30)
-@given(structs(m.JobView), structs(m.PoolView), structs(m.WorkerInfo), structs(Result))
-def test_bodies_round_trip(job, pool, worker, result):
+@given(structs(m.JobView), structs(m.PoolView), structs(m.WorkerInfo), structs(Result), structs(m.HookClaim))
+def test_bodies_round_trip(job, pool, worker, result, claim):
     assert codec.job_view(codec.encode_body(job)) == job
     assert codec.job_views(codec.encode_body([job, job])) == [job, job]
     assert codec.pool_view(codec.encode_body(pool)) == pool
     assert codec.worker_info(codec.encode_body(worker)) == worker
     assert codec.result(codec.encode_body(result)) == result
+    assert codec.hook_claims(codec.encode_body([claim])) == [claim]
 
 
 # ---------------------------------------------------------------- what is refused

@@ -37,9 +37,11 @@ class Ending(Struct, frozen=True):
 class Attempt:
     """The job that the engine holds."""
 
-    def __init__(self, job_id: str, fence: int, predicted_s: float, now: float) -> None:
+    def __init__(self, job_id: str, fence: int, predicted_s: float, now: float, trace_id: str = "") -> None:
         self.job_id = job_id
         self.fence = fence
+        #: For log lines.
+        self.trace_id = trace_id
         #: Whether the engine has shown this fence. A job that it never took up cannot have crashed it.
         self.begun = False
         self.cancel_by: float | None = None

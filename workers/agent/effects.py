@@ -63,6 +63,7 @@ class Note(Struct, frozen=True, kw_only=True):
     job_id: str = ""
     fence: int = 0
     detail: str = ""
+    trace_id: str = ""
 
 
 class Exit(Struct, frozen=True):

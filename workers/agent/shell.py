@@ -265,5 +265,11 @@ def engine_environ(config: AgentConfig, environ: os._Environ[str] | dict[str, st
 
 
 def _log(note: fx.Note) -> None:
-    extra = {"action": note.action, "job_id": note.job_id, "fence": note.fence or "", "detail": note.detail}
+    extra = {
+        "action": note.action,
+        "job_id": note.job_id,
+        "fence": note.fence or "",
+        "trace_id": note.trace_id,
+        "detail": note.detail,
+    }
     logger.log(getattr(logging, note.level.upper()), note.action.replace("_", " "), extra=extra)

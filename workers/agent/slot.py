@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from broker.wire import codec
 from broker.wire import messages as m
+from broker.wire.jobspec import trace_id_of
 from workers.agent import effects as fx
 from workers.agent.attempt import Attempt, Ending
 from workers.agent.engine_life import EngineLife
@@ -61,7 +62,7 @@ class Slot:
     def begin(self, run: m.Run, body: bytes, out_dir: str, now: float) -> None:
         """Give the engine, which must be idle, a job."""
         self.engine.run()
-        self.attempt = Attempt(run.job_id, run.fence, run.predicted_s, now)
+        self.attempt = Attempt(run.job_id, run.fence, run.predicted_s, now, trace_id_of(body))
         job = RunJob(job_id=run.job_id, fence=run.fence, body=body, out_dir=out_dir, profile=run.profile)
         self._emit(fx.StartJob(job))
         self._note("attempt_started", self.attempt)
@@ -234,7 +235,10 @@ class Slot:
         self._note("attempt_dropped", attempt)
 
     def _note(self, action: str, attempt: Attempt, detail: str = "") -> None:
-        self._emit(fx.Note(action=action, job_id=attempt.job_id, fence=attempt.fence, detail=detail))
+        note = fx.Note(
+            action=action, job_id=attempt.job_id, fence=attempt.fence, detail=detail, trace_id=attempt.trace_id
+        )
+        self._emit(note)
 
 
 def clip(text: str, limit: int) -> str:

@@ -24,7 +24,7 @@ from workers.demo_model.world import Scene, draw_scenes, render
 log = logging.getLogger(__name__)
 
 #: Clips encoded for each length in frames, and how often a step takes that length.
-CLIPS = {17: 5000, 1: 800, 9: 600, 13: 300, 21: 300, 25: 300, 33: 500}
+CLIPS = {17: 4000, 1: 600, 9: 400, 13: 200, 21: 200, 25: 200, 33: 350}
 _SHARE = {17: 0.72, 1: 0.08, 9: 0.05, 13: 0.03, 21: 0.03, 25: 0.03, 33: 0.06}
 #: Text lengths in tokens, and how often a step pads to them: the pipeline's zeros take part in attention.
 _TEXT = {32: 0.84, 48: 0.08, 64: 0.04, 128: 0.03, 512: 0.01}

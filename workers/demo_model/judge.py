@@ -107,14 +107,17 @@ def _centres(masks: Tensor) -> Tensor:
 
 
 def _shape(masks: Tensor) -> tuple[str, float]:
-    """The shape that covers the masks best when it has their areas and centres, and how well it does, averaged over the frames."""
+    """The shape that covers the masks best when it has their areas and centres, and how well it does.
+
+    Areas are added up over the frames, so that a shape that grows is told by the frames in which it is large.
+    """
     overlaps = {}
     for shape in SHAPES:
         area, x, y = _measures(shape)
         radius = (_areas(masks) / area).sqrt()
         centre = _centres(masks) - radius[:, None] * torch.tensor([x, y])
         ideal = silhouette(shape, centre, radius, *masks.shape[1:]) > 0.5
-        overlaps[shape] = float(((masks & ideal).sum((1, 2)) / (masks | ideal).sum((1, 2))).mean())
+        overlaps[shape] = float((masks & ideal).sum() / (masks | ideal).sum())
     best = max(overlaps, key=lambda shape: overlaps[shape])
     return best if overlaps[best] >= _LEAST_OVERLAP else "", overlaps[best]
 

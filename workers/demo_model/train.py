@@ -1,14 +1,17 @@
 """Makes the demo model's weights from nothing: `python -m workers.demo_model.train --out DIRECTORY`.
 
-Four stages in a row: the autoencoder, its decoder alone, the latents of some thousand clips, the transformer. Each one leaves a checkpoint
-in the work directory, and the same command goes on from there after a stop. On a CPU, two processes of one thread share the last and
-longest stage best: `OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m workers.demo_model.train --threads 1 --out DIRECTORY`.
+Stages in a row: the autoencoder, the same once more on moving clips, its decoder alone, the latents of some thousand clips, the
+transformer. Each stage leaves a checkpoint in the work directory, and the same command goes on from there after a stop.
+
+On a CPU the command starts itself once more in several processes that share each step (see `ranks`).
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -22,9 +25,15 @@ from workers.demo_model.dit_training import CLIPS, Latents, Student, encode_clip
 from workers.demo_model.fast_convolution import speed_up
 from workers.demo_model.parts import TransformerSizes, new_text_encoder, new_tokenizer, new_transformer, save_pipeline
 from workers.demo_model.stages import TrainingError, seconds_spent, train
-from workers.demo_model.vae_training import Vae, VaeSizes, decoder_stage, new_vae, whole_stage
+from workers.demo_model.vae_training import Vae, VaeSizes, decoder_stage, new_vae, polish_stage, whole_stage
 
 log = logging.getLogger(__name__)
+
+
+_STEPS = ("autoencoder_steps", "polish_steps", "decoder_steps", "transformer_steps")
+_CORES = os.cpu_count() or 1
+#: A step has no more parts than this.
+_MOST_PROCESSES = 2
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,7 @@ class Plan:
 
     seed: int = 1
     autoencoder_steps: int = 1100
+    polish_steps: int = 300
     decoder_steps: int = 1000
     transformer_steps: int = 2000
     vae: VaeSizes = field(default_factory=VaeSizes)
@@ -56,7 +66,11 @@ def make_vae(plan: Plan, work: Path, device: torch.device) -> Vae:
     torch.manual_seed(plan.seed)
     vae = new_vae(plan.vae).to(device)
     speed_up(vae)
-    for stage in (whole_stage(vae, plan.autoencoder_steps), decoder_stage(vae, plan.decoder_steps)):
+    for stage in (
+        whole_stage(vae, plan.autoencoder_steps),
+        polish_stage(vae, plan.polish_steps),
+        decoder_stage(vae, plan.decoder_steps),
+    ):
         train(stage, plan.seed, work / f"{stage.name}.pt")
     return vae
 
@@ -91,8 +105,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train from the command line; 0 when the model is written, 1 when training failed, 2 for a bad argument."""
     arguments = _parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    torch.set_num_threads(arguments.threads)
-    plan = Plan(arguments.seed, arguments.autoencoder_steps, arguments.decoder_steps, arguments.transformer_steps)
+    if arguments.processes > 1 and "WORLD_SIZE" not in os.environ:
+        return _in_processes(arguments.processes, sys.argv[1:] if argv is None else argv)
+    torch.set_num_threads(max(1, _CORES // arguments.processes))
+    plan = Plan(arguments.seed, *(getattr(arguments, name) for name in _STEPS))
     work = arguments.work or arguments.out.with_name(arguments.out.name + ".work")
     begun = time.monotonic()
     ranks.join()
@@ -103,10 +119,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     finally:
         ranks.leave()
-    spent = {name: seconds_spent(work / f"{name}.pt") for name in ("autoencoder", "decoder", "transformer")}
-    told = ", ".join(f"{name} {seconds / 60:.1f} min" for name, seconds in spent.items())
+    if int(os.environ.get("RANK", "0")) != 0:
+        return 0
+    spent = {stage: seconds_spent(work / f"{stage}.pt") for stage in (name.removesuffix("_steps") for name in _STEPS)}
+    told = ", ".join(f"{stage} {seconds / 60:.1f} min" for stage, seconds in spent.items())
     log.info("written to %s after %.1f min; over all runs: %s", arguments.out, (time.monotonic() - begun) / 60, told)
     return 0
+
+
+def _in_processes(count: int, argv: Sequence[str]) -> int:
+    """Run this command in `count` processes of this machine and give their exit code."""
+    starter = (sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}")
+    environment = {"OMP_NUM_THREADS": str(max(1, _CORES // count)), **os.environ}
+    return subprocess.run([*starter, "-m", "workers.demo_model.train", *argv], env=environment, check=False).returncode
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -116,12 +141,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, help="directory of checkpoints and latents (OUT.work)")
     parser.add_argument("--seed", type=int, default=plan.seed, help=f"({plan.seed})")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1 …")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU (its cores)")
-    for name in ("autoencoder_steps", "decoder_steps", "transformer_steps"):
+    parser.add_argument(
+        "--processes", type=int, help="that share each step, at most 2 (2 on a CPU with cores for them, else 1)"
+    )
+    for name in _STEPS:
         value = getattr(plan, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help=f"({value})")
     arguments = parser.parse_args(argv)
-    for name in ("threads", "autoencoder_steps", "decoder_steps", "transformer_steps"):
+    if arguments.processes is None:
+        arguments.processes = min(_MOST_PROCESSES, _CORES) if arguments.device == "cpu" else 1
+    if arguments.processes > _MOST_PROCESSES:
+        parser.error(f"--processes must be at most {_MOST_PROCESSES}, the parts of a step, not {arguments.processes}")
+    for name in ("processes", *_STEPS):
         if getattr(arguments, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be 1 or more, not {getattr(arguments, name)}")
     try:

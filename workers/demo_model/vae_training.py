@@ -119,12 +119,23 @@ def whole_stage(vae: Vae, steps: int) -> Stage:
     return Stage("autoencoder", steps, {"vae": vae}, optimisers(vae), loss, lambda step: _rate(step, steps, 1.0))
 
 
+def polish_stage(vae: Vae, steps: int) -> Stage:
+    """Encoder and decoder together on moving clips, with an eye on outlines: stars keep their notches. In two parts."""
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        return loss_of(vae, *((6, 5), (4, 9))[step % 2], generator, outline=10.0)
+
+    return Stage(
+        "polish", steps, {"vae": vae}, optimisers(vae), loss, lambda step: _rate(step, steps, 0.6), parts=2
+    )  # fmt: skip
+
+
 def decoder_stage(vae: Vae, steps: int) -> Stage:
-    """The decoder alone, on the latents of an encoder that stays as it is; at half the rate."""
+    """The decoder alone, on the latents of an encoder that stays as it is; at half the rate, and every second shape a star."""
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         clips, frames = ((16, 1), (8, 5), (5, 9), (3, 17))[step % 4]
-        return loss_of(vae, clips, frames, generator, encoder_learns=False)
+        return loss_of(vae, clips, frames, generator, encoder_learns=False, outline=10.0)
 
     return Stage("decoder", steps, {"vae": vae}, optimisers(vae, "decoder"), loss, lambda step: _rate(step, steps, 0.5))
 
@@ -135,12 +146,14 @@ def _rate(step: int, steps: int, top: float) -> float:
 
 
 def loss_of(
-    vae: Vae, clips: int, frames: int, generator: torch.Generator, encoder_learns: bool = True
+    vae: Vae, clips: int, frames: int, generator: torch.Generator, encoder_learns: bool = True, outline: float = 4.0
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """(loss, figures) on clips that are rendered for it."""
-    pixels, masks = render(draw_scenes(clips, generator), frames, generator)
+    scenes = draw_scenes(clips if encoder_learns else 2 * clips, generator)
+    scenes.sort(key=lambda scene: scene.shape != "star")
+    pixels, masks = render(scenes[:clips], frames, generator)
     pixels = _jitter(pixels, generator)
-    weights = _weights(masks).to(vae.device)
+    weights = _weights(masks, outline).to(vae.device)
     pixels = pixels.to(vae.device)
     with torch.set_grad_enabled(encoder_learns):
         mean, log_variance = encode(vae, pixels)
@@ -161,8 +174,8 @@ def _jitter(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(chosen, (pixels * scale + shift).clamp(-1, 1), pixels)
 
 
-def _weights(masks: Tensor) -> Tensor:
+def _weights(masks: Tensor, outline: float) -> Tensor:
     """Weights of the pixels, 1 on average: the shape counts, its outline counts most."""
     wide, narrow = max_pool3d(masks, (1, 5, 5), 1, (0, 2, 2)), -max_pool3d(-masks, (1, 5, 5), 1, (0, 2, 2))
-    weights = 1 + 4 * masks + 4 * (wide - narrow)
+    weights = 1 + 4 * masks + outline * (wide - narrow)
     return weights / weights.mean()

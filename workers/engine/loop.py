@@ -24,7 +24,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from broker.wire.jobspec import JobSpec, ModelCard, Result, decode_spec
+from broker.wire.jobspec import JobSpec, ModelCard, Result, decode_spec, trace_id_of
 from workers import logs
 from workers.engine.base import Engine
 from workers.engine.errors import EngineError
@@ -58,9 +58,10 @@ Ending = JobFinished | JobFailed | JobCancelled
 class Loop:
     """Answers the messages of one agent. Ends by `os._exit` in the reader thread, or by returning an exit status from `run`."""
 
-    def __init__(self, channel: Channel, words: Words) -> None:
+    def __init__(self, channel: Channel, words: Words, marks: logs.Marks | None = None) -> None:
         self._channel = channel
         self._words = words
+        self._marks = marks or logs.Marks()
         self._inbox: queue.SimpleQueue[Struct] = queue.SimpleQueue()
         self._cards: dict[str, ModelCard] = {}
         self._registry: Registry | None = None
@@ -81,7 +82,10 @@ class Loop:
             message = self._inbox.get()
             if not isinstance(message, RunJob):
                 return EXIT_PROTOCOL
+            self._marks.set(job_id=message.job_id, trace_id=trace_id_of(message.body))
+            logger.info("job begins", extra={"action": "run_job", "fence": message.fence})
             ending = self._run_job(self._registry, message)
+            self._marks.set()
             self._channel.send(ending)
             if isinstance(ending, JobFailed) and ending.fatal:
                 return EXIT_DEVICE_LOST
@@ -195,7 +199,7 @@ def main(argv: Sequence[str]) -> int:
     _become_a_child_engine()
     logs.setup("engine", os.environ.get("ZOETROPE_LOG_LEVEL") or "info")
     logging.captureWarnings(True)
-    loop = Loop(Channel(socket.socket(fileno=options.socket), ToEngine), Words(options.words))
+    loop = Loop(Channel(socket.socket(fileno=options.socket), ToEngine), Words(options.words), logs.mark_lines())
     try:
         return loop.run()
     except ConnectionError:

@@ -1,0 +1,84 @@
+"""Webhook deliveries as the core sees them: which move of a job causes one, and what becomes of it.
+
+A hook is one event of one job that the job's webhook must be told. It is created in the commit of the move that causes it, claimed by an
+edge for `LEASE_S`, and settled by what that edge reports. Hooks are kept in the archive, not in memory: a receiver that is down for days
+costs disk. A claim that was not reported in time may be given to another edge, so a delivery can happen twice, but never by two
+edges that are both within their time.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from msgspec import Struct
+
+from broker.core.jobs import Cause, Job, JobState
+from broker.wire import messages as m
+
+#: How long an edge has for one delivery, its report included. Edges stop trying well before.
+LEASE_S = 60.0
+
+_FINAL_EVENTS: dict[JobState, m.HookEvent] = {
+    JobState.SUCCEEDED: "completed",
+    JobState.FAILED: "failed",
+    JobState.CANCELLED: "cancelled",
+}
+
+
+class Hook(Struct, frozen=True, kw_only=True):
+    """One event of one job for its webhook."""
+
+    #: Never given twice, over restarts too.
+    number: int
+    job_id: str
+    event: m.HookEvent
+    created_at: float
+    #: While pending: when it is to be tried, or when its claim runs out.
+    due_at: float
+    state: m.HookState = "pending"
+    #: Names the claim that holds; 0 when nobody holds it.
+    claim: int = 0
+    #: Claims given.
+    attempts: int = 0
+    #: HTTP status of the last answer; 0 when there was none.
+    status: int = 0
+    #: What went wrong last.
+    note: str = ""
+
+
+class Deliveries(Protocol):
+    """Hooks on disk, those staged in this pass included."""
+
+    def of_job(self, job_id: str) -> list[Hook]:
+        """The hooks of this job, oldest first."""
+
+    def find(self, number: int) -> Hook | None:
+        """The hook of this number."""
+
+    def due(self, now: float, limit: int) -> tuple[list[Hook], float | None]:
+        """Pending hooks that are due, the longest due first, and when one that is not among them is due."""
+
+
+def caused(job: Job, cause: Cause) -> m.HookEvent | None:
+    """The event that a job's latest move is, if its webhook wants to be told. Only a first attempt is a start."""
+    if job.final:
+        event = _FINAL_EVENTS[job.state]
+    elif cause in (Cause.STARTED, Cause.ADOPTED) and job.attempts <= 1:
+        event = "started"
+    else:
+        return None
+    return event if not job.webhook_events or event in job.webhook_events else None
+
+
+def view(hook: Hook) -> m.HookView:
+    """A hook for an edge."""
+    pending = hook.state == "pending"
+    return m.HookView(
+        event=hook.event,
+        state=hook.state,
+        attempts=hook.attempts,
+        status=hook.status,
+        note=hook.note,
+        sending=pending and hook.claim != 0,
+        next_at=hook.due_at if pending and not hook.claim else 0.0,
+    )

@@ -1,0 +1,63 @@
+"""How much each tenant has waiting and running, and how much it may have at once.
+
+The edge sends a tenant's limits with its jobs. The newest job says how many of its tenant may be held at once, so that a raised limit helps
+jobs that wait already; it is journaled with the job, so that a restart knows it too.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from broker.core.jobs import HELD, WAITING, Job, JobState
+
+
+class Share(Struct):
+    """One tenant's live jobs."""
+
+    waiting: int = 0
+    held: int = 0
+    #: Jobs that may be held at once; 0: no limit.
+    max_running: int = 0
+
+
+class Tenants:
+    """Every tenant that has live jobs."""
+
+    def __init__(self) -> None:
+        self._shares: dict[str, Share] = {}
+
+    def adopt(self, job: Job) -> None:
+        """Count a job that is new in memory; jobs come in the order of their acceptance."""
+        if job.final:
+            return
+        share = self._shares.setdefault(job.tenant, Share())
+        share.max_running = job.max_running
+        _count(share, job.state, 1)
+
+    def moved(self, job: Job, source: JobState) -> None:
+        """Count a job where it is now, and no longer where it was."""
+        share = self._shares[job.tenant]
+        _count(share, source, -1)
+        _count(share, job.state, 1)
+        if not share.waiting and not share.held:
+            del self._shares[job.tenant]
+
+    def share(self, tenant: str) -> Share:
+        """What this tenant has; for reading."""
+        return self._shares.get(tenant) or Share()
+
+    def may_start(self, tenant: str) -> bool:
+        """Whether a worker may take one more job of this tenant."""
+        share = self.share(tenant)
+        return not share.max_running or share.held < share.max_running
+
+    def names(self) -> frozenset[str]:
+        """The tenants that have live jobs."""
+        return frozenset(self._shares)
+
+
+def _count(share: Share, state: JobState, change: int) -> None:
+    if state in WAITING:
+        share.waiting += change
+    elif state in HELD:
+        share.held += change

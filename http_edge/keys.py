@@ -1,0 +1,157 @@
+"""The file of API keys: one JSON object a line, with a key's hash and what the key may do. The keys themselves are nowhere.
+
+A key is 32 random bytes, so one round of SHA-256 is enough: nobody can try them all, as one could try passwords. The file is read again
+when it changes. One that cannot be read any more changes nothing: the keys of before count on, and the log says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import hmac
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+log = logging.getLogger(__name__)
+
+PREFIX = "zk_"
+_RANDOM_BYTES = 32
+
+#: Names of keys and tenants: they stand in log lines and in the journal.
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"
+
+_SHA256 = "sha256:"
+
+Name = Annotated[str, Meta(pattern=_NAME)]
+Limit = Annotated[int, Meta(ge=0, le=1_000_000)]
+
+
+class KeyRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One key: a line of the file."""
+
+    name: Name
+    #: "sha256:" and 64 hex digits.
+    hash: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
+    tenant: Name
+    #: Of the tenant: jobs that may wait, and that may run at once; 0: no limit.
+    max_queued: Limit = 0
+    max_running: Limit = 0
+    #: Highest priority of its jobs.
+    max_priority: Annotated[int, Meta(ge=0, le=9)] = 9
+    created_at: Annotated[float, Meta(ge=0)] = 0.0
+    #: Unix time from which the key counts no more; 0: never.
+    expires_at: Annotated[float, Meta(ge=0)] = 0.0
+
+
+class KeyFileError(ValueError):
+    """The file cannot be read, or a line of it is no key. One sentence."""
+
+
+def new_key() -> str:
+    """A key as a client sends it."""
+    return PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
+
+
+def hash_of(key: str) -> str:
+    """A key as the file has it."""
+    return _SHA256 + hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def read_keys(path: Path) -> list[KeyRecord]:
+    """The keys in a file. Raises `KeyFileError`."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise KeyFileError(f"{path}: {error}") from None
+    records: dict[str, KeyRecord] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        try:
+            record = msgspec.json.decode(line, type=KeyRecord)
+        except msgspec.MsgspecError as error:
+            raise KeyFileError(f"{path}, line {number}: {error}") from None
+        if record.name in records:
+            raise KeyFileError(f"{path}, line {number}: there are two keys named {record.name}")
+        records[record.name] = record
+    return list(records.values())
+
+
+def write_keys(path: Path, records: list[KeyRecord]) -> None:
+    """Put these keys in place of those in the file, whole or not at all. Raises `OSError`."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(b"".join(msgspec.json.encode(record) + b"\n" for record in records))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the file against another command that changes it. Raises `OSError`."""
+    lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+class KeyRing:
+    """The keys that count now."""
+
+    def __init__(self, path: Path, *, wall_clock: Callable[[], float] = time.time) -> None:
+        """Raises `KeyFileError`."""
+        self._path = path
+        self._wall_clock = wall_clock
+        self._stamp = self._look()
+        self._by_hash = _by_hash(read_keys(path))
+
+    def find(self, key: str) -> KeyRecord | None:
+        """The record of a key that a client sent; None when there is none, or it has expired."""
+        self._read_again()
+        digest = hash_of(key)
+        record = self._by_hash.get(digest)
+        # The table is searched by a hash, which a client cannot steer; what it finds is compared in constant time.
+        if record is None or not hmac.compare_digest(record.hash, digest):
+            return None
+        return None if 0 < record.expires_at <= self._wall_clock() else record
+
+    def _read_again(self) -> None:
+        stamp = self._look()
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            records = read_keys(self._path)
+        except KeyFileError as error:
+            log.error("the keys of before count on", extra={"action": "keys", "reason": str(error)})
+            return
+        self._by_hash = _by_hash(records)
+        log.info("keys read", extra={"action": "keys", "count": len(records)})
+
+    def _look(self) -> tuple[int, ...]:
+        """What changes when the file does. Read before the file is: a change in between is seen the next time."""
+        try:
+            status = os.stat(self._path)
+        except OSError:
+            return ()
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _by_hash(records: list[KeyRecord]) -> dict[str, KeyRecord]:
+    return {record.hash: record for record in records}

@@ -1,0 +1,52 @@
+"""The W3C's trace context: which trace a request belongs to. A request without one, or with one that is not valid, begins a trace."""
+
+from __future__ import annotations
+
+import re
+import secrets
+
+from msgspec import Struct
+
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+
+#: A list of at most 32 members `key=value`, passed on as it is; bounded as the recommendation's 512 characters.
+_TRACESTATE = re.compile(r"[\x20-\x7e]{1,512}")
+
+_SAMPLED = "01"
+
+
+class Trace(Struct, frozen=True, kw_only=True):
+    """One request's place in a trace."""
+
+    #: 32 hex digits.
+    trace_id: str
+    #: 16 hex digits: this request's own span.
+    span_id: str
+    #: 2 hex digits.
+    flags: str
+    state: str = ""
+
+    @property
+    def traceparent(self) -> str:
+        """The header for whatever is done for this request."""
+        return f"00-{self.trace_id}-{self.span_id}-{self.flags}"
+
+
+def read_trace(traceparent: str, tracestate: str) -> Trace:
+    """The request's place in the trace that its headers name, or in a new one."""
+    match = _TRACEPARENT.fullmatch(traceparent.strip())
+    if match is None or not _is_valid(match):
+        return Trace(trace_id=secrets.token_hex(16), span_id=secrets.token_hex(8), flags=_SAMPLED)
+    state = tracestate.strip()
+    return Trace(
+        trace_id=match[2],
+        span_id=secrets.token_hex(8),
+        flags=f"{int(match[4], 16) & 1:02x}",
+        state=state if _TRACESTATE.fullmatch(state) else "",
+    )
+
+
+def _is_valid(match: re.Match[str]) -> bool:
+    """Versions after 00 may have more behind; ff, and ids of zeros, are no values."""
+    version, trace_id, span_id, rest = match[1], match[2], match[3], match[5]
+    return version != "ff" and not (version == "00" and rest) and bool(trace_id.strip("0")) and bool(span_id.strip("0"))

@@ -1,0 +1,95 @@
+"""The secrets that webhook deliveries are signed with, and the signature, by the Standard Webhooks specification (HMAC-SHA256, `v1`).
+
+To change a secret without losing a delivery: put the new one first, keep the old one listed until every receiver knows the new one, then
+drop it. While both are listed every delivery bears both signatures, and receivers accept either.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+_PREFIX = "whsec_"
+_LEAST_BYTES, _MOST_BYTES, _NEW_BYTES = 24, 64, 32
+
+
+class SecretsError(Exception):
+    """One sentence for the operator, without any secret in it."""
+
+
+class Secrets:
+    """The secrets in use: those of the settings, else those of a file, which is made when it is not there."""
+
+    def __init__(self, configured: Sequence[str], path: Path) -> None:
+        """Raises `SecretsError`."""
+        self.path = path
+        self._configured = [_parse("webhook_secrets", number, text) for number, text in enumerate(configured, start=1)]
+
+    def keys(self) -> list[bytes]:
+        """The secrets' bytes, the newest first. A file is read anew each time: a change counts at once. Raises `SecretsError`."""
+        if self._configured:
+            return self._configured
+        try:
+            text = self._read()
+        except OSError as error:
+            raise SecretsError(f"webhook secrets cannot be read from {self.path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise SecretsError(f"webhook secrets cannot be read from {self.path}: it is not text") from None
+        lines = [line.strip() for line in text.splitlines()]
+        wanted = [line for line in lines if line and not line.startswith("#")]
+        if not wanted:
+            raise SecretsError(f"{self.path} holds no secret; remove it to have a new one made")
+        return [_parse(str(self.path), number, line) for number, line in enumerate(wanted, start=1)]
+
+    def _read(self) -> str:
+        try:
+            return self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            self._create()
+            return self.path.read_text(encoding="utf-8")
+
+    def _create(self) -> None:
+        """Several edges may do this at once: the first link wins, and all of them read its secret."""
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}-{secrets.token_hex(6)}")
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                file.write(new_secret() + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(temporary, self.path)
+            except FileExistsError:
+                return
+        finally:
+            temporary.unlink()
+
+
+def new_secret() -> str:
+    """A secret as receivers are given it."""
+    return _PREFIX + base64.b64encode(secrets.token_bytes(_NEW_BYTES)).decode("ascii")
+
+
+def _parse(place: str, number: int, text: str) -> bytes:
+    try:
+        key = base64.b64decode(text.strip().removeprefix(_PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not text.strip().startswith(_PREFIX) or not _LEAST_BYTES <= len(key) <= _MOST_BYTES:
+        rule = f"must be {_PREFIX} and the base64 of {_LEAST_BYTES} to {_MOST_BYTES} bytes"
+        raise SecretsError(f"{place}: secret {number} {rule}")
+    return key
+
+
+def signatures(keys: Sequence[bytes], message_id: str, timestamp: int, body: bytes) -> str:
+    """The value of `webhook-signature`: one signature a secret."""
+    signed = f"{message_id}.{timestamp}.".encode("ascii") + body
+    digests = (hmac.new(key, signed, hashlib.sha256).digest() for key in keys)
+    return " ".join("v1," + base64.b64encode(digest).decode("ascii") for digest in digests)

@@ -1,0 +1,299 @@
+"""API keys: who may ask, what each family answers otherwise, and that tenants do not see each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.wire.jobspec import decode_spec
+from http_edge.keys import KeyRecord, hash_of, write_keys
+from tests.edge.conftest import World
+
+RED, BLUE, OLD = "zk_red", "zk_blue", "zk_old"
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+@pytest.fixture
+def keys_file(tmp_path: Path) -> Path:
+    path = tmp_path / "keys.jsonl"
+    write_keys(
+        path,
+        [
+            KeyRecord(name="red", hash=hash_of(RED), tenant="red", max_queued=3, max_running=1, max_priority=4),
+            KeyRecord(name="blue", hash=hash_of(BLUE), tenant="blue"),
+            KeyRecord(name="old", hash=hash_of(OLD), tenant="red", expires_at=1_000.0),
+        ],
+    )
+    return path
+
+
+@pytest.fixture
+def guarded(open_edge: Callable[..., World], keys_file: Path) -> World:
+    return open_edge(keys_file=str(keys_file))
+
+
+def create(world: World, key: str, **fields: Any) -> dict[str, Any]:
+    response = world.http.post("/v1/jobs", json={"prompt": "a red circle", **fields}, headers=bearer(key))
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+# ---------------------------------------------------------------- who may ask
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "member"),
+    [
+        ("GET", "/v1/jobs", "error"),
+        ("POST", "/v1/jobs", "error"),
+        ("GET", "/v1/workers", "error"),
+        ("POST", "/v1/videos", "error"),
+        ("GET", "/v1/models", "error"),
+        ("POST", "/v1/images/generations", "error"),
+        ("POST", "/v1/files", "error"),
+        ("POST", "/v1/tasks/video", "detail"),
+        ("GET", "/v1/tasks/queue/status", "detail"),
+        ("POST", "/v1/local/video/generate", "detail"),
+        ("GET", "/api/v1/task/list", "detail"),
+        ("GET", "/nowhere", "error"),
+    ],
+)
+@pytest.mark.parametrize(
+    "headers", [{}, bearer("zk_wrong"), bearer(OLD), {"X-API-Key": "zk_wrong"}, {"Authorization": f"Basic {RED}"}]
+)
+def test_without_a_key_every_family_says_401_in_its_own_shape(
+    guarded: World, method: str, path: str, member: str, headers: dict[str, str]
+) -> None:
+    response = guarded.http.request(method, path, headers=headers, content=b"")
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"].startswith("Bearer")
+    assert response.headers["x-request-id"]
+    assert member in response.json()
+    assert "zk_" not in response.text
+    assert guarded.fake.calls in ([], ["watch"], ["watch", "list"])
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [bearer(RED), {"X-API-Key": RED}, {"authorization": f"bearer  {RED} "}, {**bearer("dummy"), "X-API-Key": RED}],
+)
+def test_a_key_is_taken_from_either_header(guarded: World, headers: dict[str, str]) -> None:
+    assert guarded.http.get("/v1/jobs", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/health", "/healthz", "/readyz", "/livez", "/liveness", "/metrics", "/"])
+def test_probes_need_no_key(guarded: World, path: str) -> None:
+    assert guarded.http.get(path).status_code == 200
+
+
+def test_metrics_can_be_closed(open_edge: Callable[..., World], keys_file: Path) -> None:
+    world = open_edge(keys_file=str(keys_file), metrics_open=False)
+    assert world.http.get("/metrics").status_code == 401
+    assert world.http.get("/metrics", headers=bearer(RED)).status_code == 200
+
+
+def test_without_a_keys_file_any_key_will_do(world: World) -> None:
+    assert world.http.get("/v1/jobs", headers=bearer("whatever")).status_code == 200
+    assert world.http.get("/v1/jobs").status_code == 200
+
+
+def test_a_key_that_is_removed_counts_no_more_without_a_restart(guarded: World, keys_file: Path) -> None:
+    assert guarded.http.get("/v1/jobs", headers=bearer(RED)).status_code == 200
+    write_keys(keys_file, [KeyRecord(name="blue", hash=hash_of(BLUE), tenant="blue")])
+    assert guarded.http.get("/v1/jobs", headers=bearer(RED)).status_code == 401
+    assert guarded.http.get("/v1/jobs", headers=bearer(BLUE)).status_code == 200
+
+
+# ---------------------------------------------------------------- what a key may do
+
+
+def test_a_priority_above_the_keys_is_403_and_one_not_asked_for_is_lowered(guarded: World) -> None:
+    refused = guarded.http.post("/v1/jobs", json={"prompt": "a", "priority": 9}, headers=bearer(RED))
+    assert refused.status_code == 403
+    assert refused.json()["error"]["param"] == "priority"
+    assert create(guarded, RED)["priority"] == 4
+    assert create(guarded, RED, priority=2)["priority"] == 2
+    assert create(guarded, BLUE, priority=9)["priority"] == 9
+
+
+def test_limits_go_with_the_job_and_a_full_queue_is_429(guarded: World) -> None:
+    job = create(guarded, RED)
+    submit = guarded.fake.submits[job["id"]]
+    assert (submit.tenant, submit.max_queued, submit.max_running) == ("red", 3, 1)
+    create(guarded, RED)
+    create(guarded, RED)
+    refused = guarded.http.post("/v1/videos", json={"prompt": "a"}, headers=bearer(RED))
+    assert refused.status_code == 429
+    assert refused.headers["retry-after"] == "7"
+    assert refused.json()["error"]["type"] == "rate_limit_error"
+    create(guarded, BLUE)
+
+
+# ---------------------------------------------------------------- whose jobs
+
+
+def test_a_job_exists_for_its_tenant_alone(guarded: World) -> None:
+    job = create(guarded, RED)
+    guarded.do(guarded.fake.run, job["id"])
+    guarded.do(guarded.fake.succeed, job["id"])
+    base = f"/v1/jobs/{job['id']}"
+    paths = [
+        ("GET", base),
+        ("GET", f"{base}/events"),
+        ("GET", f"{base}/result"),
+        ("POST", f"{base}/cancel"),
+        ("DELETE", base),
+        ("PUT", f"{base}/pin"),
+    ]
+    for _ in range(2):  # also when the edge remembers the job
+        for method, path in paths:
+            response = guarded.http.request(method, path, headers=bearer(BLUE))
+            assert response.status_code == 404, (method, path)
+        assert guarded.http.get(base, headers=bearer(RED)).json()["state"] == "succeeded"
+        assert guarded.http.get(f"{base}/result", headers=bearer(RED)).status_code == 200
+
+
+def test_lists_hold_a_tenants_own_jobs(guarded: World) -> None:
+    red, blue = create(guarded, RED), create(guarded, BLUE)
+    for key, own in ((RED, red), (BLUE, blue)):
+        listed = guarded.http.get("/v1/jobs", headers=bearer(key)).json()["data"]
+        assert [job["id"] for job in listed] == [own["id"]]
+
+
+def test_videos_are_their_tenants_own(guarded: World) -> None:
+    video = guarded.http.post("/v1/videos", json={"prompt": "a"}, headers=bearer(RED)).json()["id"]
+    guarded.do(guarded.fake.run, video)
+    guarded.do(guarded.fake.succeed, video)
+    for method, path, body in (
+        ("GET", f"/v1/videos/{video}", None),
+        ("GET", f"/v1/videos/{video}/content", None),
+        ("DELETE", f"/v1/videos/{video}", None),
+        ("POST", f"/v1/videos/{video}/remix", {"prompt": "b"}),
+        ("GET", f"/v1/jobs/{video}", None),
+    ):
+        response = guarded.http.request(method, path, headers=bearer(BLUE), json=body)
+        assert response.status_code == 404, (method, path, response.text)
+    assert guarded.http.get("/v1/videos", headers=bearer(BLUE)).json()["data"] == []
+    assert [one["id"] for one in guarded.http.get("/v1/videos", headers=bearer(RED)).json()["data"]] == [video]
+
+
+def test_each_tenant_has_its_own_task_ids(guarded: World) -> None:
+    for key in (RED, BLUE):
+        taken = guarded.http.post("/v1/tasks/video", json={"prompt": "a", "task_id": "mine"}, headers=bearer(key))
+        assert taken.status_code == 200, taken.text
+    again = guarded.http.post("/v1/tasks/video", json={"prompt": "a", "task_id": "mine"}, headers=bearer(RED))
+    assert again.status_code == 503
+    guarded.http.post("/v1/tasks/video", json={"prompt": "b", "task_id": "red's"}, headers=bearer(RED))
+    for _ in range(2):
+        assert guarded.http.get("/v1/tasks/red's/status", headers=bearer(RED)).status_code == 200
+        assert guarded.http.get("/v1/tasks/red's/status", headers=bearer(BLUE)).status_code == 404
+    assert sorted(guarded.http.get("/v1/tasks", headers=bearer(BLUE)).json()) == ["mine"]
+    assert guarded.http.delete("/v1/tasks/all/running", headers=bearer(BLUE)).json()["stop_status"] == "success"
+    states = {view.tenant: view.state for view in guarded.fake.jobs.values()}
+    assert states == {"red": "queued", "blue": "cancelled"}
+
+
+def test_a_clients_own_id_that_another_tenant_has_shows_nothing_of_its_job(guarded: World) -> None:
+    create(guarded, RED, id="mine", prompt="a secret")
+    answer = guarded.http.post("/v1/jobs", json={"prompt": "a secret", "id": "mine"}, headers=bearer(BLUE))
+    assert answer.status_code == 409
+    assert "secret" not in answer.text
+
+
+def test_uploaded_files_are_their_tenants_own(guarded: World) -> None:
+    upload = {"file": ("notes.txt", b"text")}
+    file_id = guarded.http.post("/v1/files", files=upload, data={"purpose": "vision"}, headers=bearer(RED)).json()["id"]
+    for method, path in (("GET", ""), ("GET", "/content"), ("DELETE", "")):
+        response = guarded.http.request(method, f"/v1/files/{file_id}{path}", headers=bearer(BLUE))
+        assert response.status_code == 404
+    assert guarded.http.get("/v1/files", headers=bearer(BLUE)).json()["data"] == []
+    assert [one["id"] for one in guarded.http.get("/v1/files", headers=bearer(RED)).json()["data"]] == [file_id]
+    used = guarded.http.post(
+        "/v1/jobs", json={"prompt": "a", "model": "animate", "image": file_id}, headers=bearer(BLUE)
+    )
+    assert used.status_code == 422
+    assert "does not exist" in used.text
+
+
+def test_jobs_of_the_open_mode_are_the_default_tenants(world: World) -> None:
+    assert world.fake.submits[world.submit()["id"]].tenant == "default"
+
+
+# ---------------------------------------------------------------- browsers
+
+
+def test_pages_of_other_origins_are_told_nothing_by_default(world: World) -> None:
+    response = world.http.get("/v1/jobs", headers={"Origin": "https://studio.example"})
+    assert "access-control-allow-origin" not in response.headers
+
+
+def test_named_origins_may_ask_before_they_have_a_key(open_edge: Callable[..., World], keys_file: Path) -> None:
+    world = open_edge(keys_file=str(keys_file), cors_origins=("https://studio.example",))
+    asks = {
+        "Origin": "https://studio.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization",
+    }
+    allowed = world.http.options("/v1/jobs", headers=asks)
+    assert allowed.status_code == 200
+    assert allowed.headers["access-control-allow-origin"] == "https://studio.example"
+    assert "authorization" in allowed.headers["access-control-allow-headers"]
+    assert world.http.options("/v1/jobs", headers={**asks, "Origin": "https://elsewhere.example"}).status_code == 400
+    refused = world.http.get("/v1/jobs", headers={"Origin": "https://studio.example"})
+    assert refused.status_code == 401
+    assert refused.headers["access-control-allow-origin"] == "https://studio.example"
+    assert "x-request-id" in refused.headers["access-control-expose-headers"].lower()
+
+
+# ---------------------------------------------------------------- headers
+
+
+def test_too_many_or_too_large_headers_are_431(world: World) -> None:
+    many = world.http.get("/v1/jobs", headers={f"x-{n}": "1" for n in range(200)})
+    assert many.status_code == 431
+    large = world.http.get("/v1/jobs", headers={"x-large": "a" * 70_000})
+    assert large.status_code == 431
+    assert "at most" in large.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "sent", ["00-" + "a" * 32 + "-" + "b" * 16 + "-01", "cc-" + "a" * 32 + "-" + "b" * 16 + "-01-more"]
+)
+def test_a_valid_trace_goes_on_in_the_job_and_in_the_answer(world: World, sent: str) -> None:
+    headers = {"traceparent": sent, "tracestate": "vendor=1"}
+    response = world.http.post("/v1/jobs", json={"prompt": "a"}, headers=headers)
+    told = response.headers["traceparent"]
+    assert told.startswith("00-" + "a" * 32)
+    assert "b" * 16 not in told, "this request is a span of its own"
+    assert response.headers["tracestate"] == "vendor=1"
+    assert spec_of(world, response.json()["id"]).traceparent == told
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "",
+        "nonsense",
+        "00-" + "0" * 32 + "-" + "b" * 16 + "-01",
+        "ff-" + "a" * 32 + "-" + "b" * 16 + "-01",
+        "00-" + "A" * 32 + "-" + "b" * 16 + "-01",
+    ],
+)
+def test_a_request_without_a_valid_trace_begins_one(world: World, sent: str) -> None:
+    traces = {
+        world.http.get("/v1/jobs", headers={"traceparent": sent, "tracestate": "a=1"}).headers["traceparent"]
+        for _ in range(2)
+    }
+    assert len(traces) == 2
+    assert not any(trace.startswith("00-" + "a" * 32) for trace in traces)
+    assert "tracestate" not in world.http.get("/v1/jobs", headers={"traceparent": sent, "tracestate": "a=1"}).headers
+
+
+def spec_of(world: World, job_id: str) -> Any:
+    return decode_spec(world.fake.jobs[job_id].body)

@@ -1,0 +1,113 @@
+"""The file of API keys and the command that changes it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from http_edge import cli
+from http_edge.keys import KeyFileError, KeyRecord, KeyRing, hash_of, new_key, read_keys, write_keys
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "keys.jsonl"
+
+
+def run(path: Path, *words: str) -> int:
+    return cli.main(["keys", *words, "--keys-file", str(path)], {})
+
+
+def test_a_key_is_printed_once_and_only_its_hash_is_kept(path, capsys):
+    assert run(path, "add", "studio", "--tenant", "red", "--max-queued", "5", "--max-running", "2") == 0
+    key = capsys.readouterr().out.strip()
+    assert key.startswith("zk_")
+    assert len(key) >= 40
+    text = path.read_text()
+    assert key not in text
+    (record,) = read_keys(path)
+    assert (record.name, record.tenant, record.hash) == ("studio", "red", hash_of(key))
+    assert (record.max_queued, record.max_running, record.max_priority) == (5, 2, 9)
+    assert os.stat(path).st_mode & 0o777 == 0o600
+    assert run(path, "list") == 0
+    listed = capsys.readouterr().out
+    assert "studio tenant=red max_queued=5 max_running=2" in listed
+    assert key not in listed
+
+
+def test_two_keys_are_two_and_a_removed_one_is_gone(path, capsys):
+    run(path, "add", "one")
+    run(path, "add", "two", "--expires-days", "1")
+    first, second = capsys.readouterr().out.split()
+    assert first != second
+    assert [record.tenant for record in read_keys(path)] == ["one", "two"]
+    assert run(path, "remove", "one") == 0
+    ring = KeyRing(path)
+    assert ring.find(first) is None
+    assert ring.find(second).name == "two"
+    assert KeyRing(path, wall_clock=lambda: 4e9).find(second) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("add", "one"), "there is a key named one already"),
+        (("remove", "nobody"), "there is no key named nobody"),
+        (("add", "a name"), "name"),
+        (("add", "two", "--max-priority", "11"), "max_priority"),
+        (("add", "two", "--tenant", "../x"), "tenant"),
+    ],
+)
+def test_what_cannot_be_done_is_said(path, capsys, words, said):
+    run(path, "add", "one")
+    before = path.read_bytes()
+    capsys.readouterr()
+    assert run(path, *words) == 2
+    assert said in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "nonsense",
+        "{}",
+        '{"name": "a", "hash": "sha256:12", "tenant": "b"}',
+        '{"name": "a", "tenant": "b", "key": "zk_x"}',
+    ],
+)
+def test_a_file_with_a_bad_line_is_refused_with_its_number(path, line):
+    path.write_text(f"# keys\n\n{line}\n")
+    with pytest.raises(KeyFileError, match="line 3"):
+        KeyRing(path)
+
+
+def test_names_are_unique(path):
+    line = json.dumps({"name": "a", "hash": hash_of("x"), "tenant": "b"})
+    path.write_text(f"{line}\n{line}\n")
+    with pytest.raises(KeyFileError, match="two keys named a"):
+        KeyRing(path)
+
+
+def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(path):
+    old, new = new_key(), new_key()
+    write_keys(path, [KeyRecord(name="a", hash=hash_of(old), tenant="red")])
+    ring = KeyRing(path)
+    assert ring.find(old).tenant == "red"
+    assert ring.find(new) is None
+    write_keys(path, [KeyRecord(name="b", hash=hash_of(new), tenant="blue")])
+    assert ring.find(old) is None
+    assert ring.find(new).tenant == "blue"
+    path.write_text("half a li")
+    assert ring.find(new).tenant == "blue"
+    path.unlink()
+    assert ring.find(new).tenant == "blue"
+
+
+def test_a_service_whose_keys_cannot_be_read_does_not_start(path, tmp_path, capsys):
+    arguments = ["--keys-file", str(path), "--home", str(tmp_path / "home")]
+    assert cli.main(arguments, {}) == 2
+    assert "keys.jsonl" in capsys.readouterr().err

@@ -1,0 +1,50 @@
+"""Journals of earlier schemas, as the program that wrote them left them."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import msgspec
+
+from broker.shell import rows, schema
+from broker.wire import messages as m
+from tests.journal.jobs import new_job
+
+#: The tables of schema 1, before jobs were found by their tenant.
+SCHEMA_1 = """
+CREATE TABLE job (
+    n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, state TEXT NOT NULL, fence INTEGER NOT NULL, worker TEXT NOT NULL,
+    origin TEXT NOT NULL, alias TEXT NOT NULL, model TEXT NOT NULL, pinned TEXT NOT NULL, submitted_at REAL NOT NULL,
+    tail BLOB NOT NULL
+);
+CREATE TABLE spec (n INTEGER PRIMARY KEY, head BLOB NOT NULL, body BLOB NOT NULL);
+CREATE INDEX job_state ON job (state) WHERE state <> 'succeeded';
+CREATE INDEX job_alias ON job (origin, alias) WHERE alias <> '';
+CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO meta (key, value) VALUES ('epoch', 4);
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_journal_without_tenants_is_read_and_its_jobs_are_the_default_tenants(tmp_path, open_journal):
+    connection = sqlite3.connect(tmp_path / "jobs.sqlite")
+    connection.executescript(SCHEMA_1 + f"PRAGMA application_id = {schema.APPLICATION_ID};")
+    job = new_job("job-1", origin="native", alias="mine")
+    connection.execute(
+        "INSERT INTO job VALUES (1, ?, 'queued', 0, '', 'native', 'mine', 'demo', '', 100.0, ?)",
+        (job.id, rows.tail_of(job)),
+    )
+    head = msgspec.msgpack.encode(["default", 5, 1, 0.0, 0.0])
+    connection.execute("INSERT INTO spec VALUES (1, ?, ?)", (head, job.body))
+    connection.commit()
+    connection.close()
+    journal = open_journal()
+    assert journal.epoch == 5
+    (found,) = journal.live()
+    assert (found.id, found.tenant, found.max_running, found.body) == ("job-1", "default", 0, job.body)
+    assert [one.id for one in journal.page(m.ListJobs(req=1, tenant="default"))[0]] == ["job-1"]
+    assert journal.find_alias("native", "mine", "default").id == "job-1"
+    assert journal.find_alias("native", "mine", "red") is None
+    journal.stage(new_job("job-2", tenant="red"))
+    journal.commit()
+    assert [one.id for one in journal.page(m.ListJobs(req=1, tenant="red"))[0]] == ["job-2"]
