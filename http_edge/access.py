@@ -19,7 +19,7 @@ from http_edge.spool import CLOSE, SMALL_BODY_BYTES
 from http_edge.trace import read_trace
 
 #: For probes, and for whoever wants to know how to ask.
-_OPEN_PATHS = frozenset(
+OPEN_PATHS = frozenset(
     ("/", "/health", "/healthz", "/health_generate", "/readyz", "/livez", "/liveness", "/openapi.json", "/docs")
 )
 _METRICS = "/metrics"
@@ -37,7 +37,7 @@ class AccessMiddleware:
     def __init__(self, app: ASGIApp, keys: KeyRing | None, metrics_open: bool) -> None:
         self._app = app
         self._keys = keys
-        self._open_paths = _OPEN_PATHS | {_METRICS} if metrics_open else _OPEN_PATHS
+        self._open_paths = OPEN_PATHS | {_METRICS} if metrics_open else OPEN_PATHS
         self._in_flight = InFlight()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -19,6 +19,7 @@ from broker.errors import BrokerError
 from http_edge import errors
 from http_edge.access import AccessMiddleware
 from http_edge.calls import Calls
+from http_edge.docs_api import DocsApi
 from http_edge.exports import Exports
 from http_edge.fetch import Fetcher
 from http_edge.file_store import FileStore
@@ -110,7 +111,7 @@ def build_edge(
         hub,
         Images(kept, files, fetcher),
         Exports(settings.home_path, start, outputs),
-        fetcher.check,
+        check_url=fetcher.check,
     )
     return Edge(
         settings=settings,
@@ -124,7 +125,7 @@ def build_edge(
         files=files,
         fetcher=fetcher,
         retention=Retention(calls, kept, spool, files),
-        webhooks=Webhooks(calls, broker, fetcher, Secrets(settings.webhook_secrets, settings.webhook_secret_path)),
+        webhooks=Webhooks(calls, fetcher, Secrets(settings.webhook_secrets, settings.webhook_secret_path)),
         keys=KeyRing(settings.keys_path) if settings.keys_path else None,
     )
 
@@ -139,6 +140,7 @@ def build_app(edge: Edge) -> Starlette:
         *ImagesApi(edge.calls).routes(),
         *ModelsApi(edge.calls).routes(),
         *ServiceApi(edge.calls, edge.metrics, _version()).routes(),
+        *DocsApi(_version(), keys=edge.keys is not None).routes(),
     ]
     app = Starlette(
         routes=routes,

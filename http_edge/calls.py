@@ -7,6 +7,7 @@ any edge over the same broker and home answers the same.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -29,7 +30,7 @@ from http_edge.scope import current
 from http_edge.settings import EdgeSettings
 from http_edge.settler import Settler
 from http_edge.shelf import Shelf
-from http_edge.submits import CheckUrl, Submits, named_at
+from http_edge.submits import CheckUrl, Submits, named_at, refuse_url
 from http_edge.translated import translated
 
 __all__ = ["Calls", "Order"]
@@ -58,8 +59,8 @@ class Calls:
         hub: Hub,
         images: Images,
         exports: Exports,
-        check_url: CheckUrl,
         *,
+        check_url: CheckUrl = refuse_url,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings = settings
@@ -142,6 +143,13 @@ class Calls:
         )
         return [await self._take(view) for view in views], more
 
+    async def visible(self, job_ids: Sequence[str]) -> list[str]:
+        """Those of these jobs that the caller may see. Raises `EdgeError`."""
+        sees = current().caller.sees
+        with translated():
+            views = await asyncio.gather(*(self._broker.get(job_id, sees) for job_id in job_ids))
+        return [view.id for view in views if view is not None]
+
     async def saved_at(self, path: str) -> str | None:
         """The id of the job whose result lies at a client's path, or None. Raises `EdgeError` when clients may not look there."""
         return await self._in_thread(lambda: self._exports.written(path))
@@ -194,6 +202,18 @@ class Calls:
             gone = await self._broker.forget(job_ids, finished_before=finished_before)
         self.hub.on_gone(gone)
         return gone
+
+    # ------------------------------------------------------------ webhooks
+
+    async def claim_hooks(self, limit: int) -> tuple[Sequence[m.HookClaim], float]:
+        """Webhook deliveries that are now this edge's to make, and the seconds until another is due, -1: none. Raises `EdgeError`."""
+        with translated():
+            return await self._broker.claim_hooks(limit)
+
+    async def hook_done(self, done: m.HookDone) -> None:
+        """Report a delivery; on disk when this returns. Raises `EdgeError`."""
+        with translated():
+            await self._broker.hook_done(done)
 
     # ------------------------------------------------------------ cancel, wait, follow
 

@@ -61,6 +61,8 @@ class Entry(Struct, frozen=True, kw_only=True):
     pending: Identity | None = None
     temporary: str = ""
     done: bool = False
+    #: Whose job it is.
+    tenant: str = "default"
 
 
 class Source(Struct, frozen=True, kw_only=True):
@@ -70,6 +72,7 @@ class Source(Struct, frozen=True, kw_only=True):
     finished_at: float
     path: Path
     size: int
+    tenant: str = "default"
 
 
 class Exports:
@@ -83,7 +86,7 @@ class Exports:
         self._ledger = home / "exports"
         self._private = (self._artefacts, self._ledger, home / "uploads", home / "run")
 
-    def check(self, field: str, text: str, output: str) -> str:
+    def check(self, field: str, text: str, output: str, tenant: str = "default") -> str:
         """The absolute path that a client's path means. Raises `EdgeError` naming field, value and rule."""
         suffix = SUFFIXES[output]
         if not text.lower().endswith(suffix) or os.path.basename(text).lower() == suffix:
@@ -97,7 +100,7 @@ class Exports:
             raise invalid(field, text, "lies in the service's own directories")
         try:
             with self._locked(target):
-                allowed = self._may_replace(target, self._read(target))
+                allowed = self._may_replace(target, self._read(target), tenant)
         except OSError as error:
             raise invalid(field, text, f"cannot be used: {error.strerror or error}") from None
         if not allowed:
@@ -131,13 +134,14 @@ class Exports:
         entry = self._read(target)
         if entry is not None:
             entry = self._recover(target, entry)
-            if entry.done and (entry.finished_at, entry.job) >= (source.finished_at, source.job):
+            newer = (entry.finished_at, entry.job) >= (source.finished_at, source.job)
+            if entry.done and newer and entry.tenant == source.tenant:
                 return ""
         target.parent.mkdir(parents=True, exist_ok=True)
         # Checked when the job came; a directory may have become a link since.
         if resolve(str(target), self._start) != target or not is_within(target, self._roots):
             return "leads out of the directories that clients may write to"
-        if not self._may_replace(target, entry):
+        if not self._may_replace(target, entry, source.tenant):
             return "exists already, and is not a file that this service wrote"
         self._put(target, source, entry.file if entry else None)
         return ""
@@ -151,6 +155,7 @@ class Exports:
             finished_at=source.finished_at,
             file=ours,
             temporary=temporary.name,
+            tenant=source.tenant,
         )
         self._write(target, entry)
         try:
@@ -176,9 +181,12 @@ class Exports:
             return msgspec.structs.replace(entry, file=there, pending=None, temporary="", done=True)
         return msgspec.structs.replace(entry, pending=None, temporary="")
 
-    def _may_replace(self, target: Path, entry: Entry | None) -> bool:
+    def _may_replace(self, target: Path, entry: Entry | None, tenant: str) -> bool:
+        """Whether nothing is there, or what this service wrote there for the same tenant."""
         there = _identity(target)
-        return there is None or (entry is not None and there in (entry.file, entry.pending))
+        if there is None:
+            return True
+        return entry is not None and entry.tenant == tenant and there in (entry.file, entry.pending)
 
     def _outside_private(self, target: Path) -> bool:
         """Of the service's own directories only the artefacts directory itself is free: what lies deeper is a job's."""

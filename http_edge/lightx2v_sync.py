@@ -23,6 +23,7 @@ from http_edge.hub import Job
 from http_edge.lightx2v_intake import Intake, Taken
 from http_edge.lightx2v_shapes import failure_text
 from http_edge.presence import ClientGone, while_present
+from http_edge.scope import current
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class SyncTasks:
                 await self._cancel(job_id)
         if not is_over:
             if self._calls.hub.closed:
-                raise EdgeError("shutting_down", "the service is stopping; the task was cancelled", retry_after_s=5.0)
+                raise EdgeError("shutting_down", "the service is stopping", retry_after_s=5.0)
             raise EdgeError("wait_timeout", f"Task {taken.request.task_id} timed out after {timeout_s} seconds")
         job = await self._calls.job(job_id)
         if job.view.state == "cancelled":
@@ -103,7 +104,9 @@ class SyncTasks:
             raise EdgeError("unsupported", error.message, param=_URL_FIELD, code="invalid_value") from None
 
     async def _cancel(self, job_id: str) -> None:
-        """Cancel, whatever happens to this request meanwhile."""
+        """Cancel, whatever happens to this request meanwhile; but not what its client can ask for again, by its idempotency key."""
+        if current().job_key:
+            return
         with anyio.move_on_after(_CANCEL_WAIT_S, shield=True), contextlib.suppress(EdgeError):
             await self._calls.cancel(job_id)
 

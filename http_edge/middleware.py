@@ -9,8 +9,9 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from http_edge.errors import EdgeError, error_response
+from http_edge.errors import error_response
 from http_edge.metrics import Metrics
+from http_edge.spool import too_large
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -60,7 +61,8 @@ class EdgeMiddleware:
         """Refuse by the declared length before anything is read, and by the real one while reading."""
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length[:20]) > self._max_body_bytes:
-            await error_response(self._too_large(f"{length[:20]} bytes"), scope["path"])(scope, receive, send)
+            error = too_large(f"{length[:20]} bytes", self._max_body_bytes)
+            await error_response(error, scope["path"])(scope, receive, send)
             return
         total = 0
 
@@ -70,13 +72,10 @@ class EdgeMiddleware:
             if message["type"] == "http.request":
                 total += len(message.get("body", b""))
                 if total > self._max_body_bytes:
-                    raise self._too_large(f"more than {self._max_body_bytes} bytes")
+                    raise too_large(f"more than {self._max_body_bytes} bytes", self._max_body_bytes)
             return message
 
         await self._app(scope, receive_counted, send)
-
-    def _too_large(self, what: str) -> EdgeError:
-        return EdgeError("too_large", f"body: {what} is too large, at most {self._max_body_bytes}")
 
 
 def _request_id(sent: str) -> str:

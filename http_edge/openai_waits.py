@@ -12,6 +12,7 @@ from http_edge.calls import Calls
 from http_edge.errors import EdgeError
 from http_edge.hub import Job
 from http_edge.presence import ClientGone, while_present
+from http_edge.scope import current
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,8 @@ async def drawn(calls: Calls, request: Request, job: Job, timeout_s: float) -> J
     try:
         is_over = await while_present(request, calls.wait_final([job.id], timeout_s))
     except ClientGone:
-        log.info("client left, its job is cancelled", extra={"action": "gone", "job_id": job.id})
+        fate = "goes on" if current().job_key else "is cancelled"
+        log.info("client left before its job was over", extra={"action": "gone", "job_id": job.id, "job": fate})
         raise
     finally:
         # Also when the broker is away, or this server is being stopped: nobody would fetch what is drawn.
@@ -37,16 +39,19 @@ async def drawn(calls: Calls, request: Request, job: Job, timeout_s: float) -> J
 
 
 async def cancel_quietly(calls: Calls, job_id: str) -> None:
-    """Cancel, whatever happens to this request meanwhile."""
+    """Cancel, whatever happens to this request meanwhile; but not what its client can ask for again, by its idempotency key."""
+    if current().job_key:
+        return
     with anyio.move_on_after(_CANCEL_WAIT_S, shield=True), contextlib.suppress(EdgeError):
         await calls.cancel(job_id)
 
 
 def unfinished(calls: Calls, job_id: str, timeout_s: float) -> EdgeError:
     """Why a wait ended before its job."""
+    fate = "goes on" if current().job_key else "was cancelled"
     if calls.hub.closed:
-        return EdgeError("shutting_down", f"the service is stopping; job {job_id} was cancelled", retry_after_s=5.0)
-    return EdgeError("wait_timeout", f"job {job_id} did not end within {timeout_s:g} s and was cancelled")
+        return EdgeError("shutting_down", f"the service is stopping; job {job_id} {fate}", retry_after_s=5.0)
+    return EdgeError("wait_timeout", f"job {job_id} did not end within {timeout_s:g} s and {fate}")
 
 
 def succeeded(job: Job) -> Job:

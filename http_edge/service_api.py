@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from broker.wire.messages import PoolView
+from broker.wire.messages import PoolView, WorkerView
 from http_edge.bodies import json_response
 from http_edge.calls import Calls
 from http_edge.errors import EdgeError
 from http_edge.job_json import worker_json
 from http_edge.metrics import Metrics
 from http_edge.routes import route
+from http_edge.scope import current
 
 #: A health probe must fail before its prober's own timeout.
 _PROBE_TIMEOUT_S = 2.0
@@ -66,14 +68,24 @@ class ServiceApi:
     async def workers(self, request: Request) -> Response:
         """Every worker, and the queue in numbers."""
         pool = await self._calls.pool(_PROBE_FRESH_S)
+        workers = await self._own(pool.workers) if current().caller.key_name else pool.workers
         return json_response(
             {
                 "object": "list",
-                "data": [worker_json(worker) for worker in pool.workers],
+                "data": [worker_json(worker) for worker in workers],
                 "queue": {"counts": pool.counts, "backlog_s": pool.backlog_s, "wait_s": pool.wait_s},
                 "epoch": pool.epoch,
             }
         )
+
+    async def _own(self, workers: tuple[WorkerView, ...]) -> list[WorkerView]:
+        """Workers without the jobs of other tenants."""
+        held = [held.job_id for worker in workers for held in worker.jobs]
+        own = set(await self._calls.visible(held))
+        return [
+            msgspec.structs.replace(worker, jobs=tuple(held for held in worker.jobs if held.job_id in own))
+            for worker in workers
+        ]
 
     async def metrics(self, request: Request) -> Response:
         """Prometheus text, or OpenMetrics on Accept."""
@@ -85,7 +97,9 @@ class ServiceApi:
         return Response(page, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
 
     async def index(self, request: Request) -> Response:
-        """What is here."""
+        """What is here; browsers are led to the page about it."""
+        if "text/html" in request.headers.get("accept", "").lower():
+            return Response(status_code=307, headers={"Location": "/docs", "Vary": "Accept"})
         links: dict[str, Any] = {
             "jobs": "/v1/jobs",
             "workers": "/v1/workers",
@@ -95,8 +109,11 @@ class ServiceApi:
             "lightx2v": "/v1/local/video/generate",
             "health": "/health",
             "metrics": "/metrics",
+            "docs": "/docs",
+            "openapi": "/openapi.json",
         }
-        return json_response({"name": "zoetrope", "version": self._version, "links": links})
+        body = {"name": "zoetrope", "version": self._version, "links": links}
+        return json_response(body, headers={"Vary": "Accept"})
 
     async def _probe(self, max_age_s: float = _PROBE_FRESH_S) -> PoolView:
         try:

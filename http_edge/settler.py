@@ -60,5 +60,7 @@ class Settler:
             return "the job made no file"
         artefact = job.view.result.artefacts[0]
         path = artefact_path(self._artefacts, job.view, artefact)
-        source = Source(job=job.id, finished_at=job.view.finished_at, path=path, size=artefact.size)
+        source = Source(
+            job=job.id, finished_at=job.view.finished_at, path=path, size=artefact.size, tenant=job.view.tenant
+        )
         return self._exports.fill(job.spec.save_to, source)

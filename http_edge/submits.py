@@ -218,7 +218,8 @@ class Submits:
         """Check the client's paths and keep its image."""
         save_to = spec.save_to
         if save_to:
-            save_to = await self._in_thread(lambda: self._exports.check(wanted.label("save_to"), save_to, spec.output))
+            label, tenant = wanted.label("save_to"), current().caller.tenant
+            save_to = await self._in_thread(lambda: self._exports.check(label, save_to, spec.output, tenant))
         if image:
             await self._images.touch(wanted.label("image"), image)
         elif spec.image:
@@ -234,6 +235,11 @@ class Submits:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(work, limiter=self._threads)
+
+
+async def refuse_url(field: str, url: str) -> None:
+    """Let no URL pass: what there is where nothing is ever sent."""
+    raise invalid(field, url, "is not taken by this service")
 
 
 def _new_name(now: float) -> str:

@@ -18,8 +18,6 @@ from typing import Literal
 
 from msgspec import Struct
 
-from broker.client import BrokerClient
-from broker.errors import BrokerError
 from broker.wire.messages import HookClaim, HookDone, JobView
 from http_edge.calls import Calls
 from http_edge.errors import EdgeError
@@ -73,7 +71,6 @@ class Webhooks:
     def __init__(
         self,
         calls: Calls,
-        broker: BrokerClient,
         fetcher: Fetcher,
         secrets: Secrets,
         *,
@@ -82,7 +79,6 @@ class Webhooks:
     ) -> None:
         self.secrets = secrets
         self._calls = calls
-        self._broker = broker
         self._fetcher = fetcher
         self._base_url = calls.settings.public_url.rstrip("/")
         self._wall_clock = wall_clock
@@ -123,8 +119,8 @@ class Webhooks:
             return _POLL_S
         until = asyncio.get_running_loop().time() + _ATTEMPT_S
         try:
-            claims, wait_s = await self._broker.claim_hooks(room)
-        except BrokerError as error:
+            claims, wait_s = await self._calls.claim_hooks(room)
+        except EdgeError as error:
             log.info("no webhook deliveries", extra={"action": "webhook", "reason": error.message})
             return _RETRY_S
         for claim in claims:
@@ -229,8 +225,8 @@ class Webhooks:
             async with asyncio.timeout(_REPORT_S):
                 while True:
                     try:
-                        await self._broker.hook_done(done)
-                    except BrokerError:
+                        await self._calls.hook_done(done)
+                    except EdgeError:
                         await asyncio.sleep(_RETRY_S)
                     else:
                         break

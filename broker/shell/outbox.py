@@ -93,18 +93,26 @@ class Outbox:
         self.flushed.clear()
 
     # ------------------------------------------------------------ reading
+    # One job's deliveries are asked for while that job is being moved: nothing may be written then, or half a move would be.
 
     def of_job(self, job_id: str) -> list[Hook]:
         """The deliveries of a job, oldest first."""
-        return self._read(" WHERE job.id = ? ORDER BY hook.number", job_id)
+        found = {hook.number: hook for hook in self._read(" WHERE job.id = ?", job_id)}
+        found |= {number: hook for number, hook in self.staged.items() if hook.job_id == job_id}
+        return [found[number] for number in sorted(found)]
 
     def find(self, number: int) -> Hook | None:
         """The delivery of this number."""
+        staged = self.staged.get(number)
+        if staged is not None:
+            return staged
         found = self._read(" WHERE hook.number = ?", number)
         return found[0] if found else None
 
     def due(self, now: float, limit: int) -> tuple[list[Hook], float | None]:
         """Pending deliveries that are due, the longest due first, and when the next one behind them is."""
+        if self.staged:
+            self._write_staged()
         # The literal state lets the partial index serve.
         where = " WHERE hook.state = 'pending' ORDER BY hook.due_at, hook.number LIMIT ?"
         first = self._read(where, limit + 1)
@@ -112,8 +120,6 @@ class Outbox:
         return due, first[len(due)].due_at if len(first) > len(due) else None
 
     def _read(self, where: str, parameter: str | int) -> list[Hook]:
-        if self.staged:
-            self._write_staged()
         try:
             return [_hook(row) for row in self._connection.execute(_SELECT + where, (parameter,))]
         except sqlite3.Error as error:

@@ -194,6 +194,7 @@ def trace_id_of(body: bytes) -> str:
     """The id of the trace that a spec belongs to, for log lines; "" when it has none, or is no spec."""
     try:
         match = _TRACEPARENT.fullmatch(_traced_decoder.decode(body).traceparent)
-    except ValueError:
+    # RecursionError: what is skipped may be nested without end.
+    except (ValueError, RecursionError):
         return ""
     return match[1] if match else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from broker.wire import codec
@@ -23,6 +24,13 @@ def test_a_job_goes_to_the_idle_engine_and_started_to_the_broker() -> None:
     stage.pass_time(0.3).tick()
     [beat] = stage.sent(m.Heartbeat)
     assert (beat.free, beat.engine, beat.held) == (0, "busy", (m.Held(job_id="j1", fence=fence(1)),))
+
+
+def test_what_is_noted_of_an_attempt_names_its_trace() -> None:
+    stage = Stage().idle()
+    spec = {"prompt": "a", "traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"}
+    stage.run(1, body=msgspec.msgpack.encode(spec))
+    assert [note.trace_id for note in stage.effects(fx.Note) if note.job_id] == ["ab" * 16]
 
 
 def test_the_profile_reaches_the_engine() -> None:

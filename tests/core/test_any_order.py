@@ -164,6 +164,15 @@ class AnyOrder(RuleBasedStateMachine):
     def submit(self, job_id, priority, tenant):
         self.submit_one(job_id, priority=priority, tenant=tenant)
 
+    @rule(
+        job_id=st.sampled_from(JOBS),
+        tenant=st.sampled_from("ab"),
+        queued=st.integers(0, 2),
+        running=st.integers(0, 1),
+    )
+    def submit_within_limits(self, job_id, tenant, queued, running):
+        self.submit_one(job_id, tenant=tenant, max_queued=queued, max_running=running)
+
     @rule(job_id=st.sampled_from(JOBS), seconds=st.floats(0.1, 20))
     def submit_with_deadline(self, job_id, seconds):
         self.submit_one(job_id, deadline_at=self.desk.now + seconds)

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from broker.wire.jobspec import decode_spec
+from broker.wire.messages import Held
 from http_edge.keys import KeyRecord, hash_of, write_keys
 from tests.edge.conftest import World
+from tests.support.waiting import wait_until
 
 RED, BLUE, OLD = "zk_red", "zk_blue", "zk_old"
 
@@ -219,6 +222,36 @@ def test_uploaded_files_are_their_tenants_own(guarded: World) -> None:
     )
     assert used.status_code == 422
     assert "does not exist" in used.text
+
+
+def test_a_file_that_was_saved_for_one_tenant_is_not_replaced_for_another(guarded: World) -> None:
+    job = create(guarded, BLUE, save_to="clip.mp4")
+    late = create(guarded, RED, save_to="clip.mp4")
+    for one in (job, late):
+        guarded.do(guarded.fake.run, one["id"])
+        guarded.do(guarded.fake.succeed, one["id"], video_mp4=one["id"].encode())
+        guarded.http.get(f"/v1/jobs/{one['id']}", headers=bearer(BLUE if one is job else RED))
+    assert (guarded.start / "clip.mp4").read_bytes() == job["id"].encode()
+    told = guarded.http.get(f"/v1/jobs/{late['id']}", headers=bearer(RED)).json()
+    assert "exists already" in told["save_error"]
+    refused = guarded.http.post("/v1/jobs", json={"prompt": "a", "save_to": "clip.mp4"}, headers=bearer(RED))
+    assert refused.status_code == 422
+    create(guarded, BLUE, save_to="clip.mp4")
+
+
+def test_workers_show_a_tenants_own_jobs(guarded: World) -> None:
+    ids = {key: create(guarded, key)["id"] for key in (RED, BLUE)}
+    for worker, job_id in zip(("cpu-0", "cpu-1"), ids.values(), strict=True):
+        guarded.do(guarded.fake.run, job_id, worker)
+        view = guarded.fake.workers[worker]
+        guarded.fake.workers[worker] = msgspec.structs.replace(view, jobs=(Held(job_id=job_id, fence=1),))
+
+    def shown(key: str) -> list[str]:
+        workers = guarded.http.get("/v1/workers", headers=bearer(key)).json()["data"]
+        return [worker["job"] for worker in workers if worker["job"] and worker["state"] == "busy"]
+
+    wait_until(lambda: shown(RED), what="a look at the workers that is not the one before")
+    assert (shown(RED), shown(BLUE)) == ([ids[RED]], [ids[BLUE]])
 
 
 def test_jobs_of_the_open_mode_are_the_default_tenants(world: World) -> None:

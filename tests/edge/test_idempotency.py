@@ -91,6 +91,17 @@ def test_a_picture_is_drawn_once_and_answered_twice(world: World) -> None:
     assert list(world.fake.jobs) == [job_id]
 
 
+@pytest.mark.parametrize("key", [{}, KEY])
+def test_a_picture_that_its_client_can_ask_for_again_is_not_cancelled_when_the_wait_ends(
+    open_edge: Callable[..., World], key: dict[str, str]
+) -> None:
+    world = open_edge(sync_timeout_s=0.05)
+    answer = world.http.post("/v1/images/generations", json={"prompt": "a"}, headers=key)
+    assert answer.status_code == 504
+    (job,) = world.fake.jobs.values()
+    assert job.state == ("queued" if key else "cancelled")
+
+
 def test_uploads_are_compared_by_their_bytes(world: World, png: Callable[[int], bytes]) -> None:
     def send(data: bytes, key: str = "k") -> Any:
         return world.http.post(

@@ -140,7 +140,7 @@ def test_a_finished_job_lists_its_files_and_times(world: World) -> None:
     world.do(world.fake.step, job["id"], 1, 5, phase="decode")
     world.do(world.fake.succeed, job["id"])
     job = world.http.get(job["urls"]["self"]).json()
-    assert (job["state"], job["step"], job["total"]) == ("succeeded", 5, 5)
+    assert (job["state"], job["step"], job["total"]) == ("succeeded", 8, 8)
     (artefact,) = job["artefacts"]
     assert artefact["url"] == f"/v1/jobs/{job['id']}/result?name=video.mp4"
     assert artefact["media_type"] == "video/mp4"

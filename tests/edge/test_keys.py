@@ -105,9 +105,3 @@ def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(path):
     assert ring.find(new).tenant == "blue"
     path.unlink()
     assert ring.find(new).tenant == "blue"
-
-
-def test_a_service_whose_keys_cannot_be_read_does_not_start(path, tmp_path, capsys):
-    arguments = ["--keys-file", str(path), "--home", str(tmp_path / "home")]
-    assert cli.main(arguments, {}) == 2
-    assert "keys.jsonl" in capsys.readouterr().err

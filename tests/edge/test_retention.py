@@ -54,6 +54,10 @@ class Keeper:
         return sorted(os.listdir(artefacts)) if artefacts.exists() else []
 
 
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.name == "http_edge.retention"]
+
+
 @pytest.fixture
 def keeper(world: World) -> Keeper:
     return Keeper(world)
@@ -200,7 +204,7 @@ def test_pinned_jobs_and_jobs_without_files_do_not_make_room(tight: Keeper, capl
         tight.sweep()
         tight.sweep()
     assert tight.jobs == ["cancelled", "pinned"]
-    assert [record.message for record in caplog.records] == ["over the disk quota, and no job can go"]
+    assert said(caplog) == ["over the disk quota, and no job can go"]
 
 
 def test_uploads_count(tight: Keeper) -> None:
@@ -322,14 +326,14 @@ def test_a_sweep_without_a_broker_or_a_disk_is_tried_again(
     with caplog.at_level("INFO", "http_edge.retention"):
         keeper.world.http.portal.call(keeper.retention._try)
     keeper.world.fake.down = False
-    assert [record.message for record in caplog.records] == ["nothing was let go"]
+    assert said(caplog) == ["nothing was let go"]
 
     def refuse(*args: object) -> None:
         raise PermissionError("no")
 
     monkeypatch.setattr(keeper.retention._shelf, "remove", refuse)
     keeper.world.http.portal.call(keeper.retention._try)
-    assert caplog.records[-1].message == "files cannot be removed"
+    assert said(caplog)[-1] == "files cannot be removed"
     # The record went first; the files follow when they are old.
     assert (keeper.jobs, keeper.directories) == ([], ["a"])
     monkeypatch.undo()

@@ -60,9 +60,26 @@ def test_a_commit_of_hooks_leaves_lazy_rows_for_later(journal):
     with_job(journal)
     journal.stage(give(job, 6), lazy=True)
     journal.outbox.stage(hook(7))
-    assert journal.outbox.find(7) is not None
+    assert len(journal.outbox.due(200.0, 5)[0]) == 1
     assert journal.commit(lazy=False) == 1
     assert journal.dirty
+
+
+def test_a_jobs_own_can_be_read_while_it_moves(journal, open_journal):
+    job = new_job("a")
+    put(journal, job)
+    journal.stage(give(job, 5))
+    journal.outbox.stage(hook(7, event="started"))
+    finish(job)
+    assert [one.number for one in journal.outbox.of_job("a")] == [7]
+    assert journal.outbox.find(7) is not None
+    journal.stage(job)
+    journal.outbox.stage(hook(8))
+    journal.commit()
+    journal.close()
+    after = open_journal()
+    assert after.find("a").state == "succeeded"
+    assert [one.event for one in after.outbox.of_job("a")] == ["started", "completed"]
 
 
 def test_without_a_commit_it_is_gone(journal, open_journal):

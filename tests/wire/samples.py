@@ -44,7 +44,9 @@ SAMPLES: list[m.Message] = [
     m.GetPool(req=6),
     m.ForgetJobs(req=15, job_ids=("job-1", "job_2"), finished_before=1800000000.5),
     m.ClaimHooks(req=17, limit=3),
-    m.HookDone(req=18, number=(7 << 32) + 4, claim=(7 << 32) + 5, outcome="retry", status=503, retry_s=5.5, note="busy"),
+    m.HookDone(
+        req=18, number=(7 << 32) + 4, claim=(7 << 32) + 5, outcome="retry", status=503, retry_s=5.5, note="busy"
+    ),
     m.Accepted(req=7, duplicate=True),
     m.Rejected(req=8, code="queue_full", message="full", retry_after_s=2.5),
     m.JobReply(req=9, found=True),

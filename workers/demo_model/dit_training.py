@@ -91,8 +91,8 @@ class Average(nn.Module):
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the parameters after `step`; short memory at first, about five hundred steps later on."""
-        keep = min(0.998, (1 + step) / (10 + step))
+        """Take in the parameters after `step`; short memory at first, some two hundred steps later on."""
+        keep = min(0.995, (1 + step) / (10 + step))
         parameters = dict(self._source[0].named_parameters())
         for name, average in self.named_buffers():
             average.lerp_(parameters[name.replace("/", ".")], 1 - keep)

@@ -60,7 +60,7 @@ class Sample:
 def load(directory: Path) -> Any:
     """The pipeline in a directory, in single precision on the CPU, as a service loads it there."""
     diffusers: Any = DiffusionPipeline  # its class carries no types
-    pipeline = diffusers.from_pretrained(str(directory), torch_dtype=torch.float32, local_files_only=True)
+    pipeline = diffusers.from_pretrained(str(directory), dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

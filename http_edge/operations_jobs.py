@@ -1,0 +1,306 @@
+"""The operations of the native API, of uploaded files and of the service itself."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from http_edge import schema_jobs as jobs
+from http_edge import schema_openai as openai
+from http_edge.openapi_types import (
+    BROKER,
+    DOWNLOAD,
+    EVENTS,
+    FILES,
+    FORM,
+    LOOKUP,
+    MAKE,
+    QUERY,
+    Answer,
+    Body,
+    EventStream,
+    Operation,
+    Param,
+)
+
+_JOB = Param(name="id", place="path", required=True, about="The job's id.")
+_FILE = Param(name="id", place="path", required=True, about="The file's id.")
+ORDER = Param(name="order", about="asc or desc (default), by time of creation.")
+AFTER = Param(name="after", about="The id after which to go on: a page's `last_id`.")
+RANGES = (
+    Param(name="Range", place="header", about="Which bytes, as in `bytes=0-1023`."),
+    Param(name="If-None-Match", place="header", about="The ETag of a copy: 304 while it is good."),
+)
+#: What any file can be answered with, besides itself.
+FILE_ANSWERS = {
+    206: Answer(about="The bytes that `Range` asked for.", types=(bytes,), media=(*FILES, "multipart/byteranges")),
+    304: Answer(about="The copy of which `If-None-Match` is the ETag is good."),
+}
+
+JOBS = (
+    Operation(
+        method="POST",
+        path="/v1/jobs",
+        id="createJob",
+        tag="Jobs",
+        summary="Submit a job",
+        about="200 with the job, also when this very job was there before.",
+        body=Body(type=jobs.JobRequest, files={"image": False}),
+        answers={
+            200: Answer(about="The job.", types=(jobs.JobTaken,)),
+            202: Answer(about="The job, with `Prefer: respond-async`.", types=(jobs.JobTaken,)),
+        },
+        errors=MAKE,
+        prefer=True,
+        keyed=True,
+    ),
+    Operation(
+        method="GET",
+        path="/v1/jobs",
+        id="listJobs",
+        tag="Jobs",
+        summary="A page of jobs",
+        params=(
+            Param(name="limit", type=Annotated[int, Meta(ge=0, le=200)], about="At most so many; default 20."),
+            AFTER,
+            ORDER,
+            Param(name="state", about="Of these states, with commas or repeated."),
+            Param(name="model", type=Annotated[str, Meta(max_length=256)], about="Of this model."),
+            Param(name="worker", type=Annotated[str, Meta(max_length=128)], about="Of this worker."),
+        ),
+        answers={200: Answer(about="The page.", types=(jobs.JobPage,))},
+        errors=(*BROKER, *QUERY),
+    ),
+    Operation(
+        method="GET",
+        path="/v1/jobs/{id}",
+        id="showJob",
+        tag="Jobs",
+        summary="One job, with its story",
+        params=(_JOB,),
+        answers={200: Answer(about="The job.", types=(jobs.Job,))},
+        errors=LOOKUP,
+        prefer=True,
+    ),
+    Operation(
+        method="DELETE",
+        path="/v1/jobs/{id}",
+        id="deleteJob",
+        tag="Jobs",
+        summary="Cancel a job",
+        params=(_JOB,),
+        answers={200: Answer(about="What became of it.", types=(jobs.JobCancel,))},
+        errors=LOOKUP,
+    ),
+    Operation(
+        method="POST",
+        path="/v1/jobs/{id}/cancel",
+        id="cancelJob",
+        tag="Jobs",
+        summary="Cancel a job",
+        params=(_JOB,),
+        answers={200: Answer(about="What became of it.", types=(jobs.JobCancel,))},
+        errors=LOOKUP,
+    ),
+    Operation(
+        method="GET",
+        path="/v1/jobs/{id}/events",
+        id="followJob",
+        tag="Jobs",
+        summary="A job's changes as server-sent events",
+        about="`state` events hold the whole job, `progress` events what moves. The stream ends after the final event.",
+        params=(
+            _JOB,
+            Param(name="Last-Event-ID", place="header", about="The last event that was seen."),
+            Param(name="last_event_id", about="The same, for whoever cannot set headers."),
+        ),
+        answers={
+            200: Answer(about="The events.", types=(EventStream,), media=(EVENTS,)),
+            204: Answer(about="The job is over and its last event was seen."),
+        },
+        errors=LOOKUP,
+    ),
+    Operation(
+        method="GET",
+        path="/v1/jobs/{id}/result",
+        id="downloadJobResult",
+        tag="Jobs",
+        summary="A file of a finished job",
+        params=(
+            _JOB,
+            Param(name="name", type=Annotated[str, Meta(max_length=128)], about="The file's name."),
+            Param(name="index", type=Annotated[int, Meta(ge=0, le=1000)], about="Its number, from 0."),
+            *RANGES,
+        ),
+        answers={200: Answer(about="The file.", types=(bytes,), media=FILES), **FILE_ANSWERS},
+        errors=DOWNLOAD,
+    ),
+    *(
+        Operation(
+            method=method,
+            path="/v1/jobs/{id}/pin",
+            id=name,
+            tag="Jobs",
+            summary=summary,
+            params=(_JOB,),
+            answers={200: Answer(about="Whether it is kept.", types=(jobs.JobPin,))},
+            errors=(*LOOKUP, "unsupported"),
+        )
+        for method, name, summary in (
+            ("GET", "showJobPin", "Whether a job is kept beyond its time"),
+            ("PUT", "pinJob", "Keep a job beyond its time and the disk quota"),
+            ("DELETE", "unpinJob", "Let a job go when its time comes"),
+        )
+    ),
+)
+
+UPLOADS = (
+    Operation(
+        method="POST",
+        path="/v1/files",
+        id="createFile",
+        tag="Files",
+        summary="Keep a file",
+        about="Its id can be named wherever an image is taken.",
+        body=Body(type=openai.FileRequest, json=False, files={"file": False}),
+        answers={200: Answer(about="Its record.", types=(openai.File,))},
+        errors=FORM,
+    ),
+    Operation(
+        method="GET",
+        path="/v1/files",
+        id="listFiles",
+        tag="Files",
+        summary="A page of files",
+        params=(
+            Param(name="limit", type=Annotated[int, Meta(ge=1, le=10_000)], about="At most so many."),
+            AFTER,
+            ORDER,
+            Param(name="purpose", type=Annotated[str, Meta(max_length=64)], about="Of this purpose."),
+        ),
+        answers={200: Answer(about="The page.", types=(openai.FilePage,))},
+        errors=("invalid_value", "unavailable"),
+    ),
+    Operation(
+        method="GET",
+        path="/v1/files/{id}",
+        id="showFile",
+        tag="Files",
+        summary="A file's record",
+        params=(_FILE,),
+        answers={200: Answer(about="Its record.", types=(openai.File,))},
+        errors=("not_found", "unavailable"),
+    ),
+    Operation(
+        method="DELETE",
+        path="/v1/files/{id}",
+        id="deleteFile",
+        tag="Files",
+        summary="Remove a file",
+        about="Jobs that took it have a copy of their own.",
+        params=(_FILE,),
+        answers={200: Answer(about="It is gone.", types=(openai.FileDeleted,))},
+        errors=("not_found", "unavailable"),
+    ),
+    Operation(
+        method="GET",
+        path="/v1/files/{id}/content",
+        id="downloadFile",
+        tag="Files",
+        summary="A file's bytes, as an attachment",
+        params=(_FILE, *RANGES),
+        answers={200: Answer(about="The file.", types=(bytes,), media=("*/*",)), **FILE_ANSWERS},
+        errors=DOWNLOAD,
+    ),
+)
+
+
+def _health(path: str, name: str) -> Operation:
+    return Operation(
+        method="GET",
+        path=path,
+        id=name,
+        tag="Service",
+        summary="Whether a job sent now could run",
+        answers={
+            200: Answer(about="It could.", types=(jobs.Ready,)),
+            503: Answer(about="It could not.", types=(jobs.NotReady,)),
+        },
+    )
+
+
+def _alive(path: str, name: str) -> Operation:
+    return Operation(
+        method="GET",
+        path=path,
+        id=name,
+        tag="Service",
+        summary="Whether the process answers",
+        answers={200: Answer(about="It does.", types=(jobs.Alive,))},
+    )
+
+
+SERVICE = (
+    _health("/health", "showHealth"),
+    _health("/readyz", "showReadiness"),
+    _health("/healthz", "showHealthz"),
+    _health("/health_generate", "showHealthGenerate"),
+    _alive("/livez", "showLiveness"),
+    _alive("/liveness", "showLivenessAlias"),
+    Operation(
+        method="GET",
+        path="/v1/workers",
+        id="listWorkers",
+        tag="Service",
+        summary="Every worker, and the queue in numbers",
+        answers={200: Answer(about="The workers.", types=(jobs.WorkerList,))},
+        errors=BROKER,
+    ),
+    Operation(
+        method="GET",
+        path="/metrics",
+        id="showMetrics",
+        tag="Service",
+        summary="Metrics for Prometheus",
+        answers={
+            200: Answer(about="The metrics.", types=(str,), media=("text/plain", "application/openmetrics-text"))
+        },
+    ),
+    Operation(
+        method="GET",
+        path="/",
+        id="showIndex",
+        tag="Service",
+        summary="What is here",
+        about="Browsers are led to /docs.",
+        answers={
+            200: Answer(about="The index.", types=(jobs.Index,)),
+            307: Answer(about="To /docs, where `Accept` asks for HTML first."),
+        },
+    ),
+    Operation(
+        method="GET",
+        path="/openapi.json",
+        id="showOpenApi",
+        tag="Service",
+        summary="This document",
+        params=(RANGES[1],),
+        answers={
+            200: Answer(about="The document.", types=(dict,)),
+            304: Answer(about="The copy of which `If-None-Match` is the ETag is good."),
+        },
+    ),
+    Operation(
+        method="GET",
+        path="/docs",
+        id="showDocs",
+        tag="Service",
+        summary="This document as a page",
+        params=(RANGES[1],),
+        answers={
+            200: Answer(about="The page.", types=(str,), media=("text/html",)),
+            304: Answer(about="The copy of which `If-None-Match` is the ETag is good."),
+        },
+    ),
+)

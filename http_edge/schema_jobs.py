@@ -1,0 +1,299 @@
+"""Documents of the native API and of the service: requests as their readers take them, answers as `job_json` makes them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from broker.wire.jobspec import Artefact, MediaKind
+from broker.wire.messages import JobStateName
+from http_edge.schema_common import (
+    Hooked,
+    ModelName,
+    NegativePrompt,
+    Prompt,
+    Scalar,
+    Size,
+)
+from http_edge.specs import MAX_PATH_CHARS
+
+Seconds = Annotated[float, Meta(description="seconds")]
+UnixTime = Annotated[float, Meta(description="Unix seconds")]
+
+
+class JobRequest(Hooked, kw_only=True):
+    """A job to submit. Only `prompt` is required; what is left out comes from the model's defaults. Forms send all of it as text."""
+
+    prompt: Prompt
+    negative_prompt: NegativePrompt = None
+    model: ModelName = None
+    output: MediaKind | Literal[""] | None = None
+    size: Size = None
+    width: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    height: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    num_frames: Annotated[int, Meta(ge=1, le=100_000)] | None = None
+    seconds: Annotated[
+        Annotated[float, Meta(ge=0.001, le=3600)] | str | None, Meta(description="Instead of num_frames.")
+    ] = None
+    fps: Annotated[float, Meta(ge=1, le=240)] | None = None
+    num_inference_steps: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    guidance_scale: Annotated[float, Meta(ge=0, le=100)] | None = None
+    guidance_scale_2: Annotated[float, Meta(ge=0, le=100)] | None = None
+    max_sequence_length: Annotated[int, Meta(ge=1, le=65_536)] | None = None
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    num_outputs: Annotated[int, Meta(ge=1, le=10)] | None = None
+    image: Annotated[str | None, Meta(description="A path, URL, data URL, base64, or the id of an uploaded file.")] = (
+        None
+    )
+    extra: Annotated[
+        dict[str, Scalar] | None, Meta(description="Further arguments of the pipeline's call; `extra[name]` in forms.")
+    ] = None
+    save_to: Annotated[str, Meta(max_length=MAX_PATH_CHARS, description="Where to copy the first result.")] | None = (
+        None
+    )
+    id: Annotated[
+        str,
+        Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Your own id: the same request again is the same job."),
+    ] | None = None
+    priority: Annotated[Annotated[int, Meta(ge=0, le=9)] | None, Meta(description="9 goes first; default 5.")] = None
+    deadline_s: Annotated[
+        Annotated[float, Meta(ge=0.001, le=2_678_400)] | None,
+        Meta(description="The job must be final within so many seconds."),
+    ] = None
+
+
+class JobTimings(Struct, kw_only=True):
+    """Seconds: waiting, running, from submission to the end, and by stage of the engine."""
+
+    queued_s: float | None
+    run_s: float | None
+    total_s: float | None
+    stages: dict[str, float]
+
+
+class JobError(Struct, kw_only=True):
+    """Why a job failed."""
+
+    code: str
+    message: str
+
+
+class JobFile(Artefact, frozen=True, kw_only=True):
+    """A file of a job that succeeded."""
+
+    url: str
+
+
+class JobUrls(Struct, kw_only=True):
+    """Where to go on with a job; paths on this server."""
+
+    self: str
+    events: str
+    cancel: str
+    result: str
+
+
+class JobMove(Struct, kw_only=True, rename={"source": "from"}):
+    """A move of a job from one state to another."""
+
+    at: UnixTime
+    source: Annotated[str | None, Meta(description="null: it was submitted")]
+    to: str
+    cause: str
+    attempt: int
+    worker: str | None
+    note: str | None
+
+
+class JobSpecView(Struct, kw_only=True):
+    """What a job draws, every default filled in."""
+
+    model: str
+    output: MediaKind
+    prompt: str
+    negative_prompt: str
+    width: int
+    height: int
+    num_frames: int
+    fps: float
+    num_inference_steps: int
+    guidance_scale: float | None
+    guidance_scale_2: float | None
+    max_sequence_length: int | None
+    seed: int
+    num_outputs: int
+    extra: dict[str, Scalar]
+    image: Scalar | UnsetType = UNSET
+    save_to: Scalar | UnsetType = UNSET
+
+
+class HookDelivery(Struct, kw_only=True):
+    """One event of a webhook, and what became of it."""
+
+    type: str
+    state: Literal["pending", "sending", "delivered", "failed", "disabled"]
+    attempts: int
+    last_status: int | None
+    last_error: str | None
+    next_at: UnixTime | None
+
+
+class JobWebhook(Struct, kw_only=True):
+    """A job's webhook and its deliveries."""
+
+    url: str
+    wanted: list[str]
+    events: list[HookDelivery]
+
+
+class Job(Struct, kw_only=True):
+    """A job. `_at` are Unix seconds, `_s` durations; null means not known, or not yet."""
+
+    id: str
+    object: Literal["job"]
+    state: JobStateName
+    model: str
+    output: MediaKind | None
+    progress: Annotated[int, Meta(ge=0, le=100)]
+    phase: str | None
+    step: int
+    total: int
+    position: Annotated[int | None, Meta(description="Place in the queue, from 0.")]
+    eta_s: float | None
+    worker: str | None
+    priority: int
+    attempts: int
+    crashes: int
+    losses: int
+    cancel_requested: bool
+    submitted_at: UnixTime
+    started_at: UnixTime | None
+    finished_at: UnixTime | None
+    deadline_at: UnixTime | None
+    expires_at: UnixTime | None
+    timings: JobTimings
+    error: JobError | None
+    spec: JobSpecView | None
+    artefacts: list[JobFile]
+    save_error: str | None
+    webhook: JobWebhook | None
+    urls: JobUrls
+    story: list[JobMove] | UnsetType = UNSET
+
+
+class JobTaken(Job, kw_only=True):
+    """A job that was submitted."""
+
+    duplicate: Annotated[bool, Meta(description="Whether this very job was there before.")]
+    warnings: list[str]
+
+
+class JobPage(Struct, kw_only=True):
+    """A page of jobs. `last_id` is the next page's `after`."""
+
+    object: Literal["list"]
+    data: list[Job]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+class JobCancel(Struct, kw_only=True):
+    """What became of a cancel. `requested`: a worker is being told to stop."""
+
+    id: str
+    outcome: Literal["cancelled", "requested", "already_final"]
+    job: Job
+
+
+class JobPin(Struct, kw_only=True):
+    """Whether a job is kept beyond its time and the disk quota."""
+
+    id: str
+    object: Literal["job.pin"]
+    pinned: bool
+
+
+# ---------------------------------------------------------------- the service
+
+
+class Ready(Struct, kw_only=True):
+    """A job sent now could run."""
+
+    status: Literal["healthy"]
+    workers_ready: int
+    workers: int
+
+
+class NotReady(Struct, kw_only=True):
+    """A job sent now could not run, and why."""
+
+    status: Literal["unhealthy"]
+    reasons: list[str]
+
+
+class Alive(Struct, kw_only=True):
+    """The process answers."""
+
+    status: Literal["alive"]
+
+
+class WorkerJob(Struct, kw_only=True):
+    """A job that a worker holds."""
+
+    id: str
+    phase: str | None
+    step: int
+    total: int
+
+
+class Worker(Struct, kw_only=True):
+    """A worker: its device, model, state, what it holds, and its counts since the broker started."""
+
+    name: str
+    object: Literal["worker"]
+    state: str
+    device: str
+    gpus: int
+    host: str
+    pid: int
+    engine: str
+    model: str | None
+    models: list[str]
+    job: str | None
+    jobs: list[WorkerJob]
+    free: int
+    heartbeat_age_s: float
+    memory_used_mb: float
+    memory_total_mb: float
+    utilisation: float | None
+    temperature_c: float | None
+    succeeded: int
+    failed: int
+    cancelled: int
+
+
+class QueueNumbers(Struct, kw_only=True):
+    """The queue: jobs by state, and the seconds of work in it."""
+
+    counts: dict[str, int]
+    backlog_s: float
+    wait_s: float
+
+
+class WorkerList(Struct, kw_only=True):
+    """Every worker, and the queue in numbers."""
+
+    object: Literal["list"]
+    data: list[Worker]
+    queue: QueueNumbers
+    epoch: int
+
+
+class Index(Struct, kw_only=True):
+    """What is here."""
+
+    name: str
+    version: str
+    links: dict[str, str]

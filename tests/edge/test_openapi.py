@@ -1,0 +1,423 @@
+"""The OpenAPI document: it is whole, it is of this application's routes, and answers are what it says they are."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from starlette.routing import Route
+
+from broker.wire.messages import HookClaim
+from http_edge import docs_page, lightx2v_gen1, openai_fields, specs, webhook_events, webhook_fields
+from http_edge.app import build_app
+from http_edge.error_table import TABLE
+from http_edge.errors import EdgeError, error_response, family_of
+from http_edge.openapi import OPERATIONS, openapi_path, undeclared, unrouted
+from http_edge.openapi_types import JSON
+from http_edge.schema_common import ERROR_BODY
+from tests.edge.conftest import World
+from tests.edge.openai_support import clip, draws, picture
+from tests.edge.schema_check import faults, resolved
+
+FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
+
+#: Operations whose good answers are files or refusals alone, and those for people and probes' text.
+_NO_JSON = frozenset(
+    operation.id
+    for operation in OPERATIONS
+    if 200 not in operation.answers
+    or JSON not in operation.answers[200].media
+    or operation.answers[200].types in ((), (dict,))
+)
+
+
+@pytest.fixture
+def document(world: World) -> dict[str, Any]:
+    return world.http.get("/openapi.json").json()
+
+
+def _operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            yield method.upper(), path, operation
+
+
+# ---------------------------------------------------------------- whole
+
+
+def test_every_route_has_an_operation_and_every_operation_a_route(world: World) -> None:
+    routes = world.http.app.routes
+    assert routes
+    assert undeclared(routes) == set()
+    assert unrouted(routes) == set()
+
+
+def test_a_route_without_operation_is_found(world: World) -> None:
+    async def handler(request: Any) -> Any: ...
+
+    routes = [*world.http.app.routes, Route("/v1/new/{id:path}", handler, methods=["GET", "POST"])]
+    assert undeclared(routes) == {("GET", "/v1/new/{id}"), ("POST", "/v1/new/{id}")}
+    assert ("GET", "/health") in unrouted([])
+
+
+def test_head_goes_where_get_goes(world: World) -> None:
+    for route in world.http.app.routes:
+        assert ("HEAD" in route.methods) == ("GET" in route.methods), route.path
+
+
+def test_names_are_unique_and_tags_known(document: dict[str, Any]) -> None:
+    operations = list(_operations(document))
+    assert len(operations) == len(OPERATIONS) > 70
+    hooks = [item["post"] for item in document["webhooks"].values()]
+    ids = [operation["operationId"] for _, _, operation in operations] + [hook["operationId"] for hook in hooks]
+    assert len(ids) == len(set(ids))
+    tags = {tag["name"] for tag in document["tags"]}
+    assert {tag for _, _, operation in operations for tag in operation["tags"]} == tags
+
+
+def test_it_is_openapi_3_1_and_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1")
+    assert document["jsonSchemaDialect"].endswith("2020-12/schema")
+    references = re.findall(r'"\$ref":"([^"]+)"', msgspec.json.encode(document).decode())
+    assert references
+    for reference in set(references):
+        assert resolved({"$ref": reference}, document), reference
+
+
+def test_patterns_are_those_of_javascript(document: dict[str, Any]) -> None:
+    patterns = re.findall(r'"pattern":"((?:[^"\\]|\\.)*)"', msgspec.json.encode(document).decode())
+    assert patterns
+    assert not [pattern for pattern in patterns if "\\\\Z" in pattern or "(?i" in pattern]
+
+
+def test_path_parameters_are_those_of_the_path(document: dict[str, Any]) -> None:
+    for method, path, operation in _operations(document):
+        named = [resolved(param, document) for param in operation.get("parameters", ())]
+        in_path = {param["name"] for param in named if param["in"] == "path"}
+        assert in_path == set(re.findall(r"\{(\w+)\}", path)), (method, path)
+        assert all(param["required"] for param in named if param["in"] == "path")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/jobs",
+        "/v1/videos",
+        "/v1/videos/sync",
+        "/v1/images/generations",
+        "/v1/images/edits",
+        "/v1/tasks/video",
+        "/v1/local/video/generate",
+        "/api/v1/task/submit",
+    ],
+)
+def test_whatever_makes_something_takes_json_and_both_forms(document: dict[str, Any], path: str) -> None:
+    assert set(document["paths"][path]["post"]["requestBody"]["content"]) == {JSON, *FORMS}
+
+
+def test_files_may_come_in_multipart(document: dict[str, Any]) -> None:
+    content = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]
+    form = resolved(content["multipart/form-data"]["schema"], document)
+    assert "contentMediaType" in form["properties"]["image"]
+    assert "contentMediaType" not in resolved(content[JSON]["schema"], document)["properties"]["image"]
+    assert form["required"] == ["prompt"]
+
+
+def test_every_declared_error_is_in_its_familys_shape(document: dict[str, Any]) -> None:
+    for method, path, operation in _operations(document):
+        for status, response in operation["responses"].items():
+            if "$ref" not in response:
+                continue
+            response = resolved(response, document)
+            kinds = re.findall(r"`(\w+)`", response["description"])
+            assert kinds, (method, path, status)
+            for kind in kinds:
+                answer = error_response(EdgeError(kind, "x"), path)  # type: ignore[arg-type]
+                assert str(answer.status_code) == status
+                schema = response["content"][answer.media_type]["schema"]
+                assert schema["$ref"].endswith("/" + ERROR_BODY[family_of(path)].__name__)
+                assert faults(msgspec.json.decode(answer.body), schema, document) == []
+
+
+def test_every_kind_of_error_is_told_of(document: dict[str, Any]) -> None:
+    told = re.findall(r"`(\w+)`", " ".join(item["description"] for item in document["components"]["responses"].values()))
+    assert set(told) == set(TABLE)
+
+
+def test_every_field_that_is_read_is_described(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    hooks = set(webhook_fields.WEBHOOK_FIELDS)
+    native = set(schemas["JobRequest"]["properties"])
+    assert native == {*specs.KNOWN_FIELDS, "id", "priority", "deadline_s", *hooks}
+    assert {*openai_fields._READ, *openai_fields._OWN} - set(schemas["ImageRequest"]["properties"]) == {
+        # Of clips; and our own name for what OpenAI calls `n`.
+        "seconds",
+        "num_frames",
+        "fps",
+        "num_outputs",
+    }
+    gen1 = {*lightx2v_gen1._OPTIONAL, *lightx2v_gen1._TEXTS, *hooks}
+    assert gen1 <= set(schemas["Gen1Request"]["properties"])
+
+
+# ---------------------------------------------------------------- true
+
+
+class Checked:
+    """Asks the edge, and holds every answer against the document."""
+
+    def __init__(self, world: World, document: dict[str, Any]) -> None:
+        self.world = world
+        self.document = document
+        self.seen: set[str] = set()
+
+    def __call__(self, method: str, path: str, template: str = "", *, status: int = 200, **request: Any) -> Any:
+        response = self.world.http.request(method, path, **request)
+        assert response.status_code == status, f"{method} {path}: {response.status_code} {response.text[:300]}"
+        template = template or path.partition("?")[0]
+        operation = self.document["paths"][template][method.lower()]
+        said = resolved(operation["responses"][str(status)], self.document)
+        media = response.headers.get("content-type", "").partition(";")[0]
+        assert media in said["content"], f"{method} {path}: {media}"
+        if media not in (JSON, "application/problem+json"):
+            return response
+        found = faults(response.json(), said["content"][media]["schema"], self.document)
+        assert found == [], f"{method} {path}: {found[:5]}"
+        if status == 200:
+            self.seen.add(operation["operationId"])
+        return response.json()
+
+
+@pytest.fixture
+def ask(world: World, document: dict[str, Any]) -> Checked:
+    return Checked(world, document)
+
+
+def test_native_answers(ask: Checked) -> None:
+    body = {"prompt": "a", "seed": 5, "webhook": "http://93.184.216.34/", "webhook_events": ["completed"], "extra": {"a": 1}}
+    job = ask("POST", "/v1/jobs", json=body)
+    one = f"/v1/jobs/{job['id']}"
+    ask.world.do(ask.world.fake.run, job["id"])
+    ask("GET", "/v1/workers")
+    ask("GET", f"{one}/result", "/v1/jobs/{id}/result", status=404)
+    ask.world.do(ask.world.fake.succeed, job["id"])
+    shown = ask("GET", one, "/v1/jobs/{id}")
+    assert shown["artefacts"]
+    assert shown["story"]
+    ask("GET", f"{one}/result", "/v1/jobs/{id}/result")
+    ask("GET", f"{one}/result", "/v1/jobs/{id}/result", status=206, headers={"Range": "bytes=0-9"})
+    ask("GET", f"{one}/events", "/v1/jobs/{id}/events")
+    failed = ask("POST", "/v1/jobs", data={"prompt": "b"}, headers={"Prefer": "respond-async"}, status=202)
+    ask.world.do(ask.world.fake.run, failed["id"])
+    ask.world.do(ask.world.fake.fail, failed["id"], "no")
+    assert ask("GET", f"/v1/jobs/{failed['id']}", "/v1/jobs/{id}")["error"]
+    assert len(ask("GET", "/v1/jobs")["data"]) == 2
+    for method in ("PUT", "GET", "DELETE"):
+        ask(method, f"{one}/pin", "/v1/jobs/{id}/pin")
+    ask("DELETE", one, "/v1/jobs/{id}")
+    ask("POST", f"{one}/cancel", "/v1/jobs/{id}/cancel")
+    assert _missed(ask, "Jobs") == set()
+
+
+def test_native_refusals(ask: Checked) -> None:
+    ask("POST", "/v1/jobs", json={"prompt": "a", "width": 63}, status=422)
+    ask("POST", "/v1/jobs", content=b"{", status=400)
+    ask("GET", "/v1/jobs/none", "/v1/jobs/{id}", status=404)
+    ask("GET", "/v1/jobs?limit=x", status=422)
+    ask.world.fake.down = True
+    ask("GET", "/v1/jobs", status=503)
+
+
+def test_a_service_without_broker(ask: Checked) -> None:
+    ask.world.fake.down = True
+    ask("GET", "/health", status=503)
+    ask("GET", "/v1/models", status=503)
+    ask("GET", "/v1/local/video/generate/service_status", status=503)
+
+
+def test_video_answers(ask: Checked) -> None:
+    video = ask("POST", "/v1/videos", json={"prompt": "a", "seconds": "1"})
+    one = f"/v1/videos/{video['id']}"
+    ask.world.do(ask.world.fake.run, video["id"])
+    ask("GET", one, "/v1/videos/{id}")
+    ask("GET", f"{one}/content", "/v1/videos/{id}/content", status=404)
+    ask.world.do(ask.world.fake.succeed, video["id"], video_mp4=clip())
+    assert ask("GET", one, "/v1/videos/{id}")["url"]
+    ask("GET", f"{one}/content", "/v1/videos/{id}/content")
+    ask("GET", f"{one}/content?variant=thumbnail", "/v1/videos/{id}/content")
+    ask("POST", f"{one}/remix", "/v1/videos/{id}/remix", json={"prompt": "b"})
+    files = {"input_reference": ("a.png", picture())}
+    ask("POST", "/v1/videos", data={"prompt": "a", "model": "animate"}, files=files)
+    ask("POST", "/v1/videos/extensions", data={"prompt": "b", "video[id]": video["id"], "seconds": "1"})
+    ask("GET", "/v1/videos")
+    ask("DELETE", one, "/v1/videos/{id}")
+    ask("POST", "/v1/videos/edits", json={"prompt": "a", "video": "none"}, status=404)
+    ask("POST", "/v1/videos/characters", json={"name": "a"}, status=400)
+    ask("GET", "/v1/videos/characters/a", "/v1/videos/characters/{id}", status=404)
+    ask("POST", "/v1/videos", json={}, status=400)
+    assert _missed(ask, "Videos") == set()
+
+
+def test_image_answers(ask: Checked) -> None:
+    draws(ask.world, image_png=picture())
+    for form in ("b64_json", "url", "file"):
+        answer = ask("POST", "/v1/images/generations", json={"prompt": "a", "response_format": form})
+    ask("POST", "/v1/images/generations", json={"prompt": "a", "stream": True})
+    answer = ask("POST", "/v1/images/generations", data={"prompt": "a"})
+    ask("GET", f"/v1/images/{answer['id']}/content", "/v1/images/{id}/content")
+    ask("POST", "/v1/images/edits", json={"prompt": "a"}, status=400)
+    ask("POST", "/v1/images/variations", json={}, status=410)
+    assert _missed(ask, "Images") == {"editImage"}
+
+
+def test_answers_about_models_files_and_the_service(ask: Checked) -> None:
+    for path in ("/v1/models", "/models", "/v1/model_info", "/model_info"):
+        ask("GET", path)
+    ask("GET", "/v1/models/org%2Fpicture", "/v1/models/{id}")
+    ask("GET", "/v1/models/none", "/v1/models/{id}", status=404)
+    kept = ask("POST", "/v1/files", data={"purpose": "vision"}, files={"file": ("a.png", io.BytesIO(picture()))})
+    ask("POST", "/v1/files", json={"file": "a"}, status=422)
+    ask("GET", "/v1/files")
+    ask("GET", f"/v1/files/{kept['id']}", "/v1/files/{id}")
+    ask("DELETE", f"/v1/files/{kept['id']}", "/v1/files/{id}")
+    for path in ("/health", "/readyz", "/healthz", "/health_generate", "/livez", "/liveness", "/v1/workers", "/"):
+        ask("GET", path)
+    ask("GET", "/metrics")
+    assert [_missed(ask, tag) for tag in ("Models", "Files", "Service")] == [set(), set(), set()]
+
+
+def test_first_generations_answers(ask: Checked) -> None:
+    base = "/v1/local/video/generate"
+    task = {"task_id": "t1", "prompt": "a", "save_video_path": "out.mp4"}
+    ask("GET", f"{base}/service_status")
+    ask("POST", base, json=task)
+    ask("GET", f"{base}/service_status")
+    ask("POST", f"{base}/task_status", json={"task_id": "t1"})
+    for job_id in list(ask.world.fake.jobs):
+        ask.world.do(ask.world.fake.run, job_id)
+        ask.world.do(ask.world.fake.succeed, job_id)
+    ask("GET", f"{base}/task_status?task_id=t1")
+    ask("GET", f"{base}/get_all_tasks")
+    ask("GET", f"{base}/stop_running_task")
+    ask("POST", f"{base}_form", "/v1/local/video/generate_form", params={**task, "task_id": "t2"})
+    ask("GET", f"{base}/get_task_result?task_id=t1")
+    ask("GET", f"{base}/get_task_result?task_id=t2")
+    ask("POST", f"{base}/get_task_result", json={"task_id": "none"})
+    ask("GET", "/v1/file/download/none", "/v1/file/download/{path}")
+    ask("GET", "/v1/file/download")
+    ask("POST", base, json={}, status=422)
+    assert _missed(ask, "LightX2V, first generation") == set()
+
+
+def test_task_answers(ask: Checked) -> None:
+    ask("GET", "/v1/service/status")
+    for path in ("/v1/tasks", "/v1/tasks/form", "/v1/tasks/video", "/v1/tasks/video/form"):
+        task = ask("POST", path, json={"prompt": "a", "odd": 1})
+    for path in ("/v1/tasks/image", "/v1/tasks/image/form"):
+        ask("POST", path, data={"prompt": "a"})
+    one = f"/v1/tasks/{task['task_id']}"
+    for path in ("/v1/tasks", "/v1/tasks/queue/status", "/v1/service/status", "/v1/service/metadata"):
+        ask("GET", path)
+    ask("GET", f"{one}/status", "/v1/tasks/{id}/status")
+    ask("GET", f"{one}/result", "/v1/tasks/{id}/result", status=404)
+    ask("GET", "/v1/tasks/none/status", "/v1/tasks/{id}/status", status=404)
+    ask("DELETE", one, "/v1/tasks/{id}")
+    ask("DELETE", "/v1/tasks/running")
+    ask("DELETE", "/v1/tasks/all/running")
+    ask("POST", "/v1/tasks", json={"prompt": "a", "task": "none"}, status=422)
+    draws(ask.world, image_png=picture())
+    assert ask("POST", "/v1/tasks/image/sync", json={"prompt": "a"}).content
+    assert _missed(ask, "LightX2V tasks") == {"drawImageTask"}
+
+
+def test_cloud_answers(ask: Checked) -> None:
+    ask("GET", "/api/v1/model/list")
+    task = ask("POST", "/api/v1/task/submit", json={"task": "t2v", "prompt": "a", "model_cls": "demo"})["task_id"]
+    for path in ("cancel", "resume", "cancel"):
+        ask("GET", f"/api/v1/task/{path}?task_id={task}")
+    ask("POST", "/api/v1/task/resume", json={"task_id": task})
+    ask("POST", "/api/v1/task/cancel", json={"task_id": task})
+    ask("GET", f"/api/v1/task/resume?task_id={task}")
+    job_id = list(ask.world.fake.jobs)[-1]
+    ask.world.do(ask.world.fake.run, job_id)
+    ask("GET", f"/api/v1/task/result_url?task_id={task}", status=404)
+    ask.world.do(ask.world.fake.succeed, job_id)
+    ask("GET", f"/api/v1/task/query?task_id={task}")
+    ask("GET", f"/api/v1/task/query?task_ids={task}")
+    ask("GET", f"/api/v1/task/result_url?task_id={task}")
+    ask("GET", "/api/v1/task/list")
+    ask("GET", f"/assets/task/result?task_id={task}")
+    ask("DELETE", f"/api/v1/task/delete?task_id={task}")
+    ask("GET", "/api/v1/task/query?task_id=none", status=404)
+    assert _missed(ask, "LightX2V cloud") == set()
+
+
+def _missed(ask: Checked, tag: str) -> set[str]:
+    """Operations with a JSON answer that were not asked for one."""
+    return {operation.id for operation in OPERATIONS if operation.tag == tag} - _NO_JSON - ask.seen
+
+
+@pytest.mark.parametrize("event", ["started", "completed", "failed"])
+def test_events_that_webhooks_are_told(world: World, document: dict[str, Any], event: str) -> None:
+    job_id = world.submit()["id"]
+    world.do(world.fake.run, job_id)
+    world.do(world.fake.fail, job_id, "no") if event == "failed" else world.do(world.fake.succeed, job_id)
+    assert world.http.portal is not None
+    job = world.http.portal.call(world.edge.calls.job, job_id)
+    claim = HookClaim(number=1, claim=1, job_id=job_id, event=event, created_at=1.5, attempts=1)  # type: ignore[arg-type]
+    body = msgspec.json.decode(webhook_events.event_body(job, claim, "http://here"))
+    schema = document["webhooks"][f"job.{event}"]["post"]["requestBody"]["content"][JSON]["schema"]
+    assert faults(body, schema, document) == []
+    assert faults({**body, "type": "odd"}, schema, document)
+
+
+# ---------------------------------------------------------------- served
+
+
+def test_it_is_the_same_bytes_until_the_service_changes(world: World) -> None:
+    first, second = world.http.get("/openapi.json"), world.http.get("/openapi.json")
+    assert first.content == second.content
+    assert first.headers["content-type"] == JSON
+    unchanged = world.http.get("/openapi.json", headers={"If-None-Match": f'"x", W/{first.headers["etag"]}'})
+    assert (unchanged.status_code, unchanged.content) == (304, b"")
+    assert world.http.get("/openapi.json", headers={"If-None-Match": '"x"'}).status_code == 200
+
+
+def test_keys_are_asked_for_where_there_are_some(open_edge: Callable[..., World], document: dict[str, Any]) -> None:
+    assert {} in document["security"]
+    assert document["paths"]["/health"]["get"]["security"] == []
+    assert "401" not in document["paths"]["/health"]["get"]["responses"]
+    assert "401" in document["paths"]["/v1/jobs"]["get"]["responses"]
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "apiKey"}
+
+
+def test_the_page_needs_nothing_from_elsewhere(world: World) -> None:
+    page = world.http.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "//" not in re.sub(r"<!doctype html>", "", page.text).replace("'//'", "")
+    (script,) = re.findall(r"<script>(.*)</script>", page.text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"'sha256-{digest}'" in page.headers["content-security-policy"]
+    assert "innerHTML" not in page.text
+    assert len(page.content) < 20_000
+    assert world.http.get("/docs", headers={"If-None-Match": page.headers["etag"]}).status_code == 304
+    assert docs_page.POLICY.startswith("default-src 'none'")
+
+
+def test_browsers_are_led_to_the_page_and_others_are_not(world: World) -> None:
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    led = world.http.get("/", headers=browser, follow_redirects=False)
+    assert (led.status_code, led.headers["location"]) == (307, "/docs")
+    assert world.http.get("/", headers=browser).text.startswith("<!doctype html>")
+    assert world.http.get("/", headers={"Accept": JSON}).json()["links"]["openapi"] == "/openapi.json"
+
+
+def test_another_application_has_a_document_of_its_own(world: World) -> None:
+    paths = {openapi_path(route.path) for route in build_app(world.edge).routes}
+    assert paths == set(world.http.get("/openapi.json").json()["paths"])
