@@ -74,9 +74,14 @@ class Reader:
             raise missing([name], place=self.place)
         return value
 
+    def _said(self, name: str) -> Any:
+        """The value; None also for the empty text that stands for an absent number or word in a form."""
+        value = self.raw(name)
+        return None if self.lenient and isinstance(value, str) and not value.strip() else value
+
     def integer(self, name: str, low: int, high: int) -> int | None:
         """A whole number within bounds, or None when absent."""
-        value = self.raw(name)
+        value = self._said(name)
         if value is None:
             return None
         if self.lenient and isinstance(value, str) and _INTEGER.fullmatch(value.strip()):
@@ -92,7 +97,7 @@ class Reader:
 
     def number(self, name: str, low: float, high: float, *, text: bool = False) -> float | None:
         """A finite number within bounds, or None when absent. `text`: a string will do in any API (`seconds` is one to OpenAI)."""
-        value = self.raw(name)
+        value = self._said(name)
         if value is None:
             return None
         if (self.lenient or text) and isinstance(value, str) and len(value) <= 40:
@@ -105,7 +110,7 @@ class Reader:
 
     def flag(self, name: str) -> bool | None:
         """True or false, or None when absent; 0, 1 and their words will do when lenient."""
-        value = self.raw(name)
+        value = self._said(name)
         if isinstance(value, bool) or value is None:
             return value
         if self.lenient and str(value).strip().lower() in _TRUE:

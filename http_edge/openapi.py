@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 document: from the table of operations, the structs of its bodies, and the table of errors.
 
-What is said of an operation's errors is what `errors.error_response` would answer on its path, so the two cannot differ. HEAD goes where GET
-goes, and is not told of. Operations whose route is not there are left out; `undeclared` names routes that have no operation.
+What is said of an operation's errors is what `errors.error_response` would answer on its path, so the two cannot differ. HEAD goes where
+GET goes, and is not told of. Operations whose route is not there are left out; `undeclared` names routes that have no operation.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from http_edge.access import OPEN_PATHS
 from http_edge.error_table import TABLE, Family, Kind
 from http_edge.errors import EdgeError, error_response, family_of
 from http_edge.openapi_types import JSON, Answer, Body, Operation, Param
+from http_edge.operations_cloud import CLOUD
 from http_edge.operations_jobs import JOBS, SERVICE, UPLOADS
-from http_edge.operations_lightx2v import CLOUD, GEN1, TASKS
+from http_edge.operations_lightx2v import GEN1, TASKS
 from http_edge.operations_openai import IMAGES, MODELS, VIDEOS
 from http_edge.schema_common import ERROR_BODY, Event
 
@@ -34,6 +35,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *CLOUD,
     *SERVICE,
 )
+_BY_ID = {operation.id: operation for operation in OPERATIONS}
 
 TAGS = {
     "Jobs": "The native API: every job, whichever API it came by.",
@@ -106,7 +108,8 @@ def undeclared(routes: Sequence[BaseRoute], operations: Iterable[Operation] = OP
 
 def unrouted(routes: Sequence[BaseRoute], operations: Iterable[Operation] = OPERATIONS) -> set[tuple[str, str]]:
     """Operations without a route: there must be none."""
-    return {(operation.method, operation.path) for operation in operations} - routed(routes)
+    declared: set[tuple[str, str]] = {(operation.method, operation.path) for operation in operations}
+    return declared - routed(routes)
 
 
 def document(routes: Sequence[BaseRoute], version: str, *, keys: bool) -> dict[str, Any]:
@@ -164,12 +167,12 @@ class _Schemas:
         """A reference to the schema of a multipart form, where some fields may be files."""
         name = f"{body.type.__name__}Form"
         schema = msgspec.json.decode(msgspec.json.encode(self.components[body.type.__name__]))
-        file = {"type": "string", "contentMediaType": "application/octet-stream"}
+        file: dict[str, Any] = {"type": "string", "contentMediaType": "application/octet-stream"}
         for field, many in body.files.items():
             old = schema["properties"].get(field, {})
             about = {"description": old["description"]} if "description" in old else {}
-            either = [file, {"type": "array", "items": file}] if many else [file]
-            schema["properties"][field] = {**about, **(either[0] if not many else {"anyOf": either})}
+            files = {"anyOf": [file, {"type": "array", "items": file}]} if many else file
+            schema["properties"][field] = {**about, **files}
         self.components[name] = {**schema, "title": name}
         return {"$ref": f"#/components/schemas/{name}"}
 
@@ -188,7 +191,7 @@ def _types(operations: Iterable[Operation]) -> Iterator[Any]:
 def _portable(schema: Any) -> Any:
     """The schema with patterns as JSON Schema has them (ECMA-262; ours end as Python's do), and texts of "this or null" at the top."""
     if isinstance(schema, dict):
-        made = {
+        made: dict[str, Any] = {
             name: value.replace("\\Z", "$") if name == "pattern" and isinstance(value, str) else _portable(value)
             for name, value in schema.items()
         }
@@ -251,7 +254,19 @@ def _body(body: Body, schemas: _Schemas) -> dict[str, Any]:
 def _answer(status: int, answer: Answer, schemas: _Schemas) -> dict[str, Any]:
     said: dict[str, Any] = {"description": answer.about, "headers": _headers(status)}
     content = {media: _content(media, answer, schemas) for media in answer.media if answer.types}
-    return {**said, "content": content} if content else said
+    if content:
+        said["content"] = content
+    if answer.links:
+        said["links"] = {name: _link(name, answer) for name in answer.links}
+    return said
+
+
+def _link(name: str, answer: Answer) -> dict[str, Any]:
+    """How an operation goes on with what an answer is about. Raises `KeyError` for an operation that is not there."""
+    operation = _BY_ID[name]
+    own = next(param for param in operation.params if param.name in ("id", "task_id"))
+    member = next(word for word in ("id", "task_id") if word in answer.types[0].__struct_fields__)
+    return {"operationId": name, "parameters": {f"{own.place}.{own.name}": f"$response.body#/{member}"}}
 
 
 def _content(media: str, answer: Answer, schemas: _Schemas) -> dict[str, Any]:
@@ -278,7 +293,9 @@ def _webhook(event: str, schemas: _Schemas) -> dict[str, Any]:
     return {
         "operationId": f"on{event.capitalize()}",
         "summary": f"A job {'has ' if event != 'cancelled' else 'was '}{event}",
-        "description": "Signed after Standard Webhooks. `type` names what the job draws: `video." + event + "`, or `image.` or `job.`.",
+        "description": "Signed after Standard Webhooks. `type` names what the job draws: `video."
+        + event
+        + "`, or `image.` or `job.`.",
         "security": [],
         "parameters": [
             {"name": "webhook-id", "in": "header", "required": True, "schema": text},
@@ -330,5 +347,3 @@ def _error(
             "content": {media: {"schema": schemas.of(ERROR_BODY[family])}},
         }
     return {"$ref": f"#/components/responses/{name}"}
-
-

@@ -21,9 +21,6 @@ WholeText = Annotated[str, Meta(pattern=r"^\s*[+-]?[0-9]{1,20}\s*$")]
 NumberText = Annotated[str, Meta(pattern=r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?s?\s*$")]
 FlagText = Literal["true", "false", "True", "False", "1", "0", "yes", "no", "on", "off"]
 
-#: An event stream is text; its events are told in the description.
-EventStream = Annotated[str, Meta(description="server-sent events")]
-
 
 class Param(Struct, frozen=True, kw_only=True):
     """A parameter of the path, the query or the head of a request."""
@@ -42,6 +39,8 @@ class Answer(Struct, frozen=True, kw_only=True):
     about: str
     types: tuple[Any, ...] = ()
     media: tuple[str, ...] = (JSON,)
+    #: Operations that go on with what was made here, named by `id` or `task_id` in the answer.
+    links: tuple[str, ...] = ()
 
 
 class Body(Struct, frozen=True, kw_only=True):

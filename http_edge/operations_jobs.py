@@ -19,7 +19,7 @@ from http_edge.openapi_types import (
     QUERY,
     Answer,
     Body,
-    EventStream,
+    Method,
     Operation,
     Param,
 )
@@ -38,6 +38,22 @@ FILE_ANSWERS = {
     304: Answer(about="The copy of which `If-None-Match` is the ETag is good."),
 }
 
+_NEXT = ("showJob", "followJob", "downloadJobResult", "pinJob", "showJobPin", "unpinJob", "cancelJob", "deleteJob")
+
+
+def _pin(method: Method, name: str, summary: str) -> Operation:
+    return Operation(
+        method=method,
+        path="/v1/jobs/{id}/pin",
+        id=name,
+        tag="Jobs",
+        summary=summary,
+        params=(_JOB,),
+        answers={200: Answer(about="Whether it is kept.", types=(jobs.JobPin,))},
+        errors=(*LOOKUP, "unsupported"),
+    )
+
+
 JOBS = (
     Operation(
         method="POST",
@@ -48,8 +64,8 @@ JOBS = (
         about="200 with the job, also when this very job was there before.",
         body=Body(type=jobs.JobRequest, files={"image": False}),
         answers={
-            200: Answer(about="The job.", types=(jobs.JobTaken,)),
-            202: Answer(about="The job, with `Prefer: respond-async`.", types=(jobs.JobTaken,)),
+            200: Answer(about="The job.", types=(jobs.JobTaken,), links=_NEXT),
+            202: Answer(about="The job, with `Prefer: respond-async`.", types=(jobs.JobTaken,), links=_NEXT),
         },
         errors=MAKE,
         prefer=True,
@@ -116,7 +132,7 @@ JOBS = (
             Param(name="last_event_id", about="The same, for whoever cannot set headers."),
         ),
         answers={
-            200: Answer(about="The events.", types=(EventStream,), media=(EVENTS,)),
+            200: Answer(about="The events.", types=(bytes,), media=(EVENTS,)),
             204: Answer(about="The job is over and its last event was seen."),
         },
         errors=LOOKUP,
@@ -136,23 +152,9 @@ JOBS = (
         answers={200: Answer(about="The file.", types=(bytes,), media=FILES), **FILE_ANSWERS},
         errors=DOWNLOAD,
     ),
-    *(
-        Operation(
-            method=method,
-            path="/v1/jobs/{id}/pin",
-            id=name,
-            tag="Jobs",
-            summary=summary,
-            params=(_JOB,),
-            answers={200: Answer(about="Whether it is kept.", types=(jobs.JobPin,))},
-            errors=(*LOOKUP, "unsupported"),
-        )
-        for method, name, summary in (
-            ("GET", "showJobPin", "Whether a job is kept beyond its time"),
-            ("PUT", "pinJob", "Keep a job beyond its time and the disk quota"),
-            ("DELETE", "unpinJob", "Let a job go when its time comes"),
-        )
-    ),
+    _pin("GET", "showJobPin", "Whether a job is kept beyond its time"),
+    _pin("PUT", "pinJob", "Keep a job beyond its time and the disk quota"),
+    _pin("DELETE", "unpinJob", "Let a job go when its time comes"),
 )
 
 UPLOADS = (
@@ -164,7 +166,9 @@ UPLOADS = (
         summary="Keep a file",
         about="Its id can be named wherever an image is taken.",
         body=Body(type=openai.FileRequest, json=False, files={"file": False}),
-        answers={200: Answer(about="Its record.", types=(openai.File,))},
+        answers={
+            200: Answer(about="Its record.", types=(openai.File,), links=("showFile", "downloadFile", "deleteFile"))
+        },
         errors=FORM,
     ),
     Operation(
@@ -263,9 +267,7 @@ SERVICE = (
         id="showMetrics",
         tag="Service",
         summary="Metrics for Prometheus",
-        answers={
-            200: Answer(about="The metrics.", types=(str,), media=("text/plain", "application/openmetrics-text"))
-        },
+        answers={200: Answer(about="The metrics.", types=(str,), media=("text/plain", "application/openmetrics-text"))},
     ),
     Operation(
         method="GET",

@@ -1,4 +1,4 @@
-"""The operations of LightX2V's APIs, all generations."""
+"""The operations of LightX2V's servers, three generations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from http_edge.openapi_types import (
     JSON,
     LOOKUP,
     MAKE,
-    QUERY,
     WAIT,
     Answer,
     Body,
@@ -26,14 +25,15 @@ from http_edge.openapi_types import (
 )
 from http_edge.operations_jobs import FILE_ANSWERS, RANGES
 
-_GEN1, _TASKS, _CLOUD = "LightX2V, first generation", "LightX2V tasks", "LightX2V cloud"
+_GEN1, _TASKS = "LightX2V, first generation", "LightX2V tasks"
 _IMAGE = {"image_file": False}
 _TASK_ID = Annotated[str, Meta(max_length=lx.MAX_TASK_ID_CHARS)]
 
 _ID = Param(name="id", place="path", required=True, about="The task's id.")
-_BY_ID = Param(name="task_id", type=_TASK_ID, about="The task's id.")
-_NAMED = Param(name="task_id", type=_TASK_ID, about="The task's id.", required=True)
+BY_TASK_ID = Param(name="task_id", type=_TASK_ID, about="The task's id.")
+TASK_ID = Param(name="task_id", type=_TASK_ID, about="The task's id.", required=True)
 _PATH = Param(name="path", place="path", required=True, about="A task's id, or where it was asked to save its result.")
+_GEN1_NEXT = ("gen1TaskStatusByQuery", "gen1TaskResult")
 _STOPPED = {200: Answer(about="What became of it.", types=(lx.StopAnswer,))}
 _FILE_OR_NOT = {
     200: Answer(about="The file, or why there is none.", types=(lx.FileStatus,), media=(*FILES, JSON)),
@@ -49,7 +49,7 @@ def _task_status(method: Method, name: str) -> Operation:
         id=name,
         tag=_GEN1,
         summary="How a task is, with its record when it is over",
-        params=() if by_body else (_NAMED,),
+        params=() if by_body else (TASK_ID,),
         body=Body(type=lx.TaskIdRequest, forms=False) if by_body else None,
         answers={200: Answer(about="How it is.", types=(lx.Gen1Status,))},
         errors=(*BROKER, *BODY),
@@ -64,7 +64,7 @@ def _task_result(method: Method, name: str) -> Operation:
         tag=_GEN1,
         summary="A finished task's file",
         about="The id comes in the query, or in a JSON body, also of a GET.",
-        params=(_BY_ID, *RANGES),
+        params=(BY_TASK_ID, *RANGES),
         body=Body(type=lx.TaskIdRequest, forms=False, required=False) if method == "POST" else None,
         answers=_FILE_OR_NOT,
         errors=(*DOWNLOAD, *BODY),
@@ -79,7 +79,7 @@ GEN1 = (
         tag=_GEN1,
         summary="Take a task, while a worker is free",
         body=Body(type=lx.Gen1Request),
-        answers={200: Answer(about="It was taken, or `error` says why not.", types=(lx.Gen1Taken,))},
+        answers={200: Answer(about="It was taken, or `error` says why not.", types=(lx.Gen1Taken,), links=_GEN1_NEXT)},
         errors=MAKE,
         keyed=True,
     ),
@@ -91,7 +91,7 @@ GEN1 = (
         summary="Take a task: scalars in the query or in the form, the picture as `image_file`",
         params=tuple(Param(name=name) for name in ("task_id", "prompt", "save_video_path", "negative_prompt")),
         body=Body(type=lx.Gen1FormRequest, files=_IMAGE, json=False, required=False),
-        answers={200: Answer(about="It was taken, or `error` says why not.", types=(lx.Gen1Taken,))},
+        answers={200: Answer(about="It was taken, or `error` says why not.", types=(lx.Gen1Taken,), links=_GEN1_NEXT)},
         errors=MAKE,
         keyed=True,
     ),
@@ -150,7 +150,7 @@ GEN1 = (
 
 
 def _create(path: str, name: str, what: str) -> Operation:
-    taken = Answer(about="The task.", types=(lx.TaskTaken,))
+    taken = Answer(about="The task.", types=(lx.TaskTaken,), links=("showTask", "downloadTask", "stopTask"))
     return Operation(
         method="POST",
         path=path,
@@ -166,9 +166,7 @@ def _create(path: str, name: str, what: str) -> Operation:
 
 
 def _stop(path: str, name: str, summary: str, *params: Param) -> Operation:
-    return Operation(
-        method="DELETE", path=path, id=name, tag=_TASKS, summary=summary, params=params, answers=_STOPPED
-    )
+    return Operation(method="DELETE", path=path, id=name, tag=_TASKS, summary=summary, params=params, answers=_STOPPED)
 
 
 TASKS = (
@@ -190,9 +188,7 @@ TASKS = (
         ),
         body=Body(type=lx.SyncTaskRequest, files=_IMAGE),
         answers={
-            200: Answer(
-                about="The image, or where it was put.", types=(lx.UploadedTask,), media=("image/png", JSON)
-            )
+            200: Answer(about="The image, or where it was put.", types=(lx.UploadedTask,), media=("image/png", JSON))
         },
         errors=(*MAKE, *WAIT, "upload_failed", "too_large"),
         keyed=True,
@@ -266,94 +262,5 @@ TASKS = (
         params=(_PATH, *RANGES),
         answers={200: Answer(about="The file.", types=(bytes,), media=FILES), **FILE_ANSWERS},
         errors=(*DOWNLOAD, "forbidden"),
-    ),
-)
-
-
-def _cloud(method: Method, word: str, name: str, summary: str) -> Operation:
-    gone = word == "delete"
-    with_body = method != "GET"
-    return Operation(
-        method=method,
-        path=f"/api/v1/task/{word}",
-        id=name,
-        tag=_CLOUD,
-        summary=summary,
-        params=(_BY_ID if with_body else _NAMED,),
-        body=Body(type=lx.TaskIdRequest, forms=False, required=False) if method == "POST" else None,
-        answers={200: Answer(about="It is done.", types=(lx.CloudDeleted if gone else lx.CloudDone,))},
-        errors=(*LOOKUP, *BODY, "unsupported", *(MAKE if word == "resume" else ())),
-    )
-
-
-CLOUD = (
-    Operation(
-        method="GET",
-        path="/api/v1/model/list",
-        id="cloudModels",
-        tag=_CLOUD,
-        summary="Which kind of task each model can do",
-        answers={200: Answer(about="The models.", types=(lx.CloudModels,))},
-        errors=BROKER,
-    ),
-    Operation(
-        method="POST",
-        path="/api/v1/task/submit",
-        id="cloudSubmit",
-        tag=_CLOUD,
-        summary="Take a task",
-        body=Body(type=lx.CloudRequest),
-        answers={200: Answer(about="It was taken.", types=(lx.CloudTaken,))},
-        errors=MAKE,
-        keyed=True,
-    ),
-    Operation(
-        method="GET",
-        path="/api/v1/task/query",
-        id="cloudQuery",
-        tag=_CLOUD,
-        summary="One task, or several",
-        params=(_BY_ID, Param(name="task_ids", about="Several ids, with commas, at most 100.")),
-        answers={200: Answer(about="The task, or the tasks that exist.", types=(lx.CloudTask, lx.CloudTasks))},
-        errors=(*LOOKUP, *QUERY),
-    ),
-    Operation(
-        method="GET",
-        path="/api/v1/task/result_url",
-        id="cloudResultUrl",
-        tag=_CLOUD,
-        summary="Where a finished task's file can be fetched",
-        params=(_NAMED, Param(name="name", about="output_video or output_image.")),
-        answers={200: Answer(about="The address.", types=(lx.CloudUrl,))},
-        errors=(*LOOKUP, *QUERY, "not_ready"),
-    ),
-    Operation(
-        method="GET",
-        path="/api/v1/task/list",
-        id="cloudList",
-        tag=_CLOUD,
-        summary="A page of tasks, newest first",
-        params=(
-            Param(name="page", type=Annotated[int, Meta(ge=1, le=1_000_000)], about="From 1."),
-            Param(name="page_size", type=Annotated[int, Meta(ge=1, le=100)], about="Default 10."),
-            Param(name="status", about="ALL (default) or a task's status."),
-        ),
-        answers={200: Answer(about="The page.", types=(lx.CloudPage,))},
-        errors=(*BROKER, *QUERY),
-    ),
-    _cloud("GET", "cancel", "cloudCancelByGet", "Stop a task"),
-    _cloud("POST", "cancel", "cloudCancel", "Stop a task"),
-    _cloud("GET", "resume", "cloudResumeByGet", "Draw a failed or cancelled task once more"),
-    _cloud("POST", "resume", "cloudResume", "Draw a failed or cancelled task once more"),
-    _cloud("DELETE", "delete", "cloudDelete", "Delete a task that is over"),
-    Operation(
-        method="GET",
-        path="/assets/task/result",
-        id="cloudResult",
-        tag=_CLOUD,
-        summary="A finished task's file",
-        params=(_NAMED, Param(name="name", about="output_video or output_image."), *RANGES),
-        answers={200: Answer(about="The file.", types=(bytes,), media=FILES), **FILE_ANSWERS},
-        errors=(*DOWNLOAD, *QUERY),
     ),
 )

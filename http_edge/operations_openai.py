@@ -10,7 +10,6 @@ from http_edge import schema_jobs as jobs
 from http_edge import schema_openai as openai
 from http_edge.error_table import Kind
 from http_edge.openapi_types import (
-    BODY,
     BROKER,
     DOWNLOAD,
     EVENTS,
@@ -23,7 +22,6 @@ from http_edge.openapi_types import (
     WAIT,
     Answer,
     Body,
-    EventStream,
     Operation,
     Param,
 )
@@ -32,9 +30,10 @@ from http_edge.operations_jobs import AFTER, FILE_ANSWERS, ORDER, RANGES
 _VIDEO = Param(name="id", place="path", required=True, about="The video's id.")
 _INDEX = Param(name="index", type=Annotated[int, Meta(ge=0, le=1000)], about="The output's number, from 0.")
 _FORMAT = Param(name="format", about="png, jpeg or webp.")
+_NEXT = ("showVideo", "downloadVideo", "remixVideo", "deleteVideo")
 _TAKEN = {
-    200: Answer(about="The video, queued.", types=(openai.Video,)),
-    202: Answer(about="The same, with `Prefer: respond-async`.", types=(openai.Video,)),
+    200: Answer(about="The video, queued.", types=(openai.Video,), links=_NEXT),
+    202: Answer(about="The same, with `Prefer: respond-async`.", types=(openai.Video,), links=_NEXT),
 }
 _VIDEO_FILES = {"input_reference": True, "image_reference": True}
 _NO_CHARACTER: tuple[Kind, ...] = (*FORM, "unsupported")
@@ -187,6 +186,7 @@ _DRAWN = {
         about="The pictures: as base64, links, a file, or a stream of events that ends with them.",
         types=(openai.ImageAnswer,),
         media=(JSON, EVENTS, *PICTURES, "application/zip"),
+        links=("downloadImage",),
     ),
     202: Answer(about="The job, with `Prefer: respond-async`.", types=(jobs.Job,)),
 }

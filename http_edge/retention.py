@@ -39,6 +39,9 @@ _PAGE = 50
 _WINDOW = 500
 _BATCH = 50
 
+#: When no job could make room, every one was looked at: not again so soon.
+_NO_ROOM_S = 600.0
+
 #: Files without a record are left alone for so long, and so many jobs' directories are looked at in one sweep.
 _STRAY_S = 86_400.0
 _STRAYS = 500
@@ -80,7 +83,7 @@ class Retention:
         self._quota = settings.disk_quota_mb * 1024 * 1024
         self._wall_clock = wall_clock
         self._next_stray = ""
-        self._over_quota = False
+        self._no_room_until = 0.0
 
     def start(self) -> list[asyncio.Task[None]]:
         """Begin; the caller cancels the task."""
@@ -133,8 +136,8 @@ class Retention:
         if self._retention_s:
             await self._expire(now - self._retention_s)
             await self._sweep_inputs(now)
-        if self._quota:
-            await self._make_room()
+        if self._quota and now >= self._no_room_until:
+            await self._make_room(now)
         if self._retention_s or self._quota:
             await self._sweep_strays(now)
 
@@ -151,7 +154,7 @@ class Retention:
             # A page begins behind a job that is still there.
             after = next((record.id for record in reversed(window) if record.id not in gone), after)
 
-    async def _make_room(self) -> None:
+    async def _make_room(self, now: float) -> None:
         """Forget the jobs that finished first, until the files fit.
 
         Jobs are listed in the order of acceptance. Those behind a window were accepted, and so finished, later than its last was
@@ -170,9 +173,9 @@ class Retention:
             )
             waiting = [record for record in waiting if record.finished_at >= bound]
             over = await self._evict(first, over)
-        if over > 0 and not self._over_quota:
+        if over > 0:
+            self._no_room_until = now + _NO_ROOM_S
             log.warning("over the disk quota, and no job can go", extra={"action": "retention", "over_bytes": over})
-        self._over_quota = over > 0
 
     async def _evict(self, records: list[_Record], over: int) -> int:
         """Forget of these, in order, until no bytes are over; how many still are."""
@@ -220,13 +223,15 @@ class Retention:
         locks: list[int] = []
         try:
             free = await run_sync(self._free_of, batch, locks)
-            gone = await self._calls.forget_records([record.id for record in free], finished_before) if free else ()
+            gone = set(await self._calls.forget_records([one.id for one in free], finished_before)) if free else set()
             for record in free:
-                if record.id in gone:
+                # A request whose answer was lost is repeated, and then finds its jobs deleted.
+                if record.id in gone or await self._calls.view(record.id) is None:
+                    gone.add(record.id)
                     await run_sync(self._shelf.remove, record.id, record.fence)
         finally:
             release(locks)
-        return set(gone)
+        return gone
 
     def _free_of(self, batch: list[_Record], locks: list[int]) -> list[_Record]:
         return [record for record in batch if self._may_go(record, locks)]

@@ -18,14 +18,17 @@ Prompt = Annotated[
 ]
 NegativePrompt = Annotated[str, Meta(max_length=MAX_PROMPT_CHARS, description="What not to draw.")] | None
 ModelName = Annotated[str, Meta(max_length=256, description="A name of GET /v1/models.")] | None
-Size = Annotated[
-    str,
-    Meta(
-        pattern=r"^\s*([aA][uU][tT][oO]|[0-9]{1,6}[xX*][0-9]{1,6})?\s*$",
-        description='"WIDTHxHEIGHT" in pixels; wins over width and height.',
-        examples=["832x480"],
-    ),
-] | None
+Size = (
+    Annotated[
+        str,
+        Meta(
+            pattern=r"^\s*([aA][uU][tT][oO]|[0-9]{1,6}[xX*][0-9]{1,6})?\s*$",
+            description='"WIDTHxHEIGHT" in pixels; wins over width and height.',
+            examples=["832x480"],
+        ),
+    ]
+    | None
+)
 
 #: Numbers where their text is as good: forms, and the JSON of families that read leniently.
 Side = Annotated[Annotated[int, Meta(ge=1, le=1_000_000)] | WholeText | None, Meta(description="Pixels.")]
@@ -43,9 +46,10 @@ Seed = Annotated[
 ]
 Count = Annotated[Annotated[int, Meta(ge=1, le=10)] | WholeText | None, Meta(description="How many to make.")]
 Priority = Annotated[Annotated[int, Meta(ge=0, le=9)] | WholeText | None, Meta(description="9 goes first; default 5.")]
-WebhookUrl = Annotated[
-    str, Meta(max_length=MAX_URL_CHARS, description="Where the job's events are told: see `webhooks`.")
-] | None
+WebhookUrl = (
+    Annotated[str, Meta(max_length=MAX_URL_CHARS, description="Where the job's events are told: see `webhooks`.")]
+    | None
+)
 WebhookEvents = Annotated[
     list[str] | str | None,
     Meta(description="Which events, as a list or text with commas; none: all.", examples=[["job.completed"]]),
@@ -163,12 +167,12 @@ class EventData(Struct, kw_only=True):
     name: str | None
     submitted_at: float
     urls: EventUrls
-    started_at: float | None | UnsetType = UNSET
+    started_at: float | UnsetType | None = UNSET
     finished_at: float | UnsetType = UNSET
     attempts: int | UnsetType = UNSET
     error: EventError | UnsetType = UNSET
     run_s: float | UnsetType = UNSET
-    seed: int | None | UnsetType = UNSET
+    seed: int | UnsetType | None = UNSET
     artefacts: list[EventFile] | UnsetType = UNSET
 
 

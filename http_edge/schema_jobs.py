@@ -52,10 +52,13 @@ class JobRequest(Hooked, kw_only=True):
     save_to: Annotated[str, Meta(max_length=MAX_PATH_CHARS, description="Where to copy the first result.")] | None = (
         None
     )
-    id: Annotated[
-        str,
-        Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Your own id: the same request again is the same job."),
-    ] | None = None
+    id: (
+        Annotated[
+            str,
+            Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Your own id: the same request again is the same job."),
+        ]
+        | None
+    ) = None
     priority: Annotated[Annotated[int, Meta(ge=0, le=9)] | None, Meta(description="9 goes first; default 5.")] = None
     deadline_s: Annotated[
         Annotated[float, Meta(ge=0.001, le=2_678_400)] | None,

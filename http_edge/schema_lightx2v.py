@@ -122,9 +122,10 @@ class TaskRequest(Hooked, kw_only=True):
 
     prompt: Prompt
     task: TaskWord | None = None
-    task_id: Annotated[
-        str, Meta(max_length=MAX_TASK_ID_CHARS, pattern=r"^[^/]*$", description="One is made when absent.")
-    ] | None = None
+    task_id: (
+        Annotated[str, Meta(max_length=MAX_TASK_ID_CHARS, pattern=r"^[^/]*$", description="One is made when absent.")]
+        | None
+    ) = None
     negative_prompt: NegativePrompt = None
     model: Annotated[str, Meta(max_length=256)] | None = None
     image_path: ImagePath = None

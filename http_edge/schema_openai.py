@@ -143,9 +143,9 @@ class Video(Struct, kw_only=True):
     fps: float | UnsetType = UNSET
     duration_s: float | UnsetType = UNSET
     seed: int | UnsetType = UNSET
-    negative_prompt: str | None | UnsetType = UNSET
+    negative_prompt: str | UnsetType | None = UNSET
     num_inference_steps: int | UnsetType = UNSET
-    guidance_scale: float | None | UnsetType = UNSET
+    guidance_scale: float | UnsetType | None = UNSET
     quality: str | UnsetType = UNSET
 
 
@@ -177,9 +177,9 @@ class ImageRequest(Drawn, kw_only=True):
         Literal["b64_json", "url", "file", ""] | None,
         Meta(description="`file` answers with the picture itself, a zip file for several."),
     ] = None
-    output_format: Annotated[str, Meta(pattern=r"^(png|jpe?g|webp|PNG|JPE?G|WEBP)?$", description="png, jpeg or webp")] | None = (
-        None
-    )
+    output_format: (
+        Annotated[str, Meta(pattern=r"^(png|jpe?g|webp|PNG|JPE?G|WEBP)?$", description="png, jpeg or webp")] | None
+    ) = None
     output_compression: Annotated[int, Meta(ge=0, le=100)] | WholeText | None = None
     stream: Annotated[bool | FlagText | None, Meta(description="Answer with an event stream.")] = None
     partial_images: Annotated[int, Meta(ge=0, le=3)] | Literal["0", "1", "2", "3"] | None = None
@@ -196,9 +196,9 @@ class ImageEditRequest(ImageRequest, kw_only=True):
 
 
 class ImageVariationRequest(Struct, kw_only=True):
-    """Retired."""
+    """Retired: whatever comes is refused."""
 
-    image: ImageText = None
+    image: Any = None
 
 
 class ImageItem(Struct, kw_only=True):

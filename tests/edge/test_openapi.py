@@ -146,7 +146,9 @@ def test_every_declared_error_is_in_its_familys_shape(document: dict[str, Any]) 
 
 
 def test_every_kind_of_error_is_told_of(document: dict[str, Any]) -> None:
-    told = re.findall(r"`(\w+)`", " ".join(item["description"] for item in document["components"]["responses"].values()))
+    told = re.findall(
+        r"`(\w+)`", " ".join(item["description"] for item in document["components"]["responses"].values())
+    )
     assert set(told) == set(TABLE)
 
 
@@ -200,7 +202,13 @@ def ask(world: World, document: dict[str, Any]) -> Checked:
 
 
 def test_native_answers(ask: Checked) -> None:
-    body = {"prompt": "a", "seed": 5, "webhook": "http://93.184.216.34/", "webhook_events": ["completed"], "extra": {"a": 1}}
+    body = {
+        "prompt": "a",
+        "seed": 5,
+        "webhook": "http://93.184.216.34/",
+        "webhook_events": ["completed"],
+        "extra": {"a": 1},
+    }
     job = ask("POST", "/v1/jobs", json=body)
     one = f"/v1/jobs/{job['id']}"
     ask.world.do(ask.world.fake.run, job["id"])

@@ -39,6 +39,9 @@ BAD = [
     (("--front", "tcp://0.0.0.0:5555"), "tcp needs CURVE"),
     (("--front", "ipc://relative"), "absolute path"),
     (("--config", "nowhere.toml"), "does not exist"),
+    (("--fetch-allow", "files.lan,10.0.0.0/99"), "fetch_allow: '10.0.0.0/99' is neither a host name"),
+    (("--retention-s", "-1"), "--retention-s: '-1'"),
+    (("--max-upload-mb", "0"), "--max-upload-mb: '0'"),
 ]
 
 

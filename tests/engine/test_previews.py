@@ -34,9 +34,13 @@ def image_engine(video_engine: VideoEngine) -> ImageEngine:
 def _run(engine: Engine, card: ModelCard, spec: JobSpec, out: Path, words: Words | None = None) -> list[Path]:
     """The previews that are in the directory after the job, in their order."""
     out.mkdir(exist_ok=True)
-    words = words or Words.create()
-    words.begin(1)
-    engine.run(card, spec, out, Monitor(words, 1, spec.num_outputs, ProcessMemory()), "normal")
+    own = words or Words.create()
+    own.begin(1)
+    try:
+        engine.run(card, spec, out, Monitor(own, 1, spec.num_outputs, ProcessMemory()), "normal")
+    finally:
+        if words is None:
+            own.close()
     return sorted(out.glob("preview-*"), key=lambda path: int(path.stem.split("-")[1]))
 
 
@@ -145,10 +149,8 @@ def test_a_preview_that_fails_does_not_fail_the_job(
 
 
 def test_a_cancel_reaches_into_a_preview(
-    video_engine: VideoEngine, demo_card: ModelCard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    video_engine: VideoEngine, demo_card: ModelCard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: Words
 ) -> None:
-    words = Words.create()
-
     def cancelled_meanwhile(pipe: Any, latents: torch.Tensor, spec: JobSpec) -> torch.Tensor:
         words.request_cancel(1)
         return decode(pipe, latents, spec)
