@@ -25,20 +25,21 @@ from http_edge.operations_jobs import FILE_ANSWERS, RANGES
 from http_edge.operations_lightx2v import BY_TASK_ID, TASK_ID
 
 _CLOUD = "LightX2V cloud"
-_NEXT = ("cloudQuery", "cloudResultUrl", "cloudResult", "cloudCancel", "cloudResume", "cloudDelete")
+_NEXT = ("cloudQuery", "cloudResultUrl", "cloudResult", "cloudCancelByGet", "cloudResumeByGet", "cloudDelete")
 
 
 def _cloud(method: Method, word: str, name: str, summary: str) -> Operation:
     gone = word == "delete"
-    with_body = method != "GET"
+    by_body = method == "POST"
     return Operation(
         method=method,
         path=f"/api/v1/task/{word}",
         id=name,
         tag=_CLOUD,
         summary=summary,
-        params=(BY_TASK_ID if with_body else TASK_ID,),
-        body=Body(type=lx.TaskIdRequest, forms=False, required=False) if method == "POST" else None,
+        about="" if method == "GET" else "The id may come in the query or in a JSON body.",
+        params=() if by_body else (BY_TASK_ID if gone else TASK_ID,),
+        body=Body(type=lx.TaskIdRequest, forms=False) if by_body else None,
         answers={200: Answer(about="It is done.", types=(lx.CloudDeleted if gone else lx.CloudDone,))},
         errors=(*LOOKUP, *BODY, "unsupported", *(MAKE if word == "resume" else ())),
     )

@@ -57,15 +57,16 @@ def _task_status(method: Method, name: str) -> Operation:
 
 
 def _task_result(method: Method, name: str) -> Operation:
+    by_body = method == "POST"
     return Operation(
         method=method,
         path=f"{BASE}/get_task_result",
         id=name,
         tag=_GEN1,
         summary="A finished task's file",
-        about="The id comes in the query, or in a JSON body, also of a GET.",
-        params=(BY_TASK_ID, *RANGES),
-        body=Body(type=lx.TaskIdRequest, forms=False, required=False) if method == "POST" else None,
+        about="The id may come in the query or in a JSON body, whatever the method.",
+        params=RANGES if by_body else (BY_TASK_ID, *RANGES),
+        body=Body(type=lx.TaskIdRequest, forms=False) if by_body else None,
         answers=_FILE_OR_NOT,
         errors=(*DOWNLOAD, *BODY),
     )

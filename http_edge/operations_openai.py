@@ -75,7 +75,7 @@ VIDEOS = (
         about="It is cancelled when its client leaves.",
         body=Body(type=openai.VideoRequest, files=_VIDEO_FILES),
         answers={
-            200: Answer(about="The file; the video's object with `respond-async`.", types=(bytes,), media=FILES),
+            200: Answer(about="The file; with `respond-async` the video.", types=(openai.Video,), media=(*FILES, JSON)),
             202: _TAKEN[202],
         },
         errors=(*MAKE, *WAIT),
@@ -222,7 +222,6 @@ IMAGES = (
         id="varyImage",
         tag="Images",
         summary="Retired: edits do more",
-        body=Body(type=openai.ImageVariationRequest, files={"image": False}, required=False),
         answers={},
         errors=("gone",),
         deprecated=True,

@@ -195,12 +195,6 @@ class ImageEditRequest(ImageRequest, kw_only=True):
     url: ImageText = None
 
 
-class ImageVariationRequest(Struct, kw_only=True):
-    """Retired: whatever comes is refused."""
-
-    image: Any = None
-
-
 class ImageItem(Struct, kw_only=True):
     """One picture."""
 

@@ -21,11 +21,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 PROMPTS = (
     ("a red circle moving right on a black background", 1),
-    ("blue square going up, white background", 2),
-    ("still green triangle on grey", 3),
-    ("a yellow star falling slowly on navy", 4),
-    ("an orange ball drifts to the top left on a white background", 5),
-    ("a growing magenta star on a black background", 6),
+    ("blue square moving up, white background", 2),
+    ("a green triangle standing still on a gray background", 3),
+    ("a yellow circle moving down on a black background", 4),
+    ("the orange square is moving left on white", 5),
+    ("a magenta triangle moving right on a gray background", 6),
 )
 _EVERY, _SCALE, _GAP, _CAPTION = 2, 1, 4, 18
 _PAPER, _INK = (255, 255, 255), (32, 32, 32)

@@ -269,6 +269,9 @@ def test_video_answers(ask: Checked) -> None:
     ask("POST", "/v1/videos/characters", json={"name": "a"}, status=400)
     ask("GET", "/v1/videos/characters/a", "/v1/videos/characters/{id}", status=404)
     ask("POST", "/v1/videos", json={}, status=400)
+    draws(ask.world, video_mp4=clip())
+    assert ask("POST", "/v1/videos/sync", json={"prompt": "a"}).content
+    ask("POST", "/v1/videos/sync", json={"prompt": "a"}, headers={"Prefer": "respond-async, wait=20"})
     assert _missed(ask, "Videos") == set()
 
 

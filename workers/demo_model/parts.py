@@ -26,7 +26,7 @@ _SPECIAL = ("<pad>", "</s>", "<unk>")
 
 @dataclass(frozen=True)
 class TransformerSizes:
-    """Widths of the transformer and its text encoder; the defaults are those of the shipped weights."""
+    """Widths of the transformer and its text encoder."""
 
     heads: int = 4
     head_width: int = 32

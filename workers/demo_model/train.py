@@ -38,13 +38,13 @@ _MOST_PROCESSES = 2
 
 @dataclass(frozen=True)
 class Plan:
-    """All that decides the weights; the defaults made the shipped ones."""
+    """All that decides the weights."""
 
     seed: int = 1
     autoencoder_steps: int = 1100
     polish_steps: int = 300
-    decoder_steps: int = 1000
-    transformer_steps: int = 2000
+    decoder_steps: int = 540
+    transformer_steps: int = 2700
     vae: VaeSizes = field(default_factory=VaeSizes)
     transformer: TransformerSizes = field(default_factory=TransformerSizes)
     #: Clips to encode for each length in frames.

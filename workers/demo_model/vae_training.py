@@ -29,7 +29,7 @@ _library: Any = diffusers
 
 @dataclass(frozen=True)
 class VaeSizes:
-    """Widths of the autoencoder; the defaults are those of the shipped weights."""
+    """Widths of the autoencoder."""
 
     latent: int = 16
     encoder: int = 16
