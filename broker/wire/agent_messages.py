@@ -1,0 +1,154 @@
+"""What agents and the broker say to each other."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from broker.wire.terms import Count, EngineState, FailureKind, Fence, Held, Id, Message, Name, Seconds, Short
+
+# ---------------------------------------------------------------- agent -> broker
+
+
+class Hello(Message, frozen=True, kw_only=True, tag="hello"):
+    """This worker is here (body: `WorkerInfo`). Answered by `Welcome` or `Bye`.
+
+    Sent at start, after a probe (an empty frame) and after `Who`.
+    """
+
+    name: Name
+    #: Drawn at each start of the agent process: tells a reconnect from a rebirth.
+    boot: Annotated[str, Meta(min_length=1, max_length=64)]
+    #: Highest fence this process ever received.
+    seen: Fence
+    #: How many more jobs it can take now, absolute.
+    free: Count
+    held: Annotated[tuple[Held, ...], Meta(max_length=64)] = ()
+
+
+class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
+    """Alive, with this much room; each second and at once when something changes. Answered by `HeartbeatAck`."""
+
+    seen: Fence
+    free: Count
+    held: Annotated[tuple[Held, ...], Meta(max_length=64)] = ()
+    engine: EngineState = "ready"
+    #: The model in memory; "" when none.
+    model: Short = ""
+    memory_used_mb: float = 0.0
+    memory_total_mb: float = 0.0
+    #: Percent; -1 when not known.
+    utilisation: float = -1.0
+    temperature_c: float = -1.0
+    draining: bool = False
+
+
+class Started(Message, frozen=True, kw_only=True, tag="started"):
+    """The attempt is in the engine."""
+
+    job_id: Id
+    fence: Fence
+
+
+class Refused(Message, frozen=True, kw_only=True, tag="refused"):
+    """The attempt was not taken (no room, engine not ready, draining); it goes back to the queue."""
+
+    job_id: Id
+    fence: Fence
+    free: Count = 0
+    reason: Annotated[str, Meta(max_length=1024)] = ""
+
+
+class Finished(Message, frozen=True, kw_only=True, tag="finished"):
+    """The files are on disk (body: `Result`). Resent until `ResultAck`."""
+
+    job_id: Id
+    fence: Fence
+    free: Count = 0
+    #: Seconds from start in the engine to the last fsync.
+    run_s: Seconds = 0.0
+
+
+class Failed(Message, frozen=True, kw_only=True, tag="failed"):
+    """The attempt failed. Resent until `ResultAck`."""
+
+    job_id: Id
+    fence: Fence
+    kind: FailureKind
+    message: Annotated[str, Meta(max_length=2048)] = ""
+    free: Count = 0
+
+
+class Cancelled(Message, frozen=True, kw_only=True, tag="cancelled"):
+    """The attempt was stopped as asked. Resent until `ResultAck`."""
+
+    job_id: Id
+    fence: Fence
+    free: Count = 0
+
+
+class Goodbye(Message, frozen=True, kw_only=True, tag="goodbye"):
+    """This worker leaves; what it holds goes back to the queue."""
+
+    reason: Short = ""
+
+
+# ---------------------------------------------------------------- broker -> agent
+
+
+class Welcome(Message, frozen=True, kw_only=True, tag="welcome"):
+    """Registered."""
+
+    epoch: int
+    heartbeat_s: Seconds = 1.0
+    lost_s: Seconds = 6.0
+
+
+class Who(Message, frozen=True, kw_only=True, tag="who"):
+    """I do not know this address: say `Hello`."""
+
+
+class Bye(Message, frozen=True, kw_only=True, tag="bye"):
+    """You are not wanted (another process bears your name, your protocol is unknown); do not come back."""
+
+    reason: Short = ""
+
+
+class Run(Message, frozen=True, kw_only=True, tag="run"):
+    """Run this attempt (body: the job spec). Answered by `Started` or `Refused`."""
+
+    job_id: Id
+    fence: Fence
+    lease_s: Seconds
+    attempt: Count = 1
+    #: "offload" after an out-of-memory: trade speed for memory.
+    profile: Literal["normal", "offload"] = "normal"
+    #: Predicted run time; 0 when not known.
+    predicted_s: Seconds = 0.0
+
+
+class HeartbeatAck(Message, frozen=True, kw_only=True, tag="heartbeat_ack"):
+    """The broker's loop is alive; agents count silence from the last of these."""
+
+    epoch: int = 0
+
+
+class Cancel(Message, frozen=True, kw_only=True, tag="cancel"):
+    """Stop this attempt. Resent with every `HeartbeatAck` until its result is in. `grace_s` 0: the agent's own rule (2 steps + 2 s)."""
+
+    job_id: Id
+    fence: Fence
+    grace_s: Seconds = 0.0
+
+
+class Drain(Message, frozen=True, kw_only=True, tag="drain"):
+    """Finish what you hold, take no more."""
+
+
+class ResultAck(Message, frozen=True, kw_only=True, tag="result_ack"):
+    """The result is committed (`accepted`), or it lost and its files are garbage. Stop resending either way."""
+
+    job_id: Id
+    fence: Fence
+    accepted: bool

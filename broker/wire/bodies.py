@@ -1,0 +1,173 @@
+"""The bodies of messages: structs encoded as msgpack maps, whose unknown keys are skipped."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from broker.wire.jobspec import ModelCard, Phase, Result
+from broker.wire.terms import (
+    Count,
+    FailureKind,
+    Fence,
+    Held,
+    HookEvent,
+    HookState,
+    Id,
+    JobStateName,
+    Short,
+    WorkerStateName,
+)
+
+
+class WorkerInfo(Struct, frozen=True, kw_only=True):
+    """Body of `Hello`: what does not change while the agent lives."""
+
+    host: Short = ""
+    pid: int = 0
+    #: As people know it: "NVIDIA H100", "cpu".
+    device: Short = ""
+    #: GPUs behind this worker (1 for a CPU worker).
+    gpus: Count = 1
+    version: Short = ""
+    models: Annotated[tuple[ModelCard, ...], Meta(max_length=64)] = ()
+
+
+class Move(Struct, frozen=True, array_like=True):
+    """One line of a job's story: when it moved, between which states, why, in which attempt, on which worker."""
+
+    at: float
+    source: str
+    target: str
+    cause: str
+    attempt: int = 0
+    worker: str = ""
+    note: str = ""
+
+
+class Failure(Struct, frozen=True):
+    """Why a job failed."""
+
+    kind: FailureKind
+    message: str = ""
+
+
+class HookClaim(Struct, frozen=True, kw_only=True):
+    """One webhook delivery, given to one edge."""
+
+    #: Names the event, over all attempts; never given twice.
+    number: Fence
+    #: Names this claim.
+    claim: Fence
+    job_id: Id
+    event: HookEvent
+    #: When it happened.
+    created_at: float
+    #: Attempts begun, this one included.
+    attempts: Count
+
+
+class HookView(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A webhook delivery as edges see it."""
+
+    event: HookEvent
+    state: HookState
+    attempts: int = 0
+    #: HTTP status of the last answer; 0 when there was none.
+    status: int = 0
+    #: What went wrong last.
+    note: str = ""
+    #: An edge is at it.
+    sending: bool = False
+    #: When it is tried (again); 0 when it is not, or is being tried.
+    next_at: float = 0.0
+
+
+class JobView(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A job as edges see it."""
+
+    id: str
+    state: JobStateName
+    model: str
+    #: Grows with every visible change of this job, over broker restarts too: (epoch << 32) + n.
+    revision: int
+    tenant: str = "default"
+    priority: int = 5
+    origin: str = ""
+    alias: str = ""
+    gpus: int = 1
+    #: Attempts begun; crashes and losses among them.
+    attempts: int = 0
+    crashes: int = 0
+    losses: int = 0
+    cancel_requested: bool = False
+    fence: int = 0
+    #: Name of the worker that holds it, or that ended it.
+    worker: str = ""
+    #: Name of the only worker that may run it; "" for any.
+    pinned: str = ""
+    phase: Phase = ""
+    step: int = 0
+    total: int = 0
+    #: Jobs ahead of it in the queue; -1 when it does not wait.
+    position: int = -1
+    #: Predicted seconds until it is final; -1 when not known.
+    eta_s: float = -1.0
+    submitted_at: float = 0.0
+    #: Start and end of the last attempt and of the job; 0 when not yet.
+    started_at: float = 0.0
+    finished_at: float = 0.0
+    deadline_at: float = 0.0
+    run_s: float = 0.0
+    failure: Failure | None = None
+    result: Result | None = None
+    story: tuple[Move, ...] = ()
+    #: The spec's bytes (`jobspec.decode_spec`); empty in events.
+    body: bytes = b""
+    webhook: str = ""
+    #: Which events the webhook is told, none: all; what became of those so far. Empty in events.
+    webhook_events: tuple[HookEvent, ...] = ()
+    hooks: tuple[HookView, ...] = ()
+
+
+class WorkerView(Struct, frozen=True, kw_only=True):
+    """A worker as edges see it."""
+
+    name: str
+    state: WorkerStateName
+    device: str = ""
+    gpus: int = 1
+    host: str = ""
+    pid: int = 0
+    engine: str = ""
+    #: The model in memory; the cards of all it can run.
+    model: str = ""
+    models: tuple[ModelCard, ...] = ()
+    jobs: tuple[Held, ...] = ()
+    free: int = 0
+    #: Seconds since anything was heard.
+    heartbeat_age_s: float = 0.0
+    memory_used_mb: float = 0.0
+    memory_total_mb: float = 0.0
+    utilisation: float = -1.0
+    temperature_c: float = -1.0
+    #: Attempts ended here, by how, since the broker started.
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+
+class PoolView(Struct, frozen=True, kw_only=True):
+    """Body of `Pool`."""
+
+    epoch: int
+    workers: tuple[WorkerView, ...] = ()
+    #: Live jobs by state, and final ones since the broker started.
+    counts: dict[str, int] = msgspec.field(default_factory=dict)
+    #: Predicted GPU-seconds waiting, and the wait of a job that came now.
+    backlog_s: float = 0.0
+    wait_s: float = 0.0
+    #: Jobs that may wait at once (`queued` and `delayed`); 0 when not known.
+    queue_limit: int = 0

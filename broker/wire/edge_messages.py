@@ -1,0 +1,232 @@
+"""What edges and the broker say to each other."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from broker.wire.terms import (
+    Count,
+    Fence,
+    HookEvent,
+    Id,
+    JobStateName,
+    Message,
+    Seconds,
+    Short,
+    Tenant,
+    WebhookUrl,
+)
+
+# ---------------------------------------------------------------- edge -> broker
+
+
+class Submit(Message, frozen=True, kw_only=True, tag="submit"):
+    """Take this job (body: the job spec). Answered by `Accepted` after the commit, or by `Rejected`. Idempotent by `job_id`."""
+
+    req: int
+    job_id: Id
+    model: Annotated[str, Meta(min_length=1, max_length=256)]
+    #: Cost feature: steps x latent tokens (`jobspec.cost_units`).
+    units: Annotated[float, Meta(ge=0, le=1e15)]
+    tenant: Annotated[str, Meta(min_length=1, max_length=64)] = "default"
+    #: 0 (last) to 9 (first); strict between priorities.
+    priority: Annotated[int, Meta(ge=0, le=9)] = 5
+    gpus: Annotated[int, Meta(ge=1, le=64)] = 1
+    #: The job must be final by then, or it fails as `expired`. 0: no deadline.
+    deadline_at: Seconds = 0.0
+    #: Which API the job came through; lets that API list and stop its own.
+    origin: Annotated[str, Meta(max_length=32)] = ""
+    #: The client's own name for the job, looked up by (origin, alias); the newest job of that name answers.
+    alias: Short = ""
+    #: Refuse with code `alias_taken` when a job of this (origin, alias) exists.
+    alias_unique: bool = False
+    #: Name of the only worker that may run it; "" for any.
+    worker: Annotated[str, Meta(max_length=128)] = ""
+    #: Refuse with code `busy` unless a worker can start it at once.
+    only_if_idle: bool = False
+    #: Of the job's tenant, which of its jobs the newest says: jobs that may wait, and that workers may hold at once. 0: no limit.
+    max_queued: Count = 0
+    max_running: Count = 0
+    #: Where the job's events are to be told, and which; none named: all of them.
+    webhook: WebhookUrl = ""
+    webhook_events: Annotated[tuple[HookEvent, ...], Meta(max_length=4)] = ()
+
+
+class CancelJob(Message, frozen=True, kw_only=True, tag="cancel_job"):
+    """End this job as cancelled. Answered by `CancelReply` once the request is on disk."""
+
+    req: int
+    job_id: Id
+    #: Whose job it must be, or it is not found; "" for anybody's.
+    tenant: Tenant = ""
+
+
+class GetJob(Message, frozen=True, kw_only=True, tag="get_job"):
+    """One job, by id or by (origin, alias). Answered by `JobReply`."""
+
+    req: int
+    job_id: Annotated[str, Meta(max_length=64)] = ""
+    origin: Annotated[str, Meta(max_length=32)] = ""
+    alias: Short = ""
+    #: Whose job it must be, or it is not found; "" for anybody's.
+    tenant: Tenant = ""
+
+
+class ListJobs(Message, frozen=True, kw_only=True, tag="list_jobs"):
+    """A page of jobs in the order in which they were accepted. Answered by `Jobs`. Empty filters match all."""
+
+    req: int
+    limit: Annotated[int, Meta(ge=0, le=1000)] = 50
+    #: Continue behind this job id; an unknown one gives an empty page, unless `after_at` says where it was.
+    after: Annotated[str, Meta(max_length=64)] = ""
+    newest_first: bool = True
+    states: Annotated[tuple[JobStateName, ...], Meta(max_length=7)] = ()
+    origin: Annotated[str, Meta(max_length=32)] = ""
+    model: Short = ""
+    worker: Annotated[str, Meta(max_length=128)] = ""
+    tenant: Tenant = ""
+    #: When `after` is no job any more: continue behind what was accepted at this time; 0: an empty page.
+    after_at: Seconds = 0.0
+
+
+class Watch(Message, frozen=True, kw_only=True, tag="watch"):
+    """Send me an `Event` for every visible change of every job, from now on (or no more). Answered by `Watching`."""
+
+    req: int
+    on: bool = True
+
+
+class GetPool(Message, frozen=True, kw_only=True, tag="get_pool"):
+    """All workers and the queue's totals. Answered by `Pool`."""
+
+    req: int
+
+
+class ForgetJobs(Message, frozen=True, kw_only=True, tag="forget_jobs"):
+    """Delete the records of these jobs, those of them that are final. Answered by `Forgotten` after the commit.
+
+    Whoever asks removes the files; a job's id is free again.
+    """
+
+    req: int
+    job_ids: Annotated[tuple[Id, ...], Meta(max_length=50)]
+    #: Only those that finished at or before; 0: whenever they did.
+    finished_before: Seconds = 0.0
+
+
+class ClaimHooks(Message, frozen=True, kw_only=True, tag="claim_hooks"):
+    """Give me webhook deliveries that are due; each is to be reported within its lease, 60 s. Answered by `Hooks` after the commit."""
+
+    req: int
+    limit: Annotated[int, Meta(ge=1, le=64)] = 16
+
+
+class HookDone(Message, frozen=True, kw_only=True, tag="hook_done"):
+    """What became of a delivery. Answered by `HookNoted` after the commit.
+
+    `retry`: again in `retry_s`; `failed`: never again; `disabled`: nothing more of this job.
+    """
+
+    req: int
+    number: Fence
+    claim: Fence
+    outcome: Literal["delivered", "retry", "failed", "disabled"]
+    #: HTTP status of the answer; 0 when there was none.
+    status: Annotated[int, Meta(ge=0, le=999)] = 0
+    retry_s: Seconds = 0.0
+    #: What went wrong.
+    note: Short = ""
+
+
+# ---------------------------------------------------------------- broker -> edge
+
+
+class Accepted(Message, frozen=True, kw_only=True, tag="accepted"):
+    """The job is on disk (body: its `JobView`). `duplicate`: it was there before, with these very bytes."""
+
+    req: int
+    duplicate: bool = False
+
+
+RejectCode = Literal["queue_full", "busy", "alias_taken", "id_conflict", "deadline", "invalid", "shutting_down"]
+
+
+class Rejected(Message, frozen=True, kw_only=True, tag="rejected"):
+    """The job was not taken; nothing of it is kept. `retry_after_s` 0: retrying will not help."""
+
+    req: int
+    code: RejectCode
+    message: Annotated[str, Meta(max_length=1024)]
+    retry_after_s: Seconds = 0.0
+
+
+class JobReply(Message, frozen=True, kw_only=True, tag="job"):
+    """The job asked for (body: its `JobView` with spec bytes and story), or `found` false."""
+
+    req: int
+    found: bool
+
+
+class Jobs(Message, frozen=True, kw_only=True, tag="jobs"):
+    """A page (body: list of `JobView` with spec bytes). `more`: there is at least one job behind the last."""
+
+    req: int
+    more: bool = False
+
+
+CancelOutcome = Literal["cancelled", "requested", "already_final", "not_found"]
+
+
+class CancelReply(Message, frozen=True, kw_only=True, tag="cancel_reply"):
+    """What became of a cancel (body: the `JobView`, none when not found). `requested`: a worker is being told to stop."""
+
+    req: int
+    outcome: CancelOutcome
+
+
+class Watching(Message, frozen=True, kw_only=True, tag="watching"):
+    """The next `Event` to this peer bears `seq` + 1."""
+
+    req: int
+    seq: int
+
+
+class Pool(Message, frozen=True, kw_only=True, tag="pool"):
+    """Answer to `GetPool` (body: `PoolView`)."""
+
+    req: int
+
+
+class Event(Message, frozen=True, kw_only=True, tag="event"):
+    """A job changed (body: its `JobView` without spec bytes and story). A gap in `seq` means: events were lost, ask again."""
+
+    seq: int
+
+
+class Forgotten(Message, frozen=True, kw_only=True, tag="forgotten"):
+    """The jobs whose records this request deleted. A repeated request finds them deleted already."""
+
+    req: int
+    job_ids: tuple[Id, ...] = ()
+
+
+class Gone(Message, frozen=True, kw_only=True, tag="gone"):
+    """The records of these jobs were deleted: to watchers, numbered among the `Event`s."""
+
+    seq: int
+    job_ids: tuple[Id, ...]
+
+
+class Hooks(Message, frozen=True, kw_only=True, tag="hooks"):
+    """The deliveries that this edge now holds (body: list of `HookClaim`). `wait_s`: until another one is due; -1: there is none."""
+
+    req: int
+    wait_s: float = -1.0
+
+
+class HookNoted(Message, frozen=True, kw_only=True, tag="hook_noted"):
+    """A delivery's outcome is on disk, or was there before."""
+
+    req: int

@@ -1,0 +1,57 @@
+"""The words and bounds that messages and their bodies are made of."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from broker.wire.jobspec import Phase
+
+#: Raised when a message changes in a way an older reader would misread.
+PROTOCOL = 1
+
+#: `\Z`, not `$`, which would let a line break pass behind the id.
+Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+Name = Annotated[str, Meta(min_length=1, max_length=128)]
+Short = Annotated[str, Meta(max_length=256)]
+Tenant = Annotated[str, Meta(max_length=64)]
+Fence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Count = Annotated[int, Meta(ge=0, le=1_000_000)]
+Seconds = Annotated[float, Meta(ge=0, le=1e10)]
+
+JobStateName = Literal["queued", "delayed", "assigned", "running", "succeeded", "failed", "cancelled"]
+
+FailureKind = Literal[
+    "invalid_input", "out_of_memory", "engine_error", "engine_crashed", "hung", "expired", "quarantined"
+]
+
+
+#: The first attempt began; the job succeeded, failed, or was cancelled.
+HookEvent = Literal["started", "completed", "failed", "cancelled"]
+
+#: `failed`: tried as often as it is tried; `disabled`: the receiver wants no more of this job.
+HookState = Literal["pending", "delivered", "failed", "disabled"]
+
+#: ASCII, as it goes into the request. A header holds it beside a job's other names.
+WebhookUrl = Annotated[str, Meta(pattern=r"^[!-~]{0,1024}\Z")]
+
+EngineState = Literal["starting", "loading", "ready", "busy", "restarting", "stopped"]
+
+WorkerStateName = Literal["starting", "idle", "busy", "suspect", "draining", "lost"]
+
+
+class Held(Struct, frozen=True, kw_only=True, array_like=True):
+    """One attempt that an agent holds: running, or computed and not yet acknowledged (`phase` "finished")."""
+
+    job_id: Id
+    fence: Fence
+    phase: Phase = ""
+    step: Count = 0
+    total: Count = 0
+
+
+class Message(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
+    """Base of all messages. Never sent itself."""
+
+    v: int = PROTOCOL
