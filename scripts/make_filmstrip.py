@@ -21,11 +21,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 PROMPTS = (
     ("a red circle moving right on a black background", 1),
-    ("blue square moving up, white background", 2),
-    ("a green triangle standing still on a gray background", 3),
-    ("a yellow circle moving down on a black background", 4),
-    ("the orange square is moving left on white", 5),
-    ("a magenta triangle moving right on a gray background", 6),
+    ("blue square going up, white background", 2),
+    ("still green triangle on grey", 3),
+    ("yellow star flying down and to the left quickly, navy background", 4),
+    ("the white circle grows on gray", 5),
+    ("a magenta triangle that slowly moves to the top right on a black background", 6),
 )
 _EVERY, _SCALE, _GAP, _CAPTION = 2, 1, 4, 18
 _PAPER, _INK = (255, 255, 255), (32, 32, 32)

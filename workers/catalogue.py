@@ -72,7 +72,7 @@ def card_for(source: str, name: str | None = None, table: Mapping[str, Any] = _N
         raise CatalogueError(f"model {name!r}: {pipeline} needs {missing}, which a job does not carry")
     family = family_of(pipeline)
     output: MediaKind = settings.get("output", family.output)
-    takes_image, needs_image = image_use(pipeline)
+    takes_image, needs_image = image_use(pipeline, index)
     token_side, token_frames = _token_size(directory, family)
     defaults = _variant(family, index, directory)
     limits = _limits(family, output, token_side, token_frames)
@@ -120,6 +120,7 @@ def _fake_card(name: str, source: str, table: Mapping[str, Any]) -> ModelCard:
         token_side=16,
         token_frames=4 if video else 1,
         also_image=video and table.get("also_image", True),
+        also_edits=video,
     )  # fmt: skip
     _check(card)
     return card

@@ -8,6 +8,8 @@ pipeline's own. Spatial and temporal compression are read from the model's confi
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -151,7 +153,8 @@ def what_is_missing(pipeline: str) -> str:
     return next((needs for pattern, needs in _UNFIT if re.match(pattern, pipeline)), "")
 
 
-def image_use(pipeline: str) -> tuple[bool, bool]:
-    """(whether the pipeline takes an image, whether it must have one)."""
+def image_use(pipeline: str, index: Mapping[str, Any]) -> tuple[bool, bool]:
+    """(whether the pipeline of this class and `model_index.json` takes an image, whether it must have one)."""
     needs = re.match(_NEEDS_IMAGE, pipeline) is not None
-    return needs or re.match(_TAKES_IMAGE, pipeline) is not None, needs
+    both = pipeline == "WanPipeline" and index.get("expand_timesteps") is True  # see `engine.siblings`
+    return needs or both or re.match(_TAKES_IMAGE, pipeline) is not None, needs

@@ -23,6 +23,7 @@ TINY = Plan(
     autoencoder_steps=3,
     polish_steps=1,
     decoder_steps=2,
+    reader_steps=2,
     transformer_steps=4,
     vae=VaeSizes(latent=4, encoder=8, decoder=8),
     transformer=TransformerSizes(heads=2, head_width=16, feed_forward=32, layers=1, text=16),
@@ -167,11 +168,11 @@ def test_a_finished_training_only_writes_the_model_again(trained: Path, caplog: 
         make_model(TINY, trained / "again", trained / "work", CPU)
 
     assert weights(trained / "again") == weights(trained / "model")
-    assert caplog.text.count("done before") == 4
+    assert caplog.text.count("done before") == 5
 
 
 def test_another_seed_makes_other_weights(trained: Path, tmp_path: Path) -> None:
-    plan = Plan(2, 1, 1, 1, 1, TINY.vae, TINY.transformer, TINY.clips)
+    plan = Plan(2, 1, 1, 1, 1, 1, TINY.vae, TINY.transformer, TINY.clips)
 
     make_model(plan, tmp_path / "model", tmp_path / "work", CPU)
 

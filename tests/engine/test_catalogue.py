@@ -30,7 +30,7 @@ def test_demo_model_gives_the_best_it_can() -> None:
 
     assert (card.name, card.engine, card.output, card.pipeline) == ("demo", "video", "video", "WanPipeline")
     assert card.source == str(default_model())
-    assert (card.takes_image, card.needs_image) == (False, False)
+    assert (card.takes_image, card.needs_image) == (True, False)
     assert card.defaults == Defaults(
         width=64, height=64, num_frames=17, fps=8.0, num_inference_steps=10, guidance_scale=3.0, max_sequence_length=32
     )
@@ -109,6 +109,12 @@ def test_every_familys_defaults_are_within_its_limits(tmp_path: Path, family: An
 
     assert family_of(pipeline) is family
     assert card_for(_model(tmp_path, pipeline)).defaults.width > 0
+
+
+def test_a_text_to_video_model_with_a_time_for_each_frame_takes_an_image_too(tmp_path: Path) -> None:
+    card = card_for(_model(tmp_path, "WanPipeline", {"expand_timesteps": True}))
+
+    assert (card.takes_image, card.needs_image) == (True, False)
 
 
 @pytest.mark.parametrize(

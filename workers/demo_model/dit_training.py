@@ -1,4 +1,8 @@
-"""The transformer: flow matching on latents of clips that were encoded beforehand, with the text encoder learning along."""
+"""The transformer: flow matching on latents of clips that were encoded beforehand, with a text encoder that can read already.
+
+In some steps the first latent frame is the clip's own, without noise and at time 0, and only the rest is to be denoised: so the same
+weights continue a picture, as Wan 2.2's 5B model does (`expand_timesteps` in diffusers).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from torch import Tensor, nn
 from workers.demo_model import ranks
 from workers.demo_model.captions import Chance, training_caption
 from workers.demo_model.muon import Muon
-from workers.demo_model.parts import TextEncoder, TokenizerFast, Transformer
+from workers.demo_model.parts import Student
 from workers.demo_model.stages import Stage, generator_for
 from workers.demo_model.vae_training import Vae, encode
 from workers.demo_model.world import Scene, draw_scenes, render
@@ -28,10 +32,12 @@ CLIPS = {17: 4000, 1: 600, 9: 400, 13: 200, 21: 200, 25: 200, 33: 350}
 _SHARE = {17: 0.72, 1: 0.08, 9: 0.05, 13: 0.03, 21: 0.03, 25: 0.03, 33: 0.06}
 #: Text lengths in tokens, and how often a step pads to them: the pipeline's zeros take part in attention.
 _TEXT = {32: 0.84, 48: 0.08, 64: 0.04, 128: 0.03, 512: 0.01}
+#: How often a step with more than one latent frame is given the first of them.
+_GIVEN_FIRST = 0.12
 #: Clips encoded at a time, and clips that one file of latents holds.
 _ENCODE_BATCH, _FILE = 10, 250
 #: Pieces of a step, and clips of 17 frames in a piece.
-_PARTS, _BATCH = 2, 24
+_PARTS, _BATCH = 2, 32
 
 
 @dataclass(frozen=True)
@@ -105,19 +111,10 @@ class Average(nn.Module):
             parameter.copy_(averages[name.replace(".", "/")])
 
 
-@dataclass
-class Student:
-    """What learns to denoise, and what it reads prompts with."""
-
-    transformer: Transformer
-    text_encoder: TextEncoder
-    tokenizer: TokenizerFast
-
-
 def transformer_stage(student: Student, latents: Latents, steps: int) -> Stage:
-    """Transformer and text encoder together, with their running averages among the stage's modules."""
-    modules: dict[str, nn.Module] = {"transformer": student.transformer, "text_encoder": student.text_encoder}
-    averages = {f"average {name}": Average(module) for name, module in modules.items()}
+    """The transformer, with its running averages among the stage's modules; the text encoder stays as it is."""
+    student.text_encoder.requires_grad_(False)
+    average = Average(student.transformer)
     mean, std = (figure.view(1, -1, 1, 1, 1) for figure in latents.statistics())
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -125,13 +122,10 @@ def transformer_stage(student: Student, latents: Latents, steps: int) -> Stage:
         clean = (clean.float() - mean) / std
         return flow_loss(student, scenes, clean, generator), {}
 
-    def after_step(step: int) -> None:
-        for average in averages.values():
-            average.update(step)
-
+    modules = {"transformer": student.transformer, "average": average}
     return Stage(
-        "transformer", steps, {**modules, **averages}, _optimisers(student), loss, lambda step: _rate(step, steps),
-        clip=1.0, after_step=after_step, parts=_PARTS,
+        "transformer", steps, modules, _optimisers(student), loss, lambda step: _rate(step, steps),
+        clip=1.0, after_step=average.update, parts=_PARTS,
     )  # fmt: skip
 
 
@@ -145,28 +139,30 @@ def take_averages(stage: Stage) -> None:
 def flow_loss(student: Student, scenes: Sequence[Scene], clean: Tensor, generator: torch.Generator) -> Tensor:
     """Mean squared error of the predicted flow from normalised latents `clean` to noise, at random points of the way."""
     device = student.transformer.device
+    count, _, frames, height, width = clean.shape
+    given = frames > 1 and float(torch.rand((), generator=generator)) < _GIVEN_FIRST
     noise = torch.randn(clean.shape, generator=generator)
-    sigma = _sigmas(clean.shape[0], generator)
+    sigma = _sigmas(count, generator)
     where = sigma.view(-1, 1, 1, 1, 1)
+    times = 1000 * sigma
+    if given:
+        where = where * (torch.arange(frames) > 0).view(1, 1, -1, 1, 1)
+        times = (1000 * where).expand(count, 1, frames, height // 2, width // 2).flatten(1)
     mixed = (1 - where) * clean + where * noise
     predicted: Tensor = student.transformer(
         hidden_states=mixed.to(device),
-        timestep=(1000 * sigma).to(device),
+        timestep=times.to(device),
         encoder_hidden_states=_read(student, scenes, generator),
         return_dict=False,
     )[0]
-    return (predicted - (noise - clean).to(device)).square().mean()
+    squared = (predicted - (noise - clean).to(device)).square()
+    return squared[:, :, 1:].mean() if given else squared.mean()
 
 
 def _read(student: Student, scenes: Sequence[Scene], generator: torch.Generator) -> Tensor:
     """Fresh captions of the scenes, encoded, and padded with zeros as the pipeline does."""
     chance = Chance(generator)
-    tokens = student.tokenizer(
-        [training_caption(scene, chance) for scene in scenes],
-        padding=True, truncation=True, max_length=32, return_tensors="pt",
-    ).to(student.text_encoder.device)  # fmt: skip
-    states = student.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
-    states = states * tokens.attention_mask[..., None]
+    states, _ = student.read([training_caption(scene, chance) for scene in scenes])
     length = _pick(_TEXT, generator)
     return nn.functional.pad(states, (0, 0, 0, length - states.shape[1]))
 
@@ -196,7 +192,7 @@ def _sigmas(count: int, generator: torch.Generator) -> Tensor:
 def _optimisers(student: Student) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the transformer's blocks, AdamW for the rest."""
     matrices: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = list(student.text_encoder.parameters())
+    rest: list[nn.Parameter] = []
     for name, parameter in student.transformer.named_parameters():
         (matrices if name.startswith("blocks.") and parameter.ndim == 2 else rest).append(parameter)
     return [

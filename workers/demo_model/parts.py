@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -10,6 +11,7 @@ import diffusers
 import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor
 
 from workers.demo_model.captions import known_words
 from workers.demo_model.vae_training import Vae
@@ -93,6 +95,23 @@ def new_transformer(latent: int, sizes: TransformerSizes) -> Transformer:
     return transformer
 
 
+@dataclass
+class Student:
+    """What learns to denoise, and what it reads prompts with."""
+
+    transformer: Transformer
+    text_encoder: TextEncoder
+    tokenizer: TokenizerFast
+
+    def read(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """(states `(captions, tokens, width)` of the captions' tokens, with zeros after their ends; mask `(captions, tokens)`)."""
+        tokens = self.tokenizer(
+            list(captions), padding=True, truncation=True, max_length=32, return_tensors="pt"
+        ).to(self.text_encoder.device)  # fmt: skip
+        states = self.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
+        return states * tokens.attention_mask[..., None], tokens.attention_mask
+
+
 def save_pipeline(directory: Path, vae: Vae, transformer: Transformer, text_encoder: TextEncoder) -> None:
     """Write the parts as a diffusers directory in half precision; the parts themselves are halved too."""
     pipeline = _diffusers.WanPipeline(
@@ -101,5 +120,6 @@ def save_pipeline(directory: Path, vae: Vae, transformer: Transformer, text_enco
         transformer=transformer.half().eval(),
         vae=vae.half().eval(),
         scheduler=_diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0),
+        expand_timesteps=True,
     )
     pipeline.save_pretrained(directory)

@@ -1,7 +1,7 @@
 """Makes the demo model's weights from nothing: `python -m workers.demo_model.train --out DIRECTORY`.
 
-Stages in a row: the autoencoder, the same once more on moving clips, its decoder alone, the latents of some thousand clips, the
-transformer. Each stage leaves a checkpoint in the work directory, and the same command goes on from there after a stop.
+Stages in a row: the autoencoder, the same once more on moving clips, its decoder alone, the latents of some thousand clips, the text
+encoder, the transformer. Each stage leaves a checkpoint in the work directory, and the same command goes on from there after a stop.
 
 On a CPU the command starts itself once more in several processes that share each step (see `ranks`).
 """
@@ -21,16 +21,24 @@ from pathlib import Path
 import torch
 
 from workers.demo_model import ranks
-from workers.demo_model.dit_training import CLIPS, Latents, Student, encode_clips, take_averages, transformer_stage
+from workers.demo_model.dit_training import CLIPS, Latents, encode_clips, take_averages, transformer_stage
 from workers.demo_model.fast_convolution import speed_up
-from workers.demo_model.parts import TransformerSizes, new_text_encoder, new_tokenizer, new_transformer, save_pipeline
+from workers.demo_model.parts import (
+    Student,
+    TransformerSizes,
+    new_text_encoder,
+    new_tokenizer,
+    new_transformer,
+    save_pipeline,
+)
+from workers.demo_model.reader_training import reader_stage
 from workers.demo_model.stages import TrainingError, seconds_spent, train
 from workers.demo_model.vae_training import Vae, VaeSizes, decoder_stage, new_vae, polish_stage, whole_stage
 
 log = logging.getLogger(__name__)
 
 
-_STEPS = ("autoencoder_steps", "polish_steps", "decoder_steps", "transformer_steps")
+_STEPS = ("autoencoder_steps", "polish_steps", "decoder_steps", "reader_steps", "transformer_steps")
 _CORES = os.cpu_count() or 1
 #: A step has no more parts than this.
 _MOST_PROCESSES = 2
@@ -41,10 +49,11 @@ class Plan:
     """All that decides the weights."""
 
     seed: int = 1
-    autoencoder_steps: int = 1100
-    polish_steps: int = 300
-    decoder_steps: int = 540
-    transformer_steps: int = 2700
+    autoencoder_steps: int = 1600
+    polish_steps: int = 500
+    decoder_steps: int = 700
+    reader_steps: int = 3000
+    transformer_steps: int = 3600
     vae: VaeSizes = field(default_factory=VaeSizes)
     transformer: TransformerSizes = field(default_factory=TransformerSizes)
     #: Clips to encode for each length in frames.
@@ -83,6 +92,7 @@ def make_transformer(plan: Plan, latents: Latents, work: Path, device: torch.dev
         new_text_encoder(plan.transformer).to(device),
         new_tokenizer(),
     )
+    train(reader_stage(student, plan.reader_steps), plan.seed, work / "reader.pt")
     stage = transformer_stage(student, latents, plan.transformer_steps)
     train(stage, plan.seed, work / "transformer.pt")
     take_averages(stage)

@@ -7,6 +7,7 @@ fixed (a learned one collapses), and clips grow longer as training goes on.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -114,30 +115,40 @@ def whole_stage(vae: Vae, steps: int) -> Stage:
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         done = step / steps
-        return loss_of(vae, *((32, 1) if done < 0.47 else (8, 5) if done < 0.72 else (5, 9)), generator)
+        return loss_of(vae, *((16, 1) if done < 0.47 else (4, 5) if done < 0.72 else (3, 9)), generator)
 
-    return Stage("autoencoder", steps, {"vae": vae}, optimisers(vae), loss, lambda step: _rate(step, steps, 1.0))
+    return _stage("autoencoder", vae, steps, loss, 1.0)
 
 
 def polish_stage(vae: Vae, steps: int) -> Stage:
-    """Encoder and decoder together on moving clips, with an eye on outlines: stars keep their notches. In two parts."""
+    """Encoder and decoder together on moving clips, with an eye on outlines: stars keep their notches."""
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         return loss_of(vae, *((6, 5), (4, 9))[step % 2], generator, outline=10.0)
 
-    return Stage(
-        "polish", steps, {"vae": vae}, optimisers(vae), loss, lambda step: _rate(step, steps, 0.6), parts=2
-    )  # fmt: skip
+    return _stage("polish", vae, steps, loss, 0.6)
 
 
 def decoder_stage(vae: Vae, steps: int) -> Stage:
     """The decoder alone, on the latents of an encoder that stays as it is; at half the rate, and every second shape a star."""
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        clips, frames = ((16, 1), (8, 5), (5, 9), (3, 17))[step % 4]
+        clips, frames = ((8, 1), (4, 5), (3, 9), (2, 17))[step % 4]
         return loss_of(vae, clips, frames, generator, encoder_learns=False, outline=10.0)
 
-    return Stage("decoder", steps, {"vae": vae}, optimisers(vae, "decoder"), loss, lambda step: _rate(step, steps, 0.5))
+    return _stage("decoder", vae, steps, loss, 0.5, part="decoder")
+
+
+def _stage(
+    name: str,
+    vae: Vae,
+    steps: int,
+    loss: Callable[[int, torch.Generator], tuple[Tensor, dict[str, Tensor]]],
+    top: float,
+    part: str = "",
+) -> Stage:
+    """A stage of two parts, with the sizes of one part in its loss."""
+    return Stage(name, steps, {"vae": vae}, optimisers(vae, part), loss, lambda step: _rate(step, steps, top), parts=2)
 
 
 def _rate(step: int, steps: int, top: float) -> float:

@@ -22,6 +22,7 @@ from workers.engine.base import Profile
 from workers.engine.device import Device
 from workers.engine.errors import LoadError, OutOfMemory
 from workers.engine.failures import classify
+from workers.engine.prompts import remember_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,7 @@ class Pipelines:
         except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, SafetensorError) as error:
             raise _load_error(card, error) from error
         pipe.set_progress_bar_config(disable=True)
+        remember_prompts(pipe)
         return Loaded(pipe, card.source)
 
     def _dtypes(self, card: ModelCard) -> torch.dtype | dict[str, torch.dtype]:

@@ -17,6 +17,7 @@ from workers.engine.frames import to_uint8, video_frames
 from workers.engine.monitor import Monitor
 from workers.engine.previews import Previews
 from workers.engine.scheduling import shifted
+from workers.engine.siblings import fitting
 from workers.engine.stream import can_stream, decode_frames, denormalise
 from workers.engine.watch import call, call_parameters, watched
 
@@ -27,7 +28,7 @@ class VideoEngine(DiffusionEngine):
     def run(
         self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile
     ) -> tuple[Artefact, ...]:
-        pipe = self.prepare(card, spec, monitor, profile)
+        pipe = fitting(self.prepare(card, spec, monitor, profile), spec)
         with shifted(pipe, spec):
             if can_stream(pipe):
                 return self._run_streamed(pipe, spec, out_dir, monitor)
