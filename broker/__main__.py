@@ -2,6 +2,10 @@
 
 import sys
 
-from broker.cli import main
+from broker.wire import stopping
 
-sys.exit(main(sys.argv[1:]))
+stopping.obey(sys.argv[1:])
+
+from broker.cli import main  # noqa: E402  SIGTERM may come while this imports
+
+stopping.leave(main(sys.argv[1:]))

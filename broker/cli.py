@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from broker import keys_cli
 from broker.core.machine import Core
 from broker.settings import BrokerSettings, check
 from broker.shell.clock import Clock, anchored_clock
@@ -23,8 +24,9 @@ from broker.shell.lock import Lock
 from broker.shell.metrics import Metrics
 from broker.shell.router import Router
 from broker.shell.server import Server
-from broker.shell.sockets import Wires
-from broker.wire import options
+from broker.shell.sockets import Gate, Wires, ipc_path
+from broker.wire import descriptors, options, stopping
+from broker.wire.curve import is_tcp, listening_key
 from broker.wire.logs import setup_logging
 
 logger = logging.getLogger(__name__)
@@ -32,12 +34,15 @@ logger = logging.getLogger(__name__)
 DESCRIPTION = """The broker of a Zoetrope service: takes jobs from HTTP edges, keeps them in a journal (<home>/jobs.sqlite) until each has
 reached its one final state, and gives them to GPU workers as these become free. One broker a home; start it first or last, edges and
 workers find it. It can be killed and restarted at any time: accepted jobs are on disk, workers keep computing meanwhile.
+`python -m broker keys` makes the keys that workers and edges on other machines need.
 Exit codes: 0 stopped by SIGTERM or SIGINT; 2 bad option, or another broker uses the home; 3 journal damaged or of a newer version;
 4 journal cannot be written; 5 disk full; 6 journal and memory disagree."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the broker; returns its exit code."""
+    """Run the broker, or do what `keys` says; returns the exit code."""
+    if argv[:1] == ["keys"]:
+        return keys_cli.main(argv[1:], os.environ)
     try:
         settings = options.load(BrokerSettings, "python -m broker", "broker", argv, os.environ, DESCRIPTION)
         check(settings)
@@ -49,8 +54,6 @@ def main(argv: Sequence[str]) -> int:
     except ShellError as error:
         print(f"broker: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:  # before the loop took the signal over
-        pass
     return 0
 
 
@@ -65,8 +68,9 @@ def run(settings: BrokerSettings) -> None:
     with ExitStack() as stack:
         # The lock comes before the journal and the sockets, and is let go after both.
         stack.callback(Lock(home / "broker.lock").release)
-        for endpoint in (settings.front_endpoint, settings.back_endpoint):
-            stack.callback(_lock_endpoint(endpoint).release)
+        for endpoint in settings.endpoints.values():
+            if not is_tcp(endpoint):
+                stack.callback(_lock_endpoint(endpoint).release)
         disk = Disk(home, settings.journal_path, settings.min_free_mb << 20, settings.reserve_mb << 20)
         disk.check()
         journal = Journal(settings.journal_path, disk.release)
@@ -77,7 +81,8 @@ def run(settings: BrokerSettings) -> None:
         gc.disable()  # nothing that is loaded is garbage
         jobs = journal.live()
         core.restore(jobs, journal.rates(), clock())
-        wires = Wires(settings.front_endpoint, settings.back_endpoint)
+        descriptors.allow_many()
+        wires = Wires(settings.front_endpoint, settings.back_endpoint, _gate(settings))
         stack.callback(wires.close)
         logger.info(
             "journal loaded",
@@ -95,9 +100,21 @@ def run(settings: BrokerSettings) -> None:
 
 def _lock_endpoint(endpoint: str) -> Lock:
     """Brokers of two homes may have been given one path; the second to bind it would cut off the first."""
-    path = Path(endpoint.removeprefix("ipc://"))
+    path = ipc_path(endpoint)
     options.make_private_dir(path.parent)
     return Lock(path.with_name(path.name + ".lock"))
+
+
+def _gate(settings: BrokerSettings) -> Gate | None:
+    """The door to tcp, if there is one. Raises `SettingsError`."""
+    keyed = next(((name, endpoint) for name, endpoint in settings.endpoints.items() if is_tcp(endpoint)), None)
+    if keyed is None:
+        return None
+    allowed = settings.curve_path / "allowed"
+    options.make_private_dir(settings.curve_path, "curve_dir")
+    options.make_private_dir(allowed, "curve_dir")
+    key = listening_key(settings, *keyed)
+    return Gate(key=key, allowed=allowed, front=settings.front_tcp, back=settings.back_tcp)
 
 
 def _serve(settings: BrokerSettings, core: Core, journal: Journal, wires: Wires, disk: Disk, clock: Clock) -> None:
@@ -109,4 +126,6 @@ def _serve(settings: BrokerSettings, core: Core, journal: Journal, wires: Wires,
     metrics = Metrics(junk)
     router = Router(core, journal, wires, disk, metrics, junk, time.perf_counter)
     metrics_file = Path(settings.metrics_file) if settings.metrics_file else None
+    stopping.check()
     asyncio.run(Server(core, journal, wires, router, disk, metrics, clock, metrics_file).run())
+    stopping.deaf()

@@ -18,14 +18,12 @@ import zmq
 
 from broker import errors
 from broker.dealer import open_dealer
+from broker.pending import RESEND_MAX_S, RESEND_S, Frames, Pending
 from broker.wire import codec
 from broker.wire import messages as m
+from broker.wire.curve import PeerKey
 
 logger = logging.getLogger(__name__)
-
-#: An unanswered request is sent again after this, then after twice as long, and so on up to the second.
-RESEND_S = 1.0
-RESEND_MAX_S = 4.0
 
 #: How often a subscription is confirmed: the longest that a broker restart which ZeroMQ hid from us stays unnoticed.
 WATCH_CONFIRM_S = 2.0
@@ -39,20 +37,6 @@ _POLLIN = int(zmq.POLLIN)
 _POLLOUT = int(zmq.POLLOUT)
 
 R = TypeVar("R", bound=m.Message)
-Frames = list[bytes]
-
-
-class _Pending:
-    """One request that has not been answered."""
-
-    __slots__ = ("deadline", "frames", "future", "pause_s", "resend_at")
-
-    def __init__(self, frames: Frames, future: asyncio.Future[tuple[Any, bytes]], deadline: float) -> None:
-        self.frames = frames
-        self.future = future
-        self.deadline = deadline
-        self.resend_at = 0.0
-        self.pause_s = RESEND_S
 
 
 class BrokerClient:
@@ -66,20 +50,25 @@ class BrokerClient:
         self,
         endpoint: str,
         *,
+        key: PeerKey | None = None,
         timeout_s: float = 10.0,
         on_event: Callable[[m.JobView], None] | None = None,
         on_gap: Callable[[], None] | None = None,
         on_gone: Callable[[tuple[str, ...]], None] | None = None,
     ) -> None:
-        """While watching, `on_event` gets every event and `on_gone` the ids of deleted jobs; `on_gap` is called when some were lost."""
+        """A tcp endpoint needs a key.
+
+        While watching, `on_event` gets every event and `on_gone` the ids of deleted jobs; `on_gap` is called when some were lost.
+        """
         self.endpoint = endpoint
+        self._key = key
         self.timeout_s = timeout_s
         #: Answers that were no message of the protocol.
         self.junk = 0
         self._on_event = on_event
         self._on_gap = on_gap
         self._on_gone = on_gone
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, Pending] = {}
         self._last_req = 0
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._writable = False
@@ -97,7 +86,7 @@ class BrokerClient:
         """Connect in the background."""
         self._loop = asyncio.get_running_loop()
         self._context = zmq.Context()
-        self._socket = open_dealer(self._context, self.endpoint, codec.MAX_REPLY_BODY)
+        self._socket = open_dealer(self._context, self.endpoint, codec.MAX_REPLY_BODY, self._key)
         self._loop.add_reader(int(self._socket.getsockopt(zmq.FD)), self._readable)
         self._check_soon()
 
@@ -186,6 +175,14 @@ class BrokerClient:
         view: m.PoolView = codec.pool_view(data)
         return view
 
+    async def drain_worker(self, name: str) -> m.WorkerView | None:
+        """Let a worker finish what it holds and leave: the worker as it is now, None when there is none of that name."""
+        reply, data = await self._request(lambda req: m.DrainWorker(req=req, name=name))
+        if not _expect(m.WorkerReply, reply).found:
+            return None
+        view: m.WorkerView = codec.worker_view(data)
+        return view
+
     async def watch(self) -> None:
         """Subscribe to all events, for as long as this client lives, over restarts of the broker. Returns when the stream has begun.
 
@@ -209,7 +206,7 @@ class BrokerClient:
         # The broker drops what does not fit the protocol, and its caller would wait in vain: say so at once.
         codec.from_edge(frames)
         now = self._loop.time()
-        pending = _Pending(frames, self._loop.create_future(), now + self.timeout_s)
+        pending = Pending(frames, self._loop.create_future(), now + self.timeout_s)
         self._pending[req] = pending
         self._send_pending(pending, now)
         self._ensure_ticker()
@@ -220,7 +217,7 @@ class BrokerClient:
 
     # ------------------------------------------------------------ sending
 
-    def _send_pending(self, pending: _Pending, now: float) -> None:
+    def _send_pending(self, pending: Pending, now: float) -> None:
         if self._send(pending.frames):
             pending.resend_at = now + pending.pause_s
             pending.pause_s = min(RESEND_MAX_S, 2 * pending.pause_s)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import zmq
 
+from broker.wire.curve import PeerKey
+
 _HWM = 10_000
 _HANDSHAKE_MS = 5_000
 _RECONNECT_MS = 100
@@ -13,8 +15,10 @@ _HEARTBEAT_MS = 2_000
 _HEARTBEAT_TIMEOUT_MS = 15_000
 
 
-def open_dealer(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, max_frame: int) -> zmq.Socket[bytes]:
-    """A DEALER that connects to `endpoint`, now or as soon as there is somebody, and again after every loss.
+def open_dealer(
+    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, max_frame: int, key: PeerKey | None = None
+) -> zmq.Socket[bytes]:
+    """A DEALER that connects to `endpoint`, now or as soon as there is somebody, and again after every loss; over tcp with a key.
 
     A send raises `zmq.Again` while there is no connection: without IMMEDIATE it would be kept, and delivered late, in a burst.
     """
@@ -33,5 +37,13 @@ def open_dealer(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, max_fram
         (zmq.HEARTBEAT_TTL, _HEARTBEAT_TIMEOUT_MS),
     ):
         socket.setsockopt(option, value)
+    if key is not None:
+        for option, text in (
+            (zmq.CURVE_PUBLICKEY, key.public),
+            (zmq.CURVE_SECRETKEY, key.secret),
+            (zmq.CURVE_SERVERKEY, key.broker),
+        ):
+            socket.setsockopt(option, text.encode())
+        socket.setsockopt(zmq.IPV6, int("[" in endpoint))
     socket.connect(endpoint)
     return socket

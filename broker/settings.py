@@ -8,6 +8,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from broker.core.policy import Policy
+from broker.wire.curve import is_tcp, listening_key
 from broker.wire.options import CommonSettings, SettingsError, check_endpoint
 
 
@@ -41,6 +42,18 @@ class BrokerSettings(CommonSettings, frozen=True, kw_only=True):
     max_losses: Annotated[
         int, Meta(description="workers that may be lost under a job before it is given up", ge=0, le=1000)
     ] = 10
+    bench_after: Annotated[
+        int,
+        Meta(
+            description="different jobs that may fail on a worker in a row before it gets no more; 0: never",
+            ge=0,
+            le=1000,
+        ),
+    ] = 3
+    bench_s: Annotated[
+        float,
+        Meta(description="for how long, seconds; twice as long each time until a job succeeds there", gt=0, le=86_400),
+    ] = 60.0
     reload_s: Annotated[
         float, Meta(description="assumed time to load a model until one has been seen to load, seconds", ge=0, le=3600)
     ] = 15.0
@@ -54,6 +67,20 @@ class BrokerSettings(CommonSettings, frozen=True, kw_only=True):
         int,
         Meta(description="size of <home>/ballast, MB: room for results that is given up when the disk is full", ge=0),
     ] = 32
+    front_tcp: Annotated[
+        str,
+        Meta(
+            description="tcp endpoint for edges on other machines, besides front: tcp://10.0.0.1:7001; needs CURVE keys (python -m broker"
+            " keys); default: none"
+        ),
+    ] = ""
+    back_tcp: Annotated[
+        str,
+        Meta(
+            description="tcp endpoint for workers on other machines, besides back: tcp://10.0.0.1:7002; needs CURVE keys (python -m broker"
+            " keys); default: none"
+        ),
+    ] = ""
     metrics_file: Annotated[
         str, Meta(description="file that gets the broker's numbers in Prometheus' text format every 5 s")
     ] = ""
@@ -61,6 +88,13 @@ class BrokerSettings(CommonSettings, frozen=True, kw_only=True):
     @property
     def journal_path(self) -> Path:
         return self.home_path / "jobs.sqlite"
+
+    @property
+    def endpoints(self) -> dict[str, str]:
+        """Option -> endpoint that it has the broker listen on."""
+        named = {"front": self.front_endpoint, "back": self.back_endpoint}
+        named |= {"front_tcp": self.front_tcp, "back_tcp": self.back_tcp}
+        return {name: endpoint for name, endpoint in named.items() if endpoint}
 
     @property
     def policy(self) -> Policy:
@@ -74,6 +108,8 @@ class BrokerSettings(CommonSettings, frozen=True, kw_only=True):
             rejoin_s=self.rejoin_s,
             max_crashes=self.max_crashes,
             max_losses=self.max_losses,
+            bench_after=self.bench_after,
+            bench_s=self.bench_s,
             reload_s=self.reload_s,
             recent_finals=self.recent_finals,
         )
@@ -81,10 +117,18 @@ class BrokerSettings(CommonSettings, frozen=True, kw_only=True):
 
 def check(settings: BrokerSettings) -> None:
     """Rules between options. Raises `SettingsError`."""
-    check_endpoint("front", settings.front_endpoint)
-    check_endpoint("back", settings.back_endpoint)
-    if settings.front_endpoint == settings.back_endpoint:
-        raise SettingsError(f"front and back are both {settings.front_endpoint!r}; they must differ")
+    endpoints = settings.endpoints
+    for name, endpoint in endpoints.items():
+        check_endpoint(name, endpoint)
+        if name.endswith("_tcp") and not is_tcp(endpoint):
+            raise SettingsError(f"{name}: {endpoint!r} must be tcp://ADDRESS:PORT")
+        if is_tcp(endpoint):
+            listening_key(settings, name, endpoint)
+    names = list(endpoints)
+    for index, name in enumerate(names):
+        for other in names[index + 1 :]:
+            if endpoints[name] == endpoints[other]:
+                raise SettingsError(f"{name} and {other} are both {endpoints[name]!r}; they must differ")
     if not settings.heartbeat_s < settings.suspect_after_s < settings.lost_after_s:
         raise SettingsError(
             f"heartbeat_s ({settings.heartbeat_s:g}) < suspect_after_s ({settings.suspect_after_s:g})"

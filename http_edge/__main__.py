@@ -2,6 +2,10 @@
 
 import sys
 
-from http_edge.cli import main
+from broker.wire import stopping
 
-sys.exit(main(sys.argv[1:]))
+stopping.obey(sys.argv[1:])
+
+from http_edge.cli import main  # noqa: E402  SIGTERM may come while this imports
+
+stopping.leave(main(sys.argv[1:]))

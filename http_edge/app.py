@@ -16,6 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from broker.client import BrokerClient
 from broker.errors import BrokerError
+from broker.wire.curve import peer_key_path, read_peer_key
 from http_edge import errors
 from http_edge.access import AccessMiddleware
 from http_edge.calls import Calls
@@ -95,7 +96,8 @@ def build_edge(
 ) -> Edge:
     """The parts, wired. `start` is the directory that clients' relative paths start from; nothing runs yet.
 
-    Raises `KeyFileError` when there should be API keys and they cannot be read, `SecretsError` when a webhook secret is none.
+    Raises `SettingsError` for a CURVE key that is missing,
+    `KeyFileError` when there should be API keys and they cannot be read, `SecretsError` when a webhook secret is none.
     """
     hub = Hub()
     broker = (connect or _connector(settings))(hub)
@@ -173,9 +175,14 @@ def _cors(origins: tuple[str, ...]) -> list[Middleware]:
 
 
 def _connector(settings: EdgeSettings) -> Callable[[Hub], BrokerClient]:
+    """Raises `SettingsError` when the broker is to be reached over tcp and there is no key."""
+    path = peer_key_path(settings, "edge", "front", settings.front_endpoint)
+    key = read_peer_key(path, "edge") if path else None
+
     def connect(hub: Hub) -> BrokerClient:
         return BrokerClient(
             settings.front_endpoint,
+            key=key,
             timeout_s=settings.broker_timeout_s,
             on_event=hub.on_event,
             on_gap=hub.on_gap,

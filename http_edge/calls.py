@@ -47,6 +47,8 @@ _CLOCKS_S = 1.0
 
 #: Files handled at once: decoding an image or copying a result must not take every thread there is.
 _FILE_THREADS = 4
+#: Longest name that the wire carries.
+_MAX_WORKER_NAME = 128
 
 
 class Calls:
@@ -167,6 +169,17 @@ class Calls:
     async def pool(self, max_age_s: float = 0.0) -> m.PoolView:
         """The workers and the queue's totals. Raises `EdgeError`."""
         return await self.catalogue.pool(max_age_s)
+
+    async def drain_worker(self, name: str) -> m.WorkerView:
+        """Let a worker finish what it holds and leave. Raises `EdgeError`."""
+        caller = current().caller
+        if caller.key_name and caller.sees:
+            raise EdgeError("forbidden", "workers are drained with a key that sees every tenant, or without keys")
+        with translated():
+            worker = await self._broker.drain_worker(name) if 0 < len(name) <= _MAX_WORKER_NAME else None
+        if worker is None:
+            raise not_found("worker", name)
+        return worker
 
     async def _fetch_pool(self) -> m.PoolView:
         with translated():

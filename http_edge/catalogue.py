@@ -101,7 +101,9 @@ def suited(cards: list[ModelCard], output: str | None, with_image: bool) -> list
     """The cards that make this output with what there is; those that were made for it before those that also can."""
     if output is not None:
         cards = sorted((card for card in cards if card.makes(output)), key=lambda card: card.output != output)
-    return [card for card in cards if (card.takes_image if with_image else not card.needs_image)]
+    return [
+        card for card in cards if (card.draws_from_image(output or card.output) if with_image else not card.needs_image)
+    ]
 
 
 def _best(cards: list[ModelCard], output: str | None, with_image: bool) -> ModelCard:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import uvicorn
 
+from broker.wire import descriptors, stopping
 from broker.wire.logs import setup_logging
-from broker.wire.options import SettingsError, check_endpoint, load, make_private_dir
+from broker.wire.options import SettingsError, check_endpoint, load, make_socket_dir
 from http_edge import keys_cli
 from http_edge.app import Edge, build_app, build_edge
 from http_edge.guard import Guard
@@ -58,9 +59,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
         setup_logging(settings.log_level, "edge")
         check_endpoint("front", settings.front_endpoint)
         _check_fetch_allow(settings)
-        if not settings.front:
-            # Whoever owns this directory can read and submit jobs.
-            make_private_dir(settings.run_path)
+        make_socket_dir("front", settings.front, settings.front_endpoint)
         edge = build_edge(settings, Path.cwd())
         edge.webhooks.secrets.keys()
     except (SettingsError, KeyFileError, SecretsError) as error:
@@ -77,6 +76,7 @@ def _check_fetch_allow(settings: EdgeSettings) -> None:
 
 
 def _serve(settings: EdgeSettings, edge: Edge) -> int:
+    descriptors.allow_many()
     config = uvicorn.Config(
         build_app(edge),
         host=settings.host,
@@ -91,6 +91,7 @@ def _serve(settings: EdgeSettings, edge: Edge) -> int:
         server_header=False,
         timeout_graceful_shutdown=_GRACE_S,
     )
+    stopping.check()
     try:
         EdgeServer(config, edge).run()
     except SystemExit as stop:

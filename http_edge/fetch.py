@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -37,6 +38,9 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 #: What a server says that knows no type; the bytes are looked at anyway.
 _UNTYPED = ("", "application/octet-stream", "binary/octet-stream", "application/binary")
 
+#: User and password of a URL, however badly formed the rest is.
+_USERINFO = re.compile(r"^([^/]*//|[a-z]+:)[^/]*@", re.IGNORECASE)
+
 
 class NotSent(Exception):
     """No answer came; one sentence says why."""
@@ -60,20 +64,21 @@ class Fetcher:
 
     async def get(self, field: str, text: str, *, kind: str, max_bytes: int) -> bytes:
         """The bytes behind a URL of this kind (`image`, `video`). Raises `EdgeError` naming field, URL and what went wrong."""
+        name = named_url(text)
         try:
             async with asyncio.timeout(_TOTAL_S), self._turns:
                 if self._tls is None:
                     # Reading the certificates would stop everybody else for a moment.
                     self._tls = await asyncio.to_thread(httpx.create_ssl_context)
-                url = _parse(field, text, text)
+                url = _parse(field, name, text)
                 for _ in range(MAX_REDIRECTS + 1):
-                    answer = await self._ask(field, text, url, kind, max_bytes)
+                    answer = await self._ask(field, name, url, kind, max_bytes)
                     if not answer.location:
                         return answer.data
-                    url = _parse(field, text, answer.location, url)
+                    url = _parse(field, name, answer.location, url)
         except TimeoutError:
-            raise invalid(field, text, f"could not be fetched within {_TOTAL_S:.0f} s") from None
-        raise invalid(field, text, f"redirects more than {MAX_REDIRECTS} times")
+            raise invalid(field, name, f"could not be fetched within {_TOTAL_S:.0f} s") from None
+        raise invalid(field, name, f"redirects more than {MAX_REDIRECTS} times")
 
     async def _ask(self, field: str, text: str, url: httpx.URL, kind: str, max_bytes: int) -> _Answer:
         """Send one GET."""
@@ -95,17 +100,18 @@ class Fetcher:
 
     async def check(self, field: str, text: str) -> None:
         """Raise `EdgeError` for a URL to which nothing would be put: before the work whose result it is for, not after."""
-        url = _parse(field, text, text)
+        name = named_url(text)
+        url = _parse(field, name, text)
         try:
             await self._guard.addresses(url.host, url.port or _PORTS[url.scheme])
         except Refused:
-            raise invalid(field, text, "leads to an address or port that this service does not send to") from None
+            raise invalid(field, name, "leads to an address or port that this service does not send to") from None
         except (OSError, UnicodeError):
-            raise invalid(field, text, "names a host that cannot be resolved") from None
+            raise invalid(field, name, "names a host that cannot be resolved") from None
 
     async def put(self, field: str, text: str, data: bytes, media_type: str) -> None:
         """Put these bytes at a URL; redirects are not followed. Raises `EdgeError` `upload_failed` unless its server said 2xx."""
-        url = _parse(field, text, text)
+        url = _parse(field, named_url(text), text)
         headers = [
             (b"Host", url.netloc),
             (b"User-Agent", b"zoetrope"),
@@ -203,11 +209,17 @@ async def _read(field: str, text: str, response: httpcore.Response, kind: str, m
 
 def parse_url(field: str, text: str) -> httpx.URL:
     """The absolute http(s) URL in a field, without its fragment. Raises `EdgeError`."""
-    return _parse(field, text, text)
+    return _parse(field, named_url(text), text)
+
+
+def named_url(text: str) -> str:
+    """A URL as errors and logs may name it: without user, password and query, each of which can be a secret."""
+    place, query, _ = text.partition("?")
+    return _USERINFO.sub(r"\1…@", place.partition("#")[0]) + ("?…" if query else "")
 
 
 def _parse(field: str, text: str, location: str, base: httpx.URL | None = None) -> httpx.URL:
-    """The absolute http(s) URL meant. Raises `EdgeError`."""
+    """The absolute http(s) URL meant; errors call it `text`. Raises `EdgeError`."""
     try:
         url = base.join(location) if base is not None else httpx.URL(location)
         if url.scheme not in ("http", "https"):

@@ -153,4 +153,6 @@ def worker_json(worker: WorkerView) -> dict[str, Any]:
         "succeeded": worker.succeeded,
         "failed": worker.failed,
         "cancelled": worker.cancelled,
+        "benched_s": round(worker.benched_s, 3),
+        "failed_in_a_row": worker.failed_in_a_row,
     }

@@ -18,12 +18,12 @@ from http_edge.fields import Reader
 from http_edge.files import artefact_response, find_artefact
 from http_edge.forms import Fields, read_fields
 from http_edge.hub import Job
-from http_edge.job_json import job_json
+from http_edge.job_json import job_json, step_json
 from http_edge.prefer import awaited, read_prefer, with_prefer
 from http_edge.progress import Progress
 from http_edge.routes import route
 from http_edge.specs import KNOWN_FIELDS, echoed_image, read_wanted
-from http_edge.sse import event_stream
+from http_edge.sse import Told, event_stream
 from http_edge.webhook_fields import WEBHOOK_FIELDS, read_webhook
 
 _OWN_FIELDS = ("id", "priority", "deadline_s", *WEBHOOK_FIELDS)
@@ -107,7 +107,8 @@ class JobsApi:
 
     async def events(self, request: Request) -> Response:
         """A job's changes as server-sent events."""
-        return await event_stream(self._calls, self._progress, request.path_params["id"], request)
+        job = await self._calls.job(request.path_params["id"])
+        return await event_stream(self._calls, job, request, self._tell)
 
     async def result(self, request: Request) -> Response:
         """A file of a finished job: the first, or by `name` or `index`."""
@@ -137,8 +138,20 @@ class JobsApi:
         image = await self._calls.image("image", upload, allow_paths=False)
         return msgspec.structs.replace(order, image=image, echo={**order.echo, "image": upload.file_name or "upload"})
 
+    def _tell(self, job: Job, last: Job | None) -> Told:
+        """`state` when state, attempt or a cancel request changed: the whole job; else `progress`: only what moves."""
+        view, progress = job.view, self._progress.of(job.view)
+        if last is None or _standing(job) != _standing(last):
+            return Told("state", view.revision, job_json(job, progress))
+        # Without an id where only the queue moved: the job's revision is what it was.
+        return Told("progress", view.revision if view.revision > last.view.revision else 0, step_json(view, progress))
+
     def _json(self, job: Job) -> dict[str, Any]:
         return job_json(job, self._progress.of(job.view))
+
+
+def _standing(job: Job) -> tuple[Any, ...]:
+    return job.view.state, job.view.attempts, job.view.cancel_requested
 
 
 def read_order(reader: Reader) -> Order:

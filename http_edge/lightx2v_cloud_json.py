@@ -42,7 +42,7 @@ def _tasks_of(card: ModelCard) -> list[str]:
     for output, letter in (("video", "v"), ("image", "i")):
         if card.makes(output):
             tasks += [f"t2{letter}"] if not card.needs_image else []
-            tasks += [f"i2{letter}"] if card.takes_image else []
+            tasks += [f"i2{letter}"] if card.draws_from_image(output) else []
     return tasks
 
 

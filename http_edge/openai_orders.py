@@ -59,13 +59,12 @@ async def take(calls: Calls, wish: Wish) -> Job:
     if len(wish.images) > 1:
         warnings.append(f"{wish.images[0][0]}: {len(wish.images)} images came, the first was used")
     card, about_model = await choose_card(calls, asked.model, output, with_image=bool(wish.images))
-    if wish.images and not card.takes_image:
-        field = wish.images[0][0]
-        raise EdgeError(
-            "unsupported",
-            f"{field}: model {card.name} ({card.pipeline or card.engine}) draws from text alone and takes no image",
-            param=field,
+    if wish.images and not card.draws_from_image(output):
+        field, model = wish.images[0][0], f"model {card.name} ({card.pipeline or card.engine})"
+        reason = (
+            "makes videos from an image, not images" if card.takes_image else "draws from text alone and takes no image"
         )
+        raise EdgeError("unsupported", f"{field}: {model} {reason}", param=field)
     wanted, about_fit = fit(asked, card, output)
     image = ""
     if wish.images:

@@ -34,6 +34,7 @@ from http_edge.presence import ClientGone
 from http_edge.progress import Progress
 from http_edge.routes import route
 from http_edge.specs import Wanted
+from http_edge.sse import Told, event_stream
 from http_edge.webhook_fields import WEBHOOK_FIELDS, read_webhook
 
 _MAX_LISTED = 100
@@ -64,6 +65,7 @@ class VideosApi:
             route("/v1/videos/characters/{id}", GET=self.characters),
             route("/v1/videos/{id}", GET=self.retrieve, DELETE=self.delete),
             route("/v1/videos/{id}/content", GET=self.content),
+            route("/v1/videos/{id}/events", GET=self.events),
             route("/v1/videos/{id}/remix", POST=self.remix),
         ]
 
@@ -126,6 +128,16 @@ class VideosApi:
                 raise EdgeError("still_stopping", message, retry_after_s=5.0)
         await self._calls.forget(job.id)
         return json_response({"id": job.id, "object": "video.deleted", "deleted": True})
+
+    async def events(self, request: Request) -> Response:
+        """A video's changes as server-sent events named `video.` and its status; the data is the `Video`."""
+        job = await self._video(request.path_params["id"])
+        return await event_stream(self._calls, job, request, self._tell)
+
+    def _tell(self, job: Job, last: Job | None) -> Told:
+        video = shapes.video_json(job, self._progress)
+        moved = last is None or job.view.revision > last.view.revision
+        return Told(f"video.{video['status']}", job.view.revision if moved else 0, video)
 
     async def content(self, request: Request) -> Response:
         """A file of a finished video: `variant` is video, thumbnail, spritesheet, or an output's number from 0."""

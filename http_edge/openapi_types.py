@@ -16,10 +16,10 @@ EVENTS = "text/event-stream"
 PICTURES = ("image/png", "image/jpeg", "image/webp")
 FILES = ("video/mp4", *PICTURES)
 
-#: A request in a form has everything as text, and some families take that in JSON too.
-WholeText = Annotated[str, Meta(pattern=r"^\s*[+-]?[0-9]{1,20}\s*$")]
-NumberText = Annotated[str, Meta(pattern=r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?s?\s*$")]
-FlagText = Literal["true", "false", "True", "False", "1", "0", "yes", "no", "on", "off"]
+#: A request in a form has everything as text, and some families take that in JSON too. Blank text is an absent value.
+WholeText = Annotated[str, Meta(pattern=r"^\s*([+-]?[0-9]{1,20})?\s*$")]
+NumberText = Annotated[str, Meta(pattern=r"^\s*([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?s?)?\s*$")]
+FlagText = Literal["", "true", "false", "True", "False", "1", "0", "yes", "no", "on", "off"]
 
 
 class Param(Struct, frozen=True, kw_only=True):

@@ -24,8 +24,18 @@ from http_edge.openapi_types import (
     Param,
 )
 
+#: Of every stream of a job's events.
+FOLLOW = (
+    Param(name="Last-Event-ID", place="header", about="The last event that was seen."),
+    Param(name="last_event_id", about="The same, for whoever cannot set headers."),
+)
+FOLLOWED = {
+    200: Answer(about="The events.", types=(bytes,), media=(EVENTS,)),
+    204: Answer(about="The job is over and its last event was seen."),
+}
 _JOB = Param(name="id", place="path", required=True, about="The job's id.")
 _FILE = Param(name="id", place="path", required=True, about="The file's id.")
+_WORKER = Param(name="name", place="path", required=True, about="The worker's name.")
 ORDER = Param(name="order", about="asc or desc (default), by time of creation.")
 AFTER = Param(name="after", about="The id after which to go on: a page's `last_id`.")
 RANGES = (
@@ -126,15 +136,8 @@ JOBS = (
         tag="Jobs",
         summary="A job's changes as server-sent events",
         about="`state` events hold the whole job, `progress` events what moves. The stream ends after the final event.",
-        params=(
-            _JOB,
-            Param(name="Last-Event-ID", place="header", about="The last event that was seen."),
-            Param(name="last_event_id", about="The same, for whoever cannot set headers."),
-        ),
-        answers={
-            200: Answer(about="The events.", types=(bytes,), media=(EVENTS,)),
-            204: Answer(about="The job is over and its last event was seen."),
-        },
+        params=(_JOB, *FOLLOW),
+        answers=FOLLOWED,
         errors=LOOKUP,
     ),
     Operation(
@@ -260,6 +263,17 @@ SERVICE = (
         summary="Every worker, and the queue in numbers",
         answers={200: Answer(about="The workers.", types=(jobs.WorkerList,))},
         errors=BROKER,
+    ),
+    Operation(
+        method="POST",
+        path="/v1/workers/{name}/drain",
+        id="drainWorker",
+        tag="Service",
+        summary="Let a worker finish what it holds and leave",
+        params=(_WORKER,),
+        about="It takes no more jobs. `GET /v1/workers` shows it until it has left.",
+        answers={202: Answer(about="The worker, `draining`.", types=(jobs.Worker,))},
+        errors=(*BROKER, "forbidden", "not_found"),
     ),
     Operation(
         method="GET",

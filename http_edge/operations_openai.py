@@ -25,7 +25,7 @@ from http_edge.openapi_types import (
     Operation,
     Param,
 )
-from http_edge.operations_jobs import AFTER, FILE_ANSWERS, ORDER, RANGES
+from http_edge.operations_jobs import AFTER, FILE_ANSWERS, FOLLOW, FOLLOWED, ORDER, RANGES
 
 _VIDEO = Param(name="id", place="path", required=True, about="The video's id.")
 _INDEX = Param(name="index", type=Annotated[int, Meta(ge=0, le=1000)], about="The output's number, from 0.")
@@ -162,6 +162,17 @@ VIDEOS = (
         params=(_VIDEO,),
         answers={200: Answer(about="It is gone.", types=(openai.VideoDeleted,))},
         errors=(*LOOKUP, "still_stopping"),
+    ),
+    Operation(
+        method="GET",
+        path="/v1/videos/{id}/events",
+        id="followVideo",
+        tag="Videos",
+        summary="A video's changes as server-sent events",
+        about="Events are named `video.queued`, `video.in_progress`, `video.completed` and `video.failed`; their data is the `Video`.",
+        params=(_VIDEO, *FOLLOW),
+        answers=FOLLOWED,
+        errors=LOOKUP,
     ),
     Operation(
         method="GET",

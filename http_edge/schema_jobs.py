@@ -275,6 +275,8 @@ class Worker(Struct, kw_only=True):
     succeeded: int
     failed: int
     cancelled: int
+    benched_s: Annotated[float, Meta(description="Seconds it still gets no job because several failed there; else 0.")]
+    failed_in_a_row: Annotated[int, Meta(description="Jobs that failed there, and only there, since one succeeded.")]
 
 
 class QueueNumbers(Struct, kw_only=True):

@@ -45,6 +45,7 @@ class ServiceApi:
             route("/livez", GET=self.liveness),
             route("/liveness", GET=self.liveness),
             route("/v1/workers", GET=self.workers),
+            route("/v1/workers/{name}/drain", POST=self.drain),
             route("/metrics", GET=self.metrics),
             route("/", GET=self.index),
         ]
@@ -77,6 +78,10 @@ class ServiceApi:
                 "epoch": pool.epoch,
             }
         )
+
+    async def drain(self, request: Request) -> Response:
+        """202 and the worker, which takes no more jobs and leaves when it holds none."""
+        return json_response(worker_json(await self._calls.drain_worker(request.path_params["name"])), status=202)
 
     async def _own(self, workers: tuple[WorkerView, ...]) -> list[WorkerView]:
         """Workers without the jobs of other tenants."""

@@ -134,7 +134,7 @@ def build_spec(wanted: Wanted, card: ModelCard, *, seed: int, echo: dict[str, Sc
     Raises `EdgeError`. `seed` is used when the request brings none.
     """
     output = _output_of(wanted, card)
-    _check_image(wanted, card)
+    _check_image(wanted, card, output)
     defaults, limits = card.defaults, card.limits
     width, height = _size(wanted, card)
     _check_side(wanted, "width", width, limits)
@@ -193,9 +193,10 @@ def _output_of(wanted: Wanted, card: ModelCard) -> MediaKind:
     )
 
 
-def _check_image(wanted: Wanted, card: ModelCard) -> None:
-    if wanted.image and not card.takes_image:
-        raise invalid(wanted.label("image"), wanted.image, f"is refused: model {shown(card.name)} takes no image")
+def _check_image(wanted: Wanted, card: ModelCard, output: MediaKind) -> None:
+    if wanted.image and not card.draws_from_image(output):
+        rule = f"is refused: model {shown(card.name)} takes no image"
+        raise invalid(wanted.label("image"), wanted.image, f"{rule} for an image" if card.takes_image else rule)
     if card.needs_image and not wanted.image:
         label = wanted.label("image")
         raise EdgeError("missing_field", f"{label}: model {shown(card.name)} needs an image", param=label)

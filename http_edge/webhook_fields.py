@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from broker.wire.messages import HookEvent, HookView
 from http_edge.errors import EdgeError, invalid
-from http_edge.fetch import parse_url
+from http_edge.fetch import named_url, parse_url
 from http_edge.fields import Reader
 from http_edge.hub import Job
 
@@ -43,7 +43,7 @@ def read_webhook(values: Mapping[str, Any], *, lenient: bool = False, place: str
         return None
     url = str(parse_url("webhook", text))
     if len(url) > MAX_URL_CHARS or not url.isascii() or not url.isprintable() or " " in url:
-        raise invalid("webhook", text, f"is no URL of at most {MAX_URL_CHARS} characters", place=place)
+        raise invalid("webhook", named_url(text), f"is no URL of at most {MAX_URL_CHARS} characters", place=place)
     return Webhook(url=url, events=events)
 
 

@@ -2,7 +2,10 @@
 
 import sys
 
-from workers import cli
+from broker.wire import stopping
 
-if __name__ == "__main__":
-    sys.exit(cli.main(sys.argv[1:]))
+stopping.obey(sys.argv[1:])
+
+from workers.cli import main  # noqa: E402  SIGTERM may come while this imports
+
+stopping.leave(main(sys.argv[1:]))

@@ -7,8 +7,9 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from broker.wire.options import SettingsError, check_endpoint, load, make_private_dir, read_config
-from workers import gpus, logs
+from broker.wire import stopping
+from broker.wire.options import SettingsError, check_endpoint, load, make_socket_dir, read_config
+from workers import drain, gpus, logs
 from workers.exits import EXIT_SETTINGS
 from workers.link import AgentConfig
 from workers.settings import WorkerSettings, agent_configs, model_cards, usable_cores
@@ -18,17 +19,21 @@ _DESCRIPTION = """\
 Run one worker for each GPU: an agent, which talks to the broker, and its engine, which holds the model and draws. A worker that
 dies is started again, at once and then with growing pauses; SIGTERM or SIGINT hands all jobs back to the broker and
 ends within four seconds. Workers may start before the broker, and outlive its restarts.
+`python -m workers drain NAME` lets a worker finish its job and leave.
 Exit codes: 0 stopped or drained; 2 an option is wrong; 3 the broker refused all workers; 4 no worker can load its model.
 """
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
     """Run the workers until told to stop; returns the exit code (`workers.exits`)."""
+    if argv[:1] == ["drain"]:
+        return drain.main(argv[1:], environ)
     try:
         configs = _configure(argv, environ)
     except SettingsError as error:
         print(f"workers: {error}", file=sys.stderr)
         return EXIT_SETTINGS
+    stopping.check()
     supervisor = Supervisor(configs)
     code = supervisor.run()
     if supervisor.fault:
@@ -42,9 +47,7 @@ def _configure(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[AgentCo
     check_endpoint("back", settings.back_endpoint)
     devices = gpus.resolve(settings.gpus, gpus.visible_gpus(environ, gpus.count_gpus()))
     cards = model_cards(settings, _model_tables(argv, environ))
-    if not settings.back:
-        # Whoever owns this directory can give us orders.
-        make_private_dir(settings.run_path)
+    make_socket_dir("back", settings.back, settings.back_endpoint)
     return agent_configs(settings, devices, cards, usable_cores())
 
 

@@ -20,6 +20,8 @@ class AgentConfig(Struct, frozen=True, kw_only=True, tag="config"):
     name: str
     #: The broker's endpoint for workers.
     endpoint: str
+    #: File of the key that a tcp endpoint needs; "": it is ipc.
+    key_file: str = ""
     #: Absolute directory of all artefacts.
     artefacts: str
     device: Literal["cuda", "cpu"]

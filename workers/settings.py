@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
+from broker.wire.curve import peer_key_path, read_peer_key, worker_prefix
 from broker.wire.jobspec import ModelCard
 from broker.wire.options import CommonSettings, SettingsError
 from workers import catalogue
@@ -46,7 +47,7 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
     name_prefix: Annotated[
         str,
         Meta(
-            description="put before each worker's name (gpu-0, cpu-0), to tell hosts apart",
+            description="put before each worker's name (gpu-0, cpu-0), to tell hosts apart; over tcp the name of the key comes before it",
             pattern=r"^[A-Za-z0-9_.-]{0,64}$",
         ),
     ] = ""
@@ -92,6 +93,15 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
             le=3600,
         ),
     ] = 2.0
+    stop_grace_s: Annotated[
+        float,
+        Meta(
+            description="when told to stop: how long running jobs may go on before they are handed back; 0: at once, "
+            "which is what honcho needs; a second signal ends the grace",
+            ge=0,
+            le=1e6,
+        ),
+    ] = 0.0
     detached_s: Annotated[
         float,
         Meta(description="without a word from the broker for this long, the running job is given up", gt=0, le=1e6),
@@ -134,13 +144,19 @@ def model_cards(settings: WorkerSettings, tables: Mapping[str, Any]) -> tuple[Mo
 def agent_configs(
     settings: WorkerSettings, devices: tuple[Device, ...], cards: tuple[ModelCard, ...], cores: int
 ) -> tuple[AgentConfig, ...]:
-    """One configuration a device. `cores` are shared out among the CPU workers."""
+    """One configuration a device. `cores` are shared out among the CPU workers.
+
+    Over tcp, names begin with that of the key. Raises `SettingsError` when there is none.
+    """
     cpu_workers = sum(1 for device in devices if device.kind == "cpu")
     share = max(1, cores // cpu_workers) if cpu_workers else 0
+    key_file = peer_key_path(settings, "worker", "back", settings.back_endpoint)
+    prefix = worker_prefix(read_peer_key(key_file, "worker").name) if key_file else ""
     return tuple(
         AgentConfig(
-            name=settings.name_prefix + device.name,
+            name=prefix + settings.name_prefix + device.name,
             endpoint=settings.back_endpoint,
+            key_file=str(key_file or ""),
             artefacts=str(settings.artefacts_path),
             device=device.kind,
             visible=device.visible,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import selectors
 import signal
 import socket
@@ -236,11 +237,13 @@ class Supervisor:
             self._stop(EXIT_NO_MODEL, self.fault)
 
     def _stop(self, code: int, reason: str) -> None:
-        if self._code is not None:
-            return
-        logger.info("stopping", extra={"action": "stopping", "detail": reason})
-        self._code = code
-        self._kill_at = self._clock() + STOP_S
+        """End all agents, each within its grace; asked again, at once."""
+        again = self._code is not None
+        grace_s = 0.0 if again else max((agent.config.policy.stop_grace_s for agent in self.agents), default=0.0)
+        if not again:
+            logger.info("stopping", extra={"action": "stopping", "detail": reason})
+            self._code = code
+        self._kill_at = min(self._kill_at or math.inf, self._clock() + grace_s + STOP_S)
         for agent in self.agents:
             agent.terminate()
 

@@ -1,11 +1,11 @@
 """What happens because time has passed.
 
-Back-offs end, deadlines expire, silent workers are suspected and then lost, the rejoin window closes.
+Back-offs and benches end, deadlines expire, silent workers are suspected and then lost, the rejoin window closes.
 """
 
 from __future__ import annotations
 
-from broker.core import reports
+from broker.core import benching, reports
 from broker.core.jobs import Cause
 from broker.core.pool import Worker
 from broker.core.state import State
@@ -24,6 +24,8 @@ def run_due(state: State, now: float) -> None:
             _expire(state, name, now)
         elif kind == "worker":
             _watch_worker(state, name, now)
+        elif kind == "bench":
+            benching.end(state, name)
         else:
             _close_rejoin(state, now)
 
@@ -49,6 +51,7 @@ def _watch_worker(state: State, name: str, now: float) -> None:
     key = ("worker", name)
     if worker.lost:
         if silent_s >= policy.lost_after_s + policy.forget_worker_s:
+            state.deadlines.clear(("bench", name))
             state.pool.remove(worker)
             return
         state.deadlines.set(key, worker.last_heard_at + policy.lost_after_s + policy.forget_worker_s)
@@ -70,6 +73,7 @@ def _lose_worker(state: State, worker: Worker, now: float) -> None:
         reports.lose(
             state, state.jobs[job_id], now, f"worker {worker.name} silent for {now - worker.last_heard_at:.1f} s"
         )
+    benching.reconsider(state)
 
 
 def heard(worker: Worker, now: float) -> None:

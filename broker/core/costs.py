@@ -18,6 +18,8 @@ class Costs:
 
     def __init__(self) -> None:
         self._rates: dict[str, float] = {}
+        #: By model: how far predictions were off lately, as a share of what the job took; an exponential mean too.
+        self.errors: dict[str, float] = {}
 
     def learn(self, model: str, units: float, run_s: float) -> None:
         """A job of this model and size took this long."""
@@ -25,7 +27,14 @@ class Costs:
             return
         rate = run_s / units
         old = self._rates.get(model)
-        self._rates[model] = rate if old is None else old + ALPHA * (rate - old)
+        if old is None:
+            self._rates[model] = rate
+            return
+        self._rates[model] = old + ALPHA * (rate - old)
+        error = abs(old - rate) / rate
+        self.errors[model] = (
+            error if model not in self.errors else self.errors[model] + ALPHA * (error - self.errors[model])
+        )
 
     def knows(self, model: str) -> bool:
         return model in self._rates

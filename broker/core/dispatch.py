@@ -77,6 +77,7 @@ def _affine(state: State, job: Job, worker: Worker) -> Job:
 
 def _grant(state: State, job: Job, worker: Worker, now: float) -> None:
     state.queue.serve(job.id)
+    state.unpark(job)
     job.fence = state.next_fence()
     job.worker = worker.name
     worker.grant(job.id, job.fence)
@@ -96,4 +97,4 @@ def send_run(state: State, job: Job, worker: Worker, now: float) -> None:
         profile="offload" if job.profile == "offload" else "normal",
         predicted_s=job.cost if state.costs.knows(job.model) else 0.0,
     )
-    state.send(worker.peer, run, job.body)
+    state.send(worker.peer, run, state.body(job))

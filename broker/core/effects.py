@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from msgspec import Struct
 
 from broker.core.hooks import Hook
@@ -45,8 +47,16 @@ class Hooked(Struct, frozen=True, gc=False):
     hook: Hook
 
 
+class WorkerNoted(Struct, frozen=True, gc=False):
+    """Something about a worker that its operator should read: a log line and a metric."""
+
+    worker: str
+    action: Literal["benched", "back_from_bench", "drain_asked"]
+    text: str
+
+
 class PeerGone(Struct, frozen=True):
     """Given to `receive` by the shell: this address cannot be reached any more."""
 
 
-Effect = Send | Moved | Forgot | Hooked
+Effect = Send | Moved | Forgot | Hooked | WorkerNoted

@@ -13,7 +13,7 @@ class BrokenInvariant(AssertionError):
 def check(state: State) -> None:
     """Raise `BrokenInvariant` with every rule that does not hold."""
     broken = [*_jobs(state), *_queue(state), *_workers(state), *_counts(state), *_tenants(state), *_timers(state)]
-    broken += _hooks(state)
+    broken += [*_hooks(state), *_bodies(state)]
     if broken:
         raise BrokenInvariant("; ".join(broken))
 
@@ -112,6 +112,13 @@ def _timers(state: State) -> list[str]:
     if state.orphans and not state.deadlines.has(("rejoin", "")):
         broken.append("orphans, and the rejoin window has no end")
     return broken
+
+
+def _bodies(state: State) -> list[str]:
+    kept = [job for job in state.jobs.values() if not job.final and not job.parked]
+    counted, actual = (state.bodies.count, state.bodies.bytes), (len(kept), sum(len(job.body) for job in kept))
+    broken = [] if counted == actual else [f"{counted} specs and bytes counted, {actual} there"]
+    return broken + [f"{job.id} is parked with a body" for job in state.jobs.values() if job.parked and job.body]
 
 
 def _hooks(state: State) -> list[str]:

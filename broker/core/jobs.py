@@ -111,7 +111,7 @@ class Job(Struct, kw_only=True):
 
     id: str
     model: str
-    #: The job spec's bytes, opaque here.
+    #: The job spec's bytes, opaque here; read with `State.body`.
     body: bytes
     tenant: str = "default"
     priority: int = 5
@@ -157,6 +157,8 @@ class Job(Struct, kw_only=True):
     story: list[Move] = field(default_factory=list)
 
     # Not journaled: forgotten in a restart, rebuilt from what workers say.
+    #: `body` is empty because only the journal has it: see `bodies`.
+    parked: bool = False
     phase: Phase = ""
     step: int = 0
     total: int = 0

@@ -138,6 +138,8 @@ class Core:
                 requests.watch(state, peer, message, now)
             case m.GetPool():
                 requests.get_pool(state, peer, message, now)
+            case m.DrainWorker():
+                requests.drain_worker(state, peer, message, now)
             case m.ForgetJobs():
                 requests.forget_jobs(state, peer, message, now)
             case m.ClaimHooks():

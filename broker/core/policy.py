@@ -24,6 +24,12 @@ class Policy(Struct, frozen=True, kw_only=True):
     max_losses: int = 10
     #: Assumed time to load a model until one has been seen to load.
     reload_s: float = 15.0
+    #: Different jobs that may fail on a worker in a row before it is benched (0: never), and for how long at first.
+    bench_after: int = 3
+    bench_s: float = 60.0
+    #: Live jobs whose specs stay in memory, in number and bytes; those of later jobs are read from the journal when they start.
+    live_bodies: int = 10_000
+    live_body_bytes: int = 64 * 1024 * 1024
     #: Final jobs kept in memory (more are read back from the journal), in number and in bytes of their specs.
     recent_finals: int = 512
     recent_final_bytes: int = 16 * 1024 * 1024

@@ -33,7 +33,13 @@ class Worker:
         self._unseen: list[int] = []
         self.suspect = False
         self.lost = False
+        #: It says that it drains; it has been asked to.
         self.draining = False
+        self.drain_asked = False
+        #: Jobs that failed here since one succeeded and nowhere else, oldest first; benched until then, and how often by now.
+        self.blamed: dict[str, None] = {}
+        self.benched_until = 0.0
+        self.benchings = 0
         self.engine: EngineState = "starting"
         self.model = ""
         self.stats = Heartbeat(seen=0, free=0)
@@ -43,20 +49,33 @@ class Worker:
         self.cancelled = 0
 
     @property
+    def benched(self) -> bool:
+        """Whether it sits out after too many failures."""
+        return self.benched_until > 0
+
+    @property
+    def _shut(self) -> bool:
+        return self.lost or self.suspect or self.draining or self.drain_asked or self.benched
+
+    @property
     def in_service(self) -> bool:
         """Whether it runs jobs or soon will."""
-        return not (self.lost or self.suspect or self.draining or self.engine in ("restarting", "stopped"))
+        return not (self._shut or self.engine in ("restarting", "stopped"))
 
     @property
     def room(self) -> int:
         """How many jobs it may be given now."""
-        if self.suspect or self.lost or self.draining:
+        if self._shut:
             return 0
         return max(0, self.free - len(self._unseen))
 
     def grant(self, job_id: str, fence: int) -> None:
         self.held[job_id] = fence
         self._unseen.append(fence)
+
+    def inherit(self, old: Worker) -> None:
+        """Hold what the worker of this name held until now."""
+        self.held, self._unseen = dict(old.held), [*old._unseen]
 
     def said(self, seen: int, free: int) -> None:
         """It has received every fence up to `seen`, and had `free` room then."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from zlib import crc32
 
-from broker.core import retry
+from broker.core import benching, retry
 from broker.core.dispatch import send_run
 from broker.core.jobs import Cause, Job, JobState
 from broker.core.pool import Worker
@@ -26,6 +26,10 @@ RESEND_HEARTBEATS = 2.0
 def hello(state: State, peer: bytes, message: m.Hello, body: bytes, now: float) -> None:
     """Register a worker, or take it back; settle what it holds. Raises `DecodeError` before anything changes."""
     info: m.WorkerInfo = codec.worker_info(body)
+    speaker = state.pool.at(peer)
+    if speaker is not None and speaker.name != message.name:
+        state.send(peer, m.Bye(reason=f"this connection is that of worker {speaker.name!r}"))
+        return
     old = state.pool.get(message.name)
     worker = Worker(message.name, message.boot, peer, info, now)
     if old is not None:
@@ -37,10 +41,14 @@ def hello(state: State, peer: bytes, message: m.Hello, body: bytes, now: float) 
         peer, m.Welcome(epoch=state.epoch, heartbeat_s=state.policy.heartbeat_s, lost_s=state.policy.lost_after_s)
     )
     settle(state, worker, message.held, now)
-    # What was granted at the old address and is not held now will never be: the grant went down with the connection.
+    # What was granted at the old address and is not held now will never be: the grant went down with the connection. One that this
+    # `Hello` has crossed on a connection that still stands is on its way.
     held = {item.job_id for item in message.held}
     reborn = old is not None and old.boot != message.boot
+    stands = old is not None and old.peer == peer and not reborn
     for job in [state.jobs[job_id] for job_id in [*worker.held] if job_id not in held]:
+        if stands and job.fence > message.seen:
+            continue
         if reborn:  # the process that had it is dead
             lose(state, job, now, f"worker {worker.name} started anew")
         else:
@@ -56,9 +64,14 @@ def hello(state: State, peer: bytes, message: m.Hello, body: bytes, now: float) 
 def _replace(state: State, old: Worker, worker: Worker) -> None:
     """`worker` is `old` at a new address, or another process of that name: the newcomer wins."""
     state.pool.remove(old)
-    worker.held = dict(old.held)
+    worker.inherit(old)
     worker.succeeded, worker.failed, worker.cancelled = old.succeeded, old.failed, old.cancelled
     worker.engine, worker.model, worker.stats = old.engine, old.model, old.stats
+    if old.boot == worker.boot:  # a new process is given a new chance
+        worker.drain_asked, worker.blamed, worker.benchings = old.drain_asked, old.blamed, old.benchings
+        worker.benched_until = old.benched_until
+    else:
+        state.deadlines.clear(("bench", worker.name))
     if old.boot != worker.boot and old.peer != worker.peer and not old.lost:
         state.send(old.peer, m.Bye(reason=f"another process took the name {worker.name!r}"))
 
@@ -67,7 +80,8 @@ def settle(state: State, worker: Worker, held: Iterable[m.Held], now: float) -> 
     """Compare what a worker says it holds with what it should, one by one."""
     for item in held:
         job = state.find(item.job_id)
-        if job is None or job.final or item.fence < job.fence:
+        # A fence of a later epoch was granted on another journal (this one is a restored backup): it would outbid all of ours.
+        if job is None or job.final or item.fence < job.fence or item.fence >> 32 > state.epoch:
             if item.phase != "finished":  # a finished one is settled by its result, which is being resent
                 state.send(worker.peer, m.Cancel(job_id=item.job_id, fence=item.fence))
             continue
@@ -86,6 +100,7 @@ def _adopt(state: State, worker: Worker, job: Job, fence: int, now: float) -> No
     if not expected:
         state.unhold(job, now)
     job.fence = fence
+    state.skip_fences(fence)
     state.hold(job, worker)
     job.begin_attempt(now)
     state.move(job, Cause.STARTED if expected else Cause.ADOPTED, now)
@@ -101,6 +116,8 @@ def heartbeat(state: State, worker: Worker, message: m.Heartbeat, now: float) ->
     for job_id in [job_id for job_id in worker.held if job_id not in held]:
         _settle_absent(state, worker, state.jobs[job_id], message.seen, now)
     state.send(worker.peer, m.HeartbeatAck(epoch=state.epoch))
+    if worker.drain_asked and not worker.draining:
+        state.send(worker.peer, m.Drain())
 
 
 def _settle_absent(state: State, worker: Worker, job: Job, seen: int, now: float) -> None:
@@ -121,10 +138,13 @@ def started(state: State, worker: Worker, message: m.Started, now: float) -> Non
 
 
 def refused(state: State, worker: Worker, message: m.Refused, now: float) -> None:
-    """The attempt was not taken: back to the front, as if it had not been granted."""
+    """The attempt was not taken: back to the front, as if it had not been granted. One that was, and is handed back, is a loss."""
     job = state.jobs.get(message.job_id)
     worker.said(message.fence, message.free)
     if job is None or not job.held or job.fence != message.fence or job.worker != worker.name:
+        return
+    if job.state is JobState.RUNNING:
+        lose(state, job, now, message.reason)
         return
     state.give_back(job, Cause.REFUSED, now, message.reason)
 
@@ -147,6 +167,7 @@ def finished(state: State, worker: Worker, message: m.Finished, body: bytes, now
     state.reloads.learn(job.model, 1.0, result.stage_durations.get("load", 0.0))
     state.move(job, Cause.FINISHED, now)
     worker.succeeded += 1
+    benching.succeeded(worker)
     _acknowledge(state, worker, message, accepted=True)
 
 
@@ -160,6 +181,7 @@ def failed(state: State, worker: Worker, message: m.Failed, now: float) -> None:
     if job.stop:
         state.end_stopped(job, now, f"{message.kind} while stopping")
         return
+    benching.failed(state, worker, job, message.kind, now)
     if message.kind in ("engine_crashed", "hung", "out_of_memory"):
         job.crashes += 1
     else:
@@ -189,7 +211,10 @@ def cancelled(state: State, worker: Worker, message: m.Cancelled, now: float) ->
     _acknowledge(state, worker, message, accepted=True)
     if job.stop:
         state.end_stopped(job, now)
-    elif job.held:
+        return
+    state.unhold(job, now)
+    state.close_attempt(job)  # a heartbeat that crosses the acknowledgement still names it
+    if job.held:
         state.give_back(job, Cause.RETURNED, now, "stopped by the worker, unasked")
 
 
@@ -226,7 +251,9 @@ def goodbye(state: State, worker: Worker, message: m.Goodbye, now: float) -> Non
     for job_id in list(worker.held):
         lose(state, state.jobs[job_id], now, f"worker {worker.name} left: {message.reason}")
     state.deadlines.clear(("worker", worker.name))
+    state.deadlines.clear(("bench", worker.name))
     state.pool.remove(worker)
+    benching.reconsider(state)
 
 
 def lose(state: State, job: Job, now: float, note: str) -> None:

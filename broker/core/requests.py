@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from math import isfinite
 
-from broker.core import views
+from broker.core import benching, views
 from broker.core.dispatch import would_start
+from broker.core.effects import WorkerNoted
 from broker.core.jobs import Cause, Job, JobState
 from broker.core.queue import Lane
 from broker.core.state import State
@@ -60,7 +61,7 @@ def _new_job(message: m.Submit, body: bytes, now: float) -> Job:
 
 
 def _answer_repeat(state: State, peer: bytes, message: m.Submit, body: bytes, job: Job, now: float) -> None:
-    known = (job.body, job.model, job.origin, job.alias, job.tenant, job.webhook, job.webhook_events)
+    known = (state.body(job), job.model, job.origin, job.alias, job.tenant, job.webhook, job.webhook_events)
     said = (message.model, message.origin, message.alias, message.tenant, message.webhook, message.webhook_events)
     if known != (body, *said):
         text = f"another job bears the id {message.job_id!r}"
@@ -164,7 +165,7 @@ def list_jobs(state: State, peer: bytes, message: m.ListJobs, now: float) -> Non
         if page and size > MAX_PAGE_BYTES:
             more = True
             break
-        page.append(views.job_view(state, state.jobs.get(job.id, job), now, full=True))
+        page.append(views.job_view(state, state.jobs.get(job.id, job), now, full=True, body=job.body))
     state.send(peer, m.Jobs(req=message.req, more=more), codec.encode_body(page))
 
 
@@ -193,6 +194,22 @@ def forget_jobs(state: State, peer: bytes, message: m.ForgetJobs, now: float) ->
         state.forget(job)
         forgotten.append(job_id)
     state.send(peer, m.Forgotten(req=message.req, job_ids=tuple(forgotten)))
+
+
+def drain_worker(state: State, peer: bytes, message: m.DrainWorker, now: float) -> None:
+    """Give a worker no more work and tell it to leave when it holds none; repeated with its heartbeats until it says that it drains."""
+    worker = state.pool.get(message.name)
+    if worker is None or worker.lost:
+        state.send(peer, m.WorkerReply(req=message.req, found=False))
+        return
+    if not worker.drain_asked:
+        worker.drain_asked = True
+        state.pool.refresh(worker)
+        state.effects.append(WorkerNoted(worker.name, "drain_asked", f"it holds {len(worker.held)} jobs"))
+        state.send(worker.peer, m.Drain())
+        benching.reconsider(state)
+    view = codec.encode_body(views.worker_view(worker, state.jobs, now))
+    state.send(peer, m.WorkerReply(req=message.req, found=True), view)
 
 
 def get_pool(state: State, peer: bytes, message: m.GetPool, now: float) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Protocol
 
+from broker.core.bodies import Bodies
 from broker.core.costs import Costs
 from broker.core.deadlines import Deadlines
 from broker.core.effects import Effect, Forgot, Hooked, Moved, Send
@@ -30,6 +31,9 @@ class Archive(Protocol):
     def find_alias(self, origin: str, alias: str, tenant: str) -> Job | None:
         """The newest job of this name, of this tenant ("": of any)."""
 
+    def body(self, job_id: str) -> bytes:
+        """The spec of a job that is there."""
+
     def page(self, query: m.ListJobs) -> tuple[list[Job], bool]:
         """Jobs that match, in order, and whether more follow."""
 
@@ -49,6 +53,7 @@ class State:
         self.jobs: dict[str, Job] = {}
         self.queue = Queue()
         self.tenants = Tenants()
+        self.bodies = Bodies()
         self.pool = Pool()
         self.deadlines = Deadlines()
         self.costs = Costs()
@@ -85,6 +90,16 @@ class State:
         """The job, live or final, wherever it is."""
         return self.jobs.get(job_id) or self.archive.find(job_id)
 
+    def body(self, job: Job) -> bytes:
+        """The job's spec, from memory or from disk."""
+        return self.archive.body(job.id) if job.parked else job.body
+
+    def unpark(self, job: Job) -> None:
+        """The job is about to start, and may have to be sent again: its spec comes to memory."""
+        if job.parked:
+            job.body, job.parked = self.archive.body(job.id), False
+            self.bodies.keep(job)
+
     def next_fence(self) -> int:
         """A token never given before: see `jobs`."""
         self._fences += 1
@@ -102,6 +117,8 @@ class State:
     def adopt_record(self, job: Job) -> None:
         """Take a job into memory: a new one, or one read back at start."""
         self.jobs[job.id] = job
+        if not job.parked:
+            self.bodies.accepted(job)
         self.counts[job.state] += 1
         self.tenants.adopt(job)
 
@@ -226,6 +243,8 @@ class State:
 
     def _finish(self, job: Job) -> None:
         self.unhold(job, job.finished_at)
+        if not job.parked:
+            self.bodies.drop(job)
         job.phase, job.step, job.total = "", 0, 0
         self.deadlines.clear(("deadline", job.id))
         self._finals[job.id] = len(job.body)
@@ -240,7 +259,8 @@ class State:
             self.gone.append(job.id)
 
     def forget_finals(self) -> None:
-        """Drop the oldest final jobs from memory; they must be on disk by now."""
+        """Drop the oldest final jobs from memory, and specs that are too much; all must be on disk by now."""
+        self.bodies.committed(self.policy)
         limit, limit_bytes = self.policy.recent_finals, self.policy.recent_final_bytes
         while self._finals and (len(self._finals) > limit or self._final_bytes > limit_bytes):
             job_id, size = self._finals.popitem(last=False)

@@ -9,8 +9,10 @@ from broker.core.state import State
 from broker.wire import messages as m
 
 
-def job_view(state: State, job: Job, now: float, *, full: bool = False) -> m.JobView:
-    """A job for an edge; `full` adds story and spec bytes."""
+def job_view(state: State, job: Job, now: float, *, full: bool = False, body: bytes | None = None) -> m.JobView:
+    """A job for an edge; `full` adds story and spec bytes: `body`, where the caller has it."""
+    if body is None:
+        body = state.body(job) if full else b""
     position, eta = _outlook(state, job, now)
     return m.JobView(
         id=job.id,
@@ -42,7 +44,7 @@ def job_view(state: State, job: Job, now: float, *, full: bool = False) -> m.Job
         failure=job.failure,
         result=job.result,
         story=tuple(job.story) if full else (),
-        body=job.body if full else b"",
+        body=body,
         webhook=job.webhook,
         webhook_events=job.webhook_events if full else (),
         hooks=tuple(map(hooks.view, state.archive.outbox.of_job(job.id))) if full and job.webhook else (),
@@ -134,6 +136,8 @@ def worker_view(worker: Worker, jobs: dict[str, Job], now: float) -> m.WorkerVie
         succeeded=worker.succeeded,
         failed=worker.failed,
         cancelled=worker.cancelled,
+        benched_s=max(0.0, worker.benched_until - now),
+        failed_in_a_row=len(worker.blamed),
     )
 
 
@@ -142,8 +146,10 @@ def _worker_state(worker: Worker) -> m.WorkerStateName:
         return "lost"
     if worker.suspect:
         return "suspect"
-    if worker.draining:
+    if worker.draining or worker.drain_asked:
         return "draining"
+    if worker.benched:
+        return "benched"
     if worker.held:
         return "busy"
     return "idle" if worker.room else "starting"
@@ -159,4 +165,5 @@ def pool_view(state: State, now: float) -> m.PoolView:
         backlog_s=state.queue.backlog_s,
         wait_s=wait_s(state, now),
         queue_limit=state.policy.queue_limit,
+        prediction_errors=dict(state.costs.errors),
     )

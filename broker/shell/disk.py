@@ -65,7 +65,10 @@ class Disk:
     def _keep_ballast(self) -> None:
         try:
             if self._ballast.exists():
-                return
+                if self._ballast.stat().st_size == self._reserve:
+                    return
+                # Its broker was killed before all of it was there, or had another reserve.
+                self._ballast.unlink()
             fd = os.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
             logger.warning("no reserve on the disk", extra={"action": "disk", "error": str(error)})

@@ -260,6 +260,16 @@ class Journal:
             return staged
         return self._read(" WHERE job.id = ?", (job_id,))
 
+    def body(self, job_id: str) -> bytes:
+        """The spec of a job that was committed."""
+        try:
+            row = self._connection.execute(rows.SELECT_BODY, (job_id,)).fetchone()
+        except sqlite3.Error as error:
+            raise JournalBroken(f"the journal {self.path} cannot be read: {error}") from error
+        if row is None:
+            raise JournalBroken(f"the journal {self.path} has lost the spec of job {job_id}")
+        return bytes(row[0])
+
     def find_alias(self, origin: str, alias: str, tenant: str = "") -> Job | None:
         """The newest job of this name, of this tenant ("": of any)."""
         if not alias:
@@ -290,15 +300,17 @@ class Journal:
         return [self._decode(row) for row in found], more
 
     def live(self) -> list[Job]:
-        """Every job that is not final, oldest first; for the start."""
+        """Every job that is not final, oldest first, its spec left on disk; for the start."""
         found: list[tuple[int, Job]] = []
         for state in JobState:
             if state in FINAL:
                 continue
             # The second term lets the partial index serve.
             where = " WHERE job.state = ? AND job.state <> 'succeeded'"
-            for row in self._connection.execute(rows.SELECT + where, (state.value,)):
-                found.append((row[12], self._decode(row)))
+            for row in self._connection.execute(rows.SELECT_PARKED + where, (state.value,)):
+                job = self._decode(row)
+                job.parked = True
+                found.append((row[12], job))
         found.sort(key=lambda item: item[0])
         self._numbers.update((job.id, n) for n, job in found)
         return [job for _, job in found]

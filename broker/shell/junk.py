@@ -1,4 +1,4 @@
-"""What arrives and is no message: counted by peer and by kind, said at most once a second, dropped."""
+"""What arrives and is no message: counted by peer and by kind, said at most once a second, dropped. Who sends too much of it is cut off."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ MAX_PEERS = 1024
 
 LOG_EVERY_S = 1.0
 
+#: So many in a row may be an accident (a peer of another version, a bug that is being noticed), and one a second for ever.
+BUDGET = 100
+_REFILL_PER_S = 1.0
+
 
 class Junk:
     """Counts of what was dropped."""
@@ -20,15 +24,28 @@ class Junk:
         #: "frames", "decode", "version": how it was wrong.
         self.by_kind: Counter[str] = Counter()
         self.by_peer: Counter[bytes] = Counter()
+        #: Peers cut off.
+        self.cut = 0
+        #: Peer -> (what is left of its budget, when that was so).
+        self._left: dict[bytes, tuple[float, float]] = {}
         self._quiet_until = 0.0
         self._unsaid = 0
 
-    def note(self, peer: bytes, kind: str, reason: str, now: float) -> None:
-        """One more from this peer."""
+    def note(self, peer: bytes, kind: str, reason: str, now: float) -> bool:
+        """One more from this peer; True when that is too much."""
         self.by_kind[kind] += 1
         if peer not in self.by_peer and len(self.by_peer) >= MAX_PEERS:
-            del self.by_peer[next(iter(self.by_peer))]
+            oldest = next(iter(self.by_peer))
+            del self.by_peer[oldest]
+            self._left.pop(oldest, None)
         self.by_peer[peer] += 1
+        self._say(peer, kind, reason, now)
+        left, at = self._left.get(peer, (BUDGET, now))
+        left = min(BUDGET, left + (now - at) * _REFILL_PER_S) - 1
+        self._left[peer] = (left, now)
+        return left <= 0
+
+    def _say(self, peer: bytes, kind: str, reason: str, now: float) -> None:
         if now < self._quiet_until:
             self._unsaid += 1
             return

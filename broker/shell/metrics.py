@@ -33,7 +33,11 @@ class Metrics:
         self.received: Counter[type] = Counter()
         self.sent: Counter[type] = Counter()
         self.unsent = 0
+        self.notes: Counter[str] = Counter()
         self.stalls = 0
+        #: Connections refused for their key, and cut because they sent without end.
+        self.refused_keys = 0
+        self.hoards = 0
         self._commit_buckets = [0] * (len(COMMIT_BOUNDS) + 1)
         self._commit_seconds = 0.0
         self._committed_rows = 0
@@ -69,6 +73,13 @@ class Metrics:
         for reason, count in self._junk.by_kind.items():
             junk.add_metric((reason,), count)
         yield junk
+        cut = CounterMetricFamily("zoetrope_cut_off", "Connections ended by the broker", labels=("reason",))
+        cut.add_metric(("junk",), self._junk.cut)
+        cut.add_metric(("hoard",), self.hoards)
+        yield cut
+        yield CounterMetricFamily(
+            "zoetrope_refused_keys", "tcp connections refused for their key", value=self.refused_keys
+        )
         yield CounterMetricFamily("zoetrope_unsent", "Messages whose peer could not be reached", value=self.unsent)
         yield CounterMetricFamily(
             "zoetrope_stalls", "Times the loop stood still for more than 0.5 s", value=self.stalls
@@ -89,6 +100,12 @@ class Metrics:
         for name, count in Counter(worker.state for worker in pool.workers).items():
             workers.add_metric((name,), count)
         yield workers
+        notes = CounterMetricFamily(
+            "zoetrope_worker_notes", "Workers benched, back, asked to drain", labels=("action",)
+        )
+        for action, count in self.notes.items():
+            notes.add_metric((action,), count)
+        yield notes
         yield GaugeMetricFamily("zoetrope_backlog_seconds", "Predicted GPU-seconds waiting", value=pool.backlog_s)
 
     def _commits(self) -> Metric:

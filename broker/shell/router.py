@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
-from broker.core.effects import Effect, Forgot, Hooked, Moved, PeerGone, Send
+from broker.core.effects import Effect, Forgot, Hooked, Moved, PeerGone, Send, WorkerNoted
 from broker.core.hooks import Hook
 from broker.core.machine import Core
 from broker.shell.disk import Disk
@@ -20,6 +20,7 @@ from broker.shell.metrics import Metrics
 from broker.shell.sockets import BACK, DECODERS, MAX_FRAMES, Listener, Wires
 from broker.wire import codec
 from broker.wire import messages as m
+from broker.wire.curve import worker_prefix
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,9 @@ _BACK_SHARE = 224
 
 #: How long expiry waits for the back to be read dry; a peer that floods it must not stop the clock.
 _PATIENCE_S = 2.0
+
+#: Peers that were cut off and may still have messages in the socket.
+_MAX_SHUT = 1024
 
 #: What a client refused for want of disk, or by a broker that is stopping, is told to wait.
 DISK_RETRY_S = 30.0
@@ -57,6 +61,8 @@ class Router:
         self._junk = junk
         self._seconds = seconds
         self._sends: list[Send] = []
+        #: Peers that were cut off, the oldest first: what they sent before that is not read any more.
+        self._shut: dict[bytes, None] = {}
         self._durable = False
         self._log_moves = True
         #: Since when something is due and the back has not been read dry.
@@ -103,24 +109,68 @@ class Router:
         """(messages taken, whether the socket was read dry)."""
         prefix = listener.prefix
         decode = DECODERS[prefix]
+        shut, keyed = self._shut, listener.keyed
         for taken in range(budget):
             frames = listener.receive()
             if frames is None:
                 return taken, True
             peer = prefix + frames[0]
+            if (shut and peer in shut) or (keyed and not self._admits(listener, peer, now)):
+                continue
             if len(frames) > MAX_FRAMES + 1:
-                self._junk.note(peer, "frames", f"more than {MAX_FRAMES} frames", now)
+                self._note_junk(listener, peer, "frames", f"more than {MAX_FRAMES} frames", now)
                 continue
             try:
                 decoded = decode(frames[1:])
                 if decoded is None:
                     continue
+                if keyed and type(decoded[0]) is m.Hello and not self._may_be(listener, peer, decoded[0].name, now):
+                    continue
                 self._receive(peer, decoded[0], decoded[1], now)
             except codec.VersionError as error:
-                self._other_version(peer, error, now)
+                self._other_version(listener, peer, error, now)
             except codec.DecodeError as error:
-                self._junk.note(peer, "decode", str(error), now)
+                self._note_junk(listener, peer, "decode", str(error), now)
         return budget, False
+
+    # ------------------------------------------------------------ who may speak
+
+    def _admits(self, listener: Listener, peer: bytes, now: float) -> bool:
+        """Whether the last message is of somebody who may still speak: a key was good at the handshake, and may have been removed."""
+        name = listener.sender()
+        if not name:
+            return listener.local
+        peers = self._wires.peers
+        if peers is None or not peers.admits(name):
+            self._cut_off(listener, peer, f"the key {name} is not on the list any more", now)
+            return False
+        self._wires.delivered(listener)
+        return True
+
+    def _may_be(self, listener: Listener, peer: bytes, worker: str, now: float) -> bool:
+        """Whether a worker may bear this name: over tcp it begins with its key's, so that no machine can act as another's worker."""
+        key = listener.sender()
+        if not key or worker.startswith(worker_prefix(key)):
+            return True
+        reason = f"the key {key} is not for a worker named {worker!r}: its name must begin with {worker_prefix(key)!r}"
+        self._sends.append(Send(peer, m.Bye(reason=reason[:256])))
+        self._note_junk(listener, peer, "name", reason, now)
+        return False
+
+    def _note_junk(self, listener: Listener, peer: bytes, kind: str, reason: str, now: float) -> None:
+        if self._junk.note(peer, kind, reason, now):
+            self._cut_off(listener, peer, "it sends too much that is no message", now)
+
+    def _cut_off(self, listener: Listener, peer: bytes, reason: str, now: float) -> None:
+        """End the connection of whoever sent the last message, and read nothing more of it."""
+        self._junk.cut += 1
+        if len(self._shut) >= _MAX_SHUT:
+            del self._shut[next(iter(self._shut))]
+        self._shut[peer] = None
+        extra = {"action": "cut_off", "peer": peer.hex(), "key": listener.sender(), "reason": reason}
+        logger.warning("peer cut off", extra=extra)
+        listener.cut()
+        self._take(self._core.receive(peer, PeerGone(), b"", now))
 
     def _receive(self, peer: bytes, message: m.Message, body: bytes, now: float) -> None:
         self._metrics.received[type(message)] += 1
@@ -143,9 +193,9 @@ class Router:
         text = "the disk is nearly full: what room is left is kept for the results of jobs already taken"
         return m.Rejected(req=message.req, code="queue_full", message=text, retry_after_s=DISK_RETRY_S)
 
-    def _other_version(self, peer: bytes, error: codec.VersionError, now: float) -> None:
+    def _other_version(self, listener: Listener, peer: bytes, error: codec.VersionError, now: float) -> None:
         """An agent can be told to leave; an edge of another version has no message that both would understand."""
-        self._junk.note(peer, "version", str(error), now)
+        self._note_junk(listener, peer, "version", str(error), now)
         if peer.startswith(BACK):
             self._sends.append(Send(peer, m.Bye(reason=str(error))))
 
@@ -163,6 +213,11 @@ class Router:
                 logger.info("job forgotten", extra={"action": "forgotten", "job_id": effect.job_id})
             elif type(effect) is Hooked:
                 self._hooked(effect.hook)
+            elif type(effect) is WorkerNoted:
+                self._metrics.notes[effect.action] += 1
+                logger.warning(
+                    "worker", extra={"action": effect.action, "worker_id": effect.worker, "detail": effect.text}
+                )
 
     def _hooked(self, hook: Hook) -> None:
         self._journal.outbox.stage(hook)

@@ -24,6 +24,10 @@ SELECT = (
     " job.tail, spec.head, spec.body, job.n FROM job JOIN spec ON spec.n = job.n"
 )
 
+#: The same without the bytes of the spec, and the spec alone.
+SELECT_PARKED = SELECT.replace("spec.body", "x''")
+SELECT_BODY = "SELECT spec.body FROM job JOIN spec ON spec.n = job.n WHERE job.id = ?"
+
 INSERT_JOB = (
     "INSERT INTO job (n, id, state, fence, worker, tenant, origin, alias, model, pinned, submitted_at, tail)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import signal
 from pathlib import Path
+from typing import Any
 
 from broker.core.machine import Core
 from broker.shell.clock import Clock
@@ -29,6 +30,8 @@ STALL_S = 0.5
 
 #: From the signal to the end: long enough for the refusals to leave (LINGER is 0), short enough for any supervisor.
 STOP_GRACE_S = 0.3
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 DISK_CHECK_S = 1.0
 METRICS_S = 5.0
@@ -63,6 +66,7 @@ class Server:
         self._wake: asyncio.TimerHandle | None = None
         self._wake_at = 0.0
         self._beat_timer: asyncio.TimerHandle | None = None
+        self._handlers: dict[signal.Signals, Any] = {}
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises `ShellError` when the broker cannot go on."""
@@ -70,9 +74,10 @@ class Server:
         self._done: asyncio.Future[None] = self._loop.create_future()
         for listener in (self._wires.back, self._wires.front):
             self._loop.add_reader(listener.fd, self._turn)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _STOP_SIGNALS:
+            self._handlers[number] = signal.getsignal(number)
             self._loop.add_signal_handler(number, self.stop)
-        front, back = self._wires.front.endpoint, self._wires.back.endpoint
+        front, back = (",".join(listener.endpoints) for listener in (self._wires.front, self._wires.back))
         logger.info("serving", extra={"action": "serving", "front": front, "back": back})
         self._alive_at = self._clock()
         self._beat()
@@ -99,11 +104,18 @@ class Server:
     def _forget_callbacks(self) -> None:
         for listener in (self._wires.back, self._wires.front):
             self._loop.remove_reader(listener.fd)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.remove_signal_handler(number)
+        self._give_signals_back()
         for handle in (self._again, self._wake, self._beat_timer):
             if handle is not None:
                 handle.cancel()
+
+    def _give_signals_back(self) -> None:
+        """Whoever had the signals before has them again. Blocked meanwhile: the loop itself leaves the system's default, a sudden end."""
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+        for number, handler in self._handlers.items():
+            self._loop.remove_signal_handler(number)
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     # ------------------------------------------------------------ turns of the loop
 
@@ -168,10 +180,18 @@ class Server:
         if now >= self._next_disk_check:
             self._next_disk_check = now + DISK_CHECK_S
             self._disk.check()
+            self._keep_watch()
         if self._metrics_file is not None and now >= self._next_metrics:
             self._next_metrics = now + METRICS_S
             self._write_metrics(self._metrics_file)
         self._journal.checkpoint()
+
+    def _keep_watch(self) -> None:
+        hoarding = self._wires.keep_watch()
+        if hoarding:
+            self._metrics.hoards += hoarding
+            logger.warning("connections cut: messages without end", extra={"action": "hoard", "connections": hoarding})
+        self._metrics.refused_keys = self._wires.refused
 
     def _write_metrics(self, path: Path) -> None:
         try:

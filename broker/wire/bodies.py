@@ -157,6 +157,9 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     succeeded: int = 0
     failed: int = 0
     cancelled: int = 0
+    #: Seconds it still gets no work because jobs failed there; jobs that failed there, and only there, since one succeeded.
+    benched_s: float = 0.0
+    failed_in_a_row: int = 0
 
 
 class PoolView(Struct, frozen=True, kw_only=True):
@@ -171,3 +174,5 @@ class PoolView(Struct, frozen=True, kw_only=True):
     wait_s: float = 0.0
     #: Jobs that may wait at once (`queued` and `delayed`); 0 when not known.
     queue_limit: int = 0
+    #: By model: how far predicted run times were off lately, as a share of what the jobs took.
+    prediction_errors: dict[str, float] = msgspec.field(default_factory=dict)

@@ -23,7 +23,7 @@ MAX_REPLY_BODY = 64 * 1024 * 1024
 #: Messages that come with a second frame; all others come without.
 _WITH_BODY = (m.Submit, m.Run, m.Hello, m.Finished, m.Accepted, m.Jobs, m.Pool, m.Event, m.Hooks)
 #: Messages that may come either way.
-_BODY_OPTIONAL = (m.JobReply, m.CancelReply)
+_BODY_OPTIONAL = (m.JobReply, m.CancelReply, m.WorkerReply)
 
 T = TypeVar("T")
 
@@ -123,4 +123,5 @@ result = BodyDecoder(Result)
 job_view = BodyDecoder(m.JobView)
 job_views = BodyDecoder(list[m.JobView])
 pool_view = BodyDecoder(m.PoolView)
+worker_view = BodyDecoder(m.WorkerView)
 hook_claims = BodyDecoder(list[m.HookClaim])

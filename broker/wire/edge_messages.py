@@ -13,6 +13,7 @@ from broker.wire.terms import (
     Id,
     JobStateName,
     Message,
+    Name,
     Seconds,
     Short,
     Tenant,
@@ -102,6 +103,13 @@ class GetPool(Message, frozen=True, kw_only=True, tag="get_pool"):
     """All workers and the queue's totals. Answered by `Pool`."""
 
     req: int
+
+
+class DrainWorker(Message, frozen=True, kw_only=True, tag="drain_worker"):
+    """Give this worker no more work; it ends when it holds none. Answered by `WorkerReply`."""
+
+    req: int
+    name: Name
 
 
 class ForgetJobs(Message, frozen=True, kw_only=True, tag="forget_jobs"):
@@ -197,6 +205,13 @@ class Pool(Message, frozen=True, kw_only=True, tag="pool"):
     """Answer to `GetPool` (body: `PoolView`)."""
 
     req: int
+
+
+class WorkerReply(Message, frozen=True, kw_only=True, tag="worker"):
+    """The worker that was named (body: its `WorkerView`), or `found` false."""
+
+    req: int
+    found: bool
 
 
 class Event(Message, frozen=True, kw_only=True, tag="event"):

@@ -120,10 +120,16 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     token_frames: int = 4
     #: Whether a video model also makes images: clips of one frame, written as pictures.
     also_image: bool = False
+    #: Whether those pictures may be drawn from an image, too.
+    also_edits: bool = False
 
     def makes(self, output: str) -> bool:
         """Whether a job of this model may ask for `output`."""
         return output == self.output or (output == "image" and self.also_image)
+
+    def draws_from_image(self, output: str) -> bool:
+        """Whether such a job may bring an image. A video model keeps it as the first frame: a picture of it would be the same picture."""
+        return self.takes_image and (output == self.output or self.also_edits)
 
 
 def preview_name(number: int) -> str:
@@ -187,7 +193,10 @@ def encode_spec(spec: JobSpec) -> bytes:
 
 def decode_spec(body: bytes) -> JobSpec:
     """The spec in a body. Raises `ValueError` (msgspec's errors and bad UTF-8 are all ValueErrors) when it is not one."""
-    return _spec_decoder.decode(body)
+    try:
+        return _spec_decoder.decode(body)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def trace_id_of(body: bytes) -> str:

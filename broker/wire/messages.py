@@ -37,6 +37,7 @@ from broker.wire.edge_messages import CancelJob as CancelJob
 from broker.wire.edge_messages import CancelOutcome as CancelOutcome
 from broker.wire.edge_messages import CancelReply as CancelReply
 from broker.wire.edge_messages import ClaimHooks as ClaimHooks
+from broker.wire.edge_messages import DrainWorker as DrainWorker
 from broker.wire.edge_messages import Event as Event
 from broker.wire.edge_messages import ForgetJobs as ForgetJobs
 from broker.wire.edge_messages import Forgotten as Forgotten
@@ -55,6 +56,7 @@ from broker.wire.edge_messages import Rejected as Rejected
 from broker.wire.edge_messages import Submit as Submit
 from broker.wire.edge_messages import Watch as Watch
 from broker.wire.edge_messages import Watching as Watching
+from broker.wire.edge_messages import WorkerReply as WorkerReply
 from broker.wire.terms import PROTOCOL as PROTOCOL
 from broker.wire.terms import Count as Count
 from broker.wire.terms import EngineState as EngineState
@@ -73,9 +75,21 @@ from broker.wire.terms import Tenant as Tenant
 from broker.wire.terms import WebhookUrl as WebhookUrl
 from broker.wire.terms import WorkerStateName as WorkerStateName
 
-FromEdge = Submit | CancelJob | GetJob | ListJobs | Watch | GetPool | ForgetJobs | ClaimHooks | HookDone
+FromEdge = Submit | CancelJob | GetJob | ListJobs | Watch | GetPool | ForgetJobs | ClaimHooks | HookDone | DrainWorker
 ToEdge = (
-    Accepted | Rejected | JobReply | Jobs | CancelReply | Watching | Pool | Event | Forgotten | Gone | Hooks | HookNoted
+    Accepted
+    | Rejected
+    | JobReply
+    | Jobs
+    | CancelReply
+    | Watching
+    | Pool
+    | Event
+    | Forgotten
+    | Gone
+    | Hooks
+    | HookNoted
+    | WorkerReply
 )
 FromAgent = Hello | Heartbeat | Started | Refused | Finished | Failed | Cancelled | Goodbye
 ToAgent = Welcome | Who | Bye | Run | HeartbeatAck | Cancel | Drain | ResultAck

@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
+import stat
 import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -23,6 +25,9 @@ ENV_PREFIX = "ZOETROPE_"
 
 #: Longest path of a unix socket, less the file name (sun_path is 108 bytes with its NUL).
 _MAX_RUN_DIR = 90
+
+#: A name, an IPv4 address, an interface, or an IPv6 address in brackets.
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.%a-z]{2,60}\]")
 
 S = TypeVar("S", bound="CommonSettings")
 
@@ -44,8 +49,24 @@ class CommonSettings(Struct, frozen=True, kw_only=True):
             " when that path is too long for a socket"
         ),
     ] = ""
-    front: Annotated[str, Meta(description="endpoint between edges and broker; default: ipc in run_dir")] = ""
-    back: Annotated[str, Meta(description="endpoint between workers and broker; default: ipc in run_dir")] = ""
+    front: Annotated[
+        str,
+        Meta(
+            description="endpoint between edges and broker; default: ipc in run_dir; on another machine than the broker's: its front_tcp"
+        ),
+    ] = ""
+    back: Annotated[
+        str,
+        Meta(
+            description="endpoint between workers and broker; default: ipc in run_dir; on another machine than the broker's: its back_tcp"
+        ),
+    ] = ""
+    curve_dir: Annotated[
+        str,
+        Meta(
+            description="directory (mode 0700) of the CURVE keys that tcp:// endpoints need (python -m broker keys); default: <home>/curve"
+        ),
+    ] = ""
     log_level: Annotated[
         str, Meta(description="debug, info, warning or error", pattern="^(debug|info|warning|error)$")
     ] = "info"
@@ -63,10 +84,15 @@ class CommonSettings(Struct, frozen=True, kw_only=True):
         return self.home_path / "uploads"
 
     @property
+    def curve_path(self) -> Path:
+        """The directory of the CURVE keys."""
+        return Path(self.curve_dir).expanduser().absolute() if self.curve_dir else self.home_path / "curve"
+
+    @property
     def run_path(self) -> Path:
         """The directory of the sockets: short enough for sun_path, the same for every process with this home."""
         if self.run_dir:
-            return Path(self.run_dir).expanduser().resolve()
+            return Path(self.run_dir).expanduser().absolute()
         inside = self.home_path / "run"
         if len(os.fsencode(inside)) <= _MAX_RUN_DIR:
             return inside
@@ -83,24 +109,47 @@ class CommonSettings(Struct, frozen=True, kw_only=True):
 
 
 def check_endpoint(name: str, endpoint: str) -> None:
-    """Refuse what is not a private ipc path. tcp needs CURVE with an allow-list, which this version does not have."""
+    """Refuse what is neither an absolute ipc path nor a tcp address with a port. Raises `SettingsError` naming the option `name`."""
     if endpoint.startswith("tcp://"):
-        raise SettingsError(
-            f"{name}: {endpoint!r} is refused: tcp needs CURVE keys, which this version does not support; use ipc://"
-        )
+        host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+        if not _HOST.fullmatch(host) or not port.isdecimal() or not 1 <= int(port[:6]) <= 65_535:
+            raise SettingsError(
+                f"{name}: {endpoint!r} must be tcp://ADDRESS:PORT, as tcp://10.0.0.1:7001 or tcp://[::1]:7001"
+            )
+        return
     if not endpoint.startswith("ipc:///"):
-        raise SettingsError(f"{name}: {endpoint!r} must be ipc:// with an absolute path")
+        raise SettingsError(
+            f"{name}: {endpoint!r} must be ipc:// with an absolute path, or tcp://ADDRESS:PORT (which needs CURVE keys)"
+        )
 
 
-def make_private_dir(path: Path) -> None:
-    """Make `path` with mode 0700, and refuse one that others may enter: whoever reaches a socket may give orders."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = path.stat()
+def make_private_dir(path: Path, name: str = "run_dir") -> None:
+    """Make `path` with mode 0700, and refuse one that others may enter: whoever reaches a socket may give orders.
+
+    `name` is the option to blame in the `SettingsError`.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"{name}: {str(path)!r} cannot be made: {error.strerror}") from None
+    # Not what a link leads to: whoever owns the link can have it lead elsewhere tomorrow.
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise SettingsError(f"{name}: {str(path)!r} is a link or a file; it must be a directory")
     if status.st_uid != os.getuid():
-        raise SettingsError(f"run_dir: {str(path)!r} belongs to another user")
+        raise SettingsError(f"{name}: {str(path)!r} belongs to another user")
     if status.st_mode & 0o077:
         # Not repaired: it was there before, and may be a directory that others need (/tmp, /run).
-        raise SettingsError(f"run_dir: {str(path)!r} can be entered by others; give it mode 0700 or choose another")
+        raise SettingsError(f"{name}: {str(path)!r} can be entered by others; give it mode 0700 or choose another")
+
+
+def make_socket_dir(name: str, given: str, endpoint: str) -> None:
+    """Make and check the directory of an ipc endpoint, `given` as the option `name` or not at all: whoever owns it can play the other side.
+
+    Raises `SettingsError`.
+    """
+    if endpoint.startswith("ipc://"):
+        make_private_dir(Path(endpoint.removeprefix("ipc://")).parent, name if given else "run_dir")
 
 
 def load(

@@ -38,7 +38,8 @@ WebhookUrl = Annotated[str, Meta(pattern=r"^[!-~]{0,1024}\Z")]
 
 EngineState = Literal["starting", "loading", "ready", "busy", "restarting", "stopped"]
 
-WorkerStateName = Literal["starting", "idle", "busy", "suspect", "draining", "lost"]
+#: `benched`: gets no work for a while, because job after job failed there.
+WorkerStateName = Literal["starting", "idle", "busy", "suspect", "draining", "benched", "lost"]
 
 
 class Held(Struct, frozen=True, kw_only=True, array_like=True):

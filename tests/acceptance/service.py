@@ -31,6 +31,8 @@ class Service:
         self.home = home
         self.gpus = gpus
         self.model = model
+        #: Further options of `python -m workers`.
+        self.more_flags: list[str] = []
         self.port = free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
@@ -50,7 +52,7 @@ class Service:
     def _command(self, name: str) -> list[str]:
         return {
             "broker": ["broker"],
-            "workers": ["workers", "--gpus", self.gpus, "--model", self.model],
+            "workers": ["workers", "--gpus", self.gpus, "--model", self.model, *self.more_flags],
             "edge": ["http_edge", "--port", str(self.port), "--host", "127.0.0.1"],
         }[name]
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from typing import Any
 
 import av
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from tests.acceptance.service import Service
+from workers.demo_model.judge import Verdict, judge
 
 pytestmark = pytest.mark.slow
 
@@ -62,3 +66,50 @@ def test_what_was_asked_for_is_what_comes(start_service):
     assert service.finished(slow["id"])["state"] == "cancelled"
     after, _ = frames_of(draw(service, seed=7)[1])
     assert all(np.array_equal(a, b) for a, b in zip(frames, after, strict=True)), "the cancel left something behind"
+
+
+def judged(frames: list[np.ndarray[Any, Any]]) -> Verdict:
+    return judge(torch.from_numpy(np.stack(frames).astype(np.uint8)))
+
+
+def test_clips_show_what_their_prompts_say(start_service):
+    service = start_service(workers=1, gpus="cpu:1", model="")
+    wanted = {
+        ("a red circle moving right on a black background", 1): ("red", "right", "black"),
+        ("blue square going up, white background", 2): ("blue", "up", "white"),
+        ("still green triangle on grey", 3): ("green", "still", "gray"),
+    }
+    jobs = {asked: service.post(prompt=asked[0], seed=asked[1])["id"] for asked in wanted}
+    seen = {}
+    for asked, job_id in jobs.items():
+        job = service.finished(job_id)
+        assert job["state"] == "succeeded", job
+        verdict = judged(frames_of(service.http.get(job["urls"]["result"]).content)[0])
+        seen[asked] = (verdict.colour, verdict.motion, verdict.background)
+    assert seen == wanted
+
+    # Another seed draws another clip of the same thing.
+    first, second = (frames_of(draw(service, seed=seed)[1])[0] for seed in (1, 11))
+    assert np.abs(np.stack(first) - np.stack(second)).max() > 100
+    assert judged(first).colour == judged(second).colour == "red"
+
+
+def test_a_picture_is_drawn_and_then_moves(start_service):
+    service = start_service(workers=1, gpus="cpu:1", model="")
+    made = service.http.post("/v1/images/generations", json={"prompt": "a blue square on white", "seed": 4}).json()
+    picture = base64.b64decode(made["data"][0]["b64_json"])
+    still = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).astype(int)
+    verdict = judged([still])
+    assert (verdict.colour, verdict.background) == ("blue", "white")
+
+    job = service.finished(
+        service.post(
+            prompt="a blue square moving down on a white background",
+            image=base64.b64encode(picture).decode(),
+            seed=5,
+        )["id"]
+    )
+    assert job["state"] == "succeeded", job
+    frames, _ = frames_of(service.http.get(job["urls"]["result"]).content)
+    assert np.abs(frames[0] - still).mean() < 12, "the clip does not begin with the picture"
+    assert len(frames) == 17

@@ -62,6 +62,9 @@ class Stage:
     def leave(self, reason: str = "stopped by SIGTERM") -> list[fx.Effect]:
         return self._out(self.core.leave(reason, self.now))
 
+    def end(self, reason: str = "stopped by SIGTERM") -> list[fx.Effect]:
+        return self._out(self.core.stop(reason, self.now))
+
     def begin_failed(self, counter: int, reason: str) -> list[fx.Effect]:
         return self._out(self.core.begin_failed(fence(counter), reason, self.now))
 

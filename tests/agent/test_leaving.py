@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from broker.wire import messages as m
+from broker.wire.jobspec import Result
 from tests.agent.stage import Stage, fence
 from workers.agent import effects as fx
 from workers.exits import EXIT_LEFT
@@ -98,7 +99,7 @@ def test_drain_of_a_loading_worker_does_not_wait_for_the_model() -> None:
 def test_a_drained_worker_does_not_wait_for_a_broker_that_is_gone() -> None:
     stage = Stage(detached_s=60.0).busy()
     stage.broker(m.Drain())
-    stage.engine(JobFinished(fence=fence(1), result=m.Result(), run_s=1.0))
+    stage.engine(JobFinished(fence=fence(1), result=Result(), run_s=1.0))
     stage.tick(59.0)
     assert not stage.effects(fx.KillEngine)
     assert stage.core.next_deadline() <= stage.now + 1.0
@@ -106,3 +107,50 @@ def test_a_drained_worker_does_not_wait_for_a_broker_that_is_gone() -> None:
     assert stage.effects(fx.KillEngine)
     stage.exited("killed by SIGKILL")
     assert stage.orders() == [fx.Exit(EXIT_LEFT)]
+
+
+# ---------------------------------------------------------------- a stop with grace
+
+
+def test_without_grace_a_stop_hands_back_at_once() -> None:
+    stage = Stage().busy()
+    stage.end()
+    assert stage.sent(m.Goodbye)
+
+
+def test_within_its_grace_a_stopped_worker_finishes_what_it_holds_and_takes_no_more() -> None:
+    stage = Stage(stop_grace_s=60.0).busy()
+    stage.pass_time(0.5).end()
+    [beat] = stage.sent(m.Heartbeat)
+    assert (beat.draining, beat.free) == (True, 0)
+    assert not stage.sent(m.Goodbye)
+    stage.finish()
+    stage.ack(1)
+    assert stage.sent(m.Goodbye)
+
+
+def test_a_stopped_worker_with_nothing_to_do_leaves_at_once_whatever_its_grace() -> None:
+    stage = Stage(stop_grace_s=60.0).idle()
+    stage.end()
+    assert stage.sent(m.Goodbye)
+
+
+def test_when_the_grace_is_over_the_job_is_handed_back() -> None:
+    stage = Stage(stop_grace_s=60.0).busy()
+    stage.end()
+    while stage.now < 1059.0:
+        stage.broker(m.HeartbeatAck(epoch=3))
+        stage.words(1, "denoise", 1, 9, tick=int(stage.now))
+        stage.tick(1.0)
+        assert not stage.sent(m.Goodbye)
+    for _ in range(3):
+        if not stage.sent(m.Goodbye):
+            stage.tick(1.0)
+    assert stage.sent(m.Goodbye) == [m.Goodbye(reason="stopped; the grace is over")]
+
+
+def test_a_second_stop_ends_the_grace() -> None:
+    stage = Stage(stop_grace_s=60.0).busy()
+    stage.end()
+    stage.end("stopped by SIGINT")
+    assert stage.sent(m.Goodbye) == [m.Goodbye(reason="stopped by SIGINT")]

@@ -107,7 +107,7 @@ def test_usable_cores_is_at_least_one() -> None:
         (["--gpus", "7-0"], "runs backwards"),
         (["--gpus", "cpu", "--model", "/nowhere"], "/nowhere"),
         (["--dtype", "int4"], "dtype"),
-        (["--back", "tcp://0.0.0.0:1"], "back: 'tcp://0.0.0.0:1' is refused"),
+        (["--back", "tcp://0.0.0.0:1"], "back: 'tcp://0.0.0.0:1' is an address to listen on"),
         (["--step-floor-s", "0"], "step-floor-s"),
         (["--config", "/nowhere.toml"], "/nowhere.toml"),
     ],

@@ -257,3 +257,85 @@ def test_a_stop_of_a_grant_lost_on_the_way_is_sent_again():
     desk.cancel("a")
     desk.tick(2)
     assert sent(desk.beat("w1", seen=0, free=1), m.Cancel)
+
+
+def test_a_job_that_is_handed_back_again_and_again_after_its_start_is_quarantined():
+    """Its engine ends before it shows the job, each time: nobody knows whose fault that is, but it must come to an end."""
+    desk = Desk()
+    desk.running("j1", "w1")
+    for _ in range(desk.policy.max_losses):
+        desk.feed(peer_of("w1"), m.Refused(job_id="j1", fence=desk.job("j1").fence, free=1, reason="the engine ended"))
+        desk.start("w1", "j1")
+    assert desk.state("j1") == "running"
+    desk.feed(peer_of("w1"), m.Refused(job_id="j1", fence=desk.job("j1").fence, free=1, reason="the engine ended"))
+    assert desk.state("j1") == "failed"
+    assert desk.view("j1").failure.kind == "quarantined"
+
+
+def test_a_grant_that_a_hello_crosses_on_the_same_connection_is_still_on_its_way():
+    desk = Desk()
+    desk.hello("w1")
+    desk.submit("j1")
+    desk.submit("j2")
+    fence = desk.job("j1").fence
+    desk.hello("w1", seen=0, free=1)  # sent before the grant was received: the broker had been silent
+    assert (desk.state("j1"), desk.job("j1").fence, desk.state("j2")) == ("assigned", fence, "queued")
+    desk.start("w1", "j1")
+    assert desk.state("j1") == "running"
+
+
+def test_a_grant_that_went_down_with_its_connection_is_given_again():
+    desk = Desk()
+    desk.hello("w1")
+    desk.submit("j1")
+    fence = desk.job("j1").fence
+    desk.hello("w1", seen=0, free=1, peer=b"b-another")
+    assert desk.state("j1") == "assigned"
+    assert desk.job("j1").fence > fence
+
+
+def test_an_attempt_of_a_later_epoch_is_not_adopted():
+    """The journal was restored from a backup, and a worker still holds what its successor granted: its fence would outbid all others."""
+    desk = Desk(epoch=4)
+    desk.submit("j1")
+    later = 7 << 32 | 5
+    effects = desk.hello("w1", m.Held(job_id="j1", fence=later, phase="denoise", step=1, total=4), seen=later, free=0)
+    assert [cancel.fence for cancel in sent(effects, m.Cancel, peer_of("w1"))] == [later]
+    assert desk.state("j1") == "queued"
+    desk.hello("w2")
+    assert desk.job("j1").fence >> 32 == 4
+    desk.start("w2", "j1")
+    desk.finish("w2", "j1")
+    assert desk.state("j1") == "succeeded"
+
+
+def test_an_adopted_fence_is_never_given_again():
+    desk = Desk(epoch=4)
+    desk.submit("j1")
+    held = 4 << 32 | 9
+    desk.hello("w1", m.Held(job_id="j1", fence=held, phase="denoise"), seen=0, free=0)
+    desk.hello("w2")
+    desk.submit("j2")
+    assert desk.job("j2").fence > held
+
+
+def test_a_connection_is_one_workers():
+    desk = Desk()
+    fence = desk.running("j1", "w1")
+    effects = desk.hello("w2", peer=peer_of("w1"))
+    assert sent(effects, m.Bye, peer_of("w1"))
+    desk.beat("w1", m.Held(job_id="j1", fence=fence), seen=fence)
+    assert [view.name for view in desk.core.snapshot().workers] == ["w1"]
+    assert desk.state("j1") == "running"
+
+
+def test_an_attempt_that_stopped_unasked_is_over_although_a_heartbeat_still_names_it():
+    """A heartbeat lists results that wait for their acknowledgement; this one crossed it."""
+    desk = Desk()
+    fence = desk.running("j1", "w1")
+    desk.hello("w2", free=0)
+    desk.feed(peer_of("w1"), m.Cancelled(job_id="j1", fence=fence, free=0))
+    assert desk.state("j1") == "queued"
+    desk.beat("w1", m.Held(job_id="j1", fence=fence, phase="finished"), seen=fence, free=0)
+    assert desk.state("j1") == "queued"
+    assert desk.job("j1").losses == 0

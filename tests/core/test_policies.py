@@ -124,6 +124,18 @@ def test_work_for_the_loaded_model_goes_first_but_not_forever():
     assert order.index("other") == 6
 
 
+def test_the_error_of_predictions_is_kept_by_model():
+    costs = Costs()
+    costs.learn("demo", 10.0, 5.0)
+    assert costs.errors == {}, "nothing was predicted for the first one"
+    costs.learn("demo", 10.0, 5.0)
+    assert costs.errors == {"demo": 0.0}
+    costs.learn("demo", 10.0, 10.0)
+    assert costs.errors["demo"] == pytest.approx(0.2 * 0.5)
+    costs.learn("flux", 1.0, 1.0)
+    assert set(costs.errors) == {"demo"}
+
+
 def test_costs_are_learned_by_model_as_a_moving_mean():
     costs = Costs()
     assert not costs.knows("demo")

@@ -212,7 +212,16 @@ class FakeBroker:
         self._answer("pool")
         counts = {state: sum(job.state == state for job in self.jobs.values()) for state in get_args(m.JobStateName)}
         workers = tuple(self.workers.values())
-        return m.PoolView(epoch=3, workers=workers, counts=counts, backlog_s=1.5, queue_limit=100)
+        return m.PoolView(
+            epoch=3, workers=workers, counts=counts, backlog_s=1.5, queue_limit=100, prediction_errors={"demo": 0.25}
+        )
+
+    async def drain_worker(self, name: str) -> m.WorkerView | None:
+        self._answer("drain_worker")
+        if name not in self.workers:
+            return None
+        self.workers[name] = msgspec.structs.replace(self.workers[name], state="draining", free=0)
+        return self.workers[name]
 
     # ------------------------------------------------------------ levers
 

@@ -125,6 +125,12 @@ def test_a_priority_above_the_keys_is_403_and_one_not_asked_for_is_lowered(guard
     assert create(guarded, BLUE, priority=9)["priority"] == 9
 
 
+def test_a_key_for_one_tenant_may_not_drain_workers(guarded: World) -> None:
+    refused = guarded.http.post("/v1/workers/cpu-0/drain", headers=bearer(RED))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
+    assert guarded.fake.workers["cpu-0"].state == "idle"
+
+
 def test_limits_go_with_the_job_and_a_full_queue_is_429(guarded: World) -> None:
     job = create(guarded, RED)
     submit = guarded.fake.submits[job["id"]]

@@ -41,6 +41,23 @@ def test_no_broker_is_503_but_alive(world: World) -> None:
         assert world.http.get(path).json() == {"status": "alive"}
 
 
+def test_a_worker_can_be_drained(world: World) -> None:
+    response = world.http.post("/v1/workers/cpu-1/drain")
+
+    assert (response.status_code, response.json()["name"], response.json()["state"]) == (202, "cpu-1", "draining")
+    shown = {worker["name"]: worker["state"] for worker in world.http.get("/v1/workers").json()["data"]}
+    assert shown == {"cpu-0": "idle", "cpu-1": "draining"}
+
+
+@pytest.mark.parametrize("name", ["nobody", "x" * 129])
+def test_draining_a_worker_that_is_not_there_is_404_with_its_name(world: World, name: str) -> None:
+    response = world.http.post(f"/v1/workers/{name}/drain")
+
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "not_found"
+    assert "worker" in response.json()["error"]["message"]
+
+
 def test_workers_are_shown(world: World) -> None:
     world.fake.workers["cpu-1"] = msgspec.structs.replace(
         world.fake.workers["cpu-1"],
@@ -66,6 +83,27 @@ def test_workers_are_shown(world: World) -> None:
     assert (busy["succeeded"], busy["models"]) == (4, ["demo", "animate", "org/picture"])
 
 
+def test_metrics_show_each_worker_and_how_long_jobs_took(world: World) -> None:
+    world.fake.workers["cpu-1"] = msgspec.structs.replace(
+        world.fake.workers["cpu-1"], memory_used_mb=2.0, utilisation=50.0, succeeded=4, failed=1
+    )
+    job = world.submit()
+    world.do(world.fake.run, job["id"])
+    world.do(world.fake.succeed, job["id"])
+    never_began = world.submit()
+    world.http.delete(f"/v1/jobs/{never_began['id']}")
+
+    text = world.http.get("/metrics").text
+
+    assert 'zoetrope_worker_memory_used_bytes{worker="cpu-1"} 2.097152e+06' in text
+    assert 'zoetrope_worker_utilisation_ratio{worker="cpu-1"} 0.5' in text
+    assert 'zoetrope_worker_utilisation_ratio{worker="cpu-0"}' not in text, "a CPU's is not known"
+    assert 'zoetrope_worker_attempts_total{outcome="failed",worker="cpu-1"} 1.0' in text
+    assert 'zoetrope_job_run_seconds_count{model="demo",state="succeeded"} 1.0' in text
+    assert 'zoetrope_job_wait_seconds_count{model="demo",state="succeeded"} 1.0' in text
+    assert 'state="cancelled"} ' not in text.split("zoetrope_job_run_seconds", 1)[1].split("# HELP")[0]
+
+
 def test_metrics_count_requests_by_route_template(world: World) -> None:
     job = world.submit()
     world.http.get(job["urls"]["self"])
@@ -79,6 +117,7 @@ def test_metrics_count_requests_by_route_template(world: World) -> None:
     assert 'zoetrope_edge_requests_total{method="GET",route="none",status="404"} 1.0' in text
     assert 'zoetrope_workers{state="idle"} 2.0' in text
     assert 'zoetrope_jobs{state="queued"} 1.0' in text
+    assert 'zoetrope_prediction_error_ratio{model="demo"} 0.25' in text
     assert "zoetrope_broker_up 1.0" in text
     assert job["id"] not in text
 

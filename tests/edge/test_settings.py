@@ -36,7 +36,7 @@ BAD = [
     (("--port", "http"), "--port: 'http'"),
     (("--lightx2v-admission", "wait"), "--lightx2v-admission: 'wait'"),
     (("--keep-alive-s", "60"), "--keep-alive-s: '60'"),
-    (("--front", "tcp://0.0.0.0:5555"), "tcp needs CURVE"),
+    (("--front", "tcp://10.0.0.1:5555"), "needs a CURVE key"),
     (("--front", "ipc://relative"), "absolute path"),
     (("--config", "nowhere.toml"), "does not exist"),
     (("--fetch-allow", "files.lan,10.0.0.0/99"), "fetch_allow: '10.0.0.0/99' is neither a host name"),

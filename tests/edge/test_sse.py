@@ -232,3 +232,23 @@ def test_head_of_a_stream_does_not_hang(world: World) -> None:
     job = world.submit()
     response = world.http.head(job["urls"]["events"])
     assert (response.status_code, response.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+
+
+def test_a_videos_stream_shows_the_video_with_its_public_statuses(world: World) -> None:
+    video = world.http.post("/v1/videos", json={"prompt": "a"}).json()
+    with world.http.stream("GET", f"/v1/videos/{video['id']}/events") as response:
+        assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+        stream = Stream(response)
+        seen = [stream.event()]
+        world.do(world.fake.run, video["id"])
+        seen.append(stream.event())
+        world.do(world.fake.succeed, video["id"])
+        seen.append(stream.event())
+        assert stream.block() == {}
+    assert [name for name, _ in seen] == ["video.queued", "video.in_progress", "video.completed"]
+    assert [data["status"] for _, data in seen] == ["queued", "in_progress", "completed"]
+    assert {data["object"] for _, data in seen} == {"video"}
+    assert seen[-1][1]["progress"] == 100
+
+    job = world.submit()
+    assert world.http.get(f"/v1/videos/{job['id']}/events").status_code == 404

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from broker.shell.disk import Disk
-from broker.shell.errors import JournalBroken, JournalFull
+from broker.shell.errors import HomeInUse, JournalBroken, JournalFull
 from broker.shell.journal import Journal
+from broker.shell.lock import Lock
 from tests.journal.jobs import finish, give, new_job, put
 
 RESERVE = 1024 * 1024
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Reserve:
@@ -140,6 +145,12 @@ def test_a_reserve_of_none_is_no_file(tmp_path):
     assert not disk.release()
 
 
+def test_a_ballast_that_was_never_finished_is_made_again(tmp_path):
+    (tmp_path / "ballast").write_bytes(b"")  # its broker was killed between making and filling it
+    Disk(tmp_path, tmp_path / "jobs.sqlite", min_free=0, reserve=RESERVE).check()
+    assert (tmp_path / "ballast").stat().st_blocks * 512 >= RESERVE
+
+
 def test_below_the_limit_jobs_are_refused_and_no_ballast_is_made(tmp_path):
     disk = Disk(tmp_path, tmp_path / "jobs.sqlite", min_free=2**60, reserve=RESERVE)
     disk.check()
@@ -157,3 +168,23 @@ def test_a_journal_that_was_removed_or_replaced_ends_the_broker(tmp_path, journa
     journal.path.touch()
     with pytest.raises(JournalBroken, match="removed or replaced"):
         disk.check()
+
+
+def test_the_lock_is_held_although_the_disk_has_no_room_for_its_holders_number(tmp_path):
+    program = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from broker.shell.lock import Lock\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"  # no file may have a byte
+        "lock = Lock(Path(sys.argv[1]))\n"
+        "print('held', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    path = tmp_path / "broker.lock"
+    command = [sys.executable, "-c", program, str(path)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(HomeInUse, match="process unknown"):
+            Lock(path)
+        holder.stdin.close()
+    Lock(path).release()

@@ -61,7 +61,7 @@ class Service:
         clock = anchored_clock()
         self.core = Core(self.journal.epoch, self.journal, self.policy, clock())
         self.core.restore(self.journal.live(), self.journal.rates(), clock())
-        self.wires = Wires(self.front, self.back)
+        self.wires = self.open_wires()
         self.junk = Junk()
         self.metrics = Metrics(self.junk)
         self.router = Router(self.core, self.journal, self.wires, self.disk, self.metrics, self.junk, time.perf_counter)
@@ -70,6 +70,9 @@ class Service:
         )
         self.running = asyncio.create_task(self.server.run())
         await asyncio.sleep(0)
+
+    def open_wires(self) -> Wires:
+        return Wires(self.front, self.back)
 
     async def kill(self) -> None:
         """End it where it stands: nothing more is committed or said."""

@@ -12,7 +12,7 @@ from broker.core.policy import Policy
 from broker.shell.disk import Disk
 from broker.shell.errors import JournalBroken
 from broker.shell.journal import Journal
-from broker.shell.junk import MAX_PEERS, Junk
+from broker.shell.junk import BUDGET, MAX_PEERS, Junk
 from broker.shell.metrics import Metrics
 from broker.shell.router import PASS_MESSAGES, Router
 from broker.wire import codec
@@ -28,10 +28,18 @@ class Listener:
 
     def __init__(self, prefix: bytes) -> None:
         self.prefix = prefix
+        self.keyed = False
+        self.cuts = 0
         self.inbox: deque[list[bytes]] = deque()
 
     def receive(self) -> list[bytes] | None:
         return self.inbox.popleft() if self.inbox else None
+
+    def sender(self) -> str:
+        return ""
+
+    def cut(self) -> None:
+        self.cuts += 1
 
     def readable(self) -> bool:
         return bool(self.inbox)
@@ -288,6 +296,36 @@ def test_an_agent_of_another_version_is_told_to_leave_and_an_edge_is_not(bench):
     bench.run()
     assert bench.sent() == [m.Bye(reason="protocol 2, this is 1")]
     assert dict(bench.junk.by_kind) == {"version": 2}
+
+
+def test_a_peer_that_sends_too_much_junk_is_cut_off_and_read_no_more(bench, caplog):
+    bench.join(peer=b"evil")
+    for _ in range(BUDGET - 1):
+        bench.agent(m.Heartbeat(seen=0, free=1), peer=b"evil")
+        bench.wires.back.inbox.append([b"evil", b"junk"])
+    bench.run()
+    while bench.run():
+        pass
+    assert bench.wires.back.cuts == 0
+    heard = bench.metrics.received[m.Heartbeat]
+    bench.wires.back.inbox.append([b"evil", b"junk"])
+    for _ in range(50):
+        bench.agent(m.Heartbeat(seen=0, free=1), peer=b"evil")
+        bench.wires.back.inbox.append([b"evil", b"junk"])
+    bench.agent(m.Heartbeat(seen=0, free=1), peer=b"good")
+    bench.run()
+    assert bench.wires.back.cuts == 1
+    assert bench.junk.by_kind["decode"] == BUDGET
+    assert bench.metrics.received[m.Heartbeat] == heard + 1
+    assert [worker.state for worker in bench.core.snapshot().workers] == ["suspect"]
+    assert len([record for record in caplog.records if record.action == "cut_off"]) == 1
+
+
+def test_junk_now_and_then_is_forgiven(bench):
+    for _ in range(5 * BUDGET):
+        bench.wires.front.inbox.append([b"edge", b"junk"])
+        bench.run(seconds=1.0)
+    assert bench.wires.front.cuts == 0
 
 
 def test_junk_is_said_once_a_second_and_the_table_of_peers_is_bounded(bench, caplog):

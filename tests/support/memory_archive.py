@@ -37,6 +37,8 @@ class MemoryArchive:
     def __init__(self) -> None:
         self.rows: dict[str, Job] = {}
         self.lazy: dict[str, Job] = {}
+        #: Specs, which rows that are written again do not repeat.
+        self.bodies: dict[str, bytes] = {}
         self.outbox = MemoryOutbox()
 
     def record(self, core: Core, effects: Iterable[Effect]) -> None:
@@ -45,7 +47,11 @@ class MemoryArchive:
         for effect in moved:
             job = core.job(effect.job_id)
             assert job is not None, f"{effect.job_id} moved and is not in memory"
-            self.lazy[effect.job_id] = copy.deepcopy(job)
+            if not job.parked:
+                self.bodies[job.id] = job.body
+            row = copy.deepcopy(job)
+            row.body, row.parked = self.bodies[job.id], False
+            self.lazy[effect.job_id] = row
         forgotten = [effect.job_id for effect in effects if isinstance(effect, Forgot)]
         hooked = [effect.hook for effect in effects if isinstance(effect, Hooked)]
         if any(effect.durable for effect in moved) or forgotten or hooked:
@@ -74,6 +80,7 @@ class MemoryArchive:
         """What a new broker loads: copies of all rows that are not final, as if decoded from disk."""
         jobs = [copy.deepcopy(job) for job in self.rows.values() if not job.final]
         for job in jobs:
+            job.body, job.parked = b"", True
             job.phase, job.step, job.total, job.cost, job.skipped_s, job.begun = "", 0, 0, 0.0, 0.0, 0
         return jobs
 
@@ -82,6 +89,9 @@ class MemoryArchive:
 
     def find(self, job_id: str) -> Job | None:
         return copy.deepcopy(self._all().get(job_id))
+
+    def body(self, job_id: str) -> bytes:
+        return self._all()[job_id].body
 
     def find_alias(self, origin: str, alias: str, tenant: str) -> Job | None:
         named = [

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from broker.wire import codec
 from broker.wire import messages as m
-from broker.wire.jobspec import Artefact, Result
+from broker.wire.jobspec import Artefact, Result, decode_spec
 from tests.wire.samples import SAMPLES
 from tests.wire.strategies import structs
 
@@ -24,7 +24,15 @@ DECODERS = {
     codec.from_agent: m.FromAgent,
     codec.to_agent: m.ToAgent,
 }
-BODIES = {codec.worker_info, codec.result, codec.job_view, codec.job_views, codec.pool_view, codec.hook_claims}
+BODIES = {
+    codec.worker_info,
+    codec.result,
+    codec.job_view,
+    codec.job_views,
+    codec.pool_view,
+    codec.worker_view,
+    codec.hook_claims,
+}
 CLASSES = [cls for union in DECODERS.values() for cls in get_args(union)]
 WITH_BODY = {m.Submit, m.Run, m.Hello, m.Finished, m.Accepted, m.Jobs, m.Pool, m.Event, m.Hooks}
 
@@ -225,3 +233,9 @@ def test_an_artefact_cannot_name_a_path():
     )
     with pytest.raises(codec.DecodeError):
         codec.result(body)
+
+
+def test_a_spec_nested_without_end_is_no_spec():
+    """Junk behind an unknown field is skipped one level at a time."""
+    with pytest.raises(ValueError):
+        decode_spec(msgspec.msgpack.encode({"junk": 1})[:-1] + b"\x91" * 5000)

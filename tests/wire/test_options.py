@@ -112,9 +112,19 @@ def test_every_option_is_described():
 
 @pytest.mark.parametrize(
     ("endpoint", "rule"),
-    [("tcp://127.0.0.1:5555", "CURVE"), ("ipc://relative.sock", "absolute"), ("ipc://@abstract", "absolute")],
+    [
+        ("ipc://relative.sock", "absolute"),
+        ("ipc://@abstract", "absolute"),
+        ("inproc://x", "absolute"),
+        ("tcp://10.0.0.1", "ADDRESS:PORT"),
+        ("tcp://10.0.0.1:0", "ADDRESS:PORT"),
+        ("tcp://10.0.0.1:65536", "ADDRESS:PORT"),
+        ("tcp://*:7001", "ADDRESS:PORT"),
+        ("tcp://10.0.0.1:7001;tcp://x:1", "ADDRESS:PORT"),
+        ("tcp://:7001", "ADDRESS:PORT"),
+    ],
 )
-def test_endpoints_that_are_not_private_paths_are_refused(endpoint, rule):
+def test_endpoints_that_are_neither_private_paths_nor_addresses_are_refused(endpoint, rule):
     with pytest.raises(options.SettingsError, match=rule):
         options.check_endpoint("front", endpoint)
 
@@ -132,6 +142,33 @@ def test_the_directory_of_the_sockets_is_private(tmp_path):
     options.make_private_dir(path)
     options.make_private_dir(path)
     assert path.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["tcp://10.0.0.1:7001", "tcp://broker.lan:7001", "tcp://[::1]:7001", "ipc:///run/x"]
+)
+def test_paths_and_addresses_are_taken(endpoint):
+    options.check_endpoint("front", endpoint)
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "file"])
+def test_a_directory_of_the_sockets_that_is_a_link_or_a_file_is_refused(tmp_path, kind):
+    path = tmp_path / "run"
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    if kind == "file":
+        path.write_text("")
+    else:
+        path.symlink_to(tmp_path / ("elsewhere" if kind == "link" else "nowhere"))
+    with pytest.raises(options.SettingsError, match=f"run_dir: '{path}'"):
+        options.make_private_dir(path)
+
+
+def test_a_directory_of_another_user_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    path.mkdir(mode=0o700)
+    monkeypatch.setattr("os.getuid", lambda: path.stat().st_uid + 1)
+    with pytest.raises(options.SettingsError, match="belongs to another user"):
+        options.make_private_dir(path)
 
 
 def test_a_directory_that_others_may_enter_is_refused_and_left_alone(tmp_path):

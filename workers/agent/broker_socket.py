@@ -14,6 +14,7 @@ import zmq
 
 from broker.wire import codec
 from broker.wire import messages as m
+from broker.wire.curve import PeerKey
 from workers.agent.errors import AgentError
 
 logger = logging.getLogger(__name__)
@@ -37,12 +38,18 @@ _LINGER_MS = 500
 class BrokerSocket:
     """One agent's connection. Raises `AgentError` for an endpoint that cannot be one."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, key: PeerKey | None = None) -> None:
+        """Connect; over tcp with a key."""
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
         for option, value in _OPTIONS:
             self.socket.setsockopt(option, value)
         self.socket.setsockopt(zmq.LINGER, 0)
+        if key is not None:
+            self.socket.setsockopt(zmq.CURVE_PUBLICKEY, key.public.encode())
+            self.socket.setsockopt(zmq.CURVE_SECRETKEY, key.secret.encode())
+            self.socket.setsockopt(zmq.CURVE_SERVERKEY, key.broker.encode())
+            self.socket.setsockopt(zmq.IPV6, int("[" in endpoint))
         try:
             self.socket.connect(endpoint)
         except zmq.ZMQError as error:

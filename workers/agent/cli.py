@@ -10,10 +10,14 @@ import socket
 import sys
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 
 from msgspec import structs
 
+from broker.wire import stopping
+from broker.wire.curve import PeerKey, read_peer_key
 from broker.wire.messages import WorkerInfo
+from broker.wire.options import SettingsError
 from workers import logs
 from workers.agent import stats
 from workers.agent.broker_socket import BrokerSocket
@@ -40,7 +44,9 @@ def main(argv: Sequence[str]) -> int:
         link = Channel(socket.socket(fileno=options.link), AgentConfig)
         config = _receive_config(link)
         logs.setup(config.name, config.log_level)
-        return _shell(config, link).run()
+        shell = _shell(config, link)
+        stopping.check()
+        return shell.run()
     except AgentError as error:
         print(f"workers.agent: {error}", file=sys.stderr)
         return EXIT_SETTINGS
@@ -76,7 +82,17 @@ def _shell(config: AgentConfig, link: Channel) -> AgentShell:
     clock = AwakeClock()
     identity = Identity(name=config.name, boot=uuid.uuid4().hex, info=info, setup=setup, artefacts=config.artefacts)
     core = AgentCore(identity, config.policy, clock.now())
-    return AgentShell(core, config, link, sampler, BrokerSocket(config.endpoint), clock)
+    return AgentShell(core, config, link, sampler, BrokerSocket(config.endpoint, _key(config)), clock)
+
+
+def _key(config: AgentConfig) -> PeerKey | None:
+    """The key of a tcp endpoint. Raises `LinkError`."""
+    if not config.key_file:
+        return None
+    try:
+        return read_peer_key(Path(config.key_file), "worker")
+    except SettingsError as error:
+        raise LinkError(str(error)) from None
 
 
 def _version() -> str:

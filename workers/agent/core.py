@@ -53,6 +53,8 @@ class AgentCore:
         self.seen = 0
         self.epoch = 0
         self.draining = False
+        #: Once asked to stop, with grace: when what is held is handed back all the same.
+        self.stop_at: float | None = None
         #: Once leaving: the exit code, and when to go even if the engine is still there.
         self.leaving: tuple[int, float] | None = None
         self.stats = fx.Stats()
@@ -91,6 +93,8 @@ class AgentCore:
             times.append(due)
         if self.draining:
             times.append(detached_at)
+        if self.stop_at is not None:
+            times.append(self.stop_at)
         return min(times)
 
     # ------------------------------------------------------------ entrances
@@ -105,6 +109,8 @@ class AgentCore:
             self._out.append(fx.Note(action="broker_silent", level="warning"))
         if self.draining and now >= self.presence.detached_at:
             self._leave("drained, and the broker is gone", EXIT_LEFT, now)
+        elif self.stop_at is not None and now >= self.stop_at:
+            self._leave("stopped; the grace is over", EXIT_LEFT, now)
         else:
             self.slot.timers(now, self.presence.detached_at)
         return self._take(now)
@@ -173,6 +179,15 @@ class AgentCore:
             self.slot.abandon(now)
             self._out.append(fx.Exit(self.leaving[0]))
         return self._take(now)
+
+    def stop(self, reason: str, now: float) -> list[fx.Effect]:
+        """Asked to end: finish what is held while the grace lasts. Without grace, or asked again: `leave`."""
+        if self.leaving is None and self.stop_at is None and self.policy.stop_grace_s > 0:
+            self.draining = True
+            self.stop_at = now + self.policy.stop_grace_s
+            self._out.append(fx.Note(action="draining", detail=f"{reason}; {self.policy.stop_grace_s:g} s at most"))
+            return self._take(now)
+        return self.leave(reason, now)
 
     def leave(self, reason: str, now: float, code: int = EXIT_LEFT) -> list[fx.Effect]:
         """Hand everything back and go."""

@@ -32,6 +32,8 @@ class AgentPolicy(Struct, frozen=True, kw_only=True):
     unkillable_s: float = 30.0
     #: When told to leave: how long to wait for the killed engine.
     leave_s: float = 1.5
+    #: When asked to stop: how long a running job may go on before it is handed back.
+    stop_grace_s: float = 0.0
     #: An engine that was ready for this long, or finished a job, is healthy: its next death is the first of a new count.
     good_life_s: float = 60.0
     #: Results awaiting acknowledgement, beyond which no new job is taken.

@@ -116,7 +116,7 @@ class AgentShell:
 
     def _serve_signals(self, signals: SignalSocket) -> None:
         for number in signals.take():
-            self._apply(self._core.leave(f"stopped by {number.name}", self._clock.now()))
+            self._apply(self._core.stop(f"stopped by {number.name}", self._clock.now()))
 
     def _serve_link(self) -> None:
         if self._link is None:

@@ -1,0 +1,56 @@
+"""Told to stop before there is anything to stop: SIGTERM and SIGINT end a process that is still starting, with code 0, after tidying up.
+
+Installed first of all by every `__main__`, since the imports alone take a second. Where a process begins to serve, its loop takes the
+signals over and gives them back when it has ended. What had been begun is undone on the way out, by `with` and `finally`.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+_NUMBERS = (signal.SIGTERM, signal.SIGINT)
+
+_told = False
+
+
+def obey(argv: Sequence[str]) -> None:
+    """From now on both signals end the process, unless `argv` begins with the name of a subcommand: breaking that off is no success.
+
+    One that was set to be ignored (SIGINT of a shell's background job) stays so.
+    """
+    if argv and not argv[0].startswith("-"):
+        return
+    for number in _NUMBERS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _leave)
+
+
+def check() -> None:
+    """Raises `SystemExit` if the process has been told to stop. Ask before serving: raised while garbage is collected, it is dropped."""
+    if _told:
+        raise SystemExit(0)
+
+
+def deaf() -> None:
+    """From now on neither signal is heard: the process is ending anyway. Ignored, since blocking does so for one thread alone."""
+    for number in _NUMBERS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with this code, whatever signals still come."""
+    deaf()
+    sys.exit(code)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    global _told
+    deaf()
+    # A second signal may have come before that; it must not break off the tidying that the first began.
+    if not _told:
+        _told = True
+        raise SystemExit(0)

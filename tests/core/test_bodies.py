@@ -1,0 +1,84 @@
+"""Specs of the jobs far back in the queue are left on disk, and nobody can tell."""
+
+from __future__ import annotations
+
+from broker.core.policy import Policy
+from broker.wire import messages as m
+from tests.core.desk import Desk, sent
+
+TWO = Policy(live_bodies=2)
+
+
+def in_memory(desk: Desk) -> list[str]:
+    return [job.id for job in desk.core.state.jobs.values() if job.body]
+
+
+def run_bodies(effects) -> list[bytes]:
+    return [effect.body for effect in effects if isinstance(getattr(effect, "message", None), m.Run)]
+
+
+def filled(policy: Policy = TWO) -> Desk:
+    """Five jobs wait, nobody works."""
+    desk = Desk(policy)
+    for number in range(5):
+        desk.submit(f"j{number}", f"spec {number}".encode())
+    return desk
+
+
+def test_only_the_first_specs_stay_in_memory() -> None:
+    assert in_memory(filled()) == ["j0", "j1"]
+
+
+def test_the_bound_is_in_bytes_too() -> None:
+    assert in_memory(filled(Policy(live_body_bytes=15))) == ["j0", "j1"]
+
+
+def test_a_job_whose_spec_was_left_on_disk_starts_with_it() -> None:
+    desk = filled()
+    bodies = run_bodies(desk.hello("w1", free=1))
+    for number in range(5):
+        desk.start("w1", f"j{number}")
+        bodies += run_bodies(desk.finish("w1", f"j{number}"))
+    assert bodies == [f"spec {number}".encode() for number in range(5)]
+
+
+def test_it_is_read_once_for_an_attempt_that_is_sent_twice() -> None:
+    desk = filled()
+    desk.hello("w1")
+    desk.start("w1", "j0")
+    desk.finish("w1", "j0")
+    desk.start("w1", "j1")
+    desk.finish("w1", "j1")
+    assert "j2" in in_memory(desk)
+    again = desk.tick(2.0) + desk.beat("w1", seen=0)
+    assert run_bodies(again) == [b"spec 2"]
+
+
+def test_records_show_it() -> None:
+    desk = filled()
+    assert [desk.view(f"j{number}").body for number in range(5)] == [f"spec {number}".encode() for number in range(5)]
+
+
+def test_a_repeated_submit_is_compared_with_it() -> None:
+    desk = filled()
+    assert desk.submit("j4", b"spec 4") == m.Accepted(req=6, duplicate=True)
+    refused = desk.submit("j4", b"another")
+    assert isinstance(refused, m.Rejected)
+    assert refused.code == "id_conflict"
+
+
+def test_a_cancelled_one_keeps_its_record() -> None:
+    desk = filled()
+    assert desk.cancel("j4") == "cancelled"
+    view = desk.view("j4")
+    assert (view.state, view.body) == ("cancelled", b"spec 4")
+
+
+def test_after_a_restart_all_are_on_disk_until_they_start() -> None:
+    desk = filled()
+    desk.restart()
+    assert in_memory(desk) == []
+    effects = desk.hello("w1")
+    assert run_bodies(effects) == [b"spec 0"]
+    assert in_memory(desk) == ["j0"]
+    assert not sent(effects, m.Who)

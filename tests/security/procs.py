@@ -1,0 +1,120 @@
+"""A broker in a process of its own, listening on tcp too, and its memory."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import zmq
+
+from broker.wire import codec
+from broker.wire import messages as m
+from broker.wire.curve import PeerKey
+from tests.security.conftest import KeyDesk, few_descriptors, free_port
+from tests.support.waiting import wait_until
+
+MIB = 1024 * 1024
+
+
+class BrokerProcess:
+    """`python -m broker` on ipc and tcp."""
+
+    def __init__(self, home: Path, run_dir: str, desk: KeyDesk) -> None:
+        self.home = home
+        self.front, self.back = free_port(), free_port()
+        self.run_dir = Path(run_dir)
+        self.log = home / "broker.log"
+        command = [sys.executable, "-m", "broker", "--home", str(home), "--run-dir", run_dir]
+        command += ["--curve-dir", str(desk.directory), "--front-tcp", self.front_tcp, "--back-tcp", self.back_tcp]
+        command += ["--metrics-file", str(home / "metrics")]
+        with self.log.open("wb") as log, few_descriptors():
+            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        self._stats = psutil.Process(self._process.pid)
+        wait_until(lambda: " serving " in self.logged(), 30, f"the broker to serve: {self.logged()}")
+
+    @property
+    def front_tcp(self) -> str:
+        return f"tcp://127.0.0.1:{self.front}"
+
+    @property
+    def back_tcp(self) -> str:
+        return f"tcp://127.0.0.1:{self.back}"
+
+    def logged(self) -> str:
+        return self.log.read_text()
+
+    def memory(self) -> int:
+        """Bytes in RAM."""
+        return int(self._stats.memory_info().rss)
+
+    def connections(self) -> int:
+        """Open tcp connections of others."""
+        return sum(1 for one in self._stats.net_connections("tcp") if one.status == psutil.CONN_ESTABLISHED)
+
+    def asks(self, deadline_s: float = 10.0) -> m.Pool:
+        """An answer over ipc: the broker serves."""
+        context = zmq.Context()
+        dealer = context.socket(zmq.DEALER)
+        dealer.setsockopt(zmq.LINGER, 0)
+        dealer.connect(f"ipc://{self.run_dir}/front.sock")
+        try:
+            dealer.send_multipart(codec.encode(m.GetPool(req=1)))
+            assert dealer.poll(deadline_s * 1000), f"no answer; log:\n{self.logged()[-2000:]}"
+            message, _ = codec.to_edge(dealer.recv_multipart())
+            return message
+        finally:
+            context.destroy(linger=0)
+
+    def close(self) -> None:
+        self._process.terminate()
+        assert self._process.wait(15) == 0, self.logged()[-2000:]
+
+
+@contextmanager
+def broker_process(home: Path, desk: KeyDesk) -> Iterator[BrokerProcess]:
+    home.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="zs-") as run_dir:
+        process = BrokerProcess(home, run_dir, desk)
+        try:
+            yield process
+        finally:
+            process.close()
+
+
+@contextmanager
+def keyed_dealer(endpoint: str, key: PeerKey, **options: int) -> Iterator[zmq.Socket[bytes]]:
+    """A bare DEALER with a key, blocking sends."""
+    context = zmq.Context()
+    dealer = context.socket(zmq.DEALER)
+    dealer.setsockopt(zmq.LINGER, 0)
+    for name, value in options.items():
+        dealer.setsockopt(getattr(zmq, name.upper()), value)
+    dealer.curve_publickey, dealer.curve_secretkey = key.public.encode(), key.secret.encode()
+    dealer.curve_serverkey = key.broker.encode()
+    dealer.connect(endpoint)
+    try:
+        yield dealer
+    finally:
+        context.destroy(linger=0)
+
+
+def knock(port: int) -> socket.socket:
+    """A raw connection."""
+    return socket.create_connection(("127.0.0.1", port), timeout=5)
+
+
+#: What a ZMTP 3.1 peer says first: signature, version, mechanism, as-server, filler (ZeroMQ RFC 37).
+def greeting(mechanism: bytes = b"CURVE") -> bytes:
+    return b"\xff" + bytes(8) + b"\x7f" + b"\x03\x01" + mechanism.ljust(20, b"\0") + b"\0" + bytes(31)
+
+
+def long_frame(length: int, flags: int = 0x02) -> bytes:
+    """The head of a frame with an eight-byte length."""
+    return bytes((flags,)) + struct.pack(">Q", length)

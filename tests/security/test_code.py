@@ -1,0 +1,44 @@
+"""What the code may not contain at all."""
+
+from __future__ import annotations
+
+import ast
+
+from tests.test_architecture import FOLDERS, ROOT, sources, tree
+
+#: They run what they are given.
+FORBIDDEN_CALLS = frozenset(
+    ("eval", "exec", "os.system", "os.popen", "pickle.loads", "pickle.load", "yaml.load", "numpy.load", "np.load")
+)
+
+
+def calls(path) -> list[tuple[ast.Call, str]]:
+    return [(node, ast.unparse(node.func)) for node in ast.walk(tree(path)) if isinstance(node, ast.Call)]
+
+
+def test_nothing_runs_or_unpickles_what_comes_in():
+    wrong = [
+        f"{path.relative_to(ROOT)}:{call.lineno} {name}"
+        for path in sources(*FOLDERS, "scripts")
+        for call, name in calls(path)
+        if name in FORBIDDEN_CALLS
+        or any(word.arg == "shell" and ast.unparse(word.value) == "True" for word in call.keywords)
+        or (name == "torch.load" and "weights_only=True" not in ast.unparse(call))
+    ]
+    assert wrong == []
+
+
+def test_models_never_bring_code():
+    """No pipeline or tokenizer is loaded with permission to run what lies beside its weights."""
+    text = {path: path.read_text(encoding="utf-8") for path in sources(*FOLDERS)}
+    assert [path for path, code in text.items() if "trust_remote_code" in code] == []
+
+
+def test_tempnam_and_world_writable_modes_do_not_occur():
+    wrong = [
+        f"{path.relative_to(ROOT)}:{call.lineno} {name}"
+        for path in sources(*FOLDERS)
+        for call, name in calls(path)
+        if name in ("tempfile.mktemp", "os.tempnam") or (name.endswith("chmod") and "0o7" in ast.unparse(call))
+    ]
+    assert wrong == []

@@ -1,0 +1,270 @@
+"""Brokers on tcp: who gets in, as what, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import zmq
+
+from broker.client import BrokerClient
+from broker.errors import BrokerUnavailable
+from broker.shell import selftest, sockets, zap
+from broker.shell.errors import BindFailed
+from broker.shell.sockets import Gate, Wires
+from broker.wire import codec
+from broker.wire import messages as m
+from broker.wire.curve import PeerKey, read_broker, read_peer_key
+from tests.security.conftest import KeyDesk, free_port
+from tests.sockets.service import INFO, Service, a_job, in_loop
+from tests.support.waiting import eventually, wait_until
+
+
+class TcpService(Service):
+    """A broker on ipc and on tcp."""
+
+    def __init__(self, home: Path, run_dir: str, desk: KeyDesk) -> None:
+        super().__init__(home, run_dir)
+        self.desk = desk
+        self.front_tcp, self.back_tcp = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
+
+    def open_wires(self) -> Wires:
+        return Wires(self.front, self.back, gate(self.desk, self.front_tcp, self.back_tcp))
+
+
+def gate(desk: KeyDesk, front: str = "", back: str = "") -> Gate:
+    key = read_broker(desk.directory / "broker.key")
+    return Gate(key=key, allowed=desk.directory / "allowed", front=front, back=back)
+
+
+@asynccontextmanager
+async def serving(tmp_path: Path, run_dir: str, desk: KeyDesk) -> AsyncIterator[TcpService]:
+    home = tmp_path / "home"
+    home.mkdir()
+    service = TcpService(home, run_dir, desk)
+    await service.start()
+    try:
+        yield service
+    finally:
+        await service.kill()
+
+
+class Dealer:
+    """A bare peer with a key."""
+
+    def __init__(self, endpoint: str, key: PeerKey | None, server: str = "") -> None:
+        self._context = zmq.Context()
+        self.socket = self._context.socket(zmq.DEALER)
+        # Refused peers try again when a handshake has taken too long; soon, in a test.
+        options = {zmq.LINGER: 0, zmq.IMMEDIATE: 1, zmq.HANDSHAKE_IVL: 500, zmq.RECONNECT_IVL: 50}
+        for option, value in options.items():
+            self.socket.setsockopt(option, value)
+        if key is not None:
+            self.socket.curve_publickey = key.public.encode()
+            self.socket.curve_secretkey = key.secret.encode()
+            self.socket.curve_serverkey = (server or key.broker).encode()
+        self.socket.connect(endpoint)
+        self.heard: list[m.Message] = []
+
+    def close(self) -> None:
+        self.socket.close(linger=0)
+        self._context.term()
+
+    def connected(self) -> bool:
+        return bool(self.socket.getsockopt(zmq.EVENTS) & zmq.POLLOUT)
+
+    def say(self, message: m.Message, body: bytes | None = None) -> None:
+        self.socket.send_multipart(codec.encode(message, body), zmq.NOBLOCK)
+
+    def listen(self, decode: codec.Decoder = codec.to_agent) -> list[m.Message]:
+        while self.socket.poll(0):
+            decoded = decode(self.socket.recv_multipart())
+            if decoded is not None:
+                self.heard.append(decoded[0])
+        return self.heard
+
+    def all(self, kind: type[m.Message]) -> list[m.Message]:
+        return [message for message in self.listen() if isinstance(message, kind)]
+
+
+@pytest.fixture
+def dealers() -> Iterator[type]:
+    made: list[Dealer] = []
+
+    class Made(Dealer):
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+            made.append(self)
+
+    yield Made
+    for dealer in made:
+        dealer.close()
+
+
+def hello(name: str) -> tuple[m.Hello, bytes]:
+    return m.Hello(name=name, boot="boot", seen=0, free=1), codec.encode_body(INFO)
+
+
+async def stays_out(dealer: Dealer, service: TcpService) -> None:
+    """Over two refused handshakes, or one that never ends."""
+    for _ in range(40):
+        assert not dealer.connected()
+        await asyncio.sleep(0.02)
+    assert service.server is not None
+
+
+@in_loop
+async def test_an_edge_and_a_worker_with_keys_work_as_over_ipc(desk, tmp_path, short_dir, dealers):
+    edge, node = desk.add("edge-2", "edge"), desk.add("node-2", "worker")
+    async with serving(tmp_path, short_dir, desk) as service:
+        async with BrokerClient(service.front_tcp, key=read_peer_key(edge, "edge")) as client:
+            agent = dealers(service.back_tcp, read_peer_key(node, "worker"))
+            await eventually(agent.connected)
+            agent.say(*hello("node-2.gpu-0"))
+            await eventually(lambda: agent.all(m.Welcome))
+            view, _ = await client.submit(a_job("job-1"), b"spec")
+            assert view.id == "job-1"
+            await eventually(lambda: agent.all(m.Run))
+        # And those over ipc need no key beside them.
+        async with BrokerClient(service.front) as client:
+            assert (await client.get("job-1")).state == "assigned"
+
+
+@in_loop
+async def test_a_broker_may_listen_on_tcp_alone(desk, tmp_path, short_dir, monkeypatch):
+    monkeypatch.setattr(TcpService, "open_wires", lambda self: Wires(self.front_tcp, self.back_tcp, gate(desk)))
+    edge = read_peer_key(desk.add("edge-2", "edge"), "edge")
+    async with serving(tmp_path, short_dir, desk) as service, BrokerClient(service.front_tcp, key=edge) as client:
+        assert (await client.pool()).workers == ()
+
+
+@pytest.mark.parametrize("who", ["stranger", "no key", "wrong broker", "edge at the back", "worker at the front"])
+def test_nobody_else_gets_in(desk, tmp_path, short_dir, dealers, who):
+    @in_loop
+    async def story() -> None:
+        public, secret = (part.decode() for part in zmq.curve_keypair())
+        node = read_peer_key(desk.add("node-2", "worker"), "worker")
+        edge = read_peer_key(desk.add("edge-2", "edge"), "edge")
+        stranger = PeerKey(name="x", role="worker", public=public, secret=secret, broker=node.broker)
+        async with serving(tmp_path, short_dir, desk) as service:
+            dealer = {
+                "stranger": lambda: dealers(service.back_tcp, stranger),
+                "no key": lambda: dealers(service.back_tcp, None),
+                "wrong broker": lambda: dealers(service.back_tcp, node, server=public),
+                "edge at the back": lambda: dealers(service.back_tcp, edge),
+                "worker at the front": lambda: dealers(service.front_tcp, node),
+            }[who]()
+            await stays_out(dealer, service)
+            if who not in ("no key", "wrong broker"):  # these fail before the list is asked
+                assert service.wires.refused
+            good = dealers(service.back_tcp, node)
+            await eventually(good.connected)
+
+    story()
+
+
+@in_loop
+async def test_a_key_that_is_added_gets_in_without_a_restart_of_anybody(desk, tmp_path, short_dir, dealers):
+    async with serving(tmp_path, short_dir, desk) as service:
+        node = desk.add("node-2", "worker")
+        entry = desk.directory / "allowed/node-2.pub"
+        kept = entry.read_bytes()
+        entry.unlink()
+        dealer = dealers(service.back_tcp, read_peer_key(node, "worker"))
+        await stays_out(dealer, service)
+        entry.write_bytes(kept)
+        entry.chmod(0o600)
+        await eventually(dealer.connected)
+
+
+@in_loop
+async def test_a_removed_key_is_dead_on_open_connections_too(desk, tmp_path, short_dir, dealers):
+    edge, node = (
+        read_peer_key(desk.add("edge-2", "edge"), "edge"),
+        read_peer_key(desk.add("node-2", "worker"), "worker"),
+    )
+    async with serving(tmp_path, short_dir, desk) as service:
+        agent = dealers(service.back_tcp, node)
+        await eventually(agent.connected)
+        agent.say(*hello("node-2.gpu-0"))
+        await eventually(lambda: agent.all(m.Welcome))
+        async with BrokerClient(service.front_tcp, key=edge, timeout_s=0.7) as client:
+            assert len((await client.pool()).workers) == 1
+            desk("remove", "edge-2")
+            desk("remove", "node-2")
+            service.wires.keep_watch()
+            with pytest.raises(BrokerUnavailable):
+                await client.submit(a_job("job-1"), b"spec")
+            agent.say(m.Heartbeat(seen=0, free=1))
+            await eventually(lambda: not agent.connected())
+            await stays_out(agent, service)
+        assert service.core.job("job-1") is None
+        assert [worker.state for worker in service.core.snapshot().workers] == ["suspect"]
+
+
+@in_loop
+async def test_a_machine_cannot_act_as_the_worker_of_another(desk, tmp_path, short_dir, dealers):
+    node = read_peer_key(desk.add("node-2", "worker"), "worker")
+    async with serving(tmp_path, short_dir, desk) as service:
+        for name in ("node-1.gpu-0", "gpu-0", "node-22.gpu-0", "node-2"):
+            agent = dealers(service.back_tcp, node)
+            await eventually(agent.connected)
+            agent.say(*hello(name))
+            bye = (await eventually(lambda agent=agent: agent.all(m.Bye)))[0]
+            assert "node-2." in bye.reason
+        assert service.core.snapshot().workers == ()
+        assert service.junk.by_kind["name"] == 4
+
+
+@pytest.mark.parametrize("fault", ["no handler", "no domain", "handler that admits all", "no curve"])
+def test_a_door_that_only_looks_shut_is_found_at_start(desk, short_dir, monkeypatch, fault):
+    if fault == "no handler":
+        monkeypatch.setattr(zap.ZapHandler, "_run", lambda self: self._bound.set())
+    elif fault == "handler that admits all":
+        monkeypatch.setattr(zap.ZapHandler, "_answer", lambda self, frames: [b"1.0", frames[1], b"200", b"", b"x", b""])
+    elif fault == "no domain":
+        real = sockets._require_key
+        monkeypatch.setattr(zap.ZapHandler, "_run", lambda self: self._bound.set())
+
+        def lax(socket, *args):
+            real(socket, *args)
+            socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 0)
+
+        monkeypatch.setattr(sockets, "_require_key", lax)
+    else:
+        monkeypatch.setattr(sockets, "_require_key", lambda *args: None)
+    monkeypatch.setattr(selftest, "_PATIENCE_S", 0.5)
+    with pytest.raises(BindFailed, match="self-test"):
+        Wires(f"ipc://{short_dir}/f", f"ipc://{short_dir}/b", gate(desk, back=f"tcp://127.0.0.1:{free_port()}"))
+
+
+def test_a_busy_port_is_said(desk, short_dir):
+    port = free_port()
+    context = zmq.Context()
+    holder = context.socket(zmq.ROUTER)
+    holder.bind(f"tcp://127.0.0.1:{port}")
+    try:
+        with pytest.raises(BindFailed, match=f"127.0.0.1:{port}"):
+            Wires(f"ipc://{short_dir}/f", f"ipc://{short_dir}/b", gate(desk, back=f"tcp://127.0.0.1:{port}"))
+    finally:
+        context.destroy(linger=0)
+
+
+def test_the_list_follows_its_directory(desk, caplog):
+    peers = zap.Peers(desk.directory / "allowed")
+    caplog.set_level("INFO")
+    key = read_peer_key(desk.add("node-2", "worker"), "worker")
+    raw = zmq.utils.z85.decode(key.public.encode())
+    wait_until(lambda: peers.find(raw) is not None)
+    assert peers.admits("node-2")
+    entry = desk.directory / "allowed/node-2.pub"
+    entry.chmod(0o666)
+    entry.write_text(entry.read_text())
+    peers.refresh()
+    entry.touch()
+    peers.refresh()
+    assert not peers.admits("node-2"), "an entry that others may change lets nobody in"
+    assert "bad_key" in {record.action for record in caplog.records}
