@@ -1,0 +1,272 @@
+"""The broker's process: the real core, router and journal; only sockets and clock are made up, and the event loop is a few lines."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+from broker.core import invariants
+from broker.core.machine import Core, Policy
+from broker.shell.junk import Junk
+from broker.shell.metrics import Metrics
+from broker.shell.router import Router
+from broker.shell.server import BEAT_S, STALL_S, STOP_GRACE_S
+from broker.shell.sockets import BACK, FRONT
+from tests.simulation.disk import Fuse, Killed, Room, WatchedJournal
+from tests.simulation.network import Connection, Frames
+from tests.simulation.timeline import Alarm
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+#: Messages that one connection holds for a reader who does not read, before a send to it fails.
+HIGH_WATER = 200
+
+
+class Listener:
+    """One ROUTER: reads its connections in turn, in any order between them and in order within each."""
+
+    def __init__(self, prefix: bytes, fuse: Fuse, random: Random) -> None:
+        self.prefix = prefix
+        self._fuse = fuse
+        self._random = random
+        self._queues: dict[bytes, deque[Frames]] = {}
+
+    def put(self, peer: bytes, frames: Frames) -> None:
+        self._queues.setdefault(peer, deque()).append(frames)
+
+    #: No keys: everybody who is connected may speak.
+    keyed = False
+
+    def sender(self) -> str:
+        return ""
+
+    def cut(self) -> None:
+        raise AssertionError("the broker cuts a peer off, though nobody sends junk here")
+
+    def receive(self) -> Frames | None:
+        if not self._queues:
+            return None
+        self._fuse.burn("receive")
+        peers = list(self._queues)
+        peer = peers[0] if len(peers) == 1 else self._random.choice(peers)
+        queue = self._queues[peer]
+        frames = queue.popleft()
+        if not queue:
+            del self._queues[peer]
+        return [peer[1:], *frames]
+
+    def readable(self) -> bool:
+        return bool(self._queues)
+
+
+class Wires:
+    """Both of them, and the way out."""
+
+    peers = None
+
+    def __init__(self, world: World, fuse: Fuse, random: Random) -> None:
+        self.front = Listener(FRONT, fuse, random)
+        self.back = Listener(BACK, fuse, random)
+        self.routes: dict[bytes, Connection] = {}
+        #: Every connection of this life: what comes over another one was sent to a process that is dead.
+        self.known: set[bytes] = set()
+        self._world = world
+        self._fuse = fuse
+
+    def send(self, peer: bytes, frames: Frames) -> bool:
+        self._fuse.burn("before send")
+        self._world.checker.sending(peer, frames)
+        connection = self.routes.get(peer)
+        if connection is None or len(connection.down) >= HIGH_WATER:
+            return False
+        if connection.alive:
+            connection.down.send(frames)
+        return True
+
+
+class BrokerProcess:
+    """All lives of the broker on one journal."""
+
+    def __init__(self, world: World, policy: Policy, path: Path, random: Random) -> None:
+        self.world = world
+        self.policy = policy
+        self.path = path
+        self.random = random
+        self.timeline = world.timeline
+        self.fuse = Fuse()
+        self.room = Room()
+        self.deaths: list[float] = []
+        #: Steps of the wall clock between two lives.
+        self.clock_offset = 0.0
+        self.paused_until = 0.0
+        self.wires: Wires | None = None
+        #: What has come while it was stopped.
+        self._late: list[tuple[Connection, Frames]] = []
+        self._pass = Alarm(self.timeline, self._run)
+        self._beat = Alarm(self.timeline, self._on_beat)
+
+    @property
+    def up(self) -> bool:
+        return self.wires is not None
+
+    @property
+    def serving(self) -> bool:
+        """Whether its process is there and runs."""
+        return self.up and self.timeline.now >= self.paused_until
+
+    def now(self) -> float:
+        return self.timeline.now + self.clock_offset
+
+    # ------------------------------------------------------------ life
+
+    def start(self) -> None:
+        if self.up:
+            return
+        try:
+            self._start()
+        except Killed as boundary:
+            self._die(str(boundary), 1.0)
+
+    def _start(self) -> None:
+        self.journal = WatchedJournal(self.path, self.fuse, self.world.checker)
+        self.fuse.burn("raised epoch")
+        self.core = Core(self.journal.epoch, self.journal, self.policy, self.now())
+        self.core.restore(self.journal.live(), self.journal.rates(), self.now())
+        junk = Junk()
+        self.wires = Wires(self.world, self.fuse, self.random)
+        self.router = Router(self.core, self.journal, self.wires, self.room, Metrics(junk), junk, self.timeline.clock)  # type: ignore[arg-type]
+        self.world.trace("broker", "start", f"epoch {self.journal.epoch}")
+        self._alive_at = self.now()
+        self._beat.set(self.timeline.now + BEAT_S)
+        self._pass.set(self.timeline.now)
+        for cable in self.world.cables():
+            self.timeline.after(self.random.choice((0.001, 0.1, 2.0)), cable.connect)
+
+    def kill(self, back_s: float) -> None:
+        """`kill -9` between two passes."""
+        if self.up:
+            self._die("between passes", back_s)
+
+    def _die(self, boundary: str, back_s: float) -> None:
+        self.world.trace("broker", "killed", boundary)
+        self.world.disturb("broker")
+        self.world.count(f"broker killed: {boundary}")
+        self.journal.close()
+        self.deaths.append(self.timeline.now)
+        self.wires = None
+        self._late.clear()
+        self._pass.set(None)
+        self._beat.set(None)
+        for cable in self.world.cables():
+            cable.cut(0.0)
+        self.timeline.after(back_s, self.start)
+
+    def end(self) -> None:
+        """The world ends."""
+        if self.up:
+            self.wires = None
+            self.journal.close()
+
+    def stop(self, back_s: float) -> None:
+        """SIGTERM: refuse new jobs for a moment, commit, and go."""
+        if self.serving and not self.router.stopping:
+            self.router.stopping = True
+            life = self.journal
+            self.timeline.after(STOP_GRACE_S, lambda: self._stopped(back_s) if self.journal is life else None)
+
+    def _stopped(self, back_s: float) -> None:
+        if not self.up:
+            return
+        self._run()
+        if self.up:
+            self.router.commit()
+            self._die("stopped", back_s)
+
+    def pause(self, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT after so long."""
+        self.world.disturb("broker", seconds)
+        self.paused_until = self.timeline.now + seconds
+        self.timeline.at(self.paused_until, self._resume)
+
+    def _resume(self) -> None:
+        """It runs again; ZeroMQ's thread may need a moment longer to read what has come in the meantime."""
+        if self.paused_until > self.timeline.now:
+            return
+        if self.random.random() < 0.5:
+            self._run()
+        late, self._late = self._late, []
+        for connection, frames in late:
+            self.arrived(connection, frames)
+        self._run()
+        for cable in self.world.cables():
+            cable.connect()
+
+    # ------------------------------------------------------------ network
+
+    def arrived(self, connection: Connection, frames: Frames) -> None:
+        """A message is in the socket's queue."""
+        if self.wires is None or connection.peer not in self.wires.known:
+            return
+        if not self.serving:
+            self._late.append((connection, frames))
+            return
+        listener = self.wires.front if connection.peer[:1] == FRONT else self.wires.back
+        listener.put(connection.peer, frames)
+        self._pass.set(self.timeline.now)
+
+    def accept(self, connection: Connection) -> bool:
+        if self.wires is None or not self.serving:
+            return False
+        self.wires.routes[connection.peer] = connection
+        self.wires.known.add(connection.peer)
+        if connection.peer[:1] == BACK:
+            connection.down.send([b""])
+        return True
+
+    def routes(self) -> dict[bytes, Connection]:
+        return {} if self.wires is None else self.wires.routes
+
+    # ------------------------------------------------------------ the event loop
+
+    def _run(self) -> None:
+        """A pass, as `broker.shell.server` runs it."""
+        if not self.serving:
+            return
+        now = self.now()
+        try:
+            if now - self._alive_at > STALL_S:
+                self.world.count("broker stalled")
+                self.core.stalled(now - self._alive_at, now)
+            self._alive_at = now
+            more = self.router.run_pass(now)
+        except Killed as boundary:
+            self._die(str(boundary), self.random.choice((0.2, 2.0, 9.0)))
+            return
+        self.world.checker.broker_stepped()
+        due = self.core.next_deadline()
+        if more:
+            self._pass.set(self.timeline.now)
+        elif due is not None:
+            self._pass.set(due - self.clock_offset)
+
+    def _on_beat(self) -> None:
+        if not self.up:
+            return
+        self._beat.set(self.timeline.now + BEAT_S)
+        if not self.serving:
+            return
+        if self.now() - self._alive_at > STALL_S:
+            self._run()
+            return
+        self._alive_at = self.now()
+        try:
+            self.router.commit()
+        except Killed as boundary:
+            self._die(str(boundary), 2.0)
+
+    def check(self) -> None:
+        """Raise `BrokenInvariant` if a rule of the core does not hold."""
+        invariants.check(self.core.state)

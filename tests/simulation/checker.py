@@ -1,0 +1,297 @@
+"""Who watches: everything that goes to disk, over a wire to an agent or an edge, and into an engine is held against the promise.
+
+It knows the journal as another process reads it, never the broker's memory, so a word that is sent before its row is committed is
+caught when it is sent, whether or not the broker dies just then.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from broker.core.jobs import Job, JobState
+from broker.wire import codec
+from broker.wire import messages as m
+from broker.wire.jobspec import Result
+
+if TYPE_CHECKING:
+    from tests.simulation.engine import Engine
+    from tests.simulation.world import World
+
+_Frames = list[bytes]
+
+
+class Violation(AssertionError):
+    """The promise is broken."""
+
+
+class _View(msgspec.Struct):
+    """What is checked of a view."""
+
+    id: str
+    state: str
+    fence: int = 0
+    result: Result | None = None
+
+
+_view = msgspec.msgpack.Decoder(_View).decode
+
+
+def require(holds: bool, rule: str, *details: object) -> None:
+    """Raise `Violation` when the rule does not hold."""
+    if not holds:
+        raise Violation(": ".join([rule, *map(str, details)]))
+
+
+class Checker:
+    """Remembers what was said, and compares."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.asked: dict[str, m.Submit] = {}
+        self.accepted_ids: set[str] = set()
+        #: Jobs as they are on disk.
+        self.disk: dict[str, Job] = {}
+        #: Jobs whose cancel was answered with a promise, and when.
+        self.cancels: dict[str, float] = {}
+        #: Attempts whose agent has said that they failed.
+        self.failures: defaultdict[str, set[int]] = defaultdict(set)
+        #: Attempts whose agent has said that they finished.
+        self.finished: set[tuple[str, int]] = set()
+        self.grants_of: Counter[str] = Counter()
+        self.last_seen: dict[str, m.JobView] = {}
+        #: Fence -> job, worker: every grant that was sent, every attempt that began in an engine.
+        self.grants: dict[int, tuple[str, str]] = {}
+        self.attempts: dict[int, str] = {}
+        self.highest: dict[str, int] = {}
+        #: Job -> its last start: when, on which worker, with which fence.
+        self.starts: dict[str, tuple[float, str, int]] = {}
+        #: What is in an engine now: (job, fence).
+        self.running: dict[Engine, tuple[str, int]] = {}
+        self.files: set[tuple[str, int]] = set()
+
+    # ------------------------------------------------------------ the disk
+
+    def committed(self, job: Job) -> None:
+        """This row is on disk now."""
+        old = self.disk.get(job.id)
+        self.disk[job.id] = job
+        if old is not None and (old.state, old.fence, old.revision) == (job.state, job.fence, job.revision):
+            return
+        self.world.trace("disk", "row", f"{job.id} {job.state} fence {short(job.fence)} stop {job.stop!r}")
+        require(job.id in self.asked, "nothing appears that nobody asked for", job.id)
+        if old is not None:
+            require(not old.final, "a final state is final", f"{job.id} was {old.state}, is {job.state}")
+            require(job.fence >= old.fence, "fences only rise", job.id, short(old.fence), short(job.fence))
+            require(not old.stop or job.stop == old.stop, "a stop is not taken back", job.id, old.stop, job.stop)
+            reason = job.losses == old.losses or self._may_lose()
+            require(reason, "a worker is lost for a reason", job.id, job.story[-1].note)
+        policy = self.world.plan.policy
+        require(job.crashes <= policy.max_crashes, "crashes are bounded", job.id, job.crashes)
+        require(job.losses <= policy.max_losses + 1 or bool(job.stop), "losses are bounded", job.id, job.losses)
+        failures = len(self.failures[job.id])
+        require(
+            job.crashes + job.errors <= failures, "a failure counts once", job.id, job.crashes, job.errors, failures
+        )
+        if job.final:
+            self.world.count(f"job {job.state}" + (f": {job.failure.kind}" if job.failure else ""))
+            self.world.watch_end(job)
+        if job.state is JobState.SUCCEEDED:
+            self._published(job)
+        if job.id in self.cancels and job.final:
+            require(job.state is not JobState.SUCCEEDED, "a cancelled job publishes nothing", job.id)
+
+    def _published(self, job: Job) -> None:
+        require(not job.stop, "a job that is being stopped publishes nothing", job.id, job.stop)
+        require((job.id, job.fence) in self.files, "what is published is there", job.id, short(job.fence))
+        require(self.attempts.get(job.fence) == job.id, "only what ran is published", job.id, short(job.fence))
+        result = job.result
+        right = result is not None and result.artefacts[0].sha256 == f"{job.fence:064x}"
+        require(right, "an attempt publishes its own result", job.id, short(job.fence), result)
+
+    # ------------------------------------------------------------ what the broker says
+
+    def sending(self, peer: bytes, frames: _Frames) -> None:
+        """The broker hands a message to its socket."""
+        if peer.startswith(b"b"):
+            self._to_agent(peer, frames)
+        else:
+            self._to_edge(frames)
+
+    def _to_agent(self, peer: bytes, frames: _Frames) -> None:
+        message = codec.to_agent(frames)[0]  # type: ignore[index]
+        match message:
+            case m.Run(job_id=job_id, fence=fence):
+                job = self.disk.get(job_id)
+                record = self.world.broker.core.state.pool.at(peer)
+                worker = record.name if record is not None else ""
+                require(job is not None, "only what is on disk is run", job_id)
+                assert job is not None
+                require(frames[1] == job.body, "a job is run as it was asked for", job_id)
+                if fence not in self.grants:
+                    require(not job.final, "what is final is not run", job_id)
+                    higher = fence > self.highest.get(job_id, 0) and fence >> 32 == self.world.broker.journal.epoch
+                    require(higher, "every grant bears a higher fence", job_id, short(fence))
+                    self.highest[job_id] = fence
+                    require(job.pinned in ("", worker), "a pinned job runs where it was pinned", job_id, worker)
+                    self.grants[fence] = (job_id, worker)
+                    self.grants_of[job_id] += 1
+                    most = 30 + 10 * len(self.world.disturbances)
+                    require(self.grants_of[job_id] <= most, "a worker that has no room is not asked again", job_id)
+                require(
+                    self.grants[fence] == (job_id, worker), "a fence is one job's at one worker", job_id, short(fence)
+                )
+            case m.ResultAck(job_id=job_id, fence=fence, accepted=True):
+                job = self.disk.get(job_id)
+                assert job is not None
+                if (job_id, fence) in self.finished:
+                    done = job.state is JobState.SUCCEEDED and job.fence == fence
+                else:  # it failed, or was stopped
+                    done = job.fence > fence or job.final or job.waiting
+                require(done, "a result is acknowledged when it is on disk", job_id, short(fence))
+
+    def _to_edge(self, frames: _Frames) -> None:
+        message = codec.to_edge(frames)[0]  # type: ignore[index]
+        about_job = isinstance(message, m.Accepted | m.JobReply | m.CancelReply | m.Event)
+        view = _view(frames[1]) if about_job and len(frames) == 2 and frames[1] else None
+        if view is not None and view.state in ("succeeded", "failed", "cancelled"):
+            job = self.disk.get(view.id)
+            same = job is not None and (job.state, job.fence) == (view.state, view.fence)
+            require(same, "an end is told when it is on disk", view.id, view.state)
+        match message:
+            case m.Accepted():
+                require(view is not None and view.id in self.disk, "accepted means on disk", view)
+            case m.CancelReply(outcome="requested" | "cancelled"):
+                assert view is not None
+                job = self.disk[view.id]
+                kept = job.state is JobState.CANCELLED or bool(job.stop)
+                require(kept, "a cancel is answered when it is on disk", view.id, job.state)
+
+    # ------------------------------------------------------------ what customers hear
+
+    def submitted(self, message: m.Submit) -> None:
+        self.asked.setdefault(message.job_id, message)
+
+    def accepted(self, job_id: str, view: m.JobView) -> None:
+        require(view.id == job_id and view.body == job_id.encode(), "the answer is about one's own job", job_id)
+        self.accepted_ids.add(job_id)
+
+    def rejected(self, job_id: str, message: m.Rejected) -> None:
+        self.world.count(f"rejected: {message.code}")
+        require(message.code != "id_conflict", "one's own job is recognised", job_id)
+        require(job_id not in self.accepted_ids, "what was accepted is not refused later", job_id, message.code)
+
+    def conflict(self, job_id: str, message: Any) -> None:
+        refused = isinstance(message, m.Rejected) and message.code == "id_conflict"
+        require(refused, "an id is one job's", job_id, message)
+        self.world.count("rejected: id_conflict")
+
+    def found(self, job_id: str, found: bool) -> None:
+        require(found or job_id not in self.accepted_ids, "what was accepted is found", job_id)
+
+    def seen(self, view: m.JobView) -> None:
+        old = self.last_seen.get(view.id)
+        if old is None or view.revision > old.revision:
+            final = old is not None and old.state in ("succeeded", "failed", "cancelled")
+            require(not final, "nothing is heard of a job after its end", view.id, old and old.state, view.state)
+            self.last_seen[view.id] = view
+
+    def cancel_answered(self, job_id: str, outcome: str) -> None:
+        self.world.count(f"cancel: {outcome}")
+        if outcome == "not_found":
+            require(job_id not in self.accepted_ids, "what was accepted can be cancelled", job_id)
+        elif outcome == "already_final":
+            require(self.disk[job_id].final, "an end is told when it is on disk", job_id)
+        else:
+            require(self.disk[job_id].state is not JobState.SUCCEEDED, "a cancelled job publishes nothing", job_id)
+            self.cancels.setdefault(job_id, self.world.timeline.now)
+
+    # ------------------------------------------------------------ what runs
+
+    def begun(self, worker: str, engine: Engine, job_id: str, fence: int) -> None:
+        """An engine is given this attempt."""
+        require(job_id in self.disk, "only what is on disk is run", job_id)
+        require(fence not in self.attempts, "a fence runs once", job_id, short(fence))
+        self.attempts[fence] = job_id
+        require(self._may_start(job_id, fence), "a job is started again for a reason", job_id, short(fence))
+        self.starts[job_id] = (self.world.timeline.now, worker, fence)
+        self.running[engine] = (job_id, fence)
+        self.files.discard((job_id, fence))
+
+    def _may_start(self, job_id: str, new: int) -> bool:
+        """Whether it was not started before, or something happened to that attempt: it failed, or its worker or link was disturbed.
+
+        The broker's death is no reason, unless it came so soon that the grant was not on disk. Nor is its sleep.
+        """
+        last = self.starts.get(job_id)
+        if last is None:
+            return True
+        at, worker, fence = last
+        if new < fence:  # an old grant, late: it will be told to stop
+            return True
+        slack_s = 1.0 + 2 * self.world.network.longest_s
+        forgotten = any(abs(death - at) < slack_s for death in self.world.broker.deaths)
+        slow = max(self.world.plan.delays) > 1.0  # a message that takes as long as a lease is a disturbance of its own
+        return fence in self.failures[job_id] or forgotten or slow or self.world.disturbed((worker,), at)
+
+    def _may_lose(self) -> bool:
+        """Whether a worker or its link was disturbed lately. The broker's own death and sleep are no reason."""
+        workers = tuple(worker.name for worker in self.world.workers)
+        slow = max(self.world.plan.delays) > 1.0
+        return slow or self.world.disturbed(workers, self.world.timeline.now - 20.0)
+
+    def made(self, job_id: str, fence: int) -> None:
+        """The attempt's files are on disk."""
+        self.files.add((job_id, fence))
+
+    def removed(self, job_id: str, fence: int) -> None:
+        """The attempt's files are being removed."""
+        job = self.disk.get(job_id)
+        published = job is not None and job.state is JobState.SUCCEEDED and job.fence == fence
+        require(not published, "what is published stays", job_id, short(fence))
+        self.files.discard((job_id, fence))
+
+    def said(self, message: m.Message) -> None:
+        """An agent says how an attempt ended."""
+        if isinstance(message, m.Failed):
+            self.failures[message.job_id].add(message.fence)
+        elif isinstance(message, m.Finished):
+            self.finished.add((message.job_id, message.fence))
+
+    def engine_free(self, worker: str, engine: Engine) -> None:
+        """The engine's process is gone."""
+        self.running.pop(engine, None)
+
+    def broker_stepped(self) -> None:
+        """The broker has taken and done what there was."""
+        self.world.broker.check()
+        core = self.world.broker.core
+        for name, limit in self.world.limits.items():
+            held = core.state.tenants.share(name).held
+            waived = core.state.orphans or self.world.disturbances
+            require(held <= limit or bool(waived), "a tenant has its share of workers at most", name, held)
+
+    # ------------------------------------------------------------ the end
+
+    def finally_(self) -> None:
+        """Everything is quiet."""
+        for job_id in self.accepted_ids:
+            require(job_id in self.disk, "what was accepted is on disk", job_id)
+        for job_id in self.cancels:
+            job = self.disk[job_id]
+            ended = job.state is JobState.CANCELLED or (job.failure is not None and job.failure.kind == "expired")
+            require(ended, "what was cancelled is cancelled", job_id, job.state, job.failure)
+        aliases = Counter((job.alias, job.tenant) for job in self.disk.values() if job.alias)
+        require(all(count == 1 for count in aliases.values()), "a name that is to be unique is", aliases)
+        for job in self.disk.values():
+            files = (job.id, job.fence) in self.files
+            require(job.state is not JobState.SUCCEEDED or files, "what is published stays", job.id)
+            finals = [move for move in job.story if move.target in ("succeeded", "failed", "cancelled")]
+            require(len(finals) == 1, "a job ends once", job.id, job.story)
+
+
+def short(fence: int) -> str:
+    """A fence for people: epoch.counter."""
+    return f"{fence >> 32}.{fence & 0xFFFF_FFFF}"

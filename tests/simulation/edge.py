@@ -1,0 +1,274 @@
+"""Edges and the people behind them: requests that are repeated until they are answered, by the rules of `broker.client`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from broker.wire import codec
+from broker.wire import messages as m
+from tests.simulation.network import Cable, Connection, Frames
+from tests.simulation.plan import Errand
+from tests.simulation.timeline import Alarm
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+RESEND_S = 1.0
+TIMEOUT_S = 10.0
+CONFIRM_S = 5.0
+
+Answer = Callable[[Any, bytes], None]
+
+
+class _Request:
+    def __init__(self, message: m.Message, body: bytes | None, answer: Answer, now: float) -> None:
+        self.message = message
+        self.body = body
+        self.answer = answer
+        self.sent_at = now
+        self.deadline = now + TIMEOUT_S
+
+
+class Edge:
+    """One process with one connection, which watches all jobs."""
+
+    def __init__(self, world: World, name: str, random: Random) -> None:
+        self.world = world
+        self.name = name
+        self.random = random
+        self.timeline = world.timeline
+        self.cable = Cable(world.network, b"f", self, world.broker)
+        self.deaf_until = 0.0
+        self._req = 0
+        self._requests: dict[int, _Request] = {}
+        #: Number of the last event, and the last view of each job; views before a gap are not to be trusted.
+        self._seq: int | None = None
+        self.views: dict[str, m.JobView] = {}
+        self.gaps = 0
+        self._boot = 0
+        self._late: list[tuple[Connection, Frames]] = []
+        self._tick = Alarm(self.timeline, self._on_tick)
+        self._tick.set(self.timeline.now + RESEND_S)
+        self._confirm_at = 0.0
+
+    # ------------------------------------------------------------ life
+
+    def kill(self) -> None:
+        """It dies and is started again; the people behind it ask again when their time is over."""
+        self._boot += 1
+        unanswered, self._requests = self._requests, {}
+        self._seq, self.views = None, {}
+        self._late.clear()
+        self.cable.cut(0.5)
+        for request in unanswered.values():
+            request.answer(None, b"")
+
+    def deaf(self, seconds: float) -> None:
+        """It does not read."""
+        self.deaf_until = self.timeline.now + seconds
+        self.timeline.at(self.deaf_until, self._hear_again)
+
+    def _hear_again(self) -> None:
+        late, self._late = self._late, []
+        for connection, frames in late:
+            self.received(connection, frames)
+
+    @property
+    def watching(self) -> bool:
+        """Whether its stream of events has begun."""
+        return self._seq is not None and self.cable.connection is not None
+
+    # ------------------------------------------------------------ asking
+
+    def ask(self, build: Callable[[int], m.Message], answer: Answer, body: bytes | None = None) -> None:
+        """Ask, and again until there is an answer. `answer` is called with None when there was none in time."""
+        self._req += 1
+        request = _Request(build(self._req), body, answer, self.timeline.now)
+        self._requests[self._req] = request
+        self._send(request)
+
+    def _send(self, request: _Request) -> None:
+        request.sent_at = self.timeline.now
+        self.world.trace(self.name, "asks", request.message)
+        self.cable.send(codec.encode(request.message, request.body))
+
+    def _on_tick(self) -> None:
+        now = self.timeline.now
+        self._tick.set(now + RESEND_S)
+        for number, request in [*self._requests.items()]:
+            if now >= request.deadline:
+                del self._requests[number]
+                request.answer(None, b"")
+            elif now >= request.sent_at + RESEND_S:
+                self._send(request)
+        if now >= self._confirm_at:
+            self._watch()
+
+    def _watch(self) -> None:
+        self._confirm_at = self.timeline.now + CONFIRM_S
+        self._req += 1
+        self.cable.send(codec.encode(m.Watch(req=self._req)))
+
+    # ------------------------------------------------------------ hearing
+
+    def connected(self, connection: Connection) -> None:
+        connection.owner = self._boot
+        for request in [*self._requests.values()]:
+            self._send(request)
+        self._watch()
+
+    def received(self, connection: Connection, frames: Frames) -> None:
+        if connection.owner != self._boot:
+            return
+        if self.timeline.now < self.deaf_until:
+            self._late.append((connection, frames))
+            return
+        decoded = codec.to_edge(frames)
+        assert decoded is not None
+        message, body = decoded
+        self.world.trace(self.name, "hears", message)
+        if isinstance(message, m.Event | m.Gone):
+            self._event(message, body)
+        elif isinstance(message, m.Watching):
+            if message.seq != self._seq:
+                self._gap()
+            self._seq = message.seq
+        else:
+            request = self._requests.pop(message.req, None)
+            if request is not None:
+                request.answer(message, body)
+
+    def _event(self, event: m.Event | m.Gone, body: bytes) -> None:
+        if self._seq is None or event.seq != self._seq + 1:
+            self._gap()
+        self._seq = event.seq
+        if isinstance(event, m.Event):
+            self.view(codec.job_view(body))
+
+    def _gap(self) -> None:
+        self.gaps += 1
+        self.views.clear()
+
+    def view(self, view: m.JobView) -> None:
+        """A job as this edge has just been told."""
+        self.world.checker.seen(view)
+        old = self.views.get(view.id)
+        if old is None or old.revision <= view.revision:
+            self.views[view.id] = view
+
+
+class Customer:
+    """The person behind one job."""
+
+    def __init__(self, world: World, errand: Errand, random: Random) -> None:
+        self.world = world
+        self.errand = errand
+        self.random = random
+        self.timeline = world.timeline
+        self.accepted = False
+        self.rejected = False
+        #: The spec of one's own job, so that another's under the same id is not taken for it.
+        self.body = errand.job_id.encode()
+        deadline_at = errand.at + self.timeline.now + errand.deadline_s if errand.deadline_s else 0.0
+        self.submit_message = m.Submit(
+            req=0,
+            job_id=errand.job_id,
+            model=errand.model,
+            units=errand.units,
+            tenant=errand.tenant,
+            priority=errand.priority,
+            deadline_at=deadline_at,
+            alias=errand.alias,
+            alias_unique=bool(errand.alias),
+            worker=errand.pinned,
+            only_if_idle=errand.only_if_idle,
+            max_queued=errand.max_queued,
+            max_running=errand.max_running,
+        )
+        self.timeline.after(errand.at, self.submit)
+
+    @property
+    def edge(self) -> Edge:
+        return self.random.choice(self.world.edges)
+
+    # ------------------------------------------------------------ submit
+
+    def submit(self) -> None:
+        self.world.checker.submitted(self.submit_message)
+        edge = self.edge
+        edge.ask(self._numbered, lambda message, body: self._on_submitted(edge, message, body), self.body)
+
+    def _numbered(self, req: int) -> m.Message:
+        return msgspec.structs.replace(self.submit_message, req=req)
+
+    def _on_submitted(self, edge: Edge, message: Any, body: bytes) -> None:
+        if message is None:
+            self.world.count("customer: no answer in time")
+            self.timeline.after(self.random.choice((0.1, 3.0)), self.submit)
+        elif isinstance(message, m.Accepted):
+            view = codec.job_view(body)
+            self.world.checker.accepted(self.errand.job_id, view)
+            edge.view(view)
+            if not self.accepted:
+                self.accepted = True
+                self._begin_to_care()
+        else:
+            assert isinstance(message, m.Rejected)
+            self.world.checker.rejected(self.errand.job_id, message)
+            self.rejected = not (message.retry_after_s and self.random.random() < 0.5)
+            if not self.rejected:
+                self.timeline.after(min(message.retry_after_s, 10.0), self.submit)
+
+    def _begin_to_care(self) -> None:
+        errand = self.errand
+        if errand.cancel_s >= 0:
+            self.timeline.after(errand.cancel_s, self.cancel)
+        if errand.again_s >= 0:
+            self.timeline.after(errand.again_s, self._again)
+        self.timeline.after(self.random.choice((0.2, 2.0)), self._look)
+
+    def _again(self) -> None:
+        """A client that forgot, or another who took the same id."""
+        if not self.errand.changed:
+            self.submit()
+            return
+        self.edge.ask(self._numbered, self._on_conflict, b"another spec")
+
+    def _on_conflict(self, message: Any, body: bytes) -> None:
+        if message is not None:
+            self.world.checker.conflict(self.errand.job_id, message)
+
+    # ------------------------------------------------------------ look and cancel
+
+    def _look(self) -> None:
+        view = self.world.checker.last_seen.get(self.errand.job_id)
+        if view is not None and self.errand.cancel_s == -2.0 and view.total and view.step >= view.total - 1:
+            self.cancel()
+        if view is not None and view.state in ("succeeded", "failed", "cancelled"):
+            return
+        edge = self.edge
+        edge.ask(
+            lambda req: m.GetJob(req=req, job_id=self.errand.job_id),
+            lambda message, body: self._on_job(edge, message, body),
+        )
+
+    def _on_job(self, edge: Edge, message: Any, body: bytes) -> None:
+        self.timeline.after(0.5 if self.errand.cancel_s == -2.0 else 6.0, self._look)
+        if message is None:
+            return
+        self.world.checker.found(self.errand.job_id, message.found)
+        if message.found:
+            edge.view(codec.job_view(body))
+
+    def cancel(self) -> None:
+        self.edge.ask(lambda req: m.CancelJob(req=req, job_id=self.errand.job_id), self._on_cancelled)
+
+    def _on_cancelled(self, message: Any, body: bytes) -> None:
+        if message is None:
+            self.timeline.after(1.0, self.cancel)
+            return
+        self.world.checker.cancel_answered(self.errand.job_id, message.outcome)

@@ -1,0 +1,290 @@
+"""Rules of the two cores, broken one at a time: a simulation that does not notice proves nothing.
+
+Each mutation replaces one function by one that leaves a rule out, and is hunted seed by seed until some check notices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from broker.core import benching, clock, dispatch, reports, requests, retry, state
+from broker.core.dispatch import placement
+from broker.core.jobs import Cause, JobState
+from broker.core.machine import Core
+from broker.core.pool import Worker
+from broker.core.tenants import Tenants
+from broker.shell.journal import Journal
+from broker.shell.router import Router
+from tests.simulation.runner import Outcome, run_seed
+from workers.agent.attempt import Attempt
+from workers.agent.core import AgentCore
+from workers.agent.outbox import Outbox
+from workers.agent.presence import Presence
+
+#: Seeds tried before a mutation counts as not noticed.
+LIMIT = 400
+
+
+class Mutation(Struct, frozen=True):
+    """One rule, left out."""
+
+    name: str
+    #: The rule, as its owner would say it.
+    rule: str
+    #: (owner, attribute, what takes its place, given what was there).
+    swaps: tuple[tuple[Any, str, Callable[[Any], Any]], ...]
+    #: Where the hunt begins; what is rarely noticed begins close to a seed that does.
+    first: int = 0
+
+
+@contextmanager
+def broken(mutation: Mutation) -> Iterator[None]:
+    """The rule does not hold in here."""
+    with ExitStack() as stack:
+        for owner, name, build in mutation.swaps:
+            original = vars(owner)[name]
+            setattr(owner, name, build(original))
+            stack.callback(setattr, owner, name, original)
+        yield
+
+
+def hunt(mutation: Mutation, first: int, limit: int = LIMIT) -> Outcome | None:
+    """The first seed that notices; None when none of them does."""
+    with broken(mutation):
+        for seed in range(first, first + limit):
+            outcome = run_seed(seed)
+            if outcome.broken:
+                return outcome
+    return None
+
+
+def _nothing(_: Any) -> Callable[..., None]:
+    return lambda *args, **kwargs: None
+
+
+def _constant(value: object) -> Callable[[Any], Callable[..., object]]:
+    return lambda _: lambda *args, **kwargs: value
+
+
+# ---------------------------------------------------------------- the broker: results
+
+
+def _any_fence(original: Callable[..., Any]) -> Callable[..., Any]:
+    def current(core_state: Any, worker: Any, message: Any, now: float) -> Any:
+        job = core_state.find(message.job_id)
+        if job is None or job.final:
+            return original(core_state, worker, message, now)
+        worker.said(message.fence, message.free)
+        return job
+
+    return current
+
+
+def _after_the_end(original: Callable[..., Any]) -> Callable[..., Any]:
+    def current(core_state: Any, worker: Any, message: Any, now: float) -> Any:
+        job = core_state.find(message.job_id)
+        if job is None or job.fence != message.fence:
+            return original(core_state, worker, message, now)
+        worker.said(message.fence, message.free)
+        return job
+
+    return current
+
+
+def _deaf_to_stop(original: Callable[..., Any]) -> Callable[..., Any]:
+    def finished(core_state: Any, worker: Any, message: Any, body: bytes, now: float) -> None:
+        job = core_state.jobs.get(message.job_id)
+        if job is not None:
+            job.stop = ""
+        original(core_state, worker, message, body, now)
+
+    return finished
+
+
+# ---------------------------------------------------------------- the broker: disk before words
+
+
+def _send_first(original: Callable[..., Any]) -> Callable[..., Any]:
+    def settle(router: Any, now: float) -> None:
+        sends, router._sends = router._sends, []
+        for peer in router._send(sends):
+            router._sends += [send for send in sends if send.peer == peer]
+        original(router, now)
+
+    return settle
+
+
+def _same_epoch(original: Callable[..., Any]) -> Callable[..., Any]:
+    def raise_epoch(journal: Any) -> int:
+        original(journal)
+        return 1
+
+    return raise_epoch
+
+
+# ---------------------------------------------------------------- the broker: who holds what
+
+
+def _counted(_: Any) -> Callable[..., Any]:
+    def said(worker: Any, seen: int, free: int) -> None:
+        worker.seen = max(worker.seen, seen)
+        worker.free = 1
+        worker._unseen = list(worker.held.values())
+
+    return said
+
+
+def _no_adoption(_: Any) -> Callable[..., Any]:
+    def settle(core_state: Any, worker: Any, held: Any, now: float) -> None:
+        for item in held:
+            job = core_state.find(item.job_id)
+            ours = job is not None and not job.final and worker.held.get(item.job_id) == item.fence
+            if ours and job.state is JobState.ASSIGNED:
+                reports._adopt(core_state, worker, job, item.fence, now)
+            elif not ours and item.phase != "finished":
+                core_state.send(worker.peer, reports.m.Cancel(job_id=item.job_id, fence=item.fence))
+
+    return settle
+
+
+def _mute_to_zombies(original: Callable[..., Any]) -> Callable[..., Any]:
+    def settle(core_state: Any, worker: Any, held: Any, now: float) -> None:
+        current = [item for item in held if (job := core_state.jobs.get(item.job_id)) and item.fence >= job.fence]
+        original(core_state, worker, current, now)
+
+    return settle
+
+
+def _forgets_stored(original: Callable[..., Any]) -> Callable[..., Any]:
+    def submit(core_state: Any, peer: bytes, message: Any, body: bytes, now: float) -> None:
+        core_state.find, find = core_state.jobs.get, core_state.find
+        try:
+            original(core_state, peer, message, body, now)
+        finally:
+            core_state.find = find
+
+    return submit
+
+
+def _retry_always(original: Callable[..., Any]) -> Callable[..., Any]:
+    def decide(kind: Any, message: str, tries: Any, worker: str, spread: float, limit: int) -> Any:
+        choice = original(kind, message, tries, worker, spread, limit)
+        return retry.RetryDecision(1.0) if isinstance(choice, retry.GiveUp) else choice
+
+    return decide
+
+
+def _lose_freely(_: Any) -> Callable[..., Any]:
+    def lose(core_state: Any, job: Any, now: float, note: str) -> None:
+        core_state.give_back(job, Cause.LOST, now, note)
+
+    return lose
+
+
+def _refused_for_free(_: Any) -> Callable[..., Any]:
+    def refused(core_state: Any, worker: Any, message: Any, now: float) -> None:
+        job = core_state.jobs.get(message.job_id)
+        worker.said(message.fence, message.free)
+        if job is not None and job.held and job.fence == message.fence and job.worker == worker.name:
+            core_state.give_back(job, Cause.REFUSED, now, message.reason)
+
+    return refused
+
+
+def _takes_back(original: Callable[..., Any]) -> Callable[..., Any]:
+    def hello(core_state: Any, peer: bytes, message: Any, body: bytes, now: float) -> None:
+        old = core_state.pool.get(message.name)
+        seen = max([message.seen, *(old.held.values() if old is not None else ())])
+        original(core_state, peer, msgspec.structs.replace(message, seen=seen), body, now)
+
+    return hello
+
+
+# ---------------------------------------------------------------- the agent
+
+
+def _said_once(original: Callable[..., Any]) -> Callable[..., Any]:
+    def due(outbox: Any, now: float, free: int) -> Any:
+        messages = original(outbox, now, free)
+        for pending in outbox._pending.values():
+            pending.due_at = float("inf")
+        return messages
+
+    return due
+
+
+def _any_run(original: Callable[..., Any]) -> Callable[..., Any]:
+    def on_run(core: Any, run: Any, body: bytes, now: float) -> None:
+        known = core.slot.holds(run.job_id, run.fence) or core.outbox.answer(run.job_id, run.fence, core.free)
+        if run.fence <= core.seen and not known and not core.obstacle():
+            core.slot.begin(run, body, f"/a/{run.job_id}/{run.fence}", now)
+        else:
+            original(core, run, body, now)
+
+    return on_run
+
+
+def _endless_patience(_: Any) -> Callable[..., Any]:
+    return lambda attempt, policy: float("inf")
+
+
+ALL: tuple[Mutation, ...] = (
+    Mutation("any-fence", "a result counts only with the job's fence", ((reports, "_current", _any_fence),)),
+    Mutation("after-the-end", "nothing leads out of a final state", ((reports, "_current", _after_the_end),)),
+    Mutation("publish-cancelled", "a finish loses against a cancel", ((reports, "finished", _deaf_to_stop),)),
+    Mutation("failure-counts-again", "a failure closes its attempt", ((state.State, "close_attempt", _nothing),)),
+    Mutation("send-before-commit", "nothing is said before it is on disk", ((Router, "_settle", _send_first),)),
+    Mutation("lazy-stop", "a stop is durable", ((state, "LAZY", lambda lazy: lazy | {Cause.STOP_REQUESTED}),)),
+    Mutation("lazy-finish", "a result is durable", ((state, "LAZY", lambda lazy: lazy | {Cause.FINISHED}),)),
+    Mutation("same-epoch", "the epoch is raised before every life", ((Journal, "_raise_epoch", _same_epoch),)),
+    Mutation("counted-credit", "room is what the worker said last", ((Worker, "said", _counted),)),
+    Mutation("no-lease-expiry", "what a silent worker held goes back", ((clock, "_lose_worker", _nothing),), first=30),
+    Mutation(
+        "no-rejoin-end", "orphans go back when nobody comes for them", ((clock, "_close_rejoin", _nothing),), first=45
+    ),
+    Mutation("no-stall-rule", "the broker's own sleep is not the workers' silence", ((Core, "stalled", _nothing),)),
+    Mutation("no-adoption", "a worker that comes back keeps its job", ((reports, "settle", _no_adoption),)),
+    Mutation("zombies-left", "an old attempt is told to stop", ((reports, "settle", _mute_to_zombies),), first=48),
+    Mutation(
+        "handed-back-for-ever", "what was begun and handed back is a loss", ((reports, "refused", _refused_for_free),)
+    ),
+    Mutation("hello-takes-back", "a grant that a hello crosses stands", ((reports, "hello", _takes_back),)),
+    Mutation("submit-forgets", "a job's id is its dedup key for ever", ((requests, "submit", _forgets_stored),)),
+    Mutation("retry-for-ever", "three crashes quarantine a job", ((retry, "decide", _retry_always),)),
+    Mutation("lose-for-ever", "too many losses quarantine a job", ((reports, "lose", _lose_freely),)),
+    Mutation(
+        "excluded-for-ever",
+        "a job may run where it crashed when there is no other",
+        ((dispatch, "_allowed", lambda _: lambda core_state, job, worker: worker.name not in job.excluded),),
+    ),
+    Mutation(
+        "bench-for-ever",
+        "a benched worker comes back",
+        ((benching, "end", _nothing), (benching, "reconsider", _nothing)),
+        first=40,
+    ),
+    Mutation("no-tenant-limit", "a tenant has its share of workers", ((Tenants, "may_start", _constant(True)),)),
+    Mutation("wrong-worker", "a pinned job runs where it was pinned", ((placement, "fits", _constant(True)),)),
+    Mutation("silent-watch", "every change is told to watchers", ((state.State, "note_change", _nothing),)),
+    Mutation(
+        "result-said-once",
+        "a result is said until it is acknowledged",
+        ((Outbox, "due", _said_once), (Outbox, "send_all_now", _nothing)),
+    ),
+    Mutation(
+        "no-cancel-escalation",
+        "an engine that hears no cancel is killed",
+        ((Attempt, "grace_s", _constant(1e9)),),
+        first=43,
+    ),
+    Mutation(
+        "no-hang-watch", "an engine that stands still is killed", ((Attempt, "stuck_at", _endless_patience),), first=60
+    ),
+    Mutation("any-run", "an agent takes a fence once", ((AgentCore, "_on_run", _any_run),), first=155),
+    Mutation("no-hello-again", "an agent that nobody answers says hello", ((Presence, "lapse", _constant(False)),)),
+)

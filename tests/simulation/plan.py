@@ -1,0 +1,242 @@
+"""What a seed draws: how big the world is, what goes wrong in it and when, what work comes and how it behaves.
+
+Each seed draws which kinds of trouble it has at all, and how much of each. A seed with everything at once would hide what needs quiet to
+be seen: a lost message is healed by the next broken connection before anybody can notice.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from msgspec import Struct
+
+from broker.core.policy import Policy
+from tests.simulation.engine import BEHAVIOURS
+
+#: Kind of fault -> (how likely a seed has it, how many it has at most).
+FAULTS = {
+    "broker killed": (0.35, 3),
+    "broker killed at": (0.5, 4),
+    "broker stopped": (0.1, 1),
+    "broker paused": (0.3, 3),
+    "disk low": (0.1, 2),
+    "agent killed": (0.35, 4),
+    "agent leaves": (0.15, 2),
+    "agent lost": (0.15, 1),  # and nobody starts it again
+    "agent drained": (0.1, 1),
+    "agent paused": (0.35, 4),
+    "engine killed": (0.3, 5),
+    "cut": (0.45, 8),
+    "partition": (0.4, 5),
+    "edge killed": (0.2, 2),
+    "edge deaf": (0.15, 2),
+}
+
+#: Where the broker is killed by "broker killed at", and among how many passages of that boundary from then on the fatal one is drawn.
+BOUNDARIES = {"receive": 20, "before commit": 8, "after commit": 8, "before send": 20, "raised epoch": 1}
+
+DELAYS: tuple[tuple[float, ...], ...] = (
+    (0.0,),
+    (0.0, 0.001, 0.01),
+    (0.0, 0.05, 0.3),
+    (0.001, 0.01, 1.2),
+    (0.0, 0.0, 0.0, 0.0, 4.0),
+)
+
+
+class Theme(Struct, frozen=True, kw_only=True):
+    """What a seed looks at closely, with nothing else going on."""
+
+    faults: tuple[str, ...] = ()
+    behaviours: tuple[str, ...] = ("finish",)
+    workers: tuple[int, ...] = (1, 2, 3)
+    cancels: float = 0.2
+    special: float = 0.0
+    natures: tuple[str, ...] = BEHAVIOURS
+    #: Steps of an attempt, fewest and most.
+    steps: tuple[int, int] = (2, 4)
+
+
+#: One seed in two has one of these.
+THEMES = {
+    "deaf engines": Theme(behaviours=("deaf",), cancels=0.8),
+    "zombies": Theme(faults=("agent paused", "partition", "cut"), workers=(2, 3), steps=(20, 50)),
+    "sleepy broker": Theme(faults=("broker paused",), steps=(10, 30)),
+    "restarts": Theme(faults=("broker killed", "broker killed at", "broker stopped"), steps=(2, 20)),
+    "poison": Theme(
+        faults=("engine killed",),
+        special=0.8,
+        natures=("finish", "finish", "oom", "fatal", "die", "die at once", "die at once", "hang", "junk", "close"),
+    ),
+    "races": Theme(cancels=1.0, special=0.2),
+}
+
+
+class Fault(Struct, frozen=True):
+    """Something goes wrong."""
+
+    at: float
+    kind: str
+    #: Which worker or edge, modulo how many there are.
+    target: int = 0
+    seconds: float = 0.0
+    word: str = ""
+    count: int = 0
+
+
+class Errand(Struct, frozen=True, kw_only=True):
+    """One job, from its customer's side."""
+
+    at: float
+    job_id: str
+    model: str
+    tenant: str
+    priority: int = 5
+    units: float = 1.0
+    deadline_s: float = 0.0
+    pinned: str = ""
+    max_queued: int = 0
+    max_running: int = 0
+    alias: str = ""
+    only_if_idle: bool = False
+    #: What it does in every engine; "": what the plan draws for each attempt.
+    nature: str = ""
+    #: When it is cancelled: so long after it was accepted, -1 never, -2 when it is about to finish.
+    cancel_s: float = -1.0
+    #: Submitted once more so long after it was accepted; -1 never. `changed`: with another body.
+    again_s: float = -1.0
+    changed: bool = False
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """All that is fixed before the world begins to turn."""
+
+    workers: int
+    edges: int
+    models: tuple[str, ...]
+    #: Seconds in which things go wrong.
+    horizon_s: float
+    delays: tuple[float, ...]
+    doubled: float
+    steps: tuple[int, int]
+    steps_s: tuple[float, ...]
+    behaviours: tuple[str, ...]
+    kernel_stuck: float
+    begin_failures: float
+    policy: Policy
+    errands: tuple[Errand, ...]
+    faults: tuple[Fault, ...]
+
+    def kill_s(self, random: Random) -> float:
+        """How long a killed engine takes to be gone: beyond the agent's patience when it sits in the kernel."""
+        return 9.0 if self.kernel_stuck and random.random() < self.kernel_stuck else random.choice((0.001, 0.05, 0.4))
+
+    def begin_fails(self, random: Random) -> bool:
+        return self.begin_failures > 0 and random.random() < self.begin_failures
+
+
+def draw(seed: int) -> Plan:
+    """The plan of a seed."""
+    random = Random(f"plan {seed}")
+    theme = THEMES[random.choice([*THEMES])] if random.random() < 0.5 else None
+    horizon_s = random.choice((8.0, 15.0, 25.0, 40.0))
+    workers = random.choice(theme.workers if theme else (1, 1, 2, 2, 3, 4))
+    models = random.choice((("demo",), ("demo",), ("demo", "wan")))
+    return Plan(
+        workers=workers,
+        edges=random.choice((1, 1, 2)),
+        models=models,
+        horizon_s=horizon_s,
+        delays=random.choice(DELAYS[:3] if theme else DELAYS),
+        doubled=random.choice((0.0, 0.0, 0.0, 0.1)),
+        steps=theme.steps if theme else random.choice(((2, 4), (2, 4), (2, 20))),
+        steps_s=random.choice(((0.05,), (0.3,), (0.2, 1.0), (0.5, 3.0)) if not theme else ((0.3,), (0.5, 1.0))),
+        behaviours=theme.behaviours if theme else _behaviours(random),
+        kernel_stuck=random.choice((0.0, 0.0, 0.0, 0.3)) if not theme else 0.0,
+        begin_failures=random.choice((0.0, 0.0, 0.0, 0.1)) if not theme else 0.0,
+        policy=Policy(
+            queue_limit=random.choice((2, 6, 100)),
+            recent_finals=random.choice((1, 4, 8)),
+            max_losses=random.choice((2, 10)),
+            bench_after=random.choice((0, 2, 3)),
+            bench_s=8.0,
+        ),
+        errands=_errands(random, horizon_s, workers, models, theme),
+        faults=_faults(random, horizon_s, theme),
+    )
+
+
+def _behaviours(random: Random) -> tuple[str, ...]:
+    behaviours = ["finish"] * random.choice((1, 4, 12))
+    if random.random() < 0.6:
+        behaviours += random.sample(BEHAVIOURS, random.randint(1, 3))
+    return tuple(behaviours)
+
+
+def _errands(
+    random: Random, horizon_s: float, workers: int, models: tuple[str, ...], theme: Theme | None
+) -> tuple[Errand, ...]:
+    tenants = random.choice((("default",), ("default",), ("studio", "lab", "guest")))
+    cancels = theme.cancels if theme else random.choice((0.0, 0.1, 0.6))
+    special = theme.special if theme else random.choice((0.0, 0.1, 0.3))
+    burst = random.random() < 0.3
+    limits = {name: (random.choice((0, 0, 2)), random.choice((0, 0, 1))) for name in tenants}
+
+    def chance(part: float) -> bool:
+        return random.random() < part
+
+    errands = []
+    for number in range(random.choice((2, 4, 8, 12))):
+        tenant = random.choice(tenants)
+        errands.append(
+            Errand(
+                at=random.uniform(0.0, 1.0 if burst else horizon_s),
+                job_id=f"j{number}",
+                model=random.choice(models),
+                tenant=tenant,
+                priority=random.choice((5, 5, 5, 1, 9)) if chance(special) else 5,
+                units=random.choice((1.0, 2.0, 4.0)),
+                deadline_s=random.choice((0.5, 4.0, 20.0)) if chance(special) else 0.0,
+                pinned=f"gpu-{random.randrange(workers)}" if chance(special / 2) else "",
+                max_queued=limits[tenant][0],
+                max_running=limits[tenant][1],
+                alias=random.choice(("", f"name{number % 4}")) if chance(special) else "",
+                only_if_idle=chance(special / 3),
+                nature=random.choice(theme.natures if theme else BEHAVIOURS) if chance(special) else "",
+                cancel_s=random.choice((0.0, 0.3, 2.0, 8.0, -2.0, -2.0)) if chance(cancels) else -1.0,
+                again_s=random.choice((0.0, 3.0, 15.0)) if chance(0.15) else -1.0,
+                changed=chance(0.3),
+            )
+        )
+    return tuple(sorted(errands, key=lambda errand: errand.at))
+
+
+def _faults(random: Random, horizon_s: float, theme: Theme | None) -> tuple[Fault, ...]:
+    faults = []
+    for kind, (likely, most) in FAULTS.items():
+        if theme is not None:
+            likely = 0.8 if kind in theme.faults else 0.0
+        if random.random() >= likely:
+            continue
+        for _ in range(random.randint(1, most)):
+            faults.append(_fault(random, kind, random.uniform(0.0, horizon_s)))
+    return tuple(sorted(faults, key=lambda fault: fault.at))
+
+
+def _fault(random: Random, kind: str, at: float) -> Fault:
+    target = random.randrange(12)
+    match kind:
+        case "broker killed" | "broker stopped":
+            return Fault(at, kind, seconds=random.choice((0.1, 1.0, 5.0, 12.0)), count=random.choice((0, 0, -30, 30)))
+        case "broker killed at":
+            word = random.choice([*BOUNDARIES])
+            return Fault(at, kind, word=word, count=random.randint(1, BOUNDARIES[word]))
+        case "broker paused" | "agent paused":
+            seconds = random.choice((0.6, 2.0, 4.0, 8.0, 11.0, 14.0))
+            return Fault(at, kind, target, seconds, word=random.choice(("", "engine too")))
+        case "partition":
+            return Fault(at, kind, target, random.choice((1.0, 3.0, 7.0, 20.0)), random.choice(("up", "down", "both")))
+        case "cut":
+            return Fault(at, kind, target, random.choice((0.1, 0.1, 2.0, 9.0)), random.choice(("", "unnoticed")))
+        case _:
+            return Fault(at, kind, target, random.choice((0.1, 1.0, 4.0, 10.0)))

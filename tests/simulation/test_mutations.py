@@ -1,0 +1,20 @@
+"""The simulation notices: a rule of either core that is left out is caught within a few seeds."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation import mutations
+
+
+@pytest.mark.parametrize("mutation", mutations.ALL, ids=lambda mutation: mutation.name)
+def test_a_rule_that_is_left_out_is_noticed(mutation: mutations.Mutation) -> None:
+    assert mutations.hunt(mutation, first=mutation.first) is not None
+
+
+def test_no_rule_stays_broken() -> None:
+    for mutation in mutations.ALL:
+        before = [vars(owner)[name] for owner, name, _ in mutation.swaps]
+        with mutations.broken(mutation):
+            assert [vars(owner)[name] for owner, name, _ in mutation.swaps] != before
+        assert [vars(owner)[name] for owner, name, _ in mutation.swaps] == before

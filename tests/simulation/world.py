@@ -1,0 +1,252 @@
+"""One world: everybody in it, the time of troubles, the calm after it, and the moment when all must be done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import msgspec
+
+from broker.core.jobs import FINAL, Job
+from broker.wire import messages as m
+from tests.simulation.broker import BrokerProcess
+from tests.simulation.checker import Checker, require, short
+from tests.simulation.disk import read_all
+from tests.simulation.edge import Customer, Edge
+from tests.simulation.network import Cable, Network
+from tests.simulation.plan import Fault, Plan
+from tests.simulation.timeline import START, Timeline
+from tests.simulation.worker import POLICY, WorkerProcess
+
+#: By then everything must be done that can be: three tries of a job that hangs, back-offs and engine restarts included.
+CALM_S = 900.0
+
+#: What a disturbance may cost beyond its own length: until the agent has said hello again and the broker has told it all.
+_SETTLE_S = 4.0
+
+
+class World:
+    """All of it."""
+
+    def __init__(self, seed: int, plan: Plan, folder: Path, *, tracing: bool = False) -> None:
+        self.plan = plan
+        self.timeline = Timeline()
+        self.lines: list[str] = []
+        self.tracing = tracing
+        self.counts: Counter[str] = Counter()
+        #: Who was disturbed, from when until when.
+        self.disturbances: list[tuple[str, float, float]] = []
+        self.calm = False
+        self._random = Random(f"world {seed}")
+        self.network = Network(self.timeline, Random(f"network {seed}"), plan.delays, plan.doubled)
+        self.checker = Checker(self)
+        self.broker = BrokerProcess(self, plan.policy, folder / "jobs.sqlite", Random(f"broker {seed}"))
+        self.workers: list[WorkerProcess] = []
+        self.edges: list[Edge] = []
+        self.limits = {errand.tenant: errand.max_running for errand in plan.errands if errand.max_running}
+        self.broker.start()
+        self.workers += [
+            WorkerProcess(self, f"gpu-{index}", Random(f"worker {seed} {index}")) for index in range(plan.workers)
+        ]
+        self.edges += [Edge(self, f"edge-{index}", Random(f"edge {seed} {index}")) for index in range(plan.edges)]
+        for worker in self.workers:
+            self.timeline.after(self._random.choice((0.0, 0.0, 1.0)), worker.start)
+        for edge in self.edges:
+            edge.cable.connect()
+        self._natures = {errand.job_id: errand.nature for errand in plan.errands}
+        self.customers = [Customer(self, errand, Random(f"customer {seed} {errand.job_id}")) for errand in plan.errands]
+        #: Since when an engine has been running what is not wanted any more.
+        self._dead_since: dict[int, float] = {}
+        self.timeline.after(1.0, self._look_for_dead_work)
+        for fault in plan.faults:
+            self.timeline.after(fault.at, lambda fault=fault: self._strike(fault))
+
+    # ------------------------------------------------------------ for everybody
+
+    def trace(self, who: str, verb: str, what: object = "") -> None:
+        """A line of the story, if anybody reads it."""
+        if self.tracing:
+            text = brief(what) if isinstance(what, m.Message) else what
+            self.lines.append(f"{self.timeline.now - START:9.3f}  {who:8} {verb:8} {text}")
+
+    def count(self, what: str) -> None:
+        self.counts[what] += 1
+
+    def cables(self) -> Iterator[Cable]:
+        for client in (*self.workers, *self.edges):
+            yield client.cable
+
+    def disturb(self, who: str, seconds: float = 0.0) -> None:
+        """From now on nothing is promised about `who` for so long, and a little more."""
+        self.disturbances.append((who, self.timeline.now, self.timeline.now + seconds + _SETTLE_S))
+
+    def disturbed(self, who: tuple[str, ...], since: float) -> bool:
+        """Whether one of them has been disturbed at any time since then."""
+        return any(name in who and until > since for name, _, until in self.disturbances)
+
+    def behaviour(self, job_id: str, random: Random) -> str:
+        return self._natures.get(job_id) or ("finish" if self.calm else random.choice(self.plan.behaviours))
+
+    # ------------------------------------------------------------ the course of things
+
+    def run(self) -> None:
+        """Live through it. Raises `Violation`, or whatever a core raises."""
+        self.timeline.run(START + self.plan.horizon_s)
+        self._calm_down()
+        end = self.timeline.now + CALM_S
+        while not self.settled() and self.timeline.now < end:
+            self.timeline.run(self.timeline.now + 2.0)
+        self._require_settled()
+        self.timeline.run(self.timeline.now + 1.0)
+        self.checker.finally_()
+        self._compare_disk()
+
+    def _calm_down(self) -> None:
+        self.trace("world", "calms")
+        self.calm = True
+        self.network.calm_down()
+        self.broker.fuse.light("", 0)
+        self.broker.room.low = False
+        if self.broker.paused_until > self.timeline.now:
+            self.broker.pause(0.0)
+        for cable in self.cables():
+            cable.heal()
+
+    def settled(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.broker.serving and not any(self._undone())
+
+    def _undone(self) -> Iterator[str]:
+        for job in self.checker.disk.values():
+            if not job.final:
+                yield f"{job.id} is {job.state}, fence {short(job.fence)}, stop {job.stop!r}"
+        for customer in self.customers:
+            if not (customer.accepted or customer.rejected):
+                yield f"{customer.errand.job_id} was neither accepted nor refused"
+        lost = {worker.name for worker in self.workers if worker.lost}
+        for worker in self.workers:
+            if not (worker.lost or worker.idle):
+                yield f"{worker.name} is not idle: {worker.core and (worker.core.obstacle(), worker.core.held())}"
+        for edge in self.edges:
+            for job_id, view in edge.views.items():
+                if view.state not in FINAL:
+                    yield f"{edge.name} was last told that {job_id} is {view.state}"
+        if self.broker.up:
+            for view in self.broker.core.snapshot().workers:
+                if view.state != "idle" and view.name not in lost:
+                    yield f"the broker takes {view.name} for {view.state}"
+
+    def _require_settled(self) -> None:
+        undone = [] if self.settled() else [*self._undone()]
+        require(not undone and self.broker.serving, "everything ends once the faults stop", *undone)
+
+    def _compare_disk(self) -> None:
+        self.broker.end()
+        on_disk = read_all(self.broker.path)
+        require(on_disk.keys() == self.checker.disk.keys(), "what was committed is on disk", *on_disk)
+        for job_id, job in on_disk.items():
+            same = (job.state, job.fence) == (self.checker.disk[job_id].state, self.checker.disk[job_id].fence)
+            require(same, "what was committed is on disk", job_id, job.state)
+
+    def _look_for_dead_work(self) -> None:
+        """No GPU works for long on what was cancelled, replaced or lost, unless something keeps the word from getting there."""
+        self.timeline.after(1.0, self._look_for_dead_work)
+        for worker in self.workers:
+            engine = worker.engine
+            if engine is None or engine.job is None or worker.core is None:
+                continue
+            job, fence = self.checker.disk[engine.job.job_id], engine.job.fence
+            if job.fence <= fence and not job.final and not job.stop:
+                continue
+            since = self._dead_since.setdefault(fence, self.timeline.now)
+            step_s = max(engine.step_s, engine.predicted_step_s)
+            limit_s = 2 * step_s + POLICY.cancel_grace_s + 6 * self.network.longest_s + 3.0
+            ends = [until for who, _, until in self.disturbances if who in (worker.name, "broker")]
+            quiet_s = self.timeline.now - max(since, *ends, 0.0)
+            waited = f"{job.id} {short(fence)} for {quiet_s:.1f} s"
+            freed = quiet_s <= limit_s or self.plan.kernel_stuck > 0
+            require(freed, "a cancel frees the worker within the grace", waited)
+
+    def watch_end(self, job: Job) -> None:
+        """A job has ended: every edge whose stream of events goes on must be told."""
+        streams = [(edge, edge.gaps) for edge in self.edges if edge.watching]
+        at = self.timeline.now
+        self.timeline.after(3 * self.network.longest_s + 1.0, lambda: self._require_told(job, streams, at))
+
+    def _require_told(self, job: Job, streams: list[tuple[Edge, int]], at: float) -> None:
+        for edge, gaps in streams:
+            view = edge.views.get(job.id)
+            told = view is not None and view.state == job.state
+            hears = edge.gaps == gaps and edge.deaf_until <= at and not self.disturbed((edge.name, "broker"), at - 6.0)
+            require(told or not hears, "who watches is told", edge.name, job.id, view and view.state)
+
+    # ------------------------------------------------------------ trouble
+
+    def _strike(self, fault: Fault) -> None:
+        worker = self.workers[fault.target % len(self.workers)]
+        edge = self.edges[fault.target % len(self.edges)]
+        client = (*self.workers, *self.edges)[fault.target % (len(self.workers) + len(self.edges))]
+        self.trace("world", "strikes", fault)
+        self.count(f"fault: {fault.kind}")
+        match fault.kind:
+            case "broker killed":
+                self.broker.clock_offset += fault.count
+                self.broker.kill(fault.seconds)
+            case "broker killed at":
+                self.broker.fuse.light(fault.word, fault.count)
+            case "broker stopped":
+                self.broker.stop(fault.seconds)
+            case "broker paused":
+                self.broker.pause(fault.seconds)
+            case "disk low":
+                self.broker.room.low = True
+                self.timeline.after(fault.seconds, self._disk_has_room)
+            case "agent killed":
+                worker.kill(fault.seconds)
+            case "agent leaves":
+                worker.leave()
+            case "agent lost":
+                self._lose(worker)
+            case "agent drained":
+                self.disturb(worker.name, 60.0)
+                edge.ask(lambda req: m.DrainWorker(req=req, name=worker.name), lambda *_: None)
+            case "agent paused":
+                worker.pause(fault.seconds, engine_too=bool(fault.word))
+            case "engine killed":
+                if worker.engine is not None:
+                    self.disturb(worker.name)
+                    worker.engine.die("killed by SIGKILL")
+            case "cut":
+                self.disturb(client.name, fault.seconds)
+                client.cable.cut(fault.seconds, 5.0 if fault.word else 0.01)
+            case "partition":
+                self.disturb(client.name, fault.seconds)
+                client.cable.block(("up", "down") if fault.word == "both" else (fault.word,), fault.seconds)
+            case "edge killed":
+                self.disturb(edge.name)
+                edge.kill()
+            case "edge deaf":
+                edge.deaf(fault.seconds)
+
+    def _lose(self, worker: WorkerProcess) -> None:
+        left = [other for other in self.workers if not (other.lost or other is worker)]
+        if left and not any(errand.pinned for errand in self.plan.errands):
+            worker.lose()
+
+    def _disk_has_room(self) -> None:
+        self.broker.room.low = False
+
+
+def brief(message: m.Message) -> str:
+    """A message with what is not its default."""
+    parts = []
+    for field in msgspec.structs.fields(type(message)):
+        value = getattr(message, field.name)
+        if field.name != "v" and (field.required or value != field.default):
+            shown = short(value) if field.name in ("fence", "seen") else value
+            if field.name == "held":
+                shown = [f"{item.job_id} {short(item.fence)} {item.phase} {item.step}/{item.total}" for item in value]
+            parts.append(f"{field.name}={shown}")
+    return f"{type(message).__name__} {' '.join(parts)}"
