@@ -16,7 +16,7 @@ BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 DEMO := workers/demo_model/model_index.json
 
-.PHONY: run test lint bench setup setup-dev docs clean help
+.PHONY: run test chaos lint bench bench-all bench-baseline setup setup-dev docs clean help
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -33,6 +33,10 @@ run: setup ## start broker, workers and edge (PORT=8000 GPUS=auto MODEL=DIRECTOR
 test: setup-dev ## run all tests
 	$(BIN)/python -m pytest
 
+chaos: setup-dev ## break everything under load for a minute, and judge (SECONDS=60 SEED=NUMBER)
+	@mkdir -p bench-results
+	$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED)) --json bench-results/chaos.json
+
 lint: setup-dev ## check format, lint and types
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
@@ -42,6 +46,12 @@ lint: setup-dev ## check format, lint and types
 bench: setup ## measure the broker: table, bench-results/broker.json and broker.png
 	@mkdir -p bench-results
 	$(BIN)/python -m bench broker --json bench-results/broker.json --plot bench-results/broker.png
+
+bench-all: setup ## measure everything: docs/benchmarks.md and its pictures
+	$(BIN)/python -m bench all --out docs/benchmarks.md
+
+bench-baseline: setup-dev ## take the counts of now as the ones that tests/bench/test_gate.py holds
+	UPDATE_BENCH_BASELINE=1 $(BIN)/python -m pytest tests/bench/test_gate.py
 
 docs: setup-dev ## write the generated parts of docs/ again
 	$(BIN)/python scripts/make_docs.py
@@ -62,5 +72,5 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 clean: ## remove .venv, caches and build output (jobs and videos in .zoetrope stay)
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage bench-results
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis .coverage bench-results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,96 @@
+"""Looking at what is left: the journal, the files, the processes, their memory and descriptors."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+from msgspec import Struct
+
+from broker.core.jobs import Job
+from broker.shell import rows
+from tests.chaos.clients import file_fact
+from tests.chaos.history import DiskFile, FileFact, JournalJob
+
+#: What a home may hold after a clean stop (docs/operations.md, Files).
+HOME = frozenset(
+    (
+        "artefacts",
+        "ballast",
+        "broker.lock",
+        "exports",
+        "jobs.sqlite",
+        "pins",
+        "retention.lock",
+        "run",
+        "uploads",
+        "webhook_secret",
+    )
+)
+#: Names of half-written files, wherever they are.
+_HALF_WRITTEN = (".part", ".tmp", ".partial")
+
+
+class Load(Struct, frozen=True, kw_only=True):
+    """What a process uses."""
+
+    name: str
+    descriptors: int
+    rss_mb: float
+
+
+def load_of(name: str, pid: int) -> Load:
+    """Of a process that lives."""
+    process = psutil.Process(pid)
+    return Load(name=name, descriptors=process.num_fds(), rss_mb=process.memory_info().rss / 2**20)
+
+
+def read_journal(home: Path) -> tuple[str, list[JournalJob]]:
+    """(verdict of SQLite's integrity check, every job), once the broker has let go of the file."""
+    connection = sqlite3.connect(home / "jobs.sqlite")
+    try:
+        verdict = str(connection.execute("PRAGMA integrity_check(3)").fetchone()[0])
+        jobs = [rows.decode(row) for row in connection.execute(rows.SELECT)]
+    finally:
+        connection.close()
+    return verdict, [_journal_job(job) for job in jobs]
+
+
+def _journal_job(job: Job) -> JournalJob:
+    made = job.result.artefacts if job.result else ()
+    return JournalJob(
+        job_id=job.id,
+        state=job.state.value,
+        fence=job.fence,
+        files=tuple(FileFact(artefact.name, artefact.size, artefact.sha256) for artefact in made),
+        story=tuple(move.target for move in job.story),
+        attempts=job.attempts,
+    )
+
+
+def read_artefacts(home: Path) -> list[DiskFile]:
+    """Every file of every attempt."""
+    found = []
+    for path in (home / "artefacts").glob("*/*/*"):
+        fact = file_fact(path)
+        if fact is not None and path.parent.name.isdecimal():
+            found.append(DiskFile(job_id=path.parent.parent.name, fence=int(path.parent.name), file=fact))
+    return found
+
+
+def leftovers(home: Path, start_dir: Path, jobs: Sequence[JournalJob]) -> tuple[list[str], int]:
+    """(what nobody documented, number of directories of attempts that lost)."""
+    wrong = [f"{path.name} in the home" for path in home.iterdir() if path.name not in HOME]
+    places = [path for root in (home, start_dir) for path in root.rglob("*") if path.is_file()]
+    wrong += [f"half-written file {path}" for path in places if path.suffix in _HALF_WRITTEN]
+    published = {(job.job_id, str(job.fence)) for job in jobs if job.state == "succeeded"}
+    known = {job.job_id for job in jobs}
+    lost_attempts = 0
+    for directory in (home / "artefacts").glob("*/*"):
+        if directory.parent.name not in known:
+            wrong.append(f"{directory}: of no job in the journal")
+        lost_attempts += (directory.parent.name, directory.name) not in published
+    wrong += [f"{path} outlived its broker" for path in (home / "run").glob("*.sock")]
+    return wrong, lost_attempts
