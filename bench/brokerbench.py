@@ -12,15 +12,17 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from bench import plot
+from bench import plot, sweep
+from bench.ceiling import ECHOES, Echo, echo
 from bench.driver import Driver, padded_spec
-from bench.errors import BadPlan
+from bench.plans import check
 from bench.procs import BrokerProcess, cores, pinned, temporary_home
-from bench.report import Metric, Report, progress
+from bench.report import Metric, Panel, Report, progress
 from bench.stats import Summary, filesystem, median, probe_fdatasync, summarise
 
 #: Jobs before the first measured one: caches, allocator and the journal's first pages.
@@ -31,37 +33,25 @@ COUNT_WAIT_S = 8.0
 
 
 class BrokerPlan(Struct, frozen=True, kw_only=True):
-    """What to measure. `window`: jobs outstanding in the throughput run; `credit`: jobs a worker may hold.
+    """What to measure.
 
     A real worker holds one job; 4 workers with credit 16 ask as much of the broker as 64 real ones.
     """
 
-    workers: int = 4
-    credit: int = 16
-    window: int = 256
-    jobs: int = 20_000
-    latency_jobs: int = 2_000
-    repeats: int = 3
-    body_bytes: int = 600
-    #: Have the client watch all jobs, as an edge does: more messages, the same jobs.
-    watch: bool = False
-    pin: bool = True
-    directory: str = ""
-
-    def check(self) -> None:
-        """Raises `BadPlan`."""
-        rules = (
-            ("--workers", self.workers, 1, 1_000),
-            ("--credit", self.credit, 1, 32),
-            ("--window", self.window, 1, 4_096),
-            ("--jobs", self.jobs, 1, 10_000_000),
-            ("--latency-jobs", self.latency_jobs, 1, 1_000_000),
-            ("--repeats", self.repeats, 1, 100),
-            ("--body-bytes", self.body_bytes, 200, 20_000),
-        )
-        for name, value, low, high in rules:
-            if not low <= value <= high:
-                raise BadPlan(f"{name}: {value} must be {low} to {high}")
+    workers: Annotated[int, Meta(description="simulated workers", ge=1, le=1_000)] = 4
+    credit: Annotated[int, Meta(description="jobs a worker may hold", ge=1, le=32)] = 16
+    window: Annotated[int, Meta(description="jobs outstanding in the rate run", ge=1, le=4_096)] = 256
+    jobs: Annotated[int, Meta(description="jobs of the rate run", ge=1, le=10_000_000)] = 20_000
+    latency_jobs: Annotated[int, Meta(description="jobs one by one", ge=1, le=1_000_000)] = 2_000
+    repeats: Annotated[int, Meta(description="fresh brokers; medians", ge=1, le=100)] = 3
+    sweep_jobs: Annotated[
+        int, Meta(description="jobs of each further window and worker count; 0: none of them", ge=0, le=1_000_000)
+    ] = 4_000
+    ceiling_s: Annotated[float, Meta(description="seconds of each bare ZeroMQ echo; 0: none", ge=0, le=60)] = 2.0
+    body_bytes: Annotated[int, Meta(description="size of a job spec", ge=200, le=20_000)] = 600
+    watch: Annotated[bool, Meta(description="have the client watch all jobs, as an edge does")] = False
+    pin: Annotated[bool, Meta(description="leave cores to the system instead of giving the broker its own")] = True
+    directory: Annotated[str, Meta(description="where the journal is put (default: the temporary directory)")] = ""
 
 
 class Round(Struct, frozen=True, kw_only=True):
@@ -123,7 +113,7 @@ def journal_bytes(home: Path) -> int:
 
 def run(plan: BrokerPlan) -> Report:
     """Measure `plan.repeats` fresh brokers, one after the other. Raises `BenchError`."""
-    plan.check()
+    check(plan)
     usable = cores() if plan.pin else []
     # The broker gets the last core to itself, the driver the others; on one core they share.
     broker_cores, driver_cores = (set(usable[-1:]), set(usable[:-1])) if len(usable) > 1 else (set(), set())
@@ -140,7 +130,32 @@ def run(plan: BrokerPlan) -> Report:
                     rounds.append(one_round(plan, process, home))
             finally:
                 process.stop()
-    return report_of(plan, rounds, filesystem_name, pinned_apart=bool(broker_cores))
+    points, echoes = beside(plan, broker_cores, driver_cores)
+    return report_of(plan, rounds, filesystem_name, bool(broker_cores), points, echoes)
+
+
+def beside(
+    plan: BrokerPlan, broker_cores: set[int], driver_cores: set[int]
+) -> tuple[list[sweep.Point], dict[str, Echo]]:
+    """Other windows and worker counts, and what ZeroMQ does without a broker."""
+    points: list[sweep.Point] = []
+    echoes: dict[str, Echo] = {}
+    with temporary_home(plan.directory) as home:
+        if plan.sweep_jobs:
+            progress("other windows and worker counts")
+            process = BrokerProcess(home, broker_cores)
+            try:
+                process.await_sockets()
+                with pinned(driver_cores):
+                    body = padded_spec(plan.body_bytes)
+                    points = sweep.sweep(process, plan.sweep_jobs, plan.window, plan.workers, plan.credit, body)
+            finally:
+                process.stop()
+        for kind in ECHOES if plan.ceiling_s else ():
+            progress(f"ceiling: {ECHOES[kind]}")
+            with pinned(driver_cores):
+                echoes[kind] = echo(kind, home, plan.ceiling_s, plan.window, plan.body_bytes, broker_cores)
+    return points, echoes
 
 
 def figures(measured: Round, jobs: int) -> dict[str, float]:
@@ -183,7 +198,14 @@ _ROWS = (
 )
 
 
-def report_of(plan: BrokerPlan, rounds: list[Round], filesystem_name: str, pinned_apart: bool) -> Report:
+def report_of(
+    plan: BrokerPlan,
+    rounds: list[Round],
+    filesystem_name: str,
+    pinned_apart: bool,
+    points: list[sweep.Point],
+    echoes: dict[str, Echo],
+) -> Report:
     """Medians of the repeats, with what a reader must know."""
     repeats = [figures(measured, plan.jobs) for measured in rounds]
     middle = {key: median([repeat[key] for repeat in repeats]) for key in repeats[0] if all(key in r for r in repeats)}
@@ -194,27 +216,43 @@ def report_of(plan: BrokerPlan, rounds: list[Round], filesystem_name: str, pinne
         "submit_start_p99_ms": f"{middle['submit_start_p99_ms'] / middle['fdatasync_p50_ms']:.1f} x one flush",
         "fdatasync_p50_ms": f"{filesystem_name}, 4 KiB",
     }
+    metrics = [Metric(key, label, middle.get(key), unit, notes.get(key, "")) for key, label, unit in _ROWS]
     return Report(
         bench="broker",
         title=f"broker: {plan.jobs:,} no-op jobs of {plan.body_bytes} B, median of {plan.repeats}",
         settings={**msgspec.structs.asdict(plan), "filesystem": filesystem_name, "pinned_apart": pinned_apart},
-        metrics=[Metric(key, label, middle.get(key), unit, notes.get(key, "")) for key, label, unit in _ROWS],
+        metrics=[*metrics, *sweep.metrics(points), *ceiling_metrics(echoes, middle)],
         repeats=repeats,
-        panels=[
-            plot.bars("throughput", "jobs/s", {f"run {n}": r.jobs_per_s for n, r in enumerate(rounds, start=1)}),
-            plot.distribution(
-                "one job outstanding",
-                "milliseconds since submit",
-                {
-                    "accepted": [value * 1e3 for measured in rounds for value in measured.accept],
-                    "start at the worker": [value * 1e3 for measured in rounds for value in measured.start],
-                    "committed result": [value * 1e3 for measured in rounds for value in measured.end],
-                },
-                log_x=True,
-            ),
-        ],
+        panels=_panels(rounds, points),
         warnings=cautions(filesystem_name, repeats, pinned_apart),
     )
+
+
+def ceiling_metrics(echoes: dict[str, Echo], middle: dict[str, float]) -> list[Metric]:
+    """What ZeroMQ alone does, and how many of its round trips the broker's processor time for one job would pay."""
+    metrics = []
+    for kind, measured in echoes.items():
+        label = f"ceiling: {ECHOES[kind]}"
+        metrics.append(Metric(f"{kind}_per_s", label, measured.per_s, "1/s", "round trips, nothing decoded or written"))
+        ratio = middle["cpu_us_per_job"] / (measured.cpu_s * 1e6) if measured.cpu_s else None
+        note = "" if ratio is None else f"a job costs the broker {ratio:.1f} of these"
+        metrics.append(Metric(f"{kind}_cpu_us", f"{label}, processor time", measured.cpu_s * 1e6, "us", note))
+    return metrics
+
+
+def _panels(rounds: list[Round], points: list[sweep.Point]) -> list[Panel]:
+    runs = plot.bars("throughput", "jobs/s", {f"run {n}": r.jobs_per_s for n, r in enumerate(rounds, start=1)})
+    latencies = plot.distribution(
+        "one job outstanding",
+        "milliseconds since submit",
+        {
+            "accepted": [value * 1e3 for measured in rounds for value in measured.accept],
+            "start at the worker": [value * 1e3 for measured in rounds for value in measured.start],
+            "committed result": [value * 1e3 for measured in rounds for value in measured.end],
+        },
+        log_x=True,
+    )
+    return [sweep.panel(points) if points else runs, latencies]
 
 
 def cautions(filesystem_name: str, repeats: list[dict[str, float]], pinned_apart: bool) -> list[str]:

@@ -32,7 +32,9 @@ class Times(Struct):
 class Driver:
     """The client and the simulated workers, in one thread."""
 
-    def __init__(self, process: BrokerProcess, workers: int, credit: int, body: bytes) -> None:
+    def __init__(self, process: BrokerProcess, workers: int, credit: int, body: bytes, run: str = "") -> None:
+        """`run` tells the jobs of several drivers on one broker apart."""
+        self._prefix = f"bench-{run}-" if run else "bench-"
         self._process = process
         self._body = body
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -41,7 +43,7 @@ class Driver:
         self._workers = [
             SimWorker(
                 dealer(self._context, process.settings.back_endpoint),
-                f"sim-{number}",
+                f"sim-{run}-{number}" if run else f"sim-{number}",
                 credit,
                 self._on_start,
                 self._on_end,
@@ -88,6 +90,15 @@ class Driver:
             self.pump(self._moved)
         self.pump(lambda: not self._unanswered)
 
+    def queue(self, jobs: int, window: int = 256) -> None:
+        """Submit `jobs` jobs that nobody takes, at most `window` unanswered; return when all are accepted."""
+        for number in range(jobs):
+            self._submit()
+            if number % window == window - 1:
+                self.pump(lambda: len(self._unanswered) < window)
+        self.pump(lambda: not self._unanswered)
+        self.live.clear()
+
     def _moved(self) -> bool:
         return len(self.done) > self._before
 
@@ -115,7 +126,7 @@ class Driver:
         self._context.term()
 
     def _submit(self) -> None:
-        job_id = f"bench-{self._submitted}"
+        job_id = f"{self._prefix}{self._submitted}"
         self._submitted += 1
         # The clock starts before the frames are built, as it would for a caller.
         self.live[job_id] = self._unanswered[self._submitted] = Times(time.monotonic())

@@ -16,6 +16,8 @@ from bench.stats import percentile
 #: Points of a drawn distribution: more cannot be told apart on paper.
 _POINTS = 400
 _INCHES = (5.5, 4.0)
+#: Names of bars longer than this would overlap side by side: such bars lie.
+_LONG_NAME = 10
 
 
 def distribution(title: str, x_label: str, values: Mapping[str, Sequence[float]], log_x: bool = False) -> Panel:
@@ -53,7 +55,14 @@ def _draw(ax: Any, panel: Panel) -> None:
     ax.set_xlabel(panel.x_label)
     ax.set_ylabel(panel.y_label)
     if panel.kind == "bar":
-        ax.bar(list(panel.series), [ys[0] for _, ys in panel.series.values()])
+        values = [ys[0] for _, ys in panel.series.values()]
+        if max(map(len, panel.series), default=0) > _LONG_NAME:
+            ax.barh(list(panel.series), values)
+            ax.invert_yaxis()
+            ax.set_xlabel(panel.y_label)
+            ax.set_ylabel("")
+        else:
+            ax.bar(list(panel.series), values)
         return
     for name, (xs, ys) in panel.series.items():
         ax.plot(xs, ys, label=name, drawstyle="steps-post" if panel.kind == "steps" else "default")

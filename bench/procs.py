@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -57,22 +58,35 @@ def pinned(chosen: set[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+def clean_environ() -> dict[str, str]:
+    """The environment of a process under test: nothing of the caller's settings, and the packages that this bench is part of."""
+    root = str(Path(broker.__file__).resolve().parents[1])
+    environ = {key: value for key, value in os.environ.items() if not key.startswith(ENV_PREFIX)}
+    environ["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return environ
+
+
+def raise_file_limit() -> None:
+    """As many descriptors as the system lets this process, and those it starts, have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 class BrokerProcess:
     """`python -m broker` with nothing from the caller's settings. Raises `BenchError` when it does not come up."""
 
-    def __init__(self, home: Path, broker_cores: set[int]) -> None:
+    def __init__(self, home: Path, broker_cores: set[int], options: Sequence[str] = ()) -> None:
         self.settings = CommonSettings(home=str(home))
         self._log = home / "broker.log"
         self._metrics = home / "metrics.prom"
-        root = str(Path(broker.__file__).resolve().parents[1])
-        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        environ = {key: value for key, value in os.environ.items() if not key.startswith(ENV_PREFIX)}
-        environ["PYTHONPATH"] = os.pathsep.join(paths)
         command = [sys.executable, "-m", "broker", "--home", str(home), "--log-level", "warning"]
-        command += ["--metrics-file", str(self._metrics)]
+        command += ["--metrics-file", str(self._metrics), *options]
         with pinned(broker_cores), self._log.open("wb") as log:
             # Started from its home: a zoetrope.toml where the caller stands must not reach it.
-            self._process = subprocess.Popen(command, cwd=home, env=environ, stdout=log, stderr=subprocess.STDOUT)
+            self._process = subprocess.Popen(
+                command, cwd=home, env=clean_environ(), stdout=log, stderr=subprocess.STDOUT
+            )
         self._stats = psutil.Process(self._process.pid)
 
     @property
@@ -120,6 +134,11 @@ class BrokerProcess:
         except OSError:
             return None
         return int(float(found[1])) if found else None
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+        self._process.wait()
 
     def stop(self) -> None:
         """SIGTERM, then SIGKILL after `STOP_S`."""

@@ -17,6 +17,7 @@ import zmq
 from msgspec import Struct
 
 from bench.errors import BenchError
+from bench.stats import Summary, filesystem, probe_fdatasync
 
 
 class Metric(Struct, frozen=True):
@@ -54,14 +55,33 @@ class Report(Struct, frozen=True, kw_only=True):
     warnings: list[str] = msgspec.field(default_factory=list)
 
 
+class Flush(Struct, frozen=True, kw_only=True):
+    """What one flush of the disk took just before a measurement, and of which filesystem."""
+
+    times: Summary
+    filesystem: str
+
+    def metrics(self) -> list[Metric]:
+        """The rows that stand beside latencies."""
+        note = f"{self.filesystem}, 4 KiB"
+        return [
+            Metric("fdatasync_p50_ms", "one flush of this disk just before, p50", self.times.p50 * 1e3, "ms", note),
+            Metric("fdatasync_p99_ms", "one flush of this disk just before, p99", self.times.p99 * 1e3, "ms"),
+        ]
+
+
+def flush_of(directory: Path) -> Flush:
+    """Flush this directory's disk, now. Raises `OSError`."""
+    return Flush(times=probe_fdatasync(directory), filesystem=filesystem(directory))
+
+
 def machine() -> dict[str, Any]:
     """The machine and the versions that the figures hold for."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {
         "cpu": cpu_name(),
         "cores": psutil.cpu_count() or 0,
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "load_1min": load,
+        "load_1min": load_average(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "pyzmq": zmq.pyzmq_version(),
@@ -69,6 +89,11 @@ def machine() -> dict[str, Any]:
         "msgspec": metadata.version("msgspec"),
         "sqlite": sqlite3.sqlite_version,
     }
+
+
+def load_average() -> float | None:
+    """Of the last minute."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def cpu_name() -> str:
@@ -97,9 +122,9 @@ def as_json(report: Report, about: dict[str, Any], at: float) -> bytes:
 
 def as_table(report: Report, about: dict[str, Any]) -> str:
     """The report for people."""
-    lines = [report.title, f"{about['cpu']}, {about['cores']} cores, load {_number(about['load_1min'])}", ""]
+    lines = [report.title, f"{about['cpu']}, {about['cores']} cores, load {number_text(about['load_1min'])}", ""]
     width = max((len(metric.label) for metric in report.metrics), default=0)
-    values = [_number(metric.value) for metric in report.metrics]
+    values = [number_text(metric.value) for metric in report.metrics]
     value_width = max((len(value) for value in values), default=0)
     for metric, value in zip(report.metrics, values, strict=True):
         lines.append(
@@ -109,8 +134,8 @@ def as_table(report: Report, about: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _number(value: float | int | str | None) -> str:
-    """Three or four digits that count, thousands apart."""
+def number_text(value: float | int | str | None) -> str:
+    """Three or four digits that count, thousands apart; "-" for none."""
     if value is None:
         return "-"
     if isinstance(value, str):
@@ -123,9 +148,8 @@ def _number(value: float | int | str | None) -> str:
 
 
 def progress(text: str) -> None:
-    """Tell a waiting person how far a measurement is; silent when nobody watches."""
-    if sys.stderr.isatty():
-        print(f"bench: {text}", file=sys.stderr)
+    """Tell a waiting person how far a measurement is."""
+    print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
 def write(path: str, content: bytes) -> None:

@@ -68,6 +68,11 @@ class SimWorker:
         self._unacked: dict[str, tuple[m.Finished, float]] = {}
         self._next_beat = 0.0
 
+    @property
+    def room(self) -> int:
+        """Jobs it could take now, beside those it holds: all are done as soon as they come."""
+        return self._credit
+
     def handle(self) -> None:
         """Read all that has come, answer it."""
         runs: list[m.Run] = []
@@ -102,7 +107,7 @@ class SimWorker:
         if now < self._next_beat or not self.welcome:
             return
         self._next_beat = now + 1.0
-        self._send(m.Heartbeat(seen=self._seen, free=self._credit, held=self._held(), model=MODEL))
+        self._send(m.Heartbeat(seen=self._seen, free=self.room, held=self._held(), model=MODEL))
         for job_id, (result, sent) in list(self._unacked.items()):
             if now - sent > RESEND_S:
                 self._unacked[job_id] = (result, now)
@@ -117,7 +122,7 @@ class SimWorker:
         self._send(finished, _RESULT)
 
     def _hello(self) -> None:
-        hello = m.Hello(name=self.name, boot=self._boot, seen=self._seen, free=self._credit, held=self._held())
+        hello = m.Hello(name=self.name, boot=self._boot, seen=self._seen, free=self.room, held=self._held())
         self._send(hello, _INFO)
 
     def _held(self) -> tuple[m.Held, ...]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 
 from bench.errors import BadPlan
@@ -96,3 +98,43 @@ def draw(
         )
         for at in times
     ]
+
+
+class _Line(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One line of a trace."""
+
+    at_s: float
+    prompt: str = DEFAULT_PROMPTS[0]
+    seed: int = 0
+    width: int = 0
+    height: int = 0
+    num_frames: int = 0
+    steps: int = 0
+
+
+def read_trace(path: str) -> list[Arrival]:
+    """Arrivals of a file of JSON lines with `at_s` and, optional, prompt, seed, width, height, num_frames and steps.
+
+    Times count from the first. Raises `BadPlan` naming the line.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadPlan(f"--trace: {path!r} cannot be read: {error}") from None
+    arrivals = []
+    for number, text in enumerate(lines, start=1):
+        if not text.strip():
+            continue
+        try:
+            line = msgspec.json.decode(text, type=_Line)
+        except msgspec.MsgspecError as error:
+            raise BadPlan(f"--trace: line {number}: {error}") from None
+        if bool(line.width) != bool(line.height):
+            raise BadPlan(f"--trace: line {number}: width and height must come together")
+        shape = Shape(line.width, line.height, line.num_frames) if line.width else None
+        arrivals.append(Arrival(at_s=line.at_s, prompt=line.prompt, seed=line.seed, shape=shape, steps=line.steps))
+    if not arrivals:
+        raise BadPlan(f"--trace: {path!r} has no lines")
+    arrivals.sort(key=lambda arrival: arrival.at_s)
+    first = arrivals[0].at_s
+    return [msgspec.structs.replace(arrival, at_s=arrival.at_s - first) for arrival in arrivals]

@@ -122,3 +122,31 @@ def test_a_service_without_workers_is_warned_of():
     report = load.report_of(plan, [load.Outcome(load.draw(1.0, 1, 0)[0])], workers=0)
     assert results(report)["busy_share_pct"] is None
     assert "the service had no workers" in report.warnings
+
+
+def test_goodput_counts_what_came_in_time_and_what_was_done_again():
+    service = FakeService()
+    service.last["attempts"] = 3
+    outcomes, report = drive(service, slo_s=60.0)
+    figures = results(report)
+    assert figures["slo_attainment_pct"] == 100.0
+    assert figures["goodput_per_s"] == pytest.approx(figures["jobs_per_s"])
+    assert figures["attempts_again"] == 8
+    assert {outcome.attempts for outcome in outcomes} == {3}
+    late = load.report_of(LoadPlan(url="http://service", rate=1.0, jobs=4, slo_s=1e-9), outcomes, workers=1, kills=2)
+    assert (results(late)["slo_attainment_pct"], results(late)["goodput_per_s"], results(late)["kills"]) == (
+        0.0,
+        0.0,
+        2,
+    )
+
+
+def test_a_trace_says_what_is_sent(tmp_path):
+    path = tmp_path / "trace.jsonl"
+    path.write_text('{"at_s": 5, "prompt": "from the trace", "steps": 3}\n')
+    service = FakeService()
+    outcomes, report = drive(service, rate=None, jobs=None, trace=str(path))
+    assert [body["prompt"] for body in service.bodies] == ["from the trace"]
+    assert service.bodies[0]["num_inference_steps"] == 3
+    assert len(outcomes) == 1
+    assert results(report)["succeeded"] == 1

@@ -1,0 +1,156 @@
+"""All commands: name, one sentence, plan, how it is run, examples."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+
+from bench import brokerbench, cancel, engine, http, load, peers, plans, pool, recover, scale, workload
+from bench.report import Report
+
+
+class Command(Struct, frozen=True, kw_only=True):
+    """One measurement."""
+
+    name: str
+    help: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], Report]
+    #: Arguments behind `python -m bench NAME`, with what they do.
+    examples: tuple[tuple[str, str], ...]
+
+
+def planned(
+    name: str,
+    text: str,
+    kind: type[Struct],
+    run: Callable[[Any], Report],
+    examples: tuple[tuple[str, str], ...],
+) -> Command:
+    """A command whose options are its plan's fields."""
+    return Command(
+        name=name,
+        help=text,
+        add_options=lambda parser: plans.add_options(parser, kind),
+        run=lambda arguments: run(plans.build(kind, arguments)),
+        examples=examples,
+    )
+
+
+def _load_options(parser: argparse.ArgumentParser) -> None:
+    option = parser.add_argument
+    option("--url", default="http://127.0.0.1:8000", help="address of an edge (default: %(default)s)")
+    option("--rate", type=float, help="requests a second, on average; arrivals are a Poisson process")
+    option("--jobs", type=int, help="requests in all")
+    option("--trace", default="", help="file of JSON lines that say when each request leaves and what it asks for")
+    option("--seed", type=int, default=0, help="draws arrivals, sizes and prompts (default: %(default)s)")
+    option("--prompt", action="append", default=[], help="prompt; repeat it for several (default: four short ones)")
+    option("--model", default="", help="model (default: the server's)")
+    option("--size", default="", help="WxH[xFRAMES][@WEIGHT], comma-separated for a mix (default: the model's)")
+    option("--steps", default="", help="step count, comma-separated for a mix (default: the model's)")
+    option("--slo", type=float, default=0.0, help="seconds in which a job should be done (default: none)")
+    option(
+        "--own", default="", metavar="MODEL", help="start a service of its own (demo, fake or a directory) for this run"
+    )
+    option("--gpus", default="cpu:1", help="with --own: what its workers run on (default: %(default)s)")
+    option("--kill-every", type=float, default=0.0, help="with --own: kill an engine or an agent this often, seconds")
+    option("--timeout", type=float, default=600.0, help="seconds to wait after the last arrival (default: %(default)s)")
+
+
+def _run_load(arguments: argparse.Namespace) -> Report:
+    return load.run(
+        load.LoadPlan(
+            url=arguments.url.rstrip("/"),
+            rate=arguments.rate,
+            jobs=arguments.jobs,
+            trace=arguments.trace,
+            seed=arguments.seed,
+            prompts=tuple(arguments.prompt) or workload.DEFAULT_PROMPTS,
+            model=arguments.model,
+            shapes=workload.parse_shapes(arguments.size),
+            steps=workload.parse_steps(arguments.steps),
+            slo_s=arguments.slo,
+            own=arguments.own,
+            gpus=arguments.gpus,
+            kill_every_s=arguments.kill_every,
+            timeout_s=arguments.timeout,
+        )
+    )
+
+
+COMMANDS = (
+    planned(
+        "broker",
+        "no-op jobs through a real broker: rate, processor time, latency, beside bare ZeroMQ",
+        brokerbench.BrokerPlan,
+        brokerbench.run,
+        (("", "everything, about a minute"), ("--jobs 2000 --repeats 1 --sweep-jobs 0 --ceiling-s 0", "a quick look")),
+    ),
+    Command(
+        name="load",
+        help="open-loop requests to a running service: waits, latency, GPU use, goodput",
+        add_options=_load_options,
+        run=_run_load,
+        examples=(
+            ("--rate 2 --jobs 100 --slo 30", "two a second, a job should take 30 s at most"),
+            ("--own fake --gpus cpu:2 --rate 2 --jobs 60 --slo 10 --kill-every 5", "goodput while processes die"),
+            ("--trace monday.jsonl", 'lines like {"at_s": 1.5, "prompt": "…", "width": 832, "steps": 40}'),
+        ),
+    ),
+    planned(
+        "cancel",
+        "from a cancel to a free worker, by what the job was doing",
+        cancel.CancelPlan,
+        cancel.run,
+        (("--samples 50", "p99 of fifty cancels in each phase"),),
+    ),
+    planned(
+        "pool",
+        "makespan and waits of mixed jobs, the real core on virtual time beside other policies",
+        pool.PoolPlan,
+        pool.run,
+        (("", "eight workers"), ("--workers 64 --load 0.9", "a larger and busier pool")),
+    ),
+    planned(
+        "http",
+        "status reads and event streams of one edge, beside a bare Starlette application",
+        http.HttpPlan,
+        http.run,
+        (("--connections 64", "more readers"),),
+    ),
+    planned(
+        "recover",
+        "kill -9 of each process: until a job starts or a request is answered again",
+        recover.RecoverPlan,
+        recover.run,
+        (("--queued 100000", "the broker dies with a longer queue"),),
+    ),
+    planned(
+        "scale",
+        "many simulated workers, many queued jobs: memory, processor time, dispatch",
+        scale.ScalePlan,
+        scale.run,
+        (("--queued 1000000", "a million jobs"), ("--workers 5000 --hold-s 20", "more workers, longer jobs")),
+    ),
+    planned(
+        "engine",
+        "the service beside a bare diffusers loop with the same prompts",
+        engine.EnginePlan,
+        engine.run,
+        (
+            ("", "the demo model on the CPU"),
+            ("--model /models/Wan2.2-T2V --gpus 0", "your model on a GPU"),
+            ("--random wan-1.3b --gpus 0", "random weights of that size, GPU only"),
+        ),
+    ),
+    planned(
+        "peers",
+        "the same no-op jobs through Celery, JetStream and Ray Serve, those that are installed",
+        peers.PeersPlan,
+        peers.run,
+        (("--only celery,jetstream", "some of them"),),
+    ),
+)

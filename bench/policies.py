@@ -1,0 +1,89 @@
+"""Other ways to spread jobs over workers, simulated: what a pool of servers behind a balancer, or a polling script, would do.
+
+Each takes jobs as (arrival, length) pairs in order of arrival, in seconds, and returns each job's start. All know nothing of lengths.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+
+
+class Job(Struct, frozen=True):
+    """When it comes and how long it runs, seconds."""
+
+    at_s: float
+    length_s: float
+
+
+Policy = Callable[[Sequence[Job], int], list[float]]
+
+
+def round_robin(jobs: Sequence[Job], workers: int) -> list[float]:
+    """Job i goes to worker i mod n at once, and waits there."""
+    free = [0.0] * workers
+    starts = []
+    for number, job in enumerate(jobs):
+        worker = number % workers
+        starts.append(max(job.at_s, free[worker]))
+        free[worker] = starts[-1] + job.length_s
+    return starts
+
+
+def least_connections(jobs: Sequence[Job], workers: int) -> list[float]:
+    """A job goes at once to the worker with the fewest unfinished jobs, the first of them in a tie, and waits there."""
+    ends: list[list[float]] = [[] for _ in range(workers)]
+    free = [0.0] * workers
+    starts = []
+    for job in jobs:
+        for waiting in ends:
+            while waiting and waiting[0] <= job.at_s:
+                heapq.heappop(waiting)
+        worker = min(range(workers), key=lambda number: len(ends[number]))
+        starts.append(max(job.at_s, free[worker]))
+        free[worker] = starts[-1] + job.length_s
+        heapq.heappush(ends[worker], free[worker])
+    return starts
+
+
+def polling(jobs: Sequence[Job], workers: int, period_s: float = 5.0) -> list[float]:
+    """One client with all jobs asks the servers whether one is idle, in order of arrival; when none is, it sleeps `period_s`."""
+    free = [0.0] * workers
+    clock = 0.0
+    starts = []
+    for job in jobs:
+        clock = max(clock, job.at_s)
+        while min(free) > clock:
+            clock += period_s
+        worker = free.index(min(free))
+        starts.append(clock)
+        free[worker] = clock + job.length_s
+    return starts
+
+
+def first_come(jobs: Sequence[Job], workers: int) -> list[float]:
+    """One queue for all, in order of arrival: a free worker takes the next job."""
+    free = [0.0] * workers
+    starts = []
+    for job in jobs:
+        soonest = heapq.heappop(free)
+        starts.append(max(job.at_s, soonest))
+        heapq.heappush(free, starts[-1] + job.length_s)
+    return starts
+
+
+def makespan(jobs: Sequence[Job], starts: Sequence[float]) -> float:
+    """From the first arrival to the last end."""
+    return max(start + job.length_s for job, start in zip(jobs, starts, strict=True)) - jobs[0].at_s
+
+
+def mean_wait(jobs: Sequence[Job], starts: Sequence[float]) -> float:
+    """Mean of start minus arrival."""
+    return sum(start - job.at_s for job, start in zip(jobs, starts, strict=True)) / len(jobs)
+
+
+def lower_bound(jobs: Sequence[Job], workers: int) -> float:
+    """No schedule of jobs that all wait from the start ends sooner: max(total / workers, the longest job)."""
+    return max(sum(job.length_s for job in jobs) / workers, max(job.length_s for job in jobs))

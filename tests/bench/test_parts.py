@@ -1,0 +1,190 @@
+"""The pure parts of single measurements."""
+
+import cProfile
+import pstats
+
+import msgspec
+import pytest
+
+from bench import cancel, engine, flood, peers, profile, recover, workload
+from bench.errors import BadPlan, BenchError
+from bench.peerkit import Outcome
+from bench.report import Flush
+from bench.stats import summarise
+from broker.wire import messages as m
+from broker.wire.jobspec import Result
+
+FLUSH = Flush(times=summarise([0.001]), filesystem="ext4")
+DURATIONS = {"encode": 0.5, "denoise": 4.0, "decode": 2.0, "save": 1.0}
+
+
+def values(report):
+    return {metric.key: metric.value for metric in report.metrics}
+
+
+# ---------------------------------------------------------------- cancel
+
+
+@pytest.mark.parametrize(
+    ("phase", "begin", "end"), [("encode", 0.0, 0.5), ("denoise", 0.5, 4.5), ("decode", 4.5, 6.5), ("save", 6.5, 7.5)]
+)
+def test_phases_follow_one_another(phase, begin, end):
+    where = cancel.timeline(DURATIONS, phase, 8)
+    assert (where.begin, where.end, where.step_s) == (begin, end, 0.5)
+
+
+def test_a_load_pushes_the_phases_behind_it():
+    assert cancel.timeline({**DURATIONS, "load": 3.0}, "encode", 8).begin == 3.0
+    assert cancel.timeline(DURATIONS, "load", 8).end == 0.0
+
+
+def test_cancels_are_reported_by_phase_beside_their_bar():
+    outcomes = [
+        cancel.Outcome(name="queued", label="queued", latencies=[0.001, 0.003]),
+        cancel.Outcome(name="decode", label="VAE decode", latencies=[0.02], late=2, step_s=0.1),
+        cancel.Outcome(name="saving", label="saving", latencies=[], late=3, step_s=0.1),
+    ]
+    report = cancel.report_of(cancel.CancelPlan(), outcomes, FLUSH)
+    found = values(report)
+    assert found["queued_p50_ms"] == pytest.approx(2.0)
+    assert found["decode_bar_ms"] == pytest.approx(150.0)
+    assert "queued_bar_ms" not in found
+    assert found["saving_p99_ms"] is None
+    assert found["fdatasync_p50_ms"] == 1.0
+    assert any("2 more came after" in metric.note for metric in report.metrics)
+
+
+# ---------------------------------------------------------------- engine
+
+
+def view(number, started, finished, durations):
+    return m.JobView(
+        id=f"j{number}",
+        state="succeeded",
+        model="demo",
+        revision=number,
+        started_at=started,
+        finished_at=finished,
+        result=Result(stage_durations=durations),
+    )
+
+
+def test_gaps_and_hidden_work_follow_from_the_jobs_times():
+    stages = {"denoise": 4.0, "decode": 1.0, "save": 1.0}
+    apart = engine.served([view(1, 0.0, 6.0, stages), view(2, 6.5, 12.5, stages)])
+    assert (apart.gaps, apart.hidden, apart.took_s) == ([0.5], 0.0, 12.5)
+    assert apart.stages["denoise"] == 4.0
+    # The second begins one second before the first has ended: half of the first one's tail was hidden.
+    over = engine.served([view(2, 5.0, 11.0, stages), view(1, 0.0, 6.0, stages)])
+    assert (over.gaps, over.hidden) == ([0.0], 0.5)
+
+
+def test_the_engines_report_is_a_ratio():
+    measured = engine.Served(took_s=8.0, gaps=[0.001, 0.003], hidden=0.25, stages={"denoise": 1.0})
+    found = values(engine.report_of(engine.EnginePlan(jobs=8), measured, 10.0, FLUSH))
+    assert found["ratio"] == pytest.approx(1.25)
+    assert found["gap_p50_ms"] == pytest.approx(2.0)
+    assert found["hidden_pct"] == 25.0
+
+
+# ---------------------------------------------------------------- flood
+
+
+def test_an_answer_is_measured_when_its_head_is_there():
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: y\r\n\r\nhello"
+    assert flood.answer_bytes(answer[:20]) is None
+    assert flood.answer_bytes(answer) == len(answer)
+    assert flood.answer_bytes(answer[:-3]) == len(answer)
+    assert flood.answer_bytes(answer + b"HTTP/1.1 200") == len(answer)
+
+
+@pytest.mark.parametrize("data", [b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"])
+def test_an_answer_that_is_no_use_ends_the_flood(data):
+    with pytest.raises(BenchError):
+        flood.answer_bytes(data)
+
+
+# ---------------------------------------------------------------- recover, profile
+
+
+def test_recoveries_show_median_and_worst():
+    plan = recover.RecoverPlan(queued=0)
+    report = recover.report_of(plan, {"engine": [1.0, 3.0, 2.0]}, None, FLUSH)
+    assert values(report)["engine_p50_s"] == 2.0
+    assert "worst of 3: 3.00 s" in report.metrics[0].note
+
+
+def test_a_profile_is_a_table_of_shares():
+    profiler = cProfile.Profile()
+    profiler.enable()
+    sorted(range(1000), key=lambda number: -number)
+    profiler.disable()
+    text = profile.table(pstats.Stats(profiler), jobs=10)
+    assert text.startswith("| function | calls a job |")
+    assert "<lambda>` | 100.0 |" in text
+
+
+# ---------------------------------------------------------------- peers
+
+
+def outcome(rate):
+    return Outcome(jobs_per_s=rate, latency=summarise([0.002]))
+
+
+def test_peers_are_compared_with_ours_and_the_missing_are_named():
+    rows = [
+        peers.Row(peer="zoetrope", mode="durable", label="full", outcomes=[outcome(900.0)]),
+        peers.Row(
+            peer="celery", mode="durable", label="aof", outcomes=[outcome(100.0), outcome(300.0), outcome(200.0)]
+        ),
+        peers.Row(peer="ray", mode="default", label="", outcomes=[], missing="not installed: pip install .[peers]"),
+    ]
+    report = peers.report_of(peers.PeersPlan(), rows, FLUSH)
+    found = values(report)
+    assert found["celery_durable_per_s"] == 200.0
+    assert found["celery_durable_ratio"] == 4.5
+    assert found["celery_durable_p50_ms"] == 2.0
+    assert report.warnings == ["Ray Serve, default: not installed: pip install .[peers]"]
+
+
+def test_a_peer_that_is_not_installed_says_how_to_get_it(tmp_path, monkeypatch):
+    missing = peers.Peer(module="bench.none", needs="no_such_package", label="Nobody")
+    monkeypatch.setitem(peers.PEERS, "nobody", missing)
+    row = peers.measure(peers.PeersPlan(), "nobody", "default", tmp_path)
+    assert row.missing == "not installed: pip install .[peers]"
+    assert row.outcomes == []
+
+
+# ---------------------------------------------------------------- traces
+
+
+def trace(tmp_path, *lines):
+    path = tmp_path / "trace.jsonl"
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def test_a_trace_is_read_in_order_of_time_from_its_first(tmp_path):
+    path = trace(
+        tmp_path,
+        msgspec.json.encode({"at_s": 12.5, "prompt": "b", "width": 64, "height": 32, "steps": 4}).decode(),
+        "",
+        msgspec.json.encode({"at_s": 10.0, "prompt": "a", "seed": 7}).decode(),
+    )
+    first, second = workload.read_trace(path)
+    assert (first.at_s, first.prompt, first.seed, first.shape) == (0.0, "a", 7, None)
+    assert (second.at_s, second.shape, second.steps) == (2.5, workload.Shape(64, 32), 4)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"prompt": "x"}', "line 1: .*at_s"),
+        ('{"at_s": 1, "size": 3}', "line 1: .*size"),
+        ('{"at_s": 1, "width": 64}', "line 1: width and height"),
+        ("", "has no lines"),
+    ],
+)
+def test_a_bad_trace_is_named_with_its_line(tmp_path, line, words):
+    with pytest.raises(BadPlan, match=words):
+        workload.read_trace(trace(tmp_path, line))
