@@ -10,6 +10,7 @@ from typing import Any
 from broker.core.jobs import FINAL, TABLE, Cause, JobState
 from broker.settings import BrokerSettings
 from broker.wire.options import CommonSettings, OptionRow, describe
+from http_edge.openapi import OPERATIONS
 from http_edge.settings import EdgeSettings
 from workers.settings import WorkerSettings
 
@@ -67,6 +68,14 @@ def _arrows(source: str, moves: dict[Cause, JobState]) -> list[str]:
     return [f"{source} --> {target}: {', '.join(names)}" for target, names in causes.items()]
 
 
+def every_route() -> str:
+    """The routes by family, as the OpenAPI document has them."""
+    lines = ["| family | route | what |", "|---|---|---|"]
+    for operation in OPERATIONS:
+        lines.append(f"| {operation.tag} | `{operation.method} {operation.path}` | {operation.summary} |")
+    return "\n".join(lines)
+
+
 def parts() -> dict[str, dict[str, str]]:
     """All generated parts by file and marker."""
     return {
@@ -76,6 +85,7 @@ def parts() -> dict[str, dict[str, str]]:
             "workers": own_settings(WorkerSettings),
             "edge": own_settings(EdgeSettings),
         },
+        "docs/api.md": {"routes": every_route()},
         "docs/architecture.md": {"states": state_diagram()},
     }
 

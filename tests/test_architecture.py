@@ -104,12 +104,19 @@ def test_wire_is_the_standard_library_and_msgspec():
         ("http_edge", ("broker", "workers", "bench"), ("broker.wire", "broker.client", "broker.errors")),
         ("workers/agent", ("torch", "diffusers", "transformers", "numpy", "workers.engine"), ()),
         ("workers/engine", ("zmq", "broker", "workers.agent"), ("broker.wire.jobspec",)),
-        ("bench", ("workers", "http_edge", "torch"), ()),
+        ("bench", ("workers", "http_edge"), ()),
     ],
 )
 def test_imports_follow_the_arrows(folder, banned, allowed):
     found = [line for line in breaches(sources(folder), banned, allowed) if not _names_an_allowed_parent(line, allowed)]
     assert found == []
+
+
+def test_bench_needs_torch_only_in_programs_that_it_starts():
+    programs = {"bare_loop.py", "random_model.py"}
+    assert breaches([path for path in sources("bench") if path.name not in programs], ("torch", "diffusers")) == []
+    names = tuple(f"bench.{name.removesuffix('.py')}" for name in programs)
+    assert breaches(sources(*FOLDERS), names) == []
 
 
 def _names_an_allowed_parent(line: str, allowed: tuple[str, ...]) -> bool:

@@ -115,4 +115,4 @@ def test_ci_runs_what_a_developer_types():
     assert os.access(script, os.X_OK)
     lines = script.read_text().splitlines()
     assert "set -euo pipefail" in lines
-    assert lines[-2:] == ["make lint", "make test"]
+    assert lines[-3:] == ["make lint", "make test", "make chaos"]
