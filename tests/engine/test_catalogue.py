@@ -32,7 +32,7 @@ def test_demo_model_gives_the_best_it_can() -> None:
     assert card.source == str(default_model())
     assert (card.takes_image, card.needs_image) == (True, False)
     assert card.defaults == Defaults(
-        width=64, height=64, num_frames=17, fps=8.0, num_inference_steps=10, guidance_scale=3.0, max_sequence_length=32
+        width=64, height=64, num_frames=17, fps=8.0, num_inference_steps=10, guidance_scale=4.0, max_sequence_length=32
     )
     assert card.limits == Limits(
         min_side=32, max_side=128, side_multiple=16, max_pixels=128 * 128, max_frames=33, frame_step=4, max_steps=200
