@@ -163,8 +163,10 @@ def test_image_to_video_needs_its_image(child: Child, i2v_card: ModelCard, tmp_p
     assert "broken.png" in broken.message
 
 
-def test_text_to_video_refuses_an_image(child: Child, demo_card: ModelCard, picture: Path, tmp_path: Path) -> None:
-    ending = _failed(child.run(spec_for(demo_card, image=str(picture)), tmp_path))
+def test_a_model_that_draws_from_text_alone_refuses_an_image(
+    child: Child, image_card: ModelCard, picture: Path, tmp_path: Path
+) -> None:
+    ending = _failed(child.run(spec_for(image_card, image=str(picture)), tmp_path))
 
     assert ending.kind == "invalid_input"
     assert "takes no image" in ending.message

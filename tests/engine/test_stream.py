@@ -28,7 +28,7 @@ def _latents(channels: int, frames: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("frames", [1, 2, 5])
 def test_frames_equal_those_of_the_whole(pipe: WanPipeline, frames: int) -> None:
-    latents = _latents(8, frames)
+    latents = _latents(16, frames)
     with torch.no_grad():
         whole = pipe.vae.decode(latents).sample[0].movedim(1, 0)
 
@@ -53,7 +53,7 @@ def test_frames_equal_without_patches() -> None:
 
 
 def test_decoding_that_is_left_half_way_forgets_it(pipe: WanPipeline) -> None:
-    latents = _latents(8, 3)
+    latents = _latents(16, 3)
     frames = decode_frames(pipe.vae, latents)
     next(frames)
 
