@@ -34,7 +34,7 @@ class DrainError(Exception):
     """One sentence on why the worker cannot be drained."""
 
 
-def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ, out: Any = None) -> int:
+def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
     """Drain the worker named in `argv`; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m workers drain", description=_DESCRIPTION)
     parser.add_argument("name", metavar="NAME", help="the worker, as GET /v1/workers names it: gpu-0")
@@ -46,7 +46,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ, out: Any 
     try:
         key = _key(options.key_file, environ)
         with httpx.Client(base_url=options.url, headers=_headers(key), timeout=_TIMEOUT_S, trust_env=False) as client:
-            _drain(client, options.name, wait=not options.no_wait, out=out or sys.stdout)
+            _drain(client, options.name, wait=not options.no_wait)
     except DrainError as error:
         print(f"workers drain: {error}", file=sys.stderr)
         return EXIT_REFUSED
@@ -67,9 +67,9 @@ def _headers(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def _drain(client: httpx.Client, name: str, *, wait: bool, out: Any) -> None:
+def _drain(client: httpx.Client, name: str, *, wait: bool) -> None:
     told = _describe(_ask(client, "POST", f"/v1/workers/{quote(name, safe='')}/drain"))
-    print(told, file=out, flush=True)
+    print(told, flush=True)
     failed = 0
     while wait:
         time.sleep(_LOOK_S)
@@ -82,11 +82,11 @@ def _drain(client: httpx.Client, name: str, *, wait: bool, out: Any) -> None:
             continue
         failed = 0
         if worker is None:
-            print(f"{name} has left", file=out, flush=True)
+            print(f"{name} has left", flush=True)
             return
         if (now := _describe(worker)) != told:
             told = now
-            print(told, file=out, flush=True)
+            print(told, flush=True)
 
 
 def _find(client: httpx.Client, name: str) -> dict[str, Any] | None:
