@@ -1,8 +1,11 @@
-"""Between an agent and its engine: length-prefixed msgpack messages on a socketpair, and eight shared words.
+"""Between an agent and its engine: length-prefixed msgpack messages on a socketpair, and a few shared words.
 
 Messages carry what happens once (a job, its end). What changes all the time (step counter, liveness) and what must not queue behind
 anything (cancel) are words in shared memory: an engine that floods or a full pipe cannot delay them. Each word is an aligned
 unsigned 64-bit integer with exactly one writer, so a store is seen whole or not at all.
+
+An engine holds at most two jobs: one that is drawn, and before it one whose *tail* (what is left when its last denoising step is done:
+decode, encode, save) runs beside. Each has a *seat*, a row of words of its own; the agent gives a job the seat that is free.
 
 The engine is a child: `python -m workers.engine.loop --socket FD --words FD`. Closing the socketpair tells it to leave.
 """
@@ -45,10 +48,12 @@ class Setup(Struct, frozen=True, kw_only=True, tag="setup"):
     threads: int = 0
     #: "auto" (bf16 on a GPU that has it, else float32), or a torch dtype name.
     dtype: str = "auto"
+    #: Whether a job's tail may run beside the next job.
+    overlap: bool = True
 
 
 class RunJob(Struct, frozen=True, kw_only=True, tag="run"):
-    """Draw this. Answered by `JobFinished`, `JobFailed` or `JobCancelled` with the same fence."""
+    """Draw this. Answered by `JobFinished`, `JobFailed` or `JobCancelled` with the same fence, and perhaps by `TailBegun` before."""
 
     job_id: str
     fence: int
@@ -57,6 +62,10 @@ class RunJob(Struct, frozen=True, kw_only=True, tag="run"):
     #: Existing empty directory for the files.
     out_dir: str
     profile: Literal["normal", "offload"] = "normal"
+    #: Which row of the shared words is this job's.
+    seat: Annotated[int, Meta(ge=0, lt=2)] = 0
+    #: Begin when nothing else is going on, and let nothing else begin before its end.
+    alone: bool = False
 
 
 # ---------------------------------------------------------------- engine -> agent
@@ -74,6 +83,13 @@ class LoadFailed(Struct, frozen=True, kw_only=True, tag="load_failed"):
 
     model: str
     message: Annotated[str, Meta(max_length=8192)]
+
+
+class TailBegun(Struct, frozen=True, kw_only=True, tag="tail"):
+    """What is left of this job runs beside the next one: the engine takes another. `model` is in memory."""
+
+    fence: int
+    model: str = ""
 
 
 class JobFinished(Struct, frozen=True, kw_only=True, tag="finished"):
@@ -104,7 +120,7 @@ class JobCancelled(Struct, frozen=True, kw_only=True, tag="cancelled"):
 
 
 ToEngine = Setup | RunJob
-FromEngine = Ready | LoadFailed | JobFinished | JobFailed | JobCancelled
+FromEngine = Ready | LoadFailed | TailBegun | JobFinished | JobFailed | JobCancelled
 
 
 def pack(message: Struct) -> bytes:
@@ -176,14 +192,18 @@ class Channel:
 
 # ---------------------------------------------------------------- shared words
 
-_CANCEL, _FENCE, _PROGRESS, _TICK, _MEMORY_USED, _MEMORY_TOTAL = range(6)
-_WORDS = 8
+#: A seat's words, and behind those of all seats the memory's.
+_CANCEL, _FENCE, _PROGRESS, _TICK = range(4)
+_SEAT_WORDS = 4
+SEATS = 2
+_MEMORY_USED, _MEMORY_TOTAL = SEATS * _SEAT_WORDS, SEATS * _SEAT_WORDS + 1
+_WORDS = SEATS * _SEAT_WORDS + 2
 _STEP_BITS = 28
 _STEP_MASK = (1 << _STEP_BITS) - 1
 
 
 class Progress(Struct, frozen=True):
-    """Where the engine is. `tick` grows with every sign of life, also inside a step."""
+    """Where a job is. `tick` grows with every sign of life, also inside a step."""
 
     fence: int
     phase: str
@@ -193,12 +213,13 @@ class Progress(Struct, frozen=True):
 
 
 class Words:
-    """The shared words. The agent writes `cancel`; the engine writes everything else."""
+    """The shared words. The agent writes each seat's `cancel`; the engine writes everything else."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self._map = mmap.mmap(fd, mmap.PAGESIZE)
         self._words = memoryview(self._map).cast("Q")[:_WORDS]
+        self.seats = tuple(Seat(self._words, number * _SEAT_WORDS) for number in range(SEATS))
 
     @classmethod
     def create(cls) -> Words:
@@ -212,48 +233,69 @@ class Words:
         return cls(fd)
 
     def close(self) -> None:
+        """Unmap, and close the descriptor."""
         self._words.release()
         self._map.close()
         os.close(self.fd)
 
+    def progress(self) -> tuple[Progress, ...]:
+        """What each seat shows."""
+        return tuple(seat.progress() for seat in self.seats)
+
+    def memory(self) -> tuple[int, int]:
+        """(used, total) in MB as the engine last saw them: of the GPU, or the process's resident size and the machine's."""
+        return self.seats[0].memory()
+
+
+class Seat:
+    """The words of one job."""
+
+    def __init__(self, words: memoryview, first: int) -> None:
+        self._words = words
+        self._cancel, self._fence = first + _CANCEL, first + _FENCE
+        self._progress, self._tick = first + _PROGRESS, first + _TICK
+
     def request_cancel(self, fence: int) -> None:
         """Ask the engine to stop the job of this fence, and only that one."""
-        self._words[_CANCEL] = fence
+        self._words[self._cancel] = fence
 
     def cancelled(self, fence: int) -> bool:
         """Whether the job of this fence is to stop."""
-        return self._words[_CANCEL] == fence
+        return self._words[self._cancel] == fence
 
     def begin(self, fence: int) -> None:
-        self._words[_PROGRESS] = 0
-        self._words[_FENCE] = fence
-        self._words[_TICK] += 1
+        """The job of this fence has been taken up."""
+        self._words[self._progress] = 0
+        self._words[self._fence] = fence
+        self.touch()
 
     def report(self, phase: str, step: int, total: int) -> None:
         """Set phase, step and total in one store: a reader never sees the step of one phase with the total of another."""
         packed = (PHASES.index(phase) + 1) << (2 * _STEP_BITS)
-        self._words[_PROGRESS] = packed | (min(step, _STEP_MASK) << _STEP_BITS) | min(total, _STEP_MASK)
-        self._words[_TICK] += 1
+        self._words[self._progress] = packed | (min(step, _STEP_MASK) << _STEP_BITS) | min(total, _STEP_MASK)
+        self.touch()
 
     def touch(self) -> None:
         """A sign of life inside a step."""
-        self._words[_TICK] += 1
-
-    def progress(self) -> Progress:
-        packed = self._words[_PROGRESS]
-        phase = packed >> (2 * _STEP_BITS)
-        return Progress(
-            fence=self._words[_FENCE],
-            phase=PHASES[phase - 1] if 1 <= phase <= len(PHASES) else "",
-            step=(packed >> _STEP_BITS) & _STEP_MASK,
-            total=packed & _STEP_MASK,
-            tick=self._words[_TICK],
-        )
+        self._words[self._tick] += 1
 
     def set_memory(self, used_mb: int, total_mb: int) -> None:
+        """Show how much memory is in use: one pair for all seats."""
         self._words[_MEMORY_USED] = used_mb
         self._words[_MEMORY_TOTAL] = total_mb
 
     def memory(self) -> tuple[int, int]:
-        """(used, total) in MB as the engine last saw them: of the GPU, or the process's resident size and the machine's."""
+        """(used, total) as shown last, in MB."""
         return self._words[_MEMORY_USED], self._words[_MEMORY_TOTAL]
+
+    def progress(self) -> Progress:
+        """What the engine shows of its job."""
+        packed = self._words[self._progress]
+        phase = packed >> (2 * _STEP_BITS)
+        return Progress(
+            fence=self._words[self._fence],
+            phase=PHASES[phase - 1] if 1 <= phase <= len(PHASES) else "",
+            step=(packed >> _STEP_BITS) & _STEP_MASK,
+            total=packed & _STEP_MASK,
+            tick=self._words[self._tick],
+        )

@@ -31,6 +31,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True, tag="config"):
     preload: str
     threads: int = 0
     dtype: str = "auto"
+    overlap: bool = True
     policy: AgentPolicy = AgentPolicy()
     log_level: str = "info"
     #: How to start an engine; two flags with file descriptors are appended. Empty: the real one.

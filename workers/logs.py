@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import logging
+import threading
 
 from broker.wire.logs import setup_logging
 
 
 class Marks(logging.Filter):
-    """Puts fields of the job at hand on every line, whoever writes it."""
+    """Puts fields of the job at hand on every line of its thread, whoever writes it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._fields: dict[str, str] = {}
+        self._thread = threading.local()
 
     def set(self, **fields: str) -> None:
-        """From now on these fields, and no others, are on every line that does not have them itself."""
-        self._fields = {name: value for name, value in fields.items() if value}
+        """From now on these fields, and no others, are on every line of this thread that does not have them itself."""
+        self._thread.fields = {name: value for name, value in fields.items() if value}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Always True."""
-        for name, value in self._fields.items():
+        for name, value in getattr(self._thread, "fields", {}).items():
             record.__dict__.setdefault(name, value)
         return True
 

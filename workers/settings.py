@@ -62,6 +62,13 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
             pattern="^(auto|float32|float16|bfloat16)$",
         ),
     ] = "auto"
+    overlap: Annotated[
+        bool,
+        Meta(
+            description="decode, encode and save a job while the next one is denoised, where both fit into memory; "
+            "false: one job after the other"
+        ),
+    ] = True
     load_budget_s: Annotated[
         float, Meta(description="an engine that loads a model without an end for this long is replaced", gt=0, le=1e6)
     ] = 1800.0
@@ -164,6 +171,7 @@ def agent_configs(
             preload=cards[0].name,
             threads=settings.threads or (share if device.kind == "cpu" else 0),
             dtype=settings.dtype,
+            overlap=settings.overlap,
             policy=settings.policy(),
             log_level=settings.log_level,
         )

@@ -126,6 +126,8 @@ class Run(Message, frozen=True, kw_only=True, tag="run"):
     profile: Literal["normal", "offload"] = "normal"
     #: Predicted run time; 0 when not known.
     predicted_s: Seconds = 0.0
+    #: No other job in the same engine: this one crashed before, and if it does again it must be known whose fault it is.
+    alone: bool = False
 
 
 class HeartbeatAck(Message, frozen=True, kw_only=True, tag="heartbeat_ack"):

@@ -9,7 +9,7 @@ from workers.agent import effects as fx
 from workers.agent import invariants
 from workers.agent.core import AgentCore, Identity
 from workers.agent.policy import AgentPolicy
-from workers.ipc import FromEngine, JobCancelled, JobFailed, JobFinished, Progress, Ready, RunJob, Setup
+from workers.ipc import FromEngine, JobCancelled, JobFailed, JobFinished, Progress, Ready, RunJob, Setup, TailBegun
 
 CARD = ModelCard(name="demo", engine="fake", output="video")
 SETUP = Setup(models=(CARD,), preload="demo", device="cpu")
@@ -54,7 +54,7 @@ class Stage:
 
     def words(self, counter: int, phase: str, step: int = 0, total: int = 0, tick: int = 1) -> list[fx.Effect]:
         progress = Progress(fence=fence(counter), phase=phase, step=step, total=total, tick=tick)
-        return self._out(self.core.progressed(progress, self.now))
+        return self._out(self.core.progressed((progress,), self.now))
 
     def exited(self, how: str = "exit code 1") -> list[fx.Effect]:
         return self._out(self.core.engine_exited(how, self.now))
@@ -110,10 +110,17 @@ class Stage:
         self.engine(Ready(model="demo", load_s=1.0))
         return self
 
-    def run(self, counter: int, job: str = "", predicted_s: float = 0.0, body: bytes = b"spec") -> list[fx.Effect]:
+    def idle_again(self) -> None:
+        """The next engine is ready."""
+        self.engine(Ready(model="demo", load_s=1.0))
+
+    def run(
+        self, counter: int, job: str = "", predicted_s: float = 0.0, body: bytes = b"spec", *, alone: bool = False
+    ) -> list[fx.Effect]:
         """The broker's order; by default job "j<counter>"."""
+        job_id = job or f"j{counter}"
         return self.broker(
-            m.Run(job_id=job or f"j{counter}", fence=fence(counter), lease_s=6.0, predicted_s=predicted_s), body
+            m.Run(job_id=job_id, fence=fence(counter), lease_s=6.0, predicted_s=predicted_s, alone=alone), body
         )
 
     def cancel(self, counter: int, grace_s: float = 0.0, job: str = "") -> list[fx.Effect]:
@@ -127,6 +134,19 @@ class Stage:
         self.idle()
         self.run(counter, predicted_s=predicted_s)
         self.words(counter, "")
+        return self
+
+    def tail(self, counter: int = 1, model: str = "demo") -> list[fx.Effect]:
+        """The engine takes another job beside what is left of this one."""
+        return self.engine(TailBegun(fence=fence(counter), model=model))
+
+    def overlapped(self, *, begun: bool = True, alone: bool = False) -> Stage:
+        """Job 1 is in its tail, job 2 has been given to the engine and, if `begun`, taken up."""
+        self.busy(1)
+        self.tail(1)
+        self.run(2, alone=alone)
+        if begun:
+            self.words(2, "denoise", 1, 10)
         return self
 
     def finish(self, counter: int = 1) -> list[fx.Effect]:
@@ -148,11 +168,10 @@ class Stage:
         return self
 
 
-def run_job(counter: int, body: bytes = b"spec") -> RunJob:
+def run_job(counter: int, body: bytes = b"spec", *, seat: int = 0, alone: bool = False) -> RunJob:
     """What the engine gets for `Stage.run(counter)`."""
-    return RunJob(
-        job_id=f"j{counter}", fence=fence(counter), body=body, out_dir=f"/home/artefacts/j{counter}/{fence(counter)}"
-    )
+    out_dir = f"/home/artefacts/j{counter}/{fence(counter)}"
+    return RunJob(job_id=f"j{counter}", fence=fence(counter), body=body, out_dir=out_dir, seat=seat, alone=alone)
 
 
 RESULT_BODY = codec.encode_body(RESULT)

@@ -244,6 +244,15 @@ def test_five_predicted_steps_before_the_first_one_was_seen() -> None:
     assert alive_until_killed(stage, 1000) == 500
 
 
+def test_a_prediction_that_is_far_off_keeps_no_stuck_engine_for_ever() -> None:
+    stage = Stage().busy(predicted_s=1e6)
+    stage.words(1, "denoise", 0, 10)
+    stage.silence(3599.0, every=1.0)
+    assert not stage.effects(fx.KillEngine)
+    stage.silence(1.0)
+    assert stage.effects(fx.KillEngine)
+
+
 def test_signs_of_life_inside_a_step_keep_the_engine() -> None:
     stage = Stage().busy()
     for tick in range(200):
@@ -268,8 +277,7 @@ def test_the_pace_follows_the_steps_of_this_phase_alone() -> None:
     stage.words(1, "denoise", 5, 10, tick=4)
     stage.pass_time(1.0).words(1, "denoise", 1, 10, tick=5)  # the next output begins
     stage.pass_time(4.0).words(1, "denoise", 3, 10, tick=6)
-    attempt = stage.core.slot.attempt
-    assert attempt is not None
+    [attempt] = stage.core.slot.attempts
     assert attempt.predicted_step_s() == 2.0
 
 

@@ -8,10 +8,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from broker.wire.jobspec import JobSpec, ModelCard, encode_spec
-from workers.ipc import Channel, FromEngine, JobCancelled, JobFailed, JobFinished, RunJob, Setup, Words
+from workers.ipc import Channel, FromEngine, JobCancelled, JobFailed, JobFinished, RunJob, Setup, TailBegun, Words
 
 #: Longer than any answer takes on a busy machine; a hung engine fails the test instead of stopping the run.
 _ANSWER_S = 120.0
@@ -42,18 +43,19 @@ class Child:
         self.sock = ours
         self.channel = Channel(ours, FromEngine)
 
-    def setup(self, *cards: ModelCard, preload: str | None = None) -> object:
+    def setup(self, *cards: ModelCard, preload: str | None = None, device: str = "cpu") -> object:
         """Send the cards and return the answer: `Ready` or `LoadFailed`."""
         name = cards[0].name if preload is None else preload
-        self.channel.send(Setup(models=cards, preload=name, device="cpu", threads=1))
+        self.channel.send(Setup(models=cards, preload=name, device=device, threads=1))
         return self.channel.receive()
 
-    def send(self, spec: JobSpec, out_dir: Path, cancel: bool = False) -> int:
+    def send(self, spec: JobSpec, out_dir: Path, cancel: bool = False, seat: int = 0) -> int:
         """Give it a job; returns its fence. `cancel`: set the word before the job arrives."""
         fence = next(self._fences)
         if cancel:
-            self.words.request_cancel(fence)
-        self.channel.send(RunJob(job_id="job-1", fence=fence, body=encode_spec(spec), out_dir=str(out_dir)))
+            self.words.seats[seat].request_cancel(fence)
+        job = RunJob(job_id="job-1", fence=fence, body=encode_spec(spec), out_dir=str(out_dir), seat=seat)
+        self.channel.send(job)
         return fence
 
     def run(self, spec: JobSpec, out_dir: Path) -> Ending:
@@ -61,9 +63,31 @@ class Child:
         fence = self.send(spec, out_dir)
         return self.ending(fence)
 
+    def run_all(self, jobs: Sequence[JobSpec], out_dirs: Sequence[Path]) -> int:
+        """Give it each job as soon as it takes one, and wait for the end of all, which must be good; how many overlapped the next."""
+        running: set[int] = set()
+        overlapped = 0
+        for number, (job, out_dir) in enumerate(zip(jobs, out_dirs, strict=True)):
+            fence = self.send(job, out_dir, seat=number % 2)
+            running.add(fence)
+            while fence in running:
+                answer = self.channel.receive()
+                if isinstance(answer, TailBegun):
+                    overlapped += 1
+                    break
+                assert isinstance(answer, JobFinished), answer
+                running.discard(answer.fence)
+        while running:
+            answer = self.channel.receive()
+            assert isinstance(answer, JobFinished), answer
+            running.discard(answer.fence)
+        return overlapped
+
     def ending(self, fence: int) -> Ending:
-        """The end of the job of this fence, which must be the next answer."""
+        """The end of the job of this fence, which must be the next answer but for the word that it has come to its tail."""
         answer = self.channel.receive()
+        if isinstance(answer, TailBegun) and answer.fence == fence:
+            answer = self.channel.receive()
         assert isinstance(answer, JobFinished | JobFailed | JobCancelled), answer
         assert answer.fence == fence
         return answer

@@ -16,11 +16,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from broker.wire.jobspec import JobSpec, ModelCard
 from tests.engine import tiny
 from tests.engine.child import Child
+from tests.engine.scripted import blank
 from workers.catalogue import card_for, default_model
 from workers.engine.device import Device
 from workers.engine.pipelines import Pipelines
 from workers.engine.video import VideoEngine
-from workers.ipc import Ready, Words
+from workers.ipc import Ready, Seat
 
 
 def spec_for(card: ModelCard, **changes: object) -> JobSpec:
@@ -83,10 +84,8 @@ def child(demo_card: ModelCard, image_card: ModelCard, i2v_card: ModelCard) -> I
 
 
 @pytest.fixture
-def words() -> Iterator[Words]:
-    made = Words.create()
-    yield made
-    made.close()
+def seat() -> Seat:
+    return Seat(blank(), 0)
 
 
 @pytest.fixture

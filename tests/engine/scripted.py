@@ -1,11 +1,18 @@
-"""Shared words that act at a chosen point of a job: how a test cancels in an exact phase, block or step, without a clock."""
+"""A seat of the shared words that acts at a chosen point of a job: how a test cancels in an exact phase, block or step, without a clock."""
 
 from __future__ import annotations
 
-from workers.ipc import Words
+import mmap
+
+from workers.ipc import Seat
 
 
-class CancelAt(Words):
+def blank() -> memoryview:
+    """Words that nobody shares."""
+    return memoryview(bytearray(mmap.PAGESIZE)).cast("Q")
+
+
+class CancelAt(Seat):
     """Asks for the cancel as soon as `phase` shows `step`, or, with `hits`, that many signs of life later (inside the step's blocks)."""
 
     _at: tuple[str, int]
@@ -14,10 +21,10 @@ class CancelAt(Words):
 
     @classmethod
     def at(cls, phase: str, step: int, hits: int = 0) -> CancelAt:
-        words = Words.create.__func__(cls)  # type: ignore[attr-defined]
-        words._at, words._hits, words._armed = (phase, step), hits, False
-        words.begin(1)
-        return words  # type: ignore[no-any-return]
+        seat = cls(blank(), 0)
+        seat._at, seat._hits, seat._armed = (phase, step), hits, False
+        seat.begin(1)
+        return seat
 
     def report(self, phase: str, step: int, total: int) -> None:
         super().report(phase, step, total)
@@ -36,17 +43,17 @@ class CancelAt(Words):
             self.request_cancel(1)
 
 
-class Recorder(Words):
+class Recorder(Seat):
     """Keeps all that was reported."""
 
     seen: list[tuple[str, int, int]]
 
     @classmethod
     def recording(cls) -> Recorder:
-        words = Words.create.__func__(cls)  # type: ignore[attr-defined]
-        words.seen = []
-        words.begin(1)
-        return words  # type: ignore[no-any-return]
+        seat = cls(blank(), 0)
+        seat.seen = []
+        seat.begin(1)
+        return seat
 
     def report(self, phase: str, step: int, total: int) -> None:
         super().report(phase, step, total)

@@ -15,10 +15,11 @@ from broker.wire.jobspec import Artefact, ModelCard
 from tests.engine.conftest import spec_for
 from tests.engine.media import read_clip
 from tests.engine.scripted import CancelAt, Recorder
+from workers.engine.base import complete
 from workers.engine.failures import classify
 from workers.engine.monitor import Cancelled, Monitor
 from workers.engine.video import VideoEngine
-from workers.ipc import Words
+from workers.ipc import Seat
 
 Run = Callable[..., tuple[Artefact, ...]]
 
@@ -27,10 +28,10 @@ SHORT = {"num_frames": 9, "num_inference_steps": 6}
 
 @pytest.fixture
 def run(video_engine: VideoEngine, demo_card: ModelCard, tmp_path: Path) -> Run:
-    def run(words: Words, **changes: object) -> tuple[Artefact, ...]:
+    def run(seat: Seat, **changes: object) -> tuple[Artefact, ...]:
         spec = spec_for(demo_card, **{**SHORT, **changes})
-        monitor = Monitor(words, 1, spec.num_outputs, video_engine.pipelines.device.meter)
-        return video_engine.run(demo_card, spec, tmp_path, monitor, "normal")
+        monitor = Monitor(seat, 1, spec.num_outputs, video_engine.pipelines.device.meter)
+        return complete(video_engine.draw(demo_card, spec, tmp_path, monitor, "normal"))
 
     return run
 
@@ -39,10 +40,9 @@ def run(video_engine: VideoEngine, demo_card: ModelCard, tmp_path: Path) -> Run:
 def untouched(video_engine: VideoEngine, demo_card: ModelCard, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The frames of the standard job before any cancel."""
     directory = tmp_path_factory.mktemp("untouched")
-    words = Recorder.recording()
-    monitor = Monitor(words, 1, 1, video_engine.pipelines.device.meter)
-    video_engine.run(demo_card, spec_for(demo_card, **SHORT), directory, monitor, "normal")
-    words.close()
+    seat = Recorder.recording()
+    monitor = Monitor(seat, 1, 1, video_engine.pipelines.device.meter)
+    complete(video_engine.draw(demo_card, spec_for(demo_card, **SHORT), directory, monitor, "normal"))
     return read_clip(directory / "video.mp4").frames
 
 
@@ -70,36 +70,33 @@ def test_cancel_stops_the_job_where_it_is(
     run: Run, video_engine: VideoEngine, demo_card: ModelCard, untouched: Any, tmp_path: Path,
     phase: str, step: int, hits: int, inside: str,
 ) -> None:  # fmt: skip
-    words = CancelAt.at(phase, step, hits)
+    seat = CancelAt.at(phase, step, hits)
 
     with pytest.raises(Cancelled) as caught:
         # A prompt of its own: one that was encoded before is not encoded again.
-        run(words, prompt=f"a blue circle, cancelled in {phase} {step} {hits}")
+        run(seat, prompt=f"a blue circle, cancelled in {phase} {step} {hits}")
 
-    shown = words.progress()
+    shown = seat.progress()
     assert (shown.phase, shown.step) == (phase, step)
     assert inside in "".join(traceback.format_tb(caught.value.__traceback__))
     assert list(tmp_path.iterdir()) == []
     assert _hooks(video_engine, demo_card) == 0
-    words.close()
     again = Recorder.recording()
     run(again)
-    again.close()
     assert np.array_equal(read_clip(tmp_path / "video.mp4").frames, untouched)
 
 
 def test_a_job_shows_every_step_of_every_phase(run: Run) -> None:
-    words = Recorder.recording()
+    seat = Recorder.recording()
 
-    run(words, num_frames=9, num_inference_steps=3, num_outputs=2)
+    run(seat, num_frames=9, num_inference_steps=3, num_outputs=2)
 
-    assert words.seen == [
+    assert seat.seen == [
         ("encode", 0, 0),
         *[("denoise", step, 6) for step in (0, 1, 2, 3, 3, 4, 5, 6)],
         *[("decode", step, 6) for step in (0, 1, 2, 3, 3, 4, 5, 6)],
         ("save", 0, 0),
     ]
-    words.close()
 
 
 def test_out_of_memory_in_a_model_fails_the_job_alone(
@@ -108,16 +105,15 @@ def test_out_of_memory_in_a_model_fails_the_job_alone(
     def fail(module: torch.nn.Module, inputs: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    words = Recorder.recording()
+    seat = Recorder.recording()
     handle = video_engine.pipelines.get(demo_card).transformer.blocks[3].register_forward_pre_hook(fail)
     with pytest.raises(torch.OutOfMemoryError) as caught:
-        run(words)
+        run(seat)
     handle.remove()
-    verdict = classify(caught.value, words.progress().phase)
+    verdict = classify(caught.value, seat.progress().phase)
     video_engine.reclaim()
 
     assert (verdict.kind, verdict.fatal) == ("out_of_memory", False)
     assert "20.00 GiB" in verdict.message
-    run(words)
-    words.close()
+    run(seat)
     assert np.array_equal(read_clip(tmp_path / "video.mp4").frames, untouched)

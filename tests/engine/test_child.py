@@ -52,7 +52,7 @@ def test_result_says_what_the_attempt_cost(child: Child, demo_card: ModelCard, t
     assert 100 < used < total
     assert used / 2 < ending.result.peak_memory_mb < total
     assert (ending.result.seed, ending.model) == (99, "demo")
-    progress = child.words.progress()
+    progress = child.words.seats[0].progress()
     assert (progress.fence, progress.phase) == (ending.fence, "save")
 
 
@@ -65,6 +65,28 @@ def test_the_circle_is_red_and_moves_right(child: Child, demo_card: ModelCard, t
     first, last = centre_of(frames[0]), centre_of(frames[-1])
     assert last[0] - first[0] > 12
     assert abs(last[1] - first[1]) < 6
+
+
+def test_jobs_that_overlap_are_drawn_as_if_alone(
+    child: Child, demo_card: ModelCard, tmp_path: Path, picture: Path
+) -> None:
+    jobs = [
+        spec_for(demo_card, seed=21),
+        spec_for(demo_card, seed=22, image=str(picture)),
+        spec_for(demo_card, seed=23, previews=2),
+        spec_for(demo_card, seed=24, num_inference_steps=2),
+    ]
+    outs = {kind: [tmp_path / f"{kind}-{number}" for number in range(len(jobs))] for kind in ("alone", "beside")}
+    for out in (*outs["alone"], *outs["beside"]):
+        out.mkdir()
+    for job, out in zip(jobs, outs["alone"], strict=True):
+        _finished(child.run(job, out))
+
+    overlapped = child.run_all(jobs, outs["beside"])
+
+    assert overlapped == len(jobs)
+    for alone, beside in zip(outs["alone"], outs["beside"], strict=True):
+        assert np.array_equal(read_clip(alone / "video.mp4").frames, read_clip(beside / "video.mp4").frames)
 
 
 def test_each_output_is_drawn_from_its_own_seed(child: Child, demo_card: ModelCard, tmp_path: Path) -> None:
@@ -95,7 +117,7 @@ def test_cancel_in_the_middle_leaves_a_clean_engine(child: Child, demo_card: Mod
     _finished(child.run(spec_for(demo_card), tmp_path / "before"))
 
     fence = child.send(spec_for(demo_card, num_inference_steps=200), tmp_path / "cancelled")
-    child.words.request_cancel(fence)
+    child.words.seats[0].request_cancel(fence)
     ending = child.ending(fence)
     _finished(child.run(spec_for(demo_card), tmp_path / "after"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from workers.engine.monitor import Cancelled, Monitor
-from workers.ipc import Words
+from workers.ipc import Seat
 
 
 class Clock:
@@ -35,48 +35,48 @@ class Meter:
         return 400.0
 
 
-def _shown(words: Words) -> tuple[str, int, int]:
-    progress = words.progress()
+def _shown(seat: Seat) -> tuple[str, int, int]:
+    progress = seat.progress()
     return progress.phase, progress.step, progress.total
 
 
-def _monitor(words: Words, outputs: int = 1, clock: Clock | None = None) -> Monitor:
-    words.begin(5)
-    return Monitor(words, 5, outputs, Meter(), clock or Clock())
+def _monitor(seat: Seat, outputs: int = 1, clock: Clock | None = None) -> Monitor:
+    seat.begin(5)
+    return Monitor(seat, 5, outputs, Meter(), clock or Clock())
 
 
-def test_phases_and_steps_are_shown(words: Words) -> None:
-    monitor = _monitor(words)
+def test_phases_and_steps_are_shown(seat: Seat) -> None:
+    monitor = _monitor(seat)
 
     monitor.enter("denoise", 10)
-    assert _shown(words) == ("denoise", 0, 10)
+    assert _shown(seat) == ("denoise", 0, 10)
     monitor.step(4, 10)
-    assert _shown(words) == ("denoise", 4, 10)
+    assert _shown(seat) == ("denoise", 4, 10)
     monitor.enter("decode", 5)
-    assert _shown(words) == ("decode", 0, 5)
+    assert _shown(seat) == ("decode", 0, 5)
 
 
-def test_nothing_moves_backwards(words: Words) -> None:
-    monitor = _monitor(words)
+def test_nothing_moves_backwards(seat: Seat) -> None:
+    monitor = _monitor(seat)
     monitor.enter("denoise", 10)
     monitor.step(4, 10)
 
     monitor.step(3, 10)
-    assert _shown(words) == ("denoise", 4, 10)
+    assert _shown(seat) == ("denoise", 4, 10)
     monitor.enter("encode")
-    assert _shown(words) == ("denoise", 4, 10)
+    assert _shown(seat) == ("denoise", 4, 10)
     assert monitor.phase == "encode"
 
 
-def test_steps_of_all_outputs_are_one_count(words: Words) -> None:
-    monitor = _monitor(words, outputs=2)
+def test_steps_of_all_outputs_are_one_count(seat: Seat) -> None:
+    monitor = _monitor(seat, outputs=2)
     seen = []
     for index in range(2):
         monitor.output(index, "save" if index == 1 else "denoise")
         for phase in ("encode", "denoise", "decode", "save"):
             monitor.enter(phase, 2)  # type: ignore[arg-type]
             monitor.step(2, 2)
-            seen.append(_shown(words))
+            seen.append(_shown(seat))
 
     assert seen == [
         ("encode", 2, 4),
@@ -90,9 +90,9 @@ def test_steps_of_all_outputs_are_one_count(words: Words) -> None:
     ]
 
 
-def test_time_goes_to_the_phase_it_was_spent_in(words: Words) -> None:
+def test_time_goes_to_the_phase_it_was_spent_in(seat: Seat) -> None:
     clock = Clock()
-    monitor = _monitor(words, clock=clock)
+    monitor = _monitor(seat, clock=clock)
     clock.now += 1  # before the first phase: nobody's
 
     monitor.enter("denoise", 2)
@@ -110,39 +110,39 @@ def test_time_goes_to_the_phase_it_was_spent_in(words: Words) -> None:
     assert monitor.peak_memory_mb() == 400
 
 
-def test_every_report_is_a_sign_of_life(words: Words) -> None:
-    monitor = _monitor(words)
-    ticks = [words.progress().tick]
+def test_every_report_is_a_sign_of_life(seat: Seat) -> None:
+    monitor = _monitor(seat)
+    ticks = [seat.progress().tick]
     for call in (lambda: monitor.enter("denoise", 3), lambda: monitor.step(1, 3), monitor.check):
         call()
-        ticks.append(words.progress().tick)
+        ticks.append(seat.progress().tick)
 
     assert ticks == sorted(set(ticks))
 
 
 @pytest.mark.parametrize("act", [lambda m: m.enter("decode"), lambda m: m.step(1, 3), lambda m: m.check()])
-def test_cancel_is_heard_at_every_report(words: Words, act: object) -> None:
-    monitor = _monitor(words)
+def test_cancel_is_heard_at_every_report(seat: Seat, act: object) -> None:
+    monitor = _monitor(seat)
     monitor.enter("denoise", 3)
-    words.request_cancel(5)
+    seat.request_cancel(5)
 
     with pytest.raises(Cancelled):
         act(monitor)  # type: ignore[operator]
 
 
-def test_cancel_of_another_job_is_not_ours(words: Words) -> None:
-    monitor = _monitor(words)
-    words.request_cancel(4)
+def test_cancel_of_another_job_is_not_ours(seat: Seat) -> None:
+    monitor = _monitor(seat)
+    seat.request_cancel(4)
 
     monitor.check()
-    assert words.progress().fence == 5
+    assert seat.progress().fence == 5
 
 
-def test_memory_is_read_now_and_then(words: Words) -> None:
+def test_memory_is_read_now_and_then(seat: Seat) -> None:
     clock = Clock()
-    words.begin(5)
+    seat.begin(5)
     meter = Meter()
-    monitor = Monitor(words, 5, 1, meter, clock)
+    monitor = Monitor(seat, 5, 1, meter, clock)
     monitor.enter("denoise", 3)
     monitor.step(1, 3)
     assert meter.reads == 0
@@ -152,4 +152,4 @@ def test_memory_is_read_now_and_then(words: Words) -> None:
     monitor.step(3, 3)
 
     assert meter.reads == 1
-    assert words.memory() == (300, 1000)
+    assert seat.memory() == (300, 1000)

@@ -14,12 +14,12 @@ from tests.engine.conftest import spec_for
 from tests.engine.media import read_clip
 from tests.engine.scripted import CancelAt, Recorder
 from workers.engine import pipelines as module
-from workers.engine.base import Profile
+from workers.engine.base import Profile, complete
 from workers.engine.device import Device
 from workers.engine.monitor import Cancelled, Monitor
 from workers.engine.pipelines import Pipelines
 from workers.engine.video import VideoEngine
-from workers.ipc import Words
+from workers.ipc import Seat
 
 
 class PretendGpu(Device):
@@ -44,12 +44,9 @@ def engine() -> VideoEngine:
     return VideoEngine(Pipelines(PretendGpu()))
 
 
-def _draw(engine: VideoEngine, card: ModelCard, words: Words, directory: Path, profile: Profile) -> Any:
+def _draw(engine: VideoEngine, card: ModelCard, seat: Seat, directory: Path, profile: Profile) -> Any:
     spec = spec_for(card, num_frames=5, num_inference_steps=3)
-    try:
-        engine.run(card, spec, directory, Monitor(words, 1, 1, engine.pipelines.device.meter), profile)
-    finally:
-        words.close()
+    complete(engine.draw(card, spec, directory, Monitor(seat, 1, 1, engine.pipelines.device.meter), profile))
     return read_clip(directory / "video.mp4").frames.astype(int)
 
 

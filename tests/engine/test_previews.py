@@ -13,9 +13,10 @@ from PIL import Image
 
 from broker.wire.jobspec import JobSpec, ModelCard
 from tests.engine.conftest import spec_for
+from tests.engine.scripted import blank
 from workers.engine import previews
 from workers.engine.arguments import call_arguments
-from workers.engine.base import Engine
+from workers.engine.base import Engine, complete
 from workers.engine.fake import FakeEngine
 from workers.engine.frames import image_pixels
 from workers.engine.image import ImageEngine
@@ -23,7 +24,7 @@ from workers.engine.memory import ProcessMemory
 from workers.engine.monitor import Cancelled, Monitor
 from workers.engine.previews import aim, can_preview, decode, preview_at
 from workers.engine.video import VideoEngine
-from workers.ipc import Words
+from workers.ipc import Seat
 
 
 @pytest.fixture
@@ -31,16 +32,12 @@ def image_engine(video_engine: VideoEngine) -> ImageEngine:
     return ImageEngine(video_engine.pipelines)
 
 
-def _run(engine: Engine, card: ModelCard, spec: JobSpec, out: Path, words: Words | None = None) -> list[Path]:
+def _run(engine: Engine, card: ModelCard, spec: JobSpec, out: Path, seat: Seat | None = None) -> list[Path]:
     """The previews that are in the directory after the job, in their order."""
     out.mkdir(exist_ok=True)
-    own = words or Words.create()
+    own = seat or Seat(blank(), 0)
     own.begin(1)
-    try:
-        engine.run(card, spec, out, Monitor(own, 1, spec.num_outputs, ProcessMemory()), "normal")
-    finally:
-        if words is None:
-            own.close()
+    complete(engine.draw(card, spec, out, Monitor(own, 1, spec.num_outputs, ProcessMemory()), "normal"))
     return sorted(out.glob("preview-*"), key=lambda path: int(path.stem.split("-")[1]))
 
 
@@ -149,16 +146,16 @@ def test_a_preview_that_fails_does_not_fail_the_job(
 
 
 def test_a_cancel_reaches_into_a_preview(
-    video_engine: VideoEngine, demo_card: ModelCard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: Words
+    video_engine: VideoEngine, demo_card: ModelCard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seat: Seat
 ) -> None:
     def cancelled_meanwhile(pipe: Any, latents: torch.Tensor, spec: JobSpec) -> torch.Tensor:
-        words.request_cancel(1)
+        seat.request_cancel(1)
         return decode(pipe, latents, spec)
 
     monkeypatch.setattr(previews, "decode", cancelled_meanwhile)
 
     with pytest.raises(Cancelled):
-        _run(video_engine, demo_card, spec_for(demo_card, previews=1), tmp_path, words)
+        _run(video_engine, demo_card, spec_for(demo_card, previews=1), tmp_path, seat)
     assert list(tmp_path.iterdir()) == []
     scheduler = video_engine.pipelines.get(demo_card).scheduler
     assert "step" not in vars(scheduler), "the scheduler is as it was"

@@ -9,16 +9,16 @@ from workers.engine.prompts import PromptCache
 
 
 class Encoder:
-    """Counts its calls; encodes a prompt as the lengths of its words."""
+    """Counts its calls; encodes a prompt as the lengths of its seat."""
 
     def __init__(self) -> None:
         self.calls: list[object] = []
 
     def encode_prompt(self, prompt, negative_prompt=None, do_cfg=True, prompt_embeds=None, max_sequence_length=8):
         self.calls.append(prompt)
-        words = (prompt if isinstance(prompt, str) else prompt[0]).split()
+        seat = (prompt if isinstance(prompt, str) else prompt[0]).split()
         lengths = torch.zeros(max_sequence_length)
-        lengths[: len(words)] = torch.tensor([float(len(word)) for word in words])
+        lengths[: len(seat)] = torch.tensor([float(len(word)) for word in seat])
         return lengths, None if negative_prompt is None else -lengths
 
 

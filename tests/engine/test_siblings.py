@@ -10,29 +10,30 @@ from PIL import Image
 from broker.wire.jobspec import ModelCard
 from tests.engine.conftest import spec_for
 from tests.engine.media import read_clip
+from workers.engine.base import complete
 from workers.engine.monitor import Monitor
 from workers.engine.video import VideoEngine
-from workers.ipc import Words
+from workers.ipc import Seat
 
 
-def draw(engine: VideoEngine, card: ModelCard, words: Words, out: Path, image: str = "") -> np.ndarray:
+def draw(engine: VideoEngine, card: ModelCard, seat: Seat, out: Path, image: str = "") -> np.ndarray:
     out.mkdir()
     spec = spec_for(card, image=image, prompt="a blue square moving right on a white background")
-    (made,) = engine.run(card, spec, out, Monitor(words, 1, 1, engine.pipelines.device.meter), "normal")
+    (made,) = complete(engine.draw(card, spec, out, Monitor(seat, 1, 1, engine.pipelines.device.meter), "normal"))
     return read_clip(out / made.name).frames
 
 
 def test_a_clip_begins_with_its_picture_and_the_next_job_draws_from_text_again(
-    video_engine: VideoEngine, demo_card: ModelCard, words: Words, tmp_path: Path
+    video_engine: VideoEngine, demo_card: ModelCard, seat: Seat, tmp_path: Path
 ) -> None:
     picture = np.full((64, 64, 3), 255, np.uint8)
     picture[24:44, 8:28] = (0, 0, 255)
     path = tmp_path / "first.png"
     Image.fromarray(picture).save(path)
 
-    before = draw(video_engine, demo_card, words, tmp_path / "before")
-    continued = draw(video_engine, demo_card, words, tmp_path / "continued", str(path))
-    after = draw(video_engine, demo_card, words, tmp_path / "after")
+    before = draw(video_engine, demo_card, seat, tmp_path / "before")
+    continued = draw(video_engine, demo_card, seat, tmp_path / "continued", str(path))
+    after = draw(video_engine, demo_card, seat, tmp_path / "after")
 
     assert np.abs(continued[0].astype(int) - picture).mean() < 12
     assert np.abs(before[0].astype(int) - picture).mean() > 12

@@ -13,7 +13,7 @@ from workers.engine.device import Device
 from workers.engine.memory import ProcessMemory
 from workers.engine.monitor import Cancelled, Monitor
 from workers.engine.watch import call
-from workers.ipc import Words
+from workers.ipc import Seat
 
 
 class Pipeline:
@@ -70,31 +70,29 @@ class WithOrder(Pipeline):
         return "drawn"
 
 
-def _call(pipe: Pipeline, words: Words) -> Any:
-    monitor = Monitor(words, 1, 1, ProcessMemory())
+def _call(pipe: Pipeline, seat: Seat) -> Any:
+    monitor = Monitor(seat, 1, 1, ProcessMemory())
     return call(pipe, {"num_inference_steps": 3}, monitor, Device("cpu", "auto", 0))
 
 
 @pytest.mark.parametrize("kind", [WithBar, WithIterator])
 def test_steps_of_a_pipeline_without_callback(kind: type[Pipeline]) -> None:
-    words = Recorder.recording()
+    seat = Recorder.recording()
 
-    assert _call(kind(), words) == "drawn"
+    assert _call(kind(), seat) == "drawn"
 
-    assert words.seen == [
+    assert seat.seen == [
         ("encode", 0, 0), ("denoise", 0, 3), ("denoise", 1, 3), ("denoise", 2, 3), ("denoise", 3, 3), ("decode", 0, 0),
     ]  # fmt: skip
-    words.close()
 
 
 def test_steps_are_those_that_are_run() -> None:
-    words = Recorder.recording()
+    seat = Recorder.recording()
 
-    _call(WithOrder(), words)
+    _call(WithOrder(), seat)
 
-    steps = [(step, total) for phase, step, total in words.seen if phase == "denoise"]
+    steps = [(step, total) for phase, step, total in seat.seen if phase == "denoise"]
     assert steps == [(0, 3), (1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
-    words.close()
 
 
 @pytest.mark.parametrize("kind", [WithBar, WithIterator])
@@ -103,11 +101,10 @@ def test_steps_are_those_that_are_run() -> None:
 )
 def test_cancel_is_heard_and_cleaned_up_after(kind: type[Pipeline], phase: str, step: int, hits: int) -> None:
     pipe = kind()
-    words = CancelAt.at(phase, step, hits)
+    seat = CancelAt.at(phase, step, hits)
 
     with pytest.raises(Cancelled):
-        _call(pipe, words)
-    words.close()
+        _call(pipe, seat)
 
     assert pipe.freed == 1
     assert "progress_bar" not in vars(pipe)
@@ -117,11 +114,10 @@ def test_cancel_is_heard_and_cleaned_up_after(kind: type[Pipeline], phase: str, 
 def test_failure_is_cleaned_up_after() -> None:
     pipe = WithBar()
     pipe.model[0][1] = torch.nn.Linear(9, 9)  # type: ignore[index, operator]
-    words = Recorder.recording()
+    seat = Recorder.recording()
 
     with pytest.raises(RuntimeError, match="shapes"):
-        _call(pipe, words)
-    words.close()
+        _call(pipe, seat)
 
     assert pipe.freed == 1
     assert not any(module._forward_pre_hooks for module in pipe.model.modules())

@@ -92,6 +92,7 @@ def _body(name: str, decode: Callable[[bytes], Any], sample: object, declared: t
 _TO_AGENT = [
     ipc.Ready(model="demo", load_s=1.0),
     ipc.LoadFailed(model="demo", message="no"),
+    ipc.TailBegun(fence=1, model="demo"),
     ipc.JobFinished(fence=1, result=jobspec.Result(seed=3), run_s=2.0, model="demo"),
     ipc.JobFailed(fence=1, kind="out_of_memory", fatal=True),
     ipc.JobCancelled(fence=1, model="demo"),

@@ -10,15 +10,17 @@ import pytest
 import torch
 
 from broker.wire.jobspec import ModelCard
+from tests.engine.child import Child
 from tests.engine.conftest import spec_for
 from tests.engine.media import centre_of, colour_of, read_clip
 from tests.engine.scripted import CancelAt, Recorder
 from workers.catalogue import card_for, default_model
+from workers.engine.base import complete
 from workers.engine.device import Device
 from workers.engine.monitor import Cancelled, Monitor
 from workers.engine.pipelines import Pipelines
 from workers.engine.video import VideoEngine
-from workers.ipc import Words
+from workers.ipc import JobFinished, Ready, Seat
 
 pytestmark = [
     pytest.mark.gpu,
@@ -38,23 +40,22 @@ def engine(card: ModelCard) -> VideoEngine:
     return made
 
 
-def _draw(engine: VideoEngine, card: ModelCard, words: Words, directory: Path, profile: Any = "normal") -> Any:
-    monitor = Monitor(words, 1, 1, engine.pipelines.device.meter)
-    engine.run(card, spec_for(card), directory, monitor, profile)
+def _draw(engine: VideoEngine, card: ModelCard, seat: Seat, directory: Path, profile: Any = "normal") -> Any:
+    monitor = Monitor(seat, 1, 1, engine.pipelines.device.meter)
+    complete(engine.draw(card, spec_for(card), directory, monitor, profile))
     monitor.report_memory()
     assert monitor.peak_memory_mb() > 0
     return read_clip(directory / "video.mp4").frames
 
 
 def test_draws_the_red_circle(engine: VideoEngine, card: ModelCard, tmp_path: Path) -> None:
-    words = Recorder.recording()
-    frames = _draw(engine, card, words, tmp_path)
+    seat = Recorder.recording()
+    frames = _draw(engine, card, seat, tmp_path)
 
     assert np.abs(colour_of(frames[8]) - (255, 0, 0)).max() <= 32
     assert centre_of(frames[-1])[0] - centre_of(frames[0])[0] > 12
-    used, total = words.memory()
+    used, total = seat.memory()
     assert 0 < used < total
-    words.close()
 
 
 @pytest.mark.parametrize(("phase", "step", "hits"), [("encode", 0, 2), ("denoise", 4, 5), ("decode", 2, 4)])
@@ -83,3 +84,22 @@ def test_offload_and_back_draw_the_same(engine: VideoEngine, card: ModelCard, tm
     assert pipe.transformer.device.type == "cuda"
     assert np.abs(whole.astype(int) - parts).max() <= 8
     assert np.abs(whole.astype(int) - again).max() <= 8
+
+
+def test_jobs_that_overlap_are_drawn_as_if_alone(card: ModelCard, tmp_path: Path) -> None:
+    child = Child()
+    assert isinstance(child.setup(card, device="cuda"), Ready)
+    jobs = [spec_for(card, seed=seed, num_inference_steps=steps) for seed, steps in ((1, 10), (2, 4), (3, 10))]
+    outs = {kind: [tmp_path / f"{kind}-{number}" for number in range(len(jobs))] for kind in ("alone", "beside")}
+    for out in (*outs["alone"], *outs["beside"]):
+        out.mkdir()
+    for job, out in zip(jobs, outs["alone"], strict=True):
+        assert isinstance(child.run(job, out), JobFinished)
+
+    overlapped = child.run_all(jobs, outs["beside"])
+    child.close()
+
+    assert overlapped == len(jobs)
+    for alone, beside in zip(outs["alone"], outs["beside"], strict=True):
+        frames = [read_clip(out / "video.mp4").frames.astype(int) for out in (alone, beside)]
+        assert np.abs(frames[0] - frames[1]).max() <= 2

@@ -17,10 +17,13 @@ from broker.wire import messages as m
 from broker.wire.jobspec import Result
 
 if TYPE_CHECKING:
-    from tests.simulation.engine import Engine
+    from tests.simulation.engine import Work
     from tests.simulation.world import World
 
 _Frames = list[bytes]
+
+#: How an agent says that an attempt has ended without a result.
+_HANDED_BACK = ("the engine was replaced", "the engine ended before")
 
 
 class Violation(AssertionError):
@@ -68,8 +71,11 @@ class Checker:
         self.highest: dict[str, int] = {}
         #: Job -> its last start: when, on which worker, with which fence.
         self.starts: dict[str, tuple[float, str, int]] = {}
-        #: What is in an engine now: (job, fence).
-        self.running: dict[Engine, tuple[str, int]] = {}
+        #: Attempts that must be alone in their engine; under which the engine broke down; which hang; which were handed back unfinished.
+        self.alone: set[int] = set()
+        self.crashes: set[int] = set()
+        self.hung: set[int] = set()
+        self.handed_back: defaultdict[str, set[int]] = defaultdict(set)
         self.files: set[tuple[str, int]] = set()
 
     # ------------------------------------------------------------ the disk
@@ -86,7 +92,7 @@ class Checker:
             require(not old.final, "a final state is final", f"{job.id} was {old.state}, is {job.state}")
             require(job.fence >= old.fence, "fences only rise", job.id, short(old.fence), short(job.fence))
             require(not old.stop or job.stop == old.stop, "a stop is not taken back", job.id, old.stop, job.stop)
-            reason = job.losses == old.losses or self._may_lose()
+            reason = job.losses == old.losses or self._may_lose(old)
             require(reason, "a worker is lost for a reason", job.id, job.story[-1].note)
         policy = self.world.plan.policy
         require(job.crashes <= policy.max_crashes, "crashes are bounded", job.id, job.crashes)
@@ -123,7 +129,7 @@ class Checker:
     def _to_agent(self, peer: bytes, frames: _Frames) -> None:
         message = codec.to_agent(frames)[0]  # type: ignore[index]
         match message:
-            case m.Run(job_id=job_id, fence=fence):
+            case m.Run(job_id=job_id, fence=fence, alone=alone):
                 job = self.disk.get(job_id)
                 record = self.world.broker.core.state.pool.at(peer)
                 worker = record.name if record is not None else ""
@@ -132,6 +138,8 @@ class Checker:
                 require(frames[1] == job.body, "a job is run as it was asked for", job_id)
                 if fence not in self.grants:
                     require(not job.final, "what is final is not run", job_id)
+                    require(alone == (job.crashes > 0), "what crashed before is to run alone", job_id, job.crashes)
+                    self.alone |= {fence} if alone else set()
                     higher = fence > self.highest.get(job_id, 0) and fence >> 32 == self.world.broker.journal.epoch
                     require(higher, "every grant bears a higher fence", job_id, short(fence))
                     self.highest[job_id] = fence
@@ -210,14 +218,13 @@ class Checker:
 
     # ------------------------------------------------------------ what runs
 
-    def begun(self, worker: str, engine: Engine, job_id: str, fence: int) -> None:
+    def begun(self, worker: str, job_id: str, fence: int) -> None:
         """An engine is given this attempt."""
         require(job_id in self.disk, "only what is on disk is run", job_id)
         require(fence not in self.attempts, "a fence runs once", job_id, short(fence))
         self.attempts[fence] = job_id
         require(self._may_start(job_id, fence), "a job is started again for a reason", job_id, short(fence))
         self.starts[job_id] = (self.world.timeline.now, worker, fence)
-        self.running[engine] = (job_id, fence)
         self.files.discard((job_id, fence))
 
     def _may_start(self, job_id: str, new: int) -> bool:
@@ -234,10 +241,34 @@ class Checker:
         slack_s = 1.0 + 2 * self.world.network.longest_s
         forgotten = any(abs(death - at) < slack_s for death in self.world.broker.deaths)
         slow = max(self.world.plan.delays) > 1.0  # a message that takes as long as a lease is a disturbance of its own
-        return fence in self.failures[job_id] or forgotten or slow or self.world.disturbed((worker,), at)
+        ended = fence in self.failures[job_id] or fence in self.handed_back[job_id]
+        return ended or forgotten or slow or self.world.disturbed((worker,), at)
 
-    def _may_lose(self) -> bool:
-        """Whether a worker or its link was disturbed lately. The broker's own death and sleep are no reason."""
+    def begins(self, work: Work, others: list[Work]) -> None:
+        """The engine takes up this attempt, beside these."""
+        alone = self.alone & {work.fence, *(other.fence for other in others)}
+        require(not others or not alone, "who crashed before is alone", work.job.job_id, *map(short, alone))
+        if others:
+            self.world.count("overlap: begins beside a tail")
+
+    def crashed(self, works: list[Work]) -> None:
+        """The engine has broken down by itself, or somebody has killed it, under these."""
+        fences = {work.fence for work in works if work.begun_at is not None}
+        self.crashes |= fences
+        if len(fences) > 1:
+            self.world.count("overlap: crashes under both")
+
+    def hangs(self, work: Work) -> None:
+        """This one will not move any more."""
+        self.hung.add(work.fence)
+
+    def _may_lose(self, job: Job) -> bool:
+        """Whether a worker or its link was disturbed lately, or an attempt handed back since this row.
+
+        The broker's own death and sleep are no reason.
+        """
+        if any(fence >= job.fence for fence in self.handed_back[job.id]):
+            return True
         workers = tuple(worker.name for worker in self.world.workers)
         slow = max(self.world.plan.delays) > 1.0
         return slow or self.world.disturbed(workers, self.world.timeline.now - 20.0)
@@ -253,16 +284,20 @@ class Checker:
         require(not published, "what is published stays", job_id, short(fence))
         self.files.discard((job_id, fence))
 
-    def said(self, message: m.Message) -> None:
+    def said(self, worker: str, message: m.Message) -> None:
         """An agent says how an attempt ended."""
-        if isinstance(message, m.Failed):
-            self.failures[message.job_id].add(message.fence)
-        elif isinstance(message, m.Finished):
-            self.finished.add((message.job_id, message.fence))
-
-    def engine_free(self, worker: str, engine: Engine) -> None:
-        """The engine's process is gone."""
-        self.running.pop(engine, None)
+        match message:
+            case m.Failed(job_id=job_id, fence=fence, kind=kind):
+                self.failures[job_id].add(fence)
+                to_blame = {"engine_crashed": self.crashes, "hung": self.hung}.get(kind)
+                blamed = to_blame is None or fence in to_blame
+                require(blamed, "who only stood by is not to blame", worker, job_id, short(fence), kind)
+            case m.Finished(job_id=job_id, fence=fence):
+                self.finished.add((job_id, fence))
+            case m.Refused(job_id=job_id, fence=fence, reason=reason) if reason.startswith(_HANDED_BACK):
+                self.handed_back[job_id].add(fence)
+                require(fence not in self.crashes, "who is to blame says so", worker, job_id, short(fence))
+                self.world.count("overlap: handed back" if "another job" in reason else "handed back before it began")
 
     def broker_stepped(self) -> None:
         """The broker has taken and done what there was."""

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from tests.simulation import mutations
+from tests.simulation import hunting, mutations
 from tests.simulation.many import Tally, run_chunk, run_many
 from tests.simulation.runner import run_seed
 
@@ -84,7 +84,7 @@ def _mutate(names: list[str]) -> int:
     for mutation in mutations.ALL:
         if names and mutation.name not in names:
             continue
-        caught = mutations.hunt(mutation, mutation.first)
+        caught = hunting.hunt(mutation, mutation.first)
         missed += caught is None
         verdict = "NOT CAUGHT" if caught is None else f"seed {caught.seed} | {caught.broken[:140]}"
         print(f"| {mutation.name} | {mutation.rule} | {verdict} |", flush=True)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from broker.wire.jobspec import Artefact, Result
-from tests.simulation.timeline import Timeline
-from workers.ipc import FromEngine, JobCancelled, JobFailed, JobFinished, Progress, Ready, RunJob
+from workers.ipc import SEATS, FromEngine, JobCancelled, JobFailed, JobFinished, Progress, Ready, RunJob, TailBegun
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
 
 #: What an attempt can do in an engine. A job's own nature is drawn once and does it in every attempt.
 BEHAVIOURS = (
@@ -45,54 +48,115 @@ class Closed(Struct, frozen=True):
 Word = FromEngine | Exited | Junk | Closed
 
 
-class Engine:
-    """One process, from its start to its end."""
+class Script(Struct, frozen=True, kw_only=True):
+    """What a job will do."""
 
-    def __init__(
-        self, timeline: Timeline, random: Random, model: str, say: Callable[[Word], None], show: Callable[[], None]
-    ) -> None:
+    behaviour: str
+    #: Steps of denoising, and behind them those of the tail; how long each takes; how long the agent thinks it does before it has seen one.
+    steps: int
+    tail: int = 1
+    step_s: float
+    predicted_step_s: float = 0.0
+    #: Its tail lets another job in; it does not fit beside another's tail.
+    overlaps: bool = False
+    patient: bool = False
+
+
+class Work:
+    """One job in an engine."""
+
+    def __init__(self, job: RunJob, script: Script, random: Random, made: Callable[[], None]) -> None:
+        self.job = job
+        self.script = script
+        self.made = made
+        self.begun_at: float | None = None
+        self.in_tail = False
+        #: It has gone wrong without a word: it does nothing any more.
+        self.stopped = False
+        self.step, self.tick = -1, 0
+        slow = script.behaviour in ("deaf", "slow")
+        self.steps = script.steps * (6 if slow else 1)
+        self.tail = script.tail * (6 if slow and script.overlaps else 1)
+        harmless = slow or script.behaviour == "finish"
+        self.goes_wrong_at = -1 if harmless else random.randint(0, self.steps + self.tail - 1)
+
+    @property
+    def fence(self) -> int:
+        return self.job.fence
+
+    def progress(self) -> Progress:
+        """What its words show."""
+        last = self.steps + self.tail - 1
+        phase = "denoise" if self.step < self.steps else "decode" if self.step < last else "save"
+        step = min(self.step, self.steps)
+        return Progress(fence=self.fence, phase=phase, step=step, total=self.steps, tick=self.tick)
+
+
+class Engine:
+    """One process, from its start to its end: at most two jobs, one that is drawn and one in its tail."""
+
+    def __init__(self, world: World, random: Random, say: Callable[[Word], None], show: Callable[[], None]) -> None:
         """`say` puts a word into the agent's end of the socketpair, `show` lets it look at the shared words."""
-        self.timeline = timeline
+        self.world = world
+        self.timeline = world.timeline
         self.random = random
-        self.model = model
-        self.progress: Progress | None = None
-        self.cancel = 0
+        self.model = world.plan.models[0]
+        #: The words of each seat.
+        self.shown: list[Progress | None] = [None] * SEATS
+        self.cancel = [0] * SEATS
         self.alive = True
-        self.job: RunJob | None = None
-        self.begun_at = 0.0
-        #: How long a step takes; how long the agent thinks it does before it has seen one.
-        self.step_s = self.predicted_step_s = 0.0
+        #: The agent has killed it. / It has broken down before that, and is not heard any more.
+        self.doomed = False
+        self.at_fault = False
+        #: In the order in which they came.
+        self.works: list[Work] = []
         self._say = say
         self._show = show
-        self._paused_until = 0.0
+        self.paused_until = 0.0
         self._later(random.choice((0.1, 0.5, 2.0)), self._ready)
 
     # ------------------------------------------------------------ what is done to it
 
-    def run(self, job: RunJob, behaviour: str, steps: int, step_s: float, made: Callable[[], None]) -> None:
-        """Take a job of so many steps. `made` is called when its files are on disk."""
+    def run(self, job: RunJob, script: Script, made: Callable[[], None]) -> None:
+        """Take a job. `made` is called when its files are on disk."""
         assert self.alive, "a job for a dead engine"
-        assert self.job is None, f"job {job.fence:#x} for an engine that has {self.job}"
-        self.job, self.behaviour, self.step_s, self._made = job, behaviour, step_s, made
-        self.begun_at = self.timeline.now
-        self._step, self._tick = -1, 0
-        self._total = steps * (6 if behaviour in ("deaf", "slow") else 1)
-        self._goes_wrong_at = self.random.randint(0, self._total - 1)
-        if behaviour == "die at once":
-            self.die("killed by SIGSEGV", 0.001)
-        else:
-            self._later(0.05, self._work)
+        there = [(work.job.job_id, work.fence) for work in self.works]
+        assert all(work.in_tail for work in self.works), f"job {job.fence:#x} for an engine that draws one of {there}"
+        assert len(self.works) < SEATS, f"job {job.fence:#x} for an engine that has {there}"
+        assert all(work.job.seat != job.seat for work in self.works), f"a seat for two: {job.fence:#x}, {there}"
+        work = Work(job, script, self.random, made)
+        self.works.append(work)
+        self._later(0.001 if script.behaviour == "die at once" else 0.05, lambda: self._take_up(work))
+
+    def request_cancel(self, seat: int, fence: int) -> None:
+        """The agent sets a cancel word."""
+        self.cancel[seat] = fence
+        for work in self.works:
+            if work.begun_at is None and work.fence == fence:
+                self._later(0.02, lambda work=work: self._take_up(work))
 
     def pause(self, seconds: float) -> None:
-        self._paused_until = max(self._paused_until, self.timeline.now + seconds)
+        self.paused_until = max(self.paused_until, self.timeline.now + seconds)
+
+    def kill(self, after_s: float) -> None:
+        """The agent kills it."""
+        self.doomed = True
+        self.timeline.after(after_s, lambda: self._exit("killed by SIGKILL"))
 
     def die(self, how: str, after_s: float = 0.0) -> None:
-        """Its process ends, whatever it was doing."""
+        """Its process ends, by itself or by a stranger's hand, whatever it was doing."""
+        self._break_down()
         self.timeline.after(after_s, lambda: self._exit(how))
+
+    def _break_down(self) -> None:
+        if self.alive and not self.doomed:
+            self.at_fault = True
+            self.world.checker.crashed(self.works)
 
     def _exit(self, how: str) -> None:
         if self.alive:
-            self.alive, self.job = False, None
+            self.alive = False
+            self.works.clear()
             self._say(Exited(how))
 
     # ------------------------------------------------------------ what it does
@@ -103,61 +167,119 @@ class Engine:
     def _wake(self, action: Callable[[], None]) -> None:
         if not self.alive:
             return
-        if self.timeline.now < self._paused_until:
-            self.timeline.at(self._paused_until, lambda: self._wake(action))
+        if self.timeline.now < self.paused_until:
+            self.timeline.at(self.paused_until, lambda: self._wake(action))
             return
         action()
 
     def _ready(self) -> None:
         self._say(Ready(model=self.model, load_s=0.5))
 
-    def _work(self) -> None:
-        """The end of a step, where the cancel word is looked at; or the beginning."""
-        job = self.job
-        if job is None:
-            return
-        if self.cancel == job.fence and self.behaviour != "deaf":
-            self._end(JobCancelled(fence=job.fence, model=self.model))
-            return
-        self._step += 1
-        self._tick += 1
-        phase = "denoise" if self._step < self._total else "save"
-        step = min(self._step, self._total)
-        self.progress = Progress(fence=job.fence, phase=phase, step=step, total=self._total, tick=self._tick)
-        self._show()
-        if self._step == self._goes_wrong_at and self.behaviour not in ("finish", "slow", "deaf"):
-            self._go_wrong(job)
-        elif self._step <= self._total:
-            self._later(self.step_s, self._work)
-        else:
-            self._finish(job)
+    def _tell(self, word: FromEngine) -> None:
+        if not self.at_fault:
+            self._say(word)
 
-    def _finish(self, job: RunJob) -> None:
-        self._made()
-        artefact = Artefact(name="video.mp4", media_type="video/mp4", size=1, sha256=f"{job.fence:064x}")
-        result = Result(artefacts=(artefact,), seed=job.fence & 0xFFFF_FFFF)
-        self._end(
-            JobFinished(fence=job.fence, result=result, run_s=self.timeline.now - self.begun_at, model=self.model)
+    def cancelled(self, work: Work) -> bool:
+        """Whether the cancel word of its seat is for this job."""
+        return self.cancel[work.job.seat] == work.fence
+
+    def hears(self, patience_s: float) -> bool:
+        """Whether all that is cancelled hears of it within so long."""
+        asleep = self.paused_until + patience_s > self.timeline.now
+        return not asleep and not any(
+            self.cancelled(work)
+            and (work.stopped or work.script.behaviour == "deaf" or work.script.step_s + 0.1 > patience_s)
+            for work in self.works
         )
 
-    def _go_wrong(self, job: RunJob) -> None:
-        match self.behaviour:
+    def _take_up(self, work: Work) -> None:
+        """Begin a job, unless it must wait for the tail before it."""
+        if work.begun_at is not None or work not in self.works or self.at_fault:
+            return
+        if len(self.works) > 1 and (work.job.alone or work.script.patient):
+            self.world.count("overlap: waits to be alone" if work.job.alone else "overlap: waits")
+            if self.cancelled(work):
+                self.world.count("overlap: cancelled while it waited")
+                self._end(work, JobCancelled(fence=work.fence, model=self.model))
+            return
+        if work.script.behaviour == "die at once":
+            self.die("killed by SIGSEGV")
+            return
+        work.begun_at = self.timeline.now
+        self.world.checker.begins(work, [other for other in self.works if other is not work])
+        self._work(work)
+
+    def _work(self, work: Work) -> None:
+        """The end of a step, where the cancel word is looked at; or the beginning."""
+        if work.stopped or work not in self.works:
+            return
+        script = work.script
+        if self.cancelled(work) and script.behaviour != "deaf":
+            self.world.count("overlap: cancelled in its tail" if work.in_tail else "cancelled while drawn")
+            self._end(work, JobCancelled(fence=work.fence, model=self.model))
+            return
+        work.tick += 1
+        if work.step + 1 == work.steps and len(self.works) > 1:
+            # Its tail waits for the one before it. It lives: nobody need be woken to see that.
+            self.shown[work.job.seat] = work.progress()
+            self._later(script.step_s, lambda: self._work(work))
+            return
+        work.step += 1
+        self.shown[work.job.seat] = work.progress()
+        self._show()
+        if work.step == work.steps and script.overlaps and not work.job.alone:
+            work.in_tail = True
+            self._tell(TailBegun(fence=work.fence, model=self.model))
+        if work.step == work.goes_wrong_at:
+            self._go_wrong(work)
+        elif work.step < work.steps + work.tail:
+            self._later(script.step_s, lambda: self._work(work))
+        else:
+            self._finish(work)
+
+    def _finish(self, work: Work) -> None:
+        assert work.begun_at is not None
+        work.made()
+        fence, run_s = work.fence, self.timeline.now - work.begun_at
+        artefact = Artefact(name="video.mp4", media_type="video/mp4", size=1, sha256=f"{fence:064x}")
+        result = Result(artefacts=(artefact,), seed=fence & 0xFFFF_FFFF)
+        self._end(work, JobFinished(fence=fence, result=result, run_s=run_s, model=self.model))
+
+    def _go_wrong(self, work: Work) -> None:
+        fence = work.fence
+        if work.in_tail:
+            self.world.count("overlap: went wrong in its tail")
+        match work.script.behaviour:
             case "error":
-                self._end(JobFailed(fence=job.fence, kind="engine_error", message="it raised", model=self.model))
+                self._end(work, JobFailed(fence=fence, kind="engine_error", message="it raised", model=self.model))
             case "invalid":
-                self._end(JobFailed(fence=job.fence, kind="invalid_input", message="no such size", model=self.model))
+                self._end(work, JobFailed(fence=fence, kind="invalid_input", message="no such size", model=self.model))
             case "oom":
-                self._end(JobFailed(fence=job.fence, kind="out_of_memory", message="too big"))
+                self._end(work, JobFailed(fence=fence, kind="out_of_memory", message="too big"))
             case "fatal":
-                self._end(JobFailed(fence=job.fence, kind="engine_crashed", message="illegal address", fatal=True))
+                self.world.checker.crashed([work])
+                self._tell(JobFailed(fence=fence, kind="engine_crashed", message="illegal address", fatal=True))
+                self.works.remove(work)
                 self.die("exit code 1", self.random.choice((0.1, 10.0)))
             case "die":
                 self.die("killed by SIGSEGV")
+            case "hang":
+                work.stopped = True
+                self.world.checker.hangs(work)
             case "junk":
-                self._say(Junk())
+                self._speak_no_more(Junk(), work)
             case "close":
-                self._say(Closed())
+                self._speak_no_more(Closed(), work)
 
-    def _end(self, word: FromEngine) -> None:
-        self.job = None
-        self._say(word)
+    def _speak_no_more(self, word: Word, work: Work) -> None:
+        work.stopped = True
+        if not self.at_fault:
+            self._break_down()
+            self.at_fault = True
+            self._say(word)
+
+    def _end(self, work: Work, word: FromEngine) -> None:
+        self.works.remove(work)
+        self._tell(word)
+        for other in [*self.works]:
+            self._take_up(other)

@@ -5,12 +5,10 @@ Each mutation replaces one function by one that leaves a rule out, and is hunted
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from broker.core import benching, clock, dispatch, reports, requests, retry, state
 from broker.core.dispatch import placement
@@ -20,56 +18,12 @@ from broker.core.pool import Worker
 from broker.core.tenants import Tenants
 from broker.shell.journal import Journal
 from broker.shell.router import Router
-from tests.simulation.runner import Outcome, run_seed
+from tests.simulation.hunting import Mutation, constant, nothing
+from tests.simulation.mutations_overlap import OVERLAP
 from workers.agent.attempt import Attempt
 from workers.agent.core import AgentCore
 from workers.agent.outbox import Outbox
 from workers.agent.presence import Presence
-
-#: Seeds tried before a mutation counts as not noticed.
-LIMIT = 400
-
-
-class Mutation(Struct, frozen=True):
-    """One rule, left out."""
-
-    name: str
-    #: The rule, as its owner would say it.
-    rule: str
-    #: (owner, attribute, what takes its place, given what was there).
-    swaps: tuple[tuple[Any, str, Callable[[Any], Any]], ...]
-    #: Where the hunt begins; what is rarely noticed begins close to a seed that does.
-    first: int = 0
-
-
-@contextmanager
-def broken(mutation: Mutation) -> Iterator[None]:
-    """The rule does not hold in here."""
-    with ExitStack() as stack:
-        for owner, name, build in mutation.swaps:
-            original = vars(owner)[name]
-            setattr(owner, name, build(original))
-            stack.callback(setattr, owner, name, original)
-        yield
-
-
-def hunt(mutation: Mutation, first: int, limit: int = LIMIT) -> Outcome | None:
-    """The first seed that notices; None when none of them does."""
-    with broken(mutation):
-        for seed in range(first, first + limit):
-            outcome = run_seed(seed)
-            if outcome.broken:
-                return outcome
-    return None
-
-
-def _nothing(_: Any) -> Callable[..., None]:
-    return lambda *args, **kwargs: None
-
-
-def _constant(value: object) -> Callable[[Any], Callable[..., object]]:
-    return lambda _: lambda *args, **kwargs: value
-
 
 # ---------------------------------------------------------------- the broker: results
 
@@ -237,17 +191,17 @@ ALL: tuple[Mutation, ...] = (
     Mutation("any-fence", "a result counts only with the job's fence", ((reports, "_current", _any_fence),)),
     Mutation("after-the-end", "nothing leads out of a final state", ((reports, "_current", _after_the_end),)),
     Mutation("publish-cancelled", "a finish loses against a cancel", ((reports, "finished", _deaf_to_stop),)),
-    Mutation("failure-counts-again", "a failure closes its attempt", ((state.State, "close_attempt", _nothing),)),
+    Mutation("failure-counts-again", "a failure closes its attempt", ((state.State, "close_attempt", nothing),)),
     Mutation("send-before-commit", "nothing is said before it is on disk", ((Router, "_settle", _send_first),)),
     Mutation("lazy-stop", "a stop is durable", ((state, "LAZY", lambda lazy: lazy | {Cause.STOP_REQUESTED}),)),
     Mutation("lazy-finish", "a result is durable", ((state, "LAZY", lambda lazy: lazy | {Cause.FINISHED}),)),
     Mutation("same-epoch", "the epoch is raised before every life", ((Journal, "_raise_epoch", _same_epoch),)),
     Mutation("counted-credit", "room is what the worker said last", ((Worker, "said", _counted),)),
-    Mutation("no-lease-expiry", "what a silent worker held goes back", ((clock, "_lose_worker", _nothing),), first=30),
+    Mutation("no-lease-expiry", "what a silent worker held goes back", ((clock, "_lose_worker", nothing),), first=30),
     Mutation(
-        "no-rejoin-end", "orphans go back when nobody comes for them", ((clock, "_close_rejoin", _nothing),), first=45
+        "no-rejoin-end", "orphans go back when nobody comes for them", ((clock, "_close_rejoin", nothing),), first=60
     ),
-    Mutation("no-stall-rule", "the broker's own sleep is not the workers' silence", ((Core, "stalled", _nothing),)),
+    Mutation("no-stall-rule", "the broker's own sleep is not the workers' silence", ((Core, "stalled", nothing),)),
     Mutation("no-adoption", "a worker that comes back keeps its job", ((reports, "settle", _no_adoption),)),
     Mutation("zombies-left", "an old attempt is told to stop", ((reports, "settle", _mute_to_zombies),), first=48),
     Mutation(
@@ -265,26 +219,27 @@ ALL: tuple[Mutation, ...] = (
     Mutation(
         "bench-for-ever",
         "a benched worker comes back",
-        ((benching, "end", _nothing), (benching, "reconsider", _nothing)),
-        first=40,
+        ((benching, "end", nothing), (benching, "reconsider", nothing)),
+        first=75,
     ),
-    Mutation("no-tenant-limit", "a tenant has its share of workers", ((Tenants, "may_start", _constant(True)),)),
-    Mutation("wrong-worker", "a pinned job runs where it was pinned", ((placement, "fits", _constant(True)),)),
-    Mutation("silent-watch", "every change is told to watchers", ((state.State, "note_change", _nothing),)),
+    Mutation("no-tenant-limit", "a tenant has its share of workers", ((Tenants, "may_start", constant(True)),)),
+    Mutation("wrong-worker", "a pinned job runs where it was pinned", ((placement, "fits", constant(True)),)),
+    Mutation("silent-watch", "every change is told to watchers", ((state.State, "note_change", nothing),)),
     Mutation(
         "result-said-once",
         "a result is said until it is acknowledged",
-        ((Outbox, "due", _said_once), (Outbox, "send_all_now", _nothing)),
+        ((Outbox, "due", _said_once), (Outbox, "send_all_now", nothing)),
     ),
     Mutation(
         "no-cancel-escalation",
         "an engine that hears no cancel is killed",
-        ((Attempt, "grace_s", _constant(1e9)),),
+        ((Attempt, "grace_s", constant(1e9)),),
         first=43,
     ),
     Mutation(
-        "no-hang-watch", "an engine that stands still is killed", ((Attempt, "stuck_at", _endless_patience),), first=60
+        "no-hang-watch", "an engine that stands still is killed", ((Attempt, "stuck_at", _endless_patience),), first=70
     ),
-    Mutation("any-run", "an agent takes a fence once", ((AgentCore, "_on_run", _any_run),), first=155),
-    Mutation("no-hello-again", "an agent that nobody answers says hello", ((Presence, "lapse", _constant(False)),)),
+    Mutation("any-run", "an agent takes a fence once", ((AgentCore, "_on_run", _any_run),), first=690),
+    Mutation("no-hello-again", "an agent that nobody answers says hello", ((Presence, "lapse", constant(False)),)),
+    *OVERLAP,
 )

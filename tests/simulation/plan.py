@@ -55,6 +55,9 @@ class Theme(Struct, frozen=True, kw_only=True):
     natures: tuple[str, ...] = BEHAVIOURS
     #: Steps of an attempt, fewest and most.
     steps: tuple[int, int] = (2, 4)
+    #: How likely all work comes at once; how much of it may wait (0: what is drawn).
+    burst: float = 0.3
+    queue_limit: int = 0
 
 
 #: One seed in two has one of these.
@@ -70,6 +73,16 @@ THEMES = {
     ),
     "races": Theme(cancels=1.0, special=0.2),
 }
+
+#: One seed in eight is about engines that have two jobs.
+FULL_ENGINES = Theme(
+    behaviours=("finish", "finish", "finish", "finish", "finish", "deaf", "deaf", "hang", "die"),
+    workers=(1, 1, 2),
+    cancels=0.5,
+    steps=(2, 4),
+    burst=0.8,
+    queue_limit=100,
+)
 
 
 class Fault(Struct, frozen=True):
@@ -123,6 +136,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     behaviours: tuple[str, ...]
     kernel_stuck: float
     begin_failures: float
+    #: How likely the tail of a job lets another job in.
+    overlap: float
     policy: Policy
     errands: tuple[Errand, ...]
     faults: tuple[Fault, ...]
@@ -139,6 +154,11 @@ def draw(seed: int) -> Plan:
     """The plan of a seed."""
     random = Random(f"plan {seed}")
     theme = THEMES[random.choice([*THEMES])] if random.random() < 0.5 else None
+    # Drawn by itself, so that all other seeds are what they would be without.
+    overlaps = Random(f"overlap {seed}")
+    overlap = overlaps.choice((0.0, 0.5, 1.0))
+    if overlaps.random() < 0.125:
+        theme, overlap = FULL_ENGINES, 1.0
     horizon_s = random.choice((8.0, 15.0, 25.0, 40.0))
     workers = random.choice(theme.workers if theme else (1, 1, 2, 2, 3, 4))
     models = random.choice((("demo",), ("demo",), ("demo", "wan")))
@@ -154,8 +174,9 @@ def draw(seed: int) -> Plan:
         behaviours=theme.behaviours if theme else _behaviours(random),
         kernel_stuck=random.choice((0.0, 0.0, 0.0, 0.3)) if not theme else 0.0,
         begin_failures=random.choice((0.0, 0.0, 0.0, 0.1)) if not theme else 0.0,
+        overlap=overlap,
         policy=Policy(
-            queue_limit=random.choice((2, 6, 100)),
+            queue_limit=random.choice((2, 6, 100)) if not (theme and theme.queue_limit) else theme.queue_limit,
             recent_finals=random.choice((1, 4, 8)),
             max_losses=random.choice((2, 10)),
             bench_after=random.choice((0, 2, 3)),
@@ -179,7 +200,7 @@ def _errands(
     tenants = random.choice((("default",), ("default",), ("studio", "lab", "guest")))
     cancels = theme.cancels if theme else random.choice((0.0, 0.1, 0.6))
     special = theme.special if theme else random.choice((0.0, 0.1, 0.3))
-    burst = random.random() < 0.3
+    burst = random.random() < (theme.burst if theme else 0.3)
     limits = {name: (random.choice((0, 0, 2)), random.choice((0, 0, 1))) for name in tenants}
 
     def chance(part: float) -> bool:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from tests.simulation import mutations
+from tests.simulation import hunting, mutations
 
 
 @pytest.mark.parametrize("mutation", mutations.ALL, ids=lambda mutation: mutation.name)
-def test_a_rule_that_is_left_out_is_noticed(mutation: mutations.Mutation) -> None:
-    assert mutations.hunt(mutation, first=mutation.first) is not None
+def test_a_rule_that_is_left_out_is_noticed(mutation: hunting.Mutation) -> None:
+    assert hunting.hunt(mutation, first=mutation.first) is not None
 
 
 def test_no_rule_stays_broken() -> None:
     for mutation in mutations.ALL:
         before = [vars(owner)[name] for owner, name, _ in mutation.swaps]
-        with mutations.broken(mutation):
+        with hunting.broken(mutation):
             assert [vars(owner)[name] for owner, name, _ in mutation.swaps] != before
         assert [vars(owner)[name] for owner, name, _ in mutation.swaps] == before

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import ModelCard
-from tests.simulation.checker import short
-from tests.simulation.engine import Closed, Engine, Exited, Junk, Word
+from tests.simulation.checker import require, short
+from tests.simulation.engine import Closed, Engine, Exited, Junk, Script, Word
 from tests.simulation.network import Cable, Connection, Frames
 from tests.simulation.timeline import Alarm
 from workers.agent import effects as fx
@@ -18,7 +18,7 @@ from workers.agent import invariants
 from workers.agent.clock import AwakeClock
 from workers.agent.core import AgentCore, Identity
 from workers.agent.policy import AgentPolicy
-from workers.ipc import RunJob, Setup
+from workers.ipc import RunJob, Setup, TailBegun
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -93,7 +93,6 @@ class WorkerProcess:
     def _gone(self, back_s: float) -> None:
         if self.engine is not None:
             self.engine.alive = False
-            self.world.checker.engine_free(self.name, self.engine)
         self.core, self.engine = None, None
         self._inbox.clear()
         self._words.clear()
@@ -119,9 +118,10 @@ class WorkerProcess:
         if self.core is None:
             return
         self.world.disturb(self.name, seconds)
-        self.clock.waiting()
-        self._timeout_s = 0.05
-        self.paused_until = self.timeline.now + seconds
+        if self._awake:
+            self.clock.waiting()
+            self._timeout_s = 0.05
+        self.paused_until = max(self.paused_until, self.timeline.now + seconds)
         if engine_too and self.engine is not None:
             self.engine.pause(seconds)
         self._serve.set(self.paused_until)
@@ -144,8 +144,6 @@ class WorkerProcess:
     def _say(self, engine: Engine, word: Word) -> None:
         if engine is self.engine:
             self._words.append(word)
-            if not engine.alive:
-                self.world.checker.engine_free(self.name, engine)
             self._poke()
 
     def _poke(self) -> None:
@@ -192,14 +190,26 @@ class WorkerProcess:
                 case Closed():
                     self._apply(core.engine_closed(now))
                 case _:
-                    self._apply(core.from_engine(word, now))
+                    effects = core.from_engine(word, now)
+                    if isinstance(word, TailBegun):
+                        self._room_is_told(core, effects)
+                    self._apply(effects)
         if self.core is core:
             self._show_progress(core, now)
 
     def _show_progress(self, core: AgentCore, now: float) -> None:
         engine = self.engine
-        if engine is not None and engine.progress is not None and core.slot.attempt is not None:
-            self._apply(core.progressed(engine.progress, now))
+        if engine is not None and core.slot.attempts:
+            self._apply(core.progressed([shown for shown in engine.shown if shown is not None], now))
+
+    def _room_is_told(self, core: AgentCore, effects: list[fx.Effect]) -> None:
+        """A tail has begun: who may take a job says so, however lately it has said something else."""
+        assert self.engine is not None
+        may = core.presence.registered and not core.draining and core.leaving is None and not self.engine.doomed
+        if may and len(core.outbox) < POLICY.max_unacknowledged:
+            beats = [effect.message for effect in effects if isinstance(effect, fx.SendBroker)]
+            told = any(isinstance(beat, m.Heartbeat) and beat.free == 1 for beat in beats)
+            require(told, "room beside a tail is told at once", self.name)
 
     # ------------------------------------------------------------ effects
 
@@ -207,21 +217,23 @@ class WorkerProcess:
         for effect in effects:
             match effect:
                 case fx.SendBroker(message, body):
-                    self.world.checker.said(message)
+                    self.world.checker.said(self.name, message)
                     self.world.trace(self.name, "says", message)
                     self.cable.send(codec.encode(message, body))
                 case fx.StartEngine():
                     self._start_engine()
                 case fx.StartJob(job):
                     self._start_job(job)
-                case fx.SetCancelWord(fence):
+                case fx.SetCancelWord(seat, fence):
                     if self.engine is not None:
-                        self.engine.cancel = fence
+                        self.engine.request_cancel(seat, fence)
                 case fx.Note(action=action, detail=detail):
                     self.world.trace(self.name, "notes", f"{action}: {detail}")
-                case fx.KillEngine():
+                case fx.KillEngine(reason):
                     if self.engine is not None:
-                        self.engine.die("killed by SIGKILL", self.world.plan.kill_s(self.random))
+                        deaf = not reason.startswith("the cancel") or not self.engine.hears(POLICY.cancel_grace_s)
+                        require(deaf, "an engine that hears is not killed", self.name, reason)
+                        self.engine.kill(self.world.plan.kill_s(self.random))
                 case fx.RemoveDir(job_id, fence):
                     self.world.checker.removed(job_id, fence)
                 case fx.Exit():
@@ -232,9 +244,8 @@ class WorkerProcess:
     def _start_engine(self) -> None:
         assert self.engine is None or not self.engine.alive, "two engines on one GPU"
         engine = Engine(
-            self.timeline,
+            self.world,
             self.random,
-            self.world.plan.models[0],
             lambda word: self._say(engine, word),
             lambda: self.timeline.after(0.02, self._poke),
         )
@@ -243,20 +254,33 @@ class WorkerProcess:
     def _start_job(self, job: RunJob) -> None:
         world, engine = self.world, self.engine
         assert engine is not None, "a job without an engine"
-        world.checker.begun(self.name, engine, job.job_id, job.fence)
+        world.checker.begun(self.name, job.job_id, job.fence)
         if world.plan.begin_fails(self.random):
             assert self.core is not None
             self._apply(self.core.begin_failed(job.fence, "no space left on device", self.clock.now()))
             return
-        behaviour = world.behaviour(job.job_id, self.random)
-        if behaviour == "die at once":
-            world.disturb(self.name)
-        step_s = self.random.choice(world.plan.steps_s)
-        steps = self.random.randint(*world.plan.steps)
-        attempt = self.core.slot.attempt if self.core is not None else None
-        engine.predicted_step_s = attempt._predicted_s / steps if attempt is not None else 0.0
-        world.trace(self.name, "engine", f"{job.job_id} {short(job.fence)}: {behaviour}, {steps} steps of {step_s} s")
-        engine.run(job, behaviour, steps, step_s, lambda: world.checker.made(job.job_id, job.fence))
+        script = self._script(job)
+        world.trace(self.name, "engine", f"{job.job_id} {short(job.fence)} in seat {job.seat}: {script}")
+        engine.run(job, script, lambda: world.checker.made(job.job_id, job.fence))
+
+    def _script(self, job: RunJob) -> Script:
+        """What a job will do."""
+        plan, random = self.world.plan, self.random
+        behaviour = self.world.behaviour(job.job_id, random)
+        step_s = random.choice(plan.steps_s)
+        steps = random.randint(*plan.steps)
+        attempts = self.core.slot.attempts if self.core is not None else []
+        predicted_s = next((attempt._predicted_s for attempt in attempts if attempt.fence == job.fence), 0.0)
+        overlaps = plan.overlap > 0 and random.random() < plan.overlap
+        return Script(
+            behaviour=behaviour,
+            steps=steps,
+            tail=random.choice((1, 2, 5)) if overlaps else 1,
+            step_s=step_s,
+            predicted_step_s=predicted_s / steps,
+            overlaps=overlaps,
+            patient=overlaps and random.random() < 0.3,
+        )
 
     @property
     def idle(self) -> bool:

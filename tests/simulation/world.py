@@ -15,6 +15,7 @@ from tests.simulation.broker import BrokerProcess
 from tests.simulation.checker import Checker, require, short
 from tests.simulation.disk import read_all
 from tests.simulation.edge import Customer, Edge
+from tests.simulation.engine import Work
 from tests.simulation.network import Cable, Network
 from tests.simulation.plan import Fault, Plan
 from tests.simulation.timeline import START, Timeline
@@ -154,20 +155,22 @@ class World:
         """No GPU works for long on what was cancelled, replaced or lost, unless something keeps the word from getting there."""
         self.timeline.after(1.0, self._look_for_dead_work)
         for worker in self.workers:
-            engine = worker.engine
-            if engine is None or engine.job is None or worker.core is None:
-                continue
-            job, fence = self.checker.disk[engine.job.job_id], engine.job.fence
-            if job.fence <= fence and not job.final and not job.stop:
-                continue
-            since = self._dead_since.setdefault(fence, self.timeline.now)
-            step_s = max(engine.step_s, engine.predicted_step_s)
-            limit_s = 2 * step_s + POLICY.cancel_grace_s + 6 * self.network.longest_s + 3.0
-            ends = [until for who, _, until in self.disturbances if who in (worker.name, "broker")]
-            quiet_s = self.timeline.now - max(since, *ends, 0.0)
-            waited = f"{job.id} {short(fence)} for {quiet_s:.1f} s"
-            freed = quiet_s <= limit_s or self.plan.kernel_stuck > 0
-            require(freed, "a cancel frees the worker within the grace", waited)
+            if worker.engine is not None and worker.core is not None:
+                for work in worker.engine.works:
+                    self._look_whether_dead(worker.name, work)
+
+    def _look_whether_dead(self, worker: str, work: Work) -> None:
+        job, fence = self.checker.disk[work.job.job_id], work.fence
+        if job.fence <= fence and not job.final and not job.stop:
+            return
+        since = self._dead_since.setdefault(fence, self.timeline.now)
+        step_s = max(work.script.step_s, work.script.predicted_step_s)
+        limit_s = 2 * step_s + POLICY.cancel_grace_s + 6 * self.network.longest_s + 3.0
+        ends = [until for who, _, until in self.disturbances if who in (worker, "broker")]
+        quiet_s = self.timeline.now - max(since, *ends, 0.0)
+        waited = f"{job.id} {short(fence)} for {quiet_s:.1f} s"
+        freed = quiet_s <= limit_s or self.plan.kernel_stuck > 0
+        require(freed, "a cancel frees the worker within the grace", waited)
 
     def watch_end(self, job: Job) -> None:
         """A job has ended: every edge whose stream of events goes on must be told."""

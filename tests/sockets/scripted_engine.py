@@ -1,7 +1,8 @@
 """An engine that does what the job's body says; torch-free and quick to start.
 
 Bodies: "finish" (writes one file), "fail", "die", "wait" (until cancelled), "deaf" (works on, hears no cancel), "babble" (breaks the
-protocol), "flood" (reads nothing more). ENGINE_LOAD in the environment: "fail" makes the model unloadable, "die" ends the process.
+protocol), "flood" (reads nothing more), "tail" (lets another job in, and waits until cancelled). ENGINE_LOAD in the environment: "fail"
+makes the model unloadable, "die" ends the process.
 """
 
 from __future__ import annotations
@@ -15,7 +16,20 @@ import threading
 from pathlib import Path
 
 from broker.wire.jobspec import Artefact, Result
-from workers.ipc import Channel, JobCancelled, JobFailed, JobFinished, LoadFailed, Ready, RunJob, Setup, ToEngine, Words
+from workers.ipc import (
+    Channel,
+    JobCancelled,
+    JobFailed,
+    JobFinished,
+    LoadFailed,
+    Ready,
+    RunJob,
+    Seat,
+    Setup,
+    TailBegun,
+    ToEngine,
+    Words,
+)
 
 
 def leave_with_the_agent(channel: Channel, jobs: list[RunJob], came: threading.Condition) -> None:
@@ -27,8 +41,9 @@ def leave_with_the_agent(channel: Channel, jobs: list[RunJob], came: threading.C
 
 
 def run(channel: Channel, words: Words, job: RunJob) -> None:
-    words.begin(job.fence)
-    words.report("denoise", 1, 4)
+    seat = words.seats[job.seat]
+    seat.begin(job.fence)
+    seat.report("denoise", 1, 4)
     order = job.body.decode()
     if order == "finish":
         Path(job.out_dir, "video.mp4").write_bytes(b"mp4")
@@ -41,12 +56,21 @@ def run(channel: Channel, words: Words, job: RunJob) -> None:
     elif order == "babble":
         channel.sock.sendall(b"\xff\xff\xff\xff nonsense")
         threading.Event().wait()
+    elif order == "tail":
+        channel.send(TailBegun(fence=job.fence, model="demo"))
+        threading.Thread(target=until_cancelled, args=(channel, seat, job.fence), daemon=True).start()
+    elif order == "deaf":
+        until_cancelled(channel, seat, 0)
     else:
-        pause = threading.Event()
-        while order == "deaf" or not words.cancelled(job.fence):
-            words.touch()
-            pause.wait(0.01)
-        channel.send(JobCancelled(fence=job.fence, model="demo"))
+        until_cancelled(channel, seat, job.fence)
+
+
+def until_cancelled(channel: Channel, seat: Seat, fence: int) -> None:
+    pause = threading.Event()
+    while not (fence and seat.cancelled(fence)):
+        seat.touch()
+        pause.wait(0.01)
+    channel.send(JobCancelled(fence=fence, model="demo"))
 
 
 def main() -> None:

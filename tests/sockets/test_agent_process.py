@@ -91,6 +91,39 @@ def test_a_cancel_is_heard_and_frees_the_worker(home: Path, broker: BrokerSide) 
         assert len(worker.engine_pids) <= 1
 
 
+def test_two_jobs_in_one_engine_are_cancelled_one_by_one(home: Path, broker: BrokerSide) -> None:
+    with agent(config(home)) as worker:
+        broker.registered()
+        first = broker.run("cpu-0", 1, "tail")
+        broker.expect(m.Started)
+        wait_until(lambda: (beat := broker.beat("cpu-0")) and beat.held and beat.free, what="room beside the tail")
+        second = broker.run("cpu-0", 2, "wait")
+        wait_until(lambda: [item.step for item in broker.beat("cpu-0").held] == [1, 1], what="the steps of both")
+        broker.send("cpu-0", m.Cancel(job_id="j1", fence=first))
+        cancelled, _ = broker.expect(m.Cancelled)
+        assert (cancelled.fence, cancelled.free) == (first, 0)
+        broker.acknowledge(cancelled, "cpu-0")
+        broker.run("cpu-0", 3, "tail")  # too early: it is told so
+        broker.expect(m.Refused)
+        broker.send("cpu-0", m.Cancel(job_id="j2", fence=second))
+        wait_until(lambda: broker.expect(m.Cancelled)[0].fence == second, what="the end of the second")
+        assert len(worker.engine_pids) <= 1
+
+
+def test_a_deaf_job_takes_its_engine_with_it_and_the_other_is_handed_back(home: Path, broker: BrokerSide) -> None:
+    with agent(config(home)) as worker:
+        broker.registered()
+        first = broker.run("cpu-0", 1, "tail")
+        wait_until(lambda: (beat := broker.beat("cpu-0")) and beat.held and beat.free, what="room beside the tail")
+        second = broker.run("cpu-0", 2, "deaf")
+        wait_until(lambda: [item.step for item in broker.beat("cpu-0").held] == [1, 1], what="the steps of both")
+        broker.send("cpu-0", m.Cancel(job_id="j2", fence=second, grace_s=0.1))
+        assert broker.expect(m.Refused)[0].fence == first
+        assert broker.expect(m.Cancelled)[0].fence == second
+        assert gone(worker.engine_pid())
+        assert not (home / "artefacts" / "j1").exists()
+
+
 @pytest.mark.parametrize("order", ["deaf", "babble"])
 def test_an_engine_that_does_not_listen_is_replaced(order: str, home: Path, broker: BrokerSide) -> None:
     with agent(config(home)) as worker:

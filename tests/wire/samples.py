@@ -83,7 +83,7 @@ SAMPLES: list[m.Message] = [
     m.Welcome(epoch=7, heartbeat_s=0.5, lost_s=10.0),
     m.Who(),
     m.Bye(reason="protocol 2, this is 1"),
-    m.Run(job_id="job-1", fence=6, lease_s=6.0, attempt=2, profile="offload", predicted_s=30.5),
+    m.Run(job_id="job-1", fence=6, lease_s=6.0, attempt=2, profile="offload", predicted_s=30.5, alone=True),
     m.HeartbeatAck(epoch=7),
     m.Cancel(job_id="job-1", fence=6, grace_s=3.5),
     m.Drain(),

@@ -1,4 +1,4 @@
-"""One job in the engine: how far it is, how fast it goes, when to call it stuck, how long a cancel may take.
+"""One job in the engine: where it sits, how far it is, how fast it goes, when to call it stuck, how long a cancel may take.
 
 What the engine shows (`ipc.Progress`, read some twenty times a second) is all there is to go by. Its `tick` grows with every sign of
 life, also inside a step; a phase is stuck when the tick has stood still for longer than that phase ever may.
@@ -25,6 +25,9 @@ _MAX_COUNT = 1_000_000
 _STUCK_STEPS = 5
 _CANCEL_STEPS = 2
 
+#: What was predicted before any step was seen may be far off, but a first step that takes longer than this is stuck.
+_MAX_GUESS_S = 3600.0
+
 
 class Ending(Struct, frozen=True):
     """Why the agent is ending an attempt by killing its engine; decides what the broker is told when the process is gone."""
@@ -35,11 +38,25 @@ class Ending(Struct, frozen=True):
 
 
 class Attempt:
-    """The job that the engine holds."""
+    """A job that the engine holds. `seat`: its row of the shared words. `alone`: no other job may be in the engine with it."""
 
-    def __init__(self, job_id: str, fence: int, predicted_s: float, now: float, trace_id: str = "") -> None:
+    def __init__(
+        self,
+        job_id: str,
+        fence: int,
+        predicted_s: float,
+        now: float,
+        trace_id: str = "",
+        *,
+        seat: int = 0,
+        alone: bool = False,
+    ) -> None:
         self.job_id = job_id
         self.fence = fence
+        self.seat = seat
+        self.alone = alone
+        #: Whether its tail runs by itself: the engine takes another job.
+        self.in_tail = False
         #: For log lines.
         self.trace_id = trace_id
         #: Whether the engine has shown this fence. A job that it never took up cannot have crashed it.
@@ -76,6 +93,11 @@ class Attempt:
             return
         self._average_s = step_s if self._average_s == 0.0 else self._average_s + _WEIGHT * (step_s - self._average_s)
 
+    def wait_no_more(self, now: float) -> None:
+        """What it waited for in the engine is gone: from now on its own silence counts."""
+        if not self.begun:
+            self._alive_at = now
+
     def predicted_step_s(self) -> float:
         """Seconds one denoising step takes: as seen in this attempt, else as the broker predicted, else 0."""
         if self._average_s > 0.0:
@@ -85,6 +107,10 @@ class Attempt:
     def grace_s(self, policy: AgentPolicy) -> float:
         """How long a cancel may take before the engine is killed."""
         return _CANCEL_STEPS * self.predicted_step_s() + policy.cancel_grace_s
+
+    def silence_s(self, now: float) -> float:
+        """Seconds since its last sign of life."""
+        return now - self._alive_at
 
     def stuck_at(self, policy: AgentPolicy) -> float:
         """When this attempt counts as stuck, should no further sign of life come."""
@@ -97,7 +123,8 @@ class Attempt:
             case "denoise":
                 # Before the first step ends, kernels are compiled and tuned; no estimate covers that.
                 floor = policy.step_floor_s if self._step else max(policy.step_floor_s, policy.first_step_budget_s)
-                return max(floor, _STUCK_STEPS * self.predicted_step_s())
+                patience_s = _STUCK_STEPS * self.predicted_step_s()
+                return max(floor, patience_s if self._average_s else min(patience_s, _MAX_GUESS_S))
             case "decode":
                 return policy.decode_budget_s
             case "save" | "finished":

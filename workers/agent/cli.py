@@ -78,6 +78,7 @@ def _shell(config: AgentConfig, link: Channel) -> AgentShell:
         device=config.device,
         threads=config.threads,
         dtype=config.dtype,
+        overlap=config.overlap,
     )
     clock = AwakeClock()
     identity = Identity(name=config.name, boot=uuid.uuid4().hex, info=info, setup=setup, artefacts=config.artefacts)

@@ -2,8 +2,8 @@
 
 Rules:
 
-- At most one job is in the engine (`slot`). Its end makes a result, which waits in `outbox` until it is acknowledged, while the next
-  job may run.
+- At most two jobs are in the engine (`slot`): one that is drawn, and before it one whose tail still runs. A job's end makes a result,
+  which waits in `outbox` until it is acknowledged.
 - What is said of capacity is absolute: `free` is 1 only when a `Run` would be taken now.
 - A fence is taken at most once: a `Run` whose fence is not above all fences received is a repetition, or comes too late.
 - A cancel touches the engine only if the engine holds that very fence.
@@ -14,6 +14,8 @@ The first `tick` starts the engine and says `Hello`. No peer can make an entranc
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from msgspec import Struct
 
 from broker.wire import codec
@@ -22,9 +24,10 @@ from workers.agent import effects as fx
 from workers.agent.outbox import Outbox, keeps_files
 from workers.agent.policy import AgentPolicy
 from workers.agent.presence import Presence
-from workers.agent.slot import MAX_REASON, Slot, clip
+from workers.agent.slot import Slot
+from workers.agent.texts import MAX_REASON, clip
 from workers.exits import EXIT_LEFT, EXIT_RESTART, EXIT_UNWANTED
-from workers.ipc import FromEngine, Progress, Setup
+from workers.ipc import FromEngine, Progress, Setup, TailBegun
 
 
 class Identity(Struct, frozen=True, kw_only=True):
@@ -67,8 +70,8 @@ class AgentCore:
             return "the worker is leaving"
         if self.draining:
             return "the worker is draining"
-        if self.slot.engine.state != "idle":
-            return f"the engine is {self.slot.engine.shown}"
+        if obstacle := self.slot.obstacle():
+            return obstacle
         if len(self.outbox) >= self.policy.max_unacknowledged:
             return f"{len(self.outbox)} results wait for acknowledgement"
         return ""
@@ -79,9 +82,8 @@ class AgentCore:
         return 0 if self.obstacle() else 1
 
     def held(self) -> tuple[m.Held, ...]:
-        """The attempt in the engine, and all that wait for acknowledgement."""
-        attempt = self.slot.attempt
-        return ((attempt.held(),) if attempt is not None else ()) + self.outbox.held()
+        """The attempts in the engine, and all that wait for acknowledgement."""
+        return tuple(attempt.held() for attempt in self.slot.attempts) + self.outbox.held()
 
     def next_deadline(self) -> float:
         """When `tick` must be called at the latest."""
@@ -145,9 +147,12 @@ class AgentCore:
         """A message of the engine."""
         if self.leaving is None:
             self.slot.told(message, now)
+            if isinstance(message, TailBegun) and self.free:
+                # The room is there now, and no result tells of it.
+                self.presence.beat_now(now)
         return self._take(now)
 
-    def progressed(self, progress: Progress, now: float) -> list[fx.Effect]:
+    def progressed(self, progress: Iterable[Progress], now: float) -> list[fx.Effect]:
         """What the engine's shared words show: wanted often while there is an attempt, and once more when the process is gone."""
         self.slot.observe(progress, now)
         return self._take(now)
@@ -258,7 +263,7 @@ class AgentCore:
 
     def _take(self, now: float) -> list[fx.Effect]:
         """Say what is due, and hand out all effects of this entrance."""
-        if self.leaving is None and self.draining and self.slot.attempt is None and not len(self.outbox):
+        if self.leaving is None and self.draining and not self.slot.attempts and not len(self.outbox):
             self._leave("drained", EXIT_LEFT, now)
         if self.leaving is None:
             if self.presence.hello_due(now):
@@ -272,7 +277,7 @@ class AgentCore:
 
     def _shown(self) -> object:
         """What makes a heartbeat due sooner when it changes."""
-        return (self.free, self.slot.engine.shown, self.slot.model, self.draining, self.held())
+        return (self.free, self.slot.shown, self.slot.model, self.draining, self.held())
 
     def _send_due(self, now: float) -> None:
         if self.presence.registered:
@@ -291,7 +296,7 @@ class AgentCore:
                 seen=self.seen,
                 free=self.free,
                 held=self.held(),
-                engine=self.slot.engine.shown,
+                engine=self.slot.shown,
                 model=self.slot.model,
                 memory_used_mb=self.stats.memory_used_mb,
                 memory_total_mb=self.stats.memory_total_mb,

@@ -31,8 +31,9 @@ class StartJob(Struct, frozen=True):
 
 
 class SetCancelWord(Struct, frozen=True):
-    """Ask the engine to stop the job of this fence."""
+    """Ask the engine to stop the job of this fence, which has this seat."""
 
+    seat: int
     fence: int
 
 

@@ -2,7 +2,7 @@
 
 - `down`: no process; one is started at `start_at` (back-off).
 - `loading`: the process is there, its model is not; `load_by` is the end of its patience.
-- `idle`: ready for a job. `busy`: has one.
+- `idle`: takes a job, though the tail of the last one may still run in it. `busy`: takes none, it draws one.
 - `stopping`: killed, or about to end by itself (it said so, or closed its socket); it takes nothing any more. `kill_at` is when an engine
   that was to end by itself is killed, `unkillable_at` when a killed one is given up.
 
@@ -92,10 +92,13 @@ class EngineLife:
         """It was given a job."""
         self._move("run")
 
-    def done(self, *, proved: bool = False) -> None:
-        """It has no job any more; `proved`: because it finished it."""
+    def done(self) -> None:
+        """It takes a job again: it has ended the last one, or come to its tail."""
         self._move("done")
-        self._proved = self._proved or proved
+
+    def finished_one(self) -> None:
+        """It has proved that it can."""
+        self._proved = True
 
     def ending(self, now: float) -> None:
         """It is about to end by itself."""

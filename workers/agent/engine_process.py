@@ -82,17 +82,17 @@ class EngineProcess:
         self.closed = ended
         return messages
 
-    def progress(self) -> Progress:
-        """What its words show."""
+    def progress(self) -> tuple[Progress, ...]:
+        """What its words show, seat by seat."""
         return self._words.progress()
 
     def memory_mb(self) -> tuple[int, int]:
         """(used, total) as its words show."""
         return self._words.memory()
 
-    def request_cancel(self, fence: int) -> None:
-        """Set the cancel word."""
-        self._words.request_cancel(fence)
+    def request_cancel(self, seat: int, fence: int) -> None:
+        """Set the cancel word of a seat."""
+        self._words.seats[seat].request_cancel(fence)
 
     def poll(self) -> int | None:
         """Its `returncode`, None while it runs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from workers.agent.core import AgentCore
 from workers.agent.errors import AgentError
+from workers.ipc import SEATS
 
 
 class InvariantBroken(AgentError):
@@ -13,19 +14,24 @@ class InvariantBroken(AgentError):
 def check(core: AgentCore) -> None:
     """Raises `InvariantBroken`, naming the rule."""
     slot, outbox = core.slot, core.outbox
-    attempt, state = slot.attempt, slot.engine.state
+    attempts, state = slot.attempts, slot.engine.state
+    fronts = [attempt for attempt in attempts if not attempt.in_tail]
     waiting = outbox.fences()
     rules = {
-        "a busy engine has a job": attempt is not None or state != "busy",
-        "only a busy or stopping engine has a job": attempt is None or state in ("busy", "stopping"),
-        "an engine that is killed for its job is stopping": attempt is None
-        or attempt.ending is None
+        "a busy engine draws a job": bool(fronts) or state != "busy",
+        "only a busy or stopping engine draws a job": not fronts or state in ("busy", "stopping"),
+        "an engine without a process has no job": not attempts or slot.engine.alive,
+        "at most one job is drawn, and it is the last": len(fronts) <= 1 and fronts == attempts[-1:][: len(fronts)],
+        "there are no more jobs than seats": len(attempts) <= SEATS,
+        "every job has a seat of its own": len({attempt.seat for attempt in attempts}) == len(attempts),
+        "a job that must be alone has nobody after it": not any(attempt.alone for attempt in attempts[:-1]),
+        "an engine that is killed for its job is stopping": all(attempt.ending is None for attempt in attempts)
         or state == "stopping",
         "free means that a job would be taken": core.free == 0
-        or (state == "idle" and attempt is None and not core.draining and core.leaving is None),
-        "no attempt is running and done": attempt is None or attempt.fence not in waiting,
+        or (state == "idle" and not fronts and not core.draining and core.leaving is None),
+        "no attempt is running and done": all(attempt.fence not in waiting for attempt in attempts),
         "every fence held has been seen": all(item.fence <= core.seen for item in core.held()),
-        "everything held fits into a heartbeat": len(core.held()) <= core.policy.max_unacknowledged + 1,
+        "everything held fits into a heartbeat": len(core.held()) <= core.policy.max_unacknowledged + SEATS,
         "a model is in memory only while there is an engine": not slot.model or slot.engine.alive,
     }
     broken = [rule for rule, holds in rules.items() if not holds]

@@ -1,8 +1,9 @@
 """Where the agent stands with the broker: when to say `Hello`, when to send a heartbeat, how long the broker has been silent.
 
 Two states. *Unregistered*: `Hello` each `resend_s` until `Welcome`; nothing else is sent unasked. *Registered*: a heartbeat each
-`heartbeat_s`, and sooner when something changed, but never two within `beat_gap_s`. A probe, a `Who` and a silence of
-`SILENT_BEATS` heartbeats (each is answered, so silence means that the broker's loop stands still or is gone) lead back to unregistered.
+`heartbeat_s`, and sooner when something changed: at once if there is room for a job now, else never two within `beat_gap_s`. A probe, a
+`Who` and a silence of `SILENT_BEATS` heartbeats (each is answered, so silence means that the broker's loop stands still or is gone) lead
+back to unregistered.
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ class Presence:
         self.registered = True
         self._beat_at = now - self._beat_s
         self._beat_shown = None
+
+    def beat_now(self, now: float) -> None:
+        """What a heartbeat would say is worth something at once: the gap between two is not waited for."""
+        self._beat_at = min(self._beat_at, now - self._beat_s)
 
     def lapse(self, now: float) -> bool:
         """Whether the broker has just been silent for too long; from now on `Hello` is said instead of heartbeats."""

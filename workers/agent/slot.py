@@ -1,7 +1,10 @@
-"""The worker's one place for a job: the engine's life and the attempt in it, and how each attempt ends.
+"""The worker's place for jobs: the engine's life and the attempts in it, and how each attempt ends.
 
+- At most two attempts: one that is drawn, and before it one whose tail (decode, encode, save) still runs. A job that crashed before
+  is alone, so that nobody else is blamed if it does so again.
 - What the engine reports before its process is gone is the attempt's result. Else `Attempt.ending` says why it was killed, and nothing
-  there means that it crashed. An attempt that the engine never took up is handed back, not failed.
+  there means that it crashed, whichever of its attempts did it. An attempt that the engine never took up is handed back, not failed,
+  and so is one that had to go because the engine was killed for the other.
 - A killed engine holds its job until the process is gone: only then is the GPU free and the result true. A process that even SIGKILL
   does not end (it sits in the kernel) gives up its job after `unkillable_s`, but never takes another.
 
@@ -10,7 +13,7 @@ Results go to the outbox; everything else that must happen is emitted as an effe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from broker.wire import codec
 from broker.wire import messages as m
@@ -20,67 +23,127 @@ from workers.agent.attempt import Attempt, Ending
 from workers.agent.engine_life import EngineLife
 from workers.agent.outbox import Outbox, keeps_files
 from workers.agent.policy import AgentPolicy
-from workers.ipc import FromEngine, JobCancelled, JobFailed, JobFinished, LoadFailed, Progress, Ready, RunJob, Setup
+from workers.agent.texts import MAX_REASON, MAX_TEXT, clip
+from workers.ipc import (
+    SEATS,
+    FromEngine,
+    JobCancelled,
+    JobFailed,
+    JobFinished,
+    LoadFailed,
+    Progress,
+    Ready,
+    RunJob,
+    Setup,
+    TailBegun,
+)
 from workers.link import EngineReady, LoadTrouble
-
-#: Longest free text in a header, in bytes: a header has 4 KiB in all.
-MAX_TEXT = 2000
-MAX_REASON = 250
 
 
 class Slot:
-    """Engine and attempt of one worker."""
+    """Engine and attempts of one worker."""
 
     def __init__(
         self, setup: Setup, policy: AgentPolicy, outbox: Outbox, emit: Callable[[fx.Effect], None], now: float
     ) -> None:
         self.policy = policy
         self.engine = EngineLife(policy, now)
-        self.attempt: Attempt | None = None
+        #: In the order in which they began: the last one is drawn, unless it is in its tail too.
+        self.attempts: list[Attempt] = []
         #: The model in memory; "" when none.
         self.model = ""
+        #: Whether the engine was killed because of one of its attempts: then none of the others is to blame, even if that one is done.
+        self._replaced = False
         self._setup = setup
         self._outbox = outbox
         self._emit = emit
         self._load_trouble = ""
 
+    def obstacle(self) -> str:
+        """Why the engine takes no job now; "" when it does."""
+        if self.engine.state != "idle":
+            return f"the engine is {self.shown}"
+        if len(self.attempts) >= SEATS:
+            return f"the engine has {len(self.attempts)} jobs"
+        if any(attempt.alone for attempt in self.attempts):
+            return "the engine has a job that must be alone"
+        return ""
+
+    @property
+    def shown(self) -> m.EngineState:
+        """The engine's state in a heartbeat's words."""
+        return "busy" if self.attempts and self.engine.state == "idle" else self.engine.shown
+
     def holds(self, job_id: str, fence: int) -> bool:
         """Whether the engine has this very attempt."""
-        return self.attempt is not None and (self.attempt.job_id, self.attempt.fence) == (job_id, fence)
+        return self._find(job_id, fence) is not None
+
+    def _find(self, job_id: str, fence: int) -> Attempt | None:
+        wanted = (job_id, fence)
+        return next((attempt for attempt in self.attempts if (attempt.job_id, attempt.fence) == wanted), None)
+
+    def _of(self, fence: int) -> Attempt | None:
+        return next((attempt for attempt in self.attempts if attempt.fence == fence), None)
+
+    @property
+    def _front(self) -> Attempt | None:
+        """The attempt that is drawn."""
+        return self.attempts[-1] if self.attempts and not self.attempts[-1].in_tail else None
 
     def deadlines(self, detached_at: float) -> list[float]:
         """Times at which `timers` has something to do."""
         times = self.engine.deadlines()
-        if self.attempt is not None and self.engine.state == "busy":
-            times += [self.attempt.stuck_at(self.policy), detached_at]
-            if self.attempt.cancel_by is not None:
-                times.append(self.attempt.cancel_by)
+        if self._served:
+            times.append(detached_at)
+            times += [attempt.stuck_at(self.policy) for attempt in self.attempts if not self._waits(attempt)]
+            times += [attempt.cancel_by for attempt in self.attempts if attempt.cancel_by is not None]
         return times
+
+    @property
+    def _served(self) -> bool:
+        """Whether there are attempts, and an engine that still works on them."""
+        return bool(self.attempts) and self.engine.state in ("idle", "busy")
+
+    def _waits(self, attempt: Attempt) -> bool:
+        """Whether it has not begun because of the one before it, whose silence is the one that counts."""
+        return not attempt.begun and attempt is not self.attempts[0]
 
     # ------------------------------------------------------------ a job begins, and is told to stop
 
     def begin(self, run: m.Run, body: bytes, out_dir: str, now: float) -> None:
-        """Give the engine, which must be idle, a job."""
+        """Give the engine, which must take jobs (`obstacle`), a job."""
         self.engine.run()
-        self.attempt = Attempt(run.job_id, run.fence, run.predicted_s, now, trace_id_of(body))
-        job = RunJob(job_id=run.job_id, fence=run.fence, body=body, out_dir=out_dir, profile=run.profile)
+        taken = {attempt.seat for attempt in self.attempts}
+        seat = next(number for number in range(SEATS) if number not in taken)
+        attempt = Attempt(run.job_id, run.fence, run.predicted_s, now, trace_id_of(body), seat=seat, alone=run.alone)
+        self.attempts.append(attempt)
+        job = RunJob(
+            job_id=run.job_id,
+            fence=run.fence,
+            body=body,
+            out_dir=out_dir,
+            profile=run.profile,
+            seat=seat,
+            alone=run.alone,
+        )
         self._emit(fx.StartJob(job))
-        self._note("attempt_started", self.attempt)
+        self._note("attempt_started", attempt)
 
     def begin_failed(self, fence: int, reason: str, now: float) -> None:
         """The job of this fence could not be given to the engine."""
-        if self.attempt is not None and self.attempt.fence == fence and self.engine.state == "busy":
+        attempt = self._front
+        if attempt is not None and attempt.fence == fence and self.engine.state == "busy":
             self.engine.done()
-            self._fail(self.attempt, "engine_error", f"the worker could not begin: {reason}", now)
+            self._fail(attempt, "engine_error", f"the worker could not begin: {reason}", now)
 
     def cancel(self, order: m.Cancel, now: float) -> bool:
         """Ask the engine to stop this attempt; False when it has another or none. Asking again never extends the time."""
-        attempt = self.attempt
-        if attempt is None or not self.holds(order.job_id, order.fence):
+        attempt = self._find(order.job_id, order.fence)
+        if attempt is None:
             return False
         if attempt.cancel_by is None:
             attempt.cancel_by = now + (order.grace_s or attempt.grace_s(self.policy))
-            self._emit(fx.SetCancelWord(attempt.fence))
+            self._emit(fx.SetCancelWord(attempt.seat, attempt.fence))
             self._note("cancel", attempt, attempt.describe())
         elif order.grace_s:
             attempt.cancel_by = min(attempt.cancel_by, now + order.grace_s)
@@ -97,8 +160,10 @@ class Slot:
                 self._load_trouble = f"model {message.model!r} cannot be loaded: {message.message}"
                 self.engine.ending(now)
                 self._emit(fx.Note(action="load_failed", level="error", detail=self._load_trouble))
-            case JobFinished() | JobFailed() | JobCancelled() if self.attempt and self.attempt.fence == message.fence:
-                self._job_ended(self.attempt, message, now)
+            case TailBegun() if (front := self._front) is not None and front.fence == message.fence:
+                self._tail_begun(front, message)
+            case JobFinished() | JobFailed() | JobCancelled() if (attempt := self._of(message.fence)) is not None:
+                self._job_ended(attempt, message, now)
             case _:
                 self._emit(fx.Note(action="stray_engine_message", level="warning", detail=type(message).__name__))
 
@@ -108,28 +173,38 @@ class Slot:
         self._emit(fx.Report(EngineReady()))
         self._emit(fx.Note(action="engine_ready", detail=f"{message.model} loaded in {message.load_s:.1f} s"))
 
-    def _job_ended(self, attempt: Attempt, message: JobFinished | JobFailed | JobCancelled, now: float) -> None:
-        # A failure may not say which model is in memory; then it is the one that was.
-        self.model = message.model or (self.model if isinstance(message, JobFailed) else "")
+    def _tail_begun(self, attempt: Attempt, message: TailBegun) -> None:
+        attempt.in_tail = True
+        self.model = message.model
         if self.engine.state == "busy":
-            self.engine.done(proved=isinstance(message, JobFinished))
+            self.engine.done()
+
+    def _job_ended(self, attempt: Attempt, message: JobFinished | JobFailed | JobCancelled, now: float) -> None:
+        if attempt is self._front:
+            # A failure may not say which model is in memory; then it is the one that was. A tail says nothing: another may be loading.
+            self.model = message.model or (self.model if isinstance(message, JobFailed) else "")
+            if self.engine.state == "busy":
+                self.engine.done()
+        if isinstance(message, JobFinished):
+            self.engine.finished_one()
         match message:
             case JobFinished():
                 result = m.Finished(job_id=attempt.job_id, fence=attempt.fence, run_s=message.run_s)
                 self._conclude(attempt, result, codec.encode_body(message.result), now)
             case JobFailed():
                 self._fail(attempt, message.kind, message.message, now)
-                if message.fatal and self.engine.state == "idle":
+                if message.fatal and self.engine.state in ("idle", "busy"):
                     self.engine.ending(now)
             case JobCancelled() if attempt.cancel_by is None:
                 self._fail(attempt, "engine_error", "the engine stopped the job without being asked to", now)
             case _:
                 self._conclude(attempt, m.Cancelled(job_id=attempt.job_id, fence=attempt.fence), None, now)
 
-    def observe(self, progress: Progress, now: float) -> None:
+    def observe(self, progress: Iterable[Progress], now: float) -> None:
         """What the shared words show."""
-        if self.attempt is not None:
-            self.attempt.observe(progress, now)
+        for shown in progress:
+            for attempt in self.attempts:
+                attempt.observe(shown, now)
 
     def closed(self, now: float) -> None:
         """The engine closed its socket, and its process is still there."""
@@ -142,8 +217,7 @@ class Slot:
         delay_s = self.engine.exited(now)
         self.model = ""
         self._emit(fx.Note(action="engine_exited", level="warning", detail=f"{how}; next start in {delay_s:g} s"))
-        if self.attempt is not None:
-            self._end_killed(self.attempt, how, now)
+        self._end_all_killed(how, now)
         if not was_ready:
             trouble = self._load_trouble or f"the engine ended before its model was loaded: {how}"
             self._emit(fx.Report(LoadTrouble(message=clip(trouble, MAX_TEXT))))
@@ -153,15 +227,20 @@ class Slot:
         """The engine's process is gone, and there will be no other."""
         self.engine.exited(now)
         self.model = ""
-        if self.attempt is not None:
-            self._drop(self.attempt)
+        for attempt in [*self.attempts]:
+            self._drop(attempt, now)
 
     # ------------------------------------------------------------ time
 
     def timers(self, now: float, detached_at: float) -> None:
         """Do what is due. `detached_at`: when a job is pointless because the broker is gone."""
-        if self.attempt is not None and self.engine.state == "busy":
-            self._attempt_timers(self.attempt, now, detached_at)
+        if self._served and now >= detached_at:
+            for attempt in self.attempts:
+                attempt.ending = Ending("dropped")
+            self.kill("the broker has been away for too long", now, blamed=False)
+        for attempt in [*self.attempts]:
+            if self._served:
+                self._attempt_timers(attempt, now)
         self._engine_timers(now)
 
     def _engine_timers(self, now: float) -> None:
@@ -178,20 +257,27 @@ class Slot:
         elif engine.unkillable_at is not None and now >= engine.unkillable_at:
             engine.unkillable_at = None
             self._emit(fx.Note(action="engine_unkillable", level="error"))
-            if self.attempt is not None:
-                self._end_killed(self.attempt, "killed, and still there", now)
+            self._end_all_killed("killed, and still there", now)
 
-    def _attempt_timers(self, attempt: Attempt, now: float, detached_at: float) -> None:
+    def _attempt_timers(self, attempt: Attempt, now: float) -> None:
         if attempt.cancel_by is not None and now >= attempt.cancel_by:
-            attempt.ending = Ending("cancelled")
-            self.kill(f"the cancel was not heard in {attempt.describe()}", now, blamed=False)
-        elif now >= attempt.stuck_at(self.policy):
-            text = f"no sign of life in {attempt.describe()}"
-            attempt.ending = Ending("failed", "hung", text)
-            self.kill(text, now, blamed=True)
-        elif now >= detached_at:
-            attempt.ending = Ending("dropped")
-            self.kill("the broker has been away for too long", now, blamed=False)
+            self._replace(attempt, Ending("cancelled"), f"the cancel was not heard in {attempt.describe()}", now)
+        elif not self._waits(attempt) and now >= attempt.stuck_at(self.policy):
+            self._hung(attempt, now)
+
+    def _hung(self, attempt: Attempt, now: float) -> None:
+        """It gives no sign of life. What stands still may be the whole process: another attempt as silent may be the one that did it."""
+        silence_s = attempt.silence_s(now)
+        for other in self.attempts:
+            if other.begun and other.silence_s(now) >= silence_s / 2:
+                other.ending = Ending("failed", "hung", f"no sign of life in {other.describe()}")
+        text = f"no sign of life in {attempt.describe()}"
+        self._replace(attempt, Ending("failed", "hung", text), text, now)
+
+    def _replace(self, attempt: Attempt, ending: Ending, reason: str, now: float) -> None:
+        attempt.ending = ending
+        self._replaced = True
+        self.kill(reason, now, blamed=ending.kind == "failed")
 
     def kill(self, reason: str, now: float, *, blamed: bool) -> None:
         """SIGKILL the engine, which must be alive. `blamed`: for a fault of its own."""
@@ -200,14 +286,24 @@ class Slot:
 
     # ------------------------------------------------------------ ends of attempts
 
+    def _end_all_killed(self, how: str, now: float) -> None:
+        """The engine is gone (or given up) and left no result of these attempts."""
+        for attempt in [*self.attempts]:
+            if attempt.ending is None and not attempt.begun:
+                self._hand_back(attempt, f"the engine ended before it began: {how}", now)
+            elif attempt.ending is None and self._replaced:
+                self._hand_back(attempt, "the engine was replaced because of another job", now)
+            else:
+                self._end_killed(attempt, how, now)
+        self._replaced = False
+
+    def _hand_back(self, attempt: Attempt, reason: str, now: float) -> None:
+        self._drop(attempt, now)
+        refusal = m.Refused(job_id=attempt.job_id, fence=attempt.fence, reason=clip(reason, MAX_REASON))
+        self._emit(fx.SendBroker(refusal))
+
     def _end_killed(self, attempt: Attempt, how: str, now: float) -> None:
-        """The engine is gone (or given up) and left no result of this attempt."""
         ending = attempt.ending
-        if ending is None and not attempt.begun:
-            self._drop(attempt)
-            reason = clip(f"the engine ended before it began: {how}", MAX_REASON)
-            self._emit(fx.SendBroker(m.Refused(job_id=attempt.job_id, fence=attempt.fence, reason=reason)))
-            return
         ending = ending or Ending("failed", "engine_crashed", f"the engine ended in {attempt.describe()}: {how}")
         match ending.kind:
             case "cancelled":
@@ -215,10 +311,10 @@ class Slot:
             case "failed":
                 self._fail(attempt, ending.failure, ending.message, now)
             case _:
-                self._drop(attempt)
+                self._drop(attempt, now)
 
     def _conclude(self, attempt: Attempt, result: m.AgentResult, body: bytes | None, now: float) -> None:
-        self.attempt = None
+        self._leave(attempt, now)
         self._outbox.add(result, body, now)
         if not keeps_files(result):
             self._emit(fx.RemoveDir(attempt.job_id, attempt.fence))
@@ -229,21 +325,18 @@ class Slot:
         failed = m.Failed(job_id=attempt.job_id, fence=attempt.fence, kind=kind, message=text)
         self._conclude(attempt, failed, None, now)
 
-    def _drop(self, attempt: Attempt) -> None:
-        self.attempt = None
+    def _drop(self, attempt: Attempt, now: float) -> None:
+        self._leave(attempt, now)
         self._emit(fx.RemoveDir(attempt.job_id, attempt.fence))
         self._note("attempt_dropped", attempt)
+
+    def _leave(self, attempt: Attempt, now: float) -> None:
+        self.attempts.remove(attempt)
+        for other in self.attempts:
+            other.wait_no_more(now)
 
     def _note(self, action: str, attempt: Attempt, detail: str = "") -> None:
         note = fx.Note(
             action=action, job_id=attempt.job_id, fence=attempt.fence, detail=detail, trace_id=attempt.trace_id
         )
         self._emit(note)
-
-
-def clip(text: str, limit: int) -> str:
-    """`text` in at most `limit` bytes of UTF-8."""
-    data = text.encode("utf-8", "replace")
-    if len(data) <= limit:
-        return text
-    return data[: limit - 3].decode("utf-8", "ignore") + "…"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
+
+from msgspec import Struct
 
 from broker.wire.jobspec import Artefact, JobSpec, ModelCard
 from workers.engine.monitor import Monitor
@@ -11,24 +14,46 @@ from workers.engine.monitor import Monitor
 #: "offload" trades speed for memory, after a job ran out of it.
 Profile = Literal["normal", "offload"]
 
+#: What comes of a part of a job: its files, or the next part.
+Outcome: TypeAlias = "tuple[Artefact, ...] | Stage"
+
+
+class Stage(Struct, frozen=True):
+    """A part of a job's tail, which may run on another thread while the next job is drawn.
+
+    `where` says what it needs: "host", nothing of the device; "device", memory there beside the next job's; "whole", the device for itself.
+    `run` does it, and may be called again if memory ran out. Raises as `Engine.draw` does.
+    """
+
+    where: Literal["host", "device", "whole"]
+    run: Callable[[], Outcome]
+
 
 class Engine(Protocol):
-    """Draws the jobs of one family of models. One job at a time."""
+    """Draws the jobs of one family of models. One job at a time, while the tail of the one before may still run."""
 
     def load(self, card: ModelCard) -> None:
         """Bring the model into memory. Raises `LoadError`, or `OutOfMemory`."""
 
-    def run(
-        self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile
-    ) -> tuple[Artefact, ...]:
-        """Draw `spec` into files in `out_dir`, all fsynced on return. Raises `Cancelled` soon after the job's cancel word is set.
+    def draw(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
+        """Draw `spec` up to its last denoising step at least; what comes last is files in `out_dir`, all fsynced.
 
-        Raises `EngineError`, and whatever the pipeline raises. After any of these the engine can run the next job as if nothing
-        had happened, unless the device itself is lost.
+        Raises `Cancelled` soon after the job's cancel word is set, `EngineError`, and whatever the pipeline raises. After any of these
+        the engine can run the next job as if nothing had happened, unless the device itself is lost.
         """
+
+    def stays(self, card: ModelCard, profile: Profile) -> bool:
+        """Whether this model is where the job needs it: drawing it moves no weights."""
 
     def loaded(self) -> str:
         """Name of the model that the next job finds in memory; "" when none."""
 
     def reclaim(self) -> None:
-        """Give back all memory that the model in use does not need. Called when a job ran out of memory."""
+        """Give back all memory that the model in use does not need. Called when a job ran out of memory and nothing else runs."""
+
+
+def complete(outcome: Outcome) -> tuple[Artefact, ...]:
+    """Run all stages that are left, here and now."""
+    while isinstance(outcome, Stage):
+        outcome = outcome.run()
+    return outcome

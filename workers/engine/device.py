@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import psutil
 import torch
@@ -11,6 +14,9 @@ from workers.engine.errors import LoadError
 from workers.engine.memory import MemoryMeter, ProcessMemory
 
 _MB = 1024 * 1024
+
+#: Typed as a whole, which the library is not.
+_Stream: Any = torch.cuda.Stream
 
 
 class GpuMemory:
@@ -27,6 +33,17 @@ class GpuMemory:
         """Most that torch held, its cache included: that is what others could not use."""
         return float(torch.cuda.max_memory_reserved()) / _MB
 
+    def held_mb(self) -> float:
+        """What tensors occupy, without torch's cache."""
+        return float(torch.cuda.memory_allocated()) / _MB
+
+    def peak_held_mb(self) -> float:
+        return float(torch.cuda.max_memory_allocated()) / _MB
+
+    def limit_mb(self) -> float:
+        """What is free, and what torch has reserved."""
+        return float(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()) / _MB
+
 
 class Device:
     """`kind` is "cpu" or "cuda" (then the only GPU this process sees). Raises `LoadError` when it is not there, or has no such dtype."""
@@ -42,11 +59,29 @@ class Device:
         self.torch_device = torch.device(kind)
         self.dtype = _dtype(dtype, kind)
         self.meter: MemoryMeter = GpuMemory() if kind == "cuda" else ProcessMemory()
+        self._side: Any = _Stream() if kind == "cuda" else None
 
     def synchronise(self) -> None:
-        """Wait until all that was asked of the GPU is done: it runs behind, and a step must not be reported before it is over."""
+        """Wait until all that this thread asked of the GPU is done: it runs behind, and a step must not be reported before it is over."""
         if self.kind == "cuda":
-            torch.cuda.synchronize()
+            # Not the device's: the tail of the job before has a stream of its own, and is not waited for.
+            torch.cuda.current_stream().synchronize()
+
+    @contextmanager
+    def beside(self, *tensors: torch.Tensor) -> Iterator[None]:
+        """What is asked of the GPU inside runs beside the other thread's work, after what made `tensors`; it is done on leaving."""
+        if self._side is None:
+            yield
+            return
+        self._side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._side):
+            for tensor in tensors:
+                # Their memory belongs to the stream that made them, and must not be given out again before this one is done.
+                tensor.record_stream(self._side)
+            try:
+                yield
+            finally:
+                self._side.synchronize()
 
     def release(self) -> None:
         """Give unused memory back to the system or the GPU."""

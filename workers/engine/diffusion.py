@@ -21,6 +21,10 @@ class DiffusionEngine:
         """Bring the model into memory. Raises `LoadError`, or `OutOfMemory`."""
         self.pipelines.get(card)
 
+    def stays(self, card: ModelCard, profile: Profile) -> bool:
+        """Whether all of this model is on its device, and stays there while a job runs."""
+        return self.pipelines.stays(card, profile)
+
     def loaded(self) -> str:
         """The model used last."""
         names = self.pipelines.names()

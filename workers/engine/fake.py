@@ -5,7 +5,9 @@ Its behaviour is chosen by the job's `extra` alone:
 - `fake`: "slow", "fail", "invalid", "oom", "poison" (a fatal device error), "die" (exit), "segfault", "hang" (no sign of life, deaf
   to cancel), "ignore_cancel" (alive, deaf to cancel), "load_fail"; absent: draws without fault.
 - `fake_step_s`: seconds a step takes (default 0; 0.1 when slow or deaf).
-- `fake_at`: the step after which it happens (default: half of them).
+- `fake_at`: the step after which it happens (default: half of them); with `fake_in`: "tail", the frame.
+- `fake_in`: "tail" for a fault while frames are decoded and written; "steps" (default) for one while they are drawn.
+- `fake_frame_s`: seconds that each frame of the tail takes (default 0).
 - `fake_once`: path of a counter file; the fault happens in the first `fake_times` (default 1) attempts only.
 
 A card whose `source` is "load_fail" cannot be loaded at all.
@@ -17,13 +19,14 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from broker.wire.jobspec import Artefact, JobSpec, ModelCard, preview_name
 from workers.engine.artefacts import Mp4Writer, Pixels, artefact_name, save_png
-from workers.engine.base import Profile
+from workers.engine.base import Outcome, Profile, Stage
 from workers.engine.errors import DeviceLost, EngineError, InvalidInput, LoadError, OutOfMemory
 from workers.engine.monitor import Cancelled, Monitor
 
@@ -62,21 +65,25 @@ class FakeEngine:
     def reclaim(self) -> None:
         """There is nothing to give back."""
 
-    def run(
-        self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile
-    ) -> tuple[Artefact, ...]:
+    def stays(self, card: ModelCard, profile: Profile) -> bool:
+        return self._loaded == card.name
+
+    def draw(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
         script = _Script(spec)
         if self._loaded != card.name:
             script.tell(monitor.enter, "load")
             self.load(card)
         if script.behaviour == "load_fail":
             raise LoadError(f"model {card.name!r}: told not to load")
-        made = []
+        made: list[Artefact] = []
         for index in range(spec.num_outputs):
-            monitor.output(index, "save" if index == spec.num_outputs - 1 else "denoise")
+            last = index == spec.num_outputs - 1
+            monitor.output(index, "save" if last else "denoise")
             _steps(spec, script, monitor, out_dir, index)
-            made.append(_draw(spec, out_dir, index, script, monitor))
-        return tuple(made)
+            tail = partial(_tail, spec, out_dir, index, script, monitor)
+            if not last:
+                made.append(tail())
+        return Stage("host", lambda: (*made, tail()))
 
 
 class _Script:
@@ -90,7 +97,12 @@ class _Script:
         self.deaf = self.behaviour == "ignore_cancel"
         slow = self.behaviour in ("slow", "ignore_cancel")
         self.step_s = _number(spec, "fake_step_s", _SLOW_STEP_S if slow else 0.0)
-        self.at = int(_number(spec, "fake_at", spec.num_inference_steps // 2))
+        place = spec.extra.get("fake_in", "steps")
+        if place not in ("steps", "tail"):
+            raise InvalidInput(f"extra.fake_in: {place!r} is not one of steps, tail")
+        self.in_tail = place == "tail"
+        self.frame_s = _number(spec, "fake_frame_s", 0.0)
+        self.at = int(_number(spec, "fake_at", (spec.num_frames if self.in_tail else spec.num_inference_steps) // 2))
 
     @staticmethod
     def _used_up(spec: JobSpec) -> bool:
@@ -146,7 +158,7 @@ def _steps(spec: JobSpec, script: _Script, monitor: Monitor, out_dir: Path, inde
             time.sleep(script.step_s)
             _preview(spec, out_dir, index, done)
             script.tell(monitor.step, done, spec.num_inference_steps)
-        if done == min(script.at, spec.num_inference_steps):
+        if not script.in_tail and done == min(script.at, spec.num_inference_steps):
             script.misbehave()
 
 
@@ -159,15 +171,21 @@ def _preview(spec: JobSpec, out_dir: Path, index: int, done: int) -> None:
             save_png(out_dir, preview_name(index * spec.previews + number), pixels)
 
 
-def _draw(spec: JobSpec, out_dir: Path, index: int, script: _Script, monitor: Monitor) -> Artefact:
+def _tail(spec: JobSpec, out_dir: Path, index: int, script: _Script, monitor: Monitor) -> Artefact:
     script.tell(monitor.enter, "decode", spec.num_frames)
     if spec.output == "image":
         pixels = _frame(spec, index, 0.5)
+        time.sleep(script.frame_s)
+        if script.in_tail:
+            script.misbehave()
         script.tell(monitor.enter, "save")
         return save_png(out_dir, artefact_name("image", "png", index), pixels)
     with Mp4Writer(out_dir, artefact_name("video", "mp4", index), spec.fps) as writer:
         for number in range(spec.num_frames):
             writer.write(_frame(spec, index, (number + 0.5) / spec.num_frames)[np.newaxis])
+            time.sleep(script.frame_s)
+            if script.in_tail and number == min(script.at, spec.num_frames - 1):
+                script.misbehave()
             script.tell(monitor.step, number + 1, spec.num_frames)
         script.tell(monitor.enter, "save")
         return writer.finish()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from broker.wire.jobspec import Artefact, JobSpec, ModelCard
 from workers.engine.arguments import call_arguments
-from workers.engine.artefacts import artefact_name, save_png
-from workers.engine.base import Profile
+from workers.engine.artefacts import Pixels, artefact_name, save_png
+from workers.engine.base import Outcome, Profile, Stage
 from workers.engine.diffusion import DiffusionEngine
 from workers.engine.frames import image_pixels
 from workers.engine.monitor import Monitor
@@ -19,18 +20,25 @@ from workers.engine.watch import call
 class ImageEngine(DiffusionEngine):
     """Text, and a picture where the pipeline takes one, to PNG."""
 
-    def run(
-        self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile
-    ) -> tuple[Artefact, ...]:
+    def draw(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
+        """Pictures come decoded from the pipeline's call; what is left is to save the last one."""
         pipe = self.prepare(card, spec, monitor, profile)
-        made = []
+        made: list[Artefact] = []
         with shifted(pipe, spec):
             previews = Previews(pipe, spec, out_dir, monitor)
             for index in range(spec.num_outputs):
-                monitor.output(index, "save" if index == spec.num_outputs - 1 else "denoise")
+                last = index == spec.num_outputs - 1
+                monitor.output(index, "save" if last else "denoise")
                 arguments = call_arguments(pipe, spec, spec.seed + index)
                 with previews.of_output(index):
                     output = call(pipe, arguments, monitor, self.pipelines.device)
-                monitor.enter("save")
-                made.append(save_png(out_dir, artefact_name("image", "png", index), image_pixels(output)))
-        return tuple(made)
+                save = partial(save_picture, monitor, out_dir, index, image_pixels(output))
+                if not last:
+                    made.append(save())
+        return Stage("host", lambda: (*made, save()))
+
+
+def save_picture(monitor: Monitor, out_dir: Path, index: int, pixels: Pixels) -> Artefact:
+    """Output `index`, height x width x 3, as PNG. Raises `Cancelled` or `WriteError`."""
+    monitor.enter("save")
+    return save_png(out_dir, artefact_name("image", "png", index), pixels)

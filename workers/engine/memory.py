@@ -22,6 +22,15 @@ class MemoryMeter(Protocol):
     def peak_mb(self) -> float:
         """Most in use at once since `reset_peak`, in MB."""
 
+    def held_mb(self) -> float:
+        """What this process holds now, caches left out, in MB."""
+
+    def peak_held_mb(self) -> float:
+        """Most of that since `reset_peak`, in MB."""
+
+    def limit_mb(self) -> float:
+        """What this process could hold at most, beside the others that are there now, in MB."""
+
 
 class ProcessMemory:
     """This process's resident size, of the machine's memory."""
@@ -51,6 +60,15 @@ class ProcessMemory:
     def peak_mb(self) -> float:
         self._sample()
         return max(self._highest, self._kernel_high_water()) / _MB
+
+    def held_mb(self) -> float:
+        return self._sample() / _MB
+
+    def peak_held_mb(self) -> float:
+        return self.peak_mb()
+
+    def limit_mb(self) -> float:
+        return (int(psutil.virtual_memory().available) + self._sample()) / _MB
 
     def _sample(self) -> int:
         used = int(self._process.memory_info().rss)

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 
 from broker.wire.jobspec import PHASES, Phase
 from workers.engine.memory import MemoryMeter
-from workers.ipc import Words
+from workers.ipc import Seat
 
 _RANK: dict[str, int] = {phase: rank for rank, phase in enumerate(PHASES)}
 
@@ -31,12 +31,12 @@ class Cancelled(BaseException):
 
 
 class Monitor:
-    """Follows one attempt of `outputs` artefacts, reporting into `words` under `fence`."""
+    """Follows one attempt of `outputs` artefacts, reporting into its `seat` under `fence`. For one thread at a time."""
 
     def __init__(
-        self, words: Words, fence: int, outputs: int, meter: MemoryMeter, clock: Callable[[], float] = time.monotonic
+        self, seat: Seat, fence: int, outputs: int, meter: MemoryMeter, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._words = words
+        self._seat = seat
         self._fence = fence
         self._outputs = outputs
         self._meter = meter
@@ -48,6 +48,7 @@ class Monitor:
         self._durations: dict[str, float] = {}
         self._shown = (-1, 0, 0)
         self._memory_at = self._started
+        self._peak_mb = 0.0
         meter.reset_peak()
 
     @property
@@ -57,8 +58,8 @@ class Monitor:
 
     def check(self) -> None:
         """A sign of life; raises `Cancelled` when the job is to stop."""
-        self._words.touch()
-        if self._words.cancelled(self._fence):
+        self._seat.touch()
+        if self._seat.cancelled(self._fence):
             raise Cancelled
 
     def output(self, index: int, ceiling: Phase) -> None:
@@ -94,7 +95,7 @@ class Monitor:
     def report_memory(self) -> None:
         """Tell the agent how much memory is in use now."""
         self._memory_at = self._clock()
-        self._words.set_memory(*self._meter.used_and_total_mb())
+        self._seat.set_memory(*self._meter.used_and_total_mb())
 
     def stage_durations(self) -> dict[str, float]:
         """Seconds by phase until now."""
@@ -105,9 +106,14 @@ class Monitor:
         """Seconds since the attempt began."""
         return self._clock() - self._started
 
+    def note_peak(self) -> None:
+        """To be called before the meter's peak is reset while this attempt goes on."""
+        self._peak_mb = max(self._peak_mb, self._meter.peak_mb())
+
     def peak_memory_mb(self) -> float:
-        """Most memory in use at once since the attempt began."""
-        return self._meter.peak_mb()
+        """Most memory in use at once since the attempt began, by whatever ran in that time."""
+        self.note_peak()
+        return self._peak_mb
 
     def _account(self) -> None:
         now = self._clock()
@@ -125,4 +131,4 @@ class Monitor:
         if rank < shown_rank or (rank == shown_rank and (wanted[1] < shown_step or whole < shown_total)):
             return
         self._shown = wanted
-        self._words.report(self._phase, wanted[1], wanted[2])
+        self._seat.report(self._phase, wanted[1], wanted[2])

@@ -81,6 +81,13 @@ class Pipelines:
         loaded = self._loaded.get(card.name)
         return loaded is not None and loaded.source == card.source
 
+    def stays(self, card: ModelCard, profile: Profile) -> bool:
+        """Whether `get` would move no weights, nor the job: all of the model is on its device."""
+        loaded = self._loaded.get(card.name)
+        if loaded is None or loaded.source != card.source:
+            return False
+        return self.device.kind == "cpu" or loaded.placement == profile == "normal"
+
     def keep_only(self, name: str) -> None:
         """Drop every other model."""
         for other in [known for known in self._loaded if known != name]:

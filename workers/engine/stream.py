@@ -7,6 +7,7 @@ as soon as it is decoded, and they can go straight into the video encoder.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Generator
 from typing import Any
 
@@ -53,6 +54,9 @@ def decode_frames(vae: Any, latents: torch.Tensor) -> Generator[torch.Tensor, No
     if hasattr(vae, "_hf_hook") and hasattr(vae._hf_hook, "pre_forward"):
         # Model offload brings a VAE to the GPU in `decode`, which is not called here.
         vae._hf_hook.pre_forward(vae)
+    # The cache of features is the VAE object's: a copy that shares the weights has its own, so that another thread may encode a
+    # picture, or decode another clip, at the same time.
+    vae = copy.copy(vae)
     vae.clear_cache()
     try:
         hidden = vae.post_quant_conv(latents.to(_device_of(vae)))

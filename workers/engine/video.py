@@ -1,8 +1,14 @@
-"""Videos: any diffusers pipeline that makes frames from text, or from an image and text. A clip of one frame can be kept as a picture."""
+"""Videos: any diffusers pipeline that makes frames from text, or from an image and text. A clip of one frame can be kept as a picture.
+
+What is left after the last denoising step is a tail of stages (`base.Stage`): decode on the device, and encode along; then close,
+fsync and hash the file.
+"""
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +16,36 @@ import torch
 
 from broker.wire.jobspec import Artefact, JobSpec, ModelCard
 from workers.engine.arguments import call_arguments
-from workers.engine.artefacts import Mp4Writer, Pixels, artefact_name, save_png
-from workers.engine.base import Profile
+from workers.engine.artefacts import Mp4Writer, Pixels, artefact_name
+from workers.engine.base import Outcome, Profile, Stage
 from workers.engine.diffusion import DiffusionEngine
 from workers.engine.frames import to_uint8, video_frames
+from workers.engine.image import save_picture
 from workers.engine.monitor import Monitor
 from workers.engine.previews import Previews
 from workers.engine.scheduling import shifted
 from workers.engine.siblings import fitting
 from workers.engine.stream import can_stream, decode_frames, denormalise
-from workers.engine.watch import call, call_parameters, watched
+from workers.engine.watch import call, call_parameters, hearing
+
+#: Closes and publishes one file.
+_Finish = Callable[[], Artefact]
 
 
 class VideoEngine(DiffusionEngine):
     """Text, and an image where the pipeline takes one, to MP4; to PNG when the job asks for an image."""
 
-    def run(
-        self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile
-    ) -> tuple[Artefact, ...]:
+    def draw(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
+        """Frames are decoded in the tail where the pipeline can be stopped before, else by the pipeline."""
         pipe = fitting(self.prepare(card, spec, monitor, profile), spec)
         with shifted(pipe, spec):
-            if can_stream(pipe):
-                return self._run_streamed(pipe, spec, out_dir, monitor)
-            return self._run_whole(pipe, spec, out_dir, monitor)
+            if not can_stream(pipe):
+                return self._draw_whole(pipe, spec, out_dir, monitor)
+            clips = self._latents(pipe, spec, out_dir, monitor)
+        decode = partial(self._decode_all, pipe, clips, spec, out_dir, monitor)
+        return Stage("device" if self.pipelines.stays(card, profile) else "whole", decode)
 
-    def _run_streamed(self, pipe: Any, spec: JobSpec, out_dir: Path, monitor: Monitor) -> tuple[Artefact, ...]:
+    def _latents(self, pipe: Any, spec: JobSpec, out_dir: Path, monitor: Monitor) -> list[torch.Tensor]:
         """All outputs are denoised before the first is decoded: latents are small, and progress only moves forward."""
         clips = []
         previews = Previews(pipe, spec, out_dir, monitor)
@@ -43,50 +54,74 @@ class VideoEngine(DiffusionEngine):
             arguments = {**call_arguments(pipe, spec, spec.seed + index), "output_type": "latent"}
             with previews.of_output(index):
                 clips.append(call(pipe, arguments, monitor, self.pipelines.device).frames)
-        made = []
-        with watched(pipe, monitor.check):
-            for index, latents in enumerate(clips):
-                monitor.output(index, "save" if index == len(clips) - 1 else "decode")
-                made.append(self._decode(pipe.vae, latents, spec, out_dir, index, monitor))
-        return tuple(made)
+        return clips
 
-    def _decode(
-        self, vae: Any, latents: torch.Tensor, spec: JobSpec, out_dir: Path, index: int, monitor: Monitor
-    ) -> Artefact:
-        total = latents.shape[2]
-        monitor.enter("decode", total)
-        with closing(decode_frames(vae, denormalise(vae, latents))) as frames:
-            if spec.output == "image":
-                pixels = _pixels(next(frames))
-                monitor.enter("save")
-                return save_png(out_dir, artefact_name("image", "png", index), pixels[0])
-            with Mp4Writer(out_dir, artefact_name("video", "mp4", index), spec.fps) as writer:
-                for done, pictures in enumerate(frames, start=1):
-                    pixels = _pixels(pictures)
-                    with monitor.aside("save"):
-                        writer.write(pixels)
-                    monitor.step(done, total)
-                monitor.enter("save")
-                return writer.finish()
+    def _decode_all(
+        self, pipe: Any, clips: list[torch.Tensor], spec: JobSpec, out_dir: Path, monitor: Monitor
+    ) -> Stage:
+        made: list[Artefact] = []
+        finish: _Finish | None = None
+        try:
+            with hearing([pipe.vae], monitor.check), self.pipelines.device.beside(*clips):
+                for index, latents in enumerate(clips):
+                    if finish is not None:
+                        made.append(finish())
+                    monitor.output(index, "save" if index == len(clips) - 1 else "decode")
+                    finish = _decode(pipe.vae, latents, spec, out_dir, index, monitor)
+        finally:
+            # Offloaded models go back to where they wait. A model that stays has no such hooks, and may be in use for the next job.
+            if getattr(pipe, "_all_hooks", None):
+                pipe.maybe_free_model_hooks()
+        last = finish
+        assert last is not None
+        return Stage("host", lambda: (*made, last()))
 
-    def _run_whole(self, pipe: Any, spec: JobSpec, out_dir: Path, monitor: Monitor) -> tuple[Artefact, ...]:
-        made = []
+    def _draw_whole(self, pipe: Any, spec: JobSpec, out_dir: Path, monitor: Monitor) -> Stage:
+        made: list[Artefact] = []
         as_arrays = {"output_type": "np"} if "output_type" in call_parameters(pipe) else {}
         for index in range(spec.num_outputs):
-            monitor.output(index, "save" if index == spec.num_outputs - 1 else "denoise")
+            last = index == spec.num_outputs - 1
+            monitor.output(index, "save" if last else "denoise")
             arguments = {**call_arguments(pipe, spec, spec.seed + index), **as_arrays}
             pixels = video_frames(call(pipe, arguments, monitor, self.pipelines.device))
-            if spec.output == "image":
-                monitor.enter("save")
-                made.append(save_png(out_dir, artefact_name("image", "png", index), pixels[0]))
-                continue
-            monitor.enter("save", len(pixels))
-            with Mp4Writer(out_dir, artefact_name("video", "mp4", index), spec.fps) as writer:
-                for done in range(len(pixels)):
-                    writer.write(pixels[done : done + 1])
-                    monitor.step(done + 1, len(pixels))
-                made.append(writer.finish())
-        return tuple(made)
+            save = partial(_save, pixels, spec, out_dir, index, monitor)
+            if not last:
+                made.append(save())
+        return Stage("host", lambda: (*made, save()))
+
+
+def _decode(vae: Any, latents: torch.Tensor, spec: JobSpec, out_dir: Path, index: int, monitor: Monitor) -> _Finish:
+    """Decode a clip, encoding its frames as they come. The answer must be called: it closes and publishes the file."""
+    total = latents.shape[2]
+    monitor.enter("decode", total)
+    with ExitStack() as stack, closing(decode_frames(vae, denormalise(vae, latents))) as frames:
+        if spec.output == "image":
+            return partial(save_picture, monitor, out_dir, index, _pixels(next(frames))[0])
+        writer = stack.enter_context(Mp4Writer(out_dir, artefact_name("video", "mp4", index), spec.fps))
+        for done, pictures in enumerate(frames, start=1):
+            pixels = _pixels(pictures)
+            with monitor.aside("save"):
+                writer.write(pixels)
+            monitor.step(done, total)
+        return partial(_close, stack.pop_all(), writer, monitor)
+
+
+def _close(open_file: ExitStack, writer: Mp4Writer, monitor: Monitor) -> Artefact:
+    with open_file:
+        monitor.enter("save")
+        return writer.finish()
+
+
+def _save(pixels: Pixels, spec: JobSpec, out_dir: Path, index: int, monitor: Monitor) -> Artefact:
+    """A decoded clip, frames x height x width x 3, as MP4; its first frame as PNG where the job asks for an image."""
+    if spec.output == "image":
+        return save_picture(monitor, out_dir, index, pixels[0])
+    monitor.enter("save", len(pixels))
+    with Mp4Writer(out_dir, artefact_name("video", "mp4", index), spec.fps) as writer:
+        for done in range(len(pixels)):
+            writer.write(pixels[done : done + 1])
+            monitor.step(done + 1, len(pixels))
+        return writer.finish()
 
 
 def _pixels(pictures: torch.Tensor) -> Pixels:

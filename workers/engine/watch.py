@@ -12,6 +12,7 @@ latents are decoded. Steps come from `callback_on_step_end` where the pipeline h
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,8 +29,11 @@ def call(pipe: Any, arguments: dict[str, Any], monitor: Monitor, device: Device)
     if "callback_on_step_end" in call_parameters(pipe):
         arguments = {**arguments, "callback_on_step_end": steps.on_step_end}
     monitor.enter("encode")
-    with watched(pipe, monitor.check), _progress_bar(pipe, steps.bar):
-        return pipe(**arguments)
+    try:
+        with hearing(pipe.components.values(), monitor.check), _progress_bar(pipe, steps.bar):
+            return pipe(**arguments)
+    finally:
+        pipe.maybe_free_model_hooks()
 
 
 def call_parameters(pipe: Any) -> set[str]:
@@ -38,24 +42,28 @@ def call_parameters(pipe: Any) -> set[str]:
 
 
 @contextmanager
-def watched(pipe: Any, check: Callable[[], None]) -> Iterator[None]:
-    """Inside, `check` runs before every block of every model of `pipe`; on leaving, the pipeline is ready for its next call."""
+def hearing(components: Iterable[Any], check: Callable[[], None]) -> Iterator[None]:
+    """Inside, `check` runs before every block of every model among `components`, when this thread comes to it.
+
+    Another thread may be in the same models for another job, which has its own cancel.
+    """
+    ours = threading.get_ident()
 
     def hook(module: torch.nn.Module, inputs: Any) -> None:
-        check()
+        if threading.get_ident() == ours:
+            check()
 
-    handles = [module.register_forward_pre_hook(hook) for module in _cancel_points(pipe)]
+    handles = [module.register_forward_pre_hook(hook) for module in _cancel_points(components)]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-        pipe.maybe_free_model_hooks()
 
 
-def _cancel_points(pipe: Any) -> list[torch.nn.Module]:
+def _cancel_points(components: Iterable[Any]) -> list[torch.nn.Module]:
     points: dict[int, torch.nn.Module] = {}
-    for component in pipe.components.values():
+    for component in components:
         if not isinstance(component, torch.nn.Module):
             continue
         points[id(component)] = component

@@ -1,0 +1,186 @@
+"""A made-up broker, engine and file system around an agent's core, for events in any order: what must hold after every step."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from hypothesis.stateful import RuleBasedStateMachine, invariant
+
+from broker.wire import codec
+from broker.wire import messages as m
+from tests.agent.stage import IDENTITY
+from workers.agent import effects as fx
+from workers.agent import invariants
+from workers.agent.core import AgentCore
+from workers.agent.policy import AgentPolicy
+from workers.ipc import SEATS, FromEngine, Progress, RunJob
+
+RESULTS = (m.Finished, m.Failed, m.Cancelled)
+
+
+class Job:
+    """A job in the made-up engine."""
+
+    def __init__(self, order: RunJob) -> None:
+        self.fence = order.fence
+        self.seat = order.seat
+        self.alone = order.alone
+        self.begun = False
+        self.in_tail = False
+
+
+class Surroundings(RuleBasedStateMachine):
+    """The engine process and its jobs, the directories, and every promise made to the broker."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.core = AgentCore(IDENTITY, AgentPolicy(max_unacknowledged=3), self.now)
+        self.counter = 0
+        self.granted: dict[int, str] = {}
+        self.alone: set[int] = set()
+        # the engine
+        self.process = False
+        self.killed = False
+        self.ready = False
+        self.closed = False
+        #: In the order in which they came; what each seat's words show.
+        self.jobs: list[Job] = []
+        self.words: dict[int, Progress] = {}
+        self.ticks = 0
+        #: What its end says of the jobs in it: it died by itself, was killed for one of them, or nobody wants them any more.
+        self.fate: Literal["own", "replaced", "dropped"] = "own"
+        # what was seen
+        self.ran: list[int] = []
+        self.dirs: set[int] = set()
+        self.cancel_orders: set[int] = set()
+        self.results: dict[int, m.Message] = {}
+        self.beats: list[m.Heartbeat] = []
+        self.acknowledged: set[int] = set()
+        self.seen = 0
+        self.exit: int | None = None
+        self.goodbye = False
+        self.gone_without_result: set[int] = set()
+        self.accepted: set[int] = set()
+        self.do(self.core.tick(self.now))
+
+    @property
+    def front(self) -> Job | None:
+        """The job that is drawn, or will be."""
+        return self.jobs[-1] if self.jobs and not self.jobs[-1].in_tail else None
+
+    def has_room(self) -> bool:
+        """Whether the engine would take another job."""
+        lives = self.ready and not self.killed and not self.closed
+        return lives and self.front is None and len(self.jobs) < SEATS and not any(job.alone for job in self.jobs)
+
+    # ------------------------------------------------------------ effects
+
+    def do(self, effects: list[fx.Effect]) -> None:
+        for effect in effects:
+            assert self.exit is None, f"{effect} after exit"
+            match effect:
+                case fx.SendBroker(message, body):
+                    self.said(message, body)
+                case fx.StartEngine():
+                    assert not self.process, "two engines"
+                    self.process, self.killed, self.ready, self.closed = True, False, False, False
+                    self.jobs, self.words, self.fate = [], {}, "own"
+                case fx.StartJob(job):
+                    assert self.has_room(), "a job for an engine that has no room"
+                    assert job.seat not in {other.seat for other in self.jobs}, "two jobs in a seat"
+                    assert job.fence not in self.ran, "a fence ran twice"
+                    assert job.alone == (job.fence in self.alone), "alone, or not, and nobody said so"
+                    self.jobs.append(Job(job))
+                    self.ran.append(job.fence)
+                    self.dirs.add(job.fence)
+                case fx.SetCancelWord(seat, at):
+                    seats = {job.fence: job.seat for job in self.jobs}
+                    assert at in seats or self.closed, "a cancel word for a job that is not there"
+                    assert seats.get(at, seat) == seat, "a cancel word for another seat"
+                    assert at in self.cancel_orders, "a cancel that nobody ordered"
+                case fx.KillEngine(reason):
+                    assert self.process, "a kill without a process"
+                    if reason.startswith(("the cancel", "no sign of life")):
+                        assert not self.killed, "killed twice for a job"
+                        self.fate = "replaced"
+                    elif reason.startswith("the broker has been away"):
+                        self.fate = "dropped"
+                    self.killed = True
+                case fx.RemoveDir(_, at):
+                    assert not isinstance(self.results.get(at), m.Finished) or at not in self.accepted, (
+                        "published files removed"
+                    )
+                    self.dirs.discard(at)
+                    if at not in self.results:
+                        self.gone_without_result.add(at)
+                case fx.Exit(code):
+                    self.exit = code
+
+    def said(self, message: m.Message, body: bytes | None) -> None:
+        codec.from_agent(codec.encode(message, body))  # whatever is said can be read
+        assert not self.goodbye, f"{message} after goodbye"
+        if isinstance(message, (m.Hello, m.Heartbeat)):
+            assert message.seen >= self.seen, "seen fell"
+            self.seen = message.seen
+            waiting = {at for at in self.results if at not in self.acknowledged}
+            held = {item.fence for item in message.held}
+            assert waiting <= held, "a result was forgotten before its acknowledgement"
+            running = {attempt.fence for attempt in self.core.slot.attempts}
+            assert held == running | self.core.outbox.fences(), "something is held that is neither running nor done"
+            assert message.free <= (1 if self.has_room() else 0), "room that is not there"
+        if isinstance(message, m.Heartbeat):
+            self.beats.append(message)
+        if isinstance(message, RESULTS):
+            assert message.fence in self.ran
+            before = self.results.setdefault(message.fence, message)
+            assert type(before) is type(message), "a result changed its mind"
+            assert message.free <= (1 if self.has_room() else 0), "room that is not there"
+        if isinstance(message, m.Goodbye):
+            self.goodbye = True
+
+    # ------------------------------------------------------------ what comes in
+
+    def broker(self, message: m.ToAgent | None) -> None:
+        if self.exit is None:
+            self.do(self.core.from_broker(message, b"spec", self.now))
+
+    def engine(self, message: FromEngine) -> None:
+        if self.exit is None:
+            self.do(self.core.from_engine(message, self.now))
+
+    def show(self, job: Job, phase: str, step: int) -> None:
+        job.begun = True
+        self.ticks += 1
+        self.words[job.seat] = Progress(fence=job.fence, phase=phase, step=step, total=40, tick=self.ticks)
+        if self.exit is None:
+            self.do(self.core.progressed(self.words.values(), self.now))
+
+    def judge(self, job: Job, fate: str, *, meant: bool) -> None:
+        """The engine is gone and said nothing of this job: whether it counts as crashed, or as never begun."""
+        pending = self.core.outbox.answer(self.granted[job.fence], job.fence, 0)
+        kind = getattr(pending[0], "kind", "cancelled") if pending is not None else "handed back"
+        allowed = {"engine_crashed"} if fate == "own" and job.begun else {"handed back"}
+        if meant:
+            allowed = {"hung", "cancelled"} if fate == "replaced" else {"handed back"}
+        assert kind in allowed, f"{kind}, though its engine was to end as {fate}"
+
+    # ------------------------------------------------------------ rules
+
+    @invariant()
+    def state_is_whole(self) -> None:
+        invariants.check(self.core)
+
+    @invariant()
+    def every_attempt_is_accounted_for(self) -> None:
+        if self.exit is not None or self.core.leaving is not None:
+            return
+        held = {item.fence for item in self.core.held()}
+        for at in self.ran:
+            assert at in held or at in self.acknowledged or at in self.gone_without_result, f"attempt {at:x} vanished"
+
+    @invariant()
+    def directories_belong_to_someone(self) -> None:
+        if self.exit is None and self.core.leaving is None:
+            held = {item.fence for item in self.core.held()}
+            assert self.dirs <= held | self.accepted, "garbage was left"

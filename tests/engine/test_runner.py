@@ -1,0 +1,377 @@
+"""Jobs whose tails run beside the next job: who waits for whom, who is stopped, and what happens when memory runs out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import Struct
+
+from broker.wire.jobspec import Artefact, JobSpec, ModelCard, encode_spec
+from workers.engine.base import Outcome, Profile, Stage
+from workers.engine.errors import DeviceLost, EngineError, OutOfMemory
+from workers.engine.monitor import Monitor
+from workers.engine.runner import Runner
+from workers.ipc import JobCancelled, JobFailed, JobFinished, RunJob, TailBegun, Words
+
+MADE = (Artefact(name="video.mp4", media_type="video/mp4", size=1, sha256="0" * 64),)
+CARDS = {name: ModelCard(name=name, engine="scripted", output="video") for name in ("one", "two")}
+_PATIENCE_S = 30.0
+
+
+class Meter:
+    """A machine of 100 MB; drawing and tails take 10 MB each on top of 20."""
+
+    def __init__(self) -> None:
+        self.all_mb = 100.0
+
+    def used_and_total_mb(self) -> tuple[int, int]:
+        return 30, 100
+
+    def reset_peak(self) -> None:
+        pass
+
+    def peak_mb(self) -> float:
+        return 30.0
+
+    def held_mb(self) -> float:
+        return 20.0
+
+    def peak_held_mb(self) -> float:
+        return 30.0
+
+    def limit_mb(self) -> float:
+        return self.all_mb
+
+
+class ScriptedEngine:
+    """Does what the test says for a prompt: `fronts` and `tails` by prompt; by default nothing goes wrong and takes no time."""
+
+    def __init__(self) -> None:
+        self.where: Any = "host"
+        self.fronts: dict[str, Callable[[Monitor], None]] = {}
+        self.tails: dict[str, Callable[[Monitor], None]] = {}
+        self.moves: set[str] = set()
+        self.log: list[str] = []
+        self.reclaimed = 0
+
+    def load(self, card: ModelCard) -> None:
+        """It is there."""
+
+    def loaded(self) -> str:
+        return "one"
+
+    def reclaim(self) -> None:
+        self.reclaimed += 1
+
+    def stays(self, card: ModelCard, profile: Profile) -> bool:
+        return card.name not in self.moves
+
+    def draw(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
+        self.log.append(f"draw {spec.prompt}")
+        monitor.enter("denoise", 1)
+        self.fronts.get(spec.prompt, lambda monitor: None)(monitor)
+
+        def tail() -> Outcome:
+            self.log.append(f"tail {spec.prompt}")
+            monitor.enter("decode")
+            self.tails.get(spec.prompt, lambda monitor: None)(monitor)
+            self.log.append(f"end {spec.prompt}")
+            return MADE
+
+        return Stage(self.where, tail)
+
+
+class Registry:
+    """One engine for all cards."""
+
+    def __init__(self) -> None:
+        self.scripted = ScriptedEngine()
+        self.meter = Meter()
+
+    def engine(self, card: ModelCard) -> ScriptedEngine:
+        return self.scripted
+
+
+class Bench:
+    """A runner, what it said, and the jobs given to it, each in the seat that is free."""
+
+    def __init__(self) -> None:
+        self.registry = Registry()
+        self.engine = self.registry.scripted
+        self.words = Words.create()
+        self.said: list[Struct] = []
+        self._news = threading.Condition()
+        self.lost = threading.Event()
+        self.runner = Runner(self.registry, CARDS, self.words, self._say, self.lost.set)  # type: ignore[arg-type]
+
+    def _say(self, message: Struct) -> None:
+        with self._news:
+            self.said.append(message)
+            self._news.notify_all()
+
+    def job(self, fence: int, prompt: str, model: str = "one", **fields: Any) -> RunJob:
+        spec = JobSpec(model=model, output="video", prompt=prompt, width=16, height=16, num_inference_steps=1, seed=1)
+        body = encode_spec(spec)
+        return RunJob(job_id=f"j{fence}", fence=fence, body=body, out_dir="/nowhere", seat=fence % 2, **fields)
+
+    def run(self, fence: int, prompt: str, **fields: Any) -> None:
+        self.runner.run(self.job(fence, prompt, **fields))
+
+    def cancel(self, fence: int) -> None:
+        self.words.seats[fence % 2].request_cancel(fence)
+
+    def end(self, fence: int) -> Struct:
+        """How this job ended, when it has."""
+
+        def found() -> Struct | None:
+            ends = [m for m in self.said if isinstance(m, JobFinished | JobFailed | JobCancelled) and m.fence == fence]
+            assert len(ends) <= 1, "a job was answered twice"
+            return ends[0] if ends else None
+
+        with self._news:
+            ending = self._news.wait_for(found, _PATIENCE_S)
+        assert ending is not None, f"job {fence} has no end; said: {self.said}"
+        return ending
+
+    def handed_over(self, fence: int) -> bool:
+        return any(isinstance(message, TailBegun) and message.fence == fence for message in self.said)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.words.close()
+
+
+def until(event: threading.Event) -> Callable[[Monitor], None]:
+    """Goes on when the test says so, and hears a cancel meanwhile."""
+
+    def wait(monitor: Monitor) -> None:
+        for _ in range(int(_PATIENCE_S / 0.01)):
+            if event.wait(0.01):
+                return
+            monitor.check()
+        raise AssertionError("the test never came to it")
+
+    return wait
+
+
+def failing(error: Exception, times: int = 1) -> Callable[[Monitor], None]:
+    left = [times]
+
+    def fail(monitor: Monitor) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise error
+
+    return fail
+
+
+def learned(bench: Bench) -> None:
+    """The engine computes in its tails, and has measured a job of our shape."""
+    bench.engine.where = "device"
+    bench.run(100, "measured")
+    assert isinstance(bench.end(100), JobFinished)
+    bench.engine.log.clear()
+
+
+def test_the_next_job_is_drawn_while_the_tail_runs(bench: Bench) -> None:
+    second_drawn = threading.Event()
+    bench.engine.tails["first"] = until(second_drawn)
+    bench.engine.fronts["second"] = lambda monitor: second_drawn.set()
+
+    bench.run(1, "first")
+    bench.run(2, "second")
+
+    first, second = bench.end(1), bench.end(2)
+    assert isinstance(first, JobFinished)
+    assert first.result.artefacts == MADE
+    assert isinstance(second, JobFinished)
+    assert bench.engine.log.index("draw second") < bench.engine.log.index("end first")
+    assert bench.handed_over(1)
+
+
+def test_two_tails_never_run_at_once(bench: Bench) -> None:
+    go = threading.Event()
+    bench.engine.tails["first"] = until(go)
+    bench.engine.fronts["second"] = lambda monitor: threading.Timer(0.1, go.set).start()
+
+    bench.run(1, "first")
+    bench.run(2, "second")
+    bench.end(2)
+
+    assert bench.engine.log.index("end first") < bench.engine.log.index("tail second")
+
+
+def test_a_tail_on_the_device_is_measured_alone_before_anything_runs_beside_it(bench: Bench) -> None:
+    bench.engine.where = "device"
+    bench.run(1, "first")
+    assert not bench.handed_over(1)
+    bench.run(2, "second")
+    assert bench.handed_over(2)
+    assert isinstance(bench.end(2), JobFinished)
+
+
+def test_drawing_is_measured_beside_a_save(bench: Bench) -> None:
+    """In a busy queue there is hardly ever a moment with nothing under way."""
+    go = threading.Event()
+    bench.engine.tails["saved"] = until(go)
+    bench.run(1, "saved")
+    bench.engine.where = "device"
+    bench.engine.fronts["second"] = lambda monitor: threading.Timer(0.05, go.set).start()
+    bench.run(2, "second")
+    bench.run(3, "third")
+    assert bench.handed_over(3)
+    bench.end(3)
+
+
+def test_no_room_no_overlap(bench: Bench) -> None:
+    """20 MB of weights and twice 10 MB do not fit into 92 % of 42 MB."""
+    bench.registry.meter.all_mb = 42.0
+    learned(bench)
+    bench.run(1, "first")
+    assert not bench.handed_over(1)
+    bench.registry.meter.all_mb = 44.0
+    bench.run(2, "second")
+    assert bench.handed_over(2)
+    bench.end(2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "moves"),
+    [({"alone": True}, set()), ({"model": "two"}, {"two"})],
+    ids=["a job that must be alone", "a model that has to be moved"],
+)
+def test_who_waits_for_the_tail_to_end(bench: Bench, fields: dict[str, Any], moves: set[str]) -> None:
+    learned(bench)
+    bench.engine.moves = moves
+    go = threading.Event()
+    bench.engine.tails["first"] = until(go)
+    bench.run(1, "first")
+    threading.Timer(0.1, go.set).start()
+    bench.run(2, "second", **fields)
+    bench.end(2)
+    assert bench.engine.log.index("end first") < bench.engine.log.index("draw second")
+
+
+def test_a_job_that_must_be_alone_keeps_the_engine_until_its_end(bench: Bench) -> None:
+    bench.run(1, "first", alone=True)
+    assert not bench.handed_over(1)
+    assert isinstance(bench.end(1), JobFinished)
+
+
+def test_a_job_that_waits_for_the_tail_can_be_cancelled(bench: Bench) -> None:
+    go = threading.Event()
+    bench.engine.tails["first"] = until(go)
+    bench.run(1, "first")
+    bench.cancel(2)
+    bench.run(2, "second", alone=True)
+    assert isinstance(bench.end(2), JobCancelled)
+    assert bench.words.seats[0].progress().fence == 0, "it never began"
+    go.set()
+    assert isinstance(bench.end(1), JobFinished)
+
+
+@pytest.mark.parametrize("cancelled", [1, 2])
+def test_a_cancel_stops_one_of_two(bench: Bench, cancelled: int) -> None:
+    both, go = threading.Event(), threading.Event()
+    bench.engine.tails["first"] = until(go)
+
+    def draw(monitor: Monitor) -> None:
+        both.set()
+        until(go)(monitor)
+
+    bench.engine.fronts["second"] = draw
+    bench.run(1, "first")
+    drawing = threading.Thread(target=bench.run, args=(2, "second"))
+    drawing.start()
+    assert both.wait(_PATIENCE_S)
+    bench.cancel(cancelled)
+    assert isinstance(bench.end(cancelled), JobCancelled)
+    go.set()
+    drawing.join(_PATIENCE_S)
+    assert isinstance(bench.end(3 - cancelled), JobFinished)
+
+
+def test_a_cancelled_job_does_not_wait_for_the_tail_before_it(bench: Bench) -> None:
+    go = threading.Event()
+    bench.engine.tails["first"] = until(go)
+    bench.engine.fronts["second"] = lambda monitor: bench.cancel(2)
+    bench.run(1, "first")
+    bench.run(2, "second")
+    assert isinstance(bench.end(2), JobCancelled)
+    go.set()
+    bench.end(1)
+
+
+def test_a_tail_that_fails_is_its_own_job_s_failure(bench: Bench) -> None:
+    bench.engine.tails["first"] = failing(EngineError("the disk is full"))
+    bench.run(1, "first")
+    bench.run(2, "second")
+    first = bench.end(1)
+    assert isinstance(first, JobFailed)
+    assert (first.kind, first.message, first.fatal) == ("engine_error", "the disk is full", False)
+    assert isinstance(bench.end(2), JobFinished)
+
+
+def test_memory_that_runs_out_beside_a_tail_fails_nobody(bench: Bench) -> None:
+    learned(bench)
+    go = threading.Event()
+    bench.engine.tails["first"] = until(go)
+    failure = failing(OutOfMemory("no 20 GiB"))
+
+    def draw(monitor: Monitor) -> None:
+        go.set()
+        failure(monitor)
+
+    bench.engine.fronts["second"] = draw
+    bench.run(1, "first")
+    bench.run(2, "second")
+    assert isinstance(bench.end(1), JobFinished)
+    assert isinstance(bench.end(2), JobFinished)
+    assert bench.engine.log.count("draw second") == 2
+    bench.run(3, "third")
+    bench.end(3)
+    assert not bench.handed_over(3), "two such jobs are not tried together again"
+
+
+def test_memory_that_runs_out_in_a_tail_beside_a_job_fails_nobody(bench: Bench) -> None:
+    learned(bench)
+    drawn = threading.Event()
+    failure = failing(OutOfMemory("no 20 GiB"))
+
+    def tail(monitor: Monitor) -> None:
+        until(drawn)(monitor)
+        failure(monitor)
+
+    bench.engine.tails["first"] = tail
+    bench.engine.fronts["second"] = lambda monitor: drawn.set()
+    bench.run(1, "first")
+    bench.run(2, "second")
+    assert isinstance(bench.end(1), JobFinished)
+    assert isinstance(bench.end(2), JobFinished)
+    assert bench.engine.log.count("tail first") == 2
+
+
+def test_memory_that_runs_out_alone_fails_the_job_and_is_given_back(bench: Bench) -> None:
+    learned(bench)
+    bench.engine.fronts["first"] = failing(OutOfMemory("no 20 GiB"))
+    bench.run(1, "first")
+    first = bench.end(1)
+    assert isinstance(first, JobFailed)
+    assert first.kind == "out_of_memory"
+    assert bench.engine.reclaimed == 1
+
+
+def test_a_device_lost_in_a_tail_ends_the_process(bench: Bench) -> None:
+    bench.engine.tails["first"] = failing(DeviceLost("illegal address"))
+    bench.run(1, "first")
+    first = bench.end(1)
+    assert isinstance(first, JobFailed)
+    assert first.fatal
+    assert bench.lost.wait(_PATIENCE_S)

@@ -1,0 +1,87 @@
+"""Rules of the engine that has two jobs, broken one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from broker.core import dispatch
+from tests.simulation.hunting import Mutation, constant, nothing
+from workers.agent import effects as fx
+from workers.agent.presence import Presence
+from workers.agent.slot import Slot
+
+
+def _alone_unsaid(original: Callable[..., Any]) -> Callable[..., Any]:
+    def send_run(core_state: Any, job: Any, worker: Any, now: float) -> None:
+        crashes, job.crashes = job.crashes, 0
+        original(core_state, job, worker, now)
+        job.crashes = crashes
+
+    return send_run
+
+
+def _alone_unheard(original: Callable[..., Any]) -> Callable[..., Any]:
+    def begin(slot: Any, run: Any, *args: Any) -> None:
+        original(slot, msgspec.structs.replace(run, alone=False), *args)
+
+    return begin
+
+
+def _blame(*, replaced: bool) -> Callable[[Any], Callable[..., Any]]:
+    def build(original: Callable[..., Any]) -> Callable[..., Any]:
+        def end_all_killed(slot: Any, how: str, now: float) -> None:
+            slot._replaced = replaced
+            original(slot, how, now)
+
+        return end_all_killed
+
+    return build
+
+
+def _other_seat(original: Callable[..., Any]) -> Callable[..., Any]:
+    def cancel(slot: Any, order: Any, now: float) -> Any:
+        def elsewhere(effect: fx.Effect) -> None:
+            emit(fx.SetCancelWord(1 - effect.seat, effect.fence) if isinstance(effect, fx.SetCancelWord) else effect)
+
+        emit, slot._emit = slot._emit, elsewhere
+        try:
+            return original(slot, order, now)
+        finally:
+            slot._emit = emit
+
+    return cancel
+
+
+def _last_of_all(_: Any) -> Callable[..., Any]:
+    return lambda slot, fence: slot.attempts[-1] if slot.attempts else None
+
+
+def _first_in_front(_: Any) -> property:
+    return property(lambda slot: slot.attempts[0] if slot.attempts else None)
+
+
+OVERLAP: tuple[Mutation, ...] = (
+    Mutation(
+        "alone-unsaid", "a job that crashed before is sent to run alone", ((dispatch, "send_run", _alone_unsaid),)
+    ),
+    Mutation("alone-unheard", "a job that crashed before runs alone", ((Slot, "begin", _alone_unheard),)),
+    Mutation(
+        "bystander-blamed",
+        "who only stood by is not to blame",
+        ((Slot, "_end_all_killed", _blame(replaced=False)),),
+        first=25,
+    ),
+    Mutation(
+        "crash-handed-back", "an attempt that crashed has failed", ((Slot, "_end_all_killed", _blame(replaced=True)),)
+    ),
+    Mutation("other-seat", "a cancel is for the seat of its job", ((Slot, "cancel", _other_seat),)),
+    Mutation("wrong-end", "a result ends its own attempt", ((Slot, "_of", _last_of_all),)),
+    Mutation("tail-end-frees", "the end of a tail leaves the job that is drawn", ((Slot, "_front", _first_in_front),)),
+    Mutation("waiting-counts", "who waits for a tail does not hang", ((Slot, "_waits", constant(False)),), first=150),
+    Mutation("room-too-early", "room is said when there is some", ((Slot, "obstacle", constant("")),)),
+    Mutation("room-unsaid", "room beside a tail is said", ((Slot, "_tail_begun", nothing),)),
+    Mutation("room-said-late", "room beside a tail is said at once", ((Presence, "beat_now", nothing),)),
+)
