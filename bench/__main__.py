@@ -3,6 +3,7 @@
 import sys
 
 from bench.cli import main
+from broker.wire import stopping
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    stopping.leave(main(sys.argv[1:]))

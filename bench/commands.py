@@ -151,6 +151,9 @@ COMMANDS = (
         "the same no-op jobs through Celery, JetStream and Ray Serve, those that are installed",
         peers.PeersPlan,
         peers.run,
-        (("--only celery,jetstream", "some of them"),),
+        (
+            ("", "all of them: minutes, half of them waiting for killed workers' jobs"),
+            ("--only zoetrope,celery --parts a,b", "two of them, two parts"),
+        ),
     ),
 )

@@ -18,6 +18,8 @@ from broker.wire.jobspec import JobSpec, encode_spec
 #: No answer of the broker takes so long but from one that hangs.
 STALL_S = 30.0
 _POLL_MS = 200
+#: A goodbye gets this long to leave, in case the broker is gone.
+_GOODBYE_MS = 500
 
 
 class Times(Struct):
@@ -121,8 +123,10 @@ class Driver:
                 raise BenchError(f"nothing moved for {STALL_S:.0f} s; the broker's last words: {words}")
 
     def close(self) -> None:
-        for socket in self._handlers:
-            socket.close(linger=0)
+        for worker in self._workers:
+            worker.leave()
+            worker.socket.close(linger=_GOODBYE_MS)
+        self._front.close(linger=0)
         self._context.term()
 
     def _submit(self) -> None:

@@ -18,6 +18,8 @@ from bench.errors import BadPlan, BenchError
 from bench.profile import hot_spots
 
 NAME = "all"
+#: Jobs of a quick profile: each is two flushes of the disk.
+_QUICK_JOBS = 200
 
 
 class Part(Struct, frozen=True, kw_only=True):
@@ -75,8 +77,8 @@ PARTS = (
     ),
     Part(
         name="peers",
-        moderate=lambda: peers.run(peers.PeersPlan(repeats=2)),
-        quick=lambda: peers.run(peers.PeersPlan(jobs=500, seconds=1, repeats=1)),
+        moderate=lambda: peers.run(peers.PeersPlan()),
+        quick=lambda: peers.run(peers.PeersPlan(jobs=300, seconds=1, repeats=1, patience=5)),
     ),
 )
 
@@ -118,25 +120,28 @@ def run(arguments: argparse.Namespace) -> None:
     sections: list[page.Section] = []
     for number, part in enumerate(parts, start=1):
         report.progress(f"== {part.name}, {number} of {len(parts)}")
-        at = time.time()
-        try:
-            made = part.quick() if arguments.quick else part.moderate()
-        except BenchError as error:
-            report.progress(f"{part.name}: {error}")
-            sections.append(page.Section(name=part.name, report=None, problem=str(error), took_s=time.time() - at))
-            continue
-        picture = pictures / f"{part.name}.png"
-        report.write(str(picture), plot.render(made, f"{about['cpu']}, {about['cores']} cores"))
-        report.write(str(picture.with_suffix(".json")), report.as_json(made, about, at))
-        section = page.Section(
-            name=part.name,
-            report=made,
-            picture=f"{pictures.name}/{picture.name}",
-            took_s=time.time() - at,
-            load=report.load_average(),
-        )
-        sections.append(section)
+        sections.append(measured(part, arguments.quick, pictures, about))
         # Written after each part: what was measured is not lost with the next one.
-        text = page.render(sections, about, begun, hot_spots() if number == len(parts) else "", quick=arguments.quick)
-        report.write(str(out), text.encode())
-    print(f"{out} and {len(sections)} pictures in {pictures}")
+        hot = "" if number < len(parts) else hot_spots(_QUICK_JOBS) if arguments.quick else hot_spots()
+        report.write(str(out), page.render(sections, about, begun, hot, quick=arguments.quick).encode())
+    print(f"{out} and {sum(bool(section.picture) for section in sections)} pictures in {pictures}")
+
+
+def measured(part: Part, quick: bool, pictures: Path, about: dict[str, Any]) -> page.Section:
+    """One part's section of the page, with its picture and JSON beside it, or the reason why there are none."""
+    at = time.time()
+    try:
+        made = part.quick() if quick else part.moderate()
+    except BenchError as error:
+        report.progress(f"{part.name}: {error}")
+        return page.Section(name=part.name, report=None, problem=str(error), took_s=time.time() - at)
+    picture = pictures / f"{part.name}.png"
+    report.write(str(picture), plot.render(made, f"{about['cpu']}, {about['cores']} cores"))
+    report.write(str(picture.with_suffix(".json")), report.as_json(made, about, at))
+    return page.Section(
+        name=part.name,
+        report=made,
+        picture=f"{pictures.name}/{picture.name}",
+        took_s=time.time() - at,
+        load=report.load_average(),
+    )

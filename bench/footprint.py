@@ -111,9 +111,7 @@ class Line:
         durable = False
         for effect in effects:
             if isinstance(effect, Moved):
-                job = self._core.job(effect.job_id)
-                assert job is not None
-                self._journal.stage(job, lazy=not effect.durable)
+                self._journal.stage(effect.job, lazy=not effect.durable)
                 durable = durable or effect.durable
         if durable:
             self.rows += self._journal.commit(lazy=False)

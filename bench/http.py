@@ -192,6 +192,7 @@ def report_of(plan: HttpPlan, measured: Measured, flush: Flush) -> Report:
             Metric(f"{name}_cpu_us", f"processor time a read, {label}", measured.cpu_s[name] * 1e6, "us")
             for name, label in (("queued", "waiting job"), ("final", "finished job"), ("bare", "bare route"))
         ),
+        Metric("cpu_ratio", "waiting job over the bare route, by processor time", _over(measured.cpu_s), "x"),
         Metric("fan_per_s", "events that one core sends", fan, "1/s", share),
         Metric("bare_fan_per_s", "the same of a bare stream", bare_fan, "1/s", f"{measured.fan.bytes_each:.0f} bytes each"),
         Metric("fan_ratio", "events over the bare stream", fan / bare_fan if fan and bare_fan else None, "x"),
@@ -210,6 +211,11 @@ def report_of(plan: HttpPlan, measured: Measured, flush: Flush) -> Report:
             "the client is one Python process on another core: at the bare route's rate it is near its own limit"
         ],
     )
+
+
+def _over(cpu_s: dict[str, float]) -> float | None:
+    """How many reads of a waiting job cost as much as one of the bare route; unlike rates, whatever else the machine does."""
+    return cpu_s["bare"] / cpu_s["queued"] if cpu_s["queued"] else None
 
 
 def _per_core(fan: Fan) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
+from collections.abc import Iterable
 
 import httpx
 import msgspec
@@ -63,8 +64,8 @@ def run(plan: LoadPlan) -> Report:
 def report_of(plan: LoadPlan, outcomes: list[Outcome], workers: int, kills: int = 0) -> Report:
     """Figures over all outcomes; latencies over those that succeeded."""
     good = [outcome for outcome in outcomes if outcome.status == "succeeded"]
-    ends = [outcome.ended for outcome in outcomes if outcome.ended is not None]
-    duration = max(ends, default=0.0)
+    # What was given up counts up to then: a rate over the time of those that ended would flatter.
+    duration = max((o.left or 0.0 if o.ended is None else o.ended) for o in outcomes)
     spread = {
         "wait": summarise(outcome.wait_s for outcome in good if outcome.wait_s is not None),
         "first_progress": summarise(o.progressed - o.arrival.at_s for o in good if o.progressed is not None),
@@ -92,11 +93,12 @@ def _totals(
     plan: LoadPlan, outcomes: list[Outcome], counts: Counter[str], duration: float, workers: int
 ) -> list[Metric]:
     span = outcomes[-1].arrival.at_s
-    busy = sum(outcome.run_s for outcome in outcomes)
+    busy = sum(outcome.busy_s for outcome in outcomes)
+    useful = sum(outcome.last_run_s or outcome.busy_s for outcome in outcomes if outcome.status == "succeeded")
     outputs = sum(outcome.outputs for outcome in outcomes)
-    share = busy / (workers * duration) * 100 if workers and duration else None
+    share = (covered_s(outcomes) or busy) / (workers * duration) * 100 if workers and duration else None
     return [
-        Metric("duration_s", "duration, first arrival to last end", duration, "s"),
+        Metric("duration_s", "duration, first arrival to last end", duration, "s", "or to where the rest was given up"),
         Metric("request_rate", "request rate", (len(outcomes) - 1) / span if span else None, "1/s", _asked(plan)),
         *(Metric(status, status, counts[status]) for status in ("succeeded", "failed", "cancelled", "rejected")),
         Metric("errors", "errors", counts["error"]),
@@ -104,8 +106,30 @@ def _totals(
         Metric("jobs_per_s", "throughput", counts["succeeded"] / duration if duration else None, "jobs/s"),
         Metric("outputs_per_s", "outputs", outputs / duration if duration else None, "1/s"),
         Metric("workers", "workers", workers),
-        Metric("busy_share_pct", "workers busy", share, "%", "run time / (workers x duration)"),
+        Metric("busy_share_pct", "workers busy", share, "%", "time with an attempt / (workers x duration)"),
+        Metric(
+            "lost_share_pct",
+            "of it for nothing",
+            (1 - useful / busy) * 100 if busy else None,
+            "%",
+            "died, failed, cancelled",
+        ),
     ]
+
+
+def covered_s(outcomes: Iterable[Outcome]) -> float:
+    """Seconds in which the workers had an attempt; where two overlap in one worker, once."""
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for outcome in outcomes:
+        for worker, begun, ended in outcome.spans:
+            spans.setdefault(worker, []).append((begun, ended))
+    total = 0.0
+    for of_one in spans.values():
+        until = 0.0
+        for begun, ended in sorted(of_one):
+            total += max(0.0, ended - max(begun, until))
+            until = max(until, ended)
+    return total
 
 
 def _pace(plan: LoadPlan) -> str:
@@ -132,8 +156,8 @@ def _goodput(plan: LoadPlan, good: list[Outcome], outcomes: list[Outcome], durat
 
 def _latencies(spread: dict[str, Summary | None]) -> list[Metric]:
     rows = (
-        ("wait", "queue wait", ("mean", "p50", "p95", "p99")),
-        ("first_progress", "time to first step", ("mean", "p50", "p95", "p99")),
+        ("wait", "queue wait", ("mean", "p50", "p90", "p95", "p99")),
+        ("first_progress", "time to first step", ("mean", "p50", "p90", "p95", "p99")),
         ("end_to_end", "end to end", ("mean", "p50", "p90", "p95", "p99")),
         ("accept", "submit to accepted", ("mean", "p50", "p99")),
     )
@@ -177,7 +201,9 @@ def _cautions(counts: Counter[str], outcomes: list[Outcome], late: Summary | Non
         reasons = Counter(outcome.reason for outcome in outcomes if outcome.status == status)
         result += [f"{count} x {status}: {reason}" for reason, count in reasons.most_common(3)]
     if counts["unfinished"]:
-        result.append(f"{counts['unfinished']} jobs had not ended when the time was up; latencies leave them out")
+        result.append(
+            f"{counts['unfinished']} jobs had not ended when the time was up; latencies, attempts and busy time leave them out"
+        )
     if not workers:
         result.append("the service had no workers")
     return result

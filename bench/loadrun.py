@@ -1,14 +1,15 @@
 """The client of a load run: sends every request at its time and follows each job to its end.
 
 Every request leaves at its drawn time, whatever became of those before it, and every time a user feels is counted from that moment: a
-client that falls behind would otherwise hide the very waits it is there to measure. Queue wait and run time are the server's own
-figures.
+client that falls behind would otherwise hide the very waits it is there to measure. Queue wait and busy time are the server's own figures,
+from each job's story.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from typing import Any
 
@@ -87,11 +88,17 @@ class Outcome(Struct):
     accepted: float | None = None
     progressed: float | None = None
     ended: float | None = None
+    #: When the client let go of it, ended or not.
+    left: float | None = None
     #: succeeded, failed, cancelled, rejected (the server was full), error (no usable answer), unfinished.
     status: str = "unfinished"
     reason: str = ""
+    #: Of the job's story, all attempts together: seconds that it waited, that it kept a worker busy, and of these the last attempt's.
     wait_s: float | None = None
-    run_s: float = 0.0
+    busy_s: float = 0.0
+    last_run_s: float = 0.0
+    #: (worker, from, to) of each attempt, by the server's clock.
+    spans: list[tuple[str, float, float]] = msgspec.field(default_factory=list)
     outputs: int = 0
     attempts: int = 1
 
@@ -138,19 +145,22 @@ class Runner:
                 return
             job = answer(response)
             outcome.accepted = self._now()
-            last = await self._follow(job["id"], outcome)
+            await self._follow(job["id"], outcome)
             outcome.ended = self._now()
-            settle(outcome, last or answer(await self._client.get(f"/v1/jobs/{job['id']}")))
+            # An event has no story.
+            settle(outcome, answer(await self._client.get(f"/v1/jobs/{job['id']}")))
         except (httpx.HTTPError, BadAnswer) as error:
             outcome.status, outcome.reason = "error", f"{type(error).__name__}: {error}"
+        finally:
+            outcome.left = self._now()
 
-    async def _follow(self, job_id: str, outcome: Outcome) -> dict[str, Any] | None:
-        """The final job, None if it was final before we looked; a broken stream is opened again."""
+    async def _follow(self, job_id: str, outcome: Outcome) -> None:
+        """Return when the job is final; a broken stream is opened again. Raises `BadAnswer`."""
         for _ in range(_STREAMS):
             with contextlib.suppress(httpx.TransportError):
                 async with self._client.stream("GET", f"/v1/jobs/{job_id}/events") as stream:
                     if stream.status_code == 204:
-                        return None
+                        return
                     if stream.status_code != 200:
                         raise BadAnswer(f"events: status {stream.status_code}")
                     async for line in stream.aiter_lines():
@@ -160,7 +170,7 @@ class Runner:
                         if outcome.progressed is None and job.get("step", 0) > 0:
                             outcome.progressed = self._now()
                         if job.get("state") in FINAL:
-                            return job
+                            return
             await asyncio.sleep(0.2)
         raise BadAnswer(f"the event stream of job {job_id} ended {_STREAMS} times before the job did")
 
@@ -197,11 +207,21 @@ def request_body(arrival: Arrival, model: str) -> dict[str, Any]:
 
 
 def settle(outcome: Outcome, job: dict[str, Any]) -> None:
-    """Take the server's figures of a final job."""
+    """Take the server's figures of a final job, told by its story."""
     outcome.status = job["state"]
     timings = job.get("timings") or {}
-    outcome.wait_s = timings.get("queued_s")
-    outcome.run_s = timings.get("run_s") or 0.0
+    story = job.get("story") or ()
+    outcome.wait_s, outcome.busy_s, outcome.last_run_s = timings.get("queued_s"), timings.get("run_s") or 0.0, 0.0
+    if story:
+        outcome.wait_s = outcome.busy_s = 0.0
+    for move, later in itertools.pairwise(story):
+        span_s = max(0.0, later["at"] - move["at"])
+        if move["to"] == "running":
+            outcome.busy_s, outcome.last_run_s = outcome.busy_s + span_s, span_s
+            if move.get("worker"):
+                outcome.spans.append((move["worker"], move["at"], later["at"]))
+        else:
+            outcome.wait_s = (outcome.wait_s or 0.0) + span_s
     outcome.outputs = len(job.get("artefacts") or ())
     outcome.attempts = job.get("attempts") or 1
     outcome.reason = (job.get("error") or {}).get("message", "")

@@ -9,13 +9,14 @@ from typing import Any
 from msgspec import Struct
 
 from bench import bars
-from bench.report import Metric, Report, number_text
+from bench.report import Grid, Metric, Report, number_text
 
 _HEAD = """# Benchmarks
 
 Written by `python -m bench all`, which measures everything below on the machine it runs on; `python -m bench COMMAND --help` tells
 how each part is made, and each has its figures as JSON beside its picture. Latencies of a durable queue are the disk's: one flush
-(`fdatasync` of 4 KiB) of the same directory, taken just before, stands beside them."""
+(`fdatasync` of 4 KiB) of the same directory, taken just before, stands beside them. Other queues are measured where they are installed:
+`pip install .[peers]`, and redis-server (Debian: `apt-get install redis-server`)."""
 
 _QUICK = "**These are quick runs: they show that the bench works, not how fast anything is.**"
 
@@ -74,7 +75,8 @@ def _section(section: Section) -> list[str]:
     parts = [
         f"## {section.name}",
         f"{report.title}. Took {section.took_s:.0f} s, load average {number_text(section.load)} at the end.",
-        _table(report.metrics),
+        *([_grid(report.grid)] if report.grid else []),
+        _table([metric for metric in report.metrics if metric.shown]),
     ]
     if report.warnings:
         parts.append("\n".join(f"- {_cell(warning)}" for warning in report.warnings))
@@ -89,6 +91,11 @@ def _table(metrics: Sequence[Metric]) -> str:
         value = f"{number_text(metric.value)} {metric.unit}".rstrip()
         lines.append(f"| {_cell(metric.label)} | {value} | {_cell(metric.note)} |")
     return "\n".join(lines)
+
+
+def _grid(grid: Grid) -> str:
+    rows = [grid.head, ["---"] * len(grid.head), *grid.rows]
+    return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in rows)
 
 
 def _cell(text: str) -> str:

@@ -2,84 +2,100 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
+import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 
 from celery import Celery
 
 from bench.peerkit import (
-    DONE_VARIABLE,
     PAYLOAD_BYTES,
     SERVER_VARIABLE,
     WORKERS,
     Done,
+    Stand,
     Teller,
     Unavailable,
-    await_port,
+    dotted,
     driver_cores,
-    started,
+    end,
+    version_of,
     worker_cores,
 )
 from bench.service import free_port
 
-MODES = {
-    "default": "Redis as it comes: snapshots now and then, what is acknowledged can be lost",
-    "durable": "Redis with appendfsync always",
-}
-
-app = Celery("bench", broker=os.environ.get(SERVER_VARIABLE, "redis://127.0.0.1:1/0"))
+app = Celery("bench", broker=os.environ.get(SERVER_VARIABLE) or "redis://127.0.0.1:1/0")
 app.conf.update(task_acks_late=True, task_ignore_result=True, worker_prefetch_multiplier=1)
+_REJECT_VARIABLE = "BENCH_REJECT_ON_WORKER_LOST"
+#: Off as it comes: a task whose process dies is then acknowledged, and gone.
+app.conf.update(task_reject_on_worker_lost=os.environ.get(_REJECT_VARIABLE) == "1")
 _tellers: list[Teller] = []
 
 
-@app.task(name="bench.noop")  # type: ignore[untyped-decorator]
-def noop(number: int, payload: str) -> None:
-    """Do nothing, and say so."""
+@app.task(name="bench.job")  # type: ignore[untyped-decorator]
+def job(number: int, seconds: float, payload: str) -> None:
+    """Take that long, and say so."""
     if not _tellers:
         _tellers.append(Teller())
-    _tellers[0].done(number)
+    _tellers[0].run(number, seconds)
 
 
-class CeleryClient:
+class CeleryStand(Stand):
     """Submits one after the other: `send_task` returns when Redis has taken the job."""
 
-    def __init__(self, url: str) -> None:
+    workers_have_parent = True
+
+    def __init__(self, mode: str, room: Path, done: Done) -> None:
+        super().__init__(mode, room, done)
+        self._server = shutil.which("redis-server") or ""
+        if not self._server:
+            raise Unavailable("redis-server is not installed (Debian: apt-get install redis-server)")
+        os.environ[_REJECT_VARIABLE] = "1" if mode == "durable" else "0"
+        self._port = free_port()
+        self._url = f"redis://127.0.0.1:{self._port}/0"
         self._payload = "x" * PAYLOAD_BYTES
-        self._app = Celery("bench-client", broker=url)
-        self._app.conf.update(task_ignore_result=True)
+        self._redis: subprocess.Popen[bytes] | None = None
+        self._node: subprocess.Popen[bytes] | None = None
+        self._client = Celery("bench-client", broker=self._url)
+        self._client.conf.update(task_ignore_result=True)
 
-    def submit(self, number: int) -> None:
-        self._app.send_task("bench.noop", (number, self._payload))
+    @property
+    def versions(self) -> str:
+        return f"celery {metadata.version('celery')}, redis-server {dotted(version_of(self._server))}"
 
-    def submit_all(self, numbers: Sequence[int]) -> None:
+    def start_server(self) -> None:
+        command = [self._server, "--port", str(self._port), "--bind", "127.0.0.1", "--dir", str(self.room)]
+        if self.mode == "durable":
+            command += ["--appendonly", "yes", "--appendfsync", "always"]
+        self._redis = self.spawn(command, driver_cores())
+        self.await_port(self._port, self._redis)
+
+    def start_workers(self, count: int) -> None:
+        command = [sys.executable, "-m", "celery", "-A", "bench.peer_celery", "worker", "-P", "prefork"]
+        command += ["-c", str(count), "--prefetch-multiplier=1", "--loglevel=error", "--without-gossip"]
+        self._node = self.spawn([*command, "--without-mingle"], worker_cores(), self._url)
+
+    def submit(self, number: int, seconds: float) -> None:
+        self._client.send_task("bench.job", (number, seconds, self._payload))
+
+    def submit_all(self, numbers: Iterable[int], seconds: float) -> None:
         for number in numbers:
-            self.submit(number)
+            self.submit(number, seconds)
+
+    def kill_server(self) -> None:
+        assert self._redis is not None
+        end(self._redis)
+        self._client.pool.force_close_all()
+
+    def kill_all_workers(self) -> None:
+        if self._node is not None:
+            end(self._node)
+        self.start_workers(WORKERS)
 
     def close(self) -> None:
-        self._app.close()
-
-
-@contextlib.contextmanager
-def opened(mode: str, home: Path, done: Done) -> Iterator[CeleryClient]:
-    """Server, workers and client. Raises `Unavailable`."""
-    server = shutil.which("redis-server")
-    if server is None:
-        raise Unavailable("redis-server is not installed (Debian: apt-get install redis-server)")
-    port = free_port()
-    command = [server, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(home)]
-    if mode == "durable":
-        command += ["--appendonly", "yes", "--appendfsync", "always"]
-    url = f"redis://127.0.0.1:{port}/0"
-    environ = {SERVER_VARIABLE: url, DONE_VARIABLE: str(done.path)}
-    worker = [sys.executable, "-m", "celery", "-A", "bench.peer_celery", "worker", "-P", "prefork", "-c", str(WORKERS)]
-    worker += ["--prefetch-multiplier=1", "--loglevel=error", "--without-gossip", "--without-mingle"]
-    with started(command, home, driver_cores(), {}) as process:
-        await_port(port, process, home)
-        with started(worker, home, worker_cores(), environ):
-            client = CeleryClient(url)
-            with contextlib.closing(client):
-                yield client
+        self._client.close()
+        super().close()

@@ -1,106 +1,133 @@
-"""This broker under the peers' recipe: four worker processes with credit 1, a client with 256 submits under way.
+"""This broker under the peers' recipe: worker processes with credit 1, a client with 256 submits under way.
 
-`python -m bench.peer_ours` is a worker.
+`python -m bench.peer_ours NUMBER` is a worker.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
+from sqlite3 import sqlite_version
 
 import zmq
 
+from bench.crowd import CrowdWorker
 from bench.driver import padded_spec
-from bench.peerkit import (
-    DONE_VARIABLE,
-    PAYLOAD_BYTES,
-    SERVER_VARIABLE,
-    WORKERS,
-    Done,
-    Teller,
-    Unavailable,
-    driver_cores,
-    workers,
-)
+from bench.errors import BenchError
+from bench.peerkit import PAYLOAD_BYTES, SERVER_VARIABLE, Done, Stand, Teller, driver_cores
 from bench.procs import BrokerProcess
-from bench.simworker import MODEL, SimWorker, dealer
+from bench.simworker import MODEL, dealer
 from broker.wire import codec
 from broker.wire import messages as m
 
-MODES = {"default": "there is only the durable mode", "durable": "SQLite WAL, synchronous=FULL, before each answer"}
 _WINDOW = 256
+_ANSWER_MS = 20_000
+_POLL_MS = 100
 
 
-class OurClient:
+class Here(Stand):
     """Submits over one socket; a submit is done when it is `Accepted`, on disk."""
 
-    def __init__(self, endpoint: str) -> None:
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._front = dealer(self._context, endpoint)
-        self._front.set(zmq.SNDTIMEO, 20_000)
-        self._front.set(zmq.RCVTIMEO, 20_000)
+    def __init__(self, mode: str, room: Path, done: Done) -> None:
+        super().__init__(mode, room, done)
+        self._home = room / "home"
+        self._home.mkdir()
         self._body = padded_spec(PAYLOAD_BYTES)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._broker: BrokerProcess | None = None
+        self._front: zmq.Socket[bytes] | None = None
 
-    def submit(self, number: int) -> None:
-        self.submit_all([number])
+    @property
+    def versions(self) -> str:
+        return f"zoetrope {metadata.version('zoetrope')}, SQLite {sqlite_version}"
 
-    def submit_all(self, numbers: Sequence[int]) -> None:
+    def start_server(self) -> None:
+        self._broker = BrokerProcess(self._home, driver_cores())
+        self._broker.await_sockets()
+        self._front = dealer(self._context, self._broker.settings.front_endpoint)
+        self._front.set(zmq.SNDTIMEO, _ANSWER_MS)
+        self._front.set(zmq.RCVTIMEO, _ANSWER_MS)
+
+    def start_workers(self, count: int) -> None:
+        assert self._broker is not None
+        self.spawn_workers("bench.peer_ours", count, self._broker.settings.back_endpoint)
+
+    def submit(self, number: int, seconds: float) -> None:
+        self.submit_all([number], seconds)
+
+    def submit_all(self, numbers: Iterable[int], seconds: float) -> None:
+        assert self._front is not None
         under_way = 0
         for number in numbers:
-            submit = m.Submit(req=number, job_id=f"job-{number}", model=MODEL, units=1.0)
+            submit = m.Submit(req=number, job_id=job_name(number, seconds), model=MODEL, units=1.0)
             self._front.send_multipart(codec.encode(submit, self._body))
             under_way += 1
             if under_way >= _WINDOW:
-                self._accepted()
+                self._accepted(self._front)
                 under_way -= 1
         for _ in range(under_way):
-            self._accepted()
+            self._accepted(self._front)
 
-    def _accepted(self) -> None:
-        decoded = codec.to_edge(self._front.recv_multipart())
-        assert decoded is not None
-        assert isinstance(decoded[0], m.Accepted), decoded[0]
+    def _accepted(self, front: zmq.Socket[bytes]) -> None:
+        decoded = codec.to_edge(front.recv_multipart())
+        if decoded is None or not isinstance(decoded[0], m.Accepted):
+            raise BenchError(f"a job was not accepted: {decoded and decoded[0]}")
+
+    def kill_server(self) -> None:
+        assert self._broker is not None
+        assert self._front is not None
+        self._front.close(linger=0)
+        self._broker.kill()
 
     def close(self) -> None:
-        self._front.close(linger=0)
+        super().close()
+        if self._front is not None:
+            self._front.close(linger=0)
+        if self._broker is not None:
+            self._broker.stop()
         self._context.term()
 
 
-@contextlib.contextmanager
-def opened(mode: str, home: Path, done: Done) -> Iterator[OurClient]:
-    """Broker, workers and client. Raises `Unavailable`."""
-    if mode == "default":
-        raise Unavailable("it has no mode that is not durable")
-    process = BrokerProcess(home, driver_cores())
-    try:
-        process.await_sockets()
-        environ = {SERVER_VARIABLE: process.settings.back_endpoint, DONE_VARIABLE: str(done.path)}
-        client = OurClient(process.settings.front_endpoint)
-        with contextlib.closing(client), workers("bench.peer_ours", home, environ):
-            yield client
-    finally:
-        process.stop()
+def job_name(number: int, seconds: float) -> str:
+    """A job's id, which tells its worker what to do."""
+    return f"job-{number}-{round(seconds * 1000)}"
 
 
-def work(number: str) -> None:
+def parse_name(job_id: str) -> tuple[int, float]:
+    """Number and seconds of a job's id."""
+    _, number, milliseconds = job_id.split("-", 2)
+    return int(number), int(milliseconds) / 1000
+
+
+def work(name: str) -> None:
     """Serve until killed."""
     teller = Teller()
 
+    def started(job_id: str) -> None:
+        teller.started(*parse_name(job_id))
+
     def committed(job_id: str, accepted: bool) -> None:
-        teller.done(int(job_id.removeprefix("job-")))
+        teller.done(parse_name(job_id)[0])
 
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    worker = SimWorker(dealer(context, os.environ[SERVER_VARIABLE]), f"sim-{number}", 1, lambda _: None, committed)
+    worker = CrowdWorker(dealer(context, os.environ[SERVER_VARIABLE]), f"sim-{name}", 1, started, committed)
+    ends_at, running = 0.0, None
     while True:
-        worker.socket.poll(100)
+        if worker.run is not running:
+            running = worker.run
+            ends_at = time.monotonic() + (parse_name(running.job_id)[1] if running else 0.0)
+        now = time.monotonic()
+        if running is not None and now >= ends_at:
+            worker.finish()
+            continue
+        worker.socket.poll(min(_POLL_MS, int((ends_at - now) * 1000) + 1) if running is not None else _POLL_MS)
         worker.handle()
         worker.beat(time.monotonic())
 
 
 if __name__ == "__main__":
-    assert WORKERS
     work(sys.argv[1])

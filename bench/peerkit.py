@@ -1,13 +1,14 @@
-"""What every peer is measured with: the same payload, four worker processes on one core, the driver on another, one way of saying "done".
+"""What every peer is measured with: the same payload, worker processes on one core, driver and server on another, one way of saying "done".
 
-A worker tells the driver of each job it has run by a datagram with the job's number and the moment, CLOCK_MONOTONIC; nothing of a
-peer's own result store is in the figures. Ours says so only once its result is committed.
+A worker tells the driver by a datagram that it starts a job and that it has done it, with its pid and CLOCK_MONOTONIC; nothing of a
+peer's own result store is in the figures. Ours says "done" only once its result is committed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import struct
@@ -15,118 +16,209 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
 
+import psutil
 from msgspec import Struct
 
 from bench.errors import BenchError
 from bench.procs import clean_environ, cores, pinned
-from bench.stats import Summary, summarise
 
 WORKERS = 4
 PAYLOAD_BYTES = 600
+#: A job's seconds: nothing to do and no word of its start, so that the rate is that of the queue and not of datagrams.
+BARE = -1.0
 #: Path of the driver's datagram socket, for the workers.
 DONE_VARIABLE = "BENCH_DONE_SOCKET"
 #: Where a peer's server is, for its workers.
 SERVER_VARIABLE = "BENCH_PEER_SERVER"
-_FORM = struct.Struct("=qd")
-_STALL_S = 120.0
+#: Every process of one measurement has this in its environment, so that none of them is left.
+MARK_VARIABLE = "BENCH_PEER_MARK"
+_FORM = struct.Struct("=q?di")
+_VERSION = re.compile(r"v=?(\d+)\.(\d+)\.(\d+)")
+_START_S = 30.0
 
 
 class Unavailable(Exception):
     """This peer, or this mode of it, cannot be measured here: one sentence on what is missing."""
 
 
-class Load(Struct, frozen=True, kw_only=True):
-    """Jobs of the rate run, and seconds of the run with one job outstanding."""
+class Start(Struct, frozen=True):
+    """A worker began a job: when, and which process."""
 
-    jobs: int
-    seconds: float
-
-
-class Outcome(Struct, frozen=True, kw_only=True):
-    """What one mode of one peer did; latencies from submit to the worker, seconds."""
-
-    jobs_per_s: float
-    latency: Summary | None
-    label: str = ""
-
-
-class Client(Protocol):
-    """A peer's driver."""
-
-    def submit_all(self, numbers: Sequence[int]) -> None:
-        """Hand in these jobs as fast as the peer takes them, each acknowledged as the peer does."""
-
-    def submit(self, number: int) -> None:
-        """Hand in one job."""
+    at: float
+    pid: int
 
 
 class Done:
-    """Hears of finished jobs, in a thread of its own."""
+    """Hears of started and finished jobs, in a thread of its own."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
         self.at: dict[int, float] = {}
+        self.starts: dict[int, list[Start]] = {}
         self._changed = threading.Condition()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     def _listen(self) -> None:
         with contextlib.suppress(OSError):
             while True:
-                number, moment = _FORM.unpack(self._socket.recv(_FORM.size))
+                told = self._socket.recv(_FORM.size)
+                if len(told) != _FORM.size:
+                    return  # shut down
+                number, is_end, moment, pid = _FORM.unpack(told)
                 with self._changed:
-                    self.at[number] = moment
+                    if is_end:
+                        self.at[number] = moment
+                    else:
+                        self.starts.setdefault(number, []).append(Start(moment, pid))
                     self._changed.notify_all()
 
-    def wait(self, numbers: Sequence[int]) -> None:
-        """Return once all of these are done. Raises `BenchError`."""
-        give_up = time.monotonic() + _STALL_S
+    def holds(self, true: Callable[[], bool], seconds: float) -> bool:
+        """Whether this became so within these seconds."""
+        with self._changed:
+            return self._changed.wait_for(true, seconds)
+
+    def wait(self, numbers: Sequence[int], seconds: float = 60.0) -> None:
+        """Return once all of these are done. Raises `BenchError` when none was for so long."""
         for number in numbers:
-            with self._changed:
-                while number not in self.at:
-                    if not self._changed.wait(1.0) and time.monotonic() > give_up:
-                        raise BenchError(f"job {number} was not done within {_STALL_S:.0f} s")
+            if not self.holds(lambda: number in self.at, seconds):  # noqa: B023  # called at once
+                raise BenchError(f"job {number} was not done within {seconds:.0f} s")
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._listener.join(timeout=1.0)
         self._socket.close()
 
 
 class Teller:
     """The worker's end of `Done`."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str = "") -> None:
+        """`path`: the driver's socket, if the environment does not say it."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.connect(os.environ[DONE_VARIABLE])
+        self._socket.connect(path or os.environ[DONE_VARIABLE])
+
+    def started(self, number: int, seconds: float) -> None:
+        """This job begins, now."""
+        if seconds != BARE:
+            self._send(number, False)
 
     def done(self, number: int) -> None:
         """This job has been run, now."""
-        self._socket.send(_FORM.pack(number, time.monotonic()))
+        self._send(number, True)
+
+    def run(self, number: int, seconds: float) -> None:
+        """A whole job of so many seconds."""
+        self.started(number, seconds)
+        if seconds > 0:
+            time.sleep(seconds)
+        self.done(number)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _send(self, number: int, is_end: bool) -> None:
+        self._socket.send(_FORM.pack(number, is_end, time.monotonic(), os.getpid()))
 
 
-def drive(client: Client, done: Done, load: Load) -> Outcome:
-    """Both runs. Raises `BenchError`."""
-    warm = list(range(50))
-    client.submit_all(warm)
-    done.wait(warm)
-    numbers = list(range(1_000_000, 1_000_000 + load.jobs))
-    begun = time.monotonic()
-    client.submit_all(numbers)
-    done.wait(numbers)
-    took = max(done.at[number] for number in numbers) - begun
-    latencies: list[float] = []
-    number, end = 2_000_000, time.monotonic() + load.seconds
-    while time.monotonic() < end:
-        number += 1
-        begun = time.monotonic()
-        client.submit(number)
-        done.wait([number])
-        latencies.append(done.at[number] - begun)
-    return Outcome(jobs_per_s=load.jobs / took, latency=summarise(latencies))
+class Stand(ABC):
+    """One peer in one mode, on a directory of its own. Its processes are gone after `close`."""
+
+    #: What is to be known of its run with a killed queue.
+    survival_note = ""
+    #: Whether its workers are children of one process that can die, too: then `kill_all_workers` is for that.
+    workers_have_parent = False
+
+    def __init__(self, mode: str, room: Path, done: Done) -> None:
+        """Raises `Unavailable`."""
+        self.mode = mode
+        self.room = room
+        self.done = done
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    @property
+    @abstractmethod
+    def versions(self) -> str:
+        """What is measured, with its versions."""
+
+    @abstractmethod
+    def start_server(self) -> None:
+        """The queue, on the same data as before, and a connection to it. Raises `Unavailable`."""
+
+    @abstractmethod
+    def start_workers(self, count: int) -> None:
+        """This many worker processes, or slots of one."""
+
+    @abstractmethod
+    def submit(self, number: int, seconds: float) -> None:
+        """Hand in one job."""
+
+    @abstractmethod
+    def submit_all(self, numbers: Iterable[int], seconds: float) -> None:
+        """Hand in these as fast as the peer takes them, each acknowledged as the peer does."""
+
+    def fill(self, numbers: range) -> None:
+        """Hand in these before any worker is there."""
+        self.submit_all(numbers, BARE)
+
+    @abstractmethod
+    def kill_server(self) -> None:
+        """SIGKILL to what holds the queue."""
+
+    def kill_worker(self, pid: int) -> None:
+        """SIGKILL to the process that runs a job."""
+        os.kill(pid, signal.SIGKILL)
+
+    def kill_all_workers(self) -> None:
+        """SIGKILL to the parent of the workers and to them, and another in its place."""
+        raise NotImplementedError
+
+    def given_up(self, number: int) -> str:
+        """Why this job will not be started again, as far as the peer says so; "" when it may be."""
+        return ""
+
+    def close(self) -> None:
+        """End everything."""
+        for process in self._processes:
+            end(process)
+
+    def spawn(self, command: Sequence[str], chosen: set[int], server: str = "") -> subprocess.Popen[bytes]:
+        """A process group on these cores."""
+        environ = {**clean_environ(), DONE_VARIABLE: str(self.done.path), SERVER_VARIABLE: server}
+        with pinned(chosen), (self.room / "peer.log").open("ab") as log:
+            process = subprocess.Popen(
+                list(command),
+                cwd=self.room,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._processes.append(process)
+        return process
+
+    def spawn_workers(self, module: str, count: int, server: str) -> None:
+        """`count` processes of a module."""
+        for number in range(count):
+            self.spawn([sys.executable, "-m", module, str(number)], worker_cores(), server)
+
+    def await_port(self, port: int, process: subprocess.Popen[bytes]) -> None:
+        """Return once somebody listens. Raises `Unavailable`."""
+        give_up = time.monotonic() + _START_S
+        while time.monotonic() < give_up and process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                return
+            time.sleep(0.05)
+        lines = (self.room / "peer.log").read_text(errors="replace").strip().splitlines()
+        raise Unavailable(f"its server does not start: {lines[-1][:200] if lines else 'it said nothing'}")
 
 
 #: Taken before the driver is pinned.
@@ -143,44 +235,40 @@ def worker_cores() -> set[int]:
     return set(_USABLE[-1:]) if len(_USABLE) > 1 else set()
 
 
-@contextlib.contextmanager
-def started(
-    command: Sequence[str], home: Path, chosen: set[int], environ: dict[str, str]
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A process group on these cores, killed afterwards."""
-    with pinned(chosen), (home / "peer.log").open("ab") as log:
-        process = subprocess.Popen(
-            list(command),
-            cwd=home,
-            env={**clean_environ(), **environ},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def version_in(text: str) -> tuple[int, ...]:
+    """The numbers in `nats-server: v2.9.10` or `Redis server v=7.0.15 …`; empty where there are none."""
+    found = _VERSION.search(text)
+    return tuple(map(int, found.groups())) if found else ()
 
 
-@contextlib.contextmanager
-def workers(module: str, home: Path, environ: dict[str, str]) -> Iterator[None]:
-    """`WORKERS` processes of a module."""
-    with contextlib.ExitStack() as stack:
-        for number in range(WORKERS):
-            command = [sys.executable, "-m", module, str(number)]
-            stack.enter_context(started(command, home, worker_cores(), environ))
-        yield
+def version_of(server: str) -> tuple[int, ...]:
+    """What a server's `--version` says."""
+    return version_in(subprocess.run([server, "--version"], capture_output=True, text=True, check=False).stdout)
 
 
-def await_port(port: int, process: subprocess.Popen[bytes], home: Path) -> None:
-    """Return once somebody listens. Raises `Unavailable`."""
-    give_up = time.monotonic() + 20.0
-    while time.monotonic() < give_up and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.05)
-    lines = (home / "peer.log").read_text(errors="replace").strip().splitlines()
-    raise Unavailable(f"its server does not start: {lines[-1][:200] if lines else 'it said nothing'}")
+def dotted(version: tuple[int, ...]) -> str:
+    """A version as people write it."""
+    return ".".join(map(str, version)) or "of unknown version"
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to a process group that `Stand.spawn` made."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def kill_marked(mark: str, root: psutil.Process | None = None) -> None:
+    """SIGKILL to every process with this mark in its environment, and to all below `root`: some hide their environment."""
+    doomed: set[psutil.Process] = set()
+    if root is not None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            doomed.update([root, *root.children(recursive=True)])
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and process.environ().get(MARK_VARIABLE) == mark:
+                doomed.add(process)
+    for process in doomed:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(list(doomed), timeout=5.0)

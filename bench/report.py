@@ -28,6 +28,8 @@ class Metric(Struct, frozen=True):
     value: float | int | str | None
     unit: str = ""
     note: str = ""
+    #: False where the report's grid shows it to people.
+    shown: bool = True
 
 
 class Panel(Struct, frozen=True, kw_only=True):
@@ -41,6 +43,13 @@ class Panel(Struct, frozen=True, kw_only=True):
     series: dict[str, tuple[list[float], list[float]]]
 
 
+class Grid(Struct, frozen=True, kw_only=True):
+    """Several things measured alike, a row each; the first cell is its name."""
+
+    head: list[str]
+    rows: list[list[str]]
+
+
 class Report(Struct, frozen=True, kw_only=True):
     """One measurement with its circumstances."""
 
@@ -51,6 +60,7 @@ class Report(Struct, frozen=True, kw_only=True):
     #: The figures of each repeat, where the measurement was repeated; `metrics` then holds medians.
     repeats: list[dict[str, float]] = msgspec.field(default_factory=list)
     panels: list[Panel] = msgspec.field(default_factory=list)
+    grid: Grid | None = None
     #: What a reader must know before quoting a figure.
     warnings: list[str] = msgspec.field(default_factory=list)
 
@@ -123,15 +133,26 @@ def as_json(report: Report, about: dict[str, Any], at: float) -> bytes:
 def as_table(report: Report, about: dict[str, Any]) -> str:
     """The report for people."""
     lines = [report.title, f"{about['cpu']}, {about['cores']} cores, load {number_text(about['load_1min'])}", ""]
-    width = max((len(metric.label) for metric in report.metrics), default=0)
-    values = [number_text(metric.value) for metric in report.metrics]
+    lines += _blocks(report.grid) if report.grid else []
+    shown = [metric for metric in report.metrics if metric.shown]
+    width = max((len(metric.label) for metric in shown), default=0)
+    values = [number_text(metric.value) for metric in shown]
     value_width = max((len(value) for value in values), default=0)
-    for metric, value in zip(report.metrics, values, strict=True):
+    for metric, value in zip(shown, values, strict=True):
         lines.append(
             f"  {metric.label:<{width}}  {value:>{value_width}} {metric.unit:<7} {metric.note}".rstrip(),
         )
     lines += ["", *(f"note: {warning}" for warning in report.warnings)] if report.warnings else []
     return "\n".join(lines)
+
+
+def _blocks(grid: Grid) -> list[str]:
+    """A block a row: a grid's cells are too long to stand side by side."""
+    width = max(map(len, grid.head[1:]), default=0)
+    lines = []
+    for name, *cells in grid.rows:
+        lines += [name, *(f"  {head:<{width}}  {cell}" for head, cell in zip(grid.head[1:], cells, strict=True)), ""]
+    return lines
 
 
 def number_text(value: float | int | str | None) -> str:

@@ -113,6 +113,10 @@ class SimWorker:
                 self._unacked[job_id] = (result, now)
                 self._send(result, _RESULT)
 
+    def leave(self) -> None:
+        """Say goodbye: else the broker would give this worker jobs until its silence is noticed, seconds later."""
+        self._send(m.Goodbye())
+
     def _work(self, run: m.Run) -> None:
         self._seen = max(self._seen, run.fence)
         self._send(m.Started(job_id=run.job_id, fence=run.fence))

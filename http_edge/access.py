@@ -1,28 +1,28 @@
-"""Who a request is from and what goes with it, in one plain ASGI layer: its key, its trace, its idempotency key; 401 without a key.
+"""Who a request is from and what goes with it: its key, its idempotency key; 401 without a key.
 
-The layer stands before all APIs, so that none of them knows of keys: what they ask of the broker is bounded by `scope.current()`.
+This is asked before all APIs, so that none of them knows of keys: what they ask of the broker is bounded by `scope.current()`.
 """
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Mapping
+from itertools import chain
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 from http_edge import idempotency
-from http_edge.errors import EdgeError, error_response
-from http_edge.idempotency import InFlight
+from http_edge.errors import EdgeError
 from http_edge.keys import KeyRing
-from http_edge.scope import ANYBODY, REQUEST, Caller, Payload, RequestScope
+from http_edge.scope import Caller, Payload, RequestScope
 from http_edge.spool import CLOSE, SMALL_BODY_BYTES
-from http_edge.trace import read_trace
 
 #: For probes, and for whoever wants to know how to ask.
 OPEN_PATHS = frozenset(
     ("/", "/health", "/healthz", "/health_generate", "/readyz", "/livez", "/liveness", "/openapi.json", "/docs")
 )
 _METRICS = "/metrics"
+
+_IDEMPOTENCY_KEY = idempotency.HEADER.lower().encode()
 
 #: Headers of one request, in number and bytes.
 _MAX_HEADERS = 128
@@ -31,60 +31,33 @@ _MAX_HEADER_BYTES = 64 * 1024
 _CHALLENGE = 'Bearer realm="zoetrope"'
 
 
-class AccessMiddleware:
-    """Sets the scope of every request. Without a key ring everybody may do everything, as one tenant."""
+#: Headers of a request by name: of one that was sent twice, the first.
+Sent = Mapping[bytes, bytes]
 
-    def __init__(self, app: ASGIApp, keys: KeyRing | None, metrics_open: bool) -> None:
-        self._app = app
+
+class Access:
+    """Admits requests. Without a key ring everybody may do everything, as one tenant."""
+
+    def __init__(self, keys: KeyRing | None, metrics_open: bool) -> None:
         self._keys = keys
         self._open_paths = OPEN_PATHS | {_METRICS} if metrics_open else OPEN_PATHS
-        self._in_flight = InFlight()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        trace = read_trace(headers.get("traceparent", ""), headers.get("tracestate", ""))
-        request = RequestScope(ANYBODY, request_id=scope.get("state", {}).get("request_id", ""), trace=trace)
-
-        async def send_marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                marked = MutableHeaders(scope=message)
-                marked["traceparent"] = trace.traceparent
-                if trace.state:
-                    marked["tracestate"] = trace.state
-                if request.replayed:
-                    marked["Idempotency-Replayed"] = "true"
-            await send(message)
-
-        with contextlib.ExitStack() as held:
-            try:
-                self._admit(request, scope, headers)
-                if request.job_key:
-                    held.enter_context(self._in_flight.only_one(request.job_key))
-            except EdgeError as error:
-                await error_response(error, scope["path"])(scope, receive, send_marked)
-                return
-            token = REQUEST.set(request)
-            held.callback(REQUEST.reset, token)
-            await self._app(scope, receive, send_marked)
-
-    def _admit(self, request: RequestScope, scope: Scope, headers: Headers) -> None:
+    def admit(self, request: RequestScope, scope: Scope, sent: Sent) -> None:
         """Fill in who asks, and what for. Raises `EdgeError`."""
-        _check_size(scope)
+        headers = scope["headers"]
+        _check_size(headers)
         path = scope["path"]
         if self._keys is not None and path not in self._open_paths:
-            request.caller = self._caller(self._keys, headers)
-        if scope["method"] != "POST":
+            request.caller = self._caller(self._keys, sent)
+        if scope["method"] != "POST" or _IDEMPOTENCY_KEY not in sent:
             return
-        key = idempotency.read_key(headers.getlist(idempotency.HEADER))
+        key = idempotency.read_key([value.decode("latin-1") for name, value in headers if name == _IDEMPOTENCY_KEY])
         if key:
             request.job_key = idempotency.job_key(request.caller.tenant, path, key)
             request.payload = Payload()
             request.payload.add(scope.get("query_string", b"").decode("latin-1"))
 
-    def _caller(self, keys: KeyRing, headers: Headers) -> Caller:
+    def _caller(self, keys: KeyRing, headers: Sent) -> Caller:
         """Whoever sent one of the keys. Raises `EdgeError`.
 
         Either header will do: clients of other APIs send some bearer token whether or not they were given one.
@@ -113,23 +86,26 @@ class AccessMiddleware:
         )
 
 
-def _sent_keys(headers: Headers) -> list[str]:
-    scheme, _, token = headers.get("authorization", "").strip().partition(" ")
+def _sent_keys(headers: Sent) -> list[str]:
+    scheme, _, token = _text(headers, b"authorization").partition(" ")
     bearer = token.strip() if scheme.lower() == "bearer" else ""
-    return [key for key in (bearer, headers.get("x-api-key", "").strip()) if key]
+    return [key for key in (bearer, _text(headers, b"x-api-key")) if key]
 
 
-def _is_small(headers: Headers) -> bool:
+def _is_small(headers: Sent) -> bool:
     """Whether the body, which nobody will read, is worth keeping the connection for."""
-    length = headers.get("content-length", "0")
-    return "transfer-encoding" not in headers and length.isdecimal() and int(length[:20]) <= SMALL_BODY_BYTES
+    length = headers.get(b"content-length", b"0").decode("latin-1")
+    return b"transfer-encoding" not in headers and length.isdecimal() and int(length[:20]) <= SMALL_BODY_BYTES
 
 
-def _check_size(scope: Scope) -> None:
-    headers = scope["headers"]
+def _text(headers: Sent, name: bytes) -> str:
+    return headers.get(name, b"").decode("latin-1").strip()
+
+
+def _check_size(headers: list[tuple[bytes, bytes]]) -> None:
     if len(headers) > _MAX_HEADERS:
         raise EdgeError("headers_too_large", f"headers: {len(headers)} came, at most {_MAX_HEADERS}", headers=CLOSE)
-    size = sum(len(name) + len(value) for name, value in headers)
+    size = len(b"".join(chain.from_iterable(headers)))
     if size > _MAX_HEADER_BYTES:
         message = f"headers: they have {size} bytes, at most {_MAX_HEADER_BYTES}"
         raise EdgeError("headers_too_large", message, headers=CLOSE)

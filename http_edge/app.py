@@ -11,20 +11,20 @@ from pathlib import Path
 
 from msgspec import Struct
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from broker.client import BrokerClient
 from broker.errors import BrokerError
 from broker.wire.curve import peer_key_path, read_peer_key
-from http_edge import errors
-from http_edge.access import AccessMiddleware
+from http_edge.access import Access
 from http_edge.calls import Calls
 from http_edge.docs_api import DocsApi
 from http_edge.exports import Exports
 from http_edge.fetch import Fetcher
 from http_edge.file_store import FileStore
 from http_edge.files_api import FilesApi
+from http_edge.front import Front
 from http_edge.guard import Guard
 from http_edge.hub import Hub
 from http_edge.images import Images
@@ -33,13 +33,13 @@ from http_edge.jobs_api import JobsApi
 from http_edge.keys import KeyRing
 from http_edge.lightx2v_routes import lightx2v_routes
 from http_edge.metrics import Metrics
-from http_edge.middleware import EdgeMiddleware
 from http_edge.openai_images_api import ImagesApi
 from http_edge.openai_models_api import ModelsApi
 from http_edge.openai_videos_api import VideosApi
 from http_edge.paths import resolve_roots
 from http_edge.progress import Progress
 from http_edge.retention import Retention
+from http_edge.routes import EdgeRoute
 from http_edge.savers import Savers
 from http_edge.service_api import ServiceApi
 from http_edge.settings import EdgeSettings
@@ -132,6 +132,27 @@ def build_edge(
     )
 
 
+class EdgeApp(Starlette):
+    """The application, with one layer for all that happens to a request."""
+
+    def __init__(self, edge: Edge, routes: list[EdgeRoute]) -> None:
+        super().__init__(routes=routes, lifespan=lambda _: _running(edge))
+        self.state.spool = edge.spool
+        self._front = Front(
+            routes,
+            Access(edge.keys, edge.settings.metrics_open),
+            edge.metrics,
+            edge.spool.limits.request_bytes,
+            other=self.router,
+            wrap=lambda app: _with_cors(app, edge.settings.cors_origins),
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request. Starlette's own router is left with what is none."""
+        scope["app"] = self
+        await self._front(scope, receive, send)
+
+
 def build_app(edge: Edge) -> Starlette:
     """The application over these parts; its lifespan connects and disconnects the broker."""
     routes = [
@@ -144,34 +165,20 @@ def build_app(edge: Edge) -> Starlette:
         *ServiceApi(edge.calls, edge.metrics, _version()).routes(),
         *DocsApi(_version(), keys=edge.keys is not None).routes(),
     ]
-    app = Starlette(
-        routes=routes,
-        middleware=[
-            Middleware(EdgeMiddleware, edge.metrics, edge.spool.limits.request_bytes),
-            *_cors(edge.settings.cors_origins),
-            Middleware(AccessMiddleware, edge.keys, edge.settings.metrics_open),
-        ],
-        exception_handlers=errors.HANDLERS,
-        lifespan=lambda _: _running(edge),
-    )
-    app.router.redirect_slashes = False
-    app.state.spool = edge.spool
-    return app
+    return EdgeApp(edge, routes)
 
 
-def _cors(origins: tuple[str, ...]) -> list[Middleware]:
+def _with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
     """What lets pages of these origins use the API. Before the keys: a browser asks without one whether it may ask."""
     if not origins:
-        return []
-    return [
-        Middleware(
-            CORSMiddleware,
-            allow_origins=origins,
-            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
-            allow_headers=["*"],
-            expose_headers=_EXPOSED_HEADERS,
-        )
-    ]
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+        allow_headers=["*"],
+        expose_headers=_EXPOSED_HEADERS,
+    )
 
 
 def _connector(settings: EdgeSettings) -> Callable[[Hub], BrokerClient]:

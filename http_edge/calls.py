@@ -23,7 +23,7 @@ from http_edge.catalogue import Catalogue
 from http_edge.errors import EdgeError, not_found
 from http_edge.exports import Exports
 from http_edge.forms import Upload
-from http_edge.hub import Hub, Job
+from http_edge.hub import Audience, Hub, Job
 from http_edge.images import Images
 from http_edge.orders import Order
 from http_edge.scope import current
@@ -261,7 +261,7 @@ class Calls:
                 if self.hub.closed:
                     return
                 if view is not None and not listener.stale:
-                    news: Job | None = await self._settler.settle(job.moved_to(view))
+                    news: Job | None = await self._moved(listener.audience, job, view)
                 else:
                     listener.stale = False
                     news = await self._look(job_id)
@@ -283,6 +283,14 @@ class Calls:
                     async for _ in versions:
                         pass
         return not scope.cancelled_caught and not self.hub.closed
+
+    async def _moved(self, audience: Audience, job: Job, view: m.JobView) -> Job:
+        """The job after an event, the same for all who follow it. A record of this id that was deleted meanwhile has other events."""
+        moved = audience.job_at(view)
+        if moved is None:
+            moved = await self._settler.settle(job.moved_to(view))
+            audience.keep(view, moved)
+        return moved
 
     async def _look(self, job_id: str) -> Job | None:
         """The job now; None when the broker does not answer."""

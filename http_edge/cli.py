@@ -26,6 +26,10 @@ EXIT_SETTINGS = 2
 #: Requests that run get this long after SIGTERM. The process manager kills after 5 s.
 _GRACE_S = 2
 
+#: How long a connection may lie idle. Proxies and client libraries keep theirs for about a minute: were it closed here first, a request
+#: could meet the close on its way. Pollers that come every few seconds keep theirs, too.
+_KEEP_ALIVE_S = 75
+
 _DESCRIPTION = """\
 Serve the HTTP API: the native one (/v1/jobs), LightX2V's first (/v1/local/video/generate), health and metrics. Any number of edges
 may run over one broker and one home. An edge may start before the broker, and outlives its restarts. The port comes from
@@ -89,6 +93,7 @@ def _serve(settings: EdgeSettings, edge: Edge) -> int:
         log_level=settings.log_level,
         access_log=settings.access_log,
         server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_GRACE_S,
     )
     stopping.check()

@@ -10,11 +10,11 @@ import msgspec
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from http_edge.docs_page import PAGE, POLICY
 from http_edge.openapi import document
-from http_edge.routes import route
+from http_edge.routes import EdgeRoute, route
 
 
 class _Copy(Struct, frozen=True):
@@ -34,7 +34,7 @@ class DocsApi:
         self._page = _copy(PAGE.encode(), "text/html; charset=utf-8")
         self._document: _Copy | None = None
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[EdgeRoute]:
         """The routes."""
         return [route("/openapi.json", GET=self.openapi), route("/docs", GET=self.docs)]
 

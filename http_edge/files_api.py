@@ -7,7 +7,6 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from http_edge.bodies import json_response
 from http_edge.downloads import Download, download
@@ -16,7 +15,7 @@ from http_edge.fields import Reader, missing
 from http_edge.file_store import FileStore, StoredFile
 from http_edge.forms import Fields, Upload, read_fields
 from http_edge.inputs import media_type_of
-from http_edge.routes import route
+from http_edge.routes import EdgeRoute, route
 from http_edge.scope import current
 from http_edge.spool import Spool
 
@@ -35,7 +34,7 @@ class FilesApi:
         self._store = store
         self._spool = spool
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[EdgeRoute]:
         """The routes."""
         return [
             route("/v1/files", POST=self.create, GET=self.list),

@@ -34,26 +34,27 @@ class CappedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        was_in_head = self._in_head
+        was_in_head, scope_before = self._in_head, self.scope
         super().data_received(data)
-        if not (was_in_head and self._in_head):
+        # The server makes a scope when a request begins, and puts the path there when its head is complete.
+        scope = self.scope
+        self._in_head = scope is None or "path" not in scope
+        if not self._in_head:
+            if self._head_timer is not None:
+                self._stop_timer()
+            return
+        if self._head_timer is None and not self.transport.is_closing():
+            # Only now: most heads come in one piece, and need no timer.
+            self._head_timer = self.loop.call_later(_HEAD_TIMEOUT_S, self._head_is_late)
+        if scope is not scope_before:
+            self._head_bytes = 0
+        if not was_in_head:
             # The chunk in which a further request begins may be the end of a body for the most part.
             return
         self._head_bytes += len(data)
         if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.transport.write(_REFUSAL)
             self.transport.close()
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._in_head, self._head_bytes = True, 0
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(_HEAD_TIMEOUT_S, self._head_is_late)
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._stop_timer()
-        super().on_headers_complete()
 
     def _head_is_late(self) -> None:
         self._head_timer = None

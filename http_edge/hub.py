@@ -14,6 +14,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -44,6 +45,8 @@ class Job(Struct, frozen=True, kw_only=True):
     save_error: str = ""
     #: How long finished jobs are kept, seconds; 0: for ever.
     kept_s: float = 0.0
+    #: Answers about it as they were sent, by what they are: they stay right, as a change makes another `Job`. About as large as the spec.
+    encoded: dict[str, bytes] = msgspec.field(default_factory=dict)
 
     @classmethod
     def of(cls, view: JobView, kept_s: float) -> Job:
@@ -72,12 +75,24 @@ class Job(Struct, frozen=True, kw_only=True):
             view = msgspec.structs.replace(view, body=self.view.body, story=view.story or self.view.story)
         return Job(view=view, spec=self.spec, kept_s=self.kept_s)
 
+    def unsaved(self, reason: str) -> Job:
+        """This job, its client's own path not filled."""
+        return Job(view=self.view, spec=self.spec, save_error=reason, kept_s=self.kept_s)
+
+    def json(self, name: str, make: Callable[[Job], Any]) -> bytes:
+        """What `make` tells of this job, as JSON, encoded once. `name` says what that is."""
+        found = self.encoded.get(name)
+        if found is None:
+            found = self.encoded[name] = msgspec.json.encode(make(self))
+        return found
+
 
 class Memory:
     """The newest full view of jobs that were asked for lately."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        #: Job -> what is known, and until when that is believed.
         self._jobs: OrderedDict[str, tuple[Job, float]] = OrderedDict()
         self._bytes = 0
         #: Job -> revision of its last event: an answer that was overtaken by an event is not worth keeping.
@@ -90,14 +105,18 @@ class Memory:
         held = self._jobs.get(job_id)
         if held is None:
             return None
-        job, at = held
-        # What became of a webhook's deliveries comes with no event.
-        if not job.is_final or job.view.webhook:
-            fresh_s = _WAITING_FRESH_S if job.view.state in ("queued", "delayed", "assigned") else _RUNNING_FRESH_S
-            if self._clock() - at > fresh_s:
-                return None
+        job, believed_until = held
+        if self._clock() > believed_until:
+            return None
         self._jobs.move_to_end(job_id)
         return job
+
+    def _believed_until(self, job: Job) -> float:
+        # What became of a webhook's deliveries comes with no event.
+        if job.is_final and not job.view.webhook:
+            return math.inf
+        is_waiting = job.view.state in ("queued", "delayed", "assigned")
+        return self._clock() + (_WAITING_FRESH_S if is_waiting else _RUNNING_FRESH_S)
 
     def put(self, job: Job) -> None:
         """Remember a full view, unless a newer one is here."""
@@ -108,7 +127,7 @@ class Memory:
         if newest > job.view.revision:
             return
         self.forget(job.id)
-        self._jobs[job.id] = (job, self._clock())
+        self._jobs[job.id] = (job, self._believed_until(job))
         self._bytes += len(job.view.body)
         while len(self._jobs) > _REMEMBERED or self._bytes > _REMEMBERED_BYTES:
             self.forget(next(iter(self._jobs)))
@@ -127,7 +146,8 @@ class Memory:
             return
         same = (view.state, view.attempts, view.cancel_requested) == (old.state, old.attempts, old.cancel_requested)
         if same:
-            self._jobs[view.id] = (held[0].moved_to(view), self._clock())
+            job = held[0].moved_to(view)
+            self._jobs[view.id] = (job, self._believed_until(job))
         else:
             self.forget(view.id)
 
@@ -149,12 +169,33 @@ class Memory:
         self._bytes = 0
 
 
+class Audience:
+    """Everyone who listens to one job, and the job as the newest event made it: made once for all of them."""
+
+    def __init__(self) -> None:
+        self.listeners: set[Listener] = set()
+        self._view: JobView | None = None
+        self._job: Job | None = None
+
+    def job_at(self, view: JobView) -> Job | None:
+        """The job that `keep` was given for this very event."""
+        return self._job if view is self._view else None
+
+    def keep(self, view: JobView, job: Job) -> None:
+        self._view, self._job = view, job
+
+
 class Listener:
     """Room for one view of one job."""
 
-    def __init__(self) -> None:
-        self._wake = asyncio.Event()
+    def __init__(self, audience: Audience) -> None:
+        self.audience = audience
+        self._waiter: asyncio.Future[None] | None = None
+        self._is_woken = False
         self._newest: JobView | None = None
+        #: One timer for many waits, as most end before it: it is moved when it rings, and not with every wait.
+        self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = self._due_at = 0.0
         #: Events may have been missed since the last snapshot.
         self.stale = False
 
@@ -162,23 +203,54 @@ class Listener:
         """A newer view takes the place of an unread one."""
         if self._newest is None or view.revision > self._newest.revision:
             self._newest = view
-            self._wake.set()
+            self.wake()
 
     def mark_stale(self) -> None:
         self.stale = True
-        self._wake.set()
+        self.wake()
 
     def wake(self) -> None:
-        self._wake.set()
+        self._is_woken = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def next(self, timeout_s: float) -> JobView | None:
         """The newest unread view; None when there was none in time, or the listener went stale or is being closed."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._wake.wait()
-        self._wake.clear()
+        if not self._is_woken:
+            loop = asyncio.get_running_loop()
+            self._set_timer(loop, loop.time() + timeout_s)
+            self._waiter = loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        self._is_woken = False
         newest, self._newest = self._newest, None
         return newest
+
+    def close(self) -> None:
+        """Nobody will wait any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop, due_at: float) -> None:
+        self._due_at = due_at
+        if self._timer is not None:
+            if self._rings_at <= due_at:
+                return
+            self._timer.cancel()
+        self._rings_at = due_at
+        self._timer = loop.call_at(due_at, self._ring, loop)
+
+    def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        if self._waiter is None or self._waiter.done():
+            return
+        if loop.time() < self._due_at:
+            self._set_timer(loop, self._due_at)
+        else:
+            self._waiter.set_result(None)
 
 
 class Hub:
@@ -187,7 +259,7 @@ class Hub:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.memory = Memory(clock)
         self.closed = False
-        self._listeners: dict[str, set[Listener]] = {}
+        self._audiences: dict[str, Audience] = {}
         self._on_event: list[Callable[[JobView], None]] = []
         self._on_success: list[Callable[[str], None]] = []
         self._on_gap: list[Callable[[], None]] = []
@@ -212,7 +284,8 @@ class Hub:
     def on_event(self, view: JobView) -> None:
         """An event arrived."""
         self.memory.learn(view)
-        for listener in self._listeners.get(view.id, ()):
+        audience = self._audiences.get(view.id)
+        for listener in audience.listeners if audience else ():
             listener.offer(view)
         for tell in self._on_event:
             tell(view)
@@ -239,20 +312,21 @@ class Hub:
     @contextlib.contextmanager
     def listen(self, job_id: str) -> Iterator[Listener]:
         """A listener on one job for as long as the context lasts. Take the first snapshot inside it, or an event may be missed."""
-        listener = Listener()
-        self._listeners.setdefault(job_id, set()).add(listener)
+        audience = self._audiences.setdefault(job_id, Audience())
+        listener = Listener(audience)
+        audience.listeners.add(listener)
         try:
             yield listener
         finally:
-            others = self._listeners[job_id]
-            others.discard(listener)
-            if not others:
-                del self._listeners[job_id]
+            listener.close()
+            audience.listeners.discard(listener)
+            if not audience.listeners:
+                del self._audiences[job_id]
 
     @property
     def listeners(self) -> int:
         """How many listen now."""
-        return sum(len(group) for group in self._listeners.values())
+        return sum(len(audience.listeners) for audience in self._audiences.values())
 
     def close(self) -> None:
         """Wake everyone for the last time: streams end, waits give up."""
@@ -261,4 +335,4 @@ class Hub:
             listener.wake()
 
     def _all(self) -> list[Listener]:
-        return [listener for group in self._listeners.values() for listener in group]
+        return [listener for audience in self._audiences.values() for listener in audience.listeners]

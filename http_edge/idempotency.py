@@ -7,10 +7,8 @@ request that was refused leaves nothing, and its key is free.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
-from collections.abc import Iterator
 
 from http_edge.errors import EdgeError, shown
 
@@ -57,17 +55,16 @@ class InFlight:
     def __init__(self) -> None:
         self._keys: set[str] = set()
 
-    @contextlib.contextmanager
-    def only_one(self, job_key: str) -> Iterator[None]:
+    def hold(self, job_key: str) -> None:
         """Hold this key. Raises `EdgeError` while another request does."""
         if job_key in self._keys:
             message = f"{HEADER}: the first request with this key is still being served"
             raise EdgeError("in_flight", message, param=HEADER, retry_after_s=_RETRY_S)
         self._keys.add(job_key)
-        try:
-            yield
-        finally:
-            self._keys.discard(job_key)
+
+    def release(self, job_key: str) -> None:
+        """Let go of a key that was held."""
+        self._keys.discard(job_key)
 
 
 def reused() -> EdgeError:

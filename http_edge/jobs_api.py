@@ -7,21 +7,21 @@ from typing import Any, cast, get_args
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from broker.wire.jobspec import JOB_ID_RULE, Scalar, is_job_id
 from broker.wire.messages import JobStateName
 from http_edge.bodies import json_response
 from http_edge.calls import Calls, Order
+from http_edge.erase import erase
 from http_edge.errors import invalid
 from http_edge.fields import Reader
 from http_edge.files import artefact_response, find_artefact
 from http_edge.forms import Fields, read_fields
 from http_edge.hub import Job
 from http_edge.job_json import job_json, step_json
-from http_edge.prefer import awaited, read_prefer, with_prefer
+from http_edge.prefer import StatusResponse, awaited, read_prefer, with_prefer
 from http_edge.progress import Progress
-from http_edge.routes import route
+from http_edge.routes import EdgeRoute, route
 from http_edge.specs import KNOWN_FIELDS, echoed_image, read_wanted
 from http_edge.sse import Told, event_stream
 from http_edge.webhook_fields import WEBHOOK_FIELDS, read_webhook
@@ -44,10 +44,10 @@ class JobsApi:
         self._calls = calls
         self._progress = progress
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[EdgeRoute]:
         """The routes, the most asked first."""
         return [
-            route("/v1/jobs/{id}", GET=self.show, DELETE=self.cancel),
+            route("/v1/jobs/{id}", GET=self.show, DELETE=self.delete),
             route("/v1/jobs", GET=self.list, POST=self.create),
             route("/v1/jobs/{id}/events", GET=self.events),
             route("/v1/jobs/{id}/result", GET=self.result),
@@ -72,8 +72,7 @@ class JobsApi:
         """One job, with its story; with `Prefer: wait=n` once it is final, or after n seconds."""
         prefer = read_prefer(request)
         job = await awaited(self._calls, prefer, await self._calls.job(request.path_params["id"]))
-        response = json_response(job_json(job, self._progress.of(job.view), story=True))
-        return with_prefer(response, prefer, job)
+        return StatusResponse(job.json("job", self._whole), prefer)
 
     async def list(self, request: Request) -> Response:
         """A page of jobs: newest first, or `order=asc`."""
@@ -104,6 +103,14 @@ class JobsApi:
         """Cancel a job; `outcome` is cancelled, requested (a worker is being told to stop) or already_final."""
         outcome, job = await self._calls.cancel(request.path_params["id"])
         return json_response({"id": job.id, "outcome": outcome, "job": self._json(job)})
+
+    async def delete(self, request: Request) -> Response:
+        """Cancel a job; with `purge=true` delete its record and files, too: it is 404 from then on."""
+        if not Reader(request.query_params, lenient=True, place="query").flag("purge"):
+            return await self.cancel(request)
+        job = await self._calls.job(request.path_params["id"])
+        await erase(self._calls, job, "job")
+        return json_response({"id": job.id, "object": "job.deleted", "deleted": True})
 
     async def events(self, request: Request) -> Response:
         """A job's changes as server-sent events."""
@@ -140,14 +147,20 @@ class JobsApi:
 
     def _tell(self, job: Job, last: Job | None) -> Told:
         """`state` when state, attempt or a cancel request changed: the whole job; else `progress`: only what moves."""
-        view, progress = job.view, self._progress.of(job.view)
+        revision = job.view.revision
         if last is None or _standing(job) != _standing(last):
-            return Told("state", view.revision, job_json(job, progress))
+            return Told("state", revision, self._json)
         # Without an id where only the queue moved: the job's revision is what it was.
-        return Told("progress", view.revision if view.revision > last.view.revision else 0, step_json(view, progress))
+        return Told("progress", revision if revision > last.view.revision else 0, self._step)
 
     def _json(self, job: Job) -> dict[str, Any]:
         return job_json(job, self._progress.of(job.view))
+
+    def _whole(self, job: Job) -> dict[str, Any]:
+        return job_json(job, self._progress.of(job.view), story=True)
+
+    def _step(self, job: Job) -> dict[str, Any]:
+        return step_json(job.view, self._progress.of(job.view))
 
 
 def _standing(job: Job) -> tuple[Any, ...]:

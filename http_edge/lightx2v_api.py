@@ -11,7 +11,6 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from broker.wire.messages import JobStateName
 from http_edge import lightx2v_shapes as shapes
@@ -21,7 +20,7 @@ from http_edge.errors import EdgeError
 from http_edge.fields import Reader
 from http_edge.forms import read_fields
 from http_edge.lightx2v_gen1 import BASE, ORIGIN, Gen1
-from http_edge.routes import route
+from http_edge.routes import EdgeRoute, route
 
 _STARTED: tuple[JobStateName, ...] = ("assigned", "running")
 
@@ -39,7 +38,7 @@ class LightX2VApi:
         self._gen1 = Gen1(calls)
         self._tasks = self._gen1.tasks
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[EdgeRoute]:
         """The routes of the guide."""
         return [
             route(BASE, POST=self.generate),

@@ -14,7 +14,6 @@ from urllib.parse import urlencode
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from broker.wire.jobspec import Scalar
 from http_edge.bodies import json_response, read_object
@@ -29,7 +28,7 @@ from http_edge.lightx2v_cloud_json import STATUSES, cloud_models, cloud_task, ou
 from http_edge.lightx2v_orders import TASKS, read_cloud
 from http_edge.lightx2v_shapes import MAX_TASK_ID_CHARS, Tasks
 from http_edge.orders import Order
-from http_edge.routes import route
+from http_edge.routes import EdgeRoute, route
 from http_edge.webhook_fields import read_webhook
 
 ORIGIN = "lightx2v-cloud"
@@ -46,7 +45,7 @@ class LightX2VCloudApi:
         self._calls = calls
         self._tasks = Tasks(calls, ORIGIN, unique=False)
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[EdgeRoute]:
         """The routes. Cancelling and resuming were GET in the server and are POST in its newer clients."""
         return [
             route("/api/v1/model/list", GET=self.models),

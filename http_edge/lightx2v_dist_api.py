@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from http_edge.bodies import json_response, read_object
 from http_edge.calls import Calls
@@ -19,7 +18,7 @@ from http_edge.lightx2v_gen1 import BASE, Gen1
 from http_edge.lightx2v_intake import Intake
 from http_edge.lightx2v_results import find_by_path, result_response
 from http_edge.lightx2v_shapes import MAX_TASK_ID_CHARS
-from http_edge.routes import route
+from http_edge.routes import EdgeRoute, route
 
 #: Kinds of error that have a word of their own in a file's answer.
 _FILE_STATUS = {"forbidden": "forbidden", "not_found": "not_found", "not_ready": "not_found"}
@@ -33,7 +32,7 @@ class LightX2VDistApi:
         self._gen1 = Gen1(calls)
         self._groups = (self._gen1.tasks, intake.tasks)
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[EdgeRoute]:
         """The routes."""
         return [
             route("/v1/local/video/generate_form", POST=self.generate_form),

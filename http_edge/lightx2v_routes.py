@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from starlette.routing import Route
-
 from http_edge.calls import Calls
 from http_edge.fetch import Fetcher
 from http_edge.lightx2v_api import LightX2VApi
@@ -14,9 +12,10 @@ from http_edge.lightx2v_service_api import LightX2VServiceApi
 from http_edge.lightx2v_sync import SyncTasks
 from http_edge.lightx2v_tasks_api import LightX2VTasksApi
 from http_edge.progress import Progress
+from http_edge.routes import EdgeRoute
 
 
-def lightx2v_routes(calls: Calls, progress: Progress, fetcher: Fetcher) -> list[Route]:
+def lightx2v_routes(calls: Calls, progress: Progress, fetcher: Fetcher) -> list[EdgeRoute]:
     """The routes of every generation."""
     intake = Intake(calls)
     return [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from broker.wire.jobspec import ModelCard
 from broker.wire.messages import PoolView
@@ -14,7 +13,7 @@ from http_edge.hub import Job
 from http_edge.lightx2v_intake import Intake
 from http_edge.lightx2v_results import find_by_path, result_response
 from http_edge.lightx2v_shapes import is_idle, local_time
-from http_edge.routes import route
+from http_edge.routes import EdgeRoute, route
 
 #: Running tasks named at most.
 _MAX_ACTIVE = 100
@@ -31,7 +30,7 @@ class LightX2VServiceApi:
         self._tasks = intake.tasks
         self._worker = calls.settings.worker
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[EdgeRoute]:
         """The routes."""
         return [
             route("/v1/tasks/queue/status", GET=self.queue),

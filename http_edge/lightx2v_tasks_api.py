@@ -11,7 +11,6 @@ from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from http_edge import lightx2v_shapes as shapes
 from http_edge.bodies import json_response
@@ -21,9 +20,9 @@ from http_edge.hub import Job
 from http_edge.lightx2v_intake import Intake
 from http_edge.lightx2v_results import result_response
 from http_edge.lightx2v_sync import SyncTasks
-from http_edge.prefer import awaited, is_fresh, read_prefer, with_prefer
+from http_edge.prefer import StatusResponse, awaited, is_fresh, read_prefer, with_prefer
 from http_edge.progress import Progress
-from http_edge.routes import Handler, route
+from http_edge.routes import EdgeRoute, Handler, route
 
 
 class LightX2VTasksApi:
@@ -36,7 +35,7 @@ class LightX2VTasksApi:
         self._tasks = intake.tasks
         self._progress = progress
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[EdgeRoute]:
         """The routes; those with fixed words stand before those with an id."""
         return [
             route("/v1/tasks", GET=self.list, POST=self._create("")),
@@ -82,7 +81,7 @@ class LightX2VTasksApi:
             return shapes.task_not_found(task_id)
         prefer = read_prefer(request)
         job = await awaited(self._calls, prefer, job)
-        return with_prefer(json_response(self._status(job)), prefer, job)
+        return StatusResponse(job.json("task", self._status), prefer)
 
     async def result(self, request: Request) -> Response:
         """A finished task's file."""

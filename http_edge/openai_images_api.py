@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from http_edge import openai_shapes as shapes
 from http_edge.bodies import json_response
@@ -29,7 +28,7 @@ from http_edge.openai_waits import drawn
 from http_edge.prefer import awaited, read_prefer, with_prefer
 from http_edge.presence import ClientGone
 from http_edge.progress import Progress
-from http_edge.routes import route
+from http_edge.routes import EdgeRoute, route
 
 #: Read here or in `openai_pictures`.
 _OWN = ("background",)
@@ -47,7 +46,7 @@ class ImagesApi:
         self._derived = Derived(calls.settings.artefacts_path)
         self._pictures = Pictures(calls, self._derived)
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[EdgeRoute]:
         """The routes."""
         return [
             route("/v1/images/generations", POST=self.generate),

@@ -10,14 +10,13 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from broker.wire.jobspec import ModelCard
 from broker.wire.messages import PoolView
 from http_edge.bodies import json_response
 from http_edge.calls import Calls
 from http_edge.errors import EdgeError, shown
-from http_edge.routes import route
+from http_edge.routes import EdgeRoute, route
 
 #: A list of models is asked for by people; the pool does not change faster than workers beat.
 _FRESH_S = 1.0
@@ -34,7 +33,7 @@ class ModelsApi:
         #: Nobody knows when a model was made; clients sort by it.
         self._created = int(time.time())
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[EdgeRoute]:
         """The routes; the short ones are those that SGLang's clients ask for."""
         return [
             route("/v1/models", GET=self.index),

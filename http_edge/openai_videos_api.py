@@ -12,7 +12,6 @@ from typing import Any, Literal
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from broker.wire.jobspec import JobSpec
 from http_edge import openai_shapes as shapes
@@ -20,6 +19,7 @@ from http_edge.bodies import json_response, read_object
 from http_edge.calls import Calls
 from http_edge.derived import FORMATS, Derived, Variant, as_format
 from http_edge.downloads import download, whole_file
+from http_edge.erase import erase
 from http_edge.errors import EdgeError, invalid, not_found
 from http_edge.fields import Reader
 from http_edge.files import artefact_file, artefact_response, find_artefact
@@ -29,19 +29,16 @@ from http_edge.openai_fields import VIDEO_IMAGES, as_object, flattened, images_i
 from http_edge.openai_orders import ID_PREFIXES, read_wish, take
 from http_edge.openai_waits import drawn
 from http_edge.orders import Order
-from http_edge.prefer import awaited, is_fresh, read_prefer, with_prefer
+from http_edge.prefer import StatusResponse, awaited, is_fresh, read_prefer, with_prefer
 from http_edge.presence import ClientGone
 from http_edge.progress import Progress
-from http_edge.routes import route
+from http_edge.routes import EdgeRoute, route
 from http_edge.specs import Wanted
 from http_edge.sse import Told, event_stream
 from http_edge.webhook_fields import WEBHOOK_FIELDS, read_webhook
 
 _MAX_LISTED = 100
 _DEFAULT_LISTED = 20
-
-#: A worker frees within a step or its engine is replaced; a client asks again after this (creating and deleting must answer in 30 s).
-_STOP_WAIT_S = 20.0
 
 _MAX_PROMPT_CHARS = 20_000
 
@@ -54,14 +51,15 @@ class VideosApi:
         self._progress = progress
         self._derived = Derived(calls.settings.artefacts_path)
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[EdgeRoute]:
         """The routes; words come before ids."""
         return [
             route("/v1/videos", GET=self.list, POST=self.create),
-            route("/v1/videos/sync", POST=self.sync),
-            route("/v1/videos/edits", POST=self.edit),
-            route("/v1/videos/extensions", POST=self.extend),
-            route("/v1/videos/characters", POST=self.characters),
+            # Ids of videos are the service's own, and none of them is one of these words.
+            route("/v1/videos/sync", alone=True, POST=self.sync),
+            route("/v1/videos/edits", alone=True, POST=self.edit),
+            route("/v1/videos/extensions", alone=True, POST=self.extend),
+            route("/v1/videos/characters", alone=True, POST=self.characters),
             route("/v1/videos/characters/{id}", GET=self.characters),
             route("/v1/videos/{id}", GET=self.retrieve, DELETE=self.delete),
             route("/v1/videos/{id}/content", GET=self.content),
@@ -90,8 +88,10 @@ class VideosApi:
         """One video; `openai-poll-after-ms` says when to ask again. A failed one is 200 too."""
         prefer = read_prefer(request)
         job = await awaited(self._calls, prefer, await self._video(request.path_params["id"]))
-        headers = {} if job.is_final else {"openai-poll-after-ms": shapes.poll_after_ms(job.view)}
-        return with_prefer(json_response(shapes.video_json(job, self._progress), headers=headers), prefer, job)
+        body = job.json("video", self._json)
+        if job.is_final:
+            return StatusResponse(body, prefer)
+        return StatusResponse(body, prefer, (b"openai-poll-after-ms", shapes.poll_after_ms(job.view).encode()))
 
     async def list(self, request: Request) -> Response:
         """A page of videos: newest first, or `order=asc`."""
@@ -119,14 +119,7 @@ class VideosApi:
     async def delete(self, request: Request) -> Response:
         """Delete a video and its files, stopping what draws it first; it is 404 from then on."""
         job = await self._video(request.path_params["id"])
-        if not job.is_final:
-            outcome, job = await self._calls.cancel(job.id)
-            if outcome == "requested" and not await self._calls.wait_final([job.id], _STOP_WAIT_S):
-                message = (
-                    f"video {job.id} is being stopped, which takes longer than {_STOP_WAIT_S:g} s; delete it again"
-                )
-                raise EdgeError("still_stopping", message, retry_after_s=5.0)
-        await self._calls.forget(job.id)
+        await erase(self._calls, job, "video")
         return json_response({"id": job.id, "object": "video.deleted", "deleted": True})
 
     async def events(self, request: Request) -> Response:
@@ -135,9 +128,11 @@ class VideosApi:
         return await event_stream(self._calls, job, request, self._tell)
 
     def _tell(self, job: Job, last: Job | None) -> Told:
-        video = shapes.video_json(job, self._progress)
         moved = last is None or job.view.revision > last.view.revision
-        return Told(f"video.{video['status']}", job.view.revision if moved else 0, video)
+        return Told(f"video.{shapes.status_of(job.view)}", job.view.revision if moved else 0, self._json)
+
+    def _json(self, job: Job) -> dict[str, Any]:
+        return shapes.video_json(job, self._progress)
 
     async def content(self, request: Request) -> Response:
         """A file of a finished video: `variant` is video, thumbnail, spritesheet, or an output's number from 0."""

@@ -24,6 +24,10 @@ _POLL_S = 2
 
 _WAIT = re.compile(r"[0-9]{1,9}")
 
+_NO_STORE = (b"cache-control", b"no-store")
+_JSON = (b"content-type", b"application/json")
+_VARY = (b"vary", b"Prefer")
+
 
 class Prefer(Struct, frozen=True, kw_only=True):
     """What a client prefers, as far as it is honoured."""
@@ -40,10 +44,28 @@ class Prefer(Struct, frozen=True, kw_only=True):
         return ", ".join(parts)
 
 
+NOTHING = Prefer()
+
+
+class StatusResponse(Response):
+    """The answer to the commonest request, a read of a job's status: JSON that no cache keeps. `more` are headers of its own."""
+
+    def __init__(self, body: bytes, prefer: Prefer, *more: tuple[bytes, bytes]) -> None:
+        self.status_code = 200
+        self.background = None
+        self.body = body
+        self.raw_headers = [_NO_STORE, *more, (b"content-length", b"%d" % len(body)), _JSON, _VARY]
+        if prefer.wait_s is not None:
+            self.raw_headers.append((b"preference-applied", b"wait=%d" % prefer.wait_s))
+
+
 def read_prefer(request: Request) -> Prefer:
     """The preferences in a request. What cannot be read was not said (RFC 7240, section 2); of a repeated one the first counts."""
+    lines = [value.decode("latin-1") for name, value in request.scope["headers"] if name == b"prefer"]
+    if not lines:
+        return NOTHING
     found: dict[str, str] = {}
-    for line in request.headers.getlist("prefer"):
+    for line in lines:
         for item in line.split(","):
             name, _, value = item.partition(";")[0].partition("=")
             found.setdefault(name.strip().lower(), value.strip().strip('"'))

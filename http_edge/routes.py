@@ -1,8 +1,12 @@
-"""Routes as values: one path, one handler a method, so that 405 can name every method a path has."""
+"""Routes as values: one path, one handler a method, so that 405 can name every method a path has; and the table that finds them.
+
+The table answers as a scan over all routes would: the first that has path and method counts, else the first that has the path. It scans
+only those that begin with the same words.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,13 +15,69 @@ from starlette.routing import Route
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def route(path: str, **handlers: Handler) -> Route:
+class EdgeRoute(Route):
+    """A path and its handlers by method. Parameters are text, of one segment or (`:path`) of several."""
+
+    def __init__(self, path: str, handlers: dict[str, Handler], *, alone: bool) -> None:
+        self.handlers = handlers
+        #: The path is never another route's: a method that it has not got is 405 although a route with a parameter could take it.
+        self.alone = alone
+        self._is_fixed = "{" not in path
+        super().__init__(path, self.dispatch, methods=sorted(handlers), name=path)
+        self._match = self.path_regex.match
+
+    async def dispatch(self, request: Request) -> Response:
+        """Answer with the method's handler."""
+        return await self.handlers[request.method](request)
+
+    def params_of(self, path: str) -> dict[str, str] | None:
+        """The parameters in a path; None when the path is not of this route."""
+        if self._is_fixed:
+            return {} if path == self.path else None
+        match = self._match(path)
+        return None if match is None else match.groupdict()
+
+
+def route(path: str, *, alone: bool = False, **handlers: Handler) -> EdgeRoute:
     """A path and its handlers by method; HEAD goes where GET goes."""
     table = dict(handlers)
     if "GET" in table:
         table["HEAD"] = table["GET"]
+    return EdgeRoute(path, table, alone=alone)
 
-    async def dispatch(request: Request) -> Response:
-        return await table[request.method](request)
 
-    return Route(path, dispatch, methods=sorted(table), name=path)
+class RouteTable:
+    """Routes by the first words of their paths."""
+
+    def __init__(self, routes: Iterable[EdgeRoute]) -> None:
+        self._all = list(routes)
+        heads = {head for one in self._all if (head := _fixed_head(one.path)) is not None}
+        #: A path whose head no route has can only be one of those that begin with a parameter.
+        self._others = [one for one in self._all if _fixed_head(one.path) is None]
+        self._by_head = {
+            head: [one for one in self._all if _fixed_head(one.path) in (None, head)] for head in sorted(heads)
+        }
+
+    def find(self, path: str, method: str) -> tuple[EdgeRoute, dict[str, str]] | None:
+        """The route for a request and the parameters in its path; one without the method when no other has it; None: no such path."""
+        other = None
+        for one in self._by_head.get(_head(path), self._others):
+            params = one.params_of(path)
+            if params is None:
+                continue
+            if method in one.handlers or one.alone:
+                return one, params
+            other = other or (one, params)
+        return other
+
+
+def _head(path: str) -> str:
+    """The first two segments of a path, by which routes are told apart before they are matched: "/v1/jobs"."""
+    end = path.find("/", path.find("/", 1) + 1)
+    return path if end <= 0 else path[:end]
+
+
+def _fixed_head(path: str) -> str | None:
+    """The first segments of a path; None when there is a parameter among them."""
+    head = _head(path)
+    return None if "{" in head else head

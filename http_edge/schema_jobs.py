@@ -210,6 +210,14 @@ class JobCancel(Struct, kw_only=True):
     job: Job
 
 
+class JobDeleted(Struct, kw_only=True):
+    """A job that is no more."""
+
+    id: str
+    object: Literal["job.deleted"]
+    deleted: Literal[True]
+
+
 class JobPin(Struct, kw_only=True):
     """Whether a job is kept beyond its time and the disk quota."""
 

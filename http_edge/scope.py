@@ -64,6 +64,8 @@ class Payload:
 class RequestScope:
     """What goes with one request."""
 
+    __slots__ = ("caller", "job_key", "payload", "replayed", "request_id", "trace")
+
     def __init__(
         self,
         caller: Caller,

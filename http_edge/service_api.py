@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from broker.wire.messages import PoolView, WorkerView
 from http_edge.bodies import json_response
@@ -16,7 +15,7 @@ from http_edge.calls import Calls
 from http_edge.errors import EdgeError
 from http_edge.job_json import worker_json
 from http_edge.metrics import Metrics
-from http_edge.routes import route
+from http_edge.routes import EdgeRoute, route
 from http_edge.scope import current
 
 #: A health probe must fail before its prober's own timeout.
@@ -35,7 +34,7 @@ class ServiceApi:
         self._metrics = metrics
         self._version = version
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[EdgeRoute]:
         """The routes; aliases are those that other servers' clients ask for."""
         return [
             route("/health", GET=self.readiness),

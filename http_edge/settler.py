@@ -10,7 +10,6 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
-import msgspec
 
 from http_edge.exports import Exports, Source
 from http_edge.files import artefact_path
@@ -45,7 +44,7 @@ class Settler:
             known = self._settled[job.id] = (reason, time.monotonic())
             if len(self._settled) > _REMEMBERED:
                 self._settled.popitem(last=False)
-        return msgspec.structs.replace(job, save_error=known[0]) if known[0] else job
+        return job.unsaved(known[0]) if known[0] else job
 
     def forget(self, job_ids: Iterable[str]) -> None:
         """These jobs are gone; later ones of these ids are others."""

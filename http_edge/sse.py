@@ -31,11 +31,11 @@ def last_event_id(request: Request) -> int:
 
 
 class Told(NamedTuple):
-    """One event: its name, the revision it bears (0: none, for what is no change of the job itself), its data."""
+    """One event: its name, the revision it bears (0: none, for what is no change of the job itself), what makes its data of the job."""
 
     event: str
     revision: int
-    data: Any
+    data: Callable[[Job], Any]
 
 
 #: From a job, and the job that was told before it (None: the first), to an event.
@@ -66,11 +66,15 @@ async def _events(calls: Calls, job_id: str, seen: int, tell: Teller) -> AsyncIt
                     yield b": keep-alive\n\n"
                     continue
                 if job.view.revision > seen or last is not None:
-                    yield _block(tell(job, last))
+                    yield _block(job, tell(job, last))
                 last = job
 
 
-def _block(told: Told) -> bytes:
-    # JSON escapes line ends inside strings, so the data is one line.
+def _block(job: Job, told: Told) -> bytes:
+    """The event as it is sent, made once for all streams that tell it."""
     head = f"id: {told.revision}\nevent: {told.event}\n" if told.revision else f"event: {told.event}\n"
-    return head.encode() + b"data: " + msgspec.json.encode(told.data) + b"\n\n"
+    block = job.encoded.get(head)
+    if block is None:
+        # JSON escapes line ends inside strings, so the data is one line.
+        block = job.encoded[head] = head.encode() + b"data: " + msgspec.json.encode(told.data(job)) + b"\n\n"
+    return block

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-import secrets
 
 from msgspec import Struct
+
+from http_edge.tokens import token_hex
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
@@ -32,15 +33,21 @@ class Trace(Struct, frozen=True, kw_only=True):
         return f"00-{self.trace_id}-{self.span_id}-{self.flags}"
 
 
+def new_trace() -> Trace:
+    """A trace that begins here."""
+    digits = token_hex(48)
+    return Trace(trace_id=digits[:32], span_id=digits[32:], flags=_SAMPLED)
+
+
 def read_trace(traceparent: str, tracestate: str) -> Trace:
     """The request's place in the trace that its headers name, or in a new one."""
     match = _TRACEPARENT.fullmatch(traceparent.strip())
     if match is None or not _is_valid(match):
-        return Trace(trace_id=secrets.token_hex(16), span_id=secrets.token_hex(8), flags=_SAMPLED)
+        return new_trace()
     state = tracestate.strip()
     return Trace(
         trace_id=match[2],
-        span_id=secrets.token_hex(8),
+        span_id=token_hex(16),
         flags=f"{int(match[4], 16) & 1:02x}",
         state=state if _TRACESTATE.fullmatch(state) else "",
     )

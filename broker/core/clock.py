@@ -78,7 +78,8 @@ def _lose_worker(state: State, worker: Worker, now: float) -> None:
 
 def heard(worker: Worker, now: float) -> None:
     """Any message renews the lease and lifts the suspicion."""
-    worker.last_heard_at = max(worker.last_heard_at, now)
+    if now > worker.last_heard_at:
+        worker.last_heard_at = now
     worker.suspect = False
 
 

@@ -12,8 +12,8 @@ from broker.wire import messages as m
 
 def dispatch(state: State, now: float) -> None:
     """Grant as many jobs as possible."""
-    while state.pool.has_room and len(state.queue):
-        free = state.pool.free()
+    while state.pool.free and len(state.queue):
+        free = list(state.pool.free.values())
         job = _next_job(state, free)
         if job is None:
             return
@@ -21,26 +21,32 @@ def dispatch(state: State, now: float) -> None:
         worker = placement.choose(job, [w for w in free if placement.fits(lane, w) and _allowed(state, job, w)])
         if worker is None:  # _next_job has just found one
             raise AssertionError(f"no worker for job {job.id}, which had one")
-        _grant(state, _affine(state, job, worker), worker, now)
+        _grant(state, _longest(state, _affine(state, job, worker), worker, now), worker, now)
 
 
 def would_start(state: State, lane: Lane, tenant: str, max_running: int) -> bool:
     """Whether a new job of this lane and tenant would be granted at once."""
     if max_running and state.tenants.share(tenant).held >= max_running:
         return False
-    return any(placement.fits(lane, worker) for worker in state.pool.free())
+    return any(placement.fits(lane, worker) for worker in state.pool.free.values())
 
 
 def _next_job(state: State, free: list[Worker]) -> Job | None:
+    jobs = state.jobs
+
     def usable(lane: Lane) -> bool:
-        return any(placement.fits(lane, worker) for worker in free)
+        # A plain loop, as it is run for every job.
+        for worker in free:  # noqa: SIM110
+            if placement.fits(lane, worker):
+                return True
+        return False
 
     def allowed(job_id: str, lane: Lane) -> bool:
-        job = state.jobs[job_id]
+        job = jobs[job_id]
         return not job.excluded or any(placement.fits(lane, w) and _allowed(state, job, w) for w in free)
 
     job_id = state.queue.first(usable, allowed, served=state.tenants.may_start)
-    return None if job_id is None else state.jobs[job_id]
+    return None if job_id is None else jobs[job_id]
 
 
 def _allowed(state: State, job: Job, worker: Worker) -> bool:
@@ -75,6 +81,23 @@ def _affine(state: State, job: Job, worker: Worker) -> Job:
     return other
 
 
+def _longest(state: State, job: Job, worker: Worker, now: float) -> Job:
+    """The job to run on this worker in place of `job` when the backlog ends: the longest. One that has been begun before keeps its turn."""
+    if job.attempts or not state.costs.knows(job.model):
+        return job
+    queue = state.queue
+    next_s = state.costs.predict(job.model, job.units)
+    if next_s < placement.TAIL_FROM_S:
+        return job
+    # What waits was weighed when it came; since then the model may have turned out to be slower or faster.
+    scale = next_s / job.cost
+    if not placement.backlog_ends(now - queue.newest_at, scale * queue.backlog_s, state.pool.usable()):
+        return job
+    longest = state.jobs[queue.costliest(job.id)]
+    passes = placement.may_pass(scale * longest.cost, next_s) and _allowed(state, longest, worker)
+    return longest if passes else job
+
+
 def _grant(state: State, job: Job, worker: Worker, now: float) -> None:
     state.queue.serve(job.id)
     state.unpark(job)
@@ -96,5 +119,6 @@ def send_run(state: State, job: Job, worker: Worker, now: float) -> None:
         attempt=job.attempts + 1,
         profile="offload" if job.profile == "offload" else "normal",
         predicted_s=job.cost if state.costs.knows(job.model) else 0.0,
+        alone=job.crashes > 0,
     )
     state.send(worker.peer, run, state.body(job))

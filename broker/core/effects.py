@@ -7,25 +7,26 @@ from typing import Literal
 from msgspec import Struct
 
 from broker.core.hooks import Hook
-from broker.core.jobs import Cause, JobState
+from broker.core.jobs import Cause, Job, JobState
 from broker.wire.messages import Message
 
 
 class Send(Struct, frozen=True, gc=False):
-    """Send this to this peer, after the commit. A peer that cannot be reached is told back as `PeerGone`."""
+    """Send this to this peer, after the commit (a `Run` may go before it). A peer that cannot be reached is told back as `PeerGone`."""
 
     peer: bytes
     message: Message
     body: bytes | None = None
 
 
-class Moved(Struct, frozen=True, gc=False, kw_only=True):
+class Moved(Struct, frozen=True, gc=False):
     """A job moved: the single source of its log line, its journal row and its metric.
 
     `durable`: the row must be on disk before anything of this pass is sent.
     """
 
-    job_id: str
+    #: As it is now; the other fields are of the move.
+    job: Job
     attempt: int
     source: JobState | None
     target: JobState
@@ -33,6 +34,10 @@ class Moved(Struct, frozen=True, gc=False, kw_only=True):
     durable: bool
     worker: str = ""
     note: str = ""
+
+    @property
+    def job_id(self) -> str:
+        return self.job.id
 
 
 class Forgot(Struct, frozen=True, gc=False):

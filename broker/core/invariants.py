@@ -60,7 +60,7 @@ def _workers(state: State) -> list[str]:
             broken.append(f"lost worker {worker.name} holds {sorted(worker.held)}")
         if worker.room > worker.free:
             broken.append(f"{worker.name} has room {worker.room} of {worker.free}")
-        if (worker.room > 0) != (worker in state.pool.free()):
+        if (worker.room > 0) != (state.pool.free.get(worker.name) is worker):
             broken.append(f"{worker.name} with room {worker.room} is wrongly listed")
         if state.pool.at(worker.peer) not in (worker, None):
             broken.append(f"the address of {worker.name} leads to another worker")
@@ -71,6 +71,9 @@ def _workers(state: State) -> list[str]:
             if job_id in holders:
                 broken.append(f"{job_id} is held by {holders[job_id]} and {worker.name}")
             holders[job_id] = worker.name
+    serving = sum(worker.in_service for worker in state.pool)
+    if state.pool.usable() != serving:
+        broken.append(f"{state.pool.usable()} workers counted as in service, {serving} are")
     for job in state.jobs.values():
         if job.held and job.id not in holders and job.id not in state.orphans:
             broken.append(f"{job.id} is {job.state} and nobody holds it")

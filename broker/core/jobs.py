@@ -21,7 +21,7 @@ from enum import StrEnum
 from msgspec import Struct, field
 
 from broker.wire.jobspec import Phase, Result
-from broker.wire.messages import Failure, HookEvent, Move
+from broker.wire.messages import Failure, HookEvent, JobStateName, Move
 
 #: A story is for people; a job that moves more often than this has its middle cut out.
 MAX_STORY = 64
@@ -89,6 +89,9 @@ TABLE: dict[JobState, dict[Cause, JobState]] = {
     _S.FAILED: {},
     _S.CANCELLED: {},
 }
+
+#: The states as plain strings: `StrEnum.value` is a Python function, called for every row and every view.
+NAMES: dict[JobState, JobStateName] = {state: state.value for state in JobState}
 
 FINAL = frozenset((JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED))
 WAITING = frozenset((JobState.QUEUED, JobState.DELAYED))
@@ -183,20 +186,19 @@ class Job(Struct, kw_only=True):
     def held(self) -> bool:
         return self.state in HELD
 
-    def move(self, cause: Cause, now: float, note: str = "") -> JobState:
-        """Apply a row of the table, write the story, return the state it left. Raises `IllegalMove`."""
+    def move(self, cause: Cause, now: float, note: str = "") -> JobState | None:
+        """Apply a row of the table, write the story, return the state it left (None: it is new). Raises `IllegalMove`."""
         target = TABLE[self.state].get(cause)
         if target is None:
             raise IllegalMove(self, cause)
-        source = self.state
+        story = self.story
+        source = self.state if story else None
         self.state = target
         if target in FINAL:
             self.finished_at = now
-        if len(self.story) >= MAX_STORY:
-            del self.story[MAX_STORY // 2]
-        self.story.append(
-            Move(now, "" if cause is Cause.SUBMITTED else source, target, cause, self.attempts, self.worker, note[:200])
-        )
+        if len(story) >= MAX_STORY:
+            del story[MAX_STORY // 2]
+        story.append(Move(now, source or "", target, cause, self.attempts, self.worker, note[:200]))
         return source
 
     def begin_attempt(self, now: float) -> None:

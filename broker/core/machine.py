@@ -8,6 +8,7 @@ raised before anything has changed.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import get_args
 
 from broker.core import clock, outbox, reports, requests, views
 from broker.core.dispatch import dispatch
@@ -19,6 +20,8 @@ from broker.wire import codec
 from broker.wire import messages as m
 
 __all__ = ["Archive", "Core", "Policy"]
+
+_FROM_AGENT = frozenset(get_args(m.FromAgent))
 
 
 class Core:
@@ -33,13 +36,14 @@ class Core:
 
     def receive(self, peer: bytes, message: m.Message | PeerGone, body: bytes, now: float) -> list[Effect]:
         """One message from one address."""
-        self.now = max(self.now, now)
-        if isinstance(message, PeerGone):
-            self._peer_gone(peer)
-        elif isinstance(message, m.FromEdge):
-            self._from_edge(peer, message, body)
-        else:
+        if now > self.now:
+            self.now = now
+        if type(message) in _FROM_AGENT:
             self._from_agent(peer, message, body)
+        elif isinstance(message, PeerGone):
+            self._peer_gone(peer)
+        else:
+            self._from_edge(peer, message, body)
         return self._settle()
 
     def tick(self, now: float) -> list[Effect]:
@@ -98,10 +102,12 @@ class Core:
     def _settle(self) -> list[Effect]:
         """What every pass ends with: give out work, tell the watchers."""
         state = self.state
-        dispatch(state, self.now)
+        if state.pool.free:
+            dispatch(state, self.now)
         if state.changed or state.gone:
             self._tell_watchers()
-        return state.take_effects()
+        effects, state.effects = state.effects, []
+        return effects
 
     def _tell_watchers(self) -> None:
         state = self.state
@@ -123,7 +129,7 @@ class Core:
         if worker is not None:
             self.state.pool.unreachable(worker)
 
-    def _from_edge(self, peer: bytes, message: m.FromEdge, body: bytes) -> None:
+    def _from_edge(self, peer: bytes, message: m.Message, body: bytes) -> None:
         state, now = self.state, self.now
         match message:
             case m.Submit():
@@ -147,27 +153,28 @@ class Core:
             case m.HookDone():
                 outbox.hook_done(state, peer, message, now)
 
-    def _from_agent(self, peer: bytes, message: m.Message, body: bytes) -> None:
+    def _from_agent(self, peer: bytes, message: m.Message | PeerGone, body: bytes) -> None:
         state, now = self.state, self.now
-        if isinstance(message, m.Hello):
+        if type(message) is m.Hello:
             reports.hello(state, peer, message, body, now)
             return
-        worker = state.pool.at(peer)
+        pool = state.pool
+        worker = pool.at(peer)
         if worker is None or worker.lost:
             # A lost worker has nothing left to renew: it must say what it holds first.
             if not isinstance(message, m.Goodbye):
                 state.send(peer, m.Who())
             return
         clock.heard(worker, now)
-        match message:
-            case m.Heartbeat():
-                reports.heartbeat(state, worker, message, now)
-            case m.Started():
-                reports.started(state, worker, message, now)
-            case m.Refused():
-                reports.refused(state, worker, message, now)
+        match message:  # the most frequent first: each case costs
             case m.Finished():
                 reports.finished(state, worker, message, body, now)
+            case m.Started():
+                reports.started(state, worker, message, now)
+            case m.Heartbeat():
+                reports.heartbeat(state, worker, message, now)
+            case m.Refused():
+                reports.refused(state, worker, message, now)
             case m.Failed():
                 reports.failed(state, worker, message, now)
             case m.Cancelled():
@@ -175,7 +182,7 @@ class Core:
             case m.Goodbye():
                 reports.goodbye(state, worker, message, now)
                 return
-        state.pool.refresh(worker)
+        pool.refresh(worker)
 
 
 def _had_begun(job: Job) -> bool:

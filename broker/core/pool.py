@@ -9,8 +9,8 @@ silence (its jobs go back to the queue). Its name is its identity; a peer is onl
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import dropwhile
 
 from broker.wire.messages import EngineState, Heartbeat, WorkerInfo
 
@@ -53,21 +53,22 @@ class Worker:
         """Whether it sits out after too many failures."""
         return self.benched_until > 0
 
-    @property
-    def _shut(self) -> bool:
-        return self.lost or self.suspect or self.draining or self.drain_asked or self.benched
+    def standing(self) -> tuple[int, bool]:
+        """(room, in service): see there."""
+        if self.lost or self.suspect or self.draining or self.drain_asked or self.benched_until:
+            return 0, False
+        room = self.free - len(self._unseen)
+        return room if room > 0 else 0, self.engine not in ("restarting", "stopped")
 
     @property
     def in_service(self) -> bool:
         """Whether it runs jobs or soon will."""
-        return not (self._shut or self.engine in ("restarting", "stopped"))
+        return self.standing()[1]
 
     @property
     def room(self) -> int:
         """How many jobs it may be given now."""
-        if self._shut:
-            return 0
-        return max(0, self.free - len(self._unseen))
+        return self.standing()[0]
 
     def grant(self, job_id: str, fence: int) -> None:
         self.held[job_id] = fence
@@ -79,25 +80,29 @@ class Worker:
 
     def said(self, seen: int, free: int) -> None:
         """It has received every fence up to `seen`, and had `free` room then."""
-        self.seen = max(self.seen, seen)
+        if seen > self.seen:
+            self.seen = seen
         self.free = free
         if self._unseen and self._unseen[0] <= self.seen:
-            self._unseen = list(dropwhile(lambda fence: fence <= self.seen, self._unseen))
+            del self._unseen[: bisect_right(self._unseen, self.seen)]
 
     def took(self, fence: int) -> None:
         """It has received every fence up to this one; what that took of its room is still to be said."""
-        taken = sum(1 for granted in self._unseen if granted <= fence)
         if fence > self.seen:
+            taken = bisect_right(self._unseen, fence)
             self.said(fence, max(0, self.free - taken))
 
-    def release(self, job_id: str, fence: int, now: float) -> None:
-        """It does not hold this attempt any more."""
-        if self.held.get(job_id) == fence:
-            del self.held[job_id]
-            if fence in self._unseen:
-                self._unseen.remove(fence)
-            if not self.held:
-                self.idle_since = now
+    def release(self, job_id: str, fence: int, now: float) -> bool:
+        """It does not hold this attempt any more; True when that makes room, as it has not seen the grant."""
+        if self.held.get(job_id) != fence:
+            return False
+        del self.held[job_id]
+        if not self.held:
+            self.idle_since = now
+        unseen = fence in self._unseen
+        if unseen:
+            self._unseen.remove(fence)
+        return unseen
 
 
 class Pool:
@@ -106,8 +111,9 @@ class Pool:
     def __init__(self) -> None:
         self.workers: dict[str, Worker] = {}
         self._by_peer: dict[bytes, Worker] = {}
-        #: Names of workers with room > 0; kept by `refresh`.
-        self._free: dict[str, Worker] = {}
+        #: Workers with room by name, in no promised order, and names of those in service; kept by `refresh`.
+        self.free: dict[str, Worker] = {}
+        self._serving: set[str] = set()
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(self.workers.values())
@@ -132,7 +138,8 @@ class Pool:
     def remove(self, worker: Worker) -> None:
         if self.workers.get(worker.name) is worker:
             del self.workers[worker.name]
-            self._free.pop(worker.name, None)
+            self.free.pop(worker.name, None)
+            self._serving.discard(worker.name)
         self._by_peer.pop(worker.peer, None)
 
     def unreachable(self, worker: Worker) -> None:
@@ -142,20 +149,18 @@ class Pool:
         self.refresh(worker)
 
     def refresh(self, worker: Worker) -> None:
-        """Call after anything that changes a worker's room."""
-        if worker.room > 0:
-            self._free[worker.name] = worker
+        """Call after anything that changes a worker's room, or whether it is in service."""
+        name = worker.name
+        room, in_service = worker.standing()
+        if room:
+            self.free[name] = worker
+        elif name in self.free:
+            del self.free[name]
+        if in_service:
+            self._serving.add(name)
         else:
-            self._free.pop(worker.name, None)
-
-    def free(self) -> list[Worker]:
-        """Workers with room, in no promised order."""
-        return list(self._free.values())
-
-    @property
-    def has_room(self) -> bool:
-        return bool(self._free)
+            self._serving.discard(name)
 
     def usable(self) -> int:
         """How many workers run jobs or soon will."""
-        return sum(1 for worker in self.workers.values() if worker.in_service)
+        return len(self._serving)

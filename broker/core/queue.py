@@ -7,16 +7,15 @@ the job's cost; so a tenant that dumps thousands of jobs delays others by one jo
 that arrive within 2 x S of it).
 
 Jobs of one tenant that the same workers could run form a *lane*, so finding work for a worker looks at the heads of lanes, however
-long the queue is. Every operation is O(log n) in jobs.
+long the queue is.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
-from itertools import islice
 
 from msgspec import Struct
-from sortedcontainers import SortedDict, SortedKeyList
 
 from broker.core.jobs import Job
 
@@ -25,11 +24,20 @@ COST_WEIGHT = 2.0
 #: Seconds put before the arrival of a job that has already waited once (its worker was lost): it goes to the front of its tenant.
 FRONT_S = 1e9
 
+#: Up to so many jobs ahead, the seconds of work ahead are those of these very jobs.
+NEAR = 16
+
 #: How many jobs of a lane are looked at when its head may not run on any free worker (it crashed there before).
 LOOK_BEHIND = 32
 
+#: A line longer than this is not looked through for its costliest job.
+LOOK_THROUGH = 512
 
-class Lane(Struct, frozen=True):
+#: Entries that have left a line before its list is made shorter.
+_MAX_GONE = 64
+
+
+class Lane(Struct, frozen=True, gc=False):
     """What decides which workers can run a job."""
 
     model: str
@@ -37,25 +45,79 @@ class Lane(Struct, frozen=True):
     pinned: str
 
 
-class _Entry(Struct, frozen=True, gc=False):
-    key: float
-    #: Breaks ties in order of arrival.
-    seq: int
-    job_id: str
-    cost: float
+#: (key, number in order of arrival, job id, cost): compared as tuples, so the number breaks ties and nothing behind it is looked at.
+_Entry = tuple[float, int, str, float]
 
 
-def _order(entry: _Entry) -> tuple[float, int]:
-    return entry.key, entry.seq
+class _Line:
+    """The waiting jobs of one tenant in one lane, in order.
+
+    A list whose first `_gone` entries have left already: jobs come near the end and leave at the front, so that either costs nothing that
+    grows with the list, but for its making itself shorter now and then. What leaves from within moves what stands behind it.
+    """
+
+    def __init__(self) -> None:
+        self._entries: list[_Entry] = []
+        self._gone = 0
+        #: Predicted seconds of work in it.
+        self.cost = 0.0
+
+    def __len__(self) -> int:
+        return len(self._entries) - self._gone
+
+    def first(self, jobs: int) -> list[_Entry]:
+        """The first so many, or all if there are fewer."""
+        return self._entries[self._gone : self._gone + jobs]
+
+    def add(self, entry: _Entry) -> None:
+        insort(self._entries, entry, self._gone)
+        self.cost += entry[3]
+
+    def remove(self, entry: _Entry) -> None:
+        """Take out an entry that is there."""
+        self.cost -= entry[3]
+        if entry is not self._entries[self._gone]:
+            del self._entries[bisect_left(self._entries, entry, self._gone)]
+            return
+        self._gone += 1
+        if self._gone > _MAX_GONE and 2 * self._gone > len(self._entries):
+            del self._entries[: self._gone]
+            self._gone = 0
+
+    def before(self, entry: _Entry) -> int:
+        """How many stand before this one."""
+        return bisect_left(self._entries, entry, self._gone) - self._gone
+
+    def first_s(self, jobs: int) -> float:
+        """Seconds of work in its first `jobs` jobs: summed up while these are few, else of so many of the mean cost."""
+        if jobs > NEAR:
+            return jobs * self.cost / len(self)
+        return sum(entry[3] for entry in self.first(jobs)) if jobs else 0.0
 
 
 class _Tenant:
     def __init__(self, name: str) -> None:
         self.name = name
-        self.lanes: dict[Lane, SortedKeyList] = {}
+        self.lines: dict[Lane, _Line] = {}
         self.start = 0.0
         self.finish = 0.0
         self.count = 0
+
+    def before(self, entry: _Entry) -> tuple[int, float]:
+        """(jobs, seconds of work) of this tenant that go before one of its own."""
+        jobs, seconds = 0, 0.0
+        for line in self.lines.values():
+            before = line.before(entry)
+            jobs += before
+            seconds += line.first_s(before)
+        return jobs, seconds
+
+    def first_s(self, jobs: int) -> float:
+        """Seconds of work in its first `jobs` jobs."""
+        if len(self.lines) == 1:
+            (line,) = self.lines.values()
+            return line.first_s(jobs)
+        return jobs * sum(line.cost for line in self.lines.values()) / self.count if jobs else 0.0
 
 
 class _Class:
@@ -74,13 +136,20 @@ class _Class:
         return waiting
 
 
+#: Where a job waits.
+_Place = tuple[_Class, _Tenant, Lane, _Entry]
+
+
 class Queue:
     """Waiting jobs. Holds ids and keys, not the jobs."""
 
     def __init__(self) -> None:
-        self._classes: SortedDict = SortedDict()  # -priority -> _Class
-        self._where: dict[str, tuple[int, str, Lane, _Entry]] = {}
+        #: By priority, the highest first.
+        self._classes: dict[int, _Class] = {}
+        self._where: dict[str, _Place] = {}
         self._seq = 0
+        #: When the newest job came that has waited here.
+        self.newest_at = 0.0
         #: Predicted seconds of work waiting.
         self.backlog_s = 0.0
 
@@ -93,24 +162,27 @@ class Queue:
     def add(self, job: Job, *, front: bool = False) -> None:
         """Let `job` wait; its cost is that of `job.cost`. `front`: before every job of its tenant that has not waited before."""
         self._seq += 1
+        if job.submitted_at > self.newest_at:
+            self.newest_at = job.submitted_at
         arrival = job.submitted_at - (FRONT_S if front else 0.0)
-        entry = _Entry(arrival + COST_WEIGHT * job.cost, self._seq, job.id, job.cost)
+        entry = (arrival + COST_WEIGHT * job.cost, self._seq, job.id, job.cost)
         lane = Lane(job.model, job.gpus, job.pinned)
-        cls = self._classes.get(-job.priority)
+        cls = self._classes.get(job.priority)
         if cls is None:
-            cls = self._classes[-job.priority] = _Class()
+            cls = self._classes[job.priority] = _Class()
+            self._classes = dict(sorted(self._classes.items(), reverse=True))
         tenant = cls.tenants.get(job.tenant)
         if tenant is None:
             tenant = cls.tenants[job.tenant] = _Tenant(job.tenant)
         if not tenant.count:
             tenant.start = max(cls.virtual, tenant.finish)
-        entries = tenant.lanes.get(lane)
-        if entries is None:
-            entries = tenant.lanes[lane] = SortedKeyList(key=_order)
-        entries.add(entry)
+        line = tenant.lines.get(lane)
+        if line is None:
+            line = tenant.lines[lane] = _Line()
+        line.add(entry)
         tenant.count += 1
         cls.count += 1
-        self._where[job.id] = (job.priority, job.tenant, lane, entry)
+        self._where[job.id] = (cls, tenant, lane, entry)
         self.backlog_s += job.cost
 
     def remove(self, job_id: str) -> None:
@@ -122,7 +194,7 @@ class Queue:
         """Take a job out because a worker gets it: its tenant is charged."""
         cls, tenant, entry = self._take(job_id)
         cls.virtual = max(cls.virtual, tenant.start)
-        tenant.finish = tenant.start = tenant.start + entry.cost
+        tenant.finish = tenant.start = tenant.start + entry[3]
         self._forget_idle(cls)
 
     def first(
@@ -140,65 +212,67 @@ class Queue:
             if not served(tenant.name):
                 continue
             best: _Entry | None = None
-            for lane, entries in tenant.lanes.items():
+            for lane, line in tenant.lines.items():
                 if not usable(lane):
                     continue
-                head = next((e for e in islice(entries, LOOK_BEHIND) if allowed(e.job_id, lane)), None)
-                if head is not None and (best is None or _order(head) < _order(best)):
-                    best = head
+                for entry in line.first(LOOK_BEHIND):
+                    if allowed(entry[2], lane):
+                        best = entry if best is None or entry < best else best
+                        break
             if best is not None:
-                return best.job_id
+                return best[2]
         return None
+
+    def costliest(self, like: str) -> str:
+        """The costliest job of that job's priority and tenant that waits for the same workers; that job itself where too many wait."""
+        _, tenant, lane, best = self._where[like]
+        line = tenant.lines[lane]
+        if len(line) <= LOOK_THROUGH:
+            for entry in line.first(LOOK_THROUGH):
+                if entry[3] > best[3]:
+                    best = entry
+        return best[2]
 
     def ahead(self, job_id: str) -> tuple[int, float]:
         """(jobs, seconds of work) that will be given out before this one, if nothing else arrives.
 
         Exact with one tenant; with several, the fair share of the others is counted: as many jobs of each as are ahead in its own.
         """
-        priority, name, _, entry = self._where[job_id]
-        jobs, seconds = 0, 0.0
-        for negative, cls in self._classes.items():
-            if -negative < priority:
-                break
-            for tenant_name, tenant in cls.tenants.items():
-                if -negative > priority:
-                    part = tenant.count
-                elif tenant_name == name:
-                    part = sum(entries.bisect_key_left(_order(entry)) for entries in tenant.lanes.values())
-                else:
-                    own = sum(e.bisect_key_left(_order(entry)) for e in cls.tenants[name].lanes.values())
-                    part = min(tenant.count, own + 1)
+        cls, own_tenant, _, entry = self._where[job_id]
+        own, seconds = own_tenant.before(entry)
+        jobs = own
+        for tenant in cls.tenants.values():
+            if tenant is not own_tenant:
+                part = min(tenant.count, own + 1)
                 jobs += part
-                seconds += part * self._mean_cost(tenant)
+                seconds += tenant.first_s(part)
+        for higher in self._classes.values():
+            if higher is cls:
+                break
+            jobs += higher.count
+            seconds += sum(tenant.first_s(tenant.count) for tenant in higher.tenants.values())
         return jobs, seconds
 
     def ids(self) -> Iterator[str]:
         return iter(self._where)
 
-    def _mean_cost(self, tenant: _Tenant) -> float:
-        """Mean cost of the first few of a tenant's jobs: the ones that will be served next."""
-        costs = [e.cost for entries in tenant.lanes.values() for e in islice(entries, 16)]
-        return sum(costs) / len(costs) if costs else 0.0
-
     def _tenants(self, like: str | None) -> Iterator[_Tenant]:
         if like is not None:
-            priority, name, _, _ = self._where[like]
-            yield self._classes[-priority].tenants[name]
+            yield self._where[like][1]
             return
         for cls in self._classes.values():
-            yield from cls.backlogged()
+            if cls.count:
+                yield from cls.backlogged()
 
     def _take(self, job_id: str) -> tuple[_Class, _Tenant, _Entry]:
-        priority, name, lane, entry = self._where.pop(job_id)
-        cls = self._classes[-priority]
-        tenant = cls.tenants[name]
-        entries = tenant.lanes[lane]
-        entries.remove(entry)
-        if not entries:
-            del tenant.lanes[lane]
+        cls, tenant, lane, entry = self._where.pop(job_id)
+        line = tenant.lines[lane]
+        line.remove(entry)
+        if not len(line):
+            del tenant.lines[lane]
         tenant.count -= 1
         cls.count -= 1
-        self.backlog_s = self.backlog_s - entry.cost if self._where else 0.0
+        self.backlog_s = self.backlog_s - entry[3] if self._where else 0.0
         return cls, tenant, entry
 
     @staticmethod

@@ -14,7 +14,7 @@ from broker.core.costs import Costs
 from broker.core.deadlines import Deadlines
 from broker.core.effects import Effect, Forgot, Hooked, Moved, Send
 from broker.core.hooks import Deliveries, Hook, caused
-from broker.core.jobs import FINAL, LAZY, Cause, Job, JobState
+from broker.core.jobs import FINAL, LAZY, WAITING, Cause, Job, JobState
 from broker.core.policy import Policy
 from broker.core.pool import Pool, Worker
 from broker.core.queue import Queue
@@ -71,7 +71,8 @@ class State:
         self.load: tuple[float, float, int] = (-1.0, 0.0, 1)
         self.effects: list[Effect] = []
         self._fences = 0
-        self._revisions = 0
+        #: The last one given: `epoch << 32 | counter`, like a fence.
+        self._revisions = epoch << 32
         self._finals: OrderedDict[str, int] = OrderedDict()
         self._final_bytes = 0
 
@@ -79,10 +80,6 @@ class State:
 
     def send(self, peer: bytes, message: m.Message, body: bytes | None = None) -> None:
         self.effects.append(Send(peer, message, body))
-
-    def take_effects(self) -> list[Effect]:
-        effects, self.effects = self.effects, []
-        return effects
 
     # ------------------------------------------------------------ jobs
 
@@ -112,7 +109,7 @@ class State:
 
     def next_revision(self) -> int:
         self._revisions += 1
-        return self.epoch << 32 | self._revisions
+        return self._revisions
 
     def adopt_record(self, job: Job) -> None:
         """Take a job into memory: a new one, or one read back at start."""
@@ -126,33 +123,30 @@ class State:
         """Move a job by the table, and everything that depends on its state with it."""
         source = job.move(cause, now, note)
         target = job.state
-        self.counts[source] -= 1
-        self.counts[target] += 1
-        self.tenants.moved(job, source)
-        if source is JobState.QUEUED and target is not JobState.QUEUED and job.id in self.queue:
-            self.queue.remove(job.id)
-        if source is JobState.DELAYED:
-            self.deadlines.clear(("due", job.id))
-        if target is JobState.DELAYED:
+        if source is not target and source is not None:
+            counts = self.counts
+            counts[source] -= 1
+            counts[target] += 1
+            self.tenants.moved(job, source)
+            if source in WAITING and cause is not Cause.DISPATCHED:  # which has taken it out of the queue
+                self._end_wait(job, source)
+            if target in FINAL:
+                self._finish(job)
+        if target in WAITING and target is JobState.DELAYED:
             self.deadlines.set(("due", job.id), job.not_before)
-        if target in FINAL:
-            self._finish(job)
         hook = self._hook_of(job, cause, now) if job.webhook else None
-        self.effects.append(
-            Moved(
-                job_id=job.id,
-                attempt=job.attempts,
-                source=None if cause is Cause.SUBMITTED else source,
-                target=target,
-                cause=cause,
-                durable=cause not in LAZY or hook is not None,
-                worker=job.worker,
-                note=note,
-            )
-        )
+        durable = hook is not None or cause not in LAZY
+        self.effects.append(Moved(job, job.attempts, source, target, cause, durable, job.worker, note))
         if hook is not None:
             self.effects.append(Hooked(hook))
         self.note_change(job)
+
+    def _end_wait(self, job: Job, source: JobState) -> None:
+        """A job waits no more, though it was not its turn."""
+        if source is JobState.DELAYED:
+            self.deadlines.clear(("due", job.id))
+        elif job.id in self.queue:
+            self.queue.remove(job.id)
 
     def _hook_of(self, job: Job, cause: Cause, now: float) -> Hook | None:
         """The delivery that the job's latest move causes. A start that the broker hears of twice is told once."""
@@ -216,8 +210,7 @@ class State:
         """Nobody has this job any more."""
         self.orphans.discard(job.id)
         worker = self.pool.get(job.worker)
-        if worker is not None:
-            worker.release(job.id, job.fence, now)
+        if worker is not None and worker.release(job.id, job.fence, now):
             self.pool.refresh(worker)
 
     def holder(self, job: Job) -> Worker | None:
@@ -235,7 +228,8 @@ class State:
 
     def note_change(self, job: Job) -> None:
         """A visible change: a new revision, and an event to every watcher when this pass is over."""
-        job.revision = self.next_revision()
+        self._revisions += 1
+        job.revision = self._revisions
         if self.watchers:
             self.changed[job.id] = job
 
@@ -246,7 +240,8 @@ class State:
         if not job.parked:
             self.bodies.drop(job)
         job.phase, job.step, job.total = "", 0, 0
-        self.deadlines.clear(("deadline", job.id))
+        if job.deadline_at:
+            self.deadlines.clear(("deadline", job.id))
         self._finals[job.id] = len(job.body)
         self._final_bytes += len(job.body)
 

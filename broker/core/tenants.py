@@ -20,6 +20,13 @@ class Share(Struct):
     max_running: int = 0
 
 
+_WAITS, _IS_HELD, _IS_OVER = (1, 0), (0, 1), (0, 0)
+#: State -> what a job in it counts for, waiting and held.
+_COUNTED = {state: _WAITS if state in WAITING else _IS_HELD if state in HELD else _IS_OVER for state in JobState}
+
+_NOTHING = Share()
+
+
 class Tenants:
     """Every tenant that has live jobs."""
 
@@ -30,21 +37,28 @@ class Tenants:
         """Count a job that is new in memory; jobs come in the order of their acceptance."""
         if job.final:
             return
-        share = self._shares.setdefault(job.tenant, Share())
+        share = self._shares.get(job.tenant)
+        if share is None:
+            share = self._shares[job.tenant] = Share()
         share.max_running = job.max_running
-        _count(share, job.state, 1)
+        waiting, held = _COUNTED[job.state]
+        share.waiting += waiting
+        share.held += held
 
     def moved(self, job: Job, source: JobState) -> None:
         """Count a job where it is now, and no longer where it was."""
+        before, after = _COUNTED[source], _COUNTED[job.state]
+        if before is after:
+            return
         share = self._shares[job.tenant]
-        _count(share, source, -1)
-        _count(share, job.state, 1)
-        if not share.waiting and not share.held:
+        share.waiting += after[0] - before[0]
+        share.held += after[1] - before[1]
+        if not (share.waiting or share.held):
             del self._shares[job.tenant]
 
     def share(self, tenant: str) -> Share:
         """What this tenant has; for reading."""
-        return self._shares.get(tenant) or Share()
+        return self._shares.get(tenant) or _NOTHING
 
     def may_start(self, tenant: str) -> bool:
         """Whether a worker may take one more job of this tenant."""
@@ -54,10 +68,3 @@ class Tenants:
     def names(self) -> frozenset[str]:
         """The tenants that have live jobs."""
         return frozenset(self._shares)
-
-
-def _count(share: Share, state: JobState, change: int) -> None:
-    if state in WAITING:
-        share.waiting += change
-    elif state in HELD:
-        share.held += change

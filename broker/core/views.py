@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker.core import hooks
-from broker.core.jobs import Job, JobState
+from broker.core.jobs import HELD, NAMES, Job, JobState
 from broker.core.pool import Worker
 from broker.core.state import State
 from broker.wire import messages as m
@@ -16,7 +16,7 @@ def job_view(state: State, job: Job, now: float, *, full: bool = False, body: by
     position, eta = _outlook(state, job, now)
     return m.JobView(
         id=job.id,
-        state=job.state.value,
+        state=NAMES[job.state],
         model=job.model,
         revision=job.revision,
         tenant=job.tenant,
@@ -59,7 +59,7 @@ def _outlook(state: State, job: Job, now: float) -> tuple[int, float]:
         jobs, seconds = state.queue.ahead(job.id)
         running_s, workers = _load(state, now)
         return jobs, (seconds + running_s) / workers + predicted if known else -1.0
-    if job.held:
+    if job.state in HELD:
         return -1, _remaining(job, predicted if known else 0.0, now)
     if job.state is JobState.DELAYED and known:
         return -1, max(0.0, job.not_before - now) + predicted
@@ -87,22 +87,22 @@ def _load(state: State, now: float) -> tuple[float, int]:
 
 
 def _sum_running(state: State, now: float) -> float:
-    total, seen, held = 0.0, 0, 0
+    total, seen = 0.0, 0
     for worker in state.pool:
-        held += len(worker.held)
-        if seen >= _SAMPLE:
-            continue
         for job_id in worker.held:
             job = state.jobs.get(job_id)
             if job is not None:
                 total += max(0.0, _remaining(job, state.costs.predict(job.model, job.units), now))
                 seen += 1
+        if seen >= _SAMPLE:
+            break
+    held = state.counts[JobState.ASSIGNED] + state.counts[JobState.RUNNING]
     return total * held / seen if seen else 0.0
 
 
 def wait_s(state: State, now: float) -> float:
     """Predicted wait of a job that came now, seconds."""
-    if state.pool.has_room and not len(state.queue):
+    if state.pool.free and not len(state.queue):
         return 0.0
     running_s, workers = _load(state, now)
     return (state.queue.backlog_s + running_s) / workers

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from broker.core.jobs import FINAL, Job, JobState
@@ -35,14 +36,10 @@ _RATES_WINDOW = 20_000
 _CHECKPOINT_ROWS = 500
 
 
-def _no_reserve() -> bool:
-    return False
-
-
 class Journal:
     """The file, its one connection, and the rows that are not on disk yet. It is the core's `Archive`."""
 
-    def __init__(self, path: Path, release_reserve: Callable[[], bool] = _no_reserve) -> None:
+    def __init__(self, path: Path, release_reserve: Callable[[], bool] = lambda: False) -> None:
         """Open or create the file and raise the epoch, on disk. `release_reserve` frees space on a full disk; False: there is none left.
 
         Raises `JournalRefused`, `JournalBroken` or `JournalFull`.
@@ -50,6 +47,8 @@ class Journal:
         self.path = path
         self._release_reserve = release_reserve
         self._connection = open_database(path)
+        #: For what is done for every job, as making a cursor costs; whatever it selects is read to the end.
+        self._cursor = self._connection.cursor()
         #: Number of every live job that has been staged.
         self._numbers: dict[str, int] = {}
         #: Staged and not flushed, those that may be lost apart; flushed and not committed.
@@ -67,26 +66,25 @@ class Journal:
         self._since_checkpoint = 0
         self._since_checkpoint_seen = 0
         try:
-            self._next = int(self._one("SELECT coalesce(max(n), 0) + 1 FROM job"))
+            self._next = int(self._connection.execute("SELECT coalesce(max(n), 0) + 1 FROM job").fetchone()[0])
             self.epoch = self._raise_epoch()
         except BaseException:
-            self._connection.close()
+            self.close()
             raise
-
-    def _one(self, query: str) -> int:
-        return int(self._connection.execute(query).fetchone()[0])
 
     def _raise_epoch(self) -> int:
         def write() -> None:
             self._begin()
             self._connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")
-            self._connection.execute("COMMIT")
+            self._cursor.execute("COMMIT")
 
         self._guarded(write)
-        return self._one("SELECT value FROM meta WHERE key = 'epoch'")
+        return int(self._connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()[0])
 
     def close(self) -> None:
         """Close the file. What was not committed is rolled back, as if the process had been killed."""
+        with suppress(sqlite3.ProgrammingError):  # closed before
+            self._cursor.close()  # else it would keep the file locked
         self._connection.close()
 
     # ------------------------------------------------------------ writing
@@ -99,6 +97,10 @@ class Journal:
     @property
     def _written(self) -> bool:
         return bool(self._flushed or self._deleted or self.outbox.flushed)
+
+    def on_disk(self, job_id: str) -> bool:
+        """Whether this accepted job has a row that no crash can take."""
+        return job_id not in self._new and job_id not in self._inserted
 
     def stage(self, job: Job, *, lazy: bool = False) -> None:
         """Write this job's row with the next commit; `lazy`: with the next that includes lazy rows."""
@@ -120,10 +122,7 @@ class Journal:
         Whatever is staged is written first, so that a later job of the same id cannot meet this one's row.
         """
         self.flush()
-        try:
-            row = self._connection.execute("SELECT n, state FROM job WHERE id = ?", (job_id,)).fetchone()
-        except sqlite3.Error as error:
-            raise JournalBroken(f"the journal {self.path} cannot be read: {error}") from error
+        row = self._row("SELECT n, state FROM job WHERE id = ?", (job_id,))
         if row is None or row[1] not in FINAL:
             raise JournalConflict(f"job {job_id} cannot be deleted: its row is {row and row[1]}")
         # Should this transaction have to be written again, this row need not: it is deleted before anything else is written.
@@ -172,7 +171,7 @@ class Journal:
 
     def _write_and_commit(self) -> None:
         self._write_staged()
-        self._connection.execute("COMMIT")
+        self._cursor.execute("COMMIT")
 
     def _write_staged(self) -> None:
         self._begin()
@@ -182,7 +181,7 @@ class Journal:
         if new:
             fresh = [(numbers[job_id], job) for job_id, job in self._staged.items() if job_id in new]
             self._insert(fresh)
-        if updates and self._connection.executemany(rows.UPDATE_JOB, updates).rowcount != len(updates):
+        if updates and self._cursor.executemany(rows.UPDATE_JOB, updates).rowcount != len(updates):
             raise JournalConflict(self._conflicts(updates))
         self._flushed.update(self._staged)
         self._staged.clear()
@@ -192,35 +191,33 @@ class Journal:
 
     def _delete_doomed(self) -> None:
         if self._doomed:
-            numbers = [(n,) for n in self._doomed]
-            self._connection.executemany("DELETE FROM job WHERE n = ?", numbers)
-            self._connection.executemany("DELETE FROM spec WHERE n = ?", numbers)
+            for table in ("job", "spec"):
+                self._cursor.executemany(f"DELETE FROM {table} WHERE n = ?", [(n,) for n in self._doomed])
             self.outbox.delete(self._doomed)
             self._deleted += self._doomed
             self._doomed.clear()
 
     def _insert(self, fresh: list[tuple[int, Job]]) -> None:
         try:
-            self._connection.executemany(rows.INSERT_JOB, [rows.job_row(n, job) for n, job in fresh])
-            self._connection.executemany(rows.INSERT_SPEC, [rows.spec_row(n, job) for n, job in fresh])
+            self._cursor.executemany(rows.INSERT_JOB, [rows.job_row(n, job) for n, job in fresh])
+            self._cursor.executemany(rows.INSERT_SPEC, [rows.spec_row(n, job) for n, job in fresh])
         except sqlite3.IntegrityError as error:
             raise JournalConflict(f"a job is in the journal already that the core takes for new: {error}") from None
 
     def _begin(self) -> None:
         if not self._connection.in_transaction:
-            self._connection.execute("BEGIN IMMEDIATE")
+            self._cursor.execute("BEGIN IMMEDIATE")
 
     def _conflicts(self, updates: list[rows.JobRow]) -> str:
         """Which updates did not match, and why."""
         found = []
         for state, fence, _worker, _tail, n in updates:
-            row = self._connection.execute("SELECT id, state, fence FROM job WHERE n = ?", (n,)).fetchone()
+            row = self._row("SELECT id, state, fence FROM job WHERE n = ?", (n,))
             if row is None:
                 found.append(f"row {n} is gone")
-            elif (row[1], row[2]) != (state, fence):
-                found.append(
-                    f"job {row[0]} is {row[1]} with fence {row[2]}, the core has it {state} with fence {fence}"
-                )
+            elif row[1:] != (state, fence):
+                there, here = f"{row[1]} with fence {row[2]}", f"{state} with fence {fence}"
+                found.append(f"job {row[0]} is {there}, the core has it {here}")
         return "; ".join(found[:3]) or "a final row was written again"
 
     def _guarded(self, write: Callable[[], object]) -> None:
@@ -258,14 +255,13 @@ class Journal:
         staged = self._staged.get(job_id) or self._lazy.get(job_id)
         if staged is not None:
             return staged
-        return self._read(" WHERE job.id = ?", (job_id,))
+        # Asked at every submit, mostly for what is not there: the index alone says that.
+        known = self._row("SELECT 1 FROM job WHERE id = ?", (job_id,))
+        return self._read(" WHERE job.id = ?", (job_id,)) if known else None
 
     def body(self, job_id: str) -> bytes:
         """The spec of a job that was committed."""
-        try:
-            row = self._connection.execute(rows.SELECT_BODY, (job_id,)).fetchone()
-        except sqlite3.Error as error:
-            raise JournalBroken(f"the journal {self.path} cannot be read: {error}") from error
+        row = self._row(rows.SELECT_BODY, (job_id,))
         if row is None:
             raise JournalBroken(f"the journal {self.path} has lost the spec of job {job_id}")
         return bytes(row[0])
@@ -274,11 +270,10 @@ class Journal:
         """The newest job of this name, of this tenant ("": of any)."""
         if not alias:
             return None
-        where = " WHERE job.origin = ? AND job.alias = ? AND job.alias <> ''"
-        names: tuple[str, ...] = (origin, alias)
+        where, names = " WHERE job.origin = ? AND job.alias = ? AND job.alias <> ''", [origin, alias]
         if tenant:
-            where, names = f"{where} AND job.tenant = ?", (*names, tenant)
-        job = self._read(f"{where} ORDER BY job.n DESC LIMIT 1", names)
+            where, names = f"{where} AND job.tenant = ?", [*names, tenant]
+        job = self._read(f"{where} ORDER BY job.n DESC LIMIT 1", tuple(names))
         # A new job that is not flushed is newer than every row; among several the last staged is the newest.
         for job_id in self._new:
             staged = self._staged[job_id]
@@ -330,11 +325,16 @@ class Journal:
         return found
 
     def _read(self, where: str, parameters: tuple[str, ...]) -> Job | None:
+        row = self._row(rows.SELECT + where, parameters)
+        return None if row is None else self._decode(row)
+
+    def _row(self, query: str, parameters: rows.JobRow) -> rows.JobRow | None:
+        """The row that the query finds: one at most."""
         try:
-            row = self._connection.execute(rows.SELECT + where, parameters).fetchone()
+            found: list[rows.JobRow] = self._cursor.execute(query, parameters).fetchall()
         except sqlite3.Error as error:
             raise JournalBroken(f"the journal {self.path} cannot be read: {error}") from error
-        return None if row is None else self._decode(row)
+        return found[0] if found else None
 
     def _decode(self, row: rows.JobRow) -> Job:
         try:

@@ -15,7 +15,6 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from broker.core.effects import Moved
 from broker.shell.junk import Junk
 from broker.wire.messages import PoolView
 
@@ -28,6 +27,7 @@ class Metrics:
 
     def __init__(self, junk: Junk) -> None:
         self._junk = junk
+        #: By new state and cause.
         self.moves: Counter[tuple[str, str]] = Counter()
         #: By direction ("in", "out") and message class.
         self.received: Counter[type] = Counter()
@@ -41,9 +41,6 @@ class Metrics:
         self._commit_buckets = [0] * (len(COMMIT_BOUNDS) + 1)
         self._commit_seconds = 0.0
         self._committed_rows = 0
-
-    def moved(self, move: Moved) -> None:
-        self.moves[move.target, move.cause] += 1
 
     def committed(self, seconds: float, rows: int) -> None:
         self._commit_buckets[bisect_left(COMMIT_BOUNDS, seconds)] += 1

@@ -1,8 +1,11 @@
 """One pass of the broker: drain both sockets, ask the core, commit once, then send.
 
 Nothing is sent before what it says is on disk: the messages of a pass wait for the pass's one commit, which is also what makes
-many jobs share one fsync. The back is drained before the front, so that a flood of requests cannot make workers look silent, and
-no lease expires while messages that would renew it are still waiting to be read.
+many jobs share one fsync. Only a `Run` says nothing: its fence is new whatever becomes of the rows (the epoch is on disk), so a job that
+was accepted before may start while the commit is under way, and a worker that has just finished does not wait for it.
+
+The back is drained before the front, so that a flood of requests cannot make workers look silent, and no lease expires while messages
+that would renew it are still waiting to be read.
 """
 
 from __future__ import annotations
@@ -28,11 +31,17 @@ logger = logging.getLogger(__name__)
 PASS_MESSAGES = 256
 _BACK_SHARE = 224
 
+#: Frames of a message, the routing id counted in.
+_MOST_FRAMES = MAX_FRAMES + 1
+
 #: How long expiry waits for the back to be read dry; a peer that floods it must not stop the clock.
 _PATIENCE_S = 2.0
 
 #: Peers that were cut off and may still have messages in the socket.
 _MAX_SHUT = 1024
+
+#: Words to a worker that a `Run` may overtake: it makes no difference to them.
+_OVERTAKEN = frozenset((m.ResultAck, m.HeartbeatAck))
 
 #: What a client refused for want of disk, or by a broker that is stopping, is told to wait.
 DISK_RETRY_S = 30.0
@@ -107,26 +116,31 @@ class Router:
 
     def _drain(self, listener: Listener, budget: int, now: float) -> tuple[int, bool]:
         """(messages taken, whether the socket was read dry)."""
-        prefix = listener.prefix
-        decode = DECODERS[prefix]
-        shut, keyed = self._shut, listener.keyed
+        prefix, keyed, receive = listener.prefix, listener.keyed, listener.receive
+        decode, step = DECODERS[prefix], self._core.receive
+        shut, received = self._shut, self._metrics.received
+        picky = self.stopping or self._disk.low
         for taken in range(budget):
-            frames = listener.receive()
+            frames = receive()
             if frames is None:
                 return taken, True
             peer = prefix + frames[0]
             if (shut and peer in shut) or (keyed and not self._admits(listener, peer, now)):
                 continue
-            if len(frames) > MAX_FRAMES + 1:
+            if len(frames) > _MOST_FRAMES:
                 self._note_junk(listener, peer, "frames", f"more than {MAX_FRAMES} frames", now)
                 continue
             try:
                 decoded = decode(frames[1:])
                 if decoded is None:
                     continue
-                if keyed and type(decoded[0]) is m.Hello and not self._may_be(listener, peer, decoded[0].name, now):
+                message, body = decoded
+                if keyed and type(message) is m.Hello and not self._may_be(listener, peer, message.name, now):
                     continue
-                self._receive(peer, decoded[0], decoded[1], now)
+                received[type(message)] += 1
+                if picky and type(message) is m.Submit and self._refuse(peer, message):
+                    continue
+                self._take(step(peer, message, body, now))
             except codec.VersionError as error:
                 self._other_version(listener, peer, error, now)
             except codec.DecodeError as error:
@@ -172,26 +186,19 @@ class Router:
         listener.cut()
         self._take(self._core.receive(peer, PeerGone(), b"", now))
 
-    def _receive(self, peer: bytes, message: m.Message, body: bytes, now: float) -> None:
-        self._metrics.received[type(message)] += 1
-        if isinstance(message, m.Submit):
-            refusal = self._refusal(message)
-            if refusal is not None:
-                self._sends.append(Send(peer, refusal))
-                return
-        self._take(self._core.receive(peer, message, body, now))
-
-    def _refusal(self, message: m.Submit) -> m.Rejected | None:
-        """Why no new job is taken at all, if so. A repeat of one that was taken is answered by the core as ever."""
-        if not (self.stopping or self._disk.low):
-            return None
+    def _refuse(self, peer: bytes, message: m.Submit) -> bool:
+        """Tell the peer why no new job is taken; False, and nothing said, when it repeats one that was, which the core answers as ever."""
         if self._core.job(message.job_id) or self._journal.find(message.job_id):
-            return None
+            return False
+        code: m.RejectCode = "queue_full"
+        text, wait_s = (
+            "the disk is nearly full: what room is left is kept for the results of jobs already taken",
+            DISK_RETRY_S,
+        )
         if self.stopping:
-            text, wait_s = "the broker is stopping; it will be back", STOPPING_RETRY_S
-            return m.Rejected(req=message.req, code="shutting_down", message=text, retry_after_s=wait_s)
-        text = "the disk is nearly full: what room is left is kept for the results of jobs already taken"
-        return m.Rejected(req=message.req, code="queue_full", message=text, retry_after_s=DISK_RETRY_S)
+            code, text, wait_s = "shutting_down", "the broker is stopping; it will be back", STOPPING_RETRY_S
+        self._sends.append(Send(peer, m.Rejected(req=message.req, code=code, message=text, retry_after_s=wait_s)))
+        return True
 
     def _other_version(self, listener: Listener, peer: bytes, error: codec.VersionError, now: float) -> None:
         """An agent can be told to leave; an edge of another version has no message that both would understand."""
@@ -203,10 +210,10 @@ class Router:
 
     def _take(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
-            if type(effect) is Send:
-                self._sends.append(effect)
-            elif type(effect) is Moved:
+            if type(effect) is Moved:
                 self._moved(effect)
+            elif type(effect) is Send:
+                self._sends.append(effect)
             elif type(effect) is Forgot:
                 self._journal.forget(effect.job_id)
                 self._durable = True
@@ -237,12 +244,12 @@ class Router:
             )
 
     def _moved(self, move: Moved) -> None:
-        job = self._core.job(move.job_id)
-        if job is None:
-            raise AssertionError(f"the core moved job {move.job_id} and does not have it")
-        self._journal.stage(job, lazy=not move.durable)
-        self._durable = self._durable or move.durable
-        self._metrics.moved(move)
+        if move.durable:
+            self._durable = True
+            self._journal.stage(move.job)
+        else:
+            self._journal.stage(move.job, lazy=True)
+        self._metrics.moves[move.target, move.cause] += 1
         if self._log_moves:
             logger.info(
                 "job moved",
@@ -261,17 +268,35 @@ class Router:
     def _settle(self, now: float) -> None:
         """Commit, send, tell the core who could not be reached, and again for what that caused."""
         while True:
-            if self._durable:
-                self.commit(lazy=False)
             sends, self._sends = self._sends, []
-            for peer in self._send(sends):
+            gone: dict[bytes, None] = {}
+            if self._durable:
+                early, sends = self._apart(sends)
+                self._send(early, gone)
+                self.commit(lazy=False)
+            self._send(sends, gone)
+            for peer in gone:
                 self._take(self._core.receive(peer, PeerGone(), b"", now))
             if not (self._sends or self._durable):
                 return
 
-    def _send(self, sends: list[Send]) -> list[bytes]:
-        """Send, and return the peers that could not be reached. They get nothing more in this pass; what they missed is told anew."""
-        gone: dict[bytes, None] = {}
+    def _apart(self, sends: list[Send]) -> tuple[list[Send], list[Send]]:
+        """(what may go before the commit, the rest): a `Run` of a job that the file has, unless it would overtake a word to its worker."""
+        early: list[Send] = []
+        rest: list[Send] = []
+        spoken: set[bytes] = set()
+        for send in sends:
+            message = send.message
+            if isinstance(message, m.Run) and send.peer not in spoken and self._journal.on_disk(message.job_id):
+                early.append(send)
+                continue
+            rest.append(send)
+            if type(message) not in _OVERTAKEN:
+                spoken.add(send.peer)
+        return early, rest
+
+    def _send(self, sends: list[Send], gone: dict[bytes, None]) -> None:
+        """Send; who cannot be reached is put into `gone`, and gets nothing more in this pass: what it missed is told anew."""
         counts = self._metrics.sent
         for send in sends:
             if send.peer in gone:
@@ -284,4 +309,3 @@ class Router:
                 self._metrics.unsent += 1
                 gone[send.peer] = None
                 logger.info("peer gone", extra={"action": "peer_gone", "peer": send.peer.hex()})
-        return list(gone)

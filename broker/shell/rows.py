@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from broker.core.jobs import FINAL, Job, JobState
+from broker.core.jobs import FINAL, NAMES, Job, JobState
 from broker.wire.jobspec import Result
 from broker.wire.messages import Failure, HookEvent, Move
 
@@ -82,9 +82,10 @@ _decode_tail = msgspec.msgpack.Decoder(Tail).decode
 
 
 def tail_of(job: Job) -> bytes:
-    """The packed part of a job's row."""
+    """The packed part of a job's row: a `Tail`."""
+    # A tuple is packed as the struct would be, and costs less to make.
     return _encode(
-        Tail(
+        (
             job.revision,
             job.attempts,
             job.crashes,
@@ -109,7 +110,7 @@ def job_row(n: int, job: Job) -> JobRow:
     return (
         n,
         job.id,
-        job.state.value,
+        NAMES[job.state],
         job.fence,
         job.worker,
         job.tenant,
@@ -139,7 +140,7 @@ def spec_row(n: int, job: Job) -> JobRow:
 
 def update_row(n: int, job: Job) -> JobRow:
     """Parameters of `UPDATE_JOB`."""
-    return job.state.value, job.fence, job.worker, tail_of(job), n
+    return NAMES[job.state], job.fence, job.worker, tail_of(job), n
 
 
 def decode(row: JobRow) -> Job:

@@ -35,7 +35,7 @@ class WorkerInfo(Struct, frozen=True, kw_only=True):
     models: Annotated[tuple[ModelCard, ...], Meta(max_length=64)] = ()
 
 
-class Move(Struct, frozen=True, array_like=True):
+class Move(Struct, frozen=True, array_like=True, gc=False):
     """One line of a job's story: when it moved, between which states, why, in which attempt, on which worker."""
 
     at: float
@@ -85,7 +85,7 @@ class HookView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     next_at: float = 0.0
 
 
-class JobView(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class JobView(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A job as edges see it."""
 
     id: str

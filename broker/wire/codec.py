@@ -7,23 +7,25 @@ into `DecodeError`, so that a socket loop has one thing to catch. An empty singl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
+from broker.wire.terms import PROTOCOL
 
 MAX_HEADER = 4 * 1024
 #: A job spec. Bodies that the broker writes for edges (pages of jobs) may be larger.
 MAX_BODY = 512 * 1024
 MAX_REPLY_BODY = 64 * 1024 * 1024
 
-#: Messages that come with a second frame; all others come without.
-_WITH_BODY = (m.Submit, m.Run, m.Hello, m.Finished, m.Accepted, m.Jobs, m.Pool, m.Event, m.Hooks)
-#: Messages that may come either way.
-_BODY_OPTIONAL = (m.JobReply, m.CancelReply, m.WorkerReply)
+#: Messages that come with a second frame, and those that come either way; all others come without.
+_ALWAYS_WITH_BODY = frozenset((m.Submit, m.Run, m.Hello, m.Finished, m.Accepted, m.Jobs, m.Pool, m.Event, m.Hooks))
+_BODY_OPTIONAL = frozenset((m.JobReply, m.CancelReply, m.WorkerReply))
+_EVERY = frozenset(get_args(m.FromEdge | m.ToEdge | m.FromAgent | m.ToAgent))
+_NEVER_WITH_BODY = _EVERY - _ALWAYS_WITH_BODY - _BODY_OPTIONAL
 
 T = TypeVar("T")
 
@@ -43,39 +45,40 @@ class _Probe(msgspec.Struct, array_like=True):
     v: int
 
 
-class Decoder:
-    """Decodes the messages that one kind of peer may send."""
+Decoder = Callable[[Sequence[bytes]], tuple[Any, bytes] | None]
 
-    def __init__(self, union: Any, max_body: int = MAX_BODY) -> None:
-        self._decode = msgspec.msgpack.Decoder(union).decode
-        self._max_body = max_body
 
-    def __call__(self, frames: Sequence[bytes]) -> tuple[Any, bytes] | None:
+def _decoder(union: Any, max_body: int = MAX_BODY) -> Decoder:
+    """A function that decodes the messages that one kind of peer may send."""
+    decode_header = msgspec.msgpack.Decoder(union).decode
+
+    def decode(frames: Sequence[bytes]) -> tuple[Any, bytes] | None:
         """(message, body) of the frames, None for a probe. Raises `DecodeError`."""
         count = len(frames)
-        if count == 1 and not frames[0]:
-            return None
-        if not 1 <= count <= 2:
+        if count == 1:
+            header, body = frames[0], b""
+            if not header:
+                return None
+        elif count == 2:
+            header, body = frames
+            if len(body) > max_body:
+                raise DecodeError(f"body of {len(body)} bytes, at most {max_body}")
+        else:
             raise DecodeError(f"{count} frames, expected 1 or 2")
-        header = frames[0]
         if len(header) > MAX_HEADER:
             raise DecodeError(f"header of {len(header)} bytes, at most {MAX_HEADER}")
-        body = frames[1] if count == 2 else b""
-        if len(body) > self._max_body:
-            raise DecodeError(f"body of {len(body)} bytes, at most {self._max_body}")
         try:
-            message = self._decode(header)
+            message = decode_header(header)
         # UnicodeDecodeError is no msgspec error: bad UTF-8 inside a str raises it.
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise _version_or_junk(header, error) from None
-        if message.v != m.PROTOCOL:
-            raise VersionError(f"protocol {message.v}, this is {m.PROTOCOL}")
-        kind = type(message)
-        if kind in _BODY_OPTIONAL:
-            return message, body
-        if (kind in _WITH_BODY) != (count == 2):
-            raise DecodeError(f"{kind.__name__} with {count} frames")
+        if message.v != PROTOCOL:
+            raise VersionError(f"protocol {message.v}, this is {PROTOCOL}")
+        if type(message) in (_NEVER_WITH_BODY if count == 2 else _ALWAYS_WITH_BODY):
+            raise DecodeError(f"{type(message).__name__} with {count} frames")
         return message, body
+
+    return decode
 
 
 def _version_or_junk(header: bytes, error: Exception) -> DecodeError:
@@ -83,15 +86,15 @@ def _version_or_junk(header: bytes, error: Exception) -> DecodeError:
         probe = msgspec.msgpack.decode(header, type=_Probe)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return DecodeError(str(error)[:200])
-    if probe.v != m.PROTOCOL:
-        return VersionError(f"protocol {probe.v}, this is {m.PROTOCOL}")
+    if probe.v != PROTOCOL:
+        return VersionError(f"protocol {probe.v}, this is {PROTOCOL}")
     return DecodeError(str(error)[:200])
 
 
-from_edge = Decoder(m.FromEdge)
-from_agent = Decoder(m.FromAgent)
-to_edge = Decoder(m.ToEdge, MAX_REPLY_BODY)
-to_agent = Decoder(m.ToAgent)
+from_edge = _decoder(m.FromEdge)
+from_agent = _decoder(m.FromAgent)
+to_edge = _decoder(m.ToEdge, MAX_REPLY_BODY)
+to_agent = _decoder(m.ToAgent)
 
 _encoder = msgspec.msgpack.Encoder()
 

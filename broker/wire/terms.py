@@ -42,7 +42,7 @@ EngineState = Literal["starting", "loading", "ready", "busy", "restarting", "sto
 WorkerStateName = Literal["starting", "idle", "busy", "suspect", "draining", "benched", "lost"]
 
 
-class Held(Struct, frozen=True, kw_only=True, array_like=True):
+class Held(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """One attempt that an agent holds: running, or computed and not yet acknowledged (`phase` "finished")."""
 
     job_id: Id
@@ -52,7 +52,7 @@ class Held(Struct, frozen=True, kw_only=True, array_like=True):
     total: Count = 0
 
 
-class Message(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
-    """Base of all messages. Never sent itself."""
+class Message(Struct, frozen=True, kw_only=True, array_like=True, tag=True, gc=False):
+    """Base of all messages. Never sent itself. Plain data is in no circle, so the collector need not know of it (`gc`)."""
 
     v: int = PROTOCOL

@@ -1,4 +1,4 @@
-"""Calls that one status read costs the edge, beside those of a bare Starlette route: no sockets, no waiting, one thread."""
+"""Calls that one status read costs the edge, beside those of a bare Starlette route, and one event: no sockets, no waiting, one thread."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ from broker.wire import messages as m
 from broker.wire.jobspec import JobSpec, encode_spec
 from http_edge.app import build_app, build_edge
 from http_edge.hub import Hub
+from http_edge.openai_shapes import VIDEO_ORIGIN
 from http_edge.settings import EdgeSettings
 from tests.edge.fakes import VIDEO, FakeBroker, worker
 
 READS = 50
+STREAMS, EVENTS = 20, 20
+#: Of the event loop, from an event to the last stream's answer.
+_TURNS = 4
 
 
-async def _read(app: Starlette, path: str) -> None:
-    scope: dict[str, Any] = {
+def _scope(path: str) -> dict[str, Any]:
+    return {
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
@@ -38,6 +42,9 @@ async def _read(app: Starlette, path: str) -> None:
         "server": ("127.0.0.1", 80),
         "state": {},
     }
+
+
+async def _read(app: Starlette, path: str) -> None:
     statuses = []
 
     async def receive() -> dict[str, Any]:
@@ -47,7 +54,7 @@ async def _read(app: Starlette, path: str) -> None:
         if message["type"] == "http.response.start":
             statuses.append(message["status"])
 
-    await app(scope, receive, send)
+    await app(_scope(path), receive, send)
     assert statuses == [200]
 
 
@@ -58,6 +65,39 @@ async def _calls(app: Starlette, path: str) -> float:
         for _ in range(READS):
             await _read(app, path)
     return counter.calls / READS
+
+
+async def _event_calls(app: Starlette, broker: FakeBroker) -> float:
+    """What one event costs one of many streams that tell it."""
+    job_id = await _running_job(broker, "followed")
+    events = 0
+
+    async def send(message: Any) -> None:
+        nonlocal events
+        events += message.get("body", b"").count(b"data: ")
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    streams = [asyncio.create_task(app(_scope(f"/v1/jobs/{job_id}/events"), receive, send)) for _ in range(STREAMS)]
+
+    async def step(number: int) -> None:
+        broker.step(job_id, number, 1_000)
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+
+    for number in range(5):
+        await step(number)
+    before = events
+    with CallCounter() as counter:
+        for number in range(5, 5 + EVENTS):
+            await step(number)
+    told = events - before
+    for stream in streams:
+        stream.cancel()
+    await asyncio.gather(*streams, return_exceptions=True)
+    assert told == STREAMS * EVENTS
+    return counter.calls / told
 
 
 async def _bare(request: Request) -> Response:
@@ -72,21 +112,32 @@ async def _measure(start: Path) -> dict[str, float]:
         return broker
 
     edge = build_edge(EdgeSettings(home=str(start / ".zoetrope")), start, connect)
-    job_id = await _finished_job(broker)
-    ours = await _calls(build_app(edge), f"/v1/jobs/{job_id}")
+    app = build_app(edge)
+    ours = await _calls(app, f"/v1/jobs/{await _finished_job(broker, 'counted')}")
+    video = await _calls(app, f"/v1/videos/{await _finished_job(broker, 'video', VIDEO_ORIGIN)}")
     bare = await _calls(Starlette(routes=[Route("/status", _bare)]), "/status")
-    return {"edge.status.calls": round(ours, 1), "edge.status.ratio": round(ours / bare, 3)}
+    return {
+        "edge.status.calls": round(ours, 1),
+        "edge.status.ratio": round(ours / bare, 3),
+        "edge.video.calls": round(video, 1),
+        "edge.event.calls": round(await _event_calls(app, broker), 1),
+    }
 
 
-async def _finished_job(broker: FakeBroker) -> str:
+async def _finished_job(broker: FakeBroker, job_id: str, origin: str = "") -> str:
     """A job that has ended: what is remembered of it does not age."""
+    await _running_job(broker, job_id, origin)
+    broker.succeed(job_id)
+    return job_id
+
+
+async def _running_job(broker: FakeBroker, job_id: str, origin: str = "") -> str:
     spec = JobSpec(
         model="demo", output="video", prompt="a red circle", width=64, height=64, num_inference_steps=8, seed=1
     )
-    await broker.submit(m.Submit(req=0, job_id="counted", model="demo", units=1.0), encode_spec(spec))
-    broker.run("counted")
-    broker.succeed("counted")
-    return "counted"
+    await broker.submit(m.Submit(req=0, job_id=job_id, model="demo", units=1.0, origin=origin), encode_spec(spec))
+    broker.run(job_id)
+    return job_id
 
 
 def measure(start: Path) -> dict[str, float]:

@@ -24,6 +24,8 @@ from bench.commands import COMMANDS
         (["pool", "--load", "1.5"], "bench: --load: 1.5 must be 0.05 to 0.98"),
         (["engine", "--random", "wan-1.3b"], "bench: --random: 'wan-1.3b' is for GPUs"),
         (["peers", "--only", "kafka"], "bench: --only: 'kafka' is not one of"),
+        (["peers", "--parts", "a,z"], "bench: --parts: 'z' is not one of"),
+        (["peers", "--patience", "0"], "bench: --patience: 0"),
         (["all", "--only", "nothing"], "bench: --only: 'nothing' is not one of"),
         (["all", "--out", "/nonexistent/page.md"], "bench: --out: '/nonexistent/page.md' cannot be written"),
         (["broker", "--json", "/nonexistent/file"], "bench: '/nonexistent/file' cannot be written"),

@@ -6,6 +6,8 @@ import pytest
 
 from bench import load
 from bench.load import LoadPlan, Runner
+from bench.loadrun import Outcome
+from bench.workload import Arrival
 
 
 class FakeService:
@@ -67,6 +69,44 @@ def test_every_job_is_followed_to_its_end():
     assert figures["first_progress_p50_s"] <= figures["end_to_end_p50_s"]
 
 
+def moves(*steps):
+    """A story: (at, state) from its first move to its last."""
+    return [{"at": at, "from": None, "to": state, "cause": "x"} for at, state in steps]
+
+
+RETRIED = moves(
+    (10.0, "queued"), (11.0, "assigned"), (12.0, "running"), (15.0, "queued"), (16.5, "running"), (18.0, "succeeded")
+)
+
+
+def test_waits_and_busy_time_are_those_of_the_jobs_story_with_every_attempt():
+    service = FakeService()
+    service.last |= {"story": RETRIED, "attempts": 2}
+    outcomes, report = drive(service)
+    # Queued and assigned 2 s, and 1.5 s more after its worker died; it ran 3 s for nothing, then 1.5 s.
+    assert {(outcome.wait_s, outcome.busy_s) for outcome in outcomes} == {(3.5, 4.5)}
+    figures = results(report)
+    assert figures["wait_p90_s"] == 3.5
+    assert figures["busy_share_pct"] == pytest.approx(100 * 4 * 4.5 / (2 * figures["duration_s"]))
+    assert figures["lost_share_pct"] == pytest.approx(100 * 3.0 / 4.5)
+
+
+def test_time_in_which_two_jobs_overlap_in_one_worker_counts_once():
+    spans = [[("gpu-0", 0.0, 6.0)], [("gpu-0", 4.0, 10.0), ("gpu-1", 4.0, 5.0)], [("gpu-0", 20.0, 21.0)]]
+    outcomes = [Outcome(Arrival(at_s=0.0, prompt="p", seed=1), spans=of_one) for of_one in spans]
+    assert load.covered_s(outcomes) == 12.0
+
+
+def test_a_job_that_failed_or_was_cancelled_kept_a_worker_busy_too():
+    service = FakeService(final="failed")
+    service.last["story"] = moves((1.0, "queued"), (2.0, "running"), (4.0, "failed"))
+    _, report = drive(service)
+    figures = results(report)
+    assert figures["busy_share_pct"] == pytest.approx(100 * 4 * 2.0 / (2 * figures["duration_s"]))
+    assert figures["wait_mean_s"] is None
+    assert figures["lost_share_pct"] == 100.0
+
+
 def test_refusals_are_counted_apart():
     _, report = drive(FakeService(reject={2, 3}))
     assert (results(report)["succeeded"], results(report)["rejected"]) == (2, 2)
@@ -103,6 +143,9 @@ def test_jobs_that_never_end_are_unfinished():
 
     outcomes, report = drive(service, jobs=2, timeout_s=0.05)
     assert [outcome.status for outcome in outcomes] == ["unfinished"] * 2
+    # The run lasted until they were given up, and not until the last that ended.
+    assert results(report)["duration_s"] >= 0.05
+    assert results(report)["goodput_per_s"] == 0.0
     assert any("had not ended" in warning for warning in report.warnings)
 
 

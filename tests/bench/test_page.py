@@ -1,8 +1,8 @@
 import pytest
 
-from bench import bars, everything, page
-from bench.errors import BadPlan
-from bench.report import Metric, Report
+from bench import bars, cli, everything, page
+from bench.errors import BadPlan, BenchError
+from bench.report import Grid, Metric, Report
 
 ABOUT = {
     "cpu": "some processor",
@@ -55,12 +55,44 @@ def test_latency_is_judged_by_the_disk_of_the_moment():
     assert not bars.judge(bar("submit →"), {"broker": fast_disk}).met
 
 
-def test_peers_are_judged_by_the_fastest():
-    ratios = {"zoetrope_durable_per_s": 9_000.0, "celery_durable_ratio": 18.0, "jetstream_default_ratio": 1.2}
-    judged = bars.judge(bar("other queues"), {"peers": ratios})
+PEERS = {
+    "zoetrope_durable_per_s": 9_000.0,
+    "celery_durable_ratio": 18.0,
+    "celery_durable_start_ratio": 5.0,
+    "jetstream_default_ratio": 1.2,
+    "fastest_durable": "Celery + Redis, durable",
+    "fastest_durable_ratio": 18.0,
+    "fastest": "NATS JetStream, default",
+    "fastest_ratio": 1.2,
+}
+
+
+def test_peers_are_judged_by_the_fastest_of_all_beside_those_of_like_durability():
+    judged = bars.judge(bar("other queues"), {"peers": PEERS})
     assert judged.met is False
-    assert judged.ceiling == "18.0 x celery durable; 1.2 x jetstream default"
-    assert not bars.judge(bar("other queues"), {"peers": {"zoetrope_durable_per_s": 9_000.0}}).met
+    assert judged.measured == "9,000 jobs/s: 1.2 x the fastest of all (NATS JetStream, default)"
+    assert judged.ceiling == (
+        "18.0 x the fastest of like durability (Celery + Redis, durable); 18.0 x celery durable; 1.2 x jetstream default"
+    )
+    assert "credit" in judged.reason
+    assert bars.judge(bar("other queues"), {"peers": {**PEERS, "fastest_ratio": 3.0}}).met
+
+
+def test_peers_without_a_durable_one_or_without_any_are_said_so():
+    alone = {**PEERS, "fastest_durable": None, "fastest_durable_ratio": None}
+    assert bars.judge(bar("other queues"), {"peers": alone}).ceiling.startswith("none of like durability was measured")
+    assert bars.judge(bar("other queues"), {"peers": {"zoetrope_durable_per_s": 9_000.0}}).met is None
+
+
+def test_a_missed_bar_gives_the_limit_that_its_own_figures_set():
+    rate = bars.judge(bar("durable no-op jobs"), {"broker": {**FAST, "cpu_us_per_job": 100.0}})
+    assert "100 µs" in rate.reason
+    assert "10,000 jobs/s at most" in rate.reason
+    lost = {"queue_queued": 9, "queue_serving_s": 0.5, "queue_lost": 1, "queue_published_twice": 0}
+    assert "a defect" in bars.judge(bar("kill -9"), {"recover": lost}).reason
+    assert (
+        "defect" not in bars.judge(bar("kill -9"), {"recover": {**lost, "queue_lost": 0, "queue_serving_s": 9}}).reason
+    )
 
 
 def test_the_table_has_a_line_for_every_bar_and_says_what_was_missed():
@@ -94,6 +126,20 @@ def test_a_page_shows_reports_and_what_could_not_be_measured():
     assert "quick runs" not in page.render(sections, ABOUT, 0.0, "", quick=False)
 
 
+def test_a_grid_is_a_table_of_the_page_and_its_figures_have_no_lines_of_their_own():
+    made = Report(
+        bench="peers",
+        title="a title",
+        settings={},
+        metrics=[Metric("a_per_s", "hidden figure", 1.0, shown=False), Metric("best", "shown figure", 2.0)],
+        grid=Grid(head=["queue", "jobs/s"], rows=[["ours | here", "9"]]),
+    )
+    text = page.render([page.Section(name="peers", report=made)], ABOUT, 0.0, "", quick=False)
+    assert "| queue | jobs/s |\n| --- | --- |\n| ours \\| here | 9 |" in text
+    assert "shown figure" in text
+    assert "hidden figure" not in text
+
+
 def test_a_busy_machine_is_said_so():
     assert "was busy" in page.render([], {**ABOUT, "load_1min": 3.0}, 0.0, "", quick=False)
     assert "was busy" not in page.render([], ABOUT, 0.0, "", quick=False)
@@ -104,3 +150,17 @@ def test_parts_are_chosen_by_name_in_their_own_order():
     assert everything.chosen("") == list(everything.PARTS)
     with pytest.raises(BadPlan, match="'x' is not one of"):
         everything.chosen("x")
+
+
+def broken():
+    raise BenchError("it has no disk")
+
+
+def test_a_measurement_that_fails_at_the_end_is_named_on_the_page_and_in_no_picture(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(everything, "PARTS", (everything.Part(name="pool", moderate=broken, quick=broken),))
+    monkeypatch.setattr(everything, "hot_spots", lambda *jobs: "| hot |")
+    out = tmp_path / "page.md"
+    assert cli.main(["all", "--out", str(out)]) == 0
+    assert "Could not be measured: it has no disk." in out.read_text()
+    assert "| hot |" in out.read_text()
+    assert "0 pictures" in capsys.readouterr().out

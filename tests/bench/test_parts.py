@@ -6,9 +6,8 @@ import pstats
 import msgspec
 import pytest
 
-from bench import cancel, engine, flood, peers, profile, recover, workload
+from bench import cancel, engine, flood, profile, recover, workload
 from bench.errors import BadPlan, BenchError
-from bench.peerkit import Outcome
 from bench.report import Flush
 from bench.stats import summarise
 from broker.wire import messages as m
@@ -77,11 +76,18 @@ def test_gaps_and_hidden_work_follow_from_the_jobs_times():
     # The second begins one second before the first has ended: half of the first one's tail was hidden.
     over = engine.served([view(2, 5.0, 11.0, stages), view(1, 0.0, 6.0, stages)])
     assert (over.gaps, over.hidden) == ([0.0], 0.5)
+    assert over.hand_overs == [1.0], "four seconds of denoising, and one until the next job began"
 
 
 def test_the_engines_report_is_a_ratio():
-    measured = engine.Served(took_s=8.0, gaps=[0.001, 0.003], hidden=0.25, stages={"denoise": 1.0})
-    found = values(engine.report_of(engine.EnginePlan(jobs=8), measured, 10.0, FLUSH))
+    runs = [
+        (
+            engine.Served(took_s=took_s, gaps=[0.001, 0.003], hand_overs=[0.002], hidden=0.25, stages={"denoise": 1.0}),
+            10.0,
+        )
+        for took_s in (8.0, 8.0, 20.0)
+    ]
+    found = values(engine.report_of(engine.EnginePlan(jobs=8), runs, FLUSH))
     assert found["ratio"] == pytest.approx(1.25)
     assert found["gap_p50_ms"] == pytest.approx(2.0)
     assert found["hidden_pct"] == 25.0
@@ -122,37 +128,6 @@ def test_a_profile_is_a_table_of_shares():
     text = profile.table(pstats.Stats(profiler), jobs=10)
     assert text.startswith("| function | calls a job |")
     assert "<lambda>` | 100.0 |" in text
-
-
-# ---------------------------------------------------------------- peers
-
-
-def outcome(rate):
-    return Outcome(jobs_per_s=rate, latency=summarise([0.002]))
-
-
-def test_peers_are_compared_with_ours_and_the_missing_are_named():
-    rows = [
-        peers.Row(peer="zoetrope", mode="durable", label="full", outcomes=[outcome(900.0)]),
-        peers.Row(
-            peer="celery", mode="durable", label="aof", outcomes=[outcome(100.0), outcome(300.0), outcome(200.0)]
-        ),
-        peers.Row(peer="ray", mode="default", label="", outcomes=[], missing="not installed: pip install .[peers]"),
-    ]
-    report = peers.report_of(peers.PeersPlan(), rows, FLUSH)
-    found = values(report)
-    assert found["celery_durable_per_s"] == 200.0
-    assert found["celery_durable_ratio"] == 4.5
-    assert found["celery_durable_p50_ms"] == 2.0
-    assert report.warnings == ["Ray Serve, default: not installed: pip install .[peers]"]
-
-
-def test_a_peer_that_is_not_installed_says_how_to_get_it(tmp_path, monkeypatch):
-    missing = peers.Peer(module="bench.none", needs="no_such_package", label="Nobody")
-    monkeypatch.setitem(peers.PEERS, "nobody", missing)
-    row = peers.measure(peers.PeersPlan(), "nobody", "default", tmp_path)
-    assert row.missing == "not installed: pip install .[peers]"
-    assert row.outcomes == []
 
 
 # ---------------------------------------------------------------- traces

@@ -6,7 +6,7 @@ from PIL import Image
 
 from bench import plot, report
 from bench.errors import BenchError
-from bench.report import Metric, Report
+from bench.report import Grid, Metric, Report
 
 ABOUT = {"cpu": "some processor", "cores": 2, "load_1min": 0.5}
 
@@ -44,6 +44,17 @@ def test_table_aligns_labels_values_and_notes():
     assert "  submit to start   0.346 ms" in lines
     assert "  commits               -" in lines
     assert lines[-1] == "note: mind this"
+
+
+def test_a_grid_is_a_block_a_row_and_hides_its_figures():
+    grid = Grid(head=["queue", "jobs/s", "start"], rows=[["ours", "9", "1 ms"], ["theirs", "3", "-"]])
+    metrics = [Metric("ours_per_s", "hidden figure", 9.0, shown=False), Metric("ratio", "shown figure", 3.0, "x")]
+    made = a_report(grid=grid, metrics=metrics)
+    text = report.as_table(made, ABOUT)
+    assert "ours\n  jobs/s  9\n  start   1 ms\n" in text
+    assert "hidden figure" not in text
+    assert "shown figure" in text
+    assert msgspec.json.decode(report.as_json(made, ABOUT, at=0.0))["results"] == {"ours_per_s": 9.0, "ratio": 3.0}
 
 
 def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from broker.core.effects import Forgot, Hooked, Moved, PeerGone, Send
+from broker.core.effects import Forgot, Hooked, Moved, PeerGone, Send, WorkerNoted
 from broker.core.hooks import LEASE_S
 from broker.core.jobs import FINAL, Cause
 from broker.core.machine import Policy
@@ -140,7 +140,7 @@ class AnyOrder(RuleBasedStateMachine):
                 if effect.job_id in self.published:
                     self.published.remove(effect.job_id)
                 continue
-            if isinstance(effect, Hooked):
+            if isinstance(effect, Hooked | WorkerNoted):
                 continue
             assert isinstance(effect, Send)
             if effect.peer == EDGE:

@@ -8,6 +8,7 @@ from broker.core import placement
 from broker.core.costs import Costs
 from broker.core.deadlines import Deadlines
 from broker.core.jobs import Job
+from broker.core.policy import Policy
 from broker.core.pool import Worker
 from broker.core.queue import Lane
 from broker.core.retry import GiveUp, RetryDecision, Tries, decide
@@ -73,6 +74,46 @@ def worker(name: str, model: str = "", gpus: int = 1, idle_since: float = 0.0) -
 )
 def test_placement_prefers_the_loaded_then_the_empty_then_the_small_then_the_longest_idle(candidates, chosen):
     assert placement.choose(Job(id="j", model="demo", body=b""), candidates).name == chosen
+
+
+def learned(desk: Desk, *jobs: tuple[str, float, dict], quiet_s: float) -> list[str]:
+    """In which order a worker is given jobs of (id, seconds, fields) that came together, when nothing has come since for so long."""
+    desk.running("first", units=2.0)  # took 2 s: a second a unit
+    desk.finish("w1", "first", free=0)
+    for job_id, seconds, fields in jobs:
+        desk.submit(job_id, units=seconds, **fields)
+    desk.now += quiet_s
+    order = []
+    desk.beat("w1", free=1)
+    while run := sent(desk.effects, m.Run, peer_of("w1")):
+        order.append(run[0].job_id)
+        desk.start("w1", order[-1])
+        desk.finish("w1", order[-1])
+    return order
+
+
+CLIPS = (("short", 10.0, {}), ("long", 40.0, {}), ("middle", 20.0, {}))
+
+
+def test_while_jobs_keep_coming_the_shortest_goes_first():
+    assert learned(Desk(Policy(suspect_after_s=1e6)), *CLIPS, quiet_s=1.0) == ["short", "middle", "long"]
+
+
+def test_when_a_backlog_ends_the_longest_goes_first():
+    assert learned(Desk(Policy(suspect_after_s=1e6)), *CLIPS, quiet_s=100.0) == ["long", "middle", "short"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("other", 100.0, {}),  # too long to put before one of 10 s
+        ("other", 40.0, {"priority": 1}),
+        ("other", 40.0, {"tenant": "second"}),
+        ("other", 40.0, {"worker": "w1"}),  # those that others could run as well are not held up by it
+    ],
+)
+def test_at_the_end_of_a_backlog_a_job_is_passed_by_its_own_kind_only(other):
+    assert learned(Desk(Policy(suspect_after_s=1e6)), ("short", 10.0, {}), other, quiet_s=1000.0) == ["short", "other"]
 
 
 def test_placement_of_nobody():

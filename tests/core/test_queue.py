@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from broker.core.jobs import Job
-from broker.core.queue import Lane, Queue
+from broker.core.queue import COST_WEIGHT, FRONT_S, Lane, Queue
 
 
 def job(job_id: str, at: float = 0.0, cost: float = 1.0, **fields) -> Job:
@@ -118,3 +120,46 @@ def test_tenants_that_left_are_forgotten():
         queue.serve(queue.first(lambda lane: True, lambda i, lane: True))
     drain(queue)
     assert all(not cls.tenants for cls in queue._classes.values())
+
+
+def test_seconds_ahead_are_exact_near_the_front_and_a_mean_far_behind():
+    queue = filled(job("image", cost=2), *[job(f"video{n}", at=1 + n / 100, cost=100) for n in range(40)])
+    assert queue.ahead("video0") == (1, pytest.approx(2.0))
+    assert queue.ahead("video5") == (6, pytest.approx(2.0 + 5 * 100))
+    jobs, seconds = queue.ahead("video39")
+    assert (jobs, seconds) == (40, pytest.approx(2.0 + 39 * 100, rel=0.05))
+
+
+def test_seconds_ahead_hold_what_goes_first():
+    queue = filled(
+        job("urgent", priority=9, cost=50), job("other", priority=9, cost=30, tenant="b"), job("mine", cost=1)
+    )
+    assert queue.ahead("mine") == (2, pytest.approx(80.0))
+
+
+def test_a_long_line_keeps_its_order_whatever_leaves_it():
+    random = Random(7)
+    queue, waiting = Queue(), {}
+    for n in range(3000):
+        made = job(f"j{n}", at=n / 10, cost=random.choice((0.1, 5, 60)))
+        queue.add(made, front=(front := random.random() < 0.02))
+        waiting[made.id] = (made.submitted_at - (FRONT_S if front else 0) + COST_WEIGHT * made.cost, n)
+        if random.random() < 0.2:
+            queue.remove(gone := random.choice(list(waiting)))
+            del waiting[gone]
+        if random.random() < (0.3 if n < 1500 else 0.9) and waiting:
+            first = queue.first(lambda lane: True, lambda i, lane: True)
+            assert first == min(waiting, key=waiting.__getitem__)
+            queue.serve(first)
+            del waiting[first]
+        if n % 50 == 0 and waiting:
+            asked = random.choice(list(waiting))
+            assert queue.ahead(asked)[0] == sum(key < waiting[asked] for key in waiting.values())
+    assert drain(queue) == sorted(waiting, key=waiting.__getitem__)
+    assert queue.backlog_s == 0
+
+
+def test_the_costliest_is_looked_for_among_jobs_that_the_same_workers_run():
+    queue = filled(job("a"), job("b", cost=9), job("flux", model="flux", cost=20), job("t", tenant="t", cost=30))
+    assert queue.costliest("a") == queue.costliest("b") == "b"
+    assert queue.costliest("flux") == "flux"

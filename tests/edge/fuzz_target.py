@@ -44,6 +44,7 @@ def main(home: Path) -> None:
     edge = build_edge(EdgeSettings(home=str(home / ".zoetrope"), sync_timeout_s=2.0), home, connect)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
+        listener.listen()
         sys.stdout.write(f"{listener.getsockname()[1]}\n")
         sys.stdout.flush()
         server = uvicorn.Server(uvicorn.Config(build_app(edge), log_level="warning"))

@@ -191,6 +191,51 @@ def test_a_spec_of_a_newer_edge_is_shown_as_unknown(tmp_path: Path) -> None:
     run(scenario, tmp_path)
 
 
+def test_whoever_follows_a_job_gets_the_same_job_of_an_event(tmp_path: Path) -> None:
+    async def scenario(desk: Desk) -> None:
+        followers = [desk.calls.follow("j", 10.0) for _ in range(3)]
+        assert [(await anext(follower)).view.step for follower in followers] == [0, 0, 0]
+        desk.broker.step("j", 1)
+        told = [await anext(follower) for follower in followers]
+        assert told[0].view.step == 1
+        # What is made of it for one stream is there for all.
+        assert {id(job) for job in told} == {id(told[0])}
+        late = desk.calls.follow("j", 10.0)
+        assert (await anext(late)).view.step == 1
+        for follower in (*followers, late):
+            await follower.aclose()
+        assert desk.hub.listeners == 0
+
+    run(scenario, tmp_path)
+
+
+def test_a_listener_waits_as_long_as_it_was_told_whatever_it_waited_for_before(tmp_path: Path) -> None:
+    async def scenario(desk: Desk) -> None:
+        loop = asyncio.get_running_loop()
+        with desk.hub.listen("j") as listener:
+            for step in (1, 2):
+                loop.call_soon(desk.broker.step, "j", step)
+                view = await listener.next(60.0)
+                assert view is not None
+                assert view.step == step
+                # Longer than this scenario may take, were it the first wait's time.
+                assert await listener.next(0.02) is None
+                assert await listener.next(0.03) is None
+            listener.wake()
+            assert await listener.next(5.0) is None
+
+    run(scenario, tmp_path)
+
+
+def test_answers_kept_with_a_job_do_not_outlive_it() -> None:
+    kept = job(1)
+    assert kept.json("a", lambda one: one.view.step) == b"0"
+    assert kept.json("a", lambda one: 99) == b"0"
+    assert kept.json("b", lambda one: 7) == b"7"
+    for later in (kept.moved_to(view(2, step=5)), kept.unsaved("disk full")):
+        assert later.json("a", lambda one: [one.view.step, one.save_error]) in (b'[5,""]', b'[0,"disk full"]')
+
+
 # ---------------------------------------------------------------- progress
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.edge.conftest import World
 from tests.edge.fakes import T0
 
@@ -269,3 +271,49 @@ def test_after_a_gap_nothing_remembered_is_believed(world: World) -> None:
     world.fake.on_event = tell
     world.do(world.fake.gap)
     assert world.http.get(job["urls"]["self"]).json()["step"] == 5
+
+
+# ---------------------------------------------------------------- delete
+
+
+@pytest.mark.parametrize("state", ["queued", "running", "succeeded"])
+def test_a_job_can_be_deleted_with_its_files_whatever_its_state(world: World, state: str) -> None:
+    job = world.finished() if state == "succeeded" else world.submit()
+    if state == "running":
+        world.do(world.fake.run, job["id"])
+    directory = world.fake.artefacts / job["id"]
+    assert directory.exists() == (state == "succeeded")
+    world.http.put(f"{job['urls']['self']}/pin")
+    response = world.http.delete(job["urls"]["self"], params={"purge": "true"})
+    assert response.status_code == 200
+    assert response.json() == {"id": job["id"], "object": "job.deleted", "deleted": True}
+    assert world.http.get(job["urls"]["self"]).status_code == 404
+    assert world.http.get(f"{job['urls']['self']}/pin").status_code == 404
+    assert not directory.exists()
+    assert world.http.delete(job["urls"]["self"], params={"purge": "true"}).status_code == 404
+    assert world.http.get("/v1/jobs").json()["data"] == []
+
+
+@pytest.mark.parametrize("query", ["", "?purge=false", "?purge=0", "?purge="])
+def test_without_purge_a_job_is_only_cancelled(world: World, query: str) -> None:
+    job = world.finished()
+    assert world.http.delete(job["urls"]["self"] + query).json()["outcome"] == "already_final"
+    assert world.http.get(job["urls"]["self"]).json()["state"] == "succeeded"
+
+
+def test_what_is_no_flag_is_refused_and_nothing_happens(world: World) -> None:
+    job = world.submit()
+    response = world.http.delete(job["urls"]["self"] + "?purge=perhaps")
+    assert (response.status_code, response.json()["error"]["param"]) == (422, "purge")
+    assert world.http.get(job["urls"]["self"]).json()["state"] == "queued"
+
+
+def test_a_job_that_does_not_stop_is_not_deleted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("http_edge.erase.STOP_WAIT_S", 0.01)
+    world.fake.obeys_cancel = False
+    job = world.submit()
+    world.do(world.fake.run, job["id"])
+    response = world.http.delete(job["urls"]["self"] + "?purge=true")
+    assert (response.status_code, response.headers["retry-after"]) == (409, "5")
+    assert response.json()["error"]["code"] == "still_stopping"
+    assert world.http.get(job["urls"]["self"]).json()["cancel_requested"] is True

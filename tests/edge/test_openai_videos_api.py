@@ -499,7 +499,7 @@ def test_deleting_a_running_video_waits_for_its_stop(world: World) -> None:
 
 
 def test_deleting_what_does_not_stop_asks_to_come_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("http_edge.openai_videos_api._STOP_WAIT_S", 0.01)
+    monkeypatch.setattr("http_edge.erase.STOP_WAIT_S", 0.01)
     world.fake.obeys_cancel = False
     video = create(world)
     world.do(world.fake.run, video["id"])
@@ -728,3 +728,14 @@ def test_wrong_methods_are_405_in_shape(world: World, method: str, path: str, al
     answer = world.http.request(method, path)
     assert (answer.status_code, answer.headers["allow"]) == (405, allow)
     assert answer.json()["error"]["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize("word", ["sync", "edits", "extensions", "characters"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "PUT"])
+def test_paths_that_are_no_videos_name_the_method_that_they_have(world: World, word: str, method: str) -> None:
+    response = world.http.request(method, f"/v1/videos/{word}")
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+    if method != "HEAD":
+        assert response.json()["error"]["code"] == "method_not_allowed"
+        assert f'"{method}"' in response.json()["error"]["message"]
+    assert world.http.get(f"/v1/videos/{word}x").status_code == 404

@@ -47,8 +47,14 @@ BAD = [
 
 @pytest.mark.parametrize(("argv", "words"), BAD, ids=[" ".join(row[0]) for row in BAD])
 def test_a_bad_option_is_one_sentence_and_exit_2(
-    argv: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    argv: tuple[str, ...],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Later tests would log to this one's captured stream.
+    monkeypatch.setattr(cli, "setup_logging", lambda *_: None)
     assert cli.main([*argv, "--home", str(tmp_path)], {}) == 2
     said = capsys.readouterr().err
     assert words in said

@@ -14,7 +14,7 @@ from functools import partial
 import pytest
 import zmq
 
-from broker.shell.sockets import configure
+from broker.shell.sockets import Wires, configure
 from tests.support.waiting import wait_until
 
 NOBLOCK = zmq.NOBLOCK
@@ -275,3 +275,15 @@ def test_the_options_of_our_routers(sockets):
         "HEARTBEAT_IVL": 2_000,
         "HEARTBEAT_TIMEOUT": 15_000,
     }
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="Linux")
+def test_the_brokers_io_thread_lets_its_loop_go_on(run_dir):
+    before = set(os.listdir("/proc/self/task"))
+    wires = Wires(f"ipc://{run_dir}/f", f"ipc://{run_dir}/b")
+    try:
+        policies = {os.sched_getscheduler(int(task)) for task in set(os.listdir("/proc/self/task")) - before}
+    finally:
+        wires.close()
+    assert policies == {os.SCHED_BATCH}
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER

@@ -131,6 +131,37 @@ def test_nothing_is_sent_before_the_one_commit_of_its_pass(bench):
     assert len(bench.sent(m.Accepted)) == 20
 
 
+def test_a_job_accepted_before_starts_while_the_result_of_the_last_one_is_committed(bench):
+    bench.join()
+    for number in (1, 2):
+        bench.edge(a_job(f"job-{number}"), b"spec")
+    bench.run()
+    (first,) = bench.sent(m.Run)
+    bench.log.clear()
+    bench.agent(m.Finished(job_id="job-1", fence=first.fence, free=1), codec.encode_body(Result()))
+    bench.run()
+    assert [run.job_id for run in bench.sent(m.Run)] == ["job-1", "job-2"]
+    assert bench.log == ["send", "commit", "send"], "the next run, the commit, the acknowledgement"
+
+
+def test_a_job_does_not_start_before_it_is_on_disk(bench):
+    bench.join(free=2)
+    bench.edge(a_job("job-1"), b"spec")
+    bench.log.clear()
+    bench.run()
+    assert bench.log[0] == "commit"
+    assert len(bench.sent(m.Run)) == 1
+
+
+def test_a_run_does_not_overtake_a_welcome(bench):
+    bench.edge(a_job("job-1"), b"spec")
+    bench.run()
+    bench.edge(a_job("job-2"), b"spec")
+    bench.join()
+    to_agent = [type(message) for peer, message in bench.wires.outbox if peer.startswith(b"b")]
+    assert to_agent == [m.Welcome, m.Run]
+
+
 def test_when_the_commit_fails_nobody_is_told_anything(bench):
     bench.edge(a_job("job-1"), b"spec")
 
