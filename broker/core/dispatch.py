@@ -83,7 +83,9 @@ def _affine(state: State, job: Job, worker: Worker) -> Job:
 
 def _longest(state: State, job: Job, worker: Worker, now: float) -> Job:
     """The job to run on this worker in place of `job` when the backlog ends: the longest. One that has been begun before keeps its turn."""
-    if job.attempts or not state.costs.knows(job.model):
+    workers = state.pool.usable()
+    # One worker is done with all of it at the same time, whatever comes first.
+    if workers < 2 or job.attempts or not state.costs.knows(job.model):
         return job
     queue = state.queue
     next_s = state.costs.predict(job.model, job.units)
@@ -91,10 +93,12 @@ def _longest(state: State, job: Job, worker: Worker, now: float) -> Job:
         return job
     # What waits was weighed when it came; since then the model may have turned out to be slower or faster.
     scale = next_s / job.cost
-    if not placement.backlog_ends(now - queue.newest_at, scale * queue.backlog_s, state.pool.usable()):
+    if not placement.backlog_ends(now - queue.newest_at, scale * queue.backlog_s, workers):
         return job
-    longest = state.jobs[queue.costliest(job.id)]
-    passes = placement.may_pass(scale * longest.cost, next_s) and _allowed(state, longest, worker)
+    longest = state.jobs[queue.largest(job.id, lambda job_id: state.jobs[job_id].units)]
+    passes = placement.may_pass(state.costs.predict(job.model, longest.units), next_s) and _allowed(
+        state, longest, worker
+    )
     return longest if passes else job
 
 

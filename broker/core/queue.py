@@ -223,15 +223,19 @@ class Queue:
                 return best[2]
         return None
 
-    def costliest(self, like: str) -> str:
-        """The costliest job of that job's priority and tenant that waits for the same workers; that job itself where too many wait."""
-        _, tenant, lane, best = self._where[like]
+    def largest(self, like: str, size: Callable[[str], float]) -> str:
+        """The largest job of that job's priority and tenant that waits for the same workers; that job itself where too many wait.
+
+        Not by cost, which was predicted when each came: equal jobs are equally large, and keep their order.
+        """
+        _, tenant, lane, _ = self._where[like]
         line = tenant.lines[lane]
+        best, best_size = like, size(like)
         if len(line) <= LOOK_THROUGH:
             for entry in line.first(LOOK_THROUGH):
-                if entry[3] > best[3]:
-                    best = entry
-        return best[2]
+                if (found := size(entry[2])) > best_size:
+                    best, best_size = entry[2], found
+        return best
 
     def ahead(self, job_id: str) -> tuple[int, float]:
         """(jobs, seconds of work) that will be given out before this one, if nothing else arrives.

@@ -76,8 +76,10 @@ def test_placement_prefers_the_loaded_then_the_empty_then_the_small_then_the_lon
     assert placement.choose(Job(id="j", model="demo", body=b""), candidates).name == chosen
 
 
-def learned(desk: Desk, *jobs: tuple[str, float, dict], quiet_s: float) -> list[str]:
+def learned(desk: Desk, *jobs: tuple[str, float, dict], quiet_s: float, workers: int = 2) -> list[str]:
     """In which order a worker is given jobs of (id, seconds, fields) that came together, when nothing has come since for so long."""
+    for number in range(2, workers + 1):
+        desk.hello(f"w{number}", free=0)
     desk.running("first", units=2.0)  # took 2 s: a second a unit
     desk.finish("w1", "first", free=0)
     for job_id, seconds, fields in jobs:
@@ -101,6 +103,16 @@ def test_while_jobs_keep_coming_the_shortest_goes_first():
 
 def test_when_a_backlog_ends_the_longest_goes_first():
     assert learned(Desk(Policy(suspect_after_s=1e6)), *CLIPS, quiet_s=100.0) == ["long", "middle", "short"]
+
+
+def test_where_one_worker_does_all_the_shortest_goes_first_to_the_end():
+    desk = Desk(Policy(suspect_after_s=1e6))
+    assert learned(desk, *CLIPS, quiet_s=100.0, workers=1) == ["short", "middle", "long"]
+
+
+def test_equal_jobs_start_in_the_order_in_which_they_came():
+    clips = [(f"job-{number}", 10.0, {}) for number in range(5)]
+    assert learned(Desk(Policy(suspect_after_s=1e6)), *clips, quiet_s=100.0) == [clip[0] for clip in clips]
 
 
 @pytest.mark.parametrize(

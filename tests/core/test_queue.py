@@ -159,7 +159,10 @@ def test_a_long_line_keeps_its_order_whatever_leaves_it():
     assert queue.backlog_s == 0
 
 
-def test_the_costliest_is_looked_for_among_jobs_that_the_same_workers_run():
+def test_the_largest_is_looked_for_among_jobs_that_the_same_workers_run():
     queue = filled(job("a"), job("b", cost=9), job("flux", model="flux", cost=20), job("t", tenant="t", cost=30))
-    assert queue.costliest("a") == queue.costliest("b") == "b"
-    assert queue.costliest("flux") == "flux"
+    sizes = {"a": 1.0, "b": 9.0, "flux": 20.0, "t": 30.0}
+    assert queue.largest("a", sizes.__getitem__) == queue.largest("b", sizes.__getitem__) == "b"
+    assert queue.largest("flux", sizes.__getitem__) == "flux"
+    sizes["b"] = 1.0
+    assert queue.largest("a", sizes.__getitem__) == "a", "what was predicted for equal jobs does not matter"
