@@ -75,9 +75,10 @@ class Reader:
         return value
 
     def _said(self, name: str) -> Any:
-        """The value; None also for the empty text that stands for an absent number or word in a form."""
+        """The value; None also for the empty text that stands for an absent number or word in a form, which a query has no need of."""
         value = self.raw(name)
-        return None if self.lenient and isinstance(value, str) and not value.strip() else value
+        may_be_empty = self.lenient and self.place != "query"
+        return None if may_be_empty and isinstance(value, str) and not value.strip() else value
 
     def integer(self, name: str, low: int, high: int) -> int | None:
         """A whole number within bounds, or None when absent."""

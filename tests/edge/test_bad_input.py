@@ -199,6 +199,7 @@ WRONG_WAY = [
     ("GET", "/v1/jobs/nobody/result", 404, ["nobody"]),
     ("GET", "/v1/nothing", 404, ["/v1/nothing"]),
     ("GET", "/v1/jobs?limit=many", 422, ["limit", '"many"', "whole number"]),
+    ("GET", "/v1/jobs?limit=", 422, ["limit", '""', "whole number"]),
     ("GET", "/v1/jobs?limit=-1", 422, ["limit", '"-1"', "0 to 200"]),
     ("GET", "/v1/jobs?limit=1000", 422, ["limit", "0 to 200"]),
     ("GET", "/v1/jobs?order=up", 422, ["order", '"up"', "asc"]),
