@@ -47,10 +47,9 @@ def job(number: int, seconds: float, payload: str) -> None:
 class CeleryStand(Stand):
     """Submits one after the other: `send_task` returns when Redis has taken the job."""
 
-    workers_have_parent = True
-
     def __init__(self, mode: str, room: Path, done: Done) -> None:
         super().__init__(mode, room, done)
+        self.kill_all_workers = self._kill_node
         self._server = shutil.which("redis-server") or ""
         if not self._server:
             raise Unavailable("redis-server is not installed (Debian: apt-get install redis-server)")
@@ -91,7 +90,7 @@ class CeleryStand(Stand):
         end(self._redis)
         self._client.pool.force_close_all()
 
-    def kill_all_workers(self) -> None:
+    def _kill_node(self) -> None:
         if self._node is not None:
             end(self._node)
         self.start_workers(WORKERS)

@@ -133,8 +133,8 @@ class Stand(ABC):
 
     #: What is to be known of its run with a killed queue.
     survival_note = ""
-    #: Whether its workers are children of one process that can die, too: then `kill_all_workers` is for that.
-    workers_have_parent = False
+    #: Where the workers are children of one process that can die, too: SIGKILL to it and to them, and another in its place.
+    kill_all_workers: Callable[[], None] | None = None
 
     def __init__(self, mode: str, room: Path, done: Done) -> None:
         """Raises `Unavailable`."""
@@ -175,10 +175,6 @@ class Stand(ABC):
     def kill_worker(self, pid: int) -> None:
         """SIGKILL to the process that runs a job."""
         os.kill(pid, signal.SIGKILL)
-
-    def kill_all_workers(self) -> None:
-        """SIGKILL to the parent of the workers and to them, and another in its place."""
-        raise NotImplementedError
 
     def given_up(self, number: int) -> str:
         """Why this job will not be started again, as far as the peer says so; "" when it may be."""

@@ -172,8 +172,9 @@ def crashes(stand: Stand, done: Done, sizes: Sizes) -> list[Crash]:
     """Run d, and where workers have a parent once more with that one killed, too. Raises `BenchError`."""
     found = [_crash(stand, done, sizes, _D, "the process that runs the job", stand.kill_worker)]
     # It waits to the end of the patience in every mode: once is enough.
-    if stand.workers_have_parent and stand.mode == "default":
-        found.append(_crash(stand, done, sizes, _D + 1, "the whole worker", lambda _: stand.kill_all_workers()))
+    kill_all = stand.kill_all_workers
+    if kill_all is not None and stand.mode == "default":
+        found.append(_crash(stand, done, sizes, _D + 1, "the whole worker", lambda _: kill_all()))
     return found
 
 

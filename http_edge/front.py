@@ -8,6 +8,7 @@ most of what it costs.
 from __future__ import annotations
 
 import re
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -22,7 +23,6 @@ from http_edge.metrics import Metrics
 from http_edge.routes import EdgeRoute, RouteTable
 from http_edge.scope import ANYBODY, REQUEST, RequestScope
 from http_edge.spool import too_large
-from http_edge.tokens import token_hex
 from http_edge.trace import new_trace, read_trace
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
@@ -45,7 +45,7 @@ class Exchange:
         self.sent = sent
         self._send = send
         said = sent.get(b"x-request-id")
-        self.request_id = said.decode() if said is not None and _REQUEST_ID.fullmatch(said) else token_hex(32)
+        self.request_id = said.decode() if said is not None and _REQUEST_ID.fullmatch(said) else secrets.token_hex(16)
         self.status = 0
         #: None until it is admitted.
         self.request: RequestScope | None = None

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from broker.wire.messages import JobView, PoolView, WorkerView
 from http_edge.hub import FINAL_STATES, Hub
-from http_edge.request_times import RequestTimes
 
 _JOB_BUCKETS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 3600.0)
+_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 
 
 class Metrics:
@@ -21,10 +21,21 @@ class Metrics:
 
     def __init__(self, hub: Hub) -> None:
         self._registry = CollectorRegistry()
-        requests = RequestTimes()
-        self._registry.register(requests)
-        #: A request was answered: route template, method, status, seconds.
-        self.observe = requests.observe
+        self._requests = Counter(
+            "zoetrope_edge_requests",
+            "Requests answered, by route template, method and status.",
+            ["route", "method", "status"],
+            registry=self._registry,
+        )
+        self._seconds = Histogram(
+            "zoetrope_edge_request_seconds",
+            "From the request's head to the last byte of the answer; event streams and downloads included.",
+            ["route"],
+            buckets=_BUCKETS,
+            registry=self._registry,
+        )
+        #: Looking a label set up costs more than counting.
+        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._waited = self._job_histogram(
             "zoetrope_job_wait_seconds", "From a finished job's submit to its last start."
         )
@@ -44,6 +55,16 @@ class Metrics:
         if view.state in FINAL_STATES and view.started_at:
             self._waited.labels(view.model, view.state).observe(max(0.0, view.started_at - view.submitted_at))
             self._ran.labels(view.model, view.state).observe(max(0.0, view.finished_at - view.started_at))
+
+    def observe(self, route: str, method: str, status: int, seconds: float) -> None:
+        """A request was answered."""
+        key = (route, method, status)
+        pair = self._children.get(key)
+        if pair is None:
+            pair = (self._requests.labels(route, method, str(status)), self._seconds.labels(route))
+            self._children[key] = pair
+        pair[0].inc()
+        pair[1].observe(seconds)
 
     def exposition(self, accept: str, pool: PoolView | None) -> tuple[bytes, str]:
         """The page and its content type, for an Accept header; without the pool when the broker does not answer."""

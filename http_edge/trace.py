@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
+import secrets
 
 from msgspec import Struct
-
-from http_edge.tokens import token_hex
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
@@ -35,7 +34,7 @@ class Trace(Struct, frozen=True, kw_only=True):
 
 def new_trace() -> Trace:
     """A trace that begins here."""
-    digits = token_hex(48)
+    digits = secrets.token_hex(24)
     return Trace(trace_id=digits[:32], span_id=digits[32:], flags=_SAMPLED)
 
 
@@ -47,7 +46,7 @@ def read_trace(traceparent: str, tracestate: str) -> Trace:
     state = tracestate.strip()
     return Trace(
         trace_id=match[2],
-        span_id=token_hex(16),
+        span_id=secrets.token_hex(8),
         flags=f"{int(match[4], 16) & 1:02x}",
         state=state if _TRACESTATE.fullmatch(state) else "",
     )

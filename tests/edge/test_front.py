@@ -16,7 +16,6 @@ from http_edge.errors import EdgeError
 from http_edge.front import Front
 from http_edge.keys import KeyRecord, hash_of, write_keys
 from http_edge.routes import EdgeRoute, RouteTable, route
-from http_edge.tokens import Tokens
 from tests.edge.conftest import World
 
 _WORDS = (
@@ -84,13 +83,6 @@ def test_a_route_that_begins_with_a_parameter_is_found_among_those_that_do_not()
     for path, method in itertools.product(("/v1/jobs", "/v1/x", "/v1/y", "/q/x", "/q", "/q/x/z"), ("GET", "POST")):
         found = table.find(path, method)
         assert (found and (found[0].path, found[1])) == scanned(routes, path, method), (path, method)
-
-
-def test_random_digits_are_never_given_twice() -> None:
-    tokens = Tokens()
-    given = [tokens.take(32) for _ in range(2_000)]
-    assert len(set(given)) == len(given)
-    assert all(re.fullmatch("[0-9a-f]{32}", token) for token in given)
 
 
 def test_every_answer_has_an_id_and_a_trace_of_its_own(world: World) -> None:

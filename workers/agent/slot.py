@@ -79,8 +79,8 @@ class Slot:
         return self._find(job_id, fence) is not None
 
     def _find(self, job_id: str, fence: int) -> Attempt | None:
-        wanted = (job_id, fence)
-        return next((attempt for attempt in self.attempts if (attempt.job_id, attempt.fence) == wanted), None)
+        attempt = self._of(fence)
+        return attempt if attempt is not None and attempt.job_id == job_id else None
 
     def _of(self, fence: int) -> Attempt | None:
         return next((attempt for attempt in self.attempts if attempt.fence == fence), None)
@@ -261,23 +261,23 @@ class Slot:
 
     def _attempt_timers(self, attempt: Attempt, now: float) -> None:
         if attempt.cancel_by is not None and now >= attempt.cancel_by:
-            self._replace(attempt, Ending("cancelled"), f"the cancel was not heard in {attempt.describe()}", now)
+            attempt.ending = Ending("cancelled")
+            self._replace(f"the cancel was not heard in {attempt.describe()}", now, blamed=False)
         elif not self._waits(attempt) and now >= attempt.stuck_at(self.policy):
             self._hung(attempt, now)
 
     def _hung(self, attempt: Attempt, now: float) -> None:
         """It gives no sign of life. What stands still may be the whole process: another attempt as silent may be the one that did it."""
-        silence_s = attempt.silence_s(now)
-        for other in self.attempts:
-            if other.begun and other.silence_s(now) >= silence_s / 2:
-                other.ending = Ending("failed", "hung", f"no sign of life in {other.describe()}")
-        text = f"no sign of life in {attempt.describe()}"
-        self._replace(attempt, Ending("failed", "hung", text), text, now)
+        enough_s = attempt.silence_s(now) / 2
+        for silent in self.attempts:
+            if silent is attempt or (silent.begun and silent.silence_s(now) >= enough_s):
+                silent.ending = Ending("failed", "hung", f"no sign of life in {silent.describe()}")
+        self._replace(f"no sign of life in {attempt.describe()}", now, blamed=True)
 
-    def _replace(self, attempt: Attempt, ending: Ending, reason: str, now: float) -> None:
-        attempt.ending = ending
+    def _replace(self, reason: str, now: float, *, blamed: bool) -> None:
+        """Kill the engine because of those attempts that have an ending."""
         self._replaced = True
-        self.kill(reason, now, blamed=ending.kind == "failed")
+        self.kill(reason, now, blamed=blamed)
 
     def kill(self, reason: str, now: float, *, blamed: bool) -> None:
         """SIGKILL the engine, which must be alive. `blamed`: for a fault of its own."""
