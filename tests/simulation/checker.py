@@ -69,6 +69,8 @@ class Checker:
         self.grants: dict[int, tuple[str, str]] = {}
         self.attempts: dict[int, str] = {}
         self.highest: dict[str, int] = {}
+        #: Address -> worker, as it was when something was sent there last.
+        self.names: dict[bytes, str] = {}
         #: Job -> its last start: when, on which worker, with which fence.
         self.starts: dict[str, tuple[float, str, int]] = {}
         #: Attempts that must be alone in their engine; under which the engine broke down; which hang; which were handed back unfinished.
@@ -128,11 +130,14 @@ class Checker:
 
     def _to_agent(self, peer: bytes, frames: _Frames) -> None:
         message = codec.to_agent(frames)[0]  # type: ignore[index]
+        record = self.world.broker.core.state.pool.at(peer)
+        if record is not None:
+            self.names[peer] = record.name
         match message:
             case m.Run(job_id=job_id, fence=fence, alone=alone):
                 job = self.disk.get(job_id)
-                record = self.world.broker.core.state.pool.at(peer)
-                worker = record.name if record is not None else ""
+                # An address that was given up later in the same pass was that worker's when the grant was made.
+                worker = self.names.get(peer, "")
                 require(job is not None, "only what is on disk is run", job_id)
                 assert job is not None
                 require(frames[1] == job.body, "a job is run as it was asked for", job_id)
