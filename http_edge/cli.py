@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from broker.wire import descriptors, stopping
 from broker.wire.logs import setup_logging
 from broker.wire.options import SettingsError, check_endpoint, load, make_socket_dir
 from http_edge import keys_cli
+from http_edge.announce import announce
 from http_edge.app import Edge, build_app, build_edge
 from http_edge.guard import Guard
 from http_edge.head_cap import CappedProtocol
@@ -45,9 +48,18 @@ class EdgeServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, edge: Edge) -> None:
         super().__init__(config)
         self._edge = edge
+        self._announcing: asyncio.Task[None] | None = None
 
-    async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; say when a job could be drawn."""
+        await super().startup(sockets)
+        if not self.should_exit:  # the address could be had
+            self._announcing = asyncio.create_task(announce(self._edge.calls, self._edge.settings))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop: streams would otherwise hold their connections open through the whole grace."""
+        if self._announcing is not None:
+            self._announcing.cancel()
         self._edge.hub.close()
         await super().shutdown()
         # A signal that was obeyed is not raised again: stopping as asked is success.

@@ -23,7 +23,8 @@ _PROBE_TIMEOUT_S = 2.0
 #: Probes come often and from several places; the pool does not change faster than workers beat.
 _PROBE_FRESH_S = 0.25
 
-_READY_STATES = ("idle", "busy")
+#: A job given to a worker in one of these starts, now or after the one before it.
+READY_STATES = ("idle", "busy")
 
 
 class ServiceApi:
@@ -59,7 +60,7 @@ class ServiceApi:
             pool = await self._probe()
         except EdgeError as error:
             return _not_ready([error.message])
-        ready = [worker.name for worker in pool.workers if worker.state in _READY_STATES]
+        ready = [worker.name for worker in pool.workers if worker.state in READY_STATES]
         if not ready:
             states = ", ".join(f"{worker.name} is {worker.state}" for worker in pool.workers[:20])
             return _not_ready([f"no worker is ready: {states or 'none has registered'}"])

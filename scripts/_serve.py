@@ -1,38 +1,73 @@
 """Run one broker, one pool of workers and one or several edges in the foreground: what the two start scripts share.
 
 With one service the edge shows the whole pool. With several, each edge has its own port and shows one worker only.
-Ends when any process ends or on Ctrl-C, and takes all processes with it.
+Ends when any process ends or on Ctrl-C, takes all processes with it, and says last why it ended.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from honcho.manager import Manager
-from honcho.printer import Printer
+from honcho.printer import Message, Printer
+
+#: Of several services, when nobody named another.
+FIRST_PORT = 8000
 
 READY = Path(__file__).with_name("_ready.py")
 
+#: honcho's own name among its processes, and what it prints of one that ended.
+_SYSTEM = "system"
+_ENDED = re.compile(r"(\S+) stopped \(rc=(-?\d+)\)")
+_TOLD_TO_STOP = re.compile(r"SIG(TERM|INT) received")
 
-def commands(services: int, port: int, gpus: str, model: str) -> dict[str, list[str]]:
-    """Name and command line of every process. `services` 1: the whole pool behind `port`."""
-    ports = [str(port + number) for number in range(services)]
+
+class EndingPrinter(Printer):  # type: ignore[misc]  # honcho has no types
+    """honcho's printer, which also keeps the last line of every process until one ends by itself: that line is why all of them end."""
+
+    def __init__(self, output: TextIO) -> None:
+        super().__init__(output)
+        self._last_lines: dict[str, str] = {}
+        self._over = False
+        #: Why the service ends; "" while it runs, when it was told to stop, and when the first process ended with 0.
+        self.reason = ""
+
+    def write(self, message: Message) -> None:
+        super().write(message)
+        data = message.data
+        text = (data.decode("utf-8", "replace") if isinstance(data, bytes) else data).strip()
+        if message.name != _SYSTEM:
+            if text:
+                self._last_lines[message.name] = text
+            return
+        ended = _ENDED.fullmatch(text)
+        if ended is not None and not self._over and ended[2] != "0":
+            said = self._last_lines.get(ended[1], "it said nothing")
+            self.reason = f"stopped: {ended[1]} ended with code {ended[2]}: {said}"
+        self._over = self._over or ended is not None or _TOLD_TO_STOP.fullmatch(text) is not None
+
+
+def commands(services: int, port: int | None, gpus: str, model: str) -> dict[str, list[str]]:
+    """Name and command line of every process. `services` 1: the whole pool behind `port`; None, "": as the settings say."""
     result = {
         "broker": ["-m", "broker"],
         "workers": ["-m", "workers", *(["--gpus", gpus] if gpus else []), *(["--model", model] if model else [])],
     }
     if services == 1:
-        result["edge"] = ["-m", "http_edge", "--port", ports[0]]
+        result["edge"] = ["-m", "http_edge", *([] if port is None else ["--port", str(port)])]
     else:
         device = "cpu" if gpus.startswith("cpu") else "gpu"
+        ports = [str((FIRST_PORT if port is None else port) + number) for number in range(services)]
         for number, own in enumerate(ports):
             result[f"edge-{own}"] = ["-m", "http_edge", "--port", own, "--worker", f"{device}-{number}"]
-    # One service is ready with its first worker, several with one worker each.
-    result["ready"] = [str(READY), str(services), *ports]
+        # Each edge is ready with any worker; together they are with one each.
+        result["ready"] = [str(READY), str(services), *ports]
     return {name: [sys.executable, *line] for name, line in result.items()}
 
 
@@ -46,17 +81,29 @@ def port_number(text: str) -> int:
 def main() -> int:
     """The exit status of the first process that ended; 130 after Ctrl-C, 143 after SIGTERM."""
     options = argparse.ArgumentParser(description="Run the whole service in the foreground.", allow_abbrev=False)
-    options.add_argument("--port", "--start_port", dest="port", type=port_number, default=8000, help="first port")
+    options.add_argument(
+        "--port",
+        "--start_port",
+        dest="port",
+        type=port_number,
+        default=None,
+        help=f"first port (default: settings decide; {FIRST_PORT} for several services)",
+    )
     options.add_argument("--services", type=int, default=1, help="edges on consecutive ports, one worker each")
     options.add_argument("--gpus", default="", help="0-7, 0,2, auto, cpu, cpu:2 (default: settings decide)")
     options.add_argument("--model", default="", help="model directory (default: settings decide)")
     arguments = options.parse_args()
-    if arguments.services < 1 or arguments.port + arguments.services - 1 > 65_535:
-        options.error(f"--services {arguments.services} from port {arguments.port} does not fit into 1 to 65535")
-    manager = Manager(Printer(sys.stdout))
+    if arguments.services < 1 or (arguments.port or FIRST_PORT) + arguments.services - 1 > 65_535:
+        options.error(
+            f"--services {arguments.services} from port {arguments.port or FIRST_PORT} does not fit into 1 to 65535"
+        )
+    printer = EndingPrinter(sys.stdout)
+    manager = Manager(printer)
     for name, line in commands(arguments.services, arguments.port, arguments.gpus, arguments.model).items():
         manager.add_process(name, "exec " + shlex.join(line), env={**os.environ, "PYTHONUNBUFFERED": "1"})
     manager.loop()
+    if printer.reason:
+        print(printer.reason, file=sys.stderr, flush=True)
     return int(manager.returncode or 0)
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from honcho.environ import parse_procfile
 
 from tests.scripts.support import ROOT, SCRIPTS, FakeServer, clean_environ
 
@@ -121,7 +122,36 @@ def test_one_service_shows_the_whole_pool():
     assert lines["broker"] == ["-m", "broker"]
     assert lines["workers"] == ["-m", "workers", "--gpus", "auto", "--model", "demo"]
     assert lines["edge"] == ["-m", "http_edge", "--port", "8000"]
-    assert lines["ready"][1:] == ["1", "8000"]
+    # The edge says by itself when it is ready.
+    assert list(lines) == ["broker", "workers", "edge"]
+
+
+def test_without_options_it_is_the_procfile():
+    processes = parse_procfile((ROOT / "Procfile").read_text()).processes
+    assert {name: ["python", *line] for name, line in commands(1, None, "", "").items()} == {
+        name: line.removeprefix("exec ").split() for name, line in processes.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("environ", "reason"),
+    [
+        ({"ZOETROPE_MODEL": "/no/such/model"}, "stopped: workers ended with code 2: workers: model '/no/such/model'"),
+        ({"ZOETROPE_PORT": "99999"}, "stopped: edge ended with code 2: http_edge: ZOETROPE_PORT: '99999'"),
+    ],
+)
+def test_the_last_line_says_why_it_ended(tmp_path, environ, reason):
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / "_serve.py"],
+        cwd=tmp_path,
+        env=clean_environ(PYTHONPATH=str(ROOT), ZOETROPE_HOME=str(tmp_path / "home"), ZOETROPE_GPUS="cpu", **environ),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(reason)
 
 
 def test_several_services_show_one_worker_each():

@@ -1,0 +1,57 @@
+"""Says once, in the log, that the service is ready, and until then what it waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from broker.wire.messages import PoolView
+from http_edge.calls import Calls
+from http_edge.errors import EdgeError
+from http_edge.service_api import READY_STATES
+from http_edge.settings import EdgeSettings
+
+log = logging.getLogger(__name__)
+
+#: How often the pool is looked at, and the longest silence while it is not ready: loading weights takes minutes.
+_LOOK_S = 0.5
+_SAY_AGAIN_S = 15.0
+
+#: Addresses to listen on that are no addresses to go to.
+_EVERY_ADDRESS = frozenset(("", "*", "0.0.0.0", "::"))
+
+
+def service_url(settings: EdgeSettings) -> str:
+    """The address to type: `public_url`, else this machine's name for the address it listens on."""
+    if settings.public_url.rstrip("/"):
+        return settings.public_url.rstrip("/")
+    host = "localhost" if settings.host in _EVERY_ADDRESS else settings.host
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+
+
+async def announce(calls: Calls, settings: EdgeSettings) -> None:
+    """Log a line whenever the wait changes, and the last when a worker is ready."""
+    clock = asyncio.get_running_loop().time
+    said, said_at = "", 0.0
+    while True:
+        missing = await _missing(calls)
+        if not missing:
+            break
+        if missing != said or clock() - said_at >= _SAY_AGAIN_S:
+            log.info("not ready yet: %s", missing, extra={"action": "waiting"})
+            said, said_at = missing, clock()
+        await asyncio.sleep(_LOOK_S)
+    log.info("ready: %s (API reference: /docs)", service_url(settings), extra={"action": "ready"})
+
+
+async def _missing(calls: Calls) -> str:
+    """What a job sent now would wait for; "" when a worker is ready."""
+    try:
+        pool: PoolView = await calls.pool(_LOOK_S)
+    except EdgeError:
+        return "the broker does not answer"
+    if any(worker.state in READY_STATES for worker in pool.workers):
+        return ""
+    if not pool.workers:
+        return "no worker has registered"
+    return ", ".join(f"{worker.name} is {worker.state}" for worker in pool.workers[:8])
