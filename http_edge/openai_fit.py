@@ -64,21 +64,13 @@ def fit(asked: Asked, card: ModelCard, output: MediaKind) -> tuple[Wanted, list[
         wanted = msgspec.structs.replace(wanted, width=size[0], height=size[1])
     if wanted.seconds is not None and wanted.num_frames is None and output == "video":
         fps = wanted.fps or card.defaults.fps
-        frames, longest = frames_for(wanted.seconds, fps, card.limits)
+        frames, longest = card.limits.closest_frames(wanted.seconds * fps)
         if longest:
             warnings.append(
                 f"seconds: model {shown(card.name)} makes at most {frames} frames, {frames / fps:.4g} s at {fps:g} frames a second"
             )
         wanted = msgspec.structs.replace(wanted, num_frames=frames)
     return msgspec.structs.replace(wanted, model=card.name, seconds=None), warnings
-
-
-def frames_for(seconds: float, fps: float, limits: Limits) -> tuple[int, bool]:
-    """(frames of the clip nearest to this length, whether the model could make none as long)."""
-    step = max(1, limits.frame_step)
-    most = (limits.max_frames - 1) // step * step + 1
-    frames = max(0, round((seconds * fps - 1) / step)) * step + 1
-    return min(frames, most), frames > most
 
 
 def nearest_size(width: int, height: int, card: ModelCard) -> tuple[int, int]:

@@ -219,7 +219,7 @@ def _check_side(wanted: Wanted, name: str, value: int, limits: Limits) -> None:
     if not limits.min_side <= value <= limits.max_side:
         rule = f"must be {limits.min_side} to {limits.max_side}"
     elif value % step:
-        rule = f"must be a multiple of {step}; nearest: {_nearest(value, step, 0, limits.min_side, limits.max_side)}"
+        rule = f"must be a multiple of {step}; nearest: {_nearest(value, step, limits.min_side, limits.max_side)}"
     else:
         return
     raise EdgeError(
@@ -236,33 +236,23 @@ def _frames(wanted: Wanted, card: ModelCard, output: MediaKind, fps: float) -> i
         if wanted.num_frames not in (None, 1):
             raise invalid(wanted.label("num_frames"), wanted.num_frames, "must be 1: this job makes images")
         return 1
-    step = max(1, limits.frame_step)
     if wanted.num_frames is not None:
         frames = wanted.num_frames
-        if frames > limits.max_frames:
-            raise invalid(wanted.label("num_frames"), frames, f"must be 1 to {limits.max_frames}")
-        if (frames - 1) % step:
-            nearest = _nearest(frames, step, 1, 1, limits.max_frames)
-            raise invalid(
-                wanted.label("num_frames"),
-                frames,
-                f"must be {step}k+1 (1, {step + 1}, {2 * step + 1}, ...); nearest: {nearest}",
-            )
+        if not limits.allows_frames(frames):
+            nearest = " or ".join(str(count) for count in limits.nearest_frames(frames))
+            raise invalid(wanted.label("num_frames"), frames, f"must be {limits.frame_rule()}; nearest: {nearest}")
         return frames
     if wanted.seconds is None:
         return card.defaults.num_frames
-    frames = max(0, round((wanted.seconds * fps - 1) / step)) * step + 1
-    if frames > limits.max_frames:
-        longest = f"{limits.max_frames / fps:.4g} s"
-        raise invalid(
-            wanted.label("seconds"),
-            wanted.seconds,
-            f"at {fps:g} frames per second takes {frames} frames; this model makes at most {limits.max_frames} ({longest})",
-        )
+    frames, too_long = limits.closest_frames(wanted.seconds * fps)
+    if too_long:
+        takes = f"at {fps:g} frames per second takes {round(wanted.seconds * fps)} frames"
+        longest = f"this model makes at most {frames} ({frames / fps:.4g} s)"
+        raise invalid(wanted.label("seconds"), wanted.seconds, f"{takes}; {longest}")
     return frames
 
 
-def _nearest(value: int, step: int, offset: int, low: int, high: int) -> str:
-    """The valid neighbours of a value on the grid step x k + offset, as text."""
-    below = (value - offset) // step * step + offset
+def _nearest(value: int, step: int, low: int, high: int) -> str:
+    """The valid neighbours of a value on the grid step x k, as text."""
+    below = value // step * step
     return " or ".join(str(near) for near in (below, below + step) if low <= near <= high)

@@ -95,9 +95,46 @@ class Limits(Struct, frozen=True, kw_only=True):
     side_multiple: int = 16
     max_pixels: int = 2048 * 2048
     max_frames: int = 257
-    #: Frame counts are `frame_step` x k + 1 (the VAE's temporal compression); others are refused, naming the nearest.
+    #: Frame counts are `frame_step` x k + `frame_offset` (the VAE's temporal compression); others are refused, naming the nearest.
     frame_step: int = 4
     max_steps: int = 200
+    frame_offset: int = 1
+    #: The only frame counts there are, rising, where they follow no such rule; then step and offset do not count.
+    frame_choices: tuple[int, ...] = ()
+
+    def allows_frames(self, frames: int) -> bool:
+        """Whether a clip of this model may have so many frames."""
+        return frames in self.nearest_frames(frames)
+
+    def nearest_frames(self, frames: float) -> tuple[int, ...]:
+        """The allowed count itself, else its allowed neighbours below and above, rising. Never empty for limits that allow any."""
+        if self.frame_choices:
+            below = [count for count in self.frame_choices if count <= frames]
+            above = [count for count in self.frame_choices if count >= frames]
+            return tuple(dict.fromkeys((*below[-1:], *above[:1])))
+        step = max(1, self.frame_step)
+        least = self.frame_offset % step or step
+        most = (self.max_frames - least) // step * step + least
+        below_count = int((frames - least) // step) * step + least
+        near = (below_count,) if below_count == frames else (below_count, below_count + step)
+        return tuple(dict.fromkeys(min(max(count, least), most) for count in near))
+
+    def closest_frames(self, frames: float) -> tuple[int, bool]:
+        """(the allowed count closest to a wished length, whether the wish is longer than any clip of this model)."""
+        closest = min(self.nearest_frames(frames), key=lambda count: (abs(count - frames), count))
+        slack = 0.5 if self.frame_choices else max(1, self.frame_step) / 2
+        return closest, frames - closest > slack
+
+    def frame_rule(self) -> str:
+        """Which frame counts are allowed, in words."""
+        if self.frame_choices:
+            return " or ".join(str(count) for count in self.frame_choices)
+        step = max(1, self.frame_step)
+        least, most = self.nearest_frames(0)[0], self.nearest_frames(self.max_frames)[-1]
+        if step == 1:
+            return f"{least} to {most}"
+        grid = f"{step}k+{self.frame_offset % step}" if self.frame_offset % step else f"{step}k"
+        return f"{least} to {most} and {grid} ({least}, {least + step}, {least + 2 * step}, ...)"
 
 
 class ModelCard(Struct, frozen=True, kw_only=True):
@@ -122,6 +159,16 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     also_image: bool = False
     #: Whether those pictures may be drawn from an image, too.
     also_edits: bool = False
+    #: Whether these fields of a job have an effect on what is drawn; what has none is told to the client, never dropped in silence.
+    takes_negative_prompt: bool = True
+    takes_guidance: bool = True
+    takes_guidance_2: bool = True
+    #: Whether the picture has the size that is asked for; False where the pipeline chooses it, as some do by the source image's shape.
+    takes_size: bool = True
+    #: What a job's `extra` may carry: the further parameters of the pipeline's call. None: not known, so any.
+    extra_parameters: tuple[str, ...] | None = None
+    #: Of pipelines that skip part of the steps by `extra.strength`: the strength where a job gives none. See `steps_drawn`.
+    default_strength: float | None = None
 
     def makes(self, output: str) -> bool:
         """Whether a job of this model may ask for `output`."""
@@ -146,6 +193,11 @@ def cost_units(spec: JobSpec, card: ModelCard) -> float:
     tokens = -(-spec.height // side) * -(-spec.width // side)
     latent_frames = 1 + (spec.num_frames - 1) / max(1, card.token_frames)
     return float(spec.num_inference_steps * tokens * latent_frames * spec.num_outputs)
+
+
+def steps_drawn(num_inference_steps: int, strength: float) -> int:
+    """Steps that an image-to-image pipeline takes: the first ones are skipped, the more the weaker. None are left below 1."""
+    return min(int(num_inference_steps * strength), num_inference_steps)
 
 
 class Artefact(Struct, frozen=True, kw_only=True):

@@ -46,7 +46,7 @@ INVALID: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"num_frames": 83}, "num_frames", ["83", "1 to 81"]),
     ({"num_frames": 0}, "num_frames", ["num_frames: 0"]),
     ({"num_frames": 5, "model": "org/picture"}, "num_frames", ["must be 1", "makes images"]),
-    ({"seconds": 60}, "seconds", ["60", "481 frames", "at most 81"]),
+    ({"seconds": 60}, "seconds", ["60", "480 frames", "at most 81"]),
     ({"seconds": 0}, "seconds", ["seconds: 0"]),
     ({"seconds": "long"}, "seconds", ['"long"', "is not a number"]),
     ({"seconds": "nan"}, "seconds", ['"nan"', "is not a number"]),
