@@ -95,7 +95,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     side_multiple: int = 16
     max_pixels: int = 2048 * 2048
     max_frames: int = 257
-    #: Frame counts are `frame_step` x k + `frame_offset` (the VAE's temporal compression); others are refused, naming the nearest.
+    #: Frame counts are `frame_offset` + `frame_step` x k (the VAE's temporal compression); others are refused, naming the nearest. The
+    #: offset is the smallest count; 0 stands for a step.
     frame_step: int = 4
     max_steps: int = 200
     frame_offset: int = 1
@@ -113,7 +114,7 @@ class Limits(Struct, frozen=True, kw_only=True):
             above = [count for count in self.frame_choices if count >= frames]
             return tuple(dict.fromkeys((*below[-1:], *above[:1])))
         step = max(1, self.frame_step)
-        least = self.frame_offset % step or step
+        least = self.frame_offset or step
         most = (self.max_frames - least) // step * step + least
         below_count = int((frames - least) // step) * step + least
         near = (below_count,) if below_count == frames else (below_count, below_count + step)

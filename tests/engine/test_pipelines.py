@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL, AutoencoderKLAllegro
 
 from broker.wire.jobspec import ModelCard
+from workers.engine import pipelines as engine_pipelines
 from workers.engine.device import Device
 from workers.engine.errors import LoadError, OutOfMemory
 from workers.engine.memory import ProcessMemory
@@ -96,6 +99,19 @@ def test_offload_is_no_change_on_a_cpu(demo_card: ModelCard) -> None:
     assert pipelines.get(demo_card, "offload") is pipelines.get(demo_card, "normal")
 
 
+def test_a_vae_that_only_decodes_in_tiles_is_always_tiled() -> None:
+    """Allegro's raises NotImplementedError for a whole picture, after a hundred steps."""
+    vae = AutoencoderKLAllegro(
+        block_out_channels=(8, 8, 8, 8), layers_per_block=1, latent_channels=4, norm_num_groups=2
+    ).eval()
+    usual = AutoencoderKL(block_out_channels=(4,), norm_num_groups=1)
+
+    for on in (True, False):
+        engine_pipelines._tile_vae(SimpleNamespace(vae=vae), on=on)
+        engine_pipelines._tile_vae(SimpleNamespace(vae=usual), on=on)
+        assert (vae.use_tiling, usual.use_tiling) == (True, on)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -149,12 +165,10 @@ class Full:
 def test_load_that_runs_out_of_memory_drops_the_others(
     demo_card: ModelCard, monkeypatch: pytest.MonkeyPatch, enough: bool
 ) -> None:
-    from workers.engine import pipelines as module
-
     pipelines = Pipelines(SmallDevice())
     pipelines.get(_as(demo_card, "one"))
-    full = Full(pipelines, module._from_pretrained, needs_empty=enough)
-    monkeypatch.setattr(module, "_from_pretrained", full)
+    full = Full(pipelines, engine_pipelines._from_pretrained, needs_empty=enough)
+    monkeypatch.setattr(engine_pipelines, "_from_pretrained", full)
 
     if enough:
         pipelines.get(_as(demo_card, "two"))

@@ -89,7 +89,7 @@ class Output:
         vars(self).update(fields)
 
 
-@pytest.mark.parametrize("kind", ["arrays", "tensor", "pictures", "tuple", "grey"])
+@pytest.mark.parametrize("kind", ["arrays", "tensor", "pictures", "tuple", "grey", "clip", "frames"])
 def test_every_form_of_output_becomes_pixels(kind: str, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 3), dtype=np.uint8)
     if kind == "grey":
@@ -101,6 +101,9 @@ def test_every_form_of_output_becomes_pixels(kind: str, tmp_path: Path) -> None:
         "pictures": lambda: Output(frames=[WanPipeline.numpy_to_pil(floats)]),
         "tuple": lambda: ([list(floats)],),
         "grey": lambda: Output(frames=floats[np.newaxis, ..., :1]),
+        # Cosmos 3: one clip, not a batch of clips, and beside it the sound.
+        "clip": lambda: Output(video=floats, sound=None),
+        "frames": lambda: Output(video=WanPipeline.numpy_to_pil(floats), sound=None),
     }[kind]()
 
     assert np.array_equal(video_frames(output), pixels)
@@ -109,5 +112,11 @@ def test_every_form_of_output_becomes_pixels(kind: str, tmp_path: Path) -> None:
 def test_an_image_is_the_first_of_its_batch() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 6, 3), dtype=np.uint8)
 
-    images = WanPipeline.numpy_to_pil(pixels.astype(np.float32) / 255)
-    assert np.array_equal(image_pixels(Output(images=images)), pixels[0])
+    floats = pixels.astype(np.float32) / 255
+    images = WanPipeline.numpy_to_pil(floats)
+    # Kandinsky 5 calls the batch "image"; a pipeline may give a clip of one frame, or several layers of one picture.
+    for output in (
+        Output(images=images), Output(image=images), Output(image=floats), Output(image=floats[0]), Output(video=floats),
+        Output(frames=floats[np.newaxis]), Output(images=[images]),
+    ):  # fmt: skip
+        assert np.array_equal(image_pixels(output), pixels[0])

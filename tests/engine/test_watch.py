@@ -10,6 +10,7 @@ import torch
 
 from tests.engine.scripted import CancelAt, Recorder
 from workers.engine.device import Device
+from workers.engine.errors import EngineError
 from workers.engine.memory import ProcessMemory
 from workers.engine.monitor import Cancelled, Monitor
 from workers.engine.watch import call
@@ -70,20 +71,99 @@ class WithOrder(Pipeline):
         return "drawn"
 
 
+class WithTimesteps(Pipeline):
+    """The bar wraps a tensor of timesteps, as in DDIM and the other unconditional ones."""
+
+    def __init__(self, timesteps: list[int]) -> None:
+        super().__init__()
+        self.timesteps = torch.tensor(timesteps)
+
+    def __call__(self, num_inference_steps: int) -> str:
+        for _ in self.progress_bar(self.timesteps):
+            self.think()
+        return "drawn"
+
+
+class WithOwnBar(Pipeline):
+    """A bar of the pipeline's own, over parts of the clip, as AnyFlowFAR: only the callback tells of steps."""
+
+    def __call__(self, num_inference_steps: int, callback_on_step_end: Callable[..., Any] | None = None) -> str:
+        self._num_timesteps = 2 * num_inference_steps
+        for _ in range(2):
+            for index in range(num_inference_steps):
+                self.think()
+                assert callback_on_step_end is not None
+                callback_on_step_end(self, index, 0, {})
+        self.think()
+        return "drawn"
+
+
+class Combined(Pipeline):
+    """Two pipelines in one, as Kandinsky's: the prior makes of the prompt what the decoder draws from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prior_pipe, self.decoder_pipe = WithIterator(), WithBar()
+        self.prior_pipe.progress_bar = lambda iterable: iterable  # type: ignore[assignment, method-assign]
+
+    def __call__(self, num_inference_steps: int) -> str:
+        self.prior_pipe(num_inference_steps=5)
+        return self.decoder_pipe(num_inference_steps=num_inference_steps)
+
+
+class WithPlaceForABlock(WithBar):
+    """A VAE without attention in its middle keeps None in its list of blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model[0].append(None)  # type: ignore[index, operator, union-attr]
+
+    def think(self) -> None:
+        for layer in self.model[0]:  # type: ignore[attr-defined]
+            if layer is not None:
+                layer(torch.zeros(1, 2))
+
+
 def _call(pipe: Pipeline, seat: Seat) -> Any:
     monitor = Monitor(seat, 1, 1, ProcessMemory())
     return call(pipe, {"num_inference_steps": 3}, monitor, Device("cpu", "auto", 0))
 
 
-@pytest.mark.parametrize("kind", [WithBar, WithIterator])
+_THREE_STEPS = [
+    ("encode", 0, 0), ("denoise", 0, 3), ("denoise", 1, 3), ("denoise", 2, 3), ("denoise", 3, 3), ("decode", 0, 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [WithBar, WithIterator, WithPlaceForABlock, Combined])
 def test_steps_of_a_pipeline_without_callback(kind: type[Pipeline]) -> None:
     seat = Recorder.recording()
 
     assert _call(kind(), seat) == "drawn"
 
-    assert seat.seen == [
-        ("encode", 0, 0), ("denoise", 0, 3), ("denoise", 1, 3), ("denoise", 2, 3), ("denoise", 3, 3), ("decode", 0, 0),
-    ]  # fmt: skip
+    assert seat.seen == _THREE_STEPS
+
+
+@pytest.mark.parametrize("timesteps", [[900, 500, 0], [0], [1]])
+def test_steps_over_a_tensor_of_timesteps(timesteps: list[int]) -> None:
+    seat = Recorder.recording()
+
+    assert _call(WithTimesteps(timesteps), seat) == "drawn"
+
+    steps = [(step, total) for phase, step, total in seat.seen if phase == "denoise"]
+    assert steps == [(done, len(timesteps)) for done in range(len(timesteps) + 1)]
+
+
+def test_no_step_at_all_is_no_picture() -> None:
+    with pytest.raises(EngineError, match="no denoising step"):
+        _call(WithTimesteps([]), Recorder.recording())
+
+
+def test_steps_of_a_pipeline_with_a_bar_of_its_own() -> None:
+    seat = Recorder.recording()
+
+    assert _call(WithOwnBar(), seat) == "drawn"
+
+    assert seat.seen == [("encode", 0, 0), *(("denoise", done, 6) for done in range(7)), ("decode", 0, 0)]
 
 
 def test_steps_are_those_that_are_run() -> None:

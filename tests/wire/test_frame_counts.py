@@ -9,6 +9,7 @@ from broker.wire.jobspec import Limits
 WAN = Limits(max_frames=81, frame_step=4)
 EIGHTS = Limits(max_frames=49, frame_step=8)
 WINDOWS = Limits(max_frames=140, frame_step=33, frame_offset=0)
+NO_STILLS = Limits(max_frames=88, frame_step=1, frame_offset=2)
 SIXTEEN = Limits(max_frames=257, frame_choices=(16,))
 TWO = Limits(max_frames=257, frame_choices=(5, 29))
 
@@ -19,6 +20,7 @@ TWO = Limits(max_frames=257, frame_choices=(5, 29))
         (WAN, (1, 5, 81), (0, 2, 4, 82, 85)),
         (EIGHTS, (1, 9, 49), (5, 8, 57)),
         (WINDOWS, (33, 66, 132), (0, 1, 34, 165)),
+        (NO_STILLS, (2, 3, 88), (1, 89)),
         (SIXTEEN, (16,), (1, 15, 17)),
         (TWO, (5, 29), (4, 6, 28, 30)),
     ],
@@ -67,6 +69,7 @@ def test_a_length_becomes_the_closest_count(limits: Limits, wished: float, close
         (WINDOWS, "33 to 132 and 33k (33, 66, 99, ...)"),
         (SIXTEEN, "16"),
         (TWO, "5 or 29"),
+        (NO_STILLS, "2 to 88"),
         (Limits(max_frames=9, frame_step=1), "1 to 9"),
     ],
 )

@@ -13,12 +13,16 @@ from workers.engine.errors import EngineError
 
 def video_frames(output: Any) -> Pixels:
     """The frames of the first clip of a pipeline's output: n x height x width x 3. Raises `EngineError` when it holds none."""
-    return _stack(_first(output, ("frames", "videos", "images")))
+    clip = _pictures(output, ("frames", "videos", "video", "images", "image"))
+    return _stack(clip[0] if _depth(clip) > 1 else clip)
 
 
 def image_pixels(output: Any) -> Pixels:
     """The first image of a pipeline's output: height x width x 3. Raises `EngineError` when it holds none."""
-    pixels: Pixels = _stack([_first(output, ("images", "frames"))])[0]
+    image = _pictures(output, ("images", "image", "frames", "video"))
+    while _depth(image) > 0:
+        image = image[0]
+    pixels: Pixels = _stack([image])[0]
     return pixels
 
 
@@ -27,14 +31,22 @@ def to_uint8(values: torch.Tensor) -> torch.Tensor:
     return (values.float() * 0.5 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
-def _first(output: Any, fields: tuple[str, ...]) -> Any:
+def _pictures(output: Any, fields: tuple[str, ...]) -> Any:
+    """What the pipeline drew, in whichever of these fields its output keeps it; of a tuple, what stands first."""
     if isinstance(output, tuple):
         found = output[0] if output else None
     else:
         found = next((getattr(output, field) for field in fields if getattr(output, field, None) is not None), None)
-    if found is None or len(found) == 0:
+    if found is None or (hasattr(found, "__len__") and len(found) == 0):
         raise EngineError(f"the pipeline gave {type(output).__name__} without {' or '.join(fields)}")
-    return found[0]
+    return found
+
+
+def _depth(pictures: Any) -> int:
+    """Dimensions above that of a single picture: 1 for a clip or a batch of pictures, 2 for a batch of clips."""
+    if isinstance(pictures, list | tuple):
+        return 1 + (_depth(pictures[0]) if pictures else 0)
+    return max(0, pictures.ndim - 3) if isinstance(pictures, np.ndarray | torch.Tensor) else 0
 
 
 def _stack(clip: Any) -> Pixels:

@@ -37,6 +37,9 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 #: Families whose VAE loses detail in half precision and whose pipelines cast between the two themselves (diffusers' Wan guide).
 _FLOAT32_VAE = ("Wan", "SkyReelsV2")
 
+#: VAEs that raise NotImplementedError for a picture in one piece.
+_ONLY_TILED = ("AutoencoderKLAllegro",)
+
 
 class Loaded:
     """A pipeline in memory and where it is."""
@@ -117,6 +120,7 @@ class Pipelines:
         except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, SafetensorError) as error:
             raise _load_error(card, error) from error
         pipe.set_progress_bar_config(disable=True)
+        _tile_vae(pipe, on=False)
         remember_prompts(pipe)
         return Loaded(pipe, card.source)
 
@@ -201,6 +205,7 @@ def _bring_in_parts(pipe: Any, device: Device) -> None:
 def _tile_vae(pipe: Any, on: bool) -> None:
     """Decode in tiles, where the VAE can. The Wan VAE is not tiled: decoding it frame by frame bounds its memory without seams."""
     vae = getattr(pipe, "vae", None)
+    on = on or type(vae).__name__ in _ONLY_TILED
     if vae is None or type(vae).__name__ == "AutoencoderKLWan":
         return
     for method in ("enable_tiling", "enable_slicing") if on else ("disable_tiling", "disable_slicing"):

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from workers.engine.device import Device
+from workers.engine.errors import EngineError
 from workers.engine.monitor import Monitor
 
 
@@ -31,7 +32,9 @@ def call(pipe: Any, arguments: dict[str, Any], monitor: Monitor, device: Device)
     monitor.enter("encode")
     try:
         with hearing(pipe.components.values(), monitor.check), _progress_bar(pipe, steps.bar):
-            return pipe(**arguments)
+            output = pipe(**arguments)
+        steps.check_taken()
+        return output
     finally:
         pipe.maybe_free_model_hooks()
 
@@ -69,18 +72,24 @@ def _cancel_points(components: Iterable[Any]) -> list[torch.nn.Module]:
         points[id(component)] = component
         for module in component.modules():
             if isinstance(module, torch.nn.ModuleList):
-                points.update((id(child), child) for child in module)
+                # VAEs keep a place for a block that they may have, and put None there.
+                points.update((id(child), child) for child in module if child is not None)
     return list(points.values())
 
 
 @contextmanager
 def _progress_bar(pipe: Any, bar: Callable[..., Any]) -> Iterator[None]:
-    """The instance's attribute hides the class's method; removing it brings the method back."""
-    pipe.progress_bar = bar
+    """The instance's attribute hides the class's method; removing it brings the method back.
+
+    A combined pipeline runs two others, and has no loop of its own: what counts is the one that draws. The prior before it belongs to
+    the encoding of the prompt.
+    """
+    drawing = getattr(pipe, "decoder_pipe", pipe)
+    drawing.progress_bar = bar
     try:
         yield
     finally:
-        del pipe.progress_bar
+        del drawing.progress_bar
 
 
 class _Steps:
@@ -90,8 +99,10 @@ class _Steps:
         self._pipe = pipe
         self._monitor = monitor
         self._device = device
-        self._by_callback = False
+        self._called = 0
+        self._bars = 0
         self._total = 0
+        self._taken = 0
 
     def bar(self, iterable: Iterable[Any] | None = None, total: int | None = None, **_: Any) -> _Bar:
         """Replaces `pipe.progress_bar`."""
@@ -100,12 +111,12 @@ class _Steps:
         return _Bar(self, iterable, total or 0)
 
     def begin(self, total: int) -> None:
-        self._total = total
-        self._device.synchronise()
-        self._monitor.enter("denoise", total)
+        self._bars += 1
+        self._begin(total)
 
     def advance(self, done: int) -> None:
-        if not self._by_callback:
+        self._taken += 1
+        if not self._called:
             self._device.synchronise()
             self._monitor.step(done, max(self._total, done))
 
@@ -114,12 +125,30 @@ class _Steps:
         self._monitor.enter("decode")
 
     def on_step_end(self, pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Diffusers' callback: `index` counts scheduler steps, of which there may be more than were asked for."""
-        self._by_callback = True
+        """Diffusers' callback, once for each step of the scheduler, of which there may be more than were asked for.
+
+        `index` begins anew in pipelines that draw a clip in parts, so calls are counted.
+        """
+        self._taken += 1
+        self._called += 1
         self._device.synchronise()
-        total = getattr(pipe, "_num_timesteps", None) or self._total
-        self._monitor.step(index + 1, max(int(total), index + 1))
+        total = max(int(getattr(pipe, "_num_timesteps", None) or self._total), self._called)
+        if not self._bars and self._called == 1:
+            self._begin(total)
+        self._monitor.step(self._called, total)
+        if not self._bars and self._called == total:
+            self.end()
         return tensors
+
+    def check_taken(self) -> None:
+        """Raise when the pipeline came to its loop and left it without a step: what it gives is noise."""
+        if self._bars and not self._taken:
+            raise EngineError("the pipeline took no denoising step")
+
+    def _begin(self, total: int) -> None:
+        self._total = total
+        self._device.synchronise()
+        self._monitor.enter("denoise", total)
 
 
 class _Bar:
@@ -142,7 +171,7 @@ class _Bar:
 
     def __iter__(self) -> Iterator[Any]:
         self._steps.begin(self._total)
-        for item in self._iterable or ():
+        for item in () if self._iterable is None else self._iterable:
             yield item
             self.update()
         self._steps.end()
