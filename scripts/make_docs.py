@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,13 @@ def every_route() -> str:
     return "\n".join(lines)
 
 
+def tested_models() -> dict[str, str]:
+    """What the conformance suite of pipelines holds each class to, and the classes."""
+    sys.path.insert(0, str(ROOT))  # the tests are not installed
+    cases = importlib.import_module("tests.engine.families.cases")
+    return {"checks": cases.checks(), "classes": cases.table()}
+
+
 def parts() -> dict[str, dict[str, str]]:
     """All generated parts by file and marker."""
     return {
@@ -87,6 +95,7 @@ def parts() -> dict[str, dict[str, str]]:
         },
         "docs/api.md": {"routes": every_route()},
         "docs/architecture.md": {"states": state_diagram()},
+        "docs/models.md": tested_models(),
     }
 
 

@@ -1,0 +1,124 @@
+"""The classes of the suite, and for each what is known of it: what it draws, from what, and which fields of a job have no effect on it.
+
+Plain data without torch: the checks (`test_families.py`) hold the product to it, and `docs/models.md` prints it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
+
+from msgspec import Struct
+
+#: What is checked for each class, and what the documents say of it.
+CHECKS: Mapping[str, str] = MappingProxyType(
+    {
+        "card": "the card says what it draws, whether from a picture, and which frame counts there are",
+        "size": "width, height and number of frames are those that were asked for, in the raw frames and in the file's header",
+        "shape": "so they are for a portrait and another number of frames",
+        "progress": "steps only go forward and reach the last",
+        "seed": "one seed gives the same raw frames each time, another seed others",
+        "cancel": "a cancel during encode and denoise stops the job; weights, buffers, scheduler and the next job are bit-equal",
+        "outputs": "several outputs differ, and each is the one that its seed gives alone",
+        "overlap": "a job whose tail runs beside the front of the next is the one that is drawn alone, and so is the next",
+        "negative_prompt": "it changes the picture, or the card says that it does not",
+        "guidance": "the scale changes the picture, or the card says that it does not",
+        "guidance_2": "a second scale never fails a job; it changes the picture where there is a second expert",
+        "max_sequence_length": "a short one is taken",
+    }
+)  # fmt: skip
+
+Check = str
+
+
+class Case(Struct, frozen=True, kw_only=True):
+    """A class of diffusers pipelines."""
+
+    name: str
+    #: The module `build_….py` that makes one.
+    build: str
+    #: Which of its builders, where one class serves models that differ; part of the case's name.
+    variant: str = ""
+    output: Literal["video", "image"] = "video"
+    #: Whether a picture may or must be given.
+    picture: Literal["no", "may", "must"] = "no"
+    #: Frame counts are `frame_step` x k + `frame_offset`, or one of `frame_choices`.
+    frame_step: int = 1
+    frame_offset: int = 1
+    frame_choices: tuple[int, ...] = ()
+    #: Fields of a job without effect on what is drawn; the card says so.
+    without: tuple[Literal["negative_prompt", "guidance_scale", "size"], ...] = ()
+    #: Whether it has a second expert, with a scale of its own.
+    experts: bool = False
+    #: What it draws is served under conditions, in words.
+    note: str = ""
+    #: A package that cannot be had for every torch, and without which the class cannot be loaded.
+    needs: str = ""
+    #: Checks that fail, and why. Each must fail: what is mended is struck off here.
+    faults: Mapping[Check, str] = MappingProxyType({})
+
+    @property
+    def label(self) -> str:
+        """Name of the case in tests and documents."""
+        return f"{self.name}, {self.variant}" if self.variant else self.name
+
+
+_CARD_IS_SILENT = {"card": "the card says that a second scale has an effect"}
+_SECOND_SCALE = {"guidance_2": "the pipeline refuses a second scale"}
+_NO_TRUE_CFG = {"negative_prompt": "true classifier-free guidance stays off"}
+
+CASES: tuple[Case, ...] = (
+    Case(name="WanPipeline", build="wan", frame_step=4, faults={**_CARD_IS_SILENT, **_SECOND_SCALE}),
+    Case(
+        name="WanImageToVideoPipeline",
+        build="wan",
+        picture="must",
+        frame_step=4,
+        faults={**_CARD_IS_SILENT, **_SECOND_SCALE},
+    ),
+    Case(
+        name="CogVideoXPipeline",
+        build="cogvideox",
+        frame_step=8,
+        faults={"card": "frame counts", "size": "frame counts", **_CARD_IS_SILENT},
+    ),
+    Case(name="FluxPipeline", build="flux", output="image", faults={**_CARD_IS_SILENT, **_NO_TRUE_CFG}),
+    Case(name="StableDiffusionPipeline", build="stable_diffusion", output="image", faults=_CARD_IS_SILENT),
+    Case(name="StableDiffusionXLPipeline", build="stable_diffusion", output="image", faults=_CARD_IS_SILENT),
+)
+
+
+def table() -> str:
+    """The classes as a table in Markdown: what each draws and from what, its limits, and which checks fail."""
+    lines = ["| class | draws | from | frames | limits | open |", "|---|---|---|---|---|---|"]
+    for case in sorted(CASES, key=lambda case: (case.output == "image", case.label)):
+        limits = [f"`{field}` has no effect" for field in case.without if field != "size"]
+        limits += ["chooses the size itself"] if "size" in case.without else []
+        limits += [f"needs {case.needs}"] if case.needs else []
+        limits += [case.note] if case.note else []
+        lines.append(
+            f"| `{case.name}`{f', {case.variant}' if case.variant else ''} | {case.output} | {_FROM[case.picture]} | {_frames(case)} "
+            f"| {'; '.join(limits)} | {'; '.join(f'{check}: {why}' for check, why in case.faults.items())} |"
+        )
+    return "\n".join(lines)
+
+
+_FROM = {"no": "text", "may": "text, or text and picture", "must": "text and picture"}
+
+
+def _frames(case: Case) -> str:
+    if case.output == "image":
+        return ""
+    if case.frame_choices:
+        return " or ".join(map(str, case.frame_choices))
+    if case.frame_step == 1:
+        return "any"
+    return f"{case.frame_step}k+{case.frame_offset}" if case.frame_offset % case.frame_step else f"{case.frame_step}k"
+
+
+def checks() -> str:
+    """The checks as a table in Markdown."""
+    return "\n".join(
+        ["| check | what holds |", "|---|---|", *(f"| {name} | {what} |" for name, what in CHECKS.items())]
+    )

@@ -1,0 +1,214 @@
+"""One tiny pipeline as a worker serves it: saved, read into a card, loaded by that card's engine, its jobs run by a `Runner`."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from msgspec import Struct
+from PIL import Image
+
+from broker.wire.jobspec import JobSpec, ModelCard, encode_spec
+from tests.engine.conftest import spec_for
+from tests.engine.families import parts
+from tests.engine.families.cases import Case
+from tests.engine.scripted import CancelAt, Recorder
+from workers.catalogue import card_for
+from workers.engine.artefacts import Mp4Writer
+from workers.engine.registry import Registry
+from workers.engine.runner import Runner
+from workers.ipc import JobCancelled, JobFailed, JobFinished, RunJob, Seat, Setup, TailBegun
+
+#: Long enough that a step can follow a step, and be cancelled.
+STEPS = 2
+
+_PATIENCE_S = 60.0
+
+
+class Drawn(Struct, frozen=True):
+    """What came of a job."""
+
+    spec: JobSpec
+    ending: JobFinished | JobFailed | JobCancelled
+    #: The raw frames of each output, as they went into its file: number x height x width x 3.
+    frames: tuple[Any, ...]
+    #: (phase, step, total) in the order shown.
+    seen: tuple[tuple[str, int, int], ...]
+    #: Whether its tail was handed over, to run beside the next job.
+    handed_over: bool
+    #: Where its files are.
+    place: Path
+
+    def finished(self) -> JobFinished:
+        """Its end, which must be a good one."""
+        assert isinstance(self.ending, JobFinished), getattr(self.ending, "message", self.ending)
+        return self.ending
+
+
+class Served:
+    """A class's pipeline, loaded."""
+
+    def __init__(self, case: Case, directory: Path) -> None:
+        self.case = case
+        self._directory = directory
+        self._numbers = itertools.count()
+        model = directory / "model"
+        _save(case, model)
+        self.card: ModelCard = card_for(str(model), case.name)
+        self._registry = Registry(Setup(models=(self.card,), preload=self.card.name, device="cpu", threads=1))
+        self.picture = directory / "picture.png"
+        _paint(self.picture)
+
+    @property
+    def pipe(self) -> Any:
+        """The pipeline in memory."""
+        engine: Any = self._registry.engine(self.card)
+        return engine.pipelines.get(self.card)
+
+    def spec(self, **changes: object) -> JobSpec:
+        """A small job that the card's limits allow: a landscape, few frames."""
+        limits, image = self.card.limits, self.card.output == "image"
+        side = limits.min_side
+        return spec_for(
+            self.card,
+            **{
+                "prompt": "a red circle",
+                "width": side + limits.side_multiple,
+                "height": side,
+                "num_frames": 1 if image else limits.nearest_frames(5)[-1],
+                "fps": 8.0,
+                "num_inference_steps": STEPS,
+                "image": str(self.picture) if self.card.needs_image else "",
+                **changes,
+            },
+        )
+
+    def draw(self, **changes: object) -> Drawn:
+        """One job, with nothing beside it."""
+        return self.run((self.spec(**changes),), overlap=False)[0]
+
+    def cancel(self, phase: str, step: int, hits: int) -> tuple[Drawn, CancelAt]:
+        """A job with a prompt of its own (what was encoded before is not encoded again) that is told to stop at a point."""
+        seat = CancelAt.at(phase, step, hits)
+        return self.run((self.spec(prompt=f"a blue square {phase}"),), overlap=False, seats=(seat,))[0], seat
+
+    def run(self, specs: tuple[JobSpec, ...], *, overlap: bool, seats: tuple[Seat, ...] = ()) -> list[Drawn]:
+        """Run jobs through one runner, one after another or each beside the tail of the one before."""
+        seats = seats or tuple(Recorder.recording() for _ in specs)
+        said: list[Struct] = []
+        runner = Runner(
+            self._registry, {self.card.name: self.card}, SimpleNamespace(seats=seats), said.append, lambda: None
+        )
+        places = [self._directory / f"job-{next(self._numbers)}" for _ in specs]
+        with tapped() as frames:
+            for number, (spec, place) in enumerate(zip(specs, places, strict=True)):
+                place.mkdir()
+                runner.run(
+                    RunJob(
+                        job_id=place.name, fence=number + 1, body=encode_spec(spec), out_dir=str(place), seat=number,
+                        alone=not overlap,
+                    )
+                )  # fmt: skip
+            if runner._tail is not None:
+                assert runner._tail.done.wait(_PATIENCE_S)
+        return [
+            _drawn(spec, fence, said, seat, place, frames)
+            for fence, (spec, seat, place) in enumerate(zip(specs, seats, places, strict=True), start=1)
+        ]
+
+    @cached_property
+    def base(self) -> Drawn:
+        """The job that others are compared with."""
+        return self.draw()
+
+    @cached_property
+    def other_seed(self) -> Drawn:
+        """The same with the next seed."""
+        return self.draw(seed=self.base.spec.seed + 1)
+
+
+def _drawn(spec: JobSpec, fence: int, said: list[Any], seat: Seat, place: Path, frames: dict[Path, list[Any]]) -> Drawn:
+    own = [message for message in said if message.fence == fence]
+    endings = [message for message in own if not isinstance(message, TailBegun)]
+    assert len(endings) == 1, endings
+    made = endings[0].result.artefacts if isinstance(endings[0], JobFinished) else ()
+    return Drawn(
+        spec,
+        endings[0],
+        tuple(_raw(place / artefact.name, frames) for artefact in made),
+        tuple(getattr(seat, "seen", ())),
+        len(own) > 1,
+        place,
+    )
+
+
+def _raw(path: Path, frames: dict[Path, list[Any]]) -> Any:
+    if path.suffix == ".png":
+        with Image.open(path) as opened:
+            return np.asarray(opened.convert("RGB"))[np.newaxis]
+    return np.concatenate(frames[path])
+
+
+@contextmanager
+def tapped() -> Iterator[dict[Path, list[Any]]]:
+    """Inside, the frames that go into each video are kept: what comes out of a lossy file is another thing on another machine."""
+    kept: dict[Path, list[Any]] = {}
+    write: Callable[..., None] = Mp4Writer.write
+
+    def keep(self: Mp4Writer, frames: Any) -> None:
+        kept.setdefault(self._path, []).append(np.array(frames))
+        write(self, frames)
+
+    Mp4Writer.write = keep  # type: ignore[method-assign]
+    try:
+        yield kept
+    finally:
+        Mp4Writer.write = write  # type: ignore[method-assign]
+
+
+def state(pipe: Any) -> dict[str, Any]:
+    """All that a job could leave changed: weights and buffers by name, configs of schedulers and models, hooks."""
+    found: dict[str, Any] = {}
+    for name, part in pipe.components.items():
+        if isinstance(part, torch.nn.Module):
+            for key, value in itertools.chain(part.named_parameters(), part.named_buffers()):
+                found[f"{name}.{key}"] = value.detach().clone()
+            found[f"{name} hooks"] = sum(len(module._forward_pre_hooks) for module in part.modules())
+        if hasattr(part, "config"):
+            found[f"{name} config"] = str(part.config)
+    return found
+
+
+def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Names of what differs."""
+    return sorted(
+        name
+        for name in one.keys() | other.keys()
+        if not (
+            torch.equal(one[name], other[name])
+            if isinstance(one.get(name), torch.Tensor) and isinstance(other.get(name), torch.Tensor)
+            else one.get(name) == other.get(name)
+        )
+    )
+
+
+def _save(case: Case, model: Path) -> None:
+    builders = importlib.import_module(f"tests.engine.families.build_{case.build}").BUILDERS
+    torch.manual_seed(0)
+    pipe = builders[case.label]()
+    parts.wake(pipe)
+    pipe.save_pretrained(model)
+
+
+def _paint(path: Path) -> None:
+    """A picture in which every place looks different: 96 x 80."""
+    down, across = np.mgrid[0:80, 0:96]
+    Image.fromarray(np.stack([across * 2, down * 3, (across * down) % 256], axis=-1).astype(np.uint8)).save(path)

@@ -1,0 +1,181 @@
+"""Every class of the suite is held to every check. What is known to fail must fail, and is struck off `cases.py` when it is mended."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.engine.families.cases import CASES, CHECKS
+from tests.engine.families.served import Drawn, Served, differing, state
+from workers.ipc import JobCancelled
+
+# The libraries warn of many a thing that a tiny model is.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.label)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Served:
+    case = request.param
+    if case.needs and importlib.util.find_spec(case.needs) is None:
+        pytest.skip(f"{case.name} needs {case.needs}")
+    return Served(case, tmp_path_factory.mktemp(case.name))
+
+
+@pytest.fixture(autouse=True)
+def known_fault(request: pytest.FixtureRequest) -> None:
+    """A check that is known to fail must fail."""
+    if "served" not in request.fixturenames:
+        return
+    case = request.node.callspec.params["served"]
+    check = request.node.originalname.removeprefix("test_")
+    if reason := case.faults.get(check) or case.faults.get("all"):
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+
+
+def test_card(served: Served) -> None:
+    case, card = served.case, served.card
+
+    assert (card.output, card.engine) == (case.output, case.output)
+    assert (card.takes_image, card.needs_image) == (case.picture != "no", case.picture == "must")
+    if case.output == "video":
+        counts = range(1, card.limits.max_frames + 1)
+        grid = [count for count in counts if (count - case.frame_offset) % case.frame_step == 0]
+        right = list(case.frame_choices) or grid
+        assert [count for count in counts if card.limits.allows_frames(count)] == right
+    without = {
+        "negative_prompt": card.takes_negative_prompt,
+        "guidance_scale": card.takes_guidance,
+        "size": card.takes_size,
+    }
+    assert {field for field, takes in without.items() if not takes} == set(case.without)
+    assert card.takes_guidance_2 == case.experts
+
+
+def test_size(served: Served) -> None:
+    _is_as_asked(served, served.base)
+
+
+def test_shape(served: Served) -> None:
+    spec = served.base.spec
+    frames = 1 if served.card.output == "image" else served.card.limits.nearest_frames(spec.num_frames + 1)[-1]
+
+    _is_as_asked(served, served.draw(width=spec.height, height=spec.width, num_frames=frames))
+
+
+def _is_as_asked(served: Served, drawn: Drawn) -> None:
+    artefact = drawn.finished().result.artefacts[0]
+    count, height, width, _ = drawn.frames[0].shape
+
+    assert count == drawn.spec.num_frames
+    if "size" not in served.case.without:
+        assert (width, height) == (drawn.spec.width, drawn.spec.height)
+    assert (artefact.width, artefact.height, artefact.num_frames) == (width, height, count)
+    path = drawn.place / artefact.name
+    if artefact.media_type == "image/png":
+        with Image.open(path) as picture:
+            assert picture.size == (width, height)
+    else:
+        with av.open(str(path)) as clip:
+            stream = clip.streams.video[0]
+            assert (stream.width, stream.height, stream.frames) == (width, height, count)
+
+
+def test_progress(served: Served) -> None:
+    served.base.finished()
+    steps = [(step, total) for phase, step, total in served.base.seen if phase == "denoise"]
+
+    assert steps, "no step was shown"
+    assert steps == sorted(steps)
+    assert steps[-1][0] == steps[-1][1] > 0
+
+
+def test_seed(served: Served) -> None:
+    base, again, other = served.base, served.draw(), served.other_seed
+    for drawn in (base, again, other):
+        drawn.finished()
+
+    assert _same(base, again)
+    assert not _same(base, other)
+
+
+@pytest.mark.parametrize(("phase", "step", "hits"), [("encode", 0, 2), ("denoise", 1, 1)], ids=["encode", "denoise"])
+def test_cancel(served: Served, phase: str, step: int, hits: int) -> None:
+    served.base.finished()
+    before = state(served.pipe)
+
+    drawn, seat = served.cancel(phase, step, hits)
+
+    assert isinstance(drawn.ending, JobCancelled), drawn.ending
+    assert (seat.progress().phase, seat.progress().step) == (phase, step)
+    assert list(drawn.place.iterdir()) == []
+    assert differing(before, state(served.pipe)) == []
+    assert _same(served.base, served.draw())
+
+
+def test_outputs(served: Served) -> None:
+    two = served.draw(num_outputs=2)
+
+    assert len(two.finished().result.artefacts) == 2
+    assert np.array_equal(two.frames[0], served.base.frames[0])
+    assert np.array_equal(two.frames[1], served.other_seed.frames[0])
+
+
+def test_overlap(served: Served) -> None:
+    """Drawn alone before, so that what they take is known and the tail may be handed over."""
+    alone = (served.base, served.other_seed)
+
+    beside = served.run(tuple(drawn.spec for drawn in alone), overlap=True)
+
+    for drawn in beside:
+        drawn.finished()
+    assert beside[0].handed_over
+    assert [_same(*pair) for pair in zip(alone, beside, strict=True)] == [True, True]
+
+
+def test_negative_prompt(served: Served) -> None:
+    drawn = served.draw(negative_prompt="blue square moving")
+
+    drawn.finished()
+    assert _same(served.base, drawn) == ("negative_prompt" in served.case.without)
+
+
+def test_guidance(served: Served) -> None:
+    little, much = served.draw(guidance_scale=2.0), served.draw(guidance_scale=9.0)
+
+    for drawn in (little, much):
+        drawn.finished()
+    assert _same(little, much) == ("guidance_scale" in served.case.without)
+
+
+def test_guidance_2(served: Served) -> None:
+    drawn = served.draw(guidance_scale_2=9.0)
+
+    drawn.finished()
+    assert _same(served.base, drawn) == (not served.case.experts)
+
+
+def test_max_sequence_length(served: Served) -> None:
+    served.draw(max_sequence_length=16).finished()
+
+
+def _same(one: Drawn, other: Drawn) -> bool:
+    return np.array_equal(one.frames[0], other.frames[0])
+
+
+def test_table_names_the_checks_there_are() -> None:
+    """The documents print the table; a fault of a check that is not there would excuse nothing."""
+    checks = {
+        name.removeprefix("test_")
+        for name, test in globals().items()
+        if name.startswith("test_") and "served" in inspect.signature(test).parameters
+    }
+    labels = [case.label for case in CASES]
+
+    assert checks == set(CHECKS)
+    assert {check for case in CASES for check in case.faults} <= checks | {"all"}
+    assert len(labels) == len(set(labels))
