@@ -19,7 +19,7 @@ _LENGTH = b"content-length:"
 
 def request(path: str, method: str = "GET") -> bytes:
     """A request without a body, on a connection that stays open."""
-    return f"{method} {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n".encode()
+    return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode()
 
 
 def answer_bytes(data: bytes) -> int | None:

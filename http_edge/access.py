@@ -5,7 +5,6 @@ This is asked before all APIs, so that none of them knows of keys: what they ask
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import chain
 
 from starlette.types import Scope
@@ -14,7 +13,8 @@ from http_edge import idempotency
 from http_edge.errors import EdgeError
 from http_edge.keys import KeyRing
 from http_edge.scope import Caller, Payload, RequestScope
-from http_edge.spool import CLOSE, SMALL_BODY_BYTES
+from http_edge.spool import CLOSE
+from http_edge.web_pages import Sent, close_if_large
 
 #: For probes, and for whoever wants to know how to ask.
 OPEN_PATHS = frozenset(
@@ -29,10 +29,6 @@ _MAX_HEADERS = 128
 _MAX_HEADER_BYTES = 64 * 1024
 
 _CHALLENGE = 'Bearer realm="zoetrope"'
-
-
-#: Headers of a request by name: of one that was sent twice, the first.
-Sent = Mapping[bytes, bytes]
 
 
 class Access:
@@ -81,7 +77,7 @@ class Access:
             code="invalid_api_key",
             headers={
                 "WWW-Authenticate": f'{_CHALLENGE}, error="invalid_token"' if sent else _CHALLENGE,
-                **({} if _is_small(headers) else CLOSE),
+                **close_if_large(headers),
             },
         )
 
@@ -90,12 +86,6 @@ def _sent_keys(headers: Sent) -> list[str]:
     scheme, _, token = _text(headers, b"authorization").partition(" ")
     bearer = token.strip() if scheme.lower() == "bearer" else ""
     return [key for key in (bearer, _text(headers, b"x-api-key")) if key]
-
-
-def _is_small(headers: Sent) -> bool:
-    """Whether the body, which nobody will read, is worth keeping the connection for."""
-    length = headers.get(b"content-length", b"0").decode("latin-1")
-    return b"transfer-encoding" not in headers and length.isdecimal() and int(length[:20]) <= SMALL_BODY_BYTES
 
 
 def _text(headers: Sent, name: bytes) -> str:

@@ -44,6 +44,7 @@ from http_edge.savers import Savers
 from http_edge.service_api import ServiceApi
 from http_edge.settings import EdgeSettings
 from http_edge.spool import Spool
+from http_edge.web_pages import WebPages, own_names
 from http_edge.webhook_secrets import Secrets
 from http_edge.webhooks import Webhooks
 
@@ -141,6 +142,7 @@ class EdgeApp(Starlette):
         self._front = Front(
             routes,
             Access(edge.keys, edge.settings.metrics_open),
+            _web_pages(edge.settings),
             edge.metrics,
             edge.spool.limits.request_bytes,
             other=self.router,
@@ -166,6 +168,16 @@ def build_app(edge: Edge) -> Starlette:
         *DocsApi(_version(), keys=edge.keys is not None).routes(),
     ]
     return EdgeApp(edge, routes)
+
+
+def _web_pages(settings: EdgeSettings) -> WebPages:
+    return WebPages(
+        allowed_hosts=settings.allowed_hosts,
+        cors_origins=settings.cors_origins,
+        public_url=settings.public_url,
+        own_names=own_names(settings.host),
+        keyed=settings.keys_path is not None,
+    )
 
 
 def _with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:

@@ -20,7 +20,7 @@ from broker.client import BrokerClient
 from broker.wire import messages as m
 from broker.wire.jobspec import is_job_id
 from http_edge.catalogue import Catalogue
-from http_edge.errors import EdgeError, not_found
+from http_edge.errors import EdgeError, not_found, shown
 from http_edge.exports import Exports
 from http_edge.forms import Upload
 from http_edge.hub import Audience, Hub, Job
@@ -74,6 +74,7 @@ class Calls:
         self._threads = anyio.CapacityLimiter(_FILE_THREADS)
         self._submits = Submits(settings, broker, self.catalogue, images, exports, self._threads, check_url, wall_clock)
         self._settler = Settler(settings.artefacts_path, exports, self._threads)
+        self._draining = asyncio.Lock()
         self.shelf = Shelf(settings.home_path)
         hub.when_gone(self._settler.forget)
 
@@ -175,8 +176,16 @@ class Calls:
         caller = current().caller
         if caller.key_name and caller.sees:
             raise EdgeError("forbidden", "workers are drained with a key that sees every tenant, or without keys")
-        with translated():
-            worker = await self._broker.drain_worker(name) if 0 < len(name) <= _MAX_WORKER_NAME else None
+        # One after the other: of two requests for the last two workers the second must see the first.
+        async with self._draining:
+            if _is_last(name, (await self._fetch_pool()).workers):
+                message = (
+                    f"worker: {shown(name)} is the last one, and the service would end with it: stop its process instead"
+                    " (SIGTERM; it finishes its jobs within stop_grace_s)"
+                )
+                raise EdgeError("forbidden", message, param="worker", value=name, place="path")
+            with translated():
+                worker = await self._broker.drain_worker(name) if 0 < len(name) <= _MAX_WORKER_NAME else None
         if worker is None:
             raise not_found("worker", name)
         return worker
@@ -303,6 +312,16 @@ class Calls:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(work, limiter=self._threads)
+
+
+def _is_last(name: str, workers: Sequence[m.WorkerView]) -> bool:
+    """Whether the service would end with this worker: no other goes on, or none on the broker's machine, where `make run` ends with them.
+
+    Names of other machines' workers begin with the name of their key and a dot.
+    """
+    here = "." not in name
+    staying = [one.name for one in workers if one.state not in ("draining", "lost")]
+    return name in staying and all(one == name or (here and "." in one) for one in staying)
 
 
 def _cursor_at(after: str, newest_first: bool) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import sys
@@ -14,7 +15,7 @@ import uvicorn
 from broker.wire import descriptors, stopping
 from broker.wire.logs import setup_logging
 from broker.wire.options import SettingsError, check_endpoint, load, make_socket_dir
-from http_edge import keys_cli
+from http_edge import keys_cli, listening
 from http_edge.announce import announce
 from http_edge.app import Edge, build_app, build_edge
 from http_edge.guard import Guard
@@ -22,6 +23,8 @@ from http_edge.head_cap import CappedProtocol
 from http_edge.keys import KeyFileError
 from http_edge.settings import EdgeSettings
 from http_edge.webhook_secrets import SecretsError
+
+log = logging.getLogger(__name__)
 
 EXIT_OK = 0
 EXIT_SETTINGS = 2
@@ -38,7 +41,7 @@ Serve the HTTP API: the native one (/v1/jobs), LightX2V's first (/v1/local/video
 may run over one broker and one home. An edge may start before the broker, and outlives its restarts. The port comes from
 --port or ZOETROPE_PORT, never from PORT. SIGTERM or SIGINT ends open event streams and stops within four seconds.
 `python -m http_edge keys` makes, lists and removes API keys.
-Exit codes: 0 stopped; 2 an option is wrong; 3 the address cannot be listened on.
+Exit codes: 0 stopped; 2 an option is wrong, or the address cannot be listened on.
 """
 
 
@@ -51,9 +54,11 @@ class EdgeServer(uvicorn.Server):
         self._announcing: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen; say when a job could be drawn."""
+        """Listen, and say where; say when a job could be drawn."""
         await super().startup(sockets)
-        if not self.should_exit:  # the address could be had
+        for one in sockets or ():
+            log.info("listening on %s", listening.url_of(one), extra={"action": "listen"})
+        if not self.should_exit:
             self._announcing = asyncio.create_task(announce(self._edge.calls, self._edge.settings))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -61,7 +66,7 @@ class EdgeServer(uvicorn.Server):
         if self._announcing is not None:
             self._announcing.cancel()
         self._edge.hub.close()
-        await super().shutdown()
+        await super().shutdown(sockets)
         # A signal that was obeyed is not raised again: stopping as asked is success.
         self._captured_signals.clear()
 
@@ -78,10 +83,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
         make_socket_dir("front", settings.front, settings.front_endpoint)
         edge = build_edge(settings, Path.cwd())
         edge.webhooks.secrets.keys()
+        sockets = listening.bind(settings.host, settings.port)
     except (SettingsError, KeyFileError, SecretsError) as error:
         print(f"http_edge: {error}", file=sys.stderr)
         return EXIT_SETTINGS
-    return _serve(settings, edge)
+    _warn_if_open(settings, sockets)
+    return _serve(settings, edge, sockets)
 
 
 def _check_fetch_allow(settings: EdgeSettings) -> None:
@@ -91,12 +98,18 @@ def _check_fetch_allow(settings: EdgeSettings) -> None:
         raise SettingsError(f"fetch_allow: {error}") from None
 
 
-def _serve(settings: EdgeSettings, edge: Edge) -> int:
+def _warn_if_open(settings: EdgeSettings, sockets: list[socket.socket]) -> None:
+    if settings.keys_path is None and any(map(listening.is_open, sockets)):
+        log.warning(
+            "whoever reaches this port may use the service: set keys_file to ask for API keys, or host = 127.0.0.1 for this machine alone",
+            extra={"action": "listen", "host": settings.host, "port": sockets[0].getsockname()[1]},
+        )
+
+
+def _serve(settings: EdgeSettings, edge: Edge, sockets: list[socket.socket]) -> int:
     descriptors.allow_many()
     config = uvicorn.Config(
         build_app(edge),
-        host=settings.host,
-        port=settings.port,
         loop="uvloop",
         http=CappedProtocol,
         ws="none",
@@ -110,7 +123,7 @@ def _serve(settings: EdgeSettings, edge: Edge) -> int:
     )
     stopping.check()
     try:
-        EdgeServer(config, edge).run()
+        EdgeServer(config, edge).run(sockets=sockets)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     return EXIT_OK

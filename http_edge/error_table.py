@@ -37,6 +37,7 @@ Kind = Literal[
     "upload_failed",
     "bad_header",
     "headers_too_large",
+    "misdirected",
     "unauthorized",
     "in_flight",
     "key_reused",
@@ -94,6 +95,7 @@ TABLE: dict[Kind, Row] = {
     "upload_failed": Row(502, "server_error", retry=False),
     "bad_header": Row(400, "invalid_request_error"),
     "headers_too_large": Row(431, "invalid_request_error"),
+    "misdirected": Row(421, "invalid_request_error", retry=False),
     "unauthorized": Row(401, "authentication_error"),
     # Of requests with an idempotency key.
     "in_flight": Row(409, "conflict_error", retry=True),

@@ -1,5 +1,5 @@
-"""What happens to every request, in one plain ASGI layer: its id, its size, its path's last slash, who it is from, its trace, its route,
-its errors, its line in the metrics.
+"""What happens to every request, in one plain ASGI layer: its id, its size, its path's last slash, whom it is for and from, its trace, its
+route, its errors, its line in the metrics.
 
 One layer and not one for each: a status read is answered from memory, and layers that each read all headers and wrap `send` would be
 most of what it costs.
@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from http_edge.access import Access, Sent
+from http_edge.access import Access
 from http_edge.errors import HANDLERS, EdgeError, error_response, on_bug
 from http_edge.idempotency import InFlight
 from http_edge.metrics import Metrics
@@ -24,6 +24,7 @@ from http_edge.routes import EdgeRoute, RouteTable
 from http_edge.scope import ANYBODY, REQUEST, RequestScope
 from http_edge.spool import too_large
 from http_edge.trace import new_trace, read_trace
+from http_edge.web_pages import Sent, WebPages
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -78,6 +79,7 @@ class Front:
         self,
         routes: Iterable[EdgeRoute],
         access: Access,
+        pages: WebPages,
         metrics: Metrics,
         max_body_bytes: int,
         *,
@@ -86,6 +88,8 @@ class Front:
     ) -> None:
         self._table = RouteTable(routes)
         self._access = access
+        self._pages = pages
+        self._good_hosts = pages.good_hosts
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
         self._other = other
@@ -106,7 +110,13 @@ class Front:
         state = scope.setdefault("state", {})
         state["request_id"], state["exchange"] = exchange.request_id, exchange
         try:
-            if _may_have_body(sent, scope["method"]):
+            refused = None
+            # Most clients' names are known, and most send each header once.
+            if sent.get(b"host") not in self._good_hosts or len(sent) != len(scope["headers"]):
+                refused = self._pages.refuse(scope, sent)
+            if refused is not None:
+                await error_response(refused, scope["path"])(scope, receive, exchange.send)
+            elif _may_have_body(sent, scope["method"]):
                 await self._within_cap(scope, sent, receive, exchange)
             else:
                 await self._inner(scope, receive, exchange.send)
@@ -185,6 +195,8 @@ class Front:
             handler = found[0].handlers.get(method)
             if handler is None:
                 raise HTTPException(405, headers={"Allow": ", ".join(found[0].handlers)})
+            if method in found[0].changing:
+                self._pages.check_page(method, scope["state"]["exchange"].sent)
             response = await handler(request)
             await response(scope, receive, send)
         except _ANSWERED as error:

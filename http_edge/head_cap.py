@@ -56,6 +56,14 @@ class CappedProtocol(HttpToolsProtocol):
             self.transport.write(_REFUSAL)
             self.transport.close()
 
+    def on_headers_complete(self) -> None:
+        """Begin the request. Of a target with a host of its own (`GET http://host/path`) that host counts, not `Host` (RFC 9112, 3.2.2)."""
+        if not self.url.startswith(b"/") and b"://" in self.url:
+            # Two `Host`s stay two, and are refused.
+            authority = self.url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
+            self.headers[:] = [(name, authority if name == b"host" else value) for name, value in self.headers]
+        super().on_headers_complete()
+
     def _head_is_late(self) -> None:
         self._head_timer = None
         if not self.transport.is_closing():

@@ -45,7 +45,7 @@ class LightX2VApi:
             route(f"{BASE}/service_status", GET=self.service_status),
             route(f"{BASE}/task_status", POST=self.task_status, GET=self.task_status),
             route(f"{BASE}/get_all_tasks", GET=self.get_all_tasks),
-            route(f"{BASE}/stop_running_task", GET=self.stop_running_task),
+            route(f"{BASE}/stop_running_task", get_changes=True, GET=self.stop_running_task),
         ]
 
     async def generate(self, request: Request) -> Response:

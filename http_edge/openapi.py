@@ -50,9 +50,17 @@ TAGS = {
 }
 
 #: What any request can meet.
-_ALWAYS: tuple[Kind, ...] = ("method_not_allowed", "too_large", "headers_too_large", "internal")
-#: What any POST can meet, and any request that needs a key.
-_POSTED: tuple[Kind, ...] = ("bad_header", "in_flight", "request_timeout")
+_ALWAYS: tuple[Kind, ...] = (
+    "bad_header",
+    "misdirected",
+    "method_not_allowed",
+    "too_large",
+    "headers_too_large",
+    "internal",
+)
+#: What any request that changes something can meet, any POST, and any that needs a key.
+_CHANGING: tuple[Kind, ...] = ("forbidden",)
+_POSTED: tuple[Kind, ...] = ("in_flight", "request_timeout")
 _LOCKED: tuple[Kind, ...] = ("unauthorized",)
 
 _EVENTS = ("started", "completed", "failed", "cancelled")
@@ -318,6 +326,7 @@ def _kinds(operation: Operation) -> set[Kind]:
     return {
         *operation.errors,
         *_ALWAYS,
+        *(_CHANGING if operation.method != "GET" else ()),
         *(_POSTED if operation.method == "POST" else ()),
         *(() if operation.path in OPEN_PATHS else _LOCKED),
     }

@@ -41,7 +41,7 @@ def _cloud(method: Method, word: str, name: str, summary: str) -> Operation:
         params=() if by_body else (BY_TASK_ID if gone else TASK_ID,),
         body=Body(type=lx.TaskIdRequest, forms=False) if by_body else None,
         answers={200: Answer(about="It is done.", types=(lx.CloudDeleted if gone else lx.CloudDone,))},
-        errors=(*LOOKUP, *BODY, "unsupported", *(MAKE if word == "resume" else ())),
+        errors=(*LOOKUP, *BODY, "unsupported", "forbidden", *(MAKE if word == "resume" else ())),
     )
 
 

@@ -124,6 +124,7 @@ GEN1 = (
         summary="Stop what runs, and answer when it has really stopped",
         params=(Param(name="task_id", about="Only this task."),),
         answers=_STOPPED,
+        errors=("forbidden",),
     ),
     _task_result("GET", "gen1TaskResult"),
     _task_result("POST", "gen1TaskResultByBody"),

@@ -6,11 +6,14 @@ only those that begin with the same words.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+
+#: Methods that change nothing, but where a route says so.
+_SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -18,8 +21,10 @@ Handler = Callable[[Request], Awaitable[Response]]
 class EdgeRoute(Route):
     """A path and its handlers by method. Parameters are text, of one segment or (`:path`) of several."""
 
-    def __init__(self, path: str, handlers: dict[str, Handler], *, alone: bool) -> None:
+    def __init__(self, path: str, handlers: dict[str, Handler], *, alone: bool, get_changes: bool) -> None:
         self.handlers = handlers
+        #: The methods that change something: what web pages may not ask for (`web_pages`).
+        self.changing: Collection[str] = frozenset(handlers) - (frozenset() if get_changes else _SAFE)
         #: The path is never another route's: a method that it has not got is 405 although a route with a parameter could take it.
         self.alone = alone
         self._is_fixed = "{" not in path
@@ -38,12 +43,12 @@ class EdgeRoute(Route):
         return None if match is None else match.groupdict()
 
 
-def route(path: str, *, alone: bool = False, **handlers: Handler) -> EdgeRoute:
-    """A path and its handlers by method; HEAD goes where GET goes."""
+def route(path: str, *, alone: bool = False, get_changes: bool = False, **handlers: Handler) -> EdgeRoute:
+    """A path and its handlers by method; HEAD goes where GET goes. `get_changes`: GET changes something, as another server's API has it."""
     table = dict(handlers)
     if "GET" in table:
         table["HEAD"] = table["GET"]
-    return EdgeRoute(path, table, alone=alone)
+    return EdgeRoute(path, table, alone=alone, get_changes=get_changes)
 
 
 class RouteTable:

@@ -17,8 +17,8 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
     host: Annotated[
         str,
         Meta(
-            description="address to listen on; 0.0.0.0 is every network this machine is in, as LightX2V's server does, "
-            "127.0.0.1 this machine alone"
+            description="address to listen on; 0.0.0.0 is every network this machine is in, as LightX2V's server does, :: or * the same"
+            " over IPv6 too, 127.0.0.1 this machine alone"
         ),
     ] = "0.0.0.0"
     port: Annotated[int, Meta(description="port to listen on; 0 takes a free one", ge=0, le=65_535)] = 8000
@@ -141,6 +141,14 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
         Meta(
             description="web pages that may use the API from a browser: https://studio.example.com,http://localhost:3000; * is every page;"
             " default: none"
+        ),
+    ] = ()
+    allowed_hosts: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^(\*|(\*\.)?[A-Za-z0-9._-]{1,253})$")], ...],
+        Meta(
+            description="names by which clients reach this service: zoetrope.lan,*.example.com; * is every name. Addresses, localhost, the"
+            " machine's own name and that in public_url always count. A request for another name is refused (421), which keeps web pages"
+            " from reading what is here by DNS rebinding; with keys_file only when names are listed"
         ),
     ] = ()
     access_log: Annotated[bool, Meta(description="log a line for every request")] = False

@@ -30,7 +30,7 @@ def drain(service: Service, name: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_drained_workers_finish_their_jobs_and_leave_one_after_the_other(service: Service) -> None:
+def test_a_drained_worker_finishes_its_job_and_leaves_and_the_last_one_stays(service: Service) -> None:
     service.start()
     service.ready(2)
     jobs = [service.post(num_inference_steps=15, extra=SLOW)["id"] for _ in range(2)]
@@ -50,8 +50,10 @@ def test_drained_workers_finish_their_jobs_and_leave_one_after_the_other(service
     done = service.finished(waiting)
     assert (done["state"], done["worker"]) == ("succeeded", names[0])
 
-    assert drain(service, names[0]).returncode == 0
-    assert service.processes["workers"].wait(20) == 0, "all workers have left, and so has their supervisor"
+    last = drain(service, names[0])
+    assert (last.returncode, last.stdout) == (1, "")
+    assert f'"{names[0]}" is the last one' in last.stderr
+    assert service.finished(service.post()["id"])["state"] == "succeeded"
 
 
 def test_draining_what_is_not_there_is_one_sentence(service: Service) -> None:

@@ -118,7 +118,7 @@ def test_one_trace_goes_through_every_log(guarded):
 def test_a_head_without_end_is_cut_off(guarded):
     service, _ = guarded
     with socket.create_connection(("127.0.0.1", service.port), timeout=30) as connection:
-        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: here\r\nx-endless: ")
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nx-endless: ")
         answer = b""
         try:
             for _ in range(64):

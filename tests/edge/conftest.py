@@ -65,7 +65,7 @@ def open_edge(start: Path) -> Iterator[Callable[..., World]]:
 
     def open_one(**settings: Any) -> World:
         edge = build_edge(EdgeSettings(home=str(start / ".zoetrope"), **settings), start, connect)
-        http = TestClient(build_app(edge))
+        http = TestClient(build_app(edge), base_url="http://localhost")
         http.__enter__()
         open_ones.append(http)
         return World(edge, broker, http, start)

@@ -80,7 +80,7 @@ def leave(world: World, path: str, body: bytes) -> int:
         "path": path,
         "raw_path": path.encode(),
         "query_string": b"",
-        "headers": [(b"content-type", b"application/json")],
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
         "app": world.http.app,
     }
     parts = iter([{"type": "http.request", "body": body, "more_body": False}])

@@ -323,7 +323,7 @@ def test_a_client_that_leaves_while_sending_is_no_fault(world: World) -> None:
         "path": "/v1/jobs",
         "raw_path": b"/v1/jobs",
         "query_string": b"",
-        "headers": [],
+        "headers": [(b"host", b"localhost")],
     }
 
     async def receive() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from http_edge.errors import EdgeError
 from http_edge.front import Front
 from http_edge.keys import KeyRecord, hash_of, write_keys
 from http_edge.routes import EdgeRoute, RouteTable, route
+from http_edge.web_pages import WebPages
 from tests.edge.conftest import World
 
 _WORDS = (
@@ -217,12 +218,13 @@ def test_an_error_after_the_answer_began_is_no_second_answer(world: World) -> No
 
     edge = world.edge
 
-    front = Front([route("/x", GET=late)], Access(None, True), edge.metrics, 1000, other=nothing)  # type: ignore[arg-type]
+    pages = WebPages(allowed_hosts=(), cors_origins=(), public_url="", own_names=(), keyed=False)
+    front = Front([route("/x", GET=late)], Access(None, True), pages, edge.metrics, 1000, other=nothing)  # type: ignore[arg-type]
 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "GET", "path": "/x", "headers": [], "state": {}}
+    scope = {"type": "http", "method": "GET", "path": "/x", "headers": [(b"host", b"localhost")], "state": {}}
     with pytest.raises(RuntimeError, match="begun"):
         world.do(front, scope, nothing, send)
     assert [message["type"] for message in sent] == ["http.response.start"]

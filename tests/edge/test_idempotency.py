@@ -200,7 +200,7 @@ class Gate(FakeBroker):
 
 def edge_over(broker: FakeBroker, start: Path) -> httpx.AsyncClient:
     edge = build_edge(EdgeSettings(home=str(start / ".zoetrope")), start, lambda hub: broker)  # type: ignore[arg-type,return-value]
-    return httpx.AsyncClient(transport=httpx.ASGITransport(build_app(edge)), base_url="http://edge")
+    return httpx.AsyncClient(transport=httpx.ASGITransport(build_app(edge)), base_url="http://localhost")
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/videos", "/v1/tasks/video"])

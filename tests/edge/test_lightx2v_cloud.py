@@ -69,7 +69,7 @@ def test_the_clients_way_from_request_to_file(world: World) -> None:
     (sub,) = done["subtasks"]
     assert (sub["status"], sub["worker_identity"], sub["infer_cost"]) == ("SUCCEED", "cpu-0", 2.5)
     where = world.http.get("/api/v1/task/result_url", params={"task_id": task_id, "name": "output_video"}).json()
-    assert where == {"url": f"http://testserver/assets/task/result?task_id={task_id}&name=output_video"}
+    assert where == {"url": f"http://localhost/assets/task/result?task_id={task_id}&name=output_video"}
     file = world.http.get(where["url"])
     assert (file.content[4:8], file.headers["content-type"]) == (b"ftyp", "video/mp4")
     assert file.headers["content-disposition"] == f'attachment; filename="{task_id}.mp4"'

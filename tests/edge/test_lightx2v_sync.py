@@ -100,7 +100,7 @@ def test_a_client_that_leaves_cancels_its_task(world: World) -> None:
         "path": "/v1/tasks/image/sync",
         "raw_path": b"/v1/tasks/image/sync",
         "query_string": b"",
-        "headers": [(b"content-type", b"application/json")],
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
         "app": world.http.app,
     }
     parts = iter([{"type": "http.request", "body": b'{"prompt": "a cat"}', "more_body": False}])

@@ -114,7 +114,7 @@ def test_a_picture_by_link(world: World, fields: dict[str, Any]) -> None:
     draws(world, image_png=PNG)
     body = generate(world, response_format="url", **fields)
     url = body["data"][0]["url"]
-    assert url.startswith(f"http://testserver/v1/images/{body['id']}/content")
+    assert url.startswith(f"http://localhost/v1/images/{body['id']}/content")
     answer = world.http.get(url)
     assert opened(answer.content).format == ("WEBP" if fields else "PNG")
     assert answer.headers["content-type"] == ("image/webp" if fields else "image/png")

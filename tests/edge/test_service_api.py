@@ -49,6 +49,19 @@ def test_a_worker_can_be_drained(world: World) -> None:
     assert shown == {"cpu-0": "idle", "cpu-1": "draining"}
 
 
+def test_the_last_worker_is_not_drained_as_the_service_would_end_with_it(world: World) -> None:
+    assert world.http.post("/v1/workers/cpu-1/drain").status_code == 202
+    assert world.http.post("/v1/workers/cpu-1/drain").status_code == 202
+    refused = world.http.post("/v1/workers/cpu-0/drain")
+    assert refused.status_code == 403
+    assert 'worker: "cpu-0" is the last one' in refused.json()["detail"]
+    assert world.fake.workers["cpu-0"].state == "idle"
+    # A worker of another machine does not keep `make run` alive on the broker's; the other way round it does.
+    world.fake.workers["lab.gpu-0"] = worker("lab.gpu-0", VIDEO)
+    assert world.http.post("/v1/workers/cpu-0/drain").status_code == 403
+    assert world.http.post("/v1/workers/lab.gpu-0/drain").status_code == 202
+
+
 @pytest.mark.parametrize("name", ["nobody", "x" * 129])
 def test_draining_a_worker_that_is_not_there_is_404_with_its_name(world: World, name: str) -> None:
     response = world.http.post(f"/v1/workers/{name}/drain")
@@ -150,7 +163,7 @@ def test_every_response_has_a_request_id(world: World) -> None:
 def test_a_trailing_slash_never_redirects(world: World) -> None:
     job = world.http.post("/v1/jobs/", json={"prompt": "x"}, follow_redirects=False).json()
     for path in (f"/v1/jobs/{job['id']}/", "/v1/jobs/", "/v1/workers/", "/health/", "//"):
-        assert world.http.get(f"http://testserver{path}", follow_redirects=False).status_code == 200
+        assert world.http.get(f"http://localhost{path}", follow_redirects=False).status_code == 200
 
 
 #: (what the broker says, status, Retry-After, code)

@@ -15,7 +15,7 @@ from tests.acceptance.service import Service
 from tests.security.conftest import few_descriptors
 
 MIB = 1024 * 1024
-HEAD = b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\n"
+HEAD = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\n"
 
 
 class StrictService(Service):
@@ -77,9 +77,9 @@ def status(answer: bytes) -> int:
 
 BAD_LINES = {
     "garbage": bytes(range(256)) * 4,
-    "a wrong version": b"GET / HTTP/9.9\r\nHost: x\r\n\r\n",
-    "a space in the path": b"GET /a b HTTP/1.1\r\nHost: x\r\n\r\n",
-    "a NUL in a header": b"GET / HTTP/1.1\r\nHost: x\r\nX: a\0b\r\n\r\n",
+    "a wrong version": b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
+    "a space in the path": b"GET /a b HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a NUL in a header": b"GET / HTTP/1.1\r\nHost: localhost\r\nX: a\0b\r\n\r\n",
     "two lengths": HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
     "length and chunks": HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "a negative length": HEAD + b"Content-Length: -1\r\n\r\n",
@@ -95,7 +95,9 @@ BAD_LINES = {
 @pytest.mark.parametrize("data", BAD_LINES.values(), ids=BAD_LINES)
 def test_requests_that_are_none_are_refused_and_never_taken_for_two(service: Service, data: bytes) -> None:
     # What follows must not be taken for a second request when the first is broken.
-    answer = send(service, data, b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", patience_s=3.0)
+    answer = send(
+        service, data, b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", patience_s=3.0
+    )
     assert status(answer) in (0, 400, 404, 405, 422, 501)
     if status(answer) in (0, 400):
         assert answer.count(b"HTTP/1.1 ") <= 1
@@ -103,13 +105,13 @@ def test_requests_that_are_none_are_refused_and_never_taken_for_two(service: Ser
 
 def test_a_very_long_path_and_a_very_long_query(service: Service) -> None:
     for target in (b"/" + b"a" * 60_000, b"/v1/jobs?" + b"a=b&" * 15_000, b"/v1/jobs/" + b"%00" * 5_000):
-        answer = send(service, b"GET " + target + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answer = send(service, b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert status(answer) in (200, 400, 404, 414, 422, 431)
 
 
 def test_heads_without_an_end(service: Service) -> None:
     for line in (b"X-A: b\r\n", b"X-" + b"a" * 1000 + b": b\r\n", b"Cookie: " + b"c" * 100_000 + b"\r\n"):
-        answer = send(service, b"GET / HTTP/1.1\r\nHost: x\r\n", *[line * 50] * 400)
+        answer = send(service, b"GET / HTTP/1.1\r\nHost: localhost\r\n", *[line * 50] * 400)
         assert status(answer) in (0, 400, 431)
 
 
@@ -224,7 +226,7 @@ def test_paths_that_try_to_get_out(service: Service) -> None:
         "//etc/passwd",
         "/v1/files/download/../../jobs.sqlite",
     ):
-        raw = b"GET " + target.encode() + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        raw = b"GET " + target.encode() + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         answer = send(service, raw)
         assert status(answer) in (400, 403, 404, 405, 422), target
         assert b"SQLite format" not in answer
