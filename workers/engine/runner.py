@@ -1,13 +1,11 @@
-"""Runs jobs one after another, and lets the tail of each run beside the drawing of the next.
+"""Runs jobs one after another, and lets the tail of each run beside the front of the next.
 
 A job's *front* (load, encode the prompt, denoise) runs on the caller's thread, its *tail* (`base.Stage`: decode, encode, save) on another.
-At most one tail is under way, so an engine has at most two jobs. The rules:
+Who may go on when is decided by `overlap.OverlapPlanner`; the threads here carry it out, wait and measure. Memory that ran out while both
+were under way is nobody's fault: what ran out is done again alone. Whoever waits gives signs of life and hears its own cancel.
 
-- A tail goes to the other thread only if a next job like it would fit beside it; the agent is told (`TailBegun`) and sends the next.
-- A front waits for the tail before it when that needs the device and the two do not fit (`overlap.Needs`), when weights would have to move,
-  and when its job is to run alone.
-- Memory that runs out while both were running is nobody's fault: what ran out is done again with nothing beside it.
-- Whoever waits gives signs of life and hears its own cancel.
+Owners: `_turn` guards `_planner`, `_tail` and `_ran_out`, which both threads use. Everything else is the caller's thread's, but for an
+`Order` that was handed over, which from then on is the tail's thread's alone (the caller's reads its engine and notes its peak).
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +25,7 @@ from workers import logs
 from workers.engine.base import Engine, Outcome, Stage
 from workers.engine.failures import classify
 from workers.engine.monitor import Cancelled, Monitor
-from workers.engine.overlap import Needs, shape_of
+from workers.engine.overlap import Candidate, OverlapPlanner, shape_of
 from workers.engine.registry import Registry
 from workers.ipc import JobCancelled, JobFailed, JobFinished, RunJob, Seat, TailBegun, Words
 
@@ -35,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 Ending = JobFinished | JobFailed | JobCancelled
 
-#: How often whoever waits looks whether its job is cancelled.
+#: How often a thread that waits looks whether its job is cancelled: the cancel word is another process's, and wakes nobody.
 _LOOK_S = 0.02
 
 
@@ -47,21 +45,7 @@ class Order(Struct, frozen=True, kw_only=True):
     card: ModelCard
     engine: Engine
     monitor: Monitor
-    shape: Hashable
-
-
-class Tail:
-    """The tail under way. `stage` is the one that runs now; `done` is set when its job has been answered."""
-
-    def __init__(self, order: Order, stage: Stage) -> None:
-        self.order = order
-        self.stage = stage
-        self.done = threading.Event()
-
-    def let_go(self) -> None:
-        """It has ended: latents and frames are not kept until the next job comes."""
-        self.stage = Stage("host", tuple)
-        self.done.set()
+    candidate: Candidate
 
 
 class Runner:
@@ -84,16 +68,12 @@ class Runner:
         self._send = send
         self._lost = lost
         self._marks = marks or logs.Marks()
-        self._overlap = overlap
-        self._needs = Needs()
-        self._weights_mb = 0.0
-        self._tail: Tail | None = None
         self._thread = ThreadPoolExecutor(1, "tail")
-        #: Held while a front is drawn, and by a tail that must have the device for itself.
-        self._drawing = threading.Lock()
-        #: How many fronts have begun, and the shape of the last.
-        self._fronts = 0
-        self._front_shape: Hashable = None
+        self._turn = threading.Condition()
+        self._planner = OverlapPlanner(enabled=overlap)
+        #: The job whose tail is under way.
+        self._tail: Order | None = None
+        #: The engine to reclaim memory from when nothing uses any: a job of its ran out.
         self._ran_out: Engine | None = None
 
     def run(self, job: RunJob) -> None:
@@ -103,13 +83,34 @@ class Runner:
         ending = self._front(job)
         if ending is not None:
             self._answer(ending)
-        self._give_back()
+        self._reclaim()
         self._marks.set()
 
     def _answer(self, ending: Ending) -> None:
         self._send(ending)
         if isinstance(ending, JobFailed) and ending.fatal:
             self._lost()
+
+    # ------------------------------------------------------------ waiting
+
+    @contextmanager
+    def _when(self, may: Callable[[], bool], look: Callable[[], None]) -> Iterator[None]:
+        """Wait until `may()`, calling `look` meanwhile, which raises `Cancelled` for a job that is to stop; inside, the turn is held."""
+        with self._turn:
+            while not may():
+                self._turn.wait(_LOOK_S)
+                look()
+            yield
+            self._turn.notify_all()
+
+    def _reclaim(self) -> None:
+        """After a job ran out of memory, and when nothing uses any."""
+        with self._turn:
+            if self._planner.tail_under_way:
+                return
+            engine, self._ran_out = self._ran_out, None
+        if engine is not None:
+            engine.reclaim()
 
     # ------------------------------------------------------------ the front
 
@@ -120,17 +121,22 @@ class Runner:
         if isinstance(read, JobFailed):
             return read
         spec, card = read
-        if not self._take_turn(job, spec, card, seat):
+        try:
+            self._wait_for_turn(job, spec, card, seat)
+        except Cancelled:
             return JobCancelled(fence=job.fence, model=self._loaded())
         seat.begin(job.fence)
         try:
             engine = self._registry.engine(card)
         except Exception as error:  # the process's outermost loop
             return _failed(job, None, error, "load")
-        if self._tail is not None:
-            self._tail.order.monitor.note_peak()
+        with self._turn:
+            if self._tail is not None:
+                self._tail.monitor.note_peak()
         monitor = Monitor(seat, job.fence, spec.num_outputs, self._registry.meter)
-        order = Order(job=job, spec=spec, card=card, engine=engine, monitor=monitor, shape=shape_of(spec))
+        stays = engine.stays(card, job.profile)
+        candidate = Candidate(shape=shape_of(spec), alone=job.alone, stays=stays)
+        order = Order(job=job, spec=spec, card=card, engine=engine, monitor=monitor, candidate=candidate)
         return self._ended(order, lambda: self._run(order))
 
     def _read(self, job: RunJob) -> tuple[JobSpec, ModelCard] | JobFailed:
@@ -145,81 +151,68 @@ class Runner:
             return JobFailed(fence=job.fence, kind="engine_error", message=message)
         return spec, card
 
-    def _take_turn(self, job: RunJob, spec: JobSpec, card: ModelCard, seat: Seat) -> bool:
-        """Wait until this job may begin; False when it is cancelled before."""
-        while (tail := self._running_tail()) is not None and not self._fits_beside(tail, job, spec, card):
+    def _wait_for_turn(self, job: RunJob, spec: JobSpec, card: ModelCard, seat: Seat) -> None:
+        """Return when this job may begin. Raises `Cancelled` when it is to stop before."""
+        shape = shape_of(spec)
+
+        def may_begin() -> bool:
+            stays = self._tail is None or self._tail.engine.stays(card, job.profile)
+            candidate = Candidate(shape=shape, alone=job.alone, stays=stays)
+            return self._planner.may_begin(candidate, self._registry.meter.limit_mb())
+
+        def look() -> None:
             if seat.cancelled(job.fence):
-                return False
-            tail.done.wait(_LOOK_S)
-        self._give_back()
-        return True
+                raise Cancelled
 
-    def _give_back(self) -> None:
-        """After a job ran out of memory, and when nothing uses any."""
-        engine = self._ran_out
-        if engine is not None and self._running_tail() is None:
-            self._ran_out = None
-            engine.reclaim()
-
-    def _running_tail(self) -> Tail | None:
-        if self._tail is not None and self._tail.done.is_set():
-            self._tail = None
-        return self._tail
-
-    def _fits_beside(self, tail: Tail, job: RunJob, spec: JobSpec, card: ModelCard) -> bool:
-        if job.alone:
-            return False
-        if tail.stage.where == "host":
-            return True
-        return tail.order.engine.stays(card, job.profile) and self._room(shape_of(spec), tail.order.shape)
-
-    def _room(self, front: Hashable, tail: Hashable) -> bool:
-        return self._needs.fit(front, tail, self._registry.meter.limit_mb(), self._weights_mb)
+        with self._when(may_begin, look):
+            pass
+        self._reclaim()
 
     def _run(self, order: Order) -> Outcome | None:
         """Files, or None when the tail was handed over."""
         outcome = self._draw(order)
         while isinstance(outcome, Stage):
             self._wait_for_tail(order.monitor)
-            if self._may_hand_over(order, outcome):
-                self._hand_over(order, outcome)
+            if self._hand_over(order, outcome):
                 return None
+            where = outcome.where
             outcome, _, took_mb = self._measured(order, outcome.run)
-            self._needs.tail_took(order.shape, took_mb)
+            with self._turn:
+                self._planner.stage_ran_alone(order.candidate, where, took_mb)
         return outcome
 
     def _draw(self, order: Order) -> Outcome:
+        while True:
+            with self._when(lambda: self._may_begin(order), order.monitor.check):
+                measured = self._planner.begin(order.candidate)
+            try:
+                return self._begun(order, measured)
+            except Exception as error:  # told apart at once
+                with self._turn:
+                    excused = _is_out_of_memory(order, error) and self._planner.excuse_front()
+                if not excused:
+                    raise
+                _again(error)
+            finally:
+                with self._turn:
+                    self._planner.end()
+                    self._turn.notify_all()
+            self._wait_for_tail(order.monitor)
+            order.engine.reclaim()
+
+    def _may_begin(self, order: Order) -> bool:
+        return self._planner.may_begin(order.candidate, self._registry.meter.limit_mb())
+
+    def _begun(self, order: Order, measured: bool) -> Outcome:
         def draw() -> Outcome:
             return order.engine.draw(order.card, order.spec, Path(order.job.out_dir), order.monitor, order.job.profile)
 
-        tail = self._running_tail()
-        beside = tail if tail is not None and tail.stage.where == "device" else None
-        with self._exclusively(order.monitor):
-            self._fronts += 1
-            self._front_shape = order.shape
-            # Loading is not part of what a job of this shape takes.
-            if beside is None and order.engine.stays(order.card, order.job.profile):
-                outcome, self._weights_mb, took_mb = self._measured(order, draw)
-                self._needs.front_took(order.shape, took_mb)
-                return outcome
-            try:
-                return draw()
-            except Exception as error:  # told apart at once
-                if beside is None or not self._excused(order, error, (order.shape, beside.order.shape)):
-                    raise
-        self._wait_for_tail(order.monitor)
-        order.engine.reclaim()
-        with self._exclusively(order.monitor):
+        if not measured:
             return draw()
-
-    def _excused(self, order: Order, error: Exception, pair: tuple[Hashable, Hashable]) -> bool:
-        """Whether memory ran out because of `pair`: a front and a tail, which are not tried together again."""
-        if classify(error, order.monitor.phase).kind != "out_of_memory":
-            return False
-        self._needs.forbid(*pair)
-        _forget_frames(error)
-        logger.warning("two jobs do not fit into memory: once more, alone", extra={"action": "run_again"})
-        return True
+        outcome, weights_mb, took_mb = self._measured(order, draw)
+        with self._turn:
+            self._planner.measured(took_mb, weights_mb)
+        return outcome
 
     def _measured(self, order: Order, act: Callable[[], Outcome]) -> tuple[Outcome, float, float]:
         """What `act` gives with nothing beside it on the device, what was held before, and what it took on top, in MB."""
@@ -230,32 +223,29 @@ class Runner:
         outcome = act()
         return outcome, before, max(0.0, meter.peak_held_mb() - before)
 
-    def _may_hand_over(self, order: Order, stage: Stage) -> bool:
-        """Whether a next job, taken to be like this one, could be drawn beside this stage."""
-        if not self._overlap or order.job.alone or stage.where == "whole":
-            return False
-        return stage.where == "host" or self._room(order.shape, order.shape)
-
-    def _hand_over(self, order: Order, stage: Stage) -> None:
+    def _hand_over(self, order: Order, stage: Stage) -> bool:
+        """Give the tail to the other thread, if a next job could be drawn beside it."""
+        with self._turn:
+            if not self._planner.may_hand_over(order.candidate, stage.where, self._registry.meter.limit_mb()):
+                return False
+            self._planner.enter_stage(order.candidate.shape, stage.where)
+            self._tail = order
         self._send(TailBegun(fence=order.job.fence, model=order.engine.loaded()))
-        self._tail = Tail(order, stage)
-        self._thread.submit(self._run_tail, self._tail)
+        self._thread.submit(self._run_tail, order, stage)
+        return True
 
     def _wait_for_tail(self, monitor: Monitor) -> None:
-        while (tail := self._running_tail()) is not None:
-            monitor.check()
-            tail.done.wait(_LOOK_S)
+        with self._when(lambda: not self._planner.tail_under_way, monitor.check):
+            pass
 
     # ------------------------------------------------------------ the tail, on its own thread
 
-    def _run_tail(self, tail: Tail) -> None:
-        order = tail.order
+    def _run_tail(self, order: Order, first: Stage) -> None:
         self._marks.set(job_id=order.job.job_id, trace_id=trace_id_of(order.job.body))
 
         def stages() -> Outcome:
-            outcome: Outcome = tail.stage
+            outcome: Outcome = first
             while isinstance(outcome, Stage):
-                tail.stage = outcome
                 outcome = self._run_stage(order, outcome)
             return outcome
 
@@ -265,30 +255,27 @@ class Runner:
                 self._answer(ending)
         finally:
             self._marks.set()
-            tail.let_go()
+            with self._turn:
+                self._tail = None
+                self._planner.end_tail()
+                self._turn.notify_all()
 
     def _run_stage(self, order: Order, stage: Stage) -> Outcome:
-        fronts, drawing = self._fronts, self._drawing.locked()
+        with self._turn:
+            self._planner.enter_stage(order.candidate.shape, stage.where)
+            self._turn.notify_all()
         try:
             return stage.run()
         except Exception as error:  # told apart at once
-            beside = drawing or self._fronts != fronts
-            pair = (self._front_shape, order.shape)
-            if stage.where != "device" or not beside or not self._excused(order, error, pair):
+            with self._turn:
+                excused = _is_out_of_memory(order, error) and self._planner.excuse_stage()
+            if not excused:
                 raise
-        with self._exclusively(order.monitor):
-            order.engine.reclaim()
-            return stage.run()
-
-    @contextmanager
-    def _exclusively(self, monitor: Monitor) -> Iterator[None]:
-        """Inside, no front is drawn but the one that is inside."""
-        while not self._drawing.acquire(timeout=_LOOK_S):
-            monitor.check()
-        try:
-            yield
-        finally:
-            self._drawing.release()
+            _again(error)
+        with self._when(self._planner.may_repeat, order.monitor.check):
+            pass
+        order.engine.reclaim()
+        return stage.run()
 
     # ------------------------------------------------------------ ends
 
@@ -317,12 +304,24 @@ class Runner:
         if isinstance(ending, JobFailed) and ending.fatal:
             return ending  # the device is not to be asked anything any more
         if isinstance(ending, JobFailed) and ending.kind == "out_of_memory":
-            self._ran_out = engine
+            with self._turn:
+                self._ran_out = engine
         monitor.report_memory()
         return ending
 
     def _loaded(self) -> str:
-        return self._tail.order.engine.loaded() if self._tail is not None else ""
+        with self._turn:
+            return self._tail.engine.loaded() if self._tail is not None else ""
+
+
+def _is_out_of_memory(order: Order, error: Exception) -> bool:
+    return classify(error, order.monitor.phase).kind == "out_of_memory"
+
+
+def _again(error: Exception) -> None:
+    """Let go of what failed because two halves did not fit; it is about to be done again."""
+    _forget_frames(error)
+    logger.warning("two jobs do not fit into memory: once more, alone", extra={"action": "run_again"})
 
 
 def _failed(job: RunJob, engine: Engine | None, error: Exception, phase: str) -> JobFailed:
