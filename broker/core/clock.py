@@ -6,7 +6,7 @@ Back-offs and benches end, deadlines expire, silent workers are suspected and th
 from __future__ import annotations
 
 from broker.core import benching, reports
-from broker.core.jobs import Cause
+from broker.core.jobs import Cause, JobState
 from broker.core.pool import Worker
 from broker.core.state import State
 
@@ -14,12 +14,13 @@ REJOIN = ("rejoin", "")
 
 
 def run_due(state: State, now: float) -> None:
-    """Do everything that is due."""
+    """Do everything that is due.
+
+    Several timers may concern one job or worker, so each checks that what it was set for still holds when its turn comes.
+    """
     for kind, name in state.deadlines.due(now):
         if kind == "due":
-            job = state.jobs[name]
-            state.move(job, Cause.DUE, now)
-            state.enqueue(job)
+            _end_back_off(state, name, now)
         elif kind == "deadline":
             _expire(state, name, now)
         elif kind == "worker":
@@ -30,8 +31,17 @@ def run_due(state: State, now: float) -> None:
             _close_rejoin(state, now)
 
 
+def _end_back_off(state: State, job_id: str, now: float) -> None:
+    job = state.jobs.get(job_id)
+    if job is not None and job.state is JobState.DELAYED:
+        state.move(job, Cause.DUE, now)
+        state.enqueue(job)
+
+
 def _expire(state: State, job_id: str, now: float) -> None:
-    job = state.jobs[job_id]
+    job = state.jobs.get(job_id)
+    if job is None or job.final:
+        return
     if job.waiting:
         job.stop = "expired"
         state.end_stopped(job, now)

@@ -7,6 +7,7 @@ size stays within twice the number of keys.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 
 Key = tuple[str, str]
 
@@ -41,16 +42,18 @@ class Deadlines:
         self._drop_stale()
         return self._heap[0][0] if self._heap else None
 
-    def due(self, now: float) -> list[Key]:
-        """Take out and return every key whose time has come, earliest first."""
-        keys = []
-        self._drop_stale()
+    def due(self, now: float) -> Iterator[Key]:
+        """Take out every key whose time has come, earliest first, each when it is asked for.
+
+        A key that was cleared or moved since this began is passed over; one that was set since then waits for the next call.
+        """
+        entries = []
         while self._heap and self._heap[0][0] <= now:
-            _, key = heapq.heappop(self._heap)
-            del self._at[key]
-            keys.append(key)
-            self._drop_stale()
-        return keys
+            entries.append(heapq.heappop(self._heap))
+        for at, key in entries:
+            if self._at.get(key) == at:
+                del self._at[key]
+                yield key
 
     def _drop_stale(self) -> None:
         while self._heap and self._at.get(self._heap[0][1]) != self._heap[0][0]:

@@ -250,7 +250,7 @@ class BrokerProcess:
         if more:
             self._pass.set(self.timeline.now)
         elif due is not None:
-            self._pass.set(due - self.clock_offset)
+            self._pass.set(due - self.clock_offset + self.random.choice(self.world.plan.lags))
 
     def _on_beat(self) -> None:
         if not self.up:

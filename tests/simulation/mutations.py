@@ -239,7 +239,7 @@ ALL: tuple[Mutation, ...] = (
     Mutation(
         "no-hang-watch", "an engine that stands still is killed", ((Attempt, "stuck_at", _endless_patience),), first=70
     ),
-    Mutation("any-run", "an agent takes a fence once", ((AgentCore, "_on_run", _any_run),), first=690),
+    Mutation("any-run", "an agent takes a fence once", ((AgentCore, "_on_run", _any_run),), first=1250),
     Mutation("no-hello-again", "an agent that nobody answers says hello", ((Presence, "lapse", constant(False)),)),
     *OVERLAP,
 )

@@ -58,6 +58,9 @@ class Theme(Struct, frozen=True, kw_only=True):
     #: How likely all work comes at once; how much of it may wait (0: what is drawn).
     burst: float = 0.3
     queue_limit: int = 0
+    #: How likely a job has a deadline, and how far away, seconds; 0: what `special` draws.
+    deadlines: float = 0.0
+    deadlines_s: tuple[float, ...] = (0.5, 4.0, 20.0)
 
 
 #: One seed in two has one of these.
@@ -83,6 +86,24 @@ FULL_ENGINES = Theme(
     burst=0.8,
     queue_limit=100,
 )
+
+
+#: One seed in six is about timers that fall due together: back-offs (1 s, 5 s and up to a fifth more), deadlines, benches, lost workers,
+#: the rejoin window; in passes that come late, and in lives of the broker that begin when several are past.
+TIMERS = Theme(
+    faults=("broker paused", "broker killed", "broker killed at", "broker stopped", "agent paused"),
+    behaviours=("error", "error", "oom", "die", "finish"),
+    workers=(1, 1, 2),
+    cancels=0.1,
+    steps=(1, 3),
+    burst=0.6,
+    queue_limit=100,
+    deadlines=0.9,
+    deadlines_s=(1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0),
+)
+
+#: How late the broker may be woken for a timer, seconds: its loop is busy, or waits for the disk.
+LAGS: tuple[tuple[float, ...], ...] = ((0.0,), (0.0,), (0.0, 0.02, 0.3), (0.1, 0.4))
 
 
 class Fault(Struct, frozen=True):
@@ -138,6 +159,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     begin_failures: float
     #: How likely the tail of a job lets another job in.
     overlap: float
+    #: How late the broker is woken for a timer, each as likely.
+    lags: tuple[float, ...]
     policy: Policy
     errands: tuple[Errand, ...]
     faults: tuple[Fault, ...]
@@ -159,6 +182,10 @@ def draw(seed: int) -> Plan:
     overlap = overlaps.choice((0.0, 0.5, 1.0))
     if overlaps.random() < 0.125:
         theme, overlap = FULL_ENGINES, 1.0
+    timers = Random(f"timers {seed}")
+    lags = timers.choice(LAGS)
+    if timers.random() < 1 / 6:
+        theme, lags = TIMERS, timers.choice(LAGS[2:])
     horizon_s = random.choice((8.0, 15.0, 25.0, 40.0))
     workers = random.choice(theme.workers if theme else (1, 1, 2, 2, 3, 4))
     models = random.choice((("demo",), ("demo",), ("demo", "wan")))
@@ -175,6 +202,7 @@ def draw(seed: int) -> Plan:
         kernel_stuck=random.choice((0.0, 0.0, 0.0, 0.3)) if not theme else 0.0,
         begin_failures=random.choice((0.0, 0.0, 0.0, 0.1)) if not theme else 0.0,
         overlap=overlap,
+        lags=lags,
         policy=Policy(
             queue_limit=random.choice((2, 6, 100)) if not (theme and theme.queue_limit) else theme.queue_limit,
             recent_finals=random.choice((1, 4, 8)),
@@ -217,7 +245,7 @@ def _errands(
                 tenant=tenant,
                 priority=random.choice((5, 5, 5, 1, 9)) if chance(special) else 5,
                 units=random.choice((1.0, 2.0, 4.0)),
-                deadline_s=random.choice((0.5, 4.0, 20.0)) if chance(special) else 0.0,
+                deadline_s=_deadline_s(random, theme, special),
                 pinned=f"gpu-{random.randrange(workers)}" if chance(special / 2) else "",
                 max_queued=limits[tenant][0],
                 max_running=limits[tenant][1],
@@ -230,6 +258,12 @@ def _errands(
             )
         )
     return tuple(sorted(errands, key=lambda errand: errand.at))
+
+
+def _deadline_s(random: Random, theme: Theme | None, special: float) -> float:
+    if theme is None:
+        return random.choice((0.5, 4.0, 20.0)) if random.random() < special else 0.0
+    return random.choice(theme.deadlines_s) if random.random() < max(special, theme.deadlines) else 0.0
 
 
 def _faults(random: Random, horizon_s: float, theme: Theme | None) -> tuple[Fault, ...]:

@@ -19,6 +19,7 @@ SEEDS = 2000
 REGRESSIONS = {
     0: "a job whose engine ended before it began was handed back for ever",
     5: "a Hello that crossed a grant on the same connection took the grant back",
+    45: "a job whose back-off and deadline ended in one pass raised out of the broker, and out of every later start",
     787: "an attempt that had stopped was adopted again by the heartbeat that crossed its acknowledgement",
 }
 
