@@ -9,10 +9,7 @@ Read without torch, so that an agent knows its models before its engine has star
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -22,11 +19,13 @@ import msgspec
 from msgspec import Struct
 
 from broker.wire.jobspec import Defaults, Limits, MediaKind, ModelCard
-from workers.families import Family, family_of, image_use, what_is_missing
+from workers import abilities
+from workers.families import Family, family_of
+from workers.model_sources import CatalogueError, config, find, own_settings, read_index, read_json
+from workers.pipeline_classes import FLOW_SHIFT, SHIFTS, PipelineClass, pipeline_class
 
 FAKE = "fake"
 _ENGINES = ("video", "image", FAKE)
-_SETTINGS_FILE = "zoetrope.toml"
 _KEYS: dict[str, type] = {
     "name": str, "path": str, "engine": str, "pipeline": str, "output": str, "also_image": bool, "defaults": dict, "limits": dict,
 }  # fmt: skip
@@ -39,10 +38,6 @@ _VIDEO_LIMITS = Limits(max_side=1920, max_pixels=1920 * 1088)
 _NO_TABLE: Mapping[str, Any] = MappingProxyType({})
 
 T = TypeVar("T", bound=Struct)
-
-
-class CatalogueError(Exception):
-    """One sentence on why there is no card for a model."""
 
 
 def default_model() -> Path:
@@ -62,26 +57,26 @@ def card_for(source: str, name: str | None = None, table: Mapping[str, Any] = _N
         return _fake_card(name or FAKE, source, table)
     if Path(source).expanduser().is_dir():
         source = str(Path(source).expanduser().resolve())
-    directory = _find(source)
-    own = _own_settings(label, directory)
+    directory = find(source)
+    own = own_settings(label, directory)
+    _check_keys(label, own)
     settings = {**own, **{key: value for key, value in table.items() if key not in ("defaults", "limits")}}
     name = name or settings.get("name") or (Path(source).name if Path(source).is_dir() else source)
-    index = _read_index(name, source, directory, settings)
-    pipeline = str(index["_class_name"])
-    if missing := what_is_missing(pipeline):
-        raise CatalogueError(f"model {name!r}: {pipeline} needs {missing}, which a job does not carry")
-    family = family_of(pipeline)
+    index = read_index(name, source, directory, settings)
+    taken = _class(name, index)
+    family = family_of(taken.name, clips=abilities.draws_clips(taken))
     output: MediaKind = settings.get("output", family.output)
-    takes_image, needs_image = image_use(pipeline, index)
+    takes_image, needs_image = abilities.image_use(taken, index)
     token_side, token_frames = _token_size(directory, family)
-    defaults = _variant(family, index, directory)
-    limits = _limits(family, output, token_side, token_frames)
+    takes_guidance_2 = abilities.takes_guidance_2(taken, index)
+    defaults = _honoured(_variant(family, index, directory), taken, takes_guidance_2)
+    limits = _limits(family, output, token_side, token_frames, directory)
     card = ModelCard(
         name=name,
         engine=settings.get("engine", output),
         output=output,
         source=source,
-        pipeline=pipeline,
+        pipeline=taken.name,
         takes_image=takes_image,
         needs_image=needs_image,
         defaults=_override(name, "defaults", defaults, own.get("defaults", {}), table.get("defaults", {})),
@@ -89,9 +84,23 @@ def card_for(source: str, name: str | None = None, table: Mapping[str, Any] = _N
         token_side=token_side,
         token_frames=token_frames,
         also_image=output == "video" and settings.get("also_image", family.also_image),
+        takes_negative_prompt=taken.takes("negative_prompt"),
+        takes_guidance=abilities.takes_guidance(taken),
+        takes_guidance_2=takes_guidance_2,
+        takes_size=abilities.takes_size(taken),
+        extra_parameters=_extra_parameters(taken, directory),
+        default_strength=abilities.default_strength(taken),
     )
     _check(card)
     return card
+
+
+def _class(name: str, index: Mapping[str, Any]) -> PipelineClass:
+    taken = pipeline_class(str(index["_class_name"]))
+    assert taken is not None  # `read_index` looked
+    if missing := abilities.what_is_missing(taken):
+        raise CatalogueError(f"model {name!r}: {taken.name} needs {missing}, which a job does not carry")
+    return taken
 
 
 def _fake_card(name: str, source: str, table: Mapping[str, Any]) -> ModelCard:
@@ -129,75 +138,15 @@ def _fake_card(name: str, source: str, table: Mapping[str, Any]) -> ModelCard:
 # ---------------------------------------------------------------- reading the model
 
 
-def _find(source: str) -> Path | None:
-    """The model's directory: `source` itself, or its snapshot in the hub's cache; None when it is not on this machine."""
-    if Path(source).is_dir():
-        return Path(source)
-    if source.count("/") > 1 or source.startswith((".", "/", "~")):
-        return None
-    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"))
-    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser() / f"models--{source.replace('/', '--')}"
-    try:
-        return cache / "snapshots" / (cache / "refs" / "main").read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
-        return None
-
-
-def _own_settings(label: str, directory: Path | None) -> dict[str, Any]:
-    if directory is None or not (directory / _SETTINGS_FILE).is_file():
-        return {}
-    try:
-        settings = tomllib.loads((directory / _SETTINGS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CatalogueError(f"model {label!r}: {directory / _SETTINGS_FILE}: {error}") from None
-    _check_keys(label, settings)
-    return settings
-
-
-def _read_index(name: str, source: str, directory: Path | None, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    index = _read_json(name, directory / "model_index.json") if directory is not None else {}
-    if settings.get("pipeline"):
-        return {**index, "_class_name": settings["pipeline"]}
-    if isinstance(index.get("_class_name"), str):
-        return index
-    if directory is not None:
-        raise CatalogueError(
-            f"model {name!r}: {directory} is not a diffusers pipeline: no model_index.json with its class"
-        )
-    if source.count("/") <= 1 and not source.startswith((".", "/", "~")):
-        raise CatalogueError(
-            f"model {name!r}: {source!r} is neither a directory nor in the hub's cache; "
-            f'download it, or name its class: pipeline = "…" in [models.{json.dumps(name)}] of zoetrope.toml'
-        )
-    raise CatalogueError(f"model {name!r}: there is no directory {source!r}")
-
-
-def _read_json(name: str, path: Path) -> dict[str, Any]:
-    """An object in a JSON file; empty when there is no such file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise CatalogueError(f"model {name!r}: {path} cannot be read: {error}") from None
-    if not isinstance(value, dict):
-        raise CatalogueError(f"model {name!r}: {path} holds no JSON object")
-    return value
-
-
-def _config(directory: Path | None, part: str) -> dict[str, Any]:
-    return _read_json(part, directory / part / "config.json") if directory is not None else {}
-
-
 def _token_size(directory: Path | None, family: Family) -> tuple[int, int]:
     """(pixels a token side, frames a latent frame)."""
-    vae = _config(directory, "vae") or _config(directory, "vqvae")
+    vae = config(directory, "vae") or config(directory, "vqvae")
     spatial = _whole(vae.get("scale_factor_spatial")) or _whole(vae.get("spatial_compression_ratio"))
     if spatial == 0:
         levels = vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
         spatial = 2 ** (len(levels) - 1) if isinstance(levels, list) and levels else family.spatial
     temporal = _whole(vae.get("scale_factor_temporal")) or _whole(vae.get("temporal_compression_ratio"))
-    patch = _config(directory, "transformer").get("patch_size")
+    patch = config(directory, "transformer").get("patch_size")
     patch_side = _whole(patch[-1] if isinstance(patch, list) and patch else patch)
     pack = patch_side if patch_side > 1 else family.pack
     return spatial * pack, (temporal or family.temporal) if family.output == "video" else 1
@@ -218,18 +167,51 @@ def _variant(family: Family, index: Mapping[str, Any], directory: Path | None) -
         return msgspec.structs.replace(
             defaults, width=1280, height=704, num_frames=121, fps=24.0, num_inference_steps=50
         )
-    if pipeline == "FluxPipeline" and _config(directory, "transformer").get("guidance_embeds") is False:  # schnell
+    if pipeline == "FluxPipeline" and config(directory, "transformer").get("guidance_embeds") is False:  # schnell
         return msgspec.structs.replace(defaults, num_inference_steps=4, guidance_scale=0.0, max_sequence_length=256)
+    if tokens := _whole(config(directory, "transformer").get("max_text_seq_length")):  # CogVideoX: no other length fits
+        return msgspec.structs.replace(defaults, max_sequence_length=tokens)
     return defaults
 
 
-def _limits(family: Family, output: MediaKind, token_side: int, token_frames: int) -> Limits:
+def _honoured(defaults: Defaults, taken: PipelineClass, takes_guidance_2: bool) -> Defaults:
+    """The defaults without those that the pipeline has no use for."""
+    return msgspec.structs.replace(
+        defaults,
+        guidance_scale=defaults.guidance_scale if abilities.takes_guidance(taken) else None,
+        guidance_scale_2=defaults.guidance_scale_2 if takes_guidance_2 else None,
+        max_sequence_length=defaults.max_sequence_length if taken.takes("max_sequence_length") else None,
+    )
+
+
+def _limits(family: Family, output: MediaKind, token_side: int, token_frames: int, directory: Path | None) -> Limits:
     side = math.lcm(token_side, family.side_multiple)
     least = side * -(-_MIN_SIDE // side)
     if output == "image":
         return Limits(min_side=least, side_multiple=side, max_frames=1, frame_step=1)
+    transformer = config(directory, "transformer")
     step = token_frames if family.whole_latents else 1
-    return msgspec.structs.replace(_VIDEO_LIMITS, min_side=least, side_multiple=side, frame_step=step)
+    if family.pattern == "CogVideoX":
+        # Its VAE decodes two latent frames at a time after the first, and version 1.5 has two latent frames a token.
+        step *= 2 * (_whole(transformer.get("patch_size_t")) or 1)
+    longest = _whole(config(directory, "motion_adapter").get("motion_max_seq_length")) or _VIDEO_LIMITS.max_frames
+    only = (_whole(transformer.get("video_length")) or family.only) if family.only else 0
+    return msgspec.structs.replace(
+        _VIDEO_LIMITS,
+        min_side=least,
+        side_multiple=side,
+        max_frames=min(longest, _VIDEO_LIMITS.max_frames),
+        frame_step=family.window or step,
+        frame_offset=family.shortest,
+        frame_choices=(only,) if only else (),
+    )
+
+
+def _extra_parameters(taken: PipelineClass, directory: Path | None) -> tuple[str, ...]:
+    """What `extra` may carry: parameters of the call, and the shift of a schedule that has a fixed one."""
+    schedule = read_json(taken.name, directory / "scheduler" / "scheduler_config.json") if directory is not None else {}
+    fixed = not schedule.get("use_dynamic_shifting") and any(name in schedule for name in SHIFTS)
+    return tuple(sorted({*taken.extra(), FLOW_SHIFT})) if fixed or directory is None else taken.extra()
 
 
 # ---------------------------------------------------------------- settings and checks
@@ -272,9 +254,9 @@ def _check(card: ModelCard) -> None:
             )
     if defaults.width * defaults.height > limits.max_pixels:
         raise CatalogueError(f"model {card.name!r}: the default size has more than {limits.max_pixels} pixels")
-    if not 1 <= defaults.num_frames <= limits.max_frames or (defaults.num_frames - 1) % limits.frame_step:
+    if not limits.allows_frames(defaults.num_frames):
         raise CatalogueError(
-            f"model {card.name!r}: default num_frames {defaults.num_frames} is not {limits.frame_step}k+1 up to {limits.max_frames}"
+            f"model {card.name!r}: default num_frames {defaults.num_frames} is not {limits.frame_rule()}"
         )
     if not 1 <= defaults.num_inference_steps <= limits.max_steps:
         raise CatalogueError(f"model {card.name!r}: default num_inference_steps is not from 1 to {limits.max_steps}")

@@ -8,32 +8,11 @@ pipeline's own. Spatial and temporal compression are read from the model's confi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from broker.wire.jobspec import Defaults, MediaKind
-
-#: Pipelines that cannot be run with what a job carries, and what they would need.
-_UNFIT = (
-    (r".*Inpaint|.*Fill|RePaint|PaintByExample", "a mask"),
-    (r".*Control|.*Adapter|.*GLIGEN|.*VisualCloze|.*Redux", "a control image"),
-    (r".*VideoToVideo|.*Video2Video|.*VideoTransfer|.*V2V|LucyEdit|WanAnimate|Cosmos2_5_Transfer|LTX2?InContext|.*Kandinsky6SR", "a video"),
-    (r".*Upscale|.*Upsample|.*SuperResolution|.*Refiner|.*TemporalRefine|.*DiffusionDecode|Marigold|.*Depth2Img", "something to refine"),
-    (r".*Prior|.*Decoder|LTXI2VLong|SanaWM|LTX2HDR|LTX2DFR", "another pipeline around it"),
-    (r".*Audio|.*Music|AceStep|Spectrogram|ShapE|RFD4|LLaDA|DiffusionGemma", "an output that is neither video nor image"),
-)  # fmt: skip
-
-_NEEDS_IMAGE = (
-    r".*(ImageToVideo|Image2Video|I2V|Img2Img|I2I|ImageVariation|InstructPix2Pix|Framepack)"
-    r"|StableVideoDiffusion|ConsisID|PIA|ChronoEdit|JoyImageEdit|QwenImageEdit|QwenImageLayered|LongCatImageEdit|BriaFiboEdit"
-)
-_TAKES_IMAGE = (
-    r"FluxKontext|Flux2|QwenImage21|GlmImage|DreamLite|Helios|Cosmos.*(World|Predict|Omni)|Kandinsky6TI2VA|LTXCondition"
-    r"|ZImageOmni|BriaFibo2"
-)
 
 
 class Family(Struct, frozen=True, kw_only=True):
@@ -51,6 +30,11 @@ class Family(Struct, frozen=True, kw_only=True):
     side_multiple: int = 8
     #: Whether frame counts must be temporal x k + 1.
     whole_latents: bool = True
+    #: Frames of the windows in which a clip is drawn, and of the shortest clip; 0 where it is drawn as one.
+    window: int = 0
+    shortest: int = 1
+    #: The only frame count there is; 0 where there are others.
+    only: int = 0
     #: Whether a clip of one frame is a picture worth having: such models were trained on images beside videos.
     also_image: bool = False
 
@@ -90,7 +74,8 @@ FAMILIES = (
     _video("SkyReelsV2.*ImageToVideo", "960x544x97", 24, 50, 5.0, tokens=512, pack=2, side_multiple=16),
     _video("SkyReelsV2", "960x544x97", 24, 50, 6.0, tokens=512, pack=2, side_multiple=16),
     _video("AnyFlow", "832x480x81", 16, 50, 1.0, tokens=512, pack=2, side_multiple=16),
-    _video("ChronoEdit", "832x480x81", 16, 50, 5.0, tokens=512, pack=2, side_multiple=16),
+    # Without its temporal reasoning this editor draws five frames, whatever it is asked for.
+    _video("ChronoEdit", "832x480x5", 16, 50, 5.0, tokens=512, pack=2, side_multiple=16, only=5),
     _video("SanaVideo|SanaImageToVideo", "832x480x81", 16, 50, 6.0, tokens=300, side_multiple=32),
     _video("LTX2", "768x512x121", 24, 30, 3.0, tokens=1024, spatial=32, temporal=8, side_multiple=32),
     _video("LTX", "704x512x161", 25, 50, 3.0, tokens=128, spatial=32, temporal=8, side_multiple=32),
@@ -100,6 +85,18 @@ FAMILIES = (
     _video(
         "HunyuanVideoImageToVideo|HunyuanSkyreels", "1280x720x129", 24, 50, None, tokens=256, pack=2, side_multiple=16
     ),
+    _video(
+        "HunyuanVideoFramepack",
+        "1280x720x145",
+        24,
+        50,
+        6.0,
+        tokens=256,
+        pack=2,
+        side_multiple=16,
+        window=36,
+        shortest=37,
+    ),
     _video("HunyuanVideo", "1280x720x129", 24, 50, 6.0, tokens=256, pack=2, side_multiple=16),
     _video("Kandinsky5(T2V|I2V)|Kandinsky6TI2VA", "768x512x121", 24, 50, 5.0, tokens=512, pack=2, side_multiple=16),
     _video("Mochi", "848x480x85", 30, 64, 4.5, tokens=256, temporal=6, pack=2, side_multiple=16),
@@ -108,11 +105,12 @@ FAMILIES = (
     _image("Cosmos2TextToImage", 1024, 35, 7.0, tokens=512, pack=2, side_multiple=16),
     _video("Cosmos2", "1280x704x93", 16, 35, 7.0, tokens=512, pack=2, side_multiple=16),
     _video("Cosmos", "1280x704x121", 30, 36, 7.0, tokens=512, temporal=8, pack=2, side_multiple=16),
-    _video("Helios", "640x384x132", 24, 50, 5.0, tokens=512, pack=2, side_multiple=16, whole_latents=False),
-    _video("Allegro", "1280x720x88", 15, 100, 7.5, tokens=512, pack=2, whole_latents=False),
+    _video("Helios", "640x384x132", 24, 50, 5.0, tokens=512, pack=2, side_multiple=16, window=33, shortest=33),
+    _video("Allegro", "1280x720x88", 15, 100, 7.5, tokens=512, pack=2, whole_latents=False, shortest=2),
     _video("StableVideoDiffusion", "1024x576x25", 7, 25, None, temporal=1, side_multiple=64, whole_latents=False),
     _video("AnimateDiffSDXL", "1024x1024x16", 8, 50, 5.0, temporal=1, whole_latents=False),
-    _video("AnimateDiff|PIA|Latte", "512x512x16", 8, 50, 7.5, temporal=1, whole_latents=False),
+    _video("AnimateDiff|PIA", "512x512x16", 8, 50, 7.5, temporal=1, whole_latents=False),
+    _video("Latte", "512x512x16", 8, 50, 7.5, temporal=1, whole_latents=False, only=16),
     _image("FluxKontext", 1024, 28, 3.5, tokens=512, pack=2, side_multiple=16),
     _image("Flux2", 1024, 50, 4.0, tokens=512, pack=2, side_multiple=16),
     _image("Flux", 1024, 28, 3.5, tokens=512, pack=2, side_multiple=16),
@@ -136,25 +134,16 @@ FAMILIES = (
     _image("AuraFlow", 1024, 50, 3.5, tokens=256, pack=2, side_multiple=16),
     _image("Kolors", 1024, 50, 5.0, tokens=256),
     _image("Kandinsky5T2I|Kandinsky5I2I", 1024, 50, 3.5, tokens=512, pack=2, side_multiple=16),
-    _image("Kandinsky3", 1024, 25, 3.0),
-    # What is not known above: the pipeline's own scale, a size that most can draw.
-    _video(".*(Video|T2V|I2V)", "512x512x17", 8, 50, None, side_multiple=16),
-    _image("", 1024, 50, None, side_multiple=16),
+    _image("Kandinsky3", 1024, 25, 3.0, side_multiple=64),
+    _image("Kandinsky", 512, 100, 4.0, side_multiple=64),
 )
 
-
-def family_of(pipeline: str) -> Family:
-    """The family of this class name; unknown names get a general one."""
-    return next(family for family in FAMILIES if re.match(family.pattern, pipeline))
-
-
-def what_is_missing(pipeline: str) -> str:
-    """What this pipeline would need that a job does not carry; "" when it can be run."""
-    return next((needs for pattern, needs in _UNFIT if re.match(pattern, pipeline)), "")
+#: What is not known above: the pipeline's own scale, a size that most can draw.
+_OTHER_VIDEO = _video("", "512x512x17", 8, 50, None, side_multiple=16)
+_OTHER_IMAGE = _image("", 1024, 50, None, side_multiple=16)
 
 
-def image_use(pipeline: str, index: Mapping[str, Any]) -> tuple[bool, bool]:
-    """(whether the pipeline of this class and `model_index.json` takes an image, whether it must have one)."""
-    needs = re.match(_NEEDS_IMAGE, pipeline) is not None
-    both = pipeline == "WanPipeline" and index.get("expand_timesteps") is True  # see `engine.siblings`
-    return needs or both or re.match(_TAKES_IMAGE, pipeline) is not None, needs
+def family_of(pipeline: str, *, clips: bool) -> Family:
+    """The family of this class name; unknown names get a general one, of clips or of pictures."""
+    known = next((family for family in FAMILIES if re.match(family.pattern, pipeline)), None)
+    return known or (_OTHER_VIDEO if clips else _OTHER_IMAGE)

@@ -15,6 +15,7 @@ from workers import catalogue
 from workers.agent.policy import AgentPolicy
 from workers.gpus import Device
 from workers.link import AgentConfig
+from workers.model_sources import CatalogueError
 
 #: A `Hello` carries at most so many cards.
 _MAX_MODELS = 64
@@ -141,7 +142,7 @@ def model_cards(settings: WorkerSettings, tables: Mapping[str, Any]) -> tuple[Mo
                 raise SettingsError(
                     f"models: two models bear the name {card.name!r}; give one its own [models.NAME] table"
                 )
-    except catalogue.CatalogueError as error:
+    except CatalogueError as error:
         raise SettingsError(str(error)) from None
     if len(cards) > _MAX_MODELS:
         raise SettingsError(f"models: {len(cards)} are named, at most {_MAX_MODELS} are possible")

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from broker.wire.jobspec import Defaults, Limits
-from workers.catalogue import CatalogueError, card_for, default_model
+from workers.catalogue import card_for, default_model
 from workers.families import FAMILIES, family_of
+from workers.model_sources import CatalogueError
+from workers.pipeline_classes import pipeline_names
 
 
 def _model(directory: Path, pipeline: str, index: Any = None, **configs: Any) -> str:
@@ -73,13 +75,20 @@ LTX_VAE = {"spatial_compression_ratio": 32, "temporal_compression_ratio": 8}
         ("WanPipeline", {"expand_timesteps": True}, {"vae": WAN_BIG_VAE}, ("video", 1280, 704, 121, 24, 50, 5.0, 32, 4)),
         ("WanImageToVideoPipeline", {}, {"vae": WAN_VAE}, ("video", 832, 480, 81, 16, 40, 5.0, 16, 4)),
         ("LTXPipeline", {}, {"vae": LTX_VAE, "transformer": {"patch_size": 1}}, ("video", 704, 512, 161, 25, 50, 3.0, 32, 8)),
-        ("CogVideoXPipeline", {}, {"vae": SD_VAE}, ("video", 720, 480, 49, 8, 50, 6.0, 16, 4)),
+        ("CogVideoXPipeline", {}, {"vae": SD_VAE}, ("video", 720, 480, 49, 8, 50, 6.0, 16, 8)),
         ("HunyuanVideoPipeline", {}, {}, ("video", 1280, 720, 129, 24, 50, 6.0, 16, 4)),
+        (
+            "CogVideoXPipeline", {}, {"vae": SD_VAE, "transformer": {"patch_size_t": 2}},
+            ("video", 720, 480, 49, 8, 50, 6.0, 16, 16),
+        ),
+        ("HeliosPipeline", {}, {}, ("video", 640, 384, 132, 24, 50, 5.0, 16, 33)),
+        ("HunyuanVideoFramepackPipeline", {}, {}, ("video", 1280, 720, 145, 24, 50, 6.0, 16, 36)),
         ("MochiPipeline", {}, {}, ("video", 848, 480, 85, 30, 64, 4.5, 16, 6)),
         ("AllegroPipeline", {}, {}, ("video", 1280, 720, 88, 15, 100, 7.5, 16, 1)),
         ("StableVideoDiffusionPipeline", {}, {"vae": SD_VAE}, ("video", 1024, 576, 25, 7, 25, None, 64, 1)),
         ("AnimateDiffPipeline", {}, {"vae": SD_VAE}, ("video", 512, 512, 16, 8, 50, 7.5, 8, 1)),
-        ("NewVideoPipeline", {}, {}, ("video", 512, 512, 17, 8, 50, None, 16, 4)),
+        ("LattePipeline", {}, {"vae": SD_VAE}, ("video", 512, 512, 16, 8, 50, 7.5, 8, 1)),
+        ("TextToVideoZeroPipeline", {}, {}, ("video", 512, 512, 17, 8, 50, None, 16, 4)),
         ("FluxPipeline", {}, {"vae": SD_VAE}, ("image", 1024, 1024, 1, 1, 28, 3.5, 16, 1)),
         ("FluxPipeline", {}, {"transformer": {"guidance_embeds": False}}, ("image", 1024, 1024, 1, 1, 4, 0.0, 16, 1)),
         ("StableDiffusion3Pipeline", {}, {"vae": SD_VAE}, ("image", 1024, 1024, 1, 1, 28, 7.0, 16, 1)),
@@ -88,7 +97,7 @@ LTX_VAE = {"spatial_compression_ratio": 32, "temporal_compression_ratio": 8}
         ("SanaPipeline", {}, {"vae": {"encoder_block_out_channels": [1] * 6}}, ("image", 1024, 1024, 1, 1, 20, 4.5, 32, 1)),
         ("QwenImagePipeline", {}, {"transformer": {"patch_size": 2}}, ("image", 1328, 1328, 1, 1, 50, 4.0, 16, 1)),
         ("ZImagePipeline", {}, {}, ("image", 1024, 1024, 1, 1, 50, 5.0, 16, 1)),
-        ("UnheardOfPipeline", {}, {}, ("image", 1024, 1024, 1, 1, 50, None, 16, 1)),
+        ("PRXPipeline", {}, {}, ("image", 1024, 1024, 1, 1, 50, None, 16, 1)),
     ],
 )  # fmt: skip
 def test_families(tmp_path: Path, pipeline: str, index: Any, configs: Any, expected: tuple[object, ...]) -> None:
@@ -104,11 +113,109 @@ def test_families(tmp_path: Path, pipeline: str, index: Any, configs: Any, expec
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.pattern)
-def test_every_familys_defaults_are_within_its_limits(tmp_path: Path, family: Any) -> None:
-    pipeline = family.pattern.split("|")[0].replace(".*", "").replace("(T2V", "T2V").replace("(Video", "Video")
+def test_every_family_has_a_class(family: Any) -> None:
+    assert any(family_of(name, clips=True) is family for name in pipeline_names())
 
-    assert family_of(pipeline) is family
-    assert card_for(_model(tmp_path, pipeline)).defaults.width > 0
+
+def test_every_class_of_the_library_gives_a_card_or_one_sentence(tmp_path: Path) -> None:
+    refused: dict[str, str] = {}
+    for name in pipeline_names():
+        source = _model(tmp_path / name, name)
+        try:
+            card_for(source)
+        except CatalogueError as error:
+            refused[name] = str(error)
+
+    assert len(pipeline_names()) - len(refused) > 100
+    assert [text for text in refused.values() if "\n" in text or len(text) > 400] == []
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "configs", "allowed", "refused"),
+    [
+        ("HeliosPipeline", {}, (33, 66, 132), (1, 34, 97)),
+        ("HunyuanVideoFramepackPipeline", {}, (37, 73, 109), (1, 9, 33, 36)),
+        ("ChronoEditPipeline", {}, (5,), (1, 4, 81)),
+        ("LattePipeline", {"transformer": {"video_length": 16}}, (16,), (1, 15, 32)),
+        ("AllegroPipeline", {}, (2, 5, 88), (1,)),
+        ("AnimateDiffPipeline", {"motion_adapter": {"motion_max_seq_length": 24}}, (1, 24), (25, 32)),
+    ],
+)
+def test_frame_counts_of_families_with_rules_of_their_own(
+    tmp_path: Path, pipeline: str, configs: Any, allowed: tuple[int, ...], refused: tuple[int, ...]
+) -> None:
+    limits = card_for(_model(tmp_path, pipeline, **configs)).limits
+
+    assert [count for count in (*allowed, *refused) if limits.allows_frames(count)] == list(allowed)
+
+
+def test_length_of_the_text_is_the_models_own(tmp_path: Path) -> None:
+    small = card_for(_model(tmp_path / "a", "CogVideoXPipeline", transformer={"max_text_seq_length": 16}))
+
+    assert small.defaults.max_sequence_length == 16
+    assert card_for(_model(tmp_path / "b", "CogVideoXPipeline")).defaults.max_sequence_length == 226
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "negative", "guidance", "second", "size"),
+    [
+        ("WanPipeline", True, True, False, True),
+        ("Flux2Pipeline", False, True, False, True),
+        ("Flux2KleinKVPipeline", False, False, False, True),
+        ("LatentConsistencyModelPipeline", False, True, False, True),
+        ("StableVideoDiffusionPipeline", False, True, False, True),
+        ("HunyuanVideo15Pipeline", True, True, False, True),
+        ("HunyuanVideo15ImageToVideoPipeline", True, True, False, False),
+        ("StableDiffusionInstructPix2PixPipeline", True, True, False, True),
+        ("LongCatImageEditPipeline", True, True, False, False),
+        ("DDPMPipeline", False, False, False, False),
+    ],
+)
+def test_what_has_an_effect_is_read_from_the_class(
+    tmp_path: Path, pipeline: str, negative: bool, guidance: bool, second: bool, size: bool
+) -> None:
+    card = card_for(_model(tmp_path, pipeline))
+
+    assert (card.takes_negative_prompt, card.takes_guidance, card.takes_guidance_2, card.takes_size) == (
+        negative, guidance, second, size,
+    )  # fmt: skip
+    assert guidance or card.defaults.guidance_scale is None
+
+
+def test_a_second_scale_is_for_models_with_two_experts(tmp_path: Path) -> None:
+    both = card_for(_model(tmp_path, "WanPipeline", {"boundary_ratio": 0.875}))
+
+    assert (both.takes_guidance_2, both.defaults.guidance_scale_2) == (True, 3.0)
+
+
+def test_extra_parameters_are_those_of_the_call_that_json_can_carry(tmp_path: Path) -> None:
+    shift = {"scheduler": {}}
+    source = _model(tmp_path / "a", "StableDiffusionXLPipeline", **shift)
+    flow = _model(tmp_path / "b", "WanPipeline", **shift)
+    (tmp_path / "b" / "scheduler" / "scheduler_config.json").write_text('{"shift": 3.0}')
+
+    sdxl, wan = card_for(source).extra_parameters, card_for(flow).extra_parameters
+
+    assert sdxl is not None
+    assert wan is not None
+    assert {"prompt_2", "guidance_rescale", "clip_skip", "denoising_end"} <= set(sdxl)
+    assert not {"prompt", "latents", "prompt_embeds", "timesteps", "original_size", "output_type", "flow_shift"} & set(
+        sdxl
+    )
+    assert "flow_shift" in wan
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "strength"),
+    [
+        ("StableDiffusionXLImg2ImgPipeline", 0.3),
+        ("KolorsImg2ImgPipeline", 0.3),
+        ("FluxImg2ImgPipeline", None),
+        ("StableDiffusionXLPipeline", None),
+    ],
+)
+def test_strength_that_leaves_out_whole_steps(tmp_path: Path, pipeline: str, strength: float | None) -> None:
+    assert card_for(_model(tmp_path, pipeline)).default_strength == strength
 
 
 def test_a_text_to_video_model_with_a_time_for_each_frame_takes_an_image_too(tmp_path: Path) -> None:
@@ -128,6 +235,7 @@ def test_a_text_to_video_model_with_a_time_for_each_frame_takes_an_image_too(tmp
         ("QwenImageEditPlusPipeline", True, True),
         ("FluxKontextPipeline", True, False),
         ("Flux2Pipeline", True, False),
+        ("UniDiffuserPipeline", True, False),
         ("Cosmos2VideoToWorldPipeline", True, False),
         ("WanPipeline", False, False),
         ("StableDiffusionXLPipeline", False, False),
@@ -146,7 +254,14 @@ def test_images_that_pipelines_take(tmp_path: Path, pipeline: str, takes: bool, 
         ("FluxFillPipeline", "a mask"),
         ("StableDiffusionXLControlNetPipeline", "a control image"),
         ("WanVideoToVideoPipeline", "a video"),
-        ("WanAnimatePipeline", "a video"),
+        ("WanAnimatePipeline", "`pose_video` and `face_video`"),
+        ("DiTPipeline", "`class_labels`"),
+        ("KandinskyV22Pipeline", "`image_embeds` and `negative_image_embeds`"),
+        ("BlipDiffusionPipeline", "`reference_image`"),
+        ("CycleDiffusionPipeline", "`source_prompt`"),
+        ("StableDiffusionAttendAndExcitePipeline", "`token_indices`"),
+        ("ConsisIDPipeline", "the features of a face"),
+        ("JoyImageEditPlusPipeline", "a list of images"),
         ("AudioLDM2Pipeline", "neither video nor image"),
         ("KandinskyV22PriorPipeline", "another pipeline"),
         ("StableDiffusionUpscalePipeline", "something to refine"),
@@ -224,7 +339,7 @@ def test_hub_id_that_is_not_here_needs_its_class(tmp_path: Path, monkeypatch: py
         ({"defaults": {"widht": 64}}, "unknown key 'widht' in defaults; known: fps"),
         ({"defaults": {"width": "big"}}, r"defaults\.width: expected `int`, got `str`"),
         ({"defaults": {"width": 100}}, "default width 100 is not a multiple of 16"),
-        ({"defaults": {"num_frames": 16}}, r"default num_frames 16 is not 4k\+1"),
+        ({"defaults": {"num_frames": 16}}, r"default num_frames 16 is not 1 to 257 and 4k\+1"),
         ({"defaults": {"num_inference_steps": 500}}, "not from 1 to 200"),
         ({"defaults": {"fps": 0}}, "fps 0.0 is not above 0"),
         ({"limits": {"max_pixels": 64}}, "more than 64 pixels"),
@@ -244,6 +359,27 @@ def test_bad_tables_are_refused_in_one_sentence(tmp_path: Path, table: Any, mess
     ("files", "message"),
     [
         ({}, "is not a diffusers pipeline: no model_index.json"),
+        ({"model_index.json": '{"_class_name": "UnheardOfPipeline"}'}, "has no pipeline 'UnheardOfPipeline'"),
+        (
+            {"model_index.json": '{"_class_name": ["own", "OwnPipeline"]}'},
+            "code of its own, own.OwnPipeline in .* not run",
+        ),
+        ({"modular_model_index.json": "{}"}, "is a modular pipeline"),
+        (
+            {"Wan2.1_VAE.pth": "", "config.json": '{"_class_name": "WanModel"}'},
+            "layout of their authors .Wan2.1_VAE.pth",
+        ),
+        (
+            {"flux1-dev.safetensors": "", "ae.safetensors": ""},
+            "layout of their authors .* get the model in diffusers' layout",
+        ),
+        ({"pytorch_lora_weights.safetensors": ""}, "holds a LoRA"),
+        ({"adapter_config.json": "{}", "adapter_model.safetensors": ""}, "holds a LoRA"),
+        (
+            {"config.json": '{"_class_name": "WanTransformer3DModel"}', "diffusion_pytorch_model.safetensors": ""},
+            "holds one part of a model .WanTransformer3DModel.; name the directory above",
+        ),
+        ({"transformer/config.json": "{}", "vae/config.json": "{}"}, "the download is not complete"),
         ({"model_index.json": "{"}, "model_index.json cannot be read"),
         ({"model_index.json": "[]"}, "holds no JSON object"),
         ({"model_index.json": "{}"}, "no model_index.json with its class"),
@@ -253,6 +389,7 @@ def test_bad_tables_are_refused_in_one_sentence(tmp_path: Path, table: Any, mess
 )
 def test_directories_that_are_no_models(tmp_path: Path, files: dict[str, str], message: str) -> None:
     for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
 
     with pytest.raises(CatalogueError, match=message):
@@ -262,3 +399,20 @@ def test_directories_that_are_no_models(tmp_path: Path, files: dict[str, str], m
 def test_directory_that_is_not_there_is_named() -> None:
     with pytest.raises(CatalogueError, match="no directory '/nowhere/at/all'"):
         card_for("/nowhere/at/all")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("flux1-dev.safetensors", "is a single file, and a model is a directory .* or convert it"),
+        ("v1-5.ckpt", "is a single file"),
+        ("flux1-dev-Q4_0.gguf", "is a GGUF file"),
+    ],
+)
+def test_a_single_file_is_told_from_nothing(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / name).touch()
+
+    with pytest.raises(CatalogueError, match=message):
+        card_for(str(tmp_path / name))
+    with pytest.raises(CatalogueError, match=f"there is no file '/nowhere/{name}'"):
+        card_for(f"/nowhere/{name}")

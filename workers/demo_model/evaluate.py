@@ -23,11 +23,12 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from broker.wire.jobspec import Defaults
-from workers.catalogue import CatalogueError, card_for, default_model
+from workers.catalogue import card_for, default_model
 from workers.demo_model.captions import Chance, caption
 from workers.demo_model.judge import Verdict, judge
 from workers.demo_model.stages import generator_for
 from workers.demo_model.world import Scene, draw_scenes
+from workers.model_sources import CatalogueError
 
 ASPECTS = ("colour", "background", "motion", "shape")
 #: Least share of prompts in percent; the last is for all four at once.

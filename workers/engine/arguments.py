@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 
 from broker.wire.jobspec import JobSpec
 from workers.engine.errors import InvalidInput
-from workers.engine.scheduling import FLOW_SHIFT
 from workers.engine.watch import call_parameters
+from workers.pipeline_classes import FLOW_SHIFT
 
 logger = logging.getLogger(__name__)
 

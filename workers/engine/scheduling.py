@@ -9,13 +9,9 @@ from typing import Any
 
 from broker.wire.jobspec import JobSpec
 from workers.engine.errors import InvalidInput
+from workers.pipeline_classes import FLOW_SHIFT, SHIFTS
 
 logger = logging.getLogger(__name__)
-
-FLOW_SHIFT = "flow_shift"
-
-#: Names under which schedulers keep it: UniPC and DPM++ on flows, flow-matching Euler.
-_CONFIG_NAMES = (FLOW_SHIFT, "shift")
 
 
 @contextmanager
@@ -28,7 +24,7 @@ def shifted(pipe: Any, spec: JobSpec) -> Iterator[None]:
     if isinstance(wanted, bool) or not isinstance(wanted, int | float) or not 0 < wanted <= 100:
         raise InvalidInput(f"{FLOW_SHIFT}: {wanted!r} must be a number above 0, at most 100")
     scheduler = getattr(pipe, "scheduler", None)
-    name = next((name for name in _CONFIG_NAMES if scheduler is not None and name in scheduler.config), None)
+    name = next((name for name in SHIFTS if scheduler is not None and name in scheduler.config), None)
     # A dynamic shift is computed from the picture's size, and a fixed one beside it would be an error.
     if scheduler is None or name is None or scheduler.config.get("use_dynamic_shifting"):
         logger.info("the scheduler takes no shift", extra={"action": "ignore_arguments", "ignored": [FLOW_SHIFT]})
