@@ -1,7 +1,8 @@
 """What the broker itself costs: no-op jobs through a real broker process, real sockets and the real journal.
 
 One thread drives everything but the broker: a client that submits and simulated workers that finish at once. Two figures come out.
-Throughput: `window` jobs are kept between submit and committed result, and the broker's processor time is divided by the jobs done.
+Throughput: `window` jobs are kept between submit and committed result, and the broker's processor time is divided by the jobs done. Each
+repeat runs a bare echo right after it, and their ratio is taken pair by pair: the speed of a shared machine drifts between runs.
 Latency: one job at a time, timed from its submit to `Accepted`, to its `Run` reaching the worker, and to its committed result.
 
 Every commit waits for the disk, so the flush time of the moment is measured first and printed beside each rate.
@@ -50,6 +51,9 @@ class BrokerPlan(Struct, frozen=True, kw_only=True):
     ceiling_s: Annotated[float, Meta(description="seconds of each bare ZeroMQ echo; 0: none", ge=0, le=60)] = 2.0
     body_bytes: Annotated[int, Meta(description="size of a job spec", ge=200, le=20_000)] = 600
     watch: Annotated[bool, Meta(description="have the client watch all jobs, as an edge does")] = False
+    watched_jobs: Annotated[
+        int, Meta(description="jobs of a second rate run with such a watcher; 0: none", ge=0, le=1_000_000)
+    ] = 5_000
     pin: Annotated[bool, Meta(description="leave cores to the system instead of giving the broker its own")] = True
     directory: Annotated[str, Meta(description="where the journal is put (default: the temporary directory)")] = ""
 
@@ -59,6 +63,10 @@ class Round(Struct, frozen=True, kw_only=True):
 
     jobs_per_s: float
     cpu_per_job: float
+    #: With a client that watches all jobs; None when it was not measured.
+    watched_cpu_per_job: float | None
+    #: Processor time of one bare echo, just after; None when it was not measured.
+    echo_cpu: float | None = None
     #: Of the warm-up and the throughput run.
     commits: int
     messages_per_job: float
@@ -92,18 +100,30 @@ def one_round(plan: BrokerPlan, process: BrokerProcess, home: Path) -> Round:
         commits = process.commits(since=now)
         driver.done.clear()
         driver.run(plan.latency_jobs, 1)
+        done = list(driver.done)
         return Round(
             jobs_per_s=plan.jobs / took,
             cpu_per_job=cpu_s / plan.jobs,
+            watched_cpu_per_job=_watched(plan, driver, process),
             commits=commits or 0,
             messages_per_job=messages / plan.jobs,
-            accept=[times.accepted - times.submitted for times in driver.done],
-            start=[times.started - times.submitted for times in driver.done],
-            end=[times.ended - times.submitted for times in driver.done],
+            accept=[times.accepted - times.submitted for times in done],
+            start=[times.started - times.submitted for times in done],
+            end=[times.ended - times.submitted for times in done],
             fdatasync=flushes,
             memory_mb=memory_mb,
             journal_bytes_per_job=journal / plan.jobs,
         )
+
+
+def _watched(plan: BrokerPlan, driver: Driver, process: BrokerProcess) -> float | None:
+    """Processor seconds of the broker a job while a client watches all of them."""
+    if plan.watch or not plan.watched_jobs:
+        return None
+    driver.watch()
+    cpu_s = process.cpu_s()
+    driver.run(plan.watched_jobs, plan.window)
+    return (process.cpu_s() - cpu_s) / plan.watched_jobs
 
 
 def journal_bytes(home: Path) -> int:
@@ -127,9 +147,14 @@ def run(plan: BrokerPlan) -> Report:
             try:
                 process.await_sockets()
                 with pinned(driver_cores):
-                    rounds.append(one_round(plan, process, home))
+                    measured = one_round(plan, process, home)
             finally:
                 process.stop()
+            if plan.ceiling_s:
+                with pinned(driver_cores):
+                    bare = echo("router", home, plan.ceiling_s, plan.window, plan.body_bytes, broker_cores)
+                measured = msgspec.structs.replace(measured, echo_cpu=bare.cpu_s or None)
+            rounds.append(measured)
     points, echoes = beside(plan, broker_cores, driver_cores)
     return report_of(plan, rounds, filesystem_name, bool(broker_cores), points, echoes)
 
@@ -169,6 +194,10 @@ def figures(measured: Round, jobs: int) -> dict[str, float]:
         "fdatasync_p50_ms": measured.fdatasync.p50 * 1e3,
         "fdatasync_p99_ms": measured.fdatasync.p99 * 1e3,
     }
+    if measured.echo_cpu is not None:
+        result["echo_ratio"] = measured.cpu_per_job / measured.echo_cpu
+    if measured.watched_cpu_per_job is not None:
+        result["watcher_us"] = (measured.watched_cpu_per_job - measured.cpu_per_job) * 1e6
     if measured.commits:
         result["jobs_per_commit"] = (WARM_UP + jobs) / measured.commits
     for name, values in (("accepted", measured.accept), ("start", measured.start), ("result", measured.end)):
@@ -183,6 +212,8 @@ def figures(measured: Round, jobs: int) -> dict[str, float]:
 _ROWS = (
     ("jobs_per_s", "throughput", "jobs/s"),
     ("cpu_us_per_job", "broker processor time a job", "us"),
+    ("echo_ratio", "the same over a bare ROUTER echo of the same repeat", "x"),
+    ("watcher_us", "more with a client that watches all jobs", "us"),
     ("jobs_per_commit", "jobs a commit of the journal", ""),
     ("messages_per_job", "messages a job, both directions", ""),
     ("journal_bytes_per_job", "journal growth a job", "bytes"),

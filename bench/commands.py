@@ -1,4 +1,4 @@
-"""All commands: name, one sentence, plan, how it is run, examples."""
+"""All measurements, one table: name, one sentence, options, how it is run, its sizes on the page of `bench all`, examples."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ class Command(Struct, frozen=True, kw_only=True):
     help: str
     add_options: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], Report]
+    #: As it is made for the page, and in a quick run, which shows that it works and not how fast anything is.
+    moderate: Callable[[], Report]
+    quick: Callable[[], Report]
     #: Arguments behind `python -m bench NAME`, with what they do.
     examples: tuple[tuple[str, str], ...]
 
@@ -26,16 +29,20 @@ class Command(Struct, frozen=True, kw_only=True):
 def planned(
     name: str,
     text: str,
-    kind: type[Struct],
     run: Callable[[Any], Report],
+    moderate: Struct,
+    quick: Struct,
     examples: tuple[tuple[str, str], ...],
 ) -> Command:
-    """A command whose options are its plan's fields."""
+    """A command whose options are its plan's fields; `moderate` and `quick` are such plans."""
+    kind = type(moderate)
     return Command(
         name=name,
         help=text,
         add_options=lambda parser: plans.add_options(parser, kind),
         run=lambda arguments: run(plans.build(kind, arguments)),
+        moderate=lambda: run(moderate),
+        quick=lambda: run(quick),
         examples=examples,
     )
 
@@ -85,8 +92,9 @@ COMMANDS = (
     planned(
         "broker",
         "no-op jobs through a real broker: rate, processor time, latency, beside bare ZeroMQ",
-        brokerbench.BrokerPlan,
         brokerbench.run,
+        brokerbench.BrokerPlan(),
+        brokerbench.BrokerPlan(jobs=2_000, latency_jobs=300, repeats=1, sweep_jobs=500, ceiling_s=0.5),
         (("", "everything, about a minute"), ("--jobs 2000 --repeats 1 --sweep-jobs 0 --ceiling-s 0", "a quick look")),
     ),
     Command(
@@ -94,6 +102,10 @@ COMMANDS = (
         help="open-loop requests to a running service: waits, latency, GPU use, goodput",
         add_options=_load_options,
         run=_run_load,
+        moderate=lambda: load.run(
+            load.LoadPlan(own="fake", gpus="cpu:2", rate=20.0, jobs=400, slo_s=5.0, kill_every_s=4.0)
+        ),
+        quick=lambda: load.run(load.LoadPlan(own="fake", rate=5.0, jobs=20, slo_s=5.0)),
         examples=(
             ("--rate 2 --jobs 100 --slo 30", "two a second, a job should take 30 s at most"),
             ("--own fake --gpus cpu:2 --rate 2 --jobs 60 --slo 10 --kill-every 5", "goodput while processes die"),
@@ -103,43 +115,49 @@ COMMANDS = (
     planned(
         "cancel",
         "from a cancel to a free worker, by what the job was doing",
-        cancel.CancelPlan,
         cancel.run,
+        cancel.CancelPlan(samples=12, cold=8),
+        cancel.CancelPlan(samples=3, cold=2, deaf=1),
         (("--samples 50", "p99 of fifty cancels in each phase"),),
     ),
     planned(
         "pool",
         "makespan and waits of mixed jobs, the real core on virtual time beside other policies",
-        pool.PoolPlan,
         pool.run,
+        pool.PoolPlan(),
+        pool.PoolPlan(arrivals=1_000, repeats=2),
         (("", "eight workers"), ("--workers 64 --load 0.9", "a larger and busier pool")),
     ),
     planned(
         "http",
         "status reads and event streams of one edge, beside a bare Starlette application",
-        http.HttpPlan,
         http.run,
+        http.HttpPlan(),
+        http.HttpPlan(seconds=1, repeats=1, streams=50, steps=20),
         (("--connections 64", "more readers"),),
     ),
     planned(
         "recover",
         "kill -9 of each process: until a job starts or a request is answered again",
-        recover.RecoverPlan,
         recover.run,
+        recover.RecoverPlan(),
+        recover.RecoverPlan(repeats=1, queued=2_000),
         (("--queued 100000", "the broker dies with a longer queue"),),
     ),
     planned(
         "scale",
         "many simulated workers, many queued jobs: memory, processor time, dispatch",
-        scale.ScalePlan,
         scale.run,
+        scale.ScalePlan(),
+        scale.ScalePlan(workers=100, queued=5_000, seconds=3),
         (("--queued 1000000", "a million jobs"), ("--workers 5000 --hold-s 20", "more workers, longer jobs")),
     ),
     planned(
         "engine",
         "the service beside a bare diffusers loop with the same prompts",
-        engine.EnginePlan,
         engine.run,
+        engine.EnginePlan(),
+        engine.EnginePlan(jobs=2, steps=4),
         (
             ("", "the demo model on the CPU"),
             ("--model /models/Wan2.2-T2V --gpus 0", "your model on a GPU"),
@@ -149,8 +167,9 @@ COMMANDS = (
     planned(
         "peers",
         "the same no-op jobs through Celery, JetStream and Ray Serve, those that are installed",
-        peers.PeersPlan,
         peers.run,
+        peers.PeersPlan(),
+        peers.PeersPlan(jobs=300, seconds=1, repeats=1, patience=5),
         (
             ("", "all of them: minutes, half of them waiting for killed workers' jobs"),
             ("--only zoetrope,celery --parts a,b", "two of them, two parts"),

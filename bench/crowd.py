@@ -83,10 +83,11 @@ class Crowd:
                 worker.finish()
                 self._read(worker)
             while self._beats and self._beats[0][0] <= now:
-                due, _, worker = heapq.heappop(self._beats)
+                worker = heapq.heappop(self._beats)[2]
                 worker.beat(now)
                 self._read(worker)
-                self._push(self._beats, max(due + 1.0, now), worker)
+                # One that has no welcome yet looks again in a while.
+                self._push(self._beats, max(worker.next_beat, now + 0.05), worker)
             self._check()
 
     @property

@@ -200,6 +200,7 @@ def report_of(plan: EnginePlan, runs: Sequence[tuple[Served, float]], flush: Flu
             "bare_per_s", "clips in a bare diffusers loop", theirs, "1/s", "same prompts, seeds, encoder, precision"
         ),
         Metric("ratio", "service over the bare loop", median(ratios), "x", f"{ratios[0]:.3f} to {ratios[-1]:.3f}"),
+        Metric("on_gpu", "drawn on a GPU", int(not plan.gpus.startswith("cpu")), shown=False),
         Metric("gap_p50_ms", "nothing under way between two queued jobs, p50", gaps.p50 * 1e3, "ms", "bar: 1 ms"),
         Metric("gap_max_ms", "nothing under way between two queued jobs, longest", gaps.max * 1e3, "ms"),
         Metric("hand_over_p50_ms", "from a job's last step to the next job's start, p50", hand_overs.p50 * 1e3, "ms"),

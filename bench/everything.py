@@ -7,80 +7,17 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
-
-from bench import brokerbench, cancel, engine, http, load, loadrun, page, peers, plot, pool, recover, report, scale
+from bench import page, plot, report
+from bench.commands import COMMANDS, Command
 from bench.errors import BadPlan, BenchError
 from bench.profile import hot_spots
 
 NAME = "all"
 #: Jobs of a quick profile: each is two flushes of the disk.
 _QUICK_JOBS = 200
-
-
-class Part(Struct, frozen=True, kw_only=True):
-    """One measurement of the page: how it is made at each size."""
-
-    name: str
-    moderate: Callable[[], report.Report]
-    quick: Callable[[], report.Report]
-
-
-PARTS = (
-    Part(
-        name="broker",
-        moderate=lambda: brokerbench.run(brokerbench.BrokerPlan()),
-        quick=lambda: brokerbench.run(
-            brokerbench.BrokerPlan(jobs=2_000, latency_jobs=300, repeats=1, sweep_jobs=500, ceiling_s=0.5)
-        ),
-    ),
-    Part(
-        name="cancel",
-        moderate=lambda: cancel.run(cancel.CancelPlan(samples=12, cold=8)),
-        quick=lambda: cancel.run(cancel.CancelPlan(samples=3, cold=2, deaf=1)),
-    ),
-    Part(
-        name="pool",
-        moderate=lambda: pool.run(pool.PoolPlan()),
-        quick=lambda: pool.run(pool.PoolPlan(arrivals=1_000, repeats=2)),
-    ),
-    Part(
-        name="recover",
-        moderate=lambda: recover.run(recover.RecoverPlan()),
-        quick=lambda: recover.run(recover.RecoverPlan(repeats=1, queued=2_000)),
-    ),
-    Part(
-        name="scale",
-        moderate=lambda: scale.run(scale.ScalePlan()),
-        quick=lambda: scale.run(scale.ScalePlan(workers=100, queued=5_000, seconds=3)),
-    ),
-    Part(
-        name="http",
-        moderate=lambda: http.run(http.HttpPlan()),
-        quick=lambda: http.run(http.HttpPlan(seconds=1, repeats=1, streams=50, steps=20)),
-    ),
-    Part(
-        name="engine",
-        moderate=lambda: engine.run(engine.EnginePlan()),
-        quick=lambda: engine.run(engine.EnginePlan(jobs=2, steps=4)),
-    ),
-    Part(
-        name="load",
-        moderate=lambda: load.run(
-            loadrun.LoadPlan(own="fake", gpus="cpu:2", rate=20.0, jobs=400, slo_s=5.0, kill_every_s=4.0)
-        ),
-        quick=lambda: load.run(loadrun.LoadPlan(own="fake", rate=5.0, jobs=20, slo_s=5.0)),
-    ),
-    Part(
-        name="peers",
-        moderate=lambda: peers.run(peers.PeersPlan()),
-        quick=lambda: peers.run(peers.PeersPlan(jobs=300, seconds=1, repeats=1, patience=5)),
-    ),
-)
 
 
 def add_command(commands: Any) -> None:
@@ -94,17 +31,17 @@ def add_command(commands: Any) -> None:
         allow_abbrev=False,
     )
     sub.add_argument("--out", default="docs/benchmarks.md", help="the page (default: %(default)s)")
-    sub.add_argument("--only", default="", help=f"some of {', '.join(part.name for part in PARTS)}, comma-separated")
+    sub.add_argument("--only", default="", help=f"some of {', '.join(part.name for part in COMMANDS)}, comma-separated")
     sub.add_argument("--quick", action="store_true", help="small sizes: whether it works, not how fast it is")
 
 
-def chosen(only: str) -> list[Part]:
+def chosen(only: str) -> list[Command]:
     """The parts that were asked for, in their order. Raises `BadPlan`."""
     names = {name.strip() for name in only.split(",") if name.strip()}
-    unknown = names - {part.name for part in PARTS}
+    unknown = names - {part.name for part in COMMANDS}
     if unknown:
-        raise BadPlan(f"--only: {sorted(unknown)[0]!r} is not one of {', '.join(part.name for part in PARTS)}")
-    return [part for part in PARTS if not names or part.name in names]
+        raise BadPlan(f"--only: {sorted(unknown)[0]!r} is not one of {', '.join(part.name for part in COMMANDS)}")
+    return [part for part in COMMANDS if not names or part.name in names]
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -127,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{out} and {sum(bool(section.picture) for section in sections)} pictures in {pictures}")
 
 
-def measured(part: Part, quick: bool, pictures: Path, about: dict[str, Any]) -> page.Section:
+def measured(part: Command, quick: bool, pictures: Path, about: dict[str, Any]) -> page.Section:
     """One part's section of the page, with its picture and JSON beside it, or the reason why there are none."""
     at = time.time()
     try:

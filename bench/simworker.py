@@ -66,7 +66,8 @@ class SimWorker:
         self._seen = 0
         #: Results not yet acknowledged: job id -> (result, when it was sent).
         self._unacked: dict[str, tuple[m.Finished, float]] = {}
-        self._next_beat = 0.0
+        #: When the next heartbeat is due, monotonic.
+        self.next_beat = 0.0
 
     @property
     def room(self) -> int:
@@ -104,9 +105,9 @@ class SimWorker:
 
     def beat(self, now: float) -> None:
         """Heartbeat and resend when it is time; `now` is monotonic."""
-        if now < self._next_beat or not self.welcome:
+        if now < self.next_beat or not self.welcome:
             return
-        self._next_beat = now + 1.0
+        self.next_beat = now + 1.0
         self._send(m.Heartbeat(seen=self._seen, free=self.room, held=self._held(), model=MODEL))
         for job_id, (result, sent) in list(self._unacked.items()):
             if now - sent > RESEND_S:

@@ -1,5 +1,6 @@
 import zmq
 
+from bench import crowd
 from bench.simworker import RESEND_S, SimWorker
 from broker.wire import codec
 from broker.wire import messages as m
@@ -105,3 +106,35 @@ def test_no_heartbeat_before_the_welcome_and_none_lost_to_a_full_socket():
     pair.socket.full = False
     pair.worker.beat(now=1.0)
     assert [type(message) for message in pair.socket.take()] == [m.Heartbeat]
+
+
+class Clock:
+    """Time that passes only while the crowd waits for its sockets."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+    def poll(self, timeout):
+        self.now += timeout
+        return []
+
+    def close(self):
+        pass
+
+
+def test_a_crowd_beats_once_a_second_and_worker(monkeypatch, tmp_path):
+    clock, beats = Clock(), []
+    monkeypatch.setattr(crowd, "time", clock)
+    made = crowd.Crowd(f"ipc://{tmp_path}/nobody", 3, 5.0, 0, lambda: None)
+    made._epoll.close()
+    made._epoll = clock
+    for worker in made._by_fd.values():
+        worker.welcome = True
+        worker._send = lambda message, body=None: beats.append(message)
+    made.serve(10.0)
+    made.close()
+    assert 27 <= len(beats) <= 33
+    assert all(isinstance(beat, m.Heartbeat) for beat in beats)
