@@ -105,7 +105,14 @@ def build_edge(
     outputs = resolve_roots(settings.output_roots, (start, settings.artefacts_path), start)
     files = FileStore(settings.uploads_path / "files")
     inputs = resolve_roots(settings.input_roots, (start, *outputs), start)
-    kept = Inputs(settings.uploads_path, start, inputs)
+    exports = Exports(settings.home_path, start, outputs, overwrite=settings.save_overwrites)
+    kept = Inputs(
+        settings.uploads_path,
+        start,
+        inputs,
+        closed=(settings.home_path,) if settings.keys_path else (),
+        owner_of=exports.owner,
+    )
     spool = Spool(settings.uploads_path / "tmp", settings.upload_limits)
     fetcher = fetcher or Fetcher(Guard(settings.fetch_allow))
     calls = Calls(
@@ -113,7 +120,7 @@ def build_edge(
         broker,
         hub,
         Images(kept, files, fetcher),
-        Exports(settings.home_path, start, outputs),
+        exports,
         check_url=fetcher.check,
     )
     return Edge(

@@ -8,6 +8,9 @@ Results are copied, not linked: a program that later rewrites the client's file 
 Several edges do this at once, so a path is filled under a lock, and a finished job fills its path once: of two jobs that name one
 path the later finisher's file stays, and a file that its owner took away is not put back.
 
+A path is checked when its job comes and filled when the job is over, and directories may be exchanged for links at any moment. So a path is
+taken apart once, into an open directory and a name (`_Spot`), and looking, writing, renaming and tidying up are all done there.
+
 Everything here blocks: callers are worker threads.
 """
 
@@ -29,10 +32,13 @@ import msgspec
 from msgspec import Struct
 
 from http_edge.errors import EdgeError, invalid
-from http_edge.paths import is_within, resolve
+from http_edge.paths import LedOut, is_within, named_roots, open_parent, resolve
 
 #: What a job of each output writes, and so what the path must end in.
 SUFFIXES = {"video": ".mp4", "image": ".png"}
+
+_ALLOWED = "the directories that clients may write to"
+_TAKEN = "exists already, and is not a file that this service wrote"
 
 #: A copy takes seconds at most; whoever holds the lock longer is stopped or stuck.
 _LOCK_TIMEOUT_S = 10.0
@@ -46,6 +52,10 @@ class Identity(Struct, frozen=True):
     ino: int
     size: int
     mtime_ns: int
+
+
+#: Of what is there and is no regular file.
+_NO_FILE = Identity(-1, -1, -1, -1)
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -75,12 +85,35 @@ class Source(Struct, frozen=True, kw_only=True):
     tenant: str = "default"
 
 
-class Exports:
-    """The output roots and the ledger of one service."""
+class _Spot(Struct, frozen=True):
+    """Where a path lies: a name in an open directory."""
 
-    def __init__(self, home: Path, start: Path, roots: Sequence[Path]) -> None:
+    directory: int
+    name: str
+
+    def identity(self) -> Identity | None:
+        """Which file is there, None when there is none. A link, directory or device is never one that we wrote."""
+        try:
+            status = os.stat(self.name, dir_fd=self.directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return _identity(status) if stat.S_ISREG(status.st_mode) else _NO_FILE
+
+    def beside(self, name: str) -> _Spot:
+        return _Spot(self.directory, name)
+
+    def remove(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.name, dir_fd=self.directory)
+
+
+class Exports:
+    """The output roots and the ledger of one service. `overwrite`: a file that the service did not write may be replaced."""
+
+    def __init__(self, home: Path, start: Path, roots: Sequence[Path], *, overwrite: bool = False) -> None:
         self._start = start
         self._roots = tuple(roots)
+        self._overwrite = overwrite
         home = Path(os.path.realpath(home))
         self._artefacts = home / "artefacts"
         self._ledger = home / "exports"
@@ -95,16 +128,19 @@ class Exports:
         if target.suffix.lower() != suffix:
             raise invalid(field, text, f"is a link to a file that does not end in {suffix}")
         if not is_within(target, self._roots):
-            raise invalid(field, text, "leads out of the directories that clients may write to (setting output_roots)")
+            raise invalid(
+                field, text, f"leads out of {_ALLOWED}, which are {named_roots(self._roots)} (setting output_roots)"
+            )
         if not self._outside_private(target):
             raise invalid(field, text, "lies in the service's own directories")
         try:
             with self._locked(target):
-                allowed = self._may_replace(target, self._read(target), tenant)
+                entry = self._read(target)
+                allowed = self._may_replace(self._there(target), entry, tenant)
         except OSError as error:
             raise invalid(field, text, f"cannot be used: {error.strerror or error}") from None
         if not allowed:
-            raise invalid(field, text, "exists already, and is not a file that this service wrote")
+            raise invalid(field, text, f"{_TAKEN} (setting save_overwrites)")
         return str(target)
 
     def fill(self, target_text: str, source: Source) -> str:
@@ -113,6 +149,8 @@ class Exports:
         try:
             with self._locked(target):
                 return self._fill(target, source)
+        except LedOut:
+            return f"leads out of {_ALLOWED}"
         except OSError as error:
             return f"cannot be written: {error.strerror or error}"
 
@@ -124,31 +162,34 @@ class Exports:
         # Without the lock: whoever asks for any number of paths must not leave a lock file for each.
         with contextlib.suppress(OSError):
             entry = self._read(target)
-            if entry is not None and entry.done and _identity(target) == entry.file:
+            if entry is not None and entry.done and self._there(target) == entry.file:
                 return entry.job
         return None
+
+    def owner(self, target: Path) -> str | None:
+        """Whose job's result lies at a resolved path; None when this service put none there."""
+        entry = self._read(target)
+        return None if entry is None else entry.tenant
 
     # ------------------------------------------------------------ under the lock
 
     def _fill(self, target: Path, source: Source) -> str:
         entry = self._read(target)
-        if entry is not None:
-            entry = self._recover(target, entry)
-            newer = (entry.finished_at, entry.job) >= (source.finished_at, source.job)
-            if entry.done and newer and entry.tenant == source.tenant:
-                return ""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Checked when the job came; a directory may have become a link since.
-        if resolve(str(target), self._start) != target or not is_within(target, self._roots):
-            return "leads out of the directories that clients may write to"
-        if not self._may_replace(target, entry, source.tenant):
-            return "exists already, and is not a file that this service wrote"
-        self._put(target, source, entry.file if entry else None)
+        with open_parent(target, self._roots, create=True) as directory:
+            spot = _Spot(directory, target.name)
+            if entry is not None:
+                entry = _recover(spot, entry)
+                newer = (entry.finished_at, entry.job) >= (source.finished_at, source.job)
+                if entry.done and newer and entry.tenant == source.tenant:
+                    return ""
+            if not self._may_replace(spot.identity(), entry, source.tenant):
+                return _TAKEN
+            self._put(target, spot, source, entry.file if entry else None)
         return ""
 
-    def _put(self, target: Path, source: Source, ours: Identity | None) -> None:
+    def _put(self, target: Path, spot: _Spot, source: Source, ours: Identity | None) -> None:
         """Copy, record, rename: after a crash at any point the ledger still knows which files are ours."""
-        temporary = target.with_name(f".{secrets.token_hex(8)}.part")
+        temporary = spot.beside(f".{secrets.token_hex(8)}.part")
         entry = Entry(
             path=str(target),
             job=source.job,
@@ -161,32 +202,30 @@ class Exports:
         try:
             identity = _copy(source, temporary)
             self._write(target, msgspec.structs.replace(entry, pending=identity))
-            if _identity(target) is None:
-                _rename_new(temporary, target)
+            if spot.identity() is None:
+                _rename_new(temporary, spot)
             else:
-                os.replace(temporary, target)
-            _sync_directory(target.parent)
+                os.replace(temporary.name, spot.name, src_dir_fd=spot.directory, dst_dir_fd=spot.directory)
+            os.fsync(spot.directory)
         finally:
-            temporary.unlink(missing_ok=True)
+            temporary.remove()
         self._write(target, msgspec.structs.replace(entry, file=identity, temporary="", done=True))
 
-    def _recover(self, target: Path, entry: Entry) -> Entry:
-        """The record after a crash in `_put`: without its half copy, and done if the rename had happened."""
-        if entry.done:
-            return entry
-        if entry.temporary:
-            target.with_name(entry.temporary).unlink(missing_ok=True)
-        there = _identity(target)
-        if there is not None and there == entry.pending:
-            return msgspec.structs.replace(entry, file=there, pending=None, temporary="", done=True)
-        return msgspec.structs.replace(entry, pending=None, temporary="")
+    def _there(self, target: Path) -> Identity | None:
+        """Which file is at a resolved path within the roots, None when there is none. Raises `OSError`."""
+        try:
+            with open_parent(target, self._roots) as directory:
+                return _Spot(directory, target.name).identity()
+        except FileNotFoundError:
+            return None
 
-    def _may_replace(self, target: Path, entry: Entry | None, tenant: str) -> bool:
-        """Whether nothing is there, or what this service wrote there for the same tenant."""
-        there = _identity(target)
+    def _may_replace(self, there: Identity | None, entry: Entry | None, tenant: str) -> bool:
+        """Whether nothing is there, or what this service wrote there for the same tenant, or a file that may be overwritten."""
         if there is None:
             return True
-        return entry is not None and entry.tenant == tenant and there in (entry.file, entry.pending)
+        if entry is not None and there in (entry.file, entry.pending):
+            return entry.tenant == tenant
+        return self._overwrite and there != _NO_FILE
 
     def _outside_private(self, target: Path) -> bool:
         """Of the service's own directories only the artefacts directory itself is free: what lies deeper is a job's."""
@@ -233,48 +272,50 @@ class Exports:
             os.close(lock)
 
 
-def _identity(path: Path) -> Identity | None:
-    """Which file is at a path, None when there is none. A link, directory or device is never one that we wrote."""
-    try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        return None
-    if not stat.S_ISREG(status.st_mode):
-        return Identity(-1, -1, -1, -1)
+def _recover(spot: _Spot, entry: Entry) -> Entry:
+    """The record after a crash in `_put`: without its half copy, and done if the rename had happened."""
+    if entry.done:
+        return entry
+    if entry.temporary:
+        spot.beside(entry.temporary).remove()
+    there = spot.identity()
+    if there is not None and there == entry.pending:
+        return msgspec.structs.replace(entry, file=there, pending=None, temporary="", done=True)
+    return msgspec.structs.replace(entry, pending=None, temporary="")
+
+
+def _identity(status: os.stat_result) -> Identity:
     return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def _copy(source: Source, temporary: Path) -> Identity:
+def _copy(source: Source, temporary: _Spot) -> Identity:
     read = os.open(source.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with open(read, "rb") as reader:
         if os.fstat(read).st_size != source.size:
             raise OSError(errno.EIO, "the published file is not whole")
-        with open(temporary, "xb") as writer:
+        with open(_create(temporary), "wb") as writer:
             shutil.copyfileobj(reader, writer, 1024 * 1024)
             writer.flush()
             os.fsync(writer.fileno())
-            status = os.fstat(writer.fileno())
-    return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+            return _identity(os.fstat(writer.fileno()))
 
 
-def _rename_new(temporary: Path, target: Path) -> None:
+def _create(spot: _Spot) -> int:
+    """A new empty file. Raises `FileExistsError`."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(spot.name, flags, 0o666, dir_fd=spot.directory)
+
+
+def _rename_new(temporary: _Spot, spot: _Spot) -> None:
     """Rename, but never over a file that came meanwhile. Raises `FileExistsError`."""
     try:
-        os.link(temporary, target)
+        os.link(temporary.name, spot.name, src_dir_fd=temporary.directory, dst_dir_fd=spot.directory)
     except FileExistsError:
         raise
     except OSError:
         # No hard links on this file system: claim the name first, then put the file over our own empty one.
-        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
-        os.replace(temporary, target)
-
-
-def _sync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        os.close(_create(spot))
+        os.replace(temporary.name, spot.name, src_dir_fd=temporary.directory, dst_dir_fd=spot.directory)
 
 
 def _article(output: str) -> str:

@@ -65,12 +65,12 @@ class Images:
         if _URL.match(text):
             data = await self._fetcher.get(field, text, kind="image", max_bytes=inputs.MAX_IMAGE_BYTES)
             return await self._in_thread(lambda: self._spool.spool(field, text, data))
+        caller = current().caller
         if is_file_id(text):
-            caller = current().caller
             return await self._in_thread(lambda: self._from_file(field, text, caller))
         if _is_base64(text) or not allow_paths:
             return await self._in_thread(lambda: self._from_base64(field, text, 0))
-        return await self._in_thread(lambda: self._spool.from_path(field, text))
+        return await self._in_thread(lambda: self._spool.from_path(field, text, caller.tenant))
 
     async def touch(self, field: str, path: str) -> None:
         """Note that a kept image is used once more. Raises `EdgeError` when it is kept no longer."""

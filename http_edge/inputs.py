@@ -17,13 +17,13 @@ import secrets
 import stat
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from http_edge.errors import EdgeError, invalid
-from http_edge.paths import is_within, resolve
+from http_edge.paths import LedOut, is_within, named_roots, open_parent, resolve
 from http_edge.spool import disk_error
 
 MAX_IMAGE_BYTES = 32 * 1024 * 1024
@@ -60,6 +60,11 @@ _DAMAGE = (
 )
 
 
+_ALLOWED = "the directories that clients may read from"
+
+#: A path that was checked holds no link. Opening a FIFO to read would wait for its writer.
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+
 #: What files of these formats are sent as, when a client asks for its upload again.
 _MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp", "BMP": "image/bmp"}
 
@@ -74,26 +79,54 @@ def media_type_of(path: Path) -> str:
 
 
 class Inputs:
-    """Where inputs may come from, and where they are kept."""
+    """Where inputs may come from, and where they are kept.
 
-    def __init__(self, uploads: Path, start: Path, roots: Sequence[Path]) -> None:
+    With tenants, what other tenants have is closed: everything below `closed`, the home, where uploads and artefacts lie under no tenant's
+    name; and results that were saved elsewhere, by whose they are (`owner_of` a resolved path, None: nobody's).
+    """
+
+    def __init__(
+        self,
+        uploads: Path,
+        start: Path,
+        roots: Sequence[Path],
+        *,
+        closed: Sequence[Path] = (),
+        owner_of: Callable[[Path], str | None] = lambda path: None,
+    ) -> None:
         self._uploads = uploads
         self._start = start
         self._roots = tuple(roots)
+        self._closed = tuple(closed)
+        self._owner_of = owner_of
 
-    def from_path(self, field: str, text: str) -> str:
+    def from_path(self, field: str, text: str, tenant: str = "default") -> str:
         """The spooled copy of an image file on this machine. Raises `EdgeError` naming field, value and rule."""
         path = resolve(text, self._start)
         if not is_within(path, self._roots):
-            raise invalid(field, text, "leads out of the directories that clients may read from (setting input_roots)")
-        return self.from_upload(field, text, path)
+            rule = f"leads out of {_ALLOWED}, which are {named_roots(self._roots)} (setting input_roots)"
+            raise invalid(field, text, rule)
+        if is_within(path, self._closed):
+            raise invalid(field, text, f"leads out of {_ALLOWED}: with API keys, the service's own are not among them")
+        return self._copied(field, text, lambda: self._open(path, tenant))
 
     def from_upload(self, field: str, name: str, path: Path) -> str:
         """The spooled copy of a file that the client may use; it calls it `name`. Raises `EdgeError`."""
+        return self._copied(field, name, lambda: os.open(path, _READ))
+
+    def _open(self, path: Path, tenant: str) -> int:
+        if self._owner_of(path) not in (None, tenant):
+            raise FileNotFoundError
+        with open_parent(path, self._roots) as directory:
+            return os.open(path.name, _READ, dir_fd=directory)
+
+    def _copied(self, field: str, name: str, opened: Callable[[], int]) -> str:
         try:
-            data = _read(path)
+            data = _read(opened())
         except FileNotFoundError:
             raise invalid(field, name, "does not exist") from None
+        except LedOut:
+            raise invalid(field, name, f"leads out of {_ALLOWED}") from None
         except OSError as error:
             raise invalid(field, name, f"cannot be read: {error.strerror or error}") from None
         return self.spool(field, name, data)
@@ -172,9 +205,8 @@ def _used_at(path: str | Path) -> float:
         return math.inf
 
 
-def _read(path: Path) -> bytes:
-    # Opening a FIFO to read would wait for its writer.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+def _read(descriptor: int) -> bytes:
+    """The bytes of an open file, which is closed. Raises `OSError`."""
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):

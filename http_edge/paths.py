@@ -1,22 +1,96 @@
-"""Which files a client's path may mean: resolved from the start directory, symlinks followed, kept inside the roots."""
+"""Which files a client's path may mean: resolved from the start directory, symlinks followed, kept inside the roots.
+
+A resolved path is a name that can lead elsewhere a moment later, when somebody puts a link where a directory was. So whatever is read or
+written is reached from its root by open directories, one name at a time and through no link (`open_parent`).
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+#: Opens a directory only to go on from it, which needs no permission to list it.
+_WALK = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+#: Roots that an error names.
+_NAMED = 4
+
+
+class LedOut(OSError):
+    """There is a link on the way: where it leads to was not checked."""
 
 
 def resolve(text: str, start: Path) -> Path:
-    """Where a client's path really leads: relative to the edge's start directory, every symlink resolved, nothing need exist."""
-    return Path(os.path.realpath(start / text))
+    """Where a client's path really leads: relative to the edge's start directory, every symlink resolved, nothing need exist.
+
+    "/", which is within no root, when somebody exchanges links on the way.
+    """
+    try:
+        return Path(os.path.realpath(start / text))
+    except OSError:
+        return Path("/")
 
 
 def is_within(path: Path, roots: Sequence[Path]) -> bool:
     """Whether a resolved path lies below one of the (resolved) roots."""
-    return any(path != root and path.is_relative_to(root) for root in roots)
+    return _root_of(path, roots) is not None
 
 
 def resolve_roots(texts: Sequence[str], defaults: Sequence[Path], start: Path) -> tuple[Path, ...]:
     """The roots of a setting, relative ones from the start directory; `defaults` when it is empty."""
     return tuple(resolve(text, start) for text in texts) or tuple(Path(os.path.realpath(path)) for path in defaults)
+
+
+def named_roots(roots: Sequence[Path]) -> str:
+    """The roots as an error names them."""
+    return ", ".join([*map(str, roots[:_NAMED]), *(["…"] if len(roots) > _NAMED else [])])
+
+
+@contextlib.contextmanager
+def open_parent(path: Path, roots: Sequence[Path], *, create: bool = False) -> Iterator[int]:
+    """A descriptor of the directory that a resolved path within the roots lies in. `create` makes directories that are missing.
+
+    Raises `LedOut` when a link is on the way or the path is within no root; `OSError`.
+    """
+    root = _root_of(path, roots)
+    if root is None:
+        raise LedOut(errno.EXDEV, "it is in none of the directories that are allowed")
+    if create:
+        root.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(root, _WALK)
+    try:
+        for name in path.relative_to(root).parts[:-1]:
+            inner = _open_inner(descriptor, name, create)
+            os.close(descriptor)
+            descriptor = inner
+        # To be synced, a directory must be open for reading.
+        last = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
+    try:
+        yield last
+    finally:
+        os.close(last)
+
+
+def _open_inner(directory: int, name: str, create: bool) -> int:
+    if create:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, dir_fd=directory)
+    try:
+        return os.open(name, _WALK, dir_fd=directory)
+    except NotADirectoryError:
+        # A directory now: it was exchanged meanwhile.
+        if not stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+            raise LedOut(errno.ELOOP, f"{name} is a link") from None
+        raise
+
+
+def _root_of(path: Path, roots: Sequence[Path]) -> Path | None:
+    """The innermost root that a path lies below."""
+    found = [root for root in roots if path != root and path.is_relative_to(root)]
+    return max(found, key=lambda root: len(root.parts), default=None)

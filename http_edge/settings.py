@@ -76,10 +76,18 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
             description="directories in which clients may name files to save to; default: the start directory and <home>/artefacts"
         ),
     ] = ()
+    save_overwrites: Annotated[
+        bool,
+        Meta(
+            description="a path to save to may name a file that this service did not write, and replaces it, as in LightX2V's server;"
+            " false: such a request is refused"
+        ),
+    ] = False
     input_roots: Annotated[
         tuple[str, ...],
         Meta(
-            description="directories from which clients may name image files; default: the start directory and the output roots"
+            description="directories from which clients may name image files; default: the start directory and the output roots. With"
+            " keys_file nothing below home can be named, as it is every tenant's"
         ),
     ] = ()
     max_upload_mb: Annotated[

@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -53,19 +54,23 @@ class EndingPrinter(Printer):  # type: ignore[misc]  # honcho has no types
         self._over = self._over or ended is not None or _TOLD_TO_STOP.fullmatch(text) is not None
 
 
-def commands(services: int, port: int | None, gpus: str, model: str) -> dict[str, list[str]]:
-    """Name and command line of every process. `services` 1: the whole pool behind `port`; None, "": as the settings say."""
+def commands(
+    services: int, port: int | None, gpus: str, model: str, output_roots: Sequence[str] = ()
+) -> dict[str, list[str]]:
+    """Name and command line of every process. `services` 1: the whole pool behind `port`; None, "", (): as the settings say."""
+    # The start directory, where relative paths lead, stays one of them.
+    roots = ["--output-roots", ",".join([".", *output_roots])] if output_roots else []
     result = {
         "broker": ["-m", "broker"],
         "workers": ["-m", "workers", *(["--gpus", gpus] if gpus else []), *(["--model", model] if model else [])],
     }
     if services == 1:
-        result["edge"] = ["-m", "http_edge", *([] if port is None else ["--port", str(port)])]
+        result["edge"] = ["-m", "http_edge", *([] if port is None else ["--port", str(port)]), *roots]
     else:
         device = "cpu" if gpus.startswith("cpu") else "gpu"
         ports = [str((FIRST_PORT if port is None else port) + number) for number in range(services)]
         for number, own in enumerate(ports):
-            result[f"edge-{own}"] = ["-m", "http_edge", "--port", own, "--worker", f"{device}-{number}"]
+            result[f"edge-{own}"] = ["-m", "http_edge", "--port", own, "--worker", f"{device}-{number}", *roots]
         # Each edge is ready with any worker; together they are with one each.
         result["ready"] = [str(READY), str(services), *ports]
     return {name: [sys.executable, *line] for name, line in result.items()}
@@ -92,6 +97,14 @@ def main() -> int:
     options.add_argument("--services", type=int, default=1, help="edges on consecutive ports, one worker each")
     options.add_argument("--gpus", default="", help="0-7, 0,2, auto, cpu, cpu:2 (default: settings decide)")
     options.add_argument("--model", default="", help="model directory (default: settings decide)")
+    options.add_argument(
+        "--output-root",
+        dest="output_roots",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="directory below which clients may name absolute paths to save to; may be given several times (default: settings decide)",
+    )
     arguments = options.parse_args()
     if arguments.services < 1 or (arguments.port or FIRST_PORT) + arguments.services - 1 > 65_535:
         options.error(
@@ -99,7 +112,8 @@ def main() -> int:
         )
     printer = EndingPrinter(sys.stdout)
     manager = Manager(printer)
-    for name, line in commands(arguments.services, arguments.port, arguments.gpus, arguments.model).items():
+    processes = commands(arguments.services, arguments.port, arguments.gpus, arguments.model, arguments.output_roots)
+    for name, line in processes.items():
         manager.add_process(name, "exec " + shlex.join(line), env={**os.environ, "PYTHONUNBUFFERED": "1"})
     manager.loop()
     if printer.reason:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from broker.wire.jobspec import decode_spec
 from broker.wire.messages import Held
 from http_edge.keys import KeyRecord, hash_of, write_keys
 from tests.edge.conftest import World
+from tests.edge.openai_support import picture
 from tests.support.waiting import wait_until
 
 RED, BLUE, OLD = "zk_red", "zk_blue", "zk_old"
@@ -243,6 +245,57 @@ def test_a_file_that_was_saved_for_one_tenant_is_not_replaced_for_another(guarde
     refused = guarded.http.post("/v1/jobs", json={"prompt": "a", "save_to": "clip.mp4"}, headers=bearer(RED))
     assert refused.status_code == 422
     create(guarded, BLUE, save_to="clip.mp4")
+
+
+def test_no_path_leads_to_what_another_tenant_has(guarded: World) -> None:
+    job = create(guarded, RED, model="org/picture", save_to="theirs/red.png")
+    guarded.do(guarded.fake.run, job["id"])
+    guarded.do(guarded.fake.succeed, job["id"], image_png=picture())
+    assert guarded.http.get(f"/v1/jobs/{job['id']}", headers=bearer(RED)).json()["save_error"] is None
+    upload = {"file": ("red.png", picture((1, 2, 3)))}
+    file_id = guarded.http.post("/v1/files", files=upload, data={"purpose": "vision"}, headers=bearer(RED)).json()["id"]
+    sent = create(guarded, RED, model="animate", image="data:image/png;base64," + b64encode(picture()).decode())
+    home = guarded.start / ".zoetrope"
+    (artefact,) = (home / "artefacts" / job["id"]).rglob("image.png")
+    kept = decode_spec(guarded.fake.jobs[sent["id"]].body).image
+    (guarded.start / "link").symlink_to(home)
+    (guarded.start / "link.png").symlink_to(artefact)
+    (guarded.start / "saved.png").symlink_to(guarded.start / "theirs" / "red.png")
+    (guarded.start / "own.png").write_bytes(picture())
+    paths = {
+        str(artefact),
+        str(artefact.relative_to(guarded.start)),
+        f"x/../{artefact.relative_to(guarded.start)}",
+        f"link/artefacts/{artefact.relative_to(home / 'artefacts')}",
+        "link.png",
+        kept,
+        str(home / "uploads" / "files" / f"{file_id}.data"),
+        "theirs/red.png",
+        str(guarded.start / "theirs" / "red.png"),
+        "theirs/../theirs/./red.png",
+        "saved.png",
+        f"file://{artefact}",
+        "/proc/self/cwd/theirs/red.png",
+    }
+    for path in sorted(paths):
+        for route, fields in {
+            "/v1/jobs": {"model": "animate", "image": path},
+            "/v1/videos": {"model": "animate", "input_reference": path},
+            "/v1/images/edits": {"model": "animate", "image": path},
+            "/v1/tasks/video": {"image_path": path},
+            "/v1/local/video/generate": {"task_id": "t", "image_path": path, "save_video_path": "b.mp4"},
+            "/api/v1/task/submit": {"task": "i2v", "input_image": {"type": "path", "data": path}},
+        }.items():
+            before = len(guarded.fake.submits)
+            answer = guarded.http.post(route, json={"prompt": "a", **fields}, headers=bearer(BLUE))
+            taken = len(guarded.fake.submits) - before
+            image = decode_spec(list(guarded.fake.jobs.values())[-1].body).image if taken else ""
+            assert (taken, image) in ((0, ""), (1, "")), (route, path, answer.text)
+        for route in ("/v1/files/download/", "/v1/file/download/"):
+            answer = guarded.http.get(f"{route}{path}", headers=bearer(BLUE))
+            assert answer.status_code != 200 or answer.json()["status"] != "success", (route, path)
+    create(guarded, BLUE, model="animate", image="own.png")
+    create(guarded, RED, model="animate", image="theirs/red.png")
 
 
 def test_workers_show_a_tenants_own_jobs(guarded: World) -> None:

@@ -13,6 +13,7 @@ import pytest
 from http_edge.errors import EdgeError
 from http_edge.exports import Entry, Exports, Source
 from tests.edge.conftest import World
+from tests.support.exchange import exchanging
 
 
 class Place:
@@ -147,6 +148,50 @@ def test_a_directory_that_became_a_link_is_not_followed(place: Place, tmp_path: 
     assert list(outside.iterdir()) == []
 
 
+def test_no_directory_that_is_exchanged_for_a_link_leads_a_result_out(place: Place, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (place.start / "sub").mkdir()
+    (place.start / "other").symlink_to(outside)
+    reasons = set()
+    with exchanging(place.start / "sub", place.start / "other"):
+        for number in range(150):
+            target = place.start / "sub" / f"{number}.mp4"
+            reasons.add(place.exports.fill(str(target), place.source(f"job-{number}")))
+            reasons.add(place.exports.fill(str(target), place.source(f"next-{number}", finished_at=200.0)))
+    assert [path.name for path in outside.iterdir()] == []
+    assert reasons <= {"", "leads out of the directories that clients may write to"}
+    filled = [
+        path for path in place.start.rglob("*.mp4") if path.is_relative_to(place.start) and path.parent != place.home
+    ]
+    assert all(path.read_bytes() == b"film" for path in filled)
+
+
+def test_a_file_of_somebody_else_is_overwritten_only_where_that_is_set(place: Place) -> None:
+    foreign = place.start / "out.mp4"
+    foreign.write_bytes(b"somebody else's")
+    (place.start / "dir.mp4").mkdir()
+    (place.start / "link.mp4").symlink_to("out.mp4")
+    with pytest.raises(EdgeError, match="setting save_overwrites"):
+        place.check("out.mp4")
+    overwriting = Exports(place.home, place.start, (place.start,), overwrite=True)
+    target = overwriting.check("save_to", "link.mp4", "video")
+    assert target == str(foreign)
+    assert overwriting.fill(target, place.source("a")) == ""
+    assert foreign.read_bytes() == b"film"
+    with pytest.raises(EdgeError, match="not a file that this service wrote"):
+        overwriting.check("save_to", "dir.mp4", "video")
+    # What is another tenant's stays its own.
+    with pytest.raises(EdgeError, match="not a file that this service wrote"):
+        overwriting.check("save_to", "out.mp4", "video", "red")
+
+
+def test_a_path_out_of_the_roots_is_told_them_and_the_setting(place: Place) -> None:
+    with pytest.raises(EdgeError) as caught:
+        place.check("/data/videos/out.mp4")
+    assert f"{place.start}, {place.home / 'artefacts'} (setting output_roots)" in caught.value.message
+
+
 def test_an_artefact_that_is_missing_or_cut_is_a_reason(place: Place) -> None:
     target = place.check("out.mp4")
     source = place.source("a")
@@ -210,7 +255,7 @@ def test_many_at_once_fill_a_path_once_with_the_last_finisher(place: Place) -> N
 
 
 def test_without_hard_links_the_name_is_claimed_first(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_links(*args: object) -> None:
+    def no_links(*args: object, **more: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", no_links)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -17,6 +18,7 @@ from http_edge import inputs
 from http_edge.errors import EdgeError
 from http_edge.inputs import Inputs
 from tests.edge.conftest import World
+from tests.support.exchange import exchanging
 
 
 def picture(kind: str = "PNG", size: tuple[int, int] = (16, 8)) -> bytes:
@@ -41,6 +43,23 @@ def test_images_are_kept_by_their_content(door: Inputs, start: Path, kind: str, 
     assert kept.read_bytes() == picture(kind)
     assert door.from_path("image", "./second.png") == str(kept)
     assert [path.name for path in kept.parent.glob("[!.]*")] == [kept.name]
+
+
+def test_no_directory_that_is_exchanged_for_a_link_leads_a_reader_out(
+    door: Inputs, start: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "x.png").write_bytes(picture(size=(8, 8)))
+    (start / "sub").mkdir()
+    (start / "sub" / "x.png").write_bytes(picture())
+    (start / "other").symlink_to(outside)
+    kept = set()
+    with exchanging(start / "sub", start / "other"):
+        for _ in range(400):
+            with contextlib.suppress(EdgeError):
+                kept.add(Path(door.from_path("image", "sub/x.png")).read_bytes())
+    assert kept <= {picture()}
 
 
 def damaged() -> bytes:

@@ -104,6 +104,15 @@ def test_impossible_ports_are_refused(arguments):
     assert "65535" in done.stderr
 
 
+def test_output_roots_are_passed_on_with_the_start_directory(checkout):
+    lines = start(checkout, "start_server.sh", "--output-root", "/data/videos").stdout.splitlines()
+    assert lines[-2:] == ["--output-root", "/data/videos"]
+    for services in (1, 2):
+        for name, line in commands(services, 8000, "cpu:2", "", ["/data/videos", "/more"]).items():
+            assert ("--output-roots" in line) is name.startswith("edge")
+            assert not name.startswith("edge") or line[line.index("--output-roots") + 1] == ".,/data/videos,/more"
+
+
 def commands(*arguments):
     code = "import _serve, json, sys; print(json.dumps(_serve.commands(*json.loads(sys.argv[1]))))"
     done = subprocess.run(
