@@ -68,8 +68,9 @@ def card_for(source: str, name: str | None = None, table: Mapping[str, Any] = _N
     output: MediaKind = settings.get("output", family.output)
     takes_image, needs_image = abilities.image_use(taken, index)
     token_side, token_frames = _token_size(directory, family)
+    takes_guidance = abilities.takes_guidance(taken, index, config(directory, "transformer"))
     takes_guidance_2 = abilities.takes_guidance_2(taken, index)
-    defaults = _honoured(_variant(family, index, directory), taken, takes_guidance_2)
+    defaults = _honoured(_variant(family, index, directory), taken, takes_guidance, takes_guidance_2)
     limits = _limits(family, output, token_side, token_frames, directory)
     card = ModelCard(
         name=name,
@@ -85,7 +86,7 @@ def card_for(source: str, name: str | None = None, table: Mapping[str, Any] = _N
         token_frames=token_frames,
         also_image=output == "video" and settings.get("also_image", family.also_image),
         takes_negative_prompt=taken.takes("negative_prompt"),
-        takes_guidance=abilities.takes_guidance(taken),
+        takes_guidance=takes_guidance,
         takes_guidance_2=takes_guidance_2,
         takes_size=abilities.takes_size(taken),
         extra_parameters=_extra_parameters(taken, directory),
@@ -168,17 +169,17 @@ def _variant(family: Family, index: Mapping[str, Any], directory: Path | None) -
             defaults, width=1280, height=704, num_frames=121, fps=24.0, num_inference_steps=50
         )
     if pipeline == "FluxPipeline" and config(directory, "transformer").get("guidance_embeds") is False:  # schnell
-        return msgspec.structs.replace(defaults, num_inference_steps=4, guidance_scale=0.0, max_sequence_length=256)
+        return msgspec.structs.replace(defaults, num_inference_steps=4, max_sequence_length=256)
     if tokens := _whole(config(directory, "transformer").get("max_text_seq_length")):  # CogVideoX: no other length fits
         return msgspec.structs.replace(defaults, max_sequence_length=tokens)
     return defaults
 
 
-def _honoured(defaults: Defaults, taken: PipelineClass, takes_guidance_2: bool) -> Defaults:
+def _honoured(defaults: Defaults, taken: PipelineClass, takes_guidance: bool, takes_guidance_2: bool) -> Defaults:
     """The defaults without those that the pipeline has no use for."""
     return msgspec.structs.replace(
         defaults,
-        guidance_scale=defaults.guidance_scale if abilities.takes_guidance(taken) else None,
+        guidance_scale=defaults.guidance_scale if takes_guidance else None,
         guidance_scale_2=defaults.guidance_scale_2 if takes_guidance_2 else None,
         max_sequence_length=defaults.max_sequence_length if taken.takes("max_sequence_length") else None,
     )

@@ -19,6 +19,8 @@ from tests.engine.child import Child
 from tests.engine.scripted import blank
 from workers.catalogue import card_for, default_model
 from workers.engine.device import Device
+from workers.engine.memory import ProcessMemory
+from workers.engine.monitor import Monitor
 from workers.engine.pipelines import Pipelines
 from workers.engine.video import VideoEngine
 from workers.ipc import Ready, Seat
@@ -86,6 +88,11 @@ def child(demo_card: ModelCard, image_card: ModelCard, i2v_card: ModelCard) -> I
 @pytest.fixture
 def seat() -> Seat:
     return Seat(blank(), 0)
+
+
+@pytest.fixture
+def monitor(seat: Seat) -> Monitor:
+    return Monitor(seat, 1, 1, ProcessMemory())
 
 
 @pytest.fixture

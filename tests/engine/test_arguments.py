@@ -22,12 +22,42 @@ class TextToVideo:
     ) -> None: ...  # fmt: skip
 
 
+class TwoExperts(TextToVideo):
+    config = {"boundary_ratio": 0.875}
+
+
 class Latte:
     def __call__(self, prompt: Any, video_length: int, frame_rate: float = 1) -> None: ...
 
 
 class StableVideoDiffusion:
     def __call__(self, image: Any, num_frames: int, fps: int = 7) -> None: ...
+
+
+class MaxGuidance:
+    def __call__(self, image: Any, min_guidance_scale: float = 1.0, max_guidance_scale: float = 3.0) -> None: ...
+
+
+class Embedded:
+    """Guidance is an input of the model, and true classifier-free guidance is off until it is asked for, as in Flux."""
+
+    def __call__(
+        self, prompt: Any, negative_prompt: Any = None, true_cfg_scale: float = 1.0, guidance_scale: float = 3.5
+    ) -> None: ...
+
+
+class EasyAnimateTest:
+    def __call__(self, prompt: Any, negative_prompt: Any = None) -> None: ...
+
+
+class Binned:
+    def __call__(self, prompt: Any, height: int = 1, width: int = 1, use_resolution_binning: bool = True) -> None: ...
+
+
+class HunyuanVideoFramepackPipeline:
+    vae_scale_factor_temporal = 4
+
+    def __call__(self, prompt: Any, num_frames: int = 129) -> None: ...
 
 
 class QwenImageTest:
@@ -37,7 +67,13 @@ class QwenImageTest:
 
 
 class FluxKontextTest:
-    def __call__(self, image: Any, prompt: Any, height: int, width: int) -> None: ...
+    def __call__(
+        self, image: Any, prompt: Any, height: int, width: int, max_area: int = 1024**2, _auto_resize: bool = True
+    ) -> None: ...
+
+
+class InstructPix2Pix:
+    def __call__(self, image: Any, prompt: Any) -> None: ...
 
 
 def _spec(**changes: Any) -> JobSpec:
@@ -62,11 +98,15 @@ def test_fields_go_by_their_names_and_absent_ones_stay_the_pipelines() -> None:
 
 def test_all_that_was_asked_for_is_passed() -> None:
     arguments = _arguments(
-        TextToVideo(), negative_prompt="n", guidance_scale=0.0, guidance_scale_2=2.0, max_sequence_length=9
+        TwoExperts(), negative_prompt="n", guidance_scale=0.0, guidance_scale_2=2.0, max_sequence_length=9
     )
 
     assert arguments["negative_prompt"] == "n"
     assert (arguments["guidance_scale"], arguments["guidance_scale_2"], arguments["max_sequence_length"]) == (0, 2, 9)
+
+
+def test_a_second_scale_goes_to_models_with_a_second_expert_alone() -> None:
+    assert "guidance_scale_2" not in _arguments(TextToVideo(), guidance_scale_2=2.0)
 
 
 def test_extra_arguments_are_passed_if_the_pipeline_takes_them() -> None:
@@ -114,10 +154,55 @@ def test_guidance_of_qwen_is_the_true_one() -> None:
     assert _arguments(QwenImageTest(), extra={"true_cfg_scale": 2.5})["true_cfg_scale"] == 2.5
 
 
-def test_editing_pipelines_get_the_picture_in_its_own_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("job", "passed"),
+    [
+        ({"guidance_scale": 2.0}, {"guidance_scale": 2.0}),
+        ({"negative_prompt": "n"}, {"negative_prompt": "n", "true_cfg_scale": 4.0}),
+        ({"negative_prompt": "n", "extra": {"true_cfg_scale": 2.5}}, {"negative_prompt": "n", "true_cfg_scale": 2.5}),
+        ({"extra": {"true_cfg_scale": 2.5}}, {"true_cfg_scale": 2.5}),
+    ],
+)
+def test_a_negative_prompt_turns_true_guidance_on(job: Any, passed: Any) -> None:
+    assert _arguments(Embedded(), **job) == {"prompt": "p", **passed}
+
+
+def test_guidance_that_grows_over_the_clip_ends_at_the_scale() -> None:
+    assert _arguments(MaxGuidance(), guidance_scale=2.5) == {"min_guidance_scale": 1.0, "max_guidance_scale": 2.5}
+    assert _arguments(MaxGuidance(), guidance_scale=0.5) == {"min_guidance_scale": 0.5, "max_guidance_scale": 0.5}
+    assert _arguments(MaxGuidance()) == {}
+
+
+def test_a_pipeline_that_must_have_a_negative_prompt_gets_an_empty_one() -> None:
+    assert _arguments(EasyAnimateTest())["negative_prompt"] == ""
+
+
+def test_sizes_are_not_rounded_to_those_of_the_training() -> None:
+    assert _arguments(Binned())["use_resolution_binning"] is False
+    assert _arguments(Binned(), extra={"use_resolution_binning": True})["use_resolution_binning"] is False
+
+
+@pytest.mark.parametrize(("frames", "windows"), [(37, 1), (73, 2), (109, 3), (145, 4)])
+def test_framepack_is_told_windows(frames: int, windows: int) -> None:
+    """Each window is 33 frames to the pipeline, and adds 36 to the clip."""
+    assert _arguments(HunyuanVideoFramepackPipeline(), num_frames=frames)["num_frames"] == 33 * windows
+
+
+def test_editing_pipelines_get_the_picture_in_its_own_shape(tmp_path: Path) -> None:
+    Image.new("RGB", (10, 20)).save(tmp_path / "small.png")
+    Image.new("RGB", (500, 700)).save(tmp_path / "large.png")
+
+    small = _arguments(FluxKontextTest(), image=str(tmp_path / "small.png"))
+    large = _arguments(FluxKontextTest(), image=str(tmp_path / "large.png"))
+
+    assert (small["image"].size, small["max_area"], small["_auto_resize"]) == ((10, 20), 32 * 16, False)
+    assert large["image"].size == (19, 27)
+
+
+def test_a_pipeline_that_draws_in_the_pictures_size_gets_it_in_the_size_asked_for(tmp_path: Path) -> None:
     Image.new("RGB", (50, 70)).save(tmp_path / "a.png")
 
-    assert _arguments(FluxKontextTest(), image=str(tmp_path / "a.png"))["image"].size == (50, 70)
+    assert _arguments(InstructPix2Pix(), image=str(tmp_path / "a.png"))["image"].size == (32, 16)
 
 
 def test_picture_is_cropped_around_its_centre(tmp_path: Path) -> None:

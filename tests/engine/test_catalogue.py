@@ -90,7 +90,7 @@ LTX_VAE = {"spatial_compression_ratio": 32, "temporal_compression_ratio": 8}
         ("LattePipeline", {}, {"vae": SD_VAE}, ("video", 512, 512, 16, 8, 50, 7.5, 8, 1)),
         ("TextToVideoZeroPipeline", {}, {}, ("video", 512, 512, 17, 8, 50, None, 16, 4)),
         ("FluxPipeline", {}, {"vae": SD_VAE}, ("image", 1024, 1024, 1, 1, 28, 3.5, 16, 1)),
-        ("FluxPipeline", {}, {"transformer": {"guidance_embeds": False}}, ("image", 1024, 1024, 1, 1, 4, 0.0, 16, 1)),
+        ("FluxPipeline", {}, {"transformer": {"guidance_embeds": False}}, ("image", 1024, 1024, 1, 1, 4, None, 16, 1)),
         ("StableDiffusion3Pipeline", {}, {"vae": SD_VAE}, ("image", 1024, 1024, 1, 1, 28, 7.0, 16, 1)),
         ("StableDiffusionXLPipeline", {}, {"vae": SD_VAE}, ("image", 1024, 1024, 1, 1, 50, 5.0, 8, 1)),
         ("StableDiffusionPipeline", {}, {"vae": SD_VAE}, ("image", 512, 512, 1, 1, 50, 7.5, 8, 1)),
@@ -180,6 +180,14 @@ def test_what_has_an_effect_is_read_from_the_class(
         negative, guidance, second, size,
     )  # fmt: skip
     assert guidance or card.defaults.guidance_scale is None
+
+
+def test_models_whose_guidance_was_trained_away_take_none(tmp_path: Path) -> None:
+    schnell = card_for(_model(tmp_path / "a", "FluxPipeline", transformer={"guidance_embeds": False}))
+    klein = card_for(_model(tmp_path / "b", "Flux2KleinPipeline", {"is_distilled": True}))
+
+    assert (schnell.takes_guidance, klein.takes_guidance) == (False, False)
+    assert card_for(_model(tmp_path / "c", "Flux2KleinPipeline")).takes_guidance
 
 
 def test_a_second_scale_is_for_models_with_two_experts(tmp_path: Path) -> None:

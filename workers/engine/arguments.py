@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+import inspect
+import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,52 +14,46 @@ from PIL import Image, ImageOps
 
 from broker.wire.jobspec import JobSpec
 from workers.engine.errors import InvalidInput
-from workers.engine.watch import call_parameters
-from workers.pipeline_classes import FLOW_SHIFT
+from workers.pipeline_classes import FRAME_COUNTS, is_extra
 
-logger = logging.getLogger(__name__)
+#: Editing pipelines bring the picture to a working size of their own; all others expect one of the size they draw.
+_OWN_SIZE = ("Edit", "Kontext", "Flux2", "Layered")
 
-#: Arguments by which a client could change what the engine relies on, or hand in tensors.
-_RESERVED = {
-    "prompt", "negative_prompt", "image", "height", "width", "num_frames", "frames", "video_length", "num_inference_steps",
-    "guidance_scale", "guidance_scale_2", "max_sequence_length", "generator", "latents", "output_type", "return_dict",
-    "num_images_per_prompt", "num_videos_per_prompt", "callback", "callback_steps", "callback_on_step_end",
-    "callback_on_step_end_tensor_inputs", "attention_kwargs", "cross_attention_kwargs", "joint_attention_kwargs",
-}  # fmt: skip
+#: Pipelines that fail without a negative prompt when guidance is on.
+_NEGATIVE_NEEDED = ("EasyAnimate",)
 
-_FRAME_COUNTS = ("num_frames", "frames", "video_length")
+#: Scale of true classifier-free guidance where a job brings a negative prompt and no scale, and the pipeline's own would leave it off.
+_TRUE_CFG = 4.0
 
-#: Editing pipelines choose their own working size from the picture's; all others expect one of the size they draw.
-_OWN_SIZE = ("Edit", "Kontext", "Flux2", "InstructPix2Pix")
-
-#: Families whose `guidance_scale` is the distilled one, and whose classifier-free guidance is `true_cfg_scale`.
-_TRUE_CFG = ("QwenImage",)
+#: Latent frames of the windows in which Framepack draws a clip.
+_FRAMEPACK_WINDOW = 9
 
 
 def call_arguments(pipe: Any, spec: JobSpec, seed: int) -> dict[str, Any]:
     """What to call `pipe` with for one output of `spec`. Raises `InvalidInput` for an image that cannot be read."""
-    takes = call_parameters(pipe)
+    takes = inspect.signature(type(pipe).__call__).parameters
     name = type(pipe).__name__
     fields: dict[str, Any] = {
         "prompt": spec.prompt,
-        "negative_prompt": spec.negative_prompt or None,
+        "negative_prompt": spec.negative_prompt or ("" if name.startswith(_NEGATIVE_NEEDED) else None),
         "height": spec.height,
         "width": spec.width,
         "num_inference_steps": spec.num_inference_steps,
-        "guidance_scale_2": spec.guidance_scale_2,
+        "guidance_scale_2": spec.guidance_scale_2 if has_two_experts(pipe) else None,
         "max_sequence_length": spec.max_sequence_length,
         # Drawn on the CPU, the noise of a seed is the same on every device.
         "generator": torch.Generator("cpu").manual_seed(seed),
-        **dict.fromkeys(_FRAME_COUNTS, spec.num_frames),
+        # The size that was asked for, not the nearest of those that a model was trained on.
+        "use_resolution_binning": False,
+        "max_area": spec.width * spec.height,
+        "_auto_resize": False,
+        **dict.fromkeys(FRAME_COUNTS, _frame_count(pipe, spec)),
         **_frame_rate(takes, spec),
-        **_guidance(name, spec),
+        **_guidance(takes, spec),
     }
     if spec.image and "image" in takes:
-        fields["image"] = read_image(Path(spec.image), None if _chooses_size(name) else (spec.width, spec.height))
-    extra = {key: value for key, value in spec.extra.items() if key not in _RESERVED and not key.endswith("_embeds")}
-    ignored = sorted(spec.extra.keys() - (extra.keys() & takes) - {FLOW_SHIFT})
-    if ignored:
-        logger.info("the pipeline does not take these", extra={"action": "ignore_arguments", "ignored": ignored})
+        fields["image"] = _image(name, takes, spec)
+    extra = {key: value for key, value in spec.extra.items() if is_extra(key)}
     given = {**extra, **{key: value for key, value in fields.items() if value is not None}}
     return {key: value for key, value in given.items() if key in takes}
 
@@ -77,20 +73,67 @@ def read_image(path: Path, size: tuple[int, int] | None) -> Image.Image:
     return upright if size is None else ImageOps.fit(upright, size, Image.Resampling.LANCZOS)
 
 
-def _chooses_size(name: str) -> bool:
-    return any(part in name for part in _OWN_SIZE)
+def _image(name: str, takes: Mapping[str, Any], spec: JobSpec) -> Image.Image:
+    if not any(part in name for part in _OWN_SIZE):
+        return read_image(Path(spec.image), (spec.width, spec.height))
+    image = read_image(Path(spec.image), None)
+    if "_auto_resize" in takes and image.width * image.height > spec.width * spec.height:
+        # The pipeline would read it in full, at the cost of a picture of that size.
+        scale = math.sqrt(spec.width * spec.height / (image.width * image.height))
+        image = image.resize(
+            (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
+        )
+    return image
 
 
-def _frame_rate(takes: set[str], spec: JobSpec) -> dict[str, Any]:
+def has_two_experts(pipe: Any) -> bool:
+    """Wan's pipelines refuse a second scale where one transformer takes all steps."""
+    return getattr(pipe, "config", {}).get("boundary_ratio") is not None
+
+
+def _frame_count(pipe: Any, spec: JobSpec) -> int:
+    """The number that makes the pipeline give as many frames as the job asks for."""
+    if type(pipe).__name__ != "HunyuanVideoFramepackPipeline":
+        return spec.num_frames
+    # It counts windows by the frames of one decoded alone, and each adds those of one decoded after another.
+    scale = int(pipe.vae_scale_factor_temporal)
+    windows = max(1, (spec.num_frames - 1) // (_FRAMEPACK_WINDOW * scale))
+    return windows * ((_FRAMEPACK_WINDOW - 1) * scale + 1)
+
+
+def _frame_rate(takes: Mapping[str, Any], spec: JobSpec) -> dict[str, Any]:
     """Some models are conditioned on the rate at which the clip is shown."""
     if "num_frames" not in takes:
         return {}
     return {"frame_rate": spec.fps, "fps": round(spec.fps)}
 
 
-def _guidance(name: str, spec: JobSpec) -> dict[str, Any]:
-    if not name.startswith(_TRUE_CFG):
-        return {"guidance_scale": spec.guidance_scale}
-    # Without a negative prompt these pipelines leave guidance out, whatever its scale.
-    scale = spec.extra.get("true_cfg_scale", spec.guidance_scale)
-    return {"true_cfg_scale": scale, "negative_prompt": spec.negative_prompt or " "}
+def _guidance(takes: Mapping[str, Any], spec: JobSpec) -> dict[str, Any]:
+    scale = spec.guidance_scale
+    if "true_cfg_scale" not in takes:
+        # The first frame of a clip gets the least guidance, the last the most (Stable Video Diffusion).
+        least = None if scale is None else min(1.0, scale)
+        return {
+            "guidance_scale": scale,
+            "distilled_guidance_scale": scale,
+            "max_guidance_scale": scale,
+            "min_guidance_scale": least,
+        }
+    if not _is_embedded(takes):
+        # Without a negative prompt these pipelines leave guidance out, whatever its scale.
+        true_scale = spec.extra.get("true_cfg_scale", scale)
+        return {"true_cfg_scale": true_scale, "negative_prompt": spec.negative_prompt or " "}
+    return {"guidance_scale": scale, "true_cfg_scale": _chosen_true_cfg(takes, spec)}
+
+
+def _is_embedded(takes: Mapping[str, Any]) -> bool:
+    """Whether `guidance_scale` is the distilled one, an input of the model, beside true classifier-free guidance."""
+    return "guidance_scale" in takes and takes["guidance_scale"].default is not None
+
+
+def _chosen_true_cfg(takes: Mapping[str, Any], spec: JobSpec) -> Any:
+    """The client's scale; without one, guidance is on when there is a negative prompt."""
+    if "true_cfg_scale" in spec.extra or not spec.negative_prompt:
+        return spec.extra.get("true_cfg_scale")
+    own = takes["true_cfg_scale"].default
+    return own if isinstance(own, int | float) and own > 1 else _TRUE_CFG

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from broker.wire.jobspec import JobSpec, ModelCard
+from workers.engine.arguments import call_arguments
 from workers.engine.base import Profile
+from workers.engine.checks import check_strength, guidance_was_off, without_effect
 from workers.engine.errors import InvalidInput
+from workers.engine.guidance import guided
 from workers.engine.monitor import Monitor
 from workers.engine.pipelines import Pipelines
+from workers.engine.scheduling import shifted
+from workers.engine.watch import call
 
 
 class DiffusionEngine:
@@ -40,8 +47,25 @@ class DiffusionEngine:
             raise InvalidInput(f"image: model {card.name!r} draws from an image, and the job has none")
         if spec.image and not card.takes_image:
             raise InvalidInput(f"image: model {card.name!r} takes no image")
+        check_strength(card, spec)
         if not self.pipelines.has(card):
             monitor.enter("load")
         pipe = self.pipelines.get(card, profile)
+        for text in without_effect(pipe, card, spec):
+            monitor.warn(text)
         monitor.check()
         return pipe
+
+    @contextmanager
+    def adjusted(self, pipe: Any, spec: JobSpec, monitor: Monitor) -> Iterator[None]:
+        """Inside, the parts of the pipeline that a job changes are as it asks; afterwards they are the model's own again."""
+        with shifted(pipe, spec, monitor), guided(pipe, spec):
+            yield
+
+    def call(self, pipe: Any, card: ModelCard, spec: JobSpec, index: int, monitor: Monitor, **more: Any) -> Any:
+        """What the pipeline gives for output `index` of a job, called with the arguments of the job and `more`."""
+        arguments = {**call_arguments(pipe, spec, spec.seed + index), **more}
+        output = call(pipe, arguments, monitor, self.pipelines.device)
+        for text in guidance_was_off(pipe, card, spec, arguments):
+            monitor.warn(text)
+        return output

@@ -6,15 +6,12 @@ from functools import partial
 from pathlib import Path
 
 from broker.wire.jobspec import Artefact, JobSpec, ModelCard
-from workers.engine.arguments import call_arguments
 from workers.engine.artefacts import Pixels, artefact_name, save_png
 from workers.engine.base import Outcome, Profile, Stage
 from workers.engine.diffusion import DiffusionEngine
 from workers.engine.frames import image_pixels
 from workers.engine.monitor import Monitor
 from workers.engine.previews import Previews
-from workers.engine.scheduling import shifted
-from workers.engine.watch import call
 
 
 class ImageEngine(DiffusionEngine):
@@ -24,14 +21,13 @@ class ImageEngine(DiffusionEngine):
         """Pictures come decoded from the pipeline's call; what is left is to save the last one."""
         pipe = self.prepare(card, spec, monitor, profile)
         made: list[Artefact] = []
-        with shifted(pipe, spec):
+        with self.adjusted(pipe, spec, monitor):
             previews = Previews(pipe, spec, out_dir, monitor)
             for index in range(spec.num_outputs):
                 last = index == spec.num_outputs - 1
                 monitor.output(index, "save" if last else "denoise")
-                arguments = call_arguments(pipe, spec, spec.seed + index)
                 with previews.of_output(index):
-                    output = call(pipe, arguments, monitor, self.pipelines.device)
+                    output = self.call(pipe, card, spec, index, monitor)
                 save = partial(save_picture, monitor, out_dir, index, image_pixels(output))
                 if not last:
                     made.append(save())

@@ -49,6 +49,7 @@ class Monitor:
         self._shown = (-1, 0, 0)
         self._memory_at = self._started
         self._peak_mb = 0.0
+        self._warnings: dict[str, None] = {}
         meter.reset_peak()
 
     @property
@@ -61,6 +62,15 @@ class Monitor:
         self._seat.touch()
         if self._seat.cancelled(self._fence):
             raise Cancelled
+
+    def warn(self, text: str) -> None:
+        """Tell the client one sentence about what was drawn: what was asked for and had no effect. The same sentence counts once."""
+        self._warnings[text] = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the client is to be told, in the order it was found."""
+        return tuple(self._warnings)
 
     def output(self, index: int, ceiling: Phase) -> None:
         """From now on work is for output `index` (from 0), and no phase beyond `ceiling` is shown."""

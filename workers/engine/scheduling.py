@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from broker.wire.jobspec import JobSpec
 from workers.engine.errors import InvalidInput
+from workers.engine.monitor import Monitor
 from workers.pipeline_classes import FLOW_SHIFT, SHIFTS
-
-logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def shifted(pipe: Any, spec: JobSpec) -> Iterator[None]:
+def shifted(pipe: Any, spec: JobSpec, monitor: Monitor) -> Iterator[None]:
     """Inside, the pipeline's scheduler has the shift that the job asks for, if it has one at all. Raises `InvalidInput`."""
     wanted = spec.extra.get(FLOW_SHIFT)
     if wanted is None:
@@ -27,7 +25,7 @@ def shifted(pipe: Any, spec: JobSpec) -> Iterator[None]:
     name = next((name for name in SHIFTS if scheduler is not None and name in scheduler.config), None)
     # A dynamic shift is computed from the picture's size, and a fixed one beside it would be an error.
     if scheduler is None or name is None or scheduler.config.get("use_dynamic_shifting"):
-        logger.info("the scheduler takes no shift", extra={"action": "ignore_arguments", "ignored": [FLOW_SHIFT]})
+        monitor.warn(f"extra.{FLOW_SHIFT}: the scheduler of this model takes no shift; it was not used")
         yield
         return
     pipe.scheduler = type(scheduler).from_config(scheduler.config, **{name: float(wanted)})

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from broker.wire.jobspec import Artefact, JobSpec, ModelCard
-from workers.engine.arguments import call_arguments
 from workers.engine.artefacts import Mp4Writer, Pixels, artefact_name
 from workers.engine.base import Outcome, Profile, Stage
 from workers.engine.diffusion import DiffusionEngine
@@ -23,10 +22,9 @@ from workers.engine.frames import to_uint8, video_frames
 from workers.engine.image import save_picture
 from workers.engine.monitor import Monitor
 from workers.engine.previews import Previews
-from workers.engine.scheduling import shifted
 from workers.engine.siblings import fitting
 from workers.engine.stream import can_stream, decode_frames, denormalise
-from workers.engine.watch import call, call_parameters, hearing
+from workers.engine.watch import call_parameters, hearing
 
 #: Closes and publishes one file.
 _Finish = Callable[[], Artefact]
@@ -38,22 +36,23 @@ class VideoEngine(DiffusionEngine):
     def draw(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
         """Frames are decoded in the tail where the pipeline can be stopped before, else by the pipeline."""
         pipe = fitting(self.prepare(card, spec, monitor, profile), spec)
-        with shifted(pipe, spec):
+        with self.adjusted(pipe, spec, monitor):
             if not can_stream(pipe):
-                return self._draw_whole(pipe, spec, out_dir, monitor)
-            clips = self._latents(pipe, spec, out_dir, monitor)
+                return self._draw_whole(pipe, card, spec, out_dir, monitor)
+            clips = self._latents(pipe, card, spec, out_dir, monitor)
         decode = partial(self._decode_all, pipe, clips, spec, out_dir, monitor)
         return Stage("device" if self.pipelines.stays(card, profile) else "whole", decode)
 
-    def _latents(self, pipe: Any, spec: JobSpec, out_dir: Path, monitor: Monitor) -> list[torch.Tensor]:
+    def _latents(
+        self, pipe: Any, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor
+    ) -> list[torch.Tensor]:
         """All outputs are denoised before the first is decoded: latents are small, and progress only moves forward."""
         clips = []
         previews = Previews(pipe, spec, out_dir, monitor)
         for index in range(spec.num_outputs):
             monitor.output(index, "denoise")
-            arguments = {**call_arguments(pipe, spec, spec.seed + index), "output_type": "latent"}
             with previews.of_output(index):
-                clips.append(call(pipe, arguments, monitor, self.pipelines.device).frames)
+                clips.append(self.call(pipe, card, spec, index, monitor, output_type="latent").frames)
         return clips
 
     def _decode_all(
@@ -76,14 +75,13 @@ class VideoEngine(DiffusionEngine):
         assert last is not None
         return Stage("host", lambda: (*made, last()))
 
-    def _draw_whole(self, pipe: Any, spec: JobSpec, out_dir: Path, monitor: Monitor) -> Stage:
+    def _draw_whole(self, pipe: Any, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor) -> Stage:
         made: list[Artefact] = []
         as_arrays = {"output_type": "np"} if "output_type" in call_parameters(pipe) else {}
         for index in range(spec.num_outputs):
             last = index == spec.num_outputs - 1
             monitor.output(index, "save" if last else "denoise")
-            arguments = {**call_arguments(pipe, spec, spec.seed + index), **as_arrays}
-            pixels = video_frames(call(pipe, arguments, monitor, self.pipelines.device))
+            pixels = video_frames(self.call(pipe, card, spec, index, monitor, **as_arrays))
             save = partial(_save, pixels, spec, out_dir, index, monitor)
             if not last:
                 made.append(save())

@@ -1,0 +1,109 @@
+"""What a pipeline cannot do of a job is refused, or told to the client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from broker.wire.jobspec import Defaults, JobSpec, ModelCard
+from workers.engine.checks import check_strength, guidance_was_off, without_effect
+from workers.engine.errors import InvalidInput
+
+
+class Full:
+    def __call__(
+        self, prompt: Any, negative_prompt: Any = None, num_inference_steps: int = 4, guidance_scale: float = 1,
+        guidance_scale_2: Any = None, max_sequence_length: int = 1, clip_skip: Any = None,
+    ) -> None: ...  # fmt: skip
+
+
+class TwoExperts(Full):
+    config = {"boundary_ratio": 0.9}
+
+
+class Bare:
+    def __call__(self, batch_size: int = 1) -> None: ...
+
+
+def _card(**changes: Any) -> ModelCard:
+    defaults = Defaults(num_inference_steps=4, negative_prompt="usual", guidance_scale=5.0)
+    return ModelCard(**{"name": "m", "engine": "image", "output": "image", "defaults": defaults, **changes})
+
+
+def _spec(**changes: Any) -> JobSpec:
+    base = {
+        "model": "m", "output": "image", "prompt": "p", "negative_prompt": "usual", "width": 32, "height": 16,
+        "num_inference_steps": 4, "guidance_scale": 5.0, "seed": 3,
+    }  # fmt: skip
+    return JobSpec(**{**base, **changes})
+
+
+@pytest.mark.parametrize(
+    ("pipe", "job", "fields"),
+    [
+        (Full(), {}, []),
+        (Full(), {"negative_prompt": "n", "max_sequence_length": 9, "extra": {"clip_skip": 1, "flow_shift": 3}}, []),
+        (Full(), {"guidance_scale_2": 3.0}, ["guidance_scale_2"]),
+        (TwoExperts(), {"guidance_scale_2": 3.0}, []),
+        (Full(), {"extra": {"unheard_of": 1, "num_frames": 5}}, ["extra.num_frames", "extra.unheard_of"]),
+        (Bare(), {}, ["prompt"]),
+        (
+            Bare(),
+            {"negative_prompt": "n", "num_inference_steps": 7, "max_sequence_length": 9},
+            ["prompt", "negative_prompt", "num_inference_steps", "max_sequence_length"],
+        ),
+    ],
+)
+def test_what_has_no_effect_is_told_field_by_field(pipe: Any, job: Any, fields: list[str]) -> None:
+    told = list(without_effect(pipe, _card(), _spec(**job)))
+
+    assert [text.split(":")[0] for text in told] == fields
+
+
+def test_a_model_without_guidance_says_so() -> None:
+    card = _card(takes_guidance=False, defaults=Defaults(num_inference_steps=4, negative_prompt="usual"))
+
+    assert [text.split(":")[0] for text in without_effect(Full(), card, _spec())] == ["guidance_scale"]
+    assert list(without_effect(Full(), card, _spec(guidance_scale=None))) == []
+
+
+@pytest.mark.parametrize(
+    ("negative", "arguments", "on", "told"),
+    [
+        ("n", {"guidance_scale": 1.0}, False, "at guidance_scale 1"),
+        ("n", {}, False, "without guidance"),
+        ("n", {"guidance_scale": 5.0}, True, ""),
+        ("n", {"guidance_scale": 1.0}, None, ""),
+        ("usual", {"guidance_scale": 1.0}, False, ""),
+        ("n", {"true_cfg_scale": 1.0}, None, "at true_cfg_scale 1"),
+        ("n", {"true_cfg_scale": 4.0}, False, ""),
+    ],
+)
+def test_a_negative_prompt_without_guidance_is_told(negative: str, arguments: Any, on: Any, told: str) -> None:
+    pipe = Full()
+    pipe.do_classifier_free_guidance = on  # type: ignore[attr-defined]
+
+    texts = list(
+        guidance_was_off(pipe, _card(), _spec(negative_prompt=negative), {"negative_prompt": negative, **arguments})
+    )
+
+    assert [text.endswith(told) for text in texts] == ([True] if told else [])
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength", "least"), [(1, None, 4), (3, None, 4), (2, 0.1, 10), (10, 0.05, 20), (1, 0.99, 2)]
+)
+def test_a_strength_that_leaves_no_step_is_refused(steps: int, strength: float | None, least: int) -> None:
+    card = _card(default_strength=0.3)
+    extra = {} if strength is None else {"strength": strength}
+
+    with pytest.raises(InvalidInput, match=f"num_inference_steps: {steps} at strength .* at least {least} are needed"):
+        check_strength(card, _spec(num_inference_steps=steps, extra=extra))
+    check_strength(card, _spec(num_inference_steps=least, extra=extra))
+    check_strength(_card(), _spec(num_inference_steps=steps, extra=extra))
+
+
+def test_no_strength_at_all_leaves_no_step() -> None:
+    with pytest.raises(InvalidInput, match=r"50 at strength 0 leaves no step to draw$"):
+        check_strength(_card(default_strength=0.3), _spec(num_inference_steps=50, extra={"strength": 0.0}))

@@ -1,0 +1,66 @@
+"""What of a job its pipeline cannot do: refused before the call, or drawn without it and told to the client."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from broker.wire.jobspec import JobSpec, ModelCard, steps_drawn
+from workers.engine.arguments import has_two_experts
+from workers.engine.errors import InvalidInput
+from workers.pipeline_classes import FLOW_SHIFT, is_extra
+
+
+def without_effect(pipe: Any, card: ModelCard, spec: JobSpec) -> Iterator[str]:
+    """What the job asks for and this pipeline cannot do, a sentence each. What the model gives by itself is not asked for."""
+    takes = inspect.signature(type(pipe).__call__).parameters
+    usual = card.defaults
+    if "prompt" not in takes and "prompt_embeds" not in takes:
+        yield "prompt: this pipeline draws without one"
+    asked = {
+        "negative_prompt": spec.negative_prompt if spec.negative_prompt != usual.negative_prompt else None,
+        "num_inference_steps": spec.num_inference_steps
+        if spec.num_inference_steps != usual.num_inference_steps
+        else None,
+        "max_sequence_length": spec.max_sequence_length,
+    }
+    for field, value in asked.items():
+        if value and field not in takes:
+            yield f"{field}: this pipeline takes none; it was not used"
+    if spec.guidance_scale is not None and not card.takes_guidance and spec.guidance_scale != usual.guidance_scale:
+        yield "guidance_scale: this model draws without guidance; it was not used"
+    if spec.guidance_scale_2 is not None and not has_two_experts(pipe):
+        yield "guidance_scale_2: this model has no second expert; it was not used"
+    for key in sorted(spec.extra.keys() - {FLOW_SHIFT}):
+        if not is_extra(key):
+            yield f"extra.{key}: a request does not set this argument of the pipeline; it was not used"
+        elif key not in takes:
+            yield f"extra.{key}: this pipeline takes no such argument; it was not used"
+
+
+def guidance_was_off(pipe: Any, card: ModelCard, spec: JobSpec, arguments: dict[str, Any]) -> Iterator[str]:
+    """After a call with these arguments: that the negative prompt of the job had no effect, if the scale kept it from having one."""
+    if spec.negative_prompt == card.defaults.negative_prompt or not arguments.get("negative_prompt"):
+        return
+    true_scale = arguments.get("true_cfg_scale")
+    if isinstance(true_scale, int | float):
+        if true_scale <= 1:
+            yield f"negative_prompt: it has no effect at true_cfg_scale {true_scale:g}"
+    elif getattr(pipe, "do_classifier_free_guidance", None) is False:
+        scale = arguments.get("guidance_scale")
+        why = f"at guidance_scale {scale:g}" if isinstance(scale, int | float) else "without guidance"
+        yield f"negative_prompt: it has no effect {why}"
+
+
+def check_strength(card: ModelCard, spec: JobSpec) -> None:
+    """Raise `InvalidInput` for a job whose strength, or the model's own, leaves no step to draw."""
+    strength = spec.extra.get("strength", card.default_strength)
+    if card.default_strength is None or isinstance(strength, bool) or not isinstance(strength, int | float):
+        return
+    steps = spec.num_inference_steps
+    if steps_drawn(steps, strength) >= 1:
+        return
+    least = f"; at least {math.ceil(1 / strength)} are needed" if strength > 0 else ""
+    raise InvalidInput(f"num_inference_steps: {steps} at strength {strength:g} leaves no step to draw{least}")
