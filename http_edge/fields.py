@@ -1,7 +1,7 @@
 """Typed reading of a request's fields: every complaint names the field as the client wrote it, the value and the rule.
 
-JSON APIs are strict (`true` is no number, "12" is no integer); form-like APIs, where everything arrives as text, read `lenient`.
-`null` counts as absent: generated clients send it for what their caller left out.
+JSON and forms mean the same: a number may be its text ("12" is 12; `true` is no number), empty text stands for an absent number, size or
+word, which a query has no need of. `null` counts as absent: generated clients send it for what their caller left out.
 """
 
 from __future__ import annotations
@@ -11,46 +11,32 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
+
+from broker.wire.jobspec import MAX_INT, Scalar
+from http_edge.aspect import parse_aspect
 from http_edge.errors import EdgeError, invalid
 
-_INTEGER = re.compile(r"[+-]?\d{1,20}")
-_SIZE = re.compile(r"(\d{1,6})[xX*](\d{1,6})")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,20}(\.0*)?")
+_SIZE = re.compile(r"([0-9]{1,6})\s*[xX*×]\s*([0-9]{1,6})")
+_SIDES = re.compile(r"([0-9]{1,6})\s*,\s*([0-9]{1,6})")
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
-
-#: What msgpack, JSON readers and torch all hold.
-MAX_INT = 2**63 - 1
 
 
 class Reader:
-    """One request's fields. `aliases`: our name -> further names a client may use for it; ours wins when both are there."""
+    """One request's fields."""
 
-    def __init__(
-        self,
-        fields: Mapping[str, Any],
-        *,
-        aliases: Mapping[str, tuple[str, ...]] | None = None,
-        lenient: bool = False,
-        place: str = "body",
-    ) -> None:
+    def __init__(self, fields: Mapping[str, Any], *, place: str = "body") -> None:
         self.fields = fields
-        self.lenient = lenient
         self.place = place
-        self._aliases = dict(aliases or {})
-
-    def label(self, name: str) -> str:
-        """The name under which the client sent this field; ours when it did not."""
-        for candidate in (name, *self._aliases.get(name, ())):
-            if self.fields.get(candidate) is not None:
-                return candidate
-        return name
 
     def raw(self, name: str) -> Any:
         """The value as sent; None when absent."""
-        return self.fields.get(self.label(name))
+        return self.fields.get(name)
 
     def fault(self, name: str, rule: str) -> EdgeError:
         """The error for this field's value."""
-        return invalid(self.label(name), self.raw(name), rule, place=self.place)
+        return invalid(name, self.raw(name), rule, place=self.place)
 
     def text(self, name: str, *, max_chars: int, min_chars: int = 0) -> str | None:
         """A string without NUL, or None when absent."""
@@ -75,18 +61,17 @@ class Reader:
         return value
 
     def _said(self, name: str) -> Any:
-        """The value; None also for the empty text that stands for an absent number or word in a form, which a query has no need of."""
+        """The value; None also for the empty text that stands for an absent one, but in a query."""
         value = self.raw(name)
-        may_be_empty = self.lenient and self.place != "query"
-        return None if may_be_empty and isinstance(value, str) and not value.strip() else value
+        return None if self.place != "query" and isinstance(value, str) and not value.strip() else value
 
     def integer(self, name: str, low: int, high: int) -> int | None:
         """A whole number within bounds, or None when absent."""
         value = self._said(name)
         if value is None:
             return None
-        if self.lenient and isinstance(value, str) and _INTEGER.fullmatch(value.strip()):
-            value = int(value)
+        if isinstance(value, str) and _INTEGER.fullmatch(value.strip()):
+            value = int(value.strip().partition(".")[0])
         # JSON does not tell 25.0 from 25, so neither do we; bool is an int to Python, not to a client.
         if isinstance(value, float) and value.is_integer():
             value = int(value)
@@ -96,12 +81,12 @@ class Reader:
             raise self.fault(name, f"must be {low} to {high}")
         return value
 
-    def number(self, name: str, low: float, high: float, *, text: bool = False) -> float | None:
-        """A finite number within bounds, or None when absent. `text`: a string will do in any API (`seconds` is one to OpenAI)."""
+    def number(self, name: str, low: float, high: float) -> float | None:
+        """A finite number within bounds, or None when absent."""
         value = self._said(name)
         if value is None:
             return None
-        if (self.lenient or text) and isinstance(value, str) and len(value) <= 40:
+        if isinstance(value, str) and len(value) <= 40:
             value = _float(value)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.fault(name, "is not a number")
@@ -110,52 +95,79 @@ class Reader:
         return float(value)
 
     def flag(self, name: str) -> bool | None:
-        """True or false, or None when absent; 0, 1 and their words will do when lenient."""
+        """True or false, or None when absent; 0, 1 and their words will do."""
         value = self._said(name)
         if isinstance(value, bool) or value is None:
             return value
-        if self.lenient and str(value).strip().lower() in _TRUE:
+        if str(value).strip().lower() in _TRUE:
             return True
-        if self.lenient and str(value).strip().lower() in _FALSE:
+        if str(value).strip().lower() in _FALSE:
             return False
         raise self.fault(name, "is not true or false")
 
-    def size(self, name: str) -> tuple[int, int] | None:
-        """(width, height) of "WxH"; None when absent, empty or "auto"."""
-        value = self.text(name, max_chars=40)
-        if value is None or value.strip().lower() in ("", "auto"):
-            return None
-        match = _SIZE.fullmatch(value.strip())
-        if match is None or not (int(match[1]) and int(match[2])):
-            raise self.fault(name, 'is not of the form "WIDTHxHEIGHT", as in "832x480"')
-        return int(match[1]), int(match[2])
+    def choice(self, name: str, words: tuple[str, ...]) -> str | None:
+        """One of these words, or None when absent."""
+        value = self._said(name)
+        if value is not None and value not in words:
+            raise self.fault(name, f"must be {' or '.join(f'{chr(34)}{word}{chr(34)}' for word in words)}")
+        return None if value is None else str(value)
 
-    def scalars(
-        self, name: str, *, max_items: int = 64, max_chars: int = 4096
-    ) -> dict[str, str | int | float | bool | None]:
-        """An object of plain values, empty when absent."""
-        value = self.raw(name)
+    def size(self, name: str, *, height_first: bool = False) -> tuple[int, int] | None:
+        """(width, height) of "WxH" or of two numbers; None when absent, empty or "auto".
+
+        Which of two numbers is the width differs from service to service: the second where `height_first`, else they must be equal.
+        """
+        value = self._said(name)
+        if isinstance(value, str) and value.strip().lower() == "auto":
+            value = None
+        if value is None or value == []:
+            return None
+        match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+        if match is not None and int(match[1]) and int(match[2]):
+            return int(match[1]), int(match[2])
+        sides = _sides(value)
+        if sides is None or (not height_first and sides[0] != sides[1]):
+            raise self.fault(name, _SIZE_RULES[height_first, sides is not None])
+        return sides[1], sides[0]
+
+    def aspect(self, name: str) -> tuple[int, int] | None:
+        """(width, height) of "W:H", the proportion alone; None when absent, empty or "auto"."""
+        value = self._said(name)
+        if value is None or value == "auto":
+            return None
+        text = self.text(name, max_chars=16) or ""
+        found = parse_aspect(text)
+        if found is None:
+            raise self.fault(name, 'is not of the form "WIDTH:HEIGHT", as in "16:9"')
+        return found
+
+    def scalars(self, name: str, *, max_items: int = 64, max_chars: int = 4096) -> dict[str, Scalar]:
+        """An object of plain values, itself or as JSON text, empty when absent. Numbers and truths may be text in it, too."""
+        value = self._said(name)
+        if isinstance(value, str):
+            try:
+                value = msgspec.json.decode(value)
+            except (msgspec.MsgspecError, RecursionError) as error:
+                raise self.fault(name, f"is not valid JSON: {str(error)[:200]}") from None
         if value is None:
             return {}
         if not isinstance(value, dict):
             raise self.fault(name, "is not an object")
         if len(value) > max_items:
             raise self.fault(name, f"has too many members, at most {max_items}")
-        label = self.label(name)
         for key, item in value.items():
             if not key.isidentifier() or len(key) > 64:
-                raise invalid(label, key, "cannot name an argument", place=self.place)
+                raise invalid(name, key, "cannot name an argument", place=self.place)
             if not _plain(item, max_chars):
                 rule = (
                     f"is not a string of at most {max_chars} characters, a number within 64 bits, true, false or null"
                 )
-                raise invalid(f"{label}.{key}", item, rule, place=self.place)
-        return value
+                raise invalid(f"{name}.{key}", item, rule, place=self.place)
+        return {key: untexted(item) for key, item in value.items()}
 
     def unknown(self, known: Iterable[str]) -> list[str]:
         """The fields that are none of these, in the order sent."""
         names = set(known)
-        names.update(alias for name in list(names) for alias in self._aliases.get(name, ()))
         return [name for name in self.fields if name not in names]
 
 
@@ -164,6 +176,44 @@ def missing(names: list[str], *, place: str = "body") -> EdgeError:
     first, many = names[0], len(names) > 1
     text = f"{', '.join(names)}: required, but missing" if many else f"{first}: it is required, but missing"
     return EdgeError("missing_field", text, param=first, params=names, place=place)
+
+
+#: (whether the height comes first, whether there were two numbers) -> the rule.
+_SIZE_RULES = {
+    (True, False): 'is not [height, width] in pixels, as in [480, 832], nor "WIDTHxHEIGHT"',
+    (False, False): 'is not of the form "WIDTHxHEIGHT", as in "832x480"',
+    (False, True): 'does not say which is the width: write "WIDTHxHEIGHT", as in "832x480"',
+}
+
+
+def _sides(value: Any) -> tuple[int, int] | None:
+    """Two whole numbers above 0, of a list or its text."""
+    if isinstance(value, str):
+        text = value.strip()
+        match = _SIDES.fullmatch(text[1:-1].strip() if text[:1] == "[" and text[-1:] == "]" else text)
+        value = list(match.groups()) if match else None
+    if not isinstance(value, list) or len(value) != 2 or not all(_is_side(side) for side in value):
+        return None
+    return int(value[0]), int(value[1])
+
+
+def _is_side(side: Any) -> bool:
+    if isinstance(side, str):
+        return side.isascii() and side.strip().isdecimal() and len(side) <= 6 and int(side) > 0
+    return isinstance(side, int) and not isinstance(side, bool) and 1 <= side < 1_000_000
+
+
+def untexted(value: Any) -> Any:
+    """A text that is a number or a truth as that: of arguments whose type nobody here knows, and of forms, where all is text."""
+    if not isinstance(value, str) or len(value) > 40:
+        return value
+    if value in ("true", "True", "false", "False"):
+        return value in ("true", "True")
+    try:
+        number = msgspec.json.decode(value)
+    except msgspec.MsgspecError:
+        return value
+    return number if isinstance(number, int | float) and not isinstance(number, bool) and _plain(number, 0) else value
 
 
 def _float(text: str) -> float | str:

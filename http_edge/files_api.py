@@ -50,7 +50,7 @@ class FilesApi:
                 if fields.values.get("file") is not None:
                     raise invalid("file", fields.values["file"], "is not a file; send it as multipart/form-data")
                 raise missing(["file"])
-            purpose = fields.reader().text("purpose", max_chars=64) or _DEFAULT_PURPOSE
+            purpose = Reader(fields.values).text("purpose", max_chars=64) or _DEFAULT_PURPOSE
             kept_s = _kept_s(fields)
             tenant = current().caller.tenant
             record = await self._spool.in_thread(lambda: self._add(upload, purpose, kept_s, tenant))
@@ -62,7 +62,7 @@ class FilesApi:
 
     async def list(self, request: Request) -> Response:
         """A page of records: newest first, or `order=asc`."""
-        reader = Reader(request.query_params, lenient=True, place="query")
+        reader = Reader(request.query_params, place="query")
         order = reader.text("order", max_chars=8) or "desc"
         if order not in ("asc", "desc"):
             raise reader.fault("order", 'must be "asc" or "desc"')
@@ -138,7 +138,7 @@ def _kept_s(fields: Fields) -> int:
         return 0
     if after.get("anchor") != "created_at":
         raise invalid("expires_after[anchor]", after.get("anchor"), 'must be "created_at"')
-    seconds = Reader({"expires_after[seconds]": after.get("seconds")}, lenient=fields.lenient).integer(
+    seconds = Reader({"expires_after[seconds]": after.get("seconds")}).integer(
         "expires_after[seconds]", _MIN_KEPT_S, _MAX_KEPT_S
     )
     if seconds is None:

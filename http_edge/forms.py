@@ -1,12 +1,12 @@
 """One reading of a request's fields for every API family: JSON, multipart/form-data and urlencoded, by content type.
 
     async with await read_fields(request) as fields:
-        reader = fields.reader(aliases=...)
+        reader = Reader(fields.values)
 
 Rules. Anything that is not a form is JSON, whatever its content type says; a urlencoded body that begins with "{" is JSON too, as
-`curl -d` sends it. In forms, keys with brackets make objects and lists (`a[b]=1`, `a[]=1`, `a[][b]=1`), and everything is text, which
-readers take leniently. A scalar that was sent twice counts with its last value, in JSON and in forms alike; `all` has every one. Files
-belong to the request: they, and the memory of a large body, are held until the context ends, so do not wait for a job inside it.
+`curl -d` sends it. In forms, keys with brackets make objects and lists (`a[b]=1`, `a[]=1`, `a[][b]=1`), and everything is text. A scalar
+that was sent twice counts with its last value, in JSON and in forms alike; `all` has every one. Files belong to the request: they, and the
+memory of a large body, are held until the context ends, so do not wait for a job inside it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 from binascii import a2b_qp
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +27,6 @@ from starlette.requests import Request
 
 from http_edge.bodies import parse_object
 from http_edge.errors import EdgeError, invalid, shown
-from http_edge.fields import Reader
 from http_edge.multipart import MAX_FIELDS, MAX_NAME_CHARS, Part, PartReader, boundary_of, malformed
 from http_edge.scope import current
 from http_edge.spool import CLOSE, MAX_TEXT_BYTES, SMALL_BODY_BYTES, Spool, SpoolFile, read_chunks
@@ -58,20 +57,15 @@ class Upload(Struct, frozen=True, kw_only=True):
 class Fields:
     """What a request brought."""
 
-    def __init__(self, *, lenient: bool) -> None:
+    def __init__(self, *, is_form: bool) -> None:
         #: Field -> value: text, lists and objects of text from a form, anything from JSON.
         self.values: dict[str, Any] = {}
         #: Field -> files, in the order sent.
         self.uploads: dict[str, list[Upload]] = {}
-        #: Whether the values are a form's: "12" is as good as 12.
-        self.lenient = lenient
+        self.is_form = is_form
         self._sent: dict[str, list[Any]] = {}
         self._files: list[SpoolFile] = []
         self._releases: list[Callable[[], None]] = []
-
-    def reader(self, aliases: Mapping[str, tuple[str, ...]] | None = None) -> Reader:
-        """A reader of the values, strict or lenient as they came."""
-        return Reader(self.values, aliases=aliases, lenient=self.lenient)
 
     def all(self, name: str) -> list[Any]:
         """Every value of this field in the order sent: of a list, of `name[]`, of `name` repeated in a form."""
@@ -110,11 +104,6 @@ class Fields:
         raise invalid(
             name, value, "is not an object" + (", nor the JSON text of one" if isinstance(value, str) else "")
         )
-
-    def unknown(self, known: Iterable[str]) -> list[str]:
-        """The fields and files that are none of these, in the order sent."""
-        names = set(known)
-        return [name for name in dict.fromkeys((*self.values, *self.uploads)) if name not in names]
 
     def close(self) -> None:
         """Remove the files and give the memory back; more than once is fine."""
@@ -177,7 +166,7 @@ async def read_fields(request: Request) -> Fields:
     if encoding not in ("", "identity"):
         raise EdgeError("bad_form", f"content-encoding: {shown(encoding)} is not supported", headers=CLOSE)
     is_form = kind in (_MULTIPART, _URLENCODED)
-    fields = Fields(lenient=is_form)
+    fields = Fields(is_form=is_form)
     try:
         if kind == _MULTIPART:
             await _read_multipart(request, spool, content_type, fields)
@@ -242,12 +231,12 @@ async def _read_text(request: Request, spool: Spool, fields: Fields) -> None:
     if file is not None:
         fields.on_close(await spool.large_turn())
     body = await _load(spool, start, file)
-    if fields.lenient and body.lstrip()[:1] != b"{":
+    if fields.is_form and body.lstrip()[:1] != b"{":
         pairs = await spool.in_thread(lambda: _parse_urlencoded(body)) if file else _parse_urlencoded(body)
         for key, value in pairs:
             fields.put(key, value)
     else:
-        fields.lenient = False
+        fields.is_form = False
         fields.values = await spool.in_thread(lambda: parse_object(body)) if file else parse_object(body)
 
 

@@ -13,7 +13,7 @@ from http_edge.hub import Job
 from http_edge.webhook_fields import webhook_json
 
 #: Fields of the spec that are the service's own business; `image` and `save_to` are shown as the client wrote them.
-_HIDDEN = ("echo", "image", "save_to", "previews", "traceparent", "request_digest")
+_HIDDEN = ("echo", "image", "save_to", "previews", "traceparent", "request_digest", "warnings")
 
 
 def urls(job_id: str) -> dict[str, str]:
@@ -48,6 +48,7 @@ def job_json(job: Job, progress: int, *, story: bool = False) -> dict[str, Any]:
         "spec": spec_json(job.spec) if job.spec else None,
         "artefacts": artefacts_json(view),
         "save_error": job.save_error or None,
+        "warnings": list(warnings_of(job)),
         "webhook": webhook_json(job),
         "urls": urls(view.id),
     }
@@ -65,6 +66,11 @@ def job_json(job: Job, progress: int, *, story: bool = False) -> dict[str, Any]:
             for move in view.story
         ]
     return body
+
+
+def warnings_of(job: Job) -> tuple[str, ...]:
+    """What of the request was changed or is ignored, one sentence each."""
+    return job.spec.warnings if job.spec else ()
 
 
 def _steps_done(job: Job) -> dict[str, int]:

@@ -1,7 +1,8 @@
-"""The native API: `/v1/jobs`. Field names are the job spec's; anything unknown is named in `warnings` and otherwise ignored."""
+"""The native API: `/v1/jobs`. Field names are the job spec's, or others that mean the same; a name that nobody knows is refused."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any, cast, get_args
 
 import msgspec
@@ -16,17 +17,20 @@ from http_edge.erase import erase
 from http_edge.errors import invalid
 from http_edge.fields import Reader
 from http_edge.files import artefact_response, find_artefact
-from http_edge.forms import Fields, read_fields
+from http_edge.forms import Fields, Upload, read_fields
+from http_edge.generation import FIELDS
+from http_edge.generation_reader import Policy, read_generation
 from http_edge.hub import Job
 from http_edge.job_json import job_json, step_json
 from http_edge.prefer import StatusResponse, awaited, read_prefer, with_prefer
 from http_edge.progress import Progress
 from http_edge.routes import EdgeRoute, route
-from http_edge.specs import KNOWN_FIELDS, echoed_image, read_wanted
+from http_edge.specs import echoed_image
 from http_edge.sse import Told, event_stream
 from http_edge.webhook_fields import WEBHOOK_FIELDS, read_webhook
 
 _OWN_FIELDS = ("id", "priority", "deadline_s", *WEBHOOK_FIELDS)
+_POLICY = Policy(refuses_unknown=True, refuses_unsupported=True)
 
 _DEFAULT_LIMIT = 20
 _MAX_LIMIT = 200
@@ -60,12 +64,10 @@ class JobsApi:
         async with await read_fields(request) as fields:
             order = await self._read(fields)
             job, duplicate = await self._calls.submit(order)
-            unknown = fields.unknown((*KNOWN_FIELDS, *_OWN_FIELDS))
         prefer = read_prefer(request)
         job = await awaited(self._calls, prefer, job)
         body = self._json(job)
         body["duplicate"] = duplicate
-        body["warnings"] = [f"{name[:80]}: unknown field, ignored" for name in unknown[:50]]
         return with_prefer(json_response(body), prefer, job, body["urls"]["self"])
 
     async def show(self, request: Request) -> Response:
@@ -76,7 +78,7 @@ class JobsApi:
 
     async def list(self, request: Request) -> Response:
         """A page of jobs: newest first, or `order=asc`."""
-        reader = Reader(request.query_params, lenient=True, place="query")
+        reader = Reader(request.query_params, place="query")
         order = reader.text("order", max_chars=8) or "desc"
         if order not in ("asc", "desc"):
             raise reader.fault("order", 'must be "asc" or "desc"')
@@ -106,7 +108,7 @@ class JobsApi:
 
     async def delete(self, request: Request) -> Response:
         """Cancel a job; with `purge=true` delete its record and files, too: it is 404 from then on."""
-        if not Reader(request.query_params, lenient=True, place="query").flag("purge"):
+        if not Reader(request.query_params, place="query").flag("purge"):
             return await self.cancel(request)
         job = await self._calls.job(request.path_params["id"])
         await erase(self._calls, job, "job")
@@ -120,7 +122,7 @@ class JobsApi:
     async def result(self, request: Request) -> Response:
         """A file of a finished job: the first, or by `name` or `index`."""
         job = await self._calls.job(request.path_params["id"])
-        reader = Reader(request.query_params, lenient=True, place="query")
+        reader = Reader(request.query_params, place="query")
         index, artefact = find_artefact(
             job.view, name=reader.text("name", max_chars=128) or None, index=reader.integer("index", 0, 1000) or 0
         )
@@ -134,15 +136,11 @@ class JobsApi:
 
     async def _read(self, fields: Fields) -> Order:
         """What a request asks for, its image file kept. Raises `EdgeError`."""
-        if fields.lenient and "extra" in fields.values:
-            fields.values["extra"] = fields.json_member("extra")
-        order = read_order(fields.reader())
-        upload = fields.upload("image")
+        upload = fields.upload(*FIELDS["image"].names)
+        order = read_order(fields.values, upload, files=fields.uploads)
         if upload is None:
             return order
-        if order.wanted.image:
-            raise invalid("image", order.wanted.image, "came as a file, too")
-        image = await self._calls.image("image", upload, allow_paths=False)
+        image = await self._calls.image(upload.field, upload, allow_paths=False)
         return msgspec.structs.replace(order, image=image, echo={**order.echo, "image": upload.file_name or "upload"})
 
     def _tell(self, job: Job, last: Job | None) -> Told:
@@ -167,9 +165,14 @@ def _standing(job: Job) -> tuple[Any, ...]:
     return job.view.state, job.view.attempts, job.view.cancel_requested
 
 
-def read_order(reader: Reader) -> Order:
-    """What a native request asks for. Raises `EdgeError`."""
-    wanted = read_wanted(reader)
+def read_order(values: Mapping[str, Any], upload: Upload | None, *, files: Collection[str]) -> Order:
+    """What a native request asks for, with the picture that it brought as a file. Raises `EdgeError`."""
+    own = (*_OWN_FIELDS, *(() if upload is None else (upload.field,)))
+    reading = read_generation(values, _POLICY, own=own, files=files)
+    wanted = reading.generation
+    if upload is not None and (wanted.image or values.get(upload.field)):
+        raise invalid(upload.field, wanted.image or values[upload.field], "came as a file, too")
+    reader = Reader(values)
     job_id = reader.text("id", max_chars=4096)
     if job_id is not None and not is_job_id(job_id):
         raise reader.fault("id", f"must be {JOB_ID_RULE}")
@@ -181,11 +184,12 @@ def read_order(reader: Reader) -> Order:
         echo["save_to"] = wanted.save_to
     return Order(
         wanted=wanted,
+        warnings=reading.warnings,
         job_id=job_id or "",
         priority=5 if priority is None else priority,
         deadline_s=reader.number("deadline_s", 0.001, _MAX_DEADLINE_S) or 0.0,
         echo=echo,
-        webhook=read_webhook(reader.fields, lenient=reader.lenient),
+        webhook=read_webhook(values),
     )
 
 

@@ -51,7 +51,7 @@ class LightX2VApi:
     async def generate(self, request: Request) -> Response:
         """Take a task."""
         async with await read_fields(request) as fields:
-            return await self._gen1.generate(fields.values, lenient=fields.lenient)
+            return await self._gen1.generate(fields.values, fields)
 
     async def service_status(self, request: Request) -> Response:
         """Idle while a task would be taken at once, else busy with the oldest of our tasks that runs."""

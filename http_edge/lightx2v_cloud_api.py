@@ -26,7 +26,7 @@ from http_edge.forms import read_fields
 from http_edge.hub import Job
 from http_edge.lightx2v_cloud_json import STATUSES, cloud_models, cloud_task, output_name, params_of, worker_of
 from http_edge.lightx2v_orders import TASKS, read_cloud
-from http_edge.lightx2v_shapes import MAX_TASK_ID_CHARS, Tasks
+from http_edge.lightx2v_shapes import MAX_TASK_ID_CHARS, Tasks, told_warnings
 from http_edge.orders import Order
 from http_edge.routes import EdgeRoute, route
 from http_edge.webhook_fields import read_webhook
@@ -66,7 +66,7 @@ class LightX2VCloudApi:
     async def submit(self, request: Request) -> Response:
         """Take a task."""
         async with await read_fields(request) as fields:
-            order = await self._read(fields.values)
+            order = await self._read(fields.values, fields.uploads)
         job, _ = await self._calls.submit(order)
         pool = await self._calls.pool()
         return json_response(
@@ -75,6 +75,7 @@ class LightX2VCloudApi:
                 "workers": {"pipeline": worker_of(job)},
                 "params": params_of(job),
                 "wait_time": round(pool.wait_s, 3),
+                **told_warnings(job),
             }
         )
 
@@ -105,7 +106,7 @@ class LightX2VCloudApi:
 
     async def list(self, request: Request) -> Response:
         """A page of tasks, newest first; `status` picks those of one status."""
-        reader = Reader(request.query_params, lenient=True, place="query")
+        reader = Reader(request.query_params, place="query")
         page = reader.integer("page", 1, 1_000_000) or 1
         size = reader.integer("page_size", 1, _MAX_PAGE_SIZE) or _DEFAULT_PAGE_SIZE
         status = (reader.text("status", max_chars=16) or "ALL").upper()
@@ -151,13 +152,14 @@ class LightX2VCloudApi:
 
     # ------------------------------------------------------------ parts
 
-    async def _read(self, values: Mapping[str, Any]) -> Order:
+    async def _read(self, values: Mapping[str, Any], files: Mapping[str, Any]) -> Order:
         own = Reader(values)
         task = own.required_text("task", max_chars=64)
         if task not in TASKS:
             raise own.fault("task", f"is not supported; supported: {', '.join(TASKS)}")
         source = _image_source(values.get("input_image"))
-        wanted = read_cloud(values, task, source)
+        reading = read_cloud(values, task, source, files)
+        wanted = reading.generation
         if TASKS[task][1] and not source:
             raise missing(["input_image"])
         image = await self._calls.image("input_image", source, allow_paths=False) if source else ""
@@ -166,11 +168,12 @@ class LightX2VCloudApi:
         return Order(
             # Errors of the model's choice show the name only: base64 is no reading.
             wanted=msgspec.structs.replace(wanted, image=source[:64]),
+            warnings=reading.warnings,
             image=image,
             origin=ORIGIN,
             alias=str(uuid.uuid4()),
             echo=echo,
-            webhook=read_webhook(values, lenient=True),
+            webhook=read_webhook(values),
         )
 
     async def _find(self, task_id: str | None) -> Job:

@@ -9,7 +9,7 @@ from broker.wire.jobspec import ModelCard
 from broker.wire.messages import JobStateName
 from http_edge.exports import SUFFIXES
 from http_edge.hub import Job
-from http_edge.lightx2v_shapes import failure_text
+from http_edge.lightx2v_shapes import failure_text, told_warnings
 
 #: Its words for states, with the states each stands for. A task here is never merely CREATED: it is queued when it is accepted.
 STATUSES: dict[str, tuple[JobStateName, ...]] = {
@@ -93,6 +93,7 @@ def cloud_task(job: Job) -> dict[str, Any]:
         "outputs": outputs,
         "extra_info": failed,
         "tag": "",
+        **told_warnings(job),
         "subtasks": [
             {
                 "task_id": view.alias,

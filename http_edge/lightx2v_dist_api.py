@@ -46,10 +46,10 @@ class LightX2VDistApi:
         query = dict(request.query_params)
         place = "query" if query else "body"
         if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
-            return await self._gen1.generate(query, lenient=True, place=place)
+            return await self._gen1.generate(query, place=place)
         async with await read_fields(request) as fields:
             values = {**fields.values, **query}
-            return await self._gen1.generate(values, fields.upload("image_file"), lenient=True, place=place)
+            return await self._gen1.generate(values, fields, place=place)
 
     async def get_task_result(self, request: Request) -> Response:
         """The file of a completed task. The id comes in a JSON body, though this is a GET, or as `?task_id=`."""

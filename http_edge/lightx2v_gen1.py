@@ -13,41 +13,31 @@ import msgspec
 from starlette.responses import Response
 
 from broker.wire.jobspec import Scalar
+from http_edge import lightx2v_orders
 from http_edge.bodies import json_response
 from http_edge.calls import Calls
 from http_edge.errors import EdgeError
 from http_edge.fields import Reader, missing
-from http_edge.forms import Upload
-from http_edge.lightx2v_shapes import MAX_TASK_ID_CHARS, Tasks, origin_of
+from http_edge.forms import Fields, Upload
+from http_edge.generation import FIELDS, MAX_PATH_CHARS, NAMES
+from http_edge.generation_reader import read_generation
+from http_edge.lightx2v_orders import with_upload
+from http_edge.lightx2v_shapes import MAX_TASK_ID_CHARS, Tasks, origin_of, told_warnings
 from http_edge.orders import Order
-from http_edge.specs import MAX_PATH_CHARS, echoed_image, read_wanted
-from http_edge.webhook_fields import read_webhook
+from http_edge.specs import echoed_image
+from http_edge.webhook_fields import WEBHOOK_FIELDS, read_webhook
 
 BASE = "/v1/local/video/generate"
 
 ORIGIN = "lightx2v-1"
 
-#: Names under which these fields may come; errors repeat the client's.
-_ALIASES = {
-    "num_inference_steps": ("infer_steps",),
-    "num_frames": ("target_video_length",),
-    "image": ("image_path",),
-    "save_to": ("save_video_path",),
-}
 _REQUIRED = ("task_id", "prompt", "save_video_path")
-_TEXTS = (*_REQUIRED, "negative_prompt", "image_path")
-#: Sampler fields that the first server did not have: honoured, and repeated in the record, when sent.
-_OPTIONAL = (
-    "num_inference_steps",
-    "infer_steps",
-    "num_frames",
-    "target_video_length",
-    "height",
-    "width",
-    "fps",
-    "seed",
-    "guidance_scale",
-)
+_OWN = ("task_id", "task_id_must_unique", "use_prompt_enhancer", "num_fragments", *WEBHOOK_FIELDS)
+
+#: That server had one model.
+POLICY = msgspec.structs.replace(lightx2v_orders.POLICY, without=lightx2v_orders.POLICY.without | {"model"})
+#: Fields of the record whether they were sent or not.
+_RECORDED = ("prompt", "negative_prompt", "image", "save_to")
 
 
 class Gen1:
@@ -60,42 +50,38 @@ class Gen1:
         self.tasks = Tasks(calls, origin_of(ORIGIN, self.worker), unique=False)
 
     async def generate(
-        self, fields: Mapping[str, Any], upload: Upload | None = None, *, lenient: bool = False, place: str = "body"
+        self, values: Mapping[str, Any], fields: Fields | None = None, *, place: str = "body"
     ) -> Response:
-        """Take a task, with the picture that it brought as a file; the server's answer. Raises `EdgeError`."""
-        order = self._read(fields, lenient=lenient, place=place)
+        """Take a task, with the picture among the files of `fields`; the server's answer. Raises `EdgeError`."""
+        upload = fields.upload(*FIELDS["image"].names) if fields else None
+        order = self._read(values, upload, fields.uploads if fields else {}, place)
         if upload is not None:
             image = await self._calls.image(upload.field, upload, allow_paths=False)
-            labels = {**order.wanted.labels, "image": upload.field}
-            wanted = msgspec.structs.replace(order.wanted, image=upload.file_name or "a file", labels=labels)
+            wanted = with_upload(order.wanted, upload)
             echo = {**order.echo, "image_path": upload.file_name}
             order = msgspec.structs.replace(order, wanted=wanted, image=image, echo=echo)
         try:
-            await self._calls.submit(order)
+            job, _ = await self._calls.submit(order)
         except EdgeError as error:
             if error.kind in ("busy", "queue_full"):
                 return json_response({"error": "Service busy"})
             if error.kind == "alias_taken":
                 return json_response({"error": f"Task ID {order.alias} already exists"})
             raise
-        return json_response(
-            {"task_id": order.alias, "task_status": "processing", "save_video_path": order.echo["save_video_path"]}
-        )
+        answer = {"task_id": order.alias, "task_status": "processing", "save_video_path": order.echo["save_video_path"]}
+        return json_response(answer | told_warnings(job))
 
-    def _read(self, fields: Mapping[str, Any], *, lenient: bool, place: str) -> Order:
+    def _read(self, values: Mapping[str, Any], upload: Upload | None, files: Mapping[str, Any], place: str) -> Order:
         """The order in a request. Raises `EdgeError`."""
-        absent = [name for name in _REQUIRED if fields.get(name) is None]
+        absent = [name for name in _REQUIRED if values.get(name) is None]
         if absent:
             raise missing(absent, place=place)
-        # What else the client sent is ignored, under our names too: the first server knew none of them.
-        known = {name: fields[name] for name in (*_OPTIONAL, *_TEXTS) if name in fields}
-        reader = Reader({"image_path": "", **known}, aliases=_ALIASES, lenient=lenient, place=place)
-        task_id = reader.required_text("task_id", max_chars=MAX_TASK_ID_CHARS, min_chars=1)
-        save_path = reader.required_text("save_video_path", max_chars=MAX_PATH_CHARS, min_chars=1)
-        wanted = read_wanted(reader)
-        sampler = {reader.label(name) for name in _OPTIONAL if reader.raw(name) is not None}
-        # The first server's validator took words and digits for these.
-        options = Reader(fields, lenient=True, place=place)
+        options = Reader(values, place=place)
+        task_id = options.required_text("task_id", max_chars=MAX_TASK_ID_CHARS, min_chars=1)
+        save_path = options.required_text("save_video_path", max_chars=MAX_PATH_CHARS, min_chars=1)
+        own = (*_OWN, *(() if upload is None else (upload.field,)))
+        reading = read_generation(values, POLICY, own=own, files=files, place=place)
+        wanted = reading.generation
         unique = options.flag("task_id_must_unique") or False
         fragments = options.integer("num_fragments", 1, 1_000_000)
         echo: dict[str, Scalar] = {
@@ -107,11 +93,12 @@ class Gen1:
             "image_path": echoed_image(wanted.image),
             "num_fragments": 1 if fragments is None else fragments,
             "save_video_path": save_path,
-            **{name: fields[name] for name in _OPTIONAL if name in sampler},
+            **_sampler(values),
         }
         return Order(
             # An absent negative prompt is an empty one here, not the model's own.
             wanted=msgspec.structs.replace(wanted, negative_prompt=wanted.negative_prompt or ""),
+            warnings=reading.warnings,
             origin=self.tasks.origin,
             alias=task_id,
             alias_unique=unique,
@@ -119,5 +106,15 @@ class Gen1:
             worker=self.worker,
             prefers="video",
             echo=echo,
-            webhook=read_webhook(fields, lenient=True, place=place),
+            webhook=read_webhook(values, place=place),
         )
+
+
+def _sampler(values: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Sampler fields that the first server did not have, as they were sent: honoured, and repeated in the record."""
+    unrecorded = {*_RECORDED, *POLICY.without}
+    return {
+        name: value
+        for name, value in values.items()
+        if NAMES.get(name, name) in FIELDS.keys() - unrecorded and isinstance(value, str | int | float)
+    }

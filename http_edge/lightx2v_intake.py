@@ -10,6 +10,7 @@ from starlette.requests import Request
 from http_edge.calls import Calls
 from http_edge.errors import EdgeError, invalid
 from http_edge.forms import read_fields
+from http_edge.generation import FIELDS
 from http_edge.hub import Job
 from http_edge.lightx2v_orders import TaskRequest, read_task
 from http_edge.lightx2v_shapes import Tasks, origin_of
@@ -45,9 +46,9 @@ class Intake:
         `check_url` is asked about a URL to which the result is to be put; without it there can be none.
         """
         async with await read_fields(request) as fields:
-            upload = fields.upload("image_file")
+            upload = fields.upload(*FIELDS["image"].names)
             task = read_task(fields, upload, output=output)
-            webhook = read_webhook(fields.values, lenient=True)
+            webhook = read_webhook(fields.values)
             if task.presigned_url and check_url is None:
                 raise invalid("presigned_url", task.presigned_url, "is taken by /v1/tasks/image/sync only")
             if task.presigned_url and check_url is not None:
@@ -55,6 +56,7 @@ class Intake:
             image = "" if upload is None else await self._calls.image(upload.field, upload, allow_paths=False)
         order = Order(
             wanted=task.wanted,
+            warnings=task.warnings,
             image=image,
             origin=self.tasks.origin,
             alias=task.task_id,

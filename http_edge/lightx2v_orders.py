@@ -1,13 +1,13 @@
-"""Reading a request of LightX2V's second and third generation and of its cloud API: their names and shapes of fields -> `Wanted`.
+"""Reading a request of LightX2V's second and third generation and of its cloud API: their names and shapes of fields -> `Generation`.
 
 LightX2V's own defaults (81 frames, 5 steps) are those of one model; here absent fields take the defaults of the model that draws. What asks
 for something that no model here can do (sound, a source video, a LoRA) is refused by name rather than left out of the result; fields that
-nobody knows are named in `warnings` and ignored. Numbers may be text, in JSON too: LightX2V's validator took that.
+nobody knows are named in `warnings` and ignored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,47 +15,14 @@ import msgspec
 from msgspec import Struct
 
 from broker.wire.jobspec import Scalar
-from http_edge.aspect import parse_aspect
 from http_edge.errors import EdgeError, invalid
 from http_edge.exports import SUFFIXES
 from http_edge.fields import Reader
 from http_edge.forms import Fields, Upload
+from http_edge.generation import Generation
+from http_edge.generation_reader import Policy, Reading, read_generation
 from http_edge.lightx2v_shapes import MAX_TASK_ID_CHARS, new_task_id
-from http_edge.specs import MAX_PATH_CHARS, Wanted, read_wanted
-from http_edge.spool import MAX_TEXT_BYTES
 from http_edge.webhook_fields import WEBHOOK_FIELDS
-
-#: Our name -> theirs, newer first. A request may bring both; the first that is there counts.
-_ALIASES = {
-    "num_inference_steps": ("infer_steps",),
-    "num_frames": ("target_video_length",),
-    "fps": ("target_fps",),
-    "seconds": ("video_duration", "video_duration_seconds", "duration"),
-    "guidance_scale": ("sample_guide_scale", "cfg_scale"),
-    "size": ("target_shape", "custom_shape"),
-    "save_to": ("save_result_path", "save_video_path"),
-}
-
-#: Read from every request; names of other APIs (`extra`, `num_outputs`, `save_to`) are not theirs to set.
-_TASK_FIELDS = (
-    "prompt",
-    "negative_prompt",
-    "model",
-    "num_inference_steps",
-    "infer_steps",
-    "guidance_scale",
-    "sample_guide_scale",
-    "guidance_scale_2",
-    "seed",
-    "width",
-    "height",
-)
-_SIZES = ("size", "target_shape", "custom_shape")
-_PATHS = ("save_result_path", "save_video_path")
-#: Of a clip; an image task ignores them.
-_CLIP_FIELDS = ("num_frames", "target_video_length", "fps", "target_fps", "video_duration")
-_CLOUD_FIELDS = ("cfg_scale",)
-_CLOUD_CLIP_FIELDS = ("video_duration_seconds", "duration")
 
 #: Task words -> (what is drawn, whether from an image).
 TASKS: dict[str, tuple[str, bool]] = {
@@ -65,20 +32,6 @@ TASKS: dict[str, tuple[str, bool]] = {
     "i2i": ("image", True),
 }
 
-#: Inputs and changes that no pipeline here takes.
-_REFUSED = (
-    "audio_path",
-    "audio_file",
-    "video_path",
-    "last_frame_path",
-    "last_frame_file",
-    "image_mask_path",
-    "talk_objects",
-    "lora_name",
-    "input_audio",
-    "input_video",
-    "input_last_frame",
-)
 #: Checked, and without effect here: one clip is one fragment, and prompts are drawn as they are written.
 _IDLE = ("use_prompt_enhancer", "num_fragments")
 #: LightX2V's other fields. Their defaults come with many a request, so they are no news for the client.
@@ -89,13 +42,23 @@ _SILENT = (
     "lora_strength",
     "reuse",
     "reuse_prefix_segments",
-    "i2i_denoise_strength",
     "data_bootstrap_room",
     "disagg_phase1_receiver_engine_rank",
     "disagg_bootstrap_room",
     "disagg_decoder_bootstrap_room",
 )
-_OWN = ("task_id", "task", "aspect_ratio", "presigned_url", "image_path", "image_file", *WEBHOOK_FIELDS)
+_OWN = ("task_id", "task", "presigned_url", *_IDLE, *WEBHOOK_FIELDS)
+
+#: A task's output is its route's or its `task`'s, and it has one.
+POLICY = Policy(
+    refuses_unknown=False,
+    refuses_unsupported=True,
+    height_first=True,
+    without=frozenset(("output", "num_outputs", "extra")),
+    silent=frozenset(_SILENT),
+)
+#: Of a clip: their defaults come with image tasks, too.
+_CLIP_FIELDS = ("num_frames", "seconds", "fps")
 
 #: Words of this API's paths (`/v1/tasks/queue/status`, `DELETE /v1/tasks/running`): tasks of these names could not be asked for.
 _TAKEN_IDS = ("queue", "running", ".", "..")
@@ -105,9 +68,9 @@ class TaskRequest(Struct, frozen=True, kw_only=True):
     """One request to make something, with the id it will be known by."""
 
     task_id: str
-    wanted: Wanted
+    wanted: Generation
     echo: dict[str, Scalar]
-    warnings: list[str]
+    warnings: tuple[str, ...]
     presigned_url: str = ""
 
 
@@ -116,95 +79,70 @@ def read_task(fields: Fields, upload: Upload | None, *, output: str) -> TaskRequ
 
     `output` is what the route makes, "" where the request's `task` says it (video without one).
     """
-    values = present(fields.values, form=fields.lenient)
-    refuse(values, fields.uploads)
-    own = Reader(values, lenient=True)
+    values = fields.values
+    own = Reader(values)
     output = _output(own, output)
-    known = {name: values[name] for name in _TASK_FIELDS if name in values}
-    if output == "video":
-        known |= {name: values[name] for name in _CLIP_FIELDS if name in values}
-    _add_path(known, own, output)
-    wanted = _read_wanted(known, values, output=output)
-    wanted = _with_image(wanted, own, upload)
     own.flag("use_prompt_enhancer")
     own.integer("num_fragments", 1, 1_000_000)
+    files = () if upload is None else (upload.field,)
+    reading = _read(values, output, own=(*_OWN, *files), files=fields.uploads)
+    wanted = reading.generation
+    if upload is not None:
+        wanted = with_upload(wanted, upload)
     if values.get("task") in ("i2v", "i2i") and not wanted.image:
         raise EdgeError("missing_field", f"image_path: task {values['task']} needs an image", param="image_path")
-    echo: dict[str, Scalar] = {name: values[name] for name in ("task",) if name in values}
-    asked = next((values[name] for name in _PATHS if name in values), None)
-    if asked is not None:
-        echo["save_to"] = asked
+    echo: dict[str, Scalar] = {"task": values["task"]} if values.get("task") else {}
+    if wanted.save_to:
+        echo["save_to"] = wanted.save_to
+        wanted = msgspec.structs.replace(wanted, save_to=_with_suffix(wanted.save_to, output))
     return TaskRequest(
         task_id=_task_id(own),
         wanted=wanted,
         echo=echo,
-        warnings=_warnings([*values, *fields.uploads], (*_TASK_FIELDS, *_SIZES, *_PATHS, *_CLIP_FIELDS)),
+        warnings=reading.warnings,
         presigned_url=own.text("presigned_url", max_chars=8192) or "",
     )
 
 
-def read_cloud(sent: Mapping[str, Any], task: str, image: str) -> Wanted:
-    """What a cloud request for this task asks for; `image` is its picture: a URL or base64. Raises `EdgeError`."""
-    values = present(sent, form=False)
-    refuse(values)
-    output = TASKS[task][0]
-    names: tuple[str, ...] = (*_TASK_FIELDS, *_CLOUD_FIELDS)
-    if output == "video":
-        names += (*_CLIP_FIELDS, *_CLOUD_CLIP_FIELDS)
-    known = {name: values[name] for name in names if name in values and name != "model"}
-    if values.get("model_cls"):
-        known["model_cls"] = values["model_cls"]
-    wanted = _read_wanted(known, values, output=output)
-    return msgspec.structs.replace(wanted, image=image, labels={**wanted.labels, "image": "input_image"})
-
-
-def present(values: Mapping[str, Any], *, form: bool) -> dict[str, Any]:
-    """The fields that say something. Empty text stands for an absent field in LightX2V's schemas, but for prompts; null does too."""
-    said = {name: value for name, value in values.items() if value is not None and value != []}
-    for name, value in list(said.items()):
-        empty = isinstance(value, str) and not value.strip()
-        if empty and name not in ("prompt", "negative_prompt") and (form or name in _MAY_BE_EMPTY):
-            del said[name]
-    return said
-
-
-_MAY_BE_EMPTY = (*_OWN, *_PATHS, *_SIZES, *_REFUSED, "model", "model_cls", "resolution_level")
-
-
-def refuse(values: Mapping[str, Any], files: Collection[str] = ()) -> None:
-    """Raise `EdgeError` for what no model here can do."""
-    for name in _REFUSED:
-        if values.get(name) or name in files:
-            raise invalid(name, values.get(name, "a file"), "is not supported: no model of this service takes it")
-
-
-def _read_wanted(known: dict[str, Any], values: Mapping[str, Any], *, output: str) -> Wanted:
-    size = next((name for name in _SIZES if name in values), None)
-    if size is not None:
-        known[size] = _size(size, values[size])
-    aliases = _ALIASES if "model_cls" not in known else {**_ALIASES, "model": ("model_cls",)}
-    reader = Reader(known, aliases=aliases, lenient=True)
-    wanted = read_wanted(reader)
-    own = Reader(values, lenient=True)
-    text = own.text("aspect_ratio", max_chars=16)
-    aspect = parse_aspect(text) if text else None
-    if text and aspect is None:
-        raise own.fault("aspect_ratio", 'is not of the form "WIDTH:HEIGHT", as in "16:9"')
-    labels = {**wanted.labels, "aspect": "aspect_ratio", "output": "task", "image": "image_path"}
-    return msgspec.structs.replace(wanted, output=output, aspect=aspect, labels=labels)
-
-
-def _with_image(wanted: Wanted, own: Reader, upload: Upload | None) -> Wanted:
-    """With the request's picture: the file, else `image_path`, which may be a URL, base64 or a path."""
-    if upload is None:
-        return msgspec.structs.replace(wanted, image=own.text("image_path", max_chars=MAX_TEXT_BYTES) or "")
+def with_upload(wanted: Generation, upload: Upload) -> Generation:
+    """The generation with the picture that came as a file. Raises `EdgeError` when there is another."""
+    if wanted.image:
+        raise invalid(wanted.label("image"), wanted.image, f"is one image too many: {upload.field} came as a file, too")
     labels = {**wanted.labels, "image": upload.field}
     return msgspec.structs.replace(wanted, image=upload.file_name or "a file", labels=labels)
 
 
+def read_cloud(values: Mapping[str, Any], task: str, image: str, files: Mapping[str, Any]) -> Reading:
+    """What a cloud request for this task asks for; `image` is its picture: a URL or base64. Raises `EdgeError`."""
+    own = ("task", "stage", "input_image", "resolution_level", *WEBHOOK_FIELDS)
+    reading = _read(values, TASKS[task][0], own=own, files=files)
+    wanted = reading.generation
+    labels = {**wanted.labels, "image": "input_image"}
+    wanted = msgspec.structs.replace(wanted, image=image, labels=labels)
+    return msgspec.structs.replace(reading, generation=wanted)
+
+
+def _read(values: Mapping[str, Any], output: str, *, own: tuple[str, ...], files: Mapping[str, Any]) -> Reading:
+    """The generation in a task's request. Raises `EdgeError`."""
+    reading = read_generation(values, POLICY, own=own, files=files)
+    wanted, warnings = reading.generation, reading.warnings
+    if output == "image":
+        sent = [wanted.label(name) for name in _CLIP_FIELDS if getattr(wanted, name) is not None]
+        warnings += tuple(f"{name}: this task makes an image, ignored" for name in sent)
+        wanted = msgspec.structs.replace(wanted, **dict.fromkeys(_CLIP_FIELDS))
+    labels = {"image": "image_path", "save_to": "save_result_path", **wanted.labels, "output": "task"}
+    generation = msgspec.structs.replace(wanted, output=output, labels=labels)
+    return Reading(generation=generation, warnings=warnings)
+
+
+def _with_suffix(path: str, output: str) -> str:
+    """The client's path; one without a suffix gets that of what is made, as LightX2V completes it."""
+    return path if PurePosixPath(path).suffix else f"{path}{SUFFIXES[output]}"
+
+
 def _output(own: Reader, output: str) -> str:
     task = own.text("task", max_chars=64)
-    if task is None:
+    if not task:
         return output or "video"
     if task not in TASKS:
         raise own.fault("task", f"is not supported; supported: {', '.join(TASKS)}")
@@ -218,47 +156,10 @@ def _article(output: str) -> str:
     return {"video": "a video", "image": "an image"}[output]
 
 
-def _size(name: str, value: Any) -> str:
-    """ "WIDTHxHEIGHT" of their [height, width], which may be JSON text; of text in our form it is that. Raises `EdgeError`."""
-    sides = value
-    if isinstance(value, str):
-        text = value.strip()
-        if not text.startswith("["):
-            return text
-        try:
-            sides = msgspec.json.decode(text)
-        except (msgspec.MsgspecError, RecursionError):
-            sides = None
-    if isinstance(sides, list) and len(sides) == 2 and all(_is_side(side) for side in sides):
-        height, width = sides
-        return f"{int(width)}x{int(height)}"
-    raise invalid(name, value, "is not [height, width] in pixels, as in [480, 832]")
-
-
-def _is_side(side: Any) -> bool:
-    if isinstance(side, str):
-        return side.isascii() and side.isdecimal() and 0 < len(side) <= 6
-    return isinstance(side, int) and not isinstance(side, bool) and 1 <= side < 1_000_000
-
-
-def _add_path(known: dict[str, Any], own: Reader, output: str) -> None:
-    """The client's path under its own name; one without a suffix gets that of what is made, as LightX2V completes it."""
-    for name in _PATHS:
-        text = own.text(name, max_chars=MAX_PATH_CHARS)
-        if text is not None:
-            known[name] = text if PurePosixPath(text).suffix else f"{text}{SUFFIXES[output]}"
-            return
-
-
 def _task_id(own: Reader) -> str:
     task_id = own.text("task_id", max_chars=MAX_TASK_ID_CHARS)
-    if task_id is None:
+    if not task_id or not task_id.strip():
         return new_task_id()
     if "/" in task_id or task_id in _TAKEN_IDS:
         raise own.fault("task_id", "cannot be part of a path of this API (such as /v1/tasks/{task_id}/status)")
     return task_id
-
-
-def _warnings(sent: Sequence[str], read: tuple[str, ...]) -> list[str]:
-    known = {*read, *_OWN, *_IDLE, *_SILENT, *_REFUSED}
-    return [f"{name[:80]}: unknown field, ignored" for name in sent if name not in known][:50]

@@ -24,6 +24,7 @@ from http_edge.calls import Calls
 from http_edge.errors import EdgeError
 from http_edge.exports import SUFFIXES
 from http_edge.hub import Job
+from http_edge.job_json import warnings_of
 from http_edge.scope import current
 
 #: Longest task id (the wire's bound on an alias).
@@ -121,8 +122,15 @@ def record(job: Job) -> dict[str, Any]:
         # To that API's clients the file is the result.
         error = f"save_video_path: {job.save_error}"
     if error:
-        return {"success": False, "message": message, "start_time": start, "error": error}
-    return {"success": True, "message": message, "start_time": start, "completion_time": local_time(view.finished_at)}
+        return {"success": False, "message": message, "start_time": start, "error": error, **told_warnings(job)}
+    end = local_time(view.finished_at)
+    return {"success": True, "message": message, "start_time": start, "completion_time": end, **told_warnings(job)}
+
+
+def told_warnings(job: Job) -> dict[str, Any]:
+    """What of the request was changed or is ignored, a member that LightX2V's answers do not have; none where nothing was."""
+    warnings = warnings_of(job)
+    return {"warnings": list(warnings)} if warnings else {}
 
 
 def failure_text(view: JobView) -> str:
@@ -153,6 +161,7 @@ def task_status(job: Job, progress: int) -> dict[str, Any]:
         "error_type": error_type,
         "progress": progress / 100,
         **save_paths(job),
+        **told_warnings(job),
     }
 
 

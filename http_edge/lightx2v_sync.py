@@ -113,7 +113,7 @@ class SyncTasks:
 
 def _read_timeout(request: Request) -> int:
     """Seconds that the client is ready to wait. Raises `EdgeError`."""
-    reader = Reader(request.query_params, lenient=True, place="query")
+    reader = Reader(request.query_params, place="query")
     # An interval is checked and not needed: nothing here polls.
     for name in ("timeout_seconds", "poll_interval_seconds"):
         value = reader.number(name, -1e300, 1e300)

@@ -61,9 +61,7 @@ class LightX2VTasksApi:
             job = await awaited(self._calls, prefer, taken.job)
             status = "pending" if is_fresh(prefer, job) else shapes.STATUS[job.view.state]
             answer: dict[str, Any] = {"task_id": job.view.alias, "task_status": status}
-            answer |= shapes.save_paths(job)
-            if taken.request.warnings:
-                answer["warnings"] = taken.request.warnings
+            answer |= shapes.save_paths(job) | shapes.told_warnings(job)
             return with_prefer(json_response(answer), prefer, job, f"/v1/tasks/{quote(job.view.alias)}/status")
 
         return create

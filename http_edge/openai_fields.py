@@ -1,24 +1,24 @@
 """What a request to the OpenAI family asks for: OpenAI's fields, and those that vLLM-Omni and SGLang added, read from JSON and forms alike.
 
-Rules. Everything is read leniently ("4" is 4), as three encodings must mean the same. Empty text is an absent field. Fields nested in
-`extra_body` and its like stand beside the others, which win. A field that is known but cannot be honoured, or is not known, is named in
-the job's `warnings` and never refused: clients of those servers send many. A field that is honoured is checked like any other.
+Rules. Empty text is an absent field. Fields nested in `extra_body` and its like stand beside the others, which win. A field that is known
+but cannot be honoured, or is not known, is named in the job's `warnings` and never refused: clients of those servers send many. A field
+that is honoured is checked like any other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from broker.wire.jobspec import MediaKind, Scalar
-from http_edge.aspect import parse_aspect
-from http_edge.errors import invalid
-from http_edge.fields import Reader
+from broker.wire.jobspec import MediaKind
+from http_edge.errors import invalid, shown
+from http_edge.fields import Reader, untexted
 from http_edge.forms import Fields, Upload
-from http_edge.specs import Wanted, read_wanted
+from http_edge.generation import FIELDS, NAMES, Generation
+from http_edge.generation_reader import Policy, read_generation
 
 #: Objects (or their JSON text) in which clients nest further fields.
 _CONTAINERS = ("extra_body", "extra_json", "extra_args", "extra_params", "video_params", "diffusers_kwargs")
@@ -26,31 +26,7 @@ _CONTAINERS = ("extra_body", "extra_json", "extra_args", "extra_params", "video_
 _ARGUMENTS = ("extra_args", "extra_params", "diffusers_kwargs")
 _MAX_NESTING = 3
 
-#: Our name -> theirs.
-_ALIASES = {"num_outputs": ("num_outputs_per_prompt", "n")}
-
-_READ = (
-    "prompt",
-    "negative_prompt",
-    "model",
-    "size",
-    "width",
-    "height",
-    "seconds",
-    "num_frames",
-    "fps",
-    "num_inference_steps",
-    "guidance_scale",
-    "guidance_scale_2",
-    "max_sequence_length",
-    "seed",
-    "num_outputs",
-    "num_outputs_per_prompt",
-    "n",
-    "extra",
-)
-#: Read here, into the pipeline's further arguments or the job itself.
-_OWN = ("flow_shift", "true_cfg_scale", "strength", "aspect_ratio", "priority")
+_MAY_BE_EMPTY = ("prompt", *FIELDS["negative_prompt"].names)
 
 #: Without effect on what is drawn, by their nature or because there is one way here: nothing to warn of.
 _SILENT = (
@@ -79,7 +55,14 @@ IDLE_WORDS = (None, "", False, 0, "false", "False", "0", "auto", "none", "None",
 VIDEO_IMAGES = ("input_reference", "image_reference", "reference_url", "input_references", "image", "image_url")
 EDIT_IMAGES = ("image", "url", "image_url", "input_reference", "reference_image")
 
-_MAX_WARNINGS = 50
+POLICY = Policy(
+    refuses_unknown=False,
+    refuses_unsupported=False,
+    without=frozenset(("output", "save_to", "image")),
+    silent=frozenset(_SILENT),
+    idle=IDLE_WORDS,
+)
+
 #: A request of that much text in one field is an image or a mistake.
 _MAX_IMAGE_CHARS = 48 * 1024 * 1024
 
@@ -87,15 +70,13 @@ _MAX_IMAGE_CHARS = 48 * 1024 * 1024
 class Asked(Struct, frozen=True, kw_only=True):
     """One request to make something; images and the model are chosen later."""
 
-    wanted: Wanted
-    #: Whether width and height are those of `size`, which may be fitted to the model; explicit ones may not.
-    by_size: bool
+    wanted: Generation
     #: The model's name as the client wrote it; "" when it named none.
     model: str
     #: `seconds` as the client wrote it; "" when it did not.
     seconds: str
     priority: int
-    warnings: list[str]
+    warnings: tuple[str, ...]
 
 
 def flattened(fields: Fields) -> dict[str, Any]:
@@ -104,78 +85,49 @@ def flattened(fields: Fields) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     for container, members in _nested(fields.values, ""):
         for name, value in members.items():
-            known = name in _READ or name in _OWN or name in _SILENT
+            known = name in NAMES or name in _SILENT or name == "priority"
             if container in _ARGUMENTS and not known and isinstance(value, str | int | float | bool):
                 arguments.setdefault(name, value)
             else:
                 values.setdefault(name, value)
     extra = as_object("extra", values.get("extra"))
     if arguments or extra:
-        values["extra"] = {name: _plain(value) for name, value in {**arguments, **extra}.items()}
-    return {name: value for name, value in values.items() if value != "" or name in ("prompt", "negative_prompt")}
+        values["extra"] = {name: untexted(value) for name, value in {**arguments, **extra}.items()}
+    return {name: value for name, value in values.items() if value != "" or name in _MAY_BE_EMPTY}
 
 
-def read_asked(values: Mapping[str, Any], output: MediaKind, also_read: tuple[str, ...] = ()) -> Asked:
-    """The generation fields among flattened ones; `also_read` are names that the caller reads itself. Raises `EdgeError`."""
-    known = {name: values[name] for name in _READ if name in values}
-    warnings = _settle_seed(known)
-    reader = Reader(known, aliases=_ALIASES, lenient=True)
-    own = Reader(values, lenient=True)
-    by_size = reader.size("size") is not None
-    wanted = read_wanted(reader)
-    aspect = None
-    text = own.text("aspect_ratio", max_chars=16)
-    if text and text != "auto" and not by_size:
-        aspect = parse_aspect(text)
-        if aspect is None:
-            raise own.fault("aspect_ratio", 'is not of the form "WIDTH:HEIGHT", as in "16:9"')
-    priority = own.integer("priority", 0, 9)
+def read_asked(values: Mapping[str, Any], output: MediaKind, own: Collection[str], files: Collection[str]) -> Asked:
+    """The generation fields among flattened ones; `own` are names that the caller reads itself. Raises `EdgeError`."""
+    known = dict(values)
+    notes = [*_one_seed(known), *_odd_resolution(known)]
+    reading = read_generation(known, POLICY, own=(*own, "priority"), files=files)
+    wanted = reading.generation
+    priority = Reader(values).integer("priority", 0, 9)
     return Asked(
-        wanted=msgspec.structs.replace(
-            wanted,
-            model=None,
-            output=output,
-            aspect=aspect,
-            extra={**_scales(own), **wanted.extra},
-            labels={**wanted.labels, "aspect": "aspect_ratio"},
-        ),
-        by_size=by_size,
+        wanted=msgspec.structs.replace(wanted, model=None, output=output),
         model=(wanted.model or "").strip(),
-        seconds="" if wanted.seconds is None else str(known["seconds"]).strip()[:16],
+        seconds="" if wanted.seconds is None else str(known.get(wanted.label("seconds"), wanted.seconds)).strip()[:16],
         priority=5 if priority is None else priority,
-        warnings=[*warnings, *_ignored(values, (*_READ, *_OWN, *also_read))][:_MAX_WARNINGS],
+        warnings=(*notes, *reading.warnings),
     )
 
 
-def _settle_seed(known: dict[str, Any]) -> list[str]:
-    """Lists of seeds are one an output elsewhere; here an output's seed follows the first's. -1 is elsewhere's word for any."""
-    warnings = []
+def _one_seed(known: dict[str, Any]) -> list[str]:
+    """Lists of seeds are one an output elsewhere; here an output's seed follows the first's."""
     seed = known.get("seed")
-    if isinstance(seed, list):
-        if len(seed) > 1:
-            warnings.append("seed: the first of the list is used; every further output's seed is one more")
-        known["seed"] = seed = seed[0] if seed else None
-    if seed in (-1, "-1"):
-        known["seed"] = None
-    return warnings
+    if not isinstance(seed, list):
+        return []
+    known["seed"] = seed[0] if seed else None
+    return ["seed: the first of the list is used; every further output's seed is one more"] if len(seed) > 1 else []
 
 
-def _scales(own: Reader) -> dict[str, Scalar]:
-    """Numbers that only some pipelines know, as further arguments."""
-    found: dict[str, Scalar] = {}
-    for name, low, high in (("flow_shift", 0.001, 100.0), ("true_cfg_scale", 0.0, 100.0), ("strength", 0.0, 1.0)):
-        value = own.number(name, low, high)
-        if value is not None:
-            found[name] = value
-    return found
-
-
-def _ignored(values: Mapping[str, Any], read: tuple[str, ...]) -> Iterator[str]:
-    for name, value in values.items():
-        asks_nothing = value in IDLE_WORDS if isinstance(value, str | int | float | None) else not value
-        if name in read or name in _SILENT or asks_nothing:
-            continue
-        yield f"{name[:80]}: not supported by this service, ignored"
+def _odd_resolution(known: dict[str, Any]) -> list[str]:
+    """In those servers it is also the number of pixels of a side, or a word: only a size is one here."""
+    value = known.get("resolution")
+    if value is None or (isinstance(value, str) and "x" in value.lower()):
+        return []
+    del known["resolution"]
+    return [f'resolution: {shown(value)} is not of the form "WIDTHxHEIGHT", ignored']
 
 
 def _nested(values: Mapping[str, Any], inside: str, depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -200,19 +152,6 @@ def as_object(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise invalid(name, value, "is not an object")
     return value
-
-
-def _plain(value: Any) -> Any:
-    """A form's text as the number or truth it is, for arguments whose type nobody here knows."""
-    if not isinstance(value, str) or len(value) > 40:
-        return value
-    if value in ("true", "True", "false", "False"):
-        return value in ("true", "True")
-    try:
-        number = msgspec.json.decode(value)
-    except msgspec.MsgspecError:
-        return value
-    return number if isinstance(number, int | float) and not isinstance(number, bool) else value
 
 
 # ---------------------------------------------------------------- images

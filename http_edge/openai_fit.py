@@ -20,8 +20,8 @@ from http_edge.aspect import size_for
 from http_edge.calls import Calls
 from http_edge.catalogue import suited, unknown_model
 from http_edge.errors import invalid, shown
+from http_edge.generation import Generation
 from http_edge.openai_fields import Asked
-from http_edge.specs import Wanted
 
 #: Widths looked at, at most.
 _WIDTHS = 512
@@ -52,25 +52,26 @@ def _only(cards: list[ModelCard], output: MediaKind, with_image: bool) -> ModelC
     return able[0] if len(able) == 1 else None
 
 
-def fit(asked: Asked, card: ModelCard, output: MediaKind) -> tuple[Wanted, list[str]]:
+def fit(asked: Asked, card: ModelCard, output: MediaKind) -> tuple[Generation, list[str]]:
     """What is wanted, with the wishes in it made possible, and what to tell the client about them."""
     wanted, warnings = asked.wanted, []
-    if asked.by_size and wanted.width and wanted.height:
-        size = nearest_size(wanted.width, wanted.height, card)
-        if size != (wanted.width, wanted.height):
+    if wanted.size is not None:
+        size = nearest_size(*wanted.size, card)
+        if size != wanted.size:
+            asked_for = "{}x{}".format(*wanted.size)
             warnings.append(
-                f"size: model {shown(card.name)} cannot draw {wanted.width}x{wanted.height}; {size[0]}x{size[1]} was used"
+                f"{wanted.label('size')}: model {shown(card.name)} cannot draw {asked_for}; {size[0]}x{size[1]} was used"
             )
-        wanted = msgspec.structs.replace(wanted, width=size[0], height=size[1])
+        wanted = msgspec.structs.replace(wanted, size=size)
     if wanted.seconds is not None and wanted.num_frames is None and output == "video":
         fps = wanted.fps or card.defaults.fps
         frames, longest = card.limits.closest_frames(wanted.seconds * fps)
         if longest:
-            warnings.append(
-                f"seconds: model {shown(card.name)} makes at most {frames} frames, {frames / fps:.4g} s at {fps:g} frames a second"
-            )
+            most = f"at most {frames} frames, {frames / fps:.4g} s at {fps:g} frames a second"
+            warnings.append(f"{wanted.label('seconds')}: model {shown(card.name)} makes {most}")
         wanted = msgspec.structs.replace(wanted, num_frames=frames)
-    return msgspec.structs.replace(wanted, model=card.name, seconds=None), warnings
+        wanted = msgspec.structs.replace(wanted, seconds=None)
+    return msgspec.structs.replace(wanted, model=card.name), warnings
 
 
 def nearest_size(width: int, height: int, card: ModelCard) -> tuple[int, int]:

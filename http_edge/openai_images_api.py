@@ -79,7 +79,7 @@ class ImagesApi:
     async def content(self, request: Request) -> Response:
         """A picture of a finished job: `index` from 0, `format`, `quality`; `variant` may be thumbnail or an index."""
         job = await self._image(request.path_params["id"])
-        reader = Reader(request.query_params, lenient=True, place="query")
+        reader = Reader(request.query_params, place="query")
         index = reader.integer("index", 0, 1000) or 0
         variant = (reader.text("variant", max_chars=32) or "image").strip().lower()
         if variant.isascii() and variant.isdecimal():
@@ -104,7 +104,15 @@ class ImagesApi:
         images = images_in(fields, values, image_names)
         if image_names and not images:
             raise missing(["image"])
-        wish = read_wish(values, "image", images, (*image_names, *_OWN), warnings=warnings, previews=how.previews)
+        wish = read_wish(
+            values,
+            "image",
+            images,
+            (*image_names, *_OWN),
+            files=fields.uploads,
+            warnings=warnings,
+            previews=how.previews,
+        )
         return await take(self._calls, wish), how
 
     async def _answer(self, request: Request, job: Job, how: Presentation, word: str) -> Response:

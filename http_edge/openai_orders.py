@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -39,16 +39,17 @@ def read_wish(
     values: Mapping[str, Any],
     output: MediaKind,
     images: list[tuple[str, str | Upload]],
-    also_read: tuple[str, ...],
+    own: tuple[str, ...],
     *,
+    files: Collection[str] = (),
     warnings: list[str] | None = None,
     previews: int = 0,
 ) -> Wish:
-    """What a request asks for; `also_read` are the fields that its API reads itself. Raises `EdgeError`."""
-    webhook = read_webhook(values, lenient=True)
-    asked = read_asked(values, output, (*also_read, *WEBHOOK_FIELDS))
+    """What a request asks for; `own` are the fields that its API reads itself, `files` the names of those that came. Raises `EdgeError`."""
+    webhook = read_webhook(values)
+    asked = read_asked(values, output, (*own, *WEBHOOK_FIELDS), files)
     if warnings:
-        asked = msgspec.structs.replace(asked, warnings=[*warnings, *asked.warnings])
+        asked = msgspec.structs.replace(asked, warnings=(*warnings, *asked.warnings))
     return Wish(asked=asked, output=output, images=images, previews=previews, webhook=webhook)
 
 
@@ -71,15 +72,16 @@ async def take(calls: Calls, wish: Wish) -> Job:
         field, source = wish.images[0]
         wanted = msgspec.structs.replace(wanted, labels={**wanted.labels, "image": field})
         image = await calls.image(field, source, allow_paths=True)
-    shortened = any(line.startswith("seconds:") for line in about_fit)
+    shortened = any(line.startswith(f"{wanted.label('seconds')}:") for line in about_fit)
     echo = echo_of(
         model=asked.model or card.name,
-        warnings=[*about_model, *about_fit, *warnings],
         seconds="" if shortened else asked.seconds,
         remixed_from=wish.remixed_from,
     )
     order = Order(
         wanted=msgspec.structs.replace(wanted, previews=wish.previews),
+        warnings=(*about_model, *about_fit, *warnings),
+        lenient=True,
         image=image,
         id_prefix=ID_PREFIXES[output],
         priority=asked.priority,

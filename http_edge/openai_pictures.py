@@ -20,8 +20,9 @@ from http_edge.calls import Calls
 from http_edge.derived import FORMATS, Derived, Format, as_format
 from http_edge.fields import Reader
 from http_edge.hub import Job
+from http_edge.job_json import warnings_of
 from http_edge.openai_fields import IDLE_WORDS
-from http_edge.openai_shapes import measured, measured_headers, model_of, warnings_of
+from http_edge.openai_shapes import measured, measured_headers, model_of
 
 _MEDIA: dict[str, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
@@ -51,7 +52,7 @@ class Presentation(Struct, frozen=True, kw_only=True):
 
 def read_presentation(values: Mapping[str, Any]) -> tuple[Presentation, list[str]]:
     """The request's wishes about its answer, and what of them is not done. Raises `EdgeError`."""
-    reader = Reader(values, lenient=True)
+    reader = Reader(values)
     response_format = (reader.text("response_format", max_chars=16) or "b64_json").lower()
     if response_format not in ("b64_json", "url", "file"):
         raise reader.fault("response_format", "must be b64_json, url or file")
@@ -110,7 +111,7 @@ class Pictures:
             "model": model_of(job),
             **measured(job),
             "seed": job.spec.seed if job.spec else None,
-            "warnings": warnings_of(job),
+            "warnings": list(warnings_of(job)),
         }
         return json_response(body)
 

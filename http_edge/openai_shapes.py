@@ -13,6 +13,7 @@ from broker.wire.jobspec import Artefact, JobSpec, Scalar
 from broker.wire.messages import JobView
 from http_edge.files import file_name
 from http_edge.hub import Job
+from http_edge.job_json import warnings_of
 from http_edge.progress import Progress
 
 VIDEO_ORIGIN = "openai-videos"
@@ -23,33 +24,23 @@ _POLL_LEAST_MS, _POLL_MOST_MS, _POLL_MS = 100, 5_000, 500
 #: SDKs keep the first answer's interval for the whole wait, so it is a small part of what is left.
 _POLLS = 10
 
-_MAX_ECHO_CHARS = 8_000
-
 #: Codes of failures by which nobody else than the client can change anything keep their own word.
 _CANCELLED = "cancelled"
 
 
-def echo_of(*, model: str, warnings: list[str], seconds: str = "", remixed_from: str = "") -> dict[str, Scalar]:
+def echo_of(*, model: str, seconds: str = "", remixed_from: str = "") -> dict[str, Scalar]:
     """What a job of this family remembers of its request: nothing of it is drawn."""
     echo: dict[str, Scalar] = {"model": model}
     if seconds:
         echo["seconds"] = seconds
     if remixed_from:
         echo["remixed_from"] = remixed_from
-    if warnings:
-        echo["warnings"] = "\n".join(warnings)[:_MAX_ECHO_CHARS]
     return echo
 
 
 def model_of(job: Job) -> str:
     """The model's name as the client wrote it, else its own."""
     return _echo(job, "model") or job.view.model
-
-
-def warnings_of(job: Job) -> list[str]:
-    """What was changed or ignored in the request."""
-    text = _echo(job, "warnings")
-    return text.split("\n") if text else []
 
 
 def status_of(view: JobView) -> str:
@@ -87,7 +78,7 @@ def video_json(job: Job, progress: Progress, *, fresh: bool = False) -> dict[str
         "url": f"/v1/videos/{view.id}/content" if made else None,
         "eta_s": round(view.eta_s, 3) if view.eta_s >= 0 and status in ("queued", "in_progress") else None,
         "queue_position": view.position if view.position >= 0 else None,
-        "warnings": warnings_of(job),
+        "warnings": list(warnings_of(job)),
     }
 
 

@@ -24,6 +24,7 @@ from http_edge.errors import EdgeError, invalid, not_found
 from http_edge.fields import Reader
 from http_edge.files import artefact_file, artefact_response, find_artefact
 from http_edge.forms import read_fields
+from http_edge.generation import Generation
 from http_edge.hub import Job
 from http_edge.openai_fields import VIDEO_IMAGES, as_object, flattened, images_in
 from http_edge.openai_orders import ID_PREFIXES, read_wish, take
@@ -33,7 +34,6 @@ from http_edge.prefer import StatusResponse, awaited, is_fresh, read_prefer, wit
 from http_edge.presence import ClientGone
 from http_edge.progress import Progress
 from http_edge.routes import EdgeRoute, route
-from http_edge.specs import Wanted
 from http_edge.sse import Told, event_stream
 from http_edge.webhook_fields import WEBHOOK_FIELDS, read_webhook
 
@@ -95,7 +95,7 @@ class VideosApi:
 
     async def list(self, request: Request) -> Response:
         """A page of videos: newest first, or `order=asc`."""
-        reader = Reader(request.query_params, lenient=True, place="query")
+        reader = Reader(request.query_params, place="query")
         order = reader.text("order", max_chars=8) or "desc"
         if order not in ("asc", "desc"):
             raise reader.fault("order", 'must be "asc" or "desc"')
@@ -137,7 +137,7 @@ class VideosApi:
     async def content(self, request: Request) -> Response:
         """A file of a finished video: `variant` is video, thumbnail, spritesheet, or an output's number from 0."""
         job = await self._video(request.path_params["id"])
-        reader = Reader(request.query_params, lenient=True, place="query")
+        reader = Reader(request.query_params, place="query")
         variant = (reader.text("variant", max_chars=32) or "video").strip().lower()
         index = reader.integer("index", 0, 1000) or 0
         if variant.isascii() and variant.isdecimal():
@@ -163,22 +163,23 @@ class VideosApi:
         spec = self._spec(source)
         echo = shapes.echo_of(
             model=shapes.model_of(source),
-            warnings=[
-                f"{name[:80]}: not supported by this route, ignored"
-                for name in reader.unknown(("prompt", *WEBHOOK_FIELDS))[:50]
-            ],
             seconds=str(spec.echo.get("seconds", "")),
             remixed_from=source.id,
         )
         order = Order(
             wanted=_same(spec, prompt),
+            warnings=tuple(
+                f"{name[:80]}: not supported by this route, ignored"
+                for name in reader.unknown(("prompt", *WEBHOOK_FIELDS))[:50]
+            ),
+            lenient=True,
             image=spec.image,
             id_prefix=ID_PREFIXES["video"],
             priority=source.view.priority,
             origin=shapes.VIDEO_ORIGIN,
             prefers="video",
             echo=echo,
-            webhook=read_webhook(reader.fields, lenient=True),
+            webhook=read_webhook(reader.fields),
         )
         job, _ = await self._calls.submit(order)
         return await self._created(request, job)
@@ -189,7 +190,9 @@ class VideosApi:
             values = flattened(fields)
             source = await self._source(values.get("video"), bool(fields.uploads.get("video")), "extended")
             spec = self._spec(source)
-            wish = read_wish({"size": f"{spec.width}x{spec.height}", **values}, "video", [], ("video",))
+            wish = read_wish(
+                {"size": f"{spec.width}x{spec.height}", **values}, "video", [], ("video",), files=fields.uploads
+            )
         asked = wish.asked
         cards = await self._calls.catalogue.cards()
         own = next((card for card in cards if card.name == spec.model), None)
@@ -202,7 +205,7 @@ class VideosApi:
             )
         last = await self._derived.last_frame(source.view, find_artefact(source.view)[1])
         warning = "video: the new clip begins with the last frame of the video; it holds the continuation alone"
-        asked = msgspec.structs.replace(asked, model=asked.model or able[0].name, warnings=[*asked.warnings, warning])
+        asked = msgspec.structs.replace(asked, model=asked.model or able[0].name, warnings=(*asked.warnings, warning))
         image = [("video", base64.b64encode(last).decode())]
         wish = msgspec.structs.replace(wish, asked=asked, images=image, remixed_from=source.id)
         return await self._created(request, await take(self._calls, wish))
@@ -211,7 +214,7 @@ class VideosApi:
         """Refused: no pipeline here draws over a video."""
         async with await read_fields(request) as fields:
             values = flattened(fields)
-            Reader(values, lenient=True).required_text("prompt", max_chars=_MAX_PROMPT_CHARS, min_chars=1)
+            Reader(values).required_text("prompt", max_chars=_MAX_PROMPT_CHARS, min_chars=1)
             await self._source(values.get("video"), bool(fields.uploads.get("video")), "edited")
         raise EdgeError(
             "unsupported",
@@ -235,7 +238,8 @@ class VideosApi:
         async with await read_fields(request) as fields:
             values = flattened(fields)
             images = images_in(fields, values, VIDEO_IMAGES)
-            return await take(self._calls, read_wish(values, "video", images, VIDEO_IMAGES))
+            wish = read_wish(values, "video", images, VIDEO_IMAGES, files=fields.uploads)
+            return await take(self._calls, wish)
 
     async def _created(self, request: Request, job: Job) -> Response:
         prefer = read_prefer(request)
@@ -280,9 +284,9 @@ class VideosApi:
         return job.spec
 
 
-def _same(spec: JobSpec, prompt: str) -> Wanted:
+def _same(spec: JobSpec, prompt: str) -> Generation:
     """What a job drew, with another prompt."""
-    return Wanted(
+    return Generation(
         prompt=prompt,
         negative_prompt=spec.negative_prompt,
         model=spec.model,

@@ -5,14 +5,18 @@ from __future__ import annotations
 from msgspec import Struct
 
 from broker.wire.jobspec import Scalar
-from http_edge.specs import Wanted
+from http_edge.generation import Generation
 from http_edge.webhook_fields import Webhook
 
 
 class Order(Struct, frozen=True, kw_only=True):
     """One request to make something, from any API family."""
 
-    wanted: Wanted
+    wanted: Generation
+    #: What of the request was changed or is ignored, as its reader found.
+    warnings: tuple[str, ...] = ()
+    #: Whether a wish that the model cannot grant is ignored with a warning, where else it is an error.
+    lenient: bool = False
     #: What `Calls.image` returned, when the image came otherwise than as text in `wanted.image`; that is then only shown in errors.
     image: str = ""
     #: The client's own id, which makes the request idempotent; "" for a new one, which begins so.

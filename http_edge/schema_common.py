@@ -2,49 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from broker.wire.jobspec import MAX_PROMPT_CHARS
+from broker.wire.jobspec import MediaKind, Scalar
 from http_edge.error_table import Family
-from http_edge.openapi_types import NumberText, WholeText
+from http_edge.generation import FIELDS, Field
+from http_edge.openapi_types import NumberText, WholeText, like
 from http_edge.webhook_fields import MAX_URL_CHARS
 
-Scalar = str | int | float | bool | None
+Prompt = FIELDS["prompt"].type
 
-Prompt = Annotated[
-    str, Meta(min_length=1, max_length=MAX_PROMPT_CHARS, pattern=r"\S", description="What to draw.", examples=["a cat"])
-]
-NegativePrompt = Annotated[str, Meta(max_length=MAX_PROMPT_CHARS, description="What not to draw.")] | None
-ModelName = Annotated[str, Meta(max_length=256, description="A name of GET /v1/models.")] | None
-Size = (
-    Annotated[
-        str,
-        Meta(
-            pattern=r"^\s*([aA][uU][tT][oO]|[0-9]{1,6}[xX*][0-9]{1,6})?\s*$",
-            description='"WIDTHxHEIGHT" in pixels; wins over width and height.',
-            examples=["832x480"],
-        ),
-    ]
-    | None
-)
-
-#: Numbers where their text is as good: forms, and the JSON of families that read leniently.
-Side = Annotated[Annotated[int, Meta(ge=1, le=1_000_000)] | WholeText | None, Meta(description="Pixels.")]
-Frames = Annotated[Annotated[int, Meta(ge=1, le=100_000)] | WholeText | None, Meta(description="Frames of a clip.")]
-Fps = Annotated[
-    Annotated[float, Meta(ge=1, le=240)] | NumberText | None, Meta(description="Frames per second of the file.")
-]
-Steps = Annotated[Annotated[int, Meta(ge=1, le=10_000)] | WholeText | None, Meta(description="Denoising steps.")]
-Scale = Annotated[
-    Annotated[float, Meta(ge=0, le=100)] | NumberText | None, Meta(description="Strength of the prompt's guidance.")
-]
-Seed = Annotated[
-    Annotated[int, Meta(ge=0, le=2**63 - 1)] | WholeText | None,
-    Meta(description="The same seed gives the same result; an absent one is drawn and returned."),
-]
-Count = Annotated[Annotated[int, Meta(ge=1, le=10)] | WholeText | None, Meta(description="How many to make.")]
 Priority = Annotated[Annotated[int, Meta(ge=0, le=9)] | WholeText | None, Meta(description="9 goes first; default 5.")]
 WebhookUrl = (
     Annotated[str, Meta(max_length=MAX_URL_CHARS, description="Where the job's events are told: see `webhooks`.")]
@@ -61,6 +31,76 @@ class Hooked(Struct, kw_only=True):
 
     webhook: WebhookUrl = None
     webhook_events: WebhookEvents = None
+
+
+# ---------------------------------------------------------------- the fields of a generation
+
+_SizeText = Annotated[
+    str,
+    like(
+        r"^\s*([aA][uU][tT][oO]|[0-9]{1,6}\s*[xX*×]\s*[0-9]{1,6}|[0-9]{1,6}\s*,\s*[0-9]{1,6}"
+        r"|\[\s*[0-9]{1,6}\s*,\s*[0-9]{1,6}\s*\])?\s*$"
+    ),
+]
+_AspectText = Annotated[
+    Annotated[str, Meta(max_length=16)], like(r"^\s*(auto|[1-9][0-9]{0,3}\s*:\s*[1-9][0-9]{0,3})?\s*$")
+]
+_HEIGHT_FIRST = '[height, width] in pixels, or "WIDTHxHEIGHT".'
+
+
+def _taken_as(field: Field, *, height_first: bool) -> Any:
+    """What a request may give for a field: numbers may be text, and null is an absent value."""
+    match field.kind:
+        case "integer":
+            kind: Any = field.type | WholeText
+        case "number":
+            kind = field.type | NumberText
+        case "choice":
+            kind = MediaKind | Literal[""]
+        case "size":
+            kind = _SizeText | Annotated[list[int | WholeText], Meta(extra_json_schema={"minItems": 2, "maxItems": 2})]
+        case "aspect":
+            kind = _AspectText
+        case "arguments":
+            kind = dict[str, Scalar] | str
+        case _:
+            kind = field.type
+    about = _HEIGHT_FIRST if height_first and field.kind == "size" else field.about
+    return Annotated[kind | None, Meta(description=about, examples=list(field.examples) or None)]
+
+
+def request_type(
+    name: str,
+    own: type[Struct],
+    *,
+    without: frozenset[str] = frozenset(),
+    height_first: bool = False,
+    closed: bool = False,
+) -> type[Struct]:
+    """A request of these own fields and of all fields of a generation but those `without`, under each of their names.
+
+    `closed`: a field that is not known is an error.
+    """
+    fields: list[tuple[str, Any, Any]] = []
+    for field in FIELDS.values():
+        if field.name in without:
+            continue
+        if field.name == "prompt":
+            fields.append(("prompt", field.type, msgspec.NODEFAULT))
+            continue
+        taken = _taken_as(field, height_first=height_first)
+        fields.append((field.name, taken, None))
+        same: Any = Annotated[taken, Meta(description=f"The same as `{field.name}`.")]
+        fields += [(alias, same, None) for alias in field.aliases if alias not in own.__struct_fields__]
+    fields = [row for row in fields if row[0] not in own.__struct_fields__]
+    return msgspec.defstruct(
+        name,
+        fields,
+        bases=(own,),
+        namespace={"__doc__": own.__doc__},
+        kw_only=True,
+        forbid_unknown_fields=closed,
+    )
 
 
 # ---------------------------------------------------------------- errors

@@ -6,52 +6,18 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from broker.wire.jobspec import Artefact, MediaKind
+from broker.wire.jobspec import Artefact, MediaKind, Scalar
 from broker.wire.messages import JobStateName
-from http_edge.schema_common import (
-    Hooked,
-    ModelName,
-    NegativePrompt,
-    Prompt,
-    Scalar,
-    Size,
-)
-from http_edge.specs import MAX_PATH_CHARS
+from http_edge.openapi_types import NumberText
+from http_edge.schema_common import Hooked, Priority, request_type
 
 Seconds = Annotated[float, Meta(description="seconds")]
 UnixTime = Annotated[float, Meta(description="Unix seconds")]
 
 
-class JobRequest(Hooked, kw_only=True):
-    """A job to submit. Only `prompt` is required; what is left out comes from the model's defaults. Forms send all of it as text."""
+class _JobFields(Hooked, kw_only=True):
+    """A job to submit. Only `prompt` is required; what is left out comes from the model's defaults. Unknown fields are refused."""
 
-    prompt: Prompt
-    negative_prompt: NegativePrompt = None
-    model: ModelName = None
-    output: MediaKind | Literal[""] | None = None
-    size: Size = None
-    width: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
-    height: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
-    num_frames: Annotated[int, Meta(ge=1, le=100_000)] | None = None
-    seconds: Annotated[
-        Annotated[float, Meta(ge=0.001, le=3600)] | str | None, Meta(description="Instead of num_frames.")
-    ] = None
-    fps: Annotated[float, Meta(ge=1, le=240)] | None = None
-    num_inference_steps: Annotated[int, Meta(ge=1, le=10_000)] | None = None
-    guidance_scale: Annotated[float, Meta(ge=0, le=100)] | None = None
-    guidance_scale_2: Annotated[float, Meta(ge=0, le=100)] | None = None
-    max_sequence_length: Annotated[int, Meta(ge=1, le=65_536)] | None = None
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
-    num_outputs: Annotated[int, Meta(ge=1, le=10)] | None = None
-    image: Annotated[str | None, Meta(description="A path, URL, data URL, base64, or the id of an uploaded file.")] = (
-        None
-    )
-    extra: Annotated[
-        dict[str, Scalar] | None, Meta(description="Further arguments of the pipeline's call; `extra[name]` in forms.")
-    ] = None
-    save_to: Annotated[str, Meta(max_length=MAX_PATH_CHARS, description="Where to copy the first result.")] | None = (
-        None
-    )
     id: (
         Annotated[
             str,
@@ -59,11 +25,14 @@ class JobRequest(Hooked, kw_only=True):
         ]
         | None
     ) = None
-    priority: Annotated[Annotated[int, Meta(ge=0, le=9)] | None, Meta(description="9 goes first; default 5.")] = None
+    priority: Priority = None
     deadline_s: Annotated[
-        Annotated[float, Meta(ge=0.001, le=2_678_400)] | None,
+        Annotated[float, Meta(ge=0.001, le=2_678_400)] | NumberText | None,
         Meta(description="The job must be final within so many seconds."),
     ] = None
+
+
+JobRequest = request_type("JobRequest", _JobFields, closed=True)
 
 
 class JobTimings(Struct, kw_only=True):
@@ -180,6 +149,7 @@ class Job(Struct, kw_only=True):
     spec: JobSpecView | None
     artefacts: list[JobFile]
     save_error: str | None
+    warnings: Annotated[list[str], Meta(description="What of the request was changed or is ignored.")]
     webhook: JobWebhook | None
     urls: JobUrls
     story: list[JobMove] | UnsetType = UNSET
@@ -189,7 +159,6 @@ class JobTaken(Job, kw_only=True):
     """A job that was submitted."""
 
     duplicate: Annotated[bool, Meta(description="Whether this very job was there before.")]
-    warnings: list[str]
 
 
 class JobPage(Struct, kw_only=True):

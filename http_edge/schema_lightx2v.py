@@ -6,45 +6,33 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from http_edge import lightx2v_gen1
+from http_edge.generation import MAX_PATH_CHARS
+from http_edge.lightx2v_orders import POLICY
 from http_edge.lightx2v_shapes import MAX_TASK_ID_CHARS
-from http_edge.openapi_types import FlagText, NumberText, WholeText
-from http_edge.schema_common import Fps, Frames, Hooked, NegativePrompt, Prompt, Scale, Seed, Side, Steps
-from http_edge.specs import MAX_PATH_CHARS
+from http_edge.openapi_types import FlagText, WholeText
+from http_edge.schema_common import Hooked, request_type
 
 TaskId = Annotated[str, Meta(min_length=1, max_length=MAX_TASK_ID_CHARS)]
 SavePath = Annotated[str, Meta(max_length=MAX_PATH_CHARS, description="Where to save the result.")] | None
 Flag = bool | FlagText | None
 Fragments = Annotated[int, Meta(ge=1, le=1_000_000)] | WholeText | None
-ImagePath = Annotated[str | None, Meta(description="A path, URL, data URL or base64.")]
-Shape = Annotated[
-    list[int | WholeText] | str | None, Meta(description="[height, width] in pixels.", examples=[[480, 832]])
-]
-Duration = Annotated[float, Meta(ge=0.001, le=3600)] | NumberText | None
 TaskWord = Literal["t2v", "i2v", "t2i", "i2i"]
 
 
-class Gen1Request(Hooked, kw_only=True):
+class _Gen1Fields(Hooked, kw_only=True):
     """A task of the first generation."""
 
     task_id: Annotated[str, Meta(min_length=1, max_length=MAX_TASK_ID_CHARS, pattern=r"\S")]
-    prompt: Prompt
     save_video_path: Annotated[
         str, Meta(min_length=1, max_length=MAX_PATH_CHARS, pattern=r"\S", description="Where to save the video (.mp4).")
     ]
     task_id_must_unique: Flag = None
     use_prompt_enhancer: Flag = None
-    negative_prompt: NegativePrompt = None
-    image_path: ImagePath = None
     num_fragments: Fragments = None
-    num_inference_steps: Annotated[int, Meta(ge=1, le=10_000)] | None = None
-    infer_steps: Annotated[int, Meta(ge=1, le=10_000)] | None = None
-    num_frames: Annotated[int, Meta(ge=1, le=100_000)] | None = None
-    target_video_length: Annotated[int, Meta(ge=1, le=100_000)] | None = None
-    width: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
-    height: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
-    fps: Annotated[float, Meta(ge=1, le=240)] | None = None
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
-    guidance_scale: Annotated[float, Meta(ge=0, le=100)] | None = None
+
+
+Gen1Request = request_type("Gen1Request", _Gen1Fields, without=lightx2v_gen1.POLICY.without, height_first=True)
 
 
 class Gen1FormRequest(Struct, kw_only=True):
@@ -54,7 +42,7 @@ class Gen1FormRequest(Struct, kw_only=True):
     task_id: Annotated[str, Meta(max_length=MAX_TASK_ID_CHARS)] | None = None
     prompt: str | None = None
     save_video_path: SavePath = None
-    negative_prompt: NegativePrompt = None
+    negative_prompt: str | None = None
 
 
 class TaskIdRequest(Struct, kw_only=True):
@@ -69,6 +57,7 @@ class Gen1Taken(Struct, kw_only=True):
     task_id: str | UnsetType = UNSET
     task_status: Literal["processing"] | UnsetType = UNSET
     save_video_path: str | UnsetType = UNSET
+    warnings: list[str] | UnsetType = UNSET
     error: str | UnsetType = UNSET
 
 
@@ -87,6 +76,7 @@ class Gen1Record(Struct, kw_only=True):
     start_time: str
     completion_time: str | UnsetType = UNSET
     error: str | UnsetType = UNSET
+    warnings: list[str] | UnsetType = UNSET
 
 
 class Gen1Status(Struct, kw_only=True):
@@ -98,6 +88,7 @@ class Gen1Status(Struct, kw_only=True):
     start_time: str | UnsetType = UNSET
     completion_time: str | UnsetType = UNSET
     error: str | UnsetType = UNSET
+    warnings: list[str] | UnsetType = UNSET
 
 
 class StopAnswer(Struct, kw_only=True):
@@ -117,45 +108,26 @@ class FileStatus(Struct, kw_only=True):
 # ---------------------------------------------------------------- second and third generation
 
 
-class TaskRequest(Hooked, kw_only=True):
-    """A task of the second or third generation. Numbers may be text."""
+class _TaskFields(Hooked, kw_only=True):
+    """A task of the second or third generation."""
 
-    prompt: Prompt
     task: TaskWord | None = None
     task_id: (
         Annotated[str, Meta(max_length=MAX_TASK_ID_CHARS, pattern=r"^[^/]*$", description="One is made when absent.")]
         | None
     ) = None
-    negative_prompt: NegativePrompt = None
-    model: Annotated[str, Meta(max_length=256)] | None = None
-    image_path: ImagePath = None
-    save_result_path: SavePath = None
-    save_video_path: SavePath = None
-    infer_steps: Steps = None
-    num_inference_steps: Steps = None
-    sample_guide_scale: Scale = None
-    guidance_scale: Scale = None
-    guidance_scale_2: Scale = None
-    seed: Seed = None
-    width: Side = None
-    height: Side = None
-    size: Shape = None
-    target_shape: Shape = None
-    custom_shape: Shape = None
-    aspect_ratio: Annotated[str, Meta(max_length=16, description='As in "16:9".')] | None = None
     use_prompt_enhancer: Flag = None
     num_fragments: Fragments = None
-    target_video_length: Frames = None
-    num_frames: Frames = None
-    target_fps: Fps = None
-    fps: Fps = None
-    video_duration: Duration = None
 
 
-class SyncTaskRequest(TaskRequest, kw_only=True):
+class _SyncTaskFields(_TaskFields, kw_only=True):
     """An image task whose client waits."""
 
     presigned_url: Annotated[str, Meta(max_length=8192, description="Where to PUT the image.")] | None = None
+
+
+TaskRequest = request_type("TaskRequest", _TaskFields, without=POLICY.without, height_first=True)
+SyncTaskRequest = request_type("SyncTaskRequest", _SyncTaskFields, without=POLICY.without, height_first=True)
 
 
 class TaskTaken(Struct, kw_only=True):
@@ -182,6 +154,7 @@ class TaskStatus(Struct, kw_only=True):
     progress: Annotated[float, Meta(ge=0, le=1)]
     save_result_path: str
     save_video_path: str
+    warnings: list[str] | UnsetType = UNSET
 
 
 class UploadedTask(Struct, kw_only=True):
@@ -238,21 +211,17 @@ class CloudImage(Struct, kw_only=True):
     type: Literal["url", "base64"] = "url"
 
 
-class CloudRequest(Hooked, kw_only=True):
+class _CloudFields(Hooked, kw_only=True):
     """A task of the cloud API."""
 
     task: TaskWord
-    prompt: Prompt
-    model_cls: Annotated[str, Meta(max_length=256)] | None = None
     stage: str | None = None
-    negative_prompt: NegativePrompt = None
-    seed: Seed = None
-    aspect_ratio: Annotated[str, Meta(max_length=16)] | None = None
     input_image: CloudImage | str | None = None
-    infer_steps: Steps = None
-    cfg_scale: Scale = None
-    custom_shape: Shape = None
-    video_duration: Duration = None
+
+
+CloudRequest = request_type(
+    "CloudRequest", _CloudFields, without=POLICY.without | {"image", "save_to"}, height_first=True
+)
 
 
 class CloudTaken(Struct, kw_only=True):
@@ -262,6 +231,7 @@ class CloudTaken(Struct, kw_only=True):
     workers: dict[str, Any]
     params: dict[str, Any]
     wait_time: float
+    warnings: list[str] | UnsetType = UNSET
 
 
 class CloudTask(Struct, kw_only=True):
@@ -280,6 +250,7 @@ class CloudTask(Struct, kw_only=True):
     extra_info: dict[str, Any]
     tag: str
     subtasks: list[dict[str, Any]]
+    warnings: list[str] | UnsetType = UNSET
 
 
 class CloudTasks(Struct, kw_only=True):

@@ -6,22 +6,10 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from broker.wire.jobspec import Defaults, Limits, MediaKind
-from http_edge.openapi_types import FlagText, NumberText, WholeText
-from http_edge.schema_common import (
-    Count,
-    Fps,
-    Frames,
-    Hooked,
-    ModelName,
-    NegativePrompt,
-    Priority,
-    Prompt,
-    Scale,
-    Side,
-    Size,
-    Steps,
-)
+from broker.wire.jobspec import MAX_INT, Defaults, Limits, MediaKind
+from http_edge.openai_fields import POLICY
+from http_edge.openapi_types import FlagText, WholeText
+from http_edge.schema_common import Hooked, Priority, Prompt, request_type
 
 ImageText = Annotated[
     str | dict[str, Any] | list[Any] | None,
@@ -30,51 +18,35 @@ ImageText = Annotated[
 Nested = Annotated[
     dict[str, Any] | str | None, Meta(description="Further fields, or their JSON text; those beside it win.")
 ]
-Duration = Annotated[
-    Annotated[float, Meta(ge=0.001, le=3600)] | NumberText | Literal[""] | None,
-    Meta(description="Length of the clip; fitted to what the model can make.", examples=["4"]),
-]
 Usage = dict[str, Any]
 
 
-class Drawn(Hooked, kw_only=True):
+_OF_CLIPS = frozenset(("num_frames", "seconds", "fps"))
+
+
+class _DrawnFields(Hooked, kw_only=True):
     """Fields of everything that is drawn."""
 
-    prompt: Prompt
-    negative_prompt: NegativePrompt = None
-    model: ModelName = None
-    size: Size = None
-    width: Side = None
-    height: Side = None
-    aspect_ratio: Annotated[str, Meta(max_length=16, description='As in "16:9".')] | None = None
-    num_inference_steps: Steps = None
-    guidance_scale: Scale = None
-    guidance_scale_2: Scale = None
-    true_cfg_scale: Scale = None
-    flow_shift: Scale = None
     seed: Annotated[
-        Annotated[int, Meta(ge=-1, le=2**63 - 1)] | WholeText | list[int] | None,
+        Annotated[int, Meta(ge=-1, le=MAX_INT)] | WholeText | list[int] | None,
         Meta(description="The same seed gives the same result; -1, or none: it is drawn by lot."),
     ] = None
-    num_outputs_per_prompt: Count = None
-    n: Count = None
-    max_sequence_length: Annotated[int, Meta(ge=1, le=65_536)] | WholeText | None = None
+    resolution: Any = None
     priority: Priority = None
     user: Any = None
     extra_body: Nested = None
     extra_params: Nested = None
-    extra: Nested = None
 
 
-class VideoRequest(Drawn, kw_only=True):
+class _VideoFields(_DrawnFields, kw_only=True):
     """A video to draw: OpenAI's fields, and those that vLLM-Omni and SGLang added. What cannot be honoured is named in `warnings`."""
 
-    seconds: Duration = None
-    num_frames: Frames = None
-    fps: Fps = None
     input_reference: ImageText = None
     image_reference: ImageText = None
     reference_url: ImageText = None
+
+
+VideoRequest = request_type("VideoRequest", _VideoFields, without=POLICY.without)
 
 
 class VideoRemixRequest(Hooked, kw_only=True):
@@ -83,13 +55,13 @@ class VideoRemixRequest(Hooked, kw_only=True):
     prompt: Prompt
 
 
-class VideoExtendRequest(Drawn, kw_only=True):
+class _VideoExtendFields(_DrawnFields, kw_only=True):
     """A continuation of a finished video, with a model that draws from an image."""
 
     video: Annotated[str | dict[str, Any], Meta(description="The id of a video, or {id}; `video[id]` in forms.")]
-    seconds: Duration = None
-    num_frames: Frames = None
-    fps: Fps = None
+
+
+VideoExtendRequest = request_type("VideoExtendRequest", _VideoExtendFields, without=POLICY.without)
 
 
 class VideoEditRequest(Struct, kw_only=True):
@@ -170,7 +142,7 @@ class VideoDeleted(Struct, kw_only=True):
 # ---------------------------------------------------------------- images
 
 
-class ImageRequest(Drawn, kw_only=True):
+class _ImageFields(_DrawnFields, kw_only=True):
     """Pictures to draw."""
 
     response_format: Annotated[
@@ -185,14 +157,17 @@ class ImageRequest(Drawn, kw_only=True):
     partial_images: Annotated[int, Meta(ge=0, le=3)] | Literal["0", "1", "2", "3"] | None = None
     quality: Annotated[str, Meta(max_length=16)] | None = None
     background: Any = None
-    strength: Annotated[float, Meta(ge=0, le=1)] | NumberText | None = None
 
 
-class ImageEditRequest(ImageRequest, kw_only=True):
+class _ImageEditFields(_ImageFields, kw_only=True):
     """Pictures to draw from a picture: in `image` (also `image[]`), or by URL in `url`."""
 
     image: ImageText = None
     url: ImageText = None
+
+
+ImageRequest = request_type("ImageRequest", _ImageFields, without=POLICY.without | _OF_CLIPS)
+ImageEditRequest = request_type("ImageEditRequest", _ImageEditFields, without=POLICY.without | _OF_CLIPS)
 
 
 class ImageItem(Struct, kw_only=True):

@@ -1,126 +1,31 @@
-"""Request fields -> `JobSpec`: read what the client wants, then fit it to a model's card with one clear error. Shared by all API families.
+"""A generation -> `JobSpec`: fitted to a model's card, with one clear error or with warnings. Shared by all API families.
 
-Reading (`read_wanted`) needs no model; fitting (`build_spec`) needs its card. Neither touches a file: paths are checked by
-`inputs` and `exports`.
+Nothing here touches a file: paths are checked by `inputs` and `exports`.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from msgspec import Struct
+import msgspec
 
 from broker.wire import codec
-from broker.wire.jobspec import MAX_PROMPT_CHARS, JobSpec, Limits, MediaKind, ModelCard, Scalar, encode_spec
+from broker.wire.jobspec import JobSpec, Limits, MediaKind, ModelCard, Scalar, encode_spec, steps_drawn
 from http_edge.aspect import size_for
 from http_edge.errors import EdgeError, invalid, shown
-from http_edge.fields import MAX_INT, Reader
-from http_edge.spool import MAX_TEXT_BYTES
+from http_edge.generation import MAX_PATH_CHARS, Generation
+from http_edge.generation_reader import MAX_WARNINGS, arguments_of
 
-#: Fields that `read_wanted` understands, by our names.
-KNOWN_FIELDS = (
-    "model",
-    "output",
-    "prompt",
-    "negative_prompt",
-    "size",
-    "width",
-    "height",
-    "seconds",
-    "num_frames",
-    "fps",
-    "num_inference_steps",
-    "guidance_scale",
-    "guidance_scale_2",
-    "max_sequence_length",
-    "seed",
-    "num_outputs",
-    "image",
-    "extra",
-    "save_to",
-)
+#: How far a size may be from an `aspect_ratio` beside it before that is worth a word: grids are coarse.
+_SAME_SHAPE = math.log(1.1)
 
-MAX_PATH_CHARS = 1024
-#: An image may come as base64, which the body's own cap bounds.
-MAX_IMAGE_CHARS = MAX_TEXT_BYTES
-_MAX_FPS = 240.0
-_MAX_SECONDS = 3600.0
-#: Wide enough for a sane message; the model's own limits decide.
-_MAX_SIDE = 1_000_000
-
-
-class Wanted(Struct, frozen=True, kw_only=True):
-    """What a request asks for; None where it leaves the choice to the model's defaults."""
-
-    prompt: str
-    negative_prompt: str | None = None
-    model: str | None = None
-    output: str | None = None
-    width: int | None = None
-    height: int | None = None
-    #: The picture's shape, width to height, where a request gives neither: fitted to the model's usual number of pixels.
-    aspect: tuple[int, int] | None = None
-    num_frames: int | None = None
-    seconds: float | None = None
-    fps: float | None = None
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    guidance_scale_2: float | None = None
-    max_sequence_length: int | None = None
-    seed: int | None = None
-    num_outputs: int | None = None
-    #: Paths as the client wrote them; "" when it gave none.
-    image: str = ""
-    save_to: str = ""
-    extra: dict[str, Scalar] = {}
-    #: Pictures to show while each output is being denoised.
-    previews: int = 0
-    #: Our name -> the client's, where they differ.
-    labels: dict[str, str] = {}
-
-    def label(self, name: str) -> str:
-        """The client's name of a field."""
-        return self.labels.get(name, name)
-
-
-def read_wanted(reader: Reader) -> Wanted:
-    """The generation fields of a request. Raises `EdgeError` naming field, value and rule."""
-    size = reader.size("size")
-    width = reader.integer("width", 1, _MAX_SIDE)
-    height = reader.integer("height", 1, _MAX_SIDE)
-    labels = {name: reader.label(name) for name in KNOWN_FIELDS if reader.label(name) != name}
-    if size is not None:
-        # `size` wins over width and height, as in the servers whose requests we take.
-        width, height = size
-        labels |= {"width": reader.label("size"), "height": reader.label("size")}
-    return Wanted(
-        prompt=reader.required_text("prompt", max_chars=MAX_PROMPT_CHARS, min_chars=1),
-        negative_prompt=reader.text("negative_prompt", max_chars=MAX_PROMPT_CHARS),
-        model=reader.text("model", max_chars=256) or None,
-        output=_output(reader),
-        width=width,
-        height=height,
-        num_frames=reader.integer("num_frames", 1, 100_000),
-        seconds=reader.number("seconds", 0.001, _MAX_SECONDS, text=True),
-        fps=reader.number("fps", 1.0, _MAX_FPS),
-        num_inference_steps=reader.integer("num_inference_steps", 1, 10_000),
-        guidance_scale=reader.number("guidance_scale", 0.0, 100.0),
-        guidance_scale_2=reader.number("guidance_scale_2", 0.0, 100.0),
-        max_sequence_length=reader.integer("max_sequence_length", 1, 65_536),
-        seed=reader.integer("seed", 0, MAX_INT),
-        num_outputs=reader.integer("num_outputs", 1, 10),
-        image=reader.text("image", max_chars=MAX_IMAGE_CHARS) or "",
-        save_to=reader.text("save_to", max_chars=MAX_PATH_CHARS) or "",
-        extra=reader.scalars("extra"),
-        labels=labels,
-    )
-
-
-def _output(reader: Reader) -> str | None:
-    output = reader.text("output", max_chars=16) or None
-    if output not in (None, "video", "image"):
-        raise reader.fault("output", 'must be "video" or "image"')
-    return output
+#: A field without effect -> the member of the card that says so.
+_EFFECTS = {
+    "negative_prompt": "takes_negative_prompt",
+    "guidance_scale": "takes_guidance",
+    "guidance_scale_2": "takes_guidance_2",
+}
 
 
 def echoed_image(text: str) -> str:
@@ -128,26 +33,33 @@ def echoed_image(text: str) -> str:
     return text if len(text) <= MAX_PATH_CHARS else f"{text[:64]}… ({len(text)} characters)"
 
 
-def build_spec(wanted: Wanted, card: ModelCard, *, seed: int, echo: dict[str, Scalar] | None = None) -> JobSpec:
-    """The complete spec of a request on this model; `image` and `save_to` are still as the client wrote them.
+def build_spec(
+    wanted: Generation,
+    card: ModelCard,
+    *,
+    seed: int,
+    echo: dict[str, Scalar] | None = None,
+    warnings: tuple[str, ...] = (),
+    lenient: bool = False,
+) -> JobSpec:
+    """The complete spec of a request on this model; `image` and `save_to` are still as the client wrote them. Raises `EdgeError`.
 
-    Raises `EdgeError`. `seed` is used when the request brings none.
+    `seed` is used when the request brings none. `warnings`: what is known already of what was changed or is ignored. `lenient`: a
+    wish that this model cannot grant is ignored with a warning, where else it is an error.
     """
     output = _output_of(wanted, card)
     _check_image(wanted, card, output)
+    notes = [*warnings]
+    wanted, extra = _honoured(wanted, card, notes, lenient=lenient)
     defaults, limits = card.defaults, card.limits
-    width, height = _size(wanted, card)
-    _check_side(wanted, "width", width, limits)
-    _check_side(wanted, "height", height, limits)
-    if width * height > limits.max_pixels:
-        label = wanted.label("width")
-        raise invalid(
-            label, f"{width}x{height}", f"has {width * height} pixels; this model takes at most {limits.max_pixels}"
-        )
+    width, height = _size(wanted, card, notes)
+    _check_size(wanted, width, height, limits)
     fps = wanted.fps or defaults.fps
     steps = wanted.num_inference_steps or defaults.num_inference_steps
     if steps > limits.max_steps:
         raise invalid(wanted.label("num_inference_steps"), steps, f"must be 1 to {limits.max_steps}")
+    if wanted.image:
+        _check_steps_drawn(wanted, card, steps, extra.get("strength", card.default_strength))
     return JobSpec(
         model=card.name,
         output=output,
@@ -155,7 +67,7 @@ def build_spec(wanted: Wanted, card: ModelCard, *, seed: int, echo: dict[str, Sc
         negative_prompt=_or(wanted.negative_prompt, defaults.negative_prompt),
         width=width,
         height=height,
-        num_frames=_frames(wanted, card, output, fps),
+        num_frames=_frames(wanted, card, output, fps, notes),
         fps=fps,
         num_inference_steps=steps,
         guidance_scale=_or(wanted.guidance_scale, defaults.guidance_scale),
@@ -164,10 +76,49 @@ def build_spec(wanted: Wanted, card: ModelCard, *, seed: int, echo: dict[str, Sc
         seed=_or(wanted.seed, seed),
         num_outputs=wanted.num_outputs or 1,
         image=wanted.image,
-        extra=wanted.extra,
+        extra=extra,
         save_to=wanted.save_to,
         echo=echo or {},
         previews=wanted.previews,
+        warnings=tuple(notes[:MAX_WARNINGS]),
+    )
+
+
+def _honoured(
+    wanted: Generation, card: ModelCard, notes: list[str], *, lenient: bool
+) -> tuple[Generation, dict[str, Scalar]]:
+    """The request without what has no effect on this model, and the arguments of its call. Raises `EdgeError`."""
+    for name, member in _EFFECTS.items():
+        if getattr(wanted, name) in (None, "", getattr(card.defaults, name)) or getattr(card, member):
+            continue
+        notes.append(f"{wanted.label(name)}: has no effect on model {shown(card.name)}, ignored")
+        wanted = msgspec.structs.replace(wanted, **{name: None})
+    arguments = arguments_of(wanted)
+    if "strength" in arguments and not wanted.image:
+        notes.append(f"{wanted.label('strength')}: there is no image to change, ignored")
+        del arguments["strength"]
+    taken = card.extra_parameters
+    for name in [name for name in arguments if taken is not None and name not in taken]:
+        label = f"extra.{name}" if name in wanted.extra else wanted.label(name)
+        if name in ("strength", "true_cfg_scale") and not lenient:
+            raise invalid(label, arguments[name], f"is not supported: model {shown(card.name)} does not take it")
+        notes.append(f"{label}: model {shown(card.name)} does not take it, ignored")
+        del arguments[name]
+    return wanted, arguments
+
+
+def _check_steps_drawn(wanted: Generation, card: ModelCard, steps: int, strength: Scalar) -> None:
+    """Refuse what skips every step of a change to an image."""
+    if isinstance(strength, bool) or not isinstance(strength, int | float) or steps_drawn(steps, strength) >= 1:
+        return
+    label, sent = wanted.label("num_inference_steps"), wanted.label("strength")
+    own = "" if wanted.strength is not None or "strength" in wanted.extra else ", the model's own,"
+    raise EdgeError(
+        "invalid_value",
+        f"{sent}: {strength:g}{own} x {label} {steps} draws no step of model {shown(card.name)}; their product must be at least 1",
+        param=label if own else sent,
+        params=(sent, label),
+        value=steps if own else strength,
     )
 
 
@@ -183,7 +134,7 @@ def _or(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
-def _output_of(wanted: Wanted, card: ModelCard) -> MediaKind:
+def _output_of(wanted: Generation, card: ModelCard) -> MediaKind:
     if wanted.output is None or wanted.output == card.output:
         return card.output
     if wanted.output == "image" and card.also_image:
@@ -193,7 +144,7 @@ def _output_of(wanted: Wanted, card: ModelCard) -> MediaKind:
     )
 
 
-def _check_image(wanted: Wanted, card: ModelCard, output: MediaKind) -> None:
+def _check_image(wanted: Generation, card: ModelCard, output: MediaKind) -> None:
     if wanted.image and not card.draws_from_image(output):
         rule = f"is refused: model {shown(card.name)} takes no image"
         raise invalid(wanted.label("image"), wanted.image, f"{rule} for an image" if card.takes_image else rule)
@@ -202,18 +153,38 @@ def _check_image(wanted: Wanted, card: ModelCard, output: MediaKind) -> None:
         raise EdgeError("missing_field", f"{label}: model {shown(card.name)} needs an image", param=label)
 
 
-def _size(wanted: Wanted, card: ModelCard) -> tuple[int, int]:
-    if wanted.aspect is None or wanted.width is not None or wanted.height is not None:
-        return wanted.width or card.defaults.width, wanted.height or card.defaults.height
-    size = size_for(wanted.aspect, card)
+def _size(wanted: Generation, card: ModelCard, notes: list[str]) -> tuple[int, int]:
+    """(width, height) of what is drawn. Raises `EdgeError`."""
+    aspect, explicit = wanted.aspect_ratio, wanted.size is not None or wanted.width or wanted.height
+    width, height = wanted.size or (wanted.width or card.defaults.width, wanted.height or card.defaults.height)
+    if not card.takes_size and (explicit or aspect):
+        name = next(name for name in ("size", "width", "height", "aspect_ratio") if getattr(wanted, name))
+        notes.append(f"{wanted.label(name)}: model {shown(card.name)} chooses the size itself")
+    if aspect is None:
+        return width, height
+    label = wanted.label("aspect_ratio")
+    if explicit:
+        if abs(math.log(width / height * aspect[1] / aspect[0])) > _SAME_SHAPE:
+            notes.append(f"{label}: ignored, as the size is {width}x{height}")
+        return width, height
+    size = size_for(aspect, card)
     if size is None:
         rule = f"is a shape that model {shown(card.name)} cannot draw"
-        raise invalid(wanted.label("aspect"), "{}:{}".format(*wanted.aspect), rule)
+        raise invalid(label, "{}:{}".format(*aspect), rule)
     return size
 
 
-def _check_side(wanted: Wanted, name: str, value: int, limits: Limits) -> None:
-    label = wanted.label(name)
+def _check_size(wanted: Generation, width: int, height: int, limits: Limits) -> None:
+    _check_side(wanted, "width", width, limits)
+    _check_side(wanted, "height", height, limits)
+    if width * height > limits.max_pixels:
+        label = wanted.label("width" if wanted.size is None else "size")
+        rule = f"has {width * height} pixels; this model takes at most {limits.max_pixels}"
+        raise invalid(label, f"{width}x{height}", rule)
+
+
+def _check_side(wanted: Generation, name: str, value: int, limits: Limits) -> None:
+    label = wanted.label(name if wanted.size is None else "size")
     subject = name if label == name else f"{name} {value} of {label}"
     step = limits.side_multiple
     if not limits.min_side <= value <= limits.max_side:
@@ -230,9 +201,12 @@ def _check_side(wanted: Wanted, name: str, value: int, limits: Limits) -> None:
     )
 
 
-def _frames(wanted: Wanted, card: ModelCard, output: MediaKind, fps: float) -> int:
+def _frames(wanted: Generation, card: ModelCard, output: MediaKind, fps: float, notes: list[str]) -> int:
     limits = card.limits
     if output == "image":
+        for name in ("seconds", "fps"):
+            if getattr(wanted, name) is not None:
+                notes.append(f"{wanted.label(name)}: this job makes images, ignored")
         if wanted.num_frames not in (None, 1):
             raise invalid(wanted.label("num_frames"), wanted.num_frames, "must be 1: this job makes images")
         return 1
@@ -241,6 +215,8 @@ def _frames(wanted: Wanted, card: ModelCard, output: MediaKind, fps: float) -> i
         if not limits.allows_frames(frames):
             nearest = " or ".join(str(count) for count in limits.nearest_frames(frames))
             raise invalid(wanted.label("num_frames"), frames, f"must be {limits.frame_rule()}; nearest: {nearest}")
+        if wanted.seconds is not None and limits.closest_frames(wanted.seconds * fps) != (frames, False):
+            notes.append(f"{wanted.label('seconds')}: ignored, as {wanted.label('num_frames')} is {frames}")
         return frames
     if wanted.seconds is None:
         return card.defaults.num_frames

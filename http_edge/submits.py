@@ -25,11 +25,12 @@ from http_edge import idempotency
 from http_edge.catalogue import Catalogue
 from http_edge.errors import EdgeError, invalid
 from http_edge.exports import Exports
+from http_edge.generation import Generation
 from http_edge.images import Images
 from http_edge.orders import Order
 from http_edge.scope import DEFAULT_PRIORITY, Caller, current
 from http_edge.settings import EdgeSettings
-from http_edge.specs import Wanted, build_spec, encode_checked
+from http_edge.specs import build_spec, encode_checked
 from http_edge.translated import translated
 from http_edge.webhook_fields import Webhook
 
@@ -84,7 +85,14 @@ class Submits:
         wanted = order.wanted
         if order.image and not wanted.image:
             wanted = msgspec.structs.replace(wanted, image="the uploaded image")
-        spec = build_spec(wanted, card, seed=secrets.randbelow(_SEED_BOUND), echo=order.echo)
+        spec = build_spec(
+            wanted,
+            card,
+            seed=secrets.randbelow(_SEED_BOUND),
+            echo=order.echo,
+            warnings=order.warnings,
+            lenient=order.lenient,
+        )
         if spec.save_to and spec.num_outputs > 1:
             raise invalid(wanted.label("save_to"), wanted.save_to, f"is one file, and the job makes {spec.num_outputs}")
         spec = await self._place(wanted, spec, order.image)
@@ -96,7 +104,7 @@ class Submits:
         """Submit a job that is over once more, as it is, under the same name. Raises `EdgeError`."""
         order = self._named(
             Order(
-                wanted=Wanted(prompt=spec.prompt, seed=spec.seed),
+                wanted=Generation(prompt=spec.prompt, seed=spec.seed),
                 priority=view.priority,
                 origin=view.origin,
                 alias=view.alias,
@@ -214,7 +222,7 @@ class Submits:
             worker=order.worker,
         )
 
-    async def _place(self, wanted: Wanted, spec: JobSpec, image: str) -> JobSpec:
+    async def _place(self, wanted: Generation, spec: JobSpec, image: str) -> JobSpec:
         """Check the client's paths and keep its image."""
         save_to = spec.save_to
         if save_to:

@@ -32,9 +32,9 @@ class Webhook(Struct, frozen=True, kw_only=True):
     events: tuple[HookEvent, ...] = ()
 
 
-def read_webhook(values: Mapping[str, Any], *, lenient: bool = False, place: str = "body") -> Webhook | None:
+def read_webhook(values: Mapping[str, Any], *, place: str = "body") -> Webhook | None:
     """The webhook among a request's fields; None when there is none. Raises `EdgeError`. Where the URL leads is not looked at."""
-    reader = Reader(values, lenient=lenient, place=place)
+    reader = Reader(values, place=place)
     text = (reader.text("webhook", max_chars=MAX_URL_CHARS) or "").strip()
     events = _read_events(reader)
     if not text:

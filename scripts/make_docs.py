@@ -11,9 +11,20 @@ from typing import Any
 from broker.core.jobs import FINAL, TABLE, Cause, JobState
 from broker.settings import BrokerSettings
 from broker.wire.options import CommonSettings, OptionRow, describe
+from http_edge.generation import FIELDS
 from http_edge.openapi import OPERATIONS
 from http_edge.settings import EdgeSettings
 from workers.settings import WorkerSettings
+
+_KINDS = {
+    "text": "text",
+    "choice": "`video`, `image`",
+    "integer": "whole number",
+    "number": "number",
+    "size": "text, or two numbers",
+    "aspect": "text",
+    "arguments": "object",
+}
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -84,6 +95,20 @@ def tested_models() -> dict[str, str]:
     return {"checks": cases.checks(), "classes": cases.table()}
 
 
+def every_field() -> str:
+    """The fields of a generation, as the readers and the OpenAPI document have them."""
+    lines = ["| field | also | type | meaning |", "|---|---|---|---|"]
+    for field in FIELDS.values():
+        also = ", ".join(f"`{name}`" for name in field.aliases)
+        bounds = (
+            f", {field.low:g} to {field.high:g}" if field.kind in ("integer", "number") and field.high < 1e18 else ""
+        )
+        lines.append(
+            f"| `{field.name}` | {also} | {_KINDS[field.kind]}{bounds} | {field.about.replace('|', chr(92) + '|')} |"
+        )
+    return "\n".join(lines)
+
+
 def parts() -> dict[str, dict[str, str]]:
     """All generated parts by file and marker."""
     return {
@@ -93,7 +118,7 @@ def parts() -> dict[str, dict[str, str]]:
             "workers": own_settings(WorkerSettings),
             "edge": own_settings(EdgeSettings),
         },
-        "docs/api.md": {"routes": every_route()},
+        "docs/api.md": {"fields": every_field(), "routes": every_route()},
         "docs/architecture.md": {"states": state_diagram()},
         "docs/models.md": tested_models(),
     }

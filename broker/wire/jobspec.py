@@ -18,6 +18,15 @@ Scalar = str | int | float | bool | None
 #: Longest prompt, in characters. Text encoders read a few hundred tokens; this leaves room for every one of them.
 MAX_PROMPT_CHARS = 20_000
 
+#: Bounds of a spec's numbers: what any service could take. A model's own limits are narrower.
+MAX_SIDE = 16_384
+MAX_FRAMES = 100_000
+MAX_STEPS = 10_000
+MAX_TOKENS = 65_536
+MAX_OUTPUTS = 10
+#: What msgpack, JSON readers and torch all hold.
+MAX_INT = 2**63 - 1
+
 #: What may name a job: safe as a path component, a URL segment and a client-side file name.
 JOB_ID_RULE = "1 to 64 characters of A-Z a-z 0-9 _ -"
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -42,20 +51,20 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     output: MediaKind
     prompt: Annotated[str, Meta(min_length=1, max_length=MAX_PROMPT_CHARS)]
     negative_prompt: Annotated[str, Meta(max_length=MAX_PROMPT_CHARS)] = ""
-    width: Annotated[int, Meta(ge=1, le=16_384)]
-    height: Annotated[int, Meta(ge=1, le=16_384)]
+    width: Annotated[int, Meta(ge=1, le=MAX_SIDE)]
+    height: Annotated[int, Meta(ge=1, le=MAX_SIDE)]
     #: Frames in the clip; 1 for an image.
-    num_frames: Annotated[int, Meta(ge=1, le=100_000)] = 1
+    num_frames: Annotated[int, Meta(ge=1, le=MAX_FRAMES)] = 1
     #: Frames per second of the file (23.976 becomes 24000/1001).
     fps: Annotated[float, Meta(gt=0, le=1000)] = 16.0
-    num_inference_steps: Annotated[int, Meta(ge=1, le=10_000)]
+    num_inference_steps: Annotated[int, Meta(ge=1, le=MAX_STEPS)]
     #: None leaves the pipeline's own default.
     guidance_scale: float | None = None
     guidance_scale_2: float | None = None
-    max_sequence_length: Annotated[int, Meta(ge=1, le=65_536)] | None = None
+    max_sequence_length: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
     #: Always present: an absent seed is drawn once by the edge, recorded here and returned to the client.
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
-    num_outputs: Annotated[int, Meta(ge=1, le=10)] = 1
+    seed: Annotated[int, Meta(ge=0, le=MAX_INT)]
+    num_outputs: Annotated[int, Meta(ge=1, le=MAX_OUTPUTS)] = 1
     #: Absolute path of the first-frame or source image, checked and spooled by the edge; "" when there is none.
     image: str = ""
     #: Further arguments of the pipeline's call, passed on only if the pipeline takes them.
@@ -70,6 +79,8 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     traceparent: Annotated[str, Meta(max_length=64)] = ""
     #: Of a request with an idempotency key: SHA-256 of what it said, hex. No engine reads this.
     request_digest: Annotated[str, Meta(max_length=64)] = ""
+    #: What of the request was changed or is ignored, one sentence each. No engine reads this.
+    warnings: tuple[str, ...] = ()
 
 
 class Defaults(Struct, frozen=True, kw_only=True):

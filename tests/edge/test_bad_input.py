@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from http_edge.specs import KNOWN_FIELDS
+from http_edge.generation import FIELDS
 from tests.edge.conftest import World
 
 OK = {"prompt": "a red circle"}
@@ -34,13 +34,17 @@ INVALID: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"height": 4096}, "height", ["4096", "32 to 256"]),
     ({"width": -64}, "width", ["-64"]),
     ({"width": True}, "width", ["width: true", "not a whole number"]),
-    ({"width": "64"}, "width", ['"64"', "not a whole number"]),
+    ({"width": "64.5"}, "width", ['"64.5"', "not a whole number"]),
+    ({"width": [64]}, "width", ["a list of 1", "not a whole number"]),
     ({"width": 64.5}, "width", ["64.5", "not a whole number"]),
     ({"width": 10**30}, "width", ["must be"]),
     ({"width": 10**400}, "width", ["a number of more than 77 digits"]),
     ({"size": "64"}, "size", ['"64"', '"WIDTHxHEIGHT"']),
     ({"size": "64x100"}, "size", ["height 100 of size", "96 or 112"]),
-    ({"size": [64, 64]}, "size", ["is not a string"]),
+    ({"size": [64, 96]}, "size", ["a list of 2", "which is the width", "WIDTHxHEIGHT"]),
+    ({"size": "64,96"}, "size", ['"64,96"', "which is the width"]),
+    ({"size": [64, 64, 3]}, "size", ["a list of 3", '"WIDTHxHEIGHT"']),
+    ({"size": "64x64", "width": 96}, "size", ["size and width contradict each other", '"64x64" and 96']),
     ({"size": "256x256"}, "size", ["256x256", "65536 pixels", "at most 16384"]),
     ({"num_frames": 18}, "num_frames", ["18", "4k+1", "nearest: 17 or 21"]),
     ({"num_frames": 83}, "num_frames", ["83", "1 to 81"]),
@@ -54,10 +58,11 @@ INVALID: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"fps": True}, "fps", ["is not a number"]),
     ({"num_inference_steps": 51}, "num_inference_steps", ["51", "1 to 50"]),
     ({"num_inference_steps": 0}, "num_inference_steps", ["must be 1 to"]),
-    ({"guidance_scale": "7"}, "guidance_scale", ['"7"', "is not a number"]),
+    ({"guidance_scale": "2,3"}, "guidance_scale", ['"2,3"', "is not a number"]),
     ({"guidance_scale": 101}, "guidance_scale", ["0 to 100"]),
-    ({"seed": -1}, "seed", ["seed: -1", "must be 0 to"]),
-    ({"seed": 2**63}, "seed", ["must be 0 to"]),
+    ({"seed": -2}, "seed", ["seed: -2", "must be -1 to"]),
+    ({"seed": 2**63}, "seed", ["must be -1 to"]),
+    ({"seed": [5, 6]}, "seed", ["a list of 2", "not a whole number"]),
     ({"seed": 1.5}, "seed", ["not a whole number"]),
     ({"num_outputs": 11}, "num_outputs", ["1 to 10"]),
     ({"max_sequence_length": 0}, "max_sequence_length", ["must be 1"]),
@@ -250,11 +255,12 @@ GEN1_INVALID: list[tuple[dict[str, Any], list[str], list[str]]] = [
     ({"task_id_must_unique": "maybe"}, ["body", "task_id_must_unique"], ['"maybe"', "true or false"]),
     ({"num_fragments": "few"}, ["body", "num_fragments"], ["whole number"]),
     ({"infer_steps": 51}, ["body", "infer_steps"], ["51", "1 to 50"]),
-    ({"infer_steps": "8"}, ["body", "infer_steps"], ["whole number"]),
+    ({"infer_steps": "8.5"}, ["body", "infer_steps"], ["whole number"]),
     ({"target_video_length": 18}, ["body", "target_video_length"], ["18", "17 or 21"]),
     ({"target_video_length": 129}, ["body", "target_video_length"], ["129", "1 to 81"]),
     ({"width": 100}, ["body", "width"], ["96 or 112"]),
-    ({"seed": -1}, ["body", "seed"], ["must be 0"]),
+    ({"seed": -2}, ["body", "seed"], ["must be -1"]),
+    ({"lora_name": "style"}, ["body", "lora_name"], ['"style"', "is not supported"]),
 ]
 
 
@@ -297,7 +303,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-NAMES = (*KNOWN_FIELDS, "id", "priority", "deadline_s", "task_id", "save_video_path", "image_path", "num_fragments")
+NAMES = (*FIELDS, "id", "priority", "deadline_s", "task_id", "save_video_path", "image_path", "num_fragments")
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

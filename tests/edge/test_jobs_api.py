@@ -78,11 +78,6 @@ def test_seconds_become_the_nearest_valid_frame_count(world: World) -> None:
     assert world.submit(seconds=0.01)["spec"]["num_frames"] == 1
 
 
-def test_unknown_fields_are_named_in_warnings(world: World) -> None:
-    job = world.submit(quality="auto", generator_device="cpu", seed=None)
-    assert job["warnings"] == ["quality: unknown field, ignored", "generator_device: unknown field, ignored"]
-
-
 def test_a_model_is_chosen_by_what_the_request_needs(world: World) -> None:
     assert world.submit(output="image")["model"] == "org/picture"
     assert world.submit(output="video")["model"] == "demo"

@@ -223,7 +223,7 @@ def test_a_task_that_does_not_stop_is_a_warning(world: World, monkeypatch: pytes
 
 def test_the_newer_servers_sampler_fields_are_honoured_and_repeated(world: World) -> None:
     sent = {"infer_steps": 4, "target_video_length": 33, "width": 96, "height": 48, "fps": 12, "seed": 9}
-    post(world, **sent, guidance_scale=5.5, talk_objects=[{"audio": "x"}], num_inference_steps=None)
+    post(world, **sent, guidance_scale=5.5, talk_objects=[], num_inference_steps=None)
     spec = decode_spec(world.fake.jobs[only_job(world)].body)
     assert (spec.num_inference_steps, spec.num_frames, spec.width, spec.height) == (4, 33, 96, 48)
     assert (spec.fps, spec.seed, spec.guidance_scale) == (12.0, 9, 5.5)
@@ -252,7 +252,11 @@ def test_an_absent_negative_prompt_is_empty(world: World) -> None:
 
 
 def test_fields_of_other_apis_are_not_theirs_to_set(world: World) -> None:
-    post(world, model="org/picture", extra=5, save_to="/etc/passwd", output=3, num_outputs="x", priority=99)
+    answer = post(world, model="org/picture", extra=5, output=3, num_outputs="x", priority=99)
+    told = [warning.partition(":")[0] for warning in answer["warnings"]]
+    assert told == ["model", "extra", "output", "num_outputs", "priority"]
+    world.do(world.fake.cancel, only_job(world), "")
+    assert status(world, "mine")["warnings"] == answer["warnings"]
     spec = decode_spec(world.fake.jobs[only_job(world)].body)
     assert (spec.model, spec.num_outputs) == ("demo", 1)
 

@@ -226,7 +226,7 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ({"model_cls": "org/picture"}, 'model "org/picture"'),
     ({"custom_shape": [48]}, "custom_shape: a list of 1"),
     ({"custom_shape": [48, 100]}, "width 100 of custom_shape"),
-    ({"seed": -1}, "seed: -1"),
+    ({"seed": -2}, "seed: -2"),
     ({"aspect_ratio": "wide", "custom_shape": None}, 'aspect_ratio: "wide"'),
     ({"video_duration_seconds": 600}, "video_duration_seconds"),
     ({"input_audio": {"type": "base64", "data": "x"}}, "input_audio"),

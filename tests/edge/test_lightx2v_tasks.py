@@ -129,16 +129,18 @@ def test_the_third_generations_benchmark_finds_its_file(world: World) -> None:
 #: (fields sent, what the spec holds)
 NAMES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"infer_steps": 4}, {"num_inference_steps": 4}),
-    ({"num_inference_steps": 5, "infer_steps": 4}, {"num_inference_steps": 5}),
+    ({"num_inference_steps": 4, "infer_steps": "4"}, {"num_inference_steps": 4}),
+    ({"steps": 4, "cfg_scale": 3}, {"num_inference_steps": 4, "guidance_scale": 3.0}),
     ({"target_video_length": 33}, {"num_frames": 33}),
-    ({"num_frames": 21, "target_video_length": 33}, {"num_frames": 21}),
+    ({"length": 33}, {"num_frames": 33}),
     ({"target_fps": 12}, {"fps": 12.0}),
     ({"fps": 24}, {"fps": 24.0}),
     ({"target_shape": [48, 96]}, {"height": 48, "width": 96}),
     ({"size": [48, 96]}, {"height": 48, "width": 96}),
     ({"size": "96x48"}, {"height": 48, "width": 96}),
     ({"size": "[48, 96]"}, {"height": 48, "width": 96}),
-    ({"size": [32, 64], "target_shape": [48, 96]}, {"height": 32, "width": 64}),
+    ({"size": "48,96"}, {"height": 48, "width": 96}),
+    ({"size": [48, 96], "target_shape": "96x48"}, {"height": 48, "width": 96}),
     ({"target_shape": []}, {"height": 64, "width": 64}),
     ({"height": 48, "width": 96}, {"height": 48, "width": 96}),
     ({"aspect_ratio": "16:9"}, {"height": 48, "width": 80}),
@@ -158,7 +160,7 @@ NAMES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"save_video_path": "c.mp4"}, {"save_to": "c.mp4"}),
     ({"num_fragments": 1, "use_prompt_enhancer": False, "resize_mode": "adaptive", "audio_path": "", "lora_name": None,
       "talk_objects": None, "lora_strength": 1.0, "reuse": False}, {"num_frames": 17}),
-    ({"extra": 5, "num_outputs": 4, "save_to": "/etc/x", "image": 3, "output": "image"}, {"num_outputs": 1, "image": ""}),
+    ({"extra": 5, "num_outputs": 4, "output": "image"}, {"num_outputs": 1, "output": "video"}),
 ]  # fmt: skip
 
 
@@ -180,7 +182,10 @@ def test_an_absent_seed_is_drawn(world: World) -> None:
 
 
 def test_unknown_fields_are_named_and_ignored(world: World) -> None:
-    assert post(world, wand="magic", sr_ratio=2.0)["warnings"] == ["wand: unknown field, ignored"]
+    answer = post(world, wand="magic", sr_ratio=2.0, infer_stepz=4)
+    told = ["wand: unknown field, ignored", "infer_stepz: unknown field, ignored; did you mean infer_steps?"]
+    assert answer["warnings"] == told
+    assert status(world, answer["task_id"])["warnings"] == told
 
 
 def test_an_image_task_goes_to_a_model_that_makes_images(world: World) -> None:

@@ -14,10 +14,11 @@ import pytest
 from starlette.routing import Route
 
 from broker.wire.messages import HookClaim
-from http_edge import docs_page, lightx2v_gen1, openai_fields, specs, webhook_events, webhook_fields
+from http_edge import docs_page, lightx2v_gen1, lightx2v_orders, openai_fields, webhook_events, webhook_fields
 from http_edge.app import build_app
 from http_edge.error_table import TABLE
 from http_edge.errors import EdgeError, error_response, family_of
+from http_edge.generation import NAMES
 from http_edge.openapi import OPERATIONS, openapi_path, undeclared, unrouted
 from http_edge.openapi_types import JSON
 from http_edge.schema_common import ERROR_BODY
@@ -152,20 +153,18 @@ def test_every_kind_of_error_is_told_of(document: dict[str, Any]) -> None:
     assert set(told) == set(TABLE)
 
 
-def test_every_field_that_is_read_is_described(document: dict[str, Any]) -> None:
+def test_every_name_that_is_read_is_described(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
-    hooks = set(webhook_fields.WEBHOOK_FIELDS)
-    native = set(schemas["JobRequest"]["properties"])
-    assert native == {*specs.KNOWN_FIELDS, "id", "priority", "deadline_s", *hooks}
-    assert {*openai_fields._READ, *openai_fields._OWN} - set(schemas["ImageRequest"]["properties"]) == {
-        # Of clips; and our own name for what OpenAI calls `n`.
-        "seconds",
-        "num_frames",
-        "fps",
-        "num_outputs",
-    }
-    gen1 = {*lightx2v_gen1._OPTIONAL, *lightx2v_gen1._TEXTS, *hooks}
-    assert gen1 <= set(schemas["Gen1Request"]["properties"])
+    own = {"id", "priority", "deadline_s", *webhook_fields.WEBHOOK_FIELDS}
+    assert set(schemas["JobRequest"]["properties"]) == {*NAMES, *own}
+    assert schemas["JobRequest"]["additionalProperties"] is False
+    for name, policy in (
+        ("VideoRequest", openai_fields.POLICY),
+        ("TaskRequest", lightx2v_orders.POLICY),
+        ("Gen1Request", lightx2v_gen1.POLICY),
+    ):
+        read = {alias for alias, field in NAMES.items() if field not in policy.without}
+        assert read <= set(schemas[name]["properties"]), name
 
 
 # ---------------------------------------------------------------- true
