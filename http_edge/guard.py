@@ -9,7 +9,9 @@ resolve to, on any port.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
@@ -21,6 +23,9 @@ Address = IPv4Address | IPv6Address
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 _PORTS = (80, 443)
+
+#: Names looked up at once. Each waits in a thread of its own, as the event loop has only a few, and a client's name server may hang.
+_LOOK_UPS = threading.BoundedSemaphore(256)
 
 #: Addresses of a host that are tried.
 _TRIED = 3
@@ -151,5 +156,33 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 
 async def resolve_host(host: str, port: int) -> list[str]:
     """The system's answer, each address once. Raises `OSError`, `UnicodeError`."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    if not _LOOK_UPS.acquire(blocking=False):
+        raise OSError("too many names are being looked up")
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[list[str]] = loop.create_future()
+
+    def settle(found: list[str], error: Exception | None) -> None:
+        if answer.done():
+            return
+        if error is None:
+            answer.set_result(found)
+        else:
+            answer.set_exception(error)
+
+    def look_up() -> None:
+        found: list[str] = []
+        failure: Exception | None = None
+        try:
+            entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = list(dict.fromkeys(str(entry[4][0]) for entry in entries))
+        except (OSError, UnicodeError) as error:
+            failure = error
+        finally:
+            _LOOK_UPS.release()
+        # The loop may have ended while the name server thought about it.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, found, failure)
+
+    # A daemon: the process ends without waiting for a name server.
+    threading.Thread(target=look_up, name="look-up", daemon=True).start()
+    return await answer

@@ -3,6 +3,7 @@
 The broker's journal is the outbox: it knows what is due, over restarts of anybody. An edge claims some of it, sends, and reports within
 the claim's lease; a claim that is not reported comes back to whichever edge asks then. So a delivery is never lost and may be sent twice:
 receivers tell the second by its `webhook-id`. Any number of edges share the work.
+Whose turn it is, `webhook_turns` decides; what has to wait too long is given back to the outbox, which counts as no attempt.
 """
 
 from __future__ import annotations
@@ -12,18 +13,19 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from email.utils import parsedate_to_datetime
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
 from broker.wire.messages import HookClaim, HookDone, JobView
 from http_edge.calls import Calls
 from http_edge.errors import EdgeError
-from http_edge.fetch import Fetcher, NotSent
+from http_edge.fetch import Fetcher, NotSent, parse_url
 from http_edge.webhook_events import event_body, event_id
 from http_edge.webhook_secrets import Secrets, SecretsError, signatures
+from http_edge.webhook_turns import Turn, Turns
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +39,12 @@ _JITTER = 0.2
 _THROTTLED, _THROTTLE_S = (429, 502, 504), 30.0
 _MOST_PAUSE_S = 86_400.0
 
-#: For one request; and for all of an attempt, well within the lease of 60 s that began with the claim.
+#: For one request; and for all of an attempt: with the wait before it (`webhook_turns.WAIT_S`) within the lease of 60 s of the claim.
 _TIMEOUT_S = 20.0
-_ATTEMPT_S = 45.0
+_ATTEMPT_S = 40.0
 
-#: Deliveries at once. Slow receivers hold their places for `_TIMEOUT_S`.
-_AT_ONCE = 32
-_BATCH = 16
+#: Deliveries that one claim brings, at most.
+_BATCH = 64
 
 #: Nothing is waited for longer than this: another edge may have died with what it held.
 _POLL_S = 5.0
@@ -53,7 +54,7 @@ _RETRY_S = 1.0
 #: How long an outcome is kept for a broker that does not answer. Without it the delivery is made again.
 _REPORT_S = 300.0
 
-Outcome = Literal["delivered", "retry", "failed", "disabled"]
+Outcome = Literal["delivered", "retry", "failed", "disabled", "released"]
 
 
 class Result(Struct, frozen=True):
@@ -84,6 +85,7 @@ class Webhooks:
         self._wall_clock = wall_clock
         self._draw = draw
         self._wake = asyncio.Event()
+        self._turns: Turns[HookClaim] = Turns()
         self._busy: set[asyncio.Task[None]] = set()
         self._secrets_missing = False
 
@@ -113,26 +115,47 @@ class Webhooks:
             await asyncio.gather(*self._busy, return_exceptions=True)
 
     async def _claim(self) -> float:
-        """Begin as many due deliveries as there is room for; seconds until more are due, as far as is known."""
-        room = min(_BATCH, _AT_ONCE - len(self._busy))
+        """Take due deliveries in, as many as there is room for, and begin those whose turn it is; seconds until there is more to do."""
+        now = asyncio.get_running_loop().time()
+        for claim, retry_s in self._turns.overdue(now):
+            self._spawn(self._release(claim, retry_s))
+        wait_s = await self._take_in()
+        self._begin()
+        overdue_at = self._turns.next_overdue()
+        return wait_s if overdue_at is None else min(wait_s, overdue_at - now)
+
+    async def _take_in(self) -> float:
+        """Seconds until more are due, as far as is known."""
+        room = min(_BATCH, self._turns.room)
         if room <= 0 or not self._has_secrets():
             return _POLL_S
-        until = asyncio.get_running_loop().time() + _ATTEMPT_S
         try:
             claims, wait_s = await self._calls.claim_hooks(room)
+            views = await asyncio.gather(*(self._calls.view(claim.job_id) for claim in claims))
         except EdgeError as error:
+            # What was claimed comes back when its lease has run out.
             log.info("no webhook deliveries", extra={"action": "webhook", "reason": error.message})
             return _RETRY_S
-        for claim in claims:
-            task = asyncio.create_task(self._deliver(claim, until))
-            self._busy.add(task)
-            task.add_done_callback(self._ended)
+        now = asyncio.get_running_loop().time()
+        for claim, view in zip(claims, views, strict=True):
+            # Without: the job was deleted meanwhile, and the delivery with it.
+            if view is not None and view.webhook:
+                retry_s = self._turns.add(Turn(_host_of(view.webhook), view.tenant), claim, now)
+                if retry_s is not None:
+                    self._spawn(self._release(claim, retry_s))
         return wait_s if wait_s >= 0 else _POLL_S
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if len(self._busy) >= _AT_ONCE:
-            self._wake.set()
-        self._busy.discard(task)
+    def _begin(self) -> None:
+        for turn, claim in self._turns.ready(asyncio.get_running_loop().time()):
+            self._spawn(self._deliver(turn, claim))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._busy.add(task)
+        task.add_done_callback(self._busy.discard)
+
+    async def _release(self, claim: HookClaim, retry_s: float) -> None:
+        await self._report(claim, Result("released", retry_s=retry_s))
 
     def _has_secrets(self) -> bool:
         """Whether deliveries can be signed. Until they can, they wait in the outbox."""
@@ -148,12 +171,19 @@ class Webhooks:
 
     # ------------------------------------------------------------ one delivery
 
-    async def _deliver(self, claim: HookClaim, until: float) -> None:
+    async def _deliver(self, turn: Turn, claim: HookClaim) -> None:
+        clock = asyncio.get_running_loop().time
+        began_at = clock()
         try:
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout(_ATTEMPT_S):
                 result = await self._attempt(claim)
         except TimeoutError:
             result = self._again(claim, 0, "there was no time left for it")
+        finally:
+            self._turns.ended(turn, clock() - began_at, clock())
+        # There is a place, and there may be room for more.
+        self._begin()
+        self._wake.set()
         if result is None:
             return
         log.info(
@@ -230,9 +260,15 @@ class Webhooks:
                         await asyncio.sleep(_RETRY_S)
                     else:
                         break
-        if result.outcome == "retry":
+        if result.outcome in ("retry", "released"):
             # It may be due sooner than what was waited for.
             self._wake.set()
+
+
+def _host_of(url: str) -> str:
+    """Host and port of a webhook, by which receivers are told apart."""
+    parsed = parse_url("webhook", url)
+    return f"{parsed.host.rstrip('.')}:{parsed.port or parsed.scheme}"
 
 
 def _seconds(retry_after: str, now: float) -> float:

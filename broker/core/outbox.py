@@ -48,6 +48,12 @@ def _settle(state: State, hook: Hook, message: m.HookDone, now: float) -> None:
     if message.outcome == "delivered":
         _put(state, hook, message, "delivered", now)
     elif hook.state == "pending" and hook.claim == message.claim:
+        if message.outcome == "released":
+            due_at = now + message.retry_s
+            state.effects.append(
+                Hooked(msgspec.structs.replace(hook, claim=0, attempts=hook.attempts - 1, due_at=due_at))
+            )
+            return
         if message.outcome == "retry":
             _put(state, hook, message, "pending", now + message.retry_s)
             return

@@ -134,13 +134,14 @@ class ClaimHooks(Message, frozen=True, kw_only=True, tag="claim_hooks"):
 class HookDone(Message, frozen=True, kw_only=True, tag="hook_done"):
     """What became of a delivery. Answered by `HookNoted` after the commit.
 
-    `retry`: again in `retry_s`; `failed`: never again; `disabled`: nothing more of this job.
+    `retry`: again in `retry_s`; `released`: again in `retry_s`, and it was not tried; `failed`: never again; `disabled`: nothing more of
+    this job.
     """
 
     req: int
     number: Fence
     claim: Fence
-    outcome: Literal["delivered", "retry", "failed", "disabled"]
+    outcome: Literal["delivered", "retry", "failed", "disabled", "released"]
     #: HTTP status of the answer; 0 when there was none.
     status: Annotated[int, Meta(ge=0, le=999)] = 0
     retry_s: Seconds = 0.0

@@ -130,6 +130,17 @@ def test_a_failure_is_tried_again_when_asked():
     assert claim(desk)[0][0].number == held.number
 
 
+def test_what_was_not_tried_comes_back_as_if_it_had_not_been_claimed():
+    desk = Desk()
+    finished(desk, webhook_events=("completed",))
+    for _ in range(12):
+        (held,), _ = claim(desk)
+        assert held.attempts == 1
+        done(desk, held, "released", retry_s=7.0)
+        assert claim(desk, 1)[0] == []
+        desk.now += 7.0
+
+
 @pytest.mark.parametrize("outcome", ["delivered", "failed", "disabled"])
 def test_what_is_settled_is_not_given_again(outcome):
     desk = Desk()

@@ -57,8 +57,11 @@ class FakeOutbox:
     def done(self, done: m.HookDone) -> None:
         row = self.rows.get(done.number)
         if row is not None and row[0].claim == done.claim:
-            state: m.HookState = "pending" if done.outcome == "retry" else done.outcome
+            state: m.HookState = "pending" if done.outcome in ("retry", "released") else done.outcome
             next_at = self.now + done.retry_s if state == "pending" else 0.0
+            if done.outcome == "released":
+                claim, view = row
+                row = msgspec.structs.replace(claim, attempts=claim.attempts - 1), view
             view = msgspec.structs.replace(
                 row[1], state=state, status=done.status, note=done.note, sending=False, next_at=next_at
             )

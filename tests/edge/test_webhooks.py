@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import socket
 import stat
 from email.utils import formatdate
 
@@ -242,6 +243,25 @@ def test_a_receiver_that_is_not_there_is_tried_again(told):
     done = report(told)
     assert (done.outcome, done.status) == ("retry", 0)
     assert done.note
+
+
+def test_a_receiver_that_hangs_delays_nobody_else(told, receiver):
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as hung:
+        where = f"http://127.0.0.1:{hung.getsockname()[1]}/"
+        waiting = [told.submit(webhook=where, webhook_events=["completed"])["id"] for _ in range(60)]
+        for job_id in waiting:
+            succeed(told, job_id)
+        good = submit(told, receiver)
+        succeed(told, good)
+        assert verified(receiver.next())["data"]["id"] == good
+        reports = [report(told)]
+        while reports[-1].outcome != "delivered":
+            reports.append(report(told))
+        # Of the others none was given up meanwhile: they still hang, wait here, or wait in the outbox untried.
+        assert {done.outcome for done in reports[:-1]} <= {"released"}
+        views = [told.fake.outbox.of_job(job_id)[0] for job_id in waiting]
+        assert {view.state for view in views} == {"pending"}
+        assert sum(view.sending for view in views) <= 4 + 16
 
 
 def test_a_job_deleted_meanwhile_is_not_told_of(told, receiver):
