@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,14 +13,18 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+import transformers
 from diffusers import AutoencoderKL, AutoencoderKLAllegro
+from safetensors.torch import load_file, save_file
 
 from broker.wire.jobspec import ModelCard
 from workers.engine import pipelines as engine_pipelines
 from workers.engine.device import Device
 from workers.engine.errors import LoadError, OutOfMemory
 from workers.engine.memory import ProcessMemory
+from workers.engine.packages import missing_package
 from workers.engine.pipelines import Pipelines
+from workers.engine.weights import variant_of, weights_bytes
 
 
 class SmallDevice(Device):
@@ -139,6 +146,112 @@ def test_damaged_model_is_named(demo_card: ModelCard, tmp_path: Path, damage: ob
 
     assert "'damaged'" in str(caught.value)
     assert str(model) in str(caught.value)
+
+
+def _rename_weights(model: Path, *parts: str, variant: str) -> None:
+    for part in parts:
+        for file in (model / part).glob("*.safetensors"):
+            file.rename(file.with_suffix(f".{variant}.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("parts", "variant"),
+    [
+        (("transformer", "vae", "text_encoder"), "fp16"),
+        (("transformer",), "fp16"),
+        (("transformer", "vae", "text_encoder"), "bf16"),
+    ],
+)
+def test_a_model_stored_in_a_variant_alone_is_loaded(
+    demo_card: ModelCard, tmp_path: Path, parts: tuple[str, ...], variant: str
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(demo_card.source, model)
+    _rename_weights(model, *parts, variant=variant)
+
+    pipe = Pipelines(SmallDevice()).get(_as(demo_card, "half", source=str(model)))
+
+    assert variant_of(model) == variant
+    whole = Pipelines(SmallDevice()).get(demo_card)
+    assert torch.equal(pipe.transformer.proj_out.weight, whole.transformer.proj_out.weight)
+
+
+def test_of_a_model_stored_twice_one_variant_counts(demo_card: ModelCard, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(demo_card.source, model)
+    once = weights_bytes(model)
+    for file in list(model.glob("*/*.safetensors")):
+        shutil.copy(file, file.with_suffix(".fp16.safetensors"))
+        shutil.copy(file, file.with_suffix(".bin"))
+
+    assert once > 2**20
+    assert (variant_of(model), weights_bytes(model)) == (None, once)
+
+
+def test_a_missing_quantiser_is_named_with_its_command(demo_card: ModelCard, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(demo_card.source, model)
+    config = json.loads((model / "transformer" / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "sdnq"}
+    (model / "transformer" / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(LoadError) as caught:
+        Pipelines(SmallDevice()).get(_as(demo_card, "quantised", source=str(model)))
+
+    assert str(caught.value).endswith(
+        ": its transformer is quantised with sdnq, which is not installed: pip install sdnq"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            ImportError("\n`cosmos_guardrail` is not installed. Please"),
+            "cosmos_guardrail, which is not installed: pip install cosmos_guardrail",
+        ),
+        (
+            ModuleNotFoundError("No module named 'cv2'"),
+            "opencv-python-headless, which is not installed: pip install opencv-python-headless",
+        ),
+        (importlib.metadata.PackageNotFoundError("gguf"), "gguf, which is not installed: pip install gguf"),
+        (ValueError("something else"), ""),
+    ],
+)
+def test_a_missing_package_is_named_with_its_command(error: Exception, told: str) -> None:
+    assert missing_package(error) == (f"it needs {told}" if told else "")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="torchvision is there")
+def test_torchvision_is_asked_for_in_the_build_of_torch() -> None:
+    with pytest.raises(ImportError) as caught:
+        transformers.Qwen2VLVideoProcessor()
+
+    told = missing_package(caught.value)
+
+    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
+    assert major == 2
+    assert (
+        f"it needs torchvision, which is not installed: pip install --no-deps 'torchvision==0.{minor + 15}.*'" in told
+    )
+    assert ("whl/cpu" in told) == torch.__version__.endswith("+cpu")
+
+
+def test_what_of_a_directory_is_not_used_as_it_is_stored_is_logged(
+    demo_card: ModelCard, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(demo_card.source, model)
+    file = next((model / "transformer").glob("*.safetensors"))
+    weights = load_file(file)
+    weights["proj_out.weight"] = weights["proj_out.weight"].to(torch.float8_e4m3fn)
+    save_file(weights, file)
+    (model / "pytorch_lora_weights.safetensors").touch()
+
+    Pipelines(SmallDevice()).get(_as(demo_card, "odd", source=str(model)))
+
+    assert "not part of the model, and not used: pytorch_lora_weights.safetensors" in caplog.text
+    assert "weights of transformer are stored in float8 and brought to torch.float32" in caplog.text
 
 
 def test_hub_id_is_not_fetched_offline(demo_card: ModelCard, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,7 +157,10 @@ class Slot:
             case Ready() if self.engine.state == "loading":
                 self._ready(message, now)
             case LoadFailed() if self.engine.state == "loading":
-                self._load_trouble = f"model {message.model!r} cannot be loaded: {message.message}"
+                named = message.message.startswith("model ")
+                self._load_trouble = (
+                    message.message if named else f"model {message.model!r} cannot be loaded: {message.message}"
+                )
                 self.engine.ending(now)
                 self._emit(fx.Note(action="load_failed", level="error", detail=self._load_trouble))
             case TailBegun() if (front := self._front) is not None and front.fence == message.fence:

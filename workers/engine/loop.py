@@ -95,8 +95,11 @@ class Loop:
                 raise EngineError(f"model {name!r} is not one of {', '.join(cards) or 'none'}")
             registry.engine(card).load(card)
         except Exception as error:  # the process's outermost loop: whatever a library raises is the agent's to hear
-            logger.exception("the model cannot be loaded", extra={"action": "load_failed", "model": name})
-            return LoadFailed(model=name, message=classify(error, "load").message)
+            message = classify(error, "load").message
+            # What is said in our own words needs no traceback.
+            unforeseen = not isinstance(error, EngineError)
+            logger.error("%s", message, exc_info=unforeseen, extra={"action": "load_failed", "model": name})
+            return LoadFailed(model=name, message=message)
         seat.set_memory(*registry.meter.used_and_total_mb())
         return Ready(model=name, load_s=time.monotonic() - started)
 
@@ -121,6 +124,12 @@ def _become_a_child_engine() -> None:
     # Bars and warnings of these libraries are noise in a log.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("transformers.utils.import_utils").addFilter(_is_no_fallback)
+
+
+def _is_no_fallback(record: logging.LogRecord) -> bool:
+    """Without torchvision transformers reads pictures with Pillow, and says so for each class. Where it cannot, that is an error."""
+    return "requires torchvision (not installed); falling back" not in record.getMessage()
 
 
 def main(argv: Sequence[str]) -> int:

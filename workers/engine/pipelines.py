@@ -22,7 +22,10 @@ from workers.engine.base import Profile
 from workers.engine.device import Device
 from workers.engine.errors import LoadError, OutOfMemory
 from workers.engine.failures import classify
+from workers.engine.packages import missing_package, missing_quantiser
 from workers.engine.prompts import remember_prompts
+from workers.engine.weights import float8_parts, loose_loras, variant_of, weights_bytes
+from workers.model_sources import find
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +34,6 @@ _from_pretrained: Any = DiffusionPipeline.from_pretrained
 
 #: Free memory must exceed the weights by this much before a model is loaded beside others: activations need room too.
 _HEADROOM = 1.3
-
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 
 #: Families whose VAE loses detail in half precision and whose pipelines cast between the two themselves (diffusers' Wan guide).
 _FLOAT32_VAE = ("Wan", "SkyReelsV2")
@@ -115,8 +116,16 @@ class Pipelines:
         local = Path(card.source).is_dir()
         if not local and _is_path(card.source):
             raise LoadError(f"model {card.name!r}: there is no directory {card.source!r}")
+        directory = find(card.source)
+        if directory is not None and (missing := missing_quantiser(directory)):
+            raise LoadError(f"model {card.name!r} cannot be loaded from {card.source!r}: {missing}")
+        variant = variant_of(directory) if directory is not None else None
+        if directory is not None:
+            _say_what_is_changed(card, directory, self.device.dtype)
         try:
-            pipe = _from_pretrained(card.source, dtype=self._dtypes(card), local_files_only=local or _offline())
+            pipe = _from_pretrained(
+                card.source, dtype=self._dtypes(card), variant=variant, local_files_only=local or _offline()
+            )
         except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, SafetensorError) as error:
             raise _load_error(card, error) from error
         pipe.set_progress_bar_config(disable=True)
@@ -133,7 +142,7 @@ class Pipelines:
     def _make_room(self, card: ModelCard) -> None:
         if not self._loaded:
             return
-        needed = int(_weights_bytes(card.source, self.device.dtype) * _HEADROOM)
+        needed = int(_needed_bytes(card.source, self.device.dtype) * _HEADROOM)
         self.device.release()
         for name in tuple(self._loaded):
             if self.device.free_bytes() >= needed:
@@ -213,13 +222,22 @@ def _tile_vae(pipe: Any, on: bool) -> None:
             getattr(vae, method)()
 
 
-def _weights_bytes(source: str, dtype: torch.dtype) -> int:
+def _needed_bytes(source: str, dtype: torch.dtype) -> int:
     """Size of the weights on disk, doubled for float32 (most files are half precision); 0 when not known, as for a hub id."""
     directory = Path(source)
     if not directory.is_dir():
         return 0
-    total = sum(file.stat().st_size for file in directory.glob("*/*") if file.suffix in _WEIGHTS)
+    total = weights_bytes(directory)
     return total * 2 if dtype == torch.float32 else total
+
+
+def _say_what_is_changed(card: ModelCard, directory: Path, dtype: Any) -> None:
+    """Tell the operator of weights that are not used, or not as they are stored."""
+    mark = {"action": "load_model", "model": card.name}
+    if loras := loose_loras(directory):
+        logger.warning("not part of the model, and not used: %s", ", ".join(loras), extra=mark)
+    if parts := float8_parts(directory):
+        logger.warning("weights of %s are stored in float8 and brought to %s", ", ".join(parts), dtype, extra=mark)
 
 
 def _offline() -> bool:
@@ -232,6 +250,6 @@ def _is_path(source: str) -> bool:
 
 
 def _load_error(card: ModelCard, error: BaseException) -> LoadError | OutOfMemory:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = missing_package(error) or " ".join(str(error).split()) or type(error).__name__
     message = f"model {card.name!r} cannot be loaded from {card.source!r}: {text}"
     return OutOfMemory(message) if classify(error, "load").kind == "out_of_memory" else LoadError(message)

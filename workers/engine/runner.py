@@ -23,6 +23,7 @@ from msgspec import Struct
 from broker.wire.jobspec import JobSpec, ModelCard, Result, decode_spec, trace_id_of
 from workers import logs
 from workers.engine.base import Engine, Outcome, Stage
+from workers.engine.errors import LoadError
 from workers.engine.failures import classify
 from workers.engine.monitor import Cancelled, Monitor
 from workers.engine.overlap import Candidate, OverlapPlanner, shape_of
@@ -327,8 +328,9 @@ def _again(error: Exception) -> None:
 def _failed(job: RunJob, engine: Engine | None, error: Exception, phase: str) -> JobFailed:
     verdict = classify(error, phase)
     log = {"action": "job_failed", "job_id": job.job_id, "fence": job.fence, "kind": verdict.kind, "phase": phase}
-    # A refused input is the client's affair and needs no traceback of ours.
-    logger.error("job failed: %s", verdict.message, exc_info=verdict.kind != "invalid_input", extra=log)
+    # A refused input is the client's affair, and a model that cannot be loaded is told in our words: neither needs a traceback.
+    told = verdict.kind == "invalid_input" or isinstance(error, LoadError)
+    logger.error("job failed: %s", verdict.message, exc_info=not told, extra=log)
     _forget_frames(error)
     loaded = engine.loaded() if engine else ""
     return JobFailed(fence=job.fence, kind=verdict.kind, message=verdict.message, fatal=verdict.fatal, model=loaded)
