@@ -29,6 +29,13 @@ class NoArchive:
     def find(self, job_id: str) -> Job | None:
         return None
 
+    def set_asides(self) -> list[Job]:
+        return []
+
+    @property
+    def set_aside_count(self) -> int:
+        return 0
+
     def body(self, job_id: str) -> bytes:
         return b"spec"
 

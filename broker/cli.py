@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from broker import keys_cli
+from broker import keys_cli, set_aside_cli
 from broker.core.machine import Core
 from broker.settings import BrokerSettings, check
 from broker.shell.clock import Clock, anchored_clock
@@ -22,6 +22,7 @@ from broker.shell.journal import Journal
 from broker.shell.junk import Junk
 from broker.shell.lock import Lock
 from broker.shell.metrics import Metrics
+from broker.shell.recovery import Recovery
 from broker.shell.router import Router
 from broker.shell.server import Server
 from broker.shell.sockets import Gate, Wires, ipc_path
@@ -34,15 +35,18 @@ logger = logging.getLogger(__name__)
 DESCRIPTION = """The broker of a Zoetrope service: takes jobs from HTTP edges, keeps them in a journal (<home>/jobs.sqlite) until each has
 reached its one final state, and gives them to GPU workers as these become free. One broker a home; start it first or last, edges and
 workers find it. It can be killed and restarted at any time: accepted jobs are on disk, workers keep computing meanwhile.
-`python -m broker keys` makes the keys that workers and edges on other machines need.
+`python -m broker keys` makes the keys that workers and edges on other machines need, `python -m broker set-aside` shows jobs that the
+broker could not handle.
 Exit codes: 0 stopped by SIGTERM or SIGINT; 2 bad option, or another broker uses the home; 3 journal damaged or of a newer version;
 4 journal cannot be written; 5 disk full; 6 journal and memory disagree."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the broker, or do what `keys` says; returns the exit code."""
+    """Run the broker, or do what `keys` or `set-aside` says; returns the exit code."""
     if argv[:1] == ["keys"]:
         return keys_cli.main(argv[1:], os.environ)
+    if argv[:1] == ["set-aside"]:
+        return set_aside_cli.main(argv[1:], os.environ)
     try:
         settings = options.load(BrokerSettings, "python -m broker", "broker", argv, os.environ, DESCRIPTION)
         check(settings)
@@ -79,8 +83,8 @@ def run(settings: BrokerSettings) -> None:
         clock = anchored_clock()
         core = Core(journal.epoch, journal, settings.policy, clock())
         gc.disable()  # nothing that is loaded is garbage
-        jobs = journal.live()
-        core.restore(jobs, journal.rates(), clock())
+        recovery = Recovery(core, journal)
+        jobs = recovery.load(clock())
         descriptors.allow_many()
         wires = Wires(settings.front_endpoint, settings.back_endpoint, _gate(settings))
         stack.callback(wires.close)
@@ -89,12 +93,12 @@ def run(settings: BrokerSettings) -> None:
             extra={
                 "action": "loaded",
                 "epoch": journal.epoch,
-                "jobs": len(jobs),
+                "jobs": jobs,
+                "set_aside": journal.set_aside_count,
                 "start_s": time.monotonic() - started,
             },
         )
-        del jobs
-        _serve(settings, core, journal, wires, disk, clock)
+        _serve(settings, core, journal, wires, disk, clock, recovery)
     logger.info("stopped", extra={"action": "stopped"})
 
 
@@ -117,14 +121,22 @@ def _gate(settings: BrokerSettings) -> Gate | None:
     return Gate(key=key, allowed=allowed, front=settings.front_tcp, back=settings.back_tcp)
 
 
-def _serve(settings: BrokerSettings, core: Core, journal: Journal, wires: Wires, disk: Disk, clock: Clock) -> None:
+def _serve(
+    settings: BrokerSettings,
+    core: Core,
+    journal: Journal,
+    wires: Wires,
+    disk: Disk,
+    clock: Clock,
+    recovery: Recovery,
+) -> None:
     # What was loaded stays: no collection need walk it again. And few of the many small objects of a pass are ever part of a circle.
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     gc.enable()
     junk = Junk()
     metrics = Metrics(junk)
-    router = Router(core, journal, wires, disk, metrics, junk, time.perf_counter)
+    router = Router(core, journal, wires, disk, metrics, junk, time.perf_counter, recovery)
     metrics_file = Path(settings.metrics_file) if settings.metrics_file else None
     stopping.check()
     asyncio.run(Server(core, journal, wires, router, disk, metrics, clock, metrics_file).run())

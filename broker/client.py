@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import zmq
@@ -182,6 +182,18 @@ class BrokerClient:
             return None
         view: m.WorkerView = codec.worker_view(data)
         return view
+
+    async def set_aside(self) -> Sequence[m.JobView]:
+        """The jobs that the broker set aside, the oldest first, without their specs."""
+        reply, data = await self._request(lambda req: m.ListSetAside(req=req))
+        _expect(m.Jobs, reply)
+        views: Sequence[m.JobView] = codec.job_views(data)
+        return views
+
+    async def settle_set_aside(self, job_id: str, action: Literal["release", "fail", "delete"]) -> str:
+        """Decide on a job that was set aside: "done", "not_set_aside" or "unreadable". A repeated "done" answers "not_set_aside"."""
+        reply, _ = await self._request(lambda req: m.SettleSetAside(req=req, job_id=job_id, action=action))
+        return _expect(m.SetAsideSettled, reply).outcome
 
     async def watch(self) -> None:
         """Subscribe to all events, for as long as this client lives, over restarts of the broker. Returns when the stream has begun.

@@ -44,6 +44,7 @@ def job_json(job: Job, progress: int, *, story: bool = False) -> dict[str, Any]:
         "deadline_at": view.deadline_at or None,
         "expires_at": job.expires_at or None,
         "timings": _timings(view),
+        "set_aside": {"reason": view.set_aside.reason, "at": view.set_aside.at} if view.set_aside else None,
         "error": {"code": view.failure.kind, "message": view.failure.message} if view.failure else None,
         "spec": spec_json(job.spec) if job.spec else None,
         "artefacts": artefacts_json(view),

@@ -100,6 +100,9 @@ class _PoolCollector(Collector):
         backlog = GaugeMetricFamily("zoetrope_queue_backlog_seconds", "Predicted GPU-seconds of work that waits.")
         backlog.add_metric([], self.view.backlog_s)
         yield backlog
+        aside = GaugeMetricFamily("zoetrope_set_aside", "Jobs that wait for the service's operator.")
+        aside.add_metric([], self.view.set_aside)
+        yield aside
         errors = GaugeMetricFamily(
             "zoetrope_prediction_error_ratio",
             "How far predicted run times were off lately, as a share of what the jobs took.",

@@ -111,6 +111,13 @@ class HookDelivery(Struct, kw_only=True):
     next_at: UnixTime | None
 
 
+class JobSetAside(Struct, kw_only=True):
+    """Why the service took a job that is not over out of its work, and since when: it waits for the operator."""
+
+    reason: str
+    at: UnixTime
+
+
 class JobWebhook(Struct, kw_only=True):
     """A job's webhook and its deliveries."""
 
@@ -145,6 +152,7 @@ class Job(Struct, kw_only=True):
     deadline_at: UnixTime | None
     expires_at: UnixTime | None
     timings: JobTimings
+    set_aside: JobSetAside | None
     error: JobError | None
     spec: JobSpecView | None
     artefacts: list[JobFile]

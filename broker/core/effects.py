@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 from broker.core.hooks import Hook
-from broker.core.jobs import Cause, Job, JobState
+from broker.core.jobs import Cause, Job, JobState, SetAside
 from broker.wire.messages import Message
 
 
@@ -46,6 +46,13 @@ class Forgot(Struct, frozen=True, gc=False):
     job_id: str
 
 
+class Marked(Struct, frozen=True, gc=False):
+    """A job's mark changed (None: it is set aside no more): on disk before anything of this pass is sent, and before its next row."""
+
+    job: Job
+    mark: SetAside | None
+
+
 class Hooked(Struct, frozen=True, gc=False):
     """A webhook delivery is new, or changed: its row must be on disk before anything of this pass is sent."""
 
@@ -64,4 +71,4 @@ class PeerGone(Struct, frozen=True):
     """Given to `receive` by the shell: this address cannot be reached any more."""
 
 
-Effect = Send | Moved | Forgot | Hooked | WorkerNoted
+Effect = Send | Moved | Forgot | Marked | Hooked | WorkerNoted

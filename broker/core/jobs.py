@@ -109,6 +109,19 @@ class IllegalMove(Exception):
         super().__init__(f"job {job.id} is {job.state}, cannot move by {cause}; story: {story}")
 
 
+class SetAside(Struct, frozen=True, kw_only=True):
+    """The mark of a live job that the core could not handle: nothing is done with it until its operator decides."""
+
+    reason: str
+    at: float
+    #: The job's revision from then on.
+    revision: int
+    #: "cancel" when that was asked for meanwhile: it ends so when it is released.
+    stop: str = ""
+    #: Its row could be read.
+    readable: bool = True
+
+
 class Job(Struct, kw_only=True):
     """One job. Only the core changes it; the journal writes it and reads it back."""
 
@@ -158,6 +171,8 @@ class Job(Struct, kw_only=True):
     failure: Failure | None = None
     result: Result | None = None
     story: list[Move] = field(default_factory=list)
+    #: Only on a job out of the archive, never on one in the core's memory.
+    set_aside: SetAside | None = None
 
     # Not journaled: forgotten in a restart, rebuilt from what workers say.
     #: `body` is empty because only the journal has it: see `bodies`.
@@ -177,6 +192,11 @@ class Job(Struct, kw_only=True):
     @property
     def final(self) -> bool:
         return self.state in FINAL
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing that a worker says of it counts."""
+        return self.state in FINAL or self.set_aside is not None
 
     @property
     def waiting(self) -> bool:

@@ -8,9 +8,10 @@ raised before anything has changed.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import isfinite
 from typing import get_args
 
-from broker.core import clock, outbox, reports, requests, views
+from broker.core import aside, clock, outbox, reports, requests, views
 from broker.core.dispatch import dispatch
 from broker.core.effects import Effect, PeerGone
 from broker.core.jobs import Job, JobState
@@ -22,6 +23,10 @@ from broker.wire import messages as m
 __all__ = ["Archive", "Core", "Policy"]
 
 _FROM_AGENT = frozenset(get_args(m.FromAgent))
+
+
+class UnsoundJob(ValueError):
+    """The row of a live job says what cannot be."""
 
 
 class Core:
@@ -44,13 +49,13 @@ class Core:
             self._peer_gone(peer)
         else:
             self._from_edge(peer, message, body)
-        return self._settle()
+        return self.settle()
 
     def tick(self, now: float) -> list[Effect]:
         """Do what is due."""
         self.now = max(self.now, now)
         clock.run_due(self.state, self.now)
-        return self._settle()
+        return self.settle()
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do; None: never, as things are."""
@@ -66,17 +71,30 @@ class Core:
         """The job as it is in memory: every live one, and every one that moved since the last `committed`."""
         return self.state.jobs.get(job_id)
 
+    def reset(self, epoch: int, now: float) -> None:
+        """Forget everything but who watches: workers say `Hello` again, jobs are `restore`d. `epoch` as at the beginning.
+
+        The streams of events go on with a gap in their numbers, so that watchers ask again.
+        """
+        old = self.state
+        self.state = State(epoch, old.archive, old.policy)
+        self.state.watchers = {peer: self.state.next_revision() for peer in old.watchers}
+        self.now = now
+
     def restore(self, jobs: Iterable[Job], rates: Iterable[tuple[str, float, float]], now: float) -> None:
-        """Take back what the journal holds: jobs that are not final, and (model, units, run_s) of finished ones, oldest first."""
+        """Take back what the journal holds: jobs that are not final, and (model, units, run_s) of finished ones, oldest first.
+
+        Raises `UnsoundJob` for a row that no core can have written.
+        """
         self.now = now
         state = self.state
         for model, units, run_s in rates:
             state.costs.learn(model, units, run_s)
         for job in jobs:
+            _require_sound(job, state.epoch)
             state.adopt_record(job)
             job.begun = job.fence if _had_begun(job) else 0
-            if job.deadline_at:
-                state.deadlines.set(("deadline", job.id), job.deadline_at)
+            state.set_deadline(job)
             if job.state is JobState.QUEUED:
                 state.enqueue(job, front=job.attempts > 0)
             elif job.state is JobState.DELAYED:
@@ -99,8 +117,8 @@ class Core:
 
     # ------------------------------------------------------------ inside
 
-    def _settle(self) -> list[Effect]:
-        """What every pass ends with: give out work, tell the watchers."""
+    def settle(self) -> list[Effect]:
+        """What every call ends with: give out work, tell the watchers."""
         state = self.state
         if state.pool.free:
             dispatch(state, self.now)
@@ -146,6 +164,10 @@ class Core:
                 requests.get_pool(state, peer, message, now)
             case m.DrainWorker():
                 requests.drain_worker(state, peer, message, now)
+            case m.ListSetAside():
+                aside.list_all(state, peer, message, now)
+            case m.SettleSetAside():
+                aside.settle(state, peer, message, now)
             case m.ForgetJobs():
                 requests.forget_jobs(state, peer, message, now)
             case m.ClaimHooks():
@@ -188,3 +210,19 @@ class Core:
 def _had_begun(job: Job) -> bool:
     """Whether the attempt of a restored job's fence was in an engine: it runs, or ran until its worker was lost."""
     return job.state is JobState.RUNNING or (job.waiting and bool(job.story) and job.story[-1].source == "running")
+
+
+def _require_sound(job: Job, epoch: int) -> None:
+    """Raise `UnsoundJob` when a live job cannot be like this: a damaged row must not reach the timers, the queue or a worker."""
+    words = (job.id, job.model, job.origin, job.alias, job.pinned, job.worker)
+    numbers = (job.units, job.submitted_at, job.deadline_at, job.not_before)
+    if not all(isinstance(word, str) for word in words):
+        raise UnsoundJob(f"names that are no text: {words}")
+    if not all(isinstance(number, int | float) and isfinite(number) and number >= 0 for number in numbers):
+        raise UnsoundJob(f"units, or a time, that can not be: {numbers}")
+    if not isinstance(job.fence, int) or not 0 <= job.fence >> 32 <= epoch:
+        raise UnsoundJob(f"fence {job.fence!r} in epoch {epoch}")
+    if job.waiting and job.stop:
+        raise UnsoundJob(f"it is {job.state} although it was asked to stop ({job.stop})")
+    if job.result is not None or job.finished_at:
+        raise UnsoundJob(f"it is {job.state} and has ended at {job.finished_at:g}")

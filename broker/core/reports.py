@@ -12,7 +12,7 @@ from zlib import crc32
 
 from broker.core import benching, retry
 from broker.core.dispatch import send_run
-from broker.core.jobs import FINAL, Cause, Job, JobState
+from broker.core.jobs import Cause, Job, JobState
 from broker.core.pool import Worker
 from broker.core.state import State
 from broker.wire import codec
@@ -81,7 +81,7 @@ def settle(state: State, worker: Worker, held: Iterable[m.Held], now: float) -> 
     for item in held:
         job = state.find(item.job_id)
         # A fence of a later epoch was granted on another journal (this one is a restored backup): it would outbid all of ours.
-        if job is None or job.state in FINAL or item.fence < job.fence or item.fence >> 32 > state.epoch:
+        if job is None or job.closed or item.fence < job.fence or item.fence >> 32 > state.epoch:
             if item.phase != "finished":  # a finished one is settled by its result, which is being resent
                 state.send(worker.peer, m.Cancel(job_id=item.job_id, fence=item.fence))
             continue
@@ -223,7 +223,7 @@ def _current(state: State, worker: Worker, message: m.AgentResult, now: float) -
     """The job, if this result is of its current attempt; else answer the result (it lost, or was counted before) and return None."""
     worker.said(message.fence, message.free)
     job = state.find(message.job_id)
-    if job is None or job.state in FINAL or job.fence != message.fence:
+    if job is None or job.closed or job.fence != message.fence:
         _acknowledge(state, worker, message, accepted=_already(job, message))
         if worker.held.get(message.job_id) == message.fence:
             worker.release(message.job_id, message.fence, now)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isfinite
 
-from broker.core import benching, views
+from broker.core import aside, benching, views
 from broker.core.dispatch import would_start
 from broker.core.effects import WorkerNoted
 from broker.core.jobs import Cause, Job, JobState
@@ -35,8 +35,7 @@ def submit(state: State, peer: bytes, message: m.Submit, body: bytes, now: float
     state.adopt_record(job)
     state.enqueue(job)
     state.move(job, Cause.SUBMITTED, now)
-    if job.deadline_at:
-        state.deadlines.set(("deadline", job.id), job.deadline_at)
+    state.set_deadline(job)
     state.send(peer, m.Accepted(req=message.req), codec.encode_body(views.job_view(state, job, now, full=True)))
 
 
@@ -132,6 +131,9 @@ def cancel_job(state: State, peer: bytes, message: m.CancelJob, now: float) -> N
 def _cancel(state: State, job: Job, now: float) -> m.CancelOutcome:
     if job.final:
         return "already_final"
+    if job.set_aside is not None:
+        aside.note_cancel(state, job)
+        return "requested"
     if job.waiting:
         job.stop = "cancel"
         state.move(job, Cause.CANCELLED, now)

@@ -34,6 +34,13 @@ class Archive(Protocol):
     def body(self, job_id: str) -> bytes:
         """The spec of a job that is there."""
 
+    def set_asides(self) -> list[Job]:
+        """The jobs that are set aside, as far as their rows can be read, without their specs."""
+
+    @property
+    def set_aside_count(self) -> int:
+        """How many there are."""
+
     def page(self, query: m.ListJobs) -> tuple[list[Job], bool]:
         """Jobs that match, in order, and whether more follow."""
 
@@ -165,6 +172,11 @@ class State:
             due_at=now,
             state="disabled" if unwanted else "pending",
         )
+
+    def set_deadline(self, job: Job) -> None:
+        """Wake at the job's deadline, if it has one."""
+        if job.deadline_at:
+            self.deadlines.set(("deadline", job.id), job.deadline_at)
 
     def enqueue(self, job: Job, *, front: bool = False) -> None:
         """Let a job that is `queued` wait for a worker."""

@@ -13,12 +13,13 @@ def job_view(state: State, job: Job, now: float, *, full: bool = False, body: by
     """A job for an edge; `full` adds story and spec bytes: `body`, where the caller has it."""
     if body is None:
         body = state.body(job) if full else b""
-    position, eta = _outlook(state, job, now)
+    mark = job.set_aside
+    position, eta = _outlook(state, job, now) if mark is None else (-1, -1.0)
     return m.JobView(
         id=job.id,
         state=NAMES[job.state],
         model=job.model,
-        revision=job.revision,
+        revision=job.revision if mark is None else max(job.revision, mark.revision),
         tenant=job.tenant,
         priority=job.priority,
         origin=job.origin,
@@ -27,7 +28,7 @@ def job_view(state: State, job: Job, now: float, *, full: bool = False, body: by
         attempts=job.attempts,
         crashes=job.crashes,
         losses=job.losses,
-        cancel_requested=job.stop == "cancel",
+        cancel_requested="cancel" in (job.stop, mark.stop if mark else ""),
         fence=job.fence,
         worker=job.worker,
         pinned=job.pinned,
@@ -48,6 +49,7 @@ def job_view(state: State, job: Job, now: float, *, full: bool = False, body: by
         webhook=job.webhook,
         webhook_events=job.webhook_events if full else (),
         hooks=tuple(map(hooks.view, state.archive.outbox.of_job(job.id))) if full and job.webhook else (),
+        set_aside=None if mark is None else m.SetAside(mark.reason, mark.at),
     )
 
 
@@ -166,4 +168,5 @@ def pool_view(state: State, now: float) -> m.PoolView:
         wait_s=wait_s(state, now),
         queue_limit=state.policy.queue_limit,
         prediction_errors=dict(state.costs.errors),
+        set_aside=state.archive.set_aside_count,
     )

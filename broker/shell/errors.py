@@ -47,3 +47,8 @@ class JournalConflict(ShellError):
     """A row would lower its fence or leave a final state: two broker cores wrote one journal, or the core has a bug."""
 
     exit_code = 6
+
+    def __init__(self, message: str | None = None, job_id: str = "") -> None:
+        """`job_id`: whose row it is, where that is known."""
+        super().__init__(message)
+        self.job_id = job_id

@@ -15,18 +15,22 @@ The rules:
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from broker.core.jobs import FINAL, Job, JobState
+from broker.core.jobs import FINAL, Job, JobState, SetAside
 from broker.shell import rows
+from broker.shell.asides import Asides
 from broker.shell.errors import JournalBroken, JournalConflict, JournalFull, JournalRefused
 from broker.shell.outbox import Outbox
 from broker.shell.pages import find_page
 from broker.shell.schema import open_database
 from broker.wire import messages as m
+
+logger = logging.getLogger(__name__)
 
 #: Succeeded jobs whose run times are given back at start, and how far back they are looked for.
 RECENT_RATES = 500
@@ -63,14 +67,18 @@ class Journal:
         self._deleted: list[int] = []
         #: Webhook deliveries, staged and committed along with the jobs.
         self.outbox = Outbox(self._connection, path, lambda: self._guarded(self._write_staged))
+        self.asides = Asides(self._connection)
         self._since_checkpoint = 0
         self._since_checkpoint_seen = 0
         try:
-            self._next = int(self._connection.execute("SELECT coalesce(max(n), 0) + 1 FROM job").fetchone()[0])
+            self._next = self._first_free()
             self.epoch = self._raise_epoch()
         except BaseException:
             self.close()
             raise
+
+    def _first_free(self) -> int:
+        return int(self._connection.execute("SELECT coalesce(max(n), 0) + 1 FROM job").fetchone()[0])
 
     def _raise_epoch(self) -> int:
         def write() -> None:
@@ -92,7 +100,9 @@ class Journal:
     @property
     def dirty(self) -> bool:
         """Whether anything is staged or flushed that is not committed."""
-        return self._written or bool(self._staged or self._lazy or self._doomed or self.outbox.staged)
+        return self._written or bool(
+            self._staged or self._lazy or self._doomed or self.outbox.staged or self.asides.dirty
+        )
 
     @property
     def _written(self) -> bool:
@@ -123,13 +133,15 @@ class Journal:
         """
         self.flush()
         row = self._row("SELECT n, state FROM job WHERE id = ?", (job_id,))
-        if row is None or row[1] not in FINAL:
+        if row is None or (row[1] not in FINAL and job_id not in self.asides):
             raise JournalConflict(f"job {job_id} cannot be deleted: its row is {row and row[1]}")
         # Should this transaction have to be written again, this row need not: it is deleted before anything else is written.
         self._flushed.pop(job_id, None)
         self.outbox.forget(job_id)
         self._inserted.discard(job_id)
         self._numbers.pop(job_id, None)
+        if job_id in self.asides:
+            self.asides.take_away(job_id)
         self._doomed.append(row[0])
         self._guarded(self._write_staged)
 
@@ -147,9 +159,10 @@ class Journal:
         """Make the staged rows durable, with or without the lazy ones; returns how many there were. Raises as `flush`."""
         if lazy:
             self._include_lazy()
-        if not (self._staged or self._doomed or self.outbox.staged or self._written):
+        if not (self._staged or self._doomed or self.outbox.staged or self.asides.dirty or self._written):
             return 0
         self._guarded(self._write_and_commit)
+        self.asides.committed()
         count = len(self._flushed) + len(self._deleted) + self.outbox.committed()
         for job in self._flushed.values():
             if job.state in FINAL:
@@ -159,6 +172,66 @@ class Journal:
         self._deleted.clear()
         self._since_checkpoint += count
         return count
+
+    def discard(self) -> None:
+        """Forget all that is not committed and raise the epoch, as if the process had been killed and started again. Raises as `flush`."""
+        if self._connection.in_transaction:
+            self._guarded(lambda: self._connection.execute("ROLLBACK"))
+        for staged in (self._numbers, self._staged, self._lazy, self._flushed, self._new, self._inserted):
+            staged.clear()
+        self._doomed.clear()
+        self._deleted.clear()
+        self.outbox.discard()
+        self.asides.load()
+        self._next = self._first_free()
+        self.epoch = self._raise_epoch()
+
+    def set_aside(self, job_id: str, reason: str, now: float, *, readable: bool = True) -> bool:
+        """Mark a live job, on disk when this returns; False when there is no such job. Nothing may be staged. Raises as `flush`."""
+        row = self._row("SELECT n, state FROM job WHERE id = ?", (job_id,))
+        if row is None or row[1] in FINAL:
+            return False
+        old = self.asides.of_job(job_id)
+        stop = "" if old is None else old.stop
+        mark = SetAside(reason=reason, at=now, revision=self.epoch << 32, stop=stop, readable=readable)
+        self.asides.put(job_id, row[0], mark)
+        self._numbers.pop(job_id, None)
+        self.commit()
+        return True
+
+    def mark(self, job: Job, mark: SetAside | None) -> None:
+        """Change the mark of a job that has one with the next commit; None: it has none from then on, and rows of it may be staged."""
+        n, old = self.asides.number(job.id), self.asides.of_job(job.id)
+        if mark is not None:
+            self.asides.put(job.id, n, mark)
+            return
+        self.asides.take_away(job.id)
+        self._numbers[job.id] = n
+        if old is not None and not old.readable:
+            self._guarded(lambda: self._rewrite(n, job))
+
+    def _rewrite(self, n: int, job: Job) -> None:
+        """Put what was salvaged of a row in its place, so that it can be updated: live, and below every fence."""
+        self._begin()
+        tail = rows.tail_of(job)
+        self._cursor.execute(
+            "UPDATE job SET id = ?, state = ?, fence = ?, worker = ?, origin = ?, alias = ?, model = ?, pinned = ?,"
+            " submitted_at = ?, tail = ? WHERE n = ?",
+            (
+                job.id,
+                JobState.QUEUED.value,
+                0,
+                job.worker,
+                job.origin,
+                job.alias,
+                job.model,
+                job.pinned,
+                job.submitted_at,
+                tail,
+                n,
+            ),
+        )
+        self._cursor.execute("INSERT OR REPLACE INTO spec (n, head, body) VALUES (?, ?, ?)", rows.spec_row(n, job))
 
     def checkpoint(self) -> None:
         """Move the WAL into the file, if that is worth it and nothing was committed since the last call: an idle moment."""
@@ -182,12 +255,13 @@ class Journal:
             fresh = [(numbers[job_id], job) for job_id, job in self._staged.items() if job_id in new]
             self._insert(fresh)
         if updates and self._cursor.executemany(rows.UPDATE_JOB, updates).rowcount != len(updates):
-            raise JournalConflict(self._conflicts(updates))
+            raise self._conflict(updates)
         self._flushed.update(self._staged)
         self._staged.clear()
         self._inserted |= new
         new.clear()
         self.outbox.write()
+        self.asides.write()
 
     def _delete_doomed(self) -> None:
         if self._doomed:
@@ -208,9 +282,9 @@ class Journal:
         if not self._connection.in_transaction:
             self._cursor.execute("BEGIN IMMEDIATE")
 
-    def _conflicts(self, updates: list[rows.JobRow]) -> str:
-        """Which updates did not match, and why."""
-        found = []
+    def _conflict(self, updates: list[rows.JobRow]) -> JournalConflict:
+        """Which updates did not match, and why; the first of them is to blame."""
+        found, job_ids = [], []
         for state, fence, _worker, _tail, n in updates:
             row = self._row("SELECT id, state, fence FROM job WHERE n = ?", (n,))
             if row is None:
@@ -218,7 +292,8 @@ class Journal:
             elif row[1:] != (state, fence):
                 there, here = f"{row[1]} with fence {row[2]}", f"{state} with fence {fence}"
                 found.append(f"job {row[0]} is {there}, the core has it {here}")
-        return "; ".join(found[:3]) or "a final row was written again"
+                job_ids.append(row[0])
+        return JournalConflict("; ".join(found[:3]) or "a final row was written again", job_ids[0] if job_ids else "")
 
     def _guarded(self, write: Callable[[], object]) -> None:
         try:
@@ -255,6 +330,8 @@ class Journal:
         staged = self._staged.get(job_id) or self._lazy.get(job_id)
         if staged is not None:
             return staged
+        if job_id in self.asides:
+            return self.asides.job(job_id)
         # Asked at every submit, mostly for what is not there: the index alone says that.
         known = self._row("SELECT 1 FROM job WHERE id = ?", (job_id,))
         return self._read(" WHERE job.id = ?", (job_id,)) if known else None
@@ -294,21 +371,47 @@ class Journal:
             raise JournalBroken(f"the journal {self.path} cannot be read: {error}") from error
         return [self._decode(row) for row in found], more
 
-    def live(self) -> list[Job]:
-        """Every job that is not final, oldest first, its spec left on disk; for the start."""
+    def live(self, now: float = 0.0) -> list[Job]:
+        """Every job that is not final, oldest first, its spec left on disk; for the start.
+
+        Those that are set aside are left out. A row that cannot be read is set aside. Raises as `flush`.
+        """
         found: list[tuple[int, Job]] = []
-        for state in JobState:
+        for state in self._states():
             if state in FINAL:
                 continue
             # The second term lets the partial index serve.
             where = " WHERE job.state = ? AND job.state <> 'succeeded'"
-            for row in self._connection.execute(rows.SELECT_PARKED + where, (state.value,)):
-                job = self._decode(row)
+            for row in self._connection.execute(rows.SELECT_LOOSE_PARKED + where, (state,)).fetchall():
+                job_id = rows.as_text(row[0])
+                if job_id in self.asides:
+                    continue
+                try:
+                    job = rows.decode(row)
+                except (ValueError, TypeError, RecursionError) as error:
+                    self._put_unreadable(job_id, row[12], error, now)
+                    continue
                 job.parked = True
                 found.append((row[12], job))
+        self.commit()
         found.sort(key=lambda item: item[0])
         self._numbers.update((job.id, n) for n, job in found)
         return [job for _, job in found]
+
+    def _states(self) -> list[object]:
+        """The states that rows are in, those that are none among them; a few steps in the index."""
+        found: list[object] = []
+        query = "SELECT min(state) FROM job WHERE state <> 'succeeded'"
+        row = self._connection.execute(query).fetchone()
+        while row[0] is not None:
+            found.append(row[0])
+            row = self._connection.execute(f"{query} AND state > ?", (row[0],)).fetchone()
+        return found
+
+    def _put_unreadable(self, job_id: str, n: int, error: Exception, now: float) -> None:
+        reason = f"its row cannot be read: {error}"[:256]
+        self.asides.put(job_id, n, SetAside(reason=reason, at=now, revision=self.epoch << 32, readable=False))
+        logger.error("job set aside", extra={"action": "set_aside", "job_id": job_id, "reason": reason})
 
     def rates(self) -> list[tuple[str, float, float]]:
         """(model, units, seconds without loading) of recent succeeded jobs, oldest first."""
@@ -324,6 +427,14 @@ class Journal:
         found.reverse()
         return found
 
+    def set_asides(self) -> list[Job]:
+        """The jobs that are set aside, without their specs, as far as their rows can be read; the first 1,000."""
+        return self.asides.jobs()
+
+    @property
+    def set_aside_count(self) -> int:
+        return len(self.asides)
+
     def _read(self, where: str, parameters: tuple[str, ...]) -> Job | None:
         row = self._row(rows.SELECT + where, parameters)
         return None if row is None else self._decode(row)
@@ -337,8 +448,11 @@ class Journal:
         return found[0] if found else None
 
     def _decode(self, row: rows.JobRow) -> Job:
+        mark = self.asides.of_job(row[0]) if len(self.asides) else None
         try:
-            return rows.decode(row)
+            job = rows.decode(row) if mark is None or mark.readable else rows.salvage(row)
+            job.set_aside = mark
+            return job
         except ValueError as error:
             raise JournalRefused(
                 f"the journal {self.path} holds a row it cannot read, job {row[0]!r}: {error}"

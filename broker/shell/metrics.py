@@ -35,6 +35,8 @@ class Metrics:
         self.unsent = 0
         self.notes: Counter[str] = Counter()
         self.stalls = 0
+        #: Exceptions out of the core that the broker has gone on after.
+        self.failures = 0
         #: Connections refused for their key, and cut because they sent without end.
         self.refused_keys = 0
         self.hoards = 0
@@ -81,6 +83,9 @@ class Metrics:
         yield CounterMetricFamily(
             "zoetrope_stalls", "Times the loop stood still for more than 0.5 s", value=self.stalls
         )
+        yield CounterMetricFamily(
+            "zoetrope_core_failures", "Exceptions that the broker has gone on after", value=self.failures
+        )
         yield self._commits()
         yield CounterMetricFamily("zoetrope_journal_rows", "Rows committed", value=self._committed_rows)
 
@@ -103,6 +108,7 @@ class Metrics:
         for action, count in self.notes.items():
             notes.add_metric((action,), count)
         yield notes
+        yield GaugeMetricFamily("zoetrope_set_aside", "Jobs that wait for their operator", value=pool.set_aside)
         yield GaugeMetricFamily("zoetrope_backlog_seconds", "Predicted GPU-seconds waiting", value=pool.backlog_s)
 
     def _commits(self) -> Metric:

@@ -87,6 +87,11 @@ class Outbox:
         self.flushed.clear()
         return count
 
+    def discard(self) -> None:
+        """Forget what is not committed."""
+        self.staged.clear()
+        self.flushed.clear()
+
     def rolled_back(self) -> None:
         """Everything of the transaction is to be written again."""
         self.staged = {**self.flushed, **self.staged}

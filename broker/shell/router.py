@@ -13,13 +13,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
-from broker.core.effects import Effect, Forgot, Hooked, Moved, PeerGone, Send, WorkerNoted
+from broker.core.effects import Effect, Forgot, Hooked, Marked, Moved, PeerGone, Send, WorkerNoted
 from broker.core.hooks import Hook
 from broker.core.machine import Core
 from broker.shell.disk import Disk
+from broker.shell.errors import JournalConflict
 from broker.shell.journal import Journal
 from broker.shell.junk import Junk
 from broker.shell.metrics import Metrics
+from broker.shell.recovery import Recovery
 from broker.shell.sockets import BACK, DECODERS, MAX_FRAMES, Listener, Wires
 from broker.wire import codec
 from broker.wire import messages as m
@@ -60,8 +62,10 @@ class Router:
         metrics: Metrics,
         junk: Junk,
         seconds: Callable[[], float],
+        recovery: Recovery | None = None,
     ) -> None:
-        """`seconds` measures commits."""
+        """`seconds` measures commits. `recovery`: what has loaded the core, if anything has."""
+        self._recovery = recovery or Recovery(core, journal)
         self._core = core
         self._journal = journal
         self._wires = wires
@@ -85,7 +89,7 @@ class Router:
         taken, back_dry = self._drain(self._wires.back, _BACK_SHARE, now)
         self._drain(self._wires.front, PASS_MESSAGES - taken, now)
         if self._may_expire(back_dry, now):
-            self._take(self._core.tick(now))
+            self._attempt(lambda: self._core.tick(now), now)
         self._settle(now)
         # Reading and sending may both have swallowed the FD's edge, so its silence means nothing: ask.
         return self._wires.back.readable() or self._wires.front.readable()
@@ -102,15 +106,43 @@ class Router:
             self._waiting_since = now
         return now - self._waiting_since >= _PATIENCE_S
 
-    def commit(self, *, lazy: bool = True) -> None:
-        """Make what is staged durable, with or without the rows that may be lost."""
+    def commit(self, now: float, *, lazy: bool = True) -> bool:
+        """Make what is staged durable, with or without the rows that may be lost; False when it had to be discarded: see `recovery`."""
         self._durable = False
         if not self._journal.dirty:
-            return
+            return True
         started = self._seconds()
-        rows = self._journal.commit(lazy=lazy)
+        try:
+            rows = self._journal.commit(lazy=lazy)
+        except JournalConflict as error:
+            self._recover(error, now)
+            return False
         self._metrics.committed(self._seconds() - started, rows)
         self._core.committed()
+        return True
+
+    def _attempt(
+        self,
+        step: Callable[[], list[Effect]],
+        now: float,
+        peer: bytes = b"",
+        message: m.Message | PeerGone | None = None,
+    ) -> None:
+        """Let the core do something and take up its effects. What it raises over one job must not stop the others."""
+        try:
+            self._take(step())
+        except codec.DecodeError:
+            raise
+        except Exception as error:
+            self._recover(error, now, peer, message)
+
+    def _recover(
+        self, error: Exception, now: float, peer: bytes = b"", message: m.Message | PeerGone | None = None
+    ) -> None:
+        """Everything since the last commit is void, what was to be said of it too. Raises the error when the broker cannot go on."""
+        self._sends, self._durable = [], False
+        self._sends += self._recovery.recover(error, now, peer, message)
+        self._metrics.failures = self._recovery.failures
 
     # ------------------------------------------------------------ in
 
@@ -130,6 +162,7 @@ class Router:
             if len(frames) > _MOST_FRAMES:
                 self._note_junk(listener, peer, "frames", f"more than {MAX_FRAMES} frames", now)
                 continue
+            message = None
             try:
                 decoded = decode(frames[1:])
                 if decoded is None:
@@ -145,6 +178,8 @@ class Router:
                 self._other_version(listener, peer, error, now)
             except codec.DecodeError as error:
                 self._note_junk(listener, peer, "decode", str(error), now)
+            except Exception as error:  # as in `_attempt`, which would cost a call a message
+                self._recover(error, now, peer, message)
         return budget, False
 
     # ------------------------------------------------------------ who may speak
@@ -184,7 +219,11 @@ class Router:
         extra = {"action": "cut_off", "peer": peer.hex(), "key": listener.sender(), "reason": reason}
         logger.warning("peer cut off", extra=extra)
         listener.cut()
-        self._take(self._core.receive(peer, PeerGone(), b"", now))
+        self._gone(peer, now)
+
+    def _gone(self, peer: bytes, now: float) -> None:
+        message = PeerGone()
+        self._attempt(lambda: self._core.receive(peer, message, b"", now), now, peer, message)
 
     def _refuse(self, peer: bytes, message: m.Submit) -> bool:
         """Tell the peer why no new job is taken; False, and nothing said, when it repeats one that was, which the core answers as ever."""
@@ -218,6 +257,10 @@ class Router:
                 self._journal.forget(effect.job_id)
                 self._durable = True
                 logger.info("job forgotten", extra={"action": "forgotten", "job_id": effect.job_id})
+            elif type(effect) is Marked:
+                self._journal.mark(effect.job, effect.mark)
+                self._durable = True
+                self._log_mark(effect)
             elif type(effect) is Hooked:
                 self._hooked(effect.hook)
             elif type(effect) is WorkerNoted:
@@ -225,6 +268,12 @@ class Router:
                 logger.warning(
                     "worker", extra={"action": effect.action, "worker_id": effect.worker, "detail": effect.text}
                 )
+
+    @staticmethod
+    def _log_mark(effect: Marked) -> None:
+        what = "job released, failed or deleted" if effect.mark is None else "cancel of a job that is set aside"
+        action = "settled" if effect.mark is None else "cancel_noted"
+        logger.warning(what, extra={"action": action, "job_id": effect.job.id})
 
     def _hooked(self, hook: Hook) -> None:
         self._journal.outbox.stage(hook)
@@ -273,10 +322,11 @@ class Router:
             if self._durable:
                 early, sends = self._apart(sends)
                 self._send(early, gone)
-                self.commit(lazy=False)
+                if not self.commit(now, lazy=False):
+                    continue
             self._send(sends, gone)
             for peer in gone:
-                self._take(self._core.receive(peer, PeerGone(), b"", now))
+                self._gone(peer, now)
             if not (self._sends or self._durable):
                 return
 

@@ -7,6 +7,7 @@ an update. Arrays are read by position, so new fields go at the end, with a defa
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -26,6 +27,9 @@ SELECT = (
 
 #: The same without the bytes of the spec, and the spec alone.
 SELECT_PARKED = SELECT.replace("spec.body", "x''")
+#: The same, also of a row without a spec.
+SELECT_LOOSE = SELECT.replace("JOIN spec", "LEFT JOIN spec")
+SELECT_LOOSE_PARKED = SELECT_PARKED.replace("JOIN spec", "LEFT JOIN spec")
 SELECT_BODY = "SELECT spec.body FROM job JOIN spec ON spec.n = job.n WHERE job.id = ?"
 
 INSERT_JOB = (
@@ -188,3 +192,28 @@ def decode_rate(head_bytes: bytes, tail_bytes: bytes) -> tuple[float, float, Res
     """(units, run_s, result) of a row, without building the job."""
     tail = _decode_tail(tail_bytes)
     return _decode_head(head_bytes).units, tail.run_s, tail.result
+
+
+def salvage(row: JobRow) -> Job:
+    """What can be shown of a row of `SELECT_LOOSE` that cannot be decoded: its columns, as far as they make sense."""
+    job_id, state, fence, worker, origin, alias, model, pinned, submitted_at = row[:9]
+    body = row[11]
+    at = float(submitted_at) if isinstance(submitted_at, int | float) and isfinite(submitted_at) else 0.0
+    return Job(
+        id=as_text(job_id),
+        model=as_text(model),
+        body=body if isinstance(body, bytes) else b"",
+        origin=as_text(origin),
+        alias=as_text(alias),
+        pinned=as_text(pinned),
+        state=JobState(state) if state in NAMES.values() else JobState.QUEUED,
+        fence=fence if isinstance(fence, int) and fence >= 0 else 0,
+        worker=as_text(worker),
+        submitted_at=at,
+        story=[Move(at, "", "queued", "submitted")],
+    )
+
+
+def as_text(value: object) -> str:
+    """A column that should be text, whatever it is."""
+    return value if isinstance(value, str) else repr(value)

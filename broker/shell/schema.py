@@ -11,11 +11,11 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from broker.shell import outbox
+from broker.shell import asides, outbox
 from broker.shell.errors import JournalBroken, JournalRefused
 
 #: Raised with every change of the tables or of the packed columns that an older broker would misread.
-SCHEMA = 3
+SCHEMA = 4
 
 #: "Zoet": tells our file from any other SQLite database.
 APPLICATION_ID = 0x5A6F6574
@@ -54,6 +54,7 @@ _TABLES = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     "INSERT INTO meta (key, value) VALUES ('epoch', 0)",
     *outbox.TABLES,
+    *asides.TABLES,
 )
 
 
@@ -71,8 +72,14 @@ def _add_hooks(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
+def _add_asides(connection: sqlite3.Connection) -> None:
+    """3 -> 4: jobs can be set aside. None is."""
+    for statement in asides.TABLES:
+        connection.execute(statement)
+
+
 #: schema n -> what turns a file of schema n into one of n + 1, inside the transaction that also stamps it.
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _add_tenants, 2: _add_hooks}
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _add_tenants, 2: _add_hooks, 3: _add_asides}
 
 
 def open_database(path: Path) -> sqlite3.Connection:

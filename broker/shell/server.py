@@ -85,7 +85,7 @@ class Server:
             await self._done
         finally:
             self._forget_callbacks()
-        self._router.commit()
+        self._router.commit(self._clock())
 
     def stop(self) -> None:
         """Refuse new jobs, and end in a moment; called again, end at once."""
@@ -176,7 +176,7 @@ class Server:
 
     def _keep_house(self) -> None:
         now = self._clock()
-        self._router.commit()
+        self._router.commit(now)
         if now >= self._next_disk_check:
             self._next_disk_check = now + DISK_CHECK_S
             self._disk.check()

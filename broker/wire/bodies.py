@@ -54,6 +54,13 @@ class Failure(Struct, frozen=True):
     message: str = ""
 
 
+class SetAside(Struct, frozen=True):
+    """Why the broker took a live job out of its work, and since when. It waits for its operator, and is not over."""
+
+    reason: str
+    at: float = 0.0
+
+
 class HookClaim(Struct, frozen=True, kw_only=True):
     """One webhook delivery, given to one edge."""
 
@@ -130,6 +137,8 @@ class JobView(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     #: Which events the webhook is told, none: all; what became of those so far. Empty in events.
     webhook_events: tuple[HookEvent, ...] = ()
     hooks: tuple[HookView, ...] = ()
+    #: None: it is not.
+    set_aside: SetAside | None = None
 
 
 class WorkerView(Struct, frozen=True, kw_only=True):
@@ -176,3 +185,5 @@ class PoolView(Struct, frozen=True, kw_only=True):
     queue_limit: int = 0
     #: By model: how far predicted run times were off lately, as a share of what the jobs took.
     prediction_errors: dict[str, float] = msgspec.field(default_factory=dict)
+    #: Jobs that wait for their operator.
+    set_aside: int = 0

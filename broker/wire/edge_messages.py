@@ -149,6 +149,24 @@ class HookDone(Message, frozen=True, kw_only=True, tag="hook_done"):
     note: Short = ""
 
 
+class ListSetAside(Message, frozen=True, kw_only=True, tag="list_set_aside"):
+    """The jobs that the broker set aside, at most 1,000. Answered by `Jobs`, without spec bytes."""
+
+    req: int
+
+
+class SettleSetAside(Message, frozen=True, kw_only=True, tag="settle_set_aside"):
+    """End the waiting of a job that was set aside. Answered by `SetAsideSettled` after the commit.
+
+    `release`: back to the queue; `fail`: it has failed; `delete`: its record is deleted.
+    """
+
+    req: int
+    #: As it is listed; a damaged row may have an id that is none.
+    job_id: Short
+    action: Literal["release", "fail", "delete"]
+
+
 # ---------------------------------------------------------------- broker -> edge
 
 
@@ -213,6 +231,16 @@ class WorkerReply(Message, frozen=True, kw_only=True, tag="worker"):
 
     req: int
     found: bool
+
+
+class SetAsideSettled(Message, frozen=True, kw_only=True, tag="set_aside_settled"):
+    """What became of a `SettleSetAside`.
+
+    `unreadable`: its row cannot be read, so it can be failed or deleted, not released. `raised`: the broker failed on it once more.
+    """
+
+    req: int
+    outcome: Literal["done", "not_set_aside", "unreadable", "raised"]
 
 
 class Event(Message, frozen=True, kw_only=True, tag="event"):

@@ -30,6 +30,7 @@ from broker.wire.bodies import HookView as HookView
 from broker.wire.bodies import JobView as JobView
 from broker.wire.bodies import Move as Move
 from broker.wire.bodies import PoolView as PoolView
+from broker.wire.bodies import SetAside as SetAside
 from broker.wire.bodies import WorkerInfo as WorkerInfo
 from broker.wire.bodies import WorkerView as WorkerView
 from broker.wire.edge_messages import Accepted as Accepted
@@ -50,9 +51,12 @@ from broker.wire.edge_messages import Hooks as Hooks
 from broker.wire.edge_messages import JobReply as JobReply
 from broker.wire.edge_messages import Jobs as Jobs
 from broker.wire.edge_messages import ListJobs as ListJobs
+from broker.wire.edge_messages import ListSetAside as ListSetAside
 from broker.wire.edge_messages import Pool as Pool
 from broker.wire.edge_messages import RejectCode as RejectCode
 from broker.wire.edge_messages import Rejected as Rejected
+from broker.wire.edge_messages import SetAsideSettled as SetAsideSettled
+from broker.wire.edge_messages import SettleSetAside as SettleSetAside
 from broker.wire.edge_messages import Submit as Submit
 from broker.wire.edge_messages import Watch as Watch
 from broker.wire.edge_messages import Watching as Watching
@@ -75,7 +79,20 @@ from broker.wire.terms import Tenant as Tenant
 from broker.wire.terms import WebhookUrl as WebhookUrl
 from broker.wire.terms import WorkerStateName as WorkerStateName
 
-FromEdge = Submit | CancelJob | GetJob | ListJobs | Watch | GetPool | ForgetJobs | ClaimHooks | HookDone | DrainWorker
+FromEdge = (
+    Submit
+    | CancelJob
+    | GetJob
+    | ListJobs
+    | Watch
+    | GetPool
+    | ForgetJobs
+    | ClaimHooks
+    | HookDone
+    | DrainWorker
+    | ListSetAside
+    | SettleSetAside
+)
 ToEdge = (
     Accepted
     | Rejected
@@ -90,6 +107,7 @@ ToEdge = (
     | Hooks
     | HookNoted
     | WorkerReply
+    | SetAsideSettled
 )
 FromAgent = Hello | Heartbeat | Started | Refused | Finished | Failed | Cancelled | Goodbye
 ToAgent = Welcome | Who | Bye | Run | HeartbeatAck | Cancel | Drain | ResultAck

@@ -120,12 +120,15 @@ def test_a_failing_upgrade_leaves_the_old_schema(tmp_path, journal, open_journal
     assert "first" not in str(open_journal()._connection.execute("PRAGMA table_info(meta)").fetchall())
 
 
-def test_a_row_that_cannot_be_read_names_its_job(tmp_path, journal, open_journal):
-    put(journal, new_job("job-1"))
+def test_a_row_of_a_live_job_that_cannot_be_read_is_set_aside(tmp_path, journal, open_journal):
+    put(journal, new_job("job-1"), new_job("job-2"))
     journal.close()
-    change(tmp_path / "jobs.sqlite", "UPDATE job SET tail = x'c1'")
-    with pytest.raises(JournalRefused, match="'job-1'"):
-        open_journal().live()
+    change(tmp_path / "jobs.sqlite", "UPDATE job SET tail = x'c1' WHERE id = 'job-1'")
+    journal = open_journal()
+    assert [job.id for job in journal.live()] == ["job-2"]
+    (aside,) = journal.set_asides()
+    assert (aside.id, aside.model, aside.set_aside.readable) == ("job-1", "demo", False)
+    assert journal.find("job-1").body == b"spec of job-1"
 
 
 def test_a_path_that_cannot_be_written_is_said(tmp_path):

@@ -8,14 +8,19 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from broker.core import invariants
+from broker.core.effects import PeerGone, Send
 from broker.core.machine import Core, Policy
 from broker.shell.junk import Junk
 from broker.shell.metrics import Metrics
+from broker.shell.recovery import Recovery, subject
 from broker.shell.router import Router
 from broker.shell.server import BEAT_S, STALL_S, STOP_GRACE_S
 from broker.shell.sockets import BACK, FRONT
+from broker.wire import messages as m
+from tests.simulation.checker import require
 from tests.simulation.disk import Fuse, Killed, Room, WatchedJournal
 from tests.simulation.network import Connection, Frames
+from tests.simulation.planted import Planted
 from tests.simulation.timeline import Alarm
 
 if TYPE_CHECKING:
@@ -87,6 +92,34 @@ class Wires:
         return True
 
 
+class WatchedRecovery(Recovery):
+    """A core that raises is a finding, unless that was planted."""
+
+    def __init__(self, world: World, core: Core, journal: WatchedJournal) -> None:
+        super().__init__(core, journal)
+        self._world = world
+        self._met: Exception | None = None
+
+    def recover(
+        self, error: Exception, now: float, peer: bytes = b"", message: m.Message | PeerGone | None = None
+    ) -> list[Send]:
+        self._expect(error)
+        return super().recover(error, now, peer, message)
+
+    def _set_aside(self, job_id: str, error: Exception, now: float) -> bool:
+        self._expect(error)
+        return super()._set_aside(job_id, error, now)
+
+    def _expect(self, error: Exception) -> None:
+        if error is self._met:
+            return
+        self._met = error
+        if not isinstance(error, Planted):
+            raise error
+        require(subject(error)[0] == error.job_id, "the job is told that the core raised over", error)
+        self._world.broker.recovered(error)
+
+
 class BrokerProcess:
     """All lives of the broker on one journal."""
 
@@ -134,16 +167,27 @@ class BrokerProcess:
         self.journal = WatchedJournal(self.path, self.fuse, self.world.checker)
         self.fuse.burn("raised epoch")
         self.core = Core(self.journal.epoch, self.journal, self.policy, self.now())
-        self.core.restore(self.journal.live(), self.journal.rates(), self.now())
+        recovery = WatchedRecovery(self.world, self.core, self.journal)
+        recovery.load(self.now())
         junk = Junk()
         self.wires = Wires(self.world, self.fuse, self.random)
-        self.router = Router(self.core, self.journal, self.wires, self.room, Metrics(junk), junk, self.timeline.clock)  # type: ignore[arg-type]
+        self.router = Router(
+            self.core, self.journal, self.wires, self.room, Metrics(junk), junk, self.timeline.clock, recovery
+        )  # type: ignore[arg-type]
         self.world.trace("broker", "start", f"epoch {self.journal.epoch}")
         self._alive_at = self.now()
         self._beat.set(self.timeline.now + BEAT_S)
         self._pass.set(self.timeline.now)
         for cable in self.world.cables():
             self.timeline.after(self.random.choice((0.001, 0.1, 2.0)), cable.connect)
+
+    def recovered(self, error: Planted) -> None:
+        """The core raised as planted, and is about to be filled anew: to the others, as if the broker had died for a moment."""
+        self.world.trace("broker", "raised", error)
+        self.world.count(f"planted: {error.where}")
+        self.world.disturb("broker")
+        self.world.checker.set_aside(error.job_id)
+        self.deaths.append(self.timeline.now)
 
     def kill(self, back_s: float) -> None:
         """`kill -9` between two passes."""
@@ -182,7 +226,7 @@ class BrokerProcess:
             return
         self._run()
         if self.up:
-            self.router.commit()
+            self.router.commit(self.now())
             self._die("stopped", back_s)
 
     def pause(self, seconds: float) -> None:
@@ -263,7 +307,7 @@ class BrokerProcess:
             return
         self._alive_at = self.now()
         try:
-            self.router.commit()
+            self.router.commit(self.now())
         except Killed as boundary:
             self._die(str(boundary), 2.0)
 

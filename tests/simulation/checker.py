@@ -79,6 +79,8 @@ class Checker:
         self.hung: set[int] = set()
         self.handed_back: defaultdict[str, set[int]] = defaultdict(set)
         self.files: set[tuple[str, int]] = set()
+        #: Jobs that the broker has set aside at some time.
+        self.asides: set[str] = set()
 
     # ------------------------------------------------------------ the disk
 
@@ -174,12 +176,16 @@ class Checker:
             same = job is not None and (job.state, job.fence) == (view.state, view.fence)
             require(same, "an end is told when it is on disk", view.id, view.state)
         match message:
+            case m.Jobs():
+                for listed in codec.job_views(frames[1]):
+                    require(not self.disk[listed.id].final, "what is set aside is not over", listed.id)
             case m.Accepted():
                 require(view is not None and view.id in self.disk, "accepted means on disk", view)
             case m.CancelReply(outcome="requested" | "cancelled"):
                 assert view is not None
                 job = self.disk[view.id]
-                kept = job.state is JobState.CANCELLED or bool(job.stop)
+                mark = self.world.broker.journal.asides.of_job(view.id)
+                kept = job.state is JobState.CANCELLED or bool(job.stop) or bool(mark and mark.stop)
                 require(kept, "a cancel is answered when it is on disk", view.id, job.state)
 
     # ------------------------------------------------------------ what customers hear
@@ -232,13 +238,22 @@ class Checker:
         self.starts[job_id] = (self.world.timeline.now, worker, fence)
         self.files.discard((job_id, fence))
 
+    def set_aside(self, job_id: str) -> None:
+        """The core has raised over this job."""
+        self.asides.add(job_id)
+
+    def shown_aside(self, view: m.JobView) -> None:
+        """The broker shows a job as set aside."""
+        require(view.set_aside is not None, "who is set aside is shown so", view.id)
+        require(view.id in self.asides, "only the job that the core raised over is set aside", view.id)
+
     def _may_start(self, job_id: str, new: int) -> bool:
         """Whether it was not started before, or something happened to that attempt: it failed, or its worker or link was disturbed.
 
         The broker's death is no reason, unless it came so soon that the grant was not on disk. Nor is its sleep.
         """
         last = self.starts.get(job_id)
-        if last is None:
+        if last is None or job_id in self.asides:
             return True
         at, worker, fence = last
         if new < fence:  # an old grant, late: it will be told to stop

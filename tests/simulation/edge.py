@@ -272,3 +272,33 @@ class Customer:
             self.timeline.after(1.0, self.cancel)
             return
         self.world.checker.cancel_answered(self.errand.job_id, message.outcome)
+
+
+class Operator:
+    """Looks after jobs that were set aside: now and then while the bug is there, for good when it is mended."""
+
+    def __init__(self, world: World, random: Random) -> None:
+        self.world = world
+        self.random = random
+        if world.plan.bug is not None:
+            world.timeline.after(1.0, self._look)
+
+    def _look(self) -> None:
+        self.world.timeline.after(1.0, self._look)
+        if self.world.calm or self.random.random() < self.world.plan.hasty:
+            self.random.choice(self.world.edges).ask(lambda req: m.ListSetAside(req=req), self._on_list)
+
+    def _on_list(self, message: Any, body: bytes) -> None:
+        if message is None:
+            return
+        for view in codec.job_views(body):
+            self.world.checker.shown_aside(view)
+            action = self.random.choice(("release", "fail")) if self.world.calm else "release"
+            self.random.choice(self.world.edges).ask(
+                lambda req, view=view, action=action: m.SettleSetAside(req=req, job_id=view.id, action=action),
+                lambda message, body, action=action: self._on_settled(message, action),
+            )
+
+    def _on_settled(self, message: Any, action: str) -> None:
+        if message is not None:
+            self.world.count(f"set aside: {action} {message.outcome}")

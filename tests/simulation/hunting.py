@@ -43,6 +43,8 @@ def hunt(mutation: Mutation, first: int, limit: int = LIMIT) -> Outcome | None:
         for seed in range(first, first + limit):
             outcome = run_seed(seed)
             if outcome.broken:
+                # A mutation that no longer fits the code it replaces would be noticed by everybody.
+                assert not outcome.broken.startswith(("TypeError", "AttributeError", "NameError")), outcome.broken
                 return outcome
     return None
 

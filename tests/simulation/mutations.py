@@ -66,8 +66,7 @@ def _deaf_to_stop(original: Callable[..., Any]) -> Callable[..., Any]:
 def _send_first(original: Callable[..., Any]) -> Callable[..., Any]:
     def settle(router: Any, now: float) -> None:
         sends, router._sends = router._sends, []
-        for peer in router._send(sends):
-            router._sends += [send for send in sends if send.peer == peer]
+        router._send(sends, {})
         original(router, now)
 
     return settle
@@ -239,7 +238,7 @@ ALL: tuple[Mutation, ...] = (
     Mutation(
         "no-hang-watch", "an engine that stands still is killed", ((Attempt, "stuck_at", _endless_patience),), first=70
     ),
-    Mutation("any-run", "an agent takes a fence once", ((AgentCore, "_on_run", _any_run),), first=1250),
+    Mutation("any-run", "an agent takes a fence once", ((AgentCore, "_on_run", _any_run),), first=2590),
     Mutation("no-hello-again", "an agent that nobody answers says hello", ((Presence, "lapse", constant(False)),)),
     *OVERLAP,
 )

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from broker.core.policy import Policy
 from tests.simulation.engine import BEHAVIOURS
+from tests.simulation.planted import PLACES, Bug
 
 #: Kind of fault -> (how likely a seed has it, how many it has at most).
 FAULTS = {
@@ -164,6 +165,9 @@ class Plan(Struct, frozen=True, kw_only=True):
     policy: Policy
     errands: tuple[Errand, ...]
     faults: tuple[Fault, ...]
+    #: What is wrong in the core for one of the jobs; and how likely the operator lets it go on each second before that is mended.
+    bug: Bug | None = None
+    hasty: float = 0.0
 
     def kill_s(self, random: Random) -> float:
         """How long a killed engine takes to be gone: beyond the agent's patience when it sits in the kernel."""
@@ -189,6 +193,9 @@ def draw(seed: int) -> Plan:
     horizon_s = random.choice((8.0, 15.0, 25.0, 40.0))
     workers = random.choice(theme.workers if theme else (1, 1, 2, 2, 3, 4))
     models = random.choice((("demo",), ("demo",), ("demo", "wan")))
+    errands = _errands(random, horizon_s, workers, models, theme)
+    bugs = Random(f"bug {seed}")
+    bug = Bug(bugs.choice(errands).job_id, bugs.choice(PLACES), bugs.random() < 0.5) if bugs.random() < 1 / 6 else None
     return Plan(
         workers=workers,
         edges=random.choice((1, 1, 2)),
@@ -210,8 +217,10 @@ def draw(seed: int) -> Plan:
             bench_after=random.choice((0, 2, 3)),
             bench_s=8.0,
         ),
-        errands=_errands(random, horizon_s, workers, models, theme),
+        errands=errands,
         faults=_faults(random, horizon_s, theme),
+        bug=bug,
+        hasty=bugs.choice((0.0, 0.0, 0.2)),
     )
 
 

@@ -14,10 +14,11 @@ from broker.wire import messages as m
 from tests.simulation.broker import BrokerProcess
 from tests.simulation.checker import Checker, require, short
 from tests.simulation.disk import read_all
-from tests.simulation.edge import Customer, Edge
+from tests.simulation.edge import Customer, Edge, Operator
 from tests.simulation.engine import Work
 from tests.simulation.network import Cable, Network
 from tests.simulation.plan import Fault, Plan
+from tests.simulation.planted import planted
 from tests.simulation.timeline import START, Timeline
 from tests.simulation.worker import POLICY, WorkerProcess
 
@@ -56,6 +57,9 @@ class World:
             self.timeline.after(self._random.choice((0.0, 0.0, 1.0)), worker.start)
         for edge in self.edges:
             edge.cable.connect()
+        #: Whether the plan's bug is still there.
+        self.buggy = True
+        self._operator = Operator(self, Random(f"operator {seed}"))
         self._natures = {errand.job_id: errand.nature for errand in plan.errands}
         self.customers = [Customer(self, errand, Random(f"customer {seed} {errand.job_id}")) for errand in plan.errands]
         #: Since when an engine has been running what is not wanted any more.
@@ -93,7 +97,11 @@ class World:
     # ------------------------------------------------------------ the course of things
 
     def run(self) -> None:
-        """Live through it. Raises `Violation`, or whatever a core raises."""
+        """Live through it. Raises `Violation`, or whatever a core raises that was not planted."""
+        with planted(self.plan.bug, lambda: self.buggy):
+            self._live()
+
+    def _live(self) -> None:
         self.timeline.run(START + self.plan.horizon_s)
         self._calm_down()
         end = self.timeline.now + CALM_S
@@ -107,6 +115,7 @@ class World:
     def _calm_down(self) -> None:
         self.trace("world", "calms")
         self.calm = True
+        self.buggy = False
         self.network.calm_down()
         self.broker.fuse.light("", 0)
         self.broker.room.low = False

@@ -10,14 +10,16 @@ from itertools import product
 import pytest
 import zmq
 
+from broker.core import reports
 from broker.core.policy import Policy
 from broker.shell import sockets as shell_sockets
 from broker.shell.errors import BindFailed, JournalBroken
+from broker.shell.recovery import BUDGET
 from broker.shell.sockets import Wires
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.options import SettingsError
-from tests.sockets.service import a_job, agent, connected, in_loop, serving
+from tests.sockets.service import INFO, a_job, agent, connected, in_loop, serving
 from tests.support.waiting import eventually
 
 
@@ -222,7 +224,7 @@ async def test_a_journal_that_cannot_be_written_ends_the_broker(tmp_path, run_di
 
 
 @in_loop
-async def test_a_bug_in_the_core_ends_the_broker_and_not_only_the_message(tmp_path, run_dir, monkeypatch):
+async def test_a_bug_in_the_core_that_shows_for_everything_ends_the_broker(tmp_path, run_dir, monkeypatch):
     async with serving(tmp_path, run_dir) as service, agent(service) as worker:
         await worker.probed()
 
@@ -230,9 +232,27 @@ async def test_a_bug_in_the_core_ends_the_broker_and_not_only_the_message(tmp_pa
             raise RuntimeError("a bug")
 
         monkeypatch.setattr(service.core, "receive", fail)
-        worker.say(m.Heartbeat(seen=0, free=1))
+        for _ in range(BUDGET + 1):
+            worker.say(m.Heartbeat(seen=0, free=1))
         with pytest.raises(RuntimeError, match="a bug"):
             await service.running
+
+
+@in_loop
+async def test_a_bug_in_the_core_that_shows_once_ends_nothing(tmp_path, run_dir, monkeypatch):
+    async with serving(tmp_path, run_dir) as service, agent(service) as worker, connected(service) as client:
+        await worker.probed()
+
+        def fail(*_: object) -> None:
+            raise RuntimeError("a bug")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(reports, "heartbeat", fail)
+            worker.say(m.Hello(name="cpu-0", boot="b", seen=0, free=1), codec.encode_body(INFO))
+            worker.say(m.Heartbeat(seen=0, free=1))
+            await eventually(lambda: service.metrics.failures == 1)
+        await client.submit(a_job("job-1"), b"spec")
+        assert not service.running.done()
 
 
 @in_loop

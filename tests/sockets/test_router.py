@@ -72,7 +72,7 @@ class Bench:
         self.journal = Journal(home / "jobs.sqlite")
         commit = self.journal.commit
 
-        def logged_commit(*, lazy: bool) -> int:
+        def logged_commit(*, lazy: bool = True) -> int:
             self.log.append("commit")
             return commit(lazy=lazy)
 
@@ -185,7 +185,7 @@ def test_rows_that_may_be_lost_wait_for_the_next_commit(bench):
     bench.agent(m.Started(job_id="job-1", fence=run.fence))
     bench.run()
     assert "commit" not in bench.log
-    bench.router.commit()
+    bench.router.commit(bench.now)
     assert not bench.journal.dirty
     assert bench.journal.find("job-1").state == "running"
 

@@ -90,6 +90,13 @@ class MemoryArchive:
     def find(self, job_id: str) -> Job | None:
         return copy.deepcopy(self._all().get(job_id))
 
+    def set_asides(self) -> list[Job]:
+        return [copy.deepcopy(job) for job in self._all().values() if job.set_aside]
+
+    @property
+    def set_aside_count(self) -> int:
+        return len(self.set_asides())
+
     def body(self, job_id: str) -> bytes:
         return self._all()[job_id].body
 

@@ -43,6 +43,8 @@ SAMPLES: list[m.Message] = [
     m.Watch(req=5, on=False),
     m.GetPool(req=6),
     m.DrainWorker(req=19, name="gpu-0"),
+    m.ListSetAside(req=20),
+    m.SettleSetAside(req=21, job_id="job-1", action="release"),
     m.ForgetJobs(req=15, job_ids=("job-1", "job_2"), finished_before=1800000000.5),
     m.ClaimHooks(req=17, limit=3),
     m.HookDone(
@@ -57,6 +59,7 @@ SAMPLES: list[m.Message] = [
     m.Pool(req=13),
     m.Event(seq=14),
     m.WorkerReply(req=19, found=True),
+    m.SetAsideSettled(req=21, outcome="unreadable"),
     m.Forgotten(req=15, job_ids=("job-1",)),
     m.Gone(seq=16, job_ids=("job-1", "job_2")),
     m.Hooks(req=17, wait_s=4.5),

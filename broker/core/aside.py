@@ -1,0 +1,71 @@
+"""Jobs that were set aside: what their owner and their operator may do with them.
+
+The shell sets a job aside when the core raised over it: its row stays as it was last committed, with a mark, and the job is not taken into
+the core's memory, so no timer, worker or queue knows it. It is not over: its operator lets it go on, or ends it. Until then a cancel is
+only noted, so that nothing is done with the job that might raise again.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from broker.core import views
+from broker.core.effects import Marked
+from broker.core.jobs import Cause, Job, JobState
+from broker.core.state import State
+from broker.wire import codec
+from broker.wire import messages as m
+
+
+def list_all(state: State, peer: bytes, message: m.ListSetAside, now: float) -> None:
+    """Answer with all of them."""
+    found = [views.job_view(state, job, now) for job in state.archive.set_asides()]
+    state.send(peer, m.Jobs(req=message.req), codec.encode_body(found))
+
+
+def note_cancel(state: State, job: Job) -> None:
+    """Let the job end as cancelled when it is released."""
+    mark = job.set_aside
+    if mark is not None and not mark.stop:
+        job.set_aside = msgspec.structs.replace(mark, stop="cancel")
+        state.effects.append(Marked(job, job.set_aside))
+
+
+def settle(state: State, peer: bytes, message: m.SettleSetAside, now: float) -> None:
+    """Do what the operator decided."""
+    job = state.find(message.job_id)
+    mark = None if job is None else job.set_aside
+    if job is None or mark is None:
+        state.send(peer, m.SetAsideSettled(req=message.req, outcome="not_set_aside"))
+        return
+    if message.action == "release" and not mark.readable:
+        state.send(peer, m.SetAsideSettled(req=message.req, outcome="unreadable"))
+        return
+    if message.action == "delete":
+        state.forget(job)
+    else:
+        job.set_aside = None
+        state.effects.append(Marked(job, None))
+        state.adopt_record(job)
+        job.stop = job.stop or mark.stop
+        if message.action == "fail" and not job.stop:
+            state.close_attempt(job)
+            state.fail(job, m.Failure("quarantined", f"the broker could not handle this job: {mark.reason}"), now)
+        else:
+            _resume(state, job, now)
+    state.send(peer, m.SetAsideSettled(req=message.req, outcome="done"))
+
+
+def _resume(state: State, job: Job, now: float) -> None:
+    """Let the job go on where it was; whoever held it was told to stop long ago, or comes back with it."""
+    state.set_deadline(job)
+    if job.held:
+        state.give_back(job, Cause.RETURNED, now, "released by the operator")
+    elif job.stop:
+        state.end_stopped(job, now, "released by the operator")
+    elif job.state is JobState.DELAYED:
+        state.deadlines.set(("due", job.id), job.not_before)
+        state.note_change(job)
+    else:
+        state.enqueue(job, front=job.attempts > 0)
+        state.note_change(job)

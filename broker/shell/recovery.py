@@ -1,0 +1,169 @@
+"""What happens when the core raises: the job it was about is set aside, and the others go on.
+
+An exception out of the core is a bug, or a row that no core can have written. What it left in memory cannot be trusted, and neither can
+what this pass has staged. So the broker does what a kill and a restart would do, which every peer is used to, without closing its sockets:
+what is not committed is forgotten, the epoch is raised, the job is marked on disk, and the core is filled anew from the journal. Workers
+are asked for their `Hello`; requests that were not answered are repeated by who sent them.
+
+The job is told from the traceback: the innermost function that was at work on one. This costs nothing while nothing goes wrong, and cannot
+be forgotten in a function that is written later.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from traceback import format_exception_only, walk_tb
+from types import FrameType
+
+import msgspec
+
+from broker.core.effects import PeerGone, Send
+from broker.core.hooks import Hook
+from broker.core.jobs import Job
+from broker.core.machine import Core, UnsoundJob
+from broker.shell.errors import JournalConflict, ShellError
+from broker.shell.journal import Journal
+from broker.wire import messages as m
+
+logger = logging.getLogger(__name__)
+
+#: So many failures at once may be of single jobs; one more every so many seconds for ever. Faster than that, it is not the jobs.
+BUDGET = 32
+REFILL_S = 5.0
+
+#: Questions, whose handlers change nothing.
+_QUESTIONS = (m.GetJob, m.ListJobs, m.GetPool, m.ListSetAside)
+
+
+class Recovery:
+    """Loads the core from the journal, at the start and whenever it has raised."""
+
+    def __init__(self, core: Core, journal: Journal) -> None:
+        self._core = core
+        self._journal = journal
+        #: Exceptions out of the core that the broker has gone on after.
+        self.failures = 0
+        self._left: float = BUDGET
+        self._left_at = 0.0
+
+    def load(self, now: float) -> int:
+        """Fill the core with what the journal holds; how many live jobs that is. A job that cannot be taken is set aside.
+
+        Raises `ShellError`, or what the core raised when that is about no job, or about too many.
+        """
+        if not self._left_at:  # a broker that ends for too many failures is likely started again
+            self._left -= self._journal.asides.since(now - BUDGET * REFILL_S)
+            self._left_at = now
+        jobs, rates = self._journal.live(now), self._journal.rates()
+        while True:
+            self._core.reset(self._journal.epoch, now)
+            try:
+                self._core.restore(jobs, rates, now)
+            except ShellError:
+                raise
+            except Exception as error:
+                job_id, _ = subject(error)
+                if not any(job.id == job_id for job in jobs):
+                    raise
+                self._spend(error, now)
+                self._set_aside(job_id, error, now)
+                jobs = [job for job in jobs if job.id != job_id]
+            else:
+                return len(jobs)
+
+    def recover(
+        self, error: Exception, now: float, peer: bytes = b"", message: m.Message | PeerGone | None = None
+    ) -> list[Send]:
+        """Go on after this exception, in answer to `message` if there was one; what is to be sent now.
+
+        Raises it again when it is no single job's: a `ShellError`, or one too many.
+        """
+        if isinstance(error, ShellError) and not isinstance(error, JournalConflict):
+            raise error
+        job_id, hook = subject(error)
+        if not job_id and message is not None:
+            job_id = getattr(message, "job_id", "")
+        if isinstance(message, _QUESTIONS) and not _gave_out_work(error):
+            self._say("question not answered", job_id, error)
+            self.failures += 1
+            return []
+        self._spend(error, now)
+        workers = [worker.peer for worker in self._core.state.pool if not worker.lost]
+        self._journal.discard()
+        if hook is not None:
+            self._give_up(hook, error)
+        elif not (job_id and self._set_aside(job_id, error, now)):
+            self._say("the core raised", job_id, error)
+        self.load(now)
+        sends = [Send(worker, m.Who()) for worker in workers]
+        if getattr(message, "job_id", "") != job_id:
+            return sends
+        if isinstance(message, m.SettleSetAside):
+            sends.append(Send(peer, m.SetAsideSettled(req=message.req, outcome="raised")))
+        elif isinstance(message, m.Submit) and self._journal.find(job_id) is None:
+            text = f"the broker cannot handle this job: {_sentence(error)}"
+            sends.append(Send(peer, m.Rejected(req=message.req, code="invalid", message=text)))
+        return sends
+
+    def _spend(self, error: Exception, now: float) -> None:
+        """Count a failure. Raises the error when it is one too many."""
+        self._left = min(BUDGET, self._left + max(0.0, now - self._left_at) / REFILL_S)
+        self._left_at = now
+        if self._left < 1:
+            logger.critical("too many failures to be of single jobs", extra={"action": "core_failed"})
+            raise error
+        self._left -= 1
+        self.failures += 1
+
+    def _set_aside(self, job_id: str, error: Exception, now: float) -> bool:
+        """False when there is no such live job on disk."""
+        readable = not isinstance(error, UnsoundJob)
+        if not self._journal.set_aside(job_id, _sentence(error), now, readable=readable):
+            return False
+        job = self._journal.find(job_id)
+        story = [f"{move.source or 'new'} > {move.target} ({move.cause})" for move in job.story] if job else []
+        self._say("job set aside", job_id, error, action="set_aside", story="; ".join(story))
+        return True
+
+    def _give_up(self, hook: Hook, error: Exception) -> None:
+        """A delivery that cannot be handled is tried no more."""
+        self._journal.outbox.stage(msgspec.structs.replace(hook, state="failed", claim=0, note=_sentence(error)[:200]))
+        self._journal.commit()
+        self._say("webhook delivery given up", hook.job_id, error)
+
+    @staticmethod
+    def _say(what: str, job_id: str, error: Exception, action: str = "core_failed", **more: str) -> None:
+        extra = {"action": action, "job_id": job_id or None, "reason": _sentence(error), **more}
+        logger.error(what, extra=extra, exc_info=error)
+
+
+def subject(error: Exception) -> tuple[str, Hook | None]:
+    """(job, webhook delivery) that the core was at work on when it raised, as far as that can be told; ("", None) when not."""
+    if isinstance(error, JournalConflict):
+        return error.job_id, None
+    for frame in _frames(error):
+        found = frame.f_locals
+        for name in ("job", "self", "hook"):
+            value = found.get(name)
+            if isinstance(value, Job):
+                return value.id, None
+            if isinstance(value, Hook):
+                return value.job_id, value
+        if isinstance(job_id := found.get("job_id"), str):
+            return job_id, None
+    return "", None
+
+
+def _gave_out_work(error: Exception) -> bool:
+    """Whether it was raised behind the handler, where every call gives out work and tells the watchers."""
+    return any(frame.f_code is Core.settle.__code__ for frame in _frames(error))
+
+
+def _frames(error: Exception) -> Iterator[FrameType]:
+    """The functions it came through, innermost first."""
+    return reversed([frame for frame, _ in walk_tb(error.__traceback__)])
+
+
+def _sentence(error: Exception) -> str:
+    return format_exception_only(error)[-1].strip()[:256]

@@ -1,0 +1,78 @@
+"""A bug in the broker's core that shows for one job alone: whenever it is moved for some cause, or taken back at a start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from msgspec import Struct
+
+from broker.core.jobs import Cause, Job
+from broker.core.state import State
+
+#: Where it may show. "restored": in the core of a new life.
+PLACES = (
+    Cause.SUBMITTED,
+    Cause.DISPATCHED,
+    Cause.STARTED,
+    Cause.ADOPTED,
+    Cause.REFUSED,
+    Cause.RETURNED,
+    Cause.LOST,
+    Cause.RETRIED,
+    Cause.DUE,
+    Cause.FINISHED,
+    Cause.FAILED,
+    Cause.EXPIRED,
+    Cause.STOP_REQUESTED,
+    Cause.CANCELLED,
+    "restored",
+)
+
+
+class Planted(RuntimeError):
+    """It has shown."""
+
+    def __init__(self, job_id: str, where: str) -> None:
+        super().__init__(f"planted in {job_id}: {where}")
+        self.job_id = job_id
+        self.where = where
+
+
+class Bug(Struct, frozen=True):
+    """For which job, where, and whether only when half of the work is done."""
+
+    job_id: str
+    where: str
+    late: bool
+
+
+@contextmanager
+def planted(bug: Bug | None, shows: Callable[[], bool]) -> Iterator[None]:
+    """The core has this bug in here, as long as it `shows`."""
+    if bug is None:
+        yield
+        return
+    move, adopt = State.move, State.adopt_record
+
+    def moved(state: State, job: Job, cause: Cause, now: float, note: str = "") -> None:
+        hit = job.id == bug.job_id and cause == bug.where and shows()
+        if hit and not bug.late:
+            raise Planted(job.id, cause)
+        move(state, job, cause, now, note)
+        if hit:
+            raise Planted(job.id, cause)
+
+    def adopted(state: State, job: Job) -> None:
+        hit = job.id == bug.job_id and bug.where == "restored" and bool(job.story) and shows()
+        if hit and not bug.late:
+            raise Planted(job.id, "restored")
+        adopt(state, job)
+        if hit:
+            raise Planted(job.id, "restored")
+
+    State.move, State.adopt_record = moved, adopted  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        State.move, State.adopt_record = move, adopt  # type: ignore[method-assign]
