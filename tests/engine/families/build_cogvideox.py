@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
+from diffusers import (
+    AutoencoderKLCogVideoX,
+    CogVideoXDDIMScheduler,
+    CogVideoXImageToVideoPipeline,
+    CogVideoXPipeline,
+    CogVideoXTransformer3DModel,
+)
 
 from tests.engine.families import parts
 
@@ -33,4 +39,7 @@ def common() -> dict[str, Any]:
     }
 
 
-BUILDERS = {"CogVideoXPipeline": lambda: CogVideoXPipeline(**common(), transformer=transformer())}
+BUILDERS = {
+    "CogVideoXPipeline": lambda: CogVideoXPipeline(**common(), transformer=transformer()),
+    "CogVideoXImageToVideoPipeline": lambda: CogVideoXImageToVideoPipeline(**common(), transformer=transformer(4 + 4)),
+}

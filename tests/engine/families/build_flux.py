@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers import (
+    AutoencoderKLFlux2,
+    FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
+    FluxImg2ImgPipeline,
+    FluxKontextPipeline,
+    FluxPipeline,
+    FluxTransformer2DModel,
+)
 
 from tests.engine.families import parts
 
@@ -30,4 +39,25 @@ def common() -> dict[str, Any]:
     }
 
 
-BUILDERS = {"FluxPipeline": lambda: FluxPipeline(**common(), transformer=transformer())}
+def klein() -> Any:
+    """Its prompt's embeddings are those of the layers 9, 18 and 27."""
+    return Flux2KleinPipeline(
+        tokenizer=parts.tokenizer(length=512, template=parts.chat()),
+        text_encoder=parts.qwen3(num_hidden_layers=28, hidden_size=16, intermediate_size=16),
+        vae=AutoencoderKLFlux2(
+            block_out_channels=(8,) * 4, layers_per_block=1, latent_channels=4, norm_num_groups=4, sample_size=64
+        ).eval(),
+        transformer=Flux2Transformer2DModel(
+            in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=3 * 16,
+            timestep_guidance_channels=16, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
+        ).eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+    )  # fmt: skip
+
+
+BUILDERS = {
+    "FluxPipeline": lambda: FluxPipeline(**common(), transformer=transformer()),
+    "FluxImg2ImgPipeline": lambda: FluxImg2ImgPipeline(**common(), transformer=transformer()),
+    "FluxKontextPipeline": lambda: FluxKontextPipeline(**common(), transformer=transformer()),
+    "Flux2KleinPipeline": klein,
+}

@@ -7,7 +7,16 @@ from typing import Any
 from diffusers import (
     DDIMScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Img2ImgPipeline,
+    StableDiffusion3Pipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -61,7 +70,35 @@ def common_xl() -> dict[str, Any]:
     }
 
 
+def common_3() -> dict[str, Any]:
+    return {
+        "tokenizer": parts.tokenizer(),
+        "text_encoder": parts.clip_text(projection=True),
+        "tokenizer_2": parts.tokenizer(),
+        "text_encoder_2": parts.clip_text(projection=True),
+        "tokenizer_3": parts.tokenizer(length=256),
+        "text_encoder_3": parts.t5(d_model=2 * parts.TEXT),
+        "vae": parts.kl_vae(levels=4, **parts.FLOW_VAE),
+        "transformer": SD3Transformer2DModel(
+            sample_size=16, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=4,
+            joint_attention_dim=2 * parts.TEXT, caption_projection_dim=32, pooled_projection_dim=2 * parts.TEXT, out_channels=4,
+        ).eval(),
+        "scheduler": FlowMatchEulerDiscreteScheduler(),
+    }  # fmt: skip
+
+
 BUILDERS = {
     "StableDiffusionPipeline": lambda: StableDiffusionPipeline(**common(), unet=unet()),
+    "StableDiffusionImg2ImgPipeline": lambda: StableDiffusionImg2ImgPipeline(**common(), unet=unet()),
+    "StableDiffusionInstructPix2PixPipeline": lambda: StableDiffusionInstructPix2PixPipeline(
+        **common(), unet=unet(in_channels=8)
+    ),
     "StableDiffusionXLPipeline": lambda: StableDiffusionXLPipeline(**common_xl(), unet=unet_xl()),
+    "StableDiffusionXLImg2ImgPipeline": lambda: StableDiffusionXLImg2ImgPipeline(**common_xl(), unet=unet_xl()),
+    "StableDiffusion3Pipeline": lambda: StableDiffusion3Pipeline(**common_3()),
+    "StableDiffusion3Img2ImgPipeline": lambda: StableDiffusion3Img2ImgPipeline(**common_3()),
+    "LatentConsistencyModelPipeline": lambda: LatentConsistencyModelPipeline(
+        **{**common(), "scheduler": LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")},
+        unet=unet(time_cond_proj_dim=16),
+    ),
 }

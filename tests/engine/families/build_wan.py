@@ -1,10 +1,22 @@
-"""Wan."""
+"""Wan 2.1 and 2.2, and SkyReels, which is built on it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from diffusers import FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    SkyReelsV2DiffusionForcingPipeline,
+    SkyReelsV2ImageToVideoPipeline,
+    SkyReelsV2Pipeline,
+    SkyReelsV2Transformer3DModel,
+    UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
+    WanPipeline,
+    WanTransformer3DModel,
+    WanVACEPipeline,
+    WanVACETransformer3DModel,
+)
 
 from tests.engine.families import parts
 
@@ -25,10 +37,6 @@ def common() -> dict[str, Any]:
     }
 
 
-def text_to_video() -> Any:
-    return WanPipeline(**common(), transformer=transformer())
-
-
 def image_to_video() -> Any:
     """Wan 2.1: the picture also enters through CLIP."""
     return WanImageToVideoPipeline(
@@ -39,4 +47,43 @@ def image_to_video() -> Any:
     )
 
 
-BUILDERS = {"WanPipeline": text_to_video, "WanImageToVideoPipeline": image_to_video}
+def skyreels(into: int = 4, **changes: Any) -> Any:
+    return SkyReelsV2Transformer3DModel(**{
+        "patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": into, "out_channels": 4,
+        "text_dim": parts.TEXT, "freq_dim": 16, "ffn_dim": 32, "num_layers": 2, "rope_max_seq_len": 32, **changes,
+    }).eval()  # fmt: skip
+
+
+def skyreels_common() -> dict[str, Any]:
+    return {**common(), "scheduler": UniPCMultistepScheduler(flow_shift=8.0, use_flow_sigmas=True)}
+
+
+def vace() -> Any:
+    return WanVACETransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=parts.TEXT,
+        freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=32, vace_layers=[0, 1], vace_in_channels=4 + 4 + 64,
+    ).eval()  # fmt: skip
+
+
+BUILDERS = {
+    "WanPipeline": lambda: WanPipeline(**common(), transformer=transformer()),
+    "WanPipeline, two experts": lambda: WanPipeline(
+        **common(), transformer=transformer(), transformer_2=transformer(), boundary_ratio=0.875
+    ),
+    "WanPipeline, text or picture": lambda: WanPipeline(**common(), transformer=transformer(), expand_timesteps=True),
+    "WanImageToVideoPipeline": image_to_video,
+    "WanImageToVideoPipeline, two experts": lambda: WanImageToVideoPipeline(
+        **common(), transformer=transformer(12), transformer_2=transformer(12), boundary_ratio=0.9
+    ),
+    "WanVACEPipeline": lambda: WanVACEPipeline(**common(), transformer=vace()),
+    "SkyReelsV2Pipeline": lambda: SkyReelsV2Pipeline(**skyreels_common(), transformer=skyreels()),
+    "SkyReelsV2ImageToVideoPipeline": lambda: SkyReelsV2ImageToVideoPipeline(
+        **skyreels_common(),
+        transformer=skyreels(4 + 4 + 4, image_dim=parts.TEXT),
+        image_encoder=parts.clip_vision(),
+        image_processor=parts.clip_image_processor(),
+    ),
+    "SkyReelsV2DiffusionForcingPipeline": lambda: SkyReelsV2DiffusionForcingPipeline(
+        **skyreels_common(), transformer=skyreels()
+    ),
+}

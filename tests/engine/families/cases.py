@@ -16,7 +16,8 @@ CHECKS: Mapping[str, str] = MappingProxyType(
     {
         "card": "the card says what it draws, whether from a picture, and which frame counts there are",
         "size": "width, height and number of frames are those that were asked for, in the raw frames and in the file's header",
-        "shape": "so they are for a portrait and another number of frames",
+        "shape": "so they are for a portrait, another number of frames and of steps",
+        "picture": "another picture changes what is drawn; a job without one, or with one too many, is refused in one sentence",
         "progress": "steps only go forward and reach the last",
         "seed": "one seed gives the same raw frames each time, another seed others",
         "cancel": "a cancel during encode and denoise stops the job; weights, buffers, scheduler and the next job are bit-equal",
@@ -46,11 +47,14 @@ class Case(Struct, frozen=True, kw_only=True):
     #: Frame counts are `frame_step` x k + `frame_offset`, or one of `frame_choices`.
     frame_step: int = 1
     frame_offset: int = 1
+    frame_least: int = 1
     frame_choices: tuple[int, ...] = ()
     #: Fields of a job without effect on what is drawn; the card says so.
     without: tuple[Literal["negative_prompt", "guidance_scale", "size"], ...] = ()
     #: Whether it has a second expert, with a scale of its own.
     experts: bool = False
+    #: Whether it skips the first steps of a picture, by `extra.strength`.
+    strength: bool = False
     #: What it draws is served under conditions, in words.
     note: str = ""
     #: A package that cannot be had for every torch, and without which the class cannot be loaded.
@@ -64,22 +68,84 @@ class Case(Struct, frozen=True, kw_only=True):
         return f"{self.name}, {self.variant}" if self.variant else self.name
 
 
+_GREY = dict.fromkeys(
+    ("seed", "negative_prompt", "guidance"), "its VAE leaves what its grid of tiles does not cover grey"
+)
+_TWO_STEPS = {"shape": "SCM takes its intermediate timestep for two steps alone"}
+
 CASES: tuple[Case, ...] = (
     Case(name="WanPipeline", build="wan", frame_step=4),
+    Case(name="WanPipeline", variant="two experts", build="wan", frame_step=4, experts=True),
+    Case(name="WanPipeline", variant="text or picture", build="wan", frame_step=4, picture="may"),
+    Case(name="WanImageToVideoPipeline", build="wan", picture="must", frame_step=4),
     Case(
-        name="WanImageToVideoPipeline",
-        build="wan",
+        name="WanImageToVideoPipeline", variant="two experts", build="wan", picture="must", frame_step=4, experts=True
+    ),
+    Case(name="WanVACEPipeline", build="wan", frame_step=4),
+    Case(name="SkyReelsV2Pipeline", build="wan", frame_step=4),
+    Case(name="SkyReelsV2ImageToVideoPipeline", build="wan", picture="must", frame_step=4),
+    Case(name="SkyReelsV2DiffusionForcingPipeline", build="wan", frame_step=4),
+    Case(name="LTXPipeline", build="ltx", frame_step=8),
+    Case(name="LTXImageToVideoPipeline", build="ltx", picture="must", frame_step=8),
+    Case(name="LTXConditionPipeline", build="ltx", picture="may", frame_step=8),
+    Case(name="CogVideoXPipeline", build="cogvideox", frame_step=8),
+    Case(name="CogVideoXImageToVideoPipeline", build="cogvideox", picture="must", frame_step=8),
+    Case(name="HunyuanVideoPipeline", build="hunyuan", frame_step=4),
+    Case(name="HunyuanVideoFramepackPipeline", build="hunyuan", picture="must", frame_step=36, frame_least=37),
+    Case(name="HunyuanVideo15Pipeline", build="hunyuan", frame_step=4),
+    Case(name="HunyuanVideo15ImageToVideoPipeline", build="hunyuan", picture="must", frame_step=4, without=("size",)),
+    Case(name="MochiPipeline", build="videos", frame_step=6),
+    Case(name="AllegroPipeline", build="videos", frame_least=2, faults=_GREY),
+    Case(name="LattePipeline", build="videos", frame_choices=(16,)),
+    Case(
+        name="StableVideoDiffusionPipeline",
+        build="videos",
         picture="must",
-        frame_step=4,
+        without=("negative_prompt",),
     ),
-    Case(
-        name="CogVideoXPipeline",
-        build="cogvideox",
-        frame_step=8,
-    ),
+    Case(name="AnimateDiffPipeline", build="videos"),
+    Case(name="SanaVideoPipeline", build="sana", frame_step=4),
+    Case(name="SanaImageToVideoPipeline", build="sana", picture="must", frame_step=4),
     Case(name="FluxPipeline", build="flux", output="image"),
+    Case(name="FluxImg2ImgPipeline", build="flux", output="image", picture="must", strength=True),
+    Case(name="FluxKontextPipeline", build="flux", output="image", picture="may"),
+    Case(name="Flux2KleinPipeline", build="flux", output="image", picture="may", without=("negative_prompt",)),
+    Case(name="QwenImagePipeline", build="images", output="image"),
+    Case(name="QwenImageImg2ImgPipeline", build="images", output="image", picture="must", strength=True),
+    Case(name="ZImagePipeline", build="images", output="image"),
+    Case(name="ZImageImg2ImgPipeline", build="images", output="image", picture="must", strength=True),
+    Case(name="ChromaPipeline", build="images", output="image"),
+    Case(name="ChromaImg2ImgPipeline", build="images", output="image", picture="must", strength=True),
+    Case(name="Lumina2Pipeline", build="images", output="image"),
+    Case(name="PixArtAlphaPipeline", build="images", output="image"),
+    Case(name="PixArtSigmaPipeline", build="images", output="image"),
+    Case(name="AuraFlowPipeline", build="images", output="image"),
+    Case(name="CogView3PlusPipeline", build="images", output="image"),
+    Case(name="CogView4Pipeline", build="images", output="image"),
+    Case(name="SanaPipeline", build="sana", output="image"),
+    Case(name="SanaSprintPipeline", build="sana", output="image", without=("negative_prompt",), faults=_TWO_STEPS),
+    Case(
+        name="SanaSprintImg2ImgPipeline",
+        build="sana",
+        output="image",
+        picture="must",
+        without=("negative_prompt",),
+        faults=_TWO_STEPS,
+    ),
     Case(name="StableDiffusionPipeline", build="stable_diffusion", output="image"),
+    Case(
+        name="StableDiffusionImg2ImgPipeline", build="stable_diffusion", output="image", picture="must", strength=True
+    ),
+    Case(name="StableDiffusionInstructPix2PixPipeline", build="stable_diffusion", output="image", picture="must"),
     Case(name="StableDiffusionXLPipeline", build="stable_diffusion", output="image"),
+    Case(
+        name="StableDiffusionXLImg2ImgPipeline", build="stable_diffusion", output="image", picture="must", strength=True
+    ),
+    Case(name="StableDiffusion3Pipeline", build="stable_diffusion", output="image"),
+    Case(
+        name="StableDiffusion3Img2ImgPipeline", build="stable_diffusion", output="image", picture="must", strength=True
+    ),
+    Case(name="LatentConsistencyModelPipeline", build="stable_diffusion", output="image", without=("negative_prompt",)),
 )
 
 
@@ -93,9 +159,17 @@ def table() -> str:
         limits += [case.note] if case.note else []
         lines.append(
             f"| `{case.name}`{f', {case.variant}' if case.variant else ''} | {case.output} | {_FROM[case.picture]} | {_frames(case)} "
-            f"| {'; '.join(limits)} | {'; '.join(f'{check}: {why}' for check, why in case.faults.items())} |"
+            f"| {'; '.join(limits)} | {'; '.join(_open(case))} |"
         )
     return "\n".join(lines)
+
+
+def _open(case: Case) -> list[str]:
+    """The checks that fail, by reason."""
+    by_reason: dict[str, list[str]] = {}
+    for check, why in case.faults.items():
+        by_reason.setdefault(why, []).append(check)
+    return [f"{', '.join(checks)}: {why}" for why, checks in by_reason.items()]
 
 
 _FROM = {"no": "text", "may": "text, or text and picture", "must": "text and picture"}
@@ -107,8 +181,9 @@ def _frames(case: Case) -> str:
     if case.frame_choices:
         return " or ".join(map(str, case.frame_choices))
     if case.frame_step == 1:
-        return "any"
-    return f"{case.frame_step}k+{case.frame_offset}" if case.frame_offset % case.frame_step else f"{case.frame_step}k"
+        return "any" if case.frame_least == 1 else f"{case.frame_least} or more"
+    rule = f"{case.frame_step}k+{case.frame_offset}" if case.frame_offset % case.frame_step else f"{case.frame_step}k"
+    return rule if case.frame_least == 1 else f"{rule}, {case.frame_least} or more"
 
 
 def checks() -> str:

@@ -14,13 +14,28 @@ from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
     CLIPVisionModelWithProjection,
+    Gemma2Config,
+    Gemma2Model,
+    GlmConfig,
+    GlmModel,
+    LlamaConfig,
+    LlamaModel,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLTextConfig,
+    Qwen2_5_VLTextModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    SiglipVisionConfig,
+    SiglipVisionModel,
     T5Config,
     T5EncoderModel,
     UMT5Config,
     UMT5EncoderModel,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 _SPECIAL = ("<pad>", "</s>", "<unk>")
 _WORDS = ("a", "red", "blue", "circle", "square", "moving", "user", "assistant", "system", "describe", "image", "video")
@@ -47,6 +62,15 @@ def tokenizer(*special: str, length: int = 77, template: str = "") -> PreTrained
     if template:
         made.chat_template = template
     return made
+
+
+def chat(lead: int = 0) -> str:
+    """A chat template: `lead` words, as many as a pipeline cuts off in front, then what the messages say."""
+    return (
+        f"{{% for _ in range({lead}) %}}system {{% endfor %}}"
+        "{% for message in messages %}{% if message['content'] is string %}{{ message['content'] }} {% else %}"
+        "{% for part in message['content'] %}{{ part['text'] if 'text' in part else '<|image_pad|>' }} {% endfor %}{% endif %}{% endfor %}"
+    )
 
 
 def clip_text(projection: bool = False, **changes: Any) -> Any:
@@ -82,6 +106,53 @@ def umt5(**changes: Any) -> Any:
 _T5 = {"vocab_size": VOCABULARY, "d_model": TEXT, "d_kv": 8, "d_ff": 37, "num_layers": 2, "num_heads": 4}
 
 
+def llama(**changes: Any) -> Any:
+    return LlamaModel(LlamaConfig(**{**_DECODER, **changes})).eval()
+
+
+def qwen2_5_vl_text(**changes: Any) -> Any:
+    return Qwen2_5_VLTextModel(Qwen2_5_VLTextConfig(**{**_DECODER, **_MROPE, **changes})).eval()
+
+
+def qwen2_5_vl(**changes: Any) -> Any:
+    text = {**_DECODER, **_MROPE, **changes}
+    vision = {
+        "depth": 1, "hidden_size": TEXT, "intermediate_size": 37, "num_heads": 2, "out_hidden_size": TEXT, "fullatt_block_indexes": [0],
+    }  # fmt: skip
+    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)).eval()
+
+
+def qwen3(**changes: Any) -> Any:
+    return Qwen3ForCausalLM(Qwen3Config(**{**_DECODER, "head_dim": 8, **changes})).eval()
+
+
+def gemma2(**changes: Any) -> Any:
+    return Gemma2Model(Gemma2Config(**{**_DECODER, "head_dim": 8, **changes})).eval()
+
+
+def glm(**changes: Any) -> Any:
+    return GlmModel(GlmConfig(**{**_DECODER, "head_dim": 8, **changes})).eval()
+
+
+_DECODER: dict[str, Any] = {
+    "vocab_size": VOCABULARY, "hidden_size": TEXT, "intermediate_size": 37, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1,
+}  # fmt: skip
+_MROPE = {"rope_parameters": {"mrope_section": [1, 1, 2], "rope_type": "default", "rope_theta": 10000.0}}
+
+
+def siglip_vision(**changes: Any) -> Any:
+    """Siglip's image encoder, of pictures of 32 x 32 in four patches."""
+    return SiglipVisionModel(SiglipVisionConfig(**{
+        "hidden_size": TEXT, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32,
+        "patch_size": 16, **changes,
+    })).eval()  # fmt: skip
+
+
+def siglip_processor(side: int = 32) -> Any:
+    return SiglipImageProcessorPil(size={"height": side, "width": side})
+
+
 def kl_vae(latent: int = 4, levels: int = 2, **changes: Any) -> AutoencoderKL:
     """Stable Diffusion's autoencoder: compresses `2 ** (levels - 1)` times."""
     return AutoencoderKL(**{
@@ -89,6 +160,15 @@ def kl_vae(latent: int = 4, levels: int = 2, **changes: Any) -> AutoencoderKL:
         "down_block_types": ("DownEncoderBlock2D",) * levels, "up_block_types": ("UpDecoderBlock2D",) * levels,
         "latent_channels": latent, "sample_size": 64, **changes,
     }).eval()  # fmt: skip
+
+
+#: What sets the autoencoders of flow-matching models apart.
+FLOW_VAE: dict[str, Any] = {
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+    "shift_factor": 0.1,
+    "scaling_factor": 1.0,
+}
 
 
 def wan_vae(latent: int = 4, **changes: Any) -> AutoencoderKLWan:

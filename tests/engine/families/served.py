@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -53,6 +54,28 @@ class Drawn(Struct, frozen=True):
         return self.ending
 
 
+class Answers:
+    """What a runner sends, from whichever thread."""
+
+    def __init__(self) -> None:
+        self._said: list[Any] = []
+        self._more = threading.Condition()
+
+    def take(self, message: Struct) -> None:
+        with self._more:
+            self._said.append(message)
+            self._more.notify_all()
+
+    def after(self, endings: int) -> list[Any]:
+        """All that was sent, once so many jobs have ended."""
+        with self._more:
+            came = self._more.wait_for(
+                lambda: sum(not isinstance(message, TailBegun) for message in self._said) >= endings, _PATIENCE_S
+            )
+            assert came, self._said
+            return list(self._said)
+
+
 class Served:
     """A class's pipeline, loaded."""
 
@@ -64,8 +87,9 @@ class Served:
         _save(case, model)
         self.card: ModelCard = card_for(str(model), case.name)
         self._registry = Registry(Setup(models=(self.card,), preload=self.card.name, device="cpu", threads=1))
-        self.picture = directory / "picture.png"
-        _paint(self.picture)
+        self.picture, self.other_picture = directory / "picture.png", directory / "other.png"
+        for path in (self.picture, self.other_picture):
+            _paint(path, mirrored=path == self.other_picture)
 
     @property
     def pipe(self) -> Any:
@@ -87,6 +111,7 @@ class Served:
                 "fps": 8.0,
                 "num_inference_steps": STEPS,
                 "image": str(self.picture) if self.card.needs_image else "",
+                **({"extra": {"strength": 0.5}, "num_inference_steps": 2 * STEPS} if self.case.strength else {}),
                 **changes,
             },
         )
@@ -103,9 +128,9 @@ class Served:
     def run(self, specs: tuple[JobSpec, ...], *, overlap: bool, seats: tuple[Seat, ...] = ()) -> list[Drawn]:
         """Run jobs through one runner, one after another or each beside the tail of the one before."""
         seats = seats or tuple(Recorder.recording() for _ in specs)
-        said: list[Struct] = []
+        answers = Answers()
         runner = Runner(
-            self._registry, {self.card.name: self.card}, SimpleNamespace(seats=seats), said.append, lambda: None
+            self._registry, {self.card.name: self.card}, SimpleNamespace(seats=seats), answers.take, lambda: None
         )
         places = [self._directory / f"job-{next(self._numbers)}" for _ in specs]
         with tapped() as frames:
@@ -117,8 +142,7 @@ class Served:
                         alone=not overlap,
                     )
                 )  # fmt: skip
-            if runner._tail is not None:
-                assert runner._tail.done.wait(_PATIENCE_S)
+            said = answers.after(len(specs))
         return [
             _drawn(spec, fence, said, seat, place, frames)
             for fence, (spec, seat, place) in enumerate(zip(specs, seats, places, strict=True), start=1)
@@ -208,7 +232,8 @@ def _save(case: Case, model: Path) -> None:
     pipe.save_pretrained(model)
 
 
-def _paint(path: Path) -> None:
+def _paint(path: Path, mirrored: bool) -> None:
     """A picture in which every place looks different: 96 x 80."""
     down, across = np.mgrid[0:80, 0:96]
-    Image.fromarray(np.stack([across * 2, down * 3, (across * down) % 256], axis=-1).astype(np.uint8)).save(path)
+    pixels = np.stack([across * 2, down * 3, (across * down) % 256], axis=-1).astype(np.uint8)
+    Image.fromarray(pixels[::-1, ::-1] if mirrored else pixels).save(path)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.engine.families.cases import CASES, CHECKS
 from tests.engine.families.served import Drawn, Served, differing, state
-from workers.ipc import JobCancelled
+from workers.ipc import JobCancelled, JobFailed, JobFinished
 
 # The libraries warn of many a thing that a tiny model is.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -43,28 +43,27 @@ def test_card(served: Served) -> None:
     assert (card.output, card.engine) == (case.output, case.output)
     assert (card.takes_image, card.needs_image) == (case.picture != "no", case.picture == "must")
     if case.output == "video":
-        counts = range(1, card.limits.max_frames + 1)
+        counts = range(case.frame_least, card.limits.max_frames + 1)
         grid = [count for count in counts if (count - case.frame_offset) % case.frame_step == 0]
         right = list(case.frame_choices) or grid
         assert [count for count in counts if card.limits.allows_frames(count)] == right
-    without = {
-        "negative_prompt": card.takes_negative_prompt,
-        "guidance_scale": card.takes_guidance,
-        "size": card.takes_size,
-    }
-    assert {field for field, takes in without.items() if not takes} == set(case.without)
-    assert card.takes_guidance_2 == case.experts
 
 
 def test_size(served: Served) -> None:
     _is_as_asked(served, served.base)
+    assert served.card.takes_size == ("size" not in served.case.without)
 
 
 def test_shape(served: Served) -> None:
     spec = served.base.spec
     frames = 1 if served.card.output == "image" else served.card.limits.nearest_frames(spec.num_frames + 1)[-1]
 
-    _is_as_asked(served, served.draw(width=spec.height, height=spec.width, num_frames=frames))
+    _is_as_asked(
+        served,
+        served.draw(
+            width=spec.height, height=spec.width, num_frames=frames, num_inference_steps=spec.num_inference_steps + 1
+        ),
+    )
 
 
 def _is_as_asked(served: Served, drawn: Drawn) -> None:
@@ -83,6 +82,26 @@ def _is_as_asked(served: Served, drawn: Drawn) -> None:
         with av.open(str(path)) as clip:
             stream = clip.streams.video[0]
             assert (stream.width, stream.height, stream.frames) == (width, height, count)
+
+
+def test_picture(served: Served) -> None:
+    """Whether it takes one is for the card to say, which another check compares."""
+    if served.case.picture != "must":
+        refused = served.draw(image=str(served.picture)) if served.case.picture == "no" else None
+    else:
+        refused = served.draw(image="")
+    if refused is not None:
+        assert isinstance(refused.ending, JobFailed), refused.ending
+        assert refused.ending.kind == "invalid_input"
+        assert refused.ending.message.startswith("image: ")
+    if served.case.picture != "no":
+        one, other = (served.draw(image=str(path)) for path in (served.picture, served.other_picture))
+        _is_as_asked(served, other)
+        one.finished()
+        assert not _same(one, other)
+    if served.case.strength:
+        few = served.draw(num_inference_steps=1).ending
+        assert isinstance(few, JobFinished) or (few.kind == "invalid_input" and "strength" in few.message), few
 
 
 def test_progress(served: Served) -> None:
@@ -142,6 +161,7 @@ def test_negative_prompt(served: Served) -> None:
 
     drawn.finished()
     assert _same(served.base, drawn) == ("negative_prompt" in served.case.without)
+    assert served.card.takes_negative_prompt == ("negative_prompt" not in served.case.without)
 
 
 def test_guidance(served: Served) -> None:
@@ -150,6 +170,7 @@ def test_guidance(served: Served) -> None:
     for drawn in (little, much):
         drawn.finished()
     assert _same(little, much) == ("guidance_scale" in served.case.without)
+    assert served.card.takes_guidance == ("guidance_scale" not in served.case.without)
 
 
 def test_guidance_2(served: Served) -> None:
@@ -157,6 +178,7 @@ def test_guidance_2(served: Served) -> None:
 
     drawn.finished()
     assert _same(served.base, drawn) == (not served.case.experts)
+    assert served.card.takes_guidance_2 == served.case.experts
 
 
 def test_max_sequence_length(served: Served) -> None:
