@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from http_edge.errors import EdgeError, shown
 from http_edge.scope import current
-from http_edge.spool import SMALL_BODY_BYTES, Limits, read_chunks
+from http_edge.spool import SMALL_BODY_BYTES, Body, Limits
 
 #: Largest JSON body that is read whole: one without images.
 MAX_BODY_BYTES = SMALL_BODY_BYTES
@@ -38,7 +38,7 @@ async def read_object(request: Request) -> dict[str, Any]:
 
     Where images or forms may come, `forms.read_fields` reads.
     """
-    async with aclosing(read_chunks(request, _LIMITS, MAX_BODY_BYTES)) as chunks:
+    async with aclosing(Body(request, _LIMITS, MAX_BODY_BYTES).chunks()) as chunks:
         data = parse_object(b"".join([chunk async for chunk in chunks]))
     payload = current().payload
     if payload is not None:

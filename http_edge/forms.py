@@ -29,7 +29,7 @@ from http_edge.bodies import parse_object
 from http_edge.errors import EdgeError, invalid, shown
 from http_edge.multipart import MAX_FIELDS, MAX_NAME_CHARS, Part, PartReader, boundary_of, malformed
 from http_edge.scope import current
-from http_edge.spool import CLOSE, MAX_TEXT_BYTES, SMALL_BODY_BYTES, Spool, SpoolFile, read_chunks
+from http_edge.spool import CLOSE, MAX_TEXT_BYTES, SMALL_BODY_BYTES, Body, Spool, SpoolFile
 
 _KEY = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
 _MARK = re.compile(r"\[([^\[\]]*)\]")
@@ -198,8 +198,9 @@ def _digest(path: Path) -> str:
 
 async def _read_multipart(request: Request, spool: Spool, content_type: str, fields: Fields) -> None:
     reader = PartReader(lambda: fields.create(spool), boundary_of(content_type))
-    with spool.upload_turn():
-        async with aclosing(read_chunks(request, spool.limits, spool.limits.request_bytes)) as chunks:
+    body = Body(request, spool.limits, spool.limits.request_bytes)
+    with spool.upload_turn(body):
+        async with aclosing(body.chunks()) as chunks:
             await reader.read(chunks)
     if sum(part.size for part in reader.parts if part.file_name is None) > SMALL_BODY_BYTES:
         fields.on_close(await spool.large_turn())
@@ -215,13 +216,14 @@ async def _read_text(request: Request, spool: Spool, fields: Fields) -> None:
     """Read a body that is text as a whole: JSON or urlencoded."""
     start = bytearray()
     file: SpoolFile | None = None
-    async with aclosing(read_chunks(request, spool.limits, MAX_TEXT_BYTES)) as chunks, AsyncExitStack() as turns:
+    body = Body(request, spool.limits, MAX_TEXT_BYTES)
+    async with aclosing(body.chunks()) as chunks, AsyncExitStack() as turns:
         async for chunk in chunks:
             if file is None and len(start) + len(chunk) <= SMALL_BODY_BYTES:
                 start += chunk
                 continue
             if file is None:
-                turns.enter_context(spool.upload_turn())
+                turns.enter_context(spool.upload_turn(body))
                 file = fields.create(spool)
                 await file.write(start)
                 start = bytearray()
@@ -230,14 +232,14 @@ async def _read_text(request: Request, spool: Spool, fields: Fields) -> None:
             await file.finish()
     if file is not None:
         fields.on_close(await spool.large_turn())
-    body = await _load(spool, start, file)
-    if fields.is_form and body.lstrip()[:1] != b"{":
-        pairs = await spool.in_thread(lambda: _parse_urlencoded(body)) if file else _parse_urlencoded(body)
+    text = await _load(spool, start, file)
+    if fields.is_form and text.lstrip()[:1] != b"{":
+        pairs = await spool.in_thread(lambda: _parse_urlencoded(text)) if file else _parse_urlencoded(text)
         for key, value in pairs:
             fields.put(key, value)
     else:
         fields.is_form = False
-        fields.values = await spool.in_thread(lambda: parse_object(body)) if file else parse_object(body)
+        fields.values = await spool.in_thread(lambda: parse_object(text)) if file else parse_object(text)
 
 
 async def _load(spool: Spool, data: bytearray, file: SpoolFile | None) -> bytes:

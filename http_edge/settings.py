@@ -99,6 +99,15 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
     upload_timeout_s: Annotated[
         float, Meta(description="longest time that a body may take to arrive, seconds", gt=0, le=86_400)
     ] = 600.0
+    upload_min_kb_s: Annotated[
+        float,
+        Meta(
+            description="slowest that a body may come on average once it has taken 30 s, KiB a second; a body below 64 is ended earlier"
+            " when all places for uploads are taken",
+            gt=0,
+            le=1_000_000,
+        ),
+    ] = 8.0
     retention_s: Annotated[
         float,
         Meta(
@@ -179,4 +188,9 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
     @property
     def upload_limits(self) -> Limits:
         """What one request may bring."""
-        return Limits(request_bytes=self.max_upload_mb * MIB, idle_s=self.upload_idle_s, total_s=self.upload_timeout_s)
+        return Limits(
+            request_bytes=self.max_upload_mb * MIB,
+            idle_s=self.upload_idle_s,
+            total_s=self.upload_timeout_s,
+            min_bytes_per_s=self.upload_min_kb_s * 1024,
+        )

@@ -26,6 +26,8 @@ from msgspec import Struct
 from starlette.requests import Request
 
 from http_edge.errors import EdgeError
+from http_edge.scope import current
+from http_edge.upload_places import Upload, UploadPlaces, network_of
 
 log = logging.getLogger(__name__)
 
@@ -43,18 +45,14 @@ MAX_TEXT_BYTES = 48 * MIB
 LARGE_AT_ONCE = 4
 _LARGE_WAIT_S = 20.0
 
-#: Requests that write temporary files at once: each holds file descriptors and a buffer.
-_UPLOADS_AT_ONCE = 64
-
 #: Left free on the disk.
 _RESERVE_BYTES = 256 * MIB
 
 _BUFFER_BYTES = 512 * 1024
 _DISK_THREADS = 4
 
-#: A body may always take this long; beyond it must come at this average rate, or it is not an upload but a held connection.
+#: A body may always take this long; beyond it must come at an average rate, or it is not an upload but a held connection.
 _UNHURRIED_S = 30.0
-_MIN_BYTES_PER_S = 8 * 1024
 
 #: Temporary files untouched for so long belong to no living request.
 _STALE_S = 6 * 3600.0
@@ -71,6 +69,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     #: Longest silence, and longest body; seconds.
     idle_s: float = 30.0
     total_s: float = 600.0
+    #: Least average rate; bytes a second.
+    min_bytes_per_s: float = 8.0 * 1024
 
 
 class Spool:
@@ -84,7 +84,7 @@ class Spool:
         self._free_bytes = free_bytes or _free_bytes
         self._threads = anyio.CapacityLimiter(_DISK_THREADS)
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
-        self._uploads = 0
+        self._places = UploadPlaces()
 
     def create(self) -> SpoolFile:
         """A new temporary file. Raises `EdgeError` when the disk is full.
@@ -108,15 +108,20 @@ class Spool:
             raise disk_error(error) from None
 
     @contextlib.contextmanager
-    def upload_turn(self) -> Iterator[None]:
-        """Hold one of the places of requests that write. Raises `EdgeError` when all are taken."""
-        if self._uploads >= _UPLOADS_AT_ONCE:
+    def upload_turn(self, body: Body) -> Iterator[None]:
+        """Hold one of the places of requests that write; it ends the body when another needs the place more.
+
+        Raises `EdgeError` when all are taken.
+        """
+        upload = Upload(body.client, time.monotonic(), body.stop)
+        if not self._places.enter(upload):
             raise EdgeError("busy", "too many uploads are under way", retry_after_s=2.0, headers=CLOSE)
-        self._uploads += 1
+        body.upload = upload
         try:
             yield
         finally:
-            self._uploads -= 1
+            body.upload = None
+            self._places.leave(upload)
 
     async def large_turn(self) -> Callable[[], None]:
         """Wait for one of the places of large bodies in memory; call the result to give it back. Raises `EdgeError`."""
@@ -188,29 +193,64 @@ class SpoolFile:
                 done += os.write(self._descriptor, view[done:])
 
 
-async def read_chunks(request: Request, limits: Limits, cap: int) -> AsyncGenerator[bytes, None]:
-    """The body as it comes. Raises `EdgeError` when it is over the cap, stalls, or takes too long; `ClientDisconnect`."""
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length[:20]) > cap:
-        raise too_large(f"{length[:20]} bytes", cap)
-    started_at = time.monotonic()
-    total = 0
-    stream = request.stream()
-    while True:
-        allowed_s = min(limits.total_s, _UNHURRIED_S + total / _MIN_BYTES_PER_S)
-        left_s = started_at + allowed_s - time.monotonic()
-        try:
-            async with asyncio.timeout(max(0.0, min(limits.idle_s, left_s))):
-                chunk = await anext(stream)
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            raise _late(limits, allowed_s, left_s) from None
-        total += len(chunk)
-        if total > cap:
-            raise too_large(f"more than {cap} bytes", cap)
-        if chunk:
-            yield chunk
+class Body:
+    """A request's body as it comes."""
+
+    def __init__(self, request: Request, limits: Limits, cap: int) -> None:
+        """`cap`: most bytes."""
+        self._request = request
+        self._limits = limits
+        self._cap = cap
+        self._stopped = False
+        self._patience: asyncio.Timeout | None = None
+        #: While it has a place among the uploads.
+        self.upload: Upload | None = None
+
+    @property
+    def client(self) -> str:
+        """Who sends it, as far as places are shared out: the tenant of a key, else a network address."""
+        caller = current().caller
+        if caller.key_name:
+            return f"tenant {caller.tenant}"
+        client = self._request.client
+        return network_of(client.host) if client is not None else ""
+
+    def stop(self) -> None:
+        """Let `chunks` raise, now or when it is asked next."""
+        self._stopped = True
+        if self._patience is not None:
+            self._patience.reschedule(asyncio.get_running_loop().time())
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The bytes. Raises `EdgeError` when they are over the cap, stall, take too long or are stopped; `ClientDisconnect`."""
+        limits, cap = self._limits, self._cap
+        length = self._request.headers.get("content-length", "")
+        if length.isdecimal() and int(length[:20]) > cap:
+            raise too_large(f"{length[:20]} bytes", cap)
+        started_at = time.monotonic()
+        total = 0
+        stream = self._request.stream()
+        while True:
+            allowed_s = min(limits.total_s, _UNHURRIED_S + total / limits.min_bytes_per_s)
+            left_s = started_at + allowed_s - time.monotonic()
+            if self._stopped:
+                raise _stopped()
+            try:
+                async with asyncio.timeout(max(0.0, min(limits.idle_s, left_s))) as self._patience:
+                    chunk = await anext(stream)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                raise (_stopped() if self._stopped else _late(limits, allowed_s, left_s)) from None
+            finally:
+                self._patience = None
+            total += len(chunk)
+            if self.upload is not None:
+                self.upload.size += len(chunk)
+            if total > cap:
+                raise too_large(f"more than {cap} bytes", cap)
+            if chunk:
+                yield chunk
 
 
 def too_large(what: str, cap: int) -> EdgeError:
@@ -233,6 +273,11 @@ def _late(limits: Limits, allowed_s: float, left_s: float) -> EdgeError:
     else:
         what = f"it did not arrive within {allowed_s:.0f} s"
     return EdgeError("request_timeout", f"body: {what}", retry_after_s=1.0, headers=CLOSE)
+
+
+def _stopped() -> EdgeError:
+    message = "body: it came so slowly that its place was given to another"
+    return EdgeError("request_timeout", message, retry_after_s=1.0, headers=CLOSE)
 
 
 def _free_bytes(path: Path) -> int:

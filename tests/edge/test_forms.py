@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import json
+import math
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from http_edge import errors, forms, multipart, spool
+from http_edge import errors, forms, multipart, spool, upload_places
 from http_edge.errors import EdgeError
 from http_edge.forms import Fields, read_fields
 from http_edge.spool import Limits, Spool
@@ -438,10 +439,40 @@ def test_a_full_disk_is_507_before_and_while_writing(temporary: Path, monkeypatc
 
 
 def test_uploads_at_once_are_bounded(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool, "_UPLOADS_AT_ONCE", 0)
+    monkeypatch.setattr(upload_places, "AT_ONCE", 0)
     with pytest.raises(EdgeError, match="too many uploads") as caught:
         read(temporary, [HALF, "stall"])
     assert (caught.value.kind, caught.value.retry_after_s > 0) == ("busy", True)
+
+
+def test_a_slow_upload_is_told_that_its_place_was_needed(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload_places, "AT_ONCE", 1)
+    monkeypatch.setattr(upload_places, "_NEW_S", 0.0)
+    monkeypatch.setattr(upload_places, "_QUICK_BYTES_PER_S", math.inf)
+
+    async def scenario() -> None:
+        app = SimpleNamespace(state=SimpleNamespace(spool=Spool(temporary)))
+        kind = f"multipart/form-data; boundary={BOUNDARY}".encode()
+        scope = {"type": "http", "method": "POST", "headers": [(b"content-type", kind)], "app": app}
+        held = asyncio.Event()
+        inner = receiver([HALF, "stall"])
+
+        async def receive() -> dict[str, Any]:
+            if left(temporary):
+                held.set()
+            return await inner()
+
+        slow = asyncio.create_task(read_fields(Request(scope, receive)))  # type: ignore[arg-type]
+        async with asyncio.timeout(20):
+            await held.wait()
+            async with await read_fields(Request(scope, receiver([build([field("a", "1")])]))) as fields:  # type: ignore[arg-type]
+                assert fields.values["a"] == "1"
+            with pytest.raises(EdgeError, match="its place was given to another") as caught:
+                await slow
+        assert caught.value.kind == "request_timeout"
+
+    asyncio.run(scenario())
+    assert left(temporary) == []
 
 
 def test_large_bodies_in_memory_wait_for_each_other(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:

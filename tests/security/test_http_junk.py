@@ -13,6 +13,7 @@ import pytest
 
 from tests.acceptance.service import Service
 from tests.security.conftest import few_descriptors
+from tests.support.waiting import wait_until
 
 MIB = 1024 * 1024
 HEAD = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\n"
@@ -168,6 +169,57 @@ def test_bodies_that_stop_coming(service: Service) -> None:
             waiting.append(connection)
         assert service.http.get("/health").status_code == 200
         assert {status(connection.recv(65_536)) for connection in waiting} == {408}
+
+
+def test_slow_uploads_hold_up_no_honest_one(service: Service) -> None:
+    """More of one client than it has places for: what it sends in earnest takes the place of one that hardly comes."""
+    head = b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: 9999999\r\n\r\n"
+    with contextlib.ExitStack() as held:
+        slow = [
+            held.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=5)) for _ in range(130)
+        ]
+        for connection in slow:
+            connection.sendall(head + b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n')
+
+        def upload() -> bool:
+            return service.http.post("/v1/files", files={"file": ("a.txt", b"text")}).status_code == 200
+
+        wait_until(upload, 20, "an upload beside slow ones")
+    wait_until(lambda: not list((service.home / "z/uploads").rglob("*.part")), 10, "the files of those who left to go")
+
+
+RAW_HEADS = {
+    "no host": (b"GET /livez HTTP/1.1\r\n\r\n", 400),
+    "two hosts": (b"GET /livez HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", 400),
+    "two hosts of which one is another's": (
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n",
+        400,
+    ),
+    "an empty host": (b"GET /livez HTTP/1.1\r\nHost:\r\n\r\n", 400),
+    "an old request without a host": (b"GET /livez HTTP/1.0\r\n\r\n", 200),
+    "another's host": (b"GET /livez HTTP/1.1\r\nHost: evil.example\r\n\r\n", 421),
+    "a target of another's": (b"GET http://evil.example/livez HTTP/1.1\r\nHost: localhost\r\n\r\n", 421),
+    "a target with a user": (b"GET http://localhost@evil.example/livez HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+    "a target of ours": (b"GET http://localhost/livez HTTP/1.1\r\nHost: evil.example\r\n\r\n", 200),
+    "a target of ours and two hosts": (b"GET http://localhost/livez HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+    "two origins": (
+        HEAD + b"Origin: http://localhost\r\nOrigin: http://evil.example\r\nContent-Length: 2\r\n\r\n{}",
+        400,
+    ),
+    "a page that upgrades": (
+        HEAD
+        + b"Origin: http://evil.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 2\r\n\r\n{}",
+        403,
+    ),
+}
+
+
+@pytest.mark.parametrize(("head", "expected"), RAW_HEADS.values(), ids=RAW_HEADS)
+def test_whom_a_request_is_for_is_said_once(service: Service, head: bytes, expected: int) -> None:
+    line, _, rest = head.partition(b"\r\n")
+    closing = b"" if b"Upgrade" in head else b"Connection: close\r\n"
+    answer = send(service, line + b"\r\n" + closing + rest, patience_s=3.0)
+    assert status(answer) == expected, answer[:300]
 
 
 def test_heads_that_come_a_byte_at_a_time_hold_up_nobody(service: Service) -> None:

@@ -1,0 +1,84 @@
+"""Who may send a large body: clients share the places, and a slow upload gives way to another, an honest one never."""
+
+from __future__ import annotations
+
+import pytest
+
+from http_edge.upload_places import AT_ONCE, Upload, UploadPlaces, network_of
+
+
+class Crowd:
+    """Uploads of several clients, and which were stopped."""
+
+    def __init__(self) -> None:
+        self.places = UploadPlaces()
+        self.stopped: list[Upload] = []
+
+    def come(self, client: str, now: float, size: int = 0) -> Upload | None:
+        """One more upload, which has brought so much at once; None: it was refused."""
+        upload = Upload(client, now, lambda: self.stopped.append(upload))
+        upload.size = size
+        return upload if self.places.enter(upload) else None
+
+
+def test_a_client_has_half_of_the_places() -> None:
+    crowd = Crowd()
+    taken = [crowd.come("a", 0.0) for _ in range(AT_ONCE)]
+    assert taken.count(None) == AT_ONCE // 2
+    assert all(crowd.come(f"client {number}", 0.0) for number in range(AT_ONCE // 2))
+    assert crowd.come("late", 0.0) is None
+    assert crowd.stopped == []
+
+
+def test_an_honest_upload_takes_the_place_of_a_slow_one_of_the_same_client() -> None:
+    crowd = Crowd()
+    slow = [crowd.come("a", 0.0, size=1000 + number) for number in range(AT_ONCE // 2)]
+    other = crowd.come("b", 0.0)
+    honest = crowd.come("a", 60.0)
+    assert honest is not None
+    assert crowd.stopped == [slow[0]]
+    assert other not in crowd.stopped
+
+
+def test_of_several_clients_the_one_with_the_most_places_gives_one_up() -> None:
+    crowd = Crowd()
+    single = crowd.come("single", 0.0, size=1)
+    for client in ("a", "b"):
+        for _ in range(AT_ONCE // 2 - (client == "b")):
+            crowd.come(client, 0.0, size=100)
+    assert crowd.come("honest", 60.0) is not None
+    (stopped,) = crowd.stopped
+    assert (stopped.client, stopped is single) == ("a", False)
+
+
+def test_what_is_new_or_quick_is_never_ended_for_another() -> None:
+    crowd = Crowd()
+    for number in range(AT_ONCE):
+        assert crowd.come(f"client {number}", 0.0, size=10_000_000)
+    assert crowd.come("late", 1.0) is None
+    assert crowd.come("late", 10.0) is None
+    assert crowd.come("late", 1000.0) is not None
+
+
+def test_a_place_is_free_when_its_upload_is_over_once() -> None:
+    crowd = Crowd()
+    uploads = [crowd.come("a", 0.0) for _ in range(AT_ONCE // 2)]
+    assert uploads[0] is not None
+    crowd.places.leave(uploads[0])
+    crowd.places.leave(uploads[0])
+    assert crowd.come("a", 0.0) is not None
+    assert crowd.come("a", 0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("10.0.0.7", "10.0.0.7"),
+        ("::ffff:10.0.0.7", "10.0.0.7"),
+        ("2001:db8:1:2:3:4:5:6", "20010db800010002"),
+        ("fe80::1%eth0", "fe80000000000000"),
+        ("testclient", "testclient"),
+    ],
+)
+def test_a_client_of_ipv6_is_its_network(address: str, network: str) -> None:
+    assert network_of(address) == network
