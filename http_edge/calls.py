@@ -25,6 +25,7 @@ from http_edge.exports import Exports
 from http_edge.forms import Upload
 from http_edge.hub import Audience, Hub, Job
 from http_edge.images import Images
+from http_edge.job_names import meant
 from http_edge.orders import Order
 from http_edge.scope import current
 from http_edge.settings import EdgeSettings
@@ -108,13 +109,14 @@ class Calls:
         held = self.hub.memory.get(job_id)
         if held is not None and caller.may_see(held.view.tenant):
             return held
-        if not is_job_id(job_id):
-            raise not_found("job", job_id)
-        with translated():
-            view = await self._broker.get(job_id, caller.sees)
-        if view is None:
-            raise not_found("job", job_id)
-        return await self._take(view)
+        for name in meant(caller, job_id):
+            held = self.hub.memory.get(name)
+            if held is not None and caller.may_see(held.view.tenant):
+                return held
+            view = await self.view(name) if is_job_id(name) else None
+            if view is not None:
+                return await self._take(view)
+        raise not_found("job", job_id)
 
     async def job_by_alias(self, origin: str, alias: str) -> Job | None:
         """The newest job of this name, or None. Raises `EdgeError`."""
@@ -134,6 +136,10 @@ class Calls:
         worker: str = "",
     ) -> tuple[list[Job], bool]:
         """A page of jobs, and whether more follow. Raises `EdgeError`."""
+        for name in meant(current().caller, after) if after and current().caller.key_name else ():
+            if is_job_id(name) and await self.view(name) is not None:
+                after = name
+                break
         views, more = await self.views(
             limit=limit,
             after=after,
@@ -208,9 +214,9 @@ class Calls:
         job = await self.job(job_id)
         if not job.is_final:
             raise EdgeError("still_stopping", f"job {job.id} is {job.view.state}; only what is over can be deleted")
-        await self.forget_records([job.id])
-        await self._in_thread(lambda: self.shelf.remove(job.id, job.view.fence))
-        await self._in_thread(lambda: self.shelf.unpin(job.id))
+        await self.forget_records([job.view.id])
+        await self._in_thread(lambda: self.shelf.remove(job.view.id, job.view.fence))
+        await self._in_thread(lambda: self.shelf.unpin(job.view.id))
 
     async def pin(self, job_id: str, pinned: bool | None) -> bool:
         """Keep this job beyond its time, no longer (False), or as it is (None); whether it is kept."""
@@ -241,22 +247,25 @@ class Calls:
 
     async def cancel(self, job_id: str) -> tuple[m.CancelOutcome, Job]:
         """What became of the request, and the job. Raises `EdgeError`."""
-        if not is_job_id(job_id):
-            raise not_found("job", job_id)
-        with translated():
-            outcome, view = await self._broker.cancel(job_id, current().caller.sees)
-        if outcome == "not_found":
-            raise not_found("job", job_id)
-        self.hub.memory.forget(job_id)
-        if view is None or not view.body:
-            return outcome, await self.job(job_id)
-        return outcome, await self._take(view)
+        caller = current().caller
+        for name in meant(caller, job_id):
+            if not is_job_id(name):
+                continue
+            with translated():
+                outcome, view = await self._broker.cancel(name, caller.sees)
+            if outcome != "not_found":
+                self.hub.memory.forget(name)
+                return outcome, await (self.job(name) if view is None or not view.body else self._take(view))
+        raise not_found("job", job_id)
 
     async def follow(self, job_id: str, quiet_s: float) -> AsyncGenerator[Job | None, None]:
         """The job now, then every later version of it, the newest only for a slow reader; None after each `quiet_s` without news.
 
         Ends after the final version, or when the edge closes. Raises `EdgeError` if the job does not exist.
         """
+        if current().caller.key_name:
+            # What is told of a job is told by the journal's id.
+            job_id = (await self.job(job_id)).view.id
         with self.hub.listen(job_id) as listener:
             job = await self.job(job_id)
             yield job

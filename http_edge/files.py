@@ -11,6 +11,7 @@ from broker.wire.jobspec import Artefact
 from broker.wire.messages import JobView
 from http_edge.downloads import Download, download
 from http_edge.errors import EdgeError, shown
+from http_edge.job_names import shown_id
 
 
 def artefact_path(artefacts: Path, view: JobView, artefact: Artefact) -> Path:
@@ -24,11 +25,17 @@ def find_artefact(view: JobView, *, name: str | None = None, index: int = 0) -> 
         if view.state in ("failed", "cancelled"):
             why = f": {view.failure.message}" if view.failure and view.failure.message else ""
             raise EdgeError(
-                "not_ready", f"job {view.id} is {view.state} and has no result{why}", param="id", value=view.id
+                "not_ready",
+                f"job {shown_id(view.id)} is {view.state} and has no result{why}",
+                param="id",
+                value=shown_id(view.id),
             )
         step = f" at step {view.step} of {view.total}" if view.total else ""
         raise EdgeError(
-            "not_ready", f"job {view.id} is {view.state}{step}; it has no result yet", param="id", value=view.id
+            "not_ready",
+            f"job {shown_id(view.id)} is {view.state}{step}; it has no result yet",
+            param="id",
+            value=shown_id(view.id),
         )
     artefacts = view.result.artefacts
     if name is not None:
@@ -73,4 +80,5 @@ async def artefact_response(
 def file_name(view: JobView, index: int, artefact: Artefact) -> str:
     """What a downloaded artefact is called: by its job, as every job's first file has the same name."""
     suffix = Path(artefact.name).suffix
-    return f"{view.id}{suffix}" if index == 0 else f"{view.id}-{index}{suffix}"
+    job_id = shown_id(view.id)
+    return f"{job_id}{suffix}" if index == 0 else f"{job_id}-{index}{suffix}"

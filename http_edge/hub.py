@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from broker.wire.jobspec import JobSpec, decode_spec
 from broker.wire.messages import JobView
+from http_edge.job_names import shown_id
 
 FINAL_STATES = ("succeeded", "failed", "cancelled")
 
@@ -63,7 +64,8 @@ class Job(Struct, frozen=True, kw_only=True):
 
     @property
     def id(self) -> str:
-        return self.view.id
+        """As its clients know it; `view.id` is the journal's."""
+        return shown_id(self.view.id)
 
     @property
     def is_final(self) -> bool:
@@ -120,14 +122,14 @@ class Memory:
 
     def put(self, job: Job) -> None:
         """Remember a full view, unless a newer one is here."""
-        if self._clock() - self._gone.get(job.id, -math.inf) < _GONE_REMEMBERED_S:
+        if self._clock() - self._gone.get(job.view.id, -math.inf) < _GONE_REMEMBERED_S:
             return
-        held = self._jobs.get(job.id)
-        newest = max(held[0].view.revision if held else 0, self._heard.get(job.id, 0))
+        held = self._jobs.get(job.view.id)
+        newest = max(held[0].view.revision if held else 0, self._heard.get(job.view.id, 0))
         if newest > job.view.revision:
             return
-        self.forget(job.id)
-        self._jobs[job.id] = (job, self._believed_until(job))
+        self.forget(job.view.id)
+        self._jobs[job.view.id] = (job, self._believed_until(job))
         self._bytes += len(job.view.body)
         while len(self._jobs) > _REMEMBERED or self._bytes > _REMEMBERED_BYTES:
             self.forget(next(iter(self._jobs)))

@@ -10,6 +10,7 @@ import msgspec
 from broker.wire.jobspec import Artefact, JobSpec
 from broker.wire.messages import JobView, WorkerView
 from http_edge.hub import Job
+from http_edge.job_names import shown_id
 from http_edge.webhook_fields import webhook_json
 
 #: Fields of the spec that are the service's own business; `image` and `save_to` are shown as the client wrote them.
@@ -26,7 +27,7 @@ def job_json(job: Job, progress: int, *, story: bool = False) -> dict[str, Any]:
     """Everything about a job; `story` adds its moves."""
     view = job.view
     body = {
-        "id": view.id,
+        "id": shown_id(view.id),
         "object": "job",
         "state": view.state,
         "model": view.model,
@@ -51,7 +52,7 @@ def job_json(job: Job, progress: int, *, story: bool = False) -> dict[str, Any]:
         "save_error": job.save_error or None,
         "warnings": list(warnings_of(job)),
         "webhook": webhook_json(job),
-        "urls": urls(view.id),
+        "urls": urls(shown_id(view.id)),
     }
     if story:
         body["story"] = [
@@ -83,7 +84,7 @@ def _steps_done(job: Job) -> dict[str, int]:
 
 def step_json(view: JobView, progress: int) -> dict[str, Any]:
     """What changes while a job waits or runs: the data of a progress event."""
-    return {"id": view.id, "state": view.state, **_motion(view, progress)}
+    return {"id": shown_id(view.id), "state": view.state, **_motion(view, progress)}
 
 
 def _motion(view: JobView, progress: int) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def artefacts_json(view: JobView) -> list[dict[str, Any]]:
     """The files of a job that succeeded, with their URLs."""
     if view.state != "succeeded" or view.result is None:
         return []
-    return [_artefact_json(view.id, artefact) for artefact in view.result.artefacts]
+    return [_artefact_json(shown_id(view.id), artefact) for artefact in view.result.artefacts]
 
 
 def _artefact_json(job_id: str, artefact: Artefact) -> dict[str, Any]:
@@ -146,9 +147,9 @@ def worker_json(worker: WorkerView) -> dict[str, Any]:
         "engine": worker.engine,
         "model": worker.model or None,
         "models": [card.name for card in worker.models],
-        "job": worker.jobs[0].job_id if worker.jobs else None,
+        "job": shown_id(worker.jobs[0].job_id) if worker.jobs else None,
         "jobs": [
-            {"id": held.job_id, "phase": held.phase or None, "step": held.step, "total": held.total}
+            {"id": shown_id(held.job_id), "phase": held.phase or None, "step": held.step, "total": held.total}
             for held in worker.jobs
         ],
         "free": worker.free,

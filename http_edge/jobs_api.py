@@ -9,7 +9,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker.wire.jobspec import JOB_ID_RULE, Scalar, is_job_id
+from broker.wire.jobspec import JOB_ID_RULE, Scalar, is_client_id
 from broker.wire.messages import JobStateName
 from http_edge.bodies import json_response
 from http_edge.calls import Calls, Order
@@ -131,7 +131,7 @@ class JobsApi:
     async def pinned(self, request: Request) -> Response:
         """Whether a job is kept beyond its time and the disk quota: ask (GET), keep it (PUT), let it go when its time comes (DELETE)."""
         job = await self._calls.job(request.path_params["id"])
-        pinned = await self._calls.pin(job.id, {"PUT": True, "DELETE": False}.get(request.method))
+        pinned = await self._calls.pin(job.view.id, {"PUT": True, "DELETE": False}.get(request.method))
         return json_response({"id": job.id, "object": "job.pin", "pinned": pinned})
 
     async def _read(self, fields: Fields) -> Order:
@@ -174,7 +174,7 @@ def read_order(values: Mapping[str, Any], upload: Upload | None, *, files: Colle
         raise invalid(upload.field, wanted.image or values[upload.field], "came as a file, too")
     reader = Reader(values)
     job_id = reader.text("id", max_chars=4096)
-    if job_id is not None and not is_job_id(job_id):
+    if job_id is not None and not is_client_id(job_id):
         raise reader.fault("id", f"must be {JOB_ID_RULE}")
     priority = reader.integer("priority", 0, 9)
     echo: dict[str, Scalar] = {}

@@ -14,6 +14,7 @@ from broker.wire.messages import JobView
 from http_edge.files import file_name
 from http_edge.hub import Job
 from http_edge.job_json import warnings_of
+from http_edge.job_names import shown_id
 from http_edge.progress import Progress
 
 VIDEO_ORIGIN = "openai-videos"
@@ -58,7 +59,7 @@ def video_json(job: Job, progress: Progress, *, fresh: bool = False) -> dict[str
     status = "queued" if fresh else status_of(view)
     made = view.result.artefacts[0] if status == "completed" and view.result and view.result.artefacts else None
     return {
-        "id": view.id,
+        "id": shown_id(view.id),
         "object": "video",
         "model": model_of(job),
         "status": status,
@@ -75,7 +76,7 @@ def video_json(job: Job, progress: Progress, *, fresh: bool = False) -> dict[str
         **_settings(spec, made),
         "file_name": file_name(view, 0, made) if made else None,
         "media_type": made.media_type if made else "video/mp4",
-        "url": f"/v1/videos/{view.id}/content" if made else None,
+        "url": f"/v1/videos/{shown_id(view.id)}/content" if made else None,
         "eta_s": round(view.eta_s, 3) if view.eta_s >= 0 and status in ("queued", "in_progress") else None,
         "queue_position": view.position if view.position >= 0 else None,
         "warnings": list(warnings_of(job)),

@@ -72,4 +72,4 @@ class Savers:
             jobs, more = await self._calls.jobs(limit=_PAGE, after=after, states=("succeeded",))
             if not jobs:
                 return
-            after, seen = jobs[-1].id, seen + len(jobs)
+            after, seen = jobs[-1].view.id, seen + len(jobs)

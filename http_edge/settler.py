@@ -36,12 +36,14 @@ class Settler:
         """The job, with its client-chosen path filled if it succeeded."""
         if job.view.state != "succeeded" or job.spec is None or not job.spec.save_to or job.view.result is None:
             return job
-        known = self._settled.get(job.id)
+        known = self._settled.get(job.view.id)
         if known is None or (known[0] and time.monotonic() - known[1] > _RETRY_S):
             reason = await anyio.to_thread.run_sync(self._fill, job, limiter=self._threads)
             if reason and (known is None or known[0] != reason):
-                log.warning("result could not be saved", extra={"action": "save", "job_id": job.id, "reason": reason})
-            known = self._settled[job.id] = (reason, time.monotonic())
+                log.warning(
+                    "result could not be saved", extra={"action": "save", "job_id": job.view.id, "reason": reason}
+                )
+            known = self._settled[job.view.id] = (reason, time.monotonic())
             if len(self._settled) > _REMEMBERED:
                 self._settled.popitem(last=False)
         return job.unsaved(known[0]) if known[0] else job
@@ -60,6 +62,6 @@ class Settler:
         artefact = job.view.result.artefacts[0]
         path = artefact_path(self._artefacts, job.view, artefact)
         source = Source(
-            job=job.id, finished_at=job.view.finished_at, path=path, size=artefact.size, tenant=job.view.tenant
+            job=job.view.id, finished_at=job.view.finished_at, path=path, size=artefact.size, tenant=job.view.tenant
         )
         return self._exports.fill(job.spec.save_to, source)

@@ -27,6 +27,7 @@ from http_edge.errors import EdgeError, invalid
 from http_edge.exports import Exports
 from http_edge.generation import Generation
 from http_edge.images import Images
+from http_edge.job_names import is_made, own_id, shown_id
 from http_edge.orders import Order
 from http_edge.scope import DEFAULT_PRIORITY, Caller, current
 from http_edge.settings import EdgeSettings
@@ -130,8 +131,12 @@ class Submits:
             job_id = f"{order.id_prefix}{scope.job_key or _new_name(self._wall_clock())}"
         elif scope.job_key:
             raise invalid("id", order.job_id, f"excludes {idempotency.HEADER}: either makes the request idempotent")
-        else:
+        elif not scope.caller.key_name:
             job_id = order.job_id
+        elif is_made(order.job_id):
+            raise invalid("id", order.job_id, "is of the form of the ids that this service makes itself")
+        else:
+            job_id = own_id(scope.caller.tenant, order.job_id)
         return msgspec.structs.replace(order, job_id=job_id, priority=_priority(order, scope.caller))
 
     async def _replay(self, order: Order) -> m.JobView | None:
@@ -206,8 +211,15 @@ class Submits:
             webhook=order.webhook.url if order.webhook else "",
             webhook_events=order.webhook.events if order.webhook else (),
         )
-        with translated():
-            view, duplicate = await self._broker.submit(message, body)
+        try:
+            with translated():
+                view, duplicate = await self._broker.submit(message, body)
+        except EdgeError as error:
+            if error.kind != "id_conflict":
+                raise
+            # The broker knows it by the journal's id.
+            taken = f"another job bears the id {shown_id(order.job_id)!r}"
+            raise EdgeError("id_conflict", taken, param="id") from None
         log.info("job accepted", extra={"action": "submit", "job_id": view.id, **scope.log_fields()})
         return msgspec.structs.replace(view, body=body), duplicate
 

@@ -10,6 +10,7 @@ import msgspec
 from broker.wire.messages import HookClaim, JobView
 from http_edge.hub import Job
 from http_edge.job_json import artefacts_json, urls
+from http_edge.job_names import shown_id
 from http_edge.webhook_fields import event_type
 
 _STATES = {"started": "running", "completed": "succeeded", "failed": "failed", "cancelled": "cancelled"}
@@ -39,14 +40,14 @@ def _data(job: Job, claim: HookClaim, base_url: str) -> dict[str, Any]:
     """The job as it was when the event happened, whatever it is now."""
     view = job.view
     data: dict[str, Any] = {
-        "id": view.id,
+        "id": shown_id(view.id),
         "object": "job",
         "state": _STATES[claim.event],
         "model": view.model,
         "output": job.spec.output if job.spec else None,
         "name": view.alias or None,
         "submitted_at": view.submitted_at,
-        "urls": {name: base_url + path for name, path in urls(view.id).items()},
+        "urls": {name: base_url + path for name, path in urls(shown_id(view.id)).items()},
     }
     if claim.event == "started":
         return {**data, "started_at": claim.created_at}

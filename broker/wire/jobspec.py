@@ -29,7 +29,9 @@ MAX_INT = 2**63 - 1
 
 #: What may name a job: safe as a path component, a URL segment and a client-side file name.
 JOB_ID_RULE = "1 to 64 characters of A-Z a-z 0-9 _ -"
-_JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+#: An edge may put a tag of the tenant before it.
+_JOB_ID = re.compile(rf"(?:[0-9a-f]{{12}}\.)?{_CLIENT_ID.pattern}")
 
 MediaKind = Literal["video", "image"]
 
@@ -38,8 +40,13 @@ PHASES = ("load", "encode", "denoise", "decode", "save", "finished")
 Phase = Literal["", "load", "encode", "denoise", "decode", "save", "finished"]
 
 
+def is_client_id(text: str) -> bool:
+    """Whether a client may call a job this (see `JOB_ID_RULE`)."""
+    return _CLIENT_ID.fullmatch(text) is not None
+
+
 def is_job_id(text: str) -> bool:
-    """Whether `text` may name a job (see `JOB_ID_RULE`)."""
+    """Whether `text` may name a job: what a client may call one, alone or behind a tag."""
     return _JOB_ID.fullmatch(text) is not None
 
 

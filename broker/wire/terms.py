@@ -12,7 +12,7 @@ from broker.wire.jobspec import Phase
 PROTOCOL = 1
 
 #: `\Z`, not `$`, which would let a line break pass behind the id.
-Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+Id = Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{12}\.)?[A-Za-z0-9_-]{1,64}\Z")]
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Short = Annotated[str, Meta(max_length=256)]
 Tenant = Annotated[str, Meta(max_length=64)]

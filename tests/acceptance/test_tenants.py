@@ -98,6 +98,20 @@ def test_a_key_means_one_job_over_restarts_of_edge_and_broker(guarded):
     assert post(service.http, "an upload of today", seed=7).status_code == 422
 
 
+def test_two_tenants_draw_under_one_id_of_their_own(guarded):
+    service, other = guarded
+    for client in (service.http, other):
+        assert post(client, id="mine", prompt="a red circle").json()["id"] == "mine"
+    for client in (service.http, other):
+        wait_until(
+            lambda http=client: http.get("/v1/jobs/mine").json()["state"] == "succeeded", 30, "the job to be drawn"
+        )
+        result = client.get("/v1/jobs/mine/result")
+        assert (result.status_code, result.headers["content-type"]) == (200, "video/mp4")
+        assert client.get("/v1/jobs/mine/events").status_code == 200
+    assert len(list((service.home / "z" / "artefacts").glob("*.mine"))) == 2
+
+
 def test_one_trace_goes_through_every_log(guarded):
     service, _ = guarded
     headers = {"traceparent": TRACEPARENT, "x-request-id": "request-17", "Prefer": "respond-async, wait=60"}

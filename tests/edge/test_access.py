@@ -12,6 +12,7 @@ import pytest
 
 from broker.wire.jobspec import decode_spec
 from broker.wire.messages import Held
+from http_edge.idempotency import job_key
 from http_edge.keys import KeyRecord, hash_of, write_keys
 from tests.edge.conftest import World
 from tests.edge.openai_support import picture
@@ -210,11 +211,67 @@ def test_each_tenant_has_its_own_task_ids(guarded: World) -> None:
     assert states == {"red": "queued", "blue": "cancelled"}
 
 
-def test_a_clients_own_id_that_another_tenant_has_shows_nothing_of_its_job(guarded: World) -> None:
-    create(guarded, RED, id="mine", prompt="a secret")
-    answer = guarded.http.post("/v1/jobs", json={"prompt": "a secret", "id": "mine"}, headers=bearer(BLUE))
-    assert answer.status_code == 409
-    assert "secret" not in answer.text
+def test_tenants_may_choose_the_same_id_and_learn_nothing_of_each_other(guarded: World) -> None:
+    jobs = {key: create(guarded, key, id="mine", prompt=f"for {key}") for key in (RED, BLUE)}
+    for key, job in jobs.items():
+        assert (job["id"], job["urls"]["self"]) == ("mine", "/v1/jobs/mine")
+        assert create(guarded, key, id="mine", prompt=f"for {key}")["submitted_at"] == job["submitted_at"]
+        assert guarded.http.get("/v1/jobs/mine", headers=bearer(key)).json()["spec"]["prompt"] == f"for {key}"
+        (listed,) = guarded.http.get("/v1/jobs", headers=bearer(key)).json()["data"]
+        assert listed["id"] == "mine"
+        other = guarded.http.post("/v1/jobs", json={"prompt": "another", "id": "mine"}, headers=bearer(key))
+        assert (other.status_code, other.json()["detail"]) == (409, "another job bears the id 'mine'")
+    # What happens to one's happens to one's alone.
+    (blue,) = [view.id for view in guarded.fake.jobs.values() if view.tenant == "blue"]
+    guarded.do(guarded.fake.run, blue)
+    guarded.do(guarded.fake.succeed, blue)
+    result = guarded.http.get("/v1/jobs/mine/result", headers=bearer(BLUE))
+    assert (result.status_code, "mine.mp4" in result.headers["content-disposition"]) == (200, True)
+    assert guarded.http.get("/v1/jobs/mine/result", headers=bearer(RED)).status_code == 404
+    assert '"succeeded"' in guarded.http.get("/v1/jobs/mine/events", headers=bearer(BLUE)).text
+    assert guarded.http.put("/v1/jobs/mine/pin", headers=bearer(BLUE)).json()["pinned"]
+    assert not guarded.http.get("/v1/jobs/mine/pin", headers=bearer(RED)).json()["pinned"]
+    cancelled = guarded.http.post("/v1/jobs/mine/cancel", headers=bearer(RED)).json()
+    assert (cancelled["id"], cancelled["job"]["state"]) == ("mine", "cancelled")
+    assert guarded.http.delete("/v1/jobs/mine?purge=true", headers=bearer(BLUE)).json()["deleted"]
+    assert guarded.http.get("/v1/jobs/mine", headers=bearer(BLUE)).status_code == 404
+    assert guarded.http.get("/v1/jobs/mine", headers=bearer(RED)).json()["state"] == "cancelled"
+    # Neither may be named by how the journal has it, but by its own tenant.
+    assert guarded.http.get(f"/v1/jobs/{next(iter(guarded.fake.jobs))}", headers=bearer(BLUE)).status_code == 404
+
+
+def test_pages_go_on_behind_an_id_that_its_client_chose(guarded: World) -> None:
+    for name in ("a", "b", "c"):
+        create(guarded, BLUE, id=name)
+        create(guarded, RED, id=name)
+    page = guarded.http.get("/v1/jobs?limit=2", headers=bearer(RED)).json()
+    assert ([job["id"] for job in page["data"]], page["last_id"]) == (["c", "b"], "b")
+    rest = guarded.http.get(f"/v1/jobs?limit=2&after={page['last_id']}", headers=bearer(RED)).json()
+    assert [job["id"] for job in rest["data"]] == ["a"]
+
+
+def test_nobody_can_take_the_id_that_an_idempotency_key_makes(guarded: World) -> None:
+    def keyed(key: str) -> Any:
+        return guarded.http.post(
+            "/v1/jobs", json={"prompt": "a"}, headers={**bearer(key), "Idempotency-Key": "order 17"}
+        )
+
+    made = f"job-{job_key('red', '/v1/jobs', 'order 17')}"
+    for name in (made, f"job-{'0' * 31}"):
+        taken = guarded.http.post("/v1/jobs", json={"prompt": "b", "id": name}, headers=bearer(BLUE))
+        assert (taken.status_code, taken.json()["error"]["param"]) == (422, "id")
+    assert keyed(RED).json()["id"] == made
+    assert keyed(BLUE).json()["id"] != made
+
+
+def test_jobs_of_before_there_were_keys_are_found_by_their_ids(
+    open_edge: Callable[..., World], keys_file: Path
+) -> None:
+    record = KeyRecord(name="old", hash=hash_of("zk_default"), tenant="default")
+    write_keys(keys_file, [record])
+    open_edge().submit(id="mine")
+    later = open_edge(keys_file=str(keys_file))
+    assert later.http.get("/v1/jobs/mine", headers=bearer("zk_default")).json()["id"] == "mine"
 
 
 def test_uploaded_files_are_their_tenants_own(guarded: World) -> None:
