@@ -47,9 +47,9 @@ def settle(state: State, peer: bytes, message: m.SettleSetAside, now: float) -> 
         job.set_aside = None
         state.effects.append(Marked(job, None))
         state.adopt_record(job)
+        state.close_attempt(job)  # what a worker still says of an old one is nothing any more
         job.stop = job.stop or mark.stop
         if message.action == "fail" and not job.stop:
-            state.close_attempt(job)
             state.fail(job, m.Failure("quarantined", f"the broker could not handle this job: {mark.reason}"), now)
         else:
             _resume(state, job, now)
@@ -57,7 +57,7 @@ def settle(state: State, peer: bytes, message: m.SettleSetAside, now: float) -> 
 
 
 def _resume(state: State, job: Job, now: float) -> None:
-    """Let the job go on where it was; whoever held it was told to stop long ago, or comes back with it."""
+    """Let the job go on where it was; whoever held it was told to stop."""
     state.set_deadline(job)
     if job.held:
         state.give_back(job, Cause.RETURNED, now, "released by the operator")

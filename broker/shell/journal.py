@@ -200,7 +200,7 @@ class Journal:
         return True
 
     def mark(self, job: Job, mark: SetAside | None) -> None:
-        """Change the mark of a job that has one with the next commit; None: it has none from then on, and rows of it may be staged."""
+        """Change the mark of a job that has one with the next commit; None: it has none from then on, and its row is written."""
         n, old = self.asides.number(job.id), self.asides.of_job(job.id)
         if mark is not None:
             self.asides.put(job.id, n, mark)
@@ -209,6 +209,7 @@ class Journal:
         self._numbers[job.id] = n
         if old is not None and not old.readable:
             self._guarded(lambda: self._rewrite(n, job))
+        self.stage(job)
 
     def _rewrite(self, n: int, job: Job) -> None:
         """Put what was salvaged of a row in its place, so that it can be updated: live, and below every fence."""

@@ -128,6 +128,7 @@ class BrokerProcess:
         self.policy = policy
         self.path = path
         self.random = random
+        self._power = Random(random.random())
         self.timeline = world.timeline
         self.fuse = Fuse()
         self.room = Room()
@@ -198,7 +199,11 @@ class BrokerProcess:
         self.world.trace("broker", "killed", boundary)
         self.world.disturb("broker")
         self.world.count(f"broker killed: {boundary}")
-        self.journal.close()
+        if boundary != "stopped" and self._power.random() < self.world.plan.power:
+            self.world.count("broker lost power")
+            self.journal.lose_power(self._power)
+        else:
+            self.journal.close()
         self.deaths.append(self.timeline.now)
         self.wires = None
         self._late.clear()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from broker.core.hooks import LEASE_S, Hook
 from broker.core.jobs import Job, JobState
 from broker.wire import codec
 from broker.wire import messages as m
@@ -24,6 +25,9 @@ _Frames = list[bytes]
 
 #: How an agent says that an attempt has ended without a result.
 _HANDED_BACK = ("the engine was replaced", "the engine ended before")
+
+
+_EVENTS = {JobState.SUCCEEDED: "completed", JobState.FAILED: "failed", JobState.CANCELLED: "cancelled"}
 
 
 class Violation(AssertionError):
@@ -81,6 +85,13 @@ class Checker:
         self.files: set[tuple[str, int]] = set()
         #: Jobs that the broker has set aside at some time.
         self.asides: set[str] = set()
+        #: Jobs whose records were deleted at some time; one of such an id may be accepted anew.
+        self.deleted_ids: set[str] = set()
+        #: Webhook deliveries as they are on disk; numbers that reached their receivers.
+        self.hooks: dict[int, Hook] = {}
+        self.received: set[int] = set()
+        #: (number, claim) of deliveries whose outcome an edge has reported.
+        self.reported: set[tuple[int, int]] = set()
 
     # ------------------------------------------------------------ the disk
 
@@ -112,6 +123,64 @@ class Checker:
             self._published(job)
         if job.id in self.cancels and job.final:
             require(job.state is not JobState.SUCCEEDED, "a cancelled job publishes nothing", job.id)
+
+    def deleted(self, job_id: str, last: Job | None) -> None:
+        """This row is not on disk any more; `last`: what it was then."""
+        job = last or self.disk.get(job_id)
+        if self.disk.pop(job_id, None) is None or job is None:
+            return
+        require(job.final, "only what is final is deleted", job_id, job.state)
+        self._require_cancelled(job)
+        self.world.count("job deleted")
+        self.deleted_ids.add(job_id)
+        self.starts.pop(job_id, None)
+        self.last_seen.pop(job_id, None)
+        self.cancels.pop(job_id, None)
+        self.hooks = {number: hook for number, hook in self.hooks.items() if hook.job_id != job_id}
+
+    def reopened(self, jobs: dict[str, Job], hooks: dict[int, Hook]) -> None:
+        """A new process reads these."""
+        told = {job_id: (job.state, job.fence) for job_id, job in self.disk.items()}
+        found = {job_id: (job.state, job.fence) for job_id, job in jobs.items()}
+        require(found == told, "what was committed is on disk", found, told)
+        require(hooks == self.hooks, "a delivery that was committed is on disk", hooks, self.hooks)
+
+    def delivery_committed(self, hook: Hook) -> None:
+        """This row of a webhook delivery is on disk now."""
+        old = self.hooks.get(hook.number)
+        self.hooks[hook.number] = hook
+        job = self.disk[hook.job_id]
+        happened = job.attempts > 0 if hook.event == "started" else _EVENTS.get(job.state) == hook.event
+        require(happened, "only what has happened is delivered", hook.job_id, hook.event, job.state)
+        if old is None:
+            twins = [other for other in self.hooks.values() if (other.job_id, other.event) == (hook.job_id, hook.event)]
+            require(len(twins) == 1, "an event is one delivery", hook.job_id, hook.event)
+            return
+        require(old.state != "delivered" or hook.state == "delivered", "what is delivered stays so", hook.job_id)
+        ended = old.state != "pending" and hook.state == "pending"
+        require(not ended, "a delivery that has ended is not tried again", hook.job_id, old.state)
+        if old.claim and not hook.claim and hook.state in ("pending", "failed"):
+            own = (hook.number, old.claim) in self.reported
+            require(own, "a delivery is settled by who holds it", hook.job_id, hook.event)
+        if hook.state == "pending" and hook.claim not in (0, old.claim):
+            free = not old.claim or hook.due_at - LEASE_S >= old.due_at
+            require(free, "a delivery is one edge's at a time", hook.job_id, hook.event)
+            require(old.due_at <= hook.due_at - LEASE_S, "a delivery is tried when it is due", hook.job_id)
+
+    def delivery_noted(self, claim: m.HookClaim) -> None:
+        """An edge was told that its delivery is settled."""
+        hook = self.hooks.get(claim.number)
+        settled = hook is None or hook.state == "delivered"
+        require(settled, "a delivery is noted when it is on disk", claim.job_id, claim.event)
+
+    def forgotten(self, job_id: str) -> None:
+        """A customer was told that the record is deleted."""
+        require(job_id in self.deleted_ids, "a deletion is told when it is on disk", job_id)
+
+    def _require_cancelled(self, job: Job) -> None:
+        if job.id in self.cancels:
+            ended = job.state is JobState.CANCELLED or (job.failure is not None and job.failure.kind == "expired")
+            require(ended, "what was cancelled is cancelled", job.id, job.state, job.failure)
 
     def _published(self, job: Job) -> None:
         require(not job.stop, "a job that is being stopped publishes nothing", job.id, job.stop)
@@ -160,7 +229,9 @@ class Checker:
                 )
             case m.ResultAck(job_id=job_id, fence=fence, accepted=True):
                 job = self.disk.get(job_id)
-                assert job is not None
+                if job is None:
+                    require(job_id in self.deleted_ids, "a result is acknowledged when it is on disk", job_id)
+                    return
                 if (job_id, fence) in self.finished:
                     done = job.state is JobState.SUCCEEDED and job.fence == fence
                 else:  # it failed, or was stopped
@@ -171,14 +242,20 @@ class Checker:
         message = codec.to_edge(frames)[0]  # type: ignore[index]
         about_job = isinstance(message, m.Accepted | m.JobReply | m.CancelReply | m.Event)
         view = _view(frames[1]) if about_job and len(frames) == 2 and frames[1] else None
+        if view is not None and view.id in self.deleted_ids and view.id not in self.disk:
+            return  # it was there when the answer was written, and is told to be gone right behind
         if view is not None and view.state in ("succeeded", "failed", "cancelled"):
             job = self.disk.get(view.id)
             same = job is not None and (job.state, job.fence) == (view.state, view.fence)
             require(same, "an end is told when it is on disk", view.id, view.state)
         match message:
-            case m.Jobs():
-                for listed in codec.job_views(frames[1]):
-                    require(not self.disk[listed.id].final, "what is set aside is not over", listed.id)
+            case m.Hooks():
+                for claim in codec.hook_claims(frames[1]):
+                    hook = self.hooks.get(claim.number)
+                    # One that is settled in the same pass, by whoever held it before, is held by nobody.
+                    held = hook is None or hook.claim == claim.claim or hook.state != "pending"
+                    known = hook is not None or claim.job_id in self.deleted_ids
+                    require(held and known, "a claim is given when it is on disk", claim.job_id, claim.event)
             case m.Accepted():
                 require(view is not None and view.id in self.disk, "accepted means on disk", view)
             case m.CancelReply(outcome="requested" | "cancelled"):
@@ -200,7 +277,8 @@ class Checker:
     def rejected(self, job_id: str, message: m.Rejected) -> None:
         self.world.count(f"rejected: {message.code}")
         require(message.code != "id_conflict", "one's own job is recognised", job_id)
-        require(job_id not in self.accepted_ids, "what was accepted is not refused later", job_id, message.code)
+        known = job_id in self.accepted_ids - self.deleted_ids
+        require(not known, "what was accepted is not refused later", job_id, message.code)
 
     def conflict(self, job_id: str, message: Any) -> None:
         refused = isinstance(message, m.Rejected) and message.code == "id_conflict"
@@ -208,10 +286,13 @@ class Checker:
         self.world.count("rejected: id_conflict")
 
     def found(self, job_id: str, found: bool) -> None:
-        require(found or job_id not in self.accepted_ids, "what was accepted is found", job_id)
+        require(found or job_id not in self.accepted_ids - self.deleted_ids, "what was accepted is found", job_id)
 
     def seen(self, view: m.JobView) -> None:
         old = self.last_seen.get(view.id)
+        if view.id in self.deleted_ids:
+            self.last_seen[view.id] = view
+            return
         if old is None or view.revision > old.revision:
             final = old is not None and old.state in ("succeeded", "failed", "cancelled")
             require(not final, "nothing is heard of a job after its end", view.id, old and old.state, view.state)
@@ -219,6 +300,8 @@ class Checker:
 
     def cancel_answered(self, job_id: str, outcome: str) -> None:
         self.world.count(f"cancel: {outcome}")
+        if job_id in self.deleted_ids:
+            return
         if outcome == "not_found":
             require(job_id not in self.accepted_ids, "what was accepted can be cancelled", job_id)
         elif outcome == "already_final":
@@ -231,7 +314,7 @@ class Checker:
 
     def begun(self, worker: str, job_id: str, fence: int) -> None:
         """An engine is given this attempt."""
-        require(job_id in self.disk, "only what is on disk is run", job_id)
+        require(job_id in self.disk or job_id in self.deleted_ids, "only what is on disk is run", job_id)
         require(fence not in self.attempts, "a fence runs once", job_id, short(fence))
         self.attempts[fence] = job_id
         require(self._may_start(job_id, fence), "a job is started again for a reason", job_id, short(fence))
@@ -333,11 +416,12 @@ class Checker:
     def finally_(self) -> None:
         """Everything is quiet."""
         for job_id in self.accepted_ids:
-            require(job_id in self.disk, "what was accepted is on disk", job_id)
-        for job_id in self.cancels:
-            job = self.disk[job_id]
-            ended = job.state is JobState.CANCELLED or (job.failure is not None and job.failure.kind == "expired")
-            require(ended, "what was cancelled is cancelled", job_id, job.state, job.failure)
+            require(job_id in self.disk or job_id in self.deleted_ids, "what was accepted is on disk", job_id)
+        for job in self.disk.values():
+            self._require_cancelled(job)
+        for hook in self.hooks.values():
+            taken = hook.state != "delivered" or hook.number in self.received
+            require(taken, "only what was received is delivered", hook.job_id, hook.event)
         aliases = Counter((job.alias, job.tenant) for job in self.disk.values() if job.alias)
         require(all(count == 1 for count in aliases.values()), "a name that is to be unique is", aliases)
         for job in self.disk.values():

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from random import Random
 from typing import Protocol
 
+from broker.core.hooks import Hook
 from broker.core.jobs import Job
 from broker.shell import rows
 from broker.shell.journal import Journal
+from broker.shell.outbox import Outbox
+
+#: `PRAGMA synchronous`: every commit is synced.
+_FULL = 2
 
 
 class Killed(BaseException):
@@ -39,6 +45,12 @@ class Witness(Protocol):
 
     def committed(self, job: Job) -> None: ...
 
+    def deleted(self, job_id: str, last: Job | None) -> None: ...
+
+    def delivery_committed(self, hook: Hook) -> None: ...
+
+    def reopened(self, jobs: dict[str, Job], hooks: dict[int, Hook]) -> None: ...
+
 
 class WatchedJournal(Journal):
     """The journal, with a fuse at its boundaries; every row is shown to the witness as another process reads it."""
@@ -48,14 +60,55 @@ class WatchedJournal(Journal):
         self._fuse = fuse
         self._witness = witness
         self._touched: dict[str, None] = {}
+        #: Jobs to be deleted as they were at the end; deliveries staged since the last commit, every step of them.
+        self._last: dict[str, Job | None] = {}
+        self._hooks: list[Hook] = []
+        self.outbox.stage = self._stage_hook  # type: ignore[method-assign]
+        self._wal = path.with_name(path.name + "-wal")
+        #: Whether a commit is synced, and how much of the log is.
+        self._syncs = self._connection.execute("PRAGMA synchronous").fetchone()[0] >= _FULL
+        self._synced = 0
+        self._sync()
+        jobs = {job.id: job for job in map(rows.decode, self._connection.execute(rows.SELECT))}
+        witness.reopened(jobs, {hook.number: hook for job_id in jobs for hook in self.outbox.of_job(job_id)})
 
     def stage(self, job: Job, *, lazy: bool = False) -> None:
         self._touched[job.id] = None
         super().stage(job, lazy=lazy)
 
+    def forget(self, job_id: str) -> None:
+        self._touched[job_id] = None
+        self._last[job_id] = self.find(job_id)
+        super().forget(job_id)
+
+    def discard(self) -> None:
+        self._last.clear()
+        self._hooks.clear()
+        super().discard()
+
+    def _stage_hook(self, hook: Hook) -> None:
+        self._hooks.append(hook)
+        Outbox.stage(self.outbox, hook)
+
+    def _sync(self) -> None:
+        if self._syncs:
+            self._synced = self._wal.stat().st_size
+
+    def lose_power(self, random: Random) -> None:
+        """What was written and not synced is lost, or torn."""
+        file, log = self.path.read_bytes(), self._wal.read_bytes()
+        self.close()
+        torn = bytearray(log[self._synced :][: random.randint(0, len(log) - self._synced)])
+        if torn and random.random() < 0.5:
+            torn[random.randrange(len(torn))] ^= 0xFF
+        self.path.write_bytes(file)
+        self._wal.write_bytes(log[: self._synced] + torn)
+
     def commit(self, *, lazy: bool = True) -> int:
         self._fuse.burn("before commit")
+        hooks, self._hooks = self._hooks, []
         count = super().commit(lazy=lazy)
+        self._sync()
         touched = list(self._touched)
         if lazy:
             self._touched.clear()
@@ -65,6 +118,11 @@ class WatchedJournal(Journal):
             row = self._connection.execute(rows.SELECT + " WHERE job.id = ?", (job_id,)).fetchone()
             if row is not None:
                 self._witness.committed(rows.decode(row))
+            elif lazy or job_id not in self._lazy:
+                self._witness.deleted(job_id, self._last.pop(job_id, None))
+        for hook in hooks:
+            if self.outbox.find(hook.number) is not None:
+                self._witness.delivery_committed(hook)
         self._fuse.burn("after commit")
         return count
 

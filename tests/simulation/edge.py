@@ -12,6 +12,7 @@ from broker.wire import codec
 from broker.wire import messages as m
 from tests.simulation.network import Cable, Connection, Frames
 from tests.simulation.plan import Errand
+from tests.simulation.receiver import Courier
 from tests.simulation.timeline import Alarm
 
 if TYPE_CHECKING:
@@ -54,12 +55,14 @@ class Edge:
         self._tick = Alarm(self.timeline, self._on_tick)
         self._tick.set(self.timeline.now + RESEND_S)
         self._confirm_at = 0.0
+        self.courier = Courier(self, Random(f"{name} {random.random()}"), world.plan.manners)
 
     # ------------------------------------------------------------ life
 
     def kill(self) -> None:
         """It dies and is started again; the people behind it ask again when their time is over."""
         self._boot += 1
+        self.courier.reborn()
         unanswered, self._requests = self._requests, {}
         self._seq, self.views = None, {}
         self._late.clear()
@@ -148,6 +151,10 @@ class Edge:
         self._seq = event.seq
         if isinstance(event, m.Event):
             self.view(codec.job_view(body))
+            self.courier.wake()
+        else:
+            for job_id in event.job_ids:
+                self.views.pop(job_id, None)
 
     def _gap(self) -> None:
         self.gaps += 1
@@ -188,7 +195,10 @@ class Customer:
             only_if_idle=errand.only_if_idle,
             max_queued=errand.max_queued,
             max_running=errand.max_running,
+            webhook="http://receiver.example/hook" if errand.webhook else "",
+            webhook_events=errand.webhook_events,
         )
+        self._forgetting = False
         self.timeline.after(errand.at, self.submit)
 
     @property
@@ -249,7 +259,10 @@ class Customer:
         if view is not None and self.errand.cancel_s == -2.0 and view.total and view.step >= view.total - 1:
             self.cancel()
         if view is not None and view.state in ("succeeded", "failed", "cancelled"):
+            self._begin_to_forget()
             return
+        if self.errand.forget_s >= 0 and self.random.random() < 0.3:
+            self._forget()
         edge = self.edge
         edge.ask(
             lambda req: m.GetJob(req=req, job_id=self.errand.job_id),
@@ -263,6 +276,25 @@ class Customer:
         self.world.checker.found(self.errand.job_id, message.found)
         if message.found:
             edge.view(codec.job_view(body))
+
+    def _begin_to_forget(self) -> None:
+        """Its record is to be deleted some time after its end, as a retention does."""
+        if self.errand.forget_s >= 0 and not self._forgetting:
+            self._forgetting = True
+            self.timeline.after(self.errand.forget_s, self._forget)
+
+    def _forget(self) -> None:
+        before = self.random.choice((0.0, self.world.broker.now()))
+        job_ids = (self.errand.job_id,)
+        self.edge.ask(
+            lambda req: m.ForgetJobs(req=req, job_ids=job_ids, finished_before=max(0.0, before)), self._on_forgotten
+        )
+
+    def _on_forgotten(self, message: Any, body: bytes) -> None:
+        if message is None:
+            self.timeline.after(1.0, self._forget)
+        elif message.job_ids:
+            self.world.checker.forgotten(self.errand.job_id)
 
     def cancel(self) -> None:
         self.edge.ask(lambda req: m.CancelJob(req=req, job_id=self.errand.job_id), self._on_cancelled)

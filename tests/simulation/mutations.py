@@ -20,6 +20,7 @@ from broker.shell.journal import Journal
 from broker.shell.router import Router
 from tests.simulation.hunting import Mutation, constant, nothing
 from tests.simulation.mutations_overlap import OVERLAP
+from tests.simulation.mutations_timers import TIMERS
 from workers.agent.attempt import Attempt
 from workers.agent.core import AgentCore
 from workers.agent.outbox import Outbox
@@ -202,7 +203,7 @@ ALL: tuple[Mutation, ...] = (
     ),
     Mutation("no-stall-rule", "the broker's own sleep is not the workers' silence", ((Core, "stalled", nothing),)),
     Mutation("no-adoption", "a worker that comes back keeps its job", ((reports, "settle", _no_adoption),)),
-    Mutation("zombies-left", "an old attempt is told to stop", ((reports, "settle", _mute_to_zombies),), first=48),
+    Mutation("zombies-left", "an old attempt is told to stop", ((reports, "settle", _mute_to_zombies),), first=100),
     Mutation(
         "handed-back-for-ever", "what was begun and handed back is a loss", ((reports, "refused", _refused_for_free),)
     ),
@@ -219,7 +220,7 @@ ALL: tuple[Mutation, ...] = (
         "bench-for-ever",
         "a benched worker comes back",
         ((benching, "end", nothing), (benching, "reconsider", nothing)),
-        first=75,
+        first=400,
     ),
     Mutation("no-tenant-limit", "a tenant has its share of workers", ((Tenants, "may_start", constant(True)),)),
     Mutation("wrong-worker", "a pinned job runs where it was pinned", ((placement, "fits", constant(True)),)),
@@ -241,4 +242,5 @@ ALL: tuple[Mutation, ...] = (
     Mutation("any-run", "an agent takes a fence once", ((AgentCore, "_on_run", _any_run),), first=2590),
     Mutation("no-hello-again", "an agent that nobody answers says hello", ((Presence, "lapse", constant(False)),)),
     *OVERLAP,
+    *TIMERS,
 )

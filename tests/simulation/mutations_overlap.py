@@ -80,7 +80,7 @@ OVERLAP: tuple[Mutation, ...] = (
     Mutation("other-seat", "a cancel is for the seat of its job", ((Slot, "cancel", _other_seat),)),
     Mutation("wrong-end", "a result ends its own attempt", ((Slot, "_of", _last_of_all),)),
     Mutation("tail-end-frees", "the end of a tail leaves the job that is drawn", ((Slot, "_front", _first_in_front),)),
-    Mutation("waiting-counts", "who waits for a tail does not hang", ((Slot, "_waits", constant(False)),), first=150),
+    Mutation("waiting-counts", "who waits for a tail does not hang", ((Slot, "_waits", constant(False)),), first=280),
     Mutation("room-too-early", "room is said when there is some", ((Slot, "obstacle", constant("")),)),
     Mutation("room-unsaid", "room beside a tail is said", ((Slot, "_tail_begun", nothing),)),
     Mutation("room-said-late", "room beside a tail is said at once", ((Presence, "beat_now", nothing),)),

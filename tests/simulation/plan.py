@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from random import Random
 
+import msgspec
 from msgspec import Struct
 
 from broker.core.policy import Policy
+from broker.wire.messages import HookEvent
 from tests.simulation.engine import BEHAVIOURS
 from tests.simulation.planted import PLACES, Bug
+from tests.simulation.receiver import MANNERS
 
 #: Kind of fault -> (how likely a seed has it, how many it has at most).
 FAULTS = {
@@ -141,6 +144,11 @@ class Errand(Struct, frozen=True, kw_only=True):
     #: Submitted once more so long after it was accepted; -1 never. `changed`: with another body.
     again_s: float = -1.0
     changed: bool = False
+    #: Whether a webhook is to be told, and of what; none named: of all.
+    webhook: bool = False
+    webhook_events: tuple[HookEvent, ...] = ()
+    #: Its record is deleted so long after its end is seen; -1 never.
+    forget_s: float = -1.0
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -167,6 +175,10 @@ class Plan(Struct, frozen=True, kw_only=True):
     faults: tuple[Fault, ...]
     #: What is wrong in the core for one of the jobs; and how likely the operator lets it go on each second before that is mended.
     bug: Bug | None = None
+    #: What receivers of webhooks do; none: there are no webhooks.
+    manners: tuple[str, ...] = ()
+    #: How likely the broker's death is a loss of power: what was not synced is lost, or torn.
+    power: float = 0.0
     hasty: float = 0.0
 
     def kill_s(self, random: Random) -> float:
@@ -195,7 +207,8 @@ def draw(seed: int) -> Plan:
     models = random.choice((("demo",), ("demo",), ("demo", "wan")))
     errands = _errands(random, horizon_s, workers, models, theme)
     bugs = Random(f"bug {seed}")
-    bug = Bug(bugs.choice(errands).job_id, bugs.choice(PLACES), bugs.random() < 0.5) if bugs.random() < 1 / 6 else None
+    bug = Bug(bugs.choice(errands).job_id, bugs.choice(PLACES), bugs.random() < 0.5) if bugs.random() < 0.25 else None
+    manners, errands = _with_webhooks(errands, Random(f"webhooks {seed}"))
     return Plan(
         workers=workers,
         edges=random.choice((1, 1, 2)),
@@ -220,8 +233,32 @@ def draw(seed: int) -> Plan:
         errands=errands,
         faults=_faults(random, horizon_s, theme),
         bug=bug,
+        manners=manners,
+        power=Random(f"power {seed}").choice((0.0, 0.0, 0.5, 1.0)),
         hasty=bugs.choice((0.0, 0.0, 0.2)),
     )
+
+
+def _with_webhooks(errands: tuple[Errand, ...], random: Random) -> tuple[tuple[str, ...], tuple[Errand, ...]]:
+    """(what receivers do, the errands with webhooks and deletions): one seed in three has each."""
+    manners: tuple[str, ...] = ()
+    if random.random() < 1 / 3:
+        manners = tuple(random.choices(MANNERS, k=random.choice((1, 3, 6))))
+    forgets = random.random() < 1 / 3
+    events: tuple[tuple[HookEvent, ...], ...] = ((), (), ("completed", "failed"), ("started",), ("cancelled",))
+    changed = []
+    for errand in errands:
+        forget_s = random.choice((0.0, 0.0, 2.0, 20.0))
+        changed.append(
+            msgspec.structs.replace(
+                errand,
+                webhook=bool(manners) and random.random() < 0.7,
+                webhook_events=random.choice(events),
+                # Who asks again under the id of a job that is deleted gets a new one.
+                forget_s=forget_s if forgets and errand.again_s < 0 else -1.0,
+            )
+        )
+    return manners, tuple(changed)
 
 
 def _behaviours(random: Random) -> tuple[str, ...]:

@@ -5,15 +5,26 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
 from tests.simulation.many import run_many
 from tests.simulation.plan import FAULTS
+from tests.simulation.receiver import MANNERS
 from tests.simulation.runner import run_seed
 
 #: What CI can afford in two minutes on two processors.
 SEEDS = 2000
+
+
+def first_seed() -> int:
+    """Where the seeds of this version begin: each version looks at worlds that none before has seen."""
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    major, minor, patch = map(int, tomllib.loads(project.read_text())["project"]["version"].split("."))
+    return ((major * 100 + minor) * 100 + patch) * SEEDS
+
 
 #: Seed -> what it once showed. A change of `plan` gives a seed another story: what must stay caught is a mutation as well.
 REGRESSIONS = {
@@ -26,6 +37,7 @@ REGRESSIONS = {
 #: What must have happened somewhere, or the worlds are too kind to show anything.
 REACHED = (
     "agent stalled",
+    "broker lost power",
     "broker killed: after commit",
     "broker killed: before commit",
     "broker killed: before send",
@@ -37,6 +49,7 @@ REACHED = (
     "cancel: cancelled",
     "cancel: requested",
     "job cancelled",
+    "job deleted",
     "job failed: engine_error",
     "job failed: expired",
     "job failed: invalid_input",
@@ -57,7 +70,14 @@ REACHED = (
     "rejected: id_conflict",
     "rejected: queue_full",
     "rejected: shutting_down",
+    "set aside: fail done",
+    "set aside: release done",
     *(f"fault: {kind}" for kind in FAULTS),
+    *(
+        f"planted: {where}"
+        for where in ("cancelled", "dispatched", "due", "expired", "finished", "restored", "started", "submitted")
+    ),
+    *(f"webhook: {manner}" for manner in MANNERS),
 )
 
 
@@ -67,7 +87,7 @@ def test_a_seed_that_once_broke_a_promise_keeps_it(seed: int) -> None:
 
 
 def test_thousands_of_worlds_keep_every_promise() -> None:
-    tally = run_many(0, SEEDS, os.cpu_count() or 1, lambda _: None)
+    tally = run_many(first_seed(), SEEDS, os.cpu_count() or 1, lambda _: None)
     shown = [
         f"seed {seed}: {text[:300]}\n  python -m tests.simulation --seed {seed} --trace"
         for seed, text in sorted(tally.broken.items())

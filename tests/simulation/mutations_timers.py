@@ -1,0 +1,203 @@
+"""Rules of timers, of jobs that are set aside, of webhook deliveries, deletions and the disk, broken one at a time."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from broker.core import aside, clock, outbox, requests
+from broker.core.deadlines import Deadlines
+from broker.core.hooks import LEASE_S
+from broker.core.jobs import Cause, Job
+from broker.core.state import State
+from broker.shell import schema
+from broker.shell.asides import Asides
+from broker.shell.journal import Journal
+from broker.shell.outbox import Outbox
+from broker.shell.recovery import Recovery
+from broker.shell.router import Router
+from broker.wire import messages as m
+from tests.simulation.hunting import Mutation, nothing
+
+# ---------------------------------------------------------------- timers
+
+
+def _all_at_once(_: Any) -> Callable[..., Any]:
+    def due(deadlines: Any, now: float) -> list[Any]:
+        keys = []
+        while deadlines._heap and deadlines._heap[0][0] <= now:
+            at, key = heapq.heappop(deadlines._heap)
+            if deadlines._at.get(key) == at:
+                del deadlines._at[key]
+                keys.append(key)
+        return keys
+
+    return due
+
+
+def _any_back_off(_: Any) -> Callable[..., None]:
+    def end_back_off(state: Any, job_id: str, now: float) -> None:
+        job = state.jobs[job_id]
+        state.move(job, Cause.DUE, now)
+        state.enqueue(job)
+
+    return end_back_off
+
+
+def _any_deadline(_: Any) -> Callable[..., None]:
+    def expire(state: Any, job_id: str, now: float) -> None:
+        job = state.jobs[job_id]
+        job.stop = "expired"
+        if job.waiting:
+            state.end_stopped(job, now)
+        else:
+            state.move(job, Cause.STOP_REQUESTED, now, "expired")
+            state.tell_stop(job)
+
+    return expire
+
+
+# ---------------------------------------------------------------- set aside
+
+
+def _said_all_the_same(original: Callable[..., Any]) -> Callable[..., Any]:
+    def recover(router: Any, *args: Any) -> None:
+        sends = router._sends
+        original(router, *args)
+        router._sends = [*sends, *router._sends]
+
+    return recover
+
+
+def _memory_kept(original: Callable[..., Any]) -> Callable[..., Any]:
+    def load(recovery: Any, now: float) -> Any:
+        return original(recovery, now) if not recovery.failures else 0
+
+    return load
+
+
+def _stop_forgotten(original: Callable[..., Any]) -> Callable[..., Any]:
+    def put(asides: Any, job_id: str, n: int, mark: Any) -> None:
+        original(asides, job_id, n, msgspec.structs.replace(mark, stop=""))
+
+    return put
+
+
+def _same_epoch_after(original: Callable[..., Any]) -> Callable[..., Any]:
+    def discard(journal: Any) -> None:
+        epoch = journal.epoch
+        original(journal)
+        journal.epoch = epoch
+
+    return discard
+
+
+def _still_known(_: Any) -> property:
+    return property(lambda job: job.final)
+
+
+# ---------------------------------------------------------------- webhooks and deletions
+
+
+def _shared(original: Callable[..., Any]) -> Callable[..., Any]:
+    def claim_hooks(state: Any, peer: bytes, message: Any, now: float) -> None:
+        original(state, peer, message, now)
+        for index, effect in enumerate(state.effects):
+            if isinstance(effect, outbox.Hooked) and effect.hook.due_at == now + LEASE_S:
+                state.effects[index] = outbox.Hooked(msgspec.structs.replace(effect.hook, due_at=now + 1.0))
+
+    return claim_hooks
+
+
+def _any_claim(original: Callable[..., Any]) -> Callable[..., Any]:
+    def settle(state: Any, hook: Any, message: Any, now: float) -> None:
+        original(state, hook, msgspec.structs.replace(message, claim=hook.claim), now)
+
+    return settle
+
+
+def _after_delivery(original: Callable[..., Any]) -> Callable[..., Any]:
+    def settle(state: Any, hook: Any, message: Any, now: float) -> None:
+        if hook.state == "delivered":
+            hook = msgspec.structs.replace(hook, state="pending", claim=message.claim)
+        original(state, hook, message, now)
+
+    return settle
+
+
+def _early(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda box, now, limit: original(box, now + 5.0, limit)
+
+
+def _hook_not_durable(original: Callable[..., Any]) -> Callable[..., Any]:
+    def hooked(router: Any, hook: Any) -> None:
+        durable = router._durable
+        original(router, hook)
+        router._durable = durable
+
+    return hooked
+
+
+def _forgets_the_living(_: Any) -> Callable[..., Any]:
+    def forget_jobs(state: Any, peer: bytes, message: Any, now: float) -> None:
+        for job_id in message.job_ids:
+            if (job := state.find(job_id)) is not None:
+                state.forget(job)
+        state.send(peer, m.Forgotten(req=message.req, job_ids=message.job_ids))
+
+    return forget_jobs
+
+
+def _not_forgotten(_: Any) -> Callable[..., Any]:
+    def forget_jobs(state: Any, peer: bytes, message: Any, now: float) -> None:
+        state.send(peer, m.Forgotten(req=message.req, job_ids=message.job_ids))
+
+    return forget_jobs
+
+
+# ---------------------------------------------------------------- the disk
+
+
+def _unsynced(original: Callable[..., Any]) -> Callable[..., Any]:
+    def configure(connection: Any) -> None:
+        original(connection)
+        connection.execute("PRAGMA synchronous = NORMAL")
+
+    return configure
+
+
+TIMERS: tuple[Mutation, ...] = (
+    Mutation(
+        "back-off-unchecked",
+        "a back-off that ends finds its job waiting, or does nothing",
+        ((Deadlines, "due", _all_at_once), (clock, "_end_back_off", _any_back_off)),
+    ),
+    Mutation(
+        "deadline-unchecked",
+        "a deadline that passes finds its job unfinished, or does nothing",
+        ((clock, "_expire", _any_deadline),),
+    ),
+    Mutation("back-off-kept", "what waits no more has no back-off", ((State, "_end_wait", nothing),)),
+    Mutation(
+        "failed-pass-said",
+        "what a failed pass was to say is not said",
+        ((Router, "_recover", _said_all_the_same),),
+        first=550,
+    ),
+    Mutation("memory-kept", "what a failed pass has left in memory is forgotten", ((Recovery, "load", _memory_kept),)),
+    Mutation("epoch-kept", "the epoch is raised after a failed pass", ((Journal, "discard", _same_epoch_after),)),
+    Mutation("aside-cancel-lost", "a cancel of a job that is set aside is kept", ((Asides, "put", _stop_forgotten),)),
+    Mutation("aside-adopted", "no worker keeps a job that is set aside", ((Job, "closed", _still_known),)),
+    Mutation("aside-for-ever", "a job that is released goes on", ((aside, "_resume", nothing),)),
+    Mutation("claim-shared", "a delivery is one edge's at a time", ((outbox, "claim_hooks", _shared),)),
+    Mutation("any-claim", "a failure counts only from the claim that holds", ((outbox, "_settle", _any_claim),)),
+    Mutation("delivered-again", "what is delivered stays so", ((outbox, "_settle", _after_delivery),)),
+    Mutation("claimed-early", "a delivery is tried when it is due", ((Outbox, "due", _early),)),
+    Mutation("lazy-claim", "a claim is durable", ((Router, "_hooked", _hook_not_durable),)),
+    Mutation("forget-the-living", "only what is final is deleted", ((requests, "forget_jobs", _forgets_the_living),)),
+    Mutation("forget-nothing", "a deletion is told when it is on disk", ((requests, "forget_jobs", _not_forgotten),)),
+    Mutation("unsynced", "a commit is synced", ((schema, "_configure", _unsynced),)),
+)
