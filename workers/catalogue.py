@@ -196,15 +196,19 @@ def _limits(family: Family, output: MediaKind, token_side: int, token_frames: in
         # Its VAE decodes two latent frames at a time after the first, and version 1.5 has two latent frames a token.
         step *= 2 * (_whole(transformer.get("patch_size_t")) or 1)
     longest = _whole(config(directory, "motion_adapter").get("motion_max_seq_length")) or _VIDEO_LIMITS.max_frames
+    longest = min(longest, _VIDEO_LIMITS.max_frames)
     only = (_whole(transformer.get("video_length")) or family.only) if family.only else 0
+    choices: tuple[int, ...] = (only,) if only else ()
+    if family.whole_windows:
+        choices = tuple((end - 1) // step * step + 1 for end in range(family.window, longest + 1, family.window))
     return msgspec.structs.replace(
         _VIDEO_LIMITS,
         min_side=least,
         side_multiple=side,
-        max_frames=min(longest, _VIDEO_LIMITS.max_frames),
+        max_frames=longest,
         frame_step=family.window or step,
         frame_offset=family.shortest,
-        frame_choices=(only,) if only else (),
+        frame_choices=choices,
     )
 
 

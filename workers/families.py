@@ -33,6 +33,8 @@ class Family(Struct, frozen=True, kw_only=True):
     #: Frames of the windows in which a clip is drawn, and of the shortest clip; 0 where it is drawn as one.
     window: int = 0
     shortest: int = 1
+    #: Whether a clip is of whole windows, cut to temporal x k + 1 at its end.
+    whole_windows: bool = False
     #: The only frame count there is; 0 where there are others.
     only: int = 0
     #: Whether a clip of one frame is a picture worth having: such models were trained on images beside videos.
@@ -98,14 +100,16 @@ FAMILIES = (
         shortest=37,
     ),
     _video("HunyuanVideo", "1280x720x129", 24, 50, 6.0, tokens=256, pack=2, side_multiple=16),
-    _video("Kandinsky5(T2V|I2V)|Kandinsky6TI2VA", "768x512x121", 24, 50, 5.0, tokens=512, pack=2, side_multiple=16),
+    # It evens out the first four latent frames by those after them; without any, the clip is black.
+    _video("Kandinsky5I2V", "768x512x121", 24, 50, 5.0, tokens=512, pack=2, side_multiple=16, shortest=17),
+    _video("Kandinsky5T2V|Kandinsky6TI2VA", "768x512x121", 24, 50, 5.0, tokens=512, pack=2, side_multiple=16),
     _video("Mochi", "848x480x85", 30, 64, 4.5, tokens=256, temporal=6, pack=2, side_multiple=16),
     _video("MotifVideo", "1280x736x121", 24, 50, None, tokens=512, pack=2, side_multiple=16),
     _video("EasyAnimate", "512x512x49", 8, 50, 5.0, pack=2, side_multiple=16),
     _image("Cosmos2TextToImage", 1024, 35, 7.0, tokens=512, pack=2, side_multiple=16),
     _video("Cosmos2", "1280x704x93", 16, 35, 7.0, tokens=512, pack=2, side_multiple=16),
     _video("Cosmos", "1280x704x121", 30, 36, 7.0, tokens=512, temporal=8, pack=2, side_multiple=16),
-    _video("Helios", "640x384x132", 24, 50, 5.0, tokens=512, pack=2, side_multiple=16, window=33, shortest=33),
+    _video("Helios", "640x384x129", 24, 50, 5.0, tokens=512, pack=2, side_multiple=16, window=33, whole_windows=True),
     _video("Allegro", "1280x720x88", 15, 100, 7.5, tokens=512, pack=2, whole_latents=False, shortest=2),
     _video("StableVideoDiffusion", "1024x576x25", 7, 25, None, temporal=1, side_multiple=64, whole_latents=False),
     _video("AnimateDiffSDXL", "1024x1024x16", 8, 50, 5.0, temporal=1, whole_latents=False),

@@ -81,7 +81,7 @@ LTX_VAE = {"spatial_compression_ratio": 32, "temporal_compression_ratio": 8}
             "CogVideoXPipeline", {}, {"vae": SD_VAE, "transformer": {"patch_size_t": 2}},
             ("video", 720, 480, 49, 8, 50, 6.0, 16, 16),
         ),
-        ("HeliosPipeline", {}, {}, ("video", 640, 384, 132, 24, 50, 5.0, 16, 33)),
+        ("HeliosPipeline", {}, {}, ("video", 640, 384, 129, 24, 50, 5.0, 16, 33)),
         ("HunyuanVideoFramepackPipeline", {}, {}, ("video", 1280, 720, 145, 24, 50, 6.0, 16, 36)),
         ("MochiPipeline", {}, {}, ("video", 848, 480, 85, 30, 64, 4.5, 16, 6)),
         ("AllegroPipeline", {}, {}, ("video", 1280, 720, 88, 15, 100, 7.5, 16, 1)),
@@ -133,7 +133,8 @@ def test_every_class_of_the_library_gives_a_card_or_one_sentence(tmp_path: Path)
 @pytest.mark.parametrize(
     ("pipeline", "configs", "allowed", "refused"),
     [
-        ("HeliosPipeline", {}, (33, 66, 132), (1, 34, 97)),
+        ("HeliosPipeline", {}, (33, 65, 129), (1, 34, 66)),
+        ("Kandinsky5I2VPipeline", {}, (17, 21), (1, 5, 13, 18)),
         ("HunyuanVideoFramepackPipeline", {}, (37, 73, 109), (1, 9, 33, 36)),
         ("ChronoEditPipeline", {}, (5,), (1, 4, 81)),
         ("LattePipeline", {"transformer": {"video_length": 16}}, (16,), (1, 15, 32)),

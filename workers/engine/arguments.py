@@ -25,6 +25,9 @@ _NEGATIVE_NEEDED = ("EasyAnimate",)
 #: Scale of true classifier-free guidance where a job brings a negative prompt and no scale, and the pipeline's own would leave it off.
 _TRUE_CFG = 4.0
 
+#: Sana Sprint's timestep between two; it refuses its own default where there are not two steps.
+_INTERMEDIATE, _STEPS_OF_INTERMEDIATE = "intermediate_timesteps", 2
+
 #: Latent frames of the windows in which Framepack draws a clip.
 _FRAMEPACK_WINDOW = 9
 
@@ -54,6 +57,8 @@ def call_arguments(pipe: Any, spec: JobSpec, seed: int) -> dict[str, Any]:
     if spec.image and "image" in takes:
         fields["image"] = _image(name, takes, spec)
     extra = {key: value for key, value in spec.extra.items() if is_extra(key)}
+    if spec.num_inference_steps != _STEPS_OF_INTERMEDIATE:
+        extra = {_INTERMEDIATE: None, **extra}
     given = {**extra, **{key: value for key, value in fields.items() if value is not None}}
     return {key: value for key, value in given.items() if key in takes}
 

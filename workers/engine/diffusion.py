@@ -15,6 +15,7 @@ from workers.engine.guidance import guided
 from workers.engine.monitor import Monitor
 from workers.engine.pipelines import Pipelines
 from workers.engine.scheduling import shifted
+from workers.engine.sizing import sized
 from workers.engine.watch import call
 
 
@@ -59,7 +60,7 @@ class DiffusionEngine:
     @contextmanager
     def adjusted(self, pipe: Any, spec: JobSpec, monitor: Monitor) -> Iterator[None]:
         """Inside, the parts of the pipeline that a job changes are as it asks; afterwards they are the model's own again."""
-        with shifted(pipe, spec, monitor), guided(pipe, spec):
+        with shifted(pipe, spec, monitor), guided(pipe, spec), sized(pipe, spec):
             yield
 
     def call(self, pipe: Any, card: ModelCard, spec: JobSpec, index: int, monitor: Monitor, **more: Any) -> Any:

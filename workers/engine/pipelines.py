@@ -24,6 +24,7 @@ from workers.engine.errors import LoadError, OutOfMemory
 from workers.engine.failures import classify
 from workers.engine.packages import missing_package, missing_quantiser
 from workers.engine.prompts import remember_prompts
+from workers.engine.tiles import cover_whole
 from workers.engine.weights import float8_parts, loose_loras, variant_of, weights_bytes
 from workers.model_sources import find
 
@@ -130,6 +131,7 @@ class Pipelines:
             raise _load_error(card, error) from error
         pipe.set_progress_bar_config(disable=True)
         _tile_vae(pipe, on=False)
+        cover_whole(getattr(pipe, "vae", None))
         remember_prompts(pipe)
         return Loaded(pipe, card.source)
 
