@@ -8,6 +8,7 @@ from diffusers import (
     AutoencoderKLHunyuanVideo,
     AutoencoderKLHunyuanVideo15,
     FlowMatchEulerDiscreteScheduler,
+    HunyuanSkyreelsImageToVideoPipeline,
     HunyuanVideo15ImageToVideoPipeline,
     HunyuanVideo15Pipeline,
     HunyuanVideo15Transformer3DModel,
@@ -62,6 +63,9 @@ def common_15(into: int, task: str) -> dict[str, Any]:
 
 
 BUILDERS = {
+    "HunyuanSkyreelsImageToVideoPipeline": lambda: HunyuanSkyreelsImageToVideoPipeline(
+        **common(), transformer=HunyuanVideoTransformer3DModel(**{**_TRANSFORMER, "in_channels": 8}).eval()
+    ),
     "HunyuanVideoPipeline": lambda: HunyuanVideoPipeline(
         **common(), transformer=HunyuanVideoTransformer3DModel(**_TRANSFORMER).eval()
     ),

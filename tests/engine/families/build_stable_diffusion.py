@@ -17,6 +17,7 @@ from diffusers import (
     StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInstructPix2PixPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -95,6 +96,9 @@ BUILDERS = {
     ),
     "StableDiffusionXLPipeline": lambda: StableDiffusionXLPipeline(**common_xl(), unet=unet_xl()),
     "StableDiffusionXLImg2ImgPipeline": lambda: StableDiffusionXLImg2ImgPipeline(**common_xl(), unet=unet_xl()),
+    "StableDiffusionXLInstructPix2PixPipeline": lambda: StableDiffusionXLInstructPix2PixPipeline(
+        **common_xl(), unet=unet_xl(in_channels=8)
+    ),
     "StableDiffusion3Pipeline": lambda: StableDiffusion3Pipeline(**common_3()),
     "StableDiffusion3Img2ImgPipeline": lambda: StableDiffusion3Img2ImgPipeline(**common_3()),
     "LatentConsistencyModelPipeline": lambda: LatentConsistencyModelPipeline(

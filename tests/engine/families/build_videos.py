@@ -8,10 +8,14 @@ from diffusers import (
     AllegroPipeline,
     AllegroTransformer3DModel,
     AnimateDiffPipeline,
+    AnimateDiffSDXLPipeline,
     AutoencoderKLAllegro,
+    AutoencoderKLMagvit,
     AutoencoderKLMochi,
     AutoencoderKLTemporalDecoder,
     DDIMScheduler,
+    EasyAnimatePipeline,
+    EasyAnimateTransformer3DModel,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     LattePipeline,
@@ -109,10 +113,39 @@ def animate_diff() -> Any:
     )
 
 
+def animate_diff_xl() -> Any:
+    return AnimateDiffSDXLPipeline(
+        **{key: part for key, part in build_stable_diffusion.common_xl().items() if key not in ("add_watermarker", "scheduler")},
+        unet=build_stable_diffusion.unet_xl(),
+        motion_adapter=MotionAdapter(
+            block_out_channels=(8, 16), motion_layers_per_block=1, motion_norm_num_groups=4, motion_num_attention_heads=2,
+            use_motion_mid_block=False,
+        ),
+        scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="linear", clip_sample=False),
+    )  # fmt: skip
+
+
+def easy_animate() -> Any:
+    return EasyAnimatePipeline(
+        tokenizer=parts.tokenizer(length=256, template=parts.chat()),
+        text_encoder=parts.qwen2_vl(),
+        vae=AutoencoderKLMagvit(
+            block_out_channels=[8] * 4, latent_channels=4, layers_per_block=1, norm_num_groups=2, spatial_group_norm=False
+        ).eval(),
+        transformer=EasyAnimateTransformer3DModel(
+            num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, time_embed_dim=2, text_embed_dim=parts.TEXT,
+            num_layers=1, mmdit_layers=1, sample_width=16, sample_height=16, patch_size=2,
+        ).eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+    )  # fmt: skip
+
+
 BUILDERS = {
     "MochiPipeline": mochi,
     "AllegroPipeline": allegro,
     "LattePipeline": latte,
     "StableVideoDiffusionPipeline": stable_video_diffusion,
     "AnimateDiffPipeline": animate_diff,
+    "AnimateDiffSDXLPipeline": animate_diff_xl,
+    "EasyAnimatePipeline": easy_animate,
 }

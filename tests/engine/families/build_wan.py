@@ -1,11 +1,19 @@
-"""Wan 2.1 and 2.2, and SkyReels, which is built on it."""
+"""Wan 2.1 and 2.2, and what is built on them: SkyReels, ChronoEdit, AnyFlow, Helios."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from diffusers import (
+    AnyFlowPipeline,
+    AnyFlowTransformer3DModel,
+    ChronoEditPipeline,
+    ChronoEditTransformer3DModel,
+    FlowMapEulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    HeliosPipeline,
+    HeliosScheduler,
+    HeliosTransformer3DModel,
     SkyReelsV2DiffusionForcingPipeline,
     SkyReelsV2ImageToVideoPipeline,
     SkyReelsV2Pipeline,
@@ -65,7 +73,42 @@ def vace() -> Any:
     ).eval()  # fmt: skip
 
 
+def chrono_edit() -> Any:
+    return ChronoEditPipeline(
+        **common(),
+        transformer=ChronoEditTransformer3DModel(
+            patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=12, out_channels=4, text_dim=parts.TEXT,
+            freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=32, image_dim=parts.TEXT,
+        ).eval(),
+        image_encoder=parts.clip_vision(projection=False),
+        image_processor=parts.clip_image_processor(),
+    )  # fmt: skip
+
+
+def any_flow() -> Any:
+    return AnyFlowPipeline(
+        **{**common(), "scheduler": FlowMapEulerDiscreteScheduler()},
+        transformer=AnyFlowTransformer3DModel(
+            patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=parts.TEXT,
+            freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=32,
+        ).eval(),
+    )  # fmt: skip
+
+
+def helios() -> Any:
+    return HeliosPipeline(
+        **{**common(), "scheduler": HeliosScheduler(stage_range=[0, 1], stages=1, use_dynamic_shifting=True)},
+        transformer=HeliosTransformer3DModel(
+            patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=parts.TEXT,
+            freq_dim=16, ffn_dim=32, num_layers=2, rope_dim=(4, 4, 4),
+        ).eval(),
+    )  # fmt: skip
+
+
 BUILDERS = {
+    "ChronoEditPipeline": chrono_edit,
+    "AnyFlowPipeline": any_flow,
+    "HeliosPipeline": helios,
     "WanPipeline": lambda: WanPipeline(**common(), transformer=transformer()),
     "WanPipeline, two experts": lambda: WanPipeline(
         **common(), transformer=transformer(), transformer_2=transformer(), boundary_ratio=0.875

@@ -16,17 +16,27 @@ from transformers import (
     CLIPVisionModelWithProjection,
     Gemma2Config,
     Gemma2Model,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    GemmaConfig,
+    GemmaModel,
     GlmConfig,
     GlmModel,
     LlamaConfig,
+    LlamaForCausalLM,
     LlamaModel,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLTextConfig,
     Qwen2_5_VLTextModel,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3Model,
+    Qwen3VLConfig,
+    Qwen3VLModel,
     SiglipVisionConfig,
     SiglipVisionModel,
     T5Config,
@@ -106,8 +116,8 @@ def umt5(**changes: Any) -> Any:
 _T5 = {"vocab_size": VOCABULARY, "d_model": TEXT, "d_kv": 8, "d_ff": 37, "num_layers": 2, "num_heads": 4}
 
 
-def llama(**changes: Any) -> Any:
-    return LlamaModel(LlamaConfig(**{**_DECODER, **changes})).eval()
+def llama(head: bool = False, **changes: Any) -> Any:
+    return (LlamaForCausalLM if head else LlamaModel)(LlamaConfig(**{**_DECODER, **changes})).eval()
 
 
 def qwen2_5_vl_text(**changes: Any) -> Any:
@@ -122,8 +132,42 @@ def qwen2_5_vl(**changes: Any) -> Any:
     return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)).eval()
 
 
-def qwen3(**changes: Any) -> Any:
-    return Qwen3ForCausalLM(Qwen3Config(**{**_DECODER, "head_dim": 8, **changes})).eval()
+def qwen2_vl(**changes: Any) -> Any:
+    vision = {"depth": 1, "embed_dim": TEXT, "hidden_size": TEXT, "num_heads": 2}
+    return Qwen2VLForConditionalGeneration(
+        Qwen2VLConfig(text_config={**_DECODER, **_MROPE, **changes}, vision_config=vision)
+    ).eval()
+
+
+def qwen3(head: bool = True, **changes: Any) -> Any:
+    return (Qwen3ForCausalLM if head else Qwen3Model)(Qwen3Config(**{**_DECODER, "head_dim": 8, **changes})).eval()
+
+
+def qwen3_vl(**changes: Any) -> Any:
+    vision = {
+        "depth": 1, "hidden_size": TEXT, "intermediate_size": 37, "num_heads": 2, "out_hidden_size": TEXT, "deepstack_visual_indexes": [0],
+    }  # fmt: skip
+    text = {**_DECODER, **_MROPE, "head_dim": 8, **changes}
+    return Qwen3VLModel(Qwen3VLConfig(text_config=text, vision_config=vision)).eval()
+
+
+def gemma(**changes: Any) -> Any:
+    return GemmaModel(GemmaConfig(**{**_DECODER, "head_dim": 8, **changes})).eval()
+
+
+def gemma3(**changes: Any) -> Any:
+    vision = {
+        "hidden_size": TEXT,
+        "intermediate_size": 37,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 16,
+    }
+    text = {**_DECODER, "head_dim": 8, **changes}
+    return Gemma3ForConditionalGeneration(
+        Gemma3Config(text_config=text, vision_config=vision, image_token_index=50, mm_tokens_per_image=4)
+    ).eval()
 
 
 def gemma2(**changes: Any) -> Any:

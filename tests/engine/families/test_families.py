@@ -157,10 +157,13 @@ def test_overlap(served: Served) -> None:
 
 
 def test_negative_prompt(served: Served) -> None:
-    drawn = served.draw(negative_prompt="blue square moving")
+    # Where guidance is off by default, a negative prompt has an effect when it is on.
+    scale = None if "guidance_scale" in served.case.without else 5.0
+    without, drawn = (served.draw(guidance_scale=scale, negative_prompt=text) for text in ("", "blue square moving"))
 
-    drawn.finished()
-    assert _same(served.base, drawn) == ("negative_prompt" in served.case.without)
+    for each in (without, drawn):
+        each.finished()
+    assert _same(without, drawn) == ("negative_prompt" in served.case.without)
     assert served.card.takes_negative_prompt == ("negative_prompt" not in served.case.without)
 
 
