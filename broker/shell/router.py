@@ -118,7 +118,11 @@ class Router:
             self._recover(error, now)
             return False
         self._metrics.committed(self._seconds() - started, rows)
-        self._core.committed()
+        try:
+            self._core.committed()
+        except Exception as error:
+            self._recover(error, now)
+            return False
         return True
 
     def _attempt(

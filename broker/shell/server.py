@@ -196,5 +196,5 @@ class Server:
     def _write_metrics(self, path: Path) -> None:
         try:
             self._metrics.write(path, self._core.snapshot())
-        except OSError as error:
+        except Exception as error:  # a full disk, a bug that shows for one job: numbers are not worth the broker
             logger.warning("metrics not written", extra={"action": "metrics", "error": str(error)})

@@ -263,6 +263,22 @@ async def test_the_numbers_are_written_to_a_file(tmp_path, run_dir):
         assert "zoetrope_commit_seconds_count" in path.read_text()
 
 
+@in_loop
+async def test_numbers_that_cannot_be_told_do_not_end_the_broker(tmp_path, run_dir, monkeypatch):
+    asked = []
+
+    def fail() -> None:
+        asked.append(True)
+        raise RuntimeError("a bug")
+
+    async with serving(tmp_path, run_dir) as service, connected(service) as client:
+        monkeypatch.setattr(service.core, "snapshot", fail)
+        service.server._next_metrics = 0.0
+        await eventually(lambda: len(asked) > 0)
+        await client.submit(a_job("job-1"), b"spec")
+        assert not service.running.done()
+
+
 def test_a_path_that_cannot_be_bound_is_said(run_dir):
     with pytest.raises(BindFailed, match="cannot listen on ipc://"):
         Wires(f"ipc://{run_dir}/{'x' * 100}.sock", f"ipc://{run_dir}/back.sock")

@@ -377,6 +377,22 @@ def test_a_question_that_raises_changes_nothing(floor, monkeypatch):
     assert floor.view(BAD).set_aside is None
 
 
+def test_a_failure_behind_a_commit_loses_nothing(floor, monkeypatch):
+    forget, raised = State.forget_finals, []
+
+    def planted(state):
+        forget(state)
+        if not raised:
+            raised.append(True)
+            raise Planted("behind the commit")
+
+    monkeypatch.setattr(State, "forget_finals", planted)
+    floor.submit("good")
+    floor.turn(turns=6)
+    assert raised
+    assert floor.view("good").state == "succeeded"
+
+
 def test_failures_that_are_not_of_single_jobs_end_the_broker(floor, monkeypatch):
     def planted(*_, **__):
         raise Planted("all of them")
