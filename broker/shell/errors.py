@@ -44,7 +44,7 @@ class JournalFull(ShellError):
 
 
 class JournalConflict(ShellError):
-    """A row would lower its fence or leave a final state: two broker cores wrote one journal, or the core has a bug."""
+    """A row would lower its fence or leave a final state: the core has a bug. Ends the broker when it happens again and again."""
 
     exit_code = 6
 

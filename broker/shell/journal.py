@@ -6,7 +6,7 @@ The rules:
   A row that may be lost in a crash need not be part of every commit: most are overtaken by a durable one of the same job and
   are never written.
 - An update is a compare-and-set (`rows.UPDATE_JOB`): it never lowers a fence and never leaves a final state. One that does not match raises
-  `JournalConflict` and the process ends, since from then on memory and disk disagree.
+  `JournalConflict`: memory and disk disagree, and the disk is right (see `recovery`).
 - Any I/O error ends the process. A failed fsync is not retried: the kernel may have dropped the pages and report success the
   next time ("fsyncgate"). Only "disk full" found while *writing* is: the transaction is rolled back, the reserve released, and
   all of it written again.
