@@ -209,6 +209,8 @@ class Checker:
                 job = self.disk.get(job_id)
                 # An address that was given up later in the same pass was that worker's when the grant was made.
                 worker = self.names.get(peer, "")
+                if job is None and job_id in self.deleted_ids:
+                    return  # it was granted, ended and deleted in one pass; the worker's next word is answered with a cancel
                 require(job is not None, "only what is on disk is run", job_id)
                 assert job is not None
                 require(frames[1] == job.body, "a job is run as it was asked for", job_id)
