@@ -21,6 +21,8 @@ def check(state: State) -> None:
 def _jobs(state: State) -> list[str]:
     broken = []
     for job in state.jobs.values():
+        if job.set_aside is not None:
+            broken.append(f"{job.id} is set aside and in memory")
         if job.fence >> 32 > state.epoch:
             broken.append(f"{job.id} bears a fence of a later epoch")
         if (job.state is JobState.SUCCEEDED) != (job.result is not None):

@@ -97,6 +97,8 @@ class Recovery:
             self._say("the core raised", job_id, error)
         self.load(now)
         sends = [Send(worker, m.Who()) for worker in workers]
+        if hook is not None and isinstance(message, m.HookDone):
+            sends.append(Send(peer, m.HookNoted(req=message.req)))
         if getattr(message, "job_id", "") != job_id:
             return sends
         if isinstance(message, m.SettleSetAside):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
 
 import pytest
 
 from broker import set_aside_cli
-from broker.core import invariants, requests
+from broker.core import invariants, outbox, requests
 from broker.core.jobs import Cause
 from broker.core.state import State
 from broker.shell.recovery import BUDGET, REFILL_S, Recovery
@@ -374,6 +375,36 @@ def test_a_question_that_raises_changes_nothing(floor, monkeypatch):
         floor.turn(0.1)
     assert floor.bench.journal.epoch == epoch
     monkeypatch.undo()
+    assert floor.view(BAD).set_aside is None
+
+
+@pytest.mark.parametrize("place", ["claim_hooks", "_settle"])
+def test_a_webhook_delivery_over_which_the_core_raises_is_given_up(floor, monkeypatch, place):
+    hook_url = "http://example.org/hook"
+    floor.submit(BAD, webhook=hook_url, webhook_events=("completed",))
+    floor.submit("good", webhook=hook_url, webhook_events=("completed",))
+    floor.turn(turns=6)
+    bad = floor.bench.journal.outbox.of_job(BAD)[0]
+
+    def settle(state, hook, message, now, settle=outbox._settle):
+        if hook.job_id == BAD:
+            raise Planted("settled")
+        settle(state, hook, message, now)
+
+    def revision(state, give=State.next_revision):
+        hook = sys._getframe(1).f_locals.get("hook")
+        if hook is not None and hook.job_id == BAD:
+            raise Planted("claimed")
+        return give(state)
+
+    if place == "_settle":
+        monkeypatch.setattr(outbox, "_settle", settle)
+        assert floor.ask(m.HookDone(req=7, number=bad.number, claim=1, outcome="delivered"), m.HookNoted)
+    else:
+        monkeypatch.setattr(State, "next_revision", revision)
+    claims = codec.hook_claims(floor.ask(m.ClaimHooks(req=8), m.Hooks)[1])
+    assert [claim.job_id for claim in claims] == ["good"]
+    assert floor.bench.journal.outbox.of_job(BAD)[0].state == "failed"
     assert floor.view(BAD).set_aside is None
 
 
