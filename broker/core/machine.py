@@ -8,7 +8,7 @@ raised before anything has changed.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import isfinite
+from math import inf
 from typing import get_args
 
 from broker.core import aside, clock, outbox, reports, requests, views
@@ -215,10 +215,16 @@ def _had_begun(job: Job) -> bool:
 def _require_sound(job: Job, epoch: int) -> None:
     """Raise `UnsoundJob` when a live job cannot be like this: a damaged row must not reach the timers, the queue or a worker."""
     words = (job.id, job.model, job.origin, job.alias, job.pinned, job.worker)
-    numbers = (job.units, job.submitted_at, job.deadline_at, job.not_before)
-    if not all(isinstance(word, str) for word in words):
-        raise UnsoundJob(f"names that are no text: {words}")
-    if not all(isinstance(number, int | float) and isfinite(number) and number >= 0 for number in numbers):
+    for word in words:
+        if type(word) is not str:
+            raise UnsoundJob(f"names that are no text: {words}")
+    try:
+        sound = 0 <= job.units < inf and 0 <= job.submitted_at < inf
+        sound = sound and 0 <= job.deadline_at < inf and 0 <= job.not_before < inf
+    except TypeError:
+        sound = False
+    if not sound:
+        numbers = (job.units, job.submitted_at, job.deadline_at, job.not_before)
         raise UnsoundJob(f"units, or a time, that can not be: {numbers}")
     if not isinstance(job.fence, int) or not 0 <= job.fence >> 32 <= epoch:
         raise UnsoundJob(f"fence {job.fence!r} in epoch {epoch}")
