@@ -6,7 +6,7 @@ import asyncio
 import re
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import cast
 
 import httpcore
@@ -28,8 +28,14 @@ _READ_S = 10.0
 _PUT_TOTAL_S = 60.0
 _PUT_READ_S = 30.0
 
-#: Fetched bytes are in memory.
-_AT_ONCE = 4
+#: Fetches at once: in all, and from one host and port, so that a server that hangs delays nobody else.
+_AT_ONCE = 64
+_OF_HOST = 4
+
+#: Fetched bytes are in memory: beyond this a fetch needs one of a few turns, and its server may not be silent for long while it has it.
+_SMALL_BYTES = 1024 * 1024
+_LARGE_AT_ONCE = 8
+_LARGE_SILENCE_S = 3.0
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -60,13 +66,16 @@ class Fetcher:
         self._guard = guard
         self._backend = backend or GuardedBackend(guard)
         self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+        #: Fetches from each host and port that wait or are under way, and its turns.
+        self._hosts: dict[str, tuple[int, asyncio.Semaphore]] = {}
         self._tls: ssl.SSLContext | None = None
 
     async def get(self, field: str, text: str, *, kind: str, max_bytes: int) -> bytes:
         """The bytes behind a URL of this kind (`image`, `video`). Raises `EdgeError` naming field, URL and what went wrong."""
         name = named_url(text)
         try:
-            async with asyncio.timeout(_TOTAL_S), self._turns:
+            async with asyncio.timeout(_TOTAL_S):
                 if self._tls is None:
                     # Reading the certificates would stop everybody else for a moment.
                     self._tls = await asyncio.to_thread(httpx.create_ssl_context)
@@ -89,14 +98,64 @@ class Fetcher:
             (b"Accept-Encoding", b"identity"),
         ]
         try:
-            async with self._sent("GET", url, headers, b"", _READ_S) as response:
-                return await _read(field, text, response, kind, max_bytes)
+            async with self._turn_of(url), self._turns, self._sent("GET", url, headers, b"", _READ_S) as response:
+                return await self._read(field, text, response, kind, max_bytes)
         except Refused:
             raise invalid(field, text, "leads to an address or port that this service does not fetch from") from None
         except httpcore.TimeoutException:
             raise invalid(field, text, "could not be fetched: its server did not answer in time") from None
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
             raise invalid(field, text, f"could not be fetched: {_said(error)}") from None
+
+    async def _read(self, field: str, text: str, response: httpcore.Response, kind: str, max_bytes: int) -> _Answer:
+        """The answer's bytes, or where it leads on. Raises `EdgeError`."""
+        headers = {name.lower(): value.decode("latin-1") for name, value in response.headers}
+        if response.status in _REDIRECTS and headers.get(b"location"):
+            return _Answer(headers[b"location"])
+        if response.status != 200:
+            raise invalid(field, text, f"could not be fetched: its server answered {response.status}")
+        media_type = headers.get(b"content-type", "").partition(";")[0].strip().lower()
+        if not media_type.startswith(f"{kind}/") and media_type not in _UNTYPED:
+            raise invalid(
+                field, text, f"is of type {media_type[:80]}, not {'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+            )
+        if headers.get(b"content-encoding", "identity").strip().lower() not in ("", "identity"):
+            raise invalid(field, text, "is sent compressed, which was not asked for")
+        length = headers.get(b"content-length", "")
+        data = bytearray()
+        if length.isdecimal() and int(length[:20]) > max_bytes:
+            raise invalid(field, text, f"is too large, at most {max_bytes} bytes")
+        stream = cast(AsyncGenerator[bytes, None], response.aiter_stream())
+        async with AsyncExitStack() as held:
+            await held.enter_async_context(aclosing(stream))
+            large = False
+            while True:
+                try:
+                    async with asyncio.timeout(_LARGE_SILENCE_S if large else None):
+                        data += await anext(stream)
+                except StopAsyncIteration:
+                    return _Answer("", bytes(data))
+                except TimeoutError:
+                    raise invalid(field, text, "could not be fetched: its server sends too slowly") from None
+                if len(data) > max_bytes:
+                    raise invalid(field, text, f"is too large, at most {max_bytes} bytes")
+                if not large and len(data) > _SMALL_BYTES:
+                    await held.enter_async_context(self._large)
+                    large = True
+
+    @asynccontextmanager
+    async def _turn_of(self, url: httpx.URL) -> AsyncIterator[None]:
+        """Hold one of the turns of a URL's host and port."""
+        host = f"{url.host.rstrip('.')}:{url.port or _PORTS[url.scheme]}"
+        count, turns = self._hosts.get(host, (0, asyncio.Semaphore(_OF_HOST)))
+        self._hosts[host] = count + 1, turns
+        try:
+            async with turns:
+                yield
+        finally:
+            count, _ = self._hosts.pop(host)
+            if count > 1:
+                self._hosts[host] = count - 1, turns
 
     async def check(self, field: str, text: str) -> None:
         """Raise `EdgeError` for a URL to which nothing would be put: before the work whose result it is for, not after."""
@@ -181,30 +240,6 @@ def _said(error: Exception) -> str:
 def _not_put(field: str, why: str) -> EdgeError:
     """The URL is not repeated: a presigned one is a secret."""
     return EdgeError("upload_failed", f"{field}: the result could not be uploaded: {why}", param=field)
-
-
-async def _read(field: str, text: str, response: httpcore.Response, kind: str, max_bytes: int) -> _Answer:
-    headers = {name.lower(): value.decode("latin-1") for name, value in response.headers}
-    if response.status in _REDIRECTS and headers.get(b"location"):
-        return _Answer(headers[b"location"])
-    if response.status != 200:
-        raise invalid(field, text, f"could not be fetched: its server answered {response.status}")
-    media_type = headers.get(b"content-type", "").partition(";")[0].strip().lower()
-    if not media_type.startswith(f"{kind}/") and media_type not in _UNTYPED:
-        raise invalid(field, text, f"is of type {media_type[:80]}, not {'an' if kind[0] in 'aeiou' else 'a'} {kind}")
-    if headers.get(b"content-encoding", "identity").strip().lower() not in ("", "identity"):
-        raise invalid(field, text, "is sent compressed, which was not asked for")
-    length = headers.get(b"content-length", "")
-    data = bytearray()
-    if not (length.isdecimal() and int(length[:20]) > max_bytes):
-        async with aclosing(cast(AsyncGenerator[bytes, None], response.aiter_stream())) as stream:
-            async for chunk in stream:
-                data += chunk
-                if len(data) > max_bytes:
-                    break
-            else:
-                return _Answer("", bytes(data))
-    raise invalid(field, text, f"is too large, at most {max_bytes} bytes")
 
 
 def parse_url(field: str, text: str) -> httpx.URL:

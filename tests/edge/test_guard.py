@@ -360,3 +360,42 @@ def test_a_server_that_stops_talking_is_left(monkeypatch: pytest.MonkeyPatch) ->
                 await fetcher.get("image", f"http://127.0.0.1:{port}/", kind="image", max_bytes=10_000)
 
     asyncio.run(scenario())
+
+
+def test_servers_that_hang_delay_no_other_fetch() -> None:
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(-1)
+        writer.close()
+
+    async def scenario() -> None:
+        fetcher = Fetcher(Guard(("127.0.0.1",)))
+        hung = await asyncio.start_server(hang, "127.0.0.1", 0)
+        where = f"http://127.0.0.1:{hung.sockets[0].getsockname()[1]}/"
+        async with server(reply(png(), **IMAGE)) as port:
+            waiting = [
+                asyncio.create_task(fetcher.get("image", where, kind="image", max_bytes=10_000)) for _ in range(80)
+            ]
+            await asyncio.wait(waiting, timeout=0)
+            url = f"http://127.0.0.1:{port}/"
+            assert await fetcher.get("image", url, kind="image", max_bytes=10_000) == png()
+            assert not any(task.done() for task in waiting)
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        assert fetcher._hosts == {}
+        hung.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_large_picture_may_not_be_sent_by_drops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "_SMALL_BYTES", 10)
+    monkeypatch.setattr(fetch, "_LARGE_SILENCE_S", 0.05)
+
+    async def scenario() -> None:
+        async with server(reply(png(), **IMAGE)[:-10]) as port:
+            fetcher = Fetcher(Guard(("127.0.0.1",)))
+            with pytest.raises(EdgeError, match="sends too slowly"):
+                await fetcher.get("image", f"http://127.0.0.1:{port}/", kind="image", max_bytes=10_000)
+
+    asyncio.run(scenario())
