@@ -29,6 +29,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from http_edge.errors import EdgeError, shown
+from http_edge.paths import open_parent
 
 #: More ranges than any player asks for: the whole file is sent instead (RFC 9110, 14.2 allows it).
 MAX_RANGES = 32
@@ -279,8 +280,12 @@ async def _read(descriptor: int, path: Path, pieces: Pieces) -> AsyncIterator[by
 
 def _open(file: Download) -> int:
     """Open and lock. Raises `EdgeError` when it was taken away since it was checked."""
+    root = Path(os.path.realpath(file.root))
+    path = root / file.path.relative_to(file.root)
     try:
-        descriptor = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # Through no link: a directory may have been exchanged for one since.
+        with open_parent(path, (root,)) as directory:
+            descriptor = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     except OSError:
         raise _gone(file) from None
     fcntl.flock(descriptor, fcntl.LOCK_SH)

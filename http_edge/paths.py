@@ -57,7 +57,7 @@ def open_parent(path: Path, roots: Sequence[Path], *, create: bool = False) -> I
     Raises `LedOut` when a link is on the way or the path is within no root; `OSError`.
     """
     root = _root_of(path, roots)
-    if root is None:
+    if root is None or ".." in path.parts:
         raise LedOut(errno.EXDEV, "it is in none of the directories that are allowed")
     if create:
         root.mkdir(parents=True, exist_ok=True)

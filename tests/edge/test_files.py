@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from pathlib import Path
 
 import pytest
 from starlette.datastructures import Headers
 
 from http_edge.downloads import plan
 from tests.edge.conftest import World
+from tests.support.exchange import exchanging
 
 ETAG = '"abc"'
 SIZE = 1000
@@ -187,3 +189,19 @@ def test_a_link_out_of_the_artefacts_is_not_followed(world: World, url: str) -> 
     (world.start / "moved" / "video.mp4").write_bytes(DATA)
     path.parent.symlink_to(world.start / "moved")
     assert world.http.get(url).status_code == 410
+
+
+def test_no_directory_that_is_exchanged_for_a_link_leads_a_download_out(world: World, tmp_path: Path) -> None:
+    job = world.finished()
+    directory = world.fake.artefacts / job["id"]
+    (published,) = directory.rglob("video.mp4")
+    outside = tmp_path / "outside" / published.parent.name
+    outside.mkdir(parents=True)
+    (outside / "video.mp4").write_bytes(bytes(published.stat().st_size))
+    data = published.read_bytes()
+    link = directory.with_name("link")
+    link.symlink_to(outside.parent)
+    with exchanging(directory, link):
+        for _ in range(60):
+            answer = world.http.get(job["urls"]["result"])
+            assert (answer.status_code, answer.content) == (200, data) or answer.status_code == 410
