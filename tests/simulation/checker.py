@@ -72,6 +72,8 @@ class Checker:
         #: Fence -> job, worker: every grant that was sent, every attempt that began in an engine.
         self.grants: dict[int, tuple[str, str]] = {}
         self.attempts: dict[int, str] = {}
+        #: Fences that were on disk at some time.
+        self.kept_fences: set[int] = set()
         self.highest: dict[str, int] = {}
         #: Address -> worker, as it was when something was sent there last.
         self.names: dict[bytes, str] = {}
@@ -99,6 +101,7 @@ class Checker:
         """This row is on disk now."""
         old = self.disk.get(job.id)
         self.disk[job.id] = job
+        self.kept_fences.add(job.fence)
         if old is not None and (old.state, old.fence, old.revision) == (job.state, job.fence, job.revision):
             return
         self.world.trace("disk", "row", f"{job.id} {job.state} fence {short(job.fence)} stop {job.stop!r}")
@@ -344,7 +347,10 @@ class Checker:
         if new < fence:  # an old grant, late: it will be told to stop
             return True
         slack_s = 1.0 + 2 * self.world.network.longest_s
-        forgotten = any(abs(death - at) < slack_s for death in self.world.broker.deaths)
+        kept = (
+            fence in self.kept_fences
+        )  # a broker that slept before it died may never have written a grant of long ago
+        forgotten = any(abs(death - at) < slack_s or (death >= at and not kept) for death in self.world.broker.deaths)
         slow = max(self.world.plan.delays) > 1.0  # a message that takes as long as a lease is a disturbance of its own
         ended = fence in self.failures[job_id] or fence in self.handed_back[job_id]
         return ended or forgotten or slow or self.world.disturbed((worker,), at)
