@@ -62,7 +62,8 @@ def takes_guidance(taken: PipelineClass, index: Mapping[str, Any], transformer: 
     """Whether the scale of guidance has an effect, by the class, the model's index and the config of its transformer."""
     if index.get("is_distilled") is True:  # Flux 2 Klein: its guidance was trained away
         return False
-    if re.match("Flux(?!2)", taken.name) and transformer.get("guidance_embeds") is False:
+    embedded = re.match("Flux(?!2)|HunyuanVideo(ImageToVideo|Framepack)?Pipeline", taken.name)
+    if embedded and transformer.get("guidance_embeds") is False:
         return False
     # Some pipelines have it in a component.
     return taken.takes(*GUIDANCE) or "guider" in taken.components

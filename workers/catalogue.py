@@ -72,6 +72,8 @@ def card_for(source: str, name: str | None = None, table: Mapping[str, Any] = _N
     takes_guidance_2 = abilities.takes_guidance_2(taken, index)
     defaults = _honoured(_variant(family, index, directory), taken, takes_guidance, takes_guidance_2)
     limits = _limits(family, output, token_side, token_frames, directory)
+    if limits.frame_choices:  # the model's own, and not always the family's
+        defaults = msgspec.structs.replace(defaults, num_frames=limits.closest_frames(defaults.num_frames)[0])
     card = ModelCard(
         name=name,
         engine=settings.get("engine", output),
@@ -198,6 +200,9 @@ def _limits(family: Family, output: MediaKind, token_side: int, token_frames: in
     longest = _whole(config(directory, "motion_adapter").get("motion_max_seq_length")) or _VIDEO_LIMITS.max_frames
     longest = min(longest, _VIDEO_LIMITS.max_frames)
     only = (_whole(transformer.get("video_length")) or family.only) if family.only else 0
+    if isinstance(partition := transformer.get("chunk_partition"), list):
+        # Latent frames of the chunks in which a clip is drawn: no more, no fewer.
+        only = (sum(map(_whole, partition)) - 1) * step + 1
     choices: tuple[int, ...] = (only,) if only else ()
     if family.whole_windows:
         choices = tuple((end - 1) // step * step + 1 for end in range(family.window, longest + 1, family.window))

@@ -98,7 +98,11 @@ def has_two_experts(pipe: Any) -> bool:
 
 def _frame_count(pipe: Any, spec: JobSpec) -> int:
     """The number that makes the pipeline give as many frames as the job asks for."""
-    if type(pipe).__name__ != "HunyuanVideoFramepackPipeline":
+    name = type(pipe).__name__
+    if name == "HunyuanVideoImageToVideoPipeline" and pipe.transformer.config.image_condition_type == "latent_concat":
+        # It drops the frames of its first latent.
+        return spec.num_frames + int(pipe.vae_scale_factor_temporal)
+    if name != "HunyuanVideoFramepackPipeline":
         return spec.num_frames
     # It counts windows by the frames of one decoded alone, and each adds those of one decoded after another.
     scale = int(pipe.vae_scale_factor_temporal)
