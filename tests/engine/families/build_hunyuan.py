@@ -14,6 +14,7 @@ from diffusers import (
     HunyuanVideo15Transformer3DModel,
     HunyuanVideoFramepackPipeline,
     HunyuanVideoFramepackTransformer3DModel,
+    HunyuanVideoImageToVideoPipeline,
     HunyuanVideoPipeline,
     HunyuanVideoTransformer3DModel,
 )
@@ -62,7 +63,19 @@ def common_15(into: int, task: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def image_to_video() -> Any:
+    """The picture enters through the VAE, and as the first tokens of the prompt."""
+    return HunyuanVideoImageToVideoPipeline(
+        **{**common(), "tokenizer": parts.tokenizer("<image>", length=1024), "text_encoder": parts.llava()},
+        transformer=HunyuanVideoTransformer3DModel(
+            **{**_TRANSFORMER, "in_channels": 2 * 4 + 1}, guidance_embeds=False, image_condition_type="latent_concat"
+        ).eval(),
+        image_processor=parts.clip_image_processor(96),
+    )
+
+
 BUILDERS = {
+    "HunyuanVideoImageToVideoPipeline": image_to_video,
     "HunyuanSkyreelsImageToVideoPipeline": lambda: HunyuanSkyreelsImageToVideoPipeline(
         **common(), transformer=HunyuanVideoTransformer3DModel(**{**_TRANSFORMER, "in_channels": 8}).eval()
     ),

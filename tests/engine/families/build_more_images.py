@@ -1,15 +1,18 @@
-"""Image models with text encoders of their own kind: HiDream, HunyuanImage, HunyuanDiT, Krea 2, Bria, Ovis, Lumina, PRX, Ernie."""
+"""Image models with text encoders of their own kind: HiDream, HunyuanImage, HunyuanDiT, Krea 2, Bria, Ovis, Lumina, Ernie."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from diffusers import (
+    AutoencoderKLFlux2,
     AutoencoderKLHunyuanImage,
     AutoencoderKLQwenImage,
     BriaPipeline,
     BriaTransformer2DModel,
     DDPMScheduler,
+    ErnieImagePipeline,
+    ErnieImageTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
     HiDreamImagePipeline,
     HiDreamImageTransformer2DModel,
@@ -156,7 +159,23 @@ def lumina() -> Any:
     )  # fmt: skip
 
 
+def ernie() -> Any:
+    return ErnieImagePipeline(
+        tokenizer=parts.tokenizer(length=512),
+        text_encoder=parts.mistral3(head=False),
+        vae=AutoencoderKLFlux2(
+            block_out_channels=(8,) * 4, layers_per_block=1, latent_channels=4, norm_num_groups=4, sample_size=64
+        ).eval(),
+        transformer=ErnieImageTransformer2DModel(
+            hidden_size=32, num_attention_heads=2, num_layers=1, ffn_hidden_size=32, in_channels=16, out_channels=16,
+            text_in_dim=parts.TEXT, rope_axes_dim=(8, 4, 4),
+        ).eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+    )  # fmt: skip
+
+
 BUILDERS = {
+    "ErnieImagePipeline": ernie,
     "HiDreamImagePipeline": hidream,
     "HunyuanImagePipeline": hunyuan_image,
     "HunyuanDiTPipeline": hunyuan_dit,

@@ -18,6 +18,7 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLInstructPix2PixPipeline,
+    StableDiffusionXLPAGPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -99,6 +100,7 @@ BUILDERS = {
     "StableDiffusionXLInstructPix2PixPipeline": lambda: StableDiffusionXLInstructPix2PixPipeline(
         **common_xl(), unet=unet_xl(in_channels=8)
     ),
+    "StableDiffusionXLPAGPipeline": lambda: StableDiffusionXLPAGPipeline(**common_xl(), unet=unet_xl()),
     "StableDiffusion3Pipeline": lambda: StableDiffusion3Pipeline(**common_3()),
     "StableDiffusion3Img2ImgPipeline": lambda: StableDiffusion3Img2ImgPipeline(**common_3()),
     "LatentConsistencyModelPipeline": lambda: LatentConsistencyModelPipeline(

@@ -23,7 +23,10 @@ from diffusers import (
     MochiPipeline,
     MochiTransformer3DModel,
     MotionAdapter,
+    PIAPipeline,
     StableVideoDiffusionPipeline,
+    TextToVideoSDPipeline,
+    UNet3DConditionModel,
     UNetSpatioTemporalConditionModel,
 )
 
@@ -140,7 +143,39 @@ def easy_animate() -> Any:
     )  # fmt: skip
 
 
+def text_to_video_sd() -> Any:
+    given = build_stable_diffusion.common()
+    return TextToVideoSDPipeline(
+        vae=given["vae"],
+        text_encoder=given["text_encoder"],
+        tokenizer=given["tokenizer"],
+        unet=UNet3DConditionModel(
+            block_out_channels=(8, 8), layers_per_block=1, sample_size=8, down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+            up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"), cross_attention_dim=parts.TEXT, attention_head_dim=4, norm_num_groups=2,
+        ).eval(),
+        scheduler=given["scheduler"],
+    )  # fmt: skip
+
+
+def pia() -> Any:
+    """AnimateDiff from a picture, which enters the UNet beside the noise."""
+    given = build_stable_diffusion.common()
+    return PIAPipeline(
+        vae=given["vae"],
+        text_encoder=given["text_encoder"],
+        tokenizer=given["tokenizer"],
+        unet=build_stable_diffusion.unet(),
+        motion_adapter=MotionAdapter(
+            block_out_channels=(8, 16), motion_layers_per_block=1, motion_norm_num_groups=4, motion_num_attention_heads=2,
+            conv_in_channels=9,
+        ),
+        scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="linear", clip_sample=False),
+    )  # fmt: skip
+
+
 BUILDERS = {
+    "TextToVideoSDPipeline": text_to_video_sd,
+    "PIAPipeline": pia,
     "MochiPipeline": mochi,
     "AllegroPipeline": allegro,
     "LattePipeline": latte,

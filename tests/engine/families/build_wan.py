@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers import (
+    AnyFlowFARPipeline,
+    AnyFlowFARTransformer3DModel,
     AnyFlowPipeline,
     AnyFlowTransformer3DModel,
     ChronoEditPipeline,
@@ -105,7 +107,18 @@ def helios() -> Any:
     )  # fmt: skip
 
 
+def any_flow_far() -> Any:
+    return AnyFlowFARPipeline(
+        **{**common(), "scheduler": FlowMapEulerDiscreteScheduler()},
+        transformer=AnyFlowFARTransformer3DModel(
+            patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=parts.TEXT,
+            freq_dim=16, ffn_dim=32, num_layers=2, chunk_partition=(1, 2), rope_max_seq_len=32,
+        ).eval(),
+    )  # fmt: skip
+
+
 BUILDERS = {
+    "AnyFlowFARPipeline": any_flow_far,
     "ChronoEditPipeline": chrono_edit,
     "AnyFlowPipeline": any_flow,
     "HeliosPipeline": helios,

@@ -25,6 +25,11 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LlamaModel,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    Mistral3Model,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -130,6 +135,35 @@ def qwen2_5_vl(**changes: Any) -> Any:
         "depth": 1, "hidden_size": TEXT, "intermediate_size": 37, "num_heads": 2, "out_hidden_size": TEXT, "fullatt_block_indexes": [0],
     }  # fmt: skip
     return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)).eval()
+
+
+def mistral3(head: bool, **changes: Any) -> Any:
+    """A text model with Pixtral's image encoder before it."""
+    vision = {
+        "model_type": "pixtral", "hidden_size": TEXT, "intermediate_size": 37, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "image_size": 32, "patch_size": 16,
+    }  # fmt: skip
+    config = Mistral3Config(
+        text_config={"model_type": "mistral", **_DECODER, "head_dim": 8, **changes},
+        vision_config=vision,
+        image_token_index=50,
+    )
+    return (Mistral3ForConditionalGeneration if head else Mistral3Model)(config).eval()
+
+
+def llava(**changes: Any) -> Any:
+    """A text model that reads pictures as 576 tokens, of pictures of 96 x 96."""
+    vision = {
+        "model_type": "clip_vision_model", "hidden_size": TEXT, "intermediate_size": 37, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "image_size": 96, "patch_size": 4,
+    }  # fmt: skip
+    config = LlavaConfig(
+        text_config={"model_type": "llama", **_DECODER, **changes},
+        vision_config=vision,
+        image_token_index=40,
+        pad_token_id=0,
+    )
+    return LlavaForConditionalGeneration(config).eval()
 
 
 def qwen2_vl(**changes: Any) -> Any:
