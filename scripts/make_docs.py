@@ -92,7 +92,7 @@ def tested_models() -> dict[str, str]:
     """What the conformance suite of pipelines holds each class to, and the classes."""
     sys.path.insert(0, str(ROOT))  # the tests are not installed
     cases = importlib.import_module("tests.engine.families.cases")
-    return {"checks": cases.checks(), "classes": cases.table()}
+    return {"checks": cases.checks(), "classes": cases.table(), "not served": cases.not_served()}
 
 
 def every_field() -> str:

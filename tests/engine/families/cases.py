@@ -57,8 +57,6 @@ class Case(Struct, frozen=True, kw_only=True):
     strength: bool = False
     #: What it draws is served under conditions, in words.
     note: str = ""
-    #: A package that cannot be had for every torch, and without which the class cannot be loaded.
-    needs: str = ""
     #: Checks that fail, and why. Each must fail: what is mended is struck off here.
     faults: Mapping[Check, str] = MappingProxyType({})
 
@@ -150,7 +148,14 @@ CASES: tuple[Case, ...] = (
     Case(name="Kandinsky3Pipeline", build="kandinsky", output="image"),
     Case(name="Kandinsky3Img2ImgPipeline", build="kandinsky", output="image", picture="must", strength=True),
     Case(name="StableDiffusionXLInstructPix2PixPipeline", build="stable_diffusion", output="image", picture="must"),
-    Case(name="Flux2Pipeline", build="flux", output="image", picture="may", without=("negative_prompt",)),
+    Case(
+        name="Flux2Pipeline",
+        build="flux",
+        output="image",
+        picture="may",
+        without=("negative_prompt",),
+        note="its processor needs torchvision",
+    ),
     Case(name="ErnieImagePipeline", build="more_images", output="image"),
     Case(name="StableDiffusionXLPAGPipeline", build="stable_diffusion", output="image"),
     Case(name="SanaPipeline", build="sana", output="image"),
@@ -179,13 +184,55 @@ CASES: tuple[Case, ...] = (
 )
 
 
+#: Classes with a card that are not run here, by the package that they need and that is not had for every torch.
+NOT_RUN: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "torchvision": (
+            "QwenImageEditPipeline", "QwenImageEditPlusPipeline", "QwenImageLayeredPipeline", "LongCatImagePipeline",
+            "LongCatImageEditPipeline", "Kandinsky5I2IPipeline", "OmniGenPipeline", "QwenImage21Pipeline", "DreamLitePipeline",
+            "BriaFibo2Pipeline",
+        ),
+        "cosmos_guardrail": (
+            "CosmosTextToWorldPipeline", "CosmosVideoToWorldPipeline", "Cosmos2TextToImagePipeline", "Cosmos2VideoToWorldPipeline",
+            "Cosmos2_5_PredictBasePipeline",
+        ),
+    }
+)  # fmt: skip
+
+#: Classes that no job can be drawn with, and what they would need, as they are refused.
+UNFIT: Mapping[str, str] = MappingProxyType(
+    {
+        "StableDiffusionInpaintPipeline": "a mask",
+        "FluxFillPipeline": "a mask",
+        "FluxControlPipeline": "a control image",
+        "StableDiffusionXLControlNetPipeline": "a control image",
+        "WanVideoToVideoPipeline": "a video",
+        "WanAnimatePipeline": "`pose_video`",
+        "LTXLatentUpsamplePipeline": "something to refine",
+        "StableDiffusionUpscalePipeline": "something to refine",
+        "KandinskyV22PriorPipeline": "another pipeline around it",
+        "StableAudioPipeline": "an output that is neither video nor image",
+        "ConsisIDPipeline": "the features of a face",
+    }
+)
+
+
+def not_served() -> str:
+    """What is not run here, and what is refused, as tables in Markdown."""
+    lines = ["| not run here, for want of | classes |", "|---|---|"]
+    lines += [f"| `{package}` | {', '.join(f'`{name}`' for name in names)} |" for package, names in NOT_RUN.items()]
+    lines += ["", "| refused, as it needs | for example |", "|---|---|"]
+    for needs in dict.fromkeys(UNFIT.values()):
+        lines.append(f"| {needs} | {', '.join(f'`{name}`' for name, why in UNFIT.items() if why == needs)} |")
+    return "\n".join(lines)
+
+
 def table() -> str:
     """The classes as a table in Markdown: what each draws and from what, its limits, and which checks fail."""
     lines = ["| class | draws | from | frames | limits | open |", "|---|---|---|---|---|---|"]
     for case in sorted(CASES, key=lambda case: (case.output == "image", case.label)):
         limits = [f"`{field}` has no effect" for field in case.without if field != "size"]
         limits += ["chooses the size itself"] if "size" in case.without else []
-        limits += [f"needs {case.needs}"] if case.needs else []
         limits += [case.note] if case.note else []
         lines.append(
             f"| `{case.name}`{f', {case.variant}' if case.variant else ''} | {case.output} | {_FROM[case.picture]} | {_frames(case)} "

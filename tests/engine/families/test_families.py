@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
+import json
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.engine.families.cases import CASES, CHECKS
+from tests.engine.families.cases import CASES, CHECKS, NOT_RUN, UNFIT
 from tests.engine.families.served import Drawn, Served, differing, state
+from workers.catalogue import card_for
 from workers.ipc import JobCancelled, JobFailed, JobFinished
+from workers.model_sources import CatalogueError
 
 # The libraries warn of many a thing that a tiny model is.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -21,8 +24,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.label)
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Served:
     case = request.param
-    if case.needs and importlib.util.find_spec(case.needs) is None:
-        pytest.skip(f"{case.name} needs {case.needs}")
     return Served(case, tmp_path_factory.mktemp(case.name))
 
 
@@ -190,6 +191,26 @@ def test_max_sequence_length(served: Served) -> None:
 
 def _same(one: Drawn, other: Drawn) -> bool:
     return np.array_equal(one.frames[0], other.frames[0])
+
+
+@pytest.mark.parametrize(("name", "needs"), UNFIT.items())
+def test_an_unfit_class_is_refused_in_one_sentence(name: str, needs: str, tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
+
+    with pytest.raises(CatalogueError) as refused:
+        card_for(str(tmp_path), "unfit")
+
+    text = str(refused.value)
+    assert name in text
+    assert needs in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("name", [name for names in NOT_RUN.values() for name in names])
+def test_a_class_that_is_not_run_here_has_a_card(name: str, tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
+
+    assert card_for(str(tmp_path), "card").pipeline == name
 
 
 def test_table_names_the_checks_there_are() -> None:
