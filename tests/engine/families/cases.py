@@ -107,14 +107,16 @@ CASES: tuple[Case, ...] = (
     Case(name="HunyuanSkyreelsImageToVideoPipeline", build="hunyuan", picture="must", frame_step=4),
     Case(name="Kandinsky5T2VPipeline", build="kandinsky", frame_step=4),
     Case(name="Kandinsky5I2VPipeline", build="kandinsky", picture="must", frame_step=4, frame_least=17),
-    Case(name="AnyFlowFARPipeline", build="wan", frame_choices=(9,), note="the frames of its `chunk_partition`"),
+    Case(
+        name="AnyFlowFARPipeline", build="wan", frame_choices=(9,), note="here; as many as its `chunk_partition` says"
+    ),
     Case(
         name="HunyuanVideoImageToVideoPipeline",
         build="hunyuan",
         picture="must",
         frame_step=4,
         without=("guidance_scale",),
-        note="`guidance_scale` where the transformer embeds it",
+        note="it has one where the transformer embeds it",
     ),
     Case(name="PIAPipeline", build="videos", picture="must"),
     Case(name="TextToVideoSDPipeline", build="videos"),
