@@ -62,7 +62,8 @@ class CorePool:
 
     def _submit(self, number: int, now: float) -> None:
         # The cost features of a job give its length up to an error.
-        units = self._jobs[number].length_s * self._random.lognormvariate(0.0, self._error)
+        # Steps x latent tokens of a large model are some ten thousand a second.
+        units = 1e4 * self._jobs[number].length_s * self._random.lognormvariate(0.0, self._error)
         submit = m.Submit(req=number, job_id=f"j{number}", model=MODEL, units=units)
         self._carry_out(self._core.receive(EDGE, submit, b"", now), now)
 

@@ -101,6 +101,14 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
             le=3600,
         ),
     ] = 2.0
+    cancel_grace_max_s: Annotated[
+        float,
+        Meta(
+            description="the longest that a cancel may take, however long steps are or were predicted to be, before the engine is killed",
+            gt=0,
+            le=3600,
+        ),
+    ] = 30.0
     stop_grace_s: Annotated[
         float,
         Meta(

@@ -74,7 +74,7 @@ def _affine(state: State, job: Job, worker: Worker) -> Job:
     if other_id is None:
         return job
     other = state.jobs[other_id]
-    reload_s = state.reloads.predict(job.model, 1.0) if state.reloads.knows(job.model) else state.policy.reload_s
+    reload_s = state.reloads.predict(job.model, otherwise=state.policy.reload_s)
     if not placement.may_skip(job, other.cost, reload_s):
         return job
     job.skipped_s += other.cost
@@ -85,14 +85,14 @@ def _longest(state: State, job: Job, worker: Worker, now: float) -> Job:
     """The job to run on this worker in place of `job` when the backlog ends: the longest. One that has been begun before keeps its turn."""
     workers = state.pool.usable()
     # One worker is done with all of it at the same time, whatever comes first.
-    if workers < 2 or job.attempts or not state.costs.knows(job.model):
+    if workers < 2 or job.attempts or not state.costs.knows(job.model, job.units):
         return job
     queue = state.queue
     next_s = state.costs.predict(job.model, job.units)
     if next_s < placement.TAIL_FROM_S:
         return job
     # What waits was weighed when it came; since then the model may have turned out to be slower or faster.
-    scale = next_s / job.cost
+    scale = next_s / job.cost if job.cost > 0 else 1.0
     if not placement.backlog_ends(now - queue.newest_at, scale * queue.backlog_s, workers):
         return job
     longest = state.jobs[queue.largest(job.id, lambda job_id: state.jobs[job_id].units)]
@@ -107,6 +107,7 @@ def _grant(state: State, job: Job, worker: Worker, now: float) -> None:
     state.unpark(job)
     job.fence = state.next_fence()
     job.worker = worker.name
+    job.resends = 0
     worker.grant(job.id, job.fence)
     state.pool.refresh(worker)
     state.move(job, Cause.DISPATCHED, now)
@@ -122,7 +123,7 @@ def send_run(state: State, job: Job, worker: Worker, now: float) -> None:
         lease_s=state.policy.lost_after_s,
         attempt=job.attempts + 1,
         profile="offload" if job.profile == "offload" else "normal",
-        predicted_s=job.cost if state.costs.knows(job.model) else 0.0,
+        predicted_s=job.cost if state.costs.knows(job.model, job.units) else 0.0,
         alone=job.crashes > 0,
     )
     state.send(worker.peer, run, state.body(job))

@@ -186,6 +186,8 @@ class Job(Struct, kw_only=True):
     skipped_s: float = 0.0
     #: When the current grant was sent, last.
     granted_at: float = 0.0
+    #: How often it was sent again.
+    resends: int = 0
     #: Fence of the last attempt counted in `attempts`.
     begun: int = 0
 

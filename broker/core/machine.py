@@ -101,8 +101,9 @@ class Core:
                 state.deadlines.set(("due", job.id), job.not_before)
             else:
                 state.orphans.add(job.id)
+        state.rejoin_until = now + state.policy.rejoin_s
         if state.orphans:
-            state.deadlines.set(clock.REJOIN, now + state.policy.rejoin_s)
+            state.deadlines.set(clock.REJOIN, state.rejoin_until)
 
     def committed(self) -> None:
         """Everything returned so far is on disk; old final jobs may be forgotten."""
@@ -112,6 +113,8 @@ class Core:
         """The shell did not run for this long, so silence in that time says nothing about the workers."""
         for worker in self.state.pool:
             worker.last_heard_at = min(now, worker.last_heard_at + seconds)
+        if now - seconds < self.state.rejoin_until:
+            self.state.rejoin_until = now + self.state.policy.rejoin_s
         if self.state.orphans:
             self.state.deadlines.set(clock.REJOIN, now + self.state.policy.rejoin_s)
 

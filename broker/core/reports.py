@@ -1,8 +1,11 @@
 """What agents say: one function a message.
 
-An agent's word about what it holds is the truth about what it holds, and the fence decides whether that matters. Equal to
-the job's fence: it is the job's attempt. Lower: an old one, told to stop. Higher (possible only when the last rows before a
-crash were lost): newer than what the broker remembers, and adopted.
+An agent's word about what it holds is the truth about what it holds, and fence and name decide whether that matters. Equal to
+the job's fence, from the worker it was granted to: it is the job's attempt. Lower: an old one, told to stop. Higher, of an earlier
+epoch: the row of its grant was lost in the crash of the broker that gave it; it is adopted in the rejoin window, from any worker, as
+nobody remembers whose it was. A worker's name belongs to its key (over tcp it begins with the key's name), so that a name is enough.
+
+A fence that was never given is no report but a forgery, or of another journal: see `check_fence`.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from zlib import crc32
 
-from broker.core import benching, retry
+from broker.core import benching, bounds, retry
 from broker.core.dispatch import send_run
 from broker.core.jobs import Cause, Job, JobState
 from broker.core.pool import Worker
@@ -19,8 +22,16 @@ from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
 
-#: A grant that a worker has not seen after this many heartbeats was lost on the way, and is sent again.
+#: A grant that a worker has not seen after this many heartbeats was lost on the way, and is sent again, so often at most: a worker that
+#: beats and takes none of them cannot read it.
 RESEND_HEARTBEATS = 2.0
+MAX_RESENDS = 5
+
+
+def check_fence(state: State, fence: int) -> None:
+    """Raise `DecodeError` for a fence that this broker cannot have given."""
+    if fence > state.last_fence:
+        raise codec.DecodeError(f"fence {fence:#x} was never given, the last is {state.last_fence:#x}")
 
 
 def hello(state: State, peer: bytes, message: m.Hello, body: bytes, now: float) -> None:
@@ -28,14 +39,17 @@ def hello(state: State, peer: bytes, message: m.Hello, body: bytes, now: float) 
     info: m.WorkerInfo = codec.worker_info(body)
     speaker = state.pool.at(peer)
     if speaker is not None and speaker.name != message.name:
-        state.send(peer, m.Bye(reason=f"this connection is that of worker {speaker.name!r}"))
+        state.send(peer, bye(f"this connection is that of worker {speaker.name!r}"))
+        return
+    if max((message.seen, *(item.fence for item in message.held))) > state.last_fence:
+        # It would take every grant for one that it has seen before.
+        state.send(peer, bye("it was given jobs by a broker with another journal: start the worker anew"))
         return
     old = state.pool.get(message.name)
     worker = Worker(message.name, message.boot, peer, info, now)
     if old is not None:
         _replace(state, old, worker)
     state.pool.add(worker)
-    state.skip_fences(message.seen)
     worker.said(message.seen, message.free)
     state.send(
         peer, m.Welcome(epoch=state.epoch, heartbeat_s=state.policy.heartbeat_s, lost_s=state.policy.lost_after_s)
@@ -73,15 +87,19 @@ def _replace(state: State, old: Worker, worker: Worker) -> None:
     else:
         state.deadlines.clear(("bench", worker.name))
     if old.boot != worker.boot and old.peer != worker.peer and not old.lost:
-        state.send(old.peer, m.Bye(reason=f"another process took the name {worker.name!r}"))
+        state.send(old.peer, bye(f"another process took the name {worker.name!r}"))
+
+
+def bye(reason: str) -> m.Bye:
+    """A dismissal whose reason fits into its frame."""
+    return m.Bye(reason=reason[:256])
 
 
 def settle(state: State, worker: Worker, held: Iterable[m.Held], now: float) -> None:
     """Compare what a worker says it holds with what it should, one by one."""
     for item in held:
         job = state.find(item.job_id)
-        # A fence of a later epoch was granted on another journal (this one is a restored backup): it would outbid all of ours.
-        if job is None or job.closed or item.fence < job.fence or item.fence >> 32 > state.epoch:
+        if job is None or job.closed or not _may_hold(state, worker, job, item.fence, now):
             if item.phase != "finished":  # a finished one is settled by its result, which is being resent
                 state.send(worker.peer, m.Cancel(job_id=item.job_id, fence=item.fence))
             continue
@@ -94,22 +112,29 @@ def settle(state: State, worker: Worker, held: Iterable[m.Held], now: float) -> 
             state.tell_stop(job)
 
 
+def _may_hold(state: State, worker: Worker, job: Job, fence: int, now: float) -> bool:
+    """Whether this worker's attempt of a live job counts."""
+    if fence == job.fence:
+        return job.worker == worker.name
+    return fence > job.fence and fence >> 32 < state.epoch and now < state.rejoin_until and not job.held
+
+
 def _adopt(state: State, worker: Worker, job: Job, fence: int, now: float) -> None:
     """The worker runs this attempt, though the broker thought otherwise (or had only granted it)."""
     expected = job.state is JobState.ASSIGNED and worker.held.get(job.id) == fence
     if not expected:
         state.unhold(job, now)
     job.fence = fence
-    state.skip_fences(fence)
     state.hold(job, worker)
     job.begin_attempt(now)
     state.move(job, Cause.STARTED if expected else Cause.ADOPTED, now)
 
 
 def heartbeat(state: State, worker: Worker, message: m.Heartbeat, now: float) -> None:
-    """Renew the lease, take the numbers, settle what is held, answer."""
+    """Renew the lease, take the numbers, settle what is held, answer. Raises `DecodeError` before anything changes."""
+    check_fence(state, max((message.seen, *(item.fence for item in message.held))))
     worker.said(message.seen, message.free)
-    worker.engine, worker.model, worker.stats = message.engine, message.model, message
+    worker.engine, worker.model, worker.stats = message.engine, message.model, bounds.heartbeat(message)
     worker.draining = message.draining
     settle(state, worker, message.held, now)
     held = {item.job_id for item in message.held}
@@ -125,20 +150,32 @@ def _settle_absent(state: State, worker: Worker, job: Job, seen: int, now: float
     if job.fence <= seen:
         lose(state, job, now, f"worker {worker.name} does not hold it")
     elif now - job.granted_at >= RESEND_HEARTBEATS * state.policy.heartbeat_s:
-        if job.stop:
+        if job.resends >= MAX_RESENDS:
+            if worker.name not in job.excluded:
+                job.excluded = (*job.excluded, worker.name)
+            lose(state, job, now, f"worker {worker.name} did not take it, though it was sent {job.resends + 1} times")
+        elif job.stop:
+            job.resends += 1
+            job.granted_at = now
             state.tell_stop(job)  # never seen, so refused, which ends it
         else:
+            job.resends += 1
             send_run(state, job, worker, now)
 
 
 def started(state: State, worker: Worker, message: m.Started, now: float) -> None:
-    """The attempt is in the engine."""
+    """The attempt is in the engine. Raises `DecodeError` before anything changes."""
+    check_fence(state, message.fence)
     worker.took(message.fence)
     settle(state, worker, (m.Held(job_id=message.job_id, fence=message.fence),), now)
 
 
 def refused(state: State, worker: Worker, message: m.Refused, now: float) -> None:
-    """The attempt was not taken: back to the front, as if it had not been granted. One that was, and is handed back, is a loss."""
+    """The attempt was not taken: back to the front, as if it had not been granted. One that was, and is handed back, is a loss.
+
+    Raises `DecodeError` before anything changes.
+    """
+    check_fence(state, message.fence)
     job = state.jobs.get(message.job_id)
     worker.said(message.fence, message.free)
     if job is None or not job.held or job.fence != message.fence or job.worker != worker.name:
@@ -151,7 +188,7 @@ def refused(state: State, worker: Worker, message: m.Refused, now: float) -> Non
 
 def finished(state: State, worker: Worker, message: m.Finished, body: bytes, now: float) -> None:
     """Publish the result, if it is the one that counts. Raises `DecodeError` before anything changes."""
-    result: Result = codec.result(body)
+    result: Result = bounds.result(codec.result(body))
     job = _current(state, worker, message, now)
     if job is None:
         return
@@ -161,11 +198,11 @@ def finished(state: State, worker: Worker, message: m.Finished, body: bytes, now
         _acknowledge(state, worker, message, accepted=False)
         return
     job.result = result
-    job.run_s = message.run_s
+    job.run_s = bounds.run_s(message.run_s)
     job.failure = None
     load_s = result.stage_durations.get("load", 0.0)
-    state.costs.learn(job.model, job.units, message.run_s - load_s)
-    state.reloads.learn(job.model, 1.0, load_s)
+    state.costs.learn(job.model, job.units, job.run_s - load_s)
+    state.reloads.learn(job.model, load_s)
     state.move(job, Cause.FINISHED, now)
     worker.succeeded += 1
     benching.succeeded(worker)
@@ -220,17 +257,16 @@ def cancelled(state: State, worker: Worker, message: m.Cancelled, now: float) ->
 
 
 def _current(state: State, worker: Worker, message: m.AgentResult, now: float) -> Job | None:
-    """The job, if this result is of its current attempt; else answer the result (it lost, or was counted before) and return None."""
+    """The job, if this result is of its current attempt, from the worker that has it; else answer the result (it lost, or was counted
+    before) and return None. Raises `DecodeError` before anything changes."""
+    check_fence(state, message.fence)
     worker.said(message.fence, message.free)
     job = state.find(message.job_id)
-    if job is None or job.closed or job.fence != message.fence:
+    if job is None or job.closed or job.fence != message.fence or job.worker != worker.name:
         _acknowledge(state, worker, message, accepted=_already(job, message))
         if worker.held.get(message.job_id) == message.fence:
             worker.release(message.job_id, message.fence, now)
         return None
-    if job.worker != worker.name:
-        state.unhold(job, now)
-        job.worker = worker.name
     job.begin_attempt(now)
     return job
 

@@ -98,7 +98,7 @@ def _refusal(state: State, message: m.Submit, now: float) -> tuple[m.RejectCode,
 
 def _too_late(state: State, message: m.Submit, cost: float, now: float) -> tuple[m.RejectCode, str, float] | None:
     left = message.deadline_at - now
-    needed = views.wait_s(state, now) + cost if state.costs.knows(message.model) else 0.0
+    needed = views.wait_s(state, now) + cost if state.costs.knows(message.model, message.units) else 0.0
     if left > needed:
         return None
     return "deadline", f"the deadline is in {left:.1f} s, the job would take about {needed:.1f} s", 0.0

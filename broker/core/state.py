@@ -10,7 +10,7 @@ from collections import OrderedDict
 from typing import Protocol
 
 from broker.core.bodies import Bodies
-from broker.core.costs import Costs
+from broker.core.costs import Costs, Reloads
 from broker.core.deadlines import Deadlines
 from broker.core.effects import Effect, Forgot, Hooked, Moved, Send
 from broker.core.hooks import Deliveries, Hook, caused
@@ -64,9 +64,11 @@ class State:
         self.pool = Pool()
         self.deadlines = Deadlines()
         self.costs = Costs()
-        self.reloads = Costs()
+        self.reloads = Reloads()
         #: Jobs that were held when the broker stopped and whose worker has not come back yet.
         self.orphans: set[str] = set()
+        #: Until when workers may bring back attempts whose rows were lost with the broker that granted them.
+        self.rejoin_until = 0.0
         #: Peer -> number of the last event sent to it.
         self.watchers: dict[bytes, int] = {}
         #: Jobs that watchers have not been told of yet.
@@ -109,10 +111,10 @@ class State:
         self._fences += 1
         return self.epoch << 32 | self._fences
 
-    def skip_fences(self, seen: int) -> None:
-        """Give no fence at or below `seen`, of this epoch: a worker that outlived a deleted journal knows it already."""
-        if seen >> 32 == self.epoch:
-            self._fences = max(self._fences, seen & 0xFFFF_FFFF)
+    @property
+    def last_fence(self) -> int:
+        """The highest fence that can have been given: those of earlier epochs are all below."""
+        return self.epoch << 32 | self._fences
 
     def next_revision(self) -> int:
         self._revisions += 1

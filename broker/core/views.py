@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.core import hooks
+from broker.core import bounds, hooks
 from broker.core.jobs import HELD, NAMES, Job, JobState
 from broker.core.pool import Worker
 from broker.core.state import State
@@ -15,6 +15,7 @@ def job_view(state: State, job: Job, now: float, *, full: bool = False, body: by
         body = state.body(job) if full else b""
     mark = job.set_aside
     position, eta = _outlook(state, job, now) if mark is None else (-1, -1.0)
+    eta = bounds.clamp(eta, -1.0, bounds.MAX_WAIT_S)
     return m.JobView(
         id=job.id,
         state=NAMES[job.state],
@@ -55,7 +56,7 @@ def job_view(state: State, job: Job, now: float, *, full: bool = False, body: by
 
 def _outlook(state: State, job: Job, now: float) -> tuple[int, float]:
     """(jobs ahead or -1, predicted seconds until final or -1)."""
-    known = state.costs.knows(job.model)
+    known = state.costs.knows(job.model, job.units)
     predicted = state.costs.predict(job.model, job.units)
     if job.state is JobState.QUEUED and job.id in state.queue:
         jobs, seconds = state.queue.ahead(job.id)
@@ -107,7 +108,7 @@ def wait_s(state: State, now: float) -> float:
     if state.pool.free and not len(state.queue):
         return 0.0
     running_s, workers = _load(state, now)
-    return (state.queue.backlog_s + running_s) / workers
+    return bounds.wait_s((state.queue.backlog_s + running_s) / workers)
 
 
 def worker_view(worker: Worker, jobs: dict[str, Job], now: float) -> m.WorkerView:
@@ -164,7 +165,7 @@ def pool_view(state: State, now: float) -> m.PoolView:
         epoch=state.epoch,
         workers=tuple(worker_view(worker, state.jobs, now) for worker in workers),
         counts={job_state.value: count for job_state, count in state.counts.items()},
-        backlog_s=state.queue.backlog_s,
+        backlog_s=bounds.wait_s(state.queue.backlog_s),
         wait_s=wait_s(state, now),
         queue_limit=state.policy.queue_limit,
         prediction_errors=dict(state.costs.errors),

@@ -49,10 +49,13 @@ def test_a_repeated_cancel_sets_no_word_and_gains_no_time() -> None:
         (0.0, 400.0, 0.0, 22.0),  # 400 s over 40 steps, as the broker predicted
         (0.0, 0.0, 0.0, 2.0),  # nothing known
         (3.0, 400.0, 1.5, 1.5),  # the broker's own
+        (0.0, 1e7, 0.0, 30.0),  # a prediction that is far off
+        (200.0, 0.0, 0.0, 30.0),  # steps so long that two would be minutes
+        (0.0, 0.0, 1e9, 30.0),  # an order that is far off
     ],
 )
 def test_grace(step_s: float, predicted_s: float, grace_s: float, expected: float) -> None:
-    stage = Stage().busy(predicted_s=predicted_s)
+    stage = Stage(first_step_budget_s=1e4).busy(predicted_s=predicted_s)
     steps(stage, 4 if step_s else 0, step_s)
     stage.cancel(1, grace_s)
     stage.tick(expected - 0.01)

@@ -26,9 +26,21 @@ def test_flag_beats_environment_beats_default() -> None:
 
 
 def test_every_budget_reaches_the_agent() -> None:
-    chosen = settings("--step-floor-s", "3", "--load-budget-s", "4", "--cancel-grace-s", "0.5", "--detached-s", "9")
+    chosen = settings(
+        "--step-floor-s",
+        "3",
+        "--load-budget-s",
+        "4",
+        "--cancel-grace-s",
+        "0.5",
+        "--cancel-grace-max-s",
+        "7",
+        "--detached-s",
+        "9",
+    )
     policy = chosen.policy()
-    assert (policy.step_floor_s, policy.load_budget_s, policy.cancel_grace_s, policy.detached_s) == (3, 4, 0.5, 9)
+    assert (policy.step_floor_s, policy.load_budget_s, policy.detached_s) == (3, 4, 9)
+    assert (policy.cancel_grace_s, policy.cancel_grace_max_s) == (0.5, 7)
     assert policy.beat_gap_s == 0.25
 
 

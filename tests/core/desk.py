@@ -16,6 +16,8 @@ from tests.support.memory_archive import MemoryArchive
 T = TypeVar("T", bound=m.Message)
 
 EDGE = b"f-edge"
+#: Work of a job that takes seconds: much more than what a start-up could explain.
+UNIT = 1e5
 START = 1_000_000.0
 RESULT = codec.encode_body(Result(seed=7))
 
@@ -70,7 +72,7 @@ class Desk:
 
     def submit(self, job_id: str, body: bytes = b"spec", **fields: Any) -> m.Message:
         """Submit and return the answer."""
-        fields = {"model": "demo", "units": 1.0, **fields}
+        fields = {"model": "demo", "units": UNIT, **fields}
         self.req += 1
         effects = self.feed(EDGE, m.Submit(req=self.req, job_id=job_id, **fields), body)
         return next(

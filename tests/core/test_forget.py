@@ -15,7 +15,7 @@ def forget(desk: Desk, *job_ids: str, **fields) -> tuple[str, ...]:
 def test_final_jobs_go_and_live_ones_stay():
     desk = Desk()
     desk.running("done")
-    desk.finish("w1", "done")
+    desk.finish("w1", "done", free=0)
     desk.running("running", worker="w2")
     desk.submit("waiting", worker="nobody")
     desk.submit("cancelled", worker="nobody")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from broker.core.effects import PeerGone
 from broker.core.jobs import Cause
 from broker.core.machine import Policy
+from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.codec import DecodeError
-from tests.core.desk import EDGE, Desk, causes, peer_of, sent
+from broker.wire.jobspec import Artefact, Result
+from tests.core.desk import EDGE, RESULT, Desk, causes, peer_of, sent
 
 
 def test_a_free_worker_gets_the_job_with_a_fence_of_this_epoch():
@@ -294,29 +298,139 @@ def test_a_grant_that_went_down_with_its_connection_is_given_again():
     assert desk.job("j1").fence > fence
 
 
-def test_an_attempt_of_a_later_epoch_is_not_adopted():
-    """The journal was restored from a backup, and a worker still holds what its successor granted: its fence would outbid all others."""
-    desk = Desk(epoch=4)
+def lost_grant(desk: Desk) -> int:
+    """Grant a job to w1 and let the broker die before the row is on disk; the fence."""
+    desk.hello("w1", free=0)
     desk.submit("j1")
-    later = 7 << 32 | 5
-    effects = desk.hello("w1", m.Held(job_id="j1", fence=later, phase="denoise", step=1, total=4), seen=later, free=0)
-    assert [cancel.fence for cancel in sent(effects, m.Cancel, peer_of("w1"))] == [later]
+    desk.archive.flush()
+    desk.beat("w1", free=1)
+    fence = desk.job("j1").fence
+    desk.restart()
     assert desk.state("j1") == "queued"
-    desk.hello("w2")
-    assert desk.job("j1").fence >> 32 == 4
-    desk.start("w2", "j1")
-    desk.finish("w2", "j1")
+    assert desk.job("j1").fence < fence
+    return fence
+
+
+def test_an_attempt_whose_row_was_lost_is_adopted_while_workers_come_back():
+    desk = Desk()
+    fence = lost_grant(desk)
+    desk.hello("w1", m.Held(job_id="j1", fence=fence, phase="denoise"), seen=fence, free=0)
+    assert desk.state("j1") == "running"
+    desk.finish("w1", "j1", fence)
     assert desk.state("j1") == "succeeded"
 
 
-def test_an_adopted_fence_is_never_given_again():
-    desk = Desk(epoch=4)
+def test_later_it_is_not():
+    desk = Desk(Policy(rejoin_s=3.0))
+    fence = lost_grant(desk)
+    desk.tick(4.0)
+    effects = desk.hello("w1", m.Held(job_id="j1", fence=fence, phase="denoise"), seen=fence, free=0)
+    assert [cancel.fence for cancel in sent(effects, m.Cancel, peer_of("w1"))] == [fence]
+    assert desk.state("j1") == "queued"
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_no_worker_takes_over_what_another_runs(ahead):
+    """Neither with the fence of the grant nor with the next one, whatever it says."""
+    desk = Desk()
+    fence = desk.running("j1", "w1")
+    desk.hello("w3")
+    desk.submit("other")  # so that the next fence is given
+    desk.hello("w2", free=0)
+    forged = fence + ahead
+    thief = peer_of("w2")
+    held = m.Held(job_id="j1", fence=forged, phase="denoise")
+    for message, body in (
+        (m.Started(job_id="j1", fence=forged), b""),
+        (m.Heartbeat(seen=fence, free=0, held=(held,)), b""),
+        (m.Finished(job_id="j1", fence=forged), RESULT),
+        (m.Failed(job_id="j1", fence=forged, kind="invalid_input", message="forged"), b""),
+        (m.Cancelled(job_id="j1", fence=forged), b""),
+        (m.Refused(job_id="j1", fence=forged), b""),
+    ):
+        desk.feed(thief, message, body)
+        assert (desk.state("j1"), desk.job("j1").worker, desk.job("j1").fence) == ("running", "w1", fence)
+    desk.hello("w2", held, seen=fence, free=0)
+    assert (desk.state("j1"), desk.job("j1").worker) == ("running", "w1")
+    desk.finish("w1", "j1", fence)
+    assert desk.state("j1") == "succeeded"
+
+
+@pytest.mark.parametrize("fence", [1 << 32 | 2, 1 << 32 | 0xFFFF_FFFF, 2**62])
+def test_a_fence_that_was_never_given_is_no_message(fence):
+    desk = Desk()
+    running = desk.running("j1", "w1")
+    held = (m.Held(job_id="j1", fence=fence),)
+    for message, body in (
+        (m.Started(job_id="j1", fence=fence), b""),
+        (m.Heartbeat(seen=fence, free=0), b""),
+        (m.Heartbeat(seen=running, free=0, held=held), b""),
+        (m.Finished(job_id="j1", fence=fence), RESULT),
+        (m.Failed(job_id="j1", fence=fence, kind="hung"), b""),
+        (m.Cancelled(job_id="j1", fence=fence), b""),
+        (m.Refused(job_id="j1", fence=fence), b""),
+    ):
+        with pytest.raises(DecodeError, match="never given"):
+            desk.feed(peer_of("w1"), message, body)
+    assert desk.state("j1") == "running"
+
+
+def test_a_grant_that_is_never_taken_is_a_loss_and_goes_elsewhere():
+    """A worker that beats and cannot read the grant."""
+    desk = Desk()
+    desk.hello("w1")
     desk.submit("j1")
-    held = 4 << 32 | 9
-    desk.hello("w1", m.Held(job_id="j1", fence=held, phase="denoise"), seen=0, free=0)
+    for _ in range(30):
+        desk.tick(1.0)
+        desk.beat("w1", seen=0, free=1)
+        if desk.job("j1").losses:
+            break
+    assert desk.job("j1").losses == 1
+    assert desk.job("j1").excluded == ("w1",)
     desk.hello("w2")
-    desk.submit("j2")
-    assert desk.job("j2").fence > held
+    for _ in range(30):
+        desk.tick(1.0)
+        desk.beat("w1", seen=0, free=1)
+        desk.beat("w2", seen=0, free=1)
+        if desk.job("j1").worker == "w2":
+            break
+    assert desk.job("j1").worker == "w2"
+
+
+def test_a_job_whose_grant_nobody_takes_fails_in_the_end():
+    desk = Desk(Policy(max_losses=2))
+    desk.hello("w1")
+    desk.submit("j1")
+    for _ in range(100):
+        desk.tick(1.0)
+        desk.beat("w1", seen=0, free=1)
+    assert desk.state("j1") == "failed"
+    failure = desk.job("j1").failure
+    assert failure is not None
+    assert failure.kind == "quarantined"
+    assert "worker w1 did not take it, though it was sent 6 times" in failure.message
+
+
+def test_what_a_worker_measures_is_kept_within_what_can_be():
+    desk = Desk()
+    desk.running("j1", "w1")
+    mad = {"load": -1e300, "encode": math.nan, "denoise": math.inf, "x" * 100: 1.0}
+    artefact = Artefact(name="a.mp4", media_type="video/mp4", size=1, sha256="0" * 64, fps=math.nan)
+    body = codec.encode_body(Result(stage_durations=mad, peak_memory_mb=math.nan, artefacts=(artefact,)))
+    fence = desk.job("j1").fence
+    desk.feed(peer_of("w1"), m.Finished(job_id="j1", fence=fence, free=1, run_s=1e10), body)
+    job = desk.job("j1")
+    assert job.state == "succeeded"
+    assert job.run_s == 7 * 86_400
+    assert job.result is not None
+    assert job.result.stage_durations == {"load": 0.0, "encode": 0.0, "denoise": 7 * 86_400}
+    assert (job.result.peak_memory_mb, job.result.artefacts[0].fps) == (0.0, 0.0)
+    desk.beat(
+        "w1", seen=fence, memory_used_mb=math.inf, memory_total_mb=-1.0, utilisation=math.nan, temperature_c=1e300
+    )
+    (worker,) = desk.core.snapshot().workers
+    assert (worker.memory_used_mb, worker.memory_total_mb) == (1e9, 0.0)
+    assert (worker.utilisation, worker.temperature_c) == (-1.0, 1e4)
 
 
 def test_a_connection_is_one_workers():

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from broker.core import placement
+from broker.core.bounds import MAX_ERROR, MAX_RUN_S
 from broker.core.costs import Costs
 from broker.core.deadlines import Deadlines
 from broker.core.jobs import Job
@@ -14,7 +19,7 @@ from broker.core.queue import Lane
 from broker.core.retry import GiveUp, RetryDecision, Tries, decide
 from broker.wire import messages as m
 from broker.wire.jobspec import ModelCard
-from tests.core.desk import Desk, info, peer_of, sent
+from tests.core.desk import UNIT, Desk, info, peer_of, sent
 
 AGAIN, OFFLOAD, NEVER = "again", "offload", "never"
 
@@ -80,10 +85,10 @@ def learned(desk: Desk, *jobs: tuple[str, float, dict], quiet_s: float, workers:
     """In which order a worker is given jobs of (id, seconds, fields) that came together, when nothing has come since for so long."""
     for number in range(2, workers + 1):
         desk.hello(f"w{number}", free=0)
-    desk.running("first", units=2.0)  # took 2 s: a second a unit
+    desk.running("first", units=2 * UNIT)  # took 2 s: a second a unit
     desk.finish("w1", "first", free=0)
     for job_id, seconds, fields in jobs:
-        desk.submit(job_id, units=seconds, **fields)
+        desk.submit(job_id, units=seconds * UNIT, **fields)
     desk.now += quiet_s
     order = []
     desk.beat("w1", free=1)
@@ -157,7 +162,7 @@ def test_a_pinned_job_waits_for_its_worker():
 
 def test_work_for_the_loaded_model_goes_first_but_not_forever():
     desk = Desk()
-    desk.core.restore([], [("demo", 1.0, 10.0), ("flux", 1.0, 10.0)], desk.now)
+    desk.core.restore([], [("demo", UNIT, 10.0), ("flux", UNIT, 10.0)], desk.now)
     desk.hello("w1", body=info("demo", "flux"))
     desk.submit("first", model="demo")
     desk.start("w1", "first")
@@ -179,27 +184,67 @@ def test_work_for_the_loaded_model_goes_first_but_not_forever():
 
 def test_the_error_of_predictions_is_kept_by_model():
     costs = Costs()
-    costs.learn("demo", 10.0, 5.0)
+    costs.learn("demo", 10 * UNIT, 5.0)
     assert costs.errors == {}, "nothing was predicted for the first one"
-    costs.learn("demo", 10.0, 5.0)
-    assert costs.errors == {"demo": 0.0}
-    costs.learn("demo", 10.0, 10.0)
-    assert costs.errors["demo"] == pytest.approx(0.2 * 0.5)
-    costs.learn("flux", 1.0, 1.0)
+    costs.learn("demo", 10 * UNIT, 5.0)
+    assert costs.errors == {"demo": pytest.approx(0.0, abs=1e-3)}
+    costs.learn("demo", 10 * UNIT, 10.0)
+    assert costs.errors["demo"] == pytest.approx(0.2 * 0.5, rel=0.02)
+    costs.learn("flux", UNIT, 1.0)
     assert set(costs.errors) == {"demo"}
 
 
-def test_costs_are_learned_by_model_as_a_moving_mean():
+def test_costs_are_learned_by_model():
     costs = Costs()
-    assert not costs.knows("demo")
+    assert not costs.knows("demo", UNIT)
     assert costs.predict("demo", 2.0) > costs.predict("demo", 1.0)
-    costs.learn("demo", 10.0, 5.0)
-    assert costs.predict("demo", 4.0) == 2.0
-    costs.learn("demo", 10.0, 10.0)
-    assert 2.0 < costs.predict("demo", 4.0) < 4.0
-    costs.learn("demo", 0.0, 5.0)
-    costs.learn("demo", 5.0, 0.0)
-    assert 2.0 < costs.predict("demo", 4.0) < 4.0
+    costs.learn("demo", 10 * UNIT, 5.0)
+    assert costs.knows("demo", UNIT)
+    assert costs.predict("demo", 4 * UNIT) == pytest.approx(2.0, rel=0.01)
+    costs.learn("demo", 10 * UNIT, 10.0)
+    assert 2.0 < costs.predict("demo", 4 * UNIT) < 4.0
+    for nothing in ((0.0, 5.0), (5.0, 0.0), (math.nan, 5.0), (5.0, math.nan), (-1.0, 5.0), (5.0, -1e300)):
+        costs.learn("demo", *nothing)
+    assert 2.0 < costs.predict("demo", 4 * UNIT) < 4.0
+
+
+def test_a_machine_that_became_slower_is_followed():
+    costs = Costs()
+    for _ in range(30):
+        costs.learn("demo", UNIT, 10.0)
+    for _ in range(15):
+        costs.learn("demo", UNIT, 20.0)
+    assert costs.predict("demo", UNIT) == pytest.approx(20.0, rel=0.1)
+
+
+def test_start_up_and_rate_are_told_apart_by_jobs_of_different_sizes():
+    costs = Costs()
+    for units in (UNIT, 10 * UNIT, UNIT, 10 * UNIT, 3 * UNIT):
+        costs.learn("demo", units, 3.0 + 2.0 * units / UNIT)
+    assert costs.predict("demo", 0.0) == pytest.approx(3.0, rel=0.2)
+    assert costs.predict("demo", 20 * UNIT) == pytest.approx(43.0, rel=0.05)
+
+
+def test_a_tiny_job_that_took_long_says_little_of_a_large_one():
+    """The first job on a machine compiles, tunes and warms up: 12 s for a step on two by two pixels are no rate."""
+    costs = Costs()
+    costs.learn("demo", 1.0, 12.0)
+    large = 200 * 128 * 128 * 65 * 10.0
+    assert not costs.knows("demo", large)
+    assert costs.predict("demo", 1.0) == pytest.approx(12.0, rel=0.1)
+    assert 0 <= costs.predict("demo", large) <= MAX_RUN_S
+    costs.learn("demo", large, 3600.0)
+    assert costs.predict("demo", large) == pytest.approx(3600.0, rel=0.1)
+    assert costs.predict("demo", 1.0) == pytest.approx(12.0, rel=0.5)
+
+
+@given(st.lists(st.tuples(st.floats(allow_nan=True), st.floats(allow_nan=True)), max_size=20), st.floats(0, 1e15))
+def test_whatever_is_learned_a_prediction_is_in_range(jobs, units):
+    costs = Costs()
+    for job in jobs:
+        costs.learn("demo", *job)
+    assert 0 <= costs.predict("demo", units) <= MAX_RUN_S
+    assert all(0 <= error <= MAX_ERROR for error in costs.errors.values())
 
 
 def test_timers_can_be_moved_and_taken_back():

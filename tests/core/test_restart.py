@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from broker.wire import messages as m
-from tests.core.desk import START, Desk, peer_of, sent
+from tests.core.desk import START, UNIT, Desk, peer_of, sent
 
 
 def test_queued_jobs_are_still_there_and_start_as_soon_as_a_worker_is():
@@ -141,13 +143,16 @@ def test_a_failure_resent_after_the_restart_counts_once():
     assert desk.job("a").crashes == 1
 
 
-def test_a_worker_that_outlived_a_deleted_journal_gets_fences_it_does_not_know():
-    old = Desk()
-    fence = old.running("a")
-    desk = Desk()  # the same epoch again, from nothing
-    desk.hello("w1", seen=fence)
+@pytest.mark.parametrize("seen", [1 << 32 | 5, 1 << 32 | 0xFFFF_FFFF, 7 << 32 | 1, 2**63 - 1])
+def test_a_worker_that_was_given_jobs_by_another_journal_must_start_anew(seen):
+    """The journal was deleted, or restored from a backup: the worker would take new grants for ones that it has seen."""
+    desk = Desk(epoch=1)
+    effects = desk.hello("w1", seen=seen)
+    assert "start the worker anew" in sent(effects, m.Bye, peer_of("w1"))[0].reason
     desk.submit("b")
-    assert sent(desk.effects, m.Run)[0].fence > fence
+    assert desk.state("b") == "queued"
+    desk.hello("w1", seen=0, boot="anew")
+    assert desk.state("b") == "assigned"
 
 
 def test_attempts_are_counted_right_over_a_restart():
@@ -165,7 +170,7 @@ def test_attempts_are_counted_right_over_a_restart():
 
 def test_predictions_are_learned_again_from_the_journal():
     desk = Desk()
-    desk.core.restore([], [("demo", 10.0, 5.0)], desk.now)
+    desk.core.restore([], [("demo", 10 * UNIT, 5.0)], desk.now)
     desk.hello("w1")
-    desk.submit("a", units=4.0)
-    assert sent(desk.effects, m.Run)[0].predicted_s == 2.0
+    desk.submit("a", units=4 * UNIT)
+    assert sent(desk.effects, m.Run)[0].predicted_s == pytest.approx(2.0, rel=0.01)

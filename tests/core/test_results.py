@@ -8,7 +8,7 @@ from broker.core.jobs import Cause
 from broker.core.machine import Policy
 from broker.wire import messages as m
 from broker.wire.codec import DecodeError
-from tests.core.desk import Desk, causes, peer_of, sent
+from tests.core.desk import UNIT, Desk, causes, peer_of, sent
 
 
 def ack(effects):
@@ -195,10 +195,10 @@ def test_workers_are_counted_by_outcome():
 
 def test_the_predicted_time_is_learned_from_what_jobs_took():
     desk = Desk()
-    desk.running("a", units=4.0)  # finishes after 2 s: half a second a unit
+    desk.running("a", units=4 * UNIT)  # finishes after 2 s: half a second a unit
     desk.finish("w1", "a")
-    desk.submit("b", units=8.0)
-    assert sent(desk.effects, m.Run)[0].predicted_s == pytest.approx(4.0)
-    desk.submit("c", units=2.0)
+    desk.submit("b", units=8 * UNIT)
+    assert sent(desk.effects, m.Run)[0].predicted_s == pytest.approx(4.0, rel=0.01)
+    desk.submit("c", units=2 * UNIT)
     desk.tick(0.01)  # one moment, one answer
     assert desk.view("c").eta_s == pytest.approx(4.0 + 1.0, abs=0.5)

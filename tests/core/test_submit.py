@@ -9,7 +9,7 @@ import pytest
 from broker.core.machine import Policy
 from broker.wire import codec
 from broker.wire import messages as m
-from tests.core.desk import EDGE, START, Desk, info, sent
+from tests.core.desk import EDGE, START, UNIT, Desk, info, sent
 
 
 def test_a_submit_is_durable_and_answered():
@@ -57,8 +57,8 @@ def test_the_queue_can_be_bounded_in_gpu_seconds():
     desk = Desk(Policy(queue_limit_s=5.0))
     desk.running("first")
     desk.finish("w1", "first", free=0)  # learned: 2 s a unit
-    assert isinstance(desk.submit("a", units=2.0), m.Accepted)
-    answer = desk.submit("b", units=2.0)
+    assert isinstance(desk.submit("a", units=2 * UNIT), m.Accepted)
+    answer = desk.submit("b", units=2 * UNIT)
     assert isinstance(answer, m.Rejected)
     assert "4 s of work are waiting, the limit is 5 s" in answer.message
 
@@ -111,10 +111,10 @@ def test_a_deadline_that_has_passed_or_cannot_be_met_is_refused():
     assert desk.submit("a", deadline_at=START - 1).code == "deadline"
     desk.running("b")
     desk.finish("w1", "b", free=0)  # learned: 2 s a unit
-    answer = desk.submit("c", units=10, deadline_at=START + 15)
+    answer = desk.submit("c", units=10 * UNIT, deadline_at=START + 15)
     assert answer.code == "deadline"
     assert "would take about 20.0 s" in answer.message
-    assert isinstance(desk.submit("d", units=10, deadline_at=START + 25), m.Accepted)
+    assert isinstance(desk.submit("d", units=10 * UNIT, deadline_at=START + 25), m.Accepted)
 
 
 def test_lists_show_what_is_in_memory_not_what_was_written():

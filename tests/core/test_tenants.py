@@ -7,7 +7,7 @@ import pytest
 from broker.core.machine import Policy
 from broker.wire import codec
 from broker.wire import messages as m
-from tests.core.desk import EDGE, Desk, sent
+from tests.core.desk import EDGE, UNIT, Desk, sent
 
 
 def found(desk: Desk, **query) -> bool:
@@ -80,10 +80,10 @@ def test_the_time_to_wait_grows_with_what_the_tenants_own_jobs_take():
     desk.running("first")
     desk.finish("w1", "first", free=0)  # learned: 2 s a unit
     limits = {"tenant": "red", "max_queued": 1, "max_running": 1}
-    desk.submit("a", units=20.0, **limits)
-    answer = desk.submit("b", units=20.0, **limits)
-    assert answer.retry_after_s == pytest.approx(40.0)
-    assert desk.submit("c", units=20_000.0, **limits).retry_after_s == 120
+    desk.submit("a", units=20 * UNIT, **limits)
+    answer = desk.submit("b", units=20 * UNIT, **limits)
+    assert answer.retry_after_s == pytest.approx(40.0, rel=0.01)
+    assert desk.submit("c", units=20_000 * UNIT, **limits).retry_after_s == 120
 
 
 def test_a_job_that_waits_for_its_retry_counts_as_waiting():
@@ -128,8 +128,9 @@ def test_the_limit_holds_after_a_restart():
         desk.tick(1)
     desk.hello("w1")
     desk.start("w1", "a")
+    fence = desk.job("a").fence
     desk.restart()
-    desk.hello("w1", m.Held(job_id="a", fence=desk.job("a").fence), seen=desk.job("a").fence, free=0)
+    desk.hello("w1", m.Held(job_id="a", fence=fence), seen=fence, free=0)
     desk.hello("w2")
     assert [desk.state(name) for name in "ab"] == ["running", "queued"]
 

@@ -25,9 +25,6 @@ _MAX_COUNT = 1_000_000
 _STUCK_STEPS = 5
 _CANCEL_STEPS = 2
 
-#: What was predicted before any step was seen may be far off, but a first step that takes longer than this is stuck.
-_MAX_GUESS_S = 3600.0
-
 
 class Ending(Struct, frozen=True):
     """Why the agent is ending an attempt by killing its engine; decides what the broker is told when the process is gone."""
@@ -104,9 +101,13 @@ class Attempt:
             return self._average_s
         return self._predicted_s / self._total if self._phase == "denoise" and self._total else 0.0
 
-    def grace_s(self, policy: AgentPolicy) -> float:
-        """How long a cancel may take before the engine is killed."""
-        return _CANCEL_STEPS * self.predicted_step_s() + policy.cancel_grace_s
+    def grace_s(self, policy: AgentPolicy, asked_s: float) -> float:
+        """How long a cancel may take before the engine is killed: as asked, 0 for the agent's own rule.
+
+        Neither an order nor a prediction, however large, takes the promise back.
+        """
+        own_s = _CANCEL_STEPS * self.predicted_step_s() + policy.cancel_grace_s
+        return min(asked_s or own_s, policy.cancel_grace_max_s)
 
     def silence_s(self, now: float) -> float:
         """Seconds since its last sign of life."""
@@ -123,8 +124,7 @@ class Attempt:
             case "denoise":
                 # Before the first step ends, kernels are compiled and tuned; no estimate covers that.
                 floor = policy.step_floor_s if self._step else max(policy.step_floor_s, policy.first_step_budget_s)
-                patience_s = _STUCK_STEPS * self.predicted_step_s()
-                return max(floor, patience_s if self._average_s else min(patience_s, _MAX_GUESS_S))
+                return max(floor, min(_STUCK_STEPS * self.predicted_step_s(), policy.step_budget_max_s))
             case "decode":
                 return policy.decode_budget_s
             case "save" | "finished":

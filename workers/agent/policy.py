@@ -16,15 +16,19 @@ class AgentPolicy(Struct, frozen=True, kw_only=True):
     resend_s: float = 1.0
     #: A running job is given up after this long without a word from the broker.
     detached_s: float = 900.0
-    #: A cancel may take two predicted steps and this much; then the engine is killed.
+    #: A cancel may take two predicted steps and this much, and never longer than the most; then the engine is killed. A cancel is heard
+    #: inside a step, between the blocks of the model, so that even steps of minutes need no more.
     cancel_grace_s: float = 2.0
+    cancel_grace_max_s: float = 30.0
     #: Silence (no step, no sign of life from inside a step) after which a phase counts as stuck.
     load_budget_s: float = 1800.0
     encode_budget_s: float = 300.0
     decode_budget_s: float = 600.0
     save_budget_s: float = 600.0
-    #: The same within denoising: at least this, or five predicted steps; before the first step, at least `first_step_budget_s`.
+    #: The same within denoising: at least this, or five predicted steps, and no more than the most; before the first step, at least
+    #: `first_step_budget_s`.
     step_floor_s: float = 30.0
+    step_budget_max_s: float = 3600.0
     first_step_budget_s: float = 300.0
     #: An engine that closed its socket or said it would end has this long to do so.
     exit_s: float = 5.0

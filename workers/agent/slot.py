@@ -142,7 +142,7 @@ class Slot:
         if attempt is None:
             return False
         if attempt.cancel_by is None:
-            attempt.cancel_by = now + (order.grace_s or attempt.grace_s(self.policy))
+            attempt.cancel_by = now + attempt.grace_s(self.policy, order.grace_s)
             self._emit(fx.SetCancelWord(attempt.seat, attempt.fence))
             self._note("cancel", attempt, attempt.describe())
         elif order.grace_s:

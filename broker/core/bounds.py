@@ -1,0 +1,84 @@
+"""The ranges of numbers that workers and clients say and that are learned from them, clamped where they enter.
+
+The types of messages bound what crosses a socket, and refuse what lies outside. Here are the numbers that must not cost a job its result:
+a worker that measures nonsense has drawn a film all the same.
+
+| number | range | |
+|---|---|---|
+| run time of an attempt, seconds of a stage, predicted run time | 0 to `MAX_RUN_S` | |
+| predicted wait, backlog and end | 0 to `MAX_WAIT_S` | -1: not known |
+| memory | 0 to `MAX_MEMORY_MB` | |
+| utilisation, temperature | -1 (not known) to `MAX_GAUGE` | |
+| error of predictions, as a share | 0 to `MAX_ERROR` | |
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from broker.wire.jobspec import Result
+from broker.wire.messages import Heartbeat
+
+MAX_RUN_S = 7 * 86_400.0
+MAX_WAIT_S = 1e9
+MAX_MEMORY_MB = 1e9
+MAX_GAUGE = 1e4
+MAX_ERROR = 100.0
+
+_MAX_STAGES = 32
+_MAX_STAGE_NAME = 64
+
+
+def clamp(value: float, low: float, high: float) -> float:
+    """`value` within the range; `low` for what is no number."""
+    if value >= low:
+        return value if value <= high else high
+    return low
+
+
+def run_s(value: float) -> float:
+    """Seconds that something ran, or will by prediction."""
+    return clamp(value, 0.0, MAX_RUN_S)
+
+
+def wait_s(value: float) -> float:
+    """Seconds that something is predicted to wait."""
+    return clamp(value, 0.0, MAX_WAIT_S)
+
+
+def heartbeat(said: Heartbeat) -> Heartbeat:
+    """The heartbeat with its measurements in range; itself when they are."""
+    used, total = said.memory_used_mb, said.memory_total_mb
+    if (
+        0.0 <= used <= MAX_MEMORY_MB
+        and 0.0 <= total <= MAX_MEMORY_MB
+        and -1.0 <= said.utilisation <= MAX_GAUGE
+        and -1.0 <= said.temperature_c <= MAX_GAUGE
+    ):
+        return said
+    return replace(
+        said,
+        memory_used_mb=clamp(used, 0.0, MAX_MEMORY_MB),
+        memory_total_mb=clamp(total, 0.0, MAX_MEMORY_MB),
+        utilisation=clamp(said.utilisation, -1.0, MAX_GAUGE),
+        temperature_c=clamp(said.temperature_c, -1.0, MAX_GAUGE),
+    )
+
+
+def result(said: Result) -> Result:
+    """The result with its measurements in range; itself when they are."""
+    stages = said.stage_durations
+    if (
+        len(stages) <= _MAX_STAGES
+        and all(len(name) <= _MAX_STAGE_NAME and 0.0 <= seconds <= MAX_RUN_S for name, seconds in stages.items())
+        and 0.0 <= said.peak_memory_mb <= MAX_MEMORY_MB
+        and all(0.0 <= artefact.fps <= MAX_GAUGE for artefact in said.artefacts)
+    ):
+        return said
+    kept = [(name, run_s(stages[name])) for name in stages if len(name) <= _MAX_STAGE_NAME]
+    return replace(
+        said,
+        stage_durations=dict(kept[:_MAX_STAGES]),
+        peak_memory_mb=clamp(said.peak_memory_mb, 0.0, MAX_MEMORY_MB),
+        artefacts=tuple(replace(artefact, fps=clamp(artefact.fps, 0.0, MAX_GAUGE)) for artefact in said.artefacts),
+    )
