@@ -38,12 +38,12 @@ def clamp(value: float, low: float, high: float) -> float:
 
 def run_s(value: float) -> float:
     """Seconds that something ran, or will by prediction."""
-    return clamp(value, 0.0, MAX_RUN_S)
+    return value if 0.0 <= value <= MAX_RUN_S else clamp(value, 0.0, MAX_RUN_S)
 
 
 def wait_s(value: float) -> float:
     """Seconds that something is predicted to wait."""
-    return clamp(value, 0.0, MAX_WAIT_S)
+    return value if 0.0 <= value <= MAX_WAIT_S else clamp(value, 0.0, MAX_WAIT_S)
 
 
 def heartbeat(said: Heartbeat) -> Heartbeat:
@@ -67,14 +67,9 @@ def heartbeat(said: Heartbeat) -> Heartbeat:
 
 def result(said: Result) -> Result:
     """The result with its measurements in range; itself when they are."""
-    stages = said.stage_durations
-    if (
-        len(stages) <= _MAX_STAGES
-        and all(len(name) <= _MAX_STAGE_NAME and 0.0 <= seconds <= MAX_RUN_S for name, seconds in stages.items())
-        and 0.0 <= said.peak_memory_mb <= MAX_MEMORY_MB
-        and all(0.0 <= artefact.fps <= MAX_GAUGE for artefact in said.artefacts)
-    ):
+    if 0.0 <= said.peak_memory_mb <= MAX_MEMORY_MB and _in_range(said):
         return said
+    stages = said.stage_durations
     kept = [(name, run_s(stages[name])) for name in stages if len(name) <= _MAX_STAGE_NAME]
     return replace(
         said,
@@ -82,3 +77,14 @@ def result(said: Result) -> Result:
         peak_memory_mb=clamp(said.peak_memory_mb, 0.0, MAX_MEMORY_MB),
         artefacts=tuple(replace(artefact, fps=clamp(artefact.fps, 0.0, MAX_GAUGE)) for artefact in said.artefacts),
     )
+
+
+def _in_range(said: Result) -> bool:
+    # Plain loops: this is done for every job.
+    for name, seconds in said.stage_durations.items():
+        if len(name) > _MAX_STAGE_NAME or not 0.0 <= seconds <= MAX_RUN_S:
+            return False
+    for artefact in said.artefacts:
+        if not 0.0 <= artefact.fps <= MAX_GAUGE:
+            return False
+    return len(said.stage_durations) <= _MAX_STAGES

@@ -57,10 +57,10 @@ class _Fit(Struct):
         with_rate = self.covariance + self.var_rate * units
         noise = (NOISE_SHARE * seconds) ** 2 + NOISE_S**2
         variance = with_startup + with_rate * units + noise
-        error = seconds - self.predict(units)
+        error = seconds - self.startup - self.rate * units
         # Neither is negative; a clamped one leaves its part of the error to the next jobs.
         self.startup = bounds.run_s(self.startup + with_startup / variance * error)
-        self.rate = bounds.clamp(self.rate + with_rate / variance * error, 0.0, bounds.MAX_RUN_S)
+        self.rate = bounds.run_s(self.rate + with_rate / variance * error)
         self.var_startup = max(0.0, self.var_startup - with_startup * with_startup / variance)
         self.var_rate = max(0.0, self.var_rate - with_rate * with_rate / variance)
         self.covariance -= with_startup * with_rate / variance

@@ -15,7 +15,8 @@ def job_view(state: State, job: Job, now: float, *, full: bool = False, body: by
         body = state.body(job) if full else b""
     mark = job.set_aside
     position, eta = _outlook(state, job, now) if mark is None else (-1, -1.0)
-    eta = bounds.clamp(eta, -1.0, bounds.MAX_WAIT_S)
+    if eta > bounds.MAX_WAIT_S:
+        eta = bounds.MAX_WAIT_S
     return m.JobView(
         id=job.id,
         state=NAMES[job.state],

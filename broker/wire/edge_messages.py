@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from broker.wire.jobspec import MAX_UNITS
 from broker.wire.terms import (
     Count,
     Fence,
@@ -30,7 +31,7 @@ class Submit(Message, frozen=True, kw_only=True, tag="submit"):
     job_id: Id
     model: Annotated[str, Meta(min_length=1, max_length=256)]
     #: Cost feature: steps x latent tokens (`jobspec.cost_units`).
-    units: Annotated[float, Meta(ge=0, le=1e15)]
+    units: Annotated[float, Meta(ge=0, le=MAX_UNITS)]
     tenant: Annotated[str, Meta(min_length=1, max_length=64)] = "default"
     #: 0 (last) to 9 (first); strict between priorities.
     priority: Annotated[int, Meta(ge=0, le=9)] = 5

@@ -33,6 +33,9 @@ _CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 #: An edge may put a tag of the tenant before it.
 _JOB_ID = re.compile(rf"(?:[0-9a-f]{{12}}\.)?{_CLIENT_ID.pattern}")
 
+#: Most work that a job is counted as, in steps x latent tokens.
+MAX_UNITS = 1e15
+
 MediaKind = Literal["video", "image"]
 
 #: The phases of one attempt, in order. `finished` means: computed, the broker's acknowledgement is awaited.
@@ -211,7 +214,7 @@ def cost_units(spec: JobSpec, card: ModelCard) -> float:
     side = max(1, card.token_side)
     tokens = -(-spec.height // side) * -(-spec.width // side)
     latent_frames = 1 + (spec.num_frames - 1) / max(1, card.token_frames)
-    return float(spec.num_inference_steps * tokens * latent_frames * spec.num_outputs)
+    return min(float(spec.num_inference_steps * tokens * latent_frames * spec.num_outputs), MAX_UNITS)
 
 
 def steps_drawn(num_inference_steps: int, strength: float) -> int:
