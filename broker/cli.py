@@ -15,7 +15,7 @@ from pathlib import Path
 from broker import keys_cli, set_aside_cli
 from broker.core.machine import Core
 from broker.settings import BrokerSettings, check
-from broker.shell.clock import Clock, anchored_clock
+from broker.shell.clock import Timeline, open_timeline
 from broker.shell.disk import Disk
 from broker.shell.errors import ShellError
 from broker.shell.journal import Journal
@@ -80,8 +80,10 @@ def run(settings: BrokerSettings) -> None:
         journal = Journal(settings.journal_path, disk.release)
         stack.callback(journal.close)
         disk.watch_journal()
-        clock = anchored_clock()
+        clock = open_timeline(journal.clock_record(), new=journal.empty)
+        journal.stage_clock(clock.record())
         core = Core(journal.epoch, journal, settings.policy, clock())
+        core.set_calendar(clock.calendar)
         gc.disable()  # nothing that is loaded is garbage
         recovery = Recovery(core, journal)
         jobs = recovery.load(clock())
@@ -127,7 +129,7 @@ def _serve(
     journal: Journal,
     wires: Wires,
     disk: Disk,
-    clock: Clock,
+    clock: Timeline,
     recovery: Recovery,
 ) -> None:
     # What was loaded stays: no collection need walk it again. And few of the many small objects of a pass are ever part of a circle.

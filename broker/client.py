@@ -150,13 +150,13 @@ class BrokerClient:
         more = _expect(m.Jobs, reply).more
         return codec.job_views(data), more
 
-    async def forget(self, job_ids: Sequence[str], *, finished_before: float = 0.0) -> tuple[str, ...]:
-        """Delete the records of these jobs (at most 50), as far as they are final and finished before; the ids of those deleted.
+    async def forget(self, job_ids: Sequence[str], *, finished_s: float = 0.0) -> tuple[str, ...]:
+        """Delete the records of these jobs (at most 50), as far as they finished so long ago; the ids of those deleted.
 
         When the answer to a first try was lost, jobs that it deleted are missing in the answer to the second.
         """
         ids = tuple(job_ids)
-        reply, _ = await self._request(lambda req: m.ForgetJobs(req=req, job_ids=ids, finished_before=finished_before))
+        reply, _ = await self._request(lambda req: m.ForgetJobs(req=req, job_ids=ids, finished_s=finished_s))
         return _expect(m.Forgotten, reply).job_ids
 
     async def claim_hooks(self, limit: int) -> tuple[Sequence[m.HookClaim], float]:

@@ -224,10 +224,10 @@ class Calls:
             await self._in_thread(lambda: self.shelf.pin(job_id) if pinned else self.shelf.unpin(job_id))
         return await self._in_thread(lambda: self.shelf.is_pinned(job_id))
 
-    async def forget_records(self, job_ids: Sequence[str], finished_before: float = 0.0) -> tuple[str, ...]:
-        """Delete the records (at most 50) of those of these jobs that are over, and were before; their ids. Raises `EdgeError`."""
+    async def forget_records(self, job_ids: Sequence[str], finished_s: float = 0.0) -> tuple[str, ...]:
+        """Delete the records (at most 50) of those of these jobs that have been over for so long; their ids. Raises `EdgeError`."""
         with translated():
-            gone = await self._broker.forget(job_ids, finished_before=finished_before)
+            gone = await self._broker.forget(job_ids, finished_s=finished_s)
         self.hub.on_gone(gone)
         return gone
 

@@ -22,6 +22,9 @@ _ID = re.compile(r"file-[0-9a-f]{24}")
 #: Data without a record is removed when it is older: a file is being put there meanwhile.
 _ORPHAN_S = 3600.0
 
+#: The longest `expires_after` that is taken, as OpenAI's.
+LONGEST_KEPT_S = 30 * 86_400
+
 _CHUNK_BYTES = 1024 * 1024
 
 

@@ -12,7 +12,7 @@ from http_edge.bodies import json_response
 from http_edge.downloads import Download, download
 from http_edge.errors import invalid, not_found
 from http_edge.fields import Reader, missing
-from http_edge.file_store import FileStore, StoredFile
+from http_edge.file_store import LONGEST_KEPT_S, FileStore, StoredFile
 from http_edge.forms import Fields, Upload, read_fields
 from http_edge.inputs import media_type_of
 from http_edge.routes import EdgeRoute, route
@@ -23,8 +23,8 @@ _DEFAULT_PURPOSE = "user_data"
 
 _DEFAULT_LIMIT = _MAX_LIMIT = 10_000
 
-#: Bounds of `expires_after.seconds`, as OpenAI's.
-_MIN_KEPT_S, _MAX_KEPT_S = 3600, 30 * 86_400
+#: The shortest `expires_after.seconds` that is taken, as OpenAI's.
+_MIN_KEPT_S = 3600
 
 
 class FilesApi:
@@ -139,7 +139,7 @@ def _kept_s(fields: Fields) -> int:
     if after.get("anchor") != "created_at":
         raise invalid("expires_after[anchor]", after.get("anchor"), 'must be "created_at"')
     seconds = Reader({"expires_after[seconds]": after.get("seconds")}).integer(
-        "expires_after[seconds]", _MIN_KEPT_S, _MAX_KEPT_S
+        "expires_after[seconds]", _MIN_KEPT_S, LONGEST_KEPT_S
     )
     if seconds is None:
         raise missing(["expires_after[seconds]"])

@@ -3,6 +3,7 @@
 Rules. The record goes first, in the broker's journal, then the files: after a crash in between, files without a record are found by
 `_sweep_strays`. A job that is pinned, or one of whose files is being sent, stays. Several edges may run over one home; the one that holds
 `<home>/retention.lock` does this work, for all of them. Inputs that were uploaded outlive the jobs that used them.
+One clock decides, the broker's: while this edge's differs from it, or it was set a moment ago, everything stays.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from anyio.to_thread import run_sync
 from msgspec import Struct
 
 from broker.wire.jobspec import decode_spec
-from broker.wire.messages import JobStateName, JobView
+from broker.wire.messages import JobStateName, JobView, PoolView
+from http_edge import clocks
 from http_edge.calls import Calls
 from http_edge.errors import EdgeError
-from http_edge.file_store import FileStore
+from http_edge.file_store import LONGEST_KEPT_S, FileStore
 from http_edge.inputs import Inputs
 from http_edge.shelf import Shelf, release
-from http_edge.spool import Spool
+from http_edge.spool import STALE_S, Spool
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +86,7 @@ class Retention:
         self._wall_clock = wall_clock
         self._next_stray = ""
         self._no_room_until = 0.0
+        self._doubt = ""
 
     def start(self) -> list[asyncio.Task[None]]:
         """Begin; the caller cancels the task."""
@@ -130,25 +133,38 @@ class Retention:
 
     async def sweep(self) -> None:
         """Let go of everything whose time has come. Raises `EdgeError` when the broker does not answer; `OSError`."""
+        pool = await self._calls.pool()
         now = self._wall_clock()
-        await run_sync(self._spool.sweep, now)
-        await run_sync(self._files.sweep, now)
+        if self._waits(clocks.doubt(pool, now)):
+            return
+        await run_sync(self._spool.sweep, now - clocks.slack_s(pool, STALE_S))
+        await run_sync(self._files.sweep, now - clocks.slack_s(pool, LONGEST_KEPT_S))
         if self._retention_s:
-            await self._expire(now - self._retention_s)
-            await self._sweep_inputs(now)
+            await self._expire(pool)
+            await self._sweep_inputs(now - clocks.slack_s(pool, 2 * self._retention_s))
         if self._quota and now >= self._no_room_until:
             await self._make_room(now)
         if self._retention_s or self._quota:
-            await self._sweep_strays(now)
+            await self._sweep_strays(now - clocks.slack_s(pool, _STRAY_S))
+
+    def _waits(self, doubt: str) -> bool:
+        """Whether nothing may be deleted, as the clocks cannot be trusted; said when that begins and when it ends."""
+        if bool(doubt) != bool(self._doubt):
+            said = "nothing is deleted: the clocks differ" if doubt else "the clocks agree"
+            log.warning(said, extra={"action": "retention", "reason": doubt})
+        self._doubt = doubt
+        return bool(doubt)
 
     # ------------------------------------------------------------ jobs
 
-    async def _expire(self, cutoff: float) -> None:
-        """Forget what finished before. Only jobs that were accepted before need be looked at."""
+    async def _expire(self, pool: PoolView) -> None:
+        """Forget what has been over for long enough, by the broker's clock. Only jobs that were accepted before then need be looked at."""
+        cutoff = pool.now - self._retention_s
         after, more = "", True
         while more:
             window, more = await self._finals(after)
-            gone = await self._forget([record for record in window if record.finished_at <= cutoff], cutoff)
+            old = [record for record in window if record.finished_at <= cutoff]
+            gone = await self._forget(old, self._retention_s)
             if window and window[-1].submitted_at > cutoff:
                 return
             # A page begins behind a job that is still there.
@@ -207,7 +223,7 @@ class Retention:
             after = found[-1].id
         return found, more
 
-    async def _forget(self, records: Iterable[_Record], finished_before: float = 0.0) -> set[str]:
+    async def _forget(self, records: Iterable[_Record], finished_s: float = 0.0) -> set[str]:
         """Forget these jobs, but those that must stay: record, then files; which are gone. Raises `EdgeError`, `OSError`."""
         gone: set[str] = set()
         batch: list[_Record] = []
@@ -215,15 +231,15 @@ class Retention:
             if record is not None:
                 batch.append(record)
             if batch and (record is None or len(batch) == _BATCH):
-                gone |= await self._forget_batch(batch, finished_before)
+                gone |= await self._forget_batch(batch, finished_s)
                 batch = []
         return gone
 
-    async def _forget_batch(self, batch: list[_Record], finished_before: float) -> set[str]:
+    async def _forget_batch(self, batch: list[_Record], finished_s: float) -> set[str]:
         locks: list[int] = []
         try:
             free = await run_sync(self._free_of, batch, locks)
-            gone = set(await self._calls.forget_records([one.id for one in free], finished_before)) if free else set()
+            gone = set(await self._calls.forget_records([one.id for one in free], finished_s)) if free else set()
             for record in free:
                 # A request whose answer was lost is repeated, and then finds its jobs deleted.
                 if record.id in gone or await self._calls.view(record.id) is None:

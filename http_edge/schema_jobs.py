@@ -212,6 +212,8 @@ class Ready(Struct, kw_only=True):
     status: Literal["healthy"]
     workers_ready: int
     workers: int
+    #: What an operator should look at: clocks that differ.
+    warnings: list[str] | UnsetType = UNSET
 
 
 class NotReady(Struct, kw_only=True):

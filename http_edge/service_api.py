@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -10,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.wire.messages import PoolView, WorkerView
+from http_edge import clocks
 from http_edge.bodies import json_response
 from http_edge.calls import Calls
 from http_edge.errors import EdgeError
@@ -30,10 +33,13 @@ READY_STATES = ("idle", "busy")
 class ServiceApi:
     """Handlers about the service."""
 
-    def __init__(self, calls: Calls, metrics: Metrics, version: str) -> None:
+    def __init__(
+        self, calls: Calls, metrics: Metrics, version: str, *, wall_clock: Callable[[], float] = time.time
+    ) -> None:
         self._calls = calls
         self._metrics = metrics
         self._version = version
+        self._wall_clock = wall_clock
 
     def routes(self) -> list[EdgeRoute]:
         """The routes; aliases are those that other servers' clients ask for."""
@@ -55,7 +61,7 @@ class ServiceApi:
         return json_response({"status": "alive"})
 
     async def readiness(self, request: Request) -> Response:
-        """200 when a job sent now could run: the broker answers and a worker is ready; else 503 with the reasons."""
+        """200 when a job sent now could run: the broker answers and a worker is ready, with warnings, if any; else 503 with the reasons."""
         try:
             pool = await self._probe()
         except EdgeError as error:
@@ -64,7 +70,11 @@ class ServiceApi:
         if not ready:
             states = ", ".join(f"{worker.name} is {worker.state}" for worker in pool.workers[:20])
             return _not_ready([f"no worker is ready: {states or 'none has registered'}"])
-        return json_response({"status": "healthy", "workers_ready": len(ready), "workers": len(pool.workers)})
+        body: dict[str, Any] = {"status": "healthy", "workers_ready": len(ready), "workers": len(pool.workers)}
+        doubt = clocks.doubt(pool, self._wall_clock())
+        if doubt:
+            body["warnings"] = [doubt]
+        return json_response(body)
 
     async def workers(self, request: Request) -> Response:
         """Every worker, and the queue in numbers."""

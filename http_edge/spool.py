@@ -55,7 +55,7 @@ _DISK_THREADS = 4
 _UNHURRIED_S = 30.0
 
 #: Temporary files untouched for so long belong to no living request.
-_STALE_S = 6 * 3600.0
+STALE_S = 6 * 3600.0
 
 #: The rest of a body that was refused is not read: the connection ends with the answer.
 CLOSE = {"Connection": "close"}
@@ -138,7 +138,7 @@ class Spool:
         with contextlib.suppress(FileNotFoundError):
             for entry in os.scandir(self.directory):
                 with contextlib.suppress(FileNotFoundError):
-                    if now - entry.stat(follow_symlinks=False).st_mtime > _STALE_S:
+                    if now - entry.stat(follow_symlinks=False).st_mtime > STALE_S:
                         os.unlink(entry.path)
                         removed += 1
         return removed

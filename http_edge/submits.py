@@ -200,7 +200,6 @@ class Submits:
             units=cost_units(spec, card),
             tenant=scope.caller.tenant,
             priority=order.priority,
-            deadline_at=self._wall_clock() + order.deadline_s if order.deadline_s else 0.0,
             origin=order.origin,
             alias=order.alias,
             alias_unique=order.alias_unique,
@@ -210,6 +209,7 @@ class Submits:
             max_running=scope.caller.max_running,
             webhook=order.webhook.url if order.webhook else "",
             webhook_events=order.webhook.events if order.webhook else (),
+            deadline_s=order.deadline_s,
         )
         try:
             with translated():

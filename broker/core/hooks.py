@@ -12,6 +12,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from broker.core.calendar import Calendar
 from broker.core.jobs import Cause, Job, JobState
 from broker.wire import messages as m
 
@@ -70,7 +71,7 @@ def caused(job: Job, cause: Cause) -> m.HookEvent | None:
     return event if not job.webhook_events or event in job.webhook_events else None
 
 
-def view(hook: Hook) -> m.HookView:
+def view(hook: Hook, calendar: Calendar) -> m.HookView:
     """A hook for an edge."""
     pending = hook.state == "pending"
     return m.HookView(
@@ -80,5 +81,5 @@ def view(hook: Hook) -> m.HookView:
         status=hook.status,
         note=hook.note,
         sending=pending and hook.claim != 0,
-        next_at=hook.due_at if pending and not hook.claim else 0.0,
+        next_at=calendar.shown(hook.due_at) if pending and not hook.claim else 0.0,
     )

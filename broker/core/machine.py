@@ -12,6 +12,7 @@ from math import inf
 from typing import get_args
 
 from broker.core import aside, clock, outbox, reports, requests, views
+from broker.core.calendar import Calendar
 from broker.core.dispatch import dispatch
 from broker.core.effects import Effect, PeerGone
 from broker.core.jobs import Job, JobState
@@ -78,6 +79,7 @@ class Core:
         """
         old = self.state
         self.state = State(epoch, old.archive, old.policy)
+        self.state.calendar = old.calendar
         self.state.watchers = {peer: self.state.next_revision() for peer in old.watchers}
         self.now = now
 
@@ -117,6 +119,10 @@ class Core:
             self.state.rejoin_until = now + self.state.policy.rejoin_s
         if self.state.orphans:
             self.state.deadlines.set(clock.REJOIN, now + self.state.policy.rejoin_s)
+
+    def set_calendar(self, calendar: Calendar) -> None:
+        """The wall clock was set, or is believed again."""
+        self.state.calendar = calendar
 
     # ------------------------------------------------------------ inside
 

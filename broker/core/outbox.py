@@ -26,7 +26,7 @@ def claim_hooks(state: State, peer: bytes, message: m.ClaimHooks, now: float) ->
                 claim=claimed.claim,
                 job_id=claimed.job_id,
                 event=claimed.event,
-                created_at=claimed.created_at,
+                created_at=state.calendar.shown(claimed.created_at),
                 attempts=claimed.attempts,
             )
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import isfinite
 
+from msgspec import structs
+
 from broker.core import aside, benching, views
 from broker.core.dispatch import would_start
 from broker.core.effects import WorkerNoted
@@ -31,7 +33,7 @@ def submit(state: State, peer: bytes, message: m.Submit, body: bytes, now: float
         code, text, retry_after_s = refusal
         state.send(peer, m.Rejected(req=message.req, code=code, message=text, retry_after_s=retry_after_s))
         return
-    job = _new_job(message, body, now)
+    job = _new_job(message, body, state.calendar.ahead_s, now)
     state.adopt_record(job)
     state.enqueue(job)
     state.move(job, Cause.SUBMITTED, now)
@@ -39,7 +41,7 @@ def submit(state: State, peer: bytes, message: m.Submit, body: bytes, now: float
     state.send(peer, m.Accepted(req=message.req), codec.encode_body(views.job_view(state, job, now, full=True)))
 
 
-def _new_job(message: m.Submit, body: bytes, now: float) -> Job:
+def _new_job(message: m.Submit, body: bytes, ahead_s: float, now: float) -> Job:
     return Job(
         id=message.job_id,
         model=message.model,
@@ -48,7 +50,7 @@ def _new_job(message: m.Submit, body: bytes, now: float) -> Job:
         priority=message.priority,
         gpus=message.gpus,
         units=message.units,
-        deadline_at=message.deadline_at,
+        deadline_at=_deadline_at(message, ahead_s, now),
         origin=message.origin,
         alias=message.alias,
         pinned=message.worker,
@@ -57,6 +59,13 @@ def _new_job(message: m.Submit, body: bytes, now: float) -> Job:
         webhook_events=message.webhook_events,
         submitted_at=now,
     )
+
+
+def _deadline_at(message: m.Submit, ahead_s: float, now: float) -> float:
+    """When the job must be final, on the core's timeline; 0: no deadline."""
+    if message.deadline_s:
+        return now + message.deadline_s
+    return max(0.0, message.deadline_at - ahead_s) if message.deadline_at else 0.0
 
 
 def _answer_repeat(state: State, peer: bytes, message: m.Submit, body: bytes, job: Job, now: float) -> None:
@@ -72,8 +81,8 @@ def _answer_repeat(state: State, peer: bytes, message: m.Submit, body: bytes, jo
 
 def _refusal(state: State, message: m.Submit, now: float) -> tuple[m.RejectCode, str, float] | None:
     """(code, sentence, seconds to wait) when the job cannot be taken."""
-    if not (isfinite(message.units) and isfinite(message.deadline_at)):
-        return "invalid", "units and deadline_at must be finite numbers", 0.0
+    if not (isfinite(message.units) and isfinite(message.deadline_at) and isfinite(message.deadline_s)):
+        return "invalid", "units, deadline_at and deadline_s must be finite numbers", 0.0
     lane = Lane(message.model, message.gpus, message.worker)
     if message.only_if_idle and not would_start(state, lane, message.tenant, message.max_running):
         return "busy", "no worker is free", retry_after_s(state, now)
@@ -91,13 +100,14 @@ def _refusal(state: State, message: m.Submit, now: float) -> tuple[m.RejectCode,
     if limit_s and state.queue.backlog_s + cost > limit_s:
         text = f"{state.queue.backlog_s:.0f} s of work are waiting, the limit is {limit_s:.0f} s"
         return "queue_full", text, retry_after_s(state, now)
-    if message.deadline_at:
-        return _too_late(state, message, cost, now)
-    return None
+    deadline_at = _deadline_at(message, state.calendar.ahead_s, now)
+    return _too_late(state, message, deadline_at, cost, now) if deadline_at else None
 
 
-def _too_late(state: State, message: m.Submit, cost: float, now: float) -> tuple[m.RejectCode, str, float] | None:
-    left = message.deadline_at - now
+def _too_late(
+    state: State, message: m.Submit, deadline_at: float, cost: float, now: float
+) -> tuple[m.RejectCode, str, float] | None:
+    left = deadline_at - now
     needed = views.wait_s(state, now) + cost if state.costs.knows(message.model, message.units) else 0.0
     if left > needed:
         return None
@@ -159,6 +169,8 @@ def get_job(state: State, peer: bytes, message: m.GetJob, now: float) -> None:
 
 def list_jobs(state: State, peer: bytes, message: m.ListJobs, now: float) -> None:
     """A page from the archive, each job as it is in memory where it is."""
+    if message.after_at:  # of the time before the clocks began it is the first moment
+        message = structs.replace(message, after_at=max(1.0, message.after_at - state.calendar.ahead_s))
     jobs, more = state.archive.page(message)
     page: list[m.JobView] = []
     size = 0
@@ -191,7 +203,9 @@ def forget_jobs(state: State, peer: bytes, message: m.ForgetJobs, now: float) ->
         job = state.find(job_id)
         if job is None or not job.final:
             continue
-        if message.finished_before and job.finished_at > message.finished_before:
+        if message.finished_s and now - job.finished_at < message.finished_s:
+            continue
+        if message.finished_before and job.finished_at + state.calendar.ahead_s > message.finished_before:
             continue
         state.forget(job)
         forgotten.append(job_id)

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from typing import Protocol
 
 from broker.core.bodies import Bodies
+from broker.core.calendar import Calendar
 from broker.core.costs import Costs, Reloads
 from broker.core.deadlines import Deadlines
 from broker.core.effects import Effect, Forgot, Hooked, Moved, Send
@@ -56,6 +57,7 @@ class State:
         self.epoch = epoch
         self.archive = archive
         self.policy = policy
+        self.calendar = Calendar()
         #: Live jobs, and final ones until `forget_finals`.
         self.jobs: dict[str, Job] = {}
         self.queue = Queue()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import structs
+
 from broker.core import bounds, hooks
 from broker.core.jobs import HELD, NAMES, Job, JobState
 from broker.core.pool import Worker
@@ -17,6 +19,7 @@ def job_view(state: State, job: Job, now: float, *, full: bool = False, body: by
     position, eta = _outlook(state, job, now) if mark is None else (-1, -1.0)
     if eta > bounds.MAX_WAIT_S:
         eta = bounds.MAX_WAIT_S
+    ahead_s, shown = state.calendar.ahead_s, state.calendar.shown
     return m.JobView(
         id=job.id,
         state=NAMES[job.state],
@@ -39,20 +42,30 @@ def job_view(state: State, job: Job, now: float, *, full: bool = False, body: by
         total=job.total,
         position=position,
         eta_s=eta,
-        submitted_at=job.submitted_at,
-        started_at=job.started_at,
-        finished_at=job.finished_at,
-        deadline_at=job.deadline_at,
+        submitted_at=job.submitted_at + ahead_s,
+        started_at=shown(job.started_at),
+        finished_at=shown(job.finished_at),
+        deadline_at=shown(job.deadline_at),
         run_s=job.run_s,
         failure=job.failure,
         result=job.result,
-        story=tuple(job.story) if full else (),
+        story=_story(job.story, ahead_s) if full else (),
         body=body,
         webhook=job.webhook,
         webhook_events=job.webhook_events if full else (),
-        hooks=tuple(map(hooks.view, state.archive.outbox.of_job(job.id))) if full and job.webhook else (),
-        set_aside=None if mark is None else m.SetAside(mark.reason, mark.at),
+        hooks=_hooks(state, job) if full and job.webhook else (),
+        set_aside=None if mark is None else m.SetAside(mark.reason, shown(mark.at)),
     )
+
+
+def _hooks(state: State, job: Job) -> tuple[m.HookView, ...]:
+    return tuple(hooks.view(hook, state.calendar) for hook in state.archive.outbox.of_job(job.id))
+
+
+def _story(story: list[m.Move], ahead_s: float) -> tuple[m.Move, ...]:
+    if not ahead_s:
+        return tuple(story)
+    return tuple(structs.replace(move, at=move.at + ahead_s) for move in story)
 
 
 def _outlook(state: State, job: Job, now: float) -> tuple[int, float]:
@@ -162,6 +175,7 @@ def _worker_state(worker: Worker) -> m.WorkerStateName:
 def pool_view(state: State, now: float) -> m.PoolView:
     """Every worker, and the queue in numbers."""
     workers = sorted(state.pool, key=lambda worker: worker.name)
+    calendar = state.calendar
     return m.PoolView(
         epoch=state.epoch,
         workers=tuple(worker_view(worker, state.jobs, now) for worker in workers),
@@ -171,4 +185,7 @@ def pool_view(state: State, now: float) -> m.PoolView:
         queue_limit=state.policy.queue_limit,
         prediction_errors=dict(state.costs.errors),
         set_aside=state.archive.set_aside_count,
+        now=now + calendar.ahead_s,
+        settling_s=max(0.0, calendar.settled_at - now),
+        clock_steps=tuple(m.ClockStep(now - step.at, step.by_s) for step in calendar.steps),
     )

@@ -21,9 +21,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from msgspec.msgpack import decode, encode
+
 from broker.core.jobs import FINAL, Job, JobState, SetAside
 from broker.shell import rows
 from broker.shell.asides import Asides
+from broker.shell.clock import Record
 from broker.shell.errors import JournalBroken, JournalConflict, JournalFull, JournalRefused
 from broker.shell.outbox import Outbox
 from broker.shell.pages import find_page
@@ -68,6 +71,9 @@ class Journal:
         #: Webhook deliveries, staged and committed along with the jobs.
         self.outbox = Outbox(self._connection, path, lambda: self._guarded(self._write_staged))
         self.asides = Asides(self._connection)
+        #: The clock's record, not written yet; written and not committed.
+        self._clock: Record | None = None
+        self._clock_flushed: Record | None = None
         self._since_checkpoint = 0
         self._since_checkpoint_seen = 0
         try:
@@ -101,12 +107,12 @@ class Journal:
     def dirty(self) -> bool:
         """Whether anything is staged or flushed that is not committed."""
         return self._written or bool(
-            self._staged or self._lazy or self._doomed or self.outbox.staged or self.asides.dirty
+            self._staged or self._lazy or self._doomed or self.outbox.staged or self.asides.dirty or self._clock
         )
 
     @property
     def _written(self) -> bool:
-        return bool(self._flushed or self._deleted or self.outbox.flushed)
+        return bool(self._flushed or self._deleted or self.outbox.flushed or self._clock_flushed)
 
     def on_disk(self, job_id: str) -> bool:
         """Whether this accepted job has a row that no crash can take."""
@@ -159,7 +165,9 @@ class Journal:
         """Make the staged rows durable, with or without the lazy ones; returns how many there were. Raises as `flush`."""
         if lazy:
             self._include_lazy()
-        if not (self._staged or self._doomed or self.outbox.staged or self.asides.dirty or self._written):
+        if not (
+            self._staged or self._doomed or self.outbox.staged or self.asides.dirty or self._clock or self._written
+        ):
             return 0
         self._guarded(self._write_and_commit)
         self.asides.committed()
@@ -170,6 +178,7 @@ class Journal:
         self._flushed.clear()
         self._inserted.clear()
         self._deleted.clear()
+        self._clock_flushed = None
         self._since_checkpoint += count
         return count
 
@@ -183,6 +192,8 @@ class Journal:
         self._deleted.clear()
         self.outbox.discard()
         self.asides.load()
+        self._clock = self._clock or self._clock_flushed
+        self._clock_flushed = None
         self._next = self._first_free()
         self.epoch = self._raise_epoch()
 
@@ -234,6 +245,24 @@ class Journal:
         )
         self._cursor.execute("INSERT OR REPLACE INTO spec (n, head, body) VALUES (?, ?, ?)", rows.spec_row(n, job))
 
+    def stage_clock(self, record: Record) -> None:
+        """Keep this of the clock, from the next commit on."""
+        self._clock = record
+
+    def clock_record(self) -> Record | None:
+        """What a broker before kept of the clock; None when none did, or it cannot be read."""
+        row = self._row("SELECT record FROM clock", ())
+        try:
+            return None if row is None else decode(row[0], type=Record)
+        except (ValueError, TypeError) as error:
+            logger.error("the clock's record cannot be read", extra={"action": "clock", "error": str(error)})
+            return None
+
+    @property
+    def empty(self) -> bool:
+        """Whether no job was ever accepted, or none is left."""
+        return self._next == 1
+
     def checkpoint(self) -> None:
         """Move the WAL into the file, if that is worth it and nothing was committed since the last call: an idle moment."""
         idle = self._since_checkpoint == self._since_checkpoint_seen and not self.dirty
@@ -263,6 +292,9 @@ class Journal:
         new.clear()
         self.outbox.write()
         self.asides.write()
+        if self._clock is not None:
+            self._cursor.execute("INSERT OR REPLACE INTO clock (k, record) VALUES (1, ?)", (encode(self._clock),))
+            self._clock, self._clock_flushed = None, self._clock
 
     def _delete_doomed(self) -> None:
         if self._doomed:
@@ -317,6 +349,7 @@ class Journal:
         self._doomed = self._deleted + self._doomed
         self._deleted = []
         self.outbox.rolled_back()
+        self._clock, self._clock_flushed = self._clock or self._clock_flushed, None
         try:
             write()
         except sqlite3.Error as again:

@@ -15,7 +15,7 @@ from broker.shell import asides, outbox
 from broker.shell.errors import JournalBroken, JournalRefused
 
 #: Raised with every change of the tables or of the packed columns that an older broker would misread.
-SCHEMA = 4
+SCHEMA = 5
 
 #: "Zoet": tells our file from any other SQLite database.
 APPLICATION_ID = 0x5A6F6574
@@ -25,6 +25,9 @@ _AUTOCHECKPOINT_PAGES = 4096
 
 _ALIAS_INDEX = "CREATE INDEX job_alias ON job (origin, alias, tenant) WHERE alias <> ''"
 _TENANT_INDEX = "CREATE INDEX job_tenant ON job (tenant) WHERE tenant <> 'default'"
+
+#: One row, a packed `clock.Record`.
+_CLOCK_TABLE = "CREATE TABLE clock (k INTEGER PRIMARY KEY CHECK (k = 1), record BLOB NOT NULL)"
 
 _TABLES = (
     # n is the order of acceptance; pages are cut and names looked up in that order.
@@ -55,6 +58,7 @@ _TABLES = (
     "INSERT INTO meta (key, value) VALUES ('epoch', 0)",
     *outbox.TABLES,
     *asides.TABLES,
+    _CLOCK_TABLE,
 )
 
 
@@ -78,8 +82,18 @@ def _add_asides(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
+def _add_clock(connection: sqlite3.Connection) -> None:
+    """4 -> 5: the broker's clock goes on over restarts. What it was so far is not known."""
+    connection.execute(_CLOCK_TABLE)
+
+
 #: schema n -> what turns a file of schema n into one of n + 1, inside the transaction that also stamps it.
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _add_tenants, 2: _add_hooks, 3: _add_asides}
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
+    1: _add_tenants,
+    2: _add_hooks,
+    3: _add_asides,
+    4: _add_clock,
+}
 
 
 def open_database(path: Path) -> sqlite3.Connection:

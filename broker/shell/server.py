@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from broker.core.machine import Core
-from broker.shell.clock import Clock
+from broker.shell.clock import Timeline
 from broker.shell.disk import Disk
 from broker.shell.journal import Journal
 from broker.shell.metrics import Metrics
@@ -36,6 +36,9 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 DISK_CHECK_S = 1.0
 METRICS_S = 5.0
 
+#: How often the journal is told the time; after a reboot with a wall clock that is behind, the broker's goes on from there.
+RECORD_S = 600.0
+
 
 class Server:
     """Runs passes until it is told to stop."""
@@ -48,7 +51,7 @@ class Server:
         router: Router,
         disk: Disk,
         metrics: Metrics,
-        clock: Clock,
+        clock: Timeline,
         metrics_file: Path | None = None,
     ) -> None:
         self._core = core
@@ -62,6 +65,7 @@ class Server:
         self._alive_at = clock()
         self._next_disk_check = 0.0
         self._next_metrics = 0.0
+        self._next_record = clock() + RECORD_S
         self._again: asyncio.Handle | None = None
         self._wake: asyncio.TimerHandle | None = None
         self._wake_at = 0.0
@@ -181,10 +185,19 @@ class Server:
             self._next_disk_check = now + DISK_CHECK_S
             self._disk.check()
             self._keep_watch()
+            self._look_at_clock(now)
         if self._metrics_file is not None and now >= self._next_metrics:
             self._next_metrics = now + METRICS_S
             self._write_metrics(self._metrics_file)
         self._journal.checkpoint()
+
+    def _look_at_clock(self, now: float) -> None:
+        if self._clock.look():
+            self._core.set_calendar(self._clock.calendar)
+        elif now < self._next_record:
+            return
+        self._next_record = now + RECORD_S
+        self._journal.stage_clock(self._clock.record())
 
     def _keep_watch(self) -> None:
         hoarding = self._wires.keep_watch()

@@ -171,6 +171,15 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     failed_in_a_row: int = 0
 
 
+class ClockStep(Struct, frozen=True, array_like=True):
+    """The wall clock was set."""
+
+    #: Seconds since then.
+    age_s: float
+    #: Seconds it was set forwards; negative: back.
+    by_s: float
+
+
 class PoolView(Struct, frozen=True, kw_only=True):
     """Body of `Pool`."""
 
@@ -187,3 +196,9 @@ class PoolView(Struct, frozen=True, kw_only=True):
     prediction_errors: dict[str, float] = msgspec.field(default_factory=dict)
     #: Jobs that wait for their operator.
     set_aside: int = 0
+    #: The broker's time now, by which all times in its answers are to be read; 0: it does not say.
+    now: float = 0.0
+    #: Seconds until the wall clock is believed again, after it was set; 0: it is.
+    settling_s: float = 0.0
+    #: When the wall clock was set, the oldest first.
+    clock_steps: tuple[ClockStep, ...] = ()

@@ -36,7 +36,7 @@ class Submit(Message, frozen=True, kw_only=True, tag="submit"):
     #: 0 (last) to 9 (first); strict between priorities.
     priority: Annotated[int, Meta(ge=0, le=9)] = 5
     gpus: Annotated[int, Meta(ge=1, le=64)] = 1
-    #: The job must be final by then, or it fails as `expired`. 0: no deadline.
+    #: As edges before 0.2.0 say the deadline, by a clock that may differ from the broker's; `deadline_s` goes before it. 0: none.
     deadline_at: Seconds = 0.0
     #: Which API the job came through; lets that API list and stop its own.
     origin: Annotated[str, Meta(max_length=32)] = ""
@@ -54,6 +54,8 @@ class Submit(Message, frozen=True, kw_only=True, tag="submit"):
     #: Where the job's events are to be told, and which; none named: all of them.
     webhook: WebhookUrl = ""
     webhook_events: Annotated[tuple[HookEvent, ...], Meta(max_length=4)] = ()
+    #: The job must be final so long after it was accepted, or it fails as `expired`. 0: no deadline.
+    deadline_s: Seconds = 0.0
 
 
 class CancelJob(Message, frozen=True, kw_only=True, tag="cancel_job"):
@@ -121,8 +123,10 @@ class ForgetJobs(Message, frozen=True, kw_only=True, tag="forget_jobs"):
 
     req: int
     job_ids: Annotated[tuple[Id, ...], Meta(max_length=50)]
-    #: Only those that finished at or before; 0: whenever they did.
+    #: As edges before 0.2.0 say it: only those that finished at or before; 0: whenever they did.
     finished_before: Seconds = 0.0
+    #: Only those that finished so long ago or longer, whatever the wall clock was set to since.
+    finished_s: Seconds = 0.0
 
 
 class ClaimHooks(Message, frozen=True, kw_only=True, tag="claim_hooks"):

@@ -24,6 +24,7 @@ from broker.wire.agent_messages import Run as Run
 from broker.wire.agent_messages import Started as Started
 from broker.wire.agent_messages import Welcome as Welcome
 from broker.wire.agent_messages import Who as Who
+from broker.wire.bodies import ClockStep as ClockStep
 from broker.wire.bodies import Failure as Failure
 from broker.wire.bodies import HookClaim as HookClaim
 from broker.wire.bodies import HookView as HookView

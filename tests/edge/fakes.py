@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -66,6 +67,10 @@ class FakeBroker:
         self.obeys_cancel = True
         self.calls: list[str] = []
         self.now = T0
+        #: Its own clock, and what it says of it.
+        self.clock: Callable[[], float] = time.time
+        self.settling_s = 0.0
+        self.clock_steps: tuple[m.ClockStep, ...] = ()
         self.started = self.watched = self.closed = False
         self.on_event: Callable[[m.JobView], None] = lambda view: None
         self.on_gap: Callable[[], None] = lambda: None
@@ -113,7 +118,7 @@ class FakeBroker:
             pinned=submit.worker,
             position=sum(job.state == "queued" for job in self.jobs.values()),
             submitted_at=self._tick(),
-            deadline_at=submit.deadline_at,
+            deadline_at=self.now + submit.deadline_s if submit.deadline_s else 0.0,
             story=(m.Move(self.now, "", "queued", "submitted"),),
             body=body,
         )
@@ -183,14 +188,14 @@ class FakeBroker:
         ]
         return [self._with_hooks(job) for job in found[:limit]], len(found) > limit
 
-    async def forget(self, job_ids: Sequence[str], *, finished_before: float = 0.0) -> tuple[str, ...]:
+    async def forget(self, job_ids: Sequence[str], *, finished_s: float = 0.0) -> tuple[str, ...]:
         self._answer("forget")
         gone = tuple(
             job_id
             for job_id in job_ids
             if (job := self.jobs.get(job_id)) is not None
             and job.state in FINAL
-            and not 0 < finished_before < job.finished_at
+            and not 0 < finished_s > self.clock() - job.finished_at
         )
         for job_id in gone:
             self.forgotten[job_id] = self.jobs.pop(job_id).submitted_at
@@ -213,7 +218,15 @@ class FakeBroker:
         counts = {state: sum(job.state == state for job in self.jobs.values()) for state in get_args(m.JobStateName)}
         workers = tuple(self.workers.values())
         return m.PoolView(
-            epoch=3, workers=workers, counts=counts, backlog_s=1.5, queue_limit=100, prediction_errors={"demo": 0.25}
+            epoch=3,
+            workers=workers,
+            counts=counts,
+            backlog_s=1.5,
+            queue_limit=100,
+            prediction_errors={"demo": 0.25},
+            now=self.clock(),
+            settling_s=self.settling_s,
+            clock_steps=self.clock_steps,
         )
 
     async def drain_worker(self, name: str) -> m.WorkerView | None:

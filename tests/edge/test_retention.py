@@ -5,19 +5,24 @@ from __future__ import annotations
 import base64
 import fcntl
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from broker.wire import messages as m
 from broker.wire.jobspec import decode_spec
+from http_edge import clocks
 from http_edge import retention as retention_module
 from http_edge.inputs import Inputs
 from http_edge.retention import Retention
 from tests.edge.conftest import World
 from tests.edge.fakes import T0
 from tests.edge.test_image_sources import picture
+from tests.support.waiting import wait_until
 
 WEEK = 7 * 86_400.0
 MIB = 1024 * 1024
@@ -29,6 +34,7 @@ class Keeper:
     def __init__(self, world: World) -> None:
         self.world = world
         self.now = T0
+        world.fake.clock = lambda: self.now
         edge = world.edge
         inputs = Inputs(edge.settings.uploads_path, world.start, (world.start,))
         self.retention = Retention(edge.calls, inputs, edge.spool, edge.files, wall_clock=lambda: self.now)
@@ -67,6 +73,94 @@ def keeper(world: World) -> Keeper:
 def tight(open_edge: Callable[..., World]) -> Keeper:
     """A home with room for 4 MiB, kept for ever."""
     return Keeper(open_edge(retention_s=0, disk_quota_mb=4))
+
+
+# ---------------------------------------------------------------- clocks
+
+
+@pytest.mark.parametrize("apart_s", [-61.0, 61.0, 10 * 86_400.0])
+def test_nothing_goes_while_the_edges_clock_differs_from_the_brokers(
+    keeper: Keeper, caplog: pytest.LogCaptureFixture, apart_s: float
+) -> None:
+    keeper.finished("old")
+    keeper.world.fake.clock = lambda: T0 + 2 * WEEK
+    keeper.sweep(T0 + 2 * WEEK + apart_s)
+    keeper.sweep(T0 + 2 * WEEK + apart_s)
+    assert keeper.jobs == keeper.directories == ["old"]
+    assert said(caplog) == ["nothing is deleted: the clocks differ"]
+    keeper.sweep(T0 + 2 * WEEK + 59.0)
+    assert keeper.jobs == keeper.directories == []
+    assert said(caplog)[1] == "the clocks agree"
+
+
+def test_nothing_goes_until_a_clock_that_was_set_has_stood(keeper: Keeper) -> None:
+    keeper.finished("old")
+    keeper.world.fake.settling_s = 5.0
+    keeper.sweep(T0 + 2 * WEEK)
+    assert keeper.jobs == ["old"]
+    keeper.world.fake.settling_s = 0.0
+    keeper.sweep(T0 + 2 * WEEK)
+    assert keeper.jobs == []
+
+
+def test_the_broker_has_the_last_word_on_a_jobs_age(keeper: Keeper) -> None:
+    """The clock was set between the list and the deletion: what is shown as old is not."""
+    keeper.finished("young")
+    fake = keeper.world.fake
+    list_jobs = fake.list
+
+    async def list_as_old(**query: Any) -> tuple[list[m.JobView], bool]:
+        views, more = await list_jobs(**query)
+        return [msgspec.structs.replace(view, finished_at=T0 - 2 * WEEK) for view in views], more
+
+    fake.list = list_as_old  # type: ignore[method-assign]
+    keeper.sweep()
+    assert keeper.jobs == keeper.directories == ["young"]
+
+
+def test_files_are_not_taken_for_older_than_they_are_when_the_clock_was_set_forwards(keeper: Keeper) -> None:
+    artefacts = keeper.world.edge.settings.artefacts_path
+    attempt = artefacts / "nobodys" / "7"
+    attempt.mkdir(parents=True)
+    set_at = T0 + 100.0
+    os.utime(attempt, (set_at, set_at))
+    day = 86_400.0
+
+    def sweep(passed_s: float) -> list[str]:
+        keeper.world.fake.clock_steps = (m.ClockStep(age_s=passed_s, by_s=10 * day),)
+        keeper.sweep(set_at + 10 * day + passed_s)
+        return keeper.directories
+
+    assert sweep(3600.0) == ["nobodys"]
+    assert sweep(0.9 * day) == ["nobodys"]
+    assert sweep(1.1 * day) == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "slack_s"),
+    [
+        ((), 0.0),
+        (((50.0, 10.0),), 10.0),
+        (((50.0, -10.0),), 0.0),
+        (((50.0, 8.0), (40.0, -8.0)), 0.0),
+        (((50.0, -8.0), (40.0, 8.0)), 8.0),
+        (((50.0, 5.0), (40.0, 3.0)), 8.0),
+        (((150.0, 5.0), (40.0, 3.0)), 3.0),
+    ],
+)
+def test_slack_is_the_most_that_a_file_of_before_may_be_younger(
+    steps: tuple[tuple[float, float], ...], slack_s: float
+) -> None:
+    pool = m.PoolView(epoch=1, clock_steps=tuple(m.ClockStep(*step) for step in steps))
+    assert clocks.slack_s(pool, 100.0) == slack_s
+
+
+def test_health_says_that_the_clocks_differ(open_edge: Callable[..., World]) -> None:
+    world = open_edge()
+    assert "warnings" not in world.http.get("/health").json()
+    world.fake.clock = lambda: time.time() - 3600.0
+    warned = wait_until(lambda: world.http.get("/health").json().get("warnings"))
+    assert warned == ["this clock is 3600 s ahead of the broker's: nothing is deleted for its age until they agree"]
 
 
 # ---------------------------------------------------------------- time

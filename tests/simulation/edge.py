@@ -180,7 +180,6 @@ class Customer:
         self.rejected = False
         #: The spec of one's own job, so that another's under the same id is not taken for it.
         self.body = errand.job_id.encode()
-        deadline_at = errand.at + self.timeline.now + errand.deadline_s if errand.deadline_s else 0.0
         self.submit_message = m.Submit(
             req=0,
             job_id=errand.job_id,
@@ -188,7 +187,6 @@ class Customer:
             units=errand.units,
             tenant=errand.tenant,
             priority=errand.priority,
-            deadline_at=deadline_at,
             alias=errand.alias,
             alias_unique=bool(errand.alias),
             worker=errand.pinned,
@@ -197,6 +195,7 @@ class Customer:
             max_running=errand.max_running,
             webhook="http://receiver.example/hook" if errand.webhook else "",
             webhook_events=errand.webhook_events,
+            deadline_s=errand.deadline_s,
         )
         self._forgetting = False
         self.timeline.after(errand.at, self.submit)

@@ -15,7 +15,7 @@ import zmq
 from broker.client import BrokerClient
 from broker.core.machine import Core
 from broker.core.policy import Policy
-from broker.shell.clock import anchored_clock
+from broker.shell.clock import open_timeline
 from broker.shell.disk import Disk
 from broker.shell.journal import Journal
 from broker.shell.junk import Junk
@@ -58,7 +58,8 @@ class Service:
         self.disk = Disk(self.home, path, min_free=0, reserve=0)
         self.journal = Journal(path, self.disk.release)
         self.disk.watch_journal()
-        clock = anchored_clock()
+        clock = open_timeline(self.journal.clock_record(), new=self.journal.empty)
+        self.journal.stage_clock(clock.record())
         self.core = Core(self.journal.epoch, self.journal, self.policy, clock())
         self.core.restore(self.journal.live(), self.journal.rates(), clock())
         self.wires = self.open_wires()

@@ -25,6 +25,7 @@ SAMPLES: list[m.Message] = [
         max_running=2,
         webhook="https://client.example/hook?token=1",
         webhook_events=("completed", "failed"),
+        deadline_s=12.5,
     ),
     m.CancelJob(req=2, job_id="job-1", tenant="studio"),
     m.GetJob(req=3, job_id="job-1", origin="native", alias="mine", tenant="studio"),
@@ -45,7 +46,7 @@ SAMPLES: list[m.Message] = [
     m.DrainWorker(req=19, name="gpu-0"),
     m.ListSetAside(req=20),
     m.SettleSetAside(req=21, job_id="job-1", action="release"),
-    m.ForgetJobs(req=15, job_ids=("job-1", "job_2"), finished_before=1800000000.5),
+    m.ForgetJobs(req=15, job_ids=("job-1", "job_2"), finished_before=1800000000.5, finished_s=604800.0),
     m.ClaimHooks(req=17, limit=3),
     m.HookDone(
         req=18, number=(7 << 32) + 4, claim=(7 << 32) + 5, outcome="retry", status=503, retry_s=5.5, note="busy"

@@ -1,0 +1,32 @@
+"""How the core's time relates to the wall clock.
+
+The core's times lie on one timeline that only elapsed time moves on: leases, deadlines and ages do not jump when somebody sets the clock.
+It began as Unix time. Where the wall clock was set since, it is `ahead_s` ahead of the timeline, and every time that leaves the broker
+is shown with that added: what happened while the clock was wrong is then shown as what it was.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Step(Struct, frozen=True, array_like=True):
+    """The wall clock was set by so many seconds, at this moment of the timeline."""
+
+    at: float
+    by_s: float
+
+
+class Calendar(Struct, frozen=True):
+    """What is known of the wall clock."""
+
+    #: Wall clock minus timeline, seconds.
+    ahead_s: float = 0.0
+    #: From when on, on the timeline, the wall clock is believed.
+    settled_at: float = 0.0
+    #: The oldest first.
+    steps: tuple[Step, ...] = ()
+
+    def shown(self, at: float) -> float:
+        """A time of the timeline as a Unix time; 0, no time, stays."""
+        return at + self.ahead_s if at else 0.0

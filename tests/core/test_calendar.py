@@ -1,0 +1,84 @@
+"""The wall clock is set: durations stay what they were, and what is shown follows."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.core.calendar import Calendar, Step
+from broker.wire import codec
+from broker.wire import messages as m
+from tests.core.desk import EDGE, START, Desk
+from tests.core.test_forget import forget
+
+HOUR = 3600.0
+
+
+@pytest.mark.parametrize("ahead_s", [-HOUR, 0.0, HOUR])
+def test_a_deadline_is_so_long_after_the_acceptance_whatever_the_clock_was_set_to(ahead_s):
+    desk = Desk()
+    desk.running("held", deadline_s=3.0)
+    desk.submit("waits", worker="nobody", deadline_s=3.0)
+    desk.core.set_calendar(Calendar(ahead_s=ahead_s))
+    desk.submit("later", worker="nobody", deadline_s=4.0)
+    desk.tick(2.5)
+    assert [desk.state(job_id) for job_id in ("held", "waits", "later")] == ["running", "queued", "queued"]
+    desk.tick(1.0)
+    assert desk.core.job("held").stop == "expired"
+    assert (desk.state("waits"), desk.state("later")) == ("failed", "queued")
+    desk.tick(1.0)
+    assert desk.state("later") == "failed"
+
+
+def test_the_deadline_of_an_edge_before_durations_is_read_by_the_clock_it_was_told():
+    desk = Desk()
+    desk.core.set_calendar(Calendar(ahead_s=HOUR))
+    desk.submit("a", worker="nobody", deadline_at=START + HOUR + 5.0)
+    desk.tick(4.0)
+    assert desk.state("a") == "queued"
+    desk.tick(2.0)
+    assert desk.state("a") == "failed"
+
+
+def test_a_repeated_submit_with_another_duration_left_is_the_same_request():
+    desk = Desk()
+    assert not desk.submit("a", deadline_s=60.0).duplicate
+    desk.now += 30.0
+    desk.core.set_calendar(Calendar(ahead_s=-HOUR))
+    assert desk.submit("a", deadline_s=60.0).duplicate
+    assert desk.view("a").deadline_at == START + 60.0 - HOUR
+
+
+def test_every_time_that_is_shown_follows_the_clock():
+    desk = Desk()
+    desk.running("a", deadline_s=60.0)
+    desk.finish("w1", "a")
+    desk.submit("b", worker="nobody")
+    before = desk.view("a")
+    desk.core.set_calendar(Calendar(ahead_s=HOUR))
+    after = desk.view("a")
+    for name in ("submitted_at", "started_at", "finished_at", "deadline_at"):
+        assert getattr(after, name) == getattr(before, name) + HOUR
+    assert [move.at for move in after.story] == [move.at + HOUR for move in before.story]
+    waiting = desk.view("b")
+    assert (waiting.started_at, waiting.finished_at, waiting.deadline_at) == (0.0, 0.0, 0.0)
+
+
+def test_an_age_is_time_that_passed():
+    desk = Desk()
+    desk.running("a")
+    desk.finish("w1", "a")
+    desk.now += 10.0
+    desk.core.set_calendar(Calendar(ahead_s=1e6))
+    assert forget(desk, "a", finished_s=11.0) == ()
+    assert forget(desk, "a", finished_s=10.0) == ("a",)
+
+
+def test_the_pool_tells_the_time_and_when_the_clock_was_set():
+    desk = Desk()
+    steps = (Step(at=START, by_s=HOUR),)
+    desk.core.set_calendar(Calendar(ahead_s=HOUR, settled_at=START + 600.0, steps=steps))
+    desk.now += 10.0
+    (answer,) = desk.feed(EDGE, m.GetPool(req=1))
+    pool = codec.pool_view(answer.body)
+    assert (pool.now, pool.settling_s) == (START + HOUR + 10.0, 590.0)
+    assert pool.clock_steps == (m.ClockStep(age_s=10.0, by_s=HOUR),)
