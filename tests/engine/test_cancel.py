@@ -13,7 +13,7 @@ import torch
 
 from broker.wire.jobspec import Artefact, ModelCard
 from tests.engine.conftest import spec_for
-from tests.engine.media import read_clip
+from tests.engine.raw_frames import written
 from tests.engine.scripted import CancelAt, Recorder
 from workers.engine.base import complete
 from workers.engine.failures import classify
@@ -42,8 +42,8 @@ def untouched(video_engine: VideoEngine, demo_card: ModelCard, tmp_path_factory:
     directory = tmp_path_factory.mktemp("untouched")
     seat = Recorder.recording()
     monitor = Monitor(seat, 1, 1, video_engine.pipelines.device.meter)
-    complete(video_engine.draw(demo_card, spec_for(demo_card, **SHORT), directory, monitor, "normal"))
-    return read_clip(directory / "video.mp4").frames
+    spec = spec_for(demo_card, **SHORT)
+    return written(lambda: complete(video_engine.draw(demo_card, spec, directory, monitor, "normal")))
 
 
 def _hooks(engine: VideoEngine, card: ModelCard) -> int:
@@ -82,8 +82,7 @@ def test_cancel_stops_the_job_where_it_is(
     assert list(tmp_path.iterdir()) == []
     assert _hooks(video_engine, demo_card) == 0
     again = Recorder.recording()
-    run(again)
-    assert np.array_equal(read_clip(tmp_path / "video.mp4").frames, untouched)
+    assert np.array_equal(written(lambda: run(again)), untouched)
 
 
 def test_a_job_shows_every_step_of_every_phase(run: Run) -> None:
@@ -115,5 +114,4 @@ def test_out_of_memory_in_a_model_fails_the_job_alone(
 
     assert (verdict.kind, verdict.fatal) == ("out_of_memory", False)
     assert "20.00 GiB" in verdict.message
-    run(seat)
-    assert np.array_equal(read_clip(tmp_path / "video.mp4").frames, untouched)
+    assert np.array_equal(written(lambda: run(seat)), untouched)

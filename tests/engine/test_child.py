@@ -86,7 +86,7 @@ def test_jobs_that_overlap_are_drawn_as_if_alone(
 
     assert overlapped == len(jobs)
     for alone, beside in zip(outs["alone"], outs["beside"], strict=True):
-        assert np.array_equal(read_clip(alone / "video.mp4").frames, read_clip(beside / "video.mp4").frames)
+        assert (alone / "video.mp4").read_bytes() == (beside / "video.mp4").read_bytes()
 
 
 def test_each_output_is_drawn_from_its_own_seed(child: Child, demo_card: ModelCard, tmp_path: Path) -> None:
@@ -98,8 +98,7 @@ def test_each_output_is_drawn_from_its_own_seed(child: Child, demo_card: ModelCa
     assert [artefact.name for artefact in both.result.artefacts] == ["video.mp4", "video-2.mp4"]
     first = read_clip(tmp_path / "both" / "video.mp4").frames
     second = read_clip(tmp_path / "both" / "video-2.mp4").frames
-    alone = read_clip(tmp_path / "second" / "video.mp4").frames
-    assert np.abs(second.astype(int) - alone).max() <= 2
+    assert (tmp_path / "both" / "video-2.mp4").read_bytes() == (tmp_path / "second" / "video.mp4").read_bytes()
     assert np.abs(first.astype(int) - second).max() > 100
 
 
@@ -124,8 +123,7 @@ def test_cancel_in_the_middle_leaves_a_clean_engine(child: Child, demo_card: Mod
     assert isinstance(ending, JobCancelled)
     assert ending.model == "demo"
     assert list((tmp_path / "cancelled").iterdir()) == []
-    before, after = (read_clip(tmp_path / name / "video.mp4").frames for name in ("before", "after"))
-    assert np.abs(before.astype(int) - after).max() <= 2
+    assert (tmp_path / "before" / "video.mp4").read_bytes() == (tmp_path / "after" / "video.mp4").read_bytes()
 
 
 def test_cancel_that_overtakes_its_job_is_heard(child: Child, demo_card: ModelCard, tmp_path: Path) -> None:

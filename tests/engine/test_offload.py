@@ -11,7 +11,7 @@ import torch
 
 from broker.wire.jobspec import ModelCard
 from tests.engine.conftest import spec_for
-from tests.engine.media import read_clip
+from tests.engine.raw_frames import written
 from tests.engine.scripted import CancelAt, Recorder
 from workers.engine import pipelines as module
 from workers.engine.base import Profile, complete
@@ -46,8 +46,8 @@ def engine() -> VideoEngine:
 
 def _draw(engine: VideoEngine, card: ModelCard, seat: Seat, directory: Path, profile: Profile) -> Any:
     spec = spec_for(card, num_frames=5, num_inference_steps=3)
-    complete(engine.draw(card, spec, directory, Monitor(seat, 1, 1, engine.pipelines.device.meter), profile))
-    return read_clip(directory / "video.mp4").frames.astype(int)
+    monitor = Monitor(seat, 1, 1, engine.pipelines.device.meter)
+    return written(lambda: complete(engine.draw(card, spec, directory, monitor, profile))).astype(int)
 
 
 def _offloaded(pipe: Any) -> bool:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import itertools
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,9 +19,9 @@ from broker.wire.jobspec import JobSpec, ModelCard, encode_spec
 from tests.engine.conftest import spec_for
 from tests.engine.families import parts
 from tests.engine.families.cases import Case
+from tests.engine.raw_frames import tapped
 from tests.engine.scripted import CancelAt, Recorder
 from workers.catalogue import card_for
-from workers.engine.artefacts import Mp4Writer
 from workers.engine.registry import Registry
 from workers.engine.runner import Runner
 from workers.ipc import JobCancelled, JobFailed, JobFinished, RunJob, Seat, Setup, TailBegun
@@ -179,23 +177,6 @@ def _raw(path: Path, frames: dict[Path, list[Any]]) -> Any:
         with Image.open(path) as opened:
             return np.asarray(opened.convert("RGB"))[np.newaxis]
     return np.concatenate(frames[path])
-
-
-@contextmanager
-def tapped() -> Iterator[dict[Path, list[Any]]]:
-    """Inside, the frames that go into each video are kept: what comes out of a lossy file is another thing on another machine."""
-    kept: dict[Path, list[Any]] = {}
-    write: Callable[..., None] = Mp4Writer.write
-
-    def keep(self: Mp4Writer, frames: Any) -> None:
-        kept.setdefault(self._path, []).append(np.array(frames))
-        write(self, frames)
-
-    Mp4Writer.write = keep  # type: ignore[method-assign]
-    try:
-        yield kept
-    finally:
-        Mp4Writer.write = write  # type: ignore[method-assign]
 
 
 def state(pipe: Any) -> dict[str, Any]:
