@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any
@@ -47,7 +48,8 @@ async def read_object(request: Request) -> dict[str, Any]:
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
-    """The JSON object in a body. Raises `EdgeError`."""
+    """The JSON object in a body, behind a byte order mark or not. Raises `EdgeError`."""
+    body = body.removeprefix(codecs.BOM_UTF8)
     if not body.strip():
         raise EdgeError("bad_json", "body: it is empty; a JSON object is expected")
     try:

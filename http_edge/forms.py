@@ -11,6 +11,7 @@ memory of a large body, are held until the context ends, so do not wait for a jo
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import re
 from binascii import a2b_qp
@@ -233,7 +234,7 @@ async def _read_text(request: Request, spool: Spool, fields: Fields) -> None:
     if file is not None:
         fields.on_close(await spool.large_turn())
     text = await _load(spool, start, file)
-    if fields.is_form and text.lstrip()[:1] != b"{":
+    if fields.is_form and text.removeprefix(codecs.BOM_UTF8).lstrip()[:1] != b"{":
         pairs = await spool.in_thread(lambda: _parse_urlencoded(text)) if file else _parse_urlencoded(text)
         for key, value in pairs:
             fields.put(key, value)

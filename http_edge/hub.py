@@ -32,6 +32,9 @@ _REMEMBERED_BYTES = 16 * 1024 * 1024
 _RUNNING_FRESH_S = 1.0
 _WAITING_FRESH_S = 0.25
 
+#: Answers about one job that are kept encoded.
+_ENCODED = 8
+
 #: How long answers about a deleted job may still be under way.
 _GONE_REMEMBERED_S = 30.0
 
@@ -83,9 +86,16 @@ class Job(Struct, frozen=True, kw_only=True):
 
     def json(self, name: str, make: Callable[[Job], Any]) -> bytes:
         """What `make` tells of this job, as JSON, encoded once. `name` says what that is."""
+        return self.encoded_once(name, lambda: msgspec.json.encode(make(self)))
+
+    def encoded_once(self, name: str, encode: Callable[[], bytes]) -> bytes:
+        """What `encode` gives, made once; `name` says what that is."""
         found = self.encoded.get(name)
         if found is None:
-            found = self.encoded[name] = msgspec.json.encode(make(self))
+            found = encode()
+            # Some answers differ by the address that was asked; whoever asks many makes no copies here.
+            if len(self.encoded) < _ENCODED:
+                self.encoded[name] = found
         return found
 
 

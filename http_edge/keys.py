@@ -69,7 +69,7 @@ def hash_of(key: str) -> str:
 def read_keys(path: Path) -> list[KeyRecord]:
     """The keys in a file. Raises `KeyFileError`."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise KeyFileError(f"{path}: {error}") from None
     records: dict[str, KeyRecord] = {}

@@ -37,6 +37,7 @@ class LightX2VApi:
         self._calls = calls
         self._gen1 = Gen1(calls)
         self._tasks = self._gen1.tasks
+        self._later = shapes.Tasks(calls, shapes.origin_of(shapes.TASKS_ORIGIN, self._gen1.worker), unique=False)
 
     def routes(self) -> list[EdgeRoute]:
         """The routes of the guide."""
@@ -85,7 +86,7 @@ class LightX2VApi:
         try:
             outcome = await self._stop(request.query_params.get("task_id", ""))
             if outcome == "nothing":
-                return shapes.stop_answer("do_nothing", "No running task found.")
+                return await shapes.nothing_runs(self._calls)
             if outcome == "late":
                 return shapes.late_answer(_STOP_WAIT_S)
             await self._until_idle()
@@ -97,10 +98,17 @@ class LightX2VApi:
 
     async def _stop(self, task_id: str) -> shapes.StopOutcome:
         if task_id:
-            job = await self._tasks.find(task_id)
-            return "nothing" if job is None else await self._tasks.stop(job, _STOP_WAIT_S)
+            # LightX2V's third generation has a script that asks this route to stop its tasks.
+            for tasks in (self._tasks, self._later):
+                job = await tasks.find(task_id)
+                if job is not None and not job.is_final:
+                    return await tasks.stop(job, _STOP_WAIT_S)
+            return "nothing"
         # Without a queue every live task is one that the client believes to run, a retried one too.
-        return await self._tasks.stop_all(shapes.LIVE if self._gen1.refuses else _STARTED, _STOP_WAIT_S)
+        own = await self._tasks.stop_all(shapes.LIVE if self._gen1.refuses else _STARTED, _STOP_WAIT_S)
+        if own != "nothing":
+            return own
+        return await self._later.stop_all(_STARTED, _STOP_WAIT_S)
 
     async def _until_idle(self) -> None:
         """Wait until a worker says that it is free: whoever stops a task sends the next one at once."""

@@ -28,7 +28,7 @@ from http_edge.lightx2v_cloud_json import STATUSES, cloud_models, cloud_task, ou
 from http_edge.lightx2v_orders import TASKS, read_cloud
 from http_edge.lightx2v_shapes import MAX_TASK_ID_CHARS, Tasks, told_warnings
 from http_edge.orders import Order
-from http_edge.routes import EdgeRoute, route
+from http_edge.routes import EdgeRoute, base_url, route
 from http_edge.webhook_fields import read_webhook
 
 ORIGIN = "lightx2v-cloud"
@@ -94,7 +94,7 @@ class LightX2VCloudApi:
         """Where a finished task's file can be fetched."""
         job, name = await self._finished(request)
         query = urlencode({"task_id": job.view.alias, "name": name})
-        return json_response({"url": f"{str(request.base_url).rstrip('/')}{_RESULT}?{query}"})
+        return json_response({"url": f"{base_url(request, self._calls.settings.public_url)}{_RESULT}?{query}"})
 
     async def result(self, request: Request) -> Response:
         """A finished task's file."""

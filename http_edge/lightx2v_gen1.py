@@ -22,14 +22,14 @@ from http_edge.forms import Fields, Upload
 from http_edge.generation import FIELDS, MAX_PATH_CHARS, NAMES
 from http_edge.generation_reader import read_generation
 from http_edge.lightx2v_orders import with_upload
-from http_edge.lightx2v_shapes import MAX_TASK_ID_CHARS, Tasks, origin_of, told_warnings
+from http_edge.lightx2v_shapes import GEN1_ORIGIN, MAX_TASK_ID_CHARS, Tasks, origin_of, told_warnings
 from http_edge.orders import Order
 from http_edge.specs import echoed_image
 from http_edge.webhook_fields import WEBHOOK_FIELDS, read_webhook
 
 BASE = "/v1/local/video/generate"
 
-ORIGIN = "lightx2v-1"
+ORIGIN = GEN1_ORIGIN
 
 _REQUIRED = ("task_id", "prompt", "save_video_path")
 _OWN = ("task_id", "task_id_must_unique", "use_prompt_enhancer", "num_fragments", *WEBHOOK_FIELDS)

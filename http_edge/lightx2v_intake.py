@@ -13,11 +13,11 @@ from http_edge.forms import read_fields
 from http_edge.generation import FIELDS
 from http_edge.hub import Job
 from http_edge.lightx2v_orders import TaskRequest, read_task
-from http_edge.lightx2v_shapes import Tasks, origin_of
+from http_edge.lightx2v_shapes import TASKS_ORIGIN, Tasks, origin_of
 from http_edge.orders import Order
 from http_edge.webhook_fields import read_webhook
 
-ORIGIN = "lightx2v"
+ORIGIN = TASKS_ORIGIN
 
 #: How old a view of the pool may be for naming the queue's limit in an error.
 _LIMIT_FRESH_S = 60.0

@@ -63,6 +63,9 @@ STATUS: dict[JobStateName, str] = {
 
 StopOutcome = Literal["stopped", "nothing", "late"]
 
+#: Origins of the APIs whose servers had a port each: to stop what runs there is to stop what either took.
+GEN1_ORIGIN, TASKS_ORIGIN = "lightx2v-1", "lightx2v"
+
 
 def origin_of(base: str, worker: str) -> str:
     """The origin of an API's jobs: one for the whole pool, and one for each worker with a view of its own."""
@@ -92,6 +95,14 @@ def is_idle(pool: PoolView, worker: str) -> bool:
 def stop_answer(status: str, reason: str) -> Response:
     """The answer to every request to stop something."""
     return json_response({"stop_status": status, "reason": reason})
+
+
+async def nothing_runs(calls: Calls) -> Response:
+    """The answer when nothing of LightX2V's APIs runs; it says what stops what another API runs."""
+    reason = "No running task found."
+    if (await calls.pool()).counts.get("running", 0):
+        reason += " What runs came by another API: GET /v1/jobs?state=running names it, DELETE /v1/jobs/{id} stops it."
+    return stop_answer("do_nothing", reason)
 
 
 def late_answer(wait_s: float) -> Response:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import Response
 
+from broker.wire.messages import JobStateName
 from http_edge import lightx2v_shapes as shapes
 from http_edge.bodies import json_response
 from http_edge.calls import Calls
@@ -33,6 +34,7 @@ class LightX2VTasksApi:
         self._intake = intake
         self._sync = sync
         self._tasks = intake.tasks
+        self._first = shapes.Tasks(calls, shapes.origin_of(shapes.GEN1_ORIGIN, calls.settings.worker), unique=False)
         self._progress = progress
 
     def routes(self) -> list[EdgeRoute]:
@@ -105,7 +107,7 @@ class LightX2VTasksApi:
     async def stop_all(self, request: Request) -> Response:
         """Stop every task, waiting or running."""
         try:
-            outcome = await self._tasks.stop_all(shapes.LIVE, shapes.STOP_WAIT_S)
+            outcome = await self._stop_all(shapes.LIVE)
         except EdgeError as error:
             return shapes.stop_answer("error", error.message)
         return _stopped(outcome, "All tasks stopped successfully.")
@@ -113,12 +115,18 @@ class LightX2VTasksApi:
     async def stop_running(self, request: Request) -> Response:
         """Stop what runs; what waits goes on waiting."""
         try:
-            outcome = await self._tasks.stop_all(shapes.STARTED, shapes.STOP_WAIT_S)
+            outcome = await self._stop_all(shapes.STARTED)
+            if outcome == "nothing":
+                return await shapes.nothing_runs(self._calls)
         except EdgeError as error:
             return shapes.stop_answer("error", error.message)
-        if outcome == "nothing":
-            return shapes.stop_answer("do_nothing", "No running task found.")
         return _stopped(outcome, "Task stopped successfully.")
+
+    async def _stop_all(self, states: tuple[JobStateName, ...]) -> shapes.StopOutcome:
+        """Stop the tasks in these states; those of the first generation, too, which shares the port. Raises `EdgeError`."""
+        outcome = await self._tasks.stop_all(states, shapes.STOP_WAIT_S)
+        first = await self._first.stop_all(states, shapes.STOP_WAIT_S)
+        return first if outcome == "nothing" or first == "late" else outcome
 
     def _status(self, job: Job) -> dict[str, Any]:
         return shapes.task_status(job, self._progress.of(job.view))

@@ -28,11 +28,14 @@ MAX_FILE_NAME_CHARS = 512
 _PART_MEMORY_BYTES = 64 * 1024
 _MEMORY_BYTES = SMALL_BODY_BYTES
 
+#: Media types of parts that are files even without a name; a field may have one of text or JSON.
+_FILE_TYPES = ("image/", "video/", "audio/", "application/octet-stream")
+
 _PLAIN_ENCODINGS = (b"", b"7bit", b"8bit", b"binary")
 
 
 class Part(Struct, kw_only=True):
-    """One part: a file when it has a file name, else a field."""
+    """One part: a file when it has a file name or the media type of one, else a field."""
 
     name: str
     #: None for a field.
@@ -181,8 +184,11 @@ def _part(headers: dict[bytes, bytes]) -> Part:
         # How browsers, and whoever follows them (HTML, "multipart/form-data encoding algorithm"), write a quote in a name.
         raw = options[b"filename"].replace(b"%22", b'"')
         file_name = _text(f"{name}: the file name", raw, MAX_FILE_NAME_CHARS)
-    media_type, _ = parse_options_header(headers.get(b"content-type", b""))
-    return Part(name=name, file_name=file_name, media_type=media_type.decode("latin-1")[:128], data=bytearray())
+    kind, _ = parse_options_header(headers.get(b"content-type", b""))
+    media_type = kind.decode("latin-1")[:128]
+    if file_name is None and media_type.lower().startswith(_FILE_TYPES):
+        file_name = ""
+    return Part(name=name, file_name=file_name, media_type=media_type, data=bytearray())
 
 
 def _text(what: str, raw: bytes, max_chars: int) -> str:

@@ -23,16 +23,23 @@ from http_edge.hub import Job
 from http_edge.job_json import warnings_of
 from http_edge.openai_fields import IDLE_WORDS
 from http_edge.openai_shapes import measured, measured_headers, model_of
+from http_edge.routes import base_url
 
 _MEDIA: dict[str, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
-#: Nobody counts tokens here; clients that add them up need numbers.
-USAGE = {
-    "total_tokens": 0,
-    "input_tokens": 0,
-    "output_tokens": 0,
-    "input_tokens_details": {"text_tokens": 0, "image_tokens": 0},
-}
+#: OpenAI's models that answered with links where a request did not say how.
+_LINKING_MODELS = ("dall-e-2", "dall-e-3")
+
+
+def usage(job: Job) -> dict[str, Any]:
+    """Nobody counts tokens here; clients that add them up need numbers. SGLang's benchmarks look here for the peak of memory."""
+    return {
+        "total_tokens": 0,
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "input_tokens_details": {"text_tokens": 0, "image_tokens": 0},
+        "peak_memory_mb": job.view.result.peak_memory_mb if job.view.result else None,
+    }
 
 
 class Presentation(Struct, frozen=True, kw_only=True):
@@ -53,7 +60,9 @@ class Presentation(Struct, frozen=True, kw_only=True):
 def read_presentation(values: Mapping[str, Any]) -> tuple[Presentation, list[str]]:
     """The request's wishes about its answer, and what of them is not done. Raises `EdgeError`."""
     reader = Reader(values)
-    response_format = (reader.text("response_format", max_chars=16) or "b64_json").lower()
+    stream = bool(reader.flag("stream"))
+    default = "url" if values.get("model") in _LINKING_MODELS and not stream else "b64_json"
+    response_format = (reader.text("response_format", max_chars=16) or default).lower()
     if response_format not in ("b64_json", "url", "file"):
         raise reader.fault("response_format", "must be b64_json, url or file")
     name = reader.text("output_format", max_chars=16) or "png"
@@ -61,7 +70,6 @@ def read_presentation(values: Mapping[str, Any]) -> tuple[Presentation, list[str
     if to is None:
         raise reader.fault("output_format", f"must be of {', '.join(FORMATS)}")
     quality = reader.integer("output_compression", 0, 100)
-    stream = bool(reader.flag("stream"))
     previews = reader.integer("partial_images", 0, 3) or 0
     warnings = []
     if reader.raw("background") not in (*IDLE_WORDS, "opaque"):
@@ -107,7 +115,7 @@ class Pictures:
             "created": int(job.view.finished_at or time.time()),
             "data": data,
             **appearance(job, how),
-            "usage": USAGE,
+            "usage": usage(job),
             "model": model_of(job),
             **measured(job),
             "seed": job.spec.seed if job.spec else None,
@@ -136,7 +144,7 @@ class Pictures:
 
     def base_url(self, request: Request) -> str:
         """The address of this service in links, without a last slash."""
-        return (self._calls.settings.public_url or str(request.base_url)).rstrip("/")
+        return base_url(request, self._calls.settings.public_url)
 
 
 def appearance(job: Job, how: Presentation) -> dict[str, Any]:

@@ -53,8 +53,11 @@ def status_of(view: JobView) -> str:
     return "in_progress" if view.state == "running" or view.attempts else "queued"
 
 
-def video_json(job: Job, progress: Progress, *, fresh: bool = False) -> dict[str, Any]:
-    """The `Video` object. `fresh`: the answer to its creation, which is queued at 0 whatever happened since."""
+def video_json(job: Job, progress: Progress, base_url: str | None, *, fresh: bool = False) -> dict[str, Any]:
+    """The `Video` object. `base_url`: what its link begins with; None: there is no link, as it would need a key.
+
+    `fresh`: the answer to its creation, which is queued at 0 whatever happened since.
+    """
     view, spec = job.view, job.spec
     status = "queued" if fresh else status_of(view)
     made = view.result.artefacts[0] if status == "completed" and view.result and view.result.artefacts else None
@@ -76,7 +79,7 @@ def video_json(job: Job, progress: Progress, *, fresh: bool = False) -> dict[str
         **_settings(spec, made),
         "file_name": file_name(view, 0, made) if made else None,
         "media_type": made.media_type if made else "video/mp4",
-        "url": f"/v1/videos/{shown_id(view.id)}/content" if made else None,
+        "url": f"{base_url}/v1/videos/{shown_id(view.id)}/content" if made and base_url is not None else None,
         "eta_s": round(view.eta_s, 3) if view.eta_s >= 0 and status in ("queued", "in_progress") else None,
         "queue_position": view.position if view.position >= 0 else None,
         "warnings": list(warnings_of(job)),

@@ -27,7 +27,7 @@ from http_edge.derived import Format, encoded
 from http_edge.errors import TABLE, EdgeError
 from http_edge.hub import Job
 from http_edge.job_json import warnings_of
-from http_edge.openai_pictures import USAGE, Pictures, Presentation, appearance
+from http_edge.openai_pictures import Pictures, Presentation, appearance, usage
 from http_edge.openai_shapes import measured, model_of
 from http_edge.openai_waits import cancel_quietly, succeeded, unfinished
 
@@ -106,7 +106,7 @@ class DrawingStream(StreamingResponse):
         assert job.view.result is not None
         for index, artefact in enumerate(job.view.result.artefacts):
             body = self._body("completed", await self._pictures.b64(job, artefact, self._how))
-            body |= {"usage": USAGE, "output_index": index, "warnings": list(warnings_of(job)), **measured(job)}
+            body |= {"usage": usage(job), "output_index": index, "warnings": list(warnings_of(job)), **measured(job)}
             yield _block(body["type"], body)
 
     def _body(self, event: str, picture: str) -> dict[str, Any]:

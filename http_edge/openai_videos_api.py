@@ -33,7 +33,7 @@ from http_edge.orders import Order
 from http_edge.prefer import StatusResponse, awaited, is_fresh, read_prefer, with_prefer
 from http_edge.presence import ClientGone
 from http_edge.progress import Progress
-from http_edge.routes import EdgeRoute, route
+from http_edge.routes import EdgeRoute, base_url, route
 from http_edge.sse import Told, event_stream
 from http_edge.webhook_fields import WEBHOOK_FIELDS, read_webhook
 
@@ -88,7 +88,8 @@ class VideosApi:
         """One video; `openai-poll-after-ms` says when to ask again. A failed one is 200 too."""
         prefer = read_prefer(request)
         job = await awaited(self._calls, prefer, await self._video(request.path_params["id"]))
-        body = job.json("video", self._json)
+        base = self._base_url(request)
+        body = job.json(f"video {base}", lambda job: shapes.video_json(job, self._progress, base))
         if job.is_final:
             return StatusResponse(body, prefer)
         return StatusResponse(body, prefer, (b"openai-poll-after-ms", shapes.poll_after_ms(job.view).encode()))
@@ -106,10 +107,11 @@ class VideosApi:
             newest_first=order == "desc",
             origin=shapes.VIDEO_ORIGIN,
         )
+        base = self._base_url(request)
         return json_response(
             {
                 "object": "list",
-                "data": [shapes.video_json(job, self._progress) for job in jobs],
+                "data": [shapes.video_json(job, self._progress, base) for job in jobs],
                 "has_more": more,
                 "first_id": jobs[0].id if jobs else None,
                 "last_id": jobs[-1].id if jobs else None,
@@ -125,14 +127,17 @@ class VideosApi:
     async def events(self, request: Request) -> Response:
         """A video's changes as server-sent events named `video.` and its status; the data is the `Video`."""
         job = await self._video(request.path_params["id"])
-        return await event_stream(self._calls, job, request, self._tell)
+        base = self._base_url(request)
 
-    def _tell(self, job: Job, last: Job | None) -> Told:
-        moved = last is None or job.view.revision > last.view.revision
-        return Told(f"video.{shapes.status_of(job.view)}", job.view.revision if moved else 0, self._json)
+        def tell(job: Job, last: Job | None) -> Told:
+            moved = last is None or job.view.revision > last.view.revision
+            name = f"video.{shapes.status_of(job.view)}"
+            return Told(name, job.view.revision if moved else 0, as_video, f"{base} ")
 
-    def _json(self, job: Job) -> dict[str, Any]:
-        return shapes.video_json(job, self._progress)
+        def as_video(job: Job) -> dict[str, Any]:
+            return shapes.video_json(job, self._progress, base)
+
+        return await event_stream(self._calls, job, request, tell)
 
     async def content(self, request: Request) -> Response:
         """A file of a finished video: `variant` is video, thumbnail, spritesheet, or an output's number from 0."""
@@ -244,9 +249,12 @@ class VideosApi:
     async def _created(self, request: Request, job: Job) -> Response:
         prefer = read_prefer(request)
         job = await awaited(self._calls, prefer, job)
-        body = shapes.video_json(job, self._progress, fresh=is_fresh(prefer, job))
+        body = shapes.video_json(job, self._progress, self._base_url(request), fresh=is_fresh(prefer, job))
         headers = {"openai-poll-after-ms": shapes.poll_after_ms(job.view)}
         return with_prefer(json_response(body, headers=headers), prefer, job, f"/v1/videos/{job.id}")
+
+    def _base_url(self, request: Request) -> str | None:
+        return None if self._calls.settings.keys_path else base_url(request, self._calls.settings.public_url)
 
     async def _video(self, video_id: str) -> Job:
         """The video of this id: a job of this API. Raises `EdgeError`."""

@@ -36,6 +36,8 @@ class Told(NamedTuple):
     event: str
     revision: int
     data: Callable[[Job], Any]
+    #: Where the data differs from what other streams tell of the same: for whom it is.
+    view: str = ""
 
 
 #: From a job, and the job that was told before it (None: the first), to an event.
@@ -73,8 +75,7 @@ async def _events(calls: Calls, job_id: str, seen: int, tell: Teller) -> AsyncIt
 def _block(job: Job, told: Told) -> bytes:
     """The event as it is sent, made once for all streams that tell it."""
     head = f"id: {told.revision}\nevent: {told.event}\n" if told.revision else f"event: {told.event}\n"
-    block = job.encoded.get(head)
-    if block is None:
-        # JSON escapes line ends inside strings, so the data is one line.
-        block = job.encoded[head] = head.encode() + b"data: " + msgspec.json.encode(told.data(job)) + b"\n\n"
-    return block
+    # JSON escapes line ends inside strings, so the data is one line.
+    return job.encoded_once(
+        f"{told.view}{head}", lambda: head.encode() + b"data: " + msgspec.json.encode(told.data(job)) + b"\n\n"
+    )

@@ -49,10 +49,10 @@ class Secrets:
 
     def _read(self) -> str:
         try:
-            return self.path.read_text(encoding="utf-8")
+            return self.path.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
             self._create()
-            return self.path.read_text(encoding="utf-8")
+            return self.path.read_text(encoding="utf-8-sig")
 
     def _create(self) -> None:
         """Several edges may do this at once: the first link wins, and all of them read its secret."""

@@ -157,7 +157,7 @@ def _read(path: Path, kind: type[K], *, secret: bool) -> K:
     try:
         if len(text) > _MAX_FILE:
             raise ValueError(len(text))
-        return msgspec.convert(tomllib.loads(text.decode()), kind)
+        return msgspec.convert(tomllib.loads(text.decode("utf-8-sig")), kind)
     except (ValueError, msgspec.ValidationError):
         # Without the words of the error: they may quote the file.
         raise SettingsError(

@@ -253,7 +253,7 @@ def read_config(path: str | None, environ: Mapping[str, str]) -> dict[str, Any]:
             raise SettingsError(f"configuration file {named!r} does not exist")
         return {}
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise SettingsError(f"configuration file {str(file)!r}: {error}") from None
 

@@ -138,6 +138,15 @@ def test_a_broken_body_is_refused(world: World, path: str, body: bytes, words: l
     assert len(message) < 300
 
 
+@pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded"])
+def test_a_byte_order_mark_before_json_is_skipped(world: World, kind: str) -> None:
+    headers = {"content-type": kind}
+    assert world.http.post("/v1/jobs", content=b'\xef\xbb\xbf{"prompt": "a"}', headers=headers).status_code == 200
+    asked = b'\xef\xbb\xbf{"task_id": "nobody"}'
+    answer = world.http.post("/v1/local/video/generate/task_status", content=asked, headers=headers)
+    assert answer.json() == {"task_status": "not_found"}
+
+
 def test_a_lone_surrogate_is_refused_and_a_pair_is_a_character(world: World) -> None:
     assert world.http.post("/v1/jobs", content=b'{"prompt": "\\ud800"}').status_code == 400
     pair = world.http.post("/v1/jobs", content=b'{"prompt": "\\ud83d\\ude00"}')

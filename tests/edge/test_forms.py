@@ -160,6 +160,25 @@ def test_files_come_with_their_names_and_in_order(http: TestClient) -> None:
     }
 
 
+def test_a_part_with_a_files_media_type_is_a_file_without_a_name(http: TestClient) -> None:
+    def part(name: str, kind: str, data: str) -> bytes:
+        return f'Content-Disposition: form-data; name="{name}"\r\nContent-Type: {kind}\r\n\r\n{data}'.encode()
+
+    sent = [
+        part("image", "image/png", "\x89PNG"),
+        part("blob", "application/octet-stream", "x"),
+        part("words", "text/plain; charset=utf-8", "a"),
+        part("extra", "application/json", '{"a": 1}'),
+        part("void", "image/png", ""),
+    ]
+    answer = post(http, build(sent)).json()
+    assert answer["values"] == {"words": "a", "extra": '{"a": 1}'}
+    assert {name: [row[1:4] for row in rows] for name, rows in answer["uploads"].items()} == {
+        "image": [["", "image/png", 5]],
+        "blob": [["", "application/octet-stream", 1]],
+    }
+
+
 def test_text_around_the_parts_and_any_chunking_change_nothing(temporary: Path) -> None:
     body = b"\r\n" + build([field("a", "1"), file("f", "n", b"x" * 100_000 + b"\r\n--"), field("b", "2")])
     body += b"an epilogue"

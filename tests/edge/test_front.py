@@ -45,7 +45,9 @@ def scanned(routes: list[EdgeRoute], path: str, method: str) -> tuple[str, dict[
         match, child = one.matches({"type": "http", "path": path, "method": method})
         if match is Match.FULL:
             return one.path, child["path_params"]
-        if match is Match.PARTIAL and partial is None:
+        # That any path of several segments matches `{id:path}` does not make it one whose methods could be named.
+        is_any = ":path}" in one.path and "/" in next(iter(child.get("path_params", {"": ""}).values()))
+        if match is Match.PARTIAL and partial is None and not is_any:
             partial = one.path, child["path_params"]
     return partial
 

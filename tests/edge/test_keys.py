@@ -105,3 +105,10 @@ def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(path):
     assert ring.find(new).tenant == "blue"
     path.unlink()
     assert ring.find(new).tenant == "blue"
+
+
+def test_an_editors_byte_order_mark_is_skipped(path):
+    key = new_key()
+    write_keys(path, [KeyRecord(name="one", tenant="red", hash=hash_of(key))])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert KeyRing(path).find(key).name == "one"

@@ -194,3 +194,40 @@ def test_no_workers_yet_is_503(open_edge: Callable[..., World]) -> None:
     world.fake.workers = {"cpu-0": worker("cpu-0", state="starting")}
     answer = world.http.post("/v1/tasks/image", json={"prompt": "a"})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+
+
+# ---------------------------------------------------------------- across generations
+
+GEN1 = "/v1/local/video/generate"
+
+
+def test_the_guides_stop_also_stops_what_later_generations_run(world: World) -> None:
+    post(world, task_id="newer")
+    run(world)
+    post(world, task_id="waits")
+    assert world.http.get(f"{GEN1}/stop_running_task").json() == STOPPED
+    assert (status(world, "newer")["status"], status(world, "waits")["status"]) == ("cancelled", "pending")
+
+
+def test_the_guides_stop_finds_a_later_generations_task_by_its_id(world: World) -> None:
+    post(world, task_id="newer")
+    run(world)
+    assert world.http.get(f"{GEN1}/stop_running_task", params={"task_id": "newer"}).json() == STOPPED
+
+
+@pytest.mark.parametrize("path", ["/v1/tasks/running", "/v1/tasks/all/running"])
+def test_later_generations_stop_what_the_first_runs(world: World, path: str) -> None:
+    world.http.post(GEN1, json={"task_id": "t", "prompt": "a", "save_video_path": "a.mp4"})
+    run(world)
+    assert world.http.delete(path).json()["stop_status"] == "success"
+    assert world.fake.jobs[newest(world)].state == "cancelled"
+
+
+def test_where_another_api_runs_something_the_answer_says_what_stops_it(world: World) -> None:
+    world.submit()
+    run(world)
+    for answer in (world.http.get(f"{GEN1}/stop_running_task"), world.http.delete("/v1/tasks/running")):
+        assert answer.json()["stop_status"] == "do_nothing"
+        assert answer.json()["reason"].startswith("No running task found.")
+        assert "DELETE /v1/jobs/{id}" in answer.json()["reason"]
+    assert world.fake.jobs[newest(world)].state == "running"

@@ -415,3 +415,24 @@ def test_what_was_asked_is_in_the_spec_alone(world: World) -> None:
     spec = decode_spec(only_job(world).body)
     assert spec.extra == {}
     assert set(spec.echo) == {"model"}
+
+
+@pytest.mark.parametrize(("model", "member"), [("dall-e-2", "url"), ("dall-e-3", "url"), ("gpt-image-1", "b64_json")])
+def test_the_models_that_answered_with_links_still_do(world: World, model: str, member: str) -> None:
+    draws(world, image_png=PNG)
+    assert set(generate(world, model=model)["data"][0]) == {member, "revised_prompt"}
+    assert set(generate(world, model=model, response_format="b64_json")["data"][0]) == {"b64_json", "revised_prompt"}
+
+
+def test_a_stream_of_such_a_model_carries_pictures(world: World) -> None:
+    draws(world, image_png=PNG)
+    answer = world.http.post(URL, json={"prompt": "a", "model": "dall-e-3", "stream": True})
+    ((_, body),) = events(answer.text)
+    assert base64.b64decode(body["b64_json"]) == PNG
+    assert not [warning for warning in body["warnings"] if warning.startswith("response_format")]
+
+
+def test_the_peak_of_memory_stands_where_benchmarks_look(world: World) -> None:
+    draws(world, image_png=PNG)
+    body = generate(world)
+    assert body["usage"]["peak_memory_mb"] == body["peak_memory_mb"] is not None

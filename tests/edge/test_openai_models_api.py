@@ -63,3 +63,13 @@ def test_a_further_name_works_in_every_api(open_edge: Callable[..., World]) -> N
 def test_sglangs_clients_ask_for_the_model(world: World) -> None:
     assert world.http.get("/v1/model_info").json()["model_path"] == "demo"
     assert world.http.get("/model_info").json()["model_path"] == "demo"
+
+
+@pytest.mark.parametrize("path", ["/v1/models/a/b/predictions", "/v1/models/a/b", "/v1/file/download/a/b"])
+def test_below_an_id_with_slashes_another_method_finds_no_path(world: World, path: str) -> None:
+    answer = world.http.post(path)
+    assert (answer.status_code, path in answer.json()["detail"]) == (404, True)
+
+
+def test_a_model_takes_no_other_method(world: World) -> None:
+    assert (world.http.post("/v1/models/demo").status_code, world.http.put("/v1/models/demo").status_code) == (405, 405)

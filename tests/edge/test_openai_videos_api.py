@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ import pytest
 
 from broker import errors
 from broker.wire.jobspec import decode_spec
+from http_edge.keys import KeyRecord, hash_of, new_key, write_keys
 from tests.edge.conftest import World
 from tests.edge.fakes import T0, VIDEO, worker
 from tests.edge.openai_support import clip, draws, leave, only_job, only_spec, opened, picture, then
@@ -739,3 +741,33 @@ def test_paths_that_are_no_videos_name_the_method_that_they_have(world: World, w
         assert response.json()["error"]["code"] == "method_not_allowed"
         assert f'"{method}"' in response.json()["error"]["message"]
     assert world.http.get(f"/v1/videos/{word}x").status_code == 404
+
+
+# ---------------------------------------------------------------- where the file is
+
+
+def test_the_url_of_a_video_is_one_that_can_be_asked_for(world: World) -> None:
+    video = completed(world, clip())
+    assert video["url"] == f"{str(world.http.base_url).rstrip('/')}{URL}/{video['id']}/content"
+    assert world.http.get(video["url"]).content[4:8] == b"ftyp"
+    by_address = world.http.get(f"{URL}/{video['id']}", headers={"Host": "127.0.0.1:8000"}).json()
+    assert by_address["url"] == f"http://127.0.0.1:8000{URL}/{video['id']}/content"
+    assert world.http.get(f"{URL}/{video['id']}").json()["url"] == video["url"]
+    assert world.http.get(URL).json()["data"][0]["url"] == video["url"]
+
+
+def test_the_url_of_a_video_begins_with_the_address_that_the_service_is_known_by(
+    open_edge: Callable[..., World],
+) -> None:
+    world = open_edge(public_url="https://media.example.com/")
+    video = completed(world, clip())
+    assert video["url"] == f"https://media.example.com{URL}/{video['id']}/content"
+
+
+def test_there_is_no_url_where_it_would_need_a_key(open_edge: Callable[..., World], tmp_path: Path) -> None:
+    key = new_key()
+    write_keys(tmp_path / "keys", [KeyRecord(name="one", tenant="red", hash=hash_of(key))])
+    world = open_edge(keys_file=str(tmp_path / "keys"))
+    world.http.headers["Authorization"] = f"Bearer {key}"
+    video = completed(world, clip())
+    assert (video["status"], video["url"]) == ("completed", None)

@@ -470,3 +470,10 @@ def test_a_file_that_cannot_be_used_is_said_at_start(tmp_path, start_edge):
 def test_bodies_are_json_of_one_object(told, receiver):
     succeed(told, submit(told, receiver))
     assert isinstance(json.loads(receiver.next().body), dict)
+
+
+def test_a_byte_order_mark_before_the_secret_is_skipped(tmp_path):
+    path = tmp_path / "webhook_secret"
+    first = Secrets((), path).keys()
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert Secrets((), path).keys() == first

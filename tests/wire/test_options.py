@@ -177,3 +177,8 @@ def test_a_directory_that_others_may_enter_is_refused_and_left_alone(tmp_path):
     with pytest.raises(options.SettingsError, match="can be entered by others"):
         options.make_private_dir(path)
     assert path.stat().st_mode & 0o777 == 0o755
+
+
+def test_an_editors_byte_order_mark_is_skipped():
+    Path("zoetrope.toml").write_bytes(b"\xef\xbb\xbf[broker]\nlimit = 3\n")
+    assert load().limit == 3
