@@ -34,6 +34,8 @@ class AgentConfig(Struct, frozen=True, kw_only=True, tag="config"):
     overlap: bool = True
     policy: AgentPolicy = AgentPolicy()
     log_level: str = "info"
+    #: Whether its name was taken by another process before.
+    yields: bool = False
     #: How to start an engine; two flags with file descriptors are appended. Empty: the real one.
     engine_command: tuple[str, ...] = ()
 

@@ -21,8 +21,18 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from msgspec.structs import replace
+
 from workers import restart
-from workers.exits import EXIT_LEFT, EXIT_NO_MODEL, EXIT_RESTART, EXIT_SETTINGS, EXIT_UNWANTED, describe_exit
+from workers.exits import (
+    EXIT_LEFT,
+    EXIT_NAME_TAKEN,
+    EXIT_NO_MODEL,
+    EXIT_RESTART,
+    EXIT_SETTINGS,
+    EXIT_UNWANTED,
+    describe_exit,
+)
 from workers.ipc import Channel, IpcError
 from workers.link import AgentConfig, EngineProcess, EngineReady, FromAgentProcess, LoadTrouble
 from workers.procs import kill_group
@@ -42,6 +52,10 @@ _GOOD_LIFE_S = 60.0
 _HOPELESS = 2
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+#: How often a worker whose name another process bears looks whether it is free.
+_NAME_TAKEN_S = 30.0
+
 _ON_PURPOSE = (EXIT_LEFT, EXIT_SETTINGS, EXIT_UNWANTED)
 
 
@@ -140,6 +154,12 @@ class AgentProcess:
         if code in _ON_PURPOSE:
             self.left = code
         if self._told_to_end or code in _ON_PURPOSE:
+            return
+        if code == EXIT_NAME_TAKEN:
+            self.config = replace(self.config, yields=True)
+            self.start_at = now + _NAME_TAKEN_S
+            detail = f"another process bears its name; tried again in {_NAME_TAKEN_S:.0f} s"
+            logger.warning("worker waits", extra={"action": "name_taken", "worker": self.config.name, "detail": detail})
             return
         if code > 0 and code != EXIT_RESTART:
             self._note_trouble(f"the agent ended: {how}")

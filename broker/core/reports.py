@@ -43,9 +43,12 @@ def hello(state: State, peer: bytes, message: m.Hello, body: bytes, now: float) 
         return
     if max((message.seen, *(item.fence for item in message.held))) > state.last_fence:
         # It would take every grant for one that it has seen before.
-        state.send(peer, bye("it was given jobs by a broker with another journal: start the worker anew"))
+        state.send(peer, bye("it was given jobs by a broker with another journal: start the worker anew", "anew"))
         return
     old = state.pool.get(message.name)
+    if message.yields and old is not None and old.boot != message.boot and not (old.lost or old.suspect):
+        state.send(peer, bye(f"another process bears the name {message.name!r}", "yield"))
+        return
     worker = Worker(message.name, message.boot, peer, info, now)
     if old is not None:
         _replace(state, old, worker)
@@ -87,12 +90,12 @@ def _replace(state: State, old: Worker, worker: Worker) -> None:
     else:
         state.deadlines.clear(("bench", worker.name))
     if old.boot != worker.boot and old.peer != worker.peer and not old.lost:
-        state.send(old.peer, bye(f"another process took the name {worker.name!r}"))
+        state.send(old.peer, bye(f"another process took the name {worker.name!r}", "yield"))
 
 
-def bye(reason: str) -> m.Bye:
+def bye(reason: str, remedy: m.Remedy = "none") -> m.Bye:
     """A dismissal whose reason fits into its frame."""
-    return m.Bye(reason=reason[:256])
+    return m.Bye(reason=reason[:256], remedy=remedy)
 
 
 def settle(state: State, worker: Worker, held: Iterable[m.Held], now: float) -> None:

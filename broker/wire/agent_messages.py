@@ -8,6 +8,8 @@ from msgspec import Meta
 
 from broker.wire.terms import Count, EngineState, FailureKind, Fence, Held, Id, Message, Name, Seconds, Short
 
+Remedy = Literal["none", "anew", "yield"]
+
 # ---------------------------------------------------------------- agent -> broker
 
 
@@ -25,6 +27,8 @@ class Hello(Message, frozen=True, kw_only=True, tag="hello"):
     #: How many more jobs it can take now, absolute.
     free: Count
     held: Annotated[tuple[Held, ...], Meta(max_length=64)] = ()
+    #: Whether it takes the name only if nobody is heard under it: it lost the name before, and must not take it back from its holder.
+    yields: bool = False
 
 
 class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
@@ -110,9 +114,14 @@ class Who(Message, frozen=True, kw_only=True, tag="who"):
 
 
 class Bye(Message, frozen=True, kw_only=True, tag="bye"):
-    """You are not wanted (another process bears your name, your protocol is unknown); do not come back."""
+    """You are not wanted: end. `remedy` says whether this name can be served from here later.
+
+    `none`: never (your protocol is unknown, the name is not your key's). `anew`: by a new process, at once. `yield`: by a new process that
+    waits until nobody else bears the name.
+    """
 
     reason: Short = ""
+    remedy: Remedy = "none"
 
 
 class Run(Message, frozen=True, kw_only=True, tag="run"):

@@ -19,6 +19,7 @@ from broker.wire.agent_messages import Heartbeat as Heartbeat
 from broker.wire.agent_messages import HeartbeatAck as HeartbeatAck
 from broker.wire.agent_messages import Hello as Hello
 from broker.wire.agent_messages import Refused as Refused
+from broker.wire.agent_messages import Remedy as Remedy
 from broker.wire.agent_messages import ResultAck as ResultAck
 from broker.wire.agent_messages import Run as Run
 from broker.wire.agent_messages import Started as Started

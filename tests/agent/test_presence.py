@@ -8,7 +8,7 @@ from broker.wire import codec
 from broker.wire import messages as m
 from tests.agent.stage import EPOCH, INFO, SETUP, Stage, fence
 from workers.agent import effects as fx
-from workers.exits import EXIT_RESTART, EXIT_UNWANTED
+from workers.exits import EXIT_NAME_TAKEN, EXIT_RESTART, EXIT_UNWANTED
 from workers.ipc import Ready
 
 
@@ -203,3 +203,11 @@ def test_bye_ends_the_agent_for_good_and_without_goodbye() -> None:
     assert not stage.sent(m.Goodbye)
     stage.exited("killed by SIGKILL")
     assert stage.orders() == [fx.RemoveDir("j1", fence(1)), fx.Exit(EXIT_UNWANTED)]
+
+
+@pytest.mark.parametrize(("remedy", "code"), [("anew", EXIT_RESTART), ("yield", EXIT_NAME_TAKEN)])
+def test_a_dismissal_that_can_heal_ends_this_process_alone(remedy: m.Remedy, code: int) -> None:
+    stage = Stage().idle()
+    stage.broker(m.Bye(reason="why", remedy=remedy))
+    stage.exited("killed by SIGKILL")
+    assert fx.Exit(code) in stage.orders()

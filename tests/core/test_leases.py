@@ -13,7 +13,7 @@ from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.codec import DecodeError
 from broker.wire.jobspec import Artefact, Result
-from tests.core.desk import EDGE, RESULT, Desk, causes, peer_of, sent
+from tests.core.desk import EDGE, RESULT, Desk, causes, info, peer_of, sent
 
 
 def test_a_free_worker_gets_the_job_with_a_fence_of_this_epoch():
@@ -453,3 +453,16 @@ def test_an_attempt_that_stopped_unasked_is_over_although_a_heartbeat_still_name
     desk.beat("w1", m.Held(job_id="j1", fence=fence, phase="finished"), seen=fence, free=0)
     assert desk.state("j1") == "queued"
     assert desk.job("j1").losses == 0
+
+
+def test_a_worker_whose_name_was_taken_takes_it_back_only_once_nobody_is_heard_under_it():
+    desk = Desk()
+    desk.hello("w1", boot="first", peer=b"b-first")
+    effects = desk.hello("w1", boot="second", peer=b"b-second")
+    assert [bye.remedy for bye in sent(effects, m.Bye, b"b-first")] == ["yield"]
+    back = m.Hello(name="w1", boot="third", seen=0, free=1, yields=True)
+    effects = desk.feed(b"b-third", back, info("demo"))
+    assert [bye.remedy for bye in sent(effects, m.Bye, b"b-third")] == ["yield"]
+    desk.tick(desk.policy.lost_after_s + 1)
+    effects = desk.feed(b"b-third", back, info("demo"))
+    assert sent(effects, m.Welcome, b"b-third")

@@ -81,7 +81,14 @@ def _shell(config: AgentConfig, link: Channel) -> AgentShell:
         overlap=config.overlap,
     )
     clock = AwakeClock()
-    identity = Identity(name=config.name, boot=uuid.uuid4().hex, info=info, setup=setup, artefacts=config.artefacts)
+    identity = Identity(
+        name=config.name,
+        boot=uuid.uuid4().hex,
+        info=info,
+        setup=setup,
+        artefacts=config.artefacts,
+        yields=config.yields,
+    )
     core = AgentCore(identity, config.policy, clock.now())
     return AgentShell(core, config, link, sampler, BrokerSocket(config.endpoint, _key(config)), clock)
 

@@ -26,8 +26,11 @@ from workers.agent.policy import AgentPolicy
 from workers.agent.presence import Presence
 from workers.agent.slot import Slot
 from workers.agent.texts import MAX_REASON, clip
-from workers.exits import EXIT_LEFT, EXIT_RESTART, EXIT_UNWANTED
+from workers.exits import EXIT_LEFT, EXIT_NAME_TAKEN, EXIT_RESTART, EXIT_UNWANTED
 from workers.ipc import FromEngine, Progress, Setup, TailBegun
+
+#: How to end when the broker dismisses this worker.
+_EXITS: dict[m.Remedy, int] = {"none": EXIT_UNWANTED, "anew": EXIT_RESTART, "yield": EXIT_NAME_TAKEN}
 
 
 class Identity(Struct, frozen=True, kw_only=True):
@@ -40,6 +43,8 @@ class Identity(Struct, frozen=True, kw_only=True):
     setup: Setup
     #: Directory of all artefacts; an attempt's files go to `<artefacts>/<job id>/<fence>`.
     artefacts: str
+    #: Whether the name may be another process's now: see `Hello`.
+    yields: bool = False
 
 
 class AgentCore:
@@ -139,7 +144,7 @@ class AgentCore:
             case m.Drain():
                 self.draining = True
             case m.Bye():
-                self._leave(message.reason, EXIT_UNWANTED, now, goodbye=False)
+                self._leave(message.reason, _EXITS[message.remedy], now, goodbye=False)
             case _:  # HeartbeatAck: having been heard is all
                 pass
 
@@ -286,7 +291,12 @@ class AgentCore:
 
     def _send_hello(self) -> None:
         hello = m.Hello(
-            name=self.identity.name, boot=self.identity.boot, seen=self.seen, free=self.free, held=self.held()
+            name=self.identity.name,
+            boot=self.identity.boot,
+            seen=self.seen,
+            free=self.free,
+            held=self.held(),
+            yields=self.identity.yields,
         )
         self._send(hello, codec.encode_body(self.identity.info))
 
