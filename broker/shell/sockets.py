@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket as sockets
 from pathlib import Path
 
 import zmq
 from msgspec import Struct
 
 from broker.shell.errors import BindFailed
+from broker.shell.half_open import HalfOpen, shut_down
 from broker.shell.hoards import Hoards
 from broker.shell.selftest import assert_shut
 from broker.shell.zap import Peers, ZapHandler
@@ -172,17 +172,6 @@ def ipc_path(endpoint: str) -> Path:
     return Path(endpoint.removeprefix("ipc://"))
 
 
-def shut_down(descriptor: int) -> None:
-    """Close both ways of a connection that libzmq owns, without taking the descriptor from it.
-
-    Should libzmq have closed it just now and the number be another connection's, that one is cut, and its peer connects again.
-    """
-    if descriptor < 0:
-        return
-    with contextlib.suppress(OSError), sockets.socket(fileno=os.dup(descriptor)) as connection:
-        connection.shutdown(sockets.SHUT_RDWR)
-
-
 def _require_key(socket: zmq.Socket[bytes], endpoint: str, key: BrokerKey | None, domain: bytes) -> None:
     """From now on only peers whose keys the ZAP handler knows get in."""
     if key is None:
@@ -230,7 +219,9 @@ class Wires:
         self._zap = ZapHandler(self._context, self.peers) if self.peers else None
         key = gate.key if gate else None
         tcp = [endpoint for endpoint in (*ends[FRONT], *ends[BACK]) if is_tcp(endpoint)]
-        self._hoards = Hoards(frozenset(int(endpoint.rpartition(":")[2]) for endpoint in tcp)) if tcp else None
+        ports = frozenset(int(endpoint.rpartition(":")[2]) for endpoint in tcp)
+        self._hoards = Hoards(ports) if tcp else None
+        self._half_open = HalfOpen(ports) if tcp else None
         try:
             self.front = Listener(self._context, FRONT, ends[FRONT], key)
             self._listeners[FRONT[0]] = self.front
@@ -269,6 +260,8 @@ class Wires:
 
     def close(self) -> None:
         """Close both and wait until libzmq has let go of the paths."""
+        if self._half_open:
+            self._half_open.close()
         for listener in self._listeners.values():
             listener.close()
         # Not `destroy`: the handler's socket is its thread's to close, and it does when the context ends.

@@ -14,7 +14,9 @@ Each socket has its own domain, and a key's role says which one it may enter.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -23,7 +25,7 @@ from pathlib import Path
 import zmq
 from zmq.utils import z85
 
-from broker.wire.curve import AllowedPeer, Role, read_allowed
+from broker.wire.curve import AllowedPeer, Role, UnreadableNow, read_allowed
 from broker.wire.options import SettingsError
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ class Peers:
         self._lock = threading.Lock()
         self._stamp: tuple[object, ...] = ()
         self._looked_at = -1.0
+        self._quiet_until = 0.0
         #: Public key, raw -> entry; name -> entry; both replaced whole.
         self._by_key: dict[bytes, AllowedPeer] = {}
         self._names: dict[str, AllowedPeer] = {}
@@ -58,11 +61,16 @@ class Peers:
         """Read the directory again if anything in it changed."""
         with self._lock:
             self._looked_at = time.monotonic()
-            stamp = _stamp(self.directory)
-            if stamp == self._stamp:
+            try:
+                stamp = _stamp(self.directory)
+                if stamp == self._stamp:
+                    return
+                entries = _read_all(self.directory)
+            except (OSError, UnreadableNow) as error:
+                # As when all descriptors are used up: the last list holds, and it is read at the next look.
+                self._say_unreadable(error)
                 return
             self._stamp = stamp
-            entries = _read_all(self.directory)
             before = self._names
             self._by_key = {z85.decode(entry.public.encode()): entry for entry in entries}
             self._names = {entry.name: entry for entry in entries}
@@ -70,6 +78,11 @@ class Peers:
             logger.info("key allowed", extra={"action": "key_allowed", "key": name, "role": self._names[name].role})
         for name in sorted(before.keys() - self._names.keys()):
             logger.info("key removed", extra={"action": "key_removed", "key": name, "role": before[name].role})
+
+    def _say_unreadable(self, error: Exception) -> None:
+        if self._looked_at >= self._quiet_until:
+            self._quiet_until = self._looked_at + _LOG_EVERY_S
+            logger.error("the list of keys cannot be read now", extra={"action": "keys_unread", "reason": str(error)})
 
     def find(self, public: bytes) -> AllowedPeer | None:
         """The peer of this raw public key, as the list is now (as it was a moment ago at most)."""
@@ -82,19 +95,32 @@ class Peers:
         return name in self._names
 
 
-def _stamp(directory: Path) -> tuple[object, ...]:
+def _entries(directory: Path) -> list[Path]:
+    """The files of the list. Raises `OSError` when it cannot be told which there are; a directory that is gone has none."""
     try:
-        paths = sorted(directory.glob("*.pub"))
-        return tuple((path.name, status.st_mtime_ns, status.st_ino) for path in paths for status in (path.lstat(),))
-    except OSError as error:
-        return (str(error),)
+        # Not `glob`, which takes a directory that cannot be read for an empty one.
+        return [directory / name for name in sorted(os.listdir(directory)) if name.endswith(".pub")]
+    except FileNotFoundError:
+        return []
+
+
+def _stamp(directory: Path) -> tuple[object, ...]:
+    found = []
+    for path in _entries(directory):
+        with contextlib.suppress(FileNotFoundError):  # gone meanwhile, or a link that leads nowhere
+            status = path.stat()
+            found.append((path.name, status.st_mtime_ns, status.st_ino, status.st_ctime_ns))
+    return (directory.exists(), *found)
 
 
 def _read_all(directory: Path) -> list[AllowedPeer]:
+    """All entries that can be used. Raises `OSError` or `UnreadableNow`."""
     entries: dict[str, AllowedPeer] = {}
-    for path in sorted(directory.glob("*.pub")):
+    for path in _entries(directory):
         try:
             entry = read_allowed(path)
+        except UnreadableNow:
+            raise
         except SettingsError as error:
             logger.error("a key cannot be used", extra={"action": "bad_key", "reason": str(error)})
             continue

@@ -7,6 +7,7 @@ A key has one role: a worker's cannot act as an edge, nor the other way round. F
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -28,6 +29,10 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}\Z"
 _Z85 = r"^[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}\Z"
 
 _MAX_FILE = 4096
+_MAX_LINKS = 16
+
+#: Errors that say nothing about the file: it may be read in a moment.
+PASSING = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT))
 
 _EVERYWHERE = ("tcp://0.0.0.0:", "tcp://[::]:")
 
@@ -37,6 +42,10 @@ Z85Key = Annotated[str, Meta(pattern=_Z85)]
 COMMAND = "python -m broker keys"
 
 K = TypeVar("K", bound=Struct)
+
+
+class UnreadableNow(SettingsError):
+    """A key file could not be read for a reason that is not the file's."""
 
 
 class BrokerKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,8 +148,9 @@ def is_name(text: str) -> bool:
 
 def _read(path: Path, kind: type[K], *, secret: bool) -> K:
     try:
-        # Not through a link: who can place one could have another file read, and its words shown.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        real = _follow(path)
+        # Whatever links led here are checked; a link put there since is not followed.
+        descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -148,12 +158,16 @@ def _read(path: Path, kind: type[K], *, secret: bool) -> K:
             if status.st_uid not in (os.getuid(), 0):
                 raise SettingsError(f"curve_dir: {str(path)!r} belongs to another user")
             wrong = 0o077 if secret else 0o022
+            if status.st_uid == 0 and not status.st_mode & 0o222:
+                # A mounted secret: root's, and read through this process's group.
+                wrong &= ~0o040
             if status.st_mode & wrong:
                 verb = "read" if secret else "changed"
                 raise SettingsError(f"curve_dir: {str(path)!r} can be {verb} by others; give it mode 0600")
             text = file.read(_MAX_FILE + 1)
     except OSError as error:
-        raise SettingsError(f"curve_dir: {str(path)!r} cannot be read: {error.strerror}") from None
+        kind_of_error = UnreadableNow if error.errno in PASSING else SettingsError
+        raise kind_of_error(f"curve_dir: {str(path)!r} cannot be read: {error.strerror}") from None
     try:
         if len(text) > _MAX_FILE:
             raise ValueError(len(text))
@@ -163,6 +177,39 @@ def _read(path: Path, kind: type[K], *, secret: bool) -> K:
         raise SettingsError(
             f"curve_dir: {str(path)!r} is no key file of this kind; make it anew with `{COMMAND}`"
         ) from None
+
+
+def _follow(path: Path) -> Path:
+    """Where a path leads, itself when it is no link. Raises `SettingsError` where others could change where it leads, `OSError`.
+
+    Who can place a link could have another file read, so root or this user own each step and nobody else may write to its directories;
+    those with the sticky bit may be written to, as a mounted secret's and /tmp are: there nobody replaces what another owns.
+    """
+    if not path.is_symlink():
+        return path
+    done, left, links = Path("/"), list(path.absolute().parts[1:]), 0
+    while left:
+        part = left.pop(0)
+        if part == "..":
+            done = done.parent
+            continue
+        status = (done / part).lstat()
+        if status.st_uid not in (os.getuid(), 0):
+            raise SettingsError(f"curve_dir: {str(path)!r} leads through {str(done / part)!r}, another user's")
+        if stat.S_ISLNK(status.st_mode):
+            links += 1
+            if links > _MAX_LINKS:
+                raise SettingsError(f"curve_dir: {str(path)!r} leads through more than {_MAX_LINKS} links")
+            target = Path(os.readlink(done / part))
+            left[:0] = target.parts[1:] if target.is_absolute() else target.parts
+            done = Path("/") if target.is_absolute() else done
+            continue
+        if stat.S_ISDIR(status.st_mode) and status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
+            raise SettingsError(
+                f"curve_dir: {str(path)!r} leads through {str(done / part)!r}, where others may write; give it mode 0755"
+            )
+        done /= part
+    return done
 
 
 def _a(role: str) -> str:

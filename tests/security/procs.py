@@ -26,7 +26,8 @@ MIB = 1024 * 1024
 class BrokerProcess:
     """`python -m broker` on ipc and tcp."""
 
-    def __init__(self, home: Path, run_dir: str, desk: KeyDesk) -> None:
+    def __init__(self, home: Path, run_dir: str, desk: KeyDesk, descriptors: int = 0) -> None:
+        """`descriptors`: how many it may have at most; 0: what the system allows."""
         self.home = home
         self.front, self.back = free_port(), free_port()
         self.run_dir = Path(run_dir)
@@ -34,6 +35,8 @@ class BrokerProcess:
         command = [sys.executable, "-m", "broker", "--home", str(home), "--run-dir", run_dir]
         command += ["--curve-dir", str(desk.directory), "--front-tcp", self.front_tcp, "--back-tcp", self.back_tcp]
         command += ["--metrics-file", str(home / "metrics")]
+        if descriptors:
+            command = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command]
         with self.log.open("wb") as log, few_descriptors():
             self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         self._stats = psutil.Process(self._process.pid)
@@ -78,10 +81,10 @@ class BrokerProcess:
 
 
 @contextmanager
-def broker_process(home: Path, desk: KeyDesk) -> Iterator[BrokerProcess]:
+def broker_process(home: Path, desk: KeyDesk, descriptors: int = 0) -> Iterator[BrokerProcess]:
     home.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="zs-") as run_dir:
-        process = BrokerProcess(home, run_dir, desk)
+        process = BrokerProcess(home, run_dir, desk, descriptors)
         try:
             yield process
         finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import stat
 import subprocess
 import sys
@@ -127,8 +129,10 @@ def test_a_key_file_that_cannot_be_trusted_is_refused_without_showing_it(desk: K
     if harm == "open":
         path.chmod(0o640)
     elif harm == "link":
-        moved = path.rename(path.with_suffix(".moved"))
-        path.symlink_to(moved)
+        where = desk.directory / "open"
+        where.mkdir()
+        where.chmod(0o777)
+        path.symlink_to(path.rename(where / path.name))
     elif harm == "text":
         path.write_text(f"secret = {secret}")
     elif harm == "huge":
@@ -140,6 +144,22 @@ def test_a_key_file_that_cannot_be_trusted_is_refused_without_showing_it(desk: K
         read_peer_key(path, "edge" if harm == "role" else "worker")
     assert str(path) in str(caught.value)
     assert secret not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o440, 0o444])
+def test_a_mounted_secret_is_read_through_its_links_unless_all_may_read_it(
+    desk: KeyDesk, tmp_path: Path, mode: int
+) -> None:
+    mount = tmp_path / "mount"
+    (mount / "..2026_01_01").mkdir(parents=True)
+    mount.chmod(0o1777)
+    (mount / "..data").symlink_to("..2026_01_01")
+    (mount / "worker.key").symlink_to("..data/worker.key")
+    file = desk.add("node-2", "worker").rename(mount / "..2026_01_01/worker.key")
+    file.chmod(mode)
+    refused = mode & 0o004 or (mode & 0o040 and os.getuid() != 0)
+    with pytest.raises(SettingsError, match="read by others") if refused else contextlib.nullcontext():
+        assert read_peer_key(mount / "worker.key", "worker").name == "node-2"
 
 
 # ---------------------------------------------------------------- without keys
