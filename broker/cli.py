@@ -17,7 +17,7 @@ from broker.core.machine import Core
 from broker.settings import BrokerSettings, check
 from broker.shell.clock import Timeline, open_timeline
 from broker.shell.disk import Disk
-from broker.shell.errors import ShellError
+from broker.shell.errors import BindFailed, ShellError
 from broker.shell.journal import Journal
 from broker.shell.junk import Junk
 from broker.shell.lock import Lock
@@ -88,7 +88,7 @@ def run(settings: BrokerSettings) -> None:
         recovery = Recovery(core, journal)
         jobs = recovery.load(clock())
         descriptors.allow_many()
-        wires = Wires(settings.front_endpoint, settings.back_endpoint, _gate(settings))
+        wires = _open_wires(settings)
         stack.callback(wires.close)
         logger.info(
             "journal loaded",
@@ -109,6 +109,15 @@ def _lock_endpoint(endpoint: str) -> Lock:
     path = ipc_path(endpoint)
     options.make_private_dir(path.parent)
     return Lock(path.with_name(path.name + ".lock"))
+
+
+def _open_wires(settings: BrokerSettings) -> Wires:
+    """Listen. Raises `SettingsError`, or `BindFailed` naming the option."""
+    try:
+        return Wires(settings.front_endpoint, settings.back_endpoint, _gate(settings))
+    except BindFailed as error:
+        name = next((name for name, endpoint in settings.endpoints.items() if endpoint == error.endpoint), "")
+        raise BindFailed(f"{name}: {error}" if name else str(error), error.endpoint) from None
 
 
 def _gate(settings: BrokerSettings) -> Gate | None:

@@ -41,7 +41,7 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
         Meta(description="model of requests that name none; default: the first that suits the request", max_length=256),
     ] = ""
     model_aliases: Annotated[
-        tuple[Annotated[str, Meta(pattern="^[^=]+=[^=]+$")], ...],
+        tuple[Annotated[str, Meta(pattern="^[^=]+=[^=]+$", extra={"rule": "NAME=MODEL"})], ...],
         Meta(
             description="further names of models, as NAME=MODEL: sora-2=demo,gpt-image-1=demo; requests may use either"
         ),
@@ -68,6 +68,7 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
             description="address of this service as clients see it, for links in answers (https://media.example.com); "
             "default: the one that each request names",
             pattern="^(https?://[^/?#]+)?/?$",
+            extra={"rule": "http:// or https:// with a host, without a path"},
         ),
     ] = ""
     output_roots: Annotated[
@@ -154,14 +155,28 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
     ] = ""
     metrics_open: Annotated[bool, Meta(description="/metrics needs no API key")] = True
     cors_origins: Annotated[
-        tuple[Annotated[str, Meta(pattern=r"^(\*|https?://[^/?#*]+)$")], ...],
+        tuple[
+            Annotated[
+                str,
+                Meta(
+                    pattern=r"^(\*|https?://[^/?#*]+)$",
+                    extra={"rule": "* or a site, as https://studio.example.com"},
+                ),
+            ],
+            ...,
+        ],
         Meta(
             description="web pages that may use the API from a browser: https://studio.example.com,http://localhost:3000; * is every page;"
             " default: none"
         ),
     ] = ()
     allowed_hosts: Annotated[
-        tuple[Annotated[str, Meta(pattern=r"^(\*|(\*\.)?[A-Za-z0-9._-]{1,253})$")], ...],
+        tuple[
+            Annotated[
+                str, Meta(pattern=r"^(\*|(\*\.)?[A-Za-z0-9._-]{1,253})$", extra={"rule": "*, a name, or *. and a name"})
+            ],
+            ...,
+        ],
         Meta(
             description="names by which clients reach this service: zoetrope.lan,*.example.com; * is every name. Addresses, localhost, the"
             " machine's own name and that in public_url always count. A request for another name is refused (421), which keeps web pages"

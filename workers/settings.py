@@ -50,6 +50,7 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
         Meta(
             description="put before each worker's name (gpu-0, cpu-0), to tell hosts apart; over tcp the name of the key comes before it",
             pattern=r"^[A-Za-z0-9_.-]{0,64}$",
+            extra={"rule": "up to 64 letters, digits, _, . and -"},
         ),
     ] = ""
     threads: Annotated[

@@ -24,6 +24,11 @@ class BindFailed(ShellError):
 
     exit_code = 2
 
+    def __init__(self, message: str | None = None, endpoint: str = "") -> None:
+        """`endpoint`: which one, as it was given."""
+        super().__init__(message)
+        self.endpoint = endpoint
+
 
 class JournalRefused(ShellError):
     """The journal is damaged, or was written by another program or a newer version."""

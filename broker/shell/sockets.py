@@ -107,7 +107,7 @@ class Listener:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
             where = "" if is_tcp(endpoint) else f" (directory {ipc_path(endpoint).parent})"
-            raise BindFailed(f"cannot listen on {endpoint}: {error.strerror or error}{where}") from None
+            raise BindFailed(f"cannot listen on {endpoint}: {error.strerror or error}{where}", endpoint) from None
         finally:
             os.umask(umask)
         if is_tcp(endpoint):

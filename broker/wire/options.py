@@ -21,7 +21,10 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 import msgspec
 from msgspec import Meta, Struct
 
-ENV_PREFIX = "ZOETROPE_"
+from broker.wire import environment
+from broker.wire.rules import in_words
+
+ENV_PREFIX = environment.PREFIX
 
 #: Longest path of a unix socket, less the file name (sun_path is 108 bytes with its NUL).
 _MAX_RUN_DIR = 90
@@ -160,6 +163,8 @@ def load(
     parser = _parser(kind, prog, description)
     flags = {key: value for key, value in vars(parser.parse_args(argv)).items() if value is not None}
     file_values = _read_toml(flags.pop("config", None), environ, table, fields)
+    if wrong := environment.unknown(environ, fields):
+        raise SettingsError(wrong)
     merged: dict[str, Any] = {}
     for name in fields:
         for where, value in (
@@ -184,8 +189,8 @@ def _convert(kind: type[Any], name: str, where: str, value: Any) -> Any:
             value = tuple(part.strip() for part in value.split(",") if part.strip())
     try:
         return msgspec.convert(value, hint, strict=False)
-    except msgspec.ValidationError as error:
-        raise SettingsError(f"{where}: {value!r} is refused: {str(error).lower()}") from None
+    except msgspec.ValidationError:
+        raise SettingsError(f"{where}: {value!r} {in_words(hint)}") from None
 
 
 def _parser(kind: type[Any], prog: str, description: str) -> argparse.ArgumentParser:

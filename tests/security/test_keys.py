@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -174,6 +175,19 @@ def run_broker(home: Path, *argv: str) -> tuple[int, str]:
         check=False,
     )
     return done.returncode, done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "203.0.113.7", "no-such-host.invalid"])
+def test_an_address_that_cannot_be_listened_on_is_named_in_the_last_line(
+    desk: KeyDesk, tmp_path: Path, host: str
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"tcp://{host}:{taken.getsockname()[1]}"
+        code, last = run_broker(tmp_path / "h", "--curve-dir", str(desk.directory), "--back-tcp", address)
+    assert code == 2
+    assert last.startswith(f"broker: back_tcp: cannot listen on {address}: ")
 
 
 @pytest.mark.parametrize("option", ["front", "back", "front-tcp", "back-tcp"])

@@ -8,7 +8,10 @@ from typing import Annotated
 import pytest
 from msgspec import Meta
 
-from broker.wire import options
+from broker.settings import BrokerSettings
+from broker.wire import environment, options
+from http_edge.settings import EdgeSettings
+from workers.settings import WorkerSettings
 
 
 class Example(options.CommonSettings, frozen=True, kw_only=True):
@@ -71,10 +74,16 @@ def test_lists_are_split_at_commas():
 @pytest.mark.parametrize(
     ("argv", "environ", "toml", "parts"),
     [
-        (["--limit", "11"], {}, "", ["--limit", "'11'", "<= 10"]),
-        ([], {"ZOETROPE_LIMIT": "many"}, "", ["ZOETROPE_LIMIT", "'many'", "int"]),
-        ([], {}, "[broker]\nlimit = 0\n", ["zoetrope.toml", "limit", "0", ">= 1"]),
-        ([], {"ZOETROPE_LOG_LEVEL": "loud"}, "", ["ZOETROPE_LOG_LEVEL", "'loud'", "debug"]),
+        (["--limit", "11"], {}, "", ["--limit", "'11'", "must be a whole number from 1 to 10"]),
+        ([], {"ZOETROPE_LIMIT": "many"}, "", ["ZOETROPE_LIMIT", "'many'", "must be a whole number from 1 to 10"]),
+        ([], {}, "[broker]\nlimit = 0\n", ["zoetrope.toml", "limit", "0", "from 1 to 10"]),
+        ([], {"ZOETROPE_GPU": "1"}, "", ["ZOETROPE_GPU ", "did you mean ZOETROPE_GPUS?"]),
+        (
+            [],
+            {"ZOETROPE_LOG_LEVEL": "loud"},
+            "",
+            ["ZOETROPE_LOG_LEVEL", "'loud'", "must be debug or info or warning or error"],
+        ),
         ([], {}, "[broker]\nlimits = 3\n", ["zoetrope.toml", "'limits'", "[broker]", "limit"]),
         ([], {}, "limit = 3\n", ["zoetrope.toml", "'limit'", "top level"]),
         ([], {}, "broker = 3\n", ["zoetrope.toml", "[broker]", "table"]),
@@ -182,3 +191,15 @@ def test_a_directory_that_others_may_enter_is_refused_and_left_alone(tmp_path):
 def test_an_editors_byte_order_mark_is_skipped():
     Path("zoetrope.toml").write_bytes(b"\xef\xbb\xbf[broker]\nlimit = 3\n")
     assert load().limit == 3
+
+
+def test_variables_of_other_processes_clients_and_kubernetes_are_no_mistakes():
+    assert load(ZOETROPE_GPUS="2", ZOETROPE_API_KEY="x", ZOETROPE_SERVICE_HOST="10.0.0.1").limit == 5
+
+
+@pytest.mark.parametrize(
+    ("process", "kind"), [("broker", BrokerSettings), ("workers", WorkerSettings), ("edge", EdgeSettings)]
+)
+def test_every_option_is_known_to_all_processes(process, kind):
+    own = {row.name for row in options.describe(kind)} - {row.name for row in options.describe(options.CommonSettings)}
+    assert own == environment.OPTIONS[process]

@@ -1,0 +1,107 @@
+"""The variables ZOETROPE_* that some process of a service reads: they share one environment, so each must know the others'."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+
+PREFIX = "ZOETROPE_"
+
+#: Process -> its options besides those that all have.
+OPTIONS = {
+    "broker": frozenset(
+        [
+            "queue_limit",
+            "queue_limit_s",
+            "heartbeat_s",
+            "suspect_after_s",
+            "lost_after_s",
+            "rejoin_s",
+            "max_crashes",
+            "max_losses",
+            "bench_after",
+            "bench_s",
+            "reload_s",
+            "recent_finals",
+            "min_free_mb",
+            "reserve_mb",
+            "front_tcp",
+            "back_tcp",
+            "metrics_file",
+        ]
+    ),
+    "workers": frozenset(
+        [
+            "gpus",
+            "model",
+            "models",
+            "name_prefix",
+            "threads",
+            "dtype",
+            "overlap",
+            "load_budget_s",
+            "encode_budget_s",
+            "step_floor_s",
+            "first_step_budget_s",
+            "decode_budget_s",
+            "save_budget_s",
+            "cancel_grace_s",
+            "cancel_grace_max_s",
+            "stop_grace_s",
+            "detached_s",
+        ]
+    ),
+    "edge": frozenset(
+        [
+            "host",
+            "port",
+            "worker",
+            "lightx2v_admission",
+            "default_model",
+            "model_aliases",
+            "unknown_model",
+            "sync_timeout_s",
+            "public_url",
+            "output_roots",
+            "save_overwrites",
+            "input_roots",
+            "max_upload_mb",
+            "upload_idle_s",
+            "upload_timeout_s",
+            "upload_min_kb_s",
+            "retention_s",
+            "disk_quota_mb",
+            "fetch_allow",
+            "webhook_secrets",
+            "broker_timeout_s",
+            "keep_alive_s",
+            "keys_file",
+            "metrics_open",
+            "cors_origins",
+            "allowed_hosts",
+            "access_log",
+        ]
+    ),
+}
+
+#: The configuration file's, and those of clients.
+_OTHERS = frozenset({"CONFIG", "API_KEY", "URL"})
+
+#: What Kubernetes and Docker's links set for a service that is called zoetrope.
+_INJECTED = re.compile(r"ZOETROPE_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP)(_\w+)?)")
+
+
+def unknown(environ: Mapping[str, str], own: Iterable[str]) -> str:
+    """What is wrong with the first variable that no process reads; "": there is none. `own`: options of the process that asks."""
+    known = {
+        PREFIX + name.upper() for name in (*own, *_OTHERS, *(name for names in OPTIONS.values() for name in names))
+    }
+    for name in sorted(environ):
+        if not name.startswith(PREFIX) or name in known or _INJECTED.fullmatch(name):
+            continue
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {close[0]}?" if close else "docs/configuration.md lists those that there are"
+        # Without its value, which may be a secret.
+        return f"{name} is no setting; {hint}"
+    return ""
