@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator
 
-from broker.wire.jobspec import ModelCard
+from broker.wire.jobspec import Limits, ModelCard
 
 _ASPECT = re.compile(r"([1-9]\d{0,3})\s*:\s*([1-9]\d{0,3})")
 
@@ -15,6 +15,9 @@ _MAX_RATIO_ERROR = math.log(1.25)
 
 #: The shape counts for more than the number of pixels.
 _RATIO_WEIGHT = 4.0
+
+#: Widths looked at for shapes that the model cannot come near, at most.
+_WIDTHS = 512
 
 #: Grid steps looked at on either side of the ideal width.
 _STEPS = 3
@@ -50,3 +53,35 @@ def _candidates(ratio: float, pixels: int, card: ModelCard) -> Iterator[tuple[in
         for height in (below, below + step):
             if low <= height <= high and low <= width and width * height <= limits.max_pixels:
                 yield width, height
+
+
+def nearest_size(shape: tuple[int, int], card: ModelCard) -> tuple[int, int]:
+    """(width, height) of the allowed size of about this shape that suits the model best; its usual one where it has no choice."""
+    nearest = size_for(shape, card) or _nearest_shape(shape[0] / shape[1], card.limits)
+    return nearest or (card.defaults.width, card.defaults.height)
+
+
+def _nearest_shape(ratio: float, limits: Limits) -> tuple[int, int] | None:
+    """The allowed size nearest to a shape that the model cannot come near."""
+    return min(_sizes(ratio, limits), key=lambda size: abs(math.log(size[0] / size[1] / ratio)), default=None)
+
+
+def _sizes(ratio: float, limits: Limits) -> Iterator[tuple[int, int]]:
+    """Allowed sizes near this shape, one or two a width."""
+    grid = max(1, limits.side_multiple)
+    low, high = -(-limits.min_side // grid) * grid, limits.max_side // grid * grid
+    stride = grid * max(1, (high - low) // grid // _WIDTHS)
+    for width in range(low, high + 1, stride):
+        ideal = min(max(width / ratio, low), high)
+        below = int(ideal // grid) * grid
+        for height in (below, below + grid):
+            if is_allowed(width, height, limits):
+                yield width, height
+
+
+def is_allowed(width: int, height: int, limits: Limits) -> bool:
+    """Whether a model with these limits draws this size."""
+    return (
+        all(limits.min_side <= side <= limits.max_side and side % limits.side_multiple == 0 for side in (width, height))
+        and width * height <= limits.max_pixels
+    )

@@ -25,6 +25,7 @@ from http_edge.exports import Exports
 from http_edge.forms import Upload
 from http_edge.hub import Audience, Hub, Job
 from http_edge.images import Images
+from http_edge.inputs import Picture
 from http_edge.job_names import meant
 from http_edge.orders import Order
 from http_edge.scope import current
@@ -86,7 +87,7 @@ class Calls:
         view, duplicate = await self._submits.submit(order)
         return await self._settler.settle(Job.of(view, self.settings.retention_s)), duplicate
 
-    async def image(self, field: str, source: str | Upload, *, allow_paths: bool) -> str:
+    async def image(self, field: str, source: str | Upload, *, allow_paths: bool) -> Picture:
         """The kept copy of a client's image, for `Order.image`: from an upload of this request, a data URL, base64, an http(s) URL,
         an uploaded file's id, or (`allow_paths`) a path on this machine. Raises `EdgeError` naming field, value and rule."""
         return await self._images.resolve(field, source, allow_paths=allow_paths)

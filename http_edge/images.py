@@ -20,7 +20,7 @@ from http_edge.errors import EdgeError, invalid
 from http_edge.fetch import Fetcher
 from http_edge.file_store import FileStore, is_file_id
 from http_edge.forms import Upload
-from http_edge.inputs import Inputs
+from http_edge.inputs import Inputs, Picture
 from http_edge.scope import Caller, current
 
 T = TypeVar("T")
@@ -53,8 +53,8 @@ class Images:
         self._wall_clock = wall_clock
         self._threads = anyio.CapacityLimiter(_THREADS)
 
-    async def resolve(self, field: str, source: str | Upload, *, allow_paths: bool) -> str:
-        """The absolute path of the kept copy. Raises `EdgeError` naming field, value and rule."""
+    async def resolve(self, field: str, source: str | Upload, *, allow_paths: bool) -> Picture:
+        """The kept copy. Raises `EdgeError` naming field, value and rule."""
         if isinstance(source, Upload):
             return await self._in_thread(lambda: self._spool.from_upload(field, source.file_name, source.path))
         text = source.strip()
@@ -76,13 +76,13 @@ class Images:
         """Note that a kept image is used once more. Raises `EdgeError` when it is kept no longer."""
         await self._in_thread(lambda: self._spool.touch(field, path))
 
-    def _from_file(self, field: str, file_id: str, caller: Caller) -> str:
+    def _from_file(self, field: str, file_id: str, caller: Caller) -> Picture:
         record = self._files.get(file_id, self._wall_clock())
         if record is None or not caller.may_see(record.tenant):
             raise invalid(field, file_id, "does not exist")
         return self._spool.from_upload(field, file_id, self._files.data_path(file_id))
 
-    def _from_base64(self, field: str, text: str, start: int) -> str:
+    def _from_base64(self, field: str, text: str, start: int) -> Picture:
         size = (len(text) - start) * 3 // 4
         if size > inputs.MAX_IMAGE_BYTES + 4:
             raise invalid(field, text, f"has {size} bytes, at most {inputs.MAX_IMAGE_BYTES}")

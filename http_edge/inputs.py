@@ -20,8 +20,10 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from msgspec import Struct
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
+from broker.pictures import is_plain, normalised
 from http_edge.errors import EdgeError, invalid
 from http_edge.paths import LedOut, is_within, named_roots, open_parent, resolve
 from http_edge.spool import disk_error
@@ -78,6 +80,16 @@ def media_type_of(path: Path) -> str:
         return "application/octet-stream"
 
 
+class Picture(Struct, frozen=True):
+    """A kept image: upright RGB in sRGB, whatever it came as."""
+
+    path: str
+    width: int
+    height: int
+    #: What of it was changed that its owner may not expect.
+    notes: tuple[str, ...] = ()
+
+
 class Inputs:
     """Where inputs may come from, and where they are kept.
 
@@ -100,7 +112,7 @@ class Inputs:
         self._closed = tuple(closed)
         self._owner_of = owner_of
 
-    def from_path(self, field: str, text: str, tenant: str = "default") -> str:
+    def from_path(self, field: str, text: str, tenant: str = "default") -> Picture:
         """The spooled copy of an image file on this machine. Raises `EdgeError` naming field, value and rule."""
         path = resolve(text, self._start)
         if not is_within(path, self._roots):
@@ -110,7 +122,7 @@ class Inputs:
             raise invalid(field, text, f"leads out of {_ALLOWED}: with API keys, the service's own are not among them")
         return self._copied(field, text, lambda: self._open(path, tenant))
 
-    def from_upload(self, field: str, name: str, path: Path) -> str:
+    def from_upload(self, field: str, name: str, path: Path) -> Picture:
         """The spooled copy of a file that the client may use; it calls it `name`. Raises `EdgeError`."""
         return self._copied(field, name, lambda: os.open(path, _READ))
 
@@ -120,7 +132,7 @@ class Inputs:
         with open_parent(path, self._roots) as directory:
             return os.open(path.name, _READ, dir_fd=directory)
 
-    def _copied(self, field: str, name: str, opened: Callable[[], int]) -> str:
+    def _copied(self, field: str, name: str, opened: Callable[[], int]) -> Picture:
         try:
             data = _read(opened())
         except FileNotFoundError:
@@ -131,11 +143,12 @@ class Inputs:
             raise invalid(field, name, f"cannot be read: {error.strerror or error}") from None
         return self.spool(field, name, data)
 
-    def spool(self, field: str, name: str, data: bytes) -> str:
-        """Check that these bytes are an image within the caps, and keep them; the absolute path. Raises `EdgeError`."""
-        suffix = _check(field, name, data)
+    def spool(self, field: str, name: str, data: bytes) -> Picture:
+        """Check that these bytes are an image within the caps, and keep it. Raises `EdgeError`."""
+        ready = _ready(field, name, data)
         try:
-            return self._keep(data, suffix)
+            path = self._keep(ready.data, ready.suffix)
+            return Picture(path, *ready.size, ready.notes)
         except OSError as error:
             raise disk_error(error) from None
 
@@ -216,21 +229,35 @@ def _read(descriptor: int) -> bytes:
         return file.read(MAX_IMAGE_BYTES)
 
 
-def _check(field: str, name: str, data: bytes) -> str:
-    """The suffix for an image's bytes. Decodes it whole: a file cut short must fail here, not on a GPU."""
+class _Ready(Struct, frozen=True):
+    """The bytes to keep of an image."""
+
+    data: bytes
+    suffix: str
+    size: tuple[int, int]
+    notes: tuple[str, ...] = ()
+
+
+def _ready(field: str, name: str, data: bytes) -> _Ready:
+    """The bytes to keep. Decodes the image whole: a file cut short must fail here, not on a GPU."""
     try:
         with Image.open(io.BytesIO(data), formats=_READERS) as image:
             width, height = image.size
             if width * height > MAX_IMAGE_PIXELS:
                 raise _too_many(field, name, f"{width}x{height} pixels")
             image.load()
-            return _SUFFIXES[image.format or "PNG"]
+            if is_plain(image):
+                return _Ready(data, _SUFFIXES[image.format or "PNG"], image.size)
+            picture, notes = normalised(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_many(field, name, "too many pixels") from None
     except UnidentifiedImageError:
         raise invalid(field, name, f"is not an image: {_FORMATS} is expected") from None
     except _DAMAGE as error:
         raise invalid(field, name, f"is a damaged image: {error}") from None
+    kept = io.BytesIO()
+    picture.save(kept, "PNG", compress_level=1)
+    return _Ready(kept.getvalue(), ".png", picture.size, tuple(notes))
 
 
 def _too_many(field: str, name: str, what: str) -> EdgeError:

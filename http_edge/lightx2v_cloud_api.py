@@ -162,7 +162,7 @@ class LightX2VCloudApi:
         wanted = reading.generation
         if TASKS[task][1] and not source:
             raise missing(["input_image"])
-        image = await self._calls.image("input_image", source, allow_paths=False) if source else ""
+        image = await self._calls.image("input_image", source, allow_paths=False) if source else None
         echo: dict[str, Scalar] = {"task": task, "model_cls": wanted.model or ""}
         echo |= {name: values[name] for name in ("stage", "aspect_ratio") if isinstance(values.get(name), str)}
         return Order(

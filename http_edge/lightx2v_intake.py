@@ -53,7 +53,7 @@ class Intake:
                 raise invalid("presigned_url", task.presigned_url, "is taken by /v1/tasks/image/sync only")
             if task.presigned_url and check_url is not None:
                 await check_url(task.presigned_url)
-            image = "" if upload is None else await self._calls.image(upload.field, upload, allow_paths=False)
+            image = None if upload is None else await self._calls.image(upload.field, upload, allow_paths=False)
         order = Order(
             wanted=task.wanted,
             warnings=task.warnings,

@@ -10,21 +10,15 @@ OpenAI's SDKs name models that no self-hosted service has, and a handful of size
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-
 import msgspec
 
-from broker.wire.jobspec import Limits, MediaKind, ModelCard
-from http_edge.aspect import size_for
+from broker.wire.jobspec import MediaKind, ModelCard
+from http_edge.aspect import is_allowed, nearest_size
 from http_edge.calls import Calls
 from http_edge.catalogue import suited, unknown_model
 from http_edge.errors import invalid, shown
 from http_edge.generation import Generation
 from http_edge.openai_fields import Asked
-
-#: Widths looked at, at most.
-_WIDTHS = 512
 
 
 async def choose_card(calls: Calls, name: str, output: MediaKind, *, with_image: bool) -> tuple[ModelCard, list[str]]:
@@ -56,7 +50,7 @@ def fit(asked: Asked, card: ModelCard, output: MediaKind) -> tuple[Generation, l
     """What is wanted, with the wishes in it made possible, and what to tell the client about them."""
     wanted, warnings = asked.wanted, []
     if wanted.size is not None:
-        size = nearest_size(*wanted.size, card)
+        size = wanted.size if is_allowed(*wanted.size, card.limits) else nearest_size(wanted.size, card)
         if size != wanted.size:
             asked_for = "{}x{}".format(*wanted.size)
             warnings.append(
@@ -72,35 +66,3 @@ def fit(asked: Asked, card: ModelCard, output: MediaKind) -> tuple[Generation, l
         wanted = msgspec.structs.replace(wanted, num_frames=frames)
         wanted = msgspec.structs.replace(wanted, seconds=None)
     return msgspec.structs.replace(wanted, model=card.name), warnings
-
-
-def nearest_size(width: int, height: int, card: ModelCard) -> tuple[int, int]:
-    """The size itself if it is allowed, else the allowed one of about this shape that suits the model best."""
-    if _is_allowed(width, height, card.limits):
-        return width, height
-    return size_for((width, height), card) or _nearest_shape(width / height, card.limits) or (width, height)
-
-
-def _nearest_shape(ratio: float, limits: Limits) -> tuple[int, int] | None:
-    """The allowed size nearest to a shape that the model cannot come near."""
-    return min(_sizes(ratio, limits), key=lambda size: abs(math.log(size[0] / size[1] / ratio)), default=None)
-
-
-def _sizes(ratio: float, limits: Limits) -> Iterator[tuple[int, int]]:
-    """Allowed sizes near this shape, one or two a width."""
-    grid = max(1, limits.side_multiple)
-    low, high = -(-limits.min_side // grid) * grid, limits.max_side // grid * grid
-    stride = grid * max(1, (high - low) // grid // _WIDTHS)
-    for width in range(low, high + 1, stride):
-        ideal = min(max(width / ratio, low), high)
-        below = int(ideal // grid) * grid
-        for height in (below, below + grid):
-            if _is_allowed(width, height, limits):
-                yield width, height
-
-
-def _is_allowed(width: int, height: int, limits: Limits) -> bool:
-    return (
-        all(limits.min_side <= side <= limits.max_side and side % limits.side_multiple == 0 for side in (width, height))
-        and width * height <= limits.max_pixels
-    )

@@ -67,7 +67,7 @@ async def take(calls: Calls, wish: Wish) -> Job:
         )
         raise EdgeError("unsupported", f"{field}: {model} {reason}", param=field)
     wanted, about_fit = fit(asked, card, output)
-    image = ""
+    image = None
     if wish.images:
         field, source = wish.images[0]
         wanted = msgspec.structs.replace(wanted, labels={**wanted.labels, "image": field})

@@ -26,6 +26,7 @@ from http_edge.files import artefact_file, artefact_response, find_artefact
 from http_edge.forms import read_fields
 from http_edge.generation import Generation
 from http_edge.hub import Job
+from http_edge.inputs import Picture
 from http_edge.openai_fields import VIDEO_IMAGES, as_object, flattened, images_in
 from http_edge.openai_orders import ID_PREFIXES, read_wish, take
 from http_edge.openai_waits import drawn
@@ -178,7 +179,7 @@ class VideosApi:
                 for name in reader.unknown(("prompt", *WEBHOOK_FIELDS))[:50]
             ),
             lenient=True,
-            image=spec.image,
+            image=Picture(spec.image, spec.width, spec.height) if spec.image else None,
             id_prefix=ID_PREFIXES["video"],
             priority=source.view.priority,
             origin=shapes.VIDEO_ORIGIN,

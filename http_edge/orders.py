@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from broker.wire.jobspec import Scalar
 from http_edge.generation import Generation
+from http_edge.inputs import Picture
 from http_edge.webhook_fields import Webhook
 
 
@@ -18,7 +19,7 @@ class Order(Struct, frozen=True, kw_only=True):
     #: Whether a wish that the model cannot grant is ignored with a warning, where else it is an error.
     lenient: bool = False
     #: What `Calls.image` returned, when the image came otherwise than as text in `wanted.image`; that is then only shown in errors.
-    image: str = ""
+    image: Picture | None = None
     #: The client's own id, which makes the request idempotent; "" for a new one, which begins so.
     job_id: str = ""
     id_prefix: str = "job-"

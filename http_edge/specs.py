@@ -12,13 +12,17 @@ import msgspec
 
 from broker.wire import codec
 from broker.wire.jobspec import JobSpec, Limits, MediaKind, ModelCard, Scalar, encode_spec, steps_drawn
-from http_edge.aspect import size_for
+from http_edge.aspect import nearest_size, size_for
 from http_edge.errors import EdgeError, invalid, shown
 from http_edge.generation import MAX_PATH_CHARS, Generation
 from http_edge.generation_reader import MAX_WARNINGS, arguments_of
+from http_edge.inputs import Picture
 
 #: How far a size may be from an `aspect_ratio` beside it before that is worth a word: grids are coarse.
 _SAME_SHAPE = math.log(1.1)
+
+#: How far the shapes of a picture and of what is drawn from it may differ before what is cut off is worth a word.
+_ROUNDING = math.log(1.02)
 
 #: A field without effect -> the member of the card that says so.
 _EFFECTS = {
@@ -41,19 +45,23 @@ def build_spec(
     echo: dict[str, Scalar] | None = None,
     warnings: tuple[str, ...] = (),
     lenient: bool = False,
+    picture: Picture | None = None,
 ) -> JobSpec:
     """The complete spec of a request on this model; `image` and `save_to` are still as the client wrote them. Raises `EdgeError`.
 
     `seed` is used when the request brings none. `warnings`: what is known already of what was changed or is ignored. `lenient`: a
-    wish that this model cannot grant is ignored with a warning, where else it is an error.
+    wish that this model cannot grant is ignored with a warning, where else it is an error. `picture`: the image, once it is kept; its
+    shape is drawn where the request names none.
     """
     output = _output_of(wanted, card)
     _check_image(wanted, card, output)
     notes = [*warnings]
     wanted, extra = _honoured(wanted, card, notes, lenient=lenient)
     defaults, limits = card.defaults, card.limits
-    width, height = _size(wanted, card, notes)
+    width, height = _size(wanted, card, notes, picture)
     _check_size(wanted, width, height, limits)
+    if picture is not None:
+        _tell_of_picture(wanted, card, picture, (width, height), notes)
     fps = wanted.fps or defaults.fps
     steps = wanted.num_inference_steps or defaults.num_inference_steps
     if steps > limits.max_steps:
@@ -153,7 +161,7 @@ def _check_image(wanted: Generation, card: ModelCard, output: MediaKind) -> None
         raise EdgeError("missing_field", f"{label}: model {shown(card.name)} needs an image", param=label)
 
 
-def _size(wanted: Generation, card: ModelCard, notes: list[str]) -> tuple[int, int]:
+def _size(wanted: Generation, card: ModelCard, notes: list[str], picture: Picture | None) -> tuple[int, int]:
     """(width, height) of what is drawn. Raises `EdgeError`."""
     aspect, explicit = wanted.aspect_ratio, wanted.size is not None or wanted.width or wanted.height
     width, height = wanted.size or (wanted.width or card.defaults.width, wanted.height or card.defaults.height)
@@ -161,7 +169,9 @@ def _size(wanted: Generation, card: ModelCard, notes: list[str]) -> tuple[int, i
         name = next(name for name in ("size", "width", "height", "aspect_ratio") if getattr(wanted, name))
         notes.append(f"{wanted.label(name)}: model {shown(card.name)} chooses the size itself")
     if aspect is None:
-        return width, height
+        if picture is None or explicit or not card.takes_size or _is_cut_little(picture, (width, height)):
+            return width, height
+        return nearest_size((picture.width, picture.height), card)
     label = wanted.label("aspect_ratio")
     if explicit:
         if abs(math.log(width / height * aspect[1] / aspect[0])) > _SAME_SHAPE:
@@ -172,6 +182,20 @@ def _size(wanted: Generation, card: ModelCard, notes: list[str]) -> tuple[int, i
         rule = f"is a shape that model {shown(card.name)} cannot draw"
         raise invalid(label, "{}:{}".format(*aspect), rule)
     return size
+
+
+def _is_cut_little(picture: Picture, size: tuple[int, int]) -> bool:
+    """Whether the picture has about this shape: what is cut to fit is no more than rounding."""
+    return abs(math.log(picture.width / picture.height * size[1] / size[0])) <= _ROUNDING
+
+
+def _tell_of_picture(
+    wanted: Generation, card: ModelCard, picture: Picture, size: tuple[int, int], notes: list[str]
+) -> None:
+    label = wanted.label("image")
+    notes.extend(f"{label}: {note}" for note in picture.notes)
+    if card.takes_size and card.cuts_image and not _is_cut_little(picture, size):
+        notes.append(f"{label}: cut from {picture.width}x{picture.height} to the shape of {size[0]}x{size[1]}")
 
 
 def _check_size(wanted: Generation, width: int, height: int, limits: Limits) -> None:

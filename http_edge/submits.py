@@ -12,6 +12,7 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 import anyio
@@ -27,6 +28,7 @@ from http_edge.errors import EdgeError, invalid
 from http_edge.exports import Exports
 from http_edge.generation import Generation
 from http_edge.images import Images
+from http_edge.inputs import Picture
 from http_edge.job_names import is_made, own_id, shown_id
 from http_edge.orders import Order
 from http_edge.scope import DEFAULT_PRIORITY, Caller, current
@@ -86,7 +88,8 @@ class Submits:
         wanted = order.wanted
         if order.image and not wanted.image:
             wanted = msgspec.structs.replace(wanted, image="the uploaded image")
-        spec = build_spec(
+        make = partial(
+            build_spec,
             wanted,
             card,
             seed=secrets.randbelow(_SEED_BOUND),
@@ -94,9 +97,15 @@ class Submits:
             warnings=order.warnings,
             lenient=order.lenient,
         )
+        # What is wrong with the request is said before a picture is fetched; the picture then has a say in the size.
+        spec = make()
         if spec.save_to and spec.num_outputs > 1:
             raise invalid(wanted.label("save_to"), wanted.save_to, f"is one file, and the job makes {spec.num_outputs}")
-        spec = await self._place(wanted, spec, order.image)
+        save_to = await self._checked_path(wanted, spec)
+        picture = await self._picture(wanted, spec, order.image)
+        if picture is not None:
+            spec = msgspec.structs.replace(make(picture=picture), image=picture.path)
+        spec = msgspec.structs.replace(spec, save_to=save_to)
         if order.webhook is not None:
             await self._check_webhook(order.webhook.url)
         return await self._submit(order, spec, card)
@@ -234,17 +243,21 @@ class Submits:
             worker=order.worker,
         )
 
-    async def _place(self, wanted: Generation, spec: JobSpec, image: str) -> JobSpec:
-        """Check the client's paths and keep its image."""
-        save_to = spec.save_to
-        if save_to:
-            label, tenant = wanted.label("save_to"), current().caller.tenant
-            save_to = await self._in_thread(lambda: self._exports.check(label, save_to, spec.output, tenant))
-        if image:
-            await self._images.touch(wanted.label("image"), image)
-        elif spec.image:
-            image = await self._images.resolve(wanted.label("image"), spec.image, allow_paths=True)
-        return msgspec.structs.replace(spec, image=image, save_to=save_to)
+    async def _checked_path(self, wanted: Generation, spec: JobSpec) -> str:
+        """Where the result is saved to; "" for nowhere. Raises `EdgeError`."""
+        if not spec.save_to:
+            return ""
+        label, tenant = wanted.label("save_to"), current().caller.tenant
+        return await self._in_thread(lambda: self._exports.check(label, spec.save_to, spec.output, tenant))
+
+    async def _picture(self, wanted: Generation, spec: JobSpec, image: Picture | None) -> Picture | None:
+        """The job's image, kept; None without one. Raises `EdgeError`."""
+        if image is not None:
+            await self._images.touch(wanted.label("image"), image.path)
+            return image
+        if not spec.image:
+            return None
+        return await self._images.resolve(wanted.label("image"), spec.image, allow_paths=True)
 
     async def _check_webhook(self, url: str) -> None:
         try:

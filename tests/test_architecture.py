@@ -100,10 +100,14 @@ def test_wire_is_the_standard_library_and_msgspec():
     [
         ("broker", ("workers", "http_edge", "bench", "torch", "starlette"), ()),
         ("broker/core", ("broker",), ("broker.core", "broker.wire")),
-        ("workers", ("broker", "http_edge", "bench"), ("broker.wire",)),
-        ("http_edge", ("broker", "workers", "bench"), ("broker.wire", "broker.client", "broker.errors")),
+        ("workers", ("broker", "http_edge", "bench"), ("broker.wire", "broker.pictures")),
+        (
+            "http_edge",
+            ("broker", "workers", "bench"),
+            ("broker.wire", "broker.client", "broker.errors", "broker.pictures"),
+        ),
         ("workers/agent", ("torch", "diffusers", "transformers", "numpy", "workers.engine"), ()),
-        ("workers/engine", ("zmq", "broker", "workers.agent"), ("broker.wire.jobspec",)),
+        ("workers/engine", ("zmq", "broker", "workers.agent"), ("broker.wire.jobspec", "broker.pictures")),
         ("bench", ("workers", "http_edge"), ()),
     ],
 )

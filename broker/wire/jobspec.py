@@ -159,6 +159,10 @@ class Limits(Struct, frozen=True, kw_only=True):
         return f"{least} to {most} and {grid} ({least}, {least + step}, {least + 2 * step}, ...)"
 
 
+#: In the names of pipelines that bring their image to a working size of their own; all others expect one of the size they draw.
+WHOLE_IMAGE = ("Edit", "Kontext", "Flux2", "Layered")
+
+
 class ModelCard(Struct, frozen=True, kw_only=True):
     """What a worker says of a model it can run; edges validate requests against it."""
 
@@ -195,6 +199,11 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     def makes(self, output: str) -> bool:
         """Whether a job of this model may ask for `output`."""
         return output == self.output or (output == "image" and self.also_image)
+
+    @property
+    def cuts_image(self) -> bool:
+        """Whether the pipeline gets its image cut to the shape that is drawn; editing pipelines get it whole."""
+        return not any(part in self.pipeline for part in WHOLE_IMAGE)
 
     def draws_from_image(self, output: str) -> bool:
         """Whether such a job may bring an image. A video model keeps it as the first frame: a picture of it would be the same picture."""

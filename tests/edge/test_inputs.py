@@ -38,10 +38,10 @@ def test_images_are_kept_by_their_content(door: Inputs, start: Path, kind: str, 
     # The name is the client's; the format is the file's own.
     (start / "first.dat").write_bytes(picture(kind))
     (start / "second.png").write_bytes(picture(kind))
-    kept = Path(door.from_path("image", "first.dat"))
+    kept = Path(door.from_path("image", "first.dat").path)
     assert (kept.parent.name, kept.suffix, len(kept.stem)) == ("uploads", suffix, 64)
     assert kept.read_bytes() == picture(kind)
-    assert door.from_path("image", "./second.png") == str(kept)
+    assert door.from_path("image", "./second.png").path == str(kept)
     assert [path.name for path in kept.parent.glob("[!.]*")] == [kept.name]
 
 
@@ -58,7 +58,7 @@ def test_no_directory_that_is_exchanged_for_a_link_leads_a_reader_out(
     with exchanging(start / "sub", start / "other"):
         for _ in range(400):
             with contextlib.suppress(EdgeError):
-                kept.add(Path(door.from_path("image", "sub/x.png")).read_bytes())
+                kept.add(Path(door.from_path("image", "sub/x.png").path).read_bytes())
     assert kept <= {picture()}
 
 
@@ -171,3 +171,32 @@ def test_input_roots_are_a_setting(open_edge: Callable[..., World], tmp_path: Pa
     (tmp_path / "cat.png").write_bytes(picture())
     world = open_edge(input_roots=("/",))
     assert world.submit(image=str(tmp_path / "cat.png"))["model"] == "animate"
+
+
+def test_a_picture_is_kept_upright_and_without_what_engines_may_read_otherwise(door: Inputs, start: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    # A tag that can be read but not be written again.
+    exif[0x8769] = {0x9000: b"0232", 0x9286: "\ud800".encode("utf-16", "surrogatepass")}
+    Image.new("RGB", (40, 20), (10, 20, 30)).save(start / "turned.jpg", exif=exif)
+    kept = door.from_path("image", "turned.jpg")
+    with Image.open(kept.path) as image:
+        assert (image.size, image.mode, dict(image.getexif())) == ((20, 40), "RGB", {})
+    assert (kept.width, kept.height, kept.notes) == (20, 40, ())
+
+
+def test_transparency_is_white_and_the_job_says_so(world: World) -> None:
+    Image.new("RGBA", (64, 64), (10, 20, 30, 0)).save(world.start / "clear.png")
+    job = world.submit(image="clear.png")
+    assert job["warnings"] == ["image: what is transparent was laid on white"]
+    with Image.open(decode_spec(world.fake.jobs[job["id"]].body).image) as kept:
+        assert kept.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_a_picture_gives_the_shape_where_the_request_does_not(world: World) -> None:
+    Image.new("RGB", (60, 120)).save(world.start / "tall.png")
+    free = world.submit(image="tall.png")
+    told = world.submit(image="tall.png", width=64, height=64)
+    assert free["spec"]["width"] < free["spec"]["height"]
+    assert told["warnings"] == ["image: cut from 60x120 to the shape of 64x64"]
+    assert (told["spec"]["width"], told["spec"]["height"]) == (64, 64)

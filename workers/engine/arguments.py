@@ -12,12 +12,10 @@ from typing import Any
 import torch
 from PIL import Image, ImageOps
 
-from broker.wire.jobspec import JobSpec
+from broker.pictures import normalised
+from broker.wire.jobspec import WHOLE_IMAGE, JobSpec
 from workers.engine.errors import InvalidInput
 from workers.pipeline_classes import FRAME_COUNTS, is_extra
-
-#: Editing pipelines bring the picture to a working size of their own; all others expect one of the size they draw.
-_OWN_SIZE = ("Edit", "Kontext", "Flux2", "Layered")
 
 #: Pipelines that fail without a negative prompt when guidance is on.
 _NEGATIVE_NEEDED = ("EasyAnimate",)
@@ -64,13 +62,13 @@ def call_arguments(pipe: Any, spec: JobSpec, seed: int) -> dict[str, Any]:
 
 
 def read_image(path: Path, size: tuple[int, int] | None) -> Image.Image:
-    """The picture in `path`, upright, RGB; scaled and cropped around its centre to `size` (width, height) when one is given."""
+    """The picture in `path`, upright, RGB, in sRGB; scaled and cropped around its centre to `size` (width, height) when one is given."""
     try:
         with warnings.catch_warnings():
             # Pillow only warns of a picture that is suspiciously large; its pixels would fill the memory.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as opened:
-                upright = ImageOps.exif_transpose(opened).convert("RGB")
+                upright, _ = normalised(opened)
     except FileNotFoundError:
         raise InvalidInput(f"image: {path.name!r} does not exist") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -79,7 +77,7 @@ def read_image(path: Path, size: tuple[int, int] | None) -> Image.Image:
 
 
 def _image(name: str, takes: Mapping[str, Any], spec: JobSpec) -> Image.Image:
-    if not any(part in name for part in _OWN_SIZE):
+    if not any(part in name for part in WHOLE_IMAGE):
         return read_image(Path(spec.image), (spec.width, spec.height))
     image = read_image(Path(spec.image), None)
     if "_auto_resize" in takes and image.width * image.height > spec.width * spec.height:
