@@ -144,12 +144,12 @@ def test_an_image_of_any_source_is_taken_at_any_entrance(
 
 def test_a_file_comes_with_its_request(world: World) -> None:
     fields = {"prompt": "a cat", "width": "64", "extra": '{"strength": 0.5}'}
-    files = {"image": ("my cat.png", picture(), "application/octet-stream")}
+    files = {"image": ("my cat.png", picture(size=(64, 64)), "application/octet-stream")}
     job = world.http.post("/v1/jobs", data=fields, files=files).json()
     assert (job["model"], job["spec"]["image"], job["spec"]["width"]) == ("animate", "my cat.png", 64)
     assert job["spec"]["extra"] == {"strength": 0.5}
     assert job["warnings"] == []
-    assert kept(world, job) == picture()
+    assert kept(world, job) == picture(size=(64, 64))
     assert os.listdir(world.edge.settings.uploads_path / "tmp") == []
 
 
