@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from broker.wire import stopping
+from broker.wire import descriptors, stopping
 from broker.wire.options import SettingsError, check_endpoint, load, make_socket_dir, read_config
 from workers import drain, gpus, logs
 from workers.exits import EXIT_SETTINGS
@@ -42,6 +42,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
 
 
 def _configure(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[AgentConfig, ...]:
+    descriptors.allow_many()
     settings = load(WorkerSettings, "python -m workers", "workers", argv, environ, _DESCRIPTION)
     logs.setup("workers", settings.log_level)
     check_endpoint("back", settings.back_endpoint)
