@@ -71,8 +71,10 @@ def job_json(job: Job, progress: int, *, story: bool = False) -> dict[str, Any]:
 
 
 def warnings_of(job: Job) -> tuple[str, ...]:
-    """What of the request was changed or is ignored, one sentence each."""
-    return job.spec.warnings if job.spec else ()
+    """What of the request was changed or is ignored, and what was found while drawing, one sentence each."""
+    asked = job.spec.warnings if job.spec else ()
+    drawn = job.view.result.warnings if job.view.result else ()
+    return (*asked, *drawn)
 
 
 def _steps_done(job: Job) -> dict[str, int]:

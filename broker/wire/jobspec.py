@@ -33,6 +33,10 @@ _CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 #: An edge may put a tag of the tenant before it.
 _JOB_ID = re.compile(rf"(?:[0-9a-f]{{12}}\.)?{_CLIENT_ID.pattern}")
 
+#: Sentences about one job from the engine that drew it, and the length of each.
+MAX_WARNINGS = 16
+MAX_WARNING_CHARS = 500
+
 #: Most work that a job is counted as, in steps x latent tokens.
 MAX_UNITS = 1e15
 
@@ -254,6 +258,10 @@ class Result(Struct, frozen=True, kw_only=True):
     stage_durations: dict[str, float] = msgspec.field(default_factory=dict)
     peak_memory_mb: float = 0.0
     seed: int = 0
+    #: What was found while drawing that the client should know, one sentence each.
+    warnings: Annotated[
+        tuple[Annotated[str, Meta(max_length=MAX_WARNING_CHARS)], ...], Meta(max_length=MAX_WARNINGS)
+    ] = ()
 
 
 class _Traced(Struct):

@@ -312,3 +312,10 @@ def test_a_job_that_does_not_stop_is_not_deleted(world: World, monkeypatch: pyte
     assert (response.status_code, response.headers["retry-after"]) == (409, "5")
     assert response.json()["error"]["code"] == "still_stopping"
     assert world.http.get(job["urls"]["self"]).json()["cancel_requested"] is True
+
+
+def test_warnings_of_the_engine_are_the_jobs_own(world):
+    job = world.submit()
+    world.do(world.fake.run, job["id"])
+    world.do(world.fake.succeed, job["id"], warnings=("size: another one came out",))
+    assert "size: another one came out" in world.http.get(job["urls"]["self"]).json()["warnings"]

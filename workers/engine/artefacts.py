@@ -114,16 +114,7 @@ class Mp4Writer:
             self._mux(None)
             container, self._container = self._container, None
             container.close()
-        record = Artefact(
-            name=self._path.name,
-            media_type="video/mp4",
-            size=0,
-            sha256=_NO_HASH,
-            width=self._stream.width,
-            height=self._stream.height,
-            num_frames=self._frames,
-            fps=float(self._rate),
-        )
+            record = _header(self._temporary, self._path.name)
         return publish(self._temporary, self._path, record)
 
     def _open(self, height: int, width: int) -> None:
@@ -156,6 +147,22 @@ class Mp4Writer:
         for packet in self._stream.encode(frame):
             assert self._container is not None
             self._container.mux(packet)
+
+
+def _header(file: Path, name: str) -> Artefact:
+    """The record of a closed MP4, as its own header tells it."""
+    with av.open(str(file)) as container:
+        stream = container.streams.video[0]
+        return Artefact(
+            name=name,
+            media_type="video/mp4",
+            size=0,
+            sha256=_NO_HASH,
+            width=stream.width,
+            height=stream.height,
+            num_frames=stream.frames,
+            fps=float(stream.average_rate or 0),
+        )
 
 
 def save_png(directory: Path, name: str, pixels: Pixels) -> Artefact:

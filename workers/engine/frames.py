@@ -28,7 +28,21 @@ def image_pixels(output: Any) -> Pixels:
 
 def to_uint8(values: torch.Tensor) -> torch.Tensor:
     """-1..1 to 0..255, in the steps of diffusers' VaeImageProcessor, so that the pixels equal those of its output."""
+    require_finite(values)
     return (values.float() * 0.5 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+def require_finite(values: Any) -> None:
+    """Raise `EngineError` when an array or a tensor holds what is no number: cast to pixels, it would be black."""
+    if isinstance(values, torch.Tensor):
+        wrong = 0 if bool(torch.isfinite(values).all()) else int((~torch.isfinite(values)).sum())
+        size = values.numel()
+    else:
+        floats = np.issubdtype(values.dtype, np.floating)
+        wrong = int(values.size - np.isfinite(values).sum()) if floats else 0
+        size = values.size
+    if wrong:
+        raise EngineError(f"{wrong} of the {size} values that the model gave are no numbers (NaN or infinite)")
 
 
 def _pictures(output: Any, fields: tuple[str, ...]) -> Any:
@@ -56,6 +70,7 @@ def _stack(clip: Any) -> Pixels:
     elif isinstance(clip, list | tuple):
         clip = np.stack([_array(item) for item in clip])
     pixels = np.asarray(clip)
+    require_finite(pixels)
     if pixels.dtype != np.uint8:
         pixels = (pixels.astype(np.float32).clip(0, 1) * 255).round().astype(np.uint8)
     if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3, 4):

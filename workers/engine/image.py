@@ -12,6 +12,7 @@ from workers.engine.diffusion import DiffusionEngine
 from workers.engine.frames import image_pixels
 from workers.engine.monitor import Monitor
 from workers.engine.previews import Previews
+from workers.engine.watch import call_parameters
 
 
 class ImageEngine(DiffusionEngine):
@@ -21,13 +22,15 @@ class ImageEngine(DiffusionEngine):
         """Pictures come decoded from the pipeline's call; what is left is to save the last one."""
         pipe = self.prepare(card, spec, monitor, profile)
         made: list[Artefact] = []
+        as_arrays = {"output_type": "np"} if "output_type" in call_parameters(pipe) else {}
         with self.adjusted(pipe, spec, monitor):
             previews = Previews(pipe, spec, out_dir, monitor)
             for index in range(spec.num_outputs):
                 last = index == spec.num_outputs - 1
                 monitor.output(index, "save" if last else "denoise")
                 with previews.of_output(index):
-                    output = self.call(pipe, card, spec, index, monitor)
+                    # As arrays, not pictures: what is no number can still be seen.
+                    output = self.call(pipe, card, spec, index, monitor, **as_arrays)
                 save = partial(save_picture, monitor, out_dir, index, image_pixels(output))
                 if not last:
                     made.append(save())

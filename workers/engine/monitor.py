@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from broker.wire.jobspec import PHASES, Phase
+from broker.wire.jobspec import MAX_WARNING_CHARS, MAX_WARNINGS, PHASES, Phase
 from workers.engine.memory import MemoryMeter
 from workers.ipc import Seat
 
@@ -65,7 +65,8 @@ class Monitor:
 
     def warn(self, text: str) -> None:
         """Tell the client one sentence about what was drawn: what was asked for and had no effect. The same sentence counts once."""
-        self._warnings[text] = None
+        if len(self._warnings) < MAX_WARNINGS:
+            self._warnings[text[:MAX_WARNING_CHARS]] = None
 
     @property
     def warnings(self) -> tuple[str, ...]:

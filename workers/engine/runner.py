@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from broker.wire.jobspec import JobSpec, ModelCard, Result, decode_spec, trace_id_of
 from workers import logs
+from workers.engine.as_asked import differences
 from workers.engine.base import Engine, Outcome, Stage
 from workers.engine.errors import LoadError
 from workers.engine.failures import classify
@@ -289,11 +290,14 @@ class Runner:
             if artefacts is None:
                 return None
             assert not isinstance(artefacts, Stage)
+            for text in differences(order.spec, artefacts):
+                monitor.warn(text)
             result = Result(
                 artefacts=artefacts,
                 stage_durations=monitor.stage_durations(),
                 peak_memory_mb=round(monitor.peak_memory_mb(), 1),
                 seed=order.spec.seed,
+                warnings=monitor.warnings,
             )
             ending: Ending = JobFinished(
                 fence=order.job.fence, result=result, run_s=monitor.run_s(), model=engine.loaded()
