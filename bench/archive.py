@@ -42,5 +42,5 @@ class NoArchive:
     def find_alias(self, origin: str, alias: str, tenant: str) -> Job | None:
         return None
 
-    def page(self, query: m.ListJobs) -> tuple[list[Job], bool]:
-        return [], False
+    def page(self, query: m.ListJobs) -> tuple[list[Job], bool, int]:
+        return [], False, 0

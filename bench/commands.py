@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from bench import brokerbench, cancel, engine, http, load, peers, plans, pool, recover, scale, workload
+from bench import brokerbench, cancel, engine, http, lists, load, peers, plans, pool, recover, scale, workload
 from bench.report import Report
 
 
@@ -151,6 +151,14 @@ COMMANDS = (
         scale.ScalePlan(),
         scale.ScalePlan(workers=100, queued=5_000, seconds=3),
         (("--queued 1000000", "a million jobs"), ("--workers 5000 --hold-s 20", "more workers, longer jobs")),
+    ),
+    planned(
+        "lists",
+        "every list over a million finished jobs: how long one answer holds the broker's loop",
+        lists.run,
+        lists.ListsPlan(),
+        lists.ListsPlan(jobs=10_000),
+        (("", "a million jobs, about a minute and 2 GB of disk"), ("--jobs 10000000", "ten million")),
     ),
     planned(
         "engine",

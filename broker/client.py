@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -145,10 +146,20 @@ class BrokerClient:
         return codec.job_view(data) if _expect(m.JobReply, reply).found else None
 
     async def list(self, **fields: Any) -> tuple[list[m.JobView], bool]:
-        """A page of jobs and whether more follow; `fields` are those of `ListJobs`, less `req`."""
-        reply, data = await self._request(lambda req: m.ListJobs(req=req, **fields))
-        more = _expect(m.Jobs, reply).more
-        return codec.job_views(data), more
+        """A page of jobs and whether more follow; `fields` are those of `ListJobs`, less `req`.
+
+        Where few of many match, the broker is asked again and again, and serves others in between.
+        """
+        query = m.ListJobs(req=0, **fields)
+        found: list[m.JobView] = []
+        while True:
+            reply, data = await self._request(partial(_numbered, query))
+            answer = _expect(m.Jobs, reply)
+            views = codec.job_views(data)
+            found += views
+            if not answer.behind:
+                return found, answer.more
+            query = msgspec.structs.replace(query, limit=query.limit - len(views), behind=answer.behind)
 
     async def forget(self, job_ids: Sequence[str], *, finished_s: float = 0.0) -> tuple[str, ...]:
         """Delete the records of these jobs (at most 50), as far as they finished so long ago; the ids of those deleted.
@@ -350,6 +361,10 @@ class BrokerClient:
                 self._on_gone(event.job_ids)
         elif self._on_event is not None:
             self._on_event(codec.job_view(body))
+
+
+def _numbered(query: m.ListJobs, req: int) -> m.ListJobs:
+    return msgspec.structs.replace(query, req=req)
 
 
 def _expect(kind: type[R], reply: m.Message) -> R:

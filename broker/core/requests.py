@@ -171,16 +171,16 @@ def list_jobs(state: State, peer: bytes, message: m.ListJobs, now: float) -> Non
     """A page from the archive, each job as it is in memory where it is."""
     if message.after_at:  # of the time before the clocks began it is the first moment
         message = structs.replace(message, after_at=max(1.0, message.after_at - state.calendar.ahead_s))
-    jobs, more = state.archive.page(message)
+    jobs, more, behind = state.archive.page(message)
     page: list[m.JobView] = []
     size = 0
     for job in jobs:
         size += len(job.body)
         if page and size > MAX_PAGE_BYTES:
-            more = True
+            more, behind = True, 0
             break
         page.append(views.job_view(state, state.jobs.get(job.id, job), now, full=True, body=job.body))
-    state.send(peer, m.Jobs(req=message.req, more=more), codec.encode_body(page))
+    state.send(peer, m.Jobs(req=message.req, more=more, behind=behind), codec.encode_body(page))
 
 
 def watch(state: State, peer: bytes, message: m.Watch, now: float) -> None:

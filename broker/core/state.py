@@ -42,8 +42,8 @@ class Archive(Protocol):
     def set_aside_count(self) -> int:
         """How many there are."""
 
-    def page(self, query: m.ListJobs) -> tuple[list[Job], bool]:
-        """Jobs that match, in order, and whether more follow."""
+    def page(self, query: m.ListJobs) -> tuple[list[Job], bool, int]:
+        """Jobs that match, in order, whether more follow, and `Jobs.behind`."""
 
     @property
     def outbox(self) -> Deliveries:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -381,10 +381,10 @@ class Journal:
         """The newest job of this name, of this tenant ("": of any)."""
         if not alias:
             return None
-        where, names = " WHERE job.origin = ? AND job.alias = ? AND job.alias <> ''", [origin, alias]
-        if tenant:
-            where, names = f"{where} AND job.tenant = ?", [*names, tenant]
-        job = self._read(f"{where} ORDER BY job.n DESC LIMIT 1", tuple(names))
+        job = None
+        newest = max((self._newest(origin, alias, one) for one in self._tenants(origin, alias, tenant)), default=0)
+        if newest:
+            job = self._read(" WHERE job.n = ?", (newest,))
         # A new job that is not flushed is newer than every row; among several the last staged is the newest.
         for job_id in self._new:
             staged = self._staged[job_id]
@@ -396,14 +396,30 @@ class Journal:
                 job = staged
         return job
 
-    def page(self, query: m.ListJobs) -> tuple[list[Job], bool]:
-        """Jobs that match, in the order of acceptance, and whether more follow. An unknown `after` gives an empty page."""
+    def _newest(self, origin: str, alias: str, tenant: str) -> int:
+        query = "SELECT max(n) FROM job WHERE origin = ? AND alias = ? AND alias <> '' AND tenant = ?"
+        row = self._row(query, (origin, alias, tenant))
+        return int(row[0]) if row is not None and row[0] is not None else 0
+
+    def _tenants(self, origin: str, alias: str, tenant: str) -> Iterator[str]:
+        """This tenant, else all that have a job of this name: a step in the index each, however many jobs they have."""
+        if tenant:
+            yield tenant
+            return
+        query = "SELECT min(tenant) FROM job WHERE origin = ? AND alias = ? AND alias <> '' AND tenant > ?"
+        row = self._row(query, (origin, alias, ""))
+        while row is not None and row[0] is not None:
+            yield row[0]
+            row = self._row(query, (origin, alias, row[0]))
+
+    def page(self, query: m.ListJobs) -> tuple[list[Job], bool, int]:
+        """Jobs that match, in the order of acceptance, whether more follow, and `Jobs.behind`. An unknown `after` gives an empty page."""
         self.flush()
         try:
-            found, more = find_page(self._connection, query)
+            found, more, behind = find_page(self._connection, query)
         except sqlite3.Error as error:
             raise JournalBroken(f"the journal {self.path} cannot be read: {error}") from error
-        return [self._decode(row) for row in found], more
+        return [self._decode(row) for row in found], more, behind
 
     def live(self, now: float = 0.0) -> list[Job]:
         """Every job that is not final, oldest first, its spec left on disk; for the start.
@@ -469,7 +485,7 @@ class Journal:
     def set_aside_count(self) -> int:
         return len(self.asides)
 
-    def _read(self, where: str, parameters: tuple[str, ...]) -> Job | None:
+    def _read(self, where: str, parameters: tuple[str | int, ...]) -> Job | None:
         row = self._row(rows.SELECT + where, parameters)
         return None if row is None else self._decode(row)
 

@@ -93,6 +93,8 @@ class ListJobs(Message, frozen=True, kw_only=True, tag="list_jobs"):
     tenant: Tenant = ""
     #: When `after` is no job any more: continue behind what was accepted at this time; 0: an empty page.
     after_at: Seconds = 0.0
+    #: Continue from here, which the answer before said (`Jobs.behind`), whatever `after` is; 0: from there.
+    behind: Fence = 0
 
 
 class Watch(Message, frozen=True, kw_only=True, tag="watch"):
@@ -206,6 +208,8 @@ class Jobs(Message, frozen=True, kw_only=True, tag="jobs"):
 
     req: int
     more: bool = False
+    #: The broker has looked long enough: ask on from here for what is missing, and for whether more follow; 0: it is all here.
+    behind: Fence = 0
 
 
 CancelOutcome = Literal["cancelled", "requested", "already_final", "not_found"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from broker.core.jobs import Cause, Job
+from broker.shell import pages
 from broker.shell.pages import MAX_PAGE_BYTES
 from broker.wire import messages as m
 from tests.journal.jobs import fail, finish, give, new_job, put
@@ -40,11 +42,29 @@ def crowd(journal):
     return jobs
 
 
+def page(journal, query: m.ListJobs) -> tuple[list[Job], bool]:
+    """One page, asked for as a client does: again from where the broker stopped looking."""
+    found: list[Job] = []
+    while True:
+        jobs, more, behind = journal.page(query)
+        found += jobs
+        if not behind:
+            return found, more
+        query = msgspec.structs.replace(query, limit=query.limit - len(jobs), behind=behind)
+
+
+@pytest.fixture(params=[(200, 2000), (3, 5), (1, 1)], ids=["as it is", "few looked at", "one looked at"])
+def bounds(request, monkeypatch) -> None:
+    """Bounds of one answer, which must not show in what a client gets."""
+    monkeypatch.setattr(pages, "MAX_ROWS", request.param[0])
+    monkeypatch.setattr(pages, "MAX_LOOKED", request.param[1])
+
+
 def walk(journal, **filters) -> list[str]:
     """All pages, by the last id of each."""
     ids: list[str] = []
     while True:
-        jobs, more = journal.page(m.ListJobs(req=1, after=ids[-1] if ids else "", **filters))
+        jobs, more = page(journal, m.ListJobs(req=1, after=ids[-1] if ids else "", **filters))
         ids += [job.id for job in jobs]
         if not more:
             return ids
@@ -52,7 +72,7 @@ def walk(journal, **filters) -> list[str]:
 
 @pytest.mark.parametrize("newest_first", [True, False])
 @pytest.mark.parametrize("limit", [1, 7, 64, 300, 1000])
-def test_pages_join_to_all_jobs_in_order(journal, crowd, limit, newest_first):
+def test_pages_join_to_all_jobs_in_order(journal, crowd, bounds, limit, newest_first):
     expected = [job.id for job in crowd]
     if newest_first:
         expected.reverse()
@@ -78,7 +98,7 @@ def test_pages_join_to_all_jobs_in_order(journal, crowd, limit, newest_first):
         {"tenant": "nobody"},
     ],
 )
-def test_filters_keep_what_matches_in_order(journal, crowd, filters, newest_first):
+def test_filters_keep_what_matches_in_order(journal, crowd, bounds, filters, newest_first):
     def matches(job: Job) -> bool:
         return (
             (not filters.get("states") or job.state in filters["states"])
@@ -99,21 +119,21 @@ def test_a_job_that_waits_for_one_worker_is_listed_with_it(journal):
     assert walk(journal, worker="gpu-1", newest_first=False) == ["for-1", "on-1"]
 
 
-def test_a_page_that_ends_with_the_last_job_says_so(journal, crowd):
-    jobs, more = journal.page(m.ListJobs(req=1, limit=300))
+def test_a_page_that_ends_with_the_last_job_says_so(journal, crowd, bounds):
+    jobs, more = page(journal, m.ListJobs(req=1, limit=300))
     assert (len(jobs), more) == (300, False)
-    jobs, more = journal.page(m.ListJobs(req=1, limit=299))
+    jobs, more = page(journal, m.ListJobs(req=1, limit=299))
     assert (len(jobs), more) == (299, True)
 
 
-def test_a_page_of_none_says_whether_there_are_any(journal):
-    assert journal.page(m.ListJobs(req=1, limit=0)) == ([], False)
+def test_a_page_of_none_says_whether_there_are_any(journal, bounds):
+    assert page(journal, m.ListJobs(req=1, limit=0)) == ([], False)
     put(journal, new_job("job-1"))
-    assert journal.page(m.ListJobs(req=1, limit=0)) == ([], True)
+    assert page(journal, m.ListJobs(req=1, limit=0)) == ([], True)
 
 
 def test_behind_an_unknown_job_there_is_nothing(journal, crowd):
-    assert journal.page(m.ListJobs(req=1, after="nobody")) == ([], False)
+    assert page(journal, m.ListJobs(req=1, after="nobody")) == ([], False)
 
 
 @pytest.mark.parametrize("newest_first", [True, False])
@@ -128,31 +148,31 @@ def test_behind_a_deleted_job_it_goes_on_where_that_was(journal, newest_first, d
     victim = jobs[deleted]
     journal.forget(victim.id)
     journal.commit()
-    found, more = journal.page(
-        m.ListJobs(req=1, limit=1000, after=victim.id, after_at=victim.submitted_at, newest_first=newest_first)
+    found, more = page(
+        journal, m.ListJobs(req=1, limit=1000, after=victim.id, after_at=victim.submitted_at, newest_first=newest_first)
     )
     rest = jobs[:deleted][::-1] if newest_first else jobs[deleted + 1 :]
     assert ([job.id for job in found], more) == ([job.id for job in rest], False)
 
 
 def test_a_time_before_or_after_all_jobs_is_an_end(journal, crowd):
-    def page(at: float, newest_first: bool) -> int:
+    def count(at: float, newest_first: bool) -> int:
         query = m.ListJobs(req=1, limit=1000, after="nobody", after_at=at, newest_first=newest_first)
-        return len(journal.page(query)[0])
+        return len(page(journal, query)[0])
 
-    assert (page(1e9, True), page(1e9, False)) == (300, 0)
-    assert (page(0.001, True), page(0.001, False)) == (7, 293)
+    assert (count(1e9, True), count(1e9, False)) == (300, 0)
+    assert (count(0.001, True), count(0.001, False)) == (7, 293)
 
 
 def test_a_cursor_stays_good_when_its_job_moves_or_others_come(journal, crowd):
-    first, _ = journal.page(m.ListJobs(req=1, limit=10))
+    first, _ = page(journal, m.ListJobs(req=1, limit=10))
     put(journal, new_job("late"))
     rest = walk_after(journal, first[-1].id)
     assert rest == [job.id for job in reversed(crowd)][10:]
 
 
 def walk_after(journal, after: str) -> list[str]:
-    jobs, more = journal.page(m.ListJobs(req=1, after=after, limit=1000))
+    jobs, more = page(journal, m.ListJobs(req=1, after=after, limit=1000))
     assert not more
     return [job.id for job in jobs]
 
@@ -160,7 +180,59 @@ def walk_after(journal, after: str) -> list[str]:
 def test_a_page_of_large_specs_is_cut_short_and_says_more(journal):
     size = 512 * 1024
     put(journal, *[new_job(f"job-{n:02d}", body=bytes(size)) for n in range(20)])
-    jobs, more = journal.page(m.ListJobs(req=1, limit=20))
+    jobs, more = page(journal, m.ListJobs(req=1, limit=20))
     assert more
     assert len(jobs) == MAX_PAGE_BYTES // size
     assert walk(journal, limit=20, newest_first=False) == [f"job-{n:02d}" for n in range(20)]
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"worker": "nosuch"},
+        {"origin": "nosuch"},
+        {"model": "nosuch", "tenant": "red"},
+        {"tenant": "nosuch"},
+        {"states": ("failed",), "worker": "nosuch"},
+        {"states": ("failed", "cancelled", "queued"), "model": "nosuch"},
+        {"states": ("succeeded", "failed"), "model": "nosuch"},
+    ],
+)
+@pytest.mark.parametrize("newest_first", [True, False])
+def test_however_few_match_one_answer_looks_at_a_bounded_number_of_rows(
+    journal, crowd, monkeypatch, filters, newest_first
+):
+    monkeypatch.setattr(pages, "MAX_LOOKED", 10)
+    seen: list[str] = []
+    journal._connection.create_function("looked", 1, lambda n: seen.append(n) or 1)
+    condition = pages._condition
+
+    def counting(query, states):
+        text, parameters = condition(query, states)
+        return f"looked(n) AND {text}", parameters
+
+    monkeypatch.setattr(pages, "_condition", counting)
+    query = m.ListJobs(req=1, newest_first=newest_first, **filters)
+    answers = 0
+    while True:
+        seen.clear()
+        found, more, behind = journal.page(query)
+        assert (found, more) == ([], False)
+        # Of each of several states some rows are read ahead, to merge them.
+        assert len(seen) <= 10 + 6
+        answers += 1
+        if not behind:
+            break
+        query = msgspec.structs.replace(query, behind=behind)
+    assert answers <= 300 / 10 + 1
+
+
+def test_the_newest_of_a_name_is_found_among_many_of_it(journal):
+    for n in range(30):
+        put(journal, new_job(f"job-{n}", origin="native", alias="same", tenant=("red", "default", "blue")[n % 3]))
+    steps: list[str] = []
+    journal._connection.set_trace_callback(steps.append)
+    assert journal.find_alias("native", "same").id == "job-29"
+    assert journal.find_alias("native", "same", "red").id == "job-27"
+    assert journal.find_alias("native", "same", "green") is None
+    assert len(steps) < 20

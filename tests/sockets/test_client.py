@@ -10,6 +10,7 @@ import zmq
 from broker import errors
 from broker.client import BrokerClient
 from broker.core.policy import Policy
+from broker.shell import pages
 from broker.wire import codec
 from broker.wire import messages as m
 from tests.sockets.service import a_job, agent, connected, in_loop, serving
@@ -38,6 +39,20 @@ async def test_submit_get_list_cancel(tmp_path, run_dir):
         assert (await client.cancel("job-1"))[0] == "already_final"
         assert await client.cancel("nobody") == ("not_found", None)
         assert (await client.pool()).counts["queued"] == 1
+
+
+@in_loop
+async def test_a_list_that_the_broker_answers_in_pieces_is_whole(tmp_path, run_dir, monkeypatch):
+    monkeypatch.setattr(pages, "MAX_LOOKED", 3)
+    monkeypatch.setattr(pages, "MAX_ROWS", 2)
+    async with serving(tmp_path, run_dir) as service, connected(service) as client:
+        for n in range(20):
+            await client.submit(a_job(f"job-{n:02}", origin="native" if n in (1, 2, 3, 15) else "other"), b"spec")
+        for limit, expected in ((3, ["job-15", "job-03", "job-02"]), (4, ["job-15", "job-03", "job-02", "job-01"])):
+            jobs, more = await client.list(origin="native", limit=limit)
+            assert ([job.id for job in jobs], more) == (expected, limit == 3)
+        assert await client.list(worker="nosuch") == ([], False)
+        assert len((await client.list(limit=1000))[0]) == 20
 
 
 @in_loop

@@ -108,7 +108,7 @@ class MemoryArchive:
         ]
         return max(named, key=lambda job: (job.submitted_at, job.id), default=None)
 
-    def page(self, query: m.ListJobs) -> tuple[list[Job], bool]:
+    def page(self, query: m.ListJobs) -> tuple[list[Job], bool, int]:
         jobs = sorted(self._all().values(), key=lambda job: (job.submitted_at, job.id), reverse=query.newest_first)
         if query.after:
             ids = [job.id for job in jobs]
@@ -122,4 +122,4 @@ class MemoryArchive:
             jobs = [job for job in jobs if job.state.value in query.states]
         if query.tenant:
             jobs = [job for job in jobs if job.tenant == query.tenant]
-        return jobs[: query.limit], len(jobs) > query.limit
+        return jobs[: query.limit], len(jobs) > query.limit, 0
