@@ -36,6 +36,10 @@ class NoArchive:
     def set_aside_count(self) -> int:
         return 0
 
+    @property
+    def damaged(self) -> int:
+        return 0
+
     def body(self, job_id: str) -> bytes:
         return b"spec"
 

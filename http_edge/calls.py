@@ -26,13 +26,13 @@ from http_edge.forms import Upload
 from http_edge.hub import Audience, Hub, Job
 from http_edge.images import Images
 from http_edge.inputs import Picture
-from http_edge.job_names import meant
+from http_edge.job_names import meant, shown_id
 from http_edge.orders import Order
 from http_edge.scope import current
 from http_edge.settings import EdgeSettings
 from http_edge.settler import Settler
 from http_edge.shelf import Shelf
-from http_edge.submits import CheckUrl, Submits, named_at, refuse_url
+from http_edge.submits import CheckUrl, Submits, named_at, refuse_url, require_sound
 from http_edge.translated import translated
 
 __all__ = ["Calls", "Order"]
@@ -202,6 +202,7 @@ class Calls:
             return await self._broker.pool()
 
     async def _take(self, view: m.JobView) -> Job:
+        require_sound(view)
         job = await self._settler.settle(Job.of(view, self.settings.retention_s))
         # A path that could not be filled is tried again when next asked.
         if not job.save_error:
@@ -218,6 +219,14 @@ class Calls:
         await self.forget_records([job.view.id])
         await self._in_thread(lambda: self.shelf.remove(job.view.id, job.view.fence))
         await self._in_thread(lambda: self.shelf.unpin(job.view.id))
+
+    async def forget_damaged(self, job_id: str) -> str:
+        """Delete a record that cannot be read, and return its id; its files have none then, and go as such. Raises `EdgeError`."""
+        for name in meant(current().caller, job_id):
+            view = await self.view(name) if is_job_id(name) else None
+            if view is not None and view.damaged and await self.forget_records([name]):
+                return shown_id(name)
+        raise not_found("job", job_id)
 
     async def pin(self, job_id: str, pinned: bool | None) -> bool:
         """Keep this job beyond its time, no longer (False), or as it is (None); whether it is kept."""

@@ -41,6 +41,7 @@ Kind = Literal[
     "unauthorized",
     "in_flight",
     "key_reused",
+    "damaged",
     "internal",
 ]
 
@@ -100,6 +101,8 @@ TABLE: dict[Kind, Row] = {
     # Of requests with an idempotency key.
     "in_flight": Row(409, "conflict_error", retry=True),
     "key_reused": Row(422, "invalid_request_error", retry=False),
+    # Its record cannot be read, and will not be the next time.
+    "damaged": Row(500, "server_error", retry=False),
     "internal": Row(500, "server_error"),
 }
 

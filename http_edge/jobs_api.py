@@ -14,7 +14,7 @@ from broker.wire.messages import JobStateName
 from http_edge.bodies import json_response
 from http_edge.calls import Calls, Order
 from http_edge.erase import erase
-from http_edge.errors import invalid
+from http_edge.errors import EdgeError, invalid
 from http_edge.fields import Reader
 from http_edge.files import artefact_response, find_artefact
 from http_edge.forms import Fields, Upload, read_fields
@@ -110,9 +110,17 @@ class JobsApi:
         """Cancel a job; with `purge=true` delete its record and files, too: it is 404 from then on."""
         if not Reader(request.query_params, place="query").flag("purge"):
             return await self.cancel(request)
-        job = await self._calls.job(request.path_params["id"])
-        await erase(self._calls, job, "job")
-        return json_response({"id": job.id, "object": "job.deleted", "deleted": True})
+        name = request.path_params["id"]
+        try:
+            job = await self._calls.job(name)
+        except EdgeError as error:
+            if error.kind != "damaged":
+                raise
+            deleted = await self._calls.forget_damaged(name)
+        else:
+            await erase(self._calls, job, "job")
+            deleted = job.id
+        return json_response({"id": deleted, "object": "job.deleted", "deleted": True})
 
     async def events(self, request: Request) -> Response:
         """A job's changes as server-sent events."""

@@ -114,6 +114,7 @@ MAKE: tuple[Kind, ...] = (
     "id_conflict",
     "alias_taken",
     "key_reused",
+    "damaged",
 )
 #: Of whoever waits until a job is over.
 WAIT: tuple[Kind, ...] = ("job_failed", "job_cancelled", "wait_timeout", "not_ready", "gone")

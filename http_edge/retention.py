@@ -294,7 +294,7 @@ class Retention:
         if fences and not old:
             return
         view = await self._calls.view(job_id)
-        if view is not None and view.state not in _FINAL:
+        if view is not None and (view.state not in _FINAL or view.damaged):
             return
         needed = view.fence if view is not None and view.state == "succeeded" else -1
         for fence in old:

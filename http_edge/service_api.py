@@ -72,8 +72,10 @@ class ServiceApi:
             return _not_ready([f"no worker is ready: {states or 'none has registered'}"])
         body: dict[str, Any] = {"status": "healthy", "workers_ready": len(ready), "workers": len(pool.workers)}
         doubt = clocks.doubt(pool, self._wall_clock())
-        if doubt:
-            body["warnings"] = [doubt]
+        damaged = f"{pool.damaged} records of jobs are damaged on the broker's disk: its log names them"
+        warnings = [*([doubt] if doubt else []), *([damaged] if pool.damaged else [])]
+        if warnings:
+            body["warnings"] = warnings
         return json_response(body)
 
     async def workers(self, request: Request) -> Response:

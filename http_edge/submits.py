@@ -195,7 +195,8 @@ class Submits:
 
     async def _there(self, job_id: str) -> m.JobView | None:
         with translated():
-            return await self._broker.get(job_id, current().caller.tenant)
+            view = await self._broker.get(job_id, current().caller.tenant)
+        return None if view is None else require_sound(view)
 
     # ------------------------------------------------------------ parts
 
@@ -268,6 +269,15 @@ class Submits:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(work, limiter=self._threads)
+
+
+def require_sound(view: m.JobView) -> m.JobView:
+    """The view itself. Raises `EdgeError` when the job's record was damaged on disk."""
+    if view.damaged:
+        raise EdgeError(
+            "damaged", f"the record of job {shown_id(view.id)!r} is damaged on the broker's disk: {view.damaged}"
+        )
+    return view
 
 
 async def refuse_url(field: str, url: str) -> None:

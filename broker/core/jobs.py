@@ -109,6 +109,10 @@ class IllegalMove(Exception):
         super().__init__(f"job {job.id} is {job.state}, cannot move by {cause}; story: {story}")
 
 
+class DamagedRecord(Exception):
+    """What is on disk of a job is not what was written."""
+
+
 class SetAside(Struct, frozen=True, kw_only=True):
     """The mark of a live job that the core could not handle: nothing is done with it until its operator decides."""
 
@@ -173,6 +177,8 @@ class Job(Struct, kw_only=True):
     story: list[Move] = field(default_factory=list)
     #: Only on a job out of the archive, never on one in the core's memory.
     set_aside: SetAside | None = None
+    #: Only on a job out of the archive that is over: why its record cannot be read; what is here of it is a guess.
+    damaged: str = ""
 
     # Not journaled: forgotten in a restart, rebuilt from what workers say.
     #: `body` is empty because only the journal has it: see `bodies`.

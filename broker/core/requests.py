@@ -69,6 +69,10 @@ def _deadline_at(message: m.Submit, ahead_s: float, now: float) -> float:
 
 
 def _answer_repeat(state: State, peer: bytes, message: m.Submit, body: bytes, job: Job, now: float) -> None:
+    if job.damaged:
+        text = f"the job {message.job_id!r} is there, and its record is damaged: {job.damaged}"
+        state.send(peer, m.Rejected(req=message.req, code="id_conflict", message=text))
+        return
     known = (state.body(job), job.model, job.origin, job.alias, job.tenant, job.webhook, job.webhook_events)
     said = (message.model, message.origin, message.alias, message.tenant, message.webhook, message.webhook_events)
     if known != (body, *said):
@@ -139,7 +143,7 @@ def cancel_job(state: State, peer: bytes, message: m.CancelJob, now: float) -> N
 
 
 def _cancel(state: State, job: Job, now: float) -> m.CancelOutcome:
-    if job.final:
+    if job.final or job.damaged:
         return "already_final"
     if job.set_aside is not None:
         aside.note_cancel(state, job)

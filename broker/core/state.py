@@ -33,7 +33,7 @@ class Archive(Protocol):
         """The newest job of this name, of this tenant ("": of any)."""
 
     def body(self, job_id: str) -> bytes:
-        """The spec of a job that is there."""
+        """The spec of a job that is there. Raises `DamagedRecord`."""
 
     def set_asides(self) -> list[Job]:
         """The jobs that are set aside, as far as their rows can be read, without their specs."""
@@ -41,6 +41,10 @@ class Archive(Protocol):
     @property
     def set_aside_count(self) -> int:
         """How many there are."""
+
+    @property
+    def damaged(self) -> int:
+        """How many records of jobs that are over were found damaged."""
 
     def page(self, query: m.ListJobs) -> tuple[list[Job], bool, int]:
         """Jobs that match, in order, whether more follow, and `Jobs.behind`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import structs
 
 from broker.core import bounds, hooks
-from broker.core.jobs import HELD, NAMES, Job, JobState
+from broker.core.jobs import HELD, NAMES, DamagedRecord, Job, JobState
 from broker.core.pool import Worker
 from broker.core.state import State
 from broker.wire import messages as m
@@ -13,8 +13,14 @@ from broker.wire import messages as m
 
 def job_view(state: State, job: Job, now: float, *, full: bool = False, body: bytes | None = None) -> m.JobView:
     """A job for an edge; `full` adds story and spec bytes: `body`, where the caller has it."""
+    damaged = job.damaged
     if body is None:
-        body = state.body(job) if full else b""
+        body = b""
+        if full and not damaged:
+            try:
+                body = state.body(job)
+            except DamagedRecord as error:
+                damaged = str(error)
     mark = job.set_aside
     position, eta = _outlook(state, job, now) if mark is None else (-1, -1.0)
     if eta > bounds.MAX_WAIT_S:
@@ -55,6 +61,7 @@ def job_view(state: State, job: Job, now: float, *, full: bool = False, body: by
         webhook_events=job.webhook_events if full else (),
         hooks=_hooks(state, job) if full and job.webhook else (),
         set_aside=None if mark is None else m.SetAside(mark.reason, shown(mark.at)),
+        damaged=damaged,
     )
 
 
@@ -185,6 +192,7 @@ def pool_view(state: State, now: float) -> m.PoolView:
         queue_limit=state.policy.queue_limit,
         prediction_errors=dict(state.costs.errors),
         set_aside=state.archive.set_aside_count,
+        damaged=state.archive.damaged,
         now=now + calendar.ahead_s,
         settling_s=max(0.0, calendar.settled_at - now),
         clock_steps=tuple(m.ClockStep(now - step.at, step.by_s) for step in calendar.steps),

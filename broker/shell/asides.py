@@ -102,17 +102,20 @@ class Asides:
         """The transaction is on disk."""
         self._staged.clear()
 
-    def job(self, job_id: str, select: str = rows.SELECT_LOOSE) -> Job | None:
+    def job(self, job_id: str, select: str = rows.SELECT) -> Job | None:
         """The job that has a mark, with its spec unless `select` leaves it out; as far as its row can be read."""
         n, mark = self._marks[job_id]
         row = self._connection.execute(select + " WHERE job.n = ?", (n,)).fetchone()
         if row is None:
             return None
-        job = rows.decode(row) if mark.readable else rows.salvage(row)
+        try:
+            job = rows.decode(row) if mark.readable else rows.salvage(row)
+        except (ValueError, TypeError, RecursionError):  # damaged since
+            job = rows.salvage(row)
         job.id, job.set_aside = job_id, mark
         return job
 
     def jobs(self) -> list[Job]:
         """The jobs that are set aside, the oldest first, without their specs."""
-        found = [self.job(job_id, rows.SELECT_LOOSE_PARKED) for job_id in islice(self._marks, _MOST_SHOWN)]
+        found = [self.job(job_id, rows.SELECT_PARKED) for job_id in islice(self._marks, _MOST_SHOWN)]
         return [job for job in found if job is not None]

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,17 +27,16 @@ from broker.core.jobs import FINAL, Job, JobState, SetAside
 from broker.shell import rows
 from broker.shell.asides import Asides
 from broker.shell.clock import Record
-from broker.shell.errors import JournalBroken, JournalConflict, JournalFull, JournalRefused
+from broker.shell.errors import JournalBroken, JournalConflict, JournalFull
 from broker.shell.outbox import Outbox
-from broker.shell.pages import find_page
+from broker.shell.reading import UNREADABLE, Reader
 from broker.shell.schema import open_database
 from broker.wire import messages as m
 
 logger = logging.getLogger(__name__)
 
-#: Succeeded jobs whose run times are given back at start, and how far back they are looked for.
-RECENT_RATES = 500
-_RATES_WINDOW = 20_000
+#: More starts than any journal sees.
+_MOST_EPOCHS = 2**31 - 2
 
 #: Rows written since the last checkpoint from which an idle moment is used for one.
 _CHECKPOINT_ROWS = 500
@@ -71,6 +70,7 @@ class Journal:
         #: Webhook deliveries, staged and committed along with the jobs.
         self.outbox = Outbox(self._connection, path, lambda: self._guarded(self._write_staged))
         self.asides = Asides(self._connection)
+        self._reader = Reader(self._connection, self._cursor, path, self.asides)
         #: The clock's record, not written yet; written and not committed.
         self._clock: Record | None = None
         self._clock_flushed: Record | None = None
@@ -87,13 +87,27 @@ class Journal:
         return int(self._connection.execute("SELECT coalesce(max(n), 0) + 1 FROM job").fetchone()[0])
 
     def _raise_epoch(self) -> int:
+        epoch = self._last_epoch() + 1
+
         def write() -> None:
             self._begin()
-            self._connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")
+            rows = [("epoch", epoch), ("epoch_again", epoch)]
+            self._cursor.executemany("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", rows)
             self._cursor.execute("COMMIT")
 
         self._guarded(write)
-        return int(self._connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()[0])
+        return epoch
+
+    def _last_epoch(self) -> int:
+        """Kept twice: one that was lost, or is lower than it was, would give fences again that workers know already."""
+        kept = self._connection.execute("SELECT value FROM meta WHERE key IN ('epoch', 'epoch_again')").fetchall()
+        sound = [value for (value,) in kept if isinstance(value, int) and 0 <= value <= _MOST_EPOCHS]
+        if len(sound) < len(kept) or len(set(sound)) > 1 or not sound:
+            logger.error("the epoch is damaged", extra={"action": "damaged", "epoch": str(kept)})
+        if not sound:
+            fence = self._connection.execute("SELECT max(fence) FROM job WHERE typeof(fence) = 'integer'").fetchone()[0]
+            sound = [min(_MOST_EPOCHS, (fence or 0) >> 32)]
+        return max(sound)
 
     def close(self) -> None:
         """Close the file. What was not committed is rolled back, as if the process had been killed."""
@@ -225,15 +239,16 @@ class Journal:
     def _rewrite(self, n: int, job: Job) -> None:
         """Put what was salvaged of a row in its place, so that it can be updated: live, and below every fence."""
         self._begin()
-        tail = rows.tail_of(job)
+        tail = rows.sealed_tail(n, job)
         self._cursor.execute(
-            "UPDATE job SET id = ?, state = ?, fence = ?, worker = ?, origin = ?, alias = ?, model = ?, pinned = ?,"
-            " submitted_at = ?, tail = ? WHERE n = ?",
+            "UPDATE job SET id = ?, state = ?, fence = ?, worker = ?, tenant = ?, origin = ?, alias = ?, model = ?,"
+            " pinned = ?, submitted_at = ?, tail = ? WHERE n = ?",
             (
                 job.id,
                 JobState.QUEUED.value,
                 0,
                 job.worker,
+                job.tenant,
                 job.origin,
                 job.alias,
                 job.model,
@@ -364,27 +379,17 @@ class Journal:
         staged = self._staged.get(job_id) or self._lazy.get(job_id)
         if staged is not None:
             return staged
-        if job_id in self.asides:
-            return self.asides.job(job_id)
-        # Asked at every submit, mostly for what is not there: the index alone says that.
-        known = self._row("SELECT 1 FROM job WHERE id = ?", (job_id,))
-        return self._read(" WHERE job.id = ?", (job_id,)) if known else None
+        return self.asides.job(job_id) if job_id in self.asides else self._reader.find(job_id)
 
     def body(self, job_id: str) -> bytes:
-        """The spec of a job that was committed."""
-        row = self._row(rows.SELECT_BODY, (job_id,))
-        if row is None:
-            raise JournalBroken(f"the journal {self.path} has lost the spec of job {job_id}")
-        return bytes(row[0])
+        """The spec of a job that was committed. Raises `DamagedRecord`."""
+        return self._reader.body(job_id)
 
     def find_alias(self, origin: str, alias: str, tenant: str = "") -> Job | None:
         """The newest job of this name, of this tenant ("": of any)."""
         if not alias:
             return None
-        job = None
-        newest = max((self._newest(origin, alias, one) for one in self._tenants(origin, alias, tenant)), default=0)
-        if newest:
-            job = self._read(" WHERE job.n = ?", (newest,))
+        job = self._reader.newest(origin, alias, tenant)
         # A new job that is not flushed is newer than every row; among several the last staged is the newest.
         for job_id in self._new:
             staged = self._staged[job_id]
@@ -396,30 +401,10 @@ class Journal:
                 job = staged
         return job
 
-    def _newest(self, origin: str, alias: str, tenant: str) -> int:
-        query = "SELECT max(n) FROM job WHERE origin = ? AND alias = ? AND alias <> '' AND tenant = ?"
-        row = self._row(query, (origin, alias, tenant))
-        return int(row[0]) if row is not None and row[0] is not None else 0
-
-    def _tenants(self, origin: str, alias: str, tenant: str) -> Iterator[str]:
-        """This tenant, else all that have a job of this name: a step in the index each, however many jobs they have."""
-        if tenant:
-            yield tenant
-            return
-        query = "SELECT min(tenant) FROM job WHERE origin = ? AND alias = ? AND alias <> '' AND tenant > ?"
-        row = self._row(query, (origin, alias, ""))
-        while row is not None and row[0] is not None:
-            yield row[0]
-            row = self._row(query, (origin, alias, row[0]))
-
     def page(self, query: m.ListJobs) -> tuple[list[Job], bool, int]:
         """Jobs that match, in the order of acceptance, whether more follow, and `Jobs.behind`. An unknown `after` gives an empty page."""
         self.flush()
-        try:
-            found, more, behind = find_page(self._connection, query)
-        except sqlite3.Error as error:
-            raise JournalBroken(f"the journal {self.path} cannot be read: {error}") from error
-        return [self._decode(row) for row in found], more, behind
+        return self._reader.page(query)
 
     def live(self, now: float = 0.0) -> list[Job]:
         """Every job that is not final, oldest first, its spec left on disk; for the start.
@@ -427,36 +412,21 @@ class Journal:
         Those that are set aside are left out. A row that cannot be read is set aside. Raises as `flush`.
         """
         found: list[tuple[int, Job]] = []
-        for state in self._states():
-            if state in FINAL:
+        for row in self._reader.live_rows():
+            job_id = rows.as_text(row[0])
+            if job_id in self.asides:
                 continue
-            # The second term lets the partial index serve.
-            where = " WHERE job.state = ? AND job.state <> 'succeeded'"
-            for row in self._connection.execute(rows.SELECT_LOOSE_PARKED + where, (state,)).fetchall():
-                job_id = rows.as_text(row[0])
-                if job_id in self.asides:
-                    continue
-                try:
-                    job = rows.decode(row)
-                except (ValueError, TypeError, RecursionError) as error:
-                    self._put_unreadable(job_id, row[12], error, now)
-                    continue
-                job.parked = True
-                found.append((row[12], job))
+            try:
+                job = rows.decode(row)
+            except UNREADABLE as error:
+                self._put_unreadable(job_id, row[12], error, now)
+                continue
+            job.parked = True
+            found.append((row[12], job))
         self.commit()
         found.sort(key=lambda item: item[0])
         self._numbers.update((job.id, n) for n, job in found)
         return [job for _, job in found]
-
-    def _states(self) -> list[object]:
-        """The states that rows are in, those that are none among them; a few steps in the index."""
-        found: list[object] = []
-        query = "SELECT min(state) FROM job WHERE state <> 'succeeded'"
-        row = self._connection.execute(query).fetchone()
-        while row[0] is not None:
-            found.append(row[0])
-            row = self._connection.execute(f"{query} AND state > ?", (row[0],)).fetchone()
-        return found
 
     def _put_unreadable(self, job_id: str, n: int, error: Exception, now: float) -> None:
         reason = f"its row cannot be read: {error}"[:256]
@@ -465,17 +435,7 @@ class Journal:
 
     def rates(self) -> list[tuple[str, float, float]]:
         """(model, units, seconds without loading) of recent succeeded jobs, oldest first."""
-        query = (
-            "SELECT job.model, spec.head, job.tail FROM job JOIN spec ON spec.n = job.n"
-            " WHERE job.state = 'succeeded' AND job.n > ? ORDER BY job.n DESC LIMIT ?"
-        )
-        found = []
-        for model, head, tail in self._connection.execute(query, (self._next - _RATES_WINDOW, RECENT_RATES)):
-            units, run_s, result = rows.decode_rate(head, tail)
-            load_s = 0.0 if result is None else result.stage_durations.get("load", 0.0)
-            found.append((model, units, run_s - load_s))
-        found.reverse()
-        return found
+        return self._reader.rates(self._next)
 
     def set_asides(self) -> list[Job]:
         """The jobs that are set aside, without their specs, as far as their rows can be read; the first 1,000."""
@@ -485,28 +445,13 @@ class Journal:
     def set_aside_count(self) -> int:
         return len(self.asides)
 
-    def _read(self, where: str, parameters: tuple[str | int, ...]) -> Job | None:
-        row = self._row(rows.SELECT + where, parameters)
-        return None if row is None else self._decode(row)
+    @property
+    def damaged(self) -> int:
+        """Records of jobs that are over which were found damaged."""
+        return self._reader.damaged
 
     def _row(self, query: str, parameters: rows.JobRow) -> rows.JobRow | None:
-        """The row that the query finds: one at most."""
-        try:
-            found: list[rows.JobRow] = self._cursor.execute(query, parameters).fetchall()
-        except sqlite3.Error as error:
-            raise JournalBroken(f"the journal {self.path} cannot be read: {error}") from error
-        return found[0] if found else None
-
-    def _decode(self, row: rows.JobRow) -> Job:
-        mark = self.asides.of_job(row[0]) if len(self.asides) else None
-        try:
-            job = rows.decode(row) if mark is None or mark.readable else rows.salvage(row)
-            job.set_aside = mark
-            return job
-        except ValueError as error:
-            raise JournalRefused(
-                f"the journal {self.path} holds a row it cannot read, job {row[0]!r}: {error}"
-            ) from None
+        return self._reader.row(query, parameters)
 
 
 def _is_full(error: sqlite3.Error) -> bool:

@@ -109,6 +109,7 @@ class Metrics:
             notes.add_metric((action,), count)
         yield notes
         yield GaugeMetricFamily("zoetrope_set_aside", "Jobs that wait for their operator", value=pool.set_aside)
+        yield GaugeMetricFamily("zoetrope_damaged_records", "Records found damaged on disk", value=pool.damaged)
         yield GaugeMetricFamily("zoetrope_backlog_seconds", "Predicted GPU-seconds waiting", value=pool.backlog_s)
 
     def _commits(self) -> Metric:

@@ -41,7 +41,9 @@ def find_page(connection: sqlite3.Connection, query: m.ListJobs) -> RowPage:
     size = 0
     for n in numbers[:limit]:
         row = connection.execute(SELECT + " WHERE job.n = ?", (n,)).fetchone()
-        size += len(row[11])
+        if row is None:  # an index that names a row which is not there
+            continue
+        size += len(row[11]) if isinstance(row[11], bytes) else 0
         if page and size > MAX_PAGE_BYTES:
             return RowPage(page, True, 0)
         page.append(row)
@@ -71,7 +73,7 @@ def _first_since(connection: sqlite3.Connection, at: float) -> int:
         row = connection.execute(
             "SELECT n, submitted_at FROM job WHERE n >= ? ORDER BY n LIMIT 1", (middle,)
         ).fetchone()
-        if row is None or row[1] >= at:
+        if row is None or not isinstance(row[1], float) or row[1] >= at:
             high = middle
         else:
             low = row[0] + 1

@@ -3,12 +3,16 @@
 Two rows a job. `spec` holds what never changes (the spec's bytes may be 512 KiB and must not be rewritten with every move); `job` holds
 what SQL selects by, in columns, and everything that changes, packed into one msgpack array: 14 columns fewer to bind halve the cost of
 an update. Arrays are read by position, so new fields go at the end, with a default: an old row then still decodes.
+
+Before a packed part stand a byte that begins no msgpack and checksums of it and of the columns beside it, the row's number included: no
+disk, and no index, can pass off one row as another. Rows of before 0.2.0 have none and are taken as they are.
 """
 
 from __future__ import annotations
 
 from math import isfinite
 from typing import Any
+from zlib import crc32
 
 import msgspec
 from msgspec import Struct
@@ -19,18 +23,16 @@ from broker.wire.messages import Failure, HookEvent, Move
 
 JobRow = tuple[Any, ...]
 
-#: Columns of `job` and `spec` that make a job, in the order `decode` takes them.
+#: Columns of `job` and `spec` that make a job, in the order `decode` takes them; also of a row whose spec is gone.
 SELECT = (
     "SELECT job.id, job.state, job.fence, job.worker, job.origin, job.alias, job.model, job.pinned, job.submitted_at,"
-    " job.tail, spec.head, spec.body, job.n FROM job JOIN spec ON spec.n = job.n"
+    " job.tail, spec.head, spec.body, job.n, job.tenant FROM job LEFT JOIN spec ON spec.n = job.n"
 )
 
-#: The same without the bytes of the spec, and the spec alone.
-SELECT_PARKED = SELECT.replace("spec.body", "x''")
-#: The same, also of a row without a spec.
-SELECT_LOOSE = SELECT.replace("JOIN spec", "LEFT JOIN spec")
-SELECT_LOOSE_PARKED = SELECT_PARKED.replace("JOIN spec", "LEFT JOIN spec")
-SELECT_BODY = "SELECT spec.body FROM job JOIN spec ON spec.n = job.n WHERE job.id = ?"
+#: The same without the bytes of the spec.
+SELECT_PARKED = SELECT.replace("spec.body", "NULL")
+#: Arguments of `checked_body`.
+SELECT_BODY = "SELECT job.n, spec.head, spec.body FROM job LEFT JOIN spec ON spec.n = job.n WHERE job.id = ?"
 
 INSERT_JOB = (
     "INSERT INTO job (n, id, state, fence, worker, tenant, origin, alias, model, pinned, submitted_at, tail)"
@@ -85,8 +87,67 @@ _decode_head = msgspec.msgpack.Decoder(Head).decode
 _decode_tail = msgspec.msgpack.Decoder(Tail).decode
 
 
+class RowDamaged(ValueError):
+    """A row is not what was written."""
+
+
+#: msgpack leaves this byte unused.
+_SEAL = b"\xc1"
+
+
+def sealed_tail(n: int, job: Job) -> bytes:
+    """The packed part of row `n`, of `job`: a `Tail` behind its seal, which is of the row's number and columns, too."""
+    columns = (
+        n,
+        job.id,
+        NAMES[job.state],
+        job.fence,
+        job.worker,
+        job.tenant,
+        job.origin,
+        job.alias,
+        job.model,
+        job.pinned,
+        job.submitted_at,
+    )
+    packed = tail_of(job)
+    return _SEAL + crc32(packed, crc32(_encode(columns))).to_bytes(4, "big") + packed
+
+
+def _open_tail(row: JobRow) -> Tail:
+    """The packed part of a row of `SELECT`. Raises `RowDamaged`, or what msgspec does."""
+    stored = row[9]
+    if stored[:1] != _SEAL:
+        return _decode_tail(stored)
+    packed = stored[5:]
+    # In the order of `sealed_tail`.
+    columns = (row[12], *row[:4], row[13], *row[4:9])
+    if crc32(packed, crc32(_encode(columns))).to_bytes(4, "big") != stored[1:5]:
+        raise RowDamaged("its row does not match its checksum")
+    return _decode_tail(packed)
+
+
+def _open_head(n: int, stored: bytes) -> tuple[Head, bytes]:
+    """(what is fixed at submission, the checksum of the spec: b"" for a row without). Raises as `_open_tail`."""
+    if stored is None:
+        raise RowDamaged("its spec is gone")
+    if stored[:1] != _SEAL:
+        return _decode_head(stored), b""
+    if crc32(stored[5:], n & 0xFFFF_FFFF).to_bytes(4, "big") != stored[1:5]:
+        raise RowDamaged("its spec's row does not match its checksum")
+    return _decode_head(stored[9:]), stored[5:9]
+
+
+def checked_body(n: int, head_bytes: bytes, body: bytes) -> bytes:
+    """The spec's bytes. Raises `RowDamaged`, or what msgspec does."""
+    _, check = _open_head(n, head_bytes)
+    if check and crc32(body).to_bytes(4, "big") != check:
+        raise RowDamaged("its spec does not match its checksum")
+    return bytes(body)
+
+
 def tail_of(job: Job) -> bytes:
-    """The packed part of a job's row: a `Tail`."""
+    """What changes of a job, packed: a `Tail`."""
     # A tuple is packed as the struct would be, and costs less to make.
     return _encode(
         (
@@ -123,7 +184,7 @@ def job_row(n: int, job: Job) -> JobRow:
         job.model,
         job.pinned,
         job.submitted_at,
-        tail_of(job),
+        sealed_tail(n, job),
     )
 
 
@@ -139,22 +200,27 @@ def spec_row(n: int, job: Job) -> JobRow:
         job.webhook,
         job.webhook_events,
     )
-    return n, _encode(head), job.body
+    packed = crc32(job.body).to_bytes(4, "big") + _encode(head)
+    return n, _SEAL + crc32(packed, n & 0xFFFF_FFFF).to_bytes(4, "big") + packed, job.body
 
 
 def update_row(n: int, job: Job) -> JobRow:
     """Parameters of `UPDATE_JOB`."""
-    return NAMES[job.state], job.fence, job.worker, tail_of(job), n
+    return NAMES[job.state], job.fence, job.worker, sealed_tail(n, job), n
 
 
 def decode(row: JobRow) -> Job:
-    """A job from a row of `SELECT`. Raises `ValueError` (all of msgspec's errors are) when a packed part is damaged."""
-    job_id, state, fence, worker, origin, alias, model, pinned, submitted_at, tail_bytes, head_bytes, body = row[:12]
-    head, tail = _decode_head(head_bytes), _decode_tail(tail_bytes)
+    """A job from a row of `SELECT`; of `SELECT_PARKED` without its spec. Raises `ValueError` (`RowDamaged` and all of msgspec's errors
+    are) or `TypeError` when it is damaged."""
+    job_id, state, fence, worker, origin, alias, model, pinned, submitted_at, _, head_bytes, body, n = row[:13]
+    tail = _open_tail(row)
+    head, check = _open_head(n, head_bytes)
+    if body is not None and check and crc32(body).to_bytes(4, "big") != check:
+        raise RowDamaged("its spec does not match its checksum")
     return Job(
         id=job_id,
         model=model,
-        body=body,
+        body=b"" if body is None else body,
         tenant=head.tenant,
         priority=head.priority,
         gpus=head.gpus,
@@ -188,14 +254,8 @@ def decode(row: JobRow) -> Job:
     )
 
 
-def decode_rate(head_bytes: bytes, tail_bytes: bytes) -> tuple[float, float, Result | None]:
-    """(units, run_s, result) of a row, without building the job."""
-    tail = _decode_tail(tail_bytes)
-    return _decode_head(head_bytes).units, tail.run_s, tail.result
-
-
 def salvage(row: JobRow) -> Job:
-    """What can be shown of a row of `SELECT_LOOSE` that cannot be decoded: its columns, as far as they make sense."""
+    """What can be shown of a row of `SELECT` that cannot be decoded: its columns, as far as they make sense."""
     job_id, state, fence, worker, origin, alias, model, pinned, submitted_at = row[:9]
     body = row[11]
     at = float(submitted_at) if isinstance(submitted_at, int | float) and isfinite(submitted_at) else 0.0
@@ -203,6 +263,7 @@ def salvage(row: JobRow) -> Job:
         id=as_text(job_id),
         model=as_text(model),
         body=body if isinstance(body, bytes) else b"",
+        tenant=as_text(row[13]),
         origin=as_text(origin),
         alias=as_text(alias),
         pinned=as_text(pinned),

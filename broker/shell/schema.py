@@ -142,14 +142,23 @@ def _configure(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA wal_autocheckpoint = {_AUTOCHECKPOINT_PAGES}")
     connection.execute("PRAGMA cache_size = -32000")
     connection.execute("PRAGMA temp_store = MEMORY")
+    # A damaged text must be readable as damaged.
+    connection.text_factory = _text
+
+
+def _text(stored: bytes) -> str:
+    return str(stored, "utf-8", "replace")
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
     verdict = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
     if verdict != ["ok"]:
-        raise JournalRefused(
-            f"the journal {path} is damaged ({'; '.join(verdict)}); move it away to start empty, or put a good copy in its place"
-        )
+        raise JournalRefused(f"the journal {path} is damaged ({'; '.join(verdict)}); {repair_hint(path)}")
+
+
+def repair_hint(path: Path) -> str:
+    """What to do about a journal that SQLite cannot read."""
+    return f"move it and {path.name}-wal away to start empty, or put a good copy in its place"
 
 
 def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
@@ -200,9 +209,7 @@ _DAMAGED = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
 def _refusal(path: Path, error: sqlite3.DatabaseError) -> JournalRefused | JournalBroken:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _DAMAGED:
-        return JournalRefused(
-            f"the journal {path} is damaged ({error}); move it away to start empty, or put a good copy in its place"
-        )
+        return JournalRefused(f"the journal {path} is damaged ({error}); {repair_hint(path)}")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return JournalRefused(f"the journal {path} is open in another program: {error}")
     return JournalBroken(f"the journal {path} cannot be opened: {error}")

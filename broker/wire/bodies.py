@@ -139,6 +139,8 @@ class JobView(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     hooks: tuple[HookView, ...] = ()
     #: None: it is not.
     set_aside: SetAside | None = None
+    #: Why its record cannot be read, and nothing else here is to be relied on; "": it can.
+    damaged: str = ""
 
 
 class WorkerView(Struct, frozen=True, kw_only=True):
@@ -196,6 +198,8 @@ class PoolView(Struct, frozen=True, kw_only=True):
     prediction_errors: dict[str, float] = msgspec.field(default_factory=dict)
     #: Jobs that wait for their operator.
     set_aside: int = 0
+    #: Records of jobs that are over which were found damaged since the broker started.
+    damaged: int = 0
     #: The broker's time now, by which all times in its answers are to be read; 0: it does not say.
     now: float = 0.0
     #: Seconds until the wall clock is believed again, after it was set; 0: it is.

@@ -71,6 +71,7 @@ class FakeBroker:
         self.clock: Callable[[], float] = time.time
         self.settling_s = 0.0
         self.clock_steps: tuple[m.ClockStep, ...] = ()
+        self.damaged = 0
         self.started = self.watched = self.closed = False
         self.on_event: Callable[[m.JobView], None] = lambda view: None
         self.on_gap: Callable[[], None] = lambda: None
@@ -224,6 +225,7 @@ class FakeBroker:
             backlog_s=1.5,
             queue_limit=100,
             prediction_errors={"demo": 0.25},
+            damaged=self.damaged,
             now=self.clock(),
             settling_s=self.settling_s,
             clock_steps=self.clock_steps,

@@ -12,7 +12,19 @@ from broker.shell.errors import JournalConflict
 from broker.wire import messages as m
 from tests.journal.jobs import RESULT, fail, finish, give, new_job, put
 
-NOT_JOURNALED = {"parked", "phase", "step", "total", "cost", "skipped_s", "granted_at", "resends", "begun", "set_aside"}
+NOT_JOURNALED = {
+    "parked",
+    "phase",
+    "step",
+    "total",
+    "cost",
+    "skipped_s",
+    "granted_at",
+    "resends",
+    "begun",
+    "set_aside",
+    "damaged",
+}
 
 
 def journaled(job: Job) -> dict[str, object]:

@@ -45,7 +45,7 @@ def test_a_second_connection_is_refused(journal, open_journal):
 @pytest.mark.parametrize("damage", [b"this is no database" * 500, b"SQLite format 3\0" + bytes(range(256)) * 40])
 def test_what_is_no_database_is_refused(tmp_path, damage, open_journal):
     (tmp_path / "jobs.sqlite").write_bytes(damage)
-    with pytest.raises(JournalRefused, match=r"is damaged .*move it away"):
+    with pytest.raises(JournalRefused, match=r"is damaged .*move it and jobs.sqlite-wal away"):
         open_journal()
     assert (tmp_path / "jobs.sqlite").read_bytes() == damage
 

@@ -97,6 +97,10 @@ class MemoryArchive:
     def set_aside_count(self) -> int:
         return len(self.set_asides())
 
+    @property
+    def damaged(self) -> int:
+        return 0
+
     def body(self, job_id: str) -> bytes:
         return self._all()[job_id].body
 
