@@ -41,7 +41,7 @@ PHASES = [
     ("edge", "home", there_is("run")),
     ("edge", "its server starts", it_said("Started server process")),
     ("edge", "its application starts", it_said("Waiting for application startup")),
-    ("edge", "serving", it_said("Uvicorn running")),
+    ("edge", "serving", it_said("listening on")),
     ("workers", "first of all", obeys_sigterm),
     ("workers", "home", there_is("run")),
     ("workers", "an agent starts", lambda service, _: bool(service.agents())),
