@@ -12,7 +12,8 @@ from broker.wire.options import SettingsError, check_endpoint, load, make_socket
 from workers import drain, gpus, logs
 from workers.exits import EXIT_SETTINGS
 from workers.link import AgentConfig
-from workers.settings import WorkerSettings, agent_configs, model_cards, usable_cores
+from workers.procs import adopt_orphans
+from workers.settings import WorkerSettings, agent_configs, ensure_temporary_directory, model_cards, usable_cores
 from workers.supervisor import Supervisor
 
 _DESCRIPTION = """\
@@ -34,6 +35,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
         print(f"workers: {error}", file=sys.stderr)
         return EXIT_SETTINGS
     stopping.check()
+    adopt_orphans()
     supervisor = Supervisor(configs)
     code = supervisor.run()
     if supervisor.fault:
@@ -45,6 +47,7 @@ def _configure(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[AgentCo
     descriptors.allow_many()
     settings = load(WorkerSettings, "python -m workers", "workers", argv, environ, _DESCRIPTION)
     logs.setup("workers", settings.log_level)
+    ensure_temporary_directory(settings.home_path)
     check_endpoint("back", settings.back_endpoint)
     devices = gpus.resolve(settings.gpus, gpus.visible_gpus(environ, gpus.count_gpus()))
     cards = model_cards(settings, _model_tables(argv, environ))

@@ -35,7 +35,7 @@ from workers.exits import (
 )
 from workers.ipc import Channel, IpcError
 from workers.link import AgentConfig, EngineProcess, EngineReady, FromAgentProcess, LoadTrouble
-from workers.procs import kill_group
+from workers.procs import kill_group, reap_strangers
 from workers.signals import SignalSocket, caught
 
 logger = logging.getLogger(__name__)
@@ -237,6 +237,7 @@ class Supervisor:
         for agent in self.agents:
             agent.listen()
             agent.reap(now)
+        reap_strangers({agent.pid for agent in self.agents})
         self._judge()
         if self._kill_at is not None and now >= self._kill_at:
             for agent in self.agents:

@@ -317,3 +317,18 @@ def test_every_pair_that_the_table_lacks_raises() -> None:
             life.state = state
             with pytest.raises(EngineStateError, match=f"is {state}, it cannot {event}"):
                 life._move(event)
+
+
+def out_of_memory(stage: Stage, counter: int) -> None:
+    stage.run(counter)
+    stage.words(counter, "denoise", 1, 4)
+    stage.fail(counter, "out_of_memory", message="no 20 GiB")
+
+
+def test_an_engine_in_which_job_after_job_runs_out_of_memory_is_replaced() -> None:
+    stage = Stage().idle()
+    out_of_memory(stage, 1)
+    assert not stage.effects(fx.KillEngine)
+    out_of_memory(stage, 2)
+    assert [effect.reason for effect in stage.effects(fx.KillEngine)] == ["2 jobs in a row ran out of memory"]
+    assert [failed.kind for failed in stage.sent(m.Failed)][-1] == "out_of_memory"

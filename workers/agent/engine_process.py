@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from workers.ipc import Channel, FromEngine, Progress, Words, pack
-from workers.procs import kill_group
+from workers.procs import kill_group, kill_orphans
 
 
 class EngineProcess:
@@ -106,6 +106,7 @@ class EngineProcess:
     def release(self) -> None:
         """Give back descriptors, after its end. What it left running in its group is killed."""
         kill_group(self._process.pid)
+        kill_orphans()
         self._release()
 
     def _release(self) -> None:
