@@ -64,8 +64,11 @@ def _draw(pipe: Any, job: dict[str, Any]) -> Any:
 def _save(clip: Any, path: Path, fps: float, crf: str, preset: str) -> None:
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream: Any = container.add_stream(
-            "libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": crf, "preset": preset}
+            "libx264",
+            rate=Fraction(fps).limit_denominator(1001),
+            options={"crf": crf, "preset": preset, "x264-params": "mbtree=0"},
         )
+        stream.codec_context.thread_count = 4
         stream.height, stream.width, stream.pix_fmt = clip.shape[1], clip.shape[2], "yuv420p"
         for pixels in clip:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))

@@ -32,7 +32,7 @@ from broker.wire.jobspec import JobSpec
 
 BAR = 1.0
 #: The service's own encoder settings (workers/engine/artefacts.py).
-CRF, PRESET = "18", "veryfast"
+CRF, PRESET = "21", "veryfast"
 _CHILD_S = 3_600.0
 
 

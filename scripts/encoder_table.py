@@ -50,7 +50,8 @@ def clip(width: int, height: int, frames: int) -> npt.NDArray[np.uint8]:
         disc = ((x - centre) ** 2 + (y - height / 2) ** 2 < (min(width, height) / 5) ** 2)[..., None]
         ground = random.integers(0, 8, (height, width, 3))
         pictures.append(np.where(disc, np.array([230, 40, 30]) + ground // 2, ground))
-    return np.clip(np.stack(pictures), 0, 255).astype(np.uint8)
+    stacked: npt.NDArray[np.uint8] = np.clip(np.stack(pictures), 0, 255).astype(np.uint8)
+    return stacked
 
 
 def encode(pixels: npt.NDArray[np.uint8], options: Mapping[str, str], threads: int) -> bytes:
