@@ -37,8 +37,8 @@ reached its one final state, and gives them to GPU workers as these become free.
 workers find it. It can be killed and restarted at any time: accepted jobs are on disk, workers keep computing meanwhile.
 `python -m broker keys` makes the keys that workers and edges on other machines need, `python -m broker set-aside` shows jobs that the
 broker could not handle.
-Exit codes: 0 stopped by SIGTERM or SIGINT; 2 bad option, or another broker uses the home; 3 journal damaged or of a newer version;
-4 journal cannot be written; 5 disk full; 6 journal and memory disagree."""
+Exit codes: 0 stopped by SIGTERM or SIGINT; 2 bad option, or another broker uses the home; 3 journal damaged, shorter than it was, or of a
+newer version; 4 journal cannot be written; 5 disk full; 6 journal and memory disagree."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -77,7 +77,7 @@ def run(settings: BrokerSettings) -> None:
                 stack.callback(_lock_endpoint(endpoint).release)
         disk = Disk(home, settings.journal_path, settings.min_free_mb << 20, settings.reserve_mb << 20)
         disk.check()
-        journal = Journal(settings.journal_path, disk.release)
+        journal = Journal(settings.journal_path, disk.release, accept_loss=settings.accept_journal_loss)
         stack.callback(journal.close)
         disk.watch_journal()
         clock = open_timeline(journal.clock_record(), new=journal.empty)

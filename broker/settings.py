@@ -81,6 +81,10 @@ class BrokerSettings(CommonSettings, frozen=True, kw_only=True):
             " keys); default: none"
         ),
     ] = ""
+    accept_journal_loss: Annotated[
+        bool,
+        Meta(description="start although the journal is shorter than it was, without the jobs that are gone from it"),
+    ] = False
     metrics_file: Annotated[
         str, Meta(description="file that gets the broker's numbers in Prometheus' text format every 5 s")
     ] = ""

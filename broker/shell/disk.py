@@ -24,19 +24,34 @@ class Disk:
         self._journal = journal
         self._min_free = min_free
         self._reserve = reserve
-        self._identity: tuple[int, int] | None = None
+        #: Files of the journal, with what they were when they were first looked at: device, inode, bytes.
+        self._files: dict[Path, tuple[int, int, int]] = {}
         self._ballast = home / "ballast"
         #: Whether new jobs are refused for want of room.
         self.low = False
 
     def watch_journal(self) -> None:
-        """From now on `check` makes sure that the journal's name still leads to this very file."""
-        self._identity = _identity(self._journal)
+        """From now on `check` and `check_journal` make sure that the journal's names still lead to these very files."""
+        log = self._journal.with_name(self._journal.name + "-wal")
+        self._files = {path: _identity(path) for path in (self._journal, log)}
+
+    def check_journal(self) -> None:
+        """Raises `JournalBroken` when a file of the journal was removed, replaced or cut: what is written to it would never be found.
+
+        To be asked between a commit and its acknowledgement.
+        """
+        for path, (device, inode, size) in self._files.items():
+            now = _identity(path)
+            if now[:2] != (device, inode):
+                raise JournalBroken(f"{path}, of the journal, was removed or replaced while the broker was running")
+            if now[2] < size:  # neither ever shrinks while it is open
+                raise JournalBroken(f"{path}, of the journal, was cut from {size} to {now[2]} bytes by another program")
+            if now[2] > size:
+                self._files[path] = now
 
     def check(self) -> None:
-        """Look at the free space. Raises `JournalBroken` when the journal was removed or replaced: its rows would never be found."""
-        if self._identity is not None and _identity(self._journal) != self._identity:
-            raise JournalBroken(f"the journal {self._journal} was removed or replaced while the broker was running")
+        """Look at the journal's files, as `check_journal`, and at the free space. Raises `JournalBroken`."""
+        self.check_journal()
         free = self._free()
         low = free < self._min_free
         if low != self.low:
@@ -92,9 +107,10 @@ def _allocate(fd: int, size: int) -> None:
         os.write(fd, chunk)
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: Path) -> tuple[int, int, int]:
+    """Device, inode and size; zeros when it is not there."""
     try:
-        status = path.stat()
+        status = os.stat(path)
     except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
+        return 0, 0, 0
+    return status.st_dev, status.st_ino, status.st_size

@@ -36,6 +36,10 @@ class JournalRefused(ShellError):
     exit_code = 3
 
 
+class JournalShort(JournalRefused):
+    """The journal is shorter than it was: commits that were acknowledged are gone."""
+
+
 class JournalBroken(ShellError):
     """The journal cannot be written; what was not yet acknowledged may or may not be on disk."""
 

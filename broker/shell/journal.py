@@ -19,6 +19,7 @@ import logging
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
+from operator import attrgetter
 from pathlib import Path
 
 from msgspec.msgpack import decode, encode
@@ -27,6 +28,7 @@ from broker.core.jobs import FINAL, Job, JobState, SetAside
 from broker.shell import rows
 from broker.shell.asides import Asides
 from broker.shell.clock import Record
+from broker.shell.epochs import Epochs
 from broker.shell.errors import JournalBroken, JournalConflict, JournalFull
 from broker.shell.outbox import Outbox
 from broker.shell.reading import UNREADABLE, Reader
@@ -35,20 +37,21 @@ from broker.wire import messages as m
 
 logger = logging.getLogger(__name__)
 
-#: More starts than any journal sees.
-_MOST_EPOCHS = 2**31 - 2
+#: Calls of `checkpoint` after which one is made although there is no idle moment.
+_CHECKPOINT_CALLS = 40
 
-#: Rows written since the last checkpoint from which an idle moment is used for one.
-_CHECKPOINT_ROWS = 500
+_revision = attrgetter("revision")
 
 
 class Journal:
     """The file, its one connection, and the rows that are not on disk yet. It is the core's `Archive`."""
 
-    def __init__(self, path: Path, release_reserve: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, path: Path, release_reserve: Callable[[], bool] = lambda: False, *, accept_loss: bool = False
+    ) -> None:
         """Open or create the file and raise the epoch, on disk. `release_reserve` frees space on a full disk; False: there is none left.
 
-        Raises `JournalRefused`, `JournalBroken` or `JournalFull`.
+        Raises `JournalRefused`, `JournalBroken` or `JournalFull`; `JournalShort` unless `accept_loss`.
         """
         self.path = path
         self._release_reserve = release_reserve
@@ -74,11 +77,17 @@ class Journal:
         #: The clock's record, not written yet; written and not committed.
         self._clock: Record | None = None
         self._clock_flushed: Record | None = None
+        #: Number and revision of the row written last since the last commit.
+        self._written_last = (0, 0)
         self._since_checkpoint = 0
         self._since_checkpoint_seen = 0
+        self._idle_calls = 0
+        self._epochs = Epochs(self._connection, path)
         try:
             self._next = self._first_free()
-            self.epoch = self._raise_epoch()
+            self.epoch = self._epochs.begin(accept_loss, self._guarded)
+            # The epoch, and which journal this is, shall not live in the log alone.
+            self._checkpoint()
         except BaseException:
             self.close()
             raise
@@ -86,34 +95,12 @@ class Journal:
     def _first_free(self) -> int:
         return int(self._connection.execute("SELECT coalesce(max(n), 0) + 1 FROM job").fetchone()[0])
 
-    def _raise_epoch(self) -> int:
-        epoch = self._last_epoch() + 1
-
-        def write() -> None:
-            self._begin()
-            rows = [("epoch", epoch), ("epoch_again", epoch)]
-            self._cursor.executemany("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", rows)
-            self._cursor.execute("COMMIT")
-
-        self._guarded(write)
-        return epoch
-
-    def _last_epoch(self) -> int:
-        """Kept twice: one that was lost, or is lower than it was, would give fences again that workers know already."""
-        kept = self._connection.execute("SELECT value FROM meta WHERE key IN ('epoch', 'epoch_again')").fetchall()
-        sound = [value for (value,) in kept if isinstance(value, int) and 0 <= value <= _MOST_EPOCHS]
-        if len(sound) < len(kept) or len(set(sound)) > 1 or not sound:
-            logger.error("the epoch is damaged", extra={"action": "damaged", "epoch": str(kept)})
-        if not sound:
-            fence = self._connection.execute("SELECT max(fence) FROM job WHERE typeof(fence) = 'integer'").fetchone()[0]
-            sound = [min(_MOST_EPOCHS, (fence or 0) >> 32)]
-        return max(sound)
-
     def close(self) -> None:
         """Close the file. What was not committed is rolled back, as if the process had been killed."""
         with suppress(sqlite3.ProgrammingError):  # closed before
             self._cursor.close()  # else it would keep the file locked
         self._connection.close()
+        self._epochs.close()
 
     # ------------------------------------------------------------ writing
 
@@ -184,6 +171,9 @@ class Journal:
         ):
             return 0
         self._guarded(self._write_and_commit)
+        if self._written_last[0]:
+            self._epochs.committed(*self._written_last)
+            self._written_last = (0, 0)
         self.asides.committed()
         count = len(self._flushed) + len(self._deleted) + self.outbox.committed()
         for job in self._flushed.values():
@@ -209,7 +199,8 @@ class Journal:
         self._clock = self._clock or self._clock_flushed
         self._clock_flushed = None
         self._next = self._first_free()
-        self.epoch = self._raise_epoch()
+        self._written_last = (0, 0)
+        self.epoch = self._epochs.raise_again(self._guarded)
 
     def set_aside(self, job_id: str, reason: str, now: float, *, readable: bool = True) -> bool:
         """Mark a live job, on disk when this returns; False when there is no such job. Nothing may be staged. Raises as `flush`."""
@@ -279,13 +270,17 @@ class Journal:
         return self._next == 1
 
     def checkpoint(self) -> None:
-        """Move the WAL into the file, if that is worth it and nothing was committed since the last call: an idle moment."""
+        """Move the log into the file, when nothing was committed since the last call, or this was called often enough: the log is what
+        a careless hand removes, and a row in it alone is gone then."""
         idle = self._since_checkpoint == self._since_checkpoint_seen and not self.dirty
         self._since_checkpoint_seen = self._since_checkpoint
-        if not idle or self._since_checkpoint < _CHECKPOINT_ROWS:
-            return
-        self._since_checkpoint = self._since_checkpoint_seen = 0
-        self._guarded(lambda: self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone())
+        self._idle_calls += 1
+        if self._since_checkpoint and not self.dirty and (idle or self._idle_calls >= _CHECKPOINT_CALLS):
+            self._guarded(self._checkpoint)
+
+    def _checkpoint(self) -> None:
+        self._since_checkpoint = self._since_checkpoint_seen = self._idle_calls = 0
+        self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def _write_and_commit(self) -> None:
         self._write_staged()
@@ -301,6 +296,9 @@ class Journal:
             self._insert(fresh)
         if updates and self._cursor.executemany(rows.UPDATE_JOB, updates).rowcount != len(updates):
             raise self._conflict(updates)
+        if self._staged:
+            last = max(self._staged.values(), key=_revision)
+            self._written_last = numbers[last.id], last.revision
         self._flushed.update(self._staged)
         self._staged.clear()
         self._inserted |= new
@@ -316,6 +314,7 @@ class Journal:
             for table in ("job", "spec"):
                 self._cursor.executemany(f"DELETE FROM {table} WHERE n = ?", [(n,) for n in self._doomed])
             self.outbox.delete(self._doomed)
+            self._epochs.note_deletion()
             self._deleted += self._doomed
             self._doomed.clear()
 

@@ -117,6 +117,7 @@ class Router:
         except JournalConflict as error:
             self._recover(error, now)
             return False
+        self._disk.check_journal()
         self._metrics.committed(self._seconds() - started, rows)
         try:
             self._core.committed()

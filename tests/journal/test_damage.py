@@ -51,6 +51,12 @@ def shown(core: Core, job_id: str) -> m.JobView | None:
     return codec.job_view(body) if answer.found else None
 
 
+def alone(path: Path) -> None:
+    """Without the log and the mark of another journal that was here before."""
+    for suffix in ("-wal", "-mark"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
 def serve(path: Path) -> tuple[Journal, Core]:
     journal = Journal(path)
     core = Core(journal.epoch, journal, Policy(), 1000.0)
@@ -85,7 +91,7 @@ def test_one_bit_turned_anywhere_is_told_and_stops_nothing_else(tmp_path, whole)
         data = bytearray(whole)
         data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
         path.write_bytes(data)
-        path.with_name("jobs.sqlite-wal").unlink(missing_ok=True)
+        alone(path)
         try:
             journal, core = serve(path)
         except JournalRefused:
@@ -116,7 +122,7 @@ def test_the_epoch_never_falls_whatever_bit_of_it_is_turned(tmp_path, whole):
     for place in used:
         for bit in range(8):
             path.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
-            path.with_name("jobs.sqlite-wal").unlink(missing_ok=True)
+            alone(path)
             try:
                 journal = Journal(path)
             except JournalRefused:

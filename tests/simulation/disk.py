@@ -141,3 +141,6 @@ class Room:
 
     def __init__(self) -> None:
         self.low = False
+
+    def check_journal(self) -> None:
+        """Nobody else is at the files."""

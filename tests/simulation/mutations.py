@@ -16,7 +16,7 @@ from broker.core.jobs import Cause, JobState
 from broker.core.machine import Core
 from broker.core.pool import Worker
 from broker.core.tenants import Tenants
-from broker.shell.journal import Journal
+from broker.shell.epochs import Epochs
 from broker.shell.router import Router
 from tests.simulation.hunting import Mutation, constant, nothing
 from tests.simulation.mutations_overlap import OVERLAP
@@ -74,11 +74,11 @@ def _send_first(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _same_epoch(original: Callable[..., Any]) -> Callable[..., Any]:
-    def raise_epoch(journal: Any) -> int:
-        original(journal)
+    def raise_again(epochs: Any, guarded: Any) -> int:
+        original(epochs, guarded)
         return 1
 
-    return raise_epoch
+    return raise_again
 
 
 # ---------------------------------------------------------------- the broker: who holds what
@@ -195,7 +195,7 @@ ALL: tuple[Mutation, ...] = (
     Mutation("send-before-commit", "nothing is said before it is on disk", ((Router, "_settle", _send_first),)),
     Mutation("lazy-stop", "a stop is durable", ((state, "LAZY", lambda lazy: lazy | {Cause.STOP_REQUESTED}),)),
     Mutation("lazy-finish", "a result is durable", ((state, "LAZY", lambda lazy: lazy | {Cause.FINISHED}),)),
-    Mutation("same-epoch", "the epoch is raised before every life", ((Journal, "_raise_epoch", _same_epoch),)),
+    Mutation("same-epoch", "the epoch is raised before every life", ((Epochs, "raise_again", _same_epoch),)),
     Mutation("counted-credit", "room is what the worker said last", ((Worker, "said", _counted),)),
     Mutation("no-lease-expiry", "what a silent worker held goes back", ((clock, "_lose_worker", nothing),), first=30),
     Mutation(

@@ -1,0 +1,64 @@
+"""A few bytes beside the journal that say how far it had come, so that a start notices a journal which is shorter than it was.
+
+SQLite takes a log that ends early for one that was never longer: a `-wal` that was deleted or has a damaged frame loses commits that were
+acknowledged, without a word. The mark names the row that was written last and its revision, which only grow. It is written after each
+commit and never flushed by itself: whatever a crash leaves of it is true of some commit before, since the commit is on disk when it is
+written. So it can say less than there was, never more, and costs a system call a commit.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+from pathlib import Path
+from zlib import crc32
+
+from msgspec import Struct
+
+logger = logging.getLogger(__name__)
+
+#: Identity of the journal, epoch, number of a row, its revision.
+_FORMAT = struct.Struct("<4sqqqq")
+_MAGIC = b"ZoM1"
+_SIZE = _FORMAT.size + 4
+
+
+class Facts(Struct, frozen=True):
+    """What a journal is known to have held."""
+
+    identity: int
+    epoch: int
+    #: A row that is there, or was deleted since, and its least revision; 0: no row is named.
+    n: int = 0
+    revision: int = 0
+
+
+class Mark:
+    """The file."""
+
+    def __init__(self, journal: Path) -> None:
+        """`journal` is the journal's path. Raises `OSError`."""
+        self._path = journal.with_name(journal.name + "-mark")
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def read(self) -> Facts | None:
+        """What it says; None when it says nothing, or was damaged. Raises `OSError`."""
+        data = os.pread(self._fd, _SIZE, 0)
+        if not data:
+            return None
+        if len(data) != _SIZE or crc32(data[:-4]).to_bytes(4, "little") != data[-4:]:
+            logger.error("the journal's mark is damaged", extra={"action": "mark", "file": str(self._path)})
+            return None
+        _, *numbers = _FORMAT.unpack(data[:-4])
+        return Facts(*numbers)
+
+    def write(self, *facts: int) -> None:
+        """Say this, the fields of `Facts`, from now on. Raises `OSError`."""
+        data = _FORMAT.pack(_MAGIC, *facts)
+        os.pwrite(self._fd, data + crc32(data).to_bytes(4, "little"), 0)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
