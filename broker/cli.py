@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import os
@@ -17,7 +18,7 @@ from broker.core.machine import Core
 from broker.settings import BrokerSettings, check
 from broker.shell.clock import Timeline, open_timeline
 from broker.shell.disk import Disk
-from broker.shell.errors import BindFailed, ShellError
+from broker.shell.errors import BindFailed, HomeUnwritable, ShellError
 from broker.shell.journal import Journal
 from broker.shell.junk import Junk
 from broker.shell.lock import Lock
@@ -32,13 +33,16 @@ from broker.wire.logs import setup_logging
 
 logger = logging.getLogger(__name__)
 
+#: Why a directory cannot be made although its name is right.
+_UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
 DESCRIPTION = """The broker of a Zoetrope service: takes jobs from HTTP edges, keeps them in a journal (<home>/jobs.sqlite) until each has
 reached its one final state, and gives them to GPU workers as these become free. One broker a home; start it first or last, edges and
 workers find it. It can be killed and restarted at any time: accepted jobs are on disk, workers keep computing meanwhile.
 `python -m broker keys` makes the keys that workers and edges on other machines need, `python -m broker set-aside` shows jobs that the
 broker could not handle.
 Exit codes: 0 stopped by SIGTERM or SIGINT; 2 bad option, or another broker uses the home; 3 journal damaged, shorter than it was, or of a
-newer version; 4 journal cannot be written; 5 disk full; 6 journal and memory disagree."""
+newer version; 4 journal or home cannot be written; 5 disk full; 6 journal and memory disagree."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -68,7 +72,10 @@ def run(settings: BrokerSettings) -> None:
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise options.SettingsError(f"home: {str(home)!r} cannot be made: {error.strerror}") from None
+        said = f"home: {str(home)!r} cannot be made: {error.strerror}"
+        if error.errno in _UNWRITABLE:
+            raise HomeUnwritable(said) from None
+        raise options.SettingsError(said) from None
     with ExitStack() as stack:
         # The lock comes before the journal and the sockets, and is let go after both.
         stack.callback(Lock(home / "broker.lock").release)

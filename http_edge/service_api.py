@@ -66,6 +66,8 @@ class ServiceApi:
             pool = await self._probe()
         except EdgeError as error:
             return _not_ready([error.message])
+        if pool.refusing:
+            return _not_ready([f"no job is taken: {pool.refusing}"])
         ready = [worker.name for worker in pool.workers if worker.state in READY_STATES]
         if not ready:
             states = ", ".join(f"{worker.name} is {worker.state}" for worker in pool.workers[:20])

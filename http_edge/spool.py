@@ -13,7 +13,6 @@ import errno
 import logging
 import os
 import secrets
-import shutil
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -281,4 +280,7 @@ def _stopped() -> EdgeError:
 
 
 def _free_bytes(path: Path) -> int:
-    return shutil.disk_usage(path).free
+    """Bytes; none when no file can be made any more."""
+    status = os.statvfs(path)
+    # A file system that counts no inodes says 0 of 0.
+    return 0 if status.f_files and not status.f_favail else status.f_bavail * status.f_frsize

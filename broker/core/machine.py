@@ -79,7 +79,7 @@ class Core:
         """
         old = self.state
         self.state = State(epoch, old.archive, old.policy)
-        self.state.calendar = old.calendar
+        self.state.calendar, self.state.refusing = old.calendar, old.refusing
         self.state.watchers = {peer: self.state.next_revision() for peer in old.watchers}
         self.now = now
 
@@ -123,6 +123,10 @@ class Core:
     def set_calendar(self, calendar: Calendar) -> None:
         """The wall clock was set, or is believed again."""
         self.state.calendar = calendar
+
+    def set_refusing(self, reason: str) -> None:
+        """Why the shell takes no new jobs from now on; "": it does."""
+        self.state.refusing = reason
 
     # ------------------------------------------------------------ inside
 

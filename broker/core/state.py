@@ -62,6 +62,8 @@ class State:
         self.archive = archive
         self.policy = policy
         self.calendar = Calendar()
+        #: Why the shell takes no new job, as far as it does not; for edges to see.
+        self.refusing = ""
         #: Live jobs, and final ones until `forget_finals`.
         self.jobs: dict[str, Job] = {}
         self.queue = Queue()

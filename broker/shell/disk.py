@@ -14,6 +14,9 @@ from broker.shell.errors import JournalBroken
 
 logger = logging.getLogger(__name__)
 
+#: Below so many free inodes the disk is low, however many bytes it has: a job's files take a few.
+MIN_FREE_INODES = 1000
+
 
 class Disk:
     """What the broker knows of the disk under its home."""
@@ -27,8 +30,8 @@ class Disk:
         #: Files of the journal, with what they were when they were first looked at: device, inode, bytes.
         self._files: dict[Path, tuple[int, int, int]] = {}
         self._ballast = home / "ballast"
-        #: Whether new jobs are refused for want of room.
-        self.low = False
+        #: Of what there is too little, in words; new jobs are refused then. "": there is room.
+        self.shortage = ""
 
     def watch_journal(self) -> None:
         """From now on `check` and `check_journal` make sure that the journal's names still lead to these very files."""
@@ -52,30 +55,37 @@ class Disk:
     def check(self) -> None:
         """Look at the journal's files, as `check_journal`, and at the free space. Raises `JournalBroken`."""
         self.check_journal()
-        free = self._free()
-        low = free < self._min_free
-        if low != self.low:
-            self.low = low
-            logger.warning(
-                "disk is low, jobs are refused" if low else "disk has room again, jobs are taken",
-                extra={"action": "disk", "free_mb": free >> 20, "min_free_mb": self._min_free >> 20},
+        status = os.statvfs(self._home)
+        free, shortage = status.f_bavail * status.f_frsize, ""
+        if free < self._min_free:
+            shortage = (
+                f"{free >> 20} MB are free on the disk of {self._home}, fewer than min_free_mb, {self._min_free >> 20}"
             )
-        if self._reserve and not low and free > self._min_free + self._reserve:
+        elif status.f_files > 0 and status.f_favail < MIN_FREE_INODES:  # btrfs and others count none: 0 of 0
+            shortage = f"{status.f_favail} inodes are free on the disk of {self._home}, fewer than {MIN_FREE_INODES}"
+        if bool(shortage) != self.low:
+            logger.warning(
+                "disk is low, jobs are refused" if shortage else "disk has room again, jobs are taken",
+                extra={"action": "disk", "reason": shortage, "free_mb": free >> 20, "free_inodes": status.f_favail},
+            )
+        self.shortage = shortage
+        if self._reserve and not shortage and free > self._min_free + self._reserve:
             self._keep_ballast()
+
+    @property
+    def low(self) -> bool:
+        """Whether new jobs are refused."""
+        return bool(self.shortage)
 
     def release(self) -> bool:
         """Free the ballast for the journal; False when it is gone already. New jobs are refused until there is room again."""
-        self.low = True
+        self.shortage = f"the disk of {self._home} is full"
         try:
             self._ballast.unlink()
         except OSError:
             return False
         logger.error("disk is full, reserve released, jobs are refused", extra={"action": "disk"})
         return True
-
-    def _free(self) -> int:
-        status = os.statvfs(self._home)
-        return status.f_bavail * status.f_frsize
 
     def _keep_ballast(self) -> None:
         try:

@@ -46,6 +46,12 @@ class JournalBroken(ShellError):
     exit_code = 4
 
 
+class HomeUnwritable(ShellError):
+    """Nothing can be written in this directory: a read-only file system, missing permission, no room."""
+
+    exit_code = 4
+
+
 class JournalFull(ShellError):
     """The disk is full, the reserve is used up, and results can no longer be recorded."""
 

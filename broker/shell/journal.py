@@ -32,7 +32,7 @@ from broker.shell.epochs import Epochs
 from broker.shell.errors import JournalBroken, JournalConflict, JournalFull
 from broker.shell.outbox import Outbox
 from broker.shell.reading import UNREADABLE, Reader
-from broker.shell.schema import open_database
+from broker.shell.schema import open_database, refusal
 from broker.wire import messages as m
 
 logger = logging.getLogger(__name__)
@@ -72,8 +72,6 @@ class Journal:
         self._deleted: list[int] = []
         #: Webhook deliveries, staged and committed along with the jobs.
         self.outbox = Outbox(self._connection, path, lambda: self._guarded(self._write_staged))
-        self.asides = Asides(self._connection)
-        self._reader = Reader(self._connection, self._cursor, path, self.asides)
         #: The clock's record, not written yet; written and not committed.
         self._clock: Record | None = None
         self._clock_flushed: Record | None = None
@@ -84,10 +82,15 @@ class Journal:
         self._idle_calls = 0
         self._epochs = Epochs(self._connection, path)
         try:
+            self.asides = Asides(self._connection)
+            self._reader = Reader(self._connection, self._cursor, path, self.asides)
             self._next = self._first_free()
             self.epoch = self._epochs.begin(accept_loss, self._guarded)
             # The epoch, and which journal this is, shall not live in the log alone.
-            self._checkpoint()
+            self._guarded(self._checkpoint)
+        except sqlite3.Error as error:
+            self.close()
+            raise refusal(path, error) from error
         except BaseException:
             self.close()
             raise

@@ -7,19 +7,19 @@ import fcntl
 import os
 from pathlib import Path
 
-from broker.shell.errors import HomeInUse
+from broker.shell.errors import HomeInUse, HomeUnwritable
 
 
 class Lock:
     """An exclusive lock on a file, held until `release` or the end of the process."""
 
     def __init__(self, path: Path) -> None:
-        """Take it. Raises `HomeInUse`, naming the process that has it."""
+        """Take it. Raises `HomeInUse`, naming the process that has it; `HomeUnwritable`."""
         self.path = path
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise HomeInUse(f"the lock {path} cannot be opened: {error.strerror}") from None
+            raise HomeUnwritable(f"the lock {path} cannot be opened: {error.strerror}") from None
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

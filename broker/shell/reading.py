@@ -51,11 +51,14 @@ class Reader:
 
     def row(self, query: str, parameters: rows.JobRow) -> rows.JobRow | None:
         """The row that the query finds: one at most. Raises `JournalRefused` or `JournalBroken`."""
+        found = self._rows(query, parameters)
+        return found[0] if found else None
+
+    def _rows(self, query: str, parameters: rows.JobRow) -> list[rows.JobRow]:
         try:
-            found: list[rows.JobRow] = self._cursor.execute(query, parameters).fetchall()
+            return self._cursor.execute(query, parameters).fetchall()
         except sqlite3.Error as error:
             raise self.failure(error) from error
-        return found[0] if found else None
 
     def failure(self, error: sqlite3.Error) -> JournalRefused | JournalBroken:
         """Why the broker ends: a page that is none any more takes rows of any job with it, and reading on would hide which."""
@@ -135,23 +138,23 @@ class Reader:
             if state not in FINAL:
                 # The second term lets the partial index serve.
                 where = " WHERE job.state = ? AND job.state <> 'succeeded'"
-                yield from self._connection.execute(rows.SELECT_PARKED + where, (state,)).fetchall()
+                yield from self._rows(rows.SELECT_PARKED + where, (state,))
 
     def _states(self) -> list[object]:
         """The states that rows are in, those that are none among them; a few steps in the index."""
         found: list[object] = []
         query = "SELECT min(state) FROM job WHERE state <> 'succeeded'"
-        row = self._connection.execute(query).fetchone()
-        while row[0] is not None:
+        row = self.row(query, ())
+        while row is not None and row[0] is not None:
             found.append(row[0])
-            row = self._connection.execute(f"{query} AND state > ?", (row[0],)).fetchone()
+            row = self.row(f"{query} AND state > ?", (row[0],))
         return found
 
     def rates(self, end: int) -> list[tuple[str, float, float]]:
         """(model, units, seconds without loading) of the last succeeded jobs before row `end`, oldest first."""
         where = " WHERE job.state = 'succeeded' AND job.n > ? ORDER BY job.n DESC LIMIT ?"
         found = []
-        for row in self._connection.execute(rows.SELECT_PARKED + where, (end - _RATES_WINDOW, RECENT_RATES)).fetchall():
+        for row in self._rows(rows.SELECT_PARKED + where, (end - _RATES_WINDOW, RECENT_RATES)):
             job = self.decode(row)
             if not job.damaged:
                 load_s = 0.0 if job.result is None else job.result.stage_durations.get("load", 0.0)

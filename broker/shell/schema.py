@@ -109,7 +109,7 @@ def open_database(path: Path) -> sqlite3.Connection:
         _upgrade(connection, path)
     except sqlite3.DatabaseError as error:
         connection.close()
-        raise _refusal(path, error) from None
+        raise refusal(path, error) from None
     except BaseException:
         connection.close()
         raise
@@ -206,7 +206,8 @@ def _transaction(
 _DAMAGED = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
 
 
-def _refusal(path: Path, error: sqlite3.DatabaseError) -> JournalRefused | JournalBroken:
+def refusal(path: Path, error: sqlite3.Error) -> JournalRefused | JournalBroken:
+    """Why a journal is not opened, as SQLite says it."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _DAMAGED:
         return JournalRefused(f"the journal {path} is damaged ({error}); {repair_hint(path)}")

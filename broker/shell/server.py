@@ -184,6 +184,7 @@ class Server:
         if now >= self._next_disk_check:
             self._next_disk_check = now + DISK_CHECK_S
             self._disk.check()
+            self._core.set_refusing(self._disk.shortage)
             self._keep_watch()
             self._look_at_clock(now)
         if self._metrics_file is not None and now >= self._next_metrics:

@@ -198,6 +198,8 @@ class PoolView(Struct, frozen=True, kw_only=True):
     prediction_errors: dict[str, float] = msgspec.field(default_factory=dict)
     #: Jobs that wait for their operator.
     set_aside: int = 0
+    #: Why no new job is taken now, whatever workers there are; "": one is.
+    refusing: str = ""
     #: Records of jobs that are over which were found damaged since the broker started.
     damaged: int = 0
     #: The broker's time now, by which all times in its answers are to be read; 0: it does not say.

@@ -72,6 +72,7 @@ class FakeBroker:
         self.settling_s = 0.0
         self.clock_steps: tuple[m.ClockStep, ...] = ()
         self.damaged = 0
+        self.refusing = ""
         self.started = self.watched = self.closed = False
         self.on_event: Callable[[m.JobView], None] = lambda view: None
         self.on_gap: Callable[[], None] = lambda: None
@@ -226,6 +227,7 @@ class FakeBroker:
             queue_limit=100,
             prediction_errors={"demo": 0.25},
             damaged=self.damaged,
+            refusing=self.refusing,
             now=self.clock(),
             settling_s=self.settling_s,
             clock_steps=self.clock_steps,

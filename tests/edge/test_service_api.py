@@ -33,6 +33,13 @@ def test_no_ready_worker_is_503_with_the_reason(world: World, path: str) -> None
     assert response.headers["retry-after"] == "2"
 
 
+def test_refused_jobs_are_503_with_the_reason_though_workers_are_ready(world: World) -> None:
+    world.fake.refusing = "12 inodes are free on the disk of /srv, fewer than 1000"
+    response = world.http.get("/health")
+    assert response.status_code == 503
+    assert response.json()["reasons"] == ["no job is taken: 12 inodes are free on the disk of /srv, fewer than 1000"]
+
+
 def test_no_broker_is_503_but_alive(world: World) -> None:
     world.fake.down = True
     response = world.http.get("/health")

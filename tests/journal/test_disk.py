@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -156,6 +157,20 @@ def test_below_the_limit_jobs_are_refused_and_no_ballast_is_made(tmp_path):
     disk.check()
     assert disk.low
     assert not (tmp_path / "ballast").exists()
+
+
+@pytest.mark.parametrize(
+    ("inodes", "free", "low"), [(10**6, 999, True), (10**6, 1000, False), (0, 0, False), (10**6, 0, True)]
+)
+def test_below_a_number_of_free_inodes_jobs_are_refused(tmp_path, monkeypatch, inodes, free, low):
+    real = os.statvfs(tmp_path)
+    fields = list(real[:10])
+    fields[5], fields[7] = inodes, free  # f_files, f_favail
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(fields))
+    disk = Disk(tmp_path, tmp_path / "jobs.sqlite", min_free=0, reserve=0)
+    disk.check()
+    assert disk.low == low
+    assert ("inodes are free" in disk.shortage) == low
 
 
 def test_a_journal_that_was_removed_or_replaced_ends_the_broker(tmp_path, journal):

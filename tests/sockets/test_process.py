@@ -107,6 +107,23 @@ def test_a_second_signal_ends_it_at_once(processes, number):
     assert "Traceback" not in processes.log(broker)
 
 
+@pytest.mark.parametrize("below", ["", "new"])
+def test_a_home_on_a_read_only_file_system_is_one_sentence_and_exit_code_4(tmp_path, below):
+    home = tmp_path / "mount"
+    home.mkdir()
+    inside = f"mount -t tmpfs -o ro tmpfs {home} && exec {sys.executable} -m broker --home {home / below}"
+    try:
+        done = subprocess.run(
+            ["unshare", "-rm", "sh", "-c", inside], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+        )
+    except FileNotFoundError:
+        pytest.skip("no unshare here")
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip(f"no mounts of one's own here: {done.stderr.strip()}")
+    assert (done.returncode, done.stderr.count("\n")) == (4, 1)
+    assert "Read-only file system" in done.stderr
+
+
 def test_a_second_broker_of_the_same_home_is_refused(processes):
     first = processes.serve()
     code, said = processes.fails()

@@ -397,7 +397,7 @@ def test_with_the_disk_nearly_full_new_jobs_are_refused_and_results_are_taken(be
     bench.edge(a_job("old"), b"spec")
     bench.run()
     (run,) = bench.sent(m.Run)
-    bench.disk.low = True
+    bench.disk.shortage = "0 MB are free"
     bench.edge(a_job("new"), b"spec")
     bench.edge(a_job("old"), b"spec")
     bench.agent(m.Finished(job_id="old", fence=run.fence, free=1), codec.encode_body(Result()))
@@ -407,7 +407,7 @@ def test_with_the_disk_nearly_full_new_jobs_are_refused_and_results_are_taken(be
     assert "disk" in rejected.message
     assert rejected.retry_after_s > 0
     assert bench.sent(m.ResultAck)[-1].accepted
-    bench.disk.low = False
+    bench.disk.shortage = ""
     bench.edge(a_job("new"), b"spec")
     bench.run()
     assert len(bench.sent(m.Rejected)) == 1
