@@ -22,6 +22,7 @@ HOME = frozenset(
         "broker.lock",
         "exports",
         "jobs.sqlite",
+        "jobs.sqlite-mark",
         "pins",
         "retention.lock",
         "run",

@@ -9,13 +9,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from broker.wire import messages as m
 from tests.sockets.broker_side import BrokerSide, broker_side
 from tests.sockets.workers_side import ROOT, all_gone, environ, family, gone, short_home
 from tests.support.waiting import wait_until
-from workers.exits import EXIT_LEFT, EXIT_UNWANTED
+from workers import cli
+from workers.exits import EXIT_LEFT, EXIT_NO_MODEL, EXIT_UNWANTED
 
 NAMES = ["cpu-0", "cpu-1"]
 
@@ -127,3 +129,41 @@ def test_a_worker_that_must_start_anew_comes_back(supervised: Supervised, broker
         return broker.peers["cpu-0"] != before
 
     wait_until(is_back, 20.0, "cpu-0 anew")
+
+
+@pytest.mark.parametrize(("load", "words"), [("fail", "there are no weights"), ("die", "exit code 43")])
+def test_a_model_that_no_worker_can_load_ends_the_supervisor_with_the_reason(load: str, words: str, home: Path) -> None:
+    workers = Supervised(home, 2, ENGINE_LOAD=load)
+    try:
+        assert workers.process.wait(30.0) == EXIT_NO_MODEL
+    finally:
+        workers.close()
+    last = workers.text().splitlines()[-1]
+    assert last.startswith("no worker can load its model: ")
+    assert words in last
+
+
+def test_the_command_line_with_the_fake_model(home: Path) -> None:
+    """`python -m workers` as people start it."""
+    (home / "run").mkdir(mode=0o700)
+    command = [sys.executable, "-m", "workers", "--gpus", "cpu:2", "--model", "fake", "--home", str(home)]
+    with broker_side(f"ipc://{home}/run/back.sock") as broker:
+        process = subprocess.Popen(command, cwd=ROOT, env=environ())
+        try:
+            broker.registered(2, deadline_s=60.0)
+            assert [card.name for card in broker.infos["cpu-1"].models] == ["fake"]
+            pids = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10.0) == EXIT_LEFT
+            all_gone(pids)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_the_command_line_prints_why_no_model_loads(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = home / "zoetrope.toml"
+    config.write_text('[models.broken]\nengine = "fake"\npath = "load_fail"\n')
+    assert cli.main(["--gpus", "cpu", "--home", str(home), "--config", str(config)]) == EXIT_NO_MODEL
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith("workers: no worker can load its model: model 'broken'")
