@@ -12,7 +12,6 @@ from broker.wire.options import SettingsError, check_endpoint, load, make_socket
 from workers import drain, gpus, logs
 from workers.exits import EXIT_SETTINGS
 from workers.link import AgentConfig
-from workers.procs import adopt_orphans
 from workers.settings import WorkerSettings, agent_configs, ensure_temporary_directory, model_cards, usable_cores
 from workers.supervisor import Supervisor
 
@@ -35,7 +34,6 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
         print(f"workers: {error}", file=sys.stderr)
         return EXIT_SETTINGS
     stopping.check()
-    adopt_orphans()
     supervisor = Supervisor(configs)
     code = supervisor.run()
     if supervisor.fault:

@@ -28,7 +28,6 @@ from workers.agent.shell import AgentShell
 from workers.exits import EXIT_SETTINGS
 from workers.ipc import Channel, IpcError, Setup
 from workers.link import AgentConfig
-from workers.procs import adopt_orphans
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +40,6 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--link", type=int, required=True, help="descriptor of the supervisor's socketpair")
     parser.add_argument("--name", default="", help="for `ps` alone")
     options = parser.parse_args(argv)
-    adopt_orphans()
     try:
         link = Channel(socket.socket(fileno=options.link), AgentConfig)
         config = _receive_config(link)
