@@ -29,6 +29,7 @@ OPTIONS = {
             "front_tcp",
             "back_tcp",
             "metrics_file",
+            "accept_journal_loss",
         ]
     ),
     "workers": frozenset(
