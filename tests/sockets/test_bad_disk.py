@@ -1,0 +1,134 @@
+"""A broker over a disk that is slow, or that fails: nothing is lost, and nothing is confirmed that is not there."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+
+import pytest
+
+from broker.client import BrokerClient
+from broker.errors import BrokerError
+from broker.wire import messages as m
+from tests.sockets.service import Agent, a_job, in_loop
+from tests.sockets.test_process import Processes
+from tests.support.faulty import Faults
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def faults(tmp_path, monkeypatch) -> Faults:
+    faults = Faults(tmp_path, path="jobs.sqlite")
+    for name, value in faults.environ.items():
+        monkeypatch.setitem(os.environ, name, value)
+    return faults
+
+
+@pytest.fixture
+def processes(tmp_path, run_dir, faults):
+    home = tmp_path / "home"
+    home.mkdir()
+    made = Processes(home, run_dir)
+    yield made
+    made.end()
+
+
+@in_loop
+async def test_a_disk_that_takes_long_for_every_flush_loses_no_job_and_no_worker(processes, faults):
+    """A commit takes a fifth of a second, the lease of a worker half of one."""
+    options = ("--heartbeat-s", "0.1", "--suspect-after-s", "0.3", "--lost-after-s", "0.5")
+    processes.serve(*options)
+    faults.set(slow_ms=200)
+    agent = Agent(processes.front.replace("front", "back"))
+    try:
+        async with BrokerClient(processes.front) as client:
+            await agent.join()
+            working = asyncio.create_task(work(agent))
+            ids = [f"job-{n}" for n in range(12)]
+            await asyncio.gather(*(client.submit(a_job(job_id), b"spec") for job_id in ids))
+            await eventually(lambda: len({ack.job_id for ack in agent.all(m.ResultAck)}) == len(ids), 25)
+            found = await asyncio.gather(*(client.get(job_id) for job_id in ids))
+            assert {view.state for view in found} == {"succeeded"}
+            assert {view.losses for view in found} == {0}
+            assert [worker.state for worker in (await client.pool()).workers] == ["idle"]
+            working.cancel()
+    finally:
+        agent.close()
+
+
+async def work(agent: Agent) -> None:
+    """Do what comes, and beat, as an agent does."""
+    seen = 0
+    while True:
+        done = {ack.fence for ack in agent.all(m.ResultAck)}
+        held = [run for run in agent.all(m.Run) if run.fence not in done]
+        for run in held:
+            if run.fence > seen:
+                seen = run.fence
+                agent.say(m.Started(job_id=run.job_id, fence=run.fence))
+                agent.finish(run)
+        named = tuple(m.Held(job_id=run.job_id, fence=run.fence, phase="finished") for run in held)
+        agent.say(m.Heartbeat(seen=seen, free=int(not held), held=named, model="demo"))
+        await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("fault", ["sync_errno", "write_errno"])
+@in_loop
+async def test_a_disk_that_fails_ends_the_broker_before_it_confirms_anything(processes, faults, fault):
+    broker = processes.serve()
+    async with BrokerClient(processes.front, timeout_s=2.0) as client:
+        kept = [f"kept-{n}" for n in range(5)]
+        for job_id in kept:
+            await client.submit(a_job(job_id), b"spec")
+        faults.set(**{fault: errno.EIO})
+        with pytest.raises(BrokerError):
+            await client.submit(a_job("unsure"), b"spec")
+        code = await eventually(broker.poll)
+        assert code == 4
+        assert faults.failed >= 1
+        last = processes.log(broker).splitlines()[-1]
+        assert last.startswith("broker: the journal")
+        assert "Traceback" not in processes.log(broker)
+        faults.set(**{fault: 0})
+        processes.serve()
+        found = {view.id: view.state for view in (await client.list())[0]}
+        assert {job_id: found.get(job_id) for job_id in kept} == dict.fromkeys(kept, "queued")
+        assert set(found) <= {*kept, "unsure"}
+        view, _ = await client.submit(a_job("unsure"), b"spec")
+        assert view.state == "queued"
+
+
+@in_loop
+async def test_setting_the_wall_clock_leaves_leases_and_deadlines_alone(processes, faults):
+    processes.serve()
+    agent = Agent(processes.front.replace("front", "back"))
+    try:
+        async with BrokerClient(processes.front) as client:
+            await agent.join()
+            await client.submit(a_job("held", deadline_s=600.0), b"spec")
+            run = await agent.hear(m.Run)
+            agent.say(m.Started(job_id="held", fence=run.fence))
+            await client.submit(a_job("waits", deadline_s=600.0), b"spec")
+            before = (await client.pool()).now
+            for hours in (1, -1, 240, 0):
+                faults.set(ahead_ms=hours * 3_600_000)
+                await told_within(client, before + hours * 3600.0)
+                agent.say(m.Heartbeat(seen=0, free=0, held=(m.Held(job_id="held", fence=run.fence),), model="demo"))
+                view, _ = await client.submit(a_job(f"new-{hours}", deadline_s=600.0), b"spec")
+                assert view.deadline_at - view.submitted_at == pytest.approx(600.0)
+            assert ((await client.get("held")).state, (await client.get("waits")).state) == ("running", "queued")
+            pool = await client.pool()
+            assert [worker.state for worker in pool.workers] == ["busy"]
+            assert [round(step.by_s / 3600) for step in pool.clock_steps] == [1, -2, 241, -240]
+            assert pool.settling_s > 500
+    finally:
+        agent.close()
+
+
+async def told_within(client: BrokerClient, now: float) -> None:
+    for _ in range(200):
+        if abs((await client.pool()).now - now) < 60:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("the broker does not follow the clock")
