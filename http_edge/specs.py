@@ -117,13 +117,16 @@ def _honoured(
 
 def _check_steps_drawn(wanted: Generation, card: ModelCard, steps: int, strength: Scalar) -> None:
     """Refuse what skips every step of a change to an image."""
-    if isinstance(strength, bool) or not isinstance(strength, int | float) or steps_drawn(steps, strength) >= 1:
+    if card.default_strength is None or isinstance(strength, bool) or not isinstance(strength, int | float):
         return
+    if steps_drawn(steps, strength) >= 1:
+        return
+    least = f"; at least {math.ceil(1 / strength)} are needed" if strength > 0 else ""
     label, sent = wanted.label("num_inference_steps"), wanted.label("strength")
     own = "" if wanted.strength is not None or "strength" in wanted.extra else ", the model's own,"
     raise EdgeError(
         "invalid_value",
-        f"{sent}: {strength:g}{own} x {label} {steps} draws no step of model {shown(card.name)}; their product must be at least 1",
+        f"{sent}: {strength:g}{own} x {label} {steps} leaves no step for model {shown(card.name)} to draw{least}",
         param=label if own else sent,
         params=(sent, label),
         value=steps if own else strength,

@@ -284,12 +284,12 @@ def test_a_further_argument_that_the_pipeline_does_not_take_is_told_of(world: Wo
 
 @pytest.mark.parametrize("sent", [{"strength": 0.2, "steps": 4}, {"extra": {"strength": 0}}])
 def test_too_few_steps_for_a_strength_draw_nothing(world: World, sent: dict[str, Any]) -> None:
-    use(world, ANIMATE)
+    use(world, msgspec.structs.replace(ANIMATE, default_strength=0.8))
     (world.start / "cat.png").write_bytes(picture())
     answer = send(world, "native", image="cat.png", **sent)
     assert answer.status_code == 422
     assert "strength" in message(answer)
-    assert "draws no step" in message(answer)
+    assert "leaves no step" in message(answer)
     assert send(world, "native", image="cat.png", strength=0.25, steps=4).status_code == 200
 
 
