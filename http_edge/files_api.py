@@ -63,9 +63,7 @@ class FilesApi:
     async def list(self, request: Request) -> Response:
         """A page of records: newest first, or `order=asc`."""
         reader = Reader(request.query_params, place="query")
-        order = reader.text("order", max_chars=8) or "desc"
-        if order not in ("asc", "desc"):
-            raise reader.fault("order", 'must be "asc" or "desc"')
+        order = reader.choice("order", ("asc", "desc")) or "desc"
         limit = reader.integer("limit", 1, _MAX_LIMIT) or _DEFAULT_LIMIT
         purpose = reader.text("purpose", max_chars=64)
         after = reader.text("after", max_chars=64)

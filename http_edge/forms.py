@@ -36,6 +36,9 @@ _KEY = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
 _MARK = re.compile(r"\[([^\[\]]*)\]")
 _LIST_MARK = re.compile(r"\[\d{0,4}\]$")
 
+#: Fields that are lists, so that one sent twice is a list of both.
+_LISTS = ("webhook_events",)
+
 _MULTIPART, _URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 
 #: Objects in objects in a form's key.
@@ -146,7 +149,11 @@ class Fields:
             raise malformed(f"{shown(key)} nests too deeply, at most {_MAX_DEPTH} brackets")
         if sum(map(len, self._sent.values())) >= MAX_FIELDS:
             raise EdgeError("too_large", f"body: it has more than {MAX_FIELDS} fields", headers=CLOSE)
-        self._sent.setdefault(key, []).append(value)
+        sent = self._sent.setdefault(key, [])
+        sent.append(value)
+        if key in _LISTS and len(sent) > 1:
+            self.values[key] = list(sent)
+            return
         _assign(self.values, match[1] if match else key, marks, value, key)
 
     def put_upload(self, part: Part, file: SpoolFile) -> None:

@@ -109,7 +109,7 @@ class LightX2VCloudApi:
         reader = Reader(request.query_params, place="query")
         page = reader.integer("page", 1, 1_000_000) or 1
         size = reader.integer("page_size", 1, _MAX_PAGE_SIZE) or _DEFAULT_PAGE_SIZE
-        status = (reader.text("status", max_chars=16) or "ALL").upper()
+        status = (reader.text("status", max_chars=16, min_chars=1) or "ALL").upper()
         if status not in ("ALL", *STATUSES):
             raise reader.fault("status", f"must be ALL or one of {', '.join(STATUSES)}")
         newest: dict[str, Job] = {}

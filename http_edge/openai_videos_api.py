@@ -98,9 +98,7 @@ class VideosApi:
     async def list(self, request: Request) -> Response:
         """A page of videos: newest first, or `order=asc`."""
         reader = Reader(request.query_params, place="query")
-        order = reader.text("order", max_chars=8) or "desc"
-        if order not in ("asc", "desc"):
-            raise reader.fault("order", 'must be "asc" or "desc"')
+        order = reader.choice("order", ("asc", "desc")) or "desc"
         limit = reader.integer("limit", 0, _MAX_LISTED)
         jobs, more = await self._calls.jobs(
             limit=_DEFAULT_LISTED if limit is None else limit,

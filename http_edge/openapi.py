@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 from http_edge.access import OPEN_PATHS
 from http_edge.error_table import TABLE, Family, Kind
 from http_edge.errors import EdgeError, error_response, family_of
+from http_edge.generation import FIELDS
 from http_edge.openapi_types import JSON, Answer, Body, Operation, Param
 from http_edge.operations_cloud import CLOUD
 from http_edge.operations_jobs import JOBS, SERVICE, UPLOADS
@@ -76,8 +77,13 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     "IdempotencyKey": {
         "name": "Idempotency-Key",
         "in": "header",
-        "description": "One key, one job, however often the request is sent: up to 255 printable ASCII characters.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!#-~]+$"},
+        "description": "One key, one job, however often the request is sent: up to 255 printable ASCII characters, bare or quoted.",
+        "schema": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 255,
+            "pattern": r'^\s*("([ !#-\[\]-~]|\\["\\])+"|[!#-~]([ !#-~]*[!#-~])?)\s*$',
+        },
     },
 }
 
@@ -171,18 +177,49 @@ class _Schemas:
         schema: dict[str, Any] = self._schemas[repr(kind)]
         return schema
 
-    def form_of(self, body: Body) -> dict[str, Any]:
-        """A reference to the schema of a multipart form, where some fields may be files."""
-        name = f"{body.type.__name__}Form"
+    def form_of(self, body: Body, *, files: bool) -> dict[str, Any]:
+        """The media type object of a form, in which some fields may be files: its schema, and how lists and objects are written."""
+        name = f"{body.type.__name__}{'Form' if files else 'Urlencoded'}"
         schema = msgspec.json.decode(msgspec.json.encode(self.components[body.type.__name__]))
+        fields: dict[str, Any] = schema["properties"]
+        for field in fields:
+            fields[field] = _in_form(field, fields[field])
+        encoding = {field: how for field, sent in fields.items() if (how := _ENCODINGS.get(_kind(sent)))}
         file: dict[str, Any] = {"type": "string", "contentMediaType": "application/octet-stream"}
-        for field, many in body.files.items():
-            old = schema["properties"].get(field, {})
-            about = {"description": old["description"]} if "description" in old else {}
-            files = {"anyOf": [file, {"type": "array", "items": file}]} if many else file
-            schema["properties"][field] = {**about, **files}
+        for field, many in body.files.items() if files else ():
+            about = {key: value for key, value in fields.get(field, {}).items() if key == "description"}
+            fields[field] = {**about, **({"anyOf": [file, {"type": "array", "items": file}]} if many else file)}
+            encoding.pop(field, None)
         self.components[name] = {**schema, "title": name}
-        return {"$ref": f"#/components/schemas/{name}"}
+        media: dict[str, Any] = {"schema": {"$ref": f"#/components/schemas/{name}"}}
+        return media | ({"encoding": encoding} if encoding else {})
+
+
+#: How lists and objects are written in forms: "a,b" and `name[key]=value`.
+_ENCODINGS: dict[str, dict[str, Any]] = {
+    "array": {"style": "form", "explode": False},
+    "object": {"style": "deepObject", "explode": True},
+}
+#: Lists that may be one text with commas.
+_JOINED = ("webhook_events", *FIELDS["size"].names)
+
+
+def _in_form(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """A field's schema in a form, which has neither null nor, but for a few, lists that are no files."""
+    options = [
+        option
+        for option in schema.get("anyOf", ())
+        if option.get("type") != "null" and (option.get("type") != "array" or name in _JOINED)
+    ]
+    rest = {key: value for key, value in schema.items() if key not in ("anyOf", "default" if options else "")}
+    return {**rest, **(options[0] if len(options) == 1 else {"anyOf": options})} if options else rest
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    """Whether a form's field may be a list or an object; "" for neither."""
+    options = schema.get("anyOf", [schema])
+    kinds = {"object" if "$ref" in option else option.get("type", "") for option in options}
+    return next((kind for kind in _ENCODINGS if kind in kinds), "")
 
 
 def _types(operations: Iterable[Operation]) -> Iterator[Any]:
@@ -250,12 +287,14 @@ def _parameter(param: Param, schemas: _Schemas) -> dict[str, Any]:
 
 def _body(body: Body, schemas: _Schemas) -> dict[str, Any]:
     content: dict[str, Any] = {}
+    if body.one_of:
+        schemas.components[body.type.__name__]["anyOf"] = [{"required": [name]} for name in body.one_of]
     if body.json:
         content[JSON] = {"schema": schemas.of(body.type)}
     if body.forms:
-        content["multipart/form-data"] = {"schema": schemas.form_of(body) if body.files else schemas.of(body.type)}
+        content["multipart/form-data"] = schemas.form_of(body, files=True)
     if body.forms and body.json:
-        content["application/x-www-form-urlencoded"] = {"schema": schemas.of(body.type)}
+        content["application/x-www-form-urlencoded"] = schemas.form_of(body, files=False)
     return {"required": body.required, "content": content}
 
 

@@ -59,6 +59,8 @@ class Body(Struct, frozen=True, kw_only=True):
     json: bool = True
     #: Fields that may be files in multipart/form-data, and whether several may come.
     files: dict[str, bool] = {}
+    #: Fields of which one must be there.
+    one_of: tuple[str, ...] = ()
     required: bool = True
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -25,6 +25,7 @@ from http_edge.operations_jobs import FILE_ANSWERS, RANGES
 from http_edge.operations_lightx2v import BY_TASK_ID, TASK_ID
 
 _CLOUD = "LightX2V cloud"
+_Status = Literal["ALL", "CREATED", "PENDING", "RUNNING", "SUCCEED", "FAILED", "CANCEL"]
 _NEXT = ("cloudQuery", "cloudResultUrl", "cloudResult", "cloudCancelByGet", "cloudResumeByGet", "cloudDelete")
 
 
@@ -95,7 +96,7 @@ CLOUD = (
         params=(
             Param(name="page", type=Annotated[int, Meta(ge=1, le=1_000_000)], about="From 1."),
             Param(name="page_size", type=Annotated[int, Meta(ge=1, le=100)], about="Default 10."),
-            Param(name="status", about="ALL (default) or a task's status."),
+            Param(name="status", type=_Status, about="Default ALL."),
         ),
         answers={200: Answer(about="The page.", types=(lx.CloudPage,))},
         errors=(*BROKER, *QUERY),

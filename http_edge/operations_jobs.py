@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from broker.wire.messages import JobStateName
 from http_edge import schema_jobs as jobs
 from http_edge import schema_openai as openai
 from http_edge.openapi_types import (
@@ -36,7 +37,7 @@ FOLLOWED = {
 _JOB = Param(name="id", place="path", required=True, about="The job's id.")
 _FILE = Param(name="id", place="path", required=True, about="The file's id.")
 _WORKER = Param(name="name", place="path", required=True, about="The worker's name.")
-ORDER = Param(name="order", about="asc or desc (default), by time of creation.")
+ORDER = Param(name="order", type=Literal["asc", "desc"], about="By time of creation; default desc.")
 AFTER = Param(name="after", about="The id after which to go on: a page's `last_id`.")
 RANGES = (
     Param(name="Range", place="header", about="Which bytes, as in `bytes=0-1023`."),
@@ -91,7 +92,7 @@ JOBS = (
             Param(name="limit", type=Annotated[int, Meta(ge=0, le=200)], about="At most so many; default 20."),
             AFTER,
             ORDER,
-            Param(name="state", about="Of these states, with commas or repeated."),
+            Param(name="state", type=list[JobStateName], about="Of these states; commas may stand between them."),
             Param(name="model", type=Annotated[str, Meta(max_length=256)], about="Of this model."),
             Param(name="worker", type=Annotated[str, Meta(max_length=128)], about="Of this worker."),
         ),

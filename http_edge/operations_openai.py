@@ -9,6 +9,7 @@ from msgspec import Meta
 from http_edge import schema_jobs as jobs
 from http_edge import schema_openai as openai
 from http_edge.error_table import Kind
+from http_edge.openai_fields import EDIT_IMAGES
 from http_edge.openapi_types import (
     BROKER,
     DOWNLOAD,
@@ -221,7 +222,7 @@ IMAGES = (
         id="editImage",
         tag="Images",
         summary="Draw pictures from a picture and text, and wait for them",
-        body=Body(type=openai.ImageEditRequest, files={"image": True}),
+        body=Body(type=openai.ImageEditRequest, files={"image": True}, one_of=EDIT_IMAGES),
         answers=_DRAWN,
         errors=(*MAKE, *WAIT),
         prefer=True,

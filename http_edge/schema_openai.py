@@ -164,6 +164,9 @@ class _ImageEditFields(_ImageFields, kw_only=True):
 
     image: ImageText = None
     url: ImageText = None
+    image_url: ImageText = None
+    input_reference: ImageText = None
+    reference_image: ImageText = None
 
 
 ImageRequest = request_type("ImageRequest", _ImageFields, without=POLICY.without | _OF_CLIPS)

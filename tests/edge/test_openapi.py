@@ -19,6 +19,8 @@ from http_edge.app import build_app
 from http_edge.error_table import TABLE
 from http_edge.errors import EdgeError, error_response, family_of
 from http_edge.generation import NAMES
+from http_edge.jobs_api import STATES
+from http_edge.lightx2v_cloud_json import STATUSES
 from http_edge.openapi import OPERATIONS, openapi_path, undeclared, unrouted
 from http_edge.openapi_types import JSON
 from http_edge.schema_common import ERROR_BODY
@@ -128,6 +130,68 @@ def test_files_may_come_in_multipart(document: dict[str, Any]) -> None:
     assert "contentMediaType" in form["properties"]["image"]
     assert "contentMediaType" not in resolved(content[JSON]["schema"], document)["properties"]["image"]
     assert form["required"] == ["prompt"]
+
+
+def test_forms_say_how_lists_and_objects_are_written(document: dict[str, Any]) -> None:
+    for kind in FORMS:
+        content = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"][kind]
+        assert content["encoding"]["webhook_events"] == {"style": "form", "explode": False}
+        assert content["encoding"]["extra"] == {"style": "deepObject", "explode": True}
+        fields = resolved(content["schema"], document)["properties"]
+        assert set(content["encoding"]) <= set(fields)
+
+
+def test_lists_and_objects_so_written_are_taken(world: World) -> None:
+    form = {
+        "prompt": "a",
+        "size": "64,64",
+        "extra[eta]": "0.5",
+        "webhook": "http://93.184.216.34/",
+        "webhook_events": "completed,failed",
+    }
+    job = world.http.post("/v1/jobs", data=form).json()
+    assert (job["spec"]["width"], job["spec"]["extra"]) == (64, {"eta": 0.5})
+    assert job["webhook"]["wanted"] == ["job.completed", "job.failed"]
+    repeated = world.http.post("/v1/jobs", data={**form, "webhook_events": ["completed", "failed"]}).json()
+    assert repeated["webhook"]["wanted"] == ["job.completed", "job.failed"]
+
+
+def test_no_field_of_a_form_is_null(document: dict[str, Any]) -> None:
+    for method, path, operation in _operations(document):
+        for kind, content in operation.get("requestBody", {}).get("content", {}).items():
+            if kind in FORMS:
+                for name, field in resolved(content["schema"], document)["properties"].items():
+                    kinds = {option.get("type") for option in field.get("anyOf", [field])}
+                    assert "null" not in kinds, (method, path, name)
+
+
+def test_words_that_are_taken_are_listed(document: dict[str, Any]) -> None:
+    def words(path: str, name: str) -> list[str]:
+        params = [resolved(param, document) for param in document["paths"][path]["get"]["parameters"]]
+        schema = next(param["schema"] for param in params if param["name"] == name)
+        return resolved(schema.get("items", schema), document)["enum"]
+
+    for path in ("/v1/jobs", "/v1/videos", "/v1/files"):
+        assert sorted(words(path, "order")) == ["asc", "desc"]
+    assert sorted(words("/v1/jobs", "state")) == sorted(STATES)
+    assert sorted(words("/api/v1/task/list", "status")) == sorted(["ALL", *STATUSES])
+
+
+@pytest.mark.parametrize(
+    "key", ["a", "a b", '"a"', '"a b"', '"a\\"b"', '""', '"a', 'a"b', "a\tb", "x" * 255, "x" * 256]
+)
+def test_the_keys_that_are_promised_are_those_that_are_taken(world: World, document: dict[str, Any], key: str) -> None:
+    promised = faults(key, document["components"]["parameters"]["IdempotencyKey"]["schema"], document) == []
+    answer = world.http.post("/v1/jobs", json={"prompt": "a"}, headers={"Idempotency-Key": key})
+    assert (answer.status_code == 200) == promised
+
+
+def test_an_edit_needs_one_of_the_fields_for_its_picture(document: dict[str, Any]) -> None:
+    content = document["paths"]["/v1/images/edits"]["post"]["requestBody"]["content"]
+    for kind in (JSON, *FORMS):
+        schema = content[kind]["schema"]
+        assert faults({"prompt": "a"}, schema, document)
+        assert faults({"prompt": "a", "url": "http://example.com/a.png"}, schema, document) == []
 
 
 def test_every_declared_error_is_in_its_familys_shape(document: dict[str, Any]) -> None:
