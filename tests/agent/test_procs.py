@@ -15,7 +15,7 @@ from workers.settings import ensure_temporary_directory, usable_cores
 
 _PARENT = """
 import os, subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+child = subprocess.Popen(["sleep", "600"], start_new_session=True)
 print(child.pid, flush=True)
 child.wait()
 """

@@ -17,6 +17,7 @@ from tests.engine.scripted import blank
 from workers.engine import previews
 from workers.engine.arguments import call_arguments
 from workers.engine.base import Engine, complete
+from workers.engine.errors import EngineError
 from workers.engine.fake import FakeEngine
 from workers.engine.frames import image_pixels
 from workers.engine.image import ImageEngine
@@ -128,15 +129,17 @@ def test_unknown_latents_give_none_and_the_job_goes_on(
     assert (tmp_path / "video.mp4").is_file()
 
 
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), EngineError("1 of the 9 values are no numbers")])
 def test_a_preview_that_fails_does_not_fail_the_job(
     video_engine: VideoEngine,
     demo_card: ModelCard,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    error: Exception,
 ) -> None:
     def broken(*_: object) -> None:
-        raise RuntimeError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(previews, "decode", broken)
 

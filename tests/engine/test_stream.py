@@ -12,6 +12,7 @@ from diffusers import AutoencoderKLWan, WanPipeline
 from broker.wire.jobspec import ModelCard
 from tests.engine.conftest import spec_for
 from workers.engine.arguments import call_arguments
+from workers.engine.errors import EngineError
 from workers.engine.frames import image_pixels, to_uint8, video_frames
 from workers.engine.stream import can_stream, decode_frames, denormalise
 from workers.engine.video import VideoEngine
@@ -38,13 +39,26 @@ def test_frames_equal_those_of_the_whole(pipe: WanPipeline, frames: int) -> None
     assert torch.equal(torch.cat(parts), whole)
 
 
-def test_frames_equal_without_patches() -> None:
-    """The VAE of Wan 2.1 does not fold pixels into channels, nor does it have residual blocks."""
+def _small_vae() -> AutoencoderKLWan:
+    """As that of Wan 2.1, which does not fold pixels into channels, nor does it have residual blocks."""
     torch.manual_seed(0)
-    vae = AutoencoderKLWan(
+    return AutoencoderKLWan(
         base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
         latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
     ).eval()  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_no_number_is_seen_before_it_is_clamped(value: float) -> None:
+    vae = _small_vae()
+    with torch.no_grad():
+        vae.decoder.conv_out.bias[0] = value
+    with pytest.raises(EngineError, match="no numbers"):
+        list(decode_frames(vae, _latents(4, 2)))
+
+
+def test_frames_equal_without_patches() -> None:
+    vae = _small_vae()
     latents = _latents(4, 3)
     with torch.no_grad():
         whole = vae.decode(latents).sample[0].movedim(1, 0)

@@ -24,6 +24,7 @@ from diffusers import AutoencoderDC, AutoencoderKL
 from PIL import Image
 
 from broker.wire.jobspec import JobSpec, preview_name
+from workers.engine.errors import EngineError
 from workers.engine.frames import to_uint8
 from workers.engine.monitor import Monitor
 from workers.engine.stream import can_stream, decode_frames, denormalise
@@ -89,7 +90,7 @@ class Previews:
             with self._monitor.aside("save"):
                 Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1)
                 temporary.rename(self._out_dir / name)
-        except (RuntimeError, ValueError, OSError) as error:
+        except (EngineError, RuntimeError, ValueError, OSError) as error:
             self._wanted = 0
             logger.warning(
                 "no more previews of this job", extra={"action": "preview_failed", "reason": str(error)[:500]}

@@ -15,6 +15,8 @@ import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders import autoencoder_kl_wan
 
+from workers.engine.frames import require_finite
+
 #: Typed as a whole, which the library is not: pixels folded into channels -> pixels.
 _unpatchify: Any = autoencoder_kl_wan.unpatchify
 
@@ -70,6 +72,8 @@ def decode_frames(vae: Any, latents: torch.Tensor) -> Generator[torch.Tensor, No
             )
             if vae.config.patch_size is not None:
                 decoded = _unpatchify(decoded, patch_size=vae.config.patch_size)
+            # Clamped, what is infinite would be white.
+            require_finite(decoded)
             yield decoded.clamp(-1.0, 1.0)[0].movedim(1, 0)
     finally:
         vae.clear_cache()
