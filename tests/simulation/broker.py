@@ -230,8 +230,13 @@ class BrokerProcess:
         if not self.up:
             return
         self._run()
-        if self.up:
+        if not self.up:
+            return
+        try:
             self.router.commit(self.now())
+        except Killed as boundary:
+            self._die(str(boundary), back_s)
+        else:
             self._die("stopped", back_s)
 
     def pause(self, seconds: float) -> None:

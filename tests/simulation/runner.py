@@ -9,6 +9,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from tests.simulation import plan as plans
+from tests.simulation.disk import Killed
 from tests.simulation.world import World
 
 #: A file system in memory, where there is one: a commit then costs no disk.
@@ -38,7 +39,7 @@ def run_seed(seed: int, *, tracing: bool = False) -> Outcome:
         broken = ""
         try:
             world.run()
-        except Exception as error:  # a rule of the checker, or whatever else: each is a finding
+        except (Exception, Killed) as error:  # a rule of the checker, or whatever else: each is a finding
             broken = f"{type(error).__name__}: {error}"
             if tracing:
                 world.lines += traceback.format_exception(error)
