@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from broker.wire import descriptors, stopping
 from broker.wire.options import SettingsError, check_endpoint, load, make_socket_dir, read_config
 from workers import drain, gpus, logs
+from workers.cores import usable_cores
 from workers.exits import EXIT_SETTINGS
 from workers.link import AgentConfig
-from workers.settings import WorkerSettings, agent_configs, ensure_temporary_directory, model_cards, usable_cores
+from workers.settings import WorkerSettings, agent_configs, ensure_temporary_directory, model_cards
 from workers.supervisor import Supervisor
 
 _DESCRIPTION = """\

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -190,25 +189,6 @@ def agent_configs(
         )
         for device in devices
     )
-
-
-def usable_cores(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """CPU cores this process may run on, and no more than the quota of its container."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cpu_quota(cgroups)
-    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
-
-
-def _cpu_quota(cgroups: Path) -> float | None:
-    """Cores' worth of time that the control group grants, of version 2 or 1; None: no limit."""
-    try:
-        if (cgroups / "cpu.max").is_file():
-            granted, _, period = (cgroups / "cpu.max").read_text().partition(" ")
-        else:
-            granted, period = ((cgroups / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        return int(granted) / int(period) if int(granted) > 0 and int(period) > 0 else None
-    except (OSError, ValueError):  # there is none, or it says "max"
-        return None
 
 
 def ensure_temporary_directory(home: Path) -> None:

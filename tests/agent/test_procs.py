@@ -1,4 +1,4 @@
-"""Ends of process trees, and what a container allows."""
+"""Ends of process trees, and a directory for temporary files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from workers.procs import kill_group
-from workers.settings import ensure_temporary_directory, usable_cores
+from workers.settings import ensure_temporary_directory
 
 _PARENT = """
 import os, subprocess, sys
@@ -29,25 +29,6 @@ def test_a_grandchild_in_a_session_of_its_own_is_killed_too():
         parent.wait(10)
         psutil.wait_procs([grandchild], timeout=10)
         assert not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE
-
-
-@pytest.mark.parametrize(
-    ("files", "most"),
-    [
-        ({}, None),
-        ({"cpu.max": "max 100000"}, None),
-        ({"cpu.max": "50000 100000"}, 1),
-        ({"cpu.max": "100000 100000"}, 1),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
-        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
-        ({"cpu.max": "rubbish"}, None),
-    ],
-)
-def test_cores_are_no_more_than_a_containers_quota(tmp_path: Path, files: dict[str, str], most: int | None):
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert usable_cores(tmp_path) == (most or usable_cores(tmp_path / "none"))
 
 
 def test_without_a_temporary_directory_there_is_one_below_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
