@@ -16,18 +16,22 @@ _PR_SET_CHILD_SUBREAPER = 36
 _DYING_S = 1.0
 
 
+#: The variable by which a process is known as a descendant of this one: in it, the id of the adopting process and when that started.
+_MARK = "_ZT_ADOPTER"
+
 _adopting = False
 
 
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent ends, so that none is out of reach. Linux only.
 
-    For a process that starts no children but its own kind's: from now on all others are killed or reaped.
+    Processes that are started from now on are marked as this one's, unless they are already another's who adopts.
     """
     global _adopting
     _adopting = True
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    os.environ.setdefault(_MARK, f"{os.getpid()}-{psutil.Process().create_time()}")
 
 
 def kill_group(pid: int) -> None:
@@ -48,15 +52,29 @@ def kill_orphans() -> None:
     psutil.wait_procs(orphans, timeout=_DYING_S)
 
 
-def reap_strangers(known: set[int]) -> None:
-    """Reap children that have ended and are not `known`: a process that adopts orphans, as PID 1 does, has to."""
+def end_strangers(known: set[int]) -> None:
+    """SIGKILL to the orphans of ended descendants, and reap all ended children but the `known` ones, which their owner reaps.
+
+    A process may have children that are not its own to kill: of what ran in it before (`exec`), and as PID 1 of a container whatever
+    was started there from outside. These do not bear its mark, and are reaped only.
+    """
     if not _adopting:
         return
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process().children():
-            if child.pid not in known:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(child.pid, os.WNOHANG)
+            if child.pid in known:
+                continue
+            if _is_ours(child):
+                _kill([child, *_descendants(child.pid)])
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child.pid, os.WNOHANG)
+
+
+def _is_ours(process: psutil.Process) -> bool:
+    try:
+        return bool(process.environ().get(_MARK) == os.environ.get(_MARK))
+    except psutil.Error:  # it has ended, or is another user's
+        return False
 
 
 def _descendants(pid: int) -> list[psutil.Process]:

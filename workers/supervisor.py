@@ -1,6 +1,7 @@
 """One agent process for each worker, kept running.
 
-- An agent that dies is started again with back-off (`restart`); the engine it leaves behind is killed first, so that its GPU is free.
+- An agent that dies is started again with back-off (`restart`); the engine it leaves behind is killed first, with all that this started,
+  so that its GPU is free.
 - One that leaves on purpose (`exits`) is not: when all have, so does the supervisor.
 - A stop is passed on as SIGTERM; what is still there after `STOP_S` is killed. honcho kills its children after five seconds, so
   this must be less. If the supervisor itself dies, the links close and the agents leave.
@@ -35,7 +36,7 @@ from workers.exits import (
 )
 from workers.ipc import Channel, IpcError
 from workers.link import AgentConfig, EngineProcess, EngineReady, FromAgentProcess, LoadTrouble
-from workers.procs import kill_group, reap_strangers
+from workers.procs import end_strangers, kill_group
 from workers.signals import SignalSocket, caught
 
 logger = logging.getLogger(__name__)
@@ -237,7 +238,7 @@ class Supervisor:
         for agent in self.agents:
             agent.listen()
             agent.reap(now)
-        reap_strangers({agent.pid for agent in self.agents})
+        end_strangers({agent.pid for agent in self.agents})
         self._judge()
         if self._kill_at is not None and now >= self._kill_at:
             for agent in self.agents:

@@ -1,7 +1,8 @@
 """An engine that does what the job's body says; torch-free and quick to start.
 
 Bodies: "finish" (writes one file), "fail", "die", "wait" (until cancelled), "deaf" (works on, hears no cancel), "babble" (breaks the
-protocol), "flood" (reads nothing more), "tail" (lets another job in, and waits until cancelled). ENGINE_LOAD in the environment: "fail"
+protocol), "flood" (reads nothing more), "tail" (lets another job in, and waits until cancelled), "daemon" (leaves a process behind in a
+session of its own, its id in the attempt's directory, and works on as "deaf" does). ENGINE_LOAD in the environment: "fail"
 makes the model unloadable, "die" ends the process.
 """
 
@@ -11,6 +12,7 @@ import argparse
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -59,10 +61,19 @@ def run(channel: Channel, words: Words, job: RunJob) -> None:
     elif order == "tail":
         channel.send(TailBegun(fence=job.fence, model="demo"))
         threading.Thread(target=until_cancelled, args=(channel, seat, job.fence), daemon=True).start()
+    elif order == "daemon":
+        leave_behind(Path(job.out_dir, "pid"))
+        until_cancelled(channel, seat, 0)
     elif order == "deaf":
         until_cancelled(channel, seat, 0)
     else:
         until_cancelled(channel, seat, job.fence)
+
+
+def leave_behind(file: Path) -> None:
+    """Start a process whose parent ends at once."""
+    script = f"sleep 600 & echo $! > {file}.new; mv {file}.new {file}"
+    subprocess.run(["sh", "-c", script], start_new_session=True, check=True)
 
 
 def until_cancelled(channel: Channel, seat: Seat, fence: int) -> None:

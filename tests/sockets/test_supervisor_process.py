@@ -35,8 +35,9 @@ def broker(home: Path) -> Iterator[BrokerSide]:
 
 
 class Supervised:
-    def __init__(self, home: Path, count: int, **env: str) -> None:
-        command = [sys.executable, "-m", "tests.sockets.supervise", str(home), str(count)]
+    def __init__(self, home: Path, count: int, *before: str, **env: str) -> None:
+        """`before`: a command that becomes the supervisor, whose own command is appended."""
+        command = [*before, sys.executable, "-m", "tests.sockets.supervise", str(home), str(count)]
         self.log = home / "log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=environ(**env), stderr=log)
@@ -83,6 +84,53 @@ def test_a_killed_agent_is_replaced_and_its_engine_does_not_stay(supervised: Sup
     broker.run("cpu-0", 7, "finish")
     broker.expect(m.Finished, "cpu-0")
     assert "killed by SIGKILL" in supervised.text()
+
+
+def pid_in(file: Path) -> psutil.Process:
+    return psutil.Process(int(wait_until(lambda: file.exists() and file.read_text(), what=str(file))))
+
+
+def test_what_an_engine_left_behind_ends_with_agent_and_engine(
+    supervised: Supervised, broker: BrokerSide, home: Path
+) -> None:
+    fence = broker.run("cpu-0", 1, "daemon")
+    left = pid_in(home / f"artefacts/j1/{fence}/pid")
+    agent = broker.infos["cpu-0"].pid
+    wait_until(lambda: left.ppid() == agent, what="the agent to adopt it")
+    (engine,) = [pid for pid in family(agent) if pid != left.pid]
+    supervised.process.send_signal(signal.SIGSTOP)
+    os.kill(agent, signal.SIGKILL)
+    os.kill(engine, signal.SIGKILL)
+    wait_until(lambda: left.ppid() == supervised.process.pid, what="the supervisor to adopt it")
+    supervised.process.send_signal(signal.SIGCONT)
+    all_gone([left.pid])
+    wait_until(lambda: broker.pump() or broker.infos["cpu-0"].pid != agent, what="a new agent")
+
+
+def test_what_others_started_in_the_same_process_is_not_killed(home: Path) -> None:
+    """Children from before it became the supervisor, and one that it adopts when its parent ends."""
+    before = f"""sleep 600 & echo $! > {home}/child
+        sh -c 'until test -e {home}/go; do sleep 0.05; done; sleep 600 & echo $! > {home}/orphan' &
+        exec "$@" """
+    with broker_side(f"ipc://{home}/back.sock") as broker:
+        workers = Supervised(home, 1, "sh", "-c", before, "sh")
+        others = []
+        try:
+            broker.registered(1)
+            others.append(pid_in(home / "child"))
+            (home / "go").touch()
+            others.append(pid_in(home / "orphan"))
+            wait_until(lambda: others[-1].ppid() == workers.process.pid, what="the supervisor to adopt it")
+            agent = broker.infos["cpu-0"].pid
+            os.kill(agent, signal.SIGKILL)
+            wait_until(lambda: broker.pump() or broker.infos["cpu-0"].pid != agent, what="a new agent")
+            workers.process.terminate()
+            assert workers.process.wait(10.0) == EXIT_LEFT
+            assert all(other.is_running() for other in others)
+        finally:
+            workers.close()
+            for other in others:
+                other.kill()
 
 
 def test_a_stuck_agent_is_killed_with_its_engine_when_the_time_is_up(
