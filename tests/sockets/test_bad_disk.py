@@ -36,9 +36,8 @@ def processes(tmp_path, run_dir, faults):
 
 @in_loop
 async def test_a_disk_that_takes_long_for_every_flush_loses_no_job_and_no_worker(processes, faults):
-    """A commit takes a fifth of a second, the lease of a worker half of one."""
-    options = ("--heartbeat-s", "0.1", "--suspect-after-s", "0.3", "--lost-after-s", "0.5")
-    processes.serve(*options)
+    """Commits of a fifth of a second, in all longer than a lease, and one flush that is longer than a lease itself."""
+    processes.serve("--heartbeat-s", "0.1", "--suspect-after-s", "2", "--lost-after-s", "3")
     faults.set(slow_ms=200)
     agent = Agent(processes.front.replace("front", "back"))
     try:
@@ -47,14 +46,23 @@ async def test_a_disk_that_takes_long_for_every_flush_loses_no_job_and_no_worker
             working = asyncio.create_task(work(agent))
             ids = [f"job-{n}" for n in range(12)]
             await asyncio.gather(*(client.submit(a_job(job_id), b"spec") for job_id in ids))
-            await eventually(lambda: len({ack.job_id for ack in agent.all(m.ResultAck)}) == len(ids), 25)
-            found = await asyncio.gather(*(client.get(job_id) for job_id in ids))
-            assert {view.state for view in found} == {"succeeded"}
-            assert {view.losses for view in found} == {0}
-            assert [worker.state for worker in (await client.pool()).workers] == ["idle"]
+            await acknowledged(agent, len(ids))
+            faults.set(slow_ms=4000)
+            await client.submit(a_job("job-12"), b"spec")
+            faults.set(slow_ms=0)
+            await acknowledged(agent, len(ids) + 1)
+            found = await asyncio.gather(*(client.get(job_id) for job_id in [*ids, "job-12"]))
+            assert {(view.state, view.losses) for view in found} == {("succeeded", 0)}
+            # A worker that is thought lost is asked who it is.
+            assert agent.all(m.Who) == []
+            assert [worker.name for worker in (await client.pool()).workers] == [agent.name]
             working.cancel()
     finally:
         agent.close()
+
+
+async def acknowledged(agent: Agent, count: int) -> None:
+    await eventually(lambda: len({ack.job_id for ack in agent.all(m.ResultAck)}) == count, 25, f"{count} results")
 
 
 async def work(agent: Agent) -> None:
