@@ -156,6 +156,6 @@ def _serve(
     metrics = Metrics(junk)
     router = Router(core, journal, wires, disk, metrics, junk, time.perf_counter, recovery)
     metrics_file = Path(settings.metrics_file) if settings.metrics_file else None
-    stopping.check()
+    stopping.hold()
     asyncio.run(Server(core, journal, wires, router, disk, metrics, clock, metrics_file).run())
     stopping.deaf()

@@ -55,6 +55,7 @@ class EdgeServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say where; say when a job could be drawn."""
+        self.should_exit = self.should_exit or stopping.told()
         await super().startup(sockets)
         for one in sockets or ():
             log.info("listening on %s", listening.url_of(one), extra={"action": "listen"})
@@ -67,8 +68,6 @@ class EdgeServer(uvicorn.Server):
             self._announcing.cancel()
         self._edge.hub.close()
         await super().shutdown(sockets)
-        # A signal that was obeyed is not raised again: stopping as asked is success.
-        self._captured_signals.clear()
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
@@ -121,7 +120,8 @@ def _serve(settings: EdgeSettings, edge: Edge, sockets: list[socket.socket]) -> 
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_GRACE_S,
     )
-    stopping.check()
+    # uvicorn raises the signals that it obeyed once more at its end; by then that breaks nothing off.
+    stopping.hold()
     try:
         EdgeServer(config, edge).run(sockets=sockets)
     except SystemExit as stop:

@@ -19,6 +19,7 @@ from broker.shell.journal import Journal
 from broker.shell.metrics import Metrics
 from broker.shell.router import Router
 from broker.shell.sockets import Wires
+from broker.wire import stopping
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,8 @@ class Server:
         logger.info("serving", extra={"action": "serving", "front": front, "back": back})
         self._alive_at = self._clock()
         self._beat()
+        if stopping.told():
+            self.stop()
         try:
             await self._done
         finally:

@@ -1,7 +1,8 @@
 """Told to stop before there is anything to stop: SIGTERM and SIGINT end a process that is still starting, with code 0, after tidying up.
 
 Installed first of all by every `__main__`, since the imports alone take a second. Where a process begins to serve, its loop takes the
-signals over and gives them back when it has ended. What had been begun is undone on the way out, by `with` and `finally`.
+signals over and gives them back when it has ended. What had been begun is undone on the way out, by `with` and `finally`. Around an event
+loop a signal raises nothing (`hold`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import NoReturn
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
 _told = False
+_held = False
 
 
 def obey(argv: Sequence[str]) -> None:
@@ -34,6 +36,22 @@ def check() -> None:
     """Raises `SystemExit` if the process has been told to stop. Ask before serving: raised while garbage is collected, it is dropped."""
     if _told:
         raise SystemExit(0)
+
+
+def hold() -> None:
+    """From now on a signal is only noted, for `told`: ask once the event loop hears signals itself. Raises `SystemExit` if one came before.
+
+    To be called before the loop is made. Raised while it starts or closes, `SystemExit` can leave it marked as running; then it cannot be
+    closed, and the process ends with an error.
+    """
+    global _held
+    _held = True
+    check()
+
+
+def told() -> bool:
+    """Whether the process has been told to stop before its loop heard signals."""
+    return _told
 
 
 def deaf() -> None:
@@ -57,4 +75,5 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
     # A second signal may have come before that; it must not break off the tidying that the first began.
     if not _told:
         _told = True
-        raise SystemExit(0)
+        if not _held:
+            raise SystemExit(0)

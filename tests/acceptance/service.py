@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,12 @@ class Service:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
 
-    def start(self, *names: str) -> None:
+    def start(self, *names: str, through: Sequence[str] = ()) -> None:
+        """Start these, or all. `through`: a script, and its arguments, that runs the process's module."""
         for name in names or ("broker", "workers", "edge"):
             with (self.home / f"{name}.log").open("ab") as log:
                 self.processes[name] = subprocess.Popen(
-                    [sys.executable, "-m", *self._command(name), "--home", str(self.home / "z")],
+                    [sys.executable, *(through or ("-m",)), *self._command(name), "--home", str(self.home / "z")],
                     cwd=self.home,
                     stdout=log,
                     stderr=subprocess.STDOUT,

@@ -79,3 +79,20 @@ def test_a_second_sigterm_while_it_stops_changes_nothing(start_service):
             process.send_signal(signal.SIGTERM)
             time.sleep(0.005)
         assert process.returncode == 0, (name, service.tail())
+
+
+@pytest.mark.parametrize("name", ["edge", "broker"])
+@pytest.mark.parametrize("function", ["socketpair", "_real_close"])
+def test_sigterm_while_its_event_loop_is_made_or_closed_ends_it_cleanly(short_dir, name, function):
+    """The loop makes a pair of sockets when it begins and closes it when it ends."""
+    service = Service(short_dir)
+    serves = it_said("listening on" if name == "edge" else " serving ")
+    try:
+        service.start(name, through=(str(Path(__file__).with_name("signalled.py")), function))
+        process = service.processes[name]
+        wait_until(lambda: serves(service, name) or process.poll() is not None, 30, f"{name} serves or has ended")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0, service.tail()
+        assert "Traceback" not in service.tail()
+    finally:
+        service.close()
