@@ -10,7 +10,7 @@ from broker.wire.options import SettingsError, load
 from workers import cli
 from workers.exits import EXIT_SETTINGS
 from workers.gpus import resolve
-from workers.settings import WorkerSettings, agent_configs, model_cards, usable_cores
+from workers.settings import WorkerSettings, agent_configs, model_cards
 
 CPU2 = resolve("cpu:2", ())
 
@@ -107,10 +107,6 @@ def test_threads_are_shared_out_among_cpu_workers_only(tmp_path: Path) -> None:
     assert [config.threads for config in agent_configs(chosen, resolve("0", ("0",)), cards, cores=8)] == [0]
     fixed = settings("--home", str(tmp_path), "--model", "fake", "--threads", "3")
     assert [config.threads for config in agent_configs(fixed, CPU2, cards, cores=64)] == [3, 3]
-
-
-def test_usable_cores_is_at_least_one() -> None:
-    assert usable_cores() >= 1
 
 
 @pytest.mark.parametrize(
