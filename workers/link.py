@@ -1,7 +1,8 @@
 """Between the supervisor and its agents: messages on a socketpair, framed as in `ipc`.
 
 The supervisor sends the configuration and then nothing; its end of the stream tells the agent to leave. The agent tells what
-the supervisor must know of its engine: whether it ever became ready, and which process to kill if the agent itself dies without a word.
+the supervisor must know: whether its engine ever became ready, which process to kill if the agent itself dies without a word, and whether
+a name that was taken is its own again.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True, tag="config"):
     overlap: bool = True
     policy: AgentPolicy = AgentPolicy()
     log_level: str = "info"
-    #: Whether its name was taken by another process before.
+    #: Whether its name was taken by another process, and it has not been registered since.
     yields: bool = False
     #: How to start an engine; two flags with file descriptors are appended. Empty: the real one.
     engine_command: tuple[str, ...] = ()
@@ -56,4 +57,8 @@ class LoadTrouble(Struct, frozen=True, kw_only=True, tag="load_trouble"):
     message: Annotated[str, Meta(max_length=8192)]
 
 
-FromAgentProcess = EngineProcess | EngineReady | LoadTrouble
+class NameHeld(Struct, frozen=True, kw_only=True, tag="name_held"):
+    """The broker has registered a worker that yields: its name is its own again."""
+
+
+FromAgentProcess = EngineProcess | EngineReady | LoadTrouble | NameHeld

@@ -2,6 +2,7 @@
 
 - An agent that dies is started again with back-off (`restart`); the engine it leaves behind is killed first, with all that this started,
   so that its GPU is free.
+- One whose name another process took yields: it waits, takes the name only from nobody, and yields no more once it has it.
 - One that leaves on purpose (`exits`) is not: when all have, so does the supervisor.
 - A stop is passed on as SIGTERM; what is still there after `STOP_S` is killed. honcho kills its children after five seconds, so
   this must be less. If the supervisor itself dies, the links close and the agents leave.
@@ -35,7 +36,7 @@ from workers.exits import (
     describe_exit,
 )
 from workers.ipc import Channel, IpcError
-from workers.link import AgentConfig, EngineProcess, EngineReady, FromAgentProcess, LoadTrouble
+from workers.link import AgentConfig, EngineProcess, EngineReady, FromAgentProcess, LoadTrouble, NameHeld
 from workers.procs import end_strangers, kill_group
 from workers.signals import SignalSocket, caught
 
@@ -53,9 +54,6 @@ _GOOD_LIFE_S = 60.0
 _HOPELESS = 2
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-#: How often a worker whose name another process bears looks whether it is free.
-_NAME_TAKEN_S = 30.0
 
 _ON_PURPOSE = (EXIT_LEFT, EXIT_SETTINGS, EXIT_UNWANTED)
 
@@ -131,6 +129,8 @@ class AgentProcess:
                 case EngineReady():
                     self.was_ready = True
                     self.troubles = 0
+                case NameHeld():
+                    self.config = replace(self.config, yields=False)
                 case LoadTrouble(message=text):
                     self._note_trouble(text)
         if ended:
@@ -158,8 +158,9 @@ class AgentProcess:
             return
         if code == EXIT_NAME_TAKEN:
             self.config = replace(self.config, yields=True)
-            self.start_at = now + _NAME_TAKEN_S
-            detail = f"another process bears its name; tried again in {_NAME_TAKEN_S:.0f} s"
+            pause_s = self.config.policy.name_taken_s
+            self.start_at = now + pause_s
+            detail = f"another process bears its name; tried again in {pause_s:g} s"
             logger.warning("worker waits", extra={"action": "name_taken", "worker": self.config.name, "detail": detail})
             return
         if code > 0 and code != EXIT_RESTART:

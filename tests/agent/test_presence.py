@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from broker.wire import codec
 from broker.wire import messages as m
-from tests.agent.stage import EPOCH, INFO, SETUP, Stage, fence
+from tests.agent.stage import EPOCH, IDENTITY, INFO, SETUP, Stage, fence
 from workers.agent import effects as fx
+from workers.agent.core import AgentCore
+from workers.agent.policy import AgentPolicy
 from workers.exits import EXIT_NAME_TAKEN, EXIT_RESTART, EXIT_UNWANTED
 from workers.ipc import Ready
+from workers.link import NameHeld
 
 
 def test_first_tick_starts_the_engine_and_says_hello() -> None:
@@ -211,3 +215,17 @@ def test_a_dismissal_that_can_heal_ends_this_process_alone(remedy: m.Remedy, cod
     stage.broker(m.Bye(reason="why", remedy=remedy))
     stage.exited("killed by SIGKILL")
     assert fx.Exit(code) in stage.orders()
+
+
+def test_a_worker_that_yields_starts_its_engine_and_is_like_others_once_it_has_the_name() -> None:
+    stage = Stage()
+    stage.core = AgentCore(structs.replace(IDENTITY, yields=True), AgentPolicy(), stage.now)
+    stage.tick()
+    assert [hello.yields for hello in stage.sent(m.Hello)] == [True]
+    assert stage.orders() == []
+    stage.welcome()
+    assert stage.effects(fx.Report) == [fx.Report(NameHeld())]
+    stage.tick()
+    assert stage.orders() == [fx.StartEngine(SETUP)]
+    stage.broker(m.Who())
+    assert [hello.yields for hello in stage.sent(m.Hello)] == [False]

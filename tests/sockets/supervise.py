@@ -1,4 +1,4 @@
-"""A supervisor over workers with scripted engines: `python -m tests.sockets.supervise HOME COUNT [NAME_TAKEN_S]`."""
+"""A supervisor over workers with scripted engines: `python -m tests.sockets.supervise HOME COUNT`."""
 
 import sys
 from pathlib import Path

@@ -24,7 +24,7 @@ from workers.link import AgentConfig, EngineProcess, EngineReady, FromAgentProce
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = (sys.executable, "-m", "tests.sockets.scripted_engine")
 CARD = ModelCard(name="demo", engine="fake", output="video")
-POLICY = AgentPolicy(cancel_grace_s=0.2, resend_s=0.2, beat_gap_s=0.05)
+POLICY = AgentPolicy(cancel_grace_s=0.2, resend_s=0.2, beat_gap_s=0.05, name_taken_s=0.5)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ Rules:
 - A cancel touches the engine only if the engine holds that very fence.
 - Nothing waits for the broker: a `SendBroker` may be lost, and everything that matters is said again by a later one.
 
-The first `tick` starts the engine and says `Hello`. No peer can make an entrance raise; `EngineStateError` is a bug here.
+The first `tick` starts the engine, unless the name may be another process's, and says `Hello`. No peer can make an entrance raise;
+`EngineStateError` is a bug here.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from workers.agent.slot import Slot
 from workers.agent.texts import MAX_REASON, clip
 from workers.exits import EXIT_LEFT, EXIT_NAME_TAKEN, EXIT_RESTART, EXIT_UNWANTED
 from workers.ipc import FromEngine, Progress, Setup, TailBegun
+from workers.link import NameHeld
 
 #: How to end when the broker dismisses this worker.
 _EXITS: dict[m.Remedy, int] = {"none": EXIT_UNWANTED, "anew": EXIT_RESTART, "yield": EXIT_NAME_TAKEN}
@@ -43,7 +45,7 @@ class Identity(Struct, frozen=True, kw_only=True):
     setup: Setup
     #: Directory of all artefacts; an attempt's files go to `<artefacts>/<job id>/<fence>`.
     artefacts: str
-    #: Whether the name may be another process's now: see `Hello`.
+    #: Whether the name was taken by another process before this one started.
     yields: bool = False
 
 
@@ -57,6 +59,10 @@ class AgentCore:
         self.presence = Presence(policy, now)
         self.outbox = Outbox(policy.resend_s)
         self.slot = Slot(identity.setup, policy, self.outbox, self._out.append, now)
+        #: Whether the name may be another process's now: see `Hello`. Until it is not, no engine is started: the other's may have the GPU.
+        self.yields = identity.yields
+        if self.yields:
+            self.slot.engine.hold_back()
         #: Highest fence ever received.
         self.seen = 0
         self.epoch = 0
@@ -214,6 +220,10 @@ class AgentCore:
             return
         self.epoch = message.epoch
         self.presence.welcomed(message.heartbeat_s, now)
+        if self.yields:
+            self.yields = False
+            self.slot.engine.let_start(now)
+            self._out.append(fx.Report(NameHeld()))
         self.outbox.send_all_now(now)
         self._out.append(fx.Note(action="registered", detail=f"epoch {message.epoch}"))
 
@@ -296,7 +306,7 @@ class AgentCore:
             seen=self.seen,
             free=self.free,
             held=self.held(),
-            yields=self.identity.yields,
+            yields=self.yields,
         )
         self._send(hello, codec.encode_body(self.identity.info))
 

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from broker.wire.messages import Message
 from workers.ipc import RunJob, Setup
-from workers.link import EngineReady, LoadTrouble
+from workers.link import EngineReady, LoadTrouble, NameHeld
 
 
 class SendBroker(Struct, frozen=True):
@@ -53,7 +53,7 @@ class RemoveDir(Struct, frozen=True):
 class Report(Struct, frozen=True):
     """Tell the supervisor."""
 
-    message: EngineReady | LoadTrouble
+    message: EngineReady | LoadTrouble | NameHeld
 
 
 class Note(Struct, frozen=True, kw_only=True):

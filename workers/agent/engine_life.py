@@ -1,6 +1,6 @@
 """The life of the engine process as the agent sees it: one table, and the times that go with each state.
 
-- `down`: no process; one is started at `start_at` (back-off).
+- `down`: no process; one is started at `start_at` (back-off), or not yet when that is None.
 - `loading`: the process is there, its model is not; `load_by` is the end of its patience.
 - `idle`: takes a job, though the tail of the last one may still run in it. `busy`: takes none, it draws one.
 - `stopping`: killed, or about to end by itself (it said so, or closed its socket); it takes nothing any more. `kill_at` is when an engine
@@ -71,6 +71,14 @@ class EngineLife:
     def alive(self) -> bool:
         """Whether there is a process."""
         return self.state != "down"
+
+    def hold_back(self) -> None:
+        """Start no process before `let_start`."""
+        self.start_at = None
+
+    def let_start(self, now: float) -> None:
+        """It is no longer held back."""
+        self.start_at = now
 
     def spawn(self, now: float) -> None:
         """A process is being started."""

@@ -40,5 +40,7 @@ class AgentPolicy(Struct, frozen=True, kw_only=True):
     stop_grace_s: float = 0.0
     #: An engine that was ready for this long, or finished a job, is healthy: its next death is the first of a new count.
     good_life_s: float = 60.0
+    #: How often a worker whose name another process bears looks whether it is free.
+    name_taken_s: float = 30.0
     #: Results awaiting acknowledgement, beyond which no new job is taken.
     max_unacknowledged: int = 16
