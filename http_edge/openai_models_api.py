@@ -96,6 +96,7 @@ class ModelsApi:
             "vae_precision": "fp32" if card.pipeline.startswith(_FLOAT32_VAE) else precision,
             "takes_image": card.takes_image,
             "needs_image": card.needs_image,
+            "sound": card.sound,
             "defaults": card.defaults,
             "limits": card.limits,
         }

@@ -228,6 +228,9 @@ class Model(Struct, kw_only=True):
     vae_precision: str
     takes_image: bool
     needs_image: bool
+    sound: Annotated[
+        bool, Meta(description="Whether its clips have sound, by themselves or where `extra` asks for it.")
+    ]
     defaults: Defaults
     limits: Limits
 

@@ -37,6 +37,10 @@ _NEEDS_IMAGE = (
 #: Pipelines that draw in a size of their own, by the shape of the image or the number of pixels they were trained on.
 _OWN_SIZE = r"HunyuanVideo15ImageToVideo|LongCatImageEdit|QwenImageLayered|IFImg2Img"
 
+#: Components that give sound, the last of their kind in a pipeline; and how `model_index.json` says that a model has none.
+_MAKES_SOUND = ("vocoder", "sound_tokenizer")
+_ABSENT = [None, None]
+
 
 def what_is_missing(taken: PipelineClass) -> str:
     """What this pipeline would need that a job does not carry; "" when it can be run."""
@@ -77,6 +81,11 @@ def takes_guidance_2(taken: PipelineClass, index: Mapping[str, Any]) -> bool:
 def takes_size(taken: PipelineClass) -> bool:
     """Whether the picture has the size asked for. Without such an argument it has the image's, which is brought to that size."""
     return (taken.takes("height") or taken.takes("image")) and re.match(_OWN_SIZE, taken.name) is None
+
+
+def makes_sound(taken: PipelineClass, index: Mapping[str, Any]) -> bool:
+    """Whether what makes sound is among the components of the class, and in the model."""
+    return any(name in taken.components and index.get(name, _ABSENT) != _ABSENT for name in _MAKES_SOUND)
 
 
 def default_strength(taken: PipelineClass) -> float | None:

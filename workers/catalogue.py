@@ -93,6 +93,7 @@ def card_for(source: str, name: str | None = None, table: Mapping[str, Any] = _N
         takes_size=abilities.takes_size(taken),
         extra_parameters=_extra_parameters(taken, directory),
         default_strength=abilities.default_strength(taken),
+        sound=output == "video" and abilities.makes_sound(taken, index),
     )
     _check(card)
     return card

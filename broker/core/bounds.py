@@ -8,6 +8,7 @@ a worker that measures nonsense has drawn a film all the same.
 | run time of an attempt, seconds of a stage, predicted run time | 0 to `MAX_RUN_S` | |
 | predicted wait, backlog and end | 0 to `MAX_WAIT_S` | -1: not known |
 | memory | 0 to `MAX_MEMORY_MB` | |
+| frames per second, seconds of sound | 0 to `MAX_GAUGE` | |
 | utilisation, temperature | -1 (not known) to `MAX_GAUGE` | |
 | error of predictions, as a share | 0 to `MAX_ERROR` | |
 """
@@ -75,7 +76,10 @@ def result(said: Result) -> Result:
         said,
         stage_durations=dict(kept[:_MAX_STAGES]),
         peak_memory_mb=clamp(said.peak_memory_mb, 0.0, MAX_MEMORY_MB),
-        artefacts=tuple(replace(artefact, fps=clamp(artefact.fps, 0.0, MAX_GAUGE)) for artefact in said.artefacts),
+        artefacts=tuple(
+            replace(artefact, fps=clamp(artefact.fps, 0.0, MAX_GAUGE), sound_s=clamp(artefact.sound_s, 0.0, MAX_GAUGE))
+            for artefact in said.artefacts
+        ),
     )
 
 
@@ -85,6 +89,6 @@ def _in_range(said: Result) -> bool:
         if len(name) > _MAX_STAGE_NAME or not 0.0 <= seconds <= MAX_RUN_S:
             return False
     for artefact in said.artefacts:
-        if not 0.0 <= artefact.fps <= MAX_GAUGE:
+        if not (0.0 <= artefact.fps <= MAX_GAUGE and 0.0 <= artefact.sound_s <= MAX_GAUGE):
             return False
     return len(said.stage_durations) <= _MAX_STAGES

@@ -199,6 +199,8 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     extra_parameters: tuple[str, ...] | None = None
     #: Of pipelines that skip part of the steps by `extra.strength`: the strength where a job gives none. See `steps_drawn`.
     default_strength: float | None = None
+    #: Whether its pipeline makes sound beside the frames of a clip, by itself or where `extra` asks for it.
+    sound: bool = False
 
     def makes(self, output: str) -> bool:
         """Whether a job of this model may ask for `output`."""
@@ -248,6 +250,8 @@ class Artefact(Struct, frozen=True, kw_only=True):
     #: 1 for an image; 0 when not known.
     num_frames: int = 0
     fps: float = 0.0
+    #: Length of the sound beside a clip, in seconds; 0: it has none.
+    sound_s: float = 0.0
 
 
 class Result(Struct, frozen=True, kw_only=True):

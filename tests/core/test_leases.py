@@ -415,7 +415,7 @@ def test_what_a_worker_measures_is_kept_within_what_can_be():
     desk = Desk()
     desk.running("j1", "w1")
     mad = {"load": -1e300, "encode": math.nan, "denoise": math.inf, "x" * 100: 1.0}
-    artefact = Artefact(name="a.mp4", media_type="video/mp4", size=1, sha256="0" * 64, fps=math.nan)
+    artefact = Artefact(name="a.mp4", media_type="video/mp4", size=1, sha256="0" * 64, fps=math.nan, sound_s=math.inf)
     body = codec.encode_body(Result(stage_durations=mad, peak_memory_mb=math.nan, artefacts=(artefact,)))
     fence = desk.job("j1").fence
     desk.feed(peer_of("w1"), m.Finished(job_id="j1", fence=fence, free=1, run_s=1e10), body)
@@ -425,6 +425,7 @@ def test_what_a_worker_measures_is_kept_within_what_can_be():
     assert job.result is not None
     assert job.result.stage_durations == {"load": 0.0, "encode": 0.0, "denoise": 7 * 86_400}
     assert (job.result.peak_memory_mb, job.result.artefacts[0].fps) == (0.0, 0.0)
+    assert job.result.artefacts[0].sound_s == 1e4
     desk.beat(
         "w1", seen=fence, memory_used_mb=math.inf, memory_total_mb=-1.0, utilisation=math.nan, temperature_c=1e300
     )

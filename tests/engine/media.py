@@ -57,3 +57,23 @@ def colour_of(frame: Any) -> Any:
     """The colour of the middle of all that is not background."""
     x, y = centre_of(frame)
     return frame[round(y), round(x)].astype(int)
+
+
+class Heard(NamedTuple):
+    """The decoded sound of a video."""
+
+    codec: str
+    rate: int
+    #: Length of the sound, and of the pictures beside it, as the file says.
+    seconds: float
+    clip_s: float
+    #: channels x samples, in -1..1; up to a frame of the codec more than `seconds`.
+    samples: Any
+
+
+def read_sound(path: Path) -> Heard:
+    with av.open(str(path)) as container:
+        stream, pictures = container.streams.audio[0], container.streams.video[0]
+        samples = np.concatenate([frame.to_ndarray() for frame in container.decode(stream)], axis=1)
+        lengths = [float((each.duration or 0) * (each.time_base or 0)) for each in (stream, pictures)]
+        return Heard(stream.codec_context.name, stream.rate, lengths[0], lengths[1], samples)

@@ -37,6 +37,8 @@ def file(**changes: Any) -> Artefact:
         ({"num_frames": 5}, ["num_frames: 9 were asked for, video.mp4 has 5"]),
         ({"fps": 8.0}, ["fps: 16 was asked for, video.mp4 has 8"]),
         ({"fps": 16.0001}, []),
+        ({"sound_s": 0.5625}, []),
+        ({"sound_s": 0.5}, ["sound: that of video.mp4 lasts 0.50 s, its pictures 0.56 s"]),
     ],
 )
 def test_differences_are_told(changes, said):

@@ -230,6 +230,22 @@ def test_strength_that_leaves_out_whole_steps(tmp_path: Path, pipeline: str, str
     assert card_for(_model(tmp_path, pipeline)).default_strength == strength
 
 
+@pytest.mark.parametrize(
+    ("pipeline", "index", "sound"),
+    [
+        ("LTX2Pipeline", {"vocoder": ["ltx2", "LTX2Vocoder"]}, True),
+        ("Kandinsky6TI2VAPipeline", {"vocoder": [None, None]}, False),
+        ("Cosmos3OmniPipeline", {"sound_tokenizer": ["diffusers", "Cosmos3AVAEAudioTokenizer"]}, True),
+        ("Cosmos3OmniPipeline", {}, False),
+        ("WanPipeline", {}, False),
+    ],
+)
+def test_clips_have_sound_where_the_model_has_what_makes_it(
+    tmp_path: Path, pipeline: str, index: Any, sound: bool
+) -> None:
+    assert card_for(_model(tmp_path, pipeline, index)).sound == sound
+
+
 def test_a_text_to_video_model_with_a_time_for_each_frame_takes_an_image_too(tmp_path: Path) -> None:
     card = card_for(_model(tmp_path, "WanPipeline", {"expand_timesteps": True}))
 

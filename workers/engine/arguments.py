@@ -48,6 +48,7 @@ def call_arguments(pipe: Any, spec: JobSpec, seed: int) -> dict[str, Any]:
         "use_resolution_binning": False,
         "max_area": spec.width * spec.height,
         "_auto_resize": False,
+        **_without_sound(pipe, spec),
         **dict.fromkeys(FRAME_COUNTS, _frame_count(pipe, spec)),
         **_frame_rate(takes, spec),
         **_guidance(takes, spec),
@@ -87,6 +88,12 @@ def _image(name: str, takes: Mapping[str, Any], spec: JobSpec) -> Image.Image:
             (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
         )
     return image
+
+
+def _without_sound(pipe: Any, spec: JobSpec) -> dict[str, Any]:
+    """Kandinsky 6 makes sound by default, and refuses every job of a model that has no parts for it."""
+    complete = getattr(pipe, "audio_vae", None) is not None and getattr(pipe, "vocoder", None) is not None
+    return {} if complete or "sample_audio" in spec.extra else {"sample_audio": False}
 
 
 def has_two_experts(pipe: Any) -> bool:

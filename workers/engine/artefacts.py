@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +29,7 @@ from PIL import Image
 
 from broker.wire.jobspec import Artefact
 from workers.engine.errors import InvalidInput, WriteError
+from workers.engine.soundtrack import Sound, Soundtrack
 
 #: Frames or an image: height x width x 3 (RGB), uint8.
 Pixels = npt.NDArray[np.uint8]
@@ -66,14 +67,16 @@ def artefact_name(stem: str, suffix: str, index: int) -> str:
 
 
 class Mp4Writer:
-    """An H.264 video in an MP4 file, written frame by frame; the first frame sets the size.
+    """An H.264 video in an MP4 file, written frame by frame; the first frame sets the size. Sound beside it is as long as the frames.
 
     Use as a context manager and call `finish` at the end: leaving without it removes what was written. Odd sizes, which yuv420p
     cannot hold, gain a row or column at the edge.
     """
 
-    def __init__(self, directory: Path, name: str, fps: float) -> None:
+    def __init__(self, directory: Path, name: str, fps: float, sound: Sound | None = None) -> None:
         self._rate = exact_fps(fps)
+        self._sound = sound
+        self._soundtrack: Soundtrack | None = None
         self._path = directory / name
         self._temporary = directory / f".{name}.part"
         self._container: av.container.OutputContainer | None = None
@@ -111,7 +114,9 @@ class Mp4Writer:
         if self._container is None:
             raise WriteError(f"{self._path.name} has no frames")
         with _write_errors(self._path.name):
-            self._mux(None)
+            self._mux(self._stream.encode(None))
+            if self._soundtrack is not None:
+                self._mux(self._soundtrack.rest())
             container, self._container = self._container, None
             container.close()
             record = _header(self._temporary, self._path.name)
@@ -131,6 +136,8 @@ class Mp4Writer:
         context.colorspace = Colorspace.ITU709
         context.color_primaries = ColorPrimaries.BT709
         context.color_trc = ColorTrc.BT709
+        if self._sound is not None:
+            self._soundtrack = Soundtrack(self._container, self._sound)
 
     def _encode(self, pixels: Pixels) -> None:
         height, width, _ = self._size
@@ -141,10 +148,12 @@ class Mp4Writer:
         frame.pts = self._frames
         frame.time_base = 1 / self._rate
         self._frames += 1
-        self._mux(frame)
+        self._mux(self._stream.encode(frame))
+        if self._soundtrack is not None:
+            self._mux(self._soundtrack.until(self._frames / self._rate))
 
-    def _mux(self, frame: av.VideoFrame | None) -> None:
-        for packet in self._stream.encode(frame):
+    def _mux(self, packets: Iterable[av.Packet[Any]]) -> None:
+        for packet in packets:
             assert self._container is not None
             self._container.mux(packet)
 
@@ -162,7 +171,12 @@ def _header(file: Path, name: str) -> Artefact:
             height=stream.height,
             num_frames=stream.frames,
             fps=float(stream.average_rate or 0),
+            sound_s=max((_seconds(sound) for sound in container.streams.audio), default=0.0),
         )
+
+
+def _seconds(stream: Any) -> float:
+    return float((stream.duration or 0) * stream.time_base)
 
 
 def save_png(directory: Path, name: str, pixels: Pixels) -> Artefact:

@@ -9,6 +9,8 @@ from workers.engine.errors import EngineError
 
 #: Rates are written as fractions: 23.976 becomes 24000/1001.
 _FPS_SHARE = 0.002
+#: An MP4 says how long a stream is in whole milliseconds.
+_SOUND_S = 0.01
 
 
 def differences(spec: JobSpec, artefacts: Sequence[Artefact]) -> Iterator[str]:
@@ -32,6 +34,9 @@ def _of_file(spec: JobSpec, artefact: Artefact) -> Iterator[str]:
         yield f"num_frames: {spec.num_frames} were asked for, {artefact.name} has {artefact.num_frames}"
     if artefact.fps and abs(artefact.fps - spec.fps) > _FPS_SHARE * spec.fps:
         yield f"fps: {spec.fps:g} was asked for, {artefact.name} has {artefact.fps:g}"
+    clip_s = artefact.num_frames / artefact.fps if artefact.fps else 0.0
+    if artefact.sound_s and clip_s and abs(artefact.sound_s - clip_s) > _SOUND_S:
+        yield f"sound: that of {artefact.name} lasts {artefact.sound_s:.2f} s, its pictures {clip_s:.2f} s"
 
 
 def _even(side: int) -> int:

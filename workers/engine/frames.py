@@ -32,7 +32,7 @@ def to_uint8(values: torch.Tensor) -> torch.Tensor:
     return (values.float() * 0.5 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
-def require_finite(values: Any) -> None:
+def require_finite(values: Any, of: str = "what the model gave") -> None:
     """Raise `EngineError` when an array or a tensor holds what is no number: cast to pixels, it would be black."""
     if isinstance(values, torch.Tensor):
         wrong = 0 if bool(torch.isfinite(values).all()) else int((~torch.isfinite(values)).sum())
@@ -42,7 +42,7 @@ def require_finite(values: Any) -> None:
         wrong = int(values.size - np.isfinite(values).sum()) if floats else 0
         size = values.size
     if wrong:
-        raise EngineError(f"{wrong} of the {size} values that the model gave are no numbers (NaN or infinite)")
+        raise EngineError(f"{wrong} of the {size} values of {of} are no numbers (NaN or infinite)")
 
 
 def _pictures(output: Any, fields: tuple[str, ...]) -> Any:

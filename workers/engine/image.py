@@ -12,6 +12,7 @@ from workers.engine.diffusion import DiffusionEngine
 from workers.engine.frames import image_pixels
 from workers.engine.monitor import Monitor
 from workers.engine.previews import Previews
+from workers.engine.sound import sound_for
 from workers.engine.watch import call_parameters
 
 
@@ -31,6 +32,7 @@ class ImageEngine(DiffusionEngine):
                 with previews.of_output(index):
                     # As arrays, not pictures: what is no number can still be seen.
                     output = self.call(pipe, card, spec, index, monitor, **as_arrays)
+                sound_for(pipe, output, "image", monitor)
                 save = partial(save_picture, monitor, out_dir, index, image_pixels(output))
                 if not last:
                     made.append(save())

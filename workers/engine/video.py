@@ -23,6 +23,8 @@ from workers.engine.image import save_picture
 from workers.engine.monitor import Monitor
 from workers.engine.previews import Previews
 from workers.engine.siblings import fitting
+from workers.engine.sound import sound_for
+from workers.engine.soundtrack import Sound
 from workers.engine.stream import can_stream, decode_frames, denormalise
 from workers.engine.watch import call_parameters, hearing
 
@@ -81,8 +83,9 @@ class VideoEngine(DiffusionEngine):
         for index in range(spec.num_outputs):
             last = index == spec.num_outputs - 1
             monitor.output(index, "save" if last else "denoise")
-            pixels = video_frames(self.call(pipe, card, spec, index, monitor, **as_arrays))
-            save = partial(_save, pixels, spec, out_dir, index, monitor)
+            output = self.call(pipe, card, spec, index, monitor, **as_arrays)
+            sound = sound_for(pipe, output, spec.output, monitor)
+            save = partial(_save, video_frames(output), sound, spec, out_dir, index, monitor)
             if not last:
                 made.append(save())
         return Stage("host", lambda: (*made, save()))
@@ -110,12 +113,12 @@ def _close(open_file: ExitStack, writer: Mp4Writer, monitor: Monitor) -> Artefac
         return writer.finish()
 
 
-def _save(pixels: Pixels, spec: JobSpec, out_dir: Path, index: int, monitor: Monitor) -> Artefact:
-    """A decoded clip, frames x height x width x 3, as MP4; its first frame as PNG where the job asks for an image."""
+def _save(pixels: Pixels, sound: Sound | None, spec: JobSpec, out_dir: Path, index: int, monitor: Monitor) -> Artefact:
+    """A decoded clip, frames x height x width x 3, as MP4, with its sound; its first frame as PNG where the job asks for an image."""
     if spec.output == "image":
         return save_picture(monitor, out_dir, index, pixels[0])
     monitor.enter("save", len(pixels))
-    with Mp4Writer(out_dir, artefact_name("video", "mp4", index), spec.fps) as writer:
+    with Mp4Writer(out_dir, artefact_name("video", "mp4", index), spec.fps, sound) as writer:
         for done in range(len(pixels)):
             writer.write(pixels[done : done + 1])
             monitor.step(done + 1, len(pixels))

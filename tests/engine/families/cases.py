@@ -27,6 +27,7 @@ CHECKS: Mapping[str, str] = MappingProxyType(
         "guidance": "the scale changes the picture, or the card says that it does not",
         "guidance_2": "a second scale never fails a job; it changes the picture where there is a second expert",
         "max_sequence_length": "a short one is taken",
+        "sound": "a clip has sound exactly as long as its pictures, or the card says that there is none",
     }
 )  # fmt: skip
 
@@ -55,6 +56,8 @@ class Case(Struct, frozen=True, kw_only=True):
     experts: bool = False
     #: Whether it skips the first steps of a picture, by `extra.strength`.
     strength: bool = False
+    #: Whether its clips have sound.
+    sound: bool = False
     #: What it draws is served under conditions, in words.
     note: str = ""
     #: Checks that fail, and why. Each must fail: what is mended is struck off here.
@@ -97,8 +100,8 @@ CASES: tuple[Case, ...] = (
         without=("negative_prompt",),
     ),
     Case(name="AnimateDiffPipeline", build="videos"),
-    Case(name="LTX2Pipeline", build="ltx", frame_step=8),
-    Case(name="LTX2ImageToVideoPipeline", build="ltx", picture="must", frame_step=8),
+    Case(name="LTX2Pipeline", build="ltx", frame_step=8, sound=True),
+    Case(name="LTX2ImageToVideoPipeline", build="ltx", picture="must", frame_step=8, sound=True),
     Case(name="AnimateDiffSDXLPipeline", build="videos"),
     Case(name="EasyAnimatePipeline", build="videos", frame_step=4),
     Case(name="ChronoEditPipeline", build="wan", picture="must", frame_choices=(5,)),
@@ -235,6 +238,7 @@ def table() -> str:
     for case in sorted(CASES, key=lambda case: (case.output == "image", case.label)):
         limits = [f"`{field}` has no effect" for field in case.without if field != "size"]
         limits += ["chooses the size itself"] if "size" in case.without else []
+        limits += ["makes sound, too"] if case.sound else []
         limits += [case.note] if case.note else []
         lines.append(
             f"| `{case.name}`{f', {case.variant}' if case.variant else ''} | {case.output} | {_FROM[case.picture]} | {_frames(case)} "

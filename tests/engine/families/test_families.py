@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.engine.families.cases import CASES, CHECKS, NOT_RUN, UNFIT
 from tests.engine.families.served import Drawn, Served, differing, state
+from tests.engine.media import read_sound
 from workers.catalogue import card_for
 from workers.ipc import JobCancelled, JobFailed, JobFinished
 from workers.model_sources import CatalogueError
@@ -187,6 +188,22 @@ def test_guidance_2(served: Served) -> None:
 
 def test_max_sequence_length(served: Served) -> None:
     served.draw(max_sequence_length=16).finished()
+
+
+def test_sound(served: Served) -> None:
+    (artefact,) = served.base.finished().result.artefacts
+    path = served.base.place / artefact.name
+
+    assert served.card.sound == served.case.sound
+    if not served.case.sound:
+        assert artefact.sound_s == 0.0
+        return
+    heard = read_sound(path)
+    assert heard.rate == served.pipe.vocoder.config.output_sampling_rate
+    assert heard.seconds == pytest.approx(heard.clip_s, abs=0.002)
+    assert artefact.sound_s == pytest.approx(heard.seconds)
+    assert np.abs(heard.samples).max() > 0
+    assert served.base.finished().result.warnings == ()
 
 
 def _same(one: Drawn, other: Drawn) -> bool:
