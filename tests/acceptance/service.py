@@ -129,7 +129,7 @@ class Service:
         """Signal one of the three and wait for its end."""
         process = self.processes[name]
         process.send_signal(number)
-        process.wait(20)
+        process.wait(60)
 
     def everybody(self) -> list[psutil.Process]:
         """All processes of this service, children included."""
@@ -147,7 +147,7 @@ class Service:
         for process in self.processes.values():
             if process.poll() is None:
                 process.terminate()
-        _, alive = psutil.wait_procs(everybody, timeout=15)
+        _, alive = psutil.wait_procs(everybody, timeout=60)
         for process in alive:
             process.kill()
         for popen in self.processes.values():

@@ -47,7 +47,7 @@ def notice(service: Service) -> None:
         warned = any("the clock was set" in one for one in service.http.get("/health").json().get("warnings", ()))
         return warned and "nothing is deleted: the clocks differ" in (service.home / "edge.log").read_text()
 
-    wait_until(said, 30, f"a word of the clock; logs:\n{service.tail()}")
+    wait_until(said, 60, f"a word of the clock; logs:\n{service.tail()}")
 
 
 @pytest.mark.parametrize("days", [(-10, 0), (0, 8, 0)], ids=["started behind and set right", "ahead for a moment"])

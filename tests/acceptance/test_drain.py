@@ -34,7 +34,7 @@ def test_a_drained_worker_finishes_its_job_and_leaves_and_the_last_one_stays(ser
     service.start()
     service.ready(2)
     jobs = [service.post(num_inference_steps=15, extra=SLOW)["id"] for _ in range(2)]
-    wait_until(lambda: all(service.job(job)["state"] == "running" for job in jobs), 30, "two running jobs")
+    wait_until(lambda: all(service.job(job)["state"] == "running" for job in jobs), 60, "two running jobs")
     waiting = service.post()["id"]
     worker = service.job(jobs[0])["worker"]
 
@@ -73,7 +73,7 @@ def test_workers_that_are_told_to_stop_with_grace_finish_their_jobs_first(servic
     service.start()
     service.ready(2)
     running = service.post(num_inference_steps=15, extra=SLOW)["id"]
-    wait_until(lambda: service.job(running)["state"] == "running", 30, "a running job")
+    wait_until(lambda: service.job(running)["state"] == "running", 60, "a running job")
 
     service.processes["workers"].send_signal(signal.SIGTERM)
 

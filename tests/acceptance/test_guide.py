@@ -64,10 +64,10 @@ class Foreground:
         """SIGTERM; everything below it must be gone soon."""
         everybody = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
         self.process.send_signal(signal.SIGTERM)
-        _, alive = psutil.wait_procs(everybody, timeout=12)
+        _, alive = psutil.wait_procs(everybody, timeout=60)
         for process in alive:
             process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
         assert not alive, f"left behind: {alive}\n{self.log.read_text()[-3000:]}"
 
 
@@ -154,6 +154,6 @@ def test_honcho_start_serves_and_leaves_nothing_behind(short_dir, foreground):
     server.answers(port)
     made = httpx.post(f"http://127.0.0.1:{port}/v1/jobs", json={"prompt": "x"}).json()
     wait_until(
-        lambda: httpx.get(f"http://127.0.0.1:{port}/v1/jobs/{made['id']}").json()["state"] == "succeeded", 30, "the job"
+        lambda: httpx.get(f"http://127.0.0.1:{port}/v1/jobs/{made['id']}").json()["state"] == "succeeded", 60, "the job"
     )
     server.stop()

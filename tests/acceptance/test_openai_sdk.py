@@ -157,19 +157,19 @@ def _ends(service: Service, client: openai.OpenAI) -> None:
 
     slow = {"num_inference_steps": 200, "extra": {"fake": "slow", "fake_step_s": 0.1}}
     running = client.videos.create(prompt="p", extra_body=slow)
-    wait_until(lambda: client.videos.retrieve(running.id).status == "in_progress", 20, "it to run")
+    wait_until(lambda: client.videos.retrieve(running.id).status == "in_progress", 60, "it to run")
     assert client.videos.delete(running.id).deleted
     with pytest.raises(openai.NotFoundError):
         client.videos.retrieve(running.id)
 
     with pytest.raises(openai.APITimeoutError):
-        client.with_options(timeout=1.5, max_retries=0).images.generate(prompt="left alone", extra_body=slow)
+        client.with_options(timeout=5, max_retries=0).images.generate(prompt="left alone", extra_body=slow)
 
     def newest() -> bool:
         job = service.http.get("/v1/jobs", params={"limit": 1}).json()["data"][0]
         return job["spec"]["prompt"] == "left alone" and job["state"] == "cancelled"
 
-    wait_until(newest, 20, "the job of a client that left to be cancelled")
+    wait_until(newest, 60, "the job of a client that left to be cancelled")
 
 
 def test_a_full_queue_makes_the_sdk_wait_and_try_again(start_service, sdk, monkeypatch):
@@ -185,7 +185,7 @@ def test_a_full_queue_makes_the_sdk_wait_and_try_again(start_service, sdk, monke
             return error
         return None
 
-    error = wait_until(fill, 30, "a full queue")
+    error = wait_until(fill, 60, "a full queue")
     assert 0 < float(error.response.headers["retry-after"]) <= 120
     patient = sdk(service, max_retries=8)
     before = service.http.get("/v1/jobs", params={"limit": 100}).json()["data"]

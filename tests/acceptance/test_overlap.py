@@ -9,13 +9,13 @@ import pytest
 from tests.acceptance.service import Service
 from tests.support.waiting import wait_until
 
-#: Quick steps, then some three seconds of decoding.
+#: Quick steps, then some seven seconds of decoding.
 LONG_TAIL = {
     "num_inference_steps": 2,
     "num_frames": 33,
-    "extra": {"fake": "slow", "fake_step_s": 0.02, "fake_frame_s": 0.1},
+    "extra": {"fake": "slow", "fake_step_s": 0.02, "fake_frame_s": 0.2},
 }
-LONG_STEPS = {"num_inference_steps": 12, "extra": {"fake": "slow", "fake_step_s": 0.1}}
+LONG_STEPS = {"num_inference_steps": 30, "extra": {"fake": "slow", "fake_step_s": 0.1}}
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def two_aboard(start_service: Any) -> Service:
         phases = [service.job(job_id).get("phase") for job_id in ("first", "second")]
         return phases == ["decode", "denoise"]
 
-    wait_until(both, 30, "one job in its tail and the next one in its steps")
+    wait_until(both, 60, "one job in its tail and the next one in its steps")
     return service
 
 
@@ -63,7 +63,7 @@ def test_an_engine_replaced_for_one_job_is_no_crash_of_the_other(start_service: 
     deaf = {**LONG_TAIL["extra"], "fake": "ignore_cancel", "fake_frame_s": 1.0}  # type: ignore[dict-item]
     service.post(id="first", **{**LONG_TAIL, "extra": deaf})
     service.post(id="second", **LONG_STEPS | {"num_inference_steps": 60})
-    wait_until(lambda: service.job("second")["state"] == "running", 30, "both jobs in the engine")
+    wait_until(lambda: service.job("second")["state"] == "running", 60, "both jobs in the engine")
     service.http.delete("/v1/jobs/first")
     assert service.finished("first")["state"] == "cancelled"
     second = service.finished("second")

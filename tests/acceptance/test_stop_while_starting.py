@@ -57,11 +57,11 @@ def test_sigterm_while_it_starts_ends_it_cleanly(short_dir, name, phase, reached
     try:
         service.start(name)
         process = service.processes[name]
-        wait_until(lambda: reached(service, name) or process.poll() is not None, 30, f"{name}: {phase}")
+        wait_until(lambda: reached(service, name) or process.poll() is not None, 60, f"{name}: {phase}")
         everybody = service.everybody()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0, service.tail()
-        _, alive = psutil.wait_procs(everybody, timeout=5)
+        assert process.wait(60) == 0, service.tail()
+        _, alive = psutil.wait_procs(everybody, timeout=30)
         assert alive == []
         assert "Traceback" not in service.tail()
         files = [path for path in service.home.rglob("*") if not path.is_dir()]
@@ -90,9 +90,9 @@ def test_sigterm_while_its_event_loop_is_made_or_closed_ends_it_cleanly(short_di
     try:
         service.start(name, through=(str(Path(__file__).with_name("signalled.py")), function))
         process = service.processes[name]
-        wait_until(lambda: serves(service, name) or process.poll() is not None, 30, f"{name} serves or has ended")
+        wait_until(lambda: serves(service, name) or process.poll() is not None, 60, f"{name} serves or has ended")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0, service.tail()
+        assert process.wait(60) == 0, service.tail()
         assert "Traceback" not in service.tail()
     finally:
         service.close()

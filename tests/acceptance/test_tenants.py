@@ -73,7 +73,7 @@ def test_tenants_share_the_workers_and_see_only_their_own(guarded):
     # The limits hold over a restart of the broker.
     service.kill("broker")
     service.start("broker")
-    wait_until(lambda: service.job(first)["state"] == "running", 30, "the first job to be taken back")
+    wait_until(lambda: service.job(first)["state"] == "running", 60, "the first job to be taken back")
     assert [service.job(job_id)["state"] for job_id in (second, third)] == ["queued", "queued"]
     assert service.finished(first)["state"] == "succeeded"
     wait_until(lambda: service.job(second)["state"] == "running", what="the second job to run")
@@ -104,7 +104,7 @@ def test_two_tenants_draw_under_one_id_of_their_own(guarded):
         assert post(client, id="mine", prompt="a red circle").json()["id"] == "mine"
     for client in (service.http, other):
         wait_until(
-            lambda http=client: http.get("/v1/jobs/mine").json()["state"] == "succeeded", 30, "the job to be drawn"
+            lambda http=client: http.get("/v1/jobs/mine").json()["state"] == "succeeded", 60, "the job to be drawn"
         )
         result = client.get("/v1/jobs/mine/result")
         assert (result.status_code, result.headers["content-type"]) == (200, "video/mp4")

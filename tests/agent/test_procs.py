@@ -26,8 +26,8 @@ def test_a_grandchild_in_a_session_of_its_own_is_killed_too():
         assert parent.stdout is not None
         grandchild = psutil.Process(int(parent.stdout.readline()))
         kill_group(parent.pid)
-        parent.wait(10)
-        psutil.wait_procs([grandchild], timeout=10)
+        parent.wait(60)
+        psutil.wait_procs([grandchild], timeout=60)
         assert not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE
 
 

@@ -187,7 +187,7 @@ def test_ready_tells_how_far_the_services_are_and_then_waits():
         lines = [process.stdout.readline() for _ in range(3)]
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     assert lines[0].startswith("1 of 2 services answer, 2 of 2 workers are ready after")
     assert lines[1].startswith("2 of 2 services answer, 2 of 2 workers are ready after")
     assert lines[2] == f"all ready: {one.url} {two.url}\n"

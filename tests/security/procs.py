@@ -61,7 +61,7 @@ class BrokerProcess:
         """Open tcp connections of others."""
         return sum(1 for one in self._stats.net_connections("tcp") if one.status == psutil.CONN_ESTABLISHED)
 
-    def asks(self, deadline_s: float = 10.0) -> m.Pool:
+    def asks(self, deadline_s: float = 60.0) -> m.Pool:
         """An answer over ipc: the broker serves."""
         context = zmq.Context()
         dealer = context.socket(zmq.DEALER)

@@ -191,8 +191,9 @@ async def test_a_removed_key_is_dead_on_open_connections_too(desk, tmp_path, sho
         await eventually(agent.connected)
         agent.say(*hello("node-2.gpu-0"))
         await eventually(lambda: agent.all(m.Welcome))
-        async with BrokerClient(service.front_tcp, key=edge, timeout_s=0.7) as client:
+        async with BrokerClient(service.front_tcp, key=edge) as client:
             assert len((await client.pool()).workers) == 1
+            client.timeout_s = 0.7
             desk("remove", "edge-2")
             desk("remove", "node-2")
             service.wires.keep_watch()

@@ -82,7 +82,7 @@ class BrokerSide:
     def send_raw(self, name: str, frames: list[bytes]) -> None:
         self._router.send_multipart([self.peers[name], *frames])
 
-    def registered(self, count: int = 1, deadline_s: float = 20.0) -> None:
+    def registered(self, count: int = 1, deadline_s: float = 60.0) -> None:
         """Until so many workers have said `Hello` and are ready for a job."""
         wait_until(lambda: self._ready() >= count, deadline_s, f"{count} ready workers")
 
@@ -95,7 +95,7 @@ class BrokerSide:
         self.pump()
         return self.beats.get(self.peers.get(name, b""))
 
-    def expect(self, kind: type[M], name: str = "", deadline_s: float = 20.0) -> tuple[M, bytes]:
+    def expect(self, kind: type[M], name: str = "", deadline_s: float = 60.0) -> tuple[M, bytes]:
         """The next message of this kind (from this worker), taken out."""
 
         def found() -> tuple[M, bytes] | None:

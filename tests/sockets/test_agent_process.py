@@ -176,7 +176,7 @@ def test_a_restarted_broker_hears_of_the_running_job_and_gets_its_result(home: P
             fence = first.run("cpu-0", 1, "wait")
             first.expect(m.Started)
         with broker_side(endpoint, epoch=2) as second:
-            wait_until(lambda: second.pump() or second.hellos, 20.0, "a new hello")
+            wait_until(lambda: second.pump() or second.hellos, 60, "a new hello")
             [held] = second.hellos[0].held
             assert (held.job_id, held.fence, second.hellos[0].seen) == ("j1", fence, fence)
             second.send("cpu-0", m.Cancel(job_id="j1", fence=fence))
@@ -232,7 +232,7 @@ def test_bye_ends_the_agent_for_good(home: Path, broker: BrokerSide) -> None:
 
 def test_a_model_that_cannot_be_loaded_is_told_and_tried_again(home: Path, broker: BrokerSide) -> None:
     with agent(config(home), ENGINE_LOAD="fail") as worker:
-        wait_until(lambda: worker.listen() or len(worker.troubles) >= 2, 20.0, "two failures")
+        wait_until(lambda: worker.listen() or len(worker.troubles) >= 2, 60, "two failures")
         assert worker.troubles[0] == "model 'demo' cannot be loaded: there are no weights"
         wait_until(
             lambda: (beat := broker.beat("cpu-0")) and beat.engine == "restarting", what="the state in a heartbeat"
@@ -241,7 +241,7 @@ def test_a_model_that_cannot_be_loaded_is_told_and_tried_again(home: Path, broke
 
 def test_an_engine_that_cannot_be_started_is_told(home: Path, broker: BrokerSide) -> None:
     with agent(config(home, engine_command=("/nowhere/python",))) as worker:
-        wait_until(lambda: worker.listen() or worker.troubles, 20.0, "trouble")
+        wait_until(lambda: worker.listen() or worker.troubles, 60, "trouble")
         assert "could not be started" in worker.troubles[0]
 
 

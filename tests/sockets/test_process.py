@@ -51,7 +51,7 @@ class Processes:
     def fails(self, *options: str) -> tuple[int, str]:
         """(exit code, what it said) of a broker that must not start."""
         process = self.start(*options)
-        return process.wait(20), self.log(process)
+        return process.wait(60), self.log(process)
 
     def end(self) -> None:
         for process in self._started:
@@ -91,7 +91,7 @@ async def test_sigterm_refuses_new_jobs_and_ends_well(processes):
         with pytest.raises(ShuttingDown) as caught:
             await client.submit(a_job("job-2"), b"spec")
         assert caught.value.retry_after_s > 0
-        assert broker.wait(10) == 0
+        assert broker.wait(60) == 0
         assert (processes.home / "jobs.sqlite").exists()
         processes.serve()
         assert [job.id for job in (await client.list())[0]] == ["job-1"]
@@ -103,7 +103,7 @@ def test_a_second_signal_ends_it_at_once(processes, number):
     broker.send_signal(number)
     wait_until(lambda: "stopping" in processes.log(broker))
     broker.send_signal(number)
-    assert broker.wait(10) == 0
+    assert broker.wait(60) == 0
     assert "Traceback" not in processes.log(broker)
 
 
@@ -184,7 +184,7 @@ def test_a_journal_of_a_newer_version_is_one_sentence_and_exit_code_3(processes)
 def test_a_journal_that_is_removed_ends_it_with_code_4(processes):
     broker = processes.serve()
     (processes.home / "jobs.sqlite").unlink()
-    assert broker.wait(20) == 4
+    assert broker.wait(60) == 4
     assert "removed or replaced" in processes.log(broker)
     assert "Traceback" not in processes.log(broker)
 

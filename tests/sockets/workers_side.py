@@ -94,14 +94,14 @@ class Agent:
 
         return wait_until(started, what=f"engine {life}")
 
-    def ended(self, deadline_s: float = 10.0) -> int:
+    def ended(self, deadline_s: float = 60.0) -> int:
         """Its exit code."""
         return self.process.wait(deadline_s)
 
     def close(self) -> None:
         self.link.sock.close()
         try:
-            self.process.wait(10.0)
+            self.process.wait(60)
         finally:
             self.process.kill()
             self.process.wait()
@@ -124,7 +124,7 @@ def gone(pid: int) -> bool:
         return True
 
 
-def all_gone(pids: list[int], deadline_s: float = 10.0) -> None:
+def all_gone(pids: list[int], deadline_s: float = 60.0) -> None:
     wait_until(lambda: all(gone(pid) for pid in pids), deadline_s, f"the end of {pids}")
 
 

@@ -57,6 +57,11 @@ def test_a_signal_while_garbage_is_collected_is_not_lost():
     assert run(*lines) == (0, "dropped\n")
 
 
+def test_around_an_event_loop_a_signal_is_noted_and_raises_nothing():
+    lines = ("stopping.obey([])", "stopping.hold()", "print(stopping.told())", "told()", "print(stopping.told())")
+    assert run(*lines) == (0, "False\nTrue\n")
+
+
 def test_once_it_is_ending_no_signal_changes_the_code():
     assert run("stopping.obey([])", "stopping.deaf()", "told()", "stopping.leave(4)") == (4, "")
 
