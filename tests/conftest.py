@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,12 @@ _REAL_TIME = (
     "security",
     "sockets",
 )
+
+
+def pytest_configure() -> None:
+    """Let the processes that tests start hear SIGINT, where the tests are a shell's background job, which ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
