@@ -146,7 +146,7 @@ class Fetcher:
     @asynccontextmanager
     async def _turn_of(self, url: httpx.URL) -> AsyncIterator[None]:
         """Hold one of the turns of a URL's host and port."""
-        host = f"{url.host.rstrip('.')}:{url.port or _PORTS[url.scheme]}"
+        host = f"{host_of(url).rstrip('.')}:{url.port or _PORTS[url.scheme]}"
         count, turns = self._hosts.get(host, (0, asyncio.Semaphore(_OF_HOST)))
         self._hosts[host] = count + 1, turns
         try:
@@ -162,7 +162,7 @@ class Fetcher:
         name = named_url(text)
         url = _parse(field, name, text)
         try:
-            await self._guard.addresses(url.host, url.port or _PORTS[url.scheme])
+            await self._guard.addresses(host_of(url), url.port or _PORTS[url.scheme])
         except Refused:
             raise invalid(field, name, "leads to an address or port that this service does not send to") from None
         except (OSError, UnicodeError):
@@ -245,6 +245,11 @@ def _not_put(field: str, why: str) -> EdgeError:
 def parse_url(field: str, text: str) -> httpx.URL:
     """The absolute http(s) URL in a field, without its fragment. Raises `EdgeError`."""
     return _parse(field, named_url(text), text)
+
+
+def host_of(url: httpx.URL) -> str:
+    """The host as it is asked for on the network, in ASCII. `URL.host` raises for an A-label (xn--…) that decodes to nothing valid."""
+    return url.raw_host.decode("ascii")
 
 
 def named_url(text: str) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import httpcore
+import httpx
 
 Address = IPv4Address | IPv6Address
 
@@ -94,11 +95,11 @@ class Guard:
             except ValueError:
                 if "/" in text or ":" in text or not text:
                     raise ValueError(f"{entry!r} is neither a host name nor an address nor a network") from None
-                self._hosts.add(text.rstrip("."))
+                self._hosts.add(_ascii(text))
 
     async def addresses(self, host: str, port: int) -> list[str]:
         """The addresses of this host that may be connected to on this port. Raises `Refused`; `OSError`, `UnicodeError`."""
-        trusted = host.lower().rstrip(".") in self._hosts
+        trusted = _ascii(host) in self._hosts
         found = await self._resolve(host, port)
         good = [text for text in found if trusted or self._may(ip_address(text), port)]
         if not good:
@@ -109,6 +110,17 @@ class Guard:
         if any(address in network for network in self._networks):
             return True
         return port in _PORTS and is_public(address)
+
+
+def _ascii(host: str) -> str:
+    """A host's name in lower case as URLs carry it over the network, so that a setting may be written in any script."""
+    name = host.lower().rstrip(".")
+    if name.isascii():
+        return name
+    try:
+        return httpx.URL(scheme="http", host=name).raw_host.decode("ascii")
+    except httpx.InvalidURL as error:
+        raise ValueError(f"{host!r} is neither a host name nor an address nor a network") from error
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):

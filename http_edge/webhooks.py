@@ -22,7 +22,7 @@ from msgspec import Struct
 from broker.wire.messages import HookClaim, HookDone, JobView
 from http_edge.calls import Calls
 from http_edge.errors import EdgeError
-from http_edge.fetch import Fetcher, NotSent, parse_url
+from http_edge.fetch import Fetcher, NotSent, host_of, parse_url
 from http_edge.webhook_events import event_body, event_id
 from http_edge.webhook_secrets import Secrets, SecretsError, signatures
 from http_edge.webhook_turns import Turn, Turns
@@ -268,7 +268,7 @@ class Webhooks:
 def _host_of(url: str) -> str:
     """Host and port of a webhook, by which receivers are told apart."""
     parsed = parse_url("webhook", url)
-    return f"{parsed.host.rstrip('.')}:{parsed.port or parsed.scheme}"
+    return f"{host_of(parsed).rstrip('.')}:{parsed.port or parsed.scheme}"
 
 
 def _seconds(retry_after: str, now: float) -> float:

@@ -249,6 +249,26 @@ def test_redirects_are_followed_and_judged_each() -> None:
     assert [line.split()[1] for line in wire.sent if line.startswith(b"GET")] == [b"/1/2", b"/x", b"/y", b"/"]
 
 
+@pytest.mark.parametrize("host", ["xn--", "xn--a", "xn--i-7iq.ws", "xn--zzzzzzzz.example"])
+def test_a_name_is_asked_for_as_it_is_written_whatever_it_decodes_to(host: str) -> None:
+    asked: list[str] = []
+
+    async def resolve(name: str, port: int) -> list[str]:
+        asked.append(name)
+        return ["8.8.8.8"]
+
+    wire = Wire(reply(status="302 Found", Location=f"http://{host}/y"), reply(b"png", **IMAGE))
+    assert get(wire, f"http://{host}/x", Guard((), resolve)) == b"png"
+    asyncio.run(Fetcher(Guard((), resolve)).check("webhook", f"http://{host}/"))
+    assert asked == [host] * 3
+
+
+def test_a_trusted_name_of_another_script_is_trusted_as_urls_carry_it() -> None:
+    guard = Guard(("Bücher.lan",), answers("10.0.0.1"))
+    asyncio.run(Fetcher(guard).check("webhook", "http://bücher.lan:8080/"))
+    assert get(Wire(reply(b"png", **IMAGE)), "http://bücher.lan:8080/", guard) == b"png"
+
+
 def test_unresolvable_names_are_told() -> None:
     async def resolve(host: str, port: int) -> list[str]:
         raise OSError("nobody")
