@@ -319,8 +319,8 @@ def test_every_pair_that_the_table_lacks_raises() -> None:
                 life._move(event)
 
 
-def out_of_memory(stage: Stage, counter: int) -> None:
-    stage.run(counter)
+def out_of_memory(stage: Stage, counter: int, job: str = "") -> None:
+    stage.run(counter, job)
     stage.words(counter, "denoise", 1, 4)
     stage.fail(counter, "out_of_memory", message="no 20 GiB")
 
@@ -332,3 +332,45 @@ def test_an_engine_in_which_job_after_job_runs_out_of_memory_is_replaced() -> No
     out_of_memory(stage, 2)
     assert [effect.reason for effect in stage.effects(fx.KillEngine)] == ["2 jobs in a row ran out of memory"]
     assert [failed.kind for failed in stage.sent(m.Failed)][-1] == "out_of_memory"
+
+
+def test_one_job_that_runs_out_of_memory_twice_is_too_large_and_costs_no_engine() -> None:
+    stage = Stage().idle()
+    out_of_memory(stage, 1, "large")
+    out_of_memory(stage, 2, "large")
+    assert not stage.effects(fx.KillEngine)
+
+
+def test_jobs_that_are_all_too_large_do_not_cost_an_engine_each() -> None:
+    """The engine loads for a minute; of what follows, at most one part in ten is loading."""
+    stage = Stage().registered()
+    kills = 0
+    for counter in range(1, 150):
+        stage.tick()
+        if not stage.core.free:
+            stage.silence(60.0, 1.0)
+            stage.idle_again()
+        out_of_memory(stage, counter)
+        if stage.effects(fx.KillEngine):
+            kills += 1
+            stage.exited("killed by SIGKILL")
+        stage.ack(counter)
+        stage.silence(10.0, 1.0)
+    assert kills == 2
+
+
+def test_an_engine_that_leaks_again_is_replaced_again() -> None:
+    stage = Stage().registered()
+    stage.silence(60.0, 1.0)
+    for counter in (1, 4):
+        stage.idle_again()
+        stage.run(counter)
+        stage.words(counter, "denoise", 1, 4)
+        stage.silence(20.0, 1.0)
+        stage.finish(counter)
+        stage.silence(600.0, 1.0)
+        out_of_memory(stage, counter + 1)
+        out_of_memory(stage, counter + 2)
+        assert stage.effects(fx.KillEngine)
+        stage.exited("killed by SIGKILL")
+        stage.silence(60.0, 1.0)

@@ -1,11 +1,11 @@
-"""The back-off, and how ends of processes are put into words."""
+"""The back-off, replacements for lost memory, and how ends of processes are put into words."""
 
 from __future__ import annotations
 
 import pytest
 
 from workers.exits import describe_exit
-from workers.restart import RestartDecision, decide
+from workers.restart import MemoryDecision, RestartDecision, decide, decide_memory
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,32 @@ from workers.restart import RestartDecision, decide
 )
 def test_decide(streak: int, healthy: bool, blamed: bool, delay_s: float, next_streak: int) -> None:
     assert decide(streak, healthy=healthy, blamed=blamed) == RestartDecision(delay_s, next_streak)
+
+
+@pytest.mark.parametrize(
+    ("streak", "jobs", "finished", "served_s", "replace", "next_streak"),
+    [
+        (0, 1, False, 1e6, False, 0),
+        (0, 2, False, 0.0, True, 1),
+        (0, 2, True, 5.0, True, 1),
+        (1, 2, False, 599.0, False, 1),
+        (1, 50, False, 599.0, False, 1),
+        (1, 2, False, 600.0, True, 2),
+        (2, 3, False, 1199.0, False, 2),
+        (2, 3, False, 1200.0, True, 3),
+        (3, 2, False, 2400.0, True, 4),
+        (4, 2, False, 4799.0, False, 4),
+        (10_000, 2, False, 4800.0, True, 10_001),
+        (1, 2, True, 599.0, False, 1),
+        (4, 2, True, 600.0, True, 1),
+        (4, 1, True, 600.0, False, 0),
+    ],
+)
+def test_an_engine_that_took_a_minute_to_load_is_replaced_for_memory(
+    streak: int, jobs: int, finished: bool, served_s: float, replace: bool, next_streak: int
+) -> None:
+    choice = decide_memory(streak, jobs=jobs, finished=finished, served_s=served_s, load_s=60.0)
+    assert choice == MemoryDecision(replace, next_streak)
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,8 @@ class EngineLife:
         self.unkillable_at: float | None = None
         self._lives = 0
         self._streak = 0
+        self._memory_streak = 0
+        self._spawned_at = now
         self._ready_at: float | None = None
         self._proved = False
         self._blamed = True
@@ -86,6 +88,7 @@ class EngineLife:
         self._lives += 1
         self.start_at = None
         self.load_by = now + self._policy.load_budget_s
+        self._spawned_at = now
         self._ready_at = None
         self._proved = False
         self._blamed = True
@@ -107,6 +110,20 @@ class EngineLife:
     def finished_one(self) -> None:
         """It has proved that it can."""
         self._proved = True
+
+    def has_leaked(self, jobs: int, now: float) -> bool:
+        """Whether to replace it, now that so many jobs in a row ran out of memory; if so, that counts as done."""
+        if self._ready_at is None:
+            return False
+        choice = restart.decide_memory(
+            self._memory_streak,
+            jobs=jobs,
+            finished=self._proved,
+            served_s=now - self._ready_at,
+            load_s=self._ready_at - self._spawned_at,
+        )
+        self._memory_streak = choice.streak
+        return choice.replace
 
     def ending(self, now: float) -> None:
         """It is about to end by itself."""

@@ -39,9 +39,6 @@ from workers.ipc import (
 )
 from workers.link import EngineReady, LoadTrouble
 
-#: Jobs in a row that run out of memory before the engine is replaced.
-_LEAKS = 2
-
 
 class Slot:
     """Engine and attempts of one worker."""
@@ -61,8 +58,8 @@ class Slot:
         self._outbox = outbox
         self._emit = emit
         self._load_trouble = ""
-        #: Jobs in a row that ran out of memory in this engine.
-        self._out_of_memory = 0
+        #: Ids of the jobs in a row that ran out of memory in this engine.
+        self._out_of_memory: set[str] = set()
 
     def obstacle(self) -> str:
         """Why the engine takes no job now; "" when it does."""
@@ -195,7 +192,7 @@ class Slot:
                 self.engine.done()
         if isinstance(message, JobFinished):
             self.engine.finished_one()
-            self._out_of_memory = 0
+            self._out_of_memory.clear()
         match message:
             case JobFinished():
                 result = m.Finished(job_id=attempt.job_id, fence=attempt.fence, run_s=message.run_s)
@@ -205,17 +202,21 @@ class Slot:
                 if message.fatal and self.engine.state in ("idle", "busy"):
                     self.engine.ending(now)
                 else:
-                    self._note_memory(message, now)
+                    self._note_memory(attempt, message, now)
             case JobCancelled() if attempt.cancel_by is None:
                 self._fail(attempt, "engine_error", "the engine stopped the job without being asked to", now)
             case _:
                 self._conclude(attempt, m.Cancelled(job_id=attempt.job_id, fence=attempt.fence), None, now)
 
-    def _note_memory(self, message: JobFailed, now: float) -> None:
-        """Job after job that runs out of memory says that the engine has lost some: the next one begins with a new process."""
-        self._out_of_memory = self._out_of_memory + 1 if message.kind == "out_of_memory" else 0
-        if self._out_of_memory >= _LEAKS and self.engine.state in ("idle", "busy"):
-            self._replace(f"{self._out_of_memory} jobs in a row ran out of memory", now, blamed=False)
+    def _note_memory(self, attempt: Attempt, message: JobFailed, now: float) -> None:
+        """Replace the engine when it may have lost memory. A job that is tried again says no more than it did: it may be too large."""
+        if message.kind != "out_of_memory":
+            self._out_of_memory.clear()
+            return
+        self._out_of_memory.add(attempt.job_id)
+        jobs = len(self._out_of_memory)
+        if self.engine.state in ("idle", "busy") and self.engine.has_leaked(jobs, now):
+            self._replace(f"{jobs} jobs in a row ran out of memory", now, blamed=False)
 
     def observe(self, progress: Iterable[Progress], now: float) -> None:
         """What the shared words show."""
@@ -230,7 +231,7 @@ class Slot:
 
     def exited(self, how: str, now: float) -> None:
         """The engine's process is gone, or could not be started; the next one is planned."""
-        self._out_of_memory = 0
+        self._out_of_memory.clear()
         was_ready = self.engine.was_ready
         delay_s = self.engine.exited(now)
         self.model = ""
