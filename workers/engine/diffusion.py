@@ -16,6 +16,7 @@ from workers.engine.monitor import Monitor
 from workers.engine.pipelines import Pipelines
 from workers.engine.scheduling import shifted
 from workers.engine.sizing import sized
+from workers.engine.tokens import cut_prompts
 from workers.engine.watch import call
 
 
@@ -67,6 +68,6 @@ class DiffusionEngine:
         """What the pipeline gives for output `index` of a job, called with the arguments of the job and `more`."""
         arguments = {**call_arguments(pipe, spec, spec.seed + index), **more}
         output = call(pipe, arguments, monitor, self.pipelines.device)
-        for text in guidance_was_off(pipe, card, spec, arguments):
+        for text in (*cut_prompts(pipe, card, spec, arguments), *guidance_was_off(pipe, card, spec, arguments)):
             monitor.warn(text)
         return output

@@ -21,6 +21,7 @@ import torch
 
 from workers.engine.device import Device
 from workers.engine.errors import EngineError
+from workers.engine.frames import require_finite
 from workers.engine.monitor import Monitor
 
 
@@ -135,6 +136,9 @@ class _Steps:
         total = max(int(getattr(pipe, "_num_timesteps", None) or self._total), self._called)
         if not self._bars and self._called == 1:
             self._begin(total)
+        # What is no number stays so. Looked for after the first step, so that broken weights do not cost a whole job, and before decoding.
+        if self._called in (1, total) and isinstance(latents := tensors.get("latents"), torch.Tensor):
+            require_finite(latents, f"the latents after step {self._called} of {total}")
         self._monitor.step(self._called, total)
         if not self._bars and self._called == total:
             self.end()
