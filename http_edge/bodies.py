@@ -12,8 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from http_edge.errors import EdgeError, shown
+from http_edge.json_text import BadJson, decode_json
 from http_edge.scope import current
-from http_edge.spool import SMALL_BODY_BYTES, Body, Limits
+from http_edge.spool import MAX_FIELDS, SMALL_BODY_BYTES, Body, Limits
 
 #: Largest JSON body that is read whole: one without images.
 MAX_BODY_BYTES = SMALL_BODY_BYTES
@@ -53,12 +54,11 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if not body.strip():
         raise EdgeError("bad_json", "body: it is empty; a JSON object is expected")
     try:
-        data = msgspec.json.decode(body)
-    # UnicodeDecodeError is no msgspec error; nesting beyond the interpreter's limit raises RecursionError.
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise EdgeError("bad_json", f"body: it is not valid JSON: {error}") from None
-    except RecursionError:
-        raise EdgeError("bad_json", "body: it is nested too deeply") from None
+        data = decode_json(body)
+    except BadJson as error:
+        raise EdgeError("bad_json", f"body: {error}") from None
     if not isinstance(data, dict):
         raise EdgeError("bad_json", f"body: {shown(data)} is not a JSON object")
+    if len(data) > MAX_FIELDS:
+        raise EdgeError("too_large", f"body: it has more than {MAX_FIELDS} fields")
     return data

@@ -16,6 +16,7 @@ import msgspec
 from broker.wire.jobspec import MAX_INT, Scalar
 from http_edge.aspect import parse_aspect
 from http_edge.errors import EdgeError, invalid
+from http_edge.json_text import BadJson, decode_json
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}(\.0*)?")
 _SIZE = re.compile(r"([0-9]{1,6})\s*[xX*×]\s*([0-9]{1,6})")
@@ -146,9 +147,9 @@ class Reader:
         value = self._said(name)
         if isinstance(value, str):
             try:
-                value = msgspec.json.decode(value)
-            except (msgspec.MsgspecError, RecursionError) as error:
-                raise self.fault(name, f"is not valid JSON: {str(error)[:200]}") from None
+                value = decode_json(value)
+            except BadJson as error:
+                raise self.fault(name, f"cannot be read: {error}") from None
         if value is None:
             return {}
         if not isinstance(value, dict):

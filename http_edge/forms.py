@@ -22,15 +22,15 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-import msgspec
 from msgspec import Struct
 from starlette.requests import Request
 
 from http_edge.bodies import parse_object
 from http_edge.errors import EdgeError, invalid, shown
-from http_edge.multipart import MAX_FIELDS, MAX_NAME_CHARS, Part, PartReader, boundary_of, malformed
+from http_edge.json_text import BadJson, decode_json
+from http_edge.multipart import MAX_NAME_CHARS, Part, PartReader, boundary_of, malformed
 from http_edge.scope import current
-from http_edge.spool import CLOSE, MAX_TEXT_BYTES, SMALL_BODY_BYTES, Body, Spool, SpoolFile
+from http_edge.spool import CLOSE, MAX_FIELDS, MAX_TEXT_BYTES, SMALL_BODY_BYTES, Body, Spool, SpoolFile
 
 _KEY = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
 _MARK = re.compile(r"\[([^\[\]]*)\]")
@@ -96,9 +96,9 @@ class Fields:
         if not text.startswith(("{", "[")):
             return value if text else None
         try:
-            return msgspec.json.decode(text)
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise invalid(name, value, f"is not valid JSON: {str(error)[:200]}") from None
+            return decode_json(text)
+        except BadJson as error:
+            raise invalid(name, value, f"cannot be read: {error}") from None
 
     def json_member(self, name: str) -> dict[str, Any] | None:
         """The object in this field, itself or as JSON text; None when absent or empty. Raises `EdgeError`."""

@@ -14,12 +14,11 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from http_edge.errors import EdgeError, shown
-from http_edge.spool import CLOSE, MAX_TEXT_BYTES, SMALL_BODY_BYTES, SpoolFile, too_large
+from http_edge.spool import CLOSE, MAX_FIELDS, MAX_TEXT_BYTES, SMALL_BODY_BYTES, SpoolFile, too_large
 
 #: The parser warns of each fault in a body, and we answer it.
 logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
-MAX_FIELDS = 512
 MAX_FILES = 32
 MAX_NAME_CHARS = 256
 MAX_FILE_NAME_CHARS = 512

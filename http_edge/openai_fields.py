@@ -19,6 +19,7 @@ from http_edge.fields import Reader, untexted
 from http_edge.forms import Fields, Upload
 from http_edge.generation import FIELDS, NAMES, Generation
 from http_edge.generation_reader import Policy, read_generation
+from http_edge.json_text import BadJson, decode_json
 
 #: Objects (or their JSON text) in which clients nest further fields.
 _CONTAINERS = ("extra_body", "extra_json", "extra_args", "extra_params", "video_params", "diffusers_kwargs")
@@ -144,9 +145,9 @@ def as_object(name: str, value: Any) -> dict[str, Any]:
     """The object in a field, itself or as JSON text; empty when absent. Raises `EdgeError`."""
     if isinstance(value, str) and value.strip():
         try:
-            value = msgspec.json.decode(value)
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise invalid(name, value, f"is not valid JSON: {str(error)[:200]}") from None
+            value = decode_json(value)
+        except BadJson as error:
+            raise invalid(name, value, f"cannot be read: {error}") from None
     if value is None or value == "":
         return {}
     if not isinstance(value, dict):

@@ -40,6 +40,9 @@ SMALL_BODY_BYTES = 2 * MIB
 #: Text of one request (JSON, form fields): an image of 32 MiB in base64, and what goes with it.
 MAX_TEXT_BYTES = 48 * MIB
 
+#: Fields of a request, JSON or a form: looking at each costs more than its bytes.
+MAX_FIELDS = 512
+
 #: Large bodies in memory at once, and how long a request waits for its turn.
 LARGE_AT_ONCE = 4
 _LARGE_WAIT_S = 20.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
-import msgspec
 from msgspec import Struct
 
 from broker.wire.messages import HookEvent, HookView
@@ -13,6 +12,7 @@ from http_edge.errors import EdgeError, invalid
 from http_edge.fetch import named_url, parse_url
 from http_edge.fields import Reader
 from http_edge.hub import Job
+from http_edge.json_text import BadJson, decode_json
 
 #: Fields of a request.
 WEBHOOK_FIELDS = ("webhook", "webhook_events")
@@ -55,9 +55,9 @@ def _read_events(reader: Reader) -> tuple[HookEvent, ...]:
         value = text.split(",")
         if text.startswith("["):
             try:
-                value = msgspec.json.decode(text)
-            except (msgspec.MsgspecError, RecursionError):
-                raise reader.fault("webhook_events", "is not valid JSON") from None
+                value = decode_json(text)
+            except BadJson as error:
+                raise reader.fault("webhook_events", f"cannot be read: {error}") from None
     if value is None:
         return ()
     if not isinstance(value, list):

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -136,6 +137,38 @@ def test_a_broken_body_is_refused(world: World, path: str, body: bytes, words: l
     for word in words:
         assert word in message
     assert len(message) < 300
+
+
+#: Texts that are small for their number of values.
+CROWDED = [b"[" + b"{}," * 600_000 + b"0]", b"[" + b"0," * 600_000 + b"0]", b"[" + b"[]," * 300_000 + b"0]"]
+
+
+@pytest.mark.parametrize("text", CROWDED, ids=["objects", "numbers", "lists"])
+def test_json_has_a_cap_on_its_values_wherever_it_stands(world: World, text: bytes) -> None:
+    within = msgspec.json.encode(text.decode())
+    for path, body in [
+        ("/v1/jobs", b'{"prompt": "a", "x": ' + text + b"}"),
+        ("/v1/jobs", b'{"prompt": "a", "extra": ' + within + b"}"),
+        ("/v1/jobs", b'{"prompt": "a", "webhook": "https://93.184.216.34/", "webhook_events": ' + within + b"}"),
+        ("/v1/videos", b'{"prompt": "a", "extra_params": ' + within + b"}"),
+    ]:
+        answer = world.http.post(path, content=body)
+        assert (answer.status_code // 100, "more than 500000 values" in answer.json()["detail"]) == (4, True), path
+    assert world.fake.jobs == {}
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/videos", "/v1/tasks/video", "/v1/local/video/generate/task_status"])
+def test_json_has_a_cap_on_its_fields(world: World, path: str) -> None:
+    answer = world.http.post(path, json={"prompt": "a", "task_id": "t", **{f"k{n}": 1 for n in range(600)}})
+    assert (answer.status_code, "more than 512 fields" in answer.json()["detail"]) == (413, True)
+
+
+def test_unknown_names_are_compared_with_the_known_ones_a_few_times_only(world: World) -> None:
+    names = [f"promptx{n}" for n in range(400)]
+    answer = world.http.post("/v1/videos", json={"prompt": "a", **dict.fromkeys(names, 1)})
+    warnings = answer.json()["warnings"]
+    assert [warning.partition(":")[0] for warning in warnings] == names[: len(warnings)]
+    assert ["did you mean" in warning for warning in warnings] == [True] * 5 + [False] * (len(warnings) - 5)
 
 
 @pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded"])
