@@ -30,7 +30,7 @@ _UNFIT = (
 
 #: Pipelines whose image has a default, and which draw nothing without one.
 _NEEDS_IMAGE = (
-    r".*(ImageToVideo|Image2Video|I2V|Img2Img|I2I|ImageVariation|InstructPix2Pix)"
+    r".*(ImageToVideo|Image2Video|(?<!T)I2V|Img2Img|I2I|ImageVariation|InstructPix2Pix)"
     r"|JoyImageEdit|QwenImageEdit|QwenImageLayered|LongCatImageEdit|BriaFiboEdit"
 )
 
@@ -49,9 +49,11 @@ def what_is_missing(taken: PipelineClass) -> str:
     return next((needs for pattern, needs in _UNFIT if re.match(pattern, taken.name)), "")
 
 
-def image_use(taken: PipelineClass, index: Mapping[str, Any]) -> tuple[bool, bool]:
-    """(whether the pipeline of this class and `model_index.json` takes an image, whether it must have one)."""
+def image_use(taken: PipelineClass, index: Mapping[str, Any], transformer: Mapping[str, Any]) -> tuple[bool, bool]:
+    """(whether the pipeline of this class, `model_index.json` and transformer's config takes an image, whether it must have one)."""
     takes = taken.takes("image")
+    if taken.name.startswith("Kandinsky6") and transformer.get("visual_token_type_num_embeddings", 2) < 2:
+        takes = False  # it tells the frame that is given from those to be drawn by the embedding of their type
     needs = takes and (taken.parameters["image"].required or re.match(_NEEDS_IMAGE, taken.name) is not None)
     both = taken.name == "WanPipeline" and index.get("expand_timesteps") is True  # see `engine.siblings`
     return takes or both, needs

@@ -1,4 +1,4 @@
-"""Kandinsky 2.2, 3 and 5."""
+"""Kandinsky 2.2, 3, 5 and 6, which makes sound as well."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from diffusers import (
     Kandinsky5T2IPipeline,
     Kandinsky5T2VPipeline,
     Kandinsky5Transformer3DModel,
+    Kandinsky6TI2VAPipeline,
+    Kandinsky6Transformer3DModel,
     KandinskyV22CombinedPipeline,
+    MMAudioVAE,
+    MMAudioVocoder,
     PriorTransformer,
     UnCLIPScheduler,
     UNet2DConditionModel,
@@ -88,6 +92,27 @@ def transformer_5(**changes: Any) -> Any:
     }).eval()  # fmt: skip
 
 
+def transformer_6(pictures: bool = True) -> Any:
+    return Kandinsky6Transformer3DModel(
+        in_visual_dim=4, out_visual_dim=4, in_text_dim=parts.TEXT, in_text_dim2=parts.TEXT, time_dim=32, model_dim=32, ff_dim=64,
+        num_text_blocks=1, num_visual_blocks=1, axes_dims=(8, 4, 4), in_audio_dim=4, out_audio_dim=4,
+        visual_token_type_num_embeddings=2 if pictures else 0,
+    ).eval()  # fmt: skip
+
+
+def sound_6() -> dict[str, Any]:
+    """Mel frames of 64 samples at 16 kHz, two for each latent."""
+    return {
+        "audio_vae": MMAudioVAE(
+            mel_bins=16, latent_channels=4, hidden_channels=16, sample_rate=16_000, n_fft=256, hop_length=64
+        ).eval(),
+        "vocoder": MMAudioVocoder(
+            num_mels=16, upsample_initial_channel=16, upsample_rates=(8, 8), upsample_kernel_sizes=(16, 16),
+            resblock_kernel_sizes=(3,), resblock_dilation_sizes=((1, 3, 5),),
+        ).eval(),
+    }  # fmt: skip
+
+
 def video_vae() -> Any:
     return AutoencoderKLHunyuanVideo(
         latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4
@@ -103,6 +128,12 @@ BUILDERS = {
     ),
     "Kandinsky5I2VPipeline": lambda: Kandinsky5I2VPipeline(
         **common_5(), vae=video_vae(), transformer=transformer_5(visual_cond=True)
+    ),
+    "Kandinsky6TI2VAPipeline": lambda: Kandinsky6TI2VAPipeline(
+        **common_5(), **sound_6(), vae=video_vae(), transformer=transformer_6()
+    ),
+    "Kandinsky6TI2VAPipeline, from text, silent": lambda: Kandinsky6TI2VAPipeline(
+        **common_5(), vae=video_vae(), transformer=transformer_6(pictures=False)
     ),
     "Kandinsky5T2IPipeline": lambda: Kandinsky5T2IPipeline(
         **common_5(), vae=parts.kl_vae(levels=4, **parts.FLOW_VAE), transformer=transformer_5()

@@ -110,6 +110,8 @@ CASES: tuple[Case, ...] = (
     Case(name="HunyuanSkyreelsImageToVideoPipeline", build="hunyuan", picture="must", frame_step=4),
     Case(name="Kandinsky5T2VPipeline", build="kandinsky", frame_step=4),
     Case(name="Kandinsky5I2VPipeline", build="kandinsky", picture="must", frame_step=4, frame_least=17),
+    Case(name="Kandinsky6TI2VAPipeline", build="kandinsky", picture="may", frame_step=4, sound=True),
+    Case(name="Kandinsky6TI2VAPipeline", variant="from text, silent", build="kandinsky", frame_step=4),
     Case(
         name="AnyFlowFARPipeline", build="wan", frame_choices=(9,), note="here; as many as its `chunk_partition` says"
     ),
