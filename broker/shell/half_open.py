@@ -1,8 +1,9 @@
 """Connections over tcp that have not finished their handshake: counted and cut, so that strangers do not use up the descriptors.
 
-libzmq gives each one `HANDSHAKE_IVL` and bounds them in no other way, and its events do not say whose handshake succeeded. The system
-counts the bytes that a connection brought, and a CURVE handshake has a least length: who brought less is not through it. A thread of its
-own looks, as the loop may wait for the disk, and it needs no descriptor to. Linux only; elsewhere nothing is found.
+libzmq gives each one `HANDSHAKE_IVL`, however many bytes it brings, and bounds them in no other way; its events do not say whose handshake
+succeeded. What a peer has acknowledged does: nobody is sent more than greeting and WELCOME before the key is found good. The system counts
+it, and takes no acknowledgement of what was not sent. A thread of its own looks, as the loop may wait for the disk, and it needs no
+descriptor to. Linux only; elsewhere nothing is found.
 """
 
 from __future__ import annotations
@@ -14,24 +15,50 @@ import resource
 import socket
 import struct
 import threading
+import time
 from collections import Counter
+from collections.abc import Sequence
 
 logger = logging.getLogger(__name__)
 
-#: Greeting (64), HELLO (202) and INITIATE (2 + at least 257) of ZMTP 3 with CURVE.
-_HANDSHAKE_BYTES = 525
+#: What a server sends of ZMTP 3 with CURVE before it knows the key: greeting (64) and WELCOME (170). READY brings 67 at least. The system
+#: may count the byte of the connection's begin.
+_UNKNOWN_BYTES = 64 + 170 + 1
 
 #: Half-open connections that one address may have, and the part of all descriptors that may be half-open.
 PER_ADDRESS = 16
 _SHARE = 4
 
+#: Descriptors that are kept free of half-open connections, for new peers over ipc and the process itself; fewer where there are few.
+_RESERVE = 64
+_RESERVE_SHARE = 8
+
+#: Between two looks: usually, and after one that had to cut or left less than twice the reserve.
 _LOOK_EVERY_S = 0.1
+_LOOK_SOON_S = 0.005
 _LOOK_FURTHER = 65_536
 
-#: `tcpi_bytes_received` in Linux' `struct tcp_info`.
-_RECEIVED = struct.Struct("=Q")
-_RECEIVED_AT = 128
+_SAY_EVERY_S = 1.0
+
+#: `tcpi_bytes_acked` in Linux' `struct tcp_info` (4.1 and later).
+_ACKED = struct.Struct("=Q")
+_ACKED_AT = 120
 _TCP_INFO = getattr(socket, "TCP_INFO", None)
+
+
+def reserve(limit: int) -> int:
+    """Descriptors to keep free of half-open connections, of so many that there may be."""
+    return min(_RESERVE, limit // _RESERVE_SHARE)
+
+
+def surplus(found: Sequence[tuple[int, str]], free: int, limit: int) -> list[int]:
+    """Which of the half-open connections `found` (descriptor, address) to cut, while `free` of `limit` descriptors are left.
+
+    All, when they have more than their share or what is left falls below the reserve; else all of an address that has too many.
+    """
+    counts = Counter(address for _, address in found)
+    full = len(found) > limit // _SHARE or free < reserve(limit)
+    return [number for number, address in found if full or counts[address] > PER_ADDRESS]
 
 
 class HalfOpen:
@@ -44,6 +71,7 @@ class HalfOpen:
         self._settled = 0
         self.cut = 0
         self._said = 0
+        self._quiet_until = 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="half-open", daemon=True)
         self._thread.start()
@@ -54,25 +82,34 @@ class HalfOpen:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._ended.wait(_LOOK_EVERY_S):
-            self._look()
+        pause_s = _LOOK_EVERY_S
+        while not self._ended.wait(pause_s):
+            pause_s = _LOOK_SOON_S if self._look() else _LOOK_EVERY_S
+            self._say()
 
-    def _look(self) -> None:
+    def _look(self) -> bool:
+        """Cut what is too much. Returns whether to look again soon."""
         descriptors = self._descriptors()
-        if len(descriptors) - self._settled <= PER_ADDRESS:
+        free = self._limit - len(descriptors)
+        scarce = free < 2 * reserve(self._limit)
+        if len(descriptors) - self._settled <= PER_ADDRESS and not scarce:
             self._settled = min(self._settled, len(descriptors))
-            return
+            return False
         found = [(number, address) for number in descriptors if (address := self._half_open(number)) is not None]
         self._settled = max(0, len(descriptors) - len(found))
-        counts = Counter(address for _, address in found)
-        full = len(found) > self._limit // _SHARE
-        for number, address in found:
-            if full or counts[address] > PER_ADDRESS:
-                shut_down(number)
-                self.cut += 1
-        if self.cut > self._said:
+        cut = surplus(found, free, self._limit)
+        for number in cut:
+            shut_down(number)
+        self.cut += len(cut)
+        return bool(cut) or (scarce and bool(found))
+
+    def _say(self) -> None:
+        """Log what was cut, once a second at most."""
+        now = time.monotonic()
+        if self.cut > self._said and now >= self._quiet_until:
             logger.warning("half-open connections cut", extra={"action": "half_open", "count": self.cut - self._said})
             self._said = self.cut
+            self._quiet_until = now + _SAY_EVERY_S
 
     def _descriptors(self) -> list[int]:
         try:
@@ -94,14 +131,14 @@ class HalfOpen:
             if connection.getsockname()[1] not in self._ports:
                 return None
             address = str(connection.getpeername()[0])
-            info = connection.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _RECEIVED_AT + _RECEIVED.size)
+            info = connection.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _ACKED_AT + _ACKED.size)
         except OSError:  # it listens, or has ended
             return None
         finally:
             connection.detach()
-        if len(info) < _RECEIVED_AT + _RECEIVED.size:
+        if len(info) < _ACKED_AT + _ACKED.size:
             return None
-        return address if _RECEIVED.unpack_from(info, _RECEIVED_AT)[0] < _HANDSHAKE_BYTES else None
+        return address if _ACKED.unpack_from(info, _ACKED_AT)[0] <= _UNKNOWN_BYTES else None
 
 
 def _is_open(number: int) -> bool:

@@ -61,6 +61,10 @@ class BrokerProcess:
         """Open tcp connections of others."""
         return sum(1 for one in self._stats.net_connections("tcp") if one.status == psutil.CONN_ESTABLISHED)
 
+    def descriptors(self) -> int:
+        """How many it has open."""
+        return int(self._stats.num_fds())
+
     def asks(self, deadline_s: float = 60.0) -> m.Pool:
         """An answer over ipc: the broker serves."""
         context = zmq.Context()

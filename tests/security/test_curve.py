@@ -55,11 +55,11 @@ async def serving(tmp_path: Path, run_dir: str, desk: KeyDesk) -> AsyncIterator[
 class Dealer:
     """A bare peer with a key."""
 
-    def __init__(self, endpoint: str, key: PeerKey | None, server: str = "") -> None:
+    def __init__(self, endpoint: str, key: PeerKey | None, server: str = "", ivl_ms: int = 500) -> None:
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
         # Refused peers try again when a handshake has taken too long; soon, in a test.
-        options = {zmq.LINGER: 0, zmq.IMMEDIATE: 1, zmq.HANDSHAKE_IVL: 500, zmq.RECONNECT_IVL: 50}
+        options = {zmq.LINGER: 0, zmq.IMMEDIATE: 1, zmq.HANDSHAKE_IVL: ivl_ms, zmq.RECONNECT_IVL: 50}
         for option, value in options.items():
             self.socket.setsockopt(option, value)
         if key is not None:
