@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import signal
 
 import pytest
 
@@ -61,12 +62,38 @@ async def test_a_disk_that_takes_long_for_every_flush_loses_no_job_and_no_worker
         agent.close()
 
 
+@in_loop
+async def test_a_broker_that_was_stopped_for_longer_than_a_lease_loses_no_worker(processes):
+    """As under SIGSTOP, or when the machine itself stood still: what workers said meanwhile still waits to be read."""
+    broker = processes.serve("--heartbeat-s", "0.1", "--suspect-after-s", "2", "--lost-after-s", "3")
+    agent = Agent(processes.front.replace("front", "back"))
+    try:
+        async with BrokerClient(processes.front) as client:
+            await agent.join()
+            await client.submit(a_job("held"), b"spec")
+            run = await agent.hear(m.Run)
+            beating = asyncio.create_task(work(agent, finishes=False))
+            await eventually(lambda: len(agent.all(m.HeartbeatAck)) > 2)
+            broker.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(5)
+            broker.send_signal(signal.SIGCONT)
+            before = len(agent.all(m.HeartbeatAck))
+            await eventually(lambda: len(agent.all(m.HeartbeatAck)) > before + 10)
+            beating.cancel()
+            agent.finish(run)
+            await acknowledged(agent, 1)
+            assert ((await client.get("held")).state, (await client.get("held")).losses) == ("succeeded", 0)
+            assert agent.all(m.Who) == []
+    finally:
+        agent.close()
+
+
 async def acknowledged(agent: Agent, count: int) -> None:
     await eventually(lambda: len({ack.job_id for ack in agent.all(m.ResultAck)}) == count, 25, f"{count} results")
 
 
-async def work(agent: Agent) -> None:
-    """Do what comes, and beat, as an agent does."""
+async def work(agent: Agent, *, finishes: bool = True) -> None:
+    """Start what comes, finish it or not, and beat, as an agent does."""
     seen = 0
     while True:
         done = {ack.fence for ack in agent.all(m.ResultAck)}
@@ -75,8 +102,10 @@ async def work(agent: Agent) -> None:
             if run.fence > seen:
                 seen = run.fence
                 agent.say(m.Started(job_id=run.job_id, fence=run.fence))
-                agent.finish(run)
-        named = tuple(m.Held(job_id=run.job_id, fence=run.fence, phase="finished") for run in held)
+                if finishes:
+                    agent.finish(run)
+        phase = "finished" if finishes else "denoise"
+        named = tuple(m.Held(job_id=run.job_id, fence=run.fence, phase=phase) for run in held)
         agent.say(m.Heartbeat(seen=seen, free=int(not held), held=named, model="demo"))
         await asyncio.sleep(0.1)
 
