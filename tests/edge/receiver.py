@@ -28,7 +28,7 @@ class Receiver:
         self.url = ""
 
     def next(self) -> Received:
-        return self.requests.get(timeout=20)
+        return self.requests.get(timeout=60)
 
     @property
     def quiet(self) -> bool:

@@ -378,7 +378,7 @@ def read(
     where: Spool | None = None,
 ) -> Fields:
     async def reading() -> Fields:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             app = SimpleNamespace(state=SimpleNamespace(spool=where or Spool(temporary)))
             scope = {"type": "http", "method": "POST", "headers": [(b"content-type", kind.encode())], "app": app}
             return await read_fields(Request(scope, receiver(chunks)))  # type: ignore[arg-type]
@@ -432,7 +432,7 @@ def test_a_cancelled_request_leaves_no_file(temporary: Path) -> None:
             return await inner()
 
         reading = asyncio.create_task(read_fields(Request(scope, receive)))  # type: ignore[arg-type]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await arrived.wait()
             reading.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -482,7 +482,7 @@ def test_a_slow_upload_is_told_that_its_place_was_needed(temporary: Path, monkey
             return await inner()
 
         slow = asyncio.create_task(read_fields(Request(scope, receive)))  # type: ignore[arg-type]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await held.wait()
             async with await read_fields(Request(scope, receiver([build([field("a", "1")])]))) as fields:  # type: ignore[arg-type]
                 assert fields.values["a"] == "1"
@@ -506,7 +506,7 @@ def test_large_bodies_in_memory_wait_for_each_other(temporary: Path, monkeypatch
         async def one() -> Fields:
             return await read_fields(Request(scope, receiver(list(body))))  # type: ignore[arg-type]
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             held = [await one() for _ in range(spool.LARGE_AT_ONCE)]
             with pytest.raises(EdgeError, match="too many large requests"):
                 await one()

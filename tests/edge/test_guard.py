@@ -196,7 +196,7 @@ IMAGE = {"Content_Type": "image/png"}
 
 def get(wire: Wire, url: str, guard: Guard | None = None, max_bytes: int = 1000) -> bytes:
     async def fetching() -> bytes:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             backend = GuardedBackend(guard or Guard((), answers("8.8.8.8")), wire)
             return await Fetcher(Guard(), backend).get("image", url, kind="image", max_bytes=max_bytes)
 

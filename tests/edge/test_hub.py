@@ -136,7 +136,7 @@ class Desk:
 
 def run(scenario: Callable[[Desk], Coroutine[Any, Any, None]], home: Path) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await scenario(Desk(home))
 
     asyncio.run(bounded())

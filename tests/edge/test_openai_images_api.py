@@ -364,7 +364,7 @@ def test_a_stream_ends_with_its_time(open_edge: Callable[..., World]) -> None:
 
 
 def test_a_waiting_stream_is_kept_alive(open_edge: Callable[..., World]) -> None:
-    world = open_edge(keep_alive_s=0.001, sync_timeout_s=0.6)
+    world = open_edge(keep_alive_s=1e-9, sync_timeout_s=0.6)
     then(world, world.fake.run)
     assert ": keep-alive\n\n" in world.http.post(URL, json={"prompt": "p", "stream": True}).text
 

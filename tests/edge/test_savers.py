@@ -38,7 +38,7 @@ class NotedExports(Exports):
         return ""
 
     async def wait_for(self, count: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(self.filled) < count:
                 await self._news.wait()
                 self._news.clear()

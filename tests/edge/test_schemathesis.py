@@ -34,7 +34,7 @@ def address(tmp_path: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{int(target.stdout.readline())}"
     finally:
         target.terminate()
-        target.wait(20)
+        target.wait(60)
         target.stdout.close()
 
 

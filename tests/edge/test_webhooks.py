@@ -50,7 +50,7 @@ def succeed(world: World, job_id: str) -> None:
 
 
 def report(world: World) -> m.HookDone:
-    return world.fake.outbox.reports.get(timeout=20)
+    return world.fake.outbox.reports.get(timeout=60)
 
 
 def later(world: World, seconds: float) -> None:
