@@ -13,6 +13,7 @@ import pytest
 from tests.acceptance.service import Service
 from tests.support.waiting import wait_until
 
+#: A fifth of a second a step.
 SLOW = {"fake": "slow", "fake_step_s": 0.2}
 
 
@@ -33,7 +34,8 @@ def drain(service: Service, name: str) -> subprocess.CompletedProcess[str]:
 def test_a_drained_worker_finishes_its_job_and_leaves_and_the_last_one_stays(service: Service) -> None:
     service.start()
     service.ready(2)
-    jobs = [service.post(num_inference_steps=15, extra=SLOW)["id"] for _ in range(2)]
+    # Long enough for the command to start on a busy machine: what waits must not be given to the worker before it is told.
+    jobs = [service.post(num_inference_steps=50, extra=SLOW)["id"] for _ in range(2)]
     wait_until(lambda: all(service.job(job)["state"] == "running" for job in jobs), 60, "two running jobs")
     waiting = service.post()["id"]
     worker = service.job(jobs[0])["worker"]
@@ -77,6 +79,6 @@ def test_workers_that_are_told_to_stop_with_grace_finish_their_jobs_first(servic
 
     service.processes["workers"].send_signal(signal.SIGTERM)
 
-    assert service.processes["workers"].wait(40) == 0
+    assert service.processes["workers"].wait(90) == 0
     job = service.job(running)
     assert (job["state"], job["attempts"], job["losses"]) == ("succeeded", 1, 0)
