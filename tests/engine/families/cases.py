@@ -56,8 +56,9 @@ class Case(Struct, frozen=True, kw_only=True):
     experts: bool = False
     #: Whether it skips the first steps of a picture, by `extra.strength`.
     strength: bool = False
-    #: Whether its clips have sound.
+    #: Whether its clips can have sound; and what of a job's `extra` asks for it, where they do not have it by themselves.
     sound: bool = False
+    sound_by: str = ""
     #: What it draws is served under conditions, in words.
     note: str = ""
     #: Checks that fail, and why. Each must fail: what is mended is struck off here.
@@ -110,6 +111,15 @@ CASES: tuple[Case, ...] = (
     Case(name="HunyuanSkyreelsImageToVideoPipeline", build="hunyuan", picture="must", frame_step=4),
     Case(name="Kandinsky5T2VPipeline", build="kandinsky", frame_step=4),
     Case(name="Kandinsky5I2VPipeline", build="kandinsky", picture="must", frame_step=4, frame_least=17),
+    Case(
+        name="Cosmos3OmniPipeline",
+        build="cosmos",
+        picture="may",
+        frame_step=4,
+        sound=True,
+        sound_by="enable_sound",
+        note="its `cosmos_guardrail` is needed unless `enable_safety_checker` is false in `model_index.json`",
+    ),
     Case(name="Kandinsky6TI2VAPipeline", build="kandinsky", picture="may", frame_step=4, sound=True),
     Case(name="Kandinsky6TI2VAPipeline", variant="from text, silent", build="kandinsky", frame_step=4),
     Case(
@@ -240,7 +250,9 @@ def table() -> str:
     for case in sorted(CASES, key=lambda case: (case.output == "image", case.label)):
         limits = [f"`{field}` has no effect" for field in case.without if field != "size"]
         limits += ["chooses the size itself"] if "size" in case.without else []
-        limits += ["makes sound, too"] if case.sound else []
+        limits += (
+            [f"makes sound, too{f', with `extra.{case.sound_by}`' if case.sound_by else ''}"] if case.sound else []
+        )
         limits += [case.note] if case.note else []
         lines.append(
             f"| `{case.name}`{f', {case.variant}' if case.variant else ''} | {case.output} | {_FROM[case.picture]} | {_frames(case)} "
