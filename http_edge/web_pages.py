@@ -103,7 +103,7 @@ class WebPages:
             message = f"Host: {shown(text)} is neither a name nor an address, with or without a port"
             raise EdgeError("bad_header", message, param="Host", value=text, place="header", headers=CLOSE)
         name = match[1].lower().removesuffix(".")
-        if not (self._any_host or name[0] == "[" or _is_ipv4(name) or self._is_own(name)):
+        if not (self._any_host or name.startswith("[") or _is_ipv4(name) or self._is_own(name)):
             message = (
                 f"Host: {shown(text)} is not a name of this service, which answers to its addresses, to localhost, and to the names in"
                 " public_url and allowed_hosts"
