@@ -28,7 +28,7 @@ from broker.shell.router import Router
 from broker.shell.server import Server
 from broker.shell.sockets import Gate, Wires, ipc_path
 from broker.wire import descriptors, options, stopping
-from broker.wire.curve import is_tcp, listening_key
+from broker.wire.curve import is_tcp, list_directory, listening_key
 from broker.wire.logs import setup_logging
 
 logger = logging.getLogger(__name__)
@@ -132,9 +132,7 @@ def _gate(settings: BrokerSettings) -> Gate | None:
     keyed = next(((name, endpoint) for name, endpoint in settings.endpoints.items() if is_tcp(endpoint)), None)
     if keyed is None:
         return None
-    allowed = settings.curve_path / "allowed"
-    options.make_private_dir(settings.curve_path, "curve_dir")
-    options.make_private_dir(allowed, "curve_dir")
+    allowed = list_directory(settings.curve_path)
     key = listening_key(settings, *keyed)
     return Gate(key=key, allowed=allowed, front=settings.front_tcp, back=settings.back_tcp)
 

@@ -2,7 +2,8 @@
 
 The broker's pair lies in `<curve_dir>/broker.key`, its list of peers is `<curve_dir>/allowed/NAME.pub`, one file a peer. A peer's own key
 is `<curve_dir>/worker.key` or `edge.key` on the peer's machine; it holds the broker's public key too, so that nobody can play the broker.
-A key has one role: a worker's cannot act as an edge, nor the other way round. Files with a secret must be their owner's alone.
+A key has one role: a worker's cannot act as an edge, nor the other way round. Files with a secret must be their owner's alone; root's that
+nobody may write, as a mounted secret's are, may be read through this process's group.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from broker.wire.options import CommonSettings, SettingsError
+from broker.wire.options import CommonSettings, SettingsError, make_private_dir
 
 Role = Literal["worker", "edge"]
 
@@ -98,6 +99,34 @@ def listening_key(settings: CommonSettings, name: str, endpoint: str) -> BrokerK
 def read_broker(path: Path) -> BrokerKey:
     """The broker's pair. Raises `SettingsError`."""
     return _read(path, BrokerKey, secret=True)
+
+
+def list_directory(directory: Path) -> Path:
+    """The directory of the list of peers in a broker's `curve_dir`; made where they are missing. Raises `SettingsError`.
+
+    Each is private to this user, or a mounted secret's, whose files are checked one by one.
+    """
+    allowed = directory / "allowed"
+    if _is_mounted(directory):
+        if not allowed.is_dir():
+            raise SettingsError(
+                f"curve_dir: {str(allowed)!r} is no directory: mount the list of peers there, with NAME.pub for each of them"
+            )
+        _walk(allowed)
+        return allowed
+    make_private_dir(directory, "curve_dir")
+    if not _is_mounted(allowed):
+        make_private_dir(allowed, "curve_dir")
+    return allowed
+
+
+def _is_mounted(directory: Path) -> bool:
+    """Whether a directory is like a mounted secret's: root's, or with the sticky bit, and only root or this user changes where it leads."""
+    try:
+        status = _walk(directory).lstat()
+    except (SettingsError, OSError):
+        return False
+    return stat.S_ISDIR(status.st_mode) and (status.st_uid != os.getuid() or bool(status.st_mode & stat.S_ISVTX))
 
 
 def peer_key_path(settings: CommonSettings, role: Role, name: str, endpoint: str) -> Path | None:
@@ -180,13 +209,16 @@ def _read(path: Path, kind: type[K], *, secret: bool) -> K:
 
 
 def _follow(path: Path) -> Path:
-    """Where a path leads, itself when it is no link. Raises `SettingsError` where others could change where it leads, `OSError`.
+    """Where a path leads, itself when neither it nor its directory is a link. Raises `SettingsError` as `_walk` does, `OSError`."""
+    return _walk(path) if path.is_symlink() or path.parent.is_symlink() else path
+
+
+def _walk(path: Path) -> Path:
+    """Where a path leads. Raises `SettingsError` where others could change where it leads, `OSError`.
 
     Who can place a link could have another file read, so root or this user own each step and nobody else may write to its directories;
     those with the sticky bit may be written to, as a mounted secret's and /tmp are: there nobody replaces what another owns.
     """
-    if not path.is_symlink():
-        return path
     done, left, links = Path("/"), list(path.absolute().parts[1:]), 0
     while left:
         part = left.pop(0)
