@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from broker.wire.curve import list_directory, read_peer_key
+from broker.wire.curve import list_directory, read_allowed, read_broker, read_peer_key
 from broker.wire.options import SettingsError
 from tests.security.conftest import KeyDesk
 from tests.security.procs import broker_process
@@ -100,3 +101,32 @@ def test_a_directory_that_others_could_change_is_refused(desk: KeyDesk, mount: M
             directory.symlink_to(desk.directory)
     with pytest.raises(SettingsError, match=words):
         list_directory(directory)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize(("mode", "usable"), [(0o440, True), (0o400, False), (0o444, False)])
+def test_a_service_that_is_not_root_reads_roots_files_through_its_group(desk: KeyDesk, mode: int, usable: bool) -> None:
+    """The usual case in a pod: `runAsUser` and `fsGroup`."""
+    nobody = 65534
+    desk.add("node-1", "worker")
+    with tempfile.TemporaryDirectory() as path:
+        Path(path).chmod(0o755)
+        mount = Mount(Path(path) / "mount", desk)
+        mount.show("node-1")
+        for name in ("broker.key", "allowed/node-1.pub"):
+            os.chown(mount.path / name, 0, nobody)
+            (mount.path / name).chmod(mode)
+        child = os.fork()
+        if child == 0:
+            try:
+                os.setgroups([nobody])
+                os.setresgid(nobody, nobody, nobody)
+                os.setresuid(nobody, nobody, nobody)
+                read_allowed(list_directory(mount.path) / "node-1.pub")
+                read_broker(mount.path / "broker.key")
+            except SettingsError:
+                os._exit(2)
+            except BaseException:
+                os._exit(3)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (0 if usable else 2)
