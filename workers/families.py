@@ -109,6 +109,10 @@ FAMILIES = (
     _image("Cosmos2TextToImage", 1024, 35, 7.0, tokens=512, pack=2, side_multiple=16),
     _video("Cosmos2", "1280x704x93", 16, 35, 7.0, tokens=512, pack=2, side_multiple=16),
     _video("Cosmos", "1280x704x121", 30, 36, 7.0, tokens=512, temporal=8, pack=2, side_multiple=16),
+    # Its smallest size is a quarter of what is asked for.
+    _video(
+        "HeliosPyramid", "640x384x129", 24, 60, 5.0, tokens=512, pack=2, side_multiple=64, window=33, whole_windows=True
+    ),
     _video("Helios", "640x384x129", 24, 50, 5.0, tokens=512, pack=2, side_multiple=16, window=33, whole_windows=True),
     _video("Allegro", "1280x720x88", 15, 100, 7.5, tokens=512, pack=2, whole_latents=False, shortest=2),
     _video("StableVideoDiffusion", "1024x576x25", 7, 25, None, temporal=1, side_multiple=64, whole_latents=False),

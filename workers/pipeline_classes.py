@@ -24,17 +24,24 @@ _SCALARS = {"int", "float", "str", "bool"}
 #: How image-to-image pipelines leave out the first steps, where they round the steps that are left down.
 _STRENGTH_OF_STEPS = "int(num_inference_steps * strength)"
 
+#: How a combined pipeline names the one that draws.
+_DRAWN_BY = re.compile(r"self\.decoder_pipe = (\w+)\(")
+
 #: Parameters that the engine fills from the fields of a job, or keeps for itself: a client's `extra` does not reach them.
 RESERVED = frozenset({
     "prompt", "negative_prompt", "image", "height", "width", "num_frames", "frames", "video_length", "num_inference_steps",
     "guidance_scale", "guidance_scale_2", "max_sequence_length", "generator", "latents", "output_type", "return_dict",
     "num_images_per_prompt", "num_videos_per_prompt", "num_samples", "batch_size", "callback", "callback_steps",
     "callback_on_step_end", "callback_on_step_end_tensor_inputs", "attention_kwargs", "cross_attention_kwargs",
-    "joint_attention_kwargs", "max_area", "_auto_resize", "use_resolution_binning", "frame_rate", "fps",
+    "joint_attention_kwargs", "max_area", "_auto_resize", "use_resolution_binning", "frame_rate", "fps", "target_fps",
+    "pyramid_num_inference_steps_list",
 })  # fmt: skip
 
 #: Names under which pipelines take the number of frames.
 FRAME_COUNTS = ("num_frames", "frames", "video_length")
+
+#: Names under which pipelines take the number of steps; the second for a list, of each of the sizes that are drawn one after another.
+STEPS = ("num_inference_steps", "pyramid_num_inference_steps_list")
 
 #: Names under which pipelines take the scale of guidance; others keep it in a component, the guider.
 GUIDANCE = ("guidance_scale", "true_cfg_scale", "max_guidance_scale", "distilled_guidance_scale")
@@ -93,7 +100,7 @@ def pipeline_class(name: str) -> PipelineClass | None:
         name=name,
         parameters=_parameters(call),
         components=frozenset(_parameters(init)) if init is not None else frozenset(),
-        steps_by_strength=any(_STRENGTH_OF_STEPS in text for _, text in family),
+        steps_by_strength=any(_STRENGTH_OF_STEPS in text for _, text in (*family, *_drawing(family))),
     )
 
 
@@ -125,6 +132,12 @@ def _with_bases(name: str) -> Iterator[tuple[ast.ClassDef, str]]:
     for base in node.bases:
         if isinstance(base, ast.Name) and base.id.endswith("Pipeline") and base.id != "DiffusionPipeline":
             yield from _with_bases(base.id)
+
+
+def _drawing(family: list[tuple[ast.ClassDef, str]]) -> Iterator[tuple[ast.ClassDef, str]]:
+    """The classes that a combined pipeline draws with."""
+    for name in {found for _, text in family for found in _DRAWN_BY.findall(text)}:
+        yield from _with_bases(name)
 
 
 def _method(node: ast.ClassDef, name: str) -> ast.FunctionDef | None:

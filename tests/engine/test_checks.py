@@ -51,7 +51,7 @@ def _spec(**changes: Any) -> JobSpec:
         (
             Bare(),
             {"negative_prompt": "n", "num_inference_steps": 7, "max_sequence_length": 9},
-            ["prompt", "negative_prompt", "num_inference_steps", "max_sequence_length"],
+            ["prompt", "num_inference_steps", "negative_prompt", "max_sequence_length"],
         ),
     ],
 )

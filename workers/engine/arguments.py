@@ -50,6 +50,7 @@ def call_arguments(pipe: Any, spec: JobSpec, seed: int) -> dict[str, Any]:
         "_auto_resize": False,
         **_without_sound(pipe, spec),
         **dict.fromkeys(FRAME_COUNTS, _frame_count(pipe, spec)),
+        "pyramid_num_inference_steps_list": steps_of_sizes(pipe, spec.num_inference_steps),
         **_frame_rate(takes, spec),
         **_guidance(takes, spec),
     }
@@ -119,7 +120,13 @@ def _frame_rate(takes: Mapping[str, Any], spec: JobSpec) -> dict[str, Any]:
     """Some models are conditioned on the rate at which the clip is shown."""
     if "num_frames" not in takes:
         return {}
-    return {"frame_rate": spec.fps, "fps": round(spec.fps)}
+    return {"frame_rate": spec.fps, "fps": round(spec.fps), "target_fps": round(spec.fps)}
+
+
+def steps_of_sizes(pipe: Any, steps: int) -> list[int] | None:
+    """The steps shared among the sizes in which a clip is drawn, one after another, by Helios' schedulers."""
+    sizes = getattr(getattr(pipe, "scheduler", None), "config", {}).get("stages")
+    return [max(1, steps // sizes + (number < steps % sizes)) for number in range(sizes)] if sizes else None
 
 
 def _guidance(takes: Mapping[str, Any], spec: JobSpec) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from broker.wire.jobspec import JobSpec, ModelCard, steps_drawn
-from workers.engine.arguments import has_two_experts
+from workers.engine.arguments import has_two_experts, steps_of_sizes
 from workers.engine.errors import InvalidInput
-from workers.pipeline_classes import FLOW_SHIFT, is_extra
+from workers.pipeline_classes import FLOW_SHIFT, STEPS, is_extra
 
 
 def without_effect(pipe: Any, card: ModelCard, spec: JobSpec) -> Iterator[str]:
@@ -21,11 +21,10 @@ def without_effect(pipe: Any, card: ModelCard, spec: JobSpec) -> Iterator[str]:
         yield "prompt: this pipeline draws without one"
     asked = {
         "negative_prompt": spec.negative_prompt if spec.negative_prompt != usual.negative_prompt else None,
-        "num_inference_steps": spec.num_inference_steps
-        if spec.num_inference_steps != usual.num_inference_steps
-        else None,
         "max_sequence_length": spec.max_sequence_length,
     }
+    if spec.num_inference_steps != usual.num_inference_steps:
+        yield from _steps_not_taken(pipe, takes, spec.num_inference_steps)
     for field, value in asked.items():
         if value and field not in takes:
             yield f"{field}: this pipeline takes none; it was not used"
@@ -38,6 +37,13 @@ def without_effect(pipe: Any, card: ModelCard, spec: JobSpec) -> Iterator[str]:
             yield f"extra.{key}: a request does not set this argument of the pipeline; it was not used"
         elif key not in takes:
             yield f"extra.{key}: this pipeline takes no such argument; it was not used"
+
+
+def _steps_not_taken(pipe: Any, takes: Mapping[str, Any], steps: int) -> Iterator[str]:
+    if not any(name in takes for name in STEPS):
+        yield "num_inference_steps: this pipeline takes none; it was not used"
+    elif STEPS[0] not in takes and steps < (least := len(steps_of_sizes(pipe, steps) or ())):
+        yield f"num_inference_steps: {least} sizes are drawn one after another, each in one step or more; {least} were used"
 
 
 def guidance_was_off(pipe: Any, card: ModelCard, spec: JobSpec, arguments: dict[str, Any]) -> Iterator[str]:

@@ -133,7 +133,8 @@ class _Steps:
         self._taken += 1
         self._called += 1
         self._device.synchronise()
-        total = max(int(getattr(pipe, "_num_timesteps", None) or self._total), self._called)
+        # A scheduler may take more steps than the bar was made for, and a pipeline that draws in several sizes counts those of each.
+        total = max(int(getattr(pipe, "_num_timesteps", None) or 0), self._total, self._called)
         if not self._bars and self._called == 1:
             self._begin(total)
         # What is no number stays so. Looked for after the first step, so that broken weights do not cost a whole job, and before decoding.

@@ -7,6 +7,7 @@ from typing import Any
 from diffusers import (
     AutoencoderKLFlux2,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinKVPipeline,
     Flux2KleinPipeline,
     Flux2Pipeline,
     Flux2Transformer2DModel,
@@ -56,9 +57,9 @@ def flux2_transformer(guidance_embeds: bool) -> Any:
     ).eval()  # fmt: skip
 
 
-def klein() -> Any:
+def klein(kind: Any) -> Any:
     """Its prompt's embeddings are those of the layers 9, 18 and 27."""
-    return Flux2KleinPipeline(
+    return kind(
         **flux2_common(),
         tokenizer=parts.tokenizer(length=512, template=parts.chat()),
         text_encoder=parts.qwen3(num_hidden_layers=28, hidden_size=16, intermediate_size=16),
@@ -81,5 +82,6 @@ BUILDERS = {
     "FluxPipeline": lambda: FluxPipeline(**common(), transformer=transformer()),
     "FluxImg2ImgPipeline": lambda: FluxImg2ImgPipeline(**common(), transformer=transformer()),
     "FluxKontextPipeline": lambda: FluxKontextPipeline(**common(), transformer=transformer()),
-    "Flux2KleinPipeline": klein,
+    "Flux2KleinPipeline": lambda: klein(Flux2KleinPipeline),
+    "Flux2KleinKVPipeline": lambda: klein(Flux2KleinKVPipeline),
 }

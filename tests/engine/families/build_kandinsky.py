@@ -6,6 +6,7 @@ from typing import Any
 
 from diffusers import (
     AutoencoderKLHunyuanVideo,
+    DDIMScheduler,
     DDPMScheduler,
     FlowMatchEulerDiscreteScheduler,
     Kandinsky3Img2ImgPipeline,
@@ -17,7 +18,10 @@ from diffusers import (
     Kandinsky5Transformer3DModel,
     Kandinsky6TI2VAPipeline,
     Kandinsky6Transformer3DModel,
+    KandinskyCombinedPipeline,
+    KandinskyImg2ImgCombinedPipeline,
     KandinskyV22CombinedPipeline,
+    KandinskyV22Img2ImgCombinedPipeline,
     MMAudioVAE,
     MMAudioVocoder,
     PriorTransformer,
@@ -25,32 +29,65 @@ from diffusers import (
     UNet2DConditionModel,
     VQModel,
 )
+from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
 
 from tests.engine.families import parts
 
 
-def combined_22() -> Any:
-    return KandinskyV22CombinedPipeline(
-        unet=UNet2DConditionModel(
-            in_channels=4, out_channels=8, addition_embed_type="image", block_out_channels=(8, 16), layers_per_block=1,
-            down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"), mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-            up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), encoder_hid_dim=parts.TEXT, norm_num_groups=4,
-            encoder_hid_dim_type="image_proj", cross_attention_dim=parts.TEXT, attention_head_dim=4, class_embed_type=None,
-            resnet_time_scale_shift="scale_shift",
-        ).eval(),
-        scheduler=DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="linear", prediction_type="epsilon"),
-        movq=movq(),
-        prior_prior=PriorTransformer(
+def unet_2(**changes: Any) -> Any:
+    return UNet2DConditionModel(**{
+        "in_channels": 4, "out_channels": 8, "block_out_channels": (8, 16), "layers_per_block": 1,
+        "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        "mid_block_type": "UNetMidBlock2DSimpleCrossAttn", "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        "encoder_hid_dim": parts.TEXT, "norm_num_groups": 4, "cross_attention_dim": parts.TEXT, "attention_head_dim": 4,
+        "resnet_time_scale_shift": "scale_shift", **changes,
+    }).eval()  # fmt: skip
+
+
+def prior_2() -> dict[str, Any]:
+    """What draws the embedding of a picture from the prompt."""
+    return {
+        "prior_prior": PriorTransformer(
             num_attention_heads=2, attention_head_dim=12, embedding_dim=parts.TEXT, num_layers=1
         ).eval(),
-        prior_image_encoder=parts.clip_vision(image_size=224, patch_size=56),
-        prior_text_encoder=parts.clip_text(projection=True),
-        prior_tokenizer=parts.tokenizer(),
-        prior_scheduler=UnCLIPScheduler(
+        "prior_image_encoder": parts.clip_vision(image_size=224, patch_size=56),
+        "prior_text_encoder": parts.clip_text(projection=True),
+        "prior_tokenizer": parts.tokenizer(),
+        "prior_scheduler": UnCLIPScheduler(
             variance_type="fixed_small_log", prediction_type="sample", num_train_timesteps=1000, clip_sample_range=10.0
         ),
-        prior_image_processor=parts.clip_image_processor(224),
-    )  # fmt: skip
+        "prior_image_processor": parts.clip_image_processor(224),
+    }
+
+
+def combined_21() -> dict[str, Any]:
+    """The prompt enters the UNet beside the embedding, through a multilingual CLIP."""
+    return {
+        **prior_2(),
+        "text_encoder": MultilingualCLIP(
+            MCLIPConfig(
+                numDims=parts.TEXT, transformerDimensions=parts.TEXT, hidden_size=parts.TEXT, intermediate_size=37,
+                num_attention_heads=4, num_hidden_layers=1, vocab_size=parts.VOCABULARY,
+            )
+        ).eval(),
+        "tokenizer": parts.tokenizer(),
+        "unet": unet_2(addition_embed_type="text_image", encoder_hid_dim_type="text_image_proj"),
+        "scheduler": DDIMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1
+        ),
+        "movq": movq(),
+    }  # fmt: skip
+
+
+def combined_22() -> dict[str, Any]:
+    return {
+        **prior_2(),
+        "unet": unet_2(addition_embed_type="image", encoder_hid_dim_type="image_proj"),
+        "scheduler": DDPMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="linear", prediction_type="epsilon"
+        ),
+        "movq": movq(),
+    }
 
 
 def movq() -> Any:
@@ -120,7 +157,10 @@ def video_vae() -> Any:
 
 
 BUILDERS = {
-    "KandinskyV22CombinedPipeline": combined_22,
+    "KandinskyCombinedPipeline": lambda: KandinskyCombinedPipeline(**combined_21()),
+    "KandinskyImg2ImgCombinedPipeline": lambda: KandinskyImg2ImgCombinedPipeline(**combined_21()),
+    "KandinskyV22CombinedPipeline": lambda: KandinskyV22CombinedPipeline(**combined_22()),
+    "KandinskyV22Img2ImgCombinedPipeline": lambda: KandinskyV22Img2ImgCombinedPipeline(**combined_22()),
     "Kandinsky3Pipeline": lambda: Kandinsky3Pipeline(**common_3()),
     "Kandinsky3Img2ImgPipeline": lambda: Kandinsky3Img2ImgPipeline(**common_3()),
     "Kandinsky5T2VPipeline": lambda: Kandinsky5T2VPipeline(

@@ -9,6 +9,7 @@ from diffusers import (
     AutoencoderKLLTX2Video,
     AutoencoderKLLTXVideo,
     FlowMatchEulerDiscreteScheduler,
+    LTX2ConditionPipeline,
     LTX2ImageToVideoPipeline,
     LTX2Pipeline,
     LTX2VideoTransformer3DModel,
@@ -78,6 +79,7 @@ BUILDERS = {
     "LTXPipeline": lambda: LTXPipeline(**common()),
     "LTXImageToVideoPipeline": lambda: LTXImageToVideoPipeline(**common()),
     "LTXConditionPipeline": lambda: LTXConditionPipeline(**common()),
+    "LTX2ConditionPipeline": lambda: LTX2ConditionPipeline(**common_2()),
     "LTX2Pipeline": lambda: LTX2Pipeline(**common_2()),
     "LTX2ImageToVideoPipeline": lambda: LTX2ImageToVideoPipeline(**common_2()),
 }

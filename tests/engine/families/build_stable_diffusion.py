@@ -8,6 +8,7 @@ from diffusers import (
     DDIMScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    LatentConsistencyModelImg2ImgPipeline,
     LatentConsistencyModelPipeline,
     LCMScheduler,
     SD3Transformer2DModel,
@@ -18,7 +19,6 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLInstructPix2PixPipeline,
-    StableDiffusionXLPAGPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -72,6 +72,15 @@ def common_xl() -> dict[str, Any]:
     }
 
 
+def common_lcm() -> dict[str, Any]:
+    """The scale of guidance is an input of the UNet."""
+    return {
+        **common(),
+        "scheduler": LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+        "unet": unet(time_cond_proj_dim=16),
+    }
+
+
 def common_3() -> dict[str, Any]:
     return {
         "tokenizer": parts.tokenizer(),
@@ -100,11 +109,8 @@ BUILDERS = {
     "StableDiffusionXLInstructPix2PixPipeline": lambda: StableDiffusionXLInstructPix2PixPipeline(
         **common_xl(), unet=unet_xl(in_channels=8)
     ),
-    "StableDiffusionXLPAGPipeline": lambda: StableDiffusionXLPAGPipeline(**common_xl(), unet=unet_xl()),
     "StableDiffusion3Pipeline": lambda: StableDiffusion3Pipeline(**common_3()),
     "StableDiffusion3Img2ImgPipeline": lambda: StableDiffusion3Img2ImgPipeline(**common_3()),
-    "LatentConsistencyModelPipeline": lambda: LatentConsistencyModelPipeline(
-        **{**common(), "scheduler": LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")},
-        unet=unet(time_cond_proj_dim=16),
-    ),
+    "LatentConsistencyModelPipeline": lambda: LatentConsistencyModelPipeline(**common_lcm()),
+    "LatentConsistencyModelImg2ImgPipeline": lambda: LatentConsistencyModelImg2ImgPipeline(**common_lcm()),
 }

@@ -14,8 +14,10 @@ from diffusers import (
     FlowMapEulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     HeliosPipeline,
+    HeliosPyramidPipeline,
     HeliosScheduler,
     HeliosTransformer3DModel,
+    SkyReelsV2DiffusionForcingImageToVideoPipeline,
     SkyReelsV2DiffusionForcingPipeline,
     SkyReelsV2ImageToVideoPipeline,
     SkyReelsV2Pipeline,
@@ -97,14 +99,25 @@ def any_flow() -> Any:
     )  # fmt: skip
 
 
-def helios() -> Any:
-    return HeliosPipeline(
-        **{**common(), "scheduler": HeliosScheduler(stage_range=[0, 1], stages=1, use_dynamic_shifting=True)},
-        transformer=HeliosTransformer3DModel(
+def helios_common() -> dict[str, Any]:
+    return {
+        **common(),
+        "transformer": HeliosTransformer3DModel(
             patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=parts.TEXT,
             freq_dim=16, ffn_dim=32, num_layers=2, rope_dim=(4, 4, 4),
         ).eval(),
-    )  # fmt: skip
+    }  # fmt: skip
+
+
+def helios() -> Any:
+    scheduler = HeliosScheduler(stage_range=[0, 1], stages=1, use_dynamic_shifting=True)
+    return HeliosPipeline(**{**helios_common(), "scheduler": scheduler})
+
+
+def helios_pyramid() -> Any:
+    """Each window is drawn in three sizes, one after another. At the scheduler's own gamma the noise's covariance is singular."""
+    scheduler = HeliosScheduler(use_dynamic_shifting=True, gamma=0.3)
+    return HeliosPyramidPipeline(**{**helios_common(), "scheduler": scheduler})
 
 
 def any_flow_far() -> Any:
@@ -122,6 +135,7 @@ BUILDERS = {
     "ChronoEditPipeline": chrono_edit,
     "AnyFlowPipeline": any_flow,
     "HeliosPipeline": helios,
+    "HeliosPyramidPipeline": helios_pyramid,
     "WanPipeline": lambda: WanPipeline(**common(), transformer=transformer()),
     "WanPipeline, two experts": lambda: WanPipeline(
         **common(), transformer=transformer(), transformer_2=transformer(), boundary_ratio=0.875
@@ -138,6 +152,9 @@ BUILDERS = {
         transformer=skyreels(4 + 4 + 4, image_dim=parts.TEXT),
         image_encoder=parts.clip_vision(),
         image_processor=parts.clip_image_processor(),
+    ),
+    "SkyReelsV2DiffusionForcingImageToVideoPipeline": lambda: SkyReelsV2DiffusionForcingImageToVideoPipeline(
+        **skyreels_common(), transformer=skyreels()
     ),
     "SkyReelsV2DiffusionForcingPipeline": lambda: SkyReelsV2DiffusionForcingPipeline(
         **skyreels_common(), transformer=skyreels()
