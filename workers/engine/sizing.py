@@ -44,7 +44,7 @@ def _attributes(pipe: Any, spec: JobSpec) -> Iterator[tuple[Any, str, Any]]:
     if type(pipe).__name__.startswith(_FIXED_AREA):
         # Sides are scaled by the root of the two areas and rounded down: a hair above 1 leaves them as they are.
         yield pipe, "default_sample_size", math.sqrt(spec.width * spec.height) / pipe.vae_scale_factor * (1 + 1e-9)
-    drawing = getattr(pipe, "decoder_pipe", None)
+    drawing: Any = getattr(pipe, "decoder_pipe", None)
     if type(drawing).__name__ in _SWAPPED_SIDES:
         prepare = drawing.image_processor.preprocess
         # The picture has the size already.

@@ -222,7 +222,7 @@ CASES: tuple[Case, ...] = (
     Case(name="KandinskyImg2ImgCombinedPipeline", build="kandinsky", output="image", picture="must", strength=True),
     Case(name="KandinskyV22Img2ImgCombinedPipeline", build="kandinsky", output="image", picture="must", strength=True),
     Case(name="SkyReelsV2DiffusionForcingImageToVideoPipeline", build="wan", picture="must", frame_step=4),
-    Case(name="LTX2ConditionPipeline", build="ltx", frame_step=8),
+    Case(name="LTX2ConditionPipeline", build="ltx", frame_step=8, sound=True),
     Case(name="HeliosPyramidPipeline", build="wan", picture="may", frame_choices=(33, 65, 97, 129, 165, 197, 229)),
     Case(
         name="Flux2KleinKVPipeline",
