@@ -1,10 +1,15 @@
-"""uvicorn's HTTP protocol with a bound on the head of a request, which it would otherwise collect however long it gets."""
+"""uvicorn's HTTP protocol with a bound on the head of a request, and which tells the request that is being answered when its client left.
+
+uvicorn collects a head however long it gets; and of requests sent one behind the other on a connection it tells only the last one that the
+connection is gone, so that the first would go on for nobody.
+"""
 
 from __future__ import annotations
 
 import asyncio
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 #: Request line and headers, bytes. What is within it and still too much is refused in the API's own words (`access`).
 MAX_HEAD_BYTES = 128 * 1024
@@ -19,11 +24,12 @@ _REFUSAL = (
 
 
 class CappedProtocol(HttpToolsProtocol):
-    """Ends a connection whose head is too long, or too long in coming."""
+    """Ends a connection whose head is too long, or too long in coming; ends what is being answered with its connection."""
 
     _in_head = True
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
+    _answering: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -31,6 +37,11 @@ class CappedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self.pipeline.clear()
+        answering = self._answering
+        if answering is not None and not answering.response_complete:
+            answering.disconnected = True
+            answering.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -63,6 +74,10 @@ class CappedProtocol(HttpToolsProtocol):
             authority = self.url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
             self.headers[:] = [(name, authority if name == b"host" else value) for name, value in self.headers]
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _head_is_late(self) -> None:
         self._head_timer = None

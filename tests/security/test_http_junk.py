@@ -103,6 +103,22 @@ def test_requests_that_are_none_are_refused_and_never_taken_for_two(service: Ser
         assert answer.count(b"HTTP/1.1 ") <= 1
 
 
+def test_a_client_that_leaves_with_requests_waiting_behind_one_ends_that_one(service: Service) -> None:
+    body = b'{"prompt": "left", "fake": "slow", "fake_step_s": 0.2, "num_inference_steps": 50}'
+    head = b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\n"
+    with socket.create_connection(("127.0.0.1", service.port)) as connection:
+        connection.sendall(head + b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+        connection.sendall(b"GET /v1/workers HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3)
+        wait_until(lambda: left(service, "running"), 20)
+    wait_until(lambda: left(service, "cancelled"), 8)
+
+
+def left(service: Service, state: str) -> bool:
+    """Whether the job of a client that leaves is in this state."""
+    jobs = service.http.get("/v1/jobs", params={"state": state}).json()["data"]
+    return any(job["spec"]["prompt"] == "left" for job in jobs)
+
+
 def test_a_very_long_path_and_a_very_long_query(service: Service) -> None:
     for target in (b"/" + b"a" * 60_000, b"/v1/jobs?" + b"a=b&" * 15_000, b"/v1/jobs/" + b"%00" * 5_000):
         answer = send(service, b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
