@@ -20,9 +20,13 @@ _UNFIT = (
     (r".*Inpaint|.*Fill|RePaint|PaintByExample|.*DiffEdit", "a mask"),
     (r".*Control|.*Adapter|.*GLIGEN|.*VisualCloze|.*Redux", "a control image"),
     (r".*VideoToVideo|.*Video2Video|.*VideoTransfer|.*V2V|LucyEdit|WanAnimate|Cosmos2_5_Transfer|LTX2?InContext|.*Kandinsky6SR", "a video"),
-    (r".*Upscale|.*Upsample|.*SuperResolution|.*Refiner|.*TemporalRefine|.*DiffusionDecode|Marigold|.*Depth2Img", "something to refine"),
+    (r".*Upscale|.*Upsample|.*SuperResolution|.*Refiner|.*TemporalRefine|.*DiffusionDecode|Marigold", "something to refine"),
     (r".*Prior|.*Decoder|LTXI2VLong|SanaWM|LTX2HDR|LTX2DFR", "another pipeline around it"),
-    (r".*Audio|.*Music|AceStep|Spectrogram|ShapE|RFD4|LLaDA|DiffusionGemma|.*LDM3D", "an output that is neither video nor image"),
+    (
+        r".*Audio|.*Music|AceStep|DanceDiffusion|Spectrogram|ShapE|RFD4|LLaDA|DiffusionGemma|.*LDM3D",
+        "an output that is neither video nor image",
+    ),
+    (r".*Onnx", "ONNX Runtime"),
     (r"ConsisID", "the features of a face"),
     (r"JoyImageEditPlus", "a list of images"),
     (r".*Pix2PixZero", "the embeddings of two prompts"),
@@ -30,7 +34,7 @@ _UNFIT = (
 
 #: Pipelines whose image has a default, and which draw nothing without one.
 _NEEDS_IMAGE = (
-    r".*(ImageToVideo|Image2Video|(?<!T)I2V|Img2Img|I2I|ImageVariation|InstructPix2Pix)"
+    r".*(ImageToVideo|Image2Video|(?<!T)I2V|Img2Img|I2I|Depth2Img|ImageVariation|InstructPix2Pix)"
     r"|JoyImageEdit|QwenImageEdit|QwenImageLayered|LongCatImageEdit|BriaFiboEdit"
 )
 

@@ -43,6 +43,8 @@ class Case(Struct, frozen=True, kw_only=True):
     #: Which of its builders, where one class serves models that differ; part of the case's name.
     variant: str = ""
     output: Literal["video", "image"] = "video"
+    #: Whether it draws from a prompt; without one nothing is encoded.
+    prompt: bool = True
     #: Whether a picture may or must be given.
     picture: Literal["no", "may", "must"] = "no"
     #: Frame counts are `frame_step` x k + `frame_offset`, or one of `frame_choices`.
@@ -240,6 +242,34 @@ CASES: tuple[Case, ...] = (
         picture="must",
         without=("negative_prompt",),
     ),
+    Case(name="IFPipeline", build="pixels", output="image"),
+    Case(name="IFImg2ImgPipeline", build="pixels", output="image", picture="must", strength=True, without=("size",)),
+    Case(
+        name="DDPMPipeline",
+        build="pixels",
+        output="image",
+        prompt=False,
+        without=("negative_prompt", "guidance_scale", "size"),
+    ),
+    Case(
+        name="DDIMPipeline",
+        build="pixels",
+        output="image",
+        prompt=False,
+        without=("negative_prompt", "guidance_scale", "size"),
+    ),
+    Case(
+        name="ConsistencyModelPipeline",
+        build="pixels",
+        output="image",
+        prompt=False,
+        without=("negative_prompt", "guidance_scale", "size"),
+    ),
+    Case(name="StableDiffusionDepth2ImgPipeline", build="older", output="image", picture="must", strength=True),
+    Case(name="LDMTextToImagePipeline", build="older", output="image", without=("negative_prompt",)),
+    Case(name="StableDiffusionPanoramaPipeline", build="older", output="image"),
+    Case(name="StableDiffusionSAGPipeline", build="older", output="image"),
+    Case(name="SemanticStableDiffusionPipeline", build="older", output="image"),
 )
 
 
@@ -272,6 +302,8 @@ UNFIT: Mapping[str, str] = MappingProxyType(
         "KandinskyV22PriorPipeline": "another pipeline around it",
         "StableAudioPipeline": "an output that is neither video nor image",
         "ConsisIDPipeline": "the features of a face",
+        "DanceDiffusionPipeline": "an output that is neither video nor image",
+        "OnnxStableDiffusionPipeline": "ONNX Runtime",
     }
 )
 
@@ -296,8 +328,9 @@ def table() -> str:
             [f"makes sound, too{f', with `extra.{case.sound_by}`' if case.sound_by else ''}"] if case.sound else []
         )
         limits += [case.note] if case.note else []
+        source = _FROM[case.picture] if case.prompt else "noise alone"
         lines.append(
-            f"| `{case.name}`{f', {case.variant}' if case.variant else ''} | {case.output} | {_FROM[case.picture]} | {_frames(case)} "
+            f"| `{case.name}`{f', {case.variant}' if case.variant else ''} | {case.output} | {source} | {_frames(case)} "
             f"| {'; '.join(limits)} | {'; '.join(_open(case))} |"
         )
     return "\n".join(lines)
