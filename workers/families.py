@@ -117,7 +117,6 @@ FAMILIES = (
     _video("Allegro", "1280x720x88", 15, 100, 7.5, tokens=512, pack=2, whole_latents=False, shortest=2),
     _video("StableVideoDiffusion", "1024x576x25", 7, 25, None, temporal=1, side_multiple=64, whole_latents=False),
     _video("I2VGenXL", "1280x704x16", 16, 50, 9.0, temporal=1, side_multiple=64, whole_latents=False),
-    _video("TextToVideoZero", "512x512x8", 4, 50, 7.5, temporal=1, whole_latents=False),
     _video("TextToVideoSD", "576x320x16", 8, 50, 9.0, temporal=1, whole_latents=False),
     _video("AnimateDiffSDXL", "1024x1024x16", 8, 50, 5.0, temporal=1, whole_latents=False),
     _video("AnimateDiff|PIA", "512x512x16", 8, 50, 7.5, temporal=1, whole_latents=False),

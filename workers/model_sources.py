@@ -80,7 +80,7 @@ def read_json(name: str, path: Path) -> dict[str, Any]:
 
 def config(directory: Path | None, part: str) -> dict[str, Any]:
     """The config of one part of the model; empty when there is none."""
-    return read_json(part, directory / part / "config.json") if directory is not None else {}
+    return read_json(directory.name, directory / part / "config.json") if directory is not None else {}
 
 
 def _is_hub_id(source: str) -> bool:

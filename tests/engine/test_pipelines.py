@@ -119,6 +119,18 @@ def test_a_vae_that_only_decodes_in_tiles_is_always_tiled() -> None:
         assert (vae.use_tiling, usual.use_tiling) == (True, on)
 
 
+_VAE_WEIGHTS = Path("vae", "diffusion_pytorch_model.safetensors")
+
+
+def _cut(file: Path, off: int) -> None:
+    file.write_bytes(file.read_bytes()[:-off])
+
+
+def _link(file: Path) -> None:
+    file.unlink()
+    file.symlink_to("/nowhere/weights")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -133,8 +145,25 @@ def test_a_vae_that_only_decodes_in_tiles_is_always_tiled() -> None:
             lambda model: (model / "transformer" / "diffusion_pytorch_model.safetensors").unlink(),
             "diffusion_pytorch_model",
         ),
+        (
+            lambda model: _cut(model / _VAE_WEIGHTS, 1000),
+            "vae/diffusion_pytorch_model.safetensors is cut short: [0-9]+ of [0-9]+ bytes",
+        ),
+        (lambda model: (model / _VAE_WEIGHTS).write_bytes(b""), "is cut short: 0 of 8 bytes"),
+        (lambda model: _link(model / _VAE_WEIGHTS), "is a link to /nowhere/weights, which is not there"),
+        (lambda model: shutil.rmtree(model / "vae"), "its vae, which model_index.json names, is not in the directory"),
     ],
-    ids=["no directory", "no index", "config is no JSON", "weights are no weights", "weights are missing"],
+    ids=[
+        "no directory",
+        "no index",
+        "config is no JSON",
+        "weights are no weights",
+        "weights are missing",
+        "weights are cut short",
+        "weights are empty",
+        "weights are a link",
+        "a part is missing",
+    ],
 )
 def test_damaged_model_is_named(demo_card: ModelCard, tmp_path: Path, damage: object, message: str) -> None:
     model = tmp_path / "model"

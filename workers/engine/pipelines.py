@@ -25,7 +25,7 @@ from workers.engine.failures import classify
 from workers.engine.packages import missing_package, missing_quantiser
 from workers.engine.prompts import remember_prompts
 from workers.engine.tiles import cover_whole
-from workers.engine.weights import float8_parts, loose_loras, variant_of, weights_bytes
+from workers.engine.weights import damage, float8_parts, loose_loras, variant_of, weights_bytes
 from workers.model_sources import find
 
 logger = logging.getLogger(__name__)
@@ -120,6 +120,9 @@ class Pipelines:
         directory = find(card.source)
         if directory is not None and (missing := missing_quantiser(directory)):
             raise LoadError(f"model {card.name!r} cannot be loaded from {card.source!r}: {missing}")
+        # What is not in the hub's cache may be fetched.
+        if local and directory is not None and (why := damage(directory)):
+            raise LoadError(f"model {card.name!r} cannot be loaded from {card.source!r}: {why}")
         variant = variant_of(directory) if directory is not None else None
         if directory is not None:
             _say_what_is_changed(card, directory, self.device.dtype)

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 #: name, variant, shard: `model.fp16-00001-of-00002.safetensors`, or with the variant after the shard.
 _FILE = re.compile(
@@ -25,6 +26,21 @@ def variant_of(directory: Path) -> str | None:
     shared = set.intersection(*lacking) if lacking else set()
     variants = {variant for variant in shared if variant is not None}
     return next((variant for variant in _PREFERRED if variant in variants), min(variants, default=None))
+
+
+def damage(directory: Path) -> str:
+    """One sentence on what of a model's directory is not there or not whole; "" when nothing is seen by names, sizes and headers."""
+    for part, value in _index(directory).items():
+        named = isinstance(value, list) and len(value) == 2 and all(isinstance(word, str) for word in value)
+        if named and not (directory / part).is_dir():
+            return f"its {part}, which model_index.json names, is not in the directory"
+    for file in sorted(directory.glob("*/*")):
+        if file.is_symlink() and not file.exists():
+            return f"{file.parent.name}/{file.name} is a link to {file.readlink()}, which is not there"
+    for file, _ in _weight_files(directory):
+        if file.suffix == ".safetensors" and file.is_file() and (wanted := _whole_size(file)) > file.stat().st_size:
+            return f"{file.parent.name}/{file.name} is cut short: {file.stat().st_size} of {wanted} bytes"
+    return ""
 
 
 def weights_bytes(directory: Path) -> int:
@@ -63,6 +79,33 @@ def _parts(directory: Path) -> dict[str, dict[str | None, list[Path]]]:
 
 def _weight_files(directory: Path) -> Iterator[tuple[Path, re.Match[str]]]:
     return ((file, match) for file in sorted(directory.glob("*/*")) if (match := _FILE.fullmatch(file.name)))
+
+
+def _index(directory: Path) -> dict[str, Any]:
+    try:
+        value = json.loads((directory / "model_index.json").read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _whole_size(file: Path) -> int:
+    """Bytes that a safetensors file has by its header; 0 when it has none of that kind (as a pointer to a file in Git LFS)."""
+    with file.open("rb") as stream:
+        lead = stream.read(8)
+        size = int.from_bytes(lead, "little")
+        if len(lead) < 8:
+            return 8
+        if size > _MAX_HEADER:
+            return 0
+        header = stream.read(size)
+    if len(header) < size:
+        return 8 + size
+    try:
+        ends = [entry["data_offsets"][1] for name, entry in json.loads(header).items() if name != "__metadata__"]
+        return 8 + size + max(ends, default=0)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return 0
 
 
 def _is_quantised(part: Path) -> bool:
