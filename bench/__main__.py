@@ -3,7 +3,7 @@
 import sys
 
 from bench.cli import main
-from broker.wire import stopping
+from broker.runtime import signals
 
 if __name__ == "__main__":
-    stopping.leave(main(sys.argv[1:]))
+    signals.leave(main(sys.argv[1:]))

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import everything, plot, report
+from bench import everything
 from bench.commands import COMMANDS, Command
-from bench.errors import BadPlan, BenchError
+from bench.report import plot, report
+from bench.report.errors import BadPlan, BenchError
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -8,8 +8,10 @@ from typing import Any
 
 from msgspec import Struct
 
-from bench import brokerbench, cancel, engine, http, lists, load, peers, plans, pool, recover, scale, workload
-from bench.report import Report
+from bench.peers import peers
+from bench.report import plans
+from bench.report.report import Report
+from bench.suites import brokerbench, cancel, engine, http, lists, load, pool, recover, scale, workload
 
 
 class Command(Struct, frozen=True, kw_only=True):

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import page, plot, report
 from bench.commands import COMMANDS, Command
-from bench.errors import BadPlan, BenchError
-from bench.profile import hot_spots
+from bench.report import page, plot, report
+from bench.report.errors import BadPlan, BenchError
+from bench.suites.profile import hot_spots
 
 NAME = "all"
 #: Jobs of a quick profile: each is two flushes of the disk.

@@ -15,21 +15,22 @@ from pathlib import Path
 
 from broker import keys_cli, set_aside_cli
 from broker.core.machine import Core
+from broker.runtime import rlimits, signals
+from broker.runtime import settings as runtime_settings
+from broker.runtime.curve_keys import is_tcp, list_directory, listening_key
+from broker.runtime.errors import BindFailed, HomeUnwritable, ShellError
+from broker.runtime.logs import setup_logging
 from broker.settings import BrokerSettings, check
 from broker.shell.clock import Timeline, open_timeline
-from broker.shell.disk import Disk
-from broker.shell.errors import BindFailed, HomeUnwritable, ShellError
-from broker.shell.journal import Journal
-from broker.shell.junk import Junk
-from broker.shell.lock import Lock
+from broker.shell.journal.disk import Disk
+from broker.shell.journal.journal import Journal
+from broker.shell.journal.lock import Lock
 from broker.shell.metrics import Metrics
+from broker.shell.net.peer_limits import Junk
+from broker.shell.net.sockets import Gate, Wires, ipc_path
 from broker.shell.recovery import Recovery
 from broker.shell.router import Router
 from broker.shell.server import Server
-from broker.shell.sockets import Gate, Wires, ipc_path
-from broker.wire import descriptors, options, stopping
-from broker.wire.curve import is_tcp, list_directory, listening_key
-from broker.wire.logs import setup_logging
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +53,11 @@ def main(argv: Sequence[str]) -> int:
     if argv[:1] == ["set-aside"]:
         return set_aside_cli.main(argv[1:], os.environ)
     try:
-        settings = options.load(BrokerSettings, "python -m broker", "broker", argv, os.environ, DESCRIPTION)
+        settings = runtime_settings.load(BrokerSettings, "python -m broker", "broker", argv, os.environ, DESCRIPTION)
         check(settings)
         setup_logging(settings.log_level, "broker")
         run(settings)
-    except options.SettingsError as error:
+    except runtime_settings.SettingsError as error:
         print(f"broker: {error}", file=sys.stderr)
         return 2
     except ShellError as error:
@@ -75,7 +76,7 @@ def run(settings: BrokerSettings) -> None:
         said = f"home: {str(home)!r} cannot be made: {error.strerror}"
         if error.errno in _UNWRITABLE:
             raise HomeUnwritable(said) from None
-        raise options.SettingsError(said) from None
+        raise runtime_settings.SettingsError(said) from None
     with ExitStack() as stack:
         # The lock comes before the journal and the sockets, and is let go after both.
         stack.callback(Lock(home / "broker.lock").release)
@@ -94,7 +95,7 @@ def run(settings: BrokerSettings) -> None:
         gc.disable()  # nothing that is loaded is garbage
         recovery = Recovery(core, journal)
         jobs = recovery.load(clock())
-        descriptors.allow_many()
+        rlimits.allow_many()
         wires = _open_wires(settings)
         stack.callback(wires.close)
         logger.info(
@@ -114,7 +115,7 @@ def run(settings: BrokerSettings) -> None:
 def _lock_endpoint(endpoint: str) -> Lock:
     """Brokers of two homes may have been given one path; the second to bind it would cut off the first."""
     path = ipc_path(endpoint)
-    options.make_private_dir(path.parent)
+    runtime_settings.make_private_dir(path.parent)
     return Lock(path.with_name(path.name + ".lock"))
 
 
@@ -154,6 +155,6 @@ def _serve(
     metrics = Metrics(junk)
     router = Router(core, journal, wires, disk, metrics, junk, time.perf_counter, recovery)
     metrics_file = Path(settings.metrics_file) if settings.metrics_file else None
-    stopping.hold()
+    signals.hold()
     asyncio.run(Server(core, journal, wires, router, disk, metrics, clock, metrics_file).run())
-    stopping.deaf()
+    signals.deaf()

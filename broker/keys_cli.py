@@ -12,9 +12,9 @@ from pathlib import Path
 
 import zmq
 
+from broker.runtime.curve_keys import BrokerKey, Role, is_name, read_allowed, read_broker, read_peer_key
+from broker.runtime.settings import SettingsError, load, make_private_dir
 from broker.settings import BrokerSettings
-from broker.wire.curve import BrokerKey, Role, is_name, read_allowed, read_broker, read_peer_key
-from broker.wire.options import SettingsError, load, make_private_dir
 
 _DESCRIPTION = """\
 Make, list and remove the CURVE keys that workers and edges on other machines need. Run it on the broker's machine, as the broker's user.

@@ -8,11 +8,11 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from broker.client import BrokerClient
-from broker.errors import BrokerError
+from broker.client.client import BrokerClient
+from broker.client.errors import BrokerError
+from broker.runtime.settings import SettingsError, load
 from broker.settings import BrokerSettings
 from broker.wire import messages as m
-from broker.wire.options import SettingsError, load
 
 _DESCRIPTION = """\
 Jobs over which the broker failed, or whose rows in the journal are damaged, are set aside: they wait, and all others go on. `list`

@@ -8,8 +8,8 @@ from typing import Annotated
 from msgspec import Meta
 
 from broker.core.policy import Policy
-from broker.wire.curve import is_tcp, listening_key
-from broker.wire.options import CommonSettings, SettingsError, check_endpoint
+from broker.runtime.curve_keys import is_tcp, listening_key
+from broker.runtime.settings import CommonSettings, SettingsError, check_endpoint
 
 
 class BrokerSettings(CommonSettings, frozen=True, kw_only=True):

@@ -2,10 +2,10 @@
 
 import sys
 
-from broker.wire import stopping
+from broker.runtime import signals
 
-stopping.obey(sys.argv[1:])
+signals.obey(sys.argv[1:])
 
 from http_edge.cli import main  # noqa: E402  SIGTERM may come while this imports
 
-stopping.leave(main(sys.argv[1:]))
+signals.leave(main(sys.argv[1:]))

@@ -6,10 +6,10 @@ import asyncio
 import logging
 
 from broker.wire.messages import PoolView
-from http_edge.calls import Calls
-from http_edge.errors import EdgeError
-from http_edge.service_api import READY_STATES
-from http_edge.settings import EdgeSettings
+from http_edge.api.native.service_api import READY_STATES
+from http_edge.base.errors import EdgeError
+from http_edge.base.settings import EdgeSettings
+from http_edge.jobs.service import Calls
 
 log = logging.getLogger(__name__)
 

@@ -14,39 +14,39 @@ from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from broker.client import BrokerClient
-from broker.errors import BrokerError
-from broker.wire.curve import peer_key_path, read_peer_key
-from http_edge.access import Access
-from http_edge.calls import Calls
-from http_edge.docs_api import DocsApi
-from http_edge.exports import Exports
-from http_edge.fetch import Fetcher
-from http_edge.file_store import FileStore
-from http_edge.files_api import FilesApi
-from http_edge.front import Front
-from http_edge.guard import Guard
-from http_edge.hub import Hub
-from http_edge.images import Images
-from http_edge.inputs import Inputs
-from http_edge.jobs_api import JobsApi
-from http_edge.keys import KeyRing
-from http_edge.lightx2v_routes import lightx2v_routes
-from http_edge.metrics import Metrics
-from http_edge.openai_images_api import ImagesApi
-from http_edge.openai_models_api import ModelsApi
-from http_edge.openai_videos_api import VideosApi
-from http_edge.paths import resolve_roots
-from http_edge.progress import Progress
-from http_edge.retention import Retention
-from http_edge.routes import EdgeRoute
-from http_edge.savers import Savers
-from http_edge.service_api import ServiceApi
-from http_edge.settings import EdgeSettings
-from http_edge.spool import Spool
-from http_edge.web_pages import WebPages, own_names
-from http_edge.webhook_secrets import Secrets
-from http_edge.webhooks import Webhooks
+from broker.client.client import BrokerClient
+from broker.client.errors import BrokerError
+from broker.runtime.curve_keys import peer_key_path, read_peer_key
+from http_edge.api.lightx2v.all_routes import lightx2v_routes
+from http_edge.api.native.jobs_api import JobsApi
+from http_edge.api.native.metrics import Metrics
+from http_edge.api.native.service_api import ServiceApi
+from http_edge.api.openai.files_api import FilesApi
+from http_edge.api.openai.images_api import ImagesApi
+from http_edge.api.openai.models_api import ModelsApi
+from http_edge.api.openai.videos_api import VideosApi
+from http_edge.auth.access import Access
+from http_edge.auth.keys import KeyRing
+from http_edge.auth.web_pages import WebPages, own_names
+from http_edge.background.export_worker import Savers
+from http_edge.background.retention import Retention
+from http_edge.background.webhook_delivery import Webhooks
+from http_edge.background.webhook_signing import Secrets
+from http_edge.base.paths import resolve_roots
+from http_edge.base.settings import EdgeSettings
+from http_edge.body.spool import Spool
+from http_edge.http.routing import EdgeRoute
+from http_edge.jobs.hub import Hub
+from http_edge.jobs.progress import Progress
+from http_edge.jobs.service import Calls
+from http_edge.media.exports import Exports
+from http_edge.media.fetch import Fetcher
+from http_edge.media.image_inputs import Inputs
+from http_edge.media.image_sources import Images
+from http_edge.media.ssrf import Guard
+from http_edge.media.uploads import FileStore
+from http_edge.middleware import Front
+from http_edge.openapi.docs_api import DocsApi
 
 log = logging.getLogger(__name__)
 

@@ -12,17 +12,18 @@ from pathlib import Path
 
 import uvicorn
 
-from broker.wire import descriptors, stopping
-from broker.wire.logs import setup_logging
-from broker.wire.options import SettingsError, check_endpoint, load, make_socket_dir
-from http_edge import keys_cli, listening
+from broker.runtime import rlimits, signals
+from broker.runtime.logs import setup_logging
+from broker.runtime.settings import SettingsError, check_endpoint, load, make_socket_dir
+from http_edge import listening
 from http_edge.announce import announce
 from http_edge.app import Edge, build_app, build_edge
-from http_edge.guard import Guard
-from http_edge.head_cap import CappedProtocol
-from http_edge.keys import KeyFileError
-from http_edge.settings import EdgeSettings
-from http_edge.webhook_secrets import SecretsError
+from http_edge.auth import keys_cli
+from http_edge.auth.keys import KeyFileError
+from http_edge.background.webhook_signing import SecretsError
+from http_edge.base.settings import EdgeSettings
+from http_edge.http.head_cap import CappedProtocol
+from http_edge.media.ssrf import Guard
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class EdgeServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say where; say when a job could be drawn."""
-        self.should_exit = self.should_exit or stopping.told()
+        self.should_exit = self.should_exit or signals.told()
         await super().startup(sockets)
         for one in sockets or ():
             log.info("listening on %s", listening.url_of(one), extra={"action": "listen"})
@@ -106,7 +107,7 @@ def _warn_if_open(settings: EdgeSettings, sockets: list[socket.socket]) -> None:
 
 
 def _serve(settings: EdgeSettings, edge: Edge, sockets: list[socket.socket]) -> int:
-    descriptors.allow_many()
+    rlimits.allow_many()
     config = uvicorn.Config(
         build_app(edge),
         loop="uvloop",
@@ -121,7 +122,7 @@ def _serve(settings: EdgeSettings, edge: Edge, sockets: list[socket.socket]) -> 
         timeout_graceful_shutdown=_GRACE_S,
     )
     # uvicorn raises the signals that it obeyed once more at its end; by then that breaks nothing off.
-    stopping.hold()
+    signals.hold()
     try:
         EdgeServer(config, edge).run(sockets=sockets)
     except SystemExit as stop:

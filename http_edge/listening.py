@@ -6,7 +6,7 @@ import errno
 import socket
 from ipaddress import ip_address
 
-from broker.wire.options import SettingsError
+from broker.runtime.settings import SettingsError
 
 #: Every network, over IPv4 and IPv6.
 _EVERYWHERE = ("*", "")

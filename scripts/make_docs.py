@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from broker.core.jobs import FINAL, TABLE, Cause, JobState
+from broker.runtime.settings import CommonSettings, OptionRow, describe
 from broker.settings import BrokerSettings
-from broker.wire.options import CommonSettings, OptionRow, describe
-from http_edge.generation import FIELDS
-from http_edge.openapi import OPERATIONS
-from http_edge.settings import EdgeSettings
+from http_edge.base.settings import EdgeSettings
+from http_edge.jobs.generation import FIELDS
+from http_edge.openapi.document import OPERATIONS
 from workers.settings import WorkerSettings
 
 _KINDS = {

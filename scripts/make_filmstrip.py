@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from workers.catalogue import card_for, default_model
-from workers.demo_model.evaluate import draw, load
+from scripts.demo_model.evaluate import draw, load
+from workers.models.catalogue import card_for, default_model
 
 ROOT = Path(__file__).resolve().parents[1]
 

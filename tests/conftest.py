@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_unconfigure() -> None:
-    """End with the code that the tests earned: see `broker.wire.stopping.leave`."""
+    """End with the code that the tests earned: see `broker.runtime.signals.leave`."""
     gc.freeze()
 
 

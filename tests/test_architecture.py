@@ -100,14 +100,14 @@ def test_wire_is_the_standard_library_and_msgspec():
     [
         ("broker", ("workers", "http_edge", "bench", "torch", "starlette"), ()),
         ("broker/core", ("broker",), ("broker.core", "broker.wire")),
-        ("workers", ("broker", "http_edge", "bench"), ("broker.wire", "broker.pictures")),
+        ("workers", ("broker", "http_edge", "bench"), ("broker.wire", "broker.runtime.pictures")),
         (
             "http_edge",
             ("broker", "workers", "bench"),
-            ("broker.wire", "broker.client", "broker.errors", "broker.pictures"),
+            ("broker.wire", "broker.client.client", "broker.client.errors", "broker.runtime.pictures"),
         ),
         ("workers/agent", ("torch", "diffusers", "transformers", "numpy", "workers.engine"), ()),
-        ("workers/engine", ("zmq", "broker", "workers.agent"), ("broker.wire.jobspec", "broker.pictures")),
+        ("workers/engine", ("zmq", "broker", "workers.agent"), ("broker.wire.jobspec", "broker.runtime.pictures")),
         ("bench", ("workers", "http_edge"), ()),
     ],
 )
@@ -130,7 +130,7 @@ def _names_an_allowed_parent(line: str, allowed: tuple[str, ...]) -> bool:
 
 
 def test_only_calls_talks_to_the_broker_client():
-    users = [path.name for path in sources("http_edge") if under_any(imports(path), "broker.client")]
+    users = [path.name for path in sources("http_edge") if under_any(imports(path), "broker.client.client")]
     assert set(users) <= {"calls.py", "submits.py", "app.py"}
 
 

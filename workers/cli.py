@@ -7,14 +7,14 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from broker.wire import descriptors, stopping
-from broker.wire.options import SettingsError, check_endpoint, load, make_socket_dir, read_config
-from workers import drain, gpus, logs
-from workers.cores import usable_cores
-from workers.exits import EXIT_SETTINGS
-from workers.link import AgentConfig
+from broker.runtime import log_context, rlimits, signals
+from broker.runtime.settings import SettingsError, check_endpoint, load, make_socket_dir, read_config
 from workers.settings import WorkerSettings, agent_configs, ensure_temporary_directory, model_cards
-from workers.supervisor import Supervisor
+from workers.supervisor import drain, gpus
+from workers.supervisor.cores import usable_cores
+from workers.supervisor.exit_codes import EXIT_SETTINGS
+from workers.supervisor.messages import AgentConfig
+from workers.supervisor.supervisor import Supervisor
 
 _DESCRIPTION = """\
 Run one worker for each GPU: an agent, which talks to the broker, and its engine, which holds the model and draws. A worker that
@@ -26,7 +26,7 @@ Exit codes: 0 stopped or drained; 2 an option is wrong; 3 the broker refused all
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
-    """Run the workers until told to stop; returns the exit code (`workers.exits`)."""
+    """Run the workers until told to stop; returns the exit code (`workers.supervisor.exit_codes`)."""
     if argv[:1] == ["drain"]:
         return drain.main(argv[1:], environ)
     try:
@@ -34,7 +34,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
     except SettingsError as error:
         print(f"workers: {error}", file=sys.stderr)
         return EXIT_SETTINGS
-    stopping.check()
+    signals.check()
     supervisor = Supervisor(configs)
     code = supervisor.run()
     if supervisor.fault:
@@ -43,9 +43,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
 
 
 def _configure(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[AgentConfig, ...]:
-    descriptors.allow_many()
+    rlimits.allow_many()
     settings = load(WorkerSettings, "python -m workers", "workers", argv, environ, _DESCRIPTION)
-    logs.setup("workers", settings.log_level)
+    log_context.setup("workers", settings.log_level)
     ensure_temporary_directory(settings.home_path)
     check_endpoint("back", settings.back_endpoint)
     devices = gpus.resolve(settings.gpus, gpus.visible_gpus(environ, gpus.count_gpus()))

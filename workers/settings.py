@@ -10,14 +10,14 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from broker.wire.curve import peer_key_path, read_peer_key, worker_prefix
+from broker.runtime.curve_keys import peer_key_path, read_peer_key, worker_prefix
+from broker.runtime.settings import CommonSettings, SettingsError
 from broker.wire.jobspec import ModelCard
-from broker.wire.options import CommonSettings, SettingsError
-from workers import catalogue
-from workers.agent.policy import AgentPolicy
-from workers.gpus import Device
-from workers.link import AgentConfig
-from workers.model_sources import CatalogueError
+from workers.models import catalogue
+from workers.models.sources import CatalogueError
+from workers.supervisor.agent_policy import AgentPolicy
+from workers.supervisor.gpus import Device
+from workers.supervisor.messages import AgentConfig
 
 #: A `Hello` carries at most so many cards.
 _MAX_MODELS = 64

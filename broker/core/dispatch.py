@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from broker.core import placement
 from broker.core.jobs import Cause, Job
 from broker.core.pool import Worker
-from broker.core.queue import Lane
+from broker.core.scheduling import placement
+from broker.core.scheduling.queue import Lane
 from broker.core.state import State
 from broker.wire import messages as m
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from broker.core.hooks import Hook
+from broker.core.deliveries import Hook
 from broker.core.jobs import Cause, Job, JobState, SetAside
 from broker.wire.messages import Message
 

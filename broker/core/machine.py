@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from math import inf
 from typing import get_args
 
-from broker.core import aside, clock, outbox, reports, requests, views
+from broker.core import reports, requests, set_aside, timers, views, webhook_requests
 from broker.core.calendar import Calendar
 from broker.core.dispatch import dispatch
 from broker.core.effects import Effect, PeerGone
@@ -55,7 +55,7 @@ class Core:
     def tick(self, now: float) -> list[Effect]:
         """Do what is due."""
         self.now = max(self.now, now)
-        clock.run_due(self.state, self.now)
+        timers.run_due(self.state, self.now)
         return self.settle()
 
     def next_deadline(self) -> float | None:
@@ -105,7 +105,7 @@ class Core:
                 state.orphans.add(job.id)
         state.rejoin_until = now + state.policy.rejoin_s
         if state.orphans:
-            state.deadlines.set(clock.REJOIN, state.rejoin_until)
+            state.deadlines.set(timers.REJOIN, state.rejoin_until)
 
     def committed(self) -> None:
         """Everything returned so far is on disk; old final jobs may be forgotten."""
@@ -118,7 +118,7 @@ class Core:
         if now - seconds < self.state.rejoin_until:
             self.state.rejoin_until = now + self.state.policy.rejoin_s
         if self.state.orphans:
-            self.state.deadlines.set(clock.REJOIN, now + self.state.policy.rejoin_s)
+            self.state.deadlines.set(timers.REJOIN, now + self.state.policy.rejoin_s)
 
     def set_calendar(self, calendar: Calendar) -> None:
         """The wall clock was set, or is believed again."""
@@ -178,15 +178,15 @@ class Core:
             case m.DrainWorker():
                 requests.drain_worker(state, peer, message, now)
             case m.ListSetAside():
-                aside.list_all(state, peer, message, now)
+                set_aside.list_all(state, peer, message, now)
             case m.SettleSetAside():
-                aside.settle(state, peer, message, now)
+                set_aside.settle(state, peer, message, now)
             case m.ForgetJobs():
                 requests.forget_jobs(state, peer, message, now)
             case m.ClaimHooks():
-                outbox.claim_hooks(state, peer, message, now)
+                webhook_requests.claim_hooks(state, peer, message, now)
             case m.HookDone():
-                outbox.hook_done(state, peer, message, now)
+                webhook_requests.hook_done(state, peer, message, now)
 
     def _from_agent(self, peer: bytes, message: m.Message | PeerGone, body: bytes) -> None:
         state, now = self.state, self.now
@@ -200,7 +200,7 @@ class Core:
             if not isinstance(message, m.Goodbye):
                 state.send(peer, m.Who())
             return
-        clock.heard(worker, now)
+        timers.heard(worker, now)
         match message:  # the most frequent first: each case costs
             case m.Finished():
                 reports.finished(state, worker, message, body, now)

@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from zlib import crc32
 
-from broker.core import benching, bounds, retry
+from broker.core import retry, worker_breaker
 from broker.core.dispatch import send_run
 from broker.core.jobs import Cause, Job, JobState
 from broker.core.pool import Worker
+from broker.core.scheduling import bounds
 from broker.core.state import State
 from broker.wire import codec
 from broker.wire import messages as m
@@ -208,7 +209,7 @@ def finished(state: State, worker: Worker, message: m.Finished, body: bytes, now
     state.reloads.learn(job.model, load_s)
     state.move(job, Cause.FINISHED, now)
     worker.succeeded += 1
-    benching.succeeded(worker)
+    worker_breaker.succeeded(worker)
     _acknowledge(state, worker, message, accepted=True)
 
 
@@ -222,7 +223,7 @@ def failed(state: State, worker: Worker, message: m.Failed, now: float) -> None:
     if job.stop:
         state.end_stopped(job, now, f"{message.kind} while stopping")
         return
-    benching.failed(state, worker, job, message.kind, now)
+    worker_breaker.failed(state, worker, job, message.kind, now)
     if message.kind in ("engine_crashed", "hung", "out_of_memory"):
         job.crashes += 1
     else:
@@ -293,7 +294,7 @@ def goodbye(state: State, worker: Worker, message: m.Goodbye, now: float) -> Non
     state.deadlines.clear(("worker", worker.name))
     state.deadlines.clear(("bench", worker.name))
     state.pool.remove(worker)
-    benching.reconsider(state)
+    worker_breaker.reconsider(state)
 
 
 def lose(state: State, job: Job, now: float, note: str) -> None:

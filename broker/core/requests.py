@@ -6,11 +6,11 @@ from math import isfinite
 
 from msgspec import structs
 
-from broker.core import aside, benching, views
+from broker.core import set_aside, views, worker_breaker
 from broker.core.dispatch import would_start
 from broker.core.effects import WorkerNoted
 from broker.core.jobs import Cause, Job, JobState
-from broker.core.queue import Lane
+from broker.core.scheduling.queue import Lane
 from broker.core.state import State
 from broker.wire import codec
 from broker.wire import messages as m
@@ -146,7 +146,7 @@ def _cancel(state: State, job: Job, now: float) -> m.CancelOutcome:
     if job.final or job.damaged:
         return "already_final"
     if job.set_aside is not None:
-        aside.note_cancel(state, job)
+        set_aside.note_cancel(state, job)
         return "requested"
     if job.waiting:
         job.stop = "cancel"
@@ -227,7 +227,7 @@ def drain_worker(state: State, peer: bytes, message: m.DrainWorker, now: float) 
         state.pool.refresh(worker)
         state.effects.append(WorkerNoted(worker.name, "drain_asked", f"it holds {len(worker.held)} jobs"))
         state.send(worker.peer, m.Drain())
-        benching.reconsider(state)
+        worker_breaker.reconsider(state)
     view = codec.encode_body(views.worker_view(worker, state.jobs, now))
     state.send(peer, m.WorkerReply(req=message.req, found=True), view)
 

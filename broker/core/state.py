@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Protocol
 
-from broker.core.bodies import Bodies
 from broker.core.calendar import Calendar
-from broker.core.costs import Costs, Reloads
 from broker.core.deadlines import Deadlines
+from broker.core.deliveries import Deliveries, Hook, caused
 from broker.core.effects import Effect, Forgot, Hooked, Moved, Send
-from broker.core.hooks import Deliveries, Hook, caused
 from broker.core.jobs import FINAL, LAZY, WAITING, Cause, Job, JobState
 from broker.core.policy import Policy
 from broker.core.pool import Pool, Worker
-from broker.core.queue import Queue
-from broker.core.tenants import Tenants
+from broker.core.scheduling.costs import Costs, Reloads
+from broker.core.scheduling.queue import Queue
+from broker.core.scheduling.tenants import Tenants
+from broker.core.spec_cache import Bodies
 from broker.wire import messages as m
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from broker.core import bounds, hooks
+from broker.core import deliveries
 from broker.core.jobs import HELD, NAMES, DamagedRecord, Job, JobState
 from broker.core.pool import Worker
+from broker.core.scheduling import bounds
 from broker.core.state import State
 from broker.wire import messages as m
 
@@ -66,7 +67,7 @@ def job_view(state: State, job: Job, now: float, *, full: bool = False, body: by
 
 
 def _hooks(state: State, job: Job) -> tuple[m.HookView, ...]:
-    return tuple(hooks.view(hook, state.calendar) for hook in state.archive.outbox.of_job(job.id))
+    return tuple(deliveries.view(hook, state.calendar) for hook in state.archive.outbox.of_job(job.id))
 
 
 def _story(story: list[m.Move], ahead_s: float) -> tuple[m.Move, ...]:

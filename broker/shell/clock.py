@@ -16,9 +16,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from msgspec import Struct
-
 from broker.core.calendar import Calendar, Step
+from broker.shell.journal.clock_record import Record
 
 logger = logging.getLogger(__name__)
 
@@ -29,23 +28,13 @@ FOLLOW_S = 1.0
 
 #: One set by more than this is said aloud, and not believed before it has stood for `SETTLE_S`.
 STEP_S = 60.0
+
 SETTLE_S = 600.0
 
 #: Steps that are remembered.
 _MOST_STEPS = 64
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-class Record(Struct, frozen=True, array_like=True):
-    """What the journal keeps of the clock."""
-
-    #: Boot of the machine ("": not known), and timeline minus elapsed time in it, seconds.
-    boot: str
-    offset_s: float
-    #: The timeline when this was written: a bound from below.
-    seen_at: float
-    calendar: Calendar = Calendar()
 
 
 class Timeline:

@@ -15,7 +15,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from broker.shell.junk import Junk
+from broker.shell.net.peer_limits import Junk
 from broker.wire.messages import PoolView
 
 #: Upper bounds of commit times, seconds: an fsync takes 0.1 ms on a quiet disk and seconds on a broken one.

@@ -18,12 +18,12 @@ from types import FrameType
 
 import msgspec
 
+from broker.core.deliveries import Hook
 from broker.core.effects import PeerGone, Send
-from broker.core.hooks import Hook
 from broker.core.jobs import Job
 from broker.core.machine import Core, UnsoundJob
-from broker.shell.errors import JournalConflict, ShellError
-from broker.shell.journal import Journal
+from broker.runtime.errors import JournalConflict, ShellError
+from broker.shell.journal.journal import Journal
 from broker.wire import messages as m
 
 logger = logging.getLogger(__name__)

@@ -13,19 +13,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
+from broker.core.deliveries import Hook
 from broker.core.effects import Effect, Forgot, Hooked, Marked, Moved, PeerGone, Send, WorkerNoted
-from broker.core.hooks import Hook
 from broker.core.machine import Core
-from broker.shell.disk import Disk
-from broker.shell.errors import JournalConflict
-from broker.shell.journal import Journal
-from broker.shell.junk import Junk
+from broker.runtime.curve_keys import worker_prefix
+from broker.runtime.errors import JournalConflict
+from broker.shell.journal.disk import Disk
+from broker.shell.journal.journal import Journal
 from broker.shell.metrics import Metrics
+from broker.shell.net.peer_limits import Junk
+from broker.shell.net.sockets import BACK, DECODERS, MAX_FRAMES, Listener, Wires
 from broker.shell.recovery import Recovery
-from broker.shell.sockets import BACK, DECODERS, MAX_FRAMES, Listener, Wires
 from broker.wire import codec
 from broker.wire import messages as m
-from broker.wire.curve import worker_prefix
 
 logger = logging.getLogger(__name__)
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from broker.core.machine import Core
+from broker.runtime import signals
 from broker.shell.clock import Timeline
-from broker.shell.disk import Disk
-from broker.shell.journal import Journal
+from broker.shell.journal.disk import Disk
+from broker.shell.journal.journal import Journal
 from broker.shell.metrics import Metrics
+from broker.shell.net.sockets import Wires
 from broker.shell.router import Router
-from broker.shell.sockets import Wires
-from broker.wire import stopping
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Server:
         logger.info("serving", extra={"action": "serving", "front": front, "back": back})
         self._alive_at = self._clock()
         self._beat()
-        if stopping.told():
+        if signals.told():
             self.stop()
         try:
             await self._done

@@ -11,12 +11,12 @@ import sys
 from types import FrameType
 from typing import Any
 
-from broker.wire import stopping
+from broker.runtime import signals
 
 
 def main() -> int:
     function, module, *options = sys.argv[1:]
-    stopping.obey(options)
+    signals.obey(options)
     run = importlib.import_module(f"{module}.cli").main
     armed = False
 
@@ -32,4 +32,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    stopping.leave(main())
+    signals.leave(main())

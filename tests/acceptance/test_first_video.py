@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from scripts.demo_model.judge import Verdict, judge
 from tests.acceptance.service import Service
-from workers.demo_model.judge import Verdict, judge
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,9 @@ from broker.wire.jobspec import Artefact, ModelCard, Result
 from workers.agent import effects as fx
 from workers.agent import invariants
 from workers.agent.core import AgentCore, Identity
-from workers.agent.policy import AgentPolicy
-from workers.ipc import FromEngine, JobCancelled, JobFailed, JobFinished, Progress, Ready, RunJob, Setup, TailBegun
+from workers.ipc.messages import FromEngine, JobCancelled, JobFailed, JobFinished, Ready, RunJob, Setup, TailBegun
+from workers.ipc.shared import Progress
+from workers.supervisor.agent_policy import AgentPolicy
 
 CARD = ModelCard(name="demo", engine="fake", output="video")
 SETUP = Setup(models=(CARD,), preload="demo", device="cpu")

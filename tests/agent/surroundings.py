@@ -12,8 +12,9 @@ from tests.agent.stage import IDENTITY
 from workers.agent import effects as fx
 from workers.agent import invariants
 from workers.agent.core import AgentCore
-from workers.agent.policy import AgentPolicy
-from workers.ipc import SEATS, FromEngine, Progress, RunJob
+from workers.ipc.messages import FromEngine, RunJob
+from workers.ipc.shared import SEATS, Progress
+from workers.supervisor.agent_policy import AgentPolicy
 
 RESULTS = (m.Finished, m.Failed, m.Cancelled)
 

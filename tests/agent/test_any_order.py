@@ -9,14 +9,7 @@ from hypothesis.stateful import initialize, precondition, rule
 from broker.wire import messages as m
 from tests.agent.stage import EPOCH, RESULT, fence
 from tests.agent.surroundings import Surroundings
-from workers.ipc import (
-    JobCancelled,
-    JobFailed,
-    JobFinished,
-    LoadFailed,
-    Ready,
-    TailBegun,
-)
+from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, LoadFailed, Ready, TailBegun
 
 
 class World(Surroundings):

@@ -9,8 +9,8 @@ from broker.wire import codec
 from broker.wire import messages as m
 from tests.agent.stage import RESULT_BODY, Stage, fence, run_job
 from workers.agent import effects as fx
-from workers.agent.texts import clip
-from workers.ipc import JobFailed, LoadFailed, Ready
+from workers.agent.truncate import clip
+from workers.ipc.messages import JobFailed, LoadFailed, Ready
 
 # ------------------------------------------------------------------ taking a job
 

@@ -7,7 +7,7 @@ import pytest
 from broker.wire import messages as m
 from tests.agent.stage import SETUP, Stage, fence
 from workers.agent import effects as fx
-from workers.exits import describe_exit
+from workers.supervisor.exit_codes import describe_exit
 
 KILLED = describe_exit(-9)
 

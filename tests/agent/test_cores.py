@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.cores import cpu_quota, usable_cores
+from workers.supervisor.cores import cpu_quota, usable_cores
 
 V2 = "31 23 0:28 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate"
 V1 = "32 31 0:29 {root} /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct"

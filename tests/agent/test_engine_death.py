@@ -9,9 +9,9 @@ from tests.agent.stage import SETUP, Stage, fence
 from workers.agent import effects as fx
 from workers.agent.engine_life import TABLE, EngineLife
 from workers.agent.errors import EngineStateError
-from workers.agent.policy import AgentPolicy
-from workers.ipc import LoadFailed, Ready
-from workers.link import EngineReady, LoadTrouble
+from workers.ipc.messages import LoadFailed, Ready
+from workers.supervisor.agent_policy import AgentPolicy
+from workers.supervisor.messages import EngineReady, LoadTrouble
 
 SEGFAULT = "killed by SIGSEGV"
 

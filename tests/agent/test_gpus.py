@@ -7,9 +7,9 @@ from pathlib import Path
 import pynvml
 import pytest
 
-from broker.wire.options import SettingsError
-from workers import gpus
-from workers.gpus import Device, resolve, visible_gpus
+from broker.runtime.settings import SettingsError
+from workers.supervisor import gpus
+from workers.supervisor.gpus import Device, resolve, visible_gpus
 
 EIGHT = tuple(str(index) for index in range(8))
 

@@ -6,8 +6,8 @@ from broker.wire import messages as m
 from broker.wire.jobspec import Result
 from tests.agent.stage import Stage, fence
 from workers.agent import effects as fx
-from workers.exits import EXIT_LEFT
-from workers.ipc import JobFinished, Ready
+from workers.ipc.messages import JobFinished, Ready
+from workers.supervisor.exit_codes import EXIT_LEFT
 
 
 def test_a_stop_hands_everything_back_and_ends_the_engine() -> None:

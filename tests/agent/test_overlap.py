@@ -7,7 +7,7 @@ import pytest
 from broker.wire import messages as m
 from tests.agent.stage import EPOCH, RESULT, SETUP, Stage, fence, run_job
 from workers.agent import effects as fx
-from workers.ipc import JobFailed, JobFinished
+from workers.ipc.messages import JobFailed, JobFinished
 
 KILLED = "killed by SIGKILL"
 SEGFAULT = "killed by SIGSEGV"

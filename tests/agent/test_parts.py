@@ -9,12 +9,12 @@ import pynvml
 import pytest
 
 from tests.agent.stage import CARD, Stage
-from workers.agent import dirs, invariants, stats
+from workers.agent import attempt_dirs, invariants, stats
 from workers.agent.clock import AwakeClock
 from workers.agent.effects import Stats
 from workers.agent.invariants import InvariantBroken
 from workers.agent.shell import engine_environ
-from workers.link import AgentConfig
+from workers.supervisor.messages import AgentConfig
 
 # ------------------------------------------------------------------ directories
 
@@ -23,35 +23,35 @@ def test_an_attempt_s_directory_is_made_and_removed(tmp_path: Path) -> None:
     root = tmp_path / "home" / "artefacts"
     old = os.umask(0o022)
     try:
-        made = dirs.make(root, "job-1", 77)
+        made = attempt_dirs.make(root, "job-1", 77)
     finally:
         os.umask(old)
     assert made == root / "job-1" / "77"
     assert made.stat().st_mode & 0o777 == 0o755
     (made / "video.mp4").write_bytes(b"x")
-    dirs.remove(root, "job-1", 77)
+    attempt_dirs.remove(root, "job-1", 77)
     assert list(root.iterdir()) == []
 
 
 def test_another_attempt_s_files_stay(tmp_path: Path) -> None:
-    dirs.make(tmp_path, "job", 1)
-    kept = dirs.make(tmp_path, "job", 2)
-    dirs.remove(tmp_path, "job", 1)
+    attempt_dirs.make(tmp_path, "job", 1)
+    kept = attempt_dirs.make(tmp_path, "job", 2)
+    attempt_dirs.remove(tmp_path, "job", 1)
     assert kept.is_dir()
 
 
 def test_removing_twice_is_no_error(tmp_path: Path) -> None:
-    dirs.remove(tmp_path, "job", 1)
+    attempt_dirs.remove(tmp_path, "job", 1)
 
 
 def test_leftovers_of_the_same_attempt_are_cleared(tmp_path: Path) -> None:
-    (dirs.make(tmp_path, "job", 1) / "half.mp4").write_bytes(b"x")
-    assert list(dirs.make(tmp_path, "job", 1).iterdir()) == []
+    (attempt_dirs.make(tmp_path, "job", 1) / "half.mp4").write_bytes(b"x")
+    assert list(attempt_dirs.make(tmp_path, "job", 1).iterdir()) == []
 
 
 @pytest.mark.parametrize(("job_id", "fence"), [("../etc", 1), ("", 1), ("a/b", 1), (".", 1), ("job", -1)])
 def test_ids_that_are_no_path_component_are_refused(tmp_path: Path, job_id: str, fence: int) -> None:
-    for touch in (dirs.make, dirs.remove):
+    for touch in (attempt_dirs.make, attempt_dirs.remove):
         with pytest.raises(ValueError, match="refused"):
             touch(tmp_path, job_id, fence)
 
@@ -60,11 +60,11 @@ def test_a_link_in_the_job_s_place_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "job").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(FileExistsError):
-        dirs.make(tmp_path, "job", 1)
+        attempt_dirs.make(tmp_path, "job", 1)
     (tmp_path / "job2").mkdir()
     (tmp_path / "job2" / "1").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="symbolic link"):
-        dirs.make(tmp_path, "job2", 1)
+        attempt_dirs.make(tmp_path, "job2", 1)
     assert (tmp_path / "elsewhere").is_dir()
 
 
@@ -78,10 +78,10 @@ def test_a_job_s_directory_that_vanishes_is_made_again(tmp_path: Path, monkeypat
         real_mkdir(self, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Path, "mkdir", mkdir)
-    assert dirs.make(tmp_path, "job", 1).is_dir()
+    assert attempt_dirs.make(tmp_path, "job", 1).is_dir()
     failures.extend([FileNotFoundError("gone")] * 9)
     with pytest.raises(FileNotFoundError):
-        dirs.make(tmp_path, "other", 1)
+        attempt_dirs.make(tmp_path, "other", 1)
 
 
 # ------------------------------------------------------------------ clock

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from workers.procs import kill_group
 from workers.settings import ensure_temporary_directory
+from workers.supervisor.process_groups import kill_group
 
 _PARENT = """
 import os, subprocess, sys

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from workers.exits import describe_exit
-from workers.restart import MemoryDecision, RestartDecision, decide, decide_memory
+from workers.supervisor.exit_codes import describe_exit
+from workers.supervisor.restart import MemoryDecision, RestartDecision, decide, decide_memory
 
 
 @pytest.mark.parametrize(

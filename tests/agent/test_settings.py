@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from broker.wire.options import SettingsError, load
+from broker.runtime.settings import SettingsError, load
 from workers import cli
-from workers.exits import EXIT_SETTINGS
-from workers.gpus import resolve
 from workers.settings import WorkerSettings, agent_configs, model_cards
+from workers.supervisor.exit_codes import EXIT_SETTINGS
+from workers.supervisor.gpus import resolve
 
 CPU2 = resolve("cpu:2", ())
 

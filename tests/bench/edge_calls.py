@@ -11,13 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bench.footprint import CallCounter
+from bench.suites.footprint import CallCounter
 from broker.wire import messages as m
 from broker.wire.jobspec import JobSpec, encode_spec
+from http_edge.api.openai.views import VIDEO_ORIGIN
 from http_edge.app import build_app, build_edge
-from http_edge.hub import Hub
-from http_edge.openai_shapes import VIDEO_ORIGIN
-from http_edge.settings import EdgeSettings
+from http_edge.base.settings import EdgeSettings
+from http_edge.jobs.hub import Hub
 from tests.edge.fakes import VIDEO, FakeBroker, worker
 
 READS = 50

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 
-from bench.peerkit import Stand, Teller, Unavailable
+from bench.peers.peerkit import Stand, Teller, Unavailable
 
 
 class Quick(Stand):

@@ -1,4 +1,4 @@
-"""Counts that must not grow unnoticed: see `bench.gate`. `UPDATE_BENCH_BASELINE=1` (make bench-baseline) takes a new baseline instead."""
+"""Counts that must not grow: see `bench.report.gate`. `UPDATE_BENCH_BASELINE=1` (make bench-baseline) takes a new baseline instead."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench import footprint, gate
+from bench.report import gate
+from bench.suites import footprint
 from tests.bench import edge_calls
 
 UPDATE = "UPDATE_BENCH_BASELINE"

@@ -4,10 +4,10 @@ import httpx
 import msgspec
 import pytest
 
-from bench import load
-from bench.load import LoadPlan, Runner
-from bench.loadrun import Outcome
-from bench.workload import Arrival
+from bench.suites import load
+from bench.suites.load import LoadPlan, Runner
+from bench.suites.loadrun import Outcome
+from bench.suites.workload import Arrival
 
 
 class FakeService:

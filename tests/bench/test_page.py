@@ -1,10 +1,11 @@
 import msgspec
 import pytest
 
-from bench import bars, cli, everything, page
+from bench import cli, everything
 from bench.commands import COMMANDS
-from bench.errors import BadPlan, BenchError
-from bench.report import Grid, Metric, Report
+from bench.report import bars, page
+from bench.report.errors import BadPlan, BenchError
+from bench.report.report import Grid, Metric, Report
 
 ABOUT = {
     "cpu": "some processor",

@@ -6,10 +6,11 @@ import pstats
 import msgspec
 import pytest
 
-from bench import cancel, engine, flood, profile, recover, workload
-from bench.errors import BadPlan, BenchError
-from bench.report import Flush
-from bench.stats import summarise
+from bench.harness import flood
+from bench.report.errors import BadPlan, BenchError
+from bench.report.report import Flush
+from bench.report.stats import summarise
+from bench.suites import cancel, engine, profile, recover, workload
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
 

@@ -6,13 +6,13 @@ import msgspec
 import psutil
 import pytest
 
-from bench import peerkit, peerparts, peerrun, peers, peertable
-from bench.peer_ours import job_name, parse_name
-from bench.peerkit import BARE, Done, Start
-from bench.peerparts import Crash, Latency, Rate, Sizes, Survival, Waits
-from bench.peerrun import Line, Order
-from bench.report import Flush
-from bench.stats import summarise
+from bench.peers import peerkit, peerparts, peerrun, peers, peertable
+from bench.peers.peer_ours import job_name, parse_name
+from bench.peers.peerkit import BARE, Done, Start
+from bench.peers.peerparts import Crash, Latency, Rate, Sizes, Survival, Waits
+from bench.peers.peerrun import Line, Order
+from bench.report.report import Flush
+from bench.report.stats import summarise
 from tests.bench.odd_peers import Forgetful, Quick
 
 FLUSH = Flush(times=summarise([0.001]), filesystem="ext4")
@@ -254,8 +254,8 @@ def test_a_peer_that_hangs_is_ended_with_all_that_it_started(tmp_path):
 def test_our_own_stand_runs_acknowledges_and_forgets_nothing(tmp_path):
     (tmp_path / "e").mkdir()
     found = said(
-        peerrun.measure(order(tmp_path, "Here", "ab", module="bench.peer_ours", mode="durable"))
-        + peerrun.measure(order(tmp_path / "e", "Here", "e", module="bench.peer_ours", mode="durable"))
+        peerrun.measure(order(tmp_path, "Here", "ab", module="bench.peers.peer_ours", mode="durable"))
+        + peerrun.measure(order(tmp_path / "e", "Here", "e", module="bench.peers.peer_ours", mode="durable"))
     )
     assert found["about"].about.startswith("zoetrope ")
     assert min(found["a"].rate.per_s) > 0

@@ -4,8 +4,8 @@ from typing import Annotated
 import pytest
 from msgspec import Meta, Struct
 
-from bench import plans
-from bench.errors import BadPlan
+from bench.report import plans
+from bench.report.errors import BadPlan
 
 
 class Plan(Struct, frozen=True, kw_only=True):

@@ -1,8 +1,9 @@
 import pytest
 
-from bench import policies, pool
-from bench.corepool import HANDOVER_S, CorePool
-from bench.policies import Job
+from bench.harness import policies
+from bench.harness.corepool import HANDOVER_S, CorePool
+from bench.harness.policies import Job
+from bench.suites import pool
 
 
 def jobs(*lengths, at=0.0):

@@ -4,9 +4,9 @@ import msgspec
 import pytest
 from PIL import Image
 
-from bench import plot, report
-from bench.errors import BenchError
-from bench.report import Grid, Metric, Report
+from bench.report import plot, report
+from bench.report.errors import BenchError
+from bench.report.report import Grid, Metric, Report
 
 ABOUT = {"cpu": "some processor", "cores": 2, "load_1min": 0.5}
 

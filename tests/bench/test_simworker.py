@@ -1,7 +1,7 @@
 import zmq
 
-from bench import crowd
-from bench.simworker import RESEND_S, SimWorker
+from bench.harness import crowd
+from bench.harness.simworker import RESEND_S, SimWorker
 from broker.wire import codec
 from broker.wire import messages as m
 

@@ -1,8 +1,9 @@
 """Measurements that need a real broker, small: they count right, and leave nothing behind."""
 
-from bench import cli, scale
-from bench.driver import padded_spec
-from bench.restart import Crash
+from bench import cli
+from bench.harness.driver import padded_spec
+from bench.harness.restart import Crash
+from bench.suites import scale
 
 
 def test_a_crowd_works_through_a_queue(tmp_path):

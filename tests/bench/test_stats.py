@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from bench import stats
+from bench.report import stats
 
 
 def test_percentile_is_linear_between_ranks():

@@ -3,9 +3,9 @@ import random
 
 import pytest
 
-from bench import workload
-from bench.errors import BadPlan
-from bench.workload import Shape
+from bench.report.errors import BadPlan
+from bench.suites import workload
+from bench.suites.workload import Shape
 
 
 def test_the_same_seed_draws_the_same_run():

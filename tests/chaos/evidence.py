@@ -10,7 +10,7 @@ import psutil
 from msgspec import Struct
 
 from broker.core.jobs import Job
-from broker.shell import rows
+from broker.shell.journal import rows
 from tests.chaos.clients import file_fact
 from tests.chaos.history import DiskFile, FileFact, JournalJob
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 
 import broker
-from broker.wire.options import ENV_PREFIX
+from broker.runtime.settings import ENV_PREFIX
 from tests.chaos.proxy import Proxy, endpoint
 
 ROOT = Path(broker.__file__).resolve().parents[1]

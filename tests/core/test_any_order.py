@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
+from broker.core.deliveries import LEASE_S
 from broker.core.effects import Forgot, Hooked, Moved, PeerGone, Send, WorkerNoted
-from broker.core.hooks import LEASE_S
 from broker.core.jobs import FINAL, Cause
 from broker.core.machine import Policy
 from broker.wire import codec

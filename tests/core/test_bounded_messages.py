@@ -9,8 +9,8 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.core import bounds
 from broker.core.effects import Send
+from broker.core.scheduling import bounds
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import Artefact, Result

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core import placement
-from broker.core.bounds import MAX_ERROR, MAX_RUN_S
-from broker.core.costs import Costs
 from broker.core.deadlines import Deadlines
 from broker.core.jobs import Job
 from broker.core.policy import Policy
 from broker.core.pool import Worker
-from broker.core.queue import Lane
 from broker.core.retry import GiveUp, RetryDecision, Tries, decide
+from broker.core.scheduling import placement
+from broker.core.scheduling.bounds import MAX_ERROR, MAX_RUN_S
+from broker.core.scheduling.costs import Costs
+from broker.core.scheduling.queue import Lane
 from broker.wire import messages as m
 from broker.wire.jobspec import ModelCard
 from tests.core.desk import UNIT, Desk, info, peer_of, sent

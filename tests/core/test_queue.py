@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from broker.core.jobs import Job
-from broker.core.queue import COST_WEIGHT, FRONT_S, Lane, Queue
+from broker.core.scheduling.queue import COST_WEIGHT, FRONT_S, Lane, Queue
 
 
 def job(job_id: str, at: float = 0.0, cost: float = 1.0, **fields) -> Job:

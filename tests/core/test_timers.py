@@ -6,9 +6,9 @@ from itertools import permutations
 
 import pytest
 
-from broker.core.clock import REJOIN
 from broker.core.deadlines import Deadlines
 from broker.core.machine import Policy
+from broker.core.timers import REJOIN
 from tests.core.desk import Desk
 
 LATE_S = 400.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from workers.demo_model.judge import Verdict, judge
-from workers.demo_model.world import SHAPES, Scene, draw_scenes, render, silhouette
+from scripts.demo_model.judge import Verdict, judge
+from scripts.demo_model.world import SHAPES, Scene, draw_scenes, render, silhouette
 
 
 def clips_of(scenes: list[Scene], frames: int, seed: int = 0) -> torch.Tensor:

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from workers.catalogue import card_for, default_model
-from workers.demo_model import evaluate
-from workers.demo_model.captions import HELD_OUT
-from workers.demo_model.evaluate import draw, prompts
-from workers.demo_model.judge import judge
-from workers.demo_model.world import is_held_out
+from scripts.demo_model import evaluate
+from scripts.demo_model.captions import HELD_OUT
+from scripts.demo_model.evaluate import draw, prompts
+from scripts.demo_model.judge import judge
+from scripts.demo_model.world import is_held_out
+from workers.models.catalogue import card_for, default_model
 
 DEFAULTS = card_for(str(default_model())).defaults
 _MOST_BYTES = 8 * 1024 * 1024

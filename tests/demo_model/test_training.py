@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from workers.demo_model import evaluate, stages
-from workers.demo_model.dit_training import Average
-from workers.demo_model.fast_convolution import speed_up
-from workers.demo_model.muon import Muon, orthogonal
-from workers.demo_model.parts import TransformerSizes
-from workers.demo_model.stages import Stage, TrainingError, train
-from workers.demo_model.train import Plan, main, make_model
-from workers.demo_model.vae_training import VaeSizes, decode, encode, new_vae
+from scripts.demo_model import evaluate, stages
+from scripts.demo_model.dit_training import Average
+from scripts.demo_model.fast_convolution import speed_up
+from scripts.demo_model.muon import Muon, orthogonal
+from scripts.demo_model.parts import TransformerSizes
+from scripts.demo_model.stages import Stage, TrainingError, train
+from scripts.demo_model.train import Plan, main, make_model
+from scripts.demo_model.vae_training import VaeSizes, decode, encode, new_vae
 
 TINY = Plan(
     autoencoder_steps=3,

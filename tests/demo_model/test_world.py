@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from workers.demo_model.captions import (
+from scripts.demo_model.captions import (
     HELD_OUT,
     TRAINING,
     UNKNOWN,
@@ -15,8 +15,8 @@ from workers.demo_model.captions import (
     training_caption,
     words_of,
 )
-from workers.demo_model.parts import new_tokenizer
-from workers.demo_model.world import (
+from scripts.demo_model.parts import new_tokenizer
+from scripts.demo_model.world import (
     BACKGROUNDS,
     COLOURS,
     MOTIONS,

@@ -10,8 +10,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from http_edge.app import Edge, build_app, build_edge
-from http_edge.hub import Hub
-from http_edge.settings import EdgeSettings
+from http_edge.base.settings import EdgeSettings
+from http_edge.jobs.hub import Hub
 from tests.edge.fakes import ANIMATE, PICTURE, VIDEO, FakeBroker, worker
 
 

@@ -1,4 +1,4 @@
-"""A broker in memory with the surface of `broker.client.BrokerClient`, and the levers a test pulls."""
+"""A broker in memory with the surface of `broker.client.client.BrokerClient`, and the levers a test pulls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from broker import errors
+from broker.client import errors
 from broker.wire import messages as m
 from broker.wire.jobspec import Artefact, Defaults, Limits, ModelCard, Result, decode_spec
 from tests.edge.fake_outbox import FakeOutbox

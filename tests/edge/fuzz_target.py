@@ -11,7 +11,7 @@ import uvicorn
 
 from broker.wire import messages as m
 from http_edge.app import build_app, build_edge
-from http_edge.settings import EdgeSettings
+from http_edge.base.settings import EdgeSettings
 from tests.edge.fakes import ANIMATE, PICTURE, VIDEO, FakeBroker, worker
 from tests.edge.openai_support import picture
 

@@ -12,8 +12,8 @@ import pytest
 
 from broker.wire.jobspec import decode_spec
 from broker.wire.messages import Held
-from http_edge.idempotency import job_key
-from http_edge.keys import KeyRecord, hash_of, write_keys
+from http_edge.auth.keys import KeyRecord, hash_of, write_keys
+from http_edge.base.idempotency import job_key
 from tests.edge.conftest import World
 from tests.edge.openai_support import picture
 from tests.support.waiting import wait_until

@@ -11,8 +11,8 @@ import pytest
 
 from broker.wire.messages import PoolView
 from http_edge.announce import announce, service_url
-from http_edge.errors import EdgeError
-from http_edge.settings import EdgeSettings
+from http_edge.base.errors import EdgeError
+from http_edge.base.settings import EdgeSettings
 from tests.edge.fakes import VIDEO, worker
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.wire.jobspec import Defaults, Limits, ModelCard
-from http_edge.aspect import parse_aspect, size_for
+from http_edge.body.aspect import parse_aspect, size_for
 from tests.edge.fakes import VIDEO
 
 WAN = ModelCard(

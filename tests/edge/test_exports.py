@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from http_edge.errors import EdgeError
-from http_edge.exports import Entry, Exports, Source
+from http_edge.base.errors import EdgeError
+from http_edge.media.exports import Entry, Exports, Source
 from tests.edge.conftest import World
 from tests.support.exchange import exchanging
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from starlette.datastructures import Headers
 
-from http_edge.downloads import plan
+from http_edge.http.file_response import plan
 from tests.edge.conftest import World
 from tests.support.exchange import exchanging
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from http_edge.file_store import FileStore, is_file_id
+from http_edge.media.uploads import FileStore, is_file_id
 from tests.edge.conftest import World
 
 

@@ -23,10 +23,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from http_edge import errors, forms, multipart, spool, upload_places
-from http_edge.errors import EdgeError
-from http_edge.forms import Fields, read_fields
-from http_edge.spool import Limits, Spool
+from http_edge.base import errors
+from http_edge.base.errors import EdgeError
+from http_edge.base.limits import Limits
+from http_edge.body import forms, multipart, spool, upload_places
+from http_edge.body.forms import Fields, read_fields
+from http_edge.body.spool import Spool
 
 MIB = 1024 * 1024
 

@@ -12,13 +12,14 @@ import pytest
 
 from broker.wire.jobspec import JobSpec, Phase, encode_spec
 from broker.wire.messages import JobView
-from http_edge import hub as hub_module
-from http_edge.calls import Calls
-from http_edge.errors import EdgeError
-from http_edge.exports import Exports
-from http_edge.hub import Hub, Job, Memory
-from http_edge.progress import of_view
-from http_edge.settings import EdgeSettings
+from http_edge.base.errors import EdgeError
+from http_edge.base.settings import EdgeSettings
+from http_edge.jobs import hub
+from http_edge.jobs.hub import Hub, Memory
+from http_edge.jobs.job import Job
+from http_edge.jobs.progress import of_view
+from http_edge.jobs.service import Calls
+from http_edge.media.exports import Exports
 from tests.edge.fakes import EPOCH, NO_IMAGES, FakeBroker
 
 SPEC = JobSpec(model="demo", output="video", prompt="x", width=64, height=64, num_inference_steps=1, seed=1)
@@ -101,7 +102,7 @@ def test_an_answer_that_an_event_overtook_is_not_kept() -> None:
 
 
 def test_memory_is_bounded_in_jobs_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "_REMEMBERED", 3)
+    monkeypatch.setattr(hub, "_REMEMBERED", 3)
     memory = Memory(Clock())
 
     def put(name: str, size: int = 10) -> None:
@@ -110,7 +111,7 @@ def test_memory_is_bounded_in_jobs_and_bytes(monkeypatch: pytest.MonkeyPatch) ->
     for name in "abcd":
         put(name)
     assert [name for name in "abcd" if memory.get(name)] == ["b", "c", "d"]
-    monkeypatch.setattr(hub_module, "_REMEMBERED_BYTES", 100)
+    monkeypatch.setattr(hub, "_REMEMBERED_BYTES", 100)
     put("big", 95)
     assert [name for name in ("b", "c", "d", "big") if memory.get(name)] == ["big"]
     put("big", 20)

@@ -15,8 +15,8 @@ from PIL import Image
 from broker.wire import messages as m
 from broker.wire.jobspec import decode_spec
 from http_edge.app import build_app, build_edge
-from http_edge.keys import KeyRecord, hash_of, write_keys
-from http_edge.settings import EdgeSettings
+from http_edge.auth.keys import KeyRecord, hash_of, write_keys
+from http_edge.base.settings import EdgeSettings
 from tests.edge.conftest import World
 from tests.edge.fakes import VIDEO, FakeBroker, worker
 

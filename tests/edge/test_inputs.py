@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from broker.wire.jobspec import decode_spec
-from http_edge import inputs
-from http_edge.errors import EdgeError
-from http_edge.inputs import Inputs
+from http_edge.base.errors import EdgeError
+from http_edge.media import image_inputs
+from http_edge.media.image_inputs import Inputs
 from tests.edge.conftest import World
 from tests.support.exchange import exchanging
 
@@ -93,7 +93,7 @@ def test_too_many_pixels_are_refused_before_decoding(
     door: Inputs, start: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (start / "x.png").write_bytes(picture(size=(100, 100)))
-    monkeypatch.setattr(inputs, "MAX_IMAGE_PIXELS", 9_999)
+    monkeypatch.setattr(image_inputs, "MAX_IMAGE_PIXELS", 9_999)
     with pytest.raises(EdgeError, match="has 100x100 pixels; at most 9999"):
         door.from_path("image", "x.png")
 
@@ -123,7 +123,7 @@ def test_a_decompression_bomb_is_refused(door: Inputs, start: Path) -> None:
 
 
 def test_a_file_that_is_too_large_is_refused(door: Inputs, start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "MAX_IMAGE_BYTES", 10)
+    monkeypatch.setattr(image_inputs, "MAX_IMAGE_BYTES", 10)
     (start / "x.png").write_bytes(picture())
     with pytest.raises(EdgeError, match="bytes, at most 10"):
         door.from_path("image", "x.png")

@@ -304,7 +304,7 @@ def test_what_is_no_flag_is_refused_and_nothing_happens(world: World) -> None:
 
 
 def test_a_job_that_does_not_stop_is_not_deleted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("http_edge.erase.STOP_WAIT_S", 0.01)
+    monkeypatch.setattr("http_edge.jobs.delete_job.STOP_WAIT_S", 0.01)
     world.fake.obeys_cancel = False
     job = world.submit()
     world.do(world.fake.run, job["id"])

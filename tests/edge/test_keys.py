@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from http_edge import cli
-from http_edge.keys import KeyFileError, KeyRecord, KeyRing, hash_of, new_key, read_keys, write_keys
+from http_edge.auth.keys import KeyFileError, KeyRecord, KeyRing, hash_of, new_key, read_keys, write_keys
 
 
 @pytest.fixture

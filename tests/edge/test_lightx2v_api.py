@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from broker import errors
+from broker.client import errors
 from broker.wire.jobspec import decode_spec
-from http_edge.lightx2v_api import origin_of
+from http_edge.api.lightx2v.video_api import origin_of
 from tests.edge.conftest import World
 from tests.edge.fakes import T0, VIDEO, worker
 
@@ -214,7 +214,7 @@ def test_stop_without_a_broker_is_an_error_in_its_shape(world: World) -> None:
 
 
 def test_a_task_that_does_not_stop_is_a_warning(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("http_edge.lightx2v_api._STOP_WAIT_S", 0.01)
+    monkeypatch.setattr("http_edge.api.lightx2v.video_api._STOP_WAIT_S", 0.01)
     world.fake.obeys_cancel = False
     post(world)
     world.do(world.fake.run, only_job(world))

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from broker import errors
+from broker.client import errors
 from broker.wire.jobspec import JobSpec, decode_spec
 from tests.edge.conftest import World
 from tests.edge.fakes import T0

@@ -36,7 +36,7 @@ def test_there_is_nothing_to_stop_in_a_task_that_is_over_or_unknown(world: World
 
 
 def test_a_task_that_does_not_stop_is_a_warning(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("http_edge.lightx2v_shapes.STOP_WAIT_S", 0.01)
+    monkeypatch.setattr("http_edge.api.lightx2v.views.STOP_WAIT_S", 0.01)
     world.fake.obeys_cancel = False
     post(world, task_id="t")
     run(world)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from broker import errors
+from broker.client import errors
 from broker.wire.jobspec import decode_spec
 from tests.edge.conftest import World
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from broker import errors
+from broker.client import errors
 from broker.wire.jobspec import JobSpec, decode_spec
 from tests.edge.conftest import World
 from tests.edge.fakes import T0
@@ -351,7 +351,7 @@ def test_hundreds_of_tasks_are_listed_once_each_and_in_order(world: World) -> No
 def test_a_long_history_is_listed_by_its_newest(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(120):
         post(world, task_id=f"t{number}")
-    monkeypatch.setattr("http_edge.lightx2v_shapes.MAX_LISTED", 110)
+    monkeypatch.setattr("http_edge.api.lightx2v.views.MAX_LISTED", 110)
     assert list(world.http.get("/v1/tasks").json()) == [f"t{number}" for number in range(10, 120)]
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.wire.options import SettingsError
+from broker.runtime.settings import SettingsError
 from http_edge import cli, listening
-from http_edge.settings import EdgeSettings
+from http_edge.base.settings import EdgeSettings
 
 
 def reaches(host: str, port: int) -> bool:

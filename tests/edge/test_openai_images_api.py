@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from broker import errors
+from broker.client import errors
 from broker.wire.jobspec import decode_spec, preview_name
 from tests.edge.conftest import World
 from tests.edge.fakes import PICTURE, VIDEO, worker

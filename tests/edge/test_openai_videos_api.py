@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from broker import errors
+from broker.client import errors
 from broker.wire.jobspec import decode_spec
-from http_edge.keys import KeyRecord, hash_of, new_key, write_keys
+from http_edge.auth.keys import KeyRecord, hash_of, new_key, write_keys
 from tests.edge.conftest import World
 from tests.edge.fakes import T0, VIDEO, worker
 from tests.edge.openai_support import clip, draws, leave, only_job, only_spec, opened, picture, then
@@ -501,7 +501,7 @@ def test_deleting_a_running_video_waits_for_its_stop(world: World) -> None:
 
 
 def test_deleting_what_does_not_stop_asks_to_come_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("http_edge.erase.STOP_WAIT_S", 0.01)
+    monkeypatch.setattr("http_edge.jobs.delete_job.STOP_WAIT_S", 0.01)
     world.fake.obeys_cancel = False
     video = create(world)
     world.do(world.fake.run, video["id"])

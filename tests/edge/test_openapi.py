@@ -14,16 +14,20 @@ import pytest
 from starlette.routing import Route
 
 from broker.wire.messages import HookClaim
-from http_edge import docs_page, lightx2v_gen1, lightx2v_orders, openai_fields, webhook_events, webhook_fields
+from http_edge.api.common.openapi_types import JSON
+from http_edge.api.common.schema_common import ERROR_BODY
+from http_edge.api.lightx2v import task_fields, video_tasks
+from http_edge.api.lightx2v.cloud_json import STATUSES
+from http_edge.api.native.jobs_api import STATES
+from http_edge.api.openai import fields as openai_fields
 from http_edge.app import build_app
-from http_edge.error_table import TABLE
-from http_edge.errors import EdgeError, error_response, family_of
-from http_edge.generation import NAMES
-from http_edge.jobs_api import STATES
-from http_edge.lightx2v_cloud_json import STATUSES
-from http_edge.openapi import OPERATIONS, openapi_path, undeclared, unrouted
-from http_edge.openapi_types import JSON
-from http_edge.schema_common import ERROR_BODY
+from http_edge.background import webhook_events
+from http_edge.base.error_table import TABLE
+from http_edge.base.errors import EdgeError, error_response, family_of
+from http_edge.jobs import webhook_fields
+from http_edge.jobs.generation import NAMES
+from http_edge.openapi import docs_page
+from http_edge.openapi.document import OPERATIONS, openapi_path, undeclared, unrouted
 from tests.edge.conftest import World
 from tests.edge.openai_support import clip, draws, picture
 from tests.edge.schema_check import faults, resolved
@@ -224,8 +228,8 @@ def test_every_name_that_is_read_is_described(document: dict[str, Any]) -> None:
     assert schemas["JobRequest"]["additionalProperties"] is False
     for name, policy in (
         ("VideoRequest", openai_fields.POLICY),
-        ("TaskRequest", lightx2v_orders.POLICY),
-        ("Gen1Request", lightx2v_gen1.POLICY),
+        ("TaskRequest", task_fields.POLICY),
+        ("Gen1Request", video_tasks.POLICY),
     ):
         read = {alias for alias, field in NAMES.items() if field not in policy.without}
         assert read <= set(schemas[name]["properties"]), name

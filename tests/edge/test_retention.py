@@ -15,10 +15,10 @@ import pytest
 
 from broker.wire import messages as m
 from broker.wire.jobspec import decode_spec
-from http_edge import clocks
-from http_edge import retention as retention_module
-from http_edge.inputs import Inputs
-from http_edge.retention import Retention
+from http_edge.background import retention as retention_module
+from http_edge.background.retention import Retention
+from http_edge.jobs import clock_agreement
+from http_edge.media.image_inputs import Inputs
 from tests.edge.conftest import World
 from tests.edge.fakes import T0
 from tests.edge.test_image_sources import picture
@@ -61,7 +61,7 @@ class Keeper:
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.message for record in caplog.records if record.name == "http_edge.retention"]
+    return [record.message for record in caplog.records if record.name == "http_edge.background.retention"]
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_slack_is_the_most_that_a_file_of_before_may_be_younger(
     steps: tuple[tuple[float, float], ...], slack_s: float
 ) -> None:
     pool = m.PoolView(epoch=1, clock_steps=tuple(m.ClockStep(*step) for step in steps))
-    assert clocks.slack_s(pool, 100.0) == slack_s
+    assert clock_agreement.slack_s(pool, 100.0) == slack_s
 
 
 def test_health_says_that_the_clocks_differ(open_edge: Callable[..., World]) -> None:
@@ -294,7 +294,7 @@ def test_pinned_jobs_and_jobs_without_files_do_not_make_room(tight: Keeper, capl
     tight.world.http.delete("/v1/jobs/cancelled")
     tight.finished("pinned", 5 * MIB)
     tight.world.http.put("/v1/jobs/pinned/pin")
-    with caplog.at_level("WARNING", "http_edge.retention"):
+    with caplog.at_level("WARNING", "http_edge.background.retention"):
         tight.sweep()
         tight.sweep()
     assert tight.jobs == ["cancelled", "pinned"]
@@ -417,7 +417,7 @@ def test_a_sweep_without_a_broker_or_a_disk_is_tried_again(
     keeper.now = T0 + 2 * WEEK
     keeper.world.fake.down = True
     assert keeper.world.http.portal is not None
-    with caplog.at_level("INFO", "http_edge.retention"):
+    with caplog.at_level("INFO", "http_edge.background.retention"):
         keeper.world.http.portal.call(keeper.retention._try)
     keeper.world.fake.down = False
     assert said(caplog) == ["nothing was let go"]

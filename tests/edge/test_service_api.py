@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from broker import errors
+from broker.client import errors
 from broker.wire.messages import Held
 from tests.edge.conftest import World
 from tests.edge.fakes import VIDEO, worker
@@ -249,7 +249,7 @@ def test_a_fault_of_ours_is_a_500_without_a_traceback(world: World, monkeypatch:
     def broken(*args: object) -> None:
         raise ZeroDivisionError("secret detail")
 
-    monkeypatch.setattr("http_edge.service_api.worker_json", broken)
+    monkeypatch.setattr("http_edge.api.native.service_api.worker_json", broken)
     world.http._transport.raise_server_exceptions = False  # type: ignore[attr-defined]
     response = world.http.get("/v1/workers")
     assert (response.status_code, response.json()["error"]["code"]) == (500, "internal")

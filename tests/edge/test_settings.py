@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.wire.options import load
+from broker.runtime.settings import load
 from http_edge import cli
-from http_edge.settings import EdgeSettings
+from http_edge.base.settings import EdgeSettings
 
 
 def read(*argv: str, **environ: str) -> EdgeSettings:

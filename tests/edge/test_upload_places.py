@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from http_edge.upload_places import AT_ONCE, Upload, UploadPlaces, network_of
+from http_edge.body.upload_places import AT_ONCE, Upload, UploadPlaces, network_of
 
 
 class Crowd:

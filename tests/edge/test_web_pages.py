@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from http_edge.app import build_app
-from http_edge.keys import KeyRecord, hash_of, write_keys
-from http_edge.routes import EdgeRoute
+from http_edge.auth.keys import KeyRecord, hash_of, write_keys
+from http_edge.http.routing import EdgeRoute
 from tests.edge.conftest import World
 
 #: What a form, a beacon or a no-cors fetch can send without asking, and what a page that asks may send.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from http_edge.webhook_turns import AT_ONCE, WAIT_S, WAITING, Turn, Turns
+from http_edge.background.webhook_turns import AT_ONCE, WAIT_S, WAITING, Turn, Turns
 
 
 def turns(*deliveries: tuple[str, str]) -> Turns[int]:

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from broker.wire.jobspec import JobSpec, ModelCard, encode_spec
-from workers.ipc import Channel, FromEngine, JobCancelled, JobFailed, JobFinished, RunJob, Setup, TailBegun, Words
+from workers.ipc.channel import Channel
+from workers.ipc.messages import FromEngine, JobCancelled, JobFailed, JobFinished, RunJob, Setup, TailBegun
+from workers.ipc.shared import Words
 
 #: Longer than any answer takes on a busy machine; a hung engine fails the test instead of stopping the run.
 _ANSWER_S = 120.0

@@ -17,13 +17,14 @@ from broker.wire.jobspec import JobSpec, ModelCard
 from tests.engine import tiny
 from tests.engine.child import Child
 from tests.engine.scripted import blank
-from workers.catalogue import card_for, default_model
 from workers.engine.device import Device
 from workers.engine.memory import ProcessMemory
-from workers.engine.monitor import Monitor
 from workers.engine.pipelines import Pipelines
+from workers.engine.progress import Monitor
 from workers.engine.video import VideoEngine
-from workers.ipc import Ready, Seat
+from workers.ipc.messages import Ready
+from workers.ipc.shared import Seat
+from workers.models.catalogue import card_for, default_model
 
 
 def spec_for(card: ModelCard, **changes: object) -> JobSpec:

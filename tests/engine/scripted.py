@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 
-from workers.ipc import Seat
+from workers.ipc.shared import Seat
 
 
 def blank() -> memoryview:

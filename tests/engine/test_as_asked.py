@@ -16,7 +16,7 @@ from workers.engine.as_asked import differences
 from workers.engine.base import Stage
 from workers.engine.errors import EngineError
 from workers.engine.frames import image_pixels, to_uint8, video_frames
-from workers.ipc import JobFailed, JobFinished, RunJob
+from workers.ipc.messages import JobFailed, JobFinished, RunJob
 
 SPEC = JobSpec(
     model="one", output="video", prompt="x", width=64, height=48, num_frames=9, fps=16.0, num_inference_steps=1, seed=1
@@ -59,7 +59,7 @@ def bench():
 
 
 def ended(bench: Bench, artefact: Artefact) -> Any:
-    bench.engine.draw = lambda card, spec, out, monitor, profile: Stage("host", lambda: (artefact,))  # type: ignore[method-assign]
+    bench.suites.engine.draw = lambda card, spec, out, monitor, profile: Stage("host", lambda: (artefact,))  # type: ignore[method-assign]
     assert SPEC.model in CARDS
     bench.runner.run(RunJob(job_id="j", fence=1, body=encode_spec(SPEC), out_dir="/nowhere", seat=1))
     return bench.end(1)

@@ -10,7 +10,7 @@ import torch
 
 from tests.engine.families.cases import CASES
 from tests.engine.families.served import Served
-from workers.ipc import JobFailed
+from workers.ipc.messages import JobFailed
 
 # The libraries warn of many a thing that a tiny model is.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -17,9 +17,9 @@ from tests.engine.raw_frames import written
 from tests.engine.scripted import CancelAt, Recorder
 from workers.engine.base import complete
 from workers.engine.failures import classify
-from workers.engine.monitor import Cancelled, Monitor
+from workers.engine.progress import Cancelled, Monitor
 from workers.engine.video import VideoEngine
-from workers.ipc import Seat
+from workers.ipc.shared import Seat
 
 Run = Callable[..., tuple[Artefact, ...]]
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from broker.wire.jobspec import Defaults, Limits
-from workers.catalogue import card_for, default_model
-from workers.families import FAMILIES, family_of
-from workers.model_sources import CatalogueError
-from workers.pipeline_classes import pipeline_names
+from workers.models.catalogue import card_for, default_model
+from workers.models.families import FAMILIES, family_of
+from workers.models.pipeline_classes import pipeline_names
+from workers.models.sources import CatalogueError
 
 
 def _model(directory: Path, pipeline: str, index: Any = None, **configs: Any) -> str:
@@ -53,7 +53,7 @@ def test_fake_needs_no_directory() -> None:
 
 def test_catalogue_never_loads_torch() -> None:
     code = (
-        "import sys; from workers.catalogue import card_for, default_model; card_for(str(default_model()));"
+        "import sys; from workers.models.catalogue import card_for, default_model; card_for(str(default_model()));"
         "sys.exit(bool({'torch', 'diffusers', 'numpy', 'zmq'} & set(sys.modules)))"
     )
 

@@ -12,7 +12,7 @@ from broker.wire.jobspec import ModelCard
 from tests.engine.child import Child
 from tests.engine.conftest import spec_for
 from tests.engine.media import centre_of, colour_of, read_clip, top_level_boxes
-from workers.ipc import JobCancelled, JobFailed, JobFinished, RunJob
+from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, RunJob
 
 
 def _finished(ending: object) -> JobFinished:

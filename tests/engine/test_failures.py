@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from tests.engine.conftest import spec_for
-from workers.catalogue import card_for, default_model
 from workers.engine.arguments import call_arguments
 from workers.engine.errors import DeviceLost, EngineError, InvalidInput, LoadError, OutOfMemory, WriteError
 from workers.engine.failures import MAX_MESSAGE, classify
 from workers.engine.video import VideoEngine
+from workers.models.catalogue import card_for, default_model
 
 
 class AcceleratorError(RuntimeError):

@@ -9,13 +9,13 @@ import pytest
 from broker.wire.jobspec import Artefact, ModelCard
 from tests.engine.conftest import spec_for
 from tests.engine.media import centre_of, read_clip
-from workers.catalogue import card_for
 from workers.engine.base import complete
 from workers.engine.errors import EngineError, InvalidInput, LoadError, OutOfMemory
 from workers.engine.fake import FakeEngine
 from workers.engine.memory import ProcessMemory
-from workers.engine.monitor import Cancelled, Monitor
-from workers.ipc import Seat
+from workers.engine.progress import Cancelled, Monitor
+from workers.ipc.shared import Seat
+from workers.models.catalogue import card_for
 
 CARD = card_for("fake")
 

@@ -11,10 +11,10 @@ import pytest
 from broker.wire.jobspec import JobSpec, ModelCard
 from tests.engine.child import Child
 from tests.engine.conftest import spec_for
-from workers.catalogue import card_for
 from workers.engine.fake import DIE_STATUS
 from workers.engine.loop import EXIT_DEVICE_LOST, EXIT_DONE, EXIT_LOAD_FAILED, EXIT_PROTOCOL
-from workers.ipc import JobFailed, JobFinished, LoadFailed, Ready
+from workers.ipc.messages import JobFailed, JobFinished, LoadFailed, Ready
+from workers.models.catalogue import card_for
 
 CARD = card_for("fake")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import logging
 
-from broker.wire.logs import LineFormatter
-from workers.logs import Marks
+from broker.runtime.log_context import Marks
+from broker.runtime.logs import LineFormatter
 
 
 def test_lines_bear_the_jobs_fields_until_it_is_over():

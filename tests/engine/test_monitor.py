@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from workers.engine.monitor import Cancelled, Monitor
-from workers.ipc import Seat
+from workers.engine.progress import Cancelled, Monitor
+from workers.ipc.shared import Seat
 
 
 class Clock:

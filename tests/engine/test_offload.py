@@ -16,10 +16,10 @@ from tests.engine.scripted import CancelAt, Recorder
 from workers.engine import pipelines as module
 from workers.engine.base import Profile, complete
 from workers.engine.device import Device
-from workers.engine.monitor import Cancelled, Monitor
 from workers.engine.pipelines import Pipelines
+from workers.engine.progress import Cancelled, Monitor
 from workers.engine.video import VideoEngine
-from workers.ipc import Seat
+from workers.ipc.shared import Seat
 
 
 class PretendGpu(Device):

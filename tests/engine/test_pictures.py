@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageCms
 
-from broker.pictures import BROKEN_PROFILE, FIRST_FRAME, ON_WHITE, normalised
+from broker.runtime.pictures import BROKEN_PROFILE, FIRST_FRAME, ON_WHITE, normalised
 
 
 def seen(picture: Image.Image, kind: str = "PNG", **options: Any) -> tuple[list[Any], list[str]]:

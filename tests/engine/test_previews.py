@@ -22,10 +22,10 @@ from workers.engine.fake import FakeEngine
 from workers.engine.frames import image_pixels
 from workers.engine.image import ImageEngine
 from workers.engine.memory import ProcessMemory
-from workers.engine.monitor import Cancelled, Monitor
 from workers.engine.previews import aim, can_preview, decode, preview_at
+from workers.engine.progress import Cancelled, Monitor
 from workers.engine.video import VideoEngine
-from workers.ipc import Seat
+from workers.ipc.shared import Seat
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from broker.wire.jobspec import ModelCard
 from tests.engine.conftest import spec_for
 from workers.engine.errors import InvalidInput
-from workers.engine.monitor import Monitor
+from workers.engine.progress import Monitor
 from workers.engine.scheduling import shifted
 
 

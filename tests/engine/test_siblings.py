@@ -11,9 +11,9 @@ from broker.wire.jobspec import ModelCard
 from tests.engine.conftest import spec_for
 from tests.engine.raw_frames import written
 from workers.engine.base import complete
-from workers.engine.monitor import Monitor
+from workers.engine.progress import Monitor
 from workers.engine.video import VideoEngine
-from workers.ipc import Seat
+from workers.ipc.shared import Seat
 
 
 def draw(engine: VideoEngine, card: ModelCard, seat: Seat, out: Path, image: str = "") -> np.ndarray:

@@ -19,7 +19,7 @@ from diffusers.pipelines.ltx2.pipeline_output import LTX2PipelineOutput
 from tests.engine.media import read_sound
 from workers.engine.artefacts import Mp4Writer
 from workers.engine.errors import EngineError
-from workers.engine.monitor import Monitor
+from workers.engine.progress import Monitor
 from workers.engine.sound import sound_for
 from workers.engine.soundtrack import Sound
 

@@ -11,10 +11,10 @@ import torch
 from tests.engine.scripted import CancelAt, Recorder
 from workers.engine.device import Device
 from workers.engine.errors import EngineError
+from workers.engine.instrumentation import call
 from workers.engine.memory import ProcessMemory
-from workers.engine.monitor import Cancelled, Monitor
-from workers.engine.watch import call
-from workers.ipc import Seat
+from workers.engine.progress import Cancelled, Monitor
+from workers.ipc.shared import Seat
 
 
 class Pipeline:

@@ -17,7 +17,8 @@ from broker.wire import codec, jobspec
 from broker.wire import messages as m
 from tests.core.desk import Desk, info
 from tests.wire.samples import SAMPLES
-from workers import ipc
+from workers.ipc import channel as ipc_channel
+from workers.ipc import messages as ipc_messages
 
 Frames = list[bytes]
 
@@ -90,12 +91,12 @@ def _body(name: str, decode: Callable[[bytes], Any], sample: object, declared: t
 # ---------------------------------------------------------------- the engine's socket
 
 _TO_AGENT = [
-    ipc.Ready(model="demo", load_s=1.0),
-    ipc.LoadFailed(model="demo", message="no"),
-    ipc.TailBegun(fence=1, model="demo"),
-    ipc.JobFinished(fence=1, result=jobspec.Result(seed=3), run_s=2.0, model="demo"),
-    ipc.JobFailed(fence=1, kind="out_of_memory", fatal=True),
-    ipc.JobCancelled(fence=1, model="demo"),
+    ipc_messages.Ready(model="demo", load_s=1.0),
+    ipc_messages.LoadFailed(model="demo", message="no"),
+    ipc_messages.TailBegun(fence=1, model="demo"),
+    ipc_messages.JobFinished(fence=1, result=jobspec.Result(seed=3), run_s=2.0, model="demo"),
+    ipc_messages.JobFailed(fence=1, kind="out_of_memory", fatal=True),
+    ipc_messages.JobCancelled(fence=1, model="demo"),
 ]
 
 
@@ -111,15 +112,15 @@ class _Stream:
 
 
 def _channel(frames: Frames) -> Feature:
-    channel = ipc.Channel(_Stream(b"".join(frames)), ipc.FromEngine)  # type: ignore[arg-type]
+    channel = ipc_channel.Channel(_Stream(b"".join(frames)), ipc_messages.FromEngine)  # type: ignore[arg-type]
     try:
         messages, ended = channel.drain()
-    except ipc.IpcError as error:
+    except ipc_channel.IpcError as error:
         return _words(error)
     assert ended
     for message in messages:
-        back = ipc.Channel(_Stream(ipc.pack(message)), ipc.FromEngine)  # type: ignore[arg-type]
-        if [ipc.pack(again) for again in back.drain()[0]] != [ipc.pack(message)]:
+        back = ipc_channel.Channel(_Stream(ipc_channel.pack(message)), ipc_messages.FromEngine)  # type: ignore[arg-type]
+        if [ipc_channel.pack(again) for again in back.drain()[0]] != [ipc_channel.pack(message)]:
             raise Wrong(f"{message} does not come back")
     return tuple(_given(message) for message in messages[:3])
 
@@ -178,6 +179,6 @@ TARGETS: tuple[Target, ...] = (
         ([codec.encode_body({"traceparent": "00-" + "1" * 32 + "-" + "2" * 16 + "-01"})],),
         lambda frames: (len(jobspec.trace_id_of(b"".join(frames))),),
     ),
-    Target("engine_socket", tuple([ipc.pack(message)] for message in _TO_AGENT), _channel),
+    Target("engine_socket", tuple([ipc_channel.pack(message)] for message in _TO_AGENT), _channel),
     Target("core", tuple([codec.encode(message)[0]] for message in SAMPLES), _conversation),
 )

@@ -15,13 +15,14 @@ from tests.engine.conftest import spec_for
 from tests.engine.media import centre_of, colour_of
 from tests.engine.raw_frames import written
 from tests.engine.scripted import CancelAt, Recorder
-from workers.catalogue import card_for, default_model
 from workers.engine.base import complete
 from workers.engine.device import Device
-from workers.engine.monitor import Cancelled, Monitor
 from workers.engine.pipelines import Pipelines
+from workers.engine.progress import Cancelled, Monitor
 from workers.engine.video import VideoEngine
-from workers.ipc import JobFinished, Ready, Seat
+from workers.ipc.messages import JobFinished, Ready
+from workers.ipc.shared import Seat
+from workers.models.catalogue import card_for, default_model
 
 pytestmark = [
     pytest.mark.gpu,

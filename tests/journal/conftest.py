@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.shell.journal import Journal
+from broker.shell.journal.journal import Journal
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 
 from broker.core.jobs import FINAL, Cause, DamagedRecord, Job
 from broker.core.machine import Core, Policy
-from broker.shell.errors import JournalRefused
-from broker.shell.journal import Journal
+from broker.runtime.errors import JournalRefused
+from broker.shell.journal.journal import Journal
 from broker.shell.recovery import Recovery
 from broker.wire import codec
 from broker.wire import messages as m

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from broker.shell.disk import Disk
-from broker.shell.errors import HomeInUse, JournalBroken, JournalFull
-from broker.shell.journal import Journal
-from broker.shell.lock import Lock
+from broker.runtime.errors import HomeInUse, JournalBroken, JournalFull
+from broker.shell.journal.disk import Disk
+from broker.shell.journal.journal import Journal
+from broker.shell.journal.lock import Lock
 from tests.journal.jobs import finish, give, new_job, put
 
 RESERVE = 1024 * 1024
@@ -189,7 +189,7 @@ def test_the_lock_is_held_although_the_disk_has_no_room_for_its_holders_number(t
     program = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from broker.shell.lock import Lock\n"
+        "from broker.shell.journal.lock import Lock\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"  # no file may have a byte
         "lock = Lock(Path(sys.argv[1]))\n"
         "print('held', flush=True)\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.shell.errors import JournalConflict
+from broker.runtime.errors import JournalConflict
 from broker.wire import messages as m
 from tests.journal.jobs import fail, finish, give, new_job, put
 from tests.journal.test_disk import Reserve, large

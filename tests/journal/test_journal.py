@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from broker.core.jobs import Cause, Job, JobState
-from broker.shell.errors import JournalConflict
+from broker.runtime.errors import JournalConflict
 from broker.wire import messages as m
 from tests.journal.jobs import RESULT, fail, finish, give, new_job, put
 

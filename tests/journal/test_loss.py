@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from broker.core.jobs import Cause
-from broker.shell.disk import Disk
-from broker.shell.errors import JournalBroken, JournalRefused, JournalShort
-from broker.shell.journal import Journal
+from broker.runtime.errors import JournalBroken, JournalRefused, JournalShort
+from broker.shell.journal.disk import Disk
+from broker.shell.journal.journal import Journal
 from tests.journal.jobs import fail, finish, give, new_job, put
 
 FILES = ("jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-mark")

@@ -7,10 +7,10 @@ import stat
 
 import pytest
 
-from broker.shell import schema
-from broker.shell.errors import HomeInUse, JournalBroken, JournalRefused
-from broker.shell.journal import Journal
-from broker.shell.lock import Lock
+from broker.runtime.errors import HomeInUse, JournalBroken, JournalRefused
+from broker.shell.journal import schema
+from broker.shell.journal.journal import Journal
+from broker.shell.journal.lock import Lock
 from tests.journal.jobs import new_job, put
 
 

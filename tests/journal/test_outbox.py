@@ -7,8 +7,8 @@ import sqlite3
 import msgspec
 import pytest
 
-from broker.core.hooks import Hook
-from broker.shell.errors import JournalConflict
+from broker.core.deliveries import Hook
+from broker.runtime.errors import JournalConflict
 from tests.journal.jobs import finish, give, new_job, put
 from tests.journal.test_disk import Reserve, large
 

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from broker.core.jobs import Cause, Job
-from broker.shell import pages
-from broker.shell.pages import MAX_PAGE_BYTES
+from broker.shell.journal import queries
+from broker.shell.journal.queries import MAX_PAGE_BYTES
 from broker.wire import messages as m
 from tests.journal.jobs import fail, finish, give, new_job, put
 
@@ -56,8 +56,8 @@ def page(journal, query: m.ListJobs) -> tuple[list[Job], bool]:
 @pytest.fixture(params=[(200, 2000), (3, 5), (1, 1)], ids=["as it is", "few looked at", "one looked at"])
 def bounds(request, monkeypatch) -> None:
     """Bounds of one answer, which must not show in what a client gets."""
-    monkeypatch.setattr(pages, "MAX_ROWS", request.param[0])
-    monkeypatch.setattr(pages, "MAX_LOOKED", request.param[1])
+    monkeypatch.setattr(queries, "MAX_ROWS", request.param[0])
+    monkeypatch.setattr(queries, "MAX_LOOKED", request.param[1])
 
 
 def walk(journal, **filters) -> list[str]:
@@ -202,16 +202,16 @@ def test_a_page_of_large_specs_is_cut_short_and_says_more(journal):
 def test_however_few_match_one_answer_looks_at_a_bounded_number_of_rows(
     journal, crowd, monkeypatch, filters, newest_first
 ):
-    monkeypatch.setattr(pages, "MAX_LOOKED", 10)
+    monkeypatch.setattr(queries, "MAX_LOOKED", 10)
     seen: list[str] = []
     journal._connection.create_function("looked", 1, lambda n: seen.append(n) or 1)
-    condition = pages._condition
+    condition = queries._condition
 
     def counting(query, states):
         text, parameters = condition(query, states)
         return f"looked(n) AND {text}", parameters
 
-    monkeypatch.setattr(pages, "_condition", counting)
+    monkeypatch.setattr(queries, "_condition", counting)
     query = m.ListJobs(req=1, newest_first=newest_first, **filters)
     answers = 0
     while True:

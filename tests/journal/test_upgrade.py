@@ -6,7 +6,7 @@ import sqlite3
 
 import msgspec
 
-from broker.shell import rows, schema
+from broker.shell.journal import rows, schema
 from broker.wire import messages as m
 from tests.journal.jobs import new_job
 

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from broker.wire.options import load
-from http_edge.errors import TABLE as ERRORS
+from broker.runtime.settings import load
+from http_edge.base.errors import TABLE as ERRORS
 from tests.scripts.support import ROOT
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import zmq
 
+from broker.runtime.curve_keys import PeerKey
 from broker.wire import codec
 from broker.wire import messages as m
-from broker.wire.curve import PeerKey
 from tests.security.conftest import KeyDesk, few_descriptors, free_port
 from tests.support.waiting import wait_until
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import zmq
 
-from broker.client import BrokerClient
-from broker.errors import BrokerUnavailable
-from broker.shell import selftest, sockets, zap
-from broker.shell.errors import BindFailed
-from broker.shell.sockets import Gate, Wires
+from broker.client.client import BrokerClient
+from broker.client.errors import BrokerUnavailable
+from broker.runtime.curve_keys import PeerKey, read_broker, read_peer_key
+from broker.runtime.errors import BindFailed
+from broker.shell.net import selftest, sockets, zap
+from broker.shell.net.sockets import Gate, Wires
 from broker.wire import codec
 from broker.wire import messages as m
-from broker.wire.curve import PeerKey, read_broker, read_peer_key
 from tests.security.conftest import KeyDesk, free_port
 from tests.sockets.service import INFO, Service, a_job, in_loop
 from tests.support.waiting import eventually, wait_until

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from broker.wire.curve import PeerKey, read_peer_key
+from broker.runtime.curve_keys import PeerKey, read_peer_key
 from tests.security.conftest import KeyDesk
 from tests.security.procs import MIB, BrokerProcess, broker_process, greeting, keyed_dealer, knock, long_frame
 from tests.support.waiting import wait_until

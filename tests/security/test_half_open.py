@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import zmq
 
-from broker.shell.half_open import PER_ADDRESS, reserve, surplus
-from broker.shell.zap import Peers
-from broker.wire.curve import PeerKey, read_peer_key
+from broker.runtime.curve_keys import PeerKey, read_peer_key
+from broker.shell.net.half_open import PER_ADDRESS, reserve, surplus
+from broker.shell.net.zap import Peers
 from tests.security.conftest import KeyDesk
 from tests.security.procs import BrokerProcess, broker_process, greeting, keyed_dealer, knock, long_frame
 from tests.security.test_curve import Dealer

@@ -15,8 +15,8 @@ import pytest
 
 from broker import cli as broker_cli
 from broker.keys_cli import main as keys
-from broker.wire.curve import read_broker, read_peer_key
-from broker.wire.options import SettingsError
+from broker.runtime.curve_keys import read_broker, read_peer_key
+from broker.runtime.settings import SettingsError
 from http_edge import cli as edge_cli
 from tests.security.conftest import KeyDesk
 from workers import cli as workers_cli

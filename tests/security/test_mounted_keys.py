@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.wire.curve import list_directory, read_allowed, read_broker, read_peer_key
-from broker.wire.options import SettingsError
+from broker.runtime.curve_keys import list_directory, read_allowed, read_broker, read_peer_key
+from broker.runtime.settings import SettingsError
 from tests.security.conftest import KeyDesk
 from tests.security.procs import broker_process
 from tests.security.test_curve import Dealer

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from http_edge.fetch import named_url
-from http_edge.keys_cli import main as api_keys
+from http_edge.auth.keys_cli import main as api_keys
+from http_edge.media.fetch import named_url
 from tests.acceptance.service import Service
 from tests.security.conftest import KeyDesk, free_port
 from tests.support.waiting import wait_until

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from broker.core.hooks import LEASE_S, Hook
+from broker.core.deliveries import LEASE_S, Hook
 from broker.core.jobs import Job, JobState
 from broker.wire import codec
 from broker.wire import messages as m

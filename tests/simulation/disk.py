@@ -7,11 +7,11 @@ from pathlib import Path
 from random import Random
 from typing import Protocol
 
-from broker.core.hooks import Hook
+from broker.core.deliveries import Hook
 from broker.core.jobs import Job
-from broker.shell import rows
-from broker.shell.journal import Journal
-from broker.shell.outbox import Outbox
+from broker.shell.journal import rows
+from broker.shell.journal.deliveries import Outbox
+from broker.shell.journal.journal import Journal
 
 #: `PRAGMA synchronous`: every commit is synced.
 _FULL = 2
@@ -137,7 +137,7 @@ def read_all(path: Path) -> dict[str, Job]:
 
 
 class Room:
-    """Stands for `broker.shell.disk.Disk`."""
+    """Stands for `broker.shell.journal.disk.Disk`."""
 
     def __init__(self) -> None:
         self.low = False

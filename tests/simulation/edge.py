@@ -1,4 +1,4 @@
-"""Edges and the people behind them: requests that are repeated until they are answered, by the rules of `broker.client`."""
+"""Edges and the people behind them: requests that are repeated until they are answered, by the rules of `broker.client.client`."""
 
 from __future__ import annotations
 

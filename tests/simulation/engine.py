@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from broker.wire.jobspec import Artefact, Result
-from workers.ipc import SEATS, FromEngine, JobCancelled, JobFailed, JobFinished, Progress, Ready, RunJob, TailBegun
+from workers.ipc.messages import FromEngine, JobCancelled, JobFailed, JobFinished, Ready, RunJob, TailBegun
+from workers.ipc.shared import SEATS, Progress
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

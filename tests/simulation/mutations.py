@@ -10,21 +10,21 @@ from typing import Any
 
 import msgspec
 
-from broker.core import benching, clock, dispatch, reports, requests, retry, state
+from broker.core import dispatch, reports, requests, retry, state, timers, worker_breaker
 from broker.core.dispatch import placement
 from broker.core.jobs import Cause, JobState
 from broker.core.machine import Core
 from broker.core.pool import Worker
-from broker.core.tenants import Tenants
-from broker.shell.epochs import Epochs
+from broker.core.scheduling.tenants import Tenants
+from broker.shell.journal.epochs import Epochs
 from broker.shell.router import Router
 from tests.simulation.hunting import Mutation, constant, nothing
 from tests.simulation.mutations_overlap import OVERLAP
 from tests.simulation.mutations_timers import TIMERS
 from workers.agent.attempt import Attempt
 from workers.agent.core import AgentCore
-from workers.agent.outbox import Outbox
-from workers.agent.presence import Presence
+from workers.agent.registration import Presence
+from workers.agent.unacked_results import Outbox
 
 # ---------------------------------------------------------------- the broker: results
 
@@ -197,9 +197,9 @@ ALL: tuple[Mutation, ...] = (
     Mutation("lazy-finish", "a result is durable", ((state, "LAZY", lambda lazy: lazy | {Cause.FINISHED}),)),
     Mutation("same-epoch", "the epoch is raised before every life", ((Epochs, "raise_again", _same_epoch),)),
     Mutation("counted-credit", "room is what the worker said last", ((Worker, "said", _counted),)),
-    Mutation("no-lease-expiry", "what a silent worker held goes back", ((clock, "_lose_worker", nothing),), first=30),
+    Mutation("no-lease-expiry", "what a silent worker held goes back", ((timers, "_lose_worker", nothing),), first=30),
     Mutation(
-        "no-rejoin-end", "orphans go back when nobody comes for them", ((clock, "_close_rejoin", nothing),), first=60
+        "no-rejoin-end", "orphans go back when nobody comes for them", ((timers, "_close_rejoin", nothing),), first=60
     ),
     Mutation("no-stall-rule", "the broker's own sleep is not the workers' silence", ((Core, "stalled", nothing),)),
     Mutation("no-adoption", "a worker that comes back keeps its job", ((reports, "settle", _no_adoption),)),
@@ -219,7 +219,7 @@ ALL: tuple[Mutation, ...] = (
     Mutation(
         "bench-for-ever",
         "a benched worker comes back",
-        ((benching, "end", nothing), (benching, "reconsider", nothing)),
+        ((worker_breaker, "end", nothing), (worker_breaker, "reconsider", nothing)),
         first=400,
     ),
     Mutation("no-tenant-limit", "a tenant has its share of workers", ((Tenants, "may_start", constant(True)),)),

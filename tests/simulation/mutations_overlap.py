@@ -10,8 +10,8 @@ import msgspec
 from broker.core import dispatch
 from tests.simulation.hunting import Mutation, constant, nothing
 from workers.agent import effects as fx
-from workers.agent.presence import Presence
-from workers.agent.slot import Slot
+from workers.agent.engine_slot import Slot
+from workers.agent.registration import Presence
 
 
 def _alone_unsaid(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,15 +8,15 @@ from typing import Any
 
 import msgspec
 
-from broker.core import aside, clock, outbox, requests
+from broker.core import requests, set_aside, timers, webhook_requests
 from broker.core.deadlines import Deadlines
-from broker.core.hooks import LEASE_S
+from broker.core.deliveries import LEASE_S
 from broker.core.jobs import Cause, Job
 from broker.core.state import State
-from broker.shell import schema
-from broker.shell.asides import Asides
-from broker.shell.journal import Journal
-from broker.shell.outbox import Outbox
+from broker.shell.journal import schema
+from broker.shell.journal.deliveries import Outbox
+from broker.shell.journal.journal import Journal
+from broker.shell.journal.set_aside import Asides
 from broker.shell.recovery import Recovery
 from broker.shell.router import Router
 from broker.wire import messages as m
@@ -106,8 +106,8 @@ def _shared(original: Callable[..., Any]) -> Callable[..., Any]:
     def claim_hooks(state: Any, peer: bytes, message: Any, now: float) -> None:
         original(state, peer, message, now)
         for index, effect in enumerate(state.effects):
-            if isinstance(effect, outbox.Hooked) and effect.hook.due_at == now + LEASE_S:
-                state.effects[index] = outbox.Hooked(msgspec.structs.replace(effect.hook, due_at=now + 1.0))
+            if isinstance(effect, webhook_requests.Hooked) and effect.hook.due_at == now + LEASE_S:
+                state.effects[index] = webhook_requests.Hooked(msgspec.structs.replace(effect.hook, due_at=now + 1.0))
 
     return claim_hooks
 
@@ -173,12 +173,12 @@ TIMERS: tuple[Mutation, ...] = (
     Mutation(
         "back-off-unchecked",
         "a back-off that ends finds its job waiting, or does nothing",
-        ((Deadlines, "due", _all_at_once), (clock, "_end_back_off", _any_back_off)),
+        ((Deadlines, "due", _all_at_once), (timers, "_end_back_off", _any_back_off)),
     ),
     Mutation(
         "deadline-unchecked",
         "a deadline that passes finds its job unfinished, or does nothing",
-        ((clock, "_expire", _any_deadline),),
+        ((timers, "_expire", _any_deadline),),
     ),
     Mutation("back-off-kept", "what waits no more has no back-off", ((State, "_end_wait", nothing),)),
     Mutation(
@@ -191,10 +191,12 @@ TIMERS: tuple[Mutation, ...] = (
     Mutation("epoch-kept", "the epoch is raised after a failed pass", ((Journal, "discard", _same_epoch_after),)),
     Mutation("aside-cancel-lost", "a cancel of a job that is set aside is kept", ((Asides, "put", _stop_forgotten),)),
     Mutation("aside-adopted", "no worker keeps a job that is set aside", ((Job, "closed", _still_known),)),
-    Mutation("aside-for-ever", "a job that is released goes on", ((aside, "_resume", nothing),)),
-    Mutation("claim-shared", "a delivery is one edge's at a time", ((outbox, "claim_hooks", _shared),)),
-    Mutation("any-claim", "a failure counts only from the claim that holds", ((outbox, "_settle", _any_claim),)),
-    Mutation("delivered-again", "what is delivered stays so", ((outbox, "_settle", _after_delivery),)),
+    Mutation("aside-for-ever", "a job that is released goes on", ((set_aside, "_resume", nothing),)),
+    Mutation("claim-shared", "a delivery is one edge's at a time", ((webhook_requests, "claim_hooks", _shared),)),
+    Mutation(
+        "any-claim", "a failure counts only from the claim that holds", ((webhook_requests, "_settle", _any_claim),)
+    ),
+    Mutation("delivered-again", "what is delivered stays so", ((webhook_requests, "_settle", _after_delivery),)),
     Mutation("claimed-early", "a delivery is tried when it is due", ((Outbox, "due", _early),)),
     Mutation("lazy-claim", "a claim is durable", ((Router, "_hooked", _hook_not_durable),)),
     Mutation("forget-the-living", "only what is final is deleted", ((requests, "forget_jobs", _forgets_the_living),)),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
-from broker.core.hooks import LEASE_S
+from broker.core.deliveries import LEASE_S
 from broker.wire import codec
 from broker.wire import messages as m
 from tests.simulation.timeline import Alarm

@@ -17,8 +17,8 @@ from workers.agent import effects as fx
 from workers.agent import invariants
 from workers.agent.clock import AwakeClock
 from workers.agent.core import AgentCore, Identity
-from workers.agent.policy import AgentPolicy
-from workers.ipc import RunJob, Setup, TailBegun
+from workers.ipc.messages import RunJob, Setup, TailBegun
+from workers.supervisor.agent_policy import AgentPolicy
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

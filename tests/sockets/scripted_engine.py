@@ -18,20 +18,19 @@ import threading
 from pathlib import Path
 
 from broker.wire.jobspec import Artefact, Result
-from workers.ipc import (
-    Channel,
+from workers.ipc.channel import Channel
+from workers.ipc.messages import (
     JobCancelled,
     JobFailed,
     JobFinished,
     LoadFailed,
     Ready,
     RunJob,
-    Seat,
     Setup,
     TailBegun,
     ToEngine,
-    Words,
 )
+from workers.ipc.shared import Seat, Words
 
 
 def leave_with_the_agent(channel: Channel, jobs: list[RunJob], came: threading.Condition) -> None:

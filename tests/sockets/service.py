@@ -12,17 +12,17 @@ from typing import Any, TypeVar
 
 import zmq
 
-from broker.client import BrokerClient
+from broker.client.client import BrokerClient
 from broker.core.machine import Core
 from broker.core.policy import Policy
 from broker.shell.clock import open_timeline
-from broker.shell.disk import Disk
-from broker.shell.journal import Journal
-from broker.shell.junk import Junk
+from broker.shell.journal.disk import Disk
+from broker.shell.journal.journal import Journal
 from broker.shell.metrics import Metrics
+from broker.shell.net.peer_limits import Junk
+from broker.shell.net.sockets import Wires
 from broker.shell.router import Router
 from broker.shell.server import Server
-from broker.shell.sockets import Wires
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import ModelCard, Result

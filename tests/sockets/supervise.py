@@ -3,15 +3,15 @@
 import sys
 from pathlib import Path
 
+from broker.runtime import log_context
 from tests.sockets.workers_side import config
-from workers import logs
-from workers.procs import adopt_orphans
-from workers.supervisor import Supervisor
+from workers.supervisor.process_groups import adopt_orphans
+from workers.supervisor.supervisor import Supervisor
 
 
 def main() -> int:
     home, count = Path(sys.argv[1]), int(sys.argv[2])
-    logs.setup("workers", "info")
+    log_context.setup("workers", "info")
     adopt_orphans()
     supervisor = Supervisor([config(home, f"cpu-{index}") for index in range(count)])
     code = supervisor.run()

@@ -14,7 +14,7 @@ from broker.wire import messages as m
 from tests.sockets.broker_side import BrokerSide, broker_side
 from tests.sockets.workers_side import agent, all_gone, config, gone, short_home
 from tests.support.waiting import wait_until
-from workers.exits import EXIT_LEFT, EXIT_SETTINGS, EXIT_UNWANTED
+from workers.supervisor.exit_codes import EXIT_LEFT, EXIT_SETTINGS, EXIT_UNWANTED
 
 
 @pytest.fixture

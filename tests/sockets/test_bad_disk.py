@@ -9,8 +9,8 @@ import signal
 
 import pytest
 
-from broker.client import BrokerClient
-from broker.errors import BrokerError
+from broker.client.client import BrokerClient
+from broker.client.errors import BrokerError
 from broker.wire import messages as m
 from tests.sockets.service import Agent, a_job, in_loop
 from tests.sockets.test_process import Processes

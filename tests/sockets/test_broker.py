@@ -12,13 +12,13 @@ import zmq
 
 from broker.core import reports
 from broker.core.policy import Policy
-from broker.shell import sockets as shell_sockets
-from broker.shell.errors import BindFailed, JournalBroken
+from broker.runtime.errors import BindFailed, JournalBroken
+from broker.runtime.settings import SettingsError
+from broker.shell.net import sockets as shell_sockets
+from broker.shell.net.sockets import Wires
 from broker.shell.recovery import BUDGET
-from broker.shell.sockets import Wires
 from broker.wire import codec
 from broker.wire import messages as m
-from broker.wire.options import SettingsError
 from tests.sockets.service import INFO, a_job, agent, connected, in_loop, serving
 from tests.support.waiting import eventually
 

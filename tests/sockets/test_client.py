@@ -7,10 +7,10 @@ import asyncio
 import pytest
 import zmq
 
-from broker import errors
-from broker.client import BrokerClient
+from broker.client import errors
+from broker.client.client import BrokerClient
 from broker.core.policy import Policy
-from broker.shell import pages
+from broker.shell.journal import queries
 from broker.wire import codec
 from broker.wire import messages as m
 from tests.sockets.service import a_job, agent, connected, in_loop, serving
@@ -43,8 +43,8 @@ async def test_submit_get_list_cancel(tmp_path, run_dir):
 
 @in_loop
 async def test_a_list_that_the_broker_answers_in_pieces_is_whole(tmp_path, run_dir, monkeypatch):
-    monkeypatch.setattr(pages, "MAX_LOOKED", 3)
-    monkeypatch.setattr(pages, "MAX_ROWS", 2)
+    monkeypatch.setattr(queries, "MAX_LOOKED", 3)
+    monkeypatch.setattr(queries, "MAX_ROWS", 2)
     async with serving(tmp_path, run_dir) as service, connected(service) as client:
         for n in range(20):
             await client.submit(a_job(f"job-{n:02}", origin="native" if n in (1, 2, 3, 15) else "other"), b"spec")

@@ -14,7 +14,7 @@ from functools import partial
 import pytest
 import zmq
 
-from broker.shell.sockets import Wires, configure
+from broker.shell.net.sockets import Wires, configure
 from tests.support.waiting import wait_until
 
 NOBLOCK = zmq.NOBLOCK

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.client import BrokerClient
+from broker.client.client import BrokerClient
 from tests.sockets.workers_side import ROOT, environ, short_home
 from tests.support.waiting import wait_until
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.client import BrokerClient
-from broker.errors import ShuttingDown
-from broker.shell.schema import SCHEMA
+from broker.client.client import BrokerClient
+from broker.client.errors import ShuttingDown
+from broker.shell.journal.schema import SCHEMA
 from tests.sockets.service import a_job, in_loop
 from tests.support.waiting import eventually, wait_until
 

@@ -9,11 +9,11 @@ import pytest
 
 from broker.core.machine import Core
 from broker.core.policy import Policy
-from broker.shell.disk import Disk
-from broker.shell.errors import JournalBroken
-from broker.shell.journal import Journal
-from broker.shell.junk import BUDGET, MAX_PEERS, Junk
+from broker.runtime.errors import JournalBroken
+from broker.shell.journal.disk import Disk
+from broker.shell.journal.journal import Journal
 from broker.shell.metrics import Metrics
+from broker.shell.net.peer_limits import BUDGET, MAX_PEERS, Junk
 from broker.shell.router import PASS_MESSAGES, Router
 from broker.wire import codec
 from broker.wire import messages as m

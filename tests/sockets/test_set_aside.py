@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from broker import set_aside_cli
-from broker.core import invariants, outbox, requests
+from broker.core import invariants, requests, webhook_requests
 from broker.core.jobs import Cause
 from broker.core.state import State
 from broker.shell.recovery import BUDGET, REFILL_S, Recovery
@@ -386,7 +386,7 @@ def test_a_webhook_delivery_over_which_the_core_raises_is_given_up(floor, monkey
     floor.turn(turns=6)
     bad = floor.bench.journal.outbox.of_job(BAD)[0]
 
-    def settle(state, hook, message, now, settle=outbox._settle):
+    def settle(state, hook, message, now, settle=webhook_requests._settle):
         if hook.job_id == BAD:
             raise Planted("settled")
         settle(state, hook, message, now)
@@ -398,7 +398,7 @@ def test_a_webhook_delivery_over_which_the_core_raises_is_given_up(floor, monkey
         return give(state)
 
     if place == "_settle":
-        monkeypatch.setattr(outbox, "_settle", settle)
+        monkeypatch.setattr(webhook_requests, "_settle", settle)
         assert floor.ask(m.HookDone(req=7, number=bad.number, claim=1, outcome="delivered"), m.HookNoted)
     else:
         monkeypatch.setattr(State, "next_revision", revision)

@@ -17,7 +17,7 @@ from tests.sockets.broker_side import BrokerSide, broker_side
 from tests.sockets.workers_side import ROOT, all_gone, environ, family, gone, short_home
 from tests.support.waiting import wait_until
 from workers import cli
-from workers.exits import EXIT_LEFT, EXIT_NO_MODEL, EXIT_UNWANTED
+from workers.supervisor.exit_codes import EXIT_LEFT, EXIT_NO_MODEL, EXIT_UNWANTED
 
 NAMES = ["cpu-0", "cpu-1"]
 

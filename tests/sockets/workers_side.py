@@ -17,9 +17,9 @@ from msgspec import structs
 
 from broker.wire.jobspec import ModelCard
 from tests.support.waiting import wait_until
-from workers.agent.policy import AgentPolicy
-from workers.ipc import Channel
-from workers.link import AgentConfig, EngineProcess, EngineReady, FromAgentProcess, LoadTrouble
+from workers.ipc.channel import Channel
+from workers.supervisor.agent_policy import AgentPolicy
+from workers.supervisor.messages import AgentConfig, EngineProcess, EngineReady, FromAgentProcess, LoadTrouble
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = (sys.executable, "-m", "tests.sockets.scripted_engine")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 
+from broker.core.deliveries import Hook
 from broker.core.effects import Effect, Forgot, Hooked, Moved
-from broker.core.hooks import Hook
 from broker.core.jobs import Job
 from broker.core.machine import Core
 from broker.wire import messages as m

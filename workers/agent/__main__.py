@@ -2,13 +2,13 @@
 
 import sys
 
-from broker.wire import stopping
+from broker.runtime import signals
 
-stopping.obey(sys.argv[1:])
+signals.obey(sys.argv[1:])
 
 from workers.agent.cli import main  # noqa: E402  SIGTERM may come while this imports
-from workers.procs import adopt_orphans  # noqa: E402
+from workers.supervisor.process_groups import adopt_orphans  # noqa: E402
 
 # Of this process, not of whatever else calls `main`: it kills and reaps what it does not know.
 adopt_orphans()
-stopping.leave(main(sys.argv[1:]))
+signals.leave(main(sys.argv[1:]))

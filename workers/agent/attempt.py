@@ -12,8 +12,8 @@ from msgspec import Struct
 
 from broker.wire.jobspec import Phase
 from broker.wire.messages import FailureKind, Held
-from workers.agent.policy import AgentPolicy
-from workers.ipc import Progress
+from workers.ipc.shared import Progress
+from workers.supervisor.agent_policy import AgentPolicy
 
 #: Weight of the newest step in the average: five steps after a change of pace, four fifths of the old pace are forgotten.
 _WEIGHT = 0.3

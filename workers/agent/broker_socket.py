@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import zmq
 
+from broker.runtime.curve_keys import PeerKey
 from broker.wire import codec
 from broker.wire import messages as m
-from broker.wire.curve import PeerKey
 from workers.agent.errors import AgentError
 
 logger = logging.getLogger(__name__)

@@ -14,20 +14,20 @@ from pathlib import Path
 
 from msgspec import structs
 
-from broker.wire import stopping
-from broker.wire.curve import PeerKey, read_peer_key
+from broker.runtime import log_context, signals
+from broker.runtime.curve_keys import PeerKey, read_peer_key
+from broker.runtime.settings import SettingsError
 from broker.wire.messages import WorkerInfo
-from broker.wire.options import SettingsError
-from workers import logs
 from workers.agent import stats
 from workers.agent.broker_socket import BrokerSocket
 from workers.agent.clock import AwakeClock
 from workers.agent.core import AgentCore, Identity
 from workers.agent.errors import AgentError, LinkError
 from workers.agent.shell import AgentShell
-from workers.exits import EXIT_SETTINGS
-from workers.ipc import Channel, IpcError, Setup
-from workers.link import AgentConfig
+from workers.ipc.channel import Channel, IpcError
+from workers.ipc.messages import Setup
+from workers.supervisor.exit_codes import EXIT_SETTINGS
+from workers.supervisor.messages import AgentConfig
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ _ENGINE = (sys.executable, "-m", "workers.engine.loop")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the agent; returns its exit code (`workers.exits`)."""
+    """Run the agent; returns its exit code (`workers.supervisor.exit_codes`)."""
     parser = argparse.ArgumentParser(prog="workers.agent", description="One agent. Started by `python -m workers`.")
     parser.add_argument("--link", type=int, required=True, help="descriptor of the supervisor's socketpair")
     parser.add_argument("--name", default="", help="for `ps` alone")
@@ -43,9 +43,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         link = Channel(socket.socket(fileno=options.link), AgentConfig)
         config = _receive_config(link)
-        logs.setup(config.name, config.log_level)
+        log_context.setup(config.name, config.log_level)
         shell = _shell(config, link)
-        stopping.check()
+        signals.check()
         return shell.run()
     except AgentError as error:
         print(f"workers.agent: {error}", file=sys.stderr)

@@ -22,14 +22,15 @@ from msgspec import Struct
 from broker.wire import codec
 from broker.wire import messages as m
 from workers.agent import effects as fx
-from workers.agent.outbox import Outbox, keeps_files
-from workers.agent.policy import AgentPolicy
-from workers.agent.presence import Presence
-from workers.agent.slot import Slot
-from workers.agent.texts import MAX_REASON, clip
-from workers.exits import EXIT_LEFT, EXIT_NAME_TAKEN, EXIT_RESTART, EXIT_UNWANTED
-from workers.ipc import FromEngine, Progress, Setup, TailBegun
-from workers.link import NameHeld
+from workers.agent.engine_slot import Slot
+from workers.agent.registration import Presence
+from workers.agent.truncate import MAX_REASON, clip
+from workers.agent.unacked_results import Outbox, keeps_files
+from workers.ipc.messages import FromEngine, Setup, TailBegun
+from workers.ipc.shared import Progress
+from workers.supervisor.agent_policy import AgentPolicy
+from workers.supervisor.exit_codes import EXIT_LEFT, EXIT_NAME_TAKEN, EXIT_RESTART, EXIT_UNWANTED
+from workers.supervisor.messages import NameHeld
 
 #: How to end when the broker dismisses this worker.
 _EXITS: dict[m.Remedy, int] = {"none": EXIT_UNWANTED, "anew": EXIT_RESTART, "yield": EXIT_NAME_TAKEN}

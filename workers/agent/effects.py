@@ -7,8 +7,8 @@ from typing import Literal
 from msgspec import Struct
 
 from broker.wire.messages import Message
-from workers.ipc import RunJob, Setup
-from workers.link import EngineReady, LoadTrouble, NameHeld
+from workers.ipc.messages import RunJob, Setup
+from workers.supervisor.messages import EngineReady, LoadTrouble, NameHeld
 
 
 class SendBroker(Struct, frozen=True):
@@ -68,7 +68,7 @@ class Note(Struct, frozen=True, kw_only=True):
 
 
 class Exit(Struct, frozen=True):
-    """Leave the loop and end the process with this code (`workers.exits`)."""
+    """Leave the loop and end the process with this code (`workers.supervisor.exit_codes`)."""
 
     code: int
 

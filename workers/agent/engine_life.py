@@ -14,9 +14,9 @@ from __future__ import annotations
 from typing import Literal
 
 from broker.wire.messages import EngineState
-from workers import restart
 from workers.agent.errors import EngineStateError
-from workers.agent.policy import AgentPolicy
+from workers.supervisor import restart
+from workers.supervisor.agent_policy import AgentPolicy
 
 State = Literal["down", "loading", "idle", "busy", "stopping"]
 Event = Literal["spawn", "ready", "run", "done", "stop", "exit"]

@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from workers.ipc import Channel, FromEngine, Progress, Words, pack
-from workers.procs import kill_group, kill_orphans
+from workers.ipc.channel import Channel, pack
+from workers.ipc.messages import FromEngine
+from workers.ipc.shared import Progress, Words
+from workers.supervisor.process_groups import kill_group, kill_orphans
 
 
 class EngineProcess:

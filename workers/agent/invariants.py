@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from workers.agent.core import AgentCore
 from workers.agent.errors import AgentError
-from workers.ipc import SEATS
+from workers.ipc.shared import SEATS
 
 
 class InvariantBroken(AgentError):

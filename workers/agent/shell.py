@@ -16,19 +16,20 @@ from typing import assert_never
 
 import zmq
 
+from broker.runtime.signal_socket import SignalSocket, caught
 from broker.wire import codec
-from workers.agent import dirs
+from workers.agent import attempt_dirs
 from workers.agent import effects as fx
 from workers.agent.broker_socket import BrokerSocket
 from workers.agent.clock import AwakeClock
 from workers.agent.core import AgentCore
 from workers.agent.engine_process import EngineProcess
 from workers.agent.stats import Sampler
-from workers.exits import EXIT_UNWANTED, describe_exit
-from workers.ipc import Channel, IpcError, RunJob, Setup
-from workers.link import AgentConfig
-from workers.link import EngineProcess as EnginePid
-from workers.signals import SignalSocket, caught
+from workers.ipc.channel import Channel, IpcError
+from workers.ipc.messages import RunJob, Setup
+from workers.supervisor.exit_codes import EXIT_UNWANTED, describe_exit
+from workers.supervisor.messages import AgentConfig
+from workers.supervisor.messages import EngineProcess as EnginePid
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +214,7 @@ class AgentShell:
 
     def _start_job(self, job: RunJob) -> list[fx.Effect]:
         try:
-            dirs.make(self._artefacts, job.job_id, job.fence)
+            attempt_dirs.make(self._artefacts, job.job_id, job.fence)
             if self._engine is not None:
                 self._engine.send(job)
         except (OSError, ValueError) as error:
@@ -241,7 +242,7 @@ class AgentShell:
 
     def _remove_dir(self, job_id: str, fence: int) -> None:
         try:
-            dirs.remove(self._artefacts, job_id, fence)
+            attempt_dirs.remove(self._artefacts, job_id, fence)
         except (OSError, ValueError) as error:
             logger.warning(
                 "cannot remove an attempt's files",

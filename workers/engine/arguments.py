@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from PIL import Image, ImageOps
 
-from broker.pictures import normalised
+from broker.runtime.pictures import normalised
 from broker.wire.jobspec import WHOLE_IMAGE, JobSpec
 from workers.engine.errors import InvalidInput
-from workers.pipeline_classes import FRAME_COUNTS, is_extra
+from workers.models.pipeline_classes import FRAME_COUNTS, is_extra
 
 #: Pipelines that fail without a negative prompt when guidance is on.
 _NEGATIVE_NEEDED = ("EasyAnimate",)

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, TypeAlias
 from msgspec import Struct
 
 from broker.wire.jobspec import Artefact, JobSpec, ModelCard
-from workers.engine.monitor import Monitor
+from workers.engine.progress import Monitor
 
 #: "offload" trades speed for memory, after a job ran out of it.
 Profile = Literal["normal", "offload"]

@@ -10,7 +10,7 @@ from typing import Any
 from broker.wire.jobspec import JobSpec, ModelCard, steps_drawn
 from workers.engine.arguments import has_two_experts, steps_of_sizes
 from workers.engine.errors import InvalidInput
-from workers.pipeline_classes import FLOW_SHIFT, STEPS, is_extra
+from workers.models.pipeline_classes import FLOW_SHIFT, STEPS, is_extra
 
 
 def without_effect(pipe: Any, card: ModelCard, spec: JobSpec) -> Iterator[str]:

@@ -12,12 +12,12 @@ from workers.engine.base import Profile
 from workers.engine.checks import check_strength, guidance_was_off, without_effect
 from workers.engine.errors import InvalidInput
 from workers.engine.guidance import guided
-from workers.engine.monitor import Monitor
+from workers.engine.instrumentation import call
 from workers.engine.pipelines import Pipelines
+from workers.engine.progress import Monitor
 from workers.engine.scheduling import shifted
 from workers.engine.sizing import sized
 from workers.engine.tokens import cut_prompts
-from workers.engine.watch import call
 
 
 class DiffusionEngine:

@@ -28,7 +28,7 @@ from broker.wire.jobspec import Artefact, JobSpec, ModelCard, preview_name
 from workers.engine.artefacts import Mp4Writer, Pixels, artefact_name, save_png
 from workers.engine.base import Outcome, Profile, Stage
 from workers.engine.errors import DeviceLost, EngineError, InvalidInput, LoadError, OutOfMemory
-from workers.engine.monitor import Cancelled, Monitor
+from workers.engine.progress import Cancelled, Monitor
 
 BEHAVIOURS = (
     "slow",

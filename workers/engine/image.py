@@ -10,10 +10,10 @@ from workers.engine.artefacts import Pixels, artefact_name, save_png
 from workers.engine.base import Outcome, Profile, Stage
 from workers.engine.diffusion import DiffusionEngine
 from workers.engine.frames import image_pixels
-from workers.engine.monitor import Monitor
+from workers.engine.instrumentation import call_parameters
 from workers.engine.previews import Previews
+from workers.engine.progress import Monitor
 from workers.engine.sound import sound_for
-from workers.engine.watch import call_parameters
 
 
 class ImageEngine(DiffusionEngine):

@@ -22,13 +22,15 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from broker.runtime import log_context
 from broker.wire.jobspec import ModelCard
-from workers import logs
 from workers.engine.errors import EngineError
 from workers.engine.failures import classify
 from workers.engine.registry import Registry
 from workers.engine.runner import Runner
-from workers.ipc import Channel, IpcError, LoadFailed, Ready, RunJob, Setup, ToEngine, Words
+from workers.ipc.channel import Channel, IpcError
+from workers.ipc.messages import LoadFailed, Ready, RunJob, Setup, ToEngine
+from workers.ipc.shared import Words
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +43,11 @@ _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 class Loop:
     """Answers the messages of one agent. Ends by `os._exit` in another thread, or by returning an exit status from `run`."""
 
-    def __init__(self, channel: Channel, words: Words, marks: logs.Marks | None = None) -> None:
+    def __init__(self, channel: Channel, words: Words, marks: log_context.Marks | None = None) -> None:
         self._channel = channel
         self._sending = threading.Lock()
         self._words = words
-        self._marks = marks or logs.Marks()
+        self._marks = marks or log_context.Marks()
         self._inbox: queue.SimpleQueue[Struct] = queue.SimpleQueue()
 
     def run(self) -> int:
@@ -139,9 +141,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--words", type=int, required=True, help="descriptor of the shared words")
     options = parser.parse_args(argv)
     _become_a_child_engine()
-    logs.setup("engine", os.environ.get("ZOETROPE_LOG_LEVEL") or "info")
+    log_context.setup("engine", os.environ.get("ZOETROPE_LOG_LEVEL") or "info")
     logging.captureWarnings(True)
-    loop = Loop(Channel(socket.socket(fileno=options.socket), ToEngine), Words(options.words), logs.mark_lines())
+    loop = Loop(Channel(socket.socket(fileno=options.socket), ToEngine), Words(options.words), log_context.mark_lines())
     try:
         return loop.run()
     except ConnectionError:

@@ -26,7 +26,7 @@ from workers.engine.packages import missing_package, missing_quantiser
 from workers.engine.prompts import remember_prompts
 from workers.engine.tiles import cover_whole
 from workers.engine.weights import damage, float8_parts, loose_loras, variant_of, weights_bytes
-from workers.model_sources import find
+from workers.models.sources import find
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from PIL import Image
 from broker.wire.jobspec import JobSpec, preview_name
 from workers.engine.errors import EngineError
 from workers.engine.frames import to_uint8
-from workers.engine.monitor import Monitor
+from workers.engine.progress import Monitor
 from workers.engine.stream import can_stream, decode_frames, denormalise
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from broker.wire.jobspec import ModelCard
 from workers.engine.base import Engine
 from workers.engine.errors import LoadError
 from workers.engine.memory import MemoryMeter, ProcessMemory
-from workers.ipc import Setup
+from workers.ipc.messages import Setup
 
 if TYPE_CHECKING:
     from workers.engine.pipelines import Pipelines

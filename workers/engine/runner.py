@@ -20,16 +20,17 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from broker.runtime import log_context
 from broker.wire.jobspec import JobSpec, ModelCard, Result, decode_spec, trace_id_of
-from workers import logs
 from workers.engine.as_asked import differences
 from workers.engine.base import Engine, Outcome, Stage
 from workers.engine.errors import LoadError
 from workers.engine.failures import classify
-from workers.engine.monitor import Cancelled, Monitor
 from workers.engine.overlap import Candidate, OverlapPlanner, shape_of
+from workers.engine.progress import Cancelled, Monitor
 from workers.engine.registry import Registry
-from workers.ipc import JobCancelled, JobFailed, JobFinished, RunJob, Seat, TailBegun, Words
+from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, RunJob, TailBegun
+from workers.ipc.shared import Seat, Words
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class Runner:
         words: Words,
         send: Callable[[Struct], None],
         lost: Callable[[], None],
-        marks: logs.Marks | None = None,
+        marks: log_context.Marks | None = None,
         *,
         overlap: bool = True,
     ) -> None:
@@ -69,7 +70,7 @@ class Runner:
         self._words = words
         self._send = send
         self._lost = lost
-        self._marks = marks or logs.Marks()
+        self._marks = marks or log_context.Marks()
         self._thread = ThreadPoolExecutor(1, "tail")
         self._turn = threading.Condition()
         self._planner = OverlapPlanner(enabled=overlap)

@@ -8,8 +8,8 @@ from typing import Any
 
 from broker.wire.jobspec import JobSpec
 from workers.engine.errors import InvalidInput
-from workers.engine.monitor import Monitor
-from workers.pipeline_classes import FLOW_SHIFT, SHIFTS
+from workers.engine.progress import Monitor
+from workers.models.pipeline_classes import FLOW_SHIFT, SHIFTS
 
 
 @contextmanager

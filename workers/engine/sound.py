@@ -9,7 +9,7 @@ import numpy as np
 from broker.wire.jobspec import MediaKind
 from workers.engine.errors import EngineError
 from workers.engine.frames import require_finite
-from workers.engine.monitor import Monitor
+from workers.engine.progress import Monitor
 from workers.engine.soundtrack import Sound
 
 #: Where pipelines keep the sound in their output.

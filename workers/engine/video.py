@@ -20,13 +20,13 @@ from workers.engine.base import Outcome, Profile, Stage
 from workers.engine.diffusion import DiffusionEngine
 from workers.engine.frames import to_uint8, video_frames
 from workers.engine.image import save_picture
-from workers.engine.monitor import Monitor
+from workers.engine.instrumentation import call_parameters, hearing
+from workers.engine.pipeline_variants import fitting
 from workers.engine.previews import Previews
-from workers.engine.siblings import fitting
+from workers.engine.progress import Monitor
 from workers.engine.sound import sound_for
 from workers.engine.soundtrack import Sound
 from workers.engine.stream import can_stream, decode_frames, denormalise
-from workers.engine.watch import call_parameters, hearing
 
 #: Closes and publishes one file.
 _Finish = Callable[[], Artefact]

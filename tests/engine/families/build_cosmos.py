@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers import (
-    Cosmos3AVAEAudioTokenizer,
-    Cosmos3OmniPipeline,
-    Cosmos3OmniTransformer,
-    UniPCMultistepScheduler,
-)
+from diffusers import Cosmos3AVAEAudioTokenizer, Cosmos3OmniPipeline, Cosmos3OmniTransformer, UniPCMultistepScheduler
 
 from tests.engine.families import parts
 

@@ -21,10 +21,11 @@ from tests.engine.families import parts
 from tests.engine.families.cases import Case
 from tests.engine.raw_frames import tapped
 from tests.engine.scripted import CancelAt, Recorder
-from workers.catalogue import card_for
 from workers.engine.registry import Registry
 from workers.engine.runner import Runner
-from workers.ipc import JobCancelled, JobFailed, JobFinished, RunJob, Seat, Setup, TailBegun
+from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, RunJob, Setup, TailBegun
+from workers.ipc.shared import Seat
+from workers.models.catalogue import card_for
 
 #: Long enough that a step can follow a step, and be cancelled.
 STEPS = 2

@@ -14,9 +14,9 @@ from PIL import Image
 from tests.engine.families.cases import CASES, CHECKS, NOT_RUN, UNFIT
 from tests.engine.families.served import Drawn, Served, differing, state
 from tests.engine.media import read_sound
-from workers.catalogue import card_for
-from workers.ipc import JobCancelled, JobFailed, JobFinished
-from workers.model_sources import CatalogueError
+from workers.ipc.messages import JobCancelled, JobFailed, JobFinished
+from workers.models.catalogue import card_for
+from workers.models.sources import CatalogueError
 
 # The libraries warn of many a thing that a tiny model is.
 pytestmark = pytest.mark.filterwarnings("ignore")

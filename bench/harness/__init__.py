@@ -1,0 +1,1 @@
+"""Processes, simulated workers and clients that measurements share."""

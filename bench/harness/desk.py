@@ -1,0 +1,106 @@
+"""A client of the broker that submits jobs and remembers when it heard what of each."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import TracebackType
+from typing import Any
+
+from bench.report.errors import BenchError
+from broker.client.client import BrokerClient
+from broker.client.errors import BrokerError
+from broker.wire import messages as m
+from broker.wire.jobspec import JobSpec, ModelCard, cost_units, encode_spec
+
+FINAL = frozenset(("succeeded", "failed", "cancelled"))
+#: No job of a measurement takes so long but one that hangs.
+PATIENCE_S = 300.0
+
+
+class Heard:
+    """One job: its newest view, and monotonic times of the first event of each state."""
+
+    def __init__(self) -> None:
+        self.view: m.JobView | None = None
+        self.times: dict[str, float] = {}
+        self.changed = asyncio.Event()
+
+
+class Desk:
+    """An asynchronous context: connected and watching inside it."""
+
+    def __init__(self, endpoint: str, timeout_s: float = 30.0) -> None:
+        self.client = BrokerClient(endpoint, timeout_s=timeout_s, on_event=self._on_event)
+        self._jobs: dict[str, Heard] = {}
+        self._count = 0
+
+    async def __aenter__(self) -> Desk:
+        await self.client.start()
+        try:
+            await self.client.watch()
+        except BrokerError as error:
+            await self.client.close()
+            raise BenchError(f"no events from the broker: {error.message}") from None
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.client.close()
+
+    async def submit(self, spec: JobSpec, card: ModelCard) -> str:
+        """Hand in a job; its id."""
+        self._count += 1
+        job_id = f"bench-{self._count}"
+        self._jobs[job_id] = Heard()
+        submit = m.Submit(req=0, job_id=job_id, model=spec.model, units=cost_units(spec, card))
+        await self.client.submit(submit, encode_spec(spec))
+        return job_id
+
+    async def reached(self, job_id: str, *states: str) -> tuple[float, m.JobView]:
+        """(when the first of these states was heard of, monotonic; the newest view). Raises `BenchError` when it never is."""
+        heard = self._jobs[job_id]
+        wanted = set(states) | FINAL
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while not wanted & set(heard.times):
+                    heard.changed.clear()
+                    await heard.changed.wait()
+        except TimeoutError:
+            raise BenchError(f"job {job_id} was not {' or '.join(states)} within {PATIENCE_S:.0f} s") from None
+        assert heard.view is not None
+        return min(heard.times[state] for state in wanted & set(heard.times)), heard.view
+
+    async def final(self, job_id: str) -> tuple[float, m.JobView]:
+        """(when its end was heard of, its last view)."""
+        return await self.reached(job_id)
+
+    def _on_event(self, view: m.JobView) -> None:
+        heard = self._jobs.get(view.id)
+        if heard is None:
+            return
+        heard.view = view
+        heard.times.setdefault(view.state, time.monotonic())
+        heard.changed.set()
+
+
+def spec_of(card: ModelCard, model: str = "", **fields: Any) -> JobSpec:
+    """What the model draws by default, with these fields changed."""
+    default = card.defaults
+    values: dict[str, Any] = {
+        "model": model or card.name,
+        "output": card.output,
+        "prompt": "a red circle moving right on a black background",
+        "width": default.width,
+        "height": default.height,
+        "num_frames": default.num_frames if card.output == "video" else 1,
+        "fps": default.fps,
+        "num_inference_steps": default.num_inference_steps,
+        "guidance_scale": default.guidance_scale,
+        "max_sequence_length": default.max_sequence_length,
+        "negative_prompt": default.negative_prompt,
+        "seed": 1,
+        **fields,
+    }
+    return JobSpec(**values)

@@ -1,0 +1,188 @@
+"""The one thread that drives a broker under test: a client that submits, and simulated workers that finish at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import zmq
+from msgspec import Struct
+
+from bench.harness.procs import BrokerProcess
+from bench.harness.simworker import MODEL, SimWorker, dealer
+from bench.report.errors import BenchError
+from broker.wire import codec
+from broker.wire import messages as m
+from broker.wire.jobspec import JobSpec, encode_spec
+
+#: No answer of the broker takes so long but from one that hangs.
+STALL_S = 30.0
+_POLL_MS = 200
+#: A goodbye gets this long to leave, in case the broker is gone.
+_GOODBYE_MS = 500
+
+
+class Times(Struct):
+    """Monotonic times of one job, seconds; 0 when not yet."""
+
+    submitted: float
+    accepted: float = 0.0
+    started: float = 0.0
+    ended: float = 0.0
+
+
+class Driver:
+    """The client and the simulated workers, in one thread."""
+
+    def __init__(self, process: BrokerProcess, workers: int, credit: int, body: bytes, run: str = "") -> None:
+        """`run` tells the jobs of several drivers on one broker apart."""
+        self._prefix = f"bench-{run}-" if run else "bench-"
+        self._process = process
+        self._body = body
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._front = dealer(self._context, process.settings.front_endpoint)
+        self._front.set(zmq.SNDTIMEO, int(STALL_S * 1000))
+        self._workers = [
+            SimWorker(
+                dealer(self._context, process.settings.back_endpoint),
+                f"sim-{run}-{number}" if run else f"sim-{number}",
+                credit,
+                self._on_start,
+                self._on_end,
+            )
+            for number in range(workers)
+        ]
+        self._poller = zmq.Poller()
+        self._handlers: dict[zmq.Socket[bytes], Callable[[], None]] = {self._front: self._read_front}
+        for worker in self._workers:
+            self._handlers[worker.socket] = worker.handle
+        for socket in self._handlers:
+            self._poller.register(socket, zmq.POLLIN)
+        self._front_messages = 0
+        self._submitted = 0
+        self._watching = False
+        self._next_beat = 0.0
+        self._before = 0
+        #: Jobs between submit and committed result, by id; submits without an answer, by request.
+        self.live: dict[str, Times] = {}
+        self._unanswered: dict[int, Times] = {}
+        self.done: list[Times] = []
+
+    @property
+    def messages(self) -> int:
+        """Messages sent and received so far on all sockets of this side."""
+        return self._front_messages + sum(worker.messages for worker in self._workers)
+
+    def await_workers(self) -> None:
+        """Return once every worker is registered."""
+        self.pump(lambda: all(worker.welcome for worker in self._workers))
+
+    def watch(self) -> None:
+        """Ask for the events of all jobs."""
+        self._send(m.Watch(req=0))
+        self.pump(lambda: self._watching)
+
+    def run(self, jobs: int, window: int) -> None:
+        """Submit `jobs` jobs, at most `window` outstanding; return when all have ended."""
+        last = self._submitted + jobs
+        while self.live or self._submitted < last:
+            while len(self.live) < window and self._submitted < last:
+                self._submit()
+            self._before = len(self.done)
+            self.pump(self._moved)
+        self.pump(lambda: not self._unanswered)
+
+    def queue(self, jobs: int, window: int = 256) -> None:
+        """Submit `jobs` jobs that nobody takes, at most `window` unanswered; return when all are accepted."""
+        for number in range(jobs):
+            self._submit()
+            if number % window == window - 1:
+                self.pump(lambda: len(self._unanswered) < window)
+        self.pump(lambda: not self._unanswered)
+        self.live.clear()
+
+    def _moved(self) -> bool:
+        return len(self.done) > self._before
+
+    def pump(self, done: Callable[[], bool]) -> None:
+        """Serve the sockets until `done`. Raises `BenchError` after `STALL_S`."""
+        give_up = time.monotonic() + STALL_S
+        while not done():
+            ready = self._poller.poll(_POLL_MS)
+            now = time.monotonic()
+            for socket, _ in ready:
+                self._handlers[socket]()
+            if now >= self._next_beat:
+                self._next_beat = now + 0.1
+                for worker in self._workers:
+                    worker.beat(now)
+            if not ready:
+                self._process.check()
+            if now > give_up:
+                words = self._process.last_words()
+                raise BenchError(f"nothing moved for {STALL_S:.0f} s; the broker's last words: {words}")
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.leave()
+            worker.socket.close(linger=_GOODBYE_MS)
+        self._front.close(linger=0)
+        self._context.term()
+
+    def _submit(self) -> None:
+        job_id = f"{self._prefix}{self._submitted}"
+        self._submitted += 1
+        # The clock starts before the frames are built, as it would for a caller.
+        self.live[job_id] = self._unanswered[self._submitted] = Times(time.monotonic())
+        self._send(m.Submit(req=self._submitted, job_id=job_id, model=MODEL, units=1.0), self._body)
+
+    def _send(self, message: m.Message, body: bytes | None = None) -> None:
+        self._front_messages += 1
+        try:
+            self._front.send_multipart(codec.encode(message, body))
+        except zmq.Again:
+            self._process.check()
+            raise BenchError(f"the broker has taken no message for {STALL_S:.0f} s") from None
+
+    def _read_front(self) -> None:
+        while True:
+            try:
+                frames = self._front.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._front_messages += 1
+            decoded = codec.to_edge(frames)
+            if decoded is None:
+                continue
+            match decoded[0]:
+                case m.Accepted(req=req):
+                    self._unanswered.pop(req).accepted = time.monotonic()
+                case m.Rejected(code=code, message=message):
+                    raise BenchError(f"the broker refused a job: {code}: {message}")
+                case m.Watching():
+                    self._watching = True
+                case _:
+                    pass
+
+    def _on_start(self, job_id: str) -> None:
+        times = self.live.get(job_id)
+        if times is not None:
+            times.started = time.monotonic()
+
+    def _on_end(self, job_id: str, accepted: bool) -> None:
+        if not accepted:
+            raise BenchError(f"the broker did not take the result of job {job_id}")
+        times = self.live.pop(job_id)
+        times.ended = time.monotonic()
+        self.done.append(times)
+
+
+def padded_spec(size: int) -> bytes:
+    """A job spec that takes `size` bytes, 200 to 20,000, give or take the few of a length prefix."""
+
+    def spec(prompt: str) -> bytes:
+        return encode_spec(
+            JobSpec(model=MODEL, output="image", prompt=prompt, width=64, height=64, num_inference_steps=1, seed=1)
+        )
+
+    return spec("x" * (1 + size - len(spec("x"))))

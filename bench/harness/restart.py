@@ -1,0 +1,152 @@
+"""`kill -9` of a broker with thousands of jobs queued: how soon the next one serves, and what became of every job.
+
+Simulated workers on real sockets work through the queue; in the middle of it the broker is killed and started again on the same home.
+The count at the end is the promise itself: each job that was accepted has ended, and none was published twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import zmq
+from msgspec import Struct
+
+from bench.harness.procs import BrokerProcess
+from bench.harness.simworker import MODEL, SimWorker, dealer
+from bench.report.errors import BenchError
+from broker.wire import codec
+from broker.wire import messages as m
+
+_STALL_S = 60.0
+_WINDOW = 256
+#: Share of the jobs that have ended when the broker is killed.
+KILL_AT = 0.3
+_ASK_EVERY_S = 0.02
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """Seconds from the kill to the first answer and to the first job granted, and the count of the jobs."""
+
+    serving_s: float
+    granted_s: float
+    queued: int
+    lost: int
+    published_twice: int
+    started_twice: int
+
+
+class Crash:
+    """A client and simulated workers that live on while the broker dies."""
+
+    def __init__(self, home: Path, jobs: int, workers: int, body: bytes) -> None:
+        self._home = home
+        self._jobs = jobs
+        self._body = body
+        self._process = BrokerProcess(home, set())
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        settings = self._process.settings
+        self._front = dealer(self._context, settings.front_endpoint)
+        self._workers = [
+            SimWorker(dealer(self._context, settings.back_endpoint), f"sim-{n}", 1, self._on_start, self._on_end)
+            for n in range(workers)
+        ]
+        self._poller = zmq.Poller()
+        for socket in (self._front, *(worker.socket for worker in self._workers)):
+            self._poller.register(socket, zmq.POLLIN)
+        self._accepted = 0
+        self._starts: Counter[str] = Counter()
+        self._published: Counter[str] = Counter()
+        self._answered_at = 0.0
+        self._granted_at = 0.0
+
+    def run(self) -> Outcome:
+        """Queue, work, kill, restart, work to the end. Raises `BenchError`."""
+        try:
+            self._process.await_sockets()
+            self._queue()
+            self._pump(lambda: sum(self._published.values()) >= KILL_AT * self._jobs, working=True)
+            queued = self._jobs - len(self._starts)
+            killed_at = time.monotonic()
+            self._process.kill()
+            self._process = BrokerProcess(self._home, set())
+            self._answered_at = self._granted_at = 0.0
+            self._pump(lambda: self._answered_at > 0 and self._granted_at > 0, working=True, asking=True)
+            serving_s, granted_s = self._answered_at - killed_at, self._granted_at - killed_at
+            self._pump(lambda: len(self._published) >= self._jobs, working=True)
+            return Outcome(
+                serving_s=serving_s,
+                granted_s=granted_s,
+                queued=queued,
+                lost=self._jobs - len(self._published),
+                published_twice=sum(count > 1 for count in self._published.values()),
+                started_twice=sum(count > 1 for count in self._starts.values()),
+            )
+        finally:
+            self._process.stop()
+            for socket in (self._front, *(worker.socket for worker in self._workers)):
+                socket.close(linger=0)
+            self._context.term()
+
+    def _queue(self) -> None:
+        """All jobs accepted, none given out: no worker has said hello."""
+        for number in range(self._jobs):
+            submit = m.Submit(req=number + 1, job_id=f"job-{number}", model=MODEL, units=1.0)
+            self._front.send_multipart(codec.encode(submit, self._body))
+            if number % _WINDOW == 0:
+                self._pump(lambda: self._accepted >= number - _WINDOW, working=False)  # noqa: B023  # called at once
+        self._pump(lambda: self._accepted >= self._jobs, working=False)
+
+    def _pump(self, done: Callable[[], bool], *, working: bool, asking: bool = False) -> None:
+        give_up = time.monotonic() + _STALL_S
+        next_ask = next_beat = 0.0
+        while not done():
+            now = time.monotonic()
+            if now > give_up:
+                raise BenchError(
+                    f"nothing moved for {_STALL_S:.0f} s; the broker's last words: {self._process.last_words()}"
+                )
+            if asking and now >= next_ask:
+                next_ask = now + _ASK_EVERY_S
+                self._ask()
+            if working and now >= next_beat:
+                next_beat = now + 0.1
+                for worker in self._workers:
+                    worker.beat(now)
+            for socket, _ in self._poller.poll(10):
+                if socket is self._front:
+                    self._read_front()
+                elif working:
+                    next(worker for worker in self._workers if worker.socket is socket).handle()
+
+    def _ask(self) -> None:
+        with contextlib.suppress(zmq.Again):
+            self._front.send_multipart(codec.encode(m.GetJob(req=0, job_id="job-0")), zmq.NOBLOCK)
+
+    def _read_front(self) -> None:
+        while True:
+            try:
+                frames = self._front.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            decoded = codec.to_edge(frames)
+            match decoded[0] if decoded else None:
+                case m.Accepted():
+                    self._accepted += 1
+                case m.Rejected(code=code, message=message):
+                    raise BenchError(f"the broker refused a job: {code}: {message}")
+                case m.JobReply():
+                    self._answered_at = self._answered_at or time.monotonic()
+                case _:
+                    pass
+
+    def _on_start(self, job_id: str) -> None:
+        self._starts[job_id] += 1
+        self._granted_at = self._granted_at or time.monotonic()
+
+    def _on_end(self, job_id: str, accepted: bool) -> None:
+        if accepted:
+            self._published[job_id] += 1

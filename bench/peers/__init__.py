@@ -1,0 +1,1 @@
+"""Other queues, measured through the same runs."""

@@ -1,0 +1,1 @@
+"""Reports, plots, bars and statistics."""

@@ -1,0 +1,158 @@
+"""What a job costs in things that can be counted: messages, commits, rows, calls, memory left behind. The same on every machine.
+
+The real core and the real journal, one message a pass as in the broker's router (decode, core, commit when something durable moved,
+encode), no sockets. Counts change with the code and with nothing else, so a test can hold them where times would only tell how busy a
+machine is.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from msgspec import Struct
+
+from bench.harness.simworker import MODEL
+from broker.core.effects import Moved, Send
+from broker.core.machine import Core, Policy
+from broker.shell.journal.journal import Journal
+from broker.wire import codec
+from broker.wire import messages as m
+from broker.wire.jobspec import JobSpec, ModelCard, Result, encode_spec
+
+_EDGE, _AGENT = b"edge", b"agent"
+_WARM_UP, _JOBS = 200, 300
+_INFO = codec.encode_body(m.WorkerInfo(models=(ModelCard(name=MODEL, engine="fake", output="image"),)))
+_BODY = encode_spec(
+    JobSpec(model=MODEL, output="image", prompt="x" * 400, width=64, height=64, num_inference_steps=1, seed=1)
+)
+
+
+class Footprint(Struct, frozen=True, kw_only=True):
+    """A job's share, from submit to acknowledged result."""
+
+    messages: float
+    wire_bytes: float
+    commits: float
+    rows: float
+    #: Functions called, Python's own and built-in ones.
+    calls: float
+    #: Blocks of Python's allocator that are still there afterwards, and Python objects that the collector tracks.
+    blocks: float
+    tracked: float
+
+
+class CallCounter:
+    """Counts calls inside `with`, of Python functions and of built-in ones."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __enter__(self) -> CallCounter:
+        sys.setprofile(self._seen)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+        self.calls -= 1  # that of setprofile
+
+    def _seen(self, frame: FrameType, event: str, argument: Any) -> None:
+        if event in ("call", "c_call"):
+            self.calls += 1
+
+
+class Line:
+    """A core and a journal with one edge and one worker, whose every message is a pass of its own."""
+
+    def __init__(self, directory: Path, watched: bool) -> None:
+        self._journal = Journal(directory / "jobs.sqlite")
+        # Few finished jobs are kept in memory, so that what is left behind is what leaks.
+        self._core = Core(self._journal.epoch, self._journal, Policy(recent_finals=16), 1_000_000.0)
+        self._now = 1_000_000.0
+        self.messages = self.wire_bytes = self.commits = self.rows = self._count = 0
+        hello = m.Hello(name="sim-0", boot="1", seen=0, free=1)
+        self._say(_AGENT, codec.from_agent, hello, _INFO)
+        self._say(_AGENT, codec.from_agent, m.Heartbeat(seen=0, free=1, model=MODEL))
+        if watched:
+            self._say(_EDGE, codec.from_edge, m.Watch(req=0))
+
+    def job(self) -> None:
+        """One job from its submit to its acknowledged result. Raises `AssertionError` when it is not given out."""
+        self._count += 1
+        job_id = f"job-{self._count:06}"
+        submit = m.Submit(req=self._count, job_id=job_id, model=MODEL, units=1.0)
+        run = self._say(_EDGE, codec.from_edge, submit, _BODY)
+        assert run is not None, "the job was not given out"
+        self._say(_AGENT, codec.from_agent, m.Started(job_id=job_id, fence=run.fence))
+        finished = m.Finished(job_id=job_id, fence=run.fence, free=1, run_s=0.01)
+        self._say(_AGENT, codec.from_agent, finished, codec.encode_body(Result()))
+
+    def close(self) -> None:
+        self._journal.close()
+
+    def _say(
+        self,
+        peer: bytes,
+        decode: Callable[[list[bytes]], tuple[Any, bytes] | None],
+        message: m.Message,
+        body: bytes | None = None,
+    ) -> m.Run | None:
+        """One pass; the job that it gave out, if any."""
+        self._now += 0.001
+        frames = codec.encode(message, body)
+        self._note(frames)
+        decoded = decode(frames)
+        assert decoded is not None
+        effects = self._core.receive(peer, *decoded, self._now)
+        durable = False
+        for effect in effects:
+            if isinstance(effect, Moved):
+                self._journal.stage(effect.job, lazy=not effect.durable)
+                durable = durable or effect.durable
+        if durable:
+            self.rows += self._journal.commit(lazy=False)
+            self.commits += 1
+            self._core.committed()
+        run = None
+        for effect in effects:
+            if isinstance(effect, Send):
+                self._note(codec.encode(effect.message, effect.body))
+                run = effect.message if isinstance(effect.message, m.Run) else run
+        return run
+
+    def _note(self, frames: list[bytes]) -> None:
+        self.messages += 1
+        self.wire_bytes += sum(map(len, frames))
+
+
+def measure(directory: Path, watched: bool) -> Footprint:
+    """Count `_JOBS` jobs after `_WARM_UP`. `watched`: the edge watches all jobs, as every edge does."""
+    line = Line(directory, watched)
+    try:
+        for _ in range(_WARM_UP):
+            line.job()
+        messages, wire_bytes, commits, rows = line.messages, line.wire_bytes, line.commits, line.rows
+        gc.collect()
+        blocks, tracked = sys.getallocatedblocks(), len(gc.get_objects())
+        for _ in range(_JOBS):
+            line.job()
+        gc.collect()
+        blocks, tracked = sys.getallocatedblocks() - blocks, len(gc.get_objects()) - tracked
+        with CallCounter() as counter:
+            for _ in range(_JOBS):
+                line.job()
+        return Footprint(
+            messages=(line.messages - messages) / _JOBS / 2,
+            wire_bytes=round((line.wire_bytes - wire_bytes) / _JOBS / 2),
+            commits=(line.commits - commits) / _JOBS / 2,
+            rows=(line.rows - rows) / _JOBS / 2,
+            calls=round(counter.calls / _JOBS, 1),
+            blocks=round(blocks / _JOBS, 2),
+            tracked=round(tracked / _JOBS, 2),
+        )
+    finally:
+        line.close()

@@ -1,0 +1,154 @@
+"""How well mixed jobs are spread over a pool: the real core on virtual time, beside what other arrangements would do with the same jobs.
+
+Two experiments. All jobs at once: the makespan against its lower bound, max(total / workers, longest). Jobs one by one (Poisson): the
+mean wait. Images, clips and videos in the shares of `MIX`; the core predicts their lengths with an error, the others know nothing of
+them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from bench.harness.corepool import CorePool
+from bench.harness.policies import (
+    Job,
+    first_come,
+    least_connections,
+    lower_bound,
+    makespan,
+    mean_wait,
+    polling,
+    round_robin,
+)
+from bench.report import plot
+from bench.report.report import Metric, Report, progress
+from bench.report.stats import percentile
+
+#: (share, shortest, longest): images, clips, videos; seconds, drawn evenly between.
+MIX = ((0.80, 0.1, 0.4), (0.15, 15.0, 30.0), (0.05, 60.0, 240.0))
+OURS = "this broker"
+#: The makespan run is repeated with so many times the jobs: the last long job matters less.
+MORE = 5
+
+
+class PoolPlan(Struct, frozen=True, kw_only=True):
+    """What to simulate."""
+
+    workers: Annotated[int, Meta(description="workers in the pool", ge=1, le=1_000)] = 8
+    jobs: Annotated[int, Meta(description="jobs that wait at once in the makespan run", ge=1, le=100_000)] = 1_000
+    arrivals: Annotated[int, Meta(description="jobs of the Poisson run", ge=1, le=200_000)] = 10_000
+    load: Annotated[
+        float, Meta(description="of the Poisson run: work that arrives over what the pool can do", ge=0.05, le=0.98)
+    ] = 0.8
+    error: Annotated[float, Meta(description="error of predicted lengths (0.3: about 30 %)", ge=0.0, le=3.0)] = 0.3
+    repeats: Annotated[int, Meta(description="draws of the makespan run; the worst is shown", ge=1, le=100)] = 5
+    seed: Annotated[int, Meta(description="draws the jobs", ge=0, le=2**31)] = 0
+
+
+def draw_length(rng: random.Random) -> float:
+    """One job of the mix, seconds."""
+    _, low, high = rng.choices(MIX, [share for share, _, _ in MIX])[0]
+    return rng.uniform(low, high)
+
+
+def draw_jobs(count: int, seed: int, rate: float = 0.0) -> list[Job]:
+    """Jobs of the mix, all at 0 or `rate` a second."""
+    rng = random.Random(seed)
+    at, jobs = 0.0, []
+    for _ in range(count):
+        jobs.append(Job(at, draw_length(rng)))
+        at += rng.expovariate(rate) if rate else 0.0
+    return jobs
+
+
+def mean_length() -> float:
+    """Of the mix, seconds."""
+    return sum(share * (low + high) / 2 for share, low, high in MIX)
+
+
+def starts_by_policy(jobs: Sequence[Job], plan: PoolPlan, seed: int) -> dict[str, list[float]]:
+    """Each job's start under each arrangement."""
+    return {
+        OURS: CorePool(jobs, plan.workers, plan.error, seed).run(),
+        "one queue, first come first served": first_come(jobs, plan.workers),
+        "round robin": round_robin(jobs, plan.workers),
+        "least connections": least_connections(jobs, plan.workers),
+        "polling client, 5 s": polling(jobs, plan.workers),
+    }
+
+
+def run(plan: PoolPlan) -> Report:
+    """Simulate."""
+    ratios: dict[str, list[float]] = {}
+    waits: dict[str, float] = {}
+    for number in range(plan.repeats):
+        progress(f"makespan, draw {number + 1} of {plan.repeats}")
+        jobs = draw_jobs(plan.jobs, plan.seed + number)
+        bound = lower_bound(jobs, plan.workers)
+        for name, starts in starts_by_policy(jobs, plan, number).items():
+            ratios.setdefault(name, []).append(makespan(jobs, starts) / bound)
+    progress(f"makespan of {MORE} times as many")
+    jobs = draw_jobs(MORE * plan.jobs, plan.seed)
+    more = makespan(jobs, CorePool(jobs, plan.workers, plan.error, plan.seed).run()) / lower_bound(jobs, plan.workers)
+    progress(f"{plan.arrivals} arrivals at load {plan.load:g}")
+    jobs = draw_jobs(plan.arrivals, plan.seed, rate=plan.load * plan.workers / mean_length())
+    started = starts_by_policy(jobs, plan, plan.seed)
+    for name, starts in started.items():
+        waits[name] = mean_wait(jobs, starts)
+    return report_of(plan, ratios, more, waits, _image_p99(jobs, started))
+
+
+def _image_p99(jobs: Sequence[Job], started: dict[str, list[float]]) -> dict[str, float]:
+    """The wait of short jobs, those that feel a queue most."""
+    short = [number for number, job in enumerate(jobs) if job.length_s <= MIX[0][2]]
+    return {
+        name: percentile(sorted(starts[number] - jobs[number].at_s for number in short), 0.99) if short else 0.0
+        for name, starts in started.items()
+    }
+
+
+def report_of(
+    plan: PoolPlan, ratios: dict[str, list[float]], more: float, waits: dict[str, float], images: dict[str, float]
+) -> Report:
+    """Makespans over the lower bound, mean waits."""
+    metrics = [
+        Metric(f"makespan_{_key(name)}", f"makespan over the lower bound, {name}", max(values), "x", _least(values))
+        for name, values in ratios.items()
+    ]
+    label = f"makespan over the lower bound, {OURS}, {MORE * plan.jobs:,} jobs"
+    metrics.insert(1, Metric("makespan_ours_more", label, more, "x", "one draw"))
+    for name, wait in waits.items():
+        note = "" if name == OURS else f"{wait / waits[OURS]:.1f} x this broker's"
+        metrics.append(Metric(f"wait_{_key(name)}_s", f"mean wait, {name}", wait, "s", note))
+    for name, wait in images.items():
+        metrics.append(Metric(f"image_wait_p99_{_key(name)}_s", f"p99 wait of images, {name}", wait, "s"))
+    return Report(
+        bench="pool",
+        title=f"pool: mixed lengths on {plan.workers} workers, virtual time",
+        settings=msgspec.to_builtins(plan),
+        metrics=metrics,
+        panels=[
+            plot.bars("makespan over the lower bound", "x", {name: max(values) for name, values in ratios.items()}),
+            plot.bars(f"mean wait at load {plan.load:g}", "s", waits),
+        ],
+        warnings=[
+            f"simulated: the real core decides, a job's lengths are drawn, {plan.error * 100:.0f} % error of prediction",
+            f"makespan: {plan.jobs:,} jobs at once, worst of {plan.repeats} draws;"
+            f" wait: {plan.arrivals:,} Poisson arrivals at load {plan.load:g}",
+        ],
+    )
+
+
+def _least(values: list[float]) -> str:
+    return f"worst of {len(values)}; best {min(values):.3f}"
+
+
+def _key(name: str) -> str:
+    return {OURS: "ours", "one queue, first come first served": "fifo", "polling client, 5 s": "polling"}.get(
+        name, name.replace(" ", "_")
+    )

@@ -1,0 +1,57 @@
+"""A video model of real size with weights that were drawn, for measuring where no weights can be had.
+
+`python -m bench.suites.random_model NAME OUT TOKENIZER`. Its clips are noise; its time and memory are those of the real thing, but for the
+text encoder, which is kept small (its share of a job is a thousandth). Needs about 6 GB of disk.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
+
+_TEXT_DIM = 4096
+#: Typed as a whole, which the library is not.
+_Transformer: Any = WanTransformer3DModel
+_Pipeline: Any = WanPipeline
+_Vae: Any = AutoencoderKLWan
+_Scheduler: Any = FlowMatchEulerDiscreteScheduler
+#: Wan 2.1's published shapes.
+SIZES: dict[str, dict[str, Any]] = {
+    "wan-1.3b": {"num_attention_heads": 12, "attention_head_dim": 128, "num_layers": 30, "ffn_dim": 8960},
+    "wan-14b": {"num_attention_heads": 40, "attention_head_dim": 128, "num_layers": 40, "ffn_dim": 13824},
+}
+
+
+def build(name: str, out: Path, tokenizer: str) -> None:
+    """Write the model's directory."""
+    torch.manual_seed(0)
+    transformer = _Transformer(text_dim=_TEXT_DIM, **SIZES[name]).to(torch.bfloat16)
+    words: Any = AutoTokenizer.from_pretrained(tokenizer)
+    text: Any = UMT5EncoderModel(
+        UMT5Config(vocab_size=len(words), d_model=_TEXT_DIM, d_ff=1024, num_layers=2, num_heads=16, d_kv=64)
+    )
+    pipe = _Pipeline(
+        tokenizer=words,
+        text_encoder=text.to(torch.bfloat16),
+        vae=_Vae(),
+        scheduler=_Scheduler(shift=3.0),
+        transformer=transformer,
+    )
+    pipe.save_pretrained(out)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Build one model."""
+    name, out, tokenizer = argv
+    build(name, Path(out), tokenizer)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,99 @@
+"""What happens because time has passed.
+
+Back-offs and benches end, deadlines expire, silent workers are suspected and then lost, the rejoin window closes.
+"""
+
+from __future__ import annotations
+
+from broker.core import reports, worker_breaker
+from broker.core.jobs import Cause, JobState
+from broker.core.pool import Worker
+from broker.core.state import State
+
+REJOIN = ("rejoin", "")
+
+
+def run_due(state: State, now: float) -> None:
+    """Do everything that is due.
+
+    Several timers may concern one job or worker, so each checks that what it was set for still holds when its turn comes.
+    """
+    for kind, name in state.deadlines.due(now):
+        if kind == "due":
+            _end_back_off(state, name, now)
+        elif kind == "deadline":
+            _expire(state, name, now)
+        elif kind == "worker":
+            _watch_worker(state, name, now)
+        elif kind == "bench":
+            worker_breaker.end(state, name)
+        else:
+            _close_rejoin(state, now)
+
+
+def _end_back_off(state: State, job_id: str, now: float) -> None:
+    job = state.jobs.get(job_id)
+    if job is not None and job.state is JobState.DELAYED:
+        state.move(job, Cause.DUE, now)
+        state.enqueue(job)
+
+
+def _expire(state: State, job_id: str, now: float) -> None:
+    job = state.jobs.get(job_id)
+    if job is None or job.final:
+        return
+    if job.waiting:
+        job.stop = "expired"
+        state.end_stopped(job, now)
+    elif not job.stop:
+        job.stop = "expired"
+        state.move(job, Cause.STOP_REQUESTED, now, "expired")
+        state.tell_stop(job)
+
+
+def _watch_worker(state: State, name: str, now: float) -> None:
+    """Judge a worker by its silence, and set the timer for the next judgement."""
+    worker = state.pool.get(name)
+    if worker is None:
+        return
+    policy = state.policy
+    silent_s = now - worker.last_heard_at
+    key = ("worker", name)
+    if worker.lost:
+        if silent_s >= policy.lost_after_s + policy.forget_worker_s:
+            state.deadlines.clear(("bench", name))
+            state.pool.remove(worker)
+            return
+        state.deadlines.set(key, worker.last_heard_at + policy.lost_after_s + policy.forget_worker_s)
+    elif silent_s >= policy.lost_after_s:
+        _lose_worker(state, worker, now)
+        state.deadlines.set(key, worker.last_heard_at + policy.lost_after_s + policy.forget_worker_s)
+    elif silent_s >= policy.suspect_after_s:
+        worker.suspect = True
+        state.pool.refresh(worker)
+        state.deadlines.set(key, worker.last_heard_at + policy.lost_after_s)
+    else:
+        state.deadlines.set(key, worker.last_heard_at + policy.suspect_after_s)
+
+
+def _lose_worker(state: State, worker: Worker, now: float) -> None:
+    worker.lost = True
+    state.pool.refresh(worker)
+    for job_id in list(worker.held):
+        reports.lose(
+            state, state.jobs[job_id], now, f"worker {worker.name} silent for {now - worker.last_heard_at:.1f} s"
+        )
+    worker_breaker.reconsider(state)
+
+
+def heard(worker: Worker, now: float) -> None:
+    """Any message renews the lease and lifts the suspicion."""
+    if now > worker.last_heard_at:
+        worker.last_heard_at = now
+    worker.suspect = False
+
+
+def _close_rejoin(state: State, now: float) -> None:
+    """Orphans whose worker has not come back go to the front of their queue."""
+    for job_id in sorted(state.orphans):
+        state.give_back(state.jobs[job_id], Cause.LOST, now, "its worker did not come back after the broker's restart")

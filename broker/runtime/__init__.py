@@ -1,0 +1,1 @@
+"""What every process of the service needs besides messages: settings, logs, signals, limits, key files, pictures."""

@@ -1,0 +1,284 @@
+"""How a process reads its settings: flag > environment > zoetrope.toml > default, each option written once, as a struct's field.
+
+A settings struct is a frozen msgspec Struct whose fields are `Annotated[type, Meta(description="…", ge=…)]`. From the field `queue_limit`
+come the flag `--queue-limit`, the variable `ZOETROPE_QUEUE_LIMIT`, the key `queue_limit` of the process's table in zoetrope.toml, the help
+text and the row in docs/configuration.md. A bad value is one sentence naming where it came from, the value and the rule.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import stat
+import tempfile
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+from broker.runtime import environment
+from broker.runtime.setting_rules import in_words
+
+ENV_PREFIX = environment.PREFIX
+
+#: Longest path of a unix socket, less the file name (sun_path is 108 bytes with its NUL).
+_MAX_RUN_DIR = 90
+
+#: A name, an IPv4 address, an interface, or an IPv6 address in brackets.
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.%a-z]{2,60}\]")
+
+S = TypeVar("S", bound="CommonSettings")
+
+
+class SettingsError(Exception):
+    """One sentence for the operator; the process exits with 2."""
+
+
+class CommonSettings(Struct, frozen=True, kw_only=True):
+    """What every process of one service must agree on."""
+
+    home: Annotated[str, Meta(description="directory of the journal, artefacts and uploads", min_length=1)] = (
+        "./.zoetrope"
+    )
+    run_dir: Annotated[
+        str,
+        Meta(
+            description="directory of the sockets (mode 0700); default: <home>/run, or one below the temporary directory"
+            " when that path is too long for a socket"
+        ),
+    ] = ""
+    front: Annotated[
+        str,
+        Meta(
+            description="endpoint between edges and broker; default: ipc in run_dir; on another machine than the broker's: its front_tcp"
+        ),
+    ] = ""
+    back: Annotated[
+        str,
+        Meta(
+            description="endpoint between workers and broker; default: ipc in run_dir; on another machine than the broker's: its back_tcp"
+        ),
+    ] = ""
+    curve_dir: Annotated[
+        str,
+        Meta(
+            description="directory (mode 0700) of the CURVE keys that tcp:// endpoints need (python -m broker keys); default: <home>/curve"
+        ),
+    ] = ""
+    log_level: Annotated[
+        str, Meta(description="debug, info, warning or error", pattern="^(debug|info|warning|error)$")
+    ] = "info"
+
+    @property
+    def home_path(self) -> Path:
+        return Path(self.home).expanduser().resolve()
+
+    @property
+    def artefacts_path(self) -> Path:
+        return self.home_path / "artefacts"
+
+    @property
+    def uploads_path(self) -> Path:
+        return self.home_path / "uploads"
+
+    @property
+    def curve_path(self) -> Path:
+        """The directory of the CURVE keys."""
+        return Path(self.curve_dir).expanduser().absolute() if self.curve_dir else self.home_path / "curve"
+
+    @property
+    def run_path(self) -> Path:
+        """The directory of the sockets: short enough for sun_path, the same for every process with this home."""
+        if self.run_dir:
+            return Path(self.run_dir).expanduser().absolute()
+        inside = self.home_path / "run"
+        if len(os.fsencode(inside)) <= _MAX_RUN_DIR:
+            return inside
+        digest = hashlib.sha256(os.fsencode(self.home_path)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"zoetrope-{os.getuid()}-{digest}"
+
+    @property
+    def front_endpoint(self) -> str:
+        return self.front or f"ipc://{self.run_path}/front.sock"
+
+    @property
+    def back_endpoint(self) -> str:
+        return self.back or f"ipc://{self.run_path}/back.sock"
+
+
+def check_endpoint(name: str, endpoint: str) -> None:
+    """Refuse what is neither an absolute ipc path nor a tcp address with a port. Raises `SettingsError` naming the option `name`."""
+    if endpoint.startswith("tcp://"):
+        host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+        if not _HOST.fullmatch(host) or not port.isdecimal() or not 1 <= int(port[:6]) <= 65_535:
+            raise SettingsError(
+                f"{name}: {endpoint!r} must be tcp://ADDRESS:PORT, as tcp://10.0.0.1:7001 or tcp://[::1]:7001"
+            )
+        return
+    if not endpoint.startswith("ipc:///"):
+        raise SettingsError(
+            f"{name}: {endpoint!r} must be ipc:// with an absolute path, or tcp://ADDRESS:PORT (which needs CURVE keys)"
+        )
+
+
+def make_private_dir(path: Path, name: str = "run_dir") -> None:
+    """Make `path` with mode 0700, and refuse one that others may enter: whoever reaches a socket may give orders.
+
+    `name` is the option to blame in the `SettingsError`.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"{name}: {str(path)!r} cannot be made: {error.strerror}") from None
+    # Not what a link leads to: whoever owns the link can have it lead elsewhere tomorrow.
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise SettingsError(f"{name}: {str(path)!r} is a link or a file; it must be a directory")
+    if status.st_uid != os.getuid():
+        raise SettingsError(f"{name}: {str(path)!r} belongs to another user")
+    if status.st_mode & 0o077:
+        # Not repaired: it was there before, and may be a directory that others need (/tmp, /run).
+        raise SettingsError(f"{name}: {str(path)!r} can be entered by others; give it mode 0700 or choose another")
+
+
+def make_socket_dir(name: str, given: str, endpoint: str) -> None:
+    """Make and check the directory of an ipc endpoint, `given` as the option `name` or not at all: whoever owns it can play the other side.
+
+    Raises `SettingsError`.
+    """
+    if endpoint.startswith("ipc://"):
+        make_private_dir(Path(endpoint.removeprefix("ipc://")).parent, name if given else "run_dir")
+
+
+def load(
+    kind: type[S], prog: str, table: str, argv: Sequence[str], environ: Mapping[str, str], description: str = ""
+) -> S:
+    """Fill `kind` from flags, environment and the toml file's top level and `[table]`. Raises `SettingsError`; `--help` exits."""
+    fields = {field.name: field for field in msgspec.structs.fields(kind)}
+    parser = _parser(kind, prog, description)
+    flags = {key: value for key, value in vars(parser.parse_args(argv)).items() if value is not None}
+    file_values = _read_toml(flags.pop("config", None), environ, table, fields)
+    if wrong := environment.unknown(environ, fields):
+        raise SettingsError(wrong)
+    merged: dict[str, Any] = {}
+    for name in fields:
+        for where, value in (
+            (f"--{name.replace('_', '-')}", flags.get(name)),
+            (ENV_PREFIX + name.upper(), environ.get(ENV_PREFIX + name.upper())),
+            (f"zoetrope.toml: {name}", file_values.get(name)),
+        ):
+            if value is not None and value != "":
+                merged[name] = _convert(kind, name, where, value)
+                break
+    return kind(**merged)
+
+
+def _convert(kind: type[Any], name: str, where: str, value: Any) -> Any:
+    hint = get_type_hints(kind, include_extras=True)[name]
+    base = get_args(hint)[0] if get_args(hint) else hint
+    if isinstance(value, str) and base is not str:
+        lowered = value.strip().lower()
+        if base is bool and lowered in ("yes", "on", "no", "off"):
+            value = lowered in ("yes", "on")
+        elif str(base).startswith("tuple"):
+            value = tuple(part.strip() for part in value.split(",") if part.strip())
+    try:
+        return msgspec.convert(value, hint, strict=False)
+    except msgspec.ValidationError:
+        raise SettingsError(f"{where}: {value!r} {in_words(hint)}") from None
+
+
+def _parser(kind: type[Any], prog: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description or (kind.__doc__ or ""),
+        epilog="Every option can also be set as ZOETROPE_<NAME> in the environment or as a key in zoetrope.toml; "
+        "flags win, then the environment.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="configuration file (default: ./zoetrope.toml if it exists; ZOETROPE_CONFIG)"
+    )
+    for row in describe(kind):
+        parser.add_argument(
+            row.flag,
+            dest=row.name,
+            metavar=row.type.upper(),
+            help=f"{row.help.replace('%', '%%')} ({row.env}; default: {row.default or 'none'})",
+        )
+    return parser
+
+
+class OptionRow(Struct, frozen=True):
+    """One option as help and documentation print it."""
+
+    name: str
+    flag: str
+    env: str
+    type: str
+    default: str
+    help: str
+
+
+def describe(kind: type[Any]) -> list[OptionRow]:
+    """Every option of a settings struct, in the order written."""
+    hints = get_type_hints(kind, include_extras=True)
+    rows = []
+    for field in msgspec.structs.fields(kind):
+        args = get_args(hints[field.name])
+        meta = next((arg for arg in args if isinstance(arg, Meta)), Meta())
+        base = args[0] if args else hints[field.name]
+        default = field.default if field.default is not msgspec.NODEFAULT else ""
+        shown = ",".join(str(part) for part in default) if isinstance(default, tuple) else str(default)
+        kind_name = "list" if str(base).startswith("tuple") else getattr(base, "__name__", str(base))
+        rows.append(
+            OptionRow(
+                name=field.name,
+                flag="--" + field.name.replace("_", "-"),
+                env=ENV_PREFIX + field.name.upper(),
+                type=kind_name,
+                default=shown,
+                help=meta.description or "",
+            )
+        )
+    return rows
+
+
+def read_config(path: str | None, environ: Mapping[str, str]) -> dict[str, Any]:
+    """The configuration file as a dict; empty when none was named and there is none here. Raises `SettingsError`."""
+    named = path or environ.get(ENV_PREFIX + "CONFIG")
+    file = Path(named or "zoetrope.toml")
+    if not file.exists():
+        if named:
+            raise SettingsError(f"configuration file {named!r} does not exist")
+        return {}
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"configuration file {str(file)!r}: {error}") from None
+
+
+#: Tables of zoetrope.toml that are not one process's options.
+_OTHER_TABLES = {"broker", "workers", "edge", "models"}
+
+
+def _read_toml(path: str | None, environ: Mapping[str, str], table: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    config = read_config(path, environ)
+    common = {field.name for field in msgspec.structs.fields(CommonSettings)}
+    for key in config:
+        if key not in _OTHER_TABLES and key not in common:
+            raise SettingsError(
+                f"zoetrope.toml: unknown key {key!r} at top level; known: {', '.join(sorted(common | _OTHER_TABLES))}"
+            )
+    own = config.get(table, {})
+    if not isinstance(own, dict):
+        raise SettingsError(f"zoetrope.toml: [{table}] must be a table")
+    for key in own:
+        if key not in fields:
+            raise SettingsError(f"zoetrope.toml: unknown key {key!r} in [{table}]; known: {', '.join(sorted(fields))}")
+    return {**{key: value for key, value in config.items() if key in common}, **own}

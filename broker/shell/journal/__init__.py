@@ -1,0 +1,1 @@
+"""The journal: every accepted job in one SQLite file."""

@@ -1,0 +1,161 @@
+"""The journal's table of webhook deliveries: staged, written and committed with the rows of the jobs that cause them.
+
+A row may be written again and again (claimed, tried, settled), so there is no compare-and-set: the core is the only writer, and a
+delivery's number is never given twice. Rows go with their job's.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from broker.core.deliveries import Hook
+from broker.runtime.errors import JournalBroken, JournalConflict
+
+TABLES = (
+    """
+    CREATE TABLE hook (
+        number INTEGER PRIMARY KEY,
+        n INTEGER NOT NULL,
+        event TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        due_at REAL NOT NULL,
+        state TEXT NOT NULL,
+        claim INTEGER NOT NULL,
+        attempts INTEGER NOT NULL,
+        status INTEGER NOT NULL,
+        note TEXT NOT NULL
+    )
+    """,
+    "CREATE UNIQUE INDEX hook_job ON hook (n, event)",
+    "CREATE INDEX hook_due ON hook (due_at, number) WHERE state = 'pending'",
+)
+
+_PUT = (
+    "INSERT INTO hook (number, n, event, created_at, due_at, state, claim, attempts, status, note)"
+    " VALUES (?1, (SELECT n FROM job WHERE id = ?2), ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+    " ON CONFLICT (number) DO UPDATE SET due_at = ?5, state = ?6, claim = ?7, attempts = ?8, status = ?9, note = ?10"
+)
+
+_SELECT = (
+    "SELECT hook.number, job.id, hook.event, hook.created_at, hook.due_at, hook.state, hook.claim, hook.attempts,"
+    " hook.status, hook.note FROM hook JOIN job ON job.n = hook.n"
+)
+
+
+class Outbox:
+    """Deliveries on their way to the file. The journal says when they are written; SQLite's errors pass through to it there."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, write_staged: Callable[[], None]) -> None:
+        """`write_staged` writes what is staged, jobs first, into the open transaction."""
+        self._connection = connection
+        self._path = path
+        self._write_staged = write_staged
+        #: Not written yet; written and not committed. By number.
+        self.staged: dict[int, Hook] = {}
+        self.flushed: dict[int, Hook] = {}
+
+    def stage(self, hook: Hook) -> None:
+        """Write this delivery with the next commit. Its job is staged or on disk."""
+        self.staged[hook.number] = hook
+
+    def write(self) -> None:
+        """Write what is staged, inside the open transaction, behind the rows of its jobs. Raises `JournalConflict`."""
+        if not self.staged:
+            return
+        try:
+            self._connection.executemany(_PUT, [_row(hook) for hook in self.staged.values()])
+        except sqlite3.IntegrityError as error:
+            raise JournalConflict(f"a webhook delivery does not fit the journal: {error}") from None
+        self.flushed.update(self.staged)
+        self.staged.clear()
+
+    def delete(self, numbers: Iterable[int]) -> None:
+        """Delete the deliveries of jobs of these row numbers, inside the open transaction."""
+        self._connection.executemany("DELETE FROM hook WHERE n = ?", [(n,) for n in numbers])
+
+    def forget(self, job_id: str) -> None:
+        """This job is about to be deleted: its deliveries need not be written again."""
+        for number in [number for number, hook in self.flushed.items() if hook.job_id == job_id]:
+            del self.flushed[number]
+
+    def committed(self) -> int:
+        """The transaction is on disk; how many deliveries it brought."""
+        count = len(self.flushed)
+        self.flushed.clear()
+        return count
+
+    def discard(self) -> None:
+        """Forget what is not committed."""
+        self.staged.clear()
+        self.flushed.clear()
+
+    def rolled_back(self) -> None:
+        """Everything of the transaction is to be written again."""
+        self.staged = {**self.flushed, **self.staged}
+        self.flushed.clear()
+
+    # ------------------------------------------------------------ reading
+    # One job's deliveries are asked for while that job is being moved: nothing may be written then, or half a move would be.
+
+    def of_job(self, job_id: str) -> list[Hook]:
+        """The deliveries of a job, oldest first."""
+        found = {hook.number: hook for hook in self._read(" WHERE job.id = ?", job_id)}
+        found |= {number: hook for number, hook in self.staged.items() if hook.job_id == job_id}
+        return [found[number] for number in sorted(found)]
+
+    def find(self, number: int) -> Hook | None:
+        """The delivery of this number."""
+        staged = self.staged.get(number)
+        if staged is not None:
+            return staged
+        found = self._read(" WHERE hook.number = ?", number)
+        return found[0] if found else None
+
+    def due(self, now: float, limit: int) -> tuple[list[Hook], float | None]:
+        """Pending deliveries that are due, the longest due first, and when the next one behind them is."""
+        if self.staged:
+            self._write_staged()
+        # The literal state lets the partial index serve.
+        where = " WHERE hook.state = 'pending' ORDER BY hook.due_at, hook.number LIMIT ?"
+        first = self._read(where, limit + 1)
+        due = [hook for hook in first[:limit] if hook.due_at <= now]
+        return due, first[len(due)].due_at if len(first) > len(due) else None
+
+    def _read(self, where: str, parameter: str | int) -> list[Hook]:
+        try:
+            return [_hook(row) for row in self._connection.execute(_SELECT + where, (parameter,))]
+        except sqlite3.Error as error:
+            raise JournalBroken(f"the journal {self._path} cannot be read: {error}") from error
+
+
+def _row(hook: Hook) -> tuple[Any, ...]:
+    return (
+        hook.number,
+        hook.job_id,
+        hook.event,
+        hook.created_at,
+        hook.due_at,
+        hook.state,
+        hook.claim,
+        hook.attempts,
+        hook.status,
+        hook.note,
+    )
+
+
+def _hook(row: tuple[Any, ...]) -> Hook:
+    return Hook(
+        number=row[0],
+        job_id=row[1],
+        event=row[2],
+        created_at=row[3],
+        due_at=row[4],
+        state=row[5],
+        claim=row[6],
+        attempts=row[7],
+        status=row[8],
+        note=row[9],
+    )

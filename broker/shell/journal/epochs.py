@@ -1,0 +1,136 @@
+"""Which journal this is, how often it was opened, and whether all is there that was: its table `meta`, and the mark beside it.
+
+The epoch is raised, on disk, with every start; fences and revisions are numbered within it, so one that fell would give some of them again.
+It is kept twice in the file and once in the mark.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from broker.runtime.errors import JournalBroken, JournalShort
+from broker.shell.journal import rows
+from broker.shell.journal.mark import Facts, Mark
+
+logger = logging.getLogger(__name__)
+
+#: More starts than any journal sees.
+_MOST_EPOCHS = 2**31 - 2
+
+_PUT = "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)"
+
+
+class Epochs:
+    """The journal says when to write. Raises `JournalBroken` when the mark cannot be written."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+        try:
+            self._mark = Mark(path)
+        except OSError as error:
+            connection.close()
+            raise JournalBroken(f"the journal's mark {path}-mark cannot be opened: {error.strerror}") from None
+        #: As in `Facts`.
+        self._identity = self._epoch = self._n = self._revision = 0
+
+    def close(self) -> None:
+        self._mark.close()
+
+    def begin(self, accept_loss: bool, guarded: Callable[[Callable[[], None]], None]) -> int:
+        """Compare with the mark and raise the epoch; `guarded` runs a write. Raises `JournalShort` unless that is accepted."""
+        kept = dict(self._connection.execute("SELECT key, value FROM meta").fetchall())
+        epoch = self._last(kept)
+        identity = kept.get("identity")
+        if not isinstance(identity, int):
+            identity = secrets.randbits(62)
+        known = self._read()
+        if known is not None and known.identity == identity:
+            missing = self._missing(known, epoch, kept.get("deleted"))
+            if missing and not accept_loss:
+                raise JournalShort(
+                    f"the journal {self._path} is shorter than it was: {missing}. Jobs that were acknowledged are gone from it;"
+                    f" was {self._path.name}-wal removed or damaged? Put it back, or a copy of both, or go on without those jobs:"
+                    " --accept-journal-loss"
+                )
+            if missing:
+                logger.error("going on with a journal that is shorter", extra={"action": "loss", "reason": missing})
+            else:
+                self._n, self._revision = known.n, known.revision
+            epoch = max(epoch, known.epoch)
+        elif known is not None:
+            logger.warning(
+                "this is another journal than the last", extra={"action": "mark", "journal": str(self._path)}
+            )
+        self._identity, self._epoch = identity, epoch
+        return self.raise_again(guarded)
+
+    def raise_again(self, guarded: Callable[[Callable[[], None]], None]) -> int:
+        """One more, on disk when this returns."""
+        epoch = self._epoch + 1
+
+        def write() -> None:
+            if not self._connection.in_transaction:
+                self._connection.execute("BEGIN IMMEDIATE")
+            pairs = (("epoch", epoch), ("epoch_again", epoch), ("identity", self._identity))
+            for pair in pairs:
+                self._connection.execute(_PUT, pair)
+            self._connection.execute("COMMIT")
+
+        guarded(write)
+        self._epoch = epoch
+        self._say()
+        return epoch
+
+    def note_deletion(self) -> None:
+        """Rows are deleted in the open transaction: one that the mark names may be among them."""
+        self._connection.execute(_PUT, ("deleted", max(self._revision, self._epoch << 32)))
+
+    def committed(self, n: int, revision: int) -> None:
+        """This row is on disk."""
+        if revision >= self._revision:
+            self._n, self._revision = n, revision
+            self._say()
+
+    def _say(self) -> None:
+        try:
+            self._mark.write(self._identity, self._epoch, self._n, self._revision)
+        except OSError as error:
+            raise JournalBroken(f"the journal's mark {self._path}-mark cannot be written: {error.strerror}") from error
+
+    def _read(self) -> Facts | None:
+        try:
+            return self._mark.read()
+        except OSError as error:
+            raise JournalBroken(f"the journal's mark {self._path}-mark cannot be read: {error.strerror}") from None
+
+    def _last(self, kept: dict[object, object]) -> int:
+        found = [kept.get("epoch"), kept.get("epoch_again", kept.get("epoch"))]
+        sound = [value for value in found if isinstance(value, int) and 0 <= value <= _MOST_EPOCHS]
+        if len(sound) < len(found) or len(set(sound)) > 1:
+            logger.error("the epoch is damaged", extra={"action": "damaged", "epoch": str(found)})
+        if not sound:
+            fence = self._connection.execute("SELECT max(fence) FROM job WHERE typeof(fence) = 'integer'").fetchone()[0]
+            sound = [min(_MOST_EPOCHS, (fence or 0) >> 32)]
+        return max(sound)
+
+    def _missing(self, known: Facts, epoch: int, deleted: object) -> str:
+        """What the mark knows of and the journal does not have; "" when nothing is."""
+        if known.epoch > epoch:
+            return f"it was opened {known.epoch} times, and knows of {epoch}"
+        if not known.n:
+            return ""
+        row = self._connection.execute(rows.SELECT_PARKED + " WHERE job.n = ?", (known.n,)).fetchone()
+        if row is None:
+            # Deletions say up to which revision the journal had come then.
+            gone = isinstance(deleted, int) and deleted >= known.revision
+            return "" if gone else f"the job that was written last, number {known.n}, is gone"
+        try:
+            job = rows.decode(row)
+        except (ValueError, TypeError, RecursionError):
+            return ""  # damaged, which is told where it is read
+        return "" if job.revision >= known.revision else f"job {job.id} is not as it was written last"

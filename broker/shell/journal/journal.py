@@ -1,0 +1,460 @@
+"""The journal: every accepted job, on disk before anybody is told, and never moved backwards.
+
+The rules:
+
+- Rows are staged by `stage`, written by `flush`, durable after `commit`. A job staged twice before a flush is written once, as it is then.
+  A row that may be lost in a crash need not be part of every commit: most are overtaken by a durable one of the same job and
+  are never written.
+- An update is a compare-and-set (`rows.UPDATE_JOB`): it never lowers a fence and never leaves a final state. One that does not match raises
+  `JournalConflict`: memory and disk disagree, and the disk is right (see `recovery`).
+- Any I/O error ends the process. A failed fsync is not retried: the kernel may have dropped the pages and report success the
+  next time ("fsyncgate"). Only "disk full" found while *writing* is: the transaction is rolled back, the reserve released, and
+  all of it written again.
+- Reads see what is staged: jobs not yet flushed are answered from memory or flushed first, flushed rows are seen by the one connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from operator import attrgetter
+from pathlib import Path
+
+from msgspec.msgpack import decode, encode
+
+from broker.core.jobs import FINAL, Job, JobState, SetAside
+from broker.runtime.errors import JournalBroken, JournalConflict, JournalFull
+from broker.shell.journal import rows
+from broker.shell.journal.clock_record import Record
+from broker.shell.journal.deliveries import Outbox
+from broker.shell.journal.epochs import Epochs
+from broker.shell.journal.reading import UNREADABLE, Reader
+from broker.shell.journal.schema import open_database, refusal
+from broker.shell.journal.set_aside import Asides
+from broker.wire import messages as m
+
+logger = logging.getLogger(__name__)
+
+#: Calls of `checkpoint` after which one is made although there is no idle moment.
+_CHECKPOINT_CALLS = 40
+
+_revision = attrgetter("revision")
+
+
+class Journal:
+    """The file, its one connection, and the rows that are not on disk yet. It is the core's `Archive`."""
+
+    def __init__(
+        self, path: Path, release_reserve: Callable[[], bool] = lambda: False, *, accept_loss: bool = False
+    ) -> None:
+        """Open or create the file and raise the epoch, on disk. `release_reserve` frees space on a full disk; False: there is none left.
+
+        Raises `JournalRefused`, `JournalBroken` or `JournalFull`; `JournalShort` unless `accept_loss`.
+        """
+        self.path = path
+        self._release_reserve = release_reserve
+        self._connection = open_database(path)
+        #: For what is done for every job, as making a cursor costs; whatever it selects is read to the end.
+        self._cursor = self._connection.cursor()
+        #: Number of every live job that has been staged.
+        self._numbers: dict[str, int] = {}
+        #: Staged and not flushed, those that may be lost apart; flushed and not committed.
+        self._staged: dict[str, Job] = {}
+        self._lazy: dict[str, Job] = {}
+        self._flushed: dict[str, Job] = {}
+        #: Jobs that the file does not have yet; jobs that it has since the open transaction began.
+        self._new: set[str] = set()
+        self._inserted: set[str] = set()
+        #: Numbers of deleted rows: still to be deleted, and deleted in the open transaction.
+        self._doomed: list[int] = []
+        self._deleted: list[int] = []
+        #: Webhook deliveries, staged and committed along with the jobs.
+        self.outbox = Outbox(self._connection, path, lambda: self._guarded(self._write_staged))
+        #: The clock's record, not written yet; written and not committed.
+        self._clock: Record | None = None
+        self._clock_flushed: Record | None = None
+        #: Number and revision of the row written last since the last commit.
+        self._written_last = (0, 0)
+        self._since_checkpoint = 0
+        self._since_checkpoint_seen = 0
+        self._idle_calls = 0
+        self._epochs = Epochs(self._connection, path)
+        try:
+            self.asides = Asides(self._connection)
+            self._reader = Reader(self._connection, self._cursor, path, self.asides)
+            self._next = self._first_free()
+            self.epoch = self._epochs.begin(accept_loss, self._guarded)
+            # The epoch, and which journal this is, shall not live in the log alone.
+            self._guarded(self._checkpoint)
+        except sqlite3.Error as error:
+            self.close()
+            raise refusal(path, error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _first_free(self) -> int:
+        return int(self._connection.execute("SELECT coalesce(max(n), 0) + 1 FROM job").fetchone()[0])
+
+    def close(self) -> None:
+        """Close the file. What was not committed is rolled back, as if the process had been killed."""
+        with suppress(sqlite3.ProgrammingError):  # closed before
+            self._cursor.close()  # else it would keep the file locked
+        self._connection.close()
+        self._epochs.close()
+
+    # ------------------------------------------------------------ writing
+
+    @property
+    def dirty(self) -> bool:
+        """Whether anything is staged or flushed that is not committed."""
+        return self._written or bool(
+            self._staged or self._lazy or self._doomed or self.outbox.staged or self.asides.dirty or self._clock
+        )
+
+    @property
+    def _written(self) -> bool:
+        return bool(self._flushed or self._deleted or self.outbox.flushed or self._clock_flushed)
+
+    def on_disk(self, job_id: str) -> bool:
+        """Whether this accepted job has a row that no crash can take."""
+        return job_id not in self._new and job_id not in self._inserted
+
+    def stage(self, job: Job, *, lazy: bool = False) -> None:
+        """Write this job's row with the next commit; `lazy`: with the next that includes lazy rows."""
+        job_id = job.id
+        if job_id not in self._numbers:
+            self._numbers[job_id] = self._next
+            self._next += 1
+            self._new.add(job_id)
+            lazy = False
+        if not lazy:
+            self._staged[job_id] = job
+            self._lazy.pop(job_id, None)
+        elif job_id not in self._staged:
+            self._lazy[job_id] = job
+
+    def forget(self, job_id: str) -> None:
+        """Delete the row of a final job with the next commit; at once for whoever reads. Raises as `flush`.
+
+        Whatever is staged is written first, so that a later job of the same id cannot meet this one's row.
+        """
+        self.flush()
+        row = self._row("SELECT n, state FROM job WHERE id = ?", (job_id,))
+        if row is None or (row[1] not in FINAL and job_id not in self.asides):
+            raise JournalConflict(f"job {job_id} cannot be deleted: its row is {row and row[1]}")
+        # Should this transaction have to be written again, this row need not: it is deleted before anything else is written.
+        self._flushed.pop(job_id, None)
+        self.outbox.forget(job_id)
+        self._inserted.discard(job_id)
+        self._numbers.pop(job_id, None)
+        if job_id in self.asides:
+            self.asides.take_away(job_id)
+        self._doomed.append(row[0])
+        self._guarded(self._write_staged)
+
+    def flush(self) -> None:
+        """Write all staged rows, without making them durable. Raises `JournalConflict`, `JournalBroken` or `JournalFull`."""
+        self._include_lazy()
+        if self._staged or self.outbox.staged:
+            self._guarded(self._write_staged)
+
+    def _include_lazy(self) -> None:
+        self._staged.update(self._lazy)
+        self._lazy.clear()
+
+    def commit(self, *, lazy: bool = True) -> int:
+        """Make the staged rows durable, with or without the lazy ones; returns how many there were. Raises as `flush`."""
+        if lazy:
+            self._include_lazy()
+        if not (
+            self._staged or self._doomed or self.outbox.staged or self.asides.dirty or self._clock or self._written
+        ):
+            return 0
+        self._guarded(self._write_and_commit)
+        if self._written_last[0]:
+            self._epochs.committed(*self._written_last)
+            self._written_last = (0, 0)
+        self.asides.committed()
+        count = len(self._flushed) + len(self._deleted) + self.outbox.committed()
+        for job in self._flushed.values():
+            if job.state in FINAL:
+                del self._numbers[job.id]
+        self._flushed.clear()
+        self._inserted.clear()
+        self._deleted.clear()
+        self._clock_flushed = None
+        self._since_checkpoint += count
+        return count
+
+    def discard(self) -> None:
+        """Forget all that is not committed and raise the epoch, as if the process had been killed and started again. Raises as `flush`."""
+        if self._connection.in_transaction:
+            self._guarded(lambda: self._connection.execute("ROLLBACK"))
+        for staged in (self._numbers, self._staged, self._lazy, self._flushed, self._new, self._inserted):
+            staged.clear()
+        self._doomed.clear()
+        self._deleted.clear()
+        self.outbox.discard()
+        self.asides.load()
+        self._clock = self._clock or self._clock_flushed
+        self._clock_flushed = None
+        self._next = self._first_free()
+        self._written_last = (0, 0)
+        self.epoch = self._epochs.raise_again(self._guarded)
+
+    def set_aside(self, job_id: str, reason: str, now: float, *, readable: bool = True) -> bool:
+        """Mark a live job, on disk when this returns; False when there is no such job. Nothing may be staged. Raises as `flush`."""
+        row = self._row("SELECT n, state FROM job WHERE id = ?", (job_id,))
+        if row is None or row[1] in FINAL:
+            return False
+        old = self.asides.of_job(job_id)
+        stop = "" if old is None else old.stop
+        mark = SetAside(reason=reason, at=now, revision=self.epoch << 32, stop=stop, readable=readable)
+        self.asides.put(job_id, row[0], mark)
+        self._numbers.pop(job_id, None)
+        self.commit()
+        return True
+
+    def mark(self, job: Job, mark: SetAside | None) -> None:
+        """Change the mark of a job that has one with the next commit; None: it has none from then on, and its row is written."""
+        n, old = self.asides.number(job.id), self.asides.of_job(job.id)
+        if mark is not None:
+            self.asides.put(job.id, n, mark)
+            return
+        self.asides.take_away(job.id)
+        self._numbers[job.id] = n
+        if old is not None and not old.readable:
+            self._guarded(lambda: self._rewrite(n, job))
+        self.stage(job)
+
+    def _rewrite(self, n: int, job: Job) -> None:
+        """Put what was salvaged of a row in its place, so that it can be updated: live, and below every fence."""
+        self._begin()
+        tail = rows.sealed_tail(n, job)
+        self._cursor.execute(
+            "UPDATE job SET id = ?, state = ?, fence = ?, worker = ?, tenant = ?, origin = ?, alias = ?, model = ?,"
+            " pinned = ?, submitted_at = ?, tail = ? WHERE n = ?",
+            (
+                job.id,
+                JobState.QUEUED.value,
+                0,
+                job.worker,
+                job.tenant,
+                job.origin,
+                job.alias,
+                job.model,
+                job.pinned,
+                job.submitted_at,
+                tail,
+                n,
+            ),
+        )
+        self._cursor.execute("INSERT OR REPLACE INTO spec (n, head, body) VALUES (?, ?, ?)", rows.spec_row(n, job))
+
+    def stage_clock(self, record: Record) -> None:
+        """Keep this of the clock, from the next commit on."""
+        self._clock = record
+
+    def clock_record(self) -> Record | None:
+        """What a broker before kept of the clock; None when none did, or it cannot be read."""
+        row = self._row("SELECT record FROM clock", ())
+        try:
+            return None if row is None else decode(row[0], type=Record)
+        except (ValueError, TypeError) as error:
+            logger.error("the clock's record cannot be read", extra={"action": "clock", "error": str(error)})
+            return None
+
+    @property
+    def empty(self) -> bool:
+        """Whether no job was ever accepted, or none is left."""
+        return self._next == 1
+
+    def checkpoint(self) -> None:
+        """Move the log into the file, when nothing was committed since the last call, or this was called often enough: the log is what
+        a careless hand removes, and a row in it alone is gone then."""
+        idle = self._since_checkpoint == self._since_checkpoint_seen and not self.dirty
+        self._since_checkpoint_seen = self._since_checkpoint
+        self._idle_calls += 1
+        if self._since_checkpoint and not self.dirty and (idle or self._idle_calls >= _CHECKPOINT_CALLS):
+            self._guarded(self._checkpoint)
+
+    def _checkpoint(self) -> None:
+        self._since_checkpoint = self._since_checkpoint_seen = self._idle_calls = 0
+        self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+    def _write_and_commit(self) -> None:
+        self._write_staged()
+        self._cursor.execute("COMMIT")
+
+    def _write_staged(self) -> None:
+        self._begin()
+        self._delete_doomed()
+        numbers, new = self._numbers, self._new
+        updates = [rows.update_row(numbers[job_id], job) for job_id, job in self._staged.items() if job_id not in new]
+        if new:
+            fresh = [(numbers[job_id], job) for job_id, job in self._staged.items() if job_id in new]
+            self._insert(fresh)
+        if updates and self._cursor.executemany(rows.UPDATE_JOB, updates).rowcount != len(updates):
+            raise self._conflict(updates)
+        if self._staged:
+            last = max(self._staged.values(), key=_revision)
+            self._written_last = numbers[last.id], last.revision
+        self._flushed.update(self._staged)
+        self._staged.clear()
+        self._inserted |= new
+        new.clear()
+        self.outbox.write()
+        self.asides.write()
+        if self._clock is not None:
+            self._cursor.execute("INSERT OR REPLACE INTO clock (k, record) VALUES (1, ?)", (encode(self._clock),))
+            self._clock, self._clock_flushed = None, self._clock
+
+    def _delete_doomed(self) -> None:
+        if self._doomed:
+            for table in ("job", "spec"):
+                self._cursor.executemany(f"DELETE FROM {table} WHERE n = ?", [(n,) for n in self._doomed])
+            self.outbox.delete(self._doomed)
+            self._epochs.note_deletion()
+            self._deleted += self._doomed
+            self._doomed.clear()
+
+    def _insert(self, fresh: list[tuple[int, Job]]) -> None:
+        try:
+            self._cursor.executemany(rows.INSERT_JOB, [rows.job_row(n, job) for n, job in fresh])
+            self._cursor.executemany(rows.INSERT_SPEC, [rows.spec_row(n, job) for n, job in fresh])
+        except sqlite3.IntegrityError as error:
+            raise JournalConflict(f"a job is in the journal already that the core takes for new: {error}") from None
+
+    def _begin(self) -> None:
+        if not self._connection.in_transaction:
+            self._cursor.execute("BEGIN IMMEDIATE")
+
+    def _conflict(self, updates: list[rows.JobRow]) -> JournalConflict:
+        """Which updates did not match, and why; the first of them is to blame."""
+        found, job_ids = [], []
+        for state, fence, _worker, _tail, n in updates:
+            row = self._row("SELECT id, state, fence FROM job WHERE n = ?", (n,))
+            if row is None:
+                found.append(f"row {n} is gone")
+            elif row[1:] != (state, fence):
+                there, here = f"{row[1]} with fence {row[2]}", f"{state} with fence {fence}"
+                found.append(f"job {row[0]} is {there}, the core has it {here}")
+                job_ids.append(row[0])
+        return JournalConflict("; ".join(found[:3]) or "a final row was written again", job_ids[0] if job_ids else "")
+
+    def _guarded(self, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except sqlite3.Error as error:
+            if not _is_full(error):
+                raise JournalBroken(f"the journal {self.path} cannot be written: {error}") from error
+            self._write_again(write, error)
+
+    def _write_again(self, write: Callable[[], object], error: sqlite3.Error) -> None:
+        """The disk is full: roll back, free the reserve, write everything of this transaction again."""
+        if not self._release_reserve():
+            raise JournalFull(f"the disk of {self.path} is full: {error}") from error
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        self._staged = {**self._flushed, **self._staged}
+        self._flushed.clear()
+        self._new |= self._inserted
+        self._inserted.clear()
+        self._doomed = self._deleted + self._doomed
+        self._deleted = []
+        self.outbox.rolled_back()
+        self._clock, self._clock_flushed = self._clock or self._clock_flushed, None
+        try:
+            write()
+        except sqlite3.Error as again:
+            if _is_full(again):
+                raise JournalFull(f"the disk of {self.path} is full, and so is the reserve: {again}") from again
+            raise JournalBroken(f"the journal {self.path} cannot be written: {again}") from again
+
+    # ------------------------------------------------------------ reading
+
+    def find(self, job_id: str) -> Job | None:
+        """The job of this id."""
+        staged = self._staged.get(job_id) or self._lazy.get(job_id)
+        if staged is not None:
+            return staged
+        return self.asides.job(job_id) if job_id in self.asides else self._reader.find(job_id)
+
+    def body(self, job_id: str) -> bytes:
+        """The spec of a job that was committed. Raises `DamagedRecord`."""
+        return self._reader.body(job_id)
+
+    def find_alias(self, origin: str, alias: str, tenant: str = "") -> Job | None:
+        """The newest job of this name, of this tenant ("": of any)."""
+        if not alias:
+            return None
+        job = self._reader.newest(origin, alias, tenant)
+        # A new job that is not flushed is newer than every row; among several the last staged is the newest.
+        for job_id in self._new:
+            staged = self._staged[job_id]
+            if (
+                (staged.origin, staged.alias) == (origin, alias)
+                and tenant in ("", staged.tenant)
+                and (job is None or job.id not in self._new or self._numbers[job_id] > self._numbers[job.id])
+            ):
+                job = staged
+        return job
+
+    def page(self, query: m.ListJobs) -> tuple[list[Job], bool, int]:
+        """Jobs that match, in the order of acceptance, whether more follow, and `Jobs.behind`. An unknown `after` gives an empty page."""
+        self.flush()
+        return self._reader.page(query)
+
+    def live(self, now: float = 0.0) -> list[Job]:
+        """Every job that is not final, oldest first, its spec left on disk; for the start.
+
+        Those that are set aside are left out. A row that cannot be read is set aside. Raises as `flush`.
+        """
+        found: list[tuple[int, Job]] = []
+        for row in self._reader.live_rows():
+            job_id = rows.as_text(row[0])
+            if job_id in self.asides:
+                continue
+            try:
+                job = rows.decode(row)
+            except UNREADABLE as error:
+                self._put_unreadable(job_id, row[12], error, now)
+                continue
+            job.parked = True
+            found.append((row[12], job))
+        self.commit()
+        found.sort(key=lambda item: item[0])
+        self._numbers.update((job.id, n) for n, job in found)
+        return [job for _, job in found]
+
+    def _put_unreadable(self, job_id: str, n: int, error: Exception, now: float) -> None:
+        reason = f"its row cannot be read: {error}"[:256]
+        self.asides.put(job_id, n, SetAside(reason=reason, at=now, revision=self.epoch << 32, readable=False))
+        logger.error("job set aside", extra={"action": "set_aside", "job_id": job_id, "reason": reason})
+
+    def rates(self) -> list[tuple[str, float, float]]:
+        """(model, units, seconds without loading) of recent succeeded jobs, oldest first."""
+        return self._reader.rates(self._next)
+
+    def set_asides(self) -> list[Job]:
+        """The jobs that are set aside, without their specs, as far as their rows can be read; the first 1,000."""
+        return self.asides.jobs()
+
+    @property
+    def set_aside_count(self) -> int:
+        return len(self.asides)
+
+    @property
+    def damaged(self) -> int:
+        """Records of jobs that are over which were found damaged."""
+        return self._reader.damaged
+
+    def _row(self, query: str, parameters: rows.JobRow) -> rows.JobRow | None:
+        return self._reader.row(query, parameters)
+
+
+def _is_full(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL

@@ -1,0 +1,134 @@
+"""Pages of jobs: first the numbers of the rows that match, then those rows, as long as they fit into one answer.
+
+The broker's loop stands still meanwhile, so one answer looks at `MAX_LOOKED` rows at most, however many there are and however few match;
+it then says from where to go on. That bounds every query, where an index a filter would cost every job its upkeep.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from heapq import merge
+from typing import Any, NamedTuple
+
+from broker.shell.journal.rows import SELECT, JobRow
+from broker.wire import messages as m
+
+#: Bytes of specs read for one page; a page with more ends there and says that more follow.
+MAX_PAGE_BYTES = 8 * 1024 * 1024
+
+#: Rows of one answer, and rows looked at for it: a few milliseconds each.
+MAX_ROWS = 200
+MAX_LOOKED = 2000
+
+
+class RowPage(NamedTuple):
+    """Rows of `rows.SELECT`, whether more match, and behind which number to go on looking; 0: all was looked at that the page needs."""
+
+    rows: list[JobRow]
+    more: bool
+    behind: int
+
+
+def find_page(connection: sqlite3.Connection, query: m.ListJobs) -> RowPage:
+    """Rows that match, in the order of acceptance; fewer than asked for, with `behind` set, when that took too long."""
+    after = query.behind or _after(connection, query)
+    if after is None:
+        return RowPage([], False, 0)
+    limit = min(query.limit, MAX_ROWS)
+    numbers, behind = _numbers(connection, query, after, limit + 1)
+    page: list[JobRow] = []
+    size = 0
+    for n in numbers[:limit]:
+        row = connection.execute(SELECT + " WHERE job.n = ?", (n,)).fetchone()
+        if row is None:  # an index that names a row which is not there
+            continue
+        size += len(row[11]) if isinstance(row[11], bytes) else 0
+        if page and size > MAX_PAGE_BYTES:
+            return RowPage(page, True, 0)
+        page.append(row)
+    if len(numbers) > limit:
+        return RowPage(page, True, 0 if limit == query.limit else numbers[limit - 1])
+    return RowPage(page, False, behind)
+
+
+def _after(connection: sqlite3.Connection, query: m.ListJobs) -> int | None:
+    """The number the page starts behind; None when `after` is not a job."""
+    if not query.after:
+        return 2**63 - 1 if query.newest_first else 0
+    row = connection.execute("SELECT n FROM job WHERE id = ?", (query.after,)).fetchone()
+    if row is not None:
+        return int(row[0])
+    if not query.after_at:
+        return None
+    first = _first_since(connection, query.after_at)
+    return first if query.newest_first else first - 1
+
+
+def _first_since(connection: sqlite3.Connection, at: float) -> int:
+    """The least number n such that every row below it was accepted before `at`; rows lie in the order of acceptance."""
+    low, high = 0, connection.execute("SELECT coalesce(max(n), 0) + 1 FROM job").fetchone()[0]
+    while low < high:
+        middle = (low + high) // 2
+        row = connection.execute(
+            "SELECT n, submitted_at FROM job WHERE n >= ? ORDER BY n LIMIT 1", (middle,)
+        ).fetchone()
+        if row is None or not isinstance(row[1], float) or row[1] >= at:
+            high = middle
+        else:
+            low = row[0] + 1
+    return int(low)
+
+
+def _numbers(connection: sqlite3.Connection, query: m.ListJobs, after: int, most: int) -> tuple[list[int], int]:
+    """(up to `most` numbers of rows that match, in order; the last number looked at when that was not all of them, else 0).
+
+    States other than succeeded have an index, in which the rows of one state lie in order, and so have tenants other than the default one:
+    those are walked, one walk a state, merged. Otherwise the table is.
+    """
+    order, compare = ("DESC", "<") if query.newest_first else ("ASC", ">")
+    wanted = sorted(set(query.states))
+    walks: list[tuple[str, list[Any]]] = [("", [])]
+    if wanted and "succeeded" not in wanted:
+        walks = [("state = ? AND state <> 'succeeded' AND", [state]) for state in wanted]
+    elif query.tenant not in ("", "default"):
+        walks = [("tenant = ? AND tenant <> 'default' AND", [query.tenant])]
+    hit, hit_parameters = _condition(query, wanted)
+    streams = [
+        connection.execute(
+            f"SELECT n, {hit} FROM job WHERE {where} n {compare} ? ORDER BY n {order} LIMIT ?",
+            (*hit_parameters, *parameters, after, MAX_LOOKED),
+        )
+        for where, parameters in walks
+    ]
+    merged: Iterator[tuple[int, int]] = merge(*streams, key=_number, reverse=query.newest_first)
+    numbers: list[int] = []
+    for looked, (n, matches) in enumerate(merged, 1):
+        if matches:
+            numbers.append(n)
+            if len(numbers) == most:
+                return numbers, 0
+        if looked == MAX_LOOKED:
+            return numbers, n
+    return numbers, 0
+
+
+def _number(row: tuple[int, int]) -> int:
+    return row[0]
+
+
+def _condition(query: m.ListJobs, states: list[m.JobStateName]) -> tuple[str, list[Any]]:
+    """(an expression that is true for rows that match, its parameters)."""
+    terms: list[str] = []
+    parameters: list[Any] = []
+    if states:
+        terms.append(f"state IN ({','.join('?' * len(states))})")
+        parameters += states
+    for column, value in (("origin", query.origin), ("model", query.model), ("tenant", query.tenant)):
+        if value:
+            terms.append(f"{column} = ?")
+            parameters.append(value)
+    if query.worker:  # a job that waits for this worker alone is its job too
+        terms.append("(worker = ? OR pinned = ?)")
+        parameters += [query.worker, query.worker]
+    return " AND ".join(terms) or "1", parameters

@@ -1,0 +1,216 @@
+"""The journal file: opening it safely, its schema, and how an older schema becomes this one.
+
+One file, one connection, and nobody else: `locking_mode=EXCLUSIVE` keeps every other connection out while the broker lives, because the
+SQLite versions in use (3.7.0 to 3.51.2) can corrupt a WAL that two connections reset at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from broker.runtime.errors import JournalBroken, JournalRefused
+from broker.shell.journal import deliveries, set_aside
+
+#: Raised with every change of the tables or of the packed columns that an older broker would misread.
+SCHEMA = 5
+
+#: "Zoet": tells our file from any other SQLite database.
+APPLICATION_ID = 0x5A6F6574
+
+#: Pages of WAL after which a commit also checkpoints: bounds the WAL at 16 MB when there is never an idle moment.
+_AUTOCHECKPOINT_PAGES = 4096
+
+_ALIAS_INDEX = "CREATE INDEX job_alias ON job (origin, alias, tenant) WHERE alias <> ''"
+_TENANT_INDEX = "CREATE INDEX job_tenant ON job (tenant) WHERE tenant <> 'default'"
+
+#: One row, a packed `clock.Record`.
+_CLOCK_TABLE = "CREATE TABLE clock (k INTEGER PRIMARY KEY CHECK (k = 1), record BLOB NOT NULL)"
+
+_TABLES = (
+    # n is the order of acceptance; pages are cut and names looked up in that order.
+    """
+    CREATE TABLE job (
+        n INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        state TEXT NOT NULL,
+        fence INTEGER NOT NULL,
+        worker TEXT NOT NULL,
+        tenant TEXT NOT NULL DEFAULT 'default',
+        origin TEXT NOT NULL,
+        alias TEXT NOT NULL,
+        model TEXT NOT NULL,
+        pinned TEXT NOT NULL,
+        submitted_at REAL NOT NULL,
+        tail BLOB NOT NULL
+    )
+    """,
+    "CREATE TABLE spec (n INTEGER PRIMARY KEY, head BLOB NOT NULL, body BLOB NOT NULL)",
+    # Succeeded jobs are most of a long history and are found by scanning; leaving them out saves an index entry a job.
+    "CREATE INDEX job_state ON job (state) WHERE state <> 'succeeded'",
+    # Also serves whoever asks without a tenant.
+    _ALIAS_INDEX,
+    # Without keys every job is of this tenant, and an index of it would say nothing.
+    _TENANT_INDEX,
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
+    "INSERT INTO meta (key, value) VALUES ('epoch', 0)",
+    *deliveries.TABLES,
+    *set_aside.TABLES,
+    _CLOCK_TABLE,
+)
+
+
+def _add_tenants(connection: sqlite3.Connection) -> None:
+    """1 -> 2: jobs can be found by their tenant. There were no keys before, so all are of one."""
+    connection.execute("ALTER TABLE job ADD COLUMN tenant TEXT NOT NULL DEFAULT 'default'")
+    connection.execute("DROP INDEX job_alias")
+    connection.execute(_ALIAS_INDEX)
+    connection.execute(_TENANT_INDEX)
+
+
+def _add_hooks(connection: sqlite3.Connection) -> None:
+    """2 -> 3: webhook deliveries. Jobs of before have none."""
+    for statement in deliveries.TABLES:
+        connection.execute(statement)
+
+
+def _add_asides(connection: sqlite3.Connection) -> None:
+    """3 -> 4: jobs can be set aside. None is."""
+    for statement in set_aside.TABLES:
+        connection.execute(statement)
+
+
+def _add_clock(connection: sqlite3.Connection) -> None:
+    """4 -> 5: the broker's clock goes on over restarts. What it was so far is not known."""
+    connection.execute(_CLOCK_TABLE)
+
+
+#: schema n -> what turns a file of schema n into one of n + 1, inside the transaction that also stamps it.
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
+    1: _add_tenants,
+    2: _add_hooks,
+    3: _add_asides,
+    4: _add_clock,
+}
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """The only connection to the journal, checked and of this schema. Raises `JournalRefused` or `JournalBroken`."""
+    try:
+        _make_private(path)
+        connection = sqlite3.connect(path, isolation_level=None, cached_statements=64, timeout=0.0)
+    except (OSError, sqlite3.Error) as error:
+        raise JournalBroken(f"the journal {path} cannot be opened: {error}") from None
+    try:
+        _configure(connection)
+        _check(connection, path)
+        _upgrade(connection, path)
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise refusal(path, error) from None
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _make_private(path: Path) -> None:
+    """Prompts are in it: nobody else may read it. SQLite gives the WAL the mode of the file."""
+    fresh = not path.exists()
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    if fresh:
+        sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make a new name in this directory survive a power cut."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _configure(connection: sqlite3.Connection) -> None:
+    # EXCLUSIVE first: WAL then lives without shared memory.
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    connection.execute("PRAGMA journal_mode = WAL")
+    # FULL: every commit is on disk when it returns. NORMAL would lose the last ones in a power cut.
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_AUTOCHECKPOINT_PAGES}")
+    connection.execute("PRAGMA cache_size = -32000")
+    connection.execute("PRAGMA temp_store = MEMORY")
+    # A damaged text must be readable as damaged.
+    connection.text_factory = _text
+
+
+def _text(stored: bytes) -> str:
+    return str(stored, "utf-8", "replace")
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    verdict = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
+    if verdict != ["ok"]:
+        raise JournalRefused(f"the journal {path} is damaged ({'; '.join(verdict)}); {repair_hint(path)}")
+
+
+def repair_hint(path: Path) -> str:
+    """What to do about a journal that SQLite cannot read."""
+    return f"move it and {path.name}-wal away to start empty, or put a good copy in its place"
+
+
+def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    if empty:
+        _transaction(connection, _create)
+        return
+    if application != APPLICATION_ID:
+        raise JournalRefused(f"{path} is an SQLite database, but not a journal of this program")
+    if version > SCHEMA:
+        raise JournalRefused(
+            f"the journal {path} has schema {version}, this version reads up to {SCHEMA}: run the newer version that wrote it"
+        )
+    while version < SCHEMA:
+        migrate = MIGRATIONS.get(version)
+        if migrate is None:
+            raise JournalRefused(f"the journal {path} has schema {version}, which this version can no longer upgrade")
+        _transaction(connection, migrate, version + 1)
+        version += 1
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    for statement in _TABLES:
+        connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+def _transaction(
+    connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], None], version: int = SCHEMA
+) -> None:
+    """Do the work and stamp the schema it leaves, or neither."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        work(connection)
+        connection.execute(f"PRAGMA user_version = {version}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # a full disk rolls back by itself
+            connection.execute("ROLLBACK")
+        raise
+
+
+_DAMAGED = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
+
+
+def refusal(path: Path, error: sqlite3.Error) -> JournalRefused | JournalBroken:
+    """Why a journal is not opened, as SQLite says it."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in _DAMAGED:
+        return JournalRefused(f"the journal {path} is damaged ({error}); {repair_hint(path)}")
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return JournalRefused(f"the journal {path} is open in another program: {error}")
+    return JournalBroken(f"the journal {path} cannot be opened: {error}")

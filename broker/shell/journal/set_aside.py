@@ -1,0 +1,121 @@
+"""The journal's table of jobs that were set aside: marks beside rows that stay as they were last committed.
+
+Few, so all marks are in memory as well. A mark is put and taken away in the transaction of whatever else happens to its job.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from itertools import islice
+
+from broker.core.jobs import Job, SetAside
+from broker.shell.journal import rows
+
+TABLES = (
+    """
+    CREATE TABLE aside (
+        n INTEGER PRIMARY KEY,
+        reason TEXT NOT NULL,
+        at REAL NOT NULL,
+        revision INTEGER NOT NULL,
+        stop TEXT NOT NULL,
+        readable INTEGER NOT NULL
+    )
+    """,
+)
+
+_PUT = "INSERT OR REPLACE INTO aside (n, reason, at, revision, stop, readable) VALUES (?, ?, ?, ?, ?, ?)"
+_LOAD = (
+    "SELECT job.id, aside.n, aside.reason, aside.at, aside.revision, aside.stop, aside.readable"
+    " FROM aside JOIN job ON job.n = aside.n ORDER BY aside.n"
+)
+
+#: Shown in one answer.
+_MOST_SHOWN = 1000
+
+
+class Asides:
+    """Marks by job. SQLite's errors pass through to the journal."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        #: Job -> number of its row, mark.
+        self._marks: dict[str, tuple[int, SetAside]] = {}
+        #: Numbers of rows whose marks are not committed yet.
+        self._staged: dict[int, SetAside | None] = {}
+        self.load()
+
+    def load(self) -> None:
+        """Read all marks, and forget what is staged."""
+        self._staged.clear()
+        self._marks = {
+            rows.as_text(job_id): (
+                n,
+                SetAside(reason=reason, at=at, revision=revision, stop=stop, readable=bool(readable)),
+            )
+            for job_id, n, reason, at, revision, stop, readable in self._connection.execute(_LOAD)
+        }
+
+    def __len__(self) -> int:
+        return len(self._marks)
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._marks
+
+    @property
+    def dirty(self) -> bool:
+        return bool(self._staged)
+
+    def of_job(self, job_id: str) -> SetAside | None:
+        """The job's mark."""
+        found = self._marks.get(job_id)
+        return None if found is None else found[1]
+
+    def number(self, job_id: str) -> int:
+        """The number of the row of a job that has a mark."""
+        return self._marks[job_id][0]
+
+    def since(self, at: float) -> int:
+        """How many were put at or after this time."""
+        return sum(1 for _, mark in self._marks.values() if mark.at >= at)
+
+    def put(self, job_id: str, n: int, mark: SetAside) -> None:
+        """Mark the job of this row with the next commit."""
+        self._marks[job_id] = n, mark
+        self._staged[n] = mark
+
+    def take_away(self, job_id: str) -> None:
+        """Let the job have no mark from the next commit on."""
+        n, _ = self._marks.pop(job_id)
+        self._staged[n] = None
+
+    def write(self) -> None:
+        """Write what is staged, inside the open transaction; again, if that has to be done again."""
+        for n, mark in self._staged.items():
+            if mark is None:
+                self._connection.execute("DELETE FROM aside WHERE n = ?", (n,))
+            else:
+                row = (n, mark.reason, mark.at, mark.revision, mark.stop, mark.readable)
+                self._connection.execute(_PUT, row)
+
+    def committed(self) -> None:
+        """The transaction is on disk."""
+        self._staged.clear()
+
+    def job(self, job_id: str, select: str = rows.SELECT) -> Job | None:
+        """The job that has a mark, with its spec unless `select` leaves it out; as far as its row can be read."""
+        n, mark = self._marks[job_id]
+        row = self._connection.execute(select + " WHERE job.n = ?", (n,)).fetchone()
+        if row is None:
+            return None
+        try:
+            job = rows.decode(row) if mark.readable else rows.salvage(row)
+        except (ValueError, TypeError, RecursionError):  # damaged since
+            job = rows.salvage(row)
+        job.id, job.set_aside = job_id, mark
+        return job
+
+    def jobs(self) -> list[Job]:
+        """The jobs that are set aside, the oldest first, without their specs."""
+        found = [self.job(job_id, rows.SELECT_PARKED) for job_id in islice(self._marks, _MOST_SHOWN)]
+        return [job for job in found if job is not None]

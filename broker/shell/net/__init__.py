@@ -1,0 +1,1 @@
+"""The broker's sockets: listening, who may connect, what a peer may send."""

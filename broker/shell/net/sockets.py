@@ -1,0 +1,302 @@
+"""The two ROUTER sockets: how they are set, how they are read and written without waiting.
+
+Everything here follows from what libzmq does, measured: a ROUTER without MANDATORY drops what it cannot deliver, with HANDOVER a
+newcomer steals a routing id, bind on a live ipc path succeeds and steals the path (hence `lock`), and MAXMSGSIZE holds for a frame,
+not a message, so frames are counted too. Routing ids of the two sockets can be equal, so a peer is named by one letter and its
+routing id. Options hold for the binds that follow them: one ROUTER listens on ipc without keys and on tcp with them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import zmq
+from msgspec import Struct
+
+from broker.runtime.curve_keys import BrokerKey, is_tcp
+from broker.runtime.errors import BindFailed
+from broker.runtime.settings import make_private_dir
+from broker.shell.net.flood_guard import Hoards
+from broker.shell.net.half_open import HalfOpen, shut_down
+from broker.shell.net.selftest import assert_shut
+from broker.shell.net.zap import Peers, ZapHandler
+from broker.wire import codec
+
+FRONT = b"f"
+BACK = b"b"
+
+HWM = 10_000
+FRONT_MAX_FRAME = 1024 * 1024
+#: Results are small and files travel by reference.
+BACK_MAX_FRAME = 256 * 1024
+HANDSHAKE_MS = 5_000
+#: Reaps half-open connections, nothing else: it proves an I/O thread, not a worker. Its time-out must exceed any time a receiver can sleep
+#: at its high-water mark, or libzmq drops what is in flight.
+HEARTBEAT_MS = 2_000
+HEARTBEAT_TIMEOUT_MS = 15_000
+
+#: A message is [header] or [header, body]; what has more is read to its end and dropped.
+MAX_FRAMES = 2
+
+# Plain ints: pyzmq's enums cost more than the send itself.
+_NOBLOCK = int(zmq.NOBLOCK)
+_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+_EVENTS = int(zmq.EVENTS)
+_POLLIN = int(zmq.POLLIN)
+
+#: Threads of this process.
+_TASKS = "/proc/self/task"
+
+
+class Gate(Struct, frozen=True, kw_only=True):
+    """What it takes to listen on tcp: the broker's key, the directory of those who may come in, and where."""
+
+    key: BrokerKey
+    allowed: Path
+    #: tcp endpoints besides those of `Wires`; "": none.
+    front: str = ""
+    back: str = ""
+
+
+class Listener:
+    """One ROUTER, bound to its endpoints."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        prefix: bytes,
+        endpoints: tuple[str, ...],
+        key: BrokerKey | None = None,
+    ) -> None:
+        """Bind; ipc first, then tcp with the key. Raises `BindFailed`."""
+        self.prefix = prefix
+        self.endpoints = endpoints
+        #: Addresses of the tcp endpoints, as this machine can connect to them.
+        self.reachable: list[str] = []
+        #: Whether peers may come by tcp, and so have names.
+        self.keyed = any(map(is_tcp, endpoints))
+        #: Whether they may come over ipc, and so have none.
+        self.local = not all(map(is_tcp, endpoints))
+        self._socket = context.socket(zmq.ROUTER)
+        configure(self._socket, FRONT_MAX_FRAME if prefix == FRONT else BACK_MAX_FRAME)
+        if prefix == BACK:
+            # An empty frame to every peer that connects or reconnects: "the broker is here and may be new, say Hello".
+            self._socket.setsockopt(zmq.PROBE_ROUTER, 1)
+        try:
+            for endpoint in sorted(endpoints, key=is_tcp):
+                if is_tcp(endpoint):
+                    _require_key(self._socket, endpoint, key, _DOMAIN[prefix])
+                self._bind(endpoint)
+        except BaseException:
+            self._socket.close(linger=0)
+            raise
+        self.fd = int(self._socket.getsockopt(zmq.FD))
+        # The compiled methods themselves: pyzmq's wrappers around them, for options not used here, cost as much as the send.
+        self._recv = zmq.backend.Socket.recv.__get__(self._socket)
+        self._send = zmq.backend.Socket.send.__get__(self._socket)
+        self._get = zmq.backend.Socket.get.__get__(self._socket)
+        #: First frame of the last message: it knows where that came from.
+        self._source: zmq.Frame | None = None
+
+    def _bind(self, endpoint: str) -> None:
+        # The mode of an ipc file is the umask's; connecting needs write permission.
+        umask = os.umask(0o177)
+        try:
+            self._socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            where = "" if is_tcp(endpoint) else f" (directory {ipc_path(endpoint).parent})"
+            raise BindFailed(f"cannot listen on {endpoint}: {error.strerror or error}{where}", endpoint) from None
+        finally:
+            os.umask(umask)
+        if is_tcp(endpoint):
+            self.reachable.append(_reachable(self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")))
+
+    def receive(self) -> list[bytes] | None:
+        """All frames of the next message, routing id first; None when there is none now."""
+        try:
+            frame = self._recv(_NOBLOCK, False)
+        except zmq.Again:
+            return None
+        self._source = frame
+        frames = [frame.bytes]
+        while frame.more:
+            frame = self._recv(_NOBLOCK, False)
+            # One frame too many is enough to see that it is junk.
+            if len(frames) <= MAX_FRAMES + 1:
+                frames.append(frame.bytes)
+        return frames
+
+    def send(self, routing_id: bytes, frames: list[bytes]) -> bool:
+        """Hand a message to libzmq; False when the peer is gone or its queue full. Only the first frame can fail."""
+        try:
+            self._send(routing_id, _MORE)
+        except zmq.ZMQError as error:
+            if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                return False
+            raise
+        for frame in frames[:-1]:
+            self._send(frame, _MORE)
+        self._send(frames[-1], _NOBLOCK)
+        return True
+
+    def sender(self) -> str:
+        """The name on whose key the last message came; "" when it came over ipc, from this user's own processes."""
+        try:
+            return str(self._source.get("User-Id")) if self._source is not None else ""
+        except zmq.ZMQError:  # there is none
+            return ""
+
+    def source_fd(self) -> int:
+        """Descriptor of the connection by which the last message came; -1 when that is not known."""
+        try:
+            return int(self._source.get(zmq.SRCFD)) if self._source is not None else -1
+        except zmq.ZMQError:
+            return -1
+
+    def cut(self) -> None:
+        """End the connection by which the last message came. libzmq has no way to, so the system is told to, and libzmq notices."""
+        shut_down(self.source_fd())
+
+    def readable(self) -> bool:
+        """Whether there is something to read. The FD tells of a change once, and any send or receive may swallow that: ask after it."""
+        return bool(self._get(_EVENTS) & _POLLIN)
+
+    def close(self) -> None:
+        self._socket.close(linger=0)
+
+
+def ipc_path(endpoint: str) -> Path:
+    """The file of an ipc endpoint."""
+    return Path(endpoint.removeprefix("ipc://"))
+
+
+def _require_key(socket: zmq.Socket[bytes], endpoint: str, key: BrokerKey | None, domain: bytes) -> None:
+    """From now on only peers whose keys the ZAP handler knows get in."""
+    if key is None:
+        raise BindFailed(f"cannot listen on {endpoint}: tcp needs CURVE keys")
+    socket.setsockopt(zmq.CURVE_SERVER, 1)
+    socket.setsockopt(zmq.CURVE_PUBLICKEY, key.public.encode())
+    socket.setsockopt(zmq.CURVE_SECRETKEY, key.secret.encode())
+    socket.setsockopt(zmq.ZAP_DOMAIN, domain)
+    # Without it everybody gets in while nobody handles ZAP.
+    socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+    socket.setsockopt(zmq.IPV6, int("[" in endpoint))
+
+
+def configure(socket: zmq.Socket[bytes], max_frame: int) -> None:
+    """Options of a ROUTER that are the same on both sides."""
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
+    socket.setsockopt(zmq.SNDHWM, HWM)
+    socket.setsockopt(zmq.RCVHWM, HWM)
+    socket.setsockopt(zmq.MAXMSGSIZE, max_frame)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
+    socket.setsockopt(zmq.LINGER, 0)
+
+
+class Wires:
+    """Both listeners, and a context of their own."""
+
+    def __init__(self, front: str, back: str, gate: Gate | None = None) -> None:
+        """Make the directories (0700), bind both, and see that no stranger gets in. Raises `BindFailed` or `SettingsError`.
+
+        A tcp endpoint needs a gate.
+        """
+        further = (gate.front, gate.back) if gate else ("", "")
+        ends = {FRONT: tuple(filter(None, (front, further[0]))), BACK: tuple(filter(None, (back, further[1])))}
+        for endpoint in (*ends[FRONT], *ends[BACK]):
+            if not is_tcp(endpoint):
+                make_private_dir(ipc_path(endpoint).parent)
+        self._context = _open_context()
+        self._listeners: dict[int, Listener] = {}
+        #: Who may come by tcp; None when nobody may.
+        self.peers = Peers(gate.allowed) if gate else None
+        self._zap = ZapHandler(self._context, self.peers) if self.peers else None
+        key = gate.key if gate else None
+        tcp = [endpoint for endpoint in (*ends[FRONT], *ends[BACK]) if is_tcp(endpoint)]
+        ports = frozenset(int(endpoint.rpartition(":")[2]) for endpoint in tcp)
+        self._hoards = Hoards(ports) if tcp else None
+        self._half_open = HalfOpen(ports) if tcp else None
+        try:
+            self.front = Listener(self._context, FRONT, ends[FRONT], key)
+            self._listeners[FRONT[0]] = self.front
+            self.back = Listener(self._context, BACK, ends[BACK], key)
+            self._listeners[BACK[0]] = self.back
+            if gate and self._zap:
+                for endpoint in (*self.front.reachable, *self.back.reachable):
+                    assert_shut(endpoint, gate.key.public.encode(), self._zap)
+                self._zap.open()
+        except BaseException:
+            self.close()
+            raise
+
+    def delivered(self, listener: Listener) -> None:
+        """A whole message came by tcp: whoever sent it does not hoard."""
+        if self._hoards:
+            self._hoards.delivered.add(listener.source_fd())
+
+    def keep_watch(self) -> int:
+        """Read the list of keys again if it changed, and cut connections that send without end; how many. To be called each second."""
+        if self.peers:
+            self.peers.refresh()
+        hoarding = self._hoards.find() if self._hoards else []
+        for descriptor in hoarding:
+            shut_down(descriptor)
+        return len(hoarding)
+
+    @property
+    def refused(self) -> int:
+        """Connections refused for their key."""
+        return self._zap.refused if self._zap else 0
+
+    def send(self, peer: bytes, frames: list[bytes]) -> bool:
+        """To a peer as `Router` names them; False when it cannot be reached."""
+        return self._listeners[peer[0]].send(peer[1:], frames)
+
+    def close(self) -> None:
+        """Close both and wait until libzmq has let go of the paths."""
+        if self._half_open:
+            self._half_open.close()
+        for listener in self._listeners.values():
+            listener.close()
+        # Not `destroy`: the handler's socket is its thread's to close, and it does when the context ends.
+        self._context.term()
+        if self._zap:
+            self._zap.join()
+        # libzmq leaves the files. They are ours: whoever binds such a path holds its lock.
+        for listener in self._listeners.values():
+            for endpoint in listener.endpoints:
+                if not is_tcp(endpoint):
+                    ipc_path(endpoint).unlink(missing_ok=True)
+
+
+def _open_context() -> zmq.Context[zmq.Socket[bytes]]:
+    """A context whose I/O thread, which every send wakes, waits for a core instead of taking the loop's.
+
+    Where both run on one, a pass's messages then leave together, after it: a sixth of the processor time a job, measured. Not by libzmq's
+    own option, which ends the process where the system refuses (some sandboxes do).
+    """
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    with contextlib.suppress(OSError, AttributeError):  # AttributeError: not on Linux
+        batch, others = os.SCHED_BATCH, set(os.listdir(_TASKS))
+        context.socket(zmq.DEALER).close()  # the first socket starts the threads
+        for task in set(os.listdir(_TASKS)) - others:
+            os.sched_setscheduler(int(task), batch, os.sched_param(0))
+    return context
+
+
+def _reachable(endpoint: str) -> str:
+    """A bound tcp endpoint (a numeric address, where the option may have named an interface) as this machine can connect to it."""
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    own = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
+    return f"tcp://{own}:{port}"
+
+
+_DOMAIN = {FRONT: b"zoetrope.front", BACK: b"zoetrope.back"}
+
+DECODERS = {FRONT: codec.from_edge, BACK: codec.from_agent}

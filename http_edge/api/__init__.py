@@ -1,0 +1,1 @@
+"""The HTTP APIs, a package a family."""

@@ -1,0 +1,227 @@
+"""Documents that several APIs share: errors in each family's shape, and the fields that any request may have."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from broker.wire.jobspec import MediaKind, Scalar
+from http_edge.api.common.openapi_types import NumberText, WholeText, like
+from http_edge.base.error_table import Family
+from http_edge.jobs.generation import FIELDS, Field
+from http_edge.jobs.webhook_fields import MAX_URL_CHARS
+
+Prompt = FIELDS["prompt"].type
+
+Priority = Annotated[Annotated[int, Meta(ge=0, le=9)] | WholeText | None, Meta(description="9 goes first; default 5.")]
+WebhookUrl = (
+    Annotated[str, Meta(max_length=MAX_URL_CHARS, description="Where the job's events are told: see `webhooks`.")]
+    | None
+)
+WebhookEvents = Annotated[
+    list[str] | str | None,
+    Meta(description="Which events, as a list or text with commas; none: all.", examples=[["job.completed"]]),
+]
+
+
+class Hooked(Struct, kw_only=True):
+    """Fields of every request that makes something."""
+
+    webhook: WebhookUrl = None
+    webhook_events: WebhookEvents = None
+
+
+# ---------------------------------------------------------------- the fields of a generation
+
+_SizeText = Annotated[
+    str,
+    like(
+        r"^\s*([aA][uU][tT][oO]|[0-9]{1,6}\s*[xX*×]\s*[0-9]{1,6}|[0-9]{1,6}\s*,\s*[0-9]{1,6}"
+        r"|\[\s*[0-9]{1,6}\s*,\s*[0-9]{1,6}\s*\])?\s*$"
+    ),
+]
+_AspectText = Annotated[
+    Annotated[str, Meta(max_length=16)], like(r"^\s*(auto|[1-9][0-9]{0,3}\s*:\s*[1-9][0-9]{0,3})?\s*$")
+]
+_HEIGHT_FIRST = '[height, width] in pixels, or "WIDTHxHEIGHT".'
+
+
+def _taken_as(field: Field, *, height_first: bool) -> Any:
+    """What a request may give for a field: numbers may be text, and null is an absent value."""
+    match field.kind:
+        case "integer":
+            kind: Any = field.type | WholeText
+        case "number":
+            kind = field.type | NumberText
+        case "choice":
+            kind = MediaKind | Literal[""]
+        case "size":
+            kind = _SizeText | Annotated[list[int | WholeText], Meta(extra_json_schema={"minItems": 2, "maxItems": 2})]
+        case "aspect":
+            kind = _AspectText
+        case "arguments":
+            kind = dict[str, Scalar] | str
+        case _:
+            kind = field.type
+    about = _HEIGHT_FIRST if height_first and field.kind == "size" else field.about
+    return Annotated[kind | None, Meta(description=about, examples=list(field.examples) or None)]
+
+
+def request_type(
+    name: str,
+    own: type[Struct],
+    *,
+    without: frozenset[str] = frozenset(),
+    height_first: bool = False,
+    closed: bool = False,
+) -> type[Struct]:
+    """A request of these own fields and of all fields of a generation but those `without`, under each of their names.
+
+    `closed`: a field that is not known is an error.
+    """
+    fields: list[tuple[str, Any, Any]] = []
+    for field in FIELDS.values():
+        if field.name in without:
+            continue
+        if field.name == "prompt":
+            fields.append(("prompt", field.type, msgspec.NODEFAULT))
+            continue
+        taken = _taken_as(field, height_first=height_first)
+        fields.append((field.name, taken, None))
+        same: Any = Annotated[taken, Meta(description=f"The same as `{field.name}`.")]
+        fields += [(alias, same, None) for alias in field.aliases if alias not in own.__struct_fields__]
+    fields = [row for row in fields if row[0] not in own.__struct_fields__]
+    return msgspec.defstruct(
+        name,
+        fields,
+        bases=(own,),
+        namespace={"__doc__": own.__doc__},
+        kw_only=True,
+        forbid_unknown_fields=closed,
+    )
+
+
+# ---------------------------------------------------------------- errors
+
+
+class ErrorMember(Struct, kw_only=True):
+    """What clients of OpenAI's API read of an error."""
+
+    message: Annotated[str, Meta(description="Names field, value and rule.")]
+    type: Annotated[str, Meta(description="The class of the error, in OpenAI's words.")]
+    param: Annotated[str | None, Meta(description="The field at fault, as the client wrote it.")]
+    code: Annotated[str, Meta(description="The kind of the error: see the response's description.")]
+
+
+class Problem(Struct, kw_only=True):
+    """An error after RFC 9457, with the member that clients of OpenAI's API read."""
+
+    type: str
+    title: str
+    status: Annotated[int, Meta(ge=400, le=599)]
+    detail: str
+    instance: str
+    error: ErrorMember
+
+
+class FaultItem(Struct, kw_only=True):
+    """One fault of a request, in FastAPI's form."""
+
+    type: str
+    loc: list[str]
+    msg: str
+    input: str | None
+
+
+class LightX2VError(Struct, kw_only=True):
+    """An error of the first generation."""
+
+    error: str | UnsetType = UNSET
+    detail: str | list[FaultItem] | UnsetType = UNSET
+
+
+class TasksError(Struct, kw_only=True):
+    """An error of the second and third generation."""
+
+    detail: str | list[FaultItem]
+    error: ErrorMember
+
+
+class CloudError(Struct, kw_only=True):
+    """An error of the cloud API."""
+
+    message: str
+    detail: str
+    error: ErrorMember
+
+
+#: Family -> the body of its errors.
+ERROR_BODY: dict[Family, type[Struct]] = {
+    "native": Problem,
+    "lightx2v": LightX2VError,
+    "lightx2v_tasks": TasksError,
+    "lightx2v_cloud": CloudError,
+    "openai": Problem,
+}
+
+
+# ---------------------------------------------------------------- webhooks
+
+
+class EventUrls(Struct, kw_only=True):
+    """Where to go on with a job."""
+
+    self: str
+    events: str
+    cancel: str
+    result: str
+
+
+class EventFile(Struct, kw_only=True):
+    """A file of a job that is done."""
+
+    name: str
+    media_type: str
+    size: int
+    sha256: str
+    url: str
+
+
+class EventError(Struct, kw_only=True):
+    """Why a job failed."""
+
+    code: str
+    message: str
+
+
+class EventData(Struct, kw_only=True):
+    """The job as it was when the event happened."""
+
+    id: str
+    object: Literal["job"]
+    state: Literal["running", "succeeded", "failed", "cancelled"]
+    model: str
+    output: Literal["video", "image"] | None
+    name: str | None
+    submitted_at: float
+    urls: EventUrls
+    started_at: float | UnsetType | None = UNSET
+    finished_at: float | UnsetType = UNSET
+    attempts: int | UnsetType = UNSET
+    error: EventError | UnsetType = UNSET
+    run_s: float | UnsetType = UNSET
+    seed: int | UnsetType | None = UNSET
+    artefacts: list[EventFile] | UnsetType = UNSET
+
+
+class Event(Struct, kw_only=True):
+    """What a webhook's receiver gets: one body for OpenAI's form of events and that of Standard Webhooks."""
+
+    id: str
+    object: Literal["event"]
+    created_at: int
+    type: Annotated[str, Meta(pattern=r"^(video|image|job)\.(started|completed|failed|cancelled)$")]
+    timestamp: Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+    data: EventData

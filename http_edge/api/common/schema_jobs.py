@@ -1,0 +1,291 @@
+"""Documents of the native API and of the service: requests as their readers take them, answers as `job_json` makes them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from broker.wire.jobspec import Artefact, MediaKind, Scalar
+from broker.wire.messages import JobStateName
+from http_edge.api.common.openapi_types import NumberText
+from http_edge.api.common.schema_common import Hooked, Priority, request_type
+
+Seconds = Annotated[float, Meta(description="seconds")]
+UnixTime = Annotated[float, Meta(description="Unix seconds")]
+
+
+class _JobFields(Hooked, kw_only=True):
+    """A job to submit. Only `prompt` is required; what is left out comes from the model's defaults. Unknown fields are refused."""
+
+    id: (
+        Annotated[
+            str,
+            Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Your own id: the same request again is the same job."),
+        ]
+        | None
+    ) = None
+    priority: Priority = None
+    deadline_s: Annotated[
+        Annotated[float, Meta(ge=0.001, le=2_678_400)] | NumberText | None,
+        Meta(description="The job must be final within so many seconds."),
+    ] = None
+
+
+JobRequest = request_type("JobRequest", _JobFields, closed=True)
+
+
+class JobTimings(Struct, kw_only=True):
+    """Seconds: waiting, running, from submission to the end, and by stage of the engine."""
+
+    queued_s: float | None
+    run_s: float | None
+    total_s: float | None
+    stages: dict[str, float]
+
+
+class JobError(Struct, kw_only=True):
+    """Why a job failed."""
+
+    code: str
+    message: str
+
+
+class JobFile(Artefact, frozen=True, kw_only=True):
+    """A file of a job that succeeded."""
+
+    url: str
+
+
+class JobUrls(Struct, kw_only=True):
+    """Where to go on with a job; paths on this server."""
+
+    self: str
+    events: str
+    cancel: str
+    result: str
+
+
+class JobMove(Struct, kw_only=True, rename={"source": "from"}):
+    """A move of a job from one state to another."""
+
+    at: UnixTime
+    source: Annotated[str | None, Meta(description="null: it was submitted")]
+    to: str
+    cause: str
+    attempt: int
+    worker: str | None
+    note: str | None
+
+
+class JobSpecView(Struct, kw_only=True):
+    """What a job draws, every default filled in."""
+
+    model: str
+    output: MediaKind
+    prompt: str
+    negative_prompt: str
+    width: int
+    height: int
+    num_frames: int
+    fps: float
+    num_inference_steps: int
+    guidance_scale: float | None
+    guidance_scale_2: float | None
+    max_sequence_length: int | None
+    seed: int
+    num_outputs: int
+    extra: dict[str, Scalar]
+    image: Scalar | UnsetType = UNSET
+    save_to: Scalar | UnsetType = UNSET
+
+
+class HookDelivery(Struct, kw_only=True):
+    """One event of a webhook, and what became of it."""
+
+    type: str
+    state: Literal["pending", "sending", "delivered", "failed", "disabled"]
+    attempts: int
+    last_status: int | None
+    last_error: str | None
+    next_at: UnixTime | None
+
+
+class JobSetAside(Struct, kw_only=True):
+    """Why the service took a job that is not over out of its work, and since when: it waits for the operator."""
+
+    reason: str
+    at: UnixTime
+
+
+class JobWebhook(Struct, kw_only=True):
+    """A job's webhook and its deliveries."""
+
+    url: str
+    wanted: list[str]
+    events: list[HookDelivery]
+
+
+class Job(Struct, kw_only=True):
+    """A job. `_at` are Unix seconds, `_s` durations; null means not known, or not yet."""
+
+    id: str
+    object: Literal["job"]
+    state: JobStateName
+    model: str
+    output: MediaKind | None
+    progress: Annotated[int, Meta(ge=0, le=100)]
+    phase: str | None
+    step: int
+    total: int
+    position: Annotated[int | None, Meta(description="Place in the queue, from 0.")]
+    eta_s: float | None
+    worker: str | None
+    priority: int
+    attempts: int
+    crashes: int
+    losses: int
+    cancel_requested: bool
+    submitted_at: UnixTime
+    started_at: UnixTime | None
+    finished_at: UnixTime | None
+    deadline_at: UnixTime | None
+    expires_at: UnixTime | None
+    timings: JobTimings
+    set_aside: JobSetAside | None
+    error: JobError | None
+    spec: JobSpecView | None
+    artefacts: list[JobFile]
+    save_error: str | None
+    warnings: Annotated[list[str], Meta(description="What of the request was changed or is ignored.")]
+    webhook: JobWebhook | None
+    urls: JobUrls
+    story: list[JobMove] | UnsetType = UNSET
+
+
+class JobTaken(Job, kw_only=True):
+    """A job that was submitted."""
+
+    duplicate: Annotated[bool, Meta(description="Whether this very job was there before.")]
+
+
+class JobPage(Struct, kw_only=True):
+    """A page of jobs. `last_id` is the next page's `after`."""
+
+    object: Literal["list"]
+    data: list[Job]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+class JobCancel(Struct, kw_only=True):
+    """What became of a cancel. `requested`: a worker is being told to stop."""
+
+    id: str
+    outcome: Literal["cancelled", "requested", "already_final"]
+    job: Job
+
+
+class JobDeleted(Struct, kw_only=True):
+    """A job that is no more."""
+
+    id: str
+    object: Literal["job.deleted"]
+    deleted: Literal[True]
+
+
+class JobPin(Struct, kw_only=True):
+    """Whether a job is kept beyond its time and the disk quota."""
+
+    id: str
+    object: Literal["job.pin"]
+    pinned: bool
+
+
+# ---------------------------------------------------------------- the service
+
+
+class Ready(Struct, kw_only=True):
+    """A job sent now could run."""
+
+    status: Literal["healthy"]
+    workers_ready: int
+    workers: int
+    #: What an operator should look at: clocks that differ.
+    warnings: list[str] | UnsetType = UNSET
+
+
+class NotReady(Struct, kw_only=True):
+    """A job sent now could not run, and why."""
+
+    status: Literal["unhealthy"]
+    reasons: list[str]
+
+
+class Alive(Struct, kw_only=True):
+    """The process answers."""
+
+    status: Literal["alive"]
+
+
+class WorkerJob(Struct, kw_only=True):
+    """A job that a worker holds."""
+
+    id: str
+    phase: str | None
+    step: int
+    total: int
+
+
+class Worker(Struct, kw_only=True):
+    """A worker: its device, model, state, what it holds, and its counts since the broker started."""
+
+    name: str
+    object: Literal["worker"]
+    state: str
+    device: str
+    gpus: int
+    host: str
+    pid: int
+    engine: str
+    model: str | None
+    models: list[str]
+    job: str | None
+    jobs: list[WorkerJob]
+    free: int
+    heartbeat_age_s: float
+    memory_used_mb: float
+    memory_total_mb: float
+    utilisation: float | None
+    temperature_c: float | None
+    succeeded: int
+    failed: int
+    cancelled: int
+    benched_s: Annotated[float, Meta(description="Seconds it still gets no job because several failed there; else 0.")]
+    failed_in_a_row: Annotated[int, Meta(description="Jobs that failed there, and only there, since one succeeded.")]
+
+
+class QueueNumbers(Struct, kw_only=True):
+    """The queue: jobs by state, and the seconds of work in it."""
+
+    counts: dict[str, int]
+    backlog_s: float
+    wait_s: float
+
+
+class WorkerList(Struct, kw_only=True):
+    """Every worker, and the queue in numbers."""
+
+    object: Literal["list"]
+    data: list[Worker]
+    queue: QueueNumbers
+    epoch: int
+
+
+class Index(Struct, kw_only=True):
+    """What is here."""
+
+    name: str
+    version: str
+    links: dict[str, str]

@@ -1,0 +1,81 @@
+"""Event streams after the HTML standard's server-sent events: one stream a job, resumable, closed after the final event.
+
+`id:` is the job's revision, which grows over broker restarts too. Which events there are is the API family's matter (a `Teller`). A gap is
+invisible: the next event is simply the newest state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NamedTuple
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from http_edge.base.errors import EdgeError
+from http_edge.jobs.job import Job
+from http_edge.jobs.service import Calls
+
+#: How long an EventSource waits before it comes back.
+_RETRY_MS = 1000
+
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+def last_event_id(request: Request) -> int:
+    """The revision a client saw last: from the header, or from the query (EventSource cannot set headers on its first connect). 0: none."""
+    text = request.headers.get("last-event-id") or request.query_params.get("last_event_id") or ""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 20 else 0
+
+
+class Told(NamedTuple):
+    """One event: its name, the revision it bears (0: none, for what is no change of the job itself), what makes its data of the job."""
+
+    event: str
+    revision: int
+    data: Callable[[Job], Any]
+    #: Where the data differs from what other streams tell of the same: for whom it is.
+    view: str = ""
+
+
+#: From a job, and the job that was told before it (None: the first), to an event.
+Teller = Callable[[Job, Job | None], Told]
+
+
+async def event_stream(calls: Calls, job: Job, request: Request, tell: Teller) -> Response:
+    """The response to a request for this job's events."""
+    seen = last_event_id(request)
+    if job.is_final and seen >= job.view.revision:
+        # Nothing will ever come: 204 is what stops an EventSource.
+        return Response(status_code=204, headers=_HEADERS)
+    if seen > job.view.revision:
+        seen = 0
+    if request.method == "HEAD":
+        return Response(media_type="text/event-stream", headers=_HEADERS)
+    stream = _events(calls, job.id, seen, tell)
+    return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
+
+
+async def _events(calls: Calls, job_id: str, seen: int, tell: Teller) -> AsyncIterator[bytes]:
+    yield f"retry: {_RETRY_MS}\n\n".encode()
+    last: Job | None = None
+    with contextlib.suppress(EdgeError):
+        async with contextlib.aclosing(calls.follow(job_id, calls.settings.keep_alive_s)) as versions:
+            async for job in versions:
+                if job is None:
+                    yield b": keep-alive\n\n"
+                    continue
+                if job.view.revision > seen or last is not None:
+                    yield _block(job, tell(job, last))
+                last = job
+
+
+def _block(job: Job, told: Told) -> bytes:
+    """The event as it is sent, made once for all streams that tell it."""
+    head = f"id: {told.revision}\nevent: {told.event}\n" if told.revision else f"event: {told.event}\n"
+    # JSON escapes line ends inside strings, so the data is one line.
+    return job.encoded_once(
+        f"{told.view}{head}", lambda: head.encode() + b"data: " + msgspec.json.encode(told.data(job)) + b"\n\n"
+    )

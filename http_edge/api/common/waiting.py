@@ -1,0 +1,53 @@
+"""`Prefer: wait` and `respond-async` on an answer about a job."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+from starlette.responses import Response
+
+from http_edge.base.context import current
+from http_edge.http.prefer import Prefer
+from http_edge.jobs.job import Job
+from http_edge.jobs.service import Calls
+
+#: Longest time after which to ask again about a job.
+_MAX_POLL_S = 60
+
+#: When nothing is known of how long it takes.
+_POLL_S = 2
+
+
+async def awaited(calls: Calls, prefer: Prefer, job: Job) -> Job:
+    """The job as it is when it is final, or when the client's time is over. Raises `EdgeError`."""
+    if not prefer.wait_s or job.is_final:
+        return job
+    await calls.wait_final([job.id], prefer.wait_s)
+    return await calls.job(job.id)
+
+
+def is_fresh(prefer: Prefer, job: Job) -> bool:
+    """Whether an answer to a creation shows the job as it was accepted, rather than as it is."""
+    return not (job.is_final or prefer.wait_s or current().replayed)
+
+
+def with_prefer(response: Response, prefer: Prefer, job: Job, location: str = "") -> Response:
+    """The answer about a job, with the status and headers that were preferred; with a `location`, to its creation."""
+    response.headers.add_vary_header("Prefer")
+    if location:
+        response.headers["Location"] = location
+    if location and prefer.respond_async and not job.is_final:
+        response.status_code = 202
+    if location and not job.is_final:
+        response.headers["Retry-After"] = str(retry_after_s(job))
+    applied = prefer if location else msgspec.structs.replace(prefer, respond_async=False)
+    if text := applied.applied():
+        response.headers["Preference-Applied"] = text
+    return response
+
+
+def retry_after_s(job: Job) -> int:
+    """When it is worth asking about a job again, seconds: what the broker predicts from its queue."""
+    eta_s = job.view.eta_s
+    return _POLL_S if eta_s < 0 else min(_MAX_POLL_S, max(1, math.ceil(eta_s)))

@@ -1,0 +1,1 @@
+"""LightX2V's APIs."""

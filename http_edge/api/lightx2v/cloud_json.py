@@ -1,0 +1,116 @@
+"""Tasks and models as LightX2V's cloud API shows them. `_t` are Unix seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from broker.wire.jobspec import ModelCard
+from broker.wire.messages import JobStateName
+from http_edge.api.lightx2v.views import failure_text, told_warnings
+from http_edge.jobs.job import Job
+from http_edge.media.exports import SUFFIXES
+
+#: Its words for states, with the states each stands for. A task here is never merely CREATED: it is queued when it is accepted.
+STATUSES: dict[str, tuple[JobStateName, ...]] = {
+    "CREATED": (),
+    "PENDING": ("queued", "delayed", "assigned"),
+    "RUNNING": ("running",),
+    "SUCCEED": ("succeeded",),
+    "FAILED": ("failed",),
+    "CANCEL": ("cancelled",),
+}
+_WORD = {state: word for word, states in STATUSES.items() for state in states}
+
+_STAGE = "single_stage"
+
+#: Parts of the spec that its parameters name as they are.
+_PARAMS = ("prompt", "negative_prompt", "seed", "num_inference_steps", "guidance_scale", "num_frames", "fps")
+
+
+def cloud_models(cards: Iterable[ModelCard]) -> list[dict[str, Any]]:
+    """One entry a kind of task that a model can do."""
+    return [
+        {"task": task, "model_cls": card.name, "stage": _STAGE, "supported_plans": []}
+        for card in cards
+        for task in _tasks_of(card)
+    ]
+
+
+def _tasks_of(card: ModelCard) -> list[str]:
+    tasks = []
+    for output, letter in (("video", "v"), ("image", "i")):
+        if card.makes(output):
+            tasks += [f"t2{letter}"] if not card.needs_image else []
+            tasks += [f"i2{letter}"] if card.draws_from_image(output) else []
+    return tasks
+
+
+def output_name(job: Job) -> str:
+    """What a task's only output is called."""
+    return f"output_{job.spec.output if job.spec else 'video'}"
+
+
+def params_of(job: Job) -> dict[str, Any]:
+    """What the task draws."""
+    spec = job.spec
+    if spec is None:
+        return {}
+    params = {name: getattr(spec, name) for name in _PARAMS}
+    if spec.output == "image":
+        del params["num_frames"], params["fps"]
+    params["custom_shape"] = [spec.height, spec.width]
+    if spec.echo.get("aspect_ratio"):
+        params["aspect_ratio"] = spec.echo["aspect_ratio"]
+    return params
+
+
+def worker_of(job: Job) -> dict[str, Any]:
+    """The one stage that a task has here."""
+    inputs = ["input_image"] if job.spec and job.spec.image else []
+    return {"inputs": inputs, "outputs": [output_name(job)], "queue": job.view.model, "previous": []}
+
+
+def cloud_task(job: Job) -> dict[str, Any]:
+    """A task with its only subtask."""
+    view, spec = job.view, job.spec
+    output = spec.output if spec else "video"
+    echo = spec.echo if spec else {}
+    inputs = {"input_image": f"{view.alias}-input_image"} if spec and spec.image else {}
+    outputs = {output_name(job): f"{view.alias}{SUFFIXES[output]}"}
+    failed = {"fail_msg": failure_text(view)} if view.state == "failed" else {}
+    times = {"create_t": view.submitted_at, "update_t": view.finished_at or view.started_at or view.submitted_at}
+    status = _WORD[view.state]
+    return {
+        "task_id": view.alias,
+        "task_type": echo.get("task") or ("t2v" if output == "video" else "t2i"),
+        "model_cls": view.model,
+        "stage": echo.get("stage") or _STAGE,
+        "params": params_of(job),
+        "status": status,
+        **times,
+        "inputs": inputs,
+        "outputs": outputs,
+        "extra_info": failed,
+        "tag": "",
+        **told_warnings(job),
+        "subtasks": [
+            {
+                "task_id": view.alias,
+                "worker_name": "pipeline",
+                "status": status,
+                "inputs": inputs,
+                "outputs": outputs,
+                "queue": view.model,
+                "previous": [],
+                "worker_identity": view.worker,
+                "fail_time": view.crashes + view.losses,
+                "extra_info": failed,
+                **times,
+                "infer_cost": view.run_s or -1.0,
+                "estimated_pending_order": view.position + 1 if view.position >= 0 else None,
+                "estimated_pending_secs": view.eta_s if view.eta_s >= 0 else None,
+                **failed,
+            }
+        ],
+    }

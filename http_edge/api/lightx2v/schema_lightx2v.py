@@ -1,0 +1,307 @@
+"""Documents of LightX2V's APIs, all generations. Requests are read leniently; unknown fields are ignored."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from http_edge.api.common.openapi_types import FlagText, WholeText
+from http_edge.api.common.schema_common import Hooked, request_type
+from http_edge.api.lightx2v import video_tasks
+from http_edge.api.lightx2v.task_fields import POLICY
+from http_edge.api.lightx2v.views import MAX_TASK_ID_CHARS
+from http_edge.jobs.generation import MAX_PATH_CHARS
+
+TaskId = Annotated[str, Meta(min_length=1, max_length=MAX_TASK_ID_CHARS)]
+SavePath = Annotated[str, Meta(max_length=MAX_PATH_CHARS, description="Where to save the result.")] | None
+Flag = bool | FlagText | None
+Fragments = Annotated[int, Meta(ge=1, le=1_000_000)] | WholeText | None
+TaskWord = Literal["t2v", "i2v", "t2i", "i2i"]
+
+
+class _Gen1Fields(Hooked, kw_only=True):
+    """A task of the first generation."""
+
+    task_id: Annotated[str, Meta(min_length=1, max_length=MAX_TASK_ID_CHARS, pattern=r"\S")]
+    save_video_path: Annotated[
+        str, Meta(min_length=1, max_length=MAX_PATH_CHARS, pattern=r"\S", description="Where to save the video (.mp4).")
+    ]
+    task_id_must_unique: Flag = None
+    use_prompt_enhancer: Flag = None
+    num_fragments: Fragments = None
+
+
+Gen1Request = request_type("Gen1Request", _Gen1Fields, without=video_tasks.POLICY.without, height_first=True)
+
+
+class Gen1FormRequest(Struct, kw_only=True):
+    """A task of the first generation in a form; what it leaves out comes in the query."""
+
+    image_file: str | None = None
+    task_id: Annotated[str, Meta(max_length=MAX_TASK_ID_CHARS)] | None = None
+    prompt: str | None = None
+    save_video_path: SavePath = None
+    negative_prompt: str | None = None
+
+
+class TaskIdRequest(Struct, kw_only=True):
+    """Names a task."""
+
+    task_id: Annotated[str, Meta(max_length=MAX_TASK_ID_CHARS)]
+
+
+class Gen1Taken(Struct, kw_only=True):
+    """A task of the first generation was taken; or `error` says why not (`Service busy`)."""
+
+    task_id: str | UnsetType = UNSET
+    task_status: Literal["processing"] | UnsetType = UNSET
+    save_video_path: str | UnsetType = UNSET
+    warnings: list[str] | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+
+
+class ServiceStatus(Struct, kw_only=True):
+    """Idle while a task would be taken at once."""
+
+    service_status: Literal["idle", "busy"]
+    task_id: str | UnsetType = UNSET
+
+
+class Gen1Record(Struct, kw_only=True):
+    """A finished task as the first server kept it; a failed or stopped one has `error` and no `completion_time`."""
+
+    success: bool
+    message: dict[str, Any]
+    start_time: str
+    completion_time: str | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+    warnings: list[str] | UnsetType = UNSET
+
+
+class Gen1Status(Struct, kw_only=True):
+    """How a task is, with its record when it is over."""
+
+    task_status: Literal["processing", "completed", "not_found"]
+    success: bool | UnsetType = UNSET
+    message: dict[str, Any] | UnsetType = UNSET
+    start_time: str | UnsetType = UNSET
+    completion_time: str | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+    warnings: list[str] | UnsetType = UNSET
+
+
+class StopAnswer(Struct, kw_only=True):
+    """What became of a request to stop."""
+
+    stop_status: Literal["success", "do_nothing", "warning", "error"]
+    reason: str
+
+
+class FileStatus(Struct, kw_only=True):
+    """Why there is no file: the distributed variant answers 200 to errors too."""
+
+    status: Literal["forbidden", "not_found", "error"]
+    message: str
+
+
+# ---------------------------------------------------------------- second and third generation
+
+
+class _TaskFields(Hooked, kw_only=True):
+    """A task of the second or third generation."""
+
+    task: TaskWord | None = None
+    task_id: (
+        Annotated[str, Meta(max_length=MAX_TASK_ID_CHARS, pattern=r"^[^/]*$", description="One is made when absent.")]
+        | None
+    ) = None
+    use_prompt_enhancer: Flag = None
+    num_fragments: Fragments = None
+
+
+class _SyncTaskFields(_TaskFields, kw_only=True):
+    """An image task whose client waits."""
+
+    presigned_url: Annotated[str, Meta(max_length=8192, description="Where to PUT the image.")] | None = None
+
+
+TaskRequest = request_type("TaskRequest", _TaskFields, without=POLICY.without, height_first=True)
+SyncTaskRequest = request_type("SyncTaskRequest", _SyncTaskFields, without=POLICY.without, height_first=True)
+
+
+class TaskTaken(Struct, kw_only=True):
+    """A task that was taken."""
+
+    task_id: str
+    task_status: Literal["pending", "processing", "completed", "failed", "cancelled"]
+    save_result_path: str
+    save_video_path: str
+    warnings: list[str] | UnsetType = UNSET
+
+
+class TaskStatus(Struct, kw_only=True):
+    """A task: the fields of both generations. Times are local, ISO 8601 without a zone."""
+
+    task_id: str
+    status: Literal["pending", "processing", "completed", "failed", "cancelled"]
+    success: bool | None
+    start_time: str
+    end_time: str | None
+    completion_time: str | None
+    error: str | None
+    error_type: str
+    progress: Annotated[float, Meta(ge=0, le=1)]
+    save_result_path: str
+    save_video_path: str
+    warnings: list[str] | UnsetType = UNSET
+
+
+class UploadedTask(Struct, kw_only=True):
+    """An image that was put where its client asked."""
+
+    task_id: str
+    task_status: Literal["completed"]
+    uploaded_to_presigned_url: Literal[True]
+    presigned_url: str
+
+
+class TaskQueue(Struct, kw_only=True):
+    """The queue in numbers."""
+
+    is_processing: bool
+    current_task: str | None
+    pending_count: int
+    active_count: int
+    queue_size: int
+    queue_available: int
+
+
+class TaskService(Struct, kw_only=True):
+    """The service in numbers."""
+
+    service_status: Literal["idle", "busy"]
+    task_id: str | None
+    start_time: str | None
+    current_task: str | None
+    active_tasks: list[str]
+    pending_tasks: int
+    queue_size: int
+    total_tasks: int
+    completed_tasks: int
+    failed_tasks: int
+
+
+class ServiceMetadata(Struct, kw_only=True):
+    """The model that tasks get, and how many GPUs there are."""
+
+    nproc_per_node: int
+    model_cls: str | None
+    model_path: str | None
+    models: list[str]
+
+
+# ---------------------------------------------------------------- the cloud API
+
+
+class CloudImage(Struct, kw_only=True):
+    """A picture: its URL, or its bytes as base64."""
+
+    data: str
+    type: Literal["url", "base64"] = "url"
+
+
+class _CloudFields(Hooked, kw_only=True):
+    """A task of the cloud API."""
+
+    task: TaskWord
+    stage: str | None = None
+    input_image: CloudImage | str | None = None
+
+
+CloudRequest = request_type(
+    "CloudRequest", _CloudFields, without=POLICY.without | {"image", "save_to"}, height_first=True
+)
+
+
+class CloudTaken(Struct, kw_only=True):
+    """A task that was taken."""
+
+    task_id: str
+    workers: dict[str, Any]
+    params: dict[str, Any]
+    wait_time: float
+    warnings: list[str] | UnsetType = UNSET
+
+
+class CloudTask(Struct, kw_only=True):
+    """A task with its only subtask. `_t` are Unix seconds."""
+
+    task_id: str
+    task_type: str
+    model_cls: str
+    stage: str
+    params: dict[str, Any]
+    status: Literal["PENDING", "RUNNING", "SUCCEED", "FAILED", "CANCEL"]
+    create_t: float
+    update_t: float
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    extra_info: dict[str, Any]
+    tag: str
+    subtasks: list[dict[str, Any]]
+    warnings: list[str] | UnsetType = UNSET
+
+
+class CloudTasks(Struct, kw_only=True):
+    """Several tasks."""
+
+    tasks: list[CloudTask]
+
+
+class CloudPagination(Struct, kw_only=True):
+    """Where a page is."""
+
+    page: int
+    page_size: int
+    total: int
+    total_pages: int
+
+
+class CloudPage(CloudTasks, kw_only=True):
+    """A page of tasks, newest first."""
+
+    pagination: CloudPagination
+
+
+class CloudModel(Struct, kw_only=True):
+    """A kind of task that a model can do."""
+
+    task: str
+    model_cls: str
+    stage: str
+    supported_plans: list[str]
+
+
+class CloudModels(Struct, kw_only=True):
+    """Which kind of task each model can do."""
+
+    models: list[CloudModel]
+
+
+class CloudUrl(Struct, kw_only=True):
+    """Where a task's file can be fetched."""
+
+    url: str
+
+
+class CloudDone(Struct, kw_only=True):
+    """It is done."""
+
+    msg: str
+
+
+class CloudDeleted(Struct, kw_only=True):
+    """A task that is no more."""
+
+    message: str

@@ -1,0 +1,130 @@
+"""An image task whose client waits for the image: drawn while the client is there, cancelled when it leaves or its patience ends."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+from starlette.requests import Request
+from starlette.responses import Response
+
+from broker.wire.jobspec import Artefact
+from http_edge.api.lightx2v.submissions import Intake, Taken
+from http_edge.api.lightx2v.views import failure_text
+from http_edge.base.context import current
+from http_edge.base.errors import EdgeError
+from http_edge.body.fields import Reader
+from http_edge.body.json_body import json_response
+from http_edge.http.disconnect import ClientGone, while_present
+from http_edge.http.file_response import whole_file
+from http_edge.jobs.job import Job
+from http_edge.jobs.service import Calls
+from http_edge.media.artefacts import artefact_file, artefact_path, find_artefact
+from http_edge.media.fetch import Fetcher
+
+log = logging.getLogger(__name__)
+
+_DEFAULT_TIMEOUT_S = 600
+_MAX_TIMEOUT_S = 86_400
+
+#: The request is over already when its task is cancelled: it must not hang on a broker that does not answer.
+_CANCEL_WAIT_S = 2.0
+
+_URL_FIELD = "presigned_url"
+
+
+class SyncTasks:
+    """Handler of `POST /v1/tasks/image/sync`."""
+
+    def __init__(self, calls: Calls, intake: Intake, fetcher: Fetcher) -> None:
+        self._calls = calls
+        self._intake = intake
+        self._fetcher = fetcher
+
+    async def draw(self, request: Request) -> Response:
+        """Take an image task, wait, and answer with the image, or put it where `presigned_url` says."""
+        timeout_s = _read_timeout(request)
+        taken = await self._intake.take(request, "image", check_url=self._check_url)
+        try:
+            job = await self._wait(request, taken, timeout_s)
+            index, artefact = find_artefact(job.view)
+            if not taken.request.presigned_url:
+                root = self._calls.settings.artefacts_path
+                return await whole_file(artefact_file(root, job.view, index, artefact, name="result.png"))
+            return await while_present(request, self._upload(taken, job, artefact))
+        except ClientGone:
+            log.info("client left before its image was drawn", extra={"action": "gone", "job_id": taken.job.id})
+            return Response(status_code=499)
+
+    async def _wait(self, request: Request, taken: Taken, timeout_s: int) -> Job:
+        """The task, completed. Raises `EdgeError` for any other end; `ClientGone`."""
+        job_id = taken.job.id
+        is_over = False
+        try:
+            is_over = await while_present(request, self._calls.wait_final([job_id], timeout_s))
+        finally:
+            # Also when the broker is away, or the server itself is being stopped: nobody would fetch what is drawn.
+            if not is_over:
+                await self._cancel(job_id)
+        if not is_over:
+            if self._calls.hub.closed:
+                raise EdgeError("shutting_down", "the service is stopping", retry_after_s=5.0)
+            raise EdgeError("wait_timeout", f"Task {taken.request.task_id} timed out after {timeout_s} seconds")
+        job = await self._calls.job(job_id)
+        if job.view.state == "cancelled":
+            raise EdgeError("job_cancelled", "Task cancelled by user")
+        if job.view.state == "failed":
+            bad = job.view.failure is not None and job.view.failure.kind == "invalid_input"
+            # 413 is what LightX2V's server answers to what its pipeline would not take.
+            raise EdgeError("too_large" if bad else "job_failed", failure_text(job.view))
+        return job
+
+    async def _upload(self, taken: Taken, job: Job, artefact: Artefact) -> Response:
+        path = artefact_path(self._calls.settings.artefacts_path, job.view, artefact)
+        data = await anyio.to_thread.run_sync(_read, path)
+        url = taken.request.presigned_url
+        await self._fetcher.put(_URL_FIELD, url, data, artefact.media_type)
+        return json_response(
+            {
+                "task_id": taken.request.task_id,
+                "task_status": "completed",
+                "uploaded_to_presigned_url": True,
+                "presigned_url": url,
+            }
+        )
+
+    async def _check_url(self, url: str) -> None:
+        """Raise `EdgeError` for a URL that could not be put to; LightX2V's server answers 400 to these."""
+        try:
+            await self._fetcher.check(_URL_FIELD, url)
+        except EdgeError as error:
+            raise EdgeError("unsupported", error.message, param=_URL_FIELD, code="invalid_value") from None
+
+    async def _cancel(self, job_id: str) -> None:
+        """Cancel, whatever happens to this request meanwhile; but not what its client can ask for again, by its idempotency key."""
+        if current().job_key:
+            return
+        with anyio.move_on_after(_CANCEL_WAIT_S, shield=True), contextlib.suppress(EdgeError):
+            await self._calls.cancel(job_id)
+
+
+def _read_timeout(request: Request) -> int:
+    """Seconds that the client is ready to wait. Raises `EdgeError`."""
+    reader = Reader(request.query_params, place="query")
+    # An interval is checked and not needed: nothing here polls.
+    for name in ("timeout_seconds", "poll_interval_seconds"):
+        value = reader.number(name, -1e300, 1e300)
+        if value is not None and value <= 0:
+            raise EdgeError("unsupported", f"{name} must be > 0", param=name, code="invalid_value")
+    timeout_s = reader.integer("timeout_seconds", 0, _MAX_TIMEOUT_S)
+    return _DEFAULT_TIMEOUT_S if timeout_s is None else timeout_s
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        raise EdgeError("gone", f"the file {path.name} is no longer kept") from None

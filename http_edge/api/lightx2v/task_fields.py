@@ -1,0 +1,165 @@
+"""Reading a request of LightX2V's second and third generation and of its cloud API: their names and shapes of fields -> `Generation`.
+
+LightX2V's own defaults (81 frames, 5 steps) are those of one model; here absent fields take the defaults of the model that draws. What asks
+for something that no model here can do (sound, a source video, a LoRA) is refused by name rather than left out of the result; fields that
+nobody knows are named in `warnings` and ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from broker.wire.jobspec import Scalar
+from http_edge.api.lightx2v.views import MAX_TASK_ID_CHARS, new_task_id
+from http_edge.base.errors import EdgeError, invalid
+from http_edge.body.fields import Reader
+from http_edge.body.forms import Fields, Upload
+from http_edge.jobs.generation import Generation
+from http_edge.jobs.generation_reader import Policy, Reading, read_generation
+from http_edge.jobs.webhook_fields import WEBHOOK_FIELDS
+from http_edge.media.exports import SUFFIXES
+
+#: Task words -> (what is drawn, whether from an image).
+TASKS: dict[str, tuple[str, bool]] = {
+    "t2v": ("video", False),
+    "i2v": ("video", True),
+    "t2i": ("image", False),
+    "i2i": ("image", True),
+}
+
+#: Checked, and without effect here: one clip is one fragment, and prompts are drawn as they are written.
+_IDLE = ("use_prompt_enhancer", "num_fragments")
+#: LightX2V's other fields. Their defaults come with many a request, so they are no news for the client.
+_SILENT = (
+    "resize_mode",
+    "fixed_area",
+    "sr_ratio",
+    "lora_strength",
+    "reuse",
+    "reuse_prefix_segments",
+    "data_bootstrap_room",
+    "disagg_phase1_receiver_engine_rank",
+    "disagg_bootstrap_room",
+    "disagg_decoder_bootstrap_room",
+)
+_OWN = ("task_id", "task", "presigned_url", *_IDLE, *WEBHOOK_FIELDS)
+
+#: A task's output is its route's or its `task`'s, and it has one.
+POLICY = Policy(
+    refuses_unknown=False,
+    refuses_unsupported=True,
+    height_first=True,
+    without=frozenset(("output", "num_outputs", "extra")),
+    silent=frozenset(_SILENT),
+)
+#: Of a clip: their defaults come with image tasks, too.
+_CLIP_FIELDS = ("num_frames", "seconds", "fps")
+
+#: Words of this API's paths (`/v1/tasks/queue/status`, `DELETE /v1/tasks/running`): tasks of these names could not be asked for.
+_TAKEN_IDS = ("queue", "running", ".", "..")
+
+
+class TaskRequest(Struct, frozen=True, kw_only=True):
+    """One request to make something, with the id it will be known by."""
+
+    task_id: str
+    wanted: Generation
+    echo: dict[str, Scalar]
+    warnings: tuple[str, ...]
+    presigned_url: str = ""
+
+
+def read_task(fields: Fields, upload: Upload | None, *, output: str) -> TaskRequest:
+    """What a request to a `/v1/tasks` route asks for, with the picture that it brought as a file. Raises `EdgeError`.
+
+    `output` is what the route makes, "" where the request's `task` says it (video without one).
+    """
+    values = fields.values
+    own = Reader(values)
+    output = _output(own, output)
+    own.flag("use_prompt_enhancer")
+    own.integer("num_fragments", 1, 1_000_000)
+    files = () if upload is None else (upload.field,)
+    reading = _read(values, output, own=(*_OWN, *files), files=fields.uploads)
+    wanted = reading.generation
+    if upload is not None:
+        wanted = with_upload(wanted, upload)
+    if values.get("task") in ("i2v", "i2i") and not wanted.image:
+        raise EdgeError("missing_field", f"image_path: task {values['task']} needs an image", param="image_path")
+    echo: dict[str, Scalar] = {"task": values["task"]} if values.get("task") else {}
+    if wanted.save_to:
+        echo["save_to"] = wanted.save_to
+        wanted = msgspec.structs.replace(wanted, save_to=_with_suffix(wanted.save_to, output))
+    return TaskRequest(
+        task_id=_task_id(own),
+        wanted=wanted,
+        echo=echo,
+        warnings=reading.warnings,
+        presigned_url=own.text("presigned_url", max_chars=8192) or "",
+    )
+
+
+def with_upload(wanted: Generation, upload: Upload) -> Generation:
+    """The generation with the picture that came as a file. Raises `EdgeError` when there is another."""
+    if wanted.image:
+        raise invalid(wanted.label("image"), wanted.image, f"is one image too many: {upload.field} came as a file, too")
+    labels = {**wanted.labels, "image": upload.field}
+    return msgspec.structs.replace(wanted, image=upload.file_name or "a file", labels=labels)
+
+
+def read_cloud(values: Mapping[str, Any], task: str, image: str, files: Mapping[str, Any]) -> Reading:
+    """What a cloud request for this task asks for; `image` is its picture: a URL or base64. Raises `EdgeError`."""
+    own = ("task", "stage", "input_image", "resolution_level", *WEBHOOK_FIELDS)
+    reading = _read(values, TASKS[task][0], own=own, files=files)
+    wanted = reading.generation
+    labels = {**wanted.labels, "image": "input_image"}
+    wanted = msgspec.structs.replace(wanted, image=image, labels=labels)
+    return msgspec.structs.replace(reading, generation=wanted)
+
+
+def _read(values: Mapping[str, Any], output: str, *, own: tuple[str, ...], files: Mapping[str, Any]) -> Reading:
+    """The generation in a task's request. Raises `EdgeError`."""
+    reading = read_generation(values, POLICY, own=own, files=files)
+    wanted, warnings = reading.generation, reading.warnings
+    if output == "image":
+        sent = [wanted.label(name) for name in _CLIP_FIELDS if getattr(wanted, name) is not None]
+        warnings += tuple(f"{name}: this task makes an image, ignored" for name in sent)
+        wanted = msgspec.structs.replace(wanted, **dict.fromkeys(_CLIP_FIELDS))
+    labels = {"image": "image_path", "save_to": "save_result_path", **wanted.labels, "output": "task"}
+    generation = msgspec.structs.replace(wanted, output=output, labels=labels)
+    return Reading(generation=generation, warnings=warnings)
+
+
+def _with_suffix(path: str, output: str) -> str:
+    """The client's path; one without a suffix gets that of what is made, as LightX2V completes it."""
+    return path if PurePosixPath(path).suffix else f"{path}{SUFFIXES[output]}"
+
+
+def _output(own: Reader, output: str) -> str:
+    task = own.text("task", max_chars=64)
+    if not task:
+        return output or "video"
+    if task not in TASKS:
+        raise own.fault("task", f"is not supported; supported: {', '.join(TASKS)}")
+    made = TASKS[task][0]
+    if output and made != output:
+        raise own.fault("task", f"makes {_article(made)}; this route makes {_article(output)}")
+    return made
+
+
+def _article(output: str) -> str:
+    return {"video": "a video", "image": "an image"}[output]
+
+
+def _task_id(own: Reader) -> str:
+    task_id = own.text("task_id", max_chars=MAX_TASK_ID_CHARS)
+    if not task_id or not task_id.strip():
+        return new_task_id()
+    if "/" in task_id or task_id in _TAKEN_IDS:
+        raise own.fault("task_id", "cannot be part of a path of this API (such as /v1/tasks/{task_id}/status)")
+    return task_id

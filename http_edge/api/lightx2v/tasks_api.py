@@ -1,0 +1,137 @@
+"""LightX2V's second and third HTTP API (`/v1/tasks`): tasks taken from JSON or forms, queued, asked for, downloaded and stopped.
+
+Both generations share these paths, so answers hold the fields of both. Where they disagree the third decides: a task id that exists, or a
+full queue, is 503. With the setting `worker` these routes are one worker's view, as the first generation's are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from broker.wire.messages import JobStateName
+from http_edge.api.common.waiting import awaited, is_fresh, with_prefer
+from http_edge.api.lightx2v import views as shapes
+from http_edge.api.lightx2v.downloads import result_response
+from http_edge.api.lightx2v.submissions import Intake
+from http_edge.api.lightx2v.sync_tasks import SyncTasks
+from http_edge.base.errors import EdgeError
+from http_edge.body.json_body import json_response
+from http_edge.http.prefer import StatusResponse, read_prefer
+from http_edge.http.routing import EdgeRoute, Handler, route
+from http_edge.jobs.job import Job
+from http_edge.jobs.progress import Progress
+from http_edge.jobs.service import Calls
+
+
+class LightX2VTasksApi:
+    """Handlers of `/v1/tasks`."""
+
+    def __init__(self, intake: Intake, progress: Progress, sync: SyncTasks, calls: Calls) -> None:
+        self._calls = calls
+        self._intake = intake
+        self._sync = sync
+        self._tasks = intake.tasks
+        self._first = shapes.Tasks(calls, shapes.origin_of(shapes.GEN1_ORIGIN, calls.settings.worker), unique=False)
+        self._progress = progress
+
+    def routes(self) -> list[EdgeRoute]:
+        """The routes; those with fixed words stand before those with an id."""
+        return [
+            route("/v1/tasks", GET=self.list, POST=self._create("")),
+            route("/v1/tasks/form", POST=self._create("")),
+            route("/v1/tasks/video", POST=self._create("video")),
+            route("/v1/tasks/video/form", POST=self._create("video")),
+            route("/v1/tasks/image", POST=self._create("image")),
+            route("/v1/tasks/image/form", POST=self._create("image")),
+            route("/v1/tasks/image/sync", POST=self._sync.draw),
+            route("/v1/tasks/all/running", DELETE=self.stop_all),
+            route("/v1/tasks/running", DELETE=self.stop_running),
+            route("/v1/tasks/{id}/status", GET=self.status),
+            route("/v1/tasks/{id}/result", GET=self.result),
+            route("/v1/tasks/{id}", DELETE=self.stop),
+        ]
+
+    def _create(self, output: str) -> Handler:
+        """A handler that takes tasks; `output` is what its route makes, "" where the request says it."""
+
+        async def create(request: Request) -> Response:
+            taken = await self._intake.take(request, output)
+            prefer = read_prefer(request)
+            job = await awaited(self._calls, prefer, taken.job)
+            status = "pending" if is_fresh(prefer, job) else shapes.STATUS[job.view.state]
+            answer: dict[str, Any] = {"task_id": job.view.alias, "task_status": status}
+            answer |= shapes.save_paths(job) | shapes.told_warnings(job)
+            return with_prefer(json_response(answer), prefer, job, f"/v1/tasks/{quote(job.view.alias)}/status")
+
+        return create
+
+    async def list(self, request: Request) -> Response:
+        """All tasks by id, the oldest first; of a long history its newest `shapes.MAX_LISTED`."""
+        found = [(job.view.alias, self._status(job)) async for job in self._tasks.each()]
+        return json_response(dict(reversed(found)))
+
+    async def status(self, request: Request) -> Response:
+        """One task."""
+        task_id = request.path_params["id"]
+        job = await self._tasks.find(task_id)
+        if job is None:
+            return shapes.task_not_found(task_id)
+        prefer = read_prefer(request)
+        job = await awaited(self._calls, prefer, job)
+        return StatusResponse(job.json("task", self._status), prefer)
+
+    async def result(self, request: Request) -> Response:
+        """A finished task's file."""
+        task_id = request.path_params["id"]
+        job = await self._tasks.find(task_id)
+        if job is None:
+            return shapes.task_not_found(task_id)
+        if job.view.state != "succeeded":
+            raise EdgeError("not_ready", "Task not completed")
+        return await result_response(self._calls, request, job)
+
+    async def stop(self, request: Request) -> Response:
+        """Stop one task, waiting or running, and answer when it has really stopped."""
+        try:
+            job = await self._tasks.find(request.path_params["id"])
+            outcome = "nothing" if job is None else await self._tasks.stop(job, shapes.STOP_WAIT_S)
+        except EdgeError as error:
+            return shapes.stop_answer("error", error.message)
+        if outcome == "nothing":
+            return shapes.stop_answer("do_nothing", "Task not found or already completed.")
+        return _stopped(outcome, "Task stopped successfully.")
+
+    async def stop_all(self, request: Request) -> Response:
+        """Stop every task, waiting or running."""
+        try:
+            outcome = await self._stop_all(shapes.LIVE)
+        except EdgeError as error:
+            return shapes.stop_answer("error", error.message)
+        return _stopped(outcome, "All tasks stopped successfully.")
+
+    async def stop_running(self, request: Request) -> Response:
+        """Stop what runs; what waits goes on waiting."""
+        try:
+            outcome = await self._stop_all(shapes.STARTED)
+            if outcome == "nothing":
+                return await shapes.nothing_runs(self._calls)
+        except EdgeError as error:
+            return shapes.stop_answer("error", error.message)
+        return _stopped(outcome, "Task stopped successfully.")
+
+    async def _stop_all(self, states: tuple[JobStateName, ...]) -> shapes.StopOutcome:
+        """Stop the tasks in these states; those of the first generation, too, which shares the port. Raises `EdgeError`."""
+        outcome = await self._tasks.stop_all(states, shapes.STOP_WAIT_S)
+        first = await self._first.stop_all(states, shapes.STOP_WAIT_S)
+        return first if outcome == "nothing" or first == "late" else outcome
+
+    def _status(self, job: Job) -> dict[str, Any]:
+        return shapes.task_status(job, self._progress.of(job.view))
+
+
+def _stopped(outcome: str, reason: str) -> Response:
+    return shapes.late_answer(shapes.STOP_WAIT_S) if outcome == "late" else shapes.stop_answer("success", reason)

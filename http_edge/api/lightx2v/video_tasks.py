@@ -1,0 +1,120 @@
+"""Taking a task of LightX2V's first generation: its server and its distributed variant read the same fields.
+
+That server ran one task at a time and answered 200 to everything but validation. Here a task is taken only while a worker is free, unless
+the setting `lightx2v_admission` is queue. The newest job of a task id answers for it: "the newer record replaces the older".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from broker.wire.jobspec import Scalar
+from http_edge.api.lightx2v import task_fields
+from http_edge.api.lightx2v.task_fields import with_upload
+from http_edge.api.lightx2v.views import GEN1_ORIGIN, MAX_TASK_ID_CHARS, Tasks, origin_of, told_warnings
+from http_edge.base.errors import EdgeError
+from http_edge.body.fields import Reader, missing
+from http_edge.body.forms import Fields, Upload
+from http_edge.body.json_body import json_response
+from http_edge.jobs.generation import FIELDS, MAX_PATH_CHARS, NAMES
+from http_edge.jobs.generation_reader import read_generation
+from http_edge.jobs.service import Calls
+from http_edge.jobs.specs import echoed_image
+from http_edge.jobs.submission import Order
+from http_edge.jobs.webhook_fields import WEBHOOK_FIELDS, read_webhook
+
+BASE = "/v1/local/video/generate"
+
+ORIGIN = GEN1_ORIGIN
+
+_REQUIRED = ("task_id", "prompt", "save_video_path")
+_OWN = ("task_id", "task_id_must_unique", "use_prompt_enhancer", "num_fragments", *WEBHOOK_FIELDS)
+
+#: That server had one model.
+POLICY = msgspec.structs.replace(task_fields.POLICY, without=task_fields.POLICY.without | {"model"})
+#: Fields of the record whether they were sent or not.
+_RECORDED = ("prompt", "negative_prompt", "image", "save_to")
+
+
+class Gen1:
+    """The tasks of the first generation, and how one more is taken."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self.worker = calls.settings.worker
+        self.refuses = calls.settings.lightx2v_admission == "refuse"
+        self.tasks = Tasks(calls, origin_of(ORIGIN, self.worker), unique=False)
+
+    async def generate(
+        self, values: Mapping[str, Any], fields: Fields | None = None, *, place: str = "body"
+    ) -> Response:
+        """Take a task, with the picture among the files of `fields`; the server's answer. Raises `EdgeError`."""
+        upload = fields.upload(*FIELDS["image"].names) if fields else None
+        order = self._read(values, upload, fields.uploads if fields else {}, place)
+        if upload is not None:
+            image = await self._calls.image(upload.field, upload, allow_paths=False)
+            wanted = with_upload(order.wanted, upload)
+            echo = {**order.echo, "image_path": upload.file_name}
+            order = msgspec.structs.replace(order, wanted=wanted, image=image, echo=echo)
+        try:
+            job, _ = await self._calls.submit(order)
+        except EdgeError as error:
+            if error.kind in ("busy", "queue_full"):
+                return json_response({"error": "Service busy"})
+            if error.kind == "alias_taken":
+                return json_response({"error": f"Task ID {order.alias} already exists"})
+            raise
+        answer = {"task_id": order.alias, "task_status": "processing", "save_video_path": order.echo["save_video_path"]}
+        return json_response(answer | told_warnings(job))
+
+    def _read(self, values: Mapping[str, Any], upload: Upload | None, files: Mapping[str, Any], place: str) -> Order:
+        """The order in a request. Raises `EdgeError`."""
+        absent = [name for name in _REQUIRED if values.get(name) is None]
+        if absent:
+            raise missing(absent, place=place)
+        options = Reader(values, place=place)
+        task_id = options.required_text("task_id", max_chars=MAX_TASK_ID_CHARS, min_chars=1)
+        save_path = options.required_text("save_video_path", max_chars=MAX_PATH_CHARS, min_chars=1)
+        own = (*_OWN, *(() if upload is None else (upload.field,)))
+        reading = read_generation(values, POLICY, own=own, files=files, place=place)
+        wanted = reading.generation
+        unique = options.flag("task_id_must_unique") or False
+        fragments = options.integer("num_fragments", 1, 1_000_000)
+        echo: dict[str, Scalar] = {
+            "task_id": task_id,
+            "task_id_must_unique": unique,
+            "prompt": wanted.prompt,
+            "use_prompt_enhancer": options.flag("use_prompt_enhancer") or False,
+            "negative_prompt": wanted.negative_prompt or "",
+            "image_path": echoed_image(wanted.image),
+            "num_fragments": 1 if fragments is None else fragments,
+            "save_video_path": save_path,
+            **_sampler(values),
+        }
+        return Order(
+            # An absent negative prompt is an empty one here, not the model's own.
+            wanted=msgspec.structs.replace(wanted, negative_prompt=wanted.negative_prompt or ""),
+            warnings=reading.warnings,
+            origin=self.tasks.origin,
+            alias=task_id,
+            alias_unique=unique,
+            only_if_idle=self.refuses,
+            worker=self.worker,
+            prefers="video",
+            echo=echo,
+            webhook=read_webhook(values, place=place),
+        )
+
+
+def _sampler(values: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Sampler fields that the first server did not have, as they were sent: honoured, and repeated in the record."""
+    unrecorded = {*_RECORDED, *POLICY.without}
+    return {
+        name: value
+        for name, value in values.items()
+        if NAMES.get(name, name) in FIELDS.keys() - unrecorded and isinstance(value, str | int | float)
+    }

@@ -1,0 +1,282 @@
+"""What LightX2V's APIs share: whose jobs are whose tasks, their words and times, lists of them, and stopping them.
+
+A task is a job, found by (origin, alias): its alias is the client's task id. Each generation has an origin of its own, so that it lists and
+stops its own tasks only; with the setting `worker` each worker's view has one too, as each of the servers it stands for kept its own ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import string
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from starlette.responses import Response
+
+from broker.wire.messages import JobStateName, JobView, PoolView
+from http_edge.api.common.job_json import warnings_of
+from http_edge.base.context import current
+from http_edge.base.errors import EdgeError
+from http_edge.body.json_body import json_response
+from http_edge.jobs.job import Job
+from http_edge.jobs.service import Calls
+from http_edge.media.exports import SUFFIXES
+
+#: Longest task id (the wire's bound on an alias).
+MAX_TASK_ID_CHARS = 256
+
+LIVE: tuple[JobStateName, ...] = ("queued", "delayed", "assigned", "running")
+#: On a worker, or about to be again.
+STARTED: tuple[JobStateName, ...] = ("delayed", "assigned", "running")
+FINAL: tuple[JobStateName, ...] = ("succeeded", "failed", "cancelled")
+
+#: A cancel frees its worker within a step, or the engine is replaced after its grace; slower than this is news for the client.
+STOP_WAIT_S = 30.0
+
+#: Tasks listed at most, newest first, and how many are asked for at once (a page carries whole specs).
+MAX_LISTED = 5000
+_PAGE = 100
+
+#: Cancels under way at once.
+_AT_ONCE = 32
+
+#: Task ids whose job is remembered.
+_REMEMBERED = 10_000
+
+_ID_LETTERS = string.ascii_uppercase + string.digits
+
+#: LightX2V's word for each state.
+STATUS: dict[JobStateName, str] = {
+    "queued": "pending",
+    "delayed": "pending",
+    "assigned": "pending",
+    "running": "processing",
+    "succeeded": "completed",
+    "failed": "failed",
+    "cancelled": "cancelled",
+}
+
+StopOutcome = Literal["stopped", "nothing", "late"]
+
+#: Origins of the APIs whose servers had a port each: to stop what runs there is to stop what either took.
+GEN1_ORIGIN, TASKS_ORIGIN = "lightx2v-1", "lightx2v"
+
+
+def origin_of(base: str, worker: str) -> str:
+    """The origin of an API's jobs: one for the whole pool, and one for each worker with a view of its own."""
+    if not worker:
+        return base
+    origin = f"{base}:{worker}"
+    if len(origin) <= 32:
+        return origin
+    return f"{base}:{hashlib.sha256(worker.encode()).hexdigest()[:20]}"
+
+
+def new_task_id() -> str:
+    """A random task id, as LightX2V makes them: five groups of four capitals and digits."""
+    return "-".join("".join(secrets.choice(_ID_LETTERS) for _ in range(4)) for _ in range(5))
+
+
+def local_time(at: float) -> str:
+    """Naive local ISO-8601 with microseconds, as `datetime.now().isoformat()` gives it."""
+    return datetime.fromtimestamp(at).isoformat(timespec="microseconds")
+
+
+def is_idle(pool: PoolView, worker: str) -> bool:
+    """Whether a task would be taken up at once by this worker ("": by any)."""
+    return any(view.state == "idle" and worker in ("", view.name) for view in pool.workers)
+
+
+def stop_answer(status: str, reason: str) -> Response:
+    """The answer to every request to stop something."""
+    return json_response({"stop_status": status, "reason": reason})
+
+
+async def nothing_runs(calls: Calls) -> Response:
+    """The answer when nothing of LightX2V's APIs runs; it says what stops what another API runs."""
+    reason = "No running task found."
+    if (await calls.pool()).counts.get("running", 0):
+        reason += " What runs came by another API: GET /v1/jobs?state=running names it, DELETE /v1/jobs/{id} stops it."
+    return stop_answer("do_nothing", reason)
+
+
+def late_answer(wait_s: float) -> Response:
+    """The answer when what was told to stop has not stopped."""
+    return stop_answer("warning", f"The task was told to stop, but did not within {wait_s:.0f} s.")
+
+
+def task_not_found(task_id: str) -> Response:
+    """The answer for a task id that names nothing. Scripts print or read it whatever the status."""
+    error = {"message": "Task not found", "type": "not_found_error", "param": "task_id", "code": "not_found"}
+    return json_response({"detail": "Task not found", "status": "not_found", "task_id": task_id, "error": error}, 404)
+
+
+# ---------------------------------------------------------------- records
+
+
+def record(job: Job) -> dict[str, Any]:
+    """A finished task as the first server kept it: success, failed and stopped have each their shape."""
+    view = job.view
+    message = dict(job.spec.echo) if job.spec else {}
+    start = local_time(view.started_at or view.submitted_at)
+    error = ""
+    if view.state == "cancelled":
+        error = "Task stopped by user"
+    elif view.state == "failed":
+        error = failure_text(view)
+    elif job.save_error:
+        # To that API's clients the file is the result.
+        error = f"save_video_path: {job.save_error}"
+    if error:
+        return {"success": False, "message": message, "start_time": start, "error": error, **told_warnings(job)}
+    end = local_time(view.finished_at)
+    return {"success": True, "message": message, "start_time": start, "completion_time": end, **told_warnings(job)}
+
+
+def told_warnings(job: Job) -> dict[str, Any]:
+    """What of the request was changed or is ignored, a member that LightX2V's answers do not have; none where nothing was."""
+    warnings = warnings_of(job)
+    return {"warnings": list(warnings)} if warnings else {}
+
+
+def failure_text(view: JobView) -> str:
+    """Why a job failed, never empty."""
+    return (view.failure.message or view.failure.kind) if view.failure else "unknown"
+
+
+def task_status(job: Job, progress: int) -> dict[str, Any]:
+    """A task as the second and third generation's servers show it: the fields of both. `progress` is 0 to 100."""
+    view = job.view
+    error, error_type = None, ""
+    if view.state == "failed":
+        error, error_type = failure_text(view), view.failure.kind if view.failure else ""
+    elif view.state == "cancelled":
+        error = "Task cancelled by user"
+    elif job.save_error:
+        # The task is done and its result can be downloaded; only the copy is missing.
+        error = f"save_result_path: {job.save_error}"
+    end = local_time(view.finished_at) if job.is_final else None
+    return {
+        "task_id": view.alias,
+        "status": STATUS[view.state],
+        "success": view.state == "succeeded" if job.is_final else None,
+        "start_time": local_time(view.started_at or view.submitted_at),
+        "end_time": end,
+        "completion_time": end,
+        "error": error,
+        "error_type": error_type,
+        "progress": progress / 100,
+        **save_paths(job),
+        **told_warnings(job),
+    }
+
+
+def save_paths(job: Job) -> dict[str, str]:
+    """Where the client asked for a copy, as it wrote it; without that the names by which the result can be downloaded."""
+    asked = job.spec.echo.get("save_to") if job.spec else None
+    if isinstance(asked, str) and asked:
+        return {"save_result_path": asked, "save_video_path": asked}
+    # The third generation's default was the id, the second's the id with a suffix.
+    return {"save_result_path": job.view.alias, "save_video_path": f"{job.view.alias}{_suffix(job)}"}
+
+
+def result_name(job: Job) -> str:
+    """The file name of a task's result."""
+    name = PurePosixPath(save_paths(job)["save_video_path"]).name
+    return name if PurePosixPath(name).suffix else f"{name}{_suffix(job)}"
+
+
+def _suffix(job: Job) -> str:
+    return SUFFIXES[job.spec.output] if job.spec else ""
+
+
+# ---------------------------------------------------------------- an origin's tasks
+
+
+class Tasks:
+    """The tasks of one origin. `unique`: a task id names one job forever, so that it need be looked up once."""
+
+    def __init__(self, calls: Calls, origin: str, *, unique: bool) -> None:
+        self.origin = origin
+        self._calls = calls
+        self._unique = unique
+        #: (tenant, task id) -> job id.
+        self._jobs: OrderedDict[tuple[str, str], str] = OrderedDict()
+
+    async def find(self, task_id: str) -> Job | None:
+        """The newest task of this id, or None. Raises `EdgeError`."""
+        if not task_id or len(task_id) > MAX_TASK_ID_CHARS:
+            return None
+        name = (current().caller.tenant, task_id)
+        job_id = self._jobs.get(name)
+        if job_id is not None:
+            try:
+                return await self._calls.job(job_id)
+            except EdgeError as error:
+                if error.kind != "not_found":
+                    raise
+                self._jobs.pop(name, None)
+        job = await self._calls.job_by_alias(self.origin, task_id)
+        if job is not None:
+            self.remember(job)
+        return job
+
+    def remember(self, job: Job) -> None:
+        """Note which job a task id names."""
+        if self._unique:
+            name = (job.view.tenant, job.view.alias)
+            self._jobs[name] = job.id
+            self._jobs.move_to_end(name)
+            if len(self._jobs) > _REMEMBERED:
+                self._jobs.popitem(last=False)
+
+    async def each(self, states: tuple[JobStateName, ...] = ()) -> AsyncIterator[Job]:
+        """The tasks in these states (all), newest first, at most `MAX_LISTED`. Raises `EdgeError`."""
+        listed = 0
+        async for page in self._pages(states):
+            for job in page[: MAX_LISTED - listed]:
+                yield job
+            listed += len(page)
+            if listed >= MAX_LISTED:
+                return
+
+    async def first(self, states: tuple[JobStateName, ...]) -> Job | None:
+        """The oldest task in these states, or None. Raises `EdgeError`."""
+        jobs, _ = await self._calls.jobs(limit=1, newest_first=False, states=states, origin=self.origin)
+        return jobs[0] if jobs else None
+
+    async def stop_all(self, states: tuple[JobStateName, ...], wait_s: float) -> StopOutcome:
+        """Stop every task in these states, and wait until they have stopped. Raises `EdgeError`."""
+        stopping: list[str] = []
+        told = 0
+        async for page in self._pages(states):
+            for start in range(0, len(page), _AT_ONCE):
+                group = page[start : start + _AT_ONCE]
+                outcomes = await asyncio.gather(*(self._calls.cancel(job.id) for job in group))
+                told += sum(outcome != "already_final" for outcome, _ in outcomes)
+                stopping += [job.id for outcome, job in outcomes if outcome == "requested"]
+        return await self._wait_stopped(told, stopping, wait_s)
+
+    async def stop(self, job: Job, wait_s: float) -> StopOutcome:
+        """Stop one task, and wait until it has stopped. Raises `EdgeError`."""
+        outcome, job = await self._calls.cancel(job.id)
+        return await self._wait_stopped(outcome != "already_final", [job.id] if outcome == "requested" else [], wait_s)
+
+    async def _pages(self, states: tuple[JobStateName, ...]) -> AsyncIterator[list[Job]]:
+        after, more = "", True
+        while more:
+            jobs, more = await self._calls.jobs(limit=_PAGE, after=after, states=states, origin=self.origin)
+            if not jobs:
+                return
+            yield jobs
+            after = jobs[-1].id
+
+    async def _wait_stopped(self, told: int, stopping: list[str], wait_s: float) -> StopOutcome:
+        if not told:
+            return "nothing"
+        return "stopped" if await self._calls.wait_final(stopping, wait_s) else "late"

@@ -1,0 +1,1 @@
+"""The native API, and the routes of the service itself."""

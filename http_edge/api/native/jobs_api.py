@@ -1,0 +1,209 @@
+"""The native API: `/v1/jobs`. Field names are the job spec's, or others that mean the same; a name that nobody knows is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, cast, get_args
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from broker.wire.jobspec import JOB_ID_RULE, Scalar, is_client_id
+from broker.wire.messages import JobStateName
+from http_edge.api.common.job_json import job_json, step_json
+from http_edge.api.common.sse import Told, event_stream
+from http_edge.api.common.waiting import awaited, with_prefer
+from http_edge.base.errors import EdgeError, invalid
+from http_edge.body.fields import Reader
+from http_edge.body.forms import Fields, Upload, read_fields
+from http_edge.body.json_body import json_response
+from http_edge.http.prefer import StatusResponse, read_prefer
+from http_edge.http.routing import EdgeRoute, route
+from http_edge.jobs.delete_job import erase
+from http_edge.jobs.generation import FIELDS
+from http_edge.jobs.generation_reader import Policy, read_generation
+from http_edge.jobs.job import Job
+from http_edge.jobs.progress import Progress
+from http_edge.jobs.service import Calls, Order
+from http_edge.jobs.specs import echoed_image
+from http_edge.jobs.webhook_fields import WEBHOOK_FIELDS, read_webhook
+from http_edge.media.artefacts import artefact_response, find_artefact
+
+_OWN_FIELDS = ("id", "priority", "deadline_s", *WEBHOOK_FIELDS)
+_POLICY = Policy(refuses_unknown=True, refuses_unsupported=True)
+
+_DEFAULT_LIMIT = 20
+_MAX_LIMIT = 200
+
+#: A month; whoever wants longer wants no deadline.
+_MAX_DEADLINE_S = 31 * 86_400.0
+
+STATES: tuple[str, ...] = get_args(JobStateName)
+
+
+class JobsApi:
+    """Handlers of the native API."""
+
+    def __init__(self, calls: Calls, progress: Progress) -> None:
+        self._calls = calls
+        self._progress = progress
+
+    def routes(self) -> list[EdgeRoute]:
+        """The routes, the most asked first."""
+        return [
+            route("/v1/jobs/{id}", GET=self.show, DELETE=self.delete),
+            route("/v1/jobs", GET=self.list, POST=self.create),
+            route("/v1/jobs/{id}/events", GET=self.events),
+            route("/v1/jobs/{id}/result", GET=self.result),
+            route("/v1/jobs/{id}/cancel", POST=self.cancel),
+            route("/v1/jobs/{id}/pin", GET=self.pinned, PUT=self.pinned, DELETE=self.pinned),
+        ]
+
+    async def create(self, request: Request) -> Response:
+        """Submit a job; 200 with the job, also when this very job was there before."""
+        async with await read_fields(request) as fields:
+            order = await self._read(fields)
+            job, duplicate = await self._calls.submit(order)
+        prefer = read_prefer(request)
+        job = await awaited(self._calls, prefer, job)
+        body = self._json(job)
+        body["duplicate"] = duplicate
+        return with_prefer(json_response(body), prefer, job, body["urls"]["self"])
+
+    async def show(self, request: Request) -> Response:
+        """One job, with its story; with `Prefer: wait=n` once it is final, or after n seconds."""
+        prefer = read_prefer(request)
+        job = await awaited(self._calls, prefer, await self._calls.job(request.path_params["id"]))
+        return StatusResponse(job.json("job", self._whole), prefer)
+
+    async def list(self, request: Request) -> Response:
+        """A page of jobs: newest first, or `order=asc`."""
+        reader = Reader(request.query_params, place="query")
+        order = reader.choice("order", ("asc", "desc")) or "desc"
+        limit = reader.integer("limit", 0, _MAX_LIMIT)
+        jobs, more = await self._calls.jobs(
+            limit=_DEFAULT_LIMIT if limit is None else limit,
+            after=reader.text("after", max_chars=64) or "",
+            newest_first=order == "desc",
+            states=_read_states(request),
+            model=reader.text("model", max_chars=256) or "",
+            worker=reader.text("worker", max_chars=128) or "",
+        )
+        return json_response(
+            {
+                "object": "list",
+                "data": [self._json(job) for job in jobs],
+                "has_more": more,
+                "first_id": jobs[0].id if jobs else None,
+                "last_id": jobs[-1].id if jobs else None,
+            }
+        )
+
+    async def cancel(self, request: Request) -> Response:
+        """Cancel a job; `outcome` is cancelled, requested (a worker is being told to stop) or already_final."""
+        outcome, job = await self._calls.cancel(request.path_params["id"])
+        return json_response({"id": job.id, "outcome": outcome, "job": self._json(job)})
+
+    async def delete(self, request: Request) -> Response:
+        """Cancel a job; with `purge=true` delete its record and files, too: it is 404 from then on."""
+        if not Reader(request.query_params, place="query").flag("purge"):
+            return await self.cancel(request)
+        name = request.path_params["id"]
+        try:
+            job = await self._calls.job(name)
+        except EdgeError as error:
+            if error.kind != "damaged":
+                raise
+            deleted = await self._calls.forget_damaged(name)
+        else:
+            await erase(self._calls, job, "job")
+            deleted = job.id
+        return json_response({"id": deleted, "object": "job.deleted", "deleted": True})
+
+    async def events(self, request: Request) -> Response:
+        """A job's changes as server-sent events."""
+        job = await self._calls.job(request.path_params["id"])
+        return await event_stream(self._calls, job, request, self._tell)
+
+    async def result(self, request: Request) -> Response:
+        """A file of a finished job: the first, or by `name` or `index`."""
+        job = await self._calls.job(request.path_params["id"])
+        reader = Reader(request.query_params, place="query")
+        index, artefact = find_artefact(
+            job.view, name=reader.text("name", max_chars=128) or None, index=reader.integer("index", 0, 1000) or 0
+        )
+        return await artefact_response(request, self._calls.settings.artefacts_path, job.view, index, artefact)
+
+    async def pinned(self, request: Request) -> Response:
+        """Whether a job is kept beyond its time and the disk quota: ask (GET), keep it (PUT), let it go when its time comes (DELETE)."""
+        job = await self._calls.job(request.path_params["id"])
+        pinned = await self._calls.pin(job.view.id, {"PUT": True, "DELETE": False}.get(request.method))
+        return json_response({"id": job.id, "object": "job.pin", "pinned": pinned})
+
+    async def _read(self, fields: Fields) -> Order:
+        """What a request asks for, its image file kept. Raises `EdgeError`."""
+        upload = fields.upload(*FIELDS["image"].names)
+        order = read_order(fields.values, upload, files=fields.uploads)
+        if upload is None:
+            return order
+        image = await self._calls.image(upload.field, upload, allow_paths=False)
+        return msgspec.structs.replace(order, image=image, echo={**order.echo, "image": upload.file_name or "upload"})
+
+    def _tell(self, job: Job, last: Job | None) -> Told:
+        """`state` when state, attempt or a cancel request changed: the whole job; else `progress`: only what moves."""
+        revision = job.view.revision
+        if last is None or _standing(job) != _standing(last):
+            return Told("state", revision, self._json)
+        # Without an id where only the queue moved: the job's revision is what it was.
+        return Told("progress", revision if revision > last.view.revision else 0, self._step)
+
+    def _json(self, job: Job) -> dict[str, Any]:
+        return job_json(job, self._progress.of(job.view))
+
+    def _whole(self, job: Job) -> dict[str, Any]:
+        return job_json(job, self._progress.of(job.view), story=True)
+
+    def _step(self, job: Job) -> dict[str, Any]:
+        return step_json(job.view, self._progress.of(job.view))
+
+
+def _standing(job: Job) -> tuple[Any, ...]:
+    return job.view.state, job.view.attempts, job.view.cancel_requested
+
+
+def read_order(values: Mapping[str, Any], upload: Upload | None, *, files: Collection[str]) -> Order:
+    """What a native request asks for, with the picture that it brought as a file. Raises `EdgeError`."""
+    own = (*_OWN_FIELDS, *(() if upload is None else (upload.field,)))
+    reading = read_generation(values, _POLICY, own=own, files=files)
+    wanted = reading.generation
+    if upload is not None and (wanted.image or values.get(upload.field)):
+        raise invalid(upload.field, wanted.image or values[upload.field], "came as a file, too")
+    reader = Reader(values)
+    job_id = reader.text("id", max_chars=4096)
+    if job_id is not None and not is_client_id(job_id):
+        raise reader.fault("id", f"must be {JOB_ID_RULE}")
+    priority = reader.integer("priority", 0, 9)
+    echo: dict[str, Scalar] = {}
+    if wanted.image:
+        echo["image"] = echoed_image(wanted.image)
+    if wanted.save_to:
+        echo["save_to"] = wanted.save_to
+    return Order(
+        wanted=wanted,
+        warnings=reading.warnings,
+        job_id=job_id or "",
+        priority=5 if priority is None else priority,
+        deadline_s=reader.number("deadline_s", 0.001, _MAX_DEADLINE_S) or 0.0,
+        echo=echo,
+        webhook=read_webhook(values),
+    )
+
+
+def _read_states(request: Request) -> tuple[JobStateName, ...]:
+    """States of `?state=queued,running` or of the parameter repeated."""
+    names = [name.strip() for text in request.query_params.getlist("state") for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in STATES:
+            raise invalid("state", name, f"must be of {', '.join(STATES)}", place="query")
+    return cast(tuple[JobStateName, ...], tuple(dict.fromkeys(names)))

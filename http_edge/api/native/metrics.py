@@ -1,0 +1,144 @@
+"""The edge's own metrics, and the pool's as gauges read at scrape time. Labels are route templates, never ids or raw paths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from broker.wire.messages import JobView, PoolView, WorkerView
+from http_edge.jobs.hub import Hub
+from http_edge.jobs.job import FINAL_STATES
+
+_JOB_BUCKETS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 3600.0)
+_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
+
+
+class Metrics:
+    """One edge process's registry."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "zoetrope_edge_requests",
+            "Requests answered, by route template, method and status.",
+            ["route", "method", "status"],
+            registry=self._registry,
+        )
+        self._seconds = Histogram(
+            "zoetrope_edge_request_seconds",
+            "From the request's head to the last byte of the answer; event streams and downloads included.",
+            ["route"],
+            buckets=_BUCKETS,
+            registry=self._registry,
+        )
+        #: Looking a label set up costs more than counting.
+        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._waited = self._job_histogram(
+            "zoetrope_job_wait_seconds", "From a finished job's submit to its last start."
+        )
+        self._ran = self._job_histogram("zoetrope_job_run_seconds", "From a finished job's last start to its end.")
+        hub.when_told(self._job_moved)
+        listeners = Gauge("zoetrope_edge_listeners", "Event streams and waits now open.", registry=self._registry)
+        listeners.set_function(lambda: hub.listeners)
+        self._pool = _PoolCollector()
+        self._registry.register(self._pool)
+
+    def _job_histogram(self, name: str, about: str) -> Histogram:
+        labels = ["model", "state"]
+        return Histogram(name, about, labels, buckets=_JOB_BUCKETS, registry=self._registry)
+
+    def _job_moved(self, view: JobView) -> None:
+        """Count a job when it ends, if it ever began. Every edge sees every event: take one edge's numbers, not the sum of all."""
+        if view.state in FINAL_STATES and view.started_at:
+            self._waited.labels(view.model, view.state).observe(max(0.0, view.started_at - view.submitted_at))
+            self._ran.labels(view.model, view.state).observe(max(0.0, view.finished_at - view.started_at))
+
+    def observe(self, route: str, method: str, status: int, seconds: float) -> None:
+        """A request was answered."""
+        key = (route, method, status)
+        pair = self._children.get(key)
+        if pair is None:
+            pair = (self._requests.labels(route, method, str(status)), self._seconds.labels(route))
+            self._children[key] = pair
+        pair[0].inc()
+        pair[1].observe(seconds)
+
+    def exposition(self, accept: str, pool: PoolView | None) -> tuple[bytes, str]:
+        """The page and its content type, for an Accept header; without the pool when the broker does not answer."""
+        self._pool.view = pool
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+
+class _PoolCollector(Collector):
+    """The broker's view of the pool, as of the scrape."""
+
+    def __init__(self) -> None:
+        self.view: PoolView | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("zoetrope_broker_up", "Whether the broker answered this scrape.")
+        up.add_metric([], 0.0 if self.view is None else 1.0)
+        yield up
+        if self.view is None:
+            return
+        jobs = GaugeMetricFamily(
+            "zoetrope_jobs", "Jobs by state: live ones now, final ones since the broker started.", labels=["state"]
+        )
+        for state, count in self.view.counts.items():
+            jobs.add_metric([state], count)
+        yield jobs
+        workers = GaugeMetricFamily("zoetrope_workers", "Workers by state.", labels=["state"])
+        states = [worker.state for worker in self.view.workers]
+        for state_name in ("starting", "idle", "busy", "suspect", "draining", "benched", "lost"):
+            workers.add_metric([state_name], states.count(state_name))
+        yield workers
+        yield from _worker_families(self.view.workers)
+        backlog = GaugeMetricFamily("zoetrope_queue_backlog_seconds", "Predicted GPU-seconds of work that waits.")
+        backlog.add_metric([], self.view.backlog_s)
+        yield backlog
+        aside = GaugeMetricFamily("zoetrope_set_aside", "Jobs that wait for the service's operator.")
+        aside.add_metric([], self.view.set_aside)
+        yield aside
+        errors = GaugeMetricFamily(
+            "zoetrope_prediction_error_ratio",
+            "How far predicted run times were off lately, as a share of what the jobs took.",
+            labels=["model"],
+        )
+        for model, error in self.view.prediction_errors.items():
+            errors.add_metric([model], error)
+        yield errors
+        wait = GaugeMetricFamily("zoetrope_queue_wait_seconds", "Predicted wait of a job that came now.")
+        wait.add_metric([], self.view.wait_s)
+        yield wait
+
+
+#: Gauge, unit's factor, what it says, where it is; a negative value is one that is not known.
+_WORKER_GAUGES = (
+    ("zoetrope_worker_memory_used_bytes", 2**20, "Memory in use on a worker's device.", "memory_used_mb"),
+    ("zoetrope_worker_memory_total_bytes", 2**20, "Memory of a worker's device.", "memory_total_mb"),
+    ("zoetrope_worker_utilisation_ratio", 0.01, "How busy a worker's device is, 0 to 1.", "utilisation"),
+    ("zoetrope_worker_temperature_celsius", 1.0, "Temperature of a worker's device.", "temperature_c"),
+    ("zoetrope_worker_heartbeat_age_seconds", 1.0, "Since a worker was heard last.", "heartbeat_age_s"),
+)
+
+
+def _worker_families(workers: Sequence[WorkerView]) -> Iterator[Metric]:
+    for name, factor, about, field in _WORKER_GAUGES:
+        gauge = GaugeMetricFamily(name, about, labels=["worker"])
+        for worker in workers:
+            value = getattr(worker, field)
+            if value >= 0:
+                gauge.add_metric([worker.name], value * factor)
+        yield gauge
+    attempts = CounterMetricFamily(
+        "zoetrope_worker_attempts", "Attempts ended on a worker since the broker started.", labels=["worker", "outcome"]
+    )
+    for worker in workers:
+        for outcome in ("succeeded", "failed", "cancelled"):
+            attempts.add_metric([worker.name, outcome], getattr(worker, outcome))
+    yield attempts

@@ -1,0 +1,146 @@
+"""The service itself: health, workers, metrics, and an index for whoever opens the address."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from broker.wire.messages import PoolView, WorkerView
+from http_edge.api.common.job_json import worker_json
+from http_edge.api.native.metrics import Metrics
+from http_edge.base.context import current
+from http_edge.base.errors import EdgeError
+from http_edge.body.json_body import json_response
+from http_edge.http.routing import EdgeRoute, route
+from http_edge.jobs import clock_agreement
+from http_edge.jobs.service import Calls
+
+#: A health probe must fail before its prober's own timeout.
+_PROBE_TIMEOUT_S = 2.0
+#: Probes come often and from several places; the pool does not change faster than workers beat.
+_PROBE_FRESH_S = 0.25
+
+#: A job given to a worker in one of these starts, now or after the one before it.
+READY_STATES = ("idle", "busy")
+
+
+class ServiceApi:
+    """Handlers about the service."""
+
+    def __init__(
+        self, calls: Calls, metrics: Metrics, version: str, *, wall_clock: Callable[[], float] = time.time
+    ) -> None:
+        self._calls = calls
+        self._metrics = metrics
+        self._version = version
+        self._wall_clock = wall_clock
+
+    def routes(self) -> list[EdgeRoute]:
+        """The routes; aliases are those that other servers' clients ask for."""
+        return [
+            route("/health", GET=self.readiness),
+            route("/readyz", GET=self.readiness),
+            route("/healthz", GET=self.readiness),
+            route("/health_generate", GET=self.readiness),
+            route("/livez", GET=self.liveness),
+            route("/liveness", GET=self.liveness),
+            route("/v1/workers", GET=self.workers),
+            route("/v1/workers/{name}/drain", POST=self.drain),
+            route("/metrics", GET=self.metrics),
+            route("/", GET=self.index),
+        ]
+
+    async def liveness(self, request: Request) -> Response:
+        """This process answers."""
+        return json_response({"status": "alive"})
+
+    async def readiness(self, request: Request) -> Response:
+        """200 when a job sent now could run: the broker answers and a worker is ready, with warnings, if any; else 503 with the reasons."""
+        try:
+            pool = await self._probe()
+        except EdgeError as error:
+            return _not_ready([error.message])
+        if pool.refusing:
+            return _not_ready([f"no job is taken: {pool.refusing}"])
+        ready = [worker.name for worker in pool.workers if worker.state in READY_STATES]
+        if not ready:
+            states = ", ".join(f"{worker.name} is {worker.state}" for worker in pool.workers[:20])
+            return _not_ready([f"no worker is ready: {states or 'none has registered'}"])
+        body: dict[str, Any] = {"status": "healthy", "workers_ready": len(ready), "workers": len(pool.workers)}
+        doubt = clock_agreement.doubt(pool, self._wall_clock())
+        damaged = f"{pool.damaged} records of jobs are damaged on the broker's disk: its log names them"
+        warnings = [*([doubt] if doubt else []), *([damaged] if pool.damaged else [])]
+        if warnings:
+            body["warnings"] = warnings
+        return json_response(body)
+
+    async def workers(self, request: Request) -> Response:
+        """Every worker, and the queue in numbers."""
+        pool = await self._calls.pool(_PROBE_FRESH_S)
+        workers = await self._own(pool.workers) if current().caller.key_name else pool.workers
+        return json_response(
+            {
+                "object": "list",
+                "data": [worker_json(worker) for worker in workers],
+                "queue": {"counts": pool.counts, "backlog_s": pool.backlog_s, "wait_s": pool.wait_s},
+                "epoch": pool.epoch,
+            }
+        )
+
+    async def drain(self, request: Request) -> Response:
+        """202 and the worker, which takes no more jobs and leaves when it holds none."""
+        return json_response(worker_json(await self._calls.drain_worker(request.path_params["name"])), status=202)
+
+    async def _own(self, workers: tuple[WorkerView, ...]) -> list[WorkerView]:
+        """Workers without the jobs of other tenants."""
+        held = [held.job_id for worker in workers for held in worker.jobs]
+        own = set(await self._calls.visible(held))
+        return [
+            msgspec.structs.replace(worker, jobs=tuple(held for held in worker.jobs if held.job_id in own))
+            for worker in workers
+        ]
+
+    async def metrics(self, request: Request) -> Response:
+        """Prometheus text, or OpenMetrics on Accept."""
+        try:
+            pool = await self._probe(max_age_s=0.0)
+        except EdgeError:
+            pool = None
+        page, content_type = self._metrics.exposition(request.headers.get("accept", ""), pool)
+        return Response(page, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
+
+    async def index(self, request: Request) -> Response:
+        """What is here; browsers are led to the page about it."""
+        if "text/html" in request.headers.get("accept", "").lower():
+            return Response(status_code=307, headers={"Location": "/docs", "Vary": "Accept"})
+        links: dict[str, Any] = {
+            "jobs": "/v1/jobs",
+            "workers": "/v1/workers",
+            "models": "/v1/models",
+            "videos": "/v1/videos",
+            "images": "/v1/images/generations",
+            "lightx2v": "/v1/local/video/generate",
+            "health": "/health",
+            "metrics": "/metrics",
+            "docs": "/docs",
+            "openapi": "/openapi.json",
+        }
+        body = {"name": "zoetrope", "version": self._version, "links": links}
+        return json_response(body, headers={"Vary": "Accept"})
+
+    async def _probe(self, max_age_s: float = _PROBE_FRESH_S) -> PoolView:
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                return await self._calls.pool(max_age_s)
+        except TimeoutError:
+            raise EdgeError("unavailable", f"the broker did not answer within {_PROBE_TIMEOUT_S:.0f} s") from None
+
+
+def _not_ready(reasons: list[str]) -> Response:
+    return json_response({"status": "unhealthy", "reasons": reasons}, status=503, headers={"Retry-After": "2"})

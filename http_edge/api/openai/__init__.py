@@ -1,0 +1,1 @@
+"""OpenAI's Videos, Images, Models and Files APIs."""

@@ -1,0 +1,68 @@
+"""Fitting a request of the OpenAI family to a model here: which model, which size, how many frames. Nothing here draws or waits.
+
+OpenAI's SDKs name models that no self-hosted service has, and a handful of sizes and lengths. Their users must get a picture or a video:
+
+- A model name that is none here is served by the only model that can make what is asked for (setting `unknown_model`), with a warning.
+- A `size` that the model cannot draw becomes one of that shape near the model's usual number of pixels, at which it draws best, with a
+  warning. Explicit `width` and `height` are errors.
+- `seconds` beyond what the model can make becomes the longest clip it can, with a warning. An explicit `num_frames` is an error.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from broker.wire.jobspec import MediaKind, ModelCard
+from http_edge.api.openai.fields import Asked
+from http_edge.base.errors import invalid, shown
+from http_edge.body.aspect import is_allowed, nearest_size
+from http_edge.jobs.generation import Generation
+from http_edge.jobs.models import suited, unknown_model
+from http_edge.jobs.service import Calls
+
+
+async def choose_card(calls: Calls, name: str, output: MediaKind, *, with_image: bool) -> tuple[ModelCard, list[str]]:
+    """The model to draw with, and what to tell the client about it. Raises `EdgeError`."""
+    catalogue, settings = calls.catalogue, calls.settings
+    if name and name not in catalogue.aliases:
+        cards = await catalogue.cards()
+        if not any(card.name == name for card in cards):
+            cards = await catalogue.cards(max_age_s=0.0)
+        if cards and not any(card.name == name for card in cards):
+            only = _only(cards, output, with_image) if settings.unknown_model == "serve" else None
+            if only is None:
+                raise unknown_model("model", name, cards)
+            return only, [f"model: {shown(name)} is not a model of this service; {shown(only.name)} was used"]
+    card = await catalogue.choose(name or None, default=settings.default_model, output=output, with_image=with_image)
+    if not card.makes(output):
+        raise invalid("model", name or card.name, f"makes {card.output}s, not {output}s")
+    return card, []
+
+
+def _only(cards: list[ModelCard], output: MediaKind, with_image: bool) -> ModelCard | None:
+    """The model that alone can make this: of those made for it, else of those that also can."""
+    able = suited(cards, output, with_image) or [card for card in cards if card.makes(output)]
+    able = [card for card in able if card.output == output] or able
+    return able[0] if len(able) == 1 else None
+
+
+def fit(asked: Asked, card: ModelCard, output: MediaKind) -> tuple[Generation, list[str]]:
+    """What is wanted, with the wishes in it made possible, and what to tell the client about them."""
+    wanted, warnings = asked.wanted, []
+    if wanted.size is not None:
+        size = wanted.size if is_allowed(*wanted.size, card.limits) else nearest_size(wanted.size, card)
+        if size != wanted.size:
+            asked_for = "{}x{}".format(*wanted.size)
+            warnings.append(
+                f"{wanted.label('size')}: model {shown(card.name)} cannot draw {asked_for}; {size[0]}x{size[1]} was used"
+            )
+        wanted = msgspec.structs.replace(wanted, size=size)
+    if wanted.seconds is not None and wanted.num_frames is None and output == "video":
+        fps = wanted.fps or card.defaults.fps
+        frames, longest = card.limits.closest_frames(wanted.seconds * fps)
+        if longest:
+            most = f"at most {frames} frames, {frames / fps:.4g} s at {fps:g} frames a second"
+            warnings.append(f"{wanted.label('seconds')}: model {shown(card.name)} makes {most}")
+        wanted = msgspec.structs.replace(wanted, num_frames=frames)
+        wanted = msgspec.structs.replace(wanted, seconds=None)
+    return msgspec.structs.replace(wanted, model=card.name), warnings

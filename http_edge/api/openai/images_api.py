@@ -1,0 +1,145 @@
+"""OpenAI's Images API (`/v1/images`), with the fields that vLLM-Omni and SGLang added to it. Requests wait for their pictures.
+
+An image is a job of origin `openai-images`, drawn by an image model, or by a video model that also makes images (one frame). The job is
+cancelled when its client leaves. With `stream` the answer is a stream of events, with real previews where the model can give them.
+"""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from http_edge.api.common.job_json import job_json
+from http_edge.api.common.waiting import awaited, with_prefer
+from http_edge.api.openai import views as shapes
+from http_edge.api.openai.fields import EDIT_IMAGES, flattened, images_in
+from http_edge.api.openai.image_stream import DrawingStream
+from http_edge.api.openai.pictures import Pictures, Presentation, read_presentation
+from http_edge.api.openai.submissions import read_wish, take
+from http_edge.api.openai.waiting_images import drawn
+from http_edge.base.errors import EdgeError, not_found
+from http_edge.body.fields import Reader, missing
+from http_edge.body.forms import Fields, read_fields
+from http_edge.body.json_body import json_response
+from http_edge.http.disconnect import ClientGone
+from http_edge.http.file_response import download
+from http_edge.http.prefer import read_prefer
+from http_edge.http.routing import EdgeRoute, route
+from http_edge.jobs.job import Job
+from http_edge.jobs.progress import Progress
+from http_edge.jobs.service import Calls
+from http_edge.jobs.urls import urls
+from http_edge.media.artefacts import artefact_response, find_artefact
+from http_edge.media.thumbnails import FORMATS, Derived, Variant, as_format
+
+#: Read here or in `openai_pictures`.
+_OWN = ("background",)
+
+#: Masks by their names in several servers: drawing only inside one needs another kind of pipeline.
+_MASKS = ("mask", "mask_image", "markup")
+
+
+class ImagesApi:
+    """Handlers of the Images API."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._progress = Progress()
+        self._derived = Derived(calls.settings.artefacts_path)
+        self._pictures = Pictures(calls, self._derived)
+
+    def routes(self) -> list[EdgeRoute]:
+        """The routes."""
+        return [
+            route("/v1/images/generations", POST=self.generate),
+            route("/v1/images/edits", POST=self.edit),
+            route("/v1/images/variations", POST=self.variations),
+            route("/v1/images/{id}/content", GET=self.content),
+        ]
+
+    async def generate(self, request: Request) -> Response:
+        """Draw pictures from text."""
+        async with await read_fields(request) as fields:
+            job, how = await self._take(fields, ())
+        return await self._answer(request, job, how, "image_generation")
+
+    async def edit(self, request: Request) -> Response:
+        """Draw pictures from a picture and text, with a model that takes one."""
+        async with await read_fields(request) as fields:
+            masks = [name for name in _MASKS if fields.uploads.get(name) or fields.values.get(name)]
+            if masks:
+                raise EdgeError(
+                    "unsupported", f"{masks[0]}: no model of this service draws inside a mask alone", param=masks[0]
+                )
+            job, how = await self._take(fields, EDIT_IMAGES)
+        return await self._answer(request, job, how, "image_edit")
+
+    async def variations(self, request: Request) -> Response:
+        """Gone: OpenAI retired it, and POST /v1/images/edits does more."""
+        raise EdgeError("gone", "image variations were retired; POST /v1/images/edits with a prompt instead")
+
+    async def content(self, request: Request) -> Response:
+        """A picture of a finished job: `index` from 0, `format`, `quality`; `variant` may be thumbnail or an index."""
+        job = await self._image(request.path_params["id"])
+        reader = Reader(request.query_params, place="query")
+        index = reader.integer("index", 0, 1000) or 0
+        variant = (reader.text("variant", max_chars=32) or "image").strip().lower()
+        if variant.isascii() and variant.isdecimal():
+            index, variant = int(variant), "image"
+        if variant not in ("image", "thumbnail"):
+            raise reader.fault("variant", "must be image, thumbnail or the number of a picture from 0")
+        to = as_format(reader.text("format", max_chars=16) or "png")
+        if to is None:
+            raise reader.fault("format", f"must be of {', '.join(FORMATS)}")
+        quality = reader.integer("quality", 0, 100)
+        index, artefact = find_artefact(job.view, index=index)
+        if variant == "image" and to == "png":
+            return await artefact_response(request, self._calls.settings.artefacts_path, job.view, index, artefact)
+        kind = Variant(kind="thumbnail" if variant == "thumbnail" else "image", format=to, quality=quality)
+        return await download(request, await self._derived.file(job.view, index, artefact, kind))
+
+    # ------------------------------------------------------------ parts
+
+    async def _take(self, fields: Fields, image_names: tuple[str, ...]) -> tuple[Job, Presentation]:
+        values = flattened(fields)
+        how, warnings = read_presentation(values)
+        images = images_in(fields, values, image_names)
+        if image_names and not images:
+            raise missing(["image"])
+        wish = read_wish(
+            values,
+            "image",
+            images,
+            (*image_names, *_OWN),
+            files=fields.uploads,
+            warnings=warnings,
+            previews=how.previews,
+        )
+        return await take(self._calls, wish), how
+
+    async def _answer(self, request: Request, job: Job, how: Presentation, word: str) -> Response:
+        if how.stream:
+            return DrawingStream(self._calls, self._pictures, job, how, word)
+        prefer = read_prefer(request)
+        if prefer.respond_async:
+            job = await awaited(self._calls, prefer, job)
+            if not job.is_final:
+                # There is no object of this API for a picture that is not drawn yet: the native one, and its address.
+                return with_prefer(
+                    json_response(job_json(job, self._progress.of(job.view))), prefer, job, urls(job.id)["self"]
+                )
+        try:
+            job = await drawn(self._calls, request, job, self._calls.settings.sync_timeout_s)
+        except ClientGone:
+            return Response(status_code=499)
+        return await self._pictures.response(request, job, how)
+
+    async def _image(self, image_id: str) -> Job:
+        """The job of this id, if it is one of this API. Raises `EdgeError`."""
+        try:
+            job = await self._calls.job(image_id)
+        except EdgeError as error:
+            raise not_found("image", image_id) if error.kind == "not_found" else error from None
+        if job.view.origin != shapes.IMAGE_ORIGIN:
+            raise not_found("image", image_id)
+        return job

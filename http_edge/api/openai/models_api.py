@@ -1,0 +1,115 @@
+"""The models, as OpenAI's list shows them, with what vLLM's and SGLang's clients read of a model beside it.
+
+Further names (setting `model_aliases`) are entries of their own behind the models, with `root` naming the model that they mean.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from broker.wire.jobspec import ModelCard
+from broker.wire.messages import PoolView
+from http_edge.base.errors import EdgeError, shown
+from http_edge.body.json_body import json_response
+from http_edge.http.routing import EdgeRoute, route
+from http_edge.jobs.service import Calls
+
+#: A list of models is asked for by people; the pool does not change faster than workers beat.
+_FRESH_S = 1.0
+
+#: Families whose VAE stays in single precision, by the beginning of their pipelines' names.
+_FLOAT32_VAE = ("Wan", "SkyReelsV2")
+
+
+class ModelsApi:
+    """Handlers about models."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        #: Nobody knows when a model was made; clients sort by it.
+        self._created = int(time.time())
+
+    def routes(self) -> list[EdgeRoute]:
+        """The routes; the short ones are those that SGLang's clients ask for."""
+        return [
+            route("/v1/models", GET=self.index),
+            route("/models", GET=self.index),
+            route("/v1/models/{id:path}", GET=self.retrieve),
+            route("/v1/model_info", GET=self.info),
+            route("/model_info", GET=self.info),
+        ]
+
+    async def index(self, request: Request) -> Response:
+        """Every model that a worker can run, then their further names."""
+        return json_response({"object": "list", "data": await self._entries()})
+
+    async def retrieve(self, request: Request) -> Response:
+        """One model by its name or a further one; names may hold slashes."""
+        name = request.path_params["id"]
+        for entry in await self._entries():
+            if entry["id"] == name:
+                return json_response(entry)
+        raise EdgeError(
+            "model_not_found", f"model: {shown(name)} is not a model of this service", param="model", place="path"
+        )
+
+    async def info(self, request: Request) -> Response:
+        """The model that a request without one gets."""
+        card = await self._calls.catalogue.choose(None, default=self._calls.settings.default_model)
+        return json_response({"model_path": card.name, "model": card.name, "pipeline_class": card.pipeline or None})
+
+    async def _entries(self) -> list[dict[str, Any]]:
+        catalogue = self._calls.catalogue
+        pool, cards = await catalogue.pool(_FRESH_S), await catalogue.cards()
+        entries = [self._entry(card, card.name, pool) for card in cards]
+        for alias, name in catalogue.aliases.items():
+            entries += [self._entry(card, alias, pool) for card in cards if card.name == name]
+        return entries
+
+    def _entry(self, card: ModelCard, name: str, pool: PoolView) -> dict[str, Any]:
+        workers = [worker for worker in pool.workers if any(model.name == card.name for model in worker.models)]
+        on_gpu = any(worker.device != "cpu" for worker in workers)
+        precision = "bf16" if on_gpu else "fp32"
+        tasks = task_types(card)
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "zoetrope",
+            "root": card.name,
+            "parent": None,
+            "aliases": [alias for alias, model in self._calls.catalogue.aliases.items() if model == card.name],
+            "output": card.output,
+            "outputs": [output for output in ("video", "image") if card.makes(output)],
+            "task_type": tasks[0],
+            "supported_task_types": tasks,
+            "pipeline": card.pipeline or None,
+            "pipeline_name": card.pipeline or None,
+            "pipeline_class": card.pipeline or None,
+            "num_gpus": max((worker.gpus for worker in workers), default=0) if on_gpu else 0,
+            "workers": len(workers),
+            "dit_precision": precision,
+            "vae_precision": "fp32" if card.pipeline.startswith(_FLOAT32_VAE) else precision,
+            "takes_image": card.takes_image,
+            "needs_image": card.needs_image,
+            "sound": card.sound,
+            "defaults": card.defaults,
+            "limits": card.limits,
+        }
+
+
+def task_types(card: ModelCard) -> list[str]:
+    """SGLang's words for what a model does: from text and image (T, I) to video and image (V, I), the usual first."""
+    last = {"video": "V", "image": "I"}
+    words = [] if card.needs_image else [f"T2{last[card.output]}"]
+    if card.takes_image:
+        words.append(f"I2{last[card.output]}")
+    if card.takes_image and not card.needs_image:
+        words.append(f"TI2{last[card.output]}")
+    if card.output == "video" and card.also_image and not card.needs_image:
+        words.append("T2I")
+    return words

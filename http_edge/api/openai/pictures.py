@@ -1,0 +1,179 @@
+"""How pictures are handed to clients of the Images API: base64, links or files, as PNG, JPEG or WebP; whole answers and their fields."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import anyio.to_thread
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from broker.wire.jobspec import Artefact
+from http_edge.api.common.job_json import warnings_of
+from http_edge.api.openai.fields import IDLE_WORDS
+from http_edge.api.openai.views import measured, measured_headers, model_of
+from http_edge.body.fields import Reader
+from http_edge.body.json_body import json_response
+from http_edge.http.routing import base_url
+from http_edge.jobs.job import Job
+from http_edge.jobs.service import Calls
+from http_edge.media.thumbnails import FORMATS, Derived, Format, as_format
+
+_MEDIA: dict[str, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+
+#: OpenAI's models that answered with links where a request did not say how.
+_LINKING_MODELS = ("dall-e-2", "dall-e-3")
+
+
+def usage(job: Job) -> dict[str, Any]:
+    """Nobody counts tokens here; clients that add them up need numbers. SGLang's benchmarks look here for the peak of memory."""
+    return {
+        "total_tokens": 0,
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "input_tokens_details": {"text_tokens": 0, "image_tokens": 0},
+        "peak_memory_mb": job.view.result.peak_memory_mb if job.view.result else None,
+    }
+
+
+class Presentation(Struct, frozen=True, kw_only=True):
+    """How one request wants its pictures."""
+
+    response_format: str = "b64_json"
+    format: Format = "png"
+    #: 0 to 100, of JPEG and WebP; None leaves it to us.
+    quality: int | None = None
+    stream: bool = False
+    #: Pictures to show of the drawing, per output.
+    previews: int = 0
+    #: OpenAI's words, repeated in answers.
+    asked_quality: str = "standard"
+    background: str = "opaque"
+
+
+def read_presentation(values: Mapping[str, Any]) -> tuple[Presentation, list[str]]:
+    """The request's wishes about its answer, and what of them is not done. Raises `EdgeError`."""
+    reader = Reader(values)
+    stream = bool(reader.flag("stream"))
+    default = "url" if values.get("model") in _LINKING_MODELS and not stream else "b64_json"
+    response_format = (reader.text("response_format", max_chars=16) or default).lower()
+    if response_format not in ("b64_json", "url", "file"):
+        raise reader.fault("response_format", "must be b64_json, url or file")
+    name = reader.text("output_format", max_chars=16) or "png"
+    to = as_format(name)
+    if to is None:
+        raise reader.fault("output_format", f"must be of {', '.join(FORMATS)}")
+    quality = reader.integer("output_compression", 0, 100)
+    previews = reader.integer("partial_images", 0, 3) or 0
+    warnings = []
+    if reader.raw("background") not in (*IDLE_WORDS, "opaque"):
+        warnings.append("background: pictures are opaque here, ignored")
+    if quality is not None and to == "png":
+        quality = None
+        if str(values.get("output_compression")) != "100":
+            warnings.append("output_compression: PNG has no levels of quality, ignored")
+    if previews and not stream:
+        warnings.append("partial_images: without stream there is nobody to show them to, ignored")
+    if stream and response_format != "b64_json":
+        warnings.append("response_format: streams carry b64_json")
+    return Presentation(
+        response_format=response_format,
+        format=to,
+        quality=quality,
+        stream=stream,
+        previews=previews if stream else 0,
+        asked_quality=reader.text("quality", max_chars=16) or "standard",
+    ), warnings
+
+
+class Pictures:
+    """Presents finished jobs."""
+
+    def __init__(self, calls: Calls, derived: Derived) -> None:
+        self._calls = calls
+        self._derived = derived
+
+    async def response(self, request: Request, job: Job, how: Presentation) -> Response:
+        """The answer to a request that did not ask for a stream. Raises `EdgeError`."""
+        artefacts = _artefacts(job)
+        if how.response_format == "file":
+            return await self._files(job, how)
+        if how.response_format == "url":
+            base = self.base_url(request)
+            data = [_item("url", f"{base}{content_path(job.id, index, how)}") for index in range(len(artefacts))]
+        else:
+            data = [_item("b64_json", await self.b64(job, artefact, how)) for artefact in artefacts]
+        body = {
+            "id": job.id,
+            "object": "image",
+            "created": int(job.view.finished_at or time.time()),
+            "data": data,
+            **appearance(job, how),
+            "usage": usage(job),
+            "model": model_of(job),
+            **measured(job),
+            "seed": job.spec.seed if job.spec else None,
+            "warnings": list(warnings_of(job)),
+        }
+        return json_response(body)
+
+    async def b64(self, job: Job, artefact: Artefact, how: Presentation) -> str:
+        """A picture's file as base64. Raises `EdgeError`."""
+        data = await self._derived.image_bytes(job.view, artefact, how.format, how.quality)
+        return (await anyio.to_thread.run_sync(base64.b64encode, data)).decode("ascii")
+
+    async def _files(self, job: Job, how: Presentation) -> Response:
+        """The picture itself, or a zip file of several. Raises `EdgeError`."""
+        artefacts = _artefacts(job)
+        files = [await self._derived.image_bytes(job.view, artefact, how.format, how.quality) for artefact in artefacts]
+        headers = {"Cache-Control": "no-store", **measured_headers(job)}
+        if len(files) == 1:
+            return Response(files[0], media_type=_MEDIA[how.format], headers=headers)
+        packed = io.BytesIO()
+        # Stored: pictures are compressed already.
+        with zipfile.ZipFile(packed, "w") as archive:
+            for index, data in enumerate(files):
+                archive.writestr(f"image_{index}.{how.format}", data)
+        return Response(packed.getvalue(), media_type="application/zip", headers=headers)
+
+    def base_url(self, request: Request) -> str:
+        """The address of this service in links, without a last slash."""
+        return base_url(request, self._calls.settings.public_url)
+
+
+def appearance(job: Job, how: Presentation) -> dict[str, Any]:
+    """What a picture is like, in OpenAI's words."""
+    artefact = _artefacts(job)[0] if job.view.result and job.view.result.artefacts else None
+    width, height = (artefact.width, artefact.height) if artefact else (0, 0)
+    if not (width and height) and job.spec:
+        width, height = job.spec.width, job.spec.height
+    return {
+        "background": how.background,
+        "output_format": how.format,
+        "quality": how.asked_quality,
+        "size": f"{width}x{height}",
+    }
+
+
+def content_path(job_id: str, index: int, how: Presentation) -> str:
+    """Where a picture of a job can be fetched, on this server."""
+    wishes = [f"index={index}"] if index else []
+    if how.format != "png":
+        wishes.append(f"format={how.format}")
+    if how.quality is not None:
+        wishes.append(f"quality={how.quality}")
+    return f"/v1/images/{job_id}/content" + ("?" + "&".join(wishes) if wishes else "")
+
+
+def _item(kind: str, value: str) -> dict[str, str | None]:
+    return {kind: value, "revised_prompt": None}
+
+
+def _artefacts(job: Job) -> tuple[Artefact, ...]:
+    return job.view.result.artefacts if job.view.result else ()

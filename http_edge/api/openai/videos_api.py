@@ -1,0 +1,313 @@
+"""OpenAI's Videos API (`/v1/videos`), with the fields and routes that vLLM-Omni and SGLang added to it.
+
+A video is a job of origin `openai-videos`. Creation answers 200 at once, whatever the model is doing. Remixing draws the same video (seed,
+size, length) with another prompt. What no pipeline here can do, editing a clip and keeping a character, is refused with the reason.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, Literal
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from broker.wire.jobspec import JobSpec
+from http_edge.api.common.sse import Told, event_stream
+from http_edge.api.common.waiting import awaited, is_fresh, with_prefer
+from http_edge.api.openai import views as shapes
+from http_edge.api.openai.fields import VIDEO_IMAGES, as_object, flattened, images_in
+from http_edge.api.openai.submissions import ID_PREFIXES, read_wish, take
+from http_edge.api.openai.waiting_images import drawn
+from http_edge.base.errors import EdgeError, invalid, not_found
+from http_edge.body.fields import Reader
+from http_edge.body.forms import read_fields
+from http_edge.body.json_body import json_response, read_object
+from http_edge.http.disconnect import ClientGone
+from http_edge.http.file_response import download, whole_file
+from http_edge.http.prefer import StatusResponse, read_prefer
+from http_edge.http.routing import EdgeRoute, base_url, route
+from http_edge.jobs.delete_job import erase
+from http_edge.jobs.generation import Generation
+from http_edge.jobs.job import Job
+from http_edge.jobs.progress import Progress
+from http_edge.jobs.service import Calls
+from http_edge.jobs.submission import Order
+from http_edge.jobs.webhook_fields import WEBHOOK_FIELDS, read_webhook
+from http_edge.media.artefacts import artefact_file, artefact_response, find_artefact
+from http_edge.media.image_inputs import Picture
+from http_edge.media.thumbnails import FORMATS, Derived, Variant, as_format
+
+_MAX_LISTED = 100
+_DEFAULT_LISTED = 20
+
+_MAX_PROMPT_CHARS = 20_000
+
+
+class VideosApi:
+    """Handlers of the Videos API."""
+
+    def __init__(self, calls: Calls, progress: Progress) -> None:
+        self._calls = calls
+        self._progress = progress
+        self._derived = Derived(calls.settings.artefacts_path)
+
+    def routes(self) -> list[EdgeRoute]:
+        """The routes; words come before ids."""
+        return [
+            route("/v1/videos", GET=self.list, POST=self.create),
+            # Ids of videos are the service's own, and none of them is one of these words.
+            route("/v1/videos/sync", alone=True, POST=self.sync),
+            route("/v1/videos/edits", alone=True, POST=self.edit),
+            route("/v1/videos/extensions", alone=True, POST=self.extend),
+            route("/v1/videos/characters", alone=True, POST=self.characters),
+            route("/v1/videos/characters/{id}", GET=self.characters),
+            route("/v1/videos/{id}", GET=self.retrieve, DELETE=self.delete),
+            route("/v1/videos/{id}/content", GET=self.content),
+            route("/v1/videos/{id}/events", GET=self.events),
+            route("/v1/videos/{id}/remix", POST=self.remix),
+        ]
+
+    async def create(self, request: Request) -> Response:
+        """Take a video to draw; 200 with the `Video`, queued."""
+        return await self._created(request, await self._take(request))
+
+    async def sync(self, request: Request) -> Response:
+        """Draw a video while the client waits; the file itself, or how it failed. Cancelled when the client leaves."""
+        job = await self._take(request)
+        if read_prefer(request).respond_async:
+            return await self._created(request, job)
+        try:
+            job = await drawn(self._calls, request, job, self._calls.settings.sync_timeout_s)
+        except ClientGone:
+            return Response(status_code=499)
+        index, artefact = find_artefact(job.view)
+        file = artefact_file(self._calls.settings.artefacts_path, job.view, index, artefact)
+        return await whole_file(file, shapes.measured_headers(job))
+
+    async def retrieve(self, request: Request) -> Response:
+        """One video; `openai-poll-after-ms` says when to ask again. A failed one is 200 too."""
+        prefer = read_prefer(request)
+        job = await awaited(self._calls, prefer, await self._video(request.path_params["id"]))
+        base = self._base_url(request)
+        body = job.json(f"video {base}", lambda job: shapes.video_json(job, self._progress, base))
+        if job.is_final:
+            return StatusResponse(body, prefer)
+        return StatusResponse(body, prefer, (b"openai-poll-after-ms", shapes.poll_after_ms(job.view).encode()))
+
+    async def list(self, request: Request) -> Response:
+        """A page of videos: newest first, or `order=asc`."""
+        reader = Reader(request.query_params, place="query")
+        order = reader.choice("order", ("asc", "desc")) or "desc"
+        limit = reader.integer("limit", 0, _MAX_LISTED)
+        jobs, more = await self._calls.jobs(
+            limit=_DEFAULT_LISTED if limit is None else limit,
+            after=reader.text("after", max_chars=64) or "",
+            newest_first=order == "desc",
+            origin=shapes.VIDEO_ORIGIN,
+        )
+        base = self._base_url(request)
+        return json_response(
+            {
+                "object": "list",
+                "data": [shapes.video_json(job, self._progress, base) for job in jobs],
+                "has_more": more,
+                "first_id": jobs[0].id if jobs else None,
+                "last_id": jobs[-1].id if jobs else None,
+            }
+        )
+
+    async def delete(self, request: Request) -> Response:
+        """Delete a video and its files, stopping what draws it first; it is 404 from then on."""
+        job = await self._video(request.path_params["id"])
+        await erase(self._calls, job, "video")
+        return json_response({"id": job.id, "object": "video.deleted", "deleted": True})
+
+    async def events(self, request: Request) -> Response:
+        """A video's changes as server-sent events named `video.` and its status; the data is the `Video`."""
+        job = await self._video(request.path_params["id"])
+        base = self._base_url(request)
+
+        def tell(job: Job, last: Job | None) -> Told:
+            moved = last is None or job.view.revision > last.view.revision
+            name = f"video.{shapes.status_of(job.view)}"
+            return Told(name, job.view.revision if moved else 0, as_video, f"{base} ")
+
+        def as_video(job: Job) -> dict[str, Any]:
+            return shapes.video_json(job, self._progress, base)
+
+        return await event_stream(self._calls, job, request, tell)
+
+    async def content(self, request: Request) -> Response:
+        """A file of a finished video: `variant` is video, thumbnail, spritesheet, or an output's number from 0."""
+        job = await self._video(request.path_params["id"])
+        reader = Reader(request.query_params, place="query")
+        variant = (reader.text("variant", max_chars=32) or "video").strip().lower()
+        index = reader.integer("index", 0, 1000) or 0
+        if variant.isascii() and variant.isdecimal():
+            index, variant = int(variant), "video"
+        if variant not in ("video", "thumbnail", "spritesheet"):
+            raise reader.fault("variant", "must be video, thumbnail, spritesheet or the number of an output from 0")
+        index, artefact = find_artefact(job.view, index=index)
+        if variant == "video":
+            return await artefact_response(request, self._calls.settings.artefacts_path, job.view, index, artefact)
+        kind: Literal["thumbnail", "spritesheet"] = "thumbnail" if variant == "thumbnail" else "spritesheet"
+        to = as_format(reader.text("format", max_chars=16) or ("webp" if kind == "thumbnail" else "jpeg"))
+        if to is None:
+            raise reader.fault("format", f"must be of {', '.join(FORMATS)}")
+        return await download(
+            request, await self._derived.file(job.view, index, artefact, Variant(kind=kind, format=to))
+        )
+
+    async def remix(self, request: Request) -> Response:
+        """Draw a finished video anew with another prompt: same model, seed, size, length and settings."""
+        source = await self._finished(request.path_params["id"], "id")
+        reader = Reader(await read_object(request))
+        prompt = reader.required_text("prompt", max_chars=_MAX_PROMPT_CHARS, min_chars=1)
+        spec = self._spec(source)
+        echo = shapes.echo_of(
+            model=shapes.model_of(source),
+            seconds=str(spec.echo.get("seconds", "")),
+            remixed_from=source.id,
+        )
+        order = Order(
+            wanted=_same(spec, prompt),
+            warnings=tuple(
+                f"{name[:80]}: not supported by this route, ignored"
+                for name in reader.unknown(("prompt", *WEBHOOK_FIELDS))[:50]
+            ),
+            lenient=True,
+            image=Picture(spec.image, spec.width, spec.height) if spec.image else None,
+            id_prefix=ID_PREFIXES["video"],
+            priority=source.view.priority,
+            origin=shapes.VIDEO_ORIGIN,
+            prefers="video",
+            echo=echo,
+            webhook=read_webhook(reader.fields),
+        )
+        job, _ = await self._calls.submit(order)
+        return await self._created(request, job)
+
+    async def extend(self, request: Request) -> Response:
+        """Go on from a finished video's last frame, with a model that draws from an image."""
+        async with await read_fields(request) as fields:
+            values = flattened(fields)
+            source = await self._source(values.get("video"), bool(fields.uploads.get("video")), "extended")
+            spec = self._spec(source)
+            wish = read_wish(
+                {"size": f"{spec.width}x{spec.height}", **values}, "video", [], ("video",), files=fields.uploads
+            )
+        asked = wish.asked
+        cards = await self._calls.catalogue.cards()
+        own = next((card for card in cards if card.name == spec.model), None)
+        able = [card for card in (own, *cards) if card and card.takes_image and card.makes("video")]
+        if not able:
+            raise EdgeError(
+                "unsupported",
+                "video: no model of this service draws from an image, which going on from a video's last frame needs",
+                param="video",
+            )
+        last = await self._derived.last_frame(source.view, find_artefact(source.view)[1])
+        warning = "video: the new clip begins with the last frame of the video; it holds the continuation alone"
+        asked = msgspec.structs.replace(asked, model=asked.model or able[0].name, warnings=(*asked.warnings, warning))
+        image = [("video", base64.b64encode(last).decode())]
+        wish = msgspec.structs.replace(wish, asked=asked, images=image, remixed_from=source.id)
+        return await self._created(request, await take(self._calls, wish))
+
+    async def edit(self, request: Request) -> Response:
+        """Refused: no pipeline here draws over a video."""
+        async with await read_fields(request) as fields:
+            values = flattened(fields)
+            Reader(values).required_text("prompt", max_chars=_MAX_PROMPT_CHARS, min_chars=1)
+            await self._source(values.get("video"), bool(fields.uploads.get("video")), "edited")
+        raise EdgeError(
+            "unsupported",
+            "video: no model of this service takes a video to edit; POST /v1/videos/{id}/remix draws one anew with another prompt",
+            param="video",
+        )
+
+    async def characters(self, request: Request) -> Response:
+        """Refused: no pipeline here keeps a character."""
+        if request.method != "POST":
+            raise not_found("character", request.path_params["id"])
+        raise EdgeError(
+            "unsupported",
+            "video: no model of this service can keep a character; describe it in the prompt, or give an image as input_reference",
+            param="video",
+        )
+
+    # ------------------------------------------------------------ parts
+
+    async def _take(self, request: Request) -> Job:
+        async with await read_fields(request) as fields:
+            values = flattened(fields)
+            images = images_in(fields, values, VIDEO_IMAGES)
+            wish = read_wish(values, "video", images, VIDEO_IMAGES, files=fields.uploads)
+            return await take(self._calls, wish)
+
+    async def _created(self, request: Request, job: Job) -> Response:
+        prefer = read_prefer(request)
+        job = await awaited(self._calls, prefer, job)
+        body = shapes.video_json(job, self._progress, self._base_url(request), fresh=is_fresh(prefer, job))
+        headers = {"openai-poll-after-ms": shapes.poll_after_ms(job.view)}
+        return with_prefer(json_response(body, headers=headers), prefer, job, f"/v1/videos/{job.id}")
+
+    def _base_url(self, request: Request) -> str | None:
+        return None if self._calls.settings.keys_path else base_url(request, self._calls.settings.public_url)
+
+    async def _video(self, video_id: str) -> Job:
+        """The video of this id: a job of this API. Raises `EdgeError`."""
+        try:
+            job = await self._calls.job(video_id)
+        except EdgeError as error:
+            raise not_found("video", video_id) if error.kind == "not_found" else error from None
+        if job.view.origin != shapes.VIDEO_ORIGIN:
+            raise not_found("video", video_id)
+        return job
+
+    async def _finished(self, video_id: str, field: str) -> Job:
+        job = await self._video(video_id)
+        if job.view.state != "succeeded":
+            raise invalid(field, video_id, f"is {shapes.status_of(job.view)}; the video must be completed")
+        return job
+
+    async def _source(self, video: Any, is_file: bool, verb: str) -> Job:
+        """The finished video that a request names. Raises `EdgeError`."""
+        if is_file:
+            raise EdgeError(
+                "unsupported", f"video: an uploaded file cannot be {verb}; name a video of this service", param="video"
+            )
+        if isinstance(video, str) and video.lstrip().startswith("{"):
+            video = as_object("video", video)
+        video_id = video.get("id") if isinstance(video, dict) else video
+        if not isinstance(video_id, str) or not video_id:
+            raise EdgeError("missing_field", "video: it is required: the id of a video, as in video[id]", param="video")
+        return await self._finished(video_id, "video")
+
+    @staticmethod
+    def _spec(job: Job) -> JobSpec:
+        if job.spec is None:
+            raise EdgeError("unsupported", f"video {job.id} was made by a newer version and cannot be read by this one")
+        return job.spec
+
+
+def _same(spec: JobSpec, prompt: str) -> Generation:
+    """What a job drew, with another prompt."""
+    return Generation(
+        prompt=prompt,
+        negative_prompt=spec.negative_prompt,
+        model=spec.model,
+        output=spec.output,
+        width=spec.width,
+        height=spec.height,
+        num_frames=spec.num_frames,
+        fps=spec.fps,
+        num_inference_steps=spec.num_inference_steps,
+        guidance_scale=spec.guidance_scale,
+        guidance_scale_2=spec.guidance_scale_2,
+        max_sequence_length=spec.max_sequence_length,
+        seed=spec.seed,
+        num_outputs=spec.num_outputs,
+        extra=spec.extra,
+    )

@@ -1,0 +1,70 @@
+"""Requests whose answer is the finished thing: wait for the job while the client is there, and cancel it when nobody waits any more."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+import anyio
+from starlette.requests import Request
+
+from http_edge.base.context import current
+from http_edge.base.errors import EdgeError
+from http_edge.http.disconnect import ClientGone, while_present
+from http_edge.jobs.job import Job
+from http_edge.jobs.service import Calls
+
+log = logging.getLogger(__name__)
+
+#: The request is over already when its job is cancelled: it must not hang on a broker that does not answer.
+_CANCEL_WAIT_S = 2.0
+
+
+async def drawn(calls: Calls, request: Request, job: Job, timeout_s: float) -> Job:
+    """The job, succeeded. Raises `EdgeError` saying how else it ended, and `ClientGone` when the client left: it is cancelled then."""
+    is_over = False
+    try:
+        is_over = await while_present(request, calls.wait_final([job.id], timeout_s))
+    except ClientGone:
+        fate = "goes on" if current().job_key else "is cancelled"
+        log.info("client left before its job was over", extra={"action": "gone", "job_id": job.id, "job": fate})
+        raise
+    finally:
+        # Also when the broker is away, or this server is being stopped: nobody would fetch what is drawn.
+        if not is_over:
+            await cancel_quietly(calls, job.id)
+    if not is_over:
+        raise unfinished(calls, job.id, timeout_s)
+    return succeeded(await calls.job(job.id))
+
+
+async def cancel_quietly(calls: Calls, job_id: str) -> None:
+    """Cancel, whatever happens to this request meanwhile; but not what its client can ask for again, by its idempotency key."""
+    if current().job_key:
+        return
+    with anyio.move_on_after(_CANCEL_WAIT_S, shield=True), contextlib.suppress(EdgeError):
+        await calls.cancel(job_id)
+
+
+def unfinished(calls: Calls, job_id: str, timeout_s: float) -> EdgeError:
+    """Why a wait ended before its job."""
+    fate = "goes on" if current().job_key else "was cancelled"
+    if calls.hub.closed:
+        return EdgeError("shutting_down", f"the service is stopping; job {job_id} {fate}", retry_after_s=5.0)
+    return EdgeError("wait_timeout", f"job {job_id} did not end within {timeout_s:g} s and {fate}")
+
+
+def succeeded(job: Job) -> Job:
+    """The job, if it succeeded and made a file. Raises `EdgeError`."""
+    view = job.view
+    if view.state == "cancelled":
+        raise EdgeError("job_cancelled", f"job {job.id} was cancelled", code="cancelled")
+    if view.state == "failed":
+        kind, message = (view.failure.kind, view.failure.message) if view.failure else ("engine_error", "")
+        message = message or f"job {job.id} failed: {kind}"
+        if kind == "invalid_input":
+            raise EdgeError("unsupported", message, code=kind)
+        raise EdgeError("wait_timeout" if kind == "expired" else "job_failed", message, code=kind)
+    if view.result is None or not view.result.artefacts:
+        raise EdgeError("job_failed", f"job {job.id} made no file", code="engine_error")
+    return job

@@ -1,0 +1,103 @@
+"""`python -m http_edge keys`: make, list and remove API keys."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from broker.runtime.settings import SettingsError, load
+from http_edge.auth.keys import KeyFileError, KeyRecord, hash_of, locked, new_key, read_keys, write_keys
+from http_edge.base.settings import EdgeSettings
+
+_DESCRIPTION = """\
+Make, list and remove API keys. A key is printed once, when it is made; the file holds its hash. Running edges read the file again when it
+changes. The file is that of --keys-file or of the setting keys_file, else <home>/keys.jsonl. Exit codes: 0 done; 2 an option is wrong.
+"""
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Do what the command line says; returns the exit code."""
+    options = _parser().parse_args(argv)
+    try:
+        settings = load(EdgeSettings, "python -m http_edge keys", "edge", [], environ)
+        path = Path(options.keys_file or settings.keys_path or settings.home_path / "keys.jsonl").absolute()
+        match options.command:
+            case "add":
+                _add(path, options)
+            case "list":
+                _list(path)
+            case _:
+                _remove(path, options.name)
+    except (SettingsError, KeyFileError, OSError) as error:
+        sys.stderr.write(f"http_edge keys: {error}\n")
+        return 2
+    if settings.keys_path is None:
+        sys.stderr.write(f"note: edges ask for no keys until the setting keys_file is {path}\n")
+    return 0
+
+
+def _add(path: Path, options: argparse.Namespace) -> None:
+    key, now = new_key(), time.time()
+    made = {
+        "name": options.name,
+        "hash": hash_of(key),
+        "tenant": options.tenant or options.name,
+        "max_queued": options.max_queued,
+        "max_running": options.max_running,
+        "max_priority": options.max_priority,
+        "created_at": round(now, 3),
+        "expires_at": round(now + options.expires_days * 86_400, 3) if options.expires_days else 0.0,
+    }
+    try:
+        record = msgspec.convert(made, KeyRecord)
+    except msgspec.ValidationError as error:
+        raise KeyFileError(str(error)) from None
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with locked(path):
+        records = read_keys(path) if path.exists() else []
+        if any(other.name == record.name for other in records):
+            raise KeyFileError(f"there is a key named {record.name} already; remove it first")
+        write_keys(path, [*records, record])
+    sys.stdout.write(f"{key}\n")
+
+
+def _list(path: Path) -> None:
+    for record in read_keys(path):
+        limits = f"max_queued={record.max_queued} max_running={record.max_running} max_priority={record.max_priority}"
+        until = ""
+        if record.expires_at:
+            until = f" expires={datetime.fromtimestamp(record.expires_at, UTC).isoformat(timespec='seconds')}"
+        sys.stdout.write(f"{record.name} tenant={record.tenant} {limits}{until}\n")
+
+
+def _remove(path: Path, name: str) -> None:
+    with locked(path):
+        records = read_keys(path)
+        kept = [record for record in records if record.name != name]
+        if len(kept) == len(records):
+            raise KeyFileError(f"there is no key named {name}")
+        write_keys(path, kept)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m http_edge keys", description=_DESCRIPTION, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add = commands.add_parser("add", help="make a key and print it, once")
+    add.add_argument("name", metavar="NAME", help="name of the key, for the log and for removing it")
+    add.add_argument("--tenant", metavar="TENANT", help="whose the jobs sent with it are (default: the key's name)")
+    add.add_argument("--max-queued", type=int, default=0, metavar="N", help="jobs of the tenant that may wait; 0: any")
+    add.add_argument("--max-running", type=int, default=0, metavar="N", help="that may run at once; 0: any")
+    add.add_argument("--max-priority", type=int, default=9, metavar="N", help="highest priority, 0 to 9")
+    add.add_argument("--expires-days", type=float, default=0.0, metavar="DAYS", help="days until it expires; 0: never")
+    remove = commands.add_parser("remove", help="remove a key: it is refused from then on")
+    remove.add_argument("name", metavar="NAME")
+    each = commands.add_parser("list", help="list the keys and what they may do")
+    for command in (add, remove, each):
+        command.add_argument("--keys-file", metavar="FILE", help="the file of keys")
+    return parser

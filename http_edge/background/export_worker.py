@@ -1,0 +1,75 @@
+"""Fills client-chosen paths without being asked: when a job succeeds, at start, and after events were lost.
+
+Asking for a job fills its path anyway (`Calls`), but most clients of a path never ask: they look for the file. Every edge does this for
+every job, so it does not matter which one took the job or is still there; the ledger's lock lets one of them do the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from http_edge.base.errors import EdgeError
+from http_edge.jobs.service import Calls
+
+log = logging.getLogger(__name__)
+
+_CONSUMERS = 2
+
+#: Jobs noted to be looked at. Beyond it they wait for the next sweep or question.
+_NOTED = 10_000
+
+#: A sweep looks at this many of the newest successes.
+_SWEPT = 200
+_PAGE = 50
+
+_RETRY_S = 2.0
+
+
+class Savers:
+    """The tasks that look at jobs that succeeded."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._noted: asyncio.Queue[str] = asyncio.Queue(_NOTED)
+        self._sweep_wanted = asyncio.Event()
+
+    def start(self) -> list[asyncio.Task[None]]:
+        """Begin; the caller cancels the tasks."""
+        self._calls.hub.when_succeeded(self._note)
+        self._calls.hub.when_gap(self._sweep_wanted.set)
+        self._sweep_wanted.set()
+        consumers = [asyncio.create_task(self._consume()) for _ in range(_CONSUMERS)]
+        return [*consumers, asyncio.create_task(self._sweep_when_wanted())]
+
+    def _note(self, job_id: str) -> None:
+        with contextlib.suppress(asyncio.QueueFull):
+            self._noted.put_nowait(job_id)
+
+    async def _consume(self) -> None:
+        while True:
+            job_id = await self._noted.get()
+            try:
+                # Looking at a job is what fills its path.
+                await self._calls.job(job_id)
+            except EdgeError as error:
+                log.info("job not looked at", extra={"action": "save", "job_id": job_id, "reason": error.message})
+
+    async def _sweep_when_wanted(self) -> None:
+        while True:
+            await self._sweep_wanted.wait()
+            self._sweep_wanted.clear()
+            try:
+                await self._sweep()
+            except EdgeError:
+                await asyncio.sleep(_RETRY_S)
+                self._sweep_wanted.set()
+
+    async def _sweep(self) -> None:
+        after, seen, more = "", 0, True
+        while more and seen < _SWEPT:
+            jobs, more = await self._calls.jobs(limit=_PAGE, after=after, states=("succeeded",))
+            if not jobs:
+                return
+            after, seen = jobs[-1].view.id, seen + len(jobs)

@@ -1,0 +1,101 @@
+"""Who asks, and what goes with one request without being its matter: held in a context variable, so that API families need not pass it on.
+
+`access` sets it for every request. What runs beside the requests (`savers`, `retention`) has none, and then acts for the service: it sees
+every tenant's jobs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextvars import ContextVar
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from http_edge.base.trace import Trace
+
+#: Whose jobs are those that nobody with a key sent.
+OPEN_TENANT = "default"
+
+#: Jobs of requests that say nothing have this priority.
+DEFAULT_PRIORITY = 5
+
+
+class Caller(Struct, frozen=True, kw_only=True):
+    """Whoever sent a request, and what it may do."""
+
+    #: Name of its key; "" without one.
+    key_name: str = ""
+    #: Whose its jobs are.
+    tenant: str = OPEN_TENANT
+    #: Whose jobs it may see; "" for everybody's.
+    sees: str = OPEN_TENANT
+    #: Of its tenant: jobs that may wait, and that may run at once; 0: no limit.
+    max_queued: int = 0
+    max_running: int = 0
+    max_priority: int = 9
+
+    def may_see(self, tenant: str) -> bool:
+        """Whether jobs and files of this tenant are there for it."""
+        return self.sees in ("", tenant)
+
+
+#: Without keys all requests are alike.
+ANYBODY = Caller()
+#: The service itself.
+SERVICE = Caller(sees="")
+
+
+class Payload:
+    """A digest of what a request says, so that the next request with its idempotency key can be told to be the same."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def add(self, *parts: Any) -> None:
+        """Count these values in; equal JSON gives equal digests, whatever the order of its members."""
+        self._hash.update(msgspec.json.encode(parts, order="sorted"))
+
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+
+class RequestScope:
+    """What goes with one request."""
+
+    __slots__ = ("caller", "job_key", "payload", "replayed", "request_id", "trace")
+
+    def __init__(
+        self,
+        caller: Caller,
+        *,
+        request_id: str = "",
+        trace: Trace | None = None,
+        job_key: str = "",
+        payload: Payload | None = None,
+    ) -> None:
+        self.caller = caller
+        self.request_id = request_id
+        self.trace = trace
+        #: What the job's id is made of when the request bears an idempotency key; "" when it does not.
+        self.job_key = job_key
+        #: Filled while the body is read; None when nobody needs it.
+        self.payload = payload
+        #: Whether the job that the answer shows was there before, by the idempotency key.
+        self.replayed = False
+
+    def log_fields(self) -> dict[str, str]:
+        """What log lines of this request bear."""
+        trace_id = self.trace.trace_id if self.trace else ""
+        return {"request_id": self.request_id, "trace_id": trace_id, "tenant": self.caller.tenant}
+
+
+_SERVICE_SCOPE = RequestScope(SERVICE)
+
+REQUEST: ContextVar[RequestScope] = ContextVar("request", default=_SERVICE_SCOPE)
+
+
+def current() -> RequestScope:
+    """The scope of the request that is being served, or the service's own."""
+    return REQUEST.get()

@@ -1,0 +1,45 @@
+"""Ids of jobs as clients know them and as the journal has them.
+
+Without API keys they are the same. With keys, an id that a client chose is its tenant's own: the journal has it behind a tag of the tenant,
+so that two tenants may choose the same, neither learns of the other's, and nobody can take an id that another request will be given (the
+one that is made of its `Idempotency-Key`, say). Ids that the service makes bear no tag. No client's id has a dot.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+
+from http_edge.base.context import Caller
+
+#: What `submits` makes: from the time, or from an idempotency key.
+_MADE = re.compile(r"[a-z]+[_-](?:[0-9a-f]{31}|[0-9a-f]{40})")
+
+
+def is_made(job_id: str) -> bool:
+    """Whether an id is of the form of those that the service makes."""
+    return _MADE.fullmatch(job_id) is not None
+
+
+def own_id(tenant: str, job_id: str) -> str:
+    """The journal's id of the job to which a tenant gave this one."""
+    return f"{_tag(tenant)}.{job_id}"
+
+
+def shown_id(job_id: str) -> str:
+    """A job's id as its clients know it, from the journal's."""
+    return job_id.rpartition(".")[2]
+
+
+def meant(caller: Caller, job_id: str) -> tuple[str, ...]:
+    """The journal's ids that this one can be, the likeliest first. Jobs of before there were keys bear no tag."""
+    if not caller.key_name or "." in job_id:
+        return (job_id,)
+    own = own_id(caller.tenant, job_id)
+    return (job_id, own) if is_made(job_id) else (own, job_id)
+
+
+@functools.lru_cache(1024)
+def _tag(tenant: str) -> str:
+    return hashlib.sha256(tenant.encode()).hexdigest()[:12]

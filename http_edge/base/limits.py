@@ -1,0 +1,35 @@
+"""What one request may bring, in bytes and seconds, and the refusal of what is too large."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from http_edge.base.errors import EdgeError
+
+MIB = 1024 * 1024
+
+#: A body up to this size stays in memory; larger ones go over the disk.
+SMALL_BODY_BYTES = 2 * MIB
+
+#: Text of one request (JSON, form fields): an image of 32 MiB in base64, and what goes with it.
+MAX_TEXT_BYTES = 48 * MIB
+
+#: The rest of a body that was refused is not read: the connection ends with the answer.
+CLOSE = {"Connection": "close"}
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """What one request may bring, and how slowly."""
+
+    #: The whole body, and so any file in it; bytes.
+    request_bytes: int = 512 * MIB
+    #: Longest silence, and longest body; seconds.
+    idle_s: float = 30.0
+    total_s: float = 600.0
+    #: Least average rate; bytes a second.
+    min_bytes_per_s: float = 8.0 * 1024
+
+
+def too_large(what: str, cap: int) -> EdgeError:
+    """The error for a body over its cap."""
+    return EdgeError("too_large", f"body: {what} is too large, at most {cap}", headers=CLOSE)

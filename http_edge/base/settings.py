@@ -1,0 +1,211 @@
+"""Settings of the edge: one frozen struct, filled once by `cli`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
+
+from broker.runtime.settings import CommonSettings
+from http_edge.base.limits import MIB, Limits
+
+
+class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
+    """The HTTP edge."""
+
+    host: Annotated[
+        str,
+        Meta(
+            description="address to listen on; 0.0.0.0 is every network this machine is in, as LightX2V's server does, :: or * the same"
+            " over IPv6 too, 127.0.0.1 this machine alone"
+        ),
+    ] = "0.0.0.0"
+    port: Annotated[int, Meta(description="port to listen on; 0 takes a free one", ge=0, le=65_535)] = 8000
+    worker: Annotated[
+        str,
+        Meta(
+            description="name of a worker (gpu-0): the LightX2V routes of this edge become that one worker's view",
+            max_length=128,
+        ),
+    ] = ""
+    lightx2v_admission: Annotated[
+        str,
+        Meta(
+            description="what the LightX2V gen-1 generate route does when no worker is free: refuse (Service busy) or queue",
+            pattern="^(refuse|queue)$",
+        ),
+    ] = "refuse"
+    default_model: Annotated[
+        str,
+        Meta(description="model of requests that name none; default: the first that suits the request", max_length=256),
+    ] = ""
+    model_aliases: Annotated[
+        tuple[Annotated[str, Meta(pattern="^[^=]+=[^=]+$", extra={"rule": "NAME=MODEL"})], ...],
+        Meta(
+            description="further names of models, as NAME=MODEL: sora-2=demo,gpt-image-1=demo; requests may use either"
+        ),
+    ] = ()
+    unknown_model: Annotated[
+        str,
+        Meta(
+            description="what /v1/videos and /v1/images do with a model name that is none: serve it with the only model that can make "
+            "what is asked for (refused when there are several), or refuse it",
+            pattern="^(serve|refuse)$",
+        ),
+    ] = "serve"
+    sync_timeout_s: Annotated[
+        float,
+        Meta(
+            description="longest that a request which waits for its job (images, /v1/videos/sync) may take, seconds",
+            gt=0,
+            le=86_400,
+        ),
+    ] = 600.0
+    public_url: Annotated[
+        str,
+        Meta(
+            description="address of this service as clients see it, for links in answers (https://media.example.com); "
+            "default: the one that each request names",
+            pattern="^(https?://[^/?#]+)?/?$",
+            extra={"rule": "http:// or https:// with a host, without a path"},
+        ),
+    ] = ""
+    output_roots: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="directories in which clients may name files to save to; default: the start directory and <home>/artefacts"
+        ),
+    ] = ()
+    save_overwrites: Annotated[
+        bool,
+        Meta(
+            description="a path to save to may name a file that this service did not write, and replaces it, as in LightX2V's server;"
+            " false: such a request is refused"
+        ),
+    ] = False
+    input_roots: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="directories from which clients may name image files; default: the start directory and the output roots. With"
+            " keys_file nothing below home can be named, as it is every tenant's"
+        ),
+    ] = ()
+    max_upload_mb: Annotated[
+        int, Meta(description="largest request body, uploaded files included, MiB", ge=1, le=1_000_000)
+    ] = 512
+    upload_idle_s: Annotated[
+        float, Meta(description="longest silence of a client that sends a body, seconds", gt=0, le=3600)
+    ] = 30.0
+    upload_timeout_s: Annotated[
+        float, Meta(description="longest time that a body may take to arrive, seconds", gt=0, le=86_400)
+    ] = 600.0
+    upload_min_kb_s: Annotated[
+        float,
+        Meta(
+            description="slowest that a body may come on average once it has taken 30 s, KiB a second; a body below 64 is ended earlier"
+            " when all places for uploads are taken",
+            gt=0,
+            le=1_000_000,
+        ),
+    ] = 8.0
+    retention_s: Annotated[
+        float,
+        Meta(
+            description="how long finished jobs are kept, records and files, seconds; 0: for ever. Uploaded images go when no job has"
+            " used them for twice as long",
+            ge=0,
+            le=1e9,
+        ),
+    ] = 7 * 86_400.0
+    disk_quota_mb: Annotated[
+        int,
+        Meta(
+            description="space for artefacts and uploads, MiB: beyond it the jobs that finished first are let go, unless they are pinned"
+            " or being downloaded; 0: no limit",
+            ge=0,
+        ),
+    ] = 0
+    fetch_allow: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="hosts, addresses and networks that clients' URLs (images, webhooks) may lead to although they are not public,"
+            " on any port: files.lan,10.1.0.0/16"
+        ),
+    ] = ()
+    webhook_secrets: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="secrets that webhook deliveries are signed with, whsec_ and base64 of 24 to 64 bytes, the newest first: all"
+            " sign; default: those in <home>/webhook_secret, one a line, made at the first start"
+        ),
+    ] = ()
+    broker_timeout_s: Annotated[
+        float, Meta(description="how long the broker may take to answer, seconds", gt=0, le=120)
+    ] = 10.0
+    keep_alive_s: Annotated[
+        float, Meta(description="longest silence in an event stream before a keep-alive comment, seconds", gt=0, le=15)
+    ] = 10.0
+    keys_file: Annotated[
+        str,
+        Meta(
+            description="file of API keys (python -m http_edge keys); with it every request needs one, but for health and the API's"
+            " description; default: none, and everybody may do everything"
+        ),
+    ] = ""
+    metrics_open: Annotated[bool, Meta(description="/metrics needs no API key")] = True
+    cors_origins: Annotated[
+        tuple[
+            Annotated[
+                str,
+                Meta(
+                    pattern=r"^(\*|https?://[^/?#*]+)$",
+                    extra={"rule": "* or a site, as https://studio.example.com"},
+                ),
+            ],
+            ...,
+        ],
+        Meta(
+            description="web pages that may use the API from a browser: https://studio.example.com,http://localhost:3000; * is every page;"
+            " default: none"
+        ),
+    ] = ()
+    allowed_hosts: Annotated[
+        tuple[
+            Annotated[
+                str, Meta(pattern=r"^(\*|(\*\.)?[A-Za-z0-9._-]{1,253})$", extra={"rule": "*, a name, or *. and a name"})
+            ],
+            ...,
+        ],
+        Meta(
+            description="names by which clients reach this service: zoetrope.lan,*.example.com; * is every name. Addresses, localhost, the"
+            " machine's own name and that in public_url always count. A request for another name is refused (421), which keeps web pages"
+            " from reading what is here by DNS rebinding; with keys_file only when names are listed"
+        ),
+    ] = ()
+    access_log: Annotated[bool, Meta(description="log a line for every request")] = False
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Further name of a model -> its own."""
+        pairs = (entry.partition("=") for entry in self.model_aliases)
+        return {name.strip(): model.strip() for name, _, model in pairs}
+
+    @property
+    def keys_path(self) -> Path | None:
+        """The file of API keys; None when none are asked for."""
+        return Path(self.keys_file).expanduser().absolute() if self.keys_file else None
+
+    @property
+    def webhook_secret_path(self) -> Path:
+        return self.home_path / "webhook_secret"
+
+    @property
+    def upload_limits(self) -> Limits:
+        """What one request may bring."""
+        return Limits(
+            request_bytes=self.max_upload_mb * MIB,
+            idle_s=self.upload_idle_s,
+            total_s=self.upload_timeout_s,
+            min_bytes_per_s=self.upload_min_kb_s * 1024,
+        )

@@ -1,0 +1,1 @@
+"""Reading request bodies: JSON, forms, uploads."""

@@ -1,0 +1,1 @@
+"""HTTP itself: routing, files, preferences, disconnects."""

@@ -1,0 +1,1 @@
+"""Jobs as the edge handles them: submission, the broker's client, events, models."""

@@ -1,0 +1,20 @@
+"""The end of a job's record: stopped first if need be, then gone, files and all."""
+
+from __future__ import annotations
+
+from http_edge.base.errors import EdgeError
+from http_edge.jobs.job import Job
+from http_edge.jobs.service import Calls
+
+#: A worker frees within a step or its engine is replaced; a client asks again after this (a deletion must answer in 30 s).
+STOP_WAIT_S = 20.0
+
+
+async def erase(calls: Calls, job: Job, what: str) -> None:
+    """Delete a job and its files. Raises `EdgeError` `still_stopping` when it does not stop in time; `what` is the family's word for it."""
+    if not job.is_final:
+        outcome, job = await calls.cancel(job.id)
+        if outcome == "requested" and not await calls.wait_final([job.id], STOP_WAIT_S):
+            message = f"{what} {job.id} is being stopped, which takes longer than {STOP_WAIT_S:g} s; delete it again"
+            raise EdgeError("still_stopping", message, retry_after_s=5.0)
+    await calls.forget(job.id)

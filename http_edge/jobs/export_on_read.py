@@ -1,0 +1,67 @@
+"""A finished job's client-chosen path: filled before the job is reported as finished, and remembered to be."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from http_edge.jobs.job import Job
+from http_edge.media.artefacts import artefact_path
+from http_edge.media.exports import Exports, Source
+
+log = logging.getLogger(__name__)
+
+#: Jobs remembered to need no further look at their path, and how long a failure to fill one is believed.
+_REMEMBERED = 10_000
+_RETRY_S = 5.0
+
+
+class Settler:
+    """Fills paths in worker threads."""
+
+    def __init__(self, artefacts: Path, exports: Exports, threads: anyio.CapacityLimiter) -> None:
+        self._artefacts = artefacts
+        self._exports = exports
+        self._threads = threads
+        #: Job -> ("" or why its path could not be filled, when that was found).
+        self._settled: OrderedDict[str, tuple[str, float]] = OrderedDict()
+
+    async def settle(self, job: Job) -> Job:
+        """The job, with its client-chosen path filled if it succeeded."""
+        if job.view.state != "succeeded" or job.spec is None or not job.spec.save_to or job.view.result is None:
+            return job
+        known = self._settled.get(job.view.id)
+        if known is None or (known[0] and time.monotonic() - known[1] > _RETRY_S):
+            reason = await anyio.to_thread.run_sync(self._fill, job, limiter=self._threads)
+            if reason and (known is None or known[0] != reason):
+                log.warning(
+                    "result could not be saved", extra={"action": "save", "job_id": job.view.id, "reason": reason}
+                )
+            known = self._settled[job.view.id] = (reason, time.monotonic())
+            if len(self._settled) > _REMEMBERED:
+                self._settled.popitem(last=False)
+        return job.unsaved(known[0]) if known[0] else job
+
+    def forget(self, job_ids: Iterable[str]) -> None:
+        """These jobs are gone; later ones of these ids are others."""
+        for job_id in job_ids:
+            self._settled.pop(job_id, None)
+
+    def _fill(self, job: Job) -> str:
+        """Copy the first artefact to where the client asked. Blocks. "" or the reason why not."""
+        assert job.spec is not None
+        assert job.view.result is not None
+        if not job.view.result.artefacts:
+            return "the job made no file"
+        artefact = job.view.result.artefacts[0]
+        path = artefact_path(self._artefacts, job.view, artefact)
+        source = Source(
+            job=job.view.id, finished_at=job.view.finished_at, path=path, size=artefact.size, tenant=job.view.tenant
+        )
+        return self._exports.fill(job.spec.save_to, source)

@@ -1,0 +1,362 @@
+"""What a request may ask to be generated: each field declared once, with its type, bounds, meaning and names.
+
+From this declaration come the reader of every API family (`read_generation`), the request schemas of the OpenAPI document
+(`schema_requests`), and the fields' table in docs/api.md. An alias is a name that means this one field in every server and tool whose
+clients come here; a name that means different things in different ones is none.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from msgspec import Meta, Struct
+
+from broker.wire.jobspec import (
+    MAX_FRAMES,
+    MAX_INT,
+    MAX_OUTPUTS,
+    MAX_PROMPT_CHARS,
+    MAX_SIDE,
+    MAX_STEPS,
+    MAX_TOKENS,
+    MediaKind,
+    Scalar,
+)
+from http_edge.base.limits import MAX_TEXT_BYTES
+
+MAX_PATH_CHARS = 1024
+
+Kind = Literal["text", "choice", "integer", "number", "size", "aspect", "arguments"]
+
+
+class Names(Struct, frozen=True):
+    """Further names of a field, and how it is read."""
+
+    aliases: tuple[str, ...]
+    kind: Kind
+
+
+def _read_as(kind: Kind, *aliases: str) -> dict[str, Any]:
+    return {"names": Names(aliases, kind)}
+
+
+class Generation(Struct, frozen=True, kw_only=True):
+    """What a request asks for; None where it leaves the choice to the model's defaults."""
+
+    prompt: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=MAX_PROMPT_CHARS,
+            pattern=r"\S",
+            description="What to draw.",
+            examples=["a cat"],
+            extra=_read_as("text"),
+        ),
+    ]
+    negative_prompt: (
+        Annotated[
+            str,
+            Meta(
+                max_length=MAX_PROMPT_CHARS,
+                description="What not to draw; an absent one is the model's own, an empty one is empty.",
+                extra=_read_as("text", "negative", "neg_prompt"),
+            ),
+        ]
+        | None
+    ) = None
+    model: (
+        Annotated[
+            str,
+            Meta(
+                max_length=256,
+                description="A name of GET /v1/models.",
+                extra=_read_as("text", "model_name", "model_id", "model_cls"),
+            ),
+        ]
+        | None
+    ) = None
+    output: Annotated[MediaKind, Meta(description="What is made.", extra=_read_as("choice"))] | None = None
+    #: (width, height).
+    size: (
+        Annotated[
+            tuple[int, int],
+            Meta(
+                description='"WIDTHxHEIGHT" in pixels, or auto.',
+                examples=["832x480"],
+                extra=_read_as("size", "resolution", "target_shape", "custom_shape"),
+            ),
+        ]
+        | None
+    ) = None
+    width: Annotated[int, Meta(ge=1, le=MAX_SIDE, description="Pixels.", extra=_read_as("integer", "w"))] | None = None
+    height: Annotated[int, Meta(ge=1, le=MAX_SIDE, description="Pixels.", extra=_read_as("integer", "h"))] | None = None
+    #: Width to height.
+    aspect_ratio: (
+        Annotated[
+            tuple[int, int],
+            Meta(
+                description="Width to height at about the model's usual number of pixels, where there is no size.",
+                examples=["16:9"],
+                extra=_read_as("aspect", "aspect"),
+            ),
+        ]
+        | None
+    ) = None
+    num_frames: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=MAX_FRAMES,
+                description="Frames of a clip.",
+                extra=_read_as("integer", "frames", "length", "n_frames", "target_video_length"),
+            ),
+        ]
+        | None
+    ) = None
+    seconds: (
+        Annotated[
+            float,
+            Meta(
+                ge=0.001,
+                le=3600,
+                description="Length of the clip, where there is no num_frames.",
+                examples=["4"],
+                extra=_read_as(
+                    "number",
+                    "duration",
+                    "duration_s",
+                    "duration_seconds",
+                    "video_duration",
+                    "video_duration_seconds",
+                ),
+            ),
+        ]
+        | None
+    ) = None
+    fps: (
+        Annotated[
+            float,
+            Meta(
+                ge=1,
+                le=240,
+                description="Frames per second of the file.",
+                extra=_read_as("number", "frame_rate", "framerate", "frames_per_second", "target_fps"),
+            ),
+        ]
+        | None
+    ) = None
+    num_inference_steps: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=MAX_STEPS,
+                description="Denoising steps.",
+                extra=_read_as(
+                    "integer", "steps", "num_steps", "infer_steps", "inference_steps", "sample_steps", "sampling_steps"
+                ),
+            ),
+        ]
+        | None
+    ) = None
+    guidance_scale: (
+        Annotated[
+            float,
+            Meta(
+                ge=0,
+                le=100,
+                description="Strength of the prompt's guidance.",
+                extra=_read_as("number", "guidance", "cfg_scale", "cfg", "sample_guide_scale"),
+            ),
+        ]
+        | None
+    ) = None
+    guidance_scale_2: (
+        Annotated[
+            float,
+            Meta(
+                ge=0, le=100, description="The same of the second expert, in models of two.", extra=_read_as("number")
+            ),
+        ]
+        | None
+    ) = None
+    true_cfg_scale: (
+        Annotated[
+            float,
+            Meta(ge=0, le=100, description="Classifier-free guidance of distilled models.", extra=_read_as("number")),
+        ]
+        | None
+    ) = None
+    flow_shift: (
+        Annotated[
+            float,
+            Meta(
+                ge=0.001,
+                le=100,
+                description="Shift of a flow-matching scheduler.",
+                extra=_read_as("number", "sample_shift"),
+            ),
+        ]
+        | None
+    ) = None
+    strength: (
+        Annotated[
+            float,
+            Meta(
+                ge=0,
+                le=1,
+                description="How far to leave the source image, of models that change one.",
+                extra=_read_as("number", "denoising_strength", "i2i_denoise_strength"),
+            ),
+        ]
+        | None
+    ) = None
+    max_sequence_length: (
+        Annotated[
+            int, Meta(ge=1, le=MAX_TOKENS, description="Tokens of the prompt, at most.", extra=_read_as("integer"))
+        ]
+        | None
+    ) = None
+    seed: (
+        Annotated[
+            int,
+            Meta(
+                ge=-1,
+                le=MAX_INT,
+                description="The same seed gives the same result; -1, or none: it is drawn by lot and returned.",
+                extra=_read_as("integer", "random_seed"),
+            ),
+        ]
+        | None
+    ) = None
+    num_outputs: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=MAX_OUTPUTS,
+                description="How many to make; each further one has the next seed.",
+                extra=_read_as(
+                    "integer",
+                    "n",
+                    "num_outputs_per_prompt",
+                    "num_images",
+                    "num_images_per_prompt",
+                    "num_videos",
+                    "num_videos_per_prompt",
+                    "batch_size",
+                ),
+            ),
+        ]
+        | None
+    ) = None
+    #: As the client wrote it; "" when it gave none.
+    image: Annotated[
+        str,
+        Meta(
+            # It may come as base64, which the body's own cap bounds.
+            max_length=MAX_TEXT_BYTES,
+            description="First frame or source image: a path, URL, data URL, base64, or the id of an uploaded file.",
+            extra=_read_as("text", "image_path", "image_url", "image_file", "input_image", "init_image", "first_frame"),
+        ),
+    ] = ""
+    extra: Annotated[
+        dict[str, Scalar],
+        Meta(
+            description="Further arguments of the pipeline's call; `extra[name]` in forms.", extra=_read_as("arguments")
+        ),
+    ] = {}
+    #: A path as the client wrote it; "" when it gave none.
+    save_to: Annotated[
+        str,
+        Meta(
+            max_length=MAX_PATH_CHARS,
+            description="Where to copy the first result.",
+            extra=_read_as("text", "save_result_path", "save_video_path"),
+        ),
+    ] = ""
+    #: Pictures to show while each output is being denoised.
+    previews: int = 0
+    #: Field -> the client's name of it, where they differ.
+    labels: dict[str, str] = {}
+
+    def label(self, name: str) -> str:
+        """The client's name of a field."""
+        return self.labels.get(name, name)
+
+
+class Field(Struct, frozen=True, kw_only=True):
+    """One field, as its declaration says."""
+
+    name: str
+    kind: Kind
+    #: The declared type with its bounds, for schemas.
+    type: Any
+    low: float
+    high: float
+    max_chars: int
+    aliases: tuple[str, ...]
+    about: str
+    examples: tuple[Any, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All its names, its own first."""
+        return (self.name, *self.aliases)
+
+
+def _declared(name: str, hint: Any) -> Field | None:
+    for kind in (hint, *get_args(hint)):
+        meta = next((one for one in get_args(kind)[1:] if isinstance(one, Meta)), None)
+        if get_origin(kind) is Annotated and meta is not None and meta.extra:
+            names: Names = meta.extra["names"]
+            return Field(
+                name=name,
+                kind=names.kind,
+                type=kind,
+                low=meta.ge if meta.ge is not None else 0,
+                high=meta.le if meta.le is not None else 0,
+                max_chars=meta.max_length or 0,
+                aliases=names.aliases,
+                about=meta.description or "",
+                examples=tuple(meta.examples or ()),
+            )
+    return None
+
+
+#: Name -> field, in the order of their declaration.
+FIELDS: dict[str, Field] = {
+    name: field
+    for name, hint in get_type_hints(Generation, include_extras=True).items()
+    if (field := _declared(name, hint)) is not None
+}
+
+#: Every name of a field -> the field's own.
+NAMES: dict[str, str] = {name: field.name for field in FIELDS.values() for name in field.names}
+
+#: Numbers that only some pipelines take: arguments of the call, as those of `extra` are.
+ARGUMENTS = ("true_cfg_scale", "flow_shift", "strength")
+
+#: Inputs and settings of other services that change what is drawn, and that no model here takes.
+UNSUPPORTED = frozenset(
+    (
+        # The last frame, and frames between.
+        "last_image", "last_frame", "last_frame_path", "last_frame_file", "input_last_frame", "end_image", "end_frame", "tail_image",
+        "image_end", "keyframes",
+        # Where to draw, and after what.
+        "mask", "mask_image", "mask_url", "mask_path", "image_mask", "image_mask_path", "video_mask", "markup", "control_image",
+        "control_video", "control_reference", "controlnet", "pose", "pose_image", "depth_image", "ip_adapter_image",
+        "images", "reference_images", "image_refs", "src_ref_images", "talk_objects",
+        # Clips and sound.
+        "video", "video_path", "video_file", "video_url", "video_reference", "source_video", "input_video", "src_video",
+        "audio", "audio_path", "audio_file", "audio_url", "audio_reference", "source_audio", "input_audio", "generate_sound",
+        "generate_audio",
+        # Adapters.
+        "lora", "loras", "lora_name", "lora_names", "lora_path", "lora_paths", "lora_weights", "lora_id", "lora_configs",
+        "embeddings", "textual_inversion",
+        # How the steps are taken.
+        "scheduler", "scheduler_name", "sampler", "sampler_name", "sampling_method", "sample_solver", "sigmas", "timesteps",
+    )
+)  # fmt: skip

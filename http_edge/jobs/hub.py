@@ -1,0 +1,283 @@
+"""One watch on the broker per edge process, fanned out to event streams and waiters, and a short memory of job views.
+
+Rules. A listener has room for one view, the newest: a slow reader skips steps and costs no memory. When events were lost (a gap),
+every listener is marked stale and the memory is emptied; whoever listens then asks for a snapshot. A remembered view of a live job
+is believed only for a moment, so that a watch that died unnoticed cannot lie for long. Nothing here is needed for correctness
+over a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+
+from broker.wire.messages import JobView
+from http_edge.jobs.job import Job
+
+#: Jobs remembered, in number and in bytes of their specs, and for how long a view of one is believed: progress comes as events, a
+#: queue position does not.
+_REMEMBERED = 2048
+
+_REMEMBERED_BYTES = 16 * 1024 * 1024
+
+_RUNNING_FRESH_S = 1.0
+
+_WAITING_FRESH_S = 0.25
+
+#: How long answers about a deleted job may still be under way.
+_GONE_REMEMBERED_S = 30.0
+
+
+class Memory:
+    """The newest full view of jobs that were asked for lately."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        #: Job -> what is known, and until when that is believed.
+        self._jobs: OrderedDict[str, tuple[Job, float]] = OrderedDict()
+        self._bytes = 0
+        #: Job -> revision of its last event: an answer that was overtaken by an event is not worth keeping.
+        self._heard: OrderedDict[str, int] = OrderedDict()
+        #: Deleted job -> when that was heard.
+        self._gone: OrderedDict[str, float] = OrderedDict()
+
+    def get(self, job_id: str) -> Job | None:
+        """The job, if what is remembered can still be believed."""
+        held = self._jobs.get(job_id)
+        if held is None:
+            return None
+        job, believed_until = held
+        if self._clock() > believed_until:
+            return None
+        self._jobs.move_to_end(job_id)
+        return job
+
+    def _believed_until(self, job: Job) -> float:
+        # What became of a webhook's deliveries comes with no event.
+        if job.is_final and not job.view.webhook:
+            return math.inf
+        is_waiting = job.view.state in ("queued", "delayed", "assigned")
+        return self._clock() + (_WAITING_FRESH_S if is_waiting else _RUNNING_FRESH_S)
+
+    def put(self, job: Job) -> None:
+        """Remember a full view, unless a newer one is here."""
+        if self._clock() - self._gone.get(job.view.id, -math.inf) < _GONE_REMEMBERED_S:
+            return
+        held = self._jobs.get(job.view.id)
+        newest = max(held[0].view.revision if held else 0, self._heard.get(job.view.id, 0))
+        if newest > job.view.revision:
+            return
+        self.forget(job.view.id)
+        self._jobs[job.view.id] = (job, self._believed_until(job))
+        self._bytes += len(job.view.body)
+        while len(self._jobs) > _REMEMBERED or self._bytes > _REMEMBERED_BYTES:
+            self.forget(next(iter(self._jobs)))
+
+    def learn(self, view: JobView) -> None:
+        """Follow an event: progress is taken over; a change of state is forgotten, as its story is not in the event."""
+        self._heard[view.id] = view.revision
+        self._heard.move_to_end(view.id)
+        if len(self._heard) > _REMEMBERED:
+            self._heard.popitem(last=False)
+        held = self._jobs.get(view.id)
+        if held is None:
+            return
+        old = held[0].view
+        if view.revision <= old.revision:
+            return
+        same = (view.state, view.attempts, view.cancel_requested) == (old.state, old.attempts, old.cancel_requested)
+        if same:
+            job = held[0].moved_to(view)
+            self._jobs[view.id] = (job, self._believed_until(job))
+        else:
+            self.forget(view.id)
+
+    def drop(self, job_id: str) -> None:
+        """The job's record was deleted: an answer that left before is not worth keeping."""
+        self.forget(job_id)
+        self._gone[job_id] = self._clock()
+        self._gone.move_to_end(job_id)
+        if len(self._gone) > _REMEMBERED:
+            self._gone.popitem(last=False)
+
+    def forget(self, job_id: str) -> None:
+        held = self._jobs.pop(job_id, None)
+        if held is not None:
+            self._bytes -= len(held[0].view.body)
+
+    def clear(self) -> None:
+        self._jobs.clear()
+        self._bytes = 0
+
+
+class Audience:
+    """Everyone who listens to one job, and the job as the newest event made it: made once for all of them."""
+
+    def __init__(self) -> None:
+        self.listeners: set[Listener] = set()
+        self._view: JobView | None = None
+        self._job: Job | None = None
+
+    def job_at(self, view: JobView) -> Job | None:
+        """The job that `keep` was given for this very event."""
+        return self._job if view is self._view else None
+
+    def keep(self, view: JobView, job: Job) -> None:
+        self._view, self._job = view, job
+
+
+class Listener:
+    """Room for one view of one job."""
+
+    def __init__(self, audience: Audience) -> None:
+        self.audience = audience
+        self._waiter: asyncio.Future[None] | None = None
+        self._is_woken = False
+        self._newest: JobView | None = None
+        #: One timer for many waits, as most end before it: it is moved when it rings, and not with every wait.
+        self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = self._due_at = 0.0
+        #: Events may have been missed since the last snapshot.
+        self.stale = False
+
+    def offer(self, view: JobView) -> None:
+        """A newer view takes the place of an unread one."""
+        if self._newest is None or view.revision > self._newest.revision:
+            self._newest = view
+            self.wake()
+
+    def mark_stale(self) -> None:
+        self.stale = True
+        self.wake()
+
+    def wake(self) -> None:
+        self._is_woken = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def next(self, timeout_s: float) -> JobView | None:
+        """The newest unread view; None when there was none in time, or the listener went stale or is being closed."""
+        if not self._is_woken:
+            loop = asyncio.get_running_loop()
+            self._set_timer(loop, loop.time() + timeout_s)
+            self._waiter = loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        self._is_woken = False
+        newest, self._newest = self._newest, None
+        return newest
+
+    def close(self) -> None:
+        """Nobody will wait any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop, due_at: float) -> None:
+        self._due_at = due_at
+        if self._timer is not None:
+            if self._rings_at <= due_at:
+                return
+            self._timer.cancel()
+        self._rings_at = due_at
+        self._timer = loop.call_at(due_at, self._ring, loop)
+
+    def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        if self._waiter is None or self._waiter.done():
+            return
+        if loop.time() < self._due_at:
+            self._set_timer(loop, self._due_at)
+        else:
+            self._waiter.set_result(None)
+
+
+class Hub:
+    """Takes the broker's events (`on_event`, `on_gap`) and hands them to whoever listens."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.memory = Memory(clock)
+        self.closed = False
+        self._audiences: dict[str, Audience] = {}
+        self._on_event: list[Callable[[JobView], None]] = []
+        self._on_success: list[Callable[[str], None]] = []
+        self._on_gap: list[Callable[[], None]] = []
+        self._on_gone: list[Callable[[tuple[str, ...]], None]] = []
+
+    def when_succeeded(self, callback: Callable[[str], None]) -> None:
+        """Call this with the id of every job that succeeds."""
+        self._on_success.append(callback)
+
+    def when_told(self, callback: Callable[[JobView], None]) -> None:
+        """Call this with every event."""
+        self._on_event.append(callback)
+
+    def when_gone(self, callback: Callable[[tuple[str, ...]], None]) -> None:
+        """Call this with the ids of jobs whose records were deleted."""
+        self._on_gone.append(callback)
+
+    def when_gap(self, callback: Callable[[], None]) -> None:
+        """Call this after events were lost."""
+        self._on_gap.append(callback)
+
+    def on_event(self, view: JobView) -> None:
+        """An event arrived."""
+        self.memory.learn(view)
+        audience = self._audiences.get(view.id)
+        for listener in audience.listeners if audience else ():
+            listener.offer(view)
+        for tell in self._on_event:
+            tell(view)
+        if view.state == "succeeded":
+            for callback in self._on_success:
+                callback(view.id)
+
+    def on_gone(self, job_ids: Iterable[str]) -> None:
+        """Records were deleted."""
+        ids = tuple(job_ids)
+        for job_id in ids:
+            self.memory.drop(job_id)
+        for callback in self._on_gone:
+            callback(ids)
+
+    def on_gap(self) -> None:
+        """Events were lost: what is remembered may be old, and listeners need a snapshot."""
+        self.memory.clear()
+        for listener in self._all():
+            listener.mark_stale()
+        for callback in self._on_gap:
+            callback()
+
+    @contextlib.contextmanager
+    def listen(self, job_id: str) -> Iterator[Listener]:
+        """A listener on one job for as long as the context lasts. Take the first snapshot inside it, or an event may be missed."""
+        audience = self._audiences.setdefault(job_id, Audience())
+        listener = Listener(audience)
+        audience.listeners.add(listener)
+        try:
+            yield listener
+        finally:
+            listener.close()
+            audience.listeners.discard(listener)
+            if not audience.listeners:
+                del self._audiences[job_id]
+
+    @property
+    def listeners(self) -> int:
+        """How many listen now."""
+        return sum(len(audience.listeners) for audience in self._audiences.values())
+
+    def close(self) -> None:
+        """Wake everyone for the last time: streams end, waits give up."""
+        self.closed = True
+        for listener in self._all():
+            listener.wake()
+
+    def _all(self) -> list[Listener]:
+        return [listener for audience in self._audiences.values() for listener in audience.listeners]

@@ -1,0 +1,117 @@
+"""Which models there are: the cards that workers bring, read from the broker's view of the pool and kept for a moment."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
+
+from broker.wire.jobspec import ModelCard
+from broker.wire.messages import PoolView
+from http_edge.base.errors import EdgeError, shown
+
+#: How old a view of the pool may be for choosing a model; an unknown model's name is looked up anew before it is refused.
+_FRESH_S = 1.0
+
+#: Names listed when an unknown model is refused.
+_NAMED = 20
+
+
+class Catalogue:
+    """The pool, cached, and the cards in it."""
+
+    def __init__(
+        self,
+        fetch: Callable[[], Awaitable[PoolView]],
+        clock: Callable[[], float] = time.monotonic,
+        aliases: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        #: Further names of models -> their own.
+        self.aliases = aliases
+        self._fetch = fetch
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._pool: PoolView | None = None
+        self._pool_at = float("-inf")
+        #: Worker -> its cards, the last time any worker had some. A pool that is restarting still has its models.
+        self._known: dict[str, tuple[ModelCard, ...]] = {}
+
+    async def pool(self, max_age_s: float = 0.0) -> PoolView:
+        """The pool as it was at most `max_age_s` ago. Raises `EdgeError` when the broker does not answer."""
+        if self._pool is not None and self._clock() - self._pool_at <= max_age_s:
+            return self._pool
+        asked_at = self._clock()
+        async with self._lock:
+            # Whoever waited for the lock may use what its holder fetched, if that was asked after we were.
+            if self._pool is None or self._pool_at < asked_at:
+                started_at = self._clock()
+                self._pool = await self._fetch()
+                self._pool_at = started_at
+                current = {worker.name: worker.models for worker in self._pool.workers if worker.models}
+                self._known = current or self._known
+            return self._pool
+
+    async def cards(self, worker: str = "", max_age_s: float = _FRESH_S) -> list[ModelCard]:
+        """One card a model name, in the order of workers and of their own lists; only this worker's if it is named."""
+        await self.pool(max_age_s)
+        cards: dict[str, ModelCard] = {}
+        for name in sorted(self._known):
+            if worker in ("", name):
+                for card in self._known[name]:
+                    cards.setdefault(card.name, card)
+        return list(cards.values())
+
+    async def choose(
+        self,
+        model: str | None,
+        *,
+        label: str = "model",
+        default: str = "",
+        output: str | None = None,
+        with_image: bool = False,
+        worker: str = "",
+    ) -> ModelCard:
+        """The card of the model asked for, or of the one that suits the request best. Raises `EdgeError`."""
+        model = self.aliases.get(model or "", model)
+        default = self.aliases.get(default, default)
+        cards = await self.cards(worker)
+        if not cards or (model and not any(card.name == model for card in cards)):
+            cards = await self.cards(worker, max_age_s=0.0)
+        if not cards:
+            who = f"worker {shown(worker)} has not" if worker else "no worker has"
+            raise EdgeError("no_workers", f"{who} registered yet, so no model is known", retry_after_s=5.0)
+        wanted = model or default
+        if wanted and (model or output is None or any(card.name == default and card.makes(output) for card in cards)):
+            card = next((card for card in cards if card.name == wanted), None)
+            if card is None:
+                raise unknown_model(label, wanted, cards)
+            return card
+        return _best(cards, output, with_image)
+
+
+def unknown_model(label: str, name: str, cards: list[ModelCard]) -> EdgeError:
+    """The error for a model that this service does not have."""
+    names = ", ".join(card.name for card in cards[:_NAMED]) + (", ..." if len(cards) > _NAMED else "")
+    message = f"{label}: {shown(name)} is not a model of this service; known: {names}"
+    return EdgeError("invalid_value", message, param=label, value=name, code="model_not_found")
+
+
+def suited(cards: list[ModelCard], output: str | None, with_image: bool) -> list[ModelCard]:
+    """The cards that make this output with what there is; those that were made for it before those that also can."""
+    if output is not None:
+        cards = sorted((card for card in cards if card.makes(output)), key=lambda card: card.output != output)
+    return [
+        card for card in cards if (card.draws_from_image(output or card.output) if with_image else not card.needs_image)
+    ]
+
+
+def _best(cards: list[ModelCard], output: str | None, with_image: bool) -> ModelCard:
+    """The first card that makes this output and does with what there is; a filter that leaves none is passed over."""
+    if output is not None:
+        cards = suited(cards, output, with_image) or [card for card in cards if card.makes(output)] or cards
+    if with_image:
+        cards = [card for card in cards if card.takes_image] or cards
+    else:
+        cards = [card for card in cards if not card.needs_image] or cards
+    return cards[0]

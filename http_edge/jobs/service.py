@@ -1,0 +1,356 @@
+"""What the edge does for every API family: submit, look up, list, cancel, wait, follow. The only user of the broker's client.
+
+Rules. A job that succeeded is reported as such only after its client-chosen path is filled (or could not be), whichever edge is
+asked. Every wait has an end. A caller's jobs are those of its tenant (`scope`); others do not exist for it. Nothing lives here alone:
+any edge over the same broker and home answers the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from broker.client.client import BrokerClient
+from broker.wire import messages as m
+from broker.wire.jobspec import is_job_id
+from http_edge.base.broker_errors import translated
+from http_edge.base.context import current
+from http_edge.base.errors import EdgeError, not_found, shown
+from http_edge.base.job_names import meant, shown_id
+from http_edge.base.settings import EdgeSettings
+from http_edge.body.forms import Upload
+from http_edge.jobs.export_on_read import Settler
+from http_edge.jobs.hub import Audience, Hub
+from http_edge.jobs.job import Job
+from http_edge.jobs.models import Catalogue
+from http_edge.jobs.submission import Order
+from http_edge.jobs.submit import CheckUrl, Submits, named_at, refuse_url, require_sound
+from http_edge.media.artefact_store import Shelf
+from http_edge.media.exports import Exports
+from http_edge.media.image_inputs import Picture
+from http_edge.media.image_sources import Images
+
+__all__ = ["Calls", "Order"]
+
+T = TypeVar("T")
+
+#: How often a follower looks by itself: queue positions come with no event.
+_WAITING_LOOK_S = 2.0
+_RUNNING_LOOK_S = 15.0
+_RETRY_LOOK_S = 1.0
+
+#: How far the edge's clock, which names jobs, and the broker's may be apart: rather list a job twice than not at all.
+_CLOCKS_S = 1.0
+
+#: Files handled at once: decoding an image or copying a result must not take every thread there is.
+_FILE_THREADS = 4
+#: Longest name that the wire carries.
+_MAX_WORKER_NAME = 128
+
+
+class Calls:
+    """The broker and the files, as API handlers use them."""
+
+    def __init__(
+        self,
+        settings: EdgeSettings,
+        broker: BrokerClient,
+        hub: Hub,
+        images: Images,
+        exports: Exports,
+        *,
+        check_url: CheckUrl = refuse_url,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.hub = hub
+        self.catalogue = Catalogue(self._fetch_pool, aliases=settings.aliases)
+        self._broker = broker
+        self._images = images
+        self._exports = exports
+        self._threads = anyio.CapacityLimiter(_FILE_THREADS)
+        self._submits = Submits(settings, broker, self.catalogue, images, exports, self._threads, check_url, wall_clock)
+        self._settler = Settler(settings.artefacts_path, exports, self._threads)
+        self._draining = asyncio.Lock()
+        self.shelf = Shelf(settings.home_path)
+        hub.when_gone(self._settler.forget)
+
+    # ------------------------------------------------------------ submit
+
+    async def submit(self, order: Order) -> tuple[Job, bool]:
+        """The accepted job, and whether it was there before. Raises `EdgeError`."""
+        view, duplicate = await self._submits.submit(order)
+        return await self._settler.settle(Job.of(view, self.settings.retention_s)), duplicate
+
+    async def image(self, field: str, source: str | Upload, *, allow_paths: bool) -> Picture:
+        """The kept copy of a client's image, for `Order.image`: from an upload of this request, a data URL, base64, an http(s) URL,
+        an uploaded file's id, or (`allow_paths`) a path on this machine. Raises `EdgeError` naming field, value and rule."""
+        return await self._images.resolve(field, source, allow_paths=allow_paths)
+
+    async def repeat(self, job: Job) -> Job:
+        """Submit a job that is over once more, as it is, under the same name: the newest of that name is what the name means then.
+
+        Raises `EdgeError`.
+        """
+        if job.spec is None:
+            raise EdgeError("unsupported", "the job was written by a newer version and cannot be repeated by this one")
+        view = await self._submits.repeat(job.view, job.spec)
+        return await self._settler.settle(Job.of(view, self.settings.retention_s))
+
+    # ------------------------------------------------------------ look up
+
+    async def job(self, job_id: str) -> Job:
+        """The job of this id. Raises `EdgeError`."""
+        caller = current().caller
+        held = self.hub.memory.get(job_id)
+        if held is not None and caller.may_see(held.view.tenant):
+            return held
+        for name in meant(caller, job_id):
+            held = self.hub.memory.get(name)
+            if held is not None and caller.may_see(held.view.tenant):
+                return held
+            view = await self.view(name) if is_job_id(name) else None
+            if view is not None:
+                return await self._take(view)
+        raise not_found("job", job_id)
+
+    async def job_by_alias(self, origin: str, alias: str) -> Job | None:
+        """The newest job of this name, or None. Raises `EdgeError`."""
+        with translated():
+            view = await self._broker.get_alias(origin, alias, current().caller.sees)
+        return None if view is None else await self._take(view)
+
+    async def jobs(
+        self,
+        *,
+        limit: int,
+        after: str = "",
+        newest_first: bool = True,
+        states: tuple[m.JobStateName, ...] = (),
+        origin: str = "",
+        model: str = "",
+        worker: str = "",
+    ) -> tuple[list[Job], bool]:
+        """A page of jobs, and whether more follow. Raises `EdgeError`."""
+        for name in meant(current().caller, after) if after and current().caller.key_name else ():
+            if is_job_id(name) and await self.view(name) is not None:
+                after = name
+                break
+        views, more = await self.views(
+            limit=limit,
+            after=after,
+            after_at=_cursor_at(after, newest_first),
+            newest_first=newest_first,
+            states=states,
+            origin=origin,
+            model=model,
+            worker=worker,
+        )
+        return [await self._take(view) for view in views], more
+
+    async def visible(self, job_ids: Sequence[str]) -> list[str]:
+        """Those of these jobs that the caller may see. Raises `EdgeError`."""
+        sees = current().caller.sees
+        with translated():
+            views = await asyncio.gather(*(self._broker.get(job_id, sees) for job_id in job_ids))
+        return [view.id for view in views if view is not None]
+
+    async def saved_at(self, path: str) -> str | None:
+        """The id of the job whose result lies at a client's path, or None. Raises `EdgeError` when clients may not look there."""
+        return await self._in_thread(lambda: self._exports.written(path))
+
+    async def views(self, **query: Any) -> tuple[list[m.JobView], bool]:
+        """A page as the broker has it, of the fields of `ListJobs`: nothing is remembered, no path is filled. Raises `EdgeError`."""
+        with translated():
+            return await self._broker.list(**query, tenant=current().caller.sees)
+
+    async def view(self, job_id: str) -> m.JobView | None:
+        """A job as the broker has it. Raises `EdgeError`."""
+        with translated():
+            return await self._broker.get(job_id, current().caller.sees)
+
+    async def pool(self, max_age_s: float = 0.0) -> m.PoolView:
+        """The workers and the queue's totals. Raises `EdgeError`."""
+        return await self.catalogue.pool(max_age_s)
+
+    async def drain_worker(self, name: str) -> m.WorkerView:
+        """Let a worker finish what it holds and leave. Raises `EdgeError`."""
+        caller = current().caller
+        if caller.key_name and caller.sees:
+            raise EdgeError("forbidden", "workers are drained with a key that sees every tenant, or without keys")
+        # One after the other: of two requests for the last two workers the second must see the first.
+        async with self._draining:
+            if _is_last(name, (await self._fetch_pool()).workers):
+                message = (
+                    f"worker: {shown(name)} is the last one, and the service would end with it: stop its process instead"
+                    " (SIGTERM; it finishes its jobs within stop_grace_s)"
+                )
+                raise EdgeError("forbidden", message, param="worker", value=name, place="path")
+            with translated():
+                worker = await self._broker.drain_worker(name) if 0 < len(name) <= _MAX_WORKER_NAME else None
+        if worker is None:
+            raise not_found("worker", name)
+        return worker
+
+    async def _fetch_pool(self) -> m.PoolView:
+        with translated():
+            return await self._broker.pool()
+
+    async def _take(self, view: m.JobView) -> Job:
+        require_sound(view)
+        job = await self._settler.settle(Job.of(view, self.settings.retention_s))
+        # A path that could not be filled is tried again when next asked.
+        if not job.save_error:
+            self.hub.memory.put(job)
+        return job
+
+    # ------------------------------------------------------------ forget
+
+    async def forget(self, job_id: str) -> None:
+        """Delete a finished job: its record, then its files. Raises `EdgeError`."""
+        job = await self.job(job_id)
+        if not job.is_final:
+            raise EdgeError("still_stopping", f"job {job.id} is {job.view.state}; only what is over can be deleted")
+        await self.forget_records([job.view.id])
+        await self._in_thread(lambda: self.shelf.remove(job.view.id, job.view.fence))
+        await self._in_thread(lambda: self.shelf.unpin(job.view.id))
+
+    async def forget_damaged(self, job_id: str) -> str:
+        """Delete a record that cannot be read, and return its id; its files have none then, and go as such. Raises `EdgeError`."""
+        for name in meant(current().caller, job_id):
+            view = await self.view(name) if is_job_id(name) else None
+            if view is not None and view.damaged and await self.forget_records([name]):
+                return shown_id(name)
+        raise not_found("job", job_id)
+
+    async def pin(self, job_id: str, pinned: bool | None) -> bool:
+        """Keep this job beyond its time, no longer (False), or as it is (None); whether it is kept."""
+        if pinned is not None:
+            await self._in_thread(lambda: self.shelf.pin(job_id) if pinned else self.shelf.unpin(job_id))
+        return await self._in_thread(lambda: self.shelf.is_pinned(job_id))
+
+    async def forget_records(self, job_ids: Sequence[str], finished_s: float = 0.0) -> tuple[str, ...]:
+        """Delete the records (at most 50) of those of these jobs that have been over for so long; their ids. Raises `EdgeError`."""
+        with translated():
+            gone = await self._broker.forget(job_ids, finished_s=finished_s)
+        self.hub.on_gone(gone)
+        return gone
+
+    # ------------------------------------------------------------ webhooks
+
+    async def claim_hooks(self, limit: int) -> tuple[Sequence[m.HookClaim], float]:
+        """Webhook deliveries that are now this edge's to make, and the seconds until another is due, -1: none. Raises `EdgeError`."""
+        with translated():
+            return await self._broker.claim_hooks(limit)
+
+    async def hook_done(self, done: m.HookDone) -> None:
+        """Report a delivery; on disk when this returns. Raises `EdgeError`."""
+        with translated():
+            await self._broker.hook_done(done)
+
+    # ------------------------------------------------------------ cancel, wait, follow
+
+    async def cancel(self, job_id: str) -> tuple[m.CancelOutcome, Job]:
+        """What became of the request, and the job. Raises `EdgeError`."""
+        caller = current().caller
+        for name in meant(caller, job_id):
+            if not is_job_id(name):
+                continue
+            with translated():
+                outcome, view = await self._broker.cancel(name, caller.sees)
+            if outcome != "not_found":
+                self.hub.memory.forget(name)
+                return outcome, await (self.job(name) if view is None or not view.body else self._take(view))
+        raise not_found("job", job_id)
+
+    async def follow(self, job_id: str, quiet_s: float) -> AsyncGenerator[Job | None, None]:
+        """The job now, then every later version of it, the newest only for a slow reader; None after each `quiet_s` without news.
+
+        Ends after the final version, or when the edge closes. Raises `EdgeError` if the job does not exist.
+        """
+        if current().caller.key_name:
+            # What is told of a job is told by the journal's id.
+            job_id = (await self.job(job_id)).view.id
+        with self.hub.listen(job_id) as listener:
+            job = await self.job(job_id)
+            yield job
+            quiet_since = time.monotonic()
+            while not job.is_final and not self.hub.closed:
+                look_s = _RUNNING_LOOK_S if job.view.state == "running" else _WAITING_LOOK_S
+                if listener.stale:
+                    look_s = _RETRY_LOOK_S
+                left_s = quiet_since + quiet_s - time.monotonic()
+                view = await listener.next(max(0.0, min(look_s, left_s)))
+                if self.hub.closed:
+                    return
+                if view is not None and not listener.stale:
+                    news: Job | None = await self._moved(listener.audience, job, view)
+                else:
+                    listener.stale = False
+                    news = await self._look(job_id)
+                    listener.stale = listener.stale or news is None
+                if news is not None and _is_news(news.view, job.view):
+                    job = news
+                    yield job
+                elif time.monotonic() - quiet_since >= quiet_s:
+                    yield None
+                else:
+                    continue
+                quiet_since = time.monotonic()
+
+    async def wait_final(self, job_ids: list[str], timeout_s: float) -> bool:
+        """Wait until all these jobs are final, at most so long; whether they are. Raises `EdgeError`."""
+        with anyio.move_on_after(timeout_s) as scope:
+            for job_id in job_ids:
+                async with contextlib.aclosing(self.follow(job_id, 1.0)) as versions:
+                    async for _ in versions:
+                        pass
+        return not scope.cancelled_caught and not self.hub.closed
+
+    async def _moved(self, audience: Audience, job: Job, view: m.JobView) -> Job:
+        """The job after an event, the same for all who follow it. A record of this id that was deleted meanwhile has other events."""
+        moved = audience.job_at(view)
+        if moved is None:
+            moved = await self._settler.settle(job.moved_to(view))
+            audience.keep(view, moved)
+        return moved
+
+    async def _look(self, job_id: str) -> Job | None:
+        """The job now; None when the broker does not answer."""
+        try:
+            return await self.job(job_id)
+        except EdgeError as error:
+            if error.kind == "not_found":
+                raise
+            return None
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await anyio.to_thread.run_sync(work, limiter=self._threads)
+
+
+def _is_last(name: str, workers: Sequence[m.WorkerView]) -> bool:
+    """Whether the service would end with this worker: no other goes on, or none on the broker's machine, where `make run` ends with them.
+
+    Names of other machines' workers begin with the name of their key and a dot.
+    """
+    here = "." not in name
+    staying = [one.name for one in workers if one.state not in ("draining", "lost")]
+    return name in staying and all(one == name or (here and "." in one) for one in staying)
+
+
+def _cursor_at(after: str, newest_first: bool) -> float:
+    """Where a page goes on when the job it begins behind was deleted meanwhile: whoever deletes what it lists must reach the end."""
+    at = named_at(after)
+    return max(0.0, at + (_CLOCKS_S if newest_first else -_CLOCKS_S)) if at else 0.0
+
+
+def _is_news(new: m.JobView, old: m.JobView) -> bool:
+    if new.revision != old.revision:
+        return new.revision > old.revision
+    return (new.position, round(new.eta_s)) != (old.position, round(old.eta_s))

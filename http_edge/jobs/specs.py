@@ -1,0 +1,261 @@
+"""A generation -> `JobSpec`: fitted to a model's card, with one clear error or with warnings. Shared by all API families.
+
+Nothing here touches a file: paths are checked by `inputs` and `exports`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from broker.wire import codec
+from broker.wire.jobspec import JobSpec, Limits, MediaKind, ModelCard, Scalar, encode_spec, steps_drawn
+from http_edge.base.errors import EdgeError, invalid, shown
+from http_edge.body.aspect import nearest_size, size_for
+from http_edge.jobs.generation import MAX_PATH_CHARS, Generation
+from http_edge.jobs.generation_reader import MAX_WARNINGS, arguments_of
+from http_edge.media.image_inputs import Picture
+
+#: How far a size may be from an `aspect_ratio` beside it before that is worth a word: grids are coarse.
+_SAME_SHAPE = math.log(1.1)
+
+#: How far the shapes of a picture and of what is drawn from it may differ before what is cut off is worth a word.
+_ROUNDING = math.log(1.02)
+
+#: A field without effect -> the member of the card that says so.
+_EFFECTS = {
+    "negative_prompt": "takes_negative_prompt",
+    "guidance_scale": "takes_guidance",
+    "guidance_scale_2": "takes_guidance_2",
+}
+
+
+def echoed_image(text: str) -> str:
+    """A client's image as records repeat it: paths and URLs as they are, base64 by its beginning."""
+    return text if len(text) <= MAX_PATH_CHARS else f"{text[:64]}… ({len(text)} characters)"
+
+
+def build_spec(
+    wanted: Generation,
+    card: ModelCard,
+    *,
+    seed: int,
+    echo: dict[str, Scalar] | None = None,
+    warnings: tuple[str, ...] = (),
+    lenient: bool = False,
+    picture: Picture | None = None,
+) -> JobSpec:
+    """The complete spec of a request on this model; `image` and `save_to` are still as the client wrote them. Raises `EdgeError`.
+
+    `seed` is used when the request brings none. `warnings`: what is known already of what was changed or is ignored. `lenient`: a
+    wish that this model cannot grant is ignored with a warning, where else it is an error. `picture`: the image, once it is kept; its
+    shape is drawn where the request names none.
+    """
+    output = _output_of(wanted, card)
+    _check_image(wanted, card, output)
+    notes = [*warnings]
+    wanted, extra = _honoured(wanted, card, notes, lenient=lenient)
+    defaults, limits = card.defaults, card.limits
+    width, height = _size(wanted, card, notes, picture)
+    _check_size(wanted, width, height, limits)
+    if picture is not None:
+        _tell_of_picture(wanted, card, picture, (width, height), notes)
+    fps = wanted.fps or defaults.fps
+    steps = wanted.num_inference_steps or defaults.num_inference_steps
+    if steps > limits.max_steps:
+        raise invalid(wanted.label("num_inference_steps"), steps, f"must be 1 to {limits.max_steps}")
+    if wanted.image:
+        _check_steps_drawn(wanted, card, steps, extra.get("strength", card.default_strength))
+    return JobSpec(
+        model=card.name,
+        output=output,
+        prompt=wanted.prompt,
+        negative_prompt=_or(wanted.negative_prompt, defaults.negative_prompt),
+        width=width,
+        height=height,
+        num_frames=_frames(wanted, card, output, fps, notes),
+        fps=fps,
+        num_inference_steps=steps,
+        guidance_scale=_or(wanted.guidance_scale, defaults.guidance_scale),
+        guidance_scale_2=_or(wanted.guidance_scale_2, defaults.guidance_scale_2),
+        max_sequence_length=_or(wanted.max_sequence_length, defaults.max_sequence_length),
+        seed=_or(wanted.seed, seed),
+        num_outputs=wanted.num_outputs or 1,
+        image=wanted.image,
+        extra=extra,
+        save_to=wanted.save_to,
+        echo=echo or {},
+        previews=wanted.previews,
+        warnings=tuple(notes[:MAX_WARNINGS]),
+    )
+
+
+def _honoured(
+    wanted: Generation, card: ModelCard, notes: list[str], *, lenient: bool
+) -> tuple[Generation, dict[str, Scalar]]:
+    """The request without what has no effect on this model, and the arguments of its call. Raises `EdgeError`."""
+    for name, member in _EFFECTS.items():
+        if getattr(wanted, name) in (None, "", getattr(card.defaults, name)) or getattr(card, member):
+            continue
+        notes.append(f"{wanted.label(name)}: has no effect on model {shown(card.name)}, ignored")
+        wanted = msgspec.structs.replace(wanted, **{name: None})
+    arguments = arguments_of(wanted)
+    if "strength" in arguments and not wanted.image:
+        notes.append(f"{wanted.label('strength')}: there is no image to change, ignored")
+        del arguments["strength"]
+    taken = card.extra_parameters
+    for name in [name for name in arguments if taken is not None and name not in taken]:
+        label = f"extra.{name}" if name in wanted.extra else wanted.label(name)
+        if name in ("strength", "true_cfg_scale") and not lenient:
+            raise invalid(label, arguments[name], f"is not supported: model {shown(card.name)} does not take it")
+        notes.append(f"{label}: model {shown(card.name)} does not take it, ignored")
+        del arguments[name]
+    return wanted, arguments
+
+
+def _check_steps_drawn(wanted: Generation, card: ModelCard, steps: int, strength: Scalar) -> None:
+    """Refuse what skips every step of a change to an image."""
+    if card.default_strength is None or isinstance(strength, bool) or not isinstance(strength, int | float):
+        return
+    if steps_drawn(steps, strength) >= 1:
+        return
+    least = f"; at least {math.ceil(1 / strength)} are needed" if strength > 0 else ""
+    label, sent = wanted.label("num_inference_steps"), wanted.label("strength")
+    own = "" if wanted.strength is not None or "strength" in wanted.extra else ", the model's own,"
+    raise EdgeError(
+        "invalid_value",
+        f"{sent}: {strength:g}{own} x {label} {steps} leaves no step for model {shown(card.name)} to draw{least}",
+        param=label if own else sent,
+        params=(sent, label),
+        value=steps if own else strength,
+    )
+
+
+def encode_checked(spec: JobSpec) -> bytes:
+    """The spec's bytes. Raises `EdgeError` when they are more than the wire carries."""
+    body = encode_spec(spec)
+    if len(body) > codec.MAX_BODY:
+        raise EdgeError("too_large", f"body: the job takes {len(body)} bytes, at most {codec.MAX_BODY}")
+    return body
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _output_of(wanted: Generation, card: ModelCard) -> MediaKind:
+    if wanted.output is None or wanted.output == card.output:
+        return card.output
+    if wanted.output == "image" and card.also_image:
+        return "image"
+    raise invalid(
+        wanted.label("output"), wanted.output, f"is not what model {shown(card.name)} makes: {shown(card.output)}"
+    )
+
+
+def _check_image(wanted: Generation, card: ModelCard, output: MediaKind) -> None:
+    if wanted.image and not card.draws_from_image(output):
+        rule = f"is refused: model {shown(card.name)} takes no image"
+        raise invalid(wanted.label("image"), wanted.image, f"{rule} for an image" if card.takes_image else rule)
+    if card.needs_image and not wanted.image:
+        label = wanted.label("image")
+        raise EdgeError("missing_field", f"{label}: model {shown(card.name)} needs an image", param=label)
+
+
+def _size(wanted: Generation, card: ModelCard, notes: list[str], picture: Picture | None) -> tuple[int, int]:
+    """(width, height) of what is drawn. Raises `EdgeError`."""
+    aspect, explicit = wanted.aspect_ratio, wanted.size is not None or wanted.width or wanted.height
+    width, height = wanted.size or (wanted.width or card.defaults.width, wanted.height or card.defaults.height)
+    if not card.takes_size and (explicit or aspect):
+        name = next(name for name in ("size", "width", "height", "aspect_ratio") if getattr(wanted, name))
+        notes.append(f"{wanted.label(name)}: model {shown(card.name)} chooses the size itself")
+    if aspect is None:
+        if picture is None or explicit or not card.takes_size or _is_cut_little(picture, (width, height)):
+            return width, height
+        return nearest_size((picture.width, picture.height), card)
+    label = wanted.label("aspect_ratio")
+    if explicit:
+        if abs(math.log(width / height * aspect[1] / aspect[0])) > _SAME_SHAPE:
+            notes.append(f"{label}: ignored, as the size is {width}x{height}")
+        return width, height
+    size = size_for(aspect, card)
+    if size is None:
+        rule = f"is a shape that model {shown(card.name)} cannot draw"
+        raise invalid(label, "{}:{}".format(*aspect), rule)
+    return size
+
+
+def _is_cut_little(picture: Picture, size: tuple[int, int]) -> bool:
+    """Whether the picture has about this shape: what is cut to fit is no more than rounding."""
+    return abs(math.log(picture.width / picture.height * size[1] / size[0])) <= _ROUNDING
+
+
+def _tell_of_picture(
+    wanted: Generation, card: ModelCard, picture: Picture, size: tuple[int, int], notes: list[str]
+) -> None:
+    label = wanted.label("image")
+    notes.extend(f"{label}: {note}" for note in picture.notes)
+    if card.takes_size and card.cuts_image and not _is_cut_little(picture, size):
+        notes.append(f"{label}: cut from {picture.width}x{picture.height} to the shape of {size[0]}x{size[1]}")
+
+
+def _check_size(wanted: Generation, width: int, height: int, limits: Limits) -> None:
+    _check_side(wanted, "width", width, limits)
+    _check_side(wanted, "height", height, limits)
+    if width * height > limits.max_pixels:
+        label = wanted.label("width" if wanted.size is None else "size")
+        rule = f"has {width * height} pixels; this model takes at most {limits.max_pixels}"
+        raise invalid(label, f"{width}x{height}", rule)
+
+
+def _check_side(wanted: Generation, name: str, value: int, limits: Limits) -> None:
+    label = wanted.label(name if wanted.size is None else "size")
+    subject = name if label == name else f"{name} {value} of {label}"
+    step = limits.side_multiple
+    if not limits.min_side <= value <= limits.max_side:
+        rule = f"must be {limits.min_side} to {limits.max_side}"
+    elif value % step:
+        rule = f"must be a multiple of {step}; nearest: {_nearest(value, step, limits.min_side, limits.max_side)}"
+    else:
+        return
+    raise EdgeError(
+        "invalid_value",
+        f"{subject}: {value} {rule}" if label == name else f"{subject} {rule}",
+        param=label,
+        value=value,
+    )
+
+
+def _frames(wanted: Generation, card: ModelCard, output: MediaKind, fps: float, notes: list[str]) -> int:
+    limits = card.limits
+    if output == "image":
+        for name in ("seconds", "fps"):
+            if getattr(wanted, name) is not None:
+                notes.append(f"{wanted.label(name)}: this job makes images, ignored")
+        if wanted.num_frames not in (None, 1):
+            raise invalid(wanted.label("num_frames"), wanted.num_frames, "must be 1: this job makes images")
+        return 1
+    if wanted.num_frames is not None:
+        frames = wanted.num_frames
+        if not limits.allows_frames(frames):
+            nearest = " or ".join(str(count) for count in limits.nearest_frames(frames))
+            raise invalid(wanted.label("num_frames"), frames, f"must be {limits.frame_rule()}; nearest: {nearest}")
+        if wanted.seconds is not None and limits.closest_frames(wanted.seconds * fps) != (frames, False):
+            notes.append(f"{wanted.label('seconds')}: ignored, as {wanted.label('num_frames')} is {frames}")
+        return frames
+    if wanted.seconds is None:
+        return card.defaults.num_frames
+    frames, too_long = limits.closest_frames(wanted.seconds * fps)
+    if too_long:
+        takes = f"at {fps:g} frames per second takes {round(wanted.seconds * fps)} frames"
+        longest = f"this model makes at most {frames} ({frames / fps:.4g} s)"
+        raise invalid(wanted.label("seconds"), wanted.seconds, f"{takes}; {longest}")
+    return frames
+
+
+def _nearest(value: int, step: int, low: int, high: int) -> str:
+    """The valid neighbours of a value on the grid step x k, as text."""
+    below = value // step * step
+    return " or ".join(str(near) for near in (below, below + step) if low <= near <= high)

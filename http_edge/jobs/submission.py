@@ -1,0 +1,38 @@
+"""What an API family hands to `Calls.submit`."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from broker.wire.jobspec import Scalar
+from http_edge.jobs.generation import Generation
+from http_edge.jobs.webhook_fields import Webhook
+from http_edge.media.image_inputs import Picture
+
+
+class Order(Struct, frozen=True, kw_only=True):
+    """One request to make something, from any API family."""
+
+    wanted: Generation
+    #: What of the request was changed or is ignored, as its reader found.
+    warnings: tuple[str, ...] = ()
+    #: Whether a wish that the model cannot grant is ignored with a warning, where else it is an error.
+    lenient: bool = False
+    #: What `Calls.image` returned, when the image came otherwise than as text in `wanted.image`; that is then only shown in errors.
+    image: Picture | None = None
+    #: The client's own id, which makes the request idempotent; "" for a new one, which begins so.
+    job_id: str = ""
+    id_prefix: str = "job-"
+    priority: int = 5
+    deadline_s: float = 0.0
+    origin: str = ""
+    alias: str = ""
+    alias_unique: bool = False
+    only_if_idle: bool = False
+    #: The only worker that may run it; "" for any.
+    worker: str = ""
+    #: What the API makes when no model is named.
+    prefers: str | None = None
+    echo: dict[str, Scalar] = {}
+    #: What `read_webhook` found; where it leads is checked at submission.
+    webhook: Webhook | None = None

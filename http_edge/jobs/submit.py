@@ -1,0 +1,313 @@
+"""From an order to a job in the queue: the model, the spec, the client's paths and image, the job's id, and the broker's answer.
+
+Rules. A request that is sent again means the same job: under the client's own id what was drawn for the first (seed, trace) is taken for
+the next, and under an idempotency key (`idempotency`) the job of the first is the answer. Limits are the caller's (`scope`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from broker.client.client import BrokerClient
+from broker.wire import messages as m
+from broker.wire.jobspec import JobSpec, ModelCard, cost_units, decode_spec
+from http_edge.base import idempotency
+from http_edge.base.broker_errors import translated
+from http_edge.base.context import DEFAULT_PRIORITY, Caller, current
+from http_edge.base.errors import EdgeError, invalid
+from http_edge.base.job_names import is_made, own_id, shown_id
+from http_edge.base.settings import EdgeSettings
+from http_edge.jobs.generation import Generation
+from http_edge.jobs.models import Catalogue
+from http_edge.jobs.specs import build_spec, encode_checked
+from http_edge.jobs.submission import Order
+from http_edge.jobs.webhook_fields import Webhook
+from http_edge.media.exports import Exports
+from http_edge.media.image_inputs import Picture
+from http_edge.media.image_sources import Images
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Field and URL -> nothing, or an `EdgeError`.
+CheckUrl = Callable[[str, str], Awaitable[None]]
+
+#: How long a host's name may take to be resolved.
+_CHECK_S = 5.0
+
+#: Seeds are drawn below this: exact in every JSON reader's floating point.
+_SEED_BOUND = 2**32
+
+#: What `_new_name` gives, behind whatever the API puts before it.
+_NAMED = re.compile(r"[a-z]+[_-]([0-9a-f]{11})[0-9a-f]{20}")
+
+
+class Submits:
+    """How jobs are handed in."""
+
+    def __init__(
+        self,
+        settings: EdgeSettings,
+        broker: BrokerClient,
+        catalogue: Catalogue,
+        images: Images,
+        exports: Exports,
+        threads: anyio.CapacityLimiter,
+        check_url: CheckUrl,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`check_url` raises `EdgeError` for a URL to which nothing may be sent."""
+        self._settings = settings
+        self._check_url = check_url
+        self._broker = broker
+        self._catalogue = catalogue
+        self._images = images
+        self._exports = exports
+        self._threads = threads
+        self._wall_clock = wall_clock
+
+    async def submit(self, order: Order) -> tuple[m.JobView, bool]:
+        """The accepted job with its spec's bytes, and whether it was there before. Raises `EdgeError`."""
+        order = self._named(order)
+        there = await self._replay(order)
+        if there is not None:
+            return there, True
+        card = await self._card(order)
+        wanted = order.wanted
+        if order.image and not wanted.image:
+            wanted = msgspec.structs.replace(wanted, image="the uploaded image")
+        make = partial(
+            build_spec,
+            wanted,
+            card,
+            seed=secrets.randbelow(_SEED_BOUND),
+            echo=order.echo,
+            warnings=order.warnings,
+            lenient=order.lenient,
+        )
+        # What is wrong with the request is said before a picture is fetched; the picture then has a say in the size.
+        spec = make()
+        if spec.save_to and spec.num_outputs > 1:
+            raise invalid(wanted.label("save_to"), wanted.save_to, f"is one file, and the job makes {spec.num_outputs}")
+        save_to = await self._checked_path(wanted, spec)
+        picture = await self._picture(wanted, spec, order.image)
+        if picture is not None:
+            spec = msgspec.structs.replace(make(picture=picture), image=picture.path)
+        spec = msgspec.structs.replace(spec, save_to=save_to)
+        if order.webhook is not None:
+            await self._check_webhook(order.webhook.url)
+        return await self._submit(order, spec, card)
+
+    async def repeat(self, view: m.JobView, spec: JobSpec) -> m.JobView:
+        """Submit a job that is over once more, as it is, under the same name. Raises `EdgeError`."""
+        order = self._named(
+            Order(
+                wanted=Generation(prompt=spec.prompt, seed=spec.seed),
+                priority=view.priority,
+                origin=view.origin,
+                alias=view.alias,
+                worker=view.pinned,
+                webhook=Webhook(url=view.webhook, events=view.webhook_events) if view.webhook else None,
+            )
+        )
+        there = await self._replay(order)
+        if there is not None:
+            return there
+        if spec.image:
+            await self._images.touch("image", spec.image)
+        card = await self._catalogue.choose(view.model, worker=view.pinned)
+        again, _ = await self._submit(order, spec, card)
+        return again
+
+    # ------------------------------------------------------------ the same request again
+
+    def _named(self, order: Order) -> Order:
+        """The order with the id that its job gets, and the priority. Raises `EdgeError`."""
+        scope = current()
+        if not order.job_id:
+            job_id = f"{order.id_prefix}{scope.job_key or _new_name(self._wall_clock())}"
+        elif scope.job_key:
+            raise invalid("id", order.job_id, f"excludes {idempotency.HEADER}: either makes the request idempotent")
+        elif not scope.caller.key_name:
+            job_id = order.job_id
+        elif is_made(order.job_id):
+            raise invalid("id", order.job_id, "is of the form of the ids that this service makes itself")
+        else:
+            job_id = own_id(scope.caller.tenant, order.job_id)
+        return msgspec.structs.replace(order, job_id=job_id, priority=_priority(order, scope.caller))
+
+    async def _replay(self, order: Order) -> m.JobView | None:
+        """The job of an earlier request with this idempotency key, None when there is none. Raises `EdgeError`."""
+        scope = current()
+        if not scope.job_key:
+            return None
+        there = await self._there(order.job_id)
+        if there is None:
+            return None
+        spec = _spec_of(there)
+        if spec is None or scope.payload is None or spec.request_digest != scope.payload.digest():
+            raise idempotency.reused()
+        scope.replayed = True
+        return there
+
+    async def _submit(self, order: Order, spec: JobSpec, card: ModelCard) -> tuple[m.JobView, bool]:
+        scope = current()
+        spec = msgspec.structs.replace(
+            spec,
+            traceparent=scope.trace.traceparent if scope.trace else "",
+            request_digest=scope.payload.digest() if scope.job_key and scope.payload else "",
+        )
+        try:
+            return await self._hand_in(order, spec, card)
+        except EdgeError as error:
+            if error.kind != "id_conflict":
+                raise
+            replayed = await self._replay(order)
+            if replayed is not None:
+                # Another edge took the first request meanwhile.
+                return replayed, True
+            same = await self._as_first(order, spec)
+            if same is None:
+                raise
+        return await self._hand_in(order, same, card)
+
+    async def _as_first(self, order: Order, spec: JobSpec) -> JobSpec | None:
+        """The spec with what was drawn for the job that bears this id already; None when that makes no difference."""
+        there = await self._there(order.job_id)
+        first = _spec_of(there) if there is not None else None
+        if first is None:
+            return None
+        seed = spec.seed if order.wanted.seed is not None else first.seed
+        same = msgspec.structs.replace(spec, seed=seed, traceparent=first.traceparent)
+        return same if same != spec else None
+
+    async def _there(self, job_id: str) -> m.JobView | None:
+        with translated():
+            view = await self._broker.get(job_id, current().caller.tenant)
+        return None if view is None else require_sound(view)
+
+    # ------------------------------------------------------------ parts
+
+    async def _hand_in(self, order: Order, spec: JobSpec, card: ModelCard) -> tuple[m.JobView, bool]:
+        body = encode_checked(spec)
+        scope = current()
+        message = m.Submit(
+            req=0,
+            job_id=order.job_id,
+            model=spec.model,
+            units=cost_units(spec, card),
+            tenant=scope.caller.tenant,
+            priority=order.priority,
+            origin=order.origin,
+            alias=order.alias,
+            alias_unique=order.alias_unique,
+            worker=order.worker,
+            only_if_idle=order.only_if_idle,
+            max_queued=scope.caller.max_queued,
+            max_running=scope.caller.max_running,
+            webhook=order.webhook.url if order.webhook else "",
+            webhook_events=order.webhook.events if order.webhook else (),
+            deadline_s=order.deadline_s,
+        )
+        try:
+            with translated():
+                view, duplicate = await self._broker.submit(message, body)
+        except EdgeError as error:
+            if error.kind != "id_conflict":
+                raise
+            # The broker knows it by the journal's id.
+            taken = f"another job bears the id {shown_id(order.job_id)!r}"
+            raise EdgeError("id_conflict", taken, param="id") from None
+        log.info("job accepted", extra={"action": "submit", "job_id": view.id, **scope.log_fields()})
+        return msgspec.structs.replace(view, body=body), duplicate
+
+    async def _card(self, order: Order) -> ModelCard:
+        wanted = order.wanted
+        return await self._catalogue.choose(
+            wanted.model,
+            label=wanted.label("model"),
+            default=self._settings.default_model,
+            output=wanted.output or order.prefers,
+            with_image=bool(wanted.image or order.image),
+            worker=order.worker,
+        )
+
+    async def _checked_path(self, wanted: Generation, spec: JobSpec) -> str:
+        """Where the result is saved to; "" for nowhere. Raises `EdgeError`."""
+        if not spec.save_to:
+            return ""
+        label, tenant = wanted.label("save_to"), current().caller.tenant
+        return await self._in_thread(lambda: self._exports.check(label, spec.save_to, spec.output, tenant))
+
+    async def _picture(self, wanted: Generation, spec: JobSpec, image: Picture | None) -> Picture | None:
+        """The job's image, kept; None without one. Raises `EdgeError`."""
+        if image is not None:
+            await self._images.touch(wanted.label("image"), image.path)
+            return image
+        if not spec.image:
+            return None
+        return await self._images.resolve(wanted.label("image"), spec.image, allow_paths=True)
+
+    async def _check_webhook(self, url: str) -> None:
+        try:
+            async with asyncio.timeout(_CHECK_S):
+                await self._check_url("webhook", url)
+        except TimeoutError:
+            raise invalid("webhook", url, "names a host that cannot be resolved") from None
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await anyio.to_thread.run_sync(work, limiter=self._threads)
+
+
+def require_sound(view: m.JobView) -> m.JobView:
+    """The view itself. Raises `EdgeError` when the job's record was damaged on disk."""
+    if view.damaged:
+        raise EdgeError(
+            "damaged", f"the record of job {shown_id(view.id)!r} is damaged on the broker's disk: {view.damaged}"
+        )
+    return view
+
+
+async def refuse_url(field: str, url: str) -> None:
+    """Let no URL pass: what there is where nothing is ever sent."""
+    raise invalid(field, url, "is not taken by this service")
+
+
+def _new_name(now: float) -> str:
+    """A job's name: first the time, 11 hex digits of milliseconds, so that the journal's index grows at one end; then 20 random ones."""
+    return f"{int(now * 1000):011x}{secrets.token_hex(10)}"
+
+
+def named_at(job_id: str) -> float:
+    """When an id was made, Unix time; 0 when it does not say."""
+    match = _NAMED.fullmatch(job_id)
+    return int(match[1], 16) / 1000 if match else 0.0
+
+
+def _priority(order: Order, caller: Caller) -> int:
+    """The job's priority. Raises `EdgeError` when the caller asks for more than it may; what it did not ask for is lowered."""
+    if order.priority <= caller.max_priority:
+        return order.priority
+    if order.priority == DEFAULT_PRIORITY:
+        return caller.max_priority
+    message = f"priority: {order.priority} is above what this key may ask for, {caller.max_priority}"
+    raise EdgeError("forbidden", message, param="priority", value=order.priority)
+
+
+def _spec_of(view: m.JobView) -> JobSpec | None:
+    try:
+        return decode_spec(view.body)
+    except ValueError:
+        return None

@@ -1,0 +1,1 @@
+"""Pictures in and artefacts out: sources, uploads, exports, thumbnails."""

@@ -1,0 +1,398 @@
+"""The OpenAPI 3.1 document: from the table of operations, the structs of its bodies, and the table of errors.
+
+What is said of an operation's errors is what `errors.error_response` would answer on its path, so the two cannot differ. HEAD goes where
+GET goes, and is not told of. Operations whose route is not there are left out; `undeclared` names routes that have no operation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from starlette.routing import BaseRoute, Route
+
+from http_edge.api.common.openapi_types import JSON, Answer, Body, Operation, Param
+from http_edge.api.common.schema_common import ERROR_BODY, Event
+from http_edge.api.lightx2v.operations_cloud import CLOUD
+from http_edge.api.lightx2v.operations_lightx2v import GEN1, TASKS
+from http_edge.api.native.operations import JOBS, SERVICE
+from http_edge.api.openai.operations_files import UPLOADS
+from http_edge.api.openai.operations_openai import IMAGES, MODELS, VIDEOS
+from http_edge.auth.access import OPEN_PATHS
+from http_edge.base.error_table import TABLE, Family, Kind
+from http_edge.base.errors import EdgeError, error_response, family_of
+from http_edge.jobs.generation import FIELDS
+
+OPERATIONS: tuple[Operation, ...] = (
+    *JOBS,
+    *VIDEOS,
+    *IMAGES,
+    *MODELS,
+    *UPLOADS,
+    *GEN1,
+    *TASKS,
+    *CLOUD,
+    *SERVICE,
+)
+_BY_ID = {operation.id: operation for operation in OPERATIONS}
+
+TAGS = {
+    "Jobs": "The native API: every job, whichever API it came by.",
+    "Videos": "OpenAI's Videos API, with the fields of vLLM-Omni and SGLang.",
+    "Images": "OpenAI's Images API, with the fields of vLLM-Omni and SGLang.",
+    "Models": "What can be drawn with.",
+    "Files": "OpenAI's Files API.",
+    "LightX2V, first generation": "The routes of LightX2V's guide. Answers are 200 except for validation errors.",
+    "LightX2V tasks": "LightX2V's second and third generation.",
+    "LightX2V cloud": "LightX2V's cloud API.",
+    "Service": "Health, workers, metrics, this document.",
+}
+
+#: What any request can meet.
+_ALWAYS: tuple[Kind, ...] = (
+    "bad_header",
+    "misdirected",
+    "method_not_allowed",
+    "too_large",
+    "headers_too_large",
+    "internal",
+)
+#: What any request that changes something can meet, any POST, and any that needs a key.
+_CHANGING: tuple[Kind, ...] = ("forbidden",)
+_POSTED: tuple[Kind, ...] = ("in_flight", "request_timeout")
+_LOCKED: tuple[Kind, ...] = ("unauthorized",)
+
+_EVENTS = ("started", "completed", "failed", "cancelled")
+_CONVERTOR = re.compile(r"\{(\w+)(?::\w+)?\}")
+
+_PARAMETERS: dict[str, dict[str, Any]] = {
+    "Prefer": {
+        "name": "Prefer",
+        "in": "header",
+        "description": "`respond-async`, `wait=SECONDS` (up to 60), or both with a comma.",
+        "schema": {"type": "string"},
+    },
+    "IdempotencyKey": {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "One key, one job, however often the request is sent: up to 255 printable ASCII characters, bare or quoted.",
+        "schema": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 255,
+            "pattern": r'^\s*("([ !#-\[\]-~]|\\["\\])+"|[!#-~]([ !#-~]*[!#-~])?)\s*$',
+        },
+    },
+}
+
+_HEADERS: dict[str, dict[str, Any]] = {
+    "RequestId": {"description": "Names this request in the service's log.", "schema": {"type": "string"}},
+    "RetryAfter": {"description": "Seconds after which to ask again, at most 120.", "schema": {"type": "integer"}},
+    "Location": {"description": "Where the job is.", "schema": {"type": "string"}},
+}
+
+_SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, where the service has some."},
+    "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
+}
+
+
+def openapi_path(path: str) -> str:
+    """A route's path as the document writes it: without converters."""
+    return _CONVERTOR.sub(r"{\1}", path)
+
+
+def routed(routes: Sequence[BaseRoute]) -> set[tuple[str, str]]:
+    """(method, path) of every route, in the document's words, HEAD aside."""
+    return {
+        (method, openapi_path(route.path))
+        for route in routes
+        if isinstance(route, Route)
+        for method in route.methods or ()
+        if method != "HEAD"
+    }
+
+
+def undeclared(routes: Sequence[BaseRoute], operations: Iterable[Operation] = OPERATIONS) -> set[tuple[str, str]]:
+    """Routes without an operation: there must be none."""
+    return routed(routes) - {(operation.method, operation.path) for operation in operations}
+
+
+def unrouted(routes: Sequence[BaseRoute], operations: Iterable[Operation] = OPERATIONS) -> set[tuple[str, str]]:
+    """Operations without a route: there must be none."""
+    declared: set[tuple[str, str]] = {(operation.method, operation.path) for operation in operations}
+    return declared - routed(routes)
+
+
+def document(routes: Sequence[BaseRoute], version: str, *, keys: bool) -> dict[str, Any]:
+    """The document of an application with these routes; `keys`: whether it asks for API keys."""
+    known = routed(routes)
+    operations = [operation for operation in OPERATIONS if (operation.method, operation.path) in known]
+    schemas = _Schemas(_types(operations))
+    errors: dict[str, dict[str, Any]] = {}
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, schemas, errors)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Zoetrope",
+            "version": version,
+            "description": "Video and image generation for a pool of GPUs. HEAD goes wherever GET goes; a slash at the end of a "
+            "path makes no difference. Fields that are not known are ignored.",
+        },
+        "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
+        "servers": [{"url": "/"}],
+        # Without a key ring everybody may do everything, and a key does no harm.
+        "security": [{"bearer": []}, {"apiKey": []}, *([] if keys else [{}])],
+        "tags": [{"name": name, "description": about} for name, about in TAGS.items()],
+        "paths": paths,
+        "webhooks": {f"job.{event}": {"post": _webhook(event, schemas)} for event in _EVENTS},
+        "components": {
+            "schemas": schemas.components,
+            "responses": dict(sorted(errors.items())),
+            "parameters": _PARAMETERS,
+            "headers": _HEADERS,
+            "securitySchemes": _SECURITY_SCHEMES,
+        },
+    }
+
+
+# ---------------------------------------------------------------- schemas
+
+
+class _Schemas:
+    """Schemas of types; those of structs stand in `components`."""
+
+    def __init__(self, types: Iterable[Any]) -> None:
+        self._types = list({repr(kind): kind for kind in types}.values())
+        made, components = msgspec.json.schema_components(self._types, ref_template="#/components/schemas/{name}")
+        self._schemas = {repr(kind): _portable(schema) for kind, schema in zip(self._types, made, strict=True)}
+        self.components: dict[str, Any] = {name: _portable(schema) for name, schema in sorted(components.items())}
+
+    def of(self, kind: Any) -> dict[str, Any]:
+        """The schema of a type, a reference for a struct."""
+        schema: dict[str, Any] = self._schemas[repr(kind)]
+        return schema
+
+    def form_of(self, body: Body, *, files: bool) -> dict[str, Any]:
+        """The media type object of a form, in which some fields may be files: its schema, and how lists and objects are written."""
+        name = f"{body.type.__name__}{'Form' if files else 'Urlencoded'}"
+        schema = msgspec.json.decode(msgspec.json.encode(self.components[body.type.__name__]))
+        fields: dict[str, Any] = schema["properties"]
+        for field in fields:
+            fields[field] = _in_form(field, fields[field])
+        encoding = {field: how for field, sent in fields.items() if (how := _ENCODINGS.get(_kind(sent)))}
+        file: dict[str, Any] = {"type": "string", "contentMediaType": "application/octet-stream"}
+        for field, many in body.files.items() if files else ():
+            about = {key: value for key, value in fields.get(field, {}).items() if key == "description"}
+            fields[field] = {**about, **({"anyOf": [file, {"type": "array", "items": file}]} if many else file)}
+            encoding.pop(field, None)
+        self.components[name] = {**schema, "title": name}
+        media: dict[str, Any] = {"schema": {"$ref": f"#/components/schemas/{name}"}}
+        return media | ({"encoding": encoding} if encoding else {})
+
+
+#: How lists and objects are written in forms: "a,b" and `name[key]=value`.
+_ENCODINGS: dict[str, dict[str, Any]] = {
+    "array": {"style": "form", "explode": False},
+    "object": {"style": "deepObject", "explode": True},
+}
+#: Lists that may be one text with commas.
+_JOINED = ("webhook_events", *FIELDS["size"].names)
+
+
+def _in_form(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """A field's schema in a form, which has neither null nor, but for a few, lists that are no files."""
+    options = [
+        option
+        for option in schema.get("anyOf", ())
+        if option.get("type") != "null" and (option.get("type") != "array" or name in _JOINED)
+    ]
+    rest = {key: value for key, value in schema.items() if key not in ("anyOf", "default" if options else "")}
+    return {**rest, **(options[0] if len(options) == 1 else {"anyOf": options})} if options else rest
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    """Whether a form's field may be a list or an object; "" for neither."""
+    options = schema.get("anyOf", [schema])
+    kinds = {"object" if "$ref" in option else option.get("type", "") for option in options}
+    return next((kind for kind in _ENCODINGS if kind in kinds), "")
+
+
+def _types(operations: Iterable[Operation]) -> Iterator[Any]:
+    yield Event
+    yield from ERROR_BODY.values()
+    for operation in operations:
+        yield from (param.type for param in operation.params)
+        if operation.body:
+            yield operation.body.type
+        for answer in operation.answers.values():
+            yield from (kind for kind in answer.types if kind is not bytes)
+
+
+def _portable(schema: Any) -> Any:
+    """The schema with patterns as JSON Schema has them (ECMA-262; ours end as Python's do), and texts of "this or null" at the top."""
+    if isinstance(schema, dict):
+        made: dict[str, Any] = {
+            name: value.replace("\\Z", "$") if name == "pattern" and isinstance(value, str) else _portable(value)
+            for name, value in schema.items()
+        }
+        for member in made.get("anyOf", ()):
+            for name in ("description", "examples"):
+                if name in member and "$ref" not in member:
+                    made.setdefault(name, member.pop(name))
+        return made
+    return [_portable(item) for item in schema] if isinstance(schema, list) else schema
+
+
+# ---------------------------------------------------------------- operations
+
+
+def _operation(operation: Operation, schemas: _Schemas, errors: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    responses = {str(status): _answer(status, answer, schemas) for status, answer in operation.answers.items()}
+    for status in _statuses(operation):
+        if str(status) not in responses:
+            responses[str(status)] = _error(family_of(operation.path), operation.path, status, schemas, errors)
+    said: dict[str, Any] = {
+        "tags": [operation.tag],
+        "operationId": operation.id,
+        "summary": operation.summary,
+        **({"description": operation.about} if operation.about else {}),
+        **({"deprecated": True} if operation.deprecated else {}),
+        **({"security": []} if operation.path in OPEN_PATHS else {}),
+    }
+    parameters = [_parameter(param, schemas) for param in operation.params]
+    parameters += [{"$ref": "#/components/parameters/Prefer"}] if operation.prefer else []
+    parameters += [{"$ref": "#/components/parameters/IdempotencyKey"}] if operation.keyed else []
+    if parameters:
+        said["parameters"] = parameters
+    if operation.body:
+        said["requestBody"] = _body(operation.body, schemas)
+    return {**said, "responses": dict(sorted(responses.items()))}
+
+
+def _parameter(param: Param, schemas: _Schemas) -> dict[str, Any]:
+    about = {"description": param.about} if param.about else {}
+    return {
+        "name": param.name,
+        "in": param.place,
+        "required": param.required,
+        **about,
+        "schema": schemas.of(param.type),
+    }
+
+
+def _body(body: Body, schemas: _Schemas) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    if body.one_of:
+        schemas.components[body.type.__name__]["anyOf"] = [{"required": [name]} for name in body.one_of]
+    if body.json:
+        content[JSON] = {"schema": schemas.of(body.type)}
+    if body.forms:
+        content["multipart/form-data"] = schemas.form_of(body, files=True)
+    if body.forms and body.json:
+        content["application/x-www-form-urlencoded"] = schemas.form_of(body, files=False)
+    return {"required": body.required, "content": content}
+
+
+def _answer(status: int, answer: Answer, schemas: _Schemas) -> dict[str, Any]:
+    said: dict[str, Any] = {"description": answer.about, "headers": _headers(status)}
+    content = {media: _content(media, answer, schemas) for media in answer.media if answer.types}
+    if content:
+        said["content"] = content
+    if answer.links:
+        said["links"] = {name: _link(name, answer) for name in answer.links}
+    return said
+
+
+def _link(name: str, answer: Answer) -> dict[str, Any]:
+    """How an operation goes on with what an answer is about. Raises `KeyError` for an operation that is not there."""
+    operation = _BY_ID[name]
+    own = next(param for param in operation.params if param.name in ("id", "task_id"))
+    member = next(word for word in ("id", "task_id") if word in answer.types[0].__struct_fields__)
+    return {"operationId": name, "parameters": {f"{own.place}.{own.name}": f"$response.body#/{member}"}}
+
+
+def _content(media: str, answer: Answer, schemas: _Schemas) -> dict[str, Any]:
+    kinds = [kind for kind in answer.types if kind is not bytes]
+    if media != JSON and not media.startswith("text/") and "metrics" not in media:
+        return {}
+    found = [schemas.of(kind) for kind in kinds]
+    if media.startswith("text/") and not all("$ref" not in schema for schema in found):
+        return {"schema": {"type": "string"}}
+    return {"schema": found[0] if len(found) == 1 else {"anyOf": found}} if found else {}
+
+
+def _headers(status: int) -> dict[str, Any]:
+    names = {"x-request-id": "RequestId"}
+    if status == 202:
+        names |= {"Location": "Location", "Retry-After": "RetryAfter"}
+    if status in (429, 503):
+        names |= {"Retry-After": "RetryAfter"}
+    return {name: {"$ref": f"#/components/headers/{key}"} for name, key in names.items()}
+
+
+def _webhook(event: str, schemas: _Schemas) -> dict[str, Any]:
+    text = {"type": "string"}
+    return {
+        "operationId": f"on{event.capitalize()}",
+        "summary": f"A job {'has ' if event != 'cancelled' else 'was '}{event}",
+        "description": "Signed after Standard Webhooks. `type` names what the job draws: `video."
+        + event
+        + "`, or `image.` or `job.`.",
+        "security": [],
+        "parameters": [
+            {"name": "webhook-id", "in": "header", "required": True, "schema": text},
+            {"name": "webhook-timestamp", "in": "header", "required": True, "schema": text},
+            {"name": "webhook-signature", "in": "header", "required": True, "schema": text},
+        ],
+        "requestBody": {"required": True, "content": {JSON: {"schema": schemas.of(Event)}}},
+        "responses": {
+            "2XX": {"description": "It was received."},
+            "410": {"description": "The receiver wants no more of this job."},
+            "default": {"description": "It is sent again, for up to four days."},
+        },
+    }
+
+
+# ---------------------------------------------------------------- errors
+
+
+def _kinds(operation: Operation) -> set[Kind]:
+    return {
+        *operation.errors,
+        *_ALWAYS,
+        *(_CHANGING if operation.method != "GET" else ()),
+        *(_POSTED if operation.method == "POST" else ()),
+        *(() if operation.path in OPEN_PATHS else _LOCKED),
+    }
+
+
+def _statuses(operation: Operation) -> list[int]:
+    """Statuses of an operation's errors. Those that its family answers with 200 are in its good answers."""
+    return sorted({status for kind in _kinds(operation) if (status := status_of(kind, operation.path)) >= 400})
+
+
+def status_of(kind: Kind, path: str) -> int:
+    """The status that an error of this kind has on this path."""
+    return error_response(EdgeError(kind, ""), path).status_code
+
+
+def _error(
+    family: Family, path: str, status: int, schemas: _Schemas, errors: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """A reference to the family's errors of this status."""
+    name = f"{family}_{status}"
+    if name not in errors:
+        kinds = [kind for kind in TABLE if status_of(kind, path) == status]
+        media = error_response(EdgeError(kinds[0], ""), path).media_type or JSON
+        errors[name] = {
+            "description": f"{HTTPStatus(status).phrase}. Codes: {', '.join(f'`{kind}`' for kind in kinds)}.",
+            "headers": _headers(status),
+            "content": {media: {"schema": schemas.of(ERROR_BODY[family])}},
+        }
+    return {"$ref": f"#/components/responses/{name}"}

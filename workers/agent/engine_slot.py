@@ -1,0 +1,360 @@
+"""The worker's place for jobs: the engine's life and the attempts in it, and how each attempt ends.
+
+- At most two attempts: one that is drawn, and before it one whose tail (decode, encode, save) still runs. A job that crashed before
+  is alone, so that nobody else is blamed if it does so again.
+- What the engine reports before its process is gone is the attempt's result. Else `Attempt.ending` says why it was killed, and nothing
+  there means that it crashed, whichever of its attempts did it. An attempt that the engine never took up is handed back, not failed,
+  and so is one that had to go because the engine was killed for the other.
+- A killed engine holds its job until the process is gone: only then is the GPU free and the result true. A process that even SIGKILL
+  does not end (it sits in the kernel) gives up its job after `unkillable_s`, but never takes another.
+
+Results go to the outbox; everything else that must happen is emitted as an effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from broker.wire import codec
+from broker.wire import messages as m
+from broker.wire.jobspec import trace_id_of
+from workers.agent import effects as fx
+from workers.agent.attempt import Attempt, Ending
+from workers.agent.engine_life import EngineLife
+from workers.agent.truncate import MAX_REASON, MAX_TEXT, clip
+from workers.agent.unacked_results import Outbox, keeps_files
+from workers.ipc.messages import (
+    FromEngine,
+    JobCancelled,
+    JobFailed,
+    JobFinished,
+    LoadFailed,
+    Ready,
+    RunJob,
+    Setup,
+    TailBegun,
+)
+from workers.ipc.shared import SEATS, Progress
+from workers.supervisor.agent_policy import AgentPolicy
+from workers.supervisor.messages import EngineReady, LoadTrouble
+
+
+class Slot:
+    """Engine and attempts of one worker."""
+
+    def __init__(
+        self, setup: Setup, policy: AgentPolicy, outbox: Outbox, emit: Callable[[fx.Effect], None], now: float
+    ) -> None:
+        self.policy = policy
+        self.engine = EngineLife(policy, now)
+        #: In the order in which they began: the last one is drawn, unless it is in its tail too.
+        self.attempts: list[Attempt] = []
+        #: The model in memory; "" when none.
+        self.model = ""
+        #: Whether the engine was killed because of one of its attempts: then none of the others is to blame, even if that one is done.
+        self._replaced = False
+        self._setup = setup
+        self._outbox = outbox
+        self._emit = emit
+        self._load_trouble = ""
+        #: Ids of the jobs in a row that ran out of memory in this engine.
+        self._out_of_memory: set[str] = set()
+
+    def obstacle(self) -> str:
+        """Why the engine takes no job now; "" when it does."""
+        if self.engine.state != "idle":
+            return f"the engine is {self.shown}"
+        if len(self.attempts) >= SEATS:
+            return f"the engine has {len(self.attempts)} jobs"
+        if any(attempt.alone for attempt in self.attempts):
+            return "the engine has a job that must be alone"
+        return ""
+
+    @property
+    def shown(self) -> m.EngineState:
+        """The engine's state in a heartbeat's words."""
+        return "busy" if self.attempts and self.engine.state == "idle" else self.engine.shown
+
+    def holds(self, job_id: str, fence: int) -> bool:
+        """Whether the engine has this very attempt."""
+        return self._find(job_id, fence) is not None
+
+    def _find(self, job_id: str, fence: int) -> Attempt | None:
+        attempt = self._of(fence)
+        return attempt if attempt is not None and attempt.job_id == job_id else None
+
+    def _of(self, fence: int) -> Attempt | None:
+        return next((attempt for attempt in self.attempts if attempt.fence == fence), None)
+
+    @property
+    def _front(self) -> Attempt | None:
+        """The attempt that is drawn."""
+        return self.attempts[-1] if self.attempts and not self.attempts[-1].in_tail else None
+
+    def deadlines(self, detached_at: float) -> list[float]:
+        """Times at which `timers` has something to do."""
+        times = self.engine.deadlines()
+        if self._served:
+            times.append(detached_at)
+            times += [attempt.stuck_at(self.policy) for attempt in self.attempts if not self._waits(attempt)]
+            times += [attempt.cancel_by for attempt in self.attempts if attempt.cancel_by is not None]
+        return times
+
+    @property
+    def _served(self) -> bool:
+        """Whether there are attempts, and an engine that still works on them."""
+        return bool(self.attempts) and self.engine.state in ("idle", "busy")
+
+    def _waits(self, attempt: Attempt) -> bool:
+        """Whether it has not begun because of the one before it, whose silence is the one that counts."""
+        return not attempt.begun and attempt is not self.attempts[0]
+
+    # ------------------------------------------------------------ a job begins, and is told to stop
+
+    def begin(self, run: m.Run, body: bytes, out_dir: str, now: float) -> None:
+        """Give the engine, which must take jobs (`obstacle`), a job."""
+        self.engine.run()
+        taken = {attempt.seat for attempt in self.attempts}
+        seat = next(number for number in range(SEATS) if number not in taken)
+        attempt = Attempt(run.job_id, run.fence, run.predicted_s, now, trace_id_of(body), seat=seat, alone=run.alone)
+        self.attempts.append(attempt)
+        job = RunJob(
+            job_id=run.job_id,
+            fence=run.fence,
+            body=body,
+            out_dir=out_dir,
+            profile=run.profile,
+            seat=seat,
+            alone=run.alone,
+        )
+        self._emit(fx.StartJob(job))
+        self._note("attempt_started", attempt)
+
+    def begin_failed(self, fence: int, reason: str, now: float) -> None:
+        """The job of this fence could not be given to the engine."""
+        attempt = self._front
+        if attempt is not None and attempt.fence == fence and self.engine.state == "busy":
+            self.engine.done()
+            self._fail(attempt, "engine_error", f"the worker could not begin: {reason}", now)
+
+    def cancel(self, order: m.Cancel, now: float) -> bool:
+        """Ask the engine to stop this attempt; False when it has another or none. Asking again never extends the time."""
+        attempt = self._find(order.job_id, order.fence)
+        if attempt is None:
+            return False
+        if attempt.cancel_by is None:
+            attempt.cancel_by = now + attempt.grace_s(self.policy, order.grace_s)
+            self._emit(fx.SetCancelWord(attempt.seat, attempt.fence))
+            self._note("cancel", attempt, attempt.describe())
+        elif order.grace_s:
+            attempt.cancel_by = min(attempt.cancel_by, now + order.grace_s)
+        return True
+
+    # ------------------------------------------------------------ what the engine says and does
+
+    def told(self, message: FromEngine, now: float) -> None:
+        """A message of the engine."""
+        match message:
+            case Ready() if self.engine.state == "loading":
+                self._ready(message, now)
+            case LoadFailed() if self.engine.state == "loading":
+                named = message.message.startswith("model ")
+                self._load_trouble = (
+                    message.message if named else f"model {message.model!r} cannot be loaded: {message.message}"
+                )
+                self.engine.ending(now)
+                self._emit(fx.Note(action="load_failed", level="error", detail=self._load_trouble))
+            case TailBegun() if (front := self._front) is not None and front.fence == message.fence:
+                self._tail_begun(front, message)
+            case JobFinished() | JobFailed() | JobCancelled() if (attempt := self._of(message.fence)) is not None:
+                self._job_ended(attempt, message, now)
+            case _:
+                self._emit(fx.Note(action="stray_engine_message", level="warning", detail=type(message).__name__))
+
+    def _ready(self, message: Ready, now: float) -> None:
+        self.engine.ready(now)
+        self.model = message.model
+        self._emit(fx.Report(EngineReady()))
+        self._emit(fx.Note(action="engine_ready", detail=f"{message.model} loaded in {message.load_s:.1f} s"))
+
+    def _tail_begun(self, attempt: Attempt, message: TailBegun) -> None:
+        attempt.in_tail = True
+        self.model = message.model
+        if self.engine.state == "busy":
+            self.engine.done()
+
+    def _job_ended(self, attempt: Attempt, message: JobFinished | JobFailed | JobCancelled, now: float) -> None:
+        if attempt is self._front:
+            # A failure may not say which model is in memory; then it is the one that was. A tail says nothing: another may be loading.
+            self.model = message.model or (self.model if isinstance(message, JobFailed) else "")
+            if self.engine.state == "busy":
+                self.engine.done()
+        if isinstance(message, JobFinished):
+            self.engine.finished_one()
+            self._out_of_memory.clear()
+        match message:
+            case JobFinished():
+                result = m.Finished(job_id=attempt.job_id, fence=attempt.fence, run_s=message.run_s)
+                self._conclude(attempt, result, codec.encode_body(message.result), now)
+            case JobFailed():
+                self._fail(attempt, message.kind, message.message, now)
+                if message.fatal and self.engine.state in ("idle", "busy"):
+                    self.engine.ending(now)
+                else:
+                    self._note_memory(attempt, message, now)
+            case JobCancelled() if attempt.cancel_by is None:
+                self._fail(attempt, "engine_error", "the engine stopped the job without being asked to", now)
+            case _:
+                self._conclude(attempt, m.Cancelled(job_id=attempt.job_id, fence=attempt.fence), None, now)
+
+    def _note_memory(self, attempt: Attempt, message: JobFailed, now: float) -> None:
+        """Replace the engine when it may have lost memory. A job that is tried again says no more than it did: it may be too large."""
+        if message.kind != "out_of_memory":
+            self._out_of_memory.clear()
+            return
+        self._out_of_memory.add(attempt.job_id)
+        jobs = len(self._out_of_memory)
+        if self.engine.state in ("idle", "busy") and self.engine.has_leaked(jobs, now):
+            self._replace(f"{jobs} jobs in a row ran out of memory", now, blamed=False)
+
+    def observe(self, progress: Iterable[Progress], now: float) -> None:
+        """What the shared words show."""
+        for shown in progress:
+            for attempt in self.attempts:
+                attempt.observe(shown, now)
+
+    def closed(self, now: float) -> None:
+        """The engine closed its socket, and its process is still there."""
+        if self.engine.state in ("loading", "idle", "busy"):
+            self.engine.ending(now)
+
+    def exited(self, how: str, now: float) -> None:
+        """The engine's process is gone, or could not be started; the next one is planned."""
+        self._out_of_memory.clear()
+        was_ready = self.engine.was_ready
+        delay_s = self.engine.exited(now)
+        self.model = ""
+        self._emit(fx.Note(action="engine_exited", level="warning", detail=f"{how}; next start in {delay_s:g} s"))
+        self._end_all_killed(how, now)
+        if not was_ready:
+            trouble = self._load_trouble or f"the engine ended before its model was loaded: {how}"
+            self._emit(fx.Report(LoadTrouble(message=clip(trouble, MAX_TEXT))))
+        self._engine_timers(now)
+
+    def abandon(self, now: float) -> None:
+        """The engine's process is gone, and there will be no other."""
+        self.engine.exited(now)
+        self.model = ""
+        for attempt in [*self.attempts]:
+            self._drop(attempt, now)
+
+    # ------------------------------------------------------------ time
+
+    def timers(self, now: float, detached_at: float) -> None:
+        """Do what is due. `detached_at`: when a job is pointless because the broker is gone."""
+        if self._served and now >= detached_at:
+            for attempt in self.attempts:
+                attempt.ending = Ending("dropped")
+            self.kill("the broker has been away for too long", now, blamed=False)
+        for attempt in [*self.attempts]:
+            if self._served:
+                self._attempt_timers(attempt, now)
+        self._engine_timers(now)
+
+    def _engine_timers(self, now: float) -> None:
+        engine = self.engine
+        if engine.start_at is not None and now >= engine.start_at:
+            engine.spawn(now)
+            self._load_trouble = ""
+            self._emit(fx.StartEngine(self._setup))
+        elif engine.load_by is not None and now >= engine.load_by:
+            self._load_trouble = f"model {self._setup.preload!r} did not load in {self.policy.load_budget_s:g} s"
+            self.kill(self._load_trouble, now, blamed=True)
+        elif engine.kill_at is not None and now >= engine.kill_at:
+            self.kill("it did not end by itself", now, blamed=True)
+        elif engine.unkillable_at is not None and now >= engine.unkillable_at:
+            engine.unkillable_at = None
+            self._emit(fx.Note(action="engine_unkillable", level="error"))
+            self._end_all_killed("killed, and still there", now)
+
+    def _attempt_timers(self, attempt: Attempt, now: float) -> None:
+        if attempt.cancel_by is not None and now >= attempt.cancel_by:
+            attempt.ending = Ending("cancelled")
+            self._replace(f"the cancel was not heard in {attempt.describe()}", now, blamed=False)
+        elif not self._waits(attempt) and now >= attempt.stuck_at(self.policy):
+            self._hung(attempt, now)
+
+    def _hung(self, attempt: Attempt, now: float) -> None:
+        """It gives no sign of life. What stands still may be the whole process: another attempt as silent may be the one that did it."""
+        enough_s = attempt.silence_s(now) / 2
+        for silent in self.attempts:
+            if silent is attempt or (silent.begun and silent.silence_s(now) >= enough_s):
+                silent.ending = Ending("failed", "hung", f"no sign of life in {silent.describe()}")
+        self._replace(f"no sign of life in {attempt.describe()}", now, blamed=True)
+
+    def _replace(self, reason: str, now: float, *, blamed: bool) -> None:
+        """Kill the engine because of those attempts that have an ending."""
+        self._replaced = True
+        self.kill(reason, now, blamed=blamed)
+
+    def kill(self, reason: str, now: float, *, blamed: bool) -> None:
+        """SIGKILL the engine, which must be alive. `blamed`: for a fault of its own."""
+        self.engine.killed(now, blamed=blamed)
+        self._emit(fx.KillEngine(reason))
+
+    # ------------------------------------------------------------ ends of attempts
+
+    def _end_all_killed(self, how: str, now: float) -> None:
+        """The engine is gone (or given up) and left no result of these attempts."""
+        for attempt in [*self.attempts]:
+            if attempt.ending is None and not attempt.begun:
+                self._hand_back(attempt, f"the engine ended before it began: {how}", now)
+            elif attempt.ending is None and self._replaced:
+                self._hand_back(attempt, "the engine was replaced because of another job", now)
+            else:
+                self._end_killed(attempt, how, now)
+        self._replaced = False
+
+    def _hand_back(self, attempt: Attempt, reason: str, now: float) -> None:
+        self._drop(attempt, now)
+        refusal = m.Refused(job_id=attempt.job_id, fence=attempt.fence, reason=clip(reason, MAX_REASON))
+        self._emit(fx.SendBroker(refusal))
+
+    def _end_killed(self, attempt: Attempt, how: str, now: float) -> None:
+        ending = attempt.ending
+        ending = ending or Ending("failed", "engine_crashed", f"the engine ended in {attempt.describe()}: {how}")
+        match ending.kind:
+            case "cancelled":
+                self._conclude(attempt, m.Cancelled(job_id=attempt.job_id, fence=attempt.fence), None, now)
+            case "failed":
+                self._fail(attempt, ending.failure, ending.message, now)
+            case _:
+                self._drop(attempt, now)
+
+    def _conclude(self, attempt: Attempt, result: m.AgentResult, body: bytes | None, now: float) -> None:
+        self._leave(attempt, now)
+        self._outbox.add(result, body, now)
+        if not keeps_files(result):
+            self._emit(fx.RemoveDir(attempt.job_id, attempt.fence))
+        self._note(f"attempt_{type(result).__name__.lower()}", attempt, getattr(result, "message", ""))
+
+    def _fail(self, attempt: Attempt, kind: m.FailureKind, message: str, now: float) -> None:
+        text = clip(message, MAX_TEXT)
+        failed = m.Failed(job_id=attempt.job_id, fence=attempt.fence, kind=kind, message=text)
+        self._conclude(attempt, failed, None, now)
+
+    def _drop(self, attempt: Attempt, now: float) -> None:
+        self._leave(attempt, now)
+        self._emit(fx.RemoveDir(attempt.job_id, attempt.fence))
+        self._note("attempt_dropped", attempt)
+
+    def _leave(self, attempt: Attempt, now: float) -> None:
+        self.attempts.remove(attempt)
+        for other in self.attempts:
+            other.wait_no_more(now)
+
+    def _note(self, action: str, attempt: Attempt, detail: str = "") -> None:
+        note = fx.Note(
+            action=action, job_id=attempt.job_id, fence=attempt.fence, detail=detail, trace_id=attempt.trace_id
+        )
+        self._emit(note)

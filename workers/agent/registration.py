@@ -1,0 +1,91 @@
+"""Where the agent stands with the broker: when to say `Hello`, when to send a heartbeat, how long the broker has been silent.
+
+Two states. *Unregistered*: `Hello` each `resend_s` until `Welcome`; nothing else is sent unasked. *Registered*: a heartbeat each
+`heartbeat_s`, and sooner when something changed: at once if there is room for a job now, else never two within `beat_gap_s`. A probe, a
+`Who` and a silence of `SILENT_BEATS` heartbeats (each is answered, so silence means that the broker's loop stands still or is gone) lead
+back to unregistered.
+"""
+
+from __future__ import annotations
+
+from workers.supervisor.agent_policy import AgentPolicy
+
+#: Heartbeats without any answer after which the agent introduces itself again.
+SILENT_BEATS = 3
+
+#: What a broker may ask for: below, agents would flood it; above, they would be taken for lost.
+_BEAT_RANGE_S = (0.05, 10.0)
+
+
+class Presence:
+    """Registration and heartbeats of one agent."""
+
+    def __init__(self, policy: AgentPolicy, now: float) -> None:
+        self._resend_s = policy.resend_s
+        self._gap_s = policy.beat_gap_s
+        self._detached_s = policy.detached_s
+        self._beat_s = policy.heartbeat_s
+        self.registered = False
+        self.heard_at = now
+        self._hello_at = now
+        self._beat_at = now
+        self._beat_shown: object = None
+
+    def heard(self, now: float) -> None:
+        """Something came from the broker."""
+        self.heard_at = now
+
+    def forgotten(self, now: float) -> None:
+        """The broker does not know this agent (any more): a `Hello` is due at once."""
+        self.registered = False
+        self._hello_at = now
+
+    def welcomed(self, heartbeat_s: float, now: float) -> None:
+        """Registered. A heartbeat is due at once: `Hello` does not say all that it says."""
+        low, high = _BEAT_RANGE_S
+        self._beat_s = min(high, max(low, heartbeat_s))
+        self.registered = True
+        self._beat_at = now - self._beat_s
+        self._beat_shown = None
+
+    def beat_now(self, now: float) -> None:
+        """What a heartbeat would say is worth something at once: the gap between two is not waited for."""
+        self._beat_at = min(self._beat_at, now - self._beat_s)
+
+    def lapse(self, now: float) -> bool:
+        """Whether the broker has just been silent for too long; from now on `Hello` is said instead of heartbeats."""
+        if not self.registered or now < self.heard_at + self._silent_s:
+            return False
+        self.forgotten(now)
+        return True
+
+    @property
+    def _silent_s(self) -> float:
+        return SILENT_BEATS * self._beat_s
+
+    @property
+    def detached_at(self) -> float:
+        """When work for this broker becomes pointless, should it stay silent."""
+        return self.heard_at + self._detached_s
+
+    def hello_due(self, now: float) -> bool:
+        """Whether to say `Hello` now; if so, the next one is due in `resend_s`."""
+        if self.registered or now < self._hello_at:
+            return False
+        self._hello_at = now + self._resend_s
+        return True
+
+    def beat_due(self, shown: object, now: float) -> bool:
+        """Whether to send a heartbeat that shows `shown` now; if so, it counts as sent."""
+        if not self.registered or now < self._next_beat(shown):
+            return False
+        self._beat_at = now
+        self._beat_shown = shown
+        return True
+
+    def _next_beat(self, shown: object) -> float:
+        return self._beat_at + (self._beat_s if shown == self._beat_shown else min(self._gap_s, self._beat_s))
+
+    def next_due(self, shown: object) -> float:
+        """When to look again."""
+        return min(self._next_beat(shown), self.heard_at + self._silent_s) if self.registered else self._hello_at

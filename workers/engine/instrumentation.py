@@ -1,0 +1,193 @@
+"""One call of a pipeline under watch: its steps reported, a cancel heard inside every block, everything clean afterwards.
+
+Diffusers' own `interrupt` flag is not enough: it skips the remaining steps but still decodes, and a flag set before the call is
+lost. So forward pre-hooks on every component and on every child of every ModuleList (text encoder layers, transformer blocks, VAE
+blocks) ask the monitor, which raises `Cancelled` out of the call. What the pipeline would have done at its end is then done here:
+without `maybe_free_model_hooks`, offloaded models stay on the GPU and a cache poisons the next job.
+
+Phases come from the progress bar that nearly every pipeline makes around its loop: before it the prompt is encoded, after it the
+latents are decoded. Steps come from `callback_on_step_end` where the pipeline has one, else from the bar.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from workers.engine.device import Device
+from workers.engine.errors import EngineError
+from workers.engine.frames import require_finite
+from workers.engine.progress import Monitor
+
+
+def call(pipe: Any, arguments: dict[str, Any], monitor: Monitor, device: Device) -> Any:
+    """`pipe(**arguments)` under watch. Raises `Cancelled`, and what the pipeline raises; the pipeline is as before either way."""
+    steps = _Steps(pipe, monitor, device)
+    if "callback_on_step_end" in call_parameters(pipe):
+        arguments = {**arguments, "callback_on_step_end": steps.on_step_end}
+    monitor.enter("encode")
+    try:
+        with hearing(pipe.components.values(), monitor.check), _progress_bar(pipe, steps.bar):
+            output = pipe(**arguments)
+        steps.check_taken()
+        return output
+    finally:
+        pipe.maybe_free_model_hooks()
+
+
+def call_parameters(pipe: Any) -> set[str]:
+    """Names of the arguments that the pipeline's call takes."""
+    return set(inspect.signature(type(pipe).__call__).parameters) - {"self"}
+
+
+@contextmanager
+def hearing(components: Iterable[Any], check: Callable[[], None]) -> Iterator[None]:
+    """Inside, `check` runs before every block of every model among `components`, when this thread comes to it.
+
+    Another thread may be in the same models for another job, which has its own cancel.
+    """
+    ours = threading.get_ident()
+
+    def hook(module: torch.nn.Module, inputs: Any) -> None:
+        if threading.get_ident() == ours:
+            check()
+
+    handles = [module.register_forward_pre_hook(hook) for module in _cancel_points(components)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _cancel_points(components: Iterable[Any]) -> list[torch.nn.Module]:
+    points: dict[int, torch.nn.Module] = {}
+    for component in components:
+        if not isinstance(component, torch.nn.Module):
+            continue
+        points[id(component)] = component
+        for module in component.modules():
+            if isinstance(module, torch.nn.ModuleList):
+                # VAEs keep a place for a block that they may have, and put None there.
+                points.update((id(child), child) for child in module if child is not None)
+    return list(points.values())
+
+
+@contextmanager
+def _progress_bar(pipe: Any, bar: Callable[..., Any]) -> Iterator[None]:
+    """The instance's attribute hides the class's method; removing it brings the method back.
+
+    A combined pipeline runs two others, and has no loop of its own: what counts is the one that draws. The prior before it belongs to
+    the encoding of the prompt.
+    """
+    drawing = getattr(pipe, "decoder_pipe", pipe)
+    drawing.progress_bar = bar
+    try:
+        yield
+    finally:
+        del drawing.progress_bar
+
+
+class _Steps:
+    """Turns a pipeline's own signs of progress into the monitor's phases and steps."""
+
+    def __init__(self, pipe: Any, monitor: Monitor, device: Device) -> None:
+        self._pipe = pipe
+        self._monitor = monitor
+        self._device = device
+        self._called = 0
+        self._bars = 0
+        self._total = 0
+        self._taken = 0
+
+    def bar(self, iterable: Iterable[Any] | None = None, total: int | None = None, **_: Any) -> _Bar:
+        """Replaces `pipe.progress_bar`."""
+        if total is None and hasattr(iterable, "__len__"):
+            total = len(iterable)  # type: ignore[arg-type]
+        return _Bar(self, iterable, total or 0)
+
+    def begin(self, total: int) -> None:
+        self._bars += 1
+        self._begin(total)
+
+    def advance(self, done: int) -> None:
+        self._taken += 1
+        if not self._called:
+            self._device.synchronise()
+            self._monitor.step(done, max(self._total, done))
+
+    def end(self) -> None:
+        self._device.synchronise()
+        self._monitor.enter("decode")
+
+    def on_step_end(self, pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Diffusers' callback, once for each step of the scheduler, of which there may be more than were asked for.
+
+        `index` begins anew in pipelines that draw a clip in parts, so calls are counted.
+        """
+        self._taken += 1
+        self._called += 1
+        self._device.synchronise()
+        # A scheduler may take more steps than the bar was made for, and a pipeline that draws in several sizes counts those of each.
+        total = max(int(getattr(pipe, "_num_timesteps", None) or 0), self._total, self._called)
+        if not self._bars and self._called == 1:
+            self._begin(total)
+        # What is no number stays so. Looked for after the first step, so that broken weights do not cost a whole job, and before decoding.
+        if self._called in (1, total) and isinstance(latents := tensors.get("latents"), torch.Tensor):
+            require_finite(latents, f"the latents after step {self._called} of {total}")
+        self._monitor.step(self._called, total)
+        if not self._bars and self._called == total:
+            self.end()
+        return tensors
+
+    def check_taken(self) -> None:
+        """Raise when the pipeline came to its loop and left it without a step: what it gives is noise."""
+        if self._bars and not self._taken:
+            raise EngineError("the pipeline took no denoising step")
+
+    def _begin(self, total: int) -> None:
+        self._total = total
+        self._device.synchronise()
+        self._monitor.enter("denoise", total)
+
+
+class _Bar:
+    """What pipelines use of tqdm: a context manager, an iterator, `update`."""
+
+    def __init__(self, steps: _Steps, iterable: Iterable[Any] | None, total: int) -> None:
+        self._steps = steps
+        self._iterable = iterable
+        self._total = total
+        self._done = 0
+        if iterable is None:
+            steps.begin(total)
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is None:
+            self._steps.end()
+
+    def __iter__(self) -> Iterator[Any]:
+        self._steps.begin(self._total)
+        for item in () if self._iterable is None else self._iterable:
+            yield item
+            self.update()
+        self._steps.end()
+
+    def update(self, n: int = 1) -> None:
+        self._done += n
+        self._steps.advance(self._done)
+
+    def close(self) -> None:
+        """Pipelines that use the bar without `with` end their loop here."""
+        self._steps.end()
+
+    def set_description(self, *_: Any, **__: Any) -> None:
+        """Nobody reads it."""

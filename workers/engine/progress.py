@@ -1,0 +1,145 @@
+"""The engine's pulse: what one attempt tells the agent (phase, step, signs of life, memory) and the one thing it hears (cancel).
+
+Phases only move forward for a reader, in the order of `PHASES`, and so do the steps within a phase, although a job of several
+outputs goes through encode..save once for each. The rules:
+
+- Steps of all outputs are one count: output `i` of `n` with `total` steps each shows `i * total + step` of `n * total`.
+- A phase behind the one shown is timed but not shown.
+- A phase beyond the `ceiling` is timed but not shown: the last output lifts it.
+
+Times are those of the phase that was entered last; `aside` takes work of another phase out (frames encoded while others are decoded).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from broker.wire.jobspec import MAX_WARNING_CHARS, MAX_WARNINGS, PHASES, Phase
+from workers.engine.memory import MemoryMeter
+from workers.ipc.shared import Seat
+
+_RANK: dict[str, int] = {phase: rank for rank, phase in enumerate(PHASES)}
+
+#: Reading memory costs up to a millisecond on some drivers; small models take steps faster than that.
+_MEMORY_PERIOD_S = 0.5
+
+
+class Cancelled(BaseException):
+    """The job was told to stop. Not an Exception: no `except Exception` of a library may swallow it."""
+
+
+class Monitor:
+    """Follows one attempt of `outputs` artefacts, reporting into its `seat` under `fence`. For one thread at a time."""
+
+    def __init__(
+        self, seat: Seat, fence: int, outputs: int, meter: MemoryMeter, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._seat = seat
+        self._fence = fence
+        self._outputs = outputs
+        self._meter = meter
+        self._clock = clock
+        self._index = 0
+        self._ceiling = _RANK["save"]
+        self._phase: Phase = ""
+        self._since = self._started = clock()
+        self._durations: dict[str, float] = {}
+        self._shown = (-1, 0, 0)
+        self._memory_at = self._started
+        self._peak_mb = 0.0
+        self._warnings: dict[str, None] = {}
+        meter.reset_peak()
+
+    @property
+    def phase(self) -> Phase:
+        """The phase entered last."""
+        return self._phase
+
+    def check(self) -> None:
+        """A sign of life; raises `Cancelled` when the job is to stop."""
+        self._seat.touch()
+        if self._seat.cancelled(self._fence):
+            raise Cancelled
+
+    def warn(self, text: str) -> None:
+        """Tell the client one sentence about what was drawn: what was asked for and had no effect. The same sentence counts once."""
+        if len(self._warnings) < MAX_WARNINGS:
+            self._warnings[text[:MAX_WARNING_CHARS]] = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the client is to be told, in the order it was found."""
+        return tuple(self._warnings)
+
+    def output(self, index: int, ceiling: Phase) -> None:
+        """From now on work is for output `index` (from 0), and no phase beyond `ceiling` is shown."""
+        self._index = index
+        self._ceiling = _RANK[ceiling]
+
+    def enter(self, phase: Phase, total: int = 0) -> None:
+        """A new phase begins, of `total` steps (0: not known). Raises `Cancelled`."""
+        self._account()
+        self._phase = phase
+        self._show(0, total)
+        self.check()
+
+    def step(self, done: int, total: int) -> None:
+        """`done` of the `total` steps of this phase and output are done. Raises `Cancelled`."""
+        self._show(done, total)
+        if self._clock() - self._memory_at >= _MEMORY_PERIOD_S:
+            self.report_memory()
+        self.check()
+
+    @contextmanager
+    def aside(self, phase: Phase) -> Iterator[None]:
+        """Count the time spent inside as `phase`'s, without showing it."""
+        self._account()
+        outer, self._phase = self._phase, phase
+        try:
+            yield
+        finally:
+            self._account()
+            self._phase = outer
+
+    def report_memory(self) -> None:
+        """Tell the agent how much memory is in use now."""
+        self._memory_at = self._clock()
+        self._seat.set_memory(*self._meter.used_and_total_mb())
+
+    def stage_durations(self) -> dict[str, float]:
+        """Seconds by phase until now."""
+        self._account()
+        return {phase: round(seconds, 6) for phase, seconds in self._durations.items()}
+
+    def run_s(self) -> float:
+        """Seconds since the attempt began."""
+        return self._clock() - self._started
+
+    def note_peak(self) -> None:
+        """To be called before the meter's peak is reset while this attempt goes on."""
+        self._peak_mb = max(self._peak_mb, self._meter.peak_mb())
+
+    def peak_memory_mb(self) -> float:
+        """Most memory in use at once since the attempt began, by whatever ran in that time."""
+        self.note_peak()
+        return self._peak_mb
+
+    def _account(self) -> None:
+        now = self._clock()
+        if self._phase:
+            self._durations[self._phase] = self._durations.get(self._phase, 0.0) + now - self._since
+        self._since = now
+
+    def _show(self, done: int, total: int) -> None:
+        rank = _RANK[self._phase]
+        if rank > self._ceiling:
+            return
+        whole = total * self._outputs
+        wanted = (rank, min(self._index * total + done, whole), whole)
+        shown_rank, shown_step, shown_total = self._shown
+        if rank < shown_rank or (rank == shown_rank and (wanted[1] < shown_step or whole < shown_total)):
+            return
+        self._shown = wanted
+        self._seat.report(self._phase, wanted[1], wanted[2])

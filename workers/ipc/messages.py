@@ -1,0 +1,94 @@
+"""What an agent and its engine tell each other: every struct that crosses their socketpair."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from broker.wire.jobspec import ModelCard, Result
+from broker.wire.messages import FailureKind
+
+
+class Setup(Struct, frozen=True, kw_only=True, tag="setup"):
+    """First message: the models this engine may load, and the one to load now. Answered by `Ready` or `LoadFailed`."""
+
+    models: tuple[ModelCard, ...]
+    preload: str
+    #: "cpu" or "cuda"; the process sees only its own GPU.
+    device: str
+    #: torch CPU threads; 0 leaves torch's default.
+    threads: int = 0
+    #: "auto" (bf16 on a GPU that has it, else float32), or a torch dtype name.
+    dtype: str = "auto"
+    #: Whether a job's tail may run beside the next job.
+    overlap: bool = True
+
+
+class RunJob(Struct, frozen=True, kw_only=True, tag="run"):
+    """Draw this. Answered by `JobFinished`, `JobFailed` or `JobCancelled` with the same fence, and perhaps by `TailBegun` before."""
+
+    job_id: str
+    fence: int
+    #: The job spec's bytes, as the client's edge wrote them.
+    body: bytes
+    #: Existing empty directory for the files.
+    out_dir: str
+    profile: Literal["normal", "offload"] = "normal"
+    #: Which row of the shared words is this job's.
+    seat: Annotated[int, Meta(ge=0, lt=2)] = 0
+    #: Begin when nothing else is going on, and let nothing else begin before its end.
+    alone: bool = False
+
+
+class Ready(Struct, frozen=True, kw_only=True, tag="ready"):
+    """The engine can take a job; `model` is in memory."""
+
+    model: str
+    load_s: float = 0.0
+
+
+class LoadFailed(Struct, frozen=True, kw_only=True, tag="load_failed"):
+    """The model to preload cannot be loaded; the engine exits after this."""
+
+    model: str
+    message: Annotated[str, Meta(max_length=8192)]
+
+
+class TailBegun(Struct, frozen=True, kw_only=True, tag="tail"):
+    """What is left of this job runs beside the next one: the engine takes another. `model` is in memory."""
+
+    fence: int
+    model: str = ""
+
+
+class JobFinished(Struct, frozen=True, kw_only=True, tag="finished"):
+    """All files are written, fsynced and hashed."""
+
+    fence: int
+    result: Result
+    run_s: float
+    #: The model now in memory.
+    model: str = ""
+
+
+class JobFailed(Struct, frozen=True, kw_only=True, tag="failed"):
+    """The job failed. `fatal`: the process is not to be trusted any more (poisoned CUDA context) and exits after this."""
+
+    fence: int
+    kind: FailureKind
+    message: Annotated[str, Meta(max_length=8192)] = ""
+    fatal: bool = False
+    model: str = ""
+
+
+class JobCancelled(Struct, frozen=True, kw_only=True, tag="cancelled"):
+    """The job stopped where the cancel word reached it; the engine is clean and can take the next."""
+
+    fence: int
+    model: str = ""
+
+
+ToEngine = Setup | RunJob
+
+FromEngine = Ready | LoadFailed | TailBegun | JobFinished | JobFailed | JobCancelled

@@ -1,0 +1,129 @@
+"""Counters in shared memory: what changes all the time, and what must not queue behind anything (cancel).
+
+Each word is an aligned unsigned 64-bit integer with exactly one writer, so a store is seen whole or not at all. An engine holds at most
+two jobs; each has a slot, a row of words of its own.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+
+from msgspec import Struct
+
+from broker.wire.jobspec import PHASES
+
+#: A seat's words, and behind those of all seats the memory's.
+_CANCEL, _FENCE, _PROGRESS, _TICK = range(4)
+
+_SEAT_WORDS = 4
+
+SEATS = 2
+
+_MEMORY_USED, _MEMORY_TOTAL = SEATS * _SEAT_WORDS, SEATS * _SEAT_WORDS + 1
+
+_WORDS = SEATS * _SEAT_WORDS + 2
+
+_STEP_BITS = 28
+
+_STEP_MASK = (1 << _STEP_BITS) - 1
+
+
+class Progress(Struct, frozen=True):
+    """Where a job is. `tick` grows with every sign of life, also inside a step."""
+
+    fence: int
+    phase: str
+    step: int
+    total: int
+    tick: int
+
+
+class Words:
+    """The shared words. The agent writes each seat's `cancel`; the engine writes everything else."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._map = mmap.mmap(fd, mmap.PAGESIZE)
+        self._words = memoryview(self._map).cast("Q")[:_WORDS]
+        self.seats = tuple(Seat(self._words, number * _SEAT_WORDS) for number in range(SEATS))
+
+    @classmethod
+    def create(cls) -> Words:
+        """New words, all zero, in an unlinked file whose descriptor a child may inherit."""
+        if hasattr(os, "memfd_create"):
+            fd = os.memfd_create("zoetrope-words", 0)
+        else:  # macOS has no memfd
+            with tempfile.TemporaryFile() as file:
+                fd = os.dup(file.fileno())
+        os.ftruncate(fd, mmap.PAGESIZE)
+        return cls(fd)
+
+    def close(self) -> None:
+        """Unmap, and close the descriptor."""
+        self._words.release()
+        self._map.close()
+        os.close(self.fd)
+
+    def progress(self) -> tuple[Progress, ...]:
+        """What each seat shows."""
+        return tuple(seat.progress() for seat in self.seats)
+
+    def memory(self) -> tuple[int, int]:
+        """(used, total) in MB as the engine last saw them: of the GPU, or the process's resident size and the machine's."""
+        return self.seats[0].memory()
+
+
+class Seat:
+    """The words of one job."""
+
+    def __init__(self, words: memoryview, first: int) -> None:
+        self._words = words
+        self._cancel, self._fence = first + _CANCEL, first + _FENCE
+        self._progress, self._tick = first + _PROGRESS, first + _TICK
+
+    def request_cancel(self, fence: int) -> None:
+        """Ask the engine to stop the job of this fence, and only that one."""
+        self._words[self._cancel] = fence
+
+    def cancelled(self, fence: int) -> bool:
+        """Whether the job of this fence is to stop."""
+        return self._words[self._cancel] == fence
+
+    def begin(self, fence: int) -> None:
+        """The job of this fence has been taken up."""
+        self._words[self._progress] = 0
+        self._words[self._fence] = fence
+        self.touch()
+
+    def report(self, phase: str, step: int, total: int) -> None:
+        """Set phase, step and total in one store: a reader never sees the step of one phase with the total of another."""
+        packed = (PHASES.index(phase) + 1) << (2 * _STEP_BITS)
+        self._words[self._progress] = packed | (min(step, _STEP_MASK) << _STEP_BITS) | min(total, _STEP_MASK)
+        self.touch()
+
+    def touch(self) -> None:
+        """A sign of life inside a step."""
+        self._words[self._tick] += 1
+
+    def set_memory(self, used_mb: int, total_mb: int) -> None:
+        """Show how much memory is in use: one pair for all seats."""
+        self._words[_MEMORY_USED] = used_mb
+        self._words[_MEMORY_TOTAL] = total_mb
+
+    def memory(self) -> tuple[int, int]:
+        """(used, total) as shown last, in MB."""
+        return self._words[_MEMORY_USED], self._words[_MEMORY_TOTAL]
+
+    def progress(self) -> Progress:
+        """What the engine shows of its job."""
+        packed = self._words[self._progress]
+        phase = packed >> (2 * _STEP_BITS)
+        return Progress(
+            fence=self._words[self._fence],
+            phase=PHASES[phase - 1] if 1 <= phase <= len(PHASES) else "",
+            step=(packed >> _STEP_BITS) & _STEP_MASK,
+            total=packed & _STEP_MASK,
+            tick=self._words[self._tick],
+        )

@@ -1,0 +1,1 @@
+"""What the models on this host can do, read without torch."""

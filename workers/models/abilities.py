@@ -1,0 +1,103 @@
+"""What a pipeline takes of what a job carries: read from the signature of its call and from the model's parts.
+
+The tables hold only what cannot be read there: arguments that have a default and are needed all the same, and those that are taken
+and have no effect.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from workers.models.pipeline_classes import FRAME_COUNTS, GUIDANCE, PipelineClass
+
+#: Parameters without a default that a job fills.
+_CARRIED = frozenset({"prompt", "negative_prompt", "image", "height", "width", "num_inference_steps", *FRAME_COUNTS})
+
+#: Pipelines that cannot be run with what a job carries, and what they would need.
+_UNFIT = (
+    (r".*Inpaint|.*Fill|RePaint|PaintByExample|.*DiffEdit", "a mask"),
+    (r".*Control|.*Adapter|.*GLIGEN|.*VisualCloze|.*Redux", "a control image"),
+    (r".*VideoToVideo|.*Video2Video|.*VideoTransfer|.*V2V|LucyEdit|WanAnimate|Cosmos2_5_Transfer|LTX2?InContext|.*Kandinsky6SR", "a video"),
+    (r".*Upscale|.*Upsample|.*SuperResolution|.*Refiner|.*TemporalRefine|.*DiffusionDecode|Marigold", "something to refine"),
+    (r".*Prior|.*Decoder|LTXI2VLong|SanaWM|LTX2HDR|LTX2DFR", "another pipeline around it"),
+    (
+        r".*Audio|.*Music|AceStep|DanceDiffusion|Spectrogram|ShapE|RFD4|LLaDA|DiffusionGemma|.*LDM3D",
+        "an output that is neither video nor image",
+    ),
+    (r".*Onnx", "ONNX Runtime"),
+    (r"ConsisID", "the features of a face"),
+    (r"JoyImageEditPlus", "a list of images"),
+    (r".*Pix2PixZero", "the embeddings of two prompts"),
+)  # fmt: skip
+
+#: Pipelines whose image has a default, and which draw nothing without one.
+_NEEDS_IMAGE = (
+    r".*(ImageToVideo|Image2Video|(?<!T)I2V|Img2Img|I2I|Depth2Img|ImageVariation|InstructPix2Pix)"
+    r"|JoyImageEdit|QwenImageEdit|QwenImageLayered|LongCatImageEdit|BriaFiboEdit"
+)
+
+#: Pipelines that draw in a size of their own, by the shape of the image or the number of pixels they were trained on.
+_OWN_SIZE = r"HunyuanVideo15ImageToVideo|LongCatImageEdit|QwenImageLayered|IFImg2Img"
+
+#: Components that give sound, the last of their kind in a pipeline; and how `model_index.json` says that a model has none.
+_MAKES_SOUND = ("vocoder", "sound_tokenizer")
+_ABSENT = [None, None]
+
+
+def what_is_missing(taken: PipelineClass) -> str:
+    """What this pipeline would need that a job does not carry; "" when it can be run."""
+    if missing := [f"`{name}`" for name in taken.required() if name not in _CARRIED]:
+        return " and ".join(missing)
+    return next((needs for pattern, needs in _UNFIT if re.match(pattern, taken.name)), "")
+
+
+def image_use(taken: PipelineClass, index: Mapping[str, Any], transformer: Mapping[str, Any]) -> tuple[bool, bool]:
+    """(whether the pipeline of this class, `model_index.json` and transformer's config takes an image, whether it must have one)."""
+    takes = taken.takes("image")
+    if taken.name.startswith("Kandinsky6") and transformer.get("visual_token_type_num_embeddings", 2) < 2:
+        takes = False  # it tells the frame that is given from those to be drawn by the embedding of their type
+    needs = takes and (taken.parameters["image"].required or re.match(_NEEDS_IMAGE, taken.name) is not None)
+    both = taken.name == "WanPipeline" and index.get("expand_timesteps") is True  # see `engine.siblings`
+    return takes or both, needs
+
+
+def draws_clips(taken: PipelineClass) -> bool:
+    """Whether the pipeline asks for a number of frames."""
+    return taken.takes(*FRAME_COUNTS)
+
+
+def takes_guidance(taken: PipelineClass, index: Mapping[str, Any], transformer: Mapping[str, Any]) -> bool:
+    """Whether the scale of guidance has an effect, by the class, the model's index and the config of its transformer."""
+    if index.get("is_distilled") is True:  # Flux 2 Klein: its guidance was trained away
+        return False
+    embedded = re.match("Flux(?!2)|HunyuanVideo(ImageToVideo|Framepack)?Pipeline", taken.name)
+    if embedded and transformer.get("guidance_embeds") is False:
+        return False
+    # Some pipelines have it in a component.
+    return taken.takes(*GUIDANCE) or "guider" in taken.components
+
+
+def takes_guidance_2(taken: PipelineClass, index: Mapping[str, Any]) -> bool:
+    """Whether there is a second expert with a scale of its own. Wan's pipelines refuse the argument where there is none."""
+    return taken.takes("guidance_scale_2") and index.get("boundary_ratio") is not None
+
+
+def takes_size(taken: PipelineClass) -> bool:
+    """Whether the picture has the size asked for. Without such an argument it has the image's, which is brought to that size."""
+    return (taken.takes("height") or taken.takes("image")) and re.match(_OWN_SIZE, taken.name) is None
+
+
+def makes_sound(taken: PipelineClass, index: Mapping[str, Any]) -> bool:
+    """Whether what makes sound is among the components of the class, and in the model."""
+    return any(name in taken.components and index.get(name, _ABSENT) != _ABSENT for name in _MAKES_SOUND)
+
+
+def default_strength(taken: PipelineClass) -> float | None:
+    """The strength by which the first steps are left out, rounded down; None where there is no such thing."""
+    strength = taken.parameters.get("strength")
+    # Where steps have a strength of their own, `strength` is that of a condition.
+    if strength is None or not taken.steps_by_strength or taken.takes("denoise_strength"):
+        return None
+    return float(strength.default) if isinstance(strength.default, int | float) else None

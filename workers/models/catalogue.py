@@ -1,0 +1,276 @@
+"""From a model's directory to its card: what it draws, what it accepts, what a request with only a prompt gets.
+
+Read without torch, so that an agent knows its models before its engine has started. Each value comes from the first of
+
+1. `[models.NAME]` of the service's zoetrope.toml (keys `path`, `engine`, `pipeline`, tables `defaults` and `limits`),
+2. `zoetrope.toml` in the model's own directory (the same keys, and `name`),
+3. the model's configs (compression, patch size, variants of its family) and its family's habits (`families.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from broker.wire.jobspec import Defaults, Limits, MediaKind, ModelCard
+from workers.models import abilities
+from workers.models.families import Family, family_of
+from workers.models.pipeline_classes import FLOW_SHIFT, SHIFTS, PipelineClass, pipeline_class
+from workers.models.sources import CatalogueError, config, find, own_settings, read_index, read_json
+
+FAKE = "fake"
+_ENGINES = ("video", "image", FAKE)
+_KEYS: dict[str, type] = {
+    "name": str, "path": str, "engine": str, "pipeline": str, "output": str, "also_image": bool, "defaults": dict, "limits": dict,
+}  # fmt: skip
+_KINDS: dict[type, str] = {str: "a string", bool: "true or false", dict: "a table"}
+
+#: Below this a UNet or a VAE has nothing left after its last downsampling.
+_MIN_SIDE = 64
+_VIDEO_LIMITS = Limits(max_side=1920, max_pixels=1920 * 1088)
+
+_NO_TABLE: Mapping[str, Any] = MappingProxyType({})
+
+T = TypeVar("T", bound=Struct)
+
+
+def default_model() -> Path:
+    """Directory of the demo model, which is used when none is named."""
+    return Path(__file__).resolve().parent / "demo_model"
+
+
+def card_for(source: str, name: str | None = None, table: Mapping[str, Any] = _NO_TABLE) -> ModelCard:
+    """The card of the model in `source`: a directory, a hub id, or "fake". Raises `CatalogueError`.
+
+    `table` is the model's table in zoetrope.toml; its `path` stands before `source`.
+    """
+    label = name or source
+    _check_keys(label, table)
+    source = str(table.get("path", source))
+    if table.get("engine", source) == FAKE:
+        return _fake_card(name or FAKE, source, table)
+    if Path(source).expanduser().is_dir():
+        source = str(Path(source).expanduser().resolve())
+    directory = find(source)
+    own = own_settings(label, directory)
+    _check_keys(label, own)
+    settings = {**own, **{key: value for key, value in table.items() if key not in ("defaults", "limits")}}
+    name = name or settings.get("name") or (Path(source).name if Path(source).is_dir() else source)
+    index = read_index(name, source, directory, settings)
+    taken = _class(name, index)
+    family = family_of(taken.name, clips=abilities.draws_clips(taken))
+    output: MediaKind = settings.get("output", family.output)
+    transformer = config(directory, "transformer")
+    takes_image, needs_image = abilities.image_use(taken, index, transformer)
+    token_side, token_frames = _token_size(directory, family)
+    takes_guidance = abilities.takes_guidance(taken, index, transformer)
+    takes_guidance_2 = abilities.takes_guidance_2(taken, index)
+    defaults = _honoured(_variant(family, index, directory), taken, takes_guidance, takes_guidance_2)
+    limits = _limits(family, output, token_side, token_frames, directory)
+    if limits.frame_choices:  # the model's own, and not always the family's
+        defaults = msgspec.structs.replace(defaults, num_frames=limits.closest_frames(defaults.num_frames)[0])
+    card = ModelCard(
+        name=name,
+        engine=settings.get("engine", output),
+        output=output,
+        source=source,
+        pipeline=taken.name,
+        takes_image=takes_image,
+        needs_image=needs_image,
+        defaults=_override(name, "defaults", defaults, own.get("defaults", {}), table.get("defaults", {})),
+        limits=_override(name, "limits", limits, own.get("limits", {}), table.get("limits", {})),
+        token_side=token_side,
+        token_frames=token_frames,
+        also_image=output == "video" and settings.get("also_image", family.also_image),
+        takes_negative_prompt=taken.takes("negative_prompt"),
+        takes_guidance=takes_guidance,
+        takes_guidance_2=takes_guidance_2,
+        takes_size=abilities.takes_size(taken),
+        extra_parameters=_extra_parameters(taken, directory),
+        default_strength=abilities.default_strength(taken),
+        sound=output == "video" and abilities.makes_sound(taken, index),
+    )
+    _check(card)
+    return card
+
+
+def _class(name: str, index: Mapping[str, Any]) -> PipelineClass:
+    taken = pipeline_class(str(index["_class_name"]))
+    assert taken is not None  # `read_index` looked
+    if missing := abilities.what_is_missing(taken):
+        raise CatalogueError(f"model {name!r}: {taken.name} needs {missing}, which a job does not carry")
+    return taken
+
+
+def _fake_card(name: str, source: str, table: Mapping[str, Any]) -> ModelCard:
+    output = table.get("output", "video")
+    video = output == "video"
+    card = ModelCard(
+        name=name,
+        engine=FAKE,
+        output=output,
+        source="" if source == FAKE else source,
+        pipeline=FAKE,
+        takes_image=True,
+        defaults=_override(
+            name,
+            "defaults",
+            Defaults(width=64, height=64, num_frames=17 if video else 1, fps=8.0, num_inference_steps=10),
+            table.get("defaults", {}),
+        ),
+        limits=_override(
+            name,
+            "limits",
+            Limits(min_side=2, max_side=4096, side_multiple=1, max_pixels=4096 * 4096, max_frames=1000 if video else 1,
+                   frame_step=1, max_steps=10_000),
+            table.get("limits", {}),
+        ),
+        token_side=16,
+        token_frames=4 if video else 1,
+        also_image=video and table.get("also_image", True),
+        also_edits=video,
+    )  # fmt: skip
+    _check(card)
+    return card
+
+
+# ---------------------------------------------------------------- reading the model
+
+
+def _token_size(directory: Path | None, family: Family) -> tuple[int, int]:
+    """(pixels a token side, frames a latent frame)."""
+    vae = config(directory, "vae") or config(directory, "vqvae")
+    spatial = _whole(vae.get("scale_factor_spatial")) or _whole(vae.get("spatial_compression_ratio"))
+    if spatial == 0:
+        levels = vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
+        spatial = 2 ** (len(levels) - 1) if isinstance(levels, list) and levels else family.spatial
+    temporal = _whole(vae.get("scale_factor_temporal")) or _whole(vae.get("temporal_compression_ratio"))
+    patch = config(directory, "transformer").get("patch_size")
+    patch_side = _whole(patch[-1] if isinstance(patch, list) and patch else patch)
+    pack = patch_side if patch_side > 1 else family.pack
+    return spatial * pack, (temporal or family.temporal) if family.output == "video" else 1
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _variant(family: Family, index: Mapping[str, Any], directory: Path | None) -> Defaults:
+    """The family's defaults, or those of the variant that the model's configs show."""
+    defaults = family.defaults
+    pipeline = str(index["_class_name"])
+    if pipeline.startswith("Wan") and index.get("boundary_ratio") is not None:  # Wan 2.2 A14B: two experts
+        first, second = (3.5, 3.5) if "ImageToVideo" in pipeline else (4.0, 3.0)
+        return msgspec.structs.replace(defaults, num_inference_steps=40, guidance_scale=first, guidance_scale_2=second)
+    if pipeline.startswith("Wan") and index.get("expand_timesteps") is True:  # Wan 2.2 TI2V 5B
+        return msgspec.structs.replace(
+            defaults, width=1280, height=704, num_frames=121, fps=24.0, num_inference_steps=50
+        )
+    if pipeline == "FluxPipeline" and config(directory, "transformer").get("guidance_embeds") is False:  # schnell
+        return msgspec.structs.replace(defaults, num_inference_steps=4, max_sequence_length=256)
+    if tokens := _whole(config(directory, "transformer").get("max_text_seq_length")):  # CogVideoX: no other length fits
+        return msgspec.structs.replace(defaults, max_sequence_length=tokens)
+    return defaults
+
+
+def _honoured(defaults: Defaults, taken: PipelineClass, takes_guidance: bool, takes_guidance_2: bool) -> Defaults:
+    """The defaults without those that the pipeline has no use for."""
+    return msgspec.structs.replace(
+        defaults,
+        guidance_scale=defaults.guidance_scale if takes_guidance else None,
+        guidance_scale_2=defaults.guidance_scale_2 if takes_guidance_2 else None,
+        max_sequence_length=defaults.max_sequence_length if taken.takes("max_sequence_length") else None,
+    )
+
+
+def _limits(family: Family, output: MediaKind, token_side: int, token_frames: int, directory: Path | None) -> Limits:
+    side = math.lcm(token_side, family.side_multiple)
+    least = side * -(-_MIN_SIDE // side)
+    if output == "image":
+        return Limits(min_side=least, side_multiple=side, max_frames=1, frame_step=1)
+    transformer = config(directory, "transformer")
+    step = token_frames if family.whole_latents else 1
+    if family.pattern == "CogVideoX":
+        # Its VAE decodes two latent frames at a time after the first, and version 1.5 has two latent frames a token.
+        step *= 2 * (_whole(transformer.get("patch_size_t")) or 1)
+    longest = _whole(config(directory, "motion_adapter").get("motion_max_seq_length")) or _VIDEO_LIMITS.max_frames
+    longest = min(longest, _VIDEO_LIMITS.max_frames)
+    only = (_whole(transformer.get("video_length")) or family.only) if family.only else 0
+    if isinstance(partition := transformer.get("chunk_partition"), list):
+        # Latent frames of the chunks in which a clip is drawn: no more, no fewer.
+        only = (sum(map(_whole, partition)) - 1) * step + 1
+    choices: tuple[int, ...] = (only,) if only else ()
+    if family.whole_windows:
+        choices = tuple((end - 1) // step * step + 1 for end in range(family.window, longest + 1, family.window))
+    return msgspec.structs.replace(
+        _VIDEO_LIMITS,
+        min_side=least,
+        side_multiple=side,
+        max_frames=longest,
+        frame_step=family.window or step,
+        frame_offset=family.shortest,
+        frame_choices=choices,
+    )
+
+
+def _extra_parameters(taken: PipelineClass, directory: Path | None) -> tuple[str, ...]:
+    """What `extra` may carry: parameters of the call, and the shift of a schedule that has a fixed one."""
+    schedule = read_json(taken.name, directory / "scheduler" / "scheduler_config.json") if directory is not None else {}
+    fixed = not schedule.get("use_dynamic_shifting") and any(name in schedule for name in SHIFTS)
+    return tuple(sorted({*taken.extra(), FLOW_SHIFT})) if fixed or directory is None else taken.extra()
+
+
+# ---------------------------------------------------------------- settings and checks
+
+
+def _check_keys(label: str, table: Mapping[str, Any]) -> None:
+    for key, value in table.items():
+        if key not in _KEYS:
+            raise CatalogueError(f"model {label!r}: unknown key {key!r}; known: {', '.join(sorted(_KEYS))}")
+        if not isinstance(value, _KEYS[key]):
+            raise CatalogueError(f"model {label!r}: {key} must be {_KINDS[_KEYS[key]]}")
+    if table.get("engine", FAKE) not in _ENGINES:
+        raise CatalogueError(f"model {label!r}: engine {table['engine']!r} is not one of {', '.join(_ENGINES)}")
+    if table.get("output", "video") not in ("video", "image"):
+        raise CatalogueError(f"model {label!r}: output {table['output']!r} is not one of video, image")
+
+
+def _override(name: str, what: str, base: T, *layers: Mapping[str, Any]) -> T:
+    """`base` with the fields that the layers give, the last one winning."""
+    given = {key: value for layer in layers for key, value in layer.items()}
+    fields = {field.name for field in msgspec.structs.fields(type(base))}
+    for key in given:
+        if key not in fields:
+            raise CatalogueError(f"model {name!r}: unknown key {key!r} in {what}; known: {', '.join(sorted(fields))}")
+    try:
+        return msgspec.convert({**msgspec.structs.asdict(base), **given}, type(base))
+    except msgspec.ValidationError as error:
+        rule, _, field = str(error).partition(" - at `$")
+        raise CatalogueError(f"model {name!r}: {what}{field.rstrip('`')}: {rule[:1].lower()}{rule[1:]}") from None
+
+
+def _check(card: ModelCard) -> None:
+    """Raise when a request that gives only a prompt would be refused."""
+    defaults, limits = card.defaults, card.limits
+    for field, value in (("width", defaults.width), ("height", defaults.height)):
+        if not limits.min_side <= value <= limits.max_side or value % limits.side_multiple:
+            raise CatalogueError(
+                f"model {card.name!r}: default {field} {value} is not a multiple of {limits.side_multiple} "
+                f"from {limits.min_side} to {limits.max_side}"
+            )
+    if defaults.width * defaults.height > limits.max_pixels:
+        raise CatalogueError(f"model {card.name!r}: the default size has more than {limits.max_pixels} pixels")
+    if not limits.allows_frames(defaults.num_frames):
+        raise CatalogueError(
+            f"model {card.name!r}: default num_frames {defaults.num_frames} is not {limits.frame_rule()}"
+        )
+    if not 1 <= defaults.num_inference_steps <= limits.max_steps:
+        raise CatalogueError(f"model {card.name!r}: default num_inference_steps is not from 1 to {limits.max_steps}")
+    if defaults.fps <= 0:
+        raise CatalogueError(f"model {card.name!r}: default fps {defaults.fps} is not above 0")

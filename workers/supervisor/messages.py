@@ -1,0 +1,64 @@
+"""Between the supervisor and its agents: messages on a socketpair, framed as in `ipc`.
+
+The supervisor sends the configuration and then nothing; its end of the stream tells the agent to leave. The agent tells what
+the supervisor must know: whether its engine ever became ready, which process to kill if the agent itself dies without a word, and whether
+a name that was taken is its own again.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from broker.wire.jobspec import ModelCard
+from workers.supervisor.agent_policy import AgentPolicy
+
+
+class AgentConfig(Struct, frozen=True, kw_only=True, tag="config"):
+    """All that one agent needs to know; the first message on its link."""
+
+    name: str
+    #: The broker's endpoint for workers.
+    endpoint: str
+    #: File of the key that a tcp endpoint needs; "": it is ipc.
+    key_file: str = ""
+    #: Absolute directory of all artefacts.
+    artefacts: str
+    device: Literal["cuda", "cpu"]
+    #: CUDA_VISIBLE_DEVICES of the engine.
+    visible: str = ""
+    models: tuple[ModelCard, ...]
+    preload: str
+    threads: int = 0
+    dtype: str = "auto"
+    overlap: bool = True
+    policy: AgentPolicy = AgentPolicy()
+    log_level: str = "info"
+    #: Whether its name was taken by another process, and it has not been registered since.
+    yields: bool = False
+    #: How to start an engine; two flags with file descriptors are appended. Empty: the real one.
+    engine_command: tuple[str, ...] = ()
+
+
+class EngineProcess(Struct, frozen=True, kw_only=True, tag="engine"):
+    """The engine's process id (it leads a process group of its own); 0 when there is none."""
+
+    pid: int
+
+
+class EngineReady(Struct, frozen=True, kw_only=True, tag="ready"):
+    """The engine has its model in memory."""
+
+
+class LoadTrouble(Struct, frozen=True, kw_only=True, tag="load_trouble"):
+    """The engine could not load its model, or ended before it had."""
+
+    message: Annotated[str, Meta(max_length=8192)]
+
+
+class NameHeld(Struct, frozen=True, kw_only=True, tag="name_held"):
+    """The broker has registered a worker that yields: its name is its own again."""
+
+
+FromAgentProcess = EngineProcess | EngineReady | LoadTrouble | NameHeld

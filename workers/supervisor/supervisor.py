@@ -1,0 +1,283 @@
+"""One agent process for each worker, kept running.
+
+- An agent that dies is started again with back-off (`restart`); the engine it leaves behind is killed first, with all that this started,
+  so that its GPU is free.
+- One whose name another process took yields: it waits, takes the name only from nobody, and yields no more once it has it.
+- One that leaves on purpose (`exits`) is not: when all have, so does the supervisor.
+- A stop is passed on as SIGTERM; what is still there after `STOP_S` is killed. honcho kills its children after five seconds, so
+  this must be less. If the supervisor itself dies, the links close and the agents leave.
+- When no worker ever got its model into memory and each has failed twice, the fault is in the settings: the supervisor says so and
+  ends. Later failures are a worker's own, and it keeps trying.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from msgspec.structs import replace
+
+from broker.runtime.signal_socket import SignalSocket, caught
+from workers.ipc.channel import Channel, IpcError
+from workers.supervisor import restart
+from workers.supervisor.exit_codes import (
+    EXIT_LEFT,
+    EXIT_NAME_TAKEN,
+    EXIT_NO_MODEL,
+    EXIT_RESTART,
+    EXIT_SETTINGS,
+    EXIT_UNWANTED,
+    describe_exit,
+)
+from workers.supervisor.messages import AgentConfig, EngineProcess, EngineReady, FromAgentProcess, LoadTrouble, NameHeld
+from workers.supervisor.process_groups import end_strangers, kill_group
+
+logger = logging.getLogger(__name__)
+
+AGENT_COMMAND = (sys.executable, "-m", "workers.agent")
+
+#: From SIGTERM to SIGKILL.
+STOP_S = 3.5
+
+#: An agent that lived this long was healthy: its next death is the first of a new count.
+_GOOD_LIFE_S = 60.0
+
+#: Failures to load, of each worker, that end the supervisor if no worker ever succeeded.
+_HOPELESS = 2
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+_ON_PURPOSE = (EXIT_LEFT, EXIT_SETTINGS, EXIT_UNWANTED)
+
+
+class AgentProcess:
+    """One agent over all its lives."""
+
+    def __init__(self, config: AgentConfig, command: Sequence[str], now: float) -> None:
+        self.config = config
+        self.start_at: float | None = now
+        #: The exit code with which it left on purpose.
+        self.left: int | None = None
+        self.was_ready = False
+        #: Failures to load since the last success, and the last one in words.
+        self.troubles = 0
+        self.trouble = ""
+        self._command = command
+        self._process: subprocess.Popen[bytes] | None = None
+        self._link: Channel | None = None
+        self._engine_pid = 0
+        self._started_at = now
+        self._streak = 0
+        self._told_to_end = False
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process."""
+        return self._process is not None
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 when there is none."""
+        return self._process.pid if self._process is not None else 0
+
+    @property
+    def link_socket(self) -> socket.socket | None:
+        """To poll for what it tells."""
+        return self._link.sock if self._link is not None else None
+
+    def start(self, now: float) -> None:
+        """Start a process and hand it its configuration."""
+        self.start_at = None
+        self._started_at = now
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [*self._command, "--name", self.config.name, "--link", str(theirs.fileno())]
+            try:
+                self._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)
+            except OSError as error:
+                ours.close()
+                self._failed(f"the agent cannot be started: {error}", now)
+                return
+        self._link = Channel(ours, FromAgentProcess)
+        # A new process reads this as soon as Python is up; a socket buffer holds it but for a very long list of models.
+        ours.settimeout(10.0)
+        with contextlib.suppress(OSError):  # it died at once: `reap` will see
+            self._link.send(self.config)
+        ours.setblocking(False)
+        logger.info("agent started", extra={"action": "agent_started", "worker": self.config.name, "pid": self.pid})
+
+    def listen(self) -> None:
+        """Take in what it tells."""
+        if self._link is None:
+            return
+        try:
+            messages, ended = self._link.drain()
+        except IpcError:
+            messages, ended = [], True
+        for message in messages:
+            match message:
+                case EngineProcess(pid=pid):
+                    self._engine_pid = pid
+                case EngineReady():
+                    self.was_ready = True
+                    self.troubles = 0
+                case NameHeld():
+                    self.config = replace(self.config, yields=False)
+                case LoadTrouble(message=text):
+                    self._note_trouble(text)
+        if ended:
+            self._close_link()
+
+    def _close_link(self) -> None:
+        if self._link is not None:
+            self._link.sock.close()
+            self._link = None
+
+    def reap(self, now: float) -> None:
+        """Notice that it has ended, and plan its next start."""
+        code = self._process.poll() if self._process is not None else None
+        if code is None:
+            return
+        self.listen()
+        self._close_link()
+        self._process = None
+        self.kill_engine()
+        how = describe_exit(code)
+        logger.info("agent ended", extra={"action": "agent_ended", "worker": self.config.name, "detail": how})
+        if code in _ON_PURPOSE:
+            self.left = code
+        if self._told_to_end or code in _ON_PURPOSE:
+            return
+        if code == EXIT_NAME_TAKEN:
+            self.config = replace(self.config, yields=True)
+            pause_s = self.config.policy.name_taken_s
+            self.start_at = now + pause_s
+            detail = f"another process bears its name; tried again in {pause_s:g} s"
+            logger.warning("worker waits", extra={"action": "name_taken", "worker": self.config.name, "detail": detail})
+            return
+        if code > 0 and code != EXIT_RESTART:
+            self._note_trouble(f"the agent ended: {how}")
+        self._plan(now, blamed=code != EXIT_RESTART)
+
+    def _plan(self, now: float, *, blamed: bool) -> None:
+        choice = restart.decide(self._streak, healthy=now - self._started_at >= _GOOD_LIFE_S, blamed=blamed)
+        self._streak = choice.streak
+        self.start_at = now + choice.delay_s
+
+    def _failed(self, text: str, now: float) -> None:
+        self._note_trouble(text)
+        self._plan(now, blamed=True)
+
+    def _note_trouble(self, text: str) -> None:
+        self.troubles += 1
+        self.trouble = text
+        logger.error("worker in trouble", extra={"action": "trouble", "worker": self.config.name, "detail": text})
+
+    def terminate(self) -> None:
+        """SIGTERM; never to be started again."""
+        self.start_at = None
+        self._told_to_end = True
+        if self._process is not None:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """SIGKILL to agent and engine."""
+        if self._process is not None:
+            self._process.kill()
+        self.kill_engine()
+
+    def kill_engine(self) -> None:
+        """SIGKILL to the engine it told of last, if any."""
+        if self._engine_pid:
+            kill_group(self._engine_pid)
+            self._engine_pid = 0
+
+
+class Supervisor:
+    """Runs the agents of these configurations."""
+
+    def __init__(
+        self,
+        configs: Sequence[AgentConfig],
+        command: Sequence[str] = AGENT_COMMAND,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self.agents = [AgentProcess(config, command, clock()) for config in configs]
+        #: Why it ended by itself, in a sentence; "" when it did not.
+        self.fault = ""
+        self._kill_at: float | None = None
+        self._code: int | None = None
+
+    def run(self) -> int:
+        """Until all have left, or a signal says to stop. Returns the exit code."""
+        with caught((*_STOP_SIGNALS, signal.SIGCHLD)) as signals:
+            try:
+                while self._serve():
+                    self._wait(signals)
+                    for number in signals.take():
+                        if number in _STOP_SIGNALS:
+                            self._stop(EXIT_LEFT, f"stopped by {number.name}")
+            finally:
+                for agent in self.agents:
+                    agent.kill()
+        if self._code is not None:
+            return self._code
+        return max((agent.left or EXIT_LEFT for agent in self.agents), default=EXIT_LEFT)
+
+    def _serve(self) -> bool:
+        """One pass; whether there is anything left to wait for."""
+        now = self._clock()
+        for agent in self.agents:
+            agent.listen()
+            agent.reap(now)
+        end_strangers({agent.pid for agent in self.agents})
+        self._judge()
+        if self._kill_at is not None and now >= self._kill_at:
+            for agent in self.agents:
+                agent.kill()
+            self._kill_at = None
+        for agent in self.agents:
+            if agent.start_at is not None and now >= agent.start_at:
+                agent.start(now)
+        return any(agent.running or agent.start_at is not None for agent in self.agents)
+
+    def _judge(self) -> None:
+        """End it when no worker can load its model."""
+        trying = [agent for agent in self.agents if agent.left is None]
+        if self._code is not None or not trying or any(agent.was_ready for agent in self.agents):
+            return
+        if all(agent.troubles >= _HOPELESS for agent in trying):
+            self.fault = f"no worker can load its model: {trying[0].trouble}"
+            self._stop(EXIT_NO_MODEL, self.fault)
+
+    def _stop(self, code: int, reason: str) -> None:
+        """End all agents, each within its grace; asked again, at once."""
+        again = self._code is not None
+        grace_s = 0.0 if again else max((agent.config.policy.stop_grace_s for agent in self.agents), default=0.0)
+        if not again:
+            logger.info("stopping", extra={"action": "stopping", "detail": reason})
+            self._code = code
+        self._kill_at = min(self._kill_at or math.inf, self._clock() + grace_s + STOP_S)
+        for agent in self.agents:
+            agent.terminate()
+
+    def _wait(self, signals: SignalSocket) -> None:
+        times = [agent.start_at for agent in self.agents if agent.start_at is not None]
+        if self._kill_at is not None:
+            times.append(self._kill_at)
+        timeout = max(0.0, min(times) - self._clock()) if times else None
+        with selectors.DefaultSelector() as selector:
+            selector.register(signals, selectors.EVENT_READ)
+            for agent in self.agents:
+                if agent.link_socket is not None:
+                    selector.register(agent.link_socket, selectors.EVENT_READ)
+            selector.select(timeout)
