@@ -16,7 +16,7 @@ BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 DEMO := workers/demo_model/model_index.json
 
-.PHONY: run test chaos lint bench bench-all bench-baseline setup setup-dev docs clean help
+.PHONY: run test chaos lint bench bench-all bench-baseline rooms setup setup-dev docs clean help
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -52,6 +52,9 @@ bench-all: setup ## measure everything: docs/benchmarks.md and its pictures
 
 bench-baseline: setup-dev ## take the counts of now as the ones that tests/bench/test_gate.py holds
 	UPDATE_BENCH_BASELINE=1 $(BIN)/python -m pytest tests/bench/test_gate.py
+
+rooms: ## print the rooms of the code and the arrows between them, from the imports
+	@$(PYTHON) -m scripts.rooms
 
 docs: setup-dev ## write the generated parts of docs/ again
 	$(BIN)/python scripts/make_docs.py

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from broker.core.jobs import FINAL, TABLE, Cause, JobState
+from broker.core.jobs import TABLE, Cause
 from broker.runtime.settings import CommonSettings, OptionRow, describe
 from broker.settings import BrokerSettings
+from broker.wire.terms import FINAL, JobState
 from http_edge.base.settings import EdgeSettings
 from http_edge.jobs.generation import FIELDS
 from http_edge.openapi.document import OPERATIONS

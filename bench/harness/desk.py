@@ -12,8 +12,8 @@ from broker.client.client import BrokerClient
 from broker.client.errors import BrokerError
 from broker.wire import messages as m
 from broker.wire.jobspec import JobSpec, ModelCard, cost_units, encode_spec
+from broker.wire.terms import FINAL_NAMES
 
-FINAL = frozenset(("succeeded", "failed", "cancelled"))
 #: No job of a measurement takes so long but one that hangs.
 PATIENCE_S = 300.0
 
@@ -61,7 +61,7 @@ class Desk:
     async def reached(self, job_id: str, *states: str) -> tuple[float, m.JobView]:
         """(when the first of these states was heard of, monotonic; the newest view). Raises `BenchError` when it never is."""
         heard = self._jobs[job_id]
-        wanted = set(states) | FINAL
+        wanted = set(states) | set(FINAL_NAMES)
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while not wanted & set(heard.times):

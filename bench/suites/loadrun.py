@@ -19,9 +19,9 @@ from msgspec import Struct
 
 from bench.report.errors import BadPlan
 from bench.suites.workload import DEFAULT_PROMPTS, Arrival, Shape, draw, read_trace
+from broker.wire.terms import FINAL_NAMES
 
 #: States of the native API that nothing follows.
-FINAL = frozenset(("succeeded", "failed", "cancelled"))
 #: Seconds for one answer; the server sends a keep-alive on an event stream more often than that.
 _ANSWER_S = 60.0
 #: Times that an event stream may break before the job is given up.
@@ -169,7 +169,7 @@ class Runner:
                         job: dict[str, Any] = msgspec.json.decode(line[5:])
                         if outcome.progressed is None and job.get("step", 0) > 0:
                             outcome.progressed = self._now()
-                        if job.get("state") in FINAL:
+                        if job.get("state") in FINAL_NAMES:
                             return
             await asyncio.sleep(0.2)
         raise BadAnswer(f"the event stream of job {job_id} ended {_STREAMS} times before the job did")

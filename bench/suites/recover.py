@@ -17,7 +17,7 @@ import httpx
 import msgspec
 from msgspec import Meta, Struct
 
-from bench.harness.desk import FINAL, Desk, spec_of
+from bench.harness.desk import Desk, spec_of
 from bench.harness.driver import padded_spec
 from bench.harness.procs import temporary_home
 from bench.harness.restart import KILL_AT, Crash, Outcome
@@ -28,6 +28,7 @@ from bench.report.report import Flush, Metric, Report, flush_of, progress
 from bench.report.stats import summarise
 from broker.client.errors import BrokerError
 from broker.wire.jobspec import ModelCard
+from broker.wire.terms import FINAL_NAMES
 
 _PAUSE_S = 0.005
 _PATIENCE_S = 60.0
@@ -71,7 +72,7 @@ class Killer:
         await self._desk_answers(running)
         answered = time.time()
         for job_id in (running, waiting):
-            await self._asked(job_id, lambda state, _: state in FINAL)
+            await self._asked(job_id, lambda state, _: state in FINAL_NAMES)
         return answered - begun
 
     async def edge(self) -> float:
@@ -87,7 +88,7 @@ class Killer:
             _give_up_after(begun)
             await asyncio.sleep(_PAUSE_S)
         answered = time.time()
-        await self._asked(job_id, lambda state, _: state in FINAL)
+        await self._asked(job_id, lambda state, _: state in FINAL_NAMES)
         return answered - begun
 
     async def _again(self, kill: Callable[[], None]) -> float:
@@ -99,7 +100,7 @@ class Killer:
         assert view is not None
         # The broker's clock is this machine's.
         restarted = [move.at for move in view.story if move.target == "running"][1]
-        await self._asked(job_id, lambda state, _: state in FINAL)
+        await self._asked(job_id, lambda state, _: state in FINAL_NAMES)
         return restarted - begun
 
     async def _slow_job(self, wait: bool = True) -> str:

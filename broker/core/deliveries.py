@@ -13,8 +13,9 @@ from typing import Protocol
 from msgspec import Struct
 
 from broker.core.calendar import Calendar
-from broker.core.jobs import Cause, Job, JobState
+from broker.core.jobs import Cause, Job
 from broker.wire import messages as m
+from broker.wire.terms import JobState
 
 #: How long an edge has for one delivery, its report included. Edges stop trying well before.
 LEASE_S = 60.0

@@ -18,7 +18,7 @@ def dispatch(state: State, now: float) -> None:
         if job is None:
             return
         lane = Lane(job.model, job.gpus, job.pinned)
-        worker = placement.choose(job, [w for w in free if placement.fits(lane, w) and _allowed(state, job, w)])
+        worker = placement.choose(job.model, [w for w in free if placement.fits(lane, w) and _allowed(state, job, w)])
         if worker is None:  # _next_job has just found one
             raise AssertionError(f"no worker for job {job.id}, which had one")
         _grant(state, _longest(state, _affine(state, job, worker), worker, now), worker, now)
@@ -75,7 +75,7 @@ def _affine(state: State, job: Job, worker: Worker) -> Job:
         return job
     other = state.jobs[other_id]
     reload_s = state.reloads.predict(job.model, otherwise=state.policy.reload_s)
-    if not placement.may_skip(job, other.cost, reload_s):
+    if not placement.may_skip(job.skipped_s, other.cost, reload_s):
         return job
     job.skipped_s += other.cost
     return other

@@ -7,8 +7,9 @@ from typing import Literal
 from msgspec import Struct
 
 from broker.core.deliveries import Hook
-from broker.core.jobs import Cause, Job, JobState, SetAside
+from broker.core.jobs import Cause, Job, SetAside
 from broker.wire.messages import Message
+from broker.wire.terms import JobState
 
 
 class Send(Struct, frozen=True, gc=False):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from broker.core.jobs import JobState
 from broker.core.state import State
+from broker.wire.terms import JobState
 
 
 class BrokenInvariant(AssertionError):

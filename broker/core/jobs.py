@@ -21,22 +21,11 @@ from enum import StrEnum
 from msgspec import Struct, field
 
 from broker.wire.jobspec import Phase, Result
-from broker.wire.messages import Failure, HookEvent, JobStateName, Move
+from broker.wire.messages import Failure, HookEvent, Move
+from broker.wire.terms import FINAL, HELD, WAITING, JobState
 
 #: A story is for people; a job that moves more often than this has its middle cut out.
 MAX_STORY = 64
-
-
-class JobState(StrEnum):
-    """The states of a job; the values are those on the wire and in the journal."""
-
-    QUEUED = "queued"
-    DELAYED = "delayed"
-    ASSIGNED = "assigned"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
 
 
 class Cause(StrEnum):
@@ -89,13 +78,6 @@ TABLE: dict[JobState, dict[Cause, JobState]] = {
     _S.FAILED: {},
     _S.CANCELLED: {},
 }
-
-#: The states as plain strings: `StrEnum.value` is a Python function, called for every row and every view.
-NAMES: dict[JobState, JobStateName] = {state: state.value for state in JobState}
-
-FINAL = frozenset((JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED))
-WAITING = frozenset((JobState.QUEUED, JobState.DELAYED))
-HELD = frozenset((JobState.ASSIGNED, JobState.RUNNING))
 
 #: Moves whose row may be lost in a crash: the worker's next `Hello` tells them again, and fences never repeat.
 LAZY = frozenset((Cause.DISPATCHED, Cause.STARTED, Cause.ADOPTED, Cause.DUE))

@@ -15,11 +15,12 @@ from broker.core import reports, requests, set_aside, timers, views, webhook_req
 from broker.core.calendar import Calendar
 from broker.core.dispatch import dispatch
 from broker.core.effects import Effect, PeerGone
-from broker.core.jobs import Job, JobState
+from broker.core.jobs import Job
 from broker.core.policy import Policy
 from broker.core.state import Archive, State
 from broker.wire import codec
 from broker.wire import messages as m
+from broker.wire.terms import JobState
 
 __all__ = ["Archive", "Core", "Policy"]
 

@@ -15,13 +15,14 @@ from zlib import crc32
 
 from broker.core import retry, worker_breaker
 from broker.core.dispatch import send_run
-from broker.core.jobs import Cause, Job, JobState
+from broker.core.jobs import Cause, Job
 from broker.core.pool import Worker
 from broker.core.scheduling import bounds
 from broker.core.state import State
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
+from broker.wire.terms import JobState
 
 #: A grant that a worker has not seen after this many heartbeats was lost on the way, and is sent again, so often at most: a worker that
 #: beats and takes none of them cannot read it.

@@ -9,11 +9,12 @@ from msgspec import structs
 from broker.core import set_aside, views, worker_breaker
 from broker.core.dispatch import would_start
 from broker.core.effects import WorkerNoted
-from broker.core.jobs import Cause, Job, JobState
+from broker.core.jobs import Cause, Job
 from broker.core.scheduling.queue import Lane
 from broker.core.state import State
 from broker.wire import codec
 from broker.wire import messages as m
+from broker.wire.terms import JobState
 
 #: Longest wait a refused client is told to take: beyond 120 s the OpenAI SDKs give up instead of waiting.
 MAX_RETRY_AFTER_S = 120.0

@@ -11,10 +11,11 @@ import msgspec
 
 from broker.core import views
 from broker.core.effects import Marked
-from broker.core.jobs import Cause, Job, JobState
+from broker.core.jobs import Cause, Job
 from broker.core.state import State
 from broker.wire import codec
 from broker.wire import messages as m
+from broker.wire.terms import JobState
 
 
 def list_all(state: State, peer: bytes, message: m.ListSetAside, now: float) -> None:

@@ -13,7 +13,7 @@ from broker.core.calendar import Calendar
 from broker.core.deadlines import Deadlines
 from broker.core.deliveries import Deliveries, Hook, caused
 from broker.core.effects import Effect, Forgot, Hooked, Moved, Send
-from broker.core.jobs import FINAL, LAZY, WAITING, Cause, Job, JobState
+from broker.core.jobs import LAZY, Cause, Job
 from broker.core.policy import Policy
 from broker.core.pool import Pool, Worker
 from broker.core.scheduling.costs import Costs, Reloads
@@ -21,6 +21,7 @@ from broker.core.scheduling.queue import Queue
 from broker.core.scheduling.tenants import Tenants
 from broker.core.spec_cache import Bodies
 from broker.wire import messages as m
+from broker.wire.terms import FINAL, WAITING, JobState
 
 
 class Archive(Protocol):

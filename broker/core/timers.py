@@ -6,9 +6,10 @@ Back-offs and benches end, deadlines expire, silent workers are suspected and th
 from __future__ import annotations
 
 from broker.core import reports, worker_breaker
-from broker.core.jobs import Cause, JobState
+from broker.core.jobs import Cause
 from broker.core.pool import Worker
 from broker.core.state import State
+from broker.wire.terms import JobState
 
 REJOIN = ("rejoin", "")
 

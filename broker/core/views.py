@@ -5,11 +5,12 @@ from __future__ import annotations
 from msgspec import structs
 
 from broker.core import deliveries
-from broker.core.jobs import HELD, NAMES, DamagedRecord, Job, JobState
+from broker.core.jobs import DamagedRecord, Job
 from broker.core.pool import Worker
 from broker.core.scheduling import bounds
 from broker.core.state import State
 from broker.wire import messages as m
+from broker.wire.terms import HELD, STATE_NAMES, JobState
 
 
 def job_view(state: State, job: Job, now: float, *, full: bool = False, body: bytes | None = None) -> m.JobView:
@@ -29,7 +30,7 @@ def job_view(state: State, job: Job, now: float, *, full: bool = False, body: by
     ahead_s, shown = state.calendar.ahead_s, state.calendar.shown
     return m.JobView(
         id=job.id,
-        state=NAMES[job.state],
+        state=STATE_NAMES[job.state],
         model=job.model,
         revision=job.revision if mark is None else max(job.revision, mark.revision),
         tenant=job.tenant,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -21,6 +22,33 @@ Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 Seconds = Annotated[float, Meta(ge=0, le=1e10)]
 
 JobStateName = Literal["queued", "delayed", "assigned", "running", "succeeded", "failed", "cancelled"]
+
+
+class JobState(StrEnum):
+    """The states of a job; the values are those on the wire, in the journal and in answers."""
+
+    #: Waits for a worker.
+    QUEUED = "queued"
+    #: Waits for a time: back-off after a failed attempt.
+    DELAYED = "delayed"
+    #: Granted to a worker that has not said `Started`.
+    ASSIGNED = "assigned"
+    #: In an engine.
+    RUNNING = "running"
+    #: Its result is published.
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+#: The states as plain strings: `StrEnum.value` is a Python function, called for every row and every view.
+STATE_NAMES: dict[JobState, JobStateName] = {state: state.value for state in JobState}
+
+FINAL = frozenset((JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED))
+FINAL_NAMES: tuple[JobStateName, ...] = ("succeeded", "failed", "cancelled")
+WAITING = frozenset((JobState.QUEUED, JobState.DELAYED))
+HELD = frozenset((JobState.ASSIGNED, JobState.RUNNING))
+
 
 FailureKind = Literal[
     "invalid_input", "out_of_memory", "engine_error", "engine_crashed", "hung", "expired", "quarantined"

@@ -23,6 +23,7 @@ from msgspec import Struct
 
 from broker.wire.jobspec import decode_spec
 from broker.wire.messages import JobStateName, JobView, PoolView
+from broker.wire.terms import FINAL_NAMES
 from http_edge.base.errors import EdgeError
 from http_edge.body.spool import STALE_S, Spool
 from http_edge.jobs import clock_agreement
@@ -48,7 +49,6 @@ _NO_ROOM_S = 600.0
 _STRAY_S = 86_400.0
 _STRAYS = 500
 
-_FINAL: tuple[JobStateName, ...] = ("succeeded", "failed", "cancelled")
 _LIVE: tuple[JobStateName, ...] = ("queued", "delayed", "assigned", "running")
 
 
@@ -216,7 +216,7 @@ class Retention:
         found: list[_Record] = []
         more = True
         while more and len(found) < _WINDOW:
-            views, more = await self._calls.views(limit=_PAGE, after=after, newest_first=False, states=_FINAL)
+            views, more = await self._calls.views(limit=_PAGE, after=after, newest_first=False, states=FINAL_NAMES)
             if not views:
                 return found, False
             found += [_Record(view.id, view.fence, view.submitted_at, view.finished_at) for view in views]
@@ -294,7 +294,7 @@ class Retention:
         if fences and not old:
             return
         view = await self._calls.view(job_id)
-        if view is not None and (view.state not in _FINAL or view.damaged):
+        if view is not None and (view.state not in FINAL_NAMES or view.damaged):
             return
         needed = view.fence if view is not None and view.state == "succeeded" else -1
         for fence in old:

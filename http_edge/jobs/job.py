@@ -10,9 +10,8 @@ from msgspec import Struct
 
 from broker.wire.jobspec import JobSpec, decode_spec
 from broker.wire.messages import JobView
+from broker.wire.terms import FINAL_NAMES
 from http_edge.base.job_names import shown_id
-
-FINAL_STATES = ("succeeded", "failed", "cancelled")
 
 #: Answers about one job that are kept encoded.
 _ENCODED = 8
@@ -51,7 +50,7 @@ class Job(Struct, frozen=True, kw_only=True):
 
     @property
     def is_final(self) -> bool:
-        return self.view.state in FINAL_STATES
+        return self.view.state in FINAL_NAMES
 
     def moved_to(self, view: JobView) -> Job:
         """This job in a later view; events bring neither spec nor story."""

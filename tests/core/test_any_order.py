@@ -12,11 +12,12 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from broker.core.deliveries import LEASE_S
 from broker.core.effects import Forgot, Hooked, Moved, PeerGone, Send, WorkerNoted
-from broker.core.jobs import FINAL, Cause
+from broker.core.jobs import Cause
 from broker.core.machine import Policy
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
+from broker.wire.terms import FINAL
 from tests.core.desk import EDGE, START, Desk, info
 
 WORKERS = ("w1", "w2", "w3")

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.core.deadlines import Deadlines
-from broker.core.jobs import Job
 from broker.core.policy import Policy
 from broker.core.pool import Worker
 from broker.core.retry import GiveUp, RetryDecision, Tries, decide
@@ -78,7 +77,7 @@ def worker(name: str, model: str = "", gpus: int = 1, idle_since: float = 0.0) -
     ],
 )
 def test_placement_prefers_the_loaded_then_the_empty_then_the_small_then_the_longest_idle(candidates, chosen):
-    assert placement.choose(Job(id="j", model="demo", body=b""), candidates).name == chosen
+    assert placement.choose("demo", candidates).name == chosen
 
 
 def learned(desk: Desk, *jobs: tuple[str, float, dict], quiet_s: float, workers: int = 2) -> list[str]:
@@ -134,7 +133,7 @@ def test_at_the_end_of_a_backlog_a_job_is_passed_by_its_own_kind_only(other):
 
 
 def test_placement_of_nobody():
-    assert placement.choose(Job(id="j", model="demo", body=b""), []) is None
+    assert placement.choose("demo", []) is None
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from broker.core.jobs import FINAL, LAZY, MAX_STORY, TABLE, Cause, IllegalMove, Job, JobState
+from broker.core.jobs import LAZY, MAX_STORY, TABLE, Cause, IllegalMove, Job
+from broker.wire.terms import FINAL, JobState
 
 
 def job(state: JobState = JobState.QUEUED) -> Job:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from broker.core.jobs import FINAL, Cause, DamagedRecord, Job
+from broker.core.jobs import Cause, DamagedRecord, Job
 from broker.core.machine import Core, Policy
 from broker.runtime.errors import JournalRefused
 from broker.shell.journal.journal import Journal
 from broker.shell.recovery import Recovery
 from broker.wire import codec
 from broker.wire import messages as m
+from broker.wire.terms import FINAL
 from tests.journal.jobs import fail, finish, give, new_job, put
 
 EDGE = b"edge"

@@ -7,9 +7,10 @@ import copy
 import msgspec
 import pytest
 
-from broker.core.jobs import Cause, Job, JobState
+from broker.core.jobs import Cause, Job
 from broker.runtime.errors import JournalConflict
 from broker.wire import messages as m
+from broker.wire.terms import JobState
 from tests.journal.jobs import RESULT, fail, finish, give, new_job, put
 
 NOT_JOURNALED = {

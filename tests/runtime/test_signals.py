@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 BEGIN = """
 import os, signal, sys
-from broker.wire import stopping
+from broker.runtime import signals
 def told(number=signal.SIGTERM):
     os.kill(os.getpid(), number)
 """
@@ -28,7 +28,7 @@ def run(*lines: str) -> tuple[int, str]:
 @pytest.mark.parametrize("number", ["signal.SIGTERM", "signal.SIGINT"])
 def test_a_signal_ends_the_process_with_code_0_and_what_was_begun_is_undone(number):
     lines = (
-        "stopping.obey([])",
+        "signals.obey([])",
         "try:",
         f"    told({number})",
         "    print('went on')",
@@ -39,7 +39,7 @@ def test_a_signal_ends_the_process_with_code_0_and_what_was_begun_is_undone(numb
 
 
 def test_a_second_signal_does_not_break_off_the_tidying():
-    lines = ("stopping.obey(['--port', '1'])", "try:", "    told()", "finally:", "    told()", "    print('undone')")
+    lines = ("signals.obey(['--port', '1'])", "try:", "    told()", "finally:", "    told()", "    print('undone')")
     assert run(*lines) == (0, "undone\n")
 
 
@@ -48,10 +48,10 @@ def test_a_signal_while_garbage_is_collected_is_not_lost():
         "class Garbage:",
         "    def __del__(self):",
         "        told()",
-        "stopping.obey([])",
+        "signals.obey([])",
         "Garbage()",
         "print('dropped')",
-        "stopping.check()",
+        "signals.check()",
         "print('serving')",
     )
     assert run(*lines) == (0, "dropped\n")
@@ -63,13 +63,13 @@ def test_around_an_event_loop_a_signal_is_noted_and_raises_nothing():
 
 
 def test_once_it_is_ending_no_signal_changes_the_code():
-    assert run("stopping.obey([])", "stopping.deaf()", "told()", "stopping.leave(4)") == (4, "")
+    assert run("signals.obey([])", "signals.deaf()", "told()", "signals.leave(4)") == (4, "")
 
 
 def test_an_ignored_signal_stays_ignored():
-    lines = ("signal.signal(signal.SIGINT, signal.SIG_IGN)", "stopping.obey([])", "told(signal.SIGINT)", "print('on')")
+    lines = ("signal.signal(signal.SIGINT, signal.SIG_IGN)", "signals.obey([])", "told(signal.SIGINT)", "print('on')")
     assert run(*lines) == (0, "on\n")
 
 
 def test_breaking_off_a_subcommand_is_no_success():
-    assert run("stopping.obey(['drain', 'gpu-0'])", "told()", "print('on')") == (-15, "")
+    assert run("signals.obey(['drain', 'gpu-0'])", "told()", "print('on')") == (-15, "")

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from broker.core.deliveries import LEASE_S, Hook
-from broker.core.jobs import Job, JobState
+from broker.core.jobs import Job
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
+from broker.wire.terms import JobState
 
 if TYPE_CHECKING:
     from tests.simulation.engine import Work

@@ -12,12 +12,13 @@ import msgspec
 
 from broker.core import dispatch, reports, requests, retry, state, timers, worker_breaker
 from broker.core.dispatch import placement
-from broker.core.jobs import Cause, JobState
+from broker.core.jobs import Cause
 from broker.core.machine import Core
 from broker.core.pool import Worker
 from broker.core.scheduling.tenants import Tenants
 from broker.shell.journal.epochs import Epochs
 from broker.shell.router import Router
+from broker.wire.terms import JobState
 from tests.simulation.hunting import Mutation, constant, nothing
 from tests.simulation.mutations_overlap import OVERLAP
 from tests.simulation.mutations_timers import TIMERS

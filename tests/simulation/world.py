@@ -9,8 +9,9 @@ from random import Random
 
 import msgspec
 
-from broker.core.jobs import FINAL, Job
+from broker.core.jobs import Job
 from broker.wire import messages as m
+from broker.wire.terms import FINAL
 from tests.simulation.broker import BrokerProcess
 from tests.simulation.checker import Checker, require, short
 from tests.simulation.disk import read_all

@@ -42,7 +42,7 @@ T = TypeVar("T", bound=Struct)
 
 def default_model() -> Path:
     """Directory of the demo model, which is used when none is named."""
-    return Path(__file__).resolve().parent / "demo_model"
+    return Path(__file__).resolve().parents[1] / "demo_model"
 
 
 def card_for(source: str, name: str | None = None, table: Mapping[str, Any] = _NO_TABLE) -> ModelCard:

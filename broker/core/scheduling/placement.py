@@ -7,10 +7,9 @@ waited longest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence, Sized
+from typing import Protocol, TypeVar
 
-from broker.core.jobs import Job
-from broker.core.pool import Worker
 from broker.core.scheduling.queue import Lane
 
 #: Model affinity may put other work before a job for at most this many times the time its model takes to load.
@@ -24,7 +23,35 @@ TAIL_SHARE = 1 / 6
 TAIL_FROM_S = 1.0
 
 
-def fits(lane: Lane, worker: Worker) -> bool:
+class Host(Protocol):
+    """How much of a machine a worker is."""
+
+    @property
+    def gpus(self) -> int: ...
+
+
+class Candidate(Protocol):
+    """What placement reads of a worker."""
+
+    #: The model in memory; "" for none.
+    model: str
+    #: Since when it has held nothing.
+    idle_since: float
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def models(self) -> Container[str]: ...
+    @property
+    def info(self) -> Host: ...
+    @property
+    def held(self) -> Sized: ...
+
+
+AnyCandidate = TypeVar("AnyCandidate", bound=Candidate)
+
+
+def fits(lane: Lane, worker: Candidate) -> bool:
     """Whether this worker could ever run jobs of this lane."""
     return (
         lane.model in worker.models
@@ -33,15 +60,15 @@ def fits(lane: Lane, worker: Worker) -> bool:
     )
 
 
-def choose(job: Job, candidates: Sequence[Worker]) -> Worker | None:
+def choose(model: str, candidates: Sequence[AnyCandidate]) -> AnyCandidate | None:
     """The best of the workers that have room and fit; None when there is none."""
 
     if len(candidates) == 1:
         return candidates[0]
 
-    def rank(worker: Worker) -> tuple[int, int, bool, float, str]:
-        loaded = 0 if worker.model == job.model else 1 if not worker.model else 2
-        return loaded, worker.info.gpus, bool(worker.held), worker.idle_since, worker.name
+    def rank(worker: Candidate) -> tuple[int, int, bool, float, str]:
+        loaded = 0 if worker.model == model else 1 if not worker.model else 2
+        return loaded, worker.info.gpus, len(worker.held) > 0, worker.idle_since, worker.name
 
     return min(candidates, key=rank, default=None)
 
@@ -61,6 +88,9 @@ def may_pass(longest_s: float, next_s: float) -> bool:
     return next_s >= TAIL_FROM_S and next_s >= TAIL_SHARE * longest_s
 
 
-def may_skip(job: Job, other_cost_s: float, reload_s: float) -> bool:
-    """Whether work of the model in memory may go before `job`, whose model is not: bounded by `SKIP_FACTOR` reloads in all."""
-    return job.skipped_s + other_cost_s <= SKIP_FACTOR * reload_s
+def may_skip(skipped_s: float, other_cost_s: float, reload_s: float) -> bool:
+    """Whether work of the model in memory may go before a job of another model: bounded by `SKIP_FACTOR` reloads in all.
+
+    `skipped_s`: seconds of work that went before that job for this reason already.
+    """
+    return skipped_s + other_cost_s <= SKIP_FACTOR * reload_s

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from msgspec import Struct
-
-from broker.core.jobs import Job
 
 COST_WEIGHT = 2.0
 
@@ -35,6 +34,19 @@ LOOK_THROUGH = 512
 
 #: Entries that have left a line before its list is made shorter.
 _MAX_GONE = 64
+
+
+class WaitingJob(Protocol):
+    """What the queue reads of a job; it keeps the id alone."""
+
+    id: str
+    tenant: str
+    priority: int
+    model: str
+    gpus: int
+    pinned: str
+    submitted_at: float
+    cost: float
 
 
 class Lane(Struct, frozen=True, gc=False):
@@ -159,7 +171,7 @@ class Queue:
     def __contains__(self, job_id: str) -> bool:
         return job_id in self._where
 
-    def add(self, job: Job, *, front: bool = False) -> None:
+    def add(self, job: WaitingJob, *, front: bool = False) -> None:
         """Let `job` wait; its cost is that of `job.cost`. `front`: before every job of its tenant that has not waited before."""
         self._seq += 1
         if job.submitted_at > self.newest_at:

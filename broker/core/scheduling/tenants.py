@@ -6,9 +6,19 @@ jobs that wait already; it is journaled with the job, so that a restart knows it
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from msgspec import Struct
 
-from broker.core.jobs import HELD, WAITING, Job, JobState
+from broker.wire.terms import FINAL, HELD, WAITING, JobState
+
+
+class TenantJob(Protocol):
+    """What is counted of a job."""
+
+    tenant: str
+    max_running: int
+    state: JobState
 
 
 class Share(Struct):
@@ -33,9 +43,9 @@ class Tenants:
     def __init__(self) -> None:
         self._shares: dict[str, Share] = {}
 
-    def adopt(self, job: Job) -> None:
+    def adopt(self, job: TenantJob) -> None:
         """Count a job that is new in memory; jobs come in the order of their acceptance."""
-        if job.final:
+        if job.state in FINAL:
             return
         share = self._shares.get(job.tenant)
         if share is None:
@@ -45,7 +55,7 @@ class Tenants:
         share.waiting += waiting
         share.held += held
 
-    def moved(self, job: Job, source: JobState) -> None:
+    def moved(self, job: TenantJob, source: JobState) -> None:
         """Count a job where it is now, and no longer where it was."""
         before, after = _COUNTED[source], _COUNTED[job.state]
         if before is after:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from msgspec.msgpack import decode, encode
 
-from broker.core.jobs import FINAL, Job, JobState, SetAside
+from broker.core.jobs import Job, SetAside
 from broker.runtime.errors import JournalBroken, JournalConflict, JournalFull
 from broker.shell.journal import rows
 from broker.shell.journal.clock_record import Record
@@ -34,6 +34,7 @@ from broker.shell.journal.reading import UNREADABLE, Reader
 from broker.shell.journal.schema import open_database, refusal
 from broker.shell.journal.set_aside import Asides
 from broker.wire import messages as m
+from broker.wire.terms import FINAL, JobState
 
 logger = logging.getLogger(__name__)
 

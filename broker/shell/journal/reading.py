@@ -12,13 +12,14 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from broker.core.jobs import FINAL, DamagedRecord, Job
+from broker.core.jobs import DamagedRecord, Job
 from broker.runtime.errors import JournalBroken, JournalRefused
 from broker.shell.journal import rows
 from broker.shell.journal.queries import find_page
 from broker.shell.journal.schema import repair_hint
 from broker.shell.journal.set_aside import Asides
 from broker.wire import messages as m
+from broker.wire.terms import FINAL
 
 logger = logging.getLogger(__name__)
 

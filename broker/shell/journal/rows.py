@@ -17,9 +17,10 @@ from zlib import crc32
 import msgspec
 from msgspec import Struct
 
-from broker.core.jobs import FINAL, NAMES, Job, JobState
+from broker.core.jobs import Job
 from broker.wire.jobspec import Result
 from broker.wire.messages import Failure, HookEvent, Move
+from broker.wire.terms import FINAL, STATE_NAMES, JobState
 
 JobRow = tuple[Any, ...]
 
@@ -100,7 +101,7 @@ def sealed_tail(n: int, job: Job) -> bytes:
     columns = (
         n,
         job.id,
-        NAMES[job.state],
+        STATE_NAMES[job.state],
         job.fence,
         job.worker,
         job.tenant,
@@ -175,7 +176,7 @@ def job_row(n: int, job: Job) -> JobRow:
     return (
         n,
         job.id,
-        NAMES[job.state],
+        STATE_NAMES[job.state],
         job.fence,
         job.worker,
         job.tenant,
@@ -206,7 +207,7 @@ def spec_row(n: int, job: Job) -> JobRow:
 
 def update_row(n: int, job: Job) -> JobRow:
     """Parameters of `UPDATE_JOB`."""
-    return NAMES[job.state], job.fence, job.worker, sealed_tail(n, job), n
+    return STATE_NAMES[job.state], job.fence, job.worker, sealed_tail(n, job), n
 
 
 def decode(row: JobRow) -> Job:
@@ -267,7 +268,7 @@ def salvage(row: JobRow) -> Job:
         origin=as_text(origin),
         alias=as_text(alias),
         pinned=as_text(pinned),
-        state=JobState(state) if state in NAMES.values() else JobState.QUEUED,
+        state=JobState(state) if state in STATE_NAMES.values() else JobState.QUEUED,
         fence=fence if isinstance(fence, int) and fence >= 0 else 0,
         worker=as_text(worker),
         submitted_at=at,

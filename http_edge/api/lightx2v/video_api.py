@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.wire.messages import JobStateName
+from broker.wire.terms import FINAL_NAMES
 from http_edge.api.lightx2v import views as shapes
 from http_edge.api.lightx2v.video_tasks import BASE, ORIGIN, Gen1
 from http_edge.base.errors import EdgeError
@@ -64,7 +65,7 @@ class LightX2VApi:
     async def get_all_tasks(self, request: Request) -> Response:
         """The finished tasks by id, the newest record of each."""
         records: dict[str, dict[str, Any]] = {}
-        async for job in self._tasks.each(shapes.FINAL):
+        async for job in self._tasks.each(FINAL_NAMES):
             records.setdefault(job.view.alias, shapes.record(job))
         return json_response(dict(reversed(records.items())))
 

@@ -33,7 +33,6 @@ MAX_TASK_ID_CHARS = 256
 LIVE: tuple[JobStateName, ...] = ("queued", "delayed", "assigned", "running")
 #: On a worker, or about to be again.
 STARTED: tuple[JobStateName, ...] = ("delayed", "assigned", "running")
-FINAL: tuple[JobStateName, ...] = ("succeeded", "failed", "cancelled")
 
 #: A cancel frees its worker within a step, or the engine is replaced after its grace; slower than this is news for the client.
 STOP_WAIT_S = 30.0

@@ -10,8 +10,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from broker.wire.messages import JobView, PoolView, WorkerView
+from broker.wire.terms import FINAL_NAMES
 from http_edge.jobs.hub import Hub
-from http_edge.jobs.job import FINAL_STATES
 
 _JOB_BUCKETS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 3600.0)
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
@@ -53,7 +53,7 @@ class Metrics:
 
     def _job_moved(self, view: JobView) -> None:
         """Count a job when it ends, if it ever began. Every edge sees every event: take one edge's numbers, not the sum of all."""
-        if view.state in FINAL_STATES and view.started_at:
+        if view.state in FINAL_NAMES and view.started_at:
             self._waited.labels(view.model, view.state).observe(max(0.0, view.started_at - view.submitted_at))
             self._ran.labels(view.model, view.state).observe(max(0.0, view.finished_at - view.started_at))
 
@@ -139,6 +139,6 @@ def _worker_families(workers: Sequence[WorkerView]) -> Iterator[Metric]:
         "zoetrope_worker_attempts", "Attempts ended on a worker since the broker started.", labels=["worker", "outcome"]
     )
     for worker in workers:
-        for outcome in ("succeeded", "failed", "cancelled"):
+        for outcome in FINAL_NAMES:
             attempts.add_metric([worker.name, outcome], getattr(worker, outcome))
     yield attempts
