@@ -26,8 +26,8 @@ from broker.shell.journal.disk import Disk
 from broker.shell.journal.journal import Journal
 from broker.shell.journal.lock import Lock
 from broker.shell.metrics import Metrics
-from broker.shell.net.peer_limits import Junk
-from broker.shell.net.sockets import Gate, Wires, ipc_path
+from broker.shell.net.peer_limits import PeerLimiter
+from broker.shell.net.sockets import Gate, Sockets, ipc_path
 from broker.shell.recovery import Recovery
 from broker.shell.router import Router
 from broker.shell.server import Server
@@ -119,10 +119,10 @@ def _lock_endpoint(endpoint: str) -> Lock:
     return Lock(path.with_name(path.name + ".lock"))
 
 
-def _open_wires(settings: BrokerSettings) -> Wires:
+def _open_wires(settings: BrokerSettings) -> Sockets:
     """Listen. Raises `SettingsError`, or `BindFailed` naming the option."""
     try:
-        return Wires(settings.front_endpoint, settings.back_endpoint, _gate(settings))
+        return Sockets(settings.front_endpoint, settings.back_endpoint, _gate(settings))
     except BindFailed as error:
         name = next((name for name, endpoint in settings.endpoints.items() if endpoint == error.endpoint), "")
         raise BindFailed(f"{name}: {error}" if name else str(error), error.endpoint) from None
@@ -142,7 +142,7 @@ def _serve(
     settings: BrokerSettings,
     core: Core,
     journal: Journal,
-    wires: Wires,
+    wires: Sockets,
     disk: Disk,
     clock: Timeline,
     recovery: Recovery,
@@ -151,7 +151,7 @@ def _serve(
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     gc.enable()
-    junk = Junk()
+    junk = PeerLimiter()
     metrics = Metrics(junk)
     router = Router(core, journal, wires, disk, metrics, junk, time.perf_counter, recovery)
     metrics_file = Path(settings.metrics_file) if settings.metrics_file else None

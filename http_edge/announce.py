@@ -9,7 +9,7 @@ from broker.wire.messages import PoolView
 from http_edge.api.native.service_api import READY_STATES
 from http_edge.base.errors import EdgeError
 from http_edge.base.settings import EdgeSettings
-from http_edge.jobs.service import Calls
+from http_edge.jobs.service import JobService
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def service_url(settings: EdgeSettings) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
-async def announce(calls: Calls, settings: EdgeSettings) -> None:
+async def announce(calls: JobService, settings: EdgeSettings) -> None:
     """Log a line whenever the wait changes, and the last when a worker is ready."""
     clock = asyncio.get_running_loop().time
     said, said_at = "", 0.0
@@ -44,7 +44,7 @@ async def announce(calls: Calls, settings: EdgeSettings) -> None:
     log.info("ready: %s (API reference: /docs)", service_url(settings), extra={"action": "ready"})
 
 
-async def _missing(calls: Calls) -> str:
+async def _missing(calls: JobService) -> str:
     """What a job sent now would wait for; "" when a worker is ready."""
     try:
         pool: PoolView = await calls.pool(_LOOK_S)

@@ -28,24 +28,24 @@ from http_edge.api.openai.videos_api import VideosApi
 from http_edge.auth.access import Access
 from http_edge.auth.keys import KeyRing
 from http_edge.auth.web_pages import WebPages, own_names
-from http_edge.background.export_worker import Savers
+from http_edge.background.export_worker import ExportWorker
 from http_edge.background.retention import Retention
-from http_edge.background.webhook_delivery import Webhooks
-from http_edge.background.webhook_signing import Secrets
+from http_edge.background.webhook_delivery import WebhookDelivery
+from http_edge.background.webhook_signing import WebhookSecrets
 from http_edge.base.paths import resolve_roots
 from http_edge.base.settings import EdgeSettings
 from http_edge.body.spool import Spool
 from http_edge.http.routing import EdgeRoute
 from http_edge.jobs.hub import Hub
 from http_edge.jobs.progress import Progress
-from http_edge.jobs.service import Calls
+from http_edge.jobs.service import JobService
 from http_edge.media.exports import Exports
 from http_edge.media.fetch import Fetcher
-from http_edge.media.image_inputs import Inputs
-from http_edge.media.image_sources import Images
-from http_edge.media.ssrf import Guard
-from http_edge.media.uploads import FileStore
-from http_edge.middleware import Front
+from http_edge.media.image_inputs import ImageInputs
+from http_edge.media.image_sources import ImageSources
+from http_edge.media.ssrf import SsrfGuard
+from http_edge.media.uploads import Uploads
+from http_edge.middleware import Middleware
 from http_edge.openapi.docs_api import DocsApi
 
 log = logging.getLogger(__name__)
@@ -77,15 +77,15 @@ class Edge(Struct, frozen=True, kw_only=True):
     settings: EdgeSettings
     broker: BrokerClient
     hub: Hub
-    calls: Calls
-    savers: Savers
+    calls: JobService
+    savers: ExportWorker
     metrics: Metrics
     progress: Progress
     spool: Spool
-    files: FileStore
+    files: Uploads
     fetcher: Fetcher
     retention: Retention
-    webhooks: Webhooks
+    webhooks: WebhookDelivery
     keys: KeyRing | None
 
 
@@ -103,10 +103,10 @@ def build_edge(
     hub = Hub()
     broker = (connect or _connector(settings))(hub)
     outputs = resolve_roots(settings.output_roots, (start, settings.artefacts_path), start)
-    files = FileStore(settings.uploads_path / "files")
+    files = Uploads(settings.uploads_path / "files")
     inputs = resolve_roots(settings.input_roots, (start, *outputs), start)
     exports = Exports(settings.home_path, start, outputs, overwrite=settings.save_overwrites)
-    kept = Inputs(
+    kept = ImageInputs(
         settings.uploads_path,
         start,
         inputs,
@@ -114,12 +114,12 @@ def build_edge(
         owner_of=exports.owner,
     )
     spool = Spool(settings.uploads_path / "tmp", settings.upload_limits)
-    fetcher = fetcher or Fetcher(Guard(settings.fetch_allow))
-    calls = Calls(
+    fetcher = fetcher or Fetcher(SsrfGuard(settings.fetch_allow))
+    calls = JobService(
         settings,
         broker,
         hub,
-        Images(kept, files, fetcher),
+        ImageSources(kept, files, fetcher),
         exports,
         check_url=fetcher.check,
     )
@@ -128,14 +128,16 @@ def build_edge(
         broker=broker,
         hub=hub,
         calls=calls,
-        savers=Savers(calls),
+        savers=ExportWorker(calls),
         metrics=Metrics(hub),
         progress=Progress(),
         spool=spool,
         files=files,
         fetcher=fetcher,
         retention=Retention(calls, kept, spool, files),
-        webhooks=Webhooks(calls, fetcher, Secrets(settings.webhook_secrets, settings.webhook_secret_path)),
+        webhooks=WebhookDelivery(
+            calls, fetcher, WebhookSecrets(settings.webhook_secrets, settings.webhook_secret_path)
+        ),
         keys=KeyRing(settings.keys_path) if settings.keys_path else None,
     )
 
@@ -146,7 +148,7 @@ class EdgeApp(Starlette):
     def __init__(self, edge: Edge, routes: list[EdgeRoute]) -> None:
         super().__init__(routes=routes, lifespan=lambda _: _running(edge))
         self.state.spool = edge.spool
-        self._front = Front(
+        self._front = Middleware(
             routes,
             Access(edge.keys, edge.settings.metrics_open),
             _web_pages(edge.settings),

@@ -23,7 +23,7 @@ from http_edge.auth.keys import KeyFileError
 from http_edge.background.webhook_signing import SecretsError
 from http_edge.base.settings import EdgeSettings
 from http_edge.http.head_cap import CappedProtocol
-from http_edge.media.ssrf import Guard
+from http_edge.media.ssrf import SsrfGuard
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
 
 def _check_fetch_allow(settings: EdgeSettings) -> None:
     try:
-        Guard(settings.fetch_allow)
+        SsrfGuard(settings.fetch_allow)
     except ValueError as error:
         raise SettingsError(f"fetch_allow: {error}") from None
 

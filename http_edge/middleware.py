@@ -66,7 +66,7 @@ class Exchange:
         return self._send(message)
 
 
-class Front:
+class Middleware:
     """The application's outermost layer, which is all of them.
 
     Gives every response an `x-request-id` (the client's, if it sent a sane one), refuses bodies over the cap and requests that may not

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.core.deliveries import Hook
+from broker.core.deliveries import Delivery
 from broker.core.jobs import Job
 from broker.wire import messages as m
 
@@ -10,13 +10,13 @@ from broker.wire import messages as m
 class NoOutbox:
     """No webhook was ever asked for."""
 
-    def of_job(self, job_id: str) -> list[Hook]:
+    def of_job(self, job_id: str) -> list[Delivery]:
         return []
 
-    def find(self, number: int) -> Hook | None:
+    def find(self, number: int) -> Delivery | None:
         return None
 
-    def due(self, now: float, limit: int) -> tuple[list[Hook], float | None]:
+    def due(self, now: float, limit: int) -> tuple[list[Delivery], float | None]:
         return [], None
 
 
@@ -24,7 +24,7 @@ class NoArchive:
     """Implements the core's `Archive`."""
 
     def __init__(self) -> None:
-        self.outbox = NoOutbox()
+        self.deliveries = NoOutbox()
 
     def find(self, job_id: str) -> Job | None:
         return None

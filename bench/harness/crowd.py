@@ -46,7 +46,7 @@ class CrowdWorker(SimWorker):
         return 0 if self.run else self._credit
 
 
-class Crowd:
+class WorkerCrowd:
     """All workers of one measurement."""
 
     def __init__(self, endpoint: str, count: int, hold_s: float, seed: int, check: Callable[[], None]) -> None:

@@ -27,7 +27,7 @@ class Heard:
         self.changed = asyncio.Event()
 
 
-class Desk:
+class JobClient:
     """An asynchronous context: connected and watching inside it."""
 
     def __init__(self, endpoint: str, timeout_s: float = 30.0) -> None:
@@ -35,7 +35,7 @@ class Desk:
         self._jobs: dict[str, Heard] = {}
         self._count = 0
 
-    async def __aenter__(self) -> Desk:
+    async def __aenter__(self) -> JobClient:
         await self.client.start()
         try:
             await self.client.watch()

@@ -1,7 +1,7 @@
 """A simulated worker: speaks the agent's side of the protocol over one DEALER and finishes every job at once.
 
-It keeps the agent's rules: `Hello` after each probe and `Who`, a heartbeat each second with the absolute room and all it holds, results
-resent until acknowledged. Runs in its driver's thread; the driver polls `socket` and calls `handle`.
+It keeps the agent's rules: `Hello` after each probe and `Identify`, a heartbeat each second with the absolute room and all it holds,
+results resent until acknowledged. Runs in its driver's thread; the driver polls `socket` and calls `handle`.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class SimWorker:
                         self._on_end(job_id, accepted)
                 case m.Welcome():
                     self.welcome = True
-                case m.Who():
+                case m.Identify():
                     self._hello()
                 case _:
                     pass

@@ -43,7 +43,7 @@ class _Worker(SimWorker):
         self.beat(time.monotonic())
 
 
-class Stepper:
+class StepFeeder:
     """Three jobs: one waits, one runs step by step, one is done."""
 
     def __init__(self, settings: CommonSettings) -> None:

@@ -18,8 +18,8 @@ from bench.peers.peerkit import (
     SERVER_VARIABLE,
     WORKERS,
     Done,
-    Stand,
-    Teller,
+    DoneNotifier,
+    PeerAdapter,
     Unavailable,
     dotted,
     driver_cores,
@@ -33,18 +33,18 @@ app.conf.update(task_acks_late=True, task_ignore_result=True, worker_prefetch_mu
 _REJECT_VARIABLE = "BENCH_REJECT_ON_WORKER_LOST"
 #: Off as it comes: a task whose process dies is then acknowledged, and gone.
 app.conf.update(task_reject_on_worker_lost=os.environ.get(_REJECT_VARIABLE) == "1")
-_tellers: list[Teller] = []
+_tellers: list[DoneNotifier] = []
 
 
 @app.task(name="bench.job")  # type: ignore[untyped-decorator]
 def job(number: int, seconds: float, payload: str) -> None:
     """Take that long, and say so."""
     if not _tellers:
-        _tellers.append(Teller())
+        _tellers.append(DoneNotifier())
     _tellers[0].run(number, seconds)
 
 
-class CeleryStand(Stand):
+class CeleryAdapter(PeerAdapter):
     """Submits one after the other: `send_task` returns when Redis has taken the job."""
 
     def __init__(self, mode: str, room: Path, done: Done) -> None:

@@ -25,8 +25,8 @@ from bench.peers.peerkit import (
     PAYLOAD_BYTES,
     SERVER_VARIABLE,
     Done,
-    Stand,
-    Teller,
+    DoneNotifier,
+    PeerAdapter,
     Unavailable,
     dotted,
     driver_cores,
@@ -41,7 +41,7 @@ _HEAD = struct.Struct("=qd")
 _SYNCS = (2, 10)
 
 
-class JetStream(Stand):
+class JetStreamAdapter(PeerAdapter):
     """Publishes with up to `_WINDOW` acknowledgements awaited at once."""
 
     def __init__(self, mode: str, room: Path, done: Done) -> None:
@@ -130,7 +130,7 @@ def newest() -> tuple[str, tuple[int, ...]]:
 
 async def work() -> None:
     """Fetch, run, acknowledge, until killed."""
-    teller = Teller()
+    teller = DoneNotifier()
     connection: Any = await nats.connect(os.environ[SERVER_VARIABLE])
     jobs = await connection.jetstream().pull_subscribe(_SUBJECT, durable=_CONSUMER, stream=_STREAM)
     while True:

@@ -19,7 +19,7 @@ from bench.harness.crowd import CrowdWorker
 from bench.harness.driver import padded_spec
 from bench.harness.procs import BrokerProcess
 from bench.harness.simworker import MODEL, dealer
-from bench.peers.peerkit import PAYLOAD_BYTES, SERVER_VARIABLE, Done, Stand, Teller, driver_cores
+from bench.peers.peerkit import PAYLOAD_BYTES, SERVER_VARIABLE, Done, DoneNotifier, PeerAdapter, driver_cores
 from bench.report.errors import BenchError
 from broker.wire import codec
 from broker.wire import messages as m
@@ -29,7 +29,7 @@ _ANSWER_MS = 20_000
 _POLL_MS = 100
 
 
-class Here(Stand):
+class ZoetropeAdapter(PeerAdapter):
     """Submits over one socket; a submit is done when it is `Accepted`, on disk."""
 
     def __init__(self, mode: str, room: Path, done: Done) -> None:
@@ -105,7 +105,7 @@ def parse_name(job_id: str) -> tuple[int, float]:
 
 def work(name: str) -> None:
     """Serve until killed."""
-    teller = Teller()
+    teller = DoneNotifier()
 
     def started(job_id: str) -> None:
         teller.started(*parse_name(job_id))

@@ -18,7 +18,7 @@ import ray
 from ray import serve
 from ray.exceptions import RayError
 
-from bench.peers.peerkit import BARE, PAYLOAD_BYTES, WORKERS, Done, Stand, Teller, worker_cores
+from bench.peers.peerkit import BARE, PAYLOAD_BYTES, WORKERS, Done, DoneNotifier, PeerAdapter, worker_cores
 from bench.report.errors import BenchError
 
 #: Calls under way at once. More of them make it slower: each asks the replicas for their queue lengths again and again.
@@ -37,13 +37,13 @@ class Replica:
     def __init__(self, done: str, chosen: list[int]) -> None:
         if chosen:
             os.sched_setaffinity(0, chosen)
-        self._teller = Teller(done)
+        self._teller = DoneNotifier(done)
 
     def __call__(self, number: int, seconds: float, payload: bytes) -> None:
         self._teller.run(number, seconds)
 
 
-class RayStand(Stand):
+class RayAdapter(PeerAdapter):
     """A cluster of this machine; its queue is in the process that calls."""
 
     survival_note = (

@@ -97,7 +97,7 @@ class Done:
         self._socket.close()
 
 
-class Teller:
+class DoneNotifier:
     """The worker's end of `Done`."""
 
     def __init__(self, path: str = "") -> None:
@@ -128,7 +128,7 @@ class Teller:
         self._socket.send(_FORM.pack(number, is_end, time.monotonic(), os.getpid()))
 
 
-class Stand(ABC):
+class PeerAdapter(ABC):
     """One peer in one mode, on a directory of its own. Its processes are gone after `close`."""
 
     #: What is to be known of its run with a killed queue.
@@ -248,7 +248,7 @@ def dotted(version: tuple[int, ...]) -> str:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to a process group that `Stand.spawn` made."""
+    """SIGKILL to a process group that `PeerAdapter.spawn` made."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

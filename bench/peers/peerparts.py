@@ -1,4 +1,4 @@
-"""The five runs that every peer goes through, over its `Stand`; what each says is a small struct.
+"""The five runs that every peer goes through, over its `PeerAdapter`; what each says is a small struct.
 
 a: many no-ops at once, timed to the last finish. b: one job at a time. c: Poisson arrivals of short sleeps. d: `kill -9` of a worker in
 the middle of a job. e: `kill -9` of the queue with acknowledged jobs that no worker has taken.
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
-from bench.peers.peerkit import BARE, WORKERS, Done, Stand, Start
+from bench.peers.peerkit import BARE, WORKERS, Done, PeerAdapter, Start
 from bench.report.errors import BenchError
 from bench.report.stats import Summary, summarise
 from bench.suites.workload import poisson_times
@@ -92,7 +92,7 @@ class Survival(Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
-def rate(stand: Stand, done: Done, sizes: Sizes) -> Rate:
+def rate(stand: PeerAdapter, done: Done, sizes: Sizes) -> Rate:
     """Run a. Raises `BenchError`."""
     warm = list(range(_WARM_UP))
     stand.submit_all(warm, BARE)
@@ -118,7 +118,7 @@ def _until(end: float, numbers: range, taken: list[int]) -> Iterator[int]:
         yield number
 
 
-def latency(stand: Stand, done: Done, sizes: Sizes) -> Latency:
+def latency(stand: PeerAdapter, done: Done, sizes: Sizes) -> Latency:
     """Run b. Raises `BenchError`."""
     starts, ends = [], []
     give_up = time.monotonic() + sizes.seconds
@@ -136,7 +136,7 @@ def latency(stand: Stand, done: Done, sizes: Sizes) -> Latency:
     return Latency(start=start, end=end)
 
 
-def waits(stand: Stand, done: Done, sizes: Sizes) -> Waits:
+def waits(stand: PeerAdapter, done: Done, sizes: Sizes) -> Waits:
     """Run c. Raises `BenchError`."""
     warm = range(_C - SLOTS, _C)
     stand.submit_all(warm, SLEEP_S)
@@ -168,7 +168,7 @@ def judge_waits(
     return Waits(busy=run / (SLOTS * span), offered=offered, wait=wait, late_p99_s=lateness.p99)
 
 
-def crashes(stand: Stand, done: Done, sizes: Sizes) -> list[Crash]:
+def crashes(stand: PeerAdapter, done: Done, sizes: Sizes) -> list[Crash]:
     """Run d, and where workers have a parent once more with that one killed, too. Raises `BenchError`."""
     found = [_crash(stand, done, sizes, _D, "the process that runs the job", stand.kill_worker)]
     # It waits to the end of the patience in every mode: once is enough.
@@ -178,7 +178,9 @@ def crashes(stand: Stand, done: Done, sizes: Sizes) -> list[Crash]:
     return found
 
 
-def _crash(stand: Stand, done: Done, sizes: Sizes, number: int, what: str, kill: Callable[[int], object]) -> Crash:
+def _crash(
+    stand: PeerAdapter, done: Done, sizes: Sizes, number: int, what: str, kill: Callable[[int], object]
+) -> Crash:
     stand.submit(number, HELD_S)
     if not done.holds(lambda: number in done.starts, 60.0):
         raise BenchError("the job to be killed did not start within 60 s")
@@ -205,7 +207,7 @@ def _crash(stand: Stand, done: Done, sizes: Sizes, number: int, what: str, kill:
     )
 
 
-def survival(stand: Stand, done: Done, sizes: Sizes) -> Survival:
+def survival(stand: PeerAdapter, done: Done, sizes: Sizes) -> Survival:
     """Run e, on a stand whose queue runs and that has no workers yet. Raises `BenchError`."""
     numbers = range(_E, _E + sizes.kept)
     stand.fill(numbers)

@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from bench.harness.procs import clean_environ, pinned
 from bench.peers import peerparts
-from bench.peers.peerkit import MARK_VARIABLE, WORKERS, Done, Stand, Unavailable, driver_cores, kill_marked
+from bench.peers.peerkit import MARK_VARIABLE, WORKERS, Done, PeerAdapter, Unavailable, driver_cores, kill_marked
 from bench.peers.peerparts import SLOTS, Crash, Latency, Rate, Sizes, Survival, Waits
 from bench.report.errors import BenchError
 
@@ -114,11 +114,11 @@ def child(order: Order, say: Callable[[Line], None]) -> None:
     """Measure the parts of one group."""
     done = Done(Path(tempfile.mkdtemp(prefix="d", dir=order.room)) / "s")
     module, _, name = order.stand.partition(":")
-    made: Stand | None = None
+    made: PeerAdapter | None = None
     try:
         with pinned(driver_cores()):
             made = getattr(importlib.import_module(module), name)(order.mode, Path(order.room), done)
-            stand: Stand = made
+            stand: PeerAdapter = made
             say(Line(part="about", about=stand.versions))
             for part in order.parts:
                 say(_part(stand, done, order, part))
@@ -131,7 +131,7 @@ def child(order: Order, say: Callable[[Line], None]) -> None:
         done.close()
 
 
-def _part(stand: Stand, done: Done, order: Order, part: str) -> Line:
+def _part(stand: PeerAdapter, done: Done, order: Order, part: str) -> Line:
     sizes = order.sizes
     try:
         if part == order.parts[0]:

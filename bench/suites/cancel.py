@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from bench.harness.desk import Desk, spec_of
+from bench.harness.desk import JobClient, spec_of
 from bench.harness.procs import temporary_home
 from bench.harness.service import Service, demo_model
 from bench.report import plot
@@ -119,7 +119,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 class Bench:
     """The samples of one plan, on a service that is up."""
 
-    def __init__(self, plan: CancelPlan, desk: Desk, card: ModelCard) -> None:
+    def __init__(self, plan: CancelPlan, desk: JobClient, card: ModelCard) -> None:
         self._plan = plan
         self._desk = desk
         self._card = card
@@ -186,7 +186,7 @@ class Bench:
 
 async def measure(plan: CancelPlan, service: Service) -> list[Outcome]:
     """All phases of the demo model."""
-    async with Desk(service.settings.front_endpoint) as desk:
+    async with JobClient(service.settings.front_endpoint) as desk:
         pool = await service.idle(desk.client)
         bench = Bench(plan, desk, pool.workers[0].models[0])
         outcomes = []
@@ -203,7 +203,7 @@ async def measure_deaf(plan: CancelPlan, service: Service) -> Outcome:
     """An engine that computes on: it is killed after the grace (two steps and 2 s)."""
     extra = {"fake": "ignore_cancel", "fake_step_s": 0.1, "fake_at": 0}
     latencies = []
-    async with Desk(service.settings.front_endpoint) as desk:
+    async with JobClient(service.settings.front_endpoint) as desk:
         for number in range(plan.deaf):
             progress(f"cancel {number + 1} of {plan.deaf} that the engine ignores")
             card = (await service.idle(desk.client)).workers[0].models[0]

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from bench.harness.desk import Desk, spec_of
+from bench.harness.desk import JobClient, spec_of
 from bench.harness.procs import clean_environ, cores, temporary_home
 from bench.harness.service import Service, demo_model
 from bench.report import plot
@@ -106,7 +106,7 @@ def _model(plan: EnginePlan, home: Path) -> Path:
 
 
 async def _serve(plan: EnginePlan, service: Service) -> tuple[list[JobSpec], Served]:
-    async with Desk(service.settings.front_endpoint) as desk:
+    async with JobClient(service.settings.front_endpoint) as desk:
         card = (await service.idle(desk.client)).workers[0].models[0]
         fields: dict[str, Any] = {"num_inference_steps": plan.steps} if plan.steps else {}
         # Each has a prompt of its own: the service does not encode one twice.

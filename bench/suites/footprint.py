@@ -17,7 +17,7 @@ from typing import Any
 from msgspec import Struct
 
 from bench.harness.simworker import MODEL
-from broker.core.effects import Moved, Send
+from broker.core.effects import Send, Transition
 from broker.core.machine import Core, Policy
 from broker.shell.journal.journal import Journal
 from broker.wire import codec
@@ -110,7 +110,7 @@ class Line:
         effects = self._core.receive(peer, *decoded, self._now)
         durable = False
         for effect in effects:
-            if isinstance(effect, Moved):
+            if isinstance(effect, Transition):
                 self._journal.stage(effect.job, lazy=not effect.durable)
                 durable = durable or effect.durable
         if durable:

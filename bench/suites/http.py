@@ -22,7 +22,7 @@ from msgspec import Meta, Struct
 from bench.harness.flood import Streams, flood
 from bench.harness.procs import clean_environ, cores, pinned, temporary_home
 from bench.harness.service import Service, free_port
-from bench.harness.stepper import Stepper
+from bench.harness.stepper import StepFeeder
 from bench.report import plot
 from bench.report.errors import BenchError
 from bench.report.report import Flush, Metric, Report, flush_of, progress
@@ -120,7 +120,7 @@ def run(plan: HttpPlan) -> Report:
 
 def measure(plan: HttpPlan, service: Service, home: Path, server_cores: set[int]) -> Measured:
     """Floods in turn, so that both servers meet the same moods of the machine; then the streams."""
-    with contextlib.closing(Stepper(service.settings)) as stepper:
+    with contextlib.closing(StepFeeder(service.settings)) as stepper:
         waiting, running, final = stepper.begin()
         status = await_url(f"{service.url}/v1/jobs/{waiting}")
         rates: dict[str, list[float]] = {"queued": [], "final": [], "bare": []}

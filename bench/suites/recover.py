@@ -17,7 +17,7 @@ import httpx
 import msgspec
 from msgspec import Meta, Struct
 
-from bench.harness.desk import Desk, spec_of
+from bench.harness.desk import JobClient, spec_of
 from bench.harness.driver import padded_spec
 from bench.harness.procs import temporary_home
 from bench.harness.restart import KILL_AT, Crash, Outcome
@@ -48,7 +48,7 @@ class RecoverPlan(Struct, frozen=True, kw_only=True):
 class Killer:
     """Kills processes of a service that is up, one at a time."""
 
-    def __init__(self, service: Service, desk: Desk, card: ModelCard, http: httpx.AsyncClient) -> None:
+    def __init__(self, service: Service, desk: JobClient, card: ModelCard, http: httpx.AsyncClient) -> None:
         self._service = service
         self._desk = desk
         self._card = card
@@ -140,7 +140,7 @@ def _give_up_after(begun: float) -> None:
 async def measure(plan: RecoverPlan, service: Service) -> dict[str, list[float]]:
     """Seconds by process killed."""
     async with (
-        Desk(service.settings.front_endpoint) as desk,
+        JobClient(service.settings.front_endpoint) as desk,
         httpx.AsyncClient(base_url=service.url, timeout=5, trust_env=False) as http,
     ):
         pool = await service.idle(desk.client)

@@ -15,7 +15,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from bench.harness.crowd import Crowd
+from bench.harness.crowd import WorkerCrowd
 from bench.harness.driver import Driver, padded_spec
 from bench.harness.procs import BrokerProcess, cores, pinned, raise_file_limit, temporary_home
 from bench.report import plot
@@ -81,7 +81,7 @@ def measure(plan: ScalePlan, process: BrokerProcess, home: Path) -> Measured:
     took, submit_cpu_s = time.monotonic() - begun, process.cpu_s() - cpu_s
     queued_mb = process.memory_mb()
     progress(f"{plan.workers:,} workers join")
-    crowd = Crowd(process.settings.back_endpoint, plan.workers, plan.hold_s, plan.seed, process.check)
+    crowd = WorkerCrowd(process.settings.back_endpoint, plan.workers, plan.hold_s, plan.seed, process.check)
     with contextlib.closing(crowd):
         crowd.serve(_JOIN_S, lambda: crowd.busy >= plan.workers)
         joined = crowd.busy

@@ -170,14 +170,14 @@ class BrokerClient:
         reply, _ = await self._request(lambda req: m.ForgetJobs(req=req, job_ids=ids, finished_s=finished_s))
         return _expect(m.Forgotten, reply).job_ids
 
-    async def claim_hooks(self, limit: int) -> tuple[Sequence[m.HookClaim], float]:
+    async def claim_deliveries(self, limit: int) -> tuple[Sequence[m.ClaimedDelivery], float]:
         """(webhook deliveries to make, seconds until another is due or -1). Those of a lost answer come again after their lease."""
-        reply, data = await self._request(lambda req: m.ClaimHooks(req=req, limit=limit))
-        return codec.hook_claims(data), _expect(m.Hooks, reply).wait_s
+        reply, data = await self._request(lambda req: m.ClaimDeliveries(req=req, limit=limit))
+        return codec.hook_claims(data), _expect(m.Deliveries, reply).wait_s
 
-    async def hook_done(self, done: m.HookDone) -> None:
+    async def delivery_done(self, done: m.DeliveryDone) -> None:
         """Report a delivery (`req` is filled in); on disk when this returns."""
-        _expect(m.HookNoted, (await self._request(lambda req: msgspec.structs.replace(done, req=req)))[0])
+        _expect(m.DeliveryNoted, (await self._request(lambda req: msgspec.structs.replace(done, req=req)))[0])
 
     async def pool(self) -> m.PoolView:
         """Workers and totals."""
@@ -334,7 +334,7 @@ class BrokerClient:
                 self._handle(*decoded)
 
     def _handle(self, message: Any, body: bytes) -> None:
-        if isinstance(message, m.Event | m.Gone):
+        if isinstance(message, m.Event | m.JobsDeleted):
             self._event(message, body)
             return
         # Here, not where the caller wakes up: events right behind the answer are numbered from it.
@@ -351,12 +351,12 @@ class BrokerClient:
         if gap and self._on_gap is not None:
             self._on_gap()
 
-    def _event(self, event: m.Event | m.Gone, body: bytes) -> None:
+    def _event(self, event: m.Event | m.JobsDeleted, body: bytes) -> None:
         gap = self._seq is not None and event.seq != self._seq + 1
         self._seq = event.seq
         if gap and self._on_gap is not None:
             self._on_gap()
-        if isinstance(event, m.Gone):
+        if isinstance(event, m.JobsDeleted):
             if self._on_gone is not None:
                 self._on_gone(event.job_ids)
         elif self._on_event is not None:

@@ -20,24 +20,24 @@ from broker.wire.terms import JobState
 #: How long an edge has for one delivery, its report included. Edges stop trying well before.
 LEASE_S = 60.0
 
-_FINAL_EVENTS: dict[JobState, m.HookEvent] = {
+_FINAL_EVENTS: dict[JobState, m.WebhookEvent] = {
     JobState.SUCCEEDED: "completed",
     JobState.FAILED: "failed",
     JobState.CANCELLED: "cancelled",
 }
 
 
-class Hook(Struct, frozen=True, kw_only=True):
+class Delivery(Struct, frozen=True, kw_only=True):
     """One event of one job for its webhook."""
 
     #: Never given twice, over restarts too.
     number: int
     job_id: str
-    event: m.HookEvent
+    event: m.WebhookEvent
     created_at: float
     #: While pending: when it is to be tried, or when its claim runs out.
     due_at: float
-    state: m.HookState = "pending"
+    state: m.DeliveryState = "pending"
     #: Names the claim that holds; 0 when nobody holds it.
     claim: int = 0
     #: Claims given.
@@ -51,17 +51,17 @@ class Hook(Struct, frozen=True, kw_only=True):
 class Deliveries(Protocol):
     """Hooks on disk, those staged in this pass included."""
 
-    def of_job(self, job_id: str) -> list[Hook]:
+    def of_job(self, job_id: str) -> list[Delivery]:
         """The hooks of this job, oldest first."""
 
-    def find(self, number: int) -> Hook | None:
+    def find(self, number: int) -> Delivery | None:
         """The hook of this number."""
 
-    def due(self, now: float, limit: int) -> tuple[list[Hook], float | None]:
+    def due(self, now: float, limit: int) -> tuple[list[Delivery], float | None]:
         """Pending hooks that are due, the longest due first, and when one that is not among them is due."""
 
 
-def caused(job: Job, cause: Cause) -> m.HookEvent | None:
+def caused(job: Job, cause: Cause) -> m.WebhookEvent | None:
     """The event that a job's latest move is, if its webhook wants to be told. Only a first attempt is a start."""
     if job.final:
         event = _FINAL_EVENTS[job.state]
@@ -72,15 +72,15 @@ def caused(job: Job, cause: Cause) -> m.HookEvent | None:
     return event if not job.webhook_events or event in job.webhook_events else None
 
 
-def view(hook: Hook, calendar: Calendar) -> m.HookView:
+def view(delivery: Delivery, calendar: Calendar) -> m.DeliveryView:
     """A hook for an edge."""
-    pending = hook.state == "pending"
-    return m.HookView(
-        event=hook.event,
-        state=hook.state,
-        attempts=hook.attempts,
-        status=hook.status,
-        note=hook.note,
-        sending=pending and hook.claim != 0,
-        next_at=calendar.shown(hook.due_at) if pending and not hook.claim else 0.0,
+    pending = delivery.state == "pending"
+    return m.DeliveryView(
+        event=delivery.event,
+        state=delivery.state,
+        attempts=delivery.attempts,
+        status=delivery.status,
+        note=delivery.note,
+        sending=pending and delivery.claim != 0,
+        next_at=calendar.shown(delivery.due_at) if pending and not delivery.claim else 0.0,
     )

@@ -104,17 +104,17 @@ def _longest(state: State, job: Job, worker: Worker, now: float) -> Job:
 
 def _grant(state: State, job: Job, worker: Worker, now: float) -> None:
     state.queue.serve(job.id)
-    state.unpark(job)
+    state.load_spec(job)
     job.fence = state.next_fence()
     job.worker = worker.name
     job.resends = 0
     worker.grant(job.id, job.fence)
     state.pool.refresh(worker)
     state.move(job, Cause.DISPATCHED, now)
-    send_run(state, job, worker, now)
+    send_grant(state, job, worker, now)
 
 
-def send_run(state: State, job: Job, worker: Worker, now: float) -> None:
+def send_grant(state: State, job: Job, worker: Worker, now: float) -> None:
     """Send the current grant; agents take a repeated one for what it is."""
     job.granted_at = now
     run = m.Run(

@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from broker.core.deliveries import Hook
+from broker.core.deliveries import Delivery
 from broker.core.jobs import Cause, Job, SetAside
 from broker.wire.messages import Message
 from broker.wire.terms import JobState
@@ -20,7 +20,7 @@ class Send(Struct, frozen=True, gc=False):
     body: bytes | None = None
 
 
-class Moved(Struct, frozen=True, gc=False):
+class Transition(Struct, frozen=True, gc=False):
     """A job moved: the single source of its log line, its journal row and its metric.
 
     `durable`: the row must be on disk before anything of this pass is sent.
@@ -41,7 +41,7 @@ class Moved(Struct, frozen=True, gc=False):
         return self.job.id
 
 
-class Forgot(Struct, frozen=True, gc=False):
+class RecordDeleted(Struct, frozen=True, gc=False):
     """A final job's record is deleted: its row must be gone from disk before anything of this pass is sent."""
 
     job_id: str
@@ -54,10 +54,10 @@ class Marked(Struct, frozen=True, gc=False):
     mark: SetAside | None
 
 
-class Hooked(Struct, frozen=True, gc=False):
+class DeliveryChanged(Struct, frozen=True, gc=False):
     """A webhook delivery is new, or changed: its row must be on disk before anything of this pass is sent."""
 
-    hook: Hook
+    delivery: Delivery
 
 
 class WorkerNoted(Struct, frozen=True, gc=False):
@@ -72,4 +72,4 @@ class PeerGone(Struct, frozen=True):
     """Given to `receive` by the shell: this address cannot be reached any more."""
 
 
-Effect = Send | Moved | Forgot | Marked | Hooked | WorkerNoted
+Effect = Send | Transition | RecordDeleted | Marked | DeliveryChanged | WorkerNoted

@@ -120,10 +120,10 @@ def _timers(state: State) -> list[str]:
 
 
 def _bodies(state: State) -> list[str]:
-    kept = [job for job in state.jobs.values() if not job.final and not job.parked]
-    counted, actual = (state.bodies.count, state.bodies.bytes), (len(kept), sum(len(job.body) for job in kept))
+    kept = [job for job in state.jobs.values() if not job.final and not job.evicted]
+    counted, actual = (state.spec_cache.count, state.spec_cache.bytes), (len(kept), sum(len(job.body) for job in kept))
     broken = [] if counted == actual else [f"{counted} specs and bytes counted, {actual} there"]
-    return broken + [f"{job.id} is parked with a body" for job in state.jobs.values() if job.parked and job.body]
+    return broken + [f"{job.id} is parked with a body" for job in state.jobs.values() if job.evicted and job.body]
 
 
 def _hooks(state: State) -> list[str]:
@@ -131,7 +131,7 @@ def _hooks(state: State) -> list[str]:
     for job in state.jobs.values():
         if not job.webhook:
             continue
-        found = sorted(hook.event for hook in state.archive.outbox.of_job(job.id))
+        found = sorted(delivery.event for delivery in state.archive.deliveries.of_job(job.id))
         wanted = set(job.webhook_events) or {"started", "completed", "failed", "cancelled"}
         end = {"succeeded": "completed", "failed": "failed", "cancelled": "cancelled"}.get(job.state.value)
         needed = {end} & wanted if end else set()

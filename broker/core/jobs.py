@@ -21,11 +21,11 @@ from enum import StrEnum
 from msgspec import Struct, field
 
 from broker.wire.jobspec import Phase, Result
-from broker.wire.messages import Failure, HookEvent, Move
+from broker.wire.messages import Failure, HistoryEntry, WebhookEvent
 from broker.wire.terms import FINAL, HELD, WAITING, JobState
 
 #: A story is for people; a job that moves more often than this has its middle cut out.
-MAX_STORY = 64
+MAX_HISTORY = 64
 
 
 class Cause(StrEnum):
@@ -129,7 +129,7 @@ class Job(Struct, kw_only=True):
     max_running: int = 0
     #: URL that is told of its events; "" for none. Which events; none: all.
     webhook: str = ""
-    webhook_events: tuple[HookEvent, ...] = ()
+    webhook_events: tuple[WebhookEvent, ...] = ()
 
     state: JobState = JobState.QUEUED
     fence: int = 0
@@ -156,15 +156,15 @@ class Job(Struct, kw_only=True):
     run_s: float = 0.0
     failure: Failure | None = None
     result: Result | None = None
-    story: list[Move] = field(default_factory=list)
+    story: list[HistoryEntry] = field(default_factory=list)
     #: Only on a job out of the archive, never on one in the core's memory.
     set_aside: SetAside | None = None
     #: Only on a job out of the archive that is over: why its record cannot be read; what is here of it is a guess.
     damaged: str = ""
 
     # Not journaled: forgotten in a restart, rebuilt from what workers say.
-    #: `body` is empty because only the journal has it: see `bodies`.
-    parked: bool = False
+    #: `body` is empty because only the journal has it: see `spec_cache`.
+    evicted: bool = False
     phase: Phase = ""
     step: int = 0
     total: int = 0
@@ -206,9 +206,9 @@ class Job(Struct, kw_only=True):
         self.state = target
         if target in FINAL:
             self.finished_at = now
-        if len(story) >= MAX_STORY:
-            del story[MAX_STORY // 2]
-        story.append(Move(now, source or "", target, cause, self.attempts, self.worker, note[:200]))
+        if len(story) >= MAX_HISTORY:
+            del story[MAX_HISTORY // 2]
+        story.append(HistoryEntry(now, source or "", target, cause, self.attempts, self.worker, note[:200]))
         return source
 
     def begin_attempt(self, now: float) -> None:

@@ -1,7 +1,7 @@
 """The core: four doors and no clock. Messages and the time go in, effects come out.
 
 `receive` and `tick` return effects in the order in which they must be carried out; the shell writes the journal rows of all
-`Moved` before it sends anything. Neither raises for anything a peer can send, but for `DecodeError` on a malformed body,
+`Transition` before it sends anything. Neither raises for anything a peer can send, but for `DecodeError` on a malformed body,
 raised before anything has changed.
 """
 
@@ -51,13 +51,13 @@ class Core:
             self._peer_gone(peer)
         else:
             self._from_edge(peer, message, body)
-        return self.settle()
+        return self.finish_pass()
 
     def tick(self, now: float) -> list[Effect]:
         """Do what is due."""
         self.now = max(self.now, now)
         timers.run_due(self.state, self.now)
-        return self.settle()
+        return self.finish_pass()
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do; None: never, as things are."""
@@ -131,7 +131,7 @@ class Core:
 
     # ------------------------------------------------------------ inside
 
-    def settle(self) -> list[Effect]:
+    def finish_pass(self) -> list[Effect]:
         """What every call ends with: give out work, tell the watchers."""
         state = self.state
         if state.pool.free:
@@ -153,7 +153,7 @@ class Core:
         if gone:
             for peer, seq in state.watchers.items():
                 state.watchers[peer] = seq + 1
-                state.send(peer, m.Gone(seq=seq + 1, job_ids=tuple(gone)))
+                state.send(peer, m.JobsDeleted(seq=seq + 1, job_ids=tuple(gone)))
 
     def _peer_gone(self, peer: bytes) -> None:
         self.state.watchers.pop(peer, None)
@@ -181,13 +181,13 @@ class Core:
             case m.ListSetAside():
                 set_aside.list_all(state, peer, message, now)
             case m.SettleSetAside():
-                set_aside.settle(state, peer, message, now)
+                set_aside.resolve(state, peer, message, now)
             case m.ForgetJobs():
                 requests.forget_jobs(state, peer, message, now)
-            case m.ClaimHooks():
-                webhook_requests.claim_hooks(state, peer, message, now)
-            case m.HookDone():
-                webhook_requests.hook_done(state, peer, message, now)
+            case m.ClaimDeliveries():
+                webhook_requests.claim_deliveries(state, peer, message, now)
+            case m.DeliveryDone():
+                webhook_requests.delivery_done(state, peer, message, now)
 
     def _from_agent(self, peer: bytes, message: m.Message | PeerGone, body: bytes) -> None:
         state, now = self.state, self.now
@@ -199,7 +199,7 @@ class Core:
         if worker is None or worker.lost:
             # A lost worker has nothing left to renew: it must say what it holds first.
             if not isinstance(message, m.Goodbye):
-                state.send(peer, m.Who())
+                state.send(peer, m.Identify())
             return
         timers.heard(worker, now)
         match message:  # the most frequent first: each case costs

@@ -53,7 +53,7 @@ class Worker:
         """Whether it sits out after too many failures."""
         return self.benched_until > 0
 
-    def standing(self) -> tuple[int, bool]:
+    def capacity(self) -> tuple[int, bool]:
         """(room, in service): see there."""
         if self.lost or self.suspect or self.draining or self.drain_asked or self.benched_until:
             return 0, False
@@ -63,12 +63,12 @@ class Worker:
     @property
     def in_service(self) -> bool:
         """Whether it runs jobs or soon will."""
-        return self.standing()[1]
+        return self.capacity()[1]
 
     @property
     def room(self) -> int:
         """How many jobs it may be given now."""
-        return self.standing()[0]
+        return self.capacity()[0]
 
     def grant(self, job_id: str, fence: int) -> None:
         self.held[job_id] = fence
@@ -151,7 +151,7 @@ class Pool:
     def refresh(self, worker: Worker) -> None:
         """Call after anything that changes a worker's room, or whether it is in service."""
         name = worker.name
-        room, in_service = worker.standing()
+        room, in_service = worker.capacity()
         if room:
             self.free[name] = worker
         elif name in self.free:

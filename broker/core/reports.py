@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from zlib import crc32
 
 from broker.core import retry, worker_breaker
-from broker.core.dispatch import send_run
+from broker.core.dispatch import send_grant
 from broker.core.jobs import Cause, Job
 from broker.core.pool import Worker
 from broker.core.scheduling import bounds
@@ -59,7 +59,7 @@ def hello(state: State, peer: bytes, message: m.Hello, body: bytes, now: float) 
     state.send(
         peer, m.Welcome(epoch=state.epoch, heartbeat_s=state.policy.heartbeat_s, lost_s=state.policy.lost_after_s)
     )
-    settle(state, worker, message.held, now)
+    reconcile_held(state, worker, message.held, now)
     # What was granted at the old address and is not held now will never be: the grant went down with the connection. One that this
     # `Hello` has crossed on a connection that still stands is on its way.
     held = {item.job_id for item in message.held}
@@ -95,12 +95,12 @@ def _replace(state: State, old: Worker, worker: Worker) -> None:
         state.send(old.peer, bye(f"another process took the name {worker.name!r}", "yield"))
 
 
-def bye(reason: str, remedy: m.Remedy = "none") -> m.Bye:
+def bye(reason: str, remedy: m.Remedy = "none") -> m.WorkerRejected:
     """A dismissal whose reason fits into its frame."""
-    return m.Bye(reason=reason[:256], remedy=remedy)
+    return m.WorkerRejected(reason=reason[:256], remedy=remedy)
 
 
-def settle(state: State, worker: Worker, held: Iterable[m.Held], now: float) -> None:
+def reconcile_held(state: State, worker: Worker, held: Iterable[m.Held], now: float) -> None:
     """Compare what a worker says it holds with what it should, one by one."""
     for item in held:
         job = state.find(item.job_id)
@@ -141,16 +141,16 @@ def heartbeat(state: State, worker: Worker, message: m.Heartbeat, now: float) ->
     worker.said(message.seen, message.free)
     worker.engine, worker.model, worker.stats = message.engine, message.model, bounds.heartbeat(message)
     worker.draining = message.draining
-    settle(state, worker, message.held, now)
+    reconcile_held(state, worker, message.held, now)
     held = {item.job_id for item in message.held}
     for job_id in [job_id for job_id in worker.held if job_id not in held]:
-        _settle_absent(state, worker, state.jobs[job_id], message.seen, now)
+        _reconcile_absent(state, worker, state.jobs[job_id], message.seen, now)
     state.send(worker.peer, m.HeartbeatAck(epoch=state.epoch))
     if worker.drain_asked and not worker.draining:
         state.send(worker.peer, m.Drain())
 
 
-def _settle_absent(state: State, worker: Worker, job: Job, seen: int, now: float) -> None:
+def _reconcile_absent(state: State, worker: Worker, job: Job, seen: int, now: float) -> None:
     """A job granted to this worker that it does not hold: seen and dropped, on its way, or lost on the way."""
     if job.fence <= seen:
         lose(state, job, now, f"worker {worker.name} does not hold it")
@@ -165,14 +165,14 @@ def _settle_absent(state: State, worker: Worker, job: Job, seen: int, now: float
             state.tell_stop(job)  # never seen, so refused, which ends it
         else:
             job.resends += 1
-            send_run(state, job, worker, now)
+            send_grant(state, job, worker, now)
 
 
 def started(state: State, worker: Worker, message: m.Started, now: float) -> None:
     """The attempt is in the engine. Raises `DecodeError` before anything changes."""
     check_fence(state, message.fence)
     worker.took(message.fence)
-    settle(state, worker, (m.Held(job_id=message.job_id, fence=message.fence),), now)
+    reconcile_held(state, worker, (m.Held(job_id=message.job_id, fence=message.fence),), now)
 
 
 def refused(state: State, worker: Worker, message: m.Refused, now: float) -> None:

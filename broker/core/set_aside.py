@@ -32,7 +32,7 @@ def note_cancel(state: State, job: Job) -> None:
         state.effects.append(Marked(job, job.set_aside))
 
 
-def settle(state: State, peer: bytes, message: m.SettleSetAside, now: float) -> None:
+def resolve(state: State, peer: bytes, message: m.SettleSetAside, now: float) -> None:
     """Do what the operator decided."""
     job = state.find(message.job_id)
     mark = None if job is None else job.set_aside

@@ -11,7 +11,7 @@ from broker.core.jobs import Job
 from broker.core.policy import Policy
 
 
-class Bodies:
+class SpecCache:
     """Counts the specs that live jobs keep in memory."""
 
     def __init__(self) -> None:
@@ -40,6 +40,6 @@ class Bodies:
         fresh, self._fresh = self._fresh, []
         while fresh and (self.count > policy.live_bodies or self.bytes > policy.live_body_bytes):
             job = fresh.pop()
-            if job.waiting and not job.parked:
+            if job.waiting and not job.evicted:
                 self.drop(job)
-                job.parked, job.body = True, b""
+                job.evicted, job.body = True, b""

@@ -11,15 +11,15 @@ from typing import Protocol
 
 from broker.core.calendar import Calendar
 from broker.core.deadlines import Deadlines
-from broker.core.deliveries import Deliveries, Hook, caused
-from broker.core.effects import Effect, Forgot, Hooked, Moved, Send
+from broker.core.deliveries import Deliveries, Delivery, caused
+from broker.core.effects import DeliveryChanged, Effect, RecordDeleted, Send, Transition
 from broker.core.jobs import LAZY, Cause, Job
 from broker.core.policy import Policy
 from broker.core.pool import Pool, Worker
 from broker.core.scheduling.costs import Costs, Reloads
 from broker.core.scheduling.queue import Queue
 from broker.core.scheduling.tenants import Tenants
-from broker.core.spec_cache import Bodies
+from broker.core.spec_cache import SpecCache
 from broker.wire import messages as m
 from broker.wire.terms import FINAL, WAITING, JobState
 
@@ -51,7 +51,7 @@ class Archive(Protocol):
         """Jobs that match, in order, whether more follow, and `Jobs.behind`."""
 
     @property
-    def outbox(self) -> Deliveries:
+    def deliveries(self) -> Deliveries:
         """The webhook deliveries of all jobs."""
 
 
@@ -69,7 +69,7 @@ class State:
         self.jobs: dict[str, Job] = {}
         self.queue = Queue()
         self.tenants = Tenants()
-        self.bodies = Bodies()
+        self.spec_cache = SpecCache()
         self.pool = Pool()
         self.deadlines = Deadlines()
         self.costs = Costs()
@@ -107,13 +107,13 @@ class State:
 
     def body(self, job: Job) -> bytes:
         """The job's spec, from memory or from disk."""
-        return self.archive.body(job.id) if job.parked else job.body
+        return self.archive.body(job.id) if job.evicted else job.body
 
-    def unpark(self, job: Job) -> None:
+    def load_spec(self, job: Job) -> None:
         """The job is about to start, and may have to be sent again: its spec comes to memory."""
-        if job.parked:
-            job.body, job.parked = self.archive.body(job.id), False
-            self.bodies.keep(job)
+        if job.evicted:
+            job.body, job.evicted = self.archive.body(job.id), False
+            self.spec_cache.keep(job)
 
     def next_fence(self) -> int:
         """A token never given before: see `jobs`."""
@@ -132,8 +132,8 @@ class State:
     def adopt_record(self, job: Job) -> None:
         """Take a job into memory: a new one, or one read back at start."""
         self.jobs[job.id] = job
-        if not job.parked:
-            self.bodies.accepted(job)
+        if not job.evicted:
+            self.spec_cache.accepted(job)
         self.counts[job.state] += 1
         self.tenants.adopt(job)
 
@@ -152,11 +152,11 @@ class State:
                 self._finish(job)
         if target in WAITING and target is JobState.DELAYED:
             self.deadlines.set(("due", job.id), job.not_before)
-        hook = self._hook_of(job, cause, now) if job.webhook else None
-        durable = hook is not None or cause not in LAZY
-        self.effects.append(Moved(job, job.attempts, source, target, cause, durable, job.worker, note))
-        if hook is not None:
-            self.effects.append(Hooked(hook))
+        delivery = self._delivery_of(job, cause, now) if job.webhook else None
+        durable = delivery is not None or cause not in LAZY
+        self.effects.append(Transition(job, job.attempts, source, target, cause, durable, job.worker, note))
+        if delivery is not None:
+            self.effects.append(DeliveryChanged(delivery))
         self.note_change(job)
 
     def _end_wait(self, job: Job, source: JobState) -> None:
@@ -166,16 +166,16 @@ class State:
         elif job.id in self.queue:
             self.queue.remove(job.id)
 
-    def _hook_of(self, job: Job, cause: Cause, now: float) -> Hook | None:
+    def _delivery_of(self, job: Job, cause: Cause, now: float) -> Delivery | None:
         """The delivery that the job's latest move causes. A start that the broker hears of twice is told once."""
         event = caused(job, cause)
         if event is None:
             return None
-        known = self.archive.outbox.of_job(job.id)
-        if any(hook.event == event for hook in known):
+        known = self.archive.deliveries.of_job(job.id)
+        if any(delivery.event == event for delivery in known):
             return None
-        unwanted = any(hook.state == "disabled" for hook in known)
-        return Hook(
+        unwanted = any(delivery.state == "disabled" for delivery in known)
+        return Delivery(
             number=self.next_revision(),
             job_id=job.id,
             event=event,
@@ -260,8 +260,8 @@ class State:
 
     def _finish(self, job: Job) -> None:
         self.unhold(job, job.finished_at)
-        if not job.parked:
-            self.bodies.drop(job)
+        if not job.evicted:
+            self.spec_cache.drop(job)
         job.phase, job.step, job.total = "", 0, 0
         if job.deadline_at:
             self.deadlines.clear(("deadline", job.id))
@@ -272,13 +272,13 @@ class State:
         """Delete the record of a final job for good."""
         self._final_bytes -= self._finals.pop(job.id, 0)
         self.jobs.pop(job.id, None)
-        self.effects.append(Forgot(job.id))
+        self.effects.append(RecordDeleted(job.id))
         if self.watchers:
             self.gone.append(job.id)
 
     def forget_finals(self) -> None:
         """Drop the oldest final jobs from memory, and specs that are too much; all must be on disk by now."""
-        self.bodies.committed(self.policy)
+        self.spec_cache.committed(self.policy)
         limit, limit_bytes = self.policy.recent_finals, self.policy.recent_final_bytes
         while self._finals and (len(self._finals) > limit or self._final_bytes > limit_bytes):
             job_id, size = self._finals.popitem(last=False)

@@ -24,7 +24,7 @@ def job_view(state: State, job: Job, now: float, *, full: bool = False, body: by
             except DamagedRecord as error:
                 damaged = str(error)
     mark = job.set_aside
-    position, eta = _outlook(state, job, now) if mark is None else (-1, -1.0)
+    position, eta = _position_and_eta(state, job, now) if mark is None else (-1, -1.0)
     if eta > bounds.MAX_WAIT_S:
         eta = bounds.MAX_WAIT_S
     ahead_s, shown = state.calendar.ahead_s, state.calendar.shown
@@ -61,23 +61,23 @@ def job_view(state: State, job: Job, now: float, *, full: bool = False, body: by
         body=body,
         webhook=job.webhook,
         webhook_events=job.webhook_events if full else (),
-        hooks=_hooks(state, job) if full and job.webhook else (),
+        deliveries=_hooks(state, job) if full and job.webhook else (),
         set_aside=None if mark is None else m.SetAside(mark.reason, shown(mark.at)),
         damaged=damaged,
     )
 
 
-def _hooks(state: State, job: Job) -> tuple[m.HookView, ...]:
-    return tuple(deliveries.view(hook, state.calendar) for hook in state.archive.outbox.of_job(job.id))
+def _hooks(state: State, job: Job) -> tuple[m.DeliveryView, ...]:
+    return tuple(deliveries.view(delivery, state.calendar) for delivery in state.archive.deliveries.of_job(job.id))
 
 
-def _story(story: list[m.Move], ahead_s: float) -> tuple[m.Move, ...]:
+def _story(story: list[m.HistoryEntry], ahead_s: float) -> tuple[m.HistoryEntry, ...]:
     if not ahead_s:
         return tuple(story)
     return tuple(structs.replace(move, at=move.at + ahead_s) for move in story)
 
 
-def _outlook(state: State, job: Job, now: float) -> tuple[int, float]:
+def _position_and_eta(state: State, job: Job, now: float) -> tuple[int, float]:
     """(jobs ahead or -1, predicted seconds until final or -1)."""
     known = state.costs.knows(job.model, job.units)
     predicted = state.costs.predict(job.model, job.units)

@@ -15,7 +15,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from broker.shell.net.peer_limits import Junk
+from broker.shell.net.peer_limits import PeerLimiter
 from broker.wire.messages import PoolView
 
 #: Upper bounds of commit times, seconds: an fsync takes 0.1 ms on a quiet disk and seconds on a broken one.
@@ -25,7 +25,7 @@ COMMIT_BOUNDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5
 class Metrics:
     """Counts since the broker started."""
 
-    def __init__(self, junk: Junk) -> None:
+    def __init__(self, junk: PeerLimiter) -> None:
         self._junk = junk
         #: By new state and cause.
         self.moves: Counter[tuple[str, str]] = Counter()

@@ -18,7 +18,7 @@ from types import FrameType
 
 import msgspec
 
-from broker.core.deliveries import Hook
+from broker.core.deliveries import Delivery
 from broker.core.effects import PeerGone, Send
 from broker.core.jobs import Job
 from broker.core.machine import Core, UnsoundJob
@@ -81,7 +81,7 @@ class Recovery:
         """
         if isinstance(error, ShellError) and not isinstance(error, JournalConflict):
             raise error
-        job_id, hook = subject(error)
+        job_id, delivery = subject(error)
         if not job_id and message is not None:
             job_id = getattr(message, "job_id", "")
         if isinstance(message, _QUESTIONS) and not _gave_out_work(error):
@@ -91,14 +91,14 @@ class Recovery:
         self._spend(error, now)
         workers = [worker.peer for worker in self._core.state.pool if not worker.lost]
         self._journal.discard()
-        if hook is not None:
-            self._give_up(hook, error)
+        if delivery is not None:
+            self._give_up(delivery, error)
         elif not (job_id and self._set_aside(job_id, error, now)):
             self._say("the core raised", job_id, error)
         self.load(now)
-        sends = [Send(worker, m.Who()) for worker in workers]
-        if hook is not None and isinstance(message, m.HookDone):
-            sends.append(Send(peer, m.HookNoted(req=message.req)))
+        sends = [Send(worker, m.Identify()) for worker in workers]
+        if delivery is not None and isinstance(message, m.DeliveryDone):
+            sends.append(Send(peer, m.DeliveryNoted(req=message.req)))
         if getattr(message, "job_id", "") != job_id:
             return sends
         if isinstance(message, m.SettleSetAside):
@@ -128,11 +128,13 @@ class Recovery:
         self._say("job set aside", job_id, error, action="set_aside", story="; ".join(story))
         return True
 
-    def _give_up(self, hook: Hook, error: Exception) -> None:
+    def _give_up(self, delivery: Delivery, error: Exception) -> None:
         """A delivery that cannot be handled is tried no more."""
-        self._journal.outbox.stage(msgspec.structs.replace(hook, state="failed", claim=0, note=_sentence(error)[:200]))
+        self._journal.deliveries.stage(
+            msgspec.structs.replace(delivery, state="failed", claim=0, note=_sentence(error)[:200])
+        )
         self._journal.commit()
-        self._say("webhook delivery given up", hook.job_id, error)
+        self._say("webhook delivery given up", delivery.job_id, error)
 
     @staticmethod
     def _say(what: str, job_id: str, error: Exception, action: str = "core_failed", **more: str) -> None:
@@ -140,17 +142,17 @@ class Recovery:
         logger.error(what, extra=extra, exc_info=error)
 
 
-def subject(error: Exception) -> tuple[str, Hook | None]:
+def subject(error: Exception) -> tuple[str, Delivery | None]:
     """(job, webhook delivery) that the core was at work on when it raised, as far as that can be told; ("", None) when not."""
     if isinstance(error, JournalConflict):
         return error.job_id, None
     for frame in _frames(error):
         found = frame.f_locals
-        for name in ("job", "self", "hook"):
+        for name in ("job", "self", "delivery"):
             value = found.get(name)
             if isinstance(value, Job):
                 return value.id, None
-            if isinstance(value, Hook):
+            if isinstance(value, Delivery):
                 return value.job_id, value
         if isinstance(job_id := found.get("job_id"), str):
             return job_id, None
@@ -159,7 +161,7 @@ def subject(error: Exception) -> tuple[str, Hook | None]:
 
 def _gave_out_work(error: Exception) -> bool:
     """Whether it was raised behind the handler, where every call gives out work and tells the watchers."""
-    return any(frame.f_code is Core.settle.__code__ for frame in _frames(error))
+    return any(frame.f_code is Core.finish_pass.__code__ for frame in _frames(error))
 
 
 def _frames(error: Exception) -> Iterator[FrameType]:

@@ -13,16 +13,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
-from broker.core.deliveries import Hook
-from broker.core.effects import Effect, Forgot, Hooked, Marked, Moved, PeerGone, Send, WorkerNoted
+from broker.core.deliveries import Delivery
+from broker.core.effects import DeliveryChanged, Effect, Marked, PeerGone, RecordDeleted, Send, Transition, WorkerNoted
 from broker.core.machine import Core
 from broker.runtime.curve_keys import worker_prefix
 from broker.runtime.errors import JournalConflict
 from broker.shell.journal.disk import Disk
 from broker.shell.journal.journal import Journal
 from broker.shell.metrics import Metrics
-from broker.shell.net.peer_limits import Junk
-from broker.shell.net.sockets import BACK, DECODERS, MAX_FRAMES, Listener, Wires
+from broker.shell.net.peer_limits import PeerLimiter
+from broker.shell.net.sockets import BACK, DECODERS, MAX_FRAMES, Listener, Sockets
 from broker.shell.recovery import Recovery
 from broker.wire import codec
 from broker.wire import messages as m
@@ -57,10 +57,10 @@ class Router:
         self,
         core: Core,
         journal: Journal,
-        wires: Wires,
+        wires: Sockets,
         disk: Disk,
         metrics: Metrics,
-        junk: Junk,
+        junk: PeerLimiter,
         seconds: Callable[[], float],
         recovery: Recovery | None = None,
     ) -> None:
@@ -90,7 +90,7 @@ class Router:
         self._drain(self._wires.front, PASS_MESSAGES - taken, now)
         if self._may_expire(back_dry, now):
             self._attempt(lambda: self._core.tick(now), now)
-        self._settle(now)
+        self._commit_and_send(now)
         # Reading and sending may both have swallowed the FD's edge, so its silence means nothing: ask.
         return self._wires.back.readable() or self._wires.front.readable()
 
@@ -135,7 +135,7 @@ class Router:
     ) -> None:
         """Let the core do something and take up its effects. What it raises over one job must not stop the others."""
         try:
-            self._take(step())
+            self._apply_effects(step())
         except codec.DecodeError:
             raise
         except Exception as error:
@@ -178,7 +178,7 @@ class Router:
                 received[type(message)] += 1
                 if picky and type(message) is m.Submit and self._refuse(peer, message):
                     continue
-                self._take(step(peer, message, body, now))
+                self._apply_effects(step(peer, message, body, now))
             except codec.VersionError as error:
                 self._other_version(listener, peer, error, now)
             except codec.DecodeError as error:
@@ -207,7 +207,7 @@ class Router:
         if not key or worker.startswith(worker_prefix(key)):
             return True
         reason = f"the key {key} is not for a worker named {worker!r}: its name must begin with {worker_prefix(key)!r}"
-        self._sends.append(Send(peer, m.Bye(reason=reason[:256])))
+        self._sends.append(Send(peer, m.WorkerRejected(reason=reason[:256])))
         self._note_junk(listener, peer, "name", reason, now)
         return False
 
@@ -248,17 +248,17 @@ class Router:
         """An agent can be told to leave; an edge of another version has no message that both would understand."""
         self._note_junk(listener, peer, "version", str(error), now)
         if peer.startswith(BACK):
-            self._sends.append(Send(peer, m.Bye(reason=str(error))))
+            self._sends.append(Send(peer, m.WorkerRejected(reason=str(error))))
 
     # ------------------------------------------------------------ out
 
-    def _take(self, effects: Iterable[Effect]) -> None:
+    def _apply_effects(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
-            if type(effect) is Moved:
+            if type(effect) is Transition:
                 self._moved(effect)
             elif type(effect) is Send:
                 self._sends.append(effect)
-            elif type(effect) is Forgot:
+            elif type(effect) is RecordDeleted:
                 self._journal.forget(effect.job_id)
                 self._durable = True
                 logger.info("job forgotten", extra={"action": "forgotten", "job_id": effect.job_id})
@@ -266,8 +266,8 @@ class Router:
                 self._journal.mark(effect.job, effect.mark)
                 self._durable = True
                 self._log_mark(effect)
-            elif type(effect) is Hooked:
-                self._hooked(effect.hook)
+            elif type(effect) is DeliveryChanged:
+                self._hooked(effect.delivery)
             elif type(effect) is WorkerNoted:
                 self._metrics.notes[effect.action] += 1
                 logger.warning(
@@ -280,24 +280,24 @@ class Router:
         action = "settled" if effect.mark is None else "cancel_noted"
         logger.warning(what, extra={"action": action, "job_id": effect.job.id})
 
-    def _hooked(self, hook: Hook) -> None:
-        self._journal.outbox.stage(hook)
+    def _hooked(self, delivery: Delivery) -> None:
+        self._journal.deliveries.stage(delivery)
         self._durable = True
         if self._log_moves:
             logger.info(
                 "webhook delivery",
                 extra={
                     "action": "hook",
-                    "job_id": hook.job_id,
-                    "event": hook.event,
-                    "state": hook.state,
-                    "attempt": hook.attempts,
-                    "status": hook.status or None,
-                    "note": hook.note,
+                    "job_id": delivery.job_id,
+                    "event": delivery.event,
+                    "state": delivery.state,
+                    "attempt": delivery.attempts,
+                    "status": delivery.status or None,
+                    "note": delivery.note,
                 },
             )
 
-    def _moved(self, move: Moved) -> None:
+    def _moved(self, move: Transition) -> None:
         if move.durable:
             self._durable = True
             self._journal.stage(move.job)
@@ -319,7 +319,7 @@ class Router:
                 },
             )
 
-    def _settle(self, now: float) -> None:
+    def _commit_and_send(self, now: float) -> None:
         """Commit, send, tell the core who could not be reached, and again for what that caused."""
         while True:
             sends, self._sends = self._sends, []

@@ -18,7 +18,7 @@ from broker.shell.clock import Timeline
 from broker.shell.journal.disk import Disk
 from broker.shell.journal.journal import Journal
 from broker.shell.metrics import Metrics
-from broker.shell.net.sockets import Wires
+from broker.shell.net.sockets import Sockets
 from broker.shell.router import Router
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Server:
         self,
         core: Core,
         journal: Journal,
-        wires: Wires,
+        wires: Sockets,
         router: Router,
         disk: Disk,
         metrics: Metrics,

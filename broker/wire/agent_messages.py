@@ -14,9 +14,9 @@ Remedy = Literal["none", "anew", "yield"]
 
 
 class Hello(Message, frozen=True, kw_only=True, tag="hello"):
-    """This worker is here (body: `WorkerInfo`). Answered by `Welcome` or `Bye`.
+    """This worker is here (body: `WorkerInfo`). Answered by `Welcome` or `WorkerRejected`.
 
-    Sent at start, after a probe (an empty frame) and after `Who`.
+    Sent at start, after a probe (an empty frame) and after `Identify`.
     """
 
     name: Name
@@ -109,11 +109,11 @@ class Welcome(Message, frozen=True, kw_only=True, tag="welcome"):
     lost_s: Seconds = 6.0
 
 
-class Who(Message, frozen=True, kw_only=True, tag="who"):
+class Identify(Message, frozen=True, kw_only=True, tag="who"):
     """I do not know this address: say `Hello`."""
 
 
-class Bye(Message, frozen=True, kw_only=True, tag="bye"):
+class WorkerRejected(Message, frozen=True, kw_only=True, tag="bye"):
     """You are not wanted: end. `remedy` says whether this name can be served from here later.
 
     `none`: never (your protocol is unknown, the name is not your key's). `anew`: by a new process, at once. `yield`: by a new process that

@@ -10,14 +10,14 @@ from msgspec import Meta, Struct
 from broker.wire.jobspec import ModelCard, Phase, Result
 from broker.wire.terms import (
     Count,
+    DeliveryState,
     FailureKind,
     Fence,
     Held,
-    HookEvent,
-    HookState,
     Id,
     JobStateName,
     Short,
+    WebhookEvent,
     WorkerStateName,
 )
 
@@ -35,7 +35,7 @@ class WorkerInfo(Struct, frozen=True, kw_only=True):
     models: Annotated[tuple[ModelCard, ...], Meta(max_length=64)] = ()
 
 
-class Move(Struct, frozen=True, array_like=True, gc=False):
+class HistoryEntry(Struct, frozen=True, array_like=True, gc=False):
     """One line of a job's story: when it moved, between which states, why, in which attempt, on which worker."""
 
     at: float
@@ -61,7 +61,7 @@ class SetAside(Struct, frozen=True):
     at: float = 0.0
 
 
-class HookClaim(Struct, frozen=True, kw_only=True):
+class ClaimedDelivery(Struct, frozen=True, kw_only=True):
     """One webhook delivery, given to one edge."""
 
     #: Names the event, over all attempts; never given twice.
@@ -69,18 +69,18 @@ class HookClaim(Struct, frozen=True, kw_only=True):
     #: Names this claim.
     claim: Fence
     job_id: Id
-    event: HookEvent
+    event: WebhookEvent
     #: When it happened.
     created_at: float
     #: Attempts begun, this one included.
     attempts: Count
 
 
-class HookView(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DeliveryView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A webhook delivery as edges see it."""
 
-    event: HookEvent
-    state: HookState
+    event: WebhookEvent
+    state: DeliveryState
     attempts: int = 0
     #: HTTP status of the last answer; 0 when there was none.
     status: int = 0
@@ -130,13 +130,13 @@ class JobView(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     run_s: float = 0.0
     failure: Failure | None = None
     result: Result | None = None
-    story: tuple[Move, ...] = ()
+    story: tuple[HistoryEntry, ...] = ()
     #: The spec's bytes (`jobspec.decode_spec`); empty in events.
     body: bytes = b""
     webhook: str = ""
     #: Which events the webhook is told, none: all; what became of those so far. Empty in events.
-    webhook_events: tuple[HookEvent, ...] = ()
-    hooks: tuple[HookView, ...] = ()
+    webhook_events: tuple[WebhookEvent, ...] = ()
+    deliveries: tuple[DeliveryView, ...] = ()
     #: None: it is not.
     set_aside: SetAside | None = None
     #: Why its record cannot be read, and nothing else here is to be relied on; "": it can.

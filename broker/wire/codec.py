@@ -22,7 +22,7 @@ MAX_BODY = 512 * 1024
 MAX_REPLY_BODY = 64 * 1024 * 1024
 
 #: Messages that come with a second frame, and those that come either way; all others come without.
-_ALWAYS_WITH_BODY = frozenset((m.Submit, m.Run, m.Hello, m.Finished, m.Accepted, m.Jobs, m.Pool, m.Event, m.Hooks))
+_ALWAYS_WITH_BODY = frozenset((m.Submit, m.Run, m.Hello, m.Finished, m.Accepted, m.Jobs, m.Pool, m.Event, m.Deliveries))
 _BODY_OPTIONAL = frozenset((m.JobReply, m.CancelReply, m.WorkerReply))
 _EVERY = frozenset(get_args(m.FromEdge | m.ToEdge | m.FromAgent | m.ToAgent))
 _NEVER_WITH_BODY = _EVERY - _ALWAYS_WITH_BODY - _BODY_OPTIONAL
@@ -127,4 +127,4 @@ job_view = BodyDecoder(m.JobView)
 job_views = BodyDecoder(list[m.JobView])
 pool_view = BodyDecoder(m.PoolView)
 worker_view = BodyDecoder(m.WorkerView)
-hook_claims = BodyDecoder(list[m.HookClaim])
+hook_claims = BodyDecoder(list[m.ClaimedDelivery])

@@ -10,7 +10,6 @@ from broker.wire.jobspec import MAX_UNITS
 from broker.wire.terms import (
     Count,
     Fence,
-    HookEvent,
     Id,
     JobStateName,
     Message,
@@ -18,6 +17,7 @@ from broker.wire.terms import (
     Seconds,
     Short,
     Tenant,
+    WebhookEvent,
     WebhookUrl,
 )
 
@@ -53,7 +53,7 @@ class Submit(Message, frozen=True, kw_only=True, tag="submit"):
     max_running: Count = 0
     #: Where the job's events are to be told, and which; none named: all of them.
     webhook: WebhookUrl = ""
-    webhook_events: Annotated[tuple[HookEvent, ...], Meta(max_length=4)] = ()
+    webhook_events: Annotated[tuple[WebhookEvent, ...], Meta(max_length=4)] = ()
     #: The job must be final so long after it was accepted, or it fails as `expired`. 0: no deadline.
     deadline_s: Seconds = 0.0
 
@@ -131,15 +131,15 @@ class ForgetJobs(Message, frozen=True, kw_only=True, tag="forget_jobs"):
     finished_s: Seconds = 0.0
 
 
-class ClaimHooks(Message, frozen=True, kw_only=True, tag="claim_hooks"):
-    """Give me webhook deliveries that are due; each is to be reported within its lease, 60 s. Answered by `Hooks` after the commit."""
+class ClaimDeliveries(Message, frozen=True, kw_only=True, tag="claim_hooks"):
+    """Give me webhook deliveries that are due; each is to be reported within its lease, 60 s. Answered by `Deliveries` after the commit."""
 
     req: int
     limit: Annotated[int, Meta(ge=1, le=64)] = 16
 
 
-class HookDone(Message, frozen=True, kw_only=True, tag="hook_done"):
-    """What became of a delivery. Answered by `HookNoted` after the commit.
+class DeliveryDone(Message, frozen=True, kw_only=True, tag="hook_done"):
+    """What became of a delivery. Answered by `DeliveryNoted` after the commit.
 
     `retry`: again in `retry_s`; `released`: again in `retry_s`, and it was not tried; `failed`: never again; `disabled`: nothing more of
     this job.
@@ -265,21 +265,21 @@ class Forgotten(Message, frozen=True, kw_only=True, tag="forgotten"):
     job_ids: tuple[Id, ...] = ()
 
 
-class Gone(Message, frozen=True, kw_only=True, tag="gone"):
+class JobsDeleted(Message, frozen=True, kw_only=True, tag="gone"):
     """The records of these jobs were deleted: to watchers, numbered among the `Event`s."""
 
     seq: int
     job_ids: tuple[Id, ...]
 
 
-class Hooks(Message, frozen=True, kw_only=True, tag="hooks"):
-    """The deliveries that this edge now holds (body: list of `HookClaim`). `wait_s`: until another one is due; -1: there is none."""
+class Deliveries(Message, frozen=True, kw_only=True, tag="hooks"):
+    """The deliveries that this edge now holds (body: list of `ClaimedDelivery`). `wait_s`: until another one is due; -1: there is none."""
 
     req: int
     wait_s: float = -1.0
 
 
-class HookNoted(Message, frozen=True, kw_only=True, tag="hook_noted"):
+class DeliveryNoted(Message, frozen=True, kw_only=True, tag="hook_noted"):
     """A delivery's outcome is on disk, or was there before."""
 
     req: int

@@ -8,7 +8,6 @@ on the broker's clock, those named `_s` are durations in seconds.
 
 from __future__ import annotations
 
-from broker.wire.agent_messages import Bye as Bye
 from broker.wire.agent_messages import Cancel as Cancel
 from broker.wire.agent_messages import Cancelled as Cancelled
 from broker.wire.agent_messages import Drain as Drain
@@ -18,19 +17,20 @@ from broker.wire.agent_messages import Goodbye as Goodbye
 from broker.wire.agent_messages import Heartbeat as Heartbeat
 from broker.wire.agent_messages import HeartbeatAck as HeartbeatAck
 from broker.wire.agent_messages import Hello as Hello
+from broker.wire.agent_messages import Identify as Identify
 from broker.wire.agent_messages import Refused as Refused
 from broker.wire.agent_messages import Remedy as Remedy
 from broker.wire.agent_messages import ResultAck as ResultAck
 from broker.wire.agent_messages import Run as Run
 from broker.wire.agent_messages import Started as Started
 from broker.wire.agent_messages import Welcome as Welcome
-from broker.wire.agent_messages import Who as Who
+from broker.wire.agent_messages import WorkerRejected as WorkerRejected
+from broker.wire.bodies import ClaimedDelivery as ClaimedDelivery
 from broker.wire.bodies import ClockStep as ClockStep
+from broker.wire.bodies import DeliveryView as DeliveryView
 from broker.wire.bodies import Failure as Failure
-from broker.wire.bodies import HookClaim as HookClaim
-from broker.wire.bodies import HookView as HookView
+from broker.wire.bodies import HistoryEntry as HistoryEntry
 from broker.wire.bodies import JobView as JobView
-from broker.wire.bodies import Move as Move
 from broker.wire.bodies import PoolView as PoolView
 from broker.wire.bodies import SetAside as SetAside
 from broker.wire.bodies import WorkerInfo as WorkerInfo
@@ -39,19 +39,19 @@ from broker.wire.edge_messages import Accepted as Accepted
 from broker.wire.edge_messages import CancelJob as CancelJob
 from broker.wire.edge_messages import CancelOutcome as CancelOutcome
 from broker.wire.edge_messages import CancelReply as CancelReply
-from broker.wire.edge_messages import ClaimHooks as ClaimHooks
+from broker.wire.edge_messages import ClaimDeliveries as ClaimDeliveries
+from broker.wire.edge_messages import Deliveries as Deliveries
+from broker.wire.edge_messages import DeliveryDone as DeliveryDone
+from broker.wire.edge_messages import DeliveryNoted as DeliveryNoted
 from broker.wire.edge_messages import DrainWorker as DrainWorker
 from broker.wire.edge_messages import Event as Event
 from broker.wire.edge_messages import ForgetJobs as ForgetJobs
 from broker.wire.edge_messages import Forgotten as Forgotten
 from broker.wire.edge_messages import GetJob as GetJob
 from broker.wire.edge_messages import GetPool as GetPool
-from broker.wire.edge_messages import Gone as Gone
-from broker.wire.edge_messages import HookDone as HookDone
-from broker.wire.edge_messages import HookNoted as HookNoted
-from broker.wire.edge_messages import Hooks as Hooks
 from broker.wire.edge_messages import JobReply as JobReply
 from broker.wire.edge_messages import Jobs as Jobs
+from broker.wire.edge_messages import JobsDeleted as JobsDeleted
 from broker.wire.edge_messages import ListJobs as ListJobs
 from broker.wire.edge_messages import ListSetAside as ListSetAside
 from broker.wire.edge_messages import Pool as Pool
@@ -65,12 +65,11 @@ from broker.wire.edge_messages import Watching as Watching
 from broker.wire.edge_messages import WorkerReply as WorkerReply
 from broker.wire.terms import PROTOCOL as PROTOCOL
 from broker.wire.terms import Count as Count
+from broker.wire.terms import DeliveryState as DeliveryState
 from broker.wire.terms import EngineState as EngineState
 from broker.wire.terms import FailureKind as FailureKind
 from broker.wire.terms import Fence as Fence
 from broker.wire.terms import Held as Held
-from broker.wire.terms import HookEvent as HookEvent
-from broker.wire.terms import HookState as HookState
 from broker.wire.terms import Id as Id
 from broker.wire.terms import JobStateName as JobStateName
 from broker.wire.terms import Message as Message
@@ -78,6 +77,7 @@ from broker.wire.terms import Name as Name
 from broker.wire.terms import Seconds as Seconds
 from broker.wire.terms import Short as Short
 from broker.wire.terms import Tenant as Tenant
+from broker.wire.terms import WebhookEvent as WebhookEvent
 from broker.wire.terms import WebhookUrl as WebhookUrl
 from broker.wire.terms import WorkerStateName as WorkerStateName
 
@@ -89,8 +89,8 @@ FromEdge = (
     | Watch
     | GetPool
     | ForgetJobs
-    | ClaimHooks
-    | HookDone
+    | ClaimDeliveries
+    | DeliveryDone
     | DrainWorker
     | ListSetAside
     | SettleSetAside
@@ -105,12 +105,12 @@ ToEdge = (
     | Pool
     | Event
     | Forgotten
-    | Gone
-    | Hooks
-    | HookNoted
+    | JobsDeleted
+    | Deliveries
+    | DeliveryNoted
     | WorkerReply
     | SetAsideSettled
 )
 FromAgent = Hello | Heartbeat | Started | Refused | Finished | Failed | Cancelled | Goodbye
-ToAgent = Welcome | Who | Bye | Run | HeartbeatAck | Cancel | Drain | ResultAck
+ToAgent = Welcome | Identify | WorkerRejected | Run | HeartbeatAck | Cancel | Drain | ResultAck
 AgentResult = Finished | Failed | Cancelled

@@ -56,10 +56,10 @@ FailureKind = Literal[
 
 
 #: The first attempt began; the job succeeded, failed, or was cancelled.
-HookEvent = Literal["started", "completed", "failed", "cancelled"]
+WebhookEvent = Literal["started", "completed", "failed", "cancelled"]
 
 #: `failed`: tried as often as it is tried; `disabled`: the receiver wants no more of this job.
-HookState = Literal["pending", "delivered", "failed", "disabled"]
+DeliveryState = Literal["pending", "delivered", "failed", "disabled"]
 
 #: ASCII, as it goes into the request. A header holds it beside a job's other names.
 WebhookUrl = Annotated[str, Meta(pattern=r"^[!-~]{0,1024}\Z")]

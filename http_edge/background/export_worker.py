@@ -1,7 +1,7 @@
 """Fills client-chosen paths without being asked: when a job succeeds, at start, and after events were lost.
 
-Asking for a job fills its path anyway (`Calls`), but most clients of a path never ask: they look for the file. Every edge does this for
-every job, so it does not matter which one took the job or is still there; the ledger's lock lets one of them do the work.
+Asking for a job fills its path anyway (`JobService`), but most clients of a path never ask: they look for the file. Every edge does this
+for every job, so it does not matter which one took the job or is still there; the ledger's lock lets one of them do the work.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import logging
 
 from http_edge.base.errors import EdgeError
-from http_edge.jobs.service import Calls
+from http_edge.jobs.service import JobService
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +27,10 @@ _PAGE = 50
 _RETRY_S = 2.0
 
 
-class Savers:
+class ExportWorker:
     """The tasks that look at jobs that succeeded."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: JobService) -> None:
         self._calls = calls
         self._noted: asyncio.Queue[str] = asyncio.Queue(_NOTED)
         self._sweep_wanted = asyncio.Event()

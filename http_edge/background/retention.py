@@ -27,10 +27,10 @@ from broker.wire.terms import FINAL_NAMES
 from http_edge.base.errors import EdgeError
 from http_edge.body.spool import STALE_S, Spool
 from http_edge.jobs import clock_agreement
-from http_edge.jobs.service import Calls
-from http_edge.media.artefact_store import Shelf, release
-from http_edge.media.image_inputs import Inputs
-from http_edge.media.uploads import LONGEST_KEPT_S, FileStore
+from http_edge.jobs.service import JobService
+from http_edge.media.artefact_store import ArtefactStore, release
+from http_edge.media.image_inputs import ImageInputs
+from http_edge.media.uploads import LONGEST_KEPT_S, Uploads
 
 log = logging.getLogger(__name__)
 
@@ -66,10 +66,10 @@ class Retention:
 
     def __init__(
         self,
-        calls: Calls,
-        inputs: Inputs,
+        calls: JobService,
+        inputs: ImageInputs,
         spool: Spool,
-        files: FileStore,
+        files: Uploads,
         *,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -78,7 +78,7 @@ class Retention:
         self._inputs = inputs
         self._spool = spool
         self._files = files
-        self._shelf = Shelf(settings.home_path)
+        self._shelf = ArtefactStore(settings.home_path)
         self._lock_path = settings.home_path / "retention.lock"
         self._lock: int | None = None
         self._retention_s = settings.retention_s

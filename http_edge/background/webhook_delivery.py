@@ -19,12 +19,12 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from broker.wire.messages import HookClaim, HookDone, JobView
+from broker.wire.messages import ClaimedDelivery, DeliveryDone, JobView
 from http_edge.background.webhook_events import event_body, event_id
-from http_edge.background.webhook_signing import Secrets, SecretsError, signatures
+from http_edge.background.webhook_signing import SecretsError, WebhookSecrets, signatures
 from http_edge.background.webhook_turns import Turn, Turns
 from http_edge.base.errors import EdgeError
-from http_edge.jobs.service import Calls
+from http_edge.jobs.service import JobService
 from http_edge.media.fetch import Fetcher, NotSent, host_of, parse_url
 
 log = logging.getLogger(__name__)
@@ -66,14 +66,14 @@ class Result(Struct, frozen=True):
     note: str = ""
 
 
-class Webhooks:
+class WebhookDelivery:
     """The tasks that deliver."""
 
     def __init__(
         self,
-        calls: Calls,
+        calls: JobService,
         fetcher: Fetcher,
-        secrets: Secrets,
+        secrets: WebhookSecrets,
         *,
         wall_clock: Callable[[], float] = time.time,
         draw: Callable[[], float] = random.random,
@@ -85,7 +85,7 @@ class Webhooks:
         self._wall_clock = wall_clock
         self._draw = draw
         self._wake = asyncio.Event()
-        self._turns: Turns[HookClaim] = Turns()
+        self._turns: Turns[ClaimedDelivery] = Turns()
         self._busy: set[asyncio.Task[None]] = set()
         self._secrets_missing = False
 
@@ -130,7 +130,7 @@ class Webhooks:
         if room <= 0 or not self._has_secrets():
             return _POLL_S
         try:
-            claims, wait_s = await self._calls.claim_hooks(room)
+            claims, wait_s = await self._calls.claim_deliveries(room)
             views = await asyncio.gather(*(self._calls.view(claim.job_id) for claim in claims))
         except EdgeError as error:
             # What was claimed comes back when its lease has run out.
@@ -154,7 +154,7 @@ class Webhooks:
         self._busy.add(task)
         task.add_done_callback(self._busy.discard)
 
-    async def _release(self, claim: HookClaim, retry_s: float) -> None:
+    async def _release(self, claim: ClaimedDelivery, retry_s: float) -> None:
         await self._report(claim, Result("released", retry_s=retry_s))
 
     def _has_secrets(self) -> bool:
@@ -171,7 +171,7 @@ class Webhooks:
 
     # ------------------------------------------------------------ one delivery
 
-    async def _deliver(self, turn: Turn, claim: HookClaim) -> None:
+    async def _deliver(self, turn: Turn, claim: ClaimedDelivery) -> None:
         clock = asyncio.get_running_loop().time
         began_at = clock()
         try:
@@ -200,7 +200,7 @@ class Webhooks:
         )
         await self._report(claim, result)
 
-    async def _attempt(self, claim: HookClaim) -> Result | None:
+    async def _attempt(self, claim: ClaimedDelivery) -> Result | None:
         """Send once. None: the job was deleted meanwhile, and the delivery with it."""
         try:
             # Looking at a job fills its path first: whoever is told that it is done finds the file.
@@ -231,7 +231,7 @@ class Webhooks:
         note = "it redirects, which is not followed" if 300 <= status < 400 else f"the receiver answered {status}"
         return self._again(claim, status, note, answer.get("retry-after", ""))
 
-    def _again(self, claim: HookClaim, status: int, note: str, retry_after: str = "") -> Result:
+    def _again(self, claim: ClaimedDelivery, status: int, note: str, retry_after: str = "") -> Result:
         """After a failure: when it is tried next, or that it is not."""
         if claim.attempts >= len(SCHEDULE_S):
             return Result("failed", status, 0.0, note[:256])
@@ -241,8 +241,8 @@ class Webhooks:
         asked_s = _seconds(retry_after, self._wall_clock())
         return Result("retry", status, max(pause_s, min(asked_s, _MOST_PAUSE_S)), note[:256])
 
-    async def _report(self, claim: HookClaim, result: Result) -> None:
-        done = HookDone(
+    async def _report(self, claim: ClaimedDelivery, result: Result) -> None:
+        done = DeliveryDone(
             req=0,
             number=claim.number,
             claim=claim.claim,
@@ -255,7 +255,7 @@ class Webhooks:
             async with asyncio.timeout(_REPORT_S):
                 while True:
                     try:
-                        await self._calls.hook_done(done)
+                        await self._calls.delivery_done(done)
                     except EdgeError:
                         await asyncio.sleep(_RETRY_S)
                     else:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from broker.wire.messages import HookClaim, JobView
+from broker.wire.messages import ClaimedDelivery, JobView
 from http_edge.api.common.job_json import artefacts_json
 from http_edge.base.job_names import shown_id
 from http_edge.jobs.job import Job
@@ -17,12 +17,12 @@ from http_edge.jobs.webhook_view import event_type
 _STATES = {"started": "running", "completed": "succeeded", "failed": "failed", "cancelled": "cancelled"}
 
 
-def event_id(claim: HookClaim) -> str:
+def event_id(claim: ClaimedDelivery) -> str:
     """Names the event, the same for all attempts. The time tells it from one of a journal that was deleted."""
     return f"evt_{claim.number:x}_{int(claim.created_at * 1000):x}"
 
 
-def event_body(job: Job, claim: HookClaim, base_url: str) -> bytes:
+def event_body(job: Job, claim: ClaimedDelivery, base_url: str) -> bytes:
     """What the receiver gets, below 20 kB: the same bytes in every attempt. One body for OpenAI's form of events and the standard's."""
     created_at = claim.created_at
     return msgspec.json.encode(
@@ -37,7 +37,7 @@ def event_body(job: Job, claim: HookClaim, base_url: str) -> bytes:
     )
 
 
-def _data(job: Job, claim: HookClaim, base_url: str) -> dict[str, Any]:
+def _data(job: Job, claim: ClaimedDelivery, base_url: str) -> dict[str, Any]:
     """The job as it was when the event happened, whatever it is now."""
     view = job.view
     data: dict[str, Any] = {

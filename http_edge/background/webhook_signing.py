@@ -23,7 +23,7 @@ class SecretsError(Exception):
     """One sentence for the operator, without any secret in it."""
 
 
-class Secrets:
+class WebhookSecrets:
     """The secrets in use: those of the settings, else those of a file, which is made when it is not there."""
 
     def __init__(self, configured: Sequence[str], path: Path) -> None:

@@ -20,7 +20,7 @@ _WALK = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os
 _NAMED = 4
 
 
-class LedOut(OSError):
+class OutsideRoot(OSError):
     """There is a link on the way: where it leads to was not checked."""
 
 
@@ -54,11 +54,11 @@ def named_roots(roots: Sequence[Path]) -> str:
 def open_parent(path: Path, roots: Sequence[Path], *, create: bool = False) -> Iterator[int]:
     """A descriptor of the directory that a resolved path within the roots lies in. `create` makes directories that are missing.
 
-    Raises `LedOut` when a link is on the way or the path is within no root; `OSError`.
+    Raises `OutsideRoot` when a link is on the way or the path is within no root; `OSError`.
     """
     root = _root_of(path, roots)
     if root is None or ".." in path.parts:
-        raise LedOut(errno.EXDEV, "it is in none of the directories that are allowed")
+        raise OutsideRoot(errno.EXDEV, "it is in none of the directories that are allowed")
     if create:
         root.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(root, _WALK)
@@ -86,7 +86,7 @@ def _open_inner(directory: int, name: str, create: bool) -> int:
     except NotADirectoryError:
         # A directory now: it was exchanged meanwhile.
         if not stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-            raise LedOut(errno.ELOOP, f"{name} is a link") from None
+            raise OutsideRoot(errno.ELOOP, f"{name} is a link") from None
         raise
 
 

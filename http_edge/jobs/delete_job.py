@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from http_edge.base.errors import EdgeError
 from http_edge.jobs.job import Job
-from http_edge.jobs.service import Calls
+from http_edge.jobs.service import JobService
 
 #: A worker frees within a step or its engine is replaced; a client asks again after this (a deletion must answer in 30 s).
 STOP_WAIT_S = 20.0
 
 
-async def erase(calls: Calls, job: Job, what: str) -> None:
+async def delete_job(calls: JobService, job: Job, what: str) -> None:
     """Delete a job and its files. Raises `EdgeError` `still_stopping` when it does not stop in time; `what` is the family's word for it."""
     if not job.is_final:
         outcome, job = await calls.cancel(job.id)

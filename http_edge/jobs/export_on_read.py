@@ -22,7 +22,7 @@ _REMEMBERED = 10_000
 _RETRY_S = 5.0
 
 
-class Settler:
+class ExportOnRead:
     """Fills paths in worker threads."""
 
     def __init__(self, artefacts: Path, exports: Exports, threads: anyio.CapacityLimiter) -> None:
@@ -32,7 +32,7 @@ class Settler:
         #: Job -> ("" or why its path could not be filled, when that was found).
         self._settled: OrderedDict[str, tuple[str, float]] = OrderedDict()
 
-    async def settle(self, job: Job) -> Job:
+    async def fill_save_path(self, job: Job) -> Job:
         """The job, with its client-chosen path filled if it succeeded."""
         if job.view.state != "succeeded" or job.spec is None or not job.spec.save_to or job.view.result is None:
             return job

@@ -93,7 +93,7 @@ class _Reading:
             raise missing(["prompt"], place=self._place)
         if found.get("seed") == -1:
             del found["seed"]
-        self._settle_size(found)
+        self._normalise_size(found)
         self._judge_rest(files)
         generation = Generation(**found, extra=extra, labels=self._labels)
         return Reading(generation=generation, warnings=tuple(self._warnings[:MAX_WARNINGS]))
@@ -153,7 +153,7 @@ class _Reading:
                 self._contradict(name, f"extra.{name}", f"{name} and extra.{name} have different values")
         return arguments
 
-    def _settle_size(self, found: dict[str, Any]) -> None:
+    def _normalise_size(self, found: dict[str, Any]) -> None:
         """`size` wins over width and height, as in the servers whose requests we take."""
         if "size" not in found:
             return

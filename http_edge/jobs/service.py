@@ -25,18 +25,18 @@ from http_edge.base.errors import EdgeError, not_found, shown
 from http_edge.base.job_names import meant, shown_id
 from http_edge.base.settings import EdgeSettings
 from http_edge.body.forms import Upload
-from http_edge.jobs.export_on_read import Settler
+from http_edge.jobs.export_on_read import ExportOnRead
 from http_edge.jobs.hub import Audience, Hub
 from http_edge.jobs.job import Job
 from http_edge.jobs.models import Catalogue
-from http_edge.jobs.submission import Order
-from http_edge.jobs.submit import CheckUrl, Submits, named_at, refuse_url, require_sound
-from http_edge.media.artefact_store import Shelf
+from http_edge.jobs.submission import Submission
+from http_edge.jobs.submit import CheckUrl, Submitter, named_at, refuse_url, require_sound
+from http_edge.media.artefact_store import ArtefactStore
 from http_edge.media.exports import Exports
 from http_edge.media.image_inputs import Picture
-from http_edge.media.image_sources import Images
+from http_edge.media.image_sources import ImageSources
 
-__all__ = ["Calls", "Order"]
+__all__ = ["JobService", "Submission"]
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ _FILE_THREADS = 4
 _MAX_WORKER_NAME = 128
 
 
-class Calls:
+class JobService:
     """The broker and the files, as API handlers use them."""
 
     def __init__(
@@ -62,7 +62,7 @@ class Calls:
         settings: EdgeSettings,
         broker: BrokerClient,
         hub: Hub,
-        images: Images,
+        images: ImageSources,
         exports: Exports,
         *,
         check_url: CheckUrl = refuse_url,
@@ -75,21 +75,23 @@ class Calls:
         self._images = images
         self._exports = exports
         self._threads = anyio.CapacityLimiter(_FILE_THREADS)
-        self._submits = Submits(settings, broker, self.catalogue, images, exports, self._threads, check_url, wall_clock)
-        self._settler = Settler(settings.artefacts_path, exports, self._threads)
+        self._submits = Submitter(
+            settings, broker, self.catalogue, images, exports, self._threads, check_url, wall_clock
+        )
+        self._export_on_read = ExportOnRead(settings.artefacts_path, exports, self._threads)
         self._draining = asyncio.Lock()
-        self.shelf = Shelf(settings.home_path)
-        hub.when_gone(self._settler.forget)
+        self.shelf = ArtefactStore(settings.home_path)
+        hub.when_gone(self._export_on_read.forget)
 
     # ------------------------------------------------------------ submit
 
-    async def submit(self, order: Order) -> tuple[Job, bool]:
+    async def submit(self, order: Submission) -> tuple[Job, bool]:
         """The accepted job, and whether it was there before. Raises `EdgeError`."""
         view, duplicate = await self._submits.submit(order)
-        return await self._settler.settle(Job.of(view, self.settings.retention_s)), duplicate
+        return await self._export_on_read.fill_save_path(Job.of(view, self.settings.retention_s)), duplicate
 
     async def image(self, field: str, source: str | Upload, *, allow_paths: bool) -> Picture:
-        """The kept copy of a client's image, for `Order.image`: from an upload of this request, a data URL, base64, an http(s) URL,
+        """The kept copy of a client's image, for `Submission.image`: from an upload of this request, a data URL, base64, an http(s) URL,
         an uploaded file's id, or (`allow_paths`) a path on this machine. Raises `EdgeError` naming field, value and rule."""
         return await self._images.resolve(field, source, allow_paths=allow_paths)
 
@@ -101,7 +103,7 @@ class Calls:
         if job.spec is None:
             raise EdgeError("unsupported", "the job was written by a newer version and cannot be repeated by this one")
         view = await self._submits.repeat(job.view, job.spec)
-        return await self._settler.settle(Job.of(view, self.settings.retention_s))
+        return await self._export_on_read.fill_save_path(Job.of(view, self.settings.retention_s))
 
     # ------------------------------------------------------------ look up
 
@@ -117,14 +119,14 @@ class Calls:
                 return held
             view = await self.view(name) if is_job_id(name) else None
             if view is not None:
-                return await self._take(view)
+                return await self._remember(view)
         raise not_found("job", job_id)
 
     async def job_by_alias(self, origin: str, alias: str) -> Job | None:
         """The newest job of this name, or None. Raises `EdgeError`."""
         with translated():
             view = await self._broker.get_alias(origin, alias, current().caller.sees)
-        return None if view is None else await self._take(view)
+        return None if view is None else await self._remember(view)
 
     async def jobs(
         self,
@@ -152,7 +154,7 @@ class Calls:
             model=model,
             worker=worker,
         )
-        return [await self._take(view) for view in views], more
+        return [await self._remember(view) for view in views], more
 
     async def visible(self, job_ids: Sequence[str]) -> list[str]:
         """Those of these jobs that the caller may see. Raises `EdgeError`."""
@@ -202,9 +204,9 @@ class Calls:
         with translated():
             return await self._broker.pool()
 
-    async def _take(self, view: m.JobView) -> Job:
+    async def _remember(self, view: m.JobView) -> Job:
         require_sound(view)
-        job = await self._settler.settle(Job.of(view, self.settings.retention_s))
+        job = await self._export_on_read.fill_save_path(Job.of(view, self.settings.retention_s))
         # A path that could not be filled is tried again when next asked.
         if not job.save_error:
             self.hub.memory.put(job)
@@ -244,15 +246,15 @@ class Calls:
 
     # ------------------------------------------------------------ webhooks
 
-    async def claim_hooks(self, limit: int) -> tuple[Sequence[m.HookClaim], float]:
+    async def claim_deliveries(self, limit: int) -> tuple[Sequence[m.ClaimedDelivery], float]:
         """Webhook deliveries that are now this edge's to make, and the seconds until another is due, -1: none. Raises `EdgeError`."""
         with translated():
-            return await self._broker.claim_hooks(limit)
+            return await self._broker.claim_deliveries(limit)
 
-    async def hook_done(self, done: m.HookDone) -> None:
+    async def delivery_done(self, done: m.DeliveryDone) -> None:
         """Report a delivery; on disk when this returns. Raises `EdgeError`."""
         with translated():
-            await self._broker.hook_done(done)
+            await self._broker.delivery_done(done)
 
     # ------------------------------------------------------------ cancel, wait, follow
 
@@ -266,7 +268,7 @@ class Calls:
                 outcome, view = await self._broker.cancel(name, caller.sees)
             if outcome != "not_found":
                 self.hub.memory.forget(name)
-                return outcome, await (self.job(name) if view is None or not view.body else self._take(view))
+                return outcome, await (self.job(name) if view is None or not view.body else self._remember(view))
         raise not_found("job", job_id)
 
     async def follow(self, job_id: str, quiet_s: float) -> AsyncGenerator[Job | None, None]:
@@ -317,7 +319,7 @@ class Calls:
         """The job after an event, the same for all who follow it. A record of this id that was deleted meanwhile has other events."""
         moved = audience.job_at(view)
         if moved is None:
-            moved = await self._settler.settle(job.moved_to(view))
+            moved = await self._export_on_read.fill_save_path(job.moved_to(view))
             audience.keep(view, moved)
         return moved
 

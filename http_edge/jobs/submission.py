@@ -1,4 +1,4 @@
-"""What an API family hands to `Calls.submit`."""
+"""What an API family hands to `JobService.submit`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from http_edge.jobs.webhook_fields import Webhook
 from http_edge.media.image_inputs import Picture
 
 
-class Order(Struct, frozen=True, kw_only=True):
+class Submission(Struct, frozen=True, kw_only=True):
     """One request to make something, from any API family."""
 
     wanted: Generation
@@ -18,7 +18,7 @@ class Order(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     #: Whether a wish that the model cannot grant is ignored with a warning, where else it is an error.
     lenient: bool = False
-    #: What `Calls.image` returned, when the image came otherwise than as text in `wanted.image`; that is then only shown in errors.
+    #: What `JobService.image` returned, when the image came otherwise than as text in `wanted.image`; that is then only shown in errors.
     image: Picture | None = None
     #: The client's own id, which makes the request idempotent; "" for a new one, which begins so.
     job_id: str = ""

@@ -31,11 +31,11 @@ from http_edge.base.settings import EdgeSettings
 from http_edge.jobs.generation import Generation
 from http_edge.jobs.models import Catalogue
 from http_edge.jobs.specs import build_spec, encode_checked
-from http_edge.jobs.submission import Order
+from http_edge.jobs.submission import Submission
 from http_edge.jobs.webhook_fields import Webhook
 from http_edge.media.exports import Exports
 from http_edge.media.image_inputs import Picture
-from http_edge.media.image_sources import Images
+from http_edge.media.image_sources import ImageSources
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ _SEED_BOUND = 2**32
 _NAMED = re.compile(r"[a-z]+[_-]([0-9a-f]{11})[0-9a-f]{20}")
 
 
-class Submits:
+class Submitter:
     """How jobs are handed in."""
 
     def __init__(
@@ -62,7 +62,7 @@ class Submits:
         settings: EdgeSettings,
         broker: BrokerClient,
         catalogue: Catalogue,
-        images: Images,
+        images: ImageSources,
         exports: Exports,
         threads: anyio.CapacityLimiter,
         check_url: CheckUrl,
@@ -78,7 +78,7 @@ class Submits:
         self._threads = threads
         self._wall_clock = wall_clock
 
-    async def submit(self, order: Order) -> tuple[m.JobView, bool]:
+    async def submit(self, order: Submission) -> tuple[m.JobView, bool]:
         """The accepted job with its spec's bytes, and whether it was there before. Raises `EdgeError`."""
         order = self._named(order)
         there = await self._replay(order)
@@ -113,7 +113,7 @@ class Submits:
     async def repeat(self, view: m.JobView, spec: JobSpec) -> m.JobView:
         """Submit a job that is over once more, as it is, under the same name. Raises `EdgeError`."""
         order = self._named(
-            Order(
+            Submission(
                 wanted=Generation(prompt=spec.prompt, seed=spec.seed),
                 priority=view.priority,
                 origin=view.origin,
@@ -133,7 +133,7 @@ class Submits:
 
     # ------------------------------------------------------------ the same request again
 
-    def _named(self, order: Order) -> Order:
+    def _named(self, order: Submission) -> Submission:
         """The order with the id that its job gets, and the priority. Raises `EdgeError`."""
         scope = current()
         if not order.job_id:
@@ -148,7 +148,7 @@ class Submits:
             job_id = own_id(scope.caller.tenant, order.job_id)
         return msgspec.structs.replace(order, job_id=job_id, priority=_priority(order, scope.caller))
 
-    async def _replay(self, order: Order) -> m.JobView | None:
+    async def _replay(self, order: Submission) -> m.JobView | None:
         """The job of an earlier request with this idempotency key, None when there is none. Raises `EdgeError`."""
         scope = current()
         if not scope.job_key:
@@ -162,7 +162,7 @@ class Submits:
         scope.replayed = True
         return there
 
-    async def _submit(self, order: Order, spec: JobSpec, card: ModelCard) -> tuple[m.JobView, bool]:
+    async def _submit(self, order: Submission, spec: JobSpec, card: ModelCard) -> tuple[m.JobView, bool]:
         scope = current()
         spec = msgspec.structs.replace(
             spec,
@@ -183,7 +183,7 @@ class Submits:
                 raise
         return await self._hand_in(order, same, card)
 
-    async def _as_first(self, order: Order, spec: JobSpec) -> JobSpec | None:
+    async def _as_first(self, order: Submission, spec: JobSpec) -> JobSpec | None:
         """The spec with what was drawn for the job that bears this id already; None when that makes no difference."""
         there = await self._there(order.job_id)
         first = _spec_of(there) if there is not None else None
@@ -200,7 +200,7 @@ class Submits:
 
     # ------------------------------------------------------------ parts
 
-    async def _hand_in(self, order: Order, spec: JobSpec, card: ModelCard) -> tuple[m.JobView, bool]:
+    async def _hand_in(self, order: Submission, spec: JobSpec, card: ModelCard) -> tuple[m.JobView, bool]:
         body = encode_checked(spec)
         scope = current()
         message = m.Submit(
@@ -233,7 +233,7 @@ class Submits:
         log.info("job accepted", extra={"action": "submit", "job_id": view.id, **scope.log_fields()})
         return msgspec.structs.replace(view, body=body), duplicate
 
-    async def _card(self, order: Order) -> ModelCard:
+    async def _card(self, order: Submission) -> ModelCard:
         wanted = order.wanted
         return await self._catalogue.choose(
             wanted.model,
@@ -296,7 +296,7 @@ def named_at(job_id: str) -> float:
     return int(match[1], 16) / 1000 if match else 0.0
 
 
-def _priority(order: Order, caller: Caller) -> int:
+def _priority(order: Submission, caller: Caller) -> int:
     """The job's priority. Raises `EdgeError` when the caller asks for more than it may; what it did not ask for is lowered."""
     if order.priority <= caller.max_priority:
         return order.priority

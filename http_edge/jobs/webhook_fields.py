@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from msgspec import Struct
 
-from broker.wire.messages import HookEvent
+from broker.wire.messages import WebhookEvent
 from http_edge.base.errors import EdgeError, invalid
 from http_edge.base.json_text import BadJson, decode_json
 from http_edge.body.fields import Reader
@@ -19,9 +19,13 @@ WEBHOOK_FIELDS = ("webhook", "webhook_events")
 #: What a submission's header has room for.
 MAX_URL_CHARS = 1024
 
-EVENTS: tuple[HookEvent, ...] = get_args(HookEvent)
+EVENTS: tuple[WebhookEvent, ...] = get_args(WebhookEvent)
 
-_WORDS: dict[str, HookEvent] = {**{event: event for event in EVENTS}, "succeeded": "completed", "canceled": "cancelled"}
+_WORDS: dict[str, WebhookEvent] = {
+    **{event: event for event in EVENTS},
+    "succeeded": "completed",
+    "canceled": "cancelled",
+}
 
 _PREFIXES = ("job.", "video.", "image.")
 
@@ -30,7 +34,7 @@ class Webhook(Struct, frozen=True, kw_only=True):
     """Where a job's events are told, and which; none: all of them."""
 
     url: str
-    events: tuple[HookEvent, ...] = ()
+    events: tuple[WebhookEvent, ...] = ()
 
 
 def read_webhook(values: Mapping[str, Any], *, place: str = "body") -> Webhook | None:
@@ -48,7 +52,7 @@ def read_webhook(values: Mapping[str, Any], *, place: str = "body") -> Webhook |
     return Webhook(url=url, events=events)
 
 
-def _read_events(reader: Reader) -> tuple[HookEvent, ...]:
+def _read_events(reader: Reader) -> tuple[WebhookEvent, ...]:
     """From a list, its JSON text, or text with commas; in one order, so that the same wish is the same request."""
     value = reader.raw("webhook_events")
     if isinstance(value, str):
@@ -67,7 +71,7 @@ def _read_events(reader: Reader) -> tuple[HookEvent, ...]:
     return tuple(event for event in EVENTS if event in found)
 
 
-def _event(reader: Reader, name: Any) -> HookEvent:
+def _event(reader: Reader, name: Any) -> WebhookEvent:
     word = name.strip().lower() if isinstance(name, str) else ""
     for prefix in _PREFIXES:
         word = word.removeprefix(prefix)

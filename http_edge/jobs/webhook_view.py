@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.wire.messages import HookEvent, HookView
+from broker.wire.messages import DeliveryView, WebhookEvent
 from http_edge.jobs.job import Job
 from http_edge.jobs.webhook_fields import EVENTS
 
@@ -17,11 +17,11 @@ def webhook_json(job: Job) -> dict[str, Any] | None:
     return {
         "url": view.webhook,
         "wanted": [f"job.{event}" for event in view.webhook_events or EVENTS],
-        "events": [_hook_json(job, hook) for hook in view.hooks],
+        "events": [_hook_json(job, hook) for hook in view.deliveries],
     }
 
 
-def _hook_json(job: Job, hook: HookView) -> dict[str, Any]:
+def _hook_json(job: Job, hook: DeliveryView) -> dict[str, Any]:
     return {
         "type": event_type(job, hook.event),
         "state": "sending" if hook.sending else hook.state,
@@ -32,6 +32,6 @@ def _hook_json(job: Job, hook: HookView) -> dict[str, Any]:
     }
 
 
-def event_type(job: Job, event: HookEvent) -> str:
+def event_type(job: Job, event: WebhookEvent) -> str:
     """As receivers are told: `video.completed`."""
     return f"{job.spec.output if job.spec else 'job'}.{event}"

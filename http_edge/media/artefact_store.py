@@ -16,7 +16,7 @@ from broker.wire.jobspec import is_job_id
 from http_edge.http.file_response import lock_unless_sent
 
 
-class Shelf:
+class ArtefactStore:
     """The files of one home."""
 
     def __init__(self, home: Path) -> None:
@@ -110,7 +110,7 @@ class Shelf:
 
 
 def release(locks: list[int]) -> None:
-    """Close the descriptors of `Shelf.lock`."""
+    """Close the descriptors of `ArtefactStore.lock`."""
     for lock in locks:
         os.close(lock)
     locks.clear()

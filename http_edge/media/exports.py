@@ -32,7 +32,7 @@ import msgspec
 from msgspec import Struct
 
 from http_edge.base.errors import EdgeError, invalid
-from http_edge.base.paths import LedOut, is_within, named_roots, open_parent, resolve
+from http_edge.base.paths import OutsideRoot, is_within, named_roots, open_parent, resolve
 
 #: What a job of each output writes, and so what the path must end in.
 SUFFIXES = {"video": ".mp4", "image": ".png"}
@@ -149,7 +149,7 @@ class Exports:
         try:
             with self._locked(target):
                 return self._fill(target, source)
-        except LedOut:
+        except OutsideRoot:
             return f"leads out of {_ALLOWED}"
         except OSError as error:
             return f"cannot be written: {error.strerror or error}"

@@ -14,7 +14,7 @@ import httpx
 from msgspec import Struct
 
 from http_edge.base.errors import EdgeError, invalid
-from http_edge.media.ssrf import Guard, GuardedBackend, Refused
+from http_edge.media.ssrf import GuardedBackend, Refused, SsrfGuard
 
 MAX_REDIRECTS = 3
 MAX_URL_CHARS = 8192
@@ -62,7 +62,7 @@ class _Answer(Struct, frozen=True):
 class Fetcher:
     """Fetches; `backend` is the only way to the network. Proxies of the environment are not used: they would connect past the guard."""
 
-    def __init__(self, guard: Guard, backend: httpcore.AsyncNetworkBackend | None = None) -> None:
+    def __init__(self, guard: SsrfGuard, backend: httpcore.AsyncNetworkBackend | None = None) -> None:
         self._guard = guard
         self._backend = backend or GuardedBackend(guard)
         self._turns = asyncio.Semaphore(_AT_ONCE)

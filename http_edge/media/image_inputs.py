@@ -25,7 +25,7 @@ from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, Unidenti
 
 from broker.runtime.pictures import is_plain, normalised
 from http_edge.base.errors import EdgeError, invalid
-from http_edge.base.paths import LedOut, is_within, named_roots, open_parent, resolve
+from http_edge.base.paths import OutsideRoot, is_within, named_roots, open_parent, resolve
 from http_edge.body.spool import disk_error
 
 MAX_IMAGE_BYTES = 32 * 1024 * 1024
@@ -90,7 +90,7 @@ class Picture(Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
 
-class Inputs:
+class ImageInputs:
     """Where inputs may come from, and where they are kept.
 
     With tenants, what other tenants have is closed: everything below `closed`, the home, where uploads and artefacts lie under no tenant's
@@ -137,7 +137,7 @@ class Inputs:
             data = _read(opened())
         except FileNotFoundError:
             raise invalid(field, name, "does not exist") from None
-        except LedOut:
+        except OutsideRoot:
             raise invalid(field, name, f"leads out of {_ALLOWED}") from None
         except OSError as error:
             raise invalid(field, name, f"cannot be read: {error.strerror or error}") from None

@@ -1,6 +1,6 @@
 """Images from wherever clients have them: an upload of this request, a data URL, base64, a URL, an uploaded file's id, a path here.
 
-All end in `Inputs.spool`, which decodes the image whole: what is refused is refused before a job exists.
+All end in `ImageInputs.spool`, which decodes the image whole: what is refused is refused before a job exists.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from http_edge.base.errors import EdgeError, invalid
 from http_edge.body.forms import Upload
 from http_edge.media import image_inputs
 from http_edge.media.fetch import Fetcher
-from http_edge.media.image_inputs import Inputs, Picture
-from http_edge.media.uploads import FileStore, is_file_id
+from http_edge.media.image_inputs import ImageInputs, Picture
+from http_edge.media.uploads import Uploads, is_file_id
 
 T = TypeVar("T")
 
@@ -41,11 +41,11 @@ _LEAST_BASE64 = 64
 _MAX_PATH_CHARS = 1024
 
 
-class Images:
+class ImageSources:
     """Resolves a client's image to a checked file that engines can read."""
 
     def __init__(
-        self, spool: Inputs, files: FileStore, fetcher: Fetcher, *, wall_clock: Callable[[], float] = time.time
+        self, spool: ImageInputs, files: Uploads, fetcher: Fetcher, *, wall_clock: Callable[[], float] = time.time
     ) -> None:
         self._spool = spool
         self._files = files

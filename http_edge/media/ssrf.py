@@ -81,7 +81,7 @@ def is_public(address: Address) -> bool:
     return address in _PUBLIC_V6 and not any(address in network for network in _PRIVATE_V6)
 
 
-class Guard:
+class SsrfGuard:
     """Judges where a connection may go. Raises `ValueError` for an entry of `allow` that is neither a host nor a network."""
 
     def __init__(self, allow: Sequence[str] = (), resolve: Resolve | None = None) -> None:
@@ -126,7 +126,7 @@ def _ascii(host: str) -> str:
 class GuardedBackend(httpcore.AsyncNetworkBackend):
     """httpcore's door to the network, with the guard in it: every connection, a redirect's too, comes through here."""
 
-    def __init__(self, guard: Guard, network: httpcore.AsyncNetworkBackend | None = None) -> None:
+    def __init__(self, guard: SsrfGuard, network: httpcore.AsyncNetworkBackend | None = None) -> None:
         self._guard = guard
         self._network = network or httpcore.AnyIOBackend()
 

@@ -65,7 +65,7 @@ def as_format(name: str) -> Format | None:
     return cast(Format, name) if name in FORMATS else None
 
 
-class Derived:
+class Thumbnails:
     """The derived pictures of one edge's artefacts."""
 
     def __init__(self, artefacts: Path) -> None:

@@ -50,7 +50,7 @@ def is_file_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
-class FileStore:
+class Uploads:
     """The uploaded files of one home."""
 
     def __init__(self, directory: Path) -> None:

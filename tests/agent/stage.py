@@ -8,7 +8,16 @@ from broker.wire.jobspec import Artefact, ModelCard, Result
 from workers.agent import effects as fx
 from workers.agent import invariants
 from workers.agent.core import AgentCore, Identity
-from workers.ipc.messages import FromEngine, JobCancelled, JobFailed, JobFinished, Ready, RunJob, Setup, TailBegun
+from workers.ipc.messages import (
+    FromEngine,
+    JobCancelled,
+    JobFailed,
+    JobFinished,
+    PostprocessBegun,
+    Ready,
+    RunJob,
+    Setup,
+)
 from workers.ipc.shared import Progress
 from workers.supervisor.agent_policy import AgentPolicy
 
@@ -139,7 +148,7 @@ class Stage:
 
     def tail(self, counter: int = 1, model: str = "demo") -> list[fx.Effect]:
         """The engine takes another job beside what is left of this one."""
-        return self.engine(TailBegun(fence=fence(counter), model=model))
+        return self.engine(PostprocessBegun(fence=fence(counter), model=model))
 
     def overlapped(self, *, begun: bool = True, alone: bool = False) -> Stage:
         """Job 1 is in its tail, job 2 has been given to the engine and, if `begun`, taken up."""
@@ -169,10 +178,10 @@ class Stage:
         return self
 
 
-def run_job(counter: int, body: bytes = b"spec", *, seat: int = 0, alone: bool = False) -> RunJob:
+def run_job(counter: int, body: bytes = b"spec", *, slot: int = 0, alone: bool = False) -> RunJob:
     """What the engine gets for `Stage.run(counter)`."""
     out_dir = f"/home/artefacts/j{counter}/{fence(counter)}"
-    return RunJob(job_id=f"j{counter}", fence=fence(counter), body=body, out_dir=out_dir, seat=seat, alone=alone)
+    return RunJob(job_id=f"j{counter}", fence=fence(counter), body=body, out_dir=out_dir, slot=slot, alone=alone)
 
 
 RESULT_BODY = codec.encode_body(RESULT)

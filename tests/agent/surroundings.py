@@ -13,7 +13,7 @@ from workers.agent import effects as fx
 from workers.agent import invariants
 from workers.agent.core import AgentCore
 from workers.ipc.messages import FromEngine, RunJob
-from workers.ipc.shared import SEATS, Progress
+from workers.ipc.shared import SLOTS, Progress
 from workers.supervisor.agent_policy import AgentPolicy
 
 RESULTS = (m.Finished, m.Failed, m.Cancelled)
@@ -24,7 +24,7 @@ class Job:
 
     def __init__(self, order: RunJob) -> None:
         self.fence = order.fence
-        self.seat = order.seat
+        self.slot = order.slot
         self.alone = order.alone
         self.begun = False
         self.in_tail = False
@@ -73,7 +73,7 @@ class Surroundings(RuleBasedStateMachine):
     def has_room(self) -> bool:
         """Whether the engine would take another job."""
         lives = self.ready and not self.killed and not self.closed
-        return lives and self.front is None and len(self.jobs) < SEATS and not any(job.alone for job in self.jobs)
+        return lives and self.front is None and len(self.jobs) < SLOTS and not any(job.alone for job in self.jobs)
 
     # ------------------------------------------------------------ effects
 
@@ -89,16 +89,16 @@ class Surroundings(RuleBasedStateMachine):
                     self.jobs, self.words, self.fate = [], {}, "own"
                 case fx.StartJob(job):
                     assert self.has_room(), "a job for an engine that has no room"
-                    assert job.seat not in {other.seat for other in self.jobs}, "two jobs in a seat"
+                    assert job.slot not in {other.slot for other in self.jobs}, "two jobs in a seat"
                     assert job.fence not in self.ran, "a fence ran twice"
                     assert job.alone == (job.fence in self.alone), "alone, or not, and nobody said so"
                     self.jobs.append(Job(job))
                     self.ran.append(job.fence)
                     self.dirs.add(job.fence)
-                case fx.SetCancelWord(seat, at):
-                    seats = {job.fence: job.seat for job in self.jobs}
-                    assert at in seats or self.closed, "a cancel word for a job that is not there"
-                    assert seats.get(at, seat) == seat, "a cancel word for another seat"
+                case fx.RequestCancel(slot, at):
+                    slots = {job.fence: job.slot for job in self.jobs}
+                    assert at in slots or self.closed, "a cancel word for a job that is not there"
+                    assert slots.get(at, slot) == slot, "a cancel word for another seat"
                     assert at in self.cancel_orders, "a cancel that nobody ordered"
                 case fx.KillEngine(reason):
                     assert self.process, "a kill without a process"
@@ -127,8 +127,10 @@ class Surroundings(RuleBasedStateMachine):
             waiting = {at for at in self.results if at not in self.acknowledged}
             held = {item.fence for item in message.held}
             assert waiting <= held, "a result was forgotten before its acknowledgement"
-            running = {attempt.fence for attempt in self.core.slot.attempts}
-            assert held == running | self.core.outbox.fences(), "something is held that is neither running nor done"
+            running = {attempt.fence for attempt in self.core.engine_slot.attempts}
+            assert held == running | self.core.unacked_results.fences(), (
+                "something is held that is neither running nor done"
+            )
             assert message.free <= (1 if self.has_room() else 0), "room that is not there"
         if isinstance(message, m.Heartbeat):
             self.beats.append(message)
@@ -153,13 +155,13 @@ class Surroundings(RuleBasedStateMachine):
     def show(self, job: Job, phase: str, step: int) -> None:
         job.begun = True
         self.ticks += 1
-        self.words[job.seat] = Progress(fence=job.fence, phase=phase, step=step, total=40, tick=self.ticks)
+        self.words[job.slot] = Progress(fence=job.fence, phase=phase, step=step, total=40, tick=self.ticks)
         if self.exit is None:
             self.do(self.core.progressed(self.words.values(), self.now))
 
     def judge(self, job: Job, fate: str, *, meant: bool) -> None:
         """The engine is gone and said nothing of this job: whether it counts as crashed, or as never begun."""
-        pending = self.core.outbox.answer(self.granted[job.fence], job.fence, 0)
+        pending = self.core.unacked_results.answer(self.granted[job.fence], job.fence, 0)
         kind = getattr(pending[0], "kind", "cancelled") if pending is not None else "handed back"
         allowed = {"engine_crashed"} if fate == "own" and job.begun else {"handed back"}
         if meant:

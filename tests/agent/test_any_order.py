@@ -9,7 +9,7 @@ from hypothesis.stateful import initialize, precondition, rule
 from broker.wire import messages as m
 from tests.agent.stage import EPOCH, RESULT, fence
 from tests.agent.surroundings import Surroundings
-from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, LoadFailed, Ready, TailBegun
+from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, LoadFailed, PostprocessBegun, Ready
 
 
 class World(Surroundings):
@@ -46,7 +46,7 @@ class World(Surroundings):
 
     # ------------------------------------------------------------ the broker
 
-    @rule(message=st.sampled_from([None, m.Who(), m.Welcome(epoch=EPOCH), m.HeartbeatAck()]))
+    @rule(message=st.sampled_from([None, m.Identify(), m.Welcome(epoch=EPOCH), m.HeartbeatAck()]))
     def broker_speaks(self, message: m.ToAgent | None) -> None:
         self.broker(message)
 
@@ -134,10 +134,12 @@ class World(Surroundings):
         self.beats.clear()
         job = self.front
         job.in_tail = True
-        self.engine(TailBegun(fence=job.fence, model="demo"))
+        self.engine(PostprocessBegun(fence=job.fence, model="demo"))
         if self.exit is None and self.core.leaving is None and self.core.presence.registered:
             told = any(beat.free for beat in self.beats)
-            assert told or not self.has_room() or self.core.draining or len(self.core.outbox) >= 3, "room is not told"
+            assert told or not self.has_room() or self.core.draining or len(self.core.unacked_results) >= 3, (
+                "room is not told"
+            )
 
     @precondition(lambda self: self.has_room())
     @rule()
@@ -153,8 +155,8 @@ class World(Surroundings):
     def engine_ends_job(self, data: st.DataObject, how: str) -> None:
         job = data.draw(st.sampled_from(self.jobs))
         at = job.fence
-        waits = {other.fence for other in self.core.slot.attempts} - {at}
-        held = self.core.slot.holds(self.granted[at], at) and self.core.leaving is None and self.exit is None
+        waits = {other.fence for other in self.core.engine_slot.attempts} - {at}
+        held = self.core.engine_slot.holds(self.granted[at], at) and self.core.leaving is None and self.exit is None
         self.jobs.remove(job)
         match how:
             case "finished":
@@ -165,8 +167,8 @@ class World(Surroundings):
             case _:
                 self.engine(JobCancelled(fence=at, model="demo"))
         if held:
-            assert at in self.core.outbox.fences(), "an end without a result"
-            assert waits == {other.fence for other in self.core.slot.attempts}, "another attempt went with it"
+            assert at in self.core.unacked_results.fences(), "an end without a result"
+            assert waits == {other.fence for other in self.core.engine_slot.attempts}, "another attempt went with it"
 
     @precondition(lambda self: self.process)
     @rule()
@@ -182,10 +184,10 @@ class World(Surroundings):
         jobs, fate, self.jobs = self.jobs, self.fate, []
         if self.exit is not None:
             return
-        held = {attempt.fence: attempt for attempt in self.core.slot.attempts}
+        held = {attempt.fence: attempt for attempt in self.core.engine_slot.attempts}
         leaves = self.core.leaving is not None
         self.do(self.core.engine_exited("killed by SIGKILL" if self.killed else "exit code 1", self.now))
-        assert not self.core.slot.attempts, "a job without an engine"
+        assert not self.core.engine_slot.attempts, "a job without an engine"
         for job in jobs:
             if job.fence in held and not leaves:
                 self.judge(job, fate, meant=held[job.fence].ending is not None)
@@ -212,7 +214,7 @@ class World(Surroundings):
         if how == "drain":
             self.broker(m.Drain())
         elif how == "bye":
-            self.broker(m.Bye())
+            self.broker(m.WorkerRejected())
         elif self.exit is None:
             self.do(self.core.leave("told to", self.now))
 

@@ -196,7 +196,7 @@ def test_a_result_is_sent_each_second_until_acknowledged() -> None:
     stage.ack(1)
     stage.silence(5.0)
     assert stage.core.held() == ()
-    assert stage.core.outbox.next_due() is None
+    assert stage.core.unacked_results.next_due() is None
 
 
 def test_the_next_deadline_is_that_of_the_oldest_result() -> None:
@@ -261,21 +261,21 @@ def test_a_result_of_another_fence_is_dropped_with_a_line_in_the_log() -> None:
     stage.finish(1)
     stage.finish(1)  # said twice
     assert [note.action for note in stage.effects(fx.Note)] == ["stray_engine_message"]
-    assert len(stage.core.outbox) == 1
+    assert len(stage.core.unacked_results) == 1
 
 
 def test_a_second_ready_changes_nothing() -> None:
     stage = Stage().busy()
     stage.engine(Ready(model="other"))
-    assert stage.core.slot.model == "demo"
+    assert stage.core.engine_slot.model == "demo"
     stage.engine(LoadFailed(model="other", message="?"))
-    assert stage.core.slot.engine.state == "busy"
+    assert stage.core.engine_slot.engine.state == "busy"
 
 
 def test_the_model_in_memory_is_what_the_engine_says() -> None:
     stage = Stage().busy()
     stage.pass_time(1.0).engine(JobFailed(fence=fence(1), kind="invalid_input"))
-    assert stage.core.slot.model == "demo"  # it did not say
+    assert stage.core.engine_slot.model == "demo"  # it did not say
     stage.run(2)
     stage.engine(JobFailed(fence=fence(2), kind="engine_error", model="other"))
     stage.tick(1.0)

@@ -14,7 +14,7 @@ KILLED = describe_exit(-9)
 
 def steps(stage: Stage, count: int, step_s: float, counter: int = 1, total: int = 40) -> Stage:
     """The engine denoises `count` steps of `step_s` seconds each."""
-    first = stage.core.slot.attempts[0].held().step if stage.core.slot.attempts else 0
+    first = stage.core.engine_slot.attempts[0].held().step if stage.core.engine_slot.attempts else 0
     stage.words(counter, "denoise", first, total, tick=1000 + first)
     for step in range(first + 1, first + count + 1):
         stage.pass_time(step_s).words(counter, "denoise", step, total, tick=1000 + step)
@@ -24,7 +24,7 @@ def steps(stage: Stage, count: int, step_s: float, counter: int = 1, total: int 
 def test_a_cancel_sets_the_word_and_the_engine_stops() -> None:
     stage = Stage().busy()
     stage.cancel(1)
-    assert stage.orders() == [fx.SetCancelWord(0, fence(1))]
+    assert stage.orders() == [fx.RequestCancel(0, fence(1))]
     stage.pass_time(0.1).stop(1)
     assert stage.sent(m.Cancelled) == [m.Cancelled(job_id="j1", fence=fence(1), free=1)]
     assert stage.orders() == [fx.RemoveDir("j1", fence(1))]

@@ -23,7 +23,7 @@ def died(stage: Stage) -> float:
         return 0.0
     waited = 0.0
     while not stage.effects(fx.StartEngine):
-        deadline = stage.core.slot.engine.start_at
+        deadline = stage.core.engine_slot.engine.start_at
         assert deadline is not None
         waited += deadline - stage.now
         stage.tick(deadline - stage.now)
@@ -184,7 +184,7 @@ def test_an_engine_that_died_after_it_was_ready_is_no_trouble_with_loading() -> 
 def test_a_load_without_end_is_ended() -> None:
     stage = Stage(load_budget_s=100.0).registered()
     stage.silence(99.0)
-    assert stage.core.slot.engine.state == "loading"
+    assert stage.core.engine_slot.engine.state == "loading"
     stage.tick(1.0)
     assert stage.effects(fx.KillEngine)
     stage.engine(Ready(model="demo"))  # too late
@@ -277,7 +277,7 @@ def test_the_pace_follows_the_steps_of_this_phase_alone() -> None:
     stage.words(1, "denoise", 5, 10, tick=4)
     stage.pass_time(1.0).words(1, "denoise", 1, 10, tick=5)  # the next output begins
     stage.pass_time(4.0).words(1, "denoise", 3, 10, tick=6)
-    [attempt] = stage.core.slot.attempts
+    [attempt] = stage.core.engine_slot.attempts
     assert attempt.predicted_step_s() == 2.0
 
 
@@ -291,8 +291,8 @@ def test_a_process_that_survives_sigkill_gives_up_its_job_but_takes_no_other() -
     stage.silence(29.0)
     assert stage.core.held()
     stage.silence(1.0)
-    assert len(stage.core.outbox) == 1
-    assert (stage.core.free, stage.core.slot.engine.shown) == (0, "restarting")
+    assert len(stage.core.unacked_results) == 1
+    assert (stage.core.free, stage.core.engine_slot.engine.shown) == (0, "restarting")
     stage.silence(100.0)
     stage.exited("killed by SIGKILL")
     assert stage.orders() == [fx.StartEngine(SETUP)]

@@ -44,7 +44,7 @@ def test_a_tail_makes_room_and_the_next_job_has_a_seat_of_its_own() -> None:
     assert refused(stage) == {2: "the engine is busy"}
     stage.tail(1)
     stage.run(3)
-    assert stage.effects(fx.StartJob) == [fx.StartJob(run_job(3, seat=1))]
+    assert stage.effects(fx.StartJob) == [fx.StartJob(run_job(3, slot=1))]
     assert stage.sent(m.Started) == [m.Started(job_id="j3", fence=fence(3))]
     stage.run(4)
     assert refused(stage) == {4: "the engine is busy"}
@@ -59,7 +59,7 @@ def test_there_are_two_jobs_at_most_even_if_both_are_in_their_tails() -> None:
     assert stage.core.free == 0
     stage.finish(1)
     stage.run(4)
-    assert stage.effects(fx.StartJob) == [fx.StartJob(run_job(4, seat=0))]
+    assert stage.effects(fx.StartJob) == [fx.StartJob(run_job(4, slot=0))]
 
 
 @pytest.mark.parametrize("heartbeat_s", [0.5, 1.0])
@@ -129,7 +129,7 @@ def test_an_agent_that_drains_leaves_after_both() -> None:
 
 def test_a_job_that_must_be_alone_is_given_beside_a_tail_and_nothing_after_it() -> None:
     stage = Stage().overlapped(begun=False, alone=True)
-    assert stage.effects(fx.StartJob) == [fx.StartJob(run_job(2, seat=1, alone=True))]
+    assert stage.effects(fx.StartJob) == [fx.StartJob(run_job(2, slot=1, alone=True))]
     stage.finish(1)
     assert stage.core.free == 0
     stage.words(2, "denoise", 1, 10)
@@ -162,28 +162,28 @@ def test_the_end_of_a_tail_leaves_the_engine_to_the_job_that_is_drawn() -> None:
     assert refused(stage) == {3: "the engine is busy"}
     stage.tail(2)
     stage.run(4)
-    assert stage.effects(fx.StartJob) == [fx.StartJob(run_job(4, seat=0))]
+    assert stage.effects(fx.StartJob) == [fx.StartJob(run_job(4, slot=0))]
 
 
 def test_the_end_of_the_drawn_job_makes_room_while_the_tail_goes_on() -> None:
     stage = Stage().overlapped()
     stage.fail(2)
     assert [(message.fence, message.free) for message in stage.sent(m.Failed)] == [(fence(2), 1)]
-    assert stage.core.slot.shown == "busy"
+    assert stage.core.engine_slot.shown == "busy"
     stage.run(3)
-    assert stage.effects(fx.StartJob) == [fx.StartJob(run_job(3, seat=1))]
+    assert stage.effects(fx.StartJob) == [fx.StartJob(run_job(3, slot=1))]
     assert held(stage)[:2] == [1, 3]
 
 
 def test_the_model_in_memory_is_what_tail_and_front_say_and_not_the_end_of_a_tail() -> None:
     stage = Stage().busy(1)
     stage.tail(1, model="wan")
-    assert stage.core.slot.model == "wan"
+    assert stage.core.engine_slot.model == "wan"
     stage.run(2)
     stage.engine(JobFinished(fence=fence(1), result=RESULT, run_s=1.0, model="demo"))
-    assert stage.core.slot.model == "wan"
+    assert stage.core.engine_slot.model == "wan"
     stage.engine(JobFailed(fence=fence(2), kind="engine_error", model="other"))
-    assert stage.core.slot.model == "other"
+    assert stage.core.engine_slot.model == "other"
 
 
 def test_a_finished_tail_proves_the_engine() -> None:
@@ -208,7 +208,7 @@ def test_a_finished_tail_proves_the_engine() -> None:
 def test_a_cancel_is_for_the_seat_of_its_job(counter: int) -> None:
     stage = Stage().overlapped()
     stage.cancel(counter)
-    assert stage.orders() == [fx.SetCancelWord(counter - 1, fence(counter))]
+    assert stage.orders() == [fx.RequestCancel(counter - 1, fence(counter))]
     stage.stop(counter)
     assert stage.sent(m.Cancelled) == [
         m.Cancelled(job_id=f"j{counter}", fence=fence(counter), free=1 if counter == 2 else 0)
@@ -220,7 +220,7 @@ def test_a_cancel_is_for_the_seat_of_its_job(counter: int) -> None:
 def test_a_job_that_waits_for_the_tail_can_be_cancelled() -> None:
     stage = Stage().overlapped(begun=False)
     stage.cancel(2)
-    assert stage.orders() == [fx.SetCancelWord(1, fence(2))]
+    assert stage.orders() == [fx.RequestCancel(1, fence(2))]
     stage.stop(2)
     assert stage.sent(m.Cancelled) == [m.Cancelled(job_id="j2", fence=fence(2), free=1)]
 
@@ -295,7 +295,7 @@ def silent(stage: Stage, counter: int, seconds: float) -> Stage:
     """Only the other job shows signs of life for so long, or until the engine is killed."""
     end = stage.now + seconds
     tick = 100
-    while stage.now < end and stage.core.slot.engine.state != "stopping":
+    while stage.now < end and stage.core.engine_slot.engine.state != "stopping":
         tick += 1
         if counter == 1:
             stage.words(2, "denoise", 1, 10, tick=tick)
@@ -319,7 +319,7 @@ def test_who_hangs_is_blamed_and_the_other_is_handed_back(counter: int, budget_s
 def test_the_silence_of_a_job_that_has_not_begun_counts_from_the_end_of_the_tail() -> None:
     stage = Stage(encode_budget_s=20.0).overlapped(begun=False)
     silent(stage, 2, 100.0)
-    assert stage.core.slot.engine.state == "busy"
+    assert stage.core.engine_slot.engine.state == "busy"
     stage.finish(1)
     stage.ack(1)
     stage.silence(19.0, every=1.0)

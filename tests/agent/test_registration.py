@@ -38,8 +38,8 @@ def test_hello_is_repeated_each_second_until_welcome() -> None:
         assert not stage.sent(m.Hello)
 
 
-@pytest.mark.parametrize("question", [None, m.Who()], ids=["probe", "who"])
-def test_probe_and_who_are_answered_by_hello_at_once(question: m.Who | None) -> None:
+@pytest.mark.parametrize("question", [None, m.Identify()], ids=["probe", "who"])
+def test_probe_and_who_are_answered_by_hello_at_once(question: m.Identify | None) -> None:
     stage = Stage().idle()
     stage.broker(question)
     assert stage.sent(m.Hello) == [m.Hello(name="cpu-0", boot="b1", seen=0, free=1)]
@@ -202,7 +202,7 @@ def test_another_journal_asks_for_a_fresh_start() -> None:
 
 def test_bye_ends_the_agent_for_good_and_without_goodbye() -> None:
     stage = Stage().busy()
-    stage.broker(m.Bye(reason="another process took the name"))
+    stage.broker(m.WorkerRejected(reason="another process took the name"))
     assert stage.effects(fx.KillEngine)
     assert not stage.sent(m.Goodbye)
     stage.exited("killed by SIGKILL")
@@ -212,7 +212,7 @@ def test_bye_ends_the_agent_for_good_and_without_goodbye() -> None:
 @pytest.mark.parametrize(("remedy", "code"), [("anew", EXIT_RESTART), ("yield", EXIT_NAME_TAKEN)])
 def test_a_dismissal_that_can_heal_ends_this_process_alone(remedy: m.Remedy, code: int) -> None:
     stage = Stage().idle()
-    stage.broker(m.Bye(reason="why", remedy=remedy))
+    stage.broker(m.WorkerRejected(reason="why", remedy=remedy))
     stage.exited("killed by SIGKILL")
     assert fx.Exit(code) in stage.orders()
 
@@ -227,5 +227,5 @@ def test_a_worker_that_yields_starts_its_engine_and_is_like_others_once_it_has_t
     assert stage.effects(fx.Report) == [fx.Report(NameHeld())]
     stage.tick()
     assert stage.orders() == [fx.StartEngine(SETUP)]
-    stage.broker(m.Who())
+    stage.broker(m.Identify())
     assert [hello.yields for hello in stage.sent(m.Hello)] == [False]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 import threading
 
-from bench.peers.peerkit import Stand, Teller, Unavailable
+from bench.peers.peerkit import DoneNotifier, PeerAdapter, Unavailable
 
 
-class Quick(Stand):
+class Quick(PeerAdapter):
     """Runs each job as it is handed in; a killed worker's job is started once more, a killed queue forgets every other job."""
 
     versions = "quick 1.0"
@@ -16,7 +16,7 @@ class Quick(Stand):
 
     def __init__(self, mode, room, done):
         super().__init__(mode, room, done)
-        self._teller = Teller(str(done.path))
+        self._teller = DoneNotifier(str(done.path))
         self._kept = []
 
     def close(self):

@@ -254,8 +254,8 @@ def test_a_peer_that_hangs_is_ended_with_all_that_it_started(tmp_path):
 def test_our_own_stand_runs_acknowledges_and_forgets_nothing(tmp_path):
     (tmp_path / "e").mkdir()
     found = said(
-        peerrun.measure(order(tmp_path, "Here", "ab", module="bench.peers.peer_ours", mode="durable"))
-        + peerrun.measure(order(tmp_path / "e", "Here", "e", module="bench.peers.peer_ours", mode="durable"))
+        peerrun.measure(order(tmp_path, "ZoetropeAdapter", "ab", module="bench.peers.peer_ours", mode="durable"))
+        + peerrun.measure(order(tmp_path / "e", "ZoetropeAdapter", "e", module="bench.peers.peer_ours", mode="durable"))
     )
     assert found["about"].about.startswith("zoetrope ")
     assert min(found["a"].rate.per_s) > 0

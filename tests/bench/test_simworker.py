@@ -62,7 +62,7 @@ def test_a_probe_and_who_are_answered_with_hello():
     (hello,) = pair.socket.take()
     assert isinstance(hello, m.Hello)
     assert (hello.name, hello.free) == ("sim-0", 2)
-    assert [type(message) for message in pair.say(m.Who())] == [m.Hello]
+    assert [type(message) for message in pair.say(m.Identify())] == [m.Hello]
 
 
 def test_a_job_is_started_and_finished_at_once():
@@ -128,7 +128,7 @@ class Clock:
 def test_a_crowd_beats_once_a_second_and_worker(monkeypatch, tmp_path):
     clock, beats = Clock(), []
     monkeypatch.setattr(crowd, "time", clock)
-    made = crowd.Crowd(f"ipc://{tmp_path}/nobody", 3, 5.0, 0, lambda: None)
+    made = crowd.WorkerCrowd(f"ipc://{tmp_path}/nobody", 3, 5.0, 0, lambda: None)
     made._epoll.close()
     made._epoll = clock
     for worker in made._by_fd.values():

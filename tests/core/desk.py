@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from broker.core import invariants
-from broker.core.effects import Effect, Moved, PeerGone, Send
+from broker.core.effects import Effect, PeerGone, Send, Transition
 from broker.core.jobs import Cause, Job
 from broker.core.machine import Core, Policy
 from broker.wire import codec
@@ -148,4 +148,4 @@ def sent(effects: list[Effect], kind: type[T], peer: bytes | None = None) -> lis
 
 
 def causes(effects: list[Effect]) -> list[Cause]:
-    return [effect.cause for effect in effects if isinstance(effect, Moved)]
+    return [effect.cause for effect in effects if isinstance(effect, Transition)]

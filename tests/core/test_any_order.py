@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from broker.core.deliveries import LEASE_S
-from broker.core.effects import Forgot, Hooked, Moved, PeerGone, Send, WorkerNoted
+from broker.core.effects import DeliveryChanged, PeerGone, RecordDeleted, Send, Transition, WorkerNoted
 from broker.core.jobs import Cause
 from broker.core.machine import Policy
 from broker.wire import codec
@@ -46,11 +46,11 @@ class SimAgent:
         self.links = getattr(self, "links", 0) + 1
         self.peer = f"b-{self.name}-{self.links}".encode()
         self.inbox: list[m.Message] = []
-        self.outbox: list[tuple[m.Message, bytes]] = []
+        self.deliveries: list[tuple[m.Message, bytes]] = []
         self.say(self.hello(), info())
 
     def say(self, message: m.Message, body: bytes = b"") -> None:
-        self.outbox.append((message, body))
+        self.deliveries.append((message, body))
 
     @property
     def free(self) -> int:
@@ -72,7 +72,7 @@ class SimAgent:
 
     def take(self, message: m.Message) -> None:
         match message:
-            case m.Who():
+            case m.Identify():
                 self.say(self.hello(), info())
             case m.Run():
                 self._run(message)
@@ -82,7 +82,7 @@ class SimAgent:
                 self.say(m.Refused(job_id=message.job_id, fence=message.fence, free=self.free, reason="never seen"))
             case m.ResultAck():
                 self.unacked.pop(message.fence, None)
-            case m.Bye():
+            case m.WorkerRejected():
                 self.reborn()
 
     def _run(self, message: m.Run) -> None:
@@ -128,20 +128,20 @@ class AnyOrder(RuleBasedStateMachine):
 
     def carry(self, effects) -> None:
         for effect in effects:
-            if isinstance(effect, Moved):
+            if isinstance(effect, Transition):
                 if effect.target in FINAL:
                     self.finals.setdefault(effect.job_id, []).append(effect.cause)
                 if effect.cause is Cause.FINISHED:
                     self.published.append(effect.job_id)
                 continue
-            if isinstance(effect, Forgot):
+            if isinstance(effect, RecordDeleted):
                 assert len(self.finals.pop(effect.job_id)) == 1, f"{effect.job_id} was forgotten before its end"
                 self.accepted.remove(effect.job_id)
                 self.cancels.discard(effect.job_id)
                 if effect.job_id in self.published:
                     self.published.remove(effect.job_id)
                 continue
-            if isinstance(effect, Hooked | WorkerNoted):
+            if isinstance(effect, DeliveryChanged | WorkerNoted):
                 continue
             assert isinstance(effect, Send)
             if effect.peer == EDGE:
@@ -199,8 +199,8 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(limit=st.integers(1, 3))
     def edge_claims(self, limit):
-        effects = self.desk.feed(EDGE, m.ClaimHooks(req=1, limit=limit))
-        reply = next(e for e in effects if isinstance(e, Send) and isinstance(e.message, m.Hooks))
+        effects = self.desk.feed(EDGE, m.ClaimDeliveries(req=1, limit=limit))
+        reply = next(e for e in effects if isinstance(e, Send) and isinstance(e.message, m.Deliveries))
         for held in codec.hook_claims(reply.body):
             assert held.number not in self.delivered, "given again after its delivery was noted"
             _, until = self.claims.get(held.number, (0, 0.0))
@@ -215,13 +215,15 @@ class AnyOrder(RuleBasedStateMachine):
         claim, _ = self.claims.pop(number)
         if outcome == "delivered":
             self.delivered.add(number)
-        self.carry(self.desk.feed(EDGE, m.HookDone(req=1, number=number, claim=claim, outcome=outcome, retry_s=1.0)))
+        self.carry(
+            self.desk.feed(EDGE, m.DeliveryDone(req=1, number=number, claim=claim, outcome=outcome, retry_s=1.0))
+        )
 
     @rule(name=st.sampled_from(WORKERS), many=st.booleans())
     def deliver_to_broker(self, name, many):
         agent = self.agents.get(name)
-        while agent and agent.outbox:
-            self.carry(self.desk.feed(agent.peer, *agent.outbox.pop(0)))
+        while agent and agent.deliveries:
+            self.carry(self.desk.feed(agent.peer, *agent.deliveries.pop(0)))
             if not many:
                 break
 
@@ -244,8 +246,8 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(name=st.sampled_from(WORKERS))
     def a_message_comes_twice(self, name):
         agent = self.agents.get(name)
-        if agent and agent.outbox:
-            agent.outbox.insert(0, agent.outbox[0])
+        if agent and agent.deliveries:
+            agent.deliveries.insert(0, agent.deliveries[0])
 
     @rule(
         name=st.sampled_from(WORKERS),
@@ -264,8 +266,8 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(name=st.sampled_from(WORKERS), out=st.booleans())
     def lose_a_message(self, name, out):
         agent = self.agents.get(name)
-        if agent and (agent.outbox if out else agent.inbox):
-            (agent.outbox if out else agent.inbox).pop(0)
+        if agent and (agent.deliveries if out else agent.inbox):
+            (agent.deliveries if out else agent.inbox).pop(0)
 
     @rule(name=st.sampled_from(WORKERS))
     def link_breaks(self, name):
@@ -311,8 +313,8 @@ class AnyOrder(RuleBasedStateMachine):
                 if agent.running:
                     agent.end("finished")
                 agent.beat()
-                while agent.outbox:
-                    self.carry(self.desk.feed(agent.peer, *agent.outbox.pop(0)))
+                while agent.deliveries:
+                    self.carry(self.desk.feed(agent.peer, *agent.deliveries.pop(0)))
                 while agent.inbox:
                     agent.take(agent.inbox.pop(0))
             self.carry(self.desk.tick(0.9))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.core.deliveries import LEASE_S
-from broker.core.effects import Hooked, Moved, Send
+from broker.core.effects import DeliveryChanged, Send, Transition
 from broker.core.machine import Policy
 from broker.wire import codec
 from broker.wire import messages as m
@@ -14,18 +14,18 @@ from tests.core.desk import EDGE, Desk, sent
 URL = "https://client.example/hook"
 
 
-def claim(desk: Desk, limit: int = 16, edge: bytes = EDGE) -> tuple[list[m.HookClaim], float]:
-    effects = desk.feed(edge, m.ClaimHooks(req=1, limit=limit))
-    reply = next(e for e in effects if isinstance(e, Send) and isinstance(e.message, m.Hooks) and e.peer == edge)
+def claim(desk: Desk, limit: int = 16, edge: bytes = EDGE) -> tuple[list[m.ClaimedDelivery], float]:
+    effects = desk.feed(edge, m.ClaimDeliveries(req=1, limit=limit))
+    reply = next(e for e in effects if isinstance(e, Send) and isinstance(e.message, m.Deliveries) and e.peer == edge)
     return codec.hook_claims(reply.body or b""), reply.message.wait_s
 
 
-def done(desk: Desk, held: m.HookClaim, outcome: str = "delivered", **fields) -> None:
-    desk.ask(m.HookDone(req=1, number=held.number, claim=held.claim, outcome=outcome, **fields), m.HookNoted)
+def done(desk: Desk, held: m.ClaimedDelivery, outcome: str = "delivered", **fields) -> None:
+    desk.ask(m.DeliveryDone(req=1, number=held.number, claim=held.claim, outcome=outcome, **fields), m.DeliveryNoted)
 
 
 def told(desk: Desk, job_id: str) -> list[tuple[str, str]]:
-    return [(hook.event, hook.state) for hook in desk.view(job_id).hooks]
+    return [(delivery.event, delivery.state) for delivery in desk.view(job_id).deliveries]
 
 
 def finished(desk: Desk, job_id: str = "a", **fields) -> None:
@@ -37,7 +37,7 @@ def test_a_job_without_a_webhook_causes_none():
     desk = Desk()
     desk.running("a")
     desk.finish("w1", "a")
-    assert not desk.archive.outbox.rows
+    assert not desk.archive.deliveries.rows
     assert claim(desk) == ([], -1.0)
 
 
@@ -46,9 +46,9 @@ def test_start_and_end_are_told_in_the_commit_of_the_move():
     desk.hello("w1")
     desk.submit("a", webhook=URL)
     effects = desk.start("w1", "a")
-    moved, hooked = (next(e for e in effects if isinstance(e, kind)) for kind in (Moved, Hooked))
+    moved, hooked = (next(e for e in effects if isinstance(e, kind)) for kind in (Transition, DeliveryChanged))
     assert moved.durable, "a start that is told must be on disk with what tells it"
-    assert (hooked.hook.event, hooked.hook.created_at) == ("started", desk.now)
+    assert (hooked.delivery.event, hooked.delivery.created_at) == ("started", desk.now)
     desk.now += 5
     desk.finish("w1", "a")
     claims, wait_s = claim(desk)
@@ -95,7 +95,7 @@ def test_a_held_delivery_is_nobody_elses_until_its_lease_runs_out():
     finished(desk, webhook_events=("completed",))
     (held,), _ = claim(desk)
     assert claim(desk, edge=b"f-other") == ([], LEASE_S)
-    assert desk.view("a").hooks[0].sending
+    assert desk.view("a").deliveries[0].sending
     desk.restart()
     assert claim(desk, edge=b"f-other")[0] == [], "a claim outlives the broker"
     desk.tick(LEASE_S)
@@ -122,9 +122,15 @@ def test_a_failure_is_tried_again_when_asked():
     finished(desk, webhook_events=("completed",))
     (held,), _ = claim(desk)
     done(desk, held, "retry", status=503, retry_s=30.0, note="busy")
-    (hook,) = desk.view("a").hooks
-    assert (hook.state, hook.attempts, hook.status, hook.note, hook.sending) == ("pending", 1, 503, "busy", False)
-    assert hook.next_at == desk.now + 30
+    (delivery,) = desk.view("a").deliveries
+    assert (delivery.state, delivery.attempts, delivery.status, delivery.note, delivery.sending) == (
+        "pending",
+        1,
+        503,
+        "busy",
+        False,
+    )
+    assert delivery.next_at == desk.now + 30
     assert claim(desk) == ([], 30.0)
     desk.tick(30)
     assert claim(desk)[0][0].number == held.number
@@ -195,7 +201,7 @@ def test_deliveries_go_with_their_job():
     finished(desk)
     claims, _ = claim(desk)
     assert desk.ask(m.ForgetJobs(req=1, job_ids=("a",)), m.Forgotten).job_ids == ("a",)
-    assert not desk.archive.outbox.rows
+    assert not desk.archive.deliveries.rows
     done(desk, claims[0])
     desk.submit("a", webhook=URL)
     assert told(desk, "a") == []
@@ -219,7 +225,7 @@ def test_watchers_see_that_a_job_has_a_webhook():
     desk.running("a", webhook=URL)
     effects = desk.finish("w1", "a")
     assert sent(effects, m.Event, EDGE)
-    bodies = [e.body for e in effects if isinstance(e, Send) and isinstance(e.message, m.Event)]
-    assert codec.job_view(bodies[-1]).webhook == URL
-    hooked = next(n for n, e in enumerate(effects) if isinstance(e, Hooked))
+    spec_cache = [e.body for e in effects if isinstance(e, Send) and isinstance(e.message, m.Event)]
+    assert codec.job_view(spec_cache[-1]).webhook == URL
+    hooked = next(n for n, e in enumerate(effects) if isinstance(e, DeliveryChanged))
     assert hooked < next(n for n, e in enumerate(effects) if isinstance(e, Send) and isinstance(e.message, m.Event))

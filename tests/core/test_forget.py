@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.core.effects import Forgot
+from broker.core.effects import RecordDeleted
 from broker.core.machine import Policy
 from broker.wire import messages as m
 from tests.core.desk import EDGE, Desk, sent
@@ -21,7 +21,7 @@ def test_final_jobs_go_and_live_ones_stay():
     desk.submit("cancelled", worker="nobody")
     desk.cancel("cancelled")
     assert forget(desk, "done", "running", "waiting", "cancelled", "unknown", "done") == ("done", "cancelled")
-    assert [effect.job_id for effect in desk.effects if isinstance(effect, Forgot)] == ["done", "cancelled"]
+    assert [effect.job_id for effect in desk.effects if isinstance(effect, RecordDeleted)] == ["done", "cancelled"]
     for job_id in ("done", "cancelled"):
         assert not desk.ask(m.GetJob(req=1, job_id=job_id), m.JobReply).found
     assert (desk.state("running"), desk.state("waiting")) == ("running", "queued")
@@ -80,6 +80,6 @@ def test_watchers_are_told_in_their_numbering():
     desk.finish("w1", "a")
     assert [event.seq for event in sent(desk.effects, m.Event, EDGE)] == [watching.seq + 1]
     forget(desk, "a")
-    assert sent(desk.effects, m.Gone, EDGE) == [m.Gone(seq=watching.seq + 2, job_ids=("a",))]
+    assert sent(desk.effects, m.JobsDeleted, EDGE) == [m.JobsDeleted(seq=watching.seq + 2, job_ids=("a",))]
     forget(desk, "a")
-    assert sent(desk.effects, m.Gone) == []
+    assert sent(desk.effects, m.JobsDeleted) == []

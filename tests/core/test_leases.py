@@ -126,7 +126,7 @@ def test_a_lost_worker_that_speaks_is_asked_who_it_is_and_may_come_back():
     desk.tick(7)
     assert desk.state("a") == "queued"
     effects = desk.beat("w1", m.Held(job_id="a", fence=fence, phase="denoise", step=5, total=9), seen=fence)
-    assert sent(effects, m.Who, peer_of("w1"))
+    assert sent(effects, m.Identify, peer_of("w1"))
     desk.hello("w1", m.Held(job_id="a", fence=fence, phase="denoise", step=5, total=9), seen=fence, free=0)
     assert (desk.state("a"), desk.job("a").attempts, desk.job("a").fence) == ("running", 1, fence)
 
@@ -169,13 +169,13 @@ def test_a_process_that_died_and_was_born_again_has_lost_its_job():
     desk.running("a")
     desk.hello("w1", boot="b2", peer=b"b-new")
     assert desk.job("a").losses == 1
-    assert sent(desk.effects, m.Bye, peer_of("w1"))
+    assert sent(desk.effects, m.WorkerRejected, peer_of("w1"))
     assert sent(desk.effects, m.Run, b"b-new")[0].attempt == 2
 
 
 def test_an_unknown_address_is_asked_who_it_is():
     desk = Desk()
-    assert sent(desk.beat("stranger"), m.Who, peer_of("stranger"))
+    assert sent(desk.beat("stranger"), m.Identify, peer_of("stranger"))
     assert desk.feed(peer_of("stranger"), m.Goodbye()) == []
 
 
@@ -438,7 +438,7 @@ def test_a_connection_is_one_workers():
     desk = Desk()
     fence = desk.running("j1", "w1")
     effects = desk.hello("w2", peer=peer_of("w1"))
-    assert sent(effects, m.Bye, peer_of("w1"))
+    assert sent(effects, m.WorkerRejected, peer_of("w1"))
     desk.beat("w1", m.Held(job_id="j1", fence=fence), seen=fence)
     assert [view.name for view in desk.core.snapshot().workers] == ["w1"]
     assert desk.state("j1") == "running"
@@ -460,10 +460,10 @@ def test_a_worker_whose_name_was_taken_takes_it_back_only_once_nobody_is_heard_u
     desk = Desk()
     desk.hello("w1", boot="first", peer=b"b-first")
     effects = desk.hello("w1", boot="second", peer=b"b-second")
-    assert [bye.remedy for bye in sent(effects, m.Bye, b"b-first")] == ["yield"]
+    assert [bye.remedy for bye in sent(effects, m.WorkerRejected, b"b-first")] == ["yield"]
     back = m.Hello(name="w1", boot="third", seen=0, free=1, yields=True)
     effects = desk.feed(b"b-third", back, info("demo"))
-    assert [bye.remedy for bye in sent(effects, m.Bye, b"b-third")] == ["yield"]
+    assert [bye.remedy for bye in sent(effects, m.WorkerRejected, b"b-third")] == ["yield"]
     desk.tick(desk.policy.lost_after_s + 1)
     effects = desk.feed(b"b-third", back, info("demo"))
     assert sent(effects, m.Welcome, b"b-third")

@@ -148,7 +148,7 @@ def test_a_worker_that_was_given_jobs_by_another_journal_must_start_anew(seen):
     """The journal was deleted, or restored from a backup: the worker would take new grants for ones that it has seen."""
     desk = Desk(epoch=1)
     effects = desk.hello("w1", seen=seen)
-    assert "start the worker anew" in sent(effects, m.Bye, peer_of("w1"))[0].reason
+    assert "start the worker anew" in sent(effects, m.WorkerRejected, peer_of("w1"))[0].reason
     desk.submit("b")
     assert desk.state("b") == "queued"
     desk.hello("w1", seen=0, boot="anew")

@@ -35,11 +35,11 @@ def test_the_bound_is_in_bytes_too() -> None:
 
 def test_a_job_whose_spec_was_left_on_disk_starts_with_it() -> None:
     desk = filled()
-    bodies = run_bodies(desk.hello("w1", free=1))
+    spec_cache = run_bodies(desk.hello("w1", free=1))
     for number in range(5):
         desk.start("w1", f"j{number}")
-        bodies += run_bodies(desk.finish("w1", f"j{number}"))
-    assert bodies == [f"spec {number}".encode() for number in range(5)]
+        spec_cache += run_bodies(desk.finish("w1", f"j{number}"))
+    assert spec_cache == [f"spec {number}".encode() for number in range(5)]
 
 
 def test_it_is_read_once_for_an_attempt_that_is_sent_twice() -> None:
@@ -81,4 +81,4 @@ def test_after_a_restart_all_are_on_disk_until_they_start() -> None:
     effects = desk.hello("w1")
     assert run_bodies(effects) == [b"spec 0"]
     assert in_memory(desk) == ["j0"]
-    assert not sent(effects, m.Who)
+    assert not sent(effects, m.Identify)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.core.jobs import LAZY, MAX_STORY, TABLE, Cause, IllegalMove, Job
+from broker.core.jobs import LAZY, MAX_HISTORY, TABLE, Cause, IllegalMove, Job
 from broker.wire.terms import FINAL, JobState
 
 
@@ -52,7 +52,7 @@ def test_a_story_tells_each_move_and_stays_bounded():
         record.move(Cause.DISPATCHED, 2.0 + n)
         record.move(Cause.REFUSED, 2.5 + n, note="no room")
     record.move(Cause.CANCELLED, 200.0)
-    assert len(record.story) == MAX_STORY
+    assert len(record.story) == MAX_HISTORY
     assert record.story[0].cause == "submitted"
     assert record.story[-1].target == "cancelled"
     assert record.finished_at == 200.0

@@ -11,7 +11,7 @@ from broker.wire import messages as m
 
 LEASE_S = 60.0
 
-_EVENTS: dict[str, m.HookEvent] = {"succeeded": "completed", "failed": "failed", "cancelled": "cancelled"}
+_EVENTS: dict[str, m.WebhookEvent] = {"succeeded": "completed", "failed": "failed", "cancelled": "cancelled"}
 
 
 class FakeOutbox:
@@ -20,8 +20,8 @@ class FakeOutbox:
     def __init__(self) -> None:
         self.now = 0.0
         #: What edges reported, in order; read by the test's own thread.
-        self.reports: queue.Queue[m.HookDone] = queue.Queue()
-        self.rows: dict[int, tuple[m.HookClaim, m.HookView]] = {}
+        self.reports: queue.Queue[m.DeliveryDone] = queue.Queue()
+        self.rows: dict[int, tuple[m.ClaimedDelivery, m.DeliveryView]] = {}
         self._claims = 0
 
     def moved(self, old: m.JobView, view: m.JobView, at: float) -> None:
@@ -31,16 +31,16 @@ class FakeOutbox:
         if event is None or (view.webhook_events and event not in view.webhook_events):
             return
         number = len(self.rows) + 1
-        claim = m.HookClaim(number=number, claim=0, job_id=view.id, event=event, created_at=at, attempts=0)
-        self.rows[number] = claim, m.HookView(event=event, state="pending", next_at=self.now)
+        claim = m.ClaimedDelivery(number=number, claim=0, job_id=view.id, event=event, created_at=at, attempts=0)
+        self.rows[number] = claim, m.DeliveryView(event=event, state="pending", next_at=self.now)
 
-    def of_job(self, job_id: str) -> tuple[m.HookView, ...]:
+    def of_job(self, job_id: str) -> tuple[m.DeliveryView, ...]:
         return tuple(view for claim, view in self.rows.values() if claim.job_id == job_id)
 
     def forget(self, job_id: str) -> None:
         self.rows = {number: row for number, row in self.rows.items() if row[0].job_id != job_id}
 
-    def claim(self, limit: int) -> tuple[Sequence[m.HookClaim], float]:
+    def claim(self, limit: int) -> tuple[Sequence[m.ClaimedDelivery], float]:
         pending = sorted((view.next_at, number) for number, (_, view) in self.rows.items() if view.state == "pending")
         due = [number for at, number in pending if at <= self.now][:limit]
         claims = []
@@ -54,10 +54,10 @@ class FakeOutbox:
         later = pending[len(due) :]
         return claims, max(0.0, later[0][0] - self.now) if later else -1.0
 
-    def done(self, done: m.HookDone) -> None:
+    def done(self, done: m.DeliveryDone) -> None:
         row = self.rows.get(done.number)
         if row is not None and row[0].claim == done.claim:
-            state: m.HookState = "pending" if done.outcome in ("retry", "released") else done.outcome
+            state: m.DeliveryState = "pending" if done.outcome in ("retry", "released") else done.outcome
             next_at = self.now + done.retry_s if state == "pending" else 0.0
             if done.outcome == "released":
                 claim, view = row

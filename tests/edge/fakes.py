@@ -121,7 +121,7 @@ class FakeBroker:
             position=sum(job.state == "queued" for job in self.jobs.values()),
             submitted_at=self._tick(),
             deadline_at=self.now + submit.deadline_s if submit.deadline_s else 0.0,
-            story=(m.Move(self.now, "", "queued", "submitted"),),
+            story=(m.HistoryEntry(self.now, "", "queued", "submitted"),),
             body=body,
         )
         view = msgspec.structs.replace(view, webhook=submit.webhook, webhook_events=submit.webhook_events)
@@ -205,12 +205,12 @@ class FakeBroker:
         self.on_gone(gone)
         return gone
 
-    async def claim_hooks(self, limit: int) -> tuple[Sequence[m.HookClaim], float]:
+    async def claim_deliveries(self, limit: int) -> tuple[Sequence[m.ClaimedDelivery], float]:
         if self.down:
             raise errors.BrokerUnavailable()
         return self.outbox.claim(limit)
 
-    async def hook_done(self, done: m.HookDone) -> None:
+    async def delivery_done(self, done: m.DeliveryDone) -> None:
         if self.down:
             raise errors.BrokerUnavailable()
         self.outbox.done(done)
@@ -298,7 +298,7 @@ class FakeBroker:
     # ------------------------------------------------------------ parts
 
     def _with_hooks(self, view: m.JobView) -> m.JobView:
-        return msgspec.structs.replace(view, hooks=self.outbox.of_job(view.id)) if view.webhook else view
+        return msgspec.structs.replace(view, deliveries=self.outbox.of_job(view.id)) if view.webhook else view
 
     def _answer(self, call: str) -> None:
         self.calls.append(call)
@@ -328,7 +328,7 @@ class FakeBroker:
         old = self.jobs[job_id]
         story = old.story
         if move:
-            story = (*story, m.Move(self.now, old.state, str(changes["state"]), move))
+            story = (*story, m.HistoryEntry(self.now, old.state, str(changes["state"]), move))
         view = msgspec.structs.replace(old, revision=self._next_revision(), story=story, **changes)
         self.jobs[job_id] = view
         if view.webhook:

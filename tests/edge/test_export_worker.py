@@ -12,10 +12,10 @@ import pytest
 
 from broker.wire.jobspec import JobSpec, encode_spec
 from broker.wire.messages import JobView
-from http_edge.background.export_worker import Savers
+from http_edge.background.export_worker import ExportWorker
 from http_edge.base.settings import EdgeSettings
 from http_edge.jobs.hub import Hub
-from http_edge.jobs.service import Calls
+from http_edge.jobs.service import JobService
 from http_edge.media.exports import Exports, Source
 from tests.edge.fakes import NO_IMAGES, FakeBroker
 
@@ -52,9 +52,9 @@ class Shop:
         self.hub = Hub()
         self.exports = NotedExports(asyncio.get_running_loop())
         settings = EdgeSettings(home=str(home))
-        calls = Calls(settings, self.broker, self.hub, NO_IMAGES, self.exports)  # type: ignore[arg-type]
+        calls = JobService(settings, self.broker, self.hub, NO_IMAGES, self.exports)  # type: ignore[arg-type]
         self.broker.on_event = self.hub.on_event
-        self.savers = Savers(calls)
+        self.savers = ExportWorker(calls)
 
     def put(self, job_id: str, spec: JobSpec = SPEC) -> None:
         self.broker.jobs[job_id] = JobView(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from http_edge.media.uploads import FileStore, is_file_id
+from http_edge.media.uploads import Uploads, is_file_id
 from tests.edge.conftest import World
 
 
@@ -92,7 +92,7 @@ def test_any_edge_answers_for_it_and_a_deleted_file_is_gone(open_edge: Callable[
 def test_a_file_expires_when_it_was_told_to(world: World) -> None:
     record = put(world, **{"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"})
     assert record["expires_at"] == record["created_at"] + 3600
-    store = FileStore(directory(world))
+    store = Uploads(directory(world))
     assert store.get(record["id"], record["expires_at"] - 1) is not None
     assert store.get(record["id"], record["expires_at"] + 1) is None
     assert store.sweep(record["expires_at"] - 1) == 0
@@ -102,7 +102,7 @@ def test_a_file_expires_when_it_was_told_to(world: World) -> None:
 
 def test_what_a_crash_left_is_swept_and_records_that_are_none_are_no_files(world: World) -> None:
     record = put(world)
-    store = FileStore(directory(world))
+    store = Uploads(directory(world))
     half = directory(world) / f"file-{'0' * 24}.data"
     half.write_bytes(b"x")
     assert store.sweep(half.stat().st_mtime + 60) == 0

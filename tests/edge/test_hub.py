@@ -18,7 +18,7 @@ from http_edge.jobs import hub
 from http_edge.jobs.hub import Hub, Memory
 from http_edge.jobs.job import Job
 from http_edge.jobs.progress import of_view
-from http_edge.jobs.service import Calls
+from http_edge.jobs.service import JobService
 from http_edge.media.exports import Exports
 from tests.edge.fakes import EPOCH, NO_IMAGES, FakeBroker
 
@@ -132,7 +132,7 @@ class Desk:
         self.broker.on_event, self.broker.on_gap = self.hub.on_event, self.hub.on_gap
         settings = EdgeSettings(home=str(home))
         exports = Exports(home, home, (home,))
-        self.calls = Calls(settings, self.broker, self.hub, NO_IMAGES, exports)  # type: ignore[arg-type]
+        self.calls = JobService(settings, self.broker, self.hub, NO_IMAGES, exports)  # type: ignore[arg-type]
 
 
 def run(scenario: Callable[[Desk], Coroutine[Any, Any, None]], home: Path) -> None:

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from starlette.routing import Route
 
-from broker.wire.messages import HookClaim
+from broker.wire.messages import ClaimedDelivery
 from http_edge.api.common.openapi_types import JSON
 from http_edge.api.common.schema_common import ERROR_BODY
 from http_edge.api.lightx2v import task_fields, video_tasks
@@ -448,7 +448,7 @@ def test_events_that_webhooks_are_told(world: World, document: dict[str, Any], e
     world.do(world.fake.fail, job_id, "no") if event == "failed" else world.do(world.fake.succeed, job_id)
     assert world.http.portal is not None
     job = world.http.portal.call(world.edge.calls.job, job_id)
-    claim = HookClaim(number=1, claim=1, job_id=job_id, event=event, created_at=1.5, attempts=1)  # type: ignore[arg-type]
+    claim = ClaimedDelivery(number=1, claim=1, job_id=job_id, event=event, created_at=1.5, attempts=1)  # type: ignore[arg-type]
     body = msgspec.json.decode(webhook_events.event_body(job, claim, "http://here"))
     schema = document["webhooks"][f"job.{event}"]["post"]["requestBody"]["content"][JSON]["schema"]
     assert faults(body, schema, document) == []

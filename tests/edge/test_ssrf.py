@@ -17,7 +17,7 @@ from PIL import Image
 from http_edge.base.errors import EdgeError
 from http_edge.media import fetch
 from http_edge.media.fetch import Fetcher
-from http_edge.media.ssrf import Guard, GuardedBackend, Refused, is_public, resolve_host
+from http_edge.media.ssrf import GuardedBackend, Refused, SsrfGuard, is_public, resolve_host
 
 PUBLIC = [
     "8.8.8.8",
@@ -125,7 +125,7 @@ JUDGED: list[tuple[tuple[str, ...], str, int, list[str], list[str]]] = [
 def test_hosts_are_judged_by_what_they_resolve_to(
     allow: tuple[str, ...], host: str, port: int, found: list[str], good: list[str]
 ) -> None:
-    guard = Guard(allow, answers(*found))
+    guard = SsrfGuard(allow, answers(*found))
     if good:
         assert asyncio.run(guard.addresses(host, port)) == good
     else:
@@ -145,7 +145,7 @@ def test_other_spellings_of_this_machine_are_this_machine(host: str) -> None:
 @pytest.mark.parametrize("entry", ["10.0.0.0/99", "http://a.example", "a.example:80", "", "::/x"])
 def test_a_bad_entry_is_refused(entry: str) -> None:
     with pytest.raises(ValueError, match="neither a host name nor an address nor a network"):
-        Guard((entry,))
+        SsrfGuard((entry,))
 
 
 # ---------------------------------------------------------------- connections
@@ -194,11 +194,11 @@ def reply(body: bytes = b"", status: str = "200 OK", **headers: str) -> bytes:
 IMAGE = {"Content_Type": "image/png"}
 
 
-def get(wire: Wire, url: str, guard: Guard | None = None, max_bytes: int = 1000) -> bytes:
+def get(wire: Wire, url: str, guard: SsrfGuard | None = None, max_bytes: int = 1000) -> bytes:
     async def fetching() -> bytes:
         async with asyncio.timeout(60):
-            backend = GuardedBackend(guard or Guard((), answers("8.8.8.8")), wire)
-            return await Fetcher(Guard(), backend).get("image", url, kind="image", max_bytes=max_bytes)
+            backend = GuardedBackend(guard or SsrfGuard((), answers("8.8.8.8")), wire)
+            return await Fetcher(SsrfGuard(), backend).get("image", url, kind="image", max_bytes=max_bytes)
 
     return asyncio.run(fetching())
 
@@ -222,18 +222,18 @@ def test_a_name_that_changes_its_mind_gains_nothing() -> None:
 
     wire = Wire(reply(status="302 Found", Location="http://rebind.example/2"), reply(b"png", **IMAGE))
     with pytest.raises(EdgeError, match="does not fetch from"):
-        get(wire, "http://rebind.example/1", Guard((), resolve))
+        get(wire, "http://rebind.example/1", SsrfGuard((), resolve))
     assert wire.calls == [("8.8.8.8", 80)]
 
 
 def test_the_next_address_is_tried_when_one_is_dead() -> None:
     wire = Wire(reply(b"png", **IMAGE), dead=("8.8.8.8",))
-    assert get(wire, "http://a.example/", Guard((), answers("8.8.8.8", "10.0.0.1", "1.1.1.1"))) == b"png"
+    assert get(wire, "http://a.example/", SsrfGuard((), answers("8.8.8.8", "10.0.0.1", "1.1.1.1"))) == b"png"
     assert wire.calls == [("8.8.8.8", 80), ("1.1.1.1", 80)]
     every = tuple(f"8.8.8.{n}" for n in range(9))
     wire = Wire(dead=every)
     with pytest.raises(EdgeError, match="could not be fetched: no route"):
-        get(wire, "http://a.example/", Guard((), answers(*every)))
+        get(wire, "http://a.example/", SsrfGuard((), answers(*every)))
     assert len(wire.calls) == 3
 
 
@@ -258,13 +258,13 @@ def test_a_name_is_asked_for_as_it_is_written_whatever_it_decodes_to(host: str) 
         return ["8.8.8.8"]
 
     wire = Wire(reply(status="302 Found", Location=f"http://{host}/y"), reply(b"png", **IMAGE))
-    assert get(wire, f"http://{host}/x", Guard((), resolve)) == b"png"
-    asyncio.run(Fetcher(Guard((), resolve)).check("webhook", f"http://{host}/"))
+    assert get(wire, f"http://{host}/x", SsrfGuard((), resolve)) == b"png"
+    asyncio.run(Fetcher(SsrfGuard((), resolve)).check("webhook", f"http://{host}/"))
     assert asked == [host] * 3
 
 
 def test_a_trusted_name_of_another_script_is_trusted_as_urls_carry_it() -> None:
-    guard = Guard(("Bücher.lan",), answers("10.0.0.1"))
+    guard = SsrfGuard(("Bücher.lan",), answers("10.0.0.1"))
     asyncio.run(Fetcher(guard).check("webhook", "http://bücher.lan:8080/"))
     assert get(Wire(reply(b"png", **IMAGE)), "http://bücher.lan:8080/", guard) == b"png"
 
@@ -274,9 +274,9 @@ def test_unresolvable_names_are_told() -> None:
         raise OSError("nobody")
 
     with pytest.raises(EdgeError, match="the host name cannot be resolved"):
-        get(Wire(), "http://nobody.example/", Guard((), resolve))
+        get(Wire(), "http://nobody.example/", SsrfGuard((), resolve))
     with pytest.raises(EdgeError, match=r"cannot be resolved|not a valid URL"):
-        get(Wire(), f"http://{'x' * 70}.example/", Guard())
+        get(Wire(), f"http://{'x' * 70}.example/", SsrfGuard())
 
 
 #: (URL, replies, words)
@@ -362,10 +362,10 @@ def test_a_trusted_server_is_fetched_from_and_others_are_not() -> None:
         async with server(reply(png(), **IMAGE)) as port:
             url = f"http://pictures.test:{port}/cat.png"
             resolve = answers("127.0.0.1")
-            trusting = Fetcher(Guard(("pictures.test",), resolve))
+            trusting = Fetcher(SsrfGuard(("pictures.test",), resolve))
             assert await trusting.get("image", url, kind="image", max_bytes=10_000) == png()
             with pytest.raises(EdgeError, match="does not fetch from"):
-                await Fetcher(Guard((), resolve)).get("image", url, kind="image", max_bytes=10_000)
+                await Fetcher(SsrfGuard((), resolve)).get("image", url, kind="image", max_bytes=10_000)
 
     asyncio.run(scenario())
 
@@ -375,7 +375,7 @@ def test_a_server_that_stops_talking_is_left(monkeypatch: pytest.MonkeyPatch) ->
 
     async def scenario() -> None:
         async with server(reply(png(), **IMAGE)[:-10]) as port:
-            fetcher = Fetcher(Guard(("127.0.0.1",)))
+            fetcher = Fetcher(SsrfGuard(("127.0.0.1",)))
             with pytest.raises(EdgeError, match="could not be fetched within"):
                 await fetcher.get("image", f"http://127.0.0.1:{port}/", kind="image", max_bytes=10_000)
 
@@ -388,7 +388,7 @@ def test_servers_that_hang_delay_no_other_fetch() -> None:
         writer.close()
 
     async def scenario() -> None:
-        fetcher = Fetcher(Guard(("127.0.0.1",)))
+        fetcher = Fetcher(SsrfGuard(("127.0.0.1",)))
         hung = await asyncio.start_server(hang, "127.0.0.1", 0)
         where = f"http://127.0.0.1:{hung.sockets[0].getsockname()[1]}/"
         async with server(reply(png(), **IMAGE)) as port:
@@ -414,7 +414,7 @@ def test_a_large_picture_may_not_be_sent_by_drops(monkeypatch: pytest.MonkeyPatc
 
     async def scenario() -> None:
         async with server(reply(png(), **IMAGE)[:-10]) as port:
-            fetcher = Fetcher(Guard(("127.0.0.1",)))
+            fetcher = Fetcher(SsrfGuard(("127.0.0.1",)))
             with pytest.raises(EdgeError, match="sends too slowly"):
                 await fetcher.get("image", f"http://127.0.0.1:{port}/", kind="image", max_bytes=10_000)
 

@@ -19,9 +19,9 @@ from broker.wire import messages as m
 from http_edge import cli
 from http_edge.background.webhook_delivery import SCHEDULE_S
 from http_edge.background.webhook_events import event_body
-from http_edge.background.webhook_signing import Secrets, SecretsError, new_secret
+from http_edge.background.webhook_signing import SecretsError, WebhookSecrets, new_secret
 from http_edge.media.fetch import Fetcher, NotSent
-from http_edge.media.ssrf import Guard
+from http_edge.media.ssrf import SsrfGuard
 from tests.edge.conftest import World
 from tests.edge.receiver import Received, Receiver, receiving
 
@@ -49,7 +49,7 @@ def succeed(world: World, job_id: str) -> None:
     world.do(world.fake.succeed, job_id)
 
 
-def report(world: World) -> m.HookDone:
+def report(world: World) -> m.DeliveryDone:
     return world.fake.outbox.reports.get(timeout=60)
 
 
@@ -156,7 +156,7 @@ def test_the_largest_body_is_within_the_standards_bound(told):
     view = msgspec.structs.replace(job.view, result=result, alias="\U0001f600" * 256, model="m" * 256)
     failed = msgspec.structs.replace(view, failure=m.Failure("engine_error", "\x01" * 2048), result=None)
     for event, shown in (("completed", view), ("failed", failed)):
-        claim = m.HookClaim(number=2**62, claim=1, job_id=job_id, event=event, created_at=1.8e9, attempts=1)
+        claim = m.ClaimedDelivery(number=2**62, claim=1, job_id=job_id, event=event, created_at=1.8e9, attempts=1)
         body = event_body(msgspec.structs.replace(job, view=shown), claim, "https://" + "h" * 253)
         assert len(body) < 20_000
 
@@ -291,7 +291,7 @@ def test_what_came_while_the_broker_was_away_is_reported_when_it_is_back(told, r
     def lose_the_broker_at_the_report() -> None:
         done = told.fake.outbox.done
 
-        def down_once(message: m.HookDone) -> None:
+        def down_once(message: m.DeliveryDone) -> None:
             told.fake.outbox.done = done
             raise BrokerUnavailable()
 
@@ -346,7 +346,7 @@ def test_the_address_is_judged_again_when_it_is_sent_to():
         return answers.pop(0)
 
     async def check_and_post() -> None:
-        fetcher = Fetcher(Guard((), resolve))
+        fetcher = Fetcher(SsrfGuard((), resolve))
         await fetcher.check("webhook", "http://rebinds.example/")
         with pytest.raises(NotSent, match="does not send to"):
             await fetcher.post("http://rebinds.example/", {}, b"{}", 5.0)
@@ -452,7 +452,7 @@ def start_edge(monkeypatch, capsys):
 )
 def test_what_is_no_secret_is_refused_without_repeating_it(tmp_path, text, start_edge):
     with pytest.raises(SecretsError, match="secret 2 must be whsec_ and the base64 of 24 to 64 bytes") as refused:
-        Secrets((NEW, text), tmp_path / "webhook_secret")
+        WebhookSecrets((NEW, text), tmp_path / "webhook_secret")
     assert len(text) < 8 or text[6:] not in str(refused.value)
     if text:
         code, said = start_edge("--home", str(tmp_path / "home"), "--webhook-secrets", f"{NEW},{text}")
@@ -474,6 +474,6 @@ def test_bodies_are_json_of_one_object(told, receiver):
 
 def test_a_byte_order_mark_before_the_secret_is_skipped(tmp_path):
     path = tmp_path / "webhook_secret"
-    first = Secrets((), path).keys()
+    first = WebhookSecrets((), path).keys()
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert Secrets((), path).keys() == first
+    assert WebhookSecrets((), path).keys() == first

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from broker.wire.jobspec import JobSpec, ModelCard, encode_spec
 from workers.ipc.channel import Channel
-from workers.ipc.messages import FromEngine, JobCancelled, JobFailed, JobFinished, RunJob, Setup, TailBegun
-from workers.ipc.shared import Words
+from workers.ipc.messages import FromEngine, JobCancelled, JobFailed, JobFinished, PostprocessBegun, RunJob, Setup
+from workers.ipc.shared import SharedCounters
 
 #: Longer than any answer takes on a busy machine; a hung engine fails the test instead of stopping the run.
 _ANSWER_S = 120.0
@@ -27,7 +27,7 @@ class Child:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
-        self.words = Words.create()
+        self.words = SharedCounters.create()
         self._fences = itertools.count(1)
         self._status: int | None = None
         # A pipe that nobody reads would stop a talkative engine.
@@ -51,12 +51,12 @@ class Child:
         self.channel.send(Setup(models=cards, preload=name, device=device, threads=1))
         return self.channel.receive()
 
-    def send(self, spec: JobSpec, out_dir: Path, cancel: bool = False, seat: int = 0) -> int:
+    def send(self, spec: JobSpec, out_dir: Path, cancel: bool = False, slot: int = 0) -> int:
         """Give it a job; returns its fence. `cancel`: set the word before the job arrives."""
         fence = next(self._fences)
         if cancel:
-            self.words.seats[seat].request_cancel(fence)
-        job = RunJob(job_id="job-1", fence=fence, body=encode_spec(spec), out_dir=str(out_dir), seat=seat)
+            self.words.slots[slot].request_cancel(fence)
+        job = RunJob(job_id="job-1", fence=fence, body=encode_spec(spec), out_dir=str(out_dir), slot=slot)
         self.channel.send(job)
         return fence
 
@@ -70,11 +70,11 @@ class Child:
         running: set[int] = set()
         overlapped = 0
         for number, (job, out_dir) in enumerate(zip(jobs, out_dirs, strict=True)):
-            fence = self.send(job, out_dir, seat=number % 2)
+            fence = self.send(job, out_dir, slot=number % 2)
             running.add(fence)
             while fence in running:
                 answer = self.channel.receive()
-                if isinstance(answer, TailBegun):
+                if isinstance(answer, PostprocessBegun):
                     overlapped += 1
                     break
                 assert isinstance(answer, JobFinished), answer
@@ -88,7 +88,7 @@ class Child:
     def ending(self, fence: int) -> Ending:
         """The end of the job of this fence, which must be the next answer but for the word that it has come to its tail."""
         answer = self.channel.receive()
-        if isinstance(answer, TailBegun) and answer.fence == fence:
+        if isinstance(answer, PostprocessBegun) and answer.fence == fence:
             answer = self.channel.receive()
         assert isinstance(answer, JobFinished | JobFailed | JobCancelled), answer
         assert answer.fence == fence

@@ -23,7 +23,7 @@ from workers.engine.pipelines import Pipelines
 from workers.engine.progress import Monitor
 from workers.engine.video import VideoEngine
 from workers.ipc.messages import Ready
-from workers.ipc.shared import Seat
+from workers.ipc.shared import Slot
 from workers.models.catalogue import card_for, default_model
 
 
@@ -87,13 +87,13 @@ def child(demo_card: ModelCard, image_card: ModelCard, i2v_card: ModelCard) -> I
 
 
 @pytest.fixture
-def seat() -> Seat:
-    return Seat(blank(), 0)
+def slot() -> Slot:
+    return Slot(blank(), 0)
 
 
 @pytest.fixture
-def monitor(seat: Seat) -> Monitor:
-    return Monitor(seat, 1, 1, ProcessMemory())
+def monitor(slot: Slot) -> Monitor:
+    return Monitor(slot, 1, 1, ProcessMemory())
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 
-from workers.ipc.shared import Seat
+from workers.ipc.shared import Slot
 
 
 def blank() -> memoryview:
@@ -12,7 +12,7 @@ def blank() -> memoryview:
     return memoryview(bytearray(mmap.PAGESIZE)).cast("Q")
 
 
-class CancelAt(Seat):
+class CancelAt(Slot):
     """Asks for the cancel as soon as `phase` shows `step`, or, with `hits`, that many signs of life later (inside the step's blocks)."""
 
     _at: tuple[str, int]
@@ -21,10 +21,10 @@ class CancelAt(Seat):
 
     @classmethod
     def at(cls, phase: str, step: int, hits: int = 0) -> CancelAt:
-        seat = cls(blank(), 0)
-        seat._at, seat._hits, seat._armed = (phase, step), hits, False
-        seat.begin(1)
-        return seat
+        slot = cls(blank(), 0)
+        slot._at, slot._hits, slot._armed = (phase, step), hits, False
+        slot.begin(1)
+        return slot
 
     def report(self, phase: str, step: int, total: int) -> None:
         super().report(phase, step, total)
@@ -43,17 +43,17 @@ class CancelAt(Seat):
             self.request_cancel(1)
 
 
-class Recorder(Seat):
+class Recorder(Slot):
     """Keeps all that was reported."""
 
     seen: list[tuple[str, int, int]]
 
     @classmethod
     def recording(cls) -> Recorder:
-        seat = cls(blank(), 0)
-        seat.seen = []
-        seat.begin(1)
-        return seat
+        slot = cls(blank(), 0)
+        slot.seen = []
+        slot.begin(1)
+        return slot
 
     def report(self, phase: str, step: int, total: int) -> None:
         super().report(phase, step, total)

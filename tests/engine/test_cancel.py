@@ -19,7 +19,7 @@ from workers.engine.base import complete
 from workers.engine.failures import classify
 from workers.engine.progress import Cancelled, Monitor
 from workers.engine.video import VideoEngine
-from workers.ipc.shared import Seat
+from workers.ipc.shared import Slot
 
 Run = Callable[..., tuple[Artefact, ...]]
 
@@ -28,9 +28,9 @@ SHORT = {"num_frames": 9, "num_inference_steps": 6}
 
 @pytest.fixture
 def run(video_engine: VideoEngine, demo_card: ModelCard, tmp_path: Path) -> Run:
-    def run(seat: Seat, **changes: object) -> tuple[Artefact, ...]:
+    def run(slot: Slot, **changes: object) -> tuple[Artefact, ...]:
         spec = spec_for(demo_card, **{**SHORT, **changes})
-        monitor = Monitor(seat, 1, spec.num_outputs, video_engine.pipelines.device.meter)
+        monitor = Monitor(slot, 1, spec.num_outputs, video_engine.pipelines.device.meter)
         return complete(video_engine.draw(demo_card, spec, tmp_path, monitor, "normal"))
 
     return run
@@ -40,8 +40,8 @@ def run(video_engine: VideoEngine, demo_card: ModelCard, tmp_path: Path) -> Run:
 def untouched(video_engine: VideoEngine, demo_card: ModelCard, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The frames of the standard job before any cancel."""
     directory = tmp_path_factory.mktemp("untouched")
-    seat = Recorder.recording()
-    monitor = Monitor(seat, 1, 1, video_engine.pipelines.device.meter)
+    slot = Recorder.recording()
+    monitor = Monitor(slot, 1, 1, video_engine.pipelines.device.meter)
     spec = spec_for(demo_card, **SHORT)
     return written(lambda: complete(video_engine.draw(demo_card, spec, directory, monitor, "normal")))
 
@@ -70,13 +70,13 @@ def test_cancel_stops_the_job_where_it_is(
     run: Run, video_engine: VideoEngine, demo_card: ModelCard, untouched: Any, tmp_path: Path,
     phase: str, step: int, hits: int, inside: str,
 ) -> None:  # fmt: skip
-    seat = CancelAt.at(phase, step, hits)
+    slot = CancelAt.at(phase, step, hits)
 
     with pytest.raises(Cancelled) as caught:
         # A prompt of its own: one that was encoded before is not encoded again.
-        run(seat, prompt=f"a blue circle, cancelled in {phase} {step} {hits}")
+        run(slot, prompt=f"a blue circle, cancelled in {phase} {step} {hits}")
 
-    shown = seat.progress()
+    shown = slot.progress()
     assert (shown.phase, shown.step) == (phase, step)
     assert inside in "".join(traceback.format_tb(caught.value.__traceback__))
     assert list(tmp_path.iterdir()) == []
@@ -86,11 +86,11 @@ def test_cancel_stops_the_job_where_it_is(
 
 
 def test_a_job_shows_every_step_of_every_phase(run: Run) -> None:
-    seat = Recorder.recording()
+    slot = Recorder.recording()
 
-    run(seat, num_frames=9, num_inference_steps=3, num_outputs=2)
+    run(slot, num_frames=9, num_inference_steps=3, num_outputs=2)
 
-    assert seat.seen == [
+    assert slot.seen == [
         ("encode", 0, 0),
         *[("denoise", step, 6) for step in (0, 1, 2, 3, 3, 4, 5, 6)],
         *[("decode", step, 6) for step in (0, 1, 2, 3, 3, 4, 5, 6)],
@@ -104,14 +104,14 @@ def test_out_of_memory_in_a_model_fails_the_job_alone(
     def fail(module: torch.nn.Module, inputs: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    seat = Recorder.recording()
+    slot = Recorder.recording()
     handle = video_engine.pipelines.get(demo_card).transformer.blocks[3].register_forward_pre_hook(fail)
     with pytest.raises(torch.OutOfMemoryError) as caught:
-        run(seat)
+        run(slot)
     handle.remove()
-    verdict = classify(caught.value, seat.progress().phase)
+    verdict = classify(caught.value, slot.progress().phase)
     video_engine.reclaim()
 
     assert (verdict.kind, verdict.fatal) == ("out_of_memory", False)
     assert "20.00 GiB" in verdict.message
-    assert np.array_equal(written(lambda: run(seat)), untouched)
+    assert np.array_equal(written(lambda: run(slot)), untouched)

@@ -52,7 +52,7 @@ def test_result_says_what_the_attempt_cost(child: Child, demo_card: ModelCard, t
     assert 100 < used < total
     assert used / 2 < ending.result.peak_memory_mb < total
     assert (ending.result.seed, ending.model) == (99, "demo")
-    progress = child.words.seats[0].progress()
+    progress = child.words.slots[0].progress()
     assert (progress.fence, progress.phase) == (ending.fence, "save")
 
 
@@ -116,7 +116,7 @@ def test_cancel_in_the_middle_leaves_a_clean_engine(child: Child, demo_card: Mod
     _finished(child.run(spec_for(demo_card), tmp_path / "before"))
 
     fence = child.send(spec_for(demo_card, num_inference_steps=200), tmp_path / "cancelled")
-    child.words.seats[0].request_cancel(fence)
+    child.words.slots[0].request_cancel(fence)
     ending = child.ending(fence)
     _finished(child.run(spec_for(demo_card), tmp_path / "after"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from workers.engine.progress import Cancelled, Monitor
-from workers.ipc.shared import Seat
+from workers.ipc.shared import Slot
 
 
 class Clock:
@@ -35,48 +35,48 @@ class Meter:
         return 400.0
 
 
-def _shown(seat: Seat) -> tuple[str, int, int]:
-    progress = seat.progress()
+def _shown(slot: Slot) -> tuple[str, int, int]:
+    progress = slot.progress()
     return progress.phase, progress.step, progress.total
 
 
-def _monitor(seat: Seat, outputs: int = 1, clock: Clock | None = None) -> Monitor:
-    seat.begin(5)
-    return Monitor(seat, 5, outputs, Meter(), clock or Clock())
+def _monitor(slot: Slot, outputs: int = 1, clock: Clock | None = None) -> Monitor:
+    slot.begin(5)
+    return Monitor(slot, 5, outputs, Meter(), clock or Clock())
 
 
-def test_phases_and_steps_are_shown(seat: Seat) -> None:
-    monitor = _monitor(seat)
+def test_phases_and_steps_are_shown(slot: Slot) -> None:
+    monitor = _monitor(slot)
 
     monitor.enter("denoise", 10)
-    assert _shown(seat) == ("denoise", 0, 10)
+    assert _shown(slot) == ("denoise", 0, 10)
     monitor.step(4, 10)
-    assert _shown(seat) == ("denoise", 4, 10)
+    assert _shown(slot) == ("denoise", 4, 10)
     monitor.enter("decode", 5)
-    assert _shown(seat) == ("decode", 0, 5)
+    assert _shown(slot) == ("decode", 0, 5)
 
 
-def test_nothing_moves_backwards(seat: Seat) -> None:
-    monitor = _monitor(seat)
+def test_nothing_moves_backwards(slot: Slot) -> None:
+    monitor = _monitor(slot)
     monitor.enter("denoise", 10)
     monitor.step(4, 10)
 
     monitor.step(3, 10)
-    assert _shown(seat) == ("denoise", 4, 10)
+    assert _shown(slot) == ("denoise", 4, 10)
     monitor.enter("encode")
-    assert _shown(seat) == ("denoise", 4, 10)
+    assert _shown(slot) == ("denoise", 4, 10)
     assert monitor.phase == "encode"
 
 
-def test_steps_of_all_outputs_are_one_count(seat: Seat) -> None:
-    monitor = _monitor(seat, outputs=2)
+def test_steps_of_all_outputs_are_one_count(slot: Slot) -> None:
+    monitor = _monitor(slot, outputs=2)
     seen = []
     for index in range(2):
         monitor.output(index, "save" if index == 1 else "denoise")
         for phase in ("encode", "denoise", "decode", "save"):
             monitor.enter(phase, 2)  # type: ignore[arg-type]
             monitor.step(2, 2)
-            seen.append(_shown(seat))
+            seen.append(_shown(slot))
 
     assert seen == [
         ("encode", 2, 4),
@@ -90,9 +90,9 @@ def test_steps_of_all_outputs_are_one_count(seat: Seat) -> None:
     ]
 
 
-def test_time_goes_to_the_phase_it_was_spent_in(seat: Seat) -> None:
+def test_time_goes_to_the_phase_it_was_spent_in(slot: Slot) -> None:
     clock = Clock()
-    monitor = _monitor(seat, clock=clock)
+    monitor = _monitor(slot, clock=clock)
     clock.now += 1  # before the first phase: nobody's
 
     monitor.enter("denoise", 2)
@@ -110,39 +110,39 @@ def test_time_goes_to_the_phase_it_was_spent_in(seat: Seat) -> None:
     assert monitor.peak_memory_mb() == 400
 
 
-def test_every_report_is_a_sign_of_life(seat: Seat) -> None:
-    monitor = _monitor(seat)
-    ticks = [seat.progress().tick]
+def test_every_report_is_a_sign_of_life(slot: Slot) -> None:
+    monitor = _monitor(slot)
+    ticks = [slot.progress().tick]
     for call in (lambda: monitor.enter("denoise", 3), lambda: monitor.step(1, 3), monitor.check):
         call()
-        ticks.append(seat.progress().tick)
+        ticks.append(slot.progress().tick)
 
     assert ticks == sorted(set(ticks))
 
 
 @pytest.mark.parametrize("act", [lambda m: m.enter("decode"), lambda m: m.step(1, 3), lambda m: m.check()])
-def test_cancel_is_heard_at_every_report(seat: Seat, act: object) -> None:
-    monitor = _monitor(seat)
+def test_cancel_is_heard_at_every_report(slot: Slot, act: object) -> None:
+    monitor = _monitor(slot)
     monitor.enter("denoise", 3)
-    seat.request_cancel(5)
+    slot.request_cancel(5)
 
     with pytest.raises(Cancelled):
         act(monitor)  # type: ignore[operator]
 
 
-def test_cancel_of_another_job_is_not_ours(seat: Seat) -> None:
-    monitor = _monitor(seat)
-    seat.request_cancel(4)
+def test_cancel_of_another_job_is_not_ours(slot: Slot) -> None:
+    monitor = _monitor(slot)
+    slot.request_cancel(4)
 
     monitor.check()
-    assert seat.progress().fence == 5
+    assert slot.progress().fence == 5
 
 
-def test_memory_is_read_now_and_then(seat: Seat) -> None:
+def test_memory_is_read_now_and_then(slot: Slot) -> None:
     clock = Clock()
-    seat.begin(5)
+    slot.begin(5)
     meter = Meter()
-    monitor = Monitor(seat, 5, 1, meter, clock)
+    monitor = Monitor(slot, 5, 1, meter, clock)
     monitor.enter("denoise", 3)
     monitor.step(1, 3)
     assert meter.reads == 0
@@ -152,4 +152,4 @@ def test_memory_is_read_now_and_then(seat: Seat) -> None:
     monitor.step(3, 3)
 
     assert meter.reads == 1
-    assert seat.memory() == (300, 1000)
+    assert slot.memory() == (300, 1000)

@@ -19,7 +19,7 @@ from workers.engine.device import Device
 from workers.engine.pipelines import Pipelines
 from workers.engine.progress import Cancelled, Monitor
 from workers.engine.video import VideoEngine
-from workers.ipc.shared import Seat
+from workers.ipc.shared import Slot
 
 
 class PretendGpu(Device):
@@ -44,9 +44,9 @@ def engine() -> VideoEngine:
     return VideoEngine(Pipelines(PretendGpu()))
 
 
-def _draw(engine: VideoEngine, card: ModelCard, seat: Seat, directory: Path, profile: Profile) -> Any:
+def _draw(engine: VideoEngine, card: ModelCard, slot: Slot, directory: Path, profile: Profile) -> Any:
     spec = spec_for(card, num_frames=5, num_inference_steps=3)
-    monitor = Monitor(seat, 1, 1, engine.pipelines.device.meter)
+    monitor = Monitor(slot, 1, 1, engine.pipelines.device.meter)
     return written(lambda: complete(engine.draw(card, spec, directory, monitor, profile))).astype(int)
 
 

@@ -25,7 +25,7 @@ from workers.engine.memory import ProcessMemory
 from workers.engine.previews import aim, can_preview, decode, preview_at
 from workers.engine.progress import Cancelled, Monitor
 from workers.engine.video import VideoEngine
-from workers.ipc.shared import Seat
+from workers.ipc.shared import Slot
 
 
 @pytest.fixture
@@ -33,10 +33,10 @@ def image_engine(video_engine: VideoEngine) -> ImageEngine:
     return ImageEngine(video_engine.pipelines)
 
 
-def _run(engine: Engine, card: ModelCard, spec: JobSpec, out: Path, seat: Seat | None = None) -> list[Path]:
+def _run(engine: Engine, card: ModelCard, spec: JobSpec, out: Path, slot: Slot | None = None) -> list[Path]:
     """The previews that are in the directory after the job, in their order."""
     out.mkdir(exist_ok=True)
-    own = seat or Seat(blank(), 0)
+    own = slot or Slot(blank(), 0)
     own.begin(1)
     complete(engine.draw(card, spec, out, Monitor(own, 1, spec.num_outputs, ProcessMemory()), "normal"))
     return sorted(out.glob("preview-*"), key=lambda path: int(path.stem.split("-")[1]))
@@ -149,16 +149,16 @@ def test_a_preview_that_fails_does_not_fail_the_job(
 
 
 def test_a_cancel_reaches_into_a_preview(
-    video_engine: VideoEngine, demo_card: ModelCard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seat: Seat
+    video_engine: VideoEngine, demo_card: ModelCard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slot: Slot
 ) -> None:
     def cancelled_meanwhile(pipe: Any, latents: torch.Tensor, spec: JobSpec) -> torch.Tensor:
-        seat.request_cancel(1)
+        slot.request_cancel(1)
         return decode(pipe, latents, spec)
 
     monkeypatch.setattr(previews, "decode", cancelled_meanwhile)
 
     with pytest.raises(Cancelled):
-        _run(video_engine, demo_card, spec_for(demo_card, previews=1), tmp_path, seat)
+        _run(video_engine, demo_card, spec_for(demo_card, previews=1), tmp_path, slot)
     assert list(tmp_path.iterdir()) == []
     scheduler = video_engine.pipelines.get(demo_card).scheduler
     assert "step" not in vars(scheduler), "the scheduler is as it was"

@@ -16,9 +16,9 @@ class Encoder:
 
     def encode_prompt(self, prompt, negative_prompt=None, do_cfg=True, prompt_embeds=None, max_sequence_length=8):
         self.calls.append(prompt)
-        seat = (prompt if isinstance(prompt, str) else prompt[0]).split()
+        slot = (prompt if isinstance(prompt, str) else prompt[0]).split()
         lengths = torch.zeros(max_sequence_length)
-        lengths[: len(seat)] = torch.tensor([float(len(word)) for word in seat])
+        lengths[: len(slot)] = torch.tensor([float(len(word)) for word in slot])
         return lengths, None if negative_prompt is None else -lengths
 
 

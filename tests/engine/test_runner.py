@@ -15,8 +15,8 @@ from workers.engine.base import Outcome, Profile, Stage
 from workers.engine.errors import DeviceLost, EngineError, OutOfMemory
 from workers.engine.progress import Monitor
 from workers.engine.runner import Runner
-from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, RunJob, TailBegun
-from workers.ipc.shared import Words
+from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, PostprocessBegun, RunJob
+from workers.ipc.shared import SharedCounters
 
 MADE = (Artefact(name="video.mp4", media_type="video/mp4", size=1, sha256="0" * 64),)
 CARDS = {name: ModelCard(name=name, engine="scripted", output="video") for name in ("one", "two")}
@@ -103,7 +103,7 @@ class Bench:
     def __init__(self) -> None:
         self.registry = Registry()
         self.engine = self.registry.scripted
-        self.words = Words.create()
+        self.words = SharedCounters.create()
         self.said: list[Struct] = []
         self._news = threading.Condition()
         self.lost = threading.Event()
@@ -117,13 +117,13 @@ class Bench:
     def job(self, fence: int, prompt: str, model: str = "one", **fields: Any) -> RunJob:
         spec = JobSpec(model=model, output="video", prompt=prompt, width=16, height=16, num_inference_steps=1, seed=1)
         body = encode_spec(spec)
-        return RunJob(job_id=f"j{fence}", fence=fence, body=body, out_dir="/nowhere", seat=fence % 2, **fields)
+        return RunJob(job_id=f"j{fence}", fence=fence, body=body, out_dir="/nowhere", slot=fence % 2, **fields)
 
     def run(self, fence: int, prompt: str, **fields: Any) -> None:
         self.runner.run(self.job(fence, prompt, **fields))
 
     def cancel(self, fence: int) -> None:
-        self.words.seats[fence % 2].request_cancel(fence)
+        self.words.slots[fence % 2].request_cancel(fence)
 
     def end(self, fence: int) -> Struct:
         """How this job ended, when it has."""
@@ -139,7 +139,7 @@ class Bench:
         return ending
 
     def handed_over(self, fence: int) -> bool:
-        return any(isinstance(message, TailBegun) and message.fence == fence for message in self.said)
+        return any(isinstance(message, PostprocessBegun) and message.fence == fence for message in self.said)
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ def test_a_job_that_waits_for_the_tail_can_be_cancelled(bench: Bench) -> None:
     bench.suites.cancel(2)
     bench.run(2, "second", alone=True)
     assert isinstance(bench.end(2), JobCancelled)
-    assert bench.words.seats[0].progress().fence == 0, "it never began"
+    assert bench.words.slots[0].progress().fence == 0, "it never began"
     go.set()
     assert isinstance(bench.end(1), JobFinished)
 

@@ -14,7 +14,7 @@ from workers.engine.errors import EngineError
 from workers.engine.instrumentation import call
 from workers.engine.memory import ProcessMemory
 from workers.engine.progress import Cancelled, Monitor
-from workers.ipc.shared import Seat
+from workers.ipc.shared import Slot
 
 
 class Pipeline:
@@ -124,8 +124,8 @@ class WithPlaceForABlock(WithBar):
                 layer(torch.zeros(1, 2))
 
 
-def _call(pipe: Pipeline, seat: Seat) -> Any:
-    monitor = Monitor(seat, 1, 1, ProcessMemory())
+def _call(pipe: Pipeline, slot: Slot) -> Any:
+    monitor = Monitor(slot, 1, 1, ProcessMemory())
     return call(pipe, {"num_inference_steps": 3}, monitor, Device("cpu", "auto", 0))
 
 
@@ -136,20 +136,20 @@ _THREE_STEPS = [
 
 @pytest.mark.parametrize("kind", [WithBar, WithIterator, WithPlaceForABlock, Combined])
 def test_steps_of_a_pipeline_without_callback(kind: type[Pipeline]) -> None:
-    seat = Recorder.recording()
+    slot = Recorder.recording()
 
-    assert _call(kind(), seat) == "drawn"
+    assert _call(kind(), slot) == "drawn"
 
-    assert seat.seen == _THREE_STEPS
+    assert slot.seen == _THREE_STEPS
 
 
 @pytest.mark.parametrize("timesteps", [[900, 500, 0], [0], [1]])
 def test_steps_over_a_tensor_of_timesteps(timesteps: list[int]) -> None:
-    seat = Recorder.recording()
+    slot = Recorder.recording()
 
-    assert _call(WithTimesteps(timesteps), seat) == "drawn"
+    assert _call(WithTimesteps(timesteps), slot) == "drawn"
 
-    steps = [(step, total) for phase, step, total in seat.seen if phase == "denoise"]
+    steps = [(step, total) for phase, step, total in slot.seen if phase == "denoise"]
     assert steps == [(done, len(timesteps)) for done in range(len(timesteps) + 1)]
 
 
@@ -159,19 +159,19 @@ def test_no_step_at_all_is_no_picture() -> None:
 
 
 def test_steps_of_a_pipeline_with_a_bar_of_its_own() -> None:
-    seat = Recorder.recording()
+    slot = Recorder.recording()
 
-    assert _call(WithOwnBar(), seat) == "drawn"
+    assert _call(WithOwnBar(), slot) == "drawn"
 
-    assert seat.seen == [("encode", 0, 0), *(("denoise", done, 6) for done in range(7)), ("decode", 0, 0)]
+    assert slot.seen == [("encode", 0, 0), *(("denoise", done, 6) for done in range(7)), ("decode", 0, 0)]
 
 
 def test_steps_are_those_that_are_run() -> None:
-    seat = Recorder.recording()
+    slot = Recorder.recording()
 
-    _call(WithOrder(), seat)
+    _call(WithOrder(), slot)
 
-    steps = [(step, total) for phase, step, total in seat.seen if phase == "denoise"]
+    steps = [(step, total) for phase, step, total in slot.seen if phase == "denoise"]
     assert steps == [(0, 3), (1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
 
 
@@ -181,10 +181,10 @@ def test_steps_are_those_that_are_run() -> None:
 )
 def test_cancel_is_heard_and_cleaned_up_after(kind: type[Pipeline], phase: str, step: int, hits: int) -> None:
     pipe = kind()
-    seat = CancelAt.at(phase, step, hits)
+    slot = CancelAt.at(phase, step, hits)
 
     with pytest.raises(Cancelled):
-        _call(pipe, seat)
+        _call(pipe, slot)
 
     assert pipe.freed == 1
     assert "progress_bar" not in vars(pipe)
@@ -194,10 +194,10 @@ def test_cancel_is_heard_and_cleaned_up_after(kind: type[Pipeline], phase: str, 
 def test_failure_is_cleaned_up_after() -> None:
     pipe = WithBar()
     pipe.model[0][1] = torch.nn.Linear(9, 9)  # type: ignore[index, operator]
-    seat = Recorder.recording()
+    slot = Recorder.recording()
 
     with pytest.raises(RuntimeError, match="shapes"):
-        _call(pipe, seat)
+        _call(pipe, slot)
 
     assert pipe.freed == 1
     assert not any(module._forward_pre_hooks for module in pipe.model.modules())

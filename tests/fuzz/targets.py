@@ -93,7 +93,7 @@ def _body(name: str, decode: Callable[[bytes], Any], sample: object, declared: t
 _TO_AGENT = [
     ipc_messages.Ready(model="demo", load_s=1.0),
     ipc_messages.LoadFailed(model="demo", message="no"),
-    ipc_messages.TailBegun(fence=1, model="demo"),
+    ipc_messages.PostprocessBegun(fence=1, model="demo"),
     ipc_messages.JobFinished(fence=1, result=jobspec.Result(seed=3), run_s=2.0, model="demo"),
     ipc_messages.JobFailed(fence=1, kind="out_of_memory", fatal=True),
     ipc_messages.JobCancelled(fence=1, model="demo"),
@@ -147,7 +147,9 @@ def _conversation(frames: Frames) -> Feature:
     return tuple(said[:6])
 
 
-_VIEW = m.JobView(id="job-1", state="queued", model="wan", revision=1, story=(m.Move(1.0, "", "queued", "submitted"),))
+_VIEW = m.JobView(
+    id="job-1", state="queued", model="wan", revision=1, story=(m.HistoryEntry(1.0, "", "queued", "submitted"),)
+)
 
 TARGETS: tuple[Target, ...] = (
     _decoder("from_edge", codec.from_edge, m.FromEdge),
@@ -163,7 +165,7 @@ TARGETS: tuple[Target, ...] = (
     _body(
         "hook_claims",
         codec.hook_claims,
-        [m.HookClaim(number=1, claim=2, job_id="job-1", event="completed", created_at=1.0, attempts=1)],
+        [m.ClaimedDelivery(number=1, claim=2, job_id="job-1", event="completed", created_at=1.0, attempts=1)],
         codec.DecodeError,
     ),
     _body(

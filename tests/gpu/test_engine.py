@@ -21,7 +21,7 @@ from workers.engine.pipelines import Pipelines
 from workers.engine.progress import Cancelled, Monitor
 from workers.engine.video import VideoEngine
 from workers.ipc.messages import JobFinished, Ready
-from workers.ipc.shared import Seat
+from workers.ipc.shared import Slot
 from workers.models.catalogue import card_for, default_model
 
 pytestmark = [
@@ -42,8 +42,8 @@ def engine(card: ModelCard) -> VideoEngine:
     return made
 
 
-def _draw(engine: VideoEngine, card: ModelCard, seat: Seat, directory: Path, profile: Any = "normal") -> Any:
-    monitor = Monitor(seat, 1, 1, engine.pipelines.device.meter)
+def _draw(engine: VideoEngine, card: ModelCard, slot: Slot, directory: Path, profile: Any = "normal") -> Any:
+    monitor = Monitor(slot, 1, 1, engine.pipelines.device.meter)
     frames = written(lambda: complete(engine.draw(card, spec_for(card), directory, monitor, profile)))
     monitor.report_memory()
     assert monitor.peak_memory_mb() > 0
@@ -51,12 +51,12 @@ def _draw(engine: VideoEngine, card: ModelCard, seat: Seat, directory: Path, pro
 
 
 def test_draws_the_red_circle(engine: VideoEngine, card: ModelCard, tmp_path: Path) -> None:
-    seat = Recorder.recording()
-    frames = _draw(engine, card, seat, tmp_path)
+    slot = Recorder.recording()
+    frames = _draw(engine, card, slot, tmp_path)
 
     assert np.abs(colour_of(frames[8]) - (255, 0, 0)).max() <= 32
     assert centre_of(frames[-1])[0] - centre_of(frames[0])[0] > 12
-    used, total = seat.memory()
+    used, total = slot.memory()
     assert 0 < used < total
 
 

@@ -14,7 +14,7 @@ from broker.wire.terms import JobState
 from tests.journal.jobs import RESULT, fail, finish, give, new_job, put
 
 NOT_JOURNALED = {
-    "parked",
+    "evicted",
     "phase",
     "step",
     "total",

@@ -58,7 +58,7 @@ def test_a_signal_while_garbage_is_collected_is_not_lost():
 
 
 def test_around_an_event_loop_a_signal_is_noted_and_raises_nothing():
-    lines = ("stopping.obey([])", "stopping.hold()", "print(stopping.told())", "told()", "print(stopping.told())")
+    lines = ("signals.obey([])", "signals.hold()", "print(signals.told())", "told()", "print(signals.told())")
     assert run(*lines) == (0, "False\nTrue\n")
 
 

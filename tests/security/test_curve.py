@@ -15,7 +15,7 @@ from broker.client.errors import BrokerUnavailable
 from broker.runtime.curve_keys import PeerKey, read_broker, read_peer_key
 from broker.runtime.errors import BindFailed
 from broker.shell.net import selftest, sockets, zap
-from broker.shell.net.sockets import Gate, Wires
+from broker.shell.net.sockets import Gate, Sockets
 from broker.wire import codec
 from broker.wire import messages as m
 from tests.security.conftest import KeyDesk, free_port
@@ -31,8 +31,8 @@ class TcpService(Service):
         self.desk = desk
         self.front_tcp, self.back_tcp = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
 
-    def open_wires(self) -> Wires:
-        return Wires(self.front, self.back, gate(self.desk, self.front_tcp, self.back_tcp))
+    def open_wires(self) -> Sockets:
+        return Sockets(self.front, self.back, gate(self.desk, self.front_tcp, self.back_tcp))
 
 
 def gate(desk: KeyDesk, front: str = "", back: str = "") -> Gate:
@@ -135,7 +135,7 @@ async def test_an_edge_and_a_worker_with_keys_work_as_over_ipc(desk, tmp_path, s
 
 @in_loop
 async def test_a_broker_may_listen_on_tcp_alone(desk, tmp_path, short_dir, monkeypatch):
-    monkeypatch.setattr(TcpService, "open_wires", lambda self: Wires(self.front_tcp, self.back_tcp, gate(desk)))
+    monkeypatch.setattr(TcpService, "open_wires", lambda self: Sockets(self.front_tcp, self.back_tcp, gate(desk)))
     edge = read_peer_key(desk.add("edge-2", "edge"), "edge")
     async with serving(tmp_path, short_dir, desk) as service, BrokerClient(service.front_tcp, key=edge) as client:
         assert (await client.pool()).workers == ()
@@ -214,7 +214,7 @@ async def test_a_machine_cannot_act_as_the_worker_of_another(desk, tmp_path, sho
             agent = dealers(service.back_tcp, node)
             await eventually(agent.connected)
             agent.say(*hello(name))
-            bye = (await eventually(lambda agent=agent: agent.all(m.Bye)))[0]
+            bye = (await eventually(lambda agent=agent: agent.all(m.WorkerRejected)))[0]
             assert "node-2." in bye.reason
         assert service.core.snapshot().workers == ()
         assert service.junk.by_kind["name"] == 4
@@ -239,7 +239,7 @@ def test_a_door_that_only_looks_shut_is_found_at_start(desk, short_dir, monkeypa
         monkeypatch.setattr(sockets, "_require_key", lambda *args: None)
     monkeypatch.setattr(selftest, "_PATIENCE_S", 0.5)
     with pytest.raises(BindFailed, match="self-test"):
-        Wires(f"ipc://{short_dir}/f", f"ipc://{short_dir}/b", gate(desk, back=f"tcp://127.0.0.1:{free_port()}"))
+        Sockets(f"ipc://{short_dir}/f", f"ipc://{short_dir}/b", gate(desk, back=f"tcp://127.0.0.1:{free_port()}"))
 
 
 def test_a_busy_port_is_said(desk, short_dir):
@@ -249,7 +249,7 @@ def test_a_busy_port_is_said(desk, short_dir):
     holder.bind(f"tcp://127.0.0.1:{port}")
     try:
         with pytest.raises(BindFailed, match=f"127.0.0.1:{port}"):
-            Wires(f"ipc://{short_dir}/f", f"ipc://{short_dir}/b", gate(desk, back=f"tcp://127.0.0.1:{port}"))
+            Sockets(f"ipc://{short_dir}/f", f"ipc://{short_dir}/b", gate(desk, back=f"tcp://127.0.0.1:{port}"))
     finally:
         context.destroy(linger=0)
 

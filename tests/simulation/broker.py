@@ -11,7 +11,7 @@ from broker.core import invariants
 from broker.core.effects import PeerGone, Send
 from broker.core.machine import Core, Policy
 from broker.shell.metrics import Metrics
-from broker.shell.net.peer_limits import Junk
+from broker.shell.net.peer_limits import PeerLimiter
 from broker.shell.net.sockets import BACK, FRONT
 from broker.shell.recovery import Recovery, subject
 from broker.shell.router import Router
@@ -67,7 +67,7 @@ class Listener:
         return bool(self._queues)
 
 
-class Wires:
+class Sockets:
     """Both of them, and the way out."""
 
     peers = None
@@ -136,7 +136,7 @@ class BrokerProcess:
         #: Steps of the wall clock between two lives.
         self.clock_offset = 0.0
         self.paused_until = 0.0
-        self.wires: Wires | None = None
+        self.wires: Sockets | None = None
         #: What has come while it was stopped.
         self._late: list[tuple[Connection, Frames]] = []
         self._pass = Alarm(self.timeline, self._run)
@@ -170,8 +170,8 @@ class BrokerProcess:
         self.core = Core(self.journal.epoch, self.journal, self.policy, self.now())
         recovery = WatchedRecovery(self.world, self.core, self.journal)
         recovery.load(self.now())
-        junk = Junk()
-        self.wires = Wires(self.world, self.fuse, self.random)
+        junk = PeerLimiter()
+        self.wires = Sockets(self.world, self.fuse, self.random)
         self.router = Router(
             self.core, self.journal, self.wires, self.room, Metrics(junk), junk, self.timeline.clock, recovery
         )  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from broker.core.deliveries import LEASE_S, Hook
+from broker.core.deliveries import LEASE_S, Delivery
 from broker.core.jobs import Job
 from broker.wire import codec
 from broker.wire import messages as m
@@ -91,7 +91,7 @@ class Checker:
         #: Jobs whose records were deleted at some time; one of such an id may be accepted anew.
         self.deleted_ids: set[str] = set()
         #: Webhook deliveries as they are on disk; numbers that reached their receivers.
-        self.hooks: dict[int, Hook] = {}
+        self.deliveries: dict[int, Delivery] = {}
         self.received: set[int] = set()
         #: (number, claim) of deliveries whose outcome an edge has reported.
         self.reported: set[tuple[int, int]] = set()
@@ -140,41 +140,49 @@ class Checker:
         self.starts.pop(job_id, None)
         self.last_seen.pop(job_id, None)
         self.cancels.pop(job_id, None)
-        self.hooks = {number: hook for number, hook in self.hooks.items() if hook.job_id != job_id}
+        self.deliveries = {
+            number: delivery for number, delivery in self.deliveries.items() if delivery.job_id != job_id
+        }
 
-    def reopened(self, jobs: dict[str, Job], hooks: dict[int, Hook]) -> None:
+    def reopened(self, jobs: dict[str, Job], deliveries: dict[int, Delivery]) -> None:
         """A new process reads these."""
         told = {job_id: (job.state, job.fence) for job_id, job in self.disk.items()}
         found = {job_id: (job.state, job.fence) for job_id, job in jobs.items()}
         require(found == told, "what was committed is on disk", found, told)
-        require(hooks == self.hooks, "a delivery that was committed is on disk", hooks, self.hooks)
+        require(deliveries == self.deliveries, "a delivery that was committed is on disk", deliveries, self.deliveries)
 
-    def delivery_committed(self, hook: Hook) -> None:
+    def delivery_committed(self, delivery: Delivery) -> None:
         """This row of a webhook delivery is on disk now."""
-        old = self.hooks.get(hook.number)
-        self.hooks[hook.number] = hook
-        job = self.disk[hook.job_id]
-        happened = job.attempts > 0 if hook.event == "started" else _EVENTS.get(job.state) == hook.event
-        require(happened, "only what has happened is delivered", hook.job_id, hook.event, job.state)
+        old = self.deliveries.get(delivery.number)
+        self.deliveries[delivery.number] = delivery
+        job = self.disk[delivery.job_id]
+        happened = job.attempts > 0 if delivery.event == "started" else _EVENTS.get(job.state) == delivery.event
+        require(happened, "only what has happened is delivered", delivery.job_id, delivery.event, job.state)
         if old is None:
-            twins = [other for other in self.hooks.values() if (other.job_id, other.event) == (hook.job_id, hook.event)]
-            require(len(twins) == 1, "an event is one delivery", hook.job_id, hook.event)
+            twins = [
+                other
+                for other in self.deliveries.values()
+                if (other.job_id, other.event) == (delivery.job_id, delivery.event)
+            ]
+            require(len(twins) == 1, "an event is one delivery", delivery.job_id, delivery.event)
             return
-        require(old.state != "delivered" or hook.state == "delivered", "what is delivered stays so", hook.job_id)
-        ended = old.state != "pending" and hook.state == "pending"
-        require(not ended, "a delivery that has ended is not tried again", hook.job_id, old.state)
-        if old.claim and not hook.claim and hook.state in ("pending", "failed"):
-            own = (hook.number, old.claim) in self.reported
-            require(own, "a delivery is settled by who holds it", hook.job_id, hook.event)
-        if hook.state == "pending" and hook.claim not in (0, old.claim):
-            free = not old.claim or hook.due_at - LEASE_S >= old.due_at
-            require(free, "a delivery is one edge's at a time", hook.job_id, hook.event)
-            require(old.due_at <= hook.due_at - LEASE_S, "a delivery is tried when it is due", hook.job_id)
+        require(
+            old.state != "delivered" or delivery.state == "delivered", "what is delivered stays so", delivery.job_id
+        )
+        ended = old.state != "pending" and delivery.state == "pending"
+        require(not ended, "a delivery that has ended is not tried again", delivery.job_id, old.state)
+        if old.claim and not delivery.claim and delivery.state in ("pending", "failed"):
+            own = (delivery.number, old.claim) in self.reported
+            require(own, "a delivery is settled by who holds it", delivery.job_id, delivery.event)
+        if delivery.state == "pending" and delivery.claim not in (0, old.claim):
+            free = not old.claim or delivery.due_at - LEASE_S >= old.due_at
+            require(free, "a delivery is one edge's at a time", delivery.job_id, delivery.event)
+            require(old.due_at <= delivery.due_at - LEASE_S, "a delivery is tried when it is due", delivery.job_id)
 
-    def delivery_noted(self, claim: m.HookClaim) -> None:
+    def delivery_noted(self, claim: m.ClaimedDelivery) -> None:
         """An edge was told that its delivery is settled."""
-        hook = self.hooks.get(claim.number)
-        settled = hook is None or hook.state == "delivered"
+        delivery = self.deliveries.get(claim.number)
+        settled = delivery is None or delivery.state == "delivered"
         require(settled, "a delivery is noted when it is on disk", claim.job_id, claim.event)
 
     def forgotten(self, job_id: str) -> None:
@@ -255,12 +263,12 @@ class Checker:
             same = job is not None and (job.state, job.fence) == (view.state, view.fence)
             require(same, "an end is told when it is on disk", view.id, view.state)
         match message:
-            case m.Hooks():
+            case m.Deliveries():
                 for claim in codec.hook_claims(frames[1]):
-                    hook = self.hooks.get(claim.number)
+                    delivery = self.deliveries.get(claim.number)
                     # One that is settled in the same pass, by whoever held it before, is held by nobody.
-                    held = hook is None or hook.claim == claim.claim or hook.state != "pending"
-                    known = hook is not None or claim.job_id in self.deleted_ids
+                    held = delivery is None or delivery.claim == claim.claim or delivery.state != "pending"
+                    known = delivery is not None or claim.job_id in self.deleted_ids
                     require(held and known, "a claim is given when it is on disk", claim.job_id, claim.event)
             case m.Accepted():
                 require(view is not None and view.id in self.disk, "accepted means on disk", view)
@@ -428,9 +436,9 @@ class Checker:
             require(job_id in self.disk or job_id in self.deleted_ids, "what was accepted is on disk", job_id)
         for job in self.disk.values():
             self._require_cancelled(job)
-        for hook in self.hooks.values():
-            taken = hook.state != "delivered" or hook.number in self.received
-            require(taken, "only what was received is delivered", hook.job_id, hook.event)
+        for delivery in self.deliveries.values():
+            taken = delivery.state != "delivered" or delivery.number in self.received
+            require(taken, "only what was received is delivered", delivery.job_id, delivery.event)
         aliases = Counter((job.alias, job.tenant) for job in self.disk.values() if job.alias)
         require(all(count == 1 for count in aliases.values()), "a name that is to be unique is", aliases)
         for job in self.disk.values():

@@ -7,10 +7,10 @@ from pathlib import Path
 from random import Random
 from typing import Protocol
 
-from broker.core.deliveries import Hook
+from broker.core.deliveries import Delivery
 from broker.core.jobs import Job
 from broker.shell.journal import rows
-from broker.shell.journal.deliveries import Outbox
+from broker.shell.journal.deliveries import DeliveryStore
 from broker.shell.journal.journal import Journal
 
 #: `PRAGMA synchronous`: every commit is synced.
@@ -47,9 +47,9 @@ class Witness(Protocol):
 
     def deleted(self, job_id: str, last: Job | None) -> None: ...
 
-    def delivery_committed(self, hook: Hook) -> None: ...
+    def delivery_committed(self, delivery: Delivery) -> None: ...
 
-    def reopened(self, jobs: dict[str, Job], hooks: dict[int, Hook]) -> None: ...
+    def reopened(self, jobs: dict[str, Job], deliveries: dict[int, Delivery]) -> None: ...
 
 
 class WatchedJournal(Journal):
@@ -62,15 +62,17 @@ class WatchedJournal(Journal):
         self._touched: dict[str, None] = {}
         #: Jobs to be deleted as they were at the end; deliveries staged since the last commit, every step of them.
         self._last: dict[str, Job | None] = {}
-        self._hooks: list[Hook] = []
-        self.outbox.stage = self._stage_hook  # type: ignore[method-assign]
+        self._hooks: list[Delivery] = []
+        self.deliveries.stage = self._stage_hook  # type: ignore[method-assign]
         self._wal = path.with_name(path.name + "-wal")
         #: Whether a commit is synced, and how much of the log is.
         self._syncs = self._connection.execute("PRAGMA synchronous").fetchone()[0] >= _FULL
         self._synced = 0
         self._sync()
         jobs = {job.id: job for job in map(rows.decode, self._connection.execute(rows.SELECT))}
-        witness.reopened(jobs, {hook.number: hook for job_id in jobs for hook in self.outbox.of_job(job_id)})
+        witness.reopened(
+            jobs, {delivery.number: delivery for job_id in jobs for delivery in self.deliveries.of_job(job_id)}
+        )
 
     def stage(self, job: Job, *, lazy: bool = False) -> None:
         self._touched[job.id] = None
@@ -86,9 +88,9 @@ class WatchedJournal(Journal):
         self._hooks.clear()
         super().discard()
 
-    def _stage_hook(self, hook: Hook) -> None:
-        self._hooks.append(hook)
-        Outbox.stage(self.outbox, hook)
+    def _stage_hook(self, delivery: Delivery) -> None:
+        self._hooks.append(delivery)
+        DeliveryStore.stage(self.deliveries, delivery)
 
     def _sync(self) -> None:
         if self._syncs:
@@ -106,7 +108,7 @@ class WatchedJournal(Journal):
 
     def commit(self, *, lazy: bool = True) -> int:
         self._fuse.burn("before commit")
-        hooks, self._hooks = self._hooks, []
+        deliveries, self._hooks = self._hooks, []
         count = super().commit(lazy=lazy)
         self._sync()
         touched = list(self._touched)
@@ -120,9 +122,9 @@ class WatchedJournal(Journal):
                 self._witness.committed(rows.decode(row))
             elif lazy or job_id not in self._lazy:
                 self._witness.deleted(job_id, self._last.pop(job_id, None))
-        for hook in hooks:
-            if self.outbox.find(hook.number) is not None:
-                self._witness.delivery_committed(hook)
+        for delivery in deliveries:
+            if self.deliveries.find(delivery.number) is not None:
+                self._witness.delivery_committed(delivery)
         self._fuse.burn("after commit")
         return count
 

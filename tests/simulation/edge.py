@@ -134,7 +134,7 @@ class Edge:
         assert decoded is not None
         message, body = decoded
         self.world.trace(self.name, "hears", message)
-        if isinstance(message, m.Event | m.Gone):
+        if isinstance(message, m.Event | m.JobsDeleted):
             self._event(message, body)
         elif isinstance(message, m.Watching):
             if message.seq != self._seq:
@@ -145,7 +145,7 @@ class Edge:
             if request is not None:
                 request.answer(message, body)
 
-    def _event(self, event: m.Event | m.Gone, body: bytes) -> None:
+    def _event(self, event: m.Event | m.JobsDeleted, body: bytes) -> None:
         if self._seq is None or event.seq != self._seq + 1:
             self._gap()
         self._seq = event.seq

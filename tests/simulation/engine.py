@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from broker.wire.jobspec import Artefact, Result
-from workers.ipc.messages import FromEngine, JobCancelled, JobFailed, JobFinished, Ready, RunJob, TailBegun
-from workers.ipc.shared import SEATS, Progress
+from workers.ipc.messages import FromEngine, JobCancelled, JobFailed, JobFinished, PostprocessBegun, Ready, RunJob
+from workers.ipc.shared import SLOTS, Progress
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -38,7 +38,7 @@ class Exited(Struct, frozen=True):
     how: str
 
 
-class Junk(Struct, frozen=True):
+class PeerLimiter(Struct, frozen=True):
     """Bytes that are no message."""
 
 
@@ -46,7 +46,7 @@ class Closed(Struct, frozen=True):
     """The socket is closed, the process is there."""
 
 
-Word = FromEngine | Exited | Junk | Closed
+Word = FromEngine | Exited | PeerLimiter | Closed
 
 
 class Script(Struct, frozen=True, kw_only=True):
@@ -103,8 +103,8 @@ class Engine:
         self.random = random
         self.model = world.plan.models[0]
         #: The words of each seat.
-        self.shown: list[Progress | None] = [None] * SEATS
-        self.cancel = [0] * SEATS
+        self.shown: list[Progress | None] = [None] * SLOTS
+        self.cancel = [0] * SLOTS
         self.alive = True
         #: The agent has killed it. / It has broken down before that, and is not heard any more.
         self.doomed = False
@@ -123,15 +123,15 @@ class Engine:
         assert self.alive, "a job for a dead engine"
         there = [(work.job.job_id, work.fence) for work in self.works]
         assert all(work.in_tail for work in self.works), f"job {job.fence:#x} for an engine that draws one of {there}"
-        assert len(self.works) < SEATS, f"job {job.fence:#x} for an engine that has {there}"
-        assert all(work.job.seat != job.seat for work in self.works), f"a seat for two: {job.fence:#x}, {there}"
+        assert len(self.works) < SLOTS, f"job {job.fence:#x} for an engine that has {there}"
+        assert all(work.job.slot != job.slot for work in self.works), f"a seat for two: {job.fence:#x}, {there}"
         work = Work(job, script, self.random, made)
         self.works.append(work)
         self._later(0.001 if script.behaviour == "die at once" else 0.05, lambda: self._take_up(work))
 
-    def request_cancel(self, seat: int, fence: int) -> None:
+    def request_cancel(self, slot: int, fence: int) -> None:
         """The agent sets a cancel word."""
-        self.cancel[seat] = fence
+        self.cancel[slot] = fence
         for work in self.works:
             if work.begun_at is None and work.fence == fence:
                 self._later(0.02, lambda work=work: self._take_up(work))
@@ -182,7 +182,7 @@ class Engine:
 
     def cancelled(self, work: Work) -> bool:
         """Whether the cancel word of its seat is for this job."""
-        return self.cancel[work.job.seat] == work.fence
+        return self.cancel[work.job.slot] == work.fence
 
     def hears(self, patience_s: float) -> bool:
         """Whether all that is cancelled hears of it within so long."""
@@ -222,15 +222,15 @@ class Engine:
         work.tick += 1
         if work.step + 1 == work.steps and len(self.works) > 1:
             # Its tail waits for the one before it. It lives: nobody need be woken to see that.
-            self.shown[work.job.seat] = work.progress()
+            self.shown[work.job.slot] = work.progress()
             self._later(script.step_s, lambda: self._work(work))
             return
         work.step += 1
-        self.shown[work.job.seat] = work.progress()
+        self.shown[work.job.slot] = work.progress()
         self._show()
         if work.step == work.steps and script.overlaps and not work.job.alone:
             work.in_tail = True
-            self._tell(TailBegun(fence=work.fence, model=self.model))
+            self._tell(PostprocessBegun(fence=work.fence, model=self.model))
         if work.step == work.goes_wrong_at:
             self._go_wrong(work)
         elif work.step < work.steps + work.tail:
@@ -268,7 +268,7 @@ class Engine:
                 work.stopped = True
                 self.world.checker.hangs(work)
             case "junk":
-                self._speak_no_more(Junk(), work)
+                self._speak_no_more(PeerLimiter(), work)
             case "close":
                 self._speak_no_more(Closed(), work)
 

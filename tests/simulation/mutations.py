@@ -24,8 +24,8 @@ from tests.simulation.mutations_overlap import OVERLAP
 from tests.simulation.mutations_timers import TIMERS
 from workers.agent.attempt import Attempt
 from workers.agent.core import AgentCore
-from workers.agent.registration import Presence
-from workers.agent.unacked_results import Outbox
+from workers.agent.registration import Registration
+from workers.agent.unacked_results import UnackedResults
 
 # ---------------------------------------------------------------- the broker: results
 
@@ -66,12 +66,12 @@ def _deaf_to_stop(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _send_first(original: Callable[..., Any]) -> Callable[..., Any]:
-    def settle(router: Any, now: float) -> None:
+    def reconcile_held(router: Any, now: float) -> None:
         sends, router._sends = router._sends, []
         router._send(sends, {})
         original(router, now)
 
-    return settle
+    return reconcile_held
 
 
 def _same_epoch(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -95,7 +95,7 @@ def _counted(_: Any) -> Callable[..., Any]:
 
 
 def _no_adoption(_: Any) -> Callable[..., Any]:
-    def settle(core_state: Any, worker: Any, held: Any, now: float) -> None:
+    def reconcile_held(core_state: Any, worker: Any, held: Any, now: float) -> None:
         for item in held:
             job = core_state.find(item.job_id)
             ours = job is not None and not job.final and worker.held.get(item.job_id) == item.fence
@@ -104,15 +104,15 @@ def _no_adoption(_: Any) -> Callable[..., Any]:
             elif not ours and item.phase != "finished":
                 core_state.send(worker.peer, reports.m.Cancel(job_id=item.job_id, fence=item.fence))
 
-    return settle
+    return reconcile_held
 
 
 def _mute_to_zombies(original: Callable[..., Any]) -> Callable[..., Any]:
-    def settle(core_state: Any, worker: Any, held: Any, now: float) -> None:
+    def reconcile_held(core_state: Any, worker: Any, held: Any, now: float) -> None:
         current = [item for item in held if (job := core_state.jobs.get(item.job_id)) and item.fence >= job.fence]
         original(core_state, worker, current, now)
 
-    return settle
+    return reconcile_held
 
 
 def _forgets_stored(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -164,9 +164,9 @@ def _takes_back(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _said_once(original: Callable[..., Any]) -> Callable[..., Any]:
-    def due(outbox: Any, now: float, free: int) -> Any:
-        messages = original(outbox, now, free)
-        for pending in outbox._pending.values():
+    def due(unacked_results: Any, now: float, free: int) -> Any:
+        messages = original(unacked_results, now, free)
+        for pending in unacked_results._pending.values():
             pending.due_at = float("inf")
         return messages
 
@@ -175,9 +175,11 @@ def _said_once(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _any_run(original: Callable[..., Any]) -> Callable[..., Any]:
     def on_run(core: Any, run: Any, body: bytes, now: float) -> None:
-        known = core.slot.holds(run.job_id, run.fence) or core.outbox.answer(run.job_id, run.fence, core.free)
-        if run.fence <= core.seen and not known and not core.obstacle():
-            core.slot.begin(run, body, f"/a/{run.job_id}/{run.fence}", now)
+        known = core.engine_slot.holds(run.job_id, run.fence) or core.unacked_results.answer(
+            run.job_id, run.fence, core.free
+        )
+        if run.fence <= core.seen and not known and not core.refusal_reason():
+            core.engine_slot.begin(run, body, f"/a/{run.job_id}/{run.fence}", now)
         else:
             original(core, run, body, now)
 
@@ -193,7 +195,9 @@ ALL: tuple[Mutation, ...] = (
     Mutation("after-the-end", "nothing leads out of a final state", ((reports, "_current", _after_the_end),)),
     Mutation("publish-cancelled", "a finish loses against a cancel", ((reports, "finished", _deaf_to_stop),)),
     Mutation("failure-counts-again", "a failure closes its attempt", ((state.State, "close_attempt", nothing),)),
-    Mutation("send-before-commit", "nothing is said before it is on disk", ((Router, "_settle", _send_first),)),
+    Mutation(
+        "send-before-commit", "nothing is said before it is on disk", ((Router, "_commit_and_send", _send_first),)
+    ),
     Mutation("lazy-stop", "a stop is durable", ((state, "LAZY", lambda lazy: lazy | {Cause.STOP_REQUESTED}),)),
     Mutation("lazy-finish", "a result is durable", ((state, "LAZY", lambda lazy: lazy | {Cause.FINISHED}),)),
     Mutation("same-epoch", "the epoch is raised before every life", ((Epochs, "raise_again", _same_epoch),)),
@@ -203,8 +207,10 @@ ALL: tuple[Mutation, ...] = (
         "no-rejoin-end", "orphans go back when nobody comes for them", ((timers, "_close_rejoin", nothing),), first=60
     ),
     Mutation("no-stall-rule", "the broker's own sleep is not the workers' silence", ((Core, "stalled", nothing),)),
-    Mutation("no-adoption", "a worker that comes back keeps its job", ((reports, "settle", _no_adoption),)),
-    Mutation("zombies-left", "an old attempt is told to stop", ((reports, "settle", _mute_to_zombies),), first=100),
+    Mutation("no-adoption", "a worker that comes back keeps its job", ((reports, "reconcile_held", _no_adoption),)),
+    Mutation(
+        "zombies-left", "an old attempt is told to stop", ((reports, "reconcile_held", _mute_to_zombies),), first=100
+    ),
     Mutation(
         "handed-back-for-ever", "what was begun and handed back is a loss", ((reports, "refused", _refused_for_free),)
     ),
@@ -229,7 +235,7 @@ ALL: tuple[Mutation, ...] = (
     Mutation(
         "result-said-once",
         "a result is said until it is acknowledged",
-        ((Outbox, "due", _said_once), (Outbox, "send_all_now", nothing)),
+        ((UnackedResults, "due", _said_once), (UnackedResults, "send_all_now", nothing)),
     ),
     Mutation(
         "no-cancel-escalation",
@@ -241,7 +247,7 @@ ALL: tuple[Mutation, ...] = (
         "no-hang-watch", "an engine that stands still is killed", ((Attempt, "stuck_at", _endless_patience),), first=70
     ),
     Mutation("any-run", "an agent takes a fence once", ((AgentCore, "_on_run", _any_run),), first=2590),
-    Mutation("no-hello-again", "an agent that nobody answers says hello", ((Presence, "lapse", constant(False)),)),
+    Mutation("no-hello-again", "an agent that nobody answers says hello", ((Registration, "lapse", constant(False)),)),
     *OVERLAP,
     *TIMERS,
 )

@@ -10,31 +10,31 @@ import msgspec
 from broker.core import dispatch
 from tests.simulation.hunting import Mutation, constant, nothing
 from workers.agent import effects as fx
-from workers.agent.engine_slot import Slot
-from workers.agent.registration import Presence
+from workers.agent.engine_slot import EngineSlot
+from workers.agent.registration import Registration
 
 
 def _alone_unsaid(original: Callable[..., Any]) -> Callable[..., Any]:
-    def send_run(core_state: Any, job: Any, worker: Any, now: float) -> None:
+    def send_grant(core_state: Any, job: Any, worker: Any, now: float) -> None:
         crashes, job.crashes = job.crashes, 0
         original(core_state, job, worker, now)
         job.crashes = crashes
 
-    return send_run
+    return send_grant
 
 
 def _alone_unheard(original: Callable[..., Any]) -> Callable[..., Any]:
-    def begin(slot: Any, run: Any, *args: Any) -> None:
-        original(slot, msgspec.structs.replace(run, alone=False), *args)
+    def begin(engine_slot: Any, run: Any, *args: Any) -> None:
+        original(engine_slot, msgspec.structs.replace(run, alone=False), *args)
 
     return begin
 
 
 def _blame(*, replaced: bool) -> Callable[[Any], Callable[..., Any]]:
     def build(original: Callable[..., Any]) -> Callable[..., Any]:
-        def end_all_killed(slot: Any, how: str, now: float) -> None:
-            slot._replaced = replaced
-            original(slot, how, now)
+        def end_all_killed(engine_slot: Any, how: str, now: float) -> None:
+            engine_slot._replaced = replaced
+            original(engine_slot, how, now)
 
         return end_all_killed
 
@@ -42,46 +42,52 @@ def _blame(*, replaced: bool) -> Callable[[Any], Callable[..., Any]]:
 
 
 def _other_seat(original: Callable[..., Any]) -> Callable[..., Any]:
-    def cancel(slot: Any, order: Any, now: float) -> Any:
+    def cancel(engine_slot: Any, order: Any, now: float) -> Any:
         def elsewhere(effect: fx.Effect) -> None:
-            emit(fx.SetCancelWord(1 - effect.seat, effect.fence) if isinstance(effect, fx.SetCancelWord) else effect)
+            emit(fx.RequestCancel(1 - effect.slot, effect.fence) if isinstance(effect, fx.RequestCancel) else effect)
 
-        emit, slot._emit = slot._emit, elsewhere
+        emit, engine_slot._emit = engine_slot._emit, elsewhere
         try:
-            return original(slot, order, now)
+            return original(engine_slot, order, now)
         finally:
-            slot._emit = emit
+            engine_slot._emit = emit
 
     return cancel
 
 
 def _last_of_all(_: Any) -> Callable[..., Any]:
-    return lambda slot, fence: slot.attempts[-1] if slot.attempts else None
+    return lambda engine_slot, fence: engine_slot.attempts[-1] if engine_slot.attempts else None
 
 
 def _first_in_front(_: Any) -> property:
-    return property(lambda slot: slot.attempts[0] if slot.attempts else None)
+    return property(lambda engine_slot: engine_slot.attempts[0] if engine_slot.attempts else None)
 
 
 OVERLAP: tuple[Mutation, ...] = (
     Mutation(
-        "alone-unsaid", "a job that crashed before is sent to run alone", ((dispatch, "send_run", _alone_unsaid),)
+        "alone-unsaid", "a job that crashed before is sent to run alone", ((dispatch, "send_grant", _alone_unsaid),)
     ),
-    Mutation("alone-unheard", "a job that crashed before runs alone", ((Slot, "begin", _alone_unheard),)),
+    Mutation("alone-unheard", "a job that crashed before runs alone", ((EngineSlot, "begin", _alone_unheard),)),
     Mutation(
         "bystander-blamed",
         "who only stood by is not to blame",
-        ((Slot, "_end_all_killed", _blame(replaced=False)),),
+        ((EngineSlot, "_end_all_killed", _blame(replaced=False)),),
         first=25,
     ),
     Mutation(
-        "crash-handed-back", "an attempt that crashed has failed", ((Slot, "_end_all_killed", _blame(replaced=True)),)
+        "crash-handed-back",
+        "an attempt that crashed has failed",
+        ((EngineSlot, "_end_all_killed", _blame(replaced=True)),),
     ),
-    Mutation("other-seat", "a cancel is for the seat of its job", ((Slot, "cancel", _other_seat),)),
-    Mutation("wrong-end", "a result ends its own attempt", ((Slot, "_of", _last_of_all),)),
-    Mutation("tail-end-frees", "the end of a tail leaves the job that is drawn", ((Slot, "_front", _first_in_front),)),
-    Mutation("waiting-counts", "who waits for a tail does not hang", ((Slot, "_waits", constant(False)),), first=280),
-    Mutation("room-too-early", "room is said when there is some", ((Slot, "obstacle", constant("")),)),
-    Mutation("room-unsaid", "room beside a tail is said", ((Slot, "_tail_begun", nothing),)),
-    Mutation("room-said-late", "room beside a tail is said at once", ((Presence, "beat_now", nothing),)),
+    Mutation("other-seat", "a cancel is for the seat of its job", ((EngineSlot, "cancel", _other_seat),)),
+    Mutation("wrong-end", "a result ends its own attempt", ((EngineSlot, "_of", _last_of_all),)),
+    Mutation(
+        "tail-end-frees", "the end of a tail leaves the job that is drawn", ((EngineSlot, "_front", _first_in_front),)
+    ),
+    Mutation(
+        "waiting-counts", "who waits for a tail does not hang", ((EngineSlot, "_waits", constant(False)),), first=280
+    ),
+    Mutation("room-too-early", "room is said when there is some", ((EngineSlot, "refusal_reason", constant("")),)),
+    Mutation("room-unsaid", "room beside a tail is said", ((EngineSlot, "_tail_begun", nothing),)),
+    Mutation("room-said-late", "room beside a tail is said at once", ((Registration, "beat_now", nothing),)),
 )

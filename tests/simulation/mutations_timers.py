@@ -14,9 +14,9 @@ from broker.core.deliveries import LEASE_S
 from broker.core.jobs import Cause, Job
 from broker.core.state import State
 from broker.shell.journal import schema
-from broker.shell.journal.deliveries import Outbox
+from broker.shell.journal.deliveries import DeliveryStore
 from broker.shell.journal.journal import Journal
-from broker.shell.journal.set_aside import Asides
+from broker.shell.journal.set_aside import SetAsideMarks
 from broker.shell.recovery import Recovery
 from broker.shell.router import Router
 from broker.wire import messages as m
@@ -103,27 +103,29 @@ def _still_known(_: Any) -> property:
 
 
 def _shared(original: Callable[..., Any]) -> Callable[..., Any]:
-    def claim_hooks(state: Any, peer: bytes, message: Any, now: float) -> None:
+    def claim_deliveries(state: Any, peer: bytes, message: Any, now: float) -> None:
         original(state, peer, message, now)
         for index, effect in enumerate(state.effects):
-            if isinstance(effect, webhook_requests.Hooked) and effect.hook.due_at == now + LEASE_S:
-                state.effects[index] = webhook_requests.Hooked(msgspec.structs.replace(effect.hook, due_at=now + 1.0))
+            if isinstance(effect, webhook_requests.DeliveryChanged) and effect.delivery.due_at == now + LEASE_S:
+                state.effects[index] = webhook_requests.DeliveryChanged(
+                    msgspec.structs.replace(effect.delivery, due_at=now + 1.0)
+                )
 
-    return claim_hooks
+    return claim_deliveries
 
 
 def _any_claim(original: Callable[..., Any]) -> Callable[..., Any]:
-    def settle(state: Any, hook: Any, message: Any, now: float) -> None:
-        original(state, hook, msgspec.structs.replace(message, claim=hook.claim), now)
+    def settle(state: Any, delivery: Any, message: Any, now: float) -> None:
+        original(state, delivery, msgspec.structs.replace(message, claim=delivery.claim), now)
 
     return settle
 
 
 def _after_delivery(original: Callable[..., Any]) -> Callable[..., Any]:
-    def settle(state: Any, hook: Any, message: Any, now: float) -> None:
-        if hook.state == "delivered":
-            hook = msgspec.structs.replace(hook, state="pending", claim=message.claim)
-        original(state, hook, message, now)
+    def settle(state: Any, delivery: Any, message: Any, now: float) -> None:
+        if delivery.state == "delivered":
+            delivery = msgspec.structs.replace(delivery, state="pending", claim=message.claim)
+        original(state, delivery, message, now)
 
     return settle
 
@@ -133,9 +135,9 @@ def _early(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _hook_not_durable(original: Callable[..., Any]) -> Callable[..., Any]:
-    def hooked(router: Any, hook: Any) -> None:
+    def hooked(router: Any, delivery: Any) -> None:
         durable = router._durable
-        original(router, hook)
+        original(router, delivery)
         router._durable = durable
 
     return hooked
@@ -189,15 +191,21 @@ TIMERS: tuple[Mutation, ...] = (
     ),
     Mutation("memory-kept", "what a failed pass has left in memory is forgotten", ((Recovery, "load", _memory_kept),)),
     Mutation("epoch-kept", "the epoch is raised after a failed pass", ((Journal, "discard", _same_epoch_after),)),
-    Mutation("aside-cancel-lost", "a cancel of a job that is set aside is kept", ((Asides, "put", _stop_forgotten),)),
+    Mutation(
+        "aside-cancel-lost", "a cancel of a job that is set aside is kept", ((SetAsideMarks, "put", _stop_forgotten),)
+    ),
     Mutation("aside-adopted", "no worker keeps a job that is set aside", ((Job, "closed", _still_known),)),
     Mutation("aside-for-ever", "a job that is released goes on", ((set_aside, "_resume", nothing),)),
-    Mutation("claim-shared", "a delivery is one edge's at a time", ((webhook_requests, "claim_hooks", _shared),)),
+    Mutation("claim-shared", "a delivery is one edge's at a time", ((webhook_requests, "claim_deliveries", _shared),)),
     Mutation(
-        "any-claim", "a failure counts only from the claim that holds", ((webhook_requests, "_settle", _any_claim),)
+        "any-claim",
+        "a failure counts only from the claim that holds",
+        ((webhook_requests, "_record_outcome", _any_claim),),
     ),
-    Mutation("delivered-again", "what is delivered stays so", ((webhook_requests, "_settle", _after_delivery),)),
-    Mutation("claimed-early", "a delivery is tried when it is due", ((Outbox, "due", _early),)),
+    Mutation(
+        "delivered-again", "what is delivered stays so", ((webhook_requests, "_record_outcome", _after_delivery),)
+    ),
+    Mutation("claimed-early", "a delivery is tried when it is due", ((DeliveryStore, "due", _early),)),
     Mutation("lazy-claim", "a claim is durable", ((Router, "_hooked", _hook_not_durable),)),
     Mutation("forget-the-living", "only what is final is deleted", ((requests, "forget_jobs", _forgets_the_living),)),
     Mutation("forget-nothing", "a deletion is told when it is on disk", ((requests, "forget_jobs", _not_forgotten),)),

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from broker.core.policy import Policy
-from broker.wire.messages import HookEvent
+from broker.wire.messages import WebhookEvent
 from tests.simulation.engine import BEHAVIOURS
 from tests.simulation.planted import PLACES, Bug
 from tests.simulation.receiver import MANNERS
@@ -146,7 +146,7 @@ class Errand(Struct, frozen=True, kw_only=True):
     changed: bool = False
     #: Whether a webhook is to be told, and of what; none named: of all.
     webhook: bool = False
-    webhook_events: tuple[HookEvent, ...] = ()
+    webhook_events: tuple[WebhookEvent, ...] = ()
     #: Its record is deleted so long after its end is seen; -1 never.
     forget_s: float = -1.0
 
@@ -245,7 +245,7 @@ def _with_webhooks(errands: tuple[Errand, ...], random: Random) -> tuple[tuple[s
     if random.random() < 1 / 3:
         manners = tuple(random.choices(MANNERS, k=random.choice((1, 3, 6))))
     forgets = random.random() < 1 / 3
-    events: tuple[tuple[HookEvent, ...], ...] = ((), (), ("completed", "failed"), ("started",), ("cancelled",))
+    events: tuple[tuple[WebhookEvent, ...], ...] = ((), (), ("completed", "failed"), ("started",), ("cancelled",))
     changed = []
     for errand in errands:
         forget_s = random.choice((0.0, 0.0, 2.0, 20.0))

@@ -59,7 +59,7 @@ class Courier:
     def _ask(self) -> None:
         self._claim.set(self.edge.timeline.now + _POLL_S)
         limit = self.random.choice((1, 2, 16))
-        self.edge.ask(lambda req: m.ClaimHooks(req=req, limit=limit), self._alive(self._on_hooks))
+        self.edge.ask(lambda req: m.ClaimDeliveries(req=req, limit=limit), self._alive(self._on_hooks))
 
     def _alive(self, answer: Callable[[Any, bytes], None]) -> Callable[[Any, bytes], None]:
         """The answer, unless the edge has died meanwhile."""
@@ -80,7 +80,7 @@ class Courier:
         for claim in codec.hook_claims(body):
             self._deliver(claim)
 
-    def _deliver(self, claim: m.HookClaim) -> None:
+    def _deliver(self, claim: m.ClaimedDelivery) -> None:
         world, boot = self.world, self.boot
         manner = "take" if world.calm else self.random.choice(self.manners)
         world.count(f"webhook: {manner}")
@@ -95,12 +95,12 @@ class Courier:
         if outcome == "retry" and self.random.random() < 0.2:
             outcome = "released"
         retry_s = self.random.choice((0.0, 2.0, 8.0))
-        done = lambda req: m.HookDone(  # noqa: E731
+        done = lambda req: m.DeliveryDone(  # noqa: E731
             req=req, number=claim.number, claim=claim.claim, outcome=outcome, retry_s=retry_s
         )
         self.edge.timeline.after(seconds, lambda: self._report(done, claim, outcome) if boot == self.boot else None)
 
-    def _report(self, done: Callable[[int], m.Message], claim: m.HookClaim, outcome: Outcome) -> None:
+    def _report(self, done: Callable[[int], m.Message], claim: m.ClaimedDelivery, outcome: Outcome) -> None:
         self.world.checker.reported.add((claim.number, claim.claim))
 
         def noted(message: Any, body: bytes) -> None:

@@ -10,14 +10,14 @@ from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import ModelCard
 from tests.simulation.checker import require, short
-from tests.simulation.engine import Closed, Engine, Exited, Junk, Script, Word
+from tests.simulation.engine import Closed, Engine, Exited, PeerLimiter, Script, Word
 from tests.simulation.network import Cable, Connection, Frames
 from tests.simulation.timeline import Alarm
 from workers.agent import effects as fx
 from workers.agent import invariants
 from workers.agent.clock import AwakeClock
 from workers.agent.core import AgentCore, Identity
-from workers.ipc.messages import RunJob, Setup, TailBegun
+from workers.ipc.messages import PostprocessBegun, RunJob, Setup
 from workers.supervisor.agent_policy import AgentPolicy
 
 if TYPE_CHECKING:
@@ -185,13 +185,13 @@ class WorkerProcess:
                     self._show_progress(core, now)
                     self.engine = None
                     self._apply(core.engine_exited(how, now))
-                case Junk():
+                case PeerLimiter():
                     self._apply(core.engine_broken("junk", now))
                 case Closed():
                     self._apply(core.engine_closed(now))
                 case _:
                     effects = core.from_engine(word, now)
-                    if isinstance(word, TailBegun):
+                    if isinstance(word, PostprocessBegun):
                         self._room_is_told(core, effects)
                     self._apply(effects)
         if self.core is core:
@@ -199,14 +199,14 @@ class WorkerProcess:
 
     def _show_progress(self, core: AgentCore, now: float) -> None:
         engine = self.engine
-        if engine is not None and core.slot.attempts:
+        if engine is not None and core.engine_slot.attempts:
             self._apply(core.progressed([shown for shown in engine.shown if shown is not None], now))
 
     def _room_is_told(self, core: AgentCore, effects: list[fx.Effect]) -> None:
         """A tail has begun: who may take a job says so, however lately it has said something else."""
         assert self.engine is not None
         may = core.presence.registered and not core.draining and core.leaving is None and not self.engine.doomed
-        if may and len(core.outbox) < POLICY.max_unacknowledged:
+        if may and len(core.unacked_results) < POLICY.max_unacknowledged:
             beats = [effect.message for effect in effects if isinstance(effect, fx.SendBroker)]
             told = any(isinstance(beat, m.Heartbeat) and beat.free == 1 for beat in beats)
             require(told, "room beside a tail is told at once", self.name)
@@ -224,9 +224,9 @@ class WorkerProcess:
                     self._start_engine()
                 case fx.StartJob(job):
                     self._start_job(job)
-                case fx.SetCancelWord(seat, fence):
+                case fx.RequestCancel(slot, fence):
                     if self.engine is not None:
-                        self.engine.request_cancel(seat, fence)
+                        self.engine.request_cancel(slot, fence)
                 case fx.Note(action=action, detail=detail):
                     self.world.trace(self.name, "notes", f"{action}: {detail}")
                 case fx.KillEngine(reason):
@@ -260,7 +260,7 @@ class WorkerProcess:
             self._apply(self.core.begin_failed(job.fence, "no space left on device", self.clock.now()))
             return
         script = self._script(job)
-        world.trace(self.name, "engine", f"{job.job_id} {short(job.fence)} in seat {job.seat}: {script}")
+        world.trace(self.name, "engine", f"{job.job_id} {short(job.fence)} in seat {job.slot}: {script}")
         engine.run(job, script, lambda: world.checker.made(job.job_id, job.fence))
 
     def _script(self, job: RunJob) -> Script:
@@ -269,7 +269,7 @@ class WorkerProcess:
         behaviour = self.world.behaviour(job.job_id, random)
         step_s = random.choice(plan.steps_s)
         steps = random.randint(*plan.steps)
-        attempts = self.core.slot.attempts if self.core is not None else []
+        attempts = self.core.engine_slot.attempts if self.core is not None else []
         predicted_s = next((attempt._predicted_s for attempt in attempts if attempt.fence == job.fence), 0.0)
         overlaps = plan.overlap > 0 and random.random() < plan.overlap
         return Script(

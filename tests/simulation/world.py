@@ -137,16 +137,16 @@ class World:
         for job in self.checker.disk.values():
             if not job.final:
                 yield f"{job.id} is {job.state}, fence {short(job.fence)}, stop {job.stop!r}"
-        for hook in self.checker.hooks.values():
-            if hook.state == "pending":
-                yield f"the delivery of {hook.event} of {hook.job_id} is pending, claim {hook.claim}"
+        for delivery in self.checker.deliveries.values():
+            if delivery.state == "pending":
+                yield f"the delivery of {delivery.event} of {delivery.job_id} is pending, claim {delivery.claim}"
         for customer in self.customers:
             if not (customer.accepted or customer.rejected):
                 yield f"{customer.errand.job_id} was neither accepted nor refused"
         lost = {worker.name for worker in self.workers if worker.lost}
         for worker in self.workers:
             if not (worker.lost or worker.idle):
-                yield f"{worker.name} is not idle: {worker.core and (worker.core.obstacle(), worker.core.held())}"
+                yield f"{worker.name} is not idle: {worker.core and (worker.core.refusal_reason(), worker.core.held())}"
         for edge in self.edges:
             for job_id, view in edge.views.items():
                 if view.state not in FINAL and job_id not in self.checker.deleted_ids:

@@ -24,13 +24,13 @@ from workers.ipc.messages import (
     JobFailed,
     JobFinished,
     LoadFailed,
+    PostprocessBegun,
     Ready,
     RunJob,
     Setup,
-    TailBegun,
     ToEngine,
 )
-from workers.ipc.shared import Seat, Words
+from workers.ipc.shared import SharedCounters, Slot
 
 
 def leave_with_the_agent(channel: Channel, jobs: list[RunJob], came: threading.Condition) -> None:
@@ -41,10 +41,10 @@ def leave_with_the_agent(channel: Channel, jobs: list[RunJob], came: threading.C
     os._exit(0)
 
 
-def run(channel: Channel, words: Words, job: RunJob) -> None:
-    seat = words.seats[job.seat]
-    seat.begin(job.fence)
-    seat.report("denoise", 1, 4)
+def run(channel: Channel, words: SharedCounters, job: RunJob) -> None:
+    slot = words.slots[job.slot]
+    slot.begin(job.fence)
+    slot.report("denoise", 1, 4)
     order = job.body.decode()
     if order == "finish":
         Path(job.out_dir, "video.mp4").write_bytes(b"mp4")
@@ -58,15 +58,15 @@ def run(channel: Channel, words: Words, job: RunJob) -> None:
         channel.sock.sendall(b"\xff\xff\xff\xff nonsense")
         threading.Event().wait()
     elif order == "tail":
-        channel.send(TailBegun(fence=job.fence, model="demo"))
-        threading.Thread(target=until_cancelled, args=(channel, seat, job.fence), daemon=True).start()
+        channel.send(PostprocessBegun(fence=job.fence, model="demo"))
+        threading.Thread(target=until_cancelled, args=(channel, slot, job.fence), daemon=True).start()
     elif order == "daemon":
         leave_behind(Path(job.out_dir, "pid"))
-        until_cancelled(channel, seat, 0)
+        until_cancelled(channel, slot, 0)
     elif order == "deaf":
-        until_cancelled(channel, seat, 0)
+        until_cancelled(channel, slot, 0)
     else:
-        until_cancelled(channel, seat, job.fence)
+        until_cancelled(channel, slot, job.fence)
 
 
 def leave_behind(file: Path) -> None:
@@ -75,10 +75,10 @@ def leave_behind(file: Path) -> None:
     subprocess.run(["sh", "-c", script], start_new_session=True, check=True)
 
 
-def until_cancelled(channel: Channel, seat: Seat, fence: int) -> None:
+def until_cancelled(channel: Channel, slot: Slot, fence: int) -> None:
     pause = threading.Event()
-    while not (fence and seat.cancelled(fence)):
-        seat.touch()
+    while not (fence and slot.cancelled(fence)):
+        slot.touch()
         pause.wait(0.01)
     channel.send(JobCancelled(fence=fence, model="demo"))
 
@@ -91,7 +91,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=options.socket), ToEngine)
-    words = Words(options.words)
+    words = SharedCounters(options.words)
     setup = channel.receive()
     assert isinstance(setup, Setup)
     match os.environ.get("ENGINE_LOAD"):

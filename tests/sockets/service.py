@@ -19,8 +19,8 @@ from broker.shell.clock import open_timeline
 from broker.shell.journal.disk import Disk
 from broker.shell.journal.journal import Journal
 from broker.shell.metrics import Metrics
-from broker.shell.net.peer_limits import Junk
-from broker.shell.net.sockets import Wires
+from broker.shell.net.peer_limits import PeerLimiter
+from broker.shell.net.sockets import Sockets
 from broker.shell.router import Router
 from broker.shell.server import Server
 from broker.wire import codec
@@ -63,7 +63,7 @@ class Service:
         self.core = Core(self.journal.epoch, self.journal, self.policy, clock())
         self.core.restore(self.journal.live(), self.journal.rates(), clock())
         self.wires = self.open_wires()
-        self.junk = Junk()
+        self.junk = PeerLimiter()
         self.metrics = Metrics(self.junk)
         self.router = Router(self.core, self.journal, self.wires, self.disk, self.metrics, self.junk, time.perf_counter)
         self.server = Server(
@@ -72,8 +72,8 @@ class Service:
         self.running = asyncio.create_task(self.server.run())
         await asyncio.sleep(0)
 
-    def open_wires(self) -> Wires:
-        return Wires(self.front, self.back)
+    def open_wires(self) -> Sockets:
+        return Sockets(self.front, self.back)
 
     async def kill(self) -> None:
         """End it where it stands: nothing more is committed or said."""

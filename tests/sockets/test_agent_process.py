@@ -225,7 +225,7 @@ def test_another_protocol_ends_the_agent_for_good(home: Path, broker: BrokerSide
 def test_bye_ends_the_agent_for_good(home: Path, broker: BrokerSide) -> None:
     with agent(config(home)) as worker:
         broker.registered()
-        broker.send("cpu-0", m.Bye(reason="another process took the name"))
+        broker.send("cpu-0", m.WorkerRejected(reason="another process took the name"))
         assert worker.ended() == EXIT_UNWANTED
         all_gone([worker.engine_pid()])
 

@@ -55,7 +55,7 @@ async def test_a_disk_that_takes_long_for_every_flush_loses_no_job_and_no_worker
             found = await asyncio.gather(*(client.get(job_id) for job_id in [*ids, "job-12"]))
             assert {(view.state, view.losses) for view in found} == {("succeeded", 0)}
             # A worker that is thought lost is asked who it is.
-            assert agent.all(m.Who) == []
+            assert agent.all(m.Identify) == []
             assert [worker.name for worker in (await client.pool()).workers] == [agent.name]
             working.cancel()
     finally:
@@ -83,7 +83,7 @@ async def test_a_broker_that_was_stopped_for_longer_than_a_lease_loses_no_worker
             agent.finish(run)
             await acknowledged(agent, 1)
             assert ((await client.get("held")).state, (await client.get("held")).losses) == ("succeeded", 0)
-            assert agent.all(m.Who) == []
+            assert agent.all(m.Identify) == []
     finally:
         agent.close()
 

@@ -15,7 +15,7 @@ from broker.core.policy import Policy
 from broker.runtime.errors import BindFailed, JournalBroken
 from broker.runtime.settings import SettingsError
 from broker.shell.net import sockets as shell_sockets
-from broker.shell.net.sockets import Wires
+from broker.shell.net.sockets import Sockets
 from broker.shell.recovery import BUDGET
 from broker.wire import codec
 from broker.wire import messages as m
@@ -57,7 +57,7 @@ async def test_whoever_is_not_known_is_asked(tmp_path, run_dir):
     async with serving(tmp_path, run_dir) as service, agent(service) as worker:
         await worker.probed()
         worker.say(m.Heartbeat(seen=0, free=1))
-        await worker.hear(m.Who)
+        await worker.hear(m.Identify)
         await worker.hello()
 
 
@@ -155,7 +155,7 @@ async def test_junk_on_a_socket_is_counted_and_the_rest_goes_on(tmp_path, run_di
         await client.submit(a_job("job-1"), b"spec")
         for frames in ([b"junk"], [b"a", b"b", b"c"], [b"x" * 5000], codec.encode(m.Goodbye(v=9))):
             evil.send(frames)
-        assert "protocol 9" in (await evil.hear(m.Bye)).reason
+        assert "protocol 9" in (await evil.hear(m.WorkerRejected)).reason
         assert dict(service.junk.by_kind) == {"decode": 2, "frames": 1, "version": 1}
         assert list(service.junk.by_peer.values()) == [4]
         assert (await client.get("job-1")).state == "queued"
@@ -168,7 +168,7 @@ async def test_a_frame_over_the_limit_ends_that_connection_only(tmp_path, run_di
         evil.send([bytes(shell_sockets.BACK_MAX_FRAME + 1)])
         await evil.probed(2)  # it was thrown out, and came back as another
         evil.say(m.Heartbeat(seen=0, free=1))
-        await evil.hear(m.Who)
+        await evil.hear(m.Identify)
         assert (await client.pool()).counts["queued"] == 0
 
 
@@ -281,10 +281,10 @@ async def test_numbers_that_cannot_be_told_do_not_end_the_broker(tmp_path, run_d
 
 def test_a_path_that_cannot_be_bound_is_said(run_dir):
     with pytest.raises(BindFailed, match="cannot listen on ipc://"):
-        Wires(f"ipc://{run_dir}/{'x' * 100}.sock", f"ipc://{run_dir}/back.sock")
+        Sockets(f"ipc://{run_dir}/{'x' * 100}.sock", f"ipc://{run_dir}/back.sock")
 
 
 def test_sockets_where_others_may_enter_are_refused(tmp_path):
     tmp_path.chmod(0o755)
     with pytest.raises(SettingsError, match="can be entered by others"):
-        Wires(f"ipc://{tmp_path}/front.sock", f"ipc://{tmp_path}/back.sock")
+        Sockets(f"ipc://{tmp_path}/front.sock", f"ipc://{tmp_path}/back.sock")

@@ -14,7 +14,7 @@ from functools import partial
 import pytest
 import zmq
 
-from broker.shell.net.sockets import Wires, configure
+from broker.shell.net.sockets import Sockets, configure
 from tests.support.waiting import wait_until
 
 NOBLOCK = zmq.NOBLOCK
@@ -280,7 +280,7 @@ def test_the_options_of_our_routers(sockets):
 @pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="Linux")
 def test_the_brokers_io_thread_lets_its_loop_go_on(run_dir):
     before = set(os.listdir("/proc/self/task"))
-    wires = Wires(f"ipc://{run_dir}/f", f"ipc://{run_dir}/b")
+    wires = Sockets(f"ipc://{run_dir}/f", f"ipc://{run_dir}/b")
     try:
         policies = {os.sched_getscheduler(int(task)) for task in set(os.listdir("/proc/self/task")) - before}
     finally:

@@ -13,7 +13,7 @@ from broker.runtime.errors import JournalBroken
 from broker.shell.journal.disk import Disk
 from broker.shell.journal.journal import Journal
 from broker.shell.metrics import Metrics
-from broker.shell.net.peer_limits import BUDGET, MAX_PEERS, Junk
+from broker.shell.net.peer_limits import BUDGET, MAX_PEERS, PeerLimiter
 from broker.shell.router import PASS_MESSAGES, Router
 from broker.wire import codec
 from broker.wire import messages as m
@@ -45,14 +45,14 @@ class Listener:
         return bool(self.inbox)
 
 
-class Wires:
+class Sockets:
     """Both inboxes, and what was sent; peers in `gone` cannot be reached."""
 
     def __init__(self, log: list[str]) -> None:
         self.front = Listener(b"f")
         self.back = Listener(b"b")
         self.gone: set[bytes] = set()
-        self.outbox: list[tuple[bytes, m.Message]] = []
+        self.deliveries: list[tuple[bytes, m.Message]] = []
         self._log = log
 
     def send(self, peer: bytes, frames: list[bytes]) -> bool:
@@ -60,7 +60,7 @@ class Wires:
         if peer in self.gone:
             return False
         decode = codec.to_edge if peer.startswith(b"f") else codec.to_agent
-        self.outbox.append((peer, decode(frames)[0]))
+        self.deliveries.append((peer, decode(frames)[0]))
         return True
 
 
@@ -78,9 +78,9 @@ class Bench:
 
         self.journal.commit = logged_commit
         self.core = Core(self.journal.epoch, self.journal, Policy(**policy), NOW)
-        self.wires = Wires(self.log)
+        self.wires = Sockets(self.log)
         self.disk = Disk(home, self.journal.path, min_free=0, reserve=0)
-        self.junk = Junk()
+        self.junk = PeerLimiter()
         self.metrics = Metrics(self.junk)
         self.router = Router(self.core, self.journal, self.wires, self.disk, self.metrics, self.junk, time.perf_counter)
         self.now = NOW
@@ -100,7 +100,7 @@ class Bench:
         return self.router.run_pass(self.now)
 
     def sent(self, kind=m.Message, peer: bytes | None = None) -> list:
-        return [message for to, message in self.wires.outbox if isinstance(message, kind) and peer in (None, to)]
+        return [message for to, message in self.wires.deliveries if isinstance(message, kind) and peer in (None, to)]
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_a_run_does_not_overtake_a_welcome(bench):
     bench.run()
     bench.edge(a_job("job-2"), b"spec")
     bench.join()
-    to_agent = [type(message) for peer, message in bench.wires.outbox if peer.startswith(b"b")]
+    to_agent = [type(message) for peer, message in bench.wires.deliveries if peer.startswith(b"b")]
     assert to_agent == [m.Welcome, m.Run]
 
 
@@ -171,7 +171,7 @@ def test_when_the_commit_fails_nobody_is_told_anything(bench):
     bench.journal.commit = fail
     with pytest.raises(JournalBroken):
         bench.run()
-    assert bench.wires.outbox == []
+    assert bench.wires.deliveries == []
 
 
 def test_rows_that_may_be_lost_wait_for_the_next_commit(bench):
@@ -222,7 +222,7 @@ def test_a_pass_takes_256_messages_and_says_that_more_are_waiting(bench):
 
 def test_the_back_is_read_first_and_cannot_shut_out_the_front(bench):
     bench.join()
-    bench.wires.outbox.clear()
+    bench.wires.deliveries.clear()
     bench.edge(m.GetPool(req=1))
     for _ in range(2 * PASS_MESSAGES):
         bench.agent(m.Heartbeat(seen=0, free=1))
@@ -272,7 +272,7 @@ def test_a_peer_that_cannot_be_reached_gets_no_more_and_the_core_is_told(bench):
     assert bench.log.count("send") == 4  # two accepted, one try for each who is gone
     assert [worker.state for worker in bench.core.snapshot().workers] == ["suspect"]
     bench.wires.gone = set()
-    bench.wires.outbox.clear()
+    bench.wires.deliveries.clear()
     bench.edge(a_job("job-3"), b"spec")
     bench.run()
     assert bench.sent(peer=b"fslow") == []
@@ -297,13 +297,13 @@ def test_equal_routing_ids_of_the_two_sockets_are_two_peers(bench):
         ([b"a", b"b", b"c"], "frames"),
         ([b"x"] * 200, "frames"),
         ([], "decode"),
-        ([codec.encode(m.Who())[0]], "decode"),
+        ([codec.encode(m.Identify())[0]], "decode"),
         ([codec.encode(m.Finished(job_id="job-1", fence=1))[0], b"no result"], "decode"),
     ],
 )
 def test_junk_is_counted_by_peer_and_kind_and_dropped(bench, frames, kind):
     bench.join(peer=b"evil")
-    bench.wires.outbox.clear()
+    bench.wires.deliveries.clear()
     for _ in range(3):
         bench.wires.back.inbox.append([b"evil", *frames])
     bench.edge(m.GetPool(req=1))
@@ -325,7 +325,7 @@ def test_an_agent_of_another_version_is_told_to_leave_and_an_edge_is_not(bench):
     bench.wires.back.inbox.append([b"agent", *other])
     bench.wires.front.inbox.append([b"edge", *codec.encode(m.GetPool(v=2, req=1))])
     bench.run()
-    assert bench.sent() == [m.Bye(reason="protocol 2, this is 1")]
+    assert bench.sent() == [m.WorkerRejected(reason="protocol 2, this is 1")]
     assert dict(bench.junk.by_kind) == {"version": 2}
 
 
@@ -380,12 +380,12 @@ def test_a_stopping_broker_refuses_new_jobs_and_answers_for_old_ones(bench):
     bench.edge(a_job("old"), b"spec")
     bench.run()
     bench.router.stopping = True
-    bench.wires.outbox.clear()
+    bench.wires.deliveries.clear()
     bench.edge(a_job("new"), b"spec")
     bench.edge(a_job("old"), b"spec")
     bench.edge(m.CancelJob(req=3, job_id="old"))
     bench.run()
-    rejected, accepted, cancelled = (message for _, message in bench.wires.outbox)
+    rejected, accepted, cancelled = (message for _, message in bench.wires.deliveries)
     assert (rejected.code, rejected.retry_after_s > 0) == ("shutting_down", True)
     assert accepted.duplicate
     assert cancelled.outcome == "cancelled"

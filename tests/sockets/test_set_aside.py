@@ -79,7 +79,7 @@ class Floor:
             while self.bench.run():
                 pass
             invariants.check(self.bench.core.state)
-            heard, self.bench.wires.outbox = self.bench.wires.outbox, []
+            heard, self.bench.wires.deliveries = self.bench.wires.deliveries, []
             self.heard = [message for _, message in heard]
             for to, message in heard:
                 if to.startswith(b"b") and not self.mute:
@@ -92,7 +92,7 @@ class Floor:
 
     def _hear(self, message: m.Message) -> None:
         match message:
-            case m.Who():
+            case m.Identify():
                 self.hello()
             case m.Run(job_id=job_id, fence=fence) if fence > self.seen:
                 self.seen = fence
@@ -307,7 +307,7 @@ def test_a_job_that_is_set_aside_can_be_failed_and_its_webhook_is_told(floor, mo
     view = floor.view(BAD)
     assert (view.state, view.failure and view.failure.kind) == ("failed", "quarantined")
     assert "Planted" in view.failure.message
-    assert [hook.event for hook in view.hooks] == ["failed"]
+    assert [delivery.event for delivery in view.deliveries] == ["failed"]
     floor.restart()
     assert floor.view(BAD).state == "failed"
 
@@ -378,33 +378,33 @@ def test_a_question_that_raises_changes_nothing(floor, monkeypatch):
     assert floor.view(BAD).set_aside is None
 
 
-@pytest.mark.parametrize("place", ["claim_hooks", "_settle"])
+@pytest.mark.parametrize("place", ["claim_deliveries", "_record_outcome"])
 def test_a_webhook_delivery_over_which_the_core_raises_is_given_up(floor, monkeypatch, place):
     hook_url = "http://example.org/hook"
     floor.submit(BAD, webhook=hook_url, webhook_events=("completed",))
     floor.submit("good", webhook=hook_url, webhook_events=("completed",))
     floor.turn(turns=6)
-    bad = floor.bench.journal.outbox.of_job(BAD)[0]
+    bad = floor.bench.journal.deliveries.of_job(BAD)[0]
 
-    def settle(state, hook, message, now, settle=webhook_requests._settle):
-        if hook.job_id == BAD:
+    def settle(state, delivery, message, now, settle=webhook_requests._record_outcome):
+        if delivery.job_id == BAD:
             raise Planted("settled")
-        settle(state, hook, message, now)
+        settle(state, delivery, message, now)
 
     def revision(state, give=State.next_revision):
-        hook = sys._getframe(1).f_locals.get("hook")
-        if hook is not None and hook.job_id == BAD:
+        delivery = sys._getframe(1).f_locals.get("delivery")
+        if delivery is not None and delivery.job_id == BAD:
             raise Planted("claimed")
         return give(state)
 
-    if place == "_settle":
-        monkeypatch.setattr(webhook_requests, "_settle", settle)
-        assert floor.ask(m.HookDone(req=7, number=bad.number, claim=1, outcome="delivered"), m.HookNoted)
+    if place == "_record_outcome":
+        monkeypatch.setattr(webhook_requests, "_record_outcome", settle)
+        assert floor.ask(m.DeliveryDone(req=7, number=bad.number, claim=1, outcome="delivered"), m.DeliveryNoted)
     else:
         monkeypatch.setattr(State, "next_revision", revision)
-    claims = codec.hook_claims(floor.ask(m.ClaimHooks(req=8), m.Hooks)[1])
+    claims = codec.hook_claims(floor.ask(m.ClaimDeliveries(req=8), m.Deliveries)[1])
     assert [claim.job_id for claim in claims] == ["good"]
-    assert floor.bench.journal.outbox.of_job(BAD)[0].state == "failed"
+    assert floor.bench.journal.deliveries.of_job(BAD)[0].state == "failed"
     assert floor.view(BAD).set_aside is None
 
 

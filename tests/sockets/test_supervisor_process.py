@@ -164,13 +164,13 @@ def test_drained_workers_are_not_started_again(supervised: Supervised, broker: B
 
 def test_workers_that_the_broker_refuses_end_the_supervisor(supervised: Supervised, broker: BrokerSide) -> None:
     for name in NAMES:
-        broker.send(name, m.Bye(reason="its name is not its key's"))
+        broker.send(name, m.WorkerRejected(reason="its name is not its key's"))
     assert supervised.process.wait(60) == EXIT_UNWANTED
 
 
 def test_a_worker_that_must_start_anew_comes_back(supervised: Supervised, broker: BrokerSide) -> None:
     before = broker.peers["cpu-0"]
-    broker.send("cpu-0", m.Bye(reason="another journal", remedy="anew"))
+    broker.send("cpu-0", m.WorkerRejected(reason="another journal", remedy="anew"))
 
     def is_back() -> bool:
         broker.pump()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 
-from broker.core.deliveries import Hook
-from broker.core.effects import Effect, Forgot, Hooked, Moved
+from broker.core.deliveries import Delivery
+from broker.core.effects import DeliveryChanged, Effect, RecordDeleted, Transition
 from broker.core.jobs import Job
 from broker.core.machine import Core
 from broker.wire import messages as m
@@ -16,18 +16,21 @@ class MemoryOutbox:
     """Webhook deliveries; every change of one is durable."""
 
     def __init__(self) -> None:
-        self.rows: dict[int, Hook] = {}
+        self.rows: dict[int, Delivery] = {}
 
-    def of_job(self, job_id: str) -> list[Hook]:
-        return sorted((hook for hook in self.rows.values() if hook.job_id == job_id), key=lambda hook: hook.number)
+    def of_job(self, job_id: str) -> list[Delivery]:
+        return sorted(
+            (delivery for delivery in self.rows.values() if delivery.job_id == job_id),
+            key=lambda delivery: delivery.number,
+        )
 
-    def find(self, number: int) -> Hook | None:
+    def find(self, number: int) -> Delivery | None:
         return self.rows.get(number)
 
-    def due(self, now: float, limit: int) -> tuple[list[Hook], float | None]:
-        pending = [hook for hook in self.rows.values() if hook.state == "pending"]
-        pending.sort(key=lambda hook: (hook.due_at, hook.number))
-        due = [hook for hook in pending[:limit] if hook.due_at <= now]
+    def due(self, now: float, limit: int) -> tuple[list[Delivery], float | None]:
+        pending = [delivery for delivery in self.rows.values() if delivery.state == "pending"]
+        pending.sort(key=lambda delivery: (delivery.due_at, delivery.number))
+        due = [delivery for delivery in pending[:limit] if delivery.due_at <= now]
         return due, pending[len(due)].due_at if len(pending) > len(due) else None
 
 
@@ -38,31 +41,31 @@ class MemoryArchive:
         self.rows: dict[str, Job] = {}
         self.lazy: dict[str, Job] = {}
         #: Specs, which rows that are written again do not repeat.
-        self.bodies: dict[str, bytes] = {}
-        self.outbox = MemoryOutbox()
+        self.spec_cache: dict[str, bytes] = {}
+        self.deliveries = MemoryOutbox()
 
     def record(self, core: Core, effects: Iterable[Effect]) -> None:
         """Write the current row of every job that moved; a durable move takes all lazy rows along (one commit)."""
-        moved = [effect for effect in effects if isinstance(effect, Moved)]
+        moved = [effect for effect in effects if isinstance(effect, Transition)]
         for effect in moved:
             job = core.job(effect.job_id)
             assert job is not None, f"{effect.job_id} moved and is not in memory"
-            if not job.parked:
-                self.bodies[job.id] = job.body
+            if not job.evicted:
+                self.spec_cache[job.id] = job.body
             row = copy.deepcopy(job)
-            row.body, row.parked = self.bodies[job.id], False
+            row.body, row.evicted = self.spec_cache[job.id], False
             self.lazy[effect.job_id] = row
-        forgotten = [effect.job_id for effect in effects if isinstance(effect, Forgot)]
-        hooked = [effect.hook for effect in effects if isinstance(effect, Hooked)]
+        forgotten = [effect.job_id for effect in effects if isinstance(effect, RecordDeleted)]
+        hooked = [effect.delivery for effect in effects if isinstance(effect, DeliveryChanged)]
         if any(effect.durable for effect in moved) or forgotten or hooked:
             self.flush()
-        for hook in hooked:
-            assert hook.job_id in self.rows, f"a delivery of {hook.job_id}, which is not on disk"
-            self.outbox.rows[hook.number] = hook
+        for delivery in hooked:
+            assert delivery.job_id in self.rows, f"a delivery of {delivery.job_id}, which is not on disk"
+            self.deliveries.rows[delivery.number] = delivery
         for job_id in forgotten:
             assert self.rows.pop(job_id).final, f"{job_id} was forgotten alive"
-            for hook in self.outbox.of_job(job_id):
-                del self.outbox.rows[hook.number]
+            for delivery in self.deliveries.of_job(job_id):
+                del self.deliveries.rows[delivery.number]
 
     def flush(self) -> None:
         for job_id, job in self.lazy.items():
@@ -80,7 +83,7 @@ class MemoryArchive:
         """What a new broker loads: copies of all rows that are not final, as if decoded from disk."""
         jobs = [copy.deepcopy(job) for job in self.rows.values() if not job.final]
         for job in jobs:
-            job.body, job.parked = b"", True
+            job.body, job.evicted = b"", True
             job.phase, job.step, job.total, job.cost, job.skipped_s, job.begun = "", 0, 0, 0.0, 0.0, 0
         return jobs
 

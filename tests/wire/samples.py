@@ -48,8 +48,8 @@ SAMPLES: list[m.Message] = [
     m.ListSetAside(req=20),
     m.SettleSetAside(req=21, job_id="job-1", action="release"),
     m.ForgetJobs(req=15, job_ids=("job-1", "job_2"), finished_before=1800000000.5, finished_s=604800.0),
-    m.ClaimHooks(req=17, limit=3),
-    m.HookDone(
+    m.ClaimDeliveries(req=17, limit=3),
+    m.DeliveryDone(
         req=18, number=(7 << 32) + 4, claim=(7 << 32) + 5, outcome="retry", status=503, retry_s=5.5, note="busy"
     ),
     m.Accepted(req=7, duplicate=True),
@@ -63,9 +63,9 @@ SAMPLES: list[m.Message] = [
     m.WorkerReply(req=19, found=True),
     m.SetAsideSettled(req=21, outcome="unreadable"),
     m.Forgotten(req=15, job_ids=("job-1",)),
-    m.Gone(seq=16, job_ids=("job-1", "job_2")),
-    m.Hooks(req=17, wait_s=4.5),
-    m.HookNoted(req=18),
+    m.JobsDeleted(seq=16, job_ids=("job-1", "job_2")),
+    m.Deliveries(req=17, wait_s=4.5),
+    m.DeliveryNoted(req=18),
     m.Hello(name="gpu-0", boot="b00t", seen=(7 << 32) + 2, free=1, held=(HELD,)),
     m.Heartbeat(
         seen=5,
@@ -86,8 +86,8 @@ SAMPLES: list[m.Message] = [
     m.Cancelled(job_id="job-1", fence=6, free=1),
     m.Goodbye(reason="shutdown"),
     m.Welcome(epoch=7, heartbeat_s=0.5, lost_s=10.0),
-    m.Who(),
-    m.Bye(reason="protocol 2, this is 1"),
+    m.Identify(),
+    m.WorkerRejected(reason="protocol 2, this is 1"),
     m.Run(job_id="job-1", fence=6, lease_s=6.0, attempt=2, profile="offload", predicted_s=30.5, alone=True),
     m.HeartbeatAck(epoch=7),
     m.Cancel(job_id="job-1", fence=6, grace_s=3.5),

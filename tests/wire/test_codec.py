@@ -34,7 +34,7 @@ BODIES = {
     codec.hook_claims,
 }
 CLASSES = [cls for union in DECODERS.values() for cls in get_args(union)]
-WITH_BODY = {m.Submit, m.Run, m.Hello, m.Finished, m.Accepted, m.Jobs, m.Pool, m.Event, m.Hooks}
+WITH_BODY = {m.Submit, m.Run, m.Hello, m.Finished, m.Accepted, m.Jobs, m.Pool, m.Event, m.Deliveries}
 
 
 def decoder_of(cls: type) -> codec.Decoder:
@@ -82,7 +82,7 @@ def test_round_trip(cls, data):
 
 
 @settings(max_examples=30)
-@given(structs(m.JobView), structs(m.PoolView), structs(m.WorkerInfo), structs(Result), structs(m.HookClaim))
+@given(structs(m.JobView), structs(m.PoolView), structs(m.WorkerInfo), structs(Result), structs(m.ClaimedDelivery))
 def test_bodies_round_trip(job, pool, worker, result, claim):
     assert codec.job_view(codec.encode_body(job)) == job
     assert codec.job_views(codec.encode_body([job, job])) == [job, job]
@@ -103,7 +103,7 @@ def test_a_probe_is_no_message():
     ("frames", "rule"),
     [
         ([], "0 frames"),
-        ([codec.encode(m.Who())[0], b"", b""], "3 frames"),
+        ([codec.encode(m.Identify())[0], b"", b""], "3 frames"),
         ([b"", b"body"], "truncated"),
         ([codec.encode(m.GetPool(req=1))[0], b"body"], "GetPool with 2 frames"),
         ([codec.encode(SAMPLES[0])[0]], "Submit with 1 frames"),

@@ -35,7 +35,7 @@ class Ending(Struct, frozen=True):
 
 
 class Attempt:
-    """A job that the engine holds. `seat`: its row of the shared words. `alone`: no other job may be in the engine with it."""
+    """A job that the engine holds. `slot`: its row of the shared words. `alone`: no other job may be in the engine with it."""
 
     def __init__(
         self,
@@ -45,12 +45,12 @@ class Attempt:
         now: float,
         trace_id: str = "",
         *,
-        seat: int = 0,
+        slot: int = 0,
         alone: bool = False,
     ) -> None:
         self.job_id = job_id
         self.fence = fence
-        self.seat = seat
+        self.slot = slot
         self.alone = alone
         #: Whether its tail runs by itself: the engine takes another job.
         self.in_tail = False

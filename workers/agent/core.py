@@ -2,8 +2,8 @@
 
 Rules:
 
-- At most two jobs are in the engine (`slot`): one that is drawn, and before it one whose tail still runs. A job's end makes a result,
-  which waits in `outbox` until it is acknowledged.
+- At most two jobs are in the engine (`engine_slot`): one that is drawn, and before it one whose tail still runs. A job's end makes a
+  result, which waits in `unacked_results` until it is acknowledged.
 - What is said of capacity is absolute: `free` is 1 only when a `Run` would be taken now.
 - A fence is taken at most once: a `Run` whose fence is not above all fences received is a repetition, or comes too late.
 - A cancel touches the engine only if the engine holds that very fence.
@@ -22,11 +22,11 @@ from msgspec import Struct
 from broker.wire import codec
 from broker.wire import messages as m
 from workers.agent import effects as fx
-from workers.agent.engine_slot import Slot
-from workers.agent.registration import Presence
+from workers.agent.engine_slot import EngineSlot
+from workers.agent.registration import Registration
 from workers.agent.truncate import MAX_REASON, clip
-from workers.agent.unacked_results import Outbox, keeps_files
-from workers.ipc.messages import FromEngine, Setup, TailBegun
+from workers.agent.unacked_results import UnackedResults, keeps_files
+from workers.ipc.messages import FromEngine, PostprocessBegun, Setup
 from workers.ipc.shared import Progress
 from workers.supervisor.agent_policy import AgentPolicy
 from workers.supervisor.exit_codes import EXIT_LEFT, EXIT_NAME_TAKEN, EXIT_RESTART, EXIT_UNWANTED
@@ -57,13 +57,13 @@ class AgentCore:
         self.identity = identity
         self.policy = policy
         self._out: list[fx.Effect] = []
-        self.presence = Presence(policy, now)
-        self.outbox = Outbox(policy.resend_s)
-        self.slot = Slot(identity.setup, policy, self.outbox, self._out.append, now)
+        self.presence = Registration(policy, now)
+        self.unacked_results = UnackedResults(policy.resend_s)
+        self.engine_slot = EngineSlot(identity.setup, policy, self.unacked_results, self._out.append, now)
         #: Whether the name may be another process's now: see `Hello`. Until it is not, no engine is started: the other's may have the GPU.
         self.yields = identity.yields
         if self.yields:
-            self.slot.engine.hold_back()
+            self.engine_slot.engine.hold_back()
         #: Highest fence ever received.
         self.seen = 0
         self.epoch = 0
@@ -76,34 +76,34 @@ class AgentCore:
 
     # ------------------------------------------------------------ what the shell asks
 
-    def obstacle(self) -> str:
+    def refusal_reason(self) -> str:
         """Why a `Run` would be refused now; "" when it would be taken."""
         if self.leaving is not None:
             return "the worker is leaving"
         if self.draining:
             return "the worker is draining"
-        if obstacle := self.slot.obstacle():
-            return obstacle
-        if len(self.outbox) >= self.policy.max_unacknowledged:
-            return f"{len(self.outbox)} results wait for acknowledgement"
+        if refusal_reason := self.engine_slot.refusal_reason():
+            return refusal_reason
+        if len(self.unacked_results) >= self.policy.max_unacknowledged:
+            return f"{len(self.unacked_results)} results wait for acknowledgement"
         return ""
 
     @property
     def free(self) -> int:
         """How many jobs would be taken now."""
-        return 0 if self.obstacle() else 1
+        return 0 if self.refusal_reason() else 1
 
     def held(self) -> tuple[m.Held, ...]:
         """The attempts in the engine, and all that wait for acknowledgement."""
-        return tuple(attempt.held() for attempt in self.slot.attempts) + self.outbox.held()
+        return tuple(attempt.held() for attempt in self.engine_slot.attempts) + self.unacked_results.held()
 
     def next_deadline(self) -> float:
         """When `tick` must be called at the latest."""
         if self.leaving is not None:
             return self.leaving[1]
         detached_at = self.presence.detached_at
-        times = [self.presence.next_due(self._shown()), *self.slot.deadlines(detached_at)]
-        if self.presence.registered and (due := self.outbox.next_due()) is not None:
+        times = [self.presence.next_due(self._shown()), *self.engine_slot.deadlines(detached_at)]
+        if self.presence.registered and (due := self.unacked_results.next_due()) is not None:
             times.append(due)
         if self.draining:
             times.append(detached_at)
@@ -118,7 +118,7 @@ class AgentCore:
         if self.leaving is not None:
             if now >= self.leaving[1]:
                 self._out.append(fx.Exit(self.leaving[0]))
-            return self._take(now)
+            return self._flush_effects(now)
         if self.presence.lapse(now):
             self._out.append(fx.Note(action="broker_silent", level="warning"))
         if self.draining and now >= self.presence.detached_at:
@@ -126,19 +126,19 @@ class AgentCore:
         elif self.stop_at is not None and now >= self.stop_at:
             self._leave("stopped; the grace is over", EXIT_LEFT, now)
         else:
-            self.slot.timers(now, self.presence.detached_at)
-        return self._take(now)
+            self.engine_slot.timers(now, self.presence.detached_at)
+        return self._flush_effects(now)
 
     def from_broker(self, message: m.ToAgent | None, body: bytes, now: float) -> list[fx.Effect]:
         """A message of the broker; None for its probe."""
         if self.leaving is None:
             self.presence.heard(now)
             self._told(message, body, now)
-        return self._take(now)
+        return self._flush_effects(now)
 
     def _told(self, message: m.ToAgent | None, body: bytes, now: float) -> None:
         match message:
-            case None | m.Who():
+            case None | m.Identify():
                 self.presence.forgotten(now)
             case m.Welcome():
                 self._on_welcome(message, now)
@@ -150,7 +150,7 @@ class AgentCore:
                 self._on_ack(message)
             case m.Drain():
                 self.draining = True
-            case m.Bye():
+            case m.WorkerRejected():
                 self._leave(message.reason, _EXITS[message.remedy], now, goodbye=False)
             case _:  # HeartbeatAck: having been heard is all
                 pass
@@ -158,16 +158,16 @@ class AgentCore:
     def from_engine(self, message: FromEngine, now: float) -> list[fx.Effect]:
         """A message of the engine."""
         if self.leaving is None:
-            self.slot.told(message, now)
-            if isinstance(message, TailBegun) and self.free:
+            self.engine_slot.told(message, now)
+            if isinstance(message, PostprocessBegun) and self.free:
                 # The room is there now, and no result tells of it.
                 self.presence.beat_now(now)
-        return self._take(now)
+        return self._flush_effects(now)
 
     def progressed(self, progress: Iterable[Progress], now: float) -> list[fx.Effect]:
         """What the engine's shared words show: wanted often while there is an attempt, and once more when the process is gone."""
-        self.slot.observe(progress, now)
-        return self._take(now)
+        self.engine_slot.observe(progress, now)
+        return self._flush_effects(now)
 
     def measured(self, stats: fx.Stats) -> None:
         """New numbers for the heartbeat."""
@@ -175,27 +175,27 @@ class AgentCore:
 
     def begin_failed(self, fence: int, reason: str, now: float) -> list[fx.Effect]:
         """The job of this fence could not be given to the engine."""
-        self.slot.begin_failed(fence, reason, now)
-        return self._take(now)
+        self.engine_slot.begin_failed(fence, reason, now)
+        return self._flush_effects(now)
 
     def engine_closed(self, now: float) -> list[fx.Effect]:
         """The engine closed its socket, and its process is still there."""
-        self.slot.closed(now)
-        return self._take(now)
+        self.engine_slot.closed(now)
+        return self._flush_effects(now)
 
     def engine_broken(self, reason: str, now: float) -> list[fx.Effect]:
         """The engine sent what is no message."""
-        self.slot.kill(f"it broke the protocol: {reason}", now, blamed=True)
-        return self._take(now)
+        self.engine_slot.kill(f"it broke the protocol: {reason}", now, blamed=True)
+        return self._flush_effects(now)
 
     def engine_exited(self, how: str, now: float) -> list[fx.Effect]:
         """The engine's process is gone, or could not be started."""
         if self.leaving is None:
-            self.slot.exited(how, now)
+            self.engine_slot.exited(how, now)
         else:
-            self.slot.abandon(now)
+            self.engine_slot.abandon(now)
             self._out.append(fx.Exit(self.leaving[0]))
-        return self._take(now)
+        return self._flush_effects(now)
 
     def stop(self, reason: str, now: float) -> list[fx.Effect]:
         """Asked to end: finish what is held while the grace lasts. Without grace, or asked again: `leave`."""
@@ -203,14 +203,14 @@ class AgentCore:
             self.draining = True
             self.stop_at = now + self.policy.stop_grace_s
             self._out.append(fx.Note(action="draining", detail=f"{reason}; {self.policy.stop_grace_s:g} s at most"))
-            return self._take(now)
+            return self._flush_effects(now)
         return self.leave(reason, now)
 
     def leave(self, reason: str, now: float, code: int = EXIT_LEFT) -> list[fx.Effect]:
         """Hand everything back and go."""
         if self.leaving is None:
             self._leave(reason, code, now)
-        return self._take(now)
+        return self._flush_effects(now)
 
     # ------------------------------------------------------------ the broker's messages
 
@@ -223,32 +223,32 @@ class AgentCore:
         self.presence.welcomed(message.heartbeat_s, now)
         if self.yields:
             self.yields = False
-            self.slot.engine.let_start(now)
+            self.engine_slot.engine.let_start(now)
             self._out.append(fx.Report(NameHeld()))
-        self.outbox.send_all_now(now)
+        self.unacked_results.send_all_now(now)
         self._out.append(fx.Note(action="registered", detail=f"epoch {message.epoch}"))
 
     def _on_run(self, run: m.Run, body: bytes, now: float) -> None:
-        if self.slot.holds(run.job_id, run.fence):
+        if self.engine_slot.holds(run.job_id, run.fence):
             self._send(m.Started(job_id=run.job_id, fence=run.fence))
-        elif answer := self.outbox.answer(run.job_id, run.fence, self.free):
+        elif answer := self.unacked_results.answer(run.job_id, run.fence, self.free):
             self._send(*answer)
         elif run.fence <= self.seen:
             self._refuse(run, "its fence is not above those received")
         else:
             self.seen = run.fence
-            if obstacle := self.obstacle():
-                self._refuse(run, obstacle)
+            if refusal_reason := self.refusal_reason():
+                self._refuse(run, refusal_reason)
             else:
-                self.slot.begin(run, body, f"{self.identity.artefacts}/{run.job_id}/{run.fence}", now)
+                self.engine_slot.begin(run, body, f"{self.identity.artefacts}/{run.job_id}/{run.fence}", now)
                 self._send(m.Started(job_id=run.job_id, fence=run.fence))
 
     def _on_cancel(self, cancel: m.Cancel, now: float) -> None:
         # It cannot overtake its `Run`, but it can arrive where that was lost: the fence is spent then, too.
         self.seen = max(self.seen, cancel.fence)
-        if self.slot.cancel(cancel, now):
+        if self.engine_slot.cancel(cancel, now):
             return
-        if answer := self.outbox.answer(cancel.job_id, cancel.fence, self.free):
+        if answer := self.unacked_results.answer(cancel.job_id, cancel.fence, self.free):
             self._send(*answer)
         else:
             self._refuse(cancel, "this attempt is not held here")
@@ -258,28 +258,28 @@ class AgentCore:
         self._out.append(fx.Note(action="refused", job_id=order.job_id, fence=order.fence, detail=reason))
 
     def _on_ack(self, ack: m.ResultAck) -> None:
-        message = self.outbox.acknowledge(ack.fence, accepted=ack.accepted)
+        message = self.unacked_results.acknowledge(ack.fence, accepted=ack.accepted)
         if message is not None and keeps_files(message) and not ack.accepted:
             self._out.append(fx.RemoveDir(message.job_id, message.fence))
 
     def _leave(self, reason: str, code: int, now: float, *, goodbye: bool = True) -> None:
         if goodbye:
             # What is done counts, if it gets there before the goodbye that hands the rest back.
-            self.outbox.send_all_now(now)
+            self.unacked_results.send_all_now(now)
             self._send_due(now)
             self._send(m.Goodbye(reason=clip(reason, MAX_REASON)))
         self.leaving = (code, now + self.policy.leave_s)
         self._out.append(fx.Note(action="leaving", detail=reason))
-        if self.slot.engine.alive:
-            self.slot.kill(reason, now, blamed=False)
+        if self.engine_slot.engine.alive:
+            self.engine_slot.kill(reason, now, blamed=False)
         else:
             self._out.append(fx.Exit(code))
 
     # ------------------------------------------------------------ sending
 
-    def _take(self, now: float) -> list[fx.Effect]:
+    def _flush_effects(self, now: float) -> list[fx.Effect]:
         """Say what is due, and hand out all effects of this entrance."""
-        if self.leaving is None and self.draining and not self.slot.attempts and not len(self.outbox):
+        if self.leaving is None and self.draining and not self.engine_slot.attempts and not len(self.unacked_results):
             self._leave("drained", EXIT_LEFT, now)
         if self.leaving is None:
             if self.presence.hello_due(now):
@@ -293,11 +293,11 @@ class AgentCore:
 
     def _shown(self) -> object:
         """What makes a heartbeat due sooner when it changes."""
-        return (self.free, self.slot.shown, self.slot.model, self.draining, self.held())
+        return (self.free, self.engine_slot.shown, self.engine_slot.model, self.draining, self.held())
 
     def _send_due(self, now: float) -> None:
         if self.presence.registered:
-            for message, body in self.outbox.due(now, self.free):
+            for message, body in self.unacked_results.due(now, self.free):
                 self._send(message, body)
 
     def _send_hello(self) -> None:
@@ -317,8 +317,8 @@ class AgentCore:
                 seen=self.seen,
                 free=self.free,
                 held=self.held(),
-                engine=self.slot.shown,
-                model=self.slot.model,
+                engine=self.engine_slot.shown,
+                model=self.engine_slot.model,
                 memory_used_mb=self.stats.memory_used_mb,
                 memory_total_mb=self.stats.memory_total_mb,
                 utilisation=self.stats.utilisation,

@@ -30,10 +30,10 @@ class StartJob(Struct, frozen=True):
     message: RunJob
 
 
-class SetCancelWord(Struct, frozen=True):
+class RequestCancel(Struct, frozen=True):
     """Ask the engine to stop the job of this fence, which has this seat."""
 
-    seat: int
+    slot: int
     fence: int
 
 
@@ -73,7 +73,7 @@ class Exit(Struct, frozen=True):
     code: int
 
 
-Effect = SendBroker | StartEngine | StartJob | SetCancelWord | KillEngine | RemoveDir | Report | Note | Exit
+Effect = SendBroker | StartEngine | StartJob | RequestCancel | KillEngine | RemoveDir | Report | Note | Exit
 
 
 class Stats(Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from workers.ipc.channel import Channel, pack
 from workers.ipc.messages import FromEngine
-from workers.ipc.shared import Progress, Words
+from workers.ipc.shared import Progress, SharedCounters
 from workers.supervisor.process_groups import kill_group, kill_orphans
 
 
@@ -23,7 +23,7 @@ class EngineProcess:
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str]) -> None:
         self._socket, theirs = socket.socketpair()
-        self._words = Words.create()
+        self._words = SharedCounters.create()
         self._outgoing = bytearray()
         self._channel = Channel(self._socket, FromEngine)
         #: Whether the stream has ended, or is not listened to any more.
@@ -92,9 +92,9 @@ class EngineProcess:
         """(used, total) as its words show."""
         return self._words.memory()
 
-    def request_cancel(self, seat: int, fence: int) -> None:
+    def request_cancel(self, slot: int, fence: int) -> None:
         """Set the cancel word of a seat."""
-        self._words.seats[seat].request_cancel(fence)
+        self._words.slots[slot].request_cancel(fence)
 
     def poll(self) -> int | None:
         """Its `returncode`, None while it runs."""

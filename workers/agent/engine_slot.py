@@ -22,28 +22,33 @@ from workers.agent import effects as fx
 from workers.agent.attempt import Attempt, Ending
 from workers.agent.engine_life import EngineLife
 from workers.agent.truncate import MAX_REASON, MAX_TEXT, clip
-from workers.agent.unacked_results import Outbox, keeps_files
+from workers.agent.unacked_results import UnackedResults, keeps_files
 from workers.ipc.messages import (
     FromEngine,
     JobCancelled,
     JobFailed,
     JobFinished,
     LoadFailed,
+    PostprocessBegun,
     Ready,
     RunJob,
     Setup,
-    TailBegun,
 )
-from workers.ipc.shared import SEATS, Progress
+from workers.ipc.shared import SLOTS, Progress
 from workers.supervisor.agent_policy import AgentPolicy
 from workers.supervisor.messages import EngineReady, LoadTrouble
 
 
-class Slot:
+class EngineSlot:
     """Engine and attempts of one worker."""
 
     def __init__(
-        self, setup: Setup, policy: AgentPolicy, outbox: Outbox, emit: Callable[[fx.Effect], None], now: float
+        self,
+        setup: Setup,
+        policy: AgentPolicy,
+        unacked_results: UnackedResults,
+        emit: Callable[[fx.Effect], None],
+        now: float,
     ) -> None:
         self.policy = policy
         self.engine = EngineLife(policy, now)
@@ -54,17 +59,17 @@ class Slot:
         #: Whether the engine was killed because of one of its attempts: then none of the others is to blame, even if that one is done.
         self._replaced = False
         self._setup = setup
-        self._outbox = outbox
+        self._outbox = unacked_results
         self._emit = emit
         self._load_trouble = ""
         #: Ids of the jobs in a row that ran out of memory in this engine.
         self._out_of_memory: set[str] = set()
 
-    def obstacle(self) -> str:
+    def refusal_reason(self) -> str:
         """Why the engine takes no job now; "" when it does."""
         if self.engine.state != "idle":
             return f"the engine is {self.shown}"
-        if len(self.attempts) >= SEATS:
+        if len(self.attempts) >= SLOTS:
             return f"the engine has {len(self.attempts)} jobs"
         if any(attempt.alone for attempt in self.attempts):
             return "the engine has a job that must be alone"
@@ -112,11 +117,11 @@ class Slot:
     # ------------------------------------------------------------ a job begins, and is told to stop
 
     def begin(self, run: m.Run, body: bytes, out_dir: str, now: float) -> None:
-        """Give the engine, which must take jobs (`obstacle`), a job."""
+        """Give the engine, which must take jobs (`refusal_reason`), a job."""
         self.engine.run()
-        taken = {attempt.seat for attempt in self.attempts}
-        seat = next(number for number in range(SEATS) if number not in taken)
-        attempt = Attempt(run.job_id, run.fence, run.predicted_s, now, trace_id_of(body), seat=seat, alone=run.alone)
+        taken = {attempt.slot for attempt in self.attempts}
+        slot = next(number for number in range(SLOTS) if number not in taken)
+        attempt = Attempt(run.job_id, run.fence, run.predicted_s, now, trace_id_of(body), slot=slot, alone=run.alone)
         self.attempts.append(attempt)
         job = RunJob(
             job_id=run.job_id,
@@ -124,7 +129,7 @@ class Slot:
             body=body,
             out_dir=out_dir,
             profile=run.profile,
-            seat=seat,
+            slot=slot,
             alone=run.alone,
         )
         self._emit(fx.StartJob(job))
@@ -144,7 +149,7 @@ class Slot:
             return False
         if attempt.cancel_by is None:
             attempt.cancel_by = now + attempt.grace_s(self.policy, order.grace_s)
-            self._emit(fx.SetCancelWord(attempt.seat, attempt.fence))
+            self._emit(fx.RequestCancel(attempt.slot, attempt.fence))
             self._note("cancel", attempt, attempt.describe())
         elif order.grace_s:
             attempt.cancel_by = min(attempt.cancel_by, now + order.grace_s)
@@ -164,7 +169,7 @@ class Slot:
                 )
                 self.engine.ending(now)
                 self._emit(fx.Note(action="load_failed", level="error", detail=self._load_trouble))
-            case TailBegun() if (front := self._front) is not None and front.fence == message.fence:
+            case PostprocessBegun() if (front := self._front) is not None and front.fence == message.fence:
                 self._tail_begun(front, message)
             case JobFinished() | JobFailed() | JobCancelled() if (attempt := self._of(message.fence)) is not None:
                 self._job_ended(attempt, message, now)
@@ -177,7 +182,7 @@ class Slot:
         self._emit(fx.Report(EngineReady()))
         self._emit(fx.Note(action="engine_ready", detail=f"{message.model} loaded in {message.load_s:.1f} s"))
 
-    def _tail_begun(self, attempt: Attempt, message: TailBegun) -> None:
+    def _tail_begun(self, attempt: Attempt, message: PostprocessBegun) -> None:
         attempt.in_tail = True
         self.model = message.model
         if self.engine.state == "busy":

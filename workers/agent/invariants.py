@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from workers.agent.core import AgentCore
 from workers.agent.errors import AgentError
-from workers.ipc.shared import SEATS
+from workers.ipc.shared import SLOTS
 
 
 class InvariantBroken(AgentError):
@@ -13,17 +13,17 @@ class InvariantBroken(AgentError):
 
 def check(core: AgentCore) -> None:
     """Raises `InvariantBroken`, naming the rule."""
-    slot, outbox = core.slot, core.outbox
-    attempts, state = slot.attempts, slot.engine.state
+    engine_slot, unacked_results = core.engine_slot, core.unacked_results
+    attempts, state = engine_slot.attempts, engine_slot.engine.state
     fronts = [attempt for attempt in attempts if not attempt.in_tail]
-    waiting = outbox.fences()
+    waiting = unacked_results.fences()
     rules = {
         "a busy engine draws a job": bool(fronts) or state != "busy",
         "only a busy or stopping engine draws a job": not fronts or state in ("busy", "stopping"),
-        "an engine without a process has no job": not attempts or slot.engine.alive,
+        "an engine without a process has no job": not attempts or engine_slot.engine.alive,
         "at most one job is drawn, and it is the last": len(fronts) <= 1 and fronts == attempts[-1:][: len(fronts)],
-        "there are no more jobs than seats": len(attempts) <= SEATS,
-        "every job has a seat of its own": len({attempt.seat for attempt in attempts}) == len(attempts),
+        "there are no more jobs than seats": len(attempts) <= SLOTS,
+        "every job has a seat of its own": len({attempt.slot for attempt in attempts}) == len(attempts),
         "a job that must be alone has nobody after it": not any(attempt.alone for attempt in attempts[:-1]),
         "an engine that is killed for its job is stopping": all(attempt.ending is None for attempt in attempts)
         or state == "stopping",
@@ -31,8 +31,8 @@ def check(core: AgentCore) -> None:
         or (state == "idle" and not fronts and not core.draining and core.leaving is None),
         "no attempt is running and done": all(attempt.fence not in waiting for attempt in attempts),
         "every fence held has been seen": all(item.fence <= core.seen for item in core.held()),
-        "everything held fits into a heartbeat": len(core.held()) <= core.policy.max_unacknowledged + SEATS,
-        "a model is in memory only while there is an engine": not slot.model or slot.engine.alive,
+        "everything held fits into a heartbeat": len(core.held()) <= core.policy.max_unacknowledged + SLOTS,
+        "a model is in memory only while there is an engine": not engine_slot.model or engine_slot.engine.alive,
     }
     broken = [rule for rule, holds in rules.items() if not holds]
     if broken:

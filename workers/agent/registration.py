@@ -2,8 +2,8 @@
 
 Two states. *Unregistered*: `Hello` each `resend_s` until `Welcome`; nothing else is sent unasked. *Registered*: a heartbeat each
 `heartbeat_s`, and sooner when something changed: at once if there is room for a job now, else never two within `beat_gap_s`. A probe, a
-`Who` and a silence of `SILENT_BEATS` heartbeats (each is answered, so silence means that the broker's loop stands still or is gone) lead
-back to unregistered.
+`Identify` and a silence of `SILENT_BEATS` heartbeats (each is answered, so silence means that the broker's loop stands still or is gone)
+lead back to unregistered.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SILENT_BEATS = 3
 _BEAT_RANGE_S = (0.05, 10.0)
 
 
-class Presence:
+class Registration:
     """Registration and heartbeats of one agent."""
 
     def __init__(self, policy: AgentPolicy, now: float) -> None:

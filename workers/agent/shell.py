@@ -100,9 +100,9 @@ class AgentShell:
     def _patience(self) -> float:
         wake_at = min(self._core.next_deadline(), self._sample_at)
         timeout_s = max(0.0, wake_at - self._clock.now())
-        if self._engine is not None and (self._engine.closed or self._core.slot.engine.state == "stopping"):
+        if self._engine is not None and (self._engine.closed or self._core.engine_slot.engine.state == "stopping"):
             return min(timeout_s, _REAP_S)
-        return min(timeout_s, _WORDS_S) if self._core.slot.attempts else timeout_s
+        return min(timeout_s, _WORDS_S) if self._core.engine_slot.attempts else timeout_s
 
     def _serve(self, signals: SignalSocket) -> None:
         self._serve_signals(signals)
@@ -144,7 +144,7 @@ class AgentShell:
                 self._apply(self._core.from_engine(message, now))  # type: ignore[arg-type]  # the channel decodes this union
         except IpcError as error:
             self._apply(self._core.engine_broken(str(error), now))
-        if self._core.slot.attempts:
+        if self._core.engine_slot.attempts:
             self._apply(self._core.progressed(engine.progress(), now))
         if code is not None:
             self._release_engine()
@@ -183,9 +183,9 @@ class AgentShell:
                 return self._start_engine(setup)
             case fx.StartJob(job):
                 return self._start_job(job)
-            case fx.SetCancelWord(seat, fence):
+            case fx.RequestCancel(slot, fence):
                 if self._engine is not None:
-                    self._engine.request_cancel(seat, fence)
+                    self._engine.request_cancel(slot, fence)
             case fx.KillEngine(reason):
                 self._kill_engine(reason)
             case fx.RemoveDir(job_id, fence):

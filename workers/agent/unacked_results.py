@@ -23,7 +23,7 @@ class _Pending:
         self.due_at = due_at
 
 
-class Outbox:
+class UnackedResults:
     """Fence -> result."""
 
     def __init__(self, resend_s: float) -> None:

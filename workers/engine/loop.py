@@ -30,7 +30,7 @@ from workers.engine.registry import Registry
 from workers.engine.runner import Runner
 from workers.ipc.channel import Channel, IpcError
 from workers.ipc.messages import LoadFailed, Ready, RunJob, Setup, ToEngine
-from workers.ipc.shared import Words
+from workers.ipc.shared import SharedCounters
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 class Loop:
     """Answers the messages of one agent. Ends by `os._exit` in another thread, or by returning an exit status from `run`."""
 
-    def __init__(self, channel: Channel, words: Words, marks: log_context.Marks | None = None) -> None:
+    def __init__(self, channel: Channel, words: SharedCounters, marks: log_context.Marks | None = None) -> None:
         self._channel = channel
         self._sending = threading.Lock()
         self._words = words
@@ -87,9 +87,9 @@ class Loop:
         os._exit(status)
 
     def _preload(self, registry: Registry, cards: dict[str, ModelCard], name: str) -> Ready | LoadFailed:
-        seat = self._words.seats[0]
-        seat.begin(0)
-        seat.report("load", 0, 0)
+        slot = self._words.slots[0]
+        slot.begin(0)
+        slot.report("load", 0, 0)
         started = time.monotonic()
         try:
             card = cards.get(name)
@@ -102,7 +102,7 @@ class Loop:
             unforeseen = not isinstance(error, EngineError)
             logger.error("%s", message, exc_info=unforeseen, extra={"action": "load_failed", "model": name})
             return LoadFailed(model=name, message=message)
-        seat.set_memory(*registry.meter.used_and_total_mb())
+        slot.set_memory(*registry.meter.used_and_total_mb())
         return Ready(model=name, load_s=time.monotonic() - started)
 
 
@@ -143,7 +143,9 @@ def main(argv: Sequence[str]) -> int:
     _become_a_child_engine()
     log_context.setup("engine", os.environ.get("ZOETROPE_LOG_LEVEL") or "info")
     logging.captureWarnings(True)
-    loop = Loop(Channel(socket.socket(fileno=options.socket), ToEngine), Words(options.words), log_context.mark_lines())
+    loop = Loop(
+        Channel(socket.socket(fileno=options.socket), ToEngine), SharedCounters(options.words), log_context.mark_lines()
+    )
     try:
         return loop.run()
     except ConnectionError:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 
 from broker.wire.jobspec import MAX_WARNING_CHARS, MAX_WARNINGS, PHASES, Phase
 from workers.engine.memory import MemoryMeter
-from workers.ipc.shared import Seat
+from workers.ipc.shared import Slot
 
 _RANK: dict[str, int] = {phase: rank for rank, phase in enumerate(PHASES)}
 
@@ -31,12 +31,12 @@ class Cancelled(BaseException):
 
 
 class Monitor:
-    """Follows one attempt of `outputs` artefacts, reporting into its `seat` under `fence`. For one thread at a time."""
+    """Follows one attempt of `outputs` artefacts, reporting into its `slot` under `fence`. For one thread at a time."""
 
     def __init__(
-        self, seat: Seat, fence: int, outputs: int, meter: MemoryMeter, clock: Callable[[], float] = time.monotonic
+        self, slot: Slot, fence: int, outputs: int, meter: MemoryMeter, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._seat = seat
+        self._seat = slot
         self._fence = fence
         self._outputs = outputs
         self._meter = meter

@@ -5,7 +5,7 @@ Who may go on when is decided by `overlap.OverlapPlanner`; the threads here carr
 were under way is nobody's fault: what ran out is done again alone. Whoever waits gives signs of life and hears its own cancel.
 
 Owners: `_turn` guards `_planner`, `_tail` and `_ran_out`, which both threads use. Everything else is the caller's thread's, but for an
-`Order` that was handed over, which from then on is the tail's thread's alone (the caller's reads its engine and notes its peak).
+`EngineJob` that was handed over, which from then on is the tail's thread's alone (the caller's reads its engine and notes its peak).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from workers.engine.failures import classify
 from workers.engine.overlap import Candidate, OverlapPlanner, shape_of
 from workers.engine.progress import Cancelled, Monitor
 from workers.engine.registry import Registry
-from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, RunJob, TailBegun
-from workers.ipc.shared import Seat, Words
+from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, PostprocessBegun, RunJob
+from workers.ipc.shared import SharedCounters, Slot
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ Ending = JobFinished | JobFailed | JobCancelled
 _LOOK_S = 0.02
 
 
-class Order(Struct, frozen=True, kw_only=True):
+class EngineJob(Struct, frozen=True, kw_only=True):
     """A job that can be drawn."""
 
     job: RunJob
@@ -58,7 +58,7 @@ class Runner:
         self,
         registry: Registry,
         cards: dict[str, ModelCard],
-        words: Words,
+        words: SharedCounters,
         send: Callable[[Struct], None],
         lost: Callable[[], None],
         marks: log_context.Marks | None = None,
@@ -75,7 +75,7 @@ class Runner:
         self._turn = threading.Condition()
         self._planner = OverlapPlanner(enabled=overlap)
         #: The job whose tail is under way.
-        self._tail: Order | None = None
+        self._tail: EngineJob | None = None
         #: The engine to reclaim memory from when nothing uses any: a job of its ran out.
         self._ran_out: Engine | None = None
 
@@ -119,16 +119,16 @@ class Runner:
 
     def _front(self, job: RunJob) -> Ending | None:
         """The job's end; None when its tail will tell."""
-        seat = self._words.seats[job.seat]
+        slot = self._words.slots[job.slot]
         read = self._read(job)
         if isinstance(read, JobFailed):
             return read
         spec, card = read
         try:
-            self._wait_for_turn(job, spec, card, seat)
+            self._wait_for_turn(job, spec, card, slot)
         except Cancelled:
             return JobCancelled(fence=job.fence, model=self._loaded())
-        seat.begin(job.fence)
+        slot.begin(job.fence)
         try:
             engine = self._registry.engine(card)
         except Exception as error:  # the process's outermost loop
@@ -136,10 +136,10 @@ class Runner:
         with self._turn:
             if self._tail is not None:
                 self._tail.monitor.note_peak()
-        monitor = Monitor(seat, job.fence, spec.num_outputs, self._registry.meter)
+        monitor = Monitor(slot, job.fence, spec.num_outputs, self._registry.meter)
         stays = engine.stays(card, job.profile)
         candidate = Candidate(shape=shape_of(spec), alone=job.alone, stays=stays)
-        order = Order(job=job, spec=spec, card=card, engine=engine, monitor=monitor, candidate=candidate)
+        order = EngineJob(job=job, spec=spec, card=card, engine=engine, monitor=monitor, candidate=candidate)
         return self._ended(order, lambda: self._run(order))
 
     def _read(self, job: RunJob) -> tuple[JobSpec, ModelCard] | JobFailed:
@@ -154,7 +154,7 @@ class Runner:
             return JobFailed(fence=job.fence, kind="engine_error", message=message)
         return spec, card
 
-    def _wait_for_turn(self, job: RunJob, spec: JobSpec, card: ModelCard, seat: Seat) -> None:
+    def _wait_for_turn(self, job: RunJob, spec: JobSpec, card: ModelCard, slot: Slot) -> None:
         """Return when this job may begin. Raises `Cancelled` when it is to stop before."""
         shape = shape_of(spec)
 
@@ -164,14 +164,14 @@ class Runner:
             return self._planner.may_begin(candidate, self._registry.meter.limit_mb())
 
         def look() -> None:
-            if seat.cancelled(job.fence):
+            if slot.cancelled(job.fence):
                 raise Cancelled
 
         with self._when(may_begin, look):
             pass
         self._reclaim()
 
-    def _run(self, order: Order) -> Outcome | None:
+    def _run(self, order: EngineJob) -> Outcome | None:
         """Files, or None when the tail was handed over."""
         outcome = self._draw(order)
         while isinstance(outcome, Stage):
@@ -184,7 +184,7 @@ class Runner:
                 self._planner.stage_ran_alone(order.candidate, where, took_mb)
         return outcome
 
-    def _draw(self, order: Order) -> Outcome:
+    def _draw(self, order: EngineJob) -> Outcome:
         while True:
             with self._when(lambda: self._may_begin(order), order.monitor.check):
                 measured = self._planner.begin(order.candidate)
@@ -203,10 +203,10 @@ class Runner:
             self._wait_for_tail(order.monitor)
             order.engine.reclaim()
 
-    def _may_begin(self, order: Order) -> bool:
+    def _may_begin(self, order: EngineJob) -> bool:
         return self._planner.may_begin(order.candidate, self._registry.meter.limit_mb())
 
-    def _begun(self, order: Order, measured: bool) -> Outcome:
+    def _begun(self, order: EngineJob, measured: bool) -> Outcome:
         def draw() -> Outcome:
             return order.engine.draw(order.card, order.spec, Path(order.job.out_dir), order.monitor, order.job.profile)
 
@@ -217,7 +217,7 @@ class Runner:
             self._planner.measured(took_mb, weights_mb)
         return outcome
 
-    def _measured(self, order: Order, act: Callable[[], Outcome]) -> tuple[Outcome, float, float]:
+    def _measured(self, order: EngineJob, act: Callable[[], Outcome]) -> tuple[Outcome, float, float]:
         """What `act` gives with nothing beside it on the device, what was held before, and what it took on top, in MB."""
         meter = self._registry.meter
         order.monitor.note_peak()
@@ -226,14 +226,14 @@ class Runner:
         outcome = act()
         return outcome, before, max(0.0, meter.peak_held_mb() - before)
 
-    def _hand_over(self, order: Order, stage: Stage) -> bool:
+    def _hand_over(self, order: EngineJob, stage: Stage) -> bool:
         """Give the tail to the other thread, if a next job could be drawn beside it."""
         with self._turn:
             if not self._planner.may_hand_over(order.candidate, stage.where, self._registry.meter.limit_mb()):
                 return False
             self._planner.enter_stage(order.candidate.shape, stage.where)
             self._tail = order
-        self._send(TailBegun(fence=order.job.fence, model=order.engine.loaded()))
+        self._send(PostprocessBegun(fence=order.job.fence, model=order.engine.loaded()))
         self._thread.submit(self._run_tail, order, stage)
         return True
 
@@ -243,7 +243,7 @@ class Runner:
 
     # ------------------------------------------------------------ the tail, on its own thread
 
-    def _run_tail(self, order: Order, first: Stage) -> None:
+    def _run_tail(self, order: EngineJob, first: Stage) -> None:
         self._marks.set(job_id=order.job.job_id, trace_id=trace_id_of(order.job.body))
 
         def stages() -> Outcome:
@@ -263,7 +263,7 @@ class Runner:
                 self._planner.end_tail()
                 self._turn.notify_all()
 
-    def _run_stage(self, order: Order, stage: Stage) -> Outcome:
+    def _run_stage(self, order: EngineJob, stage: Stage) -> Outcome:
         with self._turn:
             self._planner.enter_stage(order.candidate.shape, stage.where)
             self._turn.notify_all()
@@ -282,7 +282,7 @@ class Runner:
 
     # ------------------------------------------------------------ ends
 
-    def _ended(self, order: Order, act: Callable[[], Outcome | None]) -> Ending | None:
+    def _ended(self, order: EngineJob, act: Callable[[], Outcome | None]) -> Ending | None:
         """The job's end, as `act` makes it; None when it has not come yet."""
         monitor, engine = order.monitor, order.engine
         try:
@@ -320,7 +320,7 @@ class Runner:
             return self._tail.engine.loaded() if self._tail is not None else ""
 
 
-def _is_out_of_memory(order: Order, error: Exception) -> bool:
+def _is_out_of_memory(order: EngineJob, error: Exception) -> bool:
     return classify(error, order.monitor.phase).kind == "out_of_memory"
 
 

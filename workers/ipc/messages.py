@@ -26,7 +26,7 @@ class Setup(Struct, frozen=True, kw_only=True, tag="setup"):
 
 
 class RunJob(Struct, frozen=True, kw_only=True, tag="run"):
-    """Draw this. Answered by `JobFinished`, `JobFailed` or `JobCancelled` with the same fence, and perhaps by `TailBegun` before."""
+    """Draw this. Answered by `JobFinished`, `JobFailed` or `JobCancelled` with the same fence, and perhaps by `PostprocessBegun` before."""
 
     job_id: str
     fence: int
@@ -36,7 +36,7 @@ class RunJob(Struct, frozen=True, kw_only=True, tag="run"):
     out_dir: str
     profile: Literal["normal", "offload"] = "normal"
     #: Which row of the shared words is this job's.
-    seat: Annotated[int, Meta(ge=0, lt=2)] = 0
+    slot: Annotated[int, Meta(ge=0, lt=2)] = 0
     #: Begin when nothing else is going on, and let nothing else begin before its end.
     alone: bool = False
 
@@ -55,7 +55,7 @@ class LoadFailed(Struct, frozen=True, kw_only=True, tag="load_failed"):
     message: Annotated[str, Meta(max_length=8192)]
 
 
-class TailBegun(Struct, frozen=True, kw_only=True, tag="tail"):
+class PostprocessBegun(Struct, frozen=True, kw_only=True, tag="tail"):
     """What is left of this job runs beside the next one: the engine takes another. `model` is in memory."""
 
     fence: int
@@ -91,4 +91,4 @@ class JobCancelled(Struct, frozen=True, kw_only=True, tag="cancelled"):
 
 ToEngine = Setup | RunJob
 
-FromEngine = Ready | LoadFailed | TailBegun | JobFinished | JobFailed | JobCancelled
+FromEngine = Ready | LoadFailed | PostprocessBegun | JobFinished | JobFailed | JobCancelled

@@ -19,11 +19,11 @@ _CANCEL, _FENCE, _PROGRESS, _TICK = range(4)
 
 _SEAT_WORDS = 4
 
-SEATS = 2
+SLOTS = 2
 
-_MEMORY_USED, _MEMORY_TOTAL = SEATS * _SEAT_WORDS, SEATS * _SEAT_WORDS + 1
+_MEMORY_USED, _MEMORY_TOTAL = SLOTS * _SEAT_WORDS, SLOTS * _SEAT_WORDS + 1
 
-_WORDS = SEATS * _SEAT_WORDS + 2
+_WORDS = SLOTS * _SEAT_WORDS + 2
 
 _STEP_BITS = 28
 
@@ -40,17 +40,17 @@ class Progress(Struct, frozen=True):
     tick: int
 
 
-class Words:
+class SharedCounters:
     """The shared words. The agent writes each seat's `cancel`; the engine writes everything else."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self._map = mmap.mmap(fd, mmap.PAGESIZE)
         self._words = memoryview(self._map).cast("Q")[:_WORDS]
-        self.seats = tuple(Seat(self._words, number * _SEAT_WORDS) for number in range(SEATS))
+        self.slots = tuple(Slot(self._words, number * _SEAT_WORDS) for number in range(SLOTS))
 
     @classmethod
-    def create(cls) -> Words:
+    def create(cls) -> SharedCounters:
         """New words, all zero, in an unlinked file whose descriptor a child may inherit."""
         if hasattr(os, "memfd_create"):
             fd = os.memfd_create("zoetrope-words", 0)
@@ -68,14 +68,14 @@ class Words:
 
     def progress(self) -> tuple[Progress, ...]:
         """What each seat shows."""
-        return tuple(seat.progress() for seat in self.seats)
+        return tuple(slot.progress() for slot in self.slots)
 
     def memory(self) -> tuple[int, int]:
         """(used, total) in MB as the engine last saw them: of the GPU, or the process's resident size and the machine's."""
-        return self.seats[0].memory()
+        return self.slots[0].memory()
 
 
-class Seat:
+class Slot:
     """The words of one job."""
 
     def __init__(self, words: memoryview, first: int) -> None:

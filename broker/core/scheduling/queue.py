@@ -199,12 +199,12 @@ class Queue:
 
     def remove(self, job_id: str) -> None:
         """Take a job out without serving it (it was cancelled, adopted or has expired)."""
-        cls, _, _ = self._take(job_id)
+        cls, _, _ = self._pop(job_id)
         self._forget_idle(cls)
 
     def serve(self, job_id: str) -> None:
         """Take a job out because a worker gets it: its tenant is charged."""
-        cls, tenant, entry = self._take(job_id)
+        cls, tenant, entry = self._pop(job_id)
         cls.virtual = max(cls.virtual, tenant.start)
         tenant.finish = tenant.start = tenant.start + entry[3]
         self._forget_idle(cls)
@@ -280,7 +280,7 @@ class Queue:
             if cls.count:
                 yield from cls.backlogged()
 
-    def _take(self, job_id: str) -> tuple[_Class, _Tenant, _Entry]:
+    def _pop(self, job_id: str) -> tuple[_Class, _Tenant, _Entry]:
         cls, tenant, lane, entry = self._where.pop(job_id)
         line = tenant.lines[lane]
         line.remove(entry)

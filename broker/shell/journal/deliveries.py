@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from broker.core.deliveries import Hook
+from broker.core.deliveries import Delivery
 from broker.runtime.errors import JournalBroken, JournalConflict
 
 TABLES = (
@@ -45,7 +45,7 @@ _SELECT = (
 )
 
 
-class Outbox:
+class DeliveryStore:
     """Deliveries on their way to the file. The journal says when they are written; SQLite's errors pass through to it there."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path, write_staged: Callable[[], None]) -> None:
@@ -54,19 +54,19 @@ class Outbox:
         self._path = path
         self._write_staged = write_staged
         #: Not written yet; written and not committed. By number.
-        self.staged: dict[int, Hook] = {}
-        self.flushed: dict[int, Hook] = {}
+        self.staged: dict[int, Delivery] = {}
+        self.flushed: dict[int, Delivery] = {}
 
-    def stage(self, hook: Hook) -> None:
+    def stage(self, delivery: Delivery) -> None:
         """Write this delivery with the next commit. Its job is staged or on disk."""
-        self.staged[hook.number] = hook
+        self.staged[delivery.number] = delivery
 
     def write(self) -> None:
         """Write what is staged, inside the open transaction, behind the rows of its jobs. Raises `JournalConflict`."""
         if not self.staged:
             return
         try:
-            self._connection.executemany(_PUT, [_row(hook) for hook in self.staged.values()])
+            self._connection.executemany(_PUT, [_row(delivery) for delivery in self.staged.values()])
         except sqlite3.IntegrityError as error:
             raise JournalConflict(f"a webhook delivery does not fit the journal: {error}") from None
         self.flushed.update(self.staged)
@@ -78,7 +78,7 @@ class Outbox:
 
     def forget(self, job_id: str) -> None:
         """This job is about to be deleted: its deliveries need not be written again."""
-        for number in [number for number, hook in self.flushed.items() if hook.job_id == job_id]:
+        for number in [number for number, delivery in self.flushed.items() if delivery.job_id == job_id]:
             del self.flushed[number]
 
     def committed(self) -> int:
@@ -100,13 +100,13 @@ class Outbox:
     # ------------------------------------------------------------ reading
     # One job's deliveries are asked for while that job is being moved: nothing may be written then, or half a move would be.
 
-    def of_job(self, job_id: str) -> list[Hook]:
+    def of_job(self, job_id: str) -> list[Delivery]:
         """The deliveries of a job, oldest first."""
-        found = {hook.number: hook for hook in self._read(" WHERE job.id = ?", job_id)}
-        found |= {number: hook for number, hook in self.staged.items() if hook.job_id == job_id}
+        found = {delivery.number: delivery for delivery in self._read(" WHERE job.id = ?", job_id)}
+        found |= {number: delivery for number, delivery in self.staged.items() if delivery.job_id == job_id}
         return [found[number] for number in sorted(found)]
 
-    def find(self, number: int) -> Hook | None:
+    def find(self, number: int) -> Delivery | None:
         """The delivery of this number."""
         staged = self.staged.get(number)
         if staged is not None:
@@ -114,40 +114,40 @@ class Outbox:
         found = self._read(" WHERE hook.number = ?", number)
         return found[0] if found else None
 
-    def due(self, now: float, limit: int) -> tuple[list[Hook], float | None]:
+    def due(self, now: float, limit: int) -> tuple[list[Delivery], float | None]:
         """Pending deliveries that are due, the longest due first, and when the next one behind them is."""
         if self.staged:
             self._write_staged()
         # The literal state lets the partial index serve.
         where = " WHERE hook.state = 'pending' ORDER BY hook.due_at, hook.number LIMIT ?"
         first = self._read(where, limit + 1)
-        due = [hook for hook in first[:limit] if hook.due_at <= now]
+        due = [delivery for delivery in first[:limit] if delivery.due_at <= now]
         return due, first[len(due)].due_at if len(first) > len(due) else None
 
-    def _read(self, where: str, parameter: str | int) -> list[Hook]:
+    def _read(self, where: str, parameter: str | int) -> list[Delivery]:
         try:
-            return [_hook(row) for row in self._connection.execute(_SELECT + where, (parameter,))]
+            return [_delivery(row) for row in self._connection.execute(_SELECT + where, (parameter,))]
         except sqlite3.Error as error:
             raise JournalBroken(f"the journal {self._path} cannot be read: {error}") from error
 
 
-def _row(hook: Hook) -> tuple[Any, ...]:
+def _row(delivery: Delivery) -> tuple[Any, ...]:
     return (
-        hook.number,
-        hook.job_id,
-        hook.event,
-        hook.created_at,
-        hook.due_at,
-        hook.state,
-        hook.claim,
-        hook.attempts,
-        hook.status,
-        hook.note,
+        delivery.number,
+        delivery.job_id,
+        delivery.event,
+        delivery.created_at,
+        delivery.due_at,
+        delivery.state,
+        delivery.claim,
+        delivery.attempts,
+        delivery.status,
+        delivery.note,
     )
 
 
-def _hook(row: tuple[Any, ...]) -> Hook:
-    return Hook(
+def _delivery(row: tuple[Any, ...]) -> Delivery:
+    return Delivery(
         number=row[0],
         job_id=row[1],
         event=row[2],

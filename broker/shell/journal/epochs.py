@@ -124,7 +124,7 @@ class Epochs:
             return f"it was opened {known.epoch} times, and knows of {epoch}"
         if not known.n:
             return ""
-        row = self._connection.execute(rows.SELECT_PARKED + " WHERE job.n = ?", (known.n,)).fetchone()
+        row = self._connection.execute(rows.SELECT_EVICTED + " WHERE job.n = ?", (known.n,)).fetchone()
         if row is None:
             # Deletions say up to which revision the journal had come then.
             gone = isinstance(deleted, int) and deleted >= known.revision

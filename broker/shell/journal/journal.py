@@ -28,11 +28,11 @@ from broker.core.jobs import Job, SetAside
 from broker.runtime.errors import JournalBroken, JournalConflict, JournalFull
 from broker.shell.journal import rows
 from broker.shell.journal.clock_record import Record
-from broker.shell.journal.deliveries import Outbox
+from broker.shell.journal.deliveries import DeliveryStore
 from broker.shell.journal.epochs import Epochs
 from broker.shell.journal.reading import UNREADABLE, Reader
 from broker.shell.journal.schema import open_database, refusal
-from broker.shell.journal.set_aside import Asides
+from broker.shell.journal.set_aside import SetAsideMarks
 from broker.wire import messages as m
 from broker.wire.terms import FINAL, JobState
 
@@ -72,7 +72,7 @@ class Journal:
         self._doomed: list[int] = []
         self._deleted: list[int] = []
         #: Webhook deliveries, staged and committed along with the jobs.
-        self.outbox = Outbox(self._connection, path, lambda: self._guarded(self._write_staged))
+        self.deliveries = DeliveryStore(self._connection, path, lambda: self._guarded(self._write_staged))
         #: The clock's record, not written yet; written and not committed.
         self._clock: Record | None = None
         self._clock_flushed: Record | None = None
@@ -83,7 +83,7 @@ class Journal:
         self._idle_calls = 0
         self._epochs = Epochs(self._connection, path)
         try:
-            self.asides = Asides(self._connection)
+            self.asides = SetAsideMarks(self._connection)
             self._reader = Reader(self._connection, self._cursor, path, self.asides)
             self._next = self._first_free()
             self.epoch = self._epochs.begin(accept_loss, self._guarded)
@@ -112,12 +112,12 @@ class Journal:
     def dirty(self) -> bool:
         """Whether anything is staged or flushed that is not committed."""
         return self._written or bool(
-            self._staged or self._lazy or self._doomed or self.outbox.staged or self.asides.dirty or self._clock
+            self._staged or self._lazy or self._doomed or self.deliveries.staged or self.asides.dirty or self._clock
         )
 
     @property
     def _written(self) -> bool:
-        return bool(self._flushed or self._deleted or self.outbox.flushed or self._clock_flushed)
+        return bool(self._flushed or self._deleted or self.deliveries.flushed or self._clock_flushed)
 
     def on_disk(self, job_id: str) -> bool:
         """Whether this accepted job has a row that no crash can take."""
@@ -148,7 +148,7 @@ class Journal:
             raise JournalConflict(f"job {job_id} cannot be deleted: its row is {row and row[1]}")
         # Should this transaction have to be written again, this row need not: it is deleted before anything else is written.
         self._flushed.pop(job_id, None)
-        self.outbox.forget(job_id)
+        self.deliveries.forget(job_id)
         self._inserted.discard(job_id)
         self._numbers.pop(job_id, None)
         if job_id in self.asides:
@@ -159,7 +159,7 @@ class Journal:
     def flush(self) -> None:
         """Write all staged rows, without making them durable. Raises `JournalConflict`, `JournalBroken` or `JournalFull`."""
         self._include_lazy()
-        if self._staged or self.outbox.staged:
+        if self._staged or self.deliveries.staged:
             self._guarded(self._write_staged)
 
     def _include_lazy(self) -> None:
@@ -171,7 +171,7 @@ class Journal:
         if lazy:
             self._include_lazy()
         if not (
-            self._staged or self._doomed or self.outbox.staged or self.asides.dirty or self._clock or self._written
+            self._staged or self._doomed or self.deliveries.staged or self.asides.dirty or self._clock or self._written
         ):
             return 0
         self._guarded(self._write_and_commit)
@@ -179,7 +179,7 @@ class Journal:
             self._epochs.committed(*self._written_last)
             self._written_last = (0, 0)
         self.asides.committed()
-        count = len(self._flushed) + len(self._deleted) + self.outbox.committed()
+        count = len(self._flushed) + len(self._deleted) + self.deliveries.committed()
         for job in self._flushed.values():
             if job.state in FINAL:
                 del self._numbers[job.id]
@@ -198,7 +198,7 @@ class Journal:
             staged.clear()
         self._doomed.clear()
         self._deleted.clear()
-        self.outbox.discard()
+        self.deliveries.discard()
         self.asides.load()
         self._clock = self._clock or self._clock_flushed
         self._clock_flushed = None
@@ -307,7 +307,7 @@ class Journal:
         self._staged.clear()
         self._inserted |= new
         new.clear()
-        self.outbox.write()
+        self.deliveries.write()
         self.asides.write()
         if self._clock is not None:
             self._cursor.execute("INSERT OR REPLACE INTO clock (k, record) VALUES (1, ?)", (encode(self._clock),))
@@ -317,7 +317,7 @@ class Journal:
         if self._doomed:
             for table in ("job", "spec"):
                 self._cursor.executemany(f"DELETE FROM {table} WHERE n = ?", [(n,) for n in self._doomed])
-            self.outbox.delete(self._doomed)
+            self.deliveries.delete(self._doomed)
             self._epochs.note_deletion()
             self._deleted += self._doomed
             self._doomed.clear()
@@ -366,7 +366,7 @@ class Journal:
         self._inserted.clear()
         self._doomed = self._deleted + self._doomed
         self._deleted = []
-        self.outbox.rolled_back()
+        self.deliveries.rolled_back()
         self._clock, self._clock_flushed = self._clock or self._clock_flushed, None
         try:
             write()
@@ -424,7 +424,7 @@ class Journal:
             except UNREADABLE as error:
                 self._put_unreadable(job_id, row[12], error, now)
                 continue
-            job.parked = True
+            job.evicted = True
             found.append((row[12], job))
         self.commit()
         found.sort(key=lambda item: item[0])

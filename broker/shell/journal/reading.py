@@ -17,7 +17,7 @@ from broker.runtime.errors import JournalBroken, JournalRefused
 from broker.shell.journal import rows
 from broker.shell.journal.queries import find_page
 from broker.shell.journal.schema import repair_hint
-from broker.shell.journal.set_aside import Asides
+from broker.shell.journal.set_aside import SetAsideMarks
 from broker.wire import messages as m
 from broker.wire.terms import FINAL
 
@@ -37,7 +37,9 @@ _MOST_DAMAGED = 10_000
 class Reader:
     """Reads what is in the file, flushed rows included; it knows nothing of staged ones."""
 
-    def __init__(self, connection: sqlite3.Connection, cursor: sqlite3.Cursor, path: Path, asides: Asides) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, cursor: sqlite3.Cursor, path: Path, asides: SetAsideMarks
+    ) -> None:
         self._connection = connection
         self._cursor = cursor
         self._path = path
@@ -134,12 +136,12 @@ class Reader:
         return sound, more, behind
 
     def live_rows(self) -> Iterator[rows.JobRow]:
-        """Rows of `rows.SELECT_PARKED` of all jobs that are not final, also of those whose state is none."""
+        """Rows of `rows.SELECT_EVICTED` of all jobs that are not final, also of those whose state is none."""
         for state in self._states():
             if state not in FINAL:
                 # The second term lets the partial index serve.
                 where = " WHERE job.state = ? AND job.state <> 'succeeded'"
-                yield from self._rows(rows.SELECT_PARKED + where, (state,))
+                yield from self._rows(rows.SELECT_EVICTED + where, (state,))
 
     def _states(self) -> list[object]:
         """The states that rows are in, those that are none among them; a few steps in the index."""
@@ -155,7 +157,7 @@ class Reader:
         """(model, units, seconds without loading) of the last succeeded jobs before row `end`, oldest first."""
         where = " WHERE job.state = 'succeeded' AND job.n > ? ORDER BY job.n DESC LIMIT ?"
         found = []
-        for row in self._rows(rows.SELECT_PARKED + where, (end - _RATES_WINDOW, RECENT_RATES)):
+        for row in self._rows(rows.SELECT_EVICTED + where, (end - _RATES_WINDOW, RECENT_RATES)):
             job = self.decode(row)
             if not job.damaged:
                 load_s = 0.0 if job.result is None else job.result.stage_durations.get("load", 0.0)

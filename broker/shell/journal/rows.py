@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from broker.core.jobs import Job
 from broker.wire.jobspec import Result
-from broker.wire.messages import Failure, HookEvent, Move
+from broker.wire.messages import Failure, HistoryEntry, WebhookEvent
 from broker.wire.terms import FINAL, STATE_NAMES, JobState
 
 JobRow = tuple[Any, ...]
@@ -31,7 +31,7 @@ SELECT = (
 )
 
 #: The same without the bytes of the spec.
-SELECT_PARKED = SELECT.replace("spec.body", "NULL")
+SELECT_EVICTED = SELECT.replace("spec.body", "NULL")
 #: Arguments of `checked_body`.
 SELECT_BODY = "SELECT job.n, spec.head, spec.body FROM job LEFT JOIN spec ON spec.n = job.n WHERE job.id = ?"
 
@@ -60,7 +60,7 @@ class Head(Struct, frozen=True, array_like=True):
     deadline_at: float
     max_running: int = 0
     webhook: str = ""
-    webhook_events: tuple[HookEvent, ...] = ()
+    webhook_events: tuple[WebhookEvent, ...] = ()
 
 
 class Tail(Struct, frozen=True, array_like=True):
@@ -80,7 +80,7 @@ class Tail(Struct, frozen=True, array_like=True):
     run_s: float
     failure: Failure | None
     result: Result | None
-    story: list[Move]
+    story: list[HistoryEntry]
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -211,7 +211,7 @@ def update_row(n: int, job: Job) -> JobRow:
 
 
 def decode(row: JobRow) -> Job:
-    """A job from a row of `SELECT`; of `SELECT_PARKED` without its spec. Raises `ValueError` (`RowDamaged` and all of msgspec's errors
+    """A job from a row of `SELECT`; of `SELECT_EVICTED` without its spec. Raises `ValueError` (`RowDamaged` and all of msgspec's errors
     are) or `TypeError` when it is damaged."""
     job_id, state, fence, worker, origin, alias, model, pinned, submitted_at, _, head_bytes, body, n = row[:13]
     tail = _open_tail(row)
@@ -272,7 +272,7 @@ def salvage(row: JobRow) -> Job:
         fence=fence if isinstance(fence, int) and fence >= 0 else 0,
         worker=as_text(worker),
         submitted_at=at,
-        story=[Move(at, "", "queued", "submitted")],
+        story=[HistoryEntry(at, "", "queued", "submitted")],
     )
 
 

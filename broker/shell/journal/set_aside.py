@@ -34,7 +34,7 @@ _LOAD = (
 _MOST_SHOWN = 1000
 
 
-class Asides:
+class SetAsideMarks:
     """Marks by job. SQLite's errors pass through to the journal."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -117,5 +117,5 @@ class Asides:
 
     def jobs(self) -> list[Job]:
         """The jobs that are set aside, the oldest first, without their specs."""
-        found = [self.job(job_id, rows.SELECT_PARKED) for job_id in islice(self._marks, _MOST_SHOWN)]
+        found = [self.job(job_id, rows.SELECT_EVICTED) for job_id in islice(self._marks, _MOST_SHOWN)]
         return [job for job in found if job is not None]

@@ -31,7 +31,7 @@ _STATM = Path("/proc/self/statm")
 _TCP_INFO = getattr(socket, "TCP_INFO", None)
 
 
-class Hoards:
+class FloodGuard:
     """Watches the connections to these tcp ports."""
 
     def __init__(self, ports: frozenset[int]) -> None:

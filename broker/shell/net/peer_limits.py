@@ -17,7 +17,7 @@ BUDGET = 100
 _REFILL_PER_S = 1.0
 
 
-class Junk:
+class PeerLimiter:
     """Counts of what was dropped."""
 
     def __init__(self) -> None:

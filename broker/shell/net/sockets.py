@@ -18,7 +18,7 @@ from msgspec import Struct
 from broker.runtime.curve_keys import BrokerKey, is_tcp
 from broker.runtime.errors import BindFailed
 from broker.runtime.settings import make_private_dir
-from broker.shell.net.flood_guard import Hoards
+from broker.shell.net.flood_guard import FloodGuard
 from broker.shell.net.half_open import HalfOpen, shut_down
 from broker.shell.net.selftest import assert_shut
 from broker.shell.net.zap import Peers, ZapHandler
@@ -55,7 +55,7 @@ class Gate(Struct, frozen=True, kw_only=True):
 
     key: BrokerKey
     allowed: Path
-    #: tcp endpoints besides those of `Wires`; "": none.
+    #: tcp endpoints besides those of `Sockets`; "": none.
     front: str = ""
     back: str = ""
 
@@ -199,7 +199,7 @@ def configure(socket: zmq.Socket[bytes], max_frame: int) -> None:
     socket.setsockopt(zmq.LINGER, 0)
 
 
-class Wires:
+class Sockets:
     """Both listeners, and a context of their own."""
 
     def __init__(self, front: str, back: str, gate: Gate | None = None) -> None:
@@ -220,7 +220,7 @@ class Wires:
         key = gate.key if gate else None
         tcp = [endpoint for endpoint in (*ends[FRONT], *ends[BACK]) if is_tcp(endpoint)]
         ports = frozenset(int(endpoint.rpartition(":")[2]) for endpoint in tcp)
-        self._hoards = Hoards(ports) if tcp else None
+        self._hoards = FloodGuard(ports) if tcp else None
         self._half_open = HalfOpen(ports) if tcp else None
         try:
             self.front = Listener(self._context, FRONT, ends[FRONT], key)

@@ -2,7 +2,7 @@
 
 What libzmq does, measured, and what follows:
 
-- A CURVE server lets every key in when nobody handles ZAP, unless the domain is enforced. So it is, and `Wires` tests it at start.
+- A CURVE server lets every key in when nobody handles ZAP, unless the domain is enforced. So it is, and `Sockets` tests it at start.
 - The handler must be there before the bind, and in the same context. It is a thread of its own: handshakes go on while the loop
   waits for the disk, and a flood of strangers does not stand in the queue of the peers.
 - A client that is told "denied" (400) never tries again; one that is told "not now" (300) does, when its handshake times out. So

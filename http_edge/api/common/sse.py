@@ -16,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 
 from http_edge.base.errors import EdgeError
 from http_edge.jobs.job import Job
-from http_edge.jobs.service import Calls
+from http_edge.jobs.service import JobService
 
 #: How long an EventSource waits before it comes back.
 _RETRY_MS = 1000
@@ -44,7 +44,7 @@ class Told(NamedTuple):
 Teller = Callable[[Job, Job | None], Told]
 
 
-async def event_stream(calls: Calls, job: Job, request: Request, tell: Teller) -> Response:
+async def event_stream(calls: JobService, job: Job, request: Request, tell: Teller) -> Response:
     """The response to a request for this job's events."""
     seen = last_event_id(request)
     if job.is_final and seen >= job.view.revision:
@@ -58,7 +58,7 @@ async def event_stream(calls: Calls, job: Job, request: Request, tell: Teller) -
     return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
 
 
-async def _events(calls: Calls, job_id: str, seen: int, tell: Teller) -> AsyncIterator[bytes]:
+async def _events(calls: JobService, job_id: str, seen: int, tell: Teller) -> AsyncIterator[bytes]:
     yield f"retry: {_RETRY_MS}\n\n".encode()
     last: Job | None = None
     with contextlib.suppress(EdgeError):

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from http_edge.base.context import current
 from http_edge.http.prefer import Prefer
 from http_edge.jobs.job import Job
-from http_edge.jobs.service import Calls
+from http_edge.jobs.service import JobService
 
 #: Longest time after which to ask again about a job.
 _MAX_POLL_S = 60
@@ -19,7 +19,7 @@ _MAX_POLL_S = 60
 _POLL_S = 2
 
 
-async def awaited(calls: Calls, prefer: Prefer, job: Job) -> Job:
+async def awaited(calls: JobService, prefer: Prefer, job: Job) -> Job:
     """The job as it is when it is final, or when the client's time is over. Raises `EdgeError`."""
     if not prefer.wait_s or job.is_final:
         return job

@@ -26,8 +26,8 @@ from http_edge.body.json_body import json_response, read_object
 from http_edge.http.file_response import download
 from http_edge.http.routing import EdgeRoute, base_url, route
 from http_edge.jobs.job import Job
-from http_edge.jobs.service import Calls
-from http_edge.jobs.submission import Order
+from http_edge.jobs.service import JobService
+from http_edge.jobs.submission import Submission
 from http_edge.jobs.webhook_fields import read_webhook
 from http_edge.media.artefacts import artefact_file, find_artefact
 
@@ -41,7 +41,7 @@ _MAX_IDS = 100
 class LightX2VCloudApi:
     """Handlers of the cloud API."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: JobService) -> None:
         self._calls = calls
         self._tasks = Tasks(calls, ORIGIN, unique=False)
 
@@ -152,7 +152,7 @@ class LightX2VCloudApi:
 
     # ------------------------------------------------------------ parts
 
-    async def _read(self, values: Mapping[str, Any], files: Mapping[str, Any]) -> Order:
+    async def _read(self, values: Mapping[str, Any], files: Mapping[str, Any]) -> Submission:
         own = Reader(values)
         task = own.required_text("task", max_chars=64)
         if task not in TASKS:
@@ -165,7 +165,7 @@ class LightX2VCloudApi:
         image = await self._calls.image("input_image", source, allow_paths=False) if source else None
         echo: dict[str, Scalar] = {"task": task, "model_cls": wanted.model or ""}
         echo |= {name: values[name] for name in ("stage", "aspect_ratio") if isinstance(values.get(name), str)}
-        return Order(
+        return Submission(
             # Errors of the model's choice show the name only: base64 is no reading.
             wanted=msgspec.structs.replace(wanted, image=source[:64]),
             warnings=reading.warnings,

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from http_edge.api.lightx2v.downloads import find_by_path, result_response
-from http_edge.api.lightx2v.submissions import Intake
+from http_edge.api.lightx2v.submissions import TaskSubmitter
 from http_edge.api.lightx2v.video_tasks import BASE, Gen1
 from http_edge.api.lightx2v.views import MAX_TASK_ID_CHARS
 from http_edge.base.errors import EdgeError
@@ -18,7 +18,7 @@ from http_edge.body.fields import Reader
 from http_edge.body.forms import read_fields
 from http_edge.body.json_body import json_response, read_object
 from http_edge.http.routing import EdgeRoute, route
-from http_edge.jobs.service import Calls
+from http_edge.jobs.service import JobService
 
 #: Kinds of error that have a word of their own in a file's answer.
 _FILE_STATUS = {"forbidden": "forbidden", "not_found": "not_found", "not_ready": "not_found"}
@@ -27,7 +27,7 @@ _FILE_STATUS = {"forbidden": "forbidden", "not_found": "not_found", "not_ready":
 class LightX2VDistApi:
     """Handlers of the distributed variant's own routes."""
 
-    def __init__(self, calls: Calls, intake: Intake) -> None:
+    def __init__(self, calls: JobService, intake: TaskSubmitter) -> None:
         self._calls = calls
         self._gen1 = Gen1(calls)
         self._groups = (self._gen1.tasks, intake.tasks)

@@ -11,7 +11,7 @@ from http_edge.api.lightx2v.views import Tasks, result_name
 from http_edge.base.errors import EdgeError
 from http_edge.http.file_response import download
 from http_edge.jobs.job import Job
-from http_edge.jobs.service import Calls
+from http_edge.jobs.service import JobService
 from http_edge.media.artefacts import artefact_file, find_artefact
 from http_edge.media.exports import SUFFIXES
 
@@ -21,7 +21,7 @@ _FOLDERS = ("", ".", "outputs", "outputs/videos", "outputs/images", "videos", "i
 _MAX_PATH_CHARS = 4096
 
 
-async def result_response(calls: Calls, request: Request, job: Job) -> Response:
+async def result_response(calls: JobService, request: Request, job: Job) -> Response:
     """The file of a task that is completed. Raises `EdgeError`."""
     try:
         index, artefact = find_artefact(job.view)
@@ -35,7 +35,7 @@ async def result_response(calls: Calls, request: Request, job: Job) -> Response:
         raise
 
 
-async def find_by_path(calls: Calls, path: str, *tasks: Tasks) -> Job:
+async def find_by_path(calls: JobService, path: str, *tasks: Tasks) -> Job:
     """The completed task whose result a path means: its id (with or without a suffix), or the path that it was saved to.
 
     Raises `EdgeError` `forbidden` for a path out of the output directories, `not_found` for one where no task's result is.
@@ -62,7 +62,7 @@ async def _named(path: PurePosixPath, tasks: tuple[Tasks, ...]) -> Job | None:
     return None
 
 
-async def _saved(calls: Calls, path: str) -> Job | None:
+async def _saved(calls: JobService, path: str) -> Job | None:
     """The job whose result lies at this path, as far as this service wrote it there."""
     job_id = await calls.saved_at(path)
     if job_id is None:

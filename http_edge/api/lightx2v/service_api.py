@@ -8,12 +8,12 @@ from starlette.responses import Response
 from broker.wire.jobspec import ModelCard
 from broker.wire.messages import PoolView
 from http_edge.api.lightx2v.downloads import find_by_path, result_response
-from http_edge.api.lightx2v.submissions import Intake
+from http_edge.api.lightx2v.submissions import TaskSubmitter
 from http_edge.api.lightx2v.views import is_idle, local_time
 from http_edge.body.json_body import json_response
 from http_edge.http.routing import EdgeRoute, route
 from http_edge.jobs.job import Job
-from http_edge.jobs.service import Calls
+from http_edge.jobs.service import JobService
 
 #: Running tasks named at most.
 _MAX_ACTIVE = 100
@@ -25,7 +25,7 @@ class LightX2VServiceApi:
     Counts are the whole pool's: tasks of other APIs take the same workers and the same queue. Names are our own tasks' only.
     """
 
-    def __init__(self, calls: Calls, intake: Intake) -> None:
+    def __init__(self, calls: JobService, intake: TaskSubmitter) -> None:
         self._calls = calls
         self._tasks = intake.tasks
         self._worker = calls.settings.worker

@@ -13,8 +13,8 @@ from http_edge.base.errors import EdgeError, invalid
 from http_edge.body.forms import read_fields
 from http_edge.jobs.generation import FIELDS
 from http_edge.jobs.job import Job
-from http_edge.jobs.service import Calls
-from http_edge.jobs.submission import Order
+from http_edge.jobs.service import JobService
+from http_edge.jobs.submission import Submission
 from http_edge.jobs.webhook_fields import read_webhook
 
 ORIGIN = TASKS_ORIGIN
@@ -23,24 +23,24 @@ ORIGIN = TASKS_ORIGIN
 _LIMIT_FRESH_S = 60.0
 
 
-class Taken(Struct, frozen=True):
+class AcceptedTask(Struct, frozen=True):
     """A task that is in the queue, and the request that it came with."""
 
     job: Job
     request: TaskRequest
 
 
-class Intake:
+class TaskSubmitter:
     """Takes tasks; `tasks` are those that it took, ever."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: JobService) -> None:
         self._calls = calls
         self._worker = calls.settings.worker
         self.tasks = Tasks(calls, origin_of(ORIGIN, self._worker), unique=True)
 
-    async def take(
+    async def submit(
         self, request: Request, output: str, *, check_url: Callable[[str], Awaitable[None]] | None = None
-    ) -> Taken:
+    ) -> AcceptedTask:
         """Take the task in a request. Raises `EdgeError`; `ClientDisconnect`.
 
         `check_url` is asked about a URL to which the result is to be put; without it there can be none.
@@ -54,7 +54,7 @@ class Intake:
             if task.presigned_url and check_url is not None:
                 await check_url(task.presigned_url)
             image = None if upload is None else await self._calls.image(upload.field, upload, allow_paths=False)
-        order = Order(
+        order = Submission(
             wanted=task.wanted,
             warnings=task.warnings,
             image=image,
@@ -70,7 +70,7 @@ class Intake:
         except EdgeError as error:
             raise await self._in_their_words(error, task.task_id) from None
         self.tasks.remember(job)
-        return Taken(job, task)
+        return AcceptedTask(job, task)
 
     async def _in_their_words(self, error: EdgeError, task_id: str) -> EdgeError:
         if error.kind == "alias_taken":

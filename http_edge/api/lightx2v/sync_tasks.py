@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.wire.jobspec import Artefact
-from http_edge.api.lightx2v.submissions import Intake, Taken
+from http_edge.api.lightx2v.submissions import AcceptedTask, TaskSubmitter
 from http_edge.api.lightx2v.views import failure_text
 from http_edge.base.context import current
 from http_edge.base.errors import EdgeError
@@ -21,7 +21,7 @@ from http_edge.body.json_body import json_response
 from http_edge.http.disconnect import ClientGone, while_present
 from http_edge.http.file_response import whole_file
 from http_edge.jobs.job import Job
-from http_edge.jobs.service import Calls
+from http_edge.jobs.service import JobService
 from http_edge.media.artefacts import artefact_file, artefact_path, find_artefact
 from http_edge.media.fetch import Fetcher
 
@@ -39,7 +39,7 @@ _URL_FIELD = "presigned_url"
 class SyncTasks:
     """Handler of `POST /v1/tasks/image/sync`."""
 
-    def __init__(self, calls: Calls, intake: Intake, fetcher: Fetcher) -> None:
+    def __init__(self, calls: JobService, intake: TaskSubmitter, fetcher: Fetcher) -> None:
         self._calls = calls
         self._intake = intake
         self._fetcher = fetcher
@@ -47,7 +47,7 @@ class SyncTasks:
     async def draw(self, request: Request) -> Response:
         """Take an image task, wait, and answer with the image, or put it where `presigned_url` says."""
         timeout_s = _read_timeout(request)
-        taken = await self._intake.take(request, "image", check_url=self._check_url)
+        taken = await self._intake.submit(request, "image", check_url=self._check_url)
         try:
             job = await self._wait(request, taken, timeout_s)
             index, artefact = find_artefact(job.view)
@@ -59,7 +59,7 @@ class SyncTasks:
             log.info("client left before its image was drawn", extra={"action": "gone", "job_id": taken.job.id})
             return Response(status_code=499)
 
-    async def _wait(self, request: Request, taken: Taken, timeout_s: int) -> Job:
+    async def _wait(self, request: Request, taken: AcceptedTask, timeout_s: int) -> Job:
         """The task, completed. Raises `EdgeError` for any other end; `ClientGone`."""
         job_id = taken.job.id
         is_over = False
@@ -82,7 +82,7 @@ class SyncTasks:
             raise EdgeError("too_large" if bad else "job_failed", failure_text(job.view))
         return job
 
-    async def _upload(self, taken: Taken, job: Job, artefact: Artefact) -> Response:
+    async def _upload(self, taken: AcceptedTask, job: Job, artefact: Artefact) -> Response:
         path = artefact_path(self._calls.settings.artefacts_path, job.view, artefact)
         data = await anyio.to_thread.run_sync(_read, path)
         url = taken.request.presigned_url

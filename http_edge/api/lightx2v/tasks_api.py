@@ -16,7 +16,7 @@ from broker.wire.messages import JobStateName
 from http_edge.api.common.waiting import awaited, is_fresh, with_prefer
 from http_edge.api.lightx2v import views as shapes
 from http_edge.api.lightx2v.downloads import result_response
-from http_edge.api.lightx2v.submissions import Intake
+from http_edge.api.lightx2v.submissions import TaskSubmitter
 from http_edge.api.lightx2v.sync_tasks import SyncTasks
 from http_edge.base.errors import EdgeError
 from http_edge.body.json_body import json_response
@@ -24,13 +24,13 @@ from http_edge.http.prefer import StatusResponse, read_prefer
 from http_edge.http.routing import EdgeRoute, Handler, route
 from http_edge.jobs.job import Job
 from http_edge.jobs.progress import Progress
-from http_edge.jobs.service import Calls
+from http_edge.jobs.service import JobService
 
 
 class LightX2VTasksApi:
     """Handlers of `/v1/tasks`."""
 
-    def __init__(self, intake: Intake, progress: Progress, sync: SyncTasks, calls: Calls) -> None:
+    def __init__(self, intake: TaskSubmitter, progress: Progress, sync: SyncTasks, calls: JobService) -> None:
         self._calls = calls
         self._intake = intake
         self._sync = sync
@@ -59,7 +59,7 @@ class LightX2VTasksApi:
         """A handler that takes tasks; `output` is what its route makes, "" where the request says it."""
 
         async def create(request: Request) -> Response:
-            taken = await self._intake.take(request, output)
+            taken = await self._intake.submit(request, output)
             prefer = read_prefer(request)
             job = await awaited(self._calls, prefer, taken.job)
             status = "pending" if is_fresh(prefer, job) else shapes.STATUS[job.view.state]

@@ -21,7 +21,7 @@ from http_edge.body.fields import Reader
 from http_edge.body.forms import read_fields
 from http_edge.body.json_body import json_response, read_object
 from http_edge.http.routing import EdgeRoute, route
-from http_edge.jobs.service import Calls
+from http_edge.jobs.service import JobService
 
 _STARTED: tuple[JobStateName, ...] = ("assigned", "running")
 
@@ -34,7 +34,7 @@ _FREE_POLL_S = 0.02
 class LightX2VApi:
     """Handlers of the first LightX2V API."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: JobService) -> None:
         self._calls = calls
         self._gen1 = Gen1(calls)
         self._tasks = self._gen1.tasks

@@ -22,9 +22,9 @@ from http_edge.body.forms import Fields, Upload
 from http_edge.body.json_body import json_response
 from http_edge.jobs.generation import FIELDS, MAX_PATH_CHARS, NAMES
 from http_edge.jobs.generation_reader import read_generation
-from http_edge.jobs.service import Calls
+from http_edge.jobs.service import JobService
 from http_edge.jobs.specs import echoed_image
-from http_edge.jobs.submission import Order
+from http_edge.jobs.submission import Submission
 from http_edge.jobs.webhook_fields import WEBHOOK_FIELDS, read_webhook
 
 BASE = "/v1/local/video/generate"
@@ -43,7 +43,7 @@ _RECORDED = ("prompt", "negative_prompt", "image", "save_to")
 class Gen1:
     """The tasks of the first generation, and how one more is taken."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: JobService) -> None:
         self._calls = calls
         self.worker = calls.settings.worker
         self.refuses = calls.settings.lightx2v_admission == "refuse"
@@ -71,7 +71,9 @@ class Gen1:
         answer = {"task_id": order.alias, "task_status": "processing", "save_video_path": order.echo["save_video_path"]}
         return json_response(answer | told_warnings(job))
 
-    def _read(self, values: Mapping[str, Any], upload: Upload | None, files: Mapping[str, Any], place: str) -> Order:
+    def _read(
+        self, values: Mapping[str, Any], upload: Upload | None, files: Mapping[str, Any], place: str
+    ) -> Submission:
         """The order in a request. Raises `EdgeError`."""
         absent = [name for name in _REQUIRED if values.get(name) is None]
         if absent:
@@ -95,7 +97,7 @@ class Gen1:
             "save_video_path": save_path,
             **_sampler(values),
         }
-        return Order(
+        return Submission(
             # An absent negative prompt is an empty one here, not the model's own.
             wanted=msgspec.structs.replace(wanted, negative_prompt=wanted.negative_prompt or ""),
             warnings=reading.warnings,

@@ -24,7 +24,7 @@ from http_edge.base.context import current
 from http_edge.base.errors import EdgeError
 from http_edge.body.json_body import json_response
 from http_edge.jobs.job import Job
-from http_edge.jobs.service import Calls
+from http_edge.jobs.service import JobService
 from http_edge.media.exports import SUFFIXES
 
 #: Longest task id (the wire's bound on an alias).
@@ -96,7 +96,7 @@ def stop_answer(status: str, reason: str) -> Response:
     return json_response({"stop_status": status, "reason": reason})
 
 
-async def nothing_runs(calls: Calls) -> Response:
+async def nothing_runs(calls: JobService) -> Response:
     """The answer when nothing of LightX2V's APIs runs; it says what stops what another API runs."""
     reason = "No running task found."
     if (await calls.pool()).counts.get("running", 0):
@@ -200,7 +200,7 @@ def _suffix(job: Job) -> str:
 class Tasks:
     """The tasks of one origin. `unique`: a task id names one job forever, so that it need be looked up once."""
 
-    def __init__(self, calls: Calls, origin: str, *, unique: bool) -> None:
+    def __init__(self, calls: JobService, origin: str, *, unique: bool) -> None:
         self.origin = origin
         self._calls = calls
         self._unique = unique

@@ -20,12 +20,12 @@ from http_edge.body.forms import Fields, Upload, read_fields
 from http_edge.body.json_body import json_response
 from http_edge.http.prefer import StatusResponse, read_prefer
 from http_edge.http.routing import EdgeRoute, route
-from http_edge.jobs.delete_job import erase
+from http_edge.jobs.delete_job import delete_job
 from http_edge.jobs.generation import FIELDS
 from http_edge.jobs.generation_reader import Policy, read_generation
 from http_edge.jobs.job import Job
 from http_edge.jobs.progress import Progress
-from http_edge.jobs.service import Calls, Order
+from http_edge.jobs.service import JobService, Submission
 from http_edge.jobs.specs import echoed_image
 from http_edge.jobs.webhook_fields import WEBHOOK_FIELDS, read_webhook
 from http_edge.media.artefacts import artefact_response, find_artefact
@@ -45,7 +45,7 @@ STATES: tuple[str, ...] = get_args(JobStateName)
 class JobsApi:
     """Handlers of the native API."""
 
-    def __init__(self, calls: Calls, progress: Progress) -> None:
+    def __init__(self, calls: JobService, progress: Progress) -> None:
         self._calls = calls
         self._progress = progress
 
@@ -117,7 +117,7 @@ class JobsApi:
                 raise
             deleted = await self._calls.forget_damaged(name)
         else:
-            await erase(self._calls, job, "job")
+            await delete_job(self._calls, job, "job")
             deleted = job.id
         return json_response({"id": deleted, "object": "job.deleted", "deleted": True})
 
@@ -141,7 +141,7 @@ class JobsApi:
         pinned = await self._calls.pin(job.view.id, {"PUT": True, "DELETE": False}.get(request.method))
         return json_response({"id": job.id, "object": "job.pin", "pinned": pinned})
 
-    async def _read(self, fields: Fields) -> Order:
+    async def _read(self, fields: Fields) -> Submission:
         """What a request asks for, its image file kept. Raises `EdgeError`."""
         upload = fields.upload(*FIELDS["image"].names)
         order = read_order(fields.values, upload, files=fields.uploads)
@@ -172,7 +172,7 @@ def _standing(job: Job) -> tuple[Any, ...]:
     return job.view.state, job.view.attempts, job.view.cancel_requested
 
 
-def read_order(values: Mapping[str, Any], upload: Upload | None, *, files: Collection[str]) -> Order:
+def read_order(values: Mapping[str, Any], upload: Upload | None, *, files: Collection[str]) -> Submission:
     """What a native request asks for, with the picture that it brought as a file. Raises `EdgeError`."""
     own = (*_OWN_FIELDS, *(() if upload is None else (upload.field,)))
     reading = read_generation(values, _POLICY, own=own, files=files)
@@ -189,7 +189,7 @@ def read_order(values: Mapping[str, Any], upload: Upload | None, *, files: Colle
         echo["image"] = echoed_image(wanted.image)
     if wanted.save_to:
         echo["save_to"] = wanted.save_to
-    return Order(
+    return Submission(
         wanted=wanted,
         warnings=reading.warnings,
         job_id=job_id or "",

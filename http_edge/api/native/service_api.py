@@ -19,7 +19,7 @@ from http_edge.base.errors import EdgeError
 from http_edge.body.json_body import json_response
 from http_edge.http.routing import EdgeRoute, route
 from http_edge.jobs import clock_agreement
-from http_edge.jobs.service import Calls
+from http_edge.jobs.service import JobService
 
 #: A health probe must fail before its prober's own timeout.
 _PROBE_TIMEOUT_S = 2.0
@@ -34,7 +34,7 @@ class ServiceApi:
     """Handlers about the service."""
 
     def __init__(
-        self, calls: Calls, metrics: Metrics, version: str, *, wall_clock: Callable[[], float] = time.time
+        self, calls: JobService, metrics: Metrics, version: str, *, wall_clock: Callable[[], float] = time.time
     ) -> None:
         self._calls = calls
         self._metrics = metrics

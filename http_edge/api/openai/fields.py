@@ -68,7 +68,7 @@ POLICY = Policy(
 _MAX_IMAGE_CHARS = 48 * 1024 * 1024
 
 
-class Asked(Struct, frozen=True, kw_only=True):
+class GenerationRequest(Struct, frozen=True, kw_only=True):
     """One request to make something; images and the model are chosen later."""
 
     wanted: Generation
@@ -97,14 +97,16 @@ def flattened(fields: Fields) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != "" or name in _MAY_BE_EMPTY}
 
 
-def read_asked(values: Mapping[str, Any], output: MediaKind, own: Collection[str], files: Collection[str]) -> Asked:
+def read_request(
+    values: Mapping[str, Any], output: MediaKind, own: Collection[str], files: Collection[str]
+) -> GenerationRequest:
     """The generation fields among flattened ones; `own` are names that the caller reads itself. Raises `EdgeError`."""
     known = dict(values)
     notes = [*_one_seed(known), *_odd_resolution(known)]
     reading = read_generation(known, POLICY, own=(*own, "priority"), files=files)
     wanted = reading.generation
     priority = Reader(values).integer("priority", 0, 9)
-    return Asked(
+    return GenerationRequest(
         wanted=msgspec.structs.replace(wanted, model=None, output=output),
         model=(wanted.model or "").strip(),
         seconds="" if wanted.seconds is None else str(known.get(wanted.label("seconds"), wanted.seconds)).strip()[:16],

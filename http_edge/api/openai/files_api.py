@@ -17,7 +17,7 @@ from http_edge.body.spool import Spool
 from http_edge.http.file_response import Download, download
 from http_edge.http.routing import EdgeRoute, route
 from http_edge.media.image_inputs import media_type_of
-from http_edge.media.uploads import LONGEST_KEPT_S, FileStore, StoredFile
+from http_edge.media.uploads import LONGEST_KEPT_S, StoredFile, Uploads
 
 _DEFAULT_PURPOSE = "user_data"
 
@@ -30,7 +30,7 @@ _MIN_KEPT_S = 3600
 class FilesApi:
     """Handlers of uploaded files."""
 
-    def __init__(self, store: FileStore, spool: Spool) -> None:
+    def __init__(self, store: Uploads, spool: Spool) -> None:
         self._store = store
         self._spool = spool
 

@@ -13,15 +13,17 @@ from __future__ import annotations
 import msgspec
 
 from broker.wire.jobspec import MediaKind, ModelCard
-from http_edge.api.openai.fields import Asked
+from http_edge.api.openai.fields import GenerationRequest
 from http_edge.base.errors import invalid, shown
 from http_edge.body.aspect import is_allowed, nearest_size
 from http_edge.jobs.generation import Generation
 from http_edge.jobs.models import suited, unknown_model
-from http_edge.jobs.service import Calls
+from http_edge.jobs.service import JobService
 
 
-async def choose_card(calls: Calls, name: str, output: MediaKind, *, with_image: bool) -> tuple[ModelCard, list[str]]:
+async def choose_card(
+    calls: JobService, name: str, output: MediaKind, *, with_image: bool
+) -> tuple[ModelCard, list[str]]:
     """The model to draw with, and what to tell the client about it. Raises `EdgeError`."""
     catalogue, settings = calls.catalogue, calls.settings
     if name and name not in catalogue.aliases:
@@ -46,7 +48,7 @@ def _only(cards: list[ModelCard], output: MediaKind, with_image: bool) -> ModelC
     return able[0] if len(able) == 1 else None
 
 
-def fit(asked: Asked, card: ModelCard, output: MediaKind) -> tuple[Generation, list[str]]:
+def fit(asked: GenerationRequest, card: ModelCard, output: MediaKind) -> tuple[Generation, list[str]]:
     """What is wanted, with the wishes in it made possible, and what to tell the client about them."""
     wanted, warnings = asked.wanted, []
     if wanted.size is not None:

@@ -28,7 +28,7 @@ from http_edge.api.openai.views import measured, model_of
 from http_edge.api.openai.waiting_images import cancel_quietly, succeeded, unfinished
 from http_edge.base.errors import TABLE, EdgeError
 from http_edge.jobs.job import Job
-from http_edge.jobs.service import Calls
+from http_edge.jobs.service import JobService
 from http_edge.media.thumbnails import Format, encoded
 
 #: How often the attempt's directory is looked at.
@@ -40,7 +40,7 @@ _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 class DrawingStream(StreamingResponse):
     """The events of one image job. `word` is `image_generation` or `image_edit`."""
 
-    def __init__(self, calls: Calls, pictures: Pictures, job: Job, how: Presentation, word: str) -> None:
+    def __init__(self, calls: JobService, pictures: Pictures, job: Job, how: Presentation, word: str) -> None:
         super().__init__(self._events(), media_type="text/event-stream", headers=_HEADERS)
         self._calls = calls
         self._pictures = pictures

@@ -15,7 +15,7 @@ from http_edge.api.openai import views as shapes
 from http_edge.api.openai.fields import EDIT_IMAGES, flattened, images_in
 from http_edge.api.openai.image_stream import DrawingStream
 from http_edge.api.openai.pictures import Pictures, Presentation, read_presentation
-from http_edge.api.openai.submissions import read_wish, take
+from http_edge.api.openai.submissions import read_media_request, submit
 from http_edge.api.openai.waiting_images import drawn
 from http_edge.base.errors import EdgeError, not_found
 from http_edge.body.fields import Reader, missing
@@ -27,10 +27,10 @@ from http_edge.http.prefer import read_prefer
 from http_edge.http.routing import EdgeRoute, route
 from http_edge.jobs.job import Job
 from http_edge.jobs.progress import Progress
-from http_edge.jobs.service import Calls
+from http_edge.jobs.service import JobService
 from http_edge.jobs.urls import urls
 from http_edge.media.artefacts import artefact_response, find_artefact
-from http_edge.media.thumbnails import FORMATS, Derived, Variant, as_format
+from http_edge.media.thumbnails import FORMATS, Thumbnails, Variant, as_format
 
 #: Read here or in `openai_pictures`.
 _OWN = ("background",)
@@ -42,10 +42,10 @@ _MASKS = ("mask", "mask_image", "markup")
 class ImagesApi:
     """Handlers of the Images API."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: JobService) -> None:
         self._calls = calls
         self._progress = Progress()
-        self._derived = Derived(calls.settings.artefacts_path)
+        self._derived = Thumbnails(calls.settings.artefacts_path)
         self._pictures = Pictures(calls, self._derived)
 
     def routes(self) -> list[EdgeRoute]:
@@ -60,7 +60,7 @@ class ImagesApi:
     async def generate(self, request: Request) -> Response:
         """Draw pictures from text."""
         async with await read_fields(request) as fields:
-            job, how = await self._take(fields, ())
+            job, how = await self._submit(fields, ())
         return await self._answer(request, job, how, "image_generation")
 
     async def edit(self, request: Request) -> Response:
@@ -71,7 +71,7 @@ class ImagesApi:
                 raise EdgeError(
                     "unsupported", f"{masks[0]}: no model of this service draws inside a mask alone", param=masks[0]
                 )
-            job, how = await self._take(fields, EDIT_IMAGES)
+            job, how = await self._submit(fields, EDIT_IMAGES)
         return await self._answer(request, job, how, "image_edit")
 
     async def variations(self, request: Request) -> Response:
@@ -100,13 +100,13 @@ class ImagesApi:
 
     # ------------------------------------------------------------ parts
 
-    async def _take(self, fields: Fields, image_names: tuple[str, ...]) -> tuple[Job, Presentation]:
+    async def _submit(self, fields: Fields, image_names: tuple[str, ...]) -> tuple[Job, Presentation]:
         values = flattened(fields)
         how, warnings = read_presentation(values)
         images = images_in(fields, values, image_names)
         if image_names and not images:
             raise missing(["image"])
-        wish = read_wish(
+        wish = read_media_request(
             values,
             "image",
             images,
@@ -115,7 +115,7 @@ class ImagesApi:
             warnings=warnings,
             previews=how.previews,
         )
-        return await take(self._calls, wish), how
+        return await submit(self._calls, wish), how
 
     async def _answer(self, request: Request, job: Job, how: Presentation, word: str) -> Response:
         if how.stream:

@@ -16,7 +16,7 @@ from broker.wire.messages import PoolView
 from http_edge.base.errors import EdgeError, shown
 from http_edge.body.json_body import json_response
 from http_edge.http.routing import EdgeRoute, route
-from http_edge.jobs.service import Calls
+from http_edge.jobs.service import JobService
 
 #: A list of models is asked for by people; the pool does not change faster than workers beat.
 _FRESH_S = 1.0
@@ -28,7 +28,7 @@ _FLOAT32_VAE = ("Wan", "SkyReelsV2")
 class ModelsApi:
     """Handlers about models."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: JobService) -> None:
         self._calls = calls
         #: Nobody knows when a model was made; clients sort by it.
         self._created = int(time.time())

@@ -22,8 +22,8 @@ from http_edge.body.fields import Reader
 from http_edge.body.json_body import json_response
 from http_edge.http.routing import base_url
 from http_edge.jobs.job import Job
-from http_edge.jobs.service import Calls
-from http_edge.media.thumbnails import FORMATS, Derived, Format, as_format
+from http_edge.jobs.service import JobService
+from http_edge.media.thumbnails import FORMATS, Format, Thumbnails, as_format
 
 _MEDIA: dict[str, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
@@ -95,7 +95,7 @@ def read_presentation(values: Mapping[str, Any]) -> tuple[Presentation, list[str
 class Pictures:
     """Presents finished jobs."""
 
-    def __init__(self, calls: Calls, derived: Derived) -> None:
+    def __init__(self, calls: JobService, derived: Thumbnails) -> None:
         self._calls = calls
         self._derived = derived
 

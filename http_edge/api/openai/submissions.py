@@ -9,24 +9,24 @@ import msgspec
 from msgspec import Struct
 
 from broker.wire.jobspec import MediaKind
-from http_edge.api.openai.fields import Asked, read_asked
+from http_edge.api.openai.fields import GenerationRequest, read_request
 from http_edge.api.openai.fit import choose_card, fit
 from http_edge.api.openai.views import IMAGE_ORIGIN, VIDEO_ORIGIN, echo_of
 from http_edge.base.errors import EdgeError
 from http_edge.body.forms import Upload
 from http_edge.jobs.job import Job
-from http_edge.jobs.service import Calls
-from http_edge.jobs.submission import Order
+from http_edge.jobs.service import JobService
+from http_edge.jobs.submission import Submission
 from http_edge.jobs.webhook_fields import WEBHOOK_FIELDS, Webhook, read_webhook
 
 _ORIGINS: dict[MediaKind, str] = {"video": VIDEO_ORIGIN, "image": IMAGE_ORIGIN}
 ID_PREFIXES: dict[MediaKind, str] = {"video": "video_", "image": "img_"}
 
 
-class Wish(Struct, frozen=True, kw_only=True):
+class MediaRequest(Struct, frozen=True, kw_only=True):
     """One request, read and not yet taken."""
 
-    asked: Asked
+    asked: GenerationRequest
     output: MediaKind
     #: The images that came, with the fields they came in; the first is drawn from.
     images: list[tuple[str, str | Upload]] = []
@@ -35,7 +35,7 @@ class Wish(Struct, frozen=True, kw_only=True):
     webhook: Webhook | None = None
 
 
-def read_wish(
+def read_media_request(
     values: Mapping[str, Any],
     output: MediaKind,
     images: list[tuple[str, str | Upload]],
@@ -44,16 +44,16 @@ def read_wish(
     files: Collection[str] = (),
     warnings: list[str] | None = None,
     previews: int = 0,
-) -> Wish:
+) -> MediaRequest:
     """What a request asks for; `own` are the fields that its API reads itself, `files` the names of those that came. Raises `EdgeError`."""
     webhook = read_webhook(values)
-    asked = read_asked(values, output, (*own, *WEBHOOK_FIELDS), files)
+    asked = read_request(values, output, (*own, *WEBHOOK_FIELDS), files)
     if warnings:
         asked = msgspec.structs.replace(asked, warnings=(*warnings, *asked.warnings))
-    return Wish(asked=asked, output=output, images=images, previews=previews, webhook=webhook)
+    return MediaRequest(asked=asked, output=output, images=images, previews=previews, webhook=webhook)
 
 
-async def take(calls: Calls, wish: Wish) -> Job:
+async def submit(calls: JobService, wish: MediaRequest) -> Job:
     """The accepted job. Call it while the request's files are still there. Raises `EdgeError`; nothing was taken then."""
     asked, output = wish.asked, wish.output
     warnings = list(asked.warnings)
@@ -78,7 +78,7 @@ async def take(calls: Calls, wish: Wish) -> Job:
         seconds="" if shortened else asked.seconds,
         remixed_from=wish.remixed_from,
     )
-    order = Order(
+    order = Submission(
         wanted=msgspec.structs.replace(wanted, previews=wish.previews),
         warnings=(*about_model, *about_fit, *warnings),
         lenient=True,

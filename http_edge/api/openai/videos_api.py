@@ -18,7 +18,7 @@ from http_edge.api.common.sse import Told, event_stream
 from http_edge.api.common.waiting import awaited, is_fresh, with_prefer
 from http_edge.api.openai import views as shapes
 from http_edge.api.openai.fields import VIDEO_IMAGES, as_object, flattened, images_in
-from http_edge.api.openai.submissions import ID_PREFIXES, read_wish, take
+from http_edge.api.openai.submissions import ID_PREFIXES, read_media_request, submit
 from http_edge.api.openai.waiting_images import drawn
 from http_edge.base.errors import EdgeError, invalid, not_found
 from http_edge.body.fields import Reader
@@ -28,16 +28,16 @@ from http_edge.http.disconnect import ClientGone
 from http_edge.http.file_response import download, whole_file
 from http_edge.http.prefer import StatusResponse, read_prefer
 from http_edge.http.routing import EdgeRoute, base_url, route
-from http_edge.jobs.delete_job import erase
+from http_edge.jobs.delete_job import delete_job
 from http_edge.jobs.generation import Generation
 from http_edge.jobs.job import Job
 from http_edge.jobs.progress import Progress
-from http_edge.jobs.service import Calls
-from http_edge.jobs.submission import Order
+from http_edge.jobs.service import JobService
+from http_edge.jobs.submission import Submission
 from http_edge.jobs.webhook_fields import WEBHOOK_FIELDS, read_webhook
 from http_edge.media.artefacts import artefact_file, artefact_response, find_artefact
 from http_edge.media.image_inputs import Picture
-from http_edge.media.thumbnails import FORMATS, Derived, Variant, as_format
+from http_edge.media.thumbnails import FORMATS, Thumbnails, Variant, as_format
 
 _MAX_LISTED = 100
 _DEFAULT_LISTED = 20
@@ -48,10 +48,10 @@ _MAX_PROMPT_CHARS = 20_000
 class VideosApi:
     """Handlers of the Videos API."""
 
-    def __init__(self, calls: Calls, progress: Progress) -> None:
+    def __init__(self, calls: JobService, progress: Progress) -> None:
         self._calls = calls
         self._progress = progress
-        self._derived = Derived(calls.settings.artefacts_path)
+        self._derived = Thumbnails(calls.settings.artefacts_path)
 
     def routes(self) -> list[EdgeRoute]:
         """The routes; words come before ids."""
@@ -71,11 +71,11 @@ class VideosApi:
 
     async def create(self, request: Request) -> Response:
         """Take a video to draw; 200 with the `Video`, queued."""
-        return await self._created(request, await self._take(request))
+        return await self._created(request, await self._submit(request))
 
     async def sync(self, request: Request) -> Response:
         """Draw a video while the client waits; the file itself, or how it failed. Cancelled when the client leaves."""
-        job = await self._take(request)
+        job = await self._submit(request)
         if read_prefer(request).respond_async:
             return await self._created(request, job)
         try:
@@ -121,7 +121,7 @@ class VideosApi:
     async def delete(self, request: Request) -> Response:
         """Delete a video and its files, stopping what draws it first; it is 404 from then on."""
         job = await self._video(request.path_params["id"])
-        await erase(self._calls, job, "video")
+        await delete_job(self._calls, job, "video")
         return json_response({"id": job.id, "object": "video.deleted", "deleted": True})
 
     async def events(self, request: Request) -> Response:
@@ -171,7 +171,7 @@ class VideosApi:
             seconds=str(spec.echo.get("seconds", "")),
             remixed_from=source.id,
         )
-        order = Order(
+        order = Submission(
             wanted=_same(spec, prompt),
             warnings=tuple(
                 f"{name[:80]}: not supported by this route, ignored"
@@ -195,7 +195,7 @@ class VideosApi:
             values = flattened(fields)
             source = await self._source(values.get("video"), bool(fields.uploads.get("video")), "extended")
             spec = self._spec(source)
-            wish = read_wish(
+            wish = read_media_request(
                 {"size": f"{spec.width}x{spec.height}", **values}, "video", [], ("video",), files=fields.uploads
             )
         asked = wish.asked
@@ -213,7 +213,7 @@ class VideosApi:
         asked = msgspec.structs.replace(asked, model=asked.model or able[0].name, warnings=(*asked.warnings, warning))
         image = [("video", base64.b64encode(last).decode())]
         wish = msgspec.structs.replace(wish, asked=asked, images=image, remixed_from=source.id)
-        return await self._created(request, await take(self._calls, wish))
+        return await self._created(request, await submit(self._calls, wish))
 
     async def edit(self, request: Request) -> Response:
         """Refused: no pipeline here draws over a video."""
@@ -239,12 +239,12 @@ class VideosApi:
 
     # ------------------------------------------------------------ parts
 
-    async def _take(self, request: Request) -> Job:
+    async def _submit(self, request: Request) -> Job:
         async with await read_fields(request) as fields:
             values = flattened(fields)
             images = images_in(fields, values, VIDEO_IMAGES)
-            wish = read_wish(values, "video", images, VIDEO_IMAGES, files=fields.uploads)
-            return await take(self._calls, wish)
+            wish = read_media_request(values, "video", images, VIDEO_IMAGES, files=fields.uploads)
+            return await submit(self._calls, wish)
 
     async def _created(self, request: Request, job: Job) -> Response:
         prefer = read_prefer(request)

@@ -12,7 +12,7 @@ from http_edge.base.context import current
 from http_edge.base.errors import EdgeError
 from http_edge.http.disconnect import ClientGone, while_present
 from http_edge.jobs.job import Job
-from http_edge.jobs.service import Calls
+from http_edge.jobs.service import JobService
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 _CANCEL_WAIT_S = 2.0
 
 
-async def drawn(calls: Calls, request: Request, job: Job, timeout_s: float) -> Job:
+async def drawn(calls: JobService, request: Request, job: Job, timeout_s: float) -> Job:
     """The job, succeeded. Raises `EdgeError` saying how else it ended, and `ClientGone` when the client left: it is cancelled then."""
     is_over = False
     try:
@@ -38,7 +38,7 @@ async def drawn(calls: Calls, request: Request, job: Job, timeout_s: float) -> J
     return succeeded(await calls.job(job.id))
 
 
-async def cancel_quietly(calls: Calls, job_id: str) -> None:
+async def cancel_quietly(calls: JobService, job_id: str) -> None:
     """Cancel, whatever happens to this request meanwhile; but not what its client can ask for again, by its idempotency key."""
     if current().job_key:
         return
@@ -46,7 +46,7 @@ async def cancel_quietly(calls: Calls, job_id: str) -> None:
         await calls.cancel(job_id)
 
 
-def unfinished(calls: Calls, job_id: str, timeout_s: float) -> EdgeError:
+def unfinished(calls: JobService, job_id: str, timeout_s: float) -> EdgeError:
     """Why a wait ended before its job."""
     fate = "goes on" if current().job_key else "was cancelled"
     if calls.hub.closed:

@@ -23,8 +23,8 @@ from tests.engine.raw_frames import tapped
 from tests.engine.scripted import CancelAt, Recorder
 from workers.engine.registry import Registry
 from workers.engine.runner import Runner
-from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, RunJob, Setup, TailBegun
-from workers.ipc.shared import Seat
+from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, PostprocessBegun, RunJob, Setup
+from workers.ipc.shared import Slot
 from workers.models.catalogue import card_for
 
 #: Long enough that a step can follow a step, and be cancelled.
@@ -69,7 +69,7 @@ class Answers:
         """All that was sent, once so many jobs have ended."""
         with self._more:
             came = self._more.wait_for(
-                lambda: sum(not isinstance(message, TailBegun) for message in self._said) >= endings, _PATIENCE_S
+                lambda: sum(not isinstance(message, PostprocessBegun) for message in self._said) >= endings, _PATIENCE_S
             )
             assert came, self._said
             return list(self._said)
@@ -121,15 +121,15 @@ class Served:
 
     def cancel(self, phase: str, step: int, hits: int) -> tuple[Drawn, CancelAt]:
         """A job with a prompt of its own (what was encoded before is not encoded again) that is told to stop at a point."""
-        seat = CancelAt.at(phase, step, hits)
-        return self.run((self.spec(prompt=f"a blue square {phase}"),), overlap=False, seats=(seat,))[0], seat
+        slot = CancelAt.at(phase, step, hits)
+        return self.run((self.spec(prompt=f"a blue square {phase}"),), overlap=False, slots=(slot,))[0], slot
 
-    def run(self, specs: tuple[JobSpec, ...], *, overlap: bool, seats: tuple[Seat, ...] = ()) -> list[Drawn]:
+    def run(self, specs: tuple[JobSpec, ...], *, overlap: bool, slots: tuple[Slot, ...] = ()) -> list[Drawn]:
         """Run jobs through one runner, one after another or each beside the tail of the one before."""
-        seats = seats or tuple(Recorder.recording() for _ in specs)
+        slots = slots or tuple(Recorder.recording() for _ in specs)
         answers = Answers()
         runner = Runner(
-            self._registry, {self.card.name: self.card}, SimpleNamespace(seats=seats), answers.take, lambda: None
+            self._registry, {self.card.name: self.card}, SimpleNamespace(slots=slots), answers.take, lambda: None
         )
         places = [self._directory / f"job-{next(self._numbers)}" for _ in specs]
         with tapped() as frames:
@@ -137,14 +137,14 @@ class Served:
                 place.mkdir()
                 runner.run(
                     RunJob(
-                        job_id=place.name, fence=number + 1, body=encode_spec(spec), out_dir=str(place), seat=number,
+                        job_id=place.name, fence=number + 1, body=encode_spec(spec), out_dir=str(place), slot=number,
                         alone=not overlap,
                     )
                 )  # fmt: skip
             said = answers.after(len(specs))
         return [
-            _drawn(spec, fence, said, seat, place, frames)
-            for fence, (spec, seat, place) in enumerate(zip(specs, seats, places, strict=True), start=1)
+            _drawn(spec, fence, said, slot, place, frames)
+            for fence, (spec, slot, place) in enumerate(zip(specs, slots, places, strict=True), start=1)
         ]
 
     @cached_property
@@ -158,16 +158,16 @@ class Served:
         return self.draw(seed=self.base.spec.seed + 1)
 
 
-def _drawn(spec: JobSpec, fence: int, said: list[Any], seat: Seat, place: Path, frames: dict[Path, list[Any]]) -> Drawn:
+def _drawn(spec: JobSpec, fence: int, said: list[Any], slot: Slot, place: Path, frames: dict[Path, list[Any]]) -> Drawn:
     own = [message for message in said if message.fence == fence]
-    endings = [message for message in own if not isinstance(message, TailBegun)]
+    endings = [message for message in own if not isinstance(message, PostprocessBegun)]
     assert len(endings) == 1, endings
     made = endings[0].result.artefacts if isinstance(endings[0], JobFinished) else ()
     return Drawn(
         spec,
         endings[0],
         tuple(_raw(place / artefact.name, frames) for artefact in made),
-        tuple(getattr(seat, "seen", ())),
+        tuple(getattr(slot, "seen", ())),
         len(own) > 1,
         place,
     )

@@ -129,12 +129,12 @@ def test_cancel(served: Served, phase: str, step: int, hits: int) -> None:
     served.base.finished()
     before = state(served.pipe)
 
-    drawn, seat = served.cancel(phase, step, hits)
+    drawn, slot = served.cancel(phase, step, hits)
 
     assert isinstance(drawn.ending, JobCancelled), drawn.ending
     # Where there is no prompt, the first step comes at once.
     reached = phase if served.case.prompt else "denoise"
-    assert (seat.progress().phase, seat.progress().step) == (reached, step)
+    assert (slot.progress().phase, slot.progress().step) == (reached, step)
     assert list(drawn.place.iterdir()) == []
     assert differing(before, state(served.pipe)) == []
     assert _same(served.base, served.draw())
