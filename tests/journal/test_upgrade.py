@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from pathlib import Path
 
 import msgspec
 
 from broker.shell.journal import rows, schema
 from broker.wire import messages as m
 from tests.journal.jobs import new_job
+
+DATA = Path(__file__).with_name("data")
 
 #: The tables of schema 1, before jobs were found by their tenant.
 SCHEMA_1 = """
@@ -49,3 +53,19 @@ def test_a_journal_without_tenants_is_read_and_its_jobs_are_the_default_tenants(
     journal.stage(new_job("job-2", tenant="red"))
     journal.commit()
     assert [one.id for one in journal.page(m.ListJobs(req=1, tenant="red"))[0]] == ["job-2"]
+
+
+def test_the_journal_of_0_1_0_has_its_jobs_where_that_version_left_them(tmp_path, open_journal):
+    (tmp_path / "jobs.sqlite").write_bytes((DATA / "jobs-0.1.0.sqlite").read_bytes())
+    told = json.loads((DATA / "jobs-0.1.0.json").read_text(encoding="utf-8"))
+    states = {job["id"]: job["state"] for tenant in ("red", "blue") for job in told[tenant]}
+    for start in range(2):
+        journal = open_journal()
+        found = {job.id: str(job.state) for job in journal.page(m.ListJobs(req=1, limit=100))[0]}
+        live = {job.id for job in journal.live()}
+        assert (journal.epoch, journal.damaged, journal.set_aside_count) == (2 + start, 0, 0)
+        assert live == {job_id for job_id, state in found.items() if state in ("queued", "running")}
+        assert found == states
+        (owed,), _ = journal.outbox.due(2e9, 9)
+        assert (owed.job_id, owed.event, owed.attempts) == ("stopped", "cancelled", 1)
+        journal.close()
