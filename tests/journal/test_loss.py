@@ -164,6 +164,19 @@ def test_rows_that_were_deleted_since_are_not_missed(machine):
     assert machine.start().find("a") is None
 
 
+def test_a_job_that_ended_and_was_deleted_in_one_commit_is_not_missed(machine):
+    job = give(new_job("a"), 5)
+    job.revision = (machine.journal.epoch << 32) + 7
+    put(machine.journal, job)
+    done = fail(job)
+    done.revision = job.revision + 2
+    machine.journal.stage(done)
+    machine.journal.forget("a")
+    machine.journal.commit()
+    machine.kill()
+    assert machine.start().find("a") is None
+
+
 def test_a_mark_that_is_older_missing_or_damaged_stops_nobody(machine):
     job = new_job("a")
     job.revision = 1

@@ -87,6 +87,7 @@ class WatchedJournal(Journal):
         self._last.clear()
         self._hooks.clear()
         super().discard()
+        self._sync()  # the epoch was raised
 
     def _stage_hook(self, delivery: Delivery) -> None:
         self._hooks.append(delivery)
@@ -119,6 +120,8 @@ class WatchedJournal(Journal):
         for job_id in touched:
             row = self._connection.execute(rows.SELECT + " WHERE job.id = ?", (job_id,)).fetchone()
             if row is not None:
+                if job_id in self._last:  # deleted, and its id taken anew before the commit
+                    self._witness.deleted(job_id, self._last.pop(job_id))
                 self._witness.committed(rows.decode(row))
             elif lazy or job_id not in self._lazy:
                 self._witness.deleted(job_id, self._last.pop(job_id, None))

@@ -86,9 +86,12 @@ class Epochs:
         self._say()
         return epoch
 
-    def note_deletion(self) -> None:
-        """Rows are deleted in the open transaction: one that the mark names may be among them."""
-        self._connection.execute(_PUT, ("deleted", max(self._revision, self._epoch << 32)))
+    def note_deletion(self, written: int) -> None:
+        """Rows are deleted in the open transaction: the one that the mark names, or will name after this commit, may be among them.
+
+        `written`: highest revision written since the last commit; 0: nothing was.
+        """
+        self._connection.execute(_PUT, ("deleted", max(self._revision, written, self._epoch << 32)))
 
     def committed(self, n: int, revision: int) -> None:
         """This row is on disk."""

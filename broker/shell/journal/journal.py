@@ -318,7 +318,7 @@ class Journal:
             for table in ("job", "spec"):
                 self._cursor.executemany(f"DELETE FROM {table} WHERE n = ?", [(n,) for n in self._doomed])
             self.deliveries.delete(self._doomed)
-            self._epochs.note_deletion()
+            self._epochs.note_deletion(self._written_last[1])
             self._deleted += self._doomed
             self._doomed.clear()
 
