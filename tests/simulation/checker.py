@@ -41,6 +41,7 @@ class _View(msgspec.Struct):
     id: str
     state: str
     fence: int = 0
+    revision: int = 0
     result: Result | None = None
 
 
@@ -262,7 +263,7 @@ class Checker:
             job = self.disk.get(view.id)
             same = job is not None and (job.state, job.fence) == (view.state, view.fence)
             # The id of a deleted job may be another's by now.
-            another = job is not None and view.id in self.deleted_ids and job.submitted_at >= view.finished_at
+            another = job is not None and view.id in self.deleted_ids and job.revision > view.revision
             require(same or another, "an end is told when it is on disk", view.id, view.state)
         match message:
             case m.Deliveries():
