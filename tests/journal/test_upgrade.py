@@ -66,6 +66,6 @@ def test_the_journal_of_0_1_0_has_its_jobs_where_that_version_left_them(tmp_path
         assert (journal.epoch, journal.damaged, journal.set_aside_count) == (2 + start, 0, 0)
         assert live == {job_id for job_id, state in found.items() if state in ("queued", "running")}
         assert found == states
-        (owed,), _ = journal.outbox.due(2e9, 9)
+        (owed,), _ = journal.deliveries.due(2e9, 9)
         assert (owed.job_id, owed.event, owed.attempts) == ("stopped", "cancelled", 1)
         journal.close()
