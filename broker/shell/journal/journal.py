@@ -23,6 +23,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from msgspec.msgpack import decode, encode
+from msgspec.structs import replace
 
 from broker.core.jobs import Job, SetAside
 from broker.runtime.errors import JournalBroken, JournalConflict, JournalFull
@@ -234,25 +235,8 @@ class Journal:
     def _rewrite(self, n: int, job: Job) -> None:
         """Put what was salvaged of a row in its place, so that it can be updated: live, and below every fence."""
         self._begin()
-        tail = rows.sealed_tail(n, job)
-        self._cursor.execute(
-            "UPDATE job SET id = ?, state = ?, fence = ?, worker = ?, tenant = ?, origin = ?, alias = ?, model = ?,"
-            " pinned = ?, submitted_at = ?, tail = ? WHERE n = ?",
-            (
-                job.id,
-                JobState.QUEUED.value,
-                0,
-                job.worker,
-                job.tenant,
-                job.origin,
-                job.alias,
-                job.model,
-                job.pinned,
-                job.submitted_at,
-                tail,
-                n,
-            ),
-        )
+        below = replace(job, state=JobState.QUEUED, fence=0)
+        self._cursor.execute(rows.REWRITE_JOB, (*rows.job_row(n, below), n))
         self._cursor.execute("INSERT OR REPLACE INTO spec (n, head, body) VALUES (?, ?, ?)", rows.spec_row(n, job))
 
     def stage_clock(self, record: Record) -> None:
@@ -416,16 +400,16 @@ class Journal:
         """
         found: list[tuple[int, Job]] = []
         for row in self._reader.live_rows():
-            job_id = rows.as_text(row[0])
+            job_id = rows.as_text(row[rows.ID])
             if job_id in self.asides:
                 continue
             try:
                 job = rows.decode(row)
             except UNREADABLE as error:
-                self._put_unreadable(job_id, row[12], error, now)
+                self._put_unreadable(job_id, row[rows.N], error, now)
                 continue
             job.evicted = True
-            found.append((row[12], job))
+            found.append((row[rows.N], job))
         self.commit()
         found.sort(key=lambda item: item[0])
         self._numbers.update((job.id, n) for n, job in found)

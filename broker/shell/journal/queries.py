@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from heapq import merge
 from typing import Any, NamedTuple
 
-from broker.shell.journal.rows import SELECT, JobRow
+from broker.shell.journal.rows import BODY, SELECT, JobRow
 from broker.wire import messages as m
 
 #: Bytes of specs read for one page; a page with more ends there and says that more follow.
@@ -43,7 +43,7 @@ def find_page(connection: sqlite3.Connection, query: m.ListJobs) -> RowPage:
         row = connection.execute(SELECT + " WHERE job.n = ?", (n,)).fetchone()
         if row is None:  # an index that names a row which is not there
             continue
-        size += len(row[11]) if isinstance(row[11], bytes) else 0
+        size += len(row[BODY]) if isinstance(row[BODY], bytes) else 0
         if page and size > MAX_PAGE_BYTES:
             return RowPage(page, True, 0)
         page.append(row)

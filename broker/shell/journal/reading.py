@@ -132,7 +132,7 @@ class Reader:
         sound = [job for job in jobs if not job.damaged]
         if len(sound) < len(jobs) and more and not behind:
             # The page is short of what was asked for: it goes on behind its last row.
-            behind = found[-1][12]
+            behind = found[-1][rows.N]
         return sound, more, behind
 
     def live_rows(self) -> Iterator[rows.JobRow]:
@@ -169,7 +169,7 @@ class Reader:
 
     def decode(self, row: rows.JobRow) -> Job:
         """The job of a row of `rows.SELECT`, `damaged` where it cannot be read."""
-        mark = self._asides.of_job(rows.as_text(row[0])) if len(self._asides) else None
+        mark = self._asides.of_job(rows.as_text(row[rows.ID])) if len(self._asides) else None
         if mark is not None and not mark.readable:
             job = rows.salvage(row)
         else:
@@ -183,7 +183,7 @@ class Reader:
     def _note(self, row: rows.JobRow, reason: str) -> Job:
         job = rows.salvage(row)
         job.damaged = reason[:256] or "it cannot be read"
-        n = row[12]
+        n = row[rows.N]
         if n not in self._damaged and len(self._damaged) < _MOST_DAMAGED:
             self._damaged.add(n)
             extra = {"action": "damaged", "job_id": job.id, "row": n, "reason": job.damaged}

@@ -24,10 +24,18 @@ from broker.wire.terms import FINAL, STATE_NAMES, JobState
 
 JobRow = tuple[Any, ...]
 
-#: Columns of `job` and `spec` that make a job, in the order `decode` takes them; also of a row whose spec is gone.
+#: The columns of `job` but the packed one, in the order of their checksum and of `_columns`.
+_COLUMNS = ("n", "id", "state", "fence", "worker", "tenant", "origin", "alias", "model", "pinned", "submitted_at")
+
+#: Where they stand in a row of `SELECT`, and what follows them.
+N, ID = _COLUMNS.index("n"), _COLUMNS.index("id")
+_TAIL = len(_COLUMNS)
+_HEAD, BODY = _TAIL + 1, _TAIL + 2
+
+#: What makes a job, as `decode` takes it; also of a row whose spec is gone.
 SELECT = (
-    "SELECT job.id, job.state, job.fence, job.worker, job.origin, job.alias, job.model, job.pinned, job.submitted_at,"
-    " job.tail, spec.head, spec.body, job.n, job.tenant FROM job LEFT JOIN spec ON spec.n = job.n"
+    f"SELECT {', '.join(f'job.{column}' for column in _COLUMNS)}, job.tail, spec.head, spec.body"
+    " FROM job LEFT JOIN spec ON spec.n = job.n"
 )
 
 #: The same without the bytes of the spec.
@@ -35,10 +43,9 @@ SELECT_EVICTED = SELECT.replace("spec.body", "NULL")
 #: Arguments of `checked_body`.
 SELECT_BODY = "SELECT job.n, spec.head, spec.body FROM job LEFT JOIN spec ON spec.n = job.n WHERE job.id = ?"
 
-INSERT_JOB = (
-    "INSERT INTO job (n, id, state, fence, worker, tenant, origin, alias, model, pinned, submitted_at, tail)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
+INSERT_JOB = f"INSERT INTO job ({', '.join(_COLUMNS)}, tail) VALUES ({', '.join('?' * len(_COLUMNS))}, ?)"
+#: Every column of a row, whatever was in it; its parameters are those of `INSERT_JOB` and the row's number.
+REWRITE_JOB = f"UPDATE job SET {', '.join(f'{column} = ?' for column in _COLUMNS)}, tail = ? WHERE n = ?"
 INSERT_SPEC = "INSERT INTO spec (n, head, body) VALUES (?, ?, ?)"
 
 _FINAL_LIST = ", ".join(f"'{state.value}'" for state in sorted(FINAL))
@@ -96,9 +103,9 @@ class RowDamaged(ValueError):
 _SEAL = b"\xc1"
 
 
-def sealed_tail(n: int, job: Job) -> bytes:
-    """The packed part of row `n`, of `job`: a `Tail` behind its seal, which is of the row's number and columns, too."""
-    columns = (
+def _columns(n: int, job: Job) -> JobRow:
+    """Row `n` of `job`, but the packed part, in the order of `_COLUMNS`."""
+    return (
         n,
         job.id,
         STATE_NAMES[job.state],
@@ -111,19 +118,21 @@ def sealed_tail(n: int, job: Job) -> bytes:
         job.pinned,
         job.submitted_at,
     )
+
+
+def _sealed_tail(columns: JobRow, job: Job) -> bytes:
+    """The packed part of a row of `job`: a `Tail` behind its seal, which is of the row's columns, too."""
     packed = tail_of(job)
     return _SEAL + crc32(packed, crc32(_encode(columns))).to_bytes(4, "big") + packed
 
 
 def _open_tail(row: JobRow) -> Tail:
     """The packed part of a row of `SELECT`. Raises `RowDamaged`, or what msgspec does."""
-    stored = row[9]
+    stored = row[_TAIL]
     if stored[:1] != _SEAL:
         return _decode_tail(stored)
     packed = stored[5:]
-    # In the order of `sealed_tail`.
-    columns = (row[12], *row[:4], row[13], *row[4:9])
-    if crc32(packed, crc32(_encode(columns))).to_bytes(4, "big") != stored[1:5]:
+    if crc32(packed, crc32(_encode(row[:_TAIL]))).to_bytes(4, "big") != stored[1:5]:
         raise RowDamaged("its row does not match its checksum")
     return _decode_tail(packed)
 
@@ -173,20 +182,8 @@ def tail_of(job: Job) -> bytes:
 
 def job_row(n: int, job: Job) -> JobRow:
     """Parameters of `INSERT_JOB`."""
-    return (
-        n,
-        job.id,
-        STATE_NAMES[job.state],
-        job.fence,
-        job.worker,
-        job.tenant,
-        job.origin,
-        job.alias,
-        job.model,
-        job.pinned,
-        job.submitted_at,
-        sealed_tail(n, job),
-    )
+    columns = _columns(n, job)
+    return *columns, _sealed_tail(columns, job)
 
 
 def spec_row(n: int, job: Job) -> JobRow:
@@ -207,15 +204,16 @@ def spec_row(n: int, job: Job) -> JobRow:
 
 def update_row(n: int, job: Job) -> JobRow:
     """Parameters of `UPDATE_JOB`."""
-    return STATE_NAMES[job.state], job.fence, job.worker, sealed_tail(n, job), n
+    return STATE_NAMES[job.state], job.fence, job.worker, _sealed_tail(_columns(n, job), job), n
 
 
 def decode(row: JobRow) -> Job:
     """A job from a row of `SELECT`; of `SELECT_EVICTED` without its spec. Raises `ValueError` (`RowDamaged` and all of msgspec's errors
     are) or `TypeError` when it is damaged."""
-    job_id, state, fence, worker, origin, alias, model, pinned, submitted_at, _, head_bytes, body, n = row[:13]
+    n, job_id, state, fence, worker, _, origin, alias, model, pinned, submitted_at = row[:_TAIL]
+    body = row[BODY]
     tail = _open_tail(row)
-    head, check = _open_head(n, head_bytes)
+    head, check = _open_head(n, row[_HEAD])
     if body is not None and check and crc32(body).to_bytes(4, "big") != check:
         raise RowDamaged("its spec does not match its checksum")
     return Job(
@@ -257,14 +255,14 @@ def decode(row: JobRow) -> Job:
 
 def salvage(row: JobRow) -> Job:
     """What can be shown of a row of `SELECT` that cannot be decoded: its columns, as far as they make sense."""
-    job_id, state, fence, worker, origin, alias, model, pinned, submitted_at = row[:9]
-    body = row[11]
+    _, job_id, state, fence, worker, tenant, origin, alias, model, pinned, submitted_at = row[:_TAIL]
+    body = row[BODY]
     at = float(submitted_at) if isinstance(submitted_at, int | float) and isfinite(submitted_at) else 0.0
     return Job(
         id=as_text(job_id),
         model=as_text(model),
         body=body if isinstance(body, bytes) else b"",
-        tenant=as_text(row[13]),
+        tenant=as_text(tenant),
         origin=as_text(origin),
         alias=as_text(alias),
         pinned=as_text(pinned),
