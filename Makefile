@@ -41,7 +41,8 @@ lint: setup-dev ## check format, lint and types
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
-	MYPYPATH=scripts $(BIN)/python -m mypy scripts
+	MYPYPATH=scripts $(BIN)/python -m mypy scripts/*.py
+	$(BIN)/python -m mypy -p scripts.demo_model
 
 bench: setup ## measure the broker: table, bench-results/broker.json and broker.png
 	@mkdir -p bench-results

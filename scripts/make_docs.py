@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import sys
 from pathlib import Path
 from typing import Any
+
+import rooms
 
 from broker.core.jobs import TABLE, Cause
 from broker.runtime.settings import CommonSettings, OptionRow, describe
@@ -96,6 +99,21 @@ def tested_models() -> dict[str, str]:
     return {"checks": cases.checks(), "classes": cases.table(), "not served": cases.not_served()}
 
 
+def every_room() -> str:
+    """The rooms from the top floor down, what each is for, and which it imports from."""
+    targets: dict[str, list[str]] = {}
+    for source, target in sorted(rooms.arrows()):
+        targets.setdefault(source, []).append(target)
+    lines = ["| floor | room | what | imports from |", "|---|---|---|---|"]
+    for folder, floors in rooms.FLOORS.items():
+        for number, floor in enumerate(floors, 1):
+            for room in floor:
+                about = ast.get_docstring(rooms.tree(ROOT / room / "__init__.py")) or ""
+                own = [t.removeprefix(f"{folder}/") for t in targets.get(room, [])]
+                lines.append(f"| {number} | `{room}/` | {about.splitlines()[0]} | {', '.join(own) or '-'} |")
+    return "\n".join(lines)
+
+
 def every_field() -> str:
     """The fields of a generation, as the readers and the OpenAPI document have them."""
     lines = ["| field | also | type | meaning |", "|---|---|---|---|"]
@@ -120,7 +138,7 @@ def parts() -> dict[str, dict[str, str]]:
             "edge": own_settings(EdgeSettings),
         },
         "docs/api.md": {"fields": every_field(), "routes": every_route()},
-        "docs/architecture.md": {"states": state_diagram()},
+        "docs/architecture.md": {"rooms": every_room(), "states": state_diagram()},
         "docs/models.md": tested_models(),
     }
 

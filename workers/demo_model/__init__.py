@@ -1,1 +1,1 @@
-"""The demo model: its weights, the world it draws, and what makes and judges it."""
+"""The demo model: its weights and its card. What trains and judges it is in `scripts/demo_model/`."""
