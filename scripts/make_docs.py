@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import rooms
-
 from broker.core.jobs import TABLE, Cause
 from broker.runtime.settings import CommonSettings, OptionRow, describe
 from broker.settings import BrokerSettings
@@ -92,15 +90,22 @@ def every_route() -> str:
     return "\n".join(lines)
 
 
+def _of_the_checkout(module: str) -> Any:
+    """A module of the checkout that is not installed."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    return importlib.import_module(module)
+
+
 def tested_models() -> dict[str, str]:
     """What the conformance suite of pipelines holds each class to, and the classes."""
-    sys.path.insert(0, str(ROOT))  # the tests are not installed
-    cases = importlib.import_module("tests.engine.families.cases")
+    cases = _of_the_checkout("tests.engine.families.cases")
     return {"checks": cases.checks(), "classes": cases.table(), "not served": cases.not_served()}
 
 
 def every_room() -> str:
     """The rooms from the top floor down, what each is for, and which it imports from."""
+    rooms = _of_the_checkout("scripts.rooms")
     targets: dict[str, list[str]] = {}
     for source, target in sorted(rooms.arrows()):
         targets.setdefault(source, []).append(target)
