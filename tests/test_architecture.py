@@ -64,6 +64,7 @@ FOREIGN = {
     "workers": ("broker/wire", "broker/runtime"),
     "http_edge": ("broker/wire", "broker/runtime", "broker/client"),
     "bench": (
+        "broker",
         "broker/wire",
         "broker/runtime",
         "broker/client",
@@ -91,6 +92,14 @@ def test_arrows_lead_down_and_never_sideways():
         if not good:
             wrong.append(f"{source} -> {target}: {sorted(reasons)}")
     assert wrong == []
+
+
+def test_the_stand_ins_are_for_measurements_and_tests():
+    """`broker.testing` ships, and no process of the service loads it; of the broker's own floor bench takes nothing else."""
+    users = {path for path in sources(*FOLDERS) if "broker.testing" in imports(path)}
+    assert {path.relative_to(ROOT).parts[0] for path in users} == {"bench"}
+    floor = {module_of(path) for path in sources("broker") if rooms.room_of(path) == "broker" and path.stem[0] != "_"}
+    assert {name for path in sources("bench") for name in imports(path)} & floor == {"broker.testing"}
 
 
 def test_no_room_reaches_itself():

@@ -6,10 +6,10 @@ import heapq
 import random
 from collections.abc import Sequence
 
-from bench.harness.archive import NoArchive
 from bench.harness.policies import Job
 from broker.core.effects import Effect, Send
 from broker.core.machine import Core, Policy
+from broker.testing import MemoryArchive
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import ModelCard, Result
@@ -29,7 +29,7 @@ class CorePool:
     def __init__(self, jobs: Sequence[Job], workers: int, error: float, seed: int) -> None:
         # Silence proves nothing here: heartbeats would only slow the simulation down.
         policy = Policy(queue_limit=10_000_000, suspect_after_s=1e9, lost_after_s=2e9)
-        self._core = Core(1, NoArchive(), policy, 0.0)
+        self._core = Core(1, MemoryArchive(), policy, 0.0)
         self._jobs = jobs
         self._random = random.Random(seed)
         self._error = error

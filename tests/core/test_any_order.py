@@ -14,11 +14,11 @@ from broker.core.deliveries import LEASE_S
 from broker.core.effects import DeliveryChanged, PeerGone, RecordDeleted, Send, Transition, WorkerNoted
 from broker.core.jobs import Cause
 from broker.core.machine import Policy
+from broker.testing import EDGE, START, CoreHarness, worker_info
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
 from broker.wire.terms import FINAL
-from tests.core.desk import EDGE, START, Desk, info
 
 WORKERS = ("w1", "w2", "w3")
 JOBS = tuple(f"j{n}" for n in range(6))
@@ -47,7 +47,7 @@ class SimAgent:
         self.peer = f"b-{self.name}-{self.links}".encode()
         self.inbox: list[m.Message] = []
         self.deliveries: list[tuple[m.Message, bytes]] = []
-        self.say(self.hello(), info())
+        self.say(self.hello(), worker_info())
 
     def say(self, message: m.Message, body: bytes = b"") -> None:
         self.deliveries.append((message, body))
@@ -73,7 +73,7 @@ class SimAgent:
     def take(self, message: m.Message) -> None:
         match message:
             case m.Identify():
-                self.say(self.hello(), info())
+                self.say(self.hello(), worker_info())
             case m.Run():
                 self._run(message)
             case m.Cancel() if self.running and self.running.fence == message.fence:
@@ -113,7 +113,7 @@ class SimAgent:
 class AnyOrder(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.desk = Desk(Policy(recent_finals=2, max_losses=1000, queue_limit=4, forget_worker_s=20))
+        self.desk = CoreHarness(Policy(recent_finals=2, max_losses=1000, queue_limit=4, forget_worker_s=20))
         self.agents = {name: SimAgent(name) for name in WORKERS[:2]}
         self.accepted: set[str] = set()
         self.cancels: set[str] = set()
@@ -296,7 +296,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(flushed=st.booleans())
     def broker_dies(self, flushed):
         if flushed:
-            self.desk.archive.flush()
+            self.desk.archive.commit()
         self.desk.restart()
         for agent in self.agents.values():
             agent.connect()

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from broker.core.effects import Send
 from broker.core.scheduling import bounds
+from broker.testing import EDGE, CoreHarness, peer_of
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import Artefact, Result
-from tests.core.desk import EDGE, Desk, peer_of
 
 ANY = st.one_of(st.floats(), st.sampled_from((0.0, -1.0, 1e-300, 1e300, -1e300, math.inf, -math.inf, math.nan)))
 SECONDS = st.floats(0, 1e10)
@@ -56,7 +56,7 @@ BODIES = {
 }
 
 
-def check(desk: Desk) -> None:
+def check(desk: CoreHarness) -> None:
     """Decode every message of the last pass as its receiver does."""
     for effect in desk.effects:
         if not isinstance(effect, Send):
@@ -91,7 +91,7 @@ def assert_finite(value: Any) -> None:
     steps=STEPS,
 )
 def test_what_is_said_back_can_be_read(rates, names, steps):
-    desk = Desk()
+    desk = CoreHarness()
     desk.core.restore([], rates, desk.now)
     desk.feed(EDGE, m.Watch(req=1))
     desk.hello("w1", free=2)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from broker.core.calendar import Calendar, Step
+from broker.testing import EDGE, START, CoreHarness
 from broker.wire import codec
 from broker.wire import messages as m
-from tests.core.desk import EDGE, START, Desk
 from tests.core.test_forget import forget
 
 HOUR = 3600.0
@@ -15,7 +15,7 @@ HOUR = 3600.0
 
 @pytest.mark.parametrize("ahead_s", [-HOUR, 0.0, HOUR])
 def test_a_deadline_is_so_long_after_the_acceptance_whatever_the_clock_was_set_to(ahead_s):
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("held", deadline_s=3.0)
     desk.submit("waits", worker="nobody", deadline_s=3.0)
     desk.core.set_calendar(Calendar(ahead_s=ahead_s))
@@ -30,7 +30,7 @@ def test_a_deadline_is_so_long_after_the_acceptance_whatever_the_clock_was_set_t
 
 
 def test_the_deadline_of_an_edge_before_durations_is_read_by_the_clock_it_was_told():
-    desk = Desk()
+    desk = CoreHarness()
     desk.core.set_calendar(Calendar(ahead_s=HOUR))
     desk.submit("a", worker="nobody", deadline_at=START + HOUR + 5.0)
     desk.tick(4.0)
@@ -40,7 +40,7 @@ def test_the_deadline_of_an_edge_before_durations_is_read_by_the_clock_it_was_to
 
 
 def test_a_repeated_submit_with_another_duration_left_is_the_same_request():
-    desk = Desk()
+    desk = CoreHarness()
     assert not desk.submit("a", deadline_s=60.0).duplicate
     desk.now += 30.0
     desk.core.set_calendar(Calendar(ahead_s=-HOUR))
@@ -49,7 +49,7 @@ def test_a_repeated_submit_with_another_duration_left_is_the_same_request():
 
 
 def test_every_time_that_is_shown_follows_the_clock():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a", deadline_s=60.0)
     desk.finish("w1", "a")
     desk.submit("b", worker="nobody")
@@ -64,7 +64,7 @@ def test_every_time_that_is_shown_follows_the_clock():
 
 
 def test_an_age_is_time_that_passed():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     desk.finish("w1", "a")
     desk.now += 10.0
@@ -74,7 +74,7 @@ def test_an_age_is_time_that_passed():
 
 
 def test_the_pool_tells_the_time_and_when_the_clock_was_set():
-    desk = Desk()
+    desk = CoreHarness()
     steps = (Step(at=START, by_s=HOUR),)
     desk.core.set_calendar(Calendar(ahead_s=HOUR, settled_at=START + 600.0, steps=steps))
     desk.now += 10.0

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from broker.core.jobs import Cause
+from broker.testing import START, CoreHarness, causes, peer_of, sent
 from broker.wire import messages as m
-from tests.core.desk import START, Desk, causes, peer_of, sent
 
 
 def test_an_unknown_job():
-    assert Desk().cancel("nope") == "not_found"
+    assert CoreHarness().cancel("nope") == "not_found"
 
 
 def test_a_queued_job_ends_at_once():
-    desk = Desk()
+    desk = CoreHarness()
     desk.submit("a")
     assert desk.cancel("a") == "cancelled"
     assert desk.archive.rows["a"].state == "cancelled"
@@ -23,7 +23,7 @@ def test_a_queued_job_ends_at_once():
 
 
 def test_a_delayed_job_ends_at_once():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     desk.fail("w1", "a", "engine_error")
     assert desk.cancel("a") == "cancelled"
@@ -32,7 +32,7 @@ def test_a_delayed_job_ends_at_once():
 
 @pytest.mark.parametrize("begun", [False, True])
 def test_a_held_job_is_told_to_stop_durably_and_ends_when_the_worker_says_so(begun):
-    desk = Desk()
+    desk = CoreHarness()
     desk.hello("w1")
     desk.submit("a")
     fence = desk.job("a").fence
@@ -48,7 +48,7 @@ def test_a_held_job_is_told_to_stop_durably_and_ends_when_the_worker_says_so(beg
 
 
 def test_asking_twice_asks_once():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     assert desk.cancel("a") == "requested"
     assert desk.cancel("a") == "requested"
@@ -56,7 +56,7 @@ def test_asking_twice_asks_once():
 
 
 def test_a_final_job_stays_as_it_is():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     desk.finish("w1", "a")
     assert desk.cancel("a") == "already_final"
@@ -64,7 +64,7 @@ def test_a_final_job_stays_as_it_is():
 
 
 def test_the_order_is_repeated_with_every_heartbeat_until_the_result_is_in():
-    desk = Desk()
+    desk = CoreHarness()
     fence = desk.running("a")
     desk.cancel("a")
     held = m.Held(job_id="a", fence=fence, phase="denoise")
@@ -75,7 +75,7 @@ def test_the_order_is_repeated_with_every_heartbeat_until_the_result_is_in():
 
 
 def test_a_finish_after_an_accepted_cancel_loses_and_is_told_so():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     desk.cancel("a")
     effects = desk.finish("w1", "a")
@@ -86,7 +86,7 @@ def test_a_finish_after_an_accepted_cancel_loses_and_is_told_so():
 
 @pytest.mark.parametrize("kind", ["engine_crashed", "out_of_memory", "engine_error"])
 def test_an_engine_that_dies_while_stopping_ends_the_job_as_cancelled(kind):
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     desk.cancel("a")
     desk.fail("w1", "a", kind, free=0)
@@ -94,7 +94,7 @@ def test_an_engine_that_dies_while_stopping_ends_the_job_as_cancelled(kind):
 
 
 def test_a_worker_lost_while_stopping_ends_the_job_as_cancelled():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     desk.cancel("a")
     desk.tick(7)
@@ -102,7 +102,7 @@ def test_a_worker_lost_while_stopping_ends_the_job_as_cancelled():
 
 
 def test_a_refusal_while_stopping_ends_the_job_as_cancelled():
-    desk = Desk()
+    desk = CoreHarness()
     desk.hello("w1")
     desk.submit("a")
     desk.cancel("a")
@@ -111,7 +111,7 @@ def test_a_refusal_while_stopping_ends_the_job_as_cancelled():
 
 
 def test_cancelling_one_job_never_touches_the_next():
-    desk = Desk()
+    desk = CoreHarness()
     fence = desk.running("a")
     desk.submit("b")
     desk.cancel("a")
@@ -123,7 +123,7 @@ def test_cancelling_one_job_never_touches_the_next():
 
 
 def test_a_waiting_job_expires_at_its_deadline():
-    desk = Desk()
+    desk = CoreHarness()
     desk.submit("a", deadline_at=START + 5)
     assert causes(desk.tick(4.9)) == []
     assert causes(desk.tick(0.2)) == [Cause.EXPIRED]
@@ -131,7 +131,7 @@ def test_a_waiting_job_expires_at_its_deadline():
 
 
 def test_a_running_job_is_stopped_at_its_deadline_and_fails_as_expired():
-    desk = Desk()
+    desk = CoreHarness()
     fence = desk.running("a", deadline_at=START + 5)
     held = m.Held(job_id="a", fence=fence)
     desk.tick(2)
@@ -145,14 +145,14 @@ def test_a_running_job_is_stopped_at_its_deadline_and_fails_as_expired():
 
 
 def test_a_job_that_is_done_in_time_does_not_expire():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a", deadline_at=START + 5)
     desk.finish("w1", "a")
     assert causes(desk.tick(10)) == []
 
 
 def test_a_cancel_before_the_deadline_stays_a_cancel():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a", deadline_at=START + 5)
     desk.cancel("a")
     desk.tick(5.5)

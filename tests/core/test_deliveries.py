@@ -7,34 +7,34 @@ import pytest
 from broker.core.deliveries import LEASE_S
 from broker.core.effects import DeliveryChanged, Send, Transition
 from broker.core.machine import Policy
+from broker.testing import EDGE, CoreHarness, sent
 from broker.wire import codec
 from broker.wire import messages as m
-from tests.core.desk import EDGE, Desk, sent
 
 URL = "https://client.example/hook"
 
 
-def claim(desk: Desk, limit: int = 16, edge: bytes = EDGE) -> tuple[list[m.ClaimedDelivery], float]:
+def claim(desk: CoreHarness, limit: int = 16, edge: bytes = EDGE) -> tuple[list[m.ClaimedDelivery], float]:
     effects = desk.feed(edge, m.ClaimDeliveries(req=1, limit=limit))
     reply = next(e for e in effects if isinstance(e, Send) and isinstance(e.message, m.Deliveries) and e.peer == edge)
     return codec.hook_claims(reply.body or b""), reply.message.wait_s
 
 
-def done(desk: Desk, held: m.ClaimedDelivery, outcome: str = "delivered", **fields) -> None:
+def done(desk: CoreHarness, held: m.ClaimedDelivery, outcome: str = "delivered", **fields) -> None:
     desk.ask(m.DeliveryDone(req=1, number=held.number, claim=held.claim, outcome=outcome, **fields), m.DeliveryNoted)
 
 
-def told(desk: Desk, job_id: str) -> list[tuple[str, str]]:
+def told(desk: CoreHarness, job_id: str) -> list[tuple[str, str]]:
     return [(delivery.event, delivery.state) for delivery in desk.view(job_id).deliveries]
 
 
-def finished(desk: Desk, job_id: str = "a", **fields) -> None:
+def finished(desk: CoreHarness, job_id: str = "a", **fields) -> None:
     desk.running(job_id, webhook=URL, **fields)
     desk.finish("w1", job_id)
 
 
 def test_a_job_without_a_webhook_causes_none():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     desk.finish("w1", "a")
     assert not desk.archive.deliveries.rows
@@ -42,7 +42,7 @@ def test_a_job_without_a_webhook_causes_none():
 
 
 def test_start_and_end_are_told_in_the_commit_of_the_move():
-    desk = Desk()
+    desk = CoreHarness()
     desk.hello("w1")
     desk.submit("a", webhook=URL)
     effects = desk.start("w1", "a")
@@ -59,7 +59,7 @@ def test_start_and_end_are_told_in_the_commit_of_the_move():
 
 @pytest.mark.parametrize("end", ["failed", "cancelled", "expired"])
 def test_every_end_is_told_as_what_it_is(end):
-    desk = Desk()
+    desk = CoreHarness()
     fields = {"deadline_at": desk.now + 5} if end == "expired" else {}
     desk.running("a", webhook=URL, webhook_events=("completed", "failed", "cancelled"), **fields)
     if end == "failed":
@@ -71,14 +71,14 @@ def test_every_end_is_told_as_what_it_is(end):
 
 
 def test_only_events_that_are_wanted_are_told():
-    desk = Desk()
+    desk = CoreHarness()
     finished(desk, webhook_events=("failed",))
     assert told(desk, "a") == []
     assert desk.view("a").webhook_events == ("failed",)
 
 
 def test_further_attempts_and_returning_workers_are_no_second_start():
-    desk = Desk(Policy(lost_after_s=3, rejoin_s=3))
+    desk = CoreHarness(Policy(lost_after_s=3, rejoin_s=3))
     fence = desk.running("a", webhook=URL)
     desk.restart()
     desk.hello("w1", m.Held(job_id="a", fence=fence, phase="denoise"), seen=fence, free=0)
@@ -91,7 +91,7 @@ def test_further_attempts_and_returning_workers_are_no_second_start():
 
 
 def test_a_held_delivery_is_nobody_elses_until_its_lease_runs_out():
-    desk = Desk()
+    desk = CoreHarness()
     finished(desk, webhook_events=("completed",))
     (held,), _ = claim(desk)
     assert claim(desk, edge=b"f-other") == ([], LEASE_S)
@@ -105,7 +105,7 @@ def test_a_held_delivery_is_nobody_elses_until_its_lease_runs_out():
 
 
 def test_due_deliveries_are_given_in_parts_the_oldest_first():
-    desk = Desk()
+    desk = CoreHarness()
     for n in range(5):
         desk.submit(f"j{n}", worker="nobody", webhook=URL)
         desk.cancel(f"j{n}")
@@ -118,7 +118,7 @@ def test_due_deliveries_are_given_in_parts_the_oldest_first():
 
 
 def test_a_failure_is_tried_again_when_asked():
-    desk = Desk()
+    desk = CoreHarness()
     finished(desk, webhook_events=("completed",))
     (held,), _ = claim(desk)
     done(desk, held, "retry", status=503, retry_s=30.0, note="busy")
@@ -137,7 +137,7 @@ def test_a_failure_is_tried_again_when_asked():
 
 
 def test_what_was_not_tried_comes_back_as_if_it_had_not_been_claimed():
-    desk = Desk()
+    desk = CoreHarness()
     finished(desk, webhook_events=("completed",))
     for _ in range(12):
         (held,), _ = claim(desk)
@@ -149,7 +149,7 @@ def test_what_was_not_tried_comes_back_as_if_it_had_not_been_claimed():
 
 @pytest.mark.parametrize("outcome", ["delivered", "failed", "disabled"])
 def test_what_is_settled_is_not_given_again(outcome):
-    desk = Desk()
+    desk = CoreHarness()
     finished(desk, webhook_events=("completed",))
     (held,), _ = claim(desk)
     done(desk, held, outcome, status=200)
@@ -161,7 +161,7 @@ def test_what_is_settled_is_not_given_again(outcome):
 
 
 def test_a_late_success_counts_and_a_late_failure_does_not():
-    desk = Desk()
+    desk = CoreHarness()
     finished(desk, webhook_events=("completed",))
     (first,), _ = claim(desk)
     desk.tick(LEASE_S)
@@ -175,7 +175,7 @@ def test_a_late_success_counts_and_a_late_failure_does_not():
 
 
 def test_a_receiver_that_is_gone_hears_nothing_more_of_that_job():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a", webhook=URL)
     (held,), _ = claim(desk)
     done(desk, held, "disabled", status=410)
@@ -186,7 +186,7 @@ def test_a_receiver_that_is_gone_hears_nothing_more_of_that_job():
 
 
 def test_disabling_reaches_deliveries_that_wait():
-    desk = Desk()
+    desk = CoreHarness()
     finished(desk)
     started, completed = claim(desk)[0]
     done(desk, completed, "retry", retry_s=5.0)
@@ -197,7 +197,7 @@ def test_disabling_reaches_deliveries_that_wait():
 
 
 def test_deliveries_go_with_their_job():
-    desk = Desk()
+    desk = CoreHarness()
     finished(desk)
     claims, _ = claim(desk)
     assert desk.ask(m.ForgetJobs(req=1, job_ids=("a",)), m.Forgotten).job_ids == ("a",)
@@ -208,7 +208,7 @@ def test_deliveries_go_with_their_job():
 
 
 def test_the_same_id_with_another_webhook_is_another_job():
-    desk = Desk()
+    desk = CoreHarness()
     desk.submit("a", webhook=URL, webhook_events=("failed",))
     answer = desk.submit("a", webhook=URL, webhook_events=("failed",))
     assert isinstance(answer, m.Accepted)
@@ -220,7 +220,7 @@ def test_the_same_id_with_another_webhook_is_another_job():
 
 
 def test_watchers_see_that_a_job_has_a_webhook():
-    desk = Desk()
+    desk = CoreHarness()
     desk.ask(m.Watch(req=1), m.Watching)
     desk.running("a", webhook=URL)
     effects = desk.finish("w1", "a")

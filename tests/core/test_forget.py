@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from broker.core.effects import RecordDeleted
 from broker.core.machine import Policy
+from broker.testing import EDGE, CoreHarness, sent
 from broker.wire import messages as m
-from tests.core.desk import EDGE, Desk, sent
 
 
-def forget(desk: Desk, *job_ids: str, **fields) -> tuple[str, ...]:
+def forget(desk: CoreHarness, *job_ids: str, **fields) -> tuple[str, ...]:
     return desk.ask(m.ForgetJobs(req=1, job_ids=job_ids, **fields), m.Forgotten).job_ids
 
 
 def test_final_jobs_go_and_live_ones_stay():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("done")
     desk.finish("w1", "done", free=0)
     desk.running("running", worker="w2")
@@ -31,7 +31,7 @@ def test_final_jobs_go_and_live_ones_stay():
 
 
 def test_a_job_that_is_only_in_the_archive_goes_too():
-    desk = Desk(Policy(recent_finals=0))
+    desk = CoreHarness(Policy(recent_finals=0))
     desk.running("old")
     desk.finish("w1", "old")
     assert desk.core.job("old") is None
@@ -40,7 +40,7 @@ def test_a_job_that_is_only_in_the_archive_goes_too():
 
 
 def test_what_finished_later_than_asked_for_stays():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("early")
     desk.finish("w1", "early")
     between = desk.now + 1
@@ -51,7 +51,7 @@ def test_what_finished_later_than_asked_for_stays():
 
 
 def test_the_id_is_free_again_and_an_old_result_is_garbage():
-    desk = Desk()
+    desk = CoreHarness()
     fence = desk.running("a")
     desk.finish("w1", "a")
     forget(desk, "a")
@@ -63,7 +63,7 @@ def test_the_id_is_free_again_and_an_old_result_is_garbage():
 
 
 def test_the_bytes_of_forgotten_jobs_do_not_count():
-    desk = Desk(Policy(recent_finals=10, recent_final_bytes=100))
+    desk = CoreHarness(Policy(recent_finals=10, recent_final_bytes=100))
     for _ in range(3):
         desk.running("a", body=b"x" * 60)
         desk.finish("w1", "a")
@@ -74,7 +74,7 @@ def test_the_bytes_of_forgotten_jobs_do_not_count():
 
 
 def test_watchers_are_told_in_their_numbering():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     watching = desk.ask(m.Watch(req=1), m.Watching)
     desk.finish("w1", "a")

@@ -9,15 +9,15 @@ import pytest
 from broker.core.effects import PeerGone
 from broker.core.jobs import Cause
 from broker.core.machine import Policy
+from broker.testing import EDGE, RESULT, CoreHarness, causes, peer_of, sent, worker_info
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.codec import DecodeError
 from broker.wire.jobspec import Artefact, Result
-from tests.core.desk import EDGE, RESULT, Desk, causes, info, peer_of, sent
 
 
 def test_a_free_worker_gets_the_job_with_a_fence_of_this_epoch():
-    desk = Desk(epoch=5)
+    desk = CoreHarness(epoch=5)
     desk.hello("w1")
     desk.submit("a")
     run = sent(desk.effects, m.Run, peer_of("w1"))[0]
@@ -26,7 +26,7 @@ def test_a_free_worker_gets_the_job_with_a_fence_of_this_epoch():
 
 
 def test_one_grant_per_room_until_the_worker_says_it_has_more():
-    desk = Desk()
+    desk = CoreHarness()
     desk.hello("w1", free=2)
     for name in "abc":
         desk.submit(name)
@@ -39,7 +39,7 @@ def test_one_grant_per_room_until_the_worker_says_it_has_more():
 
 
 def test_room_said_before_a_grant_was_seen_is_not_counted_twice():
-    desk = Desk()
+    desk = CoreHarness()
     desk.hello("w1")
     desk.submit("a")
     desk.submit("b")
@@ -48,7 +48,7 @@ def test_room_said_before_a_grant_was_seen_is_not_counted_twice():
 
 
 def test_a_grant_the_worker_has_seen_and_does_not_hold_goes_back():
-    desk = Desk()
+    desk = CoreHarness()
     desk.hello("w1")
     desk.submit("a")
     fence = desk.job("a").fence
@@ -59,7 +59,7 @@ def test_a_grant_the_worker_has_seen_and_does_not_hold_goes_back():
 
 
 def test_a_heartbeat_settles_a_lost_started_and_brings_progress():
-    desk = Desk()
+    desk = CoreHarness()
     desk.hello("w1")
     desk.submit("a")
     fence = desk.job("a").fence
@@ -69,13 +69,13 @@ def test_a_heartbeat_settles_a_lost_started_and_brings_progress():
 
 
 def test_every_heartbeat_is_answered():
-    desk = Desk()
+    desk = CoreHarness()
     desk.hello("w1")
     assert sent(desk.beat("w1", free=1), m.HeartbeatAck, peer_of("w1"))
 
 
 def test_a_refused_job_goes_to_the_front_and_costs_no_attempt():
-    desk = Desk()
+    desk = CoreHarness()
     desk.hello("w1")
     desk.submit("a")
     desk.submit("b")
@@ -88,14 +88,14 @@ def test_a_refused_job_goes_to_the_front_and_costs_no_attempt():
 
 
 def test_a_refusal_of_an_old_grant_changes_nothing():
-    desk = Desk()
+    desk = CoreHarness()
     fence = desk.running("a")
     desk.feed(peer_of("w1"), m.Refused(job_id="a", fence=fence - 1, free=0))
     assert desk.state("a") == "running"
 
 
 def test_silence_makes_a_worker_suspect_then_lost():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     desk.hello("w2", free=0)
     desk.tick(3)
@@ -111,7 +111,7 @@ def test_silence_makes_a_worker_suspect_then_lost():
 
 
 def test_a_suspect_worker_that_speaks_gets_work_again():
-    desk = Desk()
+    desk = CoreHarness()
     desk.hello("w1")
     desk.tick(3)
     desk.submit("a")
@@ -121,7 +121,7 @@ def test_a_suspect_worker_that_speaks_gets_work_again():
 
 
 def test_a_lost_worker_that_speaks_is_asked_who_it_is_and_may_come_back():
-    desk = Desk()
+    desk = CoreHarness()
     fence = desk.running("a")
     desk.tick(7)
     assert desk.state("a") == "queued"
@@ -132,7 +132,7 @@ def test_a_lost_worker_that_speaks_is_asked_who_it_is_and_may_come_back():
 
 
 def test_a_returning_worker_is_told_to_stop_what_another_now_runs():
-    desk = Desk()
+    desk = CoreHarness()
     old = desk.running("a")
     desk.tick(4)
     desk.hello("w2")
@@ -145,7 +145,7 @@ def test_a_returning_worker_is_told_to_stop_what_another_now_runs():
 
 
 def test_an_unreachable_address_gets_no_new_work_at_once():
-    desk = Desk()
+    desk = CoreHarness()
     desk.hello("w1")
     desk.feed(peer_of("w1"), PeerGone())
     desk.submit("a")
@@ -155,7 +155,7 @@ def test_an_unreachable_address_gets_no_new_work_at_once():
 
 
 def test_a_grant_that_went_down_with_the_connection_is_given_again_free_of_charge():
-    desk = Desk()
+    desk = CoreHarness()
     desk.hello("w1")
     desk.submit("a")
     desk.feed(peer_of("w1"), PeerGone())
@@ -165,7 +165,7 @@ def test_a_grant_that_went_down_with_the_connection_is_given_again_free_of_charg
 
 
 def test_a_process_that_died_and_was_born_again_has_lost_its_job():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     desk.hello("w1", boot="b2", peer=b"b-new")
     assert desk.job("a").losses == 1
@@ -174,13 +174,13 @@ def test_a_process_that_died_and_was_born_again_has_lost_its_job():
 
 
 def test_an_unknown_address_is_asked_who_it_is():
-    desk = Desk()
+    desk = CoreHarness()
     assert sent(desk.beat("stranger"), m.Identify, peer_of("stranger"))
     assert desk.feed(peer_of("stranger"), m.Goodbye()) == []
 
 
 def test_goodbye_hands_everything_back():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     desk.hello("w2", free=0)
     desk.feed(peer_of("w1"), m.Goodbye(reason="SIGTERM"))
@@ -189,7 +189,7 @@ def test_goodbye_hands_everything_back():
 
 
 def test_losses_are_free_until_there_are_too_many():
-    desk = Desk(Policy(max_losses=3))
+    desk = CoreHarness(Policy(max_losses=3))
     desk.submit("a")
     for n in range(3):
         desk.hello("w1", boot=f"b{n}", peer=f"b-{n}".encode())
@@ -203,7 +203,7 @@ def test_losses_are_free_until_there_are_too_many():
 
 
 def test_a_stalled_broker_does_not_blame_the_workers():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     desk.now += 10  # nothing ran for 10 s
     desk.core.stalled(10, desk.now)
@@ -212,7 +212,7 @@ def test_a_stalled_broker_does_not_blame_the_workers():
 
 
 def test_a_draining_worker_gets_nothing_new():
-    desk = Desk()
+    desk = CoreHarness()
     desk.hello("w1")
     desk.beat("w1", free=1, draining=True)
     desk.submit("a")
@@ -220,7 +220,7 @@ def test_a_draining_worker_gets_nothing_new():
 
 
 def test_a_lost_worker_is_listed_for_a_while_and_then_forgotten():
-    desk = Desk(Policy(forget_worker_s=60))
+    desk = CoreHarness(Policy(forget_worker_s=60))
     desk.hello("w1")
     desk.tick(10)
     assert [w.state for w in desk.core.snapshot().workers] == ["lost"]
@@ -230,13 +230,13 @@ def test_a_lost_worker_is_listed_for_a_while_and_then_forgotten():
 
 @pytest.mark.parametrize("phase", ["denoise", "finished"])
 def test_a_job_nobody_knows_is_stopped_unless_its_result_is_on_the_way(phase):
-    desk = Desk()
+    desk = CoreHarness()
     effects = desk.hello("w1", m.Held(job_id="ghost", fence=77, phase=phase), seen=77)
     assert bool(sent(effects, m.Cancel)) == (phase == "denoise")
 
 
 def test_a_malformed_hello_changes_nothing():
-    desk = Desk()
+    desk = CoreHarness()
     with pytest.raises(DecodeError):
         desk.feed(peer_of("w1"), m.Hello(name="w1", boot="b", seen=0, free=1), b"\xc1")
     assert desk.core.snapshot().workers == ()
@@ -244,7 +244,7 @@ def test_a_malformed_hello_changes_nothing():
 
 
 def test_a_grant_lost_on_the_way_is_sent_again():
-    desk = Desk()
+    desk = CoreHarness()
     desk.hello("w1")
     desk.submit("a")
     fence = desk.job("a").fence
@@ -255,7 +255,7 @@ def test_a_grant_lost_on_the_way_is_sent_again():
 
 
 def test_a_stop_of_a_grant_lost_on_the_way_is_sent_again():
-    desk = Desk()
+    desk = CoreHarness()
     desk.hello("w1")
     desk.submit("a")
     desk.cancel("a")
@@ -265,7 +265,7 @@ def test_a_stop_of_a_grant_lost_on_the_way_is_sent_again():
 
 def test_a_job_that_is_handed_back_again_and_again_after_its_start_is_quarantined():
     """Its engine ends before it shows the job, each time: nobody knows whose fault that is, but it must come to an end."""
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("j1", "w1")
     for _ in range(desk.policy.max_losses):
         desk.feed(peer_of("w1"), m.Refused(job_id="j1", fence=desk.job("j1").fence, free=1, reason="the engine ended"))
@@ -277,7 +277,7 @@ def test_a_job_that_is_handed_back_again_and_again_after_its_start_is_quarantine
 
 
 def test_a_grant_that_a_hello_crosses_on_the_same_connection_is_still_on_its_way():
-    desk = Desk()
+    desk = CoreHarness()
     desk.hello("w1")
     desk.submit("j1")
     desk.submit("j2")
@@ -289,7 +289,7 @@ def test_a_grant_that_a_hello_crosses_on_the_same_connection_is_still_on_its_way
 
 
 def test_a_grant_that_went_down_with_its_connection_is_given_again():
-    desk = Desk()
+    desk = CoreHarness()
     desk.hello("w1")
     desk.submit("j1")
     fence = desk.job("j1").fence
@@ -298,11 +298,11 @@ def test_a_grant_that_went_down_with_its_connection_is_given_again():
     assert desk.job("j1").fence > fence
 
 
-def lost_grant(desk: Desk) -> int:
+def lost_grant(desk: CoreHarness) -> int:
     """Grant a job to w1 and let the broker die before the row is on disk; the fence."""
     desk.hello("w1", free=0)
     desk.submit("j1")
-    desk.archive.flush()
+    desk.archive.commit()
     desk.beat("w1", free=1)
     fence = desk.job("j1").fence
     desk.restart()
@@ -312,7 +312,7 @@ def lost_grant(desk: Desk) -> int:
 
 
 def test_an_attempt_whose_row_was_lost_is_adopted_while_workers_come_back():
-    desk = Desk()
+    desk = CoreHarness()
     fence = lost_grant(desk)
     desk.hello("w1", m.Held(job_id="j1", fence=fence, phase="denoise"), seen=fence, free=0)
     assert desk.state("j1") == "running"
@@ -321,7 +321,7 @@ def test_an_attempt_whose_row_was_lost_is_adopted_while_workers_come_back():
 
 
 def test_later_it_is_not():
-    desk = Desk(Policy(rejoin_s=3.0))
+    desk = CoreHarness(Policy(rejoin_s=3.0))
     fence = lost_grant(desk)
     desk.tick(4.0)
     effects = desk.hello("w1", m.Held(job_id="j1", fence=fence, phase="denoise"), seen=fence, free=0)
@@ -332,7 +332,7 @@ def test_later_it_is_not():
 @pytest.mark.parametrize("ahead", [0, 1])
 def test_no_worker_takes_over_what_another_runs(ahead):
     """Neither with the fence of the grant nor with the next one, whatever it says."""
-    desk = Desk()
+    desk = CoreHarness()
     fence = desk.running("j1", "w1")
     desk.hello("w3")
     desk.submit("other")  # so that the next fence is given
@@ -358,7 +358,7 @@ def test_no_worker_takes_over_what_another_runs(ahead):
 
 @pytest.mark.parametrize("fence", [1 << 32 | 2, 1 << 32 | 0xFFFF_FFFF, 2**62])
 def test_a_fence_that_was_never_given_is_no_message(fence):
-    desk = Desk()
+    desk = CoreHarness()
     running = desk.running("j1", "w1")
     held = (m.Held(job_id="j1", fence=fence),)
     for message, body in (
@@ -377,7 +377,7 @@ def test_a_fence_that_was_never_given_is_no_message(fence):
 
 def test_a_grant_that_is_never_taken_is_a_loss_and_goes_elsewhere():
     """A worker that beats and cannot read the grant."""
-    desk = Desk()
+    desk = CoreHarness()
     desk.hello("w1")
     desk.submit("j1")
     for _ in range(30):
@@ -398,7 +398,7 @@ def test_a_grant_that_is_never_taken_is_a_loss_and_goes_elsewhere():
 
 
 def test_a_job_whose_grant_nobody_takes_fails_in_the_end():
-    desk = Desk(Policy(max_losses=2))
+    desk = CoreHarness(Policy(max_losses=2))
     desk.hello("w1")
     desk.submit("j1")
     for _ in range(100):
@@ -412,7 +412,7 @@ def test_a_job_whose_grant_nobody_takes_fails_in_the_end():
 
 
 def test_what_a_worker_measures_is_kept_within_what_can_be():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("j1", "w1")
     mad = {"load": -1e300, "encode": math.nan, "denoise": math.inf, "x" * 100: 1.0}
     artefact = Artefact(name="a.mp4", media_type="video/mp4", size=1, sha256="0" * 64, fps=math.nan, sound_s=math.inf)
@@ -435,7 +435,7 @@ def test_what_a_worker_measures_is_kept_within_what_can_be():
 
 
 def test_a_connection_is_one_workers():
-    desk = Desk()
+    desk = CoreHarness()
     fence = desk.running("j1", "w1")
     effects = desk.hello("w2", peer=peer_of("w1"))
     assert sent(effects, m.WorkerRejected, peer_of("w1"))
@@ -446,7 +446,7 @@ def test_a_connection_is_one_workers():
 
 def test_an_attempt_that_stopped_unasked_is_over_although_a_heartbeat_still_names_it():
     """A heartbeat lists results that wait for their acknowledgement; this one crossed it."""
-    desk = Desk()
+    desk = CoreHarness()
     fence = desk.running("j1", "w1")
     desk.hello("w2", free=0)
     desk.feed(peer_of("w1"), m.Cancelled(job_id="j1", fence=fence, free=0))
@@ -457,13 +457,13 @@ def test_an_attempt_that_stopped_unasked_is_over_although_a_heartbeat_still_name
 
 
 def test_a_worker_whose_name_was_taken_takes_it_back_only_once_nobody_is_heard_under_it():
-    desk = Desk()
+    desk = CoreHarness()
     desk.hello("w1", boot="first", peer=b"b-first")
     effects = desk.hello("w1", boot="second", peer=b"b-second")
     assert [bye.remedy for bye in sent(effects, m.WorkerRejected, b"b-first")] == ["yield"]
     back = m.Hello(name="w1", boot="third", seen=0, free=1, yields=True)
-    effects = desk.feed(b"b-third", back, info("demo"))
+    effects = desk.feed(b"b-third", back, worker_info("demo"))
     assert [bye.remedy for bye in sent(effects, m.WorkerRejected, b"b-third")] == ["yield"]
     desk.tick(desk.policy.lost_after_s + 1)
-    effects = desk.feed(b"b-third", back, info("demo"))
+    effects = desk.feed(b"b-third", back, worker_info("demo"))
     assert sent(effects, m.Welcome, b"b-third")

@@ -16,9 +16,9 @@ from broker.core.scheduling import placement
 from broker.core.scheduling.bounds import MAX_ERROR, MAX_RUN_S
 from broker.core.scheduling.costs import Costs
 from broker.core.scheduling.queue import Lane
+from broker.testing import UNIT, CoreHarness, peer_of, sent, worker_info
 from broker.wire import messages as m
 from broker.wire.jobspec import ModelCard
-from tests.core.desk import UNIT, Desk, info, peer_of, sent
 
 AGAIN, OFFLOAD, NEVER = "again", "offload", "never"
 
@@ -80,7 +80,7 @@ def test_placement_prefers_the_loaded_then_the_empty_then_the_small_then_the_lon
     assert placement.choose("demo", candidates).name == chosen
 
 
-def learned(desk: Desk, *jobs: tuple[str, float, dict], quiet_s: float, workers: int = 2) -> list[str]:
+def learned(desk: CoreHarness, *jobs: tuple[str, float, dict], quiet_s: float, workers: int = 2) -> list[str]:
     """In which order a worker is given jobs of (id, seconds, fields) that came together, when nothing has come since for so long."""
     for number in range(2, workers + 1):
         desk.hello(f"w{number}", free=0)
@@ -102,21 +102,21 @@ CLIPS = (("short", 10.0, {}), ("long", 40.0, {}), ("middle", 20.0, {}))
 
 
 def test_while_jobs_keep_coming_the_shortest_goes_first():
-    assert learned(Desk(Policy(suspect_after_s=1e6)), *CLIPS, quiet_s=1.0) == ["short", "middle", "long"]
+    assert learned(CoreHarness(Policy(suspect_after_s=1e6)), *CLIPS, quiet_s=1.0) == ["short", "middle", "long"]
 
 
 def test_when_a_backlog_ends_the_longest_goes_first():
-    assert learned(Desk(Policy(suspect_after_s=1e6)), *CLIPS, quiet_s=100.0) == ["long", "middle", "short"]
+    assert learned(CoreHarness(Policy(suspect_after_s=1e6)), *CLIPS, quiet_s=100.0) == ["long", "middle", "short"]
 
 
 def test_where_one_worker_does_all_the_shortest_goes_first_to_the_end():
-    desk = Desk(Policy(suspect_after_s=1e6))
+    desk = CoreHarness(Policy(suspect_after_s=1e6))
     assert learned(desk, *CLIPS, quiet_s=100.0, workers=1) == ["short", "middle", "long"]
 
 
 def test_equal_jobs_start_in_the_order_in_which_they_came():
     clips = [(f"job-{number}", 10.0, {}) for number in range(5)]
-    assert learned(Desk(Policy(suspect_after_s=1e6)), *clips, quiet_s=100.0) == [clip[0] for clip in clips]
+    assert learned(CoreHarness(Policy(suspect_after_s=1e6)), *clips, quiet_s=100.0) == [clip[0] for clip in clips]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,10 @@ def test_equal_jobs_start_in_the_order_in_which_they_came():
     ],
 )
 def test_at_the_end_of_a_backlog_a_job_is_passed_by_its_own_kind_only(other):
-    assert learned(Desk(Policy(suspect_after_s=1e6)), ("short", 10.0, {}), other, quiet_s=1000.0) == ["short", "other"]
+    assert learned(CoreHarness(Policy(suspect_after_s=1e6)), ("short", 10.0, {}), other, quiet_s=1000.0) == [
+        "short",
+        "other",
+    ]
 
 
 def test_placement_of_nobody():
@@ -151,7 +154,7 @@ def test_which_lanes_a_worker_can_run(lane, fits):
 
 
 def test_a_pinned_job_waits_for_its_worker():
-    desk = Desk()
+    desk = CoreHarness()
     desk.hello("w1")
     desk.submit("a", worker="w2")
     assert desk.state("a") == "queued"
@@ -160,9 +163,9 @@ def test_a_pinned_job_waits_for_its_worker():
 
 
 def test_work_for_the_loaded_model_goes_first_but_not_forever():
-    desk = Desk()
+    desk = CoreHarness()
     desk.core.restore([], [("demo", UNIT, 10.0), ("flux", UNIT, 10.0)], desk.now)
-    desk.hello("w1", body=info("demo", "flux"))
+    desk.hello("w1", body=worker_info("demo", "flux"))
     desk.submit("first", model="demo")
     desk.start("w1", "first")
     desk.submit("other", model="flux")
@@ -269,7 +272,7 @@ def test_timers_that_move_often_take_no_room():
 
 
 def test_watchers_hear_of_every_change_with_a_number_and_hear_no_more_after_leaving():
-    desk = Desk()
+    desk = CoreHarness()
     base = desk.ask(m.Watch(req=1), m.Watching).seq
     desk.hello("w1")
     desk.submit("a")
@@ -288,7 +291,7 @@ def test_watchers_hear_of_every_change_with_a_number_and_hear_no_more_after_leav
 
 
 def test_a_drained_worker_leaves_the_pool_with_goodbye():
-    desk = Desk()
+    desk = CoreHarness()
     desk.hello("w1")
     desk.feed(peer_of("w1"), m.Goodbye(reason="drained"))
     assert desk.core.snapshot().workers == ()

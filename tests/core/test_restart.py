@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from broker.testing import START, UNIT, CoreHarness, peer_of, sent
 from broker.wire import messages as m
-from tests.core.desk import START, UNIT, Desk, peer_of, sent
 
 
 def test_queued_jobs_are_still_there_and_start_as_soon_as_a_worker_is():
-    desk = Desk()
+    desk = CoreHarness()
     desk.submit("a")
     desk.restart()
     desk.hello("w1")
@@ -17,7 +17,7 @@ def test_queued_jobs_are_still_there_and_start_as_soon_as_a_worker_is():
 
 
 def test_fences_and_revisions_only_grow():
-    desk = Desk()
+    desk = CoreHarness()
     fence = desk.running("a")
     revision = desk.job("a").revision
     desk.restart()
@@ -27,9 +27,9 @@ def test_fences_and_revisions_only_grow():
 
 
 def test_a_running_job_is_adopted_when_its_worker_comes_back():
-    desk = Desk()
+    desk = CoreHarness()
     fence = desk.running("a")
-    desk.archive.flush()
+    desk.archive.commit()
     desk.restart()
     assert desk.state("a") == "running"
     desk.tick(1)
@@ -43,7 +43,7 @@ def test_a_running_job_is_adopted_when_its_worker_comes_back():
 
 
 def test_a_running_job_whose_rows_were_lost_is_adopted_too():
-    desk = Desk()
+    desk = CoreHarness()
     desk.submit("a")
     desk.hello("w1")
     desk.start("w1", "a")
@@ -55,9 +55,9 @@ def test_a_running_job_whose_rows_were_lost_is_adopted_too():
 
 
 def test_a_result_finished_while_the_broker_was_away_is_taken():
-    desk = Desk()
+    desk = CoreHarness()
     fence = desk.running("a")
-    desk.archive.flush()
+    desk.archive.commit()
     desk.restart()
     desk.hello("w1", m.Held(job_id="a", fence=fence, phase="finished"), seen=fence, free=1)
     effects = desk.finish("w1", "a", fence)
@@ -66,10 +66,10 @@ def test_a_result_finished_while_the_broker_was_away_is_taken():
 
 
 def test_orphans_go_to_the_front_when_their_worker_does_not_come_back():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     desk.submit("b")
-    desk.archive.flush()
+    desk.archive.commit()
     desk.restart()
     desk.hello("w2", free=0)
     desk.tick(2.9)
@@ -81,16 +81,16 @@ def test_orphans_go_to_the_front_when_their_worker_does_not_come_back():
 
 
 def test_an_orphan_whose_worker_comes_back_without_it_does_not_wait_for_the_window():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
-    desk.archive.flush()
+    desk.archive.commit()
     desk.restart()
     desk.hello("w1", boot="b2")
     assert sent(desk.effects, m.Run)[0].job_id == "a"
 
 
 def test_a_cancel_survives_and_reaches_the_worker_when_it_returns():
-    desk = Desk()
+    desk = CoreHarness()
     fence = desk.running("a")
     desk.cancel("a")
     desk.restart()
@@ -101,7 +101,7 @@ def test_a_cancel_survives_and_reaches_the_worker_when_it_returns():
 
 
 def test_a_cancelled_orphan_ends_with_the_window():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     desk.cancel("a")
     desk.restart()
@@ -110,9 +110,9 @@ def test_a_cancelled_orphan_ends_with_the_window():
 
 
 def test_an_orphan_can_be_cancelled():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
-    desk.archive.flush()
+    desk.archive.commit()
     desk.restart()
     assert desk.cancel("a") == "requested"
     desk.tick(3.5)
@@ -120,7 +120,7 @@ def test_an_orphan_can_be_cancelled():
 
 
 def test_delays_and_deadlines_survive():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a", deadline_at=START + 100)
     desk.fail("w1", "a", "engine_error", free=0)
     desk.submit("b", deadline_at=START + 50)
@@ -134,7 +134,7 @@ def test_delays_and_deadlines_survive():
 
 
 def test_a_failure_resent_after_the_restart_counts_once():
-    desk = Desk()
+    desk = CoreHarness()
     fence = desk.running("a")
     desk.fail("w1", "a", "engine_crashed", free=0)
     desk.restart()
@@ -146,7 +146,7 @@ def test_a_failure_resent_after_the_restart_counts_once():
 @pytest.mark.parametrize("seen", [1 << 32 | 5, 1 << 32 | 0xFFFF_FFFF, 7 << 32 | 1, 2**63 - 1])
 def test_a_worker_that_was_given_jobs_by_another_journal_must_start_anew(seen):
     """The journal was deleted, or restored from a backup: the worker would take new grants for ones that it has seen."""
-    desk = Desk(epoch=1)
+    desk = CoreHarness(epoch=1)
     effects = desk.hello("w1", seen=seen)
     assert "start the worker anew" in sent(effects, m.WorkerRejected, peer_of("w1"))[0].reason
     desk.submit("b")
@@ -156,12 +156,12 @@ def test_a_worker_that_was_given_jobs_by_another_journal_must_start_anew(seen):
 
 
 def test_attempts_are_counted_right_over_a_restart():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     desk.fail("w1", "a", "engine_error")
     desk.tick(1.3)
     assert desk.state("a") == "assigned"  # granted again, not begun
-    desk.archive.flush()
+    desk.archive.commit()
     fence = desk.job("a").fence
     desk.restart()
     desk.hello("w1", m.Held(job_id="a", fence=fence, phase="denoise"), seen=fence, free=0)
@@ -169,7 +169,7 @@ def test_attempts_are_counted_right_over_a_restart():
 
 
 def test_predictions_are_learned_again_from_the_journal():
-    desk = Desk()
+    desk = CoreHarness()
     desk.core.restore([], [("demo", 10 * UNIT, 5.0)], desk.now)
     desk.hello("w1")
     desk.submit("a", units=4 * UNIT)

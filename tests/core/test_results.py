@@ -6,9 +6,9 @@ import pytest
 
 from broker.core.jobs import Cause
 from broker.core.machine import Policy
+from broker.testing import UNIT, CoreHarness, causes, peer_of, sent
 from broker.wire import messages as m
 from broker.wire.codec import DecodeError
-from tests.core.desk import UNIT, Desk, causes, peer_of, sent
 
 
 def ack(effects):
@@ -16,7 +16,7 @@ def ack(effects):
 
 
 def test_a_finished_job_is_published_and_acknowledged():
-    desk = Desk()
+    desk = CoreHarness()
     fence = desk.running("a")
     effects = desk.finish("w1", "a")
     assert ack(effects) == [(fence, True)]
@@ -25,14 +25,14 @@ def test_a_finished_job_is_published_and_acknowledged():
 
 
 def test_the_next_job_goes_out_in_the_same_pass():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     desk.submit("b")
     assert [r.job_id for r in sent(desk.finish("w1", "a"), m.Run)] == ["b"]
 
 
 def test_a_result_resent_because_its_ack_was_lost_is_accepted_again_and_counts_once():
-    desk = Desk()
+    desk = CoreHarness()
     fence = desk.running("a")
     desk.finish("w1", "a")
     effects = desk.finish("w1", "a", fence)
@@ -41,7 +41,7 @@ def test_a_result_resent_because_its_ack_was_lost_is_accepted_again_and_counts_o
 
 
 def test_a_result_of_an_older_attempt_loses():
-    desk = Desk()
+    desk = CoreHarness()
     old = desk.running("a")
     desk.hello("w1", boot="b2", peer=b"b-2")  # the process died, the job was granted again
     desk.hello("w3", free=0)
@@ -51,7 +51,7 @@ def test_a_result_of_an_older_attempt_loses():
 
 
 def test_a_result_that_comes_before_another_worker_has_the_job_is_taken():
-    desk = Desk()
+    desk = CoreHarness()
     fence = desk.running("a")
     desk.tick(7)
     assert desk.state("a") == "queued"
@@ -61,13 +61,13 @@ def test_a_result_that_comes_before_another_worker_has_the_job_is_taken():
 
 
 def test_a_result_for_a_job_nobody_knows_is_answered():
-    desk = Desk()
+    desk = CoreHarness()
     desk.hello("w1")
     assert ack(desk.finish("w1", "ghost", 5)) == [(5, False)]
 
 
 def test_a_malformed_result_changes_nothing():
-    desk = Desk()
+    desk = CoreHarness()
     fence = desk.running("a")
     with pytest.raises(DecodeError):
         desk.feed(peer_of("w1"), m.Finished(job_id="a", fence=fence, free=1), b"\x01")
@@ -85,14 +85,14 @@ def test_a_malformed_result_changes_nothing():
     ],
 )
 def test_what_follows_a_first_failure(kind, outcome):
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     desk.fail("w1", "a", kind)
     assert desk.state("a") == outcome
 
 
 def test_a_failure_resent_because_its_ack_was_lost_counts_once():
-    desk = Desk()
+    desk = CoreHarness()
     fence = desk.running("a")
     desk.fail("w1", "a", "engine_crashed")
     effects = desk.feed(peer_of("w1"), m.Failed(job_id="a", fence=fence, kind="engine_crashed", free=1))
@@ -101,7 +101,7 @@ def test_a_failure_resent_because_its_ack_was_lost_counts_once():
 
 
 def test_a_delayed_job_returns_when_it_is_due():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     desk.fail("w1", "a", "engine_error")
     desk.beat("w1", free=1)
@@ -111,7 +111,7 @@ def test_a_delayed_job_returns_when_it_is_due():
 
 
 def test_out_of_memory_runs_once_more_with_the_offload_profile():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     desk.fail("w1", "a", "out_of_memory")
     run = sent(desk.tick(1.3), m.Run)[0]
@@ -122,7 +122,7 @@ def test_out_of_memory_runs_once_more_with_the_offload_profile():
 
 
 def test_three_crashes_quarantine_a_job_and_the_story_tells_it():
-    desk = Desk()
+    desk = CoreHarness()
     desk.submit("a")
     for n in range(3):
         desk.hello("w1", boot=f"b{n}")
@@ -138,7 +138,7 @@ def test_three_crashes_quarantine_a_job_and_the_story_tells_it():
 
 
 def test_a_job_goes_to_another_worker_after_a_crash_if_there_is_one():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     desk.hello("w2", free=0)
     desk.fail("w1", "a", "engine_crashed")
@@ -149,7 +149,7 @@ def test_a_job_goes_to_another_worker_after_a_crash_if_there_is_one():
 
 
 def test_a_job_that_crashed_everywhere_runs_anywhere():
-    desk = Desk(Policy(max_crashes=9))
+    desk = CoreHarness(Policy(max_crashes=9))
     desk.running("a")
     desk.fail("w1", "a", "engine_crashed")
     desk.tick(1.3)
@@ -157,7 +157,7 @@ def test_a_job_that_crashed_everywhere_runs_anywhere():
 
 
 def test_a_job_does_not_wait_for_a_worker_whose_engine_is_down():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     desk.hello("w2", free=0)
     desk.beat("w2", free=0, engine="restarting")
@@ -167,7 +167,7 @@ def test_a_job_does_not_wait_for_a_worker_whose_engine_is_down():
 
 
 def test_a_late_failure_of_a_job_that_went_back_to_the_queue_is_counted():
-    desk = Desk()
+    desk = CoreHarness()
     fence = desk.running("a")
     desk.tick(7)
     desk.hello("w1", seen=fence, free=0)
@@ -176,14 +176,14 @@ def test_a_late_failure_of_a_job_that_went_back_to_the_queue_is_counted():
 
 
 def test_a_cancelled_nobody_asked_for_only_goes_back():
-    desk = Desk()
+    desk = CoreHarness()
     fence = desk.running("a")
     desk.feed(peer_of("w1"), m.Cancelled(job_id="a", fence=fence, free=0))
     assert desk.state("a") == "queued"
 
 
 def test_workers_are_counted_by_outcome():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     desk.finish("w1", "a")
     desk.submit("b")
@@ -194,7 +194,7 @@ def test_workers_are_counted_by_outcome():
 
 
 def test_the_predicted_time_is_learned_from_what_jobs_took():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a", units=4 * UNIT)  # finishes after 2 s: half a second a unit
     desk.finish("w1", "a")
     desk.submit("b", units=8 * UNIT)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from broker.core.policy import Policy
+from broker.testing import CoreHarness, sent
 from broker.wire import messages as m
-from tests.core.desk import Desk, sent
 
 TWO = Policy(live_bodies=2)
 
 
-def in_memory(desk: Desk) -> list[str]:
+def in_memory(desk: CoreHarness) -> list[str]:
     return [job.id for job in desk.core.state.jobs.values() if job.body]
 
 
@@ -17,9 +17,9 @@ def run_bodies(effects) -> list[bytes]:
     return [effect.body for effect in effects if isinstance(getattr(effect, "message", None), m.Run)]
 
 
-def filled(policy: Policy = TWO) -> Desk:
+def filled(policy: Policy = TWO) -> CoreHarness:
     """Five jobs wait, nobody works."""
-    desk = Desk(policy)
+    desk = CoreHarness(policy)
     for number in range(5):
         desk.submit(f"j{number}", f"spec {number}".encode())
     return desk

@@ -7,13 +7,13 @@ import math
 import pytest
 
 from broker.core.machine import Policy
+from broker.testing import EDGE, START, UNIT, CoreHarness, sent, worker_info
 from broker.wire import codec
 from broker.wire import messages as m
-from tests.core.desk import EDGE, START, UNIT, Desk, info, sent
 
 
 def test_a_submit_is_durable_and_answered():
-    desk = Desk()
+    desk = CoreHarness()
     answer = desk.submit("a")
     assert isinstance(answer, m.Accepted)
     assert not answer.duplicate
@@ -22,7 +22,7 @@ def test_a_submit_is_durable_and_answered():
 
 
 def test_the_same_submit_again_is_the_same_job_also_when_it_is_long_final():
-    desk = Desk(Policy(recent_finals=0))
+    desk = CoreHarness(Policy(recent_finals=0))
     desk.running("a")
     desk.finish("w1", "a")
     assert desk.core.job("a") is None  # only on disk
@@ -33,7 +33,7 @@ def test_the_same_submit_again_is_the_same_job_also_when_it_is_long_final():
 
 
 def test_another_job_under_the_same_id_is_refused():
-    desk = Desk()
+    desk = CoreHarness()
     desk.submit("a", body=b"one")
     answer = desk.submit("a", body=b"two")
     assert isinstance(answer, m.Rejected)
@@ -42,7 +42,7 @@ def test_another_job_under_the_same_id_is_refused():
 
 
 def test_a_full_queue_refuses_with_a_time_to_wait():
-    desk = Desk(Policy(queue_limit=2))
+    desk = CoreHarness(Policy(queue_limit=2))
     desk.submit("a")
     desk.submit("b")
     answer = desk.submit("c")
@@ -54,7 +54,7 @@ def test_a_full_queue_refuses_with_a_time_to_wait():
 
 
 def test_the_queue_can_be_bounded_in_gpu_seconds():
-    desk = Desk(Policy(queue_limit_s=5.0))
+    desk = CoreHarness(Policy(queue_limit_s=5.0))
     desk.running("first")
     desk.finish("w1", "first", free=0)  # learned: 2 s a unit
     assert isinstance(desk.submit("a", units=2 * UNIT), m.Accepted)
@@ -65,14 +65,14 @@ def test_the_queue_can_be_bounded_in_gpu_seconds():
 
 @pytest.mark.parametrize("field", ["units", "deadline_at"])
 def test_infinite_numbers_are_refused(field):
-    answer = Desk().submit("a", **{field: math.inf})
+    answer = CoreHarness().submit("a", **{field: math.inf})
     assert isinstance(answer, m.Rejected)
     assert answer.code == "invalid"
     assert field in answer.message
 
 
 def test_only_if_idle_is_refused_unless_a_worker_has_room():
-    desk = Desk()
+    desk = CoreHarness()
     assert desk.submit("a", only_if_idle=True).code == "busy"
     desk.hello("w1")
     assert isinstance(desk.submit("a", only_if_idle=True), m.Accepted)
@@ -83,7 +83,7 @@ def test_only_if_idle_is_refused_unless_a_worker_has_room():
 
 
 def test_a_unique_alias_is_refused_the_second_time_even_after_the_first_ended():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a", origin="lx", alias="mine", alias_unique=True)
     desk.finish("w1", "a")
     assert desk.submit("b", origin="lx", alias="mine", alias_unique=True).code == "alias_taken"
@@ -91,7 +91,7 @@ def test_a_unique_alias_is_refused_the_second_time_even_after_the_first_ended():
 
 
 def test_an_alias_leads_to_the_newest_job_of_that_name():
-    desk = Desk()
+    desk = CoreHarness()
     desk.submit("a", origin="lx", alias="mine")
     desk.tick(1)
     desk.submit("b", origin="lx", alias="mine")
@@ -100,14 +100,14 @@ def test_an_alias_leads_to_the_newest_job_of_that_name():
 
 
 def test_busy_is_said_before_a_taken_alias():
-    desk = Desk()
+    desk = CoreHarness()
     desk.submit("a", origin="lx", alias="mine")
     answer = desk.submit("b", origin="lx", alias="mine", alias_unique=True, only_if_idle=True)
     assert answer.code == "busy"
 
 
 def test_a_deadline_that_has_passed_or_cannot_be_met_is_refused():
-    desk = Desk()
+    desk = CoreHarness()
     assert desk.submit("a", deadline_at=START - 1).code == "deadline"
     desk.running("b")
     desk.finish("w1", "b", free=0)  # learned: 2 s a unit
@@ -118,7 +118,7 @@ def test_a_deadline_that_has_passed_or_cannot_be_met_is_refused():
 
 
 def test_lists_show_what_is_in_memory_not_what_was_written():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     desk.beat("w1", m.Held(job_id="a", fence=desk.job("a").fence, phase="denoise", step=3, total=10))
     desk.submit("b")
@@ -128,7 +128,7 @@ def test_lists_show_what_is_in_memory_not_what_was_written():
 
 
 def test_a_page_with_huge_specs_is_cut_short_and_says_so():
-    desk = Desk()
+    desk = CoreHarness()
     for n in range(20):
         desk.submit(f"j{n:02}", body=bytes(500_000))
         desk.tick(0.1)
@@ -141,8 +141,8 @@ def test_a_page_with_huge_specs_is_cut_short_and_says_so():
 
 
 def test_the_pool_lists_workers_and_counts():
-    desk = Desk()
-    desk.hello("w1", body=info("demo", "flux"))
+    desk = CoreHarness()
+    desk.hello("w1", body=worker_info("demo", "flux"))
     desk.submit("a")
     effects = desk.feed(EDGE, m.GetPool(req=9))
     pool = codec.pool_view(effects[0].body)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 
 from broker.core.machine import Policy
+from broker.testing import EDGE, UNIT, CoreHarness, sent
 from broker.wire import codec
 from broker.wire import messages as m
-from tests.core.desk import EDGE, UNIT, Desk, sent
 
 
-def found(desk: Desk, **query) -> bool:
+def found(desk: CoreHarness, **query) -> bool:
     return desk.ask(m.GetJob(req=1, **query), m.JobReply).found
 
 
 def test_a_job_of_another_tenant_is_not_found_by_id_or_name():
-    desk = Desk()
+    desk = CoreHarness()
     desk.submit("a", tenant="red", origin="lx", alias="mine")
     assert found(desk, job_id="a", tenant="red")
     assert found(desk, job_id="a")
@@ -25,7 +25,7 @@ def test_a_job_of_another_tenant_is_not_found_by_id_or_name():
 
 
 def test_a_name_means_each_tenants_own_newest_job():
-    desk = Desk()
+    desk = CoreHarness()
     desk.submit("a", tenant="red", origin="lx", alias="mine", alias_unique=True)
     desk.tick(1)
     assert isinstance(desk.submit("b", tenant="blue", origin="lx", alias="mine", alias_unique=True), m.Accepted)
@@ -35,7 +35,7 @@ def test_a_name_means_each_tenants_own_newest_job():
 
 
 def test_a_list_holds_the_tenants_own_jobs():
-    desk = Desk()
+    desk = CoreHarness()
     for name, tenant in (("a", "red"), ("b", "blue"), ("c", "red")):
         desk.submit(name, tenant=tenant)
         desk.tick(1)
@@ -45,14 +45,14 @@ def test_a_list_holds_the_tenants_own_jobs():
 
 @pytest.mark.parametrize(("tenant", "outcome"), [("blue", "not_found"), ("red", "cancelled"), ("", "cancelled")])
 def test_only_its_tenant_cancels_a_job(tenant, outcome):
-    desk = Desk()
+    desk = CoreHarness()
     desk.submit("a", tenant="red")
     assert desk.ask(m.CancelJob(req=1, job_id="a", tenant=tenant), m.CancelReply).outcome == outcome
     assert desk.state("a") == ("queued" if outcome == "not_found" else "cancelled")
 
 
 def test_another_tenants_id_is_taken_and_shows_nothing_of_the_job():
-    desk = Desk()
+    desk = CoreHarness()
     desk.submit("a", tenant="red")
     effects = desk.feed(EDGE, m.Submit(req=9, job_id="a", model="demo", units=1.0, tenant="blue"), b"spec")
     (answer,) = sent(effects, m.Rejected)
@@ -61,7 +61,7 @@ def test_another_tenants_id_is_taken_and_shows_nothing_of_the_job():
 
 
 def test_a_tenant_at_its_queue_limit_is_refused_and_others_are_not():
-    desk = Desk()
+    desk = CoreHarness()
     for name in ("a", "b"):
         desk.submit(name, tenant="red", max_queued=2)
     answer = desk.submit("c", tenant="red", max_queued=2)
@@ -76,7 +76,7 @@ def test_a_tenant_at_its_queue_limit_is_refused_and_others_are_not():
 
 
 def test_the_time_to_wait_grows_with_what_the_tenants_own_jobs_take():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("first")
     desk.finish("w1", "first", free=0)  # learned: 2 s a unit
     limits = {"tenant": "red", "max_queued": 1, "max_running": 1}
@@ -87,7 +87,7 @@ def test_the_time_to_wait_grows_with_what_the_tenants_own_jobs_take():
 
 
 def test_a_job_that_waits_for_its_retry_counts_as_waiting():
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a", tenant="red", max_queued=1)
     desk.fail("w1", "a", "engine_crashed")
     assert desk.state("a") == "delayed"
@@ -95,7 +95,7 @@ def test_a_job_that_waits_for_its_retry_counts_as_waiting():
 
 
 def test_no_more_jobs_of_a_tenant_run_than_it_may():
-    desk = Desk()
+    desk = CoreHarness()
     for name in ("a", "b", "c"):
         desk.submit(name, tenant="red", max_running=1)
         desk.tick(1)
@@ -111,7 +111,7 @@ def test_no_more_jobs_of_a_tenant_run_than_it_may():
 
 
 def test_a_raised_limit_helps_jobs_that_wait_already():
-    desk = Desk()
+    desk = CoreHarness()
     for name in ("w1", "w2", "w3"):
         desk.hello(name)
     desk.submit("a", tenant="red", max_running=1)
@@ -122,7 +122,7 @@ def test_a_raised_limit_helps_jobs_that_wait_already():
 
 
 def test_the_limit_holds_after_a_restart():
-    desk = Desk(Policy(rejoin_s=3.0))
+    desk = CoreHarness(Policy(rejoin_s=3.0))
     for name in ("a", "b"):
         desk.submit(name, tenant="red", max_running=1)
         desk.tick(1)
@@ -136,7 +136,7 @@ def test_the_limit_holds_after_a_restart():
 
 
 def test_whoever_wants_no_wait_is_refused_at_the_limit():
-    desk = Desk()
+    desk = CoreHarness()
     desk.hello("w1")
     desk.hello("w2")
     desk.submit("a", tenant="red", max_running=1)

@@ -9,18 +9,18 @@ import pytest
 from broker.core.deadlines import Deadlines
 from broker.core.machine import Policy
 from broker.core.timers import REJOIN
-from tests.core.desk import Desk
+from broker.testing import CoreHarness
 
 LATE_S = 400.0
 
 
-def late(desk: Desk, seconds: float = LATE_S) -> None:
+def late(desk: CoreHarness, seconds: float = LATE_S) -> None:
     """One pass for everything that has come due: the broker was busy, or away."""
     desk.now += seconds
-    desk._keep(desk.core.tick(desk.now))
+    desk.apply(desk.core.tick(desk.now))
 
 
-def delayed(desk: Desk, job_id: str = "j", deadline_s: float = 1.1) -> None:
+def delayed(desk: CoreHarness, job_id: str = "j", deadline_s: float = 1.1) -> None:
     """A job that waits for its second attempt, with a deadline near the end of the wait."""
     desk.running(job_id, deadline_at=desk.now + deadline_s)
     desk.fail("w1", job_id, "engine_error")
@@ -29,7 +29,7 @@ def delayed(desk: Desk, job_id: str = "j", deadline_s: float = 1.1) -> None:
 
 @pytest.mark.parametrize("deadline_s", [0.5, 1.0, 1.19, 1.3, 5.0])
 def test_a_job_whose_back_off_and_deadline_end_in_one_pass_expires(deadline_s: float) -> None:
-    desk = Desk()
+    desk = CoreHarness()
     delayed(desk, deadline_s=deadline_s)
     late(desk)
     assert desk.state("j") == "failed"
@@ -42,7 +42,7 @@ def test_a_job_whose_back_off_and_deadline_end_in_one_pass_expires(deadline_s: f
 
 @pytest.mark.parametrize("deadline_s", [0.5, 1.0, 1.3])
 def test_so_it_does_in_the_first_pass_after_a_restart(deadline_s: float) -> None:
-    desk = Desk()
+    desk = CoreHarness()
     delayed(desk, deadline_s=deadline_s)
     desk.now += LATE_S
     desk.restart()
@@ -51,7 +51,7 @@ def test_so_it_does_in_the_first_pass_after_a_restart(deadline_s: float) -> None
 
 @pytest.mark.parametrize("order", list(permutations(("worker", "deadline", "bench"))))
 def test_a_worker_lost_with_its_job_past_its_deadline_and_its_bench_over_in_any_order(order: tuple[str, ...]) -> None:
-    desk = Desk(Policy(bench_after=1, bench_s=5.0))
+    desk = CoreHarness(Policy(bench_after=1, bench_s=5.0))
     desk.hello("w2")
     desk.running("bad", worker="w1")
     desk.fail("w1" if desk.job("bad").worker == "w1" else "w2", "bad", "engine_error")
@@ -66,7 +66,7 @@ def test_a_worker_lost_with_its_job_past_its_deadline_and_its_bench_over_in_any_
 
 
 def test_orphans_that_expire_with_the_rejoin_window() -> None:
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("j", deadline_at=desk.now + 3.0)
     desk.restart()
     assert desk.core.state.deadlines.has(REJOIN)

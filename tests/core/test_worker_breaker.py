@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from broker.core.effects import WorkerNoted
 from broker.core.policy import Policy
+from broker.testing import CoreHarness, peer_of, sent, worker_info
 from broker.wire import codec
 from broker.wire import messages as m
-from tests.core.desk import Desk, info, peer_of, sent
 
 POLICY = Policy(bench_after=3, bench_s=60.0)
 
 
-def worker(desk: Desk, name: str) -> m.WorkerView:
+def worker(desk: CoreHarness, name: str) -> m.WorkerView:
     return next(view for view in desk.core.snapshot().workers if view.name == name)
 
 
-def fail_on(desk: Desk, name: str, *job_ids: str, kind: m.FailureKind = "engine_crashed") -> None:
+def fail_on(desk: CoreHarness, name: str, *job_ids: str, kind: m.FailureKind = "engine_crashed") -> None:
     """One new job after another fails on this worker, and nowhere else."""
     for job_id in job_ids:
         desk.beat(name, free=1)
@@ -25,14 +25,14 @@ def fail_on(desk: Desk, name: str, *job_ids: str, kind: m.FailureKind = "engine_
         assert desk.cancel(job_id) == "cancelled"
 
 
-def two_workers() -> Desk:
-    desk = Desk(POLICY)
+def two_workers() -> CoreHarness:
+    desk = CoreHarness(POLICY)
     desk.hello("w1")
     desk.hello("w2", free=0)
     return desk
 
 
-def notes(desk: Desk) -> list[str]:
+def notes(desk: CoreHarness) -> list[str]:
     return [effect.action for effect in desk.effects if isinstance(effect, WorkerNoted)]
 
 
@@ -95,7 +95,7 @@ def test_bad_input_is_not_the_workers_fault() -> None:
 
 
 def test_a_job_that_fails_on_two_workers_is_to_blame_itself() -> None:
-    desk = Desk(POLICY)
+    desk = CoreHarness(POLICY)
     desk.hello("w1")
     desk.hello("w2")
     for job_id in ("a", "b", "c", "d", "e"):
@@ -117,9 +117,9 @@ def test_a_job_that_fails_on_two_workers_is_to_blame_itself() -> None:
 
 
 def test_the_only_worker_for_a_model_is_never_benched() -> None:
-    desk = Desk(POLICY)
+    desk = CoreHarness(POLICY)
     desk.hello("w1")
-    desk.hello("w2", body=info("other"))
+    desk.hello("w2", body=worker_info("other"))
     fail_on(desk, "w1", "a", "b", "c", "d", "e")
     assert worker(desk, "w1").state == "idle"
 
@@ -148,7 +148,7 @@ def test_a_restarted_worker_has_a_new_chance_and_a_reconnected_one_has_not() -> 
 
 
 def test_benching_can_be_switched_off() -> None:
-    desk = Desk(Policy(bench_after=0))
+    desk = CoreHarness(Policy(bench_after=0))
     desk.hello("w1")
     desk.hello("w2", free=0)
     fail_on(desk, "w1", "a", "b", "c", "d")
@@ -158,12 +158,12 @@ def test_benching_can_be_switched_off() -> None:
 # ---------------------------------------------------------------- drain
 
 
-def drain(desk: Desk, name: str) -> m.WorkerReply:
+def drain(desk: CoreHarness, name: str) -> m.WorkerReply:
     return desk.ask(m.DrainWorker(req=1, name=name), m.WorkerReply)
 
 
 def test_a_drained_worker_keeps_its_job_and_gets_no_other() -> None:
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     desk.submit("b")
 
@@ -175,7 +175,7 @@ def test_a_drained_worker_keeps_its_job_and_gets_no_other() -> None:
 
 
 def test_the_order_to_drain_is_repeated_until_the_worker_says_that_it_does() -> None:
-    desk = Desk()
+    desk = CoreHarness()
     fence = desk.running("a")
     drain(desk, "w1")
     held = m.Held(job_id="a", fence=fence, phase="denoise")
@@ -185,7 +185,7 @@ def test_the_order_to_drain_is_repeated_until_the_worker_says_that_it_does() -> 
 
 
 def test_a_drained_worker_that_reconnects_is_told_again() -> None:
-    desk = Desk()
+    desk = CoreHarness()
     fence = desk.running("a")
     drain(desk, "w1")
     held = m.Held(job_id="a", fence=fence, phase="denoise")
@@ -197,11 +197,11 @@ def test_a_drained_worker_that_reconnects_is_told_again() -> None:
 
 
 def test_draining_an_unknown_worker_says_so() -> None:
-    assert not drain(Desk(), "nobody").found
+    assert not drain(CoreHarness(), "nobody").found
 
 
 def test_the_answer_to_a_drain_shows_the_worker() -> None:
-    desk = Desk()
+    desk = CoreHarness()
     desk.running("a")
     effects = desk.feed(b"f-edge", m.DrainWorker(req=1, name="w1"))
     body = next(e.body for e in effects if isinstance(getattr(e, "message", None), m.WorkerReply))

@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from broker.testing import CoreHarness, worker_info
 from broker.wire import codec, jobspec
 from broker.wire import messages as m
-from tests.core.desk import Desk, info
 from tests.wire.samples import SAMPLES
 from workers.ipc import channel as ipc_channel
 from workers.ipc import messages as ipc_messages
@@ -130,13 +130,13 @@ def _channel(frames: Frames) -> Feature:
 
 def _conversation(frames: Frames) -> Feature:
     """A conversation with the core: each frame a message from the edge or the agent, whichever reads it, in a world with one job."""
-    desk = Desk()
+    desk = CoreHarness()
     desk.hello("w1")
     desk.submit("job-1")
     said: list[object] = []
     for number, frame in enumerate(frames[:8]):
         for peer, decode in ((b"f-edge", codec.from_edge), (b"b-w1", codec.from_agent)):
-            for given in ([frame], [frame, info()]):
+            for given in ([frame], [frame, worker_info()]):
                 try:
                     decoded = decode(given)
                     effects = [] if decoded is None else desk.feed(peer, *decoded)

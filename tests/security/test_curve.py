@@ -16,10 +16,11 @@ from broker.runtime.curve_keys import PeerKey, read_broker, read_peer_key
 from broker.runtime.errors import BindFailed
 from broker.shell.net import selftest, sockets, zap
 from broker.shell.net.sockets import Gate, Sockets
+from broker.testing import worker_info
 from broker.wire import codec
 from broker.wire import messages as m
 from tests.security.conftest import KeyDesk, free_port
-from tests.sockets.service import INFO, Service, a_job, in_loop
+from tests.sockets.service import Service, a_job, in_loop
 from tests.support.waiting import eventually, wait_until
 
 
@@ -105,7 +106,7 @@ def dealers() -> Iterator[type]:
 
 
 def hello(name: str) -> tuple[m.Hello, bytes]:
-    return m.Hello(name=name, boot="boot", seen=0, free=1), codec.encode_body(INFO)
+    return m.Hello(name=name, boot="boot", seen=0, free=1), worker_info()
 
 
 async def stays_out(dealer: Dealer, service: TcpService) -> None:

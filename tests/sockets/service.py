@@ -1,4 +1,4 @@
-"""A whole broker in the test's event loop, and an agent that does what the test says."""
+"""A whole broker in the test's event loop, and clients and agents of it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
-
-import zmq
+from typing import Any
 
 from broker.client.client import BrokerClient
 from broker.core.machine import Core
@@ -23,14 +21,8 @@ from broker.shell.net.peer_limits import PeerLimiter
 from broker.shell.net.sockets import Sockets
 from broker.shell.router import Router
 from broker.shell.server import Server
-from broker.wire import codec
+from broker.testing import FakeAgent
 from broker.wire import messages as m
-from broker.wire.jobspec import ModelCard, Result
-from tests.support.waiting import eventually
-
-T = TypeVar("T", bound=m.Message)
-
-INFO = m.WorkerInfo(device="cpu", models=(ModelCard(name="demo", engine="fake", output="image"),))
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -105,76 +97,10 @@ async def connected(service: Service, **options: Any) -> AsyncIterator[BrokerCli
         yield client
 
 
-class Agent:
-    """The broker's side of a worker, word by word. Keeps everything it was told."""
-
-    def __init__(self, endpoint: str, name: str = "cpu-0") -> None:
-        self.name = name
-        self.heard: list[m.Message] = []
-        self.probes = 0
-        self.bodies: dict[int, bytes] = {}
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        for option in (zmq.IMMEDIATE, zmq.LINGER):
-            self._socket.setsockopt(option, int(option == zmq.IMMEDIATE))
-        self._socket.connect(endpoint)
-
-    def close(self) -> None:
-        self._socket.close(linger=0)
-        self._context.term()
-
-    def say(self, message: m.Message, body: bytes | None = None) -> None:
-        self.send(codec.encode(message, body))
-
-    def send(self, frames: list[bytes]) -> None:
-        self._socket.send_multipart(frames, zmq.NOBLOCK)
-
-    def listen(self) -> None:
-        while self._socket.poll(0):
-            decoded = codec.to_agent(self._socket.recv_multipart())
-            if decoded is None:
-                self.probes += 1
-                continue
-            message, body = decoded
-            self.heard.append(message)
-            if isinstance(message, m.Run):
-                self.bodies[message.fence] = body
-
-    def all(self, kind: type[T]) -> list[T]:
-        self.listen()
-        return [message for message in self.heard if isinstance(message, kind)]
-
-    async def hear(self, kind: type[T], count: int = 1) -> T:
-        """The `count`-th message of this kind."""
-        return (await eventually(lambda: self.all(kind)[count - 1 : count], what=f"{kind.__name__} {count}"))[0]
-
-    async def probed(self, count: int = 1) -> None:
-        def enough() -> bool:
-            self.listen()
-            return self.probes >= count
-
-        await eventually(enough, what=f"probe {count}")
-
-    async def join(self, free: int = 1, **fields: Any) -> m.Welcome:
-        """Wait for the broker's probe, then register."""
-        await self.probed()
-        return await self.hello(free=free, **fields)
-
-    async def hello(self, free: int = 1, **fields: Any) -> m.Welcome:
-        welcomes = len(self.all(m.Welcome))
-        fields = {"boot": "boot", "seen": 0, **fields}
-        self.say(m.Hello(name=self.name, free=free, **fields), codec.encode_body(INFO))
-        return await self.hear(m.Welcome, welcomes + 1)
-
-    def finish(self, run: m.Run, free: int = 1) -> None:
-        result = codec.encode_body(Result(seed=7))
-        self.say(m.Finished(job_id=run.job_id, fence=run.fence, free=free, run_s=0.5), result)
-
-
 @asynccontextmanager
-async def agent(service: Service, name: str = "cpu-0") -> AsyncIterator[Agent]:
+async def agent(service: Service, name: str = "cpu-0") -> AsyncIterator[FakeAgent]:
     """An agent while the block runs; it has said nothing yet."""
-    made = Agent(service.back, name)
+    made = FakeAgent(service.back, name)
     try:
         yield made
     finally:

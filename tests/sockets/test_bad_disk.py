@@ -11,8 +11,9 @@ import pytest
 
 from broker.client.client import BrokerClient
 from broker.client.errors import BrokerError
+from broker.testing import FakeAgent
 from broker.wire import messages as m
-from tests.sockets.service import Agent, a_job, in_loop
+from tests.sockets.service import a_job, in_loop
 from tests.sockets.test_process import Processes
 from tests.support.faulty import Faults
 from tests.support.waiting import eventually
@@ -40,7 +41,7 @@ async def test_a_disk_that_takes_long_for_every_flush_loses_no_job_and_no_worker
     """Commits of a fifth of a second, in all longer than a lease, and one flush that is longer than a lease itself."""
     processes.serve("--heartbeat-s", "0.1", "--suspect-after-s", "2", "--lost-after-s", "3")
     faults.set(slow_ms=200)
-    agent = Agent(processes.front.replace("front", "back"))
+    agent = FakeAgent(processes.front.replace("front", "back"))
     try:
         async with BrokerClient(processes.front) as client:
             await agent.join()
@@ -66,7 +67,7 @@ async def test_a_disk_that_takes_long_for_every_flush_loses_no_job_and_no_worker
 async def test_a_broker_that_was_stopped_for_longer_than_a_lease_loses_no_worker(processes):
     """As under SIGSTOP, or when the machine itself stood still: what workers said meanwhile still waits to be read."""
     broker = processes.serve("--heartbeat-s", "0.1", "--suspect-after-s", "2", "--lost-after-s", "3")
-    agent = Agent(processes.front.replace("front", "back"))
+    agent = FakeAgent(processes.front.replace("front", "back"))
     try:
         async with BrokerClient(processes.front) as client:
             await agent.join()
@@ -88,11 +89,11 @@ async def test_a_broker_that_was_stopped_for_longer_than_a_lease_loses_no_worker
         agent.close()
 
 
-async def acknowledged(agent: Agent, count: int) -> None:
+async def acknowledged(agent: FakeAgent, count: int) -> None:
     await eventually(lambda: len({ack.job_id for ack in agent.all(m.ResultAck)}) == count, 25, f"{count} results")
 
 
-async def work(agent: Agent, *, finishes: bool = True) -> None:
+async def work(agent: FakeAgent, *, finishes: bool = True) -> None:
     """Start what comes, finish it or not, and beat, as an agent does."""
     seen = 0
     while True:
@@ -139,7 +140,7 @@ async def test_a_disk_that_fails_ends_the_broker_before_it_confirms_anything(pro
 @in_loop
 async def test_setting_the_wall_clock_leaves_leases_and_deadlines_alone(processes, faults):
     processes.serve()
-    agent = Agent(processes.front.replace("front", "back"))
+    agent = FakeAgent(processes.front.replace("front", "back"))
     try:
         async with BrokerClient(processes.front) as client:
             await agent.join()

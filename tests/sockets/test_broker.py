@@ -17,9 +17,10 @@ from broker.runtime.settings import SettingsError
 from broker.shell.net import sockets as shell_sockets
 from broker.shell.net.sockets import Sockets
 from broker.shell.recovery import BUDGET
+from broker.testing import worker_info
 from broker.wire import codec
 from broker.wire import messages as m
-from tests.sockets.service import INFO, a_job, agent, connected, in_loop, serving
+from tests.sockets.service import a_job, agent, connected, in_loop, serving
 from tests.support.waiting import eventually
 
 
@@ -248,7 +249,7 @@ async def test_a_bug_in_the_core_that_shows_once_ends_nothing(tmp_path, run_dir,
 
         with monkeypatch.context() as patch:
             patch.setattr(reports, "heartbeat", fail)
-            worker.say(m.Hello(name="cpu-0", boot="b", seen=0, free=1), codec.encode_body(INFO))
+            worker.say(m.Hello(name="cpu-0", boot="b", seen=0, free=1), worker_info())
             worker.say(m.Heartbeat(seen=0, free=1))
             await eventually(lambda: service.metrics.failures == 1)
         await client.submit(a_job("job-1"), b"spec")

@@ -15,10 +15,11 @@ from broker.shell.journal.journal import Journal
 from broker.shell.metrics import Metrics
 from broker.shell.net.peer_limits import BUDGET, MAX_PEERS, PeerLimiter
 from broker.shell.router import PASS_MESSAGES, Router
+from broker.testing import worker_info
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
-from tests.sockets.service import INFO, a_job
+from tests.sockets.service import a_job
 
 NOW = 1_000_000.0
 
@@ -92,7 +93,7 @@ class Bench:
         self.wires.back.inbox.append([peer, *codec.encode(message, body)])
 
     def join(self, peer: bytes = b"agent", name: str = "cpu-0", free: int = 1) -> None:
-        self.agent(m.Hello(name=name, boot="boot", seen=0, free=free), codec.encode_body(INFO), peer)
+        self.agent(m.Hello(name=name, boot="boot", seen=0, free=free), worker_info(), peer)
         self.run()
 
     def run(self, seconds: float = 0.0) -> bool:

@@ -13,11 +13,12 @@ from broker.core import invariants, requests, webhook_requests
 from broker.core.jobs import Cause
 from broker.core.state import State
 from broker.shell.recovery import BUDGET, REFILL_S, Recovery
+from broker.testing import worker_info
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
 from tests.sockets.service import a_job, connected, in_loop, serving
-from tests.sockets.test_router import INFO, Bench
+from tests.sockets.test_router import Bench
 
 BAD = "bad"
 
@@ -68,7 +69,7 @@ class Floor:
 
     def hello(self) -> None:
         hello = m.Hello(name="cpu-0", boot="b", seen=self.seen, free=self.free, held=self.held())
-        self.bench.agent(hello, codec.encode_body(INFO))
+        self.bench.agent(hello, worker_info())
 
     def turn(self, seconds: float = 0.5, turns: int = 1) -> None:
         """Let everybody speak, and time pass."""
