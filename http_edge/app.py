@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from broker.client.client import BrokerClient
 from broker.client.errors import BrokerError
 from broker.runtime.curve_keys import peer_key_path, read_peer_key
+from http_edge.api.common.job_files import WARNINGS_HEADER
 from http_edge.api.lightx2v.all_routes import lightx2v_routes
 from http_edge.api.native.jobs_api import JobsApi
 from http_edge.api.native.metrics import Metrics
@@ -65,6 +66,7 @@ _EXPOSED_HEADERS = (
     "traceparent",
     "x-request-id",
     "x-should-retry",
+    WARNINGS_HEADER,
 )
 
 #: How long to wait before asking an absent broker for its events again.

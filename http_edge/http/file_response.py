@@ -54,6 +54,8 @@ class Download(Struct, frozen=True, kw_only=True):
     #: What the client should call it.
     name: str
     inline: bool = True
+    #: More headers of every answer that has bytes of it.
+    headers: Mapping[str, str] = {}
 
 
 class Plan(Struct, frozen=True):
@@ -176,6 +178,7 @@ async def download(request: Request, file: Download) -> Response:
         return Response(status_code=304, headers=headers)
     inline = file.inline and request.query_params.get("download", "0") in ("", "0", "false")
     headers |= {
+        **file.headers,
         "Content-Disposition": disposition("inline" if inline else "attachment", file.name),
         "X-Content-Type-Options": "nosniff",
         "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(file.sha256)).decode()}:",
@@ -190,6 +193,7 @@ async def whole_file(file: Download, headers: Mapping[str, str] | None = None) -
         "Cache-Control": "no-store",
         "Content-Disposition": disposition("inline" if file.inline else "attachment", file.name),
         "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(file.sha256)).decode()}:",
+        **file.headers,
         **(headers or {}),
     }
     return _body("GET", file, Plan(200), own)

@@ -1,17 +1,14 @@
-"""The files that jobs made: which one is meant, where it lies, and its download."""
+"""The files that jobs made: which one is meant, where it lies, and the file to send."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from starlette.requests import Request
-from starlette.responses import Response
-
 from broker.wire.jobspec import Artefact
 from broker.wire.messages import JobView
 from http_edge.base.errors import EdgeError, shown
 from http_edge.base.job_names import shown_id
-from http_edge.http.file_response import Download, download
+from http_edge.http.file_response import Download
 
 
 def artefact_path(artefacts: Path, view: JobView, artefact: Artefact) -> Path:
@@ -68,13 +65,6 @@ def artefact_file(
         name=name or file_name(view, index, artefact),
         inline=inline,
     )
-
-
-async def artefact_response(
-    request: Request, artefacts: Path, view: JobView, index: int, artefact: Artefact
-) -> Response:
-    """The response for one artefact. Raises `EdgeError` when the file is gone, or the request's conditions or ranges fail."""
-    return await download(request, artefact_file(artefacts, view, index, artefact))
 
 
 def file_name(view: JobView, index: int, artefact: Artefact) -> str:

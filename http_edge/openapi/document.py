@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 from starlette.routing import BaseRoute, Route
 
-from http_edge.api.common.openapi_types import JSON, Answer, Body, Operation, Param
+from http_edge.api.common.job_files import WARNINGS_HEADER
+from http_edge.api.common.openapi_types import FILES, JSON, Answer, Body, Operation, Param
 from http_edge.api.common.schema_common import ERROR_BODY, Event
 from http_edge.api.lightx2v.operations_cloud import CLOUD
 from http_edge.api.lightx2v.operations_lightx2v import GEN1, TASKS
@@ -92,6 +93,11 @@ _HEADERS: dict[str, dict[str, Any]] = {
     "RequestId": {"description": "Names this request in the service's log.", "schema": {"type": "string"}},
     "RetryAfter": {"description": "Seconds after which to ask again, at most 120.", "schema": {"type": "integer"}},
     "Location": {"description": "Where the job is.", "schema": {"type": "string"}},
+    "Warnings": {
+        "description": "Of a job's file: what of its request was changed or ignored, a JSON list of sentences in ASCII; "
+        "absent where nothing was.",
+        "schema": {"type": "string"},
+    },
 }
 
 _SECURITY_SCHEMES = {
@@ -300,7 +306,10 @@ def _body(body: Body, schemas: _Schemas) -> dict[str, Any]:
 
 
 def _answer(status: int, answer: Answer, schemas: _Schemas) -> dict[str, Any]:
-    said: dict[str, Any] = {"description": answer.about, "headers": _headers(status)}
+    said: dict[str, Any] = {
+        "description": answer.about,
+        "headers": _headers(status, answer.media),
+    }
     content = {media: _content(media, answer, schemas) for media in answer.media if answer.types}
     if content:
         said["content"] = content
@@ -327,12 +336,14 @@ def _content(media: str, answer: Answer, schemas: _Schemas) -> dict[str, Any]:
     return {"schema": found[0] if len(found) == 1 else {"anyOf": found}} if found else {}
 
 
-def _headers(status: int) -> dict[str, Any]:
+def _headers(status: int, media: Sequence[str] = ()) -> dict[str, Any]:
     names = {"x-request-id": "RequestId"}
     if status == 202:
         names |= {"Location": "Location", "Retry-After": "RetryAfter"}
     if status in (429, 503):
         names |= {"Retry-After": "RetryAfter"}
+    if any(kind in FILES for kind in media):
+        names[WARNINGS_HEADER] = "Warnings"
     return {name: {"$ref": f"#/components/headers/{key}"} for name, key in names.items()}
 
 

@@ -200,6 +200,15 @@ def test_an_image_is_put_where_its_client_says(open_edge: Callable[..., World], 
     assert kept.kept == [("/bucket/a.png?X-Signature=abc", "image/png", PNG)]
 
 
+def test_the_answer_about_an_image_put_elsewhere_has_its_warnings(
+    open_edge: Callable[..., World], store: tuple[type[Store], str]
+) -> None:
+    world = open_edge(fetch_allow=("127.0.0.1",))
+    then(world, world.fake.run, lambda job_id: world.fake.succeed(job_id, warnings=("it was cut",), image_png=PNG))
+    answer = world.http.post(SYNC, json={**SCRIPT, "odd": 1, "presigned_url": store[1]}).json()
+    assert (len(answer["warnings"]), answer["warnings"][-1]) == (2, "it was cut")
+
+
 def test_a_store_that_refuses_is_502_without_its_secret(
     open_edge: Callable[..., World], store: tuple[type[Store], str]
 ) -> None:

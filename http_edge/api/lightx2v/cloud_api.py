@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.wire.jobspec import Scalar
+from http_edge.api.common.job_files import job_file
 from http_edge.api.lightx2v.cloud_json import STATUSES, cloud_models, cloud_task, output_name, params_of, worker_of
 from http_edge.api.lightx2v.task_fields import TASKS, read_cloud
 from http_edge.api.lightx2v.views import MAX_TASK_ID_CHARS, Tasks, told_warnings
@@ -29,7 +30,7 @@ from http_edge.jobs.job import Job
 from http_edge.jobs.service import JobService
 from http_edge.jobs.submission import Submission
 from http_edge.jobs.webhook_fields import read_webhook
-from http_edge.media.artefacts import artefact_file, find_artefact
+from http_edge.media.artefacts import find_artefact
 
 ORIGIN = "lightx2v-cloud"
 
@@ -101,8 +102,7 @@ class LightX2VCloudApi:
         job, _ = await self._finished(request)
         index, artefact = find_artefact(job.view)
         name = f"{job.view.alias}.{artefact.name.rpartition('.')[2]}"
-        root = self._calls.settings.artefacts_path
-        return await download(request, artefact_file(root, job.view, index, artefact, name=name, inline=False))
+        return await download(request, job_file(self._calls, job, index, artefact, name=name, inline=False))
 
     async def list(self, request: Request) -> Response:
         """A page of tasks, newest first; `status` picks those of one status."""

@@ -7,12 +7,13 @@ from pathlib import PurePosixPath
 from starlette.requests import Request
 from starlette.responses import Response
 
+from http_edge.api.common.job_files import job_file
 from http_edge.api.lightx2v.views import Tasks, result_name
 from http_edge.base.errors import EdgeError
 from http_edge.http.file_response import download
 from http_edge.jobs.job import Job
 from http_edge.jobs.service import JobService
-from http_edge.media.artefacts import artefact_file, find_artefact
+from http_edge.media.artefacts import find_artefact
 from http_edge.media.exports import SUFFIXES
 
 #: Where LightX2V's servers kept results in their own directories; clients put these before a file name.
@@ -25,9 +26,7 @@ async def result_response(calls: JobService, request: Request, job: Job) -> Resp
     """The file of a task that is completed. Raises `EdgeError`."""
     try:
         index, artefact = find_artefact(job.view)
-        file = artefact_file(
-            calls.settings.artefacts_path, job.view, index, artefact, name=result_name(job), inline=False
-        )
+        file = job_file(calls, job, index, artefact, name=result_name(job), inline=False)
         return await download(request, file)
     except EdgeError as error:
         if error.kind in ("gone", "not_found"):

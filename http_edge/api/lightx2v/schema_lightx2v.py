@@ -164,6 +164,7 @@ class UploadedTask(Struct, kw_only=True):
     task_status: Literal["completed"]
     uploaded_to_presigned_url: Literal[True]
     presigned_url: str
+    warnings: list[str] | UnsetType = UNSET
 
 
 class TaskQueue(Struct, kw_only=True):

@@ -12,8 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.wire.jobspec import Artefact
+from http_edge.api.common.job_files import job_file
 from http_edge.api.lightx2v.submissions import AcceptedTask, TaskSubmitter
-from http_edge.api.lightx2v.views import failure_text
+from http_edge.api.lightx2v.views import failure_text, told_warnings
 from http_edge.base.context import current
 from http_edge.base.errors import EdgeError
 from http_edge.body.fields import Reader
@@ -22,7 +23,7 @@ from http_edge.http.disconnect import ClientGone, while_present
 from http_edge.http.file_response import whole_file
 from http_edge.jobs.job import Job
 from http_edge.jobs.service import JobService
-from http_edge.media.artefacts import artefact_file, artefact_path, find_artefact
+from http_edge.media.artefacts import artefact_path, find_artefact
 from http_edge.media.fetch import Fetcher
 
 log = logging.getLogger(__name__)
@@ -52,8 +53,7 @@ class SyncTasks:
             job = await self._wait(request, taken, timeout_s)
             index, artefact = find_artefact(job.view)
             if not taken.request.presigned_url:
-                root = self._calls.settings.artefacts_path
-                return await whole_file(artefact_file(root, job.view, index, artefact, name="result.png"))
+                return await whole_file(job_file(self._calls, job, index, artefact, name="result.png"))
             return await while_present(request, self._upload(taken, job, artefact))
         except ClientGone:
             log.info("client left before its image was drawn", extra={"action": "gone", "job_id": taken.job.id})
@@ -93,6 +93,7 @@ class SyncTasks:
                 "task_status": "completed",
                 "uploaded_to_presigned_url": True,
                 "presigned_url": url,
+                **told_warnings(job),
             }
         )
 

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from broker.wire.jobspec import JOB_ID_RULE, Scalar, is_client_id
 from broker.wire.messages import JobStateName
+from http_edge.api.common.job_files import job_file
 from http_edge.api.common.job_json import job_json, step_json
 from http_edge.api.common.sse import Told, event_stream
 from http_edge.api.common.waiting import awaited, with_prefer
@@ -18,6 +19,7 @@ from http_edge.base.errors import EdgeError, invalid
 from http_edge.body.fields import Reader
 from http_edge.body.forms import Fields, Upload, read_fields
 from http_edge.body.json_body import json_response
+from http_edge.http.file_response import download
 from http_edge.http.prefer import StatusResponse, read_prefer
 from http_edge.http.routing import EdgeRoute, route
 from http_edge.jobs.delete_job import delete_job
@@ -28,7 +30,7 @@ from http_edge.jobs.progress import Progress
 from http_edge.jobs.service import JobService, Submission
 from http_edge.jobs.specs import echoed_image
 from http_edge.jobs.webhook_fields import WEBHOOK_FIELDS, read_webhook
-from http_edge.media.artefacts import artefact_response, find_artefact
+from http_edge.media.artefacts import find_artefact
 
 _OWN_FIELDS = ("id", "priority", "deadline_s", *WEBHOOK_FIELDS)
 _POLICY = Policy(refuses_unknown=True, refuses_unsupported=True)
@@ -133,7 +135,7 @@ class JobsApi:
         index, artefact = find_artefact(
             job.view, name=reader.text("name", max_chars=128) or None, index=reader.integer("index", 0, 1000) or 0
         )
-        return await artefact_response(request, self._calls.settings.artefacts_path, job.view, index, artefact)
+        return await download(request, job_file(self._calls, job, index, artefact))
 
     async def pinned(self, request: Request) -> Response:
         """Whether a job is kept beyond its time and the disk quota: ask (GET), keep it (PUT), let it go when its time comes (DELETE)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
+from http_edge.api.common.job_files import job_file, with_warnings
 from http_edge.api.common.job_json import job_json
 from http_edge.api.common.waiting import awaited, with_prefer
 from http_edge.api.openai import views as shapes
@@ -29,7 +30,7 @@ from http_edge.jobs.job import Job
 from http_edge.jobs.progress import Progress
 from http_edge.jobs.service import JobService
 from http_edge.jobs.urls import urls
-from http_edge.media.artefacts import artefact_response, find_artefact
+from http_edge.media.artefacts import find_artefact
 from http_edge.media.thumbnails import FORMATS, Thumbnails, Variant, as_format
 
 #: Read here or in `openai_pictures`.
@@ -94,9 +95,10 @@ class ImagesApi:
         quality = reader.integer("quality", 0, 100)
         index, artefact = find_artefact(job.view, index=index)
         if variant == "image" and to == "png":
-            return await artefact_response(request, self._calls.settings.artefacts_path, job.view, index, artefact)
+            return await download(request, job_file(self._calls, job, index, artefact))
         kind = Variant(kind="thumbnail" if variant == "thumbnail" else "image", format=to, quality=quality)
-        return await download(request, await self._derived.file(job.view, index, artefact, kind))
+        file = await self._derived.file(job.view, index, artefact, kind)
+        return await download(request, with_warnings(file, job))
 
     # ------------------------------------------------------------ parts
 

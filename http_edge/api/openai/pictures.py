@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.wire.jobspec import Artefact
+from http_edge.api.common.job_files import warnings_header
 from http_edge.api.common.job_json import warnings_of
 from http_edge.api.openai.fields import IDLE_WORDS
 from http_edge.api.openai.views import measured, measured_headers, model_of
@@ -132,7 +133,7 @@ class Pictures:
         """The picture itself, or a zip file of several. Raises `EdgeError`."""
         artefacts = _artefacts(job)
         files = [await self._derived.image_bytes(job.view, artefact, how.format, how.quality) for artefact in artefacts]
-        headers = {"Cache-Control": "no-store", **measured_headers(job)}
+        headers = {"Cache-Control": "no-store", **measured_headers(job), **warnings_header(job)}
         if len(files) == 1:
             return Response(files[0], media_type=_MEDIA[how.format], headers=headers)
         packed = io.BytesIO()

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.wire.jobspec import JobSpec
+from http_edge.api.common.job_files import job_file, with_warnings
 from http_edge.api.common.sse import Told, event_stream
 from http_edge.api.common.waiting import awaited, is_fresh, with_prefer
 from http_edge.api.openai import views as shapes
@@ -35,7 +36,7 @@ from http_edge.jobs.progress import Progress
 from http_edge.jobs.service import JobService
 from http_edge.jobs.submission import Submission
 from http_edge.jobs.webhook_fields import WEBHOOK_FIELDS, read_webhook
-from http_edge.media.artefacts import artefact_file, artefact_response, find_artefact
+from http_edge.media.artefacts import find_artefact
 from http_edge.media.image_inputs import Picture
 from http_edge.media.thumbnails import FORMATS, Thumbnails, Variant, as_format
 
@@ -83,8 +84,7 @@ class VideosApi:
         except ClientGone:
             return Response(status_code=499)
         index, artefact = find_artefact(job.view)
-        file = artefact_file(self._calls.settings.artefacts_path, job.view, index, artefact)
-        return await whole_file(file, shapes.measured_headers(job))
+        return await whole_file(job_file(self._calls, job, index, artefact), shapes.measured_headers(job))
 
     async def retrieve(self, request: Request) -> Response:
         """One video; `openai-poll-after-ms` says when to ask again. A failed one is 200 too."""
@@ -151,14 +151,13 @@ class VideosApi:
             raise reader.fault("variant", "must be video, thumbnail, spritesheet or the number of an output from 0")
         index, artefact = find_artefact(job.view, index=index)
         if variant == "video":
-            return await artefact_response(request, self._calls.settings.artefacts_path, job.view, index, artefact)
+            return await download(request, job_file(self._calls, job, index, artefact))
         kind: Literal["thumbnail", "spritesheet"] = "thumbnail" if variant == "thumbnail" else "spritesheet"
         to = as_format(reader.text("format", max_chars=16) or ("webp" if kind == "thumbnail" else "jpeg"))
         if to is None:
             raise reader.fault("format", f"must be of {', '.join(FORMATS)}")
-        return await download(
-            request, await self._derived.file(job.view, index, artefact, Variant(kind=kind, format=to))
-        )
+        file = await self._derived.file(job.view, index, artefact, Variant(kind=kind, format=to))
+        return await download(request, with_warnings(file, job))
 
     async def remix(self, request: Request) -> Response:
         """Draw a finished video anew with another prompt: same model, seed, size, length and settings."""
