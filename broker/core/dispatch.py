@@ -126,4 +126,4 @@ def send_grant(state: State, job: Job, worker: Worker, now: float) -> None:
         predicted_s=job.cost if state.costs.knows(job.model, job.units) else 0.0,
         alone=job.crashes > 0,
     )
-    state.send(worker.peer, run, state.body(job))
+    state.send_run(worker.peer, run, state.body(job))

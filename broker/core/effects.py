@@ -13,11 +13,13 @@ from broker.wire.terms import JobState
 
 
 class Send(Struct, frozen=True, gc=False):
-    """Send this to this peer, after the commit (a `Run` may go before it). A peer that cannot be reached is told back as `PeerGone`."""
+    """Send this to this peer, after the commit unless it is `early`. A peer that cannot be reached is told back as `PeerGone`."""
 
     peer: bytes
     message: Message
     body: bytes | None = None
+    #: It may go before the commit, and before all that is not early: see `State.send_run`.
+    early: bool = False
 
 
 class Transition(Struct, frozen=True, gc=False):

@@ -80,7 +80,7 @@ class Core:
         """
         old = self.state
         self.state = State(epoch, old.archive, old.policy)
-        self.state.calendar, self.state.refusing = old.calendar, old.refusing
+        self.state.calendar, self.state.refusing, self.state.stopping = old.calendar, old.refusing, old.stopping
         self.state.watchers = {peer: self.state.next_revision() for peer in old.watchers}
         self.now = now
 
@@ -110,7 +110,12 @@ class Core:
 
     def committed(self) -> None:
         """Everything returned so far is on disk; old final jobs may be forgotten."""
+        self.state.uncommitted.clear()
         self.state.forget_finals()
+
+    def sent(self) -> None:
+        """Everything returned so far has been sent, or is given up."""
+        self.state.spoken_to.clear()
 
     def stalled(self, seconds: float, now: float) -> None:
         """The shell did not run for this long, so silence in that time says nothing about the workers."""
@@ -126,8 +131,17 @@ class Core:
         self.state.calendar = calendar
 
     def set_refusing(self, reason: str) -> None:
-        """Why the shell takes no new jobs from now on; "": it does."""
+        """Refuse new jobs from now on as the disk admits none, for this reason; "": it does."""
         self.state.refusing = reason
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `begin_stop` was called."""
+        return self.state.stopping
+
+    def begin_stop(self) -> None:
+        """Refuse new jobs from now on: the broker is about to end."""
+        self.state.stopping = True
 
     # ------------------------------------------------------------ inside
 

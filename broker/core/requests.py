@@ -19,6 +19,10 @@ from broker.wire.terms import JobState
 #: Longest wait a refused client is told to take: beyond 120 s the OpenAI SDKs give up instead of waiting.
 MAX_RETRY_AFTER_S = 120.0
 
+#: What a client refused for want of disk, or by a broker that is stopping, is told to wait.
+DISK_RETRY_S = 30.0
+STOPPING_RETRY_S = 5.0
+
 #: Bytes of specs in one page of jobs; a page with more is cut short and says that more follows.
 MAX_PAGE_BYTES = 8 * 1024 * 1024
 
@@ -35,6 +39,7 @@ def submit(state: State, peer: bytes, message: m.Submit, body: bytes, now: float
         state.send(peer, m.Rejected(req=message.req, code=code, message=text, retry_after_s=retry_after_s))
         return
     job = _new_job(message, body, state.calendar.ahead_s, now)
+    state.uncommitted.add(job.id)
     state.adopt_record(job)
     state.enqueue(job)
     state.move(job, Cause.SUBMITTED, now)
@@ -86,6 +91,11 @@ def _answer_repeat(state: State, peer: bytes, message: m.Submit, body: bytes, jo
 
 def _refusal(state: State, message: m.Submit, now: float) -> tuple[m.RejectCode, str, float] | None:
     """(code, sentence, seconds to wait) when the job cannot be taken."""
+    if state.stopping:
+        return "shutting_down", "the broker is stopping; it will be back", STOPPING_RETRY_S
+    if state.refusing:
+        text = "the disk is nearly full: what room is left is kept for the results of jobs already taken"
+        return "queue_full", text, DISK_RETRY_S
     if not (isfinite(message.units) and isfinite(message.deadline_at) and isfinite(message.deadline_s)):
         return "invalid", "units, deadline_at and deadline_s must be finite numbers", 0.0
     lane = Lane(message.model, message.gpus, message.worker)

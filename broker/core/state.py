@@ -23,6 +23,9 @@ from broker.core.spec_cache import SpecCache
 from broker.wire import messages as m
 from broker.wire.terms import FINAL, WAITING, JobState
 
+#: Messages to a worker that a `Run` must not overtake; acknowledgements it may.
+_IN_ORDER = frozenset((m.Welcome, m.Identify, m.WorkerRejected, m.Cancel, m.Drain))
+
 
 class Archive(Protocol):
     """Jobs on disk, staged rows of this pass included. The core asks it for what it no longer holds."""
@@ -63,8 +66,10 @@ class State:
         self.archive = archive
         self.policy = policy
         self.calendar = Calendar()
-        #: Why the shell takes no new job, as far as it does not; for edges to see.
+        #: Why the disk admits no new job; "": it does.
         self.refusing = ""
+        #: The broker is about to end, and takes no new job.
+        self.stopping = False
         #: Live jobs, and final ones until `forget_finals`.
         self.jobs: dict[str, Job] = {}
         self.queue = Queue()
@@ -88,6 +93,10 @@ class State:
         #: (when, predicted seconds left in held jobs, workers in service): a memo of `views`.
         self.load: tuple[float, float, int] = (-1.0, 0.0, 1)
         self.effects: list[Effect] = []
+        #: Jobs accepted since the last commit.
+        self.uncommitted: set[str] = set()
+        #: Workers with a message on its way since `sent` was called last that no `Run` may overtake.
+        self.spoken_to: set[bytes] = set()
         self._fences = 0
         #: The last one given: `epoch << 32 | counter`, like a fence.
         self._revisions = epoch << 32
@@ -97,7 +106,20 @@ class State:
     # ------------------------------------------------------------ sending
 
     def send(self, peer: bytes, message: m.Message, body: bytes | None = None) -> None:
+        if type(message) in _IN_ORDER:
+            self.spoken_to.add(peer)
         self.effects.append(Send(peer, message, body))
+
+    def send_run(self, peer: bytes, run: m.Run, body: bytes) -> None:
+        """Send a grant, early if its job is on disk and nothing that must come first is on its way to the worker.
+
+        A `Run` announces no row: its fence is new whatever becomes of the rows of this pass, as the epoch is on disk. So the worker
+        need not wait for the commit.
+        """
+        early = run.job_id not in self.uncommitted and peer not in self.spoken_to
+        if not early:
+            self.spoken_to.add(peer)
+        self.effects.append(Send(peer, run, body, early))
 
     # ------------------------------------------------------------ jobs
 

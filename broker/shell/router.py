@@ -1,8 +1,8 @@
 """One pass of the broker: drain both sockets, ask the core, commit once, then send.
 
 Nothing is sent before what it says is on disk: the messages of a pass wait for the pass's one commit, which is also what makes
-many jobs share one fsync. Only a `Run` says nothing: its fence is new whatever becomes of the rows (the epoch is on disk), so a job that
-was accepted before may start while the commit is under way, and a worker that has just finished does not wait for it.
+many jobs share one fsync. Only what the core calls early goes before it: a job that was accepted before may start while the commit is under
+way, and a worker that has just finished does not wait for it.
 
 The back is drained before the front, so that a flood of requests cannot make workers look silent, and no lease expires while messages
 that would renew it are still waiting to be read.
@@ -42,13 +42,6 @@ _PATIENCE_S = 2.0
 #: Peers that were cut off and may still have messages in the socket.
 _MAX_SHUT = 1024
 
-#: Words to a worker that a `Run` may overtake: it makes no difference to them.
-_OVERTAKEN = frozenset((m.ResultAck, m.HeartbeatAck))
-
-#: What a client refused for want of disk, or by a broker that is stopping, is told to wait.
-DISK_RETRY_S = 30.0
-STOPPING_RETRY_S = 5.0
-
 
 class Router:
     """Moves bytes between sockets, core and journal. Has no clock and never waits."""
@@ -74,18 +67,23 @@ class Router:
         self._junk = junk
         self._seconds = seconds
         self._sends: list[Send] = []
+        #: Those that need not wait for the commit.
+        self._early: list[Send] = []
         #: Peers that were cut off, the oldest first: what they sent before that is not read any more.
         self._shut: dict[bytes, None] = {}
         self._durable = False
+        #: What the core was told last of the disk.
+        self._shortage = ""
         self._log_moves = True
         #: Since when something is due and the back has not been read dry.
         self._waiting_since: float | None = None
-        #: Set when the broker is about to stop: new jobs are refused.
-        self.stopping = False
 
     def run_pass(self, now: float) -> bool:
         """One pass; True when more is waiting to be read. Raises `ShellError` when the broker cannot go on."""
         self._log_moves = logger.isEnabledFor(logging.INFO)
+        if self._disk.shortage != self._shortage:
+            self._shortage = self._disk.shortage
+            self._core.set_refusing(self._shortage)
         taken, back_dry = self._drain(self._wires.back, _BACK_SHARE, now)
         self._drain(self._wires.front, PASS_MESSAGES - taken, now)
         if self._may_expire(back_dry, now):
@@ -145,7 +143,7 @@ class Router:
         self, error: Exception, now: float, peer: bytes = b"", message: m.Message | PeerGone | None = None
     ) -> None:
         """Everything since the last commit is void, what was to be said of it too. Raises the error when the broker cannot go on."""
-        self._sends, self._durable = [], False
+        self._sends, self._early, self._durable = [], [], False
         self._sends += self._recovery.recover(error, now, peer, message)
         self._metrics.failures = self._recovery.failures
 
@@ -156,7 +154,6 @@ class Router:
         prefix, keyed, receive = listener.prefix, listener.keyed, listener.receive
         decode, step = DECODERS[prefix], self._core.receive
         shut, received = self._shut, self._metrics.received
-        picky = self.stopping or self._disk.low
         for taken in range(budget):
             frames = receive()
             if frames is None:
@@ -176,8 +173,6 @@ class Router:
                 if keyed and type(message) is m.Hello and not self._may_be(listener, peer, message.name, now):
                     continue
                 received[type(message)] += 1
-                if picky and type(message) is m.Submit and self._refuse(peer, message):
-                    continue
                 self._apply_effects(step(peer, message, body, now))
             except codec.VersionError as error:
                 self._other_version(listener, peer, error, now)
@@ -230,20 +225,6 @@ class Router:
         message = PeerGone()
         self._attempt(lambda: self._core.receive(peer, message, b"", now), now, peer, message)
 
-    def _refuse(self, peer: bytes, message: m.Submit) -> bool:
-        """Tell the peer why no new job is taken; False, and nothing said, when it repeats one that was, which the core answers as ever."""
-        if self._core.job(message.job_id) or self._journal.find(message.job_id):
-            return False
-        code: m.RejectCode = "queue_full"
-        text, wait_s = (
-            "the disk is nearly full: what room is left is kept for the results of jobs already taken",
-            DISK_RETRY_S,
-        )
-        if self.stopping:
-            code, text, wait_s = "shutting_down", "the broker is stopping; it will be back", STOPPING_RETRY_S
-        self._sends.append(Send(peer, m.Rejected(req=message.req, code=code, message=text, retry_after_s=wait_s)))
-        return True
-
     def _other_version(self, listener: Listener, peer: bytes, error: codec.VersionError, now: float) -> None:
         """An agent can be told to leave; an edge of another version has no message that both would understand."""
         self._note_junk(listener, peer, "version", str(error), now)
@@ -257,7 +238,7 @@ class Router:
             if type(effect) is Transition:
                 self._moved(effect)
             elif type(effect) is Send:
-                self._sends.append(effect)
+                (self._early if effect.early else self._sends).append(effect)
             elif type(effect) is RecordDeleted:
                 self._journal.forget(effect.job_id)
                 self._durable = True
@@ -322,33 +303,20 @@ class Router:
     def _commit_and_send(self, now: float) -> None:
         """Commit, send, tell the core who could not be reached, and again for what that caused."""
         while True:
+            early, self._early = self._early, []
             sends, self._sends = self._sends, []
             gone: dict[bytes, None] = {}
-            if self._durable:
-                early, sends = self._apart(sends)
+            if early:
                 self._send(early, gone)
-                if not self.commit(now, lazy=False):
-                    continue
-            self._send(sends, gone)
+            if self._durable and not self.commit(now, lazy=False):
+                continue
+            if sends:
+                self._send(sends, gone)
+                self._core.sent()
             for peer in gone:
                 self._gone(peer, now)
-            if not (self._sends or self._durable):
+            if not (self._sends or self._early or self._durable):
                 return
-
-    def _apart(self, sends: list[Send]) -> tuple[list[Send], list[Send]]:
-        """(what may go before the commit, the rest): a `Run` of a job that the file has, unless it would overtake a word to its worker."""
-        early: list[Send] = []
-        rest: list[Send] = []
-        spoken: set[bytes] = set()
-        for send in sends:
-            message = send.message
-            if isinstance(message, m.Run) and send.peer not in spoken and self._journal.on_disk(message.job_id):
-                early.append(send)
-                continue
-            rest.append(send)
-            if type(message) not in _OVERTAKEN:
-                spoken.add(send.peer)
-        return early, rest
 
     def _send(self, sends: list[Send], gone: dict[bytes, None]) -> None:
         """Send; who cannot be reached is put into `gone`, and gets nothing more in this pass: what it missed is told anew."""

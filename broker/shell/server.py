@@ -96,10 +96,10 @@ class Server:
 
     def stop(self) -> None:
         """Refuse new jobs, and end in a moment; called again, end at once."""
-        if self._router.stopping:
+        if self._core.stopping:
             self._finish()
             return
-        self._router.stopping = True
+        self._core.begin_stop()
         logger.info("stopping", extra={"action": "stopping"})
         self._loop.call_later(STOP_GRACE_S, self._finish)
 
@@ -187,7 +187,6 @@ class Server:
         if now >= self._next_disk_check:
             self._next_disk_check = now + DISK_CHECK_S
             self._disk.check()
-            self._core.set_refusing(self._disk.shortage)
             self._keep_watch()
             self._look_at_clock(now)
         if self._metrics_file is not None and now >= self._next_metrics:

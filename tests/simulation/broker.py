@@ -221,8 +221,8 @@ class BrokerProcess:
 
     def stop(self, back_s: float) -> None:
         """SIGTERM: refuse new jobs for a moment, commit, and go."""
-        if self.serving and not self.router.stopping:
-            self.router.stopping = True
+        if self.serving and not self.core.stopping:
+            self.core.begin_stop()
             life = self.journal
             self.timeline.after(STOP_GRACE_S, lambda: self._stopped(back_s) if self.journal is life else None)
 

@@ -145,7 +145,7 @@ class Room:
     """Stands for `broker.shell.journal.disk.Disk`."""
 
     def __init__(self) -> None:
-        self.low = False
+        self.shortage = ""
 
     def check_journal(self) -> None:
         """Nobody else is at the files."""

@@ -12,6 +12,7 @@ import msgspec
 
 from broker.core import dispatch, reports, requests, retry, state, timers, worker_breaker
 from broker.core.dispatch import placement
+from broker.core.effects import Send
 from broker.core.jobs import Cause
 from broker.core.machine import Core
 from broker.core.pool import Worker
@@ -72,6 +73,13 @@ def _send_first(original: Callable[..., Any]) -> Callable[..., Any]:
         original(router, now)
 
     return reconcile_held
+
+
+def _run_first(_: Any) -> Callable[..., Any]:
+    def send_run(core_state: Any, peer: bytes, run: Any, body: bytes) -> None:
+        core_state.effects.append(Send(peer, run, body, early=True))
+
+    return send_run
 
 
 def _same_epoch(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -198,6 +206,7 @@ ALL: tuple[Mutation, ...] = (
     Mutation(
         "send-before-commit", "nothing is said before it is on disk", ((Router, "_commit_and_send", _send_first),)
     ),
+    Mutation("run-before-commit", "a job is on disk before it starts", ((state.State, "send_run", _run_first),)),
     Mutation("lazy-stop", "a stop is durable", ((state, "LAZY", lambda lazy: lazy | {Cause.STOP_REQUESTED}),)),
     Mutation("lazy-finish", "a result is durable", ((state, "LAZY", lambda lazy: lazy | {Cause.FINISHED}),)),
     Mutation("same-epoch", "the epoch is raised before every life", ((Epochs, "raise_again", _same_epoch),)),

@@ -123,7 +123,7 @@ class World:
         self.buggy = False
         self.network.calm_down()
         self.broker.fuse.light("", 0)
-        self.broker.room.low = False
+        self.broker.room.shortage = ""
         if self.broker.paused_until > self.timeline.now:
             self.broker.pause(0.0)
         for cable in self.cables():
@@ -224,7 +224,7 @@ class World:
             case "broker paused":
                 self.broker.pause(fault.seconds)
             case "disk low":
-                self.broker.room.low = True
+                self.broker.room.shortage = "full"
                 self.timeline.after(fault.seconds, self._disk_has_room)
             case "agent killed":
                 worker.kill(fault.seconds)
@@ -259,7 +259,7 @@ class World:
             worker.lose()
 
     def _disk_has_room(self) -> None:
-        self.broker.room.low = False
+        self.broker.room.shortage = ""
 
 
 def brief(message: m.Message) -> str:

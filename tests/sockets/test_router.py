@@ -380,7 +380,7 @@ def test_junk_is_said_once_a_second_and_the_table_of_peers_is_bounded(bench, cap
 def test_a_stopping_broker_refuses_new_jobs_and_answers_for_old_ones(bench):
     bench.edge(a_job("old"), b"spec")
     bench.run()
-    bench.router.stopping = True
+    bench.core.begin_stop()
     bench.wires.deliveries.clear()
     bench.edge(a_job("new"), b"spec")
     bench.edge(a_job("old"), b"spec")
@@ -420,7 +420,7 @@ def test_a_job_that_only_the_journal_remembers_is_still_answered_when_stopping(m
     bench.edge(m.CancelJob(req=2, job_id="old"))
     bench.run()
     assert bench.core.job("old") is None
-    bench.router.stopping = True
+    bench.core.begin_stop()
     bench.edge(a_job("old"), b"spec")
     bench.run()
     assert bench.sent(m.Accepted)[-1].duplicate

@@ -120,10 +120,6 @@ class Journal:
     def _written(self) -> bool:
         return bool(self._flushed or self._deleted or self.deliveries.flushed or self._clock_flushed)
 
-    def on_disk(self, job_id: str) -> bool:
-        """Whether this accepted job has a row that no crash can take."""
-        return job_id not in self._new and job_id not in self._inserted
-
     def stage(self, job: Job, *, lazy: bool = False) -> None:
         """Write this job's row with the next commit; `lazy`: with the next that includes lazy rows."""
         job_id = job.id
