@@ -1,0 +1,60 @@
+"""A mixed crowd of jobs, and the pages of a list of them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from broker.core.jobs import Cause, Job
+from broker.wire import messages as m
+from tests.journal.jobs import fail, finish, give, new_job, put
+
+STATES = ("queued", "running", "succeeded", "failed", "cancelled")
+
+
+def make(n: int) -> Job:
+    """Job n of a mixed crowd; groups of seven share their time of submission."""
+    job = new_job(
+        f"job-{n * 7919 % 1000:03d}",
+        at=float(n // 7),
+        origin=("native", "lightx2v")[n % 2],
+        model=("wan", "flux")[n % 3 == 0],
+        tenant=("default", "red", "blue")[n % 3],
+    )
+    state = STATES[n % 5]
+    if state != "queued":
+        give(job, n + 1, worker=f"gpu-{n % 4}")
+    if state == "succeeded":
+        finish(job)
+    elif state == "failed":
+        fail(job)
+    elif state == "cancelled":
+        job.move(Cause.CANCELLED, 3.0)
+    return job
+
+
+def crowd(archive) -> list[Job]:
+    """300 jobs, in the archive."""
+    jobs = [make(n) for n in range(300)]
+    put(archive, *jobs)
+    return jobs
+
+
+def page(archive, query: m.ListJobs) -> tuple[list[Job], bool]:
+    """One page, asked for as a client does: again from where the broker stopped looking."""
+    found: list[Job] = []
+    while True:
+        jobs, more, behind = archive.page(query)
+        found += jobs
+        if not behind:
+            return found, more
+        query = msgspec.structs.replace(query, limit=query.limit - len(jobs), behind=behind)
+
+
+def walk(archive, **filters) -> list[str]:
+    """All pages, by the last id of each."""
+    ids: list[str] = []
+    while True:
+        jobs, more = page(archive, m.ListJobs(req=1, after=ids[-1] if ids else "", **filters))
+        ids += [job.id for job in jobs]
+        if not more:
+            return ids
