@@ -24,6 +24,8 @@ from http_edge.base.errors import HANDLERS, EdgeError, error_response, on_bug
 from http_edge.base.idempotency import InFlight
 from http_edge.base.limits import too_large
 from http_edge.base.trace import new_trace, read_trace
+from http_edge.body.upload_places import network_of
+from http_edge.http.read_turns import ReadPlaces
 from http_edge.http.routing import EdgeRoute, RouteTable
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
@@ -94,6 +96,7 @@ class Middleware:
         self._max_body_bytes = max_body_bytes
         self._other = other
         self._in_flight = InFlight()
+        self._reads = ReadPlaces()
         self._inner = wrap(self._admitted)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -197,13 +200,25 @@ class Middleware:
                 raise HTTPException(405, headers={"Allow": ", ".join(found[0].handlers)})
             if method in found[0].changing:
                 self._pages.check_page(method, scope["state"]["exchange"].sent)
-            response = await handler(request)
+            if method in found[0].expensive:
+                async with self._reads.place(_client_of(scope, exchange), request):
+                    response = await handler(request)
+            else:
+                response = await handler(request)
             await response(scope, receive, send)
         except _ANSWERED as error:
             if exchange.status:
                 raise RuntimeError("an answer had begun when its handler failed") from error
             answer = next(HANDLERS[kind] for kind in type(error).__mro__ if kind in HANDLERS)
             await (await answer(request, error))(scope, receive, send)
+
+
+def _client_of(scope: Scope, exchange: Exchange) -> str:
+    """Whose turn a request takes: that of its key, else of its address."""
+    if exchange.request is not None and exchange.request.caller.key_name:
+        return f"key {exchange.request.caller.key_name}"
+    client = scope.get("client")
+    return network_of(client[0]) if client else ""
 
 
 def _may_have_body(sent: Sent, method: str) -> bool:

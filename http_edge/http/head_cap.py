@@ -1,7 +1,8 @@
-"""uvicorn's HTTP protocol with a bound on the head of a request, and which tells the request that is being answered when its client left.
+"""uvicorn's HTTP protocol with a bound on the head of a request, which tells the request that is being answered when its client left, and
+begins no further one for a client that does not read.
 
 uvicorn collects a head however long it gets; and of requests sent one behind the other on a connection it tells only the last one that the
-connection is gone, so that the first would go on for nobody.
+connection is gone, so that the first would go on for nobody. It also begins the next of them while the answers before it lie unread.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class CappedProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
     _answering: RequestResponseCycle | None = None
+    #: The request that begins when the client has read what lies ready for it.
+    _next: tuple[RequestResponseCycle, ASGI3Application] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -38,6 +41,7 @@ class CappedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         self.pipeline.clear()
+        self._next = None
         answering = self._answering
         if answering is not None and not answering.response_complete:
             answering.disconnected = True
@@ -76,8 +80,18 @@ class CappedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Begin to answer; while answers before it lie unread, only once they are read: nobody waits for more than that."""
+        if self.flow.write_paused and not self.transport.is_closing():
+            self._next = (cycle, app)
+            return
         self._answering = cycle
         super()._start_asgi_task(cycle, app)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        following, self._next = self._next, None
+        if following is not None and not self.transport.is_closing():
+            self._start_asgi_task(*following)
 
     def _head_is_late(self) -> None:
         self._head_timer = None

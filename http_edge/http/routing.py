@@ -21,10 +21,14 @@ Handler = Callable[[Request], Awaitable[Response]]
 class EdgeRoute(Route):
     """A path and its handlers by method. Parameters are text, of one segment or (`:path`) of several."""
 
-    def __init__(self, path: str, handlers: dict[str, Handler], *, alone: bool, get_changes: bool) -> None:
+    def __init__(
+        self, path: str, handlers: dict[str, Handler], *, alone: bool, get_changes: bool, expensive_get: bool
+    ) -> None:
         self.handlers = handlers
         #: The methods that change something: what web pages may not ask for (`web_pages`).
         self.changing: Collection[str] = frozenset(handlers) - (frozenset() if get_changes else _SAFE)
+        #: The methods whose handlers take long enough that clients take turns for them (`read_turns`).
+        self.expensive: Collection[str] = ("GET", "HEAD") if expensive_get else ()
         #: The path is never another route's: a method that it has not got is 405 although a route with a parameter could take it.
         self.alone = alone
         self._is_fixed = "{" not in path
@@ -45,12 +49,17 @@ class EdgeRoute(Route):
         return None if match is None else match.groupdict()
 
 
-def route(path: str, *, alone: bool = False, get_changes: bool = False, **handlers: Handler) -> EdgeRoute:
-    """A path and its handlers by method; HEAD goes where GET goes. `get_changes`: GET changes something, as another server's API has it."""
+def route(
+    path: str, *, alone: bool = False, get_changes: bool = False, expensive_get: bool = False, **handlers: Handler
+) -> EdgeRoute:
+    """A path and its handlers by method; HEAD goes where GET goes.
+
+    `get_changes`: GET changes something, as another server's API has it. `expensive_get`: clients take turns for GET.
+    """
     table = dict(handlers)
     if "GET" in table:
         table["HEAD"] = table["GET"]
-    return EdgeRoute(path, table, alone=alone, get_changes=get_changes)
+    return EdgeRoute(path, table, alone=alone, get_changes=get_changes, expensive_get=expensive_get)
 
 
 def base_url(request: Request, public_url: str) -> str:

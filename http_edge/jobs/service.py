@@ -29,6 +29,7 @@ from http_edge.jobs.export_on_read import ExportOnRead
 from http_edge.jobs.hub import Audience, Hub
 from http_edge.jobs.job import Job
 from http_edge.jobs.models import Catalogue
+from http_edge.jobs.slices import in_slices
 from http_edge.jobs.submission import Submission
 from http_edge.jobs.submit import CheckUrl, Submitter, named_at, refuse_url, require_sound
 from http_edge.media.artefact_store import ArtefactStore
@@ -154,7 +155,7 @@ class JobService:
             model=model,
             worker=worker,
         )
-        return [await self._remember(view) for view in views], more
+        return await in_slices(views, self._remember_listed), more
 
     async def visible(self, job_ids: Sequence[str]) -> list[str]:
         """Those of these jobs that the caller may see. Raises `EdgeError`."""
@@ -203,6 +204,13 @@ class JobService:
     async def _fetch_pool(self) -> m.PoolView:
         with translated():
             return await self._broker.pool()
+
+    async def _remember_listed(self, view: m.JobView) -> Job:
+        """As `_remember`, but a job that is over and known stays the one that it was, with the answers that were encoded of it."""
+        held = self.hub.memory.get(view.id)
+        if held is not None and held.is_final and not view.webhook and held.view.revision == view.revision:
+            return held
+        return await self._remember(view)
 
     async def _remember(self, view: m.JobView) -> Job:
         require_sound(view)

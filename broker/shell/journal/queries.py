@@ -17,8 +17,8 @@ from broker.wire import messages as m
 #: Bytes of specs read for one page; a page with more ends there and says that more follow.
 MAX_PAGE_BYTES = 8 * 1024 * 1024
 
-#: Rows of one answer, and rows looked at for it: a few milliseconds each.
-MAX_ROWS = 200
+#: Rows of one answer, and rows looked at for it: a few milliseconds each. A longer page comes in several answers, others' requests between.
+MAX_ROWS = 50
 MAX_LOOKED = 2000
 
 

@@ -53,7 +53,7 @@ class LightX2VCloudApi:
             route("/api/v1/task/submit", POST=self.submit),
             route("/api/v1/task/query", GET=self.query),
             route("/api/v1/task/result_url", GET=self.result_url),
-            route("/api/v1/task/list", GET=self.list),
+            route("/api/v1/task/list", expensive_get=True, GET=self.list),
             route("/api/v1/task/cancel", get_changes=True, GET=self.cancel, POST=self.cancel),
             route("/api/v1/task/resume", get_changes=True, GET=self.resume, POST=self.resume),
             route("/api/v1/task/delete", DELETE=self.delete),

@@ -99,7 +99,7 @@ CLOUD = (
             Param(name="status", type=_Status, about="Default ALL."),
         ),
         answers={200: Answer(about="The page.", types=(lx.CloudPage,))},
-        errors=(*BROKER, *QUERY),
+        errors=(*BROKER, *QUERY, "too_many_requests"),
     ),
     _cloud("GET", "cancel", "cloudCancelByGet", "Stop a task"),
     _cloud("POST", "cancel", "cloudCancel", "Stop a task"),

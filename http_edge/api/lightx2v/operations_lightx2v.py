@@ -114,7 +114,7 @@ GEN1 = (
         tag=_GEN1,
         summary="The finished tasks by id",
         answers={200: Answer(about="The records.", types=(dict[str, lx.Gen1Record],))},
-        errors=BROKER,
+        errors=(*BROKER, "too_many_requests"),
     ),
     Operation(
         method="GET",
@@ -202,7 +202,7 @@ TASKS = (
         tag=_TASKS,
         summary="All tasks by id",
         answers={200: Answer(about="The tasks.", types=(dict[str, lx.TaskStatus],))},
-        errors=BROKER,
+        errors=(*BROKER, "too_many_requests"),
     ),
     Operation(
         method="GET",

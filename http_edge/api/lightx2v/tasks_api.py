@@ -41,7 +41,7 @@ class LightX2VTasksApi:
     def routes(self) -> list[EdgeRoute]:
         """The routes; those with fixed words stand before those with an id."""
         return [
-            route("/v1/tasks", GET=self.list, POST=self._create("")),
+            route("/v1/tasks", expensive_get=True, GET=self.list, POST=self._create("")),
             route("/v1/tasks/form", POST=self._create("")),
             route("/v1/tasks/video", POST=self._create("video")),
             route("/v1/tasks/video/form", POST=self._create("video")),

@@ -46,7 +46,7 @@ class LightX2VApi:
             route(BASE, POST=self.generate),
             route(f"{BASE}/service_status", GET=self.service_status),
             route(f"{BASE}/task_status", POST=self.task_status, GET=self.task_status),
-            route(f"{BASE}/get_all_tasks", GET=self.get_all_tasks),
+            route(f"{BASE}/get_all_tasks", expensive_get=True, GET=self.get_all_tasks),
             route(f"{BASE}/stop_running_task", get_changes=True, GET=self.stop_running_task),
         ]
 

@@ -28,6 +28,7 @@ from http_edge.jobs.generation_reader import Policy, read_generation
 from http_edge.jobs.job import Job
 from http_edge.jobs.progress import Progress
 from http_edge.jobs.service import JobService, Submission
+from http_edge.jobs.slices import in_slices
 from http_edge.jobs.specs import echoed_image
 from http_edge.jobs.webhook_fields import WEBHOOK_FIELDS, read_webhook
 from http_edge.media.artefacts import find_artefact
@@ -55,7 +56,7 @@ class JobsApi:
         """The routes, the most asked first."""
         return [
             route("/v1/jobs/{id}", GET=self.show, DELETE=self.delete),
-            route("/v1/jobs", GET=self.list, POST=self.create),
+            route("/v1/jobs", expensive_get=True, GET=self.list, POST=self.create),
             route("/v1/jobs/{id}/events", GET=self.events),
             route("/v1/jobs/{id}/result", GET=self.result),
             route("/v1/jobs/{id}/cancel", POST=self.cancel),
@@ -95,7 +96,7 @@ class JobsApi:
         return json_response(
             {
                 "object": "list",
-                "data": [self._json(job) for job in jobs],
+                "data": await in_slices(jobs, lambda job: msgspec.Raw(job.json("listed", self._json))),
                 "has_more": more,
                 "first_id": jobs[0].id if jobs else None,
                 "last_id": jobs[-1].id if jobs else None,

@@ -75,7 +75,7 @@ JOBS = (
             Param(name="worker", type=Annotated[str, Meta(max_length=128)], about="Of this worker."),
         ),
         answers={200: Answer(about="The page.", types=(jobs.JobPage,))},
-        errors=(*BROKER, *QUERY),
+        errors=(*BROKER, *QUERY, "too_many_requests"),
     ),
     Operation(
         method="GET",
@@ -180,7 +180,7 @@ SERVICE = (
         tag="Service",
         summary="Every worker, and the queue in numbers",
         answers={200: Answer(about="The workers.", types=(jobs.WorkerList,))},
-        errors=BROKER,
+        errors=(*BROKER, "too_many_requests"),
     ),
     Operation(
         method="POST",
@@ -200,6 +200,7 @@ SERVICE = (
         tag="Service",
         summary="Metrics for Prometheus",
         answers={200: Answer(about="The metrics.", types=(str,), media=("text/plain", "application/openmetrics-text"))},
+        errors=("too_many_requests",),
     ),
     Operation(
         method="GET",

@@ -50,9 +50,9 @@ class ServiceApi:
             route("/health_generate", GET=self.readiness),
             route("/livez", GET=self.liveness),
             route("/liveness", GET=self.liveness),
-            route("/v1/workers", GET=self.workers),
+            route("/v1/workers", expensive_get=True, GET=self.workers),
             route("/v1/workers/{name}/drain", POST=self.drain),
-            route("/metrics", GET=self.metrics),
+            route("/metrics", expensive_get=True, GET=self.metrics),
             route("/", GET=self.index),
         ]
 

@@ -37,7 +37,7 @@ class FilesApi:
     def routes(self) -> list[EdgeRoute]:
         """The routes."""
         return [
-            route("/v1/files", POST=self.create, GET=self.list),
+            route("/v1/files", expensive_get=True, POST=self.create, GET=self.list),
             route("/v1/files/{id}", GET=self.show, DELETE=self.delete),
             route("/v1/files/{id}/content", GET=self.content),
         ]

@@ -55,7 +55,7 @@ class ImagesApi:
             route("/v1/images/generations", POST=self.generate),
             route("/v1/images/edits", POST=self.edit),
             route("/v1/images/variations", POST=self.variations),
-            route("/v1/images/{id}/content", GET=self.content),
+            route("/v1/images/{id}/content", expensive_get=True, GET=self.content),
         ]
 
     async def generate(self, request: Request) -> Response:

@@ -46,7 +46,7 @@ UPLOADS = (
             Param(name="purpose", type=Annotated[str, Meta(max_length=64)], about="Of this purpose."),
         ),
         answers={200: Answer(about="The page.", types=(openai.FilePage,))},
-        errors=("invalid_value", "unavailable"),
+        errors=("invalid_value", "unavailable", "too_many_requests"),
     ),
     Operation(
         method="GET",

@@ -65,7 +65,7 @@ VIDEOS = (
             ORDER,
         ),
         answers={200: Answer(about="The page.", types=(openai.VideoPage,))},
-        errors=(*BROKER, "invalid_value"),
+        errors=(*BROKER, "invalid_value", "too_many_requests"),
     ),
     Operation(
         method="POST",
@@ -189,7 +189,7 @@ VIDEOS = (
             *RANGES,
         ),
         answers={200: Answer(about="The file.", types=(bytes,), media=FILES), **FILE_ANSWERS},
-        errors=DOWNLOAD,
+        errors=(*DOWNLOAD, "too_many_requests"),
     ),
 )
 
@@ -253,7 +253,7 @@ IMAGES = (
             *RANGES,
         ),
         answers={200: Answer(about="The picture.", types=(bytes,), media=PICTURES), **FILE_ANSWERS},
-        errors=DOWNLOAD,
+        errors=(*DOWNLOAD, "too_many_requests"),
     ),
 )
 

@@ -34,6 +34,7 @@ from http_edge.jobs.generation import Generation
 from http_edge.jobs.job import Job
 from http_edge.jobs.progress import Progress
 from http_edge.jobs.service import JobService
+from http_edge.jobs.slices import in_slices
 from http_edge.jobs.submission import Submission
 from http_edge.jobs.webhook_fields import WEBHOOK_FIELDS, read_webhook
 from http_edge.media.artefacts import find_artefact
@@ -57,7 +58,7 @@ class VideosApi:
     def routes(self) -> list[EdgeRoute]:
         """The routes; words come before ids."""
         return [
-            route("/v1/videos", GET=self.list, POST=self.create),
+            route("/v1/videos", expensive_get=True, GET=self.list, POST=self.create),
             # Ids of videos are the service's own, and none of them is one of these words.
             route("/v1/videos/sync", alone=True, POST=self.sync),
             route("/v1/videos/edits", alone=True, POST=self.edit),
@@ -65,7 +66,7 @@ class VideosApi:
             route("/v1/videos/characters", alone=True, POST=self.characters),
             route("/v1/videos/characters/{id}", GET=self.characters),
             route("/v1/videos/{id}", GET=self.retrieve, DELETE=self.delete),
-            route("/v1/videos/{id}/content", GET=self.content),
+            route("/v1/videos/{id}/content", expensive_get=True, GET=self.content),
             route("/v1/videos/{id}/events", GET=self.events),
             route("/v1/videos/{id}/remix", POST=self.remix),
         ]
@@ -91,7 +92,7 @@ class VideosApi:
         prefer = read_prefer(request)
         job = await awaited(self._calls, prefer, await self._video(request.path_params["id"]))
         base = self._base_url(request)
-        body = job.json(f"video {base}", lambda job: shapes.video_json(job, self._progress, base))
+        body = self._json(job, base)
         if job.is_final:
             return StatusResponse(body, prefer)
         return StatusResponse(body, prefer, (b"openai-poll-after-ms", shapes.poll_after_ms(job.view).encode()))
@@ -111,12 +112,15 @@ class VideosApi:
         return json_response(
             {
                 "object": "list",
-                "data": [shapes.video_json(job, self._progress, base) for job in jobs],
+                "data": await in_slices(jobs, lambda job: msgspec.Raw(self._json(job, base))),
                 "has_more": more,
                 "first_id": jobs[0].id if jobs else None,
                 "last_id": jobs[-1].id if jobs else None,
             }
         )
+
+    def _json(self, job: Job, base: str | None) -> bytes:
+        return job.json(f"video {base}", lambda job: shapes.video_json(job, self._progress, base))
 
     async def delete(self, request: Request) -> Response:
         """Delete a video and its files, stopping what draws it first; it is 404 from then on."""
