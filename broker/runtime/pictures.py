@@ -24,6 +24,9 @@ _TURNS = {
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _DEEPEST = 65535
 
+#: Modes of one colour sample, with and without opacity.
+_GREY = ("1", "L", "LA", "La")
+
 ON_WHITE = "what is transparent was laid on white"
 FIRST_FRAME = "of several frames, the first was used"
 BROKEN_PROFILE = "its colour profile cannot be used, sRGB was assumed"
@@ -85,10 +88,11 @@ def _split(opened: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         raise ValueError("its samples are floating point, of no known range")
     if opened.has_transparency_data:
         whole = opened.convert("RGBA")
-        return whole.convert("RGB"), whole.getchannel("A")
+        # Grey stays grey: its profile, if there is one, is of grey.
+        return whole.convert("L" if mode in _GREY else "RGB"), whole.getchannel("A")
     if mode in ("L", "RGB", "CMYK"):
         return opened.copy(), None
-    return opened.convert("L" if mode == "1" else "RGB"), None
+    return opened.convert("L" if mode in _GREY else "RGB"), None
 
 
 def _eight_bits(opened: Image.Image) -> tuple[Image.Image, Image.Image | None]:
@@ -114,8 +118,6 @@ def _to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
     """The picture's colours in sRGB. Raises `PyCMSError` where the profile is broken or of other channels."""
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     space = source.profile.xcolor_space.strip()
-    if space == "GRAY" and picture.mode != "L":
-        picture = picture.convert("L")
     if space == "RGB" and picture.mode == "L":
         picture = picture.convert("RGB")
     converted = ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
