@@ -104,13 +104,13 @@ def test_requests_that_are_none_are_refused_and_never_taken_for_two(service: Ser
 
 
 def test_a_client_that_leaves_with_requests_waiting_behind_one_ends_that_one(service: Service) -> None:
-    body = b'{"prompt": "left", "fake": "slow", "fake_step_s": 0.2, "num_inference_steps": 50}'
+    body = b'{"prompt": "left", "fake": "slow", "fake_step_s": 1.0, "num_inference_steps": 200}'
     head = b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\n"
     with socket.create_connection(("127.0.0.1", service.port)) as connection:
         connection.sendall(head + b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
         connection.sendall(b"GET /v1/workers HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3)
-        wait_until(lambda: left(service, "running"), 20)
-    wait_until(lambda: left(service, "cancelled"), 8)
+        wait_until(lambda: left(service, "running"), 60)
+    wait_until(lambda: left(service, "cancelled"), 90)
 
 
 def left(service: Service, state: str) -> bool:
