@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import uvicorn
@@ -41,6 +42,10 @@ async def _answer(reader: asyncio.StreamReader) -> int:
     return len(await reader.readexactly(length))
 
 
+async def _leave(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+
+
 def test_no_request_begins_while_answers_lie_unread_and_all_are_answered_once_they_are_read() -> None:
     async def scene() -> None:
         app = _App()
@@ -51,19 +56,19 @@ def test_no_request_begins_while_answers_lie_unread_and_all_are_answered_once_th
             lambda: CappedProtocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
         )
         port = server.sockets[0].getsockname()[1]
-        async with server:
+        async with server, contextlib.AsyncExitStack() as left:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            left.push_async_callback(_leave, writer)
             writer.write(_request("/large") + _request("/second") + _request("/third"))
             await app.sent.wait()
             other_reader, other = await asyncio.open_connection("127.0.0.1", port)
+            left.push_async_callback(_leave, other)
             for _ in range(3):
                 other.write(_request("/other"))
                 assert await _answer(other_reader) == 4
             assert app.began == ["/large", "/other", "/other", "/other"]
             assert [await _answer(reader) for _ in range(3)] == [len(_LARGE), 4, 4]
             assert app.began[-2:] == ["/second", "/third"]
-            for one in (writer, other):
-                one.close()
 
     asyncio.run(scene())
 
