@@ -6,6 +6,7 @@ import argparse
 import ast
 import importlib
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from broker.core.jobs import TABLE, Cause
 from broker.runtime.settings import CommonSettings, OptionRow, describe
 from broker.settings import BrokerSettings
 from broker.wire.terms import FINAL, JobState
+from http_edge.app import build_app, build_edge
 from http_edge.base.settings import EdgeSettings
+from http_edge.http.routing import operations_of
 from http_edge.jobs.generation import FIELDS
-from http_edge.openapi.document import OPERATIONS
 from workers.settings import WorkerSettings
 
 _KINDS = {
@@ -85,8 +87,11 @@ def _arrows(source: str, moves: dict[Cause, JobState]) -> list[str]:
 def every_route() -> str:
     """The routes by family, as the OpenAPI document has them."""
     lines = ["| family | route | what |", "|---|---|---|"]
-    for operation in OPERATIONS:
-        lines.append(f"| {operation.tag} | `{operation.method} {operation.path}` | {operation.summary} |")
+    with tempfile.TemporaryDirectory() as start:
+        edge = build_edge(EdgeSettings(home=start), Path(start))
+        operations = operations_of(build_app(edge).routes)
+    for operation in operations:
+        lines.append(f"| {operation.tag.name} | `{operation.method} {operation.path}` | {operation.summary} |")
     return "\n".join(lines)
 
 

@@ -6,27 +6,43 @@ only those that begin with the same words.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable
+import re
+from collections.abc import Collection, Iterable
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
+
+from http_edge.base.error_table import Kind
+from http_edge.http.operation import Handler, Operation, operation_of
 
 #: Methods that change nothing, but where a route says so.
 _SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
 
-Handler = Callable[[Request], Awaitable[Response]]
+#: How a client that takes too many turns is refused.
+_TURN: tuple[Kind, ...] = ("too_many_requests",)
+
+_CONVERTOR = re.compile(r"\{(\w+)(?::\w+)?\}")
 
 
 class EdgeRoute(Route):
-    """A path and its handlers by method. Parameters are text, of one segment or (`:path`) of several."""
+    """A path and its handlers by method, each with its operation. Parameters are text, of one segment or (`:path`) of several."""
 
     def __init__(
         self, path: str, handlers: dict[str, Handler], *, alone: bool, get_changes: bool, expensive_get: bool
     ) -> None:
-        self.handlers = handlers
+        self._document_path = _CONVERTOR.sub(r"{\1}", path)
+        self.handlers = dict(handlers)
+        #: The operations, as the OpenAPI document has them: without HEAD, and without converters in paths.
+        self.operations = tuple(
+            self._operation(method, handler, _TURN if expensive_get and method == "GET" else ())
+            for method, handler in handlers.items()
+        )
+        if "GET" in handlers:
+            self.handlers["HEAD"] = handlers["GET"]
         #: The methods that change something: what web pages may not ask for (`web_pages`).
-        self.changing: Collection[str] = frozenset(handlers) - (frozenset() if get_changes else _SAFE)
+        self.changing: Collection[str] = frozenset(self.handlers) - (frozenset() if get_changes else _SAFE)
         #: The methods whose handlers take long enough that clients take turns for them (`read_turns`).
         self.expensive: Collection[str] = ("GET", "HEAD") if expensive_get else ()
         #: The path is never another route's: a method that it has not got is 405 although a route with a parameter could take it.
@@ -34,8 +50,14 @@ class EdgeRoute(Route):
         self._is_fixed = "{" not in path
         #: Whether a parameter takes what is left of a path, whatever that is.
         self.is_open = ":path}" in path
-        super().__init__(path, self.dispatch, methods=sorted(handlers), name=path)
+        super().__init__(path, self.dispatch, methods=sorted(self.handlers), name=path)
         self._match = self.path_regex.match
+
+    def _operation(self, method: str, handler: Handler, errors: tuple[Kind, ...]) -> Operation:
+        declared = operation_of(handler)
+        return msgspec.structs.replace(
+            declared, method=method, path=self._document_path, errors=(*declared.errors, *errors)
+        )
 
     async def dispatch(self, request: Request) -> Response:
         """Answer with the method's handler."""
@@ -55,11 +77,14 @@ def route(
     """A path and its handlers by method; HEAD goes where GET goes.
 
     `get_changes`: GET changes something, as another server's API has it. `expensive_get`: clients take turns for GET.
+    Raises `TypeError` for a handler that declares no operation.
     """
-    table = dict(handlers)
-    if "GET" in table:
-        table["HEAD"] = table["GET"]
-    return EdgeRoute(path, table, alone=alone, get_changes=get_changes, expensive_get=expensive_get)
+    return EdgeRoute(path, handlers, alone=alone, get_changes=get_changes, expensive_get=expensive_get)
+
+
+def operations_of(routes: Iterable[BaseRoute]) -> list[Operation]:
+    """The operations of an application's routes."""
+    return [one for route in routes if isinstance(route, EdgeRoute) for one in route.operations]
 
 
 def base_url(request: Request, public_url: str) -> str:

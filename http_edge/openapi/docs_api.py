@@ -12,7 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from http_edge.http.routing import EdgeRoute, route
+from http_edge.api.common.operations import RANGES
+from http_edge.api.native.service_api import SERVICE
+from http_edge.http.operation import Answer, operation
+from http_edge.http.routing import EdgeRoute, operations_of, route
 from http_edge.openapi.docs_page import PAGE, POLICY
 from http_edge.openapi.document import document
 
@@ -38,15 +41,33 @@ class DocsApi:
         """The routes."""
         return [route("/openapi.json", GET=self.openapi), route("/docs", GET=self.docs)]
 
+    @operation(
+        "showOpenApi",
+        SERVICE,
+        params=(RANGES[1],),
+        answers={
+            200: Answer(about="The document.", types=(dict,)),
+            304: Answer(about="The copy of which `If-None-Match` is the ETag is good."),
+        },
+    )
     async def openapi(self, request: Request) -> Response:
-        """The OpenAPI document of this application's routes."""
+        """This document."""
         if self._document is None:
             # In a thread: it takes a good part of a second on a busy machine.
             self._document = await anyio.to_thread.run_sync(self._make, request.app.routes)
         return _answer(request, self._document)
 
+    @operation(
+        "showDocs",
+        SERVICE,
+        params=(RANGES[1],),
+        answers={
+            200: Answer(about="The page.", types=(str,), media=("text/html",)),
+            304: Answer(about="The copy of which `If-None-Match` is the ETag is good."),
+        },
+    )
     async def docs(self, request: Request) -> Response:
-        """The page. It loads the document and nothing else."""
+        """This document as a page."""
         response = _answer(request, self._page)
         response.headers["Content-Security-Policy"] = POLICY
         response.headers["X-Content-Type-Options"] = "nosniff"
@@ -54,7 +75,7 @@ class DocsApi:
         return response
 
     def _make(self, routes: Sequence[BaseRoute]) -> _Copy:
-        made = document(routes, self._version, keys=self._keys)
+        made = document(operations_of(routes), self._version, keys=self._keys)
         return _copy(msgspec.json.encode(made), "application/json")
 
 

@@ -1,56 +1,24 @@
-"""The OpenAPI 3.1 document: from the table of operations, the structs of its bodies, and the table of errors.
+"""The OpenAPI 3.1 document: from the operations of the application's routes, the structs of their bodies, and the table of errors.
 
 What is said of an operation's errors is what `errors.error_response` would answer on its path, so the two cannot differ. HEAD goes where
-GET goes, and is not told of. Operations whose route is not there are left out; `undeclared` names routes that have no operation.
+GET goes, and is not told of.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
-from starlette.routing import BaseRoute, Route
 
 from http_edge.api.common.job_files import WARNINGS_HEADER
-from http_edge.api.common.openapi_types import FILES, JSON, Answer, Body, Operation, Param
 from http_edge.api.common.schema_common import ERROR_BODY, Event
-from http_edge.api.lightx2v.operations_cloud import CLOUD
-from http_edge.api.lightx2v.operations_lightx2v import GEN1, TASKS
-from http_edge.api.native.operations import JOBS, SERVICE
-from http_edge.api.openai.operations_files import UPLOADS
-from http_edge.api.openai.operations_openai import IMAGES, MODELS, VIDEOS
 from http_edge.auth.access import OPEN_PATHS
 from http_edge.base.error_table import TABLE, Family, Kind
 from http_edge.base.errors import EdgeError, error_response, family_of
+from http_edge.http.operation import FILES, JSON, Answer, Body, Operation, Param
 from http_edge.jobs.generation import FIELDS
-
-OPERATIONS: tuple[Operation, ...] = (
-    *JOBS,
-    *VIDEOS,
-    *IMAGES,
-    *MODELS,
-    *UPLOADS,
-    *GEN1,
-    *TASKS,
-    *CLOUD,
-    *SERVICE,
-)
-_BY_ID = {operation.id: operation for operation in OPERATIONS}
-
-TAGS = {
-    "Jobs": "The native API: every job, whichever API it came by.",
-    "Videos": "OpenAI's Videos API, with the fields of vLLM-Omni and SGLang.",
-    "Images": "OpenAI's Images API, with the fields of vLLM-Omni and SGLang.",
-    "Models": "What can be drawn with.",
-    "Files": "OpenAI's Files API.",
-    "LightX2V, first generation": "The routes of LightX2V's guide. Answers are 200 except for validation errors.",
-    "LightX2V tasks": "LightX2V's second and third generation.",
-    "LightX2V cloud": "LightX2V's cloud API.",
-    "Service": "Health, workers, metrics, this document.",
-}
 
 #: What any request can meet.
 _ALWAYS: tuple[Kind, ...] = (
@@ -67,7 +35,6 @@ _POSTED: tuple[Kind, ...] = ("in_flight", "request_timeout")
 _LOCKED: tuple[Kind, ...] = ("unauthorized",)
 
 _EVENTS = ("started", "completed", "failed", "cancelled")
-_CONVERTOR = re.compile(r"\{(\w+)(?::\w+)?\}")
 
 _PARAMETERS: dict[str, dict[str, Any]] = {
     "Prefer": {
@@ -106,42 +73,17 @@ _SECURITY_SCHEMES = {
 }
 
 
-def openapi_path(path: str) -> str:
-    """A route's path as the document writes it: without converters."""
-    return _CONVERTOR.sub(r"{\1}", path)
+def document(operations: Sequence[Operation], version: str, *, keys: bool) -> dict[str, Any]:
+    """The document of an application with these operations; `keys`: whether it asks for API keys.
 
-
-def routed(routes: Sequence[BaseRoute]) -> set[tuple[str, str]]:
-    """(method, path) of every route, in the document's words, HEAD aside."""
-    return {
-        (method, openapi_path(route.path))
-        for route in routes
-        if isinstance(route, Route)
-        for method in route.methods or ()
-        if method != "HEAD"
-    }
-
-
-def undeclared(routes: Sequence[BaseRoute], operations: Iterable[Operation] = OPERATIONS) -> set[tuple[str, str]]:
-    """Routes without an operation: there must be none."""
-    return routed(routes) - {(operation.method, operation.path) for operation in operations}
-
-
-def unrouted(routes: Sequence[BaseRoute], operations: Iterable[Operation] = OPERATIONS) -> set[tuple[str, str]]:
-    """Operations without a route: there must be none."""
-    declared: set[tuple[str, str]] = {(operation.method, operation.path) for operation in operations}
-    return declared - routed(routes)
-
-
-def document(routes: Sequence[BaseRoute], version: str, *, keys: bool) -> dict[str, Any]:
-    """The document of an application with these routes; `keys`: whether it asks for API keys."""
-    known = routed(routes)
-    operations = [operation for operation in OPERATIONS if (operation.method, operation.path) in known]
+    Raises `KeyError` when an answer links to an operation that is not there.
+    """
+    by_id = {operation.id: operation for operation in operations}
     schemas = _Schemas(_types(operations))
     errors: dict[str, dict[str, Any]] = {}
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, schemas, errors)
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, by_id, schemas, errors)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -154,7 +96,10 @@ def document(routes: Sequence[BaseRoute], version: str, *, keys: bool) -> dict[s
         "servers": [{"url": "/"}],
         # Without a key ring everybody may do everything, and a key does no harm.
         "security": [{"bearer": []}, {"apiKey": []}, *([] if keys else [{}])],
-        "tags": [{"name": name, "description": about} for name, about in TAGS.items()],
+        "tags": [
+            {"name": tag.name, "description": tag.about}
+            for tag in dict.fromkeys(operation.tag for operation in operations)
+        ],
         "paths": paths,
         "webhooks": {f"job.{event}": {"post": _webhook(event, schemas)} for event in _EVENTS},
         "components": {
@@ -258,13 +203,15 @@ def _portable(schema: Any) -> Any:
 # ---------------------------------------------------------------- operations
 
 
-def _operation(operation: Operation, schemas: _Schemas, errors: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    responses = {str(status): _answer(status, answer, schemas) for status, answer in operation.answers.items()}
+def _operation(
+    operation: Operation, by_id: Mapping[str, Operation], schemas: _Schemas, errors: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    responses = {str(status): _answer(status, answer, by_id, schemas) for status, answer in operation.answers.items()}
     for status in _statuses(operation):
         if str(status) not in responses:
             responses[str(status)] = _error(family_of(operation.path), operation.path, status, schemas, errors)
     said: dict[str, Any] = {
-        "tags": [operation.tag],
+        "tags": [operation.tag.name],
         "operationId": operation.id,
         "summary": operation.summary,
         **({"description": operation.about} if operation.about else {}),
@@ -305,25 +252,21 @@ def _body(body: Body, schemas: _Schemas) -> dict[str, Any]:
     return {"required": body.required, "content": content}
 
 
-def _answer(status: int, answer: Answer, schemas: _Schemas) -> dict[str, Any]:
-    said: dict[str, Any] = {
-        "description": answer.about,
-        "headers": _headers(status, answer.media),
-    }
+def _answer(status: int, answer: Answer, by_id: Mapping[str, Operation], schemas: _Schemas) -> dict[str, Any]:
+    said: dict[str, Any] = {"description": answer.about, "headers": _headers(status, answer.media)}
     content = {media: _content(media, answer, schemas) for media in answer.media if answer.types}
     if content:
         said["content"] = content
     if answer.links:
-        said["links"] = {name: _link(name, answer) for name in answer.links}
+        said["links"] = {name: _link(by_id[name], answer) for name in answer.links}
     return said
 
 
-def _link(name: str, answer: Answer) -> dict[str, Any]:
-    """How an operation goes on with what an answer is about. Raises `KeyError` for an operation that is not there."""
-    operation = _BY_ID[name]
+def _link(operation: Operation, answer: Answer) -> dict[str, Any]:
+    """How an operation goes on with what an answer is about."""
     own = next(param for param in operation.params if param.name in ("id", "task_id"))
     member = next(word for word in ("id", "task_id") if word in answer.types[0].__struct_fields__)
-    return {"operationId": name, "parameters": {f"{own.place}.{own.name}": f"$response.body#/{member}"}}
+    return {"operationId": operation.id, "parameters": {f"{own.place}.{own.name}": f"$response.body#/{member}"}}
 
 
 def _content(media: str, answer: Answer, schemas: _Schemas) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from http_edge.auth.access import Access
 from http_edge.auth.keys import KeyRecord, hash_of, write_keys
 from http_edge.auth.web_pages import WebPages
 from http_edge.base.errors import EdgeError
+from http_edge.http.operation import Tag, operation
 from http_edge.http.routing import EdgeRoute, RouteTable, route
 from http_edge.middleware import Middleware
 from tests.edge.conftest import World
@@ -52,6 +53,10 @@ def scanned(routes: list[EdgeRoute], path: str, method: str) -> tuple[str, dict[
     return partial
 
 
+_ASK = operation("ask", Tag("Test", ""), answers={})
+
+
+@_ASK
 async def nothing(request: Any) -> Any:
     raise AssertionError(request)
 
@@ -211,6 +216,7 @@ def test_a_fault_of_ours_is_counted_as_500_and_not_shown(world: World, monkeypat
 def test_an_error_after_the_answer_began_is_no_second_answer(world: World) -> None:
     sent: list[dict[str, Any]] = []
 
+    @_ASK
     async def late(request: Any) -> Any:
         async def answer(scope: Any, receive: Any, send: Any) -> None:
             await send({"type": "http.response.start", "status": 200, "headers": []})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from http_edge.api.common.openapi_types import (
+from msgspec import Meta
+
+from http_edge.http.operation import (
     EVENTS,
     FILES,
     Answer,
@@ -36,3 +38,7 @@ FILE_ANSWERS = {
     206: Answer(about="The bytes that `Range` asked for.", types=(bytes,), media=(*FILES, "multipart/byteranges")),
     304: Answer(about="The copy of which `If-None-Match` is the ETag is good."),
 }
+
+INDEX = Param(name="index", type=Annotated[int, Meta(ge=0, le=1000)], about="The output's number, from 0.")
+
+FORMAT = Param(name="format", about="png, jpeg or webp.")

@@ -8,10 +8,21 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker.wire.jobspec import MediaKind, Scalar
-from http_edge.api.common.openapi_types import NumberText, WholeText, like
 from http_edge.base.error_table import Family
 from http_edge.jobs.generation import FIELDS, Field
 from http_edge.jobs.webhook_fields import MAX_URL_CHARS
+
+
+def like(pattern: str) -> Meta:
+    """A text's pattern for the document alone: msgspec 0.22 frees what it must not when a union has a text with `pattern` and a list."""
+    return Meta(extra_json_schema={"pattern": pattern})
+
+
+#: A number may be its text: a form has everything as text. Blank text is an absent value.
+WholeText = Annotated[str, like(r"^\s*([+-]?[0-9]{1,20}(\.0*)?)?\s*$")]
+NumberText = Annotated[str, like(r"^\s*([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?)?\s*$")]
+FlagText = Literal["", "true", "false", "True", "False", "1", "0", "yes", "no", "on", "off"]
+
 
 Prompt = FIELDS["prompt"].type
 

@@ -8,8 +8,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker.wire.jobspec import Artefact, MediaKind, Scalar
 from broker.wire.messages import JobStateName
-from http_edge.api.common.openapi_types import NumberText
-from http_edge.api.common.schema_common import Hooked, Priority, request_type
+from http_edge.api.common.schema_common import Hooked, NumberText, Priority, request_type
 
 Seconds = Annotated[float, Meta(description="seconds")]
 UnixTime = Annotated[float, Meta(description="Unix seconds")]

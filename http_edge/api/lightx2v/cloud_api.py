@@ -8,23 +8,43 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 import msgspec
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.wire.jobspec import Scalar
 from http_edge.api.common.job_files import job_file
+from http_edge.api.common.operations import FILE_ANSWERS, RANGES
+from http_edge.api.lightx2v import schema_lightx2v as lx
 from http_edge.api.lightx2v.cloud_json import STATUSES, cloud_models, cloud_task, output_name, params_of, worker_of
+from http_edge.api.lightx2v.operations import BY_TASK_ID, CLOUD, TASK_ID
 from http_edge.api.lightx2v.task_fields import TASKS, read_cloud
 from http_edge.api.lightx2v.views import MAX_TASK_ID_CHARS, Tasks, told_warnings
+from http_edge.base.error_table import Kind
 from http_edge.base.errors import EdgeError, invalid
 from http_edge.body.fields import Reader, missing
 from http_edge.body.forms import read_fields
 from http_edge.body.json_body import json_response, read_object
 from http_edge.http.file_response import download
+from http_edge.http.operation import (
+    BODY,
+    BROKER,
+    DOWNLOAD,
+    FILES,
+    LOOKUP,
+    MAKE,
+    QUERY,
+    Answer,
+    Body,
+    Handler,
+    Param,
+    again,
+    operation,
+)
 from http_edge.http.routing import EdgeRoute, base_url, route
 from http_edge.jobs.job import Job
 from http_edge.jobs.service import JobService
@@ -37,6 +57,11 @@ ORIGIN = "lightx2v-cloud"
 _RESULT = "/assets/task/result"
 _DEFAULT_PAGE_SIZE, _MAX_PAGE_SIZE = 10, 100
 _MAX_IDS = 100
+
+_Status = Literal["ALL", "CREATED", "PENDING", "RUNNING", "SUCCEED", "FAILED", "CANCEL"]
+_NEXT = ("cloudQuery", "cloudResultUrl", "cloudResult", "cloudCancelByGet", "cloudResumeByGet", "cloudDelete")
+_DONE = {200: Answer(about="It is done.", types=(lx.CloudDone,))}
+_NAMED: tuple[Kind, ...] = (*LOOKUP, *BODY, "unsupported", "forbidden")
 
 
 class LightX2VCloudApi:
@@ -54,16 +79,30 @@ class LightX2VCloudApi:
             route("/api/v1/task/query", GET=self.query),
             route("/api/v1/task/result_url", GET=self.result_url),
             route("/api/v1/task/list", expensive_get=True, GET=self.list),
-            route("/api/v1/task/cancel", get_changes=True, GET=self.cancel, POST=self.cancel),
-            route("/api/v1/task/resume", get_changes=True, GET=self.resume, POST=self.resume),
+            route("/api/v1/task/cancel", get_changes=True, GET=self.cancel, POST=_by_body(self.cancel, "cloudCancel")),
+            route("/api/v1/task/resume", get_changes=True, GET=self.resume, POST=_by_body(self.resume, "cloudResume")),
             route("/api/v1/task/delete", DELETE=self.delete),
             route(_RESULT, GET=self.result),
         ]
 
+    @operation(
+        "cloudModels",
+        CLOUD,
+        answers={200: Answer(about="The models.", types=(lx.CloudModels,))},
+        errors=BROKER,
+    )
     async def models(self, request: Request) -> Response:
         """Which kind of task each model can do."""
         return json_response({"models": cloud_models(await self._calls.catalogue.cards())})
 
+    @operation(
+        "cloudSubmit",
+        CLOUD,
+        body=Body(type=lx.CloudRequest),
+        answers={200: Answer(about="It was taken.", types=(lx.CloudTaken,), links=_NEXT)},
+        errors=MAKE,
+        keyed=True,
+    )
     async def submit(self, request: Request) -> Response:
         """Take a task."""
         async with await read_fields(request) as fields:
@@ -80,8 +119,15 @@ class LightX2VCloudApi:
             }
         )
 
+    @operation(
+        "cloudQuery",
+        CLOUD,
+        params=(BY_TASK_ID, Param(name="task_ids", about="Several ids, with commas, at most 100.")),
+        answers={200: Answer(about="The task, or the tasks that exist.", types=(lx.CloudTask, lx.CloudTasks))},
+        errors=(*LOOKUP, *QUERY),
+    )
     async def query(self, request: Request) -> Response:
-        """One task, or several by `task_ids`, comma-separated: those that exist."""
+        """One task, or several."""
         names = request.query_params.get("task_ids")
         if names is None:
             return json_response(cloud_task(await self._find(request.query_params.get("task_id"))))
@@ -91,12 +137,26 @@ class LightX2VCloudApi:
         found = [await self._tasks.find(task_id) for task_id in ids]
         return json_response({"tasks": [cloud_task(job) for job in found if job is not None]})
 
+    @operation(
+        "cloudResultUrl",
+        CLOUD,
+        params=(TASK_ID, Param(name="name", about="output_video or output_image.")),
+        answers={200: Answer(about="The address.", types=(lx.CloudUrl,))},
+        errors=(*LOOKUP, *QUERY, "not_ready"),
+    )
     async def result_url(self, request: Request) -> Response:
         """Where a finished task's file can be fetched."""
         job, name = await self._finished(request)
         query = urlencode({"task_id": job.view.alias, "name": name})
         return json_response({"url": f"{base_url(request, self._calls.settings.public_url)}{_RESULT}?{query}"})
 
+    @operation(
+        "cloudResult",
+        CLOUD,
+        params=(TASK_ID, Param(name="name", about="output_video or output_image."), *RANGES),
+        answers={200: Answer(about="The file.", types=(bytes,), media=FILES), **FILE_ANSWERS},
+        errors=(*DOWNLOAD, *QUERY),
+    )
     async def result(self, request: Request) -> Response:
         """A finished task's file."""
         job, _ = await self._finished(request)
@@ -104,8 +164,19 @@ class LightX2VCloudApi:
         name = f"{job.view.alias}.{artefact.name.rpartition('.')[2]}"
         return await download(request, job_file(self._calls, job, index, artefact, name=name, inline=False))
 
+    @operation(
+        "cloudList",
+        CLOUD,
+        params=(
+            Param(name="page", type=Annotated[int, Meta(ge=1, le=1_000_000)], about="From 1."),
+            Param(name="page_size", type=Annotated[int, Meta(ge=1, le=100)], about="Default 10."),
+            Param(name="status", type=_Status, about="Default ALL."),
+        ),
+        answers={200: Answer(about="The page.", types=(lx.CloudPage,))},
+        errors=(*BROKER, *QUERY),
+    )
     async def list(self, request: Request) -> Response:
-        """A page of tasks, newest first; `status` picks those of one status."""
+        """A page of tasks, newest first."""
         reader = Reader(request.query_params, place="query")
         page = reader.integer("page", 1, 1_000_000) or 1
         size = reader.integer("page_size", 1, _MAX_PAGE_SIZE) or _DEFAULT_PAGE_SIZE
@@ -121,8 +192,10 @@ class LightX2VCloudApi:
         pagination = {"page": page, "page_size": size, "total": len(tasks), "total_pages": -(-len(tasks) // size)}
         return json_response({"tasks": [cloud_task(job) for job in shown], "pagination": pagination})
 
+    @operation("cloudCancelByGet", CLOUD, params=(TASK_ID,), answers=_DONE, errors=_NAMED)
     async def cancel(self, request: Request) -> Response:
-        """Stop a task; the answer does not wait for its worker."""
+        """Stop a task."""
+        # The answer does not wait for its worker.
         job = await self._find(await _task_id(request))
         outcome, job = await self._calls.cancel(job.id)
         if outcome == "already_final":
@@ -130,8 +203,9 @@ class LightX2VCloudApi:
             raise EdgeError("unsupported", f"Task {job.view.alias} cancel failed: it is {state}", code="already_final")
         return json_response({"msg": "Task cancelled successfully"})
 
+    @operation("cloudResumeByGet", CLOUD, params=(TASK_ID,), answers=_DONE, errors=(*_NAMED, *MAKE))
     async def resume(self, request: Request) -> Response:
-        """Draw a failed or cancelled task once more, under the same id."""
+        """Draw a failed or cancelled task once more."""
         job = await self._find(await _task_id(request))
         if job.view.state not in ("failed", "cancelled"):
             state = cloud_task(job)["status"]
@@ -139,8 +213,19 @@ class LightX2VCloudApi:
         await self._calls.repeat(job)
         return json_response({"msg": "ok"})
 
+    @operation(
+        "cloudDelete",
+        CLOUD,
+        params=(BY_TASK_ID,),
+        answers={200: Answer(about="It is done.", types=(lx.CloudDeleted,))},
+        errors=_NAMED,
+    )
     async def delete(self, request: Request) -> Response:
-        """Delete a task that is over, with its file and with what it was before it was resumed."""
+        """Delete a task that is over.
+
+        The id may come in the query or in a JSON body.
+        """
+        # What the task was before it was resumed goes, too.
         task_id = await _task_id(request)
         job: Job | None = await self._find(task_id)
         while job is not None:
@@ -195,6 +280,17 @@ class LightX2VCloudApi:
             message = f"Output {asked[:64]} not found in task {job.view.alias}; there is {name}"
             raise EdgeError("not_found", message, param="name")
         return job, name
+
+
+def _by_body(handler: Handler, name: str) -> Handler:
+    """The handler for POST, where the id may come in a body."""
+    return again(
+        handler,
+        name,
+        params=(),
+        body=Body(type=lx.TaskIdRequest, forms=False),
+        about="The id may come in the query or in a JSON body.",
+    )
 
 
 async def _task_id(request: Request) -> str | None:

@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from http_edge.api.common.openapi_types import FlagText, WholeText
-from http_edge.api.common.schema_common import Hooked, request_type
+from http_edge.api.common.schema_common import FlagText, Hooked, WholeText, request_type
 from http_edge.api.lightx2v import video_tasks
 from http_edge.api.lightx2v.task_fields import POLICY
 from http_edge.api.lightx2v.views import MAX_TASK_ID_CHARS

@@ -7,10 +7,14 @@ from starlette.responses import Response
 
 from broker.wire.jobspec import ModelCard
 from broker.wire.messages import PoolView
+from http_edge.api.common.operations import FILE_ANSWERS, RANGES
+from http_edge.api.lightx2v import schema_lightx2v as lx
 from http_edge.api.lightx2v.downloads import find_by_path, result_response
+from http_edge.api.lightx2v.operations import PATH, TASKS
 from http_edge.api.lightx2v.submissions import TaskSubmitter
 from http_edge.api.lightx2v.views import is_idle, local_time
 from http_edge.body.json_body import json_response
+from http_edge.http.operation import BROKER, DOWNLOAD, FILES, Answer, operation
 from http_edge.http.routing import EdgeRoute, route
 from http_edge.jobs.job import Job
 from http_edge.jobs.service import JobService
@@ -39,6 +43,12 @@ class LightX2VServiceApi:
             route("/v1/files/download/{path:path}", GET=self.download),
         ]
 
+    @operation(
+        "showTaskQueue",
+        TASKS,
+        answers={200: Answer(about="The queue.", types=(lx.TaskQueue,))},
+        errors=BROKER,
+    )
     async def queue(self, request: Request) -> Response:
         """The queue in numbers."""
         pool = await self._calls.pool()
@@ -56,8 +66,14 @@ class LightX2VServiceApi:
             }
         )
 
+    @operation(
+        "showTaskService",
+        TASKS,
+        answers={200: Answer(about="The service.", types=(lx.TaskService,))},
+        errors=BROKER,
+    )
     async def service(self, request: Request) -> Response:
-        """Idle while a task would be taken up at once, and the service in numbers: the fields of both generations."""
+        """Idle or busy, and the service in numbers."""
         pool = await self._calls.pool()
         running = await self._running()
         current = running[0].view if running else None
@@ -76,8 +92,14 @@ class LightX2VServiceApi:
             }
         )
 
+    @operation(
+        "showTaskMetadata",
+        TASKS,
+        answers={200: Answer(about="The model.", types=(lx.ServiceMetadata,))},
+        errors=BROKER,
+    )
     async def metadata(self, request: Request) -> Response:
-        """The model that tasks get, and how many GPUs there are for them."""
+        """The model that tasks get."""
         pool = await self._calls.pool()
         cards = await self._calls.catalogue.cards(self._worker)
         card = self._first(cards)
@@ -90,8 +112,15 @@ class LightX2VServiceApi:
             }
         )
 
+    @operation(
+        "downloadByPath",
+        TASKS,
+        params=(PATH, *RANGES),
+        answers={200: Answer(about="The file.", types=(bytes,), media=FILES), **FILE_ANSWERS},
+        errors=(*DOWNLOAD, "forbidden"),
+    )
     async def download(self, request: Request) -> Response:
-        """A result by its path: a task's id, or where the task was asked to save it."""
+        """A result by its path."""
         job = await find_by_path(self._calls, request.path_params["path"], self._tasks)
         return await result_response(self._calls, request, job)
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 from pathlib import Path
+from typing import Annotated
 
 import anyio
 import anyio.to_thread
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.wire.jobspec import Artefact
 from http_edge.api.common.job_files import job_file
+from http_edge.api.lightx2v import schema_lightx2v as lx
+from http_edge.api.lightx2v.operations import IMAGE, TASKS
 from http_edge.api.lightx2v.submissions import AcceptedTask, TaskSubmitter
 from http_edge.api.lightx2v.views import failure_text, told_warnings
 from http_edge.base.context import current
@@ -21,6 +25,7 @@ from http_edge.body.fields import Reader
 from http_edge.body.json_body import json_response
 from http_edge.http.disconnect import ClientGone, while_present
 from http_edge.http.file_response import whole_file
+from http_edge.http.operation import JSON, MAKE, WAIT, Answer, Body, Param, operation
 from http_edge.jobs.job import Job
 from http_edge.jobs.service import JobService
 from http_edge.media.artefacts import artefact_path, find_artefact
@@ -45,8 +50,22 @@ class SyncTasks:
         self._intake = intake
         self._fetcher = fetcher
 
+    @operation(
+        "drawImageTask",
+        TASKS,
+        params=(
+            Param(name="timeout_seconds", type=Annotated[int, Meta(ge=1, le=86_400)], about="Default 600."),
+            Param(name="poll_interval_seconds", type=Annotated[float, Meta(gt=0)], about="Without effect."),
+        ),
+        body=Body(type=lx.SyncTaskRequest, files=IMAGE),
+        answers={
+            200: Answer(about="The image, or where it was put.", types=(lx.UploadedTask,), media=("image/png", JSON))
+        },
+        errors=(*MAKE, *WAIT, "upload_failed", "too_large"),
+        keyed=True,
+    )
     async def draw(self, request: Request) -> Response:
-        """Take an image task, wait, and answer with the image, or put it where `presigned_url` says."""
+        """Draw an image, and wait for it."""
         timeout_s = _read_timeout(request)
         taken = await self._intake.submit(request, "image", check_url=self._check_url)
         try:

@@ -13,18 +13,24 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.wire.messages import JobStateName
+from http_edge.api.common.operations import FILE_ANSWERS, RANGES
 from http_edge.api.common.waiting import awaited, is_fresh, with_prefer
+from http_edge.api.lightx2v import schema_lightx2v as lx
 from http_edge.api.lightx2v import views as shapes
 from http_edge.api.lightx2v.downloads import result_response
+from http_edge.api.lightx2v.operations import ID, IMAGE, STOPPED, TASKS
 from http_edge.api.lightx2v.submissions import TaskSubmitter
 from http_edge.api.lightx2v.sync_tasks import SyncTasks
 from http_edge.base.errors import EdgeError
 from http_edge.body.json_body import json_response
+from http_edge.http.operation import BROKER, DOWNLOAD, FILES, LOOKUP, MAKE, Answer, Body, Handler, operation
 from http_edge.http.prefer import StatusResponse, read_prefer
-from http_edge.http.routing import EdgeRoute, Handler, route
+from http_edge.http.routing import EdgeRoute, route
 from http_edge.jobs.job import Job
 from http_edge.jobs.progress import Progress
 from http_edge.jobs.service import JobService
+
+_KINDS = {"": "a task", "video": "a video task", "image": "an image task"}
 
 
 class LightX2VTasksApi:
@@ -41,12 +47,12 @@ class LightX2VTasksApi:
     def routes(self) -> list[EdgeRoute]:
         """The routes; those with fixed words stand before those with an id."""
         return [
-            route("/v1/tasks", expensive_get=True, GET=self.list, POST=self._create("")),
-            route("/v1/tasks/form", POST=self._create("")),
-            route("/v1/tasks/video", POST=self._create("video")),
-            route("/v1/tasks/video/form", POST=self._create("video")),
-            route("/v1/tasks/image", POST=self._create("image")),
-            route("/v1/tasks/image/form", POST=self._create("image")),
+            route("/v1/tasks", expensive_get=True, GET=self.list, POST=self._create("createTask", "")),
+            route("/v1/tasks/form", POST=self._create("createTaskForm", "")),
+            route("/v1/tasks/video", POST=self._create("createVideoTask", "video")),
+            route("/v1/tasks/video/form", POST=self._create("createVideoTaskForm", "video")),
+            route("/v1/tasks/image", POST=self._create("createImageTask", "image")),
+            route("/v1/tasks/image/form", POST=self._create("createImageTaskForm", "image")),
             route("/v1/tasks/image/sync", POST=self._sync.draw),
             route("/v1/tasks/all/running", DELETE=self.stop_all),
             route("/v1/tasks/running", DELETE=self.stop_running),
@@ -55,13 +61,24 @@ class LightX2VTasksApi:
             route("/v1/tasks/{id}", DELETE=self.stop),
         ]
 
-    def _create(self, output: str) -> Handler:
-        """A handler that takes tasks; `output` is what its route makes, "" where the request says it."""
+    def _create(self, name: str, output: str) -> Handler:
+        """A handler that takes tasks, the operation `name`; `output` is what its route makes, "" where the request says it."""
+        taken = Answer(about="The task.", types=(lx.TaskTaken,), links=("showTask", "downloadTask", "stopTask"))
 
+        @operation(
+            name,
+            TASKS,
+            summary=f"Take {_KINDS[output]}",
+            body=Body(type=lx.TaskRequest, files=IMAGE),
+            answers={200: taken, 202: Answer(about="The same, with `Prefer: respond-async`.", types=(lx.TaskTaken,))},
+            errors=MAKE,
+            prefer=True,
+            keyed=True,
+        )
         async def create(request: Request) -> Response:
-            taken = await self._intake.submit(request, output)
+            accepted = await self._intake.submit(request, output)
             prefer = read_prefer(request)
-            job = await awaited(self._calls, prefer, taken.job)
+            job = await awaited(self._calls, prefer, accepted.job)
             status = "pending" if is_fresh(prefer, job) else shapes.STATUS[job.view.state]
             answer: dict[str, Any] = {"task_id": job.view.alias, "task_status": status}
             answer |= shapes.save_paths(job) | shapes.told_warnings(job)
@@ -69,11 +86,25 @@ class LightX2VTasksApi:
 
         return create
 
+    @operation(
+        "listTasks",
+        TASKS,
+        answers={200: Answer(about="The tasks.", types=(dict[str, lx.TaskStatus],))},
+        errors=BROKER,
+    )
     async def list(self, request: Request) -> Response:
-        """All tasks by id, the oldest first; of a long history its newest `shapes.MAX_LISTED`."""
+        """All tasks by id."""
         found = [(job.view.alias, self._status(job)) async for job in self._tasks.each()]
         return json_response(dict(reversed(found)))
 
+    @operation(
+        "showTask",
+        TASKS,
+        params=(ID,),
+        answers={200: Answer(about="The task.", types=(lx.TaskStatus,))},
+        errors=LOOKUP,
+        prefer=True,
+    )
     async def status(self, request: Request) -> Response:
         """One task."""
         task_id = request.path_params["id"]
@@ -84,6 +115,13 @@ class LightX2VTasksApi:
         job = await awaited(self._calls, prefer, job)
         return StatusResponse(job.json("task", self._status), prefer)
 
+    @operation(
+        "downloadTask",
+        TASKS,
+        params=(ID, *RANGES),
+        answers={200: Answer(about="The file.", types=(bytes,), media=FILES), **FILE_ANSWERS},
+        errors=DOWNLOAD,
+    )
     async def result(self, request: Request) -> Response:
         """A finished task's file."""
         task_id = request.path_params["id"]
@@ -94,8 +132,10 @@ class LightX2VTasksApi:
             raise EdgeError("not_ready", "Task not completed")
         return await result_response(self._calls, request, job)
 
+    @operation("stopTask", TASKS, params=(ID,), answers=STOPPED)
     async def stop(self, request: Request) -> Response:
-        """Stop one task, waiting or running, and answer when it has really stopped."""
+        """Stop one task."""
+        # The answer comes when it has really stopped.
         try:
             job = await self._tasks.find(request.path_params["id"])
             outcome = "nothing" if job is None else await self._tasks.stop(job, shapes.STOP_WAIT_S)
@@ -105,6 +145,7 @@ class LightX2VTasksApi:
             return shapes.stop_answer("do_nothing", "Task not found or already completed.")
         return _stopped(outcome, "Task stopped successfully.")
 
+    @operation("stopAllTasks", TASKS, answers=STOPPED)
     async def stop_all(self, request: Request) -> Response:
         """Stop every task, waiting or running."""
         try:
@@ -113,6 +154,7 @@ class LightX2VTasksApi:
             return shapes.stop_answer("error", error.message)
         return _stopped(outcome, "All tasks stopped successfully.")
 
+    @operation("stopRunningTasks", TASKS, answers=STOPPED)
     async def stop_running(self, request: Request) -> Response:
         """Stop what runs; what waits goes on waiting."""
         try:

@@ -14,12 +14,15 @@ from starlette.responses import Response
 
 from broker.wire.messages import JobStateName
 from broker.wire.terms import FINAL_NAMES
+from http_edge.api.lightx2v import schema_lightx2v as lx
 from http_edge.api.lightx2v import views as shapes
+from http_edge.api.lightx2v.operations import GEN1, GEN1_TAKEN, STOPPED, TASK_ID
 from http_edge.api.lightx2v.video_tasks import BASE, ORIGIN, Gen1
 from http_edge.base.errors import EdgeError
 from http_edge.body.fields import Reader
 from http_edge.body.forms import read_fields
 from http_edge.body.json_body import json_response, read_object
+from http_edge.http.operation import BODY, BROKER, MAKE, Answer, Body, Param, again, operation
 from http_edge.http.routing import EdgeRoute, route
 from http_edge.jobs.service import JobService
 
@@ -45,32 +48,64 @@ class LightX2VApi:
         return [
             route(BASE, POST=self.generate),
             route(f"{BASE}/service_status", GET=self.service_status),
-            route(f"{BASE}/task_status", POST=self.task_status, GET=self.task_status),
+            route(
+                f"{BASE}/task_status",
+                POST=self.task_status,
+                GET=again(self.task_status, "gen1TaskStatusByQuery", params=(TASK_ID,), body=None),
+            ),
             route(f"{BASE}/get_all_tasks", expensive_get=True, GET=self.get_all_tasks),
             route(f"{BASE}/stop_running_task", get_changes=True, GET=self.stop_running_task),
         ]
 
+    @operation(
+        "gen1Generate",
+        GEN1,
+        body=Body(type=lx.Gen1Request),
+        answers=GEN1_TAKEN,
+        errors=MAKE,
+        keyed=True,
+    )
     async def generate(self, request: Request) -> Response:
-        """Take a task."""
+        """Take a task, while a worker is free."""
         async with await read_fields(request) as fields:
             return await self._gen1.generate(fields.values, fields)
 
+    @operation(
+        "gen1ServiceStatus",
+        GEN1,
+        answers={200: Answer(about="Idle or busy.", types=(lx.ServiceStatus,))},
+        errors=BROKER,
+    )
     async def service_status(self, request: Request) -> Response:
-        """Idle while a task would be taken at once, else busy with the oldest of our tasks that runs."""
+        """Idle while a task would be taken at once."""
         if shapes.is_idle(await self._calls.pool(), self._gen1.worker):
             return json_response({"service_status": "idle"})
         oldest = await self._tasks.first(shapes.LIVE)
         return json_response({"service_status": "busy", "task_id": oldest.view.alias if oldest else ""})
 
+    @operation(
+        "gen1Tasks",
+        GEN1,
+        answers={200: Answer(about="The records.", types=(dict[str, lx.Gen1Record],))},
+        errors=BROKER,
+    )
     async def get_all_tasks(self, request: Request) -> Response:
-        """The finished tasks by id, the newest record of each."""
+        """The finished tasks by id."""
         records: dict[str, dict[str, Any]] = {}
         async for job in self._tasks.each(FINAL_NAMES):
             records.setdefault(job.view.alias, shapes.record(job))
         return json_response(dict(reversed(records.items())))
 
+    @operation(
+        "gen1TaskStatus",
+        GEN1,
+        body=Body(type=lx.TaskIdRequest, forms=False),
+        answers={200: Answer(about="How it is.", types=(lx.Gen1Status,))},
+        errors=(*BROKER, *BODY),
+    )
     async def task_status(self, request: Request) -> Response:
-        """Processing, completed (with its record; failed and stopped tasks are completed too) or not_found."""
+        """How a task is, with its record when it is over."""
+        # Failed and stopped tasks are completed, too.
         if request.method == "POST":
             reader = Reader(await read_object(request))
         else:
@@ -82,8 +117,15 @@ class LightX2VApi:
             return json_response({"task_status": "processing"})
         return json_response({"task_status": "completed", **shapes.record(job)})
 
+    @operation(
+        "gen1Stop",
+        GEN1,
+        params=(Param(name="task_id", about="Only this task."),),
+        answers=STOPPED,
+        errors=("forbidden",),
+    )
     async def stop_running_task(self, request: Request) -> Response:
-        """Stop what runs (only `?task_id=`, if given), and answer when it has really stopped."""
+        """Stop what runs, and answer when it has really stopped."""
         try:
             outcome = await self._stop(request.query_params.get("task_id", ""))
             if outcome == "nothing":

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, cast, get_args
+from typing import Annotated, Any, cast, get_args
 
 import msgspec
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.wire.jobspec import JOB_ID_RULE, Scalar, is_client_id
 from broker.wire.messages import JobStateName
+from http_edge.api.common import schema_jobs as schema
 from http_edge.api.common.job_files import job_file
 from http_edge.api.common.job_json import job_json, step_json
+from http_edge.api.common.operations import AFTER, FILE_ANSWERS, FOLLOW, FOLLOWED, ORDER, RANGES
 from http_edge.api.common.sse import Told, event_stream
 from http_edge.api.common.waiting import awaited, with_prefer
 from http_edge.base.errors import EdgeError, invalid
@@ -20,6 +23,7 @@ from http_edge.body.fields import Reader
 from http_edge.body.forms import Fields, Upload, read_fields
 from http_edge.body.json_body import json_response
 from http_edge.http.file_response import download
+from http_edge.http.operation import BROKER, DOWNLOAD, FILES, LOOKUP, MAKE, QUERY, Answer, Body, Param, Tag, operation
 from http_edge.http.prefer import StatusResponse, read_prefer
 from http_edge.http.routing import EdgeRoute, route
 from http_edge.jobs.delete_job import delete_job
@@ -44,6 +48,12 @@ _MAX_DEADLINE_S = 31 * 86_400.0
 
 STATES: tuple[str, ...] = get_args(JobStateName)
 
+_TAG = Tag("Jobs", "The native API: every job, whichever API it came by.")
+
+_JOB = Param(name="id", place="path", required=True, about="The job's id.")
+_NEXT = ("showJob", "followJob", "downloadJobResult", "pinJob", "showJobPin", "unpinJob", "cancelJob", "deleteJob")
+_KEPT = {200: Answer(about="Whether it is kept.", types=(schema.JobPin,))}
+
 
 class JobsApi:
     """Handlers of the native API."""
@@ -60,11 +70,26 @@ class JobsApi:
             route("/v1/jobs/{id}/events", GET=self.events),
             route("/v1/jobs/{id}/result", GET=self.result),
             route("/v1/jobs/{id}/cancel", POST=self.cancel),
-            route("/v1/jobs/{id}/pin", GET=self.pinned, PUT=self.pinned, DELETE=self.pinned),
+            route("/v1/jobs/{id}/pin", GET=self.pinned, PUT=self.pin, DELETE=self.unpin),
         ]
 
+    @operation(
+        "createJob",
+        _TAG,
+        body=Body(type=schema.JobRequest, files={"image": False}),
+        answers={
+            200: Answer(about="The job.", types=(schema.JobTaken,), links=_NEXT),
+            202: Answer(about="The job, with `Prefer: respond-async`.", types=(schema.JobTaken,), links=_NEXT),
+        },
+        errors=MAKE,
+        prefer=True,
+        keyed=True,
+    )
     async def create(self, request: Request) -> Response:
-        """Submit a job; 200 with the job, also when this very job was there before."""
+        """Submit a job.
+
+        200 with the job, also when this very job was there before.
+        """
         async with await read_fields(request) as fields:
             order = await self._read(fields)
             job, duplicate = await self._calls.submit(order)
@@ -74,14 +99,36 @@ class JobsApi:
         body["duplicate"] = duplicate
         return with_prefer(json_response(body), prefer, job, body["urls"]["self"])
 
+    @operation(
+        "showJob",
+        _TAG,
+        params=(_JOB,),
+        answers={200: Answer(about="The job.", types=(schema.Job,))},
+        errors=LOOKUP,
+        prefer=True,
+    )
     async def show(self, request: Request) -> Response:
-        """One job, with its story; with `Prefer: wait=n` once it is final, or after n seconds."""
+        """One job, with its story."""
         prefer = read_prefer(request)
         job = await awaited(self._calls, prefer, await self._calls.job(request.path_params["id"]))
         return StatusResponse(job.json("job", self._whole), prefer)
 
+    @operation(
+        "listJobs",
+        _TAG,
+        params=(
+            Param(name="limit", type=Annotated[int, Meta(ge=0, le=200)], about="At most so many; default 20."),
+            AFTER,
+            ORDER,
+            Param(name="state", type=list[JobStateName], about="Of these states; commas may stand between them."),
+            Param(name="model", type=Annotated[str, Meta(max_length=256)], about="Of this model."),
+            Param(name="worker", type=Annotated[str, Meta(max_length=128)], about="Of this worker."),
+        ),
+        answers={200: Answer(about="The page.", types=(schema.JobPage,))},
+        errors=(*BROKER, *QUERY),
+    )
     async def list(self, request: Request) -> Response:
-        """A page of jobs: newest first, or `order=asc`."""
+        """A page of jobs."""
         reader = Reader(request.query_params, place="query")
         order = reader.choice("order", ("asc", "desc")) or "desc"
         limit = reader.integer("limit", 0, _MAX_LIMIT)
@@ -103,13 +150,30 @@ class JobsApi:
             }
         )
 
+    @operation(
+        "cancelJob",
+        _TAG,
+        params=(_JOB,),
+        answers={200: Answer(about="What became of it.", types=(schema.JobCancel,))},
+        errors=LOOKUP,
+    )
     async def cancel(self, request: Request) -> Response:
-        """Cancel a job; `outcome` is cancelled, requested (a worker is being told to stop) or already_final."""
+        """Cancel a job."""
         outcome, job = await self._calls.cancel(request.path_params["id"])
         return json_response({"id": job.id, "outcome": outcome, "job": self._json(job)})
 
+    @operation(
+        "deleteJob",
+        _TAG,
+        params=(_JOB, Param(name="purge", type=bool, about="Delete it; default false: only cancel it.")),
+        answers={200: Answer(about="What became of it.", types=(schema.JobCancel, schema.JobDeleted))},
+        errors=(*LOOKUP, *QUERY, "still_stopping"),
+    )
     async def delete(self, request: Request) -> Response:
-        """Cancel a job; with `purge=true` delete its record and files, too: it is 404 from then on."""
+        """Cancel a job, or delete it.
+
+        With `purge` record and files go, a job that is not over being cancelled first; it is 404 from then on.
+        """
         if not Reader(request.query_params, place="query").flag("purge"):
             return await self.cancel(request)
         name = request.path_params["id"]
@@ -124,13 +188,35 @@ class JobsApi:
             deleted = job.id
         return json_response({"id": deleted, "object": "job.deleted", "deleted": True})
 
+    @operation(
+        "followJob",
+        _TAG,
+        params=(_JOB, *FOLLOW),
+        answers=FOLLOWED,
+        errors=LOOKUP,
+    )
     async def events(self, request: Request) -> Response:
-        """A job's changes as server-sent events."""
+        """A job's changes as server-sent events.
+
+        `state` events hold the whole job, `progress` events what moves. The stream ends after the final event.
+        """
         job = await self._calls.job(request.path_params["id"])
         return await event_stream(self._calls, job, request, self._tell)
 
+    @operation(
+        "downloadJobResult",
+        _TAG,
+        params=(
+            _JOB,
+            Param(name="name", type=Annotated[str, Meta(max_length=128)], about="The file's name."),
+            Param(name="index", type=Annotated[int, Meta(ge=0, le=1000)], about="Its number, from 0."),
+            *RANGES,
+        ),
+        answers={200: Answer(about="The file.", types=(bytes,), media=FILES), **FILE_ANSWERS},
+        errors=DOWNLOAD,
+    )
     async def result(self, request: Request) -> Response:
-        """A file of a finished job: the first, or by `name` or `index`."""
+        """A file of a finished job."""
         job = await self._calls.job(request.path_params["id"])
         reader = Reader(request.query_params, place="query")
         index, artefact = find_artefact(
@@ -138,10 +224,24 @@ class JobsApi:
         )
         return await download(request, job_file(self._calls, job, index, artefact))
 
+    @operation("showJobPin", _TAG, params=(_JOB,), answers=_KEPT, errors=(*LOOKUP, "unsupported"))
     async def pinned(self, request: Request) -> Response:
-        """Whether a job is kept beyond its time and the disk quota: ask (GET), keep it (PUT), let it go when its time comes (DELETE)."""
+        """Whether a job is kept beyond its time."""
+        return await self._pin(request, None)
+
+    @operation("pinJob", _TAG, params=(_JOB,), answers=_KEPT, errors=(*LOOKUP, "unsupported"))
+    async def pin(self, request: Request) -> Response:
+        """Keep a job beyond its time and the disk quota."""
+        return await self._pin(request, True)
+
+    @operation("unpinJob", _TAG, params=(_JOB,), answers=_KEPT, errors=(*LOOKUP, "unsupported"))
+    async def unpin(self, request: Request) -> Response:
+        """Let a job go when its time comes."""
+        return await self._pin(request, False)
+
+    async def _pin(self, request: Request, wish: bool | None) -> Response:
         job = await self._calls.job(request.path_params["id"])
-        pinned = await self._calls.pin(job.view.id, {"PUT": True, "DELETE": False}.get(request.method))
+        pinned = await self._calls.pin(job.view.id, wish)
         return json_response({"id": job.id, "object": "job.pin", "pinned": pinned})
 
     async def _read(self, fields: Fields) -> Submission:

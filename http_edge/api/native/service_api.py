@@ -12,11 +12,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.wire.messages import PoolView, WorkerView
+from http_edge.api.common import schema_jobs as schema
 from http_edge.api.common.job_json import worker_json
 from http_edge.api.native.metrics import Metrics
 from http_edge.base.context import current
 from http_edge.base.errors import EdgeError
 from http_edge.body.json_body import json_response
+from http_edge.http.operation import BROKER, Answer, Param, Tag, again, operation
 from http_edge.http.routing import EdgeRoute, route
 from http_edge.jobs import clock_agreement
 from http_edge.jobs.service import JobService
@@ -28,6 +30,10 @@ _PROBE_FRESH_S = 0.25
 
 #: A job given to a worker in one of these starts, now or after the one before it.
 READY_STATES = ("idle", "busy")
+
+SERVICE = Tag("Service", "Health, workers, metrics, this document.")
+
+_WORKER = Param(name="name", place="path", required=True, about="The worker's name.")
 
 
 class ServiceApi:
@@ -45,23 +51,32 @@ class ServiceApi:
         """The routes; aliases are those that other servers' clients ask for."""
         return [
             route("/health", GET=self.readiness),
-            route("/readyz", GET=self.readiness),
-            route("/healthz", GET=self.readiness),
-            route("/health_generate", GET=self.readiness),
+            route("/readyz", GET=again(self.readiness, "showReadiness")),
+            route("/healthz", GET=again(self.readiness, "showHealthz")),
+            route("/health_generate", GET=again(self.readiness, "showHealthGenerate")),
             route("/livez", GET=self.liveness),
-            route("/liveness", GET=self.liveness),
+            route("/liveness", GET=again(self.liveness, "showLivenessAlias")),
             route("/v1/workers", expensive_get=True, GET=self.workers),
             route("/v1/workers/{name}/drain", POST=self.drain),
             route("/metrics", expensive_get=True, GET=self.metrics),
             route("/", GET=self.index),
         ]
 
+    @operation("showLiveness", SERVICE, answers={200: Answer(about="It does.", types=(schema.Alive,))})
     async def liveness(self, request: Request) -> Response:
-        """This process answers."""
+        """Whether the process answers."""
         return json_response({"status": "alive"})
 
+    @operation(
+        "showHealth",
+        SERVICE,
+        answers={
+            200: Answer(about="It could.", types=(schema.Ready,)),
+            503: Answer(about="It could not.", types=(schema.NotReady,)),
+        },
+    )
     async def readiness(self, request: Request) -> Response:
-        """200 when a job sent now could run: the broker answers and a worker is ready, with warnings, if any; else 503 with the reasons."""
+        """Whether a job sent now could run."""
         try:
             pool = await self._probe()
         except EdgeError as error:
@@ -80,6 +95,12 @@ class ServiceApi:
             body["warnings"] = warnings
         return json_response(body)
 
+    @operation(
+        "listWorkers",
+        SERVICE,
+        answers={200: Answer(about="The workers.", types=(schema.WorkerList,))},
+        errors=BROKER,
+    )
     async def workers(self, request: Request) -> Response:
         """Every worker, and the queue in numbers."""
         pool = await self._calls.pool(_PROBE_FRESH_S)
@@ -93,8 +114,18 @@ class ServiceApi:
             }
         )
 
+    @operation(
+        "drainWorker",
+        SERVICE,
+        params=(_WORKER,),
+        answers={202: Answer(about="The worker, `draining`.", types=(schema.Worker,))},
+        errors=(*BROKER, "forbidden", "not_found"),
+    )
     async def drain(self, request: Request) -> Response:
-        """202 and the worker, which takes no more jobs and leaves when it holds none."""
+        """Let a worker finish what it holds and leave.
+
+        It takes no more jobs. `GET /v1/workers` shows it until it has left.
+        """
         return json_response(worker_json(await self._calls.drain_worker(request.path_params["name"])), status=202)
 
     async def _own(self, workers: tuple[WorkerView, ...]) -> list[WorkerView]:
@@ -106,8 +137,13 @@ class ServiceApi:
             for worker in workers
         ]
 
+    @operation(
+        "showMetrics",
+        SERVICE,
+        answers={200: Answer(about="The metrics.", types=(str,), media=("text/plain", "application/openmetrics-text"))},
+    )
     async def metrics(self, request: Request) -> Response:
-        """Prometheus text, or OpenMetrics on Accept."""
+        """Metrics for Prometheus."""
         try:
             pool = await self._probe(max_age_s=0.0)
         except EdgeError:
@@ -115,8 +151,19 @@ class ServiceApi:
         page, content_type = self._metrics.exposition(request.headers.get("accept", ""), pool)
         return Response(page, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
 
+    @operation(
+        "showIndex",
+        SERVICE,
+        answers={
+            200: Answer(about="The index.", types=(schema.Index,)),
+            307: Answer(about="To /docs, where `Accept` asks for HTML first."),
+        },
+    )
     async def index(self, request: Request) -> Response:
-        """What is here; browsers are led to the page about it."""
+        """What is here.
+
+        Browsers are led to /docs.
+        """
         if "text/html" in request.headers.get("accept", "").lower():
             return Response(status_code=307, headers={"Location": "/docs", "Vary": "Accept"})
         links: dict[str, Any] = {

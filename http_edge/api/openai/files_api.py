@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Annotated, Any
 
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
+from http_edge.api.common.operations import AFTER, FILE_ANSWERS, ORDER, RANGES
+from http_edge.api.openai import schema_openai as openai
 from http_edge.base.context import current
 from http_edge.base.errors import invalid, not_found
 from http_edge.body.fields import Reader, missing
@@ -15,6 +18,7 @@ from http_edge.body.forms import Fields, Upload, read_fields
 from http_edge.body.json_body import json_response
 from http_edge.body.spool import Spool
 from http_edge.http.file_response import Download, download
+from http_edge.http.operation import DOWNLOAD, FORM, Answer, Body, Param, Tag, operation
 from http_edge.http.routing import EdgeRoute, route
 from http_edge.media.image_inputs import media_type_of
 from http_edge.media.uploads import LONGEST_KEPT_S, StoredFile, Uploads
@@ -25,6 +29,10 @@ _DEFAULT_LIMIT = _MAX_LIMIT = 10_000
 
 #: The shortest `expires_after.seconds` that is taken, as OpenAI's.
 _MIN_KEPT_S = 3600
+
+_TAG = Tag("Files", "OpenAI's Files API.")
+
+_FILE = Param(name="id", place="path", required=True, about="The file's id.")
 
 
 class FilesApi:
@@ -42,8 +50,20 @@ class FilesApi:
             route("/v1/files/{id}/content", GET=self.content),
         ]
 
+    @operation(
+        "createFile",
+        _TAG,
+        body=Body(type=openai.FileRequest, json=False, files={"file": False}),
+        answers={
+            200: Answer(about="Its record.", types=(openai.File,), links=("showFile", "downloadFile", "deleteFile"))
+        },
+        errors=FORM,
+    )
     async def create(self, request: Request) -> Response:
-        """Keep a file (multipart: `file`, `purpose`)."""
+        """Keep a file.
+
+        Its id can be named wherever an image is taken.
+        """
         async with await read_fields(request) as fields:
             upload = fields.upload("file")
             if upload is None:
@@ -56,12 +76,31 @@ class FilesApi:
             record = await self._spool.in_thread(lambda: self._add(upload, purpose, kept_s, tenant))
         return json_response(_file_json(record))
 
+    @operation(
+        "showFile",
+        _TAG,
+        params=(_FILE,),
+        answers={200: Answer(about="Its record.", types=(openai.File,))},
+        errors=("not_found", "unavailable"),
+    )
     async def show(self, request: Request) -> Response:
-        """One file's record."""
+        """A file's record."""
         return json_response(_file_json(await self._record(request)))
 
+    @operation(
+        "listFiles",
+        _TAG,
+        params=(
+            Param(name="limit", type=Annotated[int, Meta(ge=1, le=10_000)], about="At most so many."),
+            AFTER,
+            ORDER,
+            Param(name="purpose", type=Annotated[str, Meta(max_length=64)], about="Of this purpose."),
+        ),
+        answers={200: Answer(about="The page.", types=(openai.FilePage,))},
+        errors=("invalid_value", "unavailable"),
+    )
     async def list(self, request: Request) -> Response:
-        """A page of records: newest first, or `order=asc`."""
+        """A page of files."""
         reader = Reader(request.query_params, place="query")
         order = reader.choice("order", ("asc", "desc")) or "desc"
         limit = reader.integer("limit", 1, _MAX_LIMIT) or _DEFAULT_LIMIT
@@ -88,14 +127,31 @@ class FilesApi:
             }
         )
 
+    @operation(
+        "deleteFile",
+        _TAG,
+        params=(_FILE,),
+        answers={200: Answer(about="It is gone.", types=(openai.FileDeleted,))},
+        errors=("not_found", "unavailable"),
+    )
     async def delete(self, request: Request) -> Response:
-        """Remove a file. Jobs that took it have a copy of their own."""
+        """Remove a file.
+
+        Jobs that took it have a copy of their own.
+        """
         record = await self._record(request)
         await self._spool.in_thread(lambda: self._store.delete(record.id))
         return json_response({"id": record.id, "object": "file", "deleted": True})
 
+    @operation(
+        "downloadFile",
+        _TAG,
+        params=(_FILE, *RANGES),
+        answers={200: Answer(about="The file.", types=(bytes,), media=("*/*",)), **FILE_ANSWERS},
+        errors=DOWNLOAD,
+    )
     async def content(self, request: Request) -> Response:
-        """The bytes, as an attachment: what a client uploaded is not shown as a page of this service."""
+        """A file's bytes, as an attachment."""
         record = await self._record(request)
         path = self._store.data_path(record.id)
         file = Download(

@@ -6,12 +6,18 @@ cancelled when its client leaves. With `stream` the answer is a stream of events
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
+from http_edge.api.common import schema_jobs as jobs
 from http_edge.api.common.job_files import job_file, with_warnings
 from http_edge.api.common.job_json import job_json
+from http_edge.api.common.operations import FILE_ANSWERS, FORMAT, INDEX, RANGES
 from http_edge.api.common.waiting import awaited, with_prefer
+from http_edge.api.openai import schema_openai as openai
 from http_edge.api.openai import views as shapes
 from http_edge.api.openai.fields import EDIT_IMAGES, flattened, images_in
 from http_edge.api.openai.image_stream import DrawingStream
@@ -24,6 +30,7 @@ from http_edge.body.forms import Fields, read_fields
 from http_edge.body.json_body import json_response
 from http_edge.http.disconnect import ClientGone
 from http_edge.http.file_response import download
+from http_edge.http.operation import DOWNLOAD, EVENTS, JSON, MAKE, PICTURES, WAIT, Answer, Body, Param, Tag, operation
 from http_edge.http.prefer import read_prefer
 from http_edge.http.routing import EdgeRoute, route
 from http_edge.jobs.job import Job
@@ -38,6 +45,18 @@ _OWN = ("background",)
 
 #: Masks by their names in several servers: drawing only inside one needs another kind of pipeline.
 _MASKS = ("mask", "mask_image", "markup")
+
+_TAG = Tag("Images", "OpenAI's Images API, with the fields of vLLM-Omni and SGLang.")
+
+_DRAWN = {
+    200: Answer(
+        about="The pictures: as base64, links, a file, or a stream of events that ends with them.",
+        types=(openai.ImageAnswer,),
+        media=(JSON, EVENTS, *PICTURES, "application/zip"),
+        links=("downloadImage",),
+    ),
+    202: Answer(about="The job, with `Prefer: respond-async`.", types=(jobs.Job,)),
+}
 
 
 class ImagesApi:
@@ -58,14 +77,32 @@ class ImagesApi:
             route("/v1/images/{id}/content", expensive_get=True, GET=self.content),
         ]
 
+    @operation(
+        "createImage",
+        _TAG,
+        body=Body(type=openai.ImageRequest),
+        answers=_DRAWN,
+        errors=(*MAKE, *WAIT),
+        prefer=True,
+        keyed=True,
+    )
     async def generate(self, request: Request) -> Response:
-        """Draw pictures from text."""
+        """Draw pictures from text, and wait for them."""
         async with await read_fields(request) as fields:
             job, how = await self._submit(fields, ())
         return await self._answer(request, job, how, "image_generation")
 
+    @operation(
+        "editImage",
+        _TAG,
+        body=Body(type=openai.ImageEditRequest, files={"image": True}, one_of=EDIT_IMAGES),
+        answers=_DRAWN,
+        errors=(*MAKE, *WAIT),
+        prefer=True,
+        keyed=True,
+    )
     async def edit(self, request: Request) -> Response:
-        """Draw pictures from a picture and text, with a model that takes one."""
+        """Draw pictures from a picture and text, and wait for them."""
         async with await read_fields(request) as fields:
             masks = [name for name in _MASKS if fields.uploads.get(name) or fields.values.get(name)]
             if masks:
@@ -75,12 +112,33 @@ class ImagesApi:
             job, how = await self._submit(fields, EDIT_IMAGES)
         return await self._answer(request, job, how, "image_edit")
 
+    @operation(
+        "varyImage",
+        _TAG,
+        answers={},
+        errors=("gone",),
+        deprecated=True,
+    )
     async def variations(self, request: Request) -> Response:
-        """Gone: OpenAI retired it, and POST /v1/images/edits does more."""
+        """Retired: edits do more."""
         raise EdgeError("gone", "image variations were retired; POST /v1/images/edits with a prompt instead")
 
+    @operation(
+        "downloadImage",
+        _TAG,
+        params=(
+            Param(name="id", place="path", required=True, about="The id of an answer with pictures."),
+            INDEX,
+            Param(name="variant", about="image, thumbnail, or a picture's number from 0."),
+            FORMAT,
+            Param(name="quality", type=Annotated[int, Meta(ge=0, le=100)], about="Of JPEG and WebP."),
+            *RANGES,
+        ),
+        answers={200: Answer(about="The picture.", types=(bytes,), media=PICTURES), **FILE_ANSWERS},
+        errors=DOWNLOAD,
+    )
     async def content(self, request: Request) -> Response:
-        """A picture of a finished job: `index` from 0, `format`, `quality`; `variant` may be thumbnail or an index."""
+        """A picture of a finished job."""
         job = await self._image(request.path_params["id"])
         reader = Reader(request.query_params, place="query")
         index = reader.integer("index", 0, 1000) or 0

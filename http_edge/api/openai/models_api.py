@@ -13,8 +13,10 @@ from starlette.responses import Response
 
 from broker.wire.jobspec import ModelCard
 from broker.wire.messages import PoolView
+from http_edge.api.openai import schema_openai as openai
 from http_edge.base.errors import EdgeError, shown
 from http_edge.body.json_body import json_response
+from http_edge.http.operation import BROKER, Answer, Param, Tag, again, operation
 from http_edge.http.routing import EdgeRoute, route
 from http_edge.jobs.service import JobService
 
@@ -23,6 +25,8 @@ _FRESH_S = 1.0
 
 #: Families whose VAE stays in single precision, by the beginning of their pipelines' names.
 _FLOAT32_VAE = ("Wan", "SkyReelsV2")
+
+_TAG = Tag("Models", "What can be drawn with.")
 
 
 class ModelsApi:
@@ -37,18 +41,26 @@ class ModelsApi:
         """The routes; the short ones are those that SGLang's clients ask for."""
         return [
             route("/v1/models", GET=self.index),
-            route("/models", GET=self.index),
+            route("/models", GET=again(self.index, "listModelsAlias")),
             route("/v1/models/{id:path}", GET=self.retrieve),
             route("/v1/model_info", GET=self.info),
-            route("/model_info", GET=self.info),
+            route("/model_info", GET=again(self.info, "showModelInfoAlias")),
         ]
 
+    @operation("listModels", _TAG, answers={200: Answer(about="The models.", types=(openai.ModelList,))}, errors=BROKER)
     async def index(self, request: Request) -> Response:
-        """Every model that a worker can run, then their further names."""
+        """Every model that a worker can run."""
         return json_response({"object": "list", "data": await self._entries()})
 
+    @operation(
+        "showModel",
+        _TAG,
+        params=(Param(name="id", place="path", required=True, about="The name; it may hold slashes."),),
+        answers={200: Answer(about="The model.", types=(openai.Model,))},
+        errors=(*BROKER, "model_not_found"),
+    )
     async def retrieve(self, request: Request) -> Response:
-        """One model by its name or a further one; names may hold slashes."""
+        """One model by its name or a further one."""
         name = request.path_params["id"]
         for entry in await self._entries():
             if entry["id"] == name:
@@ -57,6 +69,12 @@ class ModelsApi:
             "model_not_found", f"model: {shown(name)} is not a model of this service", param="model", place="path"
         )
 
+    @operation(
+        "showModelInfo",
+        _TAG,
+        answers={200: Answer(about="The model.", types=(openai.ModelInfo,))},
+        errors=(*BROKER, "no_workers", "model_not_found", "invalid_value"),
+    )
     async def info(self, request: Request) -> Response:
         """The model that a request without one gets."""
         card = await self._calls.catalogue.choose(None, default=self._calls.settings.default_model)

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker.wire.jobspec import MAX_INT, Defaults, Limits, MediaKind
-from http_edge.api.common.openapi_types import FlagText, WholeText
-from http_edge.api.common.schema_common import Hooked, Priority, Prompt, request_type
+from http_edge.api.common.schema_common import FlagText, Hooked, Priority, Prompt, WholeText, request_type
 from http_edge.api.openai.fields import POLICY
 
 ImageText = Annotated[

@@ -7,16 +7,19 @@ size, length) with another prompt. What no pipeline here can do, editing a clip 
 from __future__ import annotations
 
 import base64
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.wire.jobspec import JobSpec
 from http_edge.api.common.job_files import job_file, with_warnings
+from http_edge.api.common.operations import AFTER, FILE_ANSWERS, FOLLOW, FOLLOWED, FORMAT, INDEX, ORDER, RANGES
 from http_edge.api.common.sse import Told, event_stream
 from http_edge.api.common.waiting import awaited, is_fresh, with_prefer
+from http_edge.api.openai import schema_openai as openai
 from http_edge.api.openai import views as shapes
 from http_edge.api.openai.fields import VIDEO_IMAGES, as_object, flattened, images_in
 from http_edge.api.openai.submissions import ID_PREFIXES, read_media_request, submit
@@ -27,6 +30,21 @@ from http_edge.body.forms import read_fields
 from http_edge.body.json_body import json_response, read_object
 from http_edge.http.disconnect import ClientGone
 from http_edge.http.file_response import download, whole_file
+from http_edge.http.operation import (
+    BROKER,
+    DOWNLOAD,
+    FILES,
+    FORM,
+    JSON,
+    LOOKUP,
+    MAKE,
+    WAIT,
+    Answer,
+    Body,
+    Param,
+    Tag,
+    operation,
+)
 from http_edge.http.prefer import StatusResponse, read_prefer
 from http_edge.http.routing import EdgeRoute, base_url, route
 from http_edge.jobs.delete_job import delete_job
@@ -46,6 +64,16 @@ _DEFAULT_LISTED = 20
 
 _MAX_PROMPT_CHARS = 20_000
 
+_TAG = Tag("Videos", "OpenAI's Videos API, with the fields of vLLM-Omni and SGLang.")
+
+_VIDEO = Param(name="id", place="path", required=True, about="The video's id.")
+_NEXT = ("showVideo", "downloadVideo", "remixVideo", "deleteVideo")
+_TAKEN = {
+    200: Answer(about="The video, queued.", types=(openai.Video,), links=_NEXT),
+    202: Answer(about="The same, with `Prefer: respond-async`.", types=(openai.Video,), links=_NEXT),
+}
+_VIDEO_FILES = {"input_reference": True, "image_reference": True}
+
 
 class VideosApi:
     """Handlers of the Videos API."""
@@ -63,20 +91,47 @@ class VideosApi:
             route("/v1/videos/sync", alone=True, POST=self.sync),
             route("/v1/videos/edits", alone=True, POST=self.edit),
             route("/v1/videos/extensions", alone=True, POST=self.extend),
-            route("/v1/videos/characters", alone=True, POST=self.characters),
-            route("/v1/videos/characters/{id}", GET=self.characters),
+            route("/v1/videos/characters", alone=True, POST=self.create_character),
+            route("/v1/videos/characters/{id}", GET=self.show_character),
             route("/v1/videos/{id}", GET=self.retrieve, DELETE=self.delete),
             route("/v1/videos/{id}/content", expensive_get=True, GET=self.content),
             route("/v1/videos/{id}/events", GET=self.events),
             route("/v1/videos/{id}/remix", POST=self.remix),
         ]
 
+    @operation(
+        "createVideo",
+        _TAG,
+        body=Body(type=openai.VideoRequest, files=_VIDEO_FILES),
+        answers=_TAKEN,
+        errors=MAKE,
+        prefer=True,
+        keyed=True,
+    )
     async def create(self, request: Request) -> Response:
-        """Take a video to draw; 200 with the `Video`, queued."""
+        """Draw a video.
+
+        Answers at once; the video is drawn in the background.
+        """
         return await self._created(request, await self._submit(request))
 
+    @operation(
+        "drawVideo",
+        _TAG,
+        body=Body(type=openai.VideoRequest, files=_VIDEO_FILES),
+        answers={
+            200: Answer(about="The file; with `respond-async` the video.", types=(openai.Video,), media=(*FILES, JSON)),
+            202: _TAKEN[202],
+        },
+        errors=(*MAKE, *WAIT),
+        prefer=True,
+        keyed=True,
+    )
     async def sync(self, request: Request) -> Response:
-        """Draw a video while the client waits; the file itself, or how it failed. Cancelled when the client leaves."""
+        """Draw a video, and wait for it.
+
+        It is cancelled when its client leaves.
+        """
         job = await self._submit(request)
         if read_prefer(request).respond_async:
             return await self._created(request, job)
@@ -87,8 +142,19 @@ class VideosApi:
         index, artefact = find_artefact(job.view)
         return await whole_file(job_file(self._calls, job, index, artefact), shapes.measured_headers(job))
 
+    @operation(
+        "showVideo",
+        _TAG,
+        params=(_VIDEO,),
+        answers={200: Answer(about="The video.", types=(openai.Video,))},
+        errors=LOOKUP,
+        prefer=True,
+    )
     async def retrieve(self, request: Request) -> Response:
-        """One video; `openai-poll-after-ms` says when to ask again. A failed one is 200 too."""
+        """One video.
+
+        `openai-poll-after-ms` says when to ask again. A failed one is 200 too.
+        """
         prefer = read_prefer(request)
         job = await awaited(self._calls, prefer, await self._video(request.path_params["id"]))
         base = self._base_url(request)
@@ -97,8 +163,19 @@ class VideosApi:
             return StatusResponse(body, prefer)
         return StatusResponse(body, prefer, (b"openai-poll-after-ms", shapes.poll_after_ms(job.view).encode()))
 
+    @operation(
+        "listVideos",
+        _TAG,
+        params=(
+            Param(name="limit", type=Annotated[int, Meta(ge=0, le=100)], about="At most so many; default 20."),
+            AFTER,
+            ORDER,
+        ),
+        answers={200: Answer(about="The page.", types=(openai.VideoPage,))},
+        errors=(*BROKER, "invalid_value"),
+    )
     async def list(self, request: Request) -> Response:
-        """A page of videos: newest first, or `order=asc`."""
+        """A page of videos."""
         reader = Reader(request.query_params, place="query")
         order = reader.choice("order", ("asc", "desc")) or "desc"
         limit = reader.integer("limit", 0, _MAX_LISTED)
@@ -122,14 +199,31 @@ class VideosApi:
     def _json(self, job: Job, base: str | None) -> bytes:
         return job.json(f"video {base}", lambda job: shapes.video_json(job, self._progress, base))
 
+    @operation(
+        "deleteVideo",
+        _TAG,
+        params=(_VIDEO,),
+        answers={200: Answer(about="It is gone.", types=(openai.VideoDeleted,))},
+        errors=(*LOOKUP, "still_stopping"),
+    )
     async def delete(self, request: Request) -> Response:
-        """Delete a video and its files, stopping what draws it first; it is 404 from then on."""
+        """Delete a video and its files, stopping what draws it first."""
         job = await self._video(request.path_params["id"])
         await delete_job(self._calls, job, "video")
         return json_response({"id": job.id, "object": "video.deleted", "deleted": True})
 
+    @operation(
+        "followVideo",
+        _TAG,
+        params=(_VIDEO, *FOLLOW),
+        answers=FOLLOWED,
+        errors=LOOKUP,
+    )
     async def events(self, request: Request) -> Response:
-        """A video's changes as server-sent events named `video.` and its status; the data is the `Video`."""
+        """A video's changes as server-sent events.
+
+        Events are named `video.queued`, `video.in_progress`, `video.completed` and `video.failed`; their data is the `Video`.
+        """
         job = await self._video(request.path_params["id"])
         base = self._base_url(request)
 
@@ -143,8 +237,21 @@ class VideosApi:
 
         return await event_stream(self._calls, job, request, tell)
 
+    @operation(
+        "downloadVideo",
+        _TAG,
+        params=(
+            _VIDEO,
+            Param(name="variant", about="video, thumbnail, spritesheet, or an output's number from 0."),
+            INDEX,
+            FORMAT,
+            *RANGES,
+        ),
+        answers={200: Answer(about="The file.", types=(bytes,), media=FILES), **FILE_ANSWERS},
+        errors=DOWNLOAD,
+    )
     async def content(self, request: Request) -> Response:
-        """A file of a finished video: `variant` is video, thumbnail, spritesheet, or an output's number from 0."""
+        """A file of a finished video."""
         job = await self._video(request.path_params["id"])
         reader = Reader(request.query_params, place="query")
         variant = (reader.text("variant", max_chars=32) or "video").strip().lower()
@@ -163,8 +270,18 @@ class VideosApi:
         file = await self._derived.file(job.view, index, artefact, Variant(kind=kind, format=to))
         return await download(request, with_warnings(file, job))
 
+    @operation(
+        "remixVideo",
+        _TAG,
+        params=(_VIDEO,),
+        body=Body(type=openai.VideoRemixRequest, forms=False),
+        answers=_TAKEN,
+        errors=MAKE,
+        prefer=True,
+        keyed=True,
+    )
     async def remix(self, request: Request) -> Response:
-        """Draw a finished video anew with another prompt: same model, seed, size, length and settings."""
+        """Draw a finished video anew with another prompt."""
         source = await self._finished(request.path_params["id"], "id")
         reader = Reader(await read_object(request))
         prompt = reader.required_text("prompt", max_chars=_MAX_PROMPT_CHARS, min_chars=1)
@@ -192,8 +309,17 @@ class VideosApi:
         job, _ = await self._calls.submit(order)
         return await self._created(request, job)
 
+    @operation(
+        "extendVideo",
+        _TAG,
+        body=Body(type=openai.VideoExtendRequest),
+        answers=_TAKEN,
+        errors=MAKE,
+        prefer=True,
+        keyed=True,
+    )
     async def extend(self, request: Request) -> Response:
-        """Go on from a finished video's last frame, with a model that draws from an image."""
+        """Go on from a finished video's last frame."""
         async with await read_fields(request) as fields:
             values = flattened(fields)
             source = await self._source(values.get("video"), bool(fields.uploads.get("video")), "extended")
@@ -218,8 +344,17 @@ class VideosApi:
         wish = msgspec.structs.replace(wish, asked=asked, images=image, remixed_from=source.id)
         return await self._created(request, await submit(self._calls, wish))
 
+    @operation(
+        "editVideo",
+        _TAG,
+        body=Body(type=openai.VideoEditRequest),
+        answers={},
+        errors=(*FORM, *LOOKUP, "unsupported"),
+        keyed=True,
+        deprecated=True,
+    )
     async def edit(self, request: Request) -> Response:
-        """Refused: no pipeline here draws over a video."""
+        """Refused: no model here takes a video to edit."""
         async with await read_fields(request) as fields:
             values = flattened(fields)
             Reader(values).required_text("prompt", max_chars=_MAX_PROMPT_CHARS, min_chars=1)
@@ -230,15 +365,33 @@ class VideosApi:
             param="video",
         )
 
-    async def characters(self, request: Request) -> Response:
-        """Refused: no pipeline here keeps a character."""
-        if request.method != "POST":
-            raise not_found("character", request.path_params["id"])
+    @operation(
+        "createCharacter",
+        _TAG,
+        body=Body(type=openai.CharacterRequest, required=False),
+        answers={},
+        errors=(*FORM, "unsupported"),
+        deprecated=True,
+    )
+    async def create_character(self, request: Request) -> Response:
+        """Refused: no model here can keep a character."""
         raise EdgeError(
             "unsupported",
             "video: no model of this service can keep a character; describe it in the prompt, or give an image as input_reference",
             param="video",
         )
+
+    @operation(
+        "showCharacter",
+        _TAG,
+        params=(Param(name="id", place="path", required=True, about="The character's id."),),
+        answers={},
+        errors=("not_found",),
+        deprecated=True,
+    )
+    async def show_character(self, request: Request) -> Response:
+        """There are no characters."""
+        raise not_found("character", request.path_params["id"])
 
     # ------------------------------------------------------------ parts
 

@@ -1,31 +1,26 @@
-"""What is said of the API in values: an operation, its parameters, its body, its answers."""
+"""A route's operation: its names, parameters, body, answers and errors, declared on its handler; the OpenAPI document is made of these."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Literal, TypeVar
 
-from msgspec import Meta, Struct
+import msgspec
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
 
 from http_edge.base.error_table import Kind
 
-Method = Literal["GET", "POST", "PUT", "DELETE"]
+Handler = Callable[[Request], Awaitable[Response]]
+_H = TypeVar("_H", bound=Callable[..., Awaitable[Response]])
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
 #: Media whose type the file's own bytes decide.
 PICTURES = ("image/png", "image/jpeg", "image/webp")
 FILES = ("video/mp4", *PICTURES)
-
-
-def like(pattern: str) -> Meta:
-    """A text's pattern for the document alone: msgspec 0.22 frees what it must not when a union has a text with `pattern` and a list."""
-    return Meta(extra_json_schema={"pattern": pattern})
-
-
-#: A number may be its text: a form has everything as text. Blank text is an absent value.
-WholeText = Annotated[str, like(r"^\s*([+-]?[0-9]{1,20}(\.0*)?)?\s*$")]
-NumberText = Annotated[str, like(r"^\s*([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?)?\s*$")]
-FlagText = Literal["", "true", "false", "True", "False", "1", "0", "yes", "no", "on", "off"]
 
 
 class Param(Struct, frozen=True, kw_only=True):
@@ -64,13 +59,18 @@ class Body(Struct, frozen=True, kw_only=True):
     required: bool = True
 
 
-class Operation(Struct, frozen=True, kw_only=True):
-    """One method of one path. `errors` are the kinds besides those that every request can meet."""
+class Tag(Struct, frozen=True):
+    """A group of operations in the document."""
 
-    method: Method
-    path: str
+    name: str
+    about: str
+
+
+class Operation(Struct, frozen=True, kw_only=True):
+    """What a handler does. `errors` are the kinds besides those that every request can meet."""
+
     id: str
-    tag: str
+    tag: Tag
     summary: str
     answers: dict[int, Answer]
     about: str = ""
@@ -81,6 +81,66 @@ class Operation(Struct, frozen=True, kw_only=True):
     prefer: bool = False
     keyed: bool = False
     deprecated: bool = False
+    #: Of the route that the handler answers: `route` fills them in.
+    method: str = ""
+    path: str = ""
+
+
+def operation(
+    name: str,
+    tag: Tag,
+    *,
+    answers: dict[int, Answer],
+    summary: str = "",
+    params: tuple[Param, ...] = (),
+    body: Body | None = None,
+    errors: tuple[Kind, ...] = (),
+    prefer: bool = False,
+    keyed: bool = False,
+    deprecated: bool = False,
+) -> Callable[[_H], _H]:
+    """Declare the operation that a handler answers, by the fields of `Operation`; `name` is its id.
+
+    The summary, unless it is given, is the first paragraph of the handler's docstring without its full stop; what follows is `about`.
+    """
+
+    def declare(handler: _H) -> _H:
+        first, _, rest = (handler.__doc__ or "").partition("\n\n")
+        handler.operation = Operation(  # type: ignore[attr-defined]
+            id=name,
+            tag=tag,
+            summary=summary or _text(first).removesuffix("."),
+            about=_text(rest),
+            answers=answers,
+            params=params,
+            body=body,
+            errors=errors,
+            prefer=prefer,
+            keyed=keyed,
+            deprecated=deprecated,
+        )
+        return handler
+
+    return declare
+
+
+def again(handler: Handler, name: str, **changes: Any) -> Handler:
+    """The handler for one more route or method: its operation has this id, and differs in `changes`."""
+    same = partial(handler)
+    same.operation = msgspec.structs.replace(operation_of(handler), id=name, **changes)  # type: ignore[attr-defined]
+    return same
+
+
+def operation_of(handler: Handler) -> Operation:
+    """The operation declared on a handler. Raises `TypeError` when there is none."""
+    found = getattr(handler, "operation", None)
+    if not isinstance(found, Operation):
+        raise TypeError(f"{handler!r} declares no operation")
+    return found
+
+
+def _text(paragraph: str) -> str:
+    return " ".join(paragraph.split())
 
 
 # ---------------------------------------------------------------- kinds of errors that go together
