@@ -7,6 +7,7 @@ most of what it costs.
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 import time
@@ -20,13 +21,15 @@ from http_edge.api.native.metrics import Metrics
 from http_edge.auth.access import Access
 from http_edge.auth.web_pages import Sent, WebPages
 from http_edge.base.context import ANYBODY, REQUEST, RequestScope
-from http_edge.base.errors import HANDLERS, EdgeError, error_response, on_bug
+from http_edge.base.errors import HANDLERS, EdgeError, error_response, from_disk, on_bug
 from http_edge.base.idempotency import InFlight
 from http_edge.base.limits import too_large
 from http_edge.base.trace import new_trace, read_trace
 from http_edge.body.upload_places import network_of
 from http_edge.http.read_turns import ReadPlaces
 from http_edge.http.routing import EdgeRoute, RouteTable
+
+log = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -206,6 +209,12 @@ class Middleware:
             else:
                 response = await handler(request)
             await response(scope, receive, send)
+        except OSError as error:
+            refused = from_disk(error)
+            if refused is None or exchange.status:
+                raise
+            log.error("the disk cannot be written", extra={"action": "disk", "reason": str(error)})
+            await error_response(refused, scope["path"])(scope, receive, send)
         except _ANSWERED as error:
             if exchange.status:
                 raise RuntimeError("an answer had begun when its handler failed") from error

@@ -6,6 +6,7 @@ owns the request's path. Bad input is the client's news, not ours: nothing here 
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,10 @@ SHOWN_CHARS = 80
 
 #: The openai SDKs give up at once when told to wait longer than this.
 MAX_RETRY_AFTER_S = 120
+
+
+#: What a client refused for the disk's sake is told to wait.
+_DISK_RETRY_S = 30.0
 
 
 class EdgeError(Exception):
@@ -103,6 +108,15 @@ def from_broker(error: broker_errors.BrokerError) -> EdgeError:
             return EdgeError("invalid_value", error.message, param=param)
         case _:
             return EdgeError("unavailable", error.message, retry_after_s=2.0)
+
+
+def from_disk(error: OSError) -> EdgeError | None:
+    """What a disk's refusal to be written means to a client; None when it is something else."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EdgeError("disk_full", "the service's disk is full", retry_after_s=_DISK_RETRY_S)
+    if error.errno == errno.EROFS:
+        return EdgeError("unavailable", "the service's disk cannot be written", retry_after_s=_DISK_RETRY_S)
+    return None
 
 
 # ---------------------------------------------------------------- bodies, one function a family

@@ -24,7 +24,7 @@ import anyio.to_thread
 from starlette.requests import Request
 
 from http_edge.base.context import current
-from http_edge.base.errors import EdgeError
+from http_edge.base.errors import EdgeError, from_disk
 from http_edge.base.limits import CLOSE, MIB, Limits, too_large
 from http_edge.body.upload_places import Upload, UploadPlaces, network_of
 
@@ -236,9 +236,11 @@ class Body:
 
 def disk_error(error: OSError) -> EdgeError:
     """What the disk's refusal means to a client."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        log.error("the disk is full", extra={"action": "spool", "reason": str(error)})
-        return EdgeError("disk_full", "the service's disk is full", retry_after_s=30.0, headers=CLOSE)
+    refused = from_disk(error)
+    if refused is not None:
+        log.error("the disk cannot be written", extra={"action": "spool", "reason": str(error)})
+        refused.headers |= CLOSE
+        return refused
     log.error("the upload directory cannot be used", extra={"action": "spool", "reason": str(error)})
     return EdgeError("unavailable", "the service cannot keep uploads now", retry_after_s=30.0, headers=CLOSE)
 

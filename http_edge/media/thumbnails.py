@@ -25,7 +25,7 @@ from PIL import Image
 
 from broker.wire.jobspec import Artefact
 from broker.wire.messages import JobView
-from http_edge.base.errors import EdgeError
+from http_edge.base.errors import EdgeError, from_disk
 from http_edge.http.file_response import Download
 from http_edge.media.artefacts import artefact_path, file_name
 
@@ -105,7 +105,8 @@ def _told(source: Path, what: str) -> Iterator[None]:
     except FileNotFoundError:
         raise EdgeError("gone", f"the file {source.name} of this job is no longer kept") from None
     except (OSError, av.error.FFmpegError, ValueError) as error:
-        raise EdgeError("internal", f"no {what} of {source.name} could be made: {error}") from error
+        refused = from_disk(error) if isinstance(error, OSError) else None
+        raise refused or EdgeError("internal", f"no {what} of {source.name} could be made: {error}") from error
 
 
 def _made(source: Path, path: Path, variant: Variant) -> tuple[int, str]:

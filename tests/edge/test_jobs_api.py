@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
 from tests.edge.conftest import World
@@ -319,3 +322,19 @@ def test_warnings_of_the_engine_are_the_jobs_own(world):
     world.do(world.fake.run, job["id"])
     world.do(world.fake.succeed, job["id"], warnings=("size: another one came out",))
     assert "size: another one came out" in world.http.get(job["urls"]["self"]).json()["warnings"]
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "code"),
+    [(errno.ENOSPC, 507, "disk_full"), (errno.EDQUOT, 507, "disk_full"), (errno.EROFS, 503, "unavailable")],
+)
+def test_a_pin_that_the_disk_refuses_is_an_answer_and_no_fault_of_the_service(
+    world: World, monkeypatch: pytest.MonkeyPatch, number: int, status: int, code: str
+) -> None:
+    def refuse(job_id: str) -> None:
+        raise OSError(number, os.strerror(number))
+
+    job = world.submit()
+    monkeypatch.setattr(world.edge.calls.shelf, "pin", refuse)
+    answer = world.http.put(f"/v1/jobs/{job['id']}/pin")
+    assert (answer.status_code, answer.json()["error"]["code"], answer.headers["retry-after"]) == (status, code, "30")

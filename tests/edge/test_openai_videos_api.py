@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -576,6 +578,21 @@ def test_a_thumbnail_is_the_first_frame(world: World, query: str, media_type: st
     again = world.http.get(url)
     assert (again.content, again.headers["etag"]) == (answer.content, answer.headers["etag"])
     assert world.http.get(url, headers={"if-none-match": answer.headers["etag"]}).status_code == 304
+
+
+def test_a_thumbnail_that_the_disk_has_no_room_for_is_507_and_made_once_there_is(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{URL}/{completed(world, clip())['id']}/content?variant=thumbnail"
+    with monkeypatch.context() as full:
+
+        def refuse(path: Path, data: bytes) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        full.setattr(Path, "write_bytes", refuse)
+        answer = world.http.get(url)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (507, "disk_full")
+    assert world.http.get(url).status_code == 200
 
 
 @pytest.mark.parametrize(("frames", "columns"), [(1, 1), (2, 2), (9, 3), (40, 4)])

@@ -229,12 +229,12 @@ class JobsApi:
         """Whether a job is kept beyond its time."""
         return await self._pin(request, None)
 
-    @operation("pinJob", _TAG, params=(_JOB,), answers=_KEPT, errors=(*LOOKUP, "unsupported"))
+    @operation("pinJob", _TAG, params=(_JOB,), answers=_KEPT, errors=(*LOOKUP, "unsupported", "disk_full"))
     async def pin(self, request: Request) -> Response:
         """Keep a job beyond its time and the disk quota."""
         return await self._pin(request, True)
 
-    @operation("unpinJob", _TAG, params=(_JOB,), answers=_KEPT, errors=(*LOOKUP, "unsupported"))
+    @operation("unpinJob", _TAG, params=(_JOB,), answers=_KEPT, errors=(*LOOKUP, "unsupported", "disk_full"))
     async def unpin(self, request: Request) -> Response:
         """Let a job go when its time comes."""
         return await self._pin(request, False)

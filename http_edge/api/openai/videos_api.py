@@ -248,7 +248,7 @@ class VideosApi:
             *RANGES,
         ),
         answers={200: Answer(about="The file.", types=(bytes,), media=FILES), **FILE_ANSWERS},
-        errors=DOWNLOAD,
+        errors=(*DOWNLOAD, "disk_full"),
     )
     async def content(self, request: Request) -> Response:
         """A file of a finished video."""
