@@ -53,7 +53,8 @@ class Faults:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def _kill(self) -> None:
-        for find in itertools.cycle((self._service.engines, self._service.agents)):
+        workers = self._service.processes["workers"]
+        for find in itertools.cycle((workers.engines, workers.agents)):
             await asyncio.sleep(self._every_s)
             for victim in find()[:1]:
                 with contextlib.suppress(psutil.NoSuchProcess):

@@ -71,7 +71,7 @@ class Crash:
             self._pump(lambda: sum(self._published.values()) >= KILL_AT * self._jobs, working=True)
             queued = self._jobs - len(self._starts)
             killed_at = time.monotonic()
-            self._process.kill()
+            self._process.end()
             self._process = BrokerProcess(self._home, set())
             self._answered_at = self._granted_at = 0.0
             self._pump(lambda: self._answered_at > 0 and self._granted_at > 0, working=True, asking=True)

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
-import psutil
 
-import broker
-from bench.harness.procs import clean_environ, pinned
+from bench.harness.process import ROOT, Process, end_all, free_port
+from bench.harness.procs import pinned
 from bench.report.errors import BenchError
 from broker.client.client import BrokerClient
 from broker.client.errors import BrokerError
@@ -25,13 +20,6 @@ from broker.wire import messages as m
 
 READY_S = 180.0
 _STOP_S = 15.0
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Service:
@@ -43,7 +31,7 @@ class Service:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._workers = ["workers", "--gpus", gpus, *(["--model", model] if model else []), *workers_options]
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, Process] = {}
 
     def start(self, *names: str, cores: set[int] | None = None) -> None:
         """Start `broker`, `workers` or `edge`, on these cores if any are named."""
@@ -53,41 +41,16 @@ class Service:
                 "workers": self._workers,
                 "edge": ["http_edge", "--host", "127.0.0.1", "--port", str(self.port)],
             }[name]
-            # Started from the home: a zoetrope.toml where the caller stands must not reach it.
-            with pinned(cores or set()), (self.home / f"{name}.log").open("ab") as log:
-                self._processes[name] = subprocess.Popen(
-                    [sys.executable, "-m", *command, "--home", self.settings.home, "--log-level", "warning"],
-                    cwd=self.home,
-                    env=clean_environ(),
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
+            with pinned(cores or set()):
+                self.processes[name] = Process(
+                    *command, "--home", self.settings.home, "--log-level", "warning", log=self.home / f"{name}.log"
                 )
-
-    def process(self, name: str) -> psutil.Process:
-        """One of the three, to be looked at."""
-        return psutil.Process(self._processes[name].pid)
-
-    def cpu_s(self, name: str) -> float:
-        """Seconds of processor time that one of the three has used, without its children."""
-        times = self.process(name).cpu_times()
-        return float(times.user + times.system)
 
     def kill(self, name: str) -> float:
         """SIGKILL one of the three; when that was, Unix seconds."""
-        process = self._processes[name]
         at = time.time()
-        process.send_signal(signal.SIGKILL)
-        process.wait(_STOP_S)
+        self.processes[name].end(limit_s=_STOP_S)
         return at
-
-    def agents(self) -> list[psutil.Process]:
-        """The workers' agents that live now."""
-        return _children(self._processes["workers"].pid, "workers.agent")
-
-    def engines(self) -> list[psutil.Process]:
-        """The engines that live now."""
-        return [engine for agent in self.agents() for engine in _children(agent.pid, "workers.engine.loop")]
 
     async def idle(self, client: BrokerClient, workers: int = 1) -> m.PoolView:
         """The pool, once this many workers are idle. Raises `BenchError`."""
@@ -115,45 +78,18 @@ class Service:
 
     def check(self) -> None:
         """Raises `BenchError` when one of the processes has ended."""
-        for name, process in self._processes.items():
-            if process.poll() is not None:
-                raise BenchError(f"{name} ended with status {process.returncode}: {self.last_words()}")
+        for process in self.processes.values():
+            process.check()
 
     def last_words(self) -> str:
         """The last line of each process's log."""
-        words = []
-        for path in sorted(self.home.glob("*.log")):
-            lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            words.append(f"{path.stem}: {lines[-1][:300] if lines else 'it logged nothing'}")
-        return "; ".join(words)
+        return "; ".join(f"{name}: {process.last_words()}" for name, process in sorted(self.processes.items()))
 
     def stop(self) -> None:
-        """SIGTERM to all, SIGKILL to whoever is left."""
-        everybody = []
-        for process in self._processes.values():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                top = psutil.Process(process.pid)
-                everybody += [top, *top.children(recursive=True)]
-            if process.poll() is None:
-                process.terminate()
-        _, alive = psutil.wait_procs(everybody, timeout=_STOP_S)
-        for left in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                left.kill()
-        for process in self._processes.values():
-            process.wait(_STOP_S)
-
-
-def _children(pid: int, module: str) -> list[psutil.Process]:
-    found = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(pid).children():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if module in child.cmdline():
-                    found.append(child)
-    return found
+        """SIGTERM to all, SIGKILL to what is left."""
+        end_all(list(self.processes.values()), _STOP_S)
 
 
 def demo_model() -> Path:
     """Directory of the demo model."""
-    return Path(broker.__file__).resolve().parents[1] / "workers" / "demo_model"
+    return ROOT / "workers" / "demo_model"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from celery import Celery
 
-from bench.harness.service import free_port
+from bench.harness.process import free_port
 from bench.peers.peerkit import (
     PAYLOAD_BYTES,
     SERVER_VARIABLE,

@@ -20,7 +20,7 @@ import nats
 from nats.errors import TimeoutError as NatsTimeout
 from nats.js.api import RetentionPolicy, StreamConfig
 
-from bench.harness.service import free_port
+from bench.harness.process import free_port
 from bench.peers.peerkit import (
     PAYLOAD_BYTES,
     SERVER_VARIABLE,

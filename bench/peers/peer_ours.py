@@ -81,7 +81,7 @@ class ZoetropeAdapter(PeerAdapter):
         assert self._broker is not None
         assert self._front is not None
         self._front.close(linger=0)
-        self._broker.kill()
+        self._broker.end()
 
     def close(self) -> None:
         super().close()

@@ -23,7 +23,8 @@ from pathlib import Path
 import psutil
 from msgspec import Struct
 
-from bench.harness.procs import clean_environ, cores, pinned
+from bench.harness.process import clean_environ
+from bench.harness.procs import cores, pinned
 from bench.report.errors import BenchError
 
 WORKERS = 4

@@ -21,7 +21,8 @@ import msgspec
 import psutil
 from msgspec import Struct
 
-from bench.harness.procs import clean_environ, pinned
+from bench.harness.process import clean_environ
+from bench.harness.procs import pinned
 from bench.peers import peerparts
 from bench.peers.peerkit import MARK_VARIABLE, WORKERS, Done, PeerAdapter, Unavailable, driver_cores, kill_marked
 from bench.peers.peerparts import SLOTS, Crash, Latency, Rate, Sizes, Survival, Waits

@@ -17,7 +17,8 @@ import psutil
 import zmq
 from msgspec import Struct
 
-from bench.harness.procs import clean_environ, pinned
+from bench.harness.process import clean_environ
+from bench.harness.procs import pinned
 from bench.report.errors import BenchError
 
 #: Kind and words for people.

@@ -21,7 +21,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from bench.harness.desk import JobClient, spec_of
-from bench.harness.procs import clean_environ, cores, temporary_home
+from bench.harness.process import clean_environ
+from bench.harness.procs import cores, temporary_home
 from bench.harness.service import Service, demo_model
 from bench.report import plot
 from bench.report.errors import BadPlan, BenchError

@@ -20,8 +20,9 @@ import psutil
 from msgspec import Meta, Struct
 
 from bench.harness.flood import Streams, flood
-from bench.harness.procs import clean_environ, cores, pinned, temporary_home
-from bench.harness.service import Service, free_port
+from bench.harness.process import clean_environ, free_port
+from bench.harness.procs import cores, pinned, temporary_home
+from bench.harness.service import Service
 from bench.harness.stepper import StepFeeder
 from bench.report import plot
 from bench.report.errors import BenchError
@@ -127,7 +128,7 @@ def measure(plan: HttpPlan, service: Service, home: Path, server_cores: set[int]
         event_bytes = 300
         with bare(len(status.content), event_bytes, server_cores) as (bare_port, bare_process):
             paths = {"queued": f"/v1/jobs/{waiting}", "final": f"/v1/jobs/{final}", "bare": "/status"}
-            edge = service.process("edge")
+            edge = service.processes["edge"].stats
             used = dict.fromkeys(paths, 0.0)
             for number in range(plan.repeats):
                 for name, path in paths.items():

@@ -56,11 +56,11 @@ class Killer:
 
     async def engine(self) -> float:
         """From the kill to the same job's next start."""
-        return await self._again(self._service.engines()[0].kill)
+        return await self._again(self._service.processes["workers"].engines()[0].kill)
 
     async def agent(self) -> float:
         """From the kill to the same job's next start."""
-        return await self._again(self._service.agents()[0].kill)
+        return await self._again(self._service.processes["workers"].agents()[0].kill)
 
     async def broker(self) -> float:
         """From the kill, with one job running and one waiting, to the first answer about a job."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.service import Service
+from tests.testing.service import Service
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.service import Service
 from tests.support.faulty import Faults
 from tests.support.waiting import wait_until
+from tests.testing.service import Service
 
 DAY_MS = 86_400_000
 

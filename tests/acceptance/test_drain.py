@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.service import Service
 from tests.support.waiting import wait_until
+from tests.testing.service import Service
 
 #: A fifth of a second a step.
 SLOW = {"fake": "slow", "fake_step_s": 0.2}

@@ -9,8 +9,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.acceptance.service import Service
 from tests.support.waiting import wait_until
+from tests.testing.service import Service
 
 SLOW = {"fake": "slow", "fake_step_s": 0.15}
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from scripts.demo_model.judge import Verdict, judge
-from tests.acceptance.service import Service
+from tests.testing.service import Service
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.acceptance.service import free_port
+from bench.harness.process import free_port
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.acceptance.service import Service
 from tests.support.waiting import wait_until
+from tests.testing.service import Service
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

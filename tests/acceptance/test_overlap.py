@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.service import Service
 from tests.support.waiting import wait_until
+from tests.testing.service import Service
 
 #: Quick steps, then some seven seconds of decoding.
 LONG_TAIL = {

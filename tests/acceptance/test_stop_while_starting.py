@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.acceptance.service import Service
 from tests.support.waiting import wait_until
+from tests.testing.service import Service
 
 
 def obeys_sigterm(service: Service, name: str) -> bool:

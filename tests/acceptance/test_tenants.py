@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.acceptance.service import Service
 from tests.support.waiting import wait_until
+from tests.testing.service import Service
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"

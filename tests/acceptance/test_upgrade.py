@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from broker.shell.journal import schema
-from tests.acceptance.service import Service
 from tests.acceptance.test_tenants import add_key, post
 from tests.edge.receiver import Receiver, receiving
 from tests.support.waiting import wait_until
+from tests.testing.service import Service
 
 DATA = Path(__file__).parents[1] / "journal" / "data"
 FINAL = ("succeeded", "failed", "cancelled")

@@ -52,7 +52,7 @@ def test_a_directory_that_is_not_there_is_one_sentence(capsys):
 
 
 def test_a_broker_that_does_not_start_is_one_sentence(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("bench.harness.procs.sys.executable", "/bin/false")
+    monkeypatch.setattr("bench.harness.process.sys.executable", "/bin/false")
     assert cli.main(["broker", "--directory", str(tmp_path), "--repeats", "1"]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == "bench: the broker ended with status 1: it logged nothing"
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,6 @@ import ctypes
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,11 +23,8 @@ from pathlib import Path
 
 import psutil
 
-import broker
-from broker.runtime.settings import ENV_PREFIX
+from bench.harness.process import ROOT, Process, children, clean_environ, free_port
 from tests.chaos.proxy import Proxy, endpoint
-
-ROOT = Path(broker.__file__).resolve().parents[1]
 
 #: As systemd's default `RestartSec`.
 RESTART_S = 0.1
@@ -51,7 +47,7 @@ _CLONE_NEWNS = 0x00020000
 class Unit:
     """One process over all its lives."""
 
-    def __init__(self, name: str, command: list[str], cwd: Path, environ: dict[str, str], log: Path) -> None:
+    def __init__(self, name: str, arguments: list[str], cwd: Path, environ: dict[str, str], log: Path) -> None:
         self.name = name
         self.log = log
         self.restarts = 0
@@ -61,10 +57,10 @@ class Unit:
         self.stops: list[int] = []
         #: Codes that it may end with now, a full disk being the reason, and how many reasons there are.
         self.allowed: Counter[int] = Counter()
-        self._command = command
+        self._arguments = arguments
         self._cwd = cwd
         self._environ = environ
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._signalled: signal.Signals | None = None
         self._start_at: float | None = None
 
@@ -77,10 +73,7 @@ class Unit:
         """Start it; from now on it is started again whenever it ends."""
         self._signalled = None
         self._start_at = None
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command, cwd=self._cwd, env=self._environ, stdout=log, stderr=log, start_new_session=True
-            )
+        self._process = Process(*self._arguments, log=self.log, cwd=self._cwd, environ=self._environ)
 
     def send(self, number: signal.Signals) -> None:
         """Signal it, if it runs. What a lethal signal leads to is then no fault of its own."""
@@ -111,14 +104,7 @@ class Unit:
         self._start_at = None
         if self._process is None:
             return 0
-        self._process.send_signal(signal.SIGCONT)
-        self._process.terminate()
-        try:
-            return self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-            return None
+        return self._process.stop(STOP_S)
 
 
 class Service:
@@ -135,9 +121,9 @@ class Service:
             directory.mkdir(mode=0o700)
         self.disk_mounted = _mount(self.root / "disk")
         self.home = self.root / "disk" / "z"
-        self.ports = [_free_port() for _ in range(edges)]
-        self._back_port = _free_port() if tcp else 0
-        back = (_free_port(), self._back_port) if tcp else (self.root / "run" / "back", self.home / "run" / "back.sock")
+        self.ports = [free_port() for _ in range(edges)]
+        self._back_port = free_port() if tcp else 0
+        back = (free_port(), self._back_port) if tcp else (self.root / "run" / "back", self.home / "run" / "back.sock")
         self.cables = {
             "front": Proxy(self.root / "run" / "front", self.home / "run" / "front.sock"),
             "back": Proxy(*back),
@@ -162,10 +148,8 @@ class Service:
         }
 
     def _unit(self, name: str, arguments: list[str]) -> Unit:
-        environ = {key: value for key, value in os.environ.items() if not key.startswith(ENV_PREFIX)}
-        environ |= {MARK: self.mark, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-        command = [sys.executable, "-m", *arguments, "--home", str(self.home)]
-        return Unit(name, command, self.start_dir, environ, self.logs / f"{name}.log")
+        environ = clean_environ(**{MARK: self.mark, "PYTHONUNBUFFERED": "1"})
+        return Unit(name, [*arguments, "--home", str(self.home)], self.start_dir, environ, self.logs / f"{name}.log")
 
     @property
     def edges(self) -> list[Unit]:
@@ -222,22 +206,12 @@ class Service:
                 continue
         return found
 
-    def children(self, of: int, module: str) -> list[psutil.Process]:
-        """Child processes that run this module."""
-        found = []
-        try:
-            for child in psutil.Process(of).children() if of else []:
-                if module in child.cmdline():
-                    found.append(child)
-        except psutil.Error:
-            pass
-        return found
-
     def agents(self) -> list[psutil.Process]:
-        return self.children(self.units["workers"].pid, "workers.agent")
+        pid = self.units["workers"].pid
+        return children(pid, "workers.agent") if pid else []
 
     def engines(self) -> list[psutil.Process]:
-        return [engine for agent in self.agents() for engine in self.children(agent.pid, "workers.engine.loop")]
+        return [engine for agent in self.agents() for engine in children(agent.pid, "workers.engine.loop")]
 
     def remove(self) -> None:
         """Take everything off the disk."""
@@ -258,9 +232,3 @@ def _mount(directory: Path) -> bool:
         if subprocess.run(command, check=False, capture_output=True).returncode != 0:
             return False
     return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import struct
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +13,11 @@ from pathlib import Path
 import psutil
 import zmq
 
+from bench.harness.process import Process, free_port
 from broker.runtime.curve_keys import PeerKey
 from broker.wire import codec
 from broker.wire import messages as m
-from tests.security.conftest import KeyDesk, few_descriptors, free_port
+from tests.security.conftest import KeyDesk, few_descriptors
 from tests.support.waiting import wait_until
 
 MIB = 1024 * 1024
@@ -31,15 +31,13 @@ class BrokerProcess:
         self.home = home
         self.front, self.back = free_port(), free_port()
         self.run_dir = Path(run_dir)
-        self.log = home / "broker.log"
-        command = [sys.executable, "-m", "broker", "--home", str(home), "--run-dir", run_dir]
-        command += ["--curve-dir", str(desk.directory), "--front-tcp", self.front_tcp, "--back-tcp", self.back_tcp]
-        command += ["--metrics-file", str(home / "metrics")]
-        if descriptors:
-            command = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command]
-        with self.log.open("wb") as log, few_descriptors():
-            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        self._stats = psutil.Process(self._process.pid)
+        options = ["--curve-dir", str(desk.directory), "--front-tcp", self.front_tcp, "--back-tcp", self.back_tcp]
+        options += ["--metrics-file", str(home / "metrics")]
+        before = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"] if descriptors else []
+        with few_descriptors():
+            self.process = Process(
+                "broker", "--home", str(home), "--run-dir", run_dir, *options, log=home / "broker.log", before=before
+            )
         wait_until(lambda: " serving " in self.logged(), 30, f"the broker to serve: {self.logged()}")
 
     @property
@@ -51,19 +49,19 @@ class BrokerProcess:
         return f"tcp://127.0.0.1:{self.back}"
 
     def logged(self) -> str:
-        return self.log.read_text()
+        return self.process.logged()
 
     def memory(self) -> int:
         """Bytes in RAM."""
-        return int(self._stats.memory_info().rss)
+        return self.process.memory_bytes()
 
     def connections(self) -> int:
         """Open tcp connections of others."""
-        return sum(1 for one in self._stats.net_connections("tcp") if one.status == psutil.CONN_ESTABLISHED)
+        return sum(1 for one in self.process.stats.net_connections("tcp") if one.status == psutil.CONN_ESTABLISHED)
 
     def descriptors(self) -> int:
         """How many it has open."""
-        return int(self._stats.num_fds())
+        return int(self.process.stats.num_fds())
 
     def asks(self, deadline_s: float = 60.0) -> m.Pool:
         """An answer over ipc: the broker serves."""
@@ -80,8 +78,7 @@ class BrokerProcess:
             context.destroy(linger=0)
 
     def close(self) -> None:
-        self._process.terminate()
-        assert self._process.wait(15) == 0, self.logged()[-2000:]
+        assert self.process.end(signal.SIGTERM, 15) == 0, self.logged()[-2000:]
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import zmq
 
+from bench.harness.process import free_port
 from broker.client.client import BrokerClient
 from broker.client.errors import BrokerUnavailable
 from broker.runtime.curve_keys import PeerKey, read_broker, read_peer_key
@@ -19,7 +20,7 @@ from broker.shell.net.sockets import Gate, Sockets
 from broker.testing import worker_info
 from broker.wire import codec
 from broker.wire import messages as m
-from tests.security.conftest import KeyDesk, free_port
+from tests.security.conftest import KeyDesk
 from tests.sockets.service import Service, a_job, in_loop
 from tests.support.waiting import eventually, wait_until
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from tests.acceptance.service import Service
 from tests.security.conftest import few_descriptors
 from tests.support.waiting import wait_until
+from tests.testing.service import Service
 
 MIB = 1024 * 1024
 HEAD = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\n"

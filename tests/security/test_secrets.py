@@ -12,11 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
+from bench.harness.process import free_port
 from http_edge.auth.keys_cli import main as api_keys
 from http_edge.media.fetch import named_url
-from tests.acceptance.service import Service
-from tests.security.conftest import KeyDesk, free_port
+from tests.security.conftest import KeyDesk
 from tests.support.waiting import wait_until
+from tests.testing.service import Service
 
 WRONG_KEY = "zk_wrong-key-that-nobody-should-see-again"
 HOOK_SECRET = "whsec_" + base64.b64encode(b"distinctive-webhook-secret-0001").decode()

@@ -9,7 +9,7 @@ import pytest
 import zmq
 from zmq.utils import z85
 
-from tests.security.conftest import free_port
+from bench.harness.process import free_port
 from tests.support.waiting import wait_until
 
 PUBLIC, SECRET = zmq.curve_keypair()

@@ -14,9 +14,9 @@ from broker.client.errors import BrokerError
 from broker.testing import FakeAgent
 from broker.wire import messages as m
 from tests.sockets.service import a_job, in_loop
-from tests.sockets.test_process import Processes
 from tests.support.faulty import Faults
 from tests.support.waiting import eventually
+from tests.testing.brokers import Brokers
 
 
 @pytest.fixture
@@ -31,9 +31,9 @@ def faults(tmp_path, monkeypatch) -> Faults:
 def processes(tmp_path, run_dir, faults):
     home = tmp_path / "home"
     home.mkdir()
-    made = Processes(home, run_dir)
+    made = Brokers(home, run_dir)
     yield made
-    made.end()
+    made.close()
 
 
 @in_loop
@@ -41,7 +41,7 @@ async def test_a_disk_that_takes_long_for_every_flush_loses_no_job_and_no_worker
     """Commits of a fifth of a second, in all longer than a lease, and one flush that is longer than a lease itself."""
     processes.serve("--heartbeat-s", "0.1", "--suspect-after-s", "2", "--lost-after-s", "3")
     faults.set(slow_ms=200)
-    agent = FakeAgent(processes.front.replace("front", "back"))
+    agent = FakeAgent(processes.back)
     try:
         async with BrokerClient(processes.front) as client:
             await agent.join()
@@ -67,7 +67,7 @@ async def test_a_disk_that_takes_long_for_every_flush_loses_no_job_and_no_worker
 async def test_a_broker_that_was_stopped_for_longer_than_a_lease_loses_no_worker(processes):
     """As under SIGSTOP, or when the machine itself stood still: what workers said meanwhile still waits to be read."""
     broker = processes.serve("--heartbeat-s", "0.1", "--suspect-after-s", "2", "--lost-after-s", "3")
-    agent = FakeAgent(processes.front.replace("front", "back"))
+    agent = FakeAgent(processes.back)
     try:
         async with BrokerClient(processes.front) as client:
             await agent.join()
@@ -125,9 +125,9 @@ async def test_a_disk_that_fails_ends_the_broker_before_it_confirms_anything(pro
         code = await eventually(broker.poll)
         assert code == 4
         assert faults.failed >= 1
-        last = processes.log(broker).splitlines()[-1]
+        last = broker.logged().splitlines()[-1]
         assert last.startswith("broker: the journal")
-        assert "Traceback" not in processes.log(broker)
+        assert "Traceback" not in broker.logged()
         faults.set(**{fault: 0})
         processes.serve()
         found = {view.id: view.state for view in (await client.list())[0]}
@@ -140,7 +140,7 @@ async def test_a_disk_that_fails_ends_the_broker_before_it_confirms_anything(pro
 @in_loop
 async def test_setting_the_wall_clock_leaves_leases_and_deadlines_alone(processes, faults):
     processes.serve()
-    agent = FakeAgent(processes.front.replace("front", "back"))
+    agent = FakeAgent(processes.back)
     try:
         async with BrokerClient(processes.front) as client:
             await agent.join()

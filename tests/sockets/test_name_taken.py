@@ -5,39 +5,31 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from bench.harness.process import Process, clean_environ
 from broker.client.client import BrokerClient
-from tests.sockets.workers_side import ROOT, environ, short_home
+from tests.sockets.workers_side import short_home
 from tests.support.waiting import wait_until
 
 
-class Rival:
+class Rival(Process):
     """A supervisor of one worker, cpu-0, and what it logs."""
 
     def __init__(self, home: Path, number: int) -> None:
-        self._log = home / f"log-{number}"
-        command = [sys.executable, "-m", "tests.sockets.supervise", str(home), "1"]
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=environ(), stderr=log)
+        super().__init__("tests.sockets.supervise", str(home), "1", log=home / f"log-{number}", group=False)
 
     def count(self, action: str) -> int:
-        return self._log.read_text().count(action)
+        return self.logged().count(action)
 
-    def agents(self) -> list[int]:
-        """Process ids of its agents so far."""
-        lines = [line for line in self._log.read_text().splitlines() if "agent started" in line]
+    def agents_so_far(self) -> list[int]:
+        """Process ids of its agents, those that are gone included."""
+        lines = [line for line in self.logged().splitlines() if "agent started" in line]
         return [int(line.partition("pid=")[2].split()[0]) for line in lines]
-
-    def end(self) -> None:
-        self.process.terminate()
-        self.process.wait(10.0)
 
 
 class Scene:
@@ -47,9 +39,15 @@ class Scene:
         self.home = home
         self._front = f"ipc://{home}/front.sock"
         self._rivals: list[Rival] = []
-        command = [sys.executable, "-m", "broker", "--home", str(home / "home"), "--run-dir", str(home)]
-        with (home / "broker.log").open("wb") as log:
-            self._broker = subprocess.Popen(command, cwd=ROOT, env=environ(ZOETROPE_RESERVE_MB="0"), stderr=log)
+        self._broker = Process(
+            "broker",
+            "--home",
+            str(home / "home"),
+            "--run-dir",
+            str(home),
+            log=home / "broker.log",
+            environ=clean_environ(ZOETROPE_RESERVE_MB="0"),
+        )
 
     def rival(self) -> Rival:
         made = Rival(self.home, len(self._rivals))
@@ -70,14 +68,13 @@ class Scene:
 
         def found() -> int:
             pid = self.holder()
-            return pid if pid in rival.agents() and pid != but else 0
+            return pid if pid in rival.agents_so_far() and pid != but else 0
 
         return wait_until(found, 30.0, "the worker to be registered")
 
     def close(self) -> None:
-        for process in (*(rival.process for rival in self._rivals), self._broker):
-            process.kill()
-            process.wait()
+        for process in (*self._rivals, self._broker):
+            process.end()
 
 
 @contextmanager
@@ -104,7 +101,7 @@ def test_a_worker_whose_name_was_taken_is_back_when_the_other_has_gone_and_yield
     wait_until(lambda: first.count("name_taken") >= 3, 30.0, "the first to look again and again")
     assert scene.holder() == holder
     assert second.count("name_taken") == 0
-    second.end()
+    second.end(signal.SIGTERM, 10.0)
     back = scene.held_by(first)
     looks = first.count("name_taken")
     os.kill(back, signal.SIGKILL)

@@ -3,68 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from bench.harness.process import ROOT
 from broker.client.client import BrokerClient
 from broker.client.errors import ShuttingDown
 from broker.shell.journal.schema import SCHEMA
 from tests.sockets.service import a_job, in_loop
 from tests.support.waiting import eventually, wait_until
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-class Processes:
-    """Brokers over one home."""
-
-    def __init__(self, home: Path, run_dir: str) -> None:
-        self.home = home
-        self.front = f"ipc://{run_dir}/front.sock"
-        self._run_dir = run_dir
-        self._started: list[subprocess.Popen[str]] = []
-
-    def start(self, *options: str) -> subprocess.Popen[str]:
-        environ = {key: value for key, value in os.environ.items() if not key.startswith("ZOETROPE_")}
-        environ["ZOETROPE_RESERVE_MB"] = "0"
-        log = (self.home / f"log-{len(self._started)}").open("w")
-        command = [sys.executable, "-m", "broker", "--home", str(self.home), "--run-dir", self._run_dir, *options]
-        with log:
-            process = subprocess.Popen(command, cwd=self.home, stderr=log, env={**environ, "PYTHONPATH": str(ROOT)})
-        self._started.append(process)
-        return process
-
-    def log(self, process: subprocess.Popen[str]) -> str:
-        return (self.home / f"log-{self._started.index(process)}").read_text()
-
-    def serve(self, *options: str) -> subprocess.Popen[str]:
-        process = self.start(*options)
-        wait_until(lambda: " serving " in self.log(process) or process.poll() is not None)
-        assert process.poll() is None, self.log(process)
-        return process
-
-    def fails(self, *options: str) -> tuple[int, str]:
-        """(exit code, what it said) of a broker that must not start."""
-        process = self.start(*options)
-        return process.wait(60), self.log(process)
-
-    def end(self) -> None:
-        for process in self._started:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+from tests.testing.brokers import Brokers
 
 
 @pytest.fixture
 def processes(tmp_path, run_dir):
-    made = Processes(tmp_path, run_dir)
+    made = Brokers(tmp_path, run_dir)
     yield made
-    made.end()
+    made.close()
 
 
 @in_loop
@@ -87,7 +45,7 @@ async def test_sigterm_refuses_new_jobs_and_ends_well(processes):
     async with BrokerClient(processes.front) as client:
         await client.submit(a_job("job-1"), b"spec")
         broker.send_signal(signal.SIGTERM)
-        await eventually(lambda: "stopping" in processes.log(broker))
+        await eventually(lambda: "stopping" in broker.logged())
         with pytest.raises(ShuttingDown) as caught:
             await client.submit(a_job("job-2"), b"spec")
         assert caught.value.retry_after_s > 0
@@ -101,10 +59,10 @@ async def test_sigterm_refuses_new_jobs_and_ends_well(processes):
 def test_a_second_signal_ends_it_at_once(processes, number):
     broker = processes.serve()
     broker.send_signal(number)
-    wait_until(lambda: "stopping" in processes.log(broker))
+    wait_until(lambda: "stopping" in broker.logged())
     broker.send_signal(number)
     assert broker.wait(60) == 0
-    assert "Traceback" not in processes.log(broker)
+    assert "Traceback" not in broker.logged()
 
 
 @pytest.mark.parametrize("below", ["", "new"])
@@ -185,8 +143,8 @@ def test_a_journal_that_is_removed_ends_it_with_code_4(processes):
     broker = processes.serve()
     (processes.home / "jobs.sqlite").unlink()
     assert broker.wait(60) == 4
-    assert "removed or replaced" in processes.log(broker)
-    assert "Traceback" not in processes.log(broker)
+    assert "removed or replaced" in broker.logged()
+    assert "Traceback" not in broker.logged()
 
 
 def test_help_is_worth_reading(processes):

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from bench.harness.process import Process, clean_environ
 from broker.wire import messages as m
 from tests.sockets.broker_side import BrokerSide, broker_side
-from tests.sockets.workers_side import ROOT, all_gone, environ, family, gone, short_home
+from tests.sockets.workers_side import all_gone, descendants, gone, short_home
 from tests.support.waiting import wait_until
 from workers import cli
 from workers.supervisor.exit_codes import EXIT_LEFT, EXIT_NO_MODEL, EXIT_UNWANTED
@@ -34,20 +33,12 @@ def broker(home: Path) -> Iterator[BrokerSide]:
         yield side
 
 
-class Supervised:
+class Supervised(Process):
     def __init__(self, home: Path, count: int, *before: str, **env: str) -> None:
         """`before`: a command that becomes the supervisor, whose own command is appended."""
-        command = [*before, sys.executable, "-m", "tests.sockets.supervise", str(home), str(count)]
-        self.log = home / "log"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=environ(**env), stderr=log)
-
-    def text(self) -> str:
-        return self.log.read_text()
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        environ = clean_environ(**env)
+        arguments = ["tests.sockets.supervise", str(home), str(count)]
+        super().__init__(*arguments, log=home / "log", environ=environ, before=before, group=False)
 
 
 @pytest.fixture
@@ -57,24 +48,24 @@ def supervised(home: Path, broker: BrokerSide) -> Iterator[Supervised]:
         broker.registered(2)
         yield workers
     finally:
-        workers.close()
+        workers.end()
 
 
 def test_sigterm_lets_everybody_say_goodbye_and_leaves_nothing(supervised: Supervised, broker: BrokerSide) -> None:
-    pids = family(supervised.process.pid)
+    pids = descendants(supervised.pid)
     assert len(pids) == 4  # two agents, two engines
     broker.run("cpu-0", 1, "deaf")
     broker.expect(m.Started)
-    supervised.process.terminate()
+    supervised.terminate()
     for name in NAMES:
         broker.expect(m.Goodbye, name)
-    assert supervised.process.wait(60) == EXIT_LEFT
+    assert supervised.wait(60) == EXIT_LEFT
     assert all(gone(pid) for pid in pids)
 
 
 def test_a_killed_agent_is_replaced_and_its_engine_does_not_stay(supervised: Supervised, broker: BrokerSide) -> None:
     first = broker.infos["cpu-0"].pid
-    engine = family(first)
+    engine = descendants(first)
     os.kill(first, signal.SIGKILL)
     all_gone([first, *engine])
     wait_until(lambda: broker.pump() or broker.infos["cpu-0"].pid != first, what="a new agent")
@@ -83,7 +74,7 @@ def test_a_killed_agent_is_replaced_and_its_engine_does_not_stay(supervised: Sup
     broker.registered(2)
     broker.run("cpu-0", 7, "finish")
     broker.expect(m.Finished, "cpu-0")
-    assert "killed by SIGKILL" in supervised.text()
+    assert "killed by SIGKILL" in supervised.logged()
 
 
 def pid_in(file: Path) -> psutil.Process:
@@ -97,12 +88,12 @@ def test_what_an_engine_left_behind_ends_with_agent_and_engine(
     left = pid_in(home / f"artefacts/j1/{fence}/pid")
     agent = broker.infos["cpu-0"].pid
     wait_until(lambda: left.ppid() == agent, what="the agent to adopt it")
-    (engine,) = [pid for pid in family(agent) if pid != left.pid]
-    supervised.process.send_signal(signal.SIGSTOP)
+    (engine,) = [pid for pid in descendants(agent) if pid != left.pid]
+    supervised.send_signal(signal.SIGSTOP)
     os.kill(agent, signal.SIGKILL)
     os.kill(engine, signal.SIGKILL)
-    wait_until(lambda: left.ppid() == supervised.process.pid, what="the supervisor to adopt it")
-    supervised.process.send_signal(signal.SIGCONT)
+    wait_until(lambda: left.ppid() == supervised.pid, what="the supervisor to adopt it")
+    supervised.send_signal(signal.SIGCONT)
     all_gone([left.pid])
     wait_until(lambda: broker.pump() or broker.infos["cpu-0"].pid != agent, what="a new agent")
 
@@ -120,15 +111,15 @@ def test_what_others_started_in_the_same_process_is_not_killed(home: Path) -> No
             others.append(pid_in(home / "child"))
             (home / "go").touch()
             others.append(pid_in(home / "orphan"))
-            wait_until(lambda: others[-1].ppid() == workers.process.pid, what="the supervisor to adopt it")
+            wait_until(lambda: others[-1].ppid() == workers.pid, what="the supervisor to adopt it")
             agent = broker.infos["cpu-0"].pid
             os.kill(agent, signal.SIGKILL)
             wait_until(lambda: broker.pump() or broker.infos["cpu-0"].pid != agent, what="a new agent")
-            workers.process.terminate()
-            assert workers.process.wait(60) == EXIT_LEFT
+            workers.terminate()
+            assert workers.wait(60) == EXIT_LEFT
             assert all(other.is_running() for other in others)
         finally:
-            workers.close()
+            workers.end()
             for other in others:
                 other.kill()
 
@@ -136,16 +127,16 @@ def test_what_others_started_in_the_same_process_is_not_killed(home: Path) -> No
 def test_a_stuck_agent_is_killed_with_its_engine_when_the_time_is_up(
     supervised: Supervised, broker: BrokerSide
 ) -> None:
-    pids = family(supervised.process.pid)
+    pids = descendants(supervised.pid)
     os.kill(broker.infos["cpu-0"].pid, signal.SIGSTOP)
-    supervised.process.terminate()
-    assert supervised.process.wait(60) == EXIT_LEFT
+    supervised.terminate()
+    assert supervised.wait(60) == EXIT_LEFT
     all_gone(pids)
 
 
 def test_without_the_supervisor_all_leave(supervised: Supervised, broker: BrokerSide) -> None:
-    pids = family(supervised.process.pid)
-    supervised.process.kill()
+    pids = descendants(supervised.pid)
+    supervised.kill()
     for name in NAMES:
         assert broker.expect(m.Goodbye, name)[0].reason == "the supervisor is gone"
     all_gone(pids)
@@ -159,13 +150,13 @@ def test_drained_workers_are_not_started_again(supervised: Supervised, broker: B
     broker.acknowledge(result, "cpu-1")
     broker.send("cpu-1", m.Drain())
     broker.expect(m.Goodbye, "cpu-1")
-    assert supervised.process.wait(60) == EXIT_LEFT
+    assert supervised.wait(60) == EXIT_LEFT
 
 
 def test_workers_that_the_broker_refuses_end_the_supervisor(supervised: Supervised, broker: BrokerSide) -> None:
     for name in NAMES:
         broker.send(name, m.WorkerRejected(reason="its name is not its key's"))
-    assert supervised.process.wait(60) == EXIT_UNWANTED
+    assert supervised.wait(60) == EXIT_UNWANTED
 
 
 def test_a_worker_that_must_start_anew_comes_back(supervised: Supervised, broker: BrokerSide) -> None:
@@ -183,10 +174,10 @@ def test_a_worker_that_must_start_anew_comes_back(supervised: Supervised, broker
 def test_a_model_that_no_worker_can_load_ends_the_supervisor_with_the_reason(load: str, words: str, home: Path) -> None:
     workers = Supervised(home, 2, ENGINE_LOAD=load)
     try:
-        assert workers.process.wait(60) == EXIT_NO_MODEL
+        assert workers.wait(60) == EXIT_NO_MODEL
     finally:
-        workers.close()
-    last = workers.text().splitlines()[-1]
+        workers.end()
+    last = workers.logged().splitlines()[-1]
     assert last.startswith("no worker can load its model: ")
     assert words in last
 
@@ -194,9 +185,9 @@ def test_a_model_that_no_worker_can_load_ends_the_supervisor_with_the_reason(loa
 def test_the_command_line_with_the_fake_model(home: Path) -> None:
     """`python -m workers` as people start it."""
     (home / "run").mkdir(mode=0o700)
-    command = [sys.executable, "-m", "workers", "--gpus", "cpu:2", "--model", "fake", "--home", str(home)]
+    command = ["workers", "--gpus", "cpu:2", "--model", "fake", "--home", str(home)]
     with broker_side(f"ipc://{home}/run/back.sock") as broker:
-        process = subprocess.Popen(command, cwd=ROOT, env=environ())
+        process = Process(*command, log=home / "log")
         try:
             broker.registered(2, deadline_s=60.0)
             assert [card.name for card in broker.infos["cpu-1"].models] == ["fake"]
@@ -205,8 +196,7 @@ def test_the_command_line_with_the_fake_model(home: Path) -> None:
             assert process.wait(60) == EXIT_LEFT
             all_gone(pids)
         finally:
-            process.kill()
-            process.wait()
+            process.end()
 
 
 def test_the_command_line_prints_why_no_model_loads(home: Path, capfd: pytest.CaptureFixture[str]) -> None:

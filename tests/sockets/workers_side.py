@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,13 +13,13 @@ from pathlib import Path
 import psutil
 from msgspec import structs
 
+from bench.harness.process import Process, clean_environ
 from broker.wire.jobspec import ModelCard
 from tests.support.waiting import wait_until
 from workers.ipc.channel import Channel
 from workers.supervisor.agent_policy import AgentPolicy
 from workers.supervisor.messages import AgentConfig, EngineProcess, EngineReady, FromAgentProcess, LoadTrouble
 
-ROOT = Path(__file__).resolve().parents[2]
 ENGINE = (sys.executable, "-m", "tests.sockets.scripted_engine")
 CARD = ModelCard(name="demo", engine="fake", output="video")
 POLICY = AgentPolicy(cancel_grace_s=0.2, resend_s=0.2, beat_gap_s=0.05, name_taken_s=0.5)
@@ -51,21 +49,20 @@ def config(home: Path, name: str = "cpu-0", **changes: object) -> AgentConfig:
     return structs.replace(base, **changes)
 
 
-def environ(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
-
-
 class Agent:
     """One agent process, and the supervisor's end of its link."""
 
     def __init__(self, configuration: AgentConfig, **env: str) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "workers.agent", "--link", str(theirs.fileno())],
+            self.process = Process(
+                "workers.agent",
+                "--link",
+                str(theirs.fileno()),
+                log=Path(configuration.artefacts).with_name("agent.log"),
+                environ=clean_environ(**env),
+                group=False,
                 pass_fds=(theirs.fileno(),),
-                cwd=ROOT,
-                env=environ(**env),
             )
         self.link = Channel(ours, FromAgentProcess)
         self.link.send(configuration)
@@ -103,8 +100,7 @@ class Agent:
         try:
             self.process.wait(60)
         finally:
-            self.process.kill()
-            self.process.wait()
+            self.process.end()
 
 
 @contextmanager
@@ -128,6 +124,6 @@ def all_gone(pids: list[int], deadline_s: float = 60.0) -> None:
     wait_until(lambda: all(gone(pid) for pid in pids), deadline_s, f"the end of {pids}")
 
 
-def family(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     """Process ids of all descendants."""
     return [child.pid for child in psutil.Process(pid).children(recursive=True)]

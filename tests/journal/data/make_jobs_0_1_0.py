@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-
 from tests.acceptance.service import Service
+
 from tests.edge.receiver import Receiver, receiving
 from tests.support.waiting import wait_until
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,15 +11,10 @@ from typing import Any
 import httpx
 import psutil
 
+from bench.harness.process import Process, end_all, free_port
 from tests.support.waiting import wait_until
 
 FINAL = {"succeeded", "failed", "cancelled"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Service:
@@ -35,21 +27,21 @@ class Service:
         #: Further options of `python -m workers`.
         self.more_flags: list[str] = []
         self.port = free_port()
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, Process] = {}
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
 
     def start(self, *names: str, through: Sequence[str] = ()) -> None:
         """Start these, or all. `through`: a script, and its arguments, that runs the process's module."""
         for name in names or ("broker", "workers", "edge"):
-            with (self.home / f"{name}.log").open("ab") as log:
-                self.processes[name] = subprocess.Popen(
-                    [sys.executable, *(through or ("-m",)), *self._command(name), "--home", str(self.home / "z")],
-                    cwd=self.home,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env={**os.environ, "PYTHONUNBUFFERED": "1"},
-                    start_new_session=True,
-                )
+            options = {"through": through} if through else {}
+            self.processes[name] = Process(
+                *self._command(name),
+                "--home",
+                str(self.home / "z"),
+                log=self.home / f"{name}.log",
+                environ={**os.environ, "PYTHONUNBUFFERED": "1"},
+                **options,
+            )
 
     def _command(self, name: str) -> list[str]:
         return {
@@ -109,48 +101,20 @@ class Service:
     # hurting it
 
     def agents(self) -> list[psutil.Process]:
-        return self._children(self.processes["workers"].pid, "workers.agent")
+        return self.processes["workers"].agents()
 
     def engines(self) -> list[psutil.Process]:
-        return [engine for agent in self.agents() for engine in self._children(agent.pid, "workers.engine.loop")]
-
-    @staticmethod
-    def _children(pid: int, module: str) -> list[psutil.Process]:
-        found = []
-        try:
-            for child in psutil.Process(pid).children():
-                if module in child.cmdline():
-                    found.append(child)
-        except psutil.NoSuchProcess:
-            pass
-        return found
+        return self.processes["workers"].engines()
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         """Signal one of the three and wait for its end."""
-        process = self.processes[name]
-        process.send_signal(number)
-        process.wait(60)
+        self.processes[name].end(number)
 
     def everybody(self) -> list[psutil.Process]:
         """All processes of this service, children included."""
-        found = []
-        for process in self.processes.values():
-            try:
-                top = psutil.Process(process.pid)
-                found += [top, *top.children(recursive=True)]
-            except psutil.NoSuchProcess:
-                continue
-        return found
+        return [member for process in self.processes.values() for member in process.family()]
 
     def close(self) -> None:
-        everybody = self.everybody()
-        for process in self.processes.values():
-            if process.poll() is None:
-                process.terminate()
-        _, alive = psutil.wait_procs(everybody, timeout=60)
-        for process in alive:
-            process.kill()
-        for popen in self.processes.values():
-            popen.wait(5)
+        alive = end_all(list(self.processes.values()), 60)
         self.http.close()
         assert not alive, f"left behind after SIGTERM: {alive}\n{self.tail()}"

@@ -1,0 +1,1 @@
+"""Processes and services that several suites of tests start."""
