@@ -108,8 +108,7 @@ def _grant(state: State, job: Job, worker: Worker, now: float) -> None:
     job.fence = state.next_fence()
     job.worker = worker.name
     job.resends = 0
-    worker.grant(job.id, job.fence)
-    state.pool.refresh(worker)
+    state.pool.grant(worker, job.id, job.fence)
     state.move(job, Cause.DISPATCHED, now)
     send_grant(state, job, worker, now)
 

@@ -215,7 +215,7 @@ class Core:
             if not isinstance(message, m.Goodbye):
                 state.send(peer, m.Identify())
             return
-        timers.heard(worker, now)
+        pool.heard(worker, now)
         match message:  # the most frequent first: each case costs
             case m.Finished():
                 reports.finished(state, worker, message, body, now)
@@ -231,8 +231,6 @@ class Core:
                 reports.cancelled(state, worker, message, now)
             case m.Goodbye():
                 reports.goodbye(state, worker, message, now)
-                return
-        pool.refresh(worker)
 
 
 def _had_begun(job: Job) -> bool:

@@ -16,7 +16,7 @@ from broker.wire.messages import EngineState, Heartbeat, WorkerInfo
 
 
 class Worker:
-    """One worker, as last heard."""
+    """One worker, as last heard. Read anywhere; what its capacity depends on is changed by methods of `Pool` alone."""
 
     def __init__(self, name: str, boot: str, peer: bytes, info: WorkerInfo, now: float) -> None:
         self.name = name
@@ -30,7 +30,7 @@ class Worker:
         #: job id -> fence, as granted or adopted.
         self.held: dict[str, int] = {}
         #: Fences granted after the last word of this worker, ascending.
-        self._unseen: list[int] = []
+        self.unseen: list[int] = []
         self.suspect = False
         self.lost = False
         #: It says that it drains; it has been asked to.
@@ -57,7 +57,7 @@ class Worker:
         """(room, in service): see there."""
         if self.lost or self.suspect or self.draining or self.drain_asked or self.benched_until:
             return 0, False
-        room = self.free - len(self._unseen)
+        room = self.free - len(self.unseen)
         return room if room > 0 else 0, self.engine not in ("restarting", "stopped")
 
     @property
@@ -70,48 +70,17 @@ class Worker:
         """How many jobs it may be given now."""
         return self.capacity()[0]
 
-    def grant(self, job_id: str, fence: int) -> None:
-        self.held[job_id] = fence
-        self._unseen.append(fence)
-
-    def inherit(self, old: Worker) -> None:
-        """Hold what the worker of this name held until now."""
-        self.held, self._unseen = dict(old.held), [*old._unseen]
-
-    def said(self, seen: int, free: int) -> None:
-        """It has received every fence up to `seen`, and had `free` room then."""
-        if seen > self.seen:
-            self.seen = seen
-        self.free = free
-        if self._unseen and self._unseen[0] <= self.seen:
-            del self._unseen[: bisect_right(self._unseen, self.seen)]
-
-    def took(self, fence: int) -> None:
-        """It has received every fence up to this one; what that took of its room is still to be said."""
-        if fence > self.seen:
-            taken = bisect_right(self._unseen, fence)
-            self.said(fence, max(0, self.free - taken))
-
-    def release(self, job_id: str, fence: int, now: float) -> bool:
-        """It does not hold this attempt any more; True when that makes room, as it has not seen the grant."""
-        if self.held.get(job_id) != fence:
-            return False
-        del self.held[job_id]
-        if not self.held:
-            self.idle_since = now
-        unseen = fence in self._unseen
-        if unseen:
-            self._unseen.remove(fence)
-        return unseen
-
 
 class Pool:
-    """All workers by name and by peer, and the set of those with room."""
+    """All workers by name and by peer, and the index of those with room.
+
+    Every change of what `Worker.capacity` reads is a method here, so that the index follows.
+    """
 
     def __init__(self) -> None:
         self.workers: dict[str, Worker] = {}
         self._by_peer: dict[bytes, Worker] = {}
-        #: Workers with room by name, in no promised order, and names of those in service; kept by `refresh`.
+        #: Workers with room by name, in no promised order, and names of those in service.
         self.free: dict[str, Worker] = {}
         self._serving: set[str] = set()
 
@@ -124,16 +93,34 @@ class Pool:
     def get(self, name: str) -> Worker | None:
         return self.workers.get(name)
 
+    def usable(self) -> int:
+        """How many workers run jobs or soon will."""
+        return len(self._serving)
+
+    # ------------------------------------------------------------ who is there
+
     def add(self, worker: Worker) -> None:
+        """Register a worker of a new name."""
         self.workers[worker.name] = worker
         self._by_peer[worker.peer] = worker
-        self.refresh(worker)
+        self._index(worker)
 
-    def move_to(self, worker: Worker, peer: bytes) -> None:
-        """It speaks from another address now."""
+    def register_again(self, worker: Worker, boot: str, peer: bytes, info: WorkerInfo, now: float) -> None:
+        """The worker of this name speaks from another address, or is another process: its record and what it holds stay.
+
+        A new process is given a new chance: no drain was asked of it, and it failed at nothing.
+        """
         self._by_peer.pop(worker.peer, None)
-        worker.peer = peer
+        if boot != worker.boot:
+            worker.drain_asked, worker.benched_until, worker.benchings = False, 0.0, 0
+            worker.blamed.clear()
+        worker.boot, worker.peer, worker.info = boot, peer, info
+        worker.models = frozenset(card.name for card in info.models)
+        worker.last_heard_at = worker.idle_since = now
+        worker.seen = worker.free = 0
+        worker.suspect = worker.lost = worker.draining = False
         self._by_peer[peer] = worker
+        self._index(worker)
 
     def remove(self, worker: Worker) -> None:
         if self.workers.get(worker.name) is worker:
@@ -142,14 +129,84 @@ class Pool:
             self._serving.discard(worker.name)
         self._by_peer.pop(worker.peer, None)
 
+    # ------------------------------------------------------------ silence
+
+    def heard(self, worker: Worker, now: float) -> None:
+        """Any message renews the lease and lifts the suspicion."""
+        if now > worker.last_heard_at:
+            worker.last_heard_at = now
+        if worker.suspect:
+            worker.suspect = False
+            self._index(worker)
+
+    def suspect(self, worker: Worker) -> None:
+        """It has been silent for a while: no new work."""
+        worker.suspect = True
+        self._index(worker)
+
     def unreachable(self, worker: Worker) -> None:
         """Its address is gone; what comes next comes from another one, with a `Hello`."""
         self._by_peer.pop(worker.peer, None)
-        worker.suspect = True
-        self.refresh(worker)
+        self.suspect(worker)
 
-    def refresh(self, worker: Worker) -> None:
-        """Call after anything that changes a worker's room, or whether it is in service."""
+    def lose(self, worker: Worker) -> None:
+        """It has been silent for too long."""
+        worker.lost = True
+        self._index(worker)
+
+    # ------------------------------------------------------------ room
+
+    def said(self, worker: Worker, seen: int, free: int) -> None:
+        """It has received every fence up to `seen`, and had `free` room then."""
+        if seen > worker.seen:
+            worker.seen = seen
+        worker.free = free
+        unseen = worker.unseen
+        if unseen and unseen[0] <= worker.seen:
+            del unseen[: bisect_right(unseen, worker.seen)]
+        self._index(worker)
+
+    def took(self, worker: Worker, fence: int) -> None:
+        """It has received every fence up to this one; what that took of its room is still to be said."""
+        if fence > worker.seen:
+            self.said(worker, fence, max(0, worker.free - bisect_right(worker.unseen, fence)))
+
+    def reported(self, worker: Worker, stats: Heartbeat) -> None:
+        """Take the numbers of a heartbeat."""
+        worker.engine, worker.model, worker.stats = stats.engine, stats.model, stats
+        worker.draining = stats.draining
+        self.said(worker, stats.seen, stats.free)
+
+    def grant(self, worker: Worker, job_id: str, fence: int) -> None:
+        """It is about to be sent this attempt."""
+        worker.held[job_id] = fence
+        worker.unseen.append(fence)
+        self._index(worker)
+
+    def release(self, worker: Worker, job_id: str, fence: int, now: float) -> None:
+        """It does not hold this attempt any more, if it did; that makes room where it has not seen the grant."""
+        if worker.held.get(job_id) != fence:
+            return
+        del worker.held[job_id]
+        if not worker.held:
+            worker.idle_since = now
+        if fence in worker.unseen:
+            worker.unseen.remove(fence)
+            self._index(worker)
+
+    # ------------------------------------------------------------ out of service
+
+    def ask_drain(self, worker: Worker) -> None:
+        """It was asked to leave when it holds nothing more: no new work."""
+        worker.drain_asked = True
+        self._index(worker)
+
+    def bench(self, worker: Worker, until: float) -> None:
+        """No new work until then; 0: it has work again."""
+        worker.benched_until = until
+        self._index(worker)
+
+    def _index(self, worker: Worker) -> None:
         name = worker.name
         room, in_service = worker.capacity()
         if room:
@@ -160,7 +217,3 @@ class Pool:
             self._serving.add(name)
         else:
             self._serving.discard(name)
-
-    def usable(self) -> int:
-        """How many workers run jobs or soon will."""
-        return len(self._serving)

@@ -51,11 +51,10 @@ def hello(state: State, peer: bytes, message: m.Hello, body: bytes, now: float) 
     if message.yields and old is not None and old.boot != message.boot and not (old.lost or old.suspect):
         state.send(peer, bye(f"another process bears the name {message.name!r}", "yield"))
         return
-    worker = Worker(message.name, message.boot, peer, info, now)
-    if old is not None:
-        _replace(state, old, worker)
-    state.pool.add(worker)
-    worker.said(message.seen, message.free)
+    reborn = old is not None and old.boot != message.boot
+    stands = old is not None and old.peer == peer and not reborn
+    worker = _register(state, message, peer, info, now)
+    state.pool.said(worker, message.seen, message.free)
     state.send(
         peer, m.Welcome(epoch=state.epoch, heartbeat_s=state.policy.heartbeat_s, lost_s=state.policy.lost_after_s)
     )
@@ -63,8 +62,6 @@ def hello(state: State, peer: bytes, message: m.Hello, body: bytes, now: float) 
     # What was granted at the old address and is not held now will never be: the grant went down with the connection. One that this
     # `Hello` has crossed on a connection that still stands is on its way.
     held = {item.job_id for item in message.held}
-    reborn = old is not None and old.boot != message.boot
-    stands = old is not None and old.peer == peer and not reborn
     for job in [state.jobs[job_id] for job_id in [*worker.held] if job_id not in held]:
         if stands and job.fence > message.seen:
             continue
@@ -75,24 +72,23 @@ def hello(state: State, peer: bytes, message: m.Hello, body: bytes, now: float) 
     for job in [state.jobs[job_id] for job_id in sorted(state.orphans)]:
         if job.worker == message.name and job.id not in held:
             state.give_back(job, Cause.RETURNED, now, "not held when the worker came back")
-    state.pool.refresh(worker)
     # Wake when this worker would be suspect; from then on the timer looks after itself.
     state.deadlines.set(("worker", worker.name), now + state.policy.suspect_after_s)
 
 
-def _replace(state: State, old: Worker, worker: Worker) -> None:
-    """`worker` is `old` at a new address, or another process of that name: the newcomer wins."""
-    state.pool.remove(old)
-    worker.inherit(old)
-    worker.succeeded, worker.failed, worker.cancelled = old.succeeded, old.failed, old.cancelled
-    worker.engine, worker.model, worker.stats = old.engine, old.model, old.stats
-    if old.boot == worker.boot:  # a new process is given a new chance
-        worker.drain_asked, worker.blamed, worker.benchings = old.drain_asked, old.blamed, old.benchings
-        worker.benched_until = old.benched_until
-    else:
+def _register(state: State, message: m.Hello, peer: bytes, info: m.WorkerInfo, now: float) -> Worker:
+    """The record of the worker that says `Hello`: a new one, or that of its name at its new address. The newcomer wins."""
+    worker = state.pool.get(message.name)
+    if worker is None:
+        worker = Worker(message.name, message.boot, peer, info, now)
+        state.pool.add(worker)
+        return worker
+    if worker.boot != message.boot:
         state.deadlines.clear(("bench", worker.name))
-    if old.boot != worker.boot and old.peer != worker.peer and not old.lost:
-        state.send(old.peer, bye(f"another process took the name {worker.name!r}", "yield"))
+        if worker.peer != peer and not worker.lost:
+            state.send(worker.peer, bye(f"another process took the name {worker.name!r}", "yield"))
+    state.pool.register_again(worker, message.boot, peer, info, now)
+    return worker
 
 
 def bye(reason: str, remedy: m.Remedy = "none") -> m.WorkerRejected:
@@ -138,9 +134,7 @@ def _adopt(state: State, worker: Worker, job: Job, fence: int, now: float) -> No
 def heartbeat(state: State, worker: Worker, message: m.Heartbeat, now: float) -> None:
     """Renew the lease, take the numbers, settle what is held, answer. Raises `DecodeError` before anything changes."""
     check_fence(state, max((message.seen, *(item.fence for item in message.held))))
-    worker.said(message.seen, message.free)
-    worker.engine, worker.model, worker.stats = message.engine, message.model, bounds.heartbeat(message)
-    worker.draining = message.draining
+    state.pool.reported(worker, bounds.heartbeat(message))
     reconcile_held(state, worker, message.held, now)
     held = {item.job_id for item in message.held}
     for job_id in [job_id for job_id in worker.held if job_id not in held]:
@@ -171,7 +165,7 @@ def _reconcile_absent(state: State, worker: Worker, job: Job, seen: int, now: fl
 def started(state: State, worker: Worker, message: m.Started, now: float) -> None:
     """The attempt is in the engine. Raises `DecodeError` before anything changes."""
     check_fence(state, message.fence)
-    worker.took(message.fence)
+    state.pool.took(worker, message.fence)
     reconcile_held(state, worker, (m.Held(job_id=message.job_id, fence=message.fence),), now)
 
 
@@ -182,7 +176,7 @@ def refused(state: State, worker: Worker, message: m.Refused, now: float) -> Non
     """
     check_fence(state, message.fence)
     job = state.jobs.get(message.job_id)
-    worker.said(message.fence, message.free)
+    state.pool.said(worker, message.fence, message.free)
     if job is None or not job.held or job.fence != message.fence or job.worker != worker.name:
         return
     if job.state is JobState.RUNNING:
@@ -265,12 +259,11 @@ def _current(state: State, worker: Worker, message: m.AgentResult, now: float) -
     """The job, if this result is of its current attempt, from the worker that has it; else answer the result (it lost, or was counted
     before) and return None. Raises `DecodeError` before anything changes."""
     check_fence(state, message.fence)
-    worker.said(message.fence, message.free)
+    state.pool.said(worker, message.fence, message.free)
     job = state.find(message.job_id)
     if job is None or job.closed or job.fence != message.fence or job.worker != worker.name:
         _acknowledge(state, worker, message, accepted=_already(job, message))
-        if worker.held.get(message.job_id) == message.fence:
-            worker.release(message.job_id, message.fence, now)
+        state.pool.release(worker, message.job_id, message.fence, now)
         return None
     job.begin_attempt(now)
     return job

@@ -234,8 +234,7 @@ def drain_worker(state: State, peer: bytes, message: m.DrainWorker, now: float) 
         state.send(peer, m.WorkerReply(req=message.req, found=False))
         return
     if not worker.drain_asked:
-        worker.drain_asked = True
-        state.pool.refresh(worker)
+        state.pool.ask_drain(worker)
         state.effects.append(WorkerNoted(worker.name, "drain_asked", f"it holds {len(worker.held)} jobs"))
         state.send(worker.peer, m.Drain())
         worker_breaker.reconsider(state)

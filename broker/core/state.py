@@ -255,8 +255,8 @@ class State:
         """Nobody has this job any more."""
         self.orphans.discard(job.id)
         worker = self.pool.get(job.worker)
-        if worker is not None and worker.release(job.id, job.fence, now):
-            self.pool.refresh(worker)
+        if worker is not None:
+            self.pool.release(worker, job.id, job.fence, now)
 
     def holder(self, job: Job) -> Worker | None:
         """The worker that holds the job's current attempt, as far as is known."""

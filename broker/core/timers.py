@@ -70,28 +70,19 @@ def _watch_worker(state: State, name: str, now: float) -> None:
         _lose_worker(state, worker, now)
         state.deadlines.set(key, worker.last_heard_at + policy.lost_after_s + policy.forget_worker_s)
     elif silent_s >= policy.suspect_after_s:
-        worker.suspect = True
-        state.pool.refresh(worker)
+        state.pool.suspect(worker)
         state.deadlines.set(key, worker.last_heard_at + policy.lost_after_s)
     else:
         state.deadlines.set(key, worker.last_heard_at + policy.suspect_after_s)
 
 
 def _lose_worker(state: State, worker: Worker, now: float) -> None:
-    worker.lost = True
-    state.pool.refresh(worker)
+    state.pool.lose(worker)
     for job_id in list(worker.held):
         reports.lose(
             state, state.jobs[job_id], now, f"worker {worker.name} silent for {now - worker.last_heard_at:.1f} s"
         )
     worker_breaker.reconsider(state)
-
-
-def heard(worker: Worker, now: float) -> None:
-    """Any message renews the lease and lifts the suspicion."""
-    if now > worker.last_heard_at:
-        worker.last_heard_at = now
-    worker.suspect = False
 
 
 def _close_rejoin(state: State, now: float) -> None:

@@ -63,17 +63,15 @@ def _others(state: State, worker: Worker) -> bool:
 def _bench(state: State, worker: Worker, kind: FailureKind, now: float) -> None:
     bench_s = state.policy.bench_s * min(LONGEST, 2**worker.benchings)
     worker.benchings += 1
-    worker.benched_until = now + bench_s
+    state.pool.bench(worker, now + bench_s)
     state.deadlines.set(("bench", worker.name), worker.benched_until)
-    state.pool.refresh(worker)
     text = f"{len(worker.blamed)} jobs in a row failed here, the last by {kind}: no work for {bench_s:g} s"
     state.effects.append(WorkerNoted(worker.name, "benched", text))
 
 
 def _lift(state: State, worker: Worker, text: str) -> None:
-    worker.benched_until = 0.0
+    state.pool.bench(worker, 0.0)
     state.deadlines.clear(("bench", worker.name))
     while len(worker.blamed) >= state.policy.bench_after:
         del worker.blamed[next(iter(worker.blamed))]
-    state.pool.refresh(worker)
     state.effects.append(WorkerNoted(worker.name, "back_from_bench", text))

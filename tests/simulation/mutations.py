@@ -15,7 +15,7 @@ from broker.core.dispatch import placement
 from broker.core.effects import Send
 from broker.core.jobs import Cause
 from broker.core.machine import Core
-from broker.core.pool import Worker
+from broker.core.pool import Pool
 from broker.core.scheduling.tenants import Tenants
 from broker.shell.journal.epochs import Epochs
 from broker.shell.router import Router
@@ -36,7 +36,7 @@ def _any_fence(original: Callable[..., Any]) -> Callable[..., Any]:
         job = core_state.find(message.job_id)
         if job is None or job.final:
             return original(core_state, worker, message, now)
-        worker.said(message.fence, message.free)
+        core_state.pool.said(worker, message.fence, message.free)
         return job
 
     return current
@@ -47,7 +47,7 @@ def _after_the_end(original: Callable[..., Any]) -> Callable[..., Any]:
         job = core_state.find(message.job_id)
         if job is None or job.fence != message.fence:
             return original(core_state, worker, message, now)
-        worker.said(message.fence, message.free)
+        core_state.pool.said(worker, message.fence, message.free)
         return job
 
     return current
@@ -94,10 +94,11 @@ def _same_epoch(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _counted(_: Any) -> Callable[..., Any]:
-    def said(worker: Any, seen: int, free: int) -> None:
+    def said(pool: Any, worker: Any, seen: int, free: int) -> None:
         worker.seen = max(worker.seen, seen)
         worker.free = 1
-        worker._unseen = list(worker.held.values())
+        worker.unseen = list(worker.held.values())
+        pool._index(worker)
 
     return said
 
@@ -152,7 +153,7 @@ def _lose_freely(_: Any) -> Callable[..., Any]:
 def _refused_for_free(_: Any) -> Callable[..., Any]:
     def refused(core_state: Any, worker: Any, message: Any, now: float) -> None:
         job = core_state.jobs.get(message.job_id)
-        worker.said(message.fence, message.free)
+        core_state.pool.said(worker, message.fence, message.free)
         if job is not None and job.held and job.fence == message.fence and job.worker == worker.name:
             core_state.give_back(job, Cause.REFUSED, now, message.reason)
 
@@ -210,7 +211,7 @@ ALL: tuple[Mutation, ...] = (
     Mutation("lazy-stop", "a stop is durable", ((state, "LAZY", lambda lazy: lazy | {Cause.STOP_REQUESTED}),)),
     Mutation("lazy-finish", "a result is durable", ((state, "LAZY", lambda lazy: lazy | {Cause.FINISHED}),)),
     Mutation("same-epoch", "the epoch is raised before every life", ((Epochs, "raise_again", _same_epoch),)),
-    Mutation("counted-credit", "room is what the worker said last", ((Worker, "said", _counted),)),
+    Mutation("counted-credit", "room is what the worker said last", ((Pool, "said", _counted),)),
     Mutation("no-lease-expiry", "what a silent worker held goes back", ((timers, "_lose_worker", nothing),), first=30),
     Mutation(
         "no-rejoin-end", "orphans go back when nobody comes for them", ((timers, "_close_rejoin", nothing),), first=60
