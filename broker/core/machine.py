@@ -13,8 +13,8 @@ from typing import get_args
 
 from broker.core import reports, requests, set_aside, timers, views, webhook_requests
 from broker.core.calendar import Calendar
-from broker.core.dispatch import dispatch
 from broker.core.effects import Effect, PeerGone
+from broker.core.grants import grant_all
 from broker.core.jobs import Job
 from broker.core.policy import Policy
 from broker.core.state import Archive, State
@@ -148,8 +148,8 @@ class Core:
     def finish_pass(self) -> list[Effect]:
         """What every call ends with: give out work, tell the watchers."""
         state = self.state
-        if state.pool.free:
-            dispatch(state, self.now)
+        if state.pool.free and state.counts[JobState.QUEUED]:
+            grant_all(state, self.now)
         if state.changed or state.gone:
             self._tell_watchers()
         effects, state.effects = state.effects, []

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from zlib import crc32
 
 from broker.core import retry, worker_breaker
-from broker.core.dispatch import send_grant
+from broker.core.grants import send_grant
 from broker.core.jobs import Cause, Job
 from broker.core.pool import Worker
 from broker.core.scheduling import bounds

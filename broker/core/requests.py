@@ -7,9 +7,9 @@ from math import isfinite
 from msgspec import structs
 
 from broker.core import set_aside, views, worker_breaker
-from broker.core.dispatch import would_start
 from broker.core.effects import WorkerNoted
 from broker.core.jobs import Cause, Job
+from broker.core.scheduling.dispatch import would_start
 from broker.core.scheduling.queue import Lane
 from broker.core.state import State
 from broker.wire import codec

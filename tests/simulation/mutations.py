@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 
-from broker.core import dispatch, reports, requests, retry, state, timers, worker_breaker
-from broker.core.dispatch import placement
+from broker.core import reports, requests, retry, state, timers, worker_breaker
 from broker.core.effects import Send
 from broker.core.jobs import Cause
 from broker.core.machine import Core
 from broker.core.pool import Pool
+from broker.core.scheduling import dispatch, placement
 from broker.core.scheduling.tenants import Tenants
 from broker.shell.journal.epochs import Epochs
 from broker.shell.router import Router
@@ -160,6 +160,10 @@ def _refused_for_free(_: Any) -> Callable[..., Any]:
     return refused
 
 
+def _never_where_it_crashed(scene: Any, job: Any, lane: Any, worker: Any) -> bool:
+    return worker.name not in job.excluded
+
+
 def _takes_back(original: Callable[..., Any]) -> Callable[..., Any]:
     def hello(core_state: Any, peer: bytes, message: Any, body: bytes, now: float) -> None:
         old = core_state.pool.get(message.name)
@@ -231,7 +235,7 @@ ALL: tuple[Mutation, ...] = (
     Mutation(
         "excluded-for-ever",
         "a job may run where it crashed when there is no other",
-        ((dispatch, "_allowed", lambda _: lambda core_state, job, worker: worker.name not in job.excluded),),
+        ((dispatch, "CONDITIONS", lambda _: (dispatch.fits, _never_where_it_crashed)),),
     ),
     Mutation(
         "bench-for-ever",

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from broker.core import dispatch
+from broker.core import grants
 from tests.simulation.hunting import Mutation, constant, nothing
 from workers.agent import effects as fx
 from workers.agent.engine_slot import EngineSlot
@@ -65,7 +65,7 @@ def _first_in_front(_: Any) -> property:
 
 OVERLAP: tuple[Mutation, ...] = (
     Mutation(
-        "alone-unsaid", "a job that crashed before is sent to run alone", ((dispatch, "send_grant", _alone_unsaid),)
+        "alone-unsaid", "a job that crashed before is sent to run alone", ((grants, "send_grant", _alone_unsaid),)
     ),
     Mutation("alone-unheard", "a job that crashed before runs alone", ((EngineSlot, "begin", _alone_unheard),)),
     Mutation(

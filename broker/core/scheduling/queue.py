@@ -77,6 +77,10 @@ class _Line:
     def __len__(self) -> int:
         return len(self._entries) - self._gone
 
+    def head(self) -> str:
+        """The first job; there must be one."""
+        return self._entries[self._gone][2]
+
     def first(self, jobs: int) -> list[_Entry]:
         """The first so many, or all if there are fewer."""
         return self._entries[self._gone : self._gone + jobs]
@@ -233,6 +237,19 @@ class Queue:
                         break
             if best is not None:
                 return best[2]
+        return None
+
+    def lane(self, job_id: str) -> Lane:
+        """The lane of a job that waits."""
+        return self._where[job_id][2]
+
+    def only_line(self) -> tuple[str, Lane] | None:
+        """(the first job, its lane) when all that waits is of one priority, tenant and lane; else None."""
+        where = self._where
+        for _, tenant, lane, _ in where.values():
+            if tenant.count == len(where) and len(tenant.lines) == 1:
+                return tenant.lines[lane].head(), lane
+            break
         return None
 
     def largest(self, like: str, size: Callable[[str], float]) -> str:

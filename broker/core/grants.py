@@ -1,0 +1,44 @@
+"""Granting waiting jobs to workers: `scheduling.dispatch` chooses, this file carries it out."""
+
+from __future__ import annotations
+
+from broker.core.jobs import Cause, Job
+from broker.core.pool import Worker
+from broker.core.scheduling import dispatch
+from broker.core.state import State
+from broker.wire import messages as m
+
+
+def grant_all(state: State, now: float) -> None:
+    """Grant as many jobs as possible."""
+    while (choice := dispatch.choose(state, now)) is not None:
+        turn = choice.turn
+        if turn.model != choice.job.model:
+            turn.skipped_s += choice.job.cost
+        _grant(state, choice.job, choice.worker, now)
+
+
+def _grant(state: State, job: Job, worker: Worker, now: float) -> None:
+    state.queue.serve(job.id)
+    state.load_spec(job)
+    job.fence = state.next_fence()
+    job.worker = worker.name
+    job.resends = 0
+    state.pool.grant(worker, job.id, job.fence)
+    state.move(job, Cause.DISPATCHED, now)
+    send_grant(state, job, worker, now)
+
+
+def send_grant(state: State, job: Job, worker: Worker, now: float) -> None:
+    """Send the current grant; agents take a repeated one for what it is."""
+    job.granted_at = now
+    run = m.Run(
+        job_id=job.id,
+        fence=job.fence,
+        lease_s=state.policy.lost_after_s,
+        attempt=job.attempts + 1,
+        profile="offload" if job.profile == "offload" else "normal",
+        predicted_s=job.cost if state.costs.knows(job.model, job.units) else 0.0,
+        alone=job.crashes > 0,
+    )
+    state.send_run(worker.peer, run, state.body(job))

@@ -1,0 +1,235 @@
+"""Which waiting job goes to which worker next: a pure choice, made anew after each grant.
+
+The queue says which job's turn it is, among those that a worker with room may run (`CONDITIONS`); `placement` says on which of them.
+Then another job may take its place on that worker (`REPLACEMENTS`, one after another).
+
+While all that waits is of one tenant and one lane, which is the usual case, the turn is the head of its line and no other model
+waits, so `choose` goes straight. It chooses what `choose_among_all` would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Generic, Protocol, TypeVar
+
+from msgspec import Struct
+
+from broker.core.scheduling import placement
+from broker.core.scheduling.costs import Costs, Reloads
+from broker.core.scheduling.placement import Candidate
+from broker.core.scheduling.queue import Lane, Queue
+from broker.core.scheduling.tenants import Tenants
+
+
+class Job(Protocol):
+    """What the rules read of a waiting job."""
+
+    id: str
+    tenant: str
+    model: str
+    units: float
+    #: Predicted run time when it was queued, seconds.
+    cost: float
+    #: Attempts begun.
+    attempts: int
+    #: Names of workers it crashed on.
+    excluded: tuple[str, ...]
+    #: Seconds of work of other models that went before it.
+    skipped_s: float
+
+
+class Worker(Candidate, Protocol):
+    """What the rules read of a worker."""
+
+    @property
+    def in_service(self) -> bool: ...
+
+
+AnyJob = TypeVar("AnyJob", bound=Job)
+AnyWorker = TypeVar("AnyWorker", bound=Worker)
+JobOut = TypeVar("JobOut", bound=Job, covariant=True)
+WorkerOut = TypeVar("WorkerOut", bound=Worker, covariant=True)
+
+
+class Workers(Protocol[WorkerOut]):
+    """The pool."""
+
+    @property
+    def free(self) -> Mapping[str, WorkerOut]:
+        """Those with room, by name."""
+
+    def usable(self) -> int:
+        """How many run jobs or soon will."""
+
+    def __iter__(self) -> Iterator[WorkerOut]: ...
+
+
+class Rules(Protocol):
+    """The numbers that are set."""
+
+    @property
+    def reload_s(self) -> float: ...
+
+
+class Scene(Protocol[JobOut, WorkerOut]):
+    """What is chosen from: the core's state, read only."""
+
+    @property
+    def jobs(self) -> Mapping[str, JobOut]: ...
+    @property
+    def pool(self) -> Workers[WorkerOut]: ...
+    @property
+    def queue(self) -> Queue: ...
+    @property
+    def tenants(self) -> Tenants: ...
+    @property
+    def costs(self) -> Costs: ...
+    @property
+    def reloads(self) -> Reloads: ...
+    @property
+    def policy(self) -> Rules: ...
+
+
+class Choice(Struct, Generic[AnyJob, AnyWorker], frozen=True, gc=False):
+    """This job goes to this worker, where it was the turn of `turn`."""
+
+    job: AnyJob
+    worker: AnyWorker
+    turn: AnyJob
+
+
+# ---------------------------------------------------------------- whether a worker may run a job
+
+
+def fits(scene: Scene[Job, Worker], job: Job, lane: Lane, worker: Worker) -> bool:
+    """It has the model and the GPUs, and the job is not pinned to another one."""
+    return placement.fits(lane, worker)
+
+
+def not_excluded(scene: Scene[Job, Worker], job: Job, lane: Lane, worker: Worker) -> bool:
+    """The job did not crash there, unless every other worker that fits is gone or it crashed there too."""
+    if worker.name not in job.excluded:
+        return True
+    return not any(
+        other.name not in job.excluded and other.in_service and placement.fits(lane, other) for other in scene.pool
+    )
+
+
+#: All must hold.
+CONDITIONS: tuple[Callable[[Scene[Job, Worker], Job, Lane, Worker], bool], ...] = (fits, not_excluded)
+
+
+def may_run(scene: Scene[Job, Worker], job: Job, lane: Lane, worker: Worker) -> bool:
+    """Whether all `CONDITIONS` hold."""
+    # A plain loop, as it is run for every job.
+    for condition in CONDITIONS:  # noqa: SIM110
+        if not condition(scene, job, lane, worker):
+            return False
+    return True
+
+
+# ---------------------------------------------------------------- which job goes in place of the next
+
+
+def affinity(scene: Scene[AnyJob, AnyWorker], job: AnyJob, worker: AnyWorker, now: float) -> AnyJob:
+    """A job of the model in memory, when that of `job` would have to be loaded; within `placement.may_skip`."""
+    if not worker.model or worker.model == job.model:
+        return job
+
+    def usable(lane: Lane) -> bool:
+        return lane.model == worker.model and placement.fits(lane, worker)
+
+    def allowed(job_id: str, lane: Lane) -> bool:
+        return may_run(scene, scene.jobs[job_id], lane, worker)
+
+    other_id = scene.queue.first(usable, allowed, like=job.id)
+    if other_id is None:
+        return job
+    other = scene.jobs[other_id]
+    reload_s = scene.reloads.predict(job.model, otherwise=scene.policy.reload_s)
+    return other if placement.may_skip(job.skipped_s, other.cost, reload_s) else job
+
+
+def longest_last(scene: Scene[AnyJob, AnyWorker], job: AnyJob, worker: AnyWorker, now: float) -> AnyJob:
+    """The longest job of the same lane, when the backlog ends. A job that has been begun before keeps its turn."""
+    workers = scene.pool.usable()
+    # One worker is done with all of it at the same time, whatever comes first.
+    if workers < 2 or job.attempts or not scene.costs.knows(job.model, job.units):
+        return job
+    queue = scene.queue
+    next_s = scene.costs.predict(job.model, job.units)
+    if next_s < placement.TAIL_FROM_S:
+        return job
+    # What waits was weighed when it came; since then the model may have turned out to be slower or faster.
+    scale = next_s / job.cost if job.cost > 0 else 1.0
+    if not placement.backlog_ends(now - queue.newest_at, scale * queue.backlog_s, workers):
+        return job
+    longest = scene.jobs[queue.largest(job.id, lambda job_id: scene.jobs[job_id].units)]
+    passes = placement.may_pass(scene.costs.predict(job.model, longest.units), next_s)
+    return longest if passes and may_run(scene, longest, queue.lane(longest.id), worker) else job
+
+
+#: Each may put another job of the same tenant and priority in place of the one before it.
+REPLACEMENTS = (affinity, longest_last)
+
+
+# ---------------------------------------------------------------- the choice
+
+
+def choose(scene: Scene[AnyJob, AnyWorker], now: float) -> Choice[AnyJob, AnyWorker] | None:
+    """The next job and its worker; None: no waiting job has a worker with room. To be granted before the next call."""
+    free = scene.pool.free
+    if not free:
+        return None
+    only = scene.queue.only_line()
+    if only is None:
+        return choose_among_all(scene, now)
+    job_id, lane = only
+    job = scene.jobs[job_id]
+    if job.excluded:
+        return choose_among_all(scene, now)
+    if not scene.tenants.may_start(job.tenant):
+        return None
+    worker = placement.choose(lane.model, [worker for worker in free.values() if placement.fits(lane, worker)])
+    return None if worker is None else Choice(longest_last(scene, job, worker, now), worker, job)
+
+
+def choose_among_all(scene: Scene[AnyJob, AnyWorker], now: float) -> Choice[AnyJob, AnyWorker] | None:
+    """As `choose`, for any number of tenants and lanes."""
+    free = list(scene.pool.free.values())
+    turn = _turn(scene, free)
+    if turn is None:
+        return None
+    lane = scene.queue.lane(turn.id)
+    worker = placement.choose(turn.model, [worker for worker in free if may_run(scene, turn, lane, worker)])
+    if worker is None:  # `_turn` has just found one
+        raise AssertionError(f"no worker for job {turn.id}, which had one")
+    job = turn
+    for replacement in REPLACEMENTS:
+        job = replacement(scene, job, worker, now)
+    return Choice(job, worker, turn)
+
+
+def _turn(scene: Scene[AnyJob, AnyWorker], free: Collection[AnyWorker]) -> AnyJob | None:
+    """The first job that one of the free workers may run."""
+    jobs = scene.jobs
+
+    def usable(lane: Lane) -> bool:
+        for worker in free:  # noqa: SIM110
+            if placement.fits(lane, worker):
+                return True
+        return False
+
+    def allowed(job_id: str, lane: Lane) -> bool:
+        job = jobs[job_id]
+        return not job.excluded or any(may_run(scene, job, lane, worker) for worker in free)
+
+    job_id = scene.queue.first(usable, allowed, served=scene.tenants.may_start)
+    return None if job_id is None else jobs[job_id]
+
+
+def would_start(scene: Scene[Job, Worker], lane: Lane, tenant: str, max_running: int) -> bool:
+    """Whether a new job of this lane and tenant would be granted at once."""
+    if max_running and scene.tenants.share(tenant).held >= max_running:
+        return False
+    return any(placement.fits(lane, worker) for worker in scene.pool.free.values())
