@@ -237,6 +237,10 @@ class MemoryArchive:
         """Nothing in memory is ever damaged."""
         return 0
 
+    @property
+    def rebuilt_indexes(self) -> int:
+        return 0
+
     def _read(self, row: Job) -> Job:
         return replace(row, story=[*row.story], set_aside=self._marks.get(row.id))
 

@@ -50,6 +50,10 @@ class Archive(Protocol):
     def damaged(self) -> int:
         """How many records of jobs that are over were found damaged."""
 
+    @property
+    def rebuilt_indexes(self) -> int:
+        """How many indexes were found damaged and built anew."""
+
     def page(self, query: m.ListJobs) -> tuple[list[Job], bool, int]:
         """Jobs that match, in order, whether more follow, and `Jobs.behind`."""
 

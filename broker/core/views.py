@@ -195,6 +195,7 @@ def pool_view(state: State, now: float) -> m.PoolView:
         prediction_errors=dict(state.costs.errors),
         set_aside=state.archive.set_aside_count,
         damaged=state.archive.damaged,
+        rebuilt_indexes=state.archive.rebuilt_indexes,
         refusing=state.refusing,
         now=now + calendar.ahead_s,
         settling_s=max(0.0, calendar.settled_at - now),

@@ -208,3 +208,5 @@ class PoolView(Struct, frozen=True, kw_only=True):
     settling_s: float = 0.0
     #: When the wall clock was set, the oldest first.
     clock_steps: tuple[ClockStep, ...] = ()
+    #: Indexes of the journal that were damaged and built anew since the broker started.
+    rebuilt_indexes: int = 0

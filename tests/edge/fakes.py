@@ -71,7 +71,7 @@ class FakeBroker:
         self.clock: Callable[[], float] = time.time
         self.settling_s = 0.0
         self.clock_steps: tuple[m.ClockStep, ...] = ()
-        self.damaged = 0
+        self.damaged = self.rebuilt_indexes = 0
         self.refusing = ""
         self.started = self.watched = self.closed = False
         self.on_event: Callable[[m.JobView], None] = lambda view: None
@@ -227,6 +227,7 @@ class FakeBroker:
             queue_limit=100,
             prediction_errors={"demo": 0.25},
             damaged=self.damaged,
+            rebuilt_indexes=self.rebuilt_indexes,
             refusing=self.refusing,
             now=self.clock(),
             settling_s=self.settling_s,

@@ -43,3 +43,9 @@ def test_it_can_be_deleted(damaged: World) -> None:
 def test_health_counts_such_records(damaged: World) -> None:
     warned = wait_until(lambda: damaged.http.get("/health").json().get("warnings"))
     assert warned == ["1 records of jobs are damaged on the broker's disk: its log names them"]
+
+
+def test_health_says_that_indexes_were_built_anew(world: World) -> None:
+    world.fake.rebuilt_indexes = 2
+    warned = wait_until(lambda: world.http.get("/health").json().get("warnings"))
+    assert warned == ["2 indexes of the broker's journal were damaged and were built anew: its log names them"]

@@ -177,6 +177,33 @@ def test_a_job_that_ended_and_was_deleted_in_one_commit_is_not_missed(machine):
     assert machine.start().find("a") is None
 
 
+def test_deletions_that_were_lost_are_told(machine):
+    """Whether the log that held them is gone, or the file is an older copy."""
+    put(machine.journal, *(fail(give(new_job(job_id), 5)) for job_id in ("a", "b")))
+    machine.journal.checkpoint()
+    machine.journal.checkpoint()
+    machine.journal.forget("a")
+    machine.journal.commit()
+    home = machine.kill()
+    (home / "jobs.sqlite-wal").unlink()
+    with pytest.raises(JournalShort, match="jobs that were deleted last are in it again"):
+        machine.start()
+    journal = machine.start(accept_loss=True)
+    journal.forget("b")
+    journal.commit()
+    machine.kill()
+    assert machine.start().find("b") is None
+
+
+def test_a_deletion_that_was_not_committed_is_not_missed(machine):
+    put(machine.journal, *(fail(give(new_job(job_id), 5)) for job_id in ("a", "b")))
+    machine.journal.forget("a")
+    machine.journal.discard()
+    put(machine.journal, new_job("c"))
+    machine.kill()
+    assert machine.start().find("a").id == "a"
+
+
 def test_a_mark_that_is_older_missing_or_damaged_stops_nobody(machine):
     job = new_job("a")
     job.revision = 1

@@ -36,7 +36,9 @@ class Epochs:
             connection.close()
             raise JournalBroken(f"the journal's mark {path}-mark cannot be opened: {error.strerror}") from None
         #: As in `Facts`.
-        self._identity = self._epoch = self._n = self._revision = 0
+        self._identity = self._epoch = self._n = self._revision = self._deletions = 0
+        #: `_deletions` once the open transaction is committed.
+        self._deletions_then = 0
 
     def close(self) -> None:
         self._mark.close()
@@ -49,12 +51,14 @@ class Epochs:
         if not isinstance(identity, int):
             identity = secrets.randbits(62)
         known = self._read()
+        deletions = kept.get("deletions")
+        self._deletions = deletions if isinstance(deletions, int) else 0
         if known is not None and known.identity == identity:
             missing = self._missing(known, epoch, kept.get("deleted"))
             if missing and not accept_loss:
                 raise JournalShort(
-                    f"the journal {self._path} is shorter than it was: {missing}. Jobs that were acknowledged are gone from it;"
-                    f" was {self._path.name}-wal removed or damaged? Put it back, or a copy of both, or go on without those jobs:"
+                    f"the journal {self._path} is shorter than it was: {missing}. What was acknowledged is gone from it;"
+                    f" was {self._path.name}-wal removed or damaged? Put it back, or a copy of both, or go on without what is gone:"
                     " --accept-journal-loss"
                 )
             if missing:
@@ -70,8 +74,9 @@ class Epochs:
         return self.raise_again(guarded)
 
     def raise_again(self, guarded: Callable[[Callable[[], None]], None]) -> int:
-        """One more, on disk when this returns."""
+        """One more, on disk when this returns; nothing else is in the transaction."""
         epoch = self._epoch + 1
+        self._deletions_then = self._deletions
 
         def write() -> None:
             if not self._connection.in_transaction:
@@ -92,16 +97,21 @@ class Epochs:
         `written`: highest revision written since the last commit; 0: nothing was.
         """
         self._connection.execute(_PUT, ("deleted", max(self._revision, written, self._epoch << 32)))
+        self._deletions_then = self._deletions + 1
+        self._connection.execute(_PUT, ("deletions", self._deletions_then))
 
     def committed(self, n: int, revision: int) -> None:
-        """This row is on disk."""
-        if revision >= self._revision:
+        """This row is on disk (0: none was written), and so are deletions that were noted."""
+        newer = n and revision >= self._revision
+        if newer:
             self._n, self._revision = n, revision
+        if newer or self._deletions_then != self._deletions:
+            self._deletions = self._deletions_then
             self._say()
 
     def _say(self) -> None:
         try:
-            self._mark.write(self._identity, self._epoch, self._n, self._revision)
+            self._mark.write(self._identity, self._epoch, self._n, self._revision, self._deletions)
         except OSError as error:
             raise JournalBroken(f"the journal's mark {self._path}-mark cannot be written: {error.strerror}") from error
 
@@ -125,6 +135,8 @@ class Epochs:
         """What the mark knows of and the journal does not have; "" when nothing is."""
         if known.epoch > epoch:
             return f"it was opened {known.epoch} times, and knows of {epoch}"
+        if known.deletions > self._deletions:
+            return "jobs that were deleted last are in it again"
         if not known.n:
             return ""
         row = self._connection.execute(rows.SELECT_EVICTED + " WHERE job.n = ?", (known.n,)).fetchone()

@@ -31,6 +31,7 @@ from broker.shell.journal import rows
 from broker.shell.journal.clock_record import Record
 from broker.shell.journal.deliveries import DeliveryStore
 from broker.shell.journal.epochs import Epochs
+from broker.shell.journal.indexes import IndexCheck
 from broker.shell.journal.reading import UNREADABLE, Reader
 from broker.shell.journal.schema import open_database, refusal
 from broker.shell.journal.set_aside import SetAsideMarks
@@ -90,6 +91,8 @@ class Journal:
             self.epoch = self._epochs.begin(accept_loss, self._guarded)
             # The epoch, and which journal this is, shall not live in the log alone.
             self._guarded(self._checkpoint)
+            self._indexes = IndexCheck(self._connection, path, self._reader.is_sound, self._guarded)
+            self._indexes.start()
         except sqlite3.Error as error:
             self.close()
             raise refusal(path, error) from error
@@ -172,7 +175,7 @@ class Journal:
         ):
             return 0
         self._guarded(self._write_and_commit)
-        if self._written_last[0]:
+        if self._written_last[0] or self._deleted:
             self._epochs.committed(*self._written_last)
             self._written_last = (0, 0)
         self.asides.committed()
@@ -255,12 +258,20 @@ class Journal:
 
     def checkpoint(self) -> None:
         """Move the log into the file, when nothing was committed since the last call, or this was called often enough: the log is what
-        a careless hand removes, and a row in it alone is gone then."""
+        a careless hand removes, and a row in it alone is gone then. When nothing is under way, look at a few entries of the indexes."""
         idle = self._since_checkpoint == self._since_checkpoint_seen and not self.dirty
         self._since_checkpoint_seen = self._since_checkpoint
         self._idle_calls += 1
         if self._since_checkpoint and not self.dirty and (idle or self._idle_calls >= _CHECKPOINT_CALLS):
             self._guarded(self._checkpoint)
+        if idle:
+            self._look_at_indexes()
+
+    def _look_at_indexes(self) -> None:
+        try:
+            self._indexes.look()
+        except sqlite3.Error as error:
+            raise self._reader.failure(error) from error
 
     def _checkpoint(self) -> None:
         self._since_checkpoint = self._since_checkpoint_seen = self._idle_calls = 0
@@ -432,6 +443,11 @@ class Journal:
     def damaged(self) -> int:
         """Records of jobs that are over which were found damaged."""
         return self._reader.damaged
+
+    @property
+    def rebuilt_indexes(self) -> int:
+        """Indexes that were damaged and built anew since the start."""
+        return len(self._indexes.rebuilt)
 
     def _row(self, query: str, parameters: rows.JobRow) -> rows.JobRow | None:
         return self._reader.row(query, parameters)

@@ -1,9 +1,10 @@
 """A few bytes beside the journal that say how far it had come, so that a start notices a journal which is shorter than it was.
 
 SQLite takes a log that ends early for one that was never longer: a `-wal` that was deleted or has a damaged frame loses commits that were
-acknowledged, without a word. The mark names the row that was written last and its revision, which only grow. It is written after each
-commit and never flushed by itself: whatever a crash leaves of it is true of some commit before, since the commit is on disk when it is
-written. So it can say less than there was, never more, and costs a system call a commit.
+acknowledged, without a word. The mark names the row that was written last and its revision, and counts the commits that deleted jobs: all
+of them only grow. It is written after each commit of these and never flushed by itself: whatever a crash leaves of it is true of some
+commit before, since the commit is on disk when it is written. So it can say less than there was, never more, and costs a system call a
+commit. Of webhook deliveries it says nothing: those that are not known to have arrived are made again.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from msgspec import Struct
 
 logger = logging.getLogger(__name__)
 
-#: Identity of the journal, epoch, number of a row, its revision.
-_FORMAT = struct.Struct("<4sqqqq")
-_MAGIC = b"ZoM1"
+#: Identity of the journal, epoch, number of a row, its revision, commits that deleted.
+_FORMAT = struct.Struct("<4sqqqqq")
+_MAGIC = b"ZoM2"
 _SIZE = _FORMAT.size + 4
 
 
@@ -32,6 +33,8 @@ class Facts(Struct, frozen=True):
     #: A row that is there, or was deleted since, and its least revision; 0: no row is named.
     n: int = 0
     revision: int = 0
+    #: Commits that deleted jobs.
+    deletions: int = 0
 
 
 class Mark:

@@ -88,6 +88,11 @@ class Reader:
             job.id = job_id
         return job
 
+    def is_sound(self, n: int) -> bool:
+        """Whether this row is there and is what was written; one that is not is noted as damaged."""
+        job = self.numbered(n)
+        return job is not None and not job.damaged
+
     def body(self, job_id: str) -> bytes:
         """The spec of a job that was committed. Raises `DamagedRecord`."""
         row = self.row(rows.SELECT_BODY, (job_id,))

@@ -151,9 +151,14 @@ def _text(stored: bytes) -> str:
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
+    if faults := structure_faults(connection):
+        raise JournalRefused(f"the journal {path} is damaged ({faults}); {repair_hint(path)}")
+
+
+def structure_faults(connection: sqlite3.Connection) -> str:
+    """What SQLite finds wrong with pages and rows; "" for nothing. Reads the whole file, and compares no index with its table."""
     verdict = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
-    if verdict != ["ok"]:
-        raise JournalRefused(f"the journal {path} is damaged ({'; '.join(verdict)}); {repair_hint(path)}")
+    return "" if verdict == ["ok"] else "; ".join(verdict)
 
 
 def repair_hint(path: Path) -> str:

@@ -90,7 +90,9 @@ class ServiceApi:
         body: dict[str, Any] = {"status": "healthy", "workers_ready": len(ready), "workers": len(pool.workers)}
         doubt = clock_agreement.doubt(pool, self._wall_clock())
         damaged = f"{pool.damaged} records of jobs are damaged on the broker's disk: its log names them"
-        warnings = [*([doubt] if doubt else []), *([damaged] if pool.damaged else [])]
+        rebuilt = f"{pool.rebuilt_indexes} indexes of the broker's journal were damaged and were built anew: its log names them"
+        told = ((doubt, doubt), (pool.damaged, damaged), (pool.rebuilt_indexes, rebuilt))
+        warnings = [text for holds, text in told if holds]
         if warnings:
             body["warnings"] = warnings
         return json_response(body)
