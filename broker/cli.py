@@ -19,6 +19,7 @@ from broker.runtime import rlimits, signals
 from broker.runtime import settings as runtime_settings
 from broker.runtime.curve_keys import is_tcp, list_directory, listening_key
 from broker.runtime.errors import BindFailed, HomeUnwritable, ShellError
+from broker.runtime.log_actions import Action
 from broker.runtime.logs import setup_logging
 from broker.settings import BrokerSettings, check
 from broker.shell.clock import Timeline, open_timeline
@@ -101,7 +102,7 @@ def run(settings: BrokerSettings) -> None:
         logger.info(
             "journal loaded",
             extra={
-                "action": "loaded",
+                "action": Action.LOADED,
                 "epoch": journal.epoch,
                 "jobs": jobs,
                 "set_aside": journal.set_aside_count,
@@ -109,7 +110,7 @@ def run(settings: BrokerSettings) -> None:
             },
         )
         _serve(settings, core, journal, wires, disk, clock, recovery)
-    logger.info("stopped", extra={"action": "stopped"})
+    logger.info("stopped", extra={"action": Action.STOPPED})
 
 
 def _lock_endpoint(endpoint: str) -> Lock:

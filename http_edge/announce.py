@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from broker.runtime.log_actions import Action
 from broker.wire.messages import PoolView
 from http_edge.api.native.service_api import READY_STATES
 from http_edge.base.errors import EdgeError
@@ -38,10 +39,10 @@ async def announce(calls: JobService, settings: EdgeSettings) -> None:
         if not missing:
             break
         if missing != said or clock() - said_at >= _SAY_AGAIN_S:
-            log.info("not ready yet: %s", missing, extra={"action": "waiting"})
+            log.info("not ready yet: %s", missing, extra={"action": Action.WAITING})
             said, said_at = missing, clock()
         await asyncio.sleep(_LOOK_S)
-    log.info("ready: %s (API reference: /docs)", service_url(settings), extra={"action": "ready"})
+    log.info("ready: %s (API reference: /docs)", service_url(settings), extra={"action": Action.READY})
 
 
 async def _missing(calls: JobService) -> str:

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from broker.client.client import BrokerClient
 from broker.client.errors import BrokerError
 from broker.runtime.curve_keys import peer_key_path, read_peer_key
+from broker.runtime.log_actions import Action
 from http_edge.api.common.job_files import WARNINGS_HEADER
 from http_edge.api.lightx2v.all_routes import lightx2v_routes
 from http_edge.api.native.jobs_api import JobsApi
@@ -242,7 +243,7 @@ async def _watch(edge: Edge) -> None:
         try:
             await edge.broker.watch()
         except BrokerError as error:
-            log.warning("no events from the broker yet", extra={"action": "watch", "reason": error.message})
+            log.warning("no events from the broker yet", extra={"action": Action.WATCH, "reason": error.message})
             await asyncio.sleep(_WATCH_RETRY_S)
         else:
             # What happened before the watch began was not seen.

@@ -13,6 +13,7 @@ from pathlib import Path
 import uvicorn
 
 from broker.runtime import rlimits, signals
+from broker.runtime.log_actions import Action
 from broker.runtime.logs import setup_logging
 from broker.runtime.settings import SettingsError, check_endpoint, load, make_socket_dir
 from http_edge import listening
@@ -59,7 +60,7 @@ class EdgeServer(uvicorn.Server):
         self.should_exit = self.should_exit or signals.told()
         await super().startup(sockets)
         for one in sockets or ():
-            log.info("listening on %s", listening.url_of(one), extra={"action": "listen"})
+            log.info("listening on %s", listening.url_of(one), extra={"action": Action.LISTEN})
         if not self.should_exit:
             self._announcing = asyncio.create_task(announce(self._edge.calls, self._edge.settings))
 
@@ -102,7 +103,7 @@ def _warn_if_open(settings: EdgeSettings, sockets: list[socket.socket]) -> None:
     if settings.keys_path is None and any(map(listening.is_open, sockets)):
         log.warning(
             "whoever reaches this port may use the service: set keys_file to ask for API keys, or host = 127.0.0.1 for this machine alone",
-            extra={"action": "listen", "host": settings.host, "port": sockets[0].getsockname()[1]},
+            extra={"action": Action.LISTEN, "host": settings.host, "port": sockets[0].getsockname()[1]},
         )
 
 

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from broker.runtime.log_actions import Action
 from http_edge.api.native.metrics import Metrics
 from http_edge.auth.access import Access
 from http_edge.auth.web_pages import Sent, WebPages
@@ -213,7 +214,7 @@ class Middleware:
             refused = from_disk(error)
             if refused is None or exchange.status:
                 raise
-            log.error("the disk cannot be written", extra={"action": "disk", "reason": str(error)})
+            log.error("the disk cannot be written", extra={"action": Action.DISK, "reason": str(error)})
             await error_response(refused, scope["path"])(scope, receive, send)
         except _ANSWERED as error:
             if exchange.status:

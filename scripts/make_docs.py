@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from broker.core.jobs import TABLE, Cause
+from broker.runtime.log_actions import Action
 from broker.runtime.settings import CommonSettings, OptionRow, describe
 from broker.settings import BrokerSettings
 from broker.wire.terms import FINAL, JobState
@@ -108,19 +109,21 @@ def tested_models() -> dict[str, str]:
     return {"checks": cases.checks(), "classes": cases.table(), "not served": cases.not_served()}
 
 
+def every_action() -> str:
+    """The words that stand first in a line of the log."""
+    lines = ["| action | meaning |", "|---|---|"]
+    return "\n".join([*lines, *(f"| `{action}` | {action.about} |" for action in Action)])
+
+
 def every_room() -> str:
-    """The rooms from the top floor down, what each is for, and which it imports from."""
+    """The rooms from the top floor down, and what each is for."""
     rooms = _of_the_checkout("scripts.rooms")
-    targets: dict[str, list[str]] = {}
-    for source, target in sorted(rooms.arrows()):
-        targets.setdefault(source, []).append(target)
-    lines = ["| floor | room | what | imports from |", "|---|---|---|---|"]
-    for folder, floors in rooms.FLOORS.items():
+    lines = ["| floor | room | what |", "|---|---|---|"]
+    for floors in rooms.FLOORS.values():
         for number, floor in enumerate(floors, 1):
             for room in floor:
                 about = ast.get_docstring(rooms.tree(ROOT / room / "__init__.py")) or ""
-                own = [t.removeprefix(f"{folder}/") for t in targets.get(room, [])]
-                lines.append(f"| {number} | `{room}/` | {about.splitlines()[0]} | {', '.join(own) or '-'} |")
+                lines.append(f"| {number} | `{room}/` | {about.splitlines()[0]} |")
     return "\n".join(lines)
 
 
@@ -150,6 +153,7 @@ def parts() -> dict[str, dict[str, str]]:
         "docs/api.md": {"fields": every_field(), "routes": every_route()},
         "docs/architecture.md": {"rooms": every_room(), "states": state_diagram()},
         "docs/models.md": tested_models(),
+        "docs/operations.md": {"log actions": every_action()},
     }
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
+from broker.runtime.log_actions import Action
 from scripts import rooms
 from scripts.rooms import imports, module_of, sources, tree
 
@@ -209,3 +211,14 @@ def test_packages_are_a_docstring(path):
     body = tree(path).body
     assert len(body) == 1
     assert ast.get_docstring(tree(path))
+
+
+def test_log_actions_are_those_of_the_enum():
+    """A word of the log is a member, so that the table in docs/operations.md has all of them; and none is there for nothing."""
+    text = {path: path.read_text(encoding="utf-8") for path in sources("broker", "workers", "http_edge")}
+    literal = re.compile(r'"action": f?"|\baction=f?"(?!store_)')
+    assert [path.name for path, code in text.items() if literal.search(code)] == []
+    code = "\n".join(code for path, code in text.items() if path.name != "log_actions.py")
+    # Made of a word of the core's, or of the kind of a result.
+    made = {"BENCHED", "BACK_FROM_BENCH", "DRAIN_ASKED", "ATTEMPT_FINISHED", "ATTEMPT_FAILED", "ATTEMPT_CANCELLED"}
+    assert [action.name for action in Action if f"Action.{action.name}" not in code and action.name not in made] == []

@@ -21,6 +21,7 @@ from broker.client import errors
 from broker.client.dealer import open_dealer
 from broker.client.pending import RESEND_MAX_S, RESEND_S, Frames, Pending
 from broker.runtime.curve_keys import PeerKey
+from broker.runtime.log_actions import Action
 from broker.wire import codec
 from broker.wire import messages as m
 
@@ -328,7 +329,9 @@ class BrokerClient:
                 decoded = codec.to_edge(frames)
             except codec.DecodeError as error:
                 self.junk += 1
-                logger.warning("dropped what is no answer", extra={"action": "junk", "reason": str(error)})
+                logger.warning(
+                    "dropped what is no answer", extra={"action": Action.INVALID_MESSAGE, "reason": str(error)}
+                )
                 continue
             if decoded is not None:
                 self._handle(*decoded)

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from broker.core.calendar import Calendar, Step
+from broker.runtime.log_actions import Action
 from broker.shell.journal.clock_record import Record
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,9 @@ class Timeline:
         steps = calendar.steps
         if abs(by_s) > STEP_S:
             steps = (*steps, Step(now, by_s))[-_MOST_STEPS:]
-            logger.warning("the wall clock was set", extra={"action": "clock", "by_s": by_s, "settled_in_s": SETTLE_S})
+            logger.warning(
+                "the wall clock was set", extra={"action": Action.CLOCK, "by_s": by_s, "settled_in_s": SETTLE_S}
+            )
         self.calendar = Calendar(calendar.ahead_s + by_s, calendar.settled_at, steps)
         if abs(by_s) > STEP_S:
             self._believe_at(now + SETTLE_S)

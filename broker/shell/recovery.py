@@ -23,6 +23,7 @@ from broker.core.effects import PeerGone, Send
 from broker.core.jobs import Job
 from broker.core.machine import Core, UnsoundJob
 from broker.runtime.errors import JournalConflict, ShellError
+from broker.runtime.log_actions import Action
 from broker.shell.journal.journal import Journal
 from broker.wire import messages as m
 
@@ -113,7 +114,7 @@ class Recovery:
         self._left = min(BUDGET, self._left + max(0.0, now - self._left_at) / REFILL_S)
         self._left_at = now
         if self._left < 1:
-            logger.critical("too many failures to be of single jobs", extra={"action": "core_failed"})
+            logger.critical("too many failures to be of single jobs", extra={"action": Action.CORE_FAILED})
             raise error
         self._left -= 1
         self.failures += 1
@@ -125,7 +126,7 @@ class Recovery:
             return False
         job = self._journal.find(job_id)
         story = [f"{move.source or 'new'} > {move.target} ({move.cause})" for move in job.story] if job else []
-        self._say("job set aside", job_id, error, action="set_aside", story="; ".join(story))
+        self._say("job set aside", job_id, error, action=Action.SET_ASIDE, story="; ".join(story))
         return True
 
     def _give_up(self, delivery: Delivery, error: Exception) -> None:
@@ -137,7 +138,7 @@ class Recovery:
         self._say("webhook delivery given up", delivery.job_id, error)
 
     @staticmethod
-    def _say(what: str, job_id: str, error: Exception, action: str = "core_failed", **more: str) -> None:
+    def _say(what: str, job_id: str, error: Exception, action: Action = Action.CORE_FAILED, **more: str) -> None:
         extra = {"action": action, "job_id": job_id or None, "reason": _sentence(error), **more}
         logger.error(what, extra=extra, exc_info=error)
 

@@ -18,6 +18,7 @@ from broker.core.effects import DeliveryChanged, Effect, Marked, PeerGone, Recor
 from broker.core.machine import Core
 from broker.runtime.curve_keys import worker_prefix
 from broker.runtime.errors import JournalConflict
+from broker.runtime.log_actions import Action
 from broker.shell.journal.disk import Disk
 from broker.shell.journal.journal import Journal
 from broker.shell.metrics import Metrics
@@ -216,7 +217,7 @@ class Router:
         if len(self._shut) >= _MAX_SHUT:
             del self._shut[next(iter(self._shut))]
         self._shut[peer] = None
-        extra = {"action": "cut_off", "peer": peer.hex(), "key": listener.sender(), "reason": reason}
+        extra = {"action": Action.CUT_OFF, "peer": peer.hex(), "key": listener.sender(), "reason": reason}
         logger.warning("peer cut off", extra=extra)
         listener.cut()
         self._gone(peer, now)
@@ -242,7 +243,7 @@ class Router:
             elif type(effect) is RecordDeleted:
                 self._journal.forget(effect.job_id)
                 self._durable = True
-                logger.info("job forgotten", extra={"action": "forgotten", "job_id": effect.job_id})
+                logger.info("job forgotten", extra={"action": Action.FORGOTTEN, "job_id": effect.job_id})
             elif type(effect) is Marked:
                 self._journal.mark(effect.job, effect.mark)
                 self._durable = True
@@ -252,13 +253,13 @@ class Router:
             elif type(effect) is WorkerNoted:
                 self._metrics.notes[effect.action] += 1
                 logger.warning(
-                    "worker", extra={"action": effect.action, "worker_id": effect.worker, "detail": effect.text}
+                    "worker", extra={"action": Action(effect.action), "worker_id": effect.worker, "detail": effect.text}
                 )
 
     @staticmethod
     def _log_mark(effect: Marked) -> None:
         what = "job released, failed or deleted" if effect.mark is None else "cancel of a job that is set aside"
-        action = "settled" if effect.mark is None else "cancel_noted"
+        action = Action.SETTLED if effect.mark is None else Action.CANCEL_NOTED
         logger.warning(what, extra={"action": action, "job_id": effect.job.id})
 
     def _hooked(self, delivery: Delivery) -> None:
@@ -268,7 +269,7 @@ class Router:
             logger.info(
                 "webhook delivery",
                 extra={
-                    "action": "hook",
+                    "action": Action.DELIVERY,
                     "job_id": delivery.job_id,
                     "event": delivery.event,
                     "state": delivery.state,
@@ -289,7 +290,7 @@ class Router:
             logger.info(
                 "job moved",
                 extra={
-                    "action": "moved",
+                    "action": Action.MOVED,
                     "job_id": move.job_id,
                     "attempt": move.attempt,
                     "worker_id": move.worker,
@@ -331,4 +332,4 @@ class Router:
             else:
                 self._metrics.unsent += 1
                 gone[send.peer] = None
-                logger.info("peer gone", extra={"action": "peer_gone", "peer": send.peer.hex()})
+                logger.info("peer gone", extra={"action": Action.PEER_GONE, "peer": send.peer.hex()})

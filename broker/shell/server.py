@@ -14,6 +14,7 @@ from typing import Any
 
 from broker.core.machine import Core
 from broker.runtime import signals
+from broker.runtime.log_actions import Action
 from broker.shell.clock import Timeline
 from broker.shell.journal.disk import Disk
 from broker.shell.journal.journal import Journal
@@ -83,7 +84,7 @@ class Server:
             self._handlers[number] = signal.getsignal(number)
             self._loop.add_signal_handler(number, self.stop)
         front, back = (",".join(listener.endpoints) for listener in (self._wires.front, self._wires.back))
-        logger.info("serving", extra={"action": "serving", "front": front, "back": back})
+        logger.info("serving", extra={"action": Action.SERVING, "front": front, "back": back})
         self._alive_at = self._clock()
         self._beat()
         if signals.told():
@@ -100,7 +101,7 @@ class Server:
             self._finish()
             return
         self._core.begin_stop()
-        logger.info("stopping", extra={"action": "stopping"})
+        logger.info("stopping", extra={"action": Action.STOPPING})
         self._loop.call_later(STOP_GRACE_S, self._finish)
 
     def _finish(self) -> None:
@@ -152,7 +153,7 @@ class Server:
         self._alive_at = now
         if gap > STALL_S:
             self._metrics.stalls += 1
-            logger.warning("the loop stood still", extra={"action": "stall", "seconds": gap})
+            logger.warning("the loop stood still", extra={"action": Action.STALL, "seconds": gap})
             self._core.stalled(gap, now)
 
     def _set_wake(self, now: float) -> None:
@@ -206,11 +207,14 @@ class Server:
         hoarding = self._wires.keep_watch()
         if hoarding:
             self._metrics.hoards += hoarding
-            logger.warning("connections cut: messages without end", extra={"action": "hoard", "connections": hoarding})
+            logger.warning(
+                "connections cut: messages without end",
+                extra={"action": Action.OVERSIZED_MESSAGE, "connections": hoarding},
+            )
         self._metrics.refused_keys = self._wires.refused
 
     def _write_metrics(self, path: Path) -> None:
         try:
             self._metrics.write(path, self._core.snapshot())
         except Exception as error:  # a full disk, a bug that shows for one job: numbers are not worth the broker
-            logger.warning("metrics not written", extra={"action": "metrics", "error": str(error)})
+            logger.warning("metrics not written", extra={"action": Action.METRICS, "error": str(error)})

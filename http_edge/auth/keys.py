@@ -21,6 +21,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from broker.runtime.log_actions import Action
+
 log = logging.getLogger(__name__)
 
 PREFIX = "zk_"
@@ -139,10 +141,10 @@ class KeyRing:
         try:
             records = read_keys(self._path)
         except KeyFileError as error:
-            log.error("the keys of before count on", extra={"action": "keys", "reason": str(error)})
+            log.error("the keys of before count on", extra={"action": Action.KEYS, "reason": str(error)})
             return
         self._by_hash = _by_hash(records)
-        log.info("keys read", extra={"action": "keys", "count": len(records)})
+        log.info("keys read", extra={"action": Action.KEYS, "count": len(records)})
 
     def _look(self) -> tuple[int, ...]:
         """What changes when the file does. Read before the file is: a change in between is seen the next time."""

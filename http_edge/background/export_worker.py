@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 
+from broker.runtime.log_actions import Action
 from http_edge.base.errors import EdgeError
 from http_edge.jobs.service import JobService
 
@@ -54,7 +55,7 @@ class ExportWorker:
                 # Looking at a job is what fills its path.
                 await self._calls.job(job_id)
             except EdgeError as error:
-                log.info("job not looked at", extra={"action": "save", "job_id": job_id, "reason": error.message})
+                log.info("job not looked at", extra={"action": Action.SAVE, "job_id": job_id, "reason": error.message})
 
     async def _sweep_when_wanted(self) -> None:
         while True:

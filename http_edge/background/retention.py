@@ -21,6 +21,7 @@ from pathlib import Path
 from anyio.to_thread import run_sync
 from msgspec import Struct
 
+from broker.runtime.log_actions import Action
 from broker.wire.jobspec import decode_spec
 from broker.wire.messages import JobStateName, JobView, PoolView
 from broker.wire.terms import FINAL_NAMES
@@ -109,9 +110,9 @@ class Retention:
         try:
             await self.sweep()
         except EdgeError as error:
-            log.info("nothing was let go", extra={"action": "retention", "reason": error.message})
+            log.info("nothing was let go", extra={"action": Action.RETENTION, "reason": error.message})
         except OSError as error:
-            log.error("files cannot be removed", extra={"action": "retention", "reason": str(error)})
+            log.error("files cannot be removed", extra={"action": Action.RETENTION, "reason": str(error)})
 
     def _has_lock(self) -> bool:
         """Whether this edge is the one that does it."""
@@ -121,7 +122,7 @@ class Retention:
             self._lock_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            log.error("no lock for the retention", extra={"action": "retention", "reason": str(error)})
+            log.error("no lock for the retention", extra={"action": Action.RETENTION, "reason": str(error)})
             return False
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -151,7 +152,7 @@ class Retention:
         """Whether nothing may be deleted, as the clocks cannot be trusted; said when that begins and when it ends."""
         if bool(doubt) != bool(self._doubt):
             said = "nothing is deleted: the clocks differ" if doubt else "the clocks agree"
-            log.warning(said, extra={"action": "retention", "reason": doubt})
+            log.warning(said, extra={"action": Action.RETENTION, "reason": doubt})
         self._doubt = doubt
         return bool(doubt)
 
@@ -191,7 +192,9 @@ class Retention:
             over = await self._evict(first, over)
         if over > 0:
             self._no_room_until = now + _NO_ROOM_S
-            log.warning("over the disk quota, and no job can go", extra={"action": "retention", "over_bytes": over})
+            log.warning(
+                "over the disk quota, and no job can go", extra={"action": Action.RETENTION, "over_bytes": over}
+            )
 
     async def _evict(self, records: list[_Record], over: int) -> int:
         """Forget of these, in order, until no bytes are over; how many still are."""
@@ -299,7 +302,7 @@ class Retention:
         needed = view.fence if view is not None and view.state == "succeeded" else -1
         for fence in old:
             if fence != needed:
-                log.info("stray files removed", extra={"action": "retention", "job_id": job_id, "fence": fence})
+                log.info("stray files removed", extra={"action": Action.RETENTION, "job_id": job_id, "fence": fence})
                 await run_sync(self._shelf.remove_attempt, job_id, fence)
         if view is None:
             # Also the empty directory of a job that was forgotten.

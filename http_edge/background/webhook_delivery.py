@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from broker.runtime.log_actions import Action
 from broker.wire.messages import ClaimedDelivery, DeliveryDone, JobView
 from http_edge.background.webhook_events import event_body, event_id
 from http_edge.background.webhook_signing import SecretsError, WebhookSecrets, signatures
@@ -134,7 +135,7 @@ class WebhookDelivery:
             views = await asyncio.gather(*(self._calls.view(claim.job_id) for claim in claims))
         except EdgeError as error:
             # What was claimed comes back when its lease has run out.
-            log.info("no webhook deliveries", extra={"action": "webhook", "reason": error.message})
+            log.info("no webhook deliveries", extra={"action": Action.WEBHOOK, "reason": error.message})
             return _RETRY_S
         now = asyncio.get_running_loop().time()
         for claim, view in zip(claims, views, strict=True):
@@ -163,7 +164,7 @@ class WebhookDelivery:
             self.secrets.keys()
         except SecretsError as error:
             if not self._secrets_missing:
-                log.error("webhooks cannot be signed", extra={"action": "webhook", "reason": str(error)})
+                log.error("webhooks cannot be signed", extra={"action": Action.WEBHOOK, "reason": str(error)})
             self._secrets_missing = True
             return False
         self._secrets_missing = False
@@ -189,7 +190,7 @@ class WebhookDelivery:
         log.info(
             "webhook told",
             extra={
-                "action": "webhook",
+                "action": Action.WEBHOOK,
                 "job_id": claim.job_id,
                 "event": claim.event,
                 "attempt": claim.attempts,

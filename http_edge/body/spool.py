@@ -23,6 +23,7 @@ import anyio
 import anyio.to_thread
 from starlette.requests import Request
 
+from broker.runtime.log_actions import Action
 from http_edge.base.context import current
 from http_edge.base.errors import EdgeError, from_disk
 from http_edge.base.limits import CLOSE, MIB, Limits, too_large
@@ -238,10 +239,10 @@ def disk_error(error: OSError) -> EdgeError:
     """What the disk's refusal means to a client."""
     refused = from_disk(error)
     if refused is not None:
-        log.error("the disk cannot be written", extra={"action": "spool", "reason": str(error)})
+        log.error("the disk cannot be written", extra={"action": Action.SPOOL, "reason": str(error)})
         refused.headers |= CLOSE
         return refused
-    log.error("the upload directory cannot be used", extra={"action": "spool", "reason": str(error)})
+    log.error("the upload directory cannot be used", extra={"action": Action.SPOOL, "reason": str(error)})
     return EdgeError("unavailable", "the service cannot keep uploads now", retry_after_s=30.0, headers=CLOSE)
 
 

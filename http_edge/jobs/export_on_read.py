@@ -11,6 +11,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
+from broker.runtime.log_actions import Action
 from http_edge.jobs.job import Job
 from http_edge.media.artefacts import artefact_path
 from http_edge.media.exports import Exports, Source
@@ -41,7 +42,7 @@ class ExportOnRead:
             reason = await anyio.to_thread.run_sync(self._fill, job, limiter=self._threads)
             if reason and (known is None or known[0] != reason):
                 log.warning(
-                    "result could not be saved", extra={"action": "save", "job_id": job.view.id, "reason": reason}
+                    "result could not be saved", extra={"action": Action.SAVE, "job_id": job.view.id, "reason": reason}
                 )
             known = self._settled[job.view.id] = (reason, time.monotonic())
             if len(self._settled) > _REMEMBERED:

@@ -20,6 +20,7 @@ import anyio.to_thread
 import msgspec
 
 from broker.client.client import BrokerClient
+from broker.runtime.log_actions import Action
 from broker.wire import messages as m
 from broker.wire.jobspec import JobSpec, ModelCard, cost_units, decode_spec
 from http_edge.base import idempotency
@@ -230,7 +231,7 @@ class Submitter:
             # The broker knows it by the journal's id.
             taken = f"another job bears the id {shown_id(order.job_id)!r}"
             raise EdgeError("id_conflict", taken, param="id") from None
-        log.info("job accepted", extra={"action": "submit", "job_id": view.id, **scope.log_fields()})
+        log.info("job accepted", extra={"action": Action.SUBMIT, "job_id": view.id, **scope.log_fields()})
         return msgspec.structs.replace(view, body=body), duplicate
 
     async def _card(self, order: Submission) -> ModelCard:

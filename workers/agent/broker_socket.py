@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import zmq
 
 from broker.runtime.curve_keys import PeerKey
+from broker.runtime.log_actions import Action
 from broker.wire import codec
 from broker.wire import messages as m
 from workers.agent.errors import AgentError
@@ -78,7 +79,7 @@ class BrokerSocket:
                 raise
             except codec.DecodeError as error:
                 self.rejected += 1
-                logger.warning("message dropped", extra={"action": "decode_error", "detail": str(error)})
+                logger.warning("message dropped", extra={"action": Action.DECODE_ERROR, "detail": str(error)})
                 continue
             yield decoded if decoded is not None else (None, b"")
 

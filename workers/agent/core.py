@@ -19,6 +19,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
+from broker.runtime.log_actions import Action
 from broker.wire import codec
 from broker.wire import messages as m
 from workers.agent import effects as fx
@@ -120,7 +121,7 @@ class AgentCore:
                 self._out.append(fx.Exit(self.leaving[0]))
             return self._flush_effects(now)
         if self.presence.lapse(now):
-            self._out.append(fx.Note(action="broker_silent", level="warning"))
+            self._out.append(fx.Note(action=Action.BROKER_SILENT, level="warning"))
         if self.draining and now >= self.presence.detached_at:
             self._leave("drained, and the broker is gone", EXIT_LEFT, now)
         elif self.stop_at is not None and now >= self.stop_at:
@@ -202,7 +203,9 @@ class AgentCore:
         if self.leaving is None and self.stop_at is None and self.policy.stop_grace_s > 0:
             self.draining = True
             self.stop_at = now + self.policy.stop_grace_s
-            self._out.append(fx.Note(action="draining", detail=f"{reason}; {self.policy.stop_grace_s:g} s at most"))
+            self._out.append(
+                fx.Note(action=Action.DRAINING, detail=f"{reason}; {self.policy.stop_grace_s:g} s at most")
+            )
             return self._flush_effects(now)
         return self.leave(reason, now)
 
@@ -226,7 +229,7 @@ class AgentCore:
             self.engine_slot.engine.let_start(now)
             self._out.append(fx.Report(NameHeld()))
         self.unacked_results.send_all_now(now)
-        self._out.append(fx.Note(action="registered", detail=f"epoch {message.epoch}"))
+        self._out.append(fx.Note(action=Action.REGISTERED, detail=f"epoch {message.epoch}"))
 
     def _on_run(self, run: m.Run, body: bytes, now: float) -> None:
         if self.engine_slot.holds(run.job_id, run.fence):
@@ -255,7 +258,7 @@ class AgentCore:
 
     def _refuse(self, order: m.Run | m.Cancel, reason: str) -> None:
         self._send(m.Refused(job_id=order.job_id, fence=order.fence, free=self.free, reason=reason))
-        self._out.append(fx.Note(action="refused", job_id=order.job_id, fence=order.fence, detail=reason))
+        self._out.append(fx.Note(action=Action.REFUSED, job_id=order.job_id, fence=order.fence, detail=reason))
 
     def _on_ack(self, ack: m.ResultAck) -> None:
         message = self.unacked_results.acknowledge(ack.fence, accepted=ack.accepted)
@@ -269,7 +272,7 @@ class AgentCore:
             self._send_due(now)
             self._send(m.Goodbye(reason=clip(reason, MAX_REASON)))
         self.leaving = (code, now + self.policy.leave_s)
-        self._out.append(fx.Note(action="leaving", detail=reason))
+        self._out.append(fx.Note(action=Action.LEAVING, detail=reason))
         if self.engine_slot.engine.alive:
             self.engine_slot.kill(reason, now, blamed=False)
         else:

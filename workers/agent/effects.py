@@ -6,6 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from broker.runtime.log_actions import Action
 from broker.wire.messages import Message
 from workers.ipc.messages import RunJob, Setup
 from workers.supervisor.messages import EngineReady, LoadTrouble, NameHeld
@@ -59,7 +60,7 @@ class Report(Struct, frozen=True):
 class Note(Struct, frozen=True, kw_only=True):
     """One line for the log."""
 
-    action: str
+    action: Action
     level: Literal["debug", "info", "warning", "error"] = "info"
     job_id: str = ""
     fence: int = 0

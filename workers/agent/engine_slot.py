@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from broker.runtime.log_actions import Action
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import trace_id_of
@@ -133,7 +134,7 @@ class EngineSlot:
             alone=run.alone,
         )
         self._emit(fx.StartJob(job))
-        self._note("attempt_started", attempt)
+        self._note(Action.ATTEMPT_STARTED, attempt)
 
     def begin_failed(self, fence: int, reason: str, now: float) -> None:
         """The job of this fence could not be given to the engine."""
@@ -150,7 +151,7 @@ class EngineSlot:
         if attempt.cancel_by is None:
             attempt.cancel_by = now + attempt.grace_s(self.policy, order.grace_s)
             self._emit(fx.RequestCancel(attempt.slot, attempt.fence))
-            self._note("cancel", attempt, attempt.describe())
+            self._note(Action.CANCEL, attempt, attempt.describe())
         elif order.grace_s:
             attempt.cancel_by = min(attempt.cancel_by, now + order.grace_s)
         return True
@@ -168,19 +169,19 @@ class EngineSlot:
                     message.message if named else f"model {message.model!r} cannot be loaded: {message.message}"
                 )
                 self.engine.ending(now)
-                self._emit(fx.Note(action="load_failed", level="error", detail=self._load_trouble))
+                self._emit(fx.Note(action=Action.LOAD_FAILED, level="error", detail=self._load_trouble))
             case PostprocessBegun() if (front := self._front) is not None and front.fence == message.fence:
                 self._tail_begun(front, message)
             case JobFinished() | JobFailed() | JobCancelled() if (attempt := self._of(message.fence)) is not None:
                 self._job_ended(attempt, message, now)
             case _:
-                self._emit(fx.Note(action="stray_engine_message", level="warning", detail=type(message).__name__))
+                self._emit(fx.Note(action=Action.STRAY_ENGINE_MESSAGE, level="warning", detail=type(message).__name__))
 
     def _ready(self, message: Ready, now: float) -> None:
         self.engine.ready(now)
         self.model = message.model
         self._emit(fx.Report(EngineReady()))
-        self._emit(fx.Note(action="engine_ready", detail=f"{message.model} loaded in {message.load_s:.1f} s"))
+        self._emit(fx.Note(action=Action.ENGINE_READY, detail=f"{message.model} loaded in {message.load_s:.1f} s"))
 
     def _tail_begun(self, attempt: Attempt, message: PostprocessBegun) -> None:
         attempt.in_tail = True
@@ -239,7 +240,7 @@ class EngineSlot:
         was_ready = self.engine.was_ready
         delay_s = self.engine.exited(now)
         self.model = ""
-        self._emit(fx.Note(action="engine_exited", level="warning", detail=f"{how}; next start in {delay_s:g} s"))
+        self._emit(fx.Note(action=Action.ENGINE_EXITED, level="warning", detail=f"{how}; next start in {delay_s:g} s"))
         self._end_all_killed(how, now)
         if not was_ready:
             trouble = self._load_trouble or f"the engine ended before its model was loaded: {how}"
@@ -279,7 +280,7 @@ class EngineSlot:
             self.kill("it did not end by itself", now, blamed=True)
         elif engine.unkillable_at is not None and now >= engine.unkillable_at:
             engine.unkillable_at = None
-            self._emit(fx.Note(action="engine_unkillable", level="error"))
+            self._emit(fx.Note(action=Action.ENGINE_UNKILLABLE, level="error"))
             self._end_all_killed("killed, and still there", now)
 
     def _attempt_timers(self, attempt: Attempt, now: float) -> None:
@@ -341,7 +342,7 @@ class EngineSlot:
         self._outbox.add(result, body, now)
         if not keeps_files(result):
             self._emit(fx.RemoveDir(attempt.job_id, attempt.fence))
-        self._note(f"attempt_{type(result).__name__.lower()}", attempt, getattr(result, "message", ""))
+        self._note(Action(f"attempt_{type(result).__name__.lower()}"), attempt, getattr(result, "message", ""))
 
     def _fail(self, attempt: Attempt, kind: m.FailureKind, message: str, now: float) -> None:
         text = clip(message, MAX_TEXT)
@@ -351,14 +352,14 @@ class EngineSlot:
     def _drop(self, attempt: Attempt, now: float) -> None:
         self._leave(attempt, now)
         self._emit(fx.RemoveDir(attempt.job_id, attempt.fence))
-        self._note("attempt_dropped", attempt)
+        self._note(Action.ATTEMPT_DROPPED, attempt)
 
     def _leave(self, attempt: Attempt, now: float) -> None:
         self.attempts.remove(attempt)
         for other in self.attempts:
             other.wait_no_more(now)
 
-    def _note(self, action: str, attempt: Attempt, detail: str = "") -> None:
+    def _note(self, action: Action, attempt: Attempt, detail: str = "") -> None:
         note = fx.Note(
             action=action, job_id=attempt.job_id, fence=attempt.fence, detail=detail, trace_id=attempt.trace_id
         )

@@ -16,6 +16,7 @@ from typing import assert_never
 
 import zmq
 
+from broker.runtime.log_actions import Action
 from broker.runtime.signal_socket import SignalSocket, caught
 from broker.wire import codec
 from workers.agent import attempt_dirs
@@ -95,7 +96,7 @@ class AgentShell:
         poller.poll(int(timeout_s * 1000) + 1)
         stall_s = self._clock.woke(timeout_s)
         if stall_s:
-            logger.warning("stalled", extra={"action": "stall", "seconds": round(stall_s, 3)})
+            logger.warning("stalled", extra={"action": Action.STALL, "seconds": round(stall_s, 3)})
 
     def _patience(self) -> float:
         wake_at = min(self._core.next_deadline(), self._sample_at)
@@ -209,7 +210,7 @@ class AgentShell:
         self._close_told = False
         engine.send(setup)
         self._tell_supervisor(EnginePid(pid=engine.pid))
-        logger.info("engine started", extra={"action": "engine_started", "pid": engine.pid})
+        logger.info("engine started", extra={"action": Action.ENGINE_STARTED, "pid": engine.pid})
         return []
 
     def _start_job(self, job: RunJob) -> list[fx.Effect]:
@@ -223,7 +224,7 @@ class AgentShell:
 
     def _kill_engine(self, reason: str) -> None:
         level = logging.WARNING if self._core.leaving is None else logging.INFO
-        logger.log(level, "engine killed", extra={"action": "engine_killed", "detail": reason})
+        logger.log(level, "engine killed", extra={"action": Action.ENGINE_KILLED, "detail": reason})
         if self._engine is not None:
             self._engine.kill()
 
@@ -246,7 +247,7 @@ class AgentShell:
         except (OSError, ValueError) as error:
             logger.warning(
                 "cannot remove an attempt's files",
-                extra={"action": "remove_failed", "job_id": job_id, "detail": str(error)},
+                extra={"action": Action.REMOVE_FAILED, "job_id": job_id, "detail": str(error)},
             )
 
     def _tell_supervisor(self, message: object) -> None:

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from broker.runtime import log_context
+from broker.runtime.log_actions import Action
 from broker.wire.jobspec import ModelCard
 from workers.engine.errors import EngineError
 from workers.engine.failures import classify
@@ -80,7 +81,7 @@ class Loop:
             while (message := self._channel.receive()) is not None:
                 self._inbox.put(message)
         except IpcError:
-            logger.exception("the agent sent garbage", extra={"action": "protocol_error"})
+            logger.exception("the agent sent garbage", extra={"action": Action.PROTOCOL_ERROR})
             status = EXIT_PROTOCOL
         except OSError:
             pass
@@ -100,7 +101,7 @@ class Loop:
             message = classify(error, "load").message
             # What is said in our own words needs no traceback.
             unforeseen = not isinstance(error, EngineError)
-            logger.error("%s", message, exc_info=unforeseen, extra={"action": "load_failed", "model": name})
+            logger.error("%s", message, exc_info=unforeseen, extra={"action": Action.LOAD_FAILED, "model": name})
             return LoadFailed(model=name, message=message)
         slot.set_memory(*registry.meter.used_and_total_mb())
         return Ready(model=name, load_s=time.monotonic() - started)

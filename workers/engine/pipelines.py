@@ -17,6 +17,7 @@ import transformers
 from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
 
+from broker.runtime.log_actions import Action
 from broker.wire.jobspec import ModelCard
 from workers.engine.base import Profile
 from workers.engine.device import Device
@@ -113,7 +114,7 @@ class Pipelines:
             raise _load_error(card, error) from error
 
     def _read(self, card: ModelCard) -> Loaded:
-        logger.info("loading a model", extra={"action": "load_model", "model": card.name})
+        logger.info("loading a model", extra={"action": Action.LOAD_MODEL, "model": card.name})
         local = Path(card.source).is_dir()
         if not local and _is_path(card.source):
             raise LoadError(f"model {card.name!r}: there is no directory {card.source!r}")
@@ -156,7 +157,7 @@ class Pipelines:
             self.device.release()
 
     def _drop(self, name: str) -> None:
-        logger.info("dropping a model", extra={"action": "drop_model", "model": name})
+        logger.info("dropping a model", extra={"action": Action.DROP_MODEL, "model": name})
         loaded = self._loaded.pop(name)
         loaded.pipe.remove_all_hooks()
         del loaded
@@ -176,7 +177,7 @@ class Pipelines:
             loaded.too_big = True
             logger.warning(
                 "the model does not fit on the GPU whole and is offloaded",
-                extra={"action": "offload_model", "model": card.name},
+                extra={"action": Action.OFFLOAD_MODEL, "model": card.name},
             )
         self.keep_only("")
         _bring_in_parts(loaded.pipe, self.device)
@@ -238,7 +239,7 @@ def _needed_bytes(source: str, dtype: torch.dtype) -> int:
 
 def _say_what_is_changed(card: ModelCard, directory: Path, dtype: Any) -> None:
     """Tell the operator of weights that are not used, or not as they are stored."""
-    mark = {"action": "load_model", "model": card.name}
+    mark = {"action": Action.LOAD_MODEL, "model": card.name}
     if loras := loose_loras(directory):
         logger.warning("not part of the model, and not used: %s", ", ".join(loras), extra=mark)
     if parts := float8_parts(directory):

@@ -23,6 +23,7 @@ import torch
 from diffusers import AutoencoderDC, AutoencoderKL
 from PIL import Image
 
+from broker.runtime.log_actions import Action
 from broker.wire.jobspec import JobSpec, preview_name
 from workers.engine.errors import EngineError
 from workers.engine.frames import to_uint8
@@ -93,7 +94,7 @@ class Previews:
         except (EngineError, RuntimeError, ValueError, OSError) as error:
             self._wanted = 0
             logger.warning(
-                "no more previews of this job", extra={"action": "preview_failed", "reason": str(error)[:500]}
+                "no more previews of this job", extra={"action": Action.PREVIEW_FAILED, "reason": str(error)[:500]}
             )
         finally:
             temporary.unlink(missing_ok=True)

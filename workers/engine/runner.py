@@ -21,6 +21,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from broker.runtime import log_context
+from broker.runtime.log_actions import Action
 from broker.wire.jobspec import JobSpec, ModelCard, Result, decode_spec, trace_id_of
 from workers.engine.as_asked import differences
 from workers.engine.base import Engine, Outcome, Stage
@@ -82,7 +83,7 @@ class Runner:
     def run(self, job: RunJob) -> None:
         """Draw a job; returns when the next may be given. Every job is answered exactly once, now or by its tail."""
         self._marks.set(job_id=job.job_id, trace_id=trace_id_of(job.body))
-        logger.info("job begins", extra={"action": "run_job", "fence": job.fence})
+        logger.info("job begins", extra={"action": Action.RUN_JOB, "fence": job.fence})
         ending = self._front(job)
         if ending is not None:
             self._answer(ending)
@@ -327,12 +328,12 @@ def _is_out_of_memory(order: EngineJob, error: Exception) -> bool:
 def _again(error: Exception) -> None:
     """Let go of what failed because two halves did not fit; it is about to be done again."""
     _forget_frames(error)
-    logger.warning("two jobs do not fit into memory: once more, alone", extra={"action": "run_again"})
+    logger.warning("two jobs do not fit into memory: once more, alone", extra={"action": Action.RUN_AGAIN})
 
 
 def _failed(job: RunJob, engine: Engine | None, error: Exception, phase: str) -> JobFailed:
     verdict = classify(error, phase)
-    log = {"action": "job_failed", "job_id": job.job_id, "fence": job.fence, "kind": verdict.kind, "phase": phase}
+    log = {"action": Action.JOB_FAILED, "job_id": job.job_id, "fence": job.fence, "kind": verdict.kind, "phase": phase}
     # A refused input is the client's affair, and a model that cannot be loaded is told in our words: neither needs a traceback.
     told = verdict.kind == "invalid_input" or isinstance(error, LoadError)
     logger.error("job failed: %s", verdict.message, exc_info=not told, extra=log)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from broker.runtime.log_actions import Action
 from broker.wire.jobspec import JobSpec, ModelCard
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ def cut_prompts(pipe: Any, card: ModelCard, spec: JobSpec, arguments: dict[str, 
     try:
         return tuple(_cut(pipe, card, spec, arguments))
     except Exception:  # counting is a service to the client, and whatever a tokenizer raises no reason to fail a job
-        logger.warning("a prompt's tokens were not counted", exc_info=True, extra={"action": "tokens_not_counted"})
+        logger.warning("a prompt's tokens were not counted", exc_info=True, extra={"action": Action.TOKENS_NOT_COUNTED})
         return ()
 
 

@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
+from broker.runtime.log_actions import Action
 from broker.runtime.signal_socket import SignalSocket, caught
 from workers.ipc.channel import Channel, IpcError
 from workers.supervisor import restart
@@ -112,7 +113,9 @@ class AgentProcess:
         with contextlib.suppress(OSError):  # it died at once: `reap` will see
             self._link.send(self.config)
         ours.setblocking(False)
-        logger.info("agent started", extra={"action": "agent_started", "worker": self.config.name, "pid": self.pid})
+        logger.info(
+            "agent started", extra={"action": Action.AGENT_STARTED, "worker": self.config.name, "pid": self.pid}
+        )
 
     def listen(self) -> None:
         """Take in what it tells."""
@@ -151,7 +154,7 @@ class AgentProcess:
         self._process = None
         self.kill_engine()
         how = describe_exit(code)
-        logger.info("agent ended", extra={"action": "agent_ended", "worker": self.config.name, "detail": how})
+        logger.info("agent ended", extra={"action": Action.AGENT_ENDED, "worker": self.config.name, "detail": how})
         if code in _ON_PURPOSE:
             self.left = code
         if self._told_to_end or code in _ON_PURPOSE:
@@ -161,7 +164,9 @@ class AgentProcess:
             pause_s = self.config.policy.name_taken_s
             self.start_at = now + pause_s
             detail = f"another process bears its name; tried again in {pause_s:g} s"
-            logger.warning("worker waits", extra={"action": "name_taken", "worker": self.config.name, "detail": detail})
+            logger.warning(
+                "worker waits", extra={"action": Action.NAME_TAKEN, "worker": self.config.name, "detail": detail}
+            )
             return
         if code > 0 and code != EXIT_RESTART:
             self._note_trouble(f"the agent ended: {how}")
@@ -179,7 +184,7 @@ class AgentProcess:
     def _note_trouble(self, text: str) -> None:
         self.troubles += 1
         self.trouble = text
-        logger.error("worker in trouble", extra={"action": "trouble", "worker": self.config.name, "detail": text})
+        logger.error("worker in trouble", extra={"action": Action.TROUBLE, "worker": self.config.name, "detail": text})
 
     def terminate(self) -> None:
         """SIGTERM; never to be started again."""
@@ -264,7 +269,7 @@ class Supervisor:
         again = self._code is not None
         grace_s = 0.0 if again else max((agent.config.policy.stop_grace_s for agent in self.agents), default=0.0)
         if not again:
-            logger.info("stopping", extra={"action": "stopping", "detail": reason})
+            logger.info("stopping", extra={"action": Action.STOPPING, "detail": reason})
             self._code = code
         self._kill_at = min(self._kill_at or math.inf, self._clock() + grace_s + STOP_S)
         for agent in self.agents:

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from broker.runtime.errors import JournalBroken
+from broker.runtime.log_actions import Action
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,12 @@ class Disk:
         if bool(shortage) != self.low:
             logger.warning(
                 "disk is low, jobs are refused" if shortage else "disk has room again, jobs are taken",
-                extra={"action": "disk", "reason": shortage, "free_mb": free >> 20, "free_inodes": status.f_favail},
+                extra={
+                    "action": Action.DISK,
+                    "reason": shortage,
+                    "free_mb": free >> 20,
+                    "free_inodes": status.f_favail,
+                },
             )
         self.shortage = shortage
         if self._reserve and not shortage and free > self._min_free + self._reserve:
@@ -84,7 +90,7 @@ class Disk:
             self._ballast.unlink()
         except OSError:
             return False
-        logger.error("disk is full, reserve released, jobs are refused", extra={"action": "disk"})
+        logger.error("disk is full, reserve released, jobs are refused", extra={"action": Action.DISK})
         return True
 
     def _keep_ballast(self) -> None:
@@ -96,13 +102,13 @@ class Disk:
                 self._ballast.unlink()
             fd = os.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
-            logger.warning("no reserve on the disk", extra={"action": "disk", "error": str(error)})
+            logger.warning("no reserve on the disk", extra={"action": Action.DISK, "error": str(error)})
             return
         try:
             _allocate(fd, self._reserve)
         except OSError as error:
             self._ballast.unlink(missing_ok=True)
-            logger.warning("no reserve on the disk", extra={"action": "disk", "error": str(error)})
+            logger.warning("no reserve on the disk", extra={"action": Action.DISK, "error": str(error)})
         finally:
             os.close(fd)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from broker.runtime.errors import JournalBroken, JournalShort
+from broker.runtime.log_actions import Action
 from broker.shell.journal import rows
 from broker.shell.journal.mark import Facts, Mark
 
@@ -62,13 +63,15 @@ class Epochs:
                     " --accept-journal-loss"
                 )
             if missing:
-                logger.error("going on with a journal that is shorter", extra={"action": "loss", "reason": missing})
+                logger.error(
+                    "going on with a journal that is shorter", extra={"action": Action.LOSS, "reason": missing}
+                )
             else:
                 self._n, self._revision = known.n, known.revision
             epoch = max(epoch, known.epoch)
         elif known is not None:
             logger.warning(
-                "this is another journal than the last", extra={"action": "mark", "journal": str(self._path)}
+                "this is another journal than the last", extra={"action": Action.MARK, "journal": str(self._path)}
             )
         self._identity, self._epoch = identity, epoch
         return self.raise_again(guarded)
@@ -125,7 +128,7 @@ class Epochs:
         found = [kept.get("epoch"), kept.get("epoch_again", kept.get("epoch"))]
         sound = [value for value in found if isinstance(value, int) and 0 <= value <= _MOST_EPOCHS]
         if len(sound) < len(found) or len(set(sound)) > 1:
-            logger.error("the epoch is damaged", extra={"action": "damaged", "epoch": str(found)})
+            logger.error("the epoch is damaged", extra={"action": Action.DAMAGED, "epoch": str(found)})
         if not sound:
             fence = self._connection.execute("SELECT max(fence) FROM job WHERE typeof(fence) = 'integer'").fetchone()[0]
             sound = [min(_MOST_EPOCHS, (fence or 0) >> 32)]

@@ -27,6 +27,7 @@ from msgspec.structs import replace
 
 from broker.core.jobs import Job, SetAside
 from broker.runtime.errors import JournalBroken, JournalConflict, JournalFull
+from broker.runtime.log_actions import Action
 from broker.shell.journal import rows
 from broker.shell.journal.clock_record import Record
 from broker.shell.journal.deliveries import DeliveryStore
@@ -248,7 +249,7 @@ class Journal:
         try:
             return None if row is None else decode(row[0], type=Record)
         except (ValueError, TypeError) as error:
-            logger.error("the clock's record cannot be read", extra={"action": "clock", "error": str(error)})
+            logger.error("the clock's record cannot be read", extra={"action": Action.CLOCK, "error": str(error)})
             return None
 
     @property
@@ -425,7 +426,7 @@ class Journal:
     def _put_unreadable(self, job_id: str, n: int, error: Exception, now: float) -> None:
         reason = f"its row cannot be read: {error}"[:256]
         self.asides.put(job_id, n, SetAside(reason=reason, at=now, revision=self.epoch << 32, readable=False))
-        logger.error("job set aside", extra={"action": "set_aside", "job_id": job_id, "reason": reason})
+        logger.error("job set aside", extra={"action": Action.SET_ASIDE, "job_id": job_id, "reason": reason})
 
     def rates(self) -> list[tuple[str, float, float]]:
         """(model, units, seconds without loading) of recent succeeded jobs, oldest first."""

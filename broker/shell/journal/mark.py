@@ -17,6 +17,8 @@ from zlib import crc32
 
 from msgspec import Struct
 
+from broker.runtime.log_actions import Action
+
 logger = logging.getLogger(__name__)
 
 #: Identity of the journal, epoch, number of a row, its revision, commits that deleted.
@@ -51,7 +53,7 @@ class Mark:
         if not data:
             return None
         if len(data) != _SIZE or crc32(data[:-4]).to_bytes(4, "little") != data[-4:]:
-            logger.error("the journal's mark is damaged", extra={"action": "mark", "file": str(self._path)})
+            logger.error("the journal's mark is damaged", extra={"action": Action.MARK, "file": str(self._path)})
             return None
         _, *numbers = _FORMAT.unpack(data[:-4])
         return Facts(*numbers)

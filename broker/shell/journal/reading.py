@@ -14,6 +14,7 @@ from pathlib import Path
 
 from broker.core.jobs import DamagedRecord, Job
 from broker.runtime.errors import JournalBroken, JournalRefused
+from broker.runtime.log_actions import Action
 from broker.shell.journal import rows
 from broker.shell.journal.queries import find_page
 from broker.shell.journal.schema import repair_hint
@@ -191,6 +192,6 @@ class Reader:
         n = row[rows.N]
         if n not in self._damaged and len(self._damaged) < _MOST_DAMAGED:
             self._damaged.add(n)
-            extra = {"action": "damaged", "job_id": job.id, "row": n, "reason": job.damaged}
+            extra = {"action": Action.DAMAGED, "job_id": job.id, "row": n, "reason": job.damaged}
             logger.error("the record of a job is damaged", extra=extra)
         return job

@@ -19,6 +19,8 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
+from broker.runtime.log_actions import Action
+
 logger = logging.getLogger(__name__)
 
 #: What a server sends of ZMTP 3 with CURVE before it knows the key: greeting (64) and WELCOME (170). READY brings 67 at least. The system
@@ -107,7 +109,9 @@ class HalfOpen:
         """Log what was cut, once a second at most."""
         now = time.monotonic()
         if self.cut > self._said and now >= self._quiet_until:
-            logger.warning("half-open connections cut", extra={"action": "half_open", "count": self.cut - self._said})
+            logger.warning(
+                "half-open connections cut", extra={"action": Action.HALF_OPEN, "count": self.cut - self._said}
+            )
             self._said = self.cut
             self._quiet_until = now + _SAY_EVERY_S
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections import Counter
 
+from broker.runtime.log_actions import Action
+
 logger = logging.getLogger(__name__)
 
 #: Peers that are counted one by one; a flood of new addresses must not grow the table.
@@ -53,7 +55,7 @@ class PeerLimiter:
         logger.warning(
             "dropped what is no message",
             extra={
-                "action": "junk",
+                "action": Action.INVALID_MESSAGE,
                 "peer": peer.hex(),
                 "kind": kind,
                 "reason": reason,

@@ -26,6 +26,7 @@ import zmq
 from zmq.utils import z85
 
 from broker.runtime.curve_keys import AllowedPeer, Role, UnreadableNow, read_allowed
+from broker.runtime.log_actions import Action
 from broker.runtime.settings import SettingsError
 
 logger = logging.getLogger(__name__)
@@ -75,14 +76,18 @@ class Peers:
             self._by_key = {z85.decode(entry.public.encode()): entry for entry in entries}
             self._names = {entry.name: entry for entry in entries}
         for name in sorted(self._names.keys() - before.keys()):
-            logger.info("key allowed", extra={"action": "key_allowed", "key": name, "role": self._names[name].role})
+            logger.info(
+                "key allowed", extra={"action": Action.KEY_ALLOWED, "key": name, "role": self._names[name].role}
+            )
         for name in sorted(before.keys() - self._names.keys()):
-            logger.info("key removed", extra={"action": "key_removed", "key": name, "role": before[name].role})
+            logger.info("key removed", extra={"action": Action.KEY_REMOVED, "key": name, "role": before[name].role})
 
     def _say_unreadable(self, error: Exception) -> None:
         if self._looked_at >= self._quiet_until:
             self._quiet_until = self._looked_at + _LOG_EVERY_S
-            logger.error("the list of keys cannot be read now", extra={"action": "keys_unread", "reason": str(error)})
+            logger.error(
+                "the list of keys cannot be read now", extra={"action": Action.KEYS_UNREAD, "reason": str(error)}
+            )
 
     def find(self, public: bytes) -> AllowedPeer | None:
         """The peer of this raw public key, as the list is now (as it was a moment ago at most)."""
@@ -122,10 +127,10 @@ def _read_all(directory: Path) -> list[AllowedPeer]:
         except UnreadableNow:
             raise
         except SettingsError as error:
-            logger.error("a key cannot be used", extra={"action": "bad_key", "reason": str(error)})
+            logger.error("a key cannot be used", extra={"action": Action.BAD_KEY, "reason": str(error)})
             continue
         if entry.public in entries:
-            logger.error("two names have one key", extra={"action": "bad_key", "reason": str(path)})
+            logger.error("two names have one key", extra={"action": Action.BAD_KEY, "reason": str(path)})
             continue
         entries[entry.public] = entry
     return list(entries.values())
@@ -195,6 +200,6 @@ class ZapHandler:
             return
         self._quiet_until = now + _LOG_EVERY_S
         shown = z85.encode(public).decode("ascii") if len(public) == 32 else "none"
-        extra = {"action": "key_refused", "key": entry.name if entry else shown, "reason": reason}
+        extra = {"action": Action.KEY_REFUSED, "key": entry.name if entry else shown, "reason": reason}
         extra["address"] = address.decode("ascii", "replace")
         logger.warning("connection refused", extra={**extra, "refused": self.refused})

@@ -13,6 +13,7 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
+from broker.runtime.log_actions import Action
 from broker.wire.jobspec import Artefact
 from http_edge.api.common.job_files import job_file
 from http_edge.api.lightx2v import schema_lightx2v as lx
@@ -75,7 +76,9 @@ class SyncTasks:
                 return await whole_file(job_file(self._calls, job, index, artefact, name="result.png"))
             return await while_present(request, self._upload(taken, job, artefact))
         except ClientGone:
-            log.info("client left before its image was drawn", extra={"action": "gone", "job_id": taken.job.id})
+            log.info(
+                "client left before its image was drawn", extra={"action": Action.CLIENT_GONE, "job_id": taken.job.id}
+            )
             return Response(status_code=499)
 
     async def _wait(self, request: Request, taken: AcceptedTask, timeout_s: int) -> Job:

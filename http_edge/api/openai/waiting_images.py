@@ -8,6 +8,7 @@ import logging
 import anyio
 from starlette.requests import Request
 
+from broker.runtime.log_actions import Action
 from http_edge.base.context import current
 from http_edge.base.errors import EdgeError
 from http_edge.http.disconnect import ClientGone, while_present
@@ -27,7 +28,9 @@ async def drawn(calls: JobService, request: Request, job: Job, timeout_s: float)
         is_over = await while_present(request, calls.wait_final([job.id], timeout_s))
     except ClientGone:
         fate = "goes on" if current().job_key else "is cancelled"
-        log.info("client left before its job was over", extra={"action": "gone", "job_id": job.id, "job": fate})
+        log.info(
+            "client left before its job was over", extra={"action": Action.CLIENT_GONE, "job_id": job.id, "job": fate}
+        )
         raise
     finally:
         # Also when the broker is away, or this server is being stopped: nobody would fetch what is drawn.

@@ -1,0 +1,104 @@
+"""Log actions: what a record of the log is about, the word that stands first in its line.
+
+One enum for every process: an operator can look a word up (the table in docs/operations.md is printed from it), and no two parts of the
+service use one word for different things unnoticed. Records of libraries have none: there the logger's name stands in its place.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Action(StrEnum):
+    """A word of the log, with what it means."""
+
+    about: str
+
+    def __new__(cls, word: str, about: str = "") -> Action:
+        member = str.__new__(cls, word)
+        member._value_ = word
+        member.about = about
+        return member
+
+    # Broker
+    LOADED = "loaded", "The journal was read: how many jobs are live."
+    SERVING = "serving", "The broker listens; with its endpoints and epoch."
+    STOPPING = "stopping", "A stop was asked for: no new job is taken from here on."
+    STOPPED = "stopped", "The process ends."
+    MOVED = "moved", "A job changed its state: from, to, cause, attempt, worker."
+    FORGOTTEN = "forgotten", "The record of a final job was deleted."
+    DELIVERY = "hook", "A webhook delivery was made, or changed its state."
+    SET_ASIDE = "set_aside", "A job that could not be handled waits for its operator; with the reason."
+    SETTLED = "settled", "An operator released, failed or deleted a job that was set aside."
+    CANCEL_NOTED = "cancel_noted", "A cancel of a job that is set aside: it ends so when it is released."
+    CORE_FAILED = (
+        "core_failed",
+        "A decision raised an exception; what was not committed is forgotten, the rest goes on.",
+    )
+    STALL = "stall", "The process did not run for longer than a moment: an overloaded or suspended machine."
+    PEER_GONE = "peer_gone", "The other end of a connection cannot be reached."
+    CUT_OFF = "cut_off", "A connection was ended for what it sent, or because its key is not allowed any more."
+    INVALID_MESSAGE = "junk", "A message that is none of the protocol was dropped."
+    OVERSIZED_MESSAGE = "hoard", "A connection was ended in the middle of an endless message."
+    HALF_OPEN = "half_open", "Connections without a finished handshake were cut."
+    KEY_ALLOWED = "key_allowed", "A key was added to the list."
+    KEY_REMOVED = "key_removed", "A key was taken from the list."
+    KEY_REFUSED = "key_refused", "A connection with an unknown key was refused."
+    BAD_KEY = "bad_key", "A file of the list is no key; the others count."
+    KEYS_UNREAD = "keys_unread", "The list of keys cannot be read now; the last one counts on."
+    CLOCK = "clock", "The wall clock was set, is believed again, or its record cannot be read."
+    DISK = "disk", "Room or inodes are short, or there again; the journal's file is not the one that was opened."
+    DAMAGED = "damaged", "A record in the journal is not what was written."
+    LOSS = "loss", "The journal is shorter than it was, and is gone on with as was asked."
+    MARK = "mark", "The mark beside the journal is damaged, or of another journal."
+    METRICS = "metrics", "The textfile of metrics cannot be written."
+    BENCHED = "benched", "A worker gets no work for a while: job after job failed there."
+    BACK_FROM_BENCH = "back_from_bench", "A worker that was benched gets work again."
+    DRAIN_ASKED = "drain_asked", "A worker was asked to finish what it holds and leave."
+    # Supervisor and agents
+    AGENT_STARTED = "agent_started", "The agent process of a worker was started."
+    AGENT_ENDED = "agent_ended", "An agent process ended: how, and when the next starts."
+    NAME_TAKEN = "name_taken", "Another process bears this worker's name; it is tried again."
+    TROUBLE = "trouble", "A model cannot be loaded, again and again."
+    REGISTERED = "registered", "The broker knows this worker."
+    BROKER_SILENT = "broker_silent", "Nothing was heard of the broker for too long; the worker says who it is again."
+    DRAINING = "draining", "The worker takes no more jobs and leaves when it has none."
+    LEAVING = "leaving", "The worker leaves; with the reason."
+    REFUSED = "refused", "The worker sent a job back untouched; with the reason."
+    DECODE_ERROR = "decode_error", "A message of the broker could not be read."
+    ENGINE_STARTED = "engine_started", "An engine process was started."
+    ENGINE_READY = "engine_ready", "The engine has its model in memory."
+    ENGINE_EXITED = "engine_exited", "The engine process ended: how, and when the next starts."
+    ENGINE_KILLED = "engine_killed", "The engine process was killed; with the reason."
+    ENGINE_UNKILLABLE = "engine_unkillable", "A killed engine is still there: the worker takes no more."
+    STRAY_ENGINE_MESSAGE = "stray_engine_message", "The engine said something of no attempt that is known."
+    ATTEMPT_STARTED = "attempt_started", "The engine has taken up a job."
+    ATTEMPT_FINISHED = "attempt_finished", "The files of a job are written."
+    ATTEMPT_FAILED = "attempt_failed", "A job failed in the engine; with the reason."
+    ATTEMPT_CANCELLED = "attempt_cancelled", "A job stopped as asked."
+    CANCEL = "cancel", "The engine was asked to stop a job; by when it is killed otherwise."
+    ATTEMPT_DROPPED = "attempt_dropped", "An attempt that is nobody's any more was given up."
+    REMOVE_FAILED = "remove_failed", "Files of an attempt that is over could not be removed."
+    # Engines
+    LOAD_MODEL = "load_model", "A model is being loaded, or was: how long it took."
+    LOAD_FAILED = "load_failed", "A model cannot be loaded; with the reason."
+    DROP_MODEL = "drop_model", "A model was dropped from memory to make room."
+    OFFLOAD_MODEL = "offload_model", "A model's parts are moved to the device one at a time, for want of memory."
+    RUN_JOB = "run_job", "A job was run: how long it took."
+    RUN_AGAIN = "run_again", "A job ran out of memory beside another and runs again alone."
+    JOB_FAILED = "job_failed", "A job raised an exception; with its traceback."
+    PREVIEW_FAILED = "preview_failed", "No preview could be made; the job goes on."
+    TOKENS_NOT_COUNTED = "tokens_not_counted", "The length of a prompt could not be told; the job goes on."
+    PROTOCOL_ERROR = "protocol_error", "The agent sent what is no message: the engine ends."
+    # Edges
+    LISTEN = "listen", "The address that the edge listens on; a warning where it is open without keys."
+    WAITING = "waiting", "What the service waits for before it is ready."
+    READY = "ready", "The service takes jobs, and a worker has its model loaded."
+    SUBMIT = "submit", "A job was accepted."
+    CLIENT_GONE = "gone", "A client left while it waited; its job is cancelled."
+    KEYS = "keys", "The API keys were read, or cannot be."
+    SAVE = "save", "A result was copied to the path that its client chose, or cannot be."
+    SPOOL = "spool", "Left-over uploads were removed, or cannot be."
+    RETENTION = "retention", "Jobs and files that are old enough were deleted, or wait until clocks agree."
+    WATCH = "watch", "Events of the broker do not arrive yet."
+    WEBHOOK = "webhook", "A webhook receiver was told, or could not be."
