@@ -50,6 +50,7 @@ class Action(StrEnum):
     DISK = "disk", "Room or inodes are short, or there again; the journal's file is not the one that was opened."
     DAMAGED = "damaged", "A record in the journal is not what was written."
     LOSS = "loss", "The journal is shorter than it was, and is gone on with as was asked."
+    REINDEX = "reindex", "An index of the journal had lost rows, and was built anew."
     MARK = "mark", "The mark beside the journal is damaged, or of another journal."
     METRICS = "metrics", "The textfile of metrics cannot be written."
     BENCHED = "benched", "A worker gets no work for a while: job after job failed there."

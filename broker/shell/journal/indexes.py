@@ -19,6 +19,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from broker.runtime.errors import JournalRefused
+from broker.runtime.log_actions import Action
 from broker.shell.journal.schema import repair_hint, structure_faults
 
 logger = logging.getLogger(__name__)
@@ -139,7 +140,7 @@ class IndexCheck:
         if faults := structure_faults(self._connection):
             raise JournalRefused(f"the journal {self._path} is damaged ({faults}); {repair_hint(self._path)}")
         for name in damaged:
-            extra = {"action": "reindex", "index": name, "table": table.name, "row": strays[0][0]}
+            extra = {"action": Action.REINDEX, "index": name, "table": table.name, "row": strays[0][0]}
             logger.error("an index of the journal is damaged and is built anew", extra=extra)
             try:
                 self._guarded(lambda name=name: self._connection.execute(f"REINDEX {name}"))  # type: ignore[misc]
