@@ -221,7 +221,10 @@ class MemoryArchive:
     def live(self) -> list[Job]:
         """Every durable job that is neither final nor set aside, oldest first, its spec left out; for a start."""
         live = [self._read(job) for job in self.rows.values() if not job.final and job.id not in self._marks]
-        return [replace(job, body=b"", evicted=True) for job in live]
+        return [replace(job, body=b"", evicted=True, deliveries=self._deliveries(job)) for job in live]
+
+    def _deliveries(self, job: Job) -> dict[int, Delivery]:
+        return {delivery.number: delivery for delivery in self.deliveries.of_job(job.id)}
 
     def set_asides(self) -> list[Job]:
         """The jobs that are set aside, without their specs."""
@@ -248,7 +251,7 @@ class MemoryArchive:
 def _row(job: Job, old: Job | None) -> Job:
     """What a file would keep: no part of the current attempt, and a spec that is written once."""
     body = job.body if old is None else old.body
-    kept = {"body": body, "story": [*job.story], "set_aside": None, "evicted": False}
+    kept: dict[str, Any] = {"body": body, "story": [*job.story], "set_aside": None, "evicted": False, "deliveries": {}}
     return replace(job, **kept, phase="", step=0, total=0, cost=0.0, skipped_s=0.0, granted_at=0.0, resends=0, begun=0)
 
 

@@ -1,9 +1,9 @@
 """Webhook deliveries as the core sees them: which move of a job causes one, and what becomes of it.
 
 A hook is one event of one job that the job's webhook must be told. It is created in the commit of the move that causes it, claimed by an
-edge for `LEASE_S`, and settled by what that edge reports. Hooks are kept in the archive, not in memory: a receiver that is down for days
-costs disk. A claim that was not reported in time may be given to another edge, so a delivery can happen twice, but never by two
-edges that are both within their time.
+edge for `LEASE_S`, and settled by what that edge reports. Hooks are kept in the archive: a receiver that is down for days costs disk. A
+job in memory has its own at hand (`Job.deliveries`), as its moves depend on them. A claim that was not reported in time may be given to
+another edge, so a delivery can happen twice, but never by two edges that are both within their time.
 """
 
 from __future__ import annotations
@@ -13,18 +13,10 @@ from typing import Protocol
 from msgspec import Struct
 
 from broker.core.calendar import Calendar
-from broker.core.jobs import Cause, Job
 from broker.wire import messages as m
-from broker.wire.terms import JobState
 
 #: How long an edge has for one delivery, its report included. Edges stop trying well before.
 LEASE_S = 60.0
-
-_FINAL_EVENTS: dict[JobState, m.WebhookEvent] = {
-    JobState.SUCCEEDED: "completed",
-    JobState.FAILED: "failed",
-    JobState.CANCELLED: "cancelled",
-}
 
 
 class Delivery(Struct, frozen=True, kw_only=True):
@@ -59,17 +51,6 @@ class Deliveries(Protocol):
 
     def due(self, now: float, limit: int) -> tuple[list[Delivery], float | None]:
         """Pending hooks that are due, the longest due first, and when one that is not among them is due."""
-
-
-def caused(job: Job, cause: Cause) -> m.WebhookEvent | None:
-    """The event that a job's latest move is, if its webhook wants to be told. Only a first attempt is a start."""
-    if job.final:
-        event = _FINAL_EVENTS[job.state]
-    elif cause in (Cause.STARTED, Cause.ADOPTED) and job.attempts <= 1:
-        event = "started"
-    else:
-        return None
-    return event if not job.webhook_events or event in job.webhook_events else None
 
 
 def view(delivery: Delivery, calendar: Calendar) -> m.DeliveryView:

@@ -131,7 +131,9 @@ def _hooks(state: State) -> list[str]:
     for job in state.jobs.values():
         if not job.webhook:
             continue
-        found = sorted(delivery.event for delivery in state.archive.deliveries.of_job(job.id))
+        found = sorted(delivery.event for delivery in job.deliveries.values())
+        if found != sorted(delivery.event for delivery in state.archive.deliveries.of_job(job.id)):
+            broken.append(f"{job.id} has deliveries on disk other than {found}")
         wanted = set(job.webhook_events) or {"started", "completed", "failed", "cancelled"}
         end = {"succeeded": "completed", "failed": "failed", "cancelled": "cancelled"}.get(job.state.value)
         needed = {end} & wanted if end else set()

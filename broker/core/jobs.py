@@ -20,6 +20,7 @@ from enum import StrEnum
 
 from msgspec import Struct, field
 
+from broker.core.deliveries import Delivery
 from broker.wire.jobspec import Phase, Result
 from broker.wire.messages import Failure, HistoryEntry, WebhookEvent
 from broker.wire.terms import FINAL, HELD, WAITING, JobState
@@ -161,6 +162,9 @@ class Job(Struct, kw_only=True):
     set_aside: SetAside | None = None
     #: Only on a job out of the archive that is over: why its record cannot be read; what is here of it is a guess.
     damaged: str = ""
+
+    #: Its webhook's deliveries by number, at most four. In rows of their own; only on a job in the core's memory.
+    deliveries: dict[int, Delivery] = field(default_factory=dict)
 
     # Not journaled: forgotten in a restart, rebuilt from what workers say.
     #: `body` is empty because only the journal has it: see `spec_cache`.

@@ -47,6 +47,8 @@ def resolve(state: State, peer: bytes, message: m.SettleSetAside, now: float) ->
     else:
         job.set_aside = None
         state.effects.append(Marked(job, None))
+        if job.webhook:
+            job.deliveries = {each.number: each for each in state.archive.deliveries.of_job(job.id)}
         state.adopt_record(job)
         state.close_attempt(job)  # what a worker still says of an old one is nothing any more
         job.stop = job.stop or mark.stop

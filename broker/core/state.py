@@ -7,11 +7,12 @@ through `State.move`, so that queue, deadlines, counts, watchers and effects can
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Protocol
 
 from broker.core.calendar import Calendar
 from broker.core.deadlines import Deadlines
-from broker.core.deliveries import Deliveries, Delivery, caused
+from broker.core.deliveries import Deliveries, Delivery
 from broker.core.effects import DeliveryChanged, Effect, RecordDeleted, Send, Transition
 from broker.core.jobs import LAZY, Cause, Job
 from broker.core.policy import Policy
@@ -25,6 +26,24 @@ from broker.wire.terms import FINAL, WAITING, JobState
 
 #: Messages to a worker that a `Run` must not overtake; acknowledgements it may.
 _IN_ORDER = frozenset((m.Welcome, m.Identify, m.WorkerRejected, m.Cancel, m.Drain))
+
+
+_FINAL_EVENTS: dict[JobState, m.WebhookEvent] = {
+    JobState.SUCCEEDED: "completed",
+    JobState.FAILED: "failed",
+    JobState.CANCELLED: "cancelled",
+}
+
+
+def _event_of(job: Job, cause: Cause) -> m.WebhookEvent | None:
+    """The event that a job's latest move is, if its webhook wants to be told. Only a first attempt is a start."""
+    if job.final:
+        event = _FINAL_EVENTS[job.state]
+    elif cause in (Cause.STARTED, Cause.ADOPTED) and job.attempts <= 1:
+        event = "started"
+    else:
+        return None
+    return event if not job.webhook_events or event in job.webhook_events else None
 
 
 class Archive(Protocol):
@@ -182,7 +201,7 @@ class State:
         durable = delivery is not None or cause not in LAZY
         self.effects.append(Transition(job, job.attempts, source, target, cause, durable, job.worker, note))
         if delivery is not None:
-            self.effects.append(DeliveryChanged(delivery))
+            self.put_delivery(delivery)
         self.note_change(job)
 
     def _end_wait(self, job: Job, source: JobState) -> None:
@@ -194,11 +213,9 @@ class State:
 
     def _delivery_of(self, job: Job, cause: Cause, now: float) -> Delivery | None:
         """The delivery that the job's latest move causes. A start that the broker hears of twice is told once."""
-        event = caused(job, cause)
-        if event is None:
-            return None
-        known = self.archive.deliveries.of_job(job.id)
-        if any(delivery.event == event for delivery in known):
+        event = _event_of(job, cause)
+        known = job.deliveries.values()
+        if event is None or any(delivery.event == event for delivery in known):
             return None
         unwanted = any(delivery.state == "disabled" for delivery in known)
         return Delivery(
@@ -209,6 +226,19 @@ class State:
             due_at=now,
             state="disabled" if unwanted else "pending",
         )
+
+    def put_delivery(self, delivery: Delivery) -> None:
+        """A webhook delivery is new, or changed."""
+        job = self.jobs.get(delivery.job_id)
+        if job is not None:
+            job.deliveries[delivery.number] = delivery
+        self.effects.append(DeliveryChanged(delivery))
+
+    def deliveries_of(self, job: Job) -> Iterable[Delivery]:
+        """The webhook deliveries of a job, oldest first: at hand in memory, else from disk."""
+        if job.id in self.jobs:
+            return job.deliveries.values()
+        return self.archive.deliveries.of_job(job.id)
 
     def set_deadline(self, job: Job) -> None:
         """Wake at the job's deadline, if it has one."""

@@ -68,7 +68,7 @@ def job_view(state: State, job: Job, now: float, *, full: bool = False, body: by
 
 
 def _hooks(state: State, job: Job) -> tuple[m.DeliveryView, ...]:
-    return tuple(deliveries.view(delivery, state.calendar) for delivery in state.archive.deliveries.of_job(job.id))
+    return tuple(deliveries.view(delivery, state.calendar) for delivery in state.deliveries_of(job))
 
 
 def _story(story: list[m.HistoryEntry], ahead_s: float) -> tuple[m.HistoryEntry, ...]:

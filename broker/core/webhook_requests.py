@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 
 from broker.core.deliveries import LEASE_S, Delivery
-from broker.core.effects import DeliveryChanged
 from broker.core.state import State
 from broker.wire import codec
 from broker.wire import messages as m
@@ -19,7 +18,7 @@ def claim_deliveries(state: State, peer: bytes, message: m.ClaimDeliveries, now:
         claimed = msgspec.structs.replace(
             delivery, claim=state.next_revision(), attempts=delivery.attempts + 1, due_at=now + LEASE_S
         )
-        state.effects.append(DeliveryChanged(claimed))
+        state.put_delivery(claimed)
         claims.append(
             m.ClaimedDelivery(
                 number=claimed.number,
@@ -50,10 +49,8 @@ def _record_outcome(state: State, delivery: Delivery, message: m.DeliveryDone, n
     elif delivery.state == "pending" and delivery.claim == message.claim:
         if message.outcome == "released":
             due_at = now + message.retry_s
-            state.effects.append(
-                DeliveryChanged(
-                    msgspec.structs.replace(delivery, claim=0, attempts=delivery.attempts - 1, due_at=due_at)
-                )
+            state.put_delivery(
+                msgspec.structs.replace(delivery, claim=0, attempts=delivery.attempts - 1, due_at=due_at)
             )
             return
         if message.outcome == "retry":
@@ -63,11 +60,11 @@ def _record_outcome(state: State, delivery: Delivery, message: m.DeliveryDone, n
         if message.outcome == "disabled":
             for other in state.archive.deliveries.of_job(delivery.job_id):
                 if other.number != delivery.number and other.state == "pending":
-                    state.effects.append(DeliveryChanged(msgspec.structs.replace(other, state="disabled", claim=0)))
+                    state.put_delivery(msgspec.structs.replace(other, state="disabled", claim=0))
 
 
 def _put(state: State, delivery: Delivery, message: m.DeliveryDone, target: m.DeliveryState, due_at: float) -> None:
     settled = msgspec.structs.replace(
         delivery, state=target, claim=0, due_at=due_at, status=message.status, note=message.note
     )
-    state.effects.append(DeliveryChanged(settled))
+    state.put_delivery(settled)

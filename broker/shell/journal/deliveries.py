@@ -98,7 +98,6 @@ class DeliveryStore:
         self.flushed.clear()
 
     # ------------------------------------------------------------ reading
-    # One job's deliveries are asked for while that job is being moved: nothing may be written then, or half a move would be.
 
     def of_job(self, job_id: str) -> list[Delivery]:
         """The deliveries of a job, oldest first."""

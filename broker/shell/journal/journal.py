@@ -417,6 +417,8 @@ class Journal:
                 self._put_unreadable(job_id, row[rows.N], error, now)
                 continue
             job.evicted = True
+            if job.webhook and job.attempts:  # before its first attempt there is nothing to tell
+                job.deliveries = {delivery.number: delivery for delivery in self.deliveries.of_job(job.id)}
             found.append((row[rows.N], job))
         self.commit()
         found.sort(key=lambda item: item[0])
