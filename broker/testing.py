@@ -81,6 +81,10 @@ class MemoryDeliveries:
 class MemoryArchive:
     """The journal's part that holds jobs and deliveries, without a file: the same calls, the same answers, nothing damaged."""
 
+    #: Nothing in memory is ever damaged.
+    damaged = 0
+    rebuilt_indexes = 0
+
     def __init__(self, epoch: int = 1) -> None:
         self.epoch = epoch
         #: Written rows, in the order of acceptance; durable unless `_durable` keeps what was before the open transaction.
@@ -199,24 +203,12 @@ class MemoryArchive:
         """Jobs that match, in the order of acceptance, whether more follow, and `Jobs.behind`. An unknown `after` gives an empty page."""
         self.flush()
         jobs = list(self.rows.values())
-        first = self._position(jobs, query)
+        first = _position(jobs, query)
         if first is None:
             return [], False, 0
         jobs = jobs[:first][::-1] if query.newest_first else jobs[first:]
         found = [job for job in jobs if _matches(job, query)]
         return [self._read(job) for job in found[: query.limit]], len(found) > query.limit, 0
-
-    @staticmethod
-    def _position(jobs: list[Job], query: m.ListJobs) -> int | None:
-        """The page begins at this index, or before it, newest first; None: `after` is not a job."""
-        if not query.after:
-            return len(jobs) if query.newest_first else 0
-        for index, job in enumerate(jobs):
-            if job.id == query.after:
-                return index if query.newest_first else index + 1
-        if not query.after_at:
-            return None
-        return next((index for index, job in enumerate(jobs) if job.submitted_at >= query.after_at), len(jobs))
 
     def live(self) -> list[Job]:
         """Every durable job that is neither final nor set aside, oldest first, its spec left out; for a start."""
@@ -235,15 +227,6 @@ class MemoryArchive:
         """How many there are."""
         return len(self._marks)
 
-    @property
-    def damaged(self) -> int:
-        """Nothing in memory is ever damaged."""
-        return 0
-
-    @property
-    def rebuilt_indexes(self) -> int:
-        return 0
-
     def _read(self, row: Job) -> Job:
         return replace(row, story=[*row.story], set_aside=self._marks.get(row.id))
 
@@ -253,6 +236,18 @@ def _row(job: Job, old: Job | None) -> Job:
     body = job.body if old is None else old.body
     kept: dict[str, Any] = {"body": body, "story": [*job.story], "set_aside": None, "evicted": False, "deliveries": {}}
     return replace(job, **kept, phase="", step=0, total=0, cost=0.0, skipped_s=0.0, granted_at=0.0, resends=0, begun=0)
+
+
+def _position(jobs: list[Job], query: m.ListJobs) -> int | None:
+    """The page begins at this index, or before it, newest first; None: `after` is not a job."""
+    if not query.after:
+        return len(jobs) if query.newest_first else 0
+    for index, job in enumerate(jobs):
+        if job.id == query.after:
+            return index if query.newest_first else index + 1
+    if not query.after_at:
+        return None
+    return next((index for index, job in enumerate(jobs) if job.submitted_at >= query.after_at), len(jobs))
 
 
 def _matches(job: Job, query: m.ListJobs) -> bool:

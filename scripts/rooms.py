@@ -1,4 +1,4 @@
-"""Print the rooms of the code and the arrows between them, read from the imports: `python -m scripts.rooms [--of ROOM] [--dot]`.
+"""Print the rooms of the code and the arrows between them, read from the imports: `python -m scripts.rooms [--of ROOM] [--dot] [--fields]`.
 
 A room is a folder with Python files. An arrow runs from a room to one that a file of it imports from, for type checking alone too.
 """
@@ -113,6 +113,47 @@ def arrows() -> dict[tuple[str, str], set[str]]:
     return dict(found)
 
 
+#: The structs whose fields are counted: what a request may ask for, and what is known of a job.
+COUNTED = {"Generation": "http_edge/jobs/generation.py", "Job": "broker/core/jobs.py"}
+
+
+def fields(struct: str) -> list[str]:
+    """The fields that one of `COUNTED` declares."""
+    for node in ast.walk(tree(ROOT / COUNTED[struct])):
+        if isinstance(node, ast.ClassDef) and node.name == struct:
+            return sorted(_declared(node))
+    raise ValueError(f"{COUNTED[struct]} has no class {struct}")
+
+
+def _declared(node: ast.ClassDef) -> set[str]:
+    return {one.target.id for one in node.body if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)}
+
+
+@cache
+def _written(path: Path) -> frozenset[str]:
+    """Names that a file's classes declare, and names of arguments that its calls give: where a field is written again, not read."""
+    found: set[str] = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ClassDef):
+            found |= _declared(node)
+        elif isinstance(node, ast.keyword) and node.arg:
+            found.add(node.arg)
+    return frozenset(found)
+
+
+def places(field: str) -> list[str]:
+    """The product's files that declare a field of this name, or pass it on by name."""
+    product = [path for path in sources("broker", "workers", "http_edge") if path.name != "testing.py"]
+    return [path.relative_to(ROOT).as_posix() for path in product if field in _written(path)]
+
+
+def _fields_text() -> Iterator[str]:
+    for struct, path in COUNTED.items():
+        yield f"{struct} ({path}): product files that declare a field of this name or pass it on by name"
+        for field in sorted(fields(struct), key=lambda field: -len(places(field))):
+            yield f"  {field:22}{len(places(field)):4}  {' '.join(places(field))}"
+
+
 def circles() -> list[list[str]]:
     """Groups of rooms that reach one another (Tarjan's strongly connected components of more than one room)."""
     graph: dict[str, set[str]] = defaultdict(set)
@@ -167,8 +208,13 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.rooms", description=__doc__)
     parser.add_argument("--of", metavar="ROOM", help="the imports behind the arrows from and to this room")
     parser.add_argument("--dot", action="store_true", help="the graph in Graphviz' language")
+    parser.add_argument(
+        "--fields", action="store_true", help="how many files write each field of a request and of a job"
+    )
     options = parser.parse_args(argv)
-    if options.dot:
+    if options.fields:
+        print("\n".join(_fields_text()))
+    elif options.dot:
         print("digraph rooms {")
         for source, target in sorted(arrows()):
             print(f'  "{source}" -> "{target}"')

@@ -18,6 +18,90 @@ FOLDERS = rooms.FOLDERS
 MAX_FUNCTION = 60
 #: Methods and attributes of a class, beyond which it does more than one thing.
 MAX_METHODS, MAX_ATTRIBUTES = 20, 12
+#: Classes beyond them, and why.
+LARGE = {
+    "bench.harness.driver.Driver": "one loop that measures both sides of a broker; what it counts is read in its hot path",
+    "broker.client.client.BrokerClient": "one method a request of the protocol",
+    "broker.core.pool.Worker": "a record of one worker, written by the messages that it sends",
+    "broker.core.state.State": "the core's memory; every move of a job passes through it, so that its parts cannot disagree",
+    "broker.shell.journal.journal.Journal": "one connection and one open transaction, which its parts share",
+    "broker.shell.router.Router": "one pass from the sockets to the commit, in the hot path",
+    "broker.shell.server.Server": "puts the process together",
+    "http_edge.api.openai.videos_api.VideosApi": "one method a route",
+    "http_edge.background.retention.Retention": "one pass over all that may be deleted, and its settings",
+    "http_edge.jobs.service.JobService": "one method a request of the broker's client",
+    "workers.agent.attempt.Attempt": "a record of one attempt: what its engine has said of it",
+    "workers.agent.core.AgentCore": "one method a message of the broker and of the engine",
+    "workers.agent.engine_life.EngineLife": "one method a step of an engine's life",
+    "workers.agent.engine_slot.EngineSlot": "one method a move of an engine and its attempts, which cannot be told apart while two overlap",
+    "workers.engine.progress.Monitor": "what one thread writes and another reads of a job, under one lock",
+    "workers.supervisor.supervisor.AgentProcess": "a record of one agent's process over its lives",
+}
+#: Product files that write a field of a request or of a job: declare it, or pass it on by name.
+MAX_PLACES = 4
+#: Fields that are written in more, and in how many; a number may only fall. Those of a request are declared again where they cross to the
+#: worker (`JobSpec`), in the answer and its schema, and in the models' defaults; those of a job in its row, its view, and their schema.
+PLACES = {
+    "crashes": 7,
+    "deadline_at": 7,
+    "finished_at": 9,
+    "fps": 10,
+    "gpus": 9,
+    "guidance_scale": 9,
+    "guidance_scale_2": 6,
+    "height": 9,
+    "losses": 5,
+    "max_running": 9,
+    "max_sequence_length": 7,
+    "negative_prompt": 8,
+    "num_frames": 10,
+    "num_inference_steps": 8,
+    "num_outputs": 6,
+    "pinned": 7,
+    "previews": 6,
+    "priority": 15,
+    "prompt": 8,
+    "revision": 8,
+    "run_s": 10,
+    "save_to": 6,
+    "seed": 9,
+    "started_at": 6,
+    "story": 8,
+    "submitted_at": 9,
+    "units": 6,
+    "webhook_events": 8,
+    "width": 9,
+}
+#: Fields whose names are the usual words for other things too, so that counting them says nothing.
+COMMON_WORDS = frozenset(
+    [
+        "alias",
+        "attempts",
+        "body",
+        "errors",
+        "extra",
+        "failure",
+        "fence",
+        "id",
+        "image",
+        "labels",
+        "model",
+        "origin",
+        "output",
+        "phase",
+        "profile",
+        "result",
+        "seconds",
+        "size",
+        "state",
+        "step",
+        "stop",
+        "tenant",
+        "total",
+        "webhook",
+        "worker",
+    ]
+)
 
 
 def under(name: str, *prefixes: str) -> bool:
@@ -191,6 +275,41 @@ def test_functions_stay_small(path):
             assert node.end_lineno - node.lineno < MAX_FUNCTION, (
                 f"{node.name} has {node.end_lineno - node.lineno + 1} lines"
             )
+
+
+def attributes(node: ast.ClassDef) -> set[str]:
+    """The names that a class assigns on `self`."""
+    return {
+        one.attr
+        for one in ast.walk(node)
+        if isinstance(one, ast.Attribute)
+        and isinstance(one.ctx, ast.Store)
+        and isinstance(one.value, ast.Name)
+        and one.value.id == "self"
+    }
+
+
+def test_classes_do_one_thing():
+    large = {}
+    for path in sources(*FOLDERS):
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ClassDef):
+                methods = sum(isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef) for one in node.body)
+                if methods > MAX_METHODS or len(attributes(node)) > MAX_ATTRIBUTES:
+                    large[f"{module_of(path)}.{node.name}"] = f"{methods} methods, {len(attributes(node))} attributes"
+    assert {name: size for name, size in large.items() if name not in LARGE} == {}
+    assert set(LARGE) - set(large) == set(), "small enough by now: remove them from LARGE"
+
+
+def test_a_field_is_written_in_few_places():
+    counts = {field: rooms.places(field) for struct in rooms.COUNTED for field in rooms.fields(struct)}
+    wrong = {
+        field: found
+        for field, found in counts.items()
+        if field not in COMMON_WORDS and len(found) > PLACES.get(field, MAX_PLACES)
+    }
+    assert wrong == {}
+    assert (PLACES.keys() | COMMON_WORDS) - counts.keys() == set(), "no such field: remove it"
 
 
 def test_imports_inside_functions_stand_in_the_registry_alone():

@@ -39,6 +39,47 @@ class Outcome(Struct, frozen=True, kw_only=True):
     started_twice: int
 
 
+class Tally:
+    """What the client and the workers have heard of the jobs, over both lives of the broker."""
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.starts: Counter[str] = Counter()
+        self.published: Counter[str] = Counter()
+        #: When the broker first answered, and first granted a job, since `restarted`; 0 when not yet.
+        self.answered_at = 0.0
+        self.granted_at = 0.0
+
+    def restarted(self) -> None:
+        """The answers and grants from here on are those of another broker."""
+        self.answered_at = self.granted_at = 0.0
+
+    def on_answer(self) -> None:
+        """The broker answered a question."""
+        self.answered_at = self.answered_at or time.monotonic()
+
+    def on_start(self, job_id: str) -> None:
+        """A worker was given this job."""
+        self.starts[job_id] += 1
+        self.granted_at = self.granted_at or time.monotonic()
+
+    def on_end(self, job_id: str, accepted: bool) -> None:
+        """The broker took a result of this job, or did not."""
+        if accepted:
+            self.published[job_id] += 1
+
+    def outcome(self, jobs: int, queued: int, killed_at: float) -> Outcome:
+        """The count, when all that can be published is."""
+        return Outcome(
+            serving_s=self.answered_at - killed_at,
+            granted_s=self.granted_at - killed_at,
+            queued=queued,
+            lost=jobs - len(self.published),
+            published_twice=sum(count > 1 for count in self.published.values()),
+            started_twice=sum(count > 1 for count in self.starts.values()),
+        )
+
+
 class Crash:
     """A client and simulated workers that live on while the broker dies."""
 
@@ -46,45 +87,34 @@ class Crash:
         self._home = home
         self._jobs = jobs
         self._body = body
+        self._tally = tally = Tally()
         self._process = BrokerProcess(home, set())
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         settings = self._process.settings
         self._front = dealer(self._context, settings.front_endpoint)
         self._workers = [
-            SimWorker(dealer(self._context, settings.back_endpoint), f"sim-{n}", 1, self._on_start, self._on_end)
+            SimWorker(dealer(self._context, settings.back_endpoint), f"sim-{n}", 1, tally.on_start, tally.on_end)
             for n in range(workers)
         ]
         self._poller = zmq.Poller()
         for socket in (self._front, *(worker.socket for worker in self._workers)):
             self._poller.register(socket, zmq.POLLIN)
-        self._accepted = 0
-        self._starts: Counter[str] = Counter()
-        self._published: Counter[str] = Counter()
-        self._answered_at = 0.0
-        self._granted_at = 0.0
 
     def run(self) -> Outcome:
         """Queue, work, kill, restart, work to the end. Raises `BenchError`."""
+        tally = self._tally
         try:
             self._process.await_sockets()
             self._queue()
-            self._pump(lambda: sum(self._published.values()) >= KILL_AT * self._jobs, working=True)
-            queued = self._jobs - len(self._starts)
+            self._pump(lambda: sum(tally.published.values()) >= KILL_AT * self._jobs, working=True)
+            queued = self._jobs - len(tally.starts)
             killed_at = time.monotonic()
             self._process.end()
             self._process = BrokerProcess(self._home, set())
-            self._answered_at = self._granted_at = 0.0
-            self._pump(lambda: self._answered_at > 0 and self._granted_at > 0, working=True, asking=True)
-            serving_s, granted_s = self._answered_at - killed_at, self._granted_at - killed_at
-            self._pump(lambda: len(self._published) >= self._jobs, working=True)
-            return Outcome(
-                serving_s=serving_s,
-                granted_s=granted_s,
-                queued=queued,
-                lost=self._jobs - len(self._published),
-                published_twice=sum(count > 1 for count in self._published.values()),
-                started_twice=sum(count > 1 for count in self._starts.values()),
-            )
+            tally.restarted()
+            self._pump(lambda: tally.answered_at > 0 and tally.granted_at > 0, working=True, asking=True)
+            self._pump(lambda: len(tally.published) >= self._jobs, working=True)
+            return tally.outcome(self._jobs, queued, killed_at)
         finally:
             self._process.stop()
             for socket in (self._front, *(worker.socket for worker in self._workers)):
@@ -97,8 +127,8 @@ class Crash:
             submit = m.Submit(req=number + 1, job_id=f"job-{number}", model=MODEL, units=1.0)
             self._front.send_multipart(codec.encode(submit, self._body))
             if number % _WINDOW == 0:
-                self._pump(lambda: self._accepted >= number - _WINDOW, working=False)  # noqa: B023  # called at once
-        self._pump(lambda: self._accepted >= self._jobs, working=False)
+                self._pump(lambda: self._tally.accepted >= number - _WINDOW, working=False)  # noqa: B023  # called at once
+        self._pump(lambda: self._tally.accepted >= self._jobs, working=False)
 
     def _pump(self, done: Callable[[], bool], *, working: bool, asking: bool = False) -> None:
         give_up = time.monotonic() + _STALL_S
@@ -135,18 +165,10 @@ class Crash:
             decoded = codec.to_edge(frames)
             match decoded[0] if decoded else None:
                 case m.Accepted():
-                    self._accepted += 1
+                    self._tally.accepted += 1
                 case m.Rejected(code=code, message=message):
                     raise BenchError(f"the broker refused a job: {code}: {message}")
                 case m.JobReply():
-                    self._answered_at = self._answered_at or time.monotonic()
+                    self._tally.on_answer()
                 case _:
                     pass
-
-    def _on_start(self, job_id: str) -> None:
-        self._starts[job_id] += 1
-        self._granted_at = self._granted_at or time.monotonic()
-
-    def _on_end(self, job_id: str, accepted: bool) -> None:
-        if accepted:
-            self._published[job_id] += 1

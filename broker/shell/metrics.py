@@ -22,6 +22,33 @@ from broker.wire.messages import PoolView
 COMMIT_BOUNDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0)
 
 
+class Commits:
+    """Commits of the journal: how long each took, and how many rows there were."""
+
+    def __init__(self) -> None:
+        self._buckets = [0] * (len(COMMIT_BOUNDS) + 1)
+        self._seconds = 0.0
+        self._rows = 0
+
+    def add(self, seconds: float, rows: int) -> None:
+        """One commit."""
+        self._buckets[bisect_left(COMMIT_BOUNDS, seconds)] += 1
+        self._seconds += seconds
+        self._rows += rows
+
+    def families(self) -> Iterator[Metric]:
+        """A histogram of the times, and the rows."""
+        total = 0
+        buckets = []
+        for bound, count in zip((*map(str, COMMIT_BOUNDS), "+Inf"), self._buckets, strict=True):
+            total += count
+            buckets.append((bound, float(total)))
+        family = HistogramMetricFamily("zoetrope_commit_seconds", "Time of a journal commit")
+        family.add_metric((), buckets, sum_value=self._seconds)
+        yield family
+        yield CounterMetricFamily("zoetrope_journal_rows", "Rows committed", value=self._rows)
+
+
 class Metrics:
     """Counts since the broker started."""
 
@@ -40,14 +67,7 @@ class Metrics:
         #: Connections refused for their key, and cut because they sent without end.
         self.refused_keys = 0
         self.hoards = 0
-        self._commit_buckets = [0] * (len(COMMIT_BOUNDS) + 1)
-        self._commit_seconds = 0.0
-        self._committed_rows = 0
-
-    def committed(self, seconds: float, rows: int) -> None:
-        self._commit_buckets[bisect_left(COMMIT_BOUNDS, seconds)] += 1
-        self._commit_seconds += seconds
-        self._committed_rows += rows
+        self.commits = Commits()
 
     def text(self, pool: PoolView) -> bytes:
         """Everything, in Prometheus' text format."""
@@ -86,8 +106,7 @@ class Metrics:
         yield CounterMetricFamily(
             "zoetrope_core_failures", "Exceptions that the broker has gone on after", value=self.failures
         )
-        yield self._commits()
-        yield CounterMetricFamily("zoetrope_journal_rows", "Rows committed", value=self._committed_rows)
+        yield from self.commits.families()
 
     def _job_families(self, pool: PoolView) -> Iterator[Metric]:
         moves = CounterMetricFamily("zoetrope_moves", "Job moves by new state and cause", labels=("state", "cause"))
@@ -111,16 +130,6 @@ class Metrics:
         yield GaugeMetricFamily("zoetrope_set_aside", "Jobs that wait for their operator", value=pool.set_aside)
         yield GaugeMetricFamily("zoetrope_damaged_records", "Records found damaged on disk", value=pool.damaged)
         yield GaugeMetricFamily("zoetrope_backlog_seconds", "Predicted GPU-seconds waiting", value=pool.backlog_s)
-
-    def _commits(self) -> Metric:
-        total = 0
-        buckets = []
-        for bound, count in zip((*map(str, COMMIT_BOUNDS), "+Inf"), self._commit_buckets, strict=True):
-            total += count
-            buckets.append((bound, float(total)))
-        family = HistogramMetricFamily("zoetrope_commit_seconds", "Time of a journal commit")
-        family.add_metric((), buckets, sum_value=self._commit_seconds)
-        return family
 
 
 class _Collector:

@@ -117,7 +117,7 @@ class Router:
             self._recover(error, now)
             return False
         self._disk.check_journal()
-        self._metrics.committed(self._seconds() - started, rows)
+        self._metrics.commits.add(self._seconds() - started, rows)
         try:
             self._core.committed()
         except Exception as error:
