@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Literal
 
 import msgspec
 
-from broker.wire.messages import ClaimedDelivery, JobView
+from broker.wire.messages import ClaimedDelivery, WebhookEvent
 from http_edge.api.common.job_json import artefacts_json
-from http_edge.base.job_names import shown_id
+from http_edge.api.common.schema_common import Event, EventData, EventError, EventFile, EventUrls
+from http_edge.api.common.schema_jobs import JobFile
 from http_edge.jobs.job import Job
 from http_edge.jobs.urls import urls
-from http_edge.jobs.webhook_view import event_type
 
-_STATES = {"started": "running", "completed": "succeeded", "failed": "failed", "cancelled": "cancelled"}
+_STATES: dict[WebhookEvent, Literal["running", "succeeded", "failed", "cancelled"]] = {
+    "started": "running",
+    "completed": "succeeded",
+    "failed": "failed",
+    "cancelled": "cancelled",
+}
 
 
 def event_id(claim: ClaimedDelivery) -> str:
@@ -24,41 +29,42 @@ def event_id(claim: ClaimedDelivery) -> str:
 
 def event_body(job: Job, claim: ClaimedDelivery, base_url: str) -> bytes:
     """What the receiver gets, below 20 kB: the same bytes in every attempt. One body for OpenAI's form of events and the standard's."""
-    created_at = claim.created_at
-    return msgspec.json.encode(
-        {
-            "id": event_id(claim),
-            "object": "event",
-            "created_at": int(created_at),
-            "type": event_type(job, claim.event),
-            "timestamp": datetime.fromtimestamp(created_at, UTC).isoformat(timespec="milliseconds"),
-            "data": _data(job, claim, base_url),
-        }
+    event = Event(
+        id=event_id(claim),
+        object="event",
+        created_at=int(claim.created_at),
+        type=job.event_type(claim.event),
+        timestamp=datetime.fromtimestamp(claim.created_at, UTC).isoformat(timespec="milliseconds"),
+        data=_data(job, claim, base_url),
     )
+    return msgspec.json.encode(event)
 
 
-def _data(job: Job, claim: ClaimedDelivery, base_url: str) -> dict[str, Any]:
+def _data(job: Job, claim: ClaimedDelivery, base_url: str) -> EventData:
     """The job as it was when the event happened, whatever it is now."""
     view = job.view
-    data: dict[str, Any] = {
-        "id": shown_id(view.id),
-        "object": "job",
-        "state": _STATES[claim.event],
-        "model": view.model,
-        "output": job.spec.output if job.spec else None,
-        "name": view.alias or None,
-        "submitted_at": view.submitted_at,
-        "urls": {name: base_url + path for name, path in urls(shown_id(view.id)).items()},
-    }
+    data = EventData(
+        id=job.id,
+        object="job",
+        state=_STATES[claim.event],
+        model=view.model,
+        output=job.spec.output if job.spec else None,
+        name=view.alias or None,
+        submitted_at=view.submitted_at,
+        urls=EventUrls(**{name: base_url + path for name, path in urls(job.id).items()}),
+    )
     if claim.event == "started":
-        return {**data, "started_at": claim.created_at}
-    data |= {"started_at": view.started_at or None, "finished_at": view.finished_at, "attempts": view.attempts}
+        data.started_at = claim.created_at
+        return data
+    data.started_at, data.finished_at, data.attempts = view.started_at or None, view.finished_at, view.attempts
     if claim.event == "failed" and view.failure is not None:
-        data["error"] = {"code": view.failure.kind, "message": view.failure.message}
+        data.error = EventError(code=view.failure.kind, message=view.failure.message)
     if claim.event == "completed":
-        data |= {"run_s": view.run_s, "seed": job.spec.seed if job.spec else None, "artefacts": _files(view, base_url)}
+        data.run_s = view.run_s
+        data.seed = job.spec.seed if job.spec else None
+        data.artefacts = [_file(file, base_url) for file in artefacts_json(view)]
     return data
 
 
-def _files(view: JobView, base_url: str) -> list[dict[str, Any]]:
-    return [{**artefact, "url": base_url + artefact["url"]} for artefact in artefacts_json(view)]
+def _file(file: JobFile, base_url: str) -> EventFile:
+    return EventFile(**{**msgspec.structs.asdict(file), "url": base_url + file.url})

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from broker.wire.jobspec import JobSpec, decode_spec
-from broker.wire.messages import JobView
+from broker.wire.messages import JobView, WebhookEvent
 from broker.wire.terms import FINAL_NAMES
 from http_edge.base.job_names import shown_id
 
@@ -51,6 +51,10 @@ class Job(Struct, frozen=True, kw_only=True):
     @property
     def is_final(self) -> bool:
         return self.view.state in FINAL_NAMES
+
+    def event_type(self, event: WebhookEvent) -> str:
+        """The event's name for receivers of webhooks: `video.completed`."""
+        return f"{self.spec.output if self.spec else 'job'}.{event}"
 
     def moved_to(self, view: JobView) -> Job:
         """This job in a later view; events bring neither spec nor story."""

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -53,6 +53,9 @@ _CLOCKS_S = 1.0
 _FILE_THREADS = 4
 #: Longest name that the wire carries.
 _MAX_WORKER_NAME = 128
+
+#: What became of a cancel; "requested": a worker is being told to stop.
+Cancelled = Literal["cancelled", "requested", "already_final"]
 
 
 class JobService:
@@ -266,7 +269,7 @@ class JobService:
 
     # ------------------------------------------------------------ cancel, wait, follow
 
-    async def cancel(self, job_id: str) -> tuple[m.CancelOutcome, Job]:
+    async def cancel(self, job_id: str) -> tuple[Cancelled, Job]:
         """What became of the request, and the job. Raises `EdgeError`."""
         caller = current().caller
         for name in meant(caller, job_id):

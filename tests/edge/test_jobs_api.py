@@ -146,7 +146,8 @@ def test_a_finished_job_lists_its_files_and_times(world: World) -> None:
     assert artefact["media_type"] == "video/mp4"
     assert job["timings"] == {"queued_s": 1.5, "run_s": 2.5, "total_s": 3.0, "stages": {"denoise": 1.25}}
     assert job["submitted_at"] == T0 + 1.5
-    assert [move["to"] for move in job["story"]] == ["queued", "running", "succeeded"]
+    assert [move["to"] for move in job["history"]] == ["queued", "running", "succeeded"]
+    assert job["story"] == job["history"]
     data = world.http.get(artefact["url"])
     assert data.status_code == 200
     assert data.content[4:8] == b"ftyp"

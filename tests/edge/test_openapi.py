@@ -14,7 +14,7 @@ import pytest
 
 from broker.wire.messages import ClaimedDelivery
 from http_edge.api.common.schema_common import ERROR_BODY
-from http_edge.api.lightx2v import task_fields, video_tasks
+from http_edge.api.lightx2v import task_fields
 from http_edge.api.lightx2v.cloud_json import STATUSES
 from http_edge.api.native.jobs_api import STATES
 from http_edge.api.openai import fields as openai_fields
@@ -215,7 +215,7 @@ def test_every_name_that_is_read_is_described(document: dict[str, Any]) -> None:
     for name, policy in (
         ("VideoRequest", openai_fields.POLICY),
         ("TaskRequest", task_fields.POLICY),
-        ("Gen1Request", video_tasks.POLICY),
+        ("Gen1Request", task_fields.GEN1_POLICY),
     ):
         read = {alias for alias, field in NAMES.items() if field not in policy.without}
         assert read <= set(schemas[name]["properties"]), name

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from broker.wire.jobspec import MediaKind, Scalar
+from broker.wire.jobspec import Artefact, MediaKind, Scalar
 from http_edge.base.error_table import Family
 from http_edge.jobs.generation import FIELDS, Field
 from http_edge.jobs.webhook_fields import MAX_URL_CHARS
@@ -190,13 +190,9 @@ class EventUrls(Struct, kw_only=True):
     result: str
 
 
-class EventFile(Struct, kw_only=True):
+class EventFile(Artefact, frozen=True, kw_only=True):
     """A file of a job that is done."""
 
-    name: str
-    media_type: str
-    size: int
-    sha256: str
     url: str
 
 

@@ -159,7 +159,25 @@ class Job(Struct, kw_only=True):
     warnings: Annotated[list[str], Meta(description="What of the request was changed or is ignored.")]
     webhook: JobWebhook | None
     urls: JobUrls
-    story: list[JobMove] | UnsetType = UNSET
+    history: list[JobMove] | UnsetType = UNSET
+    story: Annotated[
+        list[JobMove] | UnsetType,
+        Meta(description="The same as `history`, under its name of 0.1.0; it goes with the next version."),
+    ] = UNSET
+
+
+class JobStep(Struct, kw_only=True):
+    """What changes while a job waits or runs."""
+
+    id: str
+    state: JobStateName
+    progress: int
+    phase: str | None
+    step: int
+    total: int
+    position: int | None
+    eta_s: float | None
+    worker: str | None
 
 
 class JobTaken(Job, kw_only=True):

@@ -22,8 +22,8 @@ from http_edge.api.common.operations import FILE_ANSWERS, RANGES
 from http_edge.api.lightx2v import schema_lightx2v as lx
 from http_edge.api.lightx2v.cloud_json import STATUSES, cloud_models, cloud_task, output_name, params_of, worker_of
 from http_edge.api.lightx2v.operations import BY_TASK_ID, CLOUD, TASK_ID
-from http_edge.api.lightx2v.task_fields import TASKS, read_cloud
-from http_edge.api.lightx2v.views import MAX_TASK_ID_CHARS, Tasks, told_warnings
+from http_edge.api.lightx2v.task_fields import MAX_TASK_ID_CHARS, TASKS, read_cloud
+from http_edge.api.lightx2v.views import Tasks, told_warnings
 from http_edge.base.error_table import Kind
 from http_edge.base.errors import EdgeError, invalid
 from http_edge.body.fields import Reader, missing
@@ -93,7 +93,7 @@ class LightX2VCloudApi:
     )
     async def models(self, request: Request) -> Response:
         """Which kind of task each model can do."""
-        return json_response({"models": cloud_models(await self._calls.catalogue.cards())})
+        return json_response(lx.CloudModels(models=cloud_models(await self._calls.catalogue.cards())))
 
     @operation(
         "cloudSubmit",
@@ -110,13 +110,13 @@ class LightX2VCloudApi:
         job, _ = await self._calls.submit(order)
         pool = await self._calls.pool()
         return json_response(
-            {
-                "task_id": job.view.alias,
-                "workers": {"pipeline": worker_of(job)},
-                "params": params_of(job),
-                "wait_time": round(pool.wait_s, 3),
-                **told_warnings(job),
-            }
+            lx.CloudTaken(
+                task_id=job.view.alias,
+                workers={"pipeline": worker_of(job)},
+                params=params_of(job),
+                wait_time=round(pool.wait_s, 3),
+                warnings=told_warnings(job),
+            )
         )
 
     @operation(
@@ -135,7 +135,7 @@ class LightX2VCloudApi:
         if len(ids) > _MAX_IDS:
             raise invalid("task_ids", names, f"names {len(ids)} tasks, at most {_MAX_IDS}", place="query")
         found = [await self._tasks.find(task_id) for task_id in ids]
-        return json_response({"tasks": [cloud_task(job) for job in found if job is not None]})
+        return json_response(lx.CloudTasks(tasks=[cloud_task(job) for job in found if job is not None]))
 
     @operation(
         "cloudResultUrl",
@@ -148,7 +148,7 @@ class LightX2VCloudApi:
         """Where a finished task's file can be fetched."""
         job, name = await self._finished(request)
         query = urlencode({"task_id": job.view.alias, "name": name})
-        return json_response({"url": f"{base_url(request, self._calls.settings.public_url)}{_RESULT}?{query}"})
+        return json_response(lx.CloudUrl(url=f"{base_url(request, self._calls.settings.public_url)}{_RESULT}?{query}"))
 
     @operation(
         "cloudResult",
@@ -189,8 +189,8 @@ class LightX2VCloudApi:
             newest.setdefault(job.view.alias, job)
         tasks = [job for job in newest.values() if status == "ALL" or job.view.state in STATUSES[status]]
         shown = tasks[(page - 1) * size : page * size]
-        pagination = {"page": page, "page_size": size, "total": len(tasks), "total_pages": -(-len(tasks) // size)}
-        return json_response({"tasks": [cloud_task(job) for job in shown], "pagination": pagination})
+        pagination = lx.CloudPagination(page=page, page_size=size, total=len(tasks), total_pages=-(-len(tasks) // size))
+        return json_response(lx.CloudPage(tasks=[cloud_task(job) for job in shown], pagination=pagination))
 
     @operation("cloudCancelByGet", CLOUD, params=(TASK_ID,), answers=_DONE, errors=_NAMED)
     async def cancel(self, request: Request) -> Response:
@@ -199,19 +199,19 @@ class LightX2VCloudApi:
         job = await self._find(await _task_id(request))
         outcome, job = await self._calls.cancel(job.id)
         if outcome == "already_final":
-            state = cloud_task(job)["status"]
+            state = cloud_task(job).status
             raise EdgeError("unsupported", f"Task {job.view.alias} cancel failed: it is {state}", code="already_final")
-        return json_response({"msg": "Task cancelled successfully"})
+        return json_response(lx.CloudDone(msg="Task cancelled successfully"))
 
     @operation("cloudResumeByGet", CLOUD, params=(TASK_ID,), answers=_DONE, errors=(*_NAMED, *MAKE))
     async def resume(self, request: Request) -> Response:
         """Draw a failed or cancelled task once more."""
         job = await self._find(await _task_id(request))
         if job.view.state not in ("failed", "cancelled"):
-            state = cloud_task(job)["status"]
+            state = cloud_task(job).status
             raise EdgeError("unsupported", f"Task {job.view.alias} resume failed: it is {state}", code="not_resumable")
         await self._calls.repeat(job)
-        return json_response({"msg": "ok"})
+        return json_response(lx.CloudDone(msg="ok"))
 
     @operation(
         "cloudDelete",
@@ -233,7 +233,7 @@ class LightX2VCloudApi:
                 raise EdgeError("unsupported", "Only finished tasks can be deleted", code="not_finished")
             await self._calls.forget(job.id)
             job = await self._tasks.find(job.view.alias)
-        return json_response({"message": "Task deleted successfully"})
+        return json_response(lx.CloudDeleted(message="Task deleted successfully"))
 
     # ------------------------------------------------------------ parts
 

@@ -7,20 +7,26 @@ from typing import Any
 
 from broker.wire.jobspec import ModelCard
 from broker.wire.messages import JobStateName
+from http_edge.api.lightx2v import schema_lightx2v as lx
 from http_edge.api.lightx2v.views import failure_text, told_warnings
 from http_edge.jobs.job import Job
 from http_edge.media.exports import SUFFIXES
 
-#: Its words for states, with the states each stands for. A task here is never merely CREATED: it is queued when it is accepted.
-STATUSES: dict[str, tuple[JobStateName, ...]] = {
-    "CREATED": (),
-    "PENDING": ("queued", "delayed", "assigned"),
-    "RUNNING": ("running",),
-    "SUCCEED": ("succeeded",),
-    "FAILED": ("failed",),
-    "CANCEL": ("cancelled",),
+#: Its word for each state.
+_WORD: dict[JobStateName, lx.CloudStatus] = {
+    "queued": "PENDING",
+    "delayed": "PENDING",
+    "assigned": "PENDING",
+    "running": "RUNNING",
+    "succeeded": "SUCCEED",
+    "failed": "FAILED",
+    "cancelled": "CANCEL",
 }
-_WORD = {state: word for word, states in STATUSES.items() for state in states}
+#: The states that each of its words stands for. A task here is never merely CREATED: it is queued when it is accepted.
+STATUSES: dict[str, tuple[JobStateName, ...]] = {
+    word: tuple(state for state in _WORD if _WORD[state] == word)
+    for word in ("CREATED", *dict.fromkeys(_WORD.values()))
+}
 
 _STAGE = "single_stage"
 
@@ -28,10 +34,10 @@ _STAGE = "single_stage"
 _PARAMS = ("prompt", "negative_prompt", "seed", "num_inference_steps", "guidance_scale", "num_frames", "fps")
 
 
-def cloud_models(cards: Iterable[ModelCard]) -> list[dict[str, Any]]:
+def cloud_models(cards: Iterable[ModelCard]) -> list[lx.CloudModel]:
     """One entry a kind of task that a model can do."""
     return [
-        {"task": task, "model_cls": card.name, "stage": _STAGE, "supported_plans": []}
+        lx.CloudModel(task=task, model_cls=card.name, stage=_STAGE, supported_plans=[])
         for card in cards
         for task in _tasks_of(card)
     ]
@@ -71,7 +77,7 @@ def worker_of(job: Job) -> dict[str, Any]:
     return {"inputs": inputs, "outputs": [output_name(job)], "queue": job.view.model, "previous": []}
 
 
-def cloud_task(job: Job) -> dict[str, Any]:
+def cloud_task(job: Job) -> lx.CloudTask:
     """A task with its only subtask."""
     view, spec = job.view, job.spec
     output = spec.output if spec else "video"
@@ -81,36 +87,36 @@ def cloud_task(job: Job) -> dict[str, Any]:
     failed = {"fail_msg": failure_text(view)} if view.state == "failed" else {}
     times = {"create_t": view.submitted_at, "update_t": view.finished_at or view.started_at or view.submitted_at}
     status = _WORD[view.state]
-    return {
+    subtask: dict[str, Any] = {
         "task_id": view.alias,
-        "task_type": echo.get("task") or ("t2v" if output == "video" else "t2i"),
-        "model_cls": view.model,
-        "stage": echo.get("stage") or _STAGE,
-        "params": params_of(job),
+        "worker_name": "pipeline",
         "status": status,
-        **times,
         "inputs": inputs,
         "outputs": outputs,
+        "queue": view.model,
+        "previous": [],
+        "worker_identity": view.worker,
+        "fail_time": view.crashes + view.losses,
         "extra_info": failed,
-        "tag": "",
-        **told_warnings(job),
-        "subtasks": [
-            {
-                "task_id": view.alias,
-                "worker_name": "pipeline",
-                "status": status,
-                "inputs": inputs,
-                "outputs": outputs,
-                "queue": view.model,
-                "previous": [],
-                "worker_identity": view.worker,
-                "fail_time": view.crashes + view.losses,
-                "extra_info": failed,
-                **times,
-                "infer_cost": view.run_s or -1.0,
-                "estimated_pending_order": view.position + 1 if view.position >= 0 else None,
-                "estimated_pending_secs": view.eta_s if view.eta_s >= 0 else None,
-                **failed,
-            }
-        ],
+        **times,
+        "infer_cost": view.run_s or -1.0,
+        "estimated_pending_order": view.position + 1 if view.position >= 0 else None,
+        "estimated_pending_secs": view.eta_s if view.eta_s >= 0 else None,
+        **failed,
     }
+    return lx.CloudTask(
+        task_id=view.alias,
+        task_type=str(echo.get("task") or ("t2v" if output == "video" else "t2i")),
+        model_cls=view.model,
+        stage=str(echo.get("stage") or _STAGE),
+        params=params_of(job),
+        status=status,
+        create_t=times["create_t"],
+        update_t=times["update_t"],
+        inputs=inputs,
+        outputs=outputs,
+        extra_info=failed,
+        tag="",
+        warnings=told_warnings(job),
+        subtasks=[subtask],
+    )

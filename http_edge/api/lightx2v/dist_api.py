@@ -6,6 +6,8 @@ in its records and so never found a file; here it sends the file.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -14,8 +16,9 @@ from http_edge.api.lightx2v import schema_lightx2v as lx
 from http_edge.api.lightx2v.downloads import find_by_path, result_response
 from http_edge.api.lightx2v.operations import BY_TASK_ID, FILE_OR_NOT, GEN1, GEN1_TAKEN, IMAGE, PATH
 from http_edge.api.lightx2v.submissions import TaskSubmitter
+from http_edge.api.lightx2v.task_fields import MAX_TASK_ID_CHARS
 from http_edge.api.lightx2v.video_tasks import BASE, Gen1
-from http_edge.api.lightx2v.views import MAX_TASK_ID_CHARS
+from http_edge.base.error_table import Kind
 from http_edge.base.errors import EdgeError
 from http_edge.body.fields import Reader
 from http_edge.body.forms import read_fields
@@ -25,7 +28,11 @@ from http_edge.http.routing import EdgeRoute, route
 from http_edge.jobs.service import JobService
 
 #: Kinds of error that have a word of their own in a file's answer.
-_FILE_STATUS = {"forbidden": "forbidden", "not_found": "not_found", "not_ready": "not_found"}
+_FILE_STATUS: dict[Kind, Literal["forbidden", "not_found"]] = {
+    "forbidden": "forbidden",
+    "not_found": "not_found",
+    "not_ready": "not_found",
+}
 
 
 class LightX2VDistApi:
@@ -117,8 +124,8 @@ class LightX2VDistApi:
 def _file_error(error: EdgeError) -> Response:
     if error.kind in ("precondition_failed", "range_not_satisfiable"):
         raise error
-    return json_response({"status": _FILE_STATUS.get(error.kind, "error"), "message": error.message})
+    return json_response(lx.FileStatus(status=_FILE_STATUS.get(error.kind, "error"), message=error.message))
 
 
 def _not_found(message: str) -> Response:
-    return json_response({"status": "not_found", "message": message})
+    return json_response(lx.FileStatus(status="not_found", message=message))

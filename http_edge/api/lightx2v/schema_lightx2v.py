@@ -6,16 +6,15 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from http_edge.api.common.schema_common import FlagText, Hooked, WholeText, request_type
-from http_edge.api.lightx2v import video_tasks
-from http_edge.api.lightx2v.task_fields import POLICY
-from http_edge.api.lightx2v.views import MAX_TASK_ID_CHARS
+from http_edge.api.common.schema_common import ErrorMember, FlagText, Hooked, WholeText, request_type
+from http_edge.api.lightx2v.task_fields import GEN1_POLICY, MAX_TASK_ID_CHARS, POLICY
 from http_edge.jobs.generation import MAX_PATH_CHARS
 
 TaskId = Annotated[str, Meta(min_length=1, max_length=MAX_TASK_ID_CHARS)]
 SavePath = Annotated[str, Meta(max_length=MAX_PATH_CHARS, description="Where to save the result.")] | None
 Flag = bool | FlagText | None
 Fragments = Annotated[int, Meta(ge=1, le=1_000_000)] | WholeText | None
+TaskState = Literal["pending", "processing", "completed", "failed", "cancelled"]
 TaskWord = Literal["t2v", "i2v", "t2i", "i2i"]
 
 
@@ -31,7 +30,7 @@ class _Gen1Fields(Hooked, kw_only=True):
     num_fragments: Fragments = None
 
 
-Gen1Request = request_type("Gen1Request", _Gen1Fields, without=video_tasks.POLICY.without, height_first=True)
+Gen1Request = request_type("Gen1Request", _Gen1Fields, without=GEN1_POLICY.without, height_first=True)
 
 
 class Gen1FormRequest(Struct, kw_only=True):
@@ -90,10 +89,13 @@ class Gen1Status(Struct, kw_only=True):
     warnings: list[str] | UnsetType = UNSET
 
 
+StopStatus = Literal["success", "do_nothing", "warning", "error"]
+
+
 class StopAnswer(Struct, kw_only=True):
     """What became of a request to stop."""
 
-    stop_status: Literal["success", "do_nothing", "warning", "error"]
+    stop_status: StopStatus
     reason: str
 
 
@@ -133,7 +135,7 @@ class TaskTaken(Struct, kw_only=True):
     """A task that was taken."""
 
     task_id: str
-    task_status: Literal["pending", "processing", "completed", "failed", "cancelled"]
+    task_status: TaskState
     save_result_path: str
     save_video_path: str
     warnings: list[str] | UnsetType = UNSET
@@ -143,7 +145,7 @@ class TaskStatus(Struct, kw_only=True):
     """A task: the fields of both generations. Times are local, ISO 8601 without a zone."""
 
     task_id: str
-    status: Literal["pending", "processing", "completed", "failed", "cancelled"]
+    status: TaskState
     success: bool | None
     start_time: str
     end_time: str | None
@@ -164,6 +166,15 @@ class UploadedTask(Struct, kw_only=True):
     uploaded_to_presigned_url: Literal[True]
     presigned_url: str
     warnings: list[str] | UnsetType = UNSET
+
+
+class NoTask(Struct, kw_only=True):
+    """There is no task of this id; scripts read `status` whatever the HTTP status."""
+
+    detail: str
+    status: Literal["not_found"]
+    task_id: str
+    error: ErrorMember
 
 
 class TaskQueue(Struct, kw_only=True):
@@ -234,6 +245,9 @@ class CloudTaken(Struct, kw_only=True):
     warnings: list[str] | UnsetType = UNSET
 
 
+CloudStatus = Literal["PENDING", "RUNNING", "SUCCEED", "FAILED", "CANCEL"]
+
+
 class CloudTask(Struct, kw_only=True):
     """A task with its only subtask. `_t` are Unix seconds."""
 
@@ -242,15 +256,15 @@ class CloudTask(Struct, kw_only=True):
     model_cls: str
     stage: str
     params: dict[str, Any]
-    status: Literal["PENDING", "RUNNING", "SUCCEED", "FAILED", "CANCEL"]
+    status: CloudStatus
     create_t: float
     update_t: float
     inputs: dict[str, str]
     outputs: dict[str, str]
     extra_info: dict[str, Any]
     tag: str
-    subtasks: list[dict[str, Any]]
     warnings: list[str] | UnsetType = UNSET
+    subtasks: list[dict[str, Any]]
 
 
 class CloudTasks(Struct, kw_only=True):

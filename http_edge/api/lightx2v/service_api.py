@@ -56,14 +56,14 @@ class LightX2VServiceApi:
         pending, processing = _pending(pool), pool.counts.get("running", 0)
         waiting = pool.counts.get("queued", 0) + pool.counts.get("delayed", 0)
         return json_response(
-            {
-                "is_processing": processing > 0,
-                "current_task": running[0].view.alias if running else None,
-                "pending_count": pending,
-                "active_count": pending + processing,
-                "queue_size": pool.queue_limit,
-                "queue_available": max(0, pool.queue_limit - waiting),
-            }
+            lx.TaskQueue(
+                is_processing=processing > 0,
+                current_task=running[0].view.alias if running else None,
+                pending_count=pending,
+                active_count=pending + processing,
+                queue_size=pool.queue_limit,
+                queue_available=max(0, pool.queue_limit - waiting),
+            )
         )
 
     @operation(
@@ -78,18 +78,18 @@ class LightX2VServiceApi:
         running = await self._running()
         current = running[0].view if running else None
         return json_response(
-            {
-                "service_status": "idle" if is_idle(pool, self._worker) else "busy",
-                "task_id": current.alias if current else None,
-                "start_time": local_time(current.started_at or current.submitted_at) if current else None,
-                "current_task": current.alias if current else None,
-                "active_tasks": [job.view.alias for job in running],
-                "pending_tasks": _pending(pool),
-                "queue_size": pool.queue_limit,
-                "total_tasks": sum(pool.counts.values()),
-                "completed_tasks": pool.counts.get("succeeded", 0),
-                "failed_tasks": pool.counts.get("failed", 0),
-            }
+            lx.TaskService(
+                service_status="idle" if is_idle(pool, self._worker) else "busy",
+                task_id=current.alias if current else None,
+                start_time=local_time(current.started_at or current.submitted_at) if current else None,
+                current_task=current.alias if current else None,
+                active_tasks=[job.view.alias for job in running],
+                pending_tasks=_pending(pool),
+                queue_size=pool.queue_limit,
+                total_tasks=sum(pool.counts.values()),
+                completed_tasks=pool.counts.get("succeeded", 0),
+                failed_tasks=pool.counts.get("failed", 0),
+            )
         )
 
     @operation(
@@ -104,12 +104,12 @@ class LightX2VServiceApi:
         cards = await self._calls.catalogue.cards(self._worker)
         card = self._first(cards)
         return json_response(
-            {
-                "nproc_per_node": sum(view.gpus for view in pool.workers if self._worker in ("", view.name)),
-                "model_cls": card.name if card else None,
-                "model_path": (card.source or card.name) if card else None,
-                "models": [card.name for card in cards],
-            }
+            lx.ServiceMetadata(
+                nproc_per_node=sum(view.gpus for view in pool.workers if self._worker in ("", view.name)),
+                model_cls=card.name if card else None,
+                model_path=(card.source or card.name) if card else None,
+                models=[card.name for card in cards],
+            )
         )
 
     @operation(

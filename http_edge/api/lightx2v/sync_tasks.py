@@ -110,13 +110,13 @@ class SyncTasks:
         url = taken.request.presigned_url
         await self._fetcher.put(_URL_FIELD, url, data, artefact.media_type)
         return json_response(
-            {
-                "task_id": taken.request.task_id,
-                "task_status": "completed",
-                "uploaded_to_presigned_url": True,
-                "presigned_url": url,
-                **told_warnings(job),
-            }
+            lx.UploadedTask(
+                task_id=taken.request.task_id,
+                task_status="completed",
+                uploaded_to_presigned_url=True,
+                presigned_url=url,
+                warnings=told_warnings(job),
+            )
         )
 
     async def _check_url(self, url: str) -> None:

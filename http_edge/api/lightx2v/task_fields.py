@@ -7,6 +7,8 @@ nobody knows are named in `warnings` and ignored.
 
 from __future__ import annotations
 
+import secrets
+import string
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -15,7 +17,6 @@ import msgspec
 from msgspec import Struct
 
 from broker.wire.jobspec import Scalar
-from http_edge.api.lightx2v.views import MAX_TASK_ID_CHARS, new_task_id
 from http_edge.base.errors import EdgeError, invalid
 from http_edge.body.fields import Reader
 from http_edge.body.forms import Fields, Upload
@@ -49,6 +50,11 @@ _SILENT = (
 )
 _OWN = ("task_id", "task", "presigned_url", *_IDLE, *WEBHOOK_FIELDS)
 
+#: Longest task id (the wire's bound on an alias).
+MAX_TASK_ID_CHARS = 256
+
+_ID_LETTERS = string.ascii_uppercase + string.digits
+
 #: A task's output is its route's or its `task`'s, and it has one.
 POLICY = Policy(
     refuses_unknown=False,
@@ -57,6 +63,8 @@ POLICY = Policy(
     without=frozenset(("output", "num_outputs", "extra")),
     silent=frozenset(_SILENT),
 )
+#: The first server had one model.
+GEN1_POLICY = msgspec.structs.replace(POLICY, without=POLICY.without | {"model"})
 #: Of a clip: their defaults come with image tasks, too.
 _CLIP_FIELDS = ("num_frames", "seconds", "fps")
 
@@ -163,3 +171,8 @@ def _task_id(own: Reader) -> str:
     if "/" in task_id or task_id in _TAKEN_IDS:
         raise own.fault("task_id", "cannot be part of a path of this API (such as /v1/tasks/{task_id}/status)")
     return task_id
+
+
+def new_task_id() -> str:
+    """A random task id, as LightX2V makes them: five groups of four capitals and digits."""
+    return "-".join("".join(secrets.choice(_ID_LETTERS) for _ in range(4)) for _ in range(5))

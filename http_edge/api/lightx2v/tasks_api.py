@@ -6,7 +6,6 @@ full queue, is 503. With the setting `worker` these routes are one worker's view
 
 from __future__ import annotations
 
-from typing import Any
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -80,8 +79,14 @@ class LightX2VTasksApi:
             prefer = read_prefer(request)
             job = await awaited(self._calls, prefer, accepted.job)
             status = "pending" if is_fresh(prefer, job) else shapes.STATUS[job.view.state]
-            answer: dict[str, Any] = {"task_id": job.view.alias, "task_status": status}
-            answer |= shapes.save_paths(job) | shapes.told_warnings(job)
+            paths = shapes.save_paths(job)
+            answer = lx.TaskTaken(
+                task_id=job.view.alias,
+                task_status=status,
+                save_result_path=paths.result,
+                save_video_path=paths.video,
+                warnings=shapes.told_warnings(job),
+            )
             return with_prefer(json_response(answer), prefer, job, f"/v1/tasks/{quote(job.view.alias)}/status")
 
         return create
@@ -171,7 +176,7 @@ class LightX2VTasksApi:
         first = await self._first.stop_all(states, shapes.STOP_WAIT_S)
         return first if outcome == "nothing" or first == "late" else outcome
 
-    def _status(self, job: Job) -> dict[str, Any]:
+    def _status(self, job: Job) -> lx.TaskStatus:
         return shapes.task_status(job, self._progress.of(job.view))
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,6 +16,7 @@ from broker.wire.terms import FINAL_NAMES
 from http_edge.api.lightx2v import schema_lightx2v as lx
 from http_edge.api.lightx2v import views as shapes
 from http_edge.api.lightx2v.operations import GEN1, GEN1_TAKEN, STOPPED, TASK_ID
+from http_edge.api.lightx2v.task_fields import MAX_TASK_ID_CHARS
 from http_edge.api.lightx2v.video_tasks import BASE, ORIGIN, Gen1
 from http_edge.base.errors import EdgeError
 from http_edge.body.fields import Reader
@@ -79,9 +79,9 @@ class LightX2VApi:
     async def service_status(self, request: Request) -> Response:
         """Idle while a task would be taken at once."""
         if shapes.is_idle(await self._calls.pool(), self._gen1.worker):
-            return json_response({"service_status": "idle"})
+            return json_response(lx.ServiceStatus(service_status="idle"))
         oldest = await self._tasks.first(shapes.LIVE)
-        return json_response({"service_status": "busy", "task_id": oldest.view.alias if oldest else ""})
+        return json_response(lx.ServiceStatus(service_status="busy", task_id=oldest.view.alias if oldest else ""))
 
     @operation(
         "gen1Tasks",
@@ -91,7 +91,7 @@ class LightX2VApi:
     )
     async def get_all_tasks(self, request: Request) -> Response:
         """The finished tasks by id."""
-        records: dict[str, dict[str, Any]] = {}
+        records: dict[str, lx.Gen1Record] = {}
         async for job in self._tasks.each(FINAL_NAMES):
             records.setdefault(job.view.alias, shapes.record(job))
         return json_response(dict(reversed(records.items())))
@@ -110,12 +110,23 @@ class LightX2VApi:
             reader = Reader(await read_object(request))
         else:
             reader = Reader(request.query_params, place="query")
-        job = await self._tasks.find(reader.required_text("task_id", max_chars=shapes.MAX_TASK_ID_CHARS))
+        job = await self._tasks.find(reader.required_text("task_id", max_chars=MAX_TASK_ID_CHARS))
         if job is None:
-            return json_response({"task_status": "not_found"})
+            return json_response(lx.Gen1Status(task_status="not_found"))
         if not job.is_final:
-            return json_response({"task_status": "processing"})
-        return json_response({"task_status": "completed", **shapes.record(job)})
+            return json_response(lx.Gen1Status(task_status="processing"))
+        kept = shapes.record(job)
+        return json_response(
+            lx.Gen1Status(
+                task_status="completed",
+                success=kept.success,
+                message=kept.message,
+                start_time=kept.start_time,
+                completion_time=kept.completion_time,
+                error=kept.error,
+                warnings=kept.warnings,
+            )
+        )
 
     @operation(
         "gen1Stop",

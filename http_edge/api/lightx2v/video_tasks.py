@@ -13,9 +13,9 @@ import msgspec
 from starlette.responses import Response
 
 from broker.wire.jobspec import Scalar
-from http_edge.api.lightx2v import task_fields
-from http_edge.api.lightx2v.task_fields import with_upload
-from http_edge.api.lightx2v.views import GEN1_ORIGIN, MAX_TASK_ID_CHARS, Tasks, origin_of, told_warnings
+from http_edge.api.lightx2v import schema_lightx2v as lx
+from http_edge.api.lightx2v.task_fields import GEN1_POLICY, MAX_TASK_ID_CHARS, with_upload
+from http_edge.api.lightx2v.views import GEN1_ORIGIN, Tasks, origin_of, told_warnings
 from http_edge.base.errors import EdgeError
 from http_edge.body.fields import Reader, missing
 from http_edge.body.forms import Fields, Upload
@@ -34,8 +34,6 @@ ORIGIN = GEN1_ORIGIN
 _REQUIRED = ("task_id", "prompt", "save_video_path")
 _OWN = ("task_id", "task_id_must_unique", "use_prompt_enhancer", "num_fragments", *WEBHOOK_FIELDS)
 
-#: That server had one model.
-POLICY = msgspec.structs.replace(task_fields.POLICY, without=task_fields.POLICY.without | {"model"})
 #: Fields of the record whether they were sent or not.
 _RECORDED = ("prompt", "negative_prompt", "image", "save_to")
 
@@ -64,12 +62,17 @@ class Gen1:
             job, _ = await self._calls.submit(order)
         except EdgeError as error:
             if error.kind in ("busy", "queue_full"):
-                return json_response({"error": "Service busy"})
+                return json_response(lx.Gen1Taken(error="Service busy"))
             if error.kind == "alias_taken":
-                return json_response({"error": f"Task ID {order.alias} already exists"})
+                return json_response(lx.Gen1Taken(error=f"Task ID {order.alias} already exists"))
             raise
-        answer = {"task_id": order.alias, "task_status": "processing", "save_video_path": order.echo["save_video_path"]}
-        return json_response(answer | told_warnings(job))
+        answer = lx.Gen1Taken(
+            task_id=order.alias,
+            task_status="processing",
+            save_video_path=str(order.echo["save_video_path"]),
+            warnings=told_warnings(job),
+        )
+        return json_response(answer)
 
     def _read(
         self, values: Mapping[str, Any], upload: Upload | None, files: Mapping[str, Any], place: str
@@ -82,7 +85,7 @@ class Gen1:
         task_id = options.required_text("task_id", max_chars=MAX_TASK_ID_CHARS, min_chars=1)
         save_path = options.required_text("save_video_path", max_chars=MAX_PATH_CHARS, min_chars=1)
         own = (*_OWN, *(() if upload is None else (upload.field,)))
-        reading = read_generation(values, POLICY, own=own, files=files, place=place)
+        reading = read_generation(values, GEN1_POLICY, own=own, files=files, place=place)
         wanted = reading.generation
         unique = options.flag("task_id_must_unique") or False
         fragments = options.integer("num_fragments", 1, 1_000_000)
@@ -114,7 +117,7 @@ class Gen1:
 
 def _sampler(values: Mapping[str, Any]) -> dict[str, Scalar]:
     """Sampler fields that the first server did not have, as they were sent: honoured, and repeated in the record."""
-    unrecorded = {*_RECORDED, *POLICY.without}
+    unrecorded = {*_RECORDED, *GEN1_POLICY.without}
     return {
         name: value
         for name, value in values.items()

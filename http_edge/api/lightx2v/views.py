@@ -8,27 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import secrets
-import string
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
+from msgspec import UNSET, UnsetType
 from starlette.responses import Response
 
 from broker.wire.messages import JobStateName, JobView, PoolView
 from http_edge.api.common.job_json import warnings_of
+from http_edge.api.common.schema_common import ErrorMember
+from http_edge.api.lightx2v import schema_lightx2v as lx
+from http_edge.api.lightx2v.task_fields import MAX_TASK_ID_CHARS
 from http_edge.base.context import current
 from http_edge.base.errors import EdgeError
 from http_edge.body.json_body import json_response
 from http_edge.jobs.job import Job
 from http_edge.jobs.service import JobService
 from http_edge.media.exports import SUFFIXES
-
-#: Longest task id (the wire's bound on an alias).
-MAX_TASK_ID_CHARS = 256
 
 LIVE: tuple[JobStateName, ...] = ("queued", "delayed", "assigned", "running")
 #: On a worker, or about to be again.
@@ -47,10 +46,8 @@ _AT_ONCE = 32
 #: Task ids whose job is remembered.
 _REMEMBERED = 10_000
 
-_ID_LETTERS = string.ascii_uppercase + string.digits
-
 #: LightX2V's word for each state.
-STATUS: dict[JobStateName, str] = {
+STATUS: dict[JobStateName, lx.TaskState] = {
     "queued": "pending",
     "delayed": "pending",
     "assigned": "pending",
@@ -76,11 +73,6 @@ def origin_of(base: str, worker: str) -> str:
     return f"{base}:{hashlib.sha256(worker.encode()).hexdigest()[:20]}"
 
 
-def new_task_id() -> str:
-    """A random task id, as LightX2V makes them: five groups of four capitals and digits."""
-    return "-".join("".join(secrets.choice(_ID_LETTERS) for _ in range(4)) for _ in range(5))
-
-
 def local_time(at: float) -> str:
     """Naive local ISO-8601 with microseconds, as `datetime.now().isoformat()` gives it."""
     return datetime.fromtimestamp(at).isoformat(timespec="microseconds")
@@ -91,9 +83,9 @@ def is_idle(pool: PoolView, worker: str) -> bool:
     return any(view.state == "idle" and worker in ("", view.name) for view in pool.workers)
 
 
-def stop_answer(status: str, reason: str) -> Response:
+def stop_answer(status: lx.StopStatus, reason: str) -> Response:
     """The answer to every request to stop something."""
-    return json_response({"stop_status": status, "reason": reason})
+    return json_response(lx.StopAnswer(stop_status=status, reason=reason))
 
 
 async def nothing_runs(calls: JobService) -> Response:
@@ -111,14 +103,14 @@ def late_answer(wait_s: float) -> Response:
 
 def task_not_found(task_id: str) -> Response:
     """The answer for a task id that names nothing. Scripts print or read it whatever the status."""
-    error = {"message": "Task not found", "type": "not_found_error", "param": "task_id", "code": "not_found"}
-    return json_response({"detail": "Task not found", "status": "not_found", "task_id": task_id, "error": error}, 404)
+    error = ErrorMember(message="Task not found", type="not_found_error", param="task_id", code="not_found")
+    return json_response(lx.NoTask(detail="Task not found", status="not_found", task_id=task_id, error=error), 404)
 
 
 # ---------------------------------------------------------------- records
 
 
-def record(job: Job) -> dict[str, Any]:
+def record(job: Job) -> lx.Gen1Record:
     """A finished task as the first server kept it: success, failed and stopped have each their shape."""
     view = job.view
     message = dict(job.spec.echo) if job.spec else {}
@@ -132,15 +124,16 @@ def record(job: Job) -> dict[str, Any]:
         # To that API's clients the file is the result.
         error = f"save_video_path: {job.save_error}"
     if error:
-        return {"success": False, "message": message, "start_time": start, "error": error, **told_warnings(job)}
+        return lx.Gen1Record(success=False, message=message, start_time=start, error=error, warnings=told_warnings(job))
     end = local_time(view.finished_at)
-    return {"success": True, "message": message, "start_time": start, "completion_time": end, **told_warnings(job)}
+    return lx.Gen1Record(
+        success=True, message=message, start_time=start, completion_time=end, warnings=told_warnings(job)
+    )
 
 
-def told_warnings(job: Job) -> dict[str, Any]:
+def told_warnings(job: Job) -> list[str] | UnsetType:
     """What of the request was changed or is ignored, a member that LightX2V's answers do not have; none where nothing was."""
-    warnings = warnings_of(job)
-    return {"warnings": list(warnings)} if warnings else {}
+    return list(warnings_of(job)) or UNSET
 
 
 def failure_text(view: JobView) -> str:
@@ -148,7 +141,7 @@ def failure_text(view: JobView) -> str:
     return (view.failure.message or view.failure.kind) if view.failure else "unknown"
 
 
-def task_status(job: Job, progress: int) -> dict[str, Any]:
+def task_status(job: Job, progress: int) -> lx.TaskStatus:
     """A task as the second and third generation's servers show it: the fields of both. `progress` is 0 to 100."""
     view = job.view
     error, error_type = None, ""
@@ -160,33 +153,42 @@ def task_status(job: Job, progress: int) -> dict[str, Any]:
         # The task is done and its result can be downloaded; only the copy is missing.
         error = f"save_result_path: {job.save_error}"
     end = local_time(view.finished_at) if job.is_final else None
-    return {
-        "task_id": view.alias,
-        "status": STATUS[view.state],
-        "success": view.state == "succeeded" if job.is_final else None,
-        "start_time": local_time(view.started_at or view.submitted_at),
-        "end_time": end,
-        "completion_time": end,
-        "error": error,
-        "error_type": error_type,
-        "progress": progress / 100,
-        **save_paths(job),
-        **told_warnings(job),
-    }
+    paths = save_paths(job)
+    return lx.TaskStatus(
+        task_id=view.alias,
+        status=STATUS[view.state],
+        success=view.state == "succeeded" if job.is_final else None,
+        start_time=local_time(view.started_at or view.submitted_at),
+        end_time=end,
+        completion_time=end,
+        error=error,
+        error_type=error_type,
+        progress=progress / 100,
+        save_result_path=paths.result,
+        save_video_path=paths.video,
+        warnings=told_warnings(job),
+    )
 
 
-def save_paths(job: Job) -> dict[str, str]:
+class SavePaths(NamedTuple):
+    """Where a result is, in the words of the third and of the second generation."""
+
+    result: str
+    video: str
+
+
+def save_paths(job: Job) -> SavePaths:
     """Where the client asked for a copy, as it wrote it; without that the names by which the result can be downloaded."""
     asked = job.spec.echo.get("save_to") if job.spec else None
     if isinstance(asked, str) and asked:
-        return {"save_result_path": asked, "save_video_path": asked}
+        return SavePaths(asked, asked)
     # The third generation's default was the id, the second's the id with a suffix.
-    return {"save_result_path": job.view.alias, "save_video_path": f"{job.view.alias}{_suffix(job)}"}
+    return SavePaths(job.view.alias, f"{job.view.alias}{_suffix(job)}")
 
 
 def result_name(job: Job) -> str:
     """The file name of a task's result."""
-    name = PurePosixPath(save_paths(job)["save_video_path"]).name
+    name = PurePosixPath(save_paths(job).video).name
     return name if PurePosixPath(name).suffix else f"{name}{_suffix(job)}"
 
 

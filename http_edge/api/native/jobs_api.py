@@ -14,7 +14,7 @@ from broker.wire.jobspec import JOB_ID_RULE, Scalar, is_client_id
 from broker.wire.messages import JobStateName
 from http_edge.api.common import schema_jobs as schema
 from http_edge.api.common.job_files import job_file
-from http_edge.api.common.job_json import job_json, step_json
+from http_edge.api.common.job_json import encoded, job_json, step_json, taken_json
 from http_edge.api.common.operations import AFTER, FILE_ANSWERS, FOLLOW, FOLLOWED, ORDER, RANGES
 from http_edge.api.common.sse import Told, event_stream
 from http_edge.api.common.waiting import awaited, with_prefer
@@ -95,9 +95,8 @@ class JobsApi:
             job, duplicate = await self._calls.submit(order)
         prefer = read_prefer(request)
         job = await awaited(self._calls, prefer, job)
-        body = self._json(job)
-        body["duplicate"] = duplicate
-        return with_prefer(json_response(body), prefer, job, body["urls"]["self"])
+        body = taken_json(self._json(job), duplicate)
+        return with_prefer(json_response(body), prefer, job, body.urls.self)
 
     @operation(
         "showJob",
@@ -108,7 +107,7 @@ class JobsApi:
         prefer=True,
     )
     async def show(self, request: Request) -> Response:
-        """One job, with its story."""
+        """One job, with its history."""
         prefer = read_prefer(request)
         job = await awaited(self._calls, prefer, await self._calls.job(request.path_params["id"]))
         return StatusResponse(job.json("job", self._whole), prefer)
@@ -141,13 +140,13 @@ class JobsApi:
             worker=reader.text("worker", max_chars=128) or "",
         )
         return json_response(
-            {
-                "object": "list",
-                "data": await in_slices(jobs, lambda job: msgspec.Raw(job.json("listed", self._json))),
-                "has_more": more,
-                "first_id": jobs[0].id if jobs else None,
-                "last_id": jobs[-1].id if jobs else None,
-            }
+            schema.JobPage(
+                object="list",
+                data=await in_slices(jobs, lambda job: encoded(job.json("listed", self._json))),
+                has_more=more,
+                first_id=jobs[0].id if jobs else None,
+                last_id=jobs[-1].id if jobs else None,
+            )
         )
 
     @operation(
@@ -160,7 +159,7 @@ class JobsApi:
     async def cancel(self, request: Request) -> Response:
         """Cancel a job."""
         outcome, job = await self._calls.cancel(request.path_params["id"])
-        return json_response({"id": job.id, "outcome": outcome, "job": self._json(job)})
+        return json_response(schema.JobCancel(id=job.id, outcome=outcome, job=self._json(job)))
 
     @operation(
         "deleteJob",
@@ -186,7 +185,7 @@ class JobsApi:
         else:
             await delete_job(self._calls, job, "job")
             deleted = job.id
-        return json_response({"id": deleted, "object": "job.deleted", "deleted": True})
+        return json_response(schema.JobDeleted(id=deleted, object="job.deleted", deleted=True))
 
     @operation(
         "followJob",
@@ -242,7 +241,7 @@ class JobsApi:
     async def _pin(self, request: Request, wish: bool | None) -> Response:
         job = await self._calls.job(request.path_params["id"])
         pinned = await self._calls.pin(job.view.id, wish)
-        return json_response({"id": job.id, "object": "job.pin", "pinned": pinned})
+        return json_response(schema.JobPin(id=job.id, object="job.pin", pinned=pinned))
 
     async def _read(self, fields: Fields) -> Submission:
         """What a request asks for, its image file kept. Raises `EdgeError`."""
@@ -261,13 +260,13 @@ class JobsApi:
         # Without an id where only the queue moved: the job's revision is what it was.
         return Told("progress", revision if revision > last.view.revision else 0, self._step)
 
-    def _json(self, job: Job) -> dict[str, Any]:
+    def _json(self, job: Job) -> schema.Job:
         return job_json(job, self._progress.of(job.view))
 
-    def _whole(self, job: Job) -> dict[str, Any]:
-        return job_json(job, self._progress.of(job.view), story=True)
+    def _whole(self, job: Job) -> schema.Job:
+        return job_json(job, self._progress.of(job.view), history=True)
 
-    def _step(self, job: Job) -> dict[str, Any]:
+    def _step(self, job: Job) -> schema.JobStep:
         return step_json(job.view, self._progress.of(job.view))
 
 

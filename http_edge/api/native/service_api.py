@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
+from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -65,7 +65,7 @@ class ServiceApi:
     @operation("showLiveness", SERVICE, answers={200: Answer(about="It does.", types=(schema.Alive,))})
     async def liveness(self, request: Request) -> Response:
         """Whether the process answers."""
-        return json_response({"status": "alive"})
+        return json_response(schema.Alive(status="alive"))
 
     @operation(
         "showHealth",
@@ -87,15 +87,19 @@ class ServiceApi:
         if not ready:
             states = ", ".join(f"{worker.name} is {worker.state}" for worker in pool.workers[:20])
             return _not_ready([f"no worker is ready: {states or 'none has registered'}"])
-        body: dict[str, Any] = {"status": "healthy", "workers_ready": len(ready), "workers": len(pool.workers)}
         doubt = clock_agreement.doubt(pool, self._wall_clock())
         damaged = f"{pool.damaged} records of jobs are damaged on the broker's disk: its log names them"
         rebuilt = f"{pool.rebuilt_indexes} indexes of the broker's journal were damaged and were built anew: its log names them"
         told = ((doubt, doubt), (pool.damaged, damaged), (pool.rebuilt_indexes, rebuilt))
         warnings = [text for holds, text in told if holds]
-        if warnings:
-            body["warnings"] = warnings
-        return json_response(body)
+        return json_response(
+            schema.Ready(
+                status="healthy",
+                workers_ready=len(ready),
+                workers=len(pool.workers),
+                warnings=warnings or UNSET,
+            )
+        )
 
     @operation(
         "listWorkers",
@@ -108,12 +112,12 @@ class ServiceApi:
         pool = await self._calls.pool(_PROBE_FRESH_S)
         workers = await self._own(pool.workers) if current().caller.key_name else pool.workers
         return json_response(
-            {
-                "object": "list",
-                "data": [worker_json(worker) for worker in workers],
-                "queue": {"counts": pool.counts, "backlog_s": pool.backlog_s, "wait_s": pool.wait_s},
-                "epoch": pool.epoch,
-            }
+            schema.WorkerList(
+                object="list",
+                data=[worker_json(worker) for worker in workers],
+                queue=schema.QueueNumbers(counts=pool.counts, backlog_s=pool.backlog_s, wait_s=pool.wait_s),
+                epoch=pool.epoch,
+            )
         )
 
     @operation(
@@ -168,7 +172,7 @@ class ServiceApi:
         """
         if "text/html" in request.headers.get("accept", "").lower():
             return Response(status_code=307, headers={"Location": "/docs", "Vary": "Accept"})
-        links: dict[str, Any] = {
+        links = {
             "jobs": "/v1/jobs",
             "workers": "/v1/workers",
             "models": "/v1/models",
@@ -180,7 +184,7 @@ class ServiceApi:
             "docs": "/docs",
             "openapi": "/openapi.json",
         }
-        body = {"name": "zoetrope", "version": self._version, "links": links}
+        body = schema.Index(name="zoetrope", version=self._version, links=links)
         return json_response(body, headers={"Vary": "Accept"})
 
     async def _probe(self, max_age_s: float = _PROBE_FRESH_S) -> PoolView:
@@ -192,4 +196,4 @@ class ServiceApi:
 
 
 def _not_ready(reasons: list[str]) -> Response:
-    return json_response({"status": "unhealthy", "reasons": reasons}, status=503, headers={"Retry-After": "2"})
+    return json_response(schema.NotReady(status="unhealthy", reasons=reasons), status=503, headers={"Retry-After": "2"})

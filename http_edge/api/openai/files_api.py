@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta
 from starlette.requests import Request
@@ -118,13 +118,13 @@ class FilesApi:
             found = found[ids.index(after) + 1 :] if after in ids else []
         page = found[:limit]
         return json_response(
-            {
-                "object": "list",
-                "data": [_file_json(record) for record in page],
-                "has_more": len(found) > limit,
-                "first_id": page[0].id if page else None,
-                "last_id": page[-1].id if page else None,
-            }
+            openai.FilePage(
+                object="list",
+                data=[_file_json(record) for record in page],
+                has_more=len(found) > limit,
+                first_id=page[0].id if page else None,
+                last_id=page[-1].id if page else None,
+            )
         )
 
     @operation(
@@ -141,7 +141,7 @@ class FilesApi:
         """
         record = await self._record(request)
         await self._spool.in_thread(lambda: self._store.delete(record.id))
-        return json_response({"id": record.id, "object": "file", "deleted": True})
+        return json_response(openai.FileDeleted(id=record.id, object="file", deleted=True))
 
     @operation(
         "downloadFile",
@@ -200,15 +200,15 @@ def _kept_s(fields: Fields) -> int:
     return seconds
 
 
-def _file_json(record: StoredFile) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "object": "file",
-        "bytes": record.size,
-        "created_at": int(record.created_at),
-        "expires_at": int(record.expires_at) or None,
-        "filename": record.file_name,
-        "purpose": record.purpose,
-        "status": "processed",
-        "status_details": None,
-    }
+def _file_json(record: StoredFile) -> openai.File:
+    return openai.File(
+        id=record.id,
+        object="file",
+        bytes=record.size,
+        created_at=int(record.created_at),
+        expires_at=int(record.expires_at) or None,
+        filename=record.file_name,
+        purpose=record.purpose,
+        status="processed",
+        status_details=None,
+    )

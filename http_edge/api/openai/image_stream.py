@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 from broker.wire.jobspec import preview_name
 from http_edge.api.common.job_json import warnings_of
 from http_edge.api.openai.pictures import Pictures, Presentation, appearance, usage
+from http_edge.api.openai.schema_openai import ImageEvent
 from http_edge.api.openai.views import measured, model_of
 from http_edge.api.openai.waiting_images import cancel_quietly, succeeded, unfinished
 from http_edge.base.errors import TABLE, EdgeError
@@ -99,25 +100,34 @@ class DrawingStream(StreamingResponse):
                 continue
             self._shown.add(number)
             output, index = divmod(number - 1, self._how.previews)
-            body = self._body("partial_image", data) | {"partial_image_index": index, "output_index": output}
-            yield _block(body["type"], body)
+            body = self._body("partial_image", data, output)
+            body.partial_image_index = index
+            yield _block(body.type, body)
 
     async def _finished(self, job: Job) -> AsyncIterator[bytes]:
         assert job.view.result is not None
         for index, artefact in enumerate(job.view.result.artefacts):
-            body = self._body("completed", await self._pictures.b64(job, artefact, self._how))
-            body |= {"usage": usage(job), "output_index": index, "warnings": list(warnings_of(job)), **measured(job)}
-            yield _block(body["type"], body)
+            body = self._body("completed", await self._pictures.b64(job, artefact, self._how), index)
+            took = measured(job)
+            body.usage, body.warnings = usage(job), list(warnings_of(job))
+            body.inference_time_s, body.stage_durations = took.inference_time_s, took.stage_durations
+            body.peak_memory_mb, body.num_outputs = took.peak_memory_mb, took.num_outputs
+            yield _block(body.type, body)
 
-    def _body(self, event: str, picture: str) -> dict[str, Any]:
-        return {
-            "type": f"{self._word}.{event}",
-            "id": self._job.id,
-            "b64_json": picture,
-            "created_at": int(time.time()),
-            "model": model_of(self._job),
-            **appearance(self._job, self._how),
-        }
+    def _body(self, event: str, picture: str, output: int) -> ImageEvent:
+        look = appearance(self._job, self._how)
+        return ImageEvent(
+            type=f"{self._word}.{event}",
+            id=self._job.id,
+            b64_json=picture,
+            created_at=int(time.time()),
+            model=model_of(self._job),
+            background=look.background,
+            output_format=look.output_format,
+            quality=look.quality,
+            size=look.size,
+            output_index=output,
+        )
 
     def _previews(self) -> int:
         outputs = self._job.spec.num_outputs if self._job.spec else 1
@@ -155,6 +165,6 @@ def _error(error: EdgeError) -> dict[str, Any]:
     }
 
 
-def _block(event: str, data: dict[str, Any]) -> bytes:
+def _block(event: str, data: Any) -> bytes:
     # JSON escapes line ends inside strings, so the data is one line.
     return f"event: {event}\n".encode() + b"data: " + msgspec.json.encode(data) + b"\n\n"

@@ -6,12 +6,11 @@ Further names (setting `model_aliases`) are entries of their own behind the mode
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker.wire.jobspec import ModelCard
+from broker.wire.jobspec import MediaKind, ModelCard
 from broker.wire.messages import PoolView
 from http_edge.api.openai import schema_openai as openai
 from http_edge.base.errors import EdgeError, shown
@@ -22,6 +21,8 @@ from http_edge.jobs.service import JobService
 
 #: A list of models is asked for by people; the pool does not change faster than workers beat.
 _FRESH_S = 1.0
+
+_OUTPUTS: tuple[MediaKind, ...] = ("video", "image")
 
 #: Families whose VAE stays in single precision, by the beginning of their pipelines' names.
 _FLOAT32_VAE = ("Wan", "SkyReelsV2")
@@ -50,7 +51,7 @@ class ModelsApi:
     @operation("listModels", _TAG, answers={200: Answer(about="The models.", types=(openai.ModelList,))}, errors=BROKER)
     async def index(self, request: Request) -> Response:
         """Every model that a worker can run."""
-        return json_response({"object": "list", "data": await self._entries()})
+        return json_response(openai.ModelList(object="list", data=await self._entries()))
 
     @operation(
         "showModel",
@@ -63,7 +64,7 @@ class ModelsApi:
         """One model by its name or a further one."""
         name = request.path_params["id"]
         for entry in await self._entries():
-            if entry["id"] == name:
+            if entry.id == name:
                 return json_response(entry)
         raise EdgeError(
             "model_not_found", f"model: {shown(name)} is not a model of this service", param="model", place="path"
@@ -78,9 +79,11 @@ class ModelsApi:
     async def info(self, request: Request) -> Response:
         """The model that a request without one gets."""
         card = await self._calls.catalogue.choose(None, default=self._calls.settings.default_model)
-        return json_response({"model_path": card.name, "model": card.name, "pipeline_class": card.pipeline or None})
+        return json_response(
+            openai.ModelInfo(model_path=card.name, model=card.name, pipeline_class=card.pipeline or None)
+        )
 
-    async def _entries(self) -> list[dict[str, Any]]:
+    async def _entries(self) -> list[openai.Model]:
         catalogue = self._calls.catalogue
         pool, cards = await catalogue.pool(_FRESH_S), await catalogue.cards()
         entries = [self._entry(card, card.name, pool) for card in cards]
@@ -88,36 +91,36 @@ class ModelsApi:
             entries += [self._entry(card, alias, pool) for card in cards if card.name == name]
         return entries
 
-    def _entry(self, card: ModelCard, name: str, pool: PoolView) -> dict[str, Any]:
+    def _entry(self, card: ModelCard, name: str, pool: PoolView) -> openai.Model:
         workers = [worker for worker in pool.workers if any(model.name == card.name for model in worker.models)]
         on_gpu = any(worker.device != "cpu" for worker in workers)
         precision = "bf16" if on_gpu else "fp32"
         tasks = task_types(card)
-        return {
-            "id": name,
-            "object": "model",
-            "created": self._created,
-            "owned_by": "zoetrope",
-            "root": card.name,
-            "parent": None,
-            "aliases": [alias for alias, model in self._calls.catalogue.aliases.items() if model == card.name],
-            "output": card.output,
-            "outputs": [output for output in ("video", "image") if card.makes(output)],
-            "task_type": tasks[0],
-            "supported_task_types": tasks,
-            "pipeline": card.pipeline or None,
-            "pipeline_name": card.pipeline or None,
-            "pipeline_class": card.pipeline or None,
-            "num_gpus": max((worker.gpus for worker in workers), default=0) if on_gpu else 0,
-            "workers": len(workers),
-            "dit_precision": precision,
-            "vae_precision": "fp32" if card.pipeline.startswith(_FLOAT32_VAE) else precision,
-            "takes_image": card.takes_image,
-            "needs_image": card.needs_image,
-            "sound": card.sound,
-            "defaults": card.defaults,
-            "limits": card.limits,
-        }
+        return openai.Model(
+            id=name,
+            object="model",
+            created=self._created,
+            owned_by="zoetrope",
+            root=card.name,
+            parent=None,
+            aliases=[alias for alias, model in self._calls.catalogue.aliases.items() if model == card.name],
+            output=card.output,
+            outputs=[output for output in _OUTPUTS if card.makes(output)],
+            task_type=tasks[0],
+            supported_task_types=tasks,
+            pipeline=card.pipeline or None,
+            pipeline_name=card.pipeline or None,
+            pipeline_class=card.pipeline or None,
+            num_gpus=max((worker.gpus for worker in workers), default=0) if on_gpu else 0,
+            workers=len(workers),
+            dit_precision=precision,
+            vae_precision="fp32" if card.pipeline.startswith(_FLOAT32_VAE) else precision,
+            takes_image=card.takes_image,
+            needs_image=card.needs_image,
+            sound=card.sound,
+            defaults=card.defaults,
+            limits=card.limits,
+        )
 
 
 def task_types(card: ModelCard) -> list[str]:

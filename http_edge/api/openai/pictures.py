@@ -17,6 +17,7 @@ from starlette.responses import Response
 from broker.wire.jobspec import Artefact
 from http_edge.api.common.job_files import warnings_header
 from http_edge.api.common.job_json import warnings_of
+from http_edge.api.openai import schema_openai as schema
 from http_edge.api.openai.fields import IDLE_WORDS
 from http_edge.api.openai.views import measured, measured_headers, model_of
 from http_edge.body.fields import Reader
@@ -107,21 +108,34 @@ class Pictures:
             return await self._files(job, how)
         if how.response_format == "url":
             base = self.base_url(request)
-            data = [_item("url", f"{base}{content_path(job.id, index, how)}") for index in range(len(artefacts))]
+            data = [
+                schema.ImageItem(url=f"{base}{content_path(job.id, index, how)}", revised_prompt=None)
+                for index in range(len(artefacts))
+            ]
         else:
-            data = [_item("b64_json", await self.b64(job, artefact, how)) for artefact in artefacts]
-        body = {
-            "id": job.id,
-            "object": "image",
-            "created": int(job.view.finished_at or time.time()),
-            "data": data,
-            **appearance(job, how),
-            "usage": usage(job),
-            "model": model_of(job),
-            **measured(job),
-            "seed": job.spec.seed if job.spec else None,
-            "warnings": list(warnings_of(job)),
-        }
+            data = [
+                schema.ImageItem(b64_json=await self.b64(job, artefact, how), revised_prompt=None)
+                for artefact in artefacts
+            ]
+        look, took = appearance(job, how), measured(job)
+        body = schema.ImageAnswer(
+            id=job.id,
+            object="image",
+            created=int(job.view.finished_at or time.time()),
+            data=data,
+            background=look.background,
+            output_format=look.output_format,
+            quality=look.quality,
+            size=look.size,
+            usage=usage(job),
+            model=model_of(job),
+            inference_time_s=took.inference_time_s,
+            stage_durations=took.stage_durations,
+            peak_memory_mb=took.peak_memory_mb,
+            num_outputs=took.num_outputs,
+            seed=job.spec.seed if job.spec else None,
+            warnings=list(warnings_of(job)),
+        )
         return json_response(body)
 
     async def b64(self, job: Job, artefact: Artefact, how: Presentation) -> str:
@@ -148,18 +162,18 @@ class Pictures:
         return base_url(request, self._calls.settings.public_url)
 
 
-def appearance(job: Job, how: Presentation) -> dict[str, Any]:
+def appearance(job: Job, how: Presentation) -> schema.Appearance:
     """What a picture is like, in OpenAI's words."""
     artefact = _artefacts(job)[0] if job.view.result and job.view.result.artefacts else None
     width, height = (artefact.width, artefact.height) if artefact else (0, 0)
     if not (width and height) and job.spec:
         width, height = job.spec.width, job.spec.height
-    return {
-        "background": how.background,
-        "output_format": how.format,
-        "quality": how.asked_quality,
-        "size": f"{width}x{height}",
-    }
+    return schema.Appearance(
+        background=how.background,
+        output_format=how.format,
+        quality=how.asked_quality,
+        size=f"{width}x{height}",
+    )
 
 
 def content_path(job_id: str, index: int, how: Presentation) -> str:
@@ -170,10 +184,6 @@ def content_path(job_id: str, index: int, how: Presentation) -> str:
     if how.quality is not None:
         wishes.append(f"quality={how.quality}")
     return f"/v1/images/{job_id}/content" + ("?" + "&".join(wishes) if wishes else "")
-
-
-def _item(kind: str, value: str) -> dict[str, str | None]:
-    return {kind: value, "revised_prompt": None}
 
 
 def _artefacts(job: Job) -> tuple[Artefact, ...]:

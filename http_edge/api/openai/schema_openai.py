@@ -84,13 +84,25 @@ class VideoError(Struct, kw_only=True):
     message: str
 
 
+VideoStatus = Literal["queued", "in_progress", "completed", "failed"]
+
+
+class Measured(Struct, kw_only=True):
+    """What the engine measured."""
+
+    inference_time_s: float | None
+    stage_durations: dict[str, float]
+    peak_memory_mb: float | None
+    num_outputs: int
+
+
 class Video(Struct, kw_only=True):
     """A video job: OpenAI's object, with what vLLM-Omni's and SGLang's clients read beside it."""
 
     id: str
     object: Literal["video"]
     model: str
-    status: Literal["queued", "in_progress", "completed", "failed"]
+    status: VideoStatus
     progress: Annotated[int, Meta(ge=0, le=100)]
     created_at: int
     completed_at: int | None
@@ -104,12 +116,6 @@ class Video(Struct, kw_only=True):
     stage_durations: dict[str, float]
     peak_memory_mb: float | None
     num_outputs: int
-    file_name: str | None
-    media_type: str
-    url: str | None
-    eta_s: float | None
-    queue_position: int | None
-    warnings: list[str]
     num_frames: int | UnsetType = UNSET
     fps: float | UnsetType = UNSET
     duration_s: float | UnsetType = UNSET
@@ -118,6 +124,12 @@ class Video(Struct, kw_only=True):
     num_inference_steps: int | UnsetType = UNSET
     guidance_scale: float | UnsetType | None = UNSET
     quality: str | UnsetType = UNSET
+    file_name: str | None
+    media_type: str
+    url: str | None
+    eta_s: float | None
+    queue_position: int | None
+    warnings: list[str]
 
 
 class VideoPage(Struct, kw_only=True):
@@ -175,9 +187,18 @@ ImageEditRequest = request_type("ImageEditRequest", _ImageEditFields, without=PO
 class ImageItem(Struct, kw_only=True):
     """One picture."""
 
-    revised_prompt: str | None
     b64_json: str | UnsetType = UNSET
     url: str | UnsetType = UNSET
+    revised_prompt: str | None
+
+
+class Appearance(Struct, kw_only=True):
+    """What a picture is like, in OpenAI's words."""
+
+    background: str
+    output_format: str
+    quality: str
+    size: str
 
 
 class ImageAnswer(Struct, kw_only=True):
@@ -199,6 +220,30 @@ class ImageAnswer(Struct, kw_only=True):
     num_outputs: int
     seed: int | None
     warnings: list[str]
+
+
+class ImageEvent(Struct, kw_only=True):
+    """A preview or a finished picture in a stream of events."""
+
+    type: str
+    id: str
+    b64_json: str
+    created_at: int
+    model: str
+    background: str
+    output_format: str
+    quality: str
+    size: str
+    #: Of a preview.
+    partial_image_index: int | UnsetType = UNSET
+    #: Of a finished picture.
+    usage: Usage | UnsetType = UNSET
+    output_index: int
+    warnings: list[str] | UnsetType = UNSET
+    inference_time_s: float | UnsetType | None = UNSET
+    stage_durations: dict[str, float] | UnsetType = UNSET
+    peak_memory_mb: float | UnsetType | None = UNSET
+    num_outputs: int | UnsetType = UNSET
 
 
 # ---------------------------------------------------------------- models and files

@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from broker.wire.jobspec import JobSpec
 from http_edge.api.common.job_files import job_file, with_warnings
+from http_edge.api.common.job_json import encoded
 from http_edge.api.common.operations import AFTER, FILE_ANSWERS, FOLLOW, FOLLOWED, FORMAT, INDEX, ORDER, RANGES
 from http_edge.api.common.sse import Told, event_stream
 from http_edge.api.common.waiting import awaited, is_fresh, with_prefer
@@ -187,13 +188,13 @@ class VideosApi:
         )
         base = self._base_url(request)
         return json_response(
-            {
-                "object": "list",
-                "data": await in_slices(jobs, lambda job: msgspec.Raw(self._json(job, base))),
-                "has_more": more,
-                "first_id": jobs[0].id if jobs else None,
-                "last_id": jobs[-1].id if jobs else None,
-            }
+            openai.VideoPage(
+                object="list",
+                data=await in_slices(jobs, lambda job: encoded(self._json(job, base))),
+                has_more=more,
+                first_id=jobs[0].id if jobs else None,
+                last_id=jobs[-1].id if jobs else None,
+            )
         )
 
     def _json(self, job: Job, base: str | None) -> bytes:
@@ -210,7 +211,7 @@ class VideosApi:
         """Delete a video and its files, stopping what draws it first."""
         job = await self._video(request.path_params["id"])
         await delete_job(self._calls, job, "video")
-        return json_response({"id": job.id, "object": "video.deleted", "deleted": True})
+        return json_response(openai.VideoDeleted(id=job.id, object="video.deleted", deleted=True))
 
     @operation(
         "followVideo",
@@ -232,7 +233,7 @@ class VideosApi:
             name = f"video.{shapes.status_of(job.view)}"
             return Told(name, job.view.revision if moved else 0, as_video, f"{base} ")
 
-        def as_video(job: Job) -> dict[str, Any]:
+        def as_video(job: Job) -> openai.Video:
             return shapes.video_json(job, self._progress, base)
 
         return await event_stream(self._calls, job, request, tell)

@@ -7,11 +7,11 @@ there, null where it allows null. `stage_durations`, `inference_time_s` and `pea
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from broker.wire.jobspec import Artefact, JobSpec, Scalar
 from broker.wire.messages import JobView
 from http_edge.api.common.job_json import warnings_of
+from http_edge.api.openai import schema_openai as schema
 from http_edge.base.job_names import shown_id
 from http_edge.jobs.job import Job
 from http_edge.jobs.progress import Progress
@@ -44,7 +44,7 @@ def model_of(job: Job) -> str:
     return _echo(job, "model") or job.view.model
 
 
-def status_of(view: JobView) -> str:
+def status_of(view: JobView) -> schema.VideoStatus:
     """The public status. A job that has begun is in progress, also while it waits for its next attempt."""
     if view.state == "succeeded":
         return "completed"
@@ -53,48 +53,55 @@ def status_of(view: JobView) -> str:
     return "in_progress" if view.state == "running" or view.attempts else "queued"
 
 
-def video_json(job: Job, progress: Progress, base_url: str | None, *, fresh: bool = False) -> dict[str, Any]:
+def video_json(job: Job, progress: Progress, base_url: str | None, *, fresh: bool = False) -> schema.Video:
     """The `Video` object. `base_url`: what its link begins with; None: there is no link, as it would need a key.
 
     `fresh`: the answer to its creation, which is queued at 0 whatever happened since.
     """
     view, spec = job.view, job.spec
-    status = "queued" if fresh else status_of(view)
+    status: schema.VideoStatus = "queued" if fresh else status_of(view)
     made = view.result.artefacts[0] if status == "completed" and view.result and view.result.artefacts else None
-    return {
-        "id": shown_id(view.id),
-        "object": "video",
-        "model": model_of(job),
-        "status": status,
-        "progress": 0 if fresh else progress.of(view),
-        "created_at": int(view.submitted_at),
-        "completed_at": int(view.finished_at) if status == "completed" else None,
-        "expires_at": int(job.expires_at) or None,
-        "prompt": spec.prompt if spec else None,
-        "seconds": _seconds(job),
-        "size": _size(spec, made),
-        "remixed_from_video_id": _echo(job, "remixed_from") or None,
-        "error": error_json(view),
-        **_measured(view, made),
-        **_settings(spec, made),
-        "file_name": file_name(view, 0, made) if made else None,
-        "media_type": made.media_type if made else "video/mp4",
-        "url": f"{base_url}/v1/videos/{shown_id(view.id)}/content" if made and base_url is not None else None,
-        "eta_s": round(view.eta_s, 3) if view.eta_s >= 0 and status in ("queued", "in_progress") else None,
-        "queue_position": view.position if view.position >= 0 else None,
-        "warnings": list(warnings_of(job)),
-    }
+    took = measured(job)
+    video = schema.Video(
+        id=shown_id(view.id),
+        object="video",
+        model=model_of(job),
+        status=status,
+        progress=0 if fresh else progress.of(view),
+        created_at=int(view.submitted_at),
+        completed_at=int(view.finished_at) if status == "completed" else None,
+        expires_at=int(job.expires_at) or None,
+        prompt=spec.prompt if spec else None,
+        seconds=_seconds(job),
+        size=_size(spec, made),
+        remixed_from_video_id=_echo(job, "remixed_from") or None,
+        error=error_json(view),
+        inference_time_s=took.inference_time_s,
+        stage_durations=took.stage_durations,
+        peak_memory_mb=took.peak_memory_mb,
+        num_outputs=took.num_outputs,
+        file_name=file_name(view, 0, made) if made else None,
+        media_type=made.media_type if made else "video/mp4",
+        url=f"{base_url}/v1/videos/{shown_id(view.id)}/content" if made and base_url is not None else None,
+        eta_s=round(view.eta_s, 3) if view.eta_s >= 0 and status in ("queued", "in_progress") else None,
+        queue_position=view.position if view.position >= 0 else None,
+        warnings=list(warnings_of(job)),
+    )
+    if spec is not None:
+        _show_settings(video, spec, made)
+    return video
 
 
-def error_json(view: JobView) -> dict[str, Any] | None:
+def error_json(view: JobView) -> schema.VideoError | None:
     """Why a job did not complete; null when it did, or has not ended."""
     if view.state == "cancelled":
-        return {"code": _CANCELLED, "message": "The job was cancelled."}
+        return schema.VideoError(code=_CANCELLED, message="The job was cancelled.")
     if view.state != "failed":
         return None
     if view.failure is None:
-        return {"code": "engine_error", "message": "The job failed."}
-    return {"code": view.failure.kind, "message": view.failure.message or f"The job failed: {view.failure.kind}."}
+        return schema.VideoError(code="engine_error", message="The job failed.")
+    kind = view.failure.kind
+    return schema.VideoError(code=kind, message=view.failure.message or f"The job failed: {kind}.")
 
 
 def poll_after_ms(view: JobView) -> str:
@@ -120,35 +127,28 @@ def measured_headers(job: Job) -> dict[str, str]:
     }
 
 
-def measured(job: Job) -> dict[str, Any]:
+def measured(job: Job) -> schema.Measured:
     """What benchmark programs read of a finished job."""
-    return _measured(job.view, None)
+    result = job.view.result
+    return schema.Measured(
+        inference_time_s=round(job.view.run_s, 6) if job.view.run_s else None,
+        stage_durations=result.stage_durations if result else {},
+        peak_memory_mb=result.peak_memory_mb if result else None,
+        num_outputs=len(result.artefacts) if result else 0,
+    )
 
 
-def _measured(view: JobView, made: Artefact | None) -> dict[str, Any]:
-    result = view.result
-    return {
-        "inference_time_s": round(view.run_s, 6) if view.run_s else None,
-        "stage_durations": result.stage_durations if result else {},
-        "peak_memory_mb": result.peak_memory_mb if result else None,
-        "num_outputs": len(result.artefacts) if result else 0,
-    }
-
-
-def _settings(spec: JobSpec | None, made: Artefact | None) -> dict[str, Any]:
-    if spec is None:
-        return {}
+def _show_settings(video: schema.Video, spec: JobSpec, made: Artefact | None) -> None:
+    """Fill in what the video is drawn with."""
     frames = made.num_frames if made and made.num_frames else spec.num_frames
-    return {
-        "num_frames": frames,
-        "fps": spec.fps,
-        "duration_s": round(frames / spec.fps, 6),
-        "seed": spec.seed,
-        "negative_prompt": spec.negative_prompt or None,
-        "num_inference_steps": spec.num_inference_steps,
-        "guidance_scale": spec.guidance_scale,
-        "quality": "standard",
-    }
+    video.num_frames = frames
+    video.fps = spec.fps
+    video.duration_s = round(frames / spec.fps, 6)
+    video.seed = spec.seed
+    video.negative_prompt = spec.negative_prompt or None
+    video.num_inference_steps = spec.num_inference_steps
+    video.guidance_scale = spec.guidance_scale
+    video.quality = "standard"
 
 
 def _seconds(job: Job) -> str:
