@@ -18,7 +18,7 @@ def in_words(hint: Any) -> str:
     if meta.extra and "rule" in meta.extra:
         return f"must be {meta.extra['rule']}"
     if str(base).startswith("tuple"):
-        return f"each part, parted by commas, {in_words(get_args(base)[0])}"
+        return f"must be a list with commas; each part {in_words(get_args(base)[0])}"
     if base is bool:
         return "must be true or false"
     if base is int or base is float:

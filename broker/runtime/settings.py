@@ -181,6 +181,7 @@ def load(
 def _convert(kind: type[Any], name: str, where: str, value: Any) -> Any:
     hint = get_type_hints(kind, include_extras=True)[name]
     base = get_args(hint)[0] if get_args(hint) else hint
+    written = value
     if isinstance(value, str) and base is not str:
         lowered = value.strip().lower()
         if base is bool and lowered in ("yes", "on", "no", "off"):
@@ -190,7 +191,7 @@ def _convert(kind: type[Any], name: str, where: str, value: Any) -> Any:
     try:
         return msgspec.convert(value, hint, strict=False)
     except msgspec.ValidationError:
-        raise SettingsError(f"{where}: {value!r} {in_words(hint)}") from None
+        raise SettingsError(f"{where}: {written!r} {in_words(hint)}") from None
 
 
 def _parser(kind: type[Any], prog: str, description: str) -> argparse.ArgumentParser:

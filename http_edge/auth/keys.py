@@ -16,12 +16,13 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
 
 from broker.runtime.log_actions import Action
+from broker.runtime.setting_rules import in_words
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,9 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"
 
 _SHA256 = "sha256:"
 
-Name = Annotated[str, Meta(pattern=_NAME)]
+Name = Annotated[
+    str, Meta(pattern=_NAME, extra={"rule": "text of 1 to 64 letters, digits and . _ -, a letter or digit first"})
+]
 Limit = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
@@ -42,7 +45,7 @@ class KeyRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
 
     name: Name
     #: "sha256:" and 64 hex digits.
-    hash: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
+    hash: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z", extra={"rule": "sha256: and 64 hex digits"})]
     tenant: Name
     #: Of the tenant: jobs that may wait, and that may run at once; 0: no limit.
     max_queued: Limit = 0
@@ -52,6 +55,9 @@ class KeyRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
     created_at: Annotated[float, Meta(ge=0)] = 0.0
     #: Unix time from which the key counts no more; 0: never.
     expires_at: Annotated[float, Meta(ge=0)] = 0.0
+
+
+_REQUIRED = tuple(field.name for field in msgspec.structs.fields(KeyRecord) if field.required)
 
 
 class KeyFileError(ValueError):
@@ -80,12 +86,35 @@ def read_keys(path: Path) -> list[KeyRecord]:
             continue
         try:
             record = msgspec.json.decode(line, type=KeyRecord)
-        except msgspec.MsgspecError as error:
-            raise KeyFileError(f"{path}, line {number}: {error}") from None
+        except msgspec.MsgspecError:
+            raise KeyFileError(f"{path}, line {number}: {_fault(line)}") from None
         if record.name in records:
             raise KeyFileError(f"{path}, line {number}: there are two keys named {record.name}")
         records[record.name] = record
     return list(records.values())
+
+
+def _fault(line: str) -> str:
+    """Why a line is no record. No values: one may be a key."""
+    try:
+        found = msgspec.json.decode(line)
+    except msgspec.MsgspecError:
+        found = None
+    if not isinstance(found, dict):
+        return "it is not one JSON object, as `python -m http_edge keys add` writes"
+    hints = get_type_hints(KeyRecord, include_extras=True)
+    if unknown := found.keys() - hints.keys():
+        return f"{min(unknown)[:64]!r} is not known; a key has {', '.join(hints)}"
+    for name, hint in hints.items():
+        if name not in found:
+            if name in _REQUIRED:
+                return f"{name} is missing"
+            continue
+        try:
+            msgspec.convert(found[name], hint)
+        except msgspec.ValidationError:
+            return f"{name} {in_words(hint)}"
+    return "it is not a key"
 
 
 def write_keys(path: Path, records: list[KeyRecord]) -> None:

@@ -46,7 +46,8 @@ def resolve_roots(texts: Sequence[str], defaults: Sequence[Path], start: Path) -
 
 
 def named_roots(roots: Sequence[Path]) -> str:
-    """The roots as an error names them."""
+    """The roots as an error names them, each once."""
+    roots = list(dict.fromkeys(roots))
     return ", ".join([*map(str, roots[:_NAMED]), *(["…"] if len(roots) > _NAMED else [])])
 
 

@@ -45,6 +45,13 @@ def test_images_are_kept_by_their_content(door: ImageInputs, start: Path, kind: 
     assert [path.name for path in kept.parent.glob("[!.]*")] == [kept.name]
 
 
+def test_a_refusal_names_each_directory_once(start: Path) -> None:
+    start = Path(os.path.realpath(start))
+    with pytest.raises(EdgeError) as refused:
+        ImageInputs(start / "uploads", start, (start, start)).from_path("image", "/etc/hostname")
+    assert f"which are {start} (setting input_roots)" in refused.value.message
+
+
 def test_no_directory_that_is_exchanged_for_a_link_leads_a_reader_out(
     door: ImageInputs, start: Path, tmp_path: Path
 ) -> None:

@@ -85,6 +85,32 @@ def test_a_file_with_a_bad_line_is_refused_with_its_number(path, line):
         KeyRing(path)
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("[]", "it is not one JSON object, as `python -m http_edge keys add` writes"),
+        ("zk_secret", "it is not one JSON object, as `python -m http_edge keys add` writes"),
+        ('{"name": "a", "tenant": "b"}', "hash is missing"),
+        ('{"name": "a", "hash": "zk_secret", "tenant": "b"}', "hash must be sha256: and 64 hex digits"),
+        (json.dumps({"name": "a", "hash": hash_of("x"), "tenant": "b", "max_quued": 1}), "'max_quued' is not known"),
+        (
+            json.dumps({"name": "a", "hash": hash_of("x"), "tenant": "b", "max_priority": 11}),
+            "max_priority must be a whole number from 0 to 9",
+        ),
+        (
+            json.dumps({"name": "a/b", "hash": hash_of("x"), "tenant": "b"}),
+            "name must be text of 1 to 64 letters, digits and . _ -, a letter or digit first",
+        ),
+    ],
+)
+def test_a_bad_line_is_explained_in_words_and_its_key_not_shown(path, line, words):
+    path.write_text(f"{line}\n")
+    with pytest.raises(KeyFileError) as caught:
+        KeyRing(path)
+    assert f"line 1: {words}" in str(caught.value)
+    assert "zk_secret" not in str(caught.value)
+
+
 def test_names_are_unique(path):
     line = json.dumps({"name": "a", "hash": hash_of("x"), "tenant": "b"})
     path.write_text(f"{line}\n{line}\n")

@@ -38,6 +38,10 @@ BAD = [
     (("--keep-alive-s", "60"), "--keep-alive-s: '60'"),
     (("--front", "tcp://10.0.0.1:5555"), "needs a CURVE key"),
     (("--front", "ipc://relative"), "absolute path"),
+    (
+        ("--allowed-hosts", "a, http://x/"),
+        "--allowed-hosts: 'a, http://x/' must be a list with commas; each part must be *, a",
+    ),
     (("--config", "nowhere.toml"), "does not exist"),
     (("--fetch-allow", "files.lan,10.0.0.0/99"), "fetch_allow: '10.0.0.0/99' is neither a host name"),
     (("--retention-s", "-1"), "--retention-s: '-1'"),
