@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.faulty import Faults
+from tests.support.faulty import Faults, faults_or_skip
 from tests.support.waiting import wait_until
 from tests.testing.service import Service
 
@@ -19,7 +19,7 @@ DAY_MS = 86_400_000
 @pytest.fixture
 def faults(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Faults:
     """Of all processes. Finished jobs are kept for longer than the test takes, and looked through every eight seconds."""
-    faults = Faults(short_dir, path="jobs.sqlite")
+    faults = faults_or_skip(short_dir, path="jobs.sqlite")
     for name, value in {**faults.environ, "ZOETROPE_RETENTION_S": "80"}.items():
         monkeypatch.setitem(os.environ, name, value)
     return faults

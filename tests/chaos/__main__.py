@@ -25,14 +25,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--edges", type=int, default=2, help="edges (default: 2)")
     parser.add_argument("--ipc", action="store_true", help="workers over a unix socket (default: tcp with CURVE keys)")
     parser.add_argument("--apart", action="store_true", help="no fault on top of another, to measure recoveries")
-    parser.add_argument(
-        "--only", default="", help=f"kinds of faults, separated by commas: {', '.join(kinds(disk=True))}"
-    )
+    parser.add_argument("--only", default="", help=f"kinds of faults, separated by commas: {', '.join(kinds())}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
     parser.add_argument("--keep", type=Path, metavar="DIRECTORY", help="keep logs, journal and history there")
     asked = parser.parse_args(argv)
     only = tuple(kind.strip() for kind in asked.only.split(",") if kind.strip())
-    if unknown := set(only) - set(kinds(disk=True)):
+    if unknown := set(only) - set(kinds()):
         parser.error(f"--only: {', '.join(sorted(unknown))} is no kind of fault")
     options = Options(
         seconds=asked.seconds,

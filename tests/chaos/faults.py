@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import random
 import signal
@@ -20,6 +21,7 @@ import psutil
 from msgspec import Struct
 
 from tests.chaos.harness import Service, Unit
+from tests.support.waiting import eventually
 
 #: (verb, whom), and how long it lasts in seconds: from, to.
 _TABLE: dict[tuple[str, str], tuple[float, float]] = {
@@ -42,15 +44,29 @@ _TABLE: dict[tuple[str, str], tuple[float, float]] = {
     ("cut", "front"): (0, 0),
     ("hold", "front"): (0.5, 4),
     ("fill", "disk"): (2, 4),
+    ("slow", "flush"): (1, 4),
+    ("fail", "flush"): (0.2, 1),
+    ("set", "clock"): (2, 8),
 }
+
+#: What a kind needs: a file system of its own; the library that stands before libc (`tests/support/faulty.c`).
+_OWN_DISK, _PRELOADED = ("disk",), ("flush", "clock")
+
+#: Seconds by which the machine's clock is set ahead, and set back when the fault is over.
+_AHEAD_S = (-30 * 86_400, -7_200, -600, -2, 2, 600, 7_200, 30 * 86_400)
+#: How much longer a slow flush takes, milliseconds.
+_SLOW_MS = (200, 1_500)
 
 #: Kills of a storm, and the pause between two: a broker that has just begun to start, or just begun to serve.
 _STORM = (3, 5)
 _STORM_PAUSE_S = (0.1, 1.2)
 #: How many of all faults wait for a whole service: they tell how long a recovery takes, the others whether it always comes.
 _ALONE = 0.35
-#: Exit code of a broker that has no room left.
-_DISK_FULL = 5
+#: Exit codes of a broker that has no room left, and of one whose journal cannot be written; how long it may take to end.
+_DISK_FULL, _DISK_BROKEN = 5, 4
+_END_S = 1.0
+#: Longest that a failing disk waits for a flush that it can fail.
+_FLUSH_S = 15.0
 #: Before the next fault, where that does not wait.
 _PAUSE_S = (0.2, 1.5)
 
@@ -65,6 +81,10 @@ class Fault(Struct, frozen=True, kw_only=True):
     lasts_s: float
     #: Pauses between the kills of a storm.
     storm_s: tuple[float, ...] = ()
+    #: How far the clock is set ahead.
+    ahead_s: int = 0
+    #: How much longer a flush takes.
+    slow_ms: int = 0
     #: What a held cable held arrives late (or is lost).
     deliver: bool = True
     #: It waits until the service is whole, and the next fault until it is whole again; else it strikes on top of what there is.
@@ -77,15 +97,20 @@ class Fault(Struct, frozen=True, kw_only=True):
         return f"{self.verb} {self.whom}"
 
 
-def kinds(*, disk: bool) -> list[str]:
+def _possible(*, disk: bool, preload: bool) -> list[tuple[str, str]]:
+    lacking = (*(() if disk else _OWN_DISK), *(() if preload else _PRELOADED))
+    return [pair for pair in _TABLE if pair[1] not in lacking]
+
+
+def kinds(*, disk: bool = True, preload: bool = True) -> list[str]:
     """All kinds, in the order of the table."""
-    return [f"{verb} {whom}" for verb, whom in _TABLE if disk or whom != "disk"]
+    return [f"{verb} {whom}" for verb, whom in _possible(disk=disk, preload=preload)]
 
 
-def plan(seed: int, *, disk: bool = True, stretch: float = 1.0) -> Iterator[Fault]:
+def plan(seed: int, *, disk: bool = True, preload: bool = True, stretch: float = 1.0) -> Iterator[Fault]:
     """Faults without an end; the same for the same arguments. `stretch`: how much longer than usual they may last."""
     rng = random.Random(seed)
-    table = [pair for pair in _TABLE if disk or pair[1] != "disk"]
+    table = _possible(disk=disk, preload=preload)
     while True:
         for verb, whom in rng.sample(table, len(table)):
             low, high = _TABLE[verb, whom]
@@ -96,6 +121,8 @@ def plan(seed: int, *, disk: bool = True, stretch: float = 1.0) -> Iterator[Faul
                 victim=rng.randrange(1000),
                 lasts_s=rng.uniform(low, high * stretch),
                 storm_s=tuple(storm),
+                ahead_s=rng.choice(_AHEAD_S) if whom == "clock" else 0,
+                slow_ms=rng.randint(*_SLOW_MS) if verb == "slow" else 0,
                 deliver=rng.random() < 0.5,
                 alone=rng.random() < _ALONE,
                 pause_s=rng.uniform(*_PAUSE_S),
@@ -137,6 +164,8 @@ class Injector:
                     await self._on_cable(fault)
                 case "disk":
                     await self._fill_disk(fault.lasts_s)
+                case "flush" | "clock":
+                    await self._on_library(fault)
                 case "agent" | "engine":
                     await self._on_child(fault, strike)
                 case _:
@@ -195,6 +224,37 @@ class Injector:
             await asyncio.sleep(fault.lasts_s)
         finally:
             cable.release(deliver=fault.deliver)
+
+    async def _on_library(self, fault: Fault) -> None:
+        library = self._service.library
+        assert library is not None, f"{fault.kind} is planned without the library"
+        broker = self._service.units["broker"]
+        name, value = {
+            "slow": ("slow_ms", fault.slow_ms),
+            "fail": ("sync_errno", errno.EIO),
+            "set": ("ahead_ms", fault.ahead_s * 1000),
+        }[fault.verb]
+        ends = fault.verb == "fail"
+        broker.allowed[_DISK_BROKEN] += ends
+        library.set(**{name: value})
+        try:
+            if ends:
+                await self._flush_failed()
+            await asyncio.sleep(fault.lasts_s)
+        finally:
+            library.set(**{name: 0})
+            if ends:
+                # It may have been told of the failure just now.
+                await asyncio.sleep(_END_S)
+                broker.allowed[_DISK_BROKEN] -= 1
+
+    async def _flush_failed(self) -> None:
+        """Until one has: a broker that is down or paused flushes nothing."""
+        library = self._service.library
+        assert library is not None
+        before = library.failed
+        with contextlib.suppress(AssertionError):
+            await eventually(lambda: library.failed > before, _FLUSH_S)
 
     async def _fill_disk(self, lasts_s: float) -> None:
         """Take every block there is, and every one that is given back meanwhile."""

@@ -25,6 +25,7 @@ import psutil
 
 from bench.harness.process import ROOT, Process, children, clean_environ, free_port
 from tests.chaos.proxy import Proxy, endpoint
+from tests.support.faulty import Faults, Unbuildable
 
 #: As systemd's default `RestartSec`.
 RESTART_S = 0.1
@@ -121,6 +122,8 @@ class Service:
             directory.mkdir(mode=0o700)
         self.disk_mounted = _mount(self.root / "disk")
         self.home = self.root / "disk" / "z"
+        #: Sets the clock of all processes, and slows and fails flushes of the journal; None where it cannot be built.
+        self.library = _library(self.root)
         self.ports = [free_port() for _ in range(edges)]
         self._back_port = free_port() if tcp else 0
         back = (free_port(), self._back_port) if tcp else (self.root / "run" / "back", self.home / "run" / "back.sock")
@@ -148,7 +151,8 @@ class Service:
         }
 
     def _unit(self, name: str, arguments: list[str]) -> Unit:
-        environ = clean_environ(**{MARK: self.mark, "PYTHONUNBUFFERED": "1"})
+        preload = self.library.environ if self.library else {}
+        environ = clean_environ(**{MARK: self.mark, "PYTHONUNBUFFERED": "1", **preload})
         return Unit(name, [*arguments, "--home", str(self.home)], self.start_dir, environ, self.logs / f"{name}.log")
 
     @property
@@ -218,6 +222,13 @@ class Service:
         if self.disk_mounted:
             subprocess.run(["umount", "--lazy", str(self.root / "disk")], check=False)
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _library(directory: Path) -> Faults | None:
+    try:
+        return Faults(directory, path="jobs.sqlite")
+    except Unbuildable:
+        return None
 
 
 def _mount(directory: Path) -> bool:

@@ -123,7 +123,8 @@ class Soak:
 
     async def _faults(self) -> None:
         stretch = min(_MOST_STRETCH, max(1.0, self._options.seconds / _USUAL_S))
-        for fault in faults.plan(self._options.seed, disk=self.service.disk_mounted, stretch=stretch):
+        disk, preload = self.service.disk_mounted, self.service.library is not None
+        for fault in faults.plan(self._options.seed, disk=disk, preload=preload, stretch=stretch):
             if self._options.only and fault.kind not in self._options.only:
                 continue
             await asyncio.sleep(fault.pause_s)
@@ -211,6 +212,9 @@ class Soak:
         for unit in self.service.units.values():
             self.troubles += [f"{unit.name} ended by itself with {code}, see its log" for _, code in unit.faults]
             self.troubles += [f"{unit.name} ended with {code} after SIGTERM" for code in unit.stops if code != 0]
+        library = self.service.library
+        if library and not library.failed and any(strike.fault.kind == "fail flush" for strike in self.strikes):
+            self.troubles.append("no flush failed, though flushes were to fail")
         integrity, journal = evidence.read_journal(self.service.home)
         if integrity != "ok":
             self.troubles.append(f"the journal is damaged: {integrity}")

@@ -8,8 +8,8 @@ from tests.chaos.faults import Fault, Strike, kinds, plan
 from tests.chaos.report import recoveries
 
 
-def first(seed: int, count: int, *, disk: bool = True) -> list[Fault]:
-    return list(islice(plan(seed, disk=disk), count))
+def first(seed: int, count: int, *, disk: bool = True, preload: bool = True) -> list[Fault]:
+    return list(islice(plan(seed, disk=disk, preload=preload), count))
 
 
 def test_a_seed_always_gives_the_same_faults():
@@ -18,7 +18,7 @@ def test_a_seed_always_gives_the_same_faults():
 
 
 def test_every_kind_comes_before_any_comes_again():
-    everything = kinds(disk=True)
+    everything = kinds()
     faults = [fault.kind for fault in first(1, 2 * len(everything))]
     assert sorted(faults[: len(everything)]) == sorted(everything)
     assert sorted(faults[len(everything) :]) == sorted(everything)
@@ -27,6 +27,16 @@ def test_every_kind_comes_before_any_comes_again():
 def test_without_a_disk_of_its_own_none_is_filled():
     assert "fill disk" not in {fault.kind for fault in first(1, 200, disk=False)}
     assert "fill disk" in {fault.kind for fault in first(1, 200)}
+
+
+def test_clocks_are_set_forwards_and_backwards_and_flushes_slow_and_fail_where_the_library_can_be_built():
+    everything = first(1, 400)
+    ahead = [fault.ahead_s for fault in everything if fault.kind == "set clock"]
+    assert min(ahead) < 0 < max(ahead)
+    assert 0 not in ahead
+    assert all(fault.slow_ms for fault in everything if fault.kind == "slow flush")
+    there = {fault.kind for fault in everything}
+    assert there - {fault.kind for fault in first(1, 400, preload=False)} == {"set clock", "slow flush", "fail flush"}
 
 
 def test_a_long_soak_has_longer_faults_of_the_same_kinds():

@@ -124,7 +124,7 @@ class Watch:
         views = [view for view in self._views if view is not None and view.asked_at > strike.ended]
         if len(views) < len(self._views):
             return False
-        if whom == "disk":
+        if whom in ("disk", "flush"):
             return self._last_accept() > strike.ended
         if whom == "broker" and strike.killed:
             views = [view for view in views if view.epoch > self._epochs[id(strike)]]

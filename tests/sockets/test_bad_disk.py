@@ -14,14 +14,14 @@ from broker.client.errors import BrokerError
 from broker.testing import FakeAgent
 from broker.wire import messages as m
 from tests.sockets.service import a_job, in_loop
-from tests.support.faulty import Faults
+from tests.support.faulty import Faults, faults_or_skip
 from tests.support.waiting import eventually
 from tests.testing.brokers import Brokers
 
 
 @pytest.fixture
 def faults(tmp_path, monkeypatch) -> Faults:
-    faults = Faults(tmp_path, path="jobs.sqlite")
+    faults = faults_or_skip(tmp_path, path="jobs.sqlite")
     for name, value in faults.environ.items():
         monkeypatch.setitem(os.environ, name, value)
     return faults

@@ -14,14 +14,18 @@ _SOURCE = Path(__file__).with_name("faulty.c")
 _NUMBERS = ("slow_ms", "sync_errno", "write_errno", "ahead_ms", "failed")
 
 
+class Unbuildable(Exception):
+    """The library cannot be built here."""
+
+
 class Faults:
     """The library, built, and its numbers; all begin at 0."""
 
     def __init__(self, directory: Path, path: str) -> None:
-        """Skips the test where the library cannot be built. `path`: part of the paths of the files that are concerned."""
+        """`path`: part of the paths of the files that are concerned. Raises `Unbuildable`."""
         compiler = shutil.which("cc")
         if compiler is None or not sys.platform.startswith("linux"):
-            pytest.skip("needs a C compiler (cc) and Linux")
+            raise Unbuildable("needs a C compiler (cc) and Linux")
         library = directory / "faulty.so"
         built = subprocess.run(
             [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(_SOURCE), "-ldl"],
@@ -30,7 +34,7 @@ class Faults:
             check=False,
         )
         if built.returncode:
-            pytest.skip(f"cc cannot build the library: {built.stderr.strip()[-200:]}")
+            raise Unbuildable(f"cc cannot build the library: {built.stderr.strip()[-200:]}")
         self._control = directory / "faults"
         self._control.write_bytes(bytes(8 * len(_NUMBERS)))
         #: For the processes.
@@ -51,3 +55,11 @@ class Faults:
     def failed(self) -> int:
         """How many calls have failed."""
         return int(struct.unpack_from("=q", self._control.read_bytes(), 8 * _NUMBERS.index("failed"))[0])
+
+
+def faults_or_skip(directory: Path, path: str) -> Faults:
+    """For a test, which is skipped where the library cannot be built."""
+    try:
+        return Faults(directory, path)
+    except Unbuildable as reason:
+        pytest.skip(str(reason))
