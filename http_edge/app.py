@@ -18,15 +18,12 @@ from broker.client.client import BrokerClient
 from broker.client.errors import BrokerError
 from broker.runtime.curve_keys import peer_key_path, read_peer_key
 from broker.runtime.log_actions import Action
+from http_edge.api.common.family import Family, Parts
 from http_edge.api.common.job_files import WARNINGS_HEADER
-from http_edge.api.lightx2v.all_routes import lightx2v_routes
-from http_edge.api.native.jobs_api import JobsApi
-from http_edge.api.native.metrics import Metrics
-from http_edge.api.native.service_api import ServiceApi
-from http_edge.api.openai.files_api import FilesApi
-from http_edge.api.openai.images_api import ImagesApi
-from http_edge.api.openai.models_api import ModelsApi
-from http_edge.api.openai.videos_api import VideosApi
+from http_edge.api.common.metrics import Metrics
+from http_edge.api.lightx2v import family as lightx2v
+from http_edge.api.native import family as native
+from http_edge.api.openai import family as openai
 from http_edge.auth.access import Access
 from http_edge.auth.keys import KeyRing
 from http_edge.auth.web_pages import WebPages, own_names
@@ -34,6 +31,7 @@ from http_edge.background.export_worker import ExportWorker
 from http_edge.background.retention import Retention
 from http_edge.background.webhook_delivery import WebhookDelivery
 from http_edge.background.webhook_signing import WebhookSecrets
+from http_edge.base.errors import ErrorResponses
 from http_edge.base.paths import resolve_roots
 from http_edge.base.settings import EdgeSettings
 from http_edge.body.spool import Spool
@@ -51,6 +49,15 @@ from http_edge.middleware import Middleware
 from http_edge.openapi.docs_api import DocsApi
 
 log = logging.getLogger(__name__)
+
+#: The API families, in the order in which their routes are matched.
+FAMILIES: tuple[Family, ...] = (
+    native.FAMILY,
+    lightx2v.GEN1,
+    lightx2v.TASKS,
+    lightx2v.CLOUD,
+    openai.FAMILY,
+)
 
 #: What scripts of other origins may read of an answer, besides the few that they always may.
 _EXPOSED_HEADERS = (
@@ -148,7 +155,7 @@ def build_edge(
 class EdgeApp(Starlette):
     """The application, with one layer for all that happens to a request."""
 
-    def __init__(self, edge: Edge, routes: list[EdgeRoute]) -> None:
+    def __init__(self, edge: Edge, routes: list[EdgeRoute], errors: ErrorResponses) -> None:
         super().__init__(routes=routes, lifespan=lambda _: _running(edge))
         self.state.spool = edge.spool
         self._front = Middleware(
@@ -156,6 +163,7 @@ class EdgeApp(Starlette):
             Access(edge.keys, edge.settings.metrics_open),
             _web_pages(edge.settings),
             edge.metrics,
+            errors,
             edge.spool.limits.request_bytes,
             other=self.router,
             wrap=lambda app: _with_cors(app, edge.settings.cors_origins),
@@ -169,17 +177,18 @@ class EdgeApp(Starlette):
 
 def build_app(edge: Edge) -> Starlette:
     """The application over these parts; its lifespan connects and disconnects the broker."""
-    routes = [
-        *JobsApi(edge.calls, edge.progress).routes(),
-        *lightx2v_routes(edge.calls, edge.progress, edge.fetcher),
-        *FilesApi(edge.files, edge.spool).routes(),
-        *VideosApi(edge.calls, edge.progress).routes(),
-        *ImagesApi(edge.calls).routes(),
-        *ModelsApi(edge.calls).routes(),
-        *ServiceApi(edge.calls, edge.metrics, _version()).routes(),
-        *DocsApi(_version(), keys=edge.keys is not None).routes(),
-    ]
-    return EdgeApp(edge, routes)
+    errors = ErrorResponses(FAMILIES)
+    parts = Parts(
+        calls=edge.calls,
+        progress=edge.progress,
+        fetcher=edge.fetcher,
+        files=edge.files,
+        spool=edge.spool,
+        metrics=edge.metrics,
+        version=_version(),
+    )
+    routes = [one for family in FAMILIES for one in family.routes(parts)]
+    return EdgeApp(edge, [*routes, *DocsApi(_version(), errors, keys=edge.keys is not None).routes()], errors)
 
 
 def _web_pages(settings: EdgeSettings) -> WebPages:

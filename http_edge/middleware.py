@@ -18,11 +18,11 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from broker.runtime.log_actions import Action
-from http_edge.api.native.metrics import Metrics
+from http_edge.api.common.metrics import Metrics
 from http_edge.auth.access import Access
 from http_edge.auth.web_pages import Sent, WebPages
 from http_edge.base.context import ANYBODY, REQUEST, RequestScope
-from http_edge.base.errors import HANDLERS, EdgeError, error_response, from_disk, on_bug
+from http_edge.base.errors import ANSWERED, EdgeError, ErrorResponses, from_disk
 from http_edge.base.idempotency import InFlight
 from http_edge.base.limits import too_large
 from http_edge.base.trace import new_trace, read_trace
@@ -38,9 +38,6 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 #: Requests of these have no body unless their headers announce one.
 _BODILESS = frozenset(("GET", "HEAD", "OPTIONS"))
-
-#: Errors that have an answer. Any other is a fault of ours.
-_ANSWERED = tuple(kind for kind in HANDLERS if kind is not Exception)
 
 
 class Exchange:
@@ -87,6 +84,7 @@ class Middleware:
         access: Access,
         pages: WebPages,
         metrics: Metrics,
+        errors: ErrorResponses,
         max_body_bytes: int,
         *,
         other: ASGIApp,
@@ -97,6 +95,7 @@ class Middleware:
         self._pages = pages
         self._good_hosts = pages.good_hosts
         self._metrics = metrics
+        self._errors = errors
         self._max_body_bytes = max_body_bytes
         self._other = other
         self._in_flight = InFlight()
@@ -122,7 +121,7 @@ class Middleware:
             if sent.get(b"host") not in self._good_hosts or len(sent) != len(scope["headers"]):
                 refused = self._pages.refuse(scope, sent)
             if refused is not None:
-                await error_response(refused, scope["path"])(scope, receive, exchange.send)
+                await self._errors.response(refused, scope["path"])(scope, receive, exchange.send)
             elif _may_have_body(sent, scope["method"]):
                 await self._within_cap(scope, sent, receive, exchange)
             else:
@@ -130,7 +129,7 @@ class Middleware:
         except Exception as error:
             if not exchange.status:
                 exchange.status = 500
-                await (await on_bug(Request(scope), error))(scope, receive, send)
+                await (await self._errors.on_bug(Request(scope), error))(scope, receive, send)
             # The server logs it.
             raise
         finally:
@@ -150,7 +149,7 @@ class Middleware:
         length = sent.get(b"content-length", b"").decode("latin-1")
         if length.isdecimal() and int(length[:20]) > self._max_body_bytes:
             error = too_large(f"{length[:20]} bytes", self._max_body_bytes)
-            await error_response(error, scope["path"])(scope, receive, exchange.send)
+            await self._errors.response(error, scope["path"])(scope, receive, exchange.send)
             return
         total = 0
 
@@ -180,7 +179,7 @@ class Middleware:
             if request.job_key:
                 self._in_flight.hold(request.job_key)
         except EdgeError as error:
-            await error_response(error, scope["path"])(scope, receive, send)
+            await self._errors.response(error, scope["path"])(scope, receive, send)
             return
         token = REQUEST.set(request)
         try:
@@ -215,12 +214,11 @@ class Middleware:
             if refused is None or exchange.status:
                 raise
             log.error("the disk cannot be written", extra={"action": Action.DISK, "reason": str(error)})
-            await error_response(refused, scope["path"])(scope, receive, send)
-        except _ANSWERED as error:
+            await self._errors.response(refused, scope["path"])(scope, receive, send)
+        except ANSWERED as error:
             if exchange.status:
                 raise RuntimeError("an answer had begun when its handler failed") from error
-            answer = next(HANDLERS[kind] for kind in type(error).__mro__ if kind in HANDLERS)
-            await (await answer(request, error))(scope, receive, send)
+            await (await self._errors.answer(request, error))(scope, receive, send)
 
 
 def _client_of(scope: Scope, exchange: Exchange) -> str:

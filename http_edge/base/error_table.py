@@ -1,4 +1,4 @@
-"""What can go wrong in a request, by kind: the statuses, the word for the class of error, and whether to try again."""
+"""What can go wrong in a request, by kind: the status, the word for the class of error, and whether to try again."""
 
 from __future__ import annotations
 
@@ -46,9 +46,6 @@ Kind = Literal[
     "internal",
 ]
 
-#: Which API a path belongs to. Families answer errors in their own shape.
-Family = Literal["native", "lightx2v", "lightx2v_tasks", "lightx2v_cloud", "openai"]
-
 
 class Row(Struct, frozen=True):
     """One line of the table."""
@@ -56,33 +53,29 @@ class Row(Struct, frozen=True):
     status: int
     #: OpenAI's word for the class of error.
     type: str
-    #: Status in the LightX2V family (its first server answered 200 to all but validation); 0: as `status`.
-    lightx2v: int = 0
-    #: Status in the OpenAI family, whose bad values are 400; 0: as `status`.
-    openai: int = 0
     #: Value of `x-should-retry`; None leaves it to the status.
     retry: bool | None = None
 
 
 TABLE: dict[Kind, Row] = {
-    "bad_json": Row(400, "invalid_request_error", lightx2v=422),
-    "bad_form": Row(400, "invalid_request_error", lightx2v=422),
-    "missing_field": Row(422, "invalid_request_error", openai=400),
-    "invalid_value": Row(422, "invalid_request_error", openai=400),
+    "bad_json": Row(400, "invalid_request_error"),
+    "bad_form": Row(400, "invalid_request_error"),
+    "missing_field": Row(422, "invalid_request_error"),
+    "invalid_value": Row(422, "invalid_request_error"),
     "not_found": Row(404, "not_found_error"),
     "model_not_found": Row(404, "not_found_error"),
     "not_ready": Row(404, "not_found_error"),
     "method_not_allowed": Row(405, "invalid_request_error"),
     "request_timeout": Row(408, "timeout_error"),
-    "id_conflict": Row(409, "conflict_error", lightx2v=200, retry=False),
-    "alias_taken": Row(409, "conflict_error", lightx2v=200, retry=False),
+    "id_conflict": Row(409, "conflict_error", retry=False),
+    "alias_taken": Row(409, "conflict_error", retry=False),
     "gone": Row(410, "not_found_error"),
     "precondition_failed": Row(412, "invalid_request_error"),
     "too_large": Row(413, "invalid_request_error"),
     "range_not_satisfiable": Row(416, "invalid_request_error"),
-    "queue_full": Row(429, "rate_limit_error", lightx2v=200),
+    "queue_full": Row(429, "rate_limit_error"),
     "too_many_requests": Row(429, "rate_limit_error"),
-    "busy": Row(503, "overloaded_error", lightx2v=200),
+    "busy": Row(503, "overloaded_error"),
     "no_workers": Row(503, "overloaded_error"),
     "shutting_down": Row(503, "overloaded_error"),
     "unavailable": Row(503, "server_error"),
@@ -107,17 +100,6 @@ TABLE: dict[Kind, Row] = {
     "damaged": Row(500, "server_error", retry=False),
     "internal": Row(500, "server_error"),
 }
-
-#: Where LightX2V's later APIs answer otherwise: its third generation 503 to a task that cannot be queued, and nobody 410.
-TASKS_STATUS: dict[Kind, int] = {
-    "bad_json": 422,
-    "bad_form": 422,
-    "queue_full": 503,
-    "alias_taken": 503,
-    "id_conflict": 503,
-    "gone": 404,
-}
-CLOUD_STATUS: dict[Kind, int] = {"missing_field": 400, "invalid_value": 400, "gone": 404}
 
 #: Kinds that starlette's own exceptions (routing, mostly) become; other statuses keep their number.
 BY_STATUS: dict[int, Kind] = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}

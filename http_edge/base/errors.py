@@ -1,7 +1,7 @@
 """Errors of requests: failure kind -> status (`error_table`) and body, per API family.
 
-Code anywhere in the edge raises `EdgeError` with a kind; which status and which body that becomes is decided here alone, by the family that
-owns the request's path. Bad input is the client's news, not ours: nothing here logs, and values are shown shortened.
+Code anywhere in the edge raises `EdgeError` with a kind; which status and which body that becomes is decided by the family that owns the
+request's path (`Family`). Bad input is the client's news, not ours: nothing here logs, and values are shown shortened.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 import errno
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from http import HTTPStatus
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from broker.client import errors as broker_errors
-from http_edge.base.error_table import BY_STATUS, CLOUD_STATUS, TABLE, TASKS_STATUS, Family, Kind, Row
+from http_edge.base.error_table import BY_STATUS, TABLE, Kind
 
 __all__ = ["TABLE", "EdgeError", "Kind"]
 
@@ -119,153 +119,98 @@ def from_disk(error: OSError) -> EdgeError | None:
     return None
 
 
-# ---------------------------------------------------------------- bodies, one function a family
-
-Rendered = tuple[int, dict[str, Any], str]
+# ---------------------------------------------------------------- answers
 
 
-def _native(error: EdgeError, row: Row, path: str) -> Rendered:
-    body = {
-        "type": "about:blank",
-        "title": HTTPStatus(row.status).phrase,
-        "status": row.status,
-        "detail": error.message,
-        "instance": path,
-        "error": _error_member(error, row),
-    }
-    return row.status, body, "application/problem+json"
+class Family(Struct, frozen=True, kw_only=True):
+    """How an API family answers errors."""
+
+    name: str
+    #: What its paths begin with; of all families' prefixes the longest decides.
+    prefixes: tuple[str, ...]
+    #: The body of an error, from its status and the request's path.
+    render: Callable[[EdgeError, int, str], Struct]
+    body: type[Struct]
+    #: Where its statuses differ from the table's.
+    statuses: Mapping[Kind, int] = {}
+    media_type: str = "application/json"
 
 
-def _error_member(error: EdgeError, row: Row) -> dict[str, Any]:
-    """The member that OpenAI's clients read, whatever else a body holds."""
-    return {"message": error.message, "type": row.type, "param": error.param, "code": error.code}
+class ErrorResponses:
+    """Errors as responses, each in the form of the family that owns its path. One prefix must be "", for all other paths."""
+
+    def __init__(self, families: Iterable[Family]) -> None:
+        self.families = tuple(families)
+        by_prefix = [(prefix, family) for family in self.families for prefix in family.prefixes]
+        self._by_prefix = sorted(by_prefix, key=lambda item: len(item[0]), reverse=True)
+        #: Handlers by class of error, as starlette takes them; any error that has no other is a fault of ours.
+        self.handlers: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {
+            EdgeError: self._on_edge_error,
+            broker_errors.BrokerError: self._on_broker_error,
+            HTTPException: self._on_http_exception,
+            ClientDisconnect: _on_disconnect,
+            Exception: self.on_bug,
+        }
+
+    def family_of(self, path: str) -> Family:
+        """The API family that owns a path."""
+        return next(family for prefix, family in self._by_prefix if path.startswith(prefix))
+
+    def status_of(self, kind: Kind, path: str) -> int:
+        """The status that an error of this kind has on this path."""
+        return self.family_of(path).statuses.get(kind, TABLE[kind].status)
+
+    def response(self, error: EdgeError, path: str) -> Response:
+        """The response for an error on this path."""
+        family, row = self.family_of(path), TABLE[error.kind]
+        status = self.status_of(error.kind, path)
+        headers = dict(error.headers)
+        if error.retry_after_s > 0 and status >= 400:
+            headers["Retry-After"] = str(min(MAX_RETRY_AFTER_S, max(1, math.ceil(error.retry_after_s))))
+        if row.retry is not None and status >= 400:
+            headers["x-should-retry"] = "true" if row.retry else "false"
+        headers["Cache-Control"] = "no-store"
+        body = msgspec.json.encode(family.render(error, status, path))
+        return Response(body, status_code=status, media_type=family.media_type, headers=headers)
+
+    async def answer(self, request: Request, error: Exception) -> Response:
+        """The response for an error of `ANSWERED`."""
+        handler = next(self.handlers[kind] for kind in type(error).__mro__ if kind in self.handlers)
+        return await handler(request, error)
+
+    async def on_bug(self, request: Request, error: Exception) -> Response:
+        """The response for a fault of ours. The server logs it; the client learns no more than that."""
+        bug = EdgeError("internal", "internal error; the server's log says more")
+        # This answer is given outside all layers, so the id that the log's reader needs is put on here.
+        bug.headers["x-request-id"] = request.scope.get("state", {}).get("request_id", "")
+        return self.response(bug, request.scope["path"])
+
+    async def _on_edge_error(self, request: Request, error: EdgeError) -> Response:
+        return self.response(error, request.scope["path"])
+
+    async def _on_broker_error(self, request: Request, error: broker_errors.BrokerError) -> Response:
+        return self.response(from_broker(error), request.scope["path"])
+
+    async def _on_http_exception(self, request: Request, error: HTTPException) -> Response:
+        """The response for what starlette raises itself: no such route, wrong method, body over a cap."""
+        path = request.scope["path"]
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            # Starlette joins a set, whose order changes from run to run.
+            allowed = sorted(part.strip() for part in headers.pop("Allow", "").split(",") if part.strip())
+            headers["Allow"] = ", ".join(allowed)
+            message = f"method: {shown(request.method)} is not supported here; supported: {headers['Allow']}"
+            return self.response(EdgeError("method_not_allowed", message, param="method", headers=headers), path)
+        if error.status_code == 404:
+            return self.response(not_found("path", path), path)
+        kind = BY_STATUS.get(error.status_code, "internal" if error.status_code >= 500 else "bad_json")
+        return self.response(EdgeError(kind, error.detail, headers=headers), path)
 
 
-def _lightx2v(error: EdgeError, row: Row, path: str) -> Rendered:
-    status = row.lightx2v or row.status
-    if status == 422:
-        return status, {"detail": _detail_items(error)}, "application/json"
-    if status == 200:
-        return status, {"error": error.message}, "application/json"
-    return status, {"error": error.message, "detail": error.message}, "application/json"
+#: Errors that have an answer. Any other is a fault of ours.
+ANSWERED = (EdgeError, broker_errors.BrokerError, HTTPException, ClientDisconnect)
 
 
-def _detail_items(error: EdgeError) -> list[dict[str, Any]]:
-    """FastAPI's list of faults."""
-    kind = {"bad_json": "json_invalid", "missing_field": "missing"}.get(error.kind, "value_error")
-    sent = shown(error.value) if error.value is not None else None
-    places = [[error.place, param] for param in error.params] or [[error.place]]
-    return [{"type": kind, "loc": place, "msg": error.message, "input": sent} for place in places]
-
-
-def _lightx2v_tasks(error: EdgeError, row: Row, path: str) -> Rendered:
-    status = TASKS_STATUS.get(error.kind, row.status)
-    detail: Any = _detail_items(error) if status == 422 else error.message
-    return status, {"detail": detail, "error": _error_member(error, row)}, "application/json"
-
-
-def _lightx2v_cloud(error: EdgeError, row: Row, path: str) -> Rendered:
-    status = CLOUD_STATUS.get(error.kind, row.status)
-    body = {"message": f"error: {error.message}!", "detail": error.message, "error": _error_member(error, row)}
-    return status, body, "application/json"
-
-
-def _openai(error: EdgeError, row: Row, path: str) -> Rendered:
-    """The native body, which has `error` and `detail` both; as plain JSON, which every client of that family looks into."""
-    status, body, _ = _native(error, msgspec.structs.replace(row, status=row.openai or row.status), path)
-    return status, body, "application/json"
-
-
-_RENDERERS: dict[Family, Callable[[EdgeError, Row, str], Rendered]] = {
-    "native": _native,
-    "lightx2v": _lightx2v,
-    "lightx2v_tasks": _lightx2v_tasks,
-    "lightx2v_cloud": _lightx2v_cloud,
-    "openai": _openai,
-}
-
-#: Path prefix -> family; the first that matches, else native.
-FAMILY_PREFIXES: tuple[tuple[str, Family], ...] = (
-    ("/v1/local/", "lightx2v"),
-    ("/v1/file/", "lightx2v"),
-    ("/v1/tasks", "lightx2v_tasks"),
-    ("/v1/service/", "lightx2v_tasks"),
-    ("/v1/files/download/", "lightx2v_tasks"),
-    ("/api/v1/", "lightx2v_cloud"),
-    ("/assets/task/", "lightx2v_cloud"),
-    ("/v1/videos", "openai"),
-    ("/v1/images", "openai"),
-    ("/v1/models", "openai"),
-)
-
-
-def family_of(path: str) -> Family:
-    """The API family that owns a path."""
-    return next((family for prefix, family in FAMILY_PREFIXES if path.startswith(prefix)), "native")
-
-
-def error_response(error: EdgeError, path: str) -> Response:
-    """The response for an error on this path."""
-    row = TABLE[error.kind]
-    status, body, media_type = _RENDERERS[family_of(path)](error, row, path)
-    headers = dict(error.headers)
-    if error.retry_after_s > 0 and status >= 400:
-        headers["Retry-After"] = str(min(MAX_RETRY_AFTER_S, max(1, math.ceil(error.retry_after_s))))
-    if row.retry is not None and status >= 400:
-        headers["x-should-retry"] = "true" if row.retry else "false"
-    headers["Cache-Control"] = "no-store"
-    return Response(msgspec.json.encode(body), status_code=status, media_type=media_type, headers=headers)
-
-
-# ---------------------------------------------------------------- starlette's exception handlers
-
-
-async def on_edge_error(request: Request, error: Exception) -> Response:
-    """Handler of `EdgeError`."""
-    assert isinstance(error, EdgeError)
-    return error_response(error, request.scope["path"])
-
-
-async def on_broker_error(request: Request, error: Exception) -> Response:
-    """Handler of `BrokerError` that no caller translated."""
-    assert isinstance(error, broker_errors.BrokerError)
-    return error_response(from_broker(error), request.scope["path"])
-
-
-async def on_http_exception(request: Request, error: Exception) -> Response:
-    """Handler of what starlette raises itself: no such route, wrong method, body over a cap."""
-    assert isinstance(error, HTTPException)
-    path = request.scope["path"]
-    headers = dict(error.headers or {})
-    if error.status_code == 405:
-        # Starlette joins a set, whose order changes from run to run.
-        allowed = sorted(part.strip() for part in headers.pop("Allow", "").split(",") if part.strip())
-        headers["Allow"] = ", ".join(allowed)
-        message = f"method: {shown(request.method)} is not supported here; supported: {headers['Allow']}"
-        return error_response(EdgeError("method_not_allowed", message, param="method", headers=headers), path)
-    if error.status_code == 404:
-        return error_response(not_found("path", path), path)
-    kind = BY_STATUS.get(error.status_code, "internal" if error.status_code >= 500 else "bad_json")
-    return error_response(EdgeError(kind, error.detail, headers=headers), path)
-
-
-async def on_disconnect(request: Request, error: Exception) -> Response:
-    """Handler of a client that left while its body was read: nobody hears the answer, and nobody needs a traceback."""
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    """The response to a client that left while its body was read: nobody hears it, and nobody needs a traceback."""
     return Response(status_code=499)
-
-
-async def on_bug(request: Request, error: Exception) -> Response:
-    """Handler of everything else: a fault of ours. The server logs it; the client learns no more than that."""
-    error = EdgeError("internal", "internal error; the server's log says more")
-    # This answer is given outside all layers, so the id that the log's reader needs is put on here.
-    error.headers["x-request-id"] = request.scope.get("state", {}).get("request_id", "")
-    return error_response(error, request.scope["path"])
-
-
-HANDLERS: dict[Any, Any] = {
-    EdgeError: on_edge_error,
-    broker_errors.BrokerError: on_broker_error,
-    HTTPException: on_http_exception,
-    ClientDisconnect: on_disconnect,
-    Exception: on_bug,
-}

@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute
 
 from http_edge.api.common.operations import RANGES
 from http_edge.api.native.service_api import SERVICE
+from http_edge.base.errors import ErrorResponses
 from http_edge.http.operation import Answer, operation
 from http_edge.http.routing import EdgeRoute, operations_of, route
 from http_edge.openapi.docs_page import PAGE, POLICY
@@ -31,7 +32,8 @@ class _Copy(Struct, frozen=True):
 class DocsApi:
     """Handlers of the description. `keys`: whether the service asks for API keys."""
 
-    def __init__(self, version: str, *, keys: bool) -> None:
+    def __init__(self, version: str, errors: ErrorResponses, *, keys: bool) -> None:
+        self._errors = errors
         self._version = version
         self._keys = keys
         self._page = _copy(PAGE.encode(), "text/html; charset=utf-8")
@@ -75,7 +77,7 @@ class DocsApi:
         return response
 
     def _make(self, routes: Sequence[BaseRoute]) -> _Copy:
-        made = document(operations_of(routes), self._version, keys=self._keys)
+        made = document(operations_of(routes), self._errors, self._version, keys=self._keys)
         return _copy(msgspec.json.encode(made), "application/json")
 
 

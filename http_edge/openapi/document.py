@@ -1,6 +1,6 @@
 """The OpenAPI 3.1 document: from the operations of the application's routes, the structs of their bodies, and the table of errors.
 
-What is said of an operation's errors is what `errors.error_response` would answer on its path, so the two cannot differ. HEAD goes where
+What is said of an operation's errors is what `ErrorResponses` would answer on its path, so the two cannot differ. HEAD goes where
 GET goes, and is not told of.
 """
 
@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 
 from http_edge.api.common.job_files import WARNINGS_HEADER
-from http_edge.api.common.schema_common import ERROR_BODY, Event
+from http_edge.api.common.schema_common import Event
 from http_edge.auth.access import OPEN_PATHS
-from http_edge.base.error_table import TABLE, Family, Kind
-from http_edge.base.errors import EdgeError, error_response, family_of
+from http_edge.base.error_table import TABLE, Kind
+from http_edge.base.errors import ErrorResponses
 from http_edge.http.operation import FILES, JSON, Answer, Body, Operation, Param
 from http_edge.jobs.generation import FIELDS
 
@@ -73,17 +73,19 @@ _SECURITY_SCHEMES = {
 }
 
 
-def document(operations: Sequence[Operation], version: str, *, keys: bool) -> dict[str, Any]:
-    """The document of an application with these operations; `keys`: whether it asks for API keys.
+def document(operations: Sequence[Operation], families: ErrorResponses, version: str, *, keys: bool) -> dict[str, Any]:
+    """The document of an application with these operations, of these families; `keys`: whether it asks for API keys.
 
     Raises `KeyError` when an answer links to an operation that is not there.
     """
     by_id = {operation.id: operation for operation in operations}
-    schemas = _Schemas(_types(operations))
+    schemas = _Schemas(_types(operations, families))
     errors: dict[str, dict[str, Any]] = {}
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, by_id, schemas, errors)
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(
+            operation, by_id, schemas, families, errors
+        )
     return {
         "openapi": "3.1.0",
         "info": {
@@ -174,9 +176,9 @@ def _kind(schema: dict[str, Any]) -> str:
     return next((kind for kind in _ENCODINGS if kind in kinds), "")
 
 
-def _types(operations: Iterable[Operation]) -> Iterator[Any]:
+def _types(operations: Iterable[Operation], families: ErrorResponses) -> Iterator[Any]:
     yield Event
-    yield from ERROR_BODY.values()
+    yield from (family.body for family in families.families)
     for operation in operations:
         yield from (param.type for param in operation.params)
         if operation.body:
@@ -204,12 +206,16 @@ def _portable(schema: Any) -> Any:
 
 
 def _operation(
-    operation: Operation, by_id: Mapping[str, Operation], schemas: _Schemas, errors: dict[str, dict[str, Any]]
+    operation: Operation,
+    by_id: Mapping[str, Operation],
+    schemas: _Schemas,
+    families: ErrorResponses,
+    errors: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
     responses = {str(status): _answer(status, answer, by_id, schemas) for status, answer in operation.answers.items()}
-    for status in _statuses(operation):
+    for status in _statuses(operation, families):
         if str(status) not in responses:
-            responses[str(status)] = _error(family_of(operation.path), operation.path, status, schemas, errors)
+            responses[str(status)] = _error(families, operation.path, status, schemas, errors)
     said: dict[str, Any] = {
         "tags": [operation.tag.name],
         "operationId": operation.id,
@@ -326,27 +332,23 @@ def _kinds(operation: Operation) -> set[Kind]:
     }
 
 
-def _statuses(operation: Operation) -> list[int]:
+def _statuses(operation: Operation, families: ErrorResponses) -> list[int]:
     """Statuses of an operation's errors. Those that its family answers with 200 are in its good answers."""
-    return sorted({status for kind in _kinds(operation) if (status := status_of(kind, operation.path)) >= 400})
-
-
-def status_of(kind: Kind, path: str) -> int:
-    """The status that an error of this kind has on this path."""
-    return error_response(EdgeError(kind, ""), path).status_code
+    found = {families.status_of(kind, operation.path) for kind in _kinds(operation)}
+    return sorted(status for status in found if status >= 400)
 
 
 def _error(
-    family: Family, path: str, status: int, schemas: _Schemas, errors: dict[str, dict[str, Any]]
+    families: ErrorResponses, path: str, status: int, schemas: _Schemas, errors: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """A reference to the family's errors of this status."""
-    name = f"{family}_{status}"
+    """A reference to the errors of this status of the path's family."""
+    family = families.family_of(path)
+    name = f"{family.name}_{status}"
     if name not in errors:
-        kinds = [kind for kind in TABLE if status_of(kind, path) == status]
-        media = error_response(EdgeError(kinds[0], ""), path).media_type or JSON
+        kinds = [kind for kind in TABLE if families.status_of(kind, path) == status]
         errors[name] = {
             "description": f"{HTTPStatus(status).phrase}. Codes: {', '.join(f'`{kind}`' for kind in kinds)}.",
             "headers": _headers(status),
-            "content": {media: {"schema": schemas.of(ERROR_BODY[family])}},
+            "content": {family.media_type: {"schema": schemas.of(family.body)}},
         }
     return {"$ref": f"#/components/responses/{name}"}

@@ -23,8 +23,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from http_edge.app import FAMILIES
 from http_edge.base import errors
-from http_edge.base.errors import EdgeError
+from http_edge.base.errors import EdgeError, ErrorResponses
 from http_edge.base.limits import Limits
 from http_edge.body import forms, multipart, spool, upload_places
 from http_edge.body.forms import Fields, read_fields
@@ -61,7 +62,7 @@ async def show(request: Request) -> Response:
 
 @pytest.fixture
 def http(temporary: Path) -> Iterator[TestClient]:
-    app = Starlette(routes=[Route("/", show, methods=["POST"])], exception_handlers=errors.HANDLERS)
+    app = Starlette(routes=[Route("/", show, methods=["POST"])], exception_handlers=ErrorResponses(FAMILIES).handlers)
     app.state.spool = Spool(temporary, Limits(request_bytes=4 * MIB))
     with TestClient(app) as client:
         yield client

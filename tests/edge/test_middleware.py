@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from starlette.routing import Match
 
-from http_edge.app import build_app
+from http_edge.app import FAMILIES, build_app
 from http_edge.auth.access import Access
 from http_edge.auth.keys import KeyRecord, hash_of, write_keys
 from http_edge.auth.web_pages import WebPages
-from http_edge.base.errors import EdgeError
+from http_edge.base.errors import EdgeError, ErrorResponses
 from http_edge.http.operation import Tag, operation
 from http_edge.http.routing import EdgeRoute, RouteTable, route
 from http_edge.middleware import Middleware
@@ -227,7 +227,9 @@ def test_an_error_after_the_answer_began_is_no_second_answer(world: World) -> No
     edge = world.edge
 
     pages = WebPages(allowed_hosts=(), cors_origins=(), public_url="", own_names=(), keyed=False)
-    front = Middleware([route("/x", GET=late)], Access(None, True), pages, edge.metrics, 1000, other=nothing)  # type: ignore[arg-type]
+    front = Middleware(
+        [route("/x", GET=late)], Access(None, True), pages, edge.metrics, ErrorResponses(FAMILIES), 1000, other=nothing
+    )  # type: ignore[arg-type]
 
     async def send(message: Any) -> None:
         sent.append(message)

@@ -13,14 +13,14 @@ import msgspec
 import pytest
 
 from broker.wire.messages import ClaimedDelivery
-from http_edge.api.common.schema_common import ERROR_BODY
 from http_edge.api.lightx2v import task_fields
 from http_edge.api.lightx2v.cloud_json import STATUSES
 from http_edge.api.native.jobs_api import STATES
 from http_edge.api.openai import fields as openai_fields
+from http_edge.app import FAMILIES
 from http_edge.background import webhook_events
 from http_edge.base.error_table import TABLE
-from http_edge.base.errors import EdgeError, error_response, family_of
+from http_edge.base.errors import EdgeError, ErrorResponses
 from http_edge.http.operation import JSON
 from http_edge.http.routing import operations_of, route
 from http_edge.jobs import webhook_fields
@@ -185,6 +185,7 @@ def test_an_edit_needs_one_of_the_fields_for_its_picture(document: dict[str, Any
 
 
 def test_every_declared_error_is_in_its_familys_shape(document: dict[str, Any]) -> None:
+    errors = ErrorResponses(FAMILIES)
     for method, path, operation in _operations(document):
         for status, response in operation["responses"].items():
             if "$ref" not in response:
@@ -193,10 +194,10 @@ def test_every_declared_error_is_in_its_familys_shape(document: dict[str, Any]) 
             kinds = re.findall(r"`(\w+)`", response["description"])
             assert kinds, (method, path, status)
             for kind in kinds:
-                answer = error_response(EdgeError(kind, "x"), path)  # type: ignore[arg-type]
+                answer = errors.response(EdgeError(kind, "x"), path)  # type: ignore[arg-type]
                 assert str(answer.status_code) == status
                 schema = response["content"][answer.media_type]["schema"]
-                assert schema["$ref"].endswith("/" + ERROR_BODY[family_of(path)].__name__)
+                assert schema["$ref"].endswith("/" + errors.family_of(path).body.__name__)
                 assert faults(msgspec.json.decode(answer.body), schema, document) == []
 
 

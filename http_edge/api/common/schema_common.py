@@ -8,7 +8,6 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker.wire.jobspec import Artefact, MediaKind, Scalar
-from http_edge.base.error_table import Family
 from http_edge.jobs.generation import FIELDS, Field
 from http_edge.jobs.webhook_fields import MAX_URL_CHARS
 
@@ -144,38 +143,6 @@ class FaultItem(Struct, kw_only=True):
     loc: list[str]
     msg: str
     input: str | None
-
-
-class LightX2VError(Struct, kw_only=True):
-    """An error of the first generation."""
-
-    error: str | UnsetType = UNSET
-    detail: str | list[FaultItem] | UnsetType = UNSET
-
-
-class TasksError(Struct, kw_only=True):
-    """An error of the second and third generation."""
-
-    detail: str | list[FaultItem]
-    error: ErrorMember
-
-
-class CloudError(Struct, kw_only=True):
-    """An error of the cloud API."""
-
-    message: str
-    detail: str
-    error: ErrorMember
-
-
-#: Family -> the body of its errors.
-ERROR_BODY: dict[Family, type[Struct]] = {
-    "native": Problem,
-    "lightx2v": LightX2VError,
-    "lightx2v_tasks": TasksError,
-    "lightx2v_cloud": CloudError,
-    "openai": Problem,
-}
 
 
 # ---------------------------------------------------------------- webhooks

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from http_edge.api.common.schema_common import ErrorMember, FlagText, Hooked, WholeText, request_type
+from http_edge.api.common.schema_common import ErrorMember, FaultItem, FlagText, Hooked, WholeText, request_type
 from http_edge.api.lightx2v.task_fields import GEN1_POLICY, MAX_TASK_ID_CHARS, POLICY
 from http_edge.jobs.generation import MAX_PATH_CHARS
 
@@ -319,3 +319,28 @@ class CloudDeleted(Struct, kw_only=True):
     """A task that is no more."""
 
     message: str
+
+
+# ---------------------------------------------------------------- errors
+
+
+class LightX2VError(Struct, kw_only=True):
+    """An error of the first generation."""
+
+    error: str | UnsetType = UNSET
+    detail: str | list[FaultItem] | UnsetType = UNSET
+
+
+class TasksError(Struct, kw_only=True):
+    """An error of the second and third generation."""
+
+    detail: str | list[FaultItem]
+    error: ErrorMember
+
+
+class CloudError(Struct, kw_only=True):
+    """An error of the cloud API."""
+
+    message: str
+    detail: str
+    error: ErrorMember

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from broker.wire.messages import PoolView, WorkerView
 from http_edge.api.common import schema_jobs as schema
 from http_edge.api.common.job_json import worker_json
-from http_edge.api.native.metrics import Metrics
+from http_edge.api.common.metrics import Metrics
 from http_edge.base.context import current
 from http_edge.base.errors import EdgeError
 from http_edge.body.json_body import json_response

@@ -22,12 +22,13 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from broker.wire.jobspec import preview_name
+from http_edge.api.common.error_bodies import error_member
 from http_edge.api.common.job_json import warnings_of
 from http_edge.api.openai.pictures import Pictures, Presentation, appearance, usage
 from http_edge.api.openai.schema_openai import ImageEvent
 from http_edge.api.openai.views import measured, model_of
 from http_edge.api.openai.waiting_images import cancel_quietly, succeeded, unfinished
-from http_edge.base.errors import TABLE, EdgeError
+from http_edge.base.errors import EdgeError
 from http_edge.jobs.job import Job
 from http_edge.jobs.service import JobService
 from http_edge.media.thumbnails import Format, encoded
@@ -158,11 +159,7 @@ def _remove_previews(directory: Path, count: int) -> None:
 
 
 def _error(error: EdgeError) -> dict[str, Any]:
-    row = TABLE[error.kind]
-    return {
-        "type": "error",
-        "error": {"message": error.message, "type": row.type, "param": error.param, "code": error.code},
-    }
+    return {"type": "error", "error": error_member(error)}
 
 
 def _block(event: str, data: Any) -> bytes:

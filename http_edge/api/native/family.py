@@ -1,0 +1,27 @@
+"""The native API and the service itself, as a family: it owns all paths that no other does."""
+
+from __future__ import annotations
+
+from http_edge.api.common.error_bodies import problem
+from http_edge.api.common.family import Family, Parts
+from http_edge.api.common.schema_common import Problem
+from http_edge.api.native.jobs_api import JobsApi
+from http_edge.api.native.service_api import ServiceApi
+from http_edge.http.routing import EdgeRoute
+
+
+def _routes(parts: Parts) -> list[EdgeRoute]:
+    return [
+        *JobsApi(parts.calls, parts.progress).routes(),
+        *ServiceApi(parts.calls, parts.metrics, parts.version).routes(),
+    ]
+
+
+FAMILY = Family(
+    name="native",
+    prefixes=("",),
+    render=problem,
+    body=Problem,
+    media_type="application/problem+json",
+    routes=_routes,
+)
