@@ -190,6 +190,24 @@ def test_the_stand_ins_are_for_measurements_and_tests():
     assert {name for path in sources("bench") for name in imports(path)} & floor == {"broker.testing"}
 
 
+def test_suites_share_nothing_but_support_and_testing():
+    """What several suites use lies in `tests/support` or `tests/testing`; the tests on a GPU are the engine's own, with another device."""
+    wrong = []
+    for path in sources("tests"):
+        suite = path.relative_to(ROOT / "tests").parts[0]
+        if "data" in path.parts or path.parent == ROOT / "tests":
+            continue
+        allowed = {suite, "support", "testing", *(("engine",) if suite == "gpu" else ())}
+        if suite in ("support", "testing"):
+            allowed = {"support", "testing"}
+        wrong += [
+            f"{path.relative_to(ROOT)} imports {name}"
+            for name in sorted(imports(path, runtime=False))
+            if name.startswith("tests.") and name.split(".")[1] not in allowed
+        ]
+    assert wrong == []
+
+
 def test_no_room_reaches_itself():
     assert rooms.circles() == []
 

@@ -13,8 +13,8 @@ import pytest
 
 from broker.shell.journal import schema
 from tests.acceptance.test_tenants import add_key, post
-from tests.edge.receiver import Receiver, receiving
 from tests.support.waiting import wait_until
+from tests.testing.receiver import Receiver, receiving
 from tests.testing.service import Service
 
 DATA = Path(__file__).parents[1] / "journal" / "data"

@@ -18,7 +18,7 @@ from http_edge.api.openai.views import VIDEO_ORIGIN
 from http_edge.app import build_app, build_edge
 from http_edge.base.settings import EdgeSettings
 from http_edge.jobs.hub import Hub
-from tests.edge.fakes import VIDEO, FakeBroker, worker
+from tests.testing.fake_broker import VIDEO, FakeBroker, worker
 
 READS = 50
 STREAMS, EVENTS = 20, 20

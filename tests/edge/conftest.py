@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from http_edge.app import Edge, build_app, build_edge
 from http_edge.base.settings import EdgeSettings
 from http_edge.jobs.hub import Hub
-from tests.edge.fakes import ANIMATE, PICTURE, VIDEO, FakeBroker, worker
+from tests.testing.fake_broker import ANIMATE, PICTURE, VIDEO, FakeBroker, worker
 
 
 class World:

@@ -12,8 +12,8 @@ import uvicorn
 from broker.wire import messages as m
 from http_edge.app import build_app, build_edge
 from http_edge.base.settings import EdgeSettings
-from tests.edge.fakes import ANIMATE, PICTURE, VIDEO, FakeBroker, worker
 from tests.edge.openai_support import picture
+from tests.testing.fake_broker import ANIMATE, PICTURE, VIDEO, FakeBroker, worker
 
 PNG = picture()
 

@@ -13,7 +13,7 @@ from broker.wire.messages import PoolView
 from http_edge.announce import announce, service_url
 from http_edge.base.errors import EdgeError
 from http_edge.base.settings import EdgeSettings
-from tests.edge.fakes import VIDEO, worker
+from tests.testing.fake_broker import VIDEO, worker
 
 
 class Pools:

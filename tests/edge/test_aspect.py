@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from broker.wire.jobspec import Defaults, Limits, ModelCard
 from http_edge.body.aspect import parse_aspect, size_for
-from tests.edge.fakes import VIDEO
+from tests.testing.fake_broker import VIDEO
 
 WAN = ModelCard(
     name="wan",

@@ -17,7 +17,7 @@ from http_edge.base.settings import EdgeSettings
 from http_edge.jobs.hub import Hub
 from http_edge.jobs.service import JobService
 from http_edge.media.exports import Exports, Source
-from tests.edge.fakes import NO_IMAGES, FakeBroker
+from tests.testing.fake_broker import NO_IMAGES, FakeBroker
 
 SPEC = JobSpec(
     model="demo", output="video", prompt="x", width=64, height=64, num_inference_steps=1, seed=1, save_to="/films/a.mp4"

@@ -12,8 +12,8 @@ import pytest
 from broker.wire.jobspec import JobSpec, ModelCard, decode_spec
 from http_edge.jobs.generation import FIELDS, NAMES, UNSUPPORTED
 from tests.edge.conftest import World
-from tests.edge.fakes import ANIMATE, PICTURE, VIDEO, worker
 from tests.edge.openai_support import picture
+from tests.testing.fake_broker import ANIMATE, PICTURE, VIDEO, worker
 
 #: API -> (path, fields that it needs).
 APIS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -20,7 +20,7 @@ from http_edge.jobs.job import Job
 from http_edge.jobs.progress import of_view
 from http_edge.jobs.service import JobService
 from http_edge.media.exports import Exports
-from tests.edge.fakes import EPOCH, NO_IMAGES, FakeBroker
+from tests.testing.fake_broker import EPOCH, NO_IMAGES, FakeBroker
 
 SPEC = JobSpec(model="demo", output="video", prompt="x", width=64, height=64, num_inference_steps=1, seed=1)
 

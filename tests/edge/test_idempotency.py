@@ -18,7 +18,7 @@ from http_edge.app import build_app, build_edge
 from http_edge.auth.keys import KeyRecord, hash_of, write_keys
 from http_edge.base.settings import EdgeSettings
 from tests.edge.conftest import World
-from tests.edge.fakes import VIDEO, FakeBroker, worker
+from tests.testing.fake_broker import VIDEO, FakeBroker, worker
 
 KEY = {"Idempotency-Key": '"a key"'}
 

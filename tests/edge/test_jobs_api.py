@@ -8,7 +8,7 @@ import os
 import pytest
 
 from tests.edge.conftest import World
-from tests.edge.fakes import T0
+from tests.testing.fake_broker import T0
 
 
 def test_a_prompt_alone_is_a_complete_job(world: World) -> None:

@@ -13,7 +13,7 @@ from broker.client import errors
 from broker.wire.jobspec import decode_spec
 from http_edge.api.lightx2v.video_api import origin_of
 from tests.edge.conftest import World
-from tests.edge.fakes import T0, VIDEO, worker
+from tests.testing.fake_broker import T0, VIDEO, worker
 
 BASE = "/v1/local/video/generate"
 

@@ -12,8 +12,8 @@ import pytest
 from broker.client import errors
 from broker.wire.jobspec import JobSpec, decode_spec
 from tests.edge.conftest import World
-from tests.edge.fakes import T0
 from tests.edge.test_inputs import picture
+from tests.testing.fake_broker import T0
 
 #: What `lightx2v run t2v/demo --prompt … --shape 48,96` sends.
 RUN = {"task": "t2v", "model_cls": "demo", "stage": "single_stage", "prompt": "waves", "custom_shape": [48, 96]}

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.edge.conftest import World
-from tests.edge.fakes import worker
 from tests.edge.test_lightx2v_tasks import STOPPED, local, newest, post, run, status
+from tests.testing.fake_broker import worker
 
 
 def test_stopping_a_running_task_waits_until_it_has_stopped(world: World) -> None:

@@ -17,8 +17,8 @@ from PIL import Image
 from broker.client import errors
 from broker.wire.jobspec import decode_spec, preview_name
 from tests.edge.conftest import World
-from tests.edge.fakes import PICTURE, VIDEO, worker
 from tests.edge.openai_support import draws, leave, only_job, only_spec, opened, picture, then
+from tests.testing.fake_broker import PICTURE, VIDEO, worker
 
 URL = "/v1/images/generations"
 EDITS = "/v1/images/edits"

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tests.edge.conftest import World
-from tests.edge.fakes import VIDEO, worker
+from tests.testing.fake_broker import VIDEO, worker
 
 
 def test_models_are_listed_once_with_what_they_take(world: World) -> None:

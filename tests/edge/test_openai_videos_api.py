@@ -17,8 +17,8 @@ from broker.client import errors
 from broker.wire.jobspec import decode_spec
 from http_edge.auth.keys import KeyRecord, hash_of, new_key, write_keys
 from tests.edge.conftest import World
-from tests.edge.fakes import T0, VIDEO, worker
 from tests.edge.openai_support import clip, draws, leave, only_job, only_spec, opened, picture, then
+from tests.testing.fake_broker import T0, VIDEO, worker
 
 URL = "/v1/videos"
 

@@ -20,9 +20,9 @@ from http_edge.background.retention import Retention
 from http_edge.jobs import clock_agreement
 from http_edge.media.image_inputs import ImageInputs
 from tests.edge.conftest import World
-from tests.edge.fakes import T0
 from tests.edge.test_image_sources import picture
 from tests.support.waiting import wait_until
+from tests.testing.fake_broker import T0
 
 WEEK = 7 * 86_400.0
 MIB = 1024 * 1024

@@ -10,7 +10,7 @@ import pytest
 from broker.client import errors
 from broker.wire.messages import Held
 from tests.edge.conftest import World
-from tests.edge.fakes import VIDEO, worker
+from tests.testing.fake_broker import VIDEO, worker
 
 READINESS = ["/health", "/readyz", "/healthz", "/health_generate"]
 

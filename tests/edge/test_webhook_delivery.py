@@ -23,7 +23,7 @@ from http_edge.background.webhook_signing import SecretsError, WebhookSecrets, n
 from http_edge.media.fetch import Fetcher, NotSent
 from http_edge.media.ssrf import SsrfGuard
 from tests.edge.conftest import World
-from tests.edge.receiver import Received, Receiver, receiving
+from tests.testing.receiver import Received, Receiver, receiving
 
 OLD, NEW = new_secret(), new_secret()
 

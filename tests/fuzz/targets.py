@@ -16,7 +16,7 @@ from msgspec import Struct
 from broker.testing import CoreHarness, worker_info
 from broker.wire import codec, jobspec
 from broker.wire import messages as m
-from tests.wire.samples import SAMPLES
+from tests.testing.wire_samples import SAMPLES
 from workers.ipc import channel as ipc_channel
 from workers.ipc import messages as ipc_messages
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from broker.wire import codec
 from broker.wire import messages as m
 from tests.fuzz.targets import TARGETS
-from tests.wire.strategies import structs
+from tests.testing.wire_strategies import structs
 
 _DIRECTIONS = {"from_edge": m.FromEdge, "from_agent": m.FromAgent, "to_edge": m.ToEdge, "to_agent": m.ToAgent}
 _BY_NAME = {target.name: target for target in TARGETS}

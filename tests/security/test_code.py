@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 
-from tests.test_architecture import FOLDERS, ROOT, sources, tree
+from scripts.rooms import FOLDERS, ROOT, sources, tree
 
 #: They run what they are given.
 FORBIDDEN_CALLS = frozenset(

@@ -21,8 +21,8 @@ from broker.testing import worker_info
 from broker.wire import codec
 from broker.wire import messages as m
 from tests.security.conftest import KeyDesk
-from tests.sockets.service import Service, a_job, in_loop
 from tests.support.waiting import eventually, wait_until
+from tests.testing.in_process import Service, a_job, in_loop
 
 
 class TcpService(Service):

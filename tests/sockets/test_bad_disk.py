@@ -13,10 +13,10 @@ from broker.client.client import BrokerClient
 from broker.client.errors import BrokerError
 from broker.testing import FakeAgent
 from broker.wire import messages as m
-from tests.sockets.service import a_job, in_loop
 from tests.support.faulty import Faults, faults_or_skip
 from tests.support.waiting import eventually
 from tests.testing.brokers import Brokers
+from tests.testing.in_process import a_job, in_loop
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from broker.shell.recovery import BUDGET
 from broker.testing import worker_info
 from broker.wire import codec
 from broker.wire import messages as m
-from tests.sockets.service import a_job, agent, connected, in_loop, serving
 from tests.support.waiting import eventually
+from tests.testing.in_process import a_job, agent, connected, in_loop, serving
 
 
 @in_loop

@@ -13,8 +13,8 @@ from broker.core.policy import Policy
 from broker.shell.journal import queries
 from broker.wire import codec
 from broker.wire import messages as m
-from tests.sockets.service import a_job, agent, connected, in_loop, serving
 from tests.support.waiting import eventually
+from tests.testing.in_process import a_job, agent, connected, in_loop, serving
 
 
 @in_loop

@@ -8,7 +8,7 @@ import msgspec
 
 from broker.core import deliveries
 from broker.wire import messages as m
-from tests.sockets.service import a_job, agent, connected, in_loop, serving
+from tests.testing.in_process import a_job, agent, connected, in_loop, serving
 
 URL = "https://client.example/hook"
 

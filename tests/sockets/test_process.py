@@ -13,9 +13,9 @@ from bench.harness.process import ROOT
 from broker.client.client import BrokerClient
 from broker.client.errors import ShuttingDown
 from broker.shell.journal.schema import SCHEMA
-from tests.sockets.service import a_job, in_loop
 from tests.support.waiting import eventually, wait_until
 from tests.testing.brokers import Brokers
+from tests.testing.in_process import a_job, in_loop
 
 
 @pytest.fixture

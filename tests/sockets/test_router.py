@@ -19,7 +19,7 @@ from broker.testing import worker_info
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
-from tests.sockets.service import a_job
+from tests.testing.in_process import a_job
 
 NOW = 1_000_000.0
 

@@ -17,8 +17,8 @@ from broker.testing import worker_info
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
-from tests.sockets.service import a_job, connected, in_loop, serving
 from tests.sockets.test_router import Bench
+from tests.testing.in_process import a_job, connected, in_loop, serving
 
 BAD = "bad"
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import Artefact, Result, decode_spec
-from tests.wire.samples import SAMPLES
-from tests.wire.strategies import structs
+from tests.testing.wire_samples import SAMPLES
+from tests.testing.wire_strategies import structs
 
 GOLDEN = dict(line.split() for line in (Path(__file__).parent / "golden.txt").read_text().splitlines())
 DECODERS = {

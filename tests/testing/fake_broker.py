@@ -14,7 +14,7 @@ import msgspec
 from broker.client import errors
 from broker.wire import messages as m
 from broker.wire.jobspec import Artefact, Defaults, Limits, ModelCard, Result, decode_spec
-from tests.edge.fake_outbox import FakeOutbox
+from tests.testing.fake_outbox import FakeOutbox
 
 #: The epoch in the upper half of revisions and fences, as the real broker counts them.
 EPOCH = 3 << 32
