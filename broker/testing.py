@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from broker.core import invariants
 from broker.core.deliveries import Delivery
 from broker.core.effects import DeliveryChanged, Effect, Marked, PeerGone, RecordDeleted, Send, Transition
-from broker.core.jobs import Cause, DamagedRecord, Job, SetAside
+from broker.core.jobs import Cause, DamagedRecord, Job, SetAside, Stop
 from broker.core.machine import Core, Policy
 from broker.runtime.errors import JournalConflict
 from broker.wire import codec
@@ -166,7 +166,7 @@ class MemoryArchive:
         if row is None or row.final:
             return False
         old = self._marks.get(job_id)
-        stop = "" if old is None else old.stop
+        stop: Stop = "" if old is None else old.stop
         self._marks[job_id] = SetAside(reason=reason, at=now, revision=self.epoch << 32, stop=stop)
         return True
 
@@ -234,7 +234,14 @@ class MemoryArchive:
 def _row(job: Job, old: Job | None) -> Job:
     """What a file would keep: no part of the current attempt, and a spec that is written once."""
     body = job.body if old is None else old.body
-    kept: dict[str, Any] = {"body": body, "story": [*job.story], "set_aside": None, "evicted": False, "deliveries": {}}
+    kept: dict[str, Any] = {
+        "body": body,
+        "story": [*job.story],
+        "set_aside": None,
+        "evicted": False,
+        "deliveries": {},
+        "holder": "nobody",
+    }
     return replace(job, **kept, phase="", step=0, total=0, cost=0.0, skipped_s=0.0, granted_at=0.0, resends=0, begun=0)
 
 

@@ -21,7 +21,8 @@ def grant_all(state: State, now: float) -> None:
 def _grant(state: State, job: Job, worker: Worker, now: float) -> None:
     state.queue.serve(job.id)
     state.load_spec(job)
-    job.fence = state.next_fence()
+    job.renew_fence("granted", state.next_fence())
+    job.change_holder("granted")
     job.worker = worker.name
     job.resends = 0
     state.pool.grant(worker, job.id, job.fence)
@@ -37,7 +38,7 @@ def send_grant(state: State, job: Job, worker: Worker, now: float) -> None:
         fence=job.fence,
         lease_s=state.policy.lost_after_s,
         attempt=job.attempts + 1,
-        profile="offload" if job.profile == "offload" else "normal",
+        profile=job.profile,
         predicted_s=job.cost if state.costs.knows(job.model, job.units) else 0.0,
         alone=job.crashes > 0,
     )

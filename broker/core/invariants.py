@@ -79,6 +79,9 @@ def _workers(state: State) -> list[str]:
     for job in state.jobs.values():
         if job.held and job.id not in holders and job.id not in state.orphans:
             broken.append(f"{job.id} is {job.state} and nobody holds it")
+        holder = "worker" if job.id in holders else "orphaned" if job.id in state.orphans else "nobody"
+        if job.holder != holder:
+            broken.append(f"{job.id} says that it is held by {job.holder}, it is by {holder}")
         if job.id in state.orphans and (job.id in holders or not job.held):
             broken.append(f"{job.id} is no orphan: {job.state}, held by {holders.get(job.id)}")
     return broken

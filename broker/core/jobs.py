@@ -1,22 +1,26 @@
-"""What a job is and how its state may move.
+"""What a job is: four machines, each a table here; any other change of theirs is a bug and raises `IllegalMove`.
 
-Two rules: every legal move is a row of `TABLE`, and only `Job.move` changes `Job.state`. The theory in short:
+**state** (`TABLE`, by cause; only `Job.move` changes it). `queued` waits for a worker, `delayed` waits for a time (back-off), `assigned`
+has been granted to a worker that has not said `Started`, `running` is in an engine. `succeeded`, `failed` and `cancelled` are final:
+nothing leads out of them.
 
-- `queued` waits for a worker, `delayed` waits for a time (back-off), `assigned` has been granted to a worker that has not said
-  `Started`, `running` is in an engine. `succeeded`, `failed` and `cancelled` are final: nothing leads out of them.
-- A *fence* names one grant: `epoch << 32 | counter`. The epoch is raised on disk before the broker binds, so a fence is never given
-  twice, even if the rows of the last moments before a crash are lost. A result counts only if the job is not final and bears
-  exactly the result's fence. When a failure has been counted, the fence moves on (`close_attempt`), so that the same failure,
-  resent because its acknowledgement was lost, counts once.
-- A job whose worker was lost goes back to `queued` with its fence unchanged: should that worker return before another is granted the
-  job, it is adopted, or its finished result taken.
-- `stop` says why a running job is being stopped. It is durable and one-way: once set, the job can only end as cancelled (or expired),
-  also if its result arrives a moment later.
+**stop** (`STOPS`, by reason; only `Job.ask_stop` changes it). Why a live job is being stopped. Durable and one-way: once set, the job can
+only end as cancelled (or expired), also if its result arrives a moment later.
+
+**fence** (`FENCES`, by event; only `Job.renew_fence` changes it). A fence names one grant: `epoch << 32 | counter`. It never falls. The
+epoch is raised on disk before the broker binds, so a fence is never given twice, even if the rows of the last moments before a crash are
+lost. A result counts only if the job is not final and bears exactly the result's fence. When a failure has been counted, the fence moves
+on, so that the same failure, resent because its acknowledgement was lost, counts once. A job whose worker was lost goes back to `queued`
+with its fence unchanged: should that worker return before another is granted the job, it is adopted, or its finished result taken.
+
+**holder** (`HOLDERS`, by event; only `Job.change_holder` changes it). Whether a worker has the current attempt, as far as is known: not
+journaled, as workers say it. A job that was held when the broker stopped is an orphan until its worker comes back.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 from msgspec import Struct, field
 
@@ -32,22 +36,35 @@ MAX_HISTORY = 64
 class Cause(StrEnum):
     """Why a job moves. The second column of the story, the label of the metric."""
 
+    #: An edge handed it in.
     SUBMITTED = "submitted"
+    #: It was granted to a worker.
     DISPATCHED = "dispatched"
+    #: The attempt is in an engine.
     STARTED = "started"
     #: A worker that was thought lost, or that the broker forgot in a restart, came back holding the job.
     ADOPTED = "adopted"
+    #: The worker did not take it.
     REFUSED = "refused"
     #: The worker handed it back, or does not hold what it was granted.
     RETURNED = "returned"
+    #: The worker or the link to it is gone.
     LOST = "lost"
+    #: The attempt failed, and another one follows after a back-off.
     RETRIED = "retried"
+    #: The back-off is over.
     DUE = "due"
+    #: Its result is published.
     FINISHED = "finished"
+    #: An attempt failed, and none follows.
     FAILED = "failed"
+    #: Its deadline passed.
     EXPIRED = "expired"
+    #: Too many attempts ended the engine, or too many workers were lost under it.
     QUARANTINED = "quarantined"
+    #: Its worker is told to stop, for the reason in `stop`.
     STOP_REQUESTED = "stop_requested"
+    #: It was stopped as its client asked.
     CANCELLED = "cancelled"
 
 
@@ -80,16 +97,47 @@ TABLE: dict[JobState, dict[Cause, JobState]] = {
     _S.CANCELLED: {},
 }
 
+#: "": it is not being stopped; its client asked for it; its deadline passed.
+Stop = Literal["", "cancel", "expired"]
+
+#: reason in force -> reasons that may take its place.
+STOPS: dict[Stop, frozenset[Stop]] = {
+    "": frozenset(("cancel", "expired")),
+    "cancel": frozenset(),
+    "expired": frozenset(),
+}
+
+#: A worker is about to be sent the attempt; a worker has one that was granted before; nothing of the attempt counts any more.
+FenceEvent = Literal["granted", "adopted", "closed"]
+
+#: event -> whether the fence must rise; where not, it may stay.
+FENCES: dict[FenceEvent, bool] = {"granted": True, "adopted": False, "closed": True}
+
+Holder = Literal["nobody", "worker", "orphaned"]
+HolderEvent = Literal["granted", "adopted", "released", "restored"]
+
+#: event -> holder -> next holder.
+HOLDERS: dict[HolderEvent, dict[Holder, Holder]] = {
+    "granted": {"nobody": "worker"},
+    "adopted": {"nobody": "worker", "worker": "worker", "orphaned": "worker"},
+    "released": {"nobody": "nobody", "worker": "nobody", "orphaned": "nobody"},
+    # Again, when the first attempt to take all jobs back raised over one of them.
+    "restored": {"nobody": "orphaned", "orphaned": "orphaned"},
+}
+
+#: How an attempt is run: as its model is set up, or with the offload profile, after it ran out of memory.
+Profile = Literal["normal", "offload"]
+
 #: Moves whose row may be lost in a crash: the worker's next `Hello` tells them again, and fences never repeat.
 LAZY = frozenset((Cause.DISPATCHED, Cause.STARTED, Cause.ADOPTED, Cause.DUE))
 
 
 class IllegalMove(Exception):
-    """A move that the table does not have: a bug in the core, never a peer's fault."""
+    """A change that no table has: a bug in the core, never a peer's fault."""
 
-    def __init__(self, job: Job, cause: Cause) -> None:
+    def __init__(self, job: Job, what: str) -> None:
         story = " | ".join(f"{m.source}->{m.target} ({m.cause})" for m in job.story)
-        super().__init__(f"job {job.id} is {job.state}, cannot move by {cause}; story: {story}")
+        super().__init__(f"job {job.id} is {job.state}, {what}; story: {story}")
 
 
 class DamagedRecord(Exception):
@@ -104,7 +152,7 @@ class SetAside(Struct, frozen=True, kw_only=True):
     #: The job's revision from then on.
     revision: int
     #: "cancel" when that was asked for meanwhile: it ends so when it is released.
-    stop: str = ""
+    stop: Stop = ""
     #: Its row could be read.
     readable: bool = True
 
@@ -141,10 +189,8 @@ class Job(Struct, kw_only=True):
     losses: int = 0
     #: Ordinary errors raised by the pipeline.
     errors: int = 0
-    #: "", "cancel" or "expired": why it is being stopped.
-    stop: str = ""
-    #: "normal", or "offload" after it ran out of memory.
-    profile: str = "normal"
+    stop: Stop = ""
+    profile: Profile = "normal"
     #: Workers it crashed on; any other is preferred.
     excluded: tuple[str, ...] = ()
     #: Name of the worker that holds it, or held it last.
@@ -167,6 +213,7 @@ class Job(Struct, kw_only=True):
     deliveries: dict[int, Delivery] = field(default_factory=dict)
 
     # Not journaled: forgotten in a restart, rebuilt from what workers say.
+    holder: Holder = "nobody"
     #: `body` is empty because only the journal has it: see `spec_cache`.
     evicted: bool = False
     phase: Phase = ""
@@ -204,7 +251,7 @@ class Job(Struct, kw_only=True):
         """Apply a row of the table, write the story, return the state it left (None: it is new). Raises `IllegalMove`."""
         target = TABLE[self.state].get(cause)
         if target is None:
-            raise IllegalMove(self, cause)
+            raise IllegalMove(self, f"cannot move by {cause}")
         story = self.story
         source = self.state if story else None
         self.state = target
@@ -214,6 +261,25 @@ class Job(Struct, kw_only=True):
             del story[MAX_HISTORY // 2]
         story.append(HistoryEntry(now, source or "", target, cause, self.attempts, self.worker, note[:200]))
         return source
+
+    def ask_stop(self, reason: Stop) -> None:
+        """The job is to end, for this reason. Raises `IllegalMove` for a job that is over, or has a reason."""
+        if reason not in STOPS[self.stop] or self.state in FINAL:
+            raise IllegalMove(self, f"stop {self.stop!r}, cannot be stopped by {reason!r}")
+        self.stop = reason
+
+    def renew_fence(self, event: FenceEvent, fence: int) -> None:
+        """The current attempt is that of `fence` from now on. Raises `IllegalMove`."""
+        if fence < self.fence or (fence == self.fence and FENCES[event]) or self.state in FINAL:
+            raise IllegalMove(self, f"fence {self.fence:#x}, cannot be {event} with {fence:#x}")
+        self.fence = fence
+
+    def change_holder(self, event: HolderEvent) -> None:
+        """Apply a row of `HOLDERS`. Raises `IllegalMove`."""
+        target = HOLDERS[event].get(self.holder)
+        if target is None or (target != "nobody" and self.state in FINAL):
+            raise IllegalMove(self, f"held by {self.holder}, cannot be {event}")
+        self.holder = target
 
     def begin_attempt(self, now: float) -> None:
         """Count the attempt of the current fence, once."""

@@ -103,6 +103,7 @@ class Core:
             elif job.state is JobState.DELAYED:
                 state.deadlines.set(("due", job.id), job.not_before)
             else:
+                job.change_holder("restored")
                 state.orphans.add(job.id)
         state.rejoin_until = now + state.policy.rejoin_s
         if state.orphans:

@@ -125,7 +125,7 @@ def _adopt(state: State, worker: Worker, job: Job, fence: int, now: float) -> No
     expected = job.state is JobState.ASSIGNED and worker.held.get(job.id) == fence
     if not expected:
         state.unhold(job, now)
-    job.fence = fence
+    job.renew_fence("adopted", fence)
     state.hold(job, worker)
     job.begin_attempt(now)
     state.move(job, Cause.STARTED if expected else Cause.ADOPTED, now)

@@ -160,11 +160,11 @@ def _cancel(state: State, job: Job, now: float) -> m.CancelOutcome:
         set_aside.note_cancel(state, job)
         return "requested"
     if job.waiting:
-        job.stop = "cancel"
+        job.ask_stop("cancel")
         state.move(job, Cause.CANCELLED, now)
         return "cancelled"
     if not job.stop:
-        job.stop = "cancel"
+        job.ask_stop("cancel")
         state.move(job, Cause.STOP_REQUESTED, now, "cancel")
         state.tell_stop(job)
     return "requested"

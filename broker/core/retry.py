@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from broker.core.jobs import Profile
 from broker.wire.messages import FailureKind
 
 #: Seconds before the next attempt, by number of failures so far.
@@ -30,7 +31,7 @@ class RetryDecision(Struct, frozen=True):
     """Try again after `delay_s`, with this profile, on another worker than `avoid` if there is one."""
 
     delay_s: float
-    profile: str = "normal"
+    profile: Profile = "normal"
     avoid: str = ""
 
 
@@ -46,7 +47,7 @@ class Tries(Struct, frozen=True, kw_only=True):
 
     crashes: int
     errors: int
-    profile: str
+    profile: Profile
 
 
 def decide(

@@ -51,7 +51,8 @@ def resolve(state: State, peer: bytes, message: m.SettleSetAside, now: float) ->
             job.deliveries = {each.number: each for each in state.archive.deliveries.of_job(job.id)}
         state.adopt_record(job)
         state.close_attempt(job)  # what a worker still says of an old one is nothing any more
-        job.stop = job.stop or mark.stop
+        if mark.stop and not job.stop:
+            job.ask_stop(mark.stop)
         if message.action == "fail" and not job.stop:
             state.fail(job, m.Failure("quarantined", f"the broker could not handle this job: {mark.reason}"), now)
         else:

@@ -275,18 +275,20 @@ class State:
 
     def close_attempt(self, job: Job) -> None:
         """Nothing of the current attempt counts any more: its fence is spent."""
-        job.fence = self.next_fence()
+        job.renew_fence("closed", self.next_fence())
 
     # ------------------------------------------------------------ holding
 
     def hold(self, job: Job, worker: Worker) -> None:
         """`worker` has this job's current attempt (it said so, or is about to be told)."""
+        job.change_holder("adopted")
         job.worker = worker.name
         self.orphans.discard(job.id)
         worker.held[job.id] = job.fence
 
     def unhold(self, job: Job, now: float) -> None:
         """Nobody has this job any more."""
+        job.change_holder("released")
         self.orphans.discard(job.id)
         worker = self.pool.get(job.worker)
         if worker is not None:

@@ -44,10 +44,10 @@ def _expire(state: State, job_id: str, now: float) -> None:
     if job is None or job.final:
         return
     if job.waiting:
-        job.stop = "expired"
+        job.ask_stop("expired")
         state.end_stopped(job, now)
     elif not job.stop:
-        job.stop = "expired"
+        job.ask_stop("expired")
         state.move(job, Cause.STOP_REQUESTED, now, "expired")
         state.tell_stop(job)
 

@@ -37,7 +37,9 @@ class JobState(StrEnum):
     RUNNING = "running"
     #: Its result is published.
     SUCCEEDED = "succeeded"
+    #: It is over without a result; `Failure.kind` says the class.
     FAILED = "failed"
+    #: Its client asked for that.
     CANCELLED = "cancelled"
 
 

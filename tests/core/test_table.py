@@ -56,3 +56,54 @@ def test_a_story_tells_each_move_and_stays_bounded():
     assert record.story[0].cause == "submitted"
     assert record.story[-1].target == "cancelled"
     assert record.finished_at == 200.0
+
+
+def test_a_stop_has_one_reason_and_is_never_taken_back():
+    record = job(JobState.RUNNING)
+    record.ask_stop("cancel")
+    for reason in ("cancel", "expired", ""):
+        with pytest.raises(IllegalMove, match="cannot be stopped by"):
+            record.ask_stop(reason)
+    assert record.stop == "cancel"
+
+
+def test_a_job_that_is_over_is_neither_stopped_nor_granted():
+    record = job(JobState.SUCCEEDED)
+    with pytest.raises(IllegalMove, match="cannot be stopped by"):
+        record.ask_stop("cancel")
+    with pytest.raises(IllegalMove, match="cannot be granted with"):
+        record.renew_fence("granted", 9)
+    with pytest.raises(IllegalMove, match="cannot be granted"):
+        record.change_holder("granted")
+
+
+@pytest.mark.parametrize(
+    ("event", "fence", "legal"),
+    [
+        ("granted", 4, False),
+        ("granted", 5, False),
+        ("granted", 6, True),
+        ("adopted", 4, False),
+        ("adopted", 5, True),
+        ("closed", 5, False),
+        ("closed", 6, True),
+    ],
+)
+def test_a_fence_never_falls_and_rises_with_each_grant(event, fence, legal):
+    record = job()
+    record.fence = 5
+    if legal:
+        record.renew_fence(event, fence)
+        assert record.fence == fence
+    else:
+        with pytest.raises(IllegalMove, match="fence 0x5"):
+            record.renew_fence(event, fence)
+
+
+def test_what_is_held_is_not_granted_again():
+    record = job()
+    record.change_holder("granted")
+    with pytest.raises(IllegalMove, match="held by worker, cannot be granted"):
+        record.change_holder("granted")
+    record.change_holder("released")
+    record.change_holder("granted")

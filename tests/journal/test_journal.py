@@ -22,6 +22,7 @@ NOT_JOURNALED = {
     "skipped_s",
     "granted_at",
     "resends",
+    "holder",
     "begun",
     "set_aside",
     "damaged",

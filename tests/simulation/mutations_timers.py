@@ -11,6 +11,7 @@ import msgspec
 from broker.core import requests, set_aside, timers, webhook_requests
 from broker.core.deadlines import Deadlines
 from broker.core.deliveries import LEASE_S
+from broker.core.effects import DeliveryChanged
 from broker.core.jobs import Cause, Job
 from broker.core.state import State
 from broker.shell.journal import schema
@@ -106,10 +107,8 @@ def _shared(original: Callable[..., Any]) -> Callable[..., Any]:
     def claim_deliveries(state: Any, peer: bytes, message: Any, now: float) -> None:
         original(state, peer, message, now)
         for index, effect in enumerate(state.effects):
-            if isinstance(effect, webhook_requests.DeliveryChanged) and effect.delivery.due_at == now + LEASE_S:
-                state.effects[index] = webhook_requests.DeliveryChanged(
-                    msgspec.structs.replace(effect.delivery, due_at=now + 1.0)
-                )
+            if isinstance(effect, DeliveryChanged) and effect.delivery.due_at == now + LEASE_S:
+                state.effects[index] = DeliveryChanged(msgspec.structs.replace(effect.delivery, due_at=now + 1.0))
 
     return claim_deliveries
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from msgspec.msgpack import decode, encode
 from msgspec.structs import replace
 
-from broker.core.jobs import Job, SetAside
+from broker.core.jobs import Job, SetAside, Stop
 from broker.runtime.errors import JournalBroken, JournalConflict, JournalFull
 from broker.runtime.log_actions import Action
 from broker.shell.journal import rows
@@ -213,7 +213,7 @@ class Journal:
         if row is None or row[1] in FINAL:
             return False
         old = self.asides.of_job(job_id)
-        stop = "" if old is None else old.stop
+        stop: Stop = "" if old is None else old.stop
         mark = SetAside(reason=reason, at=now, revision=self.epoch << 32, stop=stop, readable=readable)
         self.asides.put(job_id, row[0], mark)
         self._numbers.pop(job_id, None)

@@ -17,7 +17,7 @@ from zlib import crc32
 import msgspec
 from msgspec import Struct
 
-from broker.core.jobs import Job
+from broker.core.jobs import Job, Profile, Stop
 from broker.wire.jobspec import Result
 from broker.wire.messages import Failure, HistoryEntry, WebhookEvent
 from broker.wire.terms import FINAL, STATE_NAMES, JobState
@@ -78,8 +78,8 @@ class Tail(Struct, frozen=True, array_like=True):
     crashes: int
     losses: int
     errors: int
-    stop: str
-    profile: str
+    stop: Stop
+    profile: Profile
     excluded: tuple[str, ...]
     started_at: float
     finished_at: float
