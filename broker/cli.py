@@ -32,6 +32,7 @@ from broker.shell.net.sockets import Gate, Sockets, ipc_path
 from broker.shell.recovery import Recovery
 from broker.shell.router import Router
 from broker.shell.server import Server
+from broker.shell.stimuli import Stimuli
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +155,18 @@ def _serve(
     gc.enable()
     junk = PeerLimiter()
     metrics = Metrics(junk)
-    router = Router(core, journal, wires, disk, metrics, junk, time.perf_counter, recovery)
+    router = Router(
+        core,
+        journal,
+        wires,
+        disk,
+        metrics,
+        junk,
+        time.perf_counter,
+        recovery,
+        Stimuli(settings.home_path),
+        check_invariants=settings.check_invariants,
+    )
     metrics_file = Path(settings.metrics_file) if settings.metrics_file else None
     signals.hold()
     asyncio.run(Server(core, journal, wires, router, disk, metrics, clock, metrics_file).run())

@@ -85,6 +85,13 @@ class BrokerSettings(CommonSettings, frozen=True, kw_only=True):
         bool,
         Meta(description="start although the journal is shorter than it was, without the jobs that are gone from it"),
     ] = False
+    check_invariants: Annotated[
+        bool,
+        Meta(
+            description="check every rule of the core before each commit: slow with many jobs, for finding a fault; the last messages"
+            " before a broken one are written to <home>/stimuli-*.msgpack, without specs and webhook addresses"
+        ),
+    ] = False
     metrics_file: Annotated[
         str, Meta(description="file that gets the broker's numbers in Prometheus' text format every 5 s")
     ] = ""

@@ -1,7 +1,8 @@
-"""Every rule that must hold after every step, in words and in code. Tests run this; a running broker does not."""
+"""Every rule that must hold after every step, in words and in code. Tests run this; a running broker does with `check_invariants`."""
 
 from __future__ import annotations
 
+from broker.core.jobs import Job
 from broker.core.state import State
 from broker.wire.terms import JobState
 
@@ -26,7 +27,7 @@ def _jobs(state: State) -> list[str]:
         if job.fence >> 32 > state.epoch:
             broken.append(f"{job.id} bears a fence of a later epoch")
         if (job.state is JobState.SUCCEEDED) != (job.result is not None):
-            broken.append(f"{job.id} is {job.state} with result {job.result}")
+            broken.append(f"{job.id} is {job.state} {'with' if job.result else 'without'} a result")
         if (job.state is JobState.FAILED) != (job.failure is not None):
             broken.append(f"{job.id} is {job.state} with failure {job.failure}")
         if job.final != (job.finished_at > 0):
@@ -41,6 +42,11 @@ def _jobs(state: State) -> list[str]:
         if len(finals) != (1 if job.final else 0):
             broken.append(f"{job.id} is {job.state} after {len(finals)} final moves")
     return broken
+
+
+def _where(job: Job | None) -> str:
+    """State, fence and worker: no more of a job goes into a log."""
+    return "not in memory" if job is None else f"{job.state} {job.fence:#x} at {job.worker!r}"
 
 
 def _queue(state: State) -> list[str]:
@@ -69,7 +75,7 @@ def _workers(state: State) -> list[str]:
         for job_id, fence in worker.held.items():
             job = state.jobs.get(job_id)
             if job is None or not job.held or job.fence != fence or job.worker != worker.name:
-                broken.append(f"{worker.name} holds {job_id} {fence:#x}, which is {job}")
+                broken.append(f"{worker.name} holds {job_id} {fence:#x}, which is {_where(job)}")
             if job_id in holders:
                 broken.append(f"{job_id} is held by {holders[job_id]} and {worker.name}")
             holders[job_id] = worker.name

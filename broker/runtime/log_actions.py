@@ -35,6 +35,7 @@ class Action(StrEnum):
         "core_failed",
         "A decision raised an exception; what was not committed is forgotten, the rest goes on.",
     )
+    STIMULI = "stimuli", "The core broke a rule of its own; its last messages were written to a file, for a replay."
     STALL = "stall", "The process did not run for longer than a moment: an overloaded or suspended machine."
     PEER_GONE = "peer_gone", "The other end of a connection cannot be reached."
     CUT_OFF = "cut_off", "A connection was ended for what it sent, or because its key is not allowed any more."

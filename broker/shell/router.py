@@ -13,8 +13,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
+from broker.core import invariants
 from broker.core.deliveries import Delivery
 from broker.core.effects import DeliveryChanged, Effect, Marked, PeerGone, RecordDeleted, Send, Transition, WorkerNoted
+from broker.core.jobs import IllegalMove
 from broker.core.machine import Core
 from broker.runtime.curve_keys import worker_prefix
 from broker.runtime.errors import JournalConflict
@@ -25,6 +27,7 @@ from broker.shell.metrics import Metrics
 from broker.shell.net.peer_limits import PeerLimiter
 from broker.shell.net.sockets import BACK, DECODERS, MAX_FRAMES, Listener, Sockets
 from broker.shell.recovery import Recovery
+from broker.shell.stimuli import Stimuli
 from broker.wire import codec
 from broker.wire import messages as m
 
@@ -57,8 +60,13 @@ class Router:
         junk: PeerLimiter,
         seconds: Callable[[], float],
         recovery: Recovery | None = None,
+        stimuli: Stimuli | None = None,
+        *,
+        check_invariants: bool = False,
     ) -> None:
-        """`seconds` measures commits. `recovery`: what has loaded the core, if anything has."""
+        """`seconds` measures commits. `recovery`: what has loaded the core, if anything has. `check_invariants`: after every pass."""
+        self._stimuli = stimuli or Stimuli(None)
+        self._check_invariants = check_invariants
         self._recovery = recovery or Recovery(core, journal)
         self._core = core
         self._journal = journal
@@ -88,10 +96,18 @@ class Router:
         taken, back_dry = self._drain(self._wires.back, _BACK_SHARE, now)
         self._drain(self._wires.front, PASS_MESSAGES - taken, now)
         if self._may_expire(back_dry, now):
+            self._stimuli.ring.append((now, b"", None, b""))
             self._attempt(lambda: self._core.tick(now), now)
+        if self._check_invariants:
+            self._attempt(self._checked, now)
         self._commit_and_send(now)
         # Reading and sending may both have swallowed the FD's edge, so its silence means nothing: ask.
         return self._wires.back.readable() or self._wires.front.readable()
+
+    def _checked(self) -> list[Effect]:
+        """Raise `BrokenInvariant` when a rule of the core does not hold: what this pass staged is not committed then."""
+        invariants.check(self._core.state)
+        return []
 
     def _may_expire(self, back_dry: bool, now: float) -> bool:
         """Whether something is due and every message that could renew a lease has been read, or has been waited for long enough."""
@@ -144,6 +160,10 @@ class Router:
         self, error: Exception, now: float, peer: bytes = b"", message: m.Message | PeerGone | None = None
     ) -> None:
         """Everything since the last commit is void, what was to be said of it too. Raises the error when the broker cannot go on."""
+        if isinstance(error, IllegalMove | invariants.BrokenInvariant):
+            path = self._stimuli.dump(f"{type(error).__name__}: {error}", self._journal.epoch, now)
+            extra = {"action": Action.STIMULI, "path": str(path) if path else None}
+            logger.error("the core broke a rule of its own; its last messages are kept for a replay", extra=extra)
         self._sends, self._early, self._durable = [], [], False
         self._sends += self._recovery.recover(error, now, peer, message)
         self._metrics.failures = self._recovery.failures
@@ -153,7 +173,7 @@ class Router:
     def _drain(self, listener: Listener, budget: int, now: float) -> tuple[int, bool]:
         """(messages taken, whether the socket was read dry)."""
         prefix, keyed, receive = listener.prefix, listener.keyed, listener.receive
-        decode, step = DECODERS[prefix], self._core.receive
+        decode, step, keep = DECODERS[prefix], self._core.receive, self._stimuli.ring.append
         shut, received = self._shut, self._metrics.received
         for taken in range(budget):
             frames = receive()
@@ -174,6 +194,7 @@ class Router:
                 if keyed and type(message) is m.Hello and not self._may_be(listener, peer, message.name, now):
                     continue
                 received[type(message)] += 1
+                keep((now, peer, message, body if type(message) is m.Hello else b""))
                 self._apply_effects(step(peer, message, body, now))
             except codec.VersionError as error:
                 self._other_version(listener, peer, error, now)

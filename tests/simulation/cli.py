@@ -9,10 +9,12 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from tests.simulation import hunting, mutations
 from tests.simulation.many import Tally, run_chunk, run_many
 from tests.simulation.runner import run_seed
+from tests.support.replay import replay
 
 DESCRIPTION = """Real broker core, router and journal, and real agent cores, in a made-up world: one seed draws the faults, the work
 and every delay. Exit code 1 when a rule was broken, with the command that shows how."""
@@ -31,8 +33,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first of them (default %(default)s)")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="(default: one a processor)")
     parser.add_argument("--mutations", nargs="*", metavar="NAME", help="break rules, all or these, one at a time")
+    parser.add_argument(
+        "--replay", type=Path, metavar="FILE", help="a broker's <home>/stimuli-*.msgpack: does it fail here"
+    )
     parser.add_argument("--child", nargs=2, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
+    if options.replay is not None:
+        raised = replay(options.replay)
+        print(raised or "nothing is raised")
+        return 1 if raised else 0
     logging.disable(logging.CRITICAL)
     if options.child:
         for part in run_chunk(*options.child):
