@@ -13,9 +13,9 @@ from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
 from broker.wire.terms import JobState
-from tests.sockets.service import a_job
 from tests.sockets.test_router import Bench
 from tests.support.replay import replay
+from tests.testing.in_process import a_job
 
 SECRET = "https://hooks.example.com/secret-token"
 
