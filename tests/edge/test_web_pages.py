@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from http_edge.app import build_app
+from http_edge.app import FAMILIES, build_app
 from http_edge.auth.keys import KeyRecord, hash_of, write_keys
+from http_edge.base.errors import ErrorResponses
 from http_edge.http.routing import EdgeRoute
 from tests.edge.conftest import World
 
@@ -254,7 +255,7 @@ def test_configured_names_are_own_names(open_edge: Callable[..., World]) -> None
 def test_the_machine_answers_to_its_own_name(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "GPU-Box.lab.example")
     client = world.http
-    client.app.__init__(world.edge, routes(world))  # type: ignore[attr-defined]
+    client.app.__init__(world.edge, routes(world), ErrorResponses(FAMILIES))  # type: ignore[attr-defined]
     for host in ("gpu-box", "gpu-box.lab.example", "gpu-box.local:8000"):
         assert client.get("/livez", headers={"Host": host}).status_code == 200, host
 
