@@ -160,3 +160,15 @@ def test_pages_of_named_origins_may_read_it(open_edge: Callable[..., World]) -> 
     videos(world)
     answer = world.http.get(world.submit()["urls"]["result"], headers={"Origin": "https://studio.example"})
     assert HEADER.lower() in answer.headers["access-control-expose-headers"].lower()
+
+
+def test_the_document_names_it_for_files_alone(world: World) -> None:
+    paths = world.http.get("/openapi.json").json()["paths"]
+
+    def named(method: str, path: str) -> bool:
+        return HEADER in paths[path][method]["responses"]["200"]["headers"]
+
+    assert named("get", "/v1/jobs/{id}/result")
+    assert named("post", "/v1/videos/sync")
+    assert named("post", "/v1/tasks/image/sync")
+    assert not named("get", "/v1/jobs/{id}")
