@@ -25,7 +25,7 @@ from broker.wire import messages as m
 from broker.wire.jobspec import JobSpec, ModelCard, Result, encode_spec
 
 _EDGE, _AGENT = b"edge", b"agent"
-_WARM_UP, _JOBS = 200, 300
+_WARM_UP, _JOBS = 400, 800
 _INFO = codec.encode_body(m.WorkerInfo(models=(ModelCard(name=MODEL, engine="fake", output="image"),)))
 _BODY = encode_spec(
     JobSpec(model=MODEL, output="image", prompt="x" * 400, width=64, height=64, num_inference_steps=1, seed=1)
