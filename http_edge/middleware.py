@@ -7,6 +7,7 @@ most of what it costs.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
@@ -31,6 +32,9 @@ from http_edge.http.read_turns import ReadPlaces
 from http_edge.http.routing import EdgeRoute, RouteTable
 
 log = logging.getLogger(__name__)
+
+#: What a client of a server that stops is told to wait.
+_STOPPING_RETRY_S = 2.0
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -126,6 +130,12 @@ class Middleware:
                 await self._within_cap(scope, sent, receive, exchange)
             else:
                 await self._inner(scope, receive, exchange.send)
+        except asyncio.CancelledError:
+            # The server cancels what still runs when the grace of its stop is over, and would answer 500 in its own words.
+            if exchange.status:
+                raise
+            stopping = EdgeError("unavailable", "this server is stopping", retry_after_s=_STOPPING_RETRY_S)
+            await self._errors.response(stopping, scope["path"])(scope, receive, exchange.send)
         except Exception as error:
             if not exchange.status:
                 exchange.status = 500

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
 from collections.abc import Callable
@@ -239,3 +240,46 @@ def test_an_error_after_the_answer_began_is_no_second_answer(world: World) -> No
         world.do(front, scope, nothing, send)
     assert [message["type"] for message in sent] == ["http.response.start"]
     assert scope["state"].keys() == {"request_id"}
+
+
+def test_a_request_that_is_cut_off_by_a_stop_is_told_to_try_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server cancels what still runs when its grace is over; nothing of ours is at fault then."""
+    asked = asyncio.Event()
+
+    async def get(job_id: str, tenant: str = "") -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(world.fake, "get", get)
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return await asyncio.Event().wait()
+
+    async def stopped() -> None:
+        scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": "http",
+            "path": "/v1/jobs/some-job",
+            "raw_path": b"/v1/jobs/some-job",
+            "query_string": b"",
+            "headers": [(b"host", b"localhost")],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 8000),
+        }
+        running = asyncio.create_task(world.http.app(scope, receive, send))
+        await asked.wait()
+        running.cancel()
+        await asyncio.wait([running])
+
+    assert world.http.portal is not None
+    world.http.portal.call(stopped)
+    assert sent[0]["status"] == 503
+    assert b"retry-after" in dict(sent[0]["headers"])
