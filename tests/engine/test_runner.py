@@ -175,16 +175,16 @@ def failing(error: Exception, times: int = 1) -> Callable[[Monitor], None]:
 
 def learned(bench: Bench) -> None:
     """The engine computes in its tails, and has measured a job of our shape."""
-    bench.suites.engine.where = "device"
+    bench.engine.where = "device"
     bench.run(100, "measured")
     assert isinstance(bench.end(100), JobFinished)
-    bench.suites.engine.log.clear()
+    bench.engine.log.clear()
 
 
 def test_the_next_job_is_drawn_while_the_tail_runs(bench: Bench) -> None:
     second_drawn = threading.Event()
-    bench.suites.engine.tails["first"] = until(second_drawn)
-    bench.suites.engine.fronts["second"] = lambda monitor: second_drawn.set()
+    bench.engine.tails["first"] = until(second_drawn)
+    bench.engine.fronts["second"] = lambda monitor: second_drawn.set()
 
     bench.run(1, "first")
     bench.run(2, "second")
@@ -193,24 +193,24 @@ def test_the_next_job_is_drawn_while_the_tail_runs(bench: Bench) -> None:
     assert isinstance(first, JobFinished)
     assert first.result.artefacts == MADE
     assert isinstance(second, JobFinished)
-    assert bench.suites.engine.log.index("draw second") < bench.suites.engine.log.index("end first")
+    assert bench.engine.log.index("draw second") < bench.engine.log.index("end first")
     assert bench.handed_over(1)
 
 
 def test_two_tails_never_run_at_once(bench: Bench) -> None:
     go = threading.Event()
-    bench.suites.engine.tails["first"] = until(go)
-    bench.suites.engine.fronts["second"] = lambda monitor: threading.Timer(0.1, go.set).start()
+    bench.engine.tails["first"] = until(go)
+    bench.engine.fronts["second"] = lambda monitor: threading.Timer(0.1, go.set).start()
 
     bench.run(1, "first")
     bench.run(2, "second")
     bench.end(2)
 
-    assert bench.suites.engine.log.index("end first") < bench.suites.engine.log.index("tail second")
+    assert bench.engine.log.index("end first") < bench.engine.log.index("tail second")
 
 
 def test_a_tail_on_the_device_is_measured_alone_before_anything_runs_beside_it(bench: Bench) -> None:
-    bench.suites.engine.where = "device"
+    bench.engine.where = "device"
     bench.run(1, "first")
     assert not bench.handed_over(1)
     bench.run(2, "second")
@@ -221,10 +221,10 @@ def test_a_tail_on_the_device_is_measured_alone_before_anything_runs_beside_it(b
 def test_drawing_is_measured_beside_a_save(bench: Bench) -> None:
     """In a busy queue there is hardly ever a moment with nothing under way."""
     go = threading.Event()
-    bench.suites.engine.tails["saved"] = until(go)
+    bench.engine.tails["saved"] = until(go)
     bench.run(1, "saved")
-    bench.suites.engine.where = "device"
-    bench.suites.engine.fronts["second"] = lambda monitor: threading.Timer(0.05, go.set).start()
+    bench.engine.where = "device"
+    bench.engine.fronts["second"] = lambda monitor: threading.Timer(0.05, go.set).start()
     bench.run(2, "second")
     bench.run(3, "third")
     assert bench.handed_over(3)
@@ -250,14 +250,14 @@ def test_no_room_no_overlap(bench: Bench) -> None:
 )
 def test_who_waits_for_the_tail_to_end(bench: Bench, fields: dict[str, Any], moves: set[str]) -> None:
     learned(bench)
-    bench.suites.engine.moves = moves
+    bench.engine.moves = moves
     go = threading.Event()
-    bench.suites.engine.tails["first"] = until(go)
+    bench.engine.tails["first"] = until(go)
     bench.run(1, "first")
     threading.Timer(0.1, go.set).start()
     bench.run(2, "second", **fields)
     bench.end(2)
-    assert bench.suites.engine.log.index("end first") < bench.suites.engine.log.index("draw second")
+    assert bench.engine.log.index("end first") < bench.engine.log.index("draw second")
 
 
 def test_a_job_that_must_be_alone_keeps_the_engine_until_its_end(bench: Bench) -> None:
@@ -268,9 +268,9 @@ def test_a_job_that_must_be_alone_keeps_the_engine_until_its_end(bench: Bench) -
 
 def test_a_job_that_waits_for_the_tail_can_be_cancelled(bench: Bench) -> None:
     go = threading.Event()
-    bench.suites.engine.tails["first"] = until(go)
+    bench.engine.tails["first"] = until(go)
     bench.run(1, "first")
-    bench.suites.cancel(2)
+    bench.cancel(2)
     bench.run(2, "second", alone=True)
     assert isinstance(bench.end(2), JobCancelled)
     assert bench.words.slots[0].progress().fence == 0, "it never began"
@@ -281,18 +281,18 @@ def test_a_job_that_waits_for_the_tail_can_be_cancelled(bench: Bench) -> None:
 @pytest.mark.parametrize("cancelled", [1, 2])
 def test_a_cancel_stops_one_of_two(bench: Bench, cancelled: int) -> None:
     both, go = threading.Event(), threading.Event()
-    bench.suites.engine.tails["first"] = until(go)
+    bench.engine.tails["first"] = until(go)
 
     def draw(monitor: Monitor) -> None:
         both.set()
         until(go)(monitor)
 
-    bench.suites.engine.fronts["second"] = draw
+    bench.engine.fronts["second"] = draw
     bench.run(1, "first")
     drawing = threading.Thread(target=bench.run, args=(2, "second"))
     drawing.start()
     assert both.wait(_PATIENCE_S)
-    bench.suites.cancel(cancelled)
+    bench.cancel(cancelled)
     assert isinstance(bench.end(cancelled), JobCancelled)
     go.set()
     drawing.join(_PATIENCE_S)
@@ -301,8 +301,8 @@ def test_a_cancel_stops_one_of_two(bench: Bench, cancelled: int) -> None:
 
 def test_a_cancelled_job_does_not_wait_for_the_tail_before_it(bench: Bench) -> None:
     go = threading.Event()
-    bench.suites.engine.tails["first"] = until(go)
-    bench.suites.engine.fronts["second"] = lambda monitor: bench.suites.cancel(2)
+    bench.engine.tails["first"] = until(go)
+    bench.engine.fronts["second"] = lambda monitor: bench.cancel(2)
     bench.run(1, "first")
     bench.run(2, "second")
     assert isinstance(bench.end(2), JobCancelled)
@@ -311,7 +311,7 @@ def test_a_cancelled_job_does_not_wait_for_the_tail_before_it(bench: Bench) -> N
 
 
 def test_a_tail_that_fails_is_its_own_job_s_failure(bench: Bench) -> None:
-    bench.suites.engine.tails["first"] = failing(EngineError("the disk is full"))
+    bench.engine.tails["first"] = failing(EngineError("the disk is full"))
     bench.run(1, "first")
     bench.run(2, "second")
     first = bench.end(1)
@@ -323,19 +323,19 @@ def test_a_tail_that_fails_is_its_own_job_s_failure(bench: Bench) -> None:
 def test_memory_that_runs_out_beside_a_tail_fails_nobody(bench: Bench) -> None:
     learned(bench)
     go = threading.Event()
-    bench.suites.engine.tails["first"] = until(go)
+    bench.engine.tails["first"] = until(go)
     failure = failing(OutOfMemory("no 20 GiB"))
 
     def draw(monitor: Monitor) -> None:
         go.set()
         failure(monitor)
 
-    bench.suites.engine.fronts["second"] = draw
+    bench.engine.fronts["second"] = draw
     bench.run(1, "first")
     bench.run(2, "second")
     assert isinstance(bench.end(1), JobFinished)
     assert isinstance(bench.end(2), JobFinished)
-    assert bench.suites.engine.log.count("draw second") == 2
+    assert bench.engine.log.count("draw second") == 2
     bench.run(3, "third")
     bench.end(3)
     assert not bench.handed_over(3), "two such jobs are not tried together again"
@@ -350,27 +350,27 @@ def test_memory_that_runs_out_in_a_tail_beside_a_job_fails_nobody(bench: Bench) 
         until(drawn)(monitor)
         failure(monitor)
 
-    bench.suites.engine.tails["first"] = tail
-    bench.suites.engine.fronts["second"] = lambda monitor: drawn.set()
+    bench.engine.tails["first"] = tail
+    bench.engine.fronts["second"] = lambda monitor: drawn.set()
     bench.run(1, "first")
     bench.run(2, "second")
     assert isinstance(bench.end(1), JobFinished)
     assert isinstance(bench.end(2), JobFinished)
-    assert bench.suites.engine.log.count("tail first") == 2
+    assert bench.engine.log.count("tail first") == 2
 
 
 def test_memory_that_runs_out_alone_fails_the_job_and_is_given_back(bench: Bench) -> None:
     learned(bench)
-    bench.suites.engine.fronts["first"] = failing(OutOfMemory("no 20 GiB"))
+    bench.engine.fronts["first"] = failing(OutOfMemory("no 20 GiB"))
     bench.run(1, "first")
     first = bench.end(1)
     assert isinstance(first, JobFailed)
     assert first.kind == "out_of_memory"
-    assert bench.suites.engine.reclaimed == 1
+    assert bench.engine.reclaimed == 1
 
 
 def test_a_device_lost_in_a_tail_ends_the_process(bench: Bench) -> None:
-    bench.suites.engine.tails["first"] = failing(DeviceLost("illegal address"))
+    bench.engine.tails["first"] = failing(DeviceLost("illegal address"))
     bench.run(1, "first")
     first = bench.end(1)
     assert isinstance(first, JobFailed)
