@@ -20,6 +20,7 @@ OPTIONS = {
             "rejoin_s",
             "max_crashes",
             "max_losses",
+            "check_invariants",
             "bench_after",
             "bench_s",
             "reload_s",
