@@ -133,10 +133,9 @@ class Reader:
 
     def aspect(self, name: str) -> tuple[int, int] | None:
         """(width, height) of "W:H", the proportion alone; None when absent, empty or "auto"."""
-        value = self._said(name)
-        if value is None or value == "auto":
+        text = self.text(name, max_chars=16)
+        if text is None or text == "auto" or (self.place != "query" and not text.strip()):
             return None
-        text = self.text(name, max_chars=16) or ""
         found = parse_aspect(text)
         if found is None:
             raise self.fault(name, 'is not of the form "WIDTH:HEIGHT", as in "16:9"')

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.wire.jobspec import Defaults, Limits, ModelCard
+from http_edge.base.errors import EdgeError
 from http_edge.body.aspect import parse_aspect, size_for
+from http_edge.body.fields import Reader
 from tests.testing.fake_broker import VIDEO
 
 WAN = ModelCard(
@@ -70,3 +72,9 @@ def test_every_size_is_one_that_the_model_takes(width: int, height: int, step: i
         assert all(side % step == 0 and 32 <= side <= 1024 for side in size)
         assert size[0] * size[1] <= 512 * 512
         assert abs(math.log(size[0] / size[1] / (width / height))) <= math.log(1.25) + 1e-9
+
+
+def test_a_blank_shape_is_an_absent_one_and_has_the_length_of_any() -> None:
+    assert Reader({"aspect": "  "}).aspect("aspect") is None
+    with pytest.raises(EdgeError, match="16"):
+        Reader({"aspect": " " * 17}).aspect("aspect")
