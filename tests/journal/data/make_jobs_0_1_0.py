@@ -122,7 +122,7 @@ def keep(home: Path, target: Path, told: dict[str, Any]) -> None:
 
 
 def main(target: Path) -> None:
-    home = Path(tempfile.mkdtemp(prefix="zt-"))
+    home = Path(tempfile.mkdtemp(prefix="zoetrope-"))
     keys = {name: add_key(home, name) for name in ("red", "blue")}
     settings = f'[edge]\nkeys_file = "{home / "keys.jsonl"}"\nfetch_allow = ["127.0.0.1"]\n'
     (home / "zoetrope.toml").write_text(settings)
