@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import stat
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 import zmq
@@ -279,10 +281,20 @@ def test_the_options_of_our_routers(sockets):
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="Linux")
 def test_the_brokers_io_thread_lets_its_loop_go_on(run_dir):
-    before = set(os.listdir("/proc/self/task"))
+    # By libzmq's own names of its threads: in this process, others may start threads at any time.
+    def io_threads():
+        found = {}
+        for task in os.listdir("/proc/self/task"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                if Path(f"/proc/self/task/{task}/comm").read_text().startswith("ZMQbg/IO"):
+                    found[task] = os.sched_getscheduler(int(task))
+        return found
+
+    before = io_threads()
     wires = Sockets(f"ipc://{run_dir}/f", f"ipc://{run_dir}/b")
     try:
-        policies = {os.sched_getscheduler(int(task)) for task in set(os.listdir("/proc/self/task")) - before}
+        wait_until(lambda: set(io_threads()) - set(before), 10)  # a thread names itself once it runs
+        policies = {policy for task, policy in io_threads().items() if task not in before}
     finally:
         wires.close()
     assert policies == {os.SCHED_BATCH}

@@ -286,7 +286,8 @@ def _open_context() -> zmq.Context[zmq.Socket[bytes]]:
         batch, others = os.SCHED_BATCH, set(os.listdir(_TASKS))
         context.socket(zmq.DEALER).close()  # the first socket starts the threads
         for task in set(os.listdir(_TASKS)) - others:
-            os.sched_setscheduler(int(task), batch, os.sched_param(0))
+            with contextlib.suppress(ProcessLookupError):  # somebody else's thread, which has ended meanwhile
+                os.sched_setscheduler(int(task), batch, os.sched_param(0))
     return context
 
 
