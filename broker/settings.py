@@ -1,4 +1,4 @@
-"""The broker's options: written once here; flags, environment variables, file keys and help follow from them."""
+"""The broker's options, those of its core in `core.policy`; flags, environment variables, file keys and help follow from them."""
 
 from __future__ import annotations
 
@@ -15,51 +15,7 @@ from broker.runtime.settings import CommonSettings, SettingsError, check_endpoin
 class BrokerSettings(CommonSettings, frozen=True, kw_only=True):
     """Options of `python -m broker`."""
 
-    queue_limit: Annotated[
-        int, Meta(description="jobs waiting beyond which new ones are refused (HTTP 429)", ge=1, le=10_000_000)
-    ] = 100_000
-    queue_limit_s: Annotated[
-        float, Meta(description="predicted GPU-seconds waiting beyond which new jobs are refused; 0: no limit", ge=0)
-    ] = 0.0
-    heartbeat_s: Annotated[float, Meta(description="how often a worker reports, seconds", ge=0.05, le=60)] = 1.0
-    suspect_after_s: Annotated[
-        float, Meta(description="silence after which a worker gets no new job, seconds", gt=0, le=3600)
-    ] = 2.5
-    lost_after_s: Annotated[
-        float, Meta(description="silence after which a worker's jobs go back to the queue, seconds", gt=0, le=3600)
-    ] = 6.0
-    rejoin_s: Annotated[
-        float,
-        Meta(
-            description="after a restart: how long jobs that were running wait for their workers, seconds",
-            ge=0,
-            le=3600,
-        ),
-    ] = 3.0
-    max_crashes: Annotated[
-        int, Meta(description="attempts that may take the engine down before a job is given up", ge=1, le=100)
-    ] = 3
-    max_losses: Annotated[
-        int, Meta(description="workers that may be lost under a job before it is given up", ge=0, le=1000)
-    ] = 10
-    bench_after: Annotated[
-        int,
-        Meta(
-            description="different jobs that may fail on a worker in a row before it gets no more; 0: never",
-            ge=0,
-            le=1000,
-        ),
-    ] = 3
-    bench_s: Annotated[
-        float,
-        Meta(description="for how long, seconds; twice as long each time until a job succeeds there", gt=0, le=86_400),
-    ] = 60.0
-    reload_s: Annotated[
-        float, Meta(description="assumed time to load a model until one has been seen to load, seconds", ge=0, le=3600)
-    ] = 15.0
-    recent_finals: Annotated[
-        int, Meta(description="finished jobs kept in memory; older ones are read from the journal", ge=0, le=1_000_000)
-    ] = 512
+    policy: Policy = Policy()
     min_free_mb: Annotated[
         int, Meta(description="free space under home, MB, below which new jobs are refused", ge=0)
     ] = 256
@@ -107,24 +63,6 @@ class BrokerSettings(CommonSettings, frozen=True, kw_only=True):
         named |= {"front_tcp": self.front_tcp, "back_tcp": self.back_tcp}
         return {name: endpoint for name, endpoint in named.items() if endpoint}
 
-    @property
-    def policy(self) -> Policy:
-        """The part of the options that the core decides by."""
-        return Policy(
-            queue_limit=self.queue_limit,
-            queue_limit_s=self.queue_limit_s,
-            heartbeat_s=self.heartbeat_s,
-            suspect_after_s=self.suspect_after_s,
-            lost_after_s=self.lost_after_s,
-            rejoin_s=self.rejoin_s,
-            max_crashes=self.max_crashes,
-            max_losses=self.max_losses,
-            bench_after=self.bench_after,
-            bench_s=self.bench_s,
-            reload_s=self.reload_s,
-            recent_finals=self.recent_finals,
-        )
-
 
 def check(settings: BrokerSettings) -> None:
     """Rules between options. Raises `SettingsError`."""
@@ -140,8 +78,9 @@ def check(settings: BrokerSettings) -> None:
         for other in names[index + 1 :]:
             if endpoints[name] == endpoints[other]:
                 raise SettingsError(f"{name} and {other} are both {endpoints[name]!r}; they must differ")
-    if not settings.heartbeat_s < settings.suspect_after_s < settings.lost_after_s:
+    policy = settings.policy
+    if not policy.heartbeat_s < policy.suspect_after_s < policy.lost_after_s:
         raise SettingsError(
-            f"heartbeat_s ({settings.heartbeat_s:g}) < suspect_after_s ({settings.suspect_after_s:g})"
-            f" < lost_after_s ({settings.lost_after_s:g}) must hold"
+            f"heartbeat_s ({policy.heartbeat_s:g}) < suspect_after_s ({policy.suspect_after_s:g})"
+            f" < lost_after_s ({policy.lost_after_s:g}) must hold"
         )

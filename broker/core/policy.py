@@ -1,35 +1,64 @@
-"""The numbers the core decides by; filled from the broker's settings."""
+"""The numbers the core decides by. Those with a description are options of the broker, see `broker.settings`; the others are constants."""
 
 from __future__ import annotations
 
-from msgspec import Struct
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 
 class Policy(Struct, frozen=True, kw_only=True):
-    """Times in seconds."""
+    """Limits, and times in seconds."""
 
-    #: Jobs waiting, and predicted GPU-seconds of them (0: no limit), beyond which submits are refused.
-    queue_limit: int = 100_000
-    queue_limit_s: float = 0.0
-    heartbeat_s: float = 1.0
-    #: Silence after which a worker gets no new work, and after which its jobs go back to the queue.
-    suspect_after_s: float = 2.5
-    lost_after_s: float = 6.0
-    #: After a restart: how long jobs that were running wait for their workers to come back.
-    rejoin_s: float = 3.0
+    queue_limit: Annotated[
+        int, Meta(description="jobs waiting beyond which new ones are refused (HTTP 429)", ge=1, le=10_000_000)
+    ] = 100_000
+    queue_limit_s: Annotated[
+        float, Meta(description="predicted GPU-seconds waiting beyond which new jobs are refused; 0: no limit", ge=0)
+    ] = 0.0
+    heartbeat_s: Annotated[float, Meta(description="how often a worker reports, seconds", ge=0.05, le=60)] = 1.0
+    suspect_after_s: Annotated[
+        float, Meta(description="silence after which a worker gets no new job, seconds", gt=0, le=3600)
+    ] = 2.5
+    lost_after_s: Annotated[
+        float, Meta(description="silence after which a worker's jobs go back to the queue, seconds", gt=0, le=3600)
+    ] = 6.0
+    rejoin_s: Annotated[
+        float,
+        Meta(
+            description="after a restart: how long jobs that were running wait for their workers, seconds",
+            ge=0,
+            le=3600,
+        ),
+    ] = 3.0
+    max_crashes: Annotated[
+        int, Meta(description="attempts that may take the engine down before a job is given up", ge=1, le=100)
+    ] = 3
+    max_losses: Annotated[
+        int, Meta(description="workers that may be lost under a job before it is given up", ge=0, le=1000)
+    ] = 10
+    bench_after: Annotated[
+        int,
+        Meta(
+            description="different jobs that may fail on a worker in a row before it gets no more; 0: never",
+            ge=0,
+            le=1000,
+        ),
+    ] = 3
+    bench_s: Annotated[
+        float,
+        Meta(description="for how long, seconds; twice as long each time until a job succeeds there", gt=0, le=86_400),
+    ] = 60.0
+    reload_s: Annotated[
+        float, Meta(description="assumed time to load a model until one has been seen to load, seconds", ge=0, le=3600)
+    ] = 15.0
+    recent_finals: Annotated[
+        int, Meta(description="finished jobs kept in memory; older ones are read from the journal", ge=0, le=1_000_000)
+    ] = 512
     #: A lost worker stays listed for this long.
     forget_worker_s: float = 300.0
-    #: Attempts that may end the engine, and workers that may be lost under a job, before it is quarantined.
-    max_crashes: int = 3
-    max_losses: int = 10
-    #: Assumed time to load a model until one has been seen to load.
-    reload_s: float = 15.0
-    #: Different jobs that may fail on a worker in a row before it is benched (0: never), and for how long at first.
-    bench_after: int = 3
-    bench_s: float = 60.0
     #: Live jobs whose specs stay in memory, in number and bytes; those of later jobs are read from the journal when they start.
     live_bodies: int = 10_000
     live_body_bytes: int = 64 * 1024 * 1024
-    #: Final jobs kept in memory (more are read back from the journal), in number and in bytes of their specs.
-    recent_finals: int = 512
+    #: Bytes of the specs of finished jobs kept in memory.
     recent_final_bytes: int = 16 * 1024 * 1024

@@ -2,7 +2,8 @@
 
 A settings struct is a frozen msgspec Struct whose fields are `Annotated[type, Meta(description="…", ge=…)]`. From the field `queue_limit`
 come the flag `--queue-limit`, the variable `ZOETROPE_QUEUE_LIMIT`, the key `queue_limit` of the process's table in zoetrope.toml, the help
-text and the row in docs/configuration.md. A bad value is one sentence naming where it came from, the value and the rule.
+text and the row in docs/configuration.md. A field may be a struct that has options in turn: those of its fields that have a description. A
+bad value is one sentence naming where it came from, the value and the rule.
 """
 
 from __future__ import annotations
@@ -159,27 +160,55 @@ def load(
     kind: type[S], prog: str, table: str, argv: Sequence[str], environ: Mapping[str, str], description: str = ""
 ) -> S:
     """Fill `kind` from flags, environment and the toml file's top level and `[table]`. Raises `SettingsError`; `--help` exits."""
-    fields = {field.name: field for field in msgspec.structs.fields(kind)}
+    options = {option.name: option for option in _options(kind)}
     parser = _parser(kind, prog, description)
     flags = {key: value for key, value in vars(parser.parse_args(argv)).items() if value is not None}
-    file_values = _read_toml(flags.pop("config", None), environ, table, fields)
-    if wrong := environment.unknown(environ, fields):
+    file_values = _read_toml(flags.pop("config", None), environ, table, options)
+    if wrong := environment.unknown(environ, options):
         raise SettingsError(wrong)
     merged: dict[str, Any] = {}
-    for name in fields:
+    parts: dict[str, dict[str, Any]] = {}
+    for name, option in options.items():
         for where, value in (
             (f"--{name.replace('_', '-')}", flags.get(name)),
             (ENV_PREFIX + name.upper(), environ.get(ENV_PREFIX + name.upper())),
             (f"zoetrope.toml: {name}", file_values.get(name)),
         ):
             if value is not None and value != "":
-                merged[name] = _convert(kind, name, where, value)
+                place = parts.setdefault(option.part, {}) if option.part else merged
+                place[name] = _convert(option.hint, where, value)
                 break
-    return kind(**merged)
+    types = get_type_hints(kind)
+    return kind(**merged, **{part: types[part](**values) for part, values in parts.items()})
 
 
-def _convert(kind: type[Any], name: str, where: str, value: Any) -> Any:
-    hint = get_type_hints(kind, include_extras=True)[name]
+class _Option(Struct, frozen=True):
+    """A setting: its type with its bounds, its default, and the struct among the settings' fields that holds it; "": the settings do."""
+
+    name: str
+    hint: Any
+    default: Any
+    part: str = ""
+
+
+def _options(kind: type[Any], part: str = "") -> list[_Option]:
+    """Every option of a settings struct, in the order written."""
+    hints = get_type_hints(kind, include_extras=True)
+    found: list[_Option] = []
+    for field in msgspec.structs.fields(kind):
+        hint = hints[field.name]
+        if isinstance(hint, type) and issubclass(hint, Struct):
+            found += _options(hint, field.name)
+        elif not part or _meta(hint).description:
+            found.append(_Option(field.name, hint, field.default, part))
+    return found
+
+
+def _meta(hint: Any) -> Meta:
+    return next((arg for arg in get_args(hint) if isinstance(arg, Meta)), Meta())
+
+
+def _convert(hint: Any, where: str, value: Any) -> Any:
     base = get_args(hint)[0] if get_args(hint) else hint
     written = value
     if isinstance(value, str) and base is not str:
@@ -228,23 +257,21 @@ class OptionRow(Struct, frozen=True):
 
 def describe(kind: type[Any]) -> list[OptionRow]:
     """Every option of a settings struct, in the order written."""
-    hints = get_type_hints(kind, include_extras=True)
     rows = []
-    for field in msgspec.structs.fields(kind):
-        args = get_args(hints[field.name])
-        meta = next((arg for arg in args if isinstance(arg, Meta)), Meta())
-        base = args[0] if args else hints[field.name]
-        default = field.default if field.default is not msgspec.NODEFAULT else ""
+    for option in _options(kind):
+        args = get_args(option.hint)
+        base = args[0] if args else option.hint
+        default = option.default if option.default is not msgspec.NODEFAULT else ""
         shown = ",".join(str(part) for part in default) if isinstance(default, tuple) else str(default)
         kind_name = "list" if str(base).startswith("tuple") else getattr(base, "__name__", str(base))
         rows.append(
             OptionRow(
-                name=field.name,
-                flag="--" + field.name.replace("_", "-"),
-                env=ENV_PREFIX + field.name.upper(),
+                name=option.name,
+                flag="--" + option.name.replace("_", "-"),
+                env=ENV_PREFIX + option.name.upper(),
                 type=kind_name,
                 default=shown,
-                help=meta.description or "",
+                help=_meta(option.hint).description or "",
             )
         )
     return rows

@@ -84,6 +84,6 @@ def test_the_example_configuration_is_taken_by_every_process(make_docs, tmp_path
     tables = {"broker": make_docs.BrokerSettings, "workers": make_docs.WorkerSettings, "edge": make_docs.EdgeSettings}
     loaded = {table: load(kind, table, table, ["--config", str(file)], {}) for table, kind in tables.items()}
     assert {settings.home for settings in loaded.values()} == {"/data/zoetrope"}
-    assert loaded["broker"].queue_limit == 5000
+    assert loaded["broker"].policy.queue_limit == 5000
     assert loaded["workers"].gpus == "0-7"
     assert loaded["edge"].output_roots == ("/data/videos",)
