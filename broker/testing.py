@@ -376,10 +376,12 @@ class CoreHarness:
         fence = self.job(job_id).fence if fence is None else fence
         return self.feed(peer_of(name), m.Finished(job_id=job_id, fence=fence, free=free, run_s=2.0), RESULT)
 
-    def fail(self, name: str, job_id: str, kind: m.FailureKind, free: int = 1) -> list[Effect]:
+    def fail(self, name: str, job_id: str, kind: str, free: int = 1) -> list[Effect]:
         """Let the current attempt fail."""
         fence = self.job(job_id).fence
-        return self.feed(peer_of(name), m.Failed(job_id=job_id, fence=fence, kind=kind, message="why", free=free))
+        return self.feed(
+            peer_of(name), m.Failed(job_id=job_id, fence=fence, kind=m.FailureKind(kind), message="why", free=free)
+        )
 
     def running(self, job_id: str, worker: str = "w1", **fields: Any) -> int:
         """Bring a job to `running` on a worker; its fence."""

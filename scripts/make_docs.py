@@ -14,6 +14,7 @@ from broker.core.jobs import TABLE, Cause
 from broker.runtime.log_actions import Action
 from broker.runtime.settings import CommonSettings, OptionRow, describe
 from broker.settings import BrokerSettings
+from broker.wire.failures import FailureKind
 from broker.wire.terms import FINAL, JobState
 from http_edge.app import build_app, build_edge
 from http_edge.base.settings import EdgeSettings
@@ -141,6 +142,24 @@ def every_field() -> str:
     return "\n".join(lines)
 
 
+_RETRIES = {
+    "never": "no",
+    "offload": "once, with a setting that trades speed for memory",
+    "elsewhere": "once, on another worker first",
+}
+
+
+def every_failure() -> str:
+    """The classes of failures, and what follows from them."""
+    lines = ["| code | meaning | tried again | counts as a crash | may bench its worker |", "|---|---|---|---|---|"]
+    for kind in FailureKind:
+        rules = kind.rules
+        again = "on another worker first" if rules.crash and rules.retry == "elsewhere" else _RETRIES[rules.retry]
+        crash, blames = ("yes" if mark else "no" for mark in (rules.crash, rules.blames_worker))
+        lines.append(f"| `{kind}` | {kind.about} | {again} | {crash} | {blames} |")
+    return "\n".join(lines)
+
+
 def parts() -> dict[str, dict[str, str]]:
     """All generated parts by file and marker."""
     return {
@@ -150,7 +169,7 @@ def parts() -> dict[str, dict[str, str]]:
             "workers": own_settings(WorkerSettings),
             "edge": own_settings(EdgeSettings),
         },
-        "docs/api.md": {"fields": every_field(), "routes": every_route()},
+        "docs/api.md": {"failures": every_failure(), "fields": every_field(), "routes": every_route()},
         "docs/architecture.md": {"rooms": every_room(), "states": state_diagram()},
         "docs/models.md": tested_models(),
         "docs/operations.md": {"log actions": every_action()},

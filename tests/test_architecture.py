@@ -221,7 +221,7 @@ def test_no_room_reaches_itself():
         ("workers/supervisor", ("torch", "diffusers", "transformers", "numpy"), ()),
         ("workers/models", ("torch", "diffusers", "transformers", "numpy"), ()),
         ("workers/ipc", ("torch", "diffusers", "transformers", "numpy"), ()),
-        ("workers/engine", ("zmq", "broker"), ("broker.wire.jobspec", "broker.runtime")),
+        ("workers/engine", ("zmq", "broker"), ("broker.wire.jobspec", "broker.wire.failures", "broker.runtime")),
         ("http_edge", ("torch", "diffusers", "transformers", "zmq"), ()),
     ],
 )

@@ -156,7 +156,7 @@ def _job(n: int) -> Job:
         job.result, job.run_s = Result(stage_durations={"load": 2.0, "denoise": 7.5}), 9.5
         job.move(Cause.FINISHED, at + 12)
     else:
-        job.failure = m.Failure("engine_error", "no")
+        job.failure = m.Failure(m.FailureKind.ENGINE_ERROR, "no")
         job.move(Cause.FAILED, at + 12)
     return job
 

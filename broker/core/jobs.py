@@ -183,7 +183,7 @@ class Job(Struct, kw_only=True):
     state: JobState = JobState.QUEUED
     fence: int = 0
     revision: int = 0
-    #: Attempts begun in an engine; crashes (engine died, hung or ran out of memory) and losses (worker or link gone) apart.
+    #: Attempts begun in an engine; crashes (`wire.failures`) and losses (worker or link gone) apart.
     attempts: int = 0
     crashes: int = 0
     losses: int = 0

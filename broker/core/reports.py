@@ -219,7 +219,7 @@ def failed(state: State, worker: Worker, message: m.Failed, now: float) -> None:
         state.end_stopped(job, now, f"{message.kind} while stopping")
         return
     worker_breaker.failed(state, worker, job, message.kind, now)
-    if message.kind in ("engine_crashed", "hung", "out_of_memory"):
+    if message.kind.rules.crash:
         job.crashes += 1
     else:
         job.errors += 1
@@ -298,6 +298,6 @@ def lose(state: State, job: Job, now: float, note: str) -> None:
         state.unhold(job, now)
         state.close_attempt(job)
         text = f"{job.losses} workers were lost under this job; the last: {note}"
-        state.fail(job, m.Failure("quarantined", text), now)
+        state.fail(job, m.Failure(m.FailureKind.QUARANTINED, text), now)
         return
     state.give_back(job, Cause.LOST, now, note)

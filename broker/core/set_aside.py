@@ -56,7 +56,8 @@ def resolve(state: State, peer: bytes, message: m.SettleSetAside, now: float) ->
         if mark.stop and not job.stop:
             job.ask_stop(mark.stop)
         if message.action == "fail" and not job.stop:
-            state.fail(job, m.Failure("quarantined", f"the broker could not handle this job: {mark.reason}"), now)
+            text = f"the broker could not handle this job: {mark.reason}"
+            state.fail(job, m.Failure(m.FailureKind.QUARANTINED, text), now)
         else:
             _resume(state, job, now)
     state.send(peer, m.SetAsideSettled(req=message.req, outcome="done"))

@@ -263,15 +263,14 @@ class State:
     def end_stopped(self, job: Job, now: float, note: str = "") -> None:
         """The final move of a job that somebody, or its deadline, asked to stop."""
         if job.stop == "expired":
-            job.failure = m.Failure("expired", "the deadline passed before the job was done")
+            job.failure = m.Failure(m.FailureKind.EXPIRED, "the deadline passed before the job was done")
             self.move(job, Cause.EXPIRED, now, note)
         else:
             self.move(job, Cause.CANCELLED, now, note)
 
     def fail(self, job: Job, failure: m.Failure, now: float) -> None:
         job.failure = failure
-        cause = {"expired": Cause.EXPIRED, "quarantined": Cause.QUARANTINED}.get(failure.kind, Cause.FAILED)
-        self.move(job, cause, now, failure.message)
+        self.move(job, Cause(failure.kind.rules.cause), now, failure.message)
 
     def close_attempt(self, job: Job) -> None:
         """Nothing of the current attempt counts any more: its fence is spent."""

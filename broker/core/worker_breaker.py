@@ -12,7 +12,7 @@ from broker.core.effects import WorkerNoted
 from broker.core.jobs import Job
 from broker.core.pool import Worker
 from broker.core.state import State
-from broker.wire.messages import FailureKind
+from broker.wire.failures import FailureKind
 
 #: The longest bench, in multiples of the first.
 LONGEST = 16
@@ -20,7 +20,7 @@ LONGEST = 16
 
 def failed(state: State, worker: Worker, job: Job, kind: FailureKind, now: float) -> None:
     """Count a failed attempt against its worker, unless the job is to blame; bench the worker when it is one too many."""
-    if kind == "invalid_input" or not state.policy.bench_after:
+    if not kind.rules.blames_worker or not state.policy.bench_after:
         return
     elsewhere = [other for other in state.pool if other is not worker and job.id in other.blamed]
     for other in elsewhere:

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from broker.wire.terms import Count, EngineState, FailureKind, Fence, Held, Id, Message, Name, Seconds, Short
+from broker.wire.failures import FailureKind
+from broker.wire.terms import Count, EngineState, Fence, Held, Id, Message, Name, Seconds, Short
 
 Remedy = Literal["none", "anew", "yield"]
 

@@ -7,11 +7,11 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from broker.wire.failures import FailureKind
 from broker.wire.jobspec import ModelCard, Phase, Result
 from broker.wire.terms import (
     Count,
     DeliveryState,
-    FailureKind,
     Fence,
     Held,
     Id,

@@ -63,11 +63,11 @@ from broker.wire.edge_messages import Submit as Submit
 from broker.wire.edge_messages import Watch as Watch
 from broker.wire.edge_messages import Watching as Watching
 from broker.wire.edge_messages import WorkerReply as WorkerReply
+from broker.wire.failures import FailureKind as FailureKind
 from broker.wire.terms import PROTOCOL as PROTOCOL
 from broker.wire.terms import Count as Count
 from broker.wire.terms import DeliveryState as DeliveryState
 from broker.wire.terms import EngineState as EngineState
-from broker.wire.terms import FailureKind as FailureKind
 from broker.wire.terms import Fence as Fence
 from broker.wire.terms import Held as Held
 from broker.wire.terms import Id as Id

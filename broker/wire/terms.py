@@ -52,11 +52,6 @@ WAITING = frozenset((JobState.QUEUED, JobState.DELAYED))
 HELD = frozenset((JobState.ASSIGNED, JobState.RUNNING))
 
 
-FailureKind = Literal[
-    "invalid_input", "out_of_memory", "engine_error", "engine_crashed", "hung", "expired", "quarantined"
-]
-
-
 #: The first attempt began; the job succeeded, failed, or was cancelled.
 WebhookEvent = Literal["started", "completed", "failed", "cancelled"]
 

@@ -105,7 +105,7 @@ class SimAgent:
             result = (m.Finished(**key, run_s=1.0), codec.encode_body(Result(seed=run.fence)))
         else:
             self.failures.append(run.job_id)
-            result = (m.Failed(**key, kind=how, message="sim"), b"")
+            result = (m.Failed(**key, kind=m.FailureKind(how), message="sim"), b"")
         self.unacked[run.fence] = result
         self.say(*result)
 

@@ -344,7 +344,7 @@ def test_no_worker_takes_over_what_another_runs(ahead):
         (m.Started(job_id="j1", fence=forged), b""),
         (m.Heartbeat(seen=fence, free=0, held=(held,)), b""),
         (m.Finished(job_id="j1", fence=forged), RESULT),
-        (m.Failed(job_id="j1", fence=forged, kind="invalid_input", message="forged"), b""),
+        (m.Failed(job_id="j1", fence=forged, kind=m.FailureKind("invalid_input"), message="forged"), b""),
         (m.Cancelled(job_id="j1", fence=forged), b""),
         (m.Refused(job_id="j1", fence=forged), b""),
     ):
@@ -366,7 +366,7 @@ def test_a_fence_that_was_never_given_is_no_message(fence):
         (m.Heartbeat(seen=fence, free=0), b""),
         (m.Heartbeat(seen=running, free=0, held=held), b""),
         (m.Finished(job_id="j1", fence=fence), RESULT),
-        (m.Failed(job_id="j1", fence=fence, kind="hung"), b""),
+        (m.Failed(job_id="j1", fence=fence, kind=m.FailureKind("hung")), b""),
         (m.Cancelled(job_id="j1", fence=fence), b""),
         (m.Refused(job_id="j1", fence=fence), b""),
     ):

@@ -41,7 +41,7 @@ AGAIN, OFFLOAD, NEVER = "again", "offload", "never"
     ],
 )
 def test_retry_by_class(kind, crashes, errors, profile, outcome):
-    choice = decide(kind, "why", Tries(crashes=crashes, errors=errors, profile=profile), "w1", 0.0, 3)
+    choice = decide(m.FailureKind(kind), "why", Tries(crashes=crashes, errors=errors, profile=profile), "w1", 0.0, 3)
     if outcome in (AGAIN, OFFLOAD):
         assert isinstance(choice, RetryDecision)
         assert choice.profile == ("offload" if outcome == OFFLOAD else "normal")
@@ -55,7 +55,7 @@ def test_retry_by_class(kind, crashes, errors, profile, outcome):
 @pytest.mark.parametrize(("crashes", "low", "high"), [(1, 1, 1.2), (2, 5, 6), (3, 25, 30), (7, 25, 30)])
 def test_back_off_grows_and_spreads(crashes, low, high):
     tries = Tries(crashes=crashes, errors=0, profile="normal")
-    delays = [decide("hung", "", tries, "w", spread, 99).delay_s for spread in (0.0, 0.999)]
+    delays = [decide(m.FailureKind.HUNG, "", tries, "w", spread, 99).delay_s for spread in (0.0, 0.999)]
     assert delays[0] == low
     assert delays[1] == pytest.approx(high, rel=0.01)
 

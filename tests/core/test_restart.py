@@ -139,7 +139,7 @@ def test_a_failure_resent_after_the_restart_counts_once():
     desk.fail("w1", "a", "engine_crashed", free=0)
     desk.restart()
     desk.hello("w1", m.Held(job_id="a", fence=fence, phase="finished"), seen=fence, free=0)
-    desk.feed(peer_of("w1"), m.Failed(job_id="a", fence=fence, kind="engine_crashed", free=0))
+    desk.feed(peer_of("w1"), m.Failed(job_id="a", fence=fence, kind=m.FailureKind("engine_crashed"), free=0))
     assert desk.job("a").crashes == 1
 
 

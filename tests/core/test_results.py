@@ -95,7 +95,7 @@ def test_a_failure_resent_because_its_ack_was_lost_counts_once():
     desk = CoreHarness()
     fence = desk.running("a")
     desk.fail("w1", "a", "engine_crashed")
-    effects = desk.feed(peer_of("w1"), m.Failed(job_id="a", fence=fence, kind="engine_crashed", free=1))
+    effects = desk.feed(peer_of("w1"), m.Failed(job_id="a", fence=fence, kind=m.FailureKind("engine_crashed"), free=1))
     assert ack(effects) == [(fence, False)]
     assert desk.job("a").crashes == 1
 
@@ -171,7 +171,7 @@ def test_a_late_failure_of_a_job_that_went_back_to_the_queue_is_counted():
     fence = desk.running("a")
     desk.tick(7)
     desk.hello("w1", seen=fence, free=0)
-    desk.feed(peer_of("w1"), m.Failed(job_id="a", fence=fence, kind="engine_crashed", free=0))
+    desk.feed(peer_of("w1"), m.Failed(job_id="a", fence=fence, kind=m.FailureKind("engine_crashed"), free=0))
     assert (desk.state("a"), desk.job("a").crashes) == ("delayed", 1)
 
 

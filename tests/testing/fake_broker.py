@@ -284,9 +284,9 @@ class FakeBroker:
         result = Result(artefacts=tuple(artefacts), stage_durations={"denoise": 1.25}, seed=1, warnings=warnings)
         return self._end(job_id, "succeeded", result=result, run_s=2.5)
 
-    def fail(self, job_id: str, message: str, kind: m.FailureKind = "engine_error") -> m.JobView:
+    def fail(self, job_id: str, message: str, kind: str = "engine_error") -> m.JobView:
         self._occupy(self.jobs[job_id].worker, "idle")
-        return self._end(job_id, "failed", failure=m.Failure(kind, message))
+        return self._end(job_id, "failed", failure=m.Failure(m.FailureKind(kind), message))
 
     def stop(self, job_id: str) -> m.JobView:
         self._occupy(self.jobs[job_id].worker, "idle")

@@ -30,6 +30,8 @@ def values(kind: mi.Type) -> st.SearchStrategy[Any]:
             return st.binary(max_size=_MAX_TEXT)
         case mi.LiteralType():
             return st.sampled_from(kind.values)
+        case mi.EnumType():
+            return st.sampled_from(list(kind.cls))
         case mi.ListType():
             return st.lists(values(kind.item_type), max_size=_MAX_ITEMS)
         case mi.VarTupleType():

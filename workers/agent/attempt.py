@@ -30,7 +30,7 @@ class Ending(Struct, frozen=True):
     """Why the agent is ending an attempt by killing its engine; decides what the broker is told when the process is gone."""
 
     kind: Literal["cancelled", "failed", "dropped"]
-    failure: FailureKind = "engine_crashed"
+    failure: FailureKind = FailureKind.ENGINE_CRASHED
     message: str = ""
 
 

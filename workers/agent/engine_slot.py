@@ -141,7 +141,7 @@ class EngineSlot:
         attempt = self._front
         if attempt is not None and attempt.fence == fence and self.engine.state == "busy":
             self.engine.done()
-            self._fail(attempt, "engine_error", f"the worker could not begin: {reason}", now)
+            self._fail(attempt, m.FailureKind.ENGINE_ERROR, f"the worker could not begin: {reason}", now)
 
     def cancel(self, order: m.Cancel, now: float) -> bool:
         """Ask the engine to stop this attempt; False when it has another or none. Asking again never extends the time."""
@@ -209,13 +209,15 @@ class EngineSlot:
                 else:
                     self._note_memory(attempt, message, now)
             case JobCancelled() if attempt.cancel_by is None:
-                self._fail(attempt, "engine_error", "the engine stopped the job without being asked to", now)
+                self._fail(
+                    attempt, m.FailureKind.ENGINE_ERROR, "the engine stopped the job without being asked to", now
+                )
             case _:
                 self._conclude(attempt, m.Cancelled(job_id=attempt.job_id, fence=attempt.fence), None, now)
 
     def _note_memory(self, attempt: Attempt, message: JobFailed, now: float) -> None:
         """Replace the engine when it may have lost memory. A job that is tried again says no more than it did: it may be too large."""
-        if message.kind != "out_of_memory":
+        if message.kind != m.FailureKind.OUT_OF_MEMORY:
             self._out_of_memory.clear()
             return
         self._out_of_memory.add(attempt.job_id)
@@ -295,7 +297,7 @@ class EngineSlot:
         enough_s = attempt.silence_s(now) / 2
         for silent in self.attempts:
             if silent is attempt or (silent.begun and silent.silence_s(now) >= enough_s):
-                silent.ending = Ending("failed", "hung", f"no sign of life in {silent.describe()}")
+                silent.ending = Ending("failed", m.FailureKind.HUNG, f"no sign of life in {silent.describe()}")
         self._replace(f"no sign of life in {attempt.describe()}", now, blamed=True)
 
     def _replace(self, reason: str, now: float, *, blamed: bool) -> None:
@@ -328,7 +330,9 @@ class EngineSlot:
 
     def _end_killed(self, attempt: Attempt, how: str, now: float) -> None:
         ending = attempt.ending
-        ending = ending or Ending("failed", "engine_crashed", f"the engine ended in {attempt.describe()}: {how}")
+        ending = ending or Ending(
+            "failed", m.FailureKind.ENGINE_CRASHED, f"the engine ended in {attempt.describe()}: {how}"
+        )
         match ending.kind:
             case "cancelled":
                 self._conclude(attempt, m.Cancelled(job_id=attempt.job_id, fence=attempt.fence), None, now)

@@ -6,15 +6,15 @@ tells torch's errors apart.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-Kind = Literal["invalid_input", "out_of_memory", "engine_error", "engine_crashed"]
+from broker.wire.failures import FailureKind
 
 
 class EngineError(Exception):
     """The engine could not draw this."""
 
-    kind: ClassVar[Kind] = "engine_error"
+    kind: ClassVar[FailureKind] = FailureKind.ENGINE_ERROR
     #: Whether the process must not be trusted any more.
     fatal: ClassVar[bool] = False
 
@@ -25,7 +25,7 @@ class EngineError(Exception):
 class InvalidInput(EngineError):
     """The job asks for what this pipeline cannot draw."""
 
-    kind = "invalid_input"
+    kind = FailureKind.INVALID_INPUT
 
 
 class LoadError(EngineError):
@@ -35,7 +35,7 @@ class LoadError(EngineError):
 class OutOfMemory(EngineError):
     """Not enough memory for this job."""
 
-    kind = "out_of_memory"
+    kind = FailureKind.OUT_OF_MEMORY
 
 
 class WriteError(EngineError):
@@ -45,5 +45,5 @@ class WriteError(EngineError):
 class DeviceLost(EngineError):
     """The device's state is corrupt; only a new process can use it."""
 
-    kind = "engine_crashed"
+    kind = FailureKind.ENGINE_CRASHED
     fatal = True

@@ -12,7 +12,8 @@ from types import TracebackType
 
 from msgspec import Struct
 
-from workers.engine.errors import EngineError, Kind
+from broker.wire.failures import FailureKind
+from workers.engine.errors import EngineError
 
 MAX_MESSAGE = 2000
 
@@ -37,7 +38,7 @@ _ARGUMENT_CHECKS = re.compile(
 class Verdict(Struct, frozen=True):
     """How a failed job is reported."""
 
-    kind: Kind
+    kind: FailureKind
     message: str
     #: Whether the process must end.
     fatal: bool = False
@@ -51,16 +52,21 @@ def classify(error: BaseException, phase: str) -> Verdict:
     classes = {kind.__name__ for kind in type(error).__mro__}
     named = _short(f"{type(error).__name__}: {text}" if text else type(error).__name__)
     if classes & _OUT_OF_MEMORY_CLASSES or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(text)):
-        return Verdict("out_of_memory", named)
+        return Verdict(FailureKind.OUT_OF_MEMORY, named)
     if classes & _POISONED_CLASSES or (isinstance(error, RuntimeError) and _POISONED.search(text)):
-        return Verdict("engine_crashed", named, fatal=True)
+        return Verdict(FailureKind.ENGINE_CRASHED, named, fatal=True)
     if (
         phase in ("", "load", "encode")
         and isinstance(error, ValueError | TypeError)
         and _from_check(error.__traceback__)
     ):
-        return Verdict("invalid_input", _short(text))
-    return Verdict("engine_error", named)
+        return Verdict(FailureKind.INVALID_INPUT, _short(text))
+    return Verdict(FailureKind.ENGINE_ERROR, named)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is a lack of memory, wherever it was raised."""
+    return classify(error, "load").kind is FailureKind.OUT_OF_MEMORY
 
 
 def _from_check(trace: TracebackType | None) -> bool:

@@ -22,7 +22,7 @@ from broker.wire.jobspec import ModelCard
 from workers.engine.base import Profile
 from workers.engine.device import Device
 from workers.engine.errors import LoadError, OutOfMemory
-from workers.engine.failures import classify
+from workers.engine.failures import is_out_of_memory
 from workers.engine.packages import missing_package, missing_quantiser
 from workers.engine.prompts import remember_prompts
 from workers.engine.tiles import cover_whole
@@ -76,7 +76,7 @@ class Pipelines:
         try:
             self._place(card, loaded, profile)
         except RuntimeError as error:
-            if classify(error, "load").kind != "out_of_memory":
+            if not is_out_of_memory(error):
                 raise
             raise OutOfMemory(f"model {card.name!r} does not fit in memory: {error}") from error
         self._loaded[card.name] = loaded
@@ -105,7 +105,7 @@ class Pipelines:
         try:
             return self._read(card)
         except (RuntimeError, MemoryError) as error:
-            if classify(error, "load").kind != "out_of_memory" or not self._loaded:
+            if not is_out_of_memory(error) or not self._loaded:
                 raise _load_error(card, error) from error
         self.keep_only("")
         try:
@@ -190,7 +190,7 @@ class Pipelines:
                 _bring_whole(pipe, self.device)
                 return True
             except RuntimeError as error:
-                if classify(error, "load").kind != "out_of_memory":
+                if not is_out_of_memory(error):
                     raise
             pipe.to("cpu")
             alone = not self._loaded
@@ -258,4 +258,4 @@ def _is_path(source: str) -> bool:
 def _load_error(card: ModelCard, error: BaseException) -> LoadError | OutOfMemory:
     text = missing_package(error) or " ".join(str(error).split()) or type(error).__name__
     message = f"model {card.name!r} cannot be loaded from {card.source!r}: {text}"
-    return OutOfMemory(message) if classify(error, "load").kind == "out_of_memory" else LoadError(message)
+    return OutOfMemory(message) if is_out_of_memory(error) else LoadError(message)

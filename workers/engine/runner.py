@@ -22,11 +22,12 @@ from msgspec import Struct
 
 from broker.runtime import log_context
 from broker.runtime.log_actions import Action
+from broker.wire.failures import FailureKind
 from broker.wire.jobspec import JobSpec, ModelCard, Result, decode_spec, trace_id_of
 from workers.engine.as_asked import differences
 from workers.engine.base import Engine, Outcome, Stage
 from workers.engine.errors import LoadError
-from workers.engine.failures import classify
+from workers.engine.failures import classify, is_out_of_memory
 from workers.engine.overlap import Candidate, OverlapPlanner, shape_of
 from workers.engine.progress import Cancelled, Monitor
 from workers.engine.registry import Registry
@@ -148,11 +149,11 @@ class Runner:
             spec = decode_spec(job.body)
         except ValueError as error:
             text = f"the job spec cannot be read: {error}"[:2000]
-            return JobFailed(fence=job.fence, kind="invalid_input", message=text)
+            return JobFailed(fence=job.fence, kind=FailureKind.INVALID_INPUT, message=text)
         card = self._cards.get(spec.model)
         if card is None:
             message = f"model {spec.model[:256]!r} is not one of {', '.join(self._cards)}"
-            return JobFailed(fence=job.fence, kind="engine_error", message=message)
+            return JobFailed(fence=job.fence, kind=FailureKind.ENGINE_ERROR, message=message)
         return spec, card
 
     def _wait_for_turn(self, job: RunJob, spec: JobSpec, card: ModelCard, slot: Slot) -> None:
@@ -193,7 +194,7 @@ class Runner:
                 return self._begun(order, measured)
             except Exception as error:  # told apart at once
                 with self._turn:
-                    excused = _is_out_of_memory(order, error) and self._planner.excuse_front()
+                    excused = is_out_of_memory(error) and self._planner.excuse_front()
                 if not excused:
                     raise
                 _again(error)
@@ -272,7 +273,7 @@ class Runner:
             return stage.run()
         except Exception as error:  # told apart at once
             with self._turn:
-                excused = _is_out_of_memory(order, error) and self._planner.excuse_stage()
+                excused = is_out_of_memory(error) and self._planner.excuse_stage()
             if not excused:
                 raise
             _again(error)
@@ -310,7 +311,7 @@ class Runner:
             ending = _failed(order.job, engine, error, monitor.phase)
         if isinstance(ending, JobFailed) and ending.fatal:
             return ending  # the device is not to be asked anything any more
-        if isinstance(ending, JobFailed) and ending.kind == "out_of_memory":
+        if isinstance(ending, JobFailed) and ending.kind == FailureKind.OUT_OF_MEMORY:
             with self._turn:
                 self._ran_out = engine
         monitor.report_memory()
@@ -319,10 +320,6 @@ class Runner:
     def _loaded(self) -> str:
         with self._turn:
             return self._tail.engine.loaded() if self._tail is not None else ""
-
-
-def _is_out_of_memory(order: EngineJob, error: Exception) -> bool:
-    return classify(error, order.monitor.phase).kind == "out_of_memory"
 
 
 def _again(error: Exception) -> None:
@@ -335,7 +332,7 @@ def _failed(job: RunJob, engine: Engine | None, error: Exception, phase: str) ->
     verdict = classify(error, phase)
     log = {"action": Action.JOB_FAILED, "job_id": job.job_id, "fence": job.fence, "kind": verdict.kind, "phase": phase}
     # A refused input is the client's affair, and a model that cannot be loaded is told in our words: neither needs a traceback.
-    told = verdict.kind == "invalid_input" or isinstance(error, LoadError)
+    told = verdict.kind.rules.fault == "input" or isinstance(error, LoadError)
     logger.error("job failed: %s", verdict.message, exc_info=not told, extra=log)
     _forget_frames(error)
     loaded = engine.loaded() if engine else ""

@@ -99,7 +99,7 @@ class SyncTasks:
         if job.view.state == "cancelled":
             raise EdgeError("job_cancelled", "Task cancelled by user")
         if job.view.state == "failed":
-            bad = job.view.failure is not None and job.view.failure.kind == "invalid_input"
+            bad = job.view.failure is not None and job.view.failure.kind.rules.fault == "input"
             # 413 is what LightX2V's server answers to what its pipeline would not take.
             raise EdgeError("too_large" if bad else "job_failed", failure_text(job.view))
         return job

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from broker.wire.failures import FailureKind
 from broker.wire.jobspec import Artefact, JobSpec, Scalar
 from broker.wire.messages import JobView
 from http_edge.api.common.job_json import warnings_of
@@ -99,7 +100,7 @@ def error_json(view: JobView) -> schema.VideoError | None:
     if view.state != "failed":
         return None
     if view.failure is None:
-        return schema.VideoError(code="engine_error", message="The job failed.")
+        return schema.VideoError(code=FailureKind.ENGINE_ERROR, message="The job failed.")
     kind = view.failure.kind
     return schema.VideoError(code=kind, message=view.failure.message or f"The job failed: {kind}.")
 

@@ -9,13 +9,18 @@ import anyio
 from starlette.requests import Request
 
 from broker.runtime.log_actions import Action
+from broker.wire.failures import FailureKind, Fault
 from http_edge.base.context import current
+from http_edge.base.error_table import Kind
 from http_edge.base.errors import EdgeError
 from http_edge.http.disconnect import ClientGone, while_present
 from http_edge.jobs.job import Job
 from http_edge.jobs.service import JobService
 
 log = logging.getLogger(__name__)
+
+#: What is to mend in a failed job -> error of the request that waited for it.
+_ERRORS: dict[Fault, Kind] = {"input": "unsupported", "time": "wait_timeout", "service": "job_failed"}
 
 #: The request is over already when its job is cancelled: it must not hang on a broker that does not answer.
 _CANCEL_WAIT_S = 2.0
@@ -63,11 +68,9 @@ def succeeded(job: Job) -> Job:
     if view.state == "cancelled":
         raise EdgeError("job_cancelled", f"job {job.id} was cancelled", code="cancelled")
     if view.state == "failed":
-        kind, message = (view.failure.kind, view.failure.message) if view.failure else ("engine_error", "")
+        kind, message = (view.failure.kind, view.failure.message) if view.failure else (FailureKind.ENGINE_ERROR, "")
         message = message or f"job {job.id} failed: {kind}"
-        if kind == "invalid_input":
-            raise EdgeError("unsupported", message, code=kind)
-        raise EdgeError("wait_timeout" if kind == "expired" else "job_failed", message, code=kind)
+        raise EdgeError(_ERRORS[kind.rules.fault], message, code=kind)
     if view.result is None or not view.result.artefacts:
-        raise EdgeError("job_failed", f"job {job.id} made no file", code="engine_error")
+        raise EdgeError("job_failed", f"job {job.id} made no file", code=FailureKind.ENGINE_ERROR)
     return job
