@@ -13,8 +13,8 @@ class BrokenInvariant(AssertionError):
 
 def check(state: State) -> None:
     """Raise `BrokenInvariant` with every rule that does not hold."""
-    broken = [*_jobs(state), *_queue(state), *_workers(state), *_counts(state), *_tenants(state), *_timers(state)]
-    broken += [*_hooks(state), *_bodies(state)]
+    broken = [*_jobs(state), *_stops(state), *_fences(state), *_queue(state), *_workers(state), *_counts(state)]
+    broken += [*_tenants(state), *_timers(state), *_hooks(state), *_bodies(state)]
     if broken:
         raise BrokenInvariant("; ".join(broken))
 
@@ -24,23 +24,47 @@ def _jobs(state: State) -> list[str]:
     for job in state.jobs.values():
         if job.set_aside is not None:
             broken.append(f"{job.id} is set aside and in memory")
-        if job.fence >> 32 > state.epoch:
-            broken.append(f"{job.id} bears a fence of a later epoch")
+        if job.story and job.story[-1].target != job.state:
+            broken.append(f"{job.id} is {job.state}, its last move led to {job.story[-1].target}")
         if (job.state is JobState.SUCCEEDED) != (job.result is not None):
             broken.append(f"{job.id} is {job.state} {'with' if job.result else 'without'} a result")
         if (job.state is JobState.FAILED) != (job.failure is not None):
             broken.append(f"{job.id} is {job.state} with failure {job.failure}")
         if job.final != (job.finished_at > 0):
             broken.append(f"{job.id} is {job.state}, finished_at {job.finished_at}")
-        if job.state is JobState.SUCCEEDED and job.stop:
-            broken.append(f"{job.id} succeeded although it was asked to stop ({job.stop})")
-        if job.waiting and job.stop:
-            broken.append(f"{job.id} waits although it was asked to stop ({job.stop})")
         if job.crashes > state.policy.max_crashes or job.losses > state.policy.max_losses + 1:
             broken.append(f"{job.id} has {job.crashes} crashes, {job.losses} losses")
         finals = [move for move in job.story if move.target in ("succeeded", "failed", "cancelled")]
         if len(finals) != (1 if job.final else 0):
             broken.append(f"{job.id} is {job.state} after {len(finals)} final moves")
+    return broken
+
+
+def _stops(state: State) -> list[str]:
+    """A job that was asked to stop ends by that reason alone, and at once unless a worker has it."""
+    broken = []
+    for job in state.jobs.values():
+        if job.state is JobState.SUCCEEDED and job.stop:
+            broken.append(f"{job.id} succeeded although it was asked to stop ({job.stop})")
+        if job.waiting and job.stop:
+            broken.append(f"{job.id} waits although it was asked to stop ({job.stop})")
+        if (job.state is JobState.CANCELLED) != (job.final and job.stop == "cancel"):
+            broken.append(f"{job.id} is {job.state}, stop {job.stop!r}")
+        if job.final and job.stop == "expired" and (job.failure is None or job.failure.kind != "expired"):
+            broken.append(f"{job.id} was stopped at its deadline and has failed with {job.failure}")
+    return broken
+
+
+def _fences(state: State) -> list[str]:
+    """A fence was given, by this broker or one before it; an attempt that was counted, or is held, has one."""
+    broken = []
+    for job in state.jobs.values():
+        if not 0 <= job.begun <= job.fence <= state.last_fence:
+            broken.append(
+                f"{job.id} bears fence {job.fence:#x}, begun {job.begun:#x}, last given {state.last_fence:#x}"
+            )
+        if job.held and not job.fence:
+            broken.append(f"{job.id} is {job.state} and was never granted")
     return broken
 
 

@@ -7,11 +7,12 @@ nothing leads out of them.
 **stop** (`STOPS`, by reason; only `Job.ask_stop` changes it). Why a live job is being stopped. Durable and one-way: once set, the job can
 only end as cancelled (or expired), also if its result arrives a moment later.
 
-**fence** (`FENCES`, by event; only `Job.renew_fence` changes it). A fence names one grant: `epoch << 32 | counter`. It never falls. The
-epoch is raised on disk before the broker binds, so a fence is never given twice, even if the rows of the last moments before a crash are
-lost. A result counts only if the job is not final and bears exactly the result's fence. When a failure has been counted, the fence moves
-on, so that the same failure, resent because its acknowledgement was lost, counts once. A job whose worker was lost goes back to `queued`
-with its fence unchanged: should that worker return before another is granted the job, it is adopted, or its finished result taken.
+**fence** (`FENCES`, by event; only `Job.renew_fence` changes it). A fence names one grant: `epoch << 32 | counter`. The epoch is raised on
+disk before the broker binds, so a fence is never given twice, even if the rows of the last moments before a crash are lost. It never falls,
+but for that of a damaged row, once its operator decides about the job. A result counts only if the job is not final and bears exactly the
+result's fence. When a failure has been counted, the fence moves on, so that the same failure, resent because its acknowledgement was lost,
+counts once. A job whose worker was lost goes back to `queued` with its fence unchanged: should that worker return before another is granted
+the job, it is adopted, or its finished result taken.
 
 **holder** (`HOLDERS`, by event; only `Job.change_holder` changes it). Whether a worker has the current attempt, as far as is known: not
 journaled, as workers say it. A job that was held when the broker stopped is an orphan until its worker comes back.
@@ -19,7 +20,9 @@ journaled, as workers say it. A job that was held when the broker stopped is an 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
+from operator import ge, gt, lt
 from typing import Literal
 
 from msgspec import Struct, field
@@ -70,7 +73,7 @@ class Cause(StrEnum):
 
 _S, _C = JobState, Cause
 
-#: Moves that every state but the final ones allows.
+#: Moves that every state but the final ones allows, waiting ones too: the result of a worker that was thought lost may still come.
 _ANY_LIVE: dict[Cause, JobState] = {
     _C.FINISHED: _S.SUCCEEDED,
     _C.FAILED: _S.FAILED,
@@ -107,11 +110,12 @@ STOPS: dict[Stop, frozenset[Stop]] = {
     "expired": frozenset(),
 }
 
-#: A worker is about to be sent the attempt; a worker has one that was granted before; nothing of the attempt counts any more.
-FenceEvent = Literal["granted", "adopted", "closed"]
+#: A worker is about to be sent the attempt; a worker has one that was granted before; nothing of the attempt counts any more; it is that of
+#: a damaged row, which no grant can have borne.
+FenceEvent = Literal["granted", "adopted", "closed", "voided"]
 
-#: event -> whether the fence must rise; where not, it may stay.
-FENCES: dict[FenceEvent, bool] = {"granted": True, "adopted": False, "closed": True}
+#: event -> how the next fence must compare to the one before.
+FENCES: dict[FenceEvent, Callable[[int, int], bool]] = {"granted": gt, "adopted": ge, "closed": gt, "voided": lt}
 
 Holder = Literal["nobody", "worker", "orphaned"]
 HolderEvent = Literal["granted", "adopted", "released", "restored"]
@@ -270,7 +274,7 @@ class Job(Struct, kw_only=True):
 
     def renew_fence(self, event: FenceEvent, fence: int) -> None:
         """The current attempt is that of `fence` from now on. Raises `IllegalMove`."""
-        if fence < self.fence or (fence == self.fence and FENCES[event]) or self.state in FINAL:
+        if not FENCES[event](fence, self.fence) or self.state in FINAL:
             raise IllegalMove(self, f"fence {self.fence:#x}, cannot be {event} with {fence:#x}")
         self.fence = fence
 

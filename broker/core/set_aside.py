@@ -50,8 +50,8 @@ def resolve(state: State, peer: bytes, message: m.SettleSetAside, now: float) ->
         if job.webhook:
             job.deliveries = {each.number: each for each in state.archive.deliveries.of_job(job.id)}
         state.adopt_record(job)
-        if job.fence > state.last_fence:  # a damaged row's, which no grant can have borne
-            job.fence = 0
+        if job.fence > state.last_fence:
+            job.renew_fence("voided", 0)
         state.close_attempt(job)  # what a worker still says of an old one is nothing any more
         if mark.stop and not job.stop:
             job.ask_stop(mark.stop)

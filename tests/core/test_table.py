@@ -87,9 +87,11 @@ def test_a_job_that_is_over_is_neither_stopped_nor_granted():
         ("adopted", 5, True),
         ("closed", 5, False),
         ("closed", 6, True),
+        ("voided", 0, True),
+        ("voided", 5, False),
     ],
 )
-def test_a_fence_never_falls_and_rises_with_each_grant(event, fence, legal):
+def test_a_fence_rises_with_each_grant_and_falls_only_where_it_was_damaged(event, fence, legal):
     record = job()
     record.fence = 5
     if legal:
