@@ -31,7 +31,8 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("workers",),
         ("workers/agent", "workers/engine"),
         ("workers/supervisor",),
-        ("workers/ipc", "workers/models"),
+        ("workers/ipc",),
+        ("workers/models",),
         ("workers/demo_model",),
     ),
     "http_edge": (

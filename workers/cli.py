@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from broker.runtime import log_context, rlimits, signals
 from broker.runtime.settings import SettingsError, check_endpoint, load, make_socket_dir, read_config
-from workers.settings import WorkerSettings, agent_configs, ensure_temporary_directory, model_cards
+from workers.settings import WorkerSettings, agent_configs, ensure_temporary_directory, read_models
 from workers.supervisor import drain, gpus
 from workers.supervisor.cores import usable_cores
 from workers.supervisor.exit_codes import EXIT_SETTINGS
@@ -49,9 +49,9 @@ def _configure(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[AgentCo
     ensure_temporary_directory(settings.home_path)
     check_endpoint("back", settings.back_endpoint)
     devices = gpus.resolve(settings.gpus, gpus.visible_gpus(environ, gpus.count_gpus()))
-    cards = model_cards(settings, _model_tables(argv, environ))
+    models = read_models(settings, _model_tables(argv, environ))
     make_socket_dir("back", settings.back, settings.back_endpoint)
-    return agent_configs(settings, devices, cards, usable_cores())
+    return agent_configs(settings, devices, models, usable_cores())
 
 
 def _model_tables(argv: Sequence[str], environ: Mapping[str, str]) -> Mapping[str, object]:

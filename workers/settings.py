@@ -12,8 +12,8 @@ from msgspec import Meta
 
 from broker.runtime.curve_keys import peer_key_path, read_peer_key, worker_prefix
 from broker.runtime.settings import CommonSettings, SettingsError
-from broker.wire.jobspec import ModelCard
 from workers.models import catalogue
+from workers.models.model import Model
 from workers.models.sources import CatalogueError
 from workers.supervisor.agent_policy import AgentPolicy
 from workers.supervisor.gpus import Device
@@ -132,36 +132,36 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
         return AgentPolicy(**shared)
 
 
-def model_cards(settings: WorkerSettings, tables: Mapping[str, Any]) -> tuple[ModelCard, ...]:
-    """The cards of all models, the one to preload first; `tables` is [models] of zoetrope.toml. Raises `SettingsError`."""
+def read_models(settings: WorkerSettings, tables: Mapping[str, Any]) -> tuple[Model, ...]:
+    """All models, the one to preload first; `tables` is [models] of zoetrope.toml. Raises `SettingsError`."""
     for name, table in tables.items():
         if not isinstance(table, dict):
             raise SettingsError(
                 f"zoetrope.toml: [models] holds tables only, and {name!r} is none; write [models.{name}]"
             )
     wanted = [name for name in (settings.model, *settings.models) if name] or [*tables] or [DEMO]
-    cards: dict[str, ModelCard] = {}
+    models: dict[str, Model] = {}
     try:
         for source in wanted:
             if source == DEMO and DEMO not in tables:
-                card = catalogue.card_for(str(catalogue.default_model()), name=DEMO)
+                model = catalogue.model_for(str(catalogue.default_model()), name=DEMO)
             elif source in tables:
-                card = catalogue.card_for(source, source, tables[source])
+                model = catalogue.model_for(source, source, tables[source])
             else:
-                card = catalogue.card_for(source)
-            if cards.setdefault(card.name, card) != card:
+                model = catalogue.model_for(source)
+            if models.setdefault(model.card.name, model) != model:
                 raise SettingsError(
-                    f"models: two models bear the name {card.name!r}; give one its own [models.NAME] table"
+                    f"models: two models bear the name {model.card.name!r}; give one its own [models.NAME] table"
                 )
     except CatalogueError as error:
         raise SettingsError(str(error)) from None
-    if len(cards) > _MAX_MODELS:
-        raise SettingsError(f"models: {len(cards)} are named, at most {_MAX_MODELS} are possible")
-    return tuple(cards.values())
+    if len(models) > _MAX_MODELS:
+        raise SettingsError(f"models: {len(models)} are named, at most {_MAX_MODELS} are possible")
+    return tuple(models.values())
 
 
 def agent_configs(
-    settings: WorkerSettings, devices: tuple[Device, ...], cards: tuple[ModelCard, ...], cores: int
+    settings: WorkerSettings, devices: tuple[Device, ...], models: tuple[Model, ...], cores: int
 ) -> tuple[AgentConfig, ...]:
     """One configuration a device. `cores` are shared out among the CPU workers.
 
@@ -179,8 +179,9 @@ def agent_configs(
             artefacts=str(settings.artefacts_path),
             device=device.kind,
             visible=device.visible,
-            models=cards,
-            preload=cards[0].name,
+            models=tuple(model.card for model in models),
+            setups={model.card.name: model.setup for model in models},
+            preload=models[0].card.name,
             threads=settings.threads or (share if device.kind == "cpu" else 0),
             dtype=settings.dtype,
             overlap=settings.overlap,

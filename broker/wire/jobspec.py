@@ -37,6 +37,9 @@ _JOB_ID = re.compile(rf"(?:[0-9a-f]{{12}}\.)?{_CLIENT_ID.pattern}")
 MAX_WARNINGS = 16
 MAX_WARNING_CHARS = 500
 
+#: Words on what a job was drawn with: how many there may be, and the length of a name and of what is said of it.
+MAX_USED, MAX_USED_NAME, MAX_USED_CHARS = 32, 64, 500
+
 #: Most work that a job is counted as, in steps x latent tokens.
 MAX_UNITS = 1e15
 
@@ -266,6 +269,11 @@ class Result(Struct, frozen=True, kw_only=True):
     warnings: Annotated[
         tuple[Annotated[str, Meta(max_length=MAX_WARNING_CHARS)], ...], Meta(max_length=MAX_WARNINGS)
     ] = ()
+    #: What it was drawn with beside the model as it is stored, in words: "quantize" -> "transformer fp8".
+    used: Annotated[
+        dict[Annotated[str, Meta(max_length=MAX_USED_NAME)], Annotated[str, Meta(max_length=MAX_USED_CHARS)]],
+        Meta(max_length=MAX_USED),
+    ] = msgspec.field(default_factory=dict)
 
 
 class _Traced(Struct):

@@ -8,7 +8,7 @@ import pytest
 
 from broker.runtime.settings import SettingsError, load
 from workers import cli
-from workers.settings import WorkerSettings, agent_configs, model_cards
+from workers.settings import WorkerSettings, agent_configs, read_models
 from workers.supervisor.exit_codes import EXIT_SETTINGS
 from workers.supervisor.gpus import resolve
 
@@ -45,32 +45,33 @@ def test_every_budget_reaches_the_agent() -> None:
 
 
 def test_without_a_model_the_demo_model_is_used() -> None:
-    [card] = model_cards(settings(), {})
+    card = read_models(settings(), {})[0].card
     assert (card.name, card.output) == ("demo", "video")
     assert Path(card.source).is_dir()
 
 
 def test_the_model_named_is_the_first_one() -> None:
-    cards = model_cards(settings("--model", "fake", "--models", "quick,fake"), {"quick": {"engine": "fake"}})
-    assert [card.name for card in cards] == ["fake", "quick"]
+    models = read_models(settings("--model", "fake", "--models", "quick,fake"), {"quick": {"engine": "fake"}})
+    assert [model.card.name for model in models] == ["fake", "quick"]
 
 
 def test_without_a_name_all_tables_are_offered_in_their_order() -> None:
     tables = {"b": {"engine": "fake"}, "a": {"engine": "fake", "output": "image"}}
-    assert [(card.name, card.output) for card in model_cards(settings(), tables)] == [("b", "video"), ("a", "image")]
+    cards = [model.card for model in read_models(settings(), tables)]
+    assert [(card.name, card.output) for card in cards] == [("b", "video"), ("a", "image")]
 
 
 @pytest.mark.parametrize(
     ("argv", "tables", "message"),
     [
         (["--model", "/nowhere"], {}, "/nowhere"),
-        (["--model", "x"], {"x": {"engine": "fake", "colour": 1}}, "unknown key 'colour'"),
+        (["--model", "x"], {"x": {"engine": "fake", "colour": 1}}, "[models.x] colour: unknown key"),
         ([], {"x": 5}, "[models] holds tables only, and 'x' is none"),
     ],
 )
 def test_models_that_are_none(argv: list[str], tables: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError) as refused:
-        model_cards(settings(*argv), tables)
+        read_models(settings(*argv), tables)
     assert message in str(refused.value)
 
 
@@ -82,18 +83,18 @@ def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
         (twin / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
     (twins[1] / "zoetrope.toml").write_text('name = "same"\n[defaults]\nfps = 8.0\n')
     with pytest.raises(SettingsError, match="two models bear the name 'same'"):
-        model_cards(settings("--model", str(twins[0]), "--models", str(twins[1])), tables)
+        read_models(settings("--model", str(twins[0]), "--models", str(twins[1])), tables)
 
 
 def test_more_models_than_a_hello_carries_are_refused() -> None:
     with pytest.raises(SettingsError, match="65 are named, at most 64"):
-        model_cards(settings(), {f"m{index}": {"engine": "fake"} for index in range(65)})
+        read_models(settings(), {f"m{index}": {"engine": "fake"} for index in range(65)})
 
 
 def test_one_configuration_a_device(tmp_path: Path) -> None:
     chosen = settings("--home", str(tmp_path), "--name-prefix", "hostA-", "--model", "fake")
-    cards = model_cards(chosen, {})
-    one, two = agent_configs(chosen, CPU2, cards, cores=5)
+    models = read_models(chosen, {})
+    one, two = agent_configs(chosen, CPU2, models, cores=5)
     assert (one.name, two.name) == ("hostA-cpu-0", "hostA-cpu-1")
     assert (one.device, one.visible, one.preload, one.threads) == ("cpu", "", "fake", 2)
     assert one.endpoint == f"ipc://{tmp_path}/run/back.sock"
@@ -102,11 +103,11 @@ def test_one_configuration_a_device(tmp_path: Path) -> None:
 
 def test_threads_are_shared_out_among_cpu_workers_only(tmp_path: Path) -> None:
     chosen = settings("--home", str(tmp_path), "--model", "fake")
-    cards = model_cards(chosen, {})
-    assert [config.threads for config in agent_configs(chosen, CPU2, cards, cores=1)] == [1, 1]
-    assert [config.threads for config in agent_configs(chosen, resolve("0", ("0",)), cards, cores=8)] == [0]
+    models = read_models(chosen, {})
+    assert [config.threads for config in agent_configs(chosen, CPU2, models, cores=1)] == [1, 1]
+    assert [config.threads for config in agent_configs(chosen, resolve("0", ("0",)), models, cores=8)] == [0]
     fixed = settings("--home", str(tmp_path), "--model", "fake", "--threads", "3")
-    assert [config.threads for config in agent_configs(fixed, CPU2, cards, cores=64)] == [3, 3]
+    assert [config.threads for config in agent_configs(fixed, CPU2, models, cores=64)] == [3, 3]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_the_configuration_file_names_models(tmp_path: Path, capsys: pytest.Capt
     config = tmp_path / "zoetrope.toml"
     config.write_text('[workers]\ngpus = "cpu"\n[models.mine]\nengine = "fake"\ncolour = 3\n')
     assert cli.main(["--home", str(tmp_path), "--config", str(config)], {}) == EXIT_SETTINGS
-    assert "model 'mine': unknown key 'colour'" in capsys.readouterr().err
+    assert "[models.mine] colour: unknown key" in capsys.readouterr().err
     config.write_text("models = 5\n")
     assert cli.main(["--home", str(tmp_path), "--config", str(config)], {}) == EXIT_SETTINGS
     assert "[models]" in capsys.readouterr().err

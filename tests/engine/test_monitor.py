@@ -153,3 +153,13 @@ def test_memory_is_read_now_and_then(slot: Slot) -> None:
 
     assert meter.reads == 1
     assert slot.memory() == (300, 1000)
+
+
+def test_what_a_job_is_drawn_with_is_one_word_a_name(slot: Slot) -> None:
+    monitor = _monitor(slot)
+
+    monitor.use("sampler", "euler")
+    monitor.use("loras", "x" * 1000)
+    monitor.use("sampler", "unipc")
+
+    assert monitor.used == {"sampler": "unipc", "loras": "x" * 500}

@@ -18,12 +18,13 @@ from diffusers import AutoencoderKL, AutoencoderKLAllegro
 from safetensors.torch import load_file, save_file
 
 from broker.wire.jobspec import ModelCard
-from workers.engine import pipelines as engine_pipelines
+from workers.engine import loading
 from workers.engine.device import Device
 from workers.engine.errors import LoadError, OutOfMemory
 from workers.engine.memory import ProcessMemory
 from workers.engine.packages import missing_package
 from workers.engine.pipelines import Pipelines
+from workers.engine.tiles import tile_vae
 from workers.engine.weights import variant_of, weights_bytes
 
 
@@ -114,8 +115,8 @@ def test_a_vae_that_only_decodes_in_tiles_is_always_tiled() -> None:
     usual = AutoencoderKL(block_out_channels=(4,), norm_num_groups=1)
 
     for on in (True, False):
-        engine_pipelines._tile_vae(SimpleNamespace(vae=vae), on=on)
-        engine_pipelines._tile_vae(SimpleNamespace(vae=usual), on=on)
+        tile_vae(SimpleNamespace(vae=vae), on=on)
+        tile_vae(SimpleNamespace(vae=usual), on=on)
         assert (vae.use_tiling, usual.use_tiling) == (True, on)
 
 
@@ -309,8 +310,8 @@ def test_load_that_runs_out_of_memory_drops_the_others(
 ) -> None:
     pipelines = Pipelines(SmallDevice())
     pipelines.get(_as(demo_card, "one"))
-    full = Full(pipelines, engine_pipelines._from_pretrained, needs_empty=enough)
-    monkeypatch.setattr(engine_pipelines, "_from_pretrained", full)
+    full = Full(pipelines, loading._from_pretrained, needs_empty=enough)
+    monkeypatch.setattr(loading, "_from_pretrained", full)
 
     if enough:
         pipelines.get(_as(demo_card, "two"))

@@ -79,6 +79,7 @@ def _shell(config: AgentConfig, link: Channel) -> AgentShell:
         threads=config.threads,
         dtype=config.dtype,
         overlap=config.overlap,
+        setups=config.setups,
     )
     clock = AwakeClock()
     identity = Identity(

@@ -53,6 +53,8 @@ class DiffusionEngine:
         if not self.pipelines.has(card):
             monitor.enter("load")
         pipe = self.pipelines.get(card, profile)
+        for name, text in self.pipelines.used(card).items():
+            monitor.use(name, text)
         for text in without_effect(pipe, card, spec):
             monitor.warn(text)
         monitor.check()

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from broker.wire.jobspec import MAX_WARNING_CHARS, MAX_WARNINGS, PHASES, Phase
+from broker.wire.jobspec import MAX_USED, MAX_USED_CHARS, MAX_WARNING_CHARS, MAX_WARNINGS, PHASES, Phase
 from workers.engine.memory import MemoryMeter
 from workers.ipc.shared import Slot
 
@@ -50,6 +50,7 @@ class Monitor:
         self._memory_at = self._started
         self._peak_mb = 0.0
         self._warnings: dict[str, None] = {}
+        self._used: dict[str, str] = {}
         meter.reset_peak()
 
     @property
@@ -72,6 +73,16 @@ class Monitor:
     def warnings(self) -> tuple[str, ...]:
         """What the client is to be told, in the order it was found."""
         return tuple(self._warnings)
+
+    def use(self, name: str, text: str) -> None:
+        """Note what the job is drawn with, for its record. A later word on the same name takes its place."""
+        if name in self._used or len(self._used) < MAX_USED:
+            self._used[name] = text[:MAX_USED_CHARS]
+
+    @property
+    def used(self) -> dict[str, str]:
+        """What the job is drawn with, in words."""
+        return dict(self._used)
 
     def output(self, index: int, ceiling: Phase) -> None:
         """From now on work is for output `index` (from 0), and no phase beyond `ceiling` is shown."""

@@ -59,5 +59,5 @@ class Registry:
 
             device = Device(self._setup.device, self._setup.dtype, self._setup.threads)
             self._meter = device.meter
-            self._pipelines = Pipelines(device)
+            self._pipelines = Pipelines(device, self._setup.setups)
         return self._pipelines

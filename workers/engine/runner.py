@@ -301,6 +301,7 @@ class Runner:
                 peak_memory_mb=round(monitor.peak_memory_mb(), 1),
                 seed=order.spec.seed,
                 warnings=monitor.warnings,
+                used=monitor.used,
             )
             ending: Ending = JobFinished(
                 fence=order.job.fence, result=result, run_s=monitor.run_s(), model=engine.loaded()

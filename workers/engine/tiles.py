@@ -11,7 +11,19 @@ from typing import Any
 
 import torch
 
+#: VAEs that raise NotImplementedError for a picture in one piece.
 _TILED_ONLY = ("AutoencoderKLAllegro",)
+
+
+def tile_vae(pipe: Any, on: bool) -> None:
+    """Decode in tiles, where the VAE can. The Wan VAE is not tiled: decoding it frame by frame bounds its memory without seams."""
+    vae = getattr(pipe, "vae", None)
+    on = on or type(vae).__name__ in _TILED_ONLY
+    if vae is None or type(vae).__name__ == "AutoencoderKLWan":
+        return
+    for method in ("enable_tiling", "enable_slicing") if on else ("disable_tiling", "disable_slicing"):
+        if hasattr(vae, method):
+            getattr(vae, method)()
 
 
 def cover_whole(vae: Any) -> None:

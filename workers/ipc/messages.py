@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from broker.wire.jobspec import ModelCard, Result
 from broker.wire.messages import FailureKind
+from workers.models.model import ModelSetup
 
 
 class Setup(Struct, frozen=True, kw_only=True, tag="setup"):
@@ -23,6 +24,8 @@ class Setup(Struct, frozen=True, kw_only=True, tag="setup"):
     dtype: str = "auto"
     #: Whether a job's tail may run beside the next job.
     overlap: bool = True
+    #: By the model's name; one that is not named here is made ready as it is.
+    setups: dict[str, ModelSetup] = field(default_factory=dict)
 
 
 class RunJob(Struct, frozen=True, kw_only=True, tag="run"):

@@ -2,14 +2,16 @@
 
 Read without torch, so that an agent knows its models before its engine has started. Each value comes from the first of
 
-1. `[models.NAME]` of the service's zoetrope.toml (keys `path`, `engine`, `pipeline`, tables `defaults` and `limits`),
-2. `zoetrope.toml` in the model's own directory (the same keys, and `name`),
+1. `[models.NAME]` of the service's zoetrope.toml (`table.py` has its keys),
+2. `zoetrope.toml` in the model's own directory (the same keys),
 3. the model's configs (compression, patch size, variants of its family) and its family's habits (`families.py`).
 """
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -21,15 +23,13 @@ from msgspec import Struct
 from broker.wire.jobspec import Defaults, Limits, MediaKind, ModelCard
 from workers.models import abilities
 from workers.models.families import Family, family_of
+from workers.models.model import Model
 from workers.models.pipeline_classes import FLOW_SHIFT, SHIFTS, PipelineClass, pipeline_class
-from workers.models.sources import CatalogueError, config, find, own_settings, read_index, read_json
+from workers.models.setup import setup_for
+from workers.models.sources import SETTINGS_FILE, CatalogueError, config, find, own_settings, read_index, read_json
+from workers.models.table import ModelTable, in_words, merged, read, refusal, unknown_key
 
 FAKE = "fake"
-_ENGINES = ("video", "image", FAKE)
-_KEYS: dict[str, type] = {
-    "name": str, "path": str, "engine": str, "pipeline": str, "output": str, "also_image": bool, "defaults": dict, "limits": dict,
-}  # fmt: skip
-_KINDS: dict[type, str] = {str: "a string", bool: "true or false", dict: "a table"}
 
 #: Below this a UNet or a VAE has nothing left after its last downsampling.
 _MIN_SIDE = 64
@@ -46,26 +46,40 @@ def default_model() -> Path:
 
 
 def card_for(source: str, name: str | None = None, table: Mapping[str, Any] = _NO_TABLE) -> ModelCard:
-    """The card of the model in `source`: a directory, a hub id, or "fake". Raises `CatalogueError`.
+    """The card of `model_for`."""
+    return model_for(source, name, table).card
+
+
+def model_for(source: str, name: str | None = None, table: Mapping[str, Any] = _NO_TABLE) -> Model:
+    """The model in `source`: a directory, a hub id, or "fake". Raises `CatalogueError`.
 
     `table` is the model's table in zoetrope.toml; its `path` stands before `source`.
     """
-    label = name or source
-    _check_keys(label, table)
-    source = str(table.get("path", source))
-    if table.get("engine", source) == FAKE:
-        return _fake_card(name or FAKE, source, table)
+    given = read(_where(name or source), table)
+    source = given.path or source
+    if (given.engine or source) == FAKE:
+        return Model(card=_fake_card(name or FAKE, source, given))
     if Path(source).expanduser().is_dir():
         source = str(Path(source).expanduser().resolve())
     directory = find(source)
-    own = own_settings(label, directory)
-    _check_keys(label, own)
-    settings = {**own, **{key: value for key, value in table.items() if key not in ("defaults", "limits")}}
-    name = name or settings.get("name") or (Path(source).name if Path(source).is_dir() else source)
-    index = read_index(name, source, directory, settings)
+    own = own_settings(name or source, directory)
+    if directory is not None:
+        read(str(directory / SETTINGS_FILE), own)
+    settings = read(_where(name or source), merged(own, table))
+    name = name or settings.name or (Path(source).name if Path(source).is_dir() else source)
+    return Model(card=_card(name, source, directory, settings), setup=setup_for(settings))
+
+
+def _where(label: str) -> str:
+    bare = re.fullmatch(r"[A-Za-z0-9_-]+", label)
+    return f"[models.{label if bare else json.dumps(label, ensure_ascii=False)}]"
+
+
+def _card(name: str, source: str, directory: Path | None, settings: ModelTable) -> ModelCard:
+    index = read_index(name, source, directory, settings.pipeline)
     taken = _class(name, index)
     family = family_of(taken.name, clips=abilities.draws_clips(taken))
-    output: MediaKind = settings.get("output", family.output)
+    output: MediaKind = settings.output or family.output
     transformer = config(directory, "transformer")
     takes_image, needs_image = abilities.image_use(taken, index, transformer)
     token_side, token_frames = _token_size(directory, family)
@@ -75,19 +89,20 @@ def card_for(source: str, name: str | None = None, table: Mapping[str, Any] = _N
     limits = _limits(family, output, token_side, token_frames, directory)
     if limits.frame_choices:  # the model's own, and not always the family's
         defaults = msgspec.structs.replace(defaults, num_frames=limits.closest_frames(defaults.num_frames)[0])
+    also_image = family.also_image if settings.also_image is None else settings.also_image
     card = ModelCard(
         name=name,
-        engine=settings.get("engine", output),
+        engine=settings.engine or output,
         output=output,
         source=source,
         pipeline=taken.name,
         takes_image=takes_image,
         needs_image=needs_image,
-        defaults=_override(name, "defaults", defaults, own.get("defaults", {}), table.get("defaults", {})),
-        limits=_override(name, "limits", limits, own.get("limits", {}), table.get("limits", {})),
+        defaults=_override(name, "defaults", defaults, settings.defaults),
+        limits=_override(name, "limits", limits, settings.limits),
         token_side=token_side,
         token_frames=token_frames,
-        also_image=output == "video" and settings.get("also_image", family.also_image),
+        also_image=output == "video" and also_image,
         takes_negative_prompt=taken.takes("negative_prompt"),
         takes_guidance=takes_guidance,
         takes_guidance_2=takes_guidance_2,
@@ -108,8 +123,8 @@ def _class(name: str, index: Mapping[str, Any]) -> PipelineClass:
     return taken
 
 
-def _fake_card(name: str, source: str, table: Mapping[str, Any]) -> ModelCard:
-    output = table.get("output", "video")
+def _fake_card(name: str, source: str, table: ModelTable) -> ModelCard:
+    output: MediaKind = table.output or "video"
     video = output == "video"
     card = ModelCard(
         name=name,
@@ -122,18 +137,18 @@ def _fake_card(name: str, source: str, table: Mapping[str, Any]) -> ModelCard:
             name,
             "defaults",
             Defaults(width=64, height=64, num_frames=17 if video else 1, fps=8.0, num_inference_steps=10),
-            table.get("defaults", {}),
+            table.defaults,
         ),
         limits=_override(
             name,
             "limits",
             Limits(min_side=2, max_side=4096, side_multiple=1, max_pixels=4096 * 4096, max_frames=1000 if video else 1,
                    frame_step=1, max_steps=10_000),
-            table.get("limits", {}),
+            table.limits,
         ),
         token_side=16,
         token_frames=4 if video else 1,
-        also_image=video and table.get("also_image", True),
+        also_image=video and table.also_image is not False,
         also_edits=video,
     )  # fmt: skip
     _check(card)
@@ -229,30 +244,17 @@ def _extra_parameters(taken: PipelineClass, directory: Path | None) -> tuple[str
 # ---------------------------------------------------------------- settings and checks
 
 
-def _check_keys(label: str, table: Mapping[str, Any]) -> None:
-    for key, value in table.items():
-        if key not in _KEYS:
-            raise CatalogueError(f"model {label!r}: unknown key {key!r}; known: {', '.join(sorted(_KEYS))}")
-        if not isinstance(value, _KEYS[key]):
-            raise CatalogueError(f"model {label!r}: {key} must be {_KINDS[_KEYS[key]]}")
-    if table.get("engine", FAKE) not in _ENGINES:
-        raise CatalogueError(f"model {label!r}: engine {table['engine']!r} is not one of {', '.join(_ENGINES)}")
-    if table.get("output", "video") not in ("video", "image"):
-        raise CatalogueError(f"model {label!r}: output {table['output']!r} is not one of video, image")
-
-
-def _override(name: str, what: str, base: T, *layers: Mapping[str, Any]) -> T:
-    """`base` with the fields that the layers give, the last one winning."""
-    given = {key: value for layer in layers for key, value in layer.items()}
-    fields = {field.name for field in msgspec.structs.fields(type(base))}
+def _override(name: str, what: str, base: T, given: Mapping[str, Any]) -> T:
+    """`base` with the fields that a table gives."""
+    fields = {field.name: field.type for field in msgspec.structs.fields(type(base))}
     for key in given:
         if key not in fields:
-            raise CatalogueError(f"model {name!r}: unknown key {key!r} in {what}; known: {', '.join(sorted(fields))}")
+            raise refusal(_where(name), f"{what}.{key}", unknown_key(key, fields))
     try:
         return msgspec.convert({**msgspec.structs.asdict(base), **given}, type(base))
     except msgspec.ValidationError as error:
         rule, _, field = str(error).partition(" - at `$")
-        raise CatalogueError(f"model {name!r}: {what}{field.rstrip('`')}: {rule[:1].lower()}{rule[1:]}") from None
+        raise refusal(_where(name), what + field.rstrip("`"), in_words(rule)) from None
 
 
 def _check(card: ModelCard) -> None:

@@ -49,10 +49,10 @@ def own_settings(label: str, directory: Path | None) -> dict[str, Any]:
         raise CatalogueError(f"model {label!r}: {directory / SETTINGS_FILE}: {error}") from None
 
 
-def read_index(name: str, source: str, directory: Path | None, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The model's parts, and its class under "_class_name", which the installed diffusers has. Raises `CatalogueError`."""
+def read_index(name: str, source: str, directory: Path | None, pipeline: str = "") -> Mapping[str, Any]:
+    """The model's parts, and its class under "_class_name": `pipeline`, or what the index says. Raises `CatalogueError`."""
     index = read_json(name, directory / _INDEX) if directory is not None else {}
-    named = settings.get("pipeline") or index.get("_class_name")
+    named = pipeline or index.get("_class_name")
     if isinstance(named, list):
         raise CatalogueError(
             f"model {name!r}: its class is code of its own, {'.'.join(map(str, named))} in {directory}, which is not run; "

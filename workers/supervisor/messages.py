@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from broker.wire.jobspec import ModelCard
+from workers.models.model import ModelSetup
 from workers.supervisor.agent_policy import AgentPolicy
 
 
@@ -29,6 +30,8 @@ class AgentConfig(Struct, frozen=True, kw_only=True, tag="config"):
     #: CUDA_VISIBLE_DEVICES of the engine.
     visible: str = ""
     models: tuple[ModelCard, ...]
+    #: By the model's name; one that is not named here is made ready as it is.
+    setups: dict[str, ModelSetup] = field(default_factory=dict)
     preload: str
     threads: int = 0
     dtype: str = "auto"

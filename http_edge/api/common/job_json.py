@@ -58,6 +58,7 @@ def job_json(job: Job, progress: int, *, history: bool = False) -> schema.Job:
         artefacts=artefacts_json(view),
         save_error=job.save_error or None,
         warnings=list(warnings_of(job)),
+        used=view.result.used if view.result else {},
         webhook=_webhook_json(job),
         urls=schema.JobUrls(**urls(now.id)),
         history=moves,

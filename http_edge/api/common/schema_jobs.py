@@ -157,6 +157,13 @@ class Job(Struct, kw_only=True):
     artefacts: list[JobFile]
     save_error: str | None
     warnings: Annotated[list[str], Meta(description="What of the request was changed or is ignored.")]
+    used: Annotated[
+        dict[str, str],
+        Meta(
+            description="What it was drawn with beside the model as it is stored: name -> words, as "
+            '`"quantize": "transformer fp8"`. Empty until it is done.'
+        ),
+    ]
     webhook: JobWebhook | None
     urls: JobUrls
     history: list[JobMove] | UnsetType = UNSET

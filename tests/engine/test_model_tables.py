@@ -1,0 +1,77 @@
+"""What a table may say of a model: its reader, and how what it says reaches the engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from workers.ipc.messages import Setup
+from workers.models.catalogue import model_for
+from workers.models.model import ModelSetup
+from workers.models.sources import CatalogueError
+from workers.models.speed import Speed
+from workers.models.table import NOT_BUILT, merged, read
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"lora": {}}, "lora: unknown key; did you mean loras? known: also_image, config,"),
+        ({"speed": {"atention": "sage"}}, "speed.atention: unknown key; did you mean attention? known: attention, "),
+        ({"speed": "fast"}, "speed: must be a table, and is a string"),
+        ({"speed": {"quantize": {"transformer": 8}}}, "speed.quantize[...]: must be a string, and is a whole number"),
+        ({"loras": {"x": {"file": "a", "scales": 1}}}, "loras.x.scales: unknown key; did you mean scale? known: "),
+        ({"loras": {"x": {"scale": 1}}}, "loras[...]: object missing required field `file`"),
+        ({"sampler": {"shift": "five"}}, "sampler.shift: must be a number, and is a string"),
+        ({"also_image": 1}, "also_image: must be true or false, and is a whole number"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_with_its_place(table: dict[str, Any], message: str) -> None:
+    with pytest.raises(CatalogueError) as caught:
+        read("[models.m]", table)
+
+    assert str(caught.value).startswith(f"[models.m] {message}")
+
+
+#: What a table would say to use what may not be there yet.
+SAID: dict[str, dict[str, Any]] = {
+    "parts": {"parts": {"vae": "x.safetensors"}},
+    "variant": {"variant": "fp16"},
+    "config": {"config": "directory"},
+    "trust_remote_code": {"trust_remote_code": True},
+    "loras": {"loras": {"x": "x.safetensors"}},
+    "lora_dir": {"lora_dir": "loras"},
+    "sampler": {"sampler": {"kind": "euler"}},
+    "speed.attention": {"speed": {"attention": "sage"}},
+    "speed.compile": {"speed": {"compile": True}},
+    "speed.cache": {"speed": {"cache": "first_block"}},
+    "speed.vae_dtype": {"speed": {"vae_dtype": "bfloat16"}},
+    "speed.quantize": {"speed": {"quantize": {"transformer": "fp8"}}},
+    "placement": {"placement": "resident"},
+}
+
+
+@pytest.mark.parametrize("key", sorted(NOT_BUILT))
+def test_what_is_not_built_is_refused(key: str) -> None:
+    with pytest.raises(CatalogueError, match=rf"\[models\.m\] {key}: is not available in this version"):
+        read("[models.m]", SAID[key])
+
+
+def test_a_service_s_table_stands_before_the_model_s_own_key_by_key() -> None:
+    own = {"pipeline": "WanPipeline", "defaults": {"fps": 8.0, "width": 64}, "output": "video"}
+    given = {"output": "image", "defaults": {"width": 128}}
+
+    assert merged(own, given) == {
+        "pipeline": "WanPipeline", "output": "image", "defaults": {"fps": 8.0, "width": 128},
+    }  # fmt: skip
+
+
+def test_a_setup_reaches_the_engine_whole() -> None:
+    setup = ModelSetup(variant="fp16", speed=Speed(quantize={"transformer": "fp8"}))
+    sent = Setup(models=(model_for("fake").card,), preload="fake", device="cpu", setups={"fake": setup})
+
+    received = msgspec.msgpack.decode(msgspec.msgpack.encode(sent), type=Setup)
+
+    assert received.setups == {"fake": setup}

@@ -1,0 +1,85 @@
+"""The first stage of `ready`: a pipeline from its directory, in host memory."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from safetensors import SafetensorError
+
+from broker.runtime.log_actions import Action
+from broker.wire.jobspec import ModelCard
+from workers.engine.errors import LoadError, OutOfMemory
+from workers.engine.failures import is_out_of_memory
+from workers.engine.packages import missing_package, missing_quantiser
+from workers.engine.weights import damage, float8_parts, loose_loras, variant_of
+from workers.models.model import ModelSetup
+from workers.models.sources import find
+
+logger = logging.getLogger(__name__)
+
+#: Typed as a whole, which the library is not.
+_from_pretrained: Any = DiffusionPipeline.from_pretrained
+
+#: Families whose VAE loses detail in half precision and whose pipelines cast between the two themselves (diffusers' Wan guide).
+_FLOAT32_VAE = ("Wan", "SkyReelsV2")
+
+
+def load(card: ModelCard, setup: ModelSetup, dtype: torch.dtype) -> Any:
+    """The model's pipeline. Raises `LoadError`, or whatever torch raises when memory runs out."""
+    logger.info("loading a model", extra={"action": Action.LOAD_MODEL, "model": card.name})
+    local = Path(card.source).is_dir()
+    if not local and _is_path(card.source):
+        raise LoadError(f"model {card.name!r}: there is no directory {card.source!r}")
+    directory = find(card.source)
+    if directory is not None and (missing := missing_quantiser(directory)):
+        raise LoadError(f"model {card.name!r} cannot be loaded from {card.source!r}: {missing}")
+    # What is not in the hub's cache may be fetched.
+    if local and directory is not None and (why := damage(directory)):
+        raise LoadError(f"model {card.name!r} cannot be loaded from {card.source!r}: {why}")
+    variant = variant_of(directory) if directory is not None else None
+    if directory is not None:
+        _say_what_is_changed(card, directory, dtype)
+    try:
+        pipe = _from_pretrained(
+            card.source, dtype=_dtypes(card, dtype), variant=variant, local_files_only=local or _offline()
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, SafetensorError) as error:
+        raise load_error(card, error) from error
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def load_error(card: ModelCard, error: BaseException) -> LoadError | OutOfMemory:
+    """What a library raised while a model was made ready, in one sentence."""
+    text = missing_package(error) or " ".join(str(error).split()) or type(error).__name__
+    message = f"model {card.name!r} cannot be loaded from {card.source!r}: {text}"
+    return OutOfMemory(message) if is_out_of_memory(error) else LoadError(message)
+
+
+def _dtypes(card: ModelCard, dtype: torch.dtype) -> torch.dtype | dict[str, torch.dtype]:
+    if dtype == torch.float32 or not card.pipeline.startswith(_FLOAT32_VAE):
+        return dtype
+    return {"default": dtype, "vae": torch.float32, "image_encoder": torch.float32}
+
+
+def _say_what_is_changed(card: ModelCard, directory: Path, dtype: Any) -> None:
+    """Tell the operator of weights that are not used, or not as they are stored."""
+    mark = {"action": Action.LOAD_MODEL, "model": card.name}
+    if loras := loose_loras(directory):
+        logger.warning("not part of the model, and not used: %s", ", ".join(loras), extra=mark)
+    if parts := float8_parts(directory):
+        logger.warning("weights of %s are stored in float8 and brought to %s", ", ".join(parts), dtype, extra=mark)
+
+
+def _offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def _is_path(source: str) -> bool:
+    """A hub id is `name` or `owner/name`; everything else can only be a path."""
+    return source.startswith((".", "/", "~")) or source.count("/") > 1

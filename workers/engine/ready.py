@@ -1,0 +1,59 @@
+"""The stages by which a model becomes ready for jobs, in the one order in which they work.
+
+Load, quantise, LoRA slots, attention, cache, compile; then the weights are placed (`Pipelines`), then warmed up. A quantiser replaces
+layers that adapters wrap; adapters, attention and caches change what is compiled; hooks of placement go around all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from broker.wire.jobspec import ModelCard
+from workers.engine.device import Device
+from workers.engine.loading import load
+from workers.engine.prompts import remember_prompts
+from workers.engine.tiles import cover_whole, tile_vae
+from workers.models.model import ModelSetup
+
+
+@dataclass(slots=True)
+class Readying:
+    """A model on its way. A stage changes `pipe`, and says in `used` what jobs are drawn with from then on."""
+
+    card: ModelCard
+    setup: ModelSetup
+    device: Device
+    pipe: Any = None
+    #: As in `Result.used`.
+    used: dict[str, str] = field(default_factory=dict)
+
+
+def _load(model: Readying) -> None:
+    model.pipe = load(model.card, model.setup, model.device.dtype)
+
+
+def _decode_in_tiles_where_it_must(model: Readying) -> None:
+    tile_vae(model.pipe, on=False)
+    cover_whole(getattr(model.pipe, "vae", None))
+
+
+def _remember_prompts(model: Readying) -> None:
+    remember_prompts(model.pipe)
+
+
+#: All that is done to a pipeline before its weights are placed. Each raises `LoadError`.
+STAGES: tuple[Callable[[Readying], None], ...] = (
+    _load,
+    _decode_in_tiles_where_it_must,
+    _remember_prompts,
+)
+
+
+def make_ready(card: ModelCard, setup: ModelSetup, device: Device) -> Readying:
+    """A model with all stages behind it, in host memory. Raises `LoadError`, or whatever torch raises when memory runs out."""
+    model = Readying(card, setup, device)
+    for stage in STAGES:
+        stage(model)
+    return model

@@ -1,0 +1,34 @@
+"""A model as a worker knows it: the card that clients see, and what its engine makes it ready by."""
+
+from __future__ import annotations
+
+from msgspec import Struct, field
+
+from broker.wire.jobspec import ModelCard
+from workers.models.loras import Lora
+from workers.models.parts import Parts
+from workers.models.placement import AUTO
+from workers.models.samplers import Sampler
+from workers.models.speed import Speed
+
+
+class ModelSetup(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How an engine makes a model ready, checked; files are absolute. No client sees it: it has paths."""
+
+    parts: Parts = field(default_factory=dict)
+    #: Which of the weights in the directory are taken; "": those without, else the one that there is.
+    variant: str = ""
+    #: Directory of the configs of a model that is one file.
+    config: str = ""
+    trust_remote_code: bool = False
+    loras: dict[str, Lora] = field(default_factory=dict)
+    sampler: Sampler = Sampler()
+    speed: Speed = Speed()
+    placement: str = AUTO
+
+
+class Model(Struct, frozen=True, kw_only=True):
+    """One model of a worker."""
+
+    card: ModelCard
+    setup: ModelSetup = ModelSetup()

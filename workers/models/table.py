@@ -1,0 +1,156 @@
+"""`[models.NAME]` of the service's zoetrope.toml, and the zoetrope.toml in a model's own directory: one reader of both.
+
+A key that is not known is refused with the closest that is; a value of another kind is refused with the kind that is meant.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct, field, inspect
+
+from workers.models.loras import Lora
+from workers.models.parts import Parts
+from workers.models.samplers import Sampler
+from workers.models.sources import CatalogueError
+from workers.models.speed import Speed
+
+#: Keys that are read and not carried out, for this version has nothing that does.
+NOT_BUILT = frozenset(
+    {
+        "parts",
+        "variant",
+        "config",
+        "trust_remote_code",
+        "loras",
+        "lora_dir",
+        "sampler",
+        "speed.attention",
+        "speed.compile",
+        "speed.cache",
+        "speed.vae_dtype",
+        "speed.quantize",
+        "placement",
+    }
+)
+
+
+class ModelTable(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a table may say of a model. An empty string, table or list says nothing."""
+
+    #: In the model's own file only: what it is called.
+    name: str = ""
+    #: Directory, file or hub id.
+    path: str = ""
+    engine: Literal["", "video", "image", "fake"] = ""
+    #: Class of diffusers that runs it.
+    pipeline: str = ""
+    output: Literal["", "video", "image"] = ""
+    also_image: bool | None = None
+    #: Fields of `Defaults` and of `Limits`.
+    defaults: dict[str, Any] = field(default_factory=dict)
+    limits: dict[str, Any] = field(default_factory=dict)
+    parts: Parts = field(default_factory=dict)
+    #: Which of the weights in the directory are taken, as "fp16".
+    variant: str = ""
+    #: Directory of the configs that a single file's pipeline is built by.
+    config: str = ""
+    #: Whether code in the model's directory may run. Not honoured in that directory itself.
+    trust_remote_code: bool = False
+    loras: dict[str, str | Lora] = field(default_factory=dict)
+    lora_dir: str = ""
+    sampler: Sampler = Sampler()
+    speed: Speed = Speed()
+    placement: str = ""
+
+
+def read(where: str, table: Mapping[str, Any]) -> ModelTable:
+    """The table, named `where` in what is said of it. Raises `CatalogueError`."""
+    for key, text in _faults("", table, inspect.type_info(ModelTable)):
+        raise refusal(where, key, text)
+    try:
+        read = msgspec.convert(table, ModelTable)
+    except msgspec.ValidationError as error:
+        rule, _, key = str(error).partition(" - at `$")
+        raise refusal(where, key.strip(".`"), in_words(rule)) from None
+    for key in sorted(NOT_BUILT):
+        if _names(table, key):
+            raise refusal(where, key, "is not available in this version")
+    return read
+
+
+def merged(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`own` with what `given` says in its place; within a table, key by key."""
+    both = {**own, **given}
+    for key, value in own.items():
+        if isinstance(value, dict) and isinstance(given.get(key), dict):
+            both[key] = {**value, **given[key]}
+    return both
+
+
+def refusal(where: str, key: str, text: str) -> CatalogueError:
+    """The error that says what is wrong with a key of a table: `[models.wan] speed.attention: …`."""
+    return CatalogueError(f"{where} {key}: {text}" if key else f"{where}: {text}")
+
+
+def _names(table: Mapping[str, Any], path: str) -> bool:
+    first, _, rest = path.partition(".")
+    value = table.get(first)
+    return first in table and (not rest or (isinstance(value, dict) and _names(value, rest)))
+
+
+# ---------------------------------------------------------------- what is wrong, in words
+
+
+def _faults(path: str, value: Any, kind: inspect.Type) -> Iterator[tuple[str, str]]:
+    """(path of the key, what is wrong) for keys that there are not and words that are no choice; all else msgspec finds."""
+    if isinstance(kind, inspect.UnionType):
+        kinds = [
+            one
+            for one in kind.types
+            if isinstance(one, inspect.StructType if isinstance(value, dict) else inspect.LiteralType)
+        ]
+        if kinds:
+            yield from _faults(path, value, kinds[0])
+    elif isinstance(kind, inspect.LiteralType) and isinstance(value, str) and value not in kind.values:
+        choices = ", ".join(str(choice) for choice in kind.values if choice != "")
+        yield path, f"{value!r} is not one of {choices}"
+    elif isinstance(kind, inspect.DictType) and isinstance(value, dict):
+        for key, one in value.items():
+            yield from _faults(_below(path, key), one, kind.value_type)
+    elif isinstance(kind, inspect.StructType) and isinstance(value, dict):
+        known = {one.encode_name: one.type for one in kind.fields}
+        for key, one in value.items():
+            if key not in known:
+                yield _below(path, key), unknown_key(key, known)
+            else:
+                yield from _faults(_below(path, key), one, known[key])
+
+
+def unknown_key(key: str, known: Mapping[str, Any]) -> str:
+    """What is said of a key that there is not: the closest that there is, and all."""
+    close = difflib.get_close_matches(key, known, 1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"unknown key; {hint}known: {', '.join(sorted(known))}"
+
+
+def _below(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+_KINDS = {
+    "str": "a string", "bool": "true or false", "int": "a whole number", "float": "a number", "object": "a table", "array": "a list",
+    "null": "nothing",
+}  # fmt: skip
+
+
+def in_words(rule: str) -> str:
+    """msgspec's rule: "Expected `str`, got `int`" -> "must be a string, and is a whole number"."""
+    expected, comma, got = rule.removeprefix("Expected ").partition(", got ")
+    if not comma or expected == rule:
+        return rule[:1].lower() + rule[1:]
+    wanted = [_KINDS.get(name.strip(), name) for name in expected.strip("`").split("|") if name.strip() != "null"]
+    return f"must be {' or '.join(wanted)}, and is {_KINDS.get(got.strip('`'), got)}"
