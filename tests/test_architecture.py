@@ -62,7 +62,7 @@ PLACES = {
     "previews": 6,
     "priority": 16,
     "prompt": 9,
-    "revision": 8,
+    "revision": 9,  # of a job; and, in one, of a model on the hub
     "run_s": 11,
     "save_to": 6,
     "seed": 10,

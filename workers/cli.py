@@ -20,7 +20,7 @@ _DESCRIPTION = """\
 Run one worker for each GPU: an agent, which talks to the broker, and its engine, which holds the model and draws. A worker that
 dies is started again, at once and then with growing pauses; SIGTERM or SIGINT hands all jobs back to the broker and
 ends within four seconds. Workers may start before the broker, and outlive its restarts.
-`python -m workers drain NAME` lets a worker finish its job and leave.
+`python -m workers drain NAME` lets a worker finish its job and leave; `python -m workers pull MODEL` fetches one from the hub.
 Exit codes: 0 stopped or drained; 2 an option is wrong; 3 the broker refused all workers; 4 no worker can load its model.
 """
 
@@ -29,6 +29,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
     """Run the workers until told to stop; returns the exit code (`workers.supervisor.exit_codes`)."""
     if argv[:1] == ["drain"]:
         return drain.main(argv[1:], environ)
+    if argv[:1] == ["pull"]:
+        # A process of its own: the hub's client takes half a second and 20 MB that no supervisor needs.
+        os.execv(sys.executable, [sys.executable, "-m", "workers.pull", *argv[1:]])
     try:
         configs = _configure(argv, environ)
     except SettingsError as error:

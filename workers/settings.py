@@ -12,9 +12,10 @@ from msgspec import Meta
 
 from broker.runtime.curve_keys import peer_key_path, read_peer_key, worker_prefix
 from broker.runtime.settings import CommonSettings, SettingsError
+from broker.wire.jobspec import ModelCard
 from workers.models import catalogue
 from workers.models.model import Model
-from workers.models.sources import CatalogueError
+from workers.models.sources import CatalogueError, find, why_not_here
 from workers.supervisor.agent_policy import AgentPolicy
 from workers.supervisor.gpus import Device
 from workers.supervisor.messages import AgentConfig
@@ -149,6 +150,7 @@ def read_models(settings: WorkerSettings, tables: Mapping[str, Any]) -> tuple[Mo
                 model = catalogue.model_for(source, source, tables[source])
             else:
                 model = catalogue.model_for(source)
+            _check_here(model.card)
             if models.setdefault(model.card.name, model) != model:
                 raise SettingsError(
                     f"models: two models bear the name {model.card.name!r}; give one its own [models.NAME] table"
@@ -158,6 +160,12 @@ def read_models(settings: WorkerSettings, tables: Mapping[str, Any]) -> tuple[Mo
     if len(models) > _MAX_MODELS:
         raise SettingsError(f"models: {len(models)} are named, at most {_MAX_MODELS} are possible")
     return tuple(models.values())
+
+
+def _check_here(card: ModelCard) -> None:
+    """Raise for a model whose class is named and whose weights are not on this machine: engines fetch nothing."""
+    if card.engine != catalogue.FAKE and not Path(card.source).is_file() and find(card.source) is None:
+        raise SettingsError(f"model {card.name!r}: {why_not_here(card.source)}")
 
 
 def agent_configs(

@@ -66,6 +66,12 @@ def test_without_a_name_all_tables_are_offered_in_their_order() -> None:
     [
         (["--model", "/nowhere"], {}, "/nowhere"),
         (["--model", "x"], {"x": {"engine": "fake", "colour": 1}}, "[models.x] colour: unknown key"),
+        (
+            ["--model", "some/one"],
+            {},
+            "neither a directory nor in the hub's cache; fetch it: python -m workers pull some/one",
+        ),
+        ([], {"x": {"path": "some/one", "pipeline": "WanPipeline"}}, "fetch it: python -m workers pull some/one"),
         ([], {"x": 5}, "[models] holds tables only, and 'x' is none"),
     ],
 )

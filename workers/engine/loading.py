@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from workers.engine.failures import is_out_of_memory
 from workers.engine.packages import missing_package, missing_quantiser
 from workers.engine.weights import damage, float8_parts, loose_loras, variant_of
 from workers.models.model import ModelSetup
-from workers.models.sources import find
+from workers.models.sources import find, why_not_here
 
 logger = logging.getLogger(__name__)
 
@@ -32,21 +31,15 @@ _FLOAT32_VAE = ("Wan", "SkyReelsV2")
 def load(card: ModelCard, setup: ModelSetup, dtype: torch.dtype) -> Any:
     """The model's pipeline. Raises `LoadError`, or whatever torch raises when memory runs out."""
     logger.info("loading a model", extra={"action": Action.LOAD_MODEL, "model": card.name})
-    local = Path(card.source).is_dir()
-    if not local and _is_path(card.source):
-        raise LoadError(f"model {card.name!r}: there is no directory {card.source!r}")
     directory = find(card.source)
-    if directory is not None and (missing := missing_quantiser(directory)):
-        raise LoadError(f"model {card.name!r} cannot be loaded from {card.source!r}: {missing}")
-    # What is not in the hub's cache may be fetched.
-    if local and directory is not None and (why := damage(directory)):
+    if directory is None:
+        raise LoadError(f"model {card.name!r}: {why_not_here(card.source)}")
+    if why := missing_quantiser(directory) or damage(directory):
         raise LoadError(f"model {card.name!r} cannot be loaded from {card.source!r}: {why}")
-    variant = variant_of(directory) if directory is not None else None
-    if directory is not None:
-        _say_what_is_changed(card, directory, dtype)
+    _say_what_is_changed(card, directory, dtype)
     try:
         pipe = _from_pretrained(
-            card.source, dtype=_dtypes(card, dtype), variant=variant, local_files_only=local or _offline()
+            str(directory), dtype=_dtypes(card, dtype), variant=variant_of(directory), local_files_only=True
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, SafetensorError) as error:
         raise load_error(card, error) from error
@@ -74,12 +67,3 @@ def _say_what_is_changed(card: ModelCard, directory: Path, dtype: Any) -> None:
         logger.warning("not part of the model, and not used: %s", ", ".join(loras), extra=mark)
     if parts := float8_parts(directory):
         logger.warning("weights of %s are stored in float8 and brought to %s", ", ".join(parts), dtype, extra=mark)
-
-
-def _offline() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-
-
-def _is_path(source: str) -> bool:
-    """A hub id is `name` or `owner/name`; everything else can only be a path."""
-    return source.startswith((".", "/", "~")) or source.count("/") > 1

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -26,6 +25,7 @@ from workers.engine.ready import make_ready
 from workers.engine.tiles import tile_vae
 from workers.engine.weights import weights_bytes
 from workers.models.model import ModelSetup
+from workers.models.sources import find
 
 logger = logging.getLogger(__name__)
 
@@ -186,9 +186,9 @@ def _bring_in_parts(pipe: Any, device: Device) -> None:
 
 
 def _needed_bytes(source: str, dtype: torch.dtype) -> int:
-    """Size of the weights on disk, doubled for float32 (most files are half precision); 0 when not known, as for a hub id."""
-    directory = Path(source)
-    if not directory.is_dir():
+    """Size of the weights on disk, doubled for float32 (most files are half precision); 0 when not known."""
+    directory = find(source)
+    if directory is None:
         return 0
     total = weights_bytes(directory)
     return total * 2 if dtype == torch.float32 else total

@@ -8,16 +8,23 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from workers.models.pipeline_classes import pipeline_class
 
 SETTINGS_FILE = "zoetrope.toml"
 
-_INDEX = "model_index.json"
+INDEX = "model_index.json"
+#: `owner/name`, or `name` of the hub's first models; and what git allows in a branch or tag, without what could leave a directory.
+_HUB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
+_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*")
+
 _SINGLE_FILES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 
 
@@ -25,18 +32,42 @@ class CatalogueError(Exception):
     """One sentence on why there is no card for a model."""
 
 
+class HubId(Struct, frozen=True):
+    """A model on the hub, and the branch, tag or commit of it (git: a ref)."""
+
+    repo: str
+    ref: str = "main"
+
+
+def parse_hub_id(source: str) -> HubId | None:
+    """The model that `OWNER/NAME` or `OWNER/NAME@REVISION` names; None for what can only be a path."""
+    repo, at, revision = source.partition("@")
+    named = _HUB_NAME.fullmatch(repo) and (not at or _REVISION.fullmatch(revision)) and ".." not in source
+    return HubId(repo, revision if at else "main") if named else None
+
+
+def cache_of(model: HubId) -> Path:
+    """Where the hub's client keeps this model, whatever has been fetched of it."""
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"))
+    return (
+        Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser() / f"models--{model.repo.replace('/', '--')}"
+    )
+
+
 def find(source: str) -> Path | None:
     """The model's directory: `source` itself, or its snapshot in the hub's cache; None when it is not on this machine."""
     if Path(source).is_dir():
         return Path(source)
-    if not _is_hub_id(source):
+    model = parse_hub_id(source)
+    if model is None:
         return None
-    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"))
-    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser() / f"models--{source.replace('/', '--')}"
+    cache = cache_of(model)
     try:
-        return cache / "snapshots" / (cache / "refs" / "main").read_text(encoding="utf-8").strip()
+        commit = (cache / "refs" / model.ref).read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
-        return None
+        commit = model.ref  # a commit needs no reference
+    snapshot = cache / "snapshots" / commit
+    return snapshot if snapshot.is_dir() else None
 
 
 def own_settings(label: str, directory: Path | None) -> dict[str, Any]:
@@ -51,7 +82,7 @@ def own_settings(label: str, directory: Path | None) -> dict[str, Any]:
 
 def read_index(name: str, source: str, directory: Path | None, pipeline: str = "") -> Mapping[str, Any]:
     """The model's parts, and its class under "_class_name": `pipeline`, or what the index says. Raises `CatalogueError`."""
-    index = read_json(name, directory / _INDEX) if directory is not None else {}
+    index = read_json(name, directory / INDEX) if directory is not None else {}
     named = pipeline or index.get("_class_name")
     if isinstance(named, list):
         raise CatalogueError(
@@ -83,10 +114,6 @@ def config(directory: Path | None, part: str) -> dict[str, Any]:
     return read_json(directory.name, directory / part / "config.json") if directory is not None else {}
 
 
-def _is_hub_id(source: str) -> bool:
-    return source.count("/") <= 1 and not source.startswith((".", "/", "~"))
-
-
 def _diffusers() -> str:
     try:
         return f"diffusers {importlib.metadata.version('diffusers')}"
@@ -102,27 +129,29 @@ def _why_not(name: str, source: str, directory: Path | None) -> str:
     if path.suffix == ".gguf" and path.is_file():
         return f"{source!r} is a GGUF file, one part of a model with its weights quantised, which is not read; {_GET}"
     if path.is_file():
-        return f"{source!r} is a single file, and a model is a directory with {_INDEX}; {_GET}, or {_CONVERT}"
-    if path.suffix in _SINGLE_FILES:
-        return f"there is no file {source!r}; a model is a directory with {_INDEX}"
-    if not _is_hub_id(source):
+        return f"{source!r} is a single file, and a model is a directory with {INDEX}; {_GET}, or {_CONVERT}"
+    return why_not_here(source)
+
+
+def why_not_here(source: str) -> str:
+    """Why nothing is found under this name on this machine, and what to do."""
+    if Path(source).suffix in _SINGLE_FILES:
+        return f"there is no file {source!r}; a model is a directory with {INDEX}"
+    if parse_hub_id(source) is None:
         return f"there is no directory {source!r}"
-    return (
-        f"{source!r} is neither a directory nor in the hub's cache; "
-        f'download it, or name its class: pipeline = "…" in [models.{json.dumps(name)}] of zoetrope.toml'
-    )
+    return f"{source!r} is neither a directory nor in the hub's cache; fetch it: python -m workers pull {source}"
 
 
-_GET = f"get the model in diffusers' layout (the repository with {_INDEX}, whose name often ends in -diffusers)"
+_GET = f"get the model in diffusers' layout (the repository with {INDEX}, whose name often ends in -diffusers)"
 _CONVERT = "convert it once with diffusers: from_single_file(FILE), then save_pretrained(DIRECTORY)"
 
 
 def _why_no_pipeline(directory: Path) -> str:
     """What a directory without a usable index is instead."""
-    if (directory / _INDEX).is_file():
-        return f"{directory} is not a diffusers pipeline: no {_INDEX} with its class"
+    if (directory / INDEX).is_file():
+        return f"{directory} is not a diffusers pipeline: no {INDEX} with its class"
     if (directory / "modular_model_index.json").is_file():
-        return f"{directory} is a modular pipeline (modular_model_index.json), which is not run; get the variant of the model with {_INDEX}"
+        return f"{directory} is a modular pipeline (modular_model_index.json), which is not run; get the variant of the model with {INDEX}"
     names = sorted(entry.name for entry in directory.iterdir())
     if "adapter_config.json" in names or any("lora" in name.lower() and _is_weights(name) for name in names):
         return f"{directory} holds a LoRA, which changes a model and is none; name the directory of the model"
@@ -130,12 +159,12 @@ def _why_no_pipeline(directory: Path) -> str:
     own = config(directory, ".")
     part = own.get("_class_name") or next(iter(own.get("architectures") or ()), None)
     if part and all(name.startswith(("diffusion_pytorch_model", "model", "pytorch_model")) for name in weights):
-        return f"{directory} holds one part of a model ({part}); name the directory above it, the one with {_INDEX}"
+        return f"{directory} holds one part of a model ({part}); name the directory above it, the one with {INDEX}"
     if weights:
         return f"{directory} holds weights in the layout of their authors ({weights[0]}), not of diffusers; {_GET}, or {_CONVERT}"
     if "transformer" in names or "unet" in names:
-        return f"{directory} holds parts of a model but no {_INDEX}: the download is not complete"
-    return f"{directory} is not a diffusers pipeline: no {_INDEX} with its class"
+        return f"{directory} holds parts of a model but no {INDEX}: the download is not complete"
+    return f"{directory} is not a diffusers pipeline: no {INDEX} with its class"
 
 
 def _is_weights(name: str) -> bool:
