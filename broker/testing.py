@@ -283,9 +283,9 @@ class CoreHarness:
 
     # feeding
 
-    def feed(self, peer: bytes, message: m.Message | PeerGone, body: bytes = b"") -> list[Effect]:
+    def feed(self, peer: bytes, message: m.Message | PeerGone) -> list[Effect]:
         """The effects of one message."""
-        return self.apply(self.core.receive(peer, message, body, self.now))
+        return self.apply(self.core.receive(peer, message, self.now))
 
     def tick(self, seconds: float = 0.0) -> list[Effect]:
         """Let time pass, waking the core at each of its deadlines; the effects of all of them."""
@@ -333,7 +333,7 @@ class CoreHarness:
         """Submit and return the answer."""
         fields = {"model": "demo", "units": UNIT, **fields}
         self.req += 1
-        effects = self.feed(EDGE, m.Submit(req=self.req, job_id=job_id, **fields), body)
+        effects = self.feed(EDGE, m.Submit(req=self.req, job_id=job_id, body=body, **fields))
         return next(
             e.message for e in effects if isinstance(e, Send) and isinstance(e.message, m.Accepted | m.Rejected)
         )
@@ -348,9 +348,7 @@ class CoreHarness:
 
     def view(self, job_id: str) -> m.JobView:
         """The job as an edge sees it."""
-        effects = self.feed(EDGE, m.GetJob(req=0, job_id=job_id))
-        reply = next(e for e in effects if isinstance(e, Send) and isinstance(e.message, m.JobReply))
-        view: m.JobView = codec.job_view(reply.body or b"")
+        view: m.JobView = codec.job_view(self.ask(m.GetJob(req=0, job_id=job_id), m.JobReply).body)
         return view
 
     # agents
@@ -361,7 +359,7 @@ class CoreHarness:
         """Register a worker."""
         body = options.pop("body", None) or worker_info()
         peer = options.pop("peer", peer_of(name))
-        return self.feed(peer, m.Hello(name=name, boot=boot, seen=seen, free=free, held=held), body)
+        return self.feed(peer, m.Hello(name=name, boot=boot, seen=seen, free=free, held=held, body=body))
 
     def beat(self, name: str, *held: m.Held, seen: int = 0, free: int = 0, **fields: Any) -> list[Effect]:
         """Send a worker's heartbeat."""
@@ -374,7 +372,7 @@ class CoreHarness:
     def finish(self, name: str, job_id: str, fence: int | None = None, free: int = 1) -> list[Effect]:
         """Bring a result, of the current attempt unless another fence is given."""
         fence = self.job(job_id).fence if fence is None else fence
-        return self.feed(peer_of(name), m.Finished(job_id=job_id, fence=fence, free=free, run_s=2.0), RESULT)
+        return self.feed(peer_of(name), m.Finished(job_id=job_id, fence=fence, free=free, run_s=2.0, body=RESULT))
 
     def fail(self, name: str, job_id: str, kind: str, free: int = 1) -> list[Effect]:
         """Let the current attempt fail."""
@@ -433,8 +431,6 @@ class FakeAgent:
         self.name = name
         self.heard: list[m.Message] = []
         self.probes = 0
-        #: Fence -> the spec that came with its `Run`.
-        self.bodies: dict[int, bytes] = {}
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
@@ -446,9 +442,9 @@ class FakeAgent:
         self._socket.close(linger=0)
         self._context.term()
 
-    def say(self, message: m.Message, body: bytes | None = None) -> None:
+    def say(self, message: m.Message) -> None:
         """Send a message."""
-        self.send(codec.encode(message, body))
+        self.send([codec.encode(message)])
 
     def send(self, frames: list[bytes]) -> None:
         """Send frames as they are."""
@@ -457,14 +453,11 @@ class FakeAgent:
     def listen(self) -> None:
         """Take what has come by now."""
         while self._socket.poll(0):
-            decoded = codec.to_agent(self._socket.recv_multipart())
-            if decoded is None:
+            message = codec.to_agent(codec.single(self._socket.recv_multipart()))
+            if message is None:
                 self.probes += 1
-                continue
-            message, body = decoded
-            self.heard.append(message)
-            if isinstance(message, m.Run):
-                self.bodies[message.fence] = body
+            else:
+                self.heard.append(message)
 
     def all(self, kind: type[T]) -> list[T]:
         """Every message of this kind so far."""
@@ -502,9 +495,9 @@ class FakeAgent:
         """Register; the answer."""
         welcomes = len(self.all(m.Welcome))
         fields = {"boot": "boot", "seen": 0, **fields}
-        self.say(m.Hello(name=self.name, free=free, **fields), worker_info())
+        self.say(m.Hello(name=self.name, free=free, body=worker_info(), **fields))
         return await self.hear(m.Welcome, welcomes + 1)
 
     def finish(self, run: m.Run, free: int = 1) -> None:
         """Send a result for this `Run`."""
-        self.say(m.Finished(job_id=run.job_id, fence=run.fence, free=free, run_s=0.5), RESULT)
+        self.say(m.Finished(job_id=run.job_id, fence=run.fence, free=free, run_s=0.5, body=RESULT))

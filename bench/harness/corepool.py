@@ -39,10 +39,10 @@ class CorePool:
         self.starts = [0.0] * len(jobs)
         for number in range(workers):
             peer = f"worker-{number}".encode()
-            hello = m.Hello(name=f"worker-{number}", boot="1", seen=0, free=1)
-            self._carry_out(self._core.receive(peer, hello, _INFO, 0.0), 0.0)
+            hello = m.Hello(name=f"worker-{number}", boot="1", seen=0, free=1, body=_INFO)
+            self._carry_out(self._core.receive(peer, hello, 0.0), 0.0)
             beat = m.Heartbeat(seen=0, free=1, model=MODEL)
-            self._carry_out(self._core.receive(peer, beat, b"", 0.0), 0.0)
+            self._carry_out(self._core.receive(peer, beat, 0.0), 0.0)
         for number, job in enumerate(jobs):
             self._push(job.at_s, number)
 
@@ -64,12 +64,12 @@ class CorePool:
         # The cost features of a job give its length up to an error.
         # Steps x latent tokens of a large model are some ten thousand a second.
         units = 1e4 * self._jobs[number].length_s * self._random.lognormvariate(0.0, self._error)
-        submit = m.Submit(req=number, job_id=f"j{number}", model=MODEL, units=units)
-        self._carry_out(self._core.receive(EDGE, submit, b"", now), now)
+        submit = m.Submit(req=number, job_id=f"j{number}", model=MODEL, units=units, body=b"")
+        self._carry_out(self._core.receive(EDGE, submit, now), now)
 
     def _end(self, peer: bytes, run: m.Run, length_s: float, now: float) -> None:
-        finished = m.Finished(job_id=run.job_id, fence=run.fence, free=1, run_s=length_s)
-        self._carry_out(self._core.receive(peer, finished, _RESULT, now), now)
+        finished = m.Finished(job_id=run.job_id, fence=run.fence, free=1, run_s=length_s, body=_RESULT)
+        self._carry_out(self._core.receive(peer, finished, now), now)
 
     def _carry_out(self, effects: list[Effect], now: float) -> None:
         self._core.committed()
@@ -80,7 +80,6 @@ class CorePool:
                 begun = now + HANDOVER_S
                 self.starts[number] = begun
                 length_s = self._jobs[number].length_s
-                self._carry_out(
-                    self._core.receive(effect.peer, m.Started(job_id=run.job_id, fence=run.fence), b"", now), now
-                )
+                started = m.Started(job_id=run.job_id, fence=run.fence)
+                self._carry_out(self._core.receive(effect.peer, started, now), now)
                 self._push(begun + length_s, (effect.peer, run, length_s))

@@ -54,8 +54,8 @@ class JobClient:
         self._count += 1
         job_id = f"bench-{self._count}"
         self._jobs[job_id] = Heard()
-        submit = m.Submit(req=0, job_id=job_id, model=spec.model, units=cost_units(spec, card))
-        await self.client.submit(submit, encode_spec(spec))
+        units, body = cost_units(spec, card), encode_spec(spec)
+        await self.client.submit(m.Submit(req=0, job_id=job_id, model=spec.model, units=units, body=body))
         return job_id
 
     async def reached(self, job_id: str, *states: str) -> tuple[float, m.JobView]:

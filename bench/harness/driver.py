@@ -134,12 +134,12 @@ class Driver:
         self._submitted += 1
         # The clock starts before the frames are built, as it would for a caller.
         self.live[job_id] = self._unanswered[self._submitted] = Times(time.monotonic())
-        self._send(m.Submit(req=self._submitted, job_id=job_id, model=MODEL, units=1.0), self._body)
+        self._send(m.Submit(req=self._submitted, job_id=job_id, model=MODEL, units=1.0, body=self._body))
 
-    def _send(self, message: m.Message, body: bytes | None = None) -> None:
+    def _send(self, message: m.Message) -> None:
         self._front_messages += 1
         try:
-            self._front.send_multipart(codec.encode(message, body))
+            self._front.send(codec.encode(message))
         except zmq.Again:
             self._process.check()
             raise BenchError(f"the broker has taken no message for {STALL_S:.0f} s") from None
@@ -147,14 +147,11 @@ class Driver:
     def _read_front(self) -> None:
         while True:
             try:
-                frames = self._front.recv_multipart(zmq.NOBLOCK)
+                frame = self._front.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return
             self._front_messages += 1
-            decoded = codec.to_edge(frames)
-            if decoded is None:
-                continue
-            match decoded[0]:
+            match codec.to_edge(frame):
                 case m.Accepted(req=req):
                     self._unanswered.pop(req).accepted = time.monotonic()
                 case m.Rejected(code=code, message=message):

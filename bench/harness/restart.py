@@ -124,8 +124,8 @@ class Crash:
     def _queue(self) -> None:
         """All jobs accepted, none given out: no worker has said hello."""
         for number in range(self._jobs):
-            submit = m.Submit(req=number + 1, job_id=f"job-{number}", model=MODEL, units=1.0)
-            self._front.send_multipart(codec.encode(submit, self._body))
+            submit = m.Submit(req=number + 1, job_id=f"job-{number}", model=MODEL, units=1.0, body=self._body)
+            self._front.send(codec.encode(submit))
             if number % _WINDOW == 0:
                 self._pump(lambda: self._tally.accepted >= number - _WINDOW, working=False)  # noqa: B023  # called at once
         self._pump(lambda: self._tally.accepted >= self._jobs, working=False)
@@ -154,16 +154,15 @@ class Crash:
 
     def _ask(self) -> None:
         with contextlib.suppress(zmq.Again):
-            self._front.send_multipart(codec.encode(m.GetJob(req=0, job_id="job-0")), zmq.NOBLOCK)
+            self._front.send(codec.encode(m.GetJob(req=0, job_id="job-0")), zmq.NOBLOCK)
 
     def _read_front(self) -> None:
         while True:
             try:
-                frames = self._front.recv_multipart(zmq.NOBLOCK)
+                frame = self._front.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            decoded = codec.to_edge(frames)
-            match decoded[0] if decoded else None:
+            match codec.to_edge(frame):
                 case m.Accepted():
                     self._tally.accepted += 1
                 case m.Rejected(code=code, message=message):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import zmq
 
+from broker.runtime.dealer import open_dealer
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import ModelCard, Result
@@ -34,13 +35,7 @@ _RESULT = codec.encode_body(Result())
 
 def dealer(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socket[bytes]:
     """A connected DEALER with the service's own options."""
-    socket = context.socket(zmq.DEALER)
-    socket.set(zmq.LINGER, 0)
-    socket.set(zmq.SNDHWM, 10_000)
-    socket.set(zmq.RCVHWM, 10_000)
-    socket.set(zmq.IMMEDIATE, 1)
-    socket.connect(endpoint)
-    return socket
+    return open_dealer(context, endpoint, codec.MAX_REPLY_FRAME)
 
 
 class SimWorker:
@@ -57,7 +52,7 @@ class SimWorker:
         self.socket = socket
         self.name = name
         self.welcome = False
-        #: Frames sent and received, heartbeats among them.
+        #: Messages sent and received, heartbeats among them.
         self.messages = 0
         self._credit = credit
         self._on_start = on_start
@@ -79,15 +74,11 @@ class SimWorker:
         runs: list[m.Run] = []
         while True:
             try:
-                frames = self.socket.recv_multipart(zmq.NOBLOCK)
+                frame = self.socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 break
             self.messages += 1
-            decoded = codec.to_agent(frames)
-            if decoded is None:
-                self._hello()
-                continue
-            match decoded[0]:
+            match codec.to_agent(frame):
                 case m.Run() as run:
                     self._on_start(run.job_id)
                     runs.append(run)
@@ -96,7 +87,7 @@ class SimWorker:
                         self._on_end(job_id, accepted)
                 case m.Welcome():
                     self.welcome = True
-                case m.Identify():
+                case None | m.Identify():
                     self._hello()
                 case _:
                     pass
@@ -112,7 +103,7 @@ class SimWorker:
         for job_id, (result, sent) in list(self._unacked.items()):
             if now - sent > RESEND_S:
                 self._unacked[job_id] = (result, now)
-                self._send(result, _RESULT)
+                self._send(result)
 
     def leave(self) -> None:
         """Say goodbye: else the broker would give this worker jobs until its silence is noticed, seconds later."""
@@ -122,20 +113,20 @@ class SimWorker:
         self._seen = max(self._seen, run.fence)
         self._send(m.Started(job_id=run.job_id, fence=run.fence))
         # All room: of what it had received up to this fence, nothing is left to do. Later grants the broker subtracts.
-        finished = m.Finished(job_id=run.job_id, fence=run.fence, free=self._credit)
+        finished = m.Finished(job_id=run.job_id, fence=run.fence, free=self._credit, body=_RESULT)
         self._unacked[run.job_id] = (finished, time.monotonic())
-        self._send(finished, _RESULT)
+        self._send(finished)
 
     def _hello(self) -> None:
-        hello = m.Hello(name=self.name, boot=self._boot, seen=self._seen, free=self.room, held=self._held())
-        self._send(hello, _INFO)
+        held = self._held()
+        self._send(m.Hello(name=self.name, boot=self._boot, seen=self._seen, free=self.room, held=held, body=_INFO))
 
     def _held(self) -> tuple[m.Held, ...]:
         return tuple(m.Held(job_id=key, fence=kept.fence, phase="finished") for key, (kept, _) in self._unacked.items())
 
-    def _send(self, message: m.Message, body: bytes | None = None) -> None:
+    def _send(self, message: m.Message) -> None:
         try:
-            self.socket.send_multipart(codec.encode(message, body), zmq.NOBLOCK)
+            self.socket.send(codec.encode(message), zmq.NOBLOCK)
             self.messages += 1
         except zmq.Again:
             # No connection, or a full one: the next heartbeat says all of it again.

@@ -56,9 +56,9 @@ class StepFeeder:
     def begin(self) -> tuple[str, str, str]:
         """Ids of the waiting, the running and the finished job. Raises `BenchError`."""
         for req, job_id in enumerate(("final", "running", "waiting"), start=1):
-            submit = m.Submit(req=req, job_id=job_id, model=MODEL, units=1.0)
+            submit = m.Submit(req=req, job_id=job_id, model=MODEL, units=1.0, body=padded_spec(600))
             self._front.setsockopt(zmq.SNDTIMEO, int(_PATIENCE_S * 1000))
-            self._front.send_multipart(codec.encode(submit, padded_spec(600)))
+            self._front.send(codec.encode(submit))
             self._until(lambda: req in self._accepted)  # noqa: B023  # called at once
             if job_id == "final":
                 self._until(lambda: self._ended)
@@ -97,8 +97,7 @@ class StepFeeder:
 
     def _read_front(self) -> None:
         while self._front.poll(0):
-            decoded = codec.to_edge(self._front.recv_multipart())
-            match decoded[0] if decoded else None:
+            match codec.to_edge(self._front.recv()):
                 case m.Accepted(req=req):
                     self._accepted.add(req)
                 case m.Rejected(code=code, message=message):

@@ -63,8 +63,9 @@ class ZoetropeAdapter(PeerAdapter):
         assert self._front is not None
         under_way = 0
         for number in numbers:
-            submit = m.Submit(req=number, job_id=job_name(number, seconds), model=MODEL, units=1.0)
-            self._front.send_multipart(codec.encode(submit, self._body))
+            job_id = job_name(number, seconds)
+            submit = m.Submit(req=number, job_id=job_id, model=MODEL, units=1.0, body=self._body)
+            self._front.send(codec.encode(submit))
             under_way += 1
             if under_way >= _WINDOW:
                 self._accepted(self._front)
@@ -73,9 +74,9 @@ class ZoetropeAdapter(PeerAdapter):
             self._accepted(self._front)
 
     def _accepted(self, front: zmq.Socket[bytes]) -> None:
-        decoded = codec.to_edge(front.recv_multipart())
-        if decoded is None or not isinstance(decoded[0], m.Accepted):
-            raise BenchError(f"a job was not accepted: {decoded and decoded[0]}")
+        answer = codec.to_edge(front.recv())
+        if not isinstance(answer, m.Accepted):
+            raise BenchError(f"a job was not accepted: {answer}")
 
     def kill_server(self) -> None:
         assert self._broker is not None

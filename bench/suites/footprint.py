@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -74,8 +73,8 @@ class Line:
         self._core = Core(self._journal.epoch, self._journal, Policy(recent_finals=16), 1_000_000.0)
         self._now = 1_000_000.0
         self.messages = self.wire_bytes = self.commits = self.rows = self._count = 0
-        hello = m.Hello(name="sim-0", boot="1", seen=0, free=1)
-        self._say(_AGENT, codec.from_agent, hello, _INFO)
+        hello = m.Hello(name="sim-0", boot="1", seen=0, free=1, body=_INFO)
+        self._say(_AGENT, codec.from_agent, hello)
         self._say(_AGENT, codec.from_agent, m.Heartbeat(seen=0, free=1, model=MODEL))
         if watched:
             self._say(_EDGE, codec.from_edge, m.Watch(req=0))
@@ -84,30 +83,23 @@ class Line:
         """One job from its submit to its acknowledged result. Raises `AssertionError` when it is not given out."""
         self._count += 1
         job_id = f"job-{self._count:06}"
-        submit = m.Submit(req=self._count, job_id=job_id, model=MODEL, units=1.0)
-        run = self._say(_EDGE, codec.from_edge, submit, _BODY)
+        submit = m.Submit(req=self._count, job_id=job_id, model=MODEL, units=1.0, body=_BODY)
+        run = self._say(_EDGE, codec.from_edge, submit)
         assert run is not None, "the job was not given out"
         self._say(_AGENT, codec.from_agent, m.Started(job_id=job_id, fence=run.fence))
-        finished = m.Finished(job_id=job_id, fence=run.fence, free=1, run_s=0.01)
-        self._say(_AGENT, codec.from_agent, finished, codec.encode_body(Result()))
+        result = codec.encode_body(Result())
+        finished = m.Finished(job_id=job_id, fence=run.fence, free=1, run_s=0.01, body=result)
+        self._say(_AGENT, codec.from_agent, finished)
 
     def close(self) -> None:
         self._journal.close()
 
-    def _say(
-        self,
-        peer: bytes,
-        decode: Callable[[list[bytes]], tuple[Any, bytes] | None],
-        message: m.Message,
-        body: bytes | None = None,
-    ) -> m.Run | None:
+    def _say(self, peer: bytes, decode: codec.Decoder, message: m.Message) -> m.Run | None:
         """One pass; the job that it gave out, if any."""
         self._now += 0.001
-        frames = codec.encode(message, body)
-        self._note(frames)
-        decoded = decode(frames)
-        assert decoded is not None
-        effects = self._core.receive(peer, *decoded, self._now)
+        frame = codec.encode(message)
+        self._note(frame)
+        effects = self._core.receive(peer, decode(frame), self._now)
         durable = False
         for effect in effects:
             if isinstance(effect, Transition):
@@ -120,13 +112,13 @@ class Line:
         run = None
         for effect in effects:
             if isinstance(effect, Send):
-                self._note(codec.encode(effect.message, effect.body))
+                self._note(codec.encode(effect.message))
                 run = effect.message if isinstance(effect.message, m.Run) else run
         return run
 
-    def _note(self, frames: list[bytes]) -> None:
+    def _note(self, frame: bytes) -> None:
         self.messages += 1
-        self.wire_bytes += sum(map(len, frames))
+        self.wire_bytes += len(frame)
 
 
 def measure(directory: Path, watched: bool) -> Footprint:

@@ -170,14 +170,14 @@ def measure(core: Core, fields: dict[str, Any]) -> Cost:
     answers, longest, longest_cpu, whole = 0, 0.0, 0.0, 0.0
     while True:
         begun, begun_cpu = time.perf_counter(), time.thread_time()
-        (effect,) = core.receive(_EDGE, query, b"", 3_000_000.0)
+        (effect,) = core.receive(_EDGE, query, 3_000_000.0)
         assert isinstance(effect, Send)
-        codec.encode(effect.message, effect.body)
+        codec.encode(effect.message)
         took = time.perf_counter() - begun
         longest_cpu = max(longest_cpu, time.thread_time() - begun_cpu)
         answers, longest, whole = answers + 1, max(longest, took), whole + took
         answer = effect.message
         if isinstance(query, m.GetJob) or not isinstance(answer, m.Jobs) or not answer.behind:
             return Cost(answers, longest * 1e3, longest_cpu * 1e3, whole * 1e3)
-        limit = query.limit - len(codec.job_views(effect.body or b""))
+        limit = query.limit - len(codec.job_views(answer.body))
         query = msgspec.structs.replace(query, limit=limit, behind=answer.behind)

@@ -18,9 +18,9 @@ import msgspec
 import zmq
 
 from broker.client import errors
-from broker.client.dealer import open_dealer
-from broker.client.pending import RESEND_MAX_S, RESEND_S, Frames, Pending
+from broker.client.pending import RESEND_MAX_S, RESEND_S, Pending
 from broker.runtime.curve_keys import PeerKey
+from broker.runtime.dealer import open_dealer
 from broker.runtime.log_actions import Action
 from broker.wire import codec
 from broker.wire import messages as m
@@ -88,7 +88,7 @@ class BrokerClient:
         """Connect in the background."""
         self._loop = asyncio.get_running_loop()
         self._context = zmq.Context()
-        self._socket = open_dealer(self._context, self.endpoint, codec.MAX_REPLY_BODY, self._key)
+        self._socket = open_dealer(self._context, self.endpoint, codec.MAX_REPLY_FRAME, self._key)
         self._loop.add_reader(int(self._socket.getsockopt(zmq.FD)), self._readable)
         self._check_soon()
 
@@ -117,22 +117,22 @@ class BrokerClient:
 
     # ------------------------------------------------------------ requests
 
-    async def submit(self, submit: m.Submit, body: bytes) -> tuple[m.JobView, bool]:
+    async def submit(self, submit: m.Submit) -> tuple[m.JobView, bool]:
         """Hand in a job (`req` is filled in): (the job as it is on disk, whether it was there before).
 
         After a broker restart in between, "before" can be this very call. Raises the `SubmitRejected` family.
         """
-        reply, data = await self._request(lambda req: msgspec.structs.replace(submit, req=req), body)
+        reply = await self._request(lambda req: msgspec.structs.replace(submit, req=req))
         if isinstance(reply, m.Rejected):
             raise errors.rejection(reply.code, reply.message, reply.retry_after_s)
         accepted = _expect(m.Accepted, reply)
-        return codec.job_view(data), accepted.duplicate
+        return codec.job_view(accepted.body), accepted.duplicate
 
     async def cancel(self, job_id: str, tenant: str = "") -> tuple[m.CancelOutcome, m.JobView | None]:
         """Ask for the end of a job of this tenant ("": of any): (what became of it, the job unless it was not found)."""
-        reply, data = await self._request(lambda req: m.CancelJob(req=req, job_id=job_id, tenant=tenant))
-        outcome = _expect(m.CancelReply, reply).outcome
-        return outcome, None if outcome == "not_found" else codec.job_view(data)
+        request = await self._request(lambda req: m.CancelJob(req=req, job_id=job_id, tenant=tenant))
+        reply = _expect(m.CancelReply, request)
+        return reply.outcome, None if reply.outcome == "not_found" else codec.job_view(reply.body)
 
     async def get(self, job_id: str, tenant: str = "") -> m.JobView | None:
         """The job, if it is of this tenant ("": of any), with its spec and story."""
@@ -143,8 +143,8 @@ class BrokerClient:
         return await self._get(lambda req: m.GetJob(req=req, origin=origin, alias=alias, tenant=tenant))
 
     async def _get(self, build: Callable[[int], m.GetJob]) -> m.JobView | None:
-        reply, data = await self._request(build)
-        return codec.job_view(data) if _expect(m.JobReply, reply).found else None
+        reply = _expect(m.JobReply, await self._request(build))
+        return codec.job_view(reply.body) if reply.found else None
 
     async def list(self, **fields: Any) -> tuple[list[m.JobView], bool]:
         """A page of jobs and whether more follow; `fields` are those of `ListJobs`, less `req`.
@@ -154,9 +154,8 @@ class BrokerClient:
         query = m.ListJobs(req=0, **fields)
         found: list[m.JobView] = []
         while True:
-            reply, data = await self._request(partial(_numbered, query))
-            answer = _expect(m.Jobs, reply)
-            views = codec.job_views(data)
+            answer = _expect(m.Jobs, await self._request(partial(_numbered, query)))
+            views = codec.job_views(answer.body)
             found += views
             if not answer.behind:
                 return found, answer.more
@@ -168,43 +167,41 @@ class BrokerClient:
         When the answer to a first try was lost, jobs that it deleted are missing in the answer to the second.
         """
         ids = tuple(job_ids)
-        reply, _ = await self._request(lambda req: m.ForgetJobs(req=req, job_ids=ids, finished_s=finished_s))
+        reply = await self._request(lambda req: m.ForgetJobs(req=req, job_ids=ids, finished_s=finished_s))
         return _expect(m.Forgotten, reply).job_ids
 
     async def claim_deliveries(self, limit: int) -> tuple[Sequence[m.ClaimedDelivery], float]:
         """(webhook deliveries to make, seconds until another is due or -1). Those of a lost answer come again after their lease."""
-        reply, data = await self._request(lambda req: m.ClaimDeliveries(req=req, limit=limit))
-        return codec.hook_claims(data), _expect(m.Deliveries, reply).wait_s
+        reply = _expect(m.Deliveries, await self._request(lambda req: m.ClaimDeliveries(req=req, limit=limit)))
+        return codec.hook_claims(reply.body), reply.wait_s
 
     async def delivery_done(self, done: m.DeliveryDone) -> None:
         """Report a delivery (`req` is filled in); on disk when this returns."""
-        _expect(m.DeliveryNoted, (await self._request(lambda req: msgspec.structs.replace(done, req=req)))[0])
+        _expect(m.DeliveryNoted, await self._request(lambda req: msgspec.structs.replace(done, req=req)))
 
     async def pool(self) -> m.PoolView:
         """Workers and totals."""
-        reply, data = await self._request(lambda req: m.GetPool(req=req))
-        _expect(m.Pool, reply)
-        view: m.PoolView = codec.pool_view(data)
+        reply = _expect(m.Pool, await self._request(lambda req: m.GetPool(req=req)))
+        view: m.PoolView = codec.pool_view(reply.body)
         return view
 
     async def drain_worker(self, name: str) -> m.WorkerView | None:
         """Let a worker finish what it holds and leave: the worker as it is now, None when there is none of that name."""
-        reply, data = await self._request(lambda req: m.DrainWorker(req=req, name=name))
-        if not _expect(m.WorkerReply, reply).found:
+        reply = _expect(m.WorkerReply, await self._request(lambda req: m.DrainWorker(req=req, name=name)))
+        if not reply.found:
             return None
-        view: m.WorkerView = codec.worker_view(data)
+        view: m.WorkerView = codec.worker_view(reply.body)
         return view
 
     async def set_aside(self) -> Sequence[m.JobView]:
         """The jobs that the broker set aside, the oldest first, without their specs."""
-        reply, data = await self._request(lambda req: m.ListSetAside(req=req))
-        _expect(m.Jobs, reply)
-        views: Sequence[m.JobView] = codec.job_views(data)
+        reply = _expect(m.Jobs, await self._request(lambda req: m.ListSetAside(req=req)))
+        views: Sequence[m.JobView] = codec.job_views(reply.body)
         return views
 
     async def settle_set_aside(self, job_id: str, action: Literal["release", "fail", "delete"]) -> str:
         """Decide on a job that was set aside: "done", "not_set_aside" or "unreadable". A repeated "done" answers "not_set_aside"."""
-        reply, _ = await self._request(lambda req: m.SettleSetAside(req=req, job_id=job_id, action=action))
+        reply = await self._request(lambda req: m.SettleSetAside(req=req, job_id=job_id, action=action))
         return _expect(m.SetAsideSettled, reply).outcome
 
     async def watch(self) -> None:
@@ -215,43 +212,44 @@ class BrokerClient:
         """
         self._watching = True
         try:
-            reply, _ = await self._request(lambda req: m.Watch(req=req))
+            reply = await self._request(lambda req: m.Watch(req=req))
         except BaseException:
             self._maybe_gap = True
             raise
         _expect(m.Watching, reply)
 
-    async def _request(self, build: Callable[[int], m.Message], body: bytes | None = None) -> tuple[m.Message, bytes]:
+    async def _request(self, build: Callable[[int], m.Message]) -> m.Message:
         if self._context is None:
             raise errors.BrokerUnavailable("the client is not started")
         self._last_req += 1
         req = self._last_req
-        frames = codec.encode(build(req), body)
+        frame = codec.encode(build(req))
         # The broker drops what does not fit the protocol, and its caller would wait in vain: say so at once.
-        codec.from_edge(frames)
+        codec.from_edge(frame)
         now = self._loop.time()
-        pending = Pending(frames, self._loop.create_future(), now + self.timeout_s)
+        pending = Pending(frame, self._loop.create_future(), now + self.timeout_s)
         self._pending[req] = pending
         self._send_pending(pending, now)
         self._ensure_ticker()
         try:
-            return await pending.future
+            answer: m.Message = await pending.future
+            return answer
         finally:
             self._pending.pop(req, None)
 
     # ------------------------------------------------------------ sending
 
     def _send_pending(self, pending: Pending, now: float) -> None:
-        if self._send(pending.frames):
+        if self._send(pending.frame):
             pending.resend_at = now + pending.pause_s
             pending.pause_s = min(RESEND_MAX_S, 2 * pending.pause_s)
         else:
             pending.resend_at = now + RESEND_S
 
-    def _send(self, frames: Frames) -> bool:
+    def _send(self, frame: bytes) -> bool:
         """False when there is no connection, or its queue is full."""
         try:
-            self._socket.send_multipart(frames, _NOBLOCK)
+            self._socket.send(frame, _NOBLOCK)
         except zmq.Again:
             return False
         finally:
@@ -326,26 +324,26 @@ class BrokerClient:
             except zmq.Again:
                 return
             try:
-                decoded = codec.to_edge(frames)
+                message = codec.to_edge(codec.single(frames))
             except codec.DecodeError as error:
                 self.junk += 1
                 logger.warning(
                     "dropped what is no answer", extra={"action": Action.INVALID_MESSAGE, "reason": str(error)}
                 )
                 continue
-            if decoded is not None:
-                self._handle(*decoded)
+            if message is not None:
+                self._handle(message)
 
-    def _handle(self, message: Any, body: bytes) -> None:
+    def _handle(self, message: Any) -> None:
         if isinstance(message, m.Event | m.JobsDeleted):
-            self._event(message, body)
+            self._event(message)
             return
         # Here, not where the caller wakes up: events right behind the answer are numbered from it.
         if isinstance(message, m.Watching):
             self._watch_began(message.seq)
         pending = self._pending.get(message.req)
         if pending is not None and not pending.future.done():
-            pending.future.set_result((message, body))
+            pending.future.set_result(message)
 
     def _watch_began(self, seq: int) -> None:
         gap = self._maybe_gap or (self._seq is not None and seq != self._seq)
@@ -354,7 +352,7 @@ class BrokerClient:
         if gap and self._on_gap is not None:
             self._on_gap()
 
-    def _event(self, event: m.Event | m.JobsDeleted, body: bytes) -> None:
+    def _event(self, event: m.Event | m.JobsDeleted) -> None:
         gap = self._seq is not None and event.seq != self._seq + 1
         self._seq = event.seq
         if gap and self._on_gap is not None:
@@ -363,7 +361,7 @@ class BrokerClient:
             if self._on_gone is not None:
                 self._on_gone(event.job_ids)
         elif self._on_event is not None:
-            self._on_event(codec.job_view(body))
+            self._on_event(codec.job_view(event.body))
 
 
 def _numbered(query: m.ListJobs, req: int) -> m.ListJobs:

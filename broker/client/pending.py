@@ -9,16 +9,14 @@ from typing import Any
 RESEND_S = 1.0
 RESEND_MAX_S = 4.0
 
-Frames = list[bytes]
-
 
 class Pending:
-    """Its frames, who waits for it, and when it is sent again."""
+    """Its frame, the future of its caller, and when it is sent again."""
 
-    __slots__ = ("deadline", "frames", "future", "pause_s", "resend_at")
+    __slots__ = ("deadline", "frame", "future", "pause_s", "resend_at")
 
-    def __init__(self, frames: Frames, future: asyncio.Future[tuple[Any, bytes]], deadline: float) -> None:
-        self.frames = frames
+    def __init__(self, frame: bytes, future: asyncio.Future[Any], deadline: float) -> None:
+        self.frame = frame
         self.future = future
         self.deadline = deadline
         self.resend_at = 0.0

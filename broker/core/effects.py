@@ -17,7 +17,6 @@ class Send(Struct, frozen=True, gc=False):
 
     peer: bytes
     message: Message
-    body: bytes | None = None
     #: It may go before the commit, and before all that is not early: see `State.send_run`.
     early: bool = False
 

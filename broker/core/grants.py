@@ -41,5 +41,6 @@ def send_grant(state: State, job: Job, worker: Worker, now: float) -> None:
         profile=job.profile,
         predicted_s=job.cost if state.costs.knows(job.model, job.units) else 0.0,
         alone=job.crashes > 0,
+        body=state.body(job),
     )
-    state.send_run(worker.peer, run, state.body(job))
+    state.send_run(worker.peer, run)

@@ -41,16 +41,16 @@ class Core:
 
     # ------------------------------------------------------------ doors
 
-    def receive(self, peer: bytes, message: m.Message | PeerGone, body: bytes, now: float) -> list[Effect]:
+    def receive(self, peer: bytes, message: m.Message | PeerGone, now: float) -> list[Effect]:
         """One message from one address."""
         if now > self.now:
             self.now = now
         if type(message) in _FROM_AGENT:
-            self._from_agent(peer, message, body)
+            self._from_agent(peer, message)
         elif isinstance(message, PeerGone):
             self._peer_gone(peer)
         else:
-            self._from_edge(peer, message, body)
+            self._from_edge(peer, message)
         return self.finish_pass()
 
     def tick(self, now: float) -> list[Effect]:
@@ -163,7 +163,7 @@ class Core:
             body = codec.encode_body(views.job_view(state, job, self.now))
             for peer, seq in state.watchers.items():
                 state.watchers[peer] = seq + 1
-                state.send(peer, m.Event(seq=seq + 1), body)
+                state.send(peer, m.Event(seq=seq + 1, body=body))
         gone, state.gone = state.gone, []
         if gone:
             for peer, seq in state.watchers.items():
@@ -176,11 +176,11 @@ class Core:
         if worker is not None:
             self.state.pool.unreachable(worker)
 
-    def _from_edge(self, peer: bytes, message: m.Message, body: bytes) -> None:
+    def _from_edge(self, peer: bytes, message: m.Message) -> None:
         state, now = self.state, self.now
         match message:
             case m.Submit():
-                requests.submit(state, peer, message, body, now)
+                requests.submit(state, peer, message, now)
             case m.CancelJob():
                 requests.cancel_job(state, peer, message, now)
             case m.GetJob():
@@ -204,10 +204,10 @@ class Core:
             case m.DeliveryDone():
                 webhook_requests.delivery_done(state, peer, message, now)
 
-    def _from_agent(self, peer: bytes, message: m.Message | PeerGone, body: bytes) -> None:
+    def _from_agent(self, peer: bytes, message: m.Message | PeerGone) -> None:
         state, now = self.state, self.now
         if type(message) is m.Hello:
-            reports.hello(state, peer, message, body, now)
+            reports.hello(state, peer, message, now)
             return
         pool = state.pool
         worker = pool.at(peer)
@@ -219,7 +219,7 @@ class Core:
         pool.heard(worker, now)
         match message:  # the most frequent first: each case costs
             case m.Finished():
-                reports.finished(state, worker, message, body, now)
+                reports.finished(state, worker, message, now)
             case m.Started():
                 reports.started(state, worker, message, now)
             case m.Heartbeat():

@@ -36,9 +36,9 @@ def check_fence(state: State, fence: int) -> None:
         raise codec.DecodeError(f"fence {fence:#x} was never given, the last is {state.last_fence:#x}")
 
 
-def hello(state: State, peer: bytes, message: m.Hello, body: bytes, now: float) -> None:
+def hello(state: State, peer: bytes, message: m.Hello, now: float) -> None:
     """Register a worker, or take it back; settle what it holds. Raises `DecodeError` before anything changes."""
-    info: m.WorkerInfo = codec.worker_info(body)
+    info: m.WorkerInfo = codec.worker_info(message.body)
     speaker = state.pool.at(peer)
     if speaker is not None and speaker.name != message.name:
         state.send(peer, bye(f"this connection is that of worker {speaker.name!r}"))
@@ -185,9 +185,9 @@ def refused(state: State, worker: Worker, message: m.Refused, now: float) -> Non
     state.give_back(job, Cause.REFUSED, now, message.reason)
 
 
-def finished(state: State, worker: Worker, message: m.Finished, body: bytes, now: float) -> None:
+def finished(state: State, worker: Worker, message: m.Finished, now: float) -> None:
     """Publish the result, if it is the one that counts. Raises `DecodeError` before anything changes."""
-    result: Result = bounds.result(codec.result(body))
+    result: Result = bounds.result(codec.result(message.body))
     job = _current(state, worker, message, now)
     if job is None:
         return

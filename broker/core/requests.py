@@ -27,31 +27,32 @@ STOPPING_RETRY_S = 5.0
 MAX_PAGE_BYTES = 8 * 1024 * 1024
 
 
-def submit(state: State, peer: bytes, message: m.Submit, body: bytes, now: float) -> None:
+def submit(state: State, peer: bytes, message: m.Submit, now: float) -> None:
     """Take the job, or say why not. The answer to a repeated submit is the job as it is now."""
     existing = state.find(message.job_id)
     if existing is not None:
-        _answer_repeat(state, peer, message, body, existing, now)
+        _answer_repeat(state, peer, message, existing, now)
         return
     refusal = _refusal(state, message, now)
     if refusal is not None:
         code, text, retry_after_s = refusal
         state.send(peer, m.Rejected(req=message.req, code=code, message=text, retry_after_s=retry_after_s))
         return
-    job = _new_job(message, body, state.calendar.ahead_s, now)
+    job = _new_job(message, state.calendar.ahead_s, now)
     state.uncommitted.add(job.id)
     state.adopt_record(job)
     state.enqueue(job)
     state.move(job, Cause.SUBMITTED, now)
     state.set_deadline(job)
-    state.send(peer, m.Accepted(req=message.req), codec.encode_body(views.job_view(state, job, now, full=True)))
+    view = codec.encode_body(views.job_view(state, job, now, full=True))
+    state.send(peer, m.Accepted(req=message.req, body=view))
 
 
-def _new_job(message: m.Submit, body: bytes, ahead_s: float, now: float) -> Job:
+def _new_job(message: m.Submit, ahead_s: float, now: float) -> Job:
     return Job(
         id=message.job_id,
         model=message.model,
-        body=body,
+        body=message.body,
         tenant=message.tenant,
         priority=message.priority,
         gpus=message.gpus,
@@ -74,19 +75,19 @@ def _deadline_at(message: m.Submit, ahead_s: float, now: float) -> float:
     return max(0.0, message.deadline_at - ahead_s) if message.deadline_at else 0.0
 
 
-def _answer_repeat(state: State, peer: bytes, message: m.Submit, body: bytes, job: Job, now: float) -> None:
+def _answer_repeat(state: State, peer: bytes, message: m.Submit, job: Job, now: float) -> None:
     if job.damaged:
         text = f"the job {message.job_id!r} is there, and its record is damaged: {job.damaged}"
         state.send(peer, m.Rejected(req=message.req, code="id_conflict", message=text))
         return
     known = (state.body(job), job.model, job.origin, job.alias, job.tenant, job.webhook, job.webhook_events)
     said = (message.model, message.origin, message.alias, message.tenant, message.webhook, message.webhook_events)
-    if known != (body, *said):
+    if known != (message.body, *said):
         text = f"another job bears the id {message.job_id!r}"
         state.send(peer, m.Rejected(req=message.req, code="id_conflict", message=text))
         return
     view = codec.encode_body(views.job_view(state, job, now, full=True))
-    state.send(peer, m.Accepted(req=message.req, duplicate=True), view)
+    state.send(peer, m.Accepted(req=message.req, duplicate=True, body=view))
 
 
 def _refusal(state: State, message: m.Submit, now: float) -> tuple[m.RejectCode, str, float] | None:
@@ -150,7 +151,7 @@ def cancel_job(state: State, peer: bytes, message: m.CancelJob, now: float) -> N
         return
     outcome = _cancel(state, job, now)
     view = codec.encode_body(views.job_view(state, job, now, full=True))
-    state.send(peer, m.CancelReply(req=message.req, outcome=outcome), view)
+    state.send(peer, m.CancelReply(req=message.req, outcome=outcome, body=view))
 
 
 def _cancel(state: State, job: Job, now: float) -> m.CancelOutcome:
@@ -178,8 +179,8 @@ def get_job(state: State, peer: bytes, message: m.GetJob, now: float) -> None:
         job = None if job is None else state.jobs.get(job.id, job)
     if job is not None and message.tenant not in ("", job.tenant):
         job = None
-    body = None if job is None else codec.encode_body(views.job_view(state, job, now, full=True))
-    state.send(peer, m.JobReply(req=message.req, found=job is not None), body)
+    body = b"" if job is None else codec.encode_body(views.job_view(state, job, now, full=True))
+    state.send(peer, m.JobReply(req=message.req, found=job is not None, body=body))
 
 
 def list_jobs(state: State, peer: bytes, message: m.ListJobs, now: float) -> None:
@@ -195,7 +196,7 @@ def list_jobs(state: State, peer: bytes, message: m.ListJobs, now: float) -> Non
             more, behind = True, 0
             break
         page.append(views.job_view(state, state.jobs.get(job.id, job), now, full=True, body=job.body))
-    state.send(peer, m.Jobs(req=message.req, more=more, behind=behind), codec.encode_body(page))
+    state.send(peer, m.Jobs(req=message.req, more=more, behind=behind, body=codec.encode_body(page)))
 
 
 def watch(state: State, peer: bytes, message: m.Watch, now: float) -> None:
@@ -239,9 +240,9 @@ def drain_worker(state: State, peer: bytes, message: m.DrainWorker, now: float) 
         state.send(worker.peer, m.Drain())
         worker_breaker.reconsider(state)
     view = codec.encode_body(views.worker_view(worker, state.jobs, now))
-    state.send(peer, m.WorkerReply(req=message.req, found=True), view)
+    state.send(peer, m.WorkerReply(req=message.req, found=True, body=view))
 
 
 def get_pool(state: State, peer: bytes, message: m.GetPool, now: float) -> None:
     """Workers and totals."""
-    state.send(peer, m.Pool(req=message.req), codec.encode_body(views.pool_view(state, now)))
+    state.send(peer, m.Pool(req=message.req, body=codec.encode_body(views.pool_view(state, now))))

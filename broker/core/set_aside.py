@@ -21,7 +21,7 @@ from broker.wire.terms import JobState
 def list_all(state: State, peer: bytes, message: m.ListSetAside, now: float) -> None:
     """Answer with all of them."""
     found = [views.job_view(state, job, now) for job in state.archive.set_asides()]
-    state.send(peer, m.Jobs(req=message.req), codec.encode_body(found))
+    state.send(peer, m.Jobs(req=message.req, body=codec.encode_body(found)))
 
 
 def note_cancel(state: State, job: Job) -> None:

@@ -128,12 +128,12 @@ class State:
 
     # ------------------------------------------------------------ sending
 
-    def send(self, peer: bytes, message: m.Message, body: bytes | None = None) -> None:
+    def send(self, peer: bytes, message: m.Message) -> None:
         if type(message) in _IN_ORDER:
             self.spoken_to.add(peer)
-        self.effects.append(Send(peer, message, body))
+        self.effects.append(Send(peer, message))
 
-    def send_run(self, peer: bytes, run: m.Run, body: bytes) -> None:
+    def send_run(self, peer: bytes, run: m.Run) -> None:
         """Send a grant, early if its job is on disk and nothing that must come first is on its way to the worker.
 
         A `Run` announces no row: its fence is new whatever becomes of the rows of this pass, as the epoch is on disk. So the worker
@@ -142,7 +142,7 @@ class State:
         early = run.job_id not in self.uncommitted and peer not in self.spoken_to
         if not early:
             self.spoken_to.add(peer)
-        self.effects.append(Send(peer, run, body, early))
+        self.effects.append(Send(peer, run, early))
 
     # ------------------------------------------------------------ jobs
 

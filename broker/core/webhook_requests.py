@@ -30,7 +30,7 @@ def claim_deliveries(state: State, peer: bytes, message: m.ClaimDeliveries, now:
             )
         )
     wait_s = -1.0 if next_at is None else max(0.0, next_at - now)
-    state.send(peer, m.Deliveries(req=message.req, wait_s=wait_s), codec.encode_body(claims))
+    state.send(peer, m.Deliveries(req=message.req, wait_s=wait_s, body=codec.encode_body(claims)))
 
 
 def delivery_done(state: State, peer: bytes, message: m.DeliveryDone, now: float) -> None:

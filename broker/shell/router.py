@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from broker.core import invariants
 from broker.core.deliveries import Delivery
@@ -25,9 +26,9 @@ from broker.shell.journal.disk import Disk
 from broker.shell.journal.journal import Journal
 from broker.shell.metrics import Metrics
 from broker.shell.net.peer_limits import PeerLimiter
-from broker.shell.net.sockets import BACK, DECODERS, MAX_FRAMES, Listener, Sockets
+from broker.shell.net.sockets import BACK, DECODERS, Listener, Sockets
 from broker.shell.recovery import Recovery
-from broker.shell.stimuli import Stimuli
+from broker.shell.stimuli import KEPT_BYTES, Stimuli, without_body
 from broker.wire import codec
 from broker.wire import messages as m
 
@@ -36,9 +37,6 @@ logger = logging.getLogger(__name__)
 #: Messages a pass takes in all, and how many of them the back may use: the front is never shut out.
 PASS_MESSAGES = 256
 _BACK_SHARE = 224
-
-#: Frames of a message, the routing id counted in.
-_MOST_FRAMES = MAX_FRAMES + 1
 
 #: How long expiry waits for the back to be read dry; a peer that floods it must not stop the clock.
 _PATIENCE_S = 2.0
@@ -96,7 +94,7 @@ class Router:
         taken, back_dry = self._drain(self._wires.back, _BACK_SHARE, now)
         self._drain(self._wires.front, PASS_MESSAGES - taken, now)
         if self._may_expire(back_dry, now):
-            self._stimuli.ring.append((now, b"", None, b""))
+            self._stimuli.ring.append((now, b"", None))
             self._attempt(lambda: self._core.tick(now), now)
         if self._check_invariants:
             self._attempt(self._checked, now)
@@ -176,26 +174,26 @@ class Router:
         decode, step, keep = DECODERS[prefix], self._core.receive, self._stimuli.ring.append
         shut, received = self._shut, self._metrics.received
         for taken in range(budget):
-            frames = receive()
-            if frames is None:
+            arrived = receive()
+            if arrived is None:
                 return taken, True
-            peer = prefix + frames[0]
+            routing_id, frame, further = arrived
+            peer = prefix + routing_id
             if (shut and peer in shut) or (keyed and not self._admits(listener, peer, now)):
                 continue
-            if len(frames) > _MOST_FRAMES:
-                self._note_junk(listener, peer, "frames", f"more than {MAX_FRAMES} frames", now)
+            if further:
+                self._too_many_frames(listener, peer, frame, now)
                 continue
             message = None
             try:
-                decoded = decode(frames[1:])
-                if decoded is None:
+                message = decode(frame)
+                if message is None:
                     continue
-                message, body = decoded
                 if keyed and type(message) is m.Hello and not self._may_be(listener, peer, message.name, now):
                     continue
                 received[type(message)] += 1
-                keep((now, peer, message, body if type(message) is m.Hello else b""))
-                self._apply_effects(step(peer, message, body, now))
+                keep((now, peer, message if len(frame) <= KEPT_BYTES else without_body(message)))
+                self._apply_effects(step(peer, message, now))
             except codec.VersionError as error:
                 self._other_version(listener, peer, error, now)
             except codec.DecodeError as error:
@@ -245,13 +243,24 @@ class Router:
 
     def _gone(self, peer: bytes, now: float) -> None:
         message = PeerGone()
-        self._attempt(lambda: self._core.receive(peer, message, b"", now), now, peer, message)
+        self._attempt(lambda: self._core.receive(peer, message, now), now, peer, message)
+
+    def _too_many_frames(self, listener: Listener, peer: bytes, frame: Any, now: float) -> None:
+        """No message has a second frame, but those of protocol 1."""
+        error = codec.other_version(frame)
+        if error is not None:
+            self._other_version(listener, peer, error, now)
+        else:
+            self._note_junk(listener, peer, "frames", "more than one frame", now)
 
     def _other_version(self, listener: Listener, peer: bytes, error: codec.VersionError, now: float) -> None:
-        """An agent can be told to leave; an edge of another version has no message that both would understand."""
+        """Tell a peer of another version, in a frame of its own version, that an agent is to leave, or that a request is refused."""
         self._note_junk(listener, peer, "version", str(error), now)
         if peer.startswith(BACK):
-            self._sends.append(Send(peer, m.WorkerRejected(reason=str(error))))
+            self._sends.append(Send(peer, m.WorkerRejected(v=error.version, reason=str(error))))
+        elif error.req is not None:
+            refusal = m.Rejected(v=error.version, req=error.req, code="invalid", message=str(error))
+            self._sends.append(Send(peer, refusal))
 
     # ------------------------------------------------------------ out
 
@@ -348,7 +357,7 @@ class Router:
                 self._metrics.unsent += 1
                 continue
             message = send.message
-            if self._wires.send(send.peer, codec.encode(message, send.body)):
+            if self._wires.send(send.peer, codec.encode(message)):
                 counts[type(message)] += 1
             else:
                 self._metrics.unsent += 1

@@ -1,7 +1,6 @@
 """The last messages that the core was given, for replaying a bug of it: see `tests.simulation --replay`.
 
-Headers alone are kept, as they came, and the body of `Hello`, which says what a worker can do. Specs and results are never written; a
-webhook's address, which may hold a secret, is left out.
+Specs and results are never written, and not kept when they are long; a webhook's address, which may hold a secret, is left out.
 """
 
 from __future__ import annotations
@@ -19,15 +18,16 @@ from broker.wire import messages as m
 #: Stimuli kept, and files written by one process: a bug that shows again and again must not fill the disk.
 KEPT = 256
 MAX_FILES = 8
+#: Bytes of a message that is kept with its spec or result.
+KEPT_BYTES = 4096
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One stimulus: `header` empty: the clock alone (`tick`)."""
+    """One stimulus; `message` is its frame, empty: the clock alone (`tick`)."""
 
     now: float
     peer: bytes
-    header: bytes
-    body: bytes
+    message: bytes
 
 
 class Dump(msgspec.Struct, frozen=True):
@@ -40,21 +40,21 @@ class Dump(msgspec.Struct, frozen=True):
 
 
 class Stimuli:
-    """A ring of (now, peer, message or None, body of a `Hello`)."""
+    """A ring of (now, peer, message or None)."""
 
     def __init__(self, home: Path | None) -> None:
         """`home`: where files go; None: none is written."""
         self._home = home
         self._files = 0
-        self.ring: deque[tuple[float, bytes, m.Message | PeerGone | None, bytes]] = deque(maxlen=KEPT)
+        self.ring: deque[tuple[float, bytes, m.Message | PeerGone | None]] = deque(maxlen=KEPT)
 
     def dump(self, reason: str, epoch: int, now: float) -> Path | None:
         """Write `<home>/stimuli-<time>.msgpack`; None when that is not wanted or cannot be done."""
         if self._home is None or self._files >= MAX_FILES:
             return None
         records = [
-            Record(at, peer, b"" if message is None else _header(message), body)
-            for at, peer, message, body in self.ring
+            Record(at, peer, b"" if message is None else _written(message))
+            for at, peer, message in self.ring
             if not isinstance(message, PeerGone)
         ]
         path = self._home / f"stimuli-{now:.6f}.msgpack"
@@ -68,7 +68,12 @@ class Stimuli:
         return path
 
 
-def _header(message: m.Message) -> bytes:
+def without_body(message: m.Message) -> m.Message:
+    """The message without its spec or result; what a `Hello` says a worker can do stays."""
+    return msgspec.structs.replace(message, body=b"") if isinstance(message, m.Submit | m.Finished) else message
+
+
+def _written(message: m.Message) -> bytes:
     if isinstance(message, m.Submit):
         message = msgspec.structs.replace(message, webhook="")
-    return codec.encode(message, None)[0]
+    return codec.encode(without_body(message))

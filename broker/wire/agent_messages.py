@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from broker.wire.failures import FailureKind
-from broker.wire.terms import Count, EngineState, Fence, Held, Id, Message, Name, Seconds, Short
+from broker.wire.terms import Count, EngineState, Fence, Held, Id, KnownId, Message, Name, Seconds, Short
 
 Remedy = Literal["none", "anew", "yield"]
 
@@ -15,7 +15,7 @@ Remedy = Literal["none", "anew", "yield"]
 
 
 class Hello(Message, frozen=True, kw_only=True, tag="hello"):
-    """This worker is here (body: `WorkerInfo`). Answered by `Welcome` or `WorkerRejected`.
+    """This worker is here. Answered by `Welcome` or `WorkerRejected`.
 
     Sent at start, after a probe (an empty frame) and after `Identify`.
     """
@@ -30,6 +30,8 @@ class Hello(Message, frozen=True, kw_only=True, tag="hello"):
     held: Annotated[tuple[Held, ...], Meta(max_length=64)] = ()
     #: Whether it takes the name only if nobody is heard under it: it lost the name before, and must not take it back from its holder.
     yields: bool = False
+    #: A `WorkerInfo`.
+    body: bytes
 
 
 class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
@@ -52,33 +54,35 @@ class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
 class Started(Message, frozen=True, kw_only=True, tag="started"):
     """The attempt is in the engine."""
 
-    job_id: Id
+    job_id: KnownId
     fence: Fence
 
 
 class Refused(Message, frozen=True, kw_only=True, tag="refused"):
     """The attempt was not taken (no room, engine not ready, draining); it goes back to the queue."""
 
-    job_id: Id
+    job_id: KnownId
     fence: Fence
     free: Count = 0
     reason: Annotated[str, Meta(max_length=1024)] = ""
 
 
 class Finished(Message, frozen=True, kw_only=True, tag="finished"):
-    """The files are on disk (body: `Result`). Resent until `ResultAck`."""
+    """The files are on disk. Resent until `ResultAck`."""
 
-    job_id: Id
+    job_id: KnownId
     fence: Fence
     free: Count = 0
     #: Seconds from start in the engine to the last fsync.
     run_s: Seconds = 0.0
+    #: A `Result`.
+    body: bytes
 
 
 class Failed(Message, frozen=True, kw_only=True, tag="failed"):
     """The attempt failed. Resent until `ResultAck`."""
 
-    job_id: Id
+    job_id: KnownId
     fence: Fence
     kind: FailureKind
     message: Annotated[str, Meta(max_length=2048)] = ""
@@ -88,7 +92,7 @@ class Failed(Message, frozen=True, kw_only=True, tag="failed"):
 class Cancelled(Message, frozen=True, kw_only=True, tag="cancelled"):
     """The attempt was stopped as asked. Resent until `ResultAck`."""
 
-    job_id: Id
+    job_id: KnownId
     fence: Fence
     free: Count = 0
 
@@ -126,7 +130,7 @@ class WorkerRejected(Message, frozen=True, kw_only=True, tag="bye"):
 
 
 class Run(Message, frozen=True, kw_only=True, tag="run"):
-    """Run this attempt (body: the job spec). Answered by `Started` or `Refused`."""
+    """Run this attempt. Answered by `Started` or `Refused`."""
 
     job_id: Id
     fence: Fence
@@ -138,6 +142,8 @@ class Run(Message, frozen=True, kw_only=True, tag="run"):
     predicted_s: Seconds = 0.0
     #: No other job in the same engine: this one crashed before, and if it does again it must be known whose fault it is.
     alone: bool = False
+    #: The job spec.
+    body: bytes
 
 
 class HeartbeatAck(Message, frozen=True, kw_only=True, tag="heartbeat_ack"):
@@ -149,7 +155,7 @@ class HeartbeatAck(Message, frozen=True, kw_only=True, tag="heartbeat_ack"):
 class Cancel(Message, frozen=True, kw_only=True, tag="cancel"):
     """Stop this attempt. Resent with every `HeartbeatAck` until its result is in. `grace_s` 0: the agent's own rule (2 steps + 2 s)."""
 
-    job_id: Id
+    job_id: KnownId
     fence: Fence
     grace_s: Seconds = 0.0
 
@@ -161,6 +167,6 @@ class Drain(Message, frozen=True, kw_only=True, tag="drain"):
 class ResultAck(Message, frozen=True, kw_only=True, tag="result_ack"):
     """The result is committed (`accepted`), or it lost and its files are garbage. Stop resending either way."""
 
-    job_id: Id
+    job_id: KnownId
     fence: Fence
     accepted: bool

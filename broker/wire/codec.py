@@ -1,14 +1,17 @@
-"""Frames <-> messages: one typed decoder a direction, size caps, and one error for everything that is not a message.
+"""Frame <-> message: one typed decoder a direction, size caps, and one error for everything that is not a message.
 
-A peer can send any bytes at all. Decoding is typed (never `Any`), checks sizes before it parses, and turns every way to be wrong
-into `DecodeError`, so that a socket loop has one thing to catch. An empty single frame is the ROUTER's connection probe
-(`ZMQ_PROBE_ROUTER`) and decodes to None.
+A message is one frame: a msgpack array of its tag, its protocol version and its fields. A message that carries a job spec, or a struct of
+`bodies`, has it as bytes in the field `body`, opaque to this decode. What is not body is `MAX_HEAD` bytes at most. An empty frame is the
+ROUTER's connection probe (`ZMQ_PROBE_ROUTER`) and decodes to None.
+
+A peer can send any bytes at all. Decoding is typed (never `Any`) and turns every way to be wrong into `DecodeError`, so that a socket
+loop has one thing to catch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, get_args
+from typing import Any
 
 import msgspec
 
@@ -16,18 +19,11 @@ from broker.wire import messages as m
 from broker.wire.jobspec import Result
 from broker.wire.terms import PROTOCOL
 
-MAX_HEADER = 4 * 1024
+MAX_HEAD = 4 * 1024
 #: A job spec. Bodies that the broker writes for edges (pages of jobs) may be larger.
 MAX_BODY = 512 * 1024
 MAX_REPLY_BODY = 64 * 1024 * 1024
-
-#: Messages that come with a second frame, and those that come either way; all others come without.
-_ALWAYS_WITH_BODY = frozenset((m.Submit, m.Run, m.Hello, m.Finished, m.Accepted, m.Jobs, m.Pool, m.Event, m.Deliveries))
-_BODY_OPTIONAL = frozenset((m.JobReply, m.CancelReply, m.WorkerReply))
-_EVERY = frozenset(get_args(m.FromEdge | m.ToEdge | m.FromAgent | m.ToAgent))
-_NEVER_WITH_BODY = _EVERY - _ALWAYS_WITH_BODY - _BODY_OPTIONAL
-
-T = TypeVar("T")
+MAX_REPLY_FRAME = MAX_HEAD + MAX_REPLY_BODY
 
 
 class DecodeError(ValueError):
@@ -35,60 +31,84 @@ class DecodeError(ValueError):
 
 
 class VersionError(DecodeError):
-    """A well-formed message of another protocol version."""
+    """A message of another protocol version."""
+
+    def __init__(self, version: int, req: int | None) -> None:
+        super().__init__(f"protocol {version}, this is {PROTOCOL}")
+        self.version = version
+        #: The request that its sender waits for an answer to, if it is one.
+        self.req = req
 
 
 class _Probe(msgspec.Struct, array_like=True):
-    """Enough of any header to tell another version from junk."""
+    """Enough of any version's message to tell it from junk: the first frame of a message of protocol 1 begins like one of today."""
 
     tag: str
     v: int
 
 
-Decoder = Callable[[Sequence[bytes]], tuple[Any, bytes] | None]
+class _Request(msgspec.Struct, array_like=True):
+    """The beginning of an edge's message, in every version."""
+
+    tag: str
+    v: int
+    req: int
+
+
+#: Takes the frame's bytes, or what shows them as a buffer (a `zmq.Frame`: its bytes are not copied).
+Decoder = Callable[[bytes], Any]
 
 
 def _decoder(union: Any, max_body: int = MAX_BODY) -> Decoder:
     """A function that decodes the messages that one kind of peer may send."""
-    decode_header = msgspec.msgpack.Decoder(union).decode
+    decode_frame = msgspec.msgpack.Decoder(union).decode
 
-    def decode(frames: Sequence[bytes]) -> tuple[Any, bytes] | None:
-        """(message, body) of the frames, None for a probe. Raises `DecodeError`."""
-        count = len(frames)
-        if count == 1:
-            header, body = frames[0], b""
-            if not header:
-                return None
-        elif count == 2:
-            header, body = frames
-            if len(body) > max_body:
-                raise DecodeError(f"body of {len(body)} bytes, at most {max_body}")
-        else:
-            raise DecodeError(f"{count} frames, expected 1 or 2")
-        if len(header) > MAX_HEADER:
-            raise DecodeError(f"header of {len(header)} bytes, at most {MAX_HEADER}")
+    def decode(frame: bytes) -> Any:
+        """The message in the frame, None for a probe. Raises `DecodeError`."""
+        size = len(frame)
+        if not size:
+            return None
         try:
-            message = decode_header(header)
+            message = decode_frame(frame)
         # UnicodeDecodeError is no msgspec error: bad UTF-8 inside a str raises it.
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise _version_or_junk(header, error) from None
+            raise other_version(frame) or DecodeError(str(error)[:200]) from None
         if message.v != PROTOCOL:
-            raise VersionError(f"protocol {message.v}, this is {PROTOCOL}")
-        if type(message) in (_NEVER_WITH_BODY if count == 2 else _ALWAYS_WITH_BODY):
-            raise DecodeError(f"{type(message).__name__} with {count} frames")
-        return message, body
+            raise VersionError(message.v, getattr(message, "req", None))
+        if size > MAX_HEAD:
+            _check_size(message, size, max_body)
+        return message
 
     return decode
 
 
-def _version_or_junk(header: bytes, error: Exception) -> DecodeError:
+def _check_size(message: m.Message, size: int, max_body: int) -> None:
+    body = len(getattr(message, "body", b""))
+    if body > max_body:
+        raise DecodeError(f"body of {body} bytes, at most {max_body}")
+    if size - body > MAX_HEAD:
+        raise DecodeError(f"{type(message).__name__} of {size - body} bytes beside its body, at most {MAX_HEAD}")
+
+
+def other_version(frame: bytes) -> VersionError | None:
+    """The error for the first frame of a message of another version; None when it is not one."""
     try:
-        probe = msgspec.msgpack.decode(header, type=_Probe)
+        probe = msgspec.msgpack.decode(frame, type=_Probe)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return DecodeError(str(error)[:200])
-    if probe.v != PROTOCOL:
-        return VersionError(f"protocol {probe.v}, this is {PROTOCOL}")
-    return DecodeError(str(error)[:200])
+        return None
+    if probe.v == PROTOCOL:
+        return None
+    try:
+        return VersionError(probe.v, msgspec.msgpack.decode(frame, type=_Request).req)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return VersionError(probe.v, None)
+
+
+def single(frames: Sequence[bytes]) -> bytes:
+    """The frame of a message that was received with all its frames. Raises `DecodeError`: only messages of protocol 1 have a second one."""
+    if len(frames) == 1:
+        return frames[0]
+    raise (other_version(frames[0]) if frames else None) or DecodeError(f"{len(frames)} frames, expected 1")
 
 
 from_edge = _decoder(m.FromEdge)
@@ -97,18 +117,21 @@ to_edge = _decoder(m.ToEdge, MAX_REPLY_BODY)
 to_agent = _decoder(m.ToAgent)
 
 _encoder = msgspec.msgpack.Encoder()
+_encode = _encoder.encode
 
 
-def encode(message: m.Message, body: bytes | None = None) -> list[bytes]:
-    """The frames of a message. Raises `ValueError` when the header is over its cap: that is a bug of the sender."""
-    header = _encoder.encode(message)
-    if len(header) > MAX_HEADER:
-        raise ValueError(f"{type(message).__name__} header of {len(header)} bytes, at most {MAX_HEADER}")
-    return [header] if body is None else [header, body]
+def encode(message: m.Message) -> bytes:
+    """The frame of a message. Raises `ValueError` when what is not body is over its cap: that is a bug of the sender."""
+    frame = _encode(message)
+    if len(frame) > MAX_HEAD:
+        head = len(frame) - len(getattr(message, "body", b""))
+        if head > MAX_HEAD:
+            raise ValueError(f"{type(message).__name__} of {head} bytes beside its body, at most {MAX_HEAD}")
+    return frame
 
 
 class BodyDecoder:
-    """Decodes one struct type from a body frame. Raises `DecodeError`."""
+    """Decodes one struct type from a message's body. Raises `DecodeError`."""
 
     def __init__(self, kind: Any) -> None:
         self._decode = msgspec.msgpack.Decoder(kind).decode
@@ -120,7 +143,7 @@ class BodyDecoder:
             raise DecodeError(str(error)[:200]) from None
 
 
-encode_body = _encoder.encode
+encode_body = _encode
 worker_info = BodyDecoder(m.WorkerInfo)
 result = BodyDecoder(Result)
 job_view = BodyDecoder(m.JobView)

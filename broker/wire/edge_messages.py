@@ -12,6 +12,7 @@ from broker.wire.terms import (
     Fence,
     Id,
     JobStateName,
+    KnownId,
     Message,
     Name,
     Seconds,
@@ -25,7 +26,7 @@ from broker.wire.terms import (
 
 
 class Submit(Message, frozen=True, kw_only=True, tag="submit"):
-    """Take this job (body: the job spec). Answered by `Accepted` after the commit, or by `Rejected`. Idempotent by `job_id`."""
+    """Take this job. Answered by `Accepted` after the commit, or by `Rejected`. Idempotent by `job_id`."""
 
     req: int
     job_id: Id
@@ -56,13 +57,15 @@ class Submit(Message, frozen=True, kw_only=True, tag="submit"):
     webhook_events: Annotated[tuple[WebhookEvent, ...], Meta(max_length=4)] = ()
     #: The job must be final so long after it was accepted, or it fails as `expired`. 0: no deadline.
     deadline_s: Seconds = 0.0
+    #: The job spec, opaque to the broker.
+    body: bytes
 
 
 class CancelJob(Message, frozen=True, kw_only=True, tag="cancel_job"):
     """End this job as cancelled. Answered by `CancelReply` once the request is on disk."""
 
     req: int
-    job_id: Id
+    job_id: KnownId
     #: Whose job it must be, or it is not found; "" for anybody's.
     tenant: Tenant = ""
 
@@ -71,7 +74,7 @@ class GetJob(Message, frozen=True, kw_only=True, tag="get_job"):
     """One job, by id or by (origin, alias). Answered by `JobReply`."""
 
     req: int
-    job_id: Annotated[str, Meta(max_length=64)] = ""
+    job_id: KnownId = ""
     origin: Annotated[str, Meta(max_length=32)] = ""
     alias: Short = ""
     #: Whose job it must be, or it is not found; "" for anybody's.
@@ -84,7 +87,7 @@ class ListJobs(Message, frozen=True, kw_only=True, tag="list_jobs"):
     req: int
     limit: Annotated[int, Meta(ge=0, le=1000)] = 50
     #: Continue behind this job id; an unknown one gives an empty page, unless `after_at` says where it was.
-    after: Annotated[str, Meta(max_length=64)] = ""
+    after: KnownId = ""
     newest_first: bool = True
     states: Annotated[tuple[JobStateName, ...], Meta(max_length=7)] = ()
     origin: Annotated[str, Meta(max_length=32)] = ""
@@ -124,7 +127,7 @@ class ForgetJobs(Message, frozen=True, kw_only=True, tag="forget_jobs"):
     """
 
     req: int
-    job_ids: Annotated[tuple[Id, ...], Meta(max_length=50)]
+    job_ids: Annotated[tuple[KnownId, ...], Meta(max_length=50)]
     #: As edges before 0.2.0 say it: only those that finished at or before; 0: whenever they did.
     finished_before: Seconds = 0.0
     #: Only those that finished so long ago or longer, whatever the wall clock was set to since.
@@ -178,10 +181,12 @@ class SettleSetAside(Message, frozen=True, kw_only=True, tag="settle_set_aside")
 
 
 class Accepted(Message, frozen=True, kw_only=True, tag="accepted"):
-    """The job is on disk (body: its `JobView`). `duplicate`: it was there before, with these very bytes."""
+    """The job is on disk. `duplicate`: it was there before, with these very bytes."""
 
     req: int
     duplicate: bool = False
+    #: Its `JobView`.
+    body: bytes
 
 
 RejectCode = Literal["queue_full", "busy", "alias_taken", "id_conflict", "deadline", "invalid", "shutting_down"]
@@ -197,29 +202,35 @@ class Rejected(Message, frozen=True, kw_only=True, tag="rejected"):
 
 
 class JobReply(Message, frozen=True, kw_only=True, tag="job"):
-    """The job asked for (body: its `JobView` with spec bytes and story), or `found` false."""
+    """The job asked for, or `found` false."""
 
     req: int
     found: bool
+    #: Its `JobView` with spec bytes and story; empty when not found.
+    body: bytes = b""
 
 
 class Jobs(Message, frozen=True, kw_only=True, tag="jobs"):
-    """A page (body: list of `JobView` with spec bytes). `more`: there is at least one job behind the last."""
+    """A page of jobs. `more`: there is at least one job behind the last."""
 
     req: int
     more: bool = False
     #: The broker has looked long enough: ask on from here for what is missing, and for whether more follow; 0: it is all here.
     behind: Fence = 0
+    #: A list of `JobView` with spec bytes.
+    body: bytes
 
 
 CancelOutcome = Literal["cancelled", "requested", "already_final", "not_found"]
 
 
 class CancelReply(Message, frozen=True, kw_only=True, tag="cancel_reply"):
-    """What became of a cancel (body: the `JobView`, none when not found). `requested`: a worker is being told to stop."""
+    """What became of a cancel. `requested`: a worker is being told to stop."""
 
     req: int
     outcome: CancelOutcome
+    #: The job's `JobView`; empty when not found.
+    body: bytes = b""
 
 
 class Watching(Message, frozen=True, kw_only=True, tag="watching"):
@@ -230,16 +241,20 @@ class Watching(Message, frozen=True, kw_only=True, tag="watching"):
 
 
 class Pool(Message, frozen=True, kw_only=True, tag="pool"):
-    """Answer to `GetPool` (body: `PoolView`)."""
+    """Answer to `GetPool`."""
 
     req: int
+    #: A `PoolView`.
+    body: bytes
 
 
 class WorkerReply(Message, frozen=True, kw_only=True, tag="worker"):
-    """The worker that was named (body: its `WorkerView`), or `found` false."""
+    """The worker that was named, or `found` false."""
 
     req: int
     found: bool
+    #: Its `WorkerView`; empty when not found.
+    body: bytes = b""
 
 
 class SetAsideSettled(Message, frozen=True, kw_only=True, tag="set_aside_settled"):
@@ -253,9 +268,11 @@ class SetAsideSettled(Message, frozen=True, kw_only=True, tag="set_aside_settled
 
 
 class Event(Message, frozen=True, kw_only=True, tag="event"):
-    """A job changed (body: its `JobView` without spec bytes and story). A gap in `seq` means: events were lost, ask again."""
+    """A job changed. A gap in `seq` means: events were lost, ask again."""
 
     seq: int
+    #: Its `JobView` without spec bytes and story.
+    body: bytes
 
 
 class Forgotten(Message, frozen=True, kw_only=True, tag="forgotten"):
@@ -273,10 +290,12 @@ class JobsDeleted(Message, frozen=True, kw_only=True, tag="gone"):
 
 
 class Deliveries(Message, frozen=True, kw_only=True, tag="hooks"):
-    """The deliveries that this edge now holds (body: list of `ClaimedDelivery`). `wait_s`: until another one is due; -1: there is none."""
+    """The deliveries that this edge now holds. `wait_s`: until another one is due; -1: there is none."""
 
     req: int
     wait_s: float = -1.0
+    #: A list of `HookClaim`.
+    body: bytes
 
 
 class DeliveryNoted(Message, frozen=True, kw_only=True, tag="hook_noted"):

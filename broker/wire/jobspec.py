@@ -31,7 +31,8 @@ MAX_INT = 2**63 - 1
 JOB_ID_RULE = "1 to 64 characters of A-Z a-z 0-9 _ -"
 _CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 #: An edge may put a tag of the tenant before it.
-_JOB_ID = re.compile(rf"(?:[0-9a-f]{{12}}\.)?{_CLIENT_ID.pattern}")
+JOB_ID_PATTERN = rf"(?:[0-9a-f]{{12}}\.)?{_CLIENT_ID.pattern}"
+_JOB_ID = re.compile(JOB_ID_PATTERN)
 
 #: Sentences about one job from the engine that drew it, and the length of each.
 MAX_WARNINGS = 16

@@ -1,9 +1,12 @@
 """Every message that crosses a socket: tagged, frozen structs, one class a message, named by what its sender says.
 
-On the wire a message is one frame `[header]` or two `[header, body]`. The header is a msgpack array: tag, protocol version, then the
-fields in the order written here. New fields go at the end, with a default. Bodies: the job spec for `Submit` and `Run`
-(opaque to the broker), and the struct named at the message for the others. Times named `_at` are seconds since the Unix epoch
-on the broker's clock, those named `_s` are durations in seconds.
+On the wire a message is one frame, a msgpack array: tag, protocol version, then the fields in the order written here. New fields go at
+the end, with a default. `body` is bytes that its reader decodes: the job spec in `Submit` and `Run` (opaque to the broker), and the struct
+named at the field in the others. Times named `_at` are seconds since the Unix epoch on the broker's clock, those named `_s` are durations
+in seconds.
+
+`WorkerRejected` and `Rejected` are also what a peer of another protocol version is told, in a frame that bears its version: their required
+fields stay what they are.
 """
 
 from __future__ import annotations
@@ -64,6 +67,7 @@ from broker.wire.edge_messages import Watch as Watch
 from broker.wire.edge_messages import Watching as Watching
 from broker.wire.edge_messages import WorkerReply as WorkerReply
 from broker.wire.failures import FailureKind as FailureKind
+from broker.wire.terms import MAX_ID as MAX_ID
 from broker.wire.terms import PROTOCOL as PROTOCOL
 from broker.wire.terms import Count as Count
 from broker.wire.terms import DeliveryState as DeliveryState
@@ -72,6 +76,7 @@ from broker.wire.terms import Fence as Fence
 from broker.wire.terms import Held as Held
 from broker.wire.terms import Id as Id
 from broker.wire.terms import JobStateName as JobStateName
+from broker.wire.terms import KnownId as KnownId
 from broker.wire.terms import Message as Message
 from broker.wire.terms import Name as Name
 from broker.wire.terms import Seconds as Seconds

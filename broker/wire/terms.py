@@ -7,13 +7,18 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from broker.wire.jobspec import Phase
+from broker.wire.jobspec import JOB_ID_PATTERN, Phase
 
-#: Raised when a message changes in a way an older reader would misread.
-PROTOCOL = 1
+#: Raised when a message changes in a way an older reader would misread. 1: a header and a body in two frames.
+PROTOCOL = 2
 
-#: `\Z`, not `$`, which would let a line break pass behind the id.
-Id = Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{12}\.)?[A-Za-z0-9_-]{1,64}\Z")]
+#: A job's id where it enters (`Submit`), and where its reader makes a path of it (`Run`). `\Z`, not `$`, which would let a line break pass
+#: behind the id.
+Id = Annotated[str, Meta(pattern=rf"^{JOB_ID_PATTERN}\Z")]
+#: Longest `Id`: a tenant's tag of 12 and a point before a client's 64.
+MAX_ID = 77
+#: A job's id that is only looked up: one that no `Submit` brought finds no job. The pattern costs as much as the rest of such a message.
+KnownId = Annotated[str, Meta(max_length=MAX_ID)]
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Short = Annotated[str, Meta(max_length=256)]
 Tenant = Annotated[str, Meta(max_length=64)]
@@ -70,7 +75,7 @@ WorkerStateName = Literal["starting", "idle", "busy", "suspect", "draining", "be
 class Held(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """One attempt that an agent holds: running, or computed and not yet acknowledged (`phase` "finished")."""
 
-    job_id: Id
+    job_id: KnownId
     fence: Fence
     phase: Phase = ""
     step: Count = 0

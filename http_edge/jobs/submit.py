@@ -221,10 +221,11 @@ class Submitter:
             webhook=order.webhook.url if order.webhook else "",
             webhook_events=order.webhook.events if order.webhook else (),
             deadline_s=order.deadline_s,
+            body=body,
         )
         try:
             with translated():
-                view, duplicate = await self._broker.submit(message, body)
+                view, duplicate = await self._broker.submit(message)
         except EdgeError as error:
             if error.kind != "id_conflict":
                 raise

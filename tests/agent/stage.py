@@ -56,8 +56,8 @@ class Stage:
         assert gone or self.core.next_deadline() > self.now, "a deadline that a tick does not meet"
         return self.out
 
-    def broker(self, message: m.ToAgent | None, body: bytes = b"") -> list[fx.Effect]:
-        return self._out(self.core.from_broker(message, body, self.now))
+    def broker(self, message: m.ToAgent | None) -> list[fx.Effect]:
+        return self._out(self.core.from_broker(message, self.now))
 
     def engine(self, message: FromEngine) -> list[fx.Effect]:
         return self._out(self.core.from_engine(message, self.now))
@@ -130,7 +130,7 @@ class Stage:
         """The broker's order; by default job "j<counter>"."""
         job_id = job or f"j{counter}"
         return self.broker(
-            m.Run(job_id=job_id, fence=fence(counter), lease_s=6.0, predicted_s=predicted_s, alone=alone), body
+            m.Run(job_id=job_id, fence=fence(counter), lease_s=6.0, predicted_s=predicted_s, alone=alone, body=body)
         )
 
     def cancel(self, counter: int, grace_s: float = 0.0, job: str = "") -> list[fx.Effect]:

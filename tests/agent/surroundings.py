@@ -81,8 +81,8 @@ class Surroundings(RuleBasedStateMachine):
         for effect in effects:
             assert self.exit is None, f"{effect} after exit"
             match effect:
-                case fx.SendBroker(message, body):
-                    self.said(message, body)
+                case fx.SendBroker(message):
+                    self.said(message)
                 case fx.StartEngine():
                     assert not self.process, "two engines"
                     self.process, self.killed, self.ready, self.closed = True, False, False, False
@@ -118,8 +118,8 @@ class Surroundings(RuleBasedStateMachine):
                 case fx.Exit(code):
                     self.exit = code
 
-    def said(self, message: m.Message, body: bytes | None) -> None:
-        codec.from_agent(codec.encode(message, body))  # whatever is said can be read
+    def said(self, message: m.Message) -> None:
+        codec.from_agent(codec.encode(message))  # whatever is said can be read
         assert not self.goodbye, f"{message} after goodbye"
         if isinstance(message, (m.Hello, m.Heartbeat)):
             assert message.seen >= self.seen, "seen fell"
@@ -146,7 +146,7 @@ class Surroundings(RuleBasedStateMachine):
 
     def broker(self, message: m.ToAgent | None) -> None:
         if self.exit is None:
-            self.do(self.core.from_broker(message, b"spec", self.now))
+            self.do(self.core.from_broker(message, self.now))
 
     def engine(self, message: FromEngine) -> None:
         if self.exit is None:
@@ -162,7 +162,7 @@ class Surroundings(RuleBasedStateMachine):
     def judge(self, job: Job, fate: str, *, meant: bool) -> None:
         """The engine is gone and said nothing of this job: whether it counts as crashed, or as never begun."""
         pending = self.core.unacked_results.answer(self.granted[job.fence], job.fence, 0)
-        kind = getattr(pending[0], "kind", "cancelled") if pending is not None else "handed back"
+        kind = getattr(pending, "kind", "cancelled") if pending is not None else "handed back"
         allowed = {"engine_crashed"} if fate == "own" and job.begun else {"handed back"}
         if meant:
             allowed = {"hung", "cancelled"} if fate == "replaced" else {"handed back"}

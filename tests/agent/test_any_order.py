@@ -56,13 +56,13 @@ class World(Surroundings):
         at, job_id = fence(self.counter), f"j{self.counter}"
         self.granted[at] = job_id
         self.alone |= {at} if alone else set()
-        self.broker(m.Run(job_id=job_id, fence=at, lease_s=6.0, predicted_s=40.0, alone=alone))
+        self.broker(m.Run(job_id=job_id, fence=at, lease_s=6.0, predicted_s=40.0, alone=alone, body=b"spec"))
 
     @precondition(lambda self: self.granted)
     @rule(data=st.data())
     def run_again(self, data: st.DataObject) -> None:
         at = data.draw(st.sampled_from(sorted(self.granted)))
-        self.broker(m.Run(job_id=self.granted[at], fence=at, lease_s=6.0, alone=at in self.alone))
+        self.broker(m.Run(job_id=self.granted[at], fence=at, lease_s=6.0, alone=at in self.alone, body=b"spec"))
 
     @precondition(lambda self: self.granted)
     @rule(data=st.data(), grace=st.sampled_from([0.0, 0.5]))

@@ -35,7 +35,7 @@ def test_what_is_noted_of_an_attempt_names_its_trace() -> None:
 
 def test_the_profile_reaches_the_engine() -> None:
     stage = Stage().idle()
-    stage.broker(m.Run(job_id="j1", fence=fence(1), lease_s=6.0, profile="offload"), b"")
+    stage.broker(m.Run(job_id="j1", fence=fence(1), lease_s=6.0, profile="offload", body=b""))
     [start] = stage.effects(fx.StartJob)
     assert start.message.profile == "offload"
 
@@ -51,7 +51,7 @@ def test_a_run_whose_result_waits_is_answered_by_the_result() -> None:
     stage = Stage().busy()
     stage.finish()
     stage.run(1)
-    assert stage.sent(m.Finished) == [m.Finished(job_id="j1", fence=fence(1), free=1, run_s=2.5)]
+    assert stage.sent(m.Finished) == [m.Finished(job_id="j1", fence=fence(1), free=1, run_s=2.5, body=RESULT_BODY)]
     assert stage.orders() == []
 
 
@@ -156,7 +156,7 @@ def test_finished_carries_the_manifest_and_the_new_room() -> None:
     stage = Stage().busy()
     stage.finish()
     [effect] = [out for out in stage.effects(fx.SendBroker) if isinstance(out.message, m.Finished)]
-    assert effect == fx.SendBroker(m.Finished(job_id="j1", fence=fence(1), free=1, run_s=2.5), RESULT_BODY)
+    assert effect == fx.SendBroker(m.Finished(job_id="j1", fence=fence(1), free=1, run_s=2.5, body=RESULT_BODY))
     assert not stage.effects(fx.RemoveDir)
 
 
@@ -173,7 +173,7 @@ def test_a_long_message_is_cut_to_fit_a_header() -> None:
     stage = Stage().busy()
     stage.fail(message="显存不足" * 2000)
     [failed] = stage.sent(m.Failed)
-    message, _ = codec.from_agent(codec.encode(failed))
+    message = codec.from_agent(codec.encode(failed))
     assert message.message.startswith("显存不足")
     assert message.message.endswith("…")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.wire import messages as m
-from tests.agent.stage import SETUP, Stage, fence
+from tests.agent.stage import RESULT_BODY, SETUP, Stage, fence
 from workers.agent import effects as fx
 from workers.supervisor.exit_codes import describe_exit
 
@@ -156,7 +156,7 @@ def test_a_late_cancel_of_an_acknowledged_result_is_answered_from_memory() -> No
     stage.finish()
     stage.ack(1)
     stage.cancel(1)
-    assert stage.sent(m.Finished) == [m.Finished(job_id="j1", fence=fence(1), free=1, run_s=2.5)]
+    assert stage.sent(m.Finished) == [m.Finished(job_id="j1", fence=fence(1), free=1, run_s=2.5, body=RESULT_BODY)]
     assert stage.core.held() == ()
 
 

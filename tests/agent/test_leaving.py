@@ -51,7 +51,13 @@ def test_an_engine_that_does_not_die_holds_the_exit_up_for_a_moment_only() -> No
 def test_nothing_is_said_or_done_once_leaving() -> None:
     stage = Stage().busy()
     stage.leave()
-    for event in (m.Run(job_id="j2", fence=fence(2), lease_s=1.0), m.Identify(), None, m.Welcome(epoch=9), m.Drain()):
+    for event in (
+        m.Run(job_id="j2", fence=fence(2), lease_s=1.0, body=b""),
+        m.Identify(),
+        None,
+        m.Welcome(epoch=9),
+        m.Drain(),
+    ):
         assert stage.broker(event) == []
     assert stage.leave("again") == []
     assert stage.finish() == []

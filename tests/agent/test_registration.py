@@ -20,9 +20,9 @@ def test_first_tick_starts_the_engine_and_says_hello() -> None:
     stage = Stage()
     stage.tick()
     assert stage.orders() == [fx.StartEngine(SETUP)]
-    assert stage.sent(m.Hello) == [m.Hello(name="cpu-0", boot="b1", seen=0, free=0)]
+    assert stage.sent(m.Hello) == [m.Hello(name="cpu-0", boot="b1", seen=0, free=0, body=codec.encode_body(INFO))]
     [hello] = stage.effects(fx.SendBroker)
-    assert codec.worker_info(hello.body) == INFO
+    assert codec.worker_info(hello.message.body) == INFO
 
 
 def test_hello_is_repeated_each_second_until_welcome() -> None:
@@ -42,7 +42,7 @@ def test_hello_is_repeated_each_second_until_welcome() -> None:
 def test_probe_and_who_are_answered_by_hello_at_once(question: m.Identify | None) -> None:
     stage = Stage().idle()
     stage.broker(question)
-    assert stage.sent(m.Hello) == [m.Hello(name="cpu-0", boot="b1", seen=0, free=1)]
+    assert stage.sent(m.Hello) == [m.Hello(name="cpu-0", boot="b1", seen=0, free=1, body=codec.encode_body(INFO))]
     assert not stage.sent(m.Heartbeat)
 
 
@@ -114,8 +114,7 @@ def test_counters_beyond_the_wire_s_bound_are_cut() -> None:
     stage = Stage().busy()
     stage.pass_time(1.0).words(1, "denoise", 2_000_000, 3_000_000)
     [beat] = stage.sent(m.Heartbeat)
-    frames = codec.encode(beat)
-    assert codec.from_agent(frames)[0].held[0].total == 1_000_000
+    assert codec.from_agent(codec.encode(beat)).held[0].total == 1_000_000
 
 
 def test_seen_never_falls() -> None:

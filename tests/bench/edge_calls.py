@@ -135,7 +135,8 @@ async def _running_job(broker: FakeBroker, job_id: str, origin: str = "") -> str
     spec = JobSpec(
         model="demo", output="video", prompt="a red circle", width=64, height=64, num_inference_steps=8, seed=1
     )
-    await broker.submit(m.Submit(req=0, job_id=job_id, model="demo", units=1.0, origin=origin), encode_spec(spec))
+    body = encode_spec(spec)
+    await broker.submit(m.Submit(req=0, job_id=job_id, model="demo", units=1.0, origin=origin, body=body))
     broker.run(job_id)
     return job_id
 

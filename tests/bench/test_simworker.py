@@ -14,15 +14,15 @@ class FakeSocket:
         self.sent = []
         self.full = False
 
-    def recv_multipart(self, flags):
+    def recv(self, flags):
         if not self.inbox:
             raise zmq.Again
         return self.inbox.pop(0)
 
-    def send_multipart(self, frames, flags):
+    def send(self, frame, flags):
         if self.full:
             raise zmq.Again
-        self.sent.append(codec.from_agent(frames)[0])
+        self.sent.append(codec.from_agent(frame))
 
     def take(self):
         taken, self.sent = self.sent, []
@@ -40,9 +40,7 @@ class Pair:
         )
 
     def say(self, *messages):
-        self.socket.inbox += [
-            codec.encode(message, b"" if isinstance(message, m.Run) else None) for message in messages
-        ]
+        self.socket.inbox += map(codec.encode, messages)
         self.worker.handle()
         return self.socket.take()
 
@@ -52,12 +50,12 @@ class Pair:
 
 
 def run(job_id, fence):
-    return m.Run(job_id=job_id, fence=fence, lease_s=6.0)
+    return m.Run(job_id=job_id, fence=fence, lease_s=6.0, body=b"")
 
 
 def test_a_probe_and_who_are_answered_with_hello():
     pair = Pair(credit=2)
-    pair.socket.inbox.append([b""])
+    pair.socket.inbox.append(b"")
     pair.worker.handle()
     (hello,) = pair.socket.take()
     assert isinstance(hello, m.Hello)
@@ -133,7 +131,7 @@ def test_a_crowd_beats_once_a_second_and_worker(monkeypatch, tmp_path):
     made._epoll = clock
     for worker in made._by_fd.values():
         worker.welcome = True
-        worker._send = lambda message, body=None: beats.append(message)
+        worker._send = beats.append
     made.serve(10.0)
     made.close()
     assert 27 <= len(beats) <= 33

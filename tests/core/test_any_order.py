@@ -38,7 +38,7 @@ class SimAgent:
         self.seen = 0
         self.running: m.Run | None = None
         self.stopping = False
-        #: Results not yet acknowledged: fence -> (message, body).
+        #: Results not yet acknowledged, by fence.
         self.unacked: dict[int, tuple[m.AgentResult, bytes]] = {}
         self.connect()
 
@@ -46,34 +46,35 @@ class SimAgent:
         self.links = getattr(self, "links", 0) + 1
         self.peer = f"b-{self.name}-{self.links}".encode()
         self.inbox: list[m.Message] = []
-        self.deliveries: list[tuple[m.Message, bytes]] = []
-        self.say(self.hello(), worker_info())
+        self.deliveries: list[m.Message] = []
+        self.say(self.hello())
 
-    def say(self, message: m.Message, body: bytes = b"") -> None:
-        self.deliveries.append((message, body))
+    def say(self, message: m.Message) -> None:
+        self.deliveries.append(message)
 
     @property
     def free(self) -> int:
         return 0 if self.running else 1
 
     def held(self) -> tuple[m.Held, ...]:
-        held = [m.Held(job_id=r.job_id, fence=f, phase="finished") for f, (r, _) in self.unacked.items()]
+        held = [m.Held(job_id=r.job_id, fence=f, phase="finished") for f, r in self.unacked.items()]
         if self.running:
             held.append(m.Held(job_id=self.running.job_id, fence=self.running.fence, phase="denoise", step=1, total=2))
         return tuple(held)
 
     def hello(self) -> m.Hello:
-        return m.Hello(name=self.name, boot=f"boot{self.boots}", seen=self.seen, free=self.free, held=self.held())
+        fields = {"seen": self.seen, "free": self.free, "held": self.held()}
+        return m.Hello(name=self.name, boot=f"boot{self.boots}", body=worker_info(), **fields)
 
     def beat(self) -> None:
         self.say(m.Heartbeat(seen=self.seen, free=self.free, held=self.held()))
-        for message, body in self.unacked.values():
-            self.say(message, body)
+        for message in self.unacked.values():
+            self.say(message)
 
     def take(self, message: m.Message) -> None:
         match message:
             case m.Identify():
-                self.say(self.hello(), worker_info())
+                self.say(self.hello())
             case m.Run():
                 self._run(message)
             case m.Cancel() if self.running and self.running.fence == message.fence:
@@ -100,14 +101,14 @@ class SimAgent:
         self.running = None
         key = {"job_id": run.job_id, "fence": run.fence, "free": 1}
         if self.stopping:
-            result: tuple[m.AgentResult, bytes] = (m.Cancelled(**key), b"")
+            result: m.AgentResult = m.Cancelled(**key)
         elif how == "finished":
-            result = (m.Finished(**key, run_s=1.0), codec.encode_body(Result(seed=run.fence)))
+            result = m.Finished(**key, run_s=1.0, body=codec.encode_body(Result(seed=run.fence)))
         else:
             self.failures.append(run.job_id)
-            result = (m.Failed(**key, kind=m.FailureKind(how), message="sim"), b"")
+            result = m.Failed(**key, kind=m.FailureKind(how), message="sim")
         self.unacked[run.fence] = result
-        self.say(*result)
+        self.say(result)
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -154,7 +155,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def submit_one(self, job_id: str, **fields) -> None:
         self.desk.req += 1
-        effects = self.desk.feed(EDGE, m.Submit(req=1, job_id=job_id, model="demo", units=1.0, **fields), b"spec")
+        effects = self.desk.feed(EDGE, m.Submit(req=1, job_id=job_id, model="demo", units=1.0, body=b"spec", **fields))
         if any(isinstance(e, Send) and isinstance(e.message, m.Accepted) for e in effects):
             self.accepted.add(job_id)
         self.carry(effects)
@@ -201,7 +202,7 @@ class AnyOrder(RuleBasedStateMachine):
     def edge_claims(self, limit):
         effects = self.desk.feed(EDGE, m.ClaimDeliveries(req=1, limit=limit))
         reply = next(e for e in effects if isinstance(e, Send) and isinstance(e.message, m.Deliveries))
-        for held in codec.hook_claims(reply.body):
+        for held in codec.hook_claims(reply.message.body):
             assert held.number not in self.delivered, "given again after its delivery was noted"
             _, until = self.claims.get(held.number, (0, 0.0))
             assert until <= self.desk.now, "given to two edges at once"
@@ -223,7 +224,7 @@ class AnyOrder(RuleBasedStateMachine):
     def deliver_to_broker(self, name, many):
         agent = self.agents.get(name)
         while agent and agent.deliveries:
-            self.carry(self.desk.feed(agent.peer, *agent.deliveries.pop(0)))
+            self.carry(self.desk.feed(agent.peer, agent.deliveries.pop(0)))
             if not many:
                 break
 
@@ -314,7 +315,7 @@ class AnyOrder(RuleBasedStateMachine):
                     agent.end("finished")
                 agent.beat()
                 while agent.deliveries:
-                    self.carry(self.desk.feed(agent.peer, *agent.deliveries.pop(0)))
+                    self.carry(self.desk.feed(agent.peer, agent.deliveries.pop(0)))
                 while agent.inbox:
                     agent.take(agent.inbox.pop(0))
             self.carry(self.desk.tick(0.9))

@@ -61,13 +61,11 @@ def check(desk: CoreHarness) -> None:
     for effect in desk.effects:
         if not isinstance(effect, Send):
             continue
-        frames = codec.encode(effect.message, effect.body)
-        read = codec.to_edge(frames) if effect.peer == EDGE else codec.to_agent(frames)
-        assert read is not None
-        message, body = read
+        frame = codec.encode(effect.message)
+        message = codec.to_edge(frame) if effect.peer == EDGE else codec.to_agent(frame)
         assert_finite(msgspec.to_builtins(message))
-        if type(message) in BODIES and body:
-            assert_finite(msgspec.to_builtins(BODIES[type(message)](body)))
+        if type(message) in BODIES and message.body:
+            assert_finite(msgspec.to_builtins(BODIES[type(message)](message.body)))
         if isinstance(message, m.Run):
             assert 0 <= message.predicted_s <= bounds.MAX_RUN_S
 
@@ -107,8 +105,8 @@ def test_what_is_said_back_can_be_read(rates, names, steps):
             job_id, fence = held[0]
             artefact = Artefact(name="a.mp4", media_type="video/mp4", size=1, sha256="0" * 64, fps=given_["fps"])
             result = Result(stage_durations=given_["stages"], peak_memory_mb=given_["memory"], artefacts=(artefact,))
-            finished = m.Finished(job_id=job_id, fence=fence, free=2, run_s=given_["run_s"])
-            desk.feed(peer_of("w1"), finished, codec.encode_body(result))
+            body, run_s = codec.encode_body(result), given_["run_s"]
+            desk.feed(peer_of("w1"), m.Finished(job_id=job_id, fence=fence, free=2, run_s=run_s, body=body))
         else:
             desk.feed(EDGE, m.GetPool(req=number))
             check(desk)

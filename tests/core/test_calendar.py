@@ -79,6 +79,6 @@ def test_the_pool_tells_the_time_and_when_the_clock_was_set():
     desk.core.set_calendar(Calendar(ahead_s=HOUR, settled_at=START + 600.0, steps=steps))
     desk.now += 10.0
     (answer,) = desk.feed(EDGE, m.GetPool(req=1))
-    pool = codec.pool_view(answer.body)
+    pool = codec.pool_view(answer.message.body)
     assert (pool.now, pool.settling_s) == (START + HOUR + 10.0, 590.0)
     assert pool.clock_steps == (m.ClockStep(age_s=10.0, by_s=HOUR),)

@@ -17,7 +17,7 @@ URL = "https://client.example/hook"
 def claim(desk: CoreHarness, limit: int = 16, edge: bytes = EDGE) -> tuple[list[m.ClaimedDelivery], float]:
     effects = desk.feed(edge, m.ClaimDeliveries(req=1, limit=limit))
     reply = next(e for e in effects if isinstance(e, Send) and isinstance(e.message, m.Deliveries) and e.peer == edge)
-    return codec.hook_claims(reply.body or b""), reply.message.wait_s
+    return codec.hook_claims(reply.message.body), reply.message.wait_s
 
 
 def done(desk: CoreHarness, held: m.ClaimedDelivery, outcome: str = "delivered", **fields) -> None:
@@ -225,7 +225,7 @@ def test_watchers_see_that_a_job_has_a_webhook():
     desk.running("a", webhook=URL)
     effects = desk.finish("w1", "a")
     assert sent(effects, m.Event, EDGE)
-    spec_cache = [e.body for e in effects if isinstance(e, Send) and isinstance(e.message, m.Event)]
+    spec_cache = [e.message.body for e in effects if isinstance(e, Send) and isinstance(e.message, m.Event)]
     assert codec.job_view(spec_cache[-1]).webhook == URL
     hooked = next(n for n, e in enumerate(effects) if isinstance(e, DeliveryChanged))
     assert hooked < next(n for n, e in enumerate(effects) if isinstance(e, Send) and isinstance(e.message, m.Event))

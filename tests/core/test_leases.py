@@ -238,7 +238,7 @@ def test_a_job_nobody_knows_is_stopped_unless_its_result_is_on_the_way(phase):
 def test_a_malformed_hello_changes_nothing():
     desk = CoreHarness()
     with pytest.raises(DecodeError):
-        desk.feed(peer_of("w1"), m.Hello(name="w1", boot="b", seen=0, free=1), b"\xc1")
+        desk.feed(peer_of("w1"), m.Hello(name="w1", boot="b", seen=0, free=1, body=b"\xc1"))
     assert desk.core.snapshot().workers == ()
     assert EDGE not in desk.core.state.watchers
 
@@ -340,15 +340,15 @@ def test_no_worker_takes_over_what_another_runs(ahead):
     forged = fence + ahead
     thief = peer_of("w2")
     held = m.Held(job_id="j1", fence=forged, phase="denoise")
-    for message, body in (
-        (m.Started(job_id="j1", fence=forged), b""),
-        (m.Heartbeat(seen=fence, free=0, held=(held,)), b""),
-        (m.Finished(job_id="j1", fence=forged), RESULT),
-        (m.Failed(job_id="j1", fence=forged, kind=m.FailureKind("invalid_input"), message="forged"), b""),
-        (m.Cancelled(job_id="j1", fence=forged), b""),
-        (m.Refused(job_id="j1", fence=forged), b""),
+    for message in (
+        m.Started(job_id="j1", fence=forged),
+        m.Heartbeat(seen=fence, free=0, held=(held,)),
+        m.Finished(job_id="j1", fence=forged, body=RESULT),
+        m.Failed(job_id="j1", fence=forged, kind=m.FailureKind("invalid_input"), message="forged"),
+        m.Cancelled(job_id="j1", fence=forged),
+        m.Refused(job_id="j1", fence=forged),
     ):
-        desk.feed(thief, message, body)
+        desk.feed(thief, message)
         assert (desk.state("j1"), desk.job("j1").worker, desk.job("j1").fence) == ("running", "w1", fence)
     desk.hello("w2", held, seen=fence, free=0)
     assert (desk.state("j1"), desk.job("j1").worker) == ("running", "w1")
@@ -361,17 +361,17 @@ def test_a_fence_that_was_never_given_is_no_message(fence):
     desk = CoreHarness()
     running = desk.running("j1", "w1")
     held = (m.Held(job_id="j1", fence=fence),)
-    for message, body in (
-        (m.Started(job_id="j1", fence=fence), b""),
-        (m.Heartbeat(seen=fence, free=0), b""),
-        (m.Heartbeat(seen=running, free=0, held=held), b""),
-        (m.Finished(job_id="j1", fence=fence), RESULT),
-        (m.Failed(job_id="j1", fence=fence, kind=m.FailureKind("hung")), b""),
-        (m.Cancelled(job_id="j1", fence=fence), b""),
-        (m.Refused(job_id="j1", fence=fence), b""),
+    for message in (
+        m.Started(job_id="j1", fence=fence),
+        m.Heartbeat(seen=fence, free=0),
+        m.Heartbeat(seen=running, free=0, held=held),
+        m.Finished(job_id="j1", fence=fence, body=RESULT),
+        m.Failed(job_id="j1", fence=fence, kind=m.FailureKind("hung")),
+        m.Cancelled(job_id="j1", fence=fence),
+        m.Refused(job_id="j1", fence=fence),
     ):
         with pytest.raises(DecodeError, match="never given"):
-            desk.feed(peer_of("w1"), message, body)
+            desk.feed(peer_of("w1"), message)
     assert desk.state("j1") == "running"
 
 
@@ -418,7 +418,7 @@ def test_what_a_worker_measures_is_kept_within_what_can_be():
     artefact = Artefact(name="a.mp4", media_type="video/mp4", size=1, sha256="0" * 64, fps=math.nan, sound_s=math.inf)
     body = codec.encode_body(Result(stage_durations=mad, peak_memory_mb=math.nan, artefacts=(artefact,)))
     fence = desk.job("j1").fence
-    desk.feed(peer_of("w1"), m.Finished(job_id="j1", fence=fence, free=1, run_s=1e10), body)
+    desk.feed(peer_of("w1"), m.Finished(job_id="j1", fence=fence, free=1, run_s=1e10, body=body))
     job = desk.job("j1")
     assert job.state == "succeeded"
     assert job.run_s == 7 * 86_400
@@ -461,9 +461,9 @@ def test_a_worker_whose_name_was_taken_takes_it_back_only_once_nobody_is_heard_u
     desk.hello("w1", boot="first", peer=b"b-first")
     effects = desk.hello("w1", boot="second", peer=b"b-second")
     assert [bye.remedy for bye in sent(effects, m.WorkerRejected, b"b-first")] == ["yield"]
-    back = m.Hello(name="w1", boot="third", seen=0, free=1, yields=True)
-    effects = desk.feed(b"b-third", back, worker_info("demo"))
+    back = m.Hello(name="w1", boot="third", seen=0, free=1, yields=True, body=worker_info("demo"))
+    effects = desk.feed(b"b-third", back)
     assert [bye.remedy for bye in sent(effects, m.WorkerRejected, b"b-third")] == ["yield"]
     desk.tick(desk.policy.lost_after_s + 1)
-    effects = desk.feed(b"b-third", back, worker_info("demo"))
+    effects = desk.feed(b"b-third", back)
     assert sent(effects, m.Welcome, b"b-third")

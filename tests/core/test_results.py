@@ -70,7 +70,7 @@ def test_a_malformed_result_changes_nothing():
     desk = CoreHarness()
     fence = desk.running("a")
     with pytest.raises(DecodeError):
-        desk.feed(peer_of("w1"), m.Finished(job_id="a", fence=fence, free=1), b"\x01")
+        desk.feed(peer_of("w1"), m.Finished(job_id="a", fence=fence, free=1, body=b"\x01"))
     assert desk.state("a") == "running"
 
 

@@ -14,7 +14,7 @@ def in_memory(desk: CoreHarness) -> list[str]:
 
 
 def run_bodies(effects) -> list[bytes]:
-    return [effect.body for effect in effects if isinstance(getattr(effect, "message", None), m.Run)]
+    return [effect.message.body for effect in effects if isinstance(getattr(effect, "message", None), m.Run)]
 
 
 def filled(policy: Policy = TWO) -> CoreHarness:
@@ -61,7 +61,9 @@ def test_records_show_it() -> None:
 
 def test_a_repeated_submit_is_compared_with_it() -> None:
     desk = filled()
-    assert desk.submit("j4", b"spec 4") == m.Accepted(req=6, duplicate=True)
+    again = desk.submit("j4", b"spec 4")
+    assert isinstance(again, m.Accepted)
+    assert again.duplicate
     refused = desk.submit("j4", b"another")
     assert isinstance(refused, m.Rejected)
     assert refused.code == "id_conflict"

@@ -96,7 +96,7 @@ def test_an_alias_leads_to_the_newest_job_of_that_name():
     desk.tick(1)
     desk.submit("b", origin="lx", alias="mine")
     effects = desk.feed(EDGE, m.GetJob(req=1, origin="lx", alias="mine"))
-    assert codec.job_view(effects[0].body).id == "b"
+    assert codec.job_view(effects[0].message.body).id == "b"
 
 
 def test_busy_is_said_before_a_taken_alias():
@@ -123,7 +123,7 @@ def test_lists_show_what_is_in_memory_not_what_was_written():
     desk.beat("w1", m.Held(job_id="a", fence=desk.job("a").fence, phase="denoise", step=3, total=10))
     desk.submit("b")
     effects = desk.feed(EDGE, m.ListJobs(req=1, newest_first=False))
-    views = codec.job_views(effects[0].body)
+    views = codec.job_views(effects[0].message.body)
     assert [(v.id, v.state, v.step) for v in views] == [("a", "running", 3), ("b", "queued", 0)]
 
 
@@ -134,7 +134,7 @@ def test_a_page_with_huge_specs_is_cut_short_and_says_so():
         desk.tick(0.1)
     effects = desk.feed(EDGE, m.ListJobs(req=1, newest_first=False))
     page = sent(effects, m.Jobs)[0]
-    views = codec.job_views(effects[0].body)
+    views = codec.job_views(effects[0].message.body)
     assert page.more
     assert 1 <= len(views) < 20
     assert views[0].id == "j00"
@@ -145,6 +145,6 @@ def test_the_pool_lists_workers_and_counts():
     desk.hello("w1", body=worker_info("demo", "flux"))
     desk.submit("a")
     effects = desk.feed(EDGE, m.GetPool(req=9))
-    pool = codec.pool_view(effects[0].body)
+    pool = codec.pool_view(effects[0].message.body)
     assert [(w.name, w.state, [c.name for c in w.models]) for w in pool.workers] == [("w1", "busy", ["demo", "flux"])]
     assert pool.counts["assigned"] == 1

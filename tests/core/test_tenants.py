@@ -31,7 +31,7 @@ def test_a_name_means_each_tenants_own_newest_job():
     assert isinstance(desk.submit("b", tenant="blue", origin="lx", alias="mine", alias_unique=True), m.Accepted)
     assert desk.submit("c", tenant="red", origin="lx", alias="mine", alias_unique=True).code == "alias_taken"
     effects = desk.feed(EDGE, m.GetJob(req=1, origin="lx", alias="mine", tenant="red"))
-    assert codec.job_view(effects[0].body).id == "a"
+    assert codec.job_view(effects[0].message.body).id == "a"
 
 
 def test_a_list_holds_the_tenants_own_jobs():
@@ -40,7 +40,7 @@ def test_a_list_holds_the_tenants_own_jobs():
         desk.submit(name, tenant=tenant)
         desk.tick(1)
     effects = desk.feed(EDGE, m.ListJobs(req=1, tenant="red"))
-    assert [view.id for view in codec.job_views(effects[0].body)] == ["c", "a"]
+    assert [view.id for view in codec.job_views(effects[0].message.body)] == ["c", "a"]
 
 
 @pytest.mark.parametrize(("tenant", "outcome"), [("blue", "not_found"), ("red", "cancelled"), ("", "cancelled")])
@@ -54,10 +54,9 @@ def test_only_its_tenant_cancels_a_job(tenant, outcome):
 def test_another_tenants_id_is_taken_and_shows_nothing_of_the_job():
     desk = CoreHarness()
     desk.submit("a", tenant="red")
-    effects = desk.feed(EDGE, m.Submit(req=9, job_id="a", model="demo", units=1.0, tenant="blue"), b"spec")
+    effects = desk.feed(EDGE, m.Submit(req=9, job_id="a", model="demo", units=1.0, tenant="blue", body=b"spec"))
     (answer,) = sent(effects, m.Rejected)
     assert answer.code == "id_conflict"
-    assert not effects[0].body
 
 
 def test_a_tenant_at_its_queue_limit_is_refused_and_others_are_not():

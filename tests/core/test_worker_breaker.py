@@ -204,6 +204,6 @@ def test_the_answer_to_a_drain_shows_the_worker() -> None:
     desk = CoreHarness()
     desk.running("a")
     effects = desk.feed(b"f-edge", m.DrainWorker(req=1, name="w1"))
-    body = next(e.body for e in effects if isinstance(getattr(e, "message", None), m.WorkerReply))
-    view = codec.worker_view(body or b"")
+    body = next(e.message.body for e in effects if isinstance(getattr(e, "message", None), m.WorkerReply))
+    view = codec.worker_view(body)
     assert (view.name, view.state, [held.job_id for held in view.jobs]) == ("w1", "draining", ["a"])

@@ -21,8 +21,8 @@ PNG = picture()
 class QuickBroker(FakeBroker):
     """Runs what is handed in on the next turn of the loop."""
 
-    async def submit(self, submit: m.Submit, body: bytes) -> tuple[m.JobView, bool]:
-        answer = await super().submit(submit, body)
+    async def submit(self, submit: m.Submit) -> tuple[m.JobView, bool]:
+        answer = await super().submit(submit)
         asyncio.get_running_loop().call_soon(self._finish, submit.job_id)
         return answer
 

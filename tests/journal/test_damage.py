@@ -43,8 +43,8 @@ def whole(tmp_path) -> bytes:
 
 
 def ask(core: Core, message: m.Message) -> tuple[m.Message, bytes]:
-    (effect,) = core.receive(EDGE, message, b"", 1000.0)
-    return effect.message, effect.body or b""
+    (effect,) = core.receive(EDGE, message, 1000.0)
+    return effect.message, getattr(effect.message, "body", b"")
 
 
 def listed(core: Core) -> list[str]:
@@ -235,11 +235,11 @@ def test_a_page_with_a_damaged_row_is_filled_up_from_behind_it(served):
 
 def test_a_damaged_record_is_over_keeps_its_id_and_can_be_deleted(served):
     journal, core = served("UPDATE job SET worker = 'other' WHERE id = 'job-001'")
-    answer, _ = ask(core, m.Submit(req=1, job_id="job-001", model="demo", units=1.0))
+    answer, _ = ask(core, m.Submit(req=1, job_id="job-001", model="demo", units=1.0, body=b""))
     assert (answer.code, "damaged" in answer.message) == ("id_conflict", True)
     answer, _ = ask(core, m.CancelJob(req=1, job_id="job-001"))
     assert answer.outcome == "already_final"
-    effects = core.receive(EDGE, m.ForgetJobs(req=1, job_ids=("job-001",)), b"", 1000.0)
+    effects = core.receive(EDGE, m.ForgetJobs(req=1, job_ids=("job-001",)), 1000.0)
     journal.forget(effects[0].job_id)
     journal.commit()
     assert shown(core, "job-001") is None

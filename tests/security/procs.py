@@ -70,10 +70,9 @@ class BrokerProcess:
         dealer.setsockopt(zmq.LINGER, 0)
         dealer.connect(f"ipc://{self.run_dir}/front.sock")
         try:
-            dealer.send_multipart(codec.encode(m.GetPool(req=1)))
+            dealer.send(codec.encode(m.GetPool(req=1)))
             assert dealer.poll(deadline_s * 1000), f"no answer; log:\n{self.logged()[-2000:]}"
-            message, _ = codec.to_edge(dealer.recv_multipart())
-            return message
+            return codec.to_edge(dealer.recv())
         finally:
             context.destroy(linger=0)
 

@@ -78,14 +78,14 @@ class Dealer:
     def connected(self) -> bool:
         return bool(self.socket.getsockopt(zmq.EVENTS) & zmq.POLLOUT)
 
-    def say(self, message: m.Message, body: bytes | None = None) -> None:
-        self.socket.send_multipart(codec.encode(message, body), zmq.NOBLOCK)
+    def say(self, message: m.Message) -> None:
+        self.socket.send(codec.encode(message), zmq.NOBLOCK)
 
     def listen(self, decode: codec.Decoder = codec.to_agent) -> list[m.Message]:
         while self.socket.poll(0):
-            decoded = decode(self.socket.recv_multipart())
-            if decoded is not None:
-                self.heard.append(decoded[0])
+            message = decode(self.socket.recv())
+            if message is not None:
+                self.heard.append(message)
         return self.heard
 
     def all(self, kind: type[m.Message]) -> list[m.Message]:
@@ -106,8 +106,8 @@ def dealers() -> Iterator[type]:
         dealer.close()
 
 
-def hello(name: str) -> tuple[m.Hello, bytes]:
-    return m.Hello(name=name, boot="boot", seen=0, free=1), worker_info()
+def hello(name: str) -> m.Hello:
+    return m.Hello(name=name, boot="boot", seen=0, free=1, body=worker_info())
 
 
 async def stays_out(dealer: Dealer, service: TcpService) -> None:
@@ -125,9 +125,9 @@ async def test_an_edge_and_a_worker_with_keys_work_as_over_ipc(desk, tmp_path, s
         async with BrokerClient(service.front_tcp, key=read_peer_key(edge, "edge")) as client:
             agent = dealers(service.back_tcp, read_peer_key(node, "worker"))
             await eventually(agent.connected)
-            agent.say(*hello("node-2.gpu-0"))
+            agent.say(hello("node-2.gpu-0"))
             await eventually(lambda: agent.all(m.Welcome))
-            view, _ = await client.submit(a_job("job-1"), b"spec")
+            view, _ = await client.submit(a_job("job-1"))
             assert view.id == "job-1"
             await eventually(lambda: agent.all(m.Run))
         # And those over ipc need no key beside them.
@@ -191,7 +191,7 @@ async def test_a_removed_key_is_dead_on_open_connections_too(desk, tmp_path, sho
     async with serving(tmp_path, short_dir, desk) as service:
         agent = dealers(service.back_tcp, node)
         await eventually(agent.connected)
-        agent.say(*hello("node-2.gpu-0"))
+        agent.say(hello("node-2.gpu-0"))
         await eventually(lambda: agent.all(m.Welcome))
         async with BrokerClient(service.front_tcp, key=edge) as client:
             assert len((await client.pool()).workers) == 1
@@ -200,7 +200,7 @@ async def test_a_removed_key_is_dead_on_open_connections_too(desk, tmp_path, sho
             desk("remove", "node-2")
             service.wires.keep_watch()
             with pytest.raises(BrokerUnavailable):
-                await client.submit(a_job("job-1"), b"spec")
+                await client.submit(a_job("job-1"))
             agent.say(m.Heartbeat(seen=0, free=1))
             await eventually(lambda: not agent.connected())
             await stays_out(agent, service)
@@ -215,7 +215,7 @@ async def test_a_machine_cannot_act_as_the_worker_of_another(desk, tmp_path, sho
         for name in ("node-1.gpu-0", "gpu-0", "node-22.gpu-0", "node-2"):
             agent = dealers(service.back_tcp, node)
             await eventually(agent.connected)
-            agent.say(*hello(name))
+            agent.say(hello(name))
             bye = (await eventually(lambda agent=agent: agent.all(m.WorkerRejected)))[0]
             assert "node-2." in bye.reason
         assert service.core.snapshot().workers == ()

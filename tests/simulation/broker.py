@@ -19,7 +19,7 @@ from broker.shell.server import BEAT_S, STALL_S, STOP_GRACE_S
 from broker.wire import messages as m
 from tests.simulation.checker import require
 from tests.simulation.disk import Fuse, Killed, Room, WatchedJournal
-from tests.simulation.network import Connection, Frames
+from tests.simulation.network import Connection
 from tests.simulation.planted import Planted
 from tests.simulation.timeline import Alarm
 
@@ -37,10 +37,10 @@ class Listener:
         self.prefix = prefix
         self._fuse = fuse
         self._random = random
-        self._queues: dict[bytes, deque[Frames]] = {}
+        self._queues: dict[bytes, deque[bytes]] = {}
 
-    def put(self, peer: bytes, frames: Frames) -> None:
-        self._queues.setdefault(peer, deque()).append(frames)
+    def put(self, peer: bytes, frame: bytes) -> None:
+        self._queues.setdefault(peer, deque()).append(frame)
 
     #: No keys: everybody who is connected may speak.
     keyed = False
@@ -51,17 +51,17 @@ class Listener:
     def cut(self) -> None:
         raise AssertionError("the broker cuts a peer off, though nobody sends junk here")
 
-    def receive(self) -> Frames | None:
+    def receive(self) -> tuple[bytes, bytes, bool] | None:
         if not self._queues:
             return None
         self._fuse.burn("receive")
         peers = list(self._queues)
         peer = peers[0] if len(peers) == 1 else self._random.choice(peers)
         queue = self._queues[peer]
-        frames = queue.popleft()
+        frame = queue.popleft()
         if not queue:
             del self._queues[peer]
-        return [peer[1:], *frames]
+        return peer[1:], frame, False
 
     def readable(self) -> bool:
         return bool(self._queues)
@@ -81,14 +81,14 @@ class Sockets:
         self._world = world
         self._fuse = fuse
 
-    def send(self, peer: bytes, frames: Frames) -> bool:
+    def send(self, peer: bytes, frame: bytes) -> bool:
         self._fuse.burn("before send")
-        self._world.checker.sending(peer, frames)
+        self._world.checker.sending(peer, frame)
         connection = self.routes.get(peer)
         if connection is None or len(connection.down) >= HIGH_WATER:
             return False
         if connection.alive:
-            connection.down.send(frames)
+            connection.down.send(frame)
         return True
 
 
@@ -138,7 +138,7 @@ class BrokerProcess:
         self.paused_until = 0.0
         self.wires: Sockets | None = None
         #: What has come while it was stopped.
-        self._late: list[tuple[Connection, Frames]] = []
+        self._late: list[tuple[Connection, bytes]] = []
         self._pass = Alarm(self.timeline, self._run)
         self._beat = Alarm(self.timeline, self._on_beat)
 
@@ -252,23 +252,23 @@ class BrokerProcess:
         if self.random.random() < 0.5:
             self._run()
         late, self._late = self._late, []
-        for connection, frames in late:
-            self.arrived(connection, frames)
+        for connection, frame in late:
+            self.arrived(connection, frame)
         self._run()
         for cable in self.world.cables():
             cable.connect()
 
     # ------------------------------------------------------------ network
 
-    def arrived(self, connection: Connection, frames: Frames) -> None:
+    def arrived(self, connection: Connection, frame: bytes) -> None:
         """A message is in the socket's queue."""
         if self.wires is None or connection.peer not in self.wires.known:
             return
         if not self.serving:
-            self._late.append((connection, frames))
+            self._late.append((connection, frame))
             return
         listener = self.wires.front if connection.peer[:1] == FRONT else self.wires.back
-        listener.put(connection.peer, frames)
+        listener.put(connection.peer, frame)
         self._pass.set(self.timeline.now)
 
     def accept(self, connection: Connection) -> bool:
@@ -277,7 +277,7 @@ class BrokerProcess:
         self.wires.routes[connection.peer] = connection
         self.wires.known.add(connection.peer)
         if connection.peer[:1] == BACK:
-            connection.down.send([b""])
+            connection.down.send(b"")
         return True
 
     def routes(self) -> dict[bytes, Connection]:

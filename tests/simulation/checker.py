@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from tests.simulation.engine import Work
     from tests.simulation.world import World
 
-_Frames = list[bytes]
 
 #: How an agent says that an attempt has ended without a result.
 _HANDED_BACK = ("the engine was replaced", "the engine ended before")
@@ -205,15 +204,15 @@ class Checker:
 
     # ------------------------------------------------------------ what the broker says
 
-    def sending(self, peer: bytes, frames: _Frames) -> None:
+    def sending(self, peer: bytes, frame: bytes) -> None:
         """The broker hands a message to its socket."""
         if peer.startswith(b"b"):
-            self._to_agent(peer, frames)
+            self._to_agent(peer, frame)
         else:
-            self._to_edge(frames)
+            self._to_edge(frame)
 
-    def _to_agent(self, peer: bytes, frames: _Frames) -> None:
-        message = codec.to_agent(frames)[0]  # type: ignore[index]
+    def _to_agent(self, peer: bytes, frame: bytes) -> None:
+        message = codec.to_agent(frame)
         record = self.world.broker.core.state.pool.at(peer)
         if record is not None:
             self.names[peer] = record.name
@@ -226,7 +225,7 @@ class Checker:
                     return  # it was granted, ended and deleted in one pass; the worker's next word is answered with a cancel
                 require(job is not None, "only what is on disk is run", job_id)
                 assert job is not None
-                require(frames[1] == job.body, "a job is run as it was asked for", job_id)
+                require(message.body == job.body, "a job is run as it was asked for", job_id)
                 if fence not in self.grants:
                     require(not job.final, "what is final is not run", job_id)
                     require(alone == (job.crashes > 0), "what crashed before is to run alone", job_id, job.crashes)
@@ -253,10 +252,10 @@ class Checker:
                     done = job.fence > fence or job.final or job.waiting
                 require(done, "a result is acknowledged when it is on disk", job_id, short(fence))
 
-    def _to_edge(self, frames: _Frames) -> None:
-        message = codec.to_edge(frames)[0]  # type: ignore[index]
+    def _to_edge(self, frame: bytes) -> None:
+        message = codec.to_edge(frame)
         about_job = isinstance(message, m.Accepted | m.JobReply | m.CancelReply | m.Event)
-        view = _view(frames[1]) if about_job and len(frames) == 2 and frames[1] else None
+        view = _view(message.body) if about_job and message.body else None
         if view is not None and view.id in self.deleted_ids and view.id not in self.disk:
             return  # it was there when the answer was written, and is told to be gone right behind
         if view is not None and view.state in ("succeeded", "failed", "cancelled"):
@@ -267,7 +266,7 @@ class Checker:
             require(same or another, "an end is told when it is on disk", view.id, view.state)
         match message:
             case m.Deliveries():
-                for claim in codec.hook_claims(frames[1]):
+                for claim in codec.hook_claims(message.body):
                     delivery = self.deliveries.get(claim.number)
                     # One that is settled in the same pass, by whoever held it before, is held by nobody.
                     held = delivery is None or delivery.claim == claim.claim or delivery.state != "pending"

@@ -10,7 +10,7 @@ import msgspec
 
 from broker.wire import codec
 from broker.wire import messages as m
-from tests.simulation.network import Cable, Connection, Frames
+from tests.simulation.network import Cable, Connection
 from tests.simulation.plan import Errand
 from tests.simulation.receiver import Courier
 from tests.simulation.timeline import Alarm
@@ -22,13 +22,12 @@ RESEND_S = 1.0
 TIMEOUT_S = 10.0
 CONFIRM_S = 5.0
 
-Answer = Callable[[Any, bytes], None]
+Answer = Callable[[Any], None]
 
 
 class _Request:
-    def __init__(self, message: m.Message, body: bytes | None, answer: Answer, now: float) -> None:
+    def __init__(self, message: m.Message, answer: Answer, now: float) -> None:
         self.message = message
-        self.body = body
         self.answer = answer
         self.sent_at = now
         self.deadline = now + TIMEOUT_S
@@ -51,7 +50,7 @@ class Edge:
         self.views: dict[str, m.JobView] = {}
         self.gaps = 0
         self._boot = 0
-        self._late: list[tuple[Connection, Frames]] = []
+        self._late: list[tuple[Connection, bytes]] = []
         self._tick = Alarm(self.timeline, self._on_tick)
         self._tick.set(self.timeline.now + RESEND_S)
         self._confirm_at = 0.0
@@ -68,7 +67,7 @@ class Edge:
         self._late.clear()
         self.cable.cut(0.5)
         for request in unanswered.values():
-            request.answer(None, b"")
+            request.answer(None)
 
     def deaf(self, seconds: float) -> None:
         """It does not read."""
@@ -77,8 +76,8 @@ class Edge:
 
     def _hear_again(self) -> None:
         late, self._late = self._late, []
-        for connection, frames in late:
-            self.received(connection, frames)
+        for connection, frame in late:
+            self.received(connection, frame)
 
     @property
     def watching(self) -> bool:
@@ -87,17 +86,17 @@ class Edge:
 
     # ------------------------------------------------------------ asking
 
-    def ask(self, build: Callable[[int], m.Message], answer: Answer, body: bytes | None = None) -> None:
+    def ask(self, build: Callable[[int], m.Message], answer: Answer) -> None:
         """Ask, and again until there is an answer. `answer` is called with None when there was none in time."""
         self._req += 1
-        request = _Request(build(self._req), body, answer, self.timeline.now)
+        request = _Request(build(self._req), answer, self.timeline.now)
         self._requests[self._req] = request
         self._send(request)
 
     def _send(self, request: _Request) -> None:
         request.sent_at = self.timeline.now
         self.world.trace(self.name, "asks", request.message)
-        self.cable.send(codec.encode(request.message, request.body))
+        self.cable.send(codec.encode(request.message))
 
     def _on_tick(self) -> None:
         now = self.timeline.now
@@ -105,7 +104,7 @@ class Edge:
         for number, request in [*self._requests.items()]:
             if now >= request.deadline:
                 del self._requests[number]
-                request.answer(None, b"")
+                request.answer(None)
             elif now >= request.sent_at + RESEND_S:
                 self._send(request)
         if now >= self._confirm_at:
@@ -124,18 +123,17 @@ class Edge:
             self._send(request)
         self._watch()
 
-    def received(self, connection: Connection, frames: Frames) -> None:
+    def received(self, connection: Connection, frame: bytes) -> None:
         if connection.owner != self._boot:
             return
         if self.timeline.now < self.deaf_until:
-            self._late.append((connection, frames))
+            self._late.append((connection, frame))
             return
-        decoded = codec.to_edge(frames)
-        assert decoded is not None
-        message, body = decoded
+        message = codec.to_edge(frame)
+        assert message is not None
         self.world.trace(self.name, "hears", message)
         if isinstance(message, m.Event | m.JobsDeleted):
-            self._event(message, body)
+            self._event(message)
         elif isinstance(message, m.Watching):
             if message.seq != self._seq:
                 self._gap()
@@ -143,14 +141,14 @@ class Edge:
         else:
             request = self._requests.pop(message.req, None)
             if request is not None:
-                request.answer(message, body)
+                request.answer(message)
 
-    def _event(self, event: m.Event | m.JobsDeleted, body: bytes) -> None:
+    def _event(self, event: m.Event | m.JobsDeleted) -> None:
         if self._seq is None or event.seq != self._seq + 1:
             self._gap()
         self._seq = event.seq
         if isinstance(event, m.Event):
-            self.view(codec.job_view(body))
+            self.view(codec.job_view(event.body))
             self.courier.wake()
         else:
             for job_id in event.job_ids:
@@ -178,8 +176,6 @@ class Customer:
         self.timeline = world.timeline
         self.accepted = False
         self.rejected = False
-        #: The spec of one's own job, so that another's under the same id is not taken for it.
-        self.body = errand.job_id.encode()
         self.submit_message = m.Submit(
             req=0,
             job_id=errand.job_id,
@@ -196,6 +192,8 @@ class Customer:
             webhook="http://receiver.example/hook" if errand.webhook else "",
             webhook_events=errand.webhook_events,
             deadline_s=errand.deadline_s,
+            # One's own, so that another's job under the same id is not taken for it.
+            body=errand.job_id.encode(),
         )
         self._forgetting = False
         self.timeline.after(errand.at, self.submit)
@@ -209,17 +207,17 @@ class Customer:
     def submit(self) -> None:
         self.world.checker.submitted(self.submit_message)
         edge = self.edge
-        edge.ask(self._numbered, lambda message, body: self._on_submitted(edge, message, body), self.body)
+        edge.ask(self._numbered, lambda message: self._on_submitted(edge, message))
 
     def _numbered(self, req: int) -> m.Message:
         return msgspec.structs.replace(self.submit_message, req=req)
 
-    def _on_submitted(self, edge: Edge, message: Any, body: bytes) -> None:
+    def _on_submitted(self, edge: Edge, message: Any) -> None:
         if message is None:
             self.world.count("customer: no answer in time")
             self.timeline.after(self.random.choice((0.1, 3.0)), self.submit)
         elif isinstance(message, m.Accepted):
-            view = codec.job_view(body)
+            view = codec.job_view(message.body)
             self.world.checker.accepted(self.errand.job_id, view)
             edge.view(view)
             if not self.accepted:
@@ -245,9 +243,10 @@ class Customer:
         if not self.errand.changed:
             self.submit()
             return
-        self.edge.ask(self._numbered, self._on_conflict, b"another spec")
+        changed = msgspec.structs.replace(self.submit_message, body=b"another spec")
+        self.edge.ask(lambda req: msgspec.structs.replace(changed, req=req), self._on_conflict)
 
-    def _on_conflict(self, message: Any, body: bytes) -> None:
+    def _on_conflict(self, message: Any) -> None:
         if message is not None:
             self.world.checker.conflict(self.errand.job_id, message)
 
@@ -265,16 +264,16 @@ class Customer:
         edge = self.edge
         edge.ask(
             lambda req: m.GetJob(req=req, job_id=self.errand.job_id),
-            lambda message, body: self._on_job(edge, message, body),
+            lambda message: self._on_job(edge, message),
         )
 
-    def _on_job(self, edge: Edge, message: Any, body: bytes) -> None:
+    def _on_job(self, edge: Edge, message: Any) -> None:
         self.timeline.after(0.5 if self.errand.cancel_s == -2.0 else 6.0, self._look)
         if message is None:
             return
         self.world.checker.found(self.errand.job_id, message.found)
         if message.found:
-            edge.view(codec.job_view(body))
+            edge.view(codec.job_view(message.body))
 
     def _begin_to_forget(self) -> None:
         """Its record is to be deleted some time after its end, as a retention does."""
@@ -289,7 +288,7 @@ class Customer:
             lambda req: m.ForgetJobs(req=req, job_ids=job_ids, finished_before=max(0.0, before)), self._on_forgotten
         )
 
-    def _on_forgotten(self, message: Any, body: bytes) -> None:
+    def _on_forgotten(self, message: Any) -> None:
         if message is None:
             self.timeline.after(1.0, self._forget)
         elif message.job_ids:
@@ -298,7 +297,7 @@ class Customer:
     def cancel(self) -> None:
         self.edge.ask(lambda req: m.CancelJob(req=req, job_id=self.errand.job_id), self._on_cancelled)
 
-    def _on_cancelled(self, message: Any, body: bytes) -> None:
+    def _on_cancelled(self, message: Any) -> None:
         if message is None:
             self.timeline.after(1.0, self.cancel)
             return
@@ -319,15 +318,15 @@ class Operator:
         if self.world.calm or self.random.random() < self.world.plan.hasty:
             self.random.choice(self.world.edges).ask(lambda req: m.ListSetAside(req=req), self._on_list)
 
-    def _on_list(self, message: Any, body: bytes) -> None:
+    def _on_list(self, message: Any) -> None:
         if message is None:
             return
-        for view in codec.job_views(body):
+        for view in codec.job_views(message.body):
             self.world.checker.shown_aside(view)
             action = self.random.choice(("release", "fail")) if self.world.calm else "release"
             self.random.choice(self.world.edges).ask(
                 lambda req, view=view, action=action: m.SettleSetAside(req=req, job_id=view.id, action=action),
-                lambda message, body, action=action: self._on_settled(message, action),
+                lambda message, action=action: self._on_settled(message, action),
             )
 
     def _on_settled(self, message: Any, action: str) -> None:

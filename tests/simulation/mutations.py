@@ -54,11 +54,11 @@ def _after_the_end(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _deaf_to_stop(original: Callable[..., Any]) -> Callable[..., Any]:
-    def finished(core_state: Any, worker: Any, message: Any, body: bytes, now: float) -> None:
+    def finished(core_state: Any, worker: Any, message: Any, now: float) -> None:
         job = core_state.jobs.get(message.job_id)
         if job is not None:
             job.stop = ""
-        original(core_state, worker, message, body, now)
+        original(core_state, worker, message, now)
 
     return finished
 
@@ -76,8 +76,8 @@ def _send_first(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _run_first(_: Any) -> Callable[..., Any]:
-    def send_run(core_state: Any, peer: bytes, run: Any, body: bytes) -> None:
-        core_state.effects.append(Send(peer, run, body, early=True))
+    def send_run(core_state: Any, peer: bytes, run: Any) -> None:
+        core_state.effects.append(Send(peer, run, early=True))
 
     return send_run
 
@@ -125,10 +125,10 @@ def _mute_to_zombies(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _forgets_stored(original: Callable[..., Any]) -> Callable[..., Any]:
-    def submit(core_state: Any, peer: bytes, message: Any, body: bytes, now: float) -> None:
+    def submit(core_state: Any, peer: bytes, message: Any, now: float) -> None:
         core_state.find, find = core_state.jobs.get, core_state.find
         try:
-            original(core_state, peer, message, body, now)
+            original(core_state, peer, message, now)
         finally:
             core_state.find = find
 
@@ -165,10 +165,10 @@ def _never_where_it_crashed(scene: Any, job: Any, lane: Any, worker: Any) -> boo
 
 
 def _takes_back(original: Callable[..., Any]) -> Callable[..., Any]:
-    def hello(core_state: Any, peer: bytes, message: Any, body: bytes, now: float) -> None:
+    def hello(core_state: Any, peer: bytes, message: Any, now: float) -> None:
         old = core_state.pool.get(message.name)
         seen = max([message.seen, *(old.held.values() if old is not None else ())])
-        original(core_state, peer, msgspec.structs.replace(message, seen=seen), body, now)
+        original(core_state, peer, msgspec.structs.replace(message, seen=seen), now)
 
     return hello
 
@@ -187,14 +187,14 @@ def _said_once(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _any_run(original: Callable[..., Any]) -> Callable[..., Any]:
-    def on_run(core: Any, run: Any, body: bytes, now: float) -> None:
+    def on_run(core: Any, run: Any, now: float) -> None:
         known = core.engine_slot.holds(run.job_id, run.fence) or core.unacked_results.answer(
             run.job_id, run.fence, core.free
         )
         if run.fence <= core.seen and not known and not core.refusal_reason():
-            core.engine_slot.begin(run, body, f"/a/{run.job_id}/{run.fence}", now)
+            core.engine_slot.begin(run, f"/a/{run.job_id}/{run.fence}", now)
         else:
-            original(core, run, body, now)
+            original(core, run, now)
 
     return on_run
 

@@ -13,8 +13,6 @@ from typing import Protocol
 
 from tests.simulation.timeline import Timeline
 
-Frames = list[bytes]
-
 #: Both sides' ZMTP heartbeats end a connection over which nothing has come for this long.
 ZMTP_TIMEOUT_S = 15.0
 
@@ -44,17 +42,17 @@ class Network:
 
 
 class _Message:
-    __slots__ = ("frames",)
+    __slots__ = ("frame",)
 
-    def __init__(self, frames: Frames | None) -> None:
+    def __init__(self, frame: bytes | None) -> None:
         #: None: it was lost under way.
-        self.frames = frames
+        self.frame = frame
 
 
 class Pipe:
     """One direction of one connection."""
 
-    def __init__(self, network: Network, deliver: Callable[[Frames], None]) -> None:
+    def __init__(self, network: Network, deliver: Callable[[bytes], None]) -> None:
         self._network = network
         self._deliver = deliver
         self._under_way: deque[_Message] = deque()
@@ -64,36 +62,36 @@ class Pipe:
     def __len__(self) -> int:
         return len(self._under_way)
 
-    def send(self, frames: Frames) -> None:
+    def send(self, frame: bytes) -> None:
         network = self._network
         arrival = max(network.timeline.now + network.delay(), self._last_at, self.blocked_until)
         self._last_at = arrival
-        message = _Message(frames)
+        message = _Message(frame)
         self._under_way.append(message)
         network.timeline.at(arrival, lambda: self._arrive(message))
         if network.doubled and network.random.random() < network.doubled:
-            self._under_way.append(twin := _Message(frames))
+            self._under_way.append(twin := _Message(frame))
             network.timeline.at(arrival, lambda: self._arrive(twin))
 
     def _arrive(self, message: _Message) -> None:
         if self._under_way and self._under_way[0] is message:
             self._under_way.popleft()
-        if message.frames is not None:
-            self._deliver(message.frames)
+        if message.frame is not None:
+            self._deliver(message.frame)
 
     def cut(self) -> None:
         """The connection is gone: the first few messages under way still arrive, the rest does not."""
         saved = self._network.random.randint(0, len(self._under_way))
         for index, message in enumerate(self._under_way):
             if index >= saved:
-                message.frames = None
+                message.frame = None
         self._under_way.clear()
 
 
 class Host(Protocol):
     """The broker's side of all connections."""
 
-    def arrived(self, connection: Connection, frames: Frames) -> None: ...
+    def arrived(self, connection: Connection, frame: bytes) -> None: ...
 
     def accept(self, connection: Connection) -> bool:
         """Whether there is somebody who listens now."""
@@ -105,7 +103,7 @@ class Host(Protocol):
 class Client(Protocol):
     """The other side of one."""
 
-    def received(self, connection: Connection, frames: Frames) -> None: ...
+    def received(self, connection: Connection, frame: bytes) -> None: ...
 
     def connected(self, connection: Connection) -> None: ...
 
@@ -119,8 +117,8 @@ class Connection:
         self.alive = True
         #: Which life of the client it belongs to.
         self.owner = 0
-        self.up = Pipe(network, lambda frames: host.arrived(self, frames))
-        self.down = Pipe(network, lambda frames: client.received(self, frames))
+        self.up = Pipe(network, lambda frame: host.arrived(self, frame))
+        self.down = Pipe(network, lambda frame: client.received(self, frame))
 
 
 class Cable:
@@ -150,11 +148,11 @@ class Cable:
             self.connection = connection
             self.client.connected(connection)
 
-    def send(self, frames: Frames) -> bool:
+    def send(self, frame: bytes) -> bool:
         """Hand a message to the connection; False when there is none."""
         if self.connection is None:
             return False
-        self.connection.up.send(frames)
+        self.connection.up.send(frame)
         return True
 
     def cut(self, back_s: float, noticed_s: float = 0.0) -> None:

@@ -61,23 +61,23 @@ class Courier:
         limit = self.random.choice((1, 2, 16))
         self.edge.ask(lambda req: m.ClaimDeliveries(req=req, limit=limit), self._alive(self._on_hooks))
 
-    def _alive(self, answer: Callable[[Any, bytes], None]) -> Callable[[Any, bytes], None]:
+    def _alive(self, answer: Callable[[Any], None]) -> Callable[[Any], None]:
         """The answer, unless the edge has died meanwhile."""
         boot = self.boot
 
-        def heard(message: Any, body: bytes) -> None:
+        def heard(message: Any) -> None:
             if boot == self.boot:
-                answer(message, body)
+                answer(message)
 
         return heard
 
-    def _on_hooks(self, message: Any, body: bytes) -> None:
+    def _on_hooks(self, message: Any) -> None:
         if message is None:
             return
         now = self.edge.timeline.now
         if message.wait_s >= 0:
             self._claim.set(now + min(_POLL_S, max(0.05, message.wait_s)))
-        for claim in codec.hook_claims(body):
+        for claim in codec.hook_claims(message.body):
             self._deliver(claim)
 
     def _deliver(self, claim: m.ClaimedDelivery) -> None:
@@ -103,7 +103,7 @@ class Courier:
     def _report(self, done: Callable[[int], m.Message], claim: m.ClaimedDelivery, outcome: Outcome) -> None:
         self.world.checker.reported.add((claim.number, claim.claim))
 
-        def noted(message: Any, body: bytes) -> None:
+        def noted(message: Any) -> None:
             if message is None:
                 self._report(done, claim, outcome)
             elif outcome == "delivered":

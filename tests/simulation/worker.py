@@ -11,7 +11,7 @@ from broker.wire import messages as m
 from broker.wire.jobspec import ModelCard
 from tests.simulation.checker import require, short
 from tests.simulation.engine import Closed, Engine, Exited, PeerLimiter, Script, Word
-from tests.simulation.network import Cable, Connection, Frames
+from tests.simulation.network import Cable, Connection
 from tests.simulation.timeline import Alarm
 from workers.agent import effects as fx
 from workers.agent import invariants
@@ -55,7 +55,7 @@ class WorkerProcess:
         #: Its machine is gone for good.
         self.lost = False
         self.paused_until = 0.0
-        self._inbox: deque[Frames] = deque()
+        self._inbox: deque[bytes] = deque()
         self._words: deque[Word] = deque()
         self._serve = Alarm(self.timeline, self._on_serve)
         self._restart = Alarm(self.timeline, self.start)
@@ -136,9 +136,9 @@ class WorkerProcess:
         """It is about to hear the probe."""
         connection.owner = self.boots
 
-    def received(self, connection: Connection, frames: Frames) -> None:
+    def received(self, connection: Connection, frame: bytes) -> None:
         if self.core is not None and connection.owner == self.boots:
-            self._inbox.append(frames)
+            self._inbox.append(frame)
             self._poke()
 
     def _say(self, engine: Engine, word: Word) -> None:
@@ -163,10 +163,9 @@ class WorkerProcess:
             self.world.count("agent stalled")
         self._serve_engine(core)
         while self._inbox and self.core is core:
-            decoded = codec.to_agent(self._inbox.popleft())
-            message, body = decoded if decoded is not None else (None, b"")
+            message = codec.to_agent(self._inbox.popleft())
             self.world.trace(self.name, "hears", message)
-            self._apply(core.from_broker(message, body, self.clock.now()))
+            self._apply(core.from_broker(message, self.clock.now()))
         if self.core is core:
             self._apply(core.tick(self.clock.now()))
         if self.core is not core:
@@ -216,10 +215,10 @@ class WorkerProcess:
     def _apply(self, effects: list[fx.Effect]) -> None:
         for effect in effects:
             match effect:
-                case fx.SendBroker(message, body):
+                case fx.SendBroker(message):
                     self.world.checker.said(self.name, message)
                     self.world.trace(self.name, "says", message)
-                    self.cable.send(codec.encode(message, body))
+                    self.cable.send(codec.encode(message))
                 case fx.StartEngine():
                     self._start_engine()
                 case fx.StartJob(job):

@@ -24,7 +24,7 @@ class BrokerSide:
         self.peers: dict[str, bytes] = {}
         self.hellos: list[m.Hello] = []
         self.infos: dict[str, m.WorkerInfo] = {}
-        self.inbox: list[tuple[bytes, m.Message, bytes]] = []
+        self.inbox: list[tuple[bytes, m.Message]] = []
         self.beats: dict[bytes, m.Heartbeat] = {}
         self._names: dict[bytes, str] = {}
         #: Reads, and answers nothing.
@@ -49,32 +49,32 @@ class BrokerSide:
                 peer, *frames = self._router.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            decoded = codec.from_agent(frames)
-            if decoded is not None:
-                self._take(peer, *decoded)
+            message = codec.from_agent(codec.single(frames))
+            if message is not None:
+                self._take(peer, message)
 
-    def _take(self, peer: bytes, message: m.Message, body: bytes) -> None:
+    def _take(self, peer: bytes, message: m.Message) -> None:
         match message:
             case m.Hello():
                 self.peers[message.name] = peer
                 self._names[peer] = message.name
                 self.hellos.append(message)
-                self.infos[message.name] = codec.worker_info(body)
+                self.infos[message.name] = codec.worker_info(message.body)
                 self.send(message.name, m.Welcome(epoch=self.epoch, heartbeat_s=0.2))
             case m.Heartbeat():
                 self.beats[peer] = message
                 self.reply(peer, m.HeartbeatAck(epoch=self.epoch))
             case _:
-                self.inbox.append((peer, message, body))
+                self.inbox.append((peer, message))
 
-    def send(self, name: str, message: m.Message, body: bytes | None = None) -> None:
-        self.reply(self.peers[name], message, body)
+    def send(self, name: str, message: m.Message) -> None:
+        self.reply(self.peers[name], message)
 
-    def reply(self, peer: bytes, message: m.Message, body: bytes | None = None) -> None:
+    def reply(self, peer: bytes, message: m.Message) -> None:
         if self.mute:
             return
         try:
-            self._router.send_multipart([peer, *codec.encode(message, body)], zmq.NOBLOCK)
+            self._router.send_multipart([peer, codec.encode(message)], zmq.NOBLOCK)
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
@@ -95,15 +95,15 @@ class BrokerSide:
         self.pump()
         return self.beats.get(self.peers.get(name, b""))
 
-    def expect(self, kind: type[M], name: str = "", deadline_s: float = 60.0) -> tuple[M, bytes]:
+    def expect(self, kind: type[M], name: str = "", deadline_s: float = 60.0) -> M:
         """The next message of this kind (from this worker), taken out."""
 
-        def found() -> tuple[M, bytes] | None:
+        def found() -> M | None:
             self.pump()
-            for index, (peer, message, body) in enumerate(self.inbox):
+            for index, (peer, message) in enumerate(self.inbox):
                 if isinstance(message, kind) and name in ("", self._names.get(peer)):
                     del self.inbox[index]
-                    return message, body
+                    return message
             return None
 
         return wait_until(found, deadline_s, f"{kind.__name__} from {name or 'anybody'}")  # type: ignore[return-value]
@@ -111,7 +111,7 @@ class BrokerSide:
     def run(self, name: str, counter: int, order: str) -> int:
         """Give a worker a job whose body tells the scripted engine what to do; returns the fence."""
         at = self.epoch << 32 | counter
-        self.send(name, m.Run(job_id=f"j{counter}", fence=at, lease_s=6.0), order.encode())
+        self.send(name, m.Run(job_id=f"j{counter}", fence=at, lease_s=6.0, body=order.encode()))
         return at
 
     def acknowledge(self, result: m.AgentResult, name: str, *, accepted: bool = True) -> None:

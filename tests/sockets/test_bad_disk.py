@@ -47,10 +47,10 @@ async def test_a_disk_that_takes_long_for_every_flush_loses_no_job_and_no_worker
             await agent.join()
             working = asyncio.create_task(work(agent))
             ids = [f"job-{n}" for n in range(12)]
-            await asyncio.gather(*(client.submit(a_job(job_id), b"spec") for job_id in ids))
+            await asyncio.gather(*(client.submit(a_job(job_id)) for job_id in ids))
             await acknowledged(agent, len(ids))
             faults.set(slow_ms=4000)
-            await client.submit(a_job("job-12"), b"spec")
+            await client.submit(a_job("job-12"))
             faults.set(slow_ms=0)
             await acknowledged(agent, len(ids) + 1)
             found = await asyncio.gather(*(client.get(job_id) for job_id in [*ids, "job-12"]))
@@ -71,7 +71,7 @@ async def test_a_broker_that_was_stopped_for_longer_than_a_lease_loses_no_worker
     try:
         async with BrokerClient(processes.front) as client:
             await agent.join()
-            await client.submit(a_job("held"), b"spec")
+            await client.submit(a_job("held"))
             run = await agent.hear(m.Run)
             beating = asyncio.create_task(work(agent, finishes=False))
             await eventually(lambda: len(agent.all(m.HeartbeatAck)) > 2)
@@ -118,10 +118,10 @@ async def test_a_disk_that_fails_ends_the_broker_before_it_confirms_anything(pro
     async with BrokerClient(processes.front, timeout_s=2.0) as client:
         kept = [f"kept-{n}" for n in range(5)]
         for job_id in kept:
-            await client.submit(a_job(job_id), b"spec")
+            await client.submit(a_job(job_id))
         faults.set(**{fault: errno.EIO})
         with pytest.raises(BrokerError):
-            await client.submit(a_job("unsure"), b"spec")
+            await client.submit(a_job("unsure"))
         code = await eventually(broker.poll)
         assert code == 4
         assert faults.failed >= 1
@@ -133,7 +133,7 @@ async def test_a_disk_that_fails_ends_the_broker_before_it_confirms_anything(pro
         found = {view.id: view.state for view in (await client.list())[0]}
         assert {job_id: found.get(job_id) for job_id in kept} == dict.fromkeys(kept, "queued")
         assert set(found) <= {*kept, "unsure"}
-        view, _ = await client.submit(a_job("unsure"), b"spec")
+        view, _ = await client.submit(a_job("unsure"))
         assert view.state == "queued"
 
 
@@ -144,16 +144,16 @@ async def test_setting_the_wall_clock_leaves_leases_and_deadlines_alone(processe
     try:
         async with BrokerClient(processes.front) as client:
             await agent.join()
-            await client.submit(a_job("held", deadline_s=600.0), b"spec")
+            await client.submit(a_job("held", deadline_s=600.0))
             run = await agent.hear(m.Run)
             agent.say(m.Started(job_id="held", fence=run.fence))
-            await client.submit(a_job("waits", deadline_s=600.0), b"spec")
+            await client.submit(a_job("waits", deadline_s=600.0))
             before = (await client.pool()).now
             for hours in (1, -1, 240, 0):
                 faults.set(ahead_ms=hours * 3_600_000)
                 await told_within(client, before + hours * 3600.0)
                 agent.say(m.Heartbeat(seen=0, free=0, held=(m.Held(job_id="held", fence=run.fence),), model="demo"))
-                view, _ = await client.submit(a_job(f"new-{hours}", deadline_s=600.0), b"spec")
+                view, _ = await client.submit(a_job(f"new-{hours}", deadline_s=600.0))
                 assert view.deadline_at - view.submitted_at == pytest.approx(600.0)
             assert ((await client.get("held")).state, (await client.get("waits")).state) == ("running", "queued")
             pool = await client.pool()

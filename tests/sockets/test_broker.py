@@ -6,7 +6,9 @@ import socket
 import time
 from contextlib import ExitStack
 from itertools import product
+from pathlib import Path
 
+import msgspec
 import pytest
 import zmq
 
@@ -29,9 +31,9 @@ async def test_a_job_goes_to_the_agent_and_its_result_comes_back(tmp_path, run_d
     async with serving(tmp_path, run_dir) as service, connected(service) as client, agent(service) as worker:
         welcome = await worker.join()
         assert welcome.epoch == 1
-        await client.submit(a_job("job-1"), b"the spec")
+        await client.submit(a_job("job-1", body=b"the spec"))
         run = await worker.hear(m.Run)
-        assert (run.job_id, run.attempt, worker.bodies[run.fence]) == ("job-1", 1, b"the spec")
+        assert (run.job_id, run.attempt, run.body) == ("job-1", 1, b"the spec")
         worker.say(m.Started(job_id="job-1", fence=run.fence))
         worker.finish(run)
         assert (await worker.hear(m.ResultAck)).accepted
@@ -43,7 +45,7 @@ async def test_a_job_goes_to_the_agent_and_its_result_comes_back(tmp_path, run_d
 async def test_a_cancel_reaches_the_agent(tmp_path, run_dir):
     async with serving(tmp_path, run_dir) as service, connected(service) as client, agent(service) as worker:
         await worker.join()
-        await client.submit(a_job("job-1"), b"spec")
+        await client.submit(a_job("job-1"))
         run = await worker.hear(m.Run)
         outcome, view = await client.cancel("job-1")
         assert (outcome, view.cancel_requested) == ("requested", True)
@@ -70,7 +72,7 @@ async def test_a_running_job_outlives_the_broker(tmp_path, run_dir):
         agent(service) as worker,
     ):
         await worker.join()
-        await client.submit(a_job("job-1"), b"spec")
+        await client.submit(a_job("job-1"))
         run = await worker.hear(m.Run)
         worker.say(m.Started(job_id="job-1", fence=run.fence))
         await eventually(lambda: service.core.job("job-1").state == "running")
@@ -90,7 +92,7 @@ async def test_a_running_job_outlives_the_broker(tmp_path, run_dir):
 async def test_a_result_resent_to_a_new_broker_is_acknowledged_again(tmp_path, run_dir):
     async with serving(tmp_path, run_dir) as service, connected(service) as client, agent(service) as worker:
         await worker.join()
-        await client.submit(a_job("job-1"), b"spec")
+        await client.submit(a_job("job-1"))
         run = await worker.hear(m.Run)
         worker.finish(run)
         await worker.hear(m.ResultAck)
@@ -113,7 +115,7 @@ async def test_a_lost_worker_gives_its_job_to_another(tmp_path, run_dir):
         agent(service, "cpu-1") as other,
     ):
         await silent.join()
-        await client.submit(a_job("job-1"), b"spec")
+        await client.submit(a_job("job-1"))
         first = await silent.hear(m.Run)
         await eventually(lambda: service.core.job("job-1").losses == 1)
         await other.join()
@@ -126,7 +128,7 @@ async def test_a_loop_that_stood_still_does_not_blame_the_workers(tmp_path, run_
     policy = Policy(suspect_after_s=1.5, lost_after_s=2.0)
     async with serving(tmp_path, run_dir, policy) as service, connected(service) as client, agent(service) as worker:
         await worker.join()
-        await client.submit(a_job("job-1"), b"spec")
+        await client.submit(a_job("job-1"))
         run = await worker.hear(m.Run)
         time.sleep(2.5)  # noqa: ASYNC251  # the point
         await eventually(lambda: service.metrics.stalls)
@@ -139,7 +141,7 @@ async def test_a_loop_that_stood_still_does_not_blame_the_workers(tmp_path, run_
 async def test_rows_that_may_be_lost_are_on_disk_soon(tmp_path, run_dir):
     async with serving(tmp_path, run_dir) as service, connected(service) as client, agent(service) as worker:
         await worker.join()
-        await client.submit(a_job("job-1"), b"spec")
+        await client.submit(a_job("job-1"))
         run = await worker.hear(m.Run)
         worker.say(m.Started(job_id="job-1", fence=run.fence))
         await eventually(lambda: service.core.job("job-1").state == "running" and not service.journal.dirty)
@@ -153,13 +155,72 @@ async def test_rows_that_may_be_lost_are_on_disk_soon(tmp_path, run_dir):
 async def test_junk_on_a_socket_is_counted_and_the_rest_goes_on(tmp_path, run_dir):
     async with serving(tmp_path, run_dir) as service, connected(service) as client, agent(service) as evil:
         await evil.probed()
-        await client.submit(a_job("job-1"), b"spec")
-        for frames in ([b"junk"], [b"a", b"b", b"c"], [b"x" * 5000], codec.encode(m.Goodbye(v=9))):
+        await client.submit(a_job("job-1"))
+        for frames in ([b"junk"], [b"a", b"b", b"c"], [b"x" * 5000]):
             evil.send(frames)
-        assert "protocol 9" in (await evil.hear(m.WorkerRejected)).reason
-        assert dict(service.junk.by_kind) == {"decode": 2, "frames": 1, "version": 1}
-        assert list(service.junk.by_peer.values()) == [4]
+        evil.say(m.Heartbeat(seen=0, free=1))
+        await evil.hear(m.Identify)
+        assert dict(service.junk.by_kind) == {"decode": 2, "frames": 1}
+        assert list(service.junk.by_peer.values()) == [3]
         assert (await client.get("job-1")).state == "queued"
+
+
+@in_loop
+async def test_no_peer_speaks_as_another_by_frames_behind_its_message(tmp_path, run_dir):
+    """A frame left in the socket is taken for the routing id of the next message."""
+    async with serving(tmp_path, run_dir) as service, connected(service) as client, agent(service) as worker:
+        await worker.join()
+        routing_id = service.core.state.pool.get("cpu-0").peer[1:]
+        goodbye, beat = codec.encode(m.Goodbye()), codec.encode(m.Heartbeat(seen=0, free=1))
+        async with agent(service, "evil") as evil:
+            await evil.probed()
+            for frames in ([beat, routing_id, goodbye], [b"junk", routing_id, goodbye], [b"", routing_id, goodbye] * 3):
+                evil.send(frames)
+            evil.say(m.Heartbeat(seen=0, free=1))
+            await evil.hear(m.Identify)
+            assert dict(service.junk.by_kind) == {"frames": 3}
+        assert [view.name for view in (await client.pool()).workers] == ["cpu-0"]
+
+
+OLD = dict(
+    line.split() for line in (Path(__file__).parent.parent / "wire" / "golden_protocol_1.txt").read_text().splitlines()
+)
+
+
+@pytest.mark.parametrize(
+    ("side", "said", "body", "told"),
+    [
+        ("back", "Hello", b"info" * 2000, ["bye", 1, "protocol 1, this is 2", "none"]),
+        ("front", "Submit", b"spec" * 2000, ["rejected", 1, 1, "invalid", "protocol 1, this is 2", 0.0]),
+    ],
+)
+def test_a_peer_of_version_0_1_0_is_told_to_go(tmp_path, run_dir, side, said, body, told):
+    """As it sends, a header and a body in two frames, and as it reads: one header of its own version."""
+
+    @in_loop
+    async def talk():
+        async with serving(tmp_path, run_dir) as service:
+            context = zmq.Context()
+            try:
+                old = context.socket(zmq.DEALER)
+                old.connect(getattr(service, side))
+                old.send_multipart([bytes.fromhex(OLD[said]), body])
+                heard = []
+
+                def answered() -> bool:
+                    while old.poll(0):
+                        heard.append(old.recv_multipart())
+                    return [b""] not in heard[-1:] and bool(heard)
+
+                await eventually(answered, what="an answer")
+                (frame,) = heard[-1]
+                assert msgspec.msgpack.decode(frame) == told
+                assert service.journal.find("job_1-A") is None
+                assert not service.core.state.pool.get("gpu-0")
+            finally:
+                context.destroy(linger=0)
+
+    talk()
 
 
 @in_loop
@@ -184,7 +245,7 @@ async def test_bytes_that_are_not_even_zeromq_do_no_harm(tmp_path, run_dir):
                 stranger = strangers.enter_context(socket.socket(socket.AF_UNIX))
                 stranger.connect(path.removeprefix("ipc://"))
                 stranger.sendall(data)
-            view, _ = await client.submit(a_job("job-1"), b"spec")
+            view, _ = await client.submit(a_job("job-1"))
         assert view.state == "queued"
         assert [job.id for job in (await client.list())[0]] == ["job-1"]
 
@@ -199,10 +260,10 @@ async def test_an_edge_that_does_not_read_is_dropped_and_the_others_are_served(t
     try:
         async with serving(tmp_path, run_dir) as service, connected(service) as client:
             slow.connect(service.front)
-            slow.send_multipart(codec.encode(m.Watch(req=1)))
+            slow.send(codec.encode(m.Watch(req=1)))
             await eventually(lambda: service.core.state.watchers)
             for number in range(20_000):
-                await client.submit(a_job(f"job-{number}", alias="x" * 250), b"spec")
+                await client.submit(a_job(f"job-{number}", alias="x" * 250))
                 if service.metrics.unsent:
                     break
             assert not service.core.state.watchers
@@ -249,10 +310,10 @@ async def test_a_bug_in_the_core_that_shows_once_ends_nothing(tmp_path, run_dir,
 
         with monkeypatch.context() as patch:
             patch.setattr(reports, "heartbeat", fail)
-            worker.say(m.Hello(name="cpu-0", boot="b", seen=0, free=1), worker_info())
+            worker.say(m.Hello(name="cpu-0", boot="b", seen=0, free=1, body=worker_info()))
             worker.say(m.Heartbeat(seen=0, free=1))
             await eventually(lambda: service.metrics.failures == 1)
-        await client.submit(a_job("job-1"), b"spec")
+        await client.submit(a_job("job-1"))
         assert not service.running.done()
 
 
@@ -276,7 +337,7 @@ async def test_numbers_that_cannot_be_told_do_not_end_the_broker(tmp_path, run_d
         monkeypatch.setattr(service.core, "snapshot", fail)
         service.server._next_metrics = 0.0
         await eventually(lambda: len(asked) > 0)
-        await client.submit(a_job("job-1"), b"spec")
+        await client.submit(a_job("job-1"))
         assert not service.running.done()
 
 

@@ -20,16 +20,16 @@ from tests.testing.in_process import a_job, agent, connected, in_loop, serving
 @in_loop
 async def test_submit_get_list_cancel(tmp_path, run_dir):
     async with serving(tmp_path, run_dir) as service, connected(service) as client:
-        view, duplicate = await client.submit(a_job("job-1", origin="native", alias="mine"), b"the spec")
+        view, duplicate = await client.submit(a_job("job-1", origin="native", alias="mine", body=b"the spec"))
         assert (view.id, view.state, view.body, duplicate) == ("job-1", "queued", b"the spec", False)
-        view, duplicate = await client.submit(a_job("job-1", origin="native", alias="mine"), b"the spec")
+        view, duplicate = await client.submit(a_job("job-1", origin="native", alias="mine", body=b"the spec"))
         assert (view.id, duplicate) == ("job-1", True)
         found = await client.get("job-1")
         assert (found.body, [move.cause for move in found.story]) == (b"the spec", ["submitted"])
         assert (await client.get_alias("native", "mine")).id == "job-1"
         assert await client.get("nobody") is None
         assert await client.get_alias("native", "nobody") is None
-        await client.submit(a_job("job-2"), b"")
+        await client.submit(a_job("job-2", body=b""))
         jobs, more = await client.list(limit=1)
         assert ([job.id for job in jobs], more) == (["job-2"], True)
         jobs, more = await client.list(after="job-2")
@@ -47,7 +47,7 @@ async def test_a_list_that_the_broker_answers_in_pieces_is_whole(tmp_path, run_d
     monkeypatch.setattr(queries, "MAX_ROWS", 2)
     async with serving(tmp_path, run_dir) as service, connected(service) as client:
         for n in range(20):
-            await client.submit(a_job(f"job-{n:02}", origin="native" if n in (1, 2, 3, 15) else "other"), b"spec")
+            await client.submit(a_job(f"job-{n:02}", origin="native" if n in (1, 2, 3, 15) else "other"))
         for limit, expected in ((3, ["job-15", "job-03", "job-02"]), (4, ["job-15", "job-03", "job-02", "job-01"])):
             jobs, more = await client.list(origin="native", limit=limit)
             assert ([job.id for job in jobs], more) == (expected, limit == 3)
@@ -58,16 +58,16 @@ async def test_a_list_that_the_broker_answers_in_pieces_is_whole(tmp_path, run_d
 @in_loop
 async def test_rejections_are_errors_of_their_own(tmp_path, run_dir):
     async with serving(tmp_path, run_dir, Policy(queue_limit=2)) as service, connected(service) as client:
-        await client.submit(a_job("job-1", origin="native", alias="mine"), b"a")
+        await client.submit(a_job("job-1", origin="native", alias="mine", body=b"a"))
         with pytest.raises(errors.IdConflict, match="'job-1'"):
-            await client.submit(a_job("job-1"), b"another body")
+            await client.submit(a_job("job-1", body=b"another body"))
         with pytest.raises(errors.AliasTaken):
-            await client.submit(a_job("job-2", origin="native", alias="mine", alias_unique=True), b"a")
+            await client.submit(a_job("job-2", origin="native", alias="mine", alias_unique=True, body=b"a"))
         with pytest.raises(errors.ServiceBusy):
-            await client.submit(a_job("job-3", only_if_idle=True), b"a")
-        await client.submit(a_job("job-4"), b"a")
+            await client.submit(a_job("job-3", only_if_idle=True, body=b"a"))
+        await client.submit(a_job("job-4", body=b"a"))
         with pytest.raises(errors.QueueFull) as caught:
-            await client.submit(a_job("job-5"), b"a")
+            await client.submit(a_job("job-5", body=b"a"))
         assert caught.value.code == "queue_full"
         assert caught.value.retry_after_s >= 1
         assert [job.id for job in (await client.list())[0]] == ["job-4", "job-1"]
@@ -77,9 +77,9 @@ async def test_rejections_are_errors_of_their_own(tmp_path, run_dir):
 async def test_what_does_not_fit_the_protocol_is_refused_before_it_is_sent(tmp_path, run_dir):
     async with BrokerClient(f"ipc://{run_dir}/front.sock") as client:
         with pytest.raises(ValueError, match="body of 524289 bytes"):
-            await client.submit(a_job("job-1"), bytes(codec.MAX_BODY + 1))
+            await client.submit(a_job("job-1", body=bytes(codec.MAX_BODY + 1)))
         with pytest.raises(ValueError, match="matching regex"):
-            await client.submit(a_job("../job"), b"")
+            await client.submit(a_job("../job", body=b""))
         with pytest.raises(ValueError, match="<= 1000"):
             await client.list(limit=1001)
 
@@ -88,7 +88,7 @@ async def test_what_does_not_fit_the_protocol_is_refused_before_it_is_sent(tmp_p
 async def test_many_requests_at_once_get_their_own_answers(tmp_path, run_dir):
     async with serving(tmp_path, run_dir) as service, connected(service) as client:
         ids = [f"job-{number}" for number in range(1000)]
-        answers = await asyncio.gather(*(client.submit(a_job(job_id), job_id.encode()) for job_id in ids))
+        answers = await asyncio.gather(*(client.submit(a_job(job_id, body=job_id.encode())) for job_id in ids))
         assert [(view.id, view.body) for view, _ in answers] == [(job_id, job_id.encode()) for job_id in ids]
         found = await asyncio.gather(*(client.get(job_id) for job_id in reversed(ids)))
         assert [view.id for view in found] == list(reversed(ids))
@@ -104,7 +104,7 @@ async def test_without_a_broker_requests_time_out(run_dir):
 @in_loop
 async def test_requests_wait_for_a_broker_to_appear(tmp_path, run_dir):
     async with BrokerClient(f"ipc://{run_dir}/front.sock") as client:
-        waiting = asyncio.create_task(client.submit(a_job("job-1"), b"spec"))
+        waiting = asyncio.create_task(client.submit(a_job("job-1")))
         await asyncio.sleep(0.05)
         async with serving(tmp_path, run_dir):
             view, duplicate = await waiting
@@ -114,11 +114,11 @@ async def test_requests_wait_for_a_broker_to_appear(tmp_path, run_dir):
 @in_loop
 async def test_a_request_under_way_survives_the_brokers_death(tmp_path, run_dir):
     async with serving(tmp_path, run_dir) as service, connected(service) as client:
-        await client.submit(a_job("job-1"), b"spec")
+        await client.submit(a_job("job-1"))
         await service.kill()
         waiting = [
-            asyncio.create_task(client.submit(a_job("job-2"), b"spec")),
-            asyncio.create_task(client.submit(a_job("job-1"), b"spec")),
+            asyncio.create_task(client.submit(a_job("job-2"))),
+            asyncio.create_task(client.submit(a_job("job-1"))),
             asyncio.create_task(client.get("job-1")),
         ]
         await asyncio.sleep(0.1)
@@ -155,6 +155,19 @@ async def test_closing_ends_what_waits(run_dir):
 
 
 @in_loop
+async def test_the_longest_id_is_found_and_ended_like_any_other(tmp_path, run_dir):
+    """A client's 64 characters behind the tag of its tenant."""
+    longest = "0123456789ab." + "x" * 64
+    async with serving(tmp_path, run_dir) as service, connected(service) as client:
+        await client.submit(a_job(longest))
+        await client.submit(a_job("behind"))
+        assert (await client.get(longest)).id == longest
+        assert [view.id for view in (await client.list(after=longest, newest_first=False))[0]] == ["behind"]
+        assert (await client.cancel(longest))[0] == "cancelled"
+        assert await client.forget([longest]) == (longest,)
+
+
+@in_loop
 async def test_answers_that_are_no_messages_are_dropped(run_dir):
     context = zmq.Context()
     router = context.socket(zmq.ROUTER)
@@ -163,14 +176,15 @@ async def test_answers_that_are_no_messages_are_dropped(run_dir):
         async with BrokerClient(f"ipc://{run_dir}/front.sock") as client:
             call = asyncio.create_task(client.get("job-1"))
             await eventually(lambda: router.poll(0))
-            peer, header = router.recv_multipart()
-            req = codec.from_edge([header])[0].req
-            for junk in ([b"junk"], [], [b""], [b"a", b"b", b"c"], codec.encode(m.JobReply(req=req + 7, found=False))):
+            peer, frame = router.recv_multipart()
+            req = codec.from_edge(frame).req
+            other, answer = (codec.encode(m.JobReply(req=number, found=False)) for number in (req + 7, req))
+            for junk in ([b"junk"], [], [b""], [b"a", b"b", b"c"], [answer, b"body"], [other]):
                 router.send_multipart([peer, *junk])
-            router.send_multipart([peer, *codec.encode(m.JobReply(req=req, found=False))])
-            router.send_multipart([peer, *codec.encode(m.JobReply(req=req, found=False))])
+            router.send_multipart([peer, answer])
+            router.send_multipart([peer, answer])
             assert await call is None
-            assert client.junk == 2
+            assert client.junk == 3
     finally:
         router.close(linger=0)
         context.term()
@@ -206,7 +220,7 @@ async def test_events_tell_every_change_in_order(tmp_path, run_dir):
     ):
         await client.watch()
         await worker.join()
-        await client.submit(a_job("job-1"), b"spec")
+        await client.submit(a_job("job-1"))
         run = await worker.hear(m.Run)
         worker.say(m.Started(job_id="job-1", fence=run.fence))
         await eventually(lambda: "running" in watcher.states("job-1"))
@@ -229,7 +243,7 @@ async def test_forgotten_jobs_are_gone_and_watchers_hear_of_it(tmp_path, run_dir
     ):
         await client.watch()
         for job_id in ("job-1", "job-2"):
-            await other.submit(a_job(job_id), b"spec")
+            await other.submit(a_job(job_id))
         await other.cancel("job-1")
         assert await other.forget(["job-1", "job-2", "nobody"]) == ("job-1",)
         assert await other.get("job-1") is None
@@ -247,12 +261,12 @@ async def test_the_subscription_survives_a_restart_and_tells_the_gap(tmp_path, r
         connected(service, on_event=watcher.event, on_gap=watcher.gap) as client,
     ):
         await client.watch()
-        await client.submit(a_job("job-1"), b"spec")
+        await client.submit(a_job("job-1"))
         await client.cancel("job-1")
         await eventually(lambda: "cancelled" in watcher.states("job-1"))
         await service.restart()
         await eventually(lambda: watcher.gaps == 1)
-        await client.submit(a_job("job-2"), b"spec")
+        await client.submit(a_job("job-2"))
         await client.cancel("job-2")
         await eventually(lambda: "cancelled" in watcher.states("job-2"))
         assert watcher.gaps == 1
@@ -266,12 +280,12 @@ async def test_a_watcher_that_the_broker_dropped_is_taken_back_and_told_of_the_g
         connected(service, on_event=watcher.event, on_gap=watcher.gap) as client,
     ):
         await client.watch()
-        await client.submit(a_job("job-1"), b"spec")
+        await client.submit(a_job("job-1"))
         await eventually(lambda: watcher.states("job-1"))
         service.core.state.watchers.clear()  # as after a full queue
         await client.cancel("job-1")
         await eventually(lambda: watcher.gaps == 1)
-        await client.submit(a_job("job-2"), b"spec")
+        await client.submit(a_job("job-2"))
         await eventually(lambda: watcher.states("job-2"))
 
 
@@ -285,7 +299,7 @@ async def test_a_subscription_that_timed_out_is_still_wanted(tmp_path, run_dir):
         async with serving(tmp_path, run_dir):
             await eventually(lambda: watcher.gaps)
             client.timeout_s = 10.0
-            await client.submit(a_job("job-1"), b"spec")
+            await client.submit(a_job("job-1"))
             await eventually(lambda: watcher.states("job-1"))
 
 
@@ -302,7 +316,7 @@ async def test_a_callback_that_fails_does_not_deafen_the_client(tmp_path, run_di
     async with serving(tmp_path, run_dir) as service, connected(service, on_event=fail) as client:
         await client.watch()
         for number in range(20):
-            await client.submit(a_job(f"job-{number}"), b"spec")
+            await client.submit(a_job(f"job-{number}"))
         await eventually(lambda: len(seen) == 20)
         assert len(reported) == 20
 

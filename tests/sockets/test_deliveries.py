@@ -26,7 +26,7 @@ async def test_what_became_of_a_job_is_told_once_over_the_brokers_death(tmp_path
         agent(service) as worker,
     ):
         await worker.join()
-        await one.submit(a_job("a", webhook=URL), b"spec")
+        await one.submit(a_job("a", webhook=URL))
         run = await worker.hear(m.Run)
         worker.say(m.Started(job_id="a", fence=run.fence))
         worker.finish(run)
@@ -55,7 +55,7 @@ async def test_what_became_of_a_job_is_told_once_over_the_brokers_death(tmp_path
 async def test_a_claim_that_nobody_reports_is_given_again_after_its_lease(tmp_path, run_dir, monkeypatch):
     monkeypatch.setattr("broker.core.webhook_requests.LEASE_S", 2.0)
     async with serving(tmp_path, run_dir) as service, connected(service) as client:
-        await client.submit(a_job("a", webhook=URL, webhook_events=("cancelled",)), b"spec")
+        await client.submit(a_job("a", webhook=URL, webhook_events=("cancelled",)))
         await client.cancel("a")
         (first,), _ = await client.claim_deliveries(9)
         claims, wait_s = await client.claim_deliveries(9)
@@ -72,7 +72,7 @@ async def test_a_claim_that_nobody_reports_is_given_again_after_its_lease(tmp_pa
 @in_loop
 async def test_deleting_a_job_deletes_what_was_to_be_told(tmp_path, run_dir):
     async with serving(tmp_path, run_dir) as service, connected(service) as client:
-        await client.submit(a_job("a", webhook=URL), b"spec")
+        await client.submit(a_job("a", webhook=URL))
         await client.cancel("a")
         (claim,), _ = await client.claim_deliveries(9)
         assert await client.forget(["a"]) == ("a",)

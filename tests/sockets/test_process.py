@@ -30,7 +30,7 @@ async def test_what_was_accepted_survives_kill_nine(processes):
     broker = processes.serve()
     async with BrokerClient(processes.front) as client:
         ids = [f"job-{number}" for number in range(200)]
-        await asyncio.gather(*(client.submit(a_job(job_id), job_id.encode()) for job_id in ids))
+        await asyncio.gather(*(client.submit(a_job(job_id, body=job_id.encode())) for job_id in ids))
         broker.kill()
         broker.wait()
         processes.serve()
@@ -43,11 +43,11 @@ async def test_what_was_accepted_survives_kill_nine(processes):
 async def test_sigterm_refuses_new_jobs_and_ends_well(processes):
     broker = processes.serve()
     async with BrokerClient(processes.front) as client:
-        await client.submit(a_job("job-1"), b"spec")
+        await client.submit(a_job("job-1"))
         broker.send_signal(signal.SIGTERM)
         await eventually(lambda: "stopping" in broker.logged())
         with pytest.raises(ShuttingDown) as caught:
-            await client.submit(a_job("job-2"), b"spec")
+            await client.submit(a_job("job-2"))
         assert caught.value.retry_after_s > 0
         assert broker.wait(60) == 0
         assert (processes.home / "jobs.sqlite").exists()

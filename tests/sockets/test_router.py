@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from broker.core.machine import Core
@@ -22,6 +24,10 @@ from broker.wire.jobspec import Result
 from tests.testing.in_process import a_job
 
 NOW = 1_000_000.0
+#: Messages of version 0.1.0, in hex.
+OLD = dict(
+    line.split() for line in (Path(__file__).parent.parent / "wire" / "golden_protocol_1.txt").read_text().splitlines()
+)
 
 
 class Listener:
@@ -31,10 +37,14 @@ class Listener:
         self.prefix = prefix
         self.keyed = False
         self.cuts = 0
+        #: Routing id and frames of each message.
         self.inbox: deque[list[bytes]] = deque()
 
-    def receive(self) -> list[bytes] | None:
-        return self.inbox.popleft() if self.inbox else None
+    def receive(self) -> tuple[bytes, bytes, bool] | None:
+        if not self.inbox:
+            return None
+        routing_id, frame, *further = self.inbox.popleft()
+        return routing_id, frame, bool(further)
 
     def sender(self) -> str:
         return ""
@@ -54,14 +64,19 @@ class Sockets:
         self.back = Listener(b"b")
         self.gone: set[bytes] = set()
         self.deliveries: list[tuple[bytes, m.Message]] = []
+        #: What was sent in the words of another version.
+        self.foreign: list[tuple[bytes, bytes]] = []
         self._log = log
 
-    def send(self, peer: bytes, frames: list[bytes]) -> bool:
+    def send(self, peer: bytes, frame: bytes) -> bool:
         self._log.append("send")
         if peer in self.gone:
             return False
         decode = codec.to_edge if peer.startswith(b"f") else codec.to_agent
-        self.deliveries.append((peer, decode(frames)[0]))
+        try:
+            self.deliveries.append((peer, decode(frame)))
+        except codec.VersionError:
+            self.foreign.append((peer, frame))
         return True
 
 
@@ -86,14 +101,14 @@ class Bench:
         self.router = Router(self.core, self.journal, self.wires, self.disk, self.metrics, self.junk, time.perf_counter)
         self.now = NOW
 
-    def edge(self, message: m.Message, body: bytes | None = None, peer: bytes = b"edge") -> None:
-        self.wires.front.inbox.append([peer, *codec.encode(message, body)])
+    def edge(self, message: m.Message, peer: bytes = b"edge") -> None:
+        self.wires.front.inbox.append([peer, codec.encode(message)])
 
-    def agent(self, message: m.Message, body: bytes | None = None, peer: bytes = b"agent") -> None:
-        self.wires.back.inbox.append([peer, *codec.encode(message, body)])
+    def agent(self, message: m.Message, peer: bytes = b"agent") -> None:
+        self.wires.back.inbox.append([peer, codec.encode(message)])
 
     def join(self, peer: bytes = b"agent", name: str = "cpu-0", free: int = 1) -> None:
-        self.agent(m.Hello(name=name, boot="boot", seen=0, free=free), worker_info(), peer)
+        self.agent(m.Hello(name=name, boot="boot", seen=0, free=free, body=worker_info()), peer)
         self.run()
 
     def run(self, seconds: float = 0.0) -> bool:
@@ -126,7 +141,7 @@ def test_nothing_is_sent_before_the_one_commit_of_its_pass(bench):
     bench.join()
     bench.log.clear()
     for number in range(20):
-        bench.edge(a_job(f"job-{number}"), b"spec")
+        bench.edge(a_job(f"job-{number}"))
     bench.run()
     assert bench.log == ["commit"] + ["send"] * 21  # 20 accepted, one run
     assert len(bench.sent(m.Accepted)) == 20
@@ -135,11 +150,11 @@ def test_nothing_is_sent_before_the_one_commit_of_its_pass(bench):
 def test_a_job_accepted_before_starts_while_the_result_of_the_last_one_is_committed(bench):
     bench.join()
     for number in (1, 2):
-        bench.edge(a_job(f"job-{number}"), b"spec")
+        bench.edge(a_job(f"job-{number}"))
     bench.run()
     (first,) = bench.sent(m.Run)
     bench.log.clear()
-    bench.agent(m.Finished(job_id="job-1", fence=first.fence, free=1), codec.encode_body(Result()))
+    bench.agent(m.Finished(job_id="job-1", fence=first.fence, free=1, body=codec.encode_body(Result())))
     bench.run()
     assert [run.job_id for run in bench.sent(m.Run)] == ["job-1", "job-2"]
     assert bench.log == ["send", "commit", "send"], "the next run, the commit, the acknowledgement"
@@ -147,7 +162,7 @@ def test_a_job_accepted_before_starts_while_the_result_of_the_last_one_is_commit
 
 def test_a_job_does_not_start_before_it_is_on_disk(bench):
     bench.join(free=2)
-    bench.edge(a_job("job-1"), b"spec")
+    bench.edge(a_job("job-1"))
     bench.log.clear()
     bench.run()
     assert bench.log[0] == "commit"
@@ -155,16 +170,16 @@ def test_a_job_does_not_start_before_it_is_on_disk(bench):
 
 
 def test_a_run_does_not_overtake_a_welcome(bench):
-    bench.edge(a_job("job-1"), b"spec")
+    bench.edge(a_job("job-1"))
     bench.run()
-    bench.edge(a_job("job-2"), b"spec")
+    bench.edge(a_job("job-2"))
     bench.join()
     to_agent = [type(message) for peer, message in bench.wires.deliveries if peer.startswith(b"b")]
     assert to_agent == [m.Welcome, m.Run]
 
 
 def test_when_the_commit_fails_nobody_is_told_anything(bench):
-    bench.edge(a_job("job-1"), b"spec")
+    bench.edge(a_job("job-1"))
 
     def fail(*, lazy: bool) -> int:
         raise JournalBroken("no")
@@ -176,7 +191,7 @@ def test_when_the_commit_fails_nobody_is_told_anything(bench):
 
 
 def test_rows_that_may_be_lost_wait_for_the_next_commit(bench):
-    bench.edge(a_job("job-1"), b"spec")
+    bench.edge(a_job("job-1"))
     bench.run()
     bench.log.clear()
     bench.join()  # the job is dispatched
@@ -193,18 +208,18 @@ def test_rows_that_may_be_lost_wait_for_the_next_commit(bench):
 
 def test_a_result_is_acknowledged_after_its_commit(bench):
     bench.join()
-    bench.edge(a_job("job-1"), b"spec")
+    bench.edge(a_job("job-1"))
     bench.run()
     (run,) = bench.sent(m.Run)
     bench.log.clear()
-    bench.agent(m.Finished(job_id="job-1", fence=run.fence, free=1), codec.encode_body(Result()))
+    bench.agent(m.Finished(job_id="job-1", fence=run.fence, free=1, body=codec.encode_body(Result())))
     bench.run()
     assert bench.log == ["commit", "send"]
     assert bench.sent(m.ResultAck)[-1].accepted
 
 
 def test_a_page_asked_for_in_the_same_pass_shows_the_new_job(bench):
-    bench.edge(a_job("job-1"), b"spec")
+    bench.edge(a_job("job-1"))
     bench.edge(m.ListJobs(req=7))
     bench.edge(m.GetJob(req=8, job_id="job-1"))
     bench.run()
@@ -236,7 +251,7 @@ def test_the_back_is_read_first_and_cannot_shut_out_the_front(bench):
 def test_a_lease_does_not_expire_while_heartbeats_wait_to_be_read(make):
     bench = make(suspect_after_s=2.5, lost_after_s=6.0)
     bench.join()
-    bench.edge(a_job("job-1"), b"spec")
+    bench.edge(a_job("job-1"))
     bench.run()
     (run,) = bench.sent(m.Run)
     noise = m.Heartbeat(seen=0, free=0)
@@ -252,7 +267,7 @@ def test_a_lease_does_not_expire_while_heartbeats_wait_to_be_read(make):
 def test_a_flood_does_not_stop_the_clock(make):
     bench = make(suspect_after_s=2.5, lost_after_s=6.0, max_losses=0)
     bench.join()
-    bench.edge(a_job("job-1"), b"spec")
+    bench.edge(a_job("job-1"))
     bench.run()
     for _ in range(40):
         for _ in range(PASS_MESSAGES):
@@ -267,14 +282,14 @@ def test_a_peer_that_cannot_be_reached_gets_no_more_and_the_core_is_told(bench):
     bench.run()
     bench.wires.gone = {b"fslow", b"bagent"}
     bench.log.clear()
-    bench.edge(a_job("job-1"), b"spec")
-    bench.edge(a_job("job-2"), b"spec")
+    bench.edge(a_job("job-1"))
+    bench.edge(a_job("job-2"))
     bench.run()
     assert bench.log.count("send") == 4  # two accepted, one try for each who is gone
     assert [worker.state for worker in bench.core.snapshot().workers] == ["suspect"]
     bench.wires.gone = set()
     bench.wires.deliveries.clear()
-    bench.edge(a_job("job-3"), b"spec")
+    bench.edge(a_job("job-3"))
     bench.run()
     assert bench.sent(peer=b"fslow") == []
 
@@ -295,11 +310,12 @@ def test_equal_routing_ids_of_the_two_sockets_are_two_peers(bench):
     [
         ([b"junk"], "decode"),
         ([b"\xc1" * 5000], "decode"),
+        ([b"", b"a"], "frames"),
         ([b"a", b"b", b"c"], "frames"),
         ([b"x"] * 200, "frames"),
-        ([], "decode"),
-        ([codec.encode(m.Identify())[0]], "decode"),
-        ([codec.encode(m.Finished(job_id="job-1", fence=1))[0], b"no result"], "decode"),
+        ([codec.encode(m.Heartbeat(seen=0, free=1)), b"body"], "frames"),
+        ([codec.encode(m.Identify())], "decode"),
+        ([codec.encode(m.Finished(job_id="job-1", fence=1, body=b"no result"))], "decode"),
     ],
 )
 def test_junk_is_counted_by_peer_and_kind_and_dropped(bench, frames, kind):
@@ -321,13 +337,33 @@ def test_a_connection_probe_is_nothing(bench):
     assert bench.sent() == []
 
 
-def test_an_agent_of_another_version_is_told_to_leave_and_an_edge_is_not(bench):
-    other = codec.encode(m.Goodbye(v=2))
-    bench.wires.back.inbox.append([b"agent", *other])
-    bench.wires.front.inbox.append([b"edge", *codec.encode(m.GetPool(v=2, req=1))])
+def test_peers_of_a_later_version_are_told_to_go_in_a_frame_of_theirs(bench):
+    bench.wires.back.inbox.append([b"agent", codec.encode(m.Goodbye(v=3))])
+    bench.wires.front.inbox.append([b"edge", codec.encode(m.GetPool(v=3, req=1))])
     bench.run()
-    assert bench.sent() == [m.WorkerRejected(reason="protocol 2, this is 1")]
+    bye, rejected = (msgspec.msgpack.decode(frame) for _, frame in bench.wires.foreign)
+    assert bye[:3] == ["bye", 3, "protocol 3, this is 2"]
+    assert rejected[:5] == ["rejected", 3, 1, "invalid", "protocol 3, this is 2"]
+    assert [peer for peer, _ in bench.wires.foreign] == [b"bagent", b"fedge"]
+    assert bench.sent() == []
     assert dict(bench.junk.by_kind) == {"version": 2}
+
+
+def test_peers_of_version_0_1_0_are_told_to_go_in_words_that_they_read(bench):
+    """Golden bytes of its messages: a header, and a body in a second frame."""
+    for name in ("Hello", "Heartbeat", "Started"):
+        bench.wires.back.inbox.append([b"agent", bytes.fromhex(OLD[name]), *([b"info"] if name == "Hello" else [])])
+    for name in ("Submit", "GetJob", "Watch"):
+        bench.wires.front.inbox.append([b"edge", bytes.fromhex(OLD[name]), *([b"spec"] if name == "Submit" else [])])
+    bench.run()
+    told = [(peer, msgspec.msgpack.decode(frame)) for peer, frame in bench.wires.foreign]
+    assert [words[:3] for peer, words in told if peer == b"bagent"] == [["bye", 1, "protocol 1, this is 2"]] * 3
+    assert [words for peer, words in told if peer == b"fedge"] == [
+        ["rejected", 1, msgspec.msgpack.decode(bytes.fromhex(OLD[name]))[2], "invalid", "protocol 1, this is 2", 0.0]
+        for name in ("Submit", "GetJob", "Watch")
+    ]
+    assert dict(bench.junk.by_kind) == {"version": 6}
+    assert bench.core.snapshot().workers == ()
 
 
 def test_a_peer_that_sends_too_much_junk_is_cut_off_and_read_no_more(bench, caplog):
@@ -378,12 +414,12 @@ def test_junk_is_said_once_a_second_and_the_table_of_peers_is_bounded(bench, cap
 
 
 def test_a_stopping_broker_refuses_new_jobs_and_answers_for_old_ones(bench):
-    bench.edge(a_job("old"), b"spec")
+    bench.edge(a_job("old"))
     bench.run()
     bench.core.begin_stop()
     bench.wires.deliveries.clear()
-    bench.edge(a_job("new"), b"spec")
-    bench.edge(a_job("old"), b"spec")
+    bench.edge(a_job("new"))
+    bench.edge(a_job("old"))
     bench.edge(m.CancelJob(req=3, job_id="old"))
     bench.run()
     rejected, accepted, cancelled = (message for _, message in bench.wires.deliveries)
@@ -395,13 +431,13 @@ def test_a_stopping_broker_refuses_new_jobs_and_answers_for_old_ones(bench):
 
 def test_with_the_disk_nearly_full_new_jobs_are_refused_and_results_are_taken(bench):
     bench.join()
-    bench.edge(a_job("old"), b"spec")
+    bench.edge(a_job("old"))
     bench.run()
     (run,) = bench.sent(m.Run)
     bench.disk.shortage = "0 MB are free"
-    bench.edge(a_job("new"), b"spec")
-    bench.edge(a_job("old"), b"spec")
-    bench.agent(m.Finished(job_id="old", fence=run.fence, free=1), codec.encode_body(Result()))
+    bench.edge(a_job("new"))
+    bench.edge(a_job("old"))
+    bench.agent(m.Finished(job_id="old", fence=run.fence, free=1, body=codec.encode_body(Result())))
     bench.run()
     (rejected,) = bench.sent(m.Rejected)
     assert rejected.code == "queue_full"
@@ -409,19 +445,19 @@ def test_with_the_disk_nearly_full_new_jobs_are_refused_and_results_are_taken(be
     assert rejected.retry_after_s > 0
     assert bench.sent(m.ResultAck)[-1].accepted
     bench.disk.shortage = ""
-    bench.edge(a_job("new"), b"spec")
+    bench.edge(a_job("new"))
     bench.run()
     assert len(bench.sent(m.Rejected)) == 1
 
 
 def test_a_job_that_only_the_journal_remembers_is_still_answered_when_stopping(make):
     bench = make(recent_finals=0)
-    bench.edge(a_job("old"), b"spec")
+    bench.edge(a_job("old"))
     bench.edge(m.CancelJob(req=2, job_id="old"))
     bench.run()
     assert bench.core.job("old") is None
     bench.core.begin_stop()
-    bench.edge(a_job("old"), b"spec")
+    bench.edge(a_job("old"))
     bench.run()
     assert bench.sent(m.Accepted)[-1].duplicate
 
@@ -432,11 +468,11 @@ def test_a_job_that_only_the_journal_remembers_is_still_answered_when_stopping(m
 def test_every_move_is_one_line_and_one_count(bench, caplog):
     caplog.set_level("INFO")
     bench.join()
-    bench.edge(a_job("job-1"), b"spec")
+    bench.edge(a_job("job-1"))
     bench.run()
     (run,) = bench.sent(m.Run)
     bench.agent(m.Started(job_id="job-1", fence=run.fence))
-    bench.agent(m.Finished(job_id="job-1", fence=run.fence, free=1), codec.encode_body(Result()))
+    bench.agent(m.Finished(job_id="job-1", fence=run.fence, free=1, body=codec.encode_body(Result())))
     bench.run()
     moves = [record for record in caplog.records if record.action == "moved"]
     assert [(str(record.source or ""), str(record.target), str(record.cause)) for record in moves] == [
@@ -451,7 +487,7 @@ def test_every_move_is_one_line_and_one_count(bench, caplog):
 
 def test_the_numbers_are_prometheus_text(bench, tmp_path):
     bench.join()
-    bench.edge(a_job("job-1"), b"spec")
+    bench.edge(a_job("job-1"))
     bench.wires.front.inbox.append([b"edge", b"junk"])
     bench.run()
     path = tmp_path / "broker.prom"

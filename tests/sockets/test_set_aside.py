@@ -68,8 +68,8 @@ class Floor:
         return 0 if self.running or self.full else 1
 
     def hello(self) -> None:
-        hello = m.Hello(name="cpu-0", boot="b", seen=self.seen, free=self.free, held=self.held())
-        self.bench.agent(hello, worker_info())
+        fields = {"seen": self.seen, "free": self.free, "held": self.held(), "body": worker_info()}
+        self.bench.agent(m.Hello(name="cpu-0", boot="b", **fields))
 
     def turn(self, seconds: float = 0.5, turns: int = 1) -> None:
         """Let everybody speak, and time pass."""
@@ -89,7 +89,7 @@ class Floor:
     def _speak(self) -> None:
         self.bench.agent(m.Heartbeat(seen=self.seen, free=self.free, held=self.held(), engine="ready"))
         for result in self.unacknowledged.values():
-            self.bench.agent(result, codec.encode_body(Result()) if isinstance(result, m.Finished) else None)
+            self.bench.agent(result)
 
     def _hear(self, message: m.Message) -> None:
         match message:
@@ -105,7 +105,9 @@ class Floor:
                         job_id=job_id, fence=fence, kind="engine_error", message="no", free=1
                     )
                 else:
-                    self.unacknowledged[fence] = m.Finished(job_id=job_id, fence=fence, free=1, run_s=1.0)
+                    self.unacknowledged[fence] = m.Finished(
+                        job_id=job_id, fence=fence, free=1, run_s=1.0, body=codec.encode_body(Result())
+                    )
             case m.Cancel(job_id=job_id, fence=fence) if job_id in self.running:
                 del self.running[job_id]
                 self.unacknowledged[fence] = m.Cancelled(job_id=job_id, fence=fence, free=1)
@@ -114,39 +116,28 @@ class Floor:
 
     # the edge
 
-    def ask(self, message: m.Message, kind: type, body: bytes | None = None, tries: int = 8):
-        """Ask until there is an answer of this kind: (it, its body)."""
+    def ask(self, message: m.Message, kind: type, tries: int = 8):
+        """The answer of this kind; asked for until there is one."""
         for _ in range(tries):
-            self.bench.edge(message, body)
-            found = []
-            send = self.bench.wires.send
-
-            def keep(peer, frames, send=send, found=found):
-                found += [frames] if peer.startswith(b"f") else []
-                return send(peer, frames)
-
-            self.bench.wires.send = keep
+            self.bench.edge(message)
             self.turn(0.1)
-            self.bench.wires.send = send
-            for frames in found:
-                answer, data = codec.to_edge(frames)
+            for answer in self.heard:
                 if isinstance(answer, kind):
-                    return answer, data
+                    return answer
         raise AssertionError(f"no answer to {message}")
 
     def submit(self, job_id: str, kind: type = m.Accepted, **fields):
-        return self.ask(
-            m.Submit(req=1, job_id=job_id, model="demo", units=1.0, **fields), kind, b"spec of " + job_id.encode()
-        )[0]
+        body = b"spec of " + job_id.encode()
+        return self.ask(m.Submit(req=1, job_id=job_id, model="demo", units=1.0, body=body, **fields), kind)
 
     def view(self, job_id: str) -> m.JobView:
-        return codec.job_view(self.ask(m.GetJob(req=2, job_id=job_id), m.JobReply)[1])
+        return codec.job_view(self.ask(m.GetJob(req=2, job_id=job_id), m.JobReply).body)
 
     def settle(self, action: str, job_id: str = BAD) -> str:
-        return self.ask(m.SettleSetAside(req=3, job_id=job_id, action=action), m.SetAsideSettled)[0].outcome
+        return self.ask(m.SettleSetAside(req=3, job_id=job_id, action=action), m.SetAsideSettled).outcome
 
     def listed(self) -> list[m.JobView]:
-        return codec.job_views(self.ask(m.ListSetAside(req=4), m.Jobs)[1])
+        return codec.job_views(self.ask(m.ListSetAside(req=4), m.Jobs).body)
 
 
 @pytest.fixture
@@ -263,7 +254,7 @@ def test_a_job_whose_submission_raises_is_refused_and_nothing_of_it_is_kept(floo
     assert (rejected.code, "Planted" in rejected.message) == ("invalid", True)
     floor.turn(turns=4)
     assert floor.view("good").state == "succeeded"
-    assert not floor.ask(m.GetJob(req=5, job_id=BAD), m.JobReply)[0].found
+    assert not floor.ask(m.GetJob(req=5, job_id=BAD), m.JobReply).found
 
 
 def test_a_job_that_cannot_be_restored_is_set_aside_and_the_broker_starts(floor, monkeypatch):
@@ -287,7 +278,7 @@ def test_a_cancel_of_a_job_that_is_set_aside_is_kept_until_it_is_released(floor,
     plant(monkeypatch, Cause.FINISHED)
     floor.submit(BAD)
     floor.turn(turns=4)
-    assert floor.ask(m.CancelJob(req=9, job_id=BAD), m.CancelReply)[0].outcome == "requested"
+    assert floor.ask(m.CancelJob(req=9, job_id=BAD), m.CancelReply).outcome == "requested"
     assert floor.view(BAD).cancel_requested
     floor.restart()
     assert floor.view(BAD).cancel_requested
@@ -318,7 +309,7 @@ def test_a_job_that_is_set_aside_can_be_deleted_and_its_id_is_free_again(floor, 
     floor.submit(BAD)
     floor.turn(turns=4)
     assert floor.settle("delete") == "done"
-    assert not floor.ask(m.GetJob(req=5, job_id=BAD), m.JobReply)[0].found
+    assert not floor.ask(m.GetJob(req=5, job_id=BAD), m.JobReply).found
     assert floor.listed() == []
     monkeypatch.undo()
     floor.submit(BAD)
@@ -403,7 +394,7 @@ def test_a_webhook_delivery_over_which_the_core_raises_is_given_up(floor, monkey
         assert floor.ask(m.DeliveryDone(req=7, number=bad.number, claim=1, outcome="delivered"), m.DeliveryNoted)
     else:
         monkeypatch.setattr(State, "next_revision", revision)
-    claims = codec.hook_claims(floor.ask(m.ClaimDeliveries(req=8), m.Deliveries)[1])
+    claims = codec.hook_claims(floor.ask(m.ClaimDeliveries(req=8), m.Deliveries).body)
     assert [claim.job_id for claim in claims] == ["good"]
     assert floor.bench.journal.deliveries.of_job(BAD)[0].state == "failed"
     assert floor.view(BAD).set_aside is None
@@ -431,7 +422,7 @@ def test_failures_that_are_not_of_single_jobs_end_the_broker(floor, monkeypatch)
 
     monkeypatch.setattr(State, "enqueue", planted)
     for number in range(BUDGET + 10):
-        floor.bench.edge(m.Submit(req=1, job_id=f"j{number}", model="demo", units=1.0), b"spec")
+        floor.bench.edge(m.Submit(req=1, job_id=f"j{number}", model="demo", units=1.0, body=b"spec"))
     with pytest.raises(Planted):
         floor.turn(0.0)
 
@@ -452,7 +443,7 @@ async def test_the_operator_lists_and_settles_from_the_command_line(tmp_path, ru
     plant(monkeypatch, Cause.CANCELLED)
     async with serving(tmp_path, run_dir) as service, connected(service) as client:
         for job_id in (BAD, "good"):
-            await client.submit(a_job(job_id, worker="nobody"), b"spec")
+            await client.submit(a_job(job_id, worker="nobody"))
         assert await command("list") == (0, "")
         assert (await client.cancel(BAD))[0] == "requested"
         code, shown = await command("list")

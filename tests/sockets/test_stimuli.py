@@ -29,14 +29,14 @@ def bench(tmp_path):
     bench.journal.close()
 
 
-def one_job(bench: Bench) -> None:
+def one_job(bench: Bench, repeat: int = 1) -> None:
     bench.join()
-    bench.edge(a_job("job-1", webhook=SECRET), b"a prompt that is nobody's business")
+    bench.edge(a_job("job-1", webhook=SECRET, body=b"a prompt that is nobody's business" * repeat))
     bench.run()
     (run,) = bench.sent(m.Run)
     bench.agent(m.Started(job_id="job-1", fence=run.fence))
     bench.run()
-    bench.agent(m.Finished(job_id="job-1", fence=run.fence, free=1), codec.encode_body(Result()))
+    bench.agent(m.Finished(job_id="job-1", fence=run.fence, free=1, body=codec.encode_body(Result())))
     bench.run()
 
 
@@ -52,20 +52,24 @@ def test_an_illegal_move_is_written_down_and_raised_again_by_its_replay(bench, t
     assert replay(path) == ""
 
 
-def test_neither_spec_nor_webhook_is_written(bench, tmp_path, monkeypatch):
+@pytest.mark.parametrize("repeat", [1, 1000])
+def test_neither_spec_nor_webhook_is_written(bench, tmp_path, monkeypatch, repeat):
     monkeypatch.setitem(TABLE, JobState.RUNNING, {})
-    one_job(bench)
+    one_job(bench, repeat)
     (path,) = tmp_path.glob("stimuli-*.msgpack")
     written = path.read_bytes()
     assert b"job-1" in written
     assert b"secret-token" not in written
     assert b"nobody" not in written
+    # Long ones are not even kept.
+    kept = [message for _, _, message in bench.router._stimuli.ring if isinstance(message, m.Submit)]
+    assert [bool(message.body) for message in kept] == [repeat == 1]
 
 
 def test_a_broken_invariant_is_found_before_the_commit(bench, tmp_path):
     bench.join()
     bench.core.state.counts[JobState.QUEUED] += 1
-    bench.edge(a_job("job-1"), b"spec")
+    bench.edge(a_job("job-1"))
     bench.run()
     assert bench.metrics.failures == 1
     assert bench.journal.find("job-1") is None

@@ -138,7 +138,7 @@ def test_without_the_supervisor_all_leave(supervised: Supervised, broker: Broker
     pids = descendants(supervised.pid)
     supervised.kill()
     for name in NAMES:
-        assert broker.expect(m.Goodbye, name)[0].reason == "the supervisor is gone"
+        assert broker.expect(m.Goodbye, name).reason == "the supervisor is gone"
     all_gone(pids)
 
 
@@ -146,7 +146,7 @@ def test_drained_workers_are_not_started_again(supervised: Supervised, broker: B
     broker.send("cpu-0", m.Drain())
     broker.expect(m.Goodbye, "cpu-0")
     broker.run("cpu-1", 1, "finish")
-    result, _ = broker.expect(m.Finished, "cpu-1")
+    result = broker.expect(m.Finished, "cpu-1")
     broker.acknowledge(result, "cpu-1")
     broker.send("cpu-1", m.Drain())
     broker.expect(m.Goodbye, "cpu-1")

@@ -19,8 +19,8 @@ def replay(path: Path) -> str:
     for record in dump.stimuli:
         desk.now = record.now
         try:
-            if record.header:
-                desk.feed(record.peer, *_decoded(record.peer, record.header, record.body))
+            if record.message:
+                desk.feed(record.peer, _decoded(record.peer, record.message))
             else:
                 desk.apply(desk.core.tick(record.now))
         except codec.DecodeError:
@@ -30,14 +30,7 @@ def replay(path: Path) -> str:
     return ""
 
 
-def _decoded(peer: bytes, header: bytes, body: bytes) -> tuple[m.Message, bytes]:
-    """The message, with a body that stands for one that was not kept. Raises `DecodeError`."""
-    decode = codec.from_edge if peer.startswith(b"f") else codec.from_agent
-    decoded = None
-    try:
-        decoded = decode([header])
-    except codec.DecodeError:
-        decoded = decode([header, body or RESULT])
-    if decoded is None:
-        raise codec.DecodeError("it is no message")
-    return decoded
+def _decoded(peer: bytes, frame: bytes) -> m.Message:
+    """The message, with a result that stands for the one that was not kept. Raises `DecodeError`."""
+    message: m.Message = (codec.from_edge if peer.startswith(b"f") else codec.from_agent)(frame)
+    return msgspec.structs.replace(message, body=RESULT) if isinstance(message, m.Finished) else message

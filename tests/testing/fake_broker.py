@@ -92,13 +92,13 @@ class FakeBroker:
         self._answer("watch")
         self.watched = True
 
-    async def submit(self, submit: m.Submit, body: bytes) -> tuple[m.JobView, bool]:
+    async def submit(self, submit: m.Submit) -> tuple[m.JobView, bool]:
         self._answer("submit")
         if self.refuse_with is not None:
             raise self.refuse_with
         there = self.jobs.get(submit.job_id)
         if there is not None:
-            if (there.body, there.tenant) != (body, submit.tenant):
+            if (there.body, there.tenant) != (submit.body, submit.tenant):
                 raise errors.IdConflict("id_conflict", "another job bears this id")
             return there, True
         if submit.only_if_idle and not self._idle(submit.worker):
@@ -122,10 +122,10 @@ class FakeBroker:
             submitted_at=self._tick(),
             deadline_at=self.now + submit.deadline_s if submit.deadline_s else 0.0,
             story=(m.HistoryEntry(self.now, "", "queued", "submitted"),),
-            body=body,
+            body=submit.body,
         )
         view = msgspec.structs.replace(view, webhook=submit.webhook, webhook_events=submit.webhook_events)
-        decode_spec(body)
+        decode_spec(submit.body)
         self.submits[submit.job_id] = submit
         self.jobs[view.id] = view
         self._tell(view)

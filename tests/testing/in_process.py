@@ -108,4 +108,4 @@ async def agent(service: Service, name: str = "cpu-0") -> AsyncIterator[FakeAgen
 
 
 def a_job(job_id: str, **fields: Any) -> m.Submit:
-    return m.Submit(req=0, job_id=job_id, **{"model": "demo", "units": 1.0, **fields})
+    return m.Submit(req=0, job_id=job_id, **{"model": "demo", "units": 1.0, "body": b"spec", **fields})

@@ -130,21 +130,21 @@ class AgentCore:
             self.engine_slot.timers(now, self.presence.detached_at)
         return self._flush_effects(now)
 
-    def from_broker(self, message: m.ToAgent | None, body: bytes, now: float) -> list[fx.Effect]:
+    def from_broker(self, message: m.ToAgent | None, now: float) -> list[fx.Effect]:
         """A message of the broker; None for its probe."""
         if self.leaving is None:
             self.presence.heard(now)
-            self._told(message, body, now)
+            self._told(message, now)
         return self._flush_effects(now)
 
-    def _told(self, message: m.ToAgent | None, body: bytes, now: float) -> None:
+    def _told(self, message: m.ToAgent | None, now: float) -> None:
         match message:
             case None | m.Identify():
                 self.presence.forgotten(now)
             case m.Welcome():
                 self._on_welcome(message, now)
             case m.Run():
-                self._on_run(message, body, now)
+                self._on_run(message, now)
             case m.Cancel():
                 self._on_cancel(message, now)
             case m.ResultAck():
@@ -231,11 +231,11 @@ class AgentCore:
         self.unacked_results.send_all_now(now)
         self._out.append(fx.Note(action=Action.REGISTERED, detail=f"epoch {message.epoch}"))
 
-    def _on_run(self, run: m.Run, body: bytes, now: float) -> None:
+    def _on_run(self, run: m.Run, now: float) -> None:
         if self.engine_slot.holds(run.job_id, run.fence):
             self._send(m.Started(job_id=run.job_id, fence=run.fence))
         elif answer := self.unacked_results.answer(run.job_id, run.fence, self.free):
-            self._send(*answer)
+            self._send(answer)
         elif run.fence <= self.seen:
             self._refuse(run, "its fence is not above those received")
         else:
@@ -243,7 +243,7 @@ class AgentCore:
             if refusal_reason := self.refusal_reason():
                 self._refuse(run, refusal_reason)
             else:
-                self.engine_slot.begin(run, body, f"{self.identity.artefacts}/{run.job_id}/{run.fence}", now)
+                self.engine_slot.begin(run, f"{self.identity.artefacts}/{run.job_id}/{run.fence}", now)
                 self._send(m.Started(job_id=run.job_id, fence=run.fence))
 
     def _on_cancel(self, cancel: m.Cancel, now: float) -> None:
@@ -252,7 +252,7 @@ class AgentCore:
         if self.engine_slot.cancel(cancel, now):
             return
         if answer := self.unacked_results.answer(cancel.job_id, cancel.fence, self.free):
-            self._send(*answer)
+            self._send(answer)
         else:
             self._refuse(cancel, "this attempt is not held here")
 
@@ -300,8 +300,8 @@ class AgentCore:
 
     def _send_due(self, now: float) -> None:
         if self.presence.registered:
-            for message, body in self.unacked_results.due(now, self.free):
-                self._send(message, body)
+            for message in self.unacked_results.due(now, self.free):
+                self._send(message)
 
     def _send_hello(self) -> None:
         hello = m.Hello(
@@ -311,8 +311,9 @@ class AgentCore:
             free=self.free,
             held=self.held(),
             yields=self.yields,
+            body=codec.encode_body(self.identity.info),
         )
-        self._send(hello, codec.encode_body(self.identity.info))
+        self._send(hello)
 
     def _send_heartbeat(self) -> None:
         self._send(
@@ -330,5 +331,5 @@ class AgentCore:
             )
         )
 
-    def _send(self, message: m.Message, body: bytes | None = None) -> None:
-        self._out.append(fx.SendBroker(message, body))
+    def _send(self, message: m.Message) -> None:
+        self._out.append(fx.SendBroker(message))

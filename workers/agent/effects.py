@@ -16,7 +16,6 @@ class SendBroker(Struct, frozen=True):
     """Send now or not at all: nothing waits for a broker that is not there; all that matters is sent again."""
 
     message: Message
-    body: bytes | None = None
 
 
 class StartEngine(Struct, frozen=True):

@@ -117,17 +117,18 @@ class EngineSlot:
 
     # ------------------------------------------------------------ a job begins, and is told to stop
 
-    def begin(self, run: m.Run, body: bytes, out_dir: str, now: float) -> None:
+    def begin(self, run: m.Run, out_dir: str, now: float) -> None:
         """Give the engine, which must take jobs (`refusal_reason`), a job."""
         self.engine.run()
         taken = {attempt.slot for attempt in self.attempts}
         slot = next(number for number in range(SLOTS) if number not in taken)
-        attempt = Attempt(run.job_id, run.fence, run.predicted_s, now, trace_id_of(body), slot=slot, alone=run.alone)
+        trace_id = trace_id_of(run.body)
+        attempt = Attempt(run.job_id, run.fence, run.predicted_s, now, trace_id, slot=slot, alone=run.alone)
         self.attempts.append(attempt)
         job = RunJob(
             job_id=run.job_id,
             fence=run.fence,
-            body=body,
+            body=run.body,
             out_dir=out_dir,
             profile=run.profile,
             slot=slot,
@@ -200,8 +201,13 @@ class EngineSlot:
             self._out_of_memory.clear()
         match message:
             case JobFinished():
-                result = m.Finished(job_id=attempt.job_id, fence=attempt.fence, run_s=message.run_s)
-                self._conclude(attempt, result, codec.encode_body(message.result), now)
+                result = m.Finished(
+                    job_id=attempt.job_id,
+                    fence=attempt.fence,
+                    run_s=message.run_s,
+                    body=codec.encode_body(message.result),
+                )
+                self._conclude(attempt, result, now)
             case JobFailed():
                 self._fail(attempt, message.kind, message.message, now)
                 if message.fatal and self.engine.state in ("idle", "busy"):
@@ -213,7 +219,7 @@ class EngineSlot:
                     attempt, m.FailureKind.ENGINE_ERROR, "the engine stopped the job without being asked to", now
                 )
             case _:
-                self._conclude(attempt, m.Cancelled(job_id=attempt.job_id, fence=attempt.fence), None, now)
+                self._conclude(attempt, m.Cancelled(job_id=attempt.job_id, fence=attempt.fence), now)
 
     def _note_memory(self, attempt: Attempt, message: JobFailed, now: float) -> None:
         """Replace the engine when it may have lost memory. A job that is tried again says no more than it did: it may be too large."""
@@ -335,15 +341,15 @@ class EngineSlot:
         )
         match ending.kind:
             case "cancelled":
-                self._conclude(attempt, m.Cancelled(job_id=attempt.job_id, fence=attempt.fence), None, now)
+                self._conclude(attempt, m.Cancelled(job_id=attempt.job_id, fence=attempt.fence), now)
             case "failed":
                 self._fail(attempt, ending.failure, ending.message, now)
             case _:
                 self._drop(attempt, now)
 
-    def _conclude(self, attempt: Attempt, result: m.AgentResult, body: bytes | None, now: float) -> None:
+    def _conclude(self, attempt: Attempt, result: m.AgentResult, now: float) -> None:
         self._leave(attempt, now)
-        self._outbox.add(result, body, now)
+        self._outbox.add(result, now)
         if not keeps_files(result):
             self._emit(fx.RemoveDir(attempt.job_id, attempt.fence))
         self._note(Action(f"attempt_{type(result).__name__.lower()}"), attempt, getattr(result, "message", ""))
@@ -351,7 +357,7 @@ class EngineSlot:
     def _fail(self, attempt: Attempt, kind: m.FailureKind, message: str, now: float) -> None:
         text = clip(message, MAX_TEXT)
         failed = m.Failed(job_id=attempt.job_id, fence=attempt.fence, kind=kind, message=text)
-        self._conclude(attempt, failed, None, now)
+        self._conclude(attempt, failed, now)
 
     def _drop(self, attempt: Attempt, now: float) -> None:
         self._leave(attempt, now)

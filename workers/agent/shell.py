@@ -156,8 +156,8 @@ class AgentShell:
 
     def _serve_broker(self) -> None:
         try:
-            for message, body in self._broker.receive():
-                self._apply(self._core.from_broker(message, body, self._clock.now()))
+            for message in self._broker.receive():
+                self._apply(self._core.from_broker(message, self._clock.now()))
         except codec.VersionError as error:
             self._apply(
                 self._core.leave(f"the broker speaks another protocol: {error}", self._clock.now(), EXIT_UNWANTED)
@@ -178,8 +178,8 @@ class AgentShell:
 
     def _carry_out(self, effect: fx.Effect) -> list[fx.Effect]:
         match effect:
-            case fx.SendBroker(message, body):
-                self._broker.send(message, body)
+            case fx.SendBroker(message):
+                self._broker.send(message)
             case fx.StartEngine(setup):
                 return self._start_engine(setup)
             case fx.StartJob(job):

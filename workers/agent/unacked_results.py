@@ -17,9 +17,8 @@ _REMEMBERED = 64
 
 
 class _Pending:
-    def __init__(self, message: AgentResult, body: bytes | None, due_at: float) -> None:
+    def __init__(self, message: AgentResult, due_at: float) -> None:
         self.message = message
-        self.body = body
         self.due_at = due_at
 
 
@@ -34,16 +33,16 @@ class UnackedResults:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def add(self, message: AgentResult, body: bytes | None, now: float) -> None:
+    def add(self, message: AgentResult, now: float) -> None:
         """Keep a new result; it is due at once."""
-        self._pending[message.fence] = _Pending(message, body, now)
+        self._pending[message.fence] = _Pending(message, now)
 
     def send_all_now(self, now: float) -> None:
         """The broker came back, or came to know us: everything is due."""
         for pending in self._pending.values():
             pending.due_at = now
 
-    def due(self, now: float, free: int) -> list[tuple[AgentResult, bytes | None]]:
+    def due(self, now: float, free: int) -> list[AgentResult]:
         """What to send now, with this much room written in; each is due again in `resend_s`."""
         messages = []
         for pending in self._pending.values():
@@ -67,7 +66,7 @@ class UnackedResults:
                 self._acknowledged.popitem(last=False)
         return pending.message
 
-    def answer(self, job_id: str, fence: int, free: int) -> tuple[AgentResult, bytes | None] | None:
+    def answer(self, job_id: str, fence: int, free: int) -> AgentResult | None:
         """The result of this attempt, waiting or remembered, to say it once more."""
         pending = self._pending.get(fence) or self._acknowledged.get(fence)
         return _stamped(pending, free) if pending is not None and pending.message.job_id == job_id else None
@@ -84,8 +83,8 @@ class UnackedResults:
         return frozenset(self._pending)
 
 
-def _stamped(pending: _Pending, free: int) -> tuple[AgentResult, bytes | None]:
-    return structs.replace(pending.message, free=free), pending.body
+def _stamped(pending: _Pending, free: int) -> AgentResult:
+    return structs.replace(pending.message, free=free)
 
 
 def keeps_files(message: AgentResult) -> bool:

@@ -2,7 +2,7 @@
 
 Everything here follows from what libzmq does, measured: a ROUTER without MANDATORY drops what it cannot deliver, with HANDOVER a
 newcomer steals a routing id, bind on a live ipc path succeeds and steals the path (hence `lock`), and MAXMSGSIZE holds for a frame,
-not a message, so frames are counted too. Routing ids of the two sockets can be equal, so a peer is named by one letter and its
+not a message, so a second frame is refused. Routing ids of the two sockets can be equal, so a peer is named by one letter and its
 routing id. Options hold for the binds that follow them: one ROUTER listens on ipc without keys and on tcp with them.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 import zmq
 from msgspec import Struct
@@ -36,9 +37,6 @@ HANDSHAKE_MS = 5_000
 #: at its high-water mark, or libzmq drops what is in flight.
 HEARTBEAT_MS = 2_000
 HEARTBEAT_TIMEOUT_MS = 15_000
-
-#: A message is [header] or [header, body]; what has more is read to its end and dropped.
-MAX_FRAMES = 2
 
 # Plain ints: pyzmq's enums cost more than the send itself.
 _NOBLOCK = int(zmq.NOBLOCK)
@@ -97,7 +95,7 @@ class Listener:
         self._recv = zmq.backend.Socket.recv.__get__(self._socket)
         self._send = zmq.backend.Socket.send.__get__(self._socket)
         self._get = zmq.backend.Socket.get.__get__(self._socket)
-        #: First frame of the last message: it knows where that came from.
+        #: The last message: it knows where it came from.
         self._source: zmq.Frame | None = None
 
     def _bind(self, endpoint: str) -> None:
@@ -113,32 +111,31 @@ class Listener:
         if is_tcp(endpoint):
             self.reachable.append(_reachable(self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")))
 
-    def receive(self) -> list[bytes] | None:
-        """All frames of the next message, routing id first; None when there is none now."""
+    def receive(self) -> tuple[bytes, Any, bool] | None:
+        """(routing id, first frame as a buffer, whether more frames came behind it) of the next message; None when there is none now.
+
+        Further frames are read to the message's end and dropped: left in the socket, the next would be taken for a routing id, and its
+        sender could speak as any peer.
+        """
         try:
-            frame = self._recv(_NOBLOCK, False)
+            routing_id = self._recv(_NOBLOCK, True)
         except zmq.Again:
             return None
-        self._source = frame
-        frames = [frame.bytes]
+        # Not copied: a `Frame` costs more than the copy of a small message, but alone knows `more` without another call, and the source.
+        self._source = first = frame = self._recv(_NOBLOCK, False)
         while frame.more:
             frame = self._recv(_NOBLOCK, False)
-            # One frame too many is enough to see that it is junk.
-            if len(frames) <= MAX_FRAMES + 1:
-                frames.append(frame.bytes)
-        return frames
+        return routing_id, first, frame is not first
 
-    def send(self, routing_id: bytes, frames: list[bytes]) -> bool:
-        """Hand a message to libzmq; False when the peer is gone or its queue full. Only the first frame can fail."""
+    def send(self, routing_id: bytes, frame: bytes) -> bool:
+        """Hand a message to libzmq; False when the peer is gone or its queue full, which only the routing id's frame finds."""
         try:
             self._send(routing_id, _MORE)
         except zmq.ZMQError as error:
             if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 return False
             raise
-        for frame in frames[:-1]:
-            self._send(frame, _MORE)
-        self._send(frames[-1], _NOBLOCK)
+        self._send(frame, _NOBLOCK)
         return True
 
     def sender(self) -> str:
@@ -254,9 +251,9 @@ class Sockets:
         """Connections refused for their key."""
         return self._zap.refused if self._zap else 0
 
-    def send(self, peer: bytes, frames: list[bytes]) -> bool:
+    def send(self, peer: bytes, frame: bytes) -> bool:
         """To a peer as `Router` names them; False when it cannot be reached."""
-        return self._listeners[peer[0]].send(peer[1:], frames)
+        return self._listeners[peer[0]].send(peer[1:], frame)
 
     def close(self) -> None:
         """Close both and wait until libzmq has let go of the paths."""

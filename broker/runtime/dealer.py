@@ -1,0 +1,55 @@
+"""A DEALER to the broker, set up as the broker's ROUTERs expect it: for edges, agents, tools and measurements.
+
+No routing id is set: a name in `Hello` cannot be stolen or parked, a routing id can.
+"""
+
+from __future__ import annotations
+
+import zmq
+
+from broker.runtime.curve_keys import PeerKey
+
+_OPTIONS = (
+    # Nothing is queued for a connection that does not exist: a send without a broker fails at once, instead of arriving late, in a burst.
+    (zmq.IMMEDIATE, 1),
+    (zmq.LINGER, 0),
+    # Never reached: what is under way is bounded by requests and credit. At its mark libzmq would drop or block.
+    (zmq.SNDHWM, 10_000),
+    (zmq.RCVHWM, 10_000),
+    (zmq.HANDSHAKE_IVL, 5_000),
+    # Pauses between tries double from the first to the second. The broker waits 3 s after a start for workers it knew (`rejoin_s`): all
+    # must be back by then, so the longest pause is a third of it. A try costs next to nothing.
+    (zmq.RECONNECT_IVL, 100),
+    (zmq.RECONNECT_IVL_MAX, 1_000),
+    # As the broker's: reaps half-open connections, nothing else. Must exceed any time the owner's loop may stand still, or libzmq ends good
+    # connections. The TTL has the broker end its side as early, whatever its own options: no dead connection is kept beside the new one.
+    (zmq.HEARTBEAT_IVL, 2_000),
+    (zmq.HEARTBEAT_TIMEOUT, 15_000),
+    (zmq.HEARTBEAT_TTL, 15_000),
+)
+
+
+def open_dealer(
+    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, max_frame: int, key: PeerKey | None = None
+) -> zmq.Socket[bytes]:
+    """A DEALER that connects to `endpoint`, now or as soon as there is a broker, and again after every loss; over tcp with a key.
+
+    A send raises `zmq.Again` while there is no connection. Raises `zmq.ZMQError` for what is no endpoint.
+    """
+    socket = context.socket(zmq.DEALER)
+    for option, value in (*_OPTIONS, (zmq.MAXMSGSIZE, max_frame)):
+        socket.setsockopt(option, value)
+    if key is not None:
+        for option, text in (
+            (zmq.CURVE_PUBLICKEY, key.public),
+            (zmq.CURVE_SECRETKEY, key.secret),
+            (zmq.CURVE_SERVERKEY, key.broker),
+        ):
+            socket.setsockopt(option, text.encode())
+        socket.setsockopt(zmq.IPV6, int("[" in endpoint))
+    try:
+        socket.connect(endpoint)
+    except zmq.ZMQError:
+        socket.close()
+        raise
+    return socket
