@@ -20,6 +20,7 @@ from http_edge.app import build_app, build_edge
 from http_edge.base.settings import EdgeSettings
 from http_edge.http.routing import operations_of
 from http_edge.jobs.generation import FIELDS
+from workers.models.samplers import PRESETS
 from workers.settings import WorkerSettings
 
 _KINDS = {
@@ -110,6 +111,25 @@ def tested_models() -> dict[str, str]:
     return {"checks": cases.checks(), "classes": cases.table(), "not served": cases.not_served()}
 
 
+def every_preset() -> str:
+    """The presets that come with the service: what each is for and what it fixes."""
+    rows = ["| preset | for | sampler | steps | guidance |", "|---|---|---|---|---|"]
+    for name, preset in PRESETS.items():
+        sampler = preset.sampler
+        parts = [
+            sampler.kind or "the model's own",
+            *([f"shift {sampler.shift:g}"] if sampler.shift is not None else []),
+        ]
+        for what, values in (("sigmas", sampler.sigmas), ("timesteps", sampler.timesteps)):
+            parts += [f"{what} {' '.join(f'{value:g}' for value in values)}"] if values else []
+        parts += [sampler.spacing] if sampler.spacing else []
+        own = "" if sampler.fixed or sampler.fixes_steps else " or the request's"
+        rows.append(
+            f"| `{name}` | {preset.about} | {', '.join(parts)} | {sampler.own_steps}{own} | {sampler.guidance:g}{own} |"
+        )
+    return "\n".join(rows)
+
+
 def every_action() -> str:
     """The words that stand first in a line of the log."""
     lines = ["| action | meaning |", "|---|---|"]
@@ -171,7 +191,7 @@ def parts() -> dict[str, dict[str, str]]:
         },
         "docs/api.md": {"failures": every_failure(), "fields": every_field(), "routes": every_route()},
         "docs/architecture.md": {"rooms": every_room(), "states": state_diagram()},
-        "docs/models.md": tested_models(),
+        "docs/models.md": {**tested_models(), "presets": every_preset()},
         "docs/operations.md": {"log actions": every_action()},
     }
 

@@ -59,6 +59,7 @@ PLACES = {
     "num_inference_steps": 8,
     "num_outputs": 8,
     "pinned": 8,
+    "preset": 6,
     "previews": 6,
     "priority": 16,
     "prompt": 9,
@@ -221,7 +222,11 @@ def test_no_room_reaches_itself():
         ("workers/supervisor", ("torch", "diffusers", "transformers", "numpy"), ()),
         ("workers/models", ("torch", "diffusers", "transformers", "numpy"), ()),
         ("workers/ipc", ("torch", "diffusers", "transformers", "numpy"), ()),
-        ("workers/engine", ("zmq", "broker"), ("broker.wire.jobspec", "broker.wire.failures", "broker.runtime")),
+        (
+            "workers/engine",
+            ("zmq", "broker"),
+            ("broker.wire.jobspec", "broker.wire.sampling", "broker.wire.failures", "broker.runtime"),
+        ),
         ("http_edge", ("torch", "diffusers", "transformers", "zmq"), ()),
     ],
 )

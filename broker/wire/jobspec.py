@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from broker.wire.sampling import Sampler
+
 Scalar = str | int | float | bool | None
 
 #: Longest prompt, in characters. Text encoders read a few hundred tokens; this leaves room for every one of them.
@@ -99,6 +101,8 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     request_digest: Annotated[str, Meta(max_length=64)] = ""
     #: What of the request was changed or is ignored, one sentence each. No engine reads this.
     warnings: tuple[str, ...] = ()
+    #: Which of the card's presets says how the steps are taken; "" for the model's own way.
+    preset: Annotated[str, Meta(max_length=256)] = ""
 
 
 class Defaults(Struct, frozen=True, kw_only=True):
@@ -205,6 +209,21 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     default_strength: float | None = None
     #: Whether its pipeline makes sound beside the frames of a clip, by itself or where `extra` asks for it.
     sound: bool = False
+    #: How its steps are taken where a job names no preset; None: as the pipeline does by itself.
+    sampler: Sampler | None = None
+    #: Samplers that a job may choose by name.
+    presets: dict[str, Sampler] = msgspec.field(default_factory=dict)
+
+    def defaults_with(self, sampler: Sampler) -> Defaults:
+        """The defaults, with the steps and guidance of the sampler."""
+        first, second = sampler.guidance, sampler.guidance if sampler.guidance_2 is None else sampler.guidance_2
+        own = self.defaults
+        return msgspec.structs.replace(
+            own,
+            num_inference_steps=sampler.own_steps or own.num_inference_steps,
+            guidance_scale=first if self.takes_guidance and first is not None else own.guidance_scale,
+            guidance_scale_2=second if self.takes_guidance_2 and second is not None else own.guidance_scale_2,
+        )
 
     def makes(self, output: str) -> bool:
         """Whether a job of this model may ask for `output`."""

@@ -161,6 +161,17 @@ class Generation(Struct, frozen=True, kw_only=True):
         ]
         | None
     ) = None
+    preset: (
+        Annotated[
+            str,
+            Meta(
+                max_length=256,
+                description="A preset of the model (GET /v1/models): sampler, steps and guidance that belong together.",
+                extra=_read_as("text"),
+            ),
+        ]
+        | None
+    ) = None
     guidance_scale: (
         Annotated[
             float,

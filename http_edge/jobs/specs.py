@@ -6,6 +6,7 @@ Nothing here touches a file: paths are checked by `inputs` and `exports`.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -57,7 +58,10 @@ def build_spec(
     _check_image(wanted, card, output)
     notes = [*warnings]
     wanted, extra = _honoured(wanted, card, notes, lenient=lenient)
-    defaults, limits = card.defaults, card.limits
+    preset = _preset_of(wanted, card)
+    wanted = _as_sampled(wanted, card, preset, extra, notes)
+    defaults = card.defaults_with(card.presets[preset]) if preset else card.defaults
+    limits = card.limits
     width, height = _size(wanted, card, notes, picture)
     _check_size(wanted, width, height, limits)
     if picture is not None:
@@ -88,6 +92,7 @@ def build_spec(
         save_to=wanted.save_to,
         echo=echo or {},
         previews=wanted.previews,
+        preset=preset,
         warnings=tuple(notes[:MAX_WARNINGS]),
     )
 
@@ -113,6 +118,59 @@ def _honoured(
         notes.append(f"{label}: model {shown(card.name)} does not take it, ignored")
         del arguments[name]
     return wanted, arguments
+
+
+# ---------------------------------------------------------------- how the steps are taken
+
+
+def _preset_of(wanted: Generation, card: ModelCard, usual: str = "") -> str:
+    """The preset of a job, `usual` where the request names none; "" for none at all. Raises `EdgeError`."""
+    name = wanted.preset or usual
+    if name and name not in card.presets:
+        known = f"; known: {', '.join(card.presets)}" if card.presets else ", which has none"
+        raise invalid(wanted.label("preset"), name, f"is not a preset of model {shown(card.name)}{known}")
+    return name
+
+
+def _as_sampled(
+    wanted: Generation, card: ModelCard, preset: str, arguments: Mapping[str, Scalar], notes: list[str]
+) -> Generation:
+    """The request without a negative prompt where the sampler draws without guidance. Raises `EdgeError` for a contradiction."""
+    sampler = card.presets[preset] if preset else card.sampler
+    if sampler is None:
+        return wanted
+    what = f"preset {shown(preset)}" if preset else f"the sampler of model {shown(card.name)}"
+    if sampler.fixes_steps:
+        _same(wanted, "num_inference_steps", wanted.num_inference_steps, sampler.own_steps, what)
+    if sampler.fixes_shift:
+        _same(wanted, "flow_shift", arguments.get("flow_shift"), sampler.shift, what)
+    if not sampler.fixed or sampler.guidance is None:
+        return wanted
+    second = sampler.guidance if sampler.guidance_2 is None else sampler.guidance_2
+    _same(wanted, "guidance_scale", wanted.guidance_scale, sampler.guidance, what)
+    _same(wanted, "guidance_scale_2", wanted.guidance_scale_2, second, what)
+    if max(sampler.guidance, second) > 1:
+        return wanted
+    true_scale = arguments.get("true_cfg_scale")
+    if isinstance(true_scale, int | float) and true_scale > 1:
+        raise _contradiction(wanted, "true_cfg_scale", true_scale, "1 at most", what)
+    if wanted.negative_prompt not in (None, "", card.defaults.negative_prompt):
+        notes.append(
+            f"{wanted.label('negative_prompt')}: has no effect with {what}, which draws without guidance, ignored"
+        )
+    return msgspec.structs.replace(wanted, negative_prompt="")
+
+
+def _same(wanted: Generation, name: str, value: Any, own: float | None, what: str) -> None:
+    if value is not None and value != own:
+        raise _contradiction(wanted, name, value, "none" if own is None else f"{own:g}", what)
+
+
+def _contradiction(wanted: Generation, name: str, value: Any, own: str, what: str) -> EdgeError:
+    label = wanted.label(name)
+    return invalid(
+        label, value, f"contradicts {what}, in which it is {own}; leave {label} out, or choose another preset"
+    )
 
 
 def _check_steps_drawn(wanted: Generation, card: ModelCard, steps: int, strength: Scalar) -> None:

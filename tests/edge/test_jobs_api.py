@@ -41,6 +41,7 @@ def test_a_prompt_alone_is_a_complete_job(world: World) -> None:
         "guidance_scale_2": None,
         "max_sequence_length": None,
         "num_outputs": 1,
+        "preset": "",
         "extra": {},
     }
 

@@ -97,7 +97,13 @@ LTX_VAE = {"spatial_compression_ratio": 32, "temporal_compression_ratio": 8}
         ("SanaPipeline", {}, {"vae": {"encoder_block_out_channels": [1] * 6}}, ("image", 1024, 1024, 1, 1, 20, 4.5, 32, 1)),
         ("QwenImagePipeline", {}, {"transformer": {"patch_size": 2}}, ("image", 1328, 1328, 1, 1, 50, 4.0, 16, 1)),
         ("ZImagePipeline", {}, {}, ("image", 1024, 1024, 1, 1, 50, 5.0, 16, 1)),
-        ("PRXPipeline", {}, {}, ("image", 1024, 1024, 1, 1, 50, None, 16, 1)),
+        ("PRXPipeline", {}, {}, ("image", 1024, 1024, 1, 1, 28, 4.0, 16, 1)),
+        ("Krea2Pipeline", {}, {}, ("image", 1024, 1024, 1, 1, 28, 4.5, 16, 1)),
+        ("Krea2Pipeline", {"is_distilled": True}, {}, ("image", 1024, 1024, 1, 1, 8, 0.0, 16, 1)),
+        ("Flux2KleinPipeline", {"is_distilled": True}, {}, ("image", 1024, 1024, 1, 1, 4, None, 16, 1)),
+        ("Ideogram4Pipeline", {}, {}, ("image", 2048, 2048, 1, 1, 48, None, 16, 1)),
+        ("QwenImage21Pipeline", {}, {}, ("image", 2048, 2048, 1, 1, 40, 1.0, 16, 1)),
+        ("AmusedPipeline", {}, {}, ("image", 1024, 1024, 1, 1, 12, None, 16, 1)),
     ],
 )  # fmt: skip
 def test_families(tmp_path: Path, pipeline: str, index: Any, configs: Any, expected: tuple[object, ...]) -> None:

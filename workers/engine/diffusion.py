@@ -15,7 +15,7 @@ from workers.engine.guidance import guided
 from workers.engine.instrumentation import call
 from workers.engine.pipelines import Pipelines
 from workers.engine.progress import Monitor
-from workers.engine.scheduling import shifted
+from workers.engine.scheduling import draw_noise_from, sampled, sampler_of
 from workers.engine.sizing import sized
 from workers.engine.tokens import cut_prompts
 
@@ -55,20 +55,23 @@ class DiffusionEngine:
         pipe = self.pipelines.get(card, profile)
         for name, text in self.pipelines.used(card).items():
             monitor.use(name, text)
+        if spec.preset:
+            monitor.use("preset", spec.preset)
         for text in without_effect(pipe, card, spec):
             monitor.warn(text)
         monitor.check()
         return pipe
 
     @contextmanager
-    def adjusted(self, pipe: Any, spec: JobSpec, monitor: Monitor) -> Iterator[None]:
+    def adjusted(self, pipe: Any, card: ModelCard, spec: JobSpec, monitor: Monitor) -> Iterator[None]:
         """Inside, the parts of the pipeline that a job changes are as it asks; afterwards they are the model's own again."""
-        with shifted(pipe, spec, monitor), guided(pipe, spec), sized(pipe, spec):
+        with sampled(pipe, sampler_of(card, spec), spec, monitor), guided(pipe, spec), sized(pipe, spec):
             yield
 
     def call(self, pipe: Any, card: ModelCard, spec: JobSpec, index: int, monitor: Monitor, **more: Any) -> Any:
         """What the pipeline gives for output `index` of a job, called with the arguments of the job and `more`."""
         arguments = {**call_arguments(pipe, spec, spec.seed + index), **more}
+        draw_noise_from(pipe, arguments.get("generator"))
         output = call(pipe, arguments, monitor, self.pipelines.device)
         for text in (*cut_prompts(pipe, card, spec, arguments), *guidance_was_off(pipe, card, spec, arguments)):
             monitor.warn(text)

@@ -24,7 +24,7 @@ class ImageEngine(DiffusionEngine):
         pipe = self.prepare(card, spec, monitor, profile)
         made: list[Artefact] = []
         as_arrays = {"output_type": "np"} if "output_type" in call_parameters(pipe) else {}
-        with self.adjusted(pipe, spec, monitor):
+        with self.adjusted(pipe, card, spec, monitor):
             previews = Previews(pipe, spec, out_dir, monitor)
             for index in range(spec.num_outputs):
                 last = index == spec.num_outputs - 1

@@ -38,7 +38,7 @@ class VideoEngine(DiffusionEngine):
     def draw(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
         """Frames are decoded in the tail where the pipeline can be stopped before, else by the pipeline."""
         pipe = fitting(self.prepare(card, spec, monitor, profile), spec)
-        with self.adjusted(pipe, spec, monitor):
+        with self.adjusted(pipe, card, spec, monitor):
             if not can_stream(pipe):
                 return self._draw_whole(pipe, card, spec, out_dir, monitor)
             clips = self._latents(pipe, card, spec, out_dir, monitor)

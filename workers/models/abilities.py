@@ -70,7 +70,7 @@ def draws_clips(taken: PipelineClass) -> bool:
 
 def takes_guidance(taken: PipelineClass, index: Mapping[str, Any], transformer: Mapping[str, Any]) -> bool:
     """Whether the scale of guidance has an effect, by the class, the model's index and the config of its transformer."""
-    if index.get("is_distilled") is True:  # Flux 2 Klein: its guidance was trained away
+    if taken.name.startswith("Flux2") and index.get("is_distilled") is True:  # Klein: its guidance was trained away
         return False
     embedded = re.match("Flux(?!2)|HunyuanVideo(ImageToVideo|Framepack)?Pipeline", taken.name)
     if embedded and transformer.get("guidance_embeds") is False:

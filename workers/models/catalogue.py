@@ -21,10 +21,12 @@ import msgspec
 from msgspec import Struct
 
 from broker.wire.jobspec import Defaults, Limits, MediaKind, ModelCard
+from broker.wire.sampling import Sampler
 from workers.models import abilities
 from workers.models.families import Family, family_of
 from workers.models.model import Model
 from workers.models.pipeline_classes import FLOW_SHIFT, SHIFTS, PipelineClass, pipeline_class
+from workers.models.samplers import SampledModel, SamplerError, read_presets, read_sampler, usual_sampler
 from workers.models.setup import setup_for
 from workers.models.sources import SETTINGS_FILE, CatalogueError, config, find, own_settings, read_index, read_json
 from workers.models.table import ModelTable, in_words, merged, read, refusal, unknown_key
@@ -34,6 +36,14 @@ FAKE = "fake"
 #: Below this a UNet or a VAE has nothing left after its last downsampling.
 _MIN_SIDE = 64
 _VIDEO_LIMITS = Limits(max_side=1920, max_pixels=1920 * 1088)
+
+#: Pipeline -> (steps, guidance) of those whose index says `is_distilled`.
+_DISTILLED_STEPS = {
+    "Flux2KleinPipeline": (4, 1.0), "Flux2KleinKVPipeline": (4, 1.0), "Krea2Pipeline": (8, 0.0), "HeliosPyramidPipeline": (6, 1.0),
+}  # fmt: skip
+
+#: What is read from the signature of a class that no family knows, and the most that is taken from there.
+_OWN_DEFAULTS = {"num_inference_steps": Limits().max_steps, "width": Limits().max_side, "height": Limits().max_side}
 
 _NO_TABLE: Mapping[str, Any] = MappingProxyType({})
 
@@ -78,7 +88,7 @@ def _where(label: str) -> str:
 def _card(name: str, source: str, directory: Path | None, settings: ModelTable) -> ModelCard:
     index = read_index(name, source, directory, settings.pipeline)
     taken = _class(name, index)
-    family = family_of(taken.name, clips=abilities.draws_clips(taken))
+    family = _family(taken)
     output: MediaKind = settings.output or family.output
     transformer = config(directory, "transformer")
     takes_image, needs_image = abilities.image_use(taken, index, transformer)
@@ -98,7 +108,7 @@ def _card(name: str, source: str, directory: Path | None, settings: ModelTable) 
         pipeline=taken.name,
         takes_image=takes_image,
         needs_image=needs_image,
-        defaults=_override(name, "defaults", defaults, settings.defaults),
+        defaults=defaults,
         limits=_override(name, "limits", limits, settings.limits),
         token_side=token_side,
         token_frames=token_frames,
@@ -111,8 +121,27 @@ def _card(name: str, source: str, directory: Path | None, settings: ModelTable) 
         default_strength=abilities.default_strength(taken),
         sound=output == "video" and abilities.makes_sound(taken, index),
     )
+    card = _sampled(card, settings, SampledModel(taken.name, _scheduler(name, directory), index))
     _check(card)
     return card
+
+
+def _sampled(card: ModelCard, settings: ModelTable, model: SampledModel) -> ModelCard:
+    """The card with its sampler and presets, and with the defaults that follow from them and from the table."""
+    try:
+        presets = read_presets(settings.presets, model)
+        own = read_sampler(settings.sampler, presets, model) if settings.sampler else usual_sampler(card.source, model)
+    except SamplerError as error:
+        raise refusal(_where(card.name), *error.args) from None
+    defaults = _override(card.name, "defaults", card.defaults_with(own), settings.defaults)
+    if own.fixes_steps and defaults.num_inference_steps != own.own_steps:
+        text = f"{defaults.num_inference_steps} contradicts sampler, in which it is {own.own_steps}"
+        raise refusal(_where(card.name), "defaults.num_inference_steps", text)
+    return msgspec.structs.replace(card, defaults=defaults, sampler=own if own != Sampler() else None, presets=presets)
+
+
+def _scheduler(name: str, directory: Path | None) -> dict[str, Any]:
+    return read_json(name, directory / "scheduler" / "scheduler_config.json") if directory is not None else {}
 
 
 def _class(name: str, index: Mapping[str, Any]) -> PipelineClass:
@@ -176,6 +205,16 @@ def _whole(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
+def _family(taken: PipelineClass) -> Family:
+    """The family of a class; of one that no family knows, the class's own steps and size."""
+    family = family_of(taken.name, clips=abilities.draws_clips(taken))
+    if family.pattern:
+        return family
+    own = {name: taken.parameters[name].default for name in _OWN_DEFAULTS if name in taken.parameters}
+    given = {name: value for name, value in own.items() if isinstance(value, int) and value <= _OWN_DEFAULTS[name]}
+    return msgspec.structs.replace(family, defaults=msgspec.structs.replace(family.defaults, **given))
+
+
 def _variant(family: Family, index: Mapping[str, Any], directory: Path | None) -> Defaults:
     """The family's defaults, or those of the variant that the model's configs show."""
     defaults = family.defaults
@@ -187,6 +226,8 @@ def _variant(family: Family, index: Mapping[str, Any], directory: Path | None) -
         return msgspec.structs.replace(
             defaults, width=1280, height=704, num_frames=121, fps=24.0, num_inference_steps=50
         )
+    if index.get("is_distilled") is True and (steps := _DISTILLED_STEPS.get(pipeline)):
+        return msgspec.structs.replace(defaults, num_inference_steps=steps[0], guidance_scale=steps[1])
     if pipeline == "FluxPipeline" and config(directory, "transformer").get("guidance_embeds") is False:  # schnell
         return msgspec.structs.replace(defaults, num_inference_steps=4, max_sequence_length=256)
     if tokens := _whole(config(directory, "transformer").get("max_text_seq_length")):  # CogVideoX: no other length fits
@@ -236,7 +277,7 @@ def _limits(family: Family, output: MediaKind, token_side: int, token_frames: in
 
 def _extra_parameters(taken: PipelineClass, directory: Path | None) -> tuple[str, ...]:
     """What `extra` may carry: parameters of the call, and the shift of a schedule that has a fixed one."""
-    schedule = read_json(taken.name, directory / "scheduler" / "scheduler_config.json") if directory is not None else {}
+    schedule = _scheduler(taken.name, directory)
     fixed = not schedule.get("use_dynamic_shifting") and any(name in schedule for name in SHIFTS)
     return tuple(sorted({*taken.extra(), FLOW_SHIFT})) if fixed or directory is None else taken.extra()
 

@@ -8,7 +8,6 @@ from broker.wire.jobspec import ModelCard
 from workers.models.loras import Lora
 from workers.models.parts import Parts
 from workers.models.placement import AUTO
-from workers.models.samplers import Sampler
 from workers.models.speed import Speed
 
 
@@ -22,7 +21,6 @@ class ModelSetup(Struct, frozen=True, kw_only=True, omit_defaults=True):
     config: str = ""
     trust_remote_code: bool = False
     loras: dict[str, Lora] = field(default_factory=dict)
-    sampler: Sampler = Sampler()
     speed: Speed = Speed()
     placement: str = AUTO
 

@@ -12,7 +12,6 @@ def setup_for(settings: ModelTable) -> ModelSetup:
     return ModelSetup(
         parts=settings.parts,
         variant=settings.variant,
-        sampler=settings.sampler,
         speed=settings.speed,
         placement=settings.placement or AUTO,
     )

@@ -14,7 +14,7 @@ from msgspec import Struct, field, inspect
 
 from workers.models.loras import Lora
 from workers.models.parts import Parts
-from workers.models.samplers import Sampler
+from workers.models.samplers import SamplerEntry
 from workers.models.sources import CatalogueError
 from workers.models.speed import Speed
 
@@ -27,7 +27,6 @@ NOT_BUILT = frozenset(
         "trust_remote_code",
         "loras",
         "lora_dir",
-        "sampler",
         "speed.attention",
         "speed.compile",
         "speed.cache",
@@ -62,7 +61,9 @@ class ModelTable(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_u
     trust_remote_code: bool = False
     loras: dict[str, str | Lora] = field(default_factory=dict)
     lora_dir: str = ""
-    sampler: Sampler = Sampler()
+    #: How its steps are taken, always; and by name, where a request or a LoRA says so.
+    sampler: SamplerEntry = ""
+    presets: dict[str, SamplerEntry] = field(default_factory=dict)
     speed: Speed = Speed()
     placement: str = ""
 

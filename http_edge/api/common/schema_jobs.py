@@ -94,6 +94,7 @@ class JobSpecView(Struct, kw_only=True):
     max_sequence_length: int | None
     seed: int
     num_outputs: int
+    preset: str
     extra: dict[str, Scalar]
     image: Scalar | UnsetType = UNSET
     save_to: Scalar | UnsetType = UNSET

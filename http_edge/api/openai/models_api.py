@@ -120,6 +120,8 @@ class ModelsApi:
             sound=card.sound,
             defaults=card.defaults,
             limits=card.limits,
+            sampler=card.sampler,
+            presets=card.presets,
         )
 
 
