@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
@@ -15,14 +16,13 @@ from broker.wire.jobspec import ModelCard
 from workers.engine.errors import LoadError, OutOfMemory
 from workers.engine.failures import is_out_of_memory
 from workers.engine.packages import missing_package, missing_quantiser
+from workers.engine.replacements import load_component
 from workers.engine.weights import damage, float8_parts, loose_loras, variant_of
 from workers.models.model import ModelSetup
-from workers.models.sources import find, why_not_here
+from workers.models.parts import components
+from workers.models.sources import INDEX, find, read_json, why_not_here
 
 logger = logging.getLogger(__name__)
-
-#: Typed as a whole, which the library is not.
-_from_pretrained: Any = DiffusionPipeline.from_pretrained
 
 #: Families whose VAE loses detail in half precision and whose pipelines cast between the two themselves (diffusers' Wan guide).
 _FLOAT32_VAE = ("Wan", "SkyReelsV2")
@@ -34,17 +34,45 @@ def load(card: ModelCard, setup: ModelSetup, dtype: torch.dtype) -> Any:
     directory = find(card.source)
     if directory is None:
         raise LoadError(f"model {card.name!r}: {why_not_here(card.source)}")
-    if why := missing_quantiser(directory) or damage(directory):
+    if why := missing_quantiser(directory) or damage(directory, setup.parts):
         raise LoadError(f"model {card.name!r} cannot be loaded from {card.source!r}: {why}")
     _say_what_is_changed(card, directory, dtype)
+    dtypes = _dtypes(card, dtype)
     try:
+        parts = _replacements(setup, directory, dtypes)
         pipe = _from_pretrained(
-            str(directory), dtype=_dtypes(card, dtype), variant=variant_of(directory), local_files_only=True
+            card.pipeline,
+            str(directory),
+            dtype=dtypes,
+            variant=variant_of(directory),
+            local_files_only=True,
+            **parts,
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, SafetensorError) as error:
         raise load_error(card, error) from error
+    if dropped := [name for name, part in parts.items() if getattr(pipe, name) is not part]:
+        raise LoadError(f"model {card.name!r}: {card.pipeline} takes no {dropped[0]} out of a file")
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _from_pretrained(pipeline: str, source: str, **given: Any) -> Any:
+    # The base class, asked for a model of another, drops what is given in the place of a component that the other may lack.
+    kind: Any = getattr(diffusers, pipeline, DiffusionPipeline)
+    return kind.from_pretrained(source, **given)
+
+
+def _replacements(
+    setup: ModelSetup, directory: Path, dtypes: torch.dtype | dict[str, torch.dtype]
+) -> dict[str, torch.nn.Module]:
+    """The components that come from files of their own."""
+    kinds = components(read_json(directory.name, directory / INDEX))
+    by_default = dtypes["default"] if isinstance(dtypes, dict) else dtypes
+    of = dtypes if isinstance(dtypes, dict) else {}
+    return {
+        name: load_component(kinds[name], Path(file), directory / name, of.get(name, by_default))
+        for name, file in setup.parts.items()
+    }
 
 
 def load_error(card: ModelCard, error: BaseException) -> LoadError | OutOfMemory:

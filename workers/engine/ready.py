@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from broker.wire.jobspec import ModelCard
@@ -32,6 +33,8 @@ class Readying:
 
 def _load(model: Readying) -> None:
     model.pipe = load(model.card, model.setup, model.device.dtype)
+    if parts := model.setup.parts:
+        model.used["parts"] = ", ".join(f"{name} {Path(file).name}" for name, file in sorted(parts.items()))
 
 
 def _decode_in_tiles_where_it_must(model: Readying) -> None:

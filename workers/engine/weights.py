@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,21 @@ def variant_of(directory: Path) -> str | None:
     return next((variant for variant in _PREFERRED if variant in variants), min(variants, default=None))
 
 
-def damage(directory: Path) -> str:
-    """One sentence on what of a model's directory is not there or not whole; "" when nothing is seen by names, sizes and headers."""
+def damage(directory: Path, replaced: Container[str] = ()) -> str:
+    """One sentence on what of a model's directory is not there or not whole; "" when nothing is seen by names, sizes and headers.
+
+    Weights of components that are `replaced` do not count.
+    """
     for part, value in _index(directory).items():
         named = isinstance(value, list) and len(value) == 2 and all(isinstance(word, str) for word in value)
         if named and not (directory / part).is_dir():
             return f"its {part}, which model_index.json names, is not in the directory"
     for file in sorted(directory.glob("*/*")):
-        if file.is_symlink() and not file.exists():
+        if file.is_symlink() and not file.exists() and file.parent.name not in replaced:
             return f"{file.parent.name}/{file.name} is a link to {file.readlink()}, which is not there"
     for file, _ in _weight_files(directory):
+        if file.parent.name in replaced:
+            continue
         if file.suffix == ".safetensors" and file.is_file() and (wanted := _whole_size(file)) > file.stat().st_size:
             return f"{file.parent.name}/{file.name} is cut short: {file.stat().st_size} of {wanted} bytes"
     return ""

@@ -29,7 +29,7 @@ from workers.models.pipeline_classes import FLOW_SHIFT, SHIFTS, PipelineClass, p
 from workers.models.samplers import SampledModel, SamplerError, read_presets, read_sampler, usual_sampler
 from workers.models.setup import setup_for
 from workers.models.sources import SETTINGS_FILE, CatalogueError, config, find, own_settings, read_index, read_json
-from workers.models.table import ModelTable, in_words, merged, read, refusal, unknown_key
+from workers.models.table import ModelTable, anchored, in_words, merged, read, refusal, unknown_key
 
 FAKE = "fake"
 
@@ -73,11 +73,16 @@ def model_for(source: str, name: str | None = None, table: Mapping[str, Any] = _
         source = str(Path(source).expanduser().resolve())
     directory = find(source)
     own = own_settings(name or source, directory)
-    if directory is not None:
+    if directory is not None and own:
         read(str(directory / SETTINGS_FILE), own)
+        own = anchored(own, directory)
     settings = read(_where(name or source), merged(own, table))
     name = name or settings.name or (Path(source).name if Path(source).is_dir() else source)
-    return Model(card=_card(name, source, directory, settings), setup=setup_for(settings))
+    index = read_index(name, source, directory, settings.pipeline)
+    return Model(
+        card=_card(name, source, directory, settings, index),
+        setup=setup_for(_where(name), settings, index, directory),
+    )
 
 
 def _where(label: str) -> str:
@@ -85,8 +90,7 @@ def _where(label: str) -> str:
     return f"[models.{label if bare else json.dumps(label, ensure_ascii=False)}]"
 
 
-def _card(name: str, source: str, directory: Path | None, settings: ModelTable) -> ModelCard:
-    index = read_index(name, source, directory, settings.pipeline)
+def _card(name: str, source: str, directory: Path | None, settings: ModelTable, index: Mapping[str, Any]) -> ModelCard:
     taken = _class(name, index)
     family = _family(taken)
     output: MediaKind = settings.output or family.output

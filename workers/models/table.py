@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -21,7 +22,6 @@ from workers.models.speed import Speed
 #: Keys that are read and not carried out, for this version has nothing that does.
 NOT_BUILT = frozenset(
     {
-        "parts",
         "variant",
         "config",
         "trust_remote_code",
@@ -35,6 +35,10 @@ NOT_BUILT = frozenset(
         "placement",
     }
 )
+
+
+#: Keys that name a file or a directory.
+_PATHS = frozenset({"config", "lora_dir"})
 
 
 class ModelTable(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -90,6 +94,25 @@ def merged(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict) and isinstance(given.get(key), dict):
             both[key] = {**value, **given[key]}
     return both
+
+
+def anchored(own: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """What a model's own file says, its files and directories as paths from the model's directory.
+
+    It cannot allow code of its own to run.
+    """
+    placed = {key: value for key, value in own.items() if key != "trust_remote_code"}
+    if "parts" in own:
+        placed["parts"] = {name: str(directory / file) for name, file in own["parts"].items()}
+    for key in _PATHS & own.keys():
+        placed[key] = str(directory / own[key])
+    if "loras" in own:
+        placed["loras"] = {name: _anchored_lora(lora, directory) for name, lora in own["loras"].items()}
+    return placed
+
+
+def _anchored_lora(lora: str | dict[str, Any], directory: Path) -> str | dict[str, Any]:
+    return str(directory / lora) if isinstance(lora, str) else {**lora, "file": str(directory / lora["file"])}
 
 
 def refusal(where: str, key: str, text: str) -> CatalogueError:
