@@ -193,11 +193,24 @@ def test_an_engine_sees_one_device_whatever_the_machine_has() -> None:
     assert environ == {
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": "3",
+        "HF_ENABLE_PARALLEL_LOADING": "1",
         "HF_HUB_OFFLINE": "1",
         "PATH": "/bin",
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
         "ZOETROPE_LOG_LEVEL": "debug",
     }
     assert engine_environ(config, {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"})["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
+
+
+def test_the_engine_s_allocator_and_loader_are_the_service_s_to_set() -> None:
+    config = AgentConfig(name="w", endpoint="ipc://x", artefacts="/a", device="cuda", models=(CARD,), preload="demo")
+
+    usual = engine_environ(config, {})
+    assert usual["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+    assert usual["HF_ENABLE_PARALLEL_LOADING"] == "1"
+    own = engine_environ(config, {"PYTORCH_CUDA_ALLOC_CONF": "x", "HF_ENABLE_PARALLEL_LOADING": "0"})
+    assert (own["PYTORCH_CUDA_ALLOC_CONF"], own["HF_ENABLE_PARALLEL_LOADING"]) == ("x", "0")
+    assert "PYTORCH_CUDA_ALLOC_CONF" not in engine_environ(config, {"PYTORCH_ALLOC_CONF": "x"})
 
 
 def test_a_broken_rule_is_named() -> None:

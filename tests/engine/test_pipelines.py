@@ -25,7 +25,7 @@ from workers.engine.memory import ProcessMemory
 from workers.engine.packages import missing_package
 from workers.engine.pipelines import Pipelines
 from workers.engine.tiles import tile_vae
-from workers.engine.weights import variant_of, weights_bytes
+from workers.models.weights import variant_of, weights_bytes
 
 
 class SmallDevice(Device):

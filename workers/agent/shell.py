@@ -257,9 +257,16 @@ class AgentShell:
 
 
 def engine_environ(config: AgentConfig, environ: os._Environ[str] | dict[str, str]) -> dict[str, str]:
-    """The engine's environment: one device, numbered as NVIDIA's tools do, whatever the machine has."""
+    """The engine's environment: one device, numbered as NVIDIA's tools do, and what torch and diffusers read when they are imported.
+
+    What the service's own environment sets stands.
+    """
+    usual = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "HF_ENABLE_PARALLEL_LOADING": "1"}
+    if "PYTORCH_ALLOC_CONF" not in environ:
+        # Jobs of many sizes leave holes that the next does not fit in. The old name, which every torch reads.
+        usual["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
     return {
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        **usual,
         **environ,
         "CUDA_VISIBLE_DEVICES": config.visible,
         "ZOETROPE_LOG_LEVEL": config.log_level,

@@ -17,10 +17,10 @@ from workers.engine.errors import LoadError, OutOfMemory
 from workers.engine.failures import is_out_of_memory
 from workers.engine.packages import missing_package, missing_quantiser
 from workers.engine.replacements import load_component
-from workers.engine.weights import damage, float8_parts, loose_loras, variant_of
 from workers.models.model import ModelSetup
 from workers.models.parts import components
 from workers.models.sources import INDEX, find, read_json, why_not_here
+from workers.models.weights import damage, float8_parts, loose_loras, variant_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,9 @@ def load(card: ModelCard, setup: ModelSetup, dtype: torch.dtype) -> Any:
             card.pipeline,
             str(directory),
             dtype=dtypes,
-            variant=variant_of(directory),
+            variant=setup.variant or variant_of(directory),
+            use_safetensors=True,
+            trust_remote_code=setup.trust_remote_code,
             local_files_only=True,
             **parts,
         )

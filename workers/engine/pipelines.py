@@ -23,9 +23,9 @@ from workers.engine.failures import is_out_of_memory
 from workers.engine.loading import load_error
 from workers.engine.ready import make_ready
 from workers.engine.tiles import tile_vae
-from workers.engine.weights import weights_bytes
 from workers.models.model import ModelSetup
 from workers.models.sources import find
+from workers.models.weights import weights_bytes
 
 logger = logging.getLogger(__name__)
 

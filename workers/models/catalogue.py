@@ -75,7 +75,7 @@ def model_for(source: str, name: str | None = None, table: Mapping[str, Any] = _
     own = own_settings(name or source, directory)
     if directory is not None and own:
         read(str(directory / SETTINGS_FILE), own)
-        own = anchored(own, directory)
+        own = anchored(str(directory / SETTINGS_FILE), own, directory)
     settings = read(_where(name or source), merged(own, table))
     name = name or settings.name or (Path(source).name if Path(source).is_dir() else source)
     index = read_index(name, source, directory, settings.pipeline)

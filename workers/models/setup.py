@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
 from workers.models.model import ModelSetup
-from workers.models.parts import check_parts
+from workers.models.parts import check_parts, components
 from workers.models.placement import AUTO
-from workers.models.table import ModelTable
+from workers.models.sources import CatalogueError
+from workers.models.table import ModelTable, refusal
+from workers.models.weights import pickled, variants
 
 
 def setup_for(where: str, settings: ModelTable, index: Mapping[str, Any], directory: Path | None) -> ModelSetup:
     """What the engine is told of a model with this index in this directory. Raises `CatalogueError` for what it could not carry out."""
+    parts = check_parts(where, settings.parts, index, directory)
+    if directory is not None:
+        _check_weights(where, settings, directory, parts)
+        _check_code(where, settings, directory, index)
     return ModelSetup(
-        parts=check_parts(where, settings.parts, index, directory),
+        parts=parts,
         variant=settings.variant,
+        trust_remote_code=settings.trust_remote_code,
         speed=settings.speed,
         placement=settings.placement or AUTO,
     )
+
+
+def _check_weights(where: str, settings: ModelTable, directory: Path, parts: Container[str]) -> None:
+    if file := pickled(directory, parts):
+        cure = "from_pretrained(DIRECTORY, use_safetensors=False), then save_pretrained(OTHER)"
+        raise CatalogueError(
+            f"{where}: {directory / file} is a pickle, which can run code when it is read, and is not opened; "
+            f"get the model with safetensors, or convert it where that is no danger: {cure}"
+        )
+    if settings.variant and settings.variant not in (there := variants(directory)):
+        has = f"those there are {', '.join(sorted(there))}" if there else "its weights have none: leave the key out"
+        raise refusal(where, "variant", f"no part in {directory} has weights of {settings.variant!r}; {has}")
+
+
+def _check_code(where: str, settings: ModelTable, directory: Path, index: Mapping[str, Any]) -> None:
+    if settings.trust_remote_code:
+        return
+    for part, (module, _) in components(index).items():
+        if (file := directory / part / f"{module}.py").is_file():
+            cure = "trust_remote_code = true in the service's table lets it"
+            raise CatalogueError(f"{where}: its {part} is code of its own, {file}, which may not run; {cure}")

@@ -22,9 +22,7 @@ from workers.models.speed import Speed
 #: Keys that are read and not carried out, for this version has nothing that does.
 NOT_BUILT = frozenset(
     {
-        "variant",
         "config",
-        "trust_remote_code",
         "loras",
         "lora_dir",
         "speed.attention",
@@ -61,7 +59,7 @@ class ModelTable(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_u
     variant: str = ""
     #: Directory of the configs that a single file's pipeline is built by.
     config: str = ""
-    #: Whether code in the model's directory may run. Not honoured in that directory itself.
+    #: Whether code in the model's directory may run. In the service's table only.
     trust_remote_code: bool = False
     loras: dict[str, str | Lora] = field(default_factory=dict)
     lora_dir: str = ""
@@ -96,12 +94,13 @@ def merged(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     return both
 
 
-def anchored(own: Mapping[str, Any], directory: Path) -> dict[str, Any]:
-    """What a model's own file says, its files and directories as paths from the model's directory.
-
-    It cannot allow code of its own to run.
-    """
-    placed = {key: value for key, value in own.items() if key != "trust_remote_code"}
+def anchored(where: str, own: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """What a model's own file says, its files and directories as paths from the model's directory. Raises `CatalogueError`."""
+    if own.get("trust_remote_code"):
+        raise refusal(
+            where, "trust_remote_code", "a model cannot say that of itself; it belongs in the service's table"
+        )
+    placed = dict(own)
     if "parts" in own:
         placed["parts"] = {name: str(directory / file) for name, file in own["parts"].items()}
     for key in _PATHS & own.keys():

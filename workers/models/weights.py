@@ -28,6 +28,20 @@ def variant_of(directory: Path) -> str | None:
     return next((variant for variant in _PREFERRED if variant in variants), min(variants, default=None))
 
 
+def variants(directory: Path) -> set[str]:
+    """The variants that any part has weights of."""
+    return {name for files in _parts(directory).values() for name in files if name is not None}
+
+
+def pickled(directory: Path, replaced: Container[str] = ()) -> str:
+    """The first file of a part whose weights are pickles alone, as "unet/diffusion_pytorch_model.bin"; "" when there is none."""
+    for part, by_variant in _parts(directory).items():
+        files = [file for some in by_variant.values() for file in some]
+        if part not in replaced and not any(file.suffix == ".safetensors" for file in files):
+            return f"{part}/{files[0].name}"
+    return ""
+
+
 def damage(directory: Path, replaced: Container[str] = ()) -> str:
     """One sentence on what of a model's directory is not there or not whole; "" when nothing is seen by names, sizes and headers.
 
