@@ -103,6 +103,12 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     warnings: tuple[str, ...] = ()
     #: Which of the card's presets says how the steps are taken; "" for the model's own way.
     preset: Annotated[str, Meta(max_length=256)] = ""
+    #: Further media by role (`inputs.ROLES`): absolute paths of files that the edge checked and spooled, as that of `image`.
+    inputs: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+
+    def input_paths(self) -> tuple[str, ...]:
+        """The files of all inputs, the image's first."""
+        return (*((self.image,) if self.image else ()), *(path for paths in self.inputs.values() for path in paths))
 
 
 class Defaults(Struct, frozen=True, kw_only=True):
@@ -214,6 +220,10 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     #: Samplers that a job may choose by name.
     presets: dict[str, Sampler] = msgspec.field(default_factory=dict)
 
+    #: Roles of further media (`inputs.ROLES`) that the pipeline takes, and those without which it draws nothing.
+    takes_inputs: tuple[str, ...] = ()
+    needs_inputs: tuple[str, ...] = ()
+
     def defaults_with(self, sampler: Sampler) -> Defaults:
         """The defaults, with the steps and guidance of the sampler."""
         first, second = sampler.guidance, sampler.guidance if sampler.guidance_2 is None else sampler.guidance_2
@@ -237,6 +247,17 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     def draws_from_image(self, output: str) -> bool:
         """Whether such a job may bring an image. A video model keeps it as the first frame: a picture of it would be the same picture."""
         return self.takes_image and (output == self.output or self.also_edits)
+
+    def takes(self, role: str, output: str) -> bool:
+        """Whether a job for `output` may carry an input of this role, "image" among them."""
+        if role == "image":
+            return self.draws_from_image(output)
+        return role in self.takes_inputs and output == self.output
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Roles of all inputs without which it draws nothing."""
+        return (*(("image",) if self.needs_image else ()), *self.needs_inputs)
 
 
 def preview_name(number: int) -> str:

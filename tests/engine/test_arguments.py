@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from broker.wire.jobspec import JobSpec
-from workers.engine.arguments import call_arguments, read_image
+from workers.engine.arguments import call_arguments
 from workers.engine.errors import InvalidInput
+from workers.engine.inputs import read_image
 
 
 class TextToVideo:

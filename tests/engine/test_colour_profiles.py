@@ -17,7 +17,7 @@ from PIL import Image
 from broker.runtime.pictures import BROKEN_PROFILE, ON_WHITE
 from http_edge.media.image_inputs import ImageInputs
 from tests.support import icc
-from workers.engine.arguments import read_image
+from workers.engine.inputs import read_image
 
 Colour = tuple[int, ...]
 Curve = Callable[[float], float]

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import math
-import warnings
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
 
-from broker.runtime.pictures import normalised
-from broker.wire.jobspec import WHOLE_IMAGE, JobSpec
-from workers.engine.errors import InvalidInput
+from broker.wire.jobspec import JobSpec
+from workers.engine.inputs import input_arguments
 from workers.models.pipeline_classes import FRAME_COUNTS, is_extra
 
 #: Pipelines that fail without a negative prompt when guidance is on.
@@ -30,8 +25,11 @@ _INTERMEDIATE, _STEPS_OF_INTERMEDIATE = "intermediate_timesteps", 2
 _FRAMEPACK_WINDOW = 9
 
 
-def call_arguments(pipe: Any, spec: JobSpec, seed: int) -> dict[str, Any]:
-    """What to call `pipe` with for one output of `spec`. Raises `InvalidInput` for an image that cannot be read."""
+def call_arguments(pipe: Any, spec: JobSpec, seed: int, check: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """What to call `pipe` with for one output of `spec`. Raises `InvalidInput` for an input that cannot be read.
+
+    `check` is called now and then while inputs are read, and may raise.
+    """
     takes = inspect.signature(type(pipe).__call__).parameters
     name = type(pipe).__name__
     fields: dict[str, Any] = {
@@ -54,41 +52,12 @@ def call_arguments(pipe: Any, spec: JobSpec, seed: int) -> dict[str, Any]:
         **_frame_rate(takes, spec),
         **_guidance(takes, spec),
     }
-    if spec.image and "image" in takes:
-        fields["image"] = _image(name, takes, spec)
+    fields |= input_arguments(pipe, takes, spec, check)
     extra = {key: value for key, value in spec.extra.items() if is_extra(key)}
     if spec.num_inference_steps != _STEPS_OF_INTERMEDIATE:
         extra = {_INTERMEDIATE: None, **extra}
     given = {**extra, **{key: value for key, value in fields.items() if value is not None}}
     return {key: value for key, value in given.items() if key in takes}
-
-
-def read_image(path: Path, size: tuple[int, int] | None) -> Image.Image:
-    """The picture in `path`, upright, RGB, in sRGB; scaled and cropped around its centre to `size` (width, height) when one is given."""
-    try:
-        with warnings.catch_warnings():
-            # Pillow only warns of a picture that is suspiciously large; its pixels would fill the memory.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
-                upright, _ = normalised(opened)
-    except FileNotFoundError:
-        raise InvalidInput(f"image: {path.name!r} does not exist") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InvalidInput(f"image: {path.name!r} cannot be read: {error}") from error
-    return upright if size is None else ImageOps.fit(upright, size, Image.Resampling.LANCZOS)
-
-
-def _image(name: str, takes: Mapping[str, Any], spec: JobSpec) -> Image.Image:
-    if not any(part in name for part in WHOLE_IMAGE):
-        return read_image(Path(spec.image), (spec.width, spec.height))
-    image = read_image(Path(spec.image), None)
-    if "_auto_resize" in takes and image.width * image.height > spec.width * spec.height:
-        # The pipeline would read it in full, at the cost of a picture of that size.
-        scale = math.sqrt(spec.width * spec.height / (image.width * image.height))
-        image = image.resize(
-            (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
-        )
-    return image
 
 
 def _without_sound(pipe: Any, spec: JobSpec) -> dict[str, Any]:

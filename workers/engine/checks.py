@@ -60,6 +60,16 @@ def guidance_was_off(pipe: Any, card: ModelCard, spec: JobSpec, arguments: dict[
         yield f"negative_prompt: it has no effect {why}"
 
 
+def check_inputs(card: ModelCard, spec: JobSpec) -> None:
+    """Raise `InvalidInput` for a job whose inputs beside the image are not those that the model takes."""
+    for role in spec.inputs:
+        if role not in card.takes_inputs:
+            raise InvalidInput(f"{role}: model {card.name!r} does not take it")
+    for role in card.needs_inputs:
+        if not spec.inputs.get(role):
+            raise InvalidInput(f"{role}: model {card.name!r} does not draw without it")
+
+
 def check_strength(card: ModelCard, spec: JobSpec) -> None:
     """Raise `InvalidInput` for a job whose strength, or the model's own, leaves no step to draw."""
     strength = spec.extra.get("strength", card.default_strength)

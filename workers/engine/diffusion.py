@@ -9,7 +9,7 @@ from typing import Any
 from broker.wire.jobspec import JobSpec, ModelCard
 from workers.engine.arguments import call_arguments
 from workers.engine.base import Profile
-from workers.engine.checks import check_strength, guidance_was_off, without_effect
+from workers.engine.checks import check_inputs, check_strength, guidance_was_off, without_effect
 from workers.engine.errors import InvalidInput
 from workers.engine.guidance import guided
 from workers.engine.instrumentation import call
@@ -49,6 +49,7 @@ class DiffusionEngine:
             raise InvalidInput(f"image: model {card.name!r} draws from an image, and the job has none")
         if spec.image and not card.takes_image:
             raise InvalidInput(f"image: model {card.name!r} takes no image")
+        check_inputs(card, spec)
         check_strength(card, spec)
         if not self.pipelines.has(card):
             monitor.enter("load")
@@ -70,7 +71,7 @@ class DiffusionEngine:
 
     def call(self, pipe: Any, card: ModelCard, spec: JobSpec, index: int, monitor: Monitor, **more: Any) -> Any:
         """What the pipeline gives for output `index` of a job, called with the arguments of the job and `more`."""
-        arguments = {**call_arguments(pipe, spec, spec.seed + index), **more}
+        arguments = {**call_arguments(pipe, spec, spec.seed + index, monitor.check), **more}
         draw_noise_from(pipe, arguments.get("generator"))
         output = call(pipe, arguments, monitor, self.pipelines.device)
         for text in (*cut_prompts(pipe, card, spec, arguments), *guidance_was_off(pipe, card, spec, arguments)):

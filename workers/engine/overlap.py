@@ -35,6 +35,7 @@ def shape_of(spec: JobSpec) -> Hashable:
         spec.num_frames,
         spec.num_outputs,
         bool(spec.image),
+        tuple(sorted((role, len(paths)) for role, paths in spec.inputs.items())),
         bool(spec.previews),
     )
 

@@ -10,16 +10,25 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from workers.models import inputs
 from workers.models.pipeline_classes import FRAME_COUNTS, GUIDANCE, PipelineClass
 
-#: Parameters without a default that a job fills.
-_CARRIED = frozenset({"prompt", "negative_prompt", "image", "height", "width", "num_inference_steps", *FRAME_COUNTS})
+#: Parameters without a default that a job fills, beside those of its inputs.
+_CARRIED = frozenset({"prompt", "negative_prompt", "height", "width", "num_inference_steps", *FRAME_COUNTS})
 
 #: Pipelines that cannot be run with what a job carries, and what they would need.
 _UNFIT = (
-    (r".*Inpaint|.*Fill|RePaint|PaintByExample|.*DiffEdit", "a mask"),
-    (r".*Control|.*Adapter|.*GLIGEN|.*VisualCloze|.*Redux", "a control image"),
-    (r".*VideoToVideo|.*Video2Video|.*VideoTransfer|.*V2V|LucyEdit|WanAnimate|Cosmos2_5_Transfer|LTX2?InContext|.*Kandinsky6SR", "a video"),
+    (r"RePaint", "a mask of what is kept"),
+    (r"PaintByExample", "an example"),
+    (r".*DiffEdit", "the latents of an inverted image"),
+    (r"EasyAnimateInpaint", "a mask of each frame of a video"),
+    (r"(QwenImage|StableDiffusion3)ControlNetInpaint", "a control mask"),
+    (r".*ControlNetUnion", "control images of several kinds"),
+    (r".*SparseControlNet", "control images for some frames"),
+    (r"EasyAnimateControl", "a control video that is no list of pictures"),
+    (r".*GLIGEN", "places for its phrases"),
+    (r"VisualCloze", "a grid of images"),
+    (r".*VideoTransfer|SkyReelsV2.*VideoToVideo|WanAnimate|Cosmos2_5_Transfer|LTX2?InContext|.*Kandinsky6SR", "a video"),
     (r".*Upscale|.*Upsample|.*SuperResolution|.*Refiner|.*TemporalRefine|.*DiffusionDecode|Marigold", "something to refine"),
     (r".*Prior|.*Decoder|LTXI2VLong|SanaWM|LTX2HDR|LTX2DFR", "another pipeline around it"),
     (
@@ -28,13 +37,12 @@ _UNFIT = (
     ),
     (r".*Onnx", "ONNX Runtime"),
     (r"ConsisID", "the features of a face"),
-    (r"JoyImageEditPlus", "a list of images"),
     (r".*Pix2PixZero", "the embeddings of two prompts"),
 )  # fmt: skip
 
 #: Pipelines whose image has a default, and which draw nothing without one.
 _NEEDS_IMAGE = (
-    r".*(ImageToVideo|Image2Video|(?<!T)I2V|Img2Img|I2I|Depth2Img|ImageVariation|InstructPix2Pix)"
+    r".*(ImageToVideo|Image2Video|(?<!T)I2V|Img2Img|I2I|Depth2Img|ImageVariation|InstructPix2Pix|Inpaint|FluxFill)"
     r"|JoyImageEdit|QwenImageEdit|QwenImageLayered|LongCatImageEdit|BriaFiboEdit"
 )
 
@@ -48,24 +56,28 @@ _ABSENT = [None, None]
 
 def what_is_missing(taken: PipelineClass) -> str:
     """What this pipeline would need that a job does not carry; "" when it can be run."""
-    if missing := [f"`{name}`" for name in taken.required() if name not in _CARRIED]:
+    carried = {*_CARRIED, *inputs.parameters(taken.name, taken.parameters).values()}
+    if missing := [f"`{name}`" for name in taken.required() if name not in carried]:
         return " and ".join(missing)
     return next((needs for pattern, needs in _UNFIT if re.match(pattern, taken.name)), "")
 
 
 def image_use(taken: PipelineClass, index: Mapping[str, Any], transformer: Mapping[str, Any]) -> tuple[bool, bool]:
     """(whether the pipeline of this class, `model_index.json` and transformer's config takes an image, whether it must have one)."""
-    takes = taken.takes("image")
+    parameter = inputs.parameters(taken.name, taken.parameters).get("image", "")
+    takes = bool(parameter)
     if taken.name.startswith("Kandinsky6") and transformer.get("visual_token_type_num_embeddings", 2) < 2:
         takes = False  # it tells the frame that is given from those to be drawn by the embedding of their type
-    needs = takes and (taken.parameters["image"].required or re.match(_NEEDS_IMAGE, taken.name) is not None)
+    needs = takes and (taken.parameters[parameter].required or re.match(_NEEDS_IMAGE, taken.name) is not None)
     both = taken.name == "WanPipeline" and index.get("expand_timesteps") is True  # see `engine.siblings`
     return takes or both, needs
 
 
 def draws_clips(taken: PipelineClass) -> bool:
-    """Whether the pipeline asks for a number of frames."""
-    return taken.takes(*FRAME_COUNTS)
+    """Whether the pipeline asks for a number of frames, or takes it from a clip."""
+    return taken.takes(*FRAME_COUNTS) or bool(
+        inputs.parameters(taken.name, taken.parameters).keys() & {"video", "control_video"}
+    )
 
 
 def takes_guidance(taken: PipelineClass, index: Mapping[str, Any], transformer: Mapping[str, Any]) -> bool:

@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from broker.wire.jobspec import Defaults, Limits, MediaKind, ModelCard
 from broker.wire.sampling import Sampler
-from workers.models import abilities
+from workers.models import abilities, inputs
 from workers.models.families import Family, family_of
 from workers.models.model import Model
 from workers.models.pipeline_classes import FLOW_SHIFT, SHIFTS, PipelineClass, pipeline_class
@@ -96,6 +96,7 @@ def _card(name: str, source: str, directory: Path | None, settings: ModelTable, 
     output: MediaKind = settings.output or family.output
     transformer = config(directory, "transformer")
     takes_image, needs_image = abilities.image_use(taken, index, transformer)
+    takes_inputs, needs_inputs = inputs.input_use(taken, index, transformer)
     token_side, token_frames = _token_size(directory, family)
     takes_guidance = abilities.takes_guidance(taken, index, transformer)
     takes_guidance_2 = abilities.takes_guidance_2(taken, index)
@@ -124,6 +125,8 @@ def _card(name: str, source: str, directory: Path | None, settings: ModelTable, 
         extra_parameters=_extra_parameters(taken, directory),
         default_strength=abilities.default_strength(taken),
         sound=output == "video" and abilities.makes_sound(taken, index),
+        takes_inputs=takes_inputs,
+        needs_inputs=needs_inputs,
     )
     card = _sampled(card, settings, SampledModel(taken.name, _scheduler(name, directory), index))
     _check(card)

@@ -34,7 +34,8 @@ RESERVED = frozenset({
     "num_images_per_prompt", "num_videos_per_prompt", "num_samples", "batch_size", "callback", "callback_steps",
     "callback_on_step_end", "callback_on_step_end_tensor_inputs", "attention_kwargs", "cross_attention_kwargs",
     "joint_attention_kwargs", "max_area", "_auto_resize", "use_resolution_binning", "frame_rate", "fps", "target_fps",
-    "pyramid_num_inference_steps_list",
+    "pyramid_num_inference_steps_list", "last_image", "reference_images", "images", "mask_image", "mask", "control_image", "video",
+    "control_video", "conditioning_frames",
 })  # fmt: skip
 
 #: Names under which pipelines take the number of frames.

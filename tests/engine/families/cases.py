@@ -11,6 +11,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from broker.wire.inputs import ROLES
+
 #: What is checked for each class, and what the documents say of it.
 CHECKS: Mapping[str, str] = MappingProxyType(
     {
@@ -18,6 +20,8 @@ CHECKS: Mapping[str, str] = MappingProxyType(
         "size": "width, height and number of frames are those that were asked for, in the raw frames and in the file's header",
         "shape": "so they are for a portrait, another number of frames and of steps",
         "picture": "another picture changes what is drawn; a job without one, or with one too many, is refused in one sentence",
+        "inputs": "another last frame, further image, mask, control image or clip changes what is drawn; a job without one that is "
+        "needed, or with one too many, is refused in one sentence",
         "progress": "steps only go forward and reach the last",
         "seed": "one seed gives the same raw frames each time, another seed others",
         "cancel": "a cancel during encode and denoise stops the job; weights, buffers, scheduler and the next job are bit-equal",
@@ -47,6 +51,9 @@ class Case(Struct, frozen=True, kw_only=True):
     prompt: bool = True
     #: Whether a picture may or must be given.
     picture: Literal["no", "may", "must"] = "no"
+    #: Roles of further media that it needs, and those that it takes besides.
+    needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
     #: Frame counts are `frame_step` x k + `frame_offset`, or one of `frame_choices`.
     frame_step: int = 1
     frame_offset: int = 1
@@ -71,6 +78,10 @@ class Case(Struct, frozen=True, kw_only=True):
         """Name of the case in tests and documents."""
         return f"{self.name}, {self.variant}" if self.variant else self.name
 
+    def uses(self, kind: str) -> bool:
+        """Whether a role of its inputs is of this kind."""
+        return any(ROLES[role].kind == kind for role in (*self.needs, *self.takes))
+
 
 CASES: tuple[Case, ...] = (
     Case(name="WanPipeline", build="wan", frame_step=4),
@@ -78,9 +89,25 @@ CASES: tuple[Case, ...] = (
     Case(name="WanPipeline", variant="text or picture", build="wan", frame_step=4, picture="may"),
     Case(name="WanImageToVideoPipeline", build="wan", picture="must", frame_step=4),
     Case(
-        name="WanImageToVideoPipeline", variant="two experts", build="wan", picture="must", frame_step=4, experts=True
+        name="WanImageToVideoPipeline",
+        variant="two experts",
+        build="wan",
+        picture="must",
+        takes=("last_image",),
+        frame_step=4,
+        experts=True,
     ),
-    Case(name="WanVACEPipeline", build="wan", frame_step=4),
+    Case(
+        name="WanImageToVideoPipeline",
+        variant="first and last frame",
+        build="inputs",
+        picture="must",
+        needs=("last_image",),
+        frame_step=4,
+    ),
+    Case(name="WanVideoToVideoPipeline", build="inputs", needs=("video",), frame_step=4, strength=True),
+    Case(name="WanVACEPipeline", build="wan", takes=("reference_images", "mask_image", "video"), frame_step=4),
+    Case(name="LucyEditPipeline", build="inputs", needs=("video",), frame_step=4),
     Case(name="SkyReelsV2Pipeline", build="wan", frame_step=4),
     Case(name="SkyReelsV2ImageToVideoPipeline", build="wan", picture="must", frame_step=4),
     Case(name="SkyReelsV2DiffusionForcingPipeline", build="wan", frame_step=4),
@@ -89,8 +116,17 @@ CASES: tuple[Case, ...] = (
     Case(name="LTXConditionPipeline", build="ltx", picture="may", frame_step=8),
     Case(name="CogVideoXPipeline", build="cogvideox", frame_step=8),
     Case(name="CogVideoXImageToVideoPipeline", build="cogvideox", picture="must", frame_step=8),
+    Case(name="CogVideoXVideoToVideoPipeline", build="inputs", needs=("video",), frame_step=8, strength=True),
+    Case(name="CogVideoXFunControlPipeline", build="inputs", needs=("control_video",), frame_step=8),
     Case(name="HunyuanVideoPipeline", build="hunyuan", frame_step=4),
-    Case(name="HunyuanVideoFramepackPipeline", build="hunyuan", picture="must", frame_step=36, frame_least=37),
+    Case(
+        name="HunyuanVideoFramepackPipeline",
+        build="hunyuan",
+        picture="must",
+        takes=("last_image",),
+        frame_step=36,
+        frame_least=37,
+    ),
     Case(name="HunyuanVideo15Pipeline", build="hunyuan", frame_step=4),
     Case(name="HunyuanVideo15ImageToVideoPipeline", build="hunyuan", picture="must", frame_step=4, without=("size",)),
     Case(name="MochiPipeline", build="videos", frame_step=6),
@@ -103,6 +139,7 @@ CASES: tuple[Case, ...] = (
         without=("negative_prompt",),
     ),
     Case(name="AnimateDiffPipeline", build="videos"),
+    Case(name="AnimateDiffVideoToVideoPipeline", build="inputs", needs=("video",), strength=True),
     Case(name="LTX2Pipeline", build="ltx", frame_step=8, sound=True),
     Case(name="LTX2ImageToVideoPipeline", build="ltx", picture="must", frame_step=8, sound=True),
     Case(name="AnimateDiffSDXLPipeline", build="videos"),
@@ -142,10 +179,51 @@ CASES: tuple[Case, ...] = (
     Case(name="FluxPipeline", build="flux", output="image"),
     Case(name="FluxImg2ImgPipeline", build="flux", output="image", picture="must", strength=True),
     Case(name="FluxKontextPipeline", build="flux", output="image", picture="may"),
-    Case(name="Flux2KleinPipeline", build="flux", output="image", picture="may", without=("negative_prompt",)),
+    Case(
+        name="FluxInpaintPipeline", build="inputs", output="image", picture="must", needs=("mask_image",), strength=True
+    ),
+    Case(
+        name="FluxFillPipeline",
+        build="inputs",
+        output="image",
+        picture="must",
+        needs=("mask_image",),
+        without=("negative_prompt",),
+    ),
+    Case(
+        name="FluxControlPipeline",
+        build="inputs",
+        output="image",
+        needs=("control_image",),
+        without=("negative_prompt",),
+    ),
+    Case(
+        name="Flux2KleinPipeline",
+        build="flux",
+        output="image",
+        picture="may",
+        takes=("reference_images",),
+        without=("negative_prompt",),
+    ),
     Case(name="QwenImagePipeline", build="images", output="image"),
     Case(name="QwenImageImg2ImgPipeline", build="images", output="image", picture="must", strength=True),
+    Case(
+        name="QwenImageInpaintPipeline",
+        build="inputs",
+        output="image",
+        picture="must",
+        needs=("mask_image",),
+        strength=True,
+    ),
     Case(name="ZImagePipeline", build="images", output="image"),
+    Case(
+        name="ZImageInpaintPipeline",
+        build="inputs",
+        output="image",
+        picture="must",
+        needs=("mask_image",),
+        strength=True,
+    ),
     Case(name="ZImageImg2ImgPipeline", build="images", output="image", picture="must", strength=True),
     Case(name="ChromaPipeline", build="images", output="image"),
     Case(name="ChromaImg2ImgPipeline", build="images", output="image", picture="must", strength=True),
@@ -172,6 +250,7 @@ CASES: tuple[Case, ...] = (
         build="flux",
         output="image",
         picture="may",
+        takes=("reference_images",),
         without=("negative_prompt",),
         note="its processor needs torchvision",
     ),
@@ -189,6 +268,23 @@ CASES: tuple[Case, ...] = (
     Case(
         name="StableDiffusionImg2ImgPipeline", build="stable_diffusion", output="image", picture="must", strength=True
     ),
+    Case(
+        name="StableDiffusionInpaintPipeline",
+        build="inputs",
+        output="image",
+        picture="must",
+        needs=("mask_image",),
+        strength=True,
+    ),
+    Case(
+        name="StableDiffusionXLInpaintPipeline",
+        build="inputs",
+        output="image",
+        picture="must",
+        needs=("mask_image",),
+        strength=True,
+    ),
+    Case(name="StableDiffusionControlNetPipeline", build="inputs", output="image", needs=("control_image",)),
     Case(name="StableDiffusionInstructPix2PixPipeline", build="stable_diffusion", output="image", picture="must"),
     Case(name="StableDiffusionXLPipeline", build="stable_diffusion", output="image"),
     Case(
@@ -223,7 +319,13 @@ CASES: tuple[Case, ...] = (
     Case(name="KandinskyCombinedPipeline", build="kandinsky", output="image"),
     Case(name="KandinskyImg2ImgCombinedPipeline", build="kandinsky", output="image", picture="must", strength=True),
     Case(name="KandinskyV22Img2ImgCombinedPipeline", build="kandinsky", output="image", picture="must", strength=True),
-    Case(name="SkyReelsV2DiffusionForcingImageToVideoPipeline", build="wan", picture="must", frame_step=4),
+    Case(
+        name="SkyReelsV2DiffusionForcingImageToVideoPipeline",
+        build="wan",
+        picture="must",
+        takes=("last_image",),
+        frame_step=4,
+    ),
     Case(name="LTX2ConditionPipeline", build="ltx", frame_step=8, sound=True),
     Case(name="HeliosPyramidPipeline", build="wan", picture="may", frame_choices=(33, 65, 97, 129, 165, 197, 229)),
     Case(
@@ -231,6 +333,7 @@ CASES: tuple[Case, ...] = (
         build="flux",
         output="image",
         picture="may",
+        takes=("reference_images",),
         without=("negative_prompt", "guidance_scale"),
     ),
     Case(name="StableUnCLIPPipeline", build="priors", output="image"),
@@ -291,11 +394,10 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = MappingProxyType(
 #: Classes that no job can be drawn with, and what they would need, as they are refused.
 UNFIT: Mapping[str, str] = MappingProxyType(
     {
-        "StableDiffusionInpaintPipeline": "a mask",
-        "FluxFillPipeline": "a mask",
-        "FluxControlPipeline": "a control image",
-        "StableDiffusionXLControlNetPipeline": "a control image",
-        "WanVideoToVideoPipeline": "a video",
+        "RePaintPipeline": "a mask of what is kept",
+        "StableDiffusion3ControlNetInpaintingPipeline": "a control mask",
+        "StableDiffusionXLControlNetUnionPipeline": "control images of several kinds",
+        "SkyReelsV2DiffusionForcingVideoToVideoPipeline": "`video`",
         "WanAnimatePipeline": "`pose_video`",
         "LTXLatentUpsamplePipeline": "something to refine",
         "StableDiffusionUpscalePipeline": "something to refine",
@@ -328,7 +430,7 @@ def table() -> str:
             [f"makes sound, too{f', with `extra.{case.sound_by}`' if case.sound_by else ''}"] if case.sound else []
         )
         limits += [case.note] if case.note else []
-        source = _FROM[case.picture] if case.prompt else "noise alone"
+        source = _source(case)
         lines.append(
             f"| `{case.name}`{f', {case.variant}' if case.variant else ''} | {case.output} | {source} | {_frames(case)} "
             f"| {'; '.join(limits)} | {'; '.join(_open(case))} |"
@@ -342,6 +444,14 @@ def _open(case: Case) -> list[str]:
     for check, why in case.faults.items():
         by_reason.setdefault(why, []).append(check)
     return [f"{', '.join(checks)}: {why}" for why, checks in by_reason.items()]
+
+
+def _source(case: Case) -> str:
+    if not case.prompt:
+        return "noise alone"
+    nouns = {role: ROLES[role].noun for role in (*case.needs, *case.takes)}
+    with_needs = " and ".join([_FROM[case.picture], *(nouns[role] for role in case.needs)])
+    return "; may have ".join([with_needs, *([", ".join(nouns[role] for role in case.takes)] if case.takes else [])])
 
 
 _FROM = {"no": "text", "may": "text, or text and picture", "must": "text and picture"}

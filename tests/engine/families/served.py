@@ -15,12 +15,14 @@ import torch
 from msgspec import Struct
 from PIL import Image
 
+from broker.wire.inputs import ROLES
 from broker.wire.jobspec import JobSpec, ModelCard, encode_spec
 from tests.engine.conftest import spec_for
 from tests.engine.families import parts
 from tests.engine.families.cases import Case
 from tests.engine.raw_frames import tapped
 from tests.engine.scripted import CancelAt, Recorder
+from workers.engine.artefacts import Mp4Writer
 from workers.engine.registry import Registry
 from workers.engine.runner import Runner
 from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, PostprocessBegun, RunJob, Setup
@@ -89,6 +91,15 @@ class Served:
         self.picture, self.other_picture = directory / "picture.png", directory / "other.png"
         for path in (self.picture, self.other_picture):
             _paint(path, mirrored=path == self.other_picture)
+        self._media = {
+            "picture": (self.picture, self.other_picture),
+            "mask": tuple(_mask(directory, left) for left in (True, False)),
+            "clip": tuple(_clip(directory, mirrored) for mirrored in (False, True)) if case.uses("clip") else (),
+        }
+
+    def media(self, role: str, which: int = 0) -> tuple[str, ...]:
+        """One of the two files for this role."""
+        return (str(self._media[ROLES[role].kind][which]),)
 
     @property
     def pipe(self) -> Any:
@@ -110,6 +121,7 @@ class Served:
                 "fps": 8.0,
                 "num_inference_steps": STEPS,
                 "image": str(self.picture) if self.card.needs_image else "",
+                "inputs": {role: self.media(role) for role in self.card.needs_inputs},
                 **({"extra": {"strength": 0.5}, "num_inference_steps": 2 * STEPS} if self.case.strength else {}),
                 **changes,
             },
@@ -212,6 +224,27 @@ def _save(case: Case, model: Path) -> None:
     pipe = builders[case.label]()
     parts.wake(pipe)
     pipe.save_pretrained(model)
+
+
+def _mask(directory: Path, left: bool) -> Path:
+    """White in one half: 96 x 80."""
+    path = directory / f"mask-{left}.png"
+    pixels = np.zeros((80, 96), np.uint8)
+    pixels[:, :48] = 255
+    Image.fromarray(pixels if left else pixels[:, ::-1]).save(path)
+    return path
+
+
+def _clip(directory: Path, mirrored: bool) -> Path:
+    """Pictures that move, for long enough: 96 x 80."""
+    name = f"clip-{mirrored}.mp4"
+    down, across = np.mgrid[0:80, 0:96]
+    with Mp4Writer(directory, name, 16.0) as writer:
+        for number in range(40):
+            frame = np.stack([across * 2, down * 3, (across + 4 * number) % 256], axis=-1).astype(np.uint8)
+            writer.write((frame[::-1, ::-1] if mirrored else frame)[np.newaxis])
+        writer.finish()
+    return directory / name
 
 
 def _paint(path: Path, mirrored: bool) -> None:

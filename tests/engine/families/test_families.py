@@ -44,6 +44,7 @@ def test_card(served: Served) -> None:
 
     assert (card.output, card.engine) == (case.output, case.output)
     assert (card.takes_image, card.needs_image) == (case.picture != "no", case.picture == "must")
+    assert (set(card.takes_inputs), set(card.needs_inputs)) == ({*case.needs, *case.takes}, set(case.needs))
     if case.output == "video":
         counts = range(case.frame_least, card.limits.max_frames + 1)
         grid = [count for count in counts if (count - case.frame_offset) % case.frame_step == 0]
@@ -104,6 +105,33 @@ def test_picture(served: Served) -> None:
     if served.case.strength:
         few = served.draw(num_inference_steps=1).ending
         assert isinstance(few, JobFinished) or (few.kind == "invalid_input" and "strength" in few.message), few
+
+
+def test_inputs(served: Served) -> None:
+    case, needed = served.case, served.base.spec.inputs
+    for role in (*case.needs, *case.takes):
+        # A mask is one of something.
+        beside = {
+            **needed,
+            **({"video": served.media("video")} if role == "mask_image" and case.output == "video" else {}),
+        }
+        image = str(served.picture) if case.picture != "no" else ""
+        drawn = [served.draw(image=image, inputs={**beside, role: served.media(role, which)}) for which in (0, 1)]
+        for each in drawn:
+            _is_as_asked(served, each)
+        assert not _same(*drawn), role
+        if role in case.takes:
+            assert not _same(served.draw(image=image, inputs=beside), drawn[0]), role
+    for role in case.needs:
+        _is_refused(served.draw(inputs={other: paths for other, paths in needed.items() if other != role}), role)
+    if not case.uses("mask"):
+        _is_refused(served.draw(inputs={**needed, "mask_image": served.media("mask_image")}), "mask_image")
+
+
+def _is_refused(drawn: Drawn, role: str) -> None:
+    assert isinstance(drawn.ending, JobFailed), drawn.ending
+    assert drawn.ending.kind == "invalid_input"
+    assert drawn.ending.message.startswith(f"{role}: ")
 
 
 def test_progress(served: Served) -> None:

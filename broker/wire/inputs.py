@@ -1,0 +1,40 @@
+"""The media that a job may carry beside its image, by role: what each is, and how many of it there may be.
+
+A role's name is a request's field, a key of `JobSpec.inputs`, and what a model's card says that its pipeline takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
+
+from msgspec import Struct
+
+#: A picture in colour; a mask, white where it is to be drawn anew; a clip of frames.
+InputKind = Literal["picture", "mask", "clip"]
+
+
+class Role(Struct, frozen=True):
+    """What one kind of input is for."""
+
+    kind: InputKind
+    #: In words, for errors and documents.
+    noun: str
+    #: At most so many.
+    most: int = 1
+
+
+ROLES: Mapping[str, Role] = MappingProxyType(
+    {
+        "last_image": Role("picture", "a last frame"),
+        "reference_images": Role("picture", "further images", most=15),
+        "mask_image": Role("mask", "a mask"),
+        "control_image": Role("picture", "a control image"),
+        "video": Role("clip", "a video"),
+        "control_video": Role("clip", "a control video"),
+    }
+)
+
+#: Inputs whose shape is drawn where a request names no size, the first that is there counting.
+SHAPING = ("image", "video", "control_video", "control_image")

@@ -1,0 +1,106 @@
+"""The media of a job as arguments of a pipeline's call: read from the files that the edge spooled, brought to the size that is drawn."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from broker.runtime.clips import BadClip, frames_at
+from broker.runtime.pictures import normalised
+from broker.wire.jobspec import WHOLE_IMAGE, JobSpec
+from workers.engine.errors import InvalidInput
+from workers.models.inputs import parameters
+
+#: Pipelines that take a clip as a batch of one.
+_BATCH_OF_CLIPS = ("CogVideoXFunControl",)
+
+#: Pipelines whose mask is one of every frame.
+_MASK_OF_FRAMES = ("WanVACE",)
+
+
+def input_arguments(
+    pipe: Any, takes: Mapping[str, Any], spec: JobSpec, check: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """What the call gets of the job's inputs, by parameter. `check` may raise between frames. Raises `InvalidInput` naming the role."""
+    name = type(pipe).__name__
+    named = parameters(name, takes)
+    found: dict[str, Any] = {}
+    whole = any(part in name for part in WHOLE_IMAGE)
+    size = None if whole else (spec.width, spec.height)
+    pictures: list[Image.Image] = []
+    if spec.image and "image" in named:
+        pictures.append(_image(takes, spec, size))
+        found[named["image"]] = pictures if named["image"] == "images" else pictures[0]
+    if paths := spec.inputs.get("reference_images", ()):
+        references = [read_image(Path(path), None, "reference_images") for path in paths]
+        parameter = named["reference_images"]
+        found[parameter] = [*pictures, *references] if parameter == named.get("image") else references
+    for role in ("last_image", "control_image"):
+        for path in spec.inputs.get(role, ()):
+            found[named[role]] = read_image(Path(path), (spec.width, spec.height), role)
+    for role in ("video", "control_video"):
+        for path in spec.inputs.get(role, ()):
+            frames = read_clip(Path(path), spec, role, check)
+            found[named[role]] = [frames] if name.startswith(_BATCH_OF_CLIPS) else frames
+    for path in spec.inputs.get("mask_image", ()):
+        mask = _read_mask(Path(path), pictures[0].size if whole and pictures else (spec.width, spec.height))
+        found[named["mask_image"]] = [mask] * spec.num_frames if name.startswith(_MASK_OF_FRAMES) else mask
+    return found
+
+
+def read_image(path: Path, size: tuple[int, int] | None, role: str = "image") -> Image.Image:
+    """The picture in `path`, upright, RGB, in sRGB; scaled and cropped around its centre to `size` (width, height) when one is given."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns of a picture that is suspiciously large; its pixels would fill the memory.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                upright, _ = normalised(opened)
+    except FileNotFoundError:
+        raise InvalidInput(f"{role}: {path.name!r} does not exist") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InvalidInput(f"{role}: {path.name!r} cannot be read: {error}") from error
+    return upright if size is None else ImageOps.fit(upright, size, Image.Resampling.LANCZOS)
+
+
+def read_clip(path: Path, spec: JobSpec, role: str, check: Callable[[], None]) -> Sequence[Image.Image]:
+    """As many frames of the clip as the job draws, at its rate, each scaled and cropped around its centre to its size."""
+    size, frames = (spec.width, spec.height), []
+    try:
+        with path.open("rb") as file:
+            for picture in frames_at(file, spec.fps, spec.num_frames):
+                check()
+                frames.append(ImageOps.fit(picture, size, Image.Resampling.LANCZOS))
+    except FileNotFoundError:
+        raise InvalidInput(f"{role}: {path.name!r} does not exist") from None
+    except (BadClip, OSError, ValueError) as error:
+        raise InvalidInput(f"{role}: {path.name!r} {error}") from error
+    if len(frames) < spec.num_frames:
+        raise InvalidInput(
+            f"{role}: {path.name!r} has {len(frames)} frames at {spec.fps:g} frames per second, and the job draws {spec.num_frames}"
+        )
+    return frames
+
+
+def _image(takes: Mapping[str, Any], spec: JobSpec, size: tuple[int, int] | None) -> Image.Image:
+    if size is not None:
+        return read_image(Path(spec.image), size)
+    image = read_image(Path(spec.image), None)
+    if "_auto_resize" in takes and image.width * image.height > spec.width * spec.height:
+        # The pipeline would read it in full, at the cost of a picture of that size.
+        scale = math.sqrt(spec.width * spec.height / (image.width * image.height))
+        image = image.resize(
+            (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
+        )
+    return image
+
+
+def _read_mask(path: Path, size: tuple[int, int]) -> Image.Image:
+    """White where it is to be drawn anew; cut as the image beside it is, without shades at its edges."""
+    mask = read_image(path, None, "mask_image").convert("L")
+    return ImageOps.fit(mask, size, Image.Resampling.NEAREST)

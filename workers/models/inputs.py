@@ -1,0 +1,72 @@
+"""Which parameter of a pipeline's call takes which of a job's inputs: read from the signature, as far as that says it.
+
+Both sides go by it: the catalogue, which tells what a model takes, and the engine, which calls the pipeline. Pure, without torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Mapping
+from typing import Any
+
+from workers.models.pipeline_classes import PipelineClass
+
+#: Pipelines that draw from several pictures together, given as a list for the parameter that elsewhere takes one, or for `images`.
+_SEVERAL = r"Flux2(Klein|KleinKV)?Pipeline|QwenImageEditPlus|QwenImage21|JoyImageEditPlus"
+
+#: Of pipelines with a control network or an adapter, those whose `image` is what steers them; in the others it is changed.
+_STEERED_BY_IMAGE = r"StableDiffusion(XL)?(ControlNet(PAG|XS)?|Adapter)Pipeline"
+
+#: Pipelines that draw over a clip, and take it as `video`; elsewhere a parameter of this name is for other ends.
+_DRAWS_OVER_CLIP = r"(Wan|CogVideoX|AnimateDiff)VideoToVideo|VideoToVideoSD|LucyEdit|WanVACE"
+
+#: Role -> names of the parameters that take it, the first that is there counting.
+_NAMES = {
+    "last_image": ("last_image",),
+    "mask_image": ("mask_image", "mask"),
+    "control_video": ("control_video", "conditioning_frames"),
+}
+
+#: Pipelines that fail, or draw nothing worth having, without an input that has a default.
+_NEEDS = (
+    (r".*Inpaint|FluxFill", "mask_image"),
+    (r".*Control|.*Adapter", "control_image"),
+    (r"CogVideoXFunControl|AnimateDiff.*ControlNet", "control_video"),
+    (rf"(?!WanVACE)({_DRAWS_OVER_CLIP})", "video"),
+)
+
+
+def parameters(name: str, takes: Container[str]) -> dict[str, str]:
+    """Role -> the parameter of the call that takes it, of the class `name` with these parameters; "image" is a role among them."""
+    found: dict[str, str] = {}
+    if re.match(_STEERED_BY_IMAGE, name):
+        found["control_image"] = "image"
+    elif "image" in takes:
+        found["image"] = "image"
+    if "control_image" in takes:
+        found["control_image"] = "control_image"
+    if re.match(_SEVERAL, name):
+        found |= dict.fromkeys(("image", "reference_images"), "image" if "image" in takes else "images")
+    elif "reference_images" in takes:
+        found["reference_images"] = "reference_images"
+    for role, names in _NAMES.items():
+        if present := [one for one in names if one in takes]:
+            found[role] = present[0]
+    if "video" in takes and re.match(_DRAWS_OVER_CLIP, name):
+        found["video"] = "video"
+    return found
+
+
+def input_use(
+    taken: PipelineClass, index: Mapping[str, Any], transformer: Mapping[str, Any]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(roles that the pipeline of this class, `model_index.json` and transformer's config takes, those that it needs), without "image"."""
+    takes = [role for role in parameters(taken.name, taken.parameters) if role != "image"]
+    needs = [role for pattern, role in _NEEDS if role in takes and re.match(pattern, taken.name)]
+    if "last_image" in takes:
+        sees, pair = transformer.get("image_dim") is not None, transformer.get("pos_embed_seq_len") is not None
+        if sees and pair:  # the image encoder's features that it was trained on are those of two frames
+            needs.append("last_image")
+        elif sees or index.get("expand_timesteps") is True:
+            takes.remove("last_image")
+    return tuple(takes), tuple(needs)
