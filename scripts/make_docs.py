@@ -31,6 +31,7 @@ _KINDS = {
     "size": "text, or two numbers",
     "aspect": "text",
     "arguments": "object",
+    "media": "text, an object, or a list; a file in forms",
 }
 
 ROOT = Path(__file__).resolve().parents[1]

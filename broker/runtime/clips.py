@@ -39,15 +39,15 @@ class BadClip(ValueError):
 class ClipFacts(Struct, frozen=True):
     """What a file's only video stream is; sides are those that are seen."""
 
-    width: int
-    height: int
+    #: (width, height)
+    shape: tuple[int, int]
     frames: int
-    #: Mean rate over the times of its frames.
-    fps: float
+    #: Frames a second, the mean over their times.
+    rate: float
 
     def frames_at(self, fps: float) -> int:
         """How many pictures `frames_at` gives of it."""
-        return int(((self.frames - 1) / self.fps + _ROUNDING_S) * fps) + 1
+        return int(((self.frames - 1) / self.rate + _ROUNDING_S) * fps) + 1
 
 
 def suffix_of(head: bytes) -> str:
@@ -69,13 +69,18 @@ def facts_of(file: BinaryIO) -> ClipFacts:
             if first is None:
                 raise BadClip("holds no frame")
             container.seek(0)
-            times = sorted(_times(container, stream))
+            packets = list(_times(container, stream))
+            if stream.frames > len(packets):
+                raise BadClip(f"is cut short: it has {len(packets)} of its {stream.frames} frames")
+            times = sorted(time for time in packets if time is not None)
+            if not times:
+                raise BadClip("holds no frame")
             turned = first.rotation % 180 != 0
     except (av.error.FFmpegError, ValueError, LookupError, ArithmeticError) as error:
         raise error if isinstance(error, BadClip) else BadClip(f"is a damaged video: {_said(error)}") from None
     span = times[-1] - times[0]
-    fps = (len(times) - 1) / span if span > 0 else float(stream.average_rate or 1)
-    return ClipFacts(*((height, width) if turned else (width, height)), len(times), fps)
+    rate = (len(times) - 1) / span if span > 0 else float(stream.average_rate or 1)
+    return ClipFacts((height, width) if turned else (width, height), len(times), rate)
 
 
 def frames_at(file: BinaryIO, fps: float, count: int) -> Iterator[Image.Image]:
@@ -123,15 +128,17 @@ def _stream(container: Any) -> Any:
     return streams[0]
 
 
-def _times(container: Any, stream: Any) -> Iterator[float]:
-    """When each frame is shown, seconds, in the order stored."""
+def _times(container: Any, stream: Any) -> Iterator[float | None]:
+    """When each frame is shown, seconds, in the order stored; None for one that is not."""
     for number, packet in enumerate(container.demux(stream)):
         if number > MAX_FRAMES:
             raise BadClip(f"has more than {MAX_FRAMES} frames")
-        if packet.size and not packet.is_discard:
+        if packet.is_corrupt:
+            raise BadClip(f"is cut short at its frame {number + 1}")
+        if packet.size:
             if packet.pts is None:
                 raise BadClip("has frames without a time")
-            yield float(packet.pts * packet.time_base)
+            yield None if packet.is_discard else float(packet.pts * packet.time_base)
 
 
 def _picture(frame: Any) -> Image.Image:

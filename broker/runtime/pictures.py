@@ -29,6 +29,7 @@ _GREY = ("1", "L", "LA", "La")
 
 ON_WHITE = "what is transparent was laid on white"
 FIRST_FRAME = "of several frames, the first was used"
+CLEAR_IS_MASKED = "what is transparent is drawn anew"
 BROKEN_PROFILE = "its colour profile cannot be used, sRGB was assumed"
 
 
@@ -68,6 +69,20 @@ def normalised(opened: Image.Image) -> tuple[Image.Image, list[str]]:
     # A copy without `info`: no profile and no EXIF data is written with it again.
     picture.info = {}
     return picture, notes
+
+
+def mask_of(opened: Image.Image) -> tuple[Image.Image, list[str]]:
+    """The picture as a mask of one channel, white where it is to be drawn anew, and how that was found out. Raises as `normalised` does.
+
+    In a picture with transparency that is where it is transparent, as OpenAI's API has it; else where it is white.
+    """
+    upright, _ = normalised(opened)
+    _, alpha = _split(opened)
+    if alpha is None or alpha.getextrema() == (255, 255):
+        return upright.convert("L"), []
+    orientation = _orientation(opened)
+    masked = alpha.point(lambda value: 255 - value)
+    return masked.transpose(_TURNS[orientation]) if orientation in _TURNS else masked, [CLEAR_IS_MASKED]
 
 
 def _orientation(opened: Image.Image) -> int:

@@ -8,6 +8,7 @@ ahead of an engine can add a field with a default.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 import msgspec
@@ -253,6 +254,10 @@ class ModelCard(Struct, frozen=True, kw_only=True):
         if role == "image":
             return self.draws_from_image(output)
         return role in self.takes_inputs and output == self.output
+
+    def suits(self, roles: Collection[str], output: str) -> bool:
+        """Whether a job for `output` may carry inputs of all these roles, and needs no others."""
+        return all(self.takes(role, output) for role in roles) and set(self.needs) <= set(roles)
 
     @property
     def needs(self) -> tuple[str, ...]:

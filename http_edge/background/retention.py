@@ -266,7 +266,7 @@ class Retention:
     # ------------------------------------------------------------ what nobody needs
 
     async def _sweep_inputs(self, now: float) -> None:
-        """Remove images that no job used for two retentions: every record that names them is gone, or belongs to a job that still waits."""
+        """Remove inputs that no job used for two retentions: every record that names them is gone, or belongs to a job that still waits."""
         cutoff = now - 2 * self._retention_s
         old = await run_sync(self._inputs.unused_since, cutoff)
         if not old:
@@ -275,7 +275,7 @@ class Retention:
         after, more = "", True
         while more:
             views, more = await self._calls.views(limit=_PAGE, after=after, newest_first=False, states=_LIVE)
-            needed |= {Path(_image_of(view)).name for view in views}
+            needed |= {Path(path).name for view in views for path in _inputs_of(view)}
             after = views[-1].id if views else ""
             more = more and bool(views)
         await run_sync(self._inputs.remove_unused, [name for name in old if name not in needed], cutoff)
@@ -309,7 +309,7 @@ class Retention:
             await run_sync(self._shelf.remove, job_id, -1)
 
 
-def _image_of(view: JobView) -> str:
+def _inputs_of(view: JobView) -> tuple[str, ...]:
     with contextlib.suppress(ValueError):
-        return decode_spec(view.body).image
-    return ""
+        return decode_spec(view.body).input_paths()
+    return ()

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from msgspec import Meta, Struct
 
+from broker.wire.inputs import ROLES
 from broker.wire.jobspec import (
     MAX_FRAMES,
     MAX_INT,
@@ -26,7 +27,7 @@ from http_edge.base.limits import MAX_TEXT_BYTES
 
 MAX_PATH_CHARS = 1024
 
-Kind = Literal["text", "choice", "integer", "number", "size", "aspect", "arguments"]
+Kind = Literal["text", "choice", "integer", "number", "size", "aspect", "arguments", "media"]
 
 
 class Names(Struct, frozen=True):
@@ -273,6 +274,65 @@ class Generation(Struct, frozen=True, kw_only=True):
             extra=_read_as("text", "image_path", "image_url", "image_file", "input_image", "init_image", "first_frame"),
         ),
     ] = ""
+    #: Further media, each as the client wrote it.
+    last_image: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Last frame of a clip, with a first one in `image`.",
+            extra=_read_as(
+                "media",
+                "last_frame",
+                "last_frame_path",
+                "last_frame_file",
+                "input_last_frame",
+                "end_image",
+                "end_frame",
+                "tail_image",
+                "image_end",
+            ),
+        ),
+    ] = ()
+    reference_images: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Further images to draw from, beside `image`.",
+            extra=_read_as("media", "images", "image_refs", "src_ref_images", "input_images"),
+        ),
+    ] = ()
+    mask_image: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Where to draw anew: what is transparent, or in a picture without transparency what is white.",
+            extra=_read_as("media", "mask", "mask_url", "mask_path", "image_mask", "image_mask_path"),
+        ),
+    ] = ()
+    control_image: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="What steers the drawing (edges, depth, a pose), as the model's control network reads it.",
+            extra=_read_as("media", "control_reference"),
+        ),
+    ] = ()
+    video: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="A clip to draw over. It is seen at `fps` from its beginning, and as long as `num_frames`.",
+            extra=_read_as(
+                "media",
+                "video_path",
+                "video_file",
+                "video_url",
+                "video_reference",
+                "source_video",
+                "input_video",
+                "src_video",
+            ),
+        ),
+    ] = ()
+    control_video: Annotated[
+        tuple[str, ...],
+        Meta(description="The same as `control_image`, for every frame.", extra=_read_as("media")),
+    ] = ()
     extra: Annotated[
         dict[str, Scalar],
         Meta(
@@ -296,6 +356,10 @@ class Generation(Struct, frozen=True, kw_only=True):
     def label(self, name: str) -> str:
         """The client's name of a field."""
         return self.labels.get(name, name)
+
+    def roles(self) -> tuple[str, ...]:
+        """Roles of the inputs that it brings, "image" among them."""
+        return tuple(role for role in ("image", *ROLES) if getattr(self, role))
 
 
 class Field(Struct, frozen=True, kw_only=True):
@@ -353,15 +417,11 @@ ARGUMENTS = ("true_cfg_scale", "flow_shift", "strength")
 #: Inputs and settings of other services that change what is drawn, and that no model here takes.
 UNSUPPORTED = frozenset(
     (
-        # The last frame, and frames between.
-        "last_image", "last_frame", "last_frame_path", "last_frame_file", "input_last_frame", "end_image", "end_frame", "tail_image",
-        "image_end", "keyframes",
-        # Where to draw, and after what.
-        "mask", "mask_image", "mask_url", "mask_path", "image_mask", "image_mask_path", "video_mask", "markup", "control_image",
-        "control_video", "control_reference", "controlnet", "pose", "pose_image", "depth_image", "ip_adapter_image",
-        "images", "reference_images", "image_refs", "src_ref_images", "talk_objects",
-        # Clips and sound.
-        "video", "video_path", "video_file", "video_url", "video_reference", "source_video", "input_video", "src_video",
+        # Frames between the first and the last.
+        "keyframes",
+        # Masks of clips, marks, and control of other kinds.
+        "video_mask", "video_noise_mask", "markup", "controlnet", "pose", "pose_image", "depth_image", "ip_adapter_image", "talk_objects",
+        # Sound.
         "audio", "audio_path", "audio_file", "audio_url", "audio_reference", "source_audio", "input_audio", "generate_sound",
         "generate_audio",
         # Adapters.

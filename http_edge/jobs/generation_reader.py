@@ -16,6 +16,7 @@ from msgspec import Struct
 from broker.wire.jobspec import MediaKind, Scalar
 from http_edge.base.errors import EdgeError, invalid, shown
 from http_edge.body.fields import Reader, missing
+from http_edge.body.media_text import media_texts
 from http_edge.jobs.generation import ARGUMENTS, FIELDS, NAMES, UNSUPPORTED, Field, Generation
 
 #: Unknown names that are looked for among the known ones: each search takes a millisecond.
@@ -135,6 +136,8 @@ class _Reading:
                 return reader.aspect(name)
             case "choice":
                 return reader.choice(name, get_args(MediaKind))
+            case "media":
+                return media_texts(name, self._values.get(name), place=self._place)
         text = reader.text(name, max_chars=field.max_chars, min_chars=1 if field.name == "prompt" else 0)
         # An empty negative prompt is one; any other empty text is an absent one.
         return text if text or field.name == "negative_prompt" else None

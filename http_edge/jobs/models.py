@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from types import MappingProxyType
 
 from broker.wire.jobspec import ModelCard
@@ -69,7 +69,7 @@ class Catalogue:
         label: str = "model",
         default: str = "",
         output: str | None = None,
-        with_image: bool = False,
+        inputs: Collection[str] = (),
         worker: str = "",
     ) -> ModelCard:
         """The card of the model asked for, or of the one that suits the request best. Raises `EdgeError`."""
@@ -87,7 +87,7 @@ class Catalogue:
             if card is None:
                 raise unknown_model(label, wanted, cards)
             return card
-        return _best(cards, output, with_image)
+        return _best(cards, output, inputs)
 
 
 def unknown_model(label: str, name: str, cards: list[ModelCard]) -> EdgeError:
@@ -97,21 +97,16 @@ def unknown_model(label: str, name: str, cards: list[ModelCard]) -> EdgeError:
     return EdgeError("invalid_value", message, param=label, value=name, code="model_not_found")
 
 
-def suited(cards: list[ModelCard], output: str | None, with_image: bool) -> list[ModelCard]:
-    """The cards that make this output with what there is; those that were made for it before those that also can."""
+def suited(cards: list[ModelCard], output: str | None, inputs: Collection[str]) -> list[ModelCard]:
+    """The cards that make this output with inputs of these roles; those that were made for it before those that also can."""
     if output is not None:
         cards = sorted((card for card in cards if card.makes(output)), key=lambda card: card.output != output)
-    return [
-        card for card in cards if (card.draws_from_image(output or card.output) if with_image else not card.needs_image)
-    ]
+    return [card for card in cards if card.suits(inputs, output or card.output)]
 
 
-def _best(cards: list[ModelCard], output: str | None, with_image: bool) -> ModelCard:
+def _best(cards: list[ModelCard], output: str | None, inputs: Collection[str]) -> ModelCard:
     """The first card that makes this output and does with what there is; a filter that leaves none is passed over."""
     if output is not None:
-        cards = suited(cards, output, with_image) or [card for card in cards if card.makes(output)] or cards
-    if with_image:
-        cards = [card for card in cards if card.takes_image] or cards
-    else:
-        cards = [card for card in cards if not card.needs_image] or cards
-    return cards[0]
+        cards = suited(cards, output, inputs) or [card for card in cards if card.makes(output)] or cards
+    taking = [card for card in cards if all(card.takes(role, card.output) for role in inputs)] or cards
+    return next((card for card in taking if set(card.needs) <= set(inputs)), taking[0])

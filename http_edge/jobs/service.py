@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import anyio
@@ -18,6 +18,7 @@ import anyio.to_thread
 
 from broker.client.client import BrokerClient
 from broker.wire import messages as m
+from broker.wire.inputs import ROLES
 from broker.wire.jobspec import is_job_id
 from http_edge.base.broker_errors import translated
 from http_edge.base.context import current
@@ -98,6 +99,18 @@ class JobService:
         """The kept copy of a client's image, for `Submission.image`: from an upload of this request, a data URL, base64, an http(s) URL,
         an uploaded file's id, or (`allow_paths`) a path on this machine. Raises `EdgeError` naming field, value and rule."""
         return await self._images.resolve(field, source, allow_paths=allow_paths)
+
+    async def uploaded(self, files: Mapping[str, Sequence[Upload]]) -> dict[str, tuple[Picture, ...]]:
+        """The kept copies of files that came as further inputs, by role, for `Submission.inputs`. Raises `EdgeError`."""
+        return {
+            role: tuple(
+                [
+                    await self._images.resolve(file.field, file, allow_paths=False, kind=ROLES[role].kind)
+                    for file in uploads
+                ]
+            )
+            for role, uploads in files.items()
+        }
 
     async def repeat(self, job: Job) -> Job:
         """Submit a job that is over once more, as it is, under the same name: the newest of that name is what the name means then.

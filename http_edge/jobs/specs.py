@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -17,13 +18,21 @@ from http_edge.base.errors import EdgeError, invalid, shown
 from http_edge.body.aspect import nearest_size, size_for
 from http_edge.jobs.generation import MAX_PATH_CHARS, Generation
 from http_edge.jobs.generation_reader import MAX_WARNINGS, arguments_of
+from http_edge.jobs.media_checks import (
+    Media,
+    check_media,
+    check_roles,
+    frames_there,
+    is_cut_little,
+    shaping,
+    told_of_media,
+)
 from http_edge.media.image_inputs import Picture
 
 #: How far a size may be from an `aspect_ratio` beside it before that is worth a word: grids are coarse.
 _SAME_SHAPE = math.log(1.1)
 
-#: How far the shapes of a picture and of what is drawn from it may differ before what is cut off is worth a word.
-_ROUNDING = math.log(1.02)
+_NO_MEDIA: Media = MappingProxyType({})
 
 #: A field without effect -> the member of the card that says so.
 _EFFECTS = {
@@ -46,31 +55,32 @@ def build_spec(
     echo: dict[str, Scalar] | None = None,
     warnings: tuple[str, ...] = (),
     lenient: bool = False,
-    picture: Picture | None = None,
+    media: Media = _NO_MEDIA,
 ) -> JobSpec:
-    """The complete spec of a request on this model; `image` and `save_to` are still as the client wrote them. Raises `EdgeError`.
+    """The complete spec of a request on this model; `image` and `save_to` are still as the client wrote them, other inputs are
+    not in it. Raises `EdgeError`.
 
     `seed` is used when the request brings none. `warnings`: what is known already of what was changed or is ignored. `lenient`: a
-    wish that this model cannot grant is ignored with a warning, where else it is an error. `picture`: the image, once it is kept; its
-    shape is drawn where the request names none.
+    wish that this model cannot grant is ignored with a warning, where else it is an error. `media`: the inputs, once they are kept; the
+    first one's shape is drawn where the request names none, and a clip bounds the number of frames.
     """
     output = _output_of(wanted, card)
-    _check_image(wanted, card, output)
+    check_roles(wanted, card, output)
+    check_media(wanted, media)
     notes = [*warnings]
     wanted, extra = _honoured(wanted, card, notes, lenient=lenient)
     preset = _preset_of(wanted, card)
     wanted = _as_sampled(wanted, card, preset, extra, notes)
     defaults = card.defaults_with(card.presets[preset]) if preset else card.defaults
     limits = card.limits
-    width, height = _size(wanted, card, notes, picture)
+    width, height = _size(wanted, card, notes, shaping(media))
     _check_size(wanted, width, height, limits)
-    if picture is not None:
-        _tell_of_picture(wanted, card, picture, (width, height), notes)
+    notes.extend(told_of_media(wanted, card, media, (width, height)))
     fps = wanted.fps or defaults.fps
     steps = wanted.num_inference_steps or defaults.num_inference_steps
     if steps > limits.max_steps:
         raise invalid(wanted.label("num_inference_steps"), steps, f"must be 1 to {limits.max_steps}")
-    if wanted.image:
+    if wanted.image or wanted.video:
         _check_steps_drawn(wanted, card, steps, extra.get("strength", card.default_strength))
     return JobSpec(
         model=card.name,
@@ -79,7 +89,7 @@ def build_spec(
         negative_prompt=_or(wanted.negative_prompt, defaults.negative_prompt),
         width=width,
         height=height,
-        num_frames=_frames(wanted, card, output, fps, notes),
+        num_frames=_clip_frames(wanted, card, _frames(wanted, card, output, fps, notes), fps, media, notes),
         fps=fps,
         num_inference_steps=steps,
         guidance_scale=_or(wanted.guidance_scale, defaults.guidance_scale),
@@ -107,7 +117,7 @@ def _honoured(
         notes.append(f"{wanted.label(name)}: has no effect on model {shown(card.name)}, ignored")
         wanted = msgspec.structs.replace(wanted, **{name: None})
     arguments = arguments_of(wanted)
-    if "strength" in arguments and not wanted.image:
+    if "strength" in arguments and not (wanted.image or wanted.video):
         notes.append(f"{wanted.label('strength')}: there is no image to change, ignored")
         del arguments["strength"]
     taken = card.extra_parameters
@@ -213,15 +223,6 @@ def _output_of(wanted: Generation, card: ModelCard) -> MediaKind:
     )
 
 
-def _check_image(wanted: Generation, card: ModelCard, output: MediaKind) -> None:
-    if wanted.image and not card.draws_from_image(output):
-        rule = f"is refused: model {shown(card.name)} takes no image"
-        raise invalid(wanted.label("image"), wanted.image, f"{rule} for an image" if card.takes_image else rule)
-    if card.needs_image and not wanted.image:
-        label = wanted.label("image")
-        raise EdgeError("missing_field", f"{label}: model {shown(card.name)} needs an image", param=label)
-
-
 def _size(wanted: Generation, card: ModelCard, notes: list[str], picture: Picture | None) -> tuple[int, int]:
     """(width, height) of what is drawn. Raises `EdgeError`."""
     aspect, explicit = wanted.aspect_ratio, wanted.size is not None or wanted.width or wanted.height
@@ -230,7 +231,7 @@ def _size(wanted: Generation, card: ModelCard, notes: list[str], picture: Pictur
         name = next(name for name in ("size", "width", "height", "aspect_ratio") if getattr(wanted, name))
         notes.append(f"{wanted.label(name)}: model {shown(card.name)} chooses the size itself")
     if aspect is None:
-        if picture is None or explicit or not card.takes_size or _is_cut_little(picture, (width, height)):
+        if picture is None or explicit or not card.takes_size or is_cut_little(picture, (width, height)):
             return width, height
         return nearest_size((picture.width, picture.height), card)
     label = wanted.label("aspect_ratio")
@@ -243,20 +244,6 @@ def _size(wanted: Generation, card: ModelCard, notes: list[str], picture: Pictur
         rule = f"is a shape that model {shown(card.name)} cannot draw"
         raise invalid(label, "{}:{}".format(*aspect), rule)
     return size
-
-
-def _is_cut_little(picture: Picture, size: tuple[int, int]) -> bool:
-    """Whether the picture has about this shape: what is cut to fit is no more than rounding."""
-    return abs(math.log(picture.width / picture.height * size[1] / size[0])) <= _ROUNDING
-
-
-def _tell_of_picture(
-    wanted: Generation, card: ModelCard, picture: Picture, size: tuple[int, int], notes: list[str]
-) -> None:
-    label = wanted.label("image")
-    notes.extend(f"{label}: {note}" for note in picture.notes)
-    if card.takes_size and card.cuts_image and not _is_cut_little(picture, size):
-        notes.append(f"{label}: cut from {picture.width}x{picture.height} to the shape of {size[0]}x{size[1]}")
 
 
 def _check_size(wanted: Generation, width: int, height: int, limits: Limits) -> None:
@@ -310,6 +297,32 @@ def _frames(wanted: Generation, card: ModelCard, output: MediaKind, fps: float, 
         takes = f"at {fps:g} frames per second takes {round(wanted.seconds * fps)} frames"
         longest = f"this model makes at most {frames} ({frames / fps:.4g} s)"
         raise invalid(wanted.label("seconds"), wanted.seconds, f"{takes}; {longest}")
+    return frames
+
+
+def _clip_frames(wanted: Generation, card: ModelCard, frames: int, fps: float, media: Media, notes: list[str]) -> int:
+    """`frames`, or as many as there are of a clip to draw over where the request leaves the number open. Raises `EdgeError`."""
+    there = frames_there(media, fps)
+    if there is None:
+        return frames
+    label, (role, most) = wanted.label(there[0]), there
+    clip = media[role][0].clip
+    assert clip is not None
+    has = f"it has {most} frames at {fps:g} frames per second"
+    if most < frames:
+        fixed = next((name for name in ("num_frames", "seconds") if getattr(wanted, name) is not None), None)
+        fitting = card.limits.nearest_frames(most)[0]
+        if fixed is not None or fitting > most:
+            least = frames if fixed is not None else fitting
+            raise EdgeError(
+                "invalid_value",
+                f"{label}: {has}, and {least} are drawn at least",
+                param=label,
+                params=(label, *([wanted.label(fixed)] if fixed else ())),
+            )
+        return fitting
+    if most > frames:
+        notes.append(f"{label}: {has}, and the first {frames} were used")
     return frames
 
 

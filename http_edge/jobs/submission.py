@@ -20,6 +20,8 @@ class Submission(Struct, frozen=True, kw_only=True):
     lenient: bool = False
     #: What `JobService.image` returned, when the image came otherwise than as text in `wanted.image`; that is then only shown in errors.
     image: Picture | None = None
+    #: Of further media those that came so, by role; their names are in `wanted`.
+    inputs: dict[str, tuple[Picture, ...]] = {}
     #: The client's own id, which makes the request idempotent; "" for a new one, which begins so.
     job_id: str = ""
     id_prefix: str = "job-"

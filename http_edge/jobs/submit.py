@@ -22,6 +22,7 @@ import msgspec
 from broker.client.client import BrokerClient
 from broker.runtime.log_actions import Action
 from broker.wire import messages as m
+from broker.wire.inputs import ROLES, InputKind
 from broker.wire.jobspec import JobSpec, ModelCard, cost_units, decode_spec
 from http_edge.base import idempotency
 from http_edge.base.broker_errors import translated
@@ -103,9 +104,11 @@ class Submitter:
         if spec.save_to and spec.num_outputs > 1:
             raise invalid(wanted.label("save_to"), wanted.save_to, f"is one file, and the job makes {spec.num_outputs}")
         save_to = await self._checked_path(wanted, spec)
-        picture = await self._picture(wanted, spec, order.image)
-        if picture is not None:
-            spec = msgspec.structs.replace(make(picture=picture), image=picture.path)
+        media = await self._media(wanted, order)
+        if media:
+            paths = {role: tuple(one.path for one in kept) for role, kept in media.items()}
+            image = paths.pop("image", ("",))[0]
+            spec = msgspec.structs.replace(make(media=media), image=image, inputs=paths)
         spec = msgspec.structs.replace(spec, save_to=save_to)
         if order.webhook is not None:
             await self._check_webhook(order.webhook.url)
@@ -126,8 +129,8 @@ class Submitter:
         there = await self._replay(order)
         if there is not None:
             return there
-        if spec.image:
-            await self._images.touch("image", spec.image)
+        for path in spec.input_paths():
+            await self._images.touch("image" if path == spec.image else "inputs", path)
         card = await self._catalogue.choose(view.model, worker=view.pinned)
         again, _ = await self._submit(order, spec, card)
         return again
@@ -242,7 +245,7 @@ class Submitter:
             label=wanted.label("model"),
             default=self._settings.default_model,
             output=wanted.output or order.prefers,
-            with_image=bool(wanted.image or order.image),
+            inputs={*wanted.roles(), *(("image",) if order.image else ())},
             worker=order.worker,
         )
 
@@ -253,14 +256,21 @@ class Submitter:
         label, tenant = wanted.label("save_to"), current().caller.tenant
         return await self._in_thread(lambda: self._exports.check(label, spec.save_to, spec.output, tenant))
 
-    async def _picture(self, wanted: Generation, spec: JobSpec, image: Picture | None) -> Picture | None:
-        """The job's image, kept; None without one. Raises `EdgeError`."""
-        if image is not None:
-            await self._images.touch(wanted.label("image"), image.path)
-            return image
-        if not spec.image:
-            return None
-        return await self._images.resolve(wanted.label("image"), spec.image, allow_paths=True)
+    async def _media(self, wanted: Generation, order: Submission) -> dict[str, tuple[Picture, ...]]:
+        """The job's inputs by role, kept. Raises `EdgeError`."""
+        media: dict[str, tuple[Picture, ...]] = {}
+        for role in wanted.roles():
+            label, there = wanted.label(role), order.inputs.get(role, ())
+            if role == "image":
+                there = (order.image,) if order.image else ()
+            for one in there:
+                await self._images.touch(label, one.path)
+            if not there:
+                kind: InputKind = ROLES[role].kind if role in ROLES else "picture"
+                texts = (wanted.image,) if role == "image" else getattr(wanted, role)
+                there = tuple([await self._images.resolve(label, text, allow_paths=True, kind=kind) for text in texts])
+            media[role] = there
+        return media
 
     async def _check_webhook(self, url: str) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Image inputs: checked, decoded once, and spooled to `<home>/uploads/<sha256>.<ext>`, where engines read them.
+"""Inputs of jobs: pictures, masks and clips, checked and spooled to `<home>/uploads/<sha256>.<ext>`, where engines read them.
 
 Bytes are content-addressed, so the same picture sent twice is kept once, and what the engine reads cannot change under a queued job. A
 path is one way for bytes to come; `images` knows the others. Everything here blocks: callers are worker threads.
@@ -23,12 +23,15 @@ from pathlib import Path
 from msgspec import Struct
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
-from broker.runtime.pictures import is_plain, normalised
+from broker.runtime.clips import BadClip, ClipFacts, facts_of, suffix_of
+from broker.runtime.pictures import is_plain, mask_of, normalised
+from broker.wire.inputs import InputKind
 from http_edge.base.errors import EdgeError, invalid
 from http_edge.base.paths import OutsideRoot, is_within, named_roots, open_parent, resolve
 from http_edge.body.spool import disk_error
 
 MAX_IMAGE_BYTES = 32 * 1024 * 1024
+MAX_CLIP_BYTES = 64 * 1024 * 1024
 
 #: Checked before decoding: 40 MP of RGB are 120 MB of memory.
 MAX_IMAGE_PIXELS = 40_000_000
@@ -46,7 +49,7 @@ _SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "BMP
 _FORMATS = "PNG, JPEG, WebP or BMP"
 
 #: Names of kept images.
-_KEPT = re.compile(r"[0-9a-f]{64}\.[a-z]{3,4}")
+_KEPT = re.compile(r"[0-9a-f]{64}\.[a-z0-9]{3,4}")
 
 #: What Pillow's decoders raise on bytes that only look like an image.
 _DAMAGE = (
@@ -71,8 +74,21 @@ _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 _MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp", "BMP": "image/bmp"}
 
 
+#: And clips, by the suffix they are kept under.
+_CLIP_TYPES = {".mp4": "video/mp4", ".mkv": "video/x-matroska"}
+
+
+def max_bytes(kind: InputKind) -> int:
+    """How large a file of this kind may be."""
+    return MAX_CLIP_BYTES if kind == "clip" else MAX_IMAGE_BYTES
+
+
 def media_type_of(path: Path) -> str:
-    """The type of a file by how its bytes begin; whether it is a whole image is found when it is used as one. Blocks."""
+    """The type of a file by how its bytes begin; whether it is a whole image or clip is found when it is used as one. Blocks."""
+    with open(path, "rb") as file:
+        suffix = suffix_of(file.read(16))
+    if suffix:
+        return _CLIP_TYPES[suffix]
     try:
         with Image.open(path, formats=_READERS) as image:
             return _MEDIA_TYPES[image.format or ""]
@@ -81,13 +97,15 @@ def media_type_of(path: Path) -> str:
 
 
 class Picture(Struct, frozen=True):
-    """A kept image: upright RGB in sRGB, whatever it came as."""
+    """A kept input: an image, upright RGB in sRGB, whatever it came as; a mask of one channel; a clip."""
 
     path: str
     width: int
     height: int
     #: What of it was changed that its owner may not expect.
     notes: tuple[str, ...] = ()
+    #: Of a clip that was looked into.
+    clip: ClipFacts | None = None
 
 
 class ImageInputs:
@@ -112,19 +130,19 @@ class ImageInputs:
         self._closed = tuple(closed)
         self._owner_of = owner_of
 
-    def from_path(self, field: str, text: str, tenant: str = "default") -> Picture:
-        """The spooled copy of an image file on this machine. Raises `EdgeError` naming field, value and rule."""
+    def from_path(self, field: str, text: str, tenant: str = "default", kind: InputKind = "picture") -> Picture:
+        """The spooled copy of a file on this machine. Raises `EdgeError` naming field, value and rule."""
         path = resolve(text, self._start)
         if not is_within(path, self._roots):
             rule = f"leads out of {_ALLOWED}, which are {named_roots(self._roots)} (setting input_roots)"
             raise invalid(field, text, rule)
         if is_within(path, self._closed):
             raise invalid(field, text, f"leads out of {_ALLOWED}: with API keys, the service's own are not among them")
-        return self._copied(field, text, lambda: self._open(path, tenant))
+        return self._copied(field, text, lambda: self._open(path, tenant), kind)
 
-    def from_upload(self, field: str, name: str, path: Path) -> Picture:
+    def from_upload(self, field: str, name: str, path: Path, kind: InputKind = "picture") -> Picture:
         """The spooled copy of a file that the client may use; it calls it `name`. Raises `EdgeError`."""
-        return self._copied(field, name, lambda: os.open(path, _READ))
+        return self._copied(field, name, lambda: os.open(path, _READ), kind)
 
     def _open(self, path: Path, tenant: str) -> int:
         if self._owner_of(path) not in (None, tenant):
@@ -132,23 +150,23 @@ class ImageInputs:
         with open_parent(path, self._roots) as directory:
             return os.open(path.name, _READ, dir_fd=directory)
 
-    def _copied(self, field: str, name: str, opened: Callable[[], int]) -> Picture:
+    def _copied(self, field: str, name: str, opened: Callable[[], int], kind: InputKind) -> Picture:
         try:
-            data = _read(opened())
+            data = _read(opened(), max_bytes(kind))
         except FileNotFoundError:
             raise invalid(field, name, "does not exist") from None
         except OutsideRoot:
             raise invalid(field, name, f"leads out of {_ALLOWED}") from None
         except OSError as error:
             raise invalid(field, name, f"cannot be read: {error.strerror or error}") from None
-        return self.spool(field, name, data)
+        return self.spool(field, name, data, kind)
 
-    def spool(self, field: str, name: str, data: bytes) -> Picture:
-        """Check that these bytes are an image within the caps, and keep it. Raises `EdgeError`."""
-        ready = _ready(field, name, data)
+    def spool(self, field: str, name: str, data: bytes, kind: InputKind = "picture") -> Picture:
+        """Check that these bytes are of this kind and within its caps, and keep them. Raises `EdgeError`."""
+        ready = _ready_clip(field, name, data) if kind == "clip" else _ready(field, name, data, kind)
         try:
             path = self._keep(ready.data, ready.suffix)
-            return Picture(path, *ready.size, ready.notes)
+            return Picture(path, *ready.size, ready.notes, ready.clip)
         except OSError as error:
             raise disk_error(error) from None
 
@@ -170,7 +188,7 @@ class ImageInputs:
     def touch(self, field: str, path: str) -> None:
         """Note that a kept image is used once more. Raises `EdgeError` when it is kept no longer."""
         if not self._touch(Path(path)):
-            raise EdgeError("gone", f"{field}: the image is no longer kept", param=field)
+            raise EdgeError("gone", f"{field}: the file is no longer kept", param=field)
 
     def _touch(self, target: Path) -> bool:
         """Note the time of last use, by which old images are removed; False when this one was."""
@@ -218,27 +236,37 @@ def _used_at(path: str | Path) -> float:
         return math.inf
 
 
-def _read(descriptor: int) -> bytes:
+def _read(descriptor: int, most: int) -> bytes:
     """The bytes of an open file, which is closed. Raises `OSError`."""
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError("it is not a regular file")
-        if status.st_size > MAX_IMAGE_BYTES:
-            raise OSError(f"it has {status.st_size} bytes, at most {MAX_IMAGE_BYTES}")
-        return file.read(MAX_IMAGE_BYTES)
+        if status.st_size > most:
+            raise OSError(f"it has {status.st_size} bytes, at most {most}")
+        return file.read(most)
 
 
 class _Ready(Struct, frozen=True):
-    """The bytes to keep of an image."""
+    """The bytes to keep of an input."""
 
     data: bytes
     suffix: str
     size: tuple[int, int]
     notes: tuple[str, ...] = ()
+    clip: ClipFacts | None = None
 
 
-def _ready(field: str, name: str, data: bytes) -> _Ready:
+def _ready_clip(field: str, name: str, data: bytes) -> _Ready:
+    """The bytes to keep of a clip: its index is read and its first frame decoded. What is cut short has fewer frames than it says."""
+    try:
+        facts = facts_of(io.BytesIO(data))
+    except BadClip as error:
+        raise invalid(field, name, str(error)) from None
+    return _Ready(data, suffix_of(data), facts.shape, clip=facts)
+
+
+def _ready(field: str, name: str, data: bytes, kind: InputKind) -> _Ready:
     """The bytes to keep. Decodes the image whole: a file cut short must fail here, not on a GPU."""
     try:
         with Image.open(io.BytesIO(data), formats=_READERS) as image:
@@ -246,15 +274,17 @@ def _ready(field: str, name: str, data: bytes) -> _Ready:
             if width * height > MAX_IMAGE_PIXELS:
                 raise _too_many(field, name, f"{width}x{height} pixels")
             image.load()
-            if is_plain(image):
+            if kind == "picture" and is_plain(image):
                 return _Ready(data, _SUFFIXES[image.format or "PNG"], image.size)
-            picture, notes = normalised(image)
+            picture, notes = mask_of(image) if kind == "mask" else normalised(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_many(field, name, "too many pixels") from None
     except UnidentifiedImageError:
         raise invalid(field, name, f"is not an image: {_FORMATS} is expected") from None
     except _DAMAGE as error:
         raise invalid(field, name, f"is a damaged image: {error}") from None
+    if kind == "mask" and picture.getextrema() == (0, 0):
+        raise invalid(field, name, "marks nothing: what is white is drawn anew, or what is transparent")
     kept = io.BytesIO()
     picture.save(kept, "PNG", compress_level=1)
     return _Ready(kept.getvalue(), ".png", picture.size, tuple(notes))

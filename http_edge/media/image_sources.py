@@ -1,6 +1,6 @@
-"""Images from wherever clients have them: an upload of this request, a data URL, base64, a URL, an uploaded file's id, a path here.
+"""Images and clips from wherever clients have them: an upload of this request, a data URL, base64, a URL, a file's id, a path here.
 
-All end in `ImageInputs.spool`, which decodes the image whole: what is refused is refused before a job exists.
+All end in `ImageInputs.spool`, which decodes an image whole and looks into a clip: what is refused is refused before a job exists.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
+from broker.wire.inputs import InputKind
 from http_edge.base.context import Caller, current
 from http_edge.base.errors import EdgeError, invalid
 from http_edge.body.forms import Upload
@@ -35,14 +36,14 @@ _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]*={0,2}\s*")
 
 #: How the formats that we read begin in base64 (and GIF, to say that it is not one of them). A path of this length that begins so and has
-#: no character of its own (a dot, say) does not occur; anything longer than a path is no path.
-_HEADS = ("iVBORw0KGgo", "/9j/", "UklGR", "Qk", "R0lGOD")
+#: no character of its own (a dot, say) does not occur; anything longer than a path is no path. The last two are MP4 and Matroska.
+_HEADS = ("iVBORw0KGgo", "/9j/", "UklGR", "Qk", "R0lGOD", "AAAA", "GkXfo")
 _LEAST_BASE64 = 64
 _MAX_PATH_CHARS = 1024
 
 
 class ImageSources:
-    """Resolves a client's image to a checked file that engines can read."""
+    """Resolves a client's image or clip to a checked file that engines can read."""
 
     def __init__(
         self, spool: ImageInputs, files: Uploads, fetcher: Fetcher, *, wall_clock: Callable[[], float] = time.time
@@ -53,39 +54,42 @@ class ImageSources:
         self._wall_clock = wall_clock
         self._threads = anyio.CapacityLimiter(_THREADS)
 
-    async def resolve(self, field: str, source: str | Upload, *, allow_paths: bool) -> Picture:
+    async def resolve(
+        self, field: str, source: str | Upload, *, allow_paths: bool, kind: InputKind = "picture"
+    ) -> Picture:
         """The kept copy. Raises `EdgeError` naming field, value and rule."""
         if isinstance(source, Upload):
-            return await self._in_thread(lambda: self._spool.from_upload(field, source.file_name, source.path))
+            return await self._in_thread(lambda: self._spool.from_upload(field, source.file_name, source.path, kind))
         text = source.strip()
         if match := _DATA_URL.match(text):
             if not match[1].lower().rstrip().endswith("base64"):
                 raise invalid(field, text, "is a data URL without ;base64")
-            return await self._in_thread(lambda: self._from_base64(field, text, match.end()))
+            return await self._in_thread(lambda: self._from_base64(field, text, match.end(), kind))
         if _URL.match(text):
-            data = await self._fetcher.get(field, text, kind="image", max_bytes=image_inputs.MAX_IMAGE_BYTES)
-            return await self._in_thread(lambda: self._spool.spool(field, text, data))
+            told, most = "video" if kind == "clip" else "image", image_inputs.max_bytes(kind)
+            data = await self._fetcher.get(field, text, kind=told, max_bytes=most)
+            return await self._in_thread(lambda: self._spool.spool(field, text, data, kind))
         caller = current().caller
         if is_file_id(text):
-            return await self._in_thread(lambda: self._from_file(field, text, caller))
+            return await self._in_thread(lambda: self._from_file(field, text, caller, kind))
         if _is_base64(text) or not allow_paths:
-            return await self._in_thread(lambda: self._from_base64(field, text, 0))
-        return await self._in_thread(lambda: self._spool.from_path(field, text, caller.tenant))
+            return await self._in_thread(lambda: self._from_base64(field, text, 0, kind))
+        return await self._in_thread(lambda: self._spool.from_path(field, text, caller.tenant, kind))
 
     async def touch(self, field: str, path: str) -> None:
         """Note that a kept image is used once more. Raises `EdgeError` when it is kept no longer."""
         await self._in_thread(lambda: self._spool.touch(field, path))
 
-    def _from_file(self, field: str, file_id: str, caller: Caller) -> Picture:
+    def _from_file(self, field: str, file_id: str, caller: Caller, kind: InputKind) -> Picture:
         record = self._files.get(file_id, self._wall_clock())
         if record is None or not caller.may_see(record.tenant):
             raise invalid(field, file_id, "does not exist")
-        return self._spool.from_upload(field, file_id, self._files.data_path(file_id))
+        return self._spool.from_upload(field, file_id, self._files.data_path(file_id), kind)
 
-    def _from_base64(self, field: str, text: str, start: int) -> Picture:
-        size = (len(text) - start) * 3 // 4
-        if size > image_inputs.MAX_IMAGE_BYTES + 4:
-            raise invalid(field, text, f"has {size} bytes, at most {image_inputs.MAX_IMAGE_BYTES}")
+    def _from_base64(self, field: str, text: str, start: int, kind: InputKind) -> Picture:
+        size, most = (len(text) - start) * 3 // 4, image_inputs.max_bytes(kind)
+        if size > most + 4:
+            raise invalid(field, text, f"has {size} bytes, at most {most}")
         try:
             # Bytes, as a regular expression over megabytes would hold everybody up.
             letters = text[start:].encode("ascii").translate(_URL_SAFE, b" \t\r\n\v\f").rstrip(b"=")
@@ -94,7 +98,7 @@ class ImageSources:
             raise _no_image(field, text, start, "it holds other characters") from None
         except binascii.Error as error:
             raise _no_image(field, text, start, str(error)) from None
-        return self._spool.spool(field, text, data)
+        return self._spool.spool(field, text, data, kind)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(work, limiter=self._threads)
@@ -107,7 +111,7 @@ def _no_image(field: str, text: str, start: int, why: str) -> EdgeError:
 
 
 def _is_base64(text: str) -> bool:
-    """Whether this is an image in base64 rather than a path."""
+    """Whether this is an image or clip in base64 rather than a path."""
     if len(text) > _MAX_PATH_CHARS:
         return True
     return len(text) >= _LEAST_BASE64 and text.startswith(_HEADS) and _BASE64.fullmatch(text) is not None

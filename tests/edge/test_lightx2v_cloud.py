@@ -217,7 +217,7 @@ def test_tasks_of_other_apis_are_not_its_own(world: World) -> None:
 #: (fields, words in the message)
 INVALID: list[tuple[dict[str, Any], str]] = [
     ({"task": None}, "task: it is required"),
-    ({"task": "s2v"}, 'task: "s2v" is not supported; supported: t2v, i2v, t2i, i2i'),
+    ({"task": "s2v"}, 'task: "s2v" is not supported; supported: t2v, i2v, flf2v, t2i, i2i'),
     ({"task": 3}, "task: 3 is not a string"),
     ({"prompt": None}, "prompt: it is required"),
     ({"prompt": ""}, "prompt"),

@@ -242,11 +242,11 @@ def test_an_edit_draws_from_the_picture(editing: World, field: str) -> None:
         assert file.read() == source
 
 
-def test_several_pictures_are_too_many_and_it_says_so(editing: World) -> None:
+def test_several_pictures_are_refused_where_one_is_taken(editing: World) -> None:
     files = [("image[]", (f"{n}.png", picture((n, 0, 0)), "image/png")) for n in range(2)]
-    body = editing.http.post(EDITS, data={"prompt": "p", "strength": "0.5"}, files=files).json()
-    assert any("2 images came" in warning for warning in body["warnings"])
-    assert only_spec(editing).extra == {"strength": 0.5}
+    answer = editing.http.post(EDITS, data={"prompt": "p"}, files=files)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "image")
+    assert 'model "org/picture" takes no further images' in answer.json()["error"]["message"]
 
 
 def test_an_edit_by_data_url(editing: World) -> None:

@@ -22,7 +22,7 @@ from http_edge.media.image_inputs import ImageInputs
 from tests.edge.conftest import World
 from tests.edge.test_image_sources import picture
 from tests.support.waiting import wait_until
-from tests.testing.fake_broker import T0
+from tests.testing.fake_broker import T0, VIDEO, worker
 
 WEEK = 7 * 86_400.0
 MIB = 1024 * 1024
@@ -382,6 +382,21 @@ def test_images_go_when_no_job_took_them_for_long(keeper: Keeper) -> None:
     os.utime(again, (T0, T0))
     keeper.sweep(later)
     assert again.exists()
+
+
+def test_further_inputs_of_a_waiting_job_stay(keeper: Keeper) -> None:
+    able = msgspec.structs.replace(VIDEO, takes_image=True, takes_inputs=("last_image",))
+    keeper.world.fake.workers = {"cpu-0": worker("cpu-0", able)}
+    sent = [base64.b64encode(picture(size=(16 + n, 8))).decode() for n in range(2)]
+    keeper.world.submit(id="waiting", image=sent[0], last_image=sent[1])
+    paths = [Path(path) for path in decode_spec(keeper.world.fake.jobs["waiting"].body).input_paths()]
+    for path in paths:
+        os.utime(path, (T0, T0))
+    keeper.sweep(T0 + 3 * WEEK)
+    assert [path.exists() for path in paths] == [True, True]
+    keeper.world.http.delete("/v1/jobs/waiting")
+    keeper.sweep(T0 + 3 * WEEK)
+    assert [path.exists() for path in paths] == [False, False]
 
 
 # ---------------------------------------------------------------- who does it

@@ -18,7 +18,7 @@ from http_edge.jobs.webhook_fields import EVENTS
 
 #: Members that a job has only where its client gave them, shown as it wrote them; all others are the spec's.
 _AS_WRITTEN = ("image", "save_to")
-_SPEC = tuple(name for name in schema.JobSpecView.__struct_fields__ if name not in _AS_WRITTEN)
+_SPEC = tuple(name for name in schema.JobSpecView.__struct_fields__ if name not in (*_AS_WRITTEN, "inputs"))
 
 
 def job_json(job: Job, progress: int, *, history: bool = False) -> schema.Job:
@@ -129,7 +129,8 @@ def _spec_json(spec: JobSpec) -> schema.JobSpecView:
     """What the job draws, every default filled in."""
     fields: dict[str, Any] = {name: getattr(spec, name) for name in _SPEC}
     fields |= {name: spec.echo.get(name) for name in _AS_WRITTEN if getattr(spec, name)}
-    return schema.JobSpecView(**fields)
+    inputs = {role: len(paths) for role, paths in spec.inputs.items()}
+    return schema.JobSpecView(**fields, inputs=inputs or UNSET)
 
 
 def artefacts_json(view: JobView) -> list[schema.JobFile]:

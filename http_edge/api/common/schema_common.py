@@ -73,6 +73,8 @@ def _taken_as(field: Field, *, height_first: bool) -> Any:
             kind = _AspectText
         case "arguments":
             kind = dict[str, Scalar] | str
+        case "media":
+            kind = str | dict[str, Any] | list[Any]
         case _:
             kind = field.type
     about = _HEIGHT_FIRST if height_first and field.kind == "size" else field.about

@@ -98,6 +98,9 @@ class JobSpecView(Struct, kw_only=True):
     extra: dict[str, Scalar]
     image: Scalar | UnsetType = UNSET
     save_to: Scalar | UnsetType = UNSET
+    inputs: Annotated[
+        dict[str, int] | UnsetType, Meta(description="How many further media of each kind it is drawn from.")
+    ] = UNSET
 
 
 class HookDelivery(Struct, kw_only=True):

@@ -16,7 +16,7 @@ GEN1 = Tag(
 TASKS = Tag("LightX2V tasks", "LightX2V's second and third generation.")
 CLOUD = Tag("LightX2V cloud", "LightX2V's cloud API.")
 
-IMAGE = {"image_file": False}
+IMAGE = {"image_file": False, "last_frame_file": False}
 _TASK_ID = Annotated[str, Meta(max_length=lx.MAX_TASK_ID_CHARS)]
 
 ID = Param(name="id", place="path", required=True, about="The task's id.")

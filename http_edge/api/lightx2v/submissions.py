@@ -12,6 +12,7 @@ from http_edge.api.lightx2v.views import TASKS_ORIGIN, Tasks, origin_of
 from http_edge.base.errors import EdgeError, invalid
 from http_edge.body.forms import read_fields
 from http_edge.jobs.generation import FIELDS
+from http_edge.jobs.input_files import input_files
 from http_edge.jobs.job import Job
 from http_edge.jobs.service import JobService
 from http_edge.jobs.submission import Submission
@@ -54,10 +55,12 @@ class TaskSubmitter:
             if task.presigned_url and check_url is not None:
                 await check_url(task.presigned_url)
             image = None if upload is None else await self._calls.image(upload.field, upload, allow_paths=False)
+            inputs = await self._calls.uploaded(input_files(fields.uploads))
         order = Submission(
             wanted=task.wanted,
             warnings=task.warnings,
             image=image,
+            inputs=inputs,
             origin=self.tasks.origin,
             alias=task.task_id,
             alias_unique=True,

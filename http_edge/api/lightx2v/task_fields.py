@@ -1,7 +1,7 @@
 """Reading a request of LightX2V's second and third generation and of its cloud API: their names and shapes of fields -> `Generation`.
 
 LightX2V's own defaults (81 frames, 5 steps) are those of one model; here absent fields take the defaults of the model that draws. What asks
-for something that no model here can do (sound, a source video, a LoRA) is refused by name rather than left out of the result; fields that
+for something that no model here can do (speech to be lip-synced, a LoRA) is refused by name rather than left out of the result; fields that
 nobody knows are named in `warnings` and ignored.
 """
 
@@ -22,6 +22,7 @@ from http_edge.body.fields import Reader
 from http_edge.body.forms import Fields, Upload
 from http_edge.jobs.generation import Generation
 from http_edge.jobs.generation_reader import Policy, Reading, read_generation
+from http_edge.jobs.input_files import fields_of, input_files, with_files
 from http_edge.jobs.webhook_fields import WEBHOOK_FIELDS
 from http_edge.media.exports import SUFFIXES
 
@@ -29,6 +30,7 @@ from http_edge.media.exports import SUFFIXES
 TASKS: dict[str, tuple[str, bool]] = {
     "t2v": ("video", False),
     "i2v": ("video", True),
+    "flf2v": ("video", True),
     "t2i": ("image", False),
     "i2i": ("image", True),
 }
@@ -92,14 +94,16 @@ def read_task(fields: Fields, upload: Upload | None, *, output: str) -> TaskRequ
     output = _output(own, output)
     own.flag("use_prompt_enhancer")
     own.integer("num_fragments", 1, 1_000_000)
-    files = () if upload is None else (upload.field,)
-    reading = _read(values, output, own=(*_OWN, *files), files=fields.uploads)
-    wanted = reading.generation
+    files, inputs = () if upload is None else (upload.field,), input_files(fields.uploads)
+    reading = _read(values, output, own=(*_OWN, *files, *fields_of(inputs)), files=fields.uploads)
+    wanted = with_files(reading.generation, values, inputs)
     if upload is not None:
         wanted = with_upload(wanted, upload)
-    if values.get("task") in ("i2v", "i2i") and not wanted.image:
-        raise EdgeError("missing_field", f"image_path: task {values['task']} needs an image", param="image_path")
-    echo: dict[str, Scalar] = {"task": values["task"]} if values.get("task") else {}
+    task = values.get("task")
+    if task and TASKS[task][1] and not wanted.image:
+        raise EdgeError("missing_field", f"image_path: task {task} needs an image", param="image_path")
+    _check_last_frame(task, wanted, "last_frame_path")
+    echo: dict[str, Scalar] = {"task": task} if task else {}
     if wanted.save_to:
         echo["save_to"] = wanted.save_to
         wanted = msgspec.structs.replace(wanted, save_to=_with_suffix(wanted.save_to, output))
@@ -110,6 +114,11 @@ def read_task(fields: Fields, upload: Upload | None, *, output: str) -> TaskRequ
         warnings=reading.warnings,
         presigned_url=own.text("presigned_url", max_chars=8192) or "",
     )
+
+
+def _check_last_frame(task: str | None, wanted: Generation, label: str) -> None:
+    if task == "flf2v" and not wanted.last_image:
+        raise EdgeError("missing_field", f"{label}: task {task} needs a last frame", param=label)
 
 
 def with_upload(wanted: Generation, upload: Upload) -> Generation:
@@ -127,6 +136,7 @@ def read_cloud(values: Mapping[str, Any], task: str, image: str, files: Mapping[
     wanted = reading.generation
     labels = {**wanted.labels, "image": "input_image"}
     wanted = msgspec.structs.replace(wanted, image=image, labels=labels)
+    _check_last_frame(task, wanted, "input_last_frame")
     return msgspec.structs.replace(reading, generation=wanted)
 
 
@@ -138,7 +148,12 @@ def _read(values: Mapping[str, Any], output: str, *, own: tuple[str, ...], files
         sent = [wanted.label(name) for name in _CLIP_FIELDS if getattr(wanted, name) is not None]
         warnings += tuple(f"{name}: this task makes an image, ignored" for name in sent)
         wanted = msgspec.structs.replace(wanted, **dict.fromkeys(_CLIP_FIELDS))
-    labels = {"image": "image_path", "save_to": "save_result_path", **wanted.labels, "output": "task"}
+    labels = {
+        "image": "image_path",
+        "save_to": "save_result_path",
+        **wanted.labels,
+        "output": "task",
+    }
     generation = msgspec.structs.replace(wanted, output=output, labels=labels)
     return Reading(generation=generation, warnings=warnings)
 

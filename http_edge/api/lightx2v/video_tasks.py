@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
+from broker.wire.inputs import ROLES
 from broker.wire.jobspec import Scalar
 from http_edge.api.lightx2v import schema_lightx2v as lx
 from http_edge.api.lightx2v.task_fields import GEN1_POLICY, MAX_TASK_ID_CHARS, with_upload
@@ -22,6 +23,7 @@ from http_edge.body.forms import Fields, Upload
 from http_edge.body.json_body import json_response
 from http_edge.jobs.generation import FIELDS, MAX_PATH_CHARS, NAMES
 from http_edge.jobs.generation_reader import read_generation
+from http_edge.jobs.input_files import fields_of, input_files, with_files
 from http_edge.jobs.service import JobService
 from http_edge.jobs.specs import echoed_image
 from http_edge.jobs.submission import Submission
@@ -35,7 +37,7 @@ _REQUIRED = ("task_id", "prompt", "save_video_path")
 _OWN = ("task_id", "task_id_must_unique", "use_prompt_enhancer", "num_fragments", *WEBHOOK_FIELDS)
 
 #: Fields of the record whether they were sent or not.
-_RECORDED = ("prompt", "negative_prompt", "image", "save_to")
+_RECORDED = ("prompt", "negative_prompt", "image", "save_to", *ROLES)
 
 
 class Gen1:
@@ -53,6 +55,8 @@ class Gen1:
         """Take a task, with the picture among the files of `fields`; the server's answer. Raises `EdgeError`."""
         upload = fields.upload(*FIELDS["image"].names) if fields else None
         order = self._read(values, upload, fields.uploads if fields else {}, place)
+        if fields:
+            order = msgspec.structs.replace(order, inputs=await self._calls.uploaded(input_files(fields.uploads)))
         if upload is not None:
             image = await self._calls.image(upload.field, upload, allow_paths=False)
             wanted = with_upload(order.wanted, upload)
@@ -75,7 +79,7 @@ class Gen1:
         return json_response(answer)
 
     def _read(
-        self, values: Mapping[str, Any], upload: Upload | None, files: Mapping[str, Any], place: str
+        self, values: Mapping[str, Any], upload: Upload | None, files: Mapping[str, list[Upload]], place: str
     ) -> Submission:
         """The order in a request. Raises `EdgeError`."""
         absent = [name for name in _REQUIRED if values.get(name) is None]
@@ -84,9 +88,10 @@ class Gen1:
         options = Reader(values, place=place)
         task_id = options.required_text("task_id", max_chars=MAX_TASK_ID_CHARS, min_chars=1)
         save_path = options.required_text("save_video_path", max_chars=MAX_PATH_CHARS, min_chars=1)
-        own = (*_OWN, *(() if upload is None else (upload.field,)))
+        inputs = input_files(files)
+        own = (*_OWN, *(() if upload is None else (upload.field,)), *fields_of(inputs))
         reading = read_generation(values, GEN1_POLICY, own=own, files=files, place=place)
-        wanted = reading.generation
+        wanted = with_files(reading.generation, values, inputs)
         unique = options.flag("task_id_must_unique") or False
         fragments = options.integer("num_fragments", 1, 1_000_000)
         echo: dict[str, Scalar] = {

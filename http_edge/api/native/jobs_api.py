@@ -29,6 +29,7 @@ from http_edge.http.routing import EdgeRoute, route
 from http_edge.jobs.delete_job import delete_job
 from http_edge.jobs.generation import FIELDS
 from http_edge.jobs.generation_reader import Policy, read_generation
+from http_edge.jobs.input_files import INPUT_FILES, Files, fields_of, input_files, with_files
 from http_edge.jobs.job import Job
 from http_edge.jobs.progress import Progress
 from http_edge.jobs.service import JobService, Submission
@@ -76,7 +77,7 @@ class JobsApi:
     @operation(
         "createJob",
         _TAG,
-        body=Body(type=schema.JobRequest, files={"image": False}),
+        body=Body(type=schema.JobRequest, files={"image": False, **INPUT_FILES}),
         answers={
             200: Answer(about="The job.", types=(schema.JobTaken,), links=_NEXT),
             202: Answer(about="The job, with `Prefer: respond-async`.", types=(schema.JobTaken,), links=_NEXT),
@@ -245,8 +246,9 @@ class JobsApi:
 
     async def _read(self, fields: Fields) -> Submission:
         """What a request asks for, its image file kept. Raises `EdgeError`."""
-        upload = fields.upload(*FIELDS["image"].names)
-        order = read_order(fields.values, upload, files=fields.uploads)
+        upload, inputs = fields.upload(*FIELDS["image"].names), input_files(fields.uploads)
+        order = read_order(fields.values, upload, inputs, files=fields.uploads)
+        order = msgspec.structs.replace(order, inputs=await self._calls.uploaded(inputs))
         if upload is None:
             return order
         image = await self._calls.image(upload.field, upload, allow_paths=False)
@@ -274,11 +276,13 @@ def _standing(job: Job) -> tuple[Any, ...]:
     return job.view.state, job.view.attempts, job.view.cancel_requested
 
 
-def read_order(values: Mapping[str, Any], upload: Upload | None, *, files: Collection[str]) -> Submission:
-    """What a native request asks for, with the picture that it brought as a file. Raises `EdgeError`."""
-    own = (*_OWN_FIELDS, *(() if upload is None else (upload.field,)))
+def read_order(
+    values: Mapping[str, Any], upload: Upload | None, inputs: Files, *, files: Collection[str]
+) -> Submission:
+    """What a native request asks for, with the picture and the further inputs that it brought as files. Raises `EdgeError`."""
+    own = (*_OWN_FIELDS, *(() if upload is None else (upload.field,)), *fields_of(inputs))
     reading = read_generation(values, _POLICY, own=own, files=files)
-    wanted = reading.generation
+    wanted = with_files(reading.generation, values, inputs)
     if upload is not None and (wanted.image or values.get(upload.field)):
         raise invalid(upload.field, wanted.image or values[upload.field], "came as a file, too")
     reader = Reader(values)

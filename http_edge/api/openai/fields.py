@@ -18,6 +18,7 @@ from http_edge.base.errors import invalid, shown
 from http_edge.base.json_text import BadJson, decode_json
 from http_edge.body.fields import Reader, untexted
 from http_edge.body.forms import Fields, Upload
+from http_edge.body.media_text import media_text
 from http_edge.jobs.generation import FIELDS, NAMES, Generation
 from http_edge.jobs.generation_reader import Policy, read_generation
 
@@ -63,9 +64,6 @@ POLICY = Policy(
     silent=frozenset(_SILENT),
     idle=IDLE_WORDS,
 )
-
-#: A request of that much text in one field is an image or a mistake.
-_MAX_IMAGE_CHARS = 48 * 1024 * 1024
 
 
 class GenerationRequest(Struct, frozen=True, kw_only=True):
@@ -167,24 +165,7 @@ def images_in(fields: Fields, values: Mapping[str, Any], names: tuple[str, ...])
         found += [(name, upload) for upload in fields.uploads.get(name, ())]
         value = values.get(name)
         for item in value if isinstance(value, list) else [value]:
-            text = _image_text(name, item)
+            text = media_text(name, item)
             if text:
                 found.append((name, text))
     return found
-
-
-def _image_text(name: str, value: Any) -> str:
-    """The text that stands for an image: itself, or a member of OpenAI's objects, which may come as JSON text. Raises `EdgeError`."""
-    if isinstance(value, str) and value.lstrip().startswith("{"):
-        value = as_object(name, value)
-    if isinstance(value, dict):
-        member = next((key for key in ("image_url", "file_id", "url") if value.get(key)), None)
-        if member is None:
-            raise invalid(name, value, "holds neither image_url nor file_id")
-        inner = value[member]
-        return _image_text(f"{name}.{member}", inner.get("url") if isinstance(inner, dict) else inner)
-    if value is None:
-        return ""
-    if not isinstance(value, str) or len(value) > _MAX_IMAGE_CHARS or "\0" in value:
-        raise invalid(name, value, "is not an image: a file, a URL, a data URL or base64 is expected")
-    return value.strip()

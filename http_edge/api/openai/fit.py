@@ -10,6 +10,8 @@ OpenAI's SDKs name models that no self-hosted service has, and a handful of size
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 
 from broker.wire.jobspec import MediaKind, ModelCard
@@ -22,28 +24,28 @@ from http_edge.jobs.service import JobService
 
 
 async def choose_card(
-    calls: JobService, name: str, output: MediaKind, *, with_image: bool
+    calls: JobService, name: str, output: MediaKind, *, inputs: Collection[str]
 ) -> tuple[ModelCard, list[str]]:
-    """The model to draw with, and what to tell the client about it. Raises `EdgeError`."""
+    """The model to draw with, from inputs of these roles, and what to tell the client about it. Raises `EdgeError`."""
     catalogue, settings = calls.catalogue, calls.settings
     if name and name not in catalogue.aliases:
         cards = await catalogue.cards()
         if not any(card.name == name for card in cards):
             cards = await catalogue.cards(max_age_s=0.0)
         if cards and not any(card.name == name for card in cards):
-            only = _only(cards, output, with_image) if settings.unknown_model == "serve" else None
+            only = _only(cards, output, inputs) if settings.unknown_model == "serve" else None
             if only is None:
                 raise unknown_model("model", name, cards)
             return only, [f"model: {shown(name)} is not a model of this service; {shown(only.name)} was used"]
-    card = await catalogue.choose(name or None, default=settings.default_model, output=output, with_image=with_image)
+    card = await catalogue.choose(name or None, default=settings.default_model, output=output, inputs=inputs)
     if not card.makes(output):
         raise invalid("model", name or card.name, f"makes {card.output}s, not {output}s")
     return card, []
 
 
-def _only(cards: list[ModelCard], output: MediaKind, with_image: bool) -> ModelCard | None:
+def _only(cards: list[ModelCard], output: MediaKind, inputs: Collection[str]) -> ModelCard | None:
     """The model that alone can make this: of those made for it, else of those that also can."""
-    able = suited(cards, output, with_image) or [card for card in cards if card.makes(output)]
+    able = suited(cards, output, inputs) or [card for card in cards if card.makes(output)]
     able = [card for card in able if card.output == output] or able
     return able[0] if len(able) == 1 else None
 

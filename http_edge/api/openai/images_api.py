@@ -43,9 +43,6 @@ from http_edge.media.thumbnails import FORMATS, Thumbnails, Variant, as_format
 #: Read here or in `openai_pictures`.
 _OWN = ("background",)
 
-#: Masks by their names in several servers: drawing only inside one needs another kind of pipeline.
-_MASKS = ("mask", "mask_image", "markup")
-
 _TAG = Tag("Images", "OpenAI's Images API, with the fields of vLLM-Omni and SGLang.")
 
 _DRAWN = {
@@ -95,7 +92,7 @@ class ImagesApi:
     @operation(
         "editImage",
         _TAG,
-        body=Body(type=openai.ImageEditRequest, files={"image": True}, one_of=EDIT_IMAGES),
+        body=Body(type=openai.ImageEditRequest, files={"image": True, "mask": False}, one_of=EDIT_IMAGES),
         answers=_DRAWN,
         errors=(*MAKE, *WAIT),
         prefer=True,
@@ -104,11 +101,6 @@ class ImagesApi:
     async def edit(self, request: Request) -> Response:
         """Draw pictures from a picture and text, and wait for them."""
         async with await read_fields(request) as fields:
-            masks = [name for name in _MASKS if fields.uploads.get(name) or fields.values.get(name)]
-            if masks:
-                raise EdgeError(
-                    "unsupported", f"{masks[0]}: no model of this service draws inside a mask alone", param=masks[0]
-                )
             job, how = await self._submit(fields, EDIT_IMAGES)
         return await self._answer(request, job, how, "image_edit")
 

@@ -117,6 +117,8 @@ class ModelsApi:
             vae_precision="fp32" if card.pipeline.startswith(_FLOAT32_VAE) else precision,
             takes_image=card.takes_image,
             needs_image=card.needs_image,
+            takes_inputs=list(card.takes_inputs),
+            needs_inputs=list(card.needs_inputs),
             sound=card.sound,
             defaults=card.defaults,
             limits=card.limits,

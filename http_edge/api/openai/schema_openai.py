@@ -273,6 +273,8 @@ class Model(Struct, kw_only=True):
     vae_precision: str
     takes_image: bool
     needs_image: bool
+    takes_inputs: Annotated[list[str], Meta(description="Fields of further media that it takes.")]
+    needs_inputs: Annotated[list[str], Meta(description="Those of them that it draws nothing without.")]
     sound: Annotated[
         bool, Meta(description="Whether its clips have sound, by themselves or where `extra` asks for it.")
     ]

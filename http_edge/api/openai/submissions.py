@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -12,14 +13,18 @@ from broker.wire.jobspec import MediaKind
 from http_edge.api.openai.fields import GenerationRequest, read_request
 from http_edge.api.openai.fit import choose_card, fit
 from http_edge.api.openai.views import IMAGE_ORIGIN, VIDEO_ORIGIN, echo_of
-from http_edge.base.errors import EdgeError
+from http_edge.base.errors import EdgeError, invalid
 from http_edge.body.forms import Upload
+from http_edge.jobs.input_files import fields_of, input_files, with_files
 from http_edge.jobs.job import Job
+from http_edge.jobs.media_checks import check_roles
 from http_edge.jobs.service import JobService
+from http_edge.jobs.specs import echoed_image
 from http_edge.jobs.submission import Submission
 from http_edge.jobs.webhook_fields import WEBHOOK_FIELDS, Webhook, read_webhook
 
 _ORIGINS: dict[MediaKind, str] = {"video": VIDEO_ORIGIN, "image": IMAGE_ORIGIN}
+_NO_FILES: Mapping[str, Sequence[Upload]] = MappingProxyType({})
 ID_PREFIXES: dict[MediaKind, str] = {"video": "video_", "image": "img_"}
 
 
@@ -28,8 +33,10 @@ class MediaRequest(Struct, frozen=True, kw_only=True):
 
     asked: GenerationRequest
     output: MediaKind
-    #: The images that came, with the fields they came in; the first is drawn from.
+    #: The images that came, with the fields they came in: the first is the image, the others are drawn from beside it.
     images: list[tuple[str, str | Upload]] = []
+    #: Files that came as further inputs, by role.
+    files: dict[str, list[Upload]] = {}
     previews: int = 0
     remixed_from: str = ""
     webhook: Webhook | None = None
@@ -41,25 +48,37 @@ def read_media_request(
     images: list[tuple[str, str | Upload]],
     own: tuple[str, ...],
     *,
-    files: Collection[str] = (),
+    files: Mapping[str, Sequence[Upload]] = _NO_FILES,
     warnings: list[str] | None = None,
     previews: int = 0,
 ) -> MediaRequest:
-    """What a request asks for; `own` are the fields that its API reads itself, `files` the names of those that came. Raises `EdgeError`."""
+    """What a request asks for; `own` are the fields that its API reads itself, `files` those that came. Raises `EdgeError`."""
     webhook = read_webhook(values)
-    asked = read_request(values, output, (*own, *WEBHOOK_FIELDS), files)
+    inputs = {role: uploads for role, uploads in input_files(files).items() if uploads[0].field not in own}
+    asked = read_request(values, output, (*own, *fields_of(inputs), *WEBHOOK_FIELDS), files)
+    asked = msgspec.structs.replace(asked, wanted=with_files(asked.wanted, values, inputs))
     if warnings:
         asked = msgspec.structs.replace(asked, warnings=(*warnings, *asked.warnings))
-    return MediaRequest(asked=asked, output=output, images=images, previews=previews, webhook=webhook)
+    return MediaRequest(asked=asked, output=output, images=images, files=inputs, previews=previews, webhook=webhook)
 
 
 async def submit(calls: JobService, wish: MediaRequest) -> Job:
     """The accepted job. Call it while the request's files are still there. Raises `EdgeError`; nothing was taken then."""
     asked, output = wish.asked, wish.output
     warnings = list(asked.warnings)
+    wanted = asked.wanted
     if len(wish.images) > 1:
-        warnings.append(f"{wish.images[0][0]}: {len(wish.images)} images came, the first was used")
-    card, about_model = await choose_card(calls, asked.model, output, with_image=bool(wish.images))
+        if wanted.reference_images:
+            raise invalid(
+                wish.images[1][0], wanted.reference_images, "came beside several images: they are in one field"
+            )
+        names = tuple(_name_of(source) for _, source in wish.images[1:])
+        labels = {**wanted.labels, "reference_images": wish.images[1][0]}
+        asked = msgspec.structs.replace(
+            asked, wanted=msgspec.structs.replace(wanted, reference_images=names, labels=labels)
+        )
+    roles = {*asked.wanted.roles(), *(("image",) if wish.images else ())}
+    card, about_model = await choose_card(calls, asked.model, output, inputs=roles)
     if wish.images and not card.draws_from_image(output):
         field, model = wish.images[0][0], f"model {card.name} ({card.pipeline or card.engine})"
         reason = (
@@ -67,11 +86,14 @@ async def submit(calls: JobService, wish: MediaRequest) -> Job:
         )
         raise EdgeError("unsupported", f"{field}: {model} {reason}", param=field)
     wanted, about_fit = fit(asked, card, output)
-    image = None
     if wish.images:
         field, source = wish.images[0]
-        wanted = msgspec.structs.replace(wanted, labels={**wanted.labels, "image": field})
-        image = await calls.image(field, source, allow_paths=True)
+        wanted = msgspec.structs.replace(wanted, image=_name_of(source), labels={**wanted.labels, "image": field})
+    check_roles(wanted, card, output)
+    kept = [await calls.image(field, source, allow_paths=True) for field, source in wish.images]
+    inputs = await calls.uploaded(wish.files)
+    if kept[1:]:
+        inputs["reference_images"] = tuple(kept[1:])
     shortened = any(line.startswith(f"{wanted.label('seconds')}:") for line in about_fit)
     echo = echo_of(
         model=asked.model or card.name,
@@ -82,7 +104,8 @@ async def submit(calls: JobService, wish: MediaRequest) -> Job:
         wanted=msgspec.structs.replace(wanted, previews=wish.previews),
         warnings=(*about_model, *about_fit, *warnings),
         lenient=True,
-        image=image,
+        image=kept[0] if kept else None,
+        inputs=inputs,
         id_prefix=ID_PREFIXES[output],
         priority=asked.priority,
         origin=_ORIGINS[output],
@@ -92,3 +115,8 @@ async def submit(calls: JobService, wish: MediaRequest) -> Job:
     )
     job, _ = await calls.submit(order)
     return job
+
+
+def _name_of(source: str | Upload) -> str:
+    """An image as errors show it."""
+    return echoed_image(source) if isinstance(source, str) else source.file_name or "a file"

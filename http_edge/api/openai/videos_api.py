@@ -7,6 +7,7 @@ size, length) with another prompt. What no pipeline here can do, editing a clip 
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -300,6 +301,10 @@ class VideosApi:
             ),
             lenient=True,
             image=Picture(spec.image, spec.width, spec.height) if spec.image else None,
+            inputs={
+                role: tuple(Picture(path, spec.width, spec.height) for path in paths)
+                for role, paths in spec.inputs.items()
+            },
             id_prefix=ID_PREFIXES["video"],
             priority=source.view.priority,
             origin=shapes.VIDEO_ORIGIN,
@@ -451,6 +456,7 @@ class VideosApi:
 
 def _same(spec: JobSpec, prompt: str) -> Generation:
     """What a job drew, with another prompt."""
+    inputs: dict[str, Any] = {role: tuple(Path(path).name for path in paths) for role, paths in spec.inputs.items()}
     return Generation(
         prompt=prompt,
         negative_prompt=spec.negative_prompt,
@@ -467,4 +473,5 @@ def _same(spec: JobSpec, prompt: str) -> Generation:
         seed=spec.seed,
         num_outputs=spec.num_outputs,
         extra=spec.extra,
+        **inputs,
     )

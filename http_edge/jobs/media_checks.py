@@ -1,0 +1,102 @@
+"""What a request's media are held to: what the model takes and needs, how they go together, what of them is cut. Touches no file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from broker.wire.inputs import ROLES, SHAPING
+from broker.wire.jobspec import MediaKind, ModelCard
+from http_edge.base.errors import EdgeError, invalid, shown
+from http_edge.jobs.generation import Generation
+from http_edge.media.image_inputs import MAX_IMAGE_PIXELS, Picture
+
+#: Inputs by role.
+Media = Mapping[str, tuple[Picture, ...]]
+
+#: How far the shapes of a picture and of what is drawn from it may differ before what is cut off is worth a word.
+_ROUNDING = math.log(1.02)
+
+#: Pixels of all pictures together: an engine has them in memory at once.
+_MOST_PIXELS = 2 * MAX_IMAGE_PIXELS
+
+
+def check_roles(wanted: Generation, card: ModelCard, output: MediaKind) -> None:
+    """Refuse inputs that the model does not take, and a request without one that it needs."""
+    roles = wanted.roles()
+    for role in roles:
+        label, value = wanted.label(role), getattr(wanted, role)
+        if not card.takes(role, output):
+            raise invalid(label, value if isinstance(value, str) else value[0], _refusal(role, card))
+        if role in ROLES and len(value) > ROLES[role].most:
+            raise invalid(label, value, f"is too many: {len(value)} came, at most {ROLES[role].most} can be used")
+    for role in card.needs:
+        if role not in roles:
+            raise _missing(wanted, role, f"model {shown(card.name)} needs {_noun(role)}")
+    if "mask_image" in roles and not {"image", "video"} & set(roles):
+        beside = "image" if card.takes("image", output) else "video"
+        raise _missing(wanted, beside, f"{wanted.label('mask_image')} needs {_noun(beside)} beside it")
+
+
+def _refusal(role: str, card: ModelCard) -> str:
+    rule = f"is refused: model {shown(card.name)} takes no {_noun(role).removeprefix('an ').removeprefix('a ')}"
+    if role == "image":
+        if card.takes_image:
+            return f"{rule} for an image"
+        others = [ROLES[other].noun for other in ("reference_images", "control_image") if other in card.takes_inputs]
+        return f"{rule}; it takes {' and '.join(others)}" if others else rule
+    return f"{rule} for an image" if role in card.takes_inputs else rule
+
+
+def _missing(wanted: Generation, role: str, rule: str) -> EdgeError:
+    label = wanted.label(role)
+    return EdgeError("missing_field", f"{label}: {rule}", param=label)
+
+
+def _noun(role: str) -> str:
+    return ROLES[role].noun if role in ROLES else "an image"
+
+
+def shaping(media: Media) -> Picture | None:
+    """The input whose shape is drawn where the request names none."""
+    return next((media[role][0] for role in SHAPING if media.get(role)), None)
+
+
+def is_cut_little(picture: Picture, size: tuple[int, int]) -> bool:
+    """Whether the picture has about this shape: what is cut to fit is no more than rounding."""
+    return abs(math.log(picture.width / picture.height * size[1] / size[0])) <= _ROUNDING
+
+
+def check_media(wanted: Generation, media: Media) -> None:
+    """Refuse inputs that do not go together, once they are kept."""
+    pictures = [one for kept in media.values() for one in kept if one.clip is None]
+    pixels = sum(one.width * one.height for one in pictures)
+    if len(pictures) > 1 and pixels > _MOST_PIXELS:
+        label = wanted.label(next(iter(media)))
+        raise EdgeError(
+            "invalid_value", f"{label}: the images have {pixels} pixels; at most {_MOST_PIXELS}", param=label
+        )
+    for mask in media.get("mask_image", ()):
+        role = "image" if "image" in media else "video"
+        beside = media[role][0]
+        if not is_cut_little(beside, (mask.width, mask.height)):
+            label = wanted.label("mask_image")
+            shapes = f"{mask.width}x{mask.height} and {wanted.label(role)} {beside.width}x{beside.height}"
+            raise EdgeError("invalid_value", f"{label}: it is {shapes}; they must be of one shape", param=label)
+
+
+def told_of_media(wanted: Generation, card: ModelCard, media: Media, size: tuple[int, int]) -> Iterator[str]:
+    """What was changed of the inputs, and what is cut off to draw this size: a sentence each."""
+    for role, kept in media.items():
+        label = wanted.label(role)
+        for one in kept:
+            yield from (f"{label}: {note}" for note in one.notes)
+            cut = card.cuts_image if role in ("image", "mask_image") else role != "reference_images"
+            if card.takes_size and cut and not is_cut_little(one, size):
+                yield f"{label}: cut from {one.width}x{one.height} to the shape of {size[0]}x{size[1]}"
+
+
+def frames_there(media: Media, fps: float) -> tuple[str, int] | None:
+    """(role, frames) of the shortest clip seen at `fps`; None without one."""
+    found = [(kept[0].clip.frames_at(fps), role) for role, kept in media.items() if kept[0].clip is not None]
+    return min(found)[::-1] if found else None
