@@ -31,7 +31,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("workers",),
         ("workers/agent", "workers/engine"),
         ("workers/supervisor",),
-        ("workers/ipc",),
+        ("workers/ipc", "workers/gpu"),
         ("workers/models",),
         ("workers/demo_model",),
     ),

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from broker.runtime import log_context, rlimits, signals
 from broker.runtime.settings import SettingsError, check_endpoint, load, make_socket_dir, read_config
+from workers.gpu.library import Nvml
 from workers.settings import WorkerSettings, agent_configs, ensure_temporary_directory, read_models
 from workers.supervisor import drain, gpus
 from workers.supervisor.cores import usable_cores
@@ -51,7 +52,7 @@ def _configure(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[AgentCo
     log_context.setup("workers", settings.log_level)
     ensure_temporary_directory(settings.home_path)
     check_endpoint("back", settings.back_endpoint)
-    devices = gpus.resolve(settings.gpus, gpus.visible_gpus(environ, gpus.count_gpus()))
+    devices = gpus.resolve(settings.gpus, gpus.visible_gpus(environ, gpus.machine_gpus(Nvml())))
     models = read_models(settings, _model_tables(argv, environ))
     make_socket_dir("back", settings.back, settings.back_endpoint)
     return agent_configs(settings, devices, models, usable_cores())

@@ -33,8 +33,8 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
     gpus: Annotated[
         str,
         Meta(
-            description="what to run workers on: 0-7, or 0,2,5-7 (numbers as in nvidia-smi), auto (all GPUs, else one CPU worker), "
-            "cpu, or cpu:N (N CPU workers)"
+            description="what to run workers on: 0-7, or 0,2,5-7 (numbers as in nvidia-smi), 0:1 (the second MIG slice of GPU 0), UUIDs as "
+            "nvidia-smi -L lists them, auto (all GPUs and MIG slices, else one CPU worker), cpu, or cpu:N (N CPU workers)"
         ),
     ] = "auto"
     model: Annotated[

@@ -65,7 +65,7 @@ class WorkerNoted(Struct, frozen=True, gc=False):
     """Something about a worker that its operator should read: a log line and a metric."""
 
     worker: str
-    action: Literal["benched", "back_from_bench", "drain_asked"]
+    action: Literal["benched", "back_from_bench", "drain_asked", "device_fault"]
     text: str
 
 

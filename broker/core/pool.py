@@ -53,9 +53,14 @@ class Worker:
         """Whether it sits out after too many failures."""
         return self.benched_until > 0
 
+    @property
+    def fault(self) -> str:
+        """Why its device is not to be used, as it says itself; "": it is."""
+        return self.stats.health.fault
+
     def capacity(self) -> tuple[int, bool]:
         """(room, in service): see there."""
-        if self.lost or self.suspect or self.draining or self.drain_asked or self.benched_until:
+        if self.lost or self.suspect or self.draining or self.drain_asked or self.benched_until or self.fault:
             return 0, False
         room = self.free - len(self.unseen)
         return room if room > 0 else 0, self.engine not in ("restarting", "stopped")
@@ -108,12 +113,13 @@ class Pool:
     def register_again(self, worker: Worker, boot: str, peer: bytes, info: WorkerInfo, now: float) -> None:
         """The worker of this name speaks from another address, or is another process: its record and what it holds stay.
 
-        A new process is given a new chance: no drain was asked of it, and it failed at nothing.
+        A new process is given a new chance: no drain was asked of it, it failed at nothing, and its device counts as sound.
         """
         self._by_peer.pop(worker.peer, None)
         if boot != worker.boot:
             worker.drain_asked, worker.benched_until, worker.benchings = False, 0.0, 0
             worker.blamed.clear()
+            worker.stats = Heartbeat(seen=0, free=0)
         worker.boot, worker.peer, worker.info = boot, peer, info
         worker.models = frozenset(card.name for card in info.models)
         worker.last_heard_at = worker.idle_since = now

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from zlib import crc32
 
 from broker.core import retry, worker_breaker
+from broker.core.effects import WorkerNoted
 from broker.core.grants import send_grant
 from broker.core.jobs import Cause, Job
 from broker.core.pool import Worker
@@ -134,7 +135,12 @@ def _adopt(state: State, worker: Worker, job: Job, fence: int, now: float) -> No
 def heartbeat(state: State, worker: Worker, message: m.Heartbeat, now: float) -> None:
     """Renew the lease, take the numbers, settle what is held, answer. Raises `DecodeError` before anything changes."""
     check_fence(state, max((message.seen, *(item.fence for item in message.held))))
+    was_sound = not worker.fault
     state.pool.reported(worker, bounds.heartbeat(message))
+    if worker.fault and was_sound:
+        text = f"its device is broken, and it gets no more jobs: {worker.fault}"
+        state.effects.append(WorkerNoted(worker.name, "device_fault", text))
+        worker_breaker.reconsider(state)
     reconcile_held(state, worker, message.held, now)
     held = {item.job_id for item in message.held}
     for job_id in [job_id for job_id in worker.held if job_id not in held]:

@@ -164,6 +164,7 @@ def worker_view(worker: Worker, jobs: dict[str, Job], now: float) -> m.WorkerVie
         cancelled=worker.cancelled,
         benched_s=max(0.0, worker.benched_until - now),
         failed_in_a_row=len(worker.blamed),
+        health=stats.health,
     )
 
 
@@ -174,6 +175,8 @@ def _worker_state(worker: Worker) -> m.WorkerStateName:
         return "suspect"
     if worker.draining or worker.drain_asked:
         return "draining"
+    if worker.fault:
+        return "faulty"
     if worker.benched:
         return "benched"
     if worker.held:

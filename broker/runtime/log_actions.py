@@ -56,6 +56,7 @@ class Action(StrEnum):
     METRICS = "metrics", "The textfile of metrics cannot be written."
     BENCHED = "benched", "A worker gets no work for a while: job after job failed there."
     BACK_FROM_BENCH = "back_from_bench", "A worker that was benched gets work again."
+    DEVICE_FAULT = "device_fault", "The device of a worker is broken: it gets no more jobs until it is started anew."
     DRAIN_ASKED = "drain_asked", "A worker was asked to finish what it holds and leave."
     # Supervisor and agents
     AGENT_STARTED = "agent_started", "The agent process of a worker was started."
@@ -74,6 +75,8 @@ class Action(StrEnum):
     ENGINE_KILLED = "engine_killed", "The engine process was killed; with the reason."
     ENGINE_UNKILLABLE = "engine_unkillable", "A killed engine is still there: the worker takes no more."
     STRAY_ENGINE_MESSAGE = "stray_engine_message", "The engine said something of no attempt that is known."
+    GPU_UNREAD = "gpu_unread", "The numbers of a GPU cannot be read: no management library, or it does not answer."
+    GPU_XID = "gpu_xid", "The GPU's driver reports an error; with its number."
     ATTEMPT_STARTED = "attempt_started", "The engine has taken up a job."
     ATTEMPT_FINISHED = "attempt_finished", "The files of a job are written."
     ATTEMPT_FAILED = "attempt_failed", "A job failed in the engine; with the reason."

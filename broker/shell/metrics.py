@@ -122,7 +122,7 @@ class Metrics:
             workers.add_metric((name,), count)
         yield workers
         notes = CounterMetricFamily(
-            "zoetrope_worker_notes", "Workers benched, back, asked to drain", labels=("action",)
+            "zoetrope_worker_notes", "Workers benched, back, asked to drain, with a broken device", labels=("action",)
         )
         for action, count in self.notes.items():
             notes.add_metric((action,), count)

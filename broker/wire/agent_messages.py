@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from broker.wire.device import DeviceHealth
 from broker.wire.failures import FailureKind
 from broker.wire.terms import Count, EngineState, Fence, Held, Id, KnownId, Message, Name, Seconds, Short
 
@@ -49,6 +50,7 @@ class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
     utilisation: float = -1.0
     temperature_c: float = -1.0
     draining: bool = False
+    health: DeviceHealth = DeviceHealth()
 
 
 class Started(Message, frozen=True, kw_only=True, tag="started"):

@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from broker.wire.device import DeviceHealth
 from broker.wire.failures import FailureKind
 from broker.wire.jobspec import ModelCard, Phase, Result
 from broker.wire.terms import (
@@ -171,6 +172,8 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     #: Seconds it still gets no work because jobs failed there; jobs that failed there, and only there, since one succeeded.
     benched_s: float = 0.0
     failed_in_a_row: int = 0
+    #: Power, clocks and errors of its device.
+    health: DeviceHealth = DeviceHealth()
 
 
 class ClockStep(Struct, frozen=True, array_like=True):

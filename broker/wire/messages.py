@@ -38,6 +38,7 @@ from broker.wire.bodies import PoolView as PoolView
 from broker.wire.bodies import SetAside as SetAside
 from broker.wire.bodies import WorkerInfo as WorkerInfo
 from broker.wire.bodies import WorkerView as WorkerView
+from broker.wire.device import DeviceHealth as DeviceHealth
 from broker.wire.edge_messages import Accepted as Accepted
 from broker.wire.edge_messages import CancelJob as CancelJob
 from broker.wire.edge_messages import CancelOutcome as CancelOutcome

@@ -68,8 +68,8 @@ WebhookUrl = Annotated[str, Meta(pattern=r"^[!-~]{0,1024}\Z")]
 
 EngineState = Literal["starting", "loading", "ready", "busy", "restarting", "stopped"]
 
-#: `benched`: gets no work for a while, because job after job failed there.
-WorkerStateName = Literal["starting", "idle", "busy", "suspect", "draining", "benched", "lost"]
+#: `benched`: gets no work for a while, because job after job failed there. `faulty`: its device is broken, and it gets no work.
+WorkerStateName = Literal["starting", "idle", "busy", "suspect", "draining", "benched", "faulty", "lost"]
 
 
 class Held(Struct, frozen=True, kw_only=True, array_like=True, gc=False):

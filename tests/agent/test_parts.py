@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pynvml
 import pytest
 
+from broker.wire.device import DeviceHealth
 from tests.agent.stage import CARD, Stage
+from tests.support.gpu_library import FakeGpu, FakeLibrary
 from workers.agent import attempt_dirs, invariants, stats
 from workers.agent.clock import AwakeClock
 from workers.agent.effects import Stats
 from workers.agent.invariants import InvariantBroken
 from workers.agent.shell import engine_environ
+from workers.gpu import watch
+from workers.gpu.library import Reading
 from workers.supervisor.messages import AgentConfig
 
 # ------------------------------------------------------------------ directories
@@ -114,7 +117,7 @@ def test_time_in_which_the_process_stood_still_does_not_count() -> None:
 
 
 def test_a_cpu_worker_s_memory_is_its_engine_s() -> None:
-    sampler = stats.sampler("cpu", "")
+    sampler = stats.sampler("cpu", "", FakeLibrary())
     mine = sampler.sample(os.getpid(), (0, 0))
     assert sampler.device == "cpu"
     assert 1 < mine.memory_used_mb < mine.memory_total_mb
@@ -123,54 +126,42 @@ def test_a_cpu_worker_s_memory_is_its_engine_s() -> None:
     assert sampler.sample(2**22 + 1, (12, 99)).memory_used_mb == 12  # gone meanwhile
 
 
-class Nvml:
-    """The management library of a machine with one GPU, as far as it works."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, broken: tuple[str, ...] = ()) -> None:
-        self._broken = broken
-        for name, value in {
-            "nvmlInit": None,
-            "nvmlDeviceGetHandleByIndex": "index",
-            "nvmlDeviceGetHandleByUUID": "uuid",
-            "nvmlDeviceGetName": "NVIDIA H100",
-            "nvmlDeviceGetMemoryInfo": self,
-            "nvmlDeviceGetUtilizationRates": self,
-            "nvmlDeviceGetTemperature": 61,
-        }.items():
-            monkeypatch.setattr(pynvml, name, self._answer(name, value))
-
-    used = 3 * 1024 * 1024
-    total = 80 * 1024 * 1024
-    gpu = 97
-
-    def _answer(self, name: str, value: object):
-        def answer(*_args: object) -> object:
-            if name in self._broken:
-                raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
-            return value
-
-        return answer
-
-
 @pytest.mark.parametrize("visible", ["0", "GPU-1b2c"])
-def test_a_gpu_worker_s_numbers(visible: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    Nvml(monkeypatch)
-    sampler = stats.sampler("cuda", visible)
-    assert sampler.device == "NVIDIA H100"
+def test_a_gpu_worker_s_numbers(visible: str) -> None:
+    gpu = FakeGpu()
+    library = FakeLibrary(gpu)
+    sampler = stats.sampler("cuda", visible, library)
+    assert (sampler.device, library.opened) == ("NVIDIA H100", [visible])
+    gpu.taken_in()
     assert sampler.sample(1, (0, 0)) == Stats(
-        memory_used_mb=3.0, memory_total_mb=80.0, utilisation=97.0, temperature_c=61.0
+        memory_used_mb=3.0,
+        memory_total_mb=80.0,
+        utilisation=97.0,
+        temperature_c=61.0,
+        health=DeviceHealth(
+            power_w=412.5,
+            power_limit_w=700.0,
+            clock_mhz=1755.0,
+            clock_max_mhz=1980.0,
+            throttled=("power_cap",),
+            ecc_uncorrected=0,
+        ),
     )
 
 
-def test_what_a_gpu_does_not_report_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    Nvml(monkeypatch, broken=("nvmlDeviceGetMemoryInfo", "nvmlDeviceGetTemperature"))
-    sample = stats.sampler("cuda", "0").sample(1, (5, 10))
-    assert sample == Stats(memory_used_mb=5.0, memory_total_mb=10.0, utilisation=97.0, temperature_c=-1.0)
+def test_what_a_gpu_does_not_report_is_left_out() -> None:
+    gpu = FakeGpu(Reading(utilisation=97.0))
+    sampler = stats.sampler("cuda", "0", FakeLibrary(gpu))
+    gpu.taken_in()
+    assert sampler.sample(1, (5, 10)) == Stats(memory_used_mb=5.0, memory_total_mb=10.0, utilisation=97.0)
 
 
-def test_without_the_library_the_engine_s_own_numbers_stand(monkeypatch: pytest.MonkeyPatch) -> None:
-    Nvml(monkeypatch, broken=("nvmlInit",))
-    sampler = stats.sampler("cuda", "3")
+@pytest.mark.parametrize("library", [FakeLibrary(), FakeLibrary(hangs=True)], ids=["none", "hangs"])
+def test_without_the_library_the_engine_s_own_numbers_stand(
+    library: FakeLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_OPEN_S", 0.1)
+    sampler = stats.sampler("cuda", "3", library)
     assert sampler.device == "cuda:3"
     assert sampler.sample(1, (5, 10)) == Stats(memory_used_mb=5.0, memory_total_mb=10.0)
 
@@ -199,7 +190,8 @@ def test_an_engine_sees_one_device_whatever_the_machine_has() -> None:
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
         "ZOETROPE_LOG_LEVEL": "debug",
     }
-    assert engine_environ(config, {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"})["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
+    # Else index 3 could be another GPU than the one of which the numbers are.
+    assert engine_environ(config, {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"})["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
 def test_the_engine_s_allocator_and_loader_are_the_service_s_to_set() -> None:

@@ -104,7 +104,9 @@ def test_an_engine_that_gets_ready_is_said_at_once() -> None:
 
 def test_heartbeat_carries_the_measured_numbers() -> None:
     stage = Stage().idle()
-    stage.core.measured(fx.Stats(memory_used_mb=10.5, memory_total_mb=80.0, utilisation=97.0, temperature_c=61.0))
+    stage.core.measured(
+        fx.Stats(memory_used_mb=10.5, memory_total_mb=80.0, utilisation=97.0, temperature_c=61.0), stage.now
+    )
     stage.tick(1.0)
     [beat] = stage.sent(m.Heartbeat)
     assert (beat.memory_used_mb, beat.memory_total_mb, beat.utilisation, beat.temperature_c) == (10.5, 80.0, 97.0, 61.0)

@@ -10,7 +10,7 @@ from broker.runtime.settings import SettingsError, load
 from workers import cli
 from workers.settings import WorkerSettings, agent_configs, read_models
 from workers.supervisor.exit_codes import EXIT_SETTINGS
-from workers.supervisor.gpus import resolve
+from workers.supervisor.gpus import VisibleGpu, resolve
 
 CPU2 = resolve("cpu:2", ())
 
@@ -111,7 +111,9 @@ def test_threads_are_shared_out_among_cpu_workers_only(tmp_path: Path) -> None:
     chosen = settings("--home", str(tmp_path), "--model", "fake")
     models = read_models(chosen, {})
     assert [config.threads for config in agent_configs(chosen, CPU2, models, cores=1)] == [1, 1]
-    assert [config.threads for config in agent_configs(chosen, resolve("0", ("0",)), models, cores=8)] == [0]
+    assert [config.threads for config in agent_configs(chosen, resolve("0", (VisibleGpu("0"),)), models, cores=8)] == [
+        0
+    ]
     fixed = settings("--home", str(tmp_path), "--model", "fake", "--threads", "3")
     assert [config.threads for config in agent_configs(fixed, CPU2, models, cores=64)] == [3, 3]
 

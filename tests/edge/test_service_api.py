@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from broker.client import errors
-from broker.wire.messages import Held
+from broker.wire.messages import DeviceHealth, Held
 from tests.edge.conftest import World
 from tests.testing.fake_broker import VIDEO, worker
 
@@ -100,7 +100,35 @@ def test_workers_are_shown(world: World) -> None:
     )
     assert (busy["job"], busy["jobs"]) == ("j", [{"id": "j", "phase": "denoise", "step": 3, "total": 8}])
     assert (busy["heartbeat_age_s"], busy["memory_used_mb"], busy["temperature_c"]) == (0.25, 512.0, 60.0)
+    assert (idle["power_w"], idle["throttled"], idle["ecc_uncorrected"], idle["xids"], idle["fault"]) == (
+        None,
+        [],
+        None,
+        {},
+        None,
+    )
     assert (busy["succeeded"], busy["models"]) == (4, ["demo", "animate", "org/picture"])
+
+
+HEALTH = DeviceHealth(
+    power_w=412.5, clock_mhz=1755.0, throttled=("power_cap",), ecc_uncorrected=2, xids={48: 2}, fault="Xid 48: memory"
+)
+
+
+def test_the_health_of_a_gpu_is_shown(world: World) -> None:
+    world.fake.workers["cpu-1"] = msgspec.structs.replace(world.fake.workers["cpu-1"], state="faulty", health=HEALTH)
+    shown = world.http.get("/v1/workers").json()["data"][1]
+    assert (shown["state"], shown["fault"], shown["xids"]) == ("faulty", "Xid 48: memory", {"48": 2})
+    assert (shown["power_w"], shown["power_limit_w"], shown["clock_mhz"]) == (412.5, None, 1755.0)
+    assert (shown["throttled"], shown["ecc_uncorrected"]) == (["power_cap"], 2)
+    text = world.http.get("/metrics").text
+    assert 'zoetrope_workers{state="faulty"} 1.0' in text
+    assert 'zoetrope_worker_power_watts{worker="cpu-1"} 412.5' in text
+    assert 'zoetrope_worker_power_watts{worker="cpu-0"}' not in text, "a CPU's is not known"
+    assert 'zoetrope_worker_clock_hertz{worker="cpu-1"} 1.755e+09' in text
+    assert 'zoetrope_worker_throttled{reason="power_cap",worker="cpu-1"} 1.0' in text
+    assert 'zoetrope_worker_ecc_uncorrected{worker="cpu-1"} 2.0' in text
+    assert 'zoetrope_worker_xids_total{worker="cpu-1",xid="48"} 2.0' in text
 
 
 def test_metrics_show_each_worker_and_how_long_jobs_took(world: World) -> None:

@@ -24,6 +24,7 @@ from workers.agent.clock import AwakeClock
 from workers.agent.core import AgentCore, Identity
 from workers.agent.errors import AgentError, LinkError
 from workers.agent.shell import AgentShell
+from workers.gpu.library import Nvml
 from workers.ipc.channel import Channel, IpcError
 from workers.ipc.messages import Setup
 from workers.supervisor.exit_codes import EXIT_SETTINGS
@@ -64,7 +65,7 @@ def _receive_config(link: Channel) -> AgentConfig:
 
 
 def _shell(config: AgentConfig, link: Channel) -> AgentShell:
-    sampler = stats.sampler(config.device, config.visible)
+    sampler = stats.sampler(config.device, config.visible, Nvml())
     info = WorkerInfo(
         host=socket.gethostname()[:256],
         pid=os.getpid(),

@@ -170,9 +170,12 @@ class AgentCore:
         self.engine_slot.observe(progress, now)
         return self._flush_effects(now)
 
-    def measured(self, stats: fx.Stats) -> None:
-        """New numbers for the heartbeat."""
+    def measured(self, stats: fx.Stats, now: float) -> list[fx.Effect]:
+        """New numbers for the heartbeat. A device that is broken gets no more jobs; what it has runs to its end."""
         self.stats = stats
+        if stats.health.fault and not self.engine_slot.fault:
+            self.engine_slot.condemn(stats.health.fault)
+        return self._flush_effects(now)
 
     def begin_failed(self, fence: int, reason: str, now: float) -> list[fx.Effect]:
         """The job of this fence could not be given to the engine."""
@@ -226,7 +229,8 @@ class AgentCore:
         self.presence.welcomed(message.heartbeat_s, now)
         if self.yields:
             self.yields = False
-            self.engine_slot.engine.let_start(now)
+            if not self.engine_slot.fault:
+                self.engine_slot.engine.let_start(now)
             self._out.append(fx.Report(NameHeld()))
         self.unacked_results.send_all_now(now)
         self._out.append(fx.Note(action=Action.REGISTERED, detail=f"epoch {message.epoch}"))
@@ -296,7 +300,14 @@ class AgentCore:
 
     def _shown(self) -> object:
         """What makes a heartbeat due sooner when it changes."""
-        return (self.free, self.engine_slot.shown, self.engine_slot.model, self.draining, self.held())
+        return (
+            self.free,
+            self.engine_slot.shown,
+            self.engine_slot.model,
+            self.draining,
+            self.held(),
+            self.engine_slot.fault,
+        )
 
     def _send_due(self, now: float) -> None:
         if self.presence.registered:
@@ -328,6 +339,7 @@ class AgentCore:
                 utilisation=self.stats.utilisation,
                 temperature_c=self.stats.temperature_c,
                 draining=self.draining,
+                health=self.stats.health,
             )
         )
 

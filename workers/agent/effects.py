@@ -7,6 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 from broker.runtime.log_actions import Action
+from broker.wire.device import DeviceHealth
 from broker.wire.messages import Message
 from workers.ipc.messages import RunJob, Setup
 from workers.supervisor.messages import EngineReady, LoadTrouble, NameHeld
@@ -83,3 +84,4 @@ class Stats(Struct, frozen=True, kw_only=True):
     memory_total_mb: float = 0.0
     utilisation: float = -1.0
     temperature_c: float = -1.0
+    health: DeviceHealth = DeviceHealth()

@@ -59,6 +59,8 @@ class EngineSlot:
         self.model = ""
         #: Whether the engine was killed because of one of its attempts: then none of the others is to blame, even if that one is done.
         self._replaced = False
+        #: Why the device is not to be used; "": it is.
+        self.fault = ""
         self._setup = setup
         self._outbox = unacked_results
         self._emit = emit
@@ -68,6 +70,8 @@ class EngineSlot:
 
     def refusal_reason(self) -> str:
         """Why the engine takes no job now; "" when it does."""
+        if self.fault:
+            return f"the device is broken: {self.fault}"
         if self.engine.state != "idle":
             return f"the engine is {self.shown}"
         if len(self.attempts) >= SLOTS:
@@ -248,12 +252,23 @@ class EngineSlot:
         was_ready = self.engine.was_ready
         delay_s = self.engine.exited(now)
         self.model = ""
-        self._emit(fx.Note(action=Action.ENGINE_EXITED, level="warning", detail=f"{how}; next start in {delay_s:g} s"))
+        then = f"next start in {delay_s:g} s"
+        if self.fault:
+            self.engine.hold_back()
+            then = "not started again, as the device is broken"
+        self._emit(fx.Note(action=Action.ENGINE_EXITED, level="warning", detail=f"{how}; {then}"))
         self._end_all_killed(how, now)
         if not was_ready:
             trouble = self._load_trouble or f"the engine ended before its model was loaded: {how}"
             self._emit(fx.Report(LoadTrouble(message=clip(trouble, MAX_TEXT))))
         self._engine_timers(now)
+
+    def condemn(self, fault: str) -> None:
+        """The device is broken: no more jobs, and no other engine once this one has ended."""
+        self.fault = fault
+        if not self.engine.alive:
+            self.engine.hold_back()
+        self._emit(fx.Note(action=Action.DEVICE_FAULT, level="error", detail=f"no more jobs: {fault}"))
 
     def abandon(self, now: float) -> None:
         """The engine's process is gone, and there will be no other."""

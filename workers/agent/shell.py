@@ -166,7 +166,7 @@ class AgentShell:
     def _sample(self) -> None:
         engine = self._engine
         pid, shown = (engine.pid, engine.memory_mb()) if engine is not None else (0, (0, 0))
-        self._core.measured(self._sampler.sample(pid, shown))
+        self._apply(self._core.measured(self._sampler.sample(pid, shown), self._clock.now()))
 
     # ------------------------------------------------------------ effects
 
@@ -259,15 +259,17 @@ class AgentShell:
 def engine_environ(config: AgentConfig, environ: os._Environ[str] | dict[str, str]) -> dict[str, str]:
     """The engine's environment: one device, numbered as NVIDIA's tools do, and what torch and diffusers read when they are imported.
 
-    What the service's own environment sets stands.
+    What the service's own environment sets of the latter stands.
     """
-    usual = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "HF_ENABLE_PARALLEL_LOADING": "1"}
+    usual = {"HF_ENABLE_PARALLEL_LOADING": "1"}
     if "PYTORCH_ALLOC_CONF" not in environ:
         # Jobs of many sizes leave holes that the next does not fit in. The old name, which every torch reads.
         usual["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
     return {
         **usual,
         **environ,
+        # CUDA's own order is the fastest first: index 1 could be another GPU than the one that is measured as 1.
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": config.visible,
         "ZOETROPE_LOG_LEVEL": config.log_level,
     }

@@ -1,16 +1,17 @@
 """What device and engine use at the moment: NVIDIA's management library for a GPU, the process table for a CPU worker.
 
-Numbers for people, never for decisions: whatever cannot be read is left at "not known" (-1, or 0 MB).
+Numbers for people: whatever cannot be read is left at "not known" (-1, or 0 MB). One decides: a device that is broken gets no more jobs.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import psutil
-import pynvml
 
 from workers.agent.effects import Stats
+from workers.gpu.library import GpuLibrary
+from workers.gpu.watch import GpuWatch
 
 _MB = 1024 * 1024
 
@@ -45,48 +46,27 @@ class CpuSampler:
 
 
 class GpuSampler:
-    """Memory, utilisation and temperature of a GPU; what the engine shows where the library does not answer."""
+    """What the management library shows of a GPU; the engine's own view of its memory where that shows none."""
 
-    def __init__(self, visible: str) -> None:
-        self._handle: Any = None
-        self.device = f"cuda:{visible}"
-        try:
-            pynvml.nvmlInit()
-            if visible.isdecimal():
-                self._handle = pynvml.nvmlDeviceGetHandleByIndex(int(visible))
-            else:
-                self._handle = pynvml.nvmlDeviceGetHandleByUUID(visible)
-            self.device = str(pynvml.nvmlDeviceGetName(self._handle))
-        except pynvml.NVMLError:
-            self._handle = None
+    def __init__(self, visible: str, library: GpuLibrary) -> None:
+        self._watch = GpuWatch(library, visible)
+        self.device = self._watch.name or f"cuda:{visible}"
 
     def sample(self, engine_pid: int, shown_mb: tuple[int, int]) -> Stats:
         """The numbers now."""
-        used_mb, total_mb = float(shown_mb[0]), float(shown_mb[1])
-        if self._handle is None:
-            return Stats(memory_used_mb=used_mb, memory_total_mb=total_mb)
-        try:
-            memory = pynvml.nvmlDeviceGetMemoryInfo(self._handle)
-            used_mb, total_mb = memory.used / _MB, memory.total / _MB
-        except pynvml.NVMLError:
-            pass  # not every device reports it (unified memory); the engine's own view stands
+        latest = self._watch.latest()
+        seen = latest.reading
+        # Not every device reports its memory (some share the machine's).
+        own = seen.memory_total_mb < 0
         return Stats(
-            memory_used_mb=used_mb,
-            memory_total_mb=total_mb,
-            utilisation=self._number(lambda: pynvml.nvmlDeviceGetUtilizationRates(self._handle).gpu),
-            temperature_c=self._number(
-                lambda: pynvml.nvmlDeviceGetTemperature(self._handle, pynvml.NVML_TEMPERATURE_GPU)
-            ),
+            memory_used_mb=float(shown_mb[0]) if own else seen.memory_used_mb,
+            memory_total_mb=float(shown_mb[1]) if own else seen.memory_total_mb,
+            utilisation=seen.utilisation,
+            temperature_c=seen.temperature_c,
+            health=latest.health,
         )
 
-    @staticmethod
-    def _number(read: Any) -> float:
-        try:
-            return float(read())
-        except pynvml.NVMLError:
-            return -1.0
 
-
-def sampler(device: str, visible: str) -> Sampler:
+def sampler(device: str, visible: str, library: GpuLibrary) -> Sampler:
     """The sampler for a worker's device."""
-    return GpuSampler(visible) if device == "cuda" else CpuSampler()
+    return GpuSampler(visible, library) if device == "cuda" else CpuSampler()

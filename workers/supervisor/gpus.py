@@ -1,27 +1,33 @@
 """Which devices to run workers on: `--gpus` in words -> a list of devices, one worker each.
 
-Asks NVIDIA's management library how many GPUs there are; torch is never imported here (it would cost seconds, and a CUDA context on GPU 0).
+Asks NVIDIA's management library which GPUs there are; torch is never imported here (it would cost seconds, and a CUDA context on GPU 0).
 GPU numbers are those of `nvidia-smi`; where CUDA_VISIBLE_DEVICES narrows the machine down, they count within it, as in every CUDA program.
+A GPU that is divided (MIG) cannot be used as a whole: its slices are devices, `3:1` is the second one of GPU 3, and `3` is all of them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
-import pynvml
 from msgspec import Struct
 
 from broker.runtime.settings import SettingsError
+from workers.gpu.library import GpuLibrary, GpuLibraryError, PhysicalGpu, in_time
 
 #: No machine has more; keeps a typing error such as 0-77777 from making a list of it.
 MAX_DEVICES = 256
 
+#: A management library that has not answered after this (a broken GPU can hold it up for ever) is taken for none.
+_ANSWER_S = 20.0
+
 _RULE = "write a list such as 0-7 or 0,2,5-7, or auto, cpu, cpu:2"
 _RANGE = re.compile(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?")
+_SLICE = re.compile(r"(\d{1,9}):(\d{1,9})")
 _CPU = re.compile(r"cpu(?::(\d{1,9}))?")
+_UUID = re.compile(r"(?:gpu|mig)-[0-9a-f][0-9a-f/-]*")
 _DEVICE_NODE = re.compile(r"nvidia\d+")
 
 
@@ -33,15 +39,32 @@ class Device(Struct, frozen=True):
     visible: str = ""
 
 
-def resolve(text: str, visible: tuple[str, ...]) -> tuple[Device, ...]:
+class VisibleGpu(Struct, frozen=True):
+    """A GPU that may be used: how CUDA_VISIBLE_DEVICES names it, its own name, and its MIG slices where it is divided."""
+
+    visible: str
+    uuid: str = ""
+    slices: tuple[str, ...] | None = None
+
+    def devices(self, index: int) -> tuple[Device, ...]:
+        """What there is to run workers on."""
+        if self.slices is None:
+            return (Device(f"gpu-{index}", "cuda", self.visible),)
+        return tuple(Device(f"gpu-{index}.{number}", "cuda", uuid) for number, uuid in enumerate(self.slices))
+
+
+def resolve(text: str, visible: tuple[VisibleGpu, ...]) -> tuple[Device, ...]:
     """The devices that `text` names, in its order; `visible` are the GPUs there are. Raises `SettingsError`."""
     wanted = text.strip().lower()
     if wanted == "auto":
-        gpus = tuple(Device(f"gpu-{index}", "cuda", gpu) for index, gpu in enumerate(visible))
-        return gpus or _cpus(1)
+        return tuple(device for index, gpu in enumerate(visible) for device in gpu.devices(index)) or _cpus(1)
     if cpu := _CPU.fullmatch(wanted):
         return _cpus(_cpu_count(text, cpu[1]))
-    return tuple(Device(f"gpu-{index}", "cuda", visible[index]) for index in _indexes(text, wanted, visible))
+    devices = tuple(_named(text, wanted, visible))
+    twice = next((device for device in devices if devices.count(device) > 1), None)
+    if twice is not None:
+        raise SettingsError(f"gpus: {text!r} names {twice.name.replace('gpu-', 'GPU ')} twice")
+    return devices
 
 
 def _cpus(count: int) -> tuple[Device, ...]:
@@ -55,17 +78,47 @@ def _cpu_count(text: str, digits: str | None) -> int:
     return count
 
 
-def _indexes(text: str, wanted: str, visible: tuple[str, ...]) -> list[int]:
-    indexes: list[int] = []
-    for part in wanted.split(","):
-        first, last = _range(text, part.strip())
+def _named(text: str, wanted: str, visible: tuple[VisibleGpu, ...]) -> Iterator[Device]:
+    for part in (part.strip() for part in wanted.split(",")):
+        if _UUID.fullmatch(part):
+            yield from _by_uuid(text, part, visible)
+            continue
+        if one := _SLICE.fullmatch(part):
+            yield _slice(text, int(one[1]), int(one[2]), visible)
+            continue
+        first, last = _range(text, part)
         if last >= len(visible):
             raise SettingsError(f"gpus: {text!r} names GPU {last}, but {_there_is(len(visible))}")
-        indexes.extend(range(first, last + 1))
-    twice = next((index for index in indexes if indexes.count(index) > 1), None)
-    if twice is not None:
-        raise SettingsError(f"gpus: {text!r} names GPU {twice} twice")
-    return indexes
+        for index in range(first, last + 1):
+            devices = visible[index].devices(index)
+            if not devices:
+                raise SettingsError(
+                    f"gpus: {text!r} names GPU {index}, which is in MIG mode and has no slice; make one with nvidia-smi mig"
+                )
+            yield from devices
+
+
+def _by_uuid(text: str, uuid: str, visible: tuple[VisibleGpu, ...]) -> Iterator[Device]:
+    for index, gpu in enumerate(visible):
+        if gpu.uuid.lower() == uuid or gpu.visible.lower() == uuid:
+            yield from gpu.devices(index)
+            return
+        for device in gpu.devices(index):
+            if device.visible.lower() == uuid:
+                yield device
+                return
+    raise SettingsError(f"gpus: {text!r} names {uuid}, which is none of the GPUs here; nvidia-smi -L lists them")
+
+
+def _slice(text: str, index: int, number: int, visible: tuple[VisibleGpu, ...]) -> Device:
+    slices = visible[index].slices if index < len(visible) else None
+    if index >= len(visible):
+        raise SettingsError(f"gpus: {text!r} names GPU {index}, but {_there_is(len(visible))}")
+    if slices is None:
+        raise SettingsError(f"gpus: {text!r} names a slice of GPU {index}, which is not divided (MIG); write {index}")
+    if number >= len(slices):
+        raise SettingsError(f"gpus: {text!r} names slice {number} of GPU {index}, which has {len(slices)}")
+    return visible[index].devices(index)[number]
 
 
 def _range(text: str, part: str) -> tuple[int, int]:
@@ -84,26 +137,29 @@ def _there_is(count: int) -> str:
     return "there is only GPU 0" if count == 1 else f"there are {count} (0-{count - 1})"
 
 
-def visible_gpus(environ: Mapping[str, str], count: int) -> tuple[str, ...]:
-    """What CUDA_VISIBLE_DEVICES leaves of `count` GPUs, as values for that variable; as CUDA does, stops at the first that is not there."""
+def visible_gpus(environ: Mapping[str, str], machine: tuple[PhysicalGpu, ...]) -> tuple[VisibleGpu, ...]:
+    """What CUDA_VISIBLE_DEVICES leaves of the machine's GPUs; as CUDA does, stops at the first that is not there."""
+    everything = tuple(VisibleGpu(str(index), gpu.uuid, gpu.slices) for index, gpu in enumerate(machine[:MAX_DEVICES]))
     listed = environ.get("CUDA_VISIBLE_DEVICES")
     if listed is None:
-        return tuple(str(index) for index in range(min(count, MAX_DEVICES)))
-    gpus: list[str] = []
+        return everything
+    gpus: list[VisibleGpu] = []
     for entry in (part.strip() for part in listed.split(",")):
-        if not (entry.startswith(("GPU-", "MIG-")) or (entry.isdecimal() and int(entry) < count)):
+        if entry.startswith("MIG-"):
+            gpus.append(VisibleGpu(entry, entry))
+        elif entry.startswith("GPU-"):
+            known = next((gpu for gpu in everything if gpu.uuid.startswith(entry)), VisibleGpu(entry, entry))
+            gpus.append(VisibleGpu(entry, known.uuid, known.slices))
+        elif entry.isdecimal() and int(entry) < len(everything):
+            gpus.append(everything[int(entry)])
+        else:
             break
-        gpus.append(entry)
     return tuple(gpus)
 
 
-def count_gpus(dev: Path = Path("/dev")) -> int:
-    """How many NVIDIA GPUs this machine has. Containers without the management library still have the device nodes."""
+def machine_gpus(library: GpuLibrary, dev: Path = Path("/dev")) -> tuple[PhysicalGpu, ...]:
+    """The NVIDIA GPUs of this machine. Containers without the management library still have the device nodes."""
     try:
-        pynvml.nvmlInit()
-        try:
-            return int(pynvml.nvmlDeviceGetCount())
-        finally:
-            pynvml.nvmlShutdown()
-    except pynvml.NVMLError:
-        return sum(1 for node in dev.glob("nvidia*") if _DEVICE_NODE.fullmatch(node.name))
+        return in_time(library.gpus, _ANSWER_S)
+    except GpuLibraryError:
+        return tuple(PhysicalGpu("") for node in dev.glob("nvidia*") if _DEVICE_NODE.fullmatch(node.name))

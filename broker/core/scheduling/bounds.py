@@ -9,7 +9,8 @@ a worker that measures nonsense has drawn a film all the same.
 | predicted wait, backlog and end | 0 to `MAX_WAIT_S` | -1: not known |
 | memory | 0 to `MAX_MEMORY_MB` | |
 | frames per second, seconds of sound | 0 to `MAX_GAUGE` | |
-| utilisation, temperature | -1 (not known) to `MAX_GAUGE` | |
+| utilisation, temperature, power (W), clocks (MHz) | -1 (not known) to `MAX_GAUGE` | |
+| memory errors | -1 (not known) to `MAX_ERRORS` | |
 | error of predictions, as a share | 0 to `MAX_ERROR` | |
 """
 
@@ -18,13 +19,15 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from broker.wire.jobspec import Result
-from broker.wire.messages import Heartbeat
+from broker.wire.messages import DeviceHealth, Heartbeat
 
 MAX_RUN_S = 7 * 86_400.0
 MAX_WAIT_S = 1e9
 MAX_MEMORY_MB = 1e9
 MAX_GAUGE = 1e4
 MAX_ERROR = 100.0
+#: Errors of a memory that are counted.
+MAX_ERRORS = 10**9
 
 _MAX_STAGES = 32
 _MAX_STAGE_NAME = 64
@@ -55,14 +58,31 @@ def heartbeat(said: Heartbeat) -> Heartbeat:
         and 0.0 <= total <= MAX_MEMORY_MB
         and -1.0 <= said.utilisation <= MAX_GAUGE
         and -1.0 <= said.temperature_c <= MAX_GAUGE
+        and _health(said.health) is said.health
     ):
         return said
     return replace(
         said,
+        health=_health(said.health),
         memory_used_mb=clamp(used, 0.0, MAX_MEMORY_MB),
         memory_total_mb=clamp(total, 0.0, MAX_MEMORY_MB),
         utilisation=clamp(said.utilisation, -1.0, MAX_GAUGE),
         temperature_c=clamp(said.temperature_c, -1.0, MAX_GAUGE),
+    )
+
+
+def _health(said: DeviceHealth) -> DeviceHealth:
+    measured = (said.power_w, said.power_limit_w, said.clock_mhz, said.clock_max_mhz)
+    if all(-1.0 <= value <= MAX_GAUGE for value in measured) and said.ecc_uncorrected <= MAX_ERRORS:
+        return said
+    power_w, power_limit_w, clock_mhz, clock_max_mhz = (clamp(value, -1.0, MAX_GAUGE) for value in measured)
+    return replace(
+        said,
+        power_w=power_w,
+        power_limit_w=power_limit_w,
+        clock_mhz=clock_mhz,
+        clock_max_mhz=clock_max_mhz,
+        ecc_uncorrected=min(said.ecc_uncorrected, MAX_ERRORS),
     )
 
 

@@ -168,6 +168,10 @@ def _delivery_json(job: Job, delivery: DeliveryView) -> schema.HookDelivery:
     )
 
 
+def _known(value: float) -> float | None:
+    return value if value >= 0 else None
+
+
 def worker_json(worker: WorkerView) -> schema.Worker:
     """A worker: its device, model, state, what it holds, and its counts since the broker started."""
     return schema.Worker(
@@ -190,11 +194,19 @@ def worker_json(worker: WorkerView) -> schema.Worker:
         heartbeat_age_s=round(worker.heartbeat_age_s, 3),
         memory_used_mb=worker.memory_used_mb,
         memory_total_mb=worker.memory_total_mb,
-        utilisation=worker.utilisation if worker.utilisation >= 0 else None,
-        temperature_c=worker.temperature_c if worker.temperature_c >= 0 else None,
+        utilisation=_known(worker.utilisation),
+        temperature_c=_known(worker.temperature_c),
         succeeded=worker.succeeded,
         failed=worker.failed,
         cancelled=worker.cancelled,
         benched_s=round(worker.benched_s, 3),
         failed_in_a_row=worker.failed_in_a_row,
+        power_w=_known(worker.health.power_w),
+        power_limit_w=_known(worker.health.power_limit_w),
+        clock_mhz=_known(worker.health.clock_mhz),
+        clock_max_mhz=_known(worker.health.clock_max_mhz),
+        throttled=list(worker.health.throttled),
+        ecc_uncorrected=worker.health.ecc_uncorrected if worker.health.ecc_uncorrected >= 0 else None,
+        xids={str(xid): count for xid, count in worker.health.xids.items()},
+        fault=worker.health.fault or None,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -94,7 +95,7 @@ class _PoolCollector(Collector):
         yield jobs
         workers = GaugeMetricFamily("zoetrope_workers", "Workers by state.", labels=["state"])
         states = [worker.state for worker in self.view.workers]
-        for state_name in ("starting", "idle", "busy", "suspect", "draining", "benched", "lost"):
+        for state_name in ("starting", "idle", "busy", "suspect", "draining", "benched", "faulty", "lost"):
             workers.add_metric([state_name], states.count(state_name))
         yield workers
         yield from _worker_families(self.view.workers)
@@ -123,6 +124,16 @@ _WORKER_GAUGES = (
     ("zoetrope_worker_memory_total_bytes", 2**20, "Memory of a worker's device.", "memory_total_mb"),
     ("zoetrope_worker_utilisation_ratio", 0.01, "How busy a worker's device is, 0 to 1.", "utilisation"),
     ("zoetrope_worker_temperature_celsius", 1.0, "Temperature of a worker's device.", "temperature_c"),
+    ("zoetrope_worker_power_watts", 1.0, "Power that a worker's device draws.", "health.power_w"),
+    ("zoetrope_worker_power_limit_watts", 1.0, "Power that a worker's device may draw.", "health.power_limit_w"),
+    ("zoetrope_worker_clock_hertz", 1e6, "Clock of a device's multiprocessors.", "health.clock_mhz"),
+    ("zoetrope_worker_clock_max_hertz", 1e6, "The highest clock that a device has.", "health.clock_max_mhz"),
+    (
+        "zoetrope_worker_ecc_uncorrected",
+        1.0,
+        "Memory errors that could not be corrected since the device's driver was loaded.",
+        "health.ecc_uncorrected",
+    ),
     ("zoetrope_worker_heartbeat_age_seconds", 1.0, "Since a worker was heard last.", "heartbeat_age_s"),
 )
 
@@ -130,8 +141,9 @@ _WORKER_GAUGES = (
 def _worker_families(workers: Sequence[WorkerView]) -> Iterator[Metric]:
     for name, factor, about, field in _WORKER_GAUGES:
         gauge = GaugeMetricFamily(name, about, labels=["worker"])
+        read = attrgetter(field)
         for worker in workers:
-            value = getattr(worker, field)
+            value = read(worker)
             if value >= 0:
                 gauge.add_metric([worker.name], value * factor)
         yield gauge
@@ -142,3 +154,20 @@ def _worker_families(workers: Sequence[WorkerView]) -> Iterator[Metric]:
         for outcome in FINAL_NAMES:
             attempts.add_metric([worker.name, outcome], getattr(worker, outcome))
     yield attempts
+    throttled = GaugeMetricFamily(
+        "zoetrope_worker_throttled",
+        "1 while a device's clocks are held back for this reason.",
+        labels=["worker", "reason"],
+    )
+    xids = CounterMetricFamily(
+        "zoetrope_worker_xids",
+        "Errors that a GPU's driver reported since its worker started.",
+        labels=["worker", "xid"],
+    )
+    for worker in workers:
+        for reason in worker.health.throttled:
+            throttled.add_metric([worker.name, reason], 1)
+        for xid, count in worker.health.xids.items():
+            xids.add_metric([worker.name, str(xid)], count)
+    yield throttled
+    yield xids

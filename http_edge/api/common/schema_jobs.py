@@ -292,6 +292,19 @@ class Worker(Struct, kw_only=True):
     cancelled: int
     benched_s: Annotated[float, Meta(description="Seconds it still gets no job because several failed there; else 0.")]
     failed_in_a_row: Annotated[int, Meta(description="Jobs that failed there, and only there, since one succeeded.")]
+    power_w: Annotated[float | None, Meta(description="Power that its device draws; null where not known.")]
+    power_limit_w: float | None
+    clock_mhz: Annotated[float | None, Meta(description="Clock of the device's multiprocessors.")]
+    clock_max_mhz: float | None
+    throttled: Annotated[list[str], Meta(description="Why the device's clocks are held back now, as `power_cap`.")]
+    ecc_uncorrected: Annotated[
+        int | None, Meta(description="Memory errors that could not be corrected since the driver was loaded.")
+    ]
+    xids: Annotated[
+        dict[str, int],
+        Meta(description="Errors that the GPU's driver reported since the worker started: Xid, how often."),
+    ]
+    fault: Annotated[str | None, Meta(description="Why its device is broken and it gets no jobs; null: it is not.")]
 
 
 class QueueNumbers(Struct, kw_only=True):

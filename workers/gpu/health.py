@@ -1,0 +1,77 @@
+"""What the measurements of a GPU mean: whether it is held back, and whether it is broken. Pure.
+
+An Xid is the driver's number for an error. Those of a program (13, 31, 43, 45, …) say nothing of the device: the engine fails and is
+started again. Those in `BROKEN` mean that the device is not to be used before it is reset or replaced (NVIDIA's "Xid errors" document).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from broker.wire.device import DeviceHealth
+from workers.gpu.library import Reading
+
+#: Xid -> what it means, in words for the operator.
+BROKEN: Mapping[int, str] = {
+    46: "the GPU has stopped processing",
+    48: "a memory error of two bits, which cannot be corrected",
+    62: "the GPU's own controller has halted",
+    64: "broken memory cannot be replaced by spare rows",
+    74: "an NVLink error",
+    79: "the GPU has fallen off the bus",
+    94: "a memory error that cannot be corrected, contained to one program",
+    95: "a memory error that cannot be corrected, and is not contained",
+    119: "the GPU's system processor does not answer",
+    120: "the GPU's system processor has failed",
+    140: "a memory error that cannot be corrected or recovered from",
+}
+
+#: Rows of memory were remapped; with a reset still to come the device is to be taken out, without one nothing is wrong.
+ROW_REMAP = 63
+
+#: Bit of the clocks' reasons -> its name. An idle GPU and clocks that somebody has set are none.
+_THROTTLING: Mapping[int, str] = {
+    0x4: "power_cap",
+    0x8: "hardware_slowdown",
+    0x20: "thermal_software",
+    0x40: "thermal_hardware",
+    0x80: "power_brake",
+    0x200: "board_limit",
+    0x400: "reliability",
+}
+
+LOST = "the GPU does not answer any more (it is lost)"
+
+
+def throttling(clock_reasons: int) -> tuple[str, ...]:
+    """Why the clocks are lower than they could be, in words; () when they are not."""
+    return tuple(name for bit, name in _THROTTLING.items() if clock_reasons & bit)
+
+
+def fault(reading: Reading, xids: Mapping[int, int], *, lost: bool = False) -> str:
+    """Why this device is not to be used, in one clause; "" when nothing says so. `xids`: how often each was reported."""
+    for xid in xids:
+        if xid in BROKEN:
+            return f"Xid {xid}: {BROKEN[xid]}"
+    if lost:
+        return LOST
+    if reading.remap_failed:
+        return "broken memory could not be replaced by spare rows; the GPU is to be replaced"
+    if reading.remap_pending:
+        mark = f"Xid {ROW_REMAP}: " if ROW_REMAP in xids else ""
+        return f"{mark}broken memory is to be replaced by spare rows, which needs a reset of the GPU"
+    return ""
+
+
+def health(reading: Reading, xids: Mapping[int, int], *, lost: bool = False) -> DeviceHealth:
+    """What a heartbeat says of the device."""
+    return DeviceHealth(
+        power_w=reading.power_w,
+        power_limit_w=reading.power_limit_w,
+        clock_mhz=reading.clock_mhz,
+        clock_max_mhz=reading.clock_max_mhz,
+        throttled=throttling(reading.clock_reasons),
+        ecc_uncorrected=reading.ecc_uncorrected,
+        xids=dict(sorted(xids.items())),
+        fault=fault(reading, xids, lost=lost),
+    )
