@@ -38,7 +38,7 @@ def test_what_it_holds_runs_to_its_end() -> None:
     desk = CoreHarness()
     fence = desk.running("j1", "w1")
     held = (m.Held(job_id="j1", fence=fence, phase="denoise"),)
-    desk.beat("w1", seen=fence, free=0, held=held, health=BROKEN)
+    desk.beat("w1", *held, seen=fence, free=0, health=BROKEN)
     assert desk.state("j1") == "running"
     desk.finish("w1", "j1")
     assert desk.state("j1") == "succeeded"
