@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from msgspec import Meta
+from msgspec.structs import replace
 
 from broker.runtime.curve_keys import peer_key_path, read_peer_key, worker_prefix
 from broker.runtime.settings import CommonSettings, SettingsError
@@ -72,6 +73,13 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
         Meta(
             description="decode, encode and save a job while the next one is denoised, where both fit into memory; "
             "false: one job after the other"
+        ),
+    ] = True
+    spare_engine: Annotated[
+        bool,
+        Meta(
+            description="keep, for each GPU worker, a second engine process with its imports done, which takes the place of one that "
+            "ends; it holds no GPU memory, and some hundred MB of the machine's"
         ),
     ] = True
     load_budget_s: Annotated[
@@ -178,6 +186,7 @@ def agent_configs(
     cpu_workers = sum(1 for device in devices if device.kind == "cpu")
     share = max(1, cores // cpu_workers) if cpu_workers else 0
     key_file = peer_key_path(settings, "worker", "back", settings.back_endpoint)
+    policy = settings.policy()
     prefix = worker_prefix(read_peer_key(key_file, "worker").name) if key_file else ""
     return tuple(
         AgentConfig(
@@ -193,7 +202,8 @@ def agent_configs(
             threads=settings.threads or (share if device.kind == "cpu" else 0),
             dtype=settings.dtype,
             overlap=settings.overlap,
-            policy=settings.policy(),
+            # A CPU worker's second process would take memory from the model of the first.
+            policy=replace(policy, spare_engine=policy.spare_engine and device.kind == "cuda"),
             log_level=settings.log_level,
         )
         for device in devices

@@ -74,6 +74,14 @@ class Action(StrEnum):
     ENGINE_EXITED = "engine_exited", "The engine process ended: how, and when the next starts."
     ENGINE_KILLED = "engine_killed", "The engine process was killed; with the reason."
     ENGINE_UNKILLABLE = "engine_unkillable", "A killed engine is still there: the worker takes no more."
+    SPARE_STARTED = (
+        "spare_started",
+        "A process was started that does an engine's imports, and takes its place when it ends.",
+    )
+    SPARE_ENDED = (
+        "spare_ended",
+        "There is no spare engine: it ended, or cannot be started. The next comes with the next engine that is ready.",
+    )
     STRAY_ENGINE_MESSAGE = "stray_engine_message", "The engine said something of no attempt that is known."
     GPU_UNREAD = "gpu_unread", "The numbers of a GPU cannot be read: no management library, or it does not answer."
     GPU_XID = "gpu_xid", "The GPU's driver reports an error; with its number."

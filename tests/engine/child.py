@@ -23,9 +23,10 @@ Ending = JobFinished | JobFailed | JobCancelled
 
 
 class Child:
-    """One `python -m workers.engine.loop`. `setup` starts it working; `close` ends it as an agent's death would."""
+    """One `python -m workers.engine.loop`. `setup` starts it working; `close` ends it as an agent's death would. `spare`: what it
+    imports before."""
 
-    def __init__(self) -> None:
+    def __init__(self, spare: str = "") -> None:
         ours, theirs = socket.socketpair()
         self.words = SharedCounters.create()
         self._fences = itertools.count(1)
@@ -34,6 +35,8 @@ class Child:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
         descriptors = (theirs.fileno(), self.words.fd)
         command = [sys.executable, "-m", "workers.engine.loop", "--socket", str(descriptors[0])]
+        if spare:
+            command += ["--spare", spare]
         self.process = subprocess.Popen(
             [*command, "--words", str(descriptors[1])],
             pass_fds=descriptors,
@@ -44,6 +47,10 @@ class Child:
         ours.settimeout(_ANSWER_S)
         self.sock = ours
         self.channel = Channel(ours, FromEngine)
+
+    def imported(self) -> bool:
+        """Whether it has loaded torch (Linux)."""
+        return "libtorch_cpu" in Path(f"/proc/{self.process.pid}/maps").read_text()
 
     def setup(self, *cards: ModelCard, preload: str | None = None, device: str = "cpu") -> object:
         """Send the cards and return the answer: `Ready` or `LoadFailed`."""

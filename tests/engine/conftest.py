@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from broker.wire.jobspec import JobSpec, ModelCard
 from tests.engine import tiny
 from tests.engine.child import Child
 from tests.engine.scripted import blank
+from tests.support.waiting import wait_until
 from workers.engine.device import Device
 from workers.engine.memory import ProcessMemory
 from workers.engine.pipelines import Pipelines
@@ -79,7 +81,10 @@ def child(demo_card: ModelCard, image_card: ModelCard, i2v_card: ModelCard) -> I
     missing = ModelCard(
         name="broken", engine="video", output="video", source="/nowhere/at/all", pipeline=broken.pipeline
     )
-    running = Child()
+    # Such as is there when an engine ends: what is drawn is none the worse for it.
+    running = Child(spare=f"video:{demo_card.pipeline}")
+    if sys.platform == "linux":
+        wait_until(running.imported, what="the imports of a spare engine, before it knows a model")
     answer = running.setup(demo_card, image_card, i2v_card, missing)
     assert isinstance(answer, Ready), answer
     yield running

@@ -25,6 +25,10 @@ class StartEngine(Struct, frozen=True):
     setup: Setup
 
 
+class StartSpare(Struct, frozen=True):
+    """Start an engine process that takes the place of the next `StartEngine`'s, unless there is one."""
+
+
 class StartJob(Struct, frozen=True):
     """Make the attempt's directory, then give the job to the engine. Answered by `begin_failed` if the directory cannot be made."""
 
@@ -74,7 +78,9 @@ class Exit(Struct, frozen=True):
     code: int
 
 
-Effect = SendBroker | StartEngine | StartJob | RequestCancel | KillEngine | RemoveDir | Report | Note | Exit
+Effect = (
+    SendBroker | StartEngine | StartSpare | StartJob | RequestCancel | KillEngine | RemoveDir | Report | Note | Exit
+)
 
 
 class Stats(Struct, frozen=True, kw_only=True):

@@ -105,10 +105,10 @@ class EngineProcess:
         if self._process.poll() is None:
             kill_group(self._process.pid)
 
-    def release(self) -> None:
-        """Give back descriptors, after its end. What it left running in its group is killed."""
+    def release(self, spared: int = 0) -> None:
+        """Give back descriptors, after its end. What it left running is killed, but for the process `spared`."""
         kill_group(self._process.pid)
-        kill_orphans()
+        kill_orphans(spared)
         self._release()
 
     def _release(self) -> None:

@@ -186,6 +186,8 @@ class EngineSlot:
         self.engine.ready(now)
         self.model = message.model
         self._emit(fx.Report(EngineReady()))
+        if self.policy.spare_engine:
+            self._emit(fx.StartSpare())
         self._emit(fx.Note(action=Action.ENGINE_READY, detail=f"{message.model} loaded in {message.load_s:.1f} s"))
 
     def _tail_begun(self, attempt: Attempt, message: PostprocessBegun) -> None:

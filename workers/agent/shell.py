@@ -25,6 +25,7 @@ from workers.agent.broker_socket import BrokerSocket
 from workers.agent.clock import AwakeClock
 from workers.agent.core import AgentCore
 from workers.agent.engine_process import EngineProcess
+from workers.agent.spare_engine import SpareEngine
 from workers.agent.stats import Sampler
 from workers.ipc.channel import Channel, IpcError
 from workers.ipc.messages import RunJob, Setup
@@ -63,6 +64,7 @@ class AgentShell:
         self._clock = clock
         self._artefacts = Path(config.artefacts)
         self._engine: EngineProcess | None = None
+        self._spare = SpareEngine(config.engine_command, engine_environ(config, os.environ), config.models)
         self._close_told = False
         self._sample_at = clock.now()
         self._exit_code: int | None = None
@@ -166,6 +168,7 @@ class AgentShell:
     def _sample(self) -> None:
         engine = self._engine
         pid, shown = (engine.pid, engine.memory_mb()) if engine is not None else (0, (0, 0))
+        self._spare.check(pid)
         self._apply(self._core.measured(self._sampler.sample(pid, shown), self._clock.now()))
 
     # ------------------------------------------------------------ effects
@@ -182,6 +185,8 @@ class AgentShell:
                 self._broker.send(message)
             case fx.StartEngine(setup):
                 return self._start_engine(setup)
+            case fx.StartSpare():
+                self._spare.start()
             case fx.StartJob(job):
                 return self._start_job(job)
             case fx.RequestCancel(slot, fence):
@@ -203,7 +208,7 @@ class AgentShell:
 
     def _start_engine(self, setup: Setup) -> list[fx.Effect]:
         try:
-            engine = EngineProcess(self._config.engine_command, engine_environ(self._config, os.environ))
+            engine = self._spare.take()
         except OSError as error:
             return self._core.engine_exited(f"it could not be started: {error}", self._clock.now())
         self._engine = engine
@@ -230,12 +235,13 @@ class AgentShell:
 
     def _release_engine(self) -> None:
         if self._engine is not None:
-            self._engine.release()
+            self._engine.release(self._spare.pid)
             self._engine = None
             self._tell_supervisor(EnginePid(pid=0))
 
     def _end_engine(self) -> None:
         """Whatever ends this loop, no engine outlives it."""
+        self._spare.end(self._engine.pid if self._engine is not None else 0)
         if self._engine is not None:
             self._engine.kill()
             self._engine.poll()

@@ -1,9 +1,9 @@
 """The engine process: `python -m workers.engine.loop --socket FD --words FD`, started by an agent and by nobody else.
 
-It takes one `Setup`, then one job after another, and answers each exactly once (`runner`). The main thread computes; a second thread reads
-the socketpair, so that the end of the stream (the agent has gone) ends the process at once, in the middle of a job too. SIGTERM
-and SIGINT, which a terminal or a process manager sends to the whole group, are ignored: the agent decides. On Linux the kernel
-kills an engine whose agent dies, which also covers a main thread that holds the interpreter lock.
+It takes one `Setup` (a spare does its imports before that comes), then one job after another, and answers each exactly once (`runner`).
+The main thread computes; a second thread reads the socketpair, so that the end of the stream (the agent has gone) ends the process at
+once, in the middle of a job too. SIGTERM and SIGINT, which a terminal or a process manager sends to the whole group, are ignored: the
+agent decides. On Linux the kernel kills an engine whose agent dies, which also covers a main thread that holds the interpreter lock.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from msgspec import Struct
 
@@ -27,7 +29,7 @@ from broker.runtime.log_actions import Action
 from broker.wire.jobspec import ModelCard
 from workers.engine.errors import EngineError
 from workers.engine.failures import classify
-from workers.engine.registry import Registry
+from workers.engine.registry import Registry, import_engines
 from workers.engine.runner import Runner
 from workers.ipc.channel import Channel, IpcError
 from workers.ipc.messages import LoadFailed, Ready, RunJob, Setup, ToEngine
@@ -38,23 +40,32 @@ logger = logging.getLogger(__name__)
 #: Exit statuses: the agent has gone; it does not speak our protocol; the model cannot be loaded; the device is lost.
 EXIT_DONE, EXIT_PROTOCOL, EXIT_LOAD_FAILED, EXIT_DEVICE_LOST = 0, 64, 65, 66
 
+_OOM_SCORE, _OOM_SPARE = Path("/proc/self/oom_score_adj"), "1000"
+
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
 
 class Loop:
     """Answers the messages of one agent. Ends by `os._exit` in another thread, or by returning an exit status from `run`."""
 
-    def __init__(self, channel: Channel, words: SharedCounters, marks: log_context.Marks | None = None) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        words: SharedCounters,
+        marks: log_context.Marks | None = None,
+        imports: Sequence[str] = (),
+    ) -> None:
         self._channel = channel
         self._sending = threading.Lock()
         self._words = words
         self._marks = marks or log_context.Marks()
+        self._imports = imports
         self._inbox: queue.SimpleQueue[Struct] = queue.SimpleQueue()
 
     def run(self) -> int:
         """Serve until the agent closes its end."""
         threading.Thread(target=self._read, name="reader", daemon=True).start()
-        setup = self._inbox.get()
+        setup = self._stand_by() if self._imports else self._inbox.get()
         if not isinstance(setup, Setup):
             return EXIT_PROTOCOL
         cards = {card.name: card for card in setup.models}
@@ -69,6 +80,18 @@ class Loop:
             if not isinstance(message, RunJob):
                 return EXIT_PROTOCOL
             runner.run(message)
+
+    def _stand_by(self) -> Struct:
+        """Import what the setup will ask for, and wait for that. Of all that run, nothing is missed less when memory is short."""
+        own = _OOM_SCORE.read_text() if _OOM_SCORE.exists() else ""
+        _set_oom_score(_OOM_SPARE)
+        try:
+            import_engines(self._imports)
+        except Exception:  # the model's load fails of the same, and tells it
+            logger.warning("a spare engine cannot do its imports", exc_info=True)
+        setup = self._inbox.get()
+        _set_oom_score(own)
+        return setup
 
     def _send(self, message: Struct) -> None:
         """From either thread: a message is not cut by another."""
@@ -107,6 +130,13 @@ class Loop:
         return Ready(model=name, load_s=time.monotonic() - started)
 
 
+def _set_oom_score(score: str) -> None:
+    """How gladly the kernel ends this process when memory runs out. One may always go back to where one was."""
+    with suppress(OSError):
+        if score:
+            _OOM_SCORE.write_text(score)
+
+
 def _lost() -> None:
     """The device cannot be trusted any more: end the process, from whichever thread found out."""
     logging.shutdown()
@@ -140,13 +170,14 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="workers.engine.loop", description="One engine. Started by its agent.")
     parser.add_argument("--socket", type=int, required=True, help="descriptor of the socketpair's end")
     parser.add_argument("--words", type=int, required=True, help="descriptor of the shared words")
+    parser.add_argument("--spare", default="", help="what to import before the setup comes: engine:pipeline,…")
     options = parser.parse_args(argv)
     _become_a_child_engine()
     log_context.setup("engine", os.environ.get("ZOETROPE_LOG_LEVEL") or "info")
     logging.captureWarnings(True)
-    loop = Loop(
-        Channel(socket.socket(fileno=options.socket), ToEngine), SharedCounters(options.words), log_context.mark_lines()
-    )
+    channel = Channel(socket.socket(fileno=options.socket), ToEngine)
+    imports = options.spare.split(",") if options.spare else ()
+    loop = Loop(channel, SharedCounters(options.words), log_context.mark_lines(), imports)
     try:
         return loop.run()
     except ConnectionError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from broker.wire.jobspec import ModelCard
@@ -14,6 +16,16 @@ if TYPE_CHECKING:
     from workers.engine.pipelines import Pipelines
 
 ENGINES = ("video", "image", "fake")
+
+
+def import_engines(wanted: Iterable[str]) -> None:
+    """Import what engines of these kinds need, each "engine:pipeline class" as in a card. Of a kind or class that there is not, nothing."""
+    for engine, _, pipeline in (one.partition(":") for one in wanted):
+        if engine not in ("video", "image"):
+            continue
+        import_module(f"workers.engine.{engine}")
+        # Classes of diffusers are imported when they are first asked for, and bring the text encoders' along.
+        getattr(import_module("diffusers"), pipeline, None)
 
 
 class Registry:

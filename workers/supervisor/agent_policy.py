@@ -44,3 +44,5 @@ class AgentPolicy(Struct, frozen=True, kw_only=True):
     name_taken_s: float = 30.0
     #: Results awaiting acknowledgement, beyond which no new job is taken.
     max_unacknowledged: int = 16
+    #: Whether an engine process with its imports done waits to take the place of one that ends.
+    spare_engine: bool = False

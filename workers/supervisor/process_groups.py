@@ -43,11 +43,12 @@ def kill_group(pid: int) -> None:
     _kill(descendants)
 
 
-def kill_orphans() -> None:
-    """SIGKILL to all descendants of a process that adopts orphans, and reap them. Its only child has ended."""
+def kill_orphans(spared: int = 0) -> None:
+    """SIGKILL to all descendants of a process that adopts orphans, and reap them. Its only child but `spared` (0: none) has ended."""
     if not _adopting:
         return
-    orphans = _descendants(os.getpid())
+    kept = {spared, *(process.pid for process in _descendants(spared))} if spared else set()
+    orphans = [process for process in _descendants(os.getpid()) if process.pid not in kept]
     _kill(orphans)
     psutil.wait_procs(orphans, timeout=_DYING_S)
 
