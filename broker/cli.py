@@ -92,7 +92,7 @@ def run(settings: BrokerSettings) -> None:
         disk.watch_journal()
         clock = open_timeline(journal.clock_record(), new=journal.empty)
         journal.stage_clock(clock.record())
-        core = Core(journal.epoch, journal, settings.policy, clock())
+        core = Core(journal.epoch, settings.policy, clock())
         core.set_calendar(clock.calendar)
         gc.disable()  # nothing that is loaded is garbage
         recovery = Recovery(core, journal)

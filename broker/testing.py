@@ -16,10 +16,12 @@ from msgspec.structs import replace
 
 from broker.core import invariants
 from broker.core.deliveries import Delivery
-from broker.core.effects import DeliveryChanged, Effect, Marked, PeerGone, RecordDeleted, Send, Transition
+from broker.core.effects import DeliveryChanged, Effect, Marked, PeerGone, RecordDeleted, Send, SendRun, Transition
 from broker.core.jobs import Cause, DamagedRecord, Job, SetAside, Stop
+from broker.core.lookups import NOTHING
 from broker.core.machine import Core, Policy
 from broker.runtime.errors import JournalConflict
+from broker.shell.lookups import Archive, look_up, with_spec
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import ModelCard, Result
@@ -270,6 +272,12 @@ def _matches(job: Job, query: m.ListJobs) -> bool:
 # ---------------------------------------------------------------- core
 
 
+def feed(core: Core, archive: Archive, peer: bytes, message: m.Message | PeerGone, now: float) -> list[Effect]:
+    """Give the core a message with what it needs from the archive; its effects."""
+    lookup = None if isinstance(message, PeerGone) else core.needs(peer, message)
+    return core.receive(peer, message, now, NOTHING if lookup is None else look_up(archive, lookup, now))
+
+
 class CoreHarness:
     """A core, its archive and a clock that tests move: messages in, effects out, invariants checked after each."""
 
@@ -277,7 +285,7 @@ class CoreHarness:
         self.policy = policy or Policy()
         self.archive = archive or MemoryArchive(epoch)
         self.now = START
-        self.core = Core(self.archive.epoch, self.archive, self.policy, self.now)
+        self.core = Core(self.archive.epoch, self.policy, self.now)
         self.effects: list[Effect] = []
         self.req = 0
 
@@ -285,7 +293,7 @@ class CoreHarness:
 
     def feed(self, peer: bytes, message: m.Message | PeerGone) -> list[Effect]:
         """The effects of one message."""
-        return self.apply(self.core.receive(peer, message, self.now))
+        return self.apply(feed(self.core, self.archive, peer, message, self.now))
 
     def tick(self, seconds: float = 0.0) -> list[Effect]:
         """Let time pass, waking the core at each of its deadlines; the effects of all of them."""
@@ -298,7 +306,8 @@ class CoreHarness:
         return effects
 
     def apply(self, effects: list[Effect]) -> list[Effect]:
-        """Do with the archive what the router does with the journal."""
+        """Do with the archive what the router does with the journal; the effects, their specs filled in."""
+        effects = [self._with_spec(effect) if isinstance(effect, SendRun) else effect for effect in effects]
         durable = False
         for effect in effects:
             if isinstance(effect, Transition):
@@ -316,14 +325,17 @@ class CoreHarness:
         if durable:
             self.archive.commit(lazy=False)
         self.core.committed()
-        invariants.check(self.core.state)
+        invariants.check(self.core.state, self.archive.deliveries.of_job)
         self.effects = effects
         return effects
+
+    def _with_spec(self, effect: SendRun) -> Send:
+        return Send(effect.peer, with_spec(self.archive, effect.message), effect.early)
 
     def restart(self) -> None:
         """Kill the broker, with what it had not committed, and start another over its archive."""
         self.archive.discard()
-        self.core = Core(self.archive.epoch, self.archive, self.policy, self.now)
+        self.core = Core(self.archive.epoch, self.policy, self.now)
         self.core.restore(self.archive.live(), [], self.now)
         self.apply(self.core.tick(self.now))
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from bench.harness.policies import Job
 from broker.core.effects import Effect, Send
+from broker.core.lookups import NOTHING
 from broker.core.machine import Core, Policy
-from broker.testing import MemoryArchive
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import ModelCard, Result
@@ -29,7 +29,7 @@ class CorePool:
     def __init__(self, jobs: Sequence[Job], workers: int, error: float, seed: int) -> None:
         # Silence proves nothing here: heartbeats would only slow the simulation down.
         policy = Policy(queue_limit=10_000_000, suspect_after_s=1e9, lost_after_s=2e9)
-        self._core = Core(1, MemoryArchive(), policy, 0.0)
+        self._core = Core(1, policy, 0.0)
         self._jobs = jobs
         self._random = random.Random(seed)
         self._error = error
@@ -40,9 +40,9 @@ class CorePool:
         for number in range(workers):
             peer = f"worker-{number}".encode()
             hello = m.Hello(name=f"worker-{number}", boot="1", seen=0, free=1, body=_INFO)
-            self._carry_out(self._core.receive(peer, hello, 0.0), 0.0)
+            self._carry_out(self._core.receive(peer, hello, 0.0, NOTHING), 0.0)
             beat = m.Heartbeat(seen=0, free=1, model=MODEL)
-            self._carry_out(self._core.receive(peer, beat, 0.0), 0.0)
+            self._carry_out(self._core.receive(peer, beat, 0.0, NOTHING), 0.0)
         for number, job in enumerate(jobs):
             self._push(job.at_s, number)
 
@@ -65,11 +65,11 @@ class CorePool:
         # Steps x latent tokens of a large model are some ten thousand a second.
         units = 1e4 * self._jobs[number].length_s * self._random.lognormvariate(0.0, self._error)
         submit = m.Submit(req=number, job_id=f"j{number}", model=MODEL, units=units, body=b"")
-        self._carry_out(self._core.receive(EDGE, submit, now), now)
+        self._carry_out(self._core.receive(EDGE, submit, now, NOTHING), now)
 
     def _end(self, peer: bytes, run: m.Run, length_s: float, now: float) -> None:
         finished = m.Finished(job_id=run.job_id, fence=run.fence, free=1, run_s=length_s, body=_RESULT)
-        self._carry_out(self._core.receive(peer, finished, now), now)
+        self._carry_out(self._core.receive(peer, finished, now, NOTHING), now)
 
     def _carry_out(self, effects: list[Effect], now: float) -> None:
         self._core.committed()
@@ -81,5 +81,5 @@ class CorePool:
                 self.starts[number] = begun
                 length_s = self._jobs[number].length_s
                 started = m.Started(job_id=run.job_id, fence=run.fence)
-                self._carry_out(self._core.receive(effect.peer, started, now), now)
+                self._carry_out(self._core.receive(effect.peer, started, now, NOTHING), now)
                 self._push(begun + length_s, (effect.peer, run, length_s))

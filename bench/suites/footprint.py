@@ -19,6 +19,7 @@ from bench.harness.simworker import MODEL
 from broker.core.effects import Send, Transition
 from broker.core.machine import Core, Policy
 from broker.shell.journal.journal import Journal
+from broker.testing import feed
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import JobSpec, ModelCard, Result, encode_spec
@@ -70,7 +71,7 @@ class Line:
     def __init__(self, directory: Path, watched: bool) -> None:
         self._journal = Journal(directory / "jobs.sqlite")
         # Few finished jobs are kept in memory, so that what is left behind is what leaks.
-        self._core = Core(self._journal.epoch, self._journal, Policy(recent_finals=16), 1_000_000.0)
+        self._core = Core(self._journal.epoch, Policy(recent_finals=16), 1_000_000.0)
         self._now = 1_000_000.0
         self.messages = self.wire_bytes = self.commits = self.rows = self._count = 0
         hello = m.Hello(name="sim-0", boot="1", seen=0, free=1, body=_INFO)
@@ -99,7 +100,7 @@ class Line:
         self._now += 0.001
         frame = codec.encode(message)
         self._note(frame)
-        effects = self._core.receive(peer, decode(frame), self._now)
+        effects = feed(self._core, self._journal, peer, decode(frame), self._now)
         durable = False
         for effect in effects:
             if isinstance(effect, Transition):

@@ -22,6 +22,7 @@ from broker.core.jobs import Cause, Job
 from broker.core.machine import Core, Policy
 from broker.shell.journal import rows
 from broker.shell.journal.journal import Journal
+from broker.testing import feed
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import JobSpec, Result, encode_spec
@@ -83,8 +84,8 @@ def run(plan: ListsPlan) -> Report:
         fill(path, plan.jobs)
         journal = Journal(path)
         try:
-            core = Core(journal.epoch, journal, Policy(), 3_000_000.0)
-            costs = {what: measure(core, _placed(query, plan.jobs // 2)) for what, query in _LISTS}
+            core = Core(journal.epoch, Policy(), 3_000_000.0)
+            costs = {what: measure(core, journal, _placed(query, plan.jobs // 2)) for what, query in _LISTS}
         finally:
             journal.close()
     longest = max(cost.longest_ms for cost in costs.values())
@@ -161,7 +162,7 @@ def _job(n: int) -> Job:
     return job
 
 
-def measure(core: Core, fields: dict[str, Any]) -> Cost:
+def measure(core: Core, journal: Journal, fields: dict[str, Any]) -> Cost:
     """Ask until the list is whole."""
     alias = fields.get("alias")
     query: m.GetJob | m.ListJobs = (
@@ -170,7 +171,7 @@ def measure(core: Core, fields: dict[str, Any]) -> Cost:
     answers, longest, longest_cpu, whole = 0, 0.0, 0.0, 0.0
     while True:
         begun, begun_cpu = time.perf_counter(), time.thread_time()
-        (effect,) = core.receive(_EDGE, query, 3_000_000.0)
+        (effect,) = feed(core, journal, _EDGE, query, 3_000_000.0)
         assert isinstance(effect, Send)
         codec.encode(effect.message)
         took = time.perf_counter() - begun

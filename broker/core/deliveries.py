@@ -8,8 +8,6 @@ another edge, so a delivery can happen twice, but never by two edges that are bo
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from msgspec import Struct
 
 from broker.core.calendar import Calendar
@@ -38,19 +36,6 @@ class Delivery(Struct, frozen=True, kw_only=True):
     status: int = 0
     #: What went wrong last.
     note: str = ""
-
-
-class Deliveries(Protocol):
-    """Hooks on disk, those staged in this pass included."""
-
-    def of_job(self, job_id: str) -> list[Delivery]:
-        """The hooks of this job, oldest first."""
-
-    def find(self, number: int) -> Delivery | None:
-        """The hook of this number."""
-
-    def due(self, now: float, limit: int) -> tuple[list[Delivery], float | None]:
-        """Pending hooks that are due, the longest due first, and when one that is not among them is due."""
 
 
 def view(delivery: Delivery, calendar: Calendar) -> m.DeliveryView:

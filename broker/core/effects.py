@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from broker.core.deliveries import Delivery
 from broker.core.jobs import Cause, Job, SetAside
-from broker.wire.messages import Message
+from broker.wire.messages import Message, Run
 from broker.wire.terms import JobState
 
 
@@ -19,6 +19,15 @@ class Send(Struct, frozen=True, gc=False):
     message: Message
     #: It may go before the commit, and before all that is not early: see `State.send_run`.
     early: bool = False
+
+
+class SendRun(Struct, frozen=True, gc=False):
+    """As `Send`, for a grant of a job whose spec the journal alone has: the shell puts it in. One that cannot be read is an
+    error over the job."""
+
+    peer: bytes
+    message: Run
+    early: bool
 
 
 class Transition(Struct, frozen=True, gc=False):
@@ -73,4 +82,4 @@ class PeerGone(Struct, frozen=True):
     """Given to `receive` by the shell: this address cannot be reached any more."""
 
 
-Effect = Send | Transition | RecordDeleted | Marked | DeliveryChanged | WorkerNoted
+Effect = Send | SendRun | Transition | RecordDeleted | Marked | DeliveryChanged | WorkerNoted

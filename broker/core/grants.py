@@ -20,7 +20,6 @@ def grant_all(state: State, now: float) -> None:
 
 def _grant(state: State, job: Job, worker: Worker, now: float) -> None:
     state.queue.serve(job.id)
-    state.load_spec(job)
     job.renew_fence("granted", state.next_fence())
     job.change_holder("granted")
     job.worker = worker.name
@@ -41,6 +40,6 @@ def send_grant(state: State, job: Job, worker: Worker, now: float) -> None:
         profile=job.profile,
         predicted_s=job.cost if state.costs.knows(job.model, job.units) else 0.0,
         alone=job.crashes > 0,
-        body=state.body(job),
+        body=job.body,
     )
-    state.send_run(worker.peer, run)
+    state.send_run(worker.peer, run, evicted=job.evicted)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from broker.core.deliveries import Delivery
 from broker.core.jobs import Job
 from broker.core.state import State
 from broker.wire.terms import JobState
@@ -11,10 +14,10 @@ class BrokenInvariant(AssertionError):
     """A rule of the core does not hold: a bug in the core."""
 
 
-def check(state: State) -> None:
-    """Raise `BrokenInvariant` with every rule that does not hold."""
+def check(state: State, on_disk: Callable[[str], list[Delivery]] | None = None) -> None:
+    """Raise `BrokenInvariant` with every rule that does not hold. `on_disk` gives a job's deliveries there, to be compared."""
     broken = [*_jobs(state), *_stops(state), *_fences(state), *_queue(state), *_workers(state), *_counts(state)]
-    broken += [*_tenants(state), *_timers(state), *_hooks(state), *_bodies(state)]
+    broken += [*_tenants(state), *_timers(state), *_hooks(state, on_disk), *_bodies(state)]
     if broken:
         raise BrokenInvariant("; ".join(broken))
 
@@ -156,16 +159,16 @@ def _bodies(state: State) -> list[str]:
     kept = [job for job in state.jobs.values() if not job.final and not job.evicted]
     counted, actual = (state.spec_cache.count, state.spec_cache.bytes), (len(kept), sum(len(job.body) for job in kept))
     broken = [] if counted == actual else [f"{counted} specs and bytes counted, {actual} there"]
-    return broken + [f"{job.id} is parked with a body" for job in state.jobs.values() if job.evicted and job.body]
+    return broken + [f"{job.id} is evicted with a body" for job in state.jobs.values() if job.evicted and job.body]
 
 
-def _hooks(state: State) -> list[str]:
+def _hooks(state: State, on_disk: Callable[[str], list[Delivery]] | None) -> list[str]:
     broken = []
     for job in state.jobs.values():
         if not job.webhook:
             continue
         found = sorted(delivery.event for delivery in job.deliveries.values())
-        if found != sorted(delivery.event for delivery in state.archive.deliveries.of_job(job.id)):
+        if on_disk is not None and found != sorted(delivery.event for delivery in on_disk(job.id)):
             broken.append(f"{job.id} has deliveries on disk other than {found}")
         wanted = set(job.webhook_events) or {"started", "completed", "failed", "cancelled"}
         end = {"succeeded": "completed", "failed": "failed", "cancelled": "cancelled"}.get(job.state.value)

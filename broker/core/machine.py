@@ -1,4 +1,4 @@
-"""The core: four doors and no clock. Messages and the time go in, effects come out.
+"""The core: no clock, no disk. Messages, what the disk has of what they are about, and the time go in; effects come out.
 
 `receive` and `tick` return effects in the order in which they must be carried out; the shell writes the journal rows of all
 `Transition` before it sends anything. Neither raises for anything a peer can send, but for `DecodeError` on a malformed body,
@@ -11,18 +11,19 @@ from collections.abc import Iterable
 from math import inf
 from typing import get_args
 
-from broker.core import reports, requests, set_aside, timers, views, webhook_requests
+from broker.core import lookups, reports, requests, set_aside, timers, views, webhook_requests
 from broker.core.calendar import Calendar
 from broker.core.effects import Effect, PeerGone
 from broker.core.grants import grant_all
 from broker.core.jobs import Job
+from broker.core.lookups import Found, Lookup, RecordCounts
 from broker.core.policy import Policy
-from broker.core.state import Archive, State
+from broker.core.state import State
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.terms import JobState
 
-__all__ = ["Archive", "Core", "Policy"]
+__all__ = ["Core", "Policy"]
 
 _FROM_AGENT = frozenset(get_args(m.FromAgent))
 
@@ -34,23 +35,27 @@ class UnsoundJob(ValueError):
 class Core:
     """The broker without its sockets."""
 
-    def __init__(self, epoch: int, archive: Archive, policy: Policy, now: float) -> None:
+    def __init__(self, epoch: int, policy: Policy, now: float) -> None:
         """`epoch` must be greater than that of any earlier run on this journal, and on disk."""
-        self.state = State(epoch, archive, policy)
+        self.state = State(epoch, policy)
         self.now = now
 
     # ------------------------------------------------------------ doors
 
-    def receive(self, peer: bytes, message: m.Message | PeerGone, now: float) -> list[Effect]:
-        """One message from one address."""
+    def needs(self, peer: bytes, message: m.Message) -> Lookup | None:
+        """What the shell is to read from disk for this message, right before it gives it to `receive`."""
+        return lookups.needed(self.state, peer, message)
+
+    def receive(self, peer: bytes, message: m.Message | PeerGone, now: float, found: Found) -> list[Effect]:
+        """One message from one address, with what was found of what it `needs`."""
         if now > self.now:
             self.now = now
         if type(message) in _FROM_AGENT:
-            self._from_agent(peer, message)
+            self._from_agent(peer, message, found)
         elif isinstance(message, PeerGone):
-            self._peer_gone(peer)
+            self.state.lose_peer(peer)
         else:
-            self._from_edge(peer, message)
+            self._from_edge(peer, message, found)
         return self.finish_pass()
 
     def tick(self, now: float) -> list[Effect]:
@@ -63,9 +68,9 @@ class Core:
         """When `tick` has something to do; None: never, as things are."""
         return self.state.deadlines.next()
 
-    def snapshot(self) -> m.PoolView:
-        """Workers, counts and backlog."""
-        return views.pool_view(self.state, self.now)
+    def snapshot(self, counts: RecordCounts = RecordCounts()) -> m.PoolView:  # noqa: B008 - frozen
+        """Workers, counts and backlog; `counts` of the records on disk."""
+        return views.pool_view(self.state, counts, self.now)
 
     # ------------------------------------------------------------ for the shell
 
@@ -79,7 +84,7 @@ class Core:
         The streams of events go on with a gap in their numbers, so that watchers ask again.
         """
         old = self.state
-        self.state = State(epoch, old.archive, old.policy)
+        self.state = State(epoch, old.policy)
         self.state.calendar, self.state.refusing, self.state.stopping = old.calendar, old.refusing, old.stopping
         self.state.watchers = {peer: self.state.next_revision() for peer in old.watchers}
         self.now = now
@@ -170,41 +175,35 @@ class Core:
                 state.watchers[peer] = seq + 1
                 state.send(peer, m.JobsDeleted(seq=seq + 1, job_ids=tuple(gone)))
 
-    def _peer_gone(self, peer: bytes) -> None:
-        self.state.watchers.pop(peer, None)
-        worker = self.state.pool.at(peer)
-        if worker is not None:
-            self.state.pool.unreachable(worker)
-
-    def _from_edge(self, peer: bytes, message: m.Message) -> None:
+    def _from_edge(self, peer: bytes, message: m.Message, found: Found) -> None:
         state, now = self.state, self.now
         match message:
             case m.Submit():
-                requests.submit(state, peer, message, now)
+                requests.submit(state, peer, message, found, now)
             case m.CancelJob():
-                requests.cancel_job(state, peer, message, now)
+                requests.cancel_job(state, peer, message, found, now)
             case m.GetJob():
-                requests.get_job(state, peer, message, now)
+                requests.get_job(state, peer, message, found, now)
             case m.ListJobs():
-                requests.list_jobs(state, peer, message, now)
+                requests.list_jobs(state, peer, message, found, now)
             case m.Watch():
                 requests.watch(state, peer, message, now)
             case m.GetPool():
-                requests.get_pool(state, peer, message, now)
+                requests.get_pool(state, peer, message, found, now)
             case m.DrainWorker():
                 requests.drain_worker(state, peer, message, now)
             case m.ListSetAside():
-                set_aside.list_all(state, peer, message, now)
+                set_aside.list_all(state, peer, message, found, now)
             case m.SettleSetAside():
-                set_aside.resolve(state, peer, message, now)
+                set_aside.resolve(state, peer, message, found, now)
             case m.ForgetJobs():
-                requests.forget_jobs(state, peer, message, now)
+                requests.forget_jobs(state, peer, message, found, now)
             case m.ClaimDeliveries():
-                webhook_requests.claim_deliveries(state, peer, message, now)
+                webhook_requests.claim_deliveries(state, peer, message, found, now)
             case m.DeliveryDone():
-                webhook_requests.delivery_done(state, peer, message, now)
+                webhook_requests.delivery_done(state, peer, message, found, now)
 
-    def _from_agent(self, peer: bytes, message: m.Message | PeerGone) -> None:
+    def _from_agent(self, peer: bytes, message: m.Message | PeerGone, found: Found) -> None:
         state, now = self.state, self.now
         if type(message) is m.Hello:
             reports.hello(state, peer, message, now)
@@ -219,7 +218,7 @@ class Core:
         pool.heard(worker, now)
         match message:  # the most frequent first: each case costs
             case m.Finished():
-                reports.finished(state, worker, message, now)
+                reports.finished(state, worker, message, found, now)
             case m.Started():
                 reports.started(state, worker, message, now)
             case m.Heartbeat():
@@ -227,9 +226,9 @@ class Core:
             case m.Refused():
                 reports.refused(state, worker, message, now)
             case m.Failed():
-                reports.failed(state, worker, message, now)
+                reports.failed(state, worker, message, found, now)
             case m.Cancelled():
-                reports.cancelled(state, worker, message, now)
+                reports.cancelled(state, worker, message, found, now)
             case m.Goodbye():
                 reports.goodbye(state, worker, message, now)
 

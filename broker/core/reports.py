@@ -17,6 +17,7 @@ from broker.core import retry, worker_breaker
 from broker.core.effects import WorkerNoted
 from broker.core.grants import send_grant
 from broker.core.jobs import Cause, Job
+from broker.core.lookups import Found
 from broker.core.pool import Worker
 from broker.core.scheduling import bounds
 from broker.core.state import State
@@ -100,7 +101,7 @@ def bye(reason: str, remedy: m.Remedy = "none") -> m.WorkerRejected:
 def reconcile_held(state: State, worker: Worker, held: Iterable[m.Held], now: float) -> None:
     """Compare what a worker says it holds with what it should, one by one."""
     for item in held:
-        job = state.find(item.job_id)
+        job = state.jobs.get(item.job_id)
         if job is None or job.closed or not _may_hold(state, worker, job, item.fence, now):
             if item.phase != "finished":  # a finished one is settled by its result, which is being resent
                 state.send(worker.peer, m.Cancel(job_id=item.job_id, fence=item.fence))
@@ -191,10 +192,10 @@ def refused(state: State, worker: Worker, message: m.Refused, now: float) -> Non
     state.give_back(job, Cause.REFUSED, now, message.reason)
 
 
-def finished(state: State, worker: Worker, message: m.Finished, now: float) -> None:
+def finished(state: State, worker: Worker, message: m.Finished, found: Found, now: float) -> None:
     """Publish the result, if it is the one that counts. Raises `DecodeError` before anything changes."""
     result: Result = bounds.result(codec.result(message.body))
-    job = _current(state, worker, message, now)
+    job = _current(state, worker, message, found, now)
     if job is None:
         return
     if job.stop:
@@ -214,9 +215,9 @@ def finished(state: State, worker: Worker, message: m.Finished, now: float) -> N
     _acknowledge(state, worker, message, accepted=True)
 
 
-def failed(state: State, worker: Worker, message: m.Failed, now: float) -> None:
+def failed(state: State, worker: Worker, message: m.Failed, found: Found, now: float) -> None:
     """Count the failure by its class, and try again or give up."""
-    job = _current(state, worker, message, now)
+    job = _current(state, worker, message, found, now)
     if job is None:
         return
     worker.failed += 1
@@ -245,9 +246,9 @@ def failed(state: State, worker: Worker, message: m.Failed, now: float) -> None:
     state.move(job, Cause.RETRIED, now, f"{message.kind}: {message.message}")
 
 
-def cancelled(state: State, worker: Worker, message: m.Cancelled, now: float) -> None:
+def cancelled(state: State, worker: Worker, message: m.Cancelled, found: Found, now: float) -> None:
     """The attempt stopped. Unasked, it only goes back to the queue."""
-    job = _current(state, worker, message, now)
+    job = _current(state, worker, message, found, now)
     if job is None:
         return
     worker.cancelled += 1
@@ -261,12 +262,12 @@ def cancelled(state: State, worker: Worker, message: m.Cancelled, now: float) ->
         state.give_back(job, Cause.RETURNED, now, "stopped by the worker, unasked")
 
 
-def _current(state: State, worker: Worker, message: m.AgentResult, now: float) -> Job | None:
+def _current(state: State, worker: Worker, message: m.AgentResult, found: Found, now: float) -> Job | None:
     """The job, if this result is of its current attempt, from the worker that has it; else answer the result (it lost, or was counted
     before) and return None. Raises `DecodeError` before anything changes."""
     check_fence(state, message.fence)
     state.pool.said(worker, message.fence, message.free)
-    job = state.find(message.job_id)
+    job = state.jobs.get(message.job_id) or found.job
     if job is None or job.closed or job.fence != message.fence or job.worker != worker.name:
         _acknowledge(state, worker, message, accepted=_already(job, message))
         state.pool.release(worker, message.job_id, message.fence, now)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from math import isfinite
 
-from msgspec import structs
-
 from broker.core import set_aside, views, worker_breaker
 from broker.core.effects import WorkerNoted
-from broker.core.jobs import Cause, Job
+from broker.core.jobs import Cause, DamagedRecord, Job
+from broker.core.lookups import Found
 from broker.core.scheduling.dispatch import would_start
 from broker.core.scheduling.queue import Lane
 from broker.core.state import State
@@ -27,13 +26,13 @@ STOPPING_RETRY_S = 5.0
 MAX_PAGE_BYTES = 8 * 1024 * 1024
 
 
-def submit(state: State, peer: bytes, message: m.Submit, now: float) -> None:
+def submit(state: State, peer: bytes, message: m.Submit, found: Found, now: float) -> None:
     """Take the job, or say why not. The answer to a repeated submit is the job as it is now."""
-    existing = state.find(message.job_id)
+    existing = _existing(state, message.job_id, found)
     if existing is not None:
-        _answer_repeat(state, peer, message, existing, now)
+        _answer_repeat(state, peer, message, existing, found, now)
         return
-    refusal = _refusal(state, message, now)
+    refusal = _refusal(state, message, found, now)
     if refusal is not None:
         code, text, retry_after_s = refusal
         state.send(peer, m.Rejected(req=message.req, code=code, message=text, retry_after_s=retry_after_s))
@@ -44,8 +43,26 @@ def submit(state: State, peer: bytes, message: m.Submit, now: float) -> None:
     state.enqueue(job)
     state.move(job, Cause.SUBMITTED, now)
     state.set_deadline(job)
-    view = codec.encode_body(views.job_view(state, job, now, full=True))
-    state.send(peer, m.Accepted(req=message.req, body=view))
+    state.send(peer, m.Accepted(req=message.req, body=_record(state, job, found, now)))
+
+
+def _existing(state: State, job_id: str, found: Found) -> Job | None:
+    """The job of this id, from memory or from disk; not one that was found by its name."""
+    job = state.jobs.get(job_id)
+    if job is None and found.job is not None and found.job.id == job_id:
+        return found.job
+    return job
+
+
+def _spec(job: Job, found: Found) -> tuple[bytes, str]:
+    """(the job's spec, why it cannot be read)."""
+    return (found.spec, found.spec_error) if job.evicted else (job.body, job.damaged)
+
+
+def _record(state: State, job: Job, found: Found, now: float) -> bytes:
+    """All of the job, encoded."""
+    body, damaged = _spec(job, found)
+    return codec.encode_body(views.job_view(state, job, now, full=True, spec=body, spec_error=damaged))
 
 
 def _new_job(message: m.Submit, ahead_s: float, now: float) -> Job:
@@ -75,22 +92,24 @@ def _deadline_at(message: m.Submit, ahead_s: float, now: float) -> float:
     return max(0.0, message.deadline_at - ahead_s) if message.deadline_at else 0.0
 
 
-def _answer_repeat(state: State, peer: bytes, message: m.Submit, job: Job, now: float) -> None:
+def _answer_repeat(state: State, peer: bytes, message: m.Submit, job: Job, found: Found, now: float) -> None:
     if job.damaged:
         text = f"the job {message.job_id!r} is there, and its record is damaged: {job.damaged}"
         state.send(peer, m.Rejected(req=message.req, code="id_conflict", message=text))
         return
-    known = (state.body(job), job.model, job.origin, job.alias, job.tenant, job.webhook, job.webhook_events)
+    body, damaged = _spec(job, found)
+    if damaged:
+        raise DamagedRecord(damaged)
+    known = (body, job.model, job.origin, job.alias, job.tenant, job.webhook, job.webhook_events)
     said = (message.model, message.origin, message.alias, message.tenant, message.webhook, message.webhook_events)
     if known != (message.body, *said):
         text = f"another job bears the id {message.job_id!r}"
         state.send(peer, m.Rejected(req=message.req, code="id_conflict", message=text))
         return
-    view = codec.encode_body(views.job_view(state, job, now, full=True))
-    state.send(peer, m.Accepted(req=message.req, duplicate=True, body=view))
+    state.send(peer, m.Accepted(req=message.req, duplicate=True, body=_record(state, job, found, now)))
 
 
-def _refusal(state: State, message: m.Submit, now: float) -> tuple[m.RejectCode, str, float] | None:
+def _refusal(state: State, message: m.Submit, found: Found, now: float) -> tuple[m.RejectCode, str, float] | None:
     """(code, sentence, seconds to wait) when the job cannot be taken."""
     if state.stopping:
         return "shutting_down", "the broker is stopping; it will be back", STOPPING_RETRY_S
@@ -102,7 +121,7 @@ def _refusal(state: State, message: m.Submit, now: float) -> tuple[m.RejectCode,
     lane = Lane(message.model, message.gpus, message.worker)
     if message.only_if_idle and not would_start(state, lane, message.tenant, message.max_running):
         return "busy", "no worker is free", retry_after_s(state, now)
-    if message.alias_unique and state.archive.find_alias(message.origin, message.alias, message.tenant) is not None:
+    if message.alias_unique and found.job is not None:
         return "alias_taken", f"a job named {message.alias!r} exists already", 0.0
     cost = state.costs.predict(message.model, message.units)
     own = state.tenants.share(message.tenant).waiting
@@ -143,15 +162,14 @@ def _own_turn_s(state: State, message: m.Submit, own: int, cost: float, now: flo
     return min(MAX_RETRY_AFTER_S, max(1.0, views.wait_s(state, now) / max(1, own), pace_s))
 
 
-def cancel_job(state: State, peer: bytes, message: m.CancelJob, now: float) -> None:
+def cancel_job(state: State, peer: bytes, message: m.CancelJob, found: Found, now: float) -> None:
     """End a waiting job at once; tell the worker of a held one to stop."""
-    job = state.find(message.job_id)
+    job = _existing(state, message.job_id, found)
     if job is None or message.tenant not in ("", job.tenant):
         state.send(peer, m.CancelReply(req=message.req, outcome="not_found"))
         return
     outcome = _cancel(state, job, now)
-    view = codec.encode_body(views.job_view(state, job, now, full=True))
-    state.send(peer, m.CancelReply(req=message.req, outcome=outcome, body=view))
+    state.send(peer, m.CancelReply(req=message.req, outcome=outcome, body=_record(state, job, found, now)))
 
 
 def _cancel(state: State, job: Job, now: float) -> m.CancelOutcome:
@@ -171,31 +189,28 @@ def _cancel(state: State, job: Job, now: float) -> m.CancelOutcome:
     return "requested"
 
 
-def get_job(state: State, peer: bytes, message: m.GetJob, now: float) -> None:
+def get_job(state: State, peer: bytes, message: m.GetJob, found: Found, now: float) -> None:
     """The job by id, else by (origin, alias); of the tenant that was named."""
-    job = state.find(message.job_id) if message.job_id else None
-    if job is None and message.alias:
-        job = state.archive.find_alias(message.origin, message.alias, message.tenant)
-        job = None if job is None else state.jobs.get(job.id, job)
+    job = state.jobs.get(message.job_id)
+    if job is None and found.job is not None:
+        job = state.jobs.get(found.job.id, found.job)
     if job is not None and message.tenant not in ("", job.tenant):
         job = None
-    body = b"" if job is None else codec.encode_body(views.job_view(state, job, now, full=True))
+    body = b"" if job is None else _record(state, job, found, now)
     state.send(peer, m.JobReply(req=message.req, found=job is not None, body=body))
 
 
-def list_jobs(state: State, peer: bytes, message: m.ListJobs, now: float) -> None:
-    """A page from the archive, each job as it is in memory where it is."""
-    if message.after_at:  # of the time before the clocks began it is the first moment
-        message = structs.replace(message, after_at=max(1.0, message.after_at - state.calendar.ahead_s))
-    jobs, more, behind = state.archive.page(message)
+def list_jobs(state: State, peer: bytes, message: m.ListJobs, found: Found, now: float) -> None:
+    """Answer with a page of what is on disk, each job as it is in memory where it is there."""
+    more, behind = found.more, found.behind
     page: list[m.JobView] = []
     size = 0
-    for job in jobs:
+    for job in found.jobs:
         size += len(job.body)
         if page and size > MAX_PAGE_BYTES:
             more, behind = True, 0
             break
-        page.append(views.job_view(state, state.jobs.get(job.id, job), now, full=True, body=job.body))
+        page.append(views.job_view(state, state.jobs.get(job.id, job), now, full=True, spec=job.body))
     state.send(peer, m.Jobs(req=message.req, more=more, behind=behind, body=codec.encode_body(page)))
 
 
@@ -212,11 +227,12 @@ def watch(state: State, peer: bytes, message: m.Watch, now: float) -> None:
     state.send(peer, m.Watching(req=message.req, seq=state.watchers.get(peer, 0)))
 
 
-def forget_jobs(state: State, peer: bytes, message: m.ForgetJobs, now: float) -> None:
+def forget_jobs(state: State, peer: bytes, message: m.ForgetJobs, found: Found, now: float) -> None:
     """Delete the records of final jobs; live ones stay, and are not in the answer."""
     forgotten = []
+    cold = {job.id: job for job in found.jobs}
     for job_id in dict.fromkeys(message.job_ids):
-        job = state.find(job_id)
+        job = state.jobs.get(job_id) or cold.get(job_id)
         if job is None or not job.final:
             continue
         if message.finished_s and now - job.finished_at < message.finished_s:
@@ -243,6 +259,6 @@ def drain_worker(state: State, peer: bytes, message: m.DrainWorker, now: float) 
     state.send(peer, m.WorkerReply(req=message.req, found=True, body=view))
 
 
-def get_pool(state: State, peer: bytes, message: m.GetPool, now: float) -> None:
+def get_pool(state: State, peer: bytes, message: m.GetPool, found: Found, now: float) -> None:
     """Workers and totals."""
-    state.send(peer, m.Pool(req=message.req, body=codec.encode_body(views.pool_view(state, now))))
+    state.send(peer, m.Pool(req=message.req, body=codec.encode_body(views.pool_view(state, found.counts, now))))

@@ -12,16 +12,17 @@ import msgspec
 from broker.core import views
 from broker.core.effects import Marked
 from broker.core.jobs import Cause, Job
+from broker.core.lookups import Found
 from broker.core.state import State
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.terms import JobState
 
 
-def list_all(state: State, peer: bytes, message: m.ListSetAside, now: float) -> None:
+def list_all(state: State, peer: bytes, message: m.ListSetAside, found: Found, now: float) -> None:
     """Answer with all of them."""
-    found = [views.job_view(state, job, now) for job in state.archive.set_asides()]
-    state.send(peer, m.Jobs(req=message.req, body=codec.encode_body(found)))
+    listed = [views.job_view(state, job, now) for job in found.jobs]
+    state.send(peer, m.Jobs(req=message.req, body=codec.encode_body(listed)))
 
 
 def note_cancel(state: State, job: Job) -> None:
@@ -32,9 +33,9 @@ def note_cancel(state: State, job: Job) -> None:
         state.effects.append(Marked(job, job.set_aside))
 
 
-def resolve(state: State, peer: bytes, message: m.SettleSetAside, now: float) -> None:
+def resolve(state: State, peer: bytes, message: m.SettleSetAside, found: Found, now: float) -> None:
     """Do what the operator decided."""
-    job = state.find(message.job_id)
+    job = found.job
     mark = None if job is None else job.set_aside
     if job is None or mark is None:
         state.send(peer, m.SetAsideSettled(req=message.req, outcome="not_set_aside"))
@@ -47,8 +48,6 @@ def resolve(state: State, peer: bytes, message: m.SettleSetAside, now: float) ->
     else:
         job.set_aside = None
         state.effects.append(Marked(job, None))
-        if job.webhook:
-            job.deliveries = {each.number: each for each in state.archive.deliveries.of_job(job.id)}
         state.adopt_record(job)
         if job.fence > state.last_fence:
             job.renew_fence("voided", 0)

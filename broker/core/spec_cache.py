@@ -1,8 +1,8 @@
 """Which specs are in memory: those of the first jobs that wait; of all others the journal alone has them.
 
 A spec may be 512 KiB and is needed three times only: when its job starts, when a client asks for the whole record, and when a submit is
-repeated. So a job that is accepted while many wait is *parked* once it is on disk: its bytes are dropped, and read again when its turn
-comes. Jobs read back at a start are all parked.
+repeated. So that of a job which is accepted while many wait is *evicted* once it is on disk: the shell reads it whenever it is needed.
+Jobs read back at a start are all evicted.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class SpecCache:
         self.bytes -= len(job.body)
 
     def committed(self, policy: Policy) -> None:
-        """What was accepted is on disk: park what is too much, the last ones first."""
+        """What was accepted is on disk: evict what is too much, the last ones first."""
         fresh, self._fresh = self._fresh, []
         while fresh and (self.count > policy.live_bodies or self.bytes > policy.live_body_bytes):
             job = fresh.pop()

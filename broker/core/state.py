@@ -7,13 +7,11 @@ through `State.move`, so that queue, deadlines, counts, watchers and effects can
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
-from typing import Protocol
 
 from broker.core.calendar import Calendar
 from broker.core.deadlines import Deadlines
-from broker.core.deliveries import Deliveries, Delivery
-from broker.core.effects import DeliveryChanged, Effect, RecordDeleted, Send, Transition
+from broker.core.deliveries import Delivery
+from broker.core.effects import DeliveryChanged, Effect, RecordDeleted, Send, SendRun, Transition
 from broker.core.jobs import LAZY, Cause, Job
 from broker.core.policy import Policy
 from broker.core.pool import Pool, Worker
@@ -46,47 +44,11 @@ def _event_of(job: Job, cause: Cause) -> m.WebhookEvent | None:
     return event if not job.webhook_events or event in job.webhook_events else None
 
 
-class Archive(Protocol):
-    """Jobs on disk, staged rows of this pass included. The core asks it for what it no longer holds."""
-
-    def find(self, job_id: str) -> Job | None:
-        """The job of this id."""
-
-    def find_alias(self, origin: str, alias: str, tenant: str) -> Job | None:
-        """The newest job of this name, of this tenant ("": of any)."""
-
-    def body(self, job_id: str) -> bytes:
-        """The spec of a job that is there. Raises `DamagedRecord`."""
-
-    def set_asides(self) -> list[Job]:
-        """The jobs that are set aside, as far as their rows can be read, without their specs."""
-
-    @property
-    def set_aside_count(self) -> int:
-        """How many there are."""
-
-    @property
-    def damaged(self) -> int:
-        """How many records of jobs that are over were found damaged."""
-
-    @property
-    def rebuilt_indexes(self) -> int:
-        """How many indexes were found damaged and built anew."""
-
-    def page(self, query: m.ListJobs) -> tuple[list[Job], bool, int]:
-        """Jobs that match, in order, whether more follow, and `Jobs.behind`."""
-
-    @property
-    def deliveries(self) -> Deliveries:
-        """The webhook deliveries of all jobs."""
-
-
 class State:
     """The core's memory."""
 
-    def __init__(self, epoch: int, archive: Archive, policy: Policy) -> None:
+    def __init__(self, epoch: int, policy: Policy) -> None:
         self.epoch = epoch
-        self.archive = archive
         self.policy = policy
         self.calendar = Calendar()
         #: Why the disk admits no new job; "": it does.
@@ -133,8 +95,10 @@ class State:
             self.spoken_to.add(peer)
         self.effects.append(Send(peer, message))
 
-    def send_run(self, peer: bytes, run: m.Run) -> None:
+    def send_run(self, peer: bytes, run: m.Run, *, evicted: bool = False) -> None:
         """Send a grant, early if its job is on disk and nothing that must come first is on its way to the worker.
+
+        `evicted`: the shell is to put the spec in.
 
         A `Run` announces no row: its fence is new whatever becomes of the rows of this pass, as the epoch is on disk. So the worker
         need not wait for the commit.
@@ -142,23 +106,9 @@ class State:
         early = run.job_id not in self.uncommitted and peer not in self.spoken_to
         if not early:
             self.spoken_to.add(peer)
-        self.effects.append(Send(peer, run, early))
+        self.effects.append(SendRun(peer, run, early) if evicted else Send(peer, run, early))
 
     # ------------------------------------------------------------ jobs
-
-    def find(self, job_id: str) -> Job | None:
-        """The job, live or final, wherever it is."""
-        return self.jobs.get(job_id) or self.archive.find(job_id)
-
-    def body(self, job: Job) -> bytes:
-        """The job's spec, from memory or from disk."""
-        return self.archive.body(job.id) if job.evicted else job.body
-
-    def load_spec(self, job: Job) -> None:
-        """The job is about to start, and may have to be sent again: its spec comes to memory."""
-        if job.evicted:
-            job.body, job.evicted = self.archive.body(job.id), False
-            self.spec_cache.keep(job)
 
     def next_fence(self) -> int:
         """A token never given before: see `jobs`."""
@@ -234,12 +184,6 @@ class State:
             job.deliveries[delivery.number] = delivery
         self.effects.append(DeliveryChanged(delivery))
 
-    def deliveries_of(self, job: Job) -> Iterable[Delivery]:
-        """The webhook deliveries of a job, oldest first: at hand in memory, else from disk."""
-        if job.id in self.jobs:
-            return job.deliveries.values()
-        return self.archive.deliveries.of_job(job.id)
-
     def set_deadline(self, job: Job) -> None:
         """Wake at the job's deadline, if it has one."""
         if job.deadline_at:
@@ -303,6 +247,13 @@ class State:
         worker = self.holder(job)
         if worker is not None and not worker.lost:
             self.send(worker.peer, m.Cancel(job_id=job.id, fence=job.fence))
+
+    def lose_peer(self, peer: bytes) -> None:
+        """Send no more events to an address that cannot be reached, and grant nothing to its worker."""
+        self.watchers.pop(peer, None)
+        worker = self.pool.at(peer)
+        if worker is not None:
+            self.pool.unreachable(worker)
 
     # ------------------------------------------------------------ watching
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from msgspec import structs
 
 from broker.core import deliveries
-from broker.core.jobs import DamagedRecord, Job
+from broker.core.jobs import Job
+from broker.core.lookups import RecordCounts
 from broker.core.pool import Worker
 from broker.core.scheduling import bounds
 from broker.core.state import State
@@ -13,16 +14,10 @@ from broker.wire import messages as m
 from broker.wire.terms import HELD, STATE_NAMES, JobState
 
 
-def job_view(state: State, job: Job, now: float, *, full: bool = False, body: bytes | None = None) -> m.JobView:
-    """A job for an edge; `full` adds story and spec bytes: `body`, where the caller has it."""
-    damaged = job.damaged
-    if body is None:
-        body = b""
-        if full and not damaged:
-            try:
-                body = state.body(job)
-            except DamagedRecord as error:
-                damaged = str(error)
+def job_view(
+    state: State, job: Job, now: float, *, full: bool = False, spec: bytes = b"", spec_error: str = ""
+) -> m.JobView:
+    """A job for an edge; `full` adds history, deliveries and its `spec`. `spec_error`: why that cannot be read."""
     mark = job.set_aside
     position, eta = _position_and_eta(state, job, now) if mark is None else (-1, -1.0)
     if eta > bounds.MAX_WAIT_S:
@@ -58,17 +53,17 @@ def job_view(state: State, job: Job, now: float, *, full: bool = False, body: by
         failure=job.failure,
         result=job.result,
         story=_story(job.story, ahead_s) if full else (),
-        body=body,
+        body=b"" if spec_error else spec,
         webhook=job.webhook,
         webhook_events=job.webhook_events if full else (),
-        deliveries=_hooks(state, job) if full and job.webhook else (),
+        deliveries=_deliveries(state, job) if full and job.webhook else (),
         set_aside=None if mark is None else m.SetAside(mark.reason, shown(mark.at)),
-        damaged=damaged,
+        damaged=spec_error or job.damaged,
     )
 
 
-def _hooks(state: State, job: Job) -> tuple[m.DeliveryView, ...]:
-    return tuple(deliveries.view(delivery, state.calendar) for delivery in state.deliveries_of(job))
+def _deliveries(state: State, job: Job) -> tuple[m.DeliveryView, ...]:
+    return tuple(deliveries.view(delivery, state.calendar) for delivery in job.deliveries.values())
 
 
 def _story(story: list[m.HistoryEntry], ahead_s: float) -> tuple[m.HistoryEntry, ...]:
@@ -184,7 +179,7 @@ def _worker_state(worker: Worker) -> m.WorkerStateName:
     return "idle" if worker.room else "starting"
 
 
-def pool_view(state: State, now: float) -> m.PoolView:
+def pool_view(state: State, counts: RecordCounts, now: float) -> m.PoolView:
     """Every worker, and the queue in numbers."""
     workers = sorted(state.pool, key=lambda worker: worker.name)
     calendar = state.calendar
@@ -196,9 +191,9 @@ def pool_view(state: State, now: float) -> m.PoolView:
         wait_s=wait_s(state, now),
         queue_limit=state.policy.queue_limit,
         prediction_errors=dict(state.costs.errors),
-        set_aside=state.archive.set_aside_count,
-        damaged=state.archive.damaged,
-        rebuilt_indexes=state.archive.rebuilt_indexes,
+        set_aside=counts.kept_aside,
+        damaged=counts.damaged_records,
+        rebuilt_indexes=counts.rebuilt_indexes,
         refusing=state.refusing,
         now=now + calendar.ahead_s,
         settling_s=max(0.0, calendar.settled_at - now),

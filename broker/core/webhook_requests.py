@@ -5,16 +5,16 @@ from __future__ import annotations
 import msgspec
 
 from broker.core.deliveries import LEASE_S, Delivery
+from broker.core.lookups import Found
 from broker.core.state import State
 from broker.wire import codec
 from broker.wire import messages as m
 
 
-def claim_deliveries(state: State, peer: bytes, message: m.ClaimDeliveries, now: float) -> None:
+def claim_deliveries(state: State, peer: bytes, message: m.ClaimDeliveries, found: Found, now: float) -> None:
     """Give due deliveries to this edge, the longest due first; nobody else gets them before the lease has run out."""
-    deliveries, next_at = state.archive.deliveries.due(now, message.limit)
     claims = []
-    for delivery in deliveries:
+    for delivery in found.webhook_deliveries:
         claimed = msgspec.structs.replace(
             delivery, claim=state.next_revision(), attempts=delivery.attempts + 1, due_at=now + LEASE_S
         )
@@ -29,19 +29,21 @@ def claim_deliveries(state: State, peer: bytes, message: m.ClaimDeliveries, now:
                 attempts=claimed.attempts,
             )
         )
-    wait_s = -1.0 if next_at is None else max(0.0, next_at - now)
+    wait_s = -1.0 if found.next_due_at is None else max(0.0, found.next_due_at - now)
     state.send(peer, m.Deliveries(req=message.req, wait_s=wait_s, body=codec.encode_body(claims)))
 
 
-def delivery_done(state: State, peer: bytes, message: m.DeliveryDone, now: float) -> None:
+def delivery_done(state: State, peer: bytes, message: m.DeliveryDone, found: Found, now: float) -> None:
     """Settle a delivery. A success counts whoever reports it; a failure only from the claim that holds. Repeats change nothing."""
-    delivery = state.archive.deliveries.find(message.number)
-    if delivery is not None:
-        _record_outcome(state, delivery, message, now)
+    if found.webhook_deliveries:
+        delivery, *siblings = found.webhook_deliveries
+        _record_outcome(state, delivery, siblings, message, now)
     state.send(peer, m.DeliveryNoted(req=message.req))
 
 
-def _record_outcome(state: State, delivery: Delivery, message: m.DeliveryDone, now: float) -> None:
+def _record_outcome(
+    state: State, delivery: Delivery, siblings: list[Delivery], message: m.DeliveryDone, now: float
+) -> None:
     if delivery.state == "delivered":
         return
     if message.outcome == "delivered":
@@ -58,7 +60,7 @@ def _record_outcome(state: State, delivery: Delivery, message: m.DeliveryDone, n
             return
         _put(state, delivery, message, message.outcome, now)
         if message.outcome == "disabled":
-            for other in state.archive.deliveries.of_job(delivery.job_id):
+            for other in siblings:
                 if other.number != delivery.number and other.state == "pending":
                     state.put_delivery(msgspec.structs.replace(other, state="disabled", claim=0))
 

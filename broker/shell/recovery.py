@@ -25,6 +25,7 @@ from broker.core.machine import Core, UnsoundJob
 from broker.runtime.errors import JournalConflict, ShellError
 from broker.runtime.log_actions import Action
 from broker.shell.journal.journal import Journal
+from broker.shell.lookups import with_spec
 from broker.wire import messages as m
 
 logger = logging.getLogger(__name__)
@@ -162,7 +163,8 @@ def subject(error: Exception) -> tuple[str, Delivery | None]:
 
 def _gave_out_work(error: Exception) -> bool:
     """Whether it was raised behind the handler, where every call gives out work and tells the watchers."""
-    return any(frame.f_code is Core.finish_pass.__code__ for frame in _frames(error))
+    behind = (Core.finish_pass.__code__, with_spec.__code__)
+    return any(frame.f_code in behind for frame in _frames(error))
 
 
 def _frames(error: Exception) -> Iterator[FrameType]:

@@ -16,14 +16,26 @@ from typing import Any
 
 from broker.core import invariants
 from broker.core.deliveries import Delivery
-from broker.core.effects import DeliveryChanged, Effect, Marked, PeerGone, RecordDeleted, Send, Transition, WorkerNoted
+from broker.core.effects import (
+    DeliveryChanged,
+    Effect,
+    Marked,
+    PeerGone,
+    RecordDeleted,
+    Send,
+    SendRun,
+    Transition,
+    WorkerNoted,
+)
 from broker.core.jobs import IllegalMove
+from broker.core.lookups import NOTHING
 from broker.core.machine import Core
 from broker.runtime.curve_keys import worker_prefix
 from broker.runtime.errors import JournalConflict
 from broker.runtime.log_actions import Action
 from broker.shell.journal.disk import Disk
 from broker.shell.journal.journal import Journal
+from broker.shell.lookups import look_up, with_spec
 from broker.shell.metrics import Metrics
 from broker.shell.net.peer_limits import PeerLimiter
 from broker.shell.net.sockets import BACK, DECODERS, Listener, Sockets
@@ -104,7 +116,7 @@ class Router:
 
     def _checked(self) -> list[Effect]:
         """Raise `BrokenInvariant` when a rule of the core does not hold: what this pass staged is not committed then."""
-        invariants.check(self._core.state)
+        invariants.check(self._core.state, self._journal.deliveries.of_job)
         return []
 
     def _may_expire(self, back_dry: bool, now: float) -> bool:
@@ -171,7 +183,7 @@ class Router:
     def _drain(self, listener: Listener, budget: int, now: float) -> tuple[int, bool]:
         """(messages taken, whether the socket was read dry)."""
         prefix, keyed, receive = listener.prefix, listener.keyed, listener.receive
-        decode, step, keep = DECODERS[prefix], self._core.receive, self._stimuli.ring.append
+        decode, needs, step, keep = DECODERS[prefix], self._core.needs, self._core.receive, self._stimuli.ring.append
         shut, received = self._shut, self._metrics.received
         for taken in range(budget):
             arrived = receive()
@@ -193,7 +205,9 @@ class Router:
                     continue
                 received[type(message)] += 1
                 keep((now, peer, message if len(frame) <= KEPT_BYTES else without_body(message)))
-                self._apply_effects(step(peer, message, now))
+                lookup = needs(peer, message)
+                found = NOTHING if lookup is None else look_up(self._journal, lookup, now)
+                self._apply_effects(step(peer, message, now, found))
             except codec.VersionError as error:
                 self._other_version(listener, peer, error, now)
             except codec.DecodeError as error:
@@ -243,7 +257,7 @@ class Router:
 
     def _gone(self, peer: bytes, now: float) -> None:
         message = PeerGone()
-        self._attempt(lambda: self._core.receive(peer, message, now), now, peer, message)
+        self._attempt(lambda: self._core.receive(peer, message, now, NOTHING), now, peer, message)
 
     def _too_many_frames(self, listener: Listener, peer: bytes, frame: Any, now: float) -> None:
         """No message has a second frame, but those of protocol 1."""
@@ -270,6 +284,9 @@ class Router:
                 self._moved(effect)
             elif type(effect) is Send:
                 (self._early if effect.early else self._sends).append(effect)
+            elif type(effect) is SendRun:
+                send = Send(effect.peer, with_spec(self._journal, effect.message))
+                (self._early if effect.early else self._sends).append(send)
             elif type(effect) is RecordDeleted:
                 self._journal.forget(effect.job_id)
                 self._durable = True

@@ -18,6 +18,7 @@ from broker.runtime.log_actions import Action
 from broker.shell.clock import Timeline
 from broker.shell.journal.disk import Disk
 from broker.shell.journal.journal import Journal
+from broker.shell.lookups import record_counts
 from broker.shell.metrics import Metrics
 from broker.shell.net.sockets import Sockets
 from broker.shell.router import Router
@@ -215,6 +216,6 @@ class Server:
 
     def _write_metrics(self, path: Path) -> None:
         try:
-            self._metrics.write(path, self._core.snapshot())
+            self._metrics.write(path, self._core.snapshot(record_counts(self._journal)))
         except Exception as error:  # a full disk, a bug that shows for one job: numbers are not worth the broker
             logger.warning("metrics not written", extra={"action": Action.METRICS, "error": str(error)})

@@ -11,7 +11,6 @@ from broker.core.policy import Policy
 from broker.core.pool import Worker
 from broker.core.scheduling import dispatch
 from broker.core.state import State
-from broker.testing import MemoryArchive
 from broker.wire import messages as m
 from broker.wire.jobspec import ModelCard
 from broker.wire.terms import JobState
@@ -23,7 +22,7 @@ MODELS = ("demo", "flux")
 def scene(seed: int) -> State:
     """Workers with some room and waiting jobs, most often of one tenant and one lane."""
     random = Random(seed)
-    state = State(1, MemoryArchive(), Policy())
+    state = State(1, Policy())
     for model in MODELS:
         for _ in range(random.choice((0, 5))):
             state.costs.learn(model, 10.0, random.uniform(1.0, 20.0))

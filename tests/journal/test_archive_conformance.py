@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from broker.core import lookups
 from broker.core.deliveries import Delivery
 from broker.core.jobs import DamagedRecord, Job
+from broker.core.lookups import Found, RecordCounts
 from broker.runtime.errors import JournalConflict
 from broker.shell.journal import queries
+from broker.shell.lookups import look_up
 from broker.testing import MemoryArchive
 from broker.wire import messages as m
 from tests.journal.crowd import STATES, page, walk
@@ -457,3 +460,56 @@ def test_deliveries_are_due_in_order_and_the_next_is_told(archive):
     assert due(10.0, 2) == ([2, 3], 10.0)
     assert due(20.0, 9) == ([2, 3, 4, 1], None)
     assert due(20.0, 0) == ([], 5.0)
+
+
+# ---------------------------------------------------------------- what the core looks up
+
+
+def hooked(archive, job_id: str = "a", number: int = 7) -> Delivery:
+    """Write a finished job with a webhook, and stage its delivery."""
+    job = finish(give(new_job(job_id, origin="native", alias="a-name", webhook="http://example.org/"), 5))
+    put(archive, job)
+    made = delivery(number, job_id)
+    archive.deliveries.stage(made)
+    return made
+
+
+def test_a_job_is_looked_up_whole_by_its_id_or_by_its_name(archive):
+    made = hooked(archive)
+    for lookup in (
+        lookups.FindJob("a"),
+        lookups.FindJob("none", "native", "a-name"),
+        lookups.FindJob("", "native", "a-name"),
+    ):
+        found = look_up(archive, lookup, 0.0)
+        assert (found.job.id, found.spec, found.spec_error) == ("a", b"spec of a", "")
+        assert found.job.deliveries == {7: made}
+    assert look_up(archive, lookups.FindJob("none"), 0.0) == Found()
+    assert look_up(archive, lookups.FindJob("none", "native", "a-name", "another tenant"), 0.0) == Found()
+    assert look_up(archive, lookups.FindSpec("a"), 0.0) == Found(spec=b"spec of a")
+    assert look_up(archive, lookups.FindSpec("none"), 0.0).spec_error == "its row is gone"
+
+
+def test_many_are_looked_up_without_their_specs_and_a_page_with_them(archive):
+    made = hooked(archive)
+    put(archive, new_job("b"))
+    found = look_up(archive, lookups.FindJobs(("b", "none", "a")), 0.0)
+    assert [(job.id, job.body) for job in found.jobs] == [("b", b""), ("a", b"")]
+    page = look_up(archive, lookups.FindPage(m.ListJobs(req=1, limit=2)), 0.0)
+    assert page.jobs[-1].body.startswith(b"spec of ")
+    assert {number: one for job in page.jobs for number, one in job.deliveries.items()} in ({7: made}, {})
+    archive.commit()
+    archive.set_aside("b", "why", 105.0)
+    assert [job.id for job in look_up(archive, lookups.FindSetAside(), 0.0).jobs] == ["b"]
+    assert look_up(archive, lookups.CountRecords(), 0.0).counts == RecordCounts(kept_aside=1)
+
+
+def test_deliveries_are_looked_up_with_those_of_their_job(archive):
+    made = hooked(archive)
+    archive.deliveries.stage(other := delivery(8, "a", "started", due_at=110.0))
+    find = lookups.FindDelivery
+    assert look_up(archive, find(7, siblings=False), 0.0).webhook_deliveries == (made,)
+    assert look_up(archive, find(7, siblings=True), 0.0).webhook_deliveries == (made, made, other)
+    assert look_up(archive, find(9, siblings=True), 0.0) == Found()
+    due = look_up(archive, lookups.FindDue(9), 105.0)
+    assert (due.webhook_deliveries, due.next_due_at) == ((made,), 110.0)

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from broker.core.effects import SendRun
 from broker.core.jobs import Cause, DamagedRecord, Job
 from broker.core.machine import Core, Policy
 from broker.runtime.errors import JournalRefused
 from broker.shell.journal.journal import Journal
+from broker.shell.lookups import record_counts
 from broker.shell.recovery import Recovery
+from broker.testing import feed, worker_info
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.terms import FINAL
@@ -42,12 +45,20 @@ def whole(tmp_path) -> bytes:
     return path.read_bytes()
 
 
-def ask(core: Core, message: m.Message) -> tuple[m.Message, bytes]:
-    (effect,) = core.receive(EDGE, message, 1000.0)
+class Served(Core):
+    """A core, and the journal that the shell reads for it."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(journal.epoch, Policy(), 1000.0)
+        self.journal = journal
+
+
+def ask(core: Served, message: m.Message) -> tuple[m.Message, bytes]:
+    (effect,) = feed(core, core.journal, EDGE, message, 1000.0)
     return effect.message, getattr(effect.message, "body", b"")
 
 
-def listed(core: Core) -> list[str]:
+def listed(core: Served) -> list[str]:
     """Ids of all jobs, asked for again from where the broker stopped looking."""
     found: list[str] = []
     behind = 0
@@ -59,7 +70,7 @@ def listed(core: Core) -> list[str]:
             return found
 
 
-def shown(core: Core, job_id: str) -> m.JobView | None:
+def shown(core: Served, job_id: str) -> m.JobView | None:
     answer, body = ask(core, m.GetJob(req=1, job_id=job_id))
     return codec.job_view(body) if answer.found else None
 
@@ -70,9 +81,9 @@ def alone(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def serve(path: Path) -> tuple[Journal, Core]:
+def serve(path: Path) -> tuple[Journal, Served]:
     journal = Journal(path)
-    core = Core(journal.epoch, journal, Policy(), 1000.0)
+    core = Served(journal)
     Recovery(core, journal).load(1000.0)
     return journal, core
 
@@ -182,7 +193,7 @@ def served(tmp_path, whole):
     """Damage the row of a finished job and serve the journal."""
     opened = []
 
-    def serve_with(statement: str, *parameters: object) -> tuple[Journal, Core]:
+    def serve_with(statement: str, *parameters: object) -> tuple[Journal, Served]:
         path = tmp_path / "jobs.sqlite"
         path.write_bytes(whole)
         damage(path, statement, *parameters)
@@ -219,7 +230,7 @@ def test_a_damaged_row_is_told_by_id_left_out_of_lists_and_counted_once(served, 
         found = listed(core)
         assert len(found) == 59
         assert "job-001" not in found
-    assert journal.damaged == core.snapshot().damaged == 1
+    assert journal.damaged == core.snapshot(record_counts(journal)).damaged == 1
     assert [record.message for record in caplog.records if "damaged" in record.message] == [
         "the record of a job is damaged"
     ]
@@ -239,7 +250,7 @@ def test_a_damaged_record_is_over_keeps_its_id_and_can_be_deleted(served):
     assert (answer.code, "damaged" in answer.message) == ("id_conflict", True)
     answer, _ = ask(core, m.CancelJob(req=1, job_id="job-001"))
     assert answer.outcome == "already_final"
-    effects = core.receive(EDGE, m.ForgetJobs(req=1, job_ids=("job-001",)), 1000.0)
+    effects = feed(core, journal, EDGE, m.ForgetJobs(req=1, job_ids=("job-001",)), 1000.0)
     journal.forget(effects[0].job_id)
     journal.commit()
     assert shown(core, "job-001") is None
@@ -249,8 +260,10 @@ def test_the_damaged_spec_of_a_waiting_job_is_told_and_sets_it_aside_when_its_tu
     journal, core = served("UPDATE spec SET body = x'00' WHERE n = 1")
     assert core.job("job-000").state == "queued"
     assert "checksum" in shown(core, "job-000").damaged
+    hello = m.Hello(name="w1", boot="b", seen=0, free=1, body=worker_info())
+    grants = [effect for effect in feed(core, journal, b"b-w1", hello, 1000.0) if isinstance(effect, SendRun)]
     with pytest.raises(DamagedRecord) as caught:
-        journal.body("job-000")
+        journal.body(grants[0].message.job_id)
     Recovery(core, journal).recover(caught.value, 1000.0)
     assert "checksum" in shown(core, "job-000").set_aside.reason
 

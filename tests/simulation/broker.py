@@ -167,7 +167,7 @@ class BrokerProcess:
     def _start(self) -> None:
         self.journal = WatchedJournal(self.path, self.fuse, self.world.checker)
         self.fuse.burn("raised epoch")
-        self.core = Core(self.journal.epoch, self.journal, self.policy, self.now())
+        self.core = Core(self.journal.epoch, self.policy, self.now())
         recovery = WatchedRecovery(self.world, self.core, self.journal)
         recovery.load(self.now())
         junk = PeerLimiter()

@@ -11,12 +11,13 @@ from typing import Any
 import msgspec
 
 from broker.core import reports, requests, retry, state, timers, worker_breaker
-from broker.core.effects import Send
+from broker.core.effects import Send, SendRun
 from broker.core.jobs import Cause
 from broker.core.machine import Core
 from broker.core.pool import Pool
 from broker.core.scheduling import dispatch, placement
 from broker.core.scheduling.tenants import Tenants
+from broker.shell import router
 from broker.shell.journal.epochs import Epochs
 from broker.shell.router import Router
 from broker.wire.terms import JobState
@@ -32,10 +33,10 @@ from workers.agent.unacked_results import UnackedResults
 
 
 def _any_fence(original: Callable[..., Any]) -> Callable[..., Any]:
-    def current(core_state: Any, worker: Any, message: Any, now: float) -> Any:
-        job = core_state.find(message.job_id)
+    def current(core_state: Any, worker: Any, message: Any, found: Any, now: float) -> Any:
+        job = core_state.jobs.get(message.job_id) or found.job
         if job is None or job.final:
-            return original(core_state, worker, message, now)
+            return original(core_state, worker, message, found, now)
         core_state.pool.said(worker, message.fence, message.free)
         return job
 
@@ -43,10 +44,10 @@ def _any_fence(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _after_the_end(original: Callable[..., Any]) -> Callable[..., Any]:
-    def current(core_state: Any, worker: Any, message: Any, now: float) -> Any:
-        job = core_state.find(message.job_id)
+    def current(core_state: Any, worker: Any, message: Any, found: Any, now: float) -> Any:
+        job = core_state.jobs.get(message.job_id) or found.job
         if job is None or job.fence != message.fence:
-            return original(core_state, worker, message, now)
+            return original(core_state, worker, message, found, now)
         core_state.pool.said(worker, message.fence, message.free)
         return job
 
@@ -54,11 +55,11 @@ def _after_the_end(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _deaf_to_stop(original: Callable[..., Any]) -> Callable[..., Any]:
-    def finished(core_state: Any, worker: Any, message: Any, now: float) -> None:
+    def finished(core_state: Any, worker: Any, message: Any, found: Any, now: float) -> None:
         job = core_state.jobs.get(message.job_id)
         if job is not None:
             job.stop = ""
-        original(core_state, worker, message, now)
+        original(core_state, worker, message, found, now)
 
     return finished
 
@@ -76,8 +77,8 @@ def _send_first(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _run_first(_: Any) -> Callable[..., Any]:
-    def send_run(core_state: Any, peer: bytes, run: Any) -> None:
-        core_state.effects.append(Send(peer, run, early=True))
+    def send_run(core_state: Any, peer: bytes, run: Any, *, evicted: bool = False) -> None:
+        core_state.effects.append((SendRun if evicted else Send)(peer, run, early=True))
 
     return send_run
 
@@ -106,7 +107,7 @@ def _counted(_: Any) -> Callable[..., Any]:
 def _no_adoption(_: Any) -> Callable[..., Any]:
     def reconcile_held(core_state: Any, worker: Any, held: Any, now: float) -> None:
         for item in held:
-            job = core_state.find(item.job_id)
+            job = core_state.jobs.get(item.job_id)
             ours = job is not None and not job.final and worker.held.get(item.job_id) == item.fence
             if ours and job.state is JobState.ASSIGNED:
                 reports._adopt(core_state, worker, job, item.fence, now)
@@ -125,12 +126,8 @@ def _mute_to_zombies(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _forgets_stored(original: Callable[..., Any]) -> Callable[..., Any]:
-    def submit(core_state: Any, peer: bytes, message: Any, now: float) -> None:
-        core_state.find, find = core_state.jobs.get, core_state.find
-        try:
-            original(core_state, peer, message, now)
-        finally:
-            core_state.find = find
+    def submit(core_state: Any, peer: bytes, message: Any, found: Any, now: float) -> None:
+        original(core_state, peer, message, msgspec.structs.replace(found, job=None), now)
 
     return submit
 
@@ -212,6 +209,9 @@ ALL: tuple[Mutation, ...] = (
         "send-before-commit", "nothing is said before it is on disk", ((Router, "_commit_and_send", _send_first),)
     ),
     Mutation("run-before-commit", "a job is on disk before it starts", ((state.State, "send_run", _run_first),)),
+    Mutation(
+        "spec-left-out", "a job is run as it was asked for", ((router, "with_spec", lambda _: lambda _, run: run),)
+    ),
     Mutation("lazy-stop", "a stop is durable", ((state, "LAZY", lambda lazy: lazy | {Cause.STOP_REQUESTED}),)),
     Mutation("lazy-finish", "a result is durable", ((state, "LAZY", lambda lazy: lazy | {Cause.FINISHED}),)),
     Mutation("same-epoch", "the epoch is raised before every life", ((Epochs, "raise_again", _same_epoch),)),

@@ -104,8 +104,8 @@ def _still_known(_: Any) -> property:
 
 
 def _shared(original: Callable[..., Any]) -> Callable[..., Any]:
-    def claim_deliveries(state: Any, peer: bytes, message: Any, now: float) -> None:
-        original(state, peer, message, now)
+    def claim_deliveries(state: Any, peer: bytes, message: Any, found: Any, now: float) -> None:
+        original(state, peer, message, found, now)
         for index, effect in enumerate(state.effects):
             if isinstance(effect, DeliveryChanged) and effect.delivery.due_at == now + LEASE_S:
                 state.effects[index] = DeliveryChanged(msgspec.structs.replace(effect.delivery, due_at=now + 1.0))
@@ -114,17 +114,17 @@ def _shared(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _any_claim(original: Callable[..., Any]) -> Callable[..., Any]:
-    def settle(state: Any, delivery: Any, message: Any, now: float) -> None:
-        original(state, delivery, msgspec.structs.replace(message, claim=delivery.claim), now)
+    def settle(state: Any, delivery: Any, siblings: Any, message: Any, now: float) -> None:
+        original(state, delivery, siblings, msgspec.structs.replace(message, claim=delivery.claim), now)
 
     return settle
 
 
 def _after_delivery(original: Callable[..., Any]) -> Callable[..., Any]:
-    def settle(state: Any, delivery: Any, message: Any, now: float) -> None:
+    def settle(state: Any, delivery: Any, siblings: Any, message: Any, now: float) -> None:
         if delivery.state == "delivered":
             delivery = msgspec.structs.replace(delivery, state="pending", claim=message.claim)
-        original(state, delivery, message, now)
+        original(state, delivery, siblings, message, now)
 
     return settle
 
@@ -143,9 +143,10 @@ def _hook_not_durable(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _forgets_the_living(_: Any) -> Callable[..., Any]:
-    def forget_jobs(state: Any, peer: bytes, message: Any, now: float) -> None:
+    def forget_jobs(state: Any, peer: bytes, message: Any, found: Any, now: float) -> None:
+        cold = {job.id: job for job in found.jobs}
         for job_id in message.job_ids:
-            if (job := state.find(job_id)) is not None:
+            if (job := state.jobs.get(job_id) or cold.get(job_id)) is not None:
                 state.forget(job)
         state.send(peer, m.Forgotten(req=message.req, job_ids=message.job_ids))
 
@@ -153,7 +154,7 @@ def _forgets_the_living(_: Any) -> Callable[..., Any]:
 
 
 def _not_forgotten(_: Any) -> Callable[..., Any]:
-    def forget_jobs(state: Any, peer: bytes, message: Any, now: float) -> None:
+    def forget_jobs(state: Any, peer: bytes, message: Any, found: Any, now: float) -> None:
         state.send(peer, m.Forgotten(req=message.req, job_ids=message.job_ids))
 
     return forget_jobs

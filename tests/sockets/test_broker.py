@@ -329,7 +329,7 @@ async def test_the_numbers_are_written_to_a_file(tmp_path, run_dir):
 async def test_numbers_that_cannot_be_told_do_not_end_the_broker(tmp_path, run_dir, monkeypatch):
     asked = []
 
-    def fail() -> None:
+    def fail(_: object) -> None:
         asked.append(True)
         raise RuntimeError("a bug")
 

@@ -93,7 +93,7 @@ class Bench:
             return commit(lazy=lazy)
 
         self.journal.commit = logged_commit
-        self.core = Core(self.journal.epoch, self.journal, Policy(**policy), NOW)
+        self.core = Core(self.journal.epoch, Policy(**policy), NOW)
         self.wires = Sockets(self.log)
         self.disk = Disk(home, self.journal.path, min_free=0, reserve=0)
         self.junk = PeerLimiter()

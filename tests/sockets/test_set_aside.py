@@ -12,6 +12,7 @@ from broker import set_aside_cli
 from broker.core import invariants, requests, webhook_requests
 from broker.core.jobs import Cause
 from broker.core.state import State
+from broker.shell.lookups import record_counts
 from broker.shell.recovery import BUDGET, REFILL_S, Recovery
 from broker.testing import worker_info
 from broker.wire import codec
@@ -220,7 +221,9 @@ def test_a_job_over_which_the_core_raises_is_set_aside_and_the_others_end(floor,
     assert view.set_aside is not None
     assert "Planted" in view.set_aside.reason
     assert [job.id for job in floor.listed()] == [BAD]
-    assert b"zoetrope_set_aside 1.0" in floor.bench.metrics.text(floor.bench.core.snapshot())
+    assert b"zoetrope_set_aside 1.0" in floor.bench.metrics.text(
+        floor.bench.core.snapshot(record_counts(floor.bench.journal))
+    )
 
 
 @pytest.mark.parametrize("cause", CAUSES)
@@ -355,6 +358,23 @@ def test_a_damaged_row_of_a_live_job_is_set_aside_and_can_be_failed(floor, damag
     floor.submit("later", worker="nobody")
 
 
+def test_a_job_whose_spec_cannot_be_read_is_set_aside_when_its_turn_comes(floor):
+    floor.full = True
+    floor.turn()
+    for job_id in (BAD, "good"):
+        floor.submit(job_id)
+    floor.bench.journal.close()
+    with sqlite3.connect(floor.bench.journal.path) as connection:
+        connection.execute("UPDATE spec SET body = x'00' WHERE n = 1")
+    connection.close()
+    floor.start()
+    assert floor.view(BAD).set_aside is None
+    floor.full = False
+    floor.turn(turns=6)
+    assert "checksum" in floor.view(BAD).set_aside.reason
+    assert floor.view("good").state == "succeeded"
+
+
 def test_a_question_that_raises_changes_nothing(floor, monkeypatch):
     def planted(*_):
         raise Planted("seen")
@@ -378,10 +398,10 @@ def test_a_webhook_delivery_over_which_the_core_raises_is_given_up(floor, monkey
     floor.turn(turns=6)
     bad = floor.bench.journal.deliveries.of_job(BAD)[0]
 
-    def settle(state, delivery, message, now, settle=webhook_requests._record_outcome):
+    def settle(state, delivery, siblings, message, now, settle=webhook_requests._record_outcome):
         if delivery.job_id == BAD:
             raise Planted("settled")
-        settle(state, delivery, message, now)
+        settle(state, delivery, siblings, message, now)
 
     def revision(state, give=State.next_revision):
         delivery = sys._getframe(1).f_locals.get("delivery")

@@ -52,7 +52,7 @@ class Service:
         self.disk.watch_journal()
         clock = open_timeline(self.journal.clock_record(), new=self.journal.empty)
         self.journal.stage_clock(clock.record())
-        self.core = Core(self.journal.epoch, self.journal, self.policy, clock())
+        self.core = Core(self.journal.epoch, self.policy, clock())
         self.core.restore(self.journal.live(), self.journal.rates(), clock())
         self.wires = self.open_wires()
         self.junk = PeerLimiter()

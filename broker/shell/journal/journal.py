@@ -48,7 +48,7 @@ _revision = attrgetter("revision")
 
 
 class Journal:
-    """The file, its one connection, and the rows that are not on disk yet. It is the core's `Archive`."""
+    """The file, its one connection, and the rows that are not on disk yet. See `shell.lookups.Archive`."""
 
     def __init__(
         self, path: Path, release_reserve: Callable[[], bool] = lambda: False, *, accept_loss: bool = False

@@ -1,0 +1,167 @@
+"""What a message is about that only the disk has. The core asks nobody while it decides: it gets that along with the message.
+
+Before the shell gives the core a message, it asks `needed` what to read for it, reads that (staged rows of the pass included) and hands it
+in as `Found`. Nothing happens in between, so a handler decides in one go about memory and disk as they are at that moment, and answers
+keep the order of their requests. Jobs in memory are looked up here, never read from disk, but for a spec that `spec_cache` has dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct, structs
+
+from broker.core.deliveries import Delivery
+from broker.core.jobs import Job
+from broker.core.state import State
+from broker.wire import messages as m
+
+
+class FindJob(Struct, frozen=True):
+    """The job of this id; else, with an alias, the newest job of that name, of this tenant ("": of any)."""
+
+    job_id: str
+    origin: str = ""
+    alias: str = ""
+    tenant: str = ""
+
+
+class FindSpec(Struct, frozen=True):
+    """The spec of a job that is in memory without it."""
+
+    job_id: str
+
+
+class FindJobs(Struct, frozen=True):
+    """The jobs of these ids, without their specs."""
+
+    job_ids: tuple[str, ...]
+
+
+class FindPage(Struct, frozen=True):
+    """A page of jobs; `after_at` on the core's timeline."""
+
+    query: m.ListJobs
+
+
+class FindSetAside(Struct, frozen=True):
+    """The jobs that are set aside, as far as their rows can be read, without their specs."""
+
+
+class FindDue(Struct, frozen=True):
+    """Pending deliveries that are due, the longest due first, `limit` at most."""
+
+    limit: int
+
+
+class FindDelivery(Struct, frozen=True):
+    """The delivery of this number, first; behind it, if `siblings`, all of its job."""
+
+    number: int
+    siblings: bool
+
+
+class CountRecords(Struct, frozen=True):
+    """The numbers in `RecordCounts`."""
+
+
+Lookup = FindJob | FindSpec | FindJobs | FindPage | FindSetAside | FindDue | FindDelivery | CountRecords
+
+
+class RecordCounts(Struct, frozen=True):
+    """Jobs that are set aside; records of jobs that are over, and indexes, found damaged since the start."""
+
+    kept_aside: int = 0
+    damaged_records: int = 0
+    rebuilt_indexes: int = 0
+
+
+class Found(Struct, frozen=True, kw_only=True):
+    """What is on disk of what was looked up; all else has its default. Jobs have their deliveries, where they have a webhook."""
+
+    #: By `FindJob`: None when there is none.
+    job: Job | None = None
+    #: By `FindSpec`, and by `FindJob` for the job it found; why it cannot be read.
+    spec: bytes = b""
+    spec_error: str = ""
+    #: By `FindJobs`, `FindPage` (whether more follow, and `Jobs.behind`) and `FindSetAside`, in the order asked for.
+    jobs: tuple[Job, ...] = ()
+    more: bool = False
+    behind: int = 0
+    #: By `FindDelivery` and `FindDue`, and when the next pending one that is not among them is due.
+    webhook_deliveries: tuple[Delivery, ...] = ()
+    next_due_at: float | None = None
+    #: By `CountRecords`.
+    counts: RecordCounts = RecordCounts()
+
+
+#: Nothing was looked up.
+NOTHING = Found()
+
+
+def needed(state: State, peer: bytes, message: m.Message) -> Lookup | None:
+    """What must be read from disk for this message; None for most."""
+    rule = _RULES.get(type(message))
+    return None if rule is None else rule(state, peer, message)
+
+
+def _submit(state: State, _: bytes, message: m.Submit) -> Lookup | None:
+    job = state.jobs.get(message.job_id)
+    if job is not None:
+        return FindSpec(job.id) if job.evicted else None
+    if message.alias_unique:
+        return FindJob(message.job_id, message.origin, message.alias, message.tenant)
+    return FindJob(message.job_id)
+
+
+def _whole_job(state: State, _: bytes, message: m.CancelJob | m.GetJob) -> Lookup | None:
+    job = state.jobs.get(message.job_id)
+    if job is not None:
+        return FindSpec(job.id) if job.evicted else None
+    if type(message) is m.GetJob:
+        return FindJob(message.job_id, message.origin, message.alias, message.tenant)
+    return FindJob(message.job_id)
+
+
+def _set_aside(state: State, _: bytes, message: m.SettleSetAside) -> Lookup | None:
+    return None if message.job_id in state.jobs else FindJob(message.job_id)
+
+
+def _result(state: State, peer: bytes, message: m.AgentResult) -> Lookup | None:
+    """A result of a job that is over and no longer in memory: whether it is the one that was published."""
+    if message.job_id in state.jobs or state.pool.at(peer) is None:
+        return None
+    return FindJob(message.job_id)
+
+
+def _jobs(state: State, _: bytes, message: m.ForgetJobs) -> Lookup | None:
+    cold = tuple(job_id for job_id in dict.fromkeys(message.job_ids) if job_id not in state.jobs)
+    return FindJobs(cold) if cold else None
+
+
+def _page(state: State, _: bytes, message: m.ListJobs) -> Lookup:
+    if message.after_at:  # of the time before the clocks began it is the first moment
+        message = structs.replace(message, after_at=max(1.0, message.after_at - state.calendar.ahead_s))
+    return FindPage(message)
+
+
+def _delivery(_state: State, _: bytes, message: m.DeliveryDone) -> Lookup:
+    return FindDelivery(message.number, siblings=message.outcome == "disabled")
+
+
+_RULES: dict[type[m.Message], Callable[[State, bytes, Any], Lookup | None]] = {
+    m.Submit: _submit,
+    m.CancelJob: _whole_job,
+    m.GetJob: _whole_job,
+    m.SettleSetAside: _set_aside,
+    m.Finished: _result,
+    m.Failed: _result,
+    m.Cancelled: _result,
+    m.ForgetJobs: _jobs,
+    m.ListJobs: _page,
+    m.ListSetAside: lambda state, peer, message: FindSetAside(),
+    m.ClaimDeliveries: lambda state, peer, message: FindDue(message.limit),
+    m.DeliveryDone: _delivery,
+    m.GetPool: lambda state, peer, message: CountRecords(),
+}

@@ -1,0 +1,69 @@
+"""What the core has read from disk for a message: nothing of what it has in memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.core.lookups import FindJob, FindJobs, FindPage, FindSpec
+from broker.core.policy import Policy
+from broker.testing import EDGE, RESULT, CoreHarness, peer_of
+from broker.wire import messages as m
+
+
+@pytest.fixture
+def desk() -> CoreHarness:
+    """`near` waits with its spec, `far` without, `over` is final and on disk alone."""
+    desk = CoreHarness(Policy(recent_finals=0, live_bodies=1))
+    desk.running("over")
+    desk.finish("w1", "over", free=0)
+    for job_id in ("near", "far"):
+        desk.submit(job_id)
+    return desk
+
+
+def asked(job_id: str, **fields) -> list[m.Message]:
+    return [
+        m.Submit(req=1, job_id=job_id, model="demo", units=1.0, body=b""),
+        m.GetJob(req=1, job_id=job_id),
+        m.CancelJob(req=1, job_id=job_id),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("job_id", "lookup"), [("near", None), ("far", FindSpec("far")), ("over", FindJob("over")), ("new", FindJob("new"))]
+)
+def test_a_job_is_read_where_memory_has_not_all_of_it(desk, job_id, lookup):
+    assert [desk.core.needs(EDGE, message) for message in asked(job_id)] == [lookup] * 3
+
+
+def test_a_name_is_read_with_the_id(desk):
+    named = {"origin": "native", "alias": "one", "tenant": "t"}
+    lookup = FindJob("new", "native", "one", "t")
+    assert desk.core.needs(EDGE, m.GetJob(req=1, job_id="new", **named)) == lookup
+    submit = m.Submit(req=1, job_id="new", model="demo", units=1.0, body=b"", **named)
+    assert desk.core.needs(EDGE, submit) == FindJob("new")
+    assert (
+        desk.core.needs(
+            EDGE, m.Submit(req=1, job_id="new", model="demo", units=1.0, alias_unique=True, body=b"", **named)
+        )
+        == lookup
+    )
+
+
+def test_a_result_is_compared_with_the_record_of_its_job_if_its_worker_is_known(desk):
+    result = m.Finished(job_id="over", fence=1, body=RESULT)
+    assert desk.core.needs(peer_of("w1"), result) == FindJob("over")
+    assert desk.core.needs(b"b-unknown", result) is None
+    assert desk.core.needs(peer_of("w1"), m.Heartbeat(seen=1, free=1)) is None
+    near = m.Finished(job_id="near", fence=1, body=RESULT)
+    assert desk.core.needs(peer_of("w1"), near) is None
+
+
+def test_of_jobs_to_be_deleted_those_in_memory_are_not_read(desk):
+    assert desk.core.needs(EDGE, m.ForgetJobs(req=1, job_ids=("over", "near", "over"))) == FindJobs(("over",))
+    assert desk.core.needs(EDGE, m.ForgetJobs(req=1, job_ids=("near",))) is None
+
+
+def test_a_page_begins_at_a_time_of_the_cores_timeline(desk):
+    query = m.ListJobs(req=1, after="gone", after_at=5.0)
+    assert desk.core.needs(EDGE, query) == FindPage(query)
