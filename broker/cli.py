@@ -115,7 +115,7 @@ def run(settings: BrokerSettings) -> None:
 
 
 def _lock_endpoint(endpoint: str) -> Lock:
-    """Brokers of two homes may have been given one path; the second to bind it would cut off the first."""
+    """Lock the path of an ipc endpoint: brokers of two homes may be given one, and the second to bind it would cut off the first."""
     path = ipc_path(endpoint)
     runtime_settings.make_private_dir(path.parent)
     return Lock(path.with_name(path.name + ".lock"))
@@ -131,7 +131,7 @@ def _open_wires(settings: BrokerSettings) -> Sockets:
 
 
 def _gate(settings: BrokerSettings) -> Gate | None:
-    """The door to tcp, if there is one. Raises `SettingsError`."""
+    """The authentication of tcp peers, if there is a tcp endpoint. Raises `SettingsError`."""
     keyed = next(((name, endpoint) for name, endpoint in settings.endpoints.items() if is_tcp(endpoint)), None)
     if keyed is None:
         return None

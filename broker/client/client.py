@@ -129,17 +129,17 @@ class BrokerClient:
         return codec.job_view(accepted.body), accepted.duplicate
 
     async def cancel(self, job_id: str, tenant: str = "") -> tuple[m.CancelOutcome, m.JobView | None]:
-        """Ask for the end of a job of this tenant ("": of any): (what became of it, the job unless it was not found)."""
+        """Ask for the end of a job of this tenant ("": of any): (the outcome, the job unless it was not found)."""
         request = await self._request(lambda req: m.CancelJob(req=req, job_id=job_id, tenant=tenant))
         reply = _expect(m.CancelReply, request)
         return reply.outcome, None if reply.outcome == "not_found" else codec.job_view(reply.body)
 
     async def get(self, job_id: str, tenant: str = "") -> m.JobView | None:
-        """The job, if it is of this tenant ("": of any), with its spec and story."""
+        """The job, if it is of this tenant ("": of any), with its spec and history."""
         return await self._get(lambda req: m.GetJob(req=req, job_id=job_id, tenant=tenant))
 
     async def get_alias(self, origin: str, alias: str, tenant: str = "") -> m.JobView | None:
-        """The newest job of this name and tenant ("": of any), with its spec and story."""
+        """The newest job of this name and tenant ("": of any), with its spec and history."""
         return await self._get(lambda req: m.GetJob(req=req, origin=origin, alias=alias, tenant=tenant))
 
     async def _get(self, build: Callable[[int], m.GetJob]) -> m.JobView | None:
@@ -247,7 +247,7 @@ class BrokerClient:
             pending.resend_at = now + RESEND_S
 
     def _send(self, frame: bytes) -> bool:
-        """False when there is no connection, or its queue is full."""
+        """Send a request; False when there is no connection, or its queue is full."""
         try:
             self._socket.send(frame, _NOBLOCK)
         except zmq.Again:
@@ -308,7 +308,7 @@ class BrokerClient:
                 self._check_soon()
 
     def _connected(self) -> None:
-        """A new connection, perhaps to a new broker: whatever was under way on the old one is lost."""
+        """Send again over a new connection, perhaps to a new broker: all that was under way on the old one is lost."""
         now = self._loop.time()
         for pending in [*self._pending.values()]:
             if not pending.future.done():

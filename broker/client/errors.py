@@ -1,4 +1,4 @@
-"""The errors that users of the broker's client see. One base; a class's docstring is its default message."""
+"""Errors of the broker's client. One base; a class's docstring is its default message."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""How the core's time relates to the wall clock.
+"""The relation of the core's time to the wall clock.
 
-The core's times lie on one timeline that only elapsed time moves on: leases, deadlines and ages do not jump when somebody sets the clock.
+The core's times lie on one timeline that only elapsed time moves on: leases, deadlines and ages do not jump when the clock is set.
 It began as Unix time. Where the wall clock was set since, it is `ahead_s` ahead of the timeline, and every time that leaves the broker
 is shown with that added: what happened while the clock was wrong is then shown as what it was.
 """
@@ -11,14 +11,14 @@ from msgspec import Struct
 
 
 class Step(Struct, frozen=True, array_like=True):
-    """The wall clock was set by so many seconds, at this moment of the timeline."""
+    """A step of the wall clock by so many seconds, at this moment of the timeline."""
 
     at: float
     by_s: float
 
 
 class Calendar(Struct, frozen=True):
-    """What is known of the wall clock."""
+    """The offset of the wall clock, and its steps."""
 
     #: Wall clock minus timeline, seconds.
     ahead_s: float = 0.0
@@ -28,5 +28,5 @@ class Calendar(Struct, frozen=True):
     steps: tuple[Step, ...] = ()
 
     def shown(self, at: float) -> float:
-        """A time of the timeline as a Unix time; 0, no time, stays."""
+        """Convert a time of the timeline into Unix time; 0, no time, stays."""
         return at + self.ahead_s if at else 0.0

@@ -23,7 +23,7 @@ class Deadlines:
         return len(self._at)
 
     def set(self, key: Key, at: float) -> None:
-        """Wake for `key` at `at`, instead of any earlier wish for that key."""
+        """Wake for `key` at `at`, in place of any time set for it before."""
         self._at[key] = at
         heapq.heappush(self._heap, (at, key))
         if len(self._heap) > 2 * len(self._at) + 16:
@@ -38,7 +38,7 @@ class Deadlines:
         return key in self._at
 
     def next(self) -> float | None:
-        """The earliest time, None when nothing is wished for."""
+        """The earliest time; None: there is none."""
         self._drop_stale()
         return self._heap[0][0] if self._heap else None
 

@@ -1,7 +1,7 @@
 """Webhook deliveries as the core sees them: which move of a job causes one, and what becomes of it.
 
-A hook is one event of one job that the job's webhook must be told. It is created in the commit of the move that causes it, claimed by an
-edge for `LEASE_S`, and settled by what that edge reports. Hooks are kept in the archive: a receiver that is down for days costs disk. A
+A delivery is one event of one job for the job's webhook. It is created in the commit of the move that causes it, claimed by an
+edge for `LEASE_S`, and settled by what that edge reports. Deliveries are kept on disk: a receiver that is down for days costs disk. A
 job in memory has its own at hand (`Job.deliveries`), as its moves depend on them. A claim that was not reported in time may be given to
 another edge, so a delivery can happen twice, but never by two edges that are both within their time.
 """
@@ -28,18 +28,18 @@ class Delivery(Struct, frozen=True, kw_only=True):
     #: While pending: when it is to be tried, or when its claim runs out.
     due_at: float
     state: m.DeliveryState = "pending"
-    #: Names the claim that holds; 0 when nobody holds it.
+    #: The claim that holds; 0: none does.
     claim: int = 0
     #: Claims given.
     attempts: int = 0
     #: HTTP status of the last answer; 0 when there was none.
     status: int = 0
-    #: What went wrong last.
+    #: The last error.
     note: str = ""
 
 
 def view(delivery: Delivery, calendar: Calendar) -> m.DeliveryView:
-    """A hook for an edge."""
+    """The view of a delivery for an edge."""
     pending = delivery.state == "pending"
     return m.DeliveryView(
         event=delivery.event,

@@ -1,4 +1,4 @@
-"""What the core may ask of its shell, and what the shell may tell the core beside messages."""
+"""Effects: orders of the core to its shell, and `PeerGone`, a report of the shell to the core."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from broker.wire.terms import JobState
 
 
 class Send(Struct, frozen=True, gc=False):
-    """Send this to this peer, after the commit unless it is `early`. A peer that cannot be reached is told back as `PeerGone`."""
+    """Send a message to a peer, after the commit unless it is `early`. A peer that cannot be reached is told back as `PeerGone`."""
 
     peer: bytes
     message: Message
@@ -31,7 +31,7 @@ class SendRun(Struct, frozen=True, gc=False):
 
 
 class Transition(Struct, frozen=True, gc=False):
-    """A job moved: the single source of its log line, its journal row and its metric.
+    """Move of a job: the single source of its log line, its journal row and its metric.
 
     `durable`: the row must be on disk before anything of this pass is sent.
     """
@@ -52,26 +52,26 @@ class Transition(Struct, frozen=True, gc=False):
 
 
 class RecordDeleted(Struct, frozen=True, gc=False):
-    """A final job's record is deleted: its row must be gone from disk before anything of this pass is sent."""
+    """Delete the row of a final job before anything of this pass is sent."""
 
     job_id: str
 
 
 class Marked(Struct, frozen=True, gc=False):
-    """A job's mark changed (None: it is set aside no more): on disk before anything of this pass is sent, and before its next row."""
+    """Write a job's mark (None: it is set aside no more) before anything of this pass is sent, and before its next row."""
 
     job: Job
     mark: SetAside | None
 
 
 class DeliveryChanged(Struct, frozen=True, gc=False):
-    """A webhook delivery is new, or changed: its row must be on disk before anything of this pass is sent."""
+    """Write the row of a webhook delivery, new or changed, before anything of this pass is sent."""
 
     delivery: Delivery
 
 
 class WorkerNoted(Struct, frozen=True, gc=False):
-    """Something about a worker that its operator should read: a log line and a metric."""
+    """Log and count an event of a worker that its operator should read."""
 
     worker: str
     action: Literal["benched", "back_from_bench", "drain_asked", "device_fault"]
@@ -79,7 +79,7 @@ class WorkerNoted(Struct, frozen=True, gc=False):
 
 
 class PeerGone(Struct, frozen=True):
-    """Given to `receive` by the shell: this address cannot be reached any more."""
+    """Report to `receive`: this address cannot be reached any more."""
 
 
 Effect = Send | SendRun | Transition | RecordDeleted | Marked | DeliveryChanged | WorkerNoted

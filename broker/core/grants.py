@@ -1,4 +1,4 @@
-"""Granting waiting jobs to workers: `scheduling.dispatch` chooses, this file carries it out."""
+"""Grants of waiting jobs to workers: `scheduling.dispatch` chooses, this file carries it out."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _grant(state: State, job: Job, worker: Worker, now: float) -> None:
 
 
 def send_grant(state: State, job: Job, worker: Worker, now: float) -> None:
-    """Send the current grant; agents take a repeated one for what it is."""
+    """Send the current grant, again too: agents know a repeated fence."""
     job.granted_at = now
     run = m.Run(
         job_id=job.id,

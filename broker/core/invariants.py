@@ -1,4 +1,4 @@
-"""Every rule that must hold after every step, in words and in code. Tests run this; a running broker does with `check_invariants`."""
+"""Rules that must hold after every step. Tests check them; a running broker does with `check_invariants`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _jobs(state: State) -> list[str]:
 
 
 def _stops(state: State) -> list[str]:
-    """A job that was asked to stop ends by that reason alone, and at once unless a worker has it."""
+    """Rules of the stop machine: a job that was asked to stop ends by that reason alone, and at once unless a worker has it."""
     broken = []
     for job in state.jobs.values():
         if job.state is JobState.SUCCEEDED and job.stop:
@@ -59,7 +59,7 @@ def _stops(state: State) -> list[str]:
 
 
 def _fences(state: State) -> list[str]:
-    """A fence was given, by this broker or one before it; an attempt that was counted, or is held, has one."""
+    """Rules of the fence machine: a fence was given, by this broker or one before it; an attempt that was counted, or is held, has one."""
     broken = []
     for job in state.jobs.values():
         if not 0 <= job.begun <= job.fence <= state.last_fence:
@@ -72,7 +72,7 @@ def _fences(state: State) -> list[str]:
 
 
 def _where(job: Job | None) -> str:
-    """State, fence and worker: no more of a job goes into a log."""
+    """State, fence and worker, for a message: a log must not hold more of a job."""
     return "not in memory" if job is None else f"{job.state} {job.fence:#x} at {job.worker!r}"
 
 

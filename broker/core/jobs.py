@@ -1,4 +1,4 @@
-"""What a job is: four machines, each a table here; any other change of theirs is a bug and raises `IllegalMove`.
+"""A job: four machines, each a table here; any other change of theirs is a bug and raises `IllegalMove`.
 
 **state** (`TABLE`, by cause; only `Job.move` changes it). `queued` waits for a worker, `delayed` waits for a time (back-off), `assigned`
 has been granted to a worker that has not said `Started`, `running` is in an engine. `succeeded`, `failed` and `cancelled` are final:
@@ -32,12 +32,12 @@ from broker.wire.jobspec import Phase, Result
 from broker.wire.messages import Failure, HistoryEntry, WebhookEvent
 from broker.wire.terms import FINAL, HELD, WAITING, JobState
 
-#: A story is for people; a job that moves more often than this has its middle cut out.
+#: The history is for people; that of a job which moves more often than this has its middle cut out.
 MAX_HISTORY = 64
 
 
 class Cause(StrEnum):
-    """Why a job moves. The second column of the story, the label of the metric."""
+    """The cause of a move: a column of the history, the label of the metric."""
 
     #: An edge handed it in.
     SUBMITTED = "submitted"
@@ -145,7 +145,7 @@ class IllegalMove(Exception):
 
 
 class DamagedRecord(Exception):
-    """What is on disk of a job is not what was written."""
+    """A job's bytes on disk are not those that were written."""
 
 
 class SetAside(Struct, frozen=True, kw_only=True):
@@ -162,7 +162,7 @@ class SetAside(Struct, frozen=True, kw_only=True):
 
 
 class Job(Struct, kw_only=True):
-    """One job. Only the core changes it; the journal writes it and reads it back."""
+    """A job. Only the core changes it; the journal writes it and reads it back."""
 
     id: str
     model: str
@@ -240,7 +240,7 @@ class Job(Struct, kw_only=True):
 
     @property
     def closed(self) -> bool:
-        """Whether nothing that a worker says of it counts."""
+        """Whether reports of workers about it are ignored."""
         return self.state in FINAL or self.set_aside is not None
 
     @property
@@ -252,7 +252,7 @@ class Job(Struct, kw_only=True):
         return self.state in HELD
 
     def move(self, cause: Cause, now: float, note: str = "") -> JobState | None:
-        """Apply a row of the table, write the story, return the state it left (None: it is new). Raises `IllegalMove`."""
+        """Apply a row of `TABLE`, write the history, return the state it left (None: it is new). Raises `IllegalMove`."""
         target = TABLE[self.state].get(cause)
         if target is None:
             raise IllegalMove(self, f"cannot move by {cause}")
@@ -267,13 +267,13 @@ class Job(Struct, kw_only=True):
         return source
 
     def ask_stop(self, reason: Stop) -> None:
-        """The job is to end, for this reason. Raises `IllegalMove` for a job that is over, or has a reason."""
+        """Apply a row of `STOPS`. Raises `IllegalMove` for a job that is over, or has a reason."""
         if reason not in STOPS[self.stop] or self.state in FINAL:
             raise IllegalMove(self, f"stop {self.stop!r}, cannot be stopped by {reason!r}")
         self.stop = reason
 
     def renew_fence(self, event: FenceEvent, fence: int) -> None:
-        """The current attempt is that of `fence` from now on. Raises `IllegalMove`."""
+        """Apply a row of `FENCES`: the current attempt is that of `fence` from now on. Raises `IllegalMove`."""
         if not FENCES[event](fence, self.fence) or self.state in FINAL:
             raise IllegalMove(self, f"fence {self.fence:#x}, cannot be {event} with {fence:#x}")
         self.fence = fence

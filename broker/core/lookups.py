@@ -1,4 +1,4 @@
-"""What a message is about that only the disk has. The core asks nobody while it decides: it gets that along with the message.
+"""Lookups: reads from disk that a message needs. The core reads nothing while it decides: the answer comes in with the message.
 
 Before the shell gives the core a message, it asks `needed` what to read for it, reads that (staged rows of the pass included) and hands it
 in as `Found`. Nothing happens in between, so a handler decides in one go about memory and disk as they are at that moment, and answers
@@ -78,7 +78,7 @@ class RecordCounts(Struct, frozen=True):
 
 
 class Found(Struct, frozen=True, kw_only=True):
-    """What is on disk of what was looked up; all else has its default. Jobs have their deliveries, where they have a webhook."""
+    """The answer to a lookup; fields of others have their defaults. Jobs have their deliveries, where they have a webhook."""
 
     #: By `FindJob`: None when there is none.
     job: Job | None = None
@@ -101,7 +101,7 @@ NOTHING = Found()
 
 
 def needed(state: State, peer: bytes, message: m.Message) -> Lookup | None:
-    """What must be read from disk for this message; None for most."""
+    """The lookup that this message needs; None for most."""
     rule = _RULES.get(type(message))
     return None if rule is None else rule(state, peer, message)
 

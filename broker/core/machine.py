@@ -29,11 +29,11 @@ _FROM_AGENT = frozenset(get_args(m.FromAgent))
 
 
 class UnsoundJob(ValueError):
-    """The row of a live job says what cannot be."""
+    """The row of a live job has values that no core can have written."""
 
 
 class Core:
-    """The broker without its sockets."""
+    """The broker's decisions, without sockets, clock and disk."""
 
     def __init__(self, epoch: int, policy: Policy, now: float) -> None:
         """`epoch` must be greater than that of any earlier run on this journal, and on disk."""
@@ -43,11 +43,11 @@ class Core:
     # ------------------------------------------------------------ doors
 
     def needs(self, peer: bytes, message: m.Message) -> Lookup | None:
-        """What the shell is to read from disk for this message, right before it gives it to `receive`."""
+        """The lookup that the shell must answer right before it gives this message to `receive`; None: none."""
         return lookups.needed(self.state, peer, message)
 
     def receive(self, peer: bytes, message: m.Message | PeerGone, now: float, found: Found) -> list[Effect]:
-        """One message from one address, with what was found of what it `needs`."""
+        """Handle one message from one address, with the answer to the lookup that it `needs`."""
         if now > self.now:
             self.now = now
         if type(message) in _FROM_AGENT:
@@ -59,13 +59,13 @@ class Core:
         return self.finish_pass()
 
     def tick(self, now: float) -> list[Effect]:
-        """Do what is due."""
+        """Run the timers that are due."""
         self.now = max(self.now, now)
         timers.run_due(self.state, self.now)
         return self.finish_pass()
 
     def next_deadline(self) -> float | None:
-        """When `tick` has something to do; None: never, as things are."""
+        """Time of the next timer; None: there is none."""
         return self.state.deadlines.next()
 
     def snapshot(self, counts: RecordCounts = RecordCounts()) -> m.PoolView:  # noqa: B008 - frozen
@@ -75,11 +75,11 @@ class Core:
     # ------------------------------------------------------------ for the shell
 
     def job(self, job_id: str) -> Job | None:
-        """The job as it is in memory: every live one, and every one that moved since the last `committed`."""
+        """The job in memory: every live one is, and every one that moved since the last `committed`."""
         return self.state.jobs.get(job_id)
 
     def reset(self, epoch: int, now: float) -> None:
-        """Forget everything but who watches: workers say `Hello` again, jobs are `restore`d. `epoch` as at the beginning.
+        """Forget everything but the watchers: workers say `Hello` again, jobs are `restore`d. `epoch` as at the beginning.
 
         The streams of events go on with a gap in their numbers, so that watchers ask again.
         """
@@ -115,16 +115,16 @@ class Core:
             state.deadlines.set(timers.REJOIN, state.rejoin_until)
 
     def committed(self) -> None:
-        """Everything returned so far is on disk; old final jobs may be forgotten."""
+        """Note that all effects so far are on disk; drop old final jobs from memory."""
         self.state.uncommitted.clear()
         self.state.forget_finals()
 
     def sent(self) -> None:
-        """Everything returned so far has been sent, or is given up."""
+        """Note that all messages so far were sent, or given up."""
         self.state.spoken_to.clear()
 
     def stalled(self, seconds: float, now: float) -> None:
-        """The shell did not run for this long, so silence in that time says nothing about the workers."""
+        """Extend leases by `seconds` for which the shell did not run: silence in that time says nothing about the workers."""
         for worker in self.state.pool:
             worker.last_heard_at = min(now, worker.last_heard_at + seconds)
         if now - seconds < self.state.rejoin_until:
@@ -133,7 +133,7 @@ class Core:
             self.state.deadlines.set(timers.REJOIN, now + self.state.policy.rejoin_s)
 
     def set_calendar(self, calendar: Calendar) -> None:
-        """The wall clock was set, or is believed again."""
+        """Replace the calendar: the wall clock was set, or is believed again."""
         self.state.calendar = calendar
 
     def set_refusing(self, reason: str) -> None:
@@ -152,7 +152,7 @@ class Core:
     # ------------------------------------------------------------ inside
 
     def finish_pass(self) -> list[Effect]:
-        """What every call ends with: give out work, tell the watchers."""
+        """Grant waiting jobs, send events to watchers, hand out the effects."""
         state = self.state
         if state.pool.free and state.counts[JobState.QUEUED]:
             grant_all(state, self.now)

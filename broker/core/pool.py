@@ -1,4 +1,4 @@
-"""The workers: who they are, when they were last heard, what they hold, how much room they have.
+"""The workers: names and addresses, when they were last heard, held attempts, room.
 
 Room is what the worker said last, less the grants it cannot have seen when it said so (fence above the highest it had received).
 Absolute numbers heal by themselves: a lost message is corrected by the next heartbeat, where counted credit would leak for good.
@@ -50,7 +50,7 @@ class Worker:
 
     @property
     def benched(self) -> bool:
-        """Whether it sits out after too many failures."""
+        """Whether it gets no work for a while, after too many failures."""
         return self.benched_until > 0
 
     @property
@@ -72,7 +72,7 @@ class Worker:
 
     @property
     def room(self) -> int:
-        """How many jobs it may be given now."""
+        """Number of jobs that it may be given now."""
         return self.capacity()[0]
 
 
@@ -99,7 +99,7 @@ class Pool:
         return self.workers.get(name)
 
     def usable(self) -> int:
-        """How many workers run jobs or soon will."""
+        """Number of workers that run jobs or soon will."""
         return len(self._serving)
 
     # ------------------------------------------------------------ who is there
@@ -111,7 +111,7 @@ class Pool:
         self._index(worker)
 
     def register_again(self, worker: Worker, boot: str, peer: bytes, info: WorkerInfo, now: float) -> None:
-        """The worker of this name speaks from another address, or is another process: its record and what it holds stay.
+        """Take a known worker's new address, or new process: its record and held attempts stay.
 
         A new process is given a new chance: no drain was asked of it, it failed at nothing, and its device counts as sound.
         """
@@ -138,7 +138,7 @@ class Pool:
     # ------------------------------------------------------------ silence
 
     def heard(self, worker: Worker, now: float) -> None:
-        """Any message renews the lease and lifts the suspicion."""
+        """Renew the lease and lift the suspicion, as any message does."""
         if now > worker.last_heard_at:
             worker.last_heard_at = now
         if worker.suspect:
@@ -146,24 +146,24 @@ class Pool:
             self._index(worker)
 
     def suspect(self, worker: Worker) -> None:
-        """It has been silent for a while: no new work."""
+        """Give no new work to a worker that is silent."""
         worker.suspect = True
         self._index(worker)
 
     def unreachable(self, worker: Worker) -> None:
-        """Its address is gone; what comes next comes from another one, with a `Hello`."""
+        """Drop the worker's address, which cannot be reached: it comes back from another one, with a `Hello`."""
         self._by_peer.pop(worker.peer, None)
         self.suspect(worker)
 
     def lose(self, worker: Worker) -> None:
-        """It has been silent for too long."""
+        """Mark a worker as lost, which was silent for too long."""
         worker.lost = True
         self._index(worker)
 
     # ------------------------------------------------------------ room
 
     def said(self, worker: Worker, seen: int, free: int) -> None:
-        """It has received every fence up to `seen`, and had `free` room then."""
+        """Take the worker's word that it has received every fence up to `seen`, and had `free` room then."""
         if seen > worker.seen:
             worker.seen = seen
         worker.free = free
@@ -173,7 +173,7 @@ class Pool:
         self._index(worker)
 
     def took(self, worker: Worker, fence: int) -> None:
-        """It has received every fence up to this one; what that took of its room is still to be said."""
+        """Note that the worker has received every fence up to this one; how that changed its room is still to be said."""
         if fence > worker.seen:
             self.said(worker, fence, max(0, worker.free - bisect_right(worker.unseen, fence)))
 
@@ -184,13 +184,13 @@ class Pool:
         self.said(worker, stats.seen, stats.free)
 
     def grant(self, worker: Worker, job_id: str, fence: int) -> None:
-        """It is about to be sent this attempt."""
+        """Count an attempt that is about to be sent to the worker."""
         worker.held[job_id] = fence
         worker.unseen.append(fence)
         self._index(worker)
 
     def release(self, worker: Worker, job_id: str, fence: int, now: float) -> None:
-        """It does not hold this attempt any more, if it did; that makes room where it has not seen the grant."""
+        """Count an attempt no longer; that makes room where the worker has not seen the grant."""
         if worker.held.get(job_id) != fence:
             return
         del worker.held[job_id]
@@ -203,12 +203,12 @@ class Pool:
     # ------------------------------------------------------------ out of service
 
     def ask_drain(self, worker: Worker) -> None:
-        """It was asked to leave when it holds nothing more: no new work."""
+        """Give no new work to a worker that was asked to leave."""
         worker.drain_asked = True
         self._index(worker)
 
     def bench(self, worker: Worker, until: float) -> None:
-        """No new work until then; 0: it has work again."""
+        """Give no new work until then; 0: give it work again."""
         worker.benched_until = until
         self._index(worker)
 

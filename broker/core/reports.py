@@ -1,9 +1,9 @@
-"""What agents say: one function a message.
+"""Handlers of the agents' messages, one a message.
 
 An agent's word about what it holds is the truth about what it holds, and fence and name decide whether that matters. Equal to
 the job's fence, from the worker it was granted to: it is the job's attempt. Lower: an old one, told to stop. Higher, of an earlier
 epoch: the row of its grant was lost in the crash of the broker that gave it; it is adopted in the rejoin window, from any worker, as
-nobody remembers whose it was. A worker's name belongs to its key (over tcp it begins with the key's name), so that a name is enough.
+no record says whose it was. A worker's name belongs to its key (over tcp it begins with the key's name), so that a name is enough.
 
 A fence that was never given is no report but a forgery, or of another journal: see `check_fence`.
 """
@@ -39,7 +39,7 @@ def check_fence(state: State, fence: int) -> None:
 
 
 def hello(state: State, peer: bytes, message: m.Hello, now: float) -> None:
-    """Register a worker, or take it back; settle what it holds. Raises `DecodeError` before anything changes."""
+    """Register a worker, or take it back; reconcile the attempts it holds. Raises `DecodeError` before anything changes."""
     info: m.WorkerInfo = codec.worker_info(message.body)
     speaker = state.pool.at(peer)
     if speaker is not None and speaker.name != message.name:
@@ -94,12 +94,12 @@ def _register(state: State, message: m.Hello, peer: bytes, info: m.WorkerInfo, n
 
 
 def bye(reason: str, remedy: m.Remedy = "none") -> m.WorkerRejected:
-    """A dismissal whose reason fits into its frame."""
+    """A dismissal, its reason cut to what the message may hold."""
     return m.WorkerRejected(reason=reason[:256], remedy=remedy)
 
 
 def reconcile_held(state: State, worker: Worker, held: Iterable[m.Held], now: float) -> None:
-    """Compare what a worker says it holds with what it should, one by one."""
+    """Compare the attempts that a worker holds with those it should hold, one by one."""
     for item in held:
         job = state.jobs.get(item.job_id)
         if job is None or job.closed or not _may_hold(state, worker, job, item.fence, now):
@@ -123,7 +123,7 @@ def _may_hold(state: State, worker: Worker, job: Job, fence: int, now: float) ->
 
 
 def _adopt(state: State, worker: Worker, job: Job, fence: int, now: float) -> None:
-    """The worker runs this attempt, though the broker thought otherwise (or had only granted it)."""
+    """Take it that the worker runs this attempt, which was only granted, or thought elsewhere."""
     expected = job.state is JobState.ASSIGNED and worker.held.get(job.id) == fence
     if not expected:
         state.unhold(job, now)
@@ -134,7 +134,7 @@ def _adopt(state: State, worker: Worker, job: Job, fence: int, now: float) -> No
 
 
 def heartbeat(state: State, worker: Worker, message: m.Heartbeat, now: float) -> None:
-    """Renew the lease, take the numbers, settle what is held, answer. Raises `DecodeError` before anything changes."""
+    """Renew the lease, take the numbers, reconcile the held attempts, answer. Raises `DecodeError` before anything changes."""
     check_fence(state, max((message.seen, *(item.fence for item in message.held))))
     was_sound = not worker.fault
     state.pool.reported(worker, bounds.heartbeat(message))
@@ -152,7 +152,7 @@ def heartbeat(state: State, worker: Worker, message: m.Heartbeat, now: float) ->
 
 
 def _reconcile_absent(state: State, worker: Worker, job: Job, seen: int, now: float) -> None:
-    """A job granted to this worker that it does not hold: seen and dropped, on its way, or lost on the way."""
+    """Settle a job granted to this worker that it does not hold: seen and dropped, on its way, or lost on the way."""
     if job.fence <= seen:
         lose(state, job, now, f"worker {worker.name} does not hold it")
     elif now - job.granted_at >= RESEND_HEARTBEATS * state.policy.heartbeat_s:
@@ -170,14 +170,14 @@ def _reconcile_absent(state: State, worker: Worker, job: Job, seen: int, now: fl
 
 
 def started(state: State, worker: Worker, message: m.Started, now: float) -> None:
-    """The attempt is in the engine. Raises `DecodeError` before anything changes."""
+    """Note that the attempt is in the engine. Raises `DecodeError` before anything changes."""
     check_fence(state, message.fence)
     state.pool.took(worker, message.fence)
     reconcile_held(state, worker, (m.Held(job_id=message.job_id, fence=message.fence),), now)
 
 
 def refused(state: State, worker: Worker, message: m.Refused, now: float) -> None:
-    """The attempt was not taken: back to the front, as if it had not been granted. One that was, and is handed back, is a loss.
+    """Put an attempt that was not taken back to the front, as if it had not been granted. One that was taken and is handed back is a loss.
 
     Raises `DecodeError` before anything changes.
     """
@@ -247,7 +247,7 @@ def failed(state: State, worker: Worker, message: m.Failed, found: Found, now: f
 
 
 def cancelled(state: State, worker: Worker, message: m.Cancelled, found: Found, now: float) -> None:
-    """The attempt stopped. Unasked, it only goes back to the queue."""
+    """End the job whose attempt was stopped; one that was stopped unasked goes back to the queue."""
     job = _current(state, worker, message, found, now)
     if job is None:
         return
@@ -289,7 +289,7 @@ def _acknowledge(state: State, worker: Worker, message: m.AgentResult, *, accept
 
 
 def goodbye(state: State, worker: Worker, message: m.Goodbye, now: float) -> None:
-    """The worker leaves; what it holds goes back."""
+    """Remove a worker that leaves; its jobs go back."""
     for job_id in list(worker.held):
         lose(state, state.jobs[job_id], now, f"worker {worker.name} left: {message.reason}")
     state.deadlines.clear(("worker", worker.name))
@@ -299,7 +299,7 @@ def goodbye(state: State, worker: Worker, message: m.Goodbye, now: float) -> Non
 
 
 def lose(state: State, job: Job, now: float, note: str) -> None:
-    """The worker or the link is gone under this job: free, until it happens too often."""
+    """Requeue a job whose worker or link is gone: free, until it happens too often."""
     job.losses += 1
     if job.losses > state.policy.max_losses and not job.stop:
         state.unhold(job, now)

@@ -1,4 +1,4 @@
-"""What edges ask: one function a message. Each answers every request, once."""
+"""Handlers of the edges' messages, one a message. Each answers every request, once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from broker.wire.terms import JobState
 #: Longest wait a refused client is told to take: beyond 120 s the OpenAI SDKs give up instead of waiting.
 MAX_RETRY_AFTER_S = 120.0
 
-#: What a client refused for want of disk, or by a broker that is stopping, is told to wait.
+#: Seconds that a client refused for want of disk, or by a broker that is stopping, is told to wait.
 DISK_RETRY_S = 30.0
 STOPPING_RETRY_S = 5.0
 
@@ -27,7 +27,7 @@ MAX_PAGE_BYTES = 8 * 1024 * 1024
 
 
 def submit(state: State, peer: bytes, message: m.Submit, found: Found, now: float) -> None:
-    """Take the job, or say why not. The answer to a repeated submit is the job as it is now."""
+    """Take the job, or refuse it. The answer to a repeated submit is the job as it is now."""
     existing = _existing(state, message.job_id, found)
     if existing is not None:
         _answer_repeat(state, peer, message, existing, found, now)
@@ -60,7 +60,7 @@ def _spec(job: Job, found: Found) -> tuple[bytes, str]:
 
 
 def _record(state: State, job: Job, found: Found, now: float) -> bytes:
-    """All of the job, encoded."""
+    """The job's full view, encoded."""
     body, damaged = _spec(job, found)
     return codec.encode_body(views.job_view(state, job, now, full=True, spec=body, spec_error=damaged))
 
@@ -86,7 +86,7 @@ def _new_job(message: m.Submit, ahead_s: float, now: float) -> Job:
 
 
 def _deadline_at(message: m.Submit, ahead_s: float, now: float) -> float:
-    """When the job must be final, on the core's timeline; 0: no deadline."""
+    """Time by which the job must be final, on the core's timeline; 0: no deadline."""
     if message.deadline_s:
         return now + message.deadline_s
     return max(0.0, message.deadline_at - ahead_s) if message.deadline_at else 0.0
@@ -150,7 +150,7 @@ def _too_late(
 
 
 def retry_after_s(state: State, now: float) -> float:
-    """When a refused client should come back: the time until about one job has left the queue, 1 s to 120 s."""
+    """Seconds after which a refused client should come back: until about one job has left the queue, 1 to 120."""
     waiting = max(1, len(state.queue))
     return min(MAX_RETRY_AFTER_S, max(1.0, views.wait_s(state, now) / waiting))
 
@@ -190,7 +190,7 @@ def _cancel(state: State, job: Job, now: float) -> m.CancelOutcome:
 
 
 def get_job(state: State, peer: bytes, message: m.GetJob, found: Found, now: float) -> None:
-    """The job by id, else by (origin, alias); of the tenant that was named."""
+    """Answer with the job of this id, else of this (origin, alias); of the tenant that was named."""
     job = state.jobs.get(message.job_id)
     if job is None and found.job is not None:
         job = state.jobs.get(found.job.id, found.job)
@@ -260,5 +260,5 @@ def drain_worker(state: State, peer: bytes, message: m.DrainWorker, now: float) 
 
 
 def get_pool(state: State, peer: bytes, message: m.GetPool, found: Found, now: float) -> None:
-    """Workers and totals."""
+    """Answer with workers and totals."""
     state.send(peer, m.Pool(req=message.req, body=codec.encode_body(views.pool_view(state, found.counts, now))))

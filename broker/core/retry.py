@@ -1,4 +1,4 @@
-"""What follows a failed attempt: a pure choice by class of failure.
+"""The choice that follows a failed attempt, by class of failure.
 
 The classes and their rules are declared in `wire.failures`. After `max_crashes` crashes the job is quarantined, whatever its class would
 allow. A lost worker or link is no failure of an attempt: see `reports.lose`.
@@ -30,14 +30,14 @@ class RetryDecision(Struct, frozen=True):
 
 
 class GiveUp(Struct, frozen=True):
-    """The job has failed, for this reason."""
+    """Fail the job, for this reason."""
 
     kind: FailureKind
     message: str
 
 
 class Tries(Struct, frozen=True, kw_only=True):
-    """What a job has been through, the failure at hand counted in."""
+    """Failures of a job by count, the one at hand included."""
 
     crashes: int
     errors: int
@@ -47,7 +47,7 @@ class Tries(Struct, frozen=True, kw_only=True):
 def decide(
     kind: FailureKind, message: str, tries: Tries, worker: str, spread: float, max_crashes: int
 ) -> RetryDecision | GiveUp:
-    """Choose. `spread` in [0, 1) places the delay within its jitter; the caller takes it from what it likes."""
+    """Choose. `spread` in [0, 1) places the delay within its jitter; any number that differs between jobs."""
     rules = kind.rules
     if rules.crash and tries.crashes >= max_crashes:
         text = f"{tries.crashes} attempts ended the engine; the last: {kind}: {message}"

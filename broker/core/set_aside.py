@@ -1,4 +1,4 @@
-"""Jobs that were set aside: what their owner and their operator may do with them.
+"""Jobs that were set aside: requests of their owners and their operator about them.
 
 The shell sets a job aside when the core raised over it: its row stays as it was last committed, with a mark, and the job is not taken into
 the core's memory, so no timer, worker or queue knows it. It is not over: its operator lets it go on, or ends it. Until then a cancel is
@@ -20,7 +20,7 @@ from broker.wire.terms import JobState
 
 
 def list_all(state: State, peer: bytes, message: m.ListSetAside, found: Found, now: float) -> None:
-    """Answer with all of them."""
+    """Answer with all jobs that are set aside."""
     listed = [views.job_view(state, job, now) for job in found.jobs]
     state.send(peer, m.Jobs(req=message.req, body=codec.encode_body(listed)))
 
@@ -34,7 +34,7 @@ def note_cancel(state: State, job: Job) -> None:
 
 
 def resolve(state: State, peer: bytes, message: m.SettleSetAside, found: Found, now: float) -> None:
-    """Do what the operator decided."""
+    """Release, fail or delete a job, as its operator decided."""
     job = found.job
     mark = None if job is None else job.set_aside
     if job is None or mark is None:
@@ -63,7 +63,7 @@ def resolve(state: State, peer: bytes, message: m.SettleSetAside, found: Found, 
 
 
 def _resume(state: State, job: Job, now: float) -> None:
-    """Let the job go on where it was; whoever held it was told to stop."""
+    """Let the job go on from the state it was in; its worker was told to stop."""
     state.set_deadline(job)
     if job.held:
         state.give_back(job, Cause.RETURNED, now, "released by the operator")

@@ -1,6 +1,6 @@
-"""All that the broker knows, and the few moves that every handler is made of.
+"""The core's memory, and the moves that every handler is made of.
 
-Handlers (`requests`, `reports`, `clock`, `dispatch`) decide; this file keeps the parts consistent: whatever moves a job goes
+Handlers (`requests`, `reports`, `timers`, `grants`) decide; this file keeps the parts consistent: every move of a job goes
 through `State.move`, so that queue, deadlines, counts, watchers and effects cannot disagree with the job's state.
 """
 
@@ -34,7 +34,7 @@ _FINAL_EVENTS: dict[JobState, m.WebhookEvent] = {
 
 
 def _event_of(job: Job, cause: Cause) -> m.WebhookEvent | None:
-    """The event that a job's latest move is, if its webhook wants to be told. Only a first attempt is a start."""
+    """The event of a job's latest move, if its webhook wants it. Only a first attempt is a start."""
     if job.final:
         event = _FINAL_EVENTS[job.state]
     elif cause in (Cause.STARTED, Cause.ADOPTED) and job.attempts <= 1:
@@ -111,7 +111,7 @@ class State:
     # ------------------------------------------------------------ jobs
 
     def next_fence(self) -> int:
-        """A token never given before: see `jobs`."""
+        """A fence never given before: see `jobs`."""
         self._fences += 1
         return self.epoch << 32 | self._fences
 
@@ -155,14 +155,14 @@ class State:
         self.note_change(job)
 
     def _end_wait(self, job: Job, source: JobState) -> None:
-        """A job waits no more, though it was not its turn."""
+        """Take a job out of the queue or its back-off, out of turn."""
         if source is JobState.DELAYED:
             self.deadlines.clear(("due", job.id))
         elif job.id in self.queue:
             self.queue.remove(job.id)
 
     def _delivery_of(self, job: Job, cause: Cause, now: float) -> Delivery | None:
-        """The delivery that the job's latest move causes. A start that the broker hears of twice is told once."""
+        """The delivery that the job's latest move causes. A start that is reported twice causes one."""
         event = _event_of(job, cause)
         known = job.deliveries.values()
         if event is None or any(delivery.event == event for delivery in known):
@@ -178,7 +178,7 @@ class State:
         )
 
     def put_delivery(self, delivery: Delivery) -> None:
-        """A webhook delivery is new, or changed."""
+        """Write a webhook delivery, new or changed."""
         job = self.jobs.get(delivery.job_id)
         if job is not None:
             job.deliveries[delivery.number] = delivery
@@ -190,12 +190,12 @@ class State:
             self.deadlines.set(("deadline", job.id), job.deadline_at)
 
     def enqueue(self, job: Job, *, front: bool = False) -> None:
-        """Let a job that is `queued` wait for a worker."""
+        """Put a job that is `queued` into the queue."""
         job.cost = self.costs.predict(job.model, job.units)
         self.queue.add(job, front=front)
 
     def give_back(self, job: Job, cause: Cause, now: float, note: str = "") -> None:
-        """A held job is held no more, through no result: to the front of the queue, or to its end if it is being stopped."""
+        """Put a held job that has no result at the front of the queue, or end it if it is being stopped."""
         self.unhold(job, now)
         if job.stop:
             self.end_stopped(job, now, note)
@@ -205,7 +205,7 @@ class State:
         self.enqueue(job, front=True)
 
     def end_stopped(self, job: Job, now: float, note: str = "") -> None:
-        """The final move of a job that somebody, or its deadline, asked to stop."""
+        """End a job that its client, or its deadline, asked to stop."""
         if job.stop == "expired":
             job.failure = m.Failure(m.FailureKind.EXPIRED, "the deadline passed before the job was done")
             self.move(job, Cause.EXPIRED, now, note)
@@ -217,20 +217,20 @@ class State:
         self.move(job, Cause(failure.kind.rules.cause), now, failure.message)
 
     def close_attempt(self, job: Job) -> None:
-        """Nothing of the current attempt counts any more: its fence is spent."""
+        """Take a new fence: reports of the current attempt count no more."""
         job.renew_fence("closed", self.next_fence())
 
     # ------------------------------------------------------------ holding
 
     def hold(self, job: Job, worker: Worker) -> None:
-        """`worker` has this job's current attempt (it said so, or is about to be told)."""
+        """Note that `worker` has this job's current attempt: it said so, or is about to be sent it."""
         job.change_holder("adopted")
         job.worker = worker.name
         self.orphans.discard(job.id)
         worker.held[job.id] = job.fence
 
     def unhold(self, job: Job, now: float) -> None:
-        """Nobody has this job any more."""
+        """Note that no worker has this job any more."""
         job.change_holder("released")
         self.orphans.discard(job.id)
         worker = self.pool.get(job.worker)
@@ -258,7 +258,7 @@ class State:
     # ------------------------------------------------------------ watching
 
     def note_change(self, job: Job) -> None:
-        """A visible change: a new revision, and an event to every watcher when this pass is over."""
+        """Give a job that has changed a new revision; watchers get an event when this pass is over."""
         self._revisions += 1
         job.revision = self._revisions
         if self.watchers:

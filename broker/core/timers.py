@@ -1,4 +1,4 @@
-"""What happens because time has passed.
+"""Timers: what is done because time has passed.
 
 Back-offs and benches end, deadlines expire, silent workers are suspected and then lost, the rejoin window closes.
 """
@@ -15,7 +15,7 @@ REJOIN = ("rejoin", "")
 
 
 def run_due(state: State, now: float) -> None:
-    """Do everything that is due.
+    """Run every timer that is due.
 
     Several timers may concern one job or worker, so each checks that what it was set for still holds when its turn comes.
     """
@@ -86,6 +86,6 @@ def _lose_worker(state: State, worker: Worker, now: float) -> None:
 
 
 def _close_rejoin(state: State, now: float) -> None:
-    """Orphans whose worker has not come back go to the front of their queue."""
+    """Put orphans whose worker has not come back at the front of their queue."""
     for job_id in sorted(state.orphans):
         state.give_back(state.jobs[job_id], Cause.LOST, now, "its worker did not come back after the broker's restart")

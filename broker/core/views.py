@@ -1,4 +1,4 @@
-"""How jobs and workers look from outside: the structs that edges get."""
+"""Views of jobs and workers: the structs that edges get."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from broker.wire.terms import HELD, STATE_NAMES, JobState
 def job_view(
     state: State, job: Job, now: float, *, full: bool = False, spec: bytes = b"", spec_error: str = ""
 ) -> m.JobView:
-    """A job for an edge; `full` adds history, deliveries and its `spec`. `spec_error`: why that cannot be read."""
+    """The view of a job for an edge; `full` adds history, deliveries and its `spec`. `spec_error`: why that cannot be read."""
     mark = job.set_aside
     position, eta = _position_and_eta(state, job, now) if mark is None else (-1, -1.0)
     if eta > bounds.MAX_WAIT_S:
@@ -130,7 +130,7 @@ def wait_s(state: State, now: float) -> float:
 
 
 def worker_view(worker: Worker, jobs: dict[str, Job], now: float) -> m.WorkerView:
-    """A worker for an edge."""
+    """The view of a worker for an edge."""
     held = []
     for job_id, fence in worker.held.items():
         job = jobs.get(job_id)

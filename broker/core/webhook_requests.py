@@ -1,4 +1,4 @@
-"""What edges ask about webhooks: one function a message."""
+"""Handlers of the edges' messages about webhooks, one a message."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from broker.wire import messages as m
 
 
 def claim_deliveries(state: State, peer: bytes, message: m.ClaimDeliveries, found: Found, now: float) -> None:
-    """Give due deliveries to this edge, the longest due first; nobody else gets them before the lease has run out."""
+    """Give due deliveries to this edge, the longest due first; no other edge gets them before the lease has run out."""
     claims = []
     for delivery in found.webhook_deliveries:
         claimed = msgspec.structs.replace(
@@ -34,7 +34,7 @@ def claim_deliveries(state: State, peer: bytes, message: m.ClaimDeliveries, foun
 
 
 def delivery_done(state: State, peer: bytes, message: m.DeliveryDone, found: Found, now: float) -> None:
-    """Settle a delivery. A success counts whoever reports it; a failure only from the claim that holds. Repeats change nothing."""
+    """Settle a delivery. A success counts from any edge; a failure only from the claim that holds. Repeats change nothing."""
     if found.webhook_deliveries:
         delivery, *siblings = found.webhook_deliveries
         _record_outcome(state, delivery, siblings, message, now)

@@ -35,20 +35,20 @@ def failed(state: State, worker: Worker, job: Job, kind: FailureKind, now: float
 
 
 def succeeded(worker: Worker) -> None:
-    """The worker can draw."""
+    """Clear the count of failures: the worker finished a job."""
     worker.blamed.clear()
     worker.benchings = 0
 
 
 def end(state: State, name: str) -> None:
-    """The time is over: one job on trial."""
+    """Let a worker take one job on trial: its time on the bench is over."""
     worker = state.pool.get(name)
     if worker is not None and worker.benched:
         _lift(state, worker, "back for one job on trial")
 
 
 def reconsider(state: State) -> None:
-    """A worker is gone: those that sit out come back where nobody else is left for their work."""
+    """Bring benched workers back whose models no other worker in service has, after one has gone."""
     for worker in list(state.pool):
         if worker.benched and not _others(state, worker):
             _lift(state, worker, "back before its time: no other worker is left for its models")

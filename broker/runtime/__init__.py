@@ -1,1 +1,1 @@
-"""What every process of the service needs besides messages: settings, logs, signals, limits, key files, pictures."""
+"""Needs of every process besides messages: settings, logs, signals, limits, key files, pictures."""

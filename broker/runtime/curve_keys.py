@@ -1,4 +1,4 @@
-"""CURVE keys: who may speak to the broker over tcp, as files. `python -m broker keys` writes them.
+"""CURVE keys, as files, of the peers that may speak to the broker over tcp. `python -m broker keys` writes them.
 
 The broker's pair lies in `<curve_dir>/broker.key`, its list of peers is `<curve_dir>/allowed/NAME.pub`, one file a peer. A peer's own key
 is `<curve_dir>/worker.key` or `edge.key` on the peer's machine; it holds the broker's public key too, so that nobody can play the broker.
@@ -73,7 +73,7 @@ class PeerKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class AllowedPeer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An entry of the broker's list: who this public key is, and as what it may speak."""
+    """An entry of the broker's list: name and role of a public key."""
 
     name: Name
     role: Role
@@ -166,12 +166,12 @@ def read_allowed(path: Path) -> AllowedPeer:
 
 
 def worker_prefix(key_name: str) -> str:
-    """What the names of all workers with this key begin with, so that none can take the name of another machine's."""
+    """The beginning of the names of all workers with this key, so that none can take the name of another machine's."""
     return f"{key_name}."
 
 
 def is_name(text: str) -> bool:
-    """Whether a peer may be called this."""
+    """Whether this can be the name of a peer."""
     return re.match(NAME, text) is not None
 
 
@@ -209,12 +209,12 @@ def _read(path: Path, kind: type[K], *, secret: bool) -> K:
 
 
 def _follow(path: Path) -> Path:
-    """Where a path leads, itself when neither it nor its directory is a link. Raises `SettingsError` as `_walk` does, `OSError`."""
+    """The target of a path, itself when neither it nor its directory is a link. Raises `SettingsError` as `_walk` does, `OSError`."""
     return _walk(path) if path.is_symlink() or path.parent.is_symlink() else path
 
 
 def _walk(path: Path) -> Path:
-    """Where a path leads. Raises `SettingsError` where others could change where it leads, `OSError`.
+    """The target of a path. Raises `SettingsError` where others could change it, `OSError`.
 
     Who can place a link could have another file read, so root or this user own each step and nobody else may write to its directories;
     those with the sticky bit may be written to, as a mounted secret's and /tmp are: there nobody replaces what another owns.

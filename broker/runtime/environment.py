@@ -95,7 +95,7 @@ _INJECTED = re.compile(r"ZOETROPE_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(T
 
 
 def unknown(environ: Mapping[str, str], own: Iterable[str]) -> str:
-    """What is wrong with the first variable that no process reads; "": there is none. `own`: options of the process that asks."""
+    """The error of the first variable that no process reads; "": there is none. `own`: options of the process that asks."""
     known = {
         PREFIX + name.upper() for name in (*own, *_OTHERS, *(name for names in OPTIONS.values() for name in names))
     }

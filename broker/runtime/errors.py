@@ -1,4 +1,4 @@
-"""Why the broker's shell stops, and with which exit code. One base; a class's docstring is its default message."""
+"""Errors that end the broker's shell, with their exit codes. One base; a class's docstring is its default message."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class BindFailed(ShellError):
     exit_code = 2
 
     def __init__(self, message: str | None = None, endpoint: str = "") -> None:
-        """`endpoint`: which one, as it was given."""
+        """`endpoint`: as it was given."""
         super().__init__(message)
         self.endpoint = endpoint
 
@@ -64,6 +64,6 @@ class JournalConflict(ShellError):
     exit_code = 6
 
     def __init__(self, message: str | None = None, job_id: str = "") -> None:
-        """`job_id`: whose row it is, where that is known."""
+        """`job_id`: the job of the row, where that is known."""
         super().__init__(message)
         self.job_id = job_id

@@ -1,4 +1,4 @@
-"""Log actions: what a record of the log is about, the word that stands first in its line.
+"""Log actions: the subject of a log record, the word that stands first in its line.
 
 One enum for every process: an operator can look a word up (the table in docs/operations.md is printed from it), and no two parts of the
 service use one word for different things unnoticed. Records of libraries have none: there the logger's name stands in its place.
@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class Action(StrEnum):
-    """A word of the log, with what it means."""
+    """A word of the log, with its meaning."""
 
     about: str
 

@@ -9,14 +9,14 @@ from broker.runtime.logs import setup_logging
 
 
 class Marks(logging.Filter):
-    """Puts fields of the job at hand on every line of its thread, whoever writes it."""
+    """Filter that puts fields of the job at hand on every line of its thread, those of libraries too."""
 
     def __init__(self) -> None:
         super().__init__()
         self._thread = threading.local()
 
     def set(self, **fields: str) -> None:
-        """From now on these fields, and no others, are on every line of this thread that does not have them itself."""
+        """Put these fields, and no others, on every line of this thread that does not have them itself."""
         self._thread.fields = {name: value for name, value in fields.items() if value}
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -27,7 +27,7 @@ class Marks(logging.Filter):
 
 
 def mark_lines() -> Marks:
-    """Marks for all lines of this process. Call it after `setup`."""
+    """Install `Marks` for all lines of this process. Call it after `setup`."""
     marks = Marks()
     for handler in logging.getLogger().handlers:
         handler.addFilter(marks)

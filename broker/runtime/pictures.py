@@ -1,4 +1,4 @@
-"""A decoded picture of any kind as what models are given: RGB of eight bits, upright, in sRGB. Needs Pillow; imports no torch."""
+"""Decoded pictures of any kind, converted for models: RGB of eight bits, upright, in sRGB. Needs Pillow; imports no torch."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def is_plain(opened: Image.Image) -> bool:
 
 
 def normalised(opened: Image.Image) -> tuple[Image.Image, list[str]]:
-    """The picture, decoded, and what of it was changed that its owner may not expect. Raises what Pillow does, `ValueError`."""
+    """The picture, decoded, and the changes that its owner may not expect. Raises Pillow's errors, `ValueError`."""
     # First, as reading EXIF data also decodes, and there errors are passed over.
     opened.load()
     notes: list[str] = []

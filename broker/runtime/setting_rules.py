@@ -1,4 +1,4 @@
-"""What a setting's type and bounds ask for, in words."""
+"""Rules of a setting's type and bounds, in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a process reads its settings: flag > environment > zoetrope.toml > default, each option written once, as a struct's field.
+"""Settings of a process: flag > environment > zoetrope.toml > default, each option written once, as a struct's field.
 
 A settings struct is a frozen msgspec Struct whose fields are `Annotated[type, Meta(description="…", ge=…)]`. From the field `queue_limit`
 come the flag `--queue-limit`, the variable `ZOETROPE_QUEUE_LIMIT`, the key `queue_limit` of the process's table in zoetrope.toml, the help
@@ -128,7 +128,7 @@ def check_endpoint(name: str, endpoint: str) -> None:
 
 
 def make_private_dir(path: Path, name: str = "run_dir") -> None:
-    """Make `path` with mode 0700, and refuse one that others may enter: whoever reaches a socket may give orders.
+    """Make `path` with mode 0700, and refuse one that others may enter: access to a socket is the right to give orders.
 
     `name` is the option to blame in the `SettingsError`.
     """
@@ -136,7 +136,7 @@ def make_private_dir(path: Path, name: str = "run_dir") -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"{name}: {str(path)!r} cannot be made: {error.strerror}") from None
-    # Not what a link leads to: whoever owns the link can have it lead elsewhere tomorrow.
+    # Not the target of a link: the owner of the link can have it lead elsewhere tomorrow.
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode):
         raise SettingsError(f"{name}: {str(path)!r} is a link or a file; it must be a directory")
@@ -148,7 +148,7 @@ def make_private_dir(path: Path, name: str = "run_dir") -> None:
 
 
 def make_socket_dir(name: str, given: str, endpoint: str) -> None:
-    """Make and check the directory of an ipc endpoint, `given` as the option `name` or not at all: whoever owns it can play the other side.
+    """Make and check the directory of an ipc endpoint, `given` as the option `name` or not at all: its owner can play the other side.
 
     Raises `SettingsError`.
     """

@@ -15,7 +15,6 @@ class SignalSocket:
         self._reader = reader
 
     def fileno(self) -> int:
-        """To poll."""
         return self._reader.fileno()
 
     def take(self) -> list[signal.Signals]:
@@ -27,13 +26,13 @@ class SignalSocket:
 
 
 def _ignored(number: signal.Signals) -> bool:
-    """Whether whoever started this process wants it to live on: `nohup` ignores SIGHUP, a shell's background job SIGINT."""
+    """Whether this process was started to live on: `nohup` ignores SIGHUP, a shell's background job SIGINT."""
     return number in (signal.SIGHUP, signal.SIGINT) and signal.getsignal(number) is signal.SIG_IGN
 
 
 @contextlib.contextmanager
 def caught(numbers: Sequence[signal.Signals]) -> Iterator[SignalSocket]:
-    """Turn these signals into readable bytes; main thread only. What was before is put back at the end."""
+    """Turn these signals into readable bytes; main thread only. The handlers before are put back at the end."""
     reader, writer = socket.socketpair()
     with reader, writer:
         reader.setblocking(False)

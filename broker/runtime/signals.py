@@ -1,4 +1,4 @@
-"""Told to stop before there is anything to stop: SIGTERM and SIGINT end a process that is still starting, with code 0, after tidying up.
+"""Stop signals before there is anything to stop: SIGTERM and SIGINT end a process that is still starting, with code 0, after tidying up.
 
 Installed first of all by every `__main__`, since the imports alone take a second. Where a process begins to serve, its loop takes the
 signals over and gives them back when it has ended. What had been begun is undone on the way out, by `with` and `finally`. Around an event
@@ -21,7 +21,7 @@ _held = False
 
 
 def obey(argv: Sequence[str]) -> None:
-    """From now on both signals end the process, unless `argv` begins with the name of a subcommand: breaking that off is no success.
+    """Let both signals end the process from now on, unless `argv` begins with the name of a subcommand: breaking that off is no success.
 
     One that was set to be ignored (SIGINT of a shell's background job) stays so.
     """
@@ -33,13 +33,13 @@ def obey(argv: Sequence[str]) -> None:
 
 
 def check() -> None:
-    """Raises `SystemExit` if the process has been told to stop. Ask before serving: raised while garbage is collected, it is dropped."""
+    """Raise `SystemExit` if the process has been told to stop. Ask before serving: raised while garbage is collected, it is dropped."""
     if _told:
         raise SystemExit(0)
 
 
 def hold() -> None:
-    """From now on a signal is only noted, for `told`: ask once the event loop hears signals itself. Raises `SystemExit` if one came before.
+    """Only note a signal from now on, for `told`: ask once the event loop hears signals itself. Raises `SystemExit` if one came before.
 
     To be called before the loop is made. Raised while it starts or closes, `SystemExit` can leave it marked as running; then it cannot be
     closed, and the process ends with an error.
@@ -55,13 +55,13 @@ def told() -> bool:
 
 
 def deaf() -> None:
-    """From now on neither signal is heard: the process is ending anyway. Ignored, since blocking does so for one thread alone."""
+    """Ignore both signals from now on: the process is ending anyway. Ignored, since blocking does so for one thread alone."""
     for number in _NUMBERS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def leave(code: int) -> NoReturn:
-    """End the process with this code, whatever signals still come."""
+    """End the process with this code, also if signals still come."""
     deaf()
     # The interpreter's last collection takes msgspec's struct types apart in an order that now and then it does not survive (0.22.0): a
     # segmentation fault in place of the code. What is frozen is left out of it.

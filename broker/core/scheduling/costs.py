@@ -1,4 +1,4 @@
-"""How long a job will run: seconds = start-up + rate x units, both learned by model; units = steps x latent tokens.
+"""Predicted run times: seconds = start-up + rate x units, both learned by model; units = steps x latent tokens.
 
 A least-squares fit of two numbers that drift (a Kalman filter): each finished job moves both, in the proportion in which they
 are uncertain. What tells them apart before jobs of different sizes have been seen is what is believed beforehand: a start-up of some
@@ -68,7 +68,7 @@ class _Fit(Struct):
 
 
 class Costs:
-    """What was learned, by model."""
+    """Fits by model."""
 
     def __init__(self) -> None:
         self._fits: dict[str, _Fit] = {}
@@ -76,7 +76,7 @@ class Costs:
         self.errors: dict[str, float] = {}
 
     def learn(self, model: str, units: float, seconds: float) -> None:
-        """A job of this model and size ran this long. What is no size or no time teaches nothing."""
+        """Learn from a job of this model and size that ran this long. A size or time that is not positive is ignored."""
         if not (units > 0 and seconds > 0):
             return
         seconds = bounds.run_s(seconds)
@@ -107,7 +107,7 @@ class Reloads:
         self._seconds: dict[str, float] = {}
 
     def learn(self, model: str, seconds: float) -> None:
-        """The model was loaded in this time; 0: it was there."""
+        """Learn from a model that was loaded in this time; 0: it was there."""
         if seconds > 0:
             old = self._seconds.get(model, seconds)
             self._seconds[model] = bounds.run_s(old + ALPHA * (seconds - old))

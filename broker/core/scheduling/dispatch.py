@@ -1,4 +1,4 @@
-"""Which waiting job goes to which worker next: a pure choice, made anew after each grant.
+"""The next waiting job and its worker: a pure choice, made anew after each grant.
 
 The queue says which job's turn it is, among those that a worker with room may run (`CONDITIONS`); `placement` says on which of them.
 Then another job may take its place on that worker (`REPLACEMENTS`, one after another).
@@ -22,7 +22,7 @@ from broker.core.scheduling.tenants import Tenants
 
 
 class Job(Protocol):
-    """What the rules read of a waiting job."""
+    """The part of a waiting job that the rules read."""
 
     id: str
     tenant: str
@@ -39,7 +39,7 @@ class Job(Protocol):
 
 
 class Worker(Candidate, Protocol):
-    """What the rules read of a worker."""
+    """The part of a worker that the rules read."""
 
     @property
     def in_service(self) -> bool: ...
@@ -56,23 +56,23 @@ class Workers(Protocol[WorkerOut]):
 
     @property
     def free(self) -> Mapping[str, WorkerOut]:
-        """Those with room, by name."""
+        """Workers with room, by name."""
 
     def usable(self) -> int:
-        """How many run jobs or soon will."""
+        """Number of workers that run jobs or soon will."""
 
     def __iter__(self) -> Iterator[WorkerOut]: ...
 
 
 class Rules(Protocol):
-    """The numbers that are set."""
+    """The part of the policy that the rules read."""
 
     @property
     def reload_s(self) -> float: ...
 
 
 class Scene(Protocol[JobOut, WorkerOut]):
-    """What is chosen from: the core's state, read only."""
+    """The part of the core's state that is chosen from, read only."""
 
     @property
     def jobs(self) -> Mapping[str, JobOut]: ...

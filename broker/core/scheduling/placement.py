@@ -1,4 +1,4 @@
-"""Which worker runs a job: pure choices over what is known of the workers.
+"""Choice of a worker for a job, from the last reports of the workers.
 
 Late binding: a worker is chosen only when it has room, so no load statistics are needed. Among those with room, prefer one that has the
 model in memory, then one with nothing in memory, then the smallest that fits, then one that holds no other job, then the one that has
@@ -24,14 +24,14 @@ TAIL_FROM_S = 1.0
 
 
 class Host(Protocol):
-    """How much of a machine a worker is."""
+    """The part of a worker's description that placement reads."""
 
     @property
     def gpus(self) -> int: ...
 
 
 class Candidate(Protocol):
-    """What placement reads of a worker."""
+    """The part of a worker that placement reads."""
 
     #: The model in memory; "" for none.
     model: str

@@ -37,7 +37,7 @@ _MAX_GONE = 64
 
 
 class WaitingJob(Protocol):
-    """What the queue reads of a job; it keeps the id alone."""
+    """The part of a job that the queue reads; it keeps the id alone."""
 
     id: str
     tenant: str
@@ -50,7 +50,7 @@ class WaitingJob(Protocol):
 
 
 class Lane(Struct, frozen=True, gc=False):
-    """What decides which workers can run a job."""
+    """The properties of a job that decide which workers can run it."""
 
     model: str
     gpus: int
@@ -101,7 +101,7 @@ class _Line:
             self._gone = 0
 
     def before(self, entry: _Entry) -> int:
-        """How many stand before this one."""
+        """Number of jobs before this one."""
         return bisect_left(self._entries, entry, self._gone) - self._gone
 
     def first_s(self, jobs: int) -> float:
@@ -310,7 +310,7 @@ class Queue:
 
     @staticmethod
     def _forget_idle(cls: _Class) -> None:
-        """Drop the tenants whose tags say nothing any more: all when nobody waits, else those the virtual clock has passed."""
+        """Drop the tenants whose tags say nothing any more: all when no job waits, else those the virtual clock has passed."""
         if not cls.count:
             cls.virtual = max((tenant.finish for tenant in cls.tenants.values()), default=cls.virtual)
             cls.tenants.clear()

@@ -1,4 +1,4 @@
-"""How much each tenant has waiting and running, and how much it may have at once.
+"""Numbers of each tenant's waiting and held jobs, and the limit of the latter.
 
 The edge sends a tenant's limits with its jobs. The newest job says how many of its tenant may be held at once, so that a raised limit helps
 jobs that wait already; it is journaled with the job, so that a restart knows it too.
@@ -14,7 +14,7 @@ from broker.wire.terms import FINAL, HELD, WAITING, JobState
 
 
 class TenantJob(Protocol):
-    """What is counted of a job."""
+    """The part of a job that is counted."""
 
     tenant: str
     max_running: int
@@ -67,7 +67,7 @@ class Tenants:
             del self._shares[job.tenant]
 
     def share(self, tenant: str) -> Share:
-        """What this tenant has; for reading."""
+        """The share of this tenant; for reading."""
         return self._shares.get(tenant) or _NOTHING
 
     def may_start(self, tenant: str) -> bool:
