@@ -21,7 +21,6 @@ MAX_METHODS, MAX_ATTRIBUTES = 20, 12
 #: Classes beyond them, and why.
 LARGE = {
     "bench.harness.driver.Driver": "one loop that measures both sides of a broker; what it counts is read in its hot path",
-    "broker.client.client.BrokerClient": "one method a request of the protocol",
     "broker.core.pool.Worker": "a record of one worker, written by the messages that it sends",
     "broker.core.state.State": "the core's memory; every move of a job passes through it, so that its parts cannot disagree",
     "broker.shell.journal.journal.Journal": "one connection and one open transaction, which its parts share",

@@ -135,7 +135,7 @@ async def test_a_caller_that_is_cancelled_leaves_nothing_behind(tmp_path, run_di
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
-        assert not client._pending
+        assert not client._exchange._pending
         async with serving(tmp_path, run_dir):
             assert await client.get("job-1") is None
 
@@ -325,4 +325,4 @@ async def test_a_callback_that_fails_does_not_deafen_the_client(tmp_path, run_di
 async def test_an_idle_client_sleeps(tmp_path, run_dir):
     async with serving(tmp_path, run_dir) as service, connected(service) as client:
         await client.get("nobody")
-        await eventually(lambda: client._ticker is None)
+        await eventually(lambda: client._exchange._ticker is None)

@@ -1,0 +1,59 @@
+"""The stream of events of a broker: numbered by the broker, so that a gap is noticed, over connections and brokers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from broker.wire import codec
+from broker.wire import messages as m
+
+#: How often a subscription is confirmed: the longest that a broker restart which ZeroMQ hid from us stays unnoticed.
+WATCH_CONFIRM_S = 2.0
+
+
+class EventStream:
+    """Hands events to its callbacks in order, and calls `on_gap` when some were lost, or may have been."""
+
+    def __init__(
+        self,
+        on_event: Callable[[m.JobView], None] | None,
+        on_gap: Callable[[], None] | None,
+        on_gone: Callable[[tuple[str, ...]], None] | None,
+    ) -> None:
+        self._on_event = on_event
+        self._on_gap = on_gap
+        self._on_gone = on_gone
+        self.wanted = False
+        #: When the subscription is to be confirmed next, on the loop's clock.
+        self.confirm_at = 0.0
+        #: Number of the last event; None before the first answer to `Watch`.
+        self._seq: int | None = None
+        self._maybe_gap = False
+
+    def doubt(self) -> None:
+        """Take it that events may be lost: the answer to `Watch` did not come, so the next one means a gap."""
+        self._maybe_gap = True
+
+    def reconnected(self) -> None:
+        """Take it that events may be lost if there were any: those under way on the old connection are."""
+        self._maybe_gap = self._maybe_gap or self._seq is not None
+
+    def began(self, seq: int) -> None:
+        """Take the answer to `Watch`: events are numbered from `seq`."""
+        gap = self._maybe_gap or (self._seq is not None and seq != self._seq)
+        self._seq = seq
+        self._maybe_gap = False
+        if gap and self._on_gap is not None:
+            self._on_gap()
+
+    def take(self, event: m.Event | m.JobsDeleted) -> None:
+        """Hand an event on. Raises what a callback raises."""
+        gap = self._seq is not None and event.seq != self._seq + 1
+        self._seq = event.seq
+        if gap and self._on_gap is not None:
+            self._on_gap()
+        if isinstance(event, m.JobsDeleted):
+            if self._on_gone is not None:
+                self._on_gone(event.job_ids)
+        elif self._on_event is not None:
+            self._on_event(codec.job_view(event.body))

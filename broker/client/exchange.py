@@ -1,0 +1,221 @@
+"""Requests over one connection to the broker: each is sent again until it is answered or too late.
+
+ZeroMQ reconnects and promises nothing else: what was sent and not yet read dies with the connection, on either side. So every request is
+one that may be repeated (a job id is its own dedup key), is kept until it is answered, and is sent again when the connection is new and
+when the answer is late. A plain DEALER on its FD, not `zmq.asyncio`, which costs five times the CPU and can lose a message when a
+receive is cancelled; cancelling a caller here only drops its entry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from broker.client import errors
+from broker.client.event_stream import WATCH_CONFIRM_S, EventStream
+from broker.runtime.log_actions import Action
+from broker.wire import codec
+from broker.wire import messages as m
+
+logger = logging.getLogger(__name__)
+
+#: An unanswered request is sent again after this, then after twice as long, and so on up to the second.
+RESEND_S = 1.0
+RESEND_MAX_S = 4.0
+
+_TICK_S = 0.1
+_DRAIN = 256
+
+_NOBLOCK = int(zmq.NOBLOCK)
+_EVENTS = int(zmq.EVENTS)
+_POLLIN = int(zmq.POLLIN)
+_POLLOUT = int(zmq.POLLOUT)
+
+#: Opens the DEALER.
+Opener = Callable[["zmq.Context[zmq.Socket[bytes]]"], "zmq.Socket[bytes]"]
+
+
+class Pending:
+    """A request that has not been answered: its frame, the future of its caller, and when it is sent again."""
+
+    __slots__ = ("deadline", "frame", "future", "pause_s", "resend_at", "timeout_s")
+
+    def __init__(self, frame: bytes, future: asyncio.Future[Any], now: float, timeout_s: float) -> None:
+        self.frame = frame
+        self.future = future
+        self.timeout_s = timeout_s
+        self.deadline = now + timeout_s
+        self.resend_at = 0.0
+        self.pause_s = RESEND_S
+
+
+class Exchange:
+    """The connection and the requests that wait for their answers; events go to `events`. From one event loop."""
+
+    def __init__(self, open_socket: Opener, events: EventStream) -> None:
+        self._open_socket = open_socket
+        self._events = events
+        #: Answers that were no message of the protocol.
+        self.junk = 0
+        self._pending: dict[int, Pending] = {}
+        self._last_req = 0
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._writable = False
+        self._recheck: asyncio.Handle | None = None
+        self._ticker: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Connect in the background."""
+        self._loop = asyncio.get_running_loop()
+        self._context = zmq.Context()
+        self._socket = self._open_socket(self._context)
+        self._loop.add_reader(int(self._socket.getsockopt(zmq.FD)), self._readable)
+        self._check_soon()
+
+    def close(self) -> None:
+        """Disconnect; requests still waiting raise `BrokerUnavailable`. May be called twice."""
+        if self._context is None:
+            return
+        self._loop.remove_reader(int(self._socket.getsockopt(zmq.FD)))
+        for handle in (self._recheck, self._ticker):
+            if handle is not None:
+                handle.cancel()
+        self._recheck = self._ticker = None
+        self._socket.close(linger=0)
+        self._context.destroy(linger=0)
+        self._context = None
+        for pending in self._pending.values():
+            if not pending.future.done():
+                pending.future.set_exception(errors.BrokerUnavailable("the client was closed"))
+
+    async def request(self, build: Callable[[int], m.Message], timeout_s: float) -> m.Message:
+        """Send the message built with a new number; the answer. Raises `BrokerUnavailable`; `ValueError` naming a wrong field."""
+        if self._context is None:
+            raise errors.BrokerUnavailable("the client is not started")
+        self._last_req += 1
+        req = self._last_req
+        frame = codec.encode(build(req))
+        # The broker drops what does not fit the protocol, and its caller would wait in vain: say so at once.
+        codec.from_edge(frame)
+        now = self._loop.time()
+        pending = Pending(frame, self._loop.create_future(), now, timeout_s)
+        self._pending[req] = pending
+        self._send_pending(pending, now)
+        self._ensure_ticker()
+        try:
+            answer: m.Message = await pending.future
+            return answer
+        finally:
+            self._pending.pop(req, None)
+
+    # ------------------------------------------------------------ sending
+
+    def _send_pending(self, pending: Pending, now: float) -> None:
+        if self._send(pending.frame):
+            pending.resend_at = now + pending.pause_s
+            pending.pause_s = min(RESEND_MAX_S, 2 * pending.pause_s)
+        else:
+            pending.resend_at = now + RESEND_S
+
+    def _send(self, frame: bytes) -> bool:
+        """Send a request; False when there is no connection, or its queue is full."""
+        try:
+            self._socket.send(frame, _NOBLOCK)
+        except zmq.Again:
+            return False
+        finally:
+            self._check_soon()
+        return True
+
+    def _ensure_ticker(self) -> None:
+        if self._ticker is None:
+            self._ticker = self._loop.call_later(_TICK_S, self._tick)
+
+    def _tick(self) -> None:
+        """Time out, send again, confirm the subscription."""
+        self._ticker = None
+        now = self._loop.time()
+        for pending in [*self._pending.values()]:
+            if pending.future.done():
+                continue
+            if now >= pending.deadline:
+                text = f"the broker did not answer within {pending.timeout_s:g} s"
+                pending.future.set_exception(errors.BrokerUnavailable(text))
+            elif now >= pending.resend_at:
+                self._send_pending(pending, now)
+        if self._events.wanted and now >= self._events.confirm_at:
+            self._confirm_watch(now)
+        if self._pending or self._events.wanted:
+            self._ensure_ticker()
+
+    def _confirm_watch(self, now: float) -> None:
+        self._events.confirm_at = now + WATCH_CONFIRM_S
+        self._last_req += 1
+        self._send(codec.encode(m.Watch(req=self._last_req)))
+
+    # ------------------------------------------------------------ receiving
+
+    def _check_soon(self) -> None:
+        """Ask the socket for its events on the next turn: the FD's edge may have been swallowed by what was just done."""
+        if self._recheck is None:
+            self._recheck = self._loop.call_soon(self._checked)
+
+    def _checked(self) -> None:
+        self._recheck = None
+        self._readable()
+
+    def _readable(self) -> None:
+        try:
+            events = int(self._socket.getsockopt(_EVENTS))
+            writable = bool(events & _POLLOUT)
+            if writable != self._writable:
+                self._writable = writable
+                if writable:
+                    self._connected()
+            if events & _POLLIN:
+                self._drain()
+        finally:  # also when a caller's callback raised
+            if int(self._socket.getsockopt(_EVENTS)) & _POLLIN:
+                self._check_soon()
+
+    def _connected(self) -> None:
+        """Send again over a new connection, perhaps to a new broker: all that was under way on the old one is lost."""
+        now = self._loop.time()
+        for pending in [*self._pending.values()]:
+            if not pending.future.done():
+                self._send_pending(pending, now)
+        if self._events.wanted:
+            self._events.reconnected()
+            self._confirm_watch(now)
+
+    def _drain(self) -> None:
+        for _ in range(_DRAIN):
+            try:
+                frames = self._socket.recv_multipart(_NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                message = codec.to_edge(codec.single(frames))
+            except codec.DecodeError as error:
+                self.junk += 1
+                logger.warning(
+                    "dropped what is no answer", extra={"action": Action.INVALID_MESSAGE, "reason": str(error)}
+                )
+                continue
+            if message is not None:
+                self._handle(message)
+
+    def _handle(self, message: Any) -> None:
+        if isinstance(message, m.Event | m.JobsDeleted):
+            self._events.take(message)
+            return
+        # Here, not where the caller wakes up: events right behind the answer are numbered from it.
+        if isinstance(message, m.Watching):
+            self._events.began(message.seq)
+        pending = self._pending.get(message.req)
+        if pending is not None and not pending.future.done():
+            pending.future.set_result(message)
