@@ -42,6 +42,7 @@ MAX_PLACES = 4
 #: worker (`JobSpec`), in the answer and its schema, and in the models' defaults; those of a job in its row, its view, and the builder of
 #: its answer with the schema that it builds.
 PLACES = {
+    "cache": 8,
     "crashes": 8,
     "deadline_at": 8,
     "finished_at": 10,

@@ -49,6 +49,9 @@ MAX_UNITS = 1e15
 
 MediaKind = Literal["video", "image"]
 
+#: How freely blocks are left out in steps that resemble each other.
+CacheMode = Literal["off", "safe", "fast"]
+
 #: The phases of one attempt, in order. `finished` means: computed, the broker's acknowledgement is awaited.
 PHASES = ("load", "encode", "denoise", "decode", "save", "finished")
 Phase = Literal["", "load", "encode", "denoise", "decode", "save", "finished"]
@@ -104,6 +107,8 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     warnings: tuple[str, ...] = ()
     #: Which of the card's presets says how the steps are taken; "" for the model's own way.
     preset: Annotated[str, Meta(max_length=256)] = ""
+    #: The step cache; "" for the model's usual one.
+    cache: Literal["", "off", "safe", "fast"] = ""
     #: Further media by role (`inputs.ROLES`): absolute paths of files that the edge checked and spooled, as that of `image`.
     inputs: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
 
@@ -220,6 +225,11 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     sampler: Sampler | None = None
     #: Samplers that a job may choose by name.
     presets: dict[str, Sampler] = msgspec.field(default_factory=dict)
+    #: Step caches that a job may choose, none where the pipeline has none; and the one of jobs that do not choose.
+    caches: tuple[CacheMode, ...] = ()
+    cache: CacheMode = "off"
+    #: dtype of its VAE where the operator chose one, as "bfloat16".
+    vae_dtype: str = ""
 
     #: Roles of further media (`inputs.ROLES`) that the pipeline takes, and those without which it draws nothing.
     takes_inputs: tuple[str, ...] = ()

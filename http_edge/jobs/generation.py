@@ -20,6 +20,7 @@ from broker.wire.jobspec import (
     MAX_SIDE,
     MAX_STEPS,
     MAX_TOKENS,
+    CacheMode,
     MediaKind,
     Scalar,
 )
@@ -169,6 +170,16 @@ class Generation(Struct, frozen=True, kw_only=True):
                 max_length=256,
                 description="A preset of the model (GET /v1/models): sampler, steps and guidance that belong together.",
                 extra=_read_as("text"),
+            ),
+        ]
+        | None
+    ) = None
+    cache: (
+        Annotated[
+            CacheMode,
+            Meta(
+                description="Step cache: leave out blocks in steps that resemble each other; off, safe or fast (lossy).",
+                extra=_read_as("choice"),
             ),
         ]
         | None

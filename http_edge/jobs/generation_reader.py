@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from msgspec import Struct
 
-from broker.wire.jobspec import MediaKind, Scalar
+from broker.wire.jobspec import Scalar
 from http_edge.base.errors import EdgeError, invalid, shown
 from http_edge.body.fields import Reader, missing
 from http_edge.body.media_text import media_texts
@@ -135,7 +135,7 @@ class _Reading:
             case "aspect":
                 return reader.aspect(name)
             case "choice":
-                return reader.choice(name, get_args(MediaKind))
+                return reader.choice(name, get_args(get_args(field.type)[0]))
             case "media":
                 return media_texts(name, self._values.get(name), place=self._place)
         text = reader.text(name, max_chars=field.max_chars, min_chars=1 if field.name == "prompt" else 0)

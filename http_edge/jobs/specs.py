@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from broker.wire import codec
-from broker.wire.jobspec import JobSpec, Limits, MediaKind, ModelCard, Scalar, encode_spec, steps_drawn
+from broker.wire.jobspec import CacheMode, JobSpec, Limits, MediaKind, ModelCard, Scalar, encode_spec, steps_drawn
 from http_edge.base.errors import EdgeError, invalid, shown
 from http_edge.body.aspect import nearest_size, size_for
 from http_edge.jobs.generation import MAX_PATH_CHARS, Generation
@@ -103,6 +103,7 @@ def build_spec(
         echo=echo or {},
         previews=wanted.previews,
         preset=preset,
+        cache=_cache(wanted, card),
         warnings=tuple(notes[:MAX_WARNINGS]),
     )
 
@@ -131,6 +132,17 @@ def _honoured(
 
 
 # ---------------------------------------------------------------- how the steps are taken
+
+
+def _cache(wanted: Generation, card: ModelCard) -> Literal["", CacheMode]:
+    """The step cache of a job. Raises `EdgeError` for one that the model does not have."""
+    if wanted.cache is None:
+        return ""
+    if wanted.cache != "off" and wanted.cache not in card.caches:
+        raise invalid(
+            wanted.label("cache"), wanted.cache, f"is not for model {shown(card.name)}, which has no step cache"
+        )
+    return wanted.cache
 
 
 def _preset_of(wanted: Generation, card: ModelCard, usual: str = "") -> str:

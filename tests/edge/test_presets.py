@@ -102,3 +102,23 @@ def test_models_list_what_may_be_chosen(with_presets: World) -> None:
         "loose": {"kind": "lcm", "steps": 4, "shift": 8.0, "guidance": 1.5},
     }
     assert model["sampler"] is None
+
+
+# ---------------------------------------------------------------- step caches
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("how", ["json", "form"])
+def test_a_step_cache_is_chosen_per_request(world: World, api: str, how: str) -> None:
+    use(world, msgspec.structs.replace(VIDEO, caches=("off", "safe", "fast")))
+    assert send(world, api, how, cache="fast").status_code == 200
+    assert drawn(world).cache == "fast"
+
+
+def test_one_that_the_model_has_not_is_an_error_and_off_never_is(world: World) -> None:
+    use(world, VIDEO)
+    answer = send(world, "native", cache="fast")
+    assert answer.status_code == 422
+    assert 'cache: "fast" is not for model "demo", which has no step cache' in message(answer)
+    assert send(world, "native", cache="quick").status_code == 422
+    assert send(world, "native", cache="off").status_code == 200

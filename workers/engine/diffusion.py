@@ -17,6 +17,7 @@ from workers.engine.pipelines import Pipelines
 from workers.engine.progress import Monitor
 from workers.engine.scheduling import draw_noise_from, sampled, sampler_of
 from workers.engine.sizing import sized
+from workers.engine.step_cache import step_cached
 from workers.engine.tokens import cut_prompts
 
 
@@ -66,7 +67,12 @@ class DiffusionEngine:
     @contextmanager
     def adjusted(self, pipe: Any, card: ModelCard, spec: JobSpec, monitor: Monitor) -> Iterator[None]:
         """Inside, the parts of the pipeline that a job changes are as it asks; afterwards they are the model's own again."""
-        with sampled(pipe, sampler_of(card, spec), spec, monitor), guided(pipe, spec), sized(pipe, spec):
+        with (
+            sampled(pipe, sampler_of(card, spec), spec, monitor),
+            guided(pipe, spec),
+            sized(pipe, spec),
+            step_cached(pipe, card, spec, monitor),
+        ):
             yield
 
     def call(self, pipe: Any, card: ModelCard, spec: JobSpec, index: int, monitor: Monitor, **more: Any) -> Any:

@@ -20,12 +20,10 @@ from workers.engine.replacements import load_component
 from workers.models.model import ModelSetup
 from workers.models.parts import components
 from workers.models.sources import INDEX, find, read_json, why_not_here
+from workers.models.speed import FLOAT32_VAE
 from workers.models.weights import damage, float8_parts, loose_loras, variant_of
 
 logger = logging.getLogger(__name__)
-
-#: Families whose VAE loses detail in half precision and whose pipelines cast between the two themselves (diffusers' Wan guide).
-_FLOAT32_VAE = ("Wan", "SkyReelsV2")
 
 
 def load(card: ModelCard, setup: ModelSetup, dtype: torch.dtype) -> Any:
@@ -37,7 +35,7 @@ def load(card: ModelCard, setup: ModelSetup, dtype: torch.dtype) -> Any:
     if why := missing_quantiser(directory) or damage(directory, setup.parts):
         raise LoadError(f"model {card.name!r} cannot be loaded from {card.source!r}: {why}")
     _say_what_is_changed(card, directory, dtype)
-    dtypes = _dtypes(card, dtype)
+    dtypes = _dtypes(card, dtype, setup.speed.vae_dtype)
     try:
         parts = _replacements(setup, directory, dtypes)
         pipe = _from_pretrained(
@@ -84,10 +82,12 @@ def load_error(card: ModelCard, error: BaseException) -> LoadError | OutOfMemory
     return OutOfMemory(message) if is_out_of_memory(error) else LoadError(message)
 
 
-def _dtypes(card: ModelCard, dtype: torch.dtype) -> torch.dtype | dict[str, torch.dtype]:
-    if dtype == torch.float32 or not card.pipeline.startswith(_FLOAT32_VAE):
+def _dtypes(card: ModelCard, dtype: torch.dtype, vae: str) -> torch.dtype | dict[str, torch.dtype]:
+    """`vae`: the dtype of the VAE, as `speed.vae_dtype`."""
+    if not card.pipeline.startswith(FLOAT32_VAE) or (dtype == torch.float32 and vae != "bfloat16"):
         return dtype
-    return {"default": dtype, "vae": torch.float32, "image_encoder": torch.float32}
+    of_vae = torch.bfloat16 if vae == "bfloat16" else torch.float32
+    return {"default": dtype, "vae": of_vae, "image_encoder": torch.float32}
 
 
 def _say_what_is_changed(card: ModelCard, directory: Path, dtype: Any) -> None:

@@ -37,6 +37,7 @@ def shape_of(spec: JobSpec) -> Hashable:
         bool(spec.image),
         tuple(sorted((role, len(paths)) for role, paths in spec.inputs.items())),
         bool(spec.previews),
+        spec.cache,
     )
 
 

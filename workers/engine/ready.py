@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from broker.wire.jobspec import ModelCard
+from workers.engine.attention import choose_attention
 from workers.engine.device import Device
 from workers.engine.loading import load
 from workers.engine.prompts import remember_prompts
@@ -36,10 +37,20 @@ def _load(model: Readying) -> None:
     if parts := model.setup.parts:
         model.used["parts"] = ", ".join(f"{name} {Path(file).name}" for name, file in sorted(parts.items()))
 
+    if model.setup.speed.vae_dtype in ("bfloat16", "float32"):
+        model.used["vae_dtype"] = model.setup.speed.vae_dtype
+
 
 def _decode_in_tiles_where_it_must(model: Readying) -> None:
     tile_vae(model.pipe, on=False)
     cover_whole(getattr(model.pipe, "vae", None))
+
+
+def _choose_attention(model: Readying) -> None:
+    if name := model.setup.speed.attention:
+        downloads = model.setup.speed.download_kernels
+        choose_attention(model.card.name, model.pipe, name, model.device, downloads=downloads)
+        model.used["attention"] = name
 
 
 def _remember_prompts(model: Readying) -> None:
@@ -51,6 +62,7 @@ STAGES: tuple[Callable[[Readying], None], ...] = (
     _load,
     _decode_in_tiles_where_it_must,
     _remember_prompts,
+    _choose_attention,
 )
 
 

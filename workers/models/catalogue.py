@@ -29,6 +29,7 @@ from workers.models.pipeline_classes import FLOW_SHIFT, SHIFTS, PipelineClass, p
 from workers.models.samplers import SampledModel, SamplerError, read_presets, read_sampler, usual_sampler
 from workers.models.setup import setup_for
 from workers.models.sources import SETTINGS_FILE, CatalogueError, config, find, own_settings, read_index, read_json
+from workers.models.speed import cache_modes
 from workers.models.table import ModelTable, anchored, in_words, merged, read, refusal, unknown_key
 
 FAKE = "fake"
@@ -81,7 +82,7 @@ def model_for(source: str, name: str | None = None, table: Mapping[str, Any] = _
     index = read_index(name, source, directory, settings.pipeline)
     return Model(
         card=_card(name, source, directory, settings, index),
-        setup=setup_for(_where(name), settings, index, directory),
+        setup=setup_for(_where(name), settings, _class(name, index), index, directory),
     )
 
 
@@ -127,6 +128,9 @@ def _card(name: str, source: str, directory: Path | None, settings: ModelTable, 
         sound=output == "video" and abilities.makes_sound(taken, index),
         takes_inputs=takes_inputs,
         needs_inputs=needs_inputs,
+        caches=cache_modes(taken, index),
+        cache=settings.speed.cache or "off",
+        vae_dtype=settings.speed.vae_dtype,
     )
     card = _sampled(card, settings, SampledModel(taken.name, _scheduler(name, directory), index))
     _check(card)

@@ -70,6 +70,8 @@ class PipelineClass(Struct, frozen=True):
     components: frozenset[str]
     #: Whether `strength` x steps, rounded down, are the steps that are drawn.
     steps_by_strength: bool
+    #: Whether its loop says which of its calls of the denoiser belong together, which a step cache must know.
+    tells_caches: bool = False
 
     def takes(self, *names: str) -> bool:
         """Whether the call has a parameter of one of these names."""
@@ -102,6 +104,7 @@ def pipeline_class(name: str) -> PipelineClass | None:
         parameters=_parameters(call),
         components=frozenset(_parameters(init)) if init is not None else frozenset(),
         steps_by_strength=any(_STRENGTH_OF_STEPS in text for _, text in (*family, *_drawing(family))),
+        tells_caches=any("cache_context(" in text for _, text in family),
     )
 
 

@@ -8,13 +8,17 @@ from typing import Any
 
 from workers.models.model import ModelSetup
 from workers.models.parts import check_parts, components
+from workers.models.pipeline_classes import PipelineClass
 from workers.models.placement import AUTO
 from workers.models.sources import CatalogueError
+from workers.models.speed import check_speed
 from workers.models.table import ModelTable, refusal
 from workers.models.weights import pickled, variants
 
 
-def setup_for(where: str, settings: ModelTable, index: Mapping[str, Any], directory: Path | None) -> ModelSetup:
+def setup_for(
+    where: str, settings: ModelTable, taken: PipelineClass, index: Mapping[str, Any], directory: Path | None
+) -> ModelSetup:
     """What the engine is told of a model with this index in this directory. Raises `CatalogueError` for what it could not carry out."""
     parts = check_parts(where, settings.parts, index, directory)
     if directory is not None:
@@ -24,7 +28,7 @@ def setup_for(where: str, settings: ModelTable, index: Mapping[str, Any], direct
         parts=parts,
         variant=settings.variant,
         trust_remote_code=settings.trust_remote_code,
-        speed=settings.speed,
+        speed=check_speed(where, settings.speed, taken, index),
         placement=settings.placement or AUTO,
     )
 

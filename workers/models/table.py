@@ -25,10 +25,7 @@ NOT_BUILT = frozenset(
         "config",
         "loras",
         "lora_dir",
-        "speed.attention",
         "speed.compile",
-        "speed.cache",
-        "speed.vae_dtype",
         "speed.quantize",
         "placement",
     }

@@ -95,6 +95,7 @@ class JobSpecView(Struct, kw_only=True):
     seed: int
     num_outputs: int
     preset: str
+    cache: str
     extra: dict[str, Scalar]
     image: Scalar | UnsetType = UNSET
     save_to: Scalar | UnsetType = UNSET

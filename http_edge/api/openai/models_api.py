@@ -114,7 +114,7 @@ class ModelsApi:
             num_gpus=max((worker.gpus for worker in workers), default=0) if on_gpu else 0,
             workers=len(workers),
             dit_precision=precision,
-            vae_precision="fp32" if card.pipeline.startswith(_FLOAT32_VAE) else precision,
+            vae_precision=_vae_precision(card, precision),
             takes_image=card.takes_image,
             needs_image=card.needs_image,
             takes_inputs=list(card.takes_inputs),
@@ -124,7 +124,15 @@ class ModelsApi:
             limits=card.limits,
             sampler=card.sampler,
             presets=card.presets,
+            cache=card.cache,
+            caches=list(card.caches),
         )
+
+
+def _vae_precision(card: ModelCard, precision: str) -> str:
+    if card.vae_dtype == "bfloat16":
+        return "bf16"
+    return "fp32" if card.pipeline.startswith(_FLOAT32_VAE) else precision
 
 
 def task_types(card: ModelCard) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from broker.wire.jobspec import MAX_INT, Defaults, Limits, MediaKind
+from broker.wire.jobspec import MAX_INT, CacheMode, Defaults, Limits, MediaKind
 from broker.wire.sampling import Sampler
 from http_edge.api.common.schema_common import FlagText, Hooked, Priority, Prompt, WholeText, request_type
 from http_edge.api.openai.fields import POLICY
@@ -285,6 +285,8 @@ class Model(Struct, kw_only=True):
         Meta(description="How its steps are taken without a preset; null: as its pipeline does by itself."),
     ]
     presets: Annotated[dict[str, Sampler], Meta(description="What a request may give as `preset`, with what it means.")]
+    cache: CacheMode
+    caches: Annotated[list[CacheMode], Meta(description="What a request may give as `cache`.")]
 
 
 class ModelList(Struct, kw_only=True):
