@@ -16,6 +16,7 @@ from workers.engine.attention import choose_attention
 from workers.engine.device import Device
 from workers.engine.loading import load
 from workers.engine.prompts import remember_prompts
+from workers.engine.quantise import quantise
 from workers.engine.tiles import cover_whole, tile_vae
 from workers.models.model import ModelSetup
 
@@ -36,9 +37,16 @@ def _load(model: Readying) -> None:
     model.pipe = load(model.card, model.setup, model.device.dtype)
     if parts := model.setup.parts:
         model.used["parts"] = ", ".join(f"{name} {Path(file).name}" for name, file in sorted(parts.items()))
-
     if model.setup.speed.vae_dtype in ("bfloat16", "float32"):
         model.used["vae_dtype"] = model.setup.speed.vae_dtype
+
+
+def _quantise(model: Readying) -> None:
+    wanted = model.setup.speed.quantize
+    for name, method in wanted.items():
+        quantise(getattr(model.pipe, name), method, model.device.torch_device, model.device.dtype)
+    if wanted:
+        model.used["quantize"] = ", ".join(f"{name} {method}" for name, method in sorted(wanted.items()))
 
 
 def _decode_in_tiles_where_it_must(model: Readying) -> None:
@@ -60,6 +68,7 @@ def _remember_prompts(model: Readying) -> None:
 #: All that is done to a pipeline before its weights are placed. Each raises `LoadError`.
 STAGES: tuple[Callable[[Readying], None], ...] = (
     _load,
+    _quantise,
     _decode_in_tiles_where_it_must,
     _remember_prompts,
     _choose_attention,

@@ -31,27 +31,24 @@ _SCALES = (".scale_weight", ".weight_scale")
 _MARKS = ("scaled_fp8", ".scale_input", ".input_scale", ".comfy_quant")
 
 
-def load_component(
-    kind: tuple[str, str], file: Path, config: Path, dtype: torch.dtype, quantization: Any = None
-) -> torch.nn.Module:
+def load_component(kind: tuple[str, str], file: Path, config: Path, dtype: torch.dtype) -> torch.nn.Module:
     """A component of the (library, class) `kind` from a file, built by the config in the directory `config`; in host memory, in `dtype`.
 
-    Weights in float8 are brought to `dtype`. `quantization`: config of the library's quantiser. Raises `LoadError` for a file that lacks
-    weights of the component, and what the libraries raise.
+    Weights in float8 are brought to `dtype`. Raises `LoadError` for a file that lacks weights of the component, else as the libraries do.
     """
     library, name = kind
     quantised = read_weights(file).kind == "gguf"
     state = _state(file, quantised, dtype)
     if library == "transformers":
-        model = _of_transformers(getattr(transformers, name), state, config, dtype, quantization)
-    elif quantised or quantization is not None:
+        model = _of_transformers(getattr(transformers, name), state, config, dtype)
+    elif quantised:
         model = getattr(diffusers, name).from_single_file(
             state,
             config=str(config.parent),
             subfolder=config.name,
             dtype=dtype,
             local_files_only=True,
-            quantization_config=_GgufConfig(compute_dtype=dtype) if quantised else quantization,
+            quantization_config=_GgufConfig(compute_dtype=dtype),
         )
     else:
         model = _of_diffusers(getattr(diffusers, name), state, config, dtype)
@@ -78,17 +75,13 @@ def _beside(scale: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return scale if scale.numel() == 1 else scale.reshape(weight.shape[0], *[1] * (weight.ndim - 1))
 
 
-def _of_transformers(
-    kind: Any, state: dict[str, torch.Tensor], config: Path, dtype: torch.dtype, quantization: Any
-) -> Any:
-    more = {} if quantization is None else {"quantization_config": quantization}
+def _of_transformers(kind: Any, state: dict[str, torch.Tensor], config: Path, dtype: torch.dtype) -> Any:
     model, found = kind.from_pretrained(
         None,
         config=kind.config_class.from_pretrained(str(config), local_files_only=True),
         state_dict=state,
         dtype=dtype,
         output_loading_info=True,
-        **more,
     )
     if lacking := sorted(found["missing_keys"]):
         raise LoadError(f"the file lacks weights of the {config.name}: {lacking[0]}{_and_more(lacking)}")

@@ -70,6 +70,12 @@ def components(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     return {name: (value[0], value[1]) for name, value in pairs if all(isinstance(word, str) for word in value)}
 
 
+def with_weights(index: Mapping[str, Any], directory: Path) -> set[str]:
+    """The components that are models of diffusers or transformers."""
+    named = components(index).items()
+    return {one for one, (library, _) in named if library in _LIBRARIES and (directory / one / "config.json").is_file()}
+
+
 def without_prefix(name: str) -> str:
     """A tensor's name without what ComfyUI puts before it."""
     return next((name[len(prefix) :] for prefix in PREFIXES if name.startswith(prefix)), name)
@@ -89,11 +95,7 @@ def read_from_one_file() -> frozenset[str]:
 
 def _fault(name: str, file: Path, index: Mapping[str, Any], directory: Path) -> str:
     """What is wrong with a component's file; "" when nothing is seen."""
-    there = {
-        one
-        for one, (library, _) in components(index).items()
-        if library in _LIBRARIES and (directory / one / "config.json").is_file()
-    }
+    there = with_weights(index, directory)
     if name not in there:
         return f"the model has no such component; those with weights are {', '.join(sorted(there)) or 'none'}"
     try:

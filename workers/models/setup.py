@@ -10,6 +10,7 @@ from workers.models.model import ModelSetup
 from workers.models.parts import check_parts, components
 from workers.models.pipeline_classes import PipelineClass
 from workers.models.placement import AUTO
+from workers.models.quantise import check_quantize
 from workers.models.sources import CatalogueError
 from workers.models.speed import check_speed
 from workers.models.table import ModelTable, refusal
@@ -21,6 +22,7 @@ def setup_for(
 ) -> ModelSetup:
     """What the engine is told of a model with this index in this directory. Raises `CatalogueError` for what it could not carry out."""
     parts = check_parts(where, settings.parts, index, directory)
+    check_quantize(where, settings.speed.quantize, index, directory, parts)
     if directory is not None:
         _check_weights(where, settings, directory, parts)
         _check_code(where, settings, directory, index)

@@ -11,6 +11,7 @@ from broker.wire.jobspec import CacheMode
 from workers.models.attention import why_not
 from workers.models.denoisers import denoisers
 from workers.models.pipeline_classes import PipelineClass
+from workers.models.quantise import QuantizeMethod
 from workers.models.sources import CatalogueError
 
 #: Families whose VAE loses detail in half precision, and whose pipelines cast between it and the rest (diffusers' Wan guide).
@@ -36,7 +37,7 @@ class Speed(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknow
     #: torch dtype of the VAE; "auto" is float32 where half precision loses detail.
     vae_dtype: Literal["", "auto", "bfloat16", "float32"] = ""
     #: Component -> how its weights are kept, as "fp8".
-    quantize: dict[str, str] = field(default_factory=dict)
+    quantize: dict[str, QuantizeMethod] = field(default_factory=dict)
 
 
 def check_speed(where: str, speed: Speed, taken: PipelineClass, index: Mapping[str, Any]) -> Speed:

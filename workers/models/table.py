@@ -26,7 +26,6 @@ NOT_BUILT = frozenset(
         "loras",
         "lora_dir",
         "speed.compile",
-        "speed.quantize",
         "placement",
     }
 )

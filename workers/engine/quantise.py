@@ -1,0 +1,89 @@
+"""Components with weights in eight or four bits: `speed.quantize` of a model's table. Its packages are imported where it is asked for.
+
+Only the linear layers of the repeated blocks are made smaller. They are nearly all of a model's weights; what stands before and after the
+blocks, norms, and layers that the library keeps in float32 lose too much and weigh nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any
+
+import torch
+from diffusers.hooks.layerwise_casting import apply_layerwise_casting
+from torch import nn
+
+from workers.engine.errors import LoadError
+from workers.models.quantise import QuantizeMethod
+
+#: In which blocks repeat: a number in a module's name.
+_IN_BLOCK = re.compile(r"\.\d+\.")
+_NORM = re.compile(r"norm|(?:^|\.)ln_?\d*(?:\.|$)", re.IGNORECASE)
+
+#: Typed as a whole, which the library is not.
+_cast: Any = apply_layerwise_casting
+
+
+def quantise(component: nn.Module, method: QuantizeMethod, device: torch.device, dtype: torch.dtype) -> None:
+    """Make the weights smaller, in place, for computing on `device` in `dtype`. Raises `LoadError` where no layer can be."""
+    apply, multiple = _METHODS[method]
+    names = frozenset(layers(component, multiple))
+    if not names:
+        raise LoadError(f"{type(component).__name__} has no linear layers in repeated blocks to quantise")
+    apply(component, names, device, dtype)
+
+
+def layers(component: nn.Module, multiple: int) -> Iterator[str]:
+    """Names of the layers whose weights are made smaller: those with sides that are multiples of `multiple`."""
+    kept: frozenset[str] = frozenset(getattr(component, "_keep_in_fp32_modules", None) or ())
+    for name, module in component.named_modules():
+        if not isinstance(module, nn.Linear) or not _IN_BLOCK.search(name) or _NORM.search(name):
+            continue
+        if kept.intersection(name.split(".")) or any(side % multiple for side in module.weight.shape):
+            continue
+        yield name
+
+
+def _int8(component: nn.Module, names: frozenset[str], device: torch.device, dtype: torch.dtype) -> None:
+    _with_torchao(component, names, "Int8WeightOnlyConfig")
+
+
+def _fp8(component: nn.Module, names: frozenset[str], device: torch.device, dtype: torch.dtype) -> None:
+    _with_torchao(component, names, "Float8WeightOnlyConfig")
+
+
+def _with_torchao(component: nn.Module, names: frozenset[str], config: str) -> None:
+    torchao: Any = import_module("torchao.quantization")
+    torchao.quantize_(component, getattr(torchao, config)(), filter_fn=lambda module, name: name in names)
+
+
+def _layerwise_fp8(component: nn.Module, names: frozenset[str], device: torch.device, dtype: torch.dtype) -> None:
+    for name in names:
+        _cast(component.get_submodule(name), storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
+
+
+def _nf4(component: nn.Module, names: frozenset[str], device: torch.device, dtype: torch.dtype) -> None:
+    bnb: Any = import_module("bitsandbytes.nn")
+    for name in names:
+        old = component.get_submodule(name)
+        assert isinstance(old, nn.Linear)
+        new = bnb.Linear4bit(
+            old.in_features, old.out_features, bias=old.bias is not None, compute_dtype=dtype, quant_type="nf4"
+        )
+        new.weight = bnb.Params4bit(old.weight.data, requires_grad=False, quant_type="nf4", module=new)
+        new.bias = old.bias
+        # It is the move that quantises.
+        component.set_submodule(name, new.to(device).to(old.weight.device).eval())
+
+
+_Apply = Callable[[nn.Module, frozenset[str], torch.device, torch.dtype], None]
+
+#: How layers of these names are made smaller, and what their sides must be multiples of.
+_METHODS: dict[QuantizeMethod, tuple[_Apply, int]] = {
+    "fp8": (_fp8, 16),
+    "int8": (_int8, 16),
+    "nf4": (_nf4, 64),
+    "layerwise_fp8": (_layerwise_fp8, 1),
+}

@@ -1,0 +1,49 @@
+"""Weights in eight or four bits: `speed.quantize` of a model's table, as `{ transformer = "fp8", text_encoder = "int8" }`."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from workers.models.parts import Parts, with_weights
+from workers.models.sources import CatalogueError, config
+from workers.models.weight_files import read_weights
+
+QuantizeMethod = Literal["fp8", "int8", "nf4", "layerwise_fp8"]
+
+#: The package that a method needs, also the name of its module.
+_PACKAGES: Mapping[QuantizeMethod, str] = {"fp8": "torchao", "int8": "torchao", "nf4": "bitsandbytes"}
+
+#: What has linear layers in repeated blocks.
+_COMPONENTS = re.compile(r"(transformer|unet|text_encoder|image_encoder)(_\d+)?")
+
+
+def check_quantize(
+    where: str,
+    wanted: Mapping[str, QuantizeMethod],
+    index: Mapping[str, Any],
+    directory: Path | None,
+    parts: Parts,
+) -> None:
+    """Raise `CatalogueError` for a component that cannot be quantised so, or a package that is not there."""
+    for name, method in wanted.items():
+        key = f"{where} speed.quantize.{name}"
+        if directory is not None and name not in (there := with_weights(index, directory)):
+            known = ", ".join(sorted(filter(_COMPONENTS.fullmatch, there)))
+            raise CatalogueError(f"{key}: the model has no such component; those that can be quantised are {known}")
+        if not _COMPONENTS.fullmatch(name):
+            raise CatalogueError(f"{key}: only transformers, UNets and encoders of text and images are quantised")
+        if "quantization_config" in config(directory, name):
+            raise CatalogueError(
+                f"{key}: the {name} in {directory} is quantised as it is stored, and stays so; leave the key out"
+            )
+        if name in parts and read_weights(Path(parts[name])).kind == "gguf":
+            raise CatalogueError(f"{key}: {parts[name]} is quantised as it is stored, and stays so; leave the key out")
+        package = _PACKAGES.get(method, "")
+        if package and importlib.util.find_spec(package) is None:
+            raise CatalogueError(
+                f'{key}: "{method}" needs the package {package}, which is not installed: pip install {package}'
+            )
