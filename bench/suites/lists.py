@@ -129,15 +129,17 @@ def fill(path: Path, jobs: int) -> None:
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA synchronous = OFF")
     for first in range(1, jobs + 1, _BATCH):
-        batch = [(n, _job(n)) for n in range(first, min(jobs + 1, first + _BATCH))]
+        batch = [(n, _accepted(n)) for n in range(first, min(jobs + 1, first + _BATCH))]
         connection.execute("BEGIN")
         connection.executemany(rows.INSERT_JOB, [rows.job_row(n, job) for n, job in batch])
-        connection.executemany(rows.INSERT_SPEC, [rows.spec_row(n, job) for n, job in batch])
+        for n, job in batch:
+            _end(n, job)
+        connection.executemany(rows.PUT_OUTCOME, [rows.outcome_row(n, job) for n, job in batch])
         connection.execute("COMMIT")
     connection.close()
 
 
-def _job(n: int) -> Job:
+def _accepted(n: int) -> Job:
     at = 1_000_000.0 + n
     job = Job(
         id=f"job-{n:09}",
@@ -149,6 +151,11 @@ def _job(n: int) -> Job:
         submitted_at=at,
     )
     job.move(Cause.SUBMITTED, at)
+    return job
+
+
+def _end(n: int, job: Job) -> None:
+    at = job.submitted_at
     job.fence, job.worker = n, f"gpu-{n % 8}"
     job.move(Cause.DISPATCHED, at + 1)
     job.begin_attempt(at + 1)
@@ -159,7 +166,6 @@ def _job(n: int) -> Job:
     else:
         job.failure = m.Failure(m.FailureKind.ENGINE_ERROR, "no")
         job.move(Cause.FAILED, at + 12)
-    return job
 
 
 def measure(core: Core, journal: Journal, fields: dict[str, Any]) -> Cost:

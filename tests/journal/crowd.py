@@ -11,15 +11,19 @@ from tests.journal.jobs import fail, finish, give, new_job, put
 STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 
 
-def make(n: int) -> Job:
+def accepted(n: int) -> Job:
     """Job n of a mixed crowd; groups of seven share their time of submission."""
-    job = new_job(
+    return new_job(
         f"job-{n * 7919 % 1000:03d}",
         at=float(n // 7),
         origin=("native", "lightx2v")[n % 2],
         model=("wan", "flux")[n % 3 == 0],
         tenant=("default", "red", "blue")[n % 3],
     )
+
+
+def go_on(job: Job, n: int) -> None:
+    """To the state that job n has in the crowd."""
     state = STATES[n % 5]
     if state != "queued":
         give(job, n + 1, worker=f"gpu-{n % 4}")
@@ -29,13 +33,17 @@ def make(n: int) -> Job:
         fail(job)
     elif state == "cancelled":
         job.move(Cause.CANCELLED, 3.0)
-    return job
 
 
 def crowd(archive) -> list[Job]:
-    """300 jobs, in the archive."""
-    jobs = [make(n) for n in range(300)]
+    """300 jobs, in the archive; of every second of them it gets what becomes of it later than the job."""
+    jobs = [accepted(n) for n in range(300)]
+    for n in range(0, 300, 2):
+        go_on(jobs[n], n)
     put(archive, *jobs)
+    for n in range(1, 300, 2):
+        go_on(jobs[n], n)
+    put(archive, *[job for job in jobs[1::2] if job.state != "queued"])
     return jobs
 
 

@@ -216,10 +216,9 @@ def served(tmp_path, whole):
         "UPDATE job SET model = 'other' WHERE id = 'job-001'",
         "UPDATE job SET submitted_at = 'noon' WHERE id = 'job-001'",
         "UPDATE job SET alias = cast(x'ff41' AS TEXT) WHERE id = 'job-001'",
-        "UPDATE spec SET body = x'00' WHERE n = 2",
-        "UPDATE spec SET head = (SELECT head FROM spec WHERE n = 5) WHERE n = 2",
-        "UPDATE spec SET n = 1000 WHERE n = 2",
-        "DELETE FROM spec WHERE n = 2",
+        "UPDATE job SET body = x'00' WHERE n = 2",
+        "UPDATE job SET head = (SELECT head FROM job WHERE n = 5) WHERE n = 2",
+        "UPDATE job SET head = NULL WHERE n = 2",
         "UPDATE job SET tail = (SELECT tail FROM job WHERE n = 5) WHERE n = 2",
     ],
 )
@@ -257,7 +256,7 @@ def test_a_damaged_record_is_over_keeps_its_id_and_can_be_deleted(served):
 
 
 def test_the_damaged_spec_of_a_waiting_job_is_told_and_sets_it_aside_when_its_turn_comes(served):
-    journal, core = served("UPDATE spec SET body = x'00' WHERE n = 1")
+    journal, core = served("UPDATE job SET body = x'00' WHERE n = 1")
     assert core.job("job-000").state == "queued"
     assert "checksum" in shown(core, "job-000").damaged
     hello = m.Hello(name="w1", boot="b", seen=0, free=1, body=worker_info())
@@ -278,7 +277,7 @@ def test_rows_of_before_checksums_are_read(tmp_path, whole):
     path = tmp_path / "jobs.sqlite"
     path.write_bytes(whole)
     damage(path, "UPDATE job SET tail = substr(tail, 6) WHERE id = 'job-001'")
-    damage(path, "UPDATE spec SET head = substr(head, 10) WHERE n = 2")
+    damage(path, "UPDATE job SET head = substr(head, 10) WHERE n = 2")
     journal, core = serve(path)
     view = shown(core, "job-001")
     assert (view.state, view.damaged, view.body) == ("succeeded", "", b"spec of job-001")

@@ -14,12 +14,15 @@ def ids(journal) -> list[str]:
     return [job.id for job in journal.page(m.ListJobs(req=1, newest_first=False))[0]]
 
 
-def specs(journal) -> int:
-    return journal._connection.execute("SELECT count(*) FROM spec").fetchone()[0]
+def outcomes(journal) -> int:
+    return journal._connection.execute("SELECT count(*) FROM outcome").fetchone()[0]
 
 
-def test_a_deleted_row_is_not_found_and_its_spec_goes_along(journal, open_journal):
-    put(journal, finish(give(new_job("a", alias="mine"), 5)), fail(new_job("b")), new_job("c"))
+def test_a_deleted_row_is_not_found_and_what_became_of_it_goes_along(journal, open_journal):
+    first, second = new_job("a", alias="mine"), new_job("b")
+    put(journal, first, second, new_job("c"))
+    put(journal, finish(give(first, 5)), fail(second))
+    assert outcomes(journal) == 2
     journal.forget("a")
     assert journal.dirty
     assert journal.find("a") is None
@@ -30,7 +33,7 @@ def test_a_deleted_row_is_not_found_and_its_spec_goes_along(journal, open_journa
     journal.close()
     after = open_journal()
     assert ids(after) == ["b", "c"]
-    assert specs(after) == 2
+    assert outcomes(after) == 1
 
 
 def test_without_a_commit_the_row_comes_back(journal, open_journal):
@@ -47,7 +50,7 @@ def test_a_job_that_ended_in_the_same_pass_can_be_deleted(journal):
     journal.forget("a")
     journal.commit()
     assert journal.find("a") is None
-    assert specs(journal) == 0
+    assert ids(journal) == []
 
 
 def test_a_later_job_of_the_same_id_is_another_one(journal, open_journal):
@@ -91,4 +94,4 @@ def test_a_full_disk_brings_no_deleted_row_back(open_journal):
     after = open_journal()
     assert ids(after) == ["a", "large-0", "large-1", "large-2", "large-3", "large-4"]
     assert after.find("a").body == b"another"
-    assert specs(after) == 6
+    assert outcomes(after) == 0

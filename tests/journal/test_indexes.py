@@ -11,14 +11,14 @@ from broker.core.deliveries import Delivery
 from broker.shell.journal import indexes
 from broker.shell.journal.journal import Journal
 from broker.wire import messages as m
-from tests.journal.jobs import finish, give, new_job, put
+from tests.journal.jobs import fail, finish, give, new_job, put
 
 JOBS = 40
 
 
 @pytest.fixture
 def path(tmp_path) -> Path:
-    """A journal of waiting and finished jobs, one of them with a webhook that is owed."""
+    """A journal of waiting, finished and failed jobs, one of them with a webhook that is owed."""
     path = tmp_path / "jobs.sqlite"
     journal = Journal(path)
     jobs = [
@@ -29,6 +29,7 @@ def path(tmp_path) -> Path:
         if n % 3 == 0:
             finish(give(job, (6 << 32) + n))
     put(journal, *jobs)
+    put(journal, *[fail(give(job, (6 << 32) + n)) for n, job in enumerate(jobs) if n % 3 == 1])
     journal.deliveries.stage(Delivery(number=7, job_id="job-000", event="completed", created_at=1.0, due_at=77.0))
     journal.commit()
     journal.close()
@@ -77,11 +78,14 @@ def test_where_the_start_has_no_time_idle_moments_find_it(path, open_journal, mo
     assert journal.rebuilt_indexes == 1
 
 
-def test_a_waiting_job_that_the_index_of_states_misses_runs_all_the_same(path, open_journal):
-    entry = b"queued\x23"  # the last one of its state: row 35
-    change(path, "job_state", entry, b"queued\x7f")
+def test_a_failed_job_that_the_index_of_states_misses_is_listed_all_the_same(path, open_journal):
+    entry = b"failed\x26"  # the last one of its state: row 38
+    change(path, "outcome_state", entry, b"failed\x7f")
     journal = open_journal()
-    assert "job-034" in {job.id for job in journal.live()}
+    live = journal.live()
+    assert [job.id for job in live] == [f"job-{n:03}" for n in range(2, JOBS, 3)]
+    failed, _, _ = journal.page(m.ListJobs(req=1, states=("failed",), limit=100))
+    assert [job.id for job in failed] == [f"job-{n:03}" for n in reversed(range(1, JOBS, 3))]
     assert journal.rebuilt_indexes == 1
 
 

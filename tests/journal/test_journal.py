@@ -9,6 +9,7 @@ import pytest
 
 from broker.core.jobs import Cause, Job
 from broker.runtime.errors import JournalConflict
+from broker.shell.journal import epochs
 from broker.wire import messages as m
 from broker.wire.terms import JobState
 from tests.journal.jobs import RESULT, fail, finish, give, new_job, put
@@ -305,3 +306,41 @@ def test_rates_are_those_of_succeeded_jobs_oldest_first_without_loading(journal,
     )
     journal.close()
     assert open_journal().rates() == [("wan", 10.0, 7.5), ("flux", 30.0, 7.5)]
+
+
+def test_a_start_looks_for_live_jobs_where_they_can_be_and_finds_all(journal, open_journal, monkeypatch):
+    monkeypatch.setattr(epochs, "_FIRST_LIVE_STEP", 1)
+    journal.live()
+    over, aside, lives, newest = (new_job(f"job-{n}") for n in range(4))
+    put(journal, over, aside, lives, newest)
+    put(journal, fail(over))
+    journal.set_aside("job-1", "why", 103.0)
+    journal.checkpoint()
+    journal.checkpoint()
+    journal.close()
+    seen: list[str] = []
+    journal = open_journal()
+    journal._connection.set_trace_callback(seen.append)
+    assert [job.id for job in journal.live()] == ["job-2", "job-3"]
+    assert any("job.n >= 2" in statement for statement in seen)
+    put(journal, finish(give(lives, 9 << 32)))
+    journal.mark(aside, None)
+    journal.commit()
+    journal.checkpoint()
+    journal.checkpoint()
+    journal.close()
+    assert [job.id for job in open_journal().live()] == ["job-1", "job-3"]
+
+
+@pytest.mark.parametrize("damage", ["value = 4", "value = 'x'"])
+def test_where_live_jobs_begin_is_not_believed_when_it_is_damaged(journal, open_journal, monkeypatch, damage):
+    monkeypatch.setattr(epochs, "_FIRST_LIVE_STEP", 1)
+    journal.live()
+    jobs = [new_job(f"job-{n}") for n in range(4)]
+    put(journal, *jobs)
+    put(journal, fail(jobs[0]))
+    journal.checkpoint()
+    journal.checkpoint()
+    journal._connection.execute(f"UPDATE meta SET {damage} WHERE key = 'first_live'")
+    journal.close()
+    assert [job.id for job in open_journal().live()] == ["job-1", "job-2", "job-3"]

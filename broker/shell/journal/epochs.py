@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 #: More starts than any journal sees.
 _MOST_EPOCHS = 2**31 - 2
 
+#: A start looks at so many rows in 20 ms.
+_FIRST_LIVE_STEP = 10_000
+
 _PUT = "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)"
 
 
@@ -38,6 +41,8 @@ class Epochs:
             raise JournalBroken(f"the journal's mark {path}-mark cannot be opened: {error.strerror}") from None
         #: As in `Facts`.
         self._identity = self._epoch = self._n = self._revision = self._deletions = 0
+        #: No job with a lower number is live: at start those are not looked at.
+        self.first_live = 0
         #: `_deletions` once the open transaction is committed.
         self._deletions_then = 0
 
@@ -54,6 +59,10 @@ class Epochs:
         known = self._read()
         deletions = kept.get("deletions")
         self._deletions = deletions if isinstance(deletions, int) else 0
+        first_live = kept.get("first_live")
+        # A damaged one would hide live jobs: in doubt all are looked at.
+        if isinstance(first_live, int) and first_live == kept.get("first_live_again"):
+            self.first_live = first_live
         if known is not None and known.identity == identity:
             missing = self._missing(known, epoch, kept.get("deleted"))
             if missing and not accept_loss:
@@ -94,6 +103,20 @@ class Epochs:
         self._say()
         return epoch
 
+    def note_first_live(self, n: int, guarded: Callable[[Callable[[], None]], None]) -> None:
+        """Keep that no job below this number is live, now and then; nothing may be staged."""
+        if n - self.first_live < _FIRST_LIVE_STEP:
+            return
+
+        def write() -> None:
+            self._connection.execute("BEGIN IMMEDIATE")
+            for pair in (("first_live", n), ("first_live_again", n)):
+                self._connection.execute(_PUT, pair)
+            self._connection.execute("COMMIT")
+
+        guarded(write)
+        self.first_live = n
+
     def note_deletion(self, written: int) -> None:
         """Rows are deleted in the open transaction: the one that the mark names, or will name after this commit, may be among them.
 
@@ -130,8 +153,11 @@ class Epochs:
         if len(sound) < len(found) or len(set(sound)) > 1:
             logger.error("the epoch is damaged", extra={"action": Action.DAMAGED, "epoch": str(found)})
         if not sound:
-            fence = self._connection.execute("SELECT max(fence) FROM job WHERE typeof(fence) = 'integer'").fetchone()[0]
-            sound = [min(_MOST_EPOCHS, (fence or 0) >> 32)]
+            fence = 0
+            for table in ("job", "outcome"):
+                query = f"SELECT max(fence) FROM {table} WHERE typeof(fence) = 'integer'"
+                fence = max(fence, self._connection.execute(query).fetchone()[0] or 0)
+            sound = [min(_MOST_EPOCHS, fence >> 32)]
         return max(sound)
 
     def _missing(self, known: Facts, epoch: int, deleted: object) -> str:

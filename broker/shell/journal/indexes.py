@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from broker.runtime.errors import JournalRefused
 from broker.runtime.log_actions import Action
-from broker.shell.journal.schema import repair_hint, structure_faults
+from broker.shell.journal.schema import UNSUCCESSFUL, repair_hint, structure_faults
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +44,10 @@ class _Index(Struct, frozen=True):
 
 INDEXES = (
     _Index("sqlite_autoindex_job_1", "job", "n", ("id",)),
-    _Index("job_state", "job", "n", ("state",), "{row}.state <> 'succeeded'"),
+    _Index("job_state", "job", "n", ("state",), f"{{row}}.state {UNSUCCESSFUL}"),
     _Index("job_alias", "job", "n", ("origin", "alias", "tenant"), "{row}.alias <> ''"),
     _Index("job_tenant", "job", "n", ("tenant",), "{row}.tenant <> 'default'"),
+    _Index("outcome_state", "outcome", "n", ("state",), f"{{row}}.state {UNSUCCESSFUL}"),
     _Index("hook_job", "hook", "number", ("n", "event")),
     _Index("hook_due", "hook", "number", ("due_at",), "{row}.state = 'pending'"),
 )
@@ -65,6 +66,8 @@ class _Table(Struct, frozen=True):
 
     name: str
     indexes: tuple[_Index, ...]
+    #: Column by which its rows are numbered; `n`: they are of jobs.
+    key: str
     #: (key, whether each index misses it) of so many rows below a key, in falling order.
     look: str
 
@@ -74,10 +77,10 @@ def _table(name: str) -> _Table:
     key = indexes[0].key
     missed = ", ".join(map(_missed, indexes))
     look = f"SELECT {key}, {missed} FROM {name} AS one NOT INDEXED WHERE {key} < ? ORDER BY {key} DESC LIMIT ?"
-    return _Table(name, indexes, look)
+    return _Table(name, indexes, key, look)
 
 
-_TABLES = (_table("job"), _table("hook"))
+_TABLES = (_table("job"), _table("outcome"), _table("hook"))
 
 
 class IndexCheck:
@@ -90,7 +93,7 @@ class IndexCheck:
         is_sound: Callable[[int], bool],
         guarded: Callable[[Callable[[], object]], None],
     ) -> None:
-        """`is_sound` says whether a row of `job` is what was written; `guarded` runs a write."""
+        """`is_sound` says whether the rows of a job are what was written; `guarded` runs a write."""
         self._connection = connection
         self._path = path
         self._is_sound = is_sound
@@ -131,7 +134,7 @@ class IndexCheck:
             yield True
 
     def _repair(self, table: _Table, strays: list[tuple[int, ...]]) -> None:
-        if table.name == "job":
+        if table.key == "n":
             strays = [row for row in strays if self._is_sound(row[0])]
         damaged = [index.name for at, index in enumerate(table.indexes, 1) if any(row[at] for row in strays)]
         if not damaged:

@@ -5,8 +5,8 @@ The rules:
 - Rows are staged by `stage`, written by `flush`, durable after `commit`. A job staged twice before a flush is written once, as it is then.
   A row that may be lost in a crash need not be part of every commit: most are overtaken by a durable one of the same job and
   are never written.
-- An update is a compare-and-set (`rows.UPDATE_JOB`): it never lowers a fence and never leaves a final state. One that does not match raises
-  `JournalConflict`: memory and disk disagree, and the disk is right (see `recovery`).
+- A job's row is written once; what becomes of it is a compare-and-set (`_put_outcomes`): it never lowers a fence and never leaves a final
+  state. One that does not match raises `JournalConflict`: memory and disk disagree, and the disk is right (see `recovery`).
 - Any I/O error ends the process. A failed fsync is not retried: the kernel may have dropped the pages and report success the
   next time ("fsyncgate"). Only "disk full" found while *writing* is: the transaction is rolled back, the reserve released, and
   all of it written again.
@@ -62,8 +62,10 @@ class Journal:
         self._connection = open_database(path)
         #: For what is done for every job, as making a cursor costs; whatever it selects is read to the end.
         self._cursor = self._connection.cursor()
-        #: Number of every live job that has been staged.
-        self._numbers: dict[str, int] = {}
+        #: Row of every live job that has been staged; since `live`: of every one that has no mark. (Number, fence that it is known to bear
+        #: or to have borne): nobody else can write to the file.
+        self._rows: dict[str, tuple[int, int]] = {}
+        self._knows_live = False
         #: Staged and not flushed, those that may be lost apart; flushed and not committed.
         self._staged: dict[str, Job] = {}
         self._lazy: dict[str, Job] = {}
@@ -127,8 +129,8 @@ class Journal:
     def stage(self, job: Job, *, lazy: bool = False) -> None:
         """Write this job's row with the next commit; `lazy`: with the next that includes lazy rows."""
         job_id = job.id
-        if job_id not in self._numbers:
-            self._numbers[job_id] = self._next
+        if job_id not in self._rows:
+            self._rows[job_id] = self._next, 0
             self._next += 1
             self._new.add(job_id)
             lazy = False
@@ -144,14 +146,14 @@ class Journal:
         Whatever is staged is written first, so that a later job of the same id cannot meet this one's row.
         """
         self.flush()
-        row = self._row("SELECT n, state FROM job WHERE id = ?", (job_id,))
+        row = self._row(rows.SELECT_STATE, (job_id,))
         if row is None or (row[1] not in FINAL and job_id not in self.asides):
             raise JournalConflict(f"job {job_id} cannot be deleted: its row is {row and row[1]}")
         # Should this transaction have to be written again, this row need not: it is deleted before anything else is written.
         self._flushed.pop(job_id, None)
         self.deliveries.forget(job_id)
         self._inserted.discard(job_id)
-        self._numbers.pop(job_id, None)
+        self._rows.pop(job_id, None)
         if job_id in self.asides:
             self.asides.take_away(job_id)
         self._doomed.append(row[0])
@@ -183,7 +185,7 @@ class Journal:
         count = len(self._flushed) + len(self._deleted) + self.deliveries.committed()
         for job in self._flushed.values():
             if job.state in FINAL:
-                del self._numbers[job.id]
+                del self._rows[job.id]
         self._flushed.clear()
         self._inserted.clear()
         self._deleted.clear()
@@ -195,7 +197,7 @@ class Journal:
         """Forget all that is not committed and raise the epoch, as if the process had been killed and started again. Raises as `flush`."""
         if self._connection.in_transaction:
             self._guarded(lambda: self._connection.execute("ROLLBACK"))
-        for staged in (self._numbers, self._staged, self._lazy, self._flushed, self._new, self._inserted):
+        for staged in (self._rows, self._staged, self._lazy, self._flushed, self._new, self._inserted):
             staged.clear()
         self._doomed.clear()
         self._deleted.clear()
@@ -203,20 +205,21 @@ class Journal:
         self.asides.load()
         self._clock = self._clock or self._clock_flushed
         self._clock_flushed = None
+        self._knows_live = False
         self._next = self._first_free()
         self._written_last = (0, 0)
         self.epoch = self._epochs.raise_again(self._guarded)
 
     def set_aside(self, job_id: str, reason: str, now: float, *, readable: bool = True) -> bool:
         """Mark a live job, on disk when this returns; False when there is no such job. Nothing may be staged. Raises as `flush`."""
-        row = self._row("SELECT n, state FROM job WHERE id = ?", (job_id,))
+        row = self._row(rows.SELECT_STATE, (job_id,))
         if row is None or row[1] in FINAL:
             return False
         old = self.asides.of_job(job_id)
         stop: Stop = "" if old is None else old.stop
         mark = SetAside(reason=reason, at=now, revision=self.epoch << 32, stop=stop, readable=readable)
         self.asides.put(job_id, row[0], mark)
-        self._numbers.pop(job_id, None)
+        self._rows.pop(job_id, None)
         self.commit()
         return True
 
@@ -227,17 +230,18 @@ class Journal:
             self.asides.put(job.id, n, mark)
             return
         self.asides.take_away(job.id)
-        self._numbers[job.id] = n
         if old is not None and not old.readable:
             self._guarded(lambda: self._rewrite(n, job))
+        row = self._row(rows.SELECT_FENCE, (n,))
+        self._rows[job.id] = n, 0 if row is None else row[2]
         self.stage(job)
 
     def _rewrite(self, n: int, job: Job) -> None:
-        """Put what was salvaged of a row in its place, so that it can be updated: live, and below every fence."""
+        """Put what was salvaged of a job in its row, so that it can have an outcome: live, and below every fence."""
         self._begin()
+        self._cursor.execute("DELETE FROM outcome WHERE n = ?", (n,))
         below = replace(job, state=JobState.QUEUED, fence=0)
         self._cursor.execute(rows.REWRITE_JOB, (*rows.job_row(n, below), n))
-        self._cursor.execute("INSERT OR REPLACE INTO spec (n, head, body) VALUES (?, ?, ?)", rows.spec_row(n, job))
 
     def stage_clock(self, record: Record) -> None:
         """Keep this of the clock, from the next commit on."""
@@ -264,6 +268,9 @@ class Journal:
         self._since_checkpoint_seen = self._since_checkpoint
         self._idle_calls += 1
         if self._since_checkpoint and not self.dirty and (idle or self._idle_calls >= _CHECKPOINT_CALLS):
+            if self._knows_live:
+                first = min([*(n for n, _ in self._rows.values()), *self.asides.numbers()], default=self._next)
+                self._epochs.note_first_live(first, self._guarded)
             self._guarded(self._checkpoint)
         if idle:
             self._look_at_indexes()
@@ -285,16 +292,14 @@ class Journal:
     def _write_staged(self) -> None:
         self._begin()
         self._delete_doomed()
-        numbers, new = self._numbers, self._new
-        updates = [rows.update_row(numbers[job_id], job) for job_id, job in self._staged.items() if job_id not in new]
+        new = self._new
         if new:
-            fresh = [(numbers[job_id], job) for job_id, job in self._staged.items() if job_id in new]
-            self._insert(fresh)
-        if updates and self._cursor.executemany(rows.UPDATE_JOB, updates).rowcount != len(updates):
-            raise self._conflict(updates)
+            self._insert([job for job_id, job in self._staged.items() if job_id in new])
+        if len(new) < len(self._staged):
+            self._put_outcomes([job for job_id, job in self._staged.items() if job_id not in new])
         if self._staged:
             last = max(self._staged.values(), key=_revision)
-            self._written_last = numbers[last.id], last.revision
+            self._written_last = self._rows[last.id][0], last.revision
         self._flushed.update(self._staged)
         self._staged.clear()
         self._inserted |= new
@@ -307,19 +312,31 @@ class Journal:
 
     def _delete_doomed(self) -> None:
         if self._doomed:
-            for table in ("job", "spec"):
+            for table in ("job", "outcome"):
                 self._cursor.executemany(f"DELETE FROM {table} WHERE n = ?", [(n,) for n in self._doomed])
             self.deliveries.delete(self._doomed)
             self._epochs.note_deletion(self._written_last[1])
             self._deleted += self._doomed
             self._doomed.clear()
 
-    def _insert(self, fresh: list[tuple[int, Job]]) -> None:
+    def _insert(self, jobs: list[Job]) -> None:
+        known = self._rows
+        for job in jobs:
+            if job.fence:
+                known[job.id] = known[job.id][0], job.fence
         try:
-            self._cursor.executemany(rows.INSERT_JOB, [rows.job_row(n, job) for n, job in fresh])
-            self._cursor.executemany(rows.INSERT_SPEC, [rows.spec_row(n, job) for n, job in fresh])
+            self._cursor.executemany(rows.INSERT_JOB, [rows.job_row(known[job.id][0], job) for job in jobs])
         except sqlite3.IntegrityError as error:
             raise JournalConflict(f"a job is in the journal already that the core takes for new: {error}") from None
+
+    def _put_outcomes(self, jobs: list[Job]) -> None:
+        """Write what became of jobs that have rows. Raises `JournalConflict` where one would lower a fence, or follow a final state."""
+        known = self._rows
+        updates = [rows.outcome_row(known[job.id][0], job) for job in jobs]
+        # Of a job's first outcome, SQL has nothing to compare with: it is live, as all in `_rows` are, and bears the fence there.
+        falls = any(job.fence < known[job.id][1] for job in jobs)
+        if falls or self._cursor.executemany(rows.PUT_OUTCOME, updates).rowcount != len(updates):
+            raise self._conflict(updates)
 
     def _begin(self) -> None:
         if not self._connection.in_transaction:
@@ -328,8 +345,8 @@ class Journal:
     def _conflict(self, updates: list[rows.JobRow]) -> JournalConflict:
         """Which updates did not match, and why; the first of them is to blame."""
         found, job_ids = [], []
-        for state, fence, _worker, _tail, n in updates:
-            row = self._row("SELECT id, state, fence FROM job WHERE n = ?", (n,))
+        for n, state, fence, _worker, _tail in updates:
+            row = self._row(rows.SELECT_FENCE, (n,))
             if row is None:
                 found.append(f"row {n} is gone")
             elif row[1:] != (state, fence):
@@ -391,7 +408,7 @@ class Journal:
             if (
                 (staged.origin, staged.alias) == (origin, alias)
                 and tenant in ("", staged.tenant)
-                and (job is None or job.id not in self._new or self._numbers[job_id] > self._numbers[job.id])
+                and (job is None or job.id not in self._new or self._rows[job_id] > self._rows[job.id])
             ):
                 job = staged
         return job
@@ -399,7 +416,11 @@ class Journal:
     def page(self, query: m.ListJobs) -> tuple[list[Job], bool, int]:
         """Jobs that match, in the order of acceptance, whether more follow, and `Jobs.behind`. An unknown `after` gives an empty page."""
         self.flush()
-        return self._reader.page(query)
+        return self._reader.page(query, self._live_numbers() if query.states else None)
+
+    def _live_numbers(self) -> list[int] | None:
+        """The numbers of all live jobs, in order, and of some that have ended since the last commit; None before `live`."""
+        return sorted([*(n for n, _ in self._rows.values()), *self.asides.numbers()]) if self._knows_live else None
 
     def live(self, now: float = 0.0) -> list[Job]:
         """Every job that is not final, oldest first, its spec left on disk; for the start.
@@ -407,7 +428,7 @@ class Journal:
         Those that are set aside are left out. A row that cannot be read is set aside. Raises as `flush`.
         """
         found: list[tuple[int, Job]] = []
-        for row in self._reader.live_rows():
+        for row in self._reader.live_rows(self._epochs.first_live):
             job_id = rows.as_text(row[rows.ID])
             if job_id in self.asides:
                 continue
@@ -421,8 +442,8 @@ class Journal:
                 job.deliveries = {delivery.number: delivery for delivery in self.deliveries.of_job(job.id)}
             found.append((row[rows.N], job))
         self.commit()
-        found.sort(key=lambda item: item[0])
-        self._numbers.update((job.id, n) for n, job in found)
+        self._knows_live = True
+        self._rows.update((job.id, (n, job.fence)) for n, job in found)
         return [job for _, job in found]
 
     def _put_unreadable(self, job_id: str, n: int, error: Exception, now: float) -> None:

@@ -7,12 +7,15 @@ it then says from where to go on. That bounds every query, where an index a filt
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from heapq import merge
 from typing import Any, NamedTuple
 
-from broker.shell.journal.rows import BODY, SELECT, JobRow
+from broker.shell.journal.rows import BODY, JOBS, SELECT, STATE, WORKER, JobRow
+from broker.shell.journal.schema import UNSUCCESSFUL
 from broker.wire import messages as m
+from broker.wire.terms import FINAL_NAMES
 
 #: Bytes of specs read for one page; a page with more ends there and says that more follow.
 MAX_PAGE_BYTES = 8 * 1024 * 1024
@@ -30,13 +33,16 @@ class RowPage(NamedTuple):
     behind: int
 
 
-def find_page(connection: sqlite3.Connection, query: m.ListJobs) -> RowPage:
-    """Rows that match, in the order of acceptance; fewer than asked for, with `behind` set, when that took too long."""
+def find_page(connection: sqlite3.Connection, query: m.ListJobs, live: Sequence[int] | None) -> RowPage:
+    """Rows that match, in the order of acceptance; fewer than asked for, with `behind` set, when that took too long.
+
+    `live`: the numbers of all live jobs, in order; None: they are not known.
+    """
     after = query.behind or _after(connection, query)
     if after is None:
         return RowPage([], False, 0)
     limit = min(query.limit, MAX_ROWS)
-    numbers, behind = _numbers(connection, query, after, limit + 1)
+    numbers, behind = _numbers(connection, query, live, after, limit + 1)
     page: list[JobRow] = []
     size = 0
     for n in numbers[:limit]:
@@ -80,27 +86,42 @@ def _first_since(connection: sqlite3.Connection, at: float) -> int:
     return int(low)
 
 
-def _numbers(connection: sqlite3.Connection, query: m.ListJobs, after: int, most: int) -> tuple[list[int], int]:
+class _Walk(NamedTuple):
+    """Rows in order of their numbers: those of `tables` for which `where` holds, which an index serves."""
+
+    tables: str
+    key: str
+    where: str
+    parameters: list[Any]
+
+
+def _numbers(
+    connection: sqlite3.Connection, query: m.ListJobs, live: Sequence[int] | None, after: int, most: int
+) -> tuple[list[int], int]:
     """(up to `most` numbers of rows that match, in order; the last number looked at when that was not all of them, else 0).
 
-    States other than succeeded have an index, in which the rows of one state lie in order, and so have tenants other than the default one:
-    those are walked, one walk a state, merged. Otherwise the table is.
+    Jobs that failed or were cancelled are found by indexes, in which the rows of one state lie in order, those of tenants other than the
+    default one too, and live ones by their numbers: those are walked, merged. Otherwise the table is.
     """
-    order, compare = ("DESC", "<") if query.newest_first else ("ASC", ">")
     wanted = sorted(set(query.states))
-    walks: list[tuple[str, list[Any]]] = [("", [])]
-    if wanted and "succeeded" not in wanted:
-        walks = [("state = ? AND state <> 'succeeded' AND", [state]) for state in wanted]
+    walks = [_Walk(JOBS, "job.n", "TRUE", [])]
+    living: list[m.JobStateName] = []
+    if live is not None and wanted and "succeeded" not in wanted:
+        living = [state for state in wanted if state not in FINAL_NAMES]
+        walks = [walk for state in wanted if state in FINAL_NAMES for walk in _walks_of_state(state)]
     elif query.tenant not in ("", "default"):
-        walks = [("tenant = ? AND tenant <> 'default' AND", [query.tenant])]
+        walks = [_Walk(JOBS, "job.n", "tenant = ? AND tenant <> 'default'", [query.tenant])]
+    order, compare = ("DESC", "<") if query.newest_first else ("ASC", ">")
     hit, hit_parameters = _condition(query, wanted)
-    streams = [
+    streams: list[Iterator[tuple[int, int]]] = [
         connection.execute(
-            f"SELECT n, {hit} FROM job WHERE {where} n {compare} ? ORDER BY n {order} LIMIT ?",
+            f"SELECT {key}, {hit} FROM {tables} WHERE {where} AND {key} {compare} ? ORDER BY {key} {order} LIMIT ?",
             (*hit_parameters, *parameters, after, MAX_LOOKED),
         )
-        for where, parameters in walks
+        for tables, key, where, parameters in walks
     ]
+    if living:
+        streams.append(_look_at(connection, query, living, live or (), after))
     merged: Iterator[tuple[int, int]] = merge(*streams, key=_number, reverse=query.newest_first)
     numbers: list[int] = []
     for looked, (n, matches) in enumerate(merged, 1):
@@ -113,6 +134,35 @@ def _numbers(connection: sqlite3.Connection, query: m.ListJobs, after: int, most
     return numbers, 0
 
 
+def _walks_of_state(state: m.JobStateName) -> list[_Walk]:
+    """A job is in the index of the table that says how it ended."""
+    ended_so = f"state = ? AND {{0}}.state {UNSUCCESSFUL}"
+    # CROSS: the planner must not begin at the other table.
+    return [
+        _Walk(JOBS, "job.n", "job." + ended_so.format("job"), [state]),
+        _Walk(
+            "outcome CROSS JOIN job ON job.n = outcome.n", "outcome.n", "outcome." + ended_so.format("outcome"), [state]
+        ),
+    ]
+
+
+def _look_at(
+    connection: sqlite3.Connection,
+    query: m.ListJobs,
+    states: list[m.JobStateName],
+    numbers: Sequence[int],
+    after: int,
+) -> Iterator[tuple[int, int]]:
+    """(number, whether it matches and is in one of `states`) of these rows from behind `after` on, in order; `MAX_LOOKED` at most."""
+    if query.newest_first:
+        numbers = numbers[: bisect_left(numbers, after)][::-1]
+    else:
+        numbers = numbers[bisect_right(numbers, after) :]
+    hit, parameters = _condition(query, states)
+    for n in numbers[:MAX_LOOKED]:
+        yield from connection.execute(f"SELECT job.n, {hit} FROM {JOBS} WHERE job.n = ?", (*parameters, n))
+
+
 def _number(row: tuple[int, int]) -> int:
     return row[0]
 
@@ -122,13 +172,13 @@ def _condition(query: m.ListJobs, states: list[m.JobStateName]) -> tuple[str, li
     terms: list[str] = []
     parameters: list[Any] = []
     if states:
-        terms.append(f"state IN ({','.join('?' * len(states))})")
+        terms.append(f"{STATE} IN ({','.join('?' * len(states))})")
         parameters += states
     for column, value in (("origin", query.origin), ("model", query.model), ("tenant", query.tenant)):
         if value:
             terms.append(f"{column} = ?")
             parameters.append(value)
     if query.worker:  # a job that waits for this worker alone is its job too
-        terms.append("(worker = ? OR pinned = ?)")
+        terms.append(f"({WORKER} = ? OR pinned = ?)")
         parameters += [query.worker, query.worker]
     return " AND ".join(terms) or "1", parameters

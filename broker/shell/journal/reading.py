@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from broker.core.jobs import DamagedRecord, Job
@@ -20,7 +20,6 @@ from broker.shell.journal.queries import find_page
 from broker.shell.journal.schema import repair_hint
 from broker.shell.journal.set_aside import SetAsideMarks
 from broker.wire import messages as m
-from broker.wire.terms import FINAL
 
 logger = logging.getLogger(__name__)
 
@@ -128,10 +127,10 @@ class Reader:
 
     # ------------------------------------------------------------ many
 
-    def page(self, query: m.ListJobs) -> tuple[list[Job], bool, int]:
-        """As `Journal.page`; damaged rows are left out."""
+    def page(self, query: m.ListJobs, live: Sequence[int] | None) -> tuple[list[Job], bool, int]:
+        """As `Journal.page`; damaged rows are left out. `live`: the numbers of all live jobs, in order, if they are known."""
         try:
-            found, more, behind = find_page(self._connection, query)
+            found, more, behind = find_page(self._connection, query, live)
         except sqlite3.Error as error:
             raise self.failure(error) from error
         jobs = [self.decode(row) for row in found]
@@ -141,27 +140,14 @@ class Reader:
             behind = found[-1][rows.N]
         return sound, more, behind
 
-    def live_rows(self) -> Iterator[rows.JobRow]:
-        """Rows of `rows.SELECT_EVICTED` of all jobs that are not final, also of those whose state is none."""
-        for state in self._states():
-            if state not in FINAL:
-                # The second term lets the partial index serve.
-                where = " WHERE job.state = ? AND job.state <> 'succeeded'"
-                yield from self._rows(rows.SELECT_EVICTED + where, (state,))
-
-    def _states(self) -> list[object]:
-        """The states that rows are in, those that are none among them; a few steps in the index."""
-        found: list[object] = []
-        query = "SELECT min(state) FROM job WHERE state <> 'succeeded'"
-        row = self.row(query, ())
-        while row is not None and row[0] is not None:
-            found.append(row[0])
-            row = self.row(f"{query} AND state > ?", (row[0],))
-        return found
+    def live_rows(self, first: int) -> list[rows.JobRow]:
+        """Rows of `rows.SELECT_EVICTED` from number `first` on, in order, of jobs that are not final, also of those whose state is none."""
+        where = f" WHERE job.n >= ? AND {rows.STATE} NOT IN ({rows.FINAL_LIST}) ORDER BY job.n"
+        return self._rows(rows.SELECT_EVICTED + where, (first,))
 
     def rates(self, end: int) -> list[tuple[str, float, float]]:
         """(model, units, seconds without loading) of the last succeeded jobs before row `end`, oldest first."""
-        where = " WHERE job.state = 'succeeded' AND job.n > ? ORDER BY job.n DESC LIMIT ?"
+        where = f" WHERE {rows.STATE} = 'succeeded' AND job.n > ? ORDER BY job.n DESC LIMIT ?"
         found = []
         for row in self._rows(rows.SELECT_EVICTED + where, (end - _RATES_WINDOW, RECENT_RATES)):
             job = self.decode(row)

@@ -1,8 +1,9 @@
 """How a job becomes journal rows, and rows a job.
 
-Two rows a job. `spec` holds what never changes (the spec's bytes may be 512 KiB and must not be rewritten with every move); `job` holds
-what SQL selects by, in columns, and everything that changes, packed into one msgpack array: 14 columns fewer to bind halve the cost of
-an update. Arrays are read by position, so new fields go at the end, with a default: an old row then still decodes.
+A job's row in `job` is written once, when it is accepted: what SQL selects by, in columns, everything that changes, as it is then, packed
+into one msgpack array, what never changes, into another, and the spec's bytes. What changes later is the job's row in `outcome`, and takes
+the place of what `job` says of it; most jobs get one such row, their last. So a job costs an entry in each table, appended, and none is
+rewritten. Arrays are read by position, so new fields go at the end, with a default: an old row then still decodes.
 
 Before a packed part stand a byte that begins no msgpack and checksums of it and of the columns beside it, the row's number included: no
 disk, and no index, can pass off one row as another. Rows of before 0.2.0 have none and are taken as they are.
@@ -27,33 +28,46 @@ JobRow = tuple[Any, ...]
 #: The columns of `job` but the packed one, in the order of their checksum and of `_columns`.
 _COLUMNS = ("n", "id", "state", "fence", "worker", "tenant", "origin", "alias", "model", "pinned", "submitted_at")
 
-#: Where they stand in a row of `SELECT`, and what follows them.
+#: Where they stand in a row of `SELECT`, and what follows them: the packed column, the columns of `outcome`, what never changes.
 N, ID = _COLUMNS.index("n"), _COLUMNS.index("id")
 _TAIL = len(_COLUMNS)
-_HEAD, BODY = _TAIL + 1, _TAIL + 2
+_STATE, _FENCE, _WORKER, _NEWER_TAIL, _HEAD, BODY = range(_TAIL + 1, _TAIL + 7)
 
-#: What makes a job, as `decode` takes it; also of a row whose spec is gone.
+#: Every job, with what became of it since it was accepted; NULL: nothing.
+JOBS = "job LEFT JOIN outcome ON outcome.n = job.n"
+#: What SQL selects by of what changes.
+STATE, WORKER = "coalesce(outcome.state, job.state)", "coalesce(outcome.worker, job.worker)"
+
+#: What makes a job, as `decode` takes it.
 SELECT = (
-    f"SELECT {', '.join(f'job.{column}' for column in _COLUMNS)}, job.tail, spec.head, spec.body"
-    " FROM job LEFT JOIN spec ON spec.n = job.n"
+    f"SELECT {', '.join(f'job.{column}' for column in _COLUMNS)}, job.tail,"
+    f" outcome.state, outcome.fence, outcome.worker, outcome.tail, job.head, job.body FROM {JOBS}"
 )
 
 #: The same without the bytes of the spec.
-SELECT_EVICTED = SELECT.replace("spec.body", "NULL")
+SELECT_EVICTED = SELECT.replace("job.body", "NULL")
 #: Arguments of `checked_body`.
-SELECT_BODY = "SELECT job.n, spec.head, spec.body FROM job LEFT JOIN spec ON spec.n = job.n WHERE job.id = ?"
+SELECT_BODY = "SELECT n, head, body FROM job WHERE id = ?"
+#: (number, state) of a job by its id, (id, state, fence) of one by its number.
+SELECT_STATE = f"SELECT job.n, {STATE} FROM {JOBS} WHERE job.id = ?"
+SELECT_FENCE = f"SELECT job.id, {STATE}, coalesce(outcome.fence, job.fence) FROM {JOBS} WHERE job.n = ?"
 
-INSERT_JOB = f"INSERT INTO job ({', '.join(_COLUMNS)}, tail) VALUES ({', '.join('?' * len(_COLUMNS))}, ?)"
-#: Every column of a row, whatever was in it; its parameters are those of `INSERT_JOB` and the row's number.
-REWRITE_JOB = f"UPDATE job SET {', '.join(f'{column} = ?' for column in _COLUMNS)}, tail = ? WHERE n = ?"
-INSERT_SPEC = "INSERT INTO spec (n, head, body) VALUES (?, ?, ?)"
+INSERT_JOB = (
+    f"INSERT INTO job ({', '.join(_COLUMNS)}, tail, head, body) VALUES ({', '.join('?' * len(_COLUMNS))}, ?, ?, ?)"
+)
+#: Every column of a row, whatever was in it; its parameters are those of `INSERT_JOB` and the row's number. It is for a job whose row in
+#: `outcome` is deleted.
+REWRITE_JOB = (
+    f"UPDATE job SET {', '.join(f'{column} = ?' for column in _COLUMNS)}, tail = ?, head = ?, body = ? WHERE n = ?"
+)
 
-_FINAL_LIST = ", ".join(f"'{state.value}'" for state in sorted(FINAL))
+FINAL_LIST = ", ".join(f"'{state.value}'" for state in sorted(FINAL))
 
-#: The compare-and-set: a row that is final, or bears a higher fence, does not match.
-UPDATE_JOB = (
-    "UPDATE job SET state = ?1, fence = ?2, worker = ?3, tail = ?4"
-    f" WHERE n = ?5 AND fence <= ?2 AND state NOT IN ({_FINAL_LIST})"
+#: The compare-and-set: it changes nothing where there is an outcome that is final, or bears a higher fence.
+PUT_OUTCOME = (
+    "INSERT INTO outcome (n, state, fence, worker, tail) VALUES (?1, ?2, ?3, ?4, ?5)"
+    " ON CONFLICT (n) DO UPDATE SET state = ?2, fence = ?3, worker = ?4, tail = ?5"
+    f" WHERE outcome.fence <= ?3 AND outcome.state NOT IN ({FINAL_LIST})"
 )
 
 
@@ -121,18 +135,17 @@ def _columns(n: int, job: Job) -> JobRow:
 
 
 def _sealed_tail(columns: JobRow, job: Job) -> bytes:
-    """The packed part of a row of `job`: a `Tail` behind its seal, which is of the row's columns, too."""
+    """The packed part of a row of `job` or `outcome`: a `Tail` behind its seal, which is of the row's columns, too."""
     packed = tail_of(job)
     return _SEAL + crc32(packed, crc32(_encode(columns))).to_bytes(4, "big") + packed
 
 
-def _open_tail(row: JobRow) -> Tail:
-    """The packed part of a row of `SELECT`. Raises `RowDamaged`, or what msgspec does."""
-    stored = row[_TAIL]
+def _open_tail(columns: JobRow, stored: bytes) -> Tail:
+    """The packed part of a row with these columns. Raises `RowDamaged`, or what msgspec does."""
     if stored[:1] != _SEAL:
         return _decode_tail(stored)
     packed = stored[5:]
-    if crc32(packed, crc32(_encode(row[:_TAIL]))).to_bytes(4, "big") != stored[1:5]:
+    if crc32(packed, crc32(_encode(columns))).to_bytes(4, "big") != stored[1:5]:
         raise RowDamaged("its row does not match its checksum")
     return _decode_tail(packed)
 
@@ -144,7 +157,7 @@ def _open_head(n: int, stored: bytes) -> tuple[Head, bytes]:
     if stored[:1] != _SEAL:
         return _decode_head(stored), b""
     if crc32(stored[5:], n & 0xFFFF_FFFF).to_bytes(4, "big") != stored[1:5]:
-        raise RowDamaged("its spec's row does not match its checksum")
+        raise RowDamaged("what was submitted does not match its checksum")
     return _decode_head(stored[9:]), stored[5:9]
 
 
@@ -183,11 +196,11 @@ def tail_of(job: Job) -> bytes:
 def job_row(n: int, job: Job) -> JobRow:
     """Parameters of `INSERT_JOB`."""
     columns = _columns(n, job)
-    return *columns, _sealed_tail(columns, job)
+    return *columns, _sealed_tail(columns, job), _sealed_head(n, job), job.body
 
 
-def spec_row(n: int, job: Job) -> JobRow:
-    """Parameters of `INSERT_SPEC`."""
+def _sealed_head(n: int, job: Job) -> bytes:
+    """What never changes of row `n`: a `Head` behind its seal, which is of the spec's bytes, too."""
     head = Head(
         job.tenant,
         job.priority,
@@ -199,12 +212,13 @@ def spec_row(n: int, job: Job) -> JobRow:
         job.webhook_events,
     )
     packed = crc32(job.body).to_bytes(4, "big") + _encode(head)
-    return n, _SEAL + crc32(packed, n & 0xFFFF_FFFF).to_bytes(4, "big") + packed, job.body
+    return _SEAL + crc32(packed, n & 0xFFFF_FFFF).to_bytes(4, "big") + packed
 
 
-def update_row(n: int, job: Job) -> JobRow:
-    """Parameters of `UPDATE_JOB`."""
-    return STATE_NAMES[job.state], job.fence, job.worker, _sealed_tail(_columns(n, job), job), n
+def outcome_row(n: int, job: Job) -> JobRow:
+    """Parameters of `PUT_OUTCOME`."""
+    columns = n, STATE_NAMES[job.state], job.fence, job.worker
+    return *columns, _sealed_tail(columns, job)
 
 
 def decode(row: JobRow) -> Job:
@@ -212,7 +226,10 @@ def decode(row: JobRow) -> Job:
     are) or `TypeError` when it is damaged."""
     n, job_id, state, fence, worker, _, origin, alias, model, pinned, submitted_at = row[:_TAIL]
     body = row[BODY]
-    tail = _open_tail(row)
+    tail = _open_tail(row[:_TAIL], row[_TAIL])
+    if row[_NEWER_TAIL] is not None:
+        state, fence, worker = row[_STATE : _WORKER + 1]
+        tail = _open_tail((n, state, fence, worker), row[_NEWER_TAIL])
     head, check = _open_head(n, row[_HEAD])
     if body is not None and check and crc32(body).to_bytes(4, "big") != check:
         raise RowDamaged("its spec does not match its checksum")
@@ -256,6 +273,8 @@ def decode(row: JobRow) -> Job:
 def salvage(row: JobRow) -> Job:
     """What can be shown of a row of `SELECT` that cannot be decoded: its columns, as far as they make sense."""
     _, job_id, state, fence, worker, tenant, origin, alias, model, pinned, submitted_at = row[:_TAIL]
+    if row[_NEWER_TAIL] is not None:
+        state, fence, worker = row[_STATE : _WORKER + 1]
     body = row[BODY]
     at = float(submitted_at) if isinstance(submitted_at, int | float) and isfinite(submitted_at) else 0.0
     return Job(

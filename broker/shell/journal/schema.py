@@ -15,7 +15,7 @@ from broker.runtime.errors import JournalBroken, JournalRefused
 from broker.shell.journal import deliveries, set_aside
 
 #: Raised with every change of the tables or of the packed columns that an older broker would misread.
-SCHEMA = 5
+SCHEMA = 6
 
 #: "Zoet": tells our file from any other SQLite database.
 APPLICATION_ID = 0x5A6F6574
@@ -26,12 +26,29 @@ _AUTOCHECKPOINT_PAGES = 4096
 _ALIAS_INDEX = "CREATE INDEX job_alias ON job (origin, alias, tenant) WHERE alias <> ''"
 _TENANT_INDEX = "CREATE INDEX job_tenant ON job (tenant) WHERE tenant <> 'default'"
 
+#: What became of jobs since they were accepted: see `rows`.
+_OUTCOME_TABLE = """
+    CREATE TABLE outcome (
+        n INTEGER PRIMARY KEY,
+        state TEXT NOT NULL,
+        fence INTEGER NOT NULL,
+        worker TEXT NOT NULL,
+        tail BLOB NOT NULL
+    )
+    """
+#: Succeeded jobs are most of a long history and are found by scanning, live ones are in memory: neither has an entry. A row of `job` has
+#: one only if it was written before there were outcomes, or the job was over when it was accepted.
+UNSUCCESSFUL = "IN ('failed', 'cancelled')"
+_STATE_INDEXES = (
+    f"CREATE INDEX job_state ON job (state) WHERE state {UNSUCCESSFUL}",
+    f"CREATE INDEX outcome_state ON outcome (state) WHERE state {UNSUCCESSFUL}",
+)
+
 #: One row, a packed `clock.Record`.
 _CLOCK_TABLE = "CREATE TABLE clock (k INTEGER PRIMARY KEY CHECK (k = 1), record BLOB NOT NULL)"
 
-_TABLES = (
-    # n is the order of acceptance; pages are cut and names looked up in that order.
-    """
+#: n is the order of acceptance; pages are cut and names looked up in that order. Without `head` and `body`: the row has lost them.
+_JOB_TABLE = """
     CREATE TABLE job (
         n INTEGER PRIMARY KEY,
         id TEXT NOT NULL UNIQUE,
@@ -44,12 +61,16 @@ _TABLES = (
         model TEXT NOT NULL,
         pinned TEXT NOT NULL,
         submitted_at REAL NOT NULL,
-        tail BLOB NOT NULL
+        tail BLOB NOT NULL,
+        head BLOB,
+        body BLOB
     )
-    """,
-    "CREATE TABLE spec (n INTEGER PRIMARY KEY, head BLOB NOT NULL, body BLOB NOT NULL)",
-    # Succeeded jobs are most of a long history and are found by scanning; leaving them out saves an index entry a job.
-    "CREATE INDEX job_state ON job (state) WHERE state <> 'succeeded'",
+    """
+
+_TABLES = (
+    _JOB_TABLE,
+    _OUTCOME_TABLE,
+    *_STATE_INDEXES,
     # Also serves whoever asks without a tenant.
     _ALIAS_INDEX,
     # Without keys every job is of this tenant, and an index of it would say nothing.
@@ -87,12 +108,31 @@ def _add_clock(connection: sqlite3.Connection) -> None:
     connection.execute(_CLOCK_TABLE)
 
 
+def _add_outcomes(connection: sqlite3.Connection) -> None:
+    """5 -> 6: the spec stands in the job's row, which is written once. Those of before say what became of their jobs themselves, and no row
+    in `outcome` says more."""
+    columns = "n, id, state, fence, worker, tenant, origin, alias, model, pinned, submitted_at, tail"
+    connection.execute("ALTER TABLE job RENAME TO job_5")
+    for index in ("job_state", "job_alias", "job_tenant"):
+        connection.execute(f"DROP INDEX {index}")
+    connection.execute(_JOB_TABLE)
+    connection.execute(
+        f"INSERT INTO job ({columns}, head, body) SELECT job_5.{columns.replace(', ', ', job_5.')}, spec.head, spec.body"
+        " FROM job_5 LEFT JOIN spec ON spec.n = job_5.n ORDER BY job_5.n"
+    )
+    for table in ("job_5", "spec"):
+        connection.execute(f"DROP TABLE {table}")
+    for statement in (_OUTCOME_TABLE, *_STATE_INDEXES, _ALIAS_INDEX, _TENANT_INDEX):
+        connection.execute(statement)
+
+
 #: schema n -> what turns a file of schema n into one of n + 1, inside the transaction that also stamps it.
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
     1: _add_tenants,
     2: _add_hooks,
     3: _add_asides,
     4: _add_clock,
+    5: _add_outcomes,
 }
 
 

@@ -75,6 +75,10 @@ class SetAsideMarks:
         """The number of the row of a job that has a mark."""
         return self._marks[job_id][0]
 
+    def numbers(self) -> list[int]:
+        """The numbers of the rows of all jobs that have one."""
+        return [n for n, _ in self._marks.values()]
+
     def since(self, at: float) -> int:
         """How many were put at or after this time."""
         return sum(1 for _, mark in self._marks.values() if mark.at >= at)
