@@ -18,8 +18,8 @@ import anyio.to_thread
 
 from broker.client.client import BrokerClient
 from broker.wire import messages as m
-from broker.wire.inputs import ROLES
-from broker.wire.jobspec import is_job_id
+from broker.wire.inputs import ROLES, InputKind
+from broker.wire.jobspec import Artefact, is_job_id
 from http_edge.base.broker_errors import translated
 from http_edge.base.context import current
 from http_edge.base.errors import EdgeError, not_found, shown
@@ -34,6 +34,7 @@ from http_edge.jobs.slices import in_slices
 from http_edge.jobs.submission import Submission
 from http_edge.jobs.submit import CheckUrl, Submitter, named_at, refuse_url, require_sound
 from http_edge.media.artefact_store import ArtefactStore
+from http_edge.media.artefacts import artefact_path
 from http_edge.media.exports import Exports
 from http_edge.media.image_inputs import Picture
 from http_edge.media.image_sources import ImageSources
@@ -111,6 +112,11 @@ class JobService:
             )
             for role, uploads in files.items()
         }
+
+    async def kept_result(self, field: str, job: Job, artefact: Artefact, kind: InputKind) -> Picture:
+        """A copy of a job's file that is kept as an input. Raises `EdgeError`."""
+        path = artefact_path(self.settings.artefacts_path, job.view, artefact)
+        return await self._images.of_result(field, job.id, path, kind)
 
     async def repeat(self, job: Job) -> Job:
         """Submit a job that is over once more, as it is, under the same name: the newest of that name is what the name means then.

@@ -10,6 +10,7 @@ import binascii
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import anyio
@@ -75,6 +76,10 @@ class ImageSources:
         if _is_base64(text) or not allow_paths:
             return await self._in_thread(lambda: self._from_base64(field, text, 0, kind))
         return await self._in_thread(lambda: self._spool.from_path(field, text, caller.tenant, kind))
+
+    async def of_result(self, field: str, name: str, path: Path, kind: InputKind) -> Picture:
+        """The kept copy of a file that the service made; errors call it `name`. Raises `EdgeError`."""
+        return await self._in_thread(lambda: self._spool.from_upload(field, name, path, kind))
 
     async def touch(self, field: str, path: str) -> None:
         """Note that a kept image is used once more. Raises `EdgeError` when it is kept no longer."""

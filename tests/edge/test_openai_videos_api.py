@@ -661,6 +661,25 @@ def test_an_extension_needs_a_model_that_takes_an_image(world: World) -> None:
     assert "draws from an image" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize("as_file", [False, True])
+def test_an_edit_draws_over_a_video(world: World, as_file: bool) -> None:
+    over = msgspec.structs.replace(VIDEO, name="over", takes_inputs=("video",), needs_inputs=("video",))
+    world.fake.workers = {"cpu-0": worker("cpu-0", VIDEO, over)}
+    data = clip(9, (64, 48))
+    source = completed(world, data, size="64x48", num_frames=9)
+    if as_file:
+        answer = world.http.post(f"{URL}/edits", data={"prompt": "at night"}, files={"video": ("v.mp4", data)})
+    else:
+        answer = world.http.post(f"{URL}/edits", data={"prompt": "at night", "video[id]": source["id"]})
+    assert answer.status_code == 200, answer.text
+    edited = answer.json()
+    assert edited["remixed_from_video_id"] == (None if as_file else source["id"])
+    job = world.fake.jobs[edited["id"]]
+    spec = decode_spec(job.body)
+    assert (job.model, spec.num_frames, spec.width, spec.height) == ("over", 9, 64, 48)
+    assert Path(spec.inputs["video"][0]).read_bytes() == data
+
+
 @pytest.mark.parametrize("route", ["edits", "extensions"])
 def test_a_source_that_is_none_is_refused(world: World, route: str) -> None:
     pending = create(world)
@@ -675,7 +694,8 @@ def test_a_source_that_is_none_is_refused(world: World, route: str) -> None:
         assert answer.status_code == status, answer.text
     files = {"video": ("a.mp4", b"12345678ftyp", "video/mp4")}
     answer = world.http.post(f"{URL}/{route}", data={"prompt": "p", "seconds": "4"}, files=files)
-    assert (answer.status_code, "uploaded file" in answer.json()["detail"]) == (400, True)
+    why = "uploaded file" if route == "extensions" else "no model of this service takes a video"
+    assert (answer.status_code, why in answer.json()["detail"]) == (400, True)
 
 
 def test_what_no_model_can_do_is_refused_with_the_reason(world: World) -> None:

@@ -29,6 +29,7 @@ from http_edge.openapi import docs_page
 from tests.edge.conftest import World
 from tests.edge.openai_support import clip, draws, picture
 from tests.edge.schema_check import faults, resolved
+from tests.testing.fake_broker import VIDEO, worker
 
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 
@@ -304,6 +305,8 @@ def test_a_service_without_broker(ask: Checked) -> None:
 
 
 def test_video_answers(ask: Checked) -> None:
+    over = msgspec.structs.replace(VIDEO, name="over", takes_inputs=("video",), needs_inputs=("video",))
+    ask.world.fake.workers["cpu-2"] = worker("cpu-2", over)
     video = ask("POST", "/v1/videos", json={"prompt": "a", "seconds": "1"})
     one = f"/v1/videos/{video['id']}"
     ask.world.do(ask.world.fake.run, video["id"])
@@ -320,6 +323,7 @@ def test_video_answers(ask: Checked) -> None:
     ask("GET", "/v1/videos")
     ask("DELETE", one, "/v1/videos/{id}")
     ask("POST", "/v1/videos/edits", json={"prompt": "a", "video": "none"}, status=404)
+    ask("POST", "/v1/videos/edits", data={"prompt": "a"}, files={"video": ("a.mp4", clip())})
     ask("POST", "/v1/videos/characters", json={"name": "a"}, status=400)
     ask("GET", "/v1/videos/characters/a", "/v1/videos/characters/{id}", status=404)
     ask("POST", "/v1/videos", json={}, status=400)

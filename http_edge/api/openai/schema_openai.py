@@ -64,11 +64,15 @@ class _VideoExtendFields(_DrawnFields, kw_only=True):
 VideoExtendRequest = request_type("VideoExtendRequest", _VideoExtendFields, without=POLICY.without)
 
 
-class VideoEditRequest(Struct, kw_only=True):
-    """A video to change."""
+class _VideoEditFields(_DrawnFields, kw_only=True):
+    """A video to draw over, with a model that takes one."""
 
-    prompt: Prompt
-    video: Annotated[str | dict[str, Any], Meta(description="The id of a video, or {id}; `video[id]` in forms.")]
+    video: Annotated[
+        str | dict[str, Any], Meta(description="The id of a video, or {id}; `video[id]` in forms, or a file.")
+    ]
+
+
+VideoEditRequest = request_type("VideoEditRequest", _VideoEditFields, without=POLICY.without)
 
 
 class CharacterRequest(Struct, kw_only=True):

@@ -22,6 +22,7 @@ from http_edge.jobs.service import JobService
 from http_edge.jobs.specs import echoed_image
 from http_edge.jobs.submission import Submission
 from http_edge.jobs.webhook_fields import WEBHOOK_FIELDS, Webhook, read_webhook
+from http_edge.media.image_inputs import Picture
 
 _ORIGINS: dict[MediaKind, str] = {"video": VIDEO_ORIGIN, "image": IMAGE_ORIGIN}
 _NO_FILES: Mapping[str, Sequence[Upload]] = MappingProxyType({})
@@ -37,6 +38,8 @@ class MediaRequest(Struct, frozen=True, kw_only=True):
     images: list[tuple[str, str | Upload]] = []
     #: Files that came as further inputs, by role.
     files: dict[str, list[Upload]] = {}
+    #: Further inputs that are kept already, by role.
+    kept: dict[str, tuple[Picture, ...]] = {}
     previews: int = 0
     remixed_from: str = ""
     webhook: Webhook | None = None
@@ -91,7 +94,7 @@ async def submit(calls: JobService, wish: MediaRequest) -> Job:
         wanted = msgspec.structs.replace(wanted, image=_name_of(source), labels={**wanted.labels, "image": field})
     check_roles(wanted, card, output)
     kept = [await calls.image(field, source, allow_paths=True) for field, source in wish.images]
-    inputs = await calls.uploaded(wish.files)
+    inputs = {**wish.kept, **await calls.uploaded(wish.files)}
     if kept[1:]:
         inputs["reference_images"] = tuple(kept[1:])
     shortened = any(line.startswith(f"{wanted.label('seconds')}:") for line in about_fit)

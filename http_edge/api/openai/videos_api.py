@@ -1,7 +1,7 @@
 """OpenAI's Videos API (`/v1/videos`), with the fields and routes that vLLM-Omni and SGLang added to it.
 
 A video is a job of origin `openai-videos`. Creation answers 200 at once, whatever the model is doing. Remixing draws the same video (seed,
-size, length) with another prompt. What no pipeline here can do, editing a clip and keeping a character, is refused with the reason.
+size, length) with another prompt; editing draws over one, with a model that can. Keeping a character is refused with the reason.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from http_edge.api.common.waiting import awaited, is_fresh, with_prefer
 from http_edge.api.openai import schema_openai as openai
 from http_edge.api.openai import views as shapes
 from http_edge.api.openai.fields import VIDEO_IMAGES, as_object, flattened, images_in
-from http_edge.api.openai.submissions import ID_PREFIXES, read_media_request, submit
+from http_edge.api.openai.submissions import ID_PREFIXES, MediaRequest, read_media_request, submit
 from http_edge.api.openai.waiting_images import drawn
 from http_edge.base.errors import EdgeError, invalid, not_found
 from http_edge.body.fields import Reader
-from http_edge.body.forms import read_fields
+from http_edge.body.forms import Fields, read_fields
 from http_edge.body.json_body import json_response, read_object
 from http_edge.http.disconnect import ClientGone
 from http_edge.http.file_response import download, whole_file
@@ -353,23 +353,30 @@ class VideosApi:
     @operation(
         "editVideo",
         _TAG,
-        body=Body(type=openai.VideoEditRequest),
-        answers={},
-        errors=(*FORM, *LOOKUP, "unsupported"),
+        body=Body(type=openai.VideoEditRequest, files={"video": False}),
+        answers=_TAKEN,
+        errors=MAKE,
+        prefer=True,
         keyed=True,
-        deprecated=True,
     )
     async def edit(self, request: Request) -> Response:
-        """Refused: no model here takes a video to edit."""
+        """Draw over a video, with a model that takes one: a finished video of this service, or a file."""
         async with await read_fields(request) as fields:
             values = flattened(fields)
             Reader(values).required_text("prompt", max_chars=_MAX_PROMPT_CHARS, min_chars=1)
-            await self._source(values.get("video"), bool(fields.uploads.get("video")), "edited")
-        raise EdgeError(
-            "unsupported",
-            "video: no model of this service takes a video to edit; POST /v1/videos/{id}/remix draws one anew with another prompt",
-            param="video",
-        )
+            is_file = bool(fields.uploads.get("video"))
+            source = None if is_file else await self._source(values.get("video"), False, "edited")
+            if not any(card.takes("video", "video") for card in await self._calls.catalogue.cards()):
+                raise EdgeError(
+                    "unsupported",
+                    "video: no model of this service takes a video to edit; POST /v1/videos/{id}/remix draws one anew with another prompt",
+                    param="video",
+                )
+            if source is None:
+                wish = read_media_request(values, "video", [], (), files=fields.uploads)
+            else:
+                wish = await self._edit_of(source, values, fields)
+            return await self._created(request, await submit(self._calls, wish))
 
     @operation(
         "createCharacter",
@@ -407,6 +414,17 @@ class VideosApi:
             images = images_in(fields, values, VIDEO_IMAGES)
             wish = read_media_request(values, "video", images, VIDEO_IMAGES, files=fields.uploads)
             return await submit(self._calls, wish)
+
+    async def _edit_of(self, source: Job, values: dict[str, Any], fields: Fields) -> MediaRequest:
+        """A request to draw over a finished video of this service, in its size and rate. Raises `EdgeError`."""
+        spec = self._spec(source)
+        own = {"size": f"{spec.width}x{spec.height}", "fps": spec.fps}
+        wish = read_media_request({**own, **values}, "video", [], ("video",), files=fields.uploads)
+        kept = await self._calls.kept_result("video", source, find_artefact(source.view)[1], "clip")
+        asked = msgspec.structs.replace(
+            wish.asked, wanted=msgspec.structs.replace(wish.asked.wanted, video=(source.id,))
+        )
+        return msgspec.structs.replace(wish, asked=asked, kept={"video": (kept,)}, remixed_from=source.id)
 
     async def _created(self, request: Request, job: Job) -> Response:
         prefer = read_prefer(request)
