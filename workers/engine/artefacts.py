@@ -30,18 +30,18 @@ from PIL import Image
 from broker.wire.jobspec import Artefact
 from workers.engine.errors import InvalidInput, WriteError
 from workers.engine.soundtrack import Sound, Soundtrack
+from workers.models.video_file import CODECS, VideoFile
 
 #: Frames or an image: height x width x 3 (RGB), uint8.
 Pixels = npt.NDArray[np.uint8]
 
-#: The same frames must give the same bytes. libx264's macroblock tree reads memory that it has not written (docs/video-files.md has the
-#: measurements), so it is off. Without it a picture of the same quality takes a scale factor that is higher by three.
-_X264 = "mbtree=0"
-_CRF = "21"  # visually without loss
-_PRESET = "veryfast"  # 81 frames of 832x480: 0.8 s on two cores; "medium" takes three times as long
-_OPTIONS = {"crf": _CRF, "preset": _PRESET, "x264-params": _X264}
 #: What is encoded depends on the number of threads, which therefore does not depend on the machine.
 _ENCODER_THREADS = 4
+
+_USUAL = VideoFile()
+
+#: SVT-AV1 writes its settings to stderr with every clip, unless it is told to write errors alone.
+os.environ.setdefault("SVT_LOG", "1")
 
 #: Stands in a record until the file is closed and `publish` has read it.
 _NO_HASH = "0" * 64
@@ -67,13 +67,16 @@ def artefact_name(stem: str, suffix: str, index: int) -> str:
 
 
 class Mp4Writer:
-    """An H.264 video in an MP4 file, written frame by frame; the first frame sets the size. Sound beside it is as long as the frames.
+    """A video in an MP4 file, written frame by frame; the first frame sets the size. Sound beside it is as long as the frames.
 
-    Use as a context manager and call `finish` at the end: leaving without it removes what was written. Odd sizes, which yuv420p
-    cannot hold, gain a row or column at the edge.
+    Use as a context manager and call `finish` at the end: leaving without it removes what was written. Odd sizes, which not
+    every pixel format can hold, gain a row or column at the edge.
     """
 
-    def __init__(self, directory: Path, name: str, fps: float, sound: Sound | None = None) -> None:
+    def __init__(
+        self, directory: Path, name: str, fps: float, sound: Sound | None = None, file: VideoFile = _USUAL
+    ) -> None:
+        self._file = file
         self._rate = exact_fps(fps)
         self._sound = sound
         self._soundtrack: Soundtrack | None = None
@@ -126,11 +129,15 @@ class Mp4Writer:
         self._size = (height, width, 3)
         # faststart puts the index in front, so that a browser can play before it has the whole file.
         self._container = av.open(str(self._temporary), "w", format="mp4", options={"movflags": "+faststart"})
-        self._stream = self._container.add_stream("libx264", rate=self._rate, options=_OPTIONS)
+        codec, crf = CODECS[self._file.codec], self._file.crf
+        options = {**codec.options, "crf": str(codec.usual if crf is None else crf)}
+        self._stream = self._container.add_stream(codec.encoder, rate=self._rate, options=options)
         self._stream.width = width + width % 2
         self._stream.height = height + height % 2
-        self._stream.pix_fmt = "yuv420p"
+        self._stream.pix_fmt = self._file.pixel_format
         context = self._stream.codec_context
+        if self._file.codec == "hevc":
+            context.codec_tag = "hvc1"  # Apple's players know no other
         context.thread_count = _ENCODER_THREADS
         context.color_range = ColorRange.MPEG
         context.colorspace = Colorspace.ITU709
@@ -144,7 +151,9 @@ class Mp4Writer:
         if height % 2 or width % 2:
             pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-        frame = rgb.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+        frame = rgb.reformat(
+            format=self._file.pixel_format, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+        )
         frame.pts = self._frames
         frame.time_base = 1 / self._rate
         self._frames += 1

@@ -74,6 +74,10 @@ class Pipelines:
         self._loaded[card.name] = loaded
         return loaded.pipe
 
+    def setup(self, card: ModelCard) -> ModelSetup:
+        """How this model is made ready, and its clips encoded."""
+        return self._setups.get(card.name, ModelSetup())
+
     def used(self, card: ModelCard) -> Mapping[str, str]:
         """What jobs of a model in memory are drawn with, as in `Result.used`."""
         return self._loaded[card.name].used
@@ -110,7 +114,7 @@ class Pipelines:
             raise load_error(card, error) from error
 
     def _read(self, card: ModelCard) -> Loaded:
-        model = make_ready(card, self._setups.get(card.name, ModelSetup()), self.device)
+        model = make_ready(card, self.setup(card), self.device)
         return Loaded(model.pipe, card.source, model.used)
 
     def _make_room(self, card: ModelCard) -> None:

@@ -19,6 +19,7 @@ from workers.engine.prompts import remember_prompts
 from workers.engine.quantise import quantise
 from workers.engine.tiles import cover_whole, tile_vae
 from workers.models.model import ModelSetup
+from workers.models.video_file import VideoFile, in_a_word
 
 
 @dataclass(slots=True)
@@ -61,6 +62,11 @@ def _choose_attention(model: Readying) -> None:
         model.used["attention"] = name
 
 
+def _say_how_clips_are_encoded(model: Readying) -> None:
+    if model.setup.video_file != VideoFile():
+        model.used["video_file"] = in_a_word(model.setup.video_file)
+
+
 def _remember_prompts(model: Readying) -> None:
     remember_prompts(model.pipe)
 
@@ -72,6 +78,7 @@ STAGES: tuple[Callable[[Readying], None], ...] = (
     _decode_in_tiles_where_it_must,
     _remember_prompts,
     _choose_attention,
+    _say_how_clips_are_encoded,
 )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec import Struct
 
 from broker.wire.jobspec import Artefact, JobSpec, ModelCard
 from workers.engine.artefacts import Mp4Writer, Pixels, artefact_name
@@ -27,9 +28,26 @@ from workers.engine.progress import Monitor
 from workers.engine.sound import sound_for
 from workers.engine.soundtrack import Sound
 from workers.engine.stream import can_stream, decode_frames, denormalise
+from workers.models.video_file import VideoFile
 
 #: Closes and publishes one file.
 _Finish = Callable[[], Artefact]
+
+
+class _Output(Struct, frozen=True):
+    """One output of a job: where its file goes, and how a clip is encoded."""
+
+    spec: JobSpec
+    index: int
+    directory: Path
+    file: VideoFile
+
+    def writer(self, sound: Sound | None = None) -> Mp4Writer:
+        name = artefact_name("video", "mp4", self.index)
+        return Mp4Writer(self.directory, name, self.spec.fps, sound, self.file)
+
+    def save_picture(self, pixels: Pixels, monitor: Monitor) -> Artefact:
+        return save_picture(monitor, self.directory, self.index, pixels)
 
 
 class VideoEngine(DiffusionEngine):
@@ -42,7 +60,7 @@ class VideoEngine(DiffusionEngine):
             if not can_stream(pipe):
                 return self._draw_whole(pipe, card, spec, out_dir, monitor)
             clips = self._latents(pipe, card, spec, out_dir, monitor)
-        decode = partial(self._decode_all, pipe, clips, spec, out_dir, monitor)
+        decode = partial(self._decode_all, pipe, clips, self._outputs(card, spec, out_dir), monitor)
         return Stage("device" if self.pipelines.stays(card, profile) else "whole", decode)
 
     def _latents(
@@ -57,18 +75,20 @@ class VideoEngine(DiffusionEngine):
                 clips.append(self.call(pipe, card, spec, index, monitor, output_type="latent").frames)
         return clips
 
-    def _decode_all(
-        self, pipe: Any, clips: list[torch.Tensor], spec: JobSpec, out_dir: Path, monitor: Monitor
-    ) -> Stage:
+    def _outputs(self, card: ModelCard, spec: JobSpec, out_dir: Path) -> list[_Output]:
+        file = self.pipelines.setup(card).video_file
+        return [_Output(spec, index, out_dir, file) for index in range(spec.num_outputs)]
+
+    def _decode_all(self, pipe: Any, clips: list[torch.Tensor], outputs: list[_Output], monitor: Monitor) -> Stage:
         made: list[Artefact] = []
         finish: _Finish | None = None
         try:
             with hearing([pipe.vae], monitor.check), self.pipelines.device.beside(*clips):
-                for index, latents in enumerate(clips):
+                for latents, output in zip(clips, outputs, strict=True):
                     if finish is not None:
                         made.append(finish())
-                    monitor.output(index, "save" if index == len(clips) - 1 else "decode")
-                    finish = _decode(pipe.vae, latents, spec, out_dir, index, monitor)
+                    monitor.output(output.index, "save" if output is outputs[-1] else "decode")
+                    finish = _decode(pipe.vae, latents, output, monitor)
         finally:
             # Offloaded models go back to where they wait. A model that stays has no such hooks, and may be in use for the next job.
             if getattr(pipe, "_all_hooks", None):
@@ -80,25 +100,25 @@ class VideoEngine(DiffusionEngine):
     def _draw_whole(self, pipe: Any, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor) -> Stage:
         made: list[Artefact] = []
         as_arrays = {"output_type": "np"} if "output_type" in call_parameters(pipe) else {}
-        for index in range(spec.num_outputs):
-            last = index == spec.num_outputs - 1
-            monitor.output(index, "save" if last else "denoise")
-            output = self.call(pipe, card, spec, index, monitor, **as_arrays)
-            sound = sound_for(pipe, output, spec.output, monitor)
-            save = partial(_save, video_frames(output), sound, spec, out_dir, index, monitor)
+        for output in self._outputs(card, spec, out_dir):
+            last = output.index == spec.num_outputs - 1
+            monitor.output(output.index, "save" if last else "denoise")
+            drawn = self.call(pipe, card, spec, output.index, monitor, **as_arrays)
+            sound = sound_for(pipe, drawn, spec.output, monitor)
+            save = partial(_save, video_frames(drawn), sound, output, monitor)
             if not last:
                 made.append(save())
         return Stage("host", lambda: (*made, save()))
 
 
-def _decode(vae: Any, latents: torch.Tensor, spec: JobSpec, out_dir: Path, index: int, monitor: Monitor) -> _Finish:
+def _decode(vae: Any, latents: torch.Tensor, output: _Output, monitor: Monitor) -> _Finish:
     """Decode a clip, encoding its frames as they come. The answer must be called: it closes and publishes the file."""
     total = latents.shape[2]
     monitor.enter("decode", total)
     with ExitStack() as stack, closing(decode_frames(vae, denormalise(vae, latents))) as frames:
-        if spec.output == "image":
-            return partial(save_picture, monitor, out_dir, index, _pixels(next(frames))[0])
-        writer = stack.enter_context(Mp4Writer(out_dir, artefact_name("video", "mp4", index), spec.fps))
+        if output.spec.output == "image":
+            return partial(output.save_picture, _pixels(next(frames))[0], monitor)
+        writer = stack.enter_context(output.writer())
         for done, pictures in enumerate(frames, start=1):
             pixels = _pixels(pictures)
             with monitor.aside("save"):
@@ -113,12 +133,12 @@ def _close(open_file: ExitStack, writer: Mp4Writer, monitor: Monitor) -> Artefac
         return writer.finish()
 
 
-def _save(pixels: Pixels, sound: Sound | None, spec: JobSpec, out_dir: Path, index: int, monitor: Monitor) -> Artefact:
+def _save(pixels: Pixels, sound: Sound | None, output: _Output, monitor: Monitor) -> Artefact:
     """A decoded clip, frames x height x width x 3, as MP4, with its sound; its first frame as PNG where the job asks for an image."""
-    if spec.output == "image":
-        return save_picture(monitor, out_dir, index, pixels[0])
+    if output.spec.output == "image":
+        return output.save_picture(pixels[0], monitor)
     monitor.enter("save", len(pixels))
-    with Mp4Writer(out_dir, artefact_name("video", "mp4", index), spec.fps, sound) as writer:
+    with output.writer(sound) as writer:
         for done in range(len(pixels)):
             writer.write(pixels[done : done + 1])
             monitor.step(done + 1, len(pixels))

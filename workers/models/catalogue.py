@@ -31,6 +31,7 @@ from workers.models.setup import setup_for
 from workers.models.sources import SETTINGS_FILE, CatalogueError, config, find, own_settings, read_index, read_json
 from workers.models.speed import cache_modes
 from workers.models.table import ModelTable, anchored, in_words, merged, read, refusal, unknown_key
+from workers.models.video_file import VideoFile, check_video_file
 
 FAKE = "fake"
 
@@ -69,6 +70,8 @@ def model_for(source: str, name: str | None = None, table: Mapping[str, Any] = _
     given = read(_where(name or source), table)
     source = given.path or source
     if (given.engine or source) == FAKE:
+        if given.video_file != VideoFile():
+            raise refusal(_where(name or source), "video_file", "the engine fake writes its clips as it does")
         return Model(card=_fake_card(name or FAKE, source, given))
     if Path(source).expanduser().is_dir():
         source = str(Path(source).expanduser().resolve())
@@ -80,10 +83,10 @@ def model_for(source: str, name: str | None = None, table: Mapping[str, Any] = _
     settings = read(_where(name or source), merged(own, table))
     name = name or settings.name or (Path(source).name if Path(source).is_dir() else source)
     index = read_index(name, source, directory, settings.pipeline)
-    return Model(
-        card=_card(name, source, directory, settings, index),
-        setup=setup_for(_where(name), settings, _class(name, index), index, directory),
-    )
+    card = _card(name, source, directory, settings, index)
+    setup = setup_for(_where(name), settings, _class(name, index), index, directory)
+    file = check_video_file(_where(name), settings.video_file, card.output)
+    return Model(card=card, setup=msgspec.structs.replace(setup, video_file=file))
 
 
 def _where(label: str) -> str:

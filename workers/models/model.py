@@ -9,6 +9,7 @@ from workers.models.loras import Lora
 from workers.models.parts import Parts
 from workers.models.placement import AUTO
 from workers.models.speed import Speed
+from workers.models.video_file import VideoFile
 
 
 class ModelSetup(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -23,6 +24,7 @@ class ModelSetup(Struct, frozen=True, kw_only=True, omit_defaults=True):
     loras: dict[str, Lora] = field(default_factory=dict)
     speed: Speed = Speed()
     placement: str = AUTO
+    video_file: VideoFile = VideoFile()
 
 
 class Model(Struct, frozen=True, kw_only=True):

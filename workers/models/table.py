@@ -18,6 +18,7 @@ from workers.models.parts import Parts
 from workers.models.samplers import SamplerEntry
 from workers.models.sources import CatalogueError
 from workers.models.speed import Speed
+from workers.models.video_file import VideoFile
 
 #: Keys that are read and not carried out, for this version has nothing that does.
 NOT_BUILT = frozenset(
@@ -64,6 +65,8 @@ class ModelTable(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_u
     presets: dict[str, SamplerEntry] = field(default_factory=dict)
     speed: Speed = Speed()
     placement: str = ""
+    #: How its clips are encoded.
+    video_file: VideoFile = VideoFile()
 
 
 def read(where: str, table: Mapping[str, Any]) -> ModelTable:

@@ -1,0 +1,79 @@
+"""How a model's clips are encoded: `video_file` in its table, checked without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from importlib import import_module
+from types import MappingProxyType
+from typing import Literal
+
+from msgspec import Struct
+
+from workers.models.sources import CatalogueError
+
+
+class VideoFile(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The encoding of an MP4. Empty: H.264 that looks lossless, which everything plays."""
+
+    codec: Literal["h264", "hevc", "av1"] = "h264"
+    #: Constant rate factor: the lower the better and the larger. None: what looks lossless.
+    crf: int | None = None
+    pixel_format: Literal["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le"] = "yuv420p"
+
+
+class Codec(Struct, frozen=True):
+    """An encoder of FFmpeg, and how it is run."""
+
+    encoder: str
+    #: The highest rate factor, and the one that looks lossless.
+    worst: int
+    usual: int
+    formats: tuple[str, ...]
+    options: Mapping[str, str]
+
+
+_EVERY = ("yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le")
+
+#: The same frames must give the same bytes on any machine, so the number of threads is fixed in each: `options` or `Mp4Writer`. libx264's
+#: macroblock tree reads memory that it has not written (docs/video-files.md has the measurements), so it is off; without it a picture of
+#: the same quality takes a scale factor that is higher by three. Its preset: 81 frames of 832x480 take 0.8 s on two cores, at "medium"
+#: three times as long.
+CODECS: Mapping[str, Codec] = MappingProxyType(
+    {
+        "h264": Codec("libx264", 51, 21, _EVERY, {"preset": "veryfast", "x264-params": "mbtree=0"}),
+        "hevc": Codec(
+            "libx265", 51, 20, _EVERY, {"preset": "fast", "x265-params": "pools=4:frame-threads=1:log-level=error"}
+        ),
+        "av1": Codec("libsvtav1", 63, 25, ("yuv420p", "yuv420p10le"), {"preset": "8", "svtav1-params": "lp=4"}),
+    }
+)
+
+
+def check_video_file(where: str, file: VideoFile, makes: str, encoders: Collection[str] | None = None) -> VideoFile:
+    """The encoding itself. Raises `CatalogueError` for one that cannot be had; `encoders`: those there are, by default PyAV's."""
+    if file == VideoFile():
+        return file
+    codec = CODECS[file.codec]
+    if makes != "video":
+        raise CatalogueError(f"{where} video_file: the model makes images, and no clip")
+    if file.crf is not None and not 0 <= file.crf <= codec.worst:
+        raise CatalogueError(
+            f"{where} video_file.crf: {file.crf} is not from 0 to {codec.worst}, as {file.codec} has it"
+        )
+    if file.pixel_format not in codec.formats:
+        has = ", ".join(codec.formats)
+        raise CatalogueError(
+            f"{where} video_file.pixel_format: {file.codec} has no {file.pixel_format!r} here; it has {has}"
+        )
+    if codec.encoder not in (import_module("av").codecs_available if encoders is None else encoders):
+        cure = "pip install --force-reinstall av brings a build that has it, or choose another codec"
+        raise CatalogueError(
+            f"{where} video_file.codec: {file.codec!r} needs {codec.encoder}, which the installed av lacks: {cure}"
+        )
+    return file
+
+
+def in_a_word(file: VideoFile) -> str:
+    """As a result's record says it."""
+    crf = CODECS[file.codec].usual if file.crf is None else file.crf
+    return f"{file.codec} crf {crf} {file.pixel_format}"
