@@ -421,9 +421,8 @@ class VideosApi:
         own = {"size": f"{spec.width}x{spec.height}", "fps": spec.fps}
         wish = read_media_request({**own, **values}, "video", [], ("video",), files=fields.uploads)
         kept = await self._calls.kept_result("video", source, find_artefact(source.view)[1], "clip")
-        asked = msgspec.structs.replace(
-            wish.asked, wanted=msgspec.structs.replace(wish.asked.wanted, video=(source.id,))
-        )
+        brought: dict[str, Any] = {"video": (source.id,)}
+        asked = msgspec.structs.replace(wish.asked, wanted=msgspec.structs.replace(wish.asked.wanted, **brought))
         return msgspec.structs.replace(wish, asked=asked, kept={"video": (kept,)}, remixed_from=source.id)
 
     async def _created(self, request: Request, job: Job) -> Response:
