@@ -21,7 +21,8 @@ from broker.core.jobs import Cause, DamagedRecord, Job, SetAside, Stop
 from broker.core.lookups import NOTHING
 from broker.core.machine import Core, Policy
 from broker.runtime.errors import JournalConflict
-from broker.shell.lookups import Archive, look_up, with_spec
+from broker.shell.lookups import Archive, with_spec
+from broker.shell.lookups import look_up as look_up
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import ModelCard, Result

@@ -17,9 +17,10 @@ from msgspec import Struct
 
 from bench.harness.simworker import MODEL
 from broker.core.effects import Send, Transition
+from broker.core.lookups import NOTHING
 from broker.core.machine import Core, Policy
 from broker.shell.journal.journal import Journal
-from broker.testing import feed
+from broker.testing import look_up
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import JobSpec, ModelCard, Result, encode_spec
@@ -100,7 +101,10 @@ class Line:
         self._now += 0.001
         frame = codec.encode(message)
         self._note(frame)
-        effects = feed(self._core, self._journal, peer, decode(frame), self._now)
+        decoded = decode(frame)
+        lookup = self._core.needs(peer, decoded)
+        found = NOTHING if lookup is None else look_up(self._journal, lookup, self._now)
+        effects = self._core.receive(peer, decoded, self._now, found)
         durable = False
         for effect in effects:
             if isinstance(effect, Transition):

@@ -1,7 +1,7 @@
 """Lookups: reads from disk that a message needs. The core reads nothing while it decides: the answer comes in with the message.
 
-Before the shell gives the core a message, it asks `needed` what to read for it, reads that (staged rows of the pass included) and hands it
-in as `Found`. Nothing happens in between, so a handler decides in one go about memory and disk as they are at that moment, and answers
+Before the shell gives the core a message, it asks `Core.needs` what to read for it, reads that (staged rows of the pass included) and hands
+it in as `Found`. Nothing happens in between, so a handler decides in one go about memory and disk as they are at that moment, and answers
 keep the order of their requests. Jobs in memory are looked up here, never read from disk, but for a spec that `spec_cache` has dropped.
 """
 
@@ -100,12 +100,6 @@ class Found(Struct, frozen=True, kw_only=True):
 NOTHING = Found()
 
 
-def needed(state: State, peer: bytes, message: m.Message) -> Lookup | None:
-    """The lookup that this message needs; None for most."""
-    rule = _RULES.get(type(message))
-    return None if rule is None else rule(state, peer, message)
-
-
 def _submit(state: State, _: bytes, message: m.Submit) -> Lookup | None:
     job = state.jobs.get(message.job_id)
     if job is not None:
@@ -150,7 +144,8 @@ def _delivery(_state: State, _: bytes, message: m.DeliveryDone) -> Lookup:
     return FindDelivery(message.number, siblings=message.outcome == "disabled")
 
 
-_RULES: dict[type[m.Message], Callable[[State, bytes, Any], Lookup | None]] = {
+#: Message -> the lookup that it needs, if any: (state, peer, message) -> lookup or None.
+NEEDS: dict[type[m.Message], Callable[[State, bytes, Any], Lookup | None]] = {
     m.Submit: _submit,
     m.CancelJob: _whole_job,
     m.GetJob: _whole_job,

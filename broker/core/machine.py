@@ -44,7 +44,8 @@ class Core:
 
     def needs(self, peer: bytes, message: m.Message) -> Lookup | None:
         """The lookup that the shell must answer right before it gives this message to `receive`; None: none."""
-        return lookups.needed(self.state, peer, message)
+        rule = lookups.NEEDS.get(type(message))
+        return None if rule is None else rule(self.state, peer, message)
 
     def receive(self, peer: bytes, message: m.Message | PeerGone, now: float, found: Found) -> list[Effect]:
         """Handle one message from one address, with the answer to the lookup that it `needs`."""

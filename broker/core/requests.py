@@ -28,7 +28,9 @@ MAX_PAGE_BYTES = 8 * 1024 * 1024
 
 def submit(state: State, peer: bytes, message: m.Submit, found: Found, now: float) -> None:
     """Take the job, or refuse it. The answer to a repeated submit is the job as it is now."""
-    existing = _existing(state, message.job_id, found)
+    existing = state.jobs.get(message.job_id)
+    if existing is None and found.job is not None and found.job.id == message.job_id:  # else it only has the same name
+        existing = found.job
     if existing is not None:
         _answer_repeat(state, peer, message, existing, found, now)
         return
@@ -43,15 +45,8 @@ def submit(state: State, peer: bytes, message: m.Submit, found: Found, now: floa
     state.enqueue(job)
     state.move(job, Cause.SUBMITTED, now)
     state.set_deadline(job)
-    state.send(peer, m.Accepted(req=message.req, body=_record(state, job, found, now)))
-
-
-def _existing(state: State, job_id: str, found: Found) -> Job | None:
-    """The job of this id, from memory or from disk; not one that was found by its name."""
-    job = state.jobs.get(job_id)
-    if job is None and found.job is not None and found.job.id == job_id:
-        return found.job
-    return job
+    view = codec.encode_body(views.job_view(state, job, now, full=True, spec=job.body))
+    state.send(peer, m.Accepted(req=message.req, body=view))
 
 
 def _spec(job: Job, found: Found) -> tuple[bytes, str]:
@@ -164,7 +159,7 @@ def _own_turn_s(state: State, message: m.Submit, own: int, cost: float, now: flo
 
 def cancel_job(state: State, peer: bytes, message: m.CancelJob, found: Found, now: float) -> None:
     """End a waiting job at once; tell the worker of a held one to stop."""
-    job = _existing(state, message.job_id, found)
+    job = state.jobs.get(message.job_id) or found.job
     if job is None or message.tenant not in ("", job.tenant):
         state.send(peer, m.CancelReply(req=message.req, outcome="not_found"))
         return

@@ -65,7 +65,10 @@ def look_up(archive: Archive, lookup: Lookup, now: float) -> Found:
     """Read it. Raises what the archive raises."""
     match lookup:
         case lookups.FindJob():
-            return _job(archive, lookup)
+            job = archive.find(lookup.job_id) if lookup.job_id else None
+            if job is None and lookup.alias:
+                job = archive.find_alias(lookup.origin, lookup.alias, lookup.tenant)
+            return lookups.NOTHING if job is None else _whole(archive, job)
         case lookups.FindSpec():
             spec, error = _spec(archive, lookup.job_id)
             return Found(spec=spec, spec_error=error)
@@ -100,12 +103,7 @@ def record_counts(archive: Archive) -> RecordCounts:
     return RecordCounts(archive.set_aside_count, archive.damaged, archive.rebuilt_indexes)
 
 
-def _job(archive: Archive, lookup: lookups.FindJob) -> Found:
-    job = archive.find(lookup.job_id) if lookup.job_id else None
-    if job is None and lookup.alias:
-        job = archive.find_alias(lookup.origin, lookup.alias, lookup.tenant)
-    if job is None:
-        return lookups.NOTHING
+def _whole(archive: Archive, job: Job) -> Found:
     spec, error = job.body, job.damaged
     if job.evicted:  # the core's own record, staged
         spec, error = _spec(archive, job.id)
