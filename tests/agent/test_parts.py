@@ -188,6 +188,7 @@ def test_an_engine_sees_one_device_whatever_the_machine_has() -> None:
         "HF_HUB_OFFLINE": "1",
         "PATH": "/bin",
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+        "ZOETROPE_ENGINE_WITHOUT": "bitsandbytes,torchao",
         "ZOETROPE_LOG_LEVEL": "debug",
     }
     # Else index 3 could be another GPU than the one of which the numbers are.

@@ -28,7 +28,8 @@ from workers.agent.engine_process import EngineProcess
 from workers.agent.spare_engine import SpareEngine
 from workers.agent.stats import Sampler
 from workers.ipc.channel import Channel, IpcError
-from workers.ipc.messages import RunJob, Setup
+from workers.ipc.messages import ENGINE_WITHOUT, RunJob, Setup
+from workers.models import optional_packages
 from workers.supervisor.exit_codes import EXIT_UNWANTED, describe_exit
 from workers.supervisor.messages import AgentConfig
 from workers.supervisor.messages import EngineProcess as EnginePid
@@ -278,6 +279,7 @@ def engine_environ(config: AgentConfig, environ: os._Environ[str] | dict[str, st
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": config.visible,
         "ZOETROPE_LOG_LEVEL": config.log_level,
+        ENGINE_WITHOUT: ",".join(optional_packages.left_out(config.models, config.setups)),
     }
 
 

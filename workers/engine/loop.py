@@ -29,10 +29,11 @@ from broker.runtime.log_actions import Action
 from broker.wire.jobspec import ModelCard
 from workers.engine.errors import EngineError
 from workers.engine.failures import classify
+from workers.engine.packages import leave_out
 from workers.engine.registry import Registry, import_engines
 from workers.engine.runner import Runner
 from workers.ipc.channel import Channel, IpcError
-from workers.ipc.messages import LoadFailed, Ready, RunJob, Setup, ToEngine
+from workers.ipc.messages import ENGINE_WITHOUT, LoadFailed, Ready, RunJob, Setup, ToEngine
 from workers.ipc.shared import SharedCounters
 
 logger = logging.getLogger(__name__)
@@ -175,6 +176,7 @@ def main(argv: Sequence[str]) -> int:
     _become_a_child_engine()
     log_context.setup("engine", os.environ.get("ZOETROPE_LOG_LEVEL") or "info")
     logging.captureWarnings(True)
+    leave_out(filter(None, os.environ.get(ENGINE_WITHOUT, "").split(",")))
     channel = Channel(socket.socket(fileno=options.socket), ToEngine)
     imports = options.spare.split(",") if options.spare else ()
     loop = Loop(channel, SharedCounters(options.words), log_context.mark_lines(), imports)

@@ -6,7 +6,8 @@ import importlib.metadata
 import importlib.util
 import json
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 #: Quantiser, as a part's config names it -> (the module it needs, the package that brings it).
@@ -55,6 +56,12 @@ def missing_quantiser(directory: Path) -> str:
         if module and not _is_installed(module):
             return f"its {part} is quantised with {method}, which {_is_missing(package)}"
     return ""
+
+
+def leave_out(packages: Iterable[str]) -> None:
+    """Let imports and looks for these packages find nothing, from now on in this process."""
+    for package in packages:
+        sys.modules.setdefault(package, None)  # type: ignore[arg-type] # as Python's documentation says to do it
 
 
 def missing_package(error: BaseException) -> str:

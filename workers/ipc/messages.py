@@ -10,6 +10,9 @@ from broker.wire.jobspec import ModelCard, Result
 from broker.wire.messages import FailureKind
 from workers.models.model import ModelSetup
 
+#: Environment of an engine: packages that it does as if they were not installed, separated by commas.
+ENGINE_WITHOUT = "ZOETROPE_ENGINE_WITHOUT"
+
 
 class Setup(Struct, frozen=True, kw_only=True, tag="setup"):
     """First message: the models this engine may load, and the one to load now. Answered by `Ready` or `LoadFailed`."""

@@ -15,7 +15,7 @@ from workers.models.weight_files import read_weights
 QuantizeMethod = Literal["fp8", "int8", "nf4", "layerwise_fp8"]
 
 #: The package that a method needs, also the name of its module.
-_PACKAGES: Mapping[QuantizeMethod, str] = {"fp8": "torchao", "int8": "torchao", "nf4": "bitsandbytes"}
+PACKAGES: Mapping[QuantizeMethod, str] = {"fp8": "torchao", "int8": "torchao", "nf4": "bitsandbytes"}
 
 #: What has linear layers in repeated blocks.
 _COMPONENTS = re.compile(r"(transformer|unet|text_encoder|image_encoder)(_\d+)?")
@@ -42,7 +42,7 @@ def check_quantize(
             )
         if name in parts and read_weights(Path(parts[name])).kind == "gguf":
             raise CatalogueError(f"{key}: {parts[name]} is quantised as it is stored, and stays so; leave the key out")
-        package = _PACKAGES.get(method, "")
+        package = PACKAGES.get(method, "")
         if package and importlib.util.find_spec(package) is None:
             raise CatalogueError(
                 f'{key}: "{method}" needs the package {package}, which is not installed: pip install {package}'
