@@ -17,6 +17,7 @@ from workers.engine.errors import LoadError, OutOfMemory
 from workers.engine.failures import is_out_of_memory
 from workers.engine.packages import missing_package, missing_quantiser
 from workers.engine.replacements import load_component
+from workers.engine.single_file import read_single_file
 from workers.models.model import ModelSetup
 from workers.models.parts import components
 from workers.models.sources import INDEX, find, read_json, why_not_here
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 def load(card: ModelCard, setup: ModelSetup, dtype: torch.dtype) -> Any:
     """The model's pipeline. Raises `LoadError`, or whatever torch raises when memory runs out."""
     logger.info("loading a model", extra={"action": Action.LOAD_MODEL, "model": card.name})
-    directory = find(card.source)
+    directory = Path(setup.config) if setup.config else find(card.source)
     if directory is None:
         raise LoadError(f"model {card.name!r}: {why_not_here(card.source)}")
     if why := missing_quantiser(directory) or damage(directory, setup.parts):
@@ -38,16 +39,19 @@ def load(card: ModelCard, setup: ModelSetup, dtype: torch.dtype) -> Any:
     dtypes = _dtypes(card, dtype, setup.speed.vae_dtype)
     try:
         parts = _replacements(setup, directory, dtypes)
-        pipe = _from_pretrained(
-            card.pipeline,
-            str(directory),
-            dtype=dtypes,
-            variant=setup.variant or variant_of(directory),
-            use_safetensors=True,
-            trust_remote_code=setup.trust_remote_code,
-            local_files_only=True,
-            **parts,
-        )
+        if setup.config:
+            pipe = read_single_file(card, directory, _default(dtypes), parts)
+        else:
+            pipe = _from_pretrained(
+                card.pipeline,
+                str(directory),
+                dtype=dtypes,
+                variant=setup.variant or variant_of(directory),
+                use_safetensors=True,
+                trust_remote_code=setup.trust_remote_code,
+                local_files_only=True,
+                **parts,
+            )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, SafetensorError) as error:
         raise load_error(card, error) from error
     if dropped := [name for name, part in parts.items() if getattr(pipe, name) is not part]:
@@ -62,15 +66,18 @@ def _from_pretrained(pipeline: str, source: str, **given: Any) -> Any:
     return kind.from_pretrained(source, **given)
 
 
+def _default(dtypes: torch.dtype | dict[str, torch.dtype]) -> torch.dtype:
+    return dtypes["default"] if isinstance(dtypes, dict) else dtypes
+
+
 def _replacements(
     setup: ModelSetup, directory: Path, dtypes: torch.dtype | dict[str, torch.dtype]
 ) -> dict[str, torch.nn.Module]:
     """The components that come from files of their own."""
     kinds = components(read_json(directory.name, directory / INDEX))
-    by_default = dtypes["default"] if isinstance(dtypes, dict) else dtypes
     of = dtypes if isinstance(dtypes, dict) else {}
     return {
-        name: load_component(kinds[name], Path(file), directory / name, of.get(name, by_default))
+        name: load_component(kinds[name], Path(file), directory / name, of.get(name, _default(dtypes)))
         for name, file in setup.parts.items()
     }
 

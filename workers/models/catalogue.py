@@ -28,6 +28,7 @@ from workers.models.model import Model
 from workers.models.pipeline_classes import FLOW_SHIFT, SHIFTS, PipelineClass, pipeline_class
 from workers.models.samplers import SampledModel, SamplerError, read_presets, read_sampler, usual_sampler
 from workers.models.setup import setup_for
+from workers.models.single_file import check_single_file, configs_of
 from workers.models.sources import SETTINGS_FILE, CatalogueError, config, find, own_settings, read_index, read_json
 from workers.models.speed import cache_modes
 from workers.models.table import ModelTable, anchored, in_words, merged, read, refusal, unknown_key
@@ -75,18 +76,29 @@ def model_for(source: str, name: str | None = None, table: Mapping[str, Any] = _
         return Model(card=_fake_card(name or FAKE, source, given))
     if Path(source).expanduser().is_dir():
         source = str(Path(source).expanduser().resolve())
-    directory = find(source)
+    configs = configs_of(_where(name or source), source, given.config)
+    if configs is not None:
+        source = str(Path(source).expanduser().absolute())
+    directory = configs or find(source)
     own = own_settings(name or source, directory)
     if directory is not None and own:
         read(str(directory / SETTINGS_FILE), own)
         own = anchored(str(directory / SETTINGS_FILE), own, directory)
     settings = read(_where(name or source), merged(own, table))
-    name = name or settings.name or (Path(source).name if Path(source).is_dir() else source)
+    name = name or settings.name or _usual_name(source)
     index = read_index(name, source, directory, settings.pipeline)
+    taken = _class(name, index)
+    if configs is not None:
+        check_single_file(_where(name), Path(source), taken)
     card = _card(name, source, directory, settings, index)
-    setup = setup_for(_where(name), settings, _class(name, index), index, directory)
+    setup = setup_for(_where(name), settings, taken, index, directory, configs)
     file = check_video_file(_where(name), settings.video_file, card.output)
     return Model(card=card, setup=msgspec.structs.replace(setup, video_file=file))
+
+
+def _usual_name(source: str) -> str:
+    path = Path(source)
+    return path.name if path.is_dir() else path.stem if path.is_file() else source
 
 
 def _where(label: str) -> str:

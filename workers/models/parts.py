@@ -29,6 +29,7 @@ PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 _LORA = re.compile(r"lora_(?:A|B|up|down|unet|te)|\.lora\.|\.hada_|\.lokr_|\.dora_scale$|\.diff(?:_b)?$", re.IGNORECASE)
 #: How the parts of a whole checkpoint are named: of those that are no transformer.
 _OTHERS = re.compile(r"first_stage_model\.|cond_stage_model\.|conditioner\.|text_encoders?\.|vae\.")
+_TEXT_ENCODER = re.compile(r"cond_stage_model\.|conditioner\.|text_encoders?\.")
 
 #: How a component's tensors are named, by anyone: enough to tell one from another.
 _NAMES = (
@@ -81,6 +82,21 @@ def without_prefix(name: str) -> str:
     return next((name[len(prefix) :] for prefix in PREFIXES if name.startswith(prefix)), name)
 
 
+def is_lora(name: str) -> bool:
+    """Whether a tensor of this name belongs to a LoRA, or to another small change of weights."""
+    return _LORA.search(name) is not None
+
+
+def other_component(name: str) -> bool:
+    """Whether a tensor of this name, in a whole checkpoint, belongs to a component other than the transformer or UNet."""
+    return _OTHERS.match(name) is not None
+
+
+def of_text_encoder(name: str) -> bool:
+    """Whether a tensor of this name, in a whole checkpoint, belongs to a text encoder."""
+    return _TEXT_ENCODER.match(name) is not None
+
+
 @functools.cache
 def read_from_one_file() -> frozenset[str]:
     """Classes of components whose files under their authors' names the installed diffusers reads; read from its source."""
@@ -117,10 +133,10 @@ def _of_another_kind(name: str, file: Path, read: WeightFile) -> str:
     names = list(read.tensors)
     if not names:
         return f"{file} has no tensors"
-    if any(_LORA.search(one) for one in names):
+    if any(map(is_lora, names)):
         return f"{file} is a LoRA, which changes weights and is none; it belongs in loras"
     inner = next((one for one in names if one != without_prefix(one)), "")
-    other = next((one for one in names if _OTHERS.match(one)), "")
+    other = next(filter(other_component, names), "")
     if inner and other:
         return f"{file} is a whole checkpoint ({inner} beside {other}), and one component is needed; it belongs in path"
     wanted = _KINDS.get(re.sub(r"_\d+$", "", name), "")

@@ -72,6 +72,8 @@ class PipelineClass(Struct, frozen=True):
     steps_by_strength: bool
     #: Whether its loop says which of its calls of the denoiser belong together, which a step cache must know.
     tells_caches: bool = False
+    #: Whether all of it may be read from one file.
+    from_single_file: bool = False
 
     def takes(self, *names: str) -> bool:
         """Whether the call has a parameter of one of these names."""
@@ -105,6 +107,9 @@ def pipeline_class(name: str) -> PipelineClass | None:
         components=frozenset(_parameters(init)) if init is not None else frozenset(),
         steps_by_strength=any(_STRENGTH_OF_STEPS in text for _, text in (*family, *_drawing(family))),
         tells_caches=any("cache_context(" in text for _, text in family),
+        from_single_file=any(
+            isinstance(base, ast.Name) and base.id == "FromSingleFileMixin" for node, _ in family for base in node.bases
+        ),
     )
 
 

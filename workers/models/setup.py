@@ -18,9 +18,21 @@ from workers.models.weights import pickled, variants
 
 
 def setup_for(
-    where: str, settings: ModelTable, taken: PipelineClass, index: Mapping[str, Any], directory: Path | None
+    where: str,
+    settings: ModelTable,
+    taken: PipelineClass,
+    index: Mapping[str, Any],
+    directory: Path | None,
+    configs: Path | None,
 ) -> ModelSetup:
-    """What the engine is told of a model with this index in this directory. Raises `CatalogueError` for what it could not carry out."""
+    """What the engine is told of a model with this index in this directory; `configs` is that of a single file's.
+
+    Raises `CatalogueError` for what it could not carry out.
+    """
+    if configs is not None:
+        for key in ("variant", "trust_remote_code"):
+            if getattr(settings, key):
+                raise refusal(where, key, "it is for a directory, and path is one file; leave the key out")
     parts = check_parts(where, settings.parts, index, directory)
     check_quantize(where, settings.speed.quantize, index, directory, parts)
     if directory is not None:
@@ -29,6 +41,7 @@ def setup_for(
     return ModelSetup(
         parts=parts,
         variant=settings.variant,
+        config=str(configs or ""),
         trust_remote_code=settings.trust_remote_code,
         speed=check_speed(where, settings.speed, taken, index),
         placement=settings.placement or AUTO,

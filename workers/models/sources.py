@@ -125,11 +125,6 @@ def _why_not(name: str, source: str, directory: Path | None) -> str:
     """Why `source` is no model, and what to do."""
     if directory is not None:
         return _why_no_pipeline(directory)
-    path = Path(source).expanduser()
-    if path.suffix == ".gguf" and path.is_file():
-        return f"{source!r} is a GGUF file, one part of a model with its weights quantised, which is not read; {_GET}"
-    if path.is_file():
-        return f"{source!r} is a single file, and a model is a directory with {INDEX}; {_GET}, or {_CONVERT}"
     return why_not_here(source)
 
 

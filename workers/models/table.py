@@ -23,7 +23,6 @@ from workers.models.video_file import VideoFile
 #: Keys that are read and not carried out, for this version has nothing that does.
 NOT_BUILT = frozenset(
     {
-        "config",
         "loras",
         "lora_dir",
         "speed.compile",
@@ -32,8 +31,8 @@ NOT_BUILT = frozenset(
 )
 
 
-#: Keys that name a file or a directory.
-_PATHS = frozenset({"config", "lora_dir"})
+#: What a model cannot say of itself.
+_FOREIGN = ("path", "config", "trust_remote_code")
 
 
 class ModelTable(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -102,8 +101,8 @@ def anchored(where: str, own: Mapping[str, Any], directory: Path) -> dict[str, A
     placed = dict(own)
     if "parts" in own:
         placed["parts"] = {name: str(directory / file) for name, file in own["parts"].items()}
-    for key in _PATHS & own.keys():
-        placed[key] = str(directory / own[key])
+    if "lora_dir" in own:
+        placed["lora_dir"] = str(directory / own["lora_dir"])
     if "loras" in own:
         placed["loras"] = {name: _anchored_lora(lora, directory) for name, lora in own["loras"].items()}
     return placed
