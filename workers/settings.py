@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
@@ -197,7 +198,10 @@ def agent_configs(
             device=device.kind,
             visible=device.visible,
             models=tuple(model.card for model in models),
-            setups={model.card.name: model.setup for model in models},
+            setups={
+                model.card.name: msgspec.structs.replace(model.setup, compiled=str(settings.home_path / "compiled"))
+                for model in models
+            },
             preload=models[0].card.name,
             threads=settings.threads or (share if device.kind == "cpu" else 0),
             dtype=settings.dtype,

@@ -280,6 +280,26 @@ def preview_name(number: int) -> str:
     return f"preview-{number}.png"
 
 
+def first_call(card: ModelCard, size: tuple[int, int, int], image: str = "") -> JobSpec:
+    """The job that warms a model up: two steps in this size (width, height, frames)."""
+    usual = card.defaults
+    return JobSpec(
+        model=card.name,
+        output=card.output,
+        prompt="a grey wall",
+        width=size[0],
+        height=size[1],
+        num_frames=size[2],
+        fps=usual.fps,
+        num_inference_steps=2,
+        guidance_scale=usual.guidance_scale,
+        guidance_scale_2=usual.guidance_scale_2,
+        max_sequence_length=usual.max_sequence_length,
+        seed=0,
+        image=image,
+    )
+
+
 def cost_units(spec: JobSpec, card: ModelCard) -> float:
     """Work in a job: steps x latent tokens x outputs. The broker learns how many seconds a unit takes on each model.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from diffusers.models.attention_dispatch import AttentionBackendName, _Attention
 from broker.wire.jobspec import JobSpec, ModelCard
 from tests.engine.conftest import spec_for
 from tests.engine.raw_frames import written
-from tests.engine.scripted import CancelAt, blank
+from tests.engine.scripted import CancelAt, Recorder, blank
 from workers.engine.base import complete
 from workers.engine.device import Device
 from workers.engine.errors import InvalidInput, LoadError
+from workers.engine.instrumentation import hearing
 from workers.engine.memory import ProcessMemory
 from workers.engine.pipelines import Pipelines
 from workers.engine.progress import Cancelled, Monitor
@@ -71,6 +73,16 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         "cache: StableDiffusionXLPipeline cannot leave out blocks between steps",
     ),
     ("WanPipeline", _WAN, {"cache": "quick"}, "cache: 'quick' is not one of fast, off, safe"),
+    ("WanPipeline", _WAN, {"compile": True, "cache": "safe"}, "compile: is not available beside a step cache"),
+    (
+        "MochiPipeline",
+        _MOCHI,
+        {"compile": True},
+        "compile: MochiTransformer3DModel has no blocks that are known to repeat",
+    ),
+    ("WanPipeline", _WAN, {"warm_up": ["832-480"]}, "warm_up: '832-480' is no size; write \"832x480x81\""),
+    ("WanPipeline", _WAN, {"warm_up": ["830x480x81"]}, "warm_up: '830x480x81': sides are multiples of 16, 64 to 1920"),
+    ("WanPipeline", _WAN, {"warm_up": ["832x480x80"]}, "warm_up: '832x480x80': frames are 1 to 257 and 4k+1"),
     ("FluxPipeline", _FLUX, {"vae_dtype": "float32"}, "vae_dtype: FluxPipeline runs its VAE in the dtype of the rest"),
 ]
 
@@ -192,6 +204,68 @@ def test_the_vae_is_in_the_dtype_that_is_chosen(
     frames = drawn(engine, demo_card, job(demo_card, num_inference_steps=2), tmp_path / "a", monitor)
     assert frames.shape[0] == 5
     assert monitor.used["vae_dtype"] == "bfloat16"
+
+
+@pytest.fixture(scope="module")
+def compiled(device: Device, demo_card: ModelCard) -> Iterator[VideoEngine]:
+    """The demo model with its blocks traced by torch's compiler, called once in one size. Nothing of it stays in this process."""
+    setup = ModelSetup(speed=Speed(compile="eager"), warm_up=((64, 64, 5),))
+    engine = VideoEngine(Pipelines(device, {demo_card.name: setup}))
+    engine.load(demo_card)
+    yield engine
+    torch._dynamo.reset()
+
+
+def test_compiled_blocks_draw_the_same_and_hear_a_cancel(
+    compiled: VideoEngine, video_engine: VideoEngine, demo_card: ModelCard, tmp_path: Path
+) -> None:
+    spec = job(demo_card, num_inference_steps=2, width=64, height=64)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert graphs >= 1, "the warm-up compiles"
+    monitor = Monitor(Slot(blank(), 0), 1, 1, ProcessMemory())
+    plain = drawn(video_engine, demo_card, spec, tmp_path / "a")
+    assert np.array_equal(drawn(compiled, demo_card, spec, tmp_path / "b", monitor), plain)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs, "a job compiles nothing"
+    assert monitor.used["compile"] == "eager"
+
+    pipe = compiled.pipelines.get(demo_card)
+    blocks = pipe.transformer.blocks
+    asked: list[int] = []
+    with hearing([pipe.transformer], lambda: asked.append(1)):
+        call = {
+            "prompt": "a",
+            "height": 64,
+            "width": 64,
+            "num_frames": 5,
+            "num_inference_steps": 1,
+            "guidance_scale": 1.0,
+        }
+        pipe(**call, output_type="latent")
+    assert len(asked) == 1 + len(blocks)
+    own = [block._compiled_call_impl for block in blocks]
+    heard = CancelAt.at("denoise", 1, hits=2)
+    with pytest.raises(Cancelled):
+        drawn(compiled, demo_card, spec, tmp_path / "c", Monitor(heard, 1, 1, ProcessMemory()))
+    assert [block._compiled_call_impl for block in blocks] == own
+    assert np.array_equal(drawn(compiled, demo_card, spec, tmp_path / "d"), plain)
+
+
+def test_a_warm_up_is_shown_as_loading_and_heard(device: Device, demo_card: ModelCard, tmp_path: Path) -> None:
+    setup = ModelSetup(warm_up=((64, 64, 5), (64, 64, 1)))
+    engine = VideoEngine(Pipelines(device, {demo_card.name: setup}))
+    stopped = CancelAt.at("load", 0, hits=20)
+    with pytest.raises(Cancelled):
+        drawn(engine, demo_card, job(demo_card), tmp_path / "a", Monitor(stopped, 1, 1, ProcessMemory()))
+    recorder = Recorder.recording()
+    drawn(
+        engine,
+        demo_card,
+        job(demo_card, num_inference_steps=2),
+        tmp_path / "b",
+        Monitor(recorder, 1, 1, ProcessMemory()),
+    )
+    assert [step for phase, step, _ in recorder.seen if phase == "denoise"][-1] == 2
+    assert engine.pipelines.used(demo_card) == {}
 
 
 def blocks_run(engine: VideoEngine, card: ModelCard, act: Any) -> int:

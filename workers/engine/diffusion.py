@@ -30,6 +30,7 @@ class DiffusionEngine:
     def load(self, card: ModelCard) -> None:
         """Bring the model into memory. Raises `LoadError`, or `OutOfMemory`."""
         self.pipelines.get(card)
+        self.pipelines.warm(card)
 
     def stays(self, card: ModelCard, profile: Profile) -> bool:
         """Whether all of this model is on its device, and stays there while a job runs."""
@@ -55,6 +56,7 @@ class DiffusionEngine:
         if not self.pipelines.has(card):
             monitor.enter("load")
         pipe = self.pipelines.get(card, profile)
+        self.pipelines.warm(card, monitor)
         for name, text in self.pipelines.used(card).items():
             monitor.use(name, text)
         if spec.preset:

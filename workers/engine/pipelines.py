@@ -17,10 +17,12 @@ import transformers
 from broker.runtime.log_actions import Action
 from broker.wire.jobspec import ModelCard
 from workers.engine.base import Profile
+from workers.engine.compiling import warm_up
 from workers.engine.device import Device
 from workers.engine.errors import OutOfMemory
 from workers.engine.failures import is_out_of_memory
 from workers.engine.loading import load_error
+from workers.engine.progress import Monitor
 from workers.engine.ready import make_ready
 from workers.engine.tiles import tile_vae
 from workers.models.model import ModelSetup
@@ -42,6 +44,8 @@ class Loaded:
         #: What each of its jobs is drawn with, as in `Result.used`.
         self.used = used
         self.placement: Profile | None = None
+        #: Has been called in the sizes of its setup.
+        self.warm = False
         #: Did not fit on the GPU whole: not tried again for every job.
         self.too_big = False
 
@@ -77,6 +81,15 @@ class Pipelines:
     def setup(self, card: ModelCard) -> ModelSetup:
         """How this model is made ready, and its clips encoded."""
         return self._setups.get(card.name, ModelSetup())
+
+    def warm(self, card: ModelCard, monitor: Monitor | None = None) -> None:
+        """Call a model in memory once in each size of its setup, if that was not done. `monitor`: of the job that waits for it."""
+        loaded = self._loaded[card.name]
+        if loaded.warm:
+            return
+        for size in self._setups.get(card.name, ModelSetup()).warm_up:
+            warm_up(loaded.pipe, card, size, self.device, monitor)
+        loaded.warm = True
 
     def used(self, card: ModelCard) -> Mapping[str, str]:
         """What jobs of a model in memory are drawn with, as in `Result.used`."""

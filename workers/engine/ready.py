@@ -13,12 +13,14 @@ from typing import Any
 
 from broker.wire.jobspec import ModelCard
 from workers.engine.attention import choose_attention
+from workers.engine.compiling import compile_blocks
 from workers.engine.device import Device
 from workers.engine.loading import load
 from workers.engine.prompts import remember_prompts
 from workers.engine.quantise import quantise
 from workers.engine.tiles import cover_whole, tile_vae
 from workers.models.model import ModelSetup
+from workers.models.speed import backend_of
 from workers.models.video_file import VideoFile, in_a_word
 
 
@@ -67,6 +69,12 @@ def _say_how_clips_are_encoded(model: Readying) -> None:
         model.used["video_file"] = in_a_word(model.setup.video_file)
 
 
+def _compile(model: Readying) -> None:
+    if backend := backend_of(model.setup.speed):
+        compile_blocks(model.card.name, model.pipe, model.device, backend, model.setup.compiled)
+        model.used["compile"] = backend
+
+
 def _remember_prompts(model: Readying) -> None:
     remember_prompts(model.pipe)
 
@@ -79,6 +87,7 @@ STAGES: tuple[Callable[[Readying], None], ...] = (
     _remember_prompts,
     _choose_attention,
     _say_how_clips_are_encoded,
+    _compile,
 )
 
 

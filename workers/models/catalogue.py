@@ -30,7 +30,7 @@ from workers.models.samplers import SampledModel, SamplerError, read_presets, re
 from workers.models.setup import setup_for
 from workers.models.single_file import check_single_file, configs_of
 from workers.models.sources import SETTINGS_FILE, CatalogueError, config, find, own_settings, read_index, read_json
-from workers.models.speed import cache_modes
+from workers.models.speed import cache_modes, sizes
 from workers.models.table import ModelTable, anchored, in_words, merged, read, refusal, unknown_key
 from workers.models.video_file import VideoFile, check_video_file
 
@@ -93,7 +93,8 @@ def model_for(source: str, name: str | None = None, table: Mapping[str, Any] = _
     card = _card(name, source, directory, settings, index)
     setup = setup_for(_where(name), settings, taken, index, directory, configs)
     file = check_video_file(_where(name), settings.video_file, card.output)
-    return Model(card=card, setup=msgspec.structs.replace(setup, video_file=file))
+    warm_up = sizes(_where(name), setup.speed, card)
+    return Model(card=card, setup=msgspec.structs.replace(setup, video_file=file, warm_up=warm_up))
 
 
 def _usual_name(source: str) -> str:
@@ -143,7 +144,7 @@ def _card(name: str, source: str, directory: Path | None, settings: ModelTable, 
         sound=output == "video" and abilities.makes_sound(taken, index),
         takes_inputs=takes_inputs,
         needs_inputs=needs_inputs,
-        caches=cache_modes(taken, index),
+        caches=cache_modes(settings.speed, taken, index),
         cache=settings.speed.cache or "off",
         vae_dtype=settings.speed.vae_dtype,
     )

@@ -8,7 +8,7 @@ from broker.wire.jobspec import ModelCard
 from workers.models.loras import Lora
 from workers.models.parts import Parts
 from workers.models.placement import AUTO
-from workers.models.speed import Speed
+from workers.models.speed import Size, Speed
 from workers.models.video_file import VideoFile
 
 
@@ -23,6 +23,10 @@ class ModelSetup(Struct, frozen=True, kw_only=True, omit_defaults=True):
     trust_remote_code: bool = False
     loras: dict[str, Lora] = field(default_factory=dict)
     speed: Speed = Speed()
+    #: Sizes in which it is called once when it is loaded.
+    warm_up: tuple[Size, ...] = ()
+    #: Directory of compiled code that outlives the process.
+    compiled: str = ""
     placement: str = AUTO
     video_file: VideoFile = VideoFile()
 

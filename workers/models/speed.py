@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from msgspec import Struct, field
 
-from broker.wire.jobspec import CacheMode
+from broker.wire.jobspec import CacheMode, ModelCard
 from workers.models.attention import why_not
 from workers.models.denoisers import denoisers
 from workers.models.pipeline_classes import PipelineClass
@@ -30,8 +31,10 @@ class Speed(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknow
     attention: str = ""
     #: Whether code for attention may be fetched from the hub when the model is loaded.
     download_kernels: bool = False
-    #: Whether the repeated blocks are compiled.
-    compile: bool = False
+    #: Whether the repeated blocks are compiled, and by which backend of torch's: true is "inductor".
+    compile: bool | Literal["inductor", "eager"] = False
+    #: Sizes, as "832x480x81" (width, height, frames), in which the model is called once when it is loaded; compiled, its usual one.
+    warm_up: tuple[str, ...] = ()
     #: Step cache of jobs that do not choose.
     cache: Literal["", "off", "safe", "fast"] = ""
     #: torch dtype of the VAE; "auto" is float32 where half precision loses detail.
@@ -44,7 +47,11 @@ def check_speed(where: str, speed: Speed, taken: PipelineClass, index: Mapping[s
     """The choices themselves. Raises `CatalogueError` for those that a model of this class and index cannot have, or this machine."""
     for key, why in (
         ("attention", _no_attention(speed, index)),
-        ("cache", "" if speed.cache in ("", "off") or cache_modes(taken, index) else _NO_CACHE.format(taken.name)),
+        ("compile", _no_compile(speed, index)),
+        (
+            "cache",
+            "" if speed.cache in ("", "off") or cache_modes(speed, taken, index) else _NO_CACHE.format(taken.name),
+        ),
         (
             "vae_dtype",
             ""
@@ -57,8 +64,10 @@ def check_speed(where: str, speed: Speed, taken: PipelineClass, index: Mapping[s
     return speed
 
 
-def cache_modes(taken: PipelineClass, index: Mapping[str, Any]) -> tuple[CacheMode, ...]:
-    """What a job of such a model may choose; nothing where diffusers has no step cache for it."""
+def cache_modes(speed: Speed, taken: PipelineClass, index: Mapping[str, Any]) -> tuple[CacheMode, ...]:
+    """What a job of such a model may choose; nothing where diffusers has no step cache for it, or where it is compiled."""
+    if speed.compile:
+        return ()
     found = denoisers(index)
     fits = taken.tells_caches and found and all(denoiser.caches for denoiser in found)
     fits = fits and not taken.name.startswith(_NO_FIRST_BLOCK)
@@ -67,6 +76,48 @@ def cache_modes(taken: PipelineClass, index: Mapping[str, Any]) -> tuple[CacheMo
 
 _NO_CACHE = "{} cannot leave out blocks between steps; leave it out"
 _ONE_DTYPE = "{} runs its VAE in the dtype of the rest; leave it out"
+
+
+#: (width, height, frames).
+Size = tuple[int, int, int]
+
+
+def sizes(where: str, speed: Speed, card: ModelCard) -> tuple[Size, ...]:
+    """The sizes to warm up in. Raises `CatalogueError` for one that the model does not draw."""
+    usual, limits = card.defaults, card.limits
+    if not speed.warm_up:
+        return ((usual.width, usual.height, usual.num_frames),) if speed.compile else ()
+    found = []
+    for text in speed.warm_up:
+        sides = re.fullmatch(r"(\d{1,5})x(\d{1,5})(?:x(\d{1,5}))?", text)
+        if sides is None:
+            raise CatalogueError(
+                f'{where} speed.warm_up: {text!r} is no size; write "832x480x81": width, height, frames'
+            )
+        size = (int(sides[1]), int(sides[2]), int(sides[3] or 1))
+        bounds, step = range(limits.min_side, limits.max_side + 1), limits.side_multiple
+        if any(side not in bounds or side % step for side in size[:2]):
+            raise CatalogueError(
+                f"{where} speed.warm_up: {text!r}: sides are multiples of {step}, {bounds[0]} to {bounds[-1]}"
+            )
+        if not limits.allows_frames(size[2]):
+            raise CatalogueError(f"{where} speed.warm_up: {text!r}: frames are {limits.frame_rule()}")
+        found.append(size)
+    return tuple(found)
+
+
+def backend_of(speed: Speed) -> str:
+    """The backend of torch's compiler; "" where nothing is compiled."""
+    return "inductor" if speed.compile is True else speed.compile or ""
+
+
+def _no_compile(speed: Speed, index: Mapping[str, Any]) -> str:
+    if not speed.compile:
+        return ""
+    if speed.cache in ("safe", "fast"):
+        return "is not available beside a step cache, whose steps would be compiled while a job waits; choose one of the two"
+    unknown = [denoiser.name for denoiser in denoisers(index) if not denoiser.has_repeated_blocks]
+    return f"{unknown[0]} has no blocks that are known to repeat; leave it out" if unknown else ""
 
 
 def _no_attention(speed: Speed, index: Mapping[str, Any]) -> str:

@@ -25,7 +25,6 @@ NOT_BUILT = frozenset(
     {
         "loras",
         "lora_dir",
-        "speed.compile",
         "placement",
     }
 )
