@@ -1,4 +1,4 @@
-"""The broker's event loop: when a pass runs, when the clock is asked, when the broker stops.
+"""The broker's event loop: turns of passes, timers, the stop.
 
 Plain sockets on their FD. `zmq.asyncio` would cost five times the CPU. The FD is edge-like: it signals that something *changed*, and any
 send or receive may swallow the signal, so every pass ends by asking the sockets, and runs again if they have more.
@@ -16,9 +16,9 @@ from broker.core.machine import Core
 from broker.runtime import signals
 from broker.runtime.log_actions import Action
 from broker.shell.clock import Timeline
+from broker.shell.housekeeping import Housekeeping
 from broker.shell.journal.disk import Disk
 from broker.shell.journal.journal import Journal
-from broker.shell.lookups import record_counts
 from broker.shell.metrics import Metrics
 from broker.shell.net.sockets import Sockets
 from broker.shell.router import Router
@@ -28,19 +28,10 @@ logger = logging.getLogger(__name__)
 #: Housekeeping; also the longest that a lazy row waits for its commit.
 BEAT_S = 0.25
 
-#: A gap between two turns of the loop from which on the workers' silence is put down to the broker.
-STALL_S = 0.5
-
 #: From the signal to the end: long enough for the refusals to leave (LINGER is 0), short enough for any supervisor.
 STOP_GRACE_S = 0.3
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-DISK_CHECK_S = 1.0
-METRICS_S = 5.0
-
-#: How often the journal is told the time; after a reboot with a wall clock that is behind, the broker's goes on from there.
-RECORD_S = 600.0
 
 
 class Server:
@@ -58,17 +49,10 @@ class Server:
         metrics_file: Path | None = None,
     ) -> None:
         self._core = core
-        self._journal = journal
         self._wires = wires
         self._router = router
-        self._disk = disk
-        self._metrics = metrics
         self._clock = clock
-        self._metrics_file = metrics_file
-        self._alive_at = clock()
-        self._next_disk_check = 0.0
-        self._next_metrics = 0.0
-        self._next_record = clock() + RECORD_S
+        self._house = Housekeeping(core, journal, wires, router, disk, metrics, clock, metrics_file)
         self._again: asyncio.Handle | None = None
         self._wake: asyncio.TimerHandle | None = None
         self._wake_at = 0.0
@@ -86,7 +70,7 @@ class Server:
             self._loop.add_signal_handler(number, self.stop)
         front, back = (",".join(listener.endpoints) for listener in (self._wires.front, self._wires.back))
         logger.info("serving", extra={"action": Action.SERVING, "front": front, "back": back})
-        self._alive_at = self._clock()
+        self._house.start()
         self._beat()
         if signals.told():
             self.stop()
@@ -119,7 +103,7 @@ class Server:
                 handle.cancel()
 
     def _give_signals_back(self) -> None:
-        """Whoever had the signals before has them again. Blocked meanwhile: the loop itself leaves the system's default, a sudden end."""
+        """Put the handlers of before back. Signals are blocked meanwhile: the loop itself leaves the system's default, a sudden end."""
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
         for number, handler in self._handlers.items():
             self._loop.remove_signal_handler(number)
@@ -129,7 +113,7 @@ class Server:
     # ------------------------------------------------------------ turns of the loop
 
     def _turn(self) -> None:
-        """A pass, and whatever decides when the next one runs."""
+        """Run a pass, and plan the next one."""
         if self._done.done():
             return
         try:
@@ -139,7 +123,7 @@ class Server:
 
     def _pass(self) -> None:
         now = self._clock()
-        self._notice_stall(now)
+        self._house.alive(now)
         more = self._router.run_pass(now)
         if more and self._again is None:
             self._again = self._loop.call_soon(self._turn_again)
@@ -148,14 +132,6 @@ class Server:
     def _turn_again(self) -> None:
         self._again = None
         self._turn()
-
-    def _notice_stall(self, now: float) -> None:
-        gap = now - self._alive_at
-        self._alive_at = now
-        if gap > STALL_S:
-            self._metrics.stalls += 1
-            logger.warning("the loop stood still", extra={"action": Action.STALL, "seconds": gap})
-            self._core.stalled(gap, now)
 
     def _set_wake(self, now: float) -> None:
         """Be woken at the core's next deadline, if that is before the next beat (which looks at it anyway)."""
@@ -178,44 +154,7 @@ class Server:
             return
         self._turn()
         try:
-            self._keep_house()
+            self._house.run()
         except Exception as error:  # as in `_turn`
             if not self._done.done():
                 self._done.set_exception(error)
-
-    def _keep_house(self) -> None:
-        now = self._clock()
-        self._router.commit(now)
-        if now >= self._next_disk_check:
-            self._next_disk_check = now + DISK_CHECK_S
-            self._disk.check()
-            self._keep_watch()
-            self._look_at_clock(now)
-        if self._metrics_file is not None and now >= self._next_metrics:
-            self._next_metrics = now + METRICS_S
-            self._write_metrics(self._metrics_file)
-        self._journal.checkpoint()
-
-    def _look_at_clock(self, now: float) -> None:
-        if self._clock.look():
-            self._core.set_calendar(self._clock.calendar)
-        elif now < self._next_record:
-            return
-        self._next_record = now + RECORD_S
-        self._journal.stage_clock(self._clock.record())
-
-    def _keep_watch(self) -> None:
-        hoarding = self._wires.keep_watch()
-        if hoarding:
-            self._metrics.hoards += hoarding
-            logger.warning(
-                "connections cut: messages without end",
-                extra={"action": Action.OVERSIZED_MESSAGE, "connections": hoarding},
-            )
-        self._metrics.refused_keys = self._wires.refused
-
-    def _write_metrics(self, path: Path) -> None:
-        try:
-            self._metrics.write(path, self._core.snapshot(record_counts(self._journal)))
-        except Exception as error:  # a full disk, a bug that shows for one job: numbers are not worth the broker
-            logger.warning("metrics not written", extra={"action": Action.METRICS, "error": str(error)})

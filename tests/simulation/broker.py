@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from broker.core import invariants
 from broker.core.effects import PeerGone, Send
 from broker.core.machine import Core, Policy
+from broker.shell.housekeeping import STALL_S
 from broker.shell.metrics import Metrics
 from broker.shell.net.peer_limits import PeerLimiter
 from broker.shell.net.sockets import BACK, FRONT
 from broker.shell.recovery import Recovery, subject
 from broker.shell.router import Router
-from broker.shell.server import BEAT_S, STALL_S, STOP_GRACE_S
+from broker.shell.server import BEAT_S, STOP_GRACE_S
 from broker.wire import messages as m
 from tests.simulation.checker import require
 from tests.simulation.disk import Fuse, Killed, Room, WatchedJournal

@@ -335,7 +335,7 @@ async def test_numbers_that_cannot_be_told_do_not_end_the_broker(tmp_path, run_d
 
     async with serving(tmp_path, run_dir) as service, connected(service) as client:
         monkeypatch.setattr(service.core, "snapshot", fail)
-        service.server._next_metrics = 0.0
+        service.server._house._next_metrics = 0.0
         await eventually(lambda: len(asked) > 0)
         await client.submit(a_job("job-1"))
         assert not service.running.done()
