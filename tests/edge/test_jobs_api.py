@@ -320,6 +320,14 @@ def test_a_job_that_does_not_stop_is_not_deleted(world: World, monkeypatch: pyte
     assert world.http.get(job["urls"]["self"]).json()["cancel_requested"] is True
 
 
+def test_what_a_job_was_drawn_with_is_in_its_record(world):
+    job = world.submit()
+    assert job["used"] == {}
+    world.do(world.fake.run, job["id"])
+    world.do(world.fake.succeed, job["id"], used={"quantize": "transformer int8"})
+    assert world.http.get(job["urls"]["self"]).json()["used"] == {"quantize": "transformer int8"}
+
+
 def test_warnings_of_the_engine_are_the_jobs_own(world):
     job = world.submit()
     world.do(world.fake.run, job["id"])

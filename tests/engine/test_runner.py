@@ -376,3 +376,16 @@ def test_a_device_lost_in_a_tail_ends_the_process(bench: Bench) -> None:
     assert isinstance(first, JobFailed)
     assert first.fatal
     assert bench.lost.wait(_PATIENCE_S)
+
+
+def test_what_a_job_is_drawn_with_is_in_its_result_and_no_other_s(bench: Bench) -> None:
+    bench.engine.fronts["a"] = lambda monitor: monitor.use("quantize", "transformer int8")
+
+    bench.run(1, "a")
+    bench.run(2, "b")
+
+    endings = [bench.end(fence) for fence in (1, 2)]
+    assert [ending.result.used for ending in endings if isinstance(ending, JobFinished)] == [
+        {"quantize": "transformer int8"},
+        {},
+    ]

@@ -267,8 +267,10 @@ class FakeBroker:
         """Its worker died; it waits again."""
         return self._change(job_id, move="lost", state="queued", phase="", step=0, total=0, position=0)
 
-    def succeed(self, job_id: str, *, warnings: tuple[str, ...] = (), **files: bytes) -> m.JobView:
-        """It made these files (`video_mp4=b"..."`), and the engine said this of them."""
+    def succeed(
+        self, job_id: str, *, warnings: tuple[str, ...] = (), used: dict[str, str] | None = None, **files: bytes
+    ) -> m.JobView:
+        """It made these files (`video_mp4=b"..."`), and the engine said this of them, and that it used this."""
         view = self.jobs[job_id]
         files = files or {"video_mp4": b"\0\0\0\x20ftypisom" + bytes(range(256)) * 8}
         directory = self.artefacts / job_id / str(view.fence)
@@ -281,7 +283,9 @@ class FakeBroker:
             digest = hashlib.sha256(data).hexdigest()
             artefacts.append(Artefact(name=name, media_type=media_type, size=len(data), sha256=digest))
         self._occupy(view.worker, "idle")
-        result = Result(artefacts=tuple(artefacts), stage_durations={"denoise": 1.25}, seed=1, warnings=warnings)
+        result = Result(
+            artefacts=tuple(artefacts), stage_durations={"denoise": 1.25}, seed=1, warnings=warnings, used=used or {}
+        )
         return self._end(job_id, "succeeded", result=result, run_s=2.5)
 
     def fail(self, job_id: str, message: str, kind: str = "engine_error") -> m.JobView:
