@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from broker.runtime.clips import BadClip, frames_at
 from broker.runtime.pictures import normalised
 from broker.wire.jobspec import WHOLE_IMAGE, JobSpec
 from workers.engine.errors import InvalidInput
-from workers.models.inputs import parameters
+from workers.models.inputs import CONDITIONS, parameters
 
 #: Pipelines that take a clip as a batch of one.
 _BATCH_OF_CLIPS = ("CogVideoXFunControl",)
@@ -43,6 +44,10 @@ def input_arguments(
     for role in ("last_image", "control_image"):
         for path in spec.inputs.get(role, ()):
             found[named[role]] = read_image(Path(path), (spec.width, spec.height), role)
+    if CONDITIONS in found:
+        first, last = pictures[0] if pictures else None, found[CONDITIONS] if "last_image" in spec.inputs else None
+        found = {key: value for key, value in found.items() if key != named["image"]}
+        found[CONDITIONS] = _placed(pipe, first, last, spec.num_frames)
     for role in ("video", "control_video"):
         for path in spec.inputs.get(role, ()):
             frames = read_clip(Path(path), spec, role, check)
@@ -51,6 +56,20 @@ def input_arguments(
         mask = _read_mask(Path(path), pictures[0].size if whole and pictures else (spec.width, spec.height))
         found[named["mask_image"]] = [mask] * spec.num_frames if name.startswith(_MASK_OF_FRAMES) else mask
     return found
+
+
+def _placed(pipe: Any, first: Image.Image | None, last: Image.Image | None, frames: int) -> list[Any]:
+    """The pictures with their places, in the form that the pipeline's own module has for it."""
+    own = vars(sys.modules[type(pipe).__module__])
+    placed: list[Any] = []
+    for picture, at_end in ((first, False), (last, True)):
+        if picture is None:
+            continue
+        if "LTX2VideoCondition" in own:
+            placed.append(own["LTX2VideoCondition"](frames=picture, index=-1 if at_end else 0))
+        else:
+            placed.append(own["LTXVideoCondition"](image=picture, frame_index=frames - 1 if at_end else 0))
+    return placed
 
 
 def read_image(path: Path, size: tuple[int, int] | None, role: str = "image") -> Image.Image:

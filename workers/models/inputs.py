@@ -14,6 +14,10 @@ from workers.models.pipeline_classes import PipelineClass
 #: Pipelines that draw from several pictures together, given as a list for the parameter that elsewhere takes one, or for `images`.
 _SEVERAL = r"Flux2(Klein|KleinKV)?Pipeline|QwenImageEditPlus|QwenImage21|JoyImageEditPlus"
 
+#: Pipelines that take pictures with their places in the clip.
+_PLACED = ("LTXConditionPipeline", "LTX2ConditionPipeline")
+CONDITIONS = "conditions"
+
 #: Of pipelines with a control network or an adapter, those whose `image` is what steers them; in the others it is changed.
 _STEERED_BY_IMAGE = r"StableDiffusion(XL)?(ControlNet(PAG|XS)?|Adapter)Pipeline"
 
@@ -49,6 +53,9 @@ def parameters(name: str, takes: Container[str]) -> dict[str, str]:
         found |= dict.fromkeys(("image", "reference_images"), "image" if "image" in takes else "images")
     elif "reference_images" in takes:
         found["reference_images"] = "reference_images"
+    if name in _PLACED and CONDITIONS in takes:
+        found["last_image"] = CONDITIONS
+        found.setdefault("image", CONDITIONS)
     for role, names in _NAMES.items():
         if present := [one for one in names if one in takes]:
             found[role] = present[0]

@@ -113,7 +113,7 @@ CASES: tuple[Case, ...] = (
     Case(name="SkyReelsV2DiffusionForcingPipeline", build="wan", frame_step=4),
     Case(name="LTXPipeline", build="ltx", frame_step=8),
     Case(name="LTXImageToVideoPipeline", build="ltx", picture="must", frame_step=8),
-    Case(name="LTXConditionPipeline", build="ltx", picture="may", frame_step=8),
+    Case(name="LTXConditionPipeline", build="ltx", picture="may", takes=("last_image",), frame_step=8),
     Case(name="CogVideoXPipeline", build="cogvideox", frame_step=8),
     Case(name="CogVideoXImageToVideoPipeline", build="cogvideox", picture="must", frame_step=8),
     Case(name="CogVideoXVideoToVideoPipeline", build="inputs", needs=("video",), frame_step=8, strength=True),
@@ -326,7 +326,7 @@ CASES: tuple[Case, ...] = (
         takes=("last_image",),
         frame_step=4,
     ),
-    Case(name="LTX2ConditionPipeline", build="ltx", frame_step=8, sound=True),
+    Case(name="LTX2ConditionPipeline", build="ltx", picture="may", takes=("last_image",), frame_step=8, sound=True),
     Case(name="HeliosPyramidPipeline", build="wan", picture="may", frame_choices=(33, 65, 97, 129, 165, 197, 229)),
     Case(
         name="Flux2KleinKVPipeline",
