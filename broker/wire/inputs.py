@@ -33,8 +33,10 @@ ROLES: Mapping[str, Role] = MappingProxyType(
         "control_image": Role("picture", "a control image"),
         "video": Role("clip", "a video"),
         "control_video": Role("clip", "a control video"),
+        "pose_video": Role("clip", "a pose video"),
+        "face_video": Role("clip", "a face video"),
     }
 )
 
 #: Inputs whose shape is drawn where a request names no size, the first that is there counting.
-SHAPING = ("image", "video", "control_video", "control_image")
+SHAPING = ("image", "video", "control_video", "pose_video", "control_image")

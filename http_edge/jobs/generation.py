@@ -344,6 +344,17 @@ class Generation(Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         Meta(description="The same as `control_image`, for every frame.", extra=_read_as("media")),
     ] = ()
+    pose_video: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="How the one in `image` moves: a clip of a skeleton, as the model was trained on.",
+            extra=_read_as("media", "src_pose_path"),
+        ),
+    ] = ()
+    face_video: Annotated[
+        tuple[str, ...],
+        Meta(description="Its face: a clip of one, cut out.", extra=_read_as("media", "src_face_path")),
+    ] = ()
     extra: Annotated[
         dict[str, Scalar],
         Meta(

@@ -17,6 +17,9 @@ Media = Mapping[str, tuple[Picture, ...]]
 #: How far the shapes of a picture and of what is drawn from it may differ before what is cut off is worth a word.
 _ROUNDING = math.log(1.02)
 
+#: Inputs that are not brought to the size that is drawn.
+_OWN_SHAPE = ("reference_images", "face_video")
+
 #: Pixels of all pictures together: an engine has them in memory at once.
 _MOST_PIXELS = 2 * MAX_IMAGE_PIXELS
 
@@ -91,7 +94,7 @@ def told_of_media(wanted: Generation, card: ModelCard, media: Media, size: tuple
         label = wanted.label(role)
         for one in kept:
             yield from (f"{label}: {note}" for note in one.notes)
-            cut = card.cuts_image if role in ("image", "mask_image") else role != "reference_images"
+            cut = card.cuts_image if role in ("image", "mask_image") else role not in _OWN_SHAPE
             if card.takes_size and cut and not is_cut_little(one, size):
                 yield f"{label}: cut from {one.width}x{one.height} to the shape of {size[0]}x{size[1]}"
 

@@ -292,6 +292,8 @@ def test_images_that_pipelines_take(tmp_path: Path, pipeline: str, takes: bool, 
         ("WanVideoToVideoPipeline", {}, ["video"], ["video"]),
         ("WanVACEPipeline", {}, ["reference_images", "mask_image", "video"], []),
         ("CogVideoXFunControlPipeline", {}, ["control_video"], ["control_video"]),
+        ("WanAnimatePipeline", {}, ["image", "pose_video", "face_video"], ["image", "pose_video", "face_video"]),
+        ("LTX2ConditionPipeline", {}, ["image", "last_image"], []),
         ("JoyImageEditPlusPipeline", {}, ["image", "reference_images"], ["image"]),
         ("Flux2Pipeline", {}, ["image", "reference_images"], []),
         # Wan 2.2 sees no picture through CLIP; 2.1 does, one or, where its positions are for two, both.
@@ -322,7 +324,6 @@ def test_what_further_media_a_pipeline_takes(
 @pytest.mark.parametrize(
     ("pipeline", "missing"),
     [
-        ("WanAnimatePipeline", "`pose_video` and `face_video`"),
         ("DiTPipeline", "`class_labels`"),
         ("KandinskyV22Pipeline", "`image_embeds` and `negative_image_embeds`"),
         ("BlipDiffusionPipeline", "`reference_image`"),

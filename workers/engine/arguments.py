@@ -21,6 +21,9 @@ _TRUE_CFG = 4.0
 #: Sana Sprint's timestep between two; it refuses its own default where there are not two steps.
 _INTERMEDIATE, _STEPS_OF_INTERMEDIATE = "intermediate_timesteps", 2
 
+#: Frames of the segments that Wan-Animate was trained on.
+_SEGMENT = 77
+
 #: Latent frames of the windows in which Framepack draws a clip.
 _FRAMEPACK_WINDOW = 9
 
@@ -48,6 +51,8 @@ def call_arguments(pipe: Any, spec: JobSpec, seed: int, check: Callable[[], None
         "_auto_resize": False,
         **_without_sound(pipe, spec),
         **dict.fromkeys(FRAME_COUNTS, _frame_count(pipe, spec)),
+        # A clip is drawn in segments of one length, and what is left of the last one is drawn for nothing.
+        "segment_frame_length": min(spec.num_frames, _SEGMENT),
         "pyramid_num_inference_steps_list": steps_of_sizes(pipe, spec.num_inference_steps),
         **_frame_rate(takes, spec),
         **_guidance(takes, spec),

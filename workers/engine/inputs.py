@@ -48,9 +48,10 @@ def input_arguments(
         first, last = pictures[0] if pictures else None, found[CONDITIONS] if "last_image" in spec.inputs else None
         found = {key: value for key, value in found.items() if key != named["image"]}
         found[CONDITIONS] = _placed(pipe, first, last, spec.num_frames)
-    for role in ("video", "control_video"):
+    for role in ("video", "control_video", "pose_video", "face_video"):
         for path in spec.inputs.get(role, ()):
-            frames = read_clip(Path(path), spec, role, check)
+            side = pipe.transformer.config.motion_encoder_size if role == "face_video" else 0
+            frames = read_clip(Path(path), spec, role, check, (side, side) if side else (spec.width, spec.height))
             found[named[role]] = [frames] if name.startswith(_BATCH_OF_CLIPS) else frames
     for path in spec.inputs.get("mask_image", ()):
         mask = _read_mask(Path(path), pictures[0].size if whole and pictures else (spec.width, spec.height))
@@ -87,9 +88,11 @@ def read_image(path: Path, size: tuple[int, int] | None, role: str = "image") ->
     return upright if size is None else ImageOps.fit(upright, size, Image.Resampling.LANCZOS)
 
 
-def read_clip(path: Path, spec: JobSpec, role: str, check: Callable[[], None]) -> Sequence[Image.Image]:
-    """As many frames of the clip as the job draws, at its rate, each scaled and cropped around its centre to its size."""
-    size, frames = (spec.width, spec.height), []
+def read_clip(
+    path: Path, spec: JobSpec, role: str, check: Callable[[], None], size: tuple[int, int]
+) -> Sequence[Image.Image]:
+    """As many frames of the clip as the job draws, at its rate, each scaled and cropped around its centre to `size`."""
+    frames: list[Image.Image] = []
     try:
         with path.open("rb") as file:
             for picture in frames_at(file, spec.fps, spec.num_frames):

@@ -28,7 +28,7 @@ _UNFIT = (
     (r"EasyAnimateControl", "a control video that is no list of pictures"),
     (r".*GLIGEN", "places for its phrases"),
     (r"VisualCloze", "a grid of images"),
-    (r".*VideoTransfer|SkyReelsV2.*VideoToVideo|WanAnimate|Cosmos2_5_Transfer|LTX2?InContext|.*Kandinsky6SR", "a video"),
+    (r".*VideoTransfer|SkyReelsV2.*VideoToVideo|Cosmos2_5_Transfer|LTX2?InContext|.*Kandinsky6SR", "a video"),
     (r".*Upscale|.*Upsample|.*SuperResolution|.*Refiner|.*TemporalRefine|.*DiffusionDecode|Marigold", "something to refine"),
     (r".*Prior|.*Decoder|LTXI2VLong|SanaWM|LTX2HDR|LTX2DFR", "another pipeline around it"),
     (
@@ -76,7 +76,7 @@ def image_use(taken: PipelineClass, index: Mapping[str, Any], transformer: Mappi
 def draws_clips(taken: PipelineClass) -> bool:
     """Whether the pipeline asks for a number of frames, or takes it from a clip."""
     return taken.takes(*FRAME_COUNTS) or bool(
-        inputs.parameters(taken.name, taken.parameters).keys() & {"video", "control_video"}
+        inputs.parameters(taken.name, taken.parameters).keys() & {"video", "control_video", "pose_video"}
     )
 
 

@@ -29,12 +29,16 @@ _NAMES = {
     "last_image": ("last_image",),
     "mask_image": ("mask_image", "mask"),
     "control_video": ("control_video", "conditioning_frames"),
+    "pose_video": ("pose_video",),
+    "face_video": ("face_video",),
 }
 
 #: Pipelines that fail, or draw nothing worth having, without an input that has a default.
 _NEEDS = (
     (r".*Inpaint|FluxFill", "mask_image"),
     (r".*Control|.*Adapter", "control_image"),
+    (r"WanAnimate", "pose_video"),
+    (r"WanAnimate", "face_video"),
     (r"CogVideoXFunControl|AnimateDiff.*ControlNet", "control_video"),
     (rf"(?!WanVACE)({_DRAWS_OVER_CLIP})", "video"),
 )

@@ -17,6 +17,8 @@ from diffusers import (
     StableDiffusionControlNetPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionXLInpaintPipeline,
+    WanAnimatePipeline,
+    WanAnimateTransformer3DModel,
     WanImageToVideoPipeline,
     WanVideoToVideoPipeline,
     ZImageInpaintPipeline,
@@ -29,6 +31,20 @@ from tests.engine.families import build_stable_diffusion as stable_diffusion
 from tests.engine.families import build_videos as videos
 from tests.engine.families import build_wan as wan
 from tests.engine.families import parts
+
+
+def animate() -> Any:
+    return WanAnimatePipeline(
+        **wan.common(),
+        transformer=WanAnimateTransformer3DModel(
+            patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4 + 4 + 4, latent_channels=4, out_channels=4,
+            text_dim=parts.TEXT, freq_dim=16, ffn_dim=32, num_layers=2, image_dim=parts.TEXT, rope_max_seq_len=32,
+            motion_encoder_channel_sizes={"4": 16, "8": 16, "16": 16}, motion_encoder_size=16, motion_style_dim=8, motion_dim=4,
+            motion_encoder_dim=16, face_encoder_hidden_dim=16, face_encoder_num_heads=2, inject_face_latents_blocks=2,
+        ).eval(),
+        image_encoder=parts.clip_vision(projection=False),
+        image_processor=parts.clip_image_processor(),
+    )  # fmt: skip
 
 
 def control_net() -> Any:
@@ -77,6 +93,7 @@ BUILDERS = {
     "WanVideoToVideoPipeline": lambda: WanVideoToVideoPipeline(
         **{**wan.common(), "scheduler": wan.skyreels_common()["scheduler"]}, transformer=wan.transformer()
     ),
+    "WanAnimatePipeline": animate,
     "LucyEditPipeline": lambda: LucyEditPipeline(**wan.common(), transformer=wan.transformer(4 + 4)),
     "CogVideoXVideoToVideoPipeline": lambda: CogVideoXVideoToVideoPipeline(
         **cogvideox.common(), transformer=cogvideox.transformer()
