@@ -365,7 +365,7 @@ def test_a_job_whose_spec_cannot_be_read_is_set_aside_when_its_turn_comes(floor)
         floor.submit(job_id)
     floor.bench.journal.close()
     with sqlite3.connect(floor.bench.journal.path) as connection:
-        connection.execute("UPDATE spec SET body = x'00' WHERE n = 1")
+        connection.execute("UPDATE job SET body = x'00' WHERE n = 1")
     connection.close()
     floor.start()
     assert floor.view(BAD).set_aside is None
