@@ -195,6 +195,7 @@ def agent_configs(
             endpoint=settings.back_endpoint,
             key_file=str(key_file or ""),
             artefacts=str(settings.artefacts_path),
+            peaks=str(settings.home_path / "peaks.json"),
             device=device.kind,
             visible=device.visible,
             models=tuple(model.card for model in models),

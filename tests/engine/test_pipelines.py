@@ -25,7 +25,7 @@ from workers.engine.memory import ProcessMemory
 from workers.engine.packages import missing_package
 from workers.engine.pipelines import Pipelines
 from workers.engine.tiles import tile_vae
-from workers.models.weights import variant_of, weights_bytes
+from workers.models.weights import loaded_bytes, variant_of
 
 
 class SmallDevice(Device):
@@ -209,13 +209,25 @@ def test_a_model_stored_in_a_variant_alone_is_loaded(
 def test_of_a_model_stored_twice_one_variant_counts(demo_card: ModelCard, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(demo_card.source, model)
-    once = weights_bytes(model)
+    once = loaded_bytes(model, 4, {})
     for file in list(model.glob("*/*.safetensors")):
         shutil.copy(file, file.with_suffix(".fp16.safetensors"))
         shutil.copy(file, file.with_suffix(".bin"))
 
     assert once > 2**20
-    assert (variant_of(model), weights_bytes(model)) == (None, once)
+    assert (variant_of(model), loaded_bytes(model, 4, {})) == (None, once)
+
+
+def test_what_weights_will_take_is_read_from_their_headers(demo_card: ModelCard) -> None:
+    pipe = Pipelines(SmallDevice()).get(demo_card)
+    parts = (pipe.text_encoder, pipe.transformer, pipe.vae)
+    floats = sum(weight.numel() for part in parts for weight in part.parameters())
+    directory = Path(demo_card.source)
+    assert [loaded_bytes(directory, size, {}) for size in (2, 4)] == [2 * floats, 4 * floats]
+    without = sum(weight.numel() for part in (pipe.text_encoder, pipe.vae) for weight in part.parameters())
+    file = str(directory / "vae" / "diffusion_pytorch_model.safetensors")
+    twice = sum(weight.numel() for weight in pipe.vae.parameters())
+    assert loaded_bytes(directory, 2, {"transformer": file}) == 2 * (without + twice)
 
 
 def test_a_missing_quantiser_is_named_with_its_command(demo_card: ModelCard, tmp_path: Path) -> None:

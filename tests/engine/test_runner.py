@@ -13,6 +13,7 @@ from msgspec import Struct
 from broker.wire.jobspec import Artefact, JobSpec, ModelCard, encode_spec
 from workers.engine.base import Outcome, Profile, Stage
 from workers.engine.errors import DeviceLost, EngineError, OutOfMemory
+from workers.engine.peaks import Peaks, Shape
 from workers.engine.progress import Monitor
 from workers.engine.runner import Runner
 from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, PostprocessBegun, RunJob
@@ -56,6 +57,8 @@ class ScriptedEngine:
         self.fronts: dict[str, Callable[[Monitor], None]] = {}
         self.tails: dict[str, Callable[[Monitor], None]] = {}
         self.moves: set[str] = set()
+        #: Prompts of jobs that are drawn in less memory when they ran out of it.
+        self.shrinks: set[str] = set()
         self.log: list[str] = []
         self.reclaimed = 0
 
@@ -68,8 +71,14 @@ class ScriptedEngine:
     def reclaim(self) -> None:
         self.reclaimed += 1
 
-    def stays(self, card: ModelCard, profile: Profile) -> bool:
+    def stays(self, card: ModelCard, profile: Profile, shape: Shape) -> bool:
         return card.name not in self.moves
+
+    def ran_out(self, card: ModelCard, spec: JobSpec, profile: Profile) -> bool:
+        self.log.append(f"ran out {spec.prompt}")
+        shrinks = spec.prompt in self.shrinks
+        self.shrinks.discard(spec.prompt)
+        return shrinks
 
     def draw(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
         self.log.append(f"draw {spec.prompt}")
@@ -92,6 +101,7 @@ class Registry:
     def __init__(self) -> None:
         self.scripted = ScriptedEngine()
         self.meter = Meter()
+        self.peaks = Peaks()
 
     def engine(self, card: ModelCard) -> ScriptedEngine:
         return self.scripted
@@ -367,6 +377,42 @@ def test_memory_that_runs_out_alone_fails_the_job_and_is_given_back(bench: Bench
     assert isinstance(first, JobFailed)
     assert first.kind == "out_of_memory"
     assert bench.engine.reclaimed == 1
+
+
+def test_a_job_that_runs_out_of_memory_alone_is_drawn_again_in_less_if_it_can_be(bench: Bench) -> None:
+    bench.engine.shrinks.add("first")
+    tries = iter([MemoryError("no 20 GiB"), None])
+
+    def draw(monitor: Monitor) -> None:
+        if error := next(tries):
+            raise error
+
+    bench.engine.fronts["first"] = draw
+    bench.run(1, "first")
+    assert isinstance(bench.end(1), JobFinished)
+    assert bench.engine.log[:3] == ["draw first", "ran out first", "draw first"]
+
+
+def test_a_job_that_cannot_be_had_in_less_fails(bench: Bench) -> None:
+    bench.engine.shrinks.add("first")
+
+    def draw(monitor: Monitor) -> None:
+        raise MemoryError("no 20 GiB")
+
+    bench.engine.fronts["first"] = draw
+    bench.run(1, "first")
+    ended = bench.end(1)
+    assert isinstance(ended, JobFailed)
+    assert ended.kind == "out_of_memory"
+    assert bench.engine.log == ["draw first", "ran out first"] * 2
+
+
+def test_what_an_engine_refuses_for_want_of_memory_is_not_drawn_again(bench: Bench) -> None:
+    bench.engine.shrinks.add("first")
+    bench.engine.fronts["first"] = failing(OutOfMemory("it takes 20 GiB"))
+    bench.run(1, "first")
+    assert isinstance(bench.end(1), JobFailed)
+    assert bench.engine.log == ["draw first"]
 
 
 def test_a_device_lost_in_a_tail_ends_the_process(bench: Bench) -> None:

@@ -81,6 +81,7 @@ def _shell(config: AgentConfig, link: Channel) -> AgentShell:
         dtype=config.dtype,
         overlap=config.overlap,
         setups=config.setups,
+        peaks=config.peaks,
     )
     clock = AwakeClock()
     identity = Identity(

@@ -9,6 +9,7 @@ from typing import Literal, Protocol, TypeAlias
 from msgspec import Struct
 
 from broker.wire.jobspec import Artefact, JobSpec, ModelCard
+from workers.engine.peaks import Shape
 from workers.engine.progress import Monitor
 
 #: "offload" trades speed for memory, after a job ran out of it.
@@ -42,8 +43,11 @@ class Engine(Protocol):
         the engine can run the next job as if nothing had happened, unless the device itself is lost.
         """
 
-    def stays(self, card: ModelCard, profile: Profile) -> bool:
-        """Whether this model is where the job needs it: drawing it moves no weights."""
+    def stays(self, card: ModelCard, profile: Profile, shape: Shape) -> bool:
+        """Whether this model is where a job of this shape needs it: drawing it moves no weights."""
+
+    def ran_out(self, card: ModelCard, spec: JobSpec, profile: Profile) -> bool:
+        """A job's front ran out of memory, with nothing beside it. Whether it can be drawn again, so that it takes less."""
 
     def loaded(self) -> str:
         """Name of the model that the next job finds in memory; "" when none."""

@@ -13,6 +13,8 @@ from workers.engine.checks import check_inputs, check_strength, guidance_was_off
 from workers.engine.errors import InvalidInput
 from workers.engine.guidance import guided
 from workers.engine.instrumentation import call
+from workers.engine.overlap import shape_of
+from workers.engine.peaks import Shape
 from workers.engine.pipelines import Pipelines
 from workers.engine.progress import Monitor
 from workers.engine.scheduling import draw_noise_from, sampled, sampler_of
@@ -32,9 +34,13 @@ class DiffusionEngine:
         self.pipelines.get(card)
         self.pipelines.warm(card)
 
-    def stays(self, card: ModelCard, profile: Profile) -> bool:
-        """Whether all of this model is on its device, and stays there while a job runs."""
-        return self.pipelines.stays(card, profile)
+    def stays(self, card: ModelCard, profile: Profile, shape: Shape) -> bool:
+        """Whether a job of this shape finds the model where it needs it, and its VAE stays there."""
+        return self.pipelines.stays(card, profile, shape)
+
+    def ran_out(self, card: ModelCard, spec: JobSpec, profile: Profile) -> bool:
+        """A job had the device for itself and ran out of memory. Whether it would be drawn with the model placed to take less."""
+        return self.pipelines.ran_out(card, profile, shape_of(spec))
 
     def loaded(self) -> str:
         """The model used last."""
@@ -55,7 +61,7 @@ class DiffusionEngine:
         check_strength(card, spec)
         if not self.pipelines.has(card):
             monitor.enter("load")
-        pipe = self.pipelines.get(card, profile)
+        pipe = self.pipelines.get(card, profile, shape_of(spec))
         self.pipelines.warm(card, monitor)
         for name, text in self.pipelines.used(card).items():
             monitor.use(name, text)

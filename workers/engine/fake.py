@@ -28,6 +28,7 @@ from broker.wire.jobspec import Artefact, JobSpec, ModelCard, preview_name
 from workers.engine.artefacts import Mp4Writer, Pixels, artefact_name, save_png
 from workers.engine.base import Outcome, Profile, Stage
 from workers.engine.errors import DeviceLost, EngineError, InvalidInput, LoadError, OutOfMemory
+from workers.engine.peaks import Shape
 from workers.engine.progress import Cancelled, Monitor
 
 BEHAVIOURS = (
@@ -65,8 +66,11 @@ class FakeEngine:
     def reclaim(self) -> None:
         """There is nothing to give back."""
 
-    def stays(self, card: ModelCard, profile: Profile) -> bool:
+    def stays(self, card: ModelCard, profile: Profile, shape: Shape) -> bool:
         return self._loaded == card.name
+
+    def ran_out(self, card: ModelCard, spec: JobSpec, profile: Profile) -> bool:
+        return False
 
     def draw(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
         script = _Script(spec)

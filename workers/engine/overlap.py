@@ -8,17 +8,18 @@ and one tail are under way. `OverlapPlanner` keeps what is under way and what jo
 - when memory ran out, was that because of the other half, and so to be done again alone.
 
 What a job takes depends on model, size and frames in ways nobody can compute beforehand, so both halves run alone until each has been
-measured once. Two that ran out of memory together are not tried together again. Memory is in MB.
+measured once (`peaks` remembers, over restarts too). Two that ran out of memory together are not tried together again. Memory is in MB.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
 from broker.wire.jobspec import JobSpec
+from workers.engine.peaks import Shape, shape
 
 Where = Literal["host", "device", "whole"]
 
@@ -26,39 +27,61 @@ Where = Literal["host", "device", "whole"]
 _USABLE = 0.92
 
 
-def shape_of(spec: JobSpec) -> Hashable:
-    """Jobs of equal shape take equal memory."""
-    return (
-        spec.model,
-        spec.width,
-        spec.height,
-        spec.num_frames,
-        spec.num_outputs,
-        bool(spec.image),
-        tuple(sorted((role, len(paths)) for role, paths in spec.inputs.items())),
-        bool(spec.previews),
-        spec.cache,
-    )
+def shape_of(spec: JobSpec) -> Shape:
+    """The shape of a job: all that what it takes depends on."""
+    outputs = f"{spec.num_outputs}outputs" if spec.num_outputs > 1 else ""
+    inputs = (f"{role}{len(paths)}" for role, paths in sorted(spec.inputs.items()))
+    marks = (outputs, "image" if spec.image else "", "previews" if spec.previews else "", spec.cache, *inputs)
+    more = "".join(f"+{mark}" for mark in marks if mark)
+    return shape(spec.model, spec.width, spec.height, spec.num_frames, more)
 
 
-class MemoryModel:
-    """What jobs were seen to take on top of the weights, by shape."""
+class Learned(Protocol):
+    """What halves of jobs took, in MB, by shape; 0: not measured. `Peaks` keeps it over restarts."""
+
+    def front(self, shape: Any) -> float: ...
+    def tail(self, shape: Any) -> float: ...
+    def front_took(self, shape: Any, mb: float) -> None: ...
+    def tail_took(self, shape: Any, mb: float) -> None: ...
+
+
+class Unkept:
+    """What was learned in this process."""
 
     def __init__(self) -> None:
         self._fronts: dict[Hashable, float] = {}
         self._tails: dict[Hashable, float] = {}
+
+    def front(self, shape: Hashable) -> float:
+        return self._fronts.get(shape, 0.0)
+
+    def tail(self, shape: Hashable) -> float:
+        return self._tails.get(shape, 0.0)
+
+    def front_took(self, shape: Hashable, mb: float) -> None:
+        self._fronts[shape] = max(mb, self.front(shape))
+
+    def tail_took(self, shape: Hashable, mb: float) -> None:
+        self._tails[shape] = max(mb, self.tail(shape))
+
+
+class MemoryModel:
+    """What jobs were seen to take on top of the weights, by shape, and which two must not be together."""
+
+    def __init__(self, learned: Learned | None = None) -> None:
+        self._learned: Learned = learned or Unkept()
         self._forbidden: set[tuple[Hashable, Hashable]] = set()
-        #: Held when nothing runs, as it was when a front was measured last.
-        self._weights_mb = 0.0
+        #: Held when nothing runs, as it was when a front was measured last; None: none was in this process.
+        self._weights_mb: float | None = None
 
     def front_took(self, shape: Hashable, mb: float, weights_mb: float) -> None:
         """A front took this much, with no tail beside it on the device."""
-        self._fronts[shape] = max(mb, self._fronts.get(shape, 0.0))
+        self._learned.front_took(shape, mb)
         self._weights_mb = weights_mb
 
     def tail_took(self, shape: Hashable, mb: float) -> None:
         """A stage of such a job's tail took this much, with no front beside it."""
-        self._tails[shape] = max(mb, self._tails.get(shape, 0.0))
+        self._learned.tail_took(shape, mb)
 
     def forbid(self, front: Hashable, tail: Hashable) -> None:
         """These two were tried together and ran out of memory."""
@@ -66,9 +89,10 @@ class MemoryModel:
 
     def fit(self, front: Hashable, tail: Hashable, limit_mb: float) -> bool:
         """Whether both fit into what the process could hold (`limit_mb`). False for what was not measured yet."""
-        if (front, tail) in self._forbidden or front not in self._fronts or tail not in self._tails:
+        front_mb, tail_mb = self._learned.front(front), self._learned.tail(tail)
+        if self._weights_mb is None or (front, tail) in self._forbidden or not front_mb or not tail_mb:
             return False
-        return self._weights_mb + self._fronts[front] + self._tails[tail] <= _USABLE * limit_mb
+        return self._weights_mb + front_mb + tail_mb <= _USABLE * limit_mb
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
@@ -83,14 +107,14 @@ class Candidate(Struct, frozen=True, kw_only=True):
 
 class _Front(Struct):
     candidate: Candidate
-    #: Shape of a tail that was on the device at some time since it began; None when there was none.
+    #: Hashable of a tail that was on the device at some time since it began; None when there was none.
     beside: Hashable = None
 
 
 class _Tail(Struct):
     shape: Hashable
     where: Where
-    #: Shape of a front that was under way at some time since this stage began.
+    #: Hashable of a front that was under way at some time since this stage began.
     beside: Hashable = None
     #: This stage is done again, and no front may be under way.
     exclusive: bool = False
@@ -99,9 +123,9 @@ class _Tail(Struct):
 class OverlapPlanner:
     """The front and the tail under way, and who may go on. Not thread-safe: its owner holds a lock."""
 
-    def __init__(self, *, enabled: bool = True) -> None:
+    def __init__(self, *, enabled: bool = True, learned: Learned | None = None) -> None:
         self._enabled = enabled
-        self._memory = MemoryModel()
+        self._memory = MemoryModel(learned)
         self._front: _Front | None = None
         self._tail: _Tail | None = None
 

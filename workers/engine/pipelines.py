@@ -1,7 +1,7 @@
 """Diffusers pipelines in memory: load, place on the device, keep several, drop the least recently used when room is short.
 
-A pipeline is "normal" (all of it on the device) or "offload" (each model comes to the GPU only while it runs). On a CPU the two are
-the same. The choice is made for each job; it costs a move of the weights when it changes.
+Where a pipeline's weights lie is planned before each job (`workers.models.placement`) by what they and the job take and what there is;
+they are moved (`placing`) only when the plan asks for it. On a CPU there is nothing to place.
 """
 
 from __future__ import annotations
@@ -13,49 +13,75 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from msgspec.structs import replace
 
 from broker.runtime.log_actions import Action
 from broker.wire.jobspec import ModelCard
+from workers.engine import placing
 from workers.engine.base import Profile
 from workers.engine.compiling import warm_up
 from workers.engine.device import Device
 from workers.engine.errors import OutOfMemory
 from workers.engine.failures import is_out_of_memory
 from workers.engine.loading import load_error
+from workers.engine.peaks import Peaks, Shape, revision_of
+from workers.engine.peaks import shape as shape_with
 from workers.engine.progress import Monitor
 from workers.engine.ready import make_ready
-from workers.engine.tiles import tile_vae
 from workers.models.model import ModelSetup
+from workers.models.placement import AUTO, ORDER, DoesNotFit, Need, Placement, Settled, Wanted, choose, fits, peak, room
 from workers.models.sources import find
-from workers.models.weights import weights_bytes
+from workers.models.weights import loaded_bytes
 
 logger = logging.getLogger(__name__)
 
 #: Free memory must exceed the weights by this much before a model is loaded beside others: activations need room too.
 _HEADROOM = 1.3
 
+_MB = 2**20
+
+#: Placements in which a model is where a job finds it and its VAE stays, so that the tail of one job may run beside the next.
+_STAYING: frozenset[Placement | None] = frozenset(ORDER) - {"model"}
+
 
 class Loaded:
     """A pipeline in memory and where it is."""
 
-    def __init__(self, pipe: Any, source: str, used: dict[str, str]) -> None:
+    def __init__(self, pipe: Any, source: str, used: dict[str, str], wanted: Wanted, revision: str) -> None:
         self.pipe = pipe
         self.source = source
         #: What each of its jobs is drawn with, as in `Result.used`.
         self.used = used
-        self.placement: Profile | None = None
+        self.wanted = wanted
+        #: Names it in what is learned of it.
+        self.revision = revision
+        self.components = placing.components(pipe)
+        self._possible = placing.possible(pipe)
+        self.settled = Settled()
+        #: As carried out; None: in host memory.
+        self.placement: Placement | None = None
         #: Has been called in the sizes of its setup.
         self.warm = False
-        #: Did not fit on the GPU whole: not tried again for every job.
-        self.too_big = False
+
+    def allowed(self, profile: Profile) -> tuple[Placement, ...]:
+        """The placements it may have in a job of this profile; the table's word stands above the profile."""
+        slow = profile == "offload" and self.wanted == AUTO
+        return tuple(one for one in self._possible if not slow or ORDER.index(one) >= ORDER.index("model"))
+
+    def at_rest(self) -> int:
+        """Bytes that its weights take on the device at most."""
+        return peak(self.placement, self.components, Need()) if self.placement is not None else 0
 
 
 class Pipelines:
     """All pipelines of this process, by model name, the most recently used last."""
 
-    def __init__(self, device: Device, setups: Mapping[str, ModelSetup] | None = None) -> None:
+    def __init__(
+        self, device: Device, setups: Mapping[str, ModelSetup] | None = None, peaks: Peaks | None = None
+    ) -> None:
         self.device = device
         self._setups = setups or {}
+        self._peaks = peaks or Peaks()
         self._loaded: dict[str, Loaded] = {}
         for library in (diffusers, transformers):
             library.utils.logging.disable_progress_bar()
@@ -64,17 +90,21 @@ class Pipelines:
         """Models in memory, the most recently used last."""
         return tuple(self._loaded)
 
-    def get(self, card: ModelCard, profile: Profile = "normal") -> Any:
-        """The pipeline of this model, on its device. Raises `LoadError`, or `OutOfMemory` when it does not fit even alone."""
+    def get(self, card: ModelCard, profile: Profile = "normal", shape: Shape | None = None) -> Any:
+        """The pipeline of this model, placed for a job of this shape; without one, for a job of the model's usual size.
+
+        Raises `LoadError`, or `OutOfMemory` when it does not fit even alone.
+        """
         loaded = self._loaded.pop(card.name, None)
         if loaded is None or loaded.source != card.source:
             loaded = self._load(card)
         try:
-            self._place(card, loaded, profile)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            raise OutOfMemory(f"model {card.name!r} does not fit in memory: {error}") from error
+            self._place(card, loaded, profile, shape or usual_shape(card))
+        except OutOfMemory:
+            # Too much for one job is no reason to lose a model that others are drawn with.
+            if loaded.placement is not None:
+                self._loaded[card.name] = loaded
+            raise
         self._loaded[card.name] = loaded
         return loaded.pipe
 
@@ -100,12 +130,38 @@ class Pipelines:
         loaded = self._loaded.get(card.name)
         return loaded is not None and loaded.source == card.source
 
-    def stays(self, card: ModelCard, profile: Profile) -> bool:
-        """Whether `get` would move no weights, nor the job: all of the model is on its device."""
+    def stays(self, card: ModelCard, profile: Profile, shape: Shape) -> bool:
+        """Whether `get` would move no weights, and the job would find all where it needs it."""
         loaded = self._loaded.get(card.name)
         if loaded is None or loaded.source != card.source:
             return False
-        return self.device.kind == "cpu" or loaded.placement == profile == "normal"
+        if self.device.kind == "cpu":
+            return True
+        if loaded.placement not in _STAYING:
+            return False
+        try:
+            best, still_fits = self._plan(loaded, profile, shape)
+        except DoesNotFit:
+            return False
+        return replace(loaded.settled).settle(best, still_fits) == loaded.placement
+
+    def keeps_vae(self, card: ModelCard) -> bool:
+        """Whether the VAE of a model in memory stays on the device, beside the next job."""
+        return self.device.kind == "cpu" or self._loaded[card.name].placement in _STAYING
+
+    def ran_out(self, card: ModelCard, profile: Profile, shape: Shape) -> bool:
+        """A job of this shape ran out of memory with nothing beside it. Whether `get` would place the model so that it takes less."""
+        loaded = self._loaded.get(card.name)
+        if loaded is None or loaded.placement is None:
+            return False
+        self.keep_only(card.name)
+        had = room(loaded.placement, loaded.components, self._limit())
+        self._peaks.ran_out(loaded.revision, shape, max(0, had) / _MB + 1)
+        try:
+            best, still_fits = self._plan(loaded, profile, shape)
+        except DoesNotFit:
+            return False
+        return not still_fits and best != loaded.placement
 
     def keep_only(self, name: str) -> None:
         """Drop every other model."""
@@ -127,13 +183,18 @@ class Pipelines:
             raise load_error(card, error) from error
 
     def _read(self, card: ModelCard) -> Loaded:
-        model = make_ready(card, self.setup(card), self.device)
-        return Loaded(model.pipe, card.source, model.used)
+        setup = self.setup(card)
+        model = make_ready(card, setup, self.device)
+        revision = revision_of(card, setup, self.device.kind, str(self.device.dtype))
+        loaded = Loaded(model.pipe, card.source, model.used, setup.placement, revision)
+        self._peaks.placed(card.name, revision, "cpu")
+        return loaded
 
     def _make_room(self, card: ModelCard) -> None:
         if not self._loaded:
             return
-        needed = int(_needed_bytes(card.source, self.device.dtype) * _HEADROOM)
+        setup = self.setup(card)
+        needed = int(_needed_bytes(card, setup, self.device.dtype) * _HEADROOM)
         self.device.release()
         for name in tuple(self._loaded):
             if self.device.free_bytes() >= needed:
@@ -147,65 +208,87 @@ class Pipelines:
         loaded.pipe.remove_all_hooks()
         del loaded
 
-    def _place(self, card: ModelCard, loaded: Loaded, profile: Profile) -> None:
-        if loaded.too_big:
-            profile = "offload"
-        if loaded.placement == profile:
-            return
-        if self.device.kind == "cpu":
-            loaded.placement = profile
-            return
-        if profile == "normal" and self._bring_whole_if_it_fits(loaded.pipe):
-            loaded.placement = "normal"
-            return
-        if profile == "normal":
-            loaded.too_big = True
-            logger.warning(
-                "the model does not fit on the GPU whole and is offloaded",
-                extra={"action": Action.OFFLOAD_MODEL, "model": card.name},
-            )
-        self.keep_only("")
-        _bring_in_parts(loaded.pipe, self.device)
-        loaded.placement = "offload"
+    # ------------------------------------------------------------ placement
 
-    def _bring_whole_if_it_fits(self, pipe: Any) -> bool:
-        """Put the model on the GPU, if need be instead of all others; False when not even that is enough."""
+    def _plan(self, loaded: Loaded, profile: Profile, shape: Shape) -> tuple[Placement, bool]:
+        """(the best placement for a job, whether the present one would do). Raises `DoesNotFit`."""
+        need = self._peaks.need(loaded.revision, shape)
+        limit = self._limit()
+        allowed = loaded.allowed(profile)
+        try:
+            best = choose(loaded.components, need, limit, loaded.wanted, allowed)
+        except DoesNotFit:
+            certain = self._peaks.need(loaded.revision, shape, certain=True)
+            choose(loaded.components, certain, limit, loaded.wanted, allowed)
+            # An estimate refuses nobody: it is tried where it takes least.
+            best = next(
+                one
+                for one in reversed(allowed)
+                if loaded.wanted in (AUTO, one) and fits(one, loaded.components, certain, limit)
+            )
+        now = loaded.settled.now
+        return best, now is not None and now in allowed and fits(now, loaded.components, need, limit)
+
+    def _limit(self) -> int:
+        """Bytes that this process could hold on the device if it held nothing else."""
+        return int(self.device.meter.limit_mb() * _MB)
+
+    def _place(self, card: ModelCard, loaded: Loaded, profile: Profile, shape: Shape) -> None:
+        if self.device.kind == "cpu":
+            return
+        try:
+            target = loaded.settled.settle(*self._plan(loaded, profile, shape))
+        except DoesNotFit as error:
+            raise OutOfMemory(f"model {card.name!r} does not fit in memory for {shape.key}: {error}") from None
+        self._drop_for(loaded, target, self._peaks.need(loaded.revision, shape))
+        while loaded.placement != target:
+            if self._carried_out(card, loaded, target):
+                break
+            # The estimate was wrong: what a placement really takes shows here at the latest, before the job begins.
+            slower = [one for one in loaded.allowed(profile) if ORDER.index(one) > ORDER.index(target)]
+            if not slower or loaded.wanted != AUTO:
+                raise OutOfMemory(f"model {card.name!r} does not fit in memory with placement {target}")
+            target = loaded.settled.now = slower[0]
+        loaded.used["placement"] = target
+
+    def _drop_for(self, loaded: Loaded, target: Placement, need: Need) -> None:
+        """Drop other models, the least recently used first, until this one has room beside those that are left."""
+        for name in tuple(self._loaded):
+            others = sum(other.at_rest() for other in self._loaded.values())
+            if fits(target, loaded.components, need, self._limit() - others):
+                return
+            self._drop(name)
+            self.device.release()
+
+    def _carried_out(self, card: ModelCard, loaded: Loaded, target: Placement) -> bool:
+        """Place it, if need be instead of all other models; False when not even that leaves enough room."""
+        logger.info("placing a model", extra={"action": Action.PLACE_MODEL, "model": card.name, "placement": target})
         while True:
             try:
-                _bring_whole(pipe, self.device)
-                return True
+                placing.place(loaded.pipe, target, self.device)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-            pipe.to("cpu")
+            else:
+                loaded.placement = target
+                self._peaks.placed(card.name, loaded.revision, target)
+                return True
+            loaded.placement = None
+            placing.release(loaded.pipe)
+            loaded.pipe.to("cpu")
             alone = not self._loaded
             self.keep_only("")
             if alone:
                 return False
 
 
-def _bring_whole(pipe: Any, device: Device) -> None:
-    pipe.remove_all_hooks()
-    # The list is what maybe_free_model_hooks goes by: left filled, it would offload the pipeline again after the next job.
-    pipe._all_hooks = []
-    tile_vae(pipe, on=False)
-    pipe.to(device.torch_device)
+def usual_shape(card: ModelCard) -> Shape:
+    """The shape of a job that asks for nothing."""
+    usual = card.defaults
+    return shape_with(card.name, usual.width, usual.height, usual.num_frames)
 
 
-def _bring_in_parts(pipe: Any, device: Device) -> None:
-    pipe.to("cpu")
-    device.release()
-    tile_vae(pipe, on=True)
-    if pipe.model_cpu_offload_seq is None:
-        pipe.enable_sequential_cpu_offload(device=device.torch_device)
-    else:
-        pipe.enable_model_cpu_offload(device=device.torch_device)
-
-
-def _needed_bytes(source: str, dtype: torch.dtype) -> int:
-    """Size of the weights on disk, doubled for float32 (most files are half precision); 0 when not known."""
-    directory = find(source)
-    if directory is None:
-        return 0
-    total = weights_bytes(directory)
-    return total * 2 if dtype == torch.float32 else total
+def _needed_bytes(card: ModelCard, setup: ModelSetup, dtype: torch.dtype) -> int:
+    """What the weights will take in memory; 0 when not known."""
+    directory = find(card.source)
+    return loaded_bytes(directory, dtype.itemsize, setup.parts, setup.variant) if directory is not None else 0

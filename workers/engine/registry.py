@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from broker.wire.jobspec import ModelCard
 from workers.engine.base import Engine
 from workers.engine.errors import LoadError
 from workers.engine.memory import MemoryMeter, ProcessMemory
+from workers.engine.peaks import Peaks
 from workers.ipc.messages import Setup
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ class Registry:
         self._engines: dict[str, Engine] = {}
         self._pipelines: Pipelines | None = None
         self._meter: MemoryMeter = ProcessMemory()
+        #: What jobs of its models were seen to take.
+        self.peaks = Peaks(Path(setup.peaks) if setup.peaks else None)
 
     @property
     def meter(self) -> MemoryMeter:
@@ -71,5 +75,5 @@ class Registry:
 
             device = Device(self._setup.device, self._setup.dtype, self._setup.threads)
             self._meter = device.meter
-            self._pipelines = Pipelines(device, self._setup.setups)
+            self._pipelines = Pipelines(device, self._setup.setups, self.peaks)
         return self._pipelines

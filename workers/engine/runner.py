@@ -26,7 +26,7 @@ from broker.wire.failures import FailureKind
 from broker.wire.jobspec import JobSpec, ModelCard, Result, decode_spec, trace_id_of
 from workers.engine.as_asked import differences
 from workers.engine.base import Engine, Outcome, Stage
-from workers.engine.errors import LoadError
+from workers.engine.errors import LoadError, OutOfMemory
 from workers.engine.failures import classify, is_out_of_memory
 from workers.engine.overlap import Candidate, OverlapPlanner, shape_of
 from workers.engine.progress import Cancelled, Monitor
@@ -75,7 +75,7 @@ class Runner:
         self._marks = marks or log_context.Marks()
         self._thread = ThreadPoolExecutor(1, "tail")
         self._turn = threading.Condition()
-        self._planner = OverlapPlanner(enabled=overlap)
+        self._planner = OverlapPlanner(enabled=overlap, learned=registry.peaks)
         #: The job whose tail is under way.
         self._tail: EngineJob | None = None
         #: The engine to reclaim memory from when nothing uses any: a job of its ran out.
@@ -139,7 +139,7 @@ class Runner:
             if self._tail is not None:
                 self._tail.monitor.note_peak()
         monitor = Monitor(slot, job.fence, spec.num_outputs, self._registry.meter)
-        stays = engine.stays(card, job.profile)
+        stays = engine.stays(card, job.profile, shape_of(spec))
         candidate = Candidate(shape=shape_of(spec), alone=job.alone, stays=stays)
         order = EngineJob(job=job, spec=spec, card=card, engine=engine, monitor=monitor, candidate=candidate)
         return self._ended(order, lambda: self._run(order))
@@ -161,7 +161,7 @@ class Runner:
         shape = shape_of(spec)
 
         def may_begin() -> bool:
-            stays = self._tail is None or self._tail.engine.stays(card, job.profile)
+            stays = self._tail is None or self._tail.engine.stays(card, job.profile, shape)
             candidate = Candidate(shape=shape, alone=job.alone, stays=stays)
             return self._planner.may_begin(candidate, self._registry.meter.limit_mb())
 
@@ -193,9 +193,7 @@ class Runner:
             try:
                 return self._begun(order, measured)
             except Exception as error:  # told apart at once
-                with self._turn:
-                    excused = is_out_of_memory(error) and self._planner.excuse_front()
-                if not excused:
+                if not (is_out_of_memory(error) and self._may_draw_again(order, error)):
                     raise
                 _again(error)
             finally:
@@ -204,6 +202,15 @@ class Runner:
                     self._turn.notify_all()
             self._wait_for_tail(order.monitor)
             order.engine.reclaim()
+
+    def _may_draw_again(self, order: EngineJob, error: Exception) -> bool:
+        """After the front ran out of memory: whether it was beside a tail, or can be had in less. A refusal is the engine's last word."""
+        with self._turn:
+            if self._planner.excuse_front():
+                return True
+            if self._planner.tail_under_way:
+                return False
+        return not isinstance(error, OutOfMemory) and order.engine.ran_out(order.card, order.spec, order.job.profile)
 
     def _may_begin(self, order: EngineJob) -> bool:
         return self._planner.may_begin(order.candidate, self._registry.meter.limit_mb())
@@ -326,7 +333,9 @@ class Runner:
 def _again(error: Exception) -> None:
     """Let go of what failed because two halves did not fit; it is about to be done again."""
     _forget_frames(error)
-    logger.warning("two jobs do not fit into memory: once more, alone", extra={"action": Action.RUN_AGAIN})
+    logger.warning(
+        "memory ran out: once more, alone or with the model placed to take less", extra={"action": Action.RUN_AGAIN}
+    )
 
 
 def _failed(job: RunJob, engine: Engine | None, error: Exception, phase: str) -> JobFailed:

@@ -61,7 +61,7 @@ class VideoEngine(DiffusionEngine):
                 return self._draw_whole(pipe, card, spec, out_dir, monitor)
             clips = self._latents(pipe, card, spec, out_dir, monitor)
         decode = partial(self._decode_all, pipe, clips, self._outputs(card, spec, out_dir), monitor)
-        return Stage("device" if self.pipelines.stays(card, profile) else "whole", decode)
+        return Stage("device" if self.pipelines.keeps_vae(card) else "whole", decode)
 
     def _latents(
         self, pipe: Any, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor

@@ -29,6 +29,8 @@ class Setup(Struct, frozen=True, kw_only=True, tag="setup"):
     overlap: bool = True
     #: By the model's name; one that is not named here is made ready as it is.
     setups: dict[str, ModelSetup] = field(default_factory=dict)
+    #: File in which is kept what jobs take; "": it is not kept.
+    peaks: str = ""
 
 
 class RunJob(Struct, frozen=True, kw_only=True, tag="run"):

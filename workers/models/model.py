@@ -7,7 +7,7 @@ from msgspec import Struct, field
 from broker.wire.jobspec import ModelCard
 from workers.models.loras import Lora
 from workers.models.parts import Parts
-from workers.models.placement import AUTO
+from workers.models.placement import AUTO, Wanted
 from workers.models.speed import Size, Speed
 from workers.models.video_file import VideoFile
 
@@ -27,7 +27,7 @@ class ModelSetup(Struct, frozen=True, kw_only=True, omit_defaults=True):
     warm_up: tuple[Size, ...] = ()
     #: Directory of compiled code that outlives the process.
     compiled: str = ""
-    placement: str = AUTO
+    placement: Wanted = AUTO
     video_file: VideoFile = VideoFile()
 
 

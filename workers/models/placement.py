@@ -1,6 +1,172 @@
-"""Where a model's weights lie while it draws: `placement` in its table."""
+"""Where a model's weights lie while it draws: `placement` in its table, and the choice where the table leaves it open. Pure.
+
+From the fastest to the one that needs least of the device:
+
+- `resident`: all weights are on the device, always.
+- `text_encoder_aside`: the text encoders only while they encode, all else always. At once: all weights, while denoising without encoders.
+- `model`: one component at a time. At once: the largest.
+- `group`: the VAE always; the denoiser's blocks one after another, the next on its way meanwhile; an encoder while it encodes. At once:
+  the VAE, and two blocks with what is outside of all blocks, or an encoder.
+- `leaf`: the VAE always, of all else one layer at a time. At once: the VAE and the largest layer.
+
+A job needs memory on top of the weights, while denoising (its front) and while decoding (its tail). That is not computed but measured: it
+is learned by the job's shape, and of a shape that was not drawn yet only as much is assumed as is known from others. Bytes throughout.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import Literal, get_args
+
+from msgspec import Struct
+
+Placement = Literal["resident", "text_encoder_aside", "model", "group", "leaf"]
+Wanted = Literal["auto", "resident", "text_encoder_aside", "model", "group", "leaf"]
+
+#: From the fastest to the one that needs least.
+ORDER: tuple[Placement, ...] = get_args(Placement)
+
 #: Chosen by the memory that there is.
-AUTO = "auto"
+AUTO: Wanted = "auto"
+
+#: Kept free for what no measurement of tensors shows: workspaces of cuBLAS and cuDNN, the holes between blocks of memory.
+RESERVE = 1536 * 2**20
+
+#: More than any device has.
+_MUCH = 2**60
+
+#: A placement that is left for a slower one is not taken up again before it would have done for so many jobs in a row.
+_STEADY = 8
+
+Role = Literal["encoder", "denoiser", "decoder"]
+
+
+class Component(Struct, frozen=True, kw_only=True):
+    """One component of a pipeline: what it is for, and the bytes of its weights as they lie on the device."""
+
+    name: str
+    role: Role
+    size: int
+    #: The largest of its blocks (0: it has none), and what is outside of all blocks.
+    block: int = 0
+    unblocked: int = 0
+    #: Its largest layer.
+    leaf: int = 0
+
+
+class Need(Struct, frozen=True):
+    """What a job takes on top of the weights, as far as is known; 0 where nothing is."""
+
+    front: int = 0
+    tail: int = 0
+
+
+class DoesNotFit(Exception):
+    """No placement that is allowed leaves enough room; the numbers in one sentence."""
+
+
+def role_of(name: str) -> Role:
+    """What the component of a pipeline that is called so is for."""
+    if name.startswith(("text_encoder", "prior_text_encoder", "conditioner")):
+        return "encoder"
+    decodes = ("vae", "vqvae", "movq", "vqgan", "vocoder", "image_decoder")
+    return "decoder" if any(word in name for word in decodes) else "denoiser"
+
+
+def peak(placement: Placement, components: Iterable[Component], need: Need) -> int:
+    """Most that weights and job take at once in this placement."""
+    parts = tuple(components)
+    encoders = [part for part in parts if part.role == "encoder"]
+    denoisers = [part for part in parts if part.role == "denoiser"]
+    decoders = sum(part.size for part in parts if part.role == "decoder")
+    every = sum(part.size for part in parts)
+    match placement:
+        case "resident":
+            return every + max(need.front, need.tail)
+        case "text_encoder_aside":
+            rest = every - sum(part.size for part in encoders)
+            return max(every, rest + max(need.front, need.tail))
+        case "model":
+            return max(
+                _most(part.size for part in encoders),
+                _most(part.size for part in denoisers) + need.front,
+                decoders + need.tail,
+            )
+        case "group":
+            moving = max(
+                _most(part.size for part in encoders), _most(_streamed(part) for part in denoisers) + need.front
+            )
+            return decoders + max(moving, need.tail)
+        case "leaf":
+            moving = max(_most(part.leaf for part in encoders), _most(part.leaf for part in denoisers) + need.front)
+            return decoders + max(moving, need.tail)
+
+
+def _most(sizes: Iterable[int]) -> int:
+    return max(sizes, default=0)
+
+
+def _streamed(part: Component) -> int:
+    """A denoiser whose blocks come one by one, the next on its way."""
+    return min(part.size, 2 * part.block + part.unblocked) if part.block else part.size
+
+
+def fits(placement: Placement, components: Iterable[Component], need: Need, limit: int) -> bool:
+    """Whether a process that can hold `limit` bytes has room for it, and the reserve."""
+    return peak(placement, components, need) + RESERVE <= limit
+
+
+def choose(
+    components: Sequence[Component],
+    need: Need,
+    limit: int,
+    wanted: Wanted = AUTO,
+    possible: Sequence[Placement] = ORDER,
+) -> Placement:
+    """The fastest placement that fits, of those that are `possible` with this pipeline; the `wanted` one, if one is.
+
+    Raises `DoesNotFit` with the numbers: before a job begins, and not after it has failed.
+    """
+    allowed = [placement for placement in ORDER if placement in possible and wanted in (AUTO, placement)]
+    for placement in allowed:
+        if fits(placement, components, need, limit):
+            return placement
+    least = allowed[-1] if allowed else ORDER[0]
+    weights = peak(least, components, Need())
+    extra = peak(least, components, need) - weights
+    work = f", a job of this size {extra / 2**30:.1f} GiB on top" if extra else ""
+    way = f"with placement {least}" if wanted != AUTO else "at the least"
+    raise DoesNotFit(
+        f"its weights take {weights / 2**30:.1f} GiB {way}{work}, and {RESERVE / 2**30:.1f} GiB are kept free; "
+        f"there are {limit / 2**30:.1f} GiB"
+    )
+
+
+def room(placement: Placement, components: Iterable[Component], limit: int) -> int:
+    """What a job may take on top of the weights in this placement."""
+    parts = tuple(components)
+    return limit - RESERVE - (peak(placement, parts, Need(_MUCH, _MUCH)) - _MUCH)
+
+
+class Settled(Struct):
+    """The placement of one model over its jobs: weights move when they must, and back when it has long been worth it."""
+
+    now: Placement | None = None
+    #: Jobs in a row for which a faster one would have done, and the slowest of those.
+    faster: int = 0
+    other: Placement | None = None
+
+    def settle(self, best: Placement, still_fits: bool) -> Placement:
+        """The placement for a job whose best is `best`; `still_fits`: whether the present one has room for it."""
+        now = self.now
+        if now is None or not still_fits:
+            self.now, self.faster, self.other = best, 0, None
+        elif ORDER.index(best) >= ORDER.index(now):
+            self.faster, self.other = 0, None
+        else:
+            self.faster += 1
+            self.other = best if self.other is None else max(self.other, best, key=ORDER.index)
+            if self.faster >= _STEADY:
+                self.now, self.faster, self.other = self.other, 0, None
+        assert self.now is not None
+        return self.now

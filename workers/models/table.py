@@ -15,6 +15,7 @@ from msgspec import Struct, field, inspect
 
 from workers.models.loras import Lora
 from workers.models.parts import Parts
+from workers.models.placement import Wanted
 from workers.models.samplers import SamplerEntry
 from workers.models.sources import CatalogueError
 from workers.models.speed import Speed
@@ -25,7 +26,6 @@ NOT_BUILT = frozenset(
     {
         "loras",
         "lora_dir",
-        "placement",
     }
 )
 
@@ -62,7 +62,8 @@ class ModelTable(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_u
     sampler: SamplerEntry = ""
     presets: dict[str, SamplerEntry] = field(default_factory=dict)
     speed: Speed = Speed()
-    placement: str = ""
+    #: Where its weights lie while it draws.
+    placement: Wanted | Literal[""] = ""
     #: How its clips are encoded.
     video_file: VideoFile = VideoFile()
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from workers.models.weight_files import NoWeights, read_weights
 
 #: name, variant, shard: `model.fp16-00001-of-00002.safetensors`, or with the variant after the shard.
 _FILE = re.compile(
@@ -15,6 +18,9 @@ _FILE = re.compile(
 
 #: Of the variants that a model may be stored in, the one taken first.
 _PREFERRED = ("bf16", "fp16")
+
+#: safetensors' other types -> bytes.
+_INTEGER_SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "U32": 4, "I32": 4, "U64": 8, "I64": 8}
 
 #: Longest header of a safetensors file that is looked at.
 _MAX_HEADER = 100 * 2**20
@@ -62,14 +68,32 @@ def damage(directory: Path, replaced: Container[str] = ()) -> str:
     return ""
 
 
-def weights_bytes(directory: Path) -> int:
-    """Size of the weights that are loaded: of each part one variant, and one kind of file."""
-    wanted = variant_of(directory)
+def loaded_bytes(directory: Path, float_size: int, parts: Mapping[str, str], variant: str = "") -> int:
+    """What the weights take in memory when numbers of any floating type become `float_size` bytes each, by the files' headers.
+
+    Of each part one variant counts, and one kind of file; `parts` are taken from their own files. GGUF stays as packed as it is. One
+    without such a header counts as large as it is.
+    """
+    wanted = variant or variant_of(directory)
+    files = [Path(file) for file in parts.values()]
+    for part, by_variant in _parts(directory).items():
+        chosen = by_variant.get(wanted) or by_variant.get(None) or []
+        if part not in parts:
+            files += [file for file in chosen if file.suffix == ".safetensors"] or chosen
+    return sum(_loaded_bytes(file, float_size) for file in files)
+
+
+def _loaded_bytes(file: Path, float_size: int) -> int:
+    try:
+        weights = read_weights(file)
+    except NoWeights:
+        return file.stat().st_size if file.is_file() else 0
+    if weights.kind == "gguf":
+        return file.stat().st_size
     total = 0
-    for files in _parts(directory).values():
-        chosen = files.get(wanted) or files.get(None) or []
-        safe = [file for file in chosen if file.suffix == ".safetensors"]
-        total += sum(file.stat().st_size for file in safe or chosen)
+    for tensor in weights.tensors.values():
+        size = float_size if tensor.dtype.startswith(("F", "BF")) else _INTEGER_SIZES.get(tensor.dtype, 8)
+        total += size * math.prod(tensor.shape)
     return total
 
 

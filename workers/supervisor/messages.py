@@ -32,6 +32,8 @@ class AgentConfig(Struct, frozen=True, kw_only=True, tag="config"):
     models: tuple[ModelCard, ...]
     #: By the model's name; one that is not named here is made ready as it is.
     setups: dict[str, ModelSetup] = field(default_factory=dict)
+    #: File in which engines keep what jobs take; "": none.
+    peaks: str = ""
     preload: str
     threads: int = 0
     dtype: str = "auto"
