@@ -52,6 +52,7 @@ OPTIONS = {
             "cancel_grace_max_s",
             "stop_grace_s",
             "detached_s",
+            "spare_engine",
         ]
     ),
     "edge": frozenset(
