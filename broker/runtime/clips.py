@@ -1,18 +1,27 @@
 """A clip of a client, read within limits: what it is, and its frames at another rate. Needs PyAV; imports no torch.
 
+As a program it tells what the clip on stdin is (`http_edge.media.clip_probe`).
+
 Only two demuxers and a few decoders are used, whatever a file says it is: some of FFmpeg's formats are texts that name other files.
 """
 
 from __future__ import annotations
 
+import io
+import resource
+import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import av
 import av.error
+import msgspec
 from av.video.reformatter import Colorspace
 from msgspec import Struct
 from PIL import Image
+
+#: Exit status of the program for a clip that is not read; stdout says why.
+REFUSED = 3
 
 #: Of one frame, as stored.
 MAX_FRAME_PIXELS = 4096 * 2304
@@ -153,3 +162,21 @@ def _picture(frame: Any) -> Image.Image:
 
 def _said(error: Exception) -> str:
     return (getattr(error, "strerror", "") or str(error) or type(error).__name__)[:120]
+
+
+def main() -> int:
+    """Write what the clip on stdin is to stdout, as JSON, within so many bytes of memory and seconds of processor time."""
+    memory, seconds = (int(text) for text in sys.argv[1:3])
+    for kind, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_CORE, 0)):
+        resource.setrlimit(kind, (most, most))
+    try:
+        facts = facts_of(io.BytesIO(sys.stdin.buffer.read()))
+    except BadClip as error:
+        sys.stdout.write(str(error))
+        return REFUSED
+    sys.stdout.write(msgspec.json.encode(facts).decode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

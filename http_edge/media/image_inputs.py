@@ -23,12 +23,13 @@ from pathlib import Path
 from msgspec import Struct
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
-from broker.runtime.clips import BadClip, ClipFacts, facts_of, suffix_of
+from broker.runtime.clips import BadClip, ClipFacts, suffix_of
 from broker.runtime.pictures import is_plain, mask_of, normalised
 from broker.wire.inputs import InputKind
 from http_edge.base.errors import EdgeError, invalid
 from http_edge.base.paths import OutsideRoot, is_within, named_roots, open_parent, resolve
 from http_edge.body.spool import disk_error
+from http_edge.media.clip_probe import probe
 
 MAX_IMAGE_BYTES = 32 * 1024 * 1024
 MAX_CLIP_BYTES = 64 * 1024 * 1024
@@ -260,7 +261,7 @@ class _Ready(Struct, frozen=True):
 def _ready_clip(field: str, name: str, data: bytes) -> _Ready:
     """The bytes to keep of a clip: its index is read and its first frame decoded. What is cut short has fewer frames than it says."""
     try:
-        facts = facts_of(io.BytesIO(data))
+        facts = probe(data)
     except BadClip as error:
         raise invalid(field, name, str(error)) from None
     return _Ready(data, suffix_of(data), facts.shape, clip=facts)

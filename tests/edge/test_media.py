@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from broker.runtime import clips
 from broker.wire.inputs import ROLES
 from broker.wire.jobspec import JobSpec, decode_spec
+from http_edge.media import clip_probe
 from tests.edge.conftest import World
 from tests.edge.openai_support import clip, picture
 from tests.edge.test_generation import APIS, send
@@ -285,14 +287,23 @@ def test_what_is_no_clip_is_refused(able: World, data: bytes, words: str) -> Non
 
 
 def test_bounds_of_a_clip(able: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as bounds:
+        bounds.setattr("http_edge.media.image_inputs.MAX_CLIP_BYTES", 900)
+        refused(send(able, "native", video=b64(CLIP)), "video", "at most 900")
     for name, value, words in (
-        ("broker.runtime.clips.MAX_FRAMES", 20, "has more than 20 frames"),
-        ("broker.runtime.clips.MAX_FRAME_PIXELS", 4000, "has frames of 64x64 pixels; at most 4000 pixels"),
-        ("http_edge.media.image_inputs.MAX_CLIP_BYTES", 900, "at most 900"),
+        ("MAX_FRAMES", 20, "has more than 20 frames"),
+        ("MAX_FRAME_PIXELS", 4000, "has frames of 64x64 pixels; at most 4000 pixels"),
     ):
         with monkeypatch.context() as bounds:
-            bounds.setattr(name, value)
-            refused(send(able, "native", video=b64(CLIP)), "video", words)
+            bounds.setattr(clips, name, value)
+            with pytest.raises(clips.BadClip, match=words):
+                clips.facts_of(io.BytesIO(CLIP))
+
+
+def test_a_clip_that_takes_too_much_memory_is_refused(able: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clip_probe, "_MEMORY_BYTES", 64 * 1024**2)
+    refused(send(able, "native", video=b64(CLIP)), "video", "within the memory and the time")
+    assert not able.fake.jobs
 
 
 # ---------------------------------------------------------------- later
