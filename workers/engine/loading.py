@@ -20,15 +20,22 @@ from workers.engine.replacements import load_component
 from workers.engine.single_file import read_single_file
 from workers.models.model import ModelSetup
 from workers.models.parts import components
+from workers.models.placement import AUTO
 from workers.models.sources import INDEX, find, read_json, why_not_here
 from workers.models.speed import FLOAT32_VAE
 from workers.models.weights import damage, float8_parts, loose_loras, variant_of
 
 logger = logging.getLogger(__name__)
 
+#: Free memory must exceed the weights by this much before a model is loaded beside others: activations need room too.
+HEADROOM = 1.3
 
-def load(card: ModelCard, setup: ModelSetup, dtype: torch.dtype) -> Any:
-    """The model's pipeline. Raises `LoadError`, or whatever torch raises when memory runs out."""
+
+def load(card: ModelCard, setup: ModelSetup, dtype: torch.dtype, straight_to: str = "") -> Any:
+    """The model's pipeline, in host memory, or on the device that it is read `straight_to` if that can be done.
+
+    Raises `LoadError`, or whatever torch raises when memory runs out.
+    """
     logger.info("loading a model", extra={"action": Action.LOAD_MODEL, "model": card.name})
     directory = Path(setup.config) if setup.config else find(card.source)
     if directory is None:
@@ -42,22 +49,49 @@ def load(card: ModelCard, setup: ModelSetup, dtype: torch.dtype) -> Any:
         if setup.config:
             pipe = read_single_file(card, directory, _default(dtypes), parts)
         else:
-            pipe = _from_pretrained(
-                card.pipeline,
-                str(directory),
-                dtype=dtypes,
-                variant=setup.variant or variant_of(directory),
-                use_safetensors=True,
-                trust_remote_code=setup.trust_remote_code,
-                local_files_only=True,
-                **parts,
-            )
+            pipe = _read_directory(card, setup, directory, dtypes, parts, straight_to)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, SafetensorError) as error:
         raise load_error(card, error) from error
     if dropped := [name for name, part in parts.items() if getattr(pipe, name) is not part]:
         raise LoadError(f"model {card.name!r}: {card.pipeline} takes no {dropped[0]} out of a file")
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def goes_straight(kind: str, placement: str, needed: int, free: int) -> bool:
+    """Whether weights of `needed` bytes are read onto a device of this kind at once: there is room, and they may stay.
+
+    Read into host memory first, they take that as well, and the time of a copy.
+    """
+    return kind == "cuda" and placement in (AUTO, "resident") and 0 < needed * HEADROOM <= free
+
+
+def _read_directory(
+    card: ModelCard,
+    setup: ModelSetup,
+    directory: Path,
+    dtypes: torch.dtype | dict[str, torch.dtype],
+    parts: dict[str, torch.nn.Module],
+    straight_to: str,
+) -> Any:
+    given: dict[str, Any] = {
+        "dtype": dtypes,
+        "variant": setup.variant or variant_of(directory),
+        "use_safetensors": True,
+        "trust_remote_code": setup.trust_remote_code,
+        "local_files_only": True,
+        **parts,
+    }
+    if straight_to:
+        try:
+            return _from_pretrained(card.pipeline, str(directory), device_map=straight_to, **given)
+        except (
+            Exception
+        ) as error:  # whatever it is: the way through host memory asks less of the library and of the device
+            text = " ".join(str(error).split())
+            mark = {"action": Action.LOAD_MODEL, "model": card.name}
+            logger.warning("cannot be read straight to the device: %s", text, extra=mark)
+    return _from_pretrained(card.pipeline, str(directory), **given)
 
 
 def _from_pretrained(pipeline: str, source: str, **given: Any) -> Any:

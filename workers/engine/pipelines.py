@@ -23,7 +23,7 @@ from workers.engine.compiling import warm_up
 from workers.engine.device import Device
 from workers.engine.errors import OutOfMemory
 from workers.engine.failures import is_out_of_memory
-from workers.engine.loading import load_error
+from workers.engine.loading import HEADROOM, goes_straight, load_error
 from workers.engine.peaks import Peaks, Shape, revision_of
 from workers.engine.peaks import shape as shape_with
 from workers.engine.progress import Monitor
@@ -34,9 +34,6 @@ from workers.models.sources import find
 from workers.models.weights import loaded_bytes
 
 logger = logging.getLogger(__name__)
-
-#: Free memory must exceed the weights by this much before a model is loaded beside others: activations need room too.
-_HEADROOM = 1.3
 
 _MB = 2**20
 
@@ -184,7 +181,9 @@ class Pipelines:
 
     def _read(self, card: ModelCard) -> Loaded:
         setup = self.setup(card)
-        model = make_ready(card, setup, self.device)
+        needed = _needed_bytes(card, setup, self.device.dtype)
+        straight = goes_straight(self.device.kind, setup.placement, needed, self.device.free_bytes())
+        model = make_ready(card, setup, self.device, straight=straight)
         revision = revision_of(card, setup, self.device.kind, str(self.device.dtype))
         loaded = Loaded(model.pipe, card.source, model.used, setup.placement, revision)
         self._peaks.placed(card.name, revision, "cpu")
@@ -194,7 +193,7 @@ class Pipelines:
         if not self._loaded:
             return
         setup = self.setup(card)
-        needed = int(_needed_bytes(card, setup, self.device.dtype) * _HEADROOM)
+        needed = int(_needed_bytes(card, setup, self.device.dtype) * HEADROOM)
         self.device.release()
         for name in tuple(self._loaded):
             if self.device.free_bytes() >= needed:

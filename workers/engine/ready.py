@@ -31,13 +31,16 @@ class Readying:
     card: ModelCard
     setup: ModelSetup
     device: Device
+    #: Whether weights are read onto the device at once, where that can be done.
+    straight: bool = False
     pipe: Any = None
     #: As in `Result.used`.
     used: dict[str, str] = field(default_factory=dict)
 
 
 def _load(model: Readying) -> None:
-    model.pipe = load(model.card, model.setup, model.device.dtype)
+    straight_to = model.device.kind if model.straight else ""
+    model.pipe = load(model.card, model.setup, model.device.dtype, straight_to)
     if parts := model.setup.parts:
         model.used["parts"] = ", ".join(f"{name} {Path(file).name}" for name, file in sorted(parts.items()))
     if model.setup.speed.vae_dtype in ("bfloat16", "float32"):
@@ -91,9 +94,12 @@ STAGES: tuple[Callable[[Readying], None], ...] = (
 )
 
 
-def make_ready(card: ModelCard, setup: ModelSetup, device: Device) -> Readying:
-    """A model with all stages behind it, in host memory. Raises `LoadError`, or whatever torch raises when memory runs out."""
-    model = Readying(card, setup, device)
+def make_ready(card: ModelCard, setup: ModelSetup, device: Device, *, straight: bool = False) -> Readying:
+    """A model with all stages behind it, in host memory, or `straight` on its device.
+
+    Raises `LoadError`, or whatever torch raises when memory runs out.
+    """
+    model = Readying(card, setup, device, straight)
     for stage in STAGES:
         stage(model)
     return model
