@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from broker.wire.jobspec import ModelCard
 from workers.models.model import ModelSetup
@@ -17,7 +18,8 @@ def left_out(models: Iterable[ModelCard], setups: Mapping[str, ModelSetup]) -> t
     """Those that none of these models is quantised or stored with: their engine need not import them."""
     needed = {PACKAGES.get(method, "") for setup in setups.values() for method in setup.speed.quantize.values()}
     for card in models:
-        directory = find(card.source)
+        configs = setups[card.name].config if card.name in setups else ""
+        directory = Path(configs) if configs else find(card.source)
         for part in directory.iterdir() if directory is not None else ():
             stored = config(directory, part.name).get("quantization_config")
             method = str(stored.get("quant_method", "")) if isinstance(stored, dict) else ""
