@@ -172,6 +172,7 @@ COMMANDS = (
             ("", "the demo model on the CPU"),
             ("--model /models/Wan2.2-T2V --gpus 0", "your model on a GPU"),
             ("--random wan-1.3b --gpus 0", "random weights of that size, GPU only"),
+            ("--speed all --gpus 0", "attention, compile, caches and the rest side by side, beside the plain model"),
         ),
     ),
     planned(

@@ -28,6 +28,7 @@ from bench.report import plot
 from bench.report.errors import BadPlan, BenchError
 from bench.report.report import Flush, Metric, Report, flush_of, progress
 from bench.report.stats import median, summarise
+from bench.suites import speed
 from broker.wire import messages as m
 from broker.wire.jobspec import JobSpec
 
@@ -47,6 +48,14 @@ class EnginePlan(Struct, frozen=True, kw_only=True):
     gpus: Annotated[str, Meta(description="what the one worker runs on: a GPU's number, or cpu:1")] = "cpu:1"
     steps: Annotated[int, Meta(description="denoising steps; 0: the model's", ge=0, le=1_000)] = 0
     directory: Annotated[str, Meta(description="where journal, clips and random weights are put")] = ""
+    speed: Annotated[
+        str,
+        Meta(
+            description="instead: ways to make the model quicker side by side in one process, comma-separated (plain, attention, bf16-vae, "
+            "compile, lossless, cache-safe, cache-fast, fp8, int8, 4-step), or all"
+        ),
+    ] = ""
+    size: Annotated[str, Meta(description="with --speed: WIDTHxHEIGHTxFRAMES (default: the model's)")] = ""
 
 
 class Served(Struct, frozen=True, kw_only=True):
@@ -67,6 +76,8 @@ def run(plan: EnginePlan) -> Report:
     with temporary_home(plan.directory) as home:
         flush = flush_of(home)
         model = _model(plan, home)
+        if plan.speed:
+            return speed.report_of(plan.speed, speed.run(model, plan.speed, plan.size, plan.steps, on_gpu=on_gpu), plan)
         runs = []
         for number in range(plan.rounds):
             progress(f"round {number + 1} of {plan.rounds}: {plan.jobs} clips through the service")
@@ -99,6 +110,7 @@ def _model(plan: EnginePlan, home: Path) -> Path:
         plan.random,
         str(out),
         str(demo_model() / "tokenizer"),
+        *(["cuda"] if not plan.gpus.startswith("cpu") else []),
     ]
     done = subprocess.run(command, env=clean_environ(), capture_output=True, timeout=_CHILD_S, check=False)
     if done.returncode:

@@ -1,7 +1,8 @@
 """A video model of real size with weights that were drawn, for measuring where no weights can be had.
 
-`python -m bench.suites.random_model NAME OUT TOKENIZER`. Its clips are noise; its time and memory are those of the real thing, but for the
-text encoder, which is kept small (its share of a job is a thousandth). Needs about 6 GB of disk.
+`python -m bench.suites.random_model NAME OUT TOKENIZER [DEVICE]`. Weights are drawn on the device, which on a GPU takes seconds. Its clips
+are noise; its time and memory are those of the real thing, but for the text encoder, which is kept small (its share of a job is a
+thousandth). Needs about 6 GB of disk.
 """
 
 from __future__ import annotations
@@ -28,10 +29,13 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-def build(name: str, out: Path, tokenizer: str) -> None:
+def build(name: str, out: Path, tokenizer: str, device: str = "cpu") -> None:
     """Write the model's directory."""
     torch.manual_seed(0)
-    transformer = _Transformer(text_dim=_TEXT_DIM, **SIZES[name]).to(torch.bfloat16)
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device(device):
+        transformer = _Transformer(text_dim=_TEXT_DIM, **SIZES[name])
+    torch.set_default_dtype(torch.float32)
     words: Any = AutoTokenizer.from_pretrained(tokenizer)
     text: Any = UMT5EncoderModel(
         UMT5Config(vocab_size=len(words), d_model=_TEXT_DIM, d_ff=1024, num_layers=2, num_heads=16, d_kv=64)
@@ -48,8 +52,8 @@ def build(name: str, out: Path, tokenizer: str) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Build one model."""
-    name, out, tokenizer = argv
-    build(name, Path(out), tokenizer)
+    name, out, tokenizer, *device = argv
+    build(name, Path(out), tokenizer, *device)
     return 0
 
 

@@ -6,11 +6,12 @@ import pstats
 import msgspec
 import pytest
 
+from bench import on_gpu
 from bench.harness import flood
 from bench.report.errors import BadPlan, BenchError
 from bench.report.report import Flush
 from bench.report.stats import summarise
-from bench.suites import cancel, engine, profile, recover, workload
+from bench.suites import cancel, engine, profile, recover, speed, workload
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
 
@@ -92,6 +93,74 @@ def test_the_engines_report_is_a_ratio():
     assert found["ratio"] == pytest.approx(1.25)
     assert found["gap_p50_ms"] == pytest.approx(2.0)
     assert found["hidden_pct"] == 25.0
+
+
+def test_ways_to_be_quicker_stand_beside_the_plain_model():
+    rows = [
+        speed.Row(variant="plain", steps=12, step_s=1.0, decode_s=3.0, whole_s=15.0, ratio=1.0),
+        speed.Row(
+            variant="cache-fast",
+            steps=12,
+            step_s=0.5,
+            decode_s=3.0,
+            whole_s=9.0,
+            ratio=1.667,
+            mean_pixel=2.5,
+            worst_pixel=40,
+        ),
+        speed.Row(variant="fp8", error="needs torchao"),
+    ]
+    report = speed.report_of("all", rows, engine.EnginePlan(speed="all"))
+    assert values(report) == {"ratio_plain": 1.0, "ratio_cache_fast": 1.667}
+    assert [row[0] for row in report.grid.rows] == ["plain", "cache-fast", "fp8"]
+    assert len({len(row) for row in (report.grid.head, *report.grid.rows)}) == 1
+    assert report.warnings == ["fp8: needs torchao"]
+
+
+@pytest.mark.parametrize("size", ["832x480", "a", "1x2x3x4"])
+def test_a_size_of_variants_is_width_height_and_frames(tmp_path, size):
+    with pytest.raises(BadPlan, match="must be WIDTHxHEIGHTxFRAMES"):
+        speed.run(tmp_path, "all", size, 0, on_gpu=False)
+
+
+# ---------------------------------------------------------------- on a GPU that is lent
+
+
+def test_sections_end_at_their_limit_and_what_no_longer_fits_is_told(tmp_path):
+    def python(name, text, limit_s=60.0):
+        return on_gpu.Section(name=name, command=("-c", text), limit_s=limit_s)
+
+    kept = []
+    told = on_gpu.run(
+        [
+            python("good", 'print("noise"); print(\'{"step_s": 1.5}\')'),
+            python("hung", 'print("begun", flush=True); import threading; threading.Event().wait()', limit_s=1.0),
+            python("wrong", "raise SystemExit(3)"),
+        ],
+        budget_s=600.0,
+        keep=lambda so_far: kept.append(len(so_far)),
+    )
+    assert [one.ending for one in told] == ["done", "stopped after 1 s", "exit code 3"]
+    assert [one.said for one in told] == [{"step_s": 1.5}, ["begun"], []]
+    assert kept == [1, 2, 3]
+    assert "step_s=1.5" in on_gpu.table(told)
+    (late,) = on_gpu.run([python("late", "")], budget_s=5.0, keep=lambda so_far: None)
+    assert late.ending == "skipped: 5 s were left"
+
+
+def test_a_gpu_and_a_cpu_go_through_the_same_list(tmp_path):
+    cpu, gpu = ([section.name for section in on_gpu.sections(device, tmp_path)] for device in ("cpu", "cuda"))
+    assert gpu == [
+        "gpu tests",
+        "draw wan-1.3b",
+        "variants",
+        "step wan-14b-i2v",
+        "step wan-1.3b",
+        "step flux",
+        "hand-over",
+        "respawn",
+    ]
+    assert cpu == ["gpu tests", "variants", "step tiny", "hand-over", "respawn"]
 
 
 # ---------------------------------------------------------------- flood
