@@ -60,7 +60,14 @@ class Worker:
 
     def capacity(self) -> tuple[int, bool]:
         """(room, in service): see there."""
-        if self.lost or self.suspect or self.draining or self.drain_asked or self.benched_until or self.stats.health.fault:
+        if (
+            self.lost
+            or self.suspect
+            or self.draining
+            or self.drain_asked
+            or self.benched_until
+            or self.stats.health.fault
+        ):
             return 0, False
         room = self.free - len(self.unseen)
         return room if room > 0 else 0, self.engine not in ("restarting", "stopped")

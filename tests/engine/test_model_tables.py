@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -75,3 +78,16 @@ def test_a_setup_reaches_the_engine_whole() -> None:
     received = msgspec.msgpack.decode(msgspec.msgpack.encode(sent), type=Setup)
 
     assert received.setups == {"fake": setup}
+
+
+def test_the_tables_in_the_documents_can_be_read() -> None:
+    documents = Path(__file__).parents[2] / "docs"
+    blocks = [
+        block
+        for name in ("models.md", "configuration.md")
+        for block in re.findall(r"```toml\n(.*?)```", (documents / name).read_text(encoding="utf-8"), re.DOTALL)
+    ]
+    tables = [table for block in blocks for table in tomllib.loads(block).get("models", {}).values()]
+    assert len(tables) >= 3
+    for table in tables:
+        read("[models.documented]", table)
