@@ -23,6 +23,8 @@ HOME = frozenset(
         "exports",
         "jobs.sqlite",
         "jobs.sqlite-mark",
+        "peaks.json",
+        "peaks.lock",
         "pins",
         "retention.lock",
         "run",

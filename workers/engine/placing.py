@@ -39,7 +39,7 @@ def possible(pipe: Any) -> tuple[Placement, ...]:
 def place(pipe: Any, placement: Placement, device: Device) -> None:
     """Bring the weights where they belong. Raises what torch raises when memory runs out; the pipeline can be placed anew then."""
     release(pipe)
-    if placement != "resident":
+    if placement not in ("resident", "text_encoder_aside"):
         pipe.to("cpu")
         device.release()
     # In tiles where memory is so short that components take turns.
@@ -90,11 +90,11 @@ class _EncodedAside:
 
 
 def _set_encoders_aside(pipe: Any, device: torch.device) -> None:
-    hooks = []
-    for name, module in _modules(pipe):
-        if role_of(name) == "encoder":
-            hooks.append(cpu_offload_with_hook(module, device)[1])
-        else:
+    parts = [*_modules(pipe)]
+    # First: the hook brings an encoder to host memory, and makes room for the rest.
+    hooks = [cpu_offload_with_hook(module, device)[1] for name, module in parts if role_of(name) == "encoder"]
+    for name, module in parts:
+        if role_of(name) != "encoder":
             module.to(device)
     pipe.encode_prompt = _EncodedAside(pipe.encode_prompt, hooks)
 
