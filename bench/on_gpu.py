@@ -75,7 +75,10 @@ def sections(device: str, home: Path) -> list[Section]:
             name="hand-over", command=("-m", "bench", "engine", "--jobs", "3", "--rounds", "1", "--gpus", gpus, "--steps", "4"),
             limit_s=120,
         ),
-        Section(name="respawn", command=("-m", "bench", "recover", *(("--repeats", "1", "--queued", "0") if on_gpu else ("--help",))), limit_s=120),
+        Section(
+            name="respawn", command=("-m", "bench", "recover", *(("--repeats", "1", "--queued", "0") if on_gpu else ("--help",))),
+            limit_s=120,
+        ),
     ]  # fmt: skip
 
 
