@@ -50,6 +50,7 @@ PLACES = {
     "guidance_scale": 9,
     "guidance_scale_2": 6,
     "height": 9,
+    "loras": 14,  # of a job; and of a model, its card and table, and of a key
     "losses": 6,
     "max_running": 9,
     "max_sequence_length": 7,
@@ -58,7 +59,7 @@ PLACES = {
     "num_inference_steps": 8,
     "num_outputs": 8,
     "pinned": 8,
-    "preset": 6,
+    "preset": 7,  # of a job; and of a LoRA
     "previews": 6,
     "priority": 16,
     "prompt": 9,
@@ -224,7 +225,13 @@ def test_no_room_reaches_itself():
         (
             "workers/engine",
             ("zmq", "broker"),
-            ("broker.wire.jobspec", "broker.wire.sampling", "broker.wire.failures", "broker.runtime"),
+            (
+                "broker.wire.jobspec",
+                "broker.wire.loras",
+                "broker.wire.sampling",
+                "broker.wire.failures",
+                "broker.runtime",
+            ),
         ),
         ("http_edge", ("torch", "diffusers", "transformers", "zmq"), ()),
     ],

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from broker.wire.loras import MAX_LORAS, LoraCard, LoraUse
 from broker.wire.sampling import Sampler
 
 Scalar = str | int | float | bool | None
@@ -111,6 +112,8 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     cache: Literal["", "off", "safe", "fast"] = ""
     #: Further media by role (`inputs.ROLES`): absolute paths of files that the edge checked and spooled, as that of `image`.
     inputs: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+    #: LoRAs of the card that it is drawn with.
+    loras: Annotated[tuple[LoraUse, ...], Meta(max_length=MAX_LORAS)] = ()
 
     def input_paths(self) -> tuple[str, ...]:
         """The files of all inputs, the image's first."""
@@ -234,6 +237,8 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     #: Roles of further media (`inputs.ROLES`) that the pipeline takes, and those without which it draws nothing.
     takes_inputs: tuple[str, ...] = ()
     needs_inputs: tuple[str, ...] = ()
+    #: LoRAs that a job may ask for by name.
+    loras: dict[str, LoraCard] = msgspec.field(default_factory=dict)
 
     def defaults_with(self, sampler: Sampler) -> Defaults:
         """The defaults, with the steps and guidance of the sampler."""

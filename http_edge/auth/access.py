@@ -69,6 +69,7 @@ class Access:
                     max_queued=record.max_queued,
                     max_running=record.max_running,
                     max_priority=record.max_priority,
+                    loras=record.loras,
                 )
         message = "the API key is not known, or has expired" if sent else "an API key is needed"
         raise EdgeError(

@@ -23,6 +23,7 @@ from msgspec import Meta, Struct
 
 from broker.runtime.log_actions import Action
 from broker.runtime.setting_rules import in_words
+from broker.wire.loras import MAX_KNOWN, LoraName
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,8 @@ class KeyRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
     max_running: Limit = 0
     #: Highest priority of its jobs.
     max_priority: Annotated[int, Meta(ge=0, le=9)] = 9
+    #: LoRAs that its jobs may name; absent: all of the model.
+    loras: Annotated[tuple[LoraName, ...] | None, Meta(extra={"rule": f"a list of names, at most {MAX_KNOWN}"})] = None
     created_at: Annotated[float, Meta(ge=0)] = 0.0
     #: Unix time from which the key counts no more; 0: never.
     expires_at: Annotated[float, Meta(ge=0)] = 0.0

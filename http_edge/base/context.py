@@ -35,6 +35,8 @@ class Caller(Struct, frozen=True, kw_only=True):
     max_queued: int = 0
     max_running: int = 0
     max_priority: int = 9
+    #: LoRAs that its jobs may name; None: all.
+    loras: tuple[str, ...] | None = None
 
     def may_see(self, tenant: str) -> bool:
         """Whether jobs and files of this tenant are there for it."""

@@ -24,11 +24,13 @@ from broker.wire.jobspec import (
     MediaKind,
     Scalar,
 )
+from broker.wire.loras import MAX_SCALE
 from http_edge.base.limits import MAX_TEXT_BYTES
+from http_edge.jobs.loras import LoraWish
 
 MAX_PATH_CHARS = 1024
 
-Kind = Literal["text", "choice", "integer", "number", "size", "aspect", "arguments", "media"]
+Kind = Literal["text", "choice", "integer", "number", "size", "aspect", "arguments", "media", "loras"]
 
 
 class Names(Struct, frozen=True):
@@ -180,6 +182,27 @@ class Generation(Struct, frozen=True, kw_only=True):
             Meta(
                 description="Step cache: leave out blocks in steps that resemble each other; off, safe or fast (lossy).",
                 extra=_read_as("choice"),
+            ),
+        ]
+        | None
+    ) = None
+    loras: Annotated[
+        tuple[LoraWish, ...],
+        Meta(
+            description='LoRAs of the model (GET /v1/models) by name: a list of `{"name", "scale"}`, one of them, or a name. A scale '
+            'may be an object by component, as `{"transformer": 1, "transformer_2": 0.5}`.',
+            examples=[[{"name": "style", "scale": 0.8}]],
+            extra=_read_as("loras", "lora", "lora_name"),
+        ),
+    ] = ()
+    lora_strength: (
+        Annotated[
+            float,
+            Meta(
+                ge=-MAX_SCALE,
+                le=MAX_SCALE,
+                description="Scale of the LoRAs that say none.",
+                extra=_read_as("number"),
             ),
         ]
         | None
@@ -447,7 +470,7 @@ UNSUPPORTED = frozenset(
         "audio", "audio_path", "audio_file", "audio_url", "audio_reference", "source_audio", "input_audio", "generate_sound",
         "generate_audio",
         # Adapters.
-        "lora", "loras", "lora_name", "lora_names", "lora_path", "lora_paths", "lora_weights", "lora_id", "lora_configs",
+        "lora_names", "lora_path", "lora_paths", "lora_weights", "lora_id", "lora_configs",
         "embeddings", "textual_inversion",
         # How the steps are taken.
         "scheduler", "scheduler_name", "sampler", "sampler_name", "sampling_method", "sample_solver", "sigmas", "timesteps",

@@ -18,6 +18,7 @@ from http_edge.base.errors import EdgeError, invalid, shown
 from http_edge.body.fields import Reader, missing
 from http_edge.body.media_text import media_texts
 from http_edge.jobs.generation import ARGUMENTS, FIELDS, NAMES, UNSUPPORTED, Field, Generation
+from http_edge.jobs.loras import read_loras
 
 #: Unknown names that are looked for among the known ones: each search takes a millisecond.
 _HINTS = 5
@@ -134,6 +135,8 @@ class _Reading:
                 return reader.size(name, height_first=self._policy.height_first)
             case "aspect":
                 return reader.aspect(name)
+            case "loras":
+                return read_loras(name, reader.raw(name), self._place)
             case "choice":
                 return reader.choice(name, get_args(get_args(field.type)[0]))
             case "media":

@@ -14,10 +14,12 @@ import msgspec
 
 from broker.wire import codec
 from broker.wire.jobspec import CacheMode, JobSpec, Limits, MediaKind, ModelCard, Scalar, encode_spec, steps_drawn
+from broker.wire.loras import LoraUse
 from http_edge.base.errors import EdgeError, invalid, shown
 from http_edge.body.aspect import nearest_size, size_for
 from http_edge.jobs.generation import MAX_PATH_CHARS, Generation
 from http_edge.jobs.generation_reader import MAX_WARNINGS, arguments_of
+from http_edge.jobs.loras import chosen_loras, preset_of_loras
 from http_edge.jobs.media_checks import (
     Media,
     check_media,
@@ -69,17 +71,17 @@ def build_spec(
     check_media(wanted, media)
     notes = [*warnings]
     wanted, extra = _honoured(wanted, card, notes, lenient=lenient)
-    preset = _preset_of(wanted, card)
+    loras = _loras_of(wanted, card, notes)
+    preset = _preset_of(wanted, card, loras)
     wanted = _as_sampled(wanted, card, preset, extra, notes)
     defaults = card.defaults_with(card.presets[preset]) if preset else card.defaults
-    limits = card.limits
     width, height = _size(wanted, card, notes, shaping(media))
-    _check_size(wanted, width, height, limits)
+    _check_size(wanted, width, height, card.limits)
     notes.extend(told_of_media(wanted, card, media, (width, height)))
     fps = wanted.fps or defaults.fps
     steps = wanted.num_inference_steps or defaults.num_inference_steps
-    if steps > limits.max_steps:
-        raise invalid(wanted.label("num_inference_steps"), steps, f"must be 1 to {limits.max_steps}")
+    if steps > card.limits.max_steps:
+        raise invalid(wanted.label("num_inference_steps"), steps, f"must be 1 to {card.limits.max_steps}")
     if wanted.image or wanted.video:
         _check_steps_drawn(wanted, card, steps, extra.get("strength", card.default_strength))
     return JobSpec(
@@ -104,6 +106,7 @@ def build_spec(
         previews=wanted.previews,
         preset=preset,
         cache=_cache(wanted, card),
+        loras=loras,
         warnings=tuple(notes[:MAX_WARNINGS]),
     )
 
@@ -131,6 +134,14 @@ def _honoured(
     return wanted, arguments
 
 
+def _loras_of(wanted: Generation, card: ModelCard, notes: list[str]) -> tuple[LoraUse, ...]:
+    """The LoRAs of a job. Raises `EdgeError`."""
+    # Some clients send a strength of 1 always.
+    if not wanted.loras and wanted.lora_strength not in (None, 1.0):
+        notes.append(f"{wanted.label('lora_strength')}: there is no LoRA, ignored")
+    return chosen_loras(wanted.label("loras"), wanted.loras, wanted.lora_strength, card)
+
+
 # ---------------------------------------------------------------- how the steps are taken
 
 
@@ -145,9 +156,9 @@ def _cache(wanted: Generation, card: ModelCard) -> Literal["", CacheMode]:
     return wanted.cache
 
 
-def _preset_of(wanted: Generation, card: ModelCard, usual: str = "") -> str:
-    """The preset of a job, `usual` where the request names none; "" for none at all. Raises `EdgeError`."""
-    name = wanted.preset or usual
+def _preset_of(wanted: Generation, card: ModelCard, loras: tuple[LoraUse, ...]) -> str:
+    """The preset of a job, that of its LoRAs where the request names none; "" for none at all. Raises `EdgeError`."""
+    name = wanted.preset or preset_of_loras(wanted.label("loras"), loras, card)
     if name and name not in card.presets:
         known = f"; known: {', '.join(card.presets)}" if card.presets else ", which has none"
         raise invalid(wanted.label("preset"), name, f"is not a preset of model {shown(card.name)}{known}")

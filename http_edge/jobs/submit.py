@@ -27,7 +27,7 @@ from broker.wire.jobspec import JobSpec, ModelCard, cost_units, decode_spec
 from http_edge.base import idempotency
 from http_edge.base.broker_errors import translated
 from http_edge.base.context import DEFAULT_PRIORITY, Caller, current
-from http_edge.base.errors import EdgeError, invalid
+from http_edge.base.errors import EdgeError, invalid, shown
 from http_edge.base.job_names import is_made, own_id, shown_id
 from http_edge.base.settings import EdgeSettings
 from http_edge.jobs.generation import Generation
@@ -168,6 +168,7 @@ class Submitter:
 
     async def _submit(self, order: Submission, spec: JobSpec, card: ModelCard) -> tuple[m.JobView, bool]:
         scope = current()
+        _check_loras(spec, order.wanted, scope.caller)
         spec = msgspec.structs.replace(
             spec,
             traceparent=scope.trace.traceparent if scope.trace else "",
@@ -316,6 +317,15 @@ def _priority(order: Submission, caller: Caller) -> int:
         return caller.max_priority
     message = f"priority: {order.priority} is above what this key may ask for, {caller.max_priority}"
     raise EdgeError("forbidden", message, param="priority", value=order.priority)
+
+
+def _check_loras(spec: JobSpec, wanted: Generation, caller: Caller) -> None:
+    """Raise `EdgeError` for a LoRA that the caller's key does not allow."""
+    for use in spec.loras:
+        if caller.loras is not None and use.name not in caller.loras:
+            label = wanted.label("loras")
+            message = f"{label}: this key may not draw with LoRA {shown(use.name)}"
+            raise EdgeError("forbidden", message, param=label, value=use.name)
 
 
 def _spec_of(view: m.JobView) -> JobSpec | None:

@@ -302,7 +302,7 @@ GEN1_INVALID: list[tuple[dict[str, Any], list[str], list[str]]] = [
     ({"target_video_length": 129}, ["body", "target_video_length"], ["129", "1 to 81"]),
     ({"width": 100}, ["body", "width"], ["96 or 112"]),
     ({"seed": -2}, ["body", "seed"], ["must be -1"]),
-    ({"lora_name": "style"}, ["body", "lora_name"], ['"style"', "is not supported"]),
+    ({"lora_name": "style"}, ["body", "lora_name"], ['"style"', "has no LoRAs"]),
 ]
 
 

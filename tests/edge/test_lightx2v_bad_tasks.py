@@ -76,7 +76,7 @@ INVALID: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"last_frame_path": "a.png"}, "last_frame_path", ['model "demo" takes no ']),
     ({"image_mask_path": "a.png"}, "image_mask_path", ['model "demo" takes no ']),
     ({"talk_objects": [{"audio": "a", "mask": "b"}]}, "talk_objects", ["a list of 1", "is not supported"]),
-    ({"lora_name": "style"}, "lora_name", ['"style"', "is not supported"]),
+    ({"lora_name": "style"}, "lora_name", ['"style"', "has no LoRAs"]),
     ({"presigned_url": "https://example.com/x"}, "presigned_url", ["/v1/tasks/image/sync"]),
     ({"use_prompt_enhancer": "maybe"}, "use_prompt_enhancer", ["true or false"]),
     ({"num_fragments": "few"}, "num_fragments", ["whole number"]),

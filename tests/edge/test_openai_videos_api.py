@@ -139,9 +139,9 @@ def test_bracketed_form_fields_are_the_objects_they_stand_for(world: World) -> N
 
 
 def test_what_is_not_honoured_is_reported_and_stays_reported(world: World) -> None:
-    video = create(world, generate_sound=True, lora={"name": "x"}, enable_teacache=False, quality="high", nonsense=1)
+    video = create(world, generate_sound=True, lora_path="x", enable_teacache=False, quality="high", nonsense=1)
     names = [warning.partition(":")[0] for warning in video["warnings"]]
-    assert names == ["generate_sound", "lora", "nonsense"]
+    assert names == ["generate_sound", "lora_path", "nonsense"]
     assert world.http.get(f"{URL}/{video['id']}").json()["warnings"] == video["warnings"]
 
 

@@ -13,6 +13,7 @@ from workers.engine.checks import check_inputs, check_strength, guidance_was_off
 from workers.engine.errors import InvalidInput
 from workers.engine.guidance import guided
 from workers.engine.instrumentation import call
+from workers.engine.loras import described
 from workers.engine.overlap import shape_of
 from workers.engine.peaks import Shape
 from workers.engine.pipelines import Pipelines
@@ -61,10 +62,12 @@ class DiffusionEngine:
         check_strength(card, spec)
         if not self.pipelines.has(card):
             monitor.enter("load")
-        pipe = self.pipelines.get(card, profile, shape_of(spec))
+        pipe = self.pipelines.get(card, profile, shape_of(spec), spec.loras)
         self.pipelines.warm(card, monitor)
-        for name, text in self.pipelines.used(card).items():
+        for name, text in self.pipelines.loaded(card).used.items():
             monitor.use(name, text)
+        if spec.loras:
+            monitor.use("loras", described(spec.loras))
         if spec.preset:
             monitor.use("preset", spec.preset)
         for text in without_effect(pipe, card, spec):
@@ -76,6 +79,7 @@ class DiffusionEngine:
     def adjusted(self, pipe: Any, card: ModelCard, spec: JobSpec, monitor: Monitor) -> Iterator[None]:
         """Inside, the parts of the pipeline that a job changes are as it asks; afterwards they are the model's own again."""
         with (
+            self.pipelines.loaded(card).adapters.active(spec.loras),
             sampled(pipe, sampler_of(card, spec), spec, monitor),
             guided(pipe, spec),
             sized(pipe, spec),

@@ -31,7 +31,8 @@ def shape_of(spec: JobSpec) -> Shape:
     """The shape of a job: all that what it takes depends on."""
     outputs = f"{spec.num_outputs}outputs" if spec.num_outputs > 1 else ""
     inputs = (f"{role}{len(paths)}" for role, paths in sorted(spec.inputs.items()))
-    marks = (outputs, "image" if spec.image else "", "previews" if spec.previews else "", spec.cache, *inputs)
+    loras = f"{len(spec.loras)}loras" if spec.loras else ""
+    marks = (outputs, loras, "image" if spec.image else "", "previews" if spec.previews else "", spec.cache, *inputs)
     more = "".join(f"+{mark}" for mark in marks if mark)
     return shape(spec.model, spec.width, spec.height, spec.num_frames, more)
 

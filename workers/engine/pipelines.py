@@ -7,7 +7,7 @@ they are moved (`placing`) only when the plan asks for it. On a CPU there is not
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import diffusers
@@ -17,13 +17,15 @@ from msgspec.structs import replace
 
 from broker.runtime.log_actions import Action
 from broker.wire.jobspec import ModelCard
+from broker.wire.loras import LoraUse
 from workers.engine import placing
 from workers.engine.base import Profile
 from workers.engine.compiling import warm_up
 from workers.engine.device import Device
-from workers.engine.errors import OutOfMemory
+from workers.engine.errors import EngineError, InvalidInput, OutOfMemory
 from workers.engine.failures import is_out_of_memory
 from workers.engine.loading import HEADROOM, goes_straight, load_error
+from workers.engine.loras import Adapters, LoraFiles
 from workers.engine.peaks import Peaks, Shape, revision_of
 from workers.engine.peaks import shape as shape_with
 from workers.engine.progress import Monitor
@@ -44,8 +46,11 @@ _STAYING: frozenset[Placement | None] = frozenset(ORDER) - {"model"}
 class Loaded:
     """A pipeline in memory and where it is."""
 
-    def __init__(self, pipe: Any, source: str, used: dict[str, str], wanted: Wanted, revision: str) -> None:
+    def __init__(
+        self, pipe: Any, source: str, used: dict[str, str], wanted: Wanted, revision: str, adapters: Adapters
+    ) -> None:
         self.pipe = pipe
+        self.adapters = adapters
         self.source = source
         #: What each of its jobs is drawn with, as in `Result.used`.
         self.used = used
@@ -65,6 +70,18 @@ class Loaded:
         slow = profile == "offload" and self.wanted == AUTO
         return tuple(one for one in self._possible if not slow or ORDER.index(one) >= ORDER.index("model"))
 
+    def bring(self, loras: Sequence[LoraUse]) -> None:
+        """Load these LoRAs beside the weights. Raises `InvalidInput`, `OutOfMemory`."""
+        lacks = self.adapters.lacks(loras)
+        if lacks and self.placement not in (None, "resident"):
+            # Diffusers would take the hooks off for a load, and put others of its own choice back.
+            placing.release(self.pipe)
+            self.placement = None
+            self.pipe.to("cpu")
+        self.adapters.load(loras)
+        if lacks:
+            self.components = placing.components(self.pipe)
+
     def at_rest(self) -> int:
         """Bytes that its weights take on the device at most."""
         return peak(self.placement, self.components, Need()) if self.placement is not None else 0
@@ -79,6 +96,7 @@ class Pipelines:
         self.device = device
         self._setups = setups or {}
         self._peaks = peaks or Peaks()
+        self._lora_files = LoraFiles()
         self._loaded: dict[str, Loaded] = {}
         for library in (diffusers, transformers):
             library.utils.logging.disable_progress_bar()
@@ -87,19 +105,24 @@ class Pipelines:
         """Models in memory, the most recently used last."""
         return tuple(self._loaded)
 
-    def get(self, card: ModelCard, profile: Profile = "normal", shape: Shape | None = None) -> Any:
+    def get(
+        self, card: ModelCard, profile: Profile = "normal", shape: Shape | None = None, loras: Sequence[LoraUse] = ()
+    ) -> Any:
         """The pipeline of this model, placed for a job of this shape; without one, for a job of the model's usual size.
 
-        Raises `LoadError`, or `OutOfMemory` when it does not fit even alone.
+        `loras` are beside its weights then, and act inside `loaded(card).adapters.active`.
+
+        Raises `LoadError`, `InvalidInput` for a LoRA, or `OutOfMemory` when it does not fit even alone.
         """
         loaded = self._loaded.pop(card.name, None)
         if loaded is None or loaded.source != card.source:
             loaded = self._load(card)
         try:
+            loaded.bring(loras)
             self._place(card, loaded, profile, shape or usual_shape(card))
-        except OutOfMemory:
-            # Too much for one job is no reason to lose a model that others are drawn with.
-            if loaded.placement is not None:
+        except EngineError as error:
+            # Too much for one job, or a LoRA that is none, is no reason to lose a model that others are drawn with.
+            if loaded.placement is not None or isinstance(error, InvalidInput):
                 self._loaded[card.name] = loaded
             raise
         self._loaded[card.name] = loaded
@@ -118,9 +141,9 @@ class Pipelines:
             warm_up(loaded.pipe, card, size, self.device, monitor)
         loaded.warm = True
 
-    def used(self, card: ModelCard) -> Mapping[str, str]:
-        """What jobs of a model in memory are drawn with, as in `Result.used`."""
-        return self._loaded[card.name].used
+    def loaded(self, card: ModelCard) -> Loaded:
+        """A model in memory."""
+        return self._loaded[card.name]
 
     def has(self, card: ModelCard) -> bool:
         """Whether the model is in memory."""
@@ -185,7 +208,8 @@ class Pipelines:
         straight = goes_straight(self.device.kind, setup.placement, needed, self.device.free_bytes())
         model = make_ready(card, setup, self.device, straight=straight)
         revision = revision_of(card, setup, self.device.kind, str(self.device.dtype))
-        loaded = Loaded(model.pipe, card.source, model.used, setup.placement, revision)
+        adapters = Adapters(model.pipe, setup.loras, self._lora_files)
+        loaded = Loaded(model.pipe, card.source, model.used, setup.placement, revision, adapters)
         self._peaks.placed(card.name, revision, "cpu")
         return loaded
 

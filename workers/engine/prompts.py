@@ -29,6 +29,8 @@ class PromptCache:
         self._limit_bytes = limit_bytes
         self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._bytes = 0
+        #: LoRAs that act in the text encoders: (component, adapter, scale). What they read is another text.
+        self.adapters: tuple[tuple[str, str, float], ...] = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the pipeline's own method gives; from memory when all arguments are plain and were the same before."""
@@ -52,7 +54,7 @@ class PromptCache:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError:  # the method will say what is wrong
             return None
-        parts = []
+        parts: list[Hashable] = [self.adapters]
         for name, value in bound.arguments.items():
             value = tuple(value) if isinstance(value, list) else value
             if not all(isinstance(item, _PLAIN) for item in (value if isinstance(value, tuple) else (value,))):

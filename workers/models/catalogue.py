@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from broker.wire.jobspec import Defaults, Limits, MediaKind, ModelCard
+from broker.wire.loras import LoraCard
 from broker.wire.sampling import Sampler
 from workers.models import abilities, inputs
 from workers.models.families import Family, family_of
@@ -90,8 +91,9 @@ def model_for(source: str, name: str | None = None, table: Mapping[str, Any] = _
     taken = _class(name, index)
     if configs is not None:
         check_single_file(_where(name), Path(source), taken)
-    card = _card(name, source, directory, settings, index)
     setup = setup_for(_where(name), settings, taken, index, directory, configs)
+    loras = {name: lora.card for name, lora in setup.loras.items()}
+    card = _card(name, source, directory, settings, taken, index, loras)
     file = check_video_file(_where(name), settings.video_file, card.output)
     warm_up = sizes(_where(name), setup.speed, card)
     return Model(card=card, setup=msgspec.structs.replace(setup, video_file=file, warm_up=warm_up))
@@ -107,8 +109,15 @@ def _where(label: str) -> str:
     return f"[models.{label if bare else json.dumps(label, ensure_ascii=False)}]"
 
 
-def _card(name: str, source: str, directory: Path | None, settings: ModelTable, index: Mapping[str, Any]) -> ModelCard:
-    taken = _class(name, index)
+def _card(
+    name: str,
+    source: str,
+    directory: Path | None,
+    settings: ModelTable,
+    taken: PipelineClass,
+    index: Mapping[str, Any],
+    loras: dict[str, LoraCard],
+) -> ModelCard:
     family = _family(taken)
     output: MediaKind = settings.output or family.output
     transformer = config(directory, "transformer")
@@ -147,6 +156,7 @@ def _card(name: str, source: str, directory: Path | None, settings: ModelTable, 
         caches=cache_modes(settings.speed, taken, index),
         cache=settings.speed.cache or "off",
         vae_dtype=settings.speed.vae_dtype,
+        loras=loras,
     )
     card = _sampled(card, settings, SampledModel(taken.name, _scheduler(name, directory), index))
     _check(card)
@@ -156,7 +166,9 @@ def _card(name: str, source: str, directory: Path | None, settings: ModelTable, 
 def _sampled(card: ModelCard, settings: ModelTable, model: SampledModel) -> ModelCard:
     """The card with its sampler and presets, and with the defaults that follow from them and from the table."""
     try:
-        presets = read_presets(settings.presets, model)
+        # A LoRA may name a built-in preset, which is thereby one of the model's.
+        named = {lora.preset: lora.preset for lora in card.loras.values() if lora.preset}
+        presets = read_presets({**named, **settings.presets}, model)
         own = read_sampler(settings.sampler, presets, model) if settings.sampler else usual_sampler(card.source, model)
     except SamplerError as error:
         raise refusal(_where(card.name), *error.args) from None

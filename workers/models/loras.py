@@ -1,16 +1,227 @@
-"""LoRAs of a model: `loras` and `lora_dir` in its table."""
+"""LoRAs of a model: `loras` and `lora_dir` in its table. What is no LoRA of this model is refused at start, by its header.
+
+A file has the names of diffusers (or peft), of the model's authors with ComfyUI's prefix or bare, of kohya's trainer, or of musubi.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
 from msgspec import Struct
+
+from broker.wire.loras import MAX_KNOWN, MAX_NAME_CHARS, MAX_SCALE, LoraCard
+from workers.models.parts import components, own_tensors, without_prefix
+from workers.models.pipeline_classes import PipelineClass
+from workers.models.sources import CatalogueError
+from workers.models.weight_files import NoWeights, Tensor, read_weights
 
 
 class Lora(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One file of low-rank weights. In a table, a string stands for `{file = STRING}`."""
+    """One LoRA in a table; a string stands for `{file = STRING}`."""
 
-    file: str
+    file: str = ""
+    #: In place of `file`, of models with two experts: the files of the first (high noise) and the second.
+    high: str = ""
+    low: str = ""
     scale: float = 1.0
     #: Words that the prompt must have for it to act.
     trigger: str = ""
-    #: Whether jobs that name no LoRA draw with it.
-    preset: bool = False
+    #: The preset that jobs with it get, where they name none.
+    preset: str = ""
+
+
+LoraEntry = str | Lora
+
+
+class LoraSetup(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One LoRA, checked."""
+
+    #: "transformer" (or "unet"; a file may change text encoders, too), "transformer_2" -> absolute path.
+    files: dict[str, str]
+    card: LoraCard = LoraCard()
+
+
+Loras = dict[str, LoraSetup]
+
+#: How the two tensors of a layer end, in every format.
+_HALF = re.compile(
+    r"(?P<layer>.+?)(?:[._]lora)?[._](?P<half>lora_A|lora_B|lora_down|lora_up|down|up)(?:\.\w+)?\.weight"
+)
+_DOWN = ("lora_A", "lora_down", "down")
+#: Kinds of low-rank weights that are read in part or not at all.
+_OTHER = re.compile(r"\.(?P<kind>hada_|lokr_|oft_|dora_scale)")
+_OTHER_NAMES = {"hada_": "a LoHa", "lokr_": "a LoKr", "oft_": "an OFT", "dora_scale": "a DoRA"}
+
+#: How a file says which component a layer is of: in diffusers' format, and in kohya's. All else is of the one that denoises.
+_COMPONENT = re.compile(r"(transformer_2|transformer|unet|text_encoder_2|text_encoder_3|text_encoder)\.")
+_KOHYA = re.compile(r"lora_(te\d?|text_encoder(?:_\d)?)_")
+_KOHYA_COMPONENTS = {"te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2", "te3": "text_encoder_3"}
+
+_NAME = re.compile(rf"[^/\\\x00-\x1f]{{1,{MAX_NAME_CHARS}}}")
+
+
+class LoraHeader(Struct, frozen=True):
+    """What a file's header says of a LoRA."""
+
+    #: "diffusers", "original" or "kohya".
+    form: str
+    components: tuple[str, ...]
+    rank: int
+    #: Of the component that denoises: layers under the file's names, each with the width of its input.
+    widths: dict[str, int]
+
+
+def check_loras(
+    where: str,
+    entries: Mapping[str, LoraEntry],
+    lora_dir: str,
+    taken: PipelineClass,
+    index: Mapping[str, Any],
+    directory: Path | None,
+    replaced: Container[str] = (),
+) -> Loras:
+    """All LoRAs of a model, each of which looks like one of it; `replaced`: components out of other files. Raises `CatalogueError`."""
+    wanted = [*_in_directory(where, lora_dir)] if lora_dir else []
+    given = {name: entry for name, _, entry in wanted} | dict(entries)
+    keys = {name: key for name, key, _ in wanted} | {name: f"loras.{name}" for name in entries}
+    if given and not taken.takes_loras:
+        raise CatalogueError(f"{where} {min(keys.values())}: {taken.name} takes no LoRA")
+    if len(given) > MAX_KNOWN:
+        raise CatalogueError(f"{where} lora_dir: there are {len(given)} LoRAs, at most {MAX_KNOWN}")
+    denoiser = "unet" if "unet" in components(index) and "transformer" not in components(index) else "transformer"
+    bases = {
+        name: own_tensors(directory / name)
+        for name in (denoiser, "transformer_2")
+        if given and directory is not None and name not in replaced
+    }
+    found = {}
+    for name, entry in given.items():
+        try:
+            found[name] = _checked(name, Lora(file=entry) if isinstance(entry, str) else entry, index, denoiser, bases)
+        except _Fault as fault:
+            raise CatalogueError(f"{where} {keys[name]}: {fault}") from None
+    return found
+
+
+class _Fault(Exception):
+    """What is wrong with a LoRA."""
+
+
+def _in_directory(where: str, lora_dir: str) -> Iterator[tuple[str, str, str]]:
+    """(name, key, file) of the LoRAs in a directory. Raises `CatalogueError`."""
+    directory = Path(lora_dir).expanduser().absolute()
+    try:
+        files = sorted(file for file in directory.iterdir() if file.suffix == ".safetensors")
+    except OSError as error:
+        raise CatalogueError(f"{where} lora_dir: {directory} cannot be read: {error.strerror}") from None
+    inside = directory.resolve()
+    for file in files:
+        if not file.resolve().is_relative_to(inside):
+            text = f"{file.name} is a link out of {directory}; name the file in loras"
+            raise CatalogueError(f"{where} lora_dir: {text}")
+        yield file.stem, f"lora_dir: {file.name}", str(file)
+
+
+def _checked(
+    name: str, lora: Lora, index: Mapping[str, Any], denoiser: str, bases: Mapping[str, Mapping[str, Tensor]]
+) -> LoraSetup:
+    if not _NAME.fullmatch(name) or name in (".", "..") or name != name.strip():
+        raise _Fault(f"a name has 1 to {MAX_NAME_CHARS} characters without / and \\, and no space at its ends")
+    if not -MAX_SCALE <= lora.scale <= MAX_SCALE:
+        raise _Fault(f"scale: {lora.scale} must be {-MAX_SCALE:g} to {MAX_SCALE:g}")
+    if bool(lora.file) == bool(lora.high or lora.low):
+        raise _Fault("needs either file, or high and low of a model with two experts")
+    if (lora.high or lora.low) and "transformer_2" not in components(index):
+        raise _Fault("high and low are of models with two experts, and this one has one; give file")
+    given = {denoiser: lora.file or lora.high, "transformer_2": lora.low}
+    files = {slot: str(Path(file).expanduser().absolute()) for slot, file in given.items() if file}
+    changed: list[str] = []
+    for slot, file in files.items():
+        header = read_header(Path(file), denoiser)
+        _check_fits(file, header, slot, bases.get(slot, {}))
+        changed += [slot if one in (denoiser, "transformer_2") else one for one in header.components]
+    lacking = [one for one in changed if one not in components(index)]
+    if lacking:
+        raise _Fault(f"{next(iter(files.values()))} is for a model with a {lacking[0]}, and this one has none")
+    card = LoraCard(
+        scale=lora.scale, trigger=lora.trigger, components=tuple(dict.fromkeys(changed)), preset=lora.preset
+    )
+    return LoraSetup(files=files, card=card)
+
+
+def read_header(file: Path, denoiser: str = "transformer") -> LoraHeader:
+    """What a LoRA's file holds. Raises `_Fault`."""
+    try:
+        read = read_weights(file)
+    except NoWeights as error:
+        raise _Fault(f"{file} {error}") from None
+    if read.kind != "safetensors":
+        raise _Fault(f"{file} is a GGUF file, and a LoRA is read as safetensors")
+    for name in read.tensors:
+        if other := _OTHER.search(name):
+            raise _Fault(f"{file} is {_OTHER_NAMES[other['kind']]} ({name}), and LoRA alone is read")
+    halves = [(match, tensor) for name, tensor in read.tensors.items() if (match := _HALF.fullmatch(name))]
+    if not halves:
+        first = next(iter(read.tensors), "")
+        raise _Fault(f"{file} is no LoRA: none of its tensors are low-rank pairs ({first or 'it has no tensors'})")
+    found: dict[str, None] = {}
+    widths: dict[str, int] = {}
+    ranks = []
+    for match, tensor in halves:
+        component = _component(match["layer"], denoiser)
+        found[component] = None
+        if match["half"] in _DOWN and len(tensor.shape) >= 2:
+            ranks.append(tensor.shape[0])
+            if component in (denoiser, "transformer", "transformer_2"):
+                widths[match["layer"]] = tensor.shape[1]
+    kohya = any(name.startswith("lora_") for name in read.tensors)
+    form = "kohya" if kohya else "diffusers" if any(_COMPONENT.match(name) for name in read.tensors) else "original"
+    return LoraHeader(form, tuple(found), max(ranks, default=0), widths)
+
+
+def _component(layer: str, denoiser: str) -> str:
+    if match := _KOHYA.match(layer):
+        return _KOHYA_COMPONENTS.get(match[1], match[1])
+    if match := _COMPONENT.match(layer):
+        return match[1]
+    return denoiser
+
+
+def _check_fits(file: str, header: LoraHeader, slot: str, base: Mapping[str, Tensor]) -> None:
+    """Compare the widths of the layers with those of the model's own, where its headers are there. Raises `_Fault`."""
+    known = {tensor.shape[1] for tensor in base.values() if len(tensor.shape) >= 2}
+    if not known or not header.widths:
+        return
+    for layer, width in header.widths.items():
+        bare = without_prefix(_COMPONENT.sub("", layer, count=1))
+        own = base.get(f"{bare}.weight")
+        if own is not None and len(own.shape) >= 2 and own.shape[1] != width:
+            raise _Fault(
+                f"{file} was made for another model: {layer} takes {width} numbers, and the model's {own.shape[1]}"
+            )
+    usual, _ = Counter(header.widths.values()).most_common(1)[0]
+    if usual not in known:
+        has = ", ".join(str(width) for width in sorted(known, reverse=True)[:4])
+        raise _Fault(
+            f"{file} was made for another model: its layers take {usual} numbers, and those of this {slot} take {has}"
+        )
+
+
+def anchored_lora(entry: str | dict[str, Any], directory: Path) -> str | dict[str, Any]:
+    """An entry of a model's own table, with files as paths from its directory. Raises `ValueError` for one that leads out of it."""
+    if isinstance(entry, str):
+        return _inside(entry, directory)
+    return {key: _inside(value, directory) if key in ("file", "high", "low") else value for key, value in entry.items()}
+
+
+def _inside(file: str, directory: Path) -> str:
+    # By its name alone: in the hub's cache every file is a link into another directory.
+    path = Path(os.path.normpath(directory / file))
+    if not path.is_relative_to(directory):
+        raise ValueError(file)
+    return str(path)

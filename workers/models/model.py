@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct, field
 
 from broker.wire.jobspec import ModelCard
-from workers.models.loras import Lora
+from workers.models.loras import Loras
 from workers.models.parts import Parts
 from workers.models.placement import AUTO, Wanted
 from workers.models.speed import Size, Speed
@@ -21,7 +21,7 @@ class ModelSetup(Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: Directory of the configs of a model that is one file.
     config: str = ""
     trust_remote_code: bool = False
-    loras: dict[str, Lora] = field(default_factory=dict)
+    loras: Loras = field(default_factory=dict)
     speed: Speed = Speed()
     #: Sizes in which it is called once when it is loaded.
     warm_up: tuple[Size, ...] = ()

@@ -74,6 +74,8 @@ class PipelineClass(Struct, frozen=True):
     tells_caches: bool = False
     #: Whether all of it may be read from one file.
     from_single_file: bool = False
+    #: Whether it loads LoRAs.
+    takes_loras: bool = False
 
     def takes(self, *names: str) -> bool:
         """Whether the call has a parameter of one of these names."""
@@ -110,6 +112,7 @@ def pipeline_class(name: str) -> PipelineClass | None:
         from_single_file=any(
             isinstance(base, ast.Name) and base.id == "FromSingleFileMixin" for node, _ in family for base in node.bases
         ),
+        takes_loras=any(_loads_loras(node) for node, _ in family),
     )
 
 
@@ -141,6 +144,10 @@ def _with_bases(name: str) -> Iterator[tuple[ast.ClassDef, str]]:
     for base in node.bases:
         if isinstance(base, ast.Name) and base.id.endswith("Pipeline") and base.id != "DiffusionPipeline":
             yield from _with_bases(base.id)
+
+
+def _loads_loras(node: ast.ClassDef) -> bool:
+    return any(isinstance(base, ast.Name) and base.id.endswith("LoraLoaderMixin") for base in node.bases)
 
 
 def _drawing(family: list[tuple[ast.ClassDef, str]]) -> Iterator[tuple[ast.ClassDef, str]]:

@@ -6,6 +6,7 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
+from workers.models.loras import check_loras
 from workers.models.model import ModelSetup
 from workers.models.parts import check_parts, components
 from workers.models.pipeline_classes import PipelineClass
@@ -34,6 +35,10 @@ def setup_for(
             if getattr(settings, key):
                 raise refusal(where, key, "it is for a directory, and path is one file; leave the key out")
     parts = check_parts(where, settings.parts, index, directory)
+    loras = check_loras(where, settings.loras, settings.lora_dir, taken, index, directory, parts)
+    if loras and settings.speed.compile:
+        text = "a compiled model takes no LoRAs in this version: each would compile it anew; leave either out"
+        raise refusal(where, "speed.compile", text)
     check_quantize(where, settings.speed.quantize, index, directory, parts)
     if directory is not None:
         _check_weights(where, settings, directory, parts)
@@ -43,6 +48,7 @@ def setup_for(
         variant=settings.variant,
         config=str(configs or ""),
         trust_remote_code=settings.trust_remote_code,
+        loras=loras,
         speed=check_speed(where, settings.speed, taken, index),
         placement=settings.placement or AUTO,
     )

@@ -13,22 +13,13 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct, field, inspect
 
-from workers.models.loras import Lora
+from workers.models.loras import LoraEntry, anchored_lora
 from workers.models.parts import Parts
 from workers.models.placement import Wanted
 from workers.models.samplers import SamplerEntry
 from workers.models.sources import CatalogueError
 from workers.models.speed import Speed
 from workers.models.video_file import VideoFile
-
-#: Keys that are read and not carried out, for this version has nothing that does.
-NOT_BUILT = frozenset(
-    {
-        "loras",
-        "lora_dir",
-    }
-)
-
 
 #: What a model cannot say of itself.
 _FOREIGN = ("path", "config", "trust_remote_code")
@@ -56,7 +47,8 @@ class ModelTable(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_u
     config: str = ""
     #: Whether code in the model's directory may run. In the service's table only.
     trust_remote_code: bool = False
-    loras: dict[str, str | Lora] = field(default_factory=dict)
+    loras: dict[str, LoraEntry] = field(default_factory=dict)
+    #: Directory each of whose *.safetensors is a LoRA, named by its stem.
     lora_dir: str = ""
     #: How its steps are taken, always; and by name, where a request or a LoRA says so.
     sampler: SamplerEntry = ""
@@ -77,9 +69,6 @@ def read(where: str, table: Mapping[str, Any]) -> ModelTable:
     except msgspec.ValidationError as error:
         rule, _, key = str(error).partition(" - at `$")
         raise refusal(where, key.strip(".`"), in_words(rule)) from None
-    for key in sorted(NOT_BUILT):
-        if _names(table, key):
-            raise refusal(where, key, "is not available in this version")
     return read
 
 
@@ -104,23 +93,16 @@ def anchored(where: str, own: Mapping[str, Any], directory: Path) -> dict[str, A
     if "lora_dir" in own:
         placed["lora_dir"] = str(directory / own["lora_dir"])
     if "loras" in own:
-        placed["loras"] = {name: _anchored_lora(lora, directory) for name, lora in own["loras"].items()}
+        try:
+            placed["loras"] = {name: anchored_lora(lora, directory) for name, lora in own["loras"].items()}
+        except ValueError as error:
+            raise refusal(where, "loras", f"{error} is outside of the model's directory") from None
     return placed
-
-
-def _anchored_lora(lora: str | dict[str, Any], directory: Path) -> str | dict[str, Any]:
-    return str(directory / lora) if isinstance(lora, str) else {**lora, "file": str(directory / lora["file"])}
 
 
 def refusal(where: str, key: str, text: str) -> CatalogueError:
     """The error that says what is wrong with a key of a table: `[models.wan] speed.attention: …`."""
     return CatalogueError(f"{where} {key}: {text}" if key else f"{where}: {text}")
-
-
-def _names(table: Mapping[str, Any], path: str) -> bool:
-    first, _, rest = path.partition(".")
-    value = table.get(first)
-    return first in table and (not rest or (isinstance(value, dict) and _names(value, rest)))
 
 
 # ---------------------------------------------------------------- what is wrong, in words

@@ -18,7 +18,7 @@ from http_edge.jobs.webhook_fields import EVENTS
 
 #: Members that a job has only where its client gave them, shown as it wrote them; all others are the spec's.
 _AS_WRITTEN = ("image", "save_to")
-_SPEC = tuple(name for name in schema.JobSpecView.__struct_fields__ if name not in (*_AS_WRITTEN, "inputs"))
+_SPEC = tuple(name for name in schema.JobSpecView.__struct_fields__ if name not in (*_AS_WRITTEN, "inputs", "loras"))
 
 
 def job_json(job: Job, progress: int, *, history: bool = False) -> schema.Job:
@@ -130,7 +130,8 @@ def _spec_json(spec: JobSpec) -> schema.JobSpecView:
     fields: dict[str, Any] = {name: getattr(spec, name) for name in _SPEC}
     fields |= {name: spec.echo.get(name) for name in _AS_WRITTEN if getattr(spec, name)}
     inputs = {role: len(paths) for role, paths in spec.inputs.items()}
-    return schema.JobSpecView(**fields, inputs=inputs or UNSET)
+    loras = [schema.JobLora(name=use.name, scale=use.scale, components=use.components) for use in spec.loras]
+    return schema.JobSpecView(**fields, inputs=inputs or UNSET, loras=loras)
 
 
 def artefacts_json(view: JobView) -> list[schema.JobFile]:

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker.wire.jobspec import Artefact, MediaKind, Scalar
+from broker.wire.loras import MAX_NAME_CHARS, MAX_SCALE
 from http_edge.jobs.generation import FIELDS, Field
 from http_edge.jobs.webhook_fields import MAX_URL_CHARS
 
@@ -58,6 +59,18 @@ _AspectText = Annotated[
 _HEIGHT_FIRST = '[height, width] in pixels, or "WIDTHxHEIGHT".'
 
 
+class LoraRequest(Struct, kw_only=True):
+    """A LoRA of the model, by its name."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
+    scale: (
+        Annotated[float, Meta(ge=-MAX_SCALE, le=MAX_SCALE)]
+        | NumberText
+        | dict[str, Annotated[float, Meta(ge=-MAX_SCALE, le=MAX_SCALE)]]
+        | None
+    ) = None
+
+
 def _taken_as(field: Field, *, height_first: bool) -> Any:
     """What a request may give for a field: numbers may be text, and null is an absent value."""
     match field.kind:
@@ -71,6 +84,8 @@ def _taken_as(field: Field, *, height_first: bool) -> Any:
             kind = _SizeText | Annotated[list[int | WholeText], Meta(extra_json_schema={"minItems": 2, "maxItems": 2})]
         case "aspect":
             kind = _AspectText
+        case "loras":
+            kind = list[LoraRequest | str] | LoraRequest | str
         case "arguments":
             kind = dict[str, Scalar] | str
         case "media":

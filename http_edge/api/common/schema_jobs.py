@@ -77,6 +77,14 @@ class JobMove(Struct, kw_only=True, rename={"source": "from"}):
     note: str | None
 
 
+class JobLora(Struct, kw_only=True):
+    """A LoRA that a job is drawn with; `components` are those with a scale of their own."""
+
+    name: str
+    scale: float
+    components: dict[str, float]
+
+
 class JobSpecView(Struct, kw_only=True):
     """What a job draws, every default filled in."""
 
@@ -96,6 +104,7 @@ class JobSpecView(Struct, kw_only=True):
     num_outputs: int
     preset: str
     cache: str
+    loras: list[JobLora]
     extra: dict[str, Scalar]
     image: Scalar | UnsetType = UNSET
     save_to: Scalar | UnsetType = UNSET

@@ -42,7 +42,6 @@ _SILENT = (
     "resize_mode",
     "fixed_area",
     "sr_ratio",
-    "lora_strength",
     "reuse",
     "reuse_prefix_segments",
     "data_bootstrap_room",

@@ -126,6 +126,7 @@ class ModelsApi:
             presets=card.presets,
             cache=card.cache,
             caches=list(card.caches),
+            loras=card.loras,
         )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker.wire.jobspec import MAX_INT, CacheMode, Defaults, Limits, MediaKind
+from broker.wire.loras import LoraCard
 from broker.wire.sampling import Sampler
 from http_edge.api.common.schema_common import FlagText, Hooked, Priority, Prompt, WholeText, request_type
 from http_edge.api.openai.fields import POLICY
@@ -291,6 +292,12 @@ class Model(Struct, kw_only=True):
     presets: Annotated[dict[str, Sampler], Meta(description="What a request may give as `preset`, with what it means.")]
     cache: CacheMode
     caches: Annotated[list[CacheMode], Meta(description="What a request may give as `cache`.")]
+    loras: Annotated[
+        dict[str, LoraCard],
+        Meta(
+            description="What a request may name in `loras`, with the usual scale and the words that the prompt must have."
+        ),
+    ]
 
 
 class ModelList(Struct, kw_only=True):

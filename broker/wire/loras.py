@@ -1,0 +1,49 @@
+"""LoRAs: low-rank weights beside a model's own, which a job asks for by name. Files and their places are the worker's alone."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+#: LoRAs of one job, and of one model.
+MAX_LORAS = 8
+MAX_KNOWN = 256
+MAX_NAME_CHARS = 128
+#: Of a scale, either side of 0.
+MAX_SCALE = 10.0
+
+LoraName = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
+Scale = Annotated[float, Meta(ge=-MAX_SCALE, le=MAX_SCALE)]
+Component = Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class LoraUse(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One LoRA of a job."""
+
+    name: LoraName
+    scale: Scale = 1.0
+    #: Component of the pipeline (as "transformer_2") -> its scale in place of `scale`.
+    components: Annotated[dict[Component, Scale], Meta(max_length=MAX_LORAS)] = msgspec.field(default_factory=dict)
+
+    def scale_of(self, component: str) -> float:
+        """What the weights of a component are multiplied with."""
+        return self.components.get(component, self.scale)
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {scale:g}" for name, scale in self.components.items())
+        return f"{self.name} {self.scale:g}" + (f" ({parts})" if parts else "")
+
+
+class LoraCard(Struct, frozen=True, kw_only=True):
+    """What a client can know of a LoRA."""
+
+    #: Scale of a job that gives none.
+    scale: Scale = 1.0
+    #: Words that the prompt must have for it to act; "" when none are known.
+    trigger: Annotated[str, Meta(max_length=500)] = ""
+    #: Components of the pipeline that it changes.
+    components: tuple[Component, ...] = ()
+    #: The preset that a job with it gets, where it names none.
+    preset: Annotated[str, Meta(max_length=256)] = ""

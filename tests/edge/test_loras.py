@@ -1,0 +1,155 @@
+"""LoRAs in a request: named in every API in the ways that clients of other servers know; never a path, never one that is not there."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from broker.wire.loras import LoraCard, LoraUse
+from broker.wire.sampling import Sampler
+from http_edge.auth.keys import KeyRecord, hash_of, new_key, write_keys
+from tests.edge.conftest import World
+from tests.edge.test_generation import APIS, drawn, send, use
+from tests.testing.fake_broker import VIDEO
+
+FAST = Sampler(kind="euler", sigmas=(1.0, 0.5), guidance=1.0, fixed=True)
+SLOW = Sampler(kind="euler", steps=30)
+BOTH = ("transformer", "transformer_2")
+CARD = msgspec.structs.replace(
+    VIDEO,
+    presets={"fast": FAST, "slow": SLOW},
+    loras={
+        "style": LoraCard(scale=0.7, trigger="in style", components=("transformer",)),
+        "pair": LoraCard(components=BOTH),
+        "quick": LoraCard(preset="fast", components=BOTH),
+        "late": LoraCard(preset="slow", components=BOTH),
+    },
+)
+
+
+@pytest.fixture
+def styled(world: World) -> World:
+    use(world, CARD)
+    return world
+
+
+def one(name: str, scale: float = 1.0, **components: float) -> tuple[LoraUse, ...]:
+    return (LoraUse(name=name, scale=scale, components=components),)
+
+
+ALIKE: list[tuple[dict[str, Any], tuple[LoraUse, ...]]] = [
+    ({"loras": [{"name": "style", "scale": 0.5}]}, one("style", 0.5)),
+    ({"loras": [{"name": "style"}]}, one("style", 0.7)),
+    ({"loras": "style"}, one("style", 0.7)),
+    ({"loras": ["style", {"name": "pair", "scale": "2"}]}, (*one("style", 0.7), *one("pair", 2.0))),
+    ({"loras": [{"name": "pair", "scale": {"transformer_2": 0.25}}]}, one("pair", 1.0, transformer_2=0.25)),
+    # vLLM-Omni's, whose path may be left empty.
+    ({"lora": {"name": "style", "path": "", "scale": 0.5, "int_id": 7}}, one("style", 0.5)),
+    # LightX2V's.
+    ({"lora_name": "style", "lora_strength": 0.25}, one("style", 0.25)),
+    ({"lora_name": "style"}, one("style", 0.7)),
+    ({"lora_strength": 1.0}, ()),
+    ({"loras": []}, ()),
+    ({"loras": None, "lora": {}, "lora_name": ""}, ()),
+]
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize(("sent", "loras"), ALIKE)
+def test_every_way_to_name_one(styled: World, api: str, sent: dict[str, Any], loras: tuple[LoraUse, ...]) -> None:
+    answer = send(styled, api, **sent)
+    assert answer.status_code == 200, answer.text
+    assert drawn(styled).loras == loras
+    assert drawn(styled).warnings == ()
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_forms_carry_them_as_json_text(styled: World, api: str) -> None:
+    answer = send(styled, api, "form", loras=json.dumps([{"name": "style", "scale": 0.5}, {"name": "pair"}]))
+    assert answer.status_code == 200, answer.text
+    assert drawn(styled).loras == (*one("style", 0.5), *one("pair"))
+
+
+def test_forms_carry_them_in_brackets(styled: World) -> None:
+    answer = send(styled, "openai", "form", **{"lora[name]": "style", "lora[scale]": "0.5"})
+    assert answer.status_code == 200, answer.text
+    assert drawn(styled).loras == one("style", 0.5)
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"loras": "stile"}, "is not a LoRA of model .demo.; did you mean .style.. known: style, pair, quick, late"),
+    ({"loras": [{"name": "style"}, {"name": "style", "scale": 2}]}, "is named twice"),
+    ({"loras": [{"name": f"n{number}"} for number in range(9)]}, "too many LoRAs, at most 8"),
+    ({"loras": [{"name": "style", "scale": "nan"}]}, "loras.scale: .nan. is not a number"),
+    ({"loras": [{"name": "style", "scale": 11}]}, "loras.scale: 11 must be -10 to 10"),
+    ({"loras": [{"name": "style", "scale": True}]}, "is not a number"),
+    (
+        {"loras": [{"name": "style", "scale": {"transformer_2": 1}}]},
+        "no component that LoRA .style. changes; those are transformer",
+    ),
+    ({"loras": [{"name": "style", "scale": {"transformer": "inf"}}]}, "is not a number"),
+    ({"loras": [{"scale": 1}]}, "loras.name"),
+    ({"loras": [{"name": "style", "rank": 3}]}, "loras.rank: 3 is not known"),
+    ({"loras": [7]}, "is neither a LoRA's name"),
+    (
+        {"lora": {"name": "style", "path": "/models/x.safetensors"}},
+        "lora.path: ./models/x.safetensors. is a path; a LoRA is chosen by a name",
+    ),
+    ({"lora_name": "../secret"}, "lora_name: .* is not a LoRA"),
+    ({"lora": "{'name'"}, "lora"),
+    ({"loras": ["quick", "late"]}, "name one in preset"),
+]
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize(("sent", "rule"), BAD)
+def test_what_cannot_be_is_an_error_in_every_api(styled: World, api: str, sent: dict[str, Any], rule: str) -> None:
+    answer = send(styled, api, **sent)
+    assert answer.status_code in (400, 422), answer.text
+    told = answer.text.replace('\\"', '"')
+    assert re.search(rule, told), told
+    assert styled.fake.jobs == {}
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_a_model_without_any_says_so(world: World, api: str) -> None:
+    answer = send(world, api, loras="style")
+    assert answer.status_code in (400, 422)
+    assert "has no LoRAs" in answer.text
+
+
+def test_one_brings_its_preset_unless_the_request_names_another(styled: World) -> None:
+    assert send(styled, "native", loras="quick").status_code == 200
+    assert (drawn(styled).preset, drawn(styled).num_inference_steps) == ("fast", 2)
+    assert send(styled, "native", loras=["quick", "late"], preset="slow").status_code == 200
+    assert (drawn(styled).preset, drawn(styled).num_inference_steps) == ("slow", 30)
+
+
+def test_models_and_jobs_show_them_and_no_paths(styled: World) -> None:
+    (model,) = styled.http.get("/v1/models").json()["data"]
+    assert model["loras"]["style"] == {"scale": 0.7, "trigger": "in style", "components": ["transformer"], "preset": ""}
+    job = send(styled, "native", loras=[{"name": "pair", "scale": {"transformer": 0.5}}]).json()
+    shown = styled.http.get(f"/v1/jobs/{job['id']}").json()["spec"]["loras"]
+    assert shown == [{"name": "pair", "scale": 1.0, "components": {"transformer": 0.5}}]
+
+
+@pytest.mark.parametrize(("allowed", "status"), [(None, 200), (("style", "pair"), 200), (("pair",), 403), ((), 403)])
+def test_a_key_may_be_limited_to_some(
+    open_edge: Callable[..., World], tmp_path: Path, allowed: tuple[str, ...] | None, status: int
+) -> None:
+    key = new_key()
+    write_keys(tmp_path / "keys", [KeyRecord(name="red", hash=hash_of(key), tenant="red", loras=allowed)])
+    world = open_edge(keys_file=str(tmp_path / "keys"))
+    use(world, CARD)
+    headers = {"Authorization": f"Bearer {key}"}
+    assert world.http.post("/v1/jobs", json={"prompt": "a"}, headers=headers).status_code == 200
+    answer = world.http.post("/v1/jobs", json={"prompt": "a", "loras": "style"}, headers=headers)
+    assert answer.status_code == status
+    if status == 403:
+        assert 'this key may not draw with LoRA "style"' in answer.json()["detail"]

@@ -1,0 +1,270 @@
+"""LoRAs of one pipeline: loaded beside its weights, never merged into them, and active only while a job that asks for them is drawn.
+
+Merging would lose much of a small update in bfloat16, and taking it out again would not give the same weights back. What is kept:
+parsed files in host memory (`LoraFiles`, of a process) and loaded adapters on the device (`Adapters`, of a pipeline), the least recently
+used go first. A scale is never given to the pipeline's call: diffusers resets the adapter's own after it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
+
+from broker.runtime.log_actions import Action
+from broker.wire.loras import LoraUse
+from workers.engine.errors import InvalidInput, OutOfMemory
+from workers.engine.failures import is_out_of_memory
+from workers.engine.prompts import PromptCache
+from workers.models.loras import LoraSetup
+
+logger = logging.getLogger(__name__)
+
+# A pipeline with several adapters is what is wanted here.
+warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
+
+#: Bytes of parsed files in host memory, and of loaded adapters of one pipeline.
+HOST_BYTES, DEVICE_BYTES = 4 * 2**30, 2 * 2**30
+
+#: A file as it was when it was read: path, time of its last change, size.
+_Stamp = tuple[str, int, int]
+
+_BARE = re.compile(r"[._](?:lora_(?:A|B|down|up)|lora\.(?:up|down)|alpha|diff|diff_b)\b")
+_PEFT = "base_model.model."
+
+
+class LoraFiles:
+    """Parsed files, by what they were when they were read."""
+
+    def __init__(self, limit_bytes: int = HOST_BYTES) -> None:
+        self._limit = limit_bytes
+        self._kept: OrderedDict[_Stamp, dict[str, torch.Tensor]] = OrderedDict()
+
+    def read(self, stamp: _Stamp) -> dict[str, torch.Tensor]:
+        """The tensors of a file, by name. Raises `OSError`, `SafetensorError`."""
+        if stamp in self._kept:
+            self._kept.move_to_end(stamp)
+            return self._kept[stamp]
+        tensors = load_file(stamp[0])
+        for other in [other for other in self._kept if other[0] == stamp[0]]:
+            del self._kept[other]
+        self._kept[stamp] = tensors
+        while self._kept and sum(map(_bytes, self._kept.values())) > self._limit:
+            self._kept.popitem(last=False)
+        return tensors
+
+
+class _Adapter:
+    """A LoRA that is loaded into a pipeline."""
+
+    def __init__(self, name: str, stamps: tuple[_Stamp, ...]) -> None:
+        #: Of the adapter in the pipeline: a module's name, which a LoRA's may not be.
+        self.name = name
+        self.stamps = stamps
+        self.bytes = 0
+
+
+class Adapters:
+    """The LoRAs of one pipeline. Between jobs none is active, and the pipeline draws as if there were none."""
+
+    def __init__(
+        self, pipe: Any, loras: Mapping[str, LoraSetup], files: LoraFiles, limit_bytes: int = DEVICE_BYTES
+    ) -> None:
+        self._pipe = pipe
+        self._loras = loras
+        self._files = files
+        self._limit = limit_bytes
+        self._loaded: OrderedDict[str, _Adapter] = OrderedDict()
+        self._count = 0
+
+    def names(self) -> tuple[str, ...]:
+        """LoRAs in memory beside the weights, the most recently used last."""
+        return tuple(self._loaded)
+
+    def lacks(self, uses: Sequence[LoraUse]) -> bool:
+        """Whether `load` has something to do."""
+        return any(
+            use.name not in self._loaded or self._loaded[use.name].stamps != self._stamps(use.name) for use in uses
+        )
+
+    def load(self, uses: Sequence[LoraUse]) -> None:
+        """Bring the LoRAs of a job beside the weights. Raises `InvalidInput` for one that cannot be, with the pipeline as it was before."""
+        for use in uses:
+            stamps = self._stamps(use.name)
+            there = self._loaded.get(use.name)
+            if there is not None and there.stamps == stamps:
+                self._loaded.move_to_end(use.name)
+                continue
+            if there is not None:
+                self._drop(use.name)
+            self._loaded[use.name] = self._load(use.name, stamps)
+        wanted = {use.name for use in uses}
+        for name in [name for name in self._loaded if name not in wanted]:
+            if sum(adapter.bytes for adapter in self._loaded.values()) <= self._limit:
+                break
+            self._drop(name)
+
+    @contextmanager
+    def active(self, uses: Sequence[LoraUse]) -> Iterator[None]:
+        """Inside, the pipeline draws with these LoRAs, which are loaded."""
+        # The order of a sum changes its last bits: a set of LoRAs draws the same whichever way round it is asked for.
+        uses = sorted(uses, key=lambda use: use.name)
+        cache = getattr(self._pipe, "encode_prompt", None)
+        # A placement may stand before it.
+        cache = getattr(cache, "encode", cache)
+        try:
+            read_by: list[tuple[str, str, float]] = []
+            for component in _components(self._pipe):
+                module = getattr(self._pipe, component)
+                scales = {self._loaded[use.name].name: use.scale_of(component) for use in uses}
+                touched = _activate(module, {name: scale for name, scale in scales.items() if scale})
+                if component.startswith("text_encoder"):
+                    read_by += [(component, name, scales[name]) for name in touched]
+            if isinstance(cache, PromptCache):
+                cache.adapters = tuple(read_by)
+            yield
+        finally:
+            self._rest()
+            if isinstance(cache, PromptCache):
+                cache.adapters = ()
+
+    def _rest(self) -> None:
+        for component in _components(self._pipe):
+            _activate(getattr(self._pipe, component), {})
+
+    def _stamps(self, name: str) -> tuple[_Stamp, ...]:
+        if name not in self._loras:
+            raise InvalidInput(f"loras: {name!r} is not a LoRA of this worker's model")
+        try:
+            found = [(file, os.stat(file)) for file in self._loras[name].files.values()]
+        except OSError as error:
+            raise InvalidInput(f"loras: the file of {name!r} cannot be read: {error.strerror}") from error
+        return tuple((file, status.st_mtime_ns, status.st_size) for file, status in found)
+
+    def _load(self, name: str, stamps: tuple[_Stamp, ...]) -> _Adapter:
+        logger.info("loading a LoRA", extra={"action": Action.LOAD_MODEL, "lora": name})
+        self._count += 1
+        adapter = _Adapter(f"lora{self._count}", stamps)
+        try:
+            for slot, stamp in zip(self._loras[name].files, stamps, strict=True):
+                self._load_file(slot, stamp, adapter.name)
+        except Exception as error:
+            self._remove(adapter.name)
+            if isinstance(error, RuntimeError) and is_out_of_memory(error):
+                raise OutOfMemory(f"LoRA {name!r} does not fit beside the model: {error}") from error
+            # Diffusers may fail while it clears away after the failure.
+            cause = error.__context__ if isinstance(error, KeyError) and error.__context__ is not None else error
+            text = " ".join(str(cause).split())[:300] or type(cause).__name__
+            raise InvalidInput(f"loras: {name!r} cannot be loaded: {text}") from error
+        finally:
+            # What was loaded last is active.
+            self._rest()
+        adapter.bytes = sum(
+            parameter.numel() * parameter.element_size()
+            for component in _components(self._pipe)
+            for layer in _layers(getattr(self._pipe, component))
+            for parameter in _parameters(layer, adapter.name)
+        )
+        return adapter
+
+    def _load_file(self, slot: str, stamp: _Stamp, adapter: str) -> None:
+        tensors = _prefixed(self._files.read(stamp), self._pipe, slot)
+        _check_layers(self._pipe, tensors, slot)
+        second = {"load_into_transformer_2": True} if slot == "transformer_2" else {}
+        # No file is opened there: it gets the tensors.
+        self._pipe.load_lora_weights(dict(tensors), adapter_name=adapter, **second)
+        if not any(adapter in names for names in self._pipe.get_list_adapters().values()):
+            raise ValueError("none of its layers is one of this model")
+
+    def _drop(self, name: str) -> None:
+        self._remove(self._loaded.pop(name).name)
+        self._rest()
+
+    def _remove(self, adapter: str) -> None:
+        self._pipe.delete_adapters([adapter])
+        if not self._loaded:
+            # Takes the wrappers of the layers away, too.
+            self._pipe.unload_lora_weights()
+
+
+def described(uses: Sequence[LoraUse]) -> str:
+    """The LoRAs of a job, in words."""
+    return ", ".join(str(use) for use in sorted(uses, key=lambda use: use.name))
+
+
+def _components(pipe: Any) -> list[str]:
+    return [name for name in getattr(pipe, "_lora_loadable_modules", ()) if getattr(pipe, name, None) is not None]
+
+
+def _layers(module: Any) -> list[Any]:
+    # A model without adapters need not be searched.
+    if not getattr(module, "peft_config", None):
+        return []
+    return [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
+
+
+def _parameters(layer: Any, adapter: str) -> Iterator[torch.Tensor]:
+    for name in layer.adapter_layer_names:
+        inner = getattr(layer, name, None)
+        if inner is not None and adapter in inner:
+            yield from inner[adapter].parameters()
+
+
+def _activate(module: Any, scales: Mapping[str, float]) -> list[str]:
+    """Let these adapters of a component act; returns those that it has. Without any, its layers call the model's own alone."""
+    layers = _layers(module)
+    there = [name for name in scales if any(name in layer.scaling for layer in layers)]
+    for layer in layers:
+        layer.enable_adapters(enabled=bool(there))
+        layer.set_adapter(there)
+        for name in there:
+            layer.set_scale(name, scales[name])
+    return there
+
+
+def _prefixed(tensors: Mapping[str, torch.Tensor], pipe: Any, slot: str) -> dict[str, torch.Tensor]:
+    """The tensors with a prefix that diffusers knows, where they have none: the library reads only those."""
+    named = {name.removeprefix(_PEFT): tensor for name, tensor in tensors.items()}
+    if any(name.startswith(("lora_", "diffusion_model.", "text_encoder", "transformer.", "unet.")) for name in named):
+        return named
+    if not all(_BARE.search(name) for name in named):
+        return named
+    denoiser = "unet" if slot == "unet" else "transformer"
+    own = dict(getattr(pipe, slot).named_modules())
+    ours = any(_BARE.split(name)[0] in own for name in named)
+    return {f"{denoiser if ours else 'diffusion_model'}.{name}": tensor for name, tensor in named.items()}
+
+
+def _check_layers(pipe: Any, tensors: Mapping[str, torch.Tensor], slot: str) -> None:
+    """Raise `ValueError` for layers that the model lacks: diffusers would leave them out, with a line in the log alone."""
+    more = {"unet_config": pipe.unet.config} if getattr(pipe, "unet", None) is not None else {}
+    converted = type(pipe).lora_state_dict(dict(tensors), **more)
+    if isinstance(converted, tuple):
+        converted = converted[0]
+    modules = {name: dict(getattr(pipe, name).named_modules()) for name in _components(pipe)}
+    lacking = []
+    layers = set()
+    for name in converted:
+        component, _, rest = name.partition(".")
+        layer = re.split(r"\.lora(?:_|\.)", rest)[0]
+        if component in modules and layer != rest and ".processor" not in layer:
+            layers.add(layer)
+            where = modules[slot] if slot == "transformer_2" else modules[component]
+            # A LoRA that is loaded already stands around the layer.
+            if layer not in where:
+                lacking.append(layer)
+    if lacking:
+        raise ValueError(f"{len(set(lacking))} of its {len(layers)} layers are none of this model, as {lacking[0]}")
+
+
+def _bytes(tensors: Mapping[str, torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
