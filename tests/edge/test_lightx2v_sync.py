@@ -25,8 +25,8 @@ def then(world: World, *levers: Callable[[str], Any]) -> None:
     """Let these happen to every job as soon as it is accepted."""
     accept = world.fake.submit
 
-    async def submit(message: Any, body: bytes) -> Any:
-        answer = await accept(message, body)
+    async def submit(message: Any) -> Any:
+        answer = await accept(message)
         for lever in levers:
             asyncio.get_running_loop().call_soon(lever, message.job_id)
         return answer
