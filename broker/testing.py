@@ -48,6 +48,18 @@ def worker_info(*models: str, gpus: int = 1) -> bytes:
     return codec.encode_body(m.WorkerInfo(host="here", pid=1, device="cpu", gpus=gpus, models=cards))
 
 
+def submission(fields: dict[str, Any]) -> m.Submission:
+    """Take the fields of a `Submission` out of these; the model is "demo" where none is named."""
+    fixed = {name: fields.pop(name) for name in m.Submission.__struct_fields__ if name in fields}
+    return m.Submission(**{"model": "demo", **fixed})
+
+
+def submit_message(job_id: str, body: bytes = b"spec", req: int = 0, **fields: Any) -> m.Submit:
+    """A `Submit`; `fields` are its own and those of its `Submission`."""
+    fields = {"units": 1.0, **fields}
+    return m.Submit(req=req, job_id=job_id, submission=submission(fields), body=body, **fields)
+
+
 # ---------------------------------------------------------------- archive
 
 
@@ -198,7 +210,11 @@ class MemoryArchive:
     def find_alias(self, origin: str, alias: str, tenant: str = "") -> Job | None:
         """The newest job of this name, of this tenant ("": of any)."""
         for job in reversed({**self.rows, **self._staged}.values()):
-            if alias and (job.origin, job.alias) == (origin, alias) and tenant in ("", job.tenant):
+            if (
+                alias
+                and (job.submission.origin, job.submission.alias) == (origin, alias)
+                and tenant in ("", job.submission.tenant)
+            ):
                 return self.find(job.id)
         return None
 
@@ -263,10 +279,10 @@ def _position(jobs: list[Job], query: m.ListJobs) -> int | None:
 def _matches(job: Job, query: m.ListJobs) -> bool:
     return (
         (not query.states or job.state.value in query.states)
-        and query.origin in ("", job.origin)
-        and query.model in ("", job.model)
-        and query.tenant in ("", job.tenant)
-        and query.worker in ("", job.worker, job.pinned)
+        and query.origin in ("", job.submission.origin)
+        and query.model in ("", job.submission.model)
+        and query.tenant in ("", job.submission.tenant)
+        and query.worker in ("", job.worker, job.submission.pinned)
     )
 
 
@@ -344,9 +360,8 @@ class CoreHarness:
 
     def submit(self, job_id: str, body: bytes = b"spec", **fields: Any) -> m.Message:
         """Submit and return the answer."""
-        fields = {"model": "demo", "units": UNIT, **fields}
         self.req += 1
-        effects = self.feed(EDGE, m.Submit(req=self.req, job_id=job_id, body=body, **fields))
+        effects = self.feed(EDGE, submit_message(job_id, body, self.req, **{"units": UNIT, **fields}))
         return next(
             e.message for e in effects if isinstance(e, Send) and isinstance(e.message, m.Accepted | m.Rejected)
         )

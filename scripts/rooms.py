@@ -115,7 +115,11 @@ def arrows() -> dict[tuple[str, str], set[str]]:
 
 
 #: The structs whose fields are counted: what a request may ask for, and what is known of a job.
-COUNTED = {"Generation": "http_edge/jobs/generation.py", "Job": "broker/core/jobs.py"}
+COUNTED = {
+    "Generation": "http_edge/jobs/generation.py",
+    "Submission": "broker/wire/submission.py",
+    "Job": "broker/core/jobs.py",
+}
 
 
 def fields(struct: str) -> list[str]:

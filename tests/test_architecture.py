@@ -46,22 +46,22 @@ PLACES = {
     "deadline_at": 8,
     "finished_at": 10,
     "fps": 10,
-    "gpus": 10,
+    "gpus": 8,
     "guidance_scale": 9,
     "guidance_scale_2": 6,
     "height": 9,
     "loras": 14,  # of a job; and of a model, its card and table, and of a key
     "losses": 6,
-    "max_running": 9,
+    "max_running": 7,
     "max_sequence_length": 7,
     "negative_prompt": 8,
     "num_frames": 10,
     "num_inference_steps": 8,
     "num_outputs": 8,
-    "pinned": 8,
+    "pinned": 7,
     "preset": 7,  # of a job; and of a LoRA
     "previews": 6,
-    "priority": 16,
+    "priority": 11,
     "prompt": 9,
     "revision": 9,  # of a job; and, in one, of a model on the hub
     "run_s": 11,
@@ -70,9 +70,8 @@ PLACES = {
     "set_aside": 5,
     "started_at": 7,
     "story": 8,
+    "submission": 11,
     "submitted_at": 11,
-    "units": 6,
-    "webhook_events": 8,
     "width": 9,
 }
 #: Fields whose names are the usual words for other things too, so that counting them says nothing.

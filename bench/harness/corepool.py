@@ -64,7 +64,7 @@ class CorePool:
         # The cost features of a job give its length up to an error.
         # Steps x latent tokens of a large model are some ten thousand a second.
         units = 1e4 * self._jobs[number].length_s * self._random.lognormvariate(0.0, self._error)
-        submit = m.Submit(req=number, job_id=f"j{number}", model=MODEL, units=units, body=b"")
+        submit = m.Submit(req=number, job_id=f"j{number}", submission=m.Submission(model=MODEL, units=units), body=b"")
         self._carry_out(self._core.receive(EDGE, submit, now, NOTHING), now)
 
     def _end(self, peer: bytes, run: m.Run, length_s: float, now: float) -> None:

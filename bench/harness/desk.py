@@ -55,7 +55,9 @@ class JobClient:
         job_id = f"bench-{self._count}"
         self._jobs[job_id] = Heard()
         units, body = cost_units(spec, card), encode_spec(spec)
-        await self.client.submit(m.Submit(req=0, job_id=job_id, model=spec.model, units=units, body=body))
+        await self.client.submit(
+            m.Submit(req=0, job_id=job_id, submission=m.Submission(model=spec.model, units=units), body=body)
+        )
         return job_id
 
     async def reached(self, job_id: str, *states: str) -> tuple[float, m.JobView]:

@@ -134,7 +134,11 @@ class Driver:
         self._submitted += 1
         # The clock starts before the frames are built, as it would for a caller.
         self.live[job_id] = self._unanswered[self._submitted] = Times(time.monotonic())
-        self._send(m.Submit(req=self._submitted, job_id=job_id, model=MODEL, units=1.0, body=self._body))
+        self._send(
+            m.Submit(
+                req=self._submitted, job_id=job_id, submission=m.Submission(model=MODEL, units=1.0), body=self._body
+            )
+        )
 
     def _send(self, message: m.Message) -> None:
         self._front_messages += 1

@@ -124,7 +124,9 @@ class Crash:
     def _queue(self) -> None:
         """All jobs accepted, none given out: no worker has said hello."""
         for number in range(self._jobs):
-            submit = m.Submit(req=number + 1, job_id=f"job-{number}", model=MODEL, units=1.0, body=self._body)
+            submit = m.Submit(
+                req=number + 1, job_id=f"job-{number}", submission=m.Submission(model=MODEL, units=1.0), body=self._body
+            )
             self._front.send(codec.encode(submit))
             if number % _WINDOW == 0:
                 self._pump(lambda: self._tally.accepted >= number - _WINDOW, working=False)  # noqa: B023  # called at once

@@ -56,7 +56,9 @@ class StepFeeder:
     def begin(self) -> tuple[str, str, str]:
         """Ids of the waiting, the running and the finished job. Raises `BenchError`."""
         for req, job_id in enumerate(("final", "running", "waiting"), start=1):
-            submit = m.Submit(req=req, job_id=job_id, model=MODEL, units=1.0, body=padded_spec(600))
+            submit = m.Submit(
+                req=req, job_id=job_id, submission=m.Submission(model=MODEL, units=1.0), body=padded_spec(600)
+            )
             self._front.setsockopt(zmq.SNDTIMEO, int(_PATIENCE_S * 1000))
             self._front.send(codec.encode(submit))
             self._until(lambda: req in self._accepted)  # noqa: B023  # called at once

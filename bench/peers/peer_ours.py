@@ -64,7 +64,9 @@ class ZoetropeAdapter(PeerAdapter):
         under_way = 0
         for number in numbers:
             job_id = job_name(number, seconds)
-            submit = m.Submit(req=number, job_id=job_id, model=MODEL, units=1.0, body=self._body)
+            submit = m.Submit(
+                req=number, job_id=job_id, submission=m.Submission(model=MODEL, units=1.0), body=self._body
+            )
             self._front.send(codec.encode(submit))
             under_way += 1
             if under_way >= _WINDOW:

@@ -143,11 +143,13 @@ def _accepted(n: int) -> Job:
     at = 1_000_000.0 + n
     job = Job(
         id=f"job-{n:09}",
-        model=MODEL,
+        submission=m.Submission(
+            model=MODEL,
+            tenant="red" if n % 100 == 0 else "default",
+            origin="openai" if n % 1000 == 0 else "native",
+            alias="same" if n % 2 else "",
+        ),
         body=_BODY,
-        tenant="red" if n % 100 == 0 else "default",
-        origin="openai" if n % 1000 == 0 else "native",
-        alias="same" if n % 2 else "",
         submitted_at=at,
     )
     job.move(Cause.SUBMITTED, at)

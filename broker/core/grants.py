@@ -13,7 +13,7 @@ def grant_all(state: State, now: float) -> None:
     """Grant as many jobs as possible."""
     while (choice := dispatch.choose(state, now)) is not None:
         turn = choice.turn
-        if turn.model != choice.job.model:
+        if turn.submission.model != choice.job.submission.model:
             turn.skipped_s += choice.job.cost
         _grant(state, choice.job, choice.worker, now)
 
@@ -38,7 +38,7 @@ def send_grant(state: State, job: Job, worker: Worker, now: float) -> None:
         lease_s=state.policy.lost_after_s,
         attempt=job.attempts + 1,
         profile=job.profile,
-        predicted_s=job.cost if state.costs.knows(job.model, job.units) else 0.0,
+        predicted_s=job.cost if state.costs.knows(job.submission.model, job.submission.units) else 0.0,
         alone=job.crashes > 0,
         body=job.body,
     )

@@ -133,8 +133,8 @@ def _counts(state: State) -> list[str]:
 def _tenants(state: State) -> list[str]:
     live = [job for job in state.jobs.values() if not job.final]
     broken = []
-    for name in state.tenants.names() | {job.tenant for job in live}:
-        share, own = state.tenants.share(name), [job for job in live if job.tenant == name]
+    for name in state.tenants.names() | {job.submission.tenant for job in live}:
+        share, own = state.tenants.share(name), [job for job in live if job.submission.tenant == name]
         actual = sum(job.waiting for job in own), sum(job.held for job in own)
         if (share.waiting, share.held) != actual:
             broken.append(f"tenant {name} counted as {(share.waiting, share.held)} waiting and held, is {actual}")
@@ -165,12 +165,12 @@ def _bodies(state: State) -> list[str]:
 def _hooks(state: State, on_disk: Callable[[str], list[Delivery]] | None) -> list[str]:
     broken = []
     for job in state.jobs.values():
-        if not job.webhook:
+        if not job.submission.webhook:
             continue
         found = sorted(delivery.event for delivery in job.deliveries.values())
         if on_disk is not None and found != sorted(delivery.event for delivery in on_disk(job.id)):
             broken.append(f"{job.id} has deliveries on disk other than {found}")
-        wanted = set(job.webhook_events) or {"started", "completed", "failed", "cancelled"}
+        wanted = set(job.submission.webhook_events) or {"started", "completed", "failed", "cancelled"}
         end = {"succeeded": "completed", "failed": "failed", "cancelled": "cancelled"}.get(job.state.value)
         needed = {end} & wanted if end else set()
         if {event for event in found if event != "started"} != needed or not set(found) <= wanted:

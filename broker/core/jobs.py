@@ -29,7 +29,8 @@ from msgspec import Struct, field
 
 from broker.core.deliveries import Delivery
 from broker.wire.jobspec import Phase, Result
-from broker.wire.messages import Failure, HistoryEntry, WebhookEvent
+from broker.wire.messages import Failure, HistoryEntry
+from broker.wire.submission import Submission
 from broker.wire.terms import FINAL, HELD, WAITING, JobState
 
 #: The history is for people; that of a job which moves more often than this has its middle cut out.
@@ -165,24 +166,10 @@ class Job(Struct, kw_only=True):
     """A job. Only the core changes it; the journal writes it and reads it back."""
 
     id: str
-    model: str
+    submission: Submission
     #: The job spec's bytes, opaque here; read with `State.body`.
     body: bytes
-    tenant: str = "default"
-    priority: int = 5
-    gpus: int = 1
-    #: Cost feature: steps x latent tokens; 0 when the edge gave none.
-    units: float = 0.0
     deadline_at: float = 0.0
-    origin: str = ""
-    alias: str = ""
-    #: Name of the only worker that may run it; "" for any.
-    pinned: str = ""
-    #: Jobs of its tenant that may be held at once, as its edge said; 0: no limit.
-    max_running: int = 0
-    #: URL that is told of its events; "" for none. Which events; none: all.
-    webhook: str = ""
-    webhook_events: tuple[WebhookEvent, ...] = ()
 
     state: JobState = JobState.QUEUED
     fence: int = 0

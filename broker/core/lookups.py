@@ -105,7 +105,7 @@ def _submit(state: State, _: bytes, message: m.Submit) -> Lookup | None:
     if job is not None:
         return FindSpec(job.id) if job.evicted else None
     if message.alias_unique:
-        return FindJob(message.job_id, message.origin, message.alias, message.tenant)
+        return FindJob(message.job_id, message.submission.origin, message.submission.alias, message.submission.tenant)
     return FindJob(message.job_id)
 
 

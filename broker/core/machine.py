@@ -241,17 +241,24 @@ def _had_begun(job: Job) -> bool:
 
 def _require_sound(job: Job, epoch: int) -> None:
     """Raise `UnsoundJob` when a live job cannot be like this: a damaged row must not reach the timers, the queue or a worker."""
-    words = (job.id, job.model, job.origin, job.alias, job.pinned, job.worker)
+    words = (
+        job.id,
+        job.submission.model,
+        job.submission.origin,
+        job.submission.alias,
+        job.submission.pinned,
+        job.worker,
+    )
     for word in words:
         if type(word) is not str:
             raise UnsoundJob(f"names that are no text: {words}")
     try:
-        sound = 0 <= job.units < inf and 0 <= job.submitted_at < inf
+        sound = 0 <= job.submission.units < inf and 0 <= job.submitted_at < inf
         sound = sound and 0 <= job.deadline_at < inf and 0 <= job.not_before < inf
     except TypeError:
         sound = False
     if not sound:
-        numbers = (job.units, job.submitted_at, job.deadline_at, job.not_before)
+        numbers = (job.submission.units, job.submitted_at, job.deadline_at, job.not_before)
         raise UnsoundJob(f"units, or a time, that can not be: {numbers}")
     if not isinstance(job.fence, int) or not 0 <= job.fence >> 32 <= epoch:
         raise UnsoundJob(f"fence {job.fence!r} in epoch {epoch}")

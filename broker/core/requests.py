@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import isfinite
+from operator import attrgetter
 
 from broker.core import set_aside, views, worker_breaker
 from broker.core.effects import WorkerNoted
@@ -21,6 +22,9 @@ MAX_RETRY_AFTER_S = 120.0
 #: Seconds that a client refused for want of disk, or by a broker that is stopping, is told to wait.
 DISK_RETRY_S = 30.0
 STOPPING_RETRY_S = 5.0
+
+#: What a repeated submit has to say again, beside the spec; an edge may have learned other limits and another cost meanwhile.
+_same = attrgetter("model", "origin", "alias", "tenant", "webhook", "webhook_events")
 
 #: Bytes of specs in one page of jobs; a page with more is cut short and says that more follows.
 MAX_PAGE_BYTES = 8 * 1024 * 1024
@@ -63,19 +67,9 @@ def _record(state: State, job: Job, found: Found, now: float) -> bytes:
 def _new_job(message: m.Submit, ahead_s: float, now: float) -> Job:
     return Job(
         id=message.job_id,
-        model=message.model,
+        submission=message.submission,
         body=message.body,
-        tenant=message.tenant,
-        priority=message.priority,
-        gpus=message.gpus,
-        units=message.units,
         deadline_at=_deadline_at(message, ahead_s, now),
-        origin=message.origin,
-        alias=message.alias,
-        pinned=message.worker,
-        max_running=message.max_running,
-        webhook=message.webhook,
-        webhook_events=message.webhook_events,
         submitted_at=now,
     )
 
@@ -95,9 +89,7 @@ def _answer_repeat(state: State, peer: bytes, message: m.Submit, job: Job, found
     body, damaged = _spec(job, found)
     if damaged:
         raise DamagedRecord(damaged)
-    known = (body, job.model, job.origin, job.alias, job.tenant, job.webhook, job.webhook_events)
-    said = (message.model, message.origin, message.alias, message.tenant, message.webhook, message.webhook_events)
-    if known != (message.body, *said):
+    if _same(job.submission) != _same(message.submission) or body != message.body:
         text = f"another job bears the id {message.job_id!r}"
         state.send(peer, m.Rejected(req=message.req, code="id_conflict", message=text))
         return
@@ -111,17 +103,18 @@ def _refusal(state: State, message: m.Submit, found: Found, now: float) -> tuple
     if state.refusing:
         text = "the disk is nearly full: what room is left is kept for the results of jobs already taken"
         return "queue_full", text, DISK_RETRY_S
-    if not (isfinite(message.units) and isfinite(message.deadline_at) and isfinite(message.deadline_s)):
+    wanted = message.submission
+    if not (isfinite(wanted.units) and isfinite(message.deadline_at) and isfinite(message.deadline_s)):
         return "invalid", "units, deadline_at and deadline_s must be finite numbers", 0.0
-    lane = Lane(message.model, message.gpus, message.worker)
-    if message.only_if_idle and not would_start(state, lane, message.tenant, message.max_running):
+    lane = Lane(wanted.model, wanted.gpus, wanted.pinned)
+    if message.only_if_idle and not would_start(state, lane, wanted.tenant, wanted.max_running):
         return "busy", "no worker is free", retry_after_s(state, now)
     if message.alias_unique and found.job is not None:
-        return "alias_taken", f"a job named {message.alias!r} exists already", 0.0
-    cost = state.costs.predict(message.model, message.units)
-    own = state.tenants.share(message.tenant).waiting
+        return "alias_taken", f"a job named {wanted.alias!r} exists already", 0.0
+    cost = state.costs.predict(wanted.model, wanted.units)
+    own = state.tenants.share(wanted.tenant).waiting
     if message.max_queued and own >= message.max_queued:
-        text = f"{own} jobs of tenant {message.tenant} are waiting, its limit is {message.max_queued}"
+        text = f"{own} jobs of tenant {wanted.tenant} are waiting, its limit is {message.max_queued}"
         return "queue_full", text, _own_turn_s(state, message, own, cost, now)
     limit, limit_s = state.policy.queue_limit, state.policy.queue_limit_s
     waiting = state.counts[JobState.QUEUED] + state.counts[JobState.DELAYED]
@@ -137,8 +130,8 @@ def _refusal(state: State, message: m.Submit, found: Found, now: float) -> tuple
 def _too_late(
     state: State, message: m.Submit, deadline_at: float, cost: float, now: float
 ) -> tuple[m.RejectCode, str, float] | None:
-    left = deadline_at - now
-    needed = views.wait_s(state, now) + cost if state.costs.knows(message.model, message.units) else 0.0
+    wanted, left = message.submission, deadline_at - now
+    needed = views.wait_s(state, now) + cost if state.costs.knows(wanted.model, wanted.units) else 0.0
     if left > needed:
         return None
     return "deadline", f"the deadline is in {left:.1f} s, the job would take about {needed:.1f} s", 0.0
@@ -153,14 +146,15 @@ def retry_after_s(state: State, now: float) -> float:
 def _own_turn_s(state: State, message: m.Submit, own: int, cost: float, now: float) -> float:
     """The time until about one of the tenant's own jobs has left the queue: all of them have when the whole queue has, and its
     running jobs make room one after another."""
-    pace_s = cost / message.max_running if message.max_running else 0.0
+    at_once = message.submission.max_running
+    pace_s = cost / at_once if at_once else 0.0
     return min(MAX_RETRY_AFTER_S, max(1.0, views.wait_s(state, now) / max(1, own), pace_s))
 
 
 def cancel_job(state: State, peer: bytes, message: m.CancelJob, found: Found, now: float) -> None:
     """End a waiting job at once; tell the worker of a held one to stop."""
     job = state.jobs.get(message.job_id) or found.job
-    if job is None or message.tenant not in ("", job.tenant):
+    if job is None or message.tenant not in ("", job.submission.tenant):
         state.send(peer, m.CancelReply(req=message.req, outcome="not_found"))
         return
     outcome = _cancel(state, job, now)
@@ -189,7 +183,7 @@ def get_job(state: State, peer: bytes, message: m.GetJob, found: Found, now: flo
     job = state.jobs.get(message.job_id)
     if job is None and found.job is not None:
         job = state.jobs.get(found.job.id, found.job)
-    if job is not None and message.tenant not in ("", job.tenant):
+    if job is not None and message.tenant not in ("", job.submission.tenant):
         job = None
     body = b"" if job is None else _record(state, job, found, now)
     state.send(peer, m.JobReply(req=message.req, found=job is not None, body=body))

@@ -41,7 +41,7 @@ def _event_of(job: Job, cause: Cause) -> m.WebhookEvent | None:
         event = "started"
     else:
         return None
-    return event if not job.webhook_events or event in job.webhook_events else None
+    return event if not job.submission.webhook_events or event in job.submission.webhook_events else None
 
 
 class State:
@@ -147,7 +147,7 @@ class State:
                 self._finish(job)
         if target in WAITING and target is JobState.DELAYED:
             self.deadlines.set(("due", job.id), job.not_before)
-        delivery = self._delivery_of(job, cause, now) if job.webhook else None
+        delivery = self._delivery_of(job, cause, now) if job.submission.webhook else None
         durable = delivery is not None or cause not in LAZY
         self.effects.append(Transition(job, job.attempts, source, target, cause, durable, job.worker, note))
         if delivery is not None:
@@ -191,7 +191,7 @@ class State:
 
     def enqueue(self, job: Job, *, front: bool = False) -> None:
         """Put a job that is `queued` into the queue."""
-        job.cost = self.costs.predict(job.model, job.units)
+        job.cost = self.costs.predict(job.submission.model, job.submission.units)
         self.queue.add(job, front=front)
 
     def give_back(self, job: Job, cause: Cause, now: float, note: str = "") -> None:

@@ -26,20 +26,14 @@ def job_view(
     return m.JobView(
         id=job.id,
         state=STATE_NAMES[job.state],
-        model=job.model,
+        submission=job.submission,
         revision=job.revision if mark is None else max(job.revision, mark.revision),
-        tenant=job.tenant,
-        priority=job.priority,
-        origin=job.origin,
-        alias=job.alias,
-        gpus=job.gpus,
         attempts=job.attempts,
         crashes=job.crashes,
         losses=job.losses,
         cancel_requested="cancel" in (job.stop, mark.stop if mark else ""),
         fence=job.fence,
         worker=job.worker,
-        pinned=job.pinned,
         phase=job.phase,
         step=job.step,
         total=job.total,
@@ -54,9 +48,7 @@ def job_view(
         result=job.result,
         story=_story(job.story, ahead_s) if full else (),
         body=b"" if spec_error else spec,
-        webhook=job.webhook,
-        webhook_events=job.webhook_events if full else (),
-        deliveries=_deliveries(state, job) if full and job.webhook else (),
+        deliveries=_deliveries(state, job) if full and job.submission.webhook else (),
         set_aside=None if mark is None else m.SetAside(mark.reason, shown(mark.at)),
         damaged=spec_error or job.damaged,
     )
@@ -74,8 +66,8 @@ def _story(story: list[m.HistoryEntry], ahead_s: float) -> tuple[m.HistoryEntry,
 
 def _position_and_eta(state: State, job: Job, now: float) -> tuple[int, float]:
     """(jobs ahead or -1, predicted seconds until final or -1)."""
-    known = state.costs.knows(job.model, job.units)
-    predicted = state.costs.predict(job.model, job.units)
+    known = state.costs.knows(job.submission.model, job.submission.units)
+    predicted = state.costs.predict(job.submission.model, job.submission.units)
     if job.state is JobState.QUEUED and job.id in state.queue:
         jobs, seconds = state.queue.ahead(job.id)
         running_s, workers = _load(state, now)
@@ -113,7 +105,7 @@ def _sum_running(state: State, now: float) -> float:
         for job_id in worker.held:
             job = state.jobs.get(job_id)
             if job is not None:
-                total += max(0.0, _remaining(job, state.costs.predict(job.model, job.units), now))
+                total += max(0.0, _remaining(job, state.costs.predict(job.submission.model, job.submission.units), now))
                 seen += 1
         if seen >= _SAMPLE:
             break

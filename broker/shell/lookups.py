@@ -119,6 +119,6 @@ def _spec(archive: Archive, job_id: str) -> tuple[bytes, str]:
 
 
 def _with_deliveries(archive: Archive, job: Job) -> Job:
-    if not job.webhook:
+    if not job.submission.webhook:
         return job
     return replace(job, deliveries={delivery.number: delivery for delivery in archive.deliveries.of_job(job.id)})

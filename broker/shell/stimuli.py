@@ -75,5 +75,5 @@ def without_body(message: m.Message) -> m.Message:
 
 def _written(message: m.Message) -> bytes:
     if isinstance(message, m.Submit):
-        message = msgspec.structs.replace(message, webhook="")
+        message = msgspec.structs.replace(message, submission=msgspec.structs.replace(message.submission, webhook=""))
     return codec.encode(without_body(message))

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from broker.wire.device import DeviceHealth
 from broker.wire.failures import FailureKind
 from broker.wire.jobspec import ModelCard, Phase, Result
+from broker.wire.submission import Submission
 from broker.wire.terms import (
     Count,
     DeliveryState,
@@ -98,14 +99,9 @@ class JobView(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 
     id: str
     state: JobStateName
-    model: str
+    submission: Submission
     #: Grows with every visible change of this job, over broker restarts too: (epoch << 32) + n.
     revision: int
-    tenant: str = "default"
-    priority: int = 5
-    origin: str = ""
-    alias: str = ""
-    gpus: int = 1
     #: Attempts begun; crashes and losses among them.
     attempts: int = 0
     crashes: int = 0
@@ -114,8 +110,6 @@ class JobView(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     fence: int = 0
     #: Name of the worker that holds it, or that ended it.
     worker: str = ""
-    #: Name of the only worker that may run it; "" for any.
-    pinned: str = ""
     phase: Phase = ""
     step: int = 0
     total: int = 0
@@ -134,9 +128,7 @@ class JobView(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     story: tuple[HistoryEntry, ...] = ()
     #: The spec's bytes (`jobspec.decode_spec`); empty in events.
     body: bytes = b""
-    webhook: str = ""
-    #: Which events the webhook is told, none: all; what became of those so far. Empty in events.
-    webhook_events: tuple[WebhookEvent, ...] = ()
+    #: What became so far of the events that its webhook is told. Empty in events.
     deliveries: tuple[DeliveryView, ...] = ()
     #: None: it is not.
     set_aside: SetAside | None = None

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from broker.wire.jobspec import MAX_UNITS
+from broker.wire.submission import Submission
 from broker.wire.terms import (
     Count,
     Fence,
@@ -18,8 +18,6 @@ from broker.wire.terms import (
     Seconds,
     Short,
     Tenant,
-    WebhookEvent,
-    WebhookUrl,
 )
 
 # ---------------------------------------------------------------- edge -> broker
@@ -30,31 +28,15 @@ class Submit(Message, frozen=True, kw_only=True, tag="submit"):
 
     req: int
     job_id: Id
-    model: Annotated[str, Meta(min_length=1, max_length=256)]
-    #: Cost feature: steps x latent tokens (`jobspec.cost_units`).
-    units: Annotated[float, Meta(ge=0, le=MAX_UNITS)]
-    tenant: Annotated[str, Meta(min_length=1, max_length=64)] = "default"
-    #: 0 (last) to 9 (first); strict between priorities.
-    priority: Annotated[int, Meta(ge=0, le=9)] = 5
-    gpus: Annotated[int, Meta(ge=1, le=64)] = 1
+    submission: Submission
     #: As edges before 0.2.0 say the deadline, by a clock that may differ from the broker's; `deadline_s` goes before it. 0: none.
     deadline_at: Seconds = 0.0
-    #: Which API the job came through; lets that API list and stop its own.
-    origin: Annotated[str, Meta(max_length=32)] = ""
-    #: The client's own name for the job, looked up by (origin, alias); the newest job of that name answers.
-    alias: Short = ""
     #: Refuse with code `alias_taken` when a job of this (origin, alias) exists.
     alias_unique: bool = False
-    #: Name of the only worker that may run it; "" for any.
-    worker: Annotated[str, Meta(max_length=128)] = ""
     #: Refuse with code `busy` unless a worker can start it at once.
     only_if_idle: bool = False
-    #: Of the job's tenant, which of its jobs the newest says: jobs that may wait, and that workers may hold at once. 0: no limit.
+    #: Jobs of its tenant that may wait, this one included. 0: no limit.
     max_queued: Count = 0
-    max_running: Count = 0
-    #: Where the job's events are to be told, and which; none named: all of them.
-    webhook: WebhookUrl = ""
-    webhook_events: Annotated[tuple[WebhookEvent, ...], Meta(max_length=4)] = ()
     #: The job must be final so long after it was accepted, or it fails as `expired`. 0: no deadline.
     deadline_s: Seconds = 0.0
     #: The job spec, opaque to the broker.

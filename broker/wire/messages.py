@@ -68,6 +68,7 @@ from broker.wire.edge_messages import Watch as Watch
 from broker.wire.edge_messages import Watching as Watching
 from broker.wire.edge_messages import WorkerReply as WorkerReply
 from broker.wire.failures import FailureKind as FailureKind
+from broker.wire.submission import Submission as Submission
 from broker.wire.terms import MAX_ID as MAX_ID
 from broker.wire.terms import PROTOCOL as PROTOCOL
 from broker.wire.terms import Count as Count

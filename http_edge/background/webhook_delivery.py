@@ -98,7 +98,7 @@ class WebhookDelivery:
 
     def _told(self, view: JobView) -> None:
         """A job changed: its webhook may have to be told."""
-        if view.webhook and (view.state != "running" or view.step == 0):
+        if view.submission.webhook and (view.state != "running" or view.step == 0):
             self._wake.set()
 
     async def _run(self) -> None:
@@ -140,8 +140,8 @@ class WebhookDelivery:
         now = asyncio.get_running_loop().time()
         for claim, view in zip(claims, views, strict=True):
             # Without: the job was deleted meanwhile, and the delivery with it.
-            if view is not None and view.webhook:
-                retry_s = self._turns.add(Turn(_host_of(view.webhook), view.tenant), claim, now)
+            if view is not None and view.submission.webhook:
+                retry_s = self._turns.add(Turn(_host_of(view.submission.webhook), view.submission.tenant), claim, now)
                 if retry_s is not None:
                     self._spawn(self._release(claim, retry_s))
         return wait_s if wait_s >= 0 else _POLL_S
@@ -211,7 +211,7 @@ class WebhookDelivery:
             return None if error.kind == "not_found" else self._again(claim, 0, error.message)
         except SecretsError:
             return self._again(claim, 0, "it could not be signed")
-        if not job.view.webhook:
+        if not job.view.submission.webhook:
             return None
         body = event_body(job, claim, self._base_url)
         timestamp = int(self._wall_clock())
@@ -222,7 +222,7 @@ class WebhookDelivery:
             "webhook-signature": signatures(keys, event_id(claim), timestamp, body),
         }
         try:
-            status, answer = await self._fetcher.post(job.view.webhook, headers, body, _TIMEOUT_S)
+            status, answer = await self._fetcher.post(job.view.submission.webhook, headers, body, _TIMEOUT_S)
         except NotSent as error:
             return self._again(claim, 0, str(error))
         if 200 <= status < 300:

@@ -47,9 +47,9 @@ def _data(job: Job, claim: ClaimedDelivery, base_url: str) -> EventData:
         id=job.id,
         object="job",
         state=_STATES[claim.event],
-        model=view.model,
+        model=view.submission.model,
         output=job.spec.output if job.spec else None,
-        name=view.alias or None,
+        name=view.submission.alias or None,
         submitted_at=view.submitted_at,
         urls=EventUrls(**{name: base_url + path for name, path in urls(job.id).items()}),
     )

@@ -63,6 +63,10 @@ class ExportOnRead:
         artefact = job.view.result.artefacts[0]
         path = artefact_path(self._artefacts, job.view, artefact)
         source = Source(
-            job=job.view.id, finished_at=job.view.finished_at, path=path, size=artefact.size, tenant=job.view.tenant
+            job=job.view.id,
+            finished_at=job.view.finished_at,
+            path=path,
+            size=artefact.size,
+            tenant=job.view.submission.tenant,
         )
         return self._exports.fill(job.spec.save_to, source)

@@ -58,7 +58,7 @@ class Memory:
 
     def _believed_until(self, job: Job) -> float:
         # What became of a webhook's deliveries comes with no event.
-        if job.is_final and not job.view.webhook:
+        if job.is_final and not job.view.submission.webhook:
             return math.inf
         is_waiting = job.view.state in ("queued", "delayed", "assigned")
         return self._clock() + (_WAITING_FRESH_S if is_waiting else _RUNNING_FRESH_S)

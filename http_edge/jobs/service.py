@@ -134,11 +134,11 @@ class JobService:
         """The job of this id. Raises `EdgeError`."""
         caller = current().caller
         held = self.hub.memory.get(job_id)
-        if held is not None and caller.may_see(held.view.tenant):
+        if held is not None and caller.may_see(held.view.submission.tenant):
             return held
         for name in meant(caller, job_id):
             held = self.hub.memory.get(name)
-            if held is not None and caller.may_see(held.view.tenant):
+            if held is not None and caller.may_see(held.view.submission.tenant):
                 return held
             view = await self.view(name) if is_job_id(name) else None
             if view is not None:
@@ -230,7 +230,7 @@ class JobService:
     async def _remember_listed(self, view: m.JobView) -> Job:
         """As `_remember`, but a job that is over and known stays the one that it was, with the answers that were encoded of it."""
         held = self.hub.memory.get(view.id)
-        if held is not None and held.is_final and not view.webhook and held.view.revision == view.revision:
+        if held is not None and held.is_final and not view.submission.webhook and held.view.revision == view.revision:
             return held
         return await self._remember(view)
 

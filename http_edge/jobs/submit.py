@@ -119,11 +119,13 @@ class Submitter:
         order = self._named(
             Submission(
                 wanted=Generation(prompt=spec.prompt, seed=spec.seed),
-                priority=view.priority,
-                origin=view.origin,
-                alias=view.alias,
-                worker=view.pinned,
-                webhook=Webhook(url=view.webhook, events=view.webhook_events) if view.webhook else None,
+                priority=view.submission.priority,
+                origin=view.submission.origin,
+                alias=view.submission.alias,
+                worker=view.submission.pinned,
+                webhook=Webhook(url=view.submission.webhook, events=view.submission.webhook_events)
+                if view.submission.webhook
+                else None,
             )
         )
         there = await self._replay(order)
@@ -131,7 +133,7 @@ class Submitter:
             return there
         for path in spec.input_paths():
             await self._images.touch("image" if path == spec.image else "inputs", path)
-        card = await self._catalogue.choose(view.model, worker=view.pinned)
+        card = await self._catalogue.choose(view.submission.model, worker=view.submission.pinned)
         again, _ = await self._submit(order, spec, card)
         return again
 
@@ -211,19 +213,21 @@ class Submitter:
         message = m.Submit(
             req=0,
             job_id=order.job_id,
-            model=spec.model,
-            units=cost_units(spec, card),
-            tenant=scope.caller.tenant,
-            priority=order.priority,
-            origin=order.origin,
-            alias=order.alias,
+            submission=m.Submission(
+                model=spec.model,
+                units=cost_units(spec, card),
+                tenant=scope.caller.tenant,
+                priority=order.priority,
+                origin=order.origin,
+                alias=order.alias,
+                pinned=order.worker,
+                max_running=scope.caller.max_running,
+                webhook=order.webhook.url if order.webhook else "",
+                webhook_events=order.webhook.events if order.webhook else (),
+            ),
             alias_unique=order.alias_unique,
-            worker=order.worker,
             only_if_idle=order.only_if_idle,
             max_queued=scope.caller.max_queued,
-            max_running=scope.caller.max_running,
-            webhook=order.webhook.url if order.webhook else "",
-            webhook_events=order.webhook.events if order.webhook else (),
             deadline_s=order.deadline_s,
             body=body,
         )

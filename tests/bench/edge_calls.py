@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from bench.suites.footprint import CallCounter
-from broker.wire import messages as m
+from broker.testing import submit_message
 from broker.wire.jobspec import JobSpec, encode_spec
 from http_edge.api.openai.views import VIDEO_ORIGIN
 from http_edge.app import build_app, build_edge
@@ -136,7 +136,7 @@ async def _running_job(broker: FakeBroker, job_id: str, origin: str = "") -> str
         model="demo", output="video", prompt="a red circle", width=64, height=64, num_inference_steps=8, seed=1
     )
     body = encode_spec(spec)
-    await broker.submit(m.Submit(req=0, job_id=job_id, model="demo", units=1.0, origin=origin, body=body))
+    await broker.submit(submit_message(job_id, body, origin=origin))
     broker.run(job_id)
     return job_id
 

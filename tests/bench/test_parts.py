@@ -62,7 +62,7 @@ def view(number, started, finished, durations):
     return m.JobView(
         id=f"j{number}",
         state="succeeded",
-        model="demo",
+        submission=m.Submission(model="demo"),
         revision=number,
         started_at=started,
         finished_at=finished,

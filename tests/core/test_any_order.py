@@ -14,7 +14,7 @@ from broker.core.deliveries import LEASE_S
 from broker.core.effects import DeliveryChanged, PeerGone, RecordDeleted, Send, Transition, WorkerNoted
 from broker.core.jobs import Cause
 from broker.core.machine import Policy
-from broker.testing import EDGE, START, CoreHarness, worker_info
+from broker.testing import EDGE, START, CoreHarness, submit_message, worker_info
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
@@ -155,7 +155,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def submit_one(self, job_id: str, **fields) -> None:
         self.desk.req += 1
-        effects = self.desk.feed(EDGE, m.Submit(req=1, job_id=job_id, model="demo", units=1.0, body=b"spec", **fields))
+        effects = self.desk.feed(EDGE, submit_message(job_id, req=1, **fields))
         if any(isinstance(e, Send) and isinstance(e.message, m.Accepted) for e in effects):
             self.accepted.add(job_id)
         self.carry(effects)

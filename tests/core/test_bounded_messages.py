@@ -75,8 +75,9 @@ def assert_finite(value: Any) -> None:
         assert math.isfinite(value)
         assert -1e10 <= value <= 1e10
     elif isinstance(value, dict):
-        for item in value.values():
-            assert_finite(item)
+        for name, item in value.items():
+            if name != "submission":  # what the edge sent, and gets back as it is
+                assert_finite(item)
     elif isinstance(value, list | tuple):
         for item in value:
             assert_finite(item)

@@ -17,9 +17,9 @@ HOUR = 3600.0
 def test_a_deadline_is_so_long_after_the_acceptance_whatever_the_clock_was_set_to(ahead_s):
     desk = CoreHarness()
     desk.running("held", deadline_s=3.0)
-    desk.submit("waits", worker="nobody", deadline_s=3.0)
+    desk.submit("waits", pinned="nobody", deadline_s=3.0)
     desk.core.set_calendar(Calendar(ahead_s=ahead_s))
-    desk.submit("later", worker="nobody", deadline_s=4.0)
+    desk.submit("later", pinned="nobody", deadline_s=4.0)
     desk.tick(2.5)
     assert [desk.state(job_id) for job_id in ("held", "waits", "later")] == ["running", "queued", "queued"]
     desk.tick(1.0)
@@ -32,7 +32,7 @@ def test_a_deadline_is_so_long_after_the_acceptance_whatever_the_clock_was_set_t
 def test_the_deadline_of_an_edge_before_durations_is_read_by_the_clock_it_was_told():
     desk = CoreHarness()
     desk.core.set_calendar(Calendar(ahead_s=HOUR))
-    desk.submit("a", worker="nobody", deadline_at=START + HOUR + 5.0)
+    desk.submit("a", pinned="nobody", deadline_at=START + HOUR + 5.0)
     desk.tick(4.0)
     assert desk.state("a") == "queued"
     desk.tick(2.0)
@@ -52,7 +52,7 @@ def test_every_time_that_is_shown_follows_the_clock():
     desk = CoreHarness()
     desk.running("a", deadline_s=60.0)
     desk.finish("w1", "a")
-    desk.submit("b", worker="nobody")
+    desk.submit("b", pinned="nobody")
     before = desk.view("a")
     desk.core.set_calendar(Calendar(ahead_s=HOUR))
     after = desk.view("a")

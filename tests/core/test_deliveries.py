@@ -74,7 +74,7 @@ def test_only_events_that_are_wanted_are_told():
     desk = CoreHarness()
     finished(desk, webhook_events=("failed",))
     assert told(desk, "a") == []
-    assert desk.view("a").webhook_events == ("failed",)
+    assert desk.view("a").submission.webhook_events == ("failed",)
 
 
 def test_further_attempts_and_returning_workers_are_no_second_start():
@@ -107,7 +107,7 @@ def test_a_held_delivery_is_nobody_elses_until_its_lease_runs_out():
 def test_due_deliveries_are_given_in_parts_the_oldest_first():
     desk = CoreHarness()
     for n in range(5):
-        desk.submit(f"j{n}", worker="nobody", webhook=URL)
+        desk.submit(f"j{n}", pinned="nobody", webhook=URL)
         desk.cancel(f"j{n}")
         desk.now += 1
     assert [held.job_id for held in claim(desk, 2)[0]] == ["j0", "j1"]
@@ -226,6 +226,6 @@ def test_watchers_see_that_a_job_has_a_webhook():
     effects = desk.finish("w1", "a")
     assert sent(effects, m.Event, EDGE)
     spec_cache = [e.message.body for e in effects if isinstance(e, Send) and isinstance(e.message, m.Event)]
-    assert codec.job_view(spec_cache[-1]).webhook == URL
+    assert codec.job_view(spec_cache[-1]).submission.webhook == URL
     hooked = next(n for n, e in enumerate(effects) if isinstance(e, DeliveryChanged))
     assert hooked < next(n for n, e in enumerate(effects) if isinstance(e, Send) and isinstance(e.message, m.Event))

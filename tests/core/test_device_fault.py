@@ -59,7 +59,7 @@ def test_a_benched_worker_comes_back_when_the_device_of_the_other_breaks() -> No
     desk = CoreHarness(Policy(bench_after=1, bench_s=60.0))
     desk.hello("w1")
     desk.hello("w2", free=0)
-    desk.submit("a", worker="w1")
+    desk.submit("a", pinned="w1")
     desk.start("w1", "a")
     desk.fail("w1", "a", "hung")
     assert worker(desk, "w1").state == "benched"

@@ -13,6 +13,7 @@ from broker.core.scheduling import dispatch
 from broker.core.state import State
 from broker.wire import messages as m
 from broker.wire.jobspec import ModelCard
+from broker.wire.submission import Submission
 from broker.wire.terms import JobState
 
 NOW = 1_000.0
@@ -41,13 +42,15 @@ def scene(seed: int) -> State:
     for number in range(random.randint(0, 8)):
         job = Job(
             id=f"j{number}",
-            model=random.choice(MODELS) if mixed else MODELS[seed % 2],
+            submission=Submission(
+                model=random.choice(MODELS) if mixed else MODELS[seed % 2],
+                tenant=random.choice(tenants),
+                max_running=limit,
+                gpus=lanes[0],
+                pinned=lanes[1],
+                units=random.choice((0.0, 1.0, 10.0, 100.0)),
+            ),
             body=b"",
-            tenant=random.choice(tenants),
-            max_running=limit,
-            gpus=lanes[0],
-            pinned=lanes[1],
-            units=random.choice((0.0, 1.0, 10.0, 100.0)),
             attempts=int(random.random() < 0.1),
             excluded=("w0",) if random.random() < 0.1 else (),
             submitted_at=random.uniform(0.0, NOW),

@@ -17,8 +17,8 @@ def test_final_jobs_go_and_live_ones_stay():
     desk.running("done")
     desk.finish("w1", "done", free=0)
     desk.running("running", worker="w2")
-    desk.submit("waiting", worker="nobody")
-    desk.submit("cancelled", worker="nobody")
+    desk.submit("waiting", pinned="nobody")
+    desk.submit("cancelled", pinned="nobody")
     desk.cancel("cancelled")
     assert forget(desk, "done", "running", "waiting", "cancelled", "unknown", "done") == ("done", "cancelled")
     assert [effect.job_id for effect in desk.effects if isinstance(effect, RecordDeleted)] == ["done", "cancelled"]

@@ -6,7 +6,7 @@ import pytest
 
 from broker.core.lookups import FindJob, FindJobs, FindPage, FindSpec
 from broker.core.policy import Policy
-from broker.testing import EDGE, RESULT, CoreHarness, peer_of
+from broker.testing import EDGE, RESULT, CoreHarness, peer_of, submit_message
 from broker.wire import messages as m
 
 
@@ -23,7 +23,7 @@ def desk() -> CoreHarness:
 
 def asked(job_id: str, **fields) -> list[m.Message]:
     return [
-        m.Submit(req=1, job_id=job_id, model="demo", units=1.0, body=b""),
+        submit_message(job_id, b""),
         m.GetJob(req=1, job_id=job_id),
         m.CancelJob(req=1, job_id=job_id),
     ]
@@ -40,14 +40,9 @@ def test_a_name_is_read_with_the_id(desk):
     named = {"origin": "native", "alias": "one", "tenant": "t"}
     lookup = FindJob("new", "native", "one", "t")
     assert desk.core.needs(EDGE, m.GetJob(req=1, job_id="new", **named)) == lookup
-    submit = m.Submit(req=1, job_id="new", model="demo", units=1.0, body=b"", **named)
+    submit = submit_message("new", b"", **named)
     assert desk.core.needs(EDGE, submit) == FindJob("new")
-    assert (
-        desk.core.needs(
-            EDGE, m.Submit(req=1, job_id="new", model="demo", units=1.0, alias_unique=True, body=b"", **named)
-        )
-        == lookup
-    )
+    assert desk.core.needs(EDGE, submit_message("new", b"", alias_unique=True, **named)) == lookup
 
 
 def test_a_result_is_compared_with_the_record_of_its_job_if_its_worker_is_known(desk):

@@ -125,7 +125,7 @@ def test_equal_jobs_start_in_the_order_in_which_they_came():
         ("other", 100.0, {}),  # too long to put before one of 10 s
         ("other", 40.0, {"priority": 1}),
         ("other", 40.0, {"tenant": "second"}),
-        ("other", 40.0, {"worker": "w1"}),  # those that others could run as well are not held up by it
+        ("other", 40.0, {"pinned": "w1"}),  # those that others could run as well are not held up by it
     ],
 )
 def test_at_the_end_of_a_backlog_a_job_is_passed_by_its_own_kind_only(other):
@@ -156,7 +156,7 @@ def test_which_lanes_a_worker_can_run(lane, fits):
 def test_a_pinned_job_waits_for_its_worker():
     desk = CoreHarness()
     desk.hello("w1")
-    desk.submit("a", worker="w2")
+    desk.submit("a", pinned="w2")
     assert desk.state("a") == "queued"
     desk.hello("w2")
     assert desk.job("a").worker == "w2"
@@ -175,7 +175,7 @@ def test_work_for_the_loaded_model_goes_first_but_not_forever():
     current = "first"
     for _ in range(10):
         fence = desk.job(current).fence
-        desk.beat("w1", m.Held(job_id=current, fence=fence), seen=fence, model=desk.job(current).model)
+        desk.beat("w1", m.Held(job_id=current, fence=fence), seen=fence, model=desk.job(current).submission.model)
         effects = desk.finish("w1", current)
         current = sent(effects, m.Run)[0].job_id
         order.append(current)

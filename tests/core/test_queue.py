@@ -8,10 +8,11 @@ import pytest
 
 from broker.core.jobs import Job
 from broker.core.scheduling.queue import COST_WEIGHT, FRONT_S, Lane, Queue
+from broker.testing import submission
 
 
 def job(job_id: str, at: float = 0.0, cost: float = 1.0, **fields) -> Job:
-    return Job(id=job_id, model=fields.pop("model", "demo"), body=b"", submitted_at=at, cost=cost, **fields)
+    return Job(id=job_id, submission=submission(fields), body=b"", submitted_at=at, cost=cost, **fields)
 
 
 def drain(queue: Queue) -> list[str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from broker.core.jobs import LAZY, MAX_HISTORY, TABLE, Cause, IllegalMove, Job
+from broker.wire.submission import Submission
 from broker.wire.terms import FINAL, JobState
 
 
 def job(state: JobState = JobState.QUEUED) -> Job:
-    return Job(id="j", model="demo", body=b"", state=state)
+    return Job(id="j", submission=Submission(model="demo"), body=b"", state=state)
 
 
 @pytest.mark.parametrize("state", sorted(FINAL))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.core.machine import Policy
-from broker.testing import EDGE, UNIT, CoreHarness, sent
+from broker.testing import EDGE, UNIT, CoreHarness, sent, submit_message
 from broker.wire import codec
 from broker.wire import messages as m
 
@@ -54,7 +54,7 @@ def test_only_its_tenant_cancels_a_job(tenant, outcome):
 def test_another_tenants_id_is_taken_and_shows_nothing_of_the_job():
     desk = CoreHarness()
     desk.submit("a", tenant="red")
-    effects = desk.feed(EDGE, m.Submit(req=9, job_id="a", model="demo", units=1.0, tenant="blue", body=b"spec"))
+    effects = desk.feed(EDGE, submit_message("a", req=9, tenant="blue"))
     (answer,) = sent(effects, m.Rejected)
     assert answer.code == "id_conflict"
 

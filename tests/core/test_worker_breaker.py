@@ -19,7 +19,7 @@ def fail_on(desk: CoreHarness, name: str, *job_ids: str, kind: m.FailureKind = "
     """One new job after another fails on this worker, and nowhere else."""
     for job_id in job_ids:
         desk.beat(name, free=1)
-        desk.submit(job_id, worker=name)
+        desk.submit(job_id, pinned=name)
         desk.start(name, job_id)
         desk.fail(name, job_id, kind)
         assert desk.cancel(job_id) == "cancelled"
@@ -41,7 +41,7 @@ def test_three_jobs_that_fail_in_a_row_bench_their_worker_and_say_so() -> None:
     fail_on(desk, "w1", "a", "b")
     assert worker(desk, "w1").state == "idle"
 
-    desk.submit("c", worker="w1")
+    desk.submit("c", pinned="w1")
     desk.start("w1", "c")
     desk.fail("w1", "c", "hung")
 
@@ -71,7 +71,7 @@ def test_a_success_wipes_the_slate() -> None:
     desk = two_workers()
     fail_on(desk, "w1", "a", "b")
     desk.beat("w1", free=1)
-    desk.submit("good", worker="w1")
+    desk.submit("good", pinned="w1")
     desk.start("w1", "good")
     desk.finish("w1", "good")
 
@@ -87,7 +87,7 @@ def test_bad_input_is_not_the_workers_fault() -> None:
     other = two_workers()
     for job_id in ("a", "b", "c", "d"):
         other.beat("w1", free=1)
-        other.submit(job_id, worker="w1")
+        other.submit(job_id, pinned="w1")
         other.start("w1", job_id)
         other.fail("w1", job_id, "invalid_input")
 

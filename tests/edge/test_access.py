@@ -137,7 +137,7 @@ def test_a_key_for_one_tenant_may_not_drain_workers(guarded: World) -> None:
 def test_limits_go_with_the_job_and_a_full_queue_is_429(guarded: World) -> None:
     job = create(guarded, RED)
     submit = guarded.fake.submits[job["id"]]
-    assert (submit.tenant, submit.max_queued, submit.max_running) == ("red", 3, 1)
+    assert (submit.submission.tenant, submit.max_queued, submit.submission.max_running) == ("red", 3, 1)
     create(guarded, RED)
     create(guarded, RED)
     refused = guarded.http.post("/v1/videos", json={"prompt": "a"}, headers=bearer(RED))
@@ -207,7 +207,7 @@ def test_each_tenant_has_its_own_task_ids(guarded: World) -> None:
         assert guarded.http.get("/v1/tasks/red's/status", headers=bearer(BLUE)).status_code == 404
     assert sorted(guarded.http.get("/v1/tasks", headers=bearer(BLUE)).json()) == ["mine"]
     assert guarded.http.delete("/v1/tasks/all/running", headers=bearer(BLUE)).json()["stop_status"] == "success"
-    states = {view.tenant: view.state for view in guarded.fake.jobs.values()}
+    states = {view.submission.tenant: view.state for view in guarded.fake.jobs.values()}
     assert states == {"red": "queued", "blue": "cancelled"}
 
 
@@ -222,7 +222,7 @@ def test_tenants_may_choose_the_same_id_and_learn_nothing_of_each_other(guarded:
         other = guarded.http.post("/v1/jobs", json={"prompt": "another", "id": "mine"}, headers=bearer(key))
         assert (other.status_code, other.json()["detail"]) == (409, "another job bears the id 'mine'")
     # What happens to one's happens to one's alone.
-    (blue,) = [view.id for view in guarded.fake.jobs.values() if view.tenant == "blue"]
+    (blue,) = [view.id for view in guarded.fake.jobs.values() if view.submission.tenant == "blue"]
     guarded.do(guarded.fake.run, blue)
     guarded.do(guarded.fake.succeed, blue)
     result = guarded.http.get("/v1/jobs/mine/result", headers=bearer(BLUE))
@@ -371,7 +371,7 @@ def test_workers_show_a_tenants_own_jobs(guarded: World) -> None:
 
 
 def test_jobs_of_the_open_mode_are_the_default_tenants(world: World) -> None:
-    assert world.fake.submits[world.submit()["id"]].tenant == "default"
+    assert world.fake.submits[world.submit()["id"]].submission.tenant == "default"
 
 
 # ---------------------------------------------------------------- browsers

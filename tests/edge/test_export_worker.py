@@ -12,6 +12,7 @@ import pytest
 
 from broker.wire.jobspec import JobSpec, encode_spec
 from broker.wire.messages import JobView
+from broker.wire.submission import Submission
 from http_edge.background.export_worker import ExportWorker
 from http_edge.base.settings import EdgeSettings
 from http_edge.jobs.hub import Hub
@@ -58,7 +59,12 @@ class Shop:
 
     def put(self, job_id: str, spec: JobSpec = SPEC) -> None:
         self.broker.jobs[job_id] = JobView(
-            id=job_id, state="running", model="demo", revision=1, submitted_at=1.0, body=encode_spec(spec)
+            id=job_id,
+            state="running",
+            submission=Submission(model="demo"),
+            revision=1,
+            submitted_at=1.0,
+            body=encode_spec(spec),
         )
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from broker.wire.jobspec import JobSpec, Phase, encode_spec
 from broker.wire.messages import JobView
+from broker.wire.submission import Submission
 from http_edge.base.errors import EdgeError
 from http_edge.base.settings import EdgeSettings
 from http_edge.jobs import hub
@@ -34,7 +35,7 @@ class Clock:
 
 
 def view(revision: int, state: str = "running", **fields: Any) -> JobView:
-    return JobView(id="j", state=state, model="demo", revision=revision, **fields)
+    return JobView(id="j", state=state, submission=Submission(model="demo"), revision=revision, **fields)
 
 
 def job(revision: int, state: str = "running", **fields: Any) -> Job:
@@ -106,7 +107,12 @@ def test_memory_is_bounded_in_jobs_and_bytes(monkeypatch: pytest.MonkeyPatch) ->
     memory = Memory(Clock())
 
     def put(name: str, size: int = 10) -> None:
-        memory.put(Job(view=JobView(id=name, state="failed", model="m", revision=1, body=bytes(size)), spec=None))
+        memory.put(
+            Job(
+                view=JobView(id=name, state="failed", submission=Submission(model="m"), revision=1, body=bytes(size)),
+                spec=None,
+            )
+        )
 
     for name in "abcd":
         put(name)

@@ -297,7 +297,7 @@ def test_a_workers_edge_shows_and_stops_only_its_own_tasks(open_edge: Callable[.
     zero, one = open_edge(worker="cpu-0"), open_edge(worker="cpu-1")
     assert post(zero, task_id_must_unique=True)["task_status"] == "processing"
     (first,) = zero.fake.jobs
-    assert zero.fake.jobs[first].pinned == "cpu-0"
+    assert zero.fake.jobs[first].submission.pinned == "cpu-0"
     zero.do(zero.fake.run, first, "cpu-0")
     assert service(zero) == {"service_status": "busy", "task_id": "mine"}
     assert service(one) == {"service_status": "idle"}

@@ -112,7 +112,7 @@ def test_the_form_takes_scalars_in_the_query_and_a_file(world: World) -> None:
     assert answer.json() == {"task_id": "t1", "task_status": "processing", "save_video_path": "out.mp4"}
     view = world.fake.jobs[newest(world)]
     spec = decode_spec(view.body)
-    assert (view.origin, spec.model, spec.image.endswith(".png")) == ("lightx2v-1", "animate", True)
+    assert (view.submission.origin, spec.model, spec.image.endswith(".png")) == ("lightx2v-1", "animate", True)
     assert (spec.echo["image_path"], spec.echo["task_id_must_unique"]) == ("cat.png", True)
     world.do(world.fake.run, newest(world))
     again = world.http.post(FORM, params=QUERY, files={"image_file": ("cat.png", picture(), "image/png")})

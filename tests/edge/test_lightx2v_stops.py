@@ -52,7 +52,7 @@ def test_stopping_all_stops_hundreds_that_wait_and_those_that_run(world: World) 
             world.do(world.fake.run, newest(world), f"cpu-{number}")
     stopped = {"stop_status": "success", "reason": "All tasks stopped successfully."}
     assert world.http.delete("/v1/tasks/all/running").json() == stopped
-    states = {job.alias: job.state for job in world.fake.jobs.values()}
+    states = {job.submission.alias: job.state for job in world.fake.jobs.values()}
     assert states.pop("") == "queued"
     assert set(states.values()) == {"cancelled"}
     assert world.http.get(other["urls"]["self"]).json()["state"] == "queued"
@@ -158,7 +158,7 @@ def test_metadata_names_the_model(world: World) -> None:
 def test_a_workers_edge_takes_lists_and_stops_its_own(open_edge: Callable[..., World]) -> None:
     zero, one = open_edge(worker="cpu-0"), open_edge(worker="cpu-1")
     post(zero, task_id="mine")
-    assert zero.fake.jobs[newest(zero)].pinned == "cpu-0"
+    assert zero.fake.jobs[newest(zero)].submission.pinned == "cpu-0"
     zero.do(zero.fake.run, newest(zero))
     assert zero.http.get("/v1/service/status").json()["service_status"] == "busy"
     assert one.http.get("/v1/service/status").json()["service_status"] == "idle"

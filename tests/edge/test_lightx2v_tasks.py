@@ -74,7 +74,7 @@ def test_the_second_generations_script_from_request_to_file(world: World) -> Non
         "save_video_path": f"{task_id}.mp4",
     }
     view = world.fake.jobs[newest(world)]
-    assert (view.origin, view.alias, view.pinned) == ("lightx2v", task_id, "")
+    assert (view.submission.origin, view.submission.alias, view.submission.pinned) == ("lightx2v", task_id, "")
     # The first answer of LightX2V's defaults that counts here is none: the model has its own.
     assert (spec(world).num_frames, spec(world).num_inference_steps, spec(world).image) == (17, 8, "")
     assert spec(world).negative_prompt == POST["negative_prompt"]

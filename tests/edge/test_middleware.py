@@ -121,7 +121,7 @@ def video(world: World) -> tuple[str, str]:
 
 def task(world: World) -> tuple[str, str]:
     answer = world.http.post("/v1/tasks", json={"task_id": "t", "prompt": "a"}).json()
-    (job_id,) = (job.id for job in world.fake.jobs.values() if job.alias == answer["task_id"])
+    (job_id,) = (job.id for job in world.fake.jobs.values() if job.submission.alias == answer["task_id"])
     return job_id, "/v1/tasks/t/status"
 
 

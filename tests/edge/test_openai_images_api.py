@@ -59,7 +59,7 @@ def test_a_picture_comes_as_base64(world: World) -> None:
     assert body["usage"]["total_tokens"] == 0
     assert (body["id"], body["model"], body["inference_time_s"]) == (only_job(world).id, "org/picture", 2.5)
     assert (body["peak_memory_mb"], body["stage_durations"]) == (0.0, {"denoise": 1.25})
-    assert (only_job(world).origin, only_spec(world).output, only_spec(world).num_frames) == (
+    assert (only_job(world).submission.origin, only_spec(world).output, only_spec(world).num_frames) == (
         "openai-images",
         "image",
         1,
@@ -202,7 +202,11 @@ def test_a_video_model_draws_one_frame(world: World) -> None:
     world.fake.workers = {"cpu-0": worker("cpu-0", card)}
     draws(world, image_png=PNG)
     body = generate(world, model="gpt-image-1")
-    assert (only_job(world).model, only_spec(world).output, only_spec(world).num_frames) == ("demo", "image", 1)
+    assert (only_job(world).submission.model, only_spec(world).output, only_spec(world).num_frames) == (
+        "demo",
+        "image",
+        1,
+    )
     assert (body["model"], len(body["warnings"])) == ("gpt-image-1", 1)
 
 
@@ -211,7 +215,7 @@ def test_an_image_model_is_preferred_to_a_video_model(world: World) -> None:
     world.fake.workers = {"cpu-0": worker("cpu-0", card, PICTURE)}
     draws(world, image_png=PNG)
     generate(world, model="dall-e-3")
-    assert only_job(world).model == "org/picture"
+    assert only_job(world).submission.model == "org/picture"
 
 
 def test_a_video_model_that_makes_no_images_is_refused(world: World) -> None:

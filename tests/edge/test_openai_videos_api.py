@@ -58,7 +58,7 @@ def test_creation_answers_at_once_with_the_whole_object(world: World) -> None:
     nullable = ("completed_at", "expires_at", "error", "remixed_from_video_id")
     assert [video[key] for key in nullable] == [None] * 4
     assert video["created_at"] == int(T0 + 1.5)
-    assert only_job(world).origin == "openai-videos"
+    assert only_job(world).submission.origin == "openai-videos"
 
 
 def test_a_job_that_started_meanwhile_is_still_created_as_queued(world: World) -> None:
@@ -115,7 +115,7 @@ def test_every_superset_field_reaches_the_job(world: World) -> None:
     assert (spec.num_inference_steps, spec.guidance_scale, spec.guidance_scale_2) == (12, 4.5, 3.0)
     assert (spec.negative_prompt, spec.max_sequence_length) == ("", 64)
     assert spec.extra == {"flow_shift": 8.0, "true_cfg_scale": 2.5, "eta": 0.5}
-    assert only_job(world).priority == 9
+    assert only_job(world).submission.priority == 9
     assert video["warnings"] == []
 
 
@@ -212,7 +212,7 @@ def test_an_aspect_ratio_is_a_shape(world: World) -> None:
 
 def test_an_unknown_model_is_served_by_the_only_one_that_can(world: World) -> None:
     video = create(world, model="sora-2")
-    assert (video["model"], only_job(world).model) == ("sora-2", "demo")
+    assert (video["model"], only_job(world).submission.model) == ("sora-2", "demo")
     assert video["warnings"] == ['model: "sora-2" is not a model of this service; "demo" was used']
     assert world.http.get(f"{URL}/{video['id']}").json()["model"] == "sora-2"
 
@@ -231,7 +231,7 @@ def test_unknown_models_can_be_refused_always(open_edge: Callable[..., World]) -
     world = open_edge(unknown_model="refuse", model_aliases=("sora-2-pro=demo",))
     assert world.http.post(URL, json={"prompt": "p", "model": "sora-2"}).status_code == 400
     video = create(world, model="sora-2-pro")
-    assert (video["model"], only_job(world).model, video["warnings"]) == ("sora-2-pro", "demo", [])
+    assert (video["model"], only_job(world).submission.model, video["warnings"]) == ("sora-2-pro", "demo", [])
 
 
 def test_a_model_of_images_makes_no_video(world: World) -> None:
@@ -247,7 +247,7 @@ def test_an_uploaded_reference_is_drawn_from(world: World) -> None:
     files = {"input_reference": ("upload", picture(), "application/octet-stream")}
     answer = world.http.post(URL, data={"prompt": "p", "model": "sora-2"}, files=files)
     assert answer.status_code == 200, answer.text
-    assert only_job(world).model == "animate"
+    assert only_job(world).submission.model == "animate"
     assert only_spec(world).image.endswith(".png")
 
 
@@ -648,7 +648,7 @@ def test_an_extension_goes_on_from_the_last_frame(world: World) -> None:
     assert any(warning.startswith("video:") for warning in extended["warnings"])
     job = world.fake.jobs[extended["id"]]
     spec = decode_spec(job.body)
-    assert (job.model, spec.num_frames) == ("animate", 17)
+    assert (job.submission.model, spec.num_frames) == ("animate", 17)
     with open(spec.image, "rb") as file:
         assert abs(opened(file.read()).convert("L").getpixel((32, 24)) - 220) < 8
 
@@ -676,7 +676,7 @@ def test_an_edit_draws_over_a_video(world: World, as_file: bool) -> None:
     assert edited["remixed_from_video_id"] == (None if as_file else source["id"])
     job = world.fake.jobs[edited["id"]]
     spec = decode_spec(job.body)
-    assert (job.model, spec.num_frames, spec.width, spec.height) == ("over", 9, 64, 48)
+    assert (job.submission.model, spec.num_frames, spec.width, spec.height) == ("over", 9, 64, 48)
     assert Path(spec.inputs["video"][0]).read_bytes() == data
 
 

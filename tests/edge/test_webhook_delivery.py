@@ -153,7 +153,8 @@ def test_the_largest_body_is_within_the_standards_bound(told):
     large = msgspec.structs.replace(artefact, name="n" * 128, media_type="m" * 128, size=2**60)
     job = told.http.portal.call(told.edge.calls.job, job_id)
     result = msgspec.structs.replace(job.view.result, artefacts=(large,) * 16)
-    view = msgspec.structs.replace(job.view, result=result, alias="\U0001f600" * 256, model="m" * 256)
+    names = msgspec.structs.replace(job.view.submission, alias="\U0001f600" * 256, model="m" * 256)
+    view = msgspec.structs.replace(job.view, result=result, submission=names)
     failed = msgspec.structs.replace(view, failure=m.Failure("engine_error", "\x01" * 2048), result=None)
     for event, shown in (("completed", view), ("failed", failed)):
         claim = m.ClaimedDelivery(number=2**62, claim=1, job_id=job_id, event=event, created_at=1.8e9, attempts=1)
@@ -381,7 +382,7 @@ def test_every_family_takes_one(world, path, fields):
     response = post(world, path, **fields)
     assert response.status_code in (200, 201, 202), response.text
     (sent,) = world.fake.submits.values()
-    assert (sent.webhook, sent.webhook_events) == (URL, ("completed",))
+    assert (sent.submission.webhook, sent.submission.webhook_events) == (URL, ("completed",))
     assert "webhook" not in str(response.json().get("warnings"))
 
 
@@ -397,7 +398,7 @@ def test_forms_take_one_too(world, events):
     response = world.http.post("/v1/videos", data={"prompt": "x", "webhook": URL + "#part", "webhook_events": events})
     assert response.status_code == 200, response.text
     (sent,) = world.fake.submits.values()
-    assert (sent.webhook, sent.webhook_events) == (URL, ("completed", "failed"))
+    assert (sent.submission.webhook, sent.submission.webhook_events) == (URL, ("completed", "failed"))
 
 
 # ---------------------------------------------------------------- secrets

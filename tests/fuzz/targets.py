@@ -152,7 +152,11 @@ def _conversation(frames: Frames) -> Feature:
 
 
 _VIEW = m.JobView(
-    id="job-1", state="queued", model="wan", revision=1, story=(m.HistoryEntry(1.0, "", "queued", "submitted"),)
+    id="job-1",
+    state="queued",
+    submission=m.Submission(model="wan"),
+    revision=1,
+    story=(m.HistoryEntry(1.0, "", "queued", "submitted"),),
 )
 
 TARGETS: tuple[Target, ...] = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from broker.core.jobs import Cause, Job
+from broker.testing import submission
 from broker.wire import messages as m
 from broker.wire.jobspec import Artefact, Result
 
@@ -15,8 +16,8 @@ RESULT = Result(
 
 def new_job(job_id: str, at: float = 100.0, **fields) -> Job:
     """A job just submitted."""
-    fields = {"model": "demo", "body": b"spec of " + job_id.encode(), "submitted_at": at, **fields}
-    job = Job(id=job_id, **fields)
+    fields = {"body": b"spec of " + job_id.encode(), "submitted_at": at, **fields}
+    job = Job(id=job_id, submission=submission(fields), **fields)
     job.move(Cause.SUBMITTED, at)
     return job
 

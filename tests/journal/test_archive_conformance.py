@@ -229,10 +229,10 @@ def test_filters_keep_what_matches_in_order(archive, crowd, filters, newest_firs
     def matches(job: Job) -> bool:
         return (
             (not filters.get("states") or job.state in filters["states"])
-            and job.origin == filters.get("origin", job.origin)
-            and job.model == filters.get("model", job.model)
+            and job.submission.origin == filters.get("origin", job.submission.origin)
+            and job.submission.model == filters.get("model", job.submission.model)
             and job.worker == filters.get("worker", job.worker)
-            and job.tenant == filters.get("tenant", job.tenant)
+            and job.submission.tenant == filters.get("tenant", job.submission.tenant)
         )
 
     expected = [job.id for job in crowd if matches(job)]

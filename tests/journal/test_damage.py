@@ -15,7 +15,7 @@ from broker.runtime.errors import JournalRefused
 from broker.shell.journal.journal import Journal
 from broker.shell.lookups import record_counts
 from broker.shell.recovery import Recovery
-from broker.testing import feed, worker_info
+from broker.testing import feed, submit_message, worker_info
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.terms import FINAL
@@ -92,8 +92,8 @@ def facts(view: m.JobView) -> tuple[object, ...]:
     return (
         view.id,
         view.state,
-        view.tenant,
-        view.alias,
+        view.submission.tenant,
+        view.submission.alias,
         view.body,
         view.result,
         view.failure,
@@ -245,7 +245,7 @@ def test_a_page_with_a_damaged_row_is_filled_up_from_behind_it(served):
 
 def test_a_damaged_record_is_over_keeps_its_id_and_can_be_deleted(served):
     journal, core = served("UPDATE job SET worker = 'other' WHERE id = 'job-001'")
-    answer, _ = ask(core, m.Submit(req=1, job_id="job-001", model="demo", units=1.0, body=b""))
+    answer, _ = ask(core, submit_message("job-001", b""))
     assert (answer.code, "damaged" in answer.message) == ("id_conflict", True)
     answer, _ = ask(core, m.CancelJob(req=1, job_id="job-001"))
     assert answer.outcome == "already_final"

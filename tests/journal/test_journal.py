@@ -39,9 +39,15 @@ def journaled(job: Job) -> dict[str, object]:
 def full_job() -> Job:
     """Every journaled field set to something that is not its default."""
     job = new_job("full", model="wan", tenant="studio", priority=9, gpus=4, units=1e6, deadline_at=500.0)
-    job.origin, job.alias, job.pinned = "lightx2v", "春天\n'; DROP TABLE job", "gpu-7"
-    job.webhook, job.webhook_events = "https://client.example/hook", ("completed", "failed")
-    job.max_running = 3
+    job.submission = msgspec.structs.replace(
+        job.submission,
+        origin="lightx2v",
+        alias="春天\n'; DROP TABLE job",
+        pinned="gpu-7",
+        webhook="https://client.example/hook",
+        webhook_events=("completed", "failed"),
+        max_running=3,
+    )
     job.body = bytes(range(256)) * 2000
     give(job, (3 << 32) + 9)
     job.revision = (3 << 32) + 77

@@ -127,7 +127,7 @@ def test_a_row_of_a_live_job_that_cannot_be_read_is_set_aside(tmp_path, journal,
     journal = open_journal()
     assert [job.id for job in journal.live()] == ["job-2"]
     (aside,) = journal.set_asides()
-    assert (aside.id, aside.model, aside.set_aside.readable) == ("job-1", "demo", False)
+    assert (aside.id, aside.submission.model, aside.set_aside.readable) == ("job-1", "demo", False)
     assert journal.find("job-1").body == b"spec of job-1"
 
 

@@ -51,7 +51,7 @@ def test_it_is_seen_at_once_and_on_disk_after_the_commit(journal, open_journal):
     journal.close()
     after = open_journal()
     assert after.deliveries.of_job("a") == [full]
-    assert after.find("a").webhook_events == ("completed", "failed")
+    assert after.find("a").submission.webhook_events == ("completed", "failed")
 
 
 def test_a_commit_of_hooks_leaves_lazy_rows_for_later(journal):
@@ -185,7 +185,7 @@ def test_a_file_of_the_first_schema_is_upgraded(tmp_path, open_journal):
     journal = open_journal()
     assert journal.epoch == 5
     (job,) = journal.live()
-    assert (job.id, job.webhook, job.tenant) == ("a", "", "default")
+    assert (job.id, job.submission.webhook, job.submission.tenant) == ("a", "", "default")
     assert journal.deliveries.due(1e9, 5) == ([], None)
     journal.stage(finish(give(job, 6)))
     journal.deliveries.stage(delivery(7))

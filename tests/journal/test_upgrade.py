@@ -52,7 +52,12 @@ def test_a_journal_without_tenants_is_read_and_its_jobs_are_the_default_tenants(
     journal = open_journal()
     assert journal.epoch == 5
     (found,) = journal.live()
-    assert (found.id, found.tenant, found.max_running, found.evicted) == ("job-1", "default", 0, True)
+    assert (found.id, found.submission.tenant, found.submission.max_running, found.evicted) == (
+        "job-1",
+        "default",
+        0,
+        True,
+    )
     assert journal.body("job-1") == job.body
     assert [one.id for one in journal.page(m.ListJobs(req=1, tenant="default"))[0]] == ["job-1"]
     assert journal.find_alias("native", "mine", "default").id == "job-1"

@@ -233,7 +233,9 @@ class Checker:
                     higher = fence > self.highest.get(job_id, 0) and fence >> 32 == self.world.broker.journal.epoch
                     require(higher, "every grant bears a higher fence", job_id, short(fence))
                     self.highest[job_id] = fence
-                    require(job.pinned in ("", worker), "a pinned job runs where it was pinned", job_id, worker)
+                    require(
+                        job.submission.pinned in ("", worker), "a pinned job runs where it was pinned", job_id, worker
+                    )
                     self.grants[fence] = (job_id, worker)
                     self.grants_of[job_id] += 1
                     most = 30 + 10 * len(self.world.disturbances)
@@ -441,7 +443,9 @@ class Checker:
         for delivery in self.deliveries.values():
             taken = delivery.state != "delivered" or delivery.number in self.received
             require(taken, "only what was received is delivered", delivery.job_id, delivery.event)
-        aliases = Counter((job.alias, job.tenant) for job in self.disk.values() if job.alias)
+        aliases = Counter(
+            (job.submission.alias, job.submission.tenant) for job in self.disk.values() if job.submission.alias
+        )
         require(all(count == 1 for count in aliases.values()), "a name that is to be unique is", aliases)
         for job in self.disk.values():
             files = (job.id, job.fence) in self.files

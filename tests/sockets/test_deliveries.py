@@ -42,7 +42,7 @@ async def test_what_became_of_a_job_is_told_once_over_the_brokers_death(tmp_path
         (again,), wait_s = await one.claim_deliveries(9)
         assert (again.number, again.attempts, wait_s) == (second[0].number, 2, -1.0)
         view = await one.get("a")
-        assert view.webhook == URL
+        assert view.submission.webhook == URL
         assert [
             (delivery.event, delivery.state, delivery.sending, delivery.status) for delivery in view.deliveries
         ] == [

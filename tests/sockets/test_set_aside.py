@@ -14,7 +14,7 @@ from broker.core.jobs import Cause
 from broker.core.state import State
 from broker.shell.lookups import record_counts
 from broker.shell.recovery import BUDGET, REFILL_S, Recovery
-from broker.testing import worker_info
+from broker.testing import submit_message, worker_info
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
@@ -129,7 +129,7 @@ class Floor:
 
     def submit(self, job_id: str, kind: type = m.Accepted, **fields):
         body = b"spec of " + job_id.encode()
-        return self.ask(m.Submit(req=1, job_id=job_id, model="demo", units=1.0, body=body, **fields), kind)
+        return self.ask(submit_message(job_id, body, 1, **fields), kind)
 
     def view(self, job_id: str) -> m.JobView:
         return codec.job_view(self.ask(m.GetJob(req=2, job_id=job_id), m.JobReply).body)
@@ -169,9 +169,9 @@ def lead(floor: Floor, cause: Cause) -> None:
             floor.failing.add(BAD)
             floor.submit(BAD)
         case Cause.EXPIRED:
-            floor.submit(BAD, worker="nobody", deadline_at=floor.bench.now + 2.0)
+            floor.submit(BAD, pinned="nobody", deadline_at=floor.bench.now + 2.0)
         case Cause.CANCELLED:
-            floor.submit(BAD, worker="nobody")
+            floor.submit(BAD, pinned="nobody")
             floor.turn()
             floor.ask(m.CancelJob(req=9, job_id=BAD), m.CancelReply)
         case Cause.STOP_REQUESTED | Cause.LOST:
@@ -262,7 +262,7 @@ def test_a_job_whose_submission_raises_is_refused_and_nothing_of_it_is_kept(floo
 
 def test_a_job_that_cannot_be_restored_is_set_aside_and_the_broker_starts(floor, monkeypatch):
     for job_id in ("good-1", BAD, "good-2"):
-        floor.submit(job_id, worker="nobody")
+        floor.submit(job_id, pinned="nobody")
     adopt = State.adopt_record
 
     def planted(state, job):
@@ -339,7 +339,7 @@ def test_a_job_that_is_set_aside_can_be_deleted_and_its_id_is_free_again(floor, 
 )
 def test_a_damaged_row_of_a_live_job_is_set_aside_and_can_be_failed(floor, damage):
     for job_id in ("good", BAD):
-        floor.submit(job_id, worker="nobody")
+        floor.submit(job_id, pinned="nobody")
     floor.bench.journal.close()
     with sqlite3.connect(floor.bench.journal.path) as connection:
         where = " WHERE n = 2"
@@ -355,7 +355,7 @@ def test_a_damaged_row_of_a_live_job_is_set_aside_and_can_be_failed(floor, damag
         assert floor.view(BAD).state == "failed"
     else:
         floor.turn()
-    floor.submit("later", worker="nobody")
+    floor.submit("later", pinned="nobody")
 
 
 def test_a_job_whose_spec_cannot_be_read_is_set_aside_when_its_turn_comes(floor):
@@ -379,7 +379,7 @@ def test_a_question_that_raises_changes_nothing(floor, monkeypatch):
     def planted(*_):
         raise Planted("seen")
 
-    floor.submit(BAD, worker="nobody")
+    floor.submit(BAD, pinned="nobody")
     monkeypatch.setattr(requests, "get_job", planted)
     epoch = floor.bench.journal.epoch
     for _ in range(BUDGET + 2):
@@ -442,7 +442,7 @@ def test_failures_that_are_not_of_single_jobs_end_the_broker(floor, monkeypatch)
 
     monkeypatch.setattr(State, "enqueue", planted)
     for number in range(BUDGET + 10):
-        floor.bench.edge(m.Submit(req=1, job_id=f"j{number}", model="demo", units=1.0, body=b"spec"))
+        floor.bench.edge(submit_message(f"j{number}", req=1))
     with pytest.raises(Planted):
         floor.turn(0.0)
 
@@ -463,7 +463,7 @@ async def test_the_operator_lists_and_settles_from_the_command_line(tmp_path, ru
     plant(monkeypatch, Cause.CANCELLED)
     async with serving(tmp_path, run_dir) as service, connected(service) as client:
         for job_id in (BAD, "good"):
-            await client.submit(a_job(job_id, worker="nobody"))
+            await client.submit(a_job(job_id, pinned="nobody"))
         assert await command("list") == (0, "")
         assert (await client.cancel(BAD))[0] == "requested"
         code, shown = await command("list")

@@ -96,35 +96,29 @@ class FakeBroker:
         self._answer("submit")
         if self.refuse_with is not None:
             raise self.refuse_with
-        there = self.jobs.get(submit.job_id)
+        there, wanted = self.jobs.get(submit.job_id), submit.submission
         if there is not None:
-            if (there.body, there.tenant) != (submit.body, submit.tenant):
+            if (there.body, there.submission.tenant) != (submit.body, wanted.tenant):
                 raise errors.IdConflict("id_conflict", "another job bears this id")
             return there, True
-        if submit.only_if_idle and not self._idle(submit.worker):
+        if submit.only_if_idle and not self._idle(wanted.pinned):
             raise errors.ServiceBusy("busy", "no worker is free", 1.0)
-        if submit.alias_unique and self._newest(submit.origin, submit.alias, submit.tenant):
+        if submit.alias_unique and self._newest(wanted.origin, wanted.alias, wanted.tenant):
             raise errors.AliasTaken("alias_taken", "the name is taken")
-        waiting = sum(job.state == "queued" and job.tenant == submit.tenant for job in self.jobs.values())
+        waiting = sum(job.state == "queued" and job.submission.tenant == wanted.tenant for job in self.jobs.values())
         if submit.max_queued and waiting >= submit.max_queued:
-            raise errors.QueueFull("queue_full", f"{waiting} jobs of tenant {submit.tenant} are waiting", 7.0)
+            raise errors.QueueFull("queue_full", f"{waiting} jobs of tenant {wanted.tenant} are waiting", 7.0)
         view = m.JobView(
             id=submit.job_id,
             state="queued",
-            model=submit.model,
+            submission=submit.submission,
             revision=self._next_revision(),
-            tenant=submit.tenant,
-            priority=submit.priority,
-            origin=submit.origin,
-            alias=submit.alias,
-            pinned=submit.worker,
             position=sum(job.state == "queued" for job in self.jobs.values()),
             submitted_at=self._tick(),
             deadline_at=self.now + submit.deadline_s if submit.deadline_s else 0.0,
             story=(m.HistoryEntry(self.now, "", "queued", "submitted"),),
             body=submit.body,
         )
-        view = msgspec.structs.replace(view, webhook=submit.webhook, webhook_events=submit.webhook_events)
         decode_spec(submit.body)
         self.submits[submit.job_id] = submit
         self.jobs[view.id] = view
@@ -134,7 +128,7 @@ class FakeBroker:
     async def cancel(self, job_id: str, tenant: str = "") -> tuple[m.CancelOutcome, m.JobView | None]:
         self._answer("cancel")
         view = self.jobs.get(job_id)
-        if view is None or tenant not in ("", view.tenant):
+        if view is None or tenant not in ("", view.submission.tenant):
             return "not_found", None
         if view.state in FINAL:
             return "already_final", view
@@ -148,7 +142,7 @@ class FakeBroker:
     async def get(self, job_id: str, tenant: str = "") -> m.JobView | None:
         self._answer("get")
         view = self.jobs.get(job_id)
-        if view is None or tenant not in ("", view.tenant):
+        if view is None or tenant not in ("", view.submission.tenant):
             return None
         return self._with_hooks(view)
 
@@ -183,10 +177,10 @@ class FakeBroker:
             job
             for job in ordered
             if (not states or job.state in states)
-            and origin in ("", job.origin)
-            and model in ("", job.model)
+            and origin in ("", job.submission.origin)
+            and model in ("", job.submission.model)
             and worker in ("", job.worker)
-            and tenant in ("", job.tenant)
+            and tenant in ("", job.submission.tenant)
         ]
         return [self._with_hooks(job) for job in found[:limit]], len(found) > limit
 
@@ -303,7 +297,9 @@ class FakeBroker:
     # ------------------------------------------------------------ parts
 
     def _with_hooks(self, view: m.JobView) -> m.JobView:
-        return msgspec.structs.replace(view, deliveries=self.outbox.of_job(view.id)) if view.webhook else view
+        return (
+            msgspec.structs.replace(view, deliveries=self.outbox.of_job(view.id)) if view.submission.webhook else view
+        )
 
     def _answer(self, call: str) -> None:
         self.calls.append(call)
@@ -322,7 +318,8 @@ class FakeBroker:
         found = [
             job
             for job in self.jobs.values()
-            if (job.origin, job.alias) == (origin, alias) and tenant in ("", job.tenant)
+            if (job.submission.origin, job.submission.alias) == (origin, alias)
+            and tenant in ("", job.submission.tenant)
         ]
         return found[-1] if found else None
 
@@ -336,7 +333,7 @@ class FakeBroker:
             story = (*story, m.HistoryEntry(self.now, old.state, str(changes["state"]), move))
         view = msgspec.structs.replace(old, revision=self._next_revision(), story=story, **changes)
         self.jobs[job_id] = view
-        if view.webhook:
+        if view.submission.webhook:
             self.outbox.moved(old, view, self.now)
         self._tell(view)
         return view

@@ -28,7 +28,7 @@ class FakeOutbox:
         """A job of a webhook changed."""
         started = view.state == "running" and old.state != "running" and view.attempts == 1
         event = "started" if started else _EVENTS.get(view.state)
-        if event is None or (view.webhook_events and event not in view.webhook_events):
+        if event is None or (view.submission.webhook_events and event not in view.submission.webhook_events):
             return
         number = len(self.rows) + 1
         claim = m.ClaimedDelivery(number=number, claim=0, job_id=view.id, event=event, created_at=at, attempts=0)

@@ -21,7 +21,7 @@ from broker.shell.net.peer_limits import PeerLimiter
 from broker.shell.net.sockets import Sockets
 from broker.shell.router import Router
 from broker.shell.server import Server
-from broker.testing import FakeAgent
+from broker.testing import FakeAgent, submit_message
 from broker.wire import messages as m
 
 
@@ -108,4 +108,4 @@ async def agent(service: Service, name: str = "cpu-0") -> AsyncIterator[FakeAgen
 
 
 def a_job(job_id: str, **fields: Any) -> m.Submit:
-    return m.Submit(req=0, job_id=job_id, **{"model": "demo", "units": 1.0, "body": b"spec", **fields})
+    return submit_message(job_id, **fields)

@@ -126,7 +126,7 @@ def test_a_probe_is_no_message():
 @pytest.mark.parametrize(
     ("frame", "rule"),
     [
-        (msgspec.msgpack.encode(["submit", 2, 1, "job", "wan", 1.0]), "at least length 21"),
+        (msgspec.msgpack.encode(["submit", 2, 1, "job", ["wan", 1.0]]), "at least length 11"),
         (codec.encode(SAMPLES[0])[:-1], "truncated"),
         (codec.encode(SAMPLES[0]) + b"x", "trailing"),
         (

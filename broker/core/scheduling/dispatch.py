@@ -19,15 +19,14 @@ from broker.core.scheduling.costs import Costs, Reloads
 from broker.core.scheduling.placement import Candidate
 from broker.core.scheduling.queue import Lane, Queue
 from broker.core.scheduling.tenants import Tenants
+from broker.wire.submission import Submission
 
 
 class Job(Protocol):
     """The part of a waiting job that the rules read."""
 
     id: str
-    tenant: str
-    model: str
-    units: float
+    submission: Submission
     #: Predicted run time when it was queued, seconds.
     cost: float
     #: Attempts begun.
@@ -133,7 +132,7 @@ def may_run(scene: Scene[Job, Worker], job: Job, lane: Lane, worker: Worker) -> 
 
 def affinity(scene: Scene[AnyJob, AnyWorker], job: AnyJob, worker: AnyWorker, now: float) -> AnyJob:
     """A job of the model in memory, when that of `job` would have to be loaded; within `placement.may_skip`."""
-    if not worker.model or worker.model == job.model:
+    if not worker.model or worker.model == job.submission.model:
         return job
 
     def usable(lane: Lane) -> bool:
@@ -146,7 +145,7 @@ def affinity(scene: Scene[AnyJob, AnyWorker], job: AnyJob, worker: AnyWorker, no
     if other_id is None:
         return job
     other = scene.jobs[other_id]
-    reload_s = scene.reloads.predict(job.model, otherwise=scene.policy.reload_s)
+    reload_s = scene.reloads.predict(job.submission.model, otherwise=scene.policy.reload_s)
     return other if placement.may_skip(job.skipped_s, other.cost, reload_s) else job
 
 
@@ -154,18 +153,18 @@ def longest_last(scene: Scene[AnyJob, AnyWorker], job: AnyJob, worker: AnyWorker
     """The longest job of the same lane, when the backlog ends. A job that has been begun before keeps its turn."""
     workers = scene.pool.usable()
     # One worker is done with all of it at the same time, whatever comes first.
-    if workers < 2 or job.attempts or not scene.costs.knows(job.model, job.units):
+    if workers < 2 or job.attempts or not scene.costs.knows(job.submission.model, job.submission.units):
         return job
     queue = scene.queue
-    next_s = scene.costs.predict(job.model, job.units)
+    next_s = scene.costs.predict(job.submission.model, job.submission.units)
     if next_s < placement.TAIL_FROM_S:
         return job
     # What waits was weighed when it came; since then the model may have turned out to be slower or faster.
     scale = next_s / job.cost if job.cost > 0 else 1.0
     if not placement.backlog_ends(now - queue.newest_at, scale * queue.backlog_s, workers):
         return job
-    longest = scene.jobs[queue.largest(job.id, lambda job_id: scene.jobs[job_id].units)]
-    passes = placement.may_pass(scene.costs.predict(job.model, longest.units), next_s)
+    longest = scene.jobs[queue.largest(job.id, lambda job_id: scene.jobs[job_id].submission.units)]
+    passes = placement.may_pass(scene.costs.predict(job.submission.model, longest.submission.units), next_s)
     return longest if passes and may_run(scene, longest, queue.lane(longest.id), worker) else job
 
 
@@ -188,7 +187,7 @@ def choose(scene: Scene[AnyJob, AnyWorker], now: float) -> Choice[AnyJob, AnyWor
     job = scene.jobs[job_id]
     if job.excluded:
         return choose_among_all(scene, now)
-    if not scene.tenants.may_start(job.tenant):
+    if not scene.tenants.may_start(job.submission.tenant):
         return None
     worker = placement.choose(lane.model, [worker for worker in free.values() if placement.fits(lane, worker)])
     return None if worker is None else Choice(longest_last(scene, job, worker, now), worker, job)
@@ -201,7 +200,7 @@ def choose_among_all(scene: Scene[AnyJob, AnyWorker], now: float) -> Choice[AnyJ
     if turn is None:
         return None
     lane = scene.queue.lane(turn.id)
-    worker = placement.choose(turn.model, [worker for worker in free if may_run(scene, turn, lane, worker)])
+    worker = placement.choose(turn.submission.model, [worker for worker in free if may_run(scene, turn, lane, worker)])
     if worker is None:  # `_turn` has just found one
         raise AssertionError(f"no worker for job {turn.id}, which had one")
     job = turn

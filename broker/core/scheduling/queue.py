@@ -18,6 +18,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from broker.wire.submission import Submission
+
 COST_WEIGHT = 2.0
 
 #: Seconds put before the arrival of a job that has already waited once (its worker was lost): it goes to the front of its tenant.
@@ -40,11 +42,7 @@ class WaitingJob(Protocol):
     """The part of a job that the queue reads; it keeps the id alone."""
 
     id: str
-    tenant: str
-    priority: int
-    model: str
-    gpus: int
-    pinned: str
+    submission: Submission
     submitted_at: float
     cost: float
 
@@ -182,14 +180,14 @@ class Queue:
             self.newest_at = job.submitted_at
         arrival = job.submitted_at - (FRONT_S if front else 0.0)
         entry = (arrival + COST_WEIGHT * job.cost, self._seq, job.id, job.cost)
-        lane = Lane(job.model, job.gpus, job.pinned)
-        cls = self._classes.get(job.priority)
+        lane = Lane(job.submission.model, job.submission.gpus, job.submission.pinned)
+        cls = self._classes.get(job.submission.priority)
         if cls is None:
-            cls = self._classes[job.priority] = _Class()
+            cls = self._classes[job.submission.priority] = _Class()
             self._classes = dict(sorted(self._classes.items(), reverse=True))
-        tenant = cls.tenants.get(job.tenant)
+        tenant = cls.tenants.get(job.submission.tenant)
         if tenant is None:
-            tenant = cls.tenants[job.tenant] = _Tenant(job.tenant)
+            tenant = cls.tenants[job.submission.tenant] = _Tenant(job.submission.tenant)
         if not tenant.count:
             tenant.start = max(cls.virtual, tenant.finish)
         line = tenant.lines.get(lane)

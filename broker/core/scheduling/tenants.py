@@ -10,14 +10,14 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from broker.wire.submission import Submission
 from broker.wire.terms import FINAL, HELD, WAITING, JobState
 
 
 class TenantJob(Protocol):
     """The part of a job that is counted."""
 
-    tenant: str
-    max_running: int
+    submission: Submission
     state: JobState
 
 
@@ -47,10 +47,10 @@ class Tenants:
         """Count a job that is new in memory; jobs come in the order of their acceptance."""
         if job.state in FINAL:
             return
-        share = self._shares.get(job.tenant)
+        share = self._shares.get(job.submission.tenant)
         if share is None:
-            share = self._shares[job.tenant] = Share()
-        share.max_running = job.max_running
+            share = self._shares[job.submission.tenant] = Share()
+        share.max_running = job.submission.max_running
         waiting, held = _COUNTED[job.state]
         share.waiting += waiting
         share.held += held
@@ -60,11 +60,11 @@ class Tenants:
         before, after = _COUNTED[source], _COUNTED[job.state]
         if before is after:
             return
-        share = self._shares[job.tenant]
+        share = self._shares[job.submission.tenant]
         share.waiting += after[0] - before[0]
         share.held += after[1] - before[1]
         if not (share.waiting or share.held):
-            del self._shares[job.tenant]
+            del self._shares[job.submission.tenant]
 
     def share(self, tenant: str) -> Share:
         """The share of this tenant; for reading."""

@@ -406,8 +406,8 @@ class Journal:
         for job_id in self._new:
             staged = self._staged[job_id]
             if (
-                (staged.origin, staged.alias) == (origin, alias)
-                and tenant in ("", staged.tenant)
+                (staged.submission.origin, staged.submission.alias) == (origin, alias)
+                and tenant in ("", staged.submission.tenant)
                 and (job is None or job.id not in self._new or self._rows[job_id] > self._rows[job.id])
             ):
                 job = staged
@@ -438,7 +438,7 @@ class Journal:
                 self._put_unreadable(job_id, row[rows.N], error, now)
                 continue
             job.evicted = True
-            if job.webhook and job.attempts:  # before its first attempt there is nothing to tell
+            if job.submission.webhook and job.attempts:  # before its first attempt there is nothing to tell
                 job.deliveries = {delivery.number: delivery for delivery in self.deliveries.of_job(job.id)}
             found.append((row[rows.N], job))
         self.commit()

@@ -153,7 +153,7 @@ class Reader:
             job = self.decode(row)
             if not job.damaged:
                 load_s = 0.0 if job.result is None else job.result.stage_durations.get("load", 0.0)
-                found.append((job.model, job.units, job.run_s - load_s))
+                found.append((job.submission.model, job.submission.units, job.run_s - load_s))
         found.reverse()
         return found
 

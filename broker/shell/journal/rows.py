@@ -20,7 +20,8 @@ from msgspec import Struct
 
 from broker.core.jobs import Job, Profile, Stop
 from broker.wire.jobspec import Result
-from broker.wire.messages import Failure, HistoryEntry, WebhookEvent
+from broker.wire.messages import Failure, HistoryEntry
+from broker.wire.submission import Submission
 from broker.wire.terms import FINAL, STATE_NAMES, JobState
 
 JobRow = tuple[Any, ...]
@@ -29,7 +30,7 @@ JobRow = tuple[Any, ...]
 _COLUMNS = ("n", "id", "state", "fence", "worker", "tenant", "origin", "alias", "model", "pinned", "submitted_at")
 
 #: Where they stand in a row of `SELECT`, and what follows them: the packed column, the columns of `outcome`, what never changes.
-N, ID = _COLUMNS.index("n"), _COLUMNS.index("id")
+N, ID, _SUBMITTED_AT = _COLUMNS.index("n"), _COLUMNS.index("id"), _COLUMNS.index("submitted_at")
 _TAIL = len(_COLUMNS)
 _STATE, _FENCE, _WORKER, _NEWER_TAIL, _HEAD, BODY = range(_TAIL + 1, _TAIL + 7)
 
@@ -72,16 +73,10 @@ PUT_OUTCOME = (
 
 
 class Head(Struct, frozen=True, array_like=True):
-    """What is fixed at submission; of it only the tenant is selected by, and stands in a column too."""
+    """What is fixed when a job is accepted; what SQL selects by of it stands in columns, too."""
 
-    tenant: str
-    priority: int
-    gpus: int
-    units: float
+    submission: Submission
     deadline_at: float
-    max_running: int = 0
-    webhook: str = ""
-    webhook_events: tuple[WebhookEvent, ...] = ()
 
 
 class Tail(Struct, frozen=True, array_like=True):
@@ -119,17 +114,18 @@ _SEAL = b"\xc1"
 
 def _columns(n: int, job: Job) -> JobRow:
     """Row `n` of `job`, but the packed part, in the order of `_COLUMNS`."""
+    submission = job.submission
     return (
         n,
         job.id,
         STATE_NAMES[job.state],
         job.fence,
         job.worker,
-        job.tenant,
-        job.origin,
-        job.alias,
-        job.model,
-        job.pinned,
+        submission.tenant,
+        submission.origin,
+        submission.alias,
+        submission.model,
+        submission.pinned,
         job.submitted_at,
     )
 
@@ -150,15 +146,21 @@ def _open_tail(columns: JobRow, stored: bytes) -> Tail:
     return _decode_tail(packed)
 
 
-def _open_head(n: int, stored: bytes) -> tuple[Head, bytes]:
-    """(what is fixed at submission, the checksum of the spec: b"" for a row without). Raises as `_open_tail`."""
+def open_sealed_head(n: int, stored: bytes | None) -> tuple[bytes, bytes]:
+    """(what is fixed at submission, packed; the checksum of the spec: b"" for a row without). Raises `RowDamaged`."""
     if stored is None:
         raise RowDamaged("its spec is gone")
     if stored[:1] != _SEAL:
-        return _decode_head(stored), b""
+        return stored, b""
     if crc32(stored[5:], n & 0xFFFF_FFFF).to_bytes(4, "big") != stored[1:5]:
         raise RowDamaged("what was submitted does not match its checksum")
-    return _decode_head(stored[9:]), stored[5:9]
+    return stored[9:], stored[5:9]
+
+
+def _open_head(n: int, stored: bytes | None) -> tuple[Head, bytes]:
+    """(what is fixed at submission, the checksum of the spec). Raises `RowDamaged`, or what msgspec does."""
+    packed, check = open_sealed_head(n, stored)
+    return _decode_head(packed), check
 
 
 def checked_body(n: int, head_bytes: bytes, body: bytes) -> bytes:
@@ -201,17 +203,12 @@ def job_row(n: int, job: Job) -> JobRow:
 
 def _sealed_head(n: int, job: Job) -> bytes:
     """What never changes of row `n`: a `Head` behind its seal, which is of the spec's bytes, too."""
-    head = Head(
-        job.tenant,
-        job.priority,
-        job.gpus,
-        job.units,
-        job.deadline_at,
-        job.max_running,
-        job.webhook,
-        job.webhook_events,
-    )
-    packed = crc32(job.body).to_bytes(4, "big") + _encode(head)
+    return seal_head(n, crc32(job.body).to_bytes(4, "big"), Head(job.submission, job.deadline_at))
+
+
+def seal_head(n: int, check: bytes, head: Head) -> bytes:
+    """The same of its parts; `check` is the spec's checksum."""
+    packed = check + _encode(head)
     return _SEAL + crc32(packed, n & 0xFFFF_FFFF).to_bytes(4, "big") + packed
 
 
@@ -224,7 +221,8 @@ def outcome_row(n: int, job: Job) -> JobRow:
 def decode(row: JobRow) -> Job:
     """A job from a row of `SELECT`; of `SELECT_EVICTED` without its spec. Raises `ValueError` (`RowDamaged` and all of msgspec's errors
     are) or `TypeError` when it is damaged."""
-    n, job_id, state, fence, worker, _, origin, alias, model, pinned, submitted_at = row[:_TAIL]
+    n, job_id, state, fence, worker = row[:5]
+    submitted_at = row[_SUBMITTED_AT]
     body = row[BODY]
     tail = _open_tail(row[:_TAIL], row[_TAIL])
     if row[_NEWER_TAIL] is not None:
@@ -235,19 +233,9 @@ def decode(row: JobRow) -> Job:
         raise RowDamaged("its spec does not match its checksum")
     return Job(
         id=job_id,
-        model=model,
+        submission=head.submission,
         body=b"" if body is None else body,
-        tenant=head.tenant,
-        priority=head.priority,
-        gpus=head.gpus,
-        units=head.units,
         deadline_at=head.deadline_at,
-        max_running=head.max_running,
-        webhook=head.webhook,
-        webhook_events=head.webhook_events,
-        origin=origin,
-        alias=alias,
-        pinned=pinned,
         state=JobState(state),
         fence=fence,
         revision=tail.revision,
@@ -279,12 +267,14 @@ def salvage(row: JobRow) -> Job:
     at = float(submitted_at) if isinstance(submitted_at, int | float) and isfinite(submitted_at) else 0.0
     return Job(
         id=as_text(job_id),
-        model=as_text(model),
+        submission=Submission(
+            model=as_text(model),
+            tenant=as_text(tenant),
+            origin=as_text(origin),
+            alias=as_text(alias),
+            pinned=as_text(pinned),
+        ),
         body=body if isinstance(body, bytes) else b"",
-        tenant=as_text(tenant),
-        origin=as_text(origin),
-        alias=as_text(alias),
-        pinned=as_text(pinned),
         state=JobState(state) if state in STATE_NAMES.values() else JobState.QUEUED,
         fence=fence if isinstance(fence, int) and fence >= 0 else 0,
         worker=as_text(worker),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from broker.runtime.errors import JournalBroken, JournalRefused
 from broker.shell.journal import deliveries, set_aside
+from broker.shell.journal.old_heads import renew_head
 
 #: Raised with every change of the tables or of the packed columns that an older broker would misread.
 SCHEMA = 6
@@ -112,12 +113,14 @@ def _add_outcomes(connection: sqlite3.Connection) -> None:
     """5 -> 6: the spec stands in the job's row, which is written once. Those of before say what became of their jobs themselves, and no row
     in `outcome` says more."""
     columns = "n, id, state, fence, worker, tenant, origin, alias, model, pinned, submitted_at, tail"
+    connection.create_function("renewed", 7, renew_head)
     connection.execute("ALTER TABLE job RENAME TO job_5")
     for index in ("job_state", "job_alias", "job_tenant"):
         connection.execute(f"DROP INDEX {index}")
     connection.execute(_JOB_TABLE)
     connection.execute(
-        f"INSERT INTO job ({columns}, head, body) SELECT job_5.{columns.replace(', ', ', job_5.')}, spec.head, spec.body"
+        f"INSERT INTO job ({columns}, head, body) SELECT job_5.{columns.replace(', ', ', job_5.')},"
+        " renewed(job_5.n, spec.head, spec.body, model, origin, alias, pinned), spec.body"
         " FROM job_5 LEFT JOIN spec ON spec.n = job_5.n ORDER BY job_5.n"
     )
     for table in ("job_5", "spec"):

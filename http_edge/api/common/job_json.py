@@ -32,7 +32,7 @@ def job_json(job: Job, progress: int, *, history: bool = False) -> schema.Job:
         id=now.id,
         object="job",
         state=view.state,
-        model=view.model,
+        model=view.submission.model,
         output=spec.output if spec else None,
         progress=progress,
         phase=now.phase,
@@ -41,7 +41,7 @@ def job_json(job: Job, progress: int, *, history: bool = False) -> schema.Job:
         position=now.position,
         eta_s=now.eta_s,
         worker=now.worker,
-        priority=view.priority,
+        priority=view.submission.priority,
         attempts=view.attempts,
         crashes=view.crashes,
         losses=view.losses,
@@ -149,11 +149,11 @@ def _artefact_json(job_id: str, artefact: Artefact) -> schema.JobFile:
 def _webhook_json(job: Job) -> schema.JobWebhook | None:
     """A job's webhook and what became of its deliveries; None when it has none."""
     view = job.view
-    if not view.webhook:
+    if not view.submission.webhook:
         return None
     return schema.JobWebhook(
-        url=view.webhook,
-        wanted=[f"job.{event}" for event in view.webhook_events or EVENTS],
+        url=view.submission.webhook,
+        wanted=[f"job.{event}" for event in view.submission.webhook_events or EVENTS],
         events=[_delivery_json(job, delivery) for delivery in view.deliveries],
     )
 

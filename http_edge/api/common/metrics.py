@@ -55,8 +55,10 @@ class Metrics:
     def _job_moved(self, view: JobView) -> None:
         """Count a job when it ends, if it ever began. Every edge sees every event: take one edge's numbers, not the sum of all."""
         if view.state in FINAL_NAMES and view.started_at:
-            self._waited.labels(view.model, view.state).observe(max(0.0, view.started_at - view.submitted_at))
-            self._ran.labels(view.model, view.state).observe(max(0.0, view.finished_at - view.started_at))
+            self._waited.labels(view.submission.model, view.state).observe(
+                max(0.0, view.started_at - view.submitted_at)
+            )
+            self._ran.labels(view.submission.model, view.state).observe(max(0.0, view.finished_at - view.started_at))
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
         """A request was answered."""

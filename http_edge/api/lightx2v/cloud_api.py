@@ -111,7 +111,7 @@ class LightX2VCloudApi:
         pool = await self._calls.pool()
         return json_response(
             lx.CloudTaken(
-                task_id=job.view.alias,
+                task_id=job.view.submission.alias,
                 workers={"pipeline": worker_of(job)},
                 params=params_of(job),
                 wait_time=round(pool.wait_s, 3),
@@ -147,7 +147,7 @@ class LightX2VCloudApi:
     async def result_url(self, request: Request) -> Response:
         """Where a finished task's file can be fetched."""
         job, name = await self._finished(request)
-        query = urlencode({"task_id": job.view.alias, "name": name})
+        query = urlencode({"task_id": job.view.submission.alias, "name": name})
         return json_response(lx.CloudUrl(url=f"{base_url(request, self._calls.settings.public_url)}{_RESULT}?{query}"))
 
     @operation(
@@ -161,7 +161,7 @@ class LightX2VCloudApi:
         """A finished task's file."""
         job, _ = await self._finished(request)
         index, artefact = find_artefact(job.view)
-        name = f"{job.view.alias}.{artefact.name.rpartition('.')[2]}"
+        name = f"{job.view.submission.alias}.{artefact.name.rpartition('.')[2]}"
         return await download(request, job_file(self._calls, job, index, artefact, name=name, inline=False))
 
     @operation(
@@ -186,7 +186,7 @@ class LightX2VCloudApi:
         newest: dict[str, Job] = {}
         async for job in self._tasks.each():
             # A task that was resumed has several jobs; the newest is what it is now.
-            newest.setdefault(job.view.alias, job)
+            newest.setdefault(job.view.submission.alias, job)
         tasks = [job for job in newest.values() if status == "ALL" or job.view.state in STATUSES[status]]
         shown = tasks[(page - 1) * size : page * size]
         pagination = lx.CloudPagination(page=page, page_size=size, total=len(tasks), total_pages=-(-len(tasks) // size))
@@ -200,7 +200,9 @@ class LightX2VCloudApi:
         outcome, job = await self._calls.cancel(job.id)
         if outcome == "already_final":
             state = cloud_task(job).status
-            raise EdgeError("unsupported", f"Task {job.view.alias} cancel failed: it is {state}", code="already_final")
+            raise EdgeError(
+                "unsupported", f"Task {job.view.submission.alias} cancel failed: it is {state}", code="already_final"
+            )
         return json_response(lx.CloudDone(msg="Task cancelled successfully"))
 
     @operation("cloudResumeByGet", CLOUD, params=(TASK_ID,), answers=_DONE, errors=(*_NAMED, *MAKE))
@@ -209,7 +211,9 @@ class LightX2VCloudApi:
         job = await self._find(await _task_id(request))
         if job.view.state not in ("failed", "cancelled"):
             state = cloud_task(job).status
-            raise EdgeError("unsupported", f"Task {job.view.alias} resume failed: it is {state}", code="not_resumable")
+            raise EdgeError(
+                "unsupported", f"Task {job.view.submission.alias} resume failed: it is {state}", code="not_resumable"
+            )
         await self._calls.repeat(job)
         return json_response(lx.CloudDone(msg="ok"))
 
@@ -232,7 +236,7 @@ class LightX2VCloudApi:
             if not job.is_final:
                 raise EdgeError("unsupported", "Only finished tasks can be deleted", code="not_finished")
             await self._calls.forget(job.id)
-            job = await self._tasks.find(job.view.alias)
+            job = await self._tasks.find(job.view.submission.alias)
         return json_response(lx.CloudDeleted(message="Task deleted successfully"))
 
     # ------------------------------------------------------------ parts
@@ -275,9 +279,9 @@ class LightX2VCloudApi:
         name = output_name(job)
         asked = request.query_params.get("name") or name
         if job.view.state != "succeeded":
-            raise EdgeError("not_ready", f"Task {job.view.alias} not succeed", param="task_id")
+            raise EdgeError("not_ready", f"Task {job.view.submission.alias} not succeed", param="task_id")
         if asked != name:
-            message = f"Output {asked[:64]} not found in task {job.view.alias}; there is {name}"
+            message = f"Output {asked[:64]} not found in task {job.view.submission.alias}; there is {name}"
             raise EdgeError("not_found", message, param="name")
         return job, name
 

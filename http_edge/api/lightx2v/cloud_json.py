@@ -74,7 +74,7 @@ def params_of(job: Job) -> dict[str, Any]:
 def worker_of(job: Job) -> dict[str, Any]:
     """The one stage that a task has here."""
     inputs = ["input_image"] if job.spec and job.spec.image else []
-    return {"inputs": inputs, "outputs": [output_name(job)], "queue": job.view.model, "previous": []}
+    return {"inputs": inputs, "outputs": [output_name(job)], "queue": job.view.submission.model, "previous": []}
 
 
 def cloud_task(job: Job) -> lx.CloudTask:
@@ -82,18 +82,18 @@ def cloud_task(job: Job) -> lx.CloudTask:
     view, spec = job.view, job.spec
     output = spec.output if spec else "video"
     echo = spec.echo if spec else {}
-    inputs = {"input_image": f"{view.alias}-input_image"} if spec and spec.image else {}
-    outputs = {output_name(job): f"{view.alias}{SUFFIXES[output]}"}
+    inputs = {"input_image": f"{view.submission.alias}-input_image"} if spec and spec.image else {}
+    outputs = {output_name(job): f"{view.submission.alias}{SUFFIXES[output]}"}
     failed = {"fail_msg": failure_text(view)} if view.state == "failed" else {}
     times = {"create_t": view.submitted_at, "update_t": view.finished_at or view.started_at or view.submitted_at}
     status = _WORD[view.state]
     subtask: dict[str, Any] = {
-        "task_id": view.alias,
+        "task_id": view.submission.alias,
         "worker_name": "pipeline",
         "status": status,
         "inputs": inputs,
         "outputs": outputs,
-        "queue": view.model,
+        "queue": view.submission.model,
         "previous": [],
         "worker_identity": view.worker,
         "fail_time": view.crashes + view.losses,
@@ -105,9 +105,9 @@ def cloud_task(job: Job) -> lx.CloudTask:
         **failed,
     }
     return lx.CloudTask(
-        task_id=view.alias,
+        task_id=view.submission.alias,
         task_type=str(echo.get("task") or ("t2v" if output == "video" else "t2i")),
-        model_cls=view.model,
+        model_cls=view.submission.model,
         stage=str(echo.get("stage") or _STAGE),
         params=params_of(job),
         status=status,

@@ -58,7 +58,7 @@ class LightX2VServiceApi:
         return json_response(
             lx.TaskQueue(
                 is_processing=processing > 0,
-                current_task=running[0].view.alias if running else None,
+                current_task=running[0].view.submission.alias if running else None,
                 pending_count=pending,
                 active_count=pending + processing,
                 queue_size=pool.queue_limit,
@@ -80,10 +80,10 @@ class LightX2VServiceApi:
         return json_response(
             lx.TaskService(
                 service_status="idle" if is_idle(pool, self._worker) else "busy",
-                task_id=current.alias if current else None,
+                task_id=current.submission.alias if current else None,
                 start_time=local_time(current.started_at or current.submitted_at) if current else None,
-                current_task=current.alias if current else None,
-                active_tasks=[job.view.alias for job in running],
+                current_task=current.submission.alias if current else None,
+                active_tasks=[job.view.submission.alias for job in running],
                 pending_tasks=_pending(pool),
                 queue_size=pool.queue_limit,
                 total_tasks=sum(pool.counts.values()),

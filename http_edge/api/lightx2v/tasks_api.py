@@ -81,13 +81,15 @@ class LightX2VTasksApi:
             status = "pending" if is_fresh(prefer, job) else shapes.STATUS[job.view.state]
             paths = shapes.save_paths(job)
             answer = lx.TaskTaken(
-                task_id=job.view.alias,
+                task_id=job.view.submission.alias,
                 task_status=status,
                 save_result_path=paths.result,
                 save_video_path=paths.video,
                 warnings=shapes.told_warnings(job),
             )
-            return with_prefer(json_response(answer), prefer, job, f"/v1/tasks/{quote(job.view.alias)}/status")
+            return with_prefer(
+                json_response(answer), prefer, job, f"/v1/tasks/{quote(job.view.submission.alias)}/status"
+            )
 
         return create
 
@@ -99,7 +101,7 @@ class LightX2VTasksApi:
     )
     async def list(self, request: Request) -> Response:
         """All tasks by id."""
-        found = [(job.view.alias, self._status(job)) async for job in self._tasks.each()]
+        found = [(job.view.submission.alias, self._status(job)) async for job in self._tasks.each()]
         return json_response(dict(reversed(found)))
 
     @operation(

@@ -81,7 +81,9 @@ class LightX2VApi:
         if shapes.is_idle(await self._calls.pool(), self._gen1.worker):
             return json_response(lx.ServiceStatus(service_status="idle"))
         oldest = await self._tasks.first(shapes.LIVE)
-        return json_response(lx.ServiceStatus(service_status="busy", task_id=oldest.view.alias if oldest else ""))
+        return json_response(
+            lx.ServiceStatus(service_status="busy", task_id=oldest.view.submission.alias if oldest else "")
+        )
 
     @operation(
         "gen1Tasks",
@@ -93,7 +95,7 @@ class LightX2VApi:
         """The finished tasks by id."""
         records: dict[str, lx.Gen1Record] = {}
         async for job in self._tasks.each(FINAL_NAMES):
-            records.setdefault(job.view.alias, shapes.record(job))
+            records.setdefault(job.view.submission.alias, shapes.record(job))
         return json_response(dict(reversed(records.items())))
 
     @operation(

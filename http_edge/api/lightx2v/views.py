@@ -155,7 +155,7 @@ def task_status(job: Job, progress: int) -> lx.TaskStatus:
     end = local_time(view.finished_at) if job.is_final else None
     paths = save_paths(job)
     return lx.TaskStatus(
-        task_id=view.alias,
+        task_id=view.submission.alias,
         status=STATUS[view.state],
         success=view.state == "succeeded" if job.is_final else None,
         start_time=local_time(view.started_at or view.submitted_at),
@@ -183,7 +183,7 @@ def save_paths(job: Job) -> SavePaths:
     if isinstance(asked, str) and asked:
         return SavePaths(asked, asked)
     # The third generation's default was the id, the second's the id with a suffix.
-    return SavePaths(job.view.alias, f"{job.view.alias}{_suffix(job)}")
+    return SavePaths(job.view.submission.alias, f"{job.view.submission.alias}{_suffix(job)}")
 
 
 def result_name(job: Job) -> str:
@@ -230,7 +230,7 @@ class Tasks:
     def remember(self, job: Job) -> None:
         """Note which job a task id names."""
         if self._unique:
-            name = (job.view.tenant, job.view.alias)
+            name = (job.view.submission.tenant, job.view.submission.alias)
             self._jobs[name] = job.id
             self._jobs.move_to_end(name)
             if len(self._jobs) > _REMEMBERED:

@@ -192,6 +192,6 @@ class ImagesApi:
             job = await self._calls.job(image_id)
         except EdgeError as error:
             raise not_found("image", image_id) if error.kind == "not_found" else error from None
-        if job.view.origin != shapes.IMAGE_ORIGIN:
+        if job.view.submission.origin != shapes.IMAGE_ORIGIN:
             raise not_found("image", image_id)
         return job

@@ -306,7 +306,7 @@ class VideosApi:
                 for role, paths in spec.inputs.items()
             },
             id_prefix=ID_PREFIXES["video"],
-            priority=source.view.priority,
+            priority=source.view.submission.priority,
             origin=shapes.VIDEO_ORIGIN,
             prefers="video",
             echo=echo,
@@ -441,7 +441,7 @@ class VideosApi:
             job = await self._calls.job(video_id)
         except EdgeError as error:
             raise not_found("video", video_id) if error.kind == "not_found" else error from None
-        if job.view.origin != shapes.VIDEO_ORIGIN:
+        if job.view.submission.origin != shapes.VIDEO_ORIGIN:
             raise not_found("video", video_id)
         return job
 

@@ -42,7 +42,7 @@ def echo_of(*, model: str, seconds: str = "", remixed_from: str = "") -> dict[st
 
 def model_of(job: Job) -> str:
     """The model's name as the client wrote it, else its own."""
-    return _echo(job, "model") or job.view.model
+    return _echo(job, "model") or job.view.submission.model
 
 
 def status_of(view: JobView) -> schema.VideoStatus:

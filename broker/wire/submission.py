@@ -1,0 +1,33 @@
+"""What a client's order fixes about its job, in one struct that every message, record and view of the job carries whole."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from broker.wire.jobspec import MAX_UNITS
+from broker.wire.terms import Count, Short, WebhookEvent, WebhookUrl
+
+
+class Submission(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
+    """What is fixed when a job is handed in, but its id and its spec."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=256)]
+    #: Cost feature: steps x latent tokens (`jobspec.cost_units`).
+    units: Annotated[float, Meta(ge=0, le=MAX_UNITS)] = 0.0
+    tenant: Annotated[str, Meta(min_length=1, max_length=64)] = "default"
+    #: 0 (last) to 9 (first); strict between priorities.
+    priority: Annotated[int, Meta(ge=0, le=9)] = 5
+    gpus: Annotated[int, Meta(ge=1, le=64)] = 1
+    #: Which API the job came through; lets that API list and stop its own.
+    origin: Annotated[str, Meta(max_length=32)] = ""
+    #: The client's own name for the job, looked up by (origin, alias); the newest job of that name answers.
+    alias: Short = ""
+    #: Name of the only worker that may run it; "" for any.
+    pinned: Annotated[str, Meta(max_length=128)] = ""
+    #: Jobs of its tenant that workers may hold at once, of which the newest job says it. 0: no limit.
+    max_running: Count = 0
+    #: Where the job's events are to be told, and which; none named: all of them.
+    webhook: WebhookUrl = ""
+    webhook_events: Annotated[tuple[WebhookEvent, ...], Meta(max_length=4)] = ()
