@@ -28,10 +28,17 @@ def test_nothing_runs_or_unpickles_what_comes_in():
     assert wrong == []
 
 
-def test_models_never_bring_code():
-    """No pipeline or tokenizer is loaded with permission to run what lies beside its weights."""
-    text = {path: path.read_text(encoding="utf-8") for path in sources(*FOLDERS)}
-    assert [path for path, code in text.items() if "trust_remote_code" in code] == []
+def test_models_bring_code_only_where_their_operator_says_so():
+    """Whatever may run what lies beside a model's weights is told by the setting of the service's own table, and by nothing else."""
+    told = []
+    for path in sources(*FOLDERS):
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
+                told.append(ast.unparse(node.value))
+            elif isinstance(node, ast.Dict):
+                keys = [key.value if isinstance(key, ast.Constant) else None for key in node.keys]
+                told += [ast.unparse(v) for k, v in zip(keys, node.values, strict=True) if k == "trust_remote_code"]
+    assert set(told) == {"setup.trust_remote_code", "settings.trust_remote_code"}
 
 
 def test_tempnam_and_world_writable_modes_do_not_occur():
