@@ -42,6 +42,7 @@ def test_a_prompt_alone_is_a_complete_job(world: World) -> None:
         "max_sequence_length": None,
         "num_outputs": 1,
         "preset": "",
+        "loras": [],
         "cache": "",
         "extra": {},
     }
