@@ -487,3 +487,11 @@ def test_a_single_file_is_told_from_nothing(tmp_path: Path, name: str, message: 
         card_for(str(tmp_path / name))
     with pytest.raises(CatalogueError, match=f"there is no file '/nowhere/{name}'"):
         card_for(f"/nowhere/{name}")
+
+
+def test_a_mode_that_needs_what_no_job_carries_is_not_offered(tmp_path: Path) -> None:
+    card = card_for(_model(tmp_path / "m", "WanAnimatePipeline"), "m")
+
+    assert card.extra_parameters is not None
+    assert "mode" not in card.extra_parameters
+    assert "prev_segment_conditioning_frames" in card.extra_parameters

@@ -87,7 +87,17 @@ class PipelineClass(Struct, frozen=True):
 
     def extra(self) -> tuple[str, ...]:
         """Parameters that a job may give beside its own fields, sorted."""
-        return tuple(sorted(name for name, parameter in self.parameters.items() if parameter.scalar and is_extra(name)))
+        return tuple(
+            sorted(
+                name
+                for name, parameter in self.parameters.items()
+                if parameter.scalar and is_extra(name) and not (self.name.startswith(_ANIMATE) and name == "mode")
+            )
+        )
+
+
+#: Its other mode puts a character into a clip, for which it needs that clip and a mask of each frame: no job carries those.
+_ANIMATE = "WanAnimate"
 
 
 def is_extra(name: str) -> bool:
