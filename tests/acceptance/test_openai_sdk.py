@@ -118,7 +118,7 @@ def test_the_fake_model_through_every_other_method(start_service, sdk):
     )
     assert client.videos.poll(extended["id"]).status == "completed"
     edited = client.images.edit(
-        image=[picture.getvalue(), picture.getvalue()], prompt="p", n=3, output_format="webp", output_compression=80
+        image=[picture.getvalue()], prompt="p", n=3, output_format="webp", output_compression=80
     )
     assert [Image.open(io.BytesIO(base64.b64decode(item.b64_json))).format for item in edited.data] == ["WEBP"] * 3
     linked = client.images.generate(prompt="p", response_format="url")
@@ -143,6 +143,7 @@ def _refusals(client: openai.OpenAI, video_id: str, picture: bytes) -> None:
         (lambda: client.videos.retrieve("video_none"), 404),
         (lambda: client.videos.download_content(video_id, variant="2"), 404),  # type: ignore[arg-type]
         (lambda: client.images.create_variation(image=picture), 410),
+        (lambda: client.images.edit(image=[picture, picture], prompt="p"), 400),  # the model takes one
     ):
         with pytest.raises(openai.APIStatusError) as refused:
             call()
