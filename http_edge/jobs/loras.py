@@ -102,7 +102,7 @@ def _number(label: str, value: Any, place: str) -> float:
 def chosen_loras(
     label: str, wishes: tuple[LoraWish, ...], strength: float | None, card: ModelCard
 ) -> tuple[LoraUse, ...]:
-    """The LoRAs of a job, with all scales; `strength` is that of those that say none. Raises `EdgeError`."""
+    """The LoRAs that a job is drawn with, with all scales; `strength` is that of those that say none. Raises `EdgeError`."""
     uses = []
     for wish in wishes:
         if not card.loras:
@@ -115,7 +115,9 @@ def chosen_loras(
                 rule = f"is no component that LoRA {shown(wish.name)} changes; those are {', '.join(own.components)}"
                 raise invalid(f"{label}.scale", part, rule)
         scale = wish.scale if wish.scale is not None else strength if strength is not None else own.scale
-        uses.append(LoraUse(name=wish.name, scale=scale, components=wish.components))
+        use = LoraUse(name=wish.name, scale=scale, components=wish.components)
+        if any(use.scale_of(part) for part in own.components or ("",)):  # a scale of 0 leaves it out, with its preset
+            uses.append(use)
     return tuple(uses)
 
 

@@ -127,6 +127,8 @@ def test_a_model_without_any_says_so(world: World, api: str) -> None:
 def test_one_brings_its_preset_unless_the_request_names_another(styled: World) -> None:
     assert send(styled, "native", loras="quick").status_code == 200
     assert (drawn(styled).preset, drawn(styled).num_inference_steps) == ("fast", 2)
+    assert send(styled, "native", loras=[{"name": "quick", "scale": 0}]).status_code == 200
+    assert (drawn(styled).preset, drawn(styled).loras) == ("", ())
     assert send(styled, "native", loras=["quick", "late"], preset="slow").status_code == 200
     assert (drawn(styled).preset, drawn(styled).num_inference_steps) == ("slow", 30)
 

@@ -400,6 +400,10 @@ def test_hub_id_that_is_not_here_needs_its_class(tmp_path: Path, monkeypatch: py
     ("table", "message"),
     [
         ({"colour": "red"}, r"\[models\.m\] colour: unknown key; known: also_image, config, defaults, engine"),
+        (
+            {"engine": "image"},
+            r"\[models\.m\] engine: 'image' does not draw what WanPipeline makes, video; leave it out",
+        ),
         ({"engine": "steam"}, r"\[models\.m\] engine: 'steam' is not one of fake, image, video"),
         ({"output": "smell"}, "output: 'smell' is not one of image, video"),
         ({"path": 7}, "path: must be a string, and is a whole number"),

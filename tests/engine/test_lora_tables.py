@@ -191,3 +191,12 @@ def test_an_unknown_preset_is_told(wan: Path, tmp_path: Path) -> None:
 def test_a_compiled_model_takes_none(wan: Path, tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match=r"speed\.compile: a compiled model takes no LoRAs"):
         model_for(str(wan), "m", {"loras": {"a": lora(tmp_path / "a.safetensors")}, "speed": {"compile": True}})
+
+
+@pytest.mark.parametrize(("component", "method"), [("transformer", "nf4"), ("transformer", "layerwise_fp8")])
+def test_weights_that_do_not_come_back_from_one_take_none(
+    wan: Path, tmp_path: Path, component: str, method: str
+) -> None:
+    table = {"loras": {"a": lora(tmp_path / "a.safetensors")}, "speed": {"quantize": {component: method}}}
+    with pytest.raises(CatalogueError, match=rf"speed\.quantize\.{component}: {method} weights take no LoRA, and 'a'"):
+        model_for(str(wan), "m", table)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,23 @@ def test_a_player_finds_what_was_asked_for(tmp_path: Path, file: VideoFile, code
     assert (clip.codec, clip.pix_fmt, clip.tags[1:]) == (codec, file.pixel_format, BT709[1:])
     assert (clip.width, clip.height, len(clip.frames)) == (64, 48, 6)
     assert np.abs(clip.frames.astype(int) - frames.astype(int)).mean() < 6
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_FIFO"), reason="Linux")
+@pytest.mark.parametrize("codec", ["h264", "hevc", "av1"])
+def test_no_thread_is_left_that_goes_before_all_else_on_the_machine(tmp_path: Path, codec: Any) -> None:
+    def real_time() -> list[str]:
+        found = []
+        for task in os.listdir("/proc/self/task"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                found += [task] * (os.sched_getscheduler(int(task)) in (os.SCHED_FIFO, os.SCHED_RR))
+        return found
+
+    with Mp4Writer(tmp_path, "video.mp4", 8.0, None, VideoFile(codec=codec)) as writer:
+        writer.write(gradient(2))
+        assert real_time() == []
+        writer.finish()
+    assert real_time() == []
 
 
 @pytest.mark.parametrize("codec", ["h264", "hevc", "av1"])

@@ -29,6 +29,7 @@ from PIL import Image
 
 from broker.wire.jobspec import Artefact
 from workers.engine.errors import InvalidInput, WriteError
+from workers.engine.priority import leave_real_time
 from workers.engine.soundtrack import Sound, Soundtrack
 from workers.models.video_file import CODECS, VideoFile
 
@@ -157,7 +158,10 @@ class Mp4Writer:
         frame.pts = self._frames
         frame.time_base = 1 / self._rate
         self._frames += 1
-        self._mux(self._stream.encode(frame))
+        packets = self._stream.encode(frame)
+        if self._file.codec == "av1":
+            leave_real_time()
+        self._mux(packets)
         if self._soundtrack is not None:
             self._mux(self._soundtrack.until(self._frames / self._rate))
 

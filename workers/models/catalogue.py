@@ -130,6 +130,10 @@ def _card(
     limits = _limits(family, output, token_side, token_frames, directory)
     if limits.frame_choices:  # the model's own, and not always the family's
         defaults = msgspec.structs.replace(defaults, num_frames=limits.closest_frames(defaults.num_frames)[0])
+    if settings.engine not in ("", output):
+        raise refusal(
+            _where(name), "engine", f"{settings.engine!r} does not draw what {taken.name} makes, {output}; leave it out"
+        )
     also_image = family.also_image if settings.also_image is None else settings.also_image
     card = ModelCard(
         name=name,

@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
-from workers.models.loras import check_loras
+from workers.models.loras import Loras, check_loras
 from workers.models.model import ModelSetup
 from workers.models.parts import check_parts, components
 from workers.models.pipeline_classes import PipelineClass
@@ -40,6 +40,7 @@ def setup_for(
         text = "a compiled model takes no LoRAs in this version: each would compile it anew; leave either out"
         raise refusal(where, "speed.compile", text)
     check_quantize(where, settings.speed.quantize, index, directory, parts)
+    _check_loras_on_quantised(where, settings, loras)
     if directory is not None:
         _check_weights(where, settings, directory, parts)
         _check_code(where, settings, directory, index)
@@ -52,6 +53,15 @@ def setup_for(
         speed=check_speed(where, settings.speed, taken, index),
         placement=settings.placement or AUTO,
     )
+
+
+def _check_loras_on_quantised(where: str, settings: ModelTable, loras: Loras) -> None:
+    """Raise for LoRAs of a component whose weights do not come back to the bit after one, or with which no LoRA works."""
+    for component, method in settings.speed.quantize.items():
+        named = next((name for name, lora in loras.items() if component in lora.card.components), None)
+        if named is not None and method in ("nf4", "layerwise_fp8"):
+            text = f"{method} weights take no LoRA, and {named!r} is one of the {component}; take int8 or fp8, or leave either out"
+            raise refusal(where, f"speed.quantize.{component}", text)
 
 
 def _check_weights(where: str, settings: ModelTable, directory: Path, parts: Container[str]) -> None:
