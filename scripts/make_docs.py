@@ -25,7 +25,6 @@ from workers.settings import WorkerSettings
 
 _KINDS = {
     "text": "text",
-    "choice": "`video`, `image`",
     "integer": "whole number",
     "number": "number",
     "size": "text, or two numbers",
@@ -158,9 +157,8 @@ def every_field() -> str:
         bounds = (
             f", {field.low:g} to {field.high:g}" if field.kind in ("integer", "number") and field.high < 1e18 else ""
         )
-        lines.append(
-            f"| `{field.name}` | {also} | {_KINDS[field.kind]}{bounds} | {field.about.replace('|', chr(92) + '|')} |"
-        )
+        kind = ", ".join(f"`{word}`" for word in field.choices) if field.kind == "choice" else _KINDS[field.kind]
+        lines.append(f"| `{field.name}` | {also} | {kind}{bounds} | {field.about.replace('|', chr(92) + '|')} |")
     return "\n".join(lines)
 
 

@@ -426,6 +426,11 @@ class Field(Struct, frozen=True, kw_only=True):
         """All its names, its own first."""
         return (self.name, *self.aliases)
 
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that a field of kind "choice" takes."""
+        return get_args(get_args(self.type)[0])
+
 
 def _declared(name: str, hint: Any) -> Field | None:
     for kind in (hint, *get_args(hint)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, get_args
+from typing import Any
 
 from msgspec import Struct
 
@@ -138,7 +138,7 @@ class _Reading:
             case "loras":
                 return read_loras(name, reader.raw(name), self._place)
             case "choice":
-                return reader.choice(name, get_args(get_args(field.type)[0]))
+                return reader.choice(name, field.choices)
             case "media":
                 return media_texts(name, self._values.get(name), place=self._place)
         text = reader.text(name, max_chars=field.max_chars, min_chars=1 if field.name == "prompt" else 0)

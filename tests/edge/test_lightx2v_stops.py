@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from tests.edge.conftest import World
 from tests.edge.test_lightx2v_tasks import STOPPED, local, newest, post, run, status
-from tests.testing.fake_broker import worker
+from tests.testing.fake_broker import VIDEO, worker
 
 
 def test_stopping_a_running_task_waits_until_it_has_stopped(world: World) -> None:
@@ -153,6 +154,16 @@ def test_metadata_names_the_model(world: World) -> None:
         "model_path": "demo",
         "models": ["demo", "animate", "org/picture"],
     }
+
+
+def test_metadata_keeps_the_models_directory_to_itself(open_edge: Callable[..., World]) -> None:
+    world = open_edge()
+    card = msgspec.structs.replace(VIDEO, source="/srv/models/private")
+    for name in world.fake.workers:
+        world.fake.workers[name] = worker(name, card)
+    answer = world.http.get("/v1/service/metadata")
+    assert answer.json()["model_path"] == VIDEO.name
+    assert "/srv/models" not in answer.text
 
 
 def test_a_workers_edge_takes_lists_and_stops_its_own(open_edge: Callable[..., World]) -> None:

@@ -177,6 +177,24 @@ def test_the_keys_that_are_promised_are_those_that_are_taken(world: World, docum
     assert (answer.status_code == 200) == promised
 
 
+def test_the_choices_of_a_field_are_its_own(document: dict[str, Any]) -> None:
+    requests = [
+        schema["properties"]
+        for schema in document["components"]["schemas"].values()
+        if {"cache", "neg_prompt"} <= set(schema.get("properties", ()))
+    ]
+    assert requests
+    for fields in requests:
+        assert _words(fields["cache"]) - {""} == {"off", "safe", "fast"}
+        if "output" in fields and _words(fields["output"]):
+            assert _words(fields["output"]) - {""} == {"image", "video"}
+
+
+def _words(schema: dict[str, Any]) -> set[str]:
+    """The texts that a schema lists, in itself or in one of its alternatives."""
+    return set(schema.get("enum", ())).union(*map(_words, schema.get("anyOf", ())))
+
+
 def test_an_edit_needs_one_of_the_fields_for_its_picture(document: dict[str, Any]) -> None:
     content = document["paths"]["/v1/images/edits"]["post"]["requestBody"]["content"]
     for kind in (JSON, *FORMS):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from broker.wire.jobspec import Artefact, MediaKind, Scalar
+from broker.wire.jobspec import Artefact, Scalar
 from broker.wire.loras import MAX_NAME_CHARS, MAX_SCALE
 from http_edge.jobs.generation import FIELDS, Field
 from http_edge.jobs.webhook_fields import MAX_URL_CHARS
@@ -79,7 +79,7 @@ def _taken_as(field: Field, *, height_first: bool) -> Any:
         case "number":
             kind = field.type | NumberText
         case "choice":
-            kind = MediaKind | Literal[""]
+            kind = Literal[("", *field.choices)]
         case "size":
             kind = _SizeText | Annotated[list[int | WholeText], Meta(extra_json_schema={"minItems": 2, "maxItems": 2})]
         case "aspect":

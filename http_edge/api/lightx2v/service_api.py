@@ -107,7 +107,7 @@ class LightX2VServiceApi:
             lx.ServiceMetadata(
                 nproc_per_node=sum(view.gpus for view in pool.workers if self._worker in ("", view.name)),
                 model_cls=card.name if card else None,
-                model_path=(card.source or card.name) if card else None,
+                model_path=card.name if card else None,
                 models=[card.name for card in cards],
             )
         )
