@@ -17,7 +17,10 @@ def media_texts(name: str, value: Any, *, place: str = "body") -> tuple[str, ...
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = _parsed(name, value, place)
     items = value if isinstance(value, list) else [value]
-    return tuple(text for item in items if (text := media_text(name, item, place=place))) or None
+    texts = tuple(text for item in items if (text := media_text(name, item, place=place)))
+    if isinstance(value, list) and len(texts) < len(value):
+        raise invalid(name, value, "has an entry that names nothing", place=place)
+    return texts or None
 
 
 def media_text(name: str, value: Any, *, place: str = "body") -> str:

@@ -103,6 +103,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ),
     ({"lora_name": "../secret"}, "lora_name: .* is not a LoRA"),
     ({"lora": "{'name'"}, "lora"),
+    ({"loras": [None]}, "is neither a LoRA's name nor"),
+    ({"loras": [{}]}, "must be a text of 1 to"),
     ({"loras": ["quick", "late"]}, "name one in preset"),
 ]
 

@@ -151,6 +151,23 @@ def test_other_servers_ways_to_write_a_seed(world: World, seed: Any) -> None:
     assert only_spec(world).seed == 5 if isinstance(seed, list) else 0 <= only_spec(world).seed < 2**32
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("seed", [None]),
+        ("seed", [None, None]),
+        ("loras", [None]),
+        ("lora_name", [{}]),
+        ("reference_images", [None]),
+        ("mask", [{}]),
+    ],
+)
+def test_lists_of_nothing_are_no_values(world: World, field: str, value: Any) -> None:
+    answer = world.http.post(URL, json={"prompt": "a cat", field: value})
+    assert answer.status_code == 400, answer.text
+    assert field in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("size", ["auto", "", None])
 def test_size_auto_is_the_models_own(world: World, size: str | None) -> None:
     assert create(world, size=size)["size"] == "64x64"

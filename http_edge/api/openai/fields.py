@@ -116,7 +116,7 @@ def read_request(
 def _one_seed(known: dict[str, Any]) -> list[str]:
     """Lists of seeds are one an output elsewhere; here an output's seed follows the first's."""
     seed = known.get("seed")
-    if not isinstance(seed, list):
+    if not isinstance(seed, list) or None in seed:
         return []
     known["seed"] = seed[0] if seed else None
     return ["seed: the first of the list is used; every further output's seed is one more"] if len(seed) > 1 else []
