@@ -9,19 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import AutoencoderKL, AutoencoderKLWan, FluxTransformer2DModel, WanTransformer3DModel
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
 from workers.engine.placing import component
 from workers.models.placement import ORDER, Component, DoesNotFit, Need, choose, peak
+
+#: Typed as wholes, which the library is not.
+AutoencoderKL: Any = diffusers.AutoencoderKL
+AutoencoderKLWan: Any = diffusers.AutoencoderKLWan
+FluxTransformer2DModel: Any = diffusers.FluxTransformer2DModel
+WanTransformer3DModel: Any = diffusers.WanTransformer3DModel
 
 GIB = 2**30
 
 #: GiB that an engine's process can hold on a card of 24, 48 and 80 GB when nothing else is there: a little less than the card has.
 LIMITS = {"24 GB": 23, "48 GB": 44, "80 GB": 78}
 
-_XXL = {
+_XXL: dict[str, Any] = {
     "d_model": 4096,
     "d_ff": 10240,
     "num_layers": 24,
