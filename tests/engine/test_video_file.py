@@ -47,7 +47,7 @@ def written(directory: Path, file: VideoFile, frames: Any) -> Path:
         (VideoFile(), "h264"),
         (VideoFile(crf=12, pixel_format="yuv444p"), "h264"),
         (VideoFile(codec="hevc"), "hevc"),
-        (VideoFile(codec="hevc", pixel_format="yuv420p10le", crf=15), "hevc"),
+        (VideoFile(codec="hevc", pixel_format="yuv422p", crf=15), "hevc"),
         (VideoFile(codec="av1", pixel_format="yuv420p10le"), "libdav1d"),
     ],
     ids=str,
@@ -88,11 +88,25 @@ def test_a_lower_factor_makes_a_larger_file_and_the_same_frames_the_same_bytes(t
     assert sizes[0] > sizes[1]
 
 
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv444p"])
+@pytest.mark.parametrize("size", [(64, 64), (98, 130)])
+def test_soft_shapes_in_hevc_give_the_same_bytes_too(tmp_path: Path, size: tuple[int, int], pixel_format: Any) -> None:
+    down, across = np.mgrid[0 : size[0], 0 : size[1]]
+    frames = [np.stack([across * 3 + n * 5, down * 2 + n * 9, (across + down) * 2 + n], axis=-1) for n in range(17)]
+    clip = (np.stack(frames) % 256).astype(np.uint8)
+    file = VideoFile(codec="hevc", pixel_format=pixel_format)
+    assert len({written(tmp_path, file, clip).read_bytes() for _ in range(6)}) == 1
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [
         ({"codec": "vp9"}, "'vp9' is not one of av1, h264, hevc"),
         ({"crf": 52}, "[models.m] video_file.crf: 52 is not from 0 to 51, as h264 has it"),
+        (
+            {"codec": "hevc", "pixel_format": "yuv420p10le"},
+            "hevc has no 'yuv420p10le' here; it has yuv420p, yuv422p, yuv444p",
+        ),
         ({"codec": "av1", "crf": -1}, "-1 is not from 0 to 63"),
         ({"codec": "av1", "pixel_format": "yuv444p"}, "av1 has no 'yuv444p' here; it has yuv420p, yuv420p10le"),
         ({"crf": "low"}, "[models.m] video_file.crf: must be a whole number, and is a string"),
@@ -118,7 +132,9 @@ def test_an_encoder_that_is_not_there_and_models_without_clips_are_refused() -> 
 
 
 def test_a_models_clips_are_written_so_and_the_result_says_it(tmp_path: Path) -> None:
-    model = model_for(str(default_model()), "m", {"video_file": {"codec": "hevc", "crf": 18}})
+    model = model_for(
+        str(default_model()), "m", {"video_file": {"codec": "hevc", "crf": 18}, "limits": {"min_side": 64}}
+    )
     said: list[Any] = []
     setup = Setup(models=(model.card,), preload="m", device="cpu", threads=1, setups={"m": model.setup})
     runner = Runner(Registry(setup), {"m": model.card}, _Slots(), said.append, lambda: None)
@@ -132,3 +148,11 @@ def test_a_models_clips_are_written_so_and_the_result_says_it(tmp_path: Path) ->
 class _Slots:
     def __init__(self) -> None:
         self.slots = (Recorder.recording(),)
+
+
+def test_hevc_is_refused_where_clips_may_be_too_narrow_for_it() -> None:
+    table = {"video_file": {"codec": "hevc"}, "limits": {"min_side": 32}}
+    with pytest.raises(
+        CatalogueError, match=r"\[models\.m\] video_file\.codec: hevc needs clips of 64 pixels a side and more"
+    ):
+        model_for(str(default_model()), "m", table)

@@ -33,7 +33,7 @@ from workers.models.single_file import check_single_file, configs_of
 from workers.models.sources import SETTINGS_FILE, CatalogueError, config, find, own_settings, read_index, read_json
 from workers.models.speed import cache_modes, sizes
 from workers.models.table import ModelTable, anchored, in_words, merged, read, refusal, unknown_key
-from workers.models.video_file import VideoFile, check_video_file
+from workers.models.video_file import NARROWEST_HEVC, VideoFile, check_video_file
 
 FAKE = "fake"
 
@@ -95,6 +95,10 @@ def model_for(source: str, name: str | None = None, table: Mapping[str, Any] = _
     loras = {name: lora.card for name, lora in setup.loras.items()}
     card = _card(name, source, directory, settings, taken, index, loras)
     file = check_video_file(_where(name), settings.video_file, card.output)
+    if file.codec == "hevc" and card.limits.min_side < NARROWEST_HEVC:
+        least = card.limits.min_side
+        text = f"hevc needs clips of {NARROWEST_HEVC} pixels a side and more, and limits.min_side is {least}"
+        raise refusal(_where(name), "video_file.codec", text)
     warm_up = sizes(_where(name), setup.speed, card)
     return Model(card=card, setup=msgspec.structs.replace(setup, video_file=file, warm_up=warm_up))
 

@@ -41,12 +41,22 @@ _EVERY = ("yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444
 CODECS: Mapping[str, Codec] = MappingProxyType(
     {
         "h264": Codec("libx264", 51, 21, _EVERY, {"preset": "veryfast", "x264-params": "mbtree=0"}),
+        # With its usual coding units of 64, and in ten bits with those of 32, libx265 takes some decisions by memory that it has not
+        # written: the same frames gave another file each time (docs/video-files.md).
         "hevc": Codec(
-            "libx265", 51, 20, _EVERY, {"preset": "fast", "x265-params": "pools=4:frame-threads=1:log-level=error"}
+            "libx265",
+            51,
+            20,
+            ("yuv420p", "yuv422p", "yuv444p"),
+            {"preset": "fast", "x265-params": "pools=4:frame-threads=1:ctu=32:log-level=error"},
         ),
         "av1": Codec("libsvtav1", 63, 25, ("yuv420p", "yuv420p10le"), {"preset": "8", "svtav1-params": "lp=4"}),
     }
 )
+
+
+#: libx265 writes beyond its memory where a frame is narrower than that: at 48 pixels it ended the process.
+NARROWEST_HEVC = 64
 
 
 def check_video_file(where: str, file: VideoFile, makes: str, encoders: Collection[str] | None = None) -> VideoFile:
