@@ -171,8 +171,12 @@ class Hub(ThreadingHTTPServer):
         #: Of the weights, so many bytes are sent, and no more while `go_on` is not set; None: all.
         self.hang_at = None
         self.go_on = threading.Event()
-        #: Whether the last byte of the weights is another.
-        self.spoil = False
+        #: End of the names of files whose last byte is another.
+        self.spoil = ""
+        #: Whether the weights end a byte early, in an answer that is whole by its framing.
+        self.short = False
+        #: Whether it answers with all of a file where a part is asked for.
+        self.no_ranges = False
         #: Of the requests for weights, in order.
         self.ranges = []
 
@@ -199,17 +203,22 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, name):
         data = self.server.files[name]
-        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(data).hexdigest()}"', "Accept-Ranges": "bytes"}
+        blob = hashlib.sha1(b"blob %d\0" % len(data) + data)  # git's own name of a small file
+        digest = hashlib.sha256(data) if name.endswith(".safetensors") else blob
+        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{digest.hexdigest()}"', "Accept-Ranges": "bytes"}
         begin = 0
         if self.command == "GET" and name.endswith(".safetensors"):
             self.server.ranges.append(self.headers.get("Range"))
-            if match := re.match(r"bytes=(\d+)-", self.headers.get("Range") or ""):
+            wanted = "" if self.server.no_ranges else self.headers.get("Range") or ""
+            if match := re.match(r"bytes=(\d+)-", wanted):
                 begin = int(match[1])
                 headers["Content-Range"] = f"bytes {begin}-{len(data) - 1}/{len(data)}"
             if self.server.hang_at is not None:
                 return self._answer(200, data, headers, self.server.hang_at)
-        if self.server.spoil and name.endswith(".safetensors"):
+        if self.server.spoil and self.command == "GET" and name.endswith(self.server.spoil):
             data = data[:-1] + b"?"
+        if self.server.short and self.command == "GET" and name.endswith(".safetensors"):
+            return self._chunked(data[:-1], headers)
         return self._answer(206 if begin else 200, data[begin:], headers)
 
     def _answer(self, status, body, headers, cut=None):
@@ -224,6 +233,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             self.server.go_on.wait()
             self.close_connection = True
+
+    def _chunked(self, body, headers):
+        self.send_response(200)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
 
     def log_message(self, *args):
         pass
@@ -321,14 +338,35 @@ def test_two_fetches_of_one_file_are_one_too_many(run, start, server, tmp_path):
     first.communicate()
 
 
-def test_damaged_bytes_are_noticed(run, server):
-    server.spoil = True
+@pytest.mark.parametrize("name", ["transformer/diffusion_pytorch_model.safetensors", "transformer/config.json"])
+def test_damaged_bytes_are_noticed(run, server, name):
+    server.spoil = name
     done = run("org/name")
     assert done.returncode == 2
-    assert "transformer/diffusion_pytorch_model.safetensors came damaged: its SHA-256 is" in done.stderr
+    assert f"{name} came damaged" in done.stderr
     assert find("org/name") is None
-    server.spoil = False
+    server.spoil = ""
     assert run("org/name").returncode == 0
+
+
+def test_a_file_that_ends_early_is_no_file(run, server):
+    server.short = True
+    done = run("org/name")
+    assert done.returncode == 2
+    assert f"came short: {len(WEIGHTS) - 1} bytes of {len(WEIGHTS)}" in done.stderr
+    assert find("org/name") is None
+
+
+def test_a_hub_without_ranges_gives_all_of_it_again(run, start, server, tmp_path):
+    server.hang_at = 1_000_000
+    killed = start("org/name")
+    wait_until(lambda: [part for part in tmp_path.rglob("*.part") if part.stat().st_size >= 900_000])
+    killed.kill()
+    killed.communicate()
+    server.hang_at = None
+    server.no_ranges = True
+    assert run("org/name").returncode == 0
+    assert (find("org/name") / "transformer/diffusion_pytorch_model.safetensors").read_bytes() == WEIGHTS
 
 
 def test_a_tag_is_fetched_under_its_own_name(run):

@@ -209,8 +209,8 @@ class _Transfer:
     """Files of one commit on their way into the hub's cache, some at a time.
 
     The client of the hub begins a file anew after an interruption, and one file may have 28 GB; so the bytes are fetched here, into the
-    client's layout: `blobs/ETAG`, and a link to it in `snapshots/COMMIT/`. A file is there when all of it is, with the SHA-256 that the hub
-    names where it names one.
+    client's layout: `blobs/ETAG`, and a link to it in `snapshots/COMMIT/`. A file is there when all of it is, with the digest that the hub
+    names it by.
     """
 
     def __init__(self, fetch: Fetch, cache: Path, progress: Progress) -> None:
@@ -254,7 +254,9 @@ class _Transfer:
         blob.parent.mkdir(parents=True, exist_ok=True)
         if blob.exists():
             self._came(self._fetch.files[name])
-        elif not self._blob(name, url, blob, metadata.size or 0):
+        elif metadata.size is None:
+            raise PullError(f"the hub does not say how large {name} is")
+        elif not self._blob(name, url, blob, metadata.size):
             return
         link.parent.mkdir(parents=True, exist_ok=True)
         beside = link.with_name(f"{link.name}.{os.getpid()}.tmp")
@@ -263,52 +265,51 @@ class _Transfer:
 
     def _blob(self, name: str, url: str, blob: Path, size: int) -> bool:
         """Fetch one file's bytes; False when it was stopped."""
-        with blob.with_name(blob.name + _PART).open("ab+") as part:
+        with blob.with_name(blob.name + _PART).open("ab+") as file:
             try:
-                fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise PullError(f"another process is fetching {name} into {blob.parent}") from None
-            digest = hashlib.sha256()
-            part.seek(0)
-            while piece := part.read(_PIECE):
-                digest.update(piece)
-            self._came(part.tell())
-            for pause in (*_PAUSES_S, None):
+            part = _Part(file, blob.name, size)
+            self._came(part.length)
+            failures = 0
+            while part.length < size and not self._stop.is_set():
+                begin = part.length
                 try:
-                    self._bytes(name, url, part, digest, size)
-                    break
+                    self._bytes(name, url, part)
                 except httpx.TransportError:
-                    if pause is None:
+                    failures = 1 if part.length > begin else failures + 1
+                    if failures > len(_PAUSES_S):
                         raise
-                self._stop.wait(pause)
-            if part.tell() < size:
+                    self._stop.wait(_PAUSES_S[failures - 1])
+                    continue
+                if part.length < size and not self._stop.is_set():
+                    raise PullError(f"{name} came short: {part.length} bytes of {size}")
+            if part.length < size:
                 return False
-            part.flush()
-            os.fsync(part.fileno())
-            if len(blob.name) == digest.digest_size * 2 and digest.hexdigest() != blob.name:
-                part.truncate(0)
-                raise PullError(
-                    f"{name} came damaged: its SHA-256 is {digest.hexdigest()}, not {blob.name}; fetch it again"
-                )
-            os.replace(part.name, blob)
+            file.flush()
+            os.fsync(file.fileno())
+            if not part.is_whole():
+                part.restart()
+                raise PullError(f"{name} came damaged: its bytes are not those of {blob.name}; fetch it again")
+            os.replace(file.name, blob)
         return True
 
-    def _bytes(self, name: str, url: str, part: BinaryIO, digest: Any, size: int) -> None:
-        """Append what is missing of `part`, whose bytes so far are in `digest`."""
-        begin = part.tell()
-        if begin >= size or self._stop.is_set():
-            return
+    def _bytes(self, name: str, url: str, part: _Part) -> None:
+        """Append what is missing of a file, or all that one answer gives of it."""
+        begin = part.length
         headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={begin}-"} if begin else {})}
         with self._client.stream("GET", url, headers=headers) as response:
             if response.status_code in _PASSING:
                 raise httpx.ReadError(f"{response.status_code} {response.reason_phrase}")
-            if response.status_code != (206 if begin else 200):
+            if response.status_code not in ((200, 206) if begin else (200,)):
                 raise PullError(f"{name}: the hub answered {response.status_code} {response.reason_phrase}")
-            for (
-                piece
-            ) in response.iter_raw():  # as they come: what is short of a full buffer would be lost with the connection
+            if begin and response.status_code == 200:  # whoever answered knows no ranges
+                part.restart()
+                self._came(-begin)
+            # As they come: what is short of a full buffer would be lost with the connection.
+            for piece in response.iter_raw():
                 part.write(piece)
-                digest.update(piece)
                 self._came(len(piece))
                 if self._stop.is_set():
                     return
@@ -317,6 +318,42 @@ class _Transfer:
         with self._lock:
             self._done += size
             self._progress(min(self._done, self._fetch.total), self._fetch.total)
+
+
+class _Part:
+    """A file on its way, open for appending, and the digest of its bytes by which the hub names it: SHA-256, or what git calls a blob."""
+
+    def __init__(self, file: BinaryIO, identity: str, size: int) -> None:
+        self._file = file
+        self._identity = identity
+        self._size = size
+        self._digest = self._new_digest()
+        self.length = 0
+        file.seek(0)
+        while piece := file.read(_PIECE):
+            self._digest.update(piece)
+            self.length += len(piece)
+
+    def _new_digest(self) -> Any:
+        if len(self._identity) != 40:
+            return hashlib.sha256()
+        return hashlib.sha1(b"blob %d\0" % self._size, usedforsecurity=False)
+
+    def write(self, piece: bytes) -> None:
+        """Append bytes."""
+        self._file.write(piece)
+        self._digest.update(piece)
+        self.length += len(piece)
+
+    def restart(self) -> None:
+        """Forget all bytes."""
+        self._file.truncate(0)
+        self._digest, self.length = self._new_digest(), 0
+
+    def is_whole(self) -> bool:
+        """Whether these are the bytes that the hub names; True for an identity of another kind, if their number is right."""
+        digest = self._digest.hexdigest()
+        return self.length == self._size and (len(self._identity) != len(digest) or digest == self._identity)
 
 
 def _check_disk(cache: Path, needed: int) -> None:
