@@ -61,6 +61,7 @@ def test_only_what_a_pipeline_is_loaded_from_is_fetched():
         "text_encoder/pytorch_model.bin",
         "text_encoder/pytorch_model.bin.index.json",
         "text_encoder/model.onnx",
+        "text_encoder/consolidated.safetensors",
         "transformer/diffusion_pytorch_model.fp16.safetensors",
         "transformer/diffusion_pytorch_model.bin",
         "transformer/modeling.py",

@@ -26,6 +26,7 @@ from huggingface_hub import constants, errors
 from msgspec import Struct
 
 from workers.models.sources import INDEX, HubId, cache_of, parse_hub_id
+from workers.models.weights import WEIGHT_FILE
 
 #: Called with (bytes on disk, bytes in all) each time that some more have arrived; from several threads, one at a time.
 Progress = Callable[[int, int], None]
@@ -61,9 +62,7 @@ _WEIGHTS = (
 #: What a part is made of beside its weights: configs, tokenizers and their vocabularies.
 _SMALL = (".json", ".txt", ".model", ".jinja", ".spm", ".vocab", ".tiktoken")
 
-#: Weights of a part: `model.safetensors`, `model.fp16.safetensors`, `model-00001-of-00003.safetensors`, or both.
-_SAFETENSORS = re.compile(r"[A-Za-z0-9_]+(?:\.(?P<variant>[A-Za-z0-9_]+))?(?:-\d{5}-of-\d{5})?\.safetensors")
-#: And the index of their shards, where the variant stands at another place.
+#: The index of a part's shards, where the variant stands at another place than in their names.
 _SHARDS = re.compile(r"[A-Za-z0-9_]+\.safetensors\.index(?:\.(?P<variant>[A-Za-z0-9_]+))?\.json")
 
 
@@ -120,7 +119,9 @@ def _weights(folder: str, files: Iterable[str], variant: str) -> list[tuple[str,
     by_variant: dict[str, list[str]] = {}
     others = []
     for file in files:
-        if match := _SAFETENSORS.fullmatch(file) or _SHARDS.fullmatch(file):
+        if (match := WEIGHT_FILE.fullmatch(file)) and match["kind"] == "safetensors":
+            by_variant.setdefault(match["variant"] or match["late"] or "", []).append(file)
+        elif match := _SHARDS.fullmatch(file):
             by_variant.setdefault(match["variant"] or "", []).append(file)
         elif file.endswith(_WEIGHTS):
             others.append(file)

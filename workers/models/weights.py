@@ -12,7 +12,7 @@ from typing import Any
 from workers.models.weight_files import NoWeights, read_weights
 
 #: name, variant, shard: `model.fp16-00001-of-00002.safetensors`, or with the variant after the shard.
-_FILE = re.compile(
+WEIGHT_FILE = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?(?:\.(?P<late>\w+))?\.(?P<kind>safetensors|bin)"
 )
 
@@ -121,7 +121,7 @@ def _parts(directory: Path) -> dict[str, dict[str | None, list[Path]]]:
 
 
 def _weight_files(directory: Path) -> Iterator[tuple[Path, re.Match[str]]]:
-    return ((file, match) for file in sorted(directory.glob("*/*")) if (match := _FILE.fullmatch(file.name)))
+    return ((file, match) for file in sorted(directory.glob("*/*")) if (match := WEIGHT_FILE.fullmatch(file.name)))
 
 
 def _index(directory: Path) -> dict[str, Any]:
