@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from bench.suites.speed import Order, Row
 from broker.wire.jobspec import JobSpec, ModelCard
 from workers.engine.artefacts import Mp4Writer
 from workers.engine.base import complete
@@ -68,34 +69,6 @@ VARIANTS: dict[str, Variant] = {
     "int8": Variant(table=_speed(quantize={"transformer": "int8"})),
     "4-step": Variant(table={"presets": {"four": "wan-lightx2v-4step"}}, job={"preset": "four"}),
 }
-
-
-class Order(Struct, frozen=True, kw_only=True):
-    """What to measure."""
-
-    model: str
-    device: str = "cpu"
-    threads: int = 0
-    steps: int = 12
-    size: tuple[int, int, int] | None = None
-    variants: tuple[str, ...] = ()
-
-
-class Row(Struct, kw_only=True):
-    """One variant. Times are seconds; the ratio is of whole jobs; pixels are of 255."""
-
-    variant: str
-    error: str = ""
-    steps: int = 0
-    step_s: float = 0.0
-    decode_s: float = 0.0
-    whole_s: float = 0.0
-    first_s: float = 0.0
-    peak_mb: float = 0.0
-    ratio: float = 0.0
-    mean_pixel: float = 0.0
-    worst_pixel: int = 0
-    used: dict[str, str] = {}
 
 
 def measure(order: Order) -> list[Row]:

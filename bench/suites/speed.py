@@ -25,8 +25,19 @@ _CHILD_S = 3_600.0
 _STEPS = 12
 
 
-class Row(Struct, frozen=True, kw_only=True):
-    """One variant, as the child tells it. Times are seconds, memory MB, pixels of 255."""
+class Order(Struct, frozen=True, kw_only=True):
+    """What the child is to measure; no variants: all."""
+
+    model: str
+    device: str = "cpu"
+    threads: int = 0
+    steps: int = _STEPS
+    size: tuple[int, ...] | None = None
+    variants: tuple[str, ...] = ()
+
+
+class Row(Struct, kw_only=True):
+    """One variant, as the child tells it. Times are seconds, memory MB; the ratio is of whole jobs; pixels are of 255."""
 
     variant: str
     error: str = ""
@@ -39,6 +50,7 @@ class Row(Struct, frozen=True, kw_only=True):
     ratio: float = 0.0
     mean_pixel: float = 0.0
     worst_pixel: int = 0
+    used: dict[str, str] = {}
 
 
 def run(model: Path, names: str, size: str, steps: int, *, on_gpu: bool) -> list[Row]:
@@ -46,14 +58,14 @@ def run(model: Path, names: str, size: str, steps: int, *, on_gpu: bool) -> list
     sides = re.fullmatch(r"(\d+)x(\d+)x(\d+)", size)
     if size and sides is None:
         raise BadPlan(f"--size: {size!r} must be WIDTHxHEIGHTxFRAMES")
-    order = {
-        "model": str(model),
-        "device": "cuda" if on_gpu else "cpu",
-        "threads": 0 if on_gpu else len(cores()),
-        "steps": steps or _STEPS,
-        "size": [int(side) for side in sides.groups()] if sides else None,
-        "variants": [] if names == "all" else [name.strip() for name in names.split(",")],
-    }
+    order = Order(
+        model=str(model),
+        device="cuda" if on_gpu else "cpu",
+        threads=0 if on_gpu else len(cores()),
+        steps=steps or _STEPS,
+        size=tuple(int(side) for side in sides.groups()) if sides else None,
+        variants=() if names == "all" else tuple(name.strip() for name in names.split(",")),
+    )
     progress(f"variants of {model.name}: {names}")
     done = subprocess.run(
         [sys.executable, "-m", "scripts.engine_speed"],
