@@ -38,6 +38,13 @@ def test_quantisers_that_no_model_needs_are_left_out(tmp_path, quantize, stored,
     assert left_out([card], {"m": ModelSetup(speed=Speed(quantize=quantize))}) == expected
 
 
+def test_a_damaged_config_keeps_no_agent_from_starting(tmp_path):
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").write_text("{")
+    card = structs.replace(card_for(str(default_model()), "m"), source=str(tmp_path))
+    assert left_out([card], {}) == ("bitsandbytes", "torchao")
+
+
 def test_what_is_left_out_is_not_imported_by_the_libraries():
     code = (
         "from workers.engine.packages import leave_out; leave_out(['bitsandbytes', 'torchao'])\n"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from broker.wire.jobspec import ModelCard
 from workers.models.model import ModelSetup
 from workers.models.quantise import PACKAGES
-from workers.models.sources import config, find
+from workers.models.sources import CatalogueError, config, find
 
 #: A second of an engine's start and some 100 MB of it.
 _QUANTISERS = ("bitsandbytes", "torchao")
@@ -21,7 +22,9 @@ def left_out(models: Iterable[ModelCard], setups: Mapping[str, ModelSetup]) -> t
         configs = setups[card.name].config if card.name in setups else ""
         directory = Path(configs) if configs else find(card.source)
         for part in directory.iterdir() if directory is not None else ():
-            stored = config(directory, part.name).get("quantization_config")
+            stored = None
+            with suppress(CatalogueError):  # a damaged config is told of when the model is loaded
+                stored = config(directory, part.name).get("quantization_config")
             method = str(stored.get("quant_method", "")) if isinstance(stored, dict) else ""
             needed.update(package for package in _QUANTISERS if method.startswith(package))
     return tuple(package for package in _QUANTISERS if package not in needed)
