@@ -30,8 +30,6 @@ def media_text(name: str, value: Any, *, place: str = "body") -> str:
     if isinstance(value, dict):
         member = next((key for key in _MEMBERS if value.get(key)), None)
         if member is None:
-            if not any(value.values()):
-                return ""
             raise invalid(name, value, f"holds none of {', '.join(_MEMBERS)}", place=place)
         inner = value[member]
         return media_text(f"{name}.{member}", inner.get("url") if isinstance(inner, dict) else inner, place=place)

@@ -47,7 +47,7 @@ def read_loras(label: str, value: Any, place: str) -> tuple[LoraWish, ...] | Non
                 raise invalid(label, value, f"cannot be read: {error}", place=place) from None
         else:
             value = text
-    entries = value if isinstance(value, list) else [] if value in (None, "", {}) else [value]
+    entries = value if isinstance(value, list) else [] if value in (None, "") else [value]
     if len(entries) > MAX_LORAS:
         raise invalid(label, len(entries), f"are too many LoRAs, at most {MAX_LORAS}", place=place)
     wishes = tuple(_wish(label, entry, place) for entry in entries)

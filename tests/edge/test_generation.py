@@ -204,7 +204,7 @@ def test_an_unknown_field_of_the_native_api_is_refused_with_what_was_meant(
 @pytest.mark.parametrize("value", [None, "", [], {}])
 def test_an_unknown_field_that_asks_for_nothing_is_no_news(world: World, value: Any) -> None:
     for api in APIS:
-        assert send(world, api, zzz=value, lora=value).status_code == 200
+        assert send(world, api, zzz=value, upscale=value).status_code == 200
         assert drawn(world).warnings == ()
 
 

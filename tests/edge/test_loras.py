@@ -56,7 +56,7 @@ ALIKE: list[tuple[dict[str, Any], tuple[LoraUse, ...]]] = [
     ({"lora_name": "style"}, one("style", 0.7)),
     ({"lora_strength": 1.0}, ()),
     ({"loras": []}, ()),
-    ({"loras": None, "lora": {}, "lora_name": ""}, ()),
+    ({"loras": None, "lora": [], "lora_name": ""}, ()),
 ]
 
 
@@ -105,6 +105,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"lora": "{'name'"}, "lora"),
     ({"loras": [None]}, "is neither a LoRA's name nor"),
     ({"loras": [{}]}, "must be a text of 1 to"),
+    ({"lora_name": {}}, "lora_name.name: null must be a text of 1 to"),
+    ({"lora": "{}"}, "lora.name: null must be a text of 1 to"),
     ({"loras": ["quick", "late"]}, "name one in preset"),
 ]
 
