@@ -8,6 +8,7 @@ protocol of a worker over ZeroMQ and computes nothing. No file of the service im
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -394,8 +395,17 @@ class CoreHarness:
         return self.feed(peer_of(name), m.Heartbeat(seen=seen, free=free, held=held, **fields))
 
     def start(self, name: str, job_id: str) -> list[Effect]:
-        """Say that the worker has begun the job's current attempt."""
-        return self.feed(peer_of(name), m.Started(job_id=job_id, fence=self.job(job_id).fence))
+        """Let the worker's next heartbeat say that it has the job's current attempt, beside those that run there."""
+        worker, job = self.core.state.pool.get(name), self.job(job_id)
+        assert worker is not None, f"no worker {name}"
+        running = [self.job(other) for other in worker.held if other != job_id and self.state(other) == "running"]
+        held = tuple(
+            m.Held(job_id=one.id, fence=one.fence, phase=one.phase, step=one.step, total=one.total)
+            for one in [*running, job]
+        )
+        taken = bisect_right(worker.unseen, job.fence)
+        fields = {"seen": max(worker.seen, job.fence), "free": max(0, worker.free - taken), "held": held}
+        return self.feed(peer_of(name), replace(worker.stats, **fields))
 
     def finish(self, name: str, job_id: str, fence: int | None = None, free: int = 1) -> list[Effect]:
         """Bring a result, of the current attempt unless another fence is given."""
@@ -428,6 +438,11 @@ class CoreHarness:
     def state(self, job_id: str) -> str:
         """The name of the job's state."""
         return self.job(job_id).state.value
+
+
+def holding(job_id: str, fence: int, **fields: Any) -> m.Heartbeat:
+    """The heartbeat of a worker that has this attempt in its engine, and no other."""
+    return m.Heartbeat(seen=fence, free=0, held=(m.Held(job_id=job_id, fence=fence, **fields),))
 
 
 def peer_of(name: str) -> bytes:
@@ -525,6 +540,10 @@ class FakeAgent:
         fields = {"boot": "boot", "seen": 0, **fields}
         self.say(m.Hello(name=self.name, free=free, body=worker_info(), **fields))
         return await self.hear(m.Welcome, welcomes + 1)
+
+    def start(self, run: m.Run) -> None:
+        """Say that this `Run` is in the engine."""
+        self.say(holding(run.job_id, run.fence))
 
     def finish(self, run: m.Run, free: int = 1) -> None:
         """Send a result for this `Run`."""

@@ -68,7 +68,7 @@ class CorePool:
         self._carry_out(self._core.receive(EDGE, submit, now, NOTHING), now)
 
     def _end(self, peer: bytes, run: m.Run, length_s: float, now: float) -> None:
-        finished = m.Finished(job_id=run.job_id, fence=run.fence, free=1, run_s=length_s, body=_RESULT)
+        finished = m.Finished(job_id=run.job_id, fence=run.fence, free=1, run_s=length_s, age_s=length_s, body=_RESULT)
         self._carry_out(self._core.receive(peer, finished, now, NOTHING), now)
 
     def _carry_out(self, effects: list[Effect], now: float) -> None:
@@ -80,6 +80,7 @@ class CorePool:
                 begun = now + HANDOVER_S
                 self.starts[number] = begun
                 length_s = self._jobs[number].length_s
-                started = m.Started(job_id=run.job_id, fence=run.fence)
-                self._carry_out(self._core.receive(effect.peer, started, now, NOTHING), now)
+                held = (m.Held(job_id=run.job_id, fence=run.fence),)
+                beat = m.Heartbeat(seen=run.fence, free=0, held=held, model=MODEL)
+                self._carry_out(self._core.receive(effect.peer, beat, now, NOTHING), now)
                 self._push(begun + length_s, (effect.peer, run, length_s))

@@ -27,7 +27,6 @@ class CrowdWorker(SimWorker):
     def _work(self, run: m.Run) -> None:
         self.run = run
         self._seen = max(self._seen, run.fence)
-        self._send(m.Started(job_id=run.job_id, fence=run.fence))
 
     def finish(self) -> None:
         """The job is done: say so, with room for the next."""

@@ -111,7 +111,6 @@ class SimWorker:
 
     def _work(self, run: m.Run) -> None:
         self._seen = max(self._seen, run.fence)
-        self._send(m.Started(job_id=run.job_id, fence=run.fence))
         # All room: of what it had received up to this fence, nothing is left to do. Later grants the broker subtracts.
         finished = m.Finished(job_id=run.job_id, fence=run.fence, free=self._credit, body=_RESULT)
         self._unacked[run.job_id] = (finished, time.monotonic())

@@ -28,7 +28,7 @@ class _Worker(SimWorker):
             return
         self._seen = max(self._seen, run.fence)
         self.held = m.Held(job_id=run.job_id, fence=run.fence, phase="denoise", step=0, total=1_000_000)
-        self._send(m.Started(job_id=run.job_id, fence=run.fence))
+        self.beat_now()
 
     def _held(self) -> tuple[m.Held, ...]:
         return (*super()._held(), *((self.held,) if self.held else ()))
@@ -39,7 +39,7 @@ class _Worker(SimWorker):
 
     def beat_now(self) -> None:
         """A heartbeat with what is held now."""
-        self._next_beat = 0.0
+        self.next_beat = 0.0
         self.beat(time.monotonic())
 
 

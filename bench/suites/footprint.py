@@ -88,7 +88,6 @@ class Line:
         submit = m.Submit(req=self._count, job_id=job_id, submission=m.Submission(model=MODEL, units=1.0), body=_BODY)
         run = self._say(_EDGE, codec.from_edge, submit)
         assert run is not None, "the job was not given out"
-        self._say(_AGENT, codec.from_agent, m.Started(job_id=job_id, fence=run.fence))
         result = codec.encode_body(Result())
         finished = m.Finished(job_id=job_id, fence=run.fence, free=1, run_s=0.01, body=result)
         self._say(_AGENT, codec.from_agent, finished)

@@ -1,7 +1,7 @@
 """A job: four machines, each a table here; any other change of theirs is a bug and raises `IllegalMove`.
 
 **state** (`TABLE`, by cause; only `Job.move` changes it). `queued` waits for a worker, `delayed` waits for a time (back-off), `assigned`
-has been granted to a worker that has not said `Started`, `running` is in an engine. `succeeded`, `failed` and `cancelled` are final:
+has been granted to a worker that has not said that it has it, `running` is in an engine. `succeeded`, `failed` and `cancelled` are final:
 nothing leads out of them.
 
 **stop** (`STOPS`, by reason; only `Job.ask_stop` changes it). Why a live job is being stopped. Durable and one-way: once set, the job can

@@ -220,8 +220,6 @@ class Core:
         match message:  # the most frequent first: each case costs
             case m.Finished():
                 reports.finished(state, worker, message, found, now)
-            case m.Started():
-                reports.started(state, worker, message, now)
             case m.Heartbeat():
                 reports.heartbeat(state, worker, message, now)
             case m.Refused():

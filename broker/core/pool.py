@@ -179,11 +179,6 @@ class Pool:
             del unseen[: bisect_right(unseen, worker.seen)]
         self._index(worker)
 
-    def took(self, worker: Worker, fence: int) -> None:
-        """Note that the worker has received every fence up to this one; how that changed its room is still to be said."""
-        if fence > worker.seen:
-            self.said(worker, fence, max(0, worker.free - bisect_right(worker.unseen, fence)))
-
     def reported(self, worker: Worker, stats: Heartbeat) -> None:
         """Take the numbers of a heartbeat."""
         worker.engine, worker.model, worker.stats = stats.engine, stats.model, stats

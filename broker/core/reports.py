@@ -107,7 +107,7 @@ def reconcile_held(state: State, worker: Worker, held: Iterable[m.Held], now: fl
                 state.send(worker.peer, m.Cancel(job_id=item.job_id, fence=item.fence))
             continue
         if item.fence > job.fence or worker.held.get(job.id) != item.fence or job.state is not JobState.RUNNING:
-            _adopt(state, worker, job, item.fence, now)
+            _adopt(state, worker, job, item.fence, item.age_s, now)
         if (job.phase, job.step, job.total) != (item.phase, item.step, item.total):
             job.phase, job.step, job.total = item.phase, item.step, item.total
             state.note_change(job)
@@ -122,15 +122,28 @@ def _may_hold(state: State, worker: Worker, job: Job, fence: int, now: float) ->
     return fence > job.fence and fence >> 32 < state.epoch and now < state.rejoin_until and not job.held
 
 
-def _adopt(state: State, worker: Worker, job: Job, fence: int, now: float) -> None:
+def _adopt(state: State, worker: Worker, job: Job, fence: int, age_s: float, now: float) -> None:
     """Take it that the worker runs this attempt, which was only granted, or thought elsewhere."""
-    expected = job.state is JobState.ASSIGNED and worker.held.get(job.id) == fence
-    if not expected:
-        state.unhold(job, now)
+    if job.state is JobState.ASSIGNED and worker.held.get(job.id) == fence:
+        _begin(state, job, age_s, now)
+        return
+    state.unhold(job, now)
     job.renew_fence("adopted", fence)
     state.hold(job, worker)
-    job.begin_attempt(now)
-    state.move(job, Cause.STARTED if expected else Cause.ADOPTED, now)
+    job.begin_attempt(_begun_at(job, age_s, now))
+    state.move(job, Cause.ADOPTED, now)
+
+
+def _begin(state: State, job: Job, age_s: float, now: float) -> None:
+    """Note that the attempt that was granted is in the engine, and since when. In the history nothing is earlier than what came before."""
+    begun_at = _begun_at(job, age_s, now)
+    job.begin_attempt(begun_at)
+    state.move(job, Cause.STARTED, max(begun_at, job.story[-1].at))
+
+
+def _begun_at(job: Job, age_s: float, now: float) -> float:
+    """When an attempt began of which a worker says that it is `age_s` old: not before its grant."""
+    return max(job.granted_at or job.submitted_at, min(now, now - age_s))
 
 
 def heartbeat(state: State, worker: Worker, message: m.Heartbeat, now: float) -> None:
@@ -169,13 +182,6 @@ def _reconcile_absent(state: State, worker: Worker, job: Job, seen: int, now: fl
             send_grant(state, job, worker, now)
 
 
-def started(state: State, worker: Worker, message: m.Started, now: float) -> None:
-    """Note that the attempt is in the engine. Raises `DecodeError` before anything changes."""
-    check_fence(state, message.fence)
-    state.pool.took(worker, message.fence)
-    reconcile_held(state, worker, (m.Held(job_id=message.job_id, fence=message.fence),), now)
-
-
 def refused(state: State, worker: Worker, message: m.Refused, now: float) -> None:
     """Put an attempt that was not taken back to the front, as if it had not been granted. One that was taken and is handed back is a loss.
 
@@ -186,6 +192,8 @@ def refused(state: State, worker: Worker, message: m.Refused, now: float) -> Non
     state.pool.said(worker, message.fence, message.free)
     if job is None or not job.held or job.fence != message.fence or job.worker != worker.name:
         return
+    if message.age_s >= 0 and job.state is JobState.ASSIGNED:
+        _begin(state, job, message.age_s, now)
     if job.state is JobState.RUNNING:
         lose(state, job, now, message.reason)
         return
@@ -272,7 +280,8 @@ def _current(state: State, worker: Worker, message: m.AgentResult, found: Found,
         _acknowledge(state, worker, message, accepted=_already(job, message))
         state.pool.release(worker, message.job_id, message.fence, now)
         return None
-    job.begin_attempt(now)
+    if job.begun != job.fence:  # no heartbeat came in between: nothing has told of its start
+        _adopt(state, worker, job, job.fence, message.age_s, now)
     return job
 
 

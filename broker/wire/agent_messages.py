@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from broker.wire.device import DeviceHealth
 from broker.wire.failures import FailureKind
-from broker.wire.terms import Count, EngineState, Fence, Held, Id, KnownId, Message, Name, Seconds, Short
+from broker.wire.terms import Age, Count, EngineState, Fence, Held, Id, KnownId, Message, Name, Seconds, Short
 
 Remedy = Literal["none", "anew", "yield"]
 
@@ -36,7 +36,7 @@ class Hello(Message, frozen=True, kw_only=True, tag="hello"):
 
 
 class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
-    """Alive, with this much room; each second and at once when something changes. Answered by `HeartbeatAck`."""
+    """Alive, with this much room and these attempts; each second, and soon when something changes. Answered by `HeartbeatAck`."""
 
     seen: Fence
     free: Count
@@ -53,20 +53,15 @@ class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
     health: DeviceHealth = DeviceHealth()
 
 
-class Started(Message, frozen=True, kw_only=True, tag="started"):
-    """The attempt is in the engine."""
-
-    job_id: KnownId
-    fence: Fence
-
-
 class Refused(Message, frozen=True, kw_only=True, tag="refused"):
-    """The attempt was not taken (no room, engine not ready, draining); it goes back to the queue."""
+    """The attempt was not taken (no room, engine not ready, draining), or is handed back; it goes back to the queue."""
 
     job_id: KnownId
     fence: Fence
     free: Count = 0
     reason: Annotated[str, Meta(max_length=1024)] = ""
+    #: As `Age` for one that is handed back; -1: it was never taken.
+    age_s: Annotated[float, Meta(ge=-1, le=1e10)] = -1.0
 
 
 class Finished(Message, frozen=True, kw_only=True, tag="finished"):
@@ -77,6 +72,7 @@ class Finished(Message, frozen=True, kw_only=True, tag="finished"):
     free: Count = 0
     #: Seconds from start in the engine to the last fsync.
     run_s: Seconds = 0.0
+    age_s: Age = 0.0
     #: A `Result`.
     body: bytes
 
@@ -89,6 +85,7 @@ class Failed(Message, frozen=True, kw_only=True, tag="failed"):
     kind: FailureKind
     message: Annotated[str, Meta(max_length=2048)] = ""
     free: Count = 0
+    age_s: Age = 0.0
 
 
 class Cancelled(Message, frozen=True, kw_only=True, tag="cancelled"):
@@ -97,6 +94,7 @@ class Cancelled(Message, frozen=True, kw_only=True, tag="cancelled"):
     job_id: KnownId
     fence: Fence
     free: Count = 0
+    age_s: Age = 0.0
 
 
 class Goodbye(Message, frozen=True, kw_only=True, tag="goodbye"):
@@ -132,7 +130,7 @@ class WorkerRejected(Message, frozen=True, kw_only=True, tag="bye"):
 
 
 class Run(Message, frozen=True, kw_only=True, tag="run"):
-    """Run this attempt. Answered by `Started` or `Refused`."""
+    """Run this attempt. Answered by the next heartbeat, or by its result, or by `Refused`."""
 
     job_id: Id
     fence: Fence

@@ -25,7 +25,6 @@ from broker.wire.agent_messages import Refused as Refused
 from broker.wire.agent_messages import Remedy as Remedy
 from broker.wire.agent_messages import ResultAck as ResultAck
 from broker.wire.agent_messages import Run as Run
-from broker.wire.agent_messages import Started as Started
 from broker.wire.agent_messages import Welcome as Welcome
 from broker.wire.agent_messages import WorkerRejected as WorkerRejected
 from broker.wire.bodies import ClaimedDelivery as ClaimedDelivery
@@ -71,6 +70,7 @@ from broker.wire.failures import FailureKind as FailureKind
 from broker.wire.submission import Submission as Submission
 from broker.wire.terms import MAX_ID as MAX_ID
 from broker.wire.terms import PROTOCOL as PROTOCOL
+from broker.wire.terms import Age as Age
 from broker.wire.terms import Count as Count
 from broker.wire.terms import DeliveryState as DeliveryState
 from broker.wire.terms import EngineState as EngineState
@@ -118,6 +118,6 @@ ToEdge = (
     | WorkerReply
     | SetAsideSettled
 )
-FromAgent = Hello | Heartbeat | Started | Refused | Finished | Failed | Cancelled | Goodbye
+FromAgent = Hello | Heartbeat | Refused | Finished | Failed | Cancelled | Goodbye
 ToAgent = Welcome | Identify | WorkerRejected | Run | HeartbeatAck | Cancel | Drain | ResultAck
 AgentResult = Finished | Failed | Cancelled

@@ -9,8 +9,9 @@ from msgspec import Meta, Struct
 
 from broker.wire.jobspec import JOB_ID_PATTERN, Phase
 
-#: Raised when a message changes in a way an older reader would misread. 1: a header and a body in two frames.
-PROTOCOL = 2
+#: Raised when a message changes in a way an older reader would misread. 1: a header and a body in two frames. 2, of no release: a message
+#: of its own for an attempt's start, and the whole view in `Accepted`.
+PROTOCOL = 3
 
 #: A job's id where it enters (`Submit`), and where its reader makes a path of it (`Run`). `\Z`, not `$`, which would let a line break pass
 #: behind the id.
@@ -25,6 +26,9 @@ Tenant = Annotated[str, Meta(max_length=64)]
 Fence = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 Seconds = Annotated[float, Meta(ge=0, le=1e10)]
+#: Seconds since an attempt was given to the engine, when this is sent. A start has no message of its own: whatever tells of an attempt
+#: tells when it began.
+Age = Annotated[float, Meta(ge=0, le=1e10)]
 
 JobStateName = Literal["queued", "delayed", "assigned", "running", "succeeded", "failed", "cancelled"]
 
@@ -36,7 +40,7 @@ class JobState(StrEnum):
     QUEUED = "queued"
     #: Waits for a time: back-off after a failed attempt.
     DELAYED = "delayed"
-    #: Granted to a worker that has not said `Started`.
+    #: Granted to a worker that has not said that it has it.
     ASSIGNED = "assigned"
     #: In an engine.
     RUNNING = "running"
@@ -80,6 +84,7 @@ class Held(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     phase: Phase = ""
     step: Count = 0
     total: Count = 0
+    age_s: Age = 0.0
 
 
 class Message(Struct, frozen=True, kw_only=True, array_like=True, tag=True, gc=False):

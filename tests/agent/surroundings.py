@@ -161,7 +161,7 @@ class Surroundings(RuleBasedStateMachine):
 
     def judge(self, job: Job, fate: str, *, meant: bool) -> None:
         """The engine is gone and said nothing of this job: whether it counts as crashed, or as never begun."""
-        pending = self.core.unacked_results.answer(self.granted[job.fence], job.fence, 0)
+        pending = self.core.unacked_results.answer(self.granted[job.fence], job.fence, 0, self.now)
         kind = getattr(pending, "kind", "cancelled") if pending is not None else "handed back"
         allowed = {"engine_crashed"} if fate == "own" and job.begun else {"handed back"}
         if meant:
@@ -178,12 +178,12 @@ class Surroundings(RuleBasedStateMachine):
     def every_attempt_is_accounted_for(self) -> None:
         if self.exit is not None or self.core.leaving is not None:
             return
-        held = {item.fence for item in self.core.held()}
+        held = {item.fence for item in self.core.held(self.now)}
         for at in self.ran:
             assert at in held or at in self.acknowledged or at in self.gone_without_result, f"attempt {at:x} vanished"
 
     @invariant()
     def directories_belong_to_someone(self) -> None:
         if self.exit is None and self.core.leaving is None:
-            held = {item.fence for item in self.core.held()}
+            held = {item.fence for item in self.core.held(self.now)}
             assert self.dirs <= held | self.accepted, "garbage was left"

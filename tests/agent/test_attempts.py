@@ -15,15 +15,36 @@ from workers.ipc.messages import JobFailed, LoadFailed, Ready
 # ------------------------------------------------------------------ taking a job
 
 
-def test_a_job_goes_to_the_idle_engine_and_started_to_the_broker() -> None:
+def test_a_job_goes_to_the_idle_engine_and_the_next_heartbeat_says_since_when() -> None:
     stage = Stage().idle()
     stage.run(1, body=b"the spec")
     assert stage.orders() == [fx.StartJob(run_job(1, b"the spec"))]
-    assert stage.sent(m.Started) == [m.Started(job_id="j1", fence=fence(1))]
     assert (stage.core.free, stage.core.seen) == (0, fence(1))
-    stage.pass_time(0.3).tick()
+    assert stage.core.next_deadline() == pytest.approx(stage.now + 0.25)
+    stage.pass_time(0.25).tick()
     [beat] = stage.sent(m.Heartbeat)
-    assert (beat.free, beat.engine, beat.held) == (0, "busy", (m.Held(job_id="j1", fence=fence(1)),))
+    assert (beat.free, beat.engine, beat.held) == (0, "busy", (m.Held(job_id="j1", fence=fence(1), age_s=0.25),))
+
+
+def test_a_job_that_ends_before_the_next_heartbeat_takes_one_message() -> None:
+    stage = Stage().idle()
+    stage.run(1)
+    assert not stage.sent(m.Message)
+    stage.pass_time(0.2).finish()
+    [finished] = stage.sent(m.Message)
+    assert (type(finished), round(finished.age_s, 6)) == (m.Finished, 0.2)
+
+
+def test_a_result_that_is_said_again_says_the_same_start() -> None:
+    stage = Stage().busy()
+    stage.pass_time(1.0).finish()
+    [first] = stage.sent(m.Finished)
+    said_at = stage.now
+    stage.tick(1.0)
+    [second] = stage.sent(m.Finished)
+    assert stage.now - second.age_s == said_at - first.age_s
+    [beat] = stage.sent(m.Heartbeat)
+    assert beat.held[0].age_s == second.age_s
 
 
 def test_what_is_noted_of_an_attempt_names_its_trace() -> None:
@@ -40,10 +61,11 @@ def test_the_profile_reaches_the_engine() -> None:
     assert start.message.profile == "offload"
 
 
-def test_the_same_run_again_is_started_again_and_runs_once() -> None:
+def test_the_same_run_again_is_answered_at_once_and_runs_once() -> None:
     stage = Stage().busy()
     stage.run(1)
-    assert stage.sent(m.Started) == [m.Started(job_id="j1", fence=fence(1))]
+    [beat] = stage.sent(m.Heartbeat)
+    assert [held.fence for held in beat.held] == [fence(1)]
     assert stage.orders() == []
 
 
@@ -128,7 +150,7 @@ def test_too_many_unacknowledged_results_take_no_more() -> None:
     assert refused.reason == "2 results wait for acknowledgement"
     stage.ack(1)
     stage.run(4)
-    assert stage.sent(m.Started)
+    assert stage.effects(fx.StartJob)
 
 
 def test_a_directory_that_cannot_be_made_fails_the_attempt_and_not_the_worker() -> None:
@@ -195,7 +217,7 @@ def test_a_result_is_sent_each_second_until_acknowledged() -> None:
     assert sendings == 5
     stage.ack(1)
     stage.silence(5.0)
-    assert stage.core.held() == ()
+    assert stage.core.held(stage.now) == ()
     assert stage.core.unacked_results.next_due() is None
 
 
@@ -211,7 +233,7 @@ def test_the_next_job_runs_while_the_result_waits() -> None:
     stage.finish()
     stage.run(2)
     assert stage.effects(fx.StartJob) == [fx.StartJob(run_job(2))]
-    assert [(held.fence, held.phase) for held in stage.core.held()] == [(fence(2), ""), (fence(1), "finished")]
+    assert [(held.fence, held.phase) for held in stage.core.held(stage.now)] == [(fence(2), ""), (fence(1), "finished")]
     stage.tick(1.0)
     assert [result.free for result in stage.sent(m.Finished)] == [0]  # room is that of the moment of sending
 
@@ -243,7 +265,7 @@ def test_an_acknowledgement_of_something_else_changes_nothing() -> None:
     stage.ack(1, accepted=False)
     stage.ack(17)
     assert stage.orders() == []
-    assert [held.fence for held in stage.core.held()] == [fence(1)]
+    assert [held.fence for held in stage.core.held(stage.now)] == [fence(1)]
 
 
 def test_a_rejected_failure_leaves_nothing_to_remove() -> None:
@@ -257,7 +279,7 @@ def test_a_result_of_another_fence_is_dropped_with_a_line_in_the_log() -> None:
     stage = Stage().busy(1)
     stage.finish(7)
     assert [note.action for note in stage.effects(fx.Note)] == ["stray_engine_message"]
-    assert [held.fence for held in stage.core.held()] == [fence(1)]
+    assert [held.fence for held in stage.core.held(stage.now)] == [fence(1)]
     stage.finish(1)
     stage.finish(1)  # said twice
     assert [note.action for note in stage.effects(fx.Note)] == ["stray_engine_message"]
@@ -287,4 +309,4 @@ def test_words_that_outlive_their_job_change_nothing() -> None:
     stage.finish()
     stage.tick()
     assert stage.words(1, "save", 1, 1) == []
-    assert stage.core.held() == (m.Held(job_id="j1", fence=fence(1), phase="finished"),)
+    assert stage.core.held(stage.now) == (m.Held(job_id="j1", fence=fence(1), phase="finished"),)

@@ -14,7 +14,7 @@ KILLED = describe_exit(-9)
 
 def steps(stage: Stage, count: int, step_s: float, counter: int = 1, total: int = 40) -> Stage:
     """The engine denoises `count` steps of `step_s` seconds each."""
-    first = stage.core.engine_slot.attempts[0].held().step if stage.core.engine_slot.attempts else 0
+    first = stage.core.engine_slot.attempts[0].held(stage.now).step if stage.core.engine_slot.attempts else 0
     stage.words(counter, "denoise", first, total, tick=1000 + first)
     for step in range(first + 1, first + count + 1):
         stage.pass_time(step_s).words(counter, "denoise", step, total, tick=1000 + step)
@@ -26,10 +26,10 @@ def test_a_cancel_sets_the_word_and_the_engine_stops() -> None:
     stage.cancel(1)
     assert stage.orders() == [fx.RequestCancel(0, fence(1))]
     stage.pass_time(0.1).stop(1)
-    assert stage.sent(m.Cancelled) == [m.Cancelled(job_id="j1", fence=fence(1), free=1)]
+    assert stage.sent(m.Cancelled) == [m.Cancelled(job_id="j1", fence=fence(1), free=1, age_s=pytest.approx(0.1))]
     assert stage.orders() == [fx.RemoveDir("j1", fence(1))]
     stage.run(2)
-    assert stage.sent(m.Started)
+    assert stage.effects(fx.StartJob)
 
 
 def test_a_repeated_cancel_sets_no_word_and_gains_no_time() -> None:
@@ -88,7 +88,7 @@ def test_a_deaf_engine_is_killed_and_cancelled_is_said_when_the_gpu_is_free() ->
     [beat] = stage.sent(m.Heartbeat)
     assert (beat.engine, [held.fence for held in beat.held]) == ("restarting", [fence(1)])
     stage.exited(KILLED)
-    assert stage.sent(m.Cancelled) == [m.Cancelled(job_id="j1", fence=fence(1), free=0)]
+    assert stage.sent(m.Cancelled) == [m.Cancelled(job_id="j1", fence=fence(1), free=0, age_s=2.0)]
     assert stage.orders() == [
         fx.RemoveDir("j1", fence(1)),
         fx.StartEngine(SETUP),
@@ -157,7 +157,7 @@ def test_a_late_cancel_of_an_acknowledged_result_is_answered_from_memory() -> No
     stage.ack(1)
     stage.cancel(1)
     assert stage.sent(m.Finished) == [m.Finished(job_id="j1", fence=fence(1), free=1, run_s=2.5, body=RESULT_BODY)]
-    assert stage.core.held() == ()
+    assert stage.core.held(stage.now) == ()
 
 
 def test_the_memory_of_results_has_an_end() -> None:

@@ -54,7 +54,7 @@ def test_a_job_that_the_engine_never_took_up_is_handed_back() -> None:
     stage.words(0, "load")  # the words still show what was before
     stage.exited(SEGFAULT)
     [refused] = stage.sent(m.Refused)
-    assert (refused.fence, refused.free) == (fence(1), 0)
+    assert (refused.fence, refused.free, refused.age_s) == (fence(1), 0, 0.0)  # it was taken, so this is a loss
     assert SEGFAULT in refused.reason
     assert not stage.sent(m.Failed)
     assert fx.RemoveDir("j1", fence(1)) in stage.out
@@ -289,7 +289,7 @@ def test_a_process_that_survives_sigkill_gives_up_its_job_but_takes_no_other() -
     stage.cancel(1)
     stage.tick(2.0)
     stage.silence(29.0)
-    assert stage.core.held()
+    assert stage.core.held(stage.now)
     stage.silence(1.0)
     assert len(stage.core.unacked_results) == 1
     assert (stage.core.free, stage.core.engine_slot.engine.shown) == (0, "restarting")

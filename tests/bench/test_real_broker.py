@@ -33,8 +33,8 @@ def test_it_measures_a_real_broker_and_leaves_nothing_behind(tmp_path, capsys):
     assert results["cpu_us_per_job"] > 0
     assert 0 < results["submit_accepted_p50_ms"] <= results["submit_result_p50_ms"]
     assert 0 < results["submit_start_p50_ms"] <= results["submit_result_p50_ms"]
-    # Submit, Accepted, Run, Started, Finished, ResultAck, and the watcher's events.
-    assert results["messages_per_job"] > 6
+    # Submit, Accepted, Run, Finished, ResultAck, and the watcher's events.
+    assert results["messages_per_job"] > 5
     assert results["window_1_workers_2_per_s"] > 0
     assert results["window_8_workers_64_per_s"] > 0
     assert results["router_per_s"] > 0

@@ -92,7 +92,6 @@ class SimAgent:
             self.say(m.Refused(job_id=message.job_id, fence=message.fence, free=0, reason="busy"))
         elif self.running is None and message.fence not in self.unacked:
             self.running, self.stopping = message, False
-            self.say(m.Started(job_id=message.job_id, fence=message.fence))
 
     def end(self, how: str) -> None:
         """The engine ends the job: finished, failed or, if it was asked to stop, cancelled."""

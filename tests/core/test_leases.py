@@ -9,7 +9,7 @@ import pytest
 from broker.core.effects import PeerGone
 from broker.core.jobs import Cause
 from broker.core.machine import Policy
-from broker.testing import EDGE, RESULT, CoreHarness, causes, peer_of, sent, worker_info
+from broker.testing import EDGE, RESULT, CoreHarness, causes, holding, peer_of, sent, worker_info
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.codec import DecodeError
@@ -193,9 +193,9 @@ def test_losses_are_free_until_there_are_too_many():
     desk.submit("a")
     for n in range(3):
         desk.hello("w1", boot=f"b{n}", peer=f"b-{n}".encode())
-        desk.feed(f"b-{n}".encode(), m.Started(job_id="a", fence=desk.job("a").fence))
+        desk.feed(f"b-{n}".encode(), holding("a", desk.job("a").fence))
     desk.hello("w1", boot="b8", peer=b"b-8")
-    desk.feed(b"b-8", m.Started(job_id="a", fence=desk.job("a").fence))
+    desk.feed(b"b-8", holding("a", desk.job("a").fence))
     desk.hello("w1", boot="b9", peer=b"b-9")
     assert desk.state("a") == "failed"
     assert desk.job("a").failure.kind == "quarantined"
@@ -341,7 +341,6 @@ def test_no_worker_takes_over_what_another_runs(ahead):
     thief = peer_of("w2")
     held = m.Held(job_id="j1", fence=forged, phase="denoise")
     for message in (
-        m.Started(job_id="j1", fence=forged),
         m.Heartbeat(seen=fence, free=0, held=(held,)),
         m.Finished(job_id="j1", fence=forged, body=RESULT),
         m.Failed(job_id="j1", fence=forged, kind=m.FailureKind("invalid_input"), message="forged"),
@@ -362,7 +361,6 @@ def test_a_fence_that_was_never_given_is_no_message(fence):
     running = desk.running("j1", "w1")
     held = (m.Held(job_id="j1", fence=fence),)
     for message in (
-        m.Started(job_id="j1", fence=fence),
         m.Heartbeat(seen=fence, free=0),
         m.Heartbeat(seen=running, free=0, held=held),
         m.Finished(job_id="j1", fence=fence, body=RESULT),

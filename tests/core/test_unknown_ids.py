@@ -16,7 +16,6 @@ def said_of(job_id: str, fence: int) -> list[tuple[bytes, m.Message]]:
     held = (m.Held(job_id=job_id, fence=fence, phase="denoise"),)
     agent = peer_of("w2")
     return [
-        (agent, m.Started(job_id=job_id, fence=fence)),
         (agent, m.Heartbeat(seen=fence, free=0, held=held)),
         (agent, m.Finished(job_id=job_id, fence=fence, body=RESULT)),
         (agent, m.Failed(job_id=job_id, fence=fence, kind="engine_error")),

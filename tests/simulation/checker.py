@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from broker.core.deliveries import LEASE_S, Delivery
-from broker.core.jobs import Job
+from broker.core.jobs import MAX_HISTORY, Job
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
@@ -73,6 +73,9 @@ class Checker:
         #: Fence -> job, worker: every grant that was sent, every attempt that began in an engine.
         self.grants: dict[int, tuple[str, str]] = {}
         self.attempts: dict[int, str] = {}
+        #: When an engine was given an attempt; attempts that a heartbeat has told of.
+        self.given_at: dict[int, float] = {}
+        self.beaten: set[int] = set()
         #: Fences that were on disk at some time.
         self.kept_fences: set[int] = set()
         self.highest: dict[str, int] = {}
@@ -194,6 +197,13 @@ class Checker:
             ended = job.state is JobState.CANCELLED or (job.failure is not None and job.failure.kind == "expired")
             require(ended, "what was cancelled is cancelled", job.id, job.state, job.failure)
 
+    def _require_start_delivered(self, job: Job) -> None:
+        """A start that is in the record was delivered to the job's webhook, if that wants it."""
+        wanted = job.submission.webhook_events
+        if job.submission.webhook and job.attempts and (not wanted or "started" in wanted):
+            events = {delivery.event for delivery in self.deliveries.values() if delivery.job_id == job.id}
+            require("started" in events, "a start is delivered, however late it was told", job.id, *events)
+
     def _published(self, job: Job) -> None:
         require(not job.stop, "a job that is being stopped publishes nothing", job.id, job.stop)
         require((job.id, job.fence) in self.files, "what is published is there", job.id, short(job.fence))
@@ -201,6 +211,18 @@ class Checker:
         result = job.result
         right = result is not None and result.artefacts[0].sha256 == f"{job.fence:064x}"
         require(right, "an attempt publishes its own result", job.id, short(job.fence), result)
+        self._has_started(job)
+
+    def _has_started(self, job: Job) -> None:
+        """Rules of a job that is done: its start is told too, and is the moment at which its engine got it."""
+        causes = [move.cause for move in job.story]
+        told = job.attempts > 0 and ("started" in causes or "adopted" in causes)
+        require(told or len(causes) >= MAX_HISTORY, "what ends has started", job.id, job.attempts, *causes)
+        at = self.given_at[job.fence]
+        if not self.world.disturbed((job.worker, "broker"), at):
+            late_s = job.started_at - self.world.broker.clock_offset - at
+            exact = -1e-3 <= late_s <= self.world.network.longest_s + 0.1
+            require(exact, "a start is told as it was", job.id, short(job.fence), f"{late_s:.3f} s late")
 
     # ------------------------------------------------------------ what the broker says
 
@@ -335,6 +357,7 @@ class Checker:
         require(job_id in self.disk or job_id in self.deleted_ids, "only what is on disk is run", job_id)
         require(fence not in self.attempts, "a fence runs once", job_id, short(fence))
         self.attempts[fence] = job_id
+        self.given_at[fence] = self.world.timeline.now
         require(self._may_start(job_id, fence), "a job is started again for a reason", job_id, short(fence))
         self.starts[job_id] = (self.world.timeline.now, worker, fence)
         self.files.discard((job_id, fence))
@@ -409,8 +432,12 @@ class Checker:
         self.files.discard((job_id, fence))
 
     def said(self, worker: str, message: m.Message) -> None:
-        """An agent says how an attempt ended."""
+        """An agent says what it holds, and how an attempt ended."""
+        if isinstance(message, m.Finished | m.Failed | m.Cancelled) and message.fence not in self.beaten:
+            self.world.count("ended before a heartbeat told of it")
         match message:
+            case m.Heartbeat(held=held):
+                self.beaten |= {item.fence for item in held}
             case m.Failed(job_id=job_id, fence=fence, kind=kind):
                 self.failures[job_id].add(fence)
                 to_blame = {"engine_crashed": self.crashes, "hung": self.hung}.get(kind)
@@ -440,6 +467,7 @@ class Checker:
             require(job_id in self.disk or job_id in self.deleted_ids, "what was accepted is on disk", job_id)
         for job in self.disk.values():
             self._require_cancelled(job)
+            self._require_start_delivered(job)
         for delivery in self.deliveries.values():
             taken = delivery.state != "delivered" or delivery.number in self.received
             require(taken, "only what was received is delivered", delivery.job_id, delivery.event)

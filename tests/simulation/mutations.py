@@ -110,7 +110,7 @@ def _no_adoption(_: Any) -> Callable[..., Any]:
             job = core_state.jobs.get(item.job_id)
             ours = job is not None and not job.final and worker.held.get(item.job_id) == item.fence
             if ours and job.state is JobState.ASSIGNED:
-                reports._adopt(core_state, worker, job, item.fence, now)
+                reports._adopt(core_state, worker, job, item.fence, item.age_s, now)
             elif not ours and item.phase != "finished":
                 core_state.send(worker.peer, reports.m.Cancel(job_id=item.job_id, fence=item.fence))
 
@@ -157,6 +157,27 @@ def _refused_for_free(_: Any) -> Callable[..., Any]:
     return refused
 
 
+def _never_taken(original: Callable[..., Any]) -> Callable[..., Any]:
+    def refused(core_state: Any, worker: Any, message: Any, now: float) -> None:
+        original(core_state, worker, msgspec.structs.replace(message, age_s=-1.0), now)
+
+    return refused
+
+
+def _start_untold(original: Callable[..., Any]) -> Callable[..., Any]:
+    def current(core_state: Any, worker: Any, message: Any, found: Any, now: float) -> Any:
+        job = core_state.jobs.get(message.job_id)
+        if job is not None and job.fence == message.fence:
+            job.begun = job.fence
+        return original(core_state, worker, message, found, now)
+
+    return current
+
+
+def _as_heard(_: Any) -> Callable[..., Any]:
+    return lambda job, age_s, now: now
+
+
 def _never_where_it_crashed(scene: Any, job: Any, lane: Any, worker: Any) -> bool:
     return worker.name not in job.excluded
 
@@ -186,7 +207,7 @@ def _said_once(original: Callable[..., Any]) -> Callable[..., Any]:
 def _any_run(original: Callable[..., Any]) -> Callable[..., Any]:
     def on_run(core: Any, run: Any, now: float) -> None:
         known = core.engine_slot.holds(run.job_id, run.fence) or core.unacked_results.answer(
-            run.job_id, run.fence, core.free
+            run.job_id, run.fence, core.free, now
         )
         if run.fence <= core.seen and not known and not core.refusal_reason():
             core.engine_slot.begin(run, f"/a/{run.job_id}/{run.fence}", now)
@@ -228,6 +249,13 @@ ALL: tuple[Mutation, ...] = (
     Mutation(
         "handed-back-for-ever", "what was begun and handed back is a loss", ((reports, "refused", _refused_for_free),)
     ),
+    Mutation(
+        "handed-back-unheard",
+        "what was taken and handed back is a loss, heard of or not",
+        ((reports, "refused", _never_taken),),
+    ),
+    Mutation("start-untold", "what ends has started", ((reports, "_current", _start_untold),), first=60),
+    Mutation("start-as-heard", "a start is told as it was", ((reports, "_begun_at", _as_heard),)),
     Mutation("hello-takes-back", "a grant that a hello crosses stands", ((reports, "hello", _takes_back),)),
     Mutation("submit-forgets", "a job's id is its dedup key for ever", ((requests, "submit", _forgets_stored),)),
     Mutation("retry-for-ever", "three crashes quarantine a job", ((retry, "decide", _retry_always),)),
@@ -260,7 +288,7 @@ ALL: tuple[Mutation, ...] = (
     Mutation(
         "no-hang-watch", "an engine that stands still is killed", ((Attempt, "stuck_at", _endless_patience),), first=70
     ),
-    Mutation("any-run", "an agent takes a fence once", ((AgentCore, "_on_run", _any_run),), first=2590),
+    Mutation("any-run", "an agent takes a fence once", ((AgentCore, "_on_run", _any_run),), first=2900),
     Mutation("no-hello-again", "an agent that nobody answers says hello", ((Registration, "lapse", constant(False)),)),
     *OVERLAP,
     *TIMERS,

@@ -57,6 +57,7 @@ REACHED = (
     "job failed: out_of_memory",
     "job failed: quarantined",
     "job succeeded",
+    "ended before a heartbeat told of it",
     "overlap: begins beside a tail",
     "overlap: cancelled in its tail",
     "overlap: cancelled while it waited",

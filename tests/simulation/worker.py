@@ -285,4 +285,4 @@ class WorkerProcess:
     def idle(self) -> bool:
         """Whether it waits for work and has said all that it had to say."""
         core = self.core
-        return core is not None and core.free == 1 and not core.held() and core.presence.registered
+        return core is not None and core.free == 1 and not core.held(0.0) and core.presence.registered

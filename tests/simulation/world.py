@@ -11,7 +11,7 @@ import msgspec
 
 from broker.core.jobs import Job
 from broker.wire import messages as m
-from broker.wire.terms import FINAL
+from broker.wire.terms import FINAL, JobState
 from tests.simulation.broker import BrokerProcess
 from tests.simulation.checker import Checker, require, short
 from tests.simulation.disk import read_all
@@ -146,7 +146,7 @@ class World:
         lost = {worker.name for worker in self.workers if worker.lost}
         for worker in self.workers:
             if not (worker.lost or worker.idle):
-                yield f"{worker.name} is not idle: {worker.core and (worker.core.refusal_reason(), worker.core.held())}"
+                yield f"{worker.name} is not idle: {worker.core and (worker.core.refusal_reason(), worker.core.held(0.0))}"
         for edge in self.edges:
             for job_id, view in edge.views.items():
                 if view.state not in FINAL and job_id not in self.checker.deleted_ids:
@@ -175,6 +175,7 @@ class World:
             if worker.engine is not None and worker.core is not None:
                 for work in worker.engine.works:
                     self._look_whether_dead(worker.name, work)
+                    self._look_whether_shown(worker.name, work)
 
     def _look_whether_dead(self, worker: str, work: Work) -> None:
         job, fence = self.checker.disk.get(work.job.job_id), work.fence
@@ -190,6 +191,17 @@ class World:
         waited = f"{job.id} {short(fence)} for {quiet_s:.1f} s"
         freed = quiet_s <= limit_s or self.plan.kernel_stuck > 0
         require(freed, "a cancel frees the worker within the grace", waited)
+
+    def _look_whether_shown(self, worker: str, work: Work) -> None:
+        """What an engine has had for a second is shown as running, unless something keeps the word from getting there."""
+        if not self.broker.serving:
+            return
+        job = self.broker.core.state.jobs.get(work.job.job_id)
+        since = self.checker.given_at[work.fence]
+        heard_s = self.timeline.now - since - 2 * self.network.longest_s
+        if job is None or job.fence != work.fence or heard_s <= 1.0 or self.disturbed((worker, "broker"), since):
+            return
+        require(job.state is not JobState.ASSIGNED, "what runs is shown within a second", job.id, f"{heard_s:.1f} s")
 
     def watch_end(self, job: Job) -> None:
         """A job has ended: every edge whose stream of events goes on must be told."""

@@ -102,7 +102,6 @@ async def work(agent: FakeAgent, *, finishes: bool = True) -> None:
         for run in held:
             if run.fence > seen:
                 seen = run.fence
-                agent.say(m.Started(job_id=run.job_id, fence=run.fence))
                 if finishes:
                     agent.finish(run)
         phase = "finished" if finishes else "denoise"
@@ -146,7 +145,7 @@ async def test_setting_the_wall_clock_leaves_leases_and_deadlines_alone(processe
             await agent.join()
             await client.submit(a_job("held", deadline_s=600.0))
             run = await agent.hear(m.Run)
-            agent.say(m.Started(job_id="held", fence=run.fence))
+            agent.start(run)
             await client.submit(a_job("waits", deadline_s=600.0))
             before = (await client.pool()).now
             for hours in (1, -1, 240, 0):

@@ -34,7 +34,7 @@ async def test_a_job_goes_to_the_agent_and_its_result_comes_back(tmp_path, run_d
         await client.submit(a_job("job-1", body=b"the spec"))
         run = await worker.hear(m.Run)
         assert (run.job_id, run.attempt, run.body) == ("job-1", 1, b"the spec")
-        worker.say(m.Started(job_id="job-1", fence=run.fence))
+        worker.start(run)
         worker.finish(run)
         assert (await worker.hear(m.ResultAck)).accepted
         view = await client.get("job-1")
@@ -74,7 +74,7 @@ async def test_a_running_job_outlives_the_broker(tmp_path, run_dir):
         await worker.join()
         await client.submit(a_job("job-1"))
         run = await worker.hear(m.Run)
-        worker.say(m.Started(job_id="job-1", fence=run.fence))
+        worker.start(run)
         await eventually(lambda: service.core.job("job-1").state == "running")
         await service.restart()
         await worker.probed(2)
@@ -143,7 +143,7 @@ async def test_rows_that_may_be_lost_are_on_disk_soon(tmp_path, run_dir):
         await worker.join()
         await client.submit(a_job("job-1"))
         run = await worker.hear(m.Run)
-        worker.say(m.Started(job_id="job-1", fence=run.fence))
+        worker.start(run)
         await eventually(lambda: service.core.job("job-1").state == "running" and not service.journal.dirty)
         assert service.journal.find("job-1").state == "running"
 
@@ -190,8 +190,8 @@ OLD = dict(
 @pytest.mark.parametrize(
     ("side", "said", "body", "told"),
     [
-        ("back", "Hello", b"info" * 2000, ["bye", 1, "protocol 1, this is 2", "none"]),
-        ("front", "Submit", b"spec" * 2000, ["rejected", 1, 1, "invalid", "protocol 1, this is 2", 0.0]),
+        ("back", "Hello", b"info" * 2000, ["bye", 1, f"protocol 1, this is {m.PROTOCOL}", "none"]),
+        ("front", "Submit", b"spec" * 2000, ["rejected", 1, 1, "invalid", f"protocol 1, this is {m.PROTOCOL}", 0.0]),
     ],
 )
 def test_a_peer_of_version_0_1_0_is_told_to_go(tmp_path, run_dir, side, said, body, told):

@@ -222,7 +222,7 @@ async def test_events_tell_every_change_in_order(tmp_path, run_dir):
         await worker.join()
         await client.submit(a_job("job-1"))
         run = await worker.hear(m.Run)
-        worker.say(m.Started(job_id="job-1", fence=run.fence))
+        worker.start(run)
         await eventually(lambda: "running" in watcher.states("job-1"))
         worker.finish(run)
         await eventually(lambda: "succeeded" in watcher.states("job-1"))

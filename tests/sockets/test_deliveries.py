@@ -28,7 +28,7 @@ async def test_what_became_of_a_job_is_told_once_over_the_brokers_death(tmp_path
         await worker.join()
         await one.submit(a_job("a", webhook=URL))
         run = await worker.hear(m.Run)
-        worker.say(m.Started(job_id="a", fence=run.fence))
+        worker.start(run)
         worker.finish(run)
         await worker.hear(m.ResultAck)
         await service.restart()

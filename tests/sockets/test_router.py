@@ -17,7 +17,7 @@ from broker.shell.journal.journal import Journal
 from broker.shell.metrics import Metrics
 from broker.shell.net.peer_limits import BUDGET, MAX_PEERS, PeerLimiter
 from broker.shell.router import PASS_MESSAGES, Router
-from broker.testing import worker_info
+from broker.testing import holding, worker_info
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
@@ -198,7 +198,7 @@ def test_rows_that_may_be_lost_wait_for_the_next_commit(bench):
     (run,) = bench.sent(m.Run)
     assert "commit" not in bench.log
     assert bench.journal.dirty
-    bench.agent(m.Started(job_id="job-1", fence=run.fence))
+    bench.agent(holding("job-1", run.fence))
     bench.run()
     assert "commit" not in bench.log
     bench.router.commit(bench.now)
@@ -338,12 +338,13 @@ def test_a_connection_probe_is_nothing(bench):
 
 
 def test_peers_of_a_later_version_are_told_to_go_in_a_frame_of_theirs(bench):
-    bench.wires.back.inbox.append([b"agent", codec.encode(m.Goodbye(v=3))])
-    bench.wires.front.inbox.append([b"edge", codec.encode(m.GetPool(v=3, req=1))])
+    later = m.PROTOCOL + 1
+    bench.wires.back.inbox.append([b"agent", codec.encode(m.Goodbye(v=later))])
+    bench.wires.front.inbox.append([b"edge", codec.encode(m.GetPool(v=later, req=1))])
     bench.run()
     bye, rejected = (msgspec.msgpack.decode(frame) for _, frame in bench.wires.foreign)
-    assert bye[:3] == ["bye", 3, "protocol 3, this is 2"]
-    assert rejected[:5] == ["rejected", 3, 1, "invalid", "protocol 3, this is 2"]
+    assert bye[:3] == ["bye", later, f"protocol {later}, this is {m.PROTOCOL}"]
+    assert rejected[:5] == ["rejected", later, 1, "invalid", f"protocol {later}, this is {m.PROTOCOL}"]
     assert [peer for peer, _ in bench.wires.foreign] == [b"bagent", b"fedge"]
     assert bench.sent() == []
     assert dict(bench.junk.by_kind) == {"version": 2}
@@ -357,9 +358,18 @@ def test_peers_of_version_0_1_0_are_told_to_go_in_words_that_they_read(bench):
         bench.wires.front.inbox.append([b"edge", bytes.fromhex(OLD[name]), *([b"spec"] if name == "Submit" else [])])
     bench.run()
     told = [(peer, msgspec.msgpack.decode(frame)) for peer, frame in bench.wires.foreign]
-    assert [words[:3] for peer, words in told if peer == b"bagent"] == [["bye", 1, "protocol 1, this is 2"]] * 3
+    assert [words[:3] for peer, words in told if peer == b"bagent"] == [
+        ["bye", 1, f"protocol 1, this is {m.PROTOCOL}"]
+    ] * 3
     assert [words for peer, words in told if peer == b"fedge"] == [
-        ["rejected", 1, msgspec.msgpack.decode(bytes.fromhex(OLD[name]))[2], "invalid", "protocol 1, this is 2", 0.0]
+        [
+            "rejected",
+            1,
+            msgspec.msgpack.decode(bytes.fromhex(OLD[name]))[2],
+            "invalid",
+            f"protocol 1, this is {m.PROTOCOL}",
+            0.0,
+        ]
         for name in ("Submit", "GetJob", "Watch")
     ]
     assert dict(bench.junk.by_kind) == {"version": 6}
@@ -471,7 +481,7 @@ def test_every_move_is_one_line_and_one_count(bench, caplog):
     bench.edge(a_job("job-1"))
     bench.run()
     (run,) = bench.sent(m.Run)
-    bench.agent(m.Started(job_id="job-1", fence=run.fence))
+    bench.agent(holding("job-1", run.fence))
     bench.agent(m.Finished(job_id="job-1", fence=run.fence, free=1, body=codec.encode_body(Result())))
     bench.run()
     moves = [record for record in caplog.records if record.action == "moved"]

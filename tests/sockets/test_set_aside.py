@@ -98,7 +98,6 @@ class Floor:
                 self.hello()
             case m.Run(job_id=job_id, fence=fence) if fence > self.seen:
                 self.seen = fence
-                self.bench.agent(m.Started(job_id=job_id, fence=fence))
                 if job_id in self.slow:
                     self.running[job_id] = message
                 elif job_id in self.failing:

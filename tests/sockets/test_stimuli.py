@@ -9,6 +9,7 @@ import pytest
 from broker.core.jobs import TABLE, Cause
 from broker.shell.router import Router
 from broker.shell.stimuli import Stimuli
+from broker.testing import holding
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
@@ -34,7 +35,7 @@ def one_job(bench: Bench, repeat: int = 1) -> None:
     bench.edge(a_job("job-1", webhook=SECRET, body=b"a prompt that is nobody's business" * repeat))
     bench.run()
     (run,) = bench.sent(m.Run)
-    bench.agent(m.Started(job_id="job-1", fence=run.fence))
+    bench.agent(holding("job-1", run.fence))
     bench.run()
     bench.agent(m.Finished(job_id="job-1", fence=run.fence, free=1, body=codec.encode_body(Result())))
     bench.run()

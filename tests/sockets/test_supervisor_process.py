@@ -55,7 +55,7 @@ def test_sigterm_lets_everybody_say_goodbye_and_leaves_nothing(supervised: Super
     pids = descendants(supervised.pid)
     assert len(pids) == 4  # two agents, two engines
     broker.run("cpu-0", 1, "deaf")
-    broker.expect(m.Started)
+    wait_until(lambda: (beat := broker.beat("cpu-0")) and beat.held, what="a heartbeat with the attempt")
     supervised.terminate()
     for name in NAMES:
         broker.expect(m.Goodbye, name)

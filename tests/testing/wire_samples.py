@@ -92,7 +92,6 @@ SAMPLES: list[m.Message] = [
             fault="Xid 48: a memory error",
         ),
     ),
-    m.Started(job_id="job-1", fence=6),
     m.Refused(job_id="job-1", fence=6, free=1, reason="draining"),
     m.Finished(job_id="job-1", fence=6, free=1, run_s=12.25, body=b"result"),
     m.Failed(job_id="job-1", fence=6, kind="out_of_memory", message="CUDA out of memory", free=1),

@@ -60,6 +60,7 @@ class Attempt:
         self.begun = False
         self.cancel_by: float | None = None
         self.ending: Ending | None = None
+        self.given_at = now
         self._predicted_s = predicted_s
         self._phase: Phase = ""
         self._step = 0
@@ -138,7 +139,12 @@ class Attempt:
             return "not begun"
         return f"{self._phase}, step {self._step} of {self._total}" if self._total else self._phase
 
-    def held(self) -> Held:
+    @property
+    def shown(self) -> tuple[int, Phase, int, int]:
+        """What of it makes a heartbeat worth sending when it changes."""
+        return self.fence, self._phase, self._step, self._total
+
+    def held(self, now: float) -> Held:
         """The line of a heartbeat."""
         return Held(
             job_id=self.job_id,
@@ -146,4 +152,5 @@ class Attempt:
             phase=self._phase,
             step=min(self._step, _MAX_COUNT),
             total=min(self._total, _MAX_COUNT),
+            age_s=max(0.0, now - self.given_at),
         )

@@ -94,9 +94,9 @@ class AgentCore:
         """How many jobs would be taken now."""
         return 0 if self.refusal_reason() else 1
 
-    def held(self) -> tuple[m.Held, ...]:
+    def held(self, now: float) -> tuple[m.Held, ...]:
         """The attempts in the engine, and all that wait for acknowledgement."""
-        return tuple(attempt.held() for attempt in self.engine_slot.attempts) + self.unacked_results.held()
+        return tuple(attempt.held(now) for attempt in self.engine_slot.attempts) + self.unacked_results.held(now)
 
     def next_deadline(self) -> float:
         """When `tick` must be called at the latest."""
@@ -237,8 +237,8 @@ class AgentCore:
 
     def _on_run(self, run: m.Run, now: float) -> None:
         if self.engine_slot.holds(run.job_id, run.fence):
-            self._send(m.Started(job_id=run.job_id, fence=run.fence))
-        elif answer := self.unacked_results.answer(run.job_id, run.fence, self.free):
+            self.presence.beat_now(now)  # the broker has not heard that it is held here
+        elif answer := self.unacked_results.answer(run.job_id, run.fence, self.free, now):
             self._send(answer)
         elif run.fence <= self.seen:
             self._refuse(run, "its fence is not above those received")
@@ -248,14 +248,13 @@ class AgentCore:
                 self._refuse(run, refusal_reason)
             else:
                 self.engine_slot.begin(run, f"{self.identity.artefacts}/{run.job_id}/{run.fence}", now)
-                self._send(m.Started(job_id=run.job_id, fence=run.fence))
 
     def _on_cancel(self, cancel: m.Cancel, now: float) -> None:
         # It cannot overtake its `Run`, but it can arrive where that was lost: the fence is spent then, too.
         self.seen = max(self.seen, cancel.fence)
         if self.engine_slot.cancel(cancel, now):
             return
-        if answer := self.unacked_results.answer(cancel.job_id, cancel.fence, self.free):
+        if answer := self.unacked_results.answer(cancel.job_id, cancel.fence, self.free, now):
             self._send(answer)
         else:
             self._refuse(cancel, "this attempt is not held here")
@@ -290,10 +289,10 @@ class AgentCore:
             self._leave("drained", EXIT_LEFT, now)
         if self.leaving is None:
             if self.presence.hello_due(now):
-                self._send_hello()
+                self._send_hello(now)
             self._send_due(now)
             if self.presence.beat_due(self._shown(), now):
-                self._send_heartbeat()
+                self._send_heartbeat(now)
         effects = self._out[:]
         self._out.clear()
         return effects
@@ -305,7 +304,8 @@ class AgentCore:
             self.engine_slot.shown,
             self.engine_slot.model,
             self.draining,
-            self.held(),
+            tuple(attempt.shown for attempt in self.engine_slot.attempts),
+            self.unacked_results.fences(),
             self.engine_slot.fault,
         )
 
@@ -314,24 +314,24 @@ class AgentCore:
             for message in self.unacked_results.due(now, self.free):
                 self._send(message)
 
-    def _send_hello(self) -> None:
+    def _send_hello(self, now: float) -> None:
         hello = m.Hello(
             name=self.identity.name,
             boot=self.identity.boot,
             seen=self.seen,
             free=self.free,
-            held=self.held(),
+            held=self.held(now),
             yields=self.yields,
             body=codec.encode_body(self.identity.info),
         )
         self._send(hello)
 
-    def _send_heartbeat(self) -> None:
+    def _send_heartbeat(self, now: float) -> None:
         self._send(
             m.Heartbeat(
                 seen=self.seen,
                 free=self.free,
-                held=self.held(),
+                held=self.held(now),
                 engine=self.engine_slot.shown,
                 model=self.engine_slot.model,
                 memory_used_mb=self.stats.memory_used_mb,

@@ -348,7 +348,12 @@ class EngineSlot:
 
     def _hand_back(self, attempt: Attempt, reason: str, now: float) -> None:
         self._drop(attempt, now)
-        refusal = m.Refused(job_id=attempt.job_id, fence=attempt.fence, reason=clip(reason, MAX_REASON))
+        refusal = m.Refused(
+            job_id=attempt.job_id,
+            fence=attempt.fence,
+            reason=clip(reason, MAX_REASON),
+            age_s=max(0.0, now - attempt.given_at),
+        )
         self._emit(fx.SendBroker(refusal))
 
     def _end_killed(self, attempt: Attempt, how: str, now: float) -> None:
@@ -366,7 +371,7 @@ class EngineSlot:
 
     def _conclude(self, attempt: Attempt, result: m.AgentResult, now: float) -> None:
         self._leave(attempt, now)
-        self._outbox.add(result, now)
+        self._outbox.add(result, attempt.given_at, now)
         if not keeps_files(result):
             self._emit(fx.RemoveDir(attempt.job_id, attempt.fence))
         self._note(Action(f"attempt_{type(result).__name__.lower()}"), attempt, getattr(result, "message", ""))

@@ -17,6 +17,7 @@ def check(core: AgentCore) -> None:
     attempts, state = engine_slot.attempts, engine_slot.engine.state
     fronts = [attempt for attempt in attempts if not attempt.in_tail]
     waiting = unacked_results.fences()
+    held = [*(attempt.fence for attempt in attempts), *waiting]
     rules = {
         "a busy engine draws a job": bool(fronts) or state != "busy",
         "only a busy or stopping engine draws a job": not fronts or state in ("busy", "stopping"),
@@ -30,10 +31,10 @@ def check(core: AgentCore) -> None:
         "free means that a job would be taken": core.free == 0
         or (state == "idle" and not fronts and not core.draining and core.leaving is None),
         "no attempt is running and done": all(attempt.fence not in waiting for attempt in attempts),
-        "every fence held has been seen": all(item.fence <= core.seen for item in core.held()),
-        "everything held fits into a heartbeat": len(core.held()) <= core.policy.max_unacknowledged + SLOTS,
+        "every fence held has been seen": all(fence <= core.seen for fence in held),
+        "everything held fits into a heartbeat": len(held) <= core.policy.max_unacknowledged + SLOTS,
         "a model is in memory only while there is an engine": not engine_slot.model or engine_slot.engine.alive,
     }
     broken = [rule for rule, holds in rules.items() if not holds]
     if broken:
-        raise InvariantBroken(f"broken: {'; '.join(broken)} (engine {state}, held {core.held()})")
+        raise InvariantBroken(f"broken: {'; '.join(broken)} (engine {state}, held {held})")

@@ -1,7 +1,7 @@
 """Results that the broker has not acknowledged, and the last ones that it has.
 
-A result is never forgotten before its `ResultAck`: it is sent at once, again every `resend_s`, and again after every reconnect. `free` is
-filled in when it is sent, not when it was made, so that an old result never grants room that is gone.
+A result is never forgotten before its `ResultAck`: it is sent at once, again every `resend_s`, and again after every reconnect. `free` and
+`age_s` are filled in when it is sent, not when it was made, so that an old result never grants room that is gone, nor moves its start.
 """
 
 from __future__ import annotations
@@ -17,9 +17,14 @@ _REMEMBERED = 64
 
 
 class _Pending:
-    def __init__(self, message: AgentResult, due_at: float) -> None:
+    def __init__(self, message: AgentResult, given_at: float, due_at: float) -> None:
         self.message = message
+        #: When its attempt was given to the engine.
+        self.given_at = given_at
         self.due_at = due_at
+
+    def age_s(self, now: float) -> float:
+        return max(0.0, now - self.given_at)
 
 
 class UnackedResults:
@@ -33,9 +38,9 @@ class UnackedResults:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def add(self, message: AgentResult, now: float) -> None:
-        """Keep a new result; it is due at once."""
-        self._pending[message.fence] = _Pending(message, now)
+    def add(self, message: AgentResult, given_at: float, now: float) -> None:
+        """Keep a new result, of an attempt that was given to the engine at `given_at`; it is due at once."""
+        self._pending[message.fence] = _Pending(message, given_at, now)
 
     def send_all_now(self, now: float) -> None:
         """The broker came back, or came to know us: everything is due."""
@@ -48,7 +53,7 @@ class UnackedResults:
         for pending in self._pending.values():
             if pending.due_at <= now:
                 pending.due_at = now + self._resend_s
-                messages.append(_stamped(pending, free))
+                messages.append(_stamped(pending, free, now))
         return messages
 
     def next_due(self) -> float | None:
@@ -66,15 +71,15 @@ class UnackedResults:
                 self._acknowledged.popitem(last=False)
         return pending.message
 
-    def answer(self, job_id: str, fence: int, free: int) -> AgentResult | None:
+    def answer(self, job_id: str, fence: int, free: int, now: float) -> AgentResult | None:
         """The result of this attempt, waiting or remembered, to say it once more."""
         pending = self._pending.get(fence) or self._acknowledged.get(fence)
-        return _stamped(pending, free) if pending is not None and pending.message.job_id == job_id else None
+        return _stamped(pending, free, now) if pending is not None and pending.message.job_id == job_id else None
 
-    def held(self) -> tuple[Held, ...]:
+    def held(self, now: float) -> tuple[Held, ...]:
         """The lines of a heartbeat."""
         return tuple(
-            Held(job_id=pending.message.job_id, fence=fence, phase="finished")
+            Held(job_id=pending.message.job_id, fence=fence, phase="finished", age_s=pending.age_s(now))
             for fence, pending in self._pending.items()
         )
 
@@ -83,8 +88,8 @@ class UnackedResults:
         return frozenset(self._pending)
 
 
-def _stamped(pending: _Pending, free: int) -> AgentResult:
-    return structs.replace(pending.message, free=free)
+def _stamped(pending: _Pending, free: int, now: float) -> AgentResult:
+    return structs.replace(pending.message, free=free, age_s=pending.age_s(now))
 
 
 def keeps_files(message: AgentResult) -> bool:
