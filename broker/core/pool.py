@@ -10,7 +10,7 @@ silence (its jobs go back to the queue). Its name is its identity; a peer is onl
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from broker.wire.messages import EngineState, Heartbeat, WorkerInfo
 
@@ -47,6 +47,11 @@ class Worker:
         self.succeeded = 0
         self.failed = 0
         self.cancelled = 0
+
+    @property
+    def loaded_loras(self) -> Collection[str]:
+        """LoRAs beside the weights of `model`."""
+        return self.stats.loaded_loras
 
     @property
     def benched(self) -> bool:

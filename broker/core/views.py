@@ -152,6 +152,7 @@ def worker_view(worker: Worker, jobs: dict[str, Job], now: float) -> m.WorkerVie
         benched_s=max(0.0, worker.benched_until - now),
         failed_in_a_row=len(worker.blamed),
         health=stats.health,
+        loaded_loras=stats.loaded_loras,
     )
 
 

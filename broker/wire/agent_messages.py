@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from broker.wire.device import DeviceHealth
 from broker.wire.failures import FailureKind
+from broker.wire.loras import LoraNames
 from broker.wire.terms import Age, Count, EngineState, Fence, Held, Id, KnownId, Message, Name, Seconds, Short
 
 Remedy = Literal["none", "anew", "yield"]
@@ -51,6 +52,8 @@ class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
     temperature_c: float = -1.0
     draining: bool = False
     health: DeviceHealth = DeviceHealth()
+    #: LoRAs beside the weights of `model`, the most recently used first.
+    loaded_loras: LoraNames = ()
 
 
 class Refused(Message, frozen=True, kw_only=True, tag="refused"):

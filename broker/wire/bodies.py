@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from broker.wire.device import DeviceHealth
 from broker.wire.failures import FailureKind
 from broker.wire.jobspec import ModelCard, Phase, Result
+from broker.wire.loras import LoraNames
 from broker.wire.submission import Submission
 from broker.wire.terms import (
     Count,
@@ -166,6 +167,8 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     failed_in_a_row: int = 0
     #: Power, clocks and errors of its device.
     health: DeviceHealth = DeviceHealth()
+    #: LoRAs beside the weights of `model`, the most recently used first.
+    loaded_loras: LoraNames = ()
 
 
 class ClockStep(Struct, frozen=True, array_like=True):

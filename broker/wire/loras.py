@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import accumulate
 from typing import Annotated
 
 import msgspec
@@ -13,6 +15,9 @@ MAX_KNOWN = 256
 MAX_NAME_CHARS = 128
 #: Of a scale, either side of 0.
 MAX_SCALE = 10.0
+
+#: Bytes of names in a message's head, which has room for little beside its other fields.
+MAX_NAMES_BYTES = 512
 
 LoraName = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 Scale = Annotated[float, Meta(ge=-MAX_SCALE, le=MAX_SCALE)]
@@ -47,3 +52,14 @@ class LoraCard(Struct, frozen=True, kw_only=True):
     components: tuple[Component, ...] = ()
     #: The preset that a job with it gets, where it names none.
     preset: Annotated[str, Meta(max_length=256)] = ""
+
+
+#: Names of LoRAs in a message's head: a preference in the choice of a worker, so it may lack some.
+LoraNames = Annotated[tuple[LoraName, ...], Meta(max_length=MAX_KNOWN)]
+
+
+def short_list(names: Iterable[str]) -> tuple[str, ...]:
+    """The first of these names, up to `MAX_NAMES_BYTES`."""
+    names = tuple(names)
+    sizes = accumulate(len(name.encode()) for name in names)
+    return tuple(name for name, size in zip(names, sizes, strict=True) if size <= MAX_NAMES_BYTES)

@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from broker.wire.jobspec import MAX_UNITS
+from broker.wire.loras import LoraNames
 from broker.wire.terms import Count, Short, WebhookEvent, WebhookUrl
 
 
@@ -31,3 +32,5 @@ class Submission(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     #: Where the job's events are to be told, and which; none named: all of them.
     webhook: WebhookUrl = ""
     webhook_events: Annotated[tuple[WebhookEvent, ...], Meta(max_length=4)] = ()
+    #: LoRAs of the job: a worker that has them in memory is preferred.
+    lora_names: LoraNames = ()

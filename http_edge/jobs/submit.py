@@ -24,6 +24,7 @@ from broker.runtime.log_actions import Action
 from broker.wire import messages as m
 from broker.wire.inputs import ROLES, InputKind
 from broker.wire.jobspec import JobSpec, ModelCard, cost_units, decode_spec
+from broker.wire.loras import short_list
 from http_edge.base import idempotency
 from http_edge.base.broker_errors import translated
 from http_edge.base.context import DEFAULT_PRIORITY, Caller, current
@@ -224,6 +225,7 @@ class Submitter:
                 max_running=scope.caller.max_running,
                 webhook=order.webhook.url if order.webhook else "",
                 webhook_events=order.webhook.events if order.webhook else (),
+                lora_names=short_list(use.name for use in spec.loras) if spec.loras else (),
             ),
             alias_unique=order.alias_unique,
             only_if_idle=order.only_if_idle,

@@ -146,9 +146,9 @@ class Stage:
         self.words(counter, "")
         return self
 
-    def tail(self, counter: int = 1, model: str = "demo") -> list[fx.Effect]:
+    def tail(self, counter: int = 1, model: str = "demo", loras: tuple[str, ...] = ()) -> list[fx.Effect]:
         """The engine takes another job beside what is left of this one."""
-        return self.engine(PostprocessBegun(fence=fence(counter), model=model))
+        return self.engine(PostprocessBegun(fence=fence(counter), model=model, loaded_loras=loras))
 
     def overlapped(self, *, begun: bool = True, alone: bool = False) -> Stage:
         """Job 1 is in its tail, job 2 has been given to the engine and, if `begun`, taken up."""
@@ -159,8 +159,9 @@ class Stage:
             self.words(2, "denoise", 1, 10)
         return self
 
-    def finish(self, counter: int = 1) -> list[fx.Effect]:
-        return self.engine(JobFinished(fence=fence(counter), result=RESULT, run_s=2.5, model="demo"))
+    def finish(self, counter: int = 1, loras: tuple[str, ...] = ()) -> list[fx.Effect]:
+        done = JobFinished(fence=fence(counter), result=RESULT, run_s=2.5, model="demo", loaded_loras=loras)
+        return self.engine(done)
 
     def fail(self, counter: int = 1, kind: m.FailureKind = "engine_error", **fields: object) -> list[fx.Effect]:
         return self.engine(JobFailed(fence=fence(counter), kind=kind, model="demo", **fields))  # type: ignore[arg-type]

@@ -68,6 +68,37 @@ def test_heartbeat_each_second_when_nothing_changes() -> None:
     assert len(stage.sent(m.Heartbeat)) == 1
 
 
+def loras_said(stage: Stage) -> list[tuple[str, ...]]:
+    return [beat.loaded_loras for beat in stage.sent(m.Heartbeat)]
+
+
+def test_loras_in_memory_are_said_and_are_gone_with_the_engine() -> None:
+    stage = Stage().busy(1)
+    stage.tail(1, loras=("film",))
+    assert loras_said(stage) == [("film",)]
+    stage.run(2)
+    stage.words(2, "denoise", 1, 10)
+    stage.finish(1)  # a tail: what is in memory is the other job's to say
+    stage.tick(1.0)
+    assert loras_said(stage) == [("film",)]
+    stage.finish(2, loras=("pan", "film"))
+    stage.tick(0.25)
+    assert loras_said(stage) == [("pan", "film")]
+    stage.exited()
+    stage.tick(0.25)
+    assert loras_said(stage) == [()]
+
+
+def test_a_heartbeat_names_no_more_loras_than_it_has_room_for() -> None:
+    stage = Stage().busy(1)
+    names = tuple(f"{number:03}" + "é" * 125 for number in range(256))
+    stage.finish(1, loras=names)
+    stage.tick(1.0)
+    (beat,) = stage.sent(m.Heartbeat)
+    assert beat.loaded_loras == names[:2]
+    assert len(codec.encode(beat)) < codec.MAX_HEAD
+
+
 def test_the_broker_sets_the_heartbeat() -> None:
     stage = Stage().idle()
     stage.broker(m.Welcome(epoch=EPOCH, heartbeat_s=0.2))

@@ -18,6 +18,7 @@ from broker.wire.terms import JobState
 
 NOW = 1_000.0
 MODELS = ("demo", "flux")
+LORAS = ("film", "quick")
 
 
 def scene(seed: int) -> State:
@@ -32,9 +33,11 @@ def scene(seed: int) -> State:
         cards = tuple(ModelCard(name=model, engine="fake", output="video") for model in models)
         info = m.WorkerInfo(gpus=random.choice((1, 1, 2)), models=cards)
         worker = Worker(f"w{number}", "b", b"%d" % number, info, random.uniform(0.0, NOW))
-        worker.engine, worker.model = "ready", random.choice(("", *models))
         state.pool.add(worker)
-        state.pool.said(worker, 0, random.randint(0, 3))
+        loras = tuple(name for name in LORAS if random.random() < 0.3)
+        free = random.randint(0, 3)
+        beat = m.Heartbeat(seen=0, free=free, engine="ready", model=random.choice(("", *models)), loaded_loras=loras)
+        state.pool.reported(worker, beat)
     tenants = ("a", "b") if random.random() < 0.2 else ("a",)
     lanes = [random.choice((1, 1, 1, 2)), random.choice(("", "", "", "w1"))]
     limit = random.choice((0, 0, 0, 2))
@@ -49,6 +52,7 @@ def scene(seed: int) -> State:
                 gpus=lanes[0],
                 pinned=lanes[1],
                 units=random.choice((0.0, 1.0, 10.0, 100.0)),
+                lora_names=random.choice(((), (), LORAS[:1], LORAS)),
             ),
             body=b"",
             attempts=int(random.random() < 0.1),

@@ -60,11 +60,17 @@ def test_back_off_grows_and_spreads(crashes, low, high):
     assert delays[1] == pytest.approx(high, rel=0.01)
 
 
-def worker(name: str, model: str = "", gpus: int = 1, idle_since: float = 0.0) -> Worker:
+def worker(name: str, model: str = "", gpus: int = 1, idle_since: float = 0.0, loras: tuple[str, ...] = ()) -> Worker:
     cards = tuple(ModelCard(name=each, engine="fake", output="video") for each in ("demo", "flux"))
     made = Worker(name, "b", name.encode(), m.WorkerInfo(gpus=gpus, models=cards), 0.0)
     made.model, made.idle_since = model, idle_since
+    made.stats = m.Heartbeat(seen=0, free=1, model=model, loaded_loras=loras)
     return made
+
+
+def busy(worker: Worker) -> Worker:
+    worker.held["j"] = 1
+    return worker
 
 
 @pytest.mark.parametrize(
@@ -78,6 +84,41 @@ def worker(name: str, model: str = "", gpus: int = 1, idle_since: float = 0.0) -
 )
 def test_placement_prefers_the_loaded_then_the_empty_then_the_small_then_the_longest_idle(candidates, chosen):
     assert placement.choose("demo", candidates).name == chosen
+
+
+@pytest.mark.parametrize(
+    ("candidates", "chosen"),
+    [
+        ([worker("a", "demo"), worker("b", "demo", loras=("film",))], "b"),
+        ([worker("a", "demo", loras=("film",)), worker("b", "demo", loras=("quick", "pan", "film"))], "b"),
+        ([worker("a", "demo", loras=("pan",)), worker("b", "demo", loras=("quick",), idle_since=9)], "b"),
+        # More weighs having the model, needing fewer GPUs, and having nothing else to do.
+        ([worker("a", loras=("film", "quick")), worker("b", "demo")], "b"),
+        ([worker("a", "demo", gpus=4, loras=("film", "quick")), worker("b", "demo")], "b"),
+        ([busy(worker("a", "demo", loras=("film", "quick"))), worker("b", "demo")], "b"),
+        # LoRAs of another model that is in memory are none of this one's.
+        ([worker("a", "flux", loras=("film", "quick"), idle_since=9), worker("b", "flux", idle_since=3)], "b"),
+    ],
+)
+def test_placement_prefers_who_has_more_of_a_jobs_loras_among_those_that_are_otherwise_equal(candidates, chosen):
+    assert placement.choose("demo", candidates, ("film", "quick")).name == chosen
+
+
+def test_loras_in_memory_are_nothing_to_a_job_without_any():
+    candidates = [worker("a", "demo", loras=("film",), idle_since=9), worker("b", "demo", idle_since=3)]
+    assert placement.choose("demo", candidates).name == "b"
+
+
+def test_a_job_goes_where_its_lora_is_and_never_waits_for_it():
+    desk = CoreHarness()
+    for name, loras in (("w1", ()), ("w2", ("film",))):
+        desk.hello(name, free=0)
+        desk.beat(name, free=1, model="demo", loaded_loras=loras)
+    desk.submit("a", lora_names=("film",))
+    desk.submit("b", lora_names=("film",))
+    assert [desk.job(name).worker for name in "ab"] == ["w2", "w1"]
+    shown = {one.name: one.loaded_loras for one in desk.core.snapshot().workers}
+    assert shown == {"w1": (), "w2": ("film",)}
 
 
 def learned(desk: CoreHarness, *jobs: tuple[str, float, dict], quiet_s: float, workers: int = 2) -> list[str]:

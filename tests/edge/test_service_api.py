@@ -110,6 +110,12 @@ def test_workers_are_shown(world: World) -> None:
     assert (busy["succeeded"], busy["models"]) == (4, ["demo", "animate", "org/picture"])
 
 
+def test_the_loras_in_a_workers_memory_are_shown(world: World) -> None:
+    world.fake.workers["cpu-1"] = msgspec.structs.replace(world.fake.workers["cpu-1"], loaded_loras=("film", "pan"))
+    shown = world.http.get("/v1/workers").json()["data"]
+    assert [worker["loaded_loras"] for worker in shown] == [[], ["film", "pan"]]
+
+
 HEALTH = DeviceHealth(
     power_w=412.5, clock_mhz=1755.0, throttled=("power_cap",), ecc_uncorrected=2, xids={48: 2}, fault="Xid 48: memory"
 )

@@ -218,7 +218,7 @@ def test_a_file_with_layers_that_the_model_lacks_fails_the_job(rig: Rig) -> None
         match=r"loras: 'strange' cannot be loaded: 1 of its 21 layers are none of this model, as blocks\.9",
     ):
         rig.draw(use("diffusers"), use("strange"))
-    assert "strange" not in rig.pipelines.loaded(rig.model.card).adapters.names()
+    assert "strange" not in rig.pipelines.loaded(rig.model.card.name).adapters.names()
 
 
 @pytest.mark.parametrize("rig", ["wan"], indirect=True)
@@ -270,6 +270,15 @@ def test_the_least_recently_used_go_first_and_the_last_leaves_no_layer_behind(wa
     assert adapters.names() == ("half",)
     adapters._drop("half")
     assert [name for name, _ in pipe.transformer.named_modules()] == modules
+
+
+def test_an_engine_tells_which_loras_are_beside_its_model(wan: Rig) -> None:
+    wan.ready()
+    assert wan.engine.loaded_loras() == ()
+    wan.draw(use("other"))
+    wan.draw(use("half"))
+    wan.draw()
+    assert wan.engine.loaded_loras() == ("half", "other")
 
 
 def test_two_experts_have_a_file_each(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def _draw(
 
 
 def _used(engine: VideoEngine, card: ModelCard) -> str:
-    return engine.pipelines.loaded(card).used["placement"]
+    return engine.pipelines.loaded(card.name).used["placement"]
 
 
 @pytest.fixture(scope="module")

@@ -68,6 +68,9 @@ class ScriptedEngine:
     def loaded(self) -> str:
         return "one"
 
+    def loaded_loras(self) -> tuple[str, ...]:
+        return ()
+
     def reclaim(self) -> None:
         self.reclaimed += 1
 

@@ -265,7 +265,7 @@ def test_a_warm_up_is_shown_as_loading_and_heard(device: Device, demo_card: Mode
         Monitor(recorder, 1, 1, ProcessMemory()),
     )
     assert [step for phase, step, _ in recorder.seen if phase == "denoise"][-1] == 2
-    assert engine.pipelines.loaded(demo_card).used == {}
+    assert engine.pipelines.loaded(demo_card.name).used == {}
 
 
 def blocks_run(engine: VideoEngine, card: ModelCard, act: Any) -> int:

@@ -189,6 +189,7 @@ class Customer:
                 max_running=errand.max_running,
                 webhook="http://receiver.example/hook" if errand.webhook else "",
                 webhook_events=errand.webhook_events,
+                lora_names=errand.loras,
             ),
             alias_unique=bool(errand.alias),
             only_if_idle=errand.only_if_idle,

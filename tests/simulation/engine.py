@@ -61,6 +61,7 @@ class Script(Struct, frozen=True, kw_only=True):
     #: Its tail lets another job in; it does not fit beside another's tail.
     overlaps: bool = False
     patient: bool = False
+    loras: tuple[str, ...] = ()
 
 
 class Work:
@@ -102,6 +103,8 @@ class Engine:
         self.timeline = world.timeline
         self.random = random
         self.model = world.plan.models[0]
+        #: LoRAs beside its weights, the most recently used first.
+        self.loras: tuple[str, ...] = ()
         #: The words of each seat.
         self.shown: list[Progress | None] = [None] * SLOTS
         self.cancel = [0] * SLOTS
@@ -201,14 +204,21 @@ class Engine:
             self.world.count("overlap: waits to be alone" if work.job.alone else "overlap: waits")
             if self.cancelled(work):
                 self.world.count("overlap: cancelled while it waited")
-                self._end(work, JobCancelled(fence=work.fence, model=self.model))
+                self._end(work, JobCancelled(fence=work.fence, model=self.model, loaded_loras=self.loras))
             return
         if work.script.behaviour == "die at once":
             self.die("killed by SIGSEGV")
             return
         work.begun_at = self.timeline.now
+        self._load(work.script.loras)
         self.world.checker.begins(work, [other for other in self.works if other is not work])
         self._work(work)
+
+    def _load(self, loras: tuple[str, ...]) -> None:
+        """Bring a job's LoRAs beside the weights, where there is room for two."""
+        if loras:
+            self.world.count("loras: loaded" if set(loras) - set(self.loras) else "loras: there already")
+            self.loras = (*loras, *(name for name in self.loras if name not in loras))[:2]
 
     def _work(self, work: Work) -> None:
         """The end of a step, where the cancel word is looked at; or the beginning."""
@@ -217,7 +227,7 @@ class Engine:
         script = work.script
         if self.cancelled(work) and script.behaviour != "deaf":
             self.world.count("overlap: cancelled in its tail" if work.in_tail else "cancelled while drawn")
-            self._end(work, JobCancelled(fence=work.fence, model=self.model))
+            self._end(work, JobCancelled(fence=work.fence, model=self.model, loaded_loras=self.loras))
             return
         work.tick += 1
         if work.step + 1 == work.steps and len(self.works) > 1:
@@ -230,7 +240,7 @@ class Engine:
         self._show()
         if work.step == work.steps and script.overlaps and not work.job.alone:
             work.in_tail = True
-            self._tell(PostprocessBegun(fence=work.fence, model=self.model))
+            self._tell(PostprocessBegun(fence=work.fence, model=self.model, loaded_loras=self.loras))
         if work.step == work.goes_wrong_at:
             self._go_wrong(work)
         elif work.step < work.steps + work.tail:
@@ -244,7 +254,7 @@ class Engine:
         fence, run_s = work.fence, self.timeline.now - work.begun_at
         artefact = Artefact(name="video.mp4", media_type="video/mp4", size=1, sha256=f"{fence:064x}")
         result = Result(artefacts=(artefact,), seed=fence & 0xFFFF_FFFF)
-        self._end(work, JobFinished(fence=fence, result=result, run_s=run_s, model=self.model))
+        self._end(work, JobFinished(fence=fence, result=result, run_s=run_s, model=self.model, loaded_loras=self.loras))
 
     def _go_wrong(self, work: Work) -> None:
         fence = work.fence
@@ -252,9 +262,23 @@ class Engine:
             self.world.count("overlap: went wrong in its tail")
         match work.script.behaviour:
             case "error":
-                self._end(work, JobFailed(fence=fence, kind="engine_error", message="it raised", model=self.model))
+                self._end(
+                    work,
+                    JobFailed(
+                        fence=fence, kind="engine_error", message="it raised", model=self.model, loaded_loras=self.loras
+                    ),
+                )
             case "invalid":
-                self._end(work, JobFailed(fence=fence, kind="invalid_input", message="no such size", model=self.model))
+                self._end(
+                    work,
+                    JobFailed(
+                        fence=fence,
+                        kind="invalid_input",
+                        message="no such size",
+                        model=self.model,
+                        loaded_loras=self.loras,
+                    ),
+                )
             case "oom":
                 self._end(work, JobFailed(fence=fence, kind="out_of_memory", message="too big"))
             case "fatal":

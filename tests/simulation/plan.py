@@ -147,6 +147,8 @@ class Errand(Struct, frozen=True, kw_only=True):
     #: Whether a webhook is to be told, and of what; none named: of all.
     webhook: bool = False
     webhook_events: tuple[WebhookEvent, ...] = ()
+    #: LoRAs that it is drawn with.
+    loras: tuple[str, ...] = ()
     #: Its record is deleted so long after its end is seen; -1 never.
     forget_s: float = -1.0
 
@@ -209,6 +211,7 @@ def draw(seed: int) -> Plan:
     bugs = Random(f"bug {seed}")
     bug = Bug(bugs.choice(errands).job_id, bugs.choice(PLACES), bugs.random() < 0.5) if bugs.random() < 0.25 else None
     manners, errands = _with_webhooks(errands, Random(f"webhooks {seed}"))
+    errands = _with_loras(errands, Random(f"loras {seed}"))
     return Plan(
         workers=workers,
         edges=random.choice((1, 1, 2)),
@@ -259,6 +262,14 @@ def _with_webhooks(errands: tuple[Errand, ...], random: Random) -> tuple[tuple[s
             )
         )
     return manners, tuple(changed)
+
+
+def _with_loras(errands: tuple[Errand, ...], random: Random) -> tuple[Errand, ...]:
+    """The errands, in one seed of three most of them with LoRAs."""
+    if random.random() > 1 / 3:
+        return errands
+    choices = ((), ("film",), ("quick",), ("film", "quick"), ("pan",))
+    return tuple(msgspec.structs.replace(errand, loras=random.choice(choices)) for errand in errands)
 
 
 def _behaviours(random: Random) -> tuple[str, ...]:

@@ -58,6 +58,8 @@ REACHED = (
     "job failed: quarantined",
     "job succeeded",
     "ended before a heartbeat told of it",
+    "loras: loaded",
+    "loras: there already",
     "overlap: begins beside a tail",
     "overlap: cancelled in its tail",
     "overlap: cancelled while it waited",

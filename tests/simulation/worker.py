@@ -279,6 +279,7 @@ class WorkerProcess:
             predicted_step_s=predicted_s / steps,
             overlaps=overlaps,
             patient=overlaps and random.random() < 0.3,
+            loras=next((errand.loras for errand in plan.errands if errand.job_id == job.job_id), ()),
         )
 
     @property

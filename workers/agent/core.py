@@ -303,6 +303,7 @@ class AgentCore:
             self.free,
             self.engine_slot.shown,
             self.engine_slot.model,
+            self.engine_slot.loaded_loras,
             self.draining,
             tuple(attempt.shown for attempt in self.engine_slot.attempts),
             self.unacked_results.fences(),
@@ -340,6 +341,7 @@ class AgentCore:
                 temperature_c=self.stats.temperature_c,
                 draining=self.draining,
                 health=self.stats.health,
+                loaded_loras=self.engine_slot.loaded_loras,
             )
         )
 

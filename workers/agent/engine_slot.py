@@ -19,6 +19,7 @@ from broker.runtime.log_actions import Action
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import trace_id_of
+from broker.wire.loras import short_list
 from workers.agent import effects as fx
 from workers.agent.attempt import Attempt, Ending
 from workers.agent.engine_life import EngineLife
@@ -55,8 +56,9 @@ class EngineSlot:
         self.engine = EngineLife(policy, now)
         #: In the order in which they began: the last one is drawn, unless it is in its tail too.
         self.attempts: list[Attempt] = []
-        #: The model in memory; "" when none.
+        #: The model in memory; "" when none. LoRAs beside its weights, as a heartbeat names them.
         self.model = ""
+        self.loaded_loras: tuple[str, ...] = ()
         #: Whether the engine was killed because of one of its attempts: then none of the others is to blame, even if that one is done.
         self._replaced = False
         #: Why the device is not to be used; "": it is.
@@ -192,14 +194,15 @@ class EngineSlot:
 
     def _tail_begun(self, attempt: Attempt, message: PostprocessBegun) -> None:
         attempt.in_tail = True
-        self.model = message.model
+        self.model, self.loaded_loras = message.model, short_list(message.loaded_loras)
         if self.engine.state == "busy":
             self.engine.done()
 
     def _job_ended(self, attempt: Attempt, message: JobFinished | JobFailed | JobCancelled, now: float) -> None:
         if attempt is self._front:
             # A failure may not say which model is in memory; then it is the one that was. A tail says nothing: another may be loading.
-            self.model = message.model or (self.model if isinstance(message, JobFailed) else "")
+            if message.model or not isinstance(message, JobFailed):
+                self.model, self.loaded_loras = message.model, short_list(message.loaded_loras)
             if self.engine.state == "busy":
                 self.engine.done()
         if isinstance(message, JobFinished):
@@ -253,7 +256,7 @@ class EngineSlot:
         self._out_of_memory.clear()
         was_ready = self.engine.was_ready
         delay_s = self.engine.exited(now)
-        self.model = ""
+        self.model, self.loaded_loras = "", ()
         then = f"next start in {delay_s:g} s"
         if self.fault:
             self.engine.hold_back()
@@ -275,7 +278,7 @@ class EngineSlot:
     def abandon(self, now: float) -> None:
         """The engine's process is gone, and there will be no other."""
         self.engine.exited(now)
-        self.model = ""
+        self.model, self.loaded_loras = "", ()
         for attempt in [*self.attempts]:
             self._drop(attempt, now)
 

@@ -52,6 +52,9 @@ class Engine(Protocol):
     def loaded(self) -> str:
         """Name of the model that the next job finds in memory; "" when none."""
 
+    def loaded_loras(self) -> tuple[str, ...]:
+        """Names of the LoRAs beside its weights, the most recently used first."""
+
     def reclaim(self) -> None:
         """Give back all memory that the model in use does not need. Called when a job ran out of memory and nothing else runs."""
 

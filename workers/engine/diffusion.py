@@ -48,6 +48,11 @@ class DiffusionEngine:
         names = self.pipelines.names()
         return names[-1] if names else ""
 
+    def loaded_loras(self) -> tuple[str, ...]:
+        """LoRAs beside the weights of the model used last, the most recently used first."""
+        model = self.loaded()
+        return self.pipelines.loaded(model).adapters.names()[::-1] if model else ()
+
     def reclaim(self) -> None:
         """Drop the models that are not in use."""
         self.pipelines.keep_only(self.loaded())
@@ -64,7 +69,7 @@ class DiffusionEngine:
             monitor.enter("load")
         pipe = self.pipelines.get(card, profile, shape_of(spec), spec.loras)
         self.pipelines.warm(card, monitor)
-        for name, text in self.pipelines.loaded(card).used.items():
+        for name, text in self.pipelines.loaded(card.name).used.items():
             monitor.use(name, text)
         if spec.loras:
             monitor.use("loras", described(spec.loras))
@@ -79,7 +84,7 @@ class DiffusionEngine:
     def adjusted(self, pipe: Any, card: ModelCard, spec: JobSpec, monitor: Monitor) -> Iterator[None]:
         """Inside, the parts of the pipeline that a job changes are as it asks; afterwards they are the model's own again."""
         with (
-            self.pipelines.loaded(card).adapters.active(spec.loras),
+            self.pipelines.loaded(card.name).adapters.active(spec.loras),
             sampled(pipe, sampler_of(card, spec), spec, monitor),
             guided(pipe, spec),
             sized(pipe, spec),

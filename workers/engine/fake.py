@@ -54,14 +54,18 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self._loaded = ""
+        self._loras: tuple[str, ...] = ()
 
     def load(self, card: ModelCard) -> None:
         if card.source == "load_fail":
             raise LoadError(f"model {card.name!r}: told not to load")
-        self._loaded = card.name
+        self._loaded, self._loras = card.name, ()
 
     def loaded(self) -> str:
         return self._loaded
+
+    def loaded_loras(self) -> tuple[str, ...]:
+        return self._loras
 
     def reclaim(self) -> None:
         """There is nothing to give back."""
@@ -79,6 +83,7 @@ class FakeEngine:
             self.load(card)
         if script.behaviour == "load_fail":
             raise LoadError(f"model {card.name!r}: told not to load")
+        self._loras = tuple(dict.fromkeys((*(use.name for use in spec.loras), *self._loras)))
         made: list[Artefact] = []
         for index in range(spec.num_outputs):
             last = index == spec.num_outputs - 1

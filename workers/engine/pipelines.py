@@ -110,7 +110,7 @@ class Pipelines:
     ) -> Any:
         """The pipeline of this model, placed for a job of this shape; without one, for a job of the model's usual size.
 
-        `loras` are beside its weights then, and act inside `loaded(card).adapters.active`.
+        `loras` are beside its weights then, and act inside `loaded(card.name).adapters.active`.
 
         Raises `LoadError`, `InvalidInput` for a LoRA, or `OutOfMemory` when it does not fit even alone.
         """
@@ -141,9 +141,9 @@ class Pipelines:
             warm_up(loaded.pipe, card, size, self.device, monitor)
         loaded.warm = True
 
-    def loaded(self, card: ModelCard) -> Loaded:
+    def loaded(self, name: str) -> Loaded:
         """A model in memory."""
-        return self._loaded[card.name]
+        return self._loaded[name]
 
     def has(self, card: ModelCard) -> bool:
         """Whether the model is in memory."""

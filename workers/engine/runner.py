@@ -129,7 +129,8 @@ class Runner:
         try:
             self._wait_for_turn(job, spec, card, slot)
         except Cancelled:
-            return JobCancelled(fence=job.fence, model=self._loaded())
+            model, loras = self._loaded()
+            return JobCancelled(fence=job.fence, model=model, loaded_loras=loras)
         slot.begin(job.fence)
         try:
             engine = self._registry.engine(card)
@@ -242,7 +243,11 @@ class Runner:
                 return False
             self._planner.enter_stage(order.candidate.shape, stage.where)
             self._tail = order
-        self._send(PostprocessBegun(fence=order.job.fence, model=order.engine.loaded()))
+        self._send(
+            PostprocessBegun(
+                fence=order.job.fence, model=order.engine.loaded(), loaded_loras=order.engine.loaded_loras()
+            )
+        )
         self._thread.submit(self._run_tail, order, stage)
         return True
 
@@ -311,10 +316,14 @@ class Runner:
                 used=monitor.used,
             )
             ending: Ending = JobFinished(
-                fence=order.job.fence, result=result, run_s=monitor.run_s(), model=engine.loaded()
+                fence=order.job.fence,
+                result=result,
+                run_s=monitor.run_s(),
+                model=engine.loaded(),
+                loaded_loras=engine.loaded_loras(),
             )
         except Cancelled:
-            ending = JobCancelled(fence=order.job.fence, model=engine.loaded())
+            ending = JobCancelled(fence=order.job.fence, model=engine.loaded(), loaded_loras=engine.loaded_loras())
         except Exception as error:  # the process's outermost loop
             ending = _failed(order.job, engine, error, monitor.phase)
         if isinstance(ending, JobFailed) and ending.fatal:
@@ -325,9 +334,10 @@ class Runner:
         monitor.report_memory()
         return ending
 
-    def _loaded(self) -> str:
+    def _loaded(self) -> tuple[str, tuple[str, ...]]:
         with self._turn:
-            return self._tail.engine.loaded() if self._tail is not None else ""
+            engine = self._tail.engine if self._tail is not None else None
+            return (engine.loaded(), engine.loaded_loras()) if engine is not None else ("", ())
 
 
 def _again(error: Exception) -> None:
@@ -345,8 +355,15 @@ def _failed(job: RunJob, engine: Engine | None, error: Exception, phase: str) ->
     told = verdict.kind.rules.fault == "input" or isinstance(error, LoadError)
     logger.error("job failed: %s", verdict.message, exc_info=not told, extra=log)
     _forget_frames(error)
-    loaded = engine.loaded() if engine else ""
-    return JobFailed(fence=job.fence, kind=verdict.kind, message=verdict.message, fatal=verdict.fatal, model=loaded)
+    loaded, loras = (engine.loaded(), engine.loaded_loras()) if engine else ("", ())
+    return JobFailed(
+        fence=job.fence,
+        kind=verdict.kind,
+        message=verdict.message,
+        fatal=verdict.fatal,
+        model=loaded,
+        loaded_loras=loras,
+    )
 
 
 def _forget_frames(error: BaseException | None) -> None:

@@ -68,6 +68,8 @@ class PostprocessBegun(Struct, frozen=True, kw_only=True, tag="tail"):
 
     fence: int
     model: str = ""
+    #: Beside its weights, the most recently used first.
+    loaded_loras: tuple[str, ...] = ()
 
 
 class JobFinished(Struct, frozen=True, kw_only=True, tag="finished"):
@@ -76,8 +78,9 @@ class JobFinished(Struct, frozen=True, kw_only=True, tag="finished"):
     fence: int
     result: Result
     run_s: float
-    #: The model now in memory.
+    #: The model now in memory, and the LoRAs beside its weights, the most recently used first.
     model: str = ""
+    loaded_loras: tuple[str, ...] = ()
 
 
 class JobFailed(Struct, frozen=True, kw_only=True, tag="failed"):
@@ -88,6 +91,7 @@ class JobFailed(Struct, frozen=True, kw_only=True, tag="failed"):
     message: Annotated[str, Meta(max_length=8192)] = ""
     fatal: bool = False
     model: str = ""
+    loaded_loras: tuple[str, ...] = ()
 
 
 class JobCancelled(Struct, frozen=True, kw_only=True, tag="cancelled"):
@@ -95,6 +99,7 @@ class JobCancelled(Struct, frozen=True, kw_only=True, tag="cancelled"):
 
     fence: int
     model: str = ""
+    loaded_loras: tuple[str, ...] = ()
 
 
 ToEngine = Setup | RunJob

@@ -189,7 +189,8 @@ def choose(scene: Scene[AnyJob, AnyWorker], now: float) -> Choice[AnyJob, AnyWor
         return choose_among_all(scene, now)
     if not scene.tenants.may_start(job.submission.tenant):
         return None
-    worker = placement.choose(lane.model, [worker for worker in free.values() if placement.fits(lane, worker)])
+    able = [worker for worker in free.values() if placement.fits(lane, worker)]
+    worker = placement.choose(lane.model, able, job.submission.lora_names)
     return None if worker is None else Choice(longest_last(scene, job, worker, now), worker, job)
 
 
@@ -200,7 +201,8 @@ def choose_among_all(scene: Scene[AnyJob, AnyWorker], now: float) -> Choice[AnyJ
     if turn is None:
         return None
     lane = scene.queue.lane(turn.id)
-    worker = placement.choose(turn.submission.model, [worker for worker in free if may_run(scene, turn, lane, worker)])
+    able = [worker for worker in free if may_run(scene, turn, lane, worker)]
+    worker = placement.choose(lane.model, able, turn.submission.lora_names)
     if worker is None:  # `_turn` has just found one
         raise AssertionError(f"no worker for job {turn.id}, which had one")
     job = turn

@@ -1,13 +1,13 @@
 """Choice of a worker for a job, from the last reports of the workers.
 
 Late binding: a worker is chosen only when it has room, so no load statistics are needed. Among those with room, prefer one that has the
-model in memory, then one with nothing in memory, then the smallest that fits, then one that holds no other job, then the one that has
-waited longest.
+model in memory, then one with nothing in memory, then the smallest that fits, then one that holds no other job, then one that has more of
+the job's LoRAs in memory, then the one that has waited longest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence, Sized
+from collections.abc import Collection, Container, Sequence, Sized
 from typing import Protocol, TypeVar
 
 from broker.core.scheduling.queue import Lane
@@ -46,6 +46,8 @@ class Candidate(Protocol):
     def info(self) -> Host: ...
     @property
     def held(self) -> Sized: ...
+    @property
+    def loaded_loras(self) -> Collection[str]: ...
 
 
 AnyCandidate = TypeVar("AnyCandidate", bound=Candidate)
@@ -60,17 +62,25 @@ def fits(lane: Lane, worker: Candidate) -> bool:
     )
 
 
-def choose(model: str, candidates: Sequence[AnyCandidate]) -> AnyCandidate | None:
-    """The best of the workers that have room and fit; None when there is none."""
+def choose(model: str, candidates: Sequence[AnyCandidate], loras: Sequence[str] = ()) -> AnyCandidate | None:
+    """The best of the workers that have room and fit, for a job with these LoRAs; None when there is none."""
 
     if len(candidates) == 1:
         return candidates[0]
 
-    def rank(worker: Candidate) -> tuple[int, int, bool, float, str]:
+    def rank(worker: Candidate) -> tuple[int, int, bool, int, float, str]:
         loaded = 0 if worker.model == model else 1 if not worker.model else 2
-        return loaded, worker.info.gpus, len(worker.held) > 0, worker.idle_since, worker.name
+        # Those of another model may bear the same names.
+        lacks = _lacks(worker, loras) if loras and not loaded else 0
+        return loaded, worker.info.gpus, len(worker.held) > 0, lacks, worker.idle_since, worker.name
 
     return min(candidates, key=rank, default=None)
+
+
+def _lacks(worker: Candidate, loras: Sequence[str]) -> int:
+    """Number of LoRAs that the worker would have to load."""
+    there = worker.loaded_loras
+    return sum(name not in there for name in loras)
 
 
 def backlog_ends(quiet_s: float, backlog_s: float, workers: int) -> bool:

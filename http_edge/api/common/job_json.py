@@ -210,4 +210,5 @@ def worker_json(worker: WorkerView) -> schema.Worker:
         ecc_uncorrected=worker.health.ecc_uncorrected if worker.health.ecc_uncorrected >= 0 else None,
         xids={str(xid): count for xid, count in worker.health.xids.items()},
         fault=worker.health.fault or None,
+        loaded_loras=list(worker.loaded_loras),
     )

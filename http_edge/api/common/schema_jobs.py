@@ -315,6 +315,9 @@ class Worker(Struct, kw_only=True):
         Meta(description="Errors that the GPU's driver reported since the worker started: Xid, how often."),
     ]
     fault: Annotated[str | None, Meta(description="Why its device is broken and it gets no jobs; null: it is not.")]
+    loaded_loras: Annotated[
+        list[str], Meta(description="LoRAs beside the weights of `model`, the most recently used first.")
+    ]
 
 
 class QueueNumbers(Struct, kw_only=True):
