@@ -153,15 +153,15 @@ def _serve(
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     gc.enable()
-    junk = PeerLimiter()
-    metrics = Metrics(junk)
+    limiter = PeerLimiter()
+    metrics = Metrics(limiter)
     router = Router(
         core,
         journal,
         wires,
         disk,
         metrics,
-        junk,
+        limiter,
         time.perf_counter,
         recovery,
         Stimuli(settings.home_path),

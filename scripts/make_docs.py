@@ -171,7 +171,10 @@ _RETRIES = {
 
 def every_failure() -> str:
     """The classes of failures, and what follows from them."""
-    lines = ["| code | meaning | tried again | counts as a crash | may bench its worker |", "|---|---|---|---|---|"]
+    lines = [
+        "| code | meaning | tried again | counts as a crash | may trip its worker's breaker |",
+        "|---|---|---|---|---|",
+    ]
     for kind in FailureKind:
         rules = kind.rules
         again = "on another worker first" if rules.crash and rules.retry == "elsewhere" else _RETRIES[rules.retry]

@@ -47,9 +47,9 @@ class BrokerClient:
         self._exchange = Exchange(opener, self._events)
 
     @property
-    def junk(self) -> int:
+    def invalid_messages(self) -> int:
         """Number of answers that were no message of the protocol."""
-        return self._exchange.junk
+        return self._exchange.invalid_messages
 
     # ------------------------------------------------------------ life
 

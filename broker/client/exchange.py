@@ -60,7 +60,7 @@ class Exchange:
         self._open_socket = open_socket
         self._events = events
         #: Answers that were no message of the protocol.
-        self.junk = 0
+        self.invalid_messages = 0
         self._pending: dict[int, Pending] = {}
         self._last_req = 0
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
@@ -201,7 +201,7 @@ class Exchange:
             try:
                 message = codec.to_edge(codec.single(frames))
             except codec.DecodeError as error:
-                self.junk += 1
+                self.invalid_messages += 1
                 logger.warning(
                     "dropped what is no answer", extra={"action": Action.INVALID_MESSAGE, "reason": str(error)}
                 )

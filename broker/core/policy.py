@@ -37,7 +37,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     max_losses: Annotated[
         int, Meta(description="workers that may be lost under a job before it is given up", ge=0, le=1000)
     ] = 10
-    bench_after: Annotated[
+    breaker_failures: Annotated[
         int,
         Meta(
             description="different jobs that may fail on a worker in a row before it gets no more; 0: never",
@@ -45,9 +45,13 @@ class Policy(Struct, frozen=True, kw_only=True):
             le=1000,
         ),
     ] = 3
-    bench_s: Annotated[
+    breaker_s: Annotated[
         float,
-        Meta(description="for how long, seconds; twice as long each time until a job succeeds there", gt=0, le=86_400),
+        Meta(
+            description="for how long, seconds (a circuit breaker); twice as long each time until a job succeeds there",
+            gt=0,
+            le=86_400,
+        ),
     ] = 60.0
     reload_s: Annotated[
         float, Meta(description="assumed time to load a model until one has been seen to load, seconds", ge=0, le=3600)

@@ -36,10 +36,10 @@ class Worker:
         #: It says that it drains; it has been asked to.
         self.draining = False
         self.drain_asked = False
-        #: Jobs that failed here since one succeeded and nowhere else, oldest first; benched until then, and how often by now.
-        self.blamed: dict[str, None] = {}
-        self.benched_until = 0.0
-        self.benchings = 0
+        #: Jobs that failed here since one succeeded and nowhere else, oldest first; without work until then, and how often in a row by now.
+        self.recent_failures: dict[str, None] = {}
+        self.tripped_until = 0.0
+        self.trips = 0
         self.engine: EngineState = "starting"
         self.model = ""
         self.stats = Heartbeat(seen=0, free=0)
@@ -54,9 +54,9 @@ class Worker:
         return self.stats.loaded_loras
 
     @property
-    def benched(self) -> bool:
+    def tripped(self) -> bool:
         """Whether it gets no work for a while, after too many failures."""
-        return self.benched_until > 0
+        return self.tripped_until > 0
 
     @property
     def fault(self) -> str:
@@ -70,7 +70,7 @@ class Worker:
             or self.suspect
             or self.draining
             or self.drain_asked
-            or self.benched_until
+            or self.tripped_until
             or self.stats.health.fault
         ):
             return 0, False
@@ -129,8 +129,8 @@ class Pool:
         """
         self._by_peer.pop(worker.peer, None)
         if boot != worker.boot:
-            worker.drain_asked, worker.benched_until, worker.benchings = False, 0.0, 0
-            worker.blamed.clear()
+            worker.drain_asked, worker.tripped_until, worker.trips = False, 0.0, 0
+            worker.recent_failures.clear()
             worker.stats = Heartbeat(seen=0, free=0)
         worker.boot, worker.peer, worker.info = boot, peer, info
         worker.models = frozenset(card.name for card in info.models)
@@ -214,9 +214,9 @@ class Pool:
         worker.drain_asked = True
         self._index(worker)
 
-    def bench(self, worker: Worker, until: float) -> None:
+    def trip(self, worker: Worker, until: float) -> None:
         """Give no new work until then; 0: give it work again."""
-        worker.benched_until = until
+        worker.tripped_until = until
         self._index(worker)
 
     def _index(self, worker: Worker) -> None:

@@ -86,7 +86,7 @@ def _register(state: State, message: m.Hello, peer: bytes, info: m.WorkerInfo, n
         state.pool.add(worker)
         return worker
     if worker.boot != message.boot:
-        state.deadlines.clear(("bench", worker.name))
+        state.deadlines.clear(("breaker", worker.name))
         if worker.peer != peer and not worker.lost:
             state.send(worker.peer, bye(f"another process took the name {worker.name!r}", "yield"))
     state.pool.register_again(worker, message.boot, peer, info, now)
@@ -302,7 +302,7 @@ def goodbye(state: State, worker: Worker, message: m.Goodbye, now: float) -> Non
     for job_id in list(worker.held):
         lose(state, state.jobs[job_id], now, f"worker {worker.name} left: {message.reason}")
     state.deadlines.clear(("worker", worker.name))
-    state.deadlines.clear(("bench", worker.name))
+    state.deadlines.clear(("breaker", worker.name))
     state.pool.remove(worker)
     worker_breaker.reconsider(state)
 

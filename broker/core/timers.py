@@ -1,6 +1,6 @@
 """Timers: what is done because time has passed.
 
-Back-offs and benches end, deadlines expire, silent workers are suspected and then lost, the rejoin window closes.
+Back-offs end, tripped workers are tried again, deadlines expire, silent workers are suspected and then lost, the rejoin window closes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def run_due(state: State, now: float) -> None:
             _expire(state, name, now)
         elif kind == "worker":
             _watch_worker(state, name, now)
-        elif kind == "bench":
+        elif kind == "breaker":
             worker_breaker.end(state, name)
         else:
             _close_rejoin(state, now)
@@ -62,7 +62,7 @@ def _watch_worker(state: State, name: str, now: float) -> None:
     key = ("worker", name)
     if worker.lost:
         if silent_s >= policy.lost_after_s + policy.forget_worker_s:
-            state.deadlines.clear(("bench", name))
+            state.deadlines.clear(("breaker", name))
             state.pool.remove(worker)
             return
         state.deadlines.set(key, worker.last_heard_at + policy.lost_after_s + policy.forget_worker_s)

@@ -149,8 +149,8 @@ def worker_view(worker: Worker, jobs: dict[str, Job], now: float) -> m.WorkerVie
         succeeded=worker.succeeded,
         failed=worker.failed,
         cancelled=worker.cancelled,
-        benched_s=max(0.0, worker.benched_until - now),
-        failed_in_a_row=len(worker.blamed),
+        tripped_s=max(0.0, worker.tripped_until - now),
+        failed_in_a_row=len(worker.recent_failures),
         health=stats.health,
         loaded_loras=stats.loaded_loras,
     )
@@ -165,7 +165,7 @@ def _worker_state(worker: Worker) -> m.WorkerStateName:
         return "draining"
     if worker.fault:
         return "faulty"
-    if worker.benched:
+    if worker.tripped:
         return "benched"
     if worker.held:
         return "busy"

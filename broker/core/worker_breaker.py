@@ -1,9 +1,9 @@
-"""Benching: a worker on which one job after another fails gets no work for a while.
+"""Circuit breaker of a worker: one on which job after job fails gets no work for a while.
 
 A broken GPU fails jobs faster than a sound one finishes them, so it would be idle most often and be fed the whole queue. The worker is
-to blame, not its jobs, when `bench_after` different jobs have failed on it since the last one that succeeded, and none of those has
-failed on another worker too. It sits out `bench_s`, then takes one job on trial: if that fails as well, it sits out twice as long, up
-to `LONGEST`. The last worker that could do the work is never benched: a bad one is better than none.
+to blame, not its jobs, when `breaker_failures` different jobs have failed on it since the last one that succeeded, and none of those
+has failed on another worker too. The breaker trips: no job for `breaker_s`, then one on trial; if that fails as well, twice as long, up
+to `LONGEST`. It never trips for the last worker that could do the work: a bad one is better than none.
 """
 
 from __future__ import annotations
@@ -14,44 +14,44 @@ from broker.core.pool import Worker
 from broker.core.state import State
 from broker.wire.failures import FailureKind
 
-#: The longest bench, in multiples of the first.
+#: The longest time without work, in multiples of the first.
 LONGEST = 16
 
 
 def failed(state: State, worker: Worker, job: Job, kind: FailureKind, now: float) -> None:
-    """Count a failed attempt against its worker, unless the job is to blame; bench the worker when it is one too many."""
-    if not kind.rules.blames_worker or not state.policy.bench_after:
+    """Count a failed attempt against its worker, unless the job is to blame; trip its breaker at one too many."""
+    if not kind.rules.blames_worker or not state.policy.breaker_failures:
         return
-    elsewhere = [other for other in state.pool if other is not worker and job.id in other.blamed]
+    elsewhere = [other for other in state.pool if other is not worker and job.id in other.recent_failures]
     for other in elsewhere:
-        del other.blamed[job.id]
+        del other.recent_failures[job.id]
     if elsewhere or any(name != worker.name for name in job.excluded):
         return
-    worker.blamed[job.id] = None
-    while len(worker.blamed) > state.policy.bench_after:
-        del worker.blamed[next(iter(worker.blamed))]
-    if len(worker.blamed) == state.policy.bench_after and not worker.benched and _others(state, worker):
-        _bench(state, worker, kind, now)
+    worker.recent_failures[job.id] = None
+    while len(worker.recent_failures) > state.policy.breaker_failures:
+        del worker.recent_failures[next(iter(worker.recent_failures))]
+    if len(worker.recent_failures) == state.policy.breaker_failures and not worker.tripped and _others(state, worker):
+        _trip(state, worker, kind, now)
 
 
 def succeeded(worker: Worker) -> None:
     """Clear the count of failures: the worker finished a job."""
-    worker.blamed.clear()
-    worker.benchings = 0
+    worker.recent_failures.clear()
+    worker.trips = 0
 
 
 def end(state: State, name: str) -> None:
-    """Let a worker take one job on trial: its time on the bench is over."""
+    """Let a worker take one job on trial: its time without work is over."""
     worker = state.pool.get(name)
-    if worker is not None and worker.benched:
-        _lift(state, worker, "back for one job on trial")
+    if worker is not None and worker.tripped:
+        _restore(state, worker, "back for one job on trial")
 
 
 def reconsider(state: State) -> None:
-    """Bring benched workers back whose models no other worker in service has, after one has gone."""
+    """Restore tripped workers whose models no other worker in service has, after one has gone."""
     for worker in list(state.pool):
-        if worker.benched and not _others(state, worker):
-            _lift(state, worker, "back before its time: no other worker is left for its models")
+        if worker.tripped and not _others(state, worker):
+            _restore(state, worker, "back before its time: no other worker is left for its models")
 
 
 def _others(state: State, worker: Worker) -> bool:
@@ -60,18 +60,18 @@ def _others(state: State, worker: Worker) -> bool:
     return worker.models <= served
 
 
-def _bench(state: State, worker: Worker, kind: FailureKind, now: float) -> None:
-    bench_s = state.policy.bench_s * min(LONGEST, 2**worker.benchings)
-    worker.benchings += 1
-    state.pool.bench(worker, now + bench_s)
-    state.deadlines.set(("bench", worker.name), worker.benched_until)
-    text = f"{len(worker.blamed)} jobs in a row failed here, the last by {kind}: no work for {bench_s:g} s"
-    state.effects.append(WorkerNoted(worker.name, "benched", text))
+def _trip(state: State, worker: Worker, kind: FailureKind, now: float) -> None:
+    pause_s = state.policy.breaker_s * min(LONGEST, 2**worker.trips)
+    worker.trips += 1
+    state.pool.trip(worker, now + pause_s)
+    state.deadlines.set(("breaker", worker.name), worker.tripped_until)
+    text = f"{len(worker.recent_failures)} jobs in a row failed here, the last by {kind}: no work for {pause_s:g} s"
+    state.effects.append(WorkerNoted(worker.name, "worker_tripped", text))
 
 
-def _lift(state: State, worker: Worker, text: str) -> None:
-    state.pool.bench(worker, 0.0)
-    state.deadlines.clear(("bench", worker.name))
-    while len(worker.blamed) >= state.policy.bench_after:
-        del worker.blamed[next(iter(worker.blamed))]
-    state.effects.append(WorkerNoted(worker.name, "back_from_bench", text))
+def _restore(state: State, worker: Worker, text: str) -> None:
+    state.pool.trip(worker, 0.0)
+    state.deadlines.clear(("breaker", worker.name))
+    while len(worker.recent_failures) >= state.policy.breaker_failures:
+        del worker.recent_failures[next(iter(worker.recent_failures))]
+    state.effects.append(WorkerNoted(worker.name, "worker_restored", text))

@@ -21,8 +21,8 @@ OPTIONS = {
             "max_crashes",
             "max_losses",
             "check_invariants",
-            "bench_after",
-            "bench_s",
+            "breaker_failures",
+            "breaker_s",
             "reload_s",
             "recent_finals",
             "min_free_mb",
@@ -88,6 +88,9 @@ OPTIONS = {
     ),
 }
 
+#: Option's name in 0.1.0 -> its name now; either is read until the next version.
+RENAMED = {"bench_after": "breaker_failures", "bench_s": "breaker_s"}
+
 #: The configuration file's, and those of clients.
 _OTHERS = frozenset({"CONFIG", "API_KEY", "URL"})
 
@@ -98,7 +101,8 @@ _INJECTED = re.compile(r"ZOETROPE_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(T
 def unknown(environ: Mapping[str, str], own: Iterable[str]) -> str:
     """The error of the first variable that no process reads; "": there is none. `own`: options of the process that asks."""
     known = {
-        PREFIX + name.upper() for name in (*own, *_OTHERS, *(name for names in OPTIONS.values() for name in names))
+        PREFIX + name.upper()
+        for name in (*own, *_OTHERS, *RENAMED, *(name for names in OPTIONS.values() for name in names))
     }
     for name in sorted(environ):
         if not name.startswith(PREFIX) or name in known or _INJECTED.fullmatch(name):

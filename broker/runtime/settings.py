@@ -13,9 +13,10 @@ import hashlib
 import os
 import re
 import stat
+import sys
 import tempfile
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
@@ -162,6 +163,7 @@ def load(
     """Fill `kind` from flags, environment and the toml file's top level and `[table]`. Raises `SettingsError`; `--help` exits."""
     options = {option.name: option for option in _options(kind)}
     parser = _parser(kind, prog, description)
+    old_names = {name: old for old, name in environment.RENAMED.items() if name in options}
     flags = {key: value for key, value in vars(parser.parse_args(argv)).items() if value is not None}
     file_values = _read_toml(flags.pop("config", None), environ, table, options)
     if wrong := environment.unknown(environ, options):
@@ -169,17 +171,28 @@ def load(
     merged: dict[str, Any] = {}
     parts: dict[str, dict[str, Any]] = {}
     for name, option in options.items():
-        for where, value in (
-            (f"--{name.replace('_', '-')}", flags.get(name)),
-            (ENV_PREFIX + name.upper(), environ.get(ENV_PREFIX + name.upper())),
-            (f"zoetrope.toml: {name}", file_values.get(name)),
-        ):
+        for where, written, value in _sources(name, old_names.get(name), flags, environ, file_values):
             if value is not None and value != "":
+                if written != name:
+                    sys.stderr.write(f"{prog}: {where} is called {name} now, and is read until the next version\n")
                 place = parts.setdefault(option.part, {}) if option.part else merged
                 place[name] = _convert(option.hint, where, value)
                 break
     types = get_type_hints(kind)
     return kind(**merged, **{part: types[part](**values) for part, values in parts.items()})
+
+
+def _sources(
+    name: str, old: str | None, flags: Mapping[str, Any], environ: Mapping[str, str], file_values: Mapping[str, Any]
+) -> Iterator[tuple[str, str, Any]]:
+    """(place in words, name there, value or None) where an option may stand, the one that counts first."""
+    names = (name, old) if old else (name,)
+    for one in names:
+        yield f"--{one.replace('_', '-')}", one, flags.get(one)
+    for one in names:
+        yield ENV_PREFIX + one.upper(), one, environ.get(ENV_PREFIX + one.upper())
+    for one in names:
+        yield f"zoetrope.toml: {one}", one, file_values.get(one)
 
 
 class _Option(Struct, frozen=True):
@@ -241,6 +254,9 @@ def _parser(kind: type[Any], prog: str, description: str) -> argparse.ArgumentPa
             metavar=row.type.upper(),
             help=f"{row.help.replace('%', '%%')} ({row.env}; default: {row.default or 'none'})",
         )
+        for old, name in environment.RENAMED.items():
+            if name == row.name:
+                parser.add_argument("--" + old.replace("_", "-"), dest=old, help=argparse.SUPPRESS)
     return parser
 
 
@@ -307,6 +323,6 @@ def _read_toml(path: str | None, environ: Mapping[str, str], table: str, fields:
     if not isinstance(own, dict):
         raise SettingsError(f"zoetrope.toml: [{table}] must be a table")
     for key in own:
-        if key not in fields:
+        if environment.RENAMED.get(key, key) not in fields:
             raise SettingsError(f"zoetrope.toml: unknown key {key!r} in [{table}]; known: {', '.join(sorted(fields))}")
     return {**{key: value for key, value in config.items() if key in common}, **own}

@@ -90,12 +90,12 @@ class Housekeeping:
         self._journal.stage_clock(self._clock.record())
 
     def _keep_watch(self) -> None:
-        hoarding = self._wires.keep_watch()
-        if hoarding:
-            self._metrics.hoards += hoarding
+        endless = self._wires.keep_watch()
+        if endless:
+            self._metrics.oversized += endless
             logger.warning(
                 "connections cut: messages without end",
-                extra={"action": Action.OVERSIZED_MESSAGE, "connections": hoarding},
+                extra={"action": Action.OVERSIZED_MESSAGE, "connections": endless},
             )
         self._metrics.refused_keys = self._wires.refused
 

@@ -21,6 +21,21 @@ from broker.wire.messages import PoolView
 #: Upper bounds of commit times, seconds: an fsync takes 0.1 ms on a quiet disk and seconds on a broken one.
 COMMIT_BOUNDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0)
 
+#: Metric -> its name in 0.1.0, and values of labels likewise; both are exported until the next version.
+OLD_NAMES = {
+    "zoetrope_job_transitions": "zoetrope_moves",
+    "zoetrope_invalid_messages": "zoetrope_junk",
+    "zoetrope_connections_cut": "zoetrope_cut_off",
+    "zoetrope_worker_events": "zoetrope_worker_notes",
+    "zoetrope_queue_backlog_seconds": "zoetrope_backlog_seconds",
+}
+_OLD_LABELS = {
+    "invalid_messages": "junk",
+    "oversized_message": "hoard",
+    "worker_tripped": "benched",
+    "worker_restored": "back_from_bench",
+}
+
 
 class Commits:
     """Commits of the journal: how long each took, and how many rows there were."""
@@ -52,10 +67,10 @@ class Commits:
 class Metrics:
     """Counts since the broker started."""
 
-    def __init__(self, junk: PeerLimiter) -> None:
-        self._junk = junk
+    def __init__(self, limiter: PeerLimiter) -> None:
+        self._limiter = limiter
         #: By new state and cause.
-        self.moves: Counter[tuple[str, str]] = Counter()
+        self.transitions: Counter[tuple[str, str]] = Counter()
         #: By direction ("in", "out") and message class.
         self.received: Counter[type] = Counter()
         self.sent: Counter[type] = Counter()
@@ -66,7 +81,7 @@ class Metrics:
         self.failures = 0
         #: Connections refused for their key, and cut because they sent without end.
         self.refused_keys = 0
-        self.hoards = 0
+        self.oversized = 0
         self.commits = Commits()
 
     def text(self, pool: PoolView) -> bytes:
@@ -88,13 +103,15 @@ class Metrics:
             for kind, count in counts.items():
                 messages.add_metric((way, kind.__name__), count)
         yield messages
-        junk = CounterMetricFamily("zoetrope_junk", "Dropped: no message of this protocol", labels=("kind",))
-        for reason, count in self._junk.by_kind.items():
-            junk.add_metric((reason,), count)
-        yield junk
-        cut = CounterMetricFamily("zoetrope_cut_off", "Connections ended by the broker", labels=("reason",))
-        cut.add_metric(("junk",), self._junk.cut)
-        cut.add_metric(("hoard",), self.hoards)
+        invalid = CounterMetricFamily(
+            "zoetrope_invalid_messages", "Dropped: no message of this protocol", labels=("kind",)
+        )
+        for reason, count in self._limiter.by_kind.items():
+            invalid.add_metric((reason,), count)
+        yield invalid
+        cut = CounterMetricFamily("zoetrope_connections_cut", "Connections ended by the broker", labels=("reason",))
+        cut.add_metric(("invalid_messages",), self._limiter.cut)
+        cut.add_metric(("oversized_message",), self.oversized)
         yield cut
         yield CounterMetricFamily(
             "zoetrope_refused_keys", "tcp connections refused for their key", value=self.refused_keys
@@ -109,10 +126,12 @@ class Metrics:
         yield from self.commits.families()
 
     def _job_families(self, pool: PoolView) -> Iterator[Metric]:
-        moves = CounterMetricFamily("zoetrope_moves", "Job moves by new state and cause", labels=("state", "cause"))
-        for (state, cause), count in self.moves.items():
-            moves.add_metric((state, cause), count)
-        yield moves
+        transitions = CounterMetricFamily(
+            "zoetrope_job_transitions", "Transitions of jobs by new state and cause", labels=("state", "cause")
+        )
+        for (state, cause), count in self.transitions.items():
+            transitions.add_metric((state, cause), count)
+        yield transitions
         jobs = GaugeMetricFamily("zoetrope_jobs", "Jobs in memory by state", labels=("state",))
         for name, count in pool.counts.items():
             jobs.add_metric((name,), count)
@@ -121,15 +140,17 @@ class Metrics:
         for name, count in Counter(worker.state for worker in pool.workers).items():
             workers.add_metric((name,), count)
         yield workers
-        notes = CounterMetricFamily(
-            "zoetrope_worker_notes", "Workers benched, back, asked to drain, with a broken device", labels=("action",)
+        events = CounterMetricFamily(
+            "zoetrope_worker_events",
+            "Workers tripped, restored, asked to drain, with a broken device",
+            labels=("action",),
         )
         for action, count in self.notes.items():
-            notes.add_metric((action,), count)
-        yield notes
+            events.add_metric((action,), count)
+        yield events
         yield GaugeMetricFamily("zoetrope_set_aside", "Jobs that wait for their operator", value=pool.set_aside)
         yield GaugeMetricFamily("zoetrope_damaged_records", "Records found damaged on disk", value=pool.damaged)
-        yield GaugeMetricFamily("zoetrope_backlog_seconds", "Predicted GPU-seconds waiting", value=pool.backlog_s)
+        yield GaugeMetricFamily("zoetrope_queue_backlog_seconds", "Predicted GPU-seconds waiting", value=pool.backlog_s)
 
 
 class _Collector:
@@ -137,4 +158,16 @@ class _Collector:
         self._families = families
 
     def collect(self) -> Iterator[Metric]:
-        return self._families()
+        for family in self._families():
+            yield family
+            if family.name in OLD_NAMES:
+                yield _under_old_name(family)
+
+
+def _under_old_name(family: Metric) -> Metric:
+    old = OLD_NAMES[family.name]
+    copy = Metric(old, f"As {family.name}, its name from 0.2.0 on; goes with the next version", family.type)
+    for sample in family.samples:
+        labels = {name: _OLD_LABELS.get(value, value) for name, value in sample.labels.items()}
+        copy.add_sample(sample.name.replace(family.name, old, 1), labels, sample.value)
+    return copy

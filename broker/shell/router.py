@@ -67,7 +67,7 @@ class Router:
         wires: Sockets,
         disk: Disk,
         metrics: Metrics,
-        junk: PeerLimiter,
+        limiter: PeerLimiter,
         seconds: Callable[[], float],
         recovery: Recovery | None = None,
         stimuli: Stimuli | None = None,
@@ -83,7 +83,7 @@ class Router:
         self._wires = wires
         self._disk = disk
         self._metrics = metrics
-        self._junk = junk
+        self._limiter = limiter
         self._seconds = seconds
         self._sends: list[Send] = []
         #: Those that need not wait for the commit.
@@ -211,7 +211,7 @@ class Router:
             except codec.VersionError as error:
                 self._other_version(listener, peer, error, now)
             except codec.DecodeError as error:
-                self._note_junk(listener, peer, "decode", str(error), now)
+                self._note_invalid(listener, peer, "decode", str(error), now)
             except Exception as error:  # as in `_attempt`, which would cost a call a message
                 self._recover(error, now, peer, message)
         return budget, False
@@ -237,16 +237,16 @@ class Router:
             return True
         reason = f"the key {key} is not for a worker named {worker!r}: its name must begin with {worker_prefix(key)!r}"
         self._sends.append(Send(peer, m.WorkerRejected(reason=reason[:256])))
-        self._note_junk(listener, peer, "name", reason, now)
+        self._note_invalid(listener, peer, "name", reason, now)
         return False
 
-    def _note_junk(self, listener: Listener, peer: bytes, kind: str, reason: str, now: float) -> None:
-        if self._junk.note(peer, kind, reason, now):
+    def _note_invalid(self, listener: Listener, peer: bytes, kind: str, reason: str, now: float) -> None:
+        if self._limiter.note(peer, kind, reason, now):
             self._cut_off(listener, peer, "it sends too much that is no message", now)
 
     def _cut_off(self, listener: Listener, peer: bytes, reason: str, now: float) -> None:
         """End the connection of whoever sent the last message, and read nothing more of it."""
-        self._junk.cut += 1
+        self._limiter.cut += 1
         if len(self._shut) >= _MAX_SHUT:
             del self._shut[next(iter(self._shut))]
         self._shut[peer] = None
@@ -265,11 +265,11 @@ class Router:
         if error is not None:
             self._other_version(listener, peer, error, now)
         else:
-            self._note_junk(listener, peer, "frames", "more than one frame", now)
+            self._note_invalid(listener, peer, "frames", "more than one frame", now)
 
     def _other_version(self, listener: Listener, peer: bytes, error: codec.VersionError, now: float) -> None:
         """Tell a peer of another version, in a frame of its own version, that an agent is to leave, or that a request is refused."""
-        self._note_junk(listener, peer, "version", str(error), now)
+        self._note_invalid(listener, peer, "version", str(error), now)
         if peer.startswith(BACK):
             self._sends.append(Send(peer, m.WorkerRejected(v=error.version, reason=str(error))))
         elif error.req is not None:
@@ -281,7 +281,7 @@ class Router:
     def _apply_effects(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
             if type(effect) is Transition:
-                self._moved(effect)
+                self._transition(effect)
             elif type(effect) is Send:
                 (self._early if effect.early else self._sends).append(effect)
             elif type(effect) is SendRun:
@@ -290,13 +290,13 @@ class Router:
             elif type(effect) is RecordDeleted:
                 self._journal.forget(effect.job_id)
                 self._durable = True
-                logger.info("job forgotten", extra={"action": Action.FORGOTTEN, "job_id": effect.job_id})
+                logger.info("job record deleted", extra={"action": Action.RECORD_DELETED, "job_id": effect.job_id})
             elif type(effect) is Marked:
                 self._journal.mark(effect.job, effect.mark)
                 self._durable = True
                 self._log_mark(effect)
             elif type(effect) is DeliveryChanged:
-                self._hooked(effect.delivery)
+                self._delivery_changed(effect.delivery)
             elif type(effect) is WorkerNoted:
                 self._metrics.notes[effect.action] += 1
                 logger.warning(
@@ -309,7 +309,7 @@ class Router:
         action = Action.SETTLED if effect.mark is None else Action.CANCEL_NOTED
         logger.warning(what, extra={"action": action, "job_id": effect.job.id})
 
-    def _hooked(self, delivery: Delivery) -> None:
+    def _delivery_changed(self, delivery: Delivery) -> None:
         self._journal.deliveries.stage(delivery)
         self._durable = True
         if self._log_moves:
@@ -326,18 +326,18 @@ class Router:
                 },
             )
 
-    def _moved(self, move: Transition) -> None:
+    def _transition(self, move: Transition) -> None:
         if move.durable:
             self._durable = True
             self._journal.stage(move.job)
         else:
             self._journal.stage(move.job, lazy=True)
-        self._metrics.moves[move.target, move.cause] += 1
+        self._metrics.transitions[move.target, move.cause] += 1
         if self._log_moves:
             logger.info(
                 "job moved",
                 extra={
-                    "action": Action.MOVED,
+                    "action": Action.TRANSITION,
                     "job_id": move.job_id,
                     "attempt": move.attempt,
                     "worker_id": move.worker,

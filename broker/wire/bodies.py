@@ -163,7 +163,7 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     failed: int = 0
     cancelled: int = 0
     #: Seconds it still gets no work because jobs failed there; jobs that failed there, and only there, since one succeeded.
-    benched_s: float = 0.0
+    tripped_s: float = 0.0
     failed_in_a_row: int = 0
     #: Power, clocks and errors of its device.
     health: DeviceHealth = DeviceHealth()

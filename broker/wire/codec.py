@@ -41,7 +41,7 @@ class VersionError(DecodeError):
 
 
 class _Probe(msgspec.Struct, array_like=True):
-    """Enough of any version's message to tell it from junk: the first frame of a message of protocol 1 begins like one of today."""
+    """Enough of any version's message to know it: the first frame of a message of protocol 1 begins like one of today."""
 
     tag: str
     v: int

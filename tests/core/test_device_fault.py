@@ -55,8 +55,8 @@ def test_a_new_process_is_taken_at_its_word() -> None:
     assert desk.state("j1") == "assigned"
 
 
-def test_a_benched_worker_comes_back_when_the_device_of_the_other_breaks() -> None:
-    desk = CoreHarness(Policy(bench_after=1, bench_s=60.0))
+def test_a_tripped_worker_comes_back_when_the_device_of_the_other_breaks() -> None:
+    desk = CoreHarness(Policy(breaker_failures=1, breaker_s=60.0))
     desk.hello("w1")
     desk.hello("w2", free=0)
     desk.submit("a", pinned="w1")

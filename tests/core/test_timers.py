@@ -51,7 +51,7 @@ def test_so_it_does_in_the_first_pass_after_a_restart(deadline_s: float) -> None
 
 @pytest.mark.parametrize("order", list(permutations(("worker", "deadline", "bench"))))
 def test_a_worker_lost_with_its_job_past_its_deadline_and_its_bench_over_in_any_order(order: tuple[str, ...]) -> None:
-    desk = CoreHarness(Policy(bench_after=1, bench_s=5.0))
+    desk = CoreHarness(Policy(breaker_failures=1, breaker_s=5.0))
     desk.hello("w2")
     desk.running("bad", worker="w1")
     desk.fail("w1" if desk.job("bad").worker == "w1" else "w2", "bad", "engine_error")

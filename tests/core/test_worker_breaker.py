@@ -8,7 +8,7 @@ from broker.testing import CoreHarness, peer_of, sent, worker_info
 from broker.wire import codec
 from broker.wire import messages as m
 
-POLICY = Policy(bench_after=3, bench_s=60.0)
+POLICY = Policy(breaker_failures=3, breaker_s=60.0)
 
 
 def worker(desk: CoreHarness, name: str) -> m.WorkerView:
@@ -45,15 +45,15 @@ def test_three_jobs_that_fail_in_a_row_bench_their_worker_and_say_so() -> None:
     desk.start("w1", "c")
     desk.fail("w1", "c", "hung")
 
-    assert notes(desk) == ["benched"]
+    assert notes(desk) == ["worker_tripped"]
     view = worker(desk, "w1")
-    assert (view.state, view.benched_s, view.failed_in_a_row, view.free) == ("benched", 60.0, 3, 0)
+    assert (view.state, view.tripped_s, view.failed_in_a_row, view.free) == ("benched", 60.0, 3, 0)
     desk.submit("d")
     desk.beat("w1", free=1)
     assert desk.state("d") == "queued"
 
 
-def test_a_benched_worker_comes_back_on_trial_and_sits_out_twice_as_long_when_it_fails_again() -> None:
+def test_a_tripped_worker_comes_back_on_trial_and_sits_out_twice_as_long_when_it_fails_again() -> None:
     desk = two_workers()
     fail_on(desk, "w1", "a", "b", "c")
     for _ in range(60):
@@ -64,7 +64,7 @@ def test_a_benched_worker_comes_back_on_trial_and_sits_out_twice_as_long_when_it
 
     fail_on(desk, "w1", "d")
 
-    assert worker(desk, "w1").benched_s == 120.0
+    assert worker(desk, "w1").tripped_s == 120.0
 
 
 def test_a_success_wipes_the_slate() -> None:
@@ -116,7 +116,7 @@ def test_a_job_that_fails_on_two_workers_is_to_blame_itself() -> None:
     assert [worker(desk, name).failed_in_a_row for name in ("w1", "w2")] == [0, 0]
 
 
-def test_the_only_worker_for_a_model_is_never_benched() -> None:
+def test_the_only_worker_for_a_model_never_trips() -> None:
     desk = CoreHarness(POLICY)
     desk.hello("w1")
     desk.hello("w2", body=worker_info("other"))
@@ -124,7 +124,7 @@ def test_the_only_worker_for_a_model_is_never_benched() -> None:
     assert worker(desk, "w1").state == "idle"
 
 
-def test_a_benched_worker_comes_back_when_it_is_the_last() -> None:
+def test_a_tripped_worker_comes_back_when_it_is_the_last() -> None:
     desk = two_workers()
     fail_on(desk, "w1", "a", "b", "c")
     desk.beat("w1", free=1)
@@ -132,7 +132,7 @@ def test_a_benched_worker_comes_back_when_it_is_the_last() -> None:
 
     desk.feed(peer_of("w2"), m.Goodbye(reason="stopped"))
 
-    assert notes(desk) == ["back_from_bench"]
+    assert notes(desk) == ["worker_restored"]
     assert desk.job("d").worker == "w1"
 
 
@@ -147,8 +147,8 @@ def test_a_restarted_worker_has_a_new_chance_and_a_reconnected_one_has_not() -> 
     assert worker(desk, "w1").state == "idle"
 
 
-def test_benching_can_be_switched_off() -> None:
-    desk = CoreHarness(Policy(bench_after=0))
+def test_the_breaker_can_be_switched_off() -> None:
+    desk = CoreHarness(Policy(breaker_failures=0))
     desk.hello("w1")
     desk.hello("w2", free=0)
     fail_on(desk, "w1", "a", "b", "c", "d")

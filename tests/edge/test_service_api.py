@@ -56,6 +56,12 @@ def test_a_worker_can_be_drained(world: World) -> None:
     assert shown == {"cpu-0": "idle", "cpu-1": "draining"}
 
 
+def test_the_time_that_a_worker_sits_out_is_shown_under_its_old_name_too(world: World) -> None:
+    world.fake.workers["cpu-0"] = msgspec.structs.replace(world.fake.workers["cpu-0"], tripped_s=12.5)
+    shown = world.http.get("/v1/workers").json()["data"][0]
+    assert (shown["tripped_s"], shown["benched_s"]) == (12.5, 12.5)
+
+
 def test_the_last_worker_is_not_drained_as_the_service_would_end_with_it(world: World) -> None:
     assert world.http.post("/v1/workers/cpu-1/drain").status_code == 202
     assert world.http.post("/v1/workers/cpu-1/drain").status_code == 202

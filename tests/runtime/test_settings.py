@@ -206,3 +206,26 @@ def test_every_option_is_known_to_all_processes(process, kind):
         row.name for row in runtime_settings.describe(runtime_settings.CommonSettings)
     }
     assert own == environment.OPTIONS[process]
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "toml"),
+    [
+        (["--bench-after", "7"], {}, ""),
+        ([], {"ZOETROPE_BENCH_AFTER": "7"}, ""),
+        ([], {}, "[broker]\nbench_after = 7\n"),
+        (["--breaker-failures", "7"], {"ZOETROPE_BENCH_AFTER": "2"}, "[broker]\nbench_after = 3\n"),
+        ([], {"ZOETROPE_BREAKER_FAILURES": "7", "ZOETROPE_BENCH_AFTER": "2"}, ""),
+    ],
+)
+def test_a_renamed_option_is_read_under_its_old_name_with_a_warning(argv, environ, toml, capsys):
+    write_toml(toml)
+    settings = runtime_settings.load(BrokerSettings, "broker", "broker", argv, environ)
+    assert settings.policy.breaker_failures == 7
+    old = not any("breaker" in word.lower() for word in (*argv, *environ))
+    assert ("is called breaker_failures now" in capsys.readouterr().err) == old
+
+
+def test_a_variable_of_another_process_may_bear_its_old_name(capsys):
+    load(ZOETROPE_BENCH_S="5")
+    assert capsys.readouterr().err == ""

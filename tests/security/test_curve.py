@@ -219,7 +219,7 @@ async def test_a_machine_cannot_act_as_the_worker_of_another(desk, tmp_path, sho
             bye = (await eventually(lambda agent=agent: agent.all(m.WorkerRejected)))[0]
             assert "node-2." in bye.reason
         assert service.core.snapshot().workers == ()
-        assert service.junk.by_kind["name"] == 4
+        assert service.limiter.by_kind["name"] == 4
 
 
 @pytest.mark.parametrize("fault", ["no handler", "no domain", "handler that admits all", "no curve"])

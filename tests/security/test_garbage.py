@@ -162,12 +162,12 @@ def test_a_message_without_an_end_is_cut(broker: BrokerProcess, edge_key: PeerKe
         def cut() -> bool:
             nonlocal peak
             peak = max(peak, broker.memory())
-            return " hoard " in broker.logged()
+            return " oversized_message " in broker.logged()
 
         wait_until(cut, 30, "the connection to be cut")
         broker.asks()
     assert peak - before < 500 * MIB
-    wait_until(lambda: 'zoetrope_cut_off_total{reason="hoard"} 1.0' in metrics(broker), 12)
+    wait_until(lambda: 'zoetrope_connections_cut_total{reason="oversized_message"} 1.0' in metrics(broker), 12)
 
 
 def test_a_peer_that_sends_junk_is_cut_off_and_said_once(broker: BrokerProcess, node_key: PeerKey) -> None:
@@ -181,7 +181,7 @@ def test_a_peer_that_sends_junk_is_cut_off_and_said_once(broker: BrokerProcess, 
         broker.asks()
     assert broker.logged().count("peer cut off") == cuts + 1
     assert broker.memory() - before < 100 * MIB
-    wait_until(lambda: 'zoetrope_cut_off_total{reason="junk"} 1.0' in metrics(broker), 12)
+    wait_until(lambda: 'zoetrope_connections_cut_total{reason="invalid_messages"} 1.0' in metrics(broker), 12)
 
 
 def test_messages_with_many_frames_are_read_to_their_end_and_dropped(broker: BrokerProcess, edge_key: PeerKey) -> None:
@@ -189,7 +189,7 @@ def test_messages_with_many_frames_are_read_to_their_end_and_dropped(broker: Bro
     with keyed_dealer(broker.front_tcp, edge_key) as dealer:
         for _ in range(20):
             dealer.send_multipart([bytes(10_000)] * 500)
-        wait_until(lambda: 'zoetrope_junk_total{kind="frames"} 20.0' in metrics(broker), 12)
+        wait_until(lambda: 'zoetrope_invalid_messages_total{kind="frames"} 20.0' in metrics(broker), 12)
         broker.asks()
     assert broker.memory() - before < 150 * MIB
 

@@ -266,8 +266,8 @@ ALL: tuple[Mutation, ...] = (
         ((dispatch, "CONDITIONS", lambda _: (dispatch.fits, _never_where_it_crashed)),),
     ),
     Mutation(
-        "bench-for-ever",
-        "a benched worker comes back",
+        "breaker-open-for-ever",
+        "a tripped worker comes back",
         ((worker_breaker, "end", nothing), (worker_breaker, "reconsider", nothing)),
         first=400,
     ),

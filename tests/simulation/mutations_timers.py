@@ -206,7 +206,7 @@ TIMERS: tuple[Mutation, ...] = (
         "delivered-again", "what is delivered stays so", ((webhook_requests, "_record_outcome", _after_delivery),)
     ),
     Mutation("claimed-early", "a delivery is tried when it is due", ((DeliveryStore, "due", _early),)),
-    Mutation("lazy-claim", "a claim is durable", ((Router, "_hooked", _hook_not_durable),)),
+    Mutation("lazy-claim", "a claim is durable", ((Router, "_delivery_changed", _hook_not_durable),)),
     Mutation("forget-the-living", "only what is final is deleted", ((requests, "forget_jobs", _forgets_the_living),)),
     Mutation("forget-nothing", "a deletion is told when it is on disk", ((requests, "forget_jobs", _not_forgotten),)),
     Mutation("unsynced", "a commit is synced", ((schema, "_configure", _unsynced),)),

@@ -160,8 +160,8 @@ async def test_junk_on_a_socket_is_counted_and_the_rest_goes_on(tmp_path, run_di
             evil.send(frames)
         evil.say(m.Heartbeat(seen=0, free=1))
         await evil.hear(m.Identify)
-        assert dict(service.junk.by_kind) == {"decode": 2, "frames": 1}
-        assert list(service.junk.by_peer.values()) == [3]
+        assert dict(service.limiter.by_kind) == {"decode": 2, "frames": 1}
+        assert list(service.limiter.by_peer.values()) == [3]
         assert (await client.get("job-1")).state == "queued"
 
 
@@ -178,7 +178,7 @@ async def test_no_peer_speaks_as_another_by_frames_behind_its_message(tmp_path, 
                 evil.send(frames)
             evil.say(m.Heartbeat(seen=0, free=1))
             await evil.hear(m.Identify)
-            assert dict(service.junk.by_kind) == {"frames": 3}
+            assert dict(service.limiter.by_kind) == {"frames": 3}
         assert [view.name for view in (await client.pool()).workers] == ["cpu-0"]
 
 

@@ -184,7 +184,7 @@ async def test_answers_that_are_no_messages_are_dropped(run_dir):
             router.send_multipart([peer, answer])
             router.send_multipart([peer, answer])
             assert await call is None
-            assert client.junk == 3
+            assert client.invalid_messages == 3
     finally:
         router.close(linger=0)
         context.term()

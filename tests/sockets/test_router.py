@@ -96,9 +96,11 @@ class Bench:
         self.core = Core(self.journal.epoch, Policy(**policy), NOW)
         self.wires = Sockets(self.log)
         self.disk = Disk(home, self.journal.path, min_free=0, reserve=0)
-        self.junk = PeerLimiter()
-        self.metrics = Metrics(self.junk)
-        self.router = Router(self.core, self.journal, self.wires, self.disk, self.metrics, self.junk, time.perf_counter)
+        self.limiter = PeerLimiter()
+        self.metrics = Metrics(self.limiter)
+        self.router = Router(
+            self.core, self.journal, self.wires, self.disk, self.metrics, self.limiter, time.perf_counter
+        )
         self.now = NOW
 
     def edge(self, message: m.Message, peer: bytes = b"edge") -> None:
@@ -325,15 +327,15 @@ def test_junk_is_counted_by_peer_and_kind_and_dropped(bench, frames, kind):
         bench.wires.back.inbox.append([b"evil", *frames])
     bench.edge(m.GetPool(req=1))
     bench.run()
-    assert dict(bench.junk.by_kind) == {kind: 3}
-    assert dict(bench.junk.by_peer) == {b"bevil": 3}
+    assert dict(bench.limiter.by_kind) == {kind: 3}
+    assert dict(bench.limiter.by_peer) == {b"bevil": 3}
     assert [type(message) for message in bench.sent()] == [m.Pool]
 
 
 def test_a_connection_probe_is_nothing(bench):
     bench.wires.front.inbox.append([b"edge", b""])
     bench.run()
-    assert not bench.junk.by_kind
+    assert not bench.limiter.by_kind
     assert bench.sent() == []
 
 
@@ -347,7 +349,7 @@ def test_peers_of_a_later_version_are_told_to_go_in_a_frame_of_theirs(bench):
     assert rejected[:5] == ["rejected", later, 1, "invalid", f"protocol {later}, this is {m.PROTOCOL}"]
     assert [peer for peer, _ in bench.wires.foreign] == [b"bagent", b"fedge"]
     assert bench.sent() == []
-    assert dict(bench.junk.by_kind) == {"version": 2}
+    assert dict(bench.limiter.by_kind) == {"version": 2}
 
 
 def test_peers_of_version_0_1_0_are_told_to_go_in_words_that_they_read(bench):
@@ -372,7 +374,7 @@ def test_peers_of_version_0_1_0_are_told_to_go_in_words_that_they_read(bench):
         ]
         for name in ("Submit", "GetJob", "Watch")
     ]
-    assert dict(bench.junk.by_kind) == {"version": 6}
+    assert dict(bench.limiter.by_kind) == {"version": 6}
     assert bench.core.snapshot().workers == ()
 
 
@@ -393,7 +395,7 @@ def test_a_peer_that_sends_too_much_junk_is_cut_off_and_read_no_more(bench, capl
     bench.agent(m.Heartbeat(seen=0, free=1), peer=b"good")
     bench.run()
     assert bench.wires.back.cuts == 1
-    assert bench.junk.by_kind["decode"] == BUDGET
+    assert bench.limiter.by_kind["decode"] == BUDGET
     assert bench.metrics.received[m.Heartbeat] == heard + 1
     assert [worker.state for worker in bench.core.snapshot().workers] == ["suspect"]
     assert len([record for record in caplog.records if record.action == "cut_off"]) == 1
@@ -411,12 +413,12 @@ def test_junk_is_said_once_a_second_and_the_table_of_peers_is_bounded(bench, cap
         bench.wires.front.inbox.append([b"%d" % number, b"junk"])
     while bench.run(seconds=0.01):
         pass
-    assert bench.junk.by_kind["decode"] == MAX_PEERS + 50
-    assert len(bench.junk.by_peer) == MAX_PEERS
-    assert len([record for record in caplog.records if record.action == "junk"]) == 1
+    assert bench.limiter.by_kind["decode"] == MAX_PEERS + 50
+    assert len(bench.limiter.by_peer) == MAX_PEERS
+    assert len([record for record in caplog.records if record.action == "invalid_message"]) == 1
     bench.wires.front.inbox.append([b"1", b"junk"])
     bench.run(seconds=5.0)
-    last = [record for record in caplog.records if record.action == "junk"][-1]
+    last = [record for record in caplog.records if record.action == "invalid_message"][-1]
     assert last.unsaid == MAX_PEERS + 49
 
 
@@ -484,7 +486,7 @@ def test_every_move_is_one_line_and_one_count(bench, caplog):
     bench.agent(holding("job-1", run.fence))
     bench.agent(m.Finished(job_id="job-1", fence=run.fence, free=1, body=codec.encode_body(Result())))
     bench.run()
-    moves = [record for record in caplog.records if record.action == "moved"]
+    moves = [record for record in caplog.records if record.action == "transition"]
     assert [(str(record.source or ""), str(record.target), str(record.cause)) for record in moves] == [
         ("", "queued", "submitted"),
         ("queued", "assigned", "dispatched"),
@@ -492,7 +494,7 @@ def test_every_move_is_one_line_and_one_count(bench, caplog):
         ("running", "succeeded", "finished"),
     ]
     assert {(record.job_id, record.worker_id) for record in moves[1:]} == {("job-1", "cpu-0")}
-    assert bench.metrics.moves == {(record.target, record.cause): 1 for record in moves}
+    assert bench.metrics.transitions == {(record.target, record.cause): 1 for record in moves}
 
 
 def test_the_numbers_are_prometheus_text(bench, tmp_path):
@@ -504,11 +506,17 @@ def test_the_numbers_are_prometheus_text(bench, tmp_path):
     bench.metrics.write(path, bench.core.snapshot())
     lines = path.read_text().splitlines()
     for line in (
-        'zoetrope_moves_total{cause="submitted",state="queued"} 1.0',
+        'zoetrope_job_transitions_total{cause="submitted",state="queued"} 1.0',
         'zoetrope_jobs{state="assigned"} 1.0',
         'zoetrope_workers{state="busy"} 1.0',
-        'zoetrope_junk_total{kind="decode"} 1.0',
+        'zoetrope_invalid_messages_total{kind="decode"} 1.0',
         'zoetrope_messages_total{message="Submit",way="in"} 1.0',
+        # Under their names of 0.1.0, too.
+        'zoetrope_moves_total{cause="submitted",state="queued"} 1.0',
+        'zoetrope_junk_total{kind="decode"} 1.0',
+        'zoetrope_cut_off_total{reason="junk"} 0.0',
+        "zoetrope_backlog_seconds "
+        + next(line for line in lines if line.startswith("zoetrope_queue_backlog_seconds ")).split()[1],
         'zoetrope_commit_seconds_bucket{le="+Inf"} 1.0',
         "zoetrope_journal_rows_total 1.0",
     ):

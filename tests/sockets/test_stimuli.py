@@ -24,7 +24,7 @@ SECRET = "https://hooks.example.com/secret-token"
 @pytest.fixture
 def bench(tmp_path):
     bench = Bench(tmp_path)
-    parts = (bench.core, bench.journal, bench.wires, bench.disk, bench.metrics, bench.junk, time.perf_counter)
+    parts = (bench.core, bench.journal, bench.wires, bench.disk, bench.metrics, bench.limiter, time.perf_counter)
     bench.router = Router(*parts, stimuli=Stimuli(tmp_path), check_invariants=True)
     yield bench
     bench.journal.close()

@@ -55,9 +55,11 @@ class Service:
         self.core = Core(self.journal.epoch, self.policy, clock())
         self.core.restore(self.journal.live(), self.journal.rates(), clock())
         self.wires = self.open_wires()
-        self.junk = PeerLimiter()
-        self.metrics = Metrics(self.junk)
-        self.router = Router(self.core, self.journal, self.wires, self.disk, self.metrics, self.junk, time.perf_counter)
+        self.limiter = PeerLimiter()
+        self.metrics = Metrics(self.limiter)
+        self.router = Router(
+            self.core, self.journal, self.wires, self.disk, self.metrics, self.limiter, time.perf_counter
+        )
         self.server = Server(
             self.core, self.journal, self.wires, self.router, self.disk, self.metrics, clock, self.home / "metrics"
         )

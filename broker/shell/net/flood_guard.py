@@ -2,8 +2,8 @@
 
 libzmq keeps the frames of a message until its last one has come; its high-water mark counts messages and its size limit holds for a frame,
 so a message without an end fills the memory unseen (measured: 362 MB in seconds). Over tcp the system counts the bytes that each
-connection brought. One that brought much since the last message that arrived from it is hoarding. Over ipc nobody counts, and who may
-connect there is this user, who could as well kill the process.
+connection brought; one that brought more than `LIMIT_BYTES` since its last whole message is cut. Over ipc the system does not count, and
+only this user may connect, who could as well kill the process.
 
 The connections are looked through only when the process has grown. Linux only; elsewhere nothing is found.
 """
@@ -17,7 +17,7 @@ import struct
 from pathlib import Path
 
 #: Bytes that a connection may bring without a message: the longest message has a fraction of it.
-HOARD_BYTES = 64 * 1024 * 1024
+LIMIT_BYTES = 64 * 1024 * 1024
 
 #: Growth of the process since the last look that makes another one worth it.
 GROWTH_BYTES = 32 * 1024 * 1024
@@ -43,7 +43,7 @@ class FloodGuard:
         self._low = resident_bytes()
 
     def find(self) -> list[int]:
-        """Descriptors of the connections that hoard, as of now. Cheap while the process does not grow."""
+        """Descriptors of the connections with an endless message, as of now. Cheap while the process does not grow."""
         size = resident_bytes()
         self._low = min(self._low, size)
         if size - self._low < GROWTH_BYTES:
@@ -54,7 +54,7 @@ class FloodGuard:
             known = received if descriptor in self.delivered else self._base.get(descriptor, 0)
             # The number of a closed connection may be a new one's, which starts from nothing.
             base[descriptor] = known = known if known <= received else 0
-            if received - known > HOARD_BYTES:
+            if received - known > LIMIT_BYTES:
                 found.append(descriptor)
         self._base = base
         self.delivered.clear()

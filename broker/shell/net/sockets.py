@@ -217,7 +217,7 @@ class Sockets:
         key = gate.key if gate else None
         tcp = [endpoint for endpoint in (*ends[FRONT], *ends[BACK]) if is_tcp(endpoint)]
         ports = frozenset(int(endpoint.rpartition(":")[2]) for endpoint in tcp)
-        self._hoards = FloodGuard(ports) if tcp else None
+        self._flood_guard = FloodGuard(ports) if tcp else None
         self._half_open = HalfOpen(ports) if tcp else None
         try:
             self.front = Listener(self._context, FRONT, ends[FRONT], key)
@@ -233,18 +233,18 @@ class Sockets:
             raise
 
     def delivered(self, listener: Listener) -> None:
-        """A whole message came by tcp: whoever sent it does not hoard."""
-        if self._hoards:
-            self._hoards.delivered.add(listener.source_fd())
+        """A whole message came by tcp: its sender does end its messages."""
+        if self._flood_guard:
+            self._flood_guard.delivered.add(listener.source_fd())
 
     def keep_watch(self) -> int:
         """Read the list of keys again if it changed, and cut connections that send without end; how many. To be called each second."""
         if self.peers:
             self.peers.refresh()
-        hoarding = self._hoards.find() if self._hoards else []
-        for descriptor in hoarding:
+        endless = self._flood_guard.find() if self._flood_guard else []
+        for descriptor in endless:
             shut_down(descriptor)
-        return len(hoarding)
+        return len(endless)
 
     @property
     def refused(self) -> int:

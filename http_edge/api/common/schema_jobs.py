@@ -300,7 +300,10 @@ class Worker(Struct, kw_only=True):
     succeeded: int
     failed: int
     cancelled: int
-    benched_s: Annotated[float, Meta(description="Seconds it still gets no job because several failed there; else 0.")]
+    tripped_s: Annotated[float, Meta(description="Seconds it still gets no job because several failed there; else 0.")]
+    benched_s: Annotated[
+        float, Meta(description="The same as `tripped_s`, under its name of 0.1.0; it goes with the next version.")
+    ]
     failed_in_a_row: Annotated[int, Meta(description="Jobs that failed there, and only there, since one succeeded.")]
     power_w: Annotated[float | None, Meta(description="Power that its device draws; null where not known.")]
     power_limit_w: float | None
