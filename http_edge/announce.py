@@ -1,4 +1,4 @@
-"""Says once, in the log, that the service is ready, and until then what it waits for."""
+"""Log lines that tell the operator that the service is ready, and until then what it waits for."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def announce(calls: JobService, settings: EdgeSettings) -> None:
 
 
 async def _missing(calls: JobService) -> str:
-    """What a job sent now would wait for; "" when a worker is ready."""
+    """Return the reason why a job sent now would wait; "" when a worker is ready."""
     try:
         pool: PoolView = await calls.pool(_LOOK_S)
     except EdgeError:

@@ -153,7 +153,7 @@ def build_edge(
 
 
 class EdgeApp(Starlette):
-    """The application, with one layer for all that happens to a request."""
+    """ASGI application of the edge, with one middleware."""
 
     def __init__(self, edge: Edge, routes: list[EdgeRoute], errors: ErrorResponses) -> None:
         super().__init__(routes=routes, lifespan=lambda _: _running(edge))
@@ -170,7 +170,7 @@ class EdgeApp(Starlette):
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request. Starlette's own router is left with what is none."""
+        """Answer a request; lifespan and websockets go to Starlette's router."""
         scope["app"] = self
         await self._front(scope, receive, send)
 
@@ -202,7 +202,7 @@ def _web_pages(settings: EdgeSettings) -> WebPages:
 
 
 def _with_cors(app: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
-    """What lets pages of these origins use the API. Before the keys: a browser asks without one whether it may ask."""
+    """Add CORS for these origins, outside the check of keys: a browser's preflight brings none."""
     if not origins:
         return app
     return CORSMiddleware(

@@ -33,7 +33,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
 
 
 def url_of(bound: socket.socket) -> str:
-    """Where this socket can be reached from this machine, as a person would type it."""
+    """Return the URL of this socket from this machine, as a person would type it."""
     host, port = bound.getsockname()[:2]
     address = ip_address(host.partition("%")[0])
     if address.is_unspecified:

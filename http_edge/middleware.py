@@ -45,7 +45,7 @@ _BODILESS = frozenset(("GET", "HEAD", "OPTIONS"))
 
 
 class Exchange:
-    """One request on its way: what its answer bears beside the handler's own headers, and the status that went out (0: none yet)."""
+    """Request under way: headers that its answer bears beside the handler's own, and the status that went out (0: none yet)."""
 
     __slots__ = ("_send", "request", "request_id", "sent", "status")
 
@@ -232,7 +232,7 @@ class Middleware:
 
 
 def _client_of(scope: Scope, exchange: Exchange) -> str:
-    """Whose turn a request takes: that of its key, else of its address."""
+    """Return the client among whom turns are shared: the name of a key, else a network."""
     if exchange.request is not None and exchange.request.caller.key_name:
         return f"key {exchange.request.caller.key_name}"
     client = scope.get("client")

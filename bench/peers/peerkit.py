@@ -208,7 +208,7 @@ class PeerAdapter(ABC):
             self.spawn([sys.executable, "-m", module, str(number)], worker_cores(), server)
 
     def await_port(self, port: int, process: subprocess.Popen[bytes]) -> None:
-        """Return once somebody listens. Raises `Unavailable`."""
+        """Return once the port is listened on. Raises `Unavailable`."""
         give_up = time.monotonic() + _START_S
         while time.monotonic() < give_up and process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class BenchError(Exception):
-    """The measurement could not be made: one sentence for whoever started it."""
+    """The measurement could not be made: one sentence for the user."""
 
 
 class BadPlan(BenchError):

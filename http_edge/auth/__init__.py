@@ -1,1 +1,1 @@
-"""Who may ask: API keys, web pages of other origins, names of this host."""
+"""Authentication: API keys, web pages of other origins, names of this host."""

@@ -1,4 +1,4 @@
-"""Who a request is from and what goes with it: its key, its idempotency key; 401 without a key.
+"""Authentication of a request: its API key and idempotency key; 401 without a key.
 
 This is asked before all APIs, so that none of them knows of keys: what they ask of the broker is bounded by `scope.current()`.
 """
@@ -16,7 +16,7 @@ from http_edge.base.context import Caller, Payload, RequestScope
 from http_edge.base.errors import EdgeError
 from http_edge.base.limits import CLOSE
 
-#: For probes, and for whoever wants to know how to ask.
+#: For probes, and for readers of the API's description.
 OPEN_PATHS = frozenset(
     ("/", "/health", "/healthz", "/health_generate", "/readyz", "/livez", "/liveness", "/openapi.json", "/docs")
 )
@@ -32,14 +32,14 @@ _CHALLENGE = 'Bearer realm="zoetrope"'
 
 
 class Access:
-    """Admits requests. Without a key ring everybody may do everything, as one tenant."""
+    """Authenticator of requests. Without a key ring every request may do everything, as one tenant."""
 
     def __init__(self, keys: KeyRing | None, metrics_open: bool) -> None:
         self._keys = keys
         self._open_paths = OPEN_PATHS | {_METRICS} if metrics_open else OPEN_PATHS
 
     def admit(self, request: RequestScope, scope: Scope, sent: Sent) -> None:
-        """Fill in who asks, and what for. Raises `EdgeError`."""
+        """Fill in the scope's caller and idempotency key. Raises `EdgeError`."""
         headers = scope["headers"]
         _check_size(headers)
         path = scope["path"]
@@ -54,7 +54,7 @@ class Access:
             request.payload.add(scope.get("query_string", b"").decode("latin-1"))
 
     def _caller(self, keys: KeyRing, headers: Sent) -> Caller:
-        """Whoever sent one of the keys. Raises `EdgeError`.
+        """Return the caller of the first key that is known. Raises `EdgeError`.
 
         Either header will do: clients of other APIs send some bearer token whether or not they were given one.
         """

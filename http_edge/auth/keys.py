@@ -42,7 +42,7 @@ Limit = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
 class KeyRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One key: a line of the file."""
+    """Record of an API key: a line of the file."""
 
     name: Name
     #: "sha256:" and 64 hex digits.
@@ -98,7 +98,7 @@ def read_keys(path: Path) -> list[KeyRecord]:
 
 
 def _fault(line: str) -> str:
-    """Why a line is no record. No values: one may be a key."""
+    """Return the reason why a line is no record, without values: one may be a key."""
     try:
         found = msgspec.json.decode(line)
     except msgspec.MsgspecError:
@@ -179,7 +179,7 @@ class KeyRing:
         log.info("keys read", extra={"action": Action.KEYS, "count": len(records)})
 
     def _look(self) -> tuple[int, ...]:
-        """What changes when the file does. Read before the file is: a change in between is seen the next time."""
+        """Return the file's identity, which changes with its content. Taken before reading: a change in between is seen the next time."""
         try:
             status = os.stat(self._path)
         except OSError:

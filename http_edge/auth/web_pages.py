@@ -1,4 +1,4 @@
-"""Which names this service answers to, and which web pages may change its state.
+"""Protection from web pages: allowed host names (against DNS rebinding) and origins (against request forgery).
 
 A browser sends what any page asks for to every address that its machine reaches, and the page need not see the answer to have done harm. So
 without API keys a request that changes something is taken only from this service's own pages, from `cors_origins`, and from programs,
@@ -49,7 +49,7 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class WebPages:
-    """What a service of these settings answers to. `own_names`: of the machine; `keyed`: API keys are asked for."""
+    """Rules for hosts and origins. `own_names`: of the machine; `keyed`: API keys are asked for."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class WebPages:
 
 
 def own_names(host: str) -> list[str]:
-    """What the machine is called on its network: its own name, as it is, alone and with mDNS's ending, and the name that it listens on."""
+    """Return the machine's names on its network: its own, as it is, alone and with mDNS's ending, and the name that it listens on."""
     name = socket.gethostname().lower().rstrip(".")
     first = name.partition(".")[0]
     return [name, first, f"{first}.local", host]
@@ -191,7 +191,7 @@ def _foreign(header: str, value: bytes, sent: Sent) -> EdgeError:
 
 
 def _origin_of(url: bytes) -> str:
-    """Scheme and authority of a URL, in lower case; "null" and junk stay what they are."""
+    """Return scheme and authority of a URL in lower case; "null" and what is no URL as they are."""
     return "/".join(url.decode("latin-1").lower().split("/", 3)[:3])
 
 

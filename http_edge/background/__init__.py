@@ -1,1 +1,1 @@
-"""What runs beside requests: retention, exports, webhooks."""
+"""Background tasks: retention, exports, webhooks."""

@@ -1,4 +1,4 @@
-"""Fills client-chosen paths without being asked: when a job succeeds, at start, and after events were lost.
+"""Export of results to client-chosen paths in the background: when a job succeeds, at start, and after events were lost.
 
 Asking for a job fills its path anyway (`JobService`), but most clients of a path never ask: they look for the file. Every edge does this
 for every job, so it does not matter which one took the job or is still there; the ledger's lock lets one of them do the work.

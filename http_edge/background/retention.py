@@ -1,4 +1,4 @@
-"""How long things are kept: finished jobs go, records and files together, after `retention_s` or to stay within `disk_quota_mb`.
+"""Retention: finished jobs are deleted, records and files together, after `retention_s` or to stay within `disk_quota_mb`.
 
 Rules. The record goes first, in the broker's journal, then the files: after a crash in between, files without a record are found by
 `_sweep_strays`. A job that is pinned, or one of whose files is being sent, stays. Several edges may run over one home; the one that holds
@@ -54,7 +54,7 @@ _LIVE: tuple[JobStateName, ...] = ("queued", "delayed", "assigned", "running")
 
 
 class _Record(Struct, frozen=True):
-    """What matters here of a finished job."""
+    """Finished job, as far as retention needs it."""
 
     id: str
     fence: int
@@ -63,7 +63,7 @@ class _Record(Struct, frozen=True):
 
 
 class Retention:
-    """The task that lets go of what is no longer kept."""
+    """Task that deletes expired jobs and files."""
 
     def __init__(
         self,
@@ -263,7 +263,7 @@ class Retention:
         locks += own or ()
         return own is not None
 
-    # ------------------------------------------------------------ what nobody needs
+    # ------------------------------------------------------------ unused inputs and stray files
 
     async def _sweep_inputs(self, now: float) -> None:
         """Remove inputs that no job used for two retentions: every record that names them is gone, or belongs to a job that still waits."""

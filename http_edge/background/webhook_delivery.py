@@ -1,9 +1,9 @@
-"""Telling clients' webhooks what became of their jobs, by the Standard Webhooks specification.
+"""Delivery of webhook events to clients, by the Standard Webhooks specification.
 
-The broker's journal is the outbox: it knows what is due, over restarts of anybody. An edge claims some of it, sends, and reports within
-the claim's lease; a claim that is not reported comes back to whichever edge asks then. So a delivery is never lost and may be sent twice:
-receivers tell the second by its `webhook-id`. Any number of edges share the work.
-Whose turn it is, `webhook_turns` decides; what has to wait too long is given back to the outbox, which counts as no attempt.
+The broker's journal is the queue of deliveries, and outlives restarts of every process. An edge claims some of it, sends, and reports
+within the claim's lease; a claim that is not reported comes back to the next edge that asks. So a delivery is never lost and may be sent
+twice: receivers tell the second by its `webhook-id`. Any number of edges share the work. `webhook_turns` decides the order; a delivery that
+has to wait too long is given back to the journal, which counts as no attempt.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ Outcome = Literal["delivered", "retry", "failed", "disabled", "released"]
 
 
 class Result(Struct, frozen=True):
-    """What became of one attempt."""
+    """Result of one attempt."""
 
     outcome: Outcome
     status: int = 0
@@ -126,7 +126,7 @@ class WebhookDelivery:
         return wait_s if overdue_at is None else min(wait_s, overdue_at - now)
 
     async def _take_in(self) -> float:
-        """Seconds until more are due, as far as is known."""
+        """Claim due deliveries; return the seconds until more are due, as far as is known."""
         room = min(_BATCH, self._turns.room)
         if room <= 0 or not self._has_secrets():
             return _POLL_S
@@ -159,7 +159,7 @@ class WebhookDelivery:
         await self._report(claim, Result("released", retry_s=retry_s))
 
     def _has_secrets(self) -> bool:
-        """Whether deliveries can be signed. Until they can, they wait in the outbox."""
+        """Whether deliveries can be signed. Until they can, they wait in the journal."""
         try:
             self.secrets.keys()
         except SecretsError as error:
@@ -204,7 +204,7 @@ class WebhookDelivery:
     async def _attempt(self, claim: ClaimedDelivery) -> Result | None:
         """Send once. None: the job was deleted meanwhile, and the delivery with it."""
         try:
-            # Looking at a job fills its path first: whoever is told that it is done finds the file.
+            # Looking at a job fills its path first: a receiver of its event finds the file.
             job = await self._calls.job(claim.job_id)
             keys = self.secrets.keys()
         except EdgeError as error:
@@ -233,7 +233,7 @@ class WebhookDelivery:
         return self._again(claim, status, note, answer.get("retry-after", ""))
 
     def _again(self, claim: ClaimedDelivery, status: int, note: str, retry_after: str = "") -> Result:
-        """After a failure: when it is tried next, or that it is not."""
+        """Return the result of a failed attempt: when it is tried again, or that it is not."""
         if claim.attempts >= len(SCHEDULE_S):
             return Result("failed", status, 0.0, note[:256])
         pause_s = SCHEDULE_S[max(1, claim.attempts)] * (1.0 + _JITTER * self._draw())
@@ -273,7 +273,7 @@ def _host_of(url: str) -> str:
 
 
 def _seconds(retry_after: str, now: float) -> float:
-    """How long a `Retry-After` asks to wait; 0 when it says nothing that can be read."""
+    """Return the seconds that a `Retry-After` asks to wait; 0 when it cannot be read."""
     text = retry_after.strip()
     if text.isascii() and text.isdecimal():
         return float(text[:12])

@@ -1,4 +1,4 @@
-"""What a webhook's receiver is told of an event."""
+"""Bodies of webhook events."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def event_id(claim: ClaimedDelivery) -> str:
 
 
 def event_body(job: Job, claim: ClaimedDelivery, base_url: str) -> bytes:
-    """What the receiver gets, below 20 kB: the same bytes in every attempt. One body for OpenAI's form of events and the standard's."""
+    """Build the body, below 20 kB: the same bytes in every attempt, and one body for OpenAI's form of events and the standard's."""
     event = Event(
         id=event_id(claim),
         object="event",

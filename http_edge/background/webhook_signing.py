@@ -20,7 +20,7 @@ _LEAST_BYTES, _MOST_BYTES, _NEW_BYTES = 24, 64, 32
 
 
 class SecretsError(Exception):
-    """One sentence for the operator, without any secret in it."""
+    """Secrets cannot be read or made; one sentence for the operator, without any secret in it."""
 
 
 class WebhookSecrets:

@@ -1,4 +1,4 @@
-"""Which webhook deliveries are made now, which wait here, and which go back to the outbox: a receiver that hangs delays nobody else.
+"""Scheduling of webhook deliveries: begun now, waiting here, or given back to the journal; a receiver that hangs delays no other.
 
 Rules. A host has a few places, a tenant has half of all, and hosts that were slow when last asked have one place each and together no more
 than a quarter. What finds no place waits here for a while, hosts taking turns; what waits too long, or comes when its host has enough
@@ -40,7 +40,7 @@ _REMEMBERED = 1000
 
 
 class Turn(Struct, frozen=True):
-    """Whose receiver a delivery is for."""
+    """Receiver of a delivery, for the sharing of places."""
 
     host: str
     tenant: str
@@ -67,7 +67,7 @@ class Turns(Generic[T]):
 
     @property
     def room(self) -> int:
-        """How many more may come."""
+        """Number of further deliveries that may be claimed."""
         return WAITING - self._count
 
     def add(self, turn: Turn, item: T, now: float) -> float | None:
@@ -103,11 +103,11 @@ class Turns(Generic[T]):
         return found
 
     def next_overdue(self) -> float | None:
-        """When the next one will have waited too long; None: none waits."""
+        """Return the time at which the next one will have waited too long; None: none waits."""
         return min((waiting[0].since + WAIT_S for waiting in self._waiting.values()), default=None)
 
     def ended(self, turn: Turn, took_s: float, now: float) -> None:
-        """A delivery is over, well or not."""
+        """Free the place of a delivery that is over, well or not."""
         for counter, key in ((self._hosts, turn.host), (self._tenants, turn.tenant)):
             counter[key] -= 1
             if not counter[key]:

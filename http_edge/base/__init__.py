@@ -1,1 +1,1 @@
-"""What every room of the edge needs: errors, settings, the request's context, limits."""
+"""Ground floor of the edge: errors, settings, the request's context, limits."""

@@ -11,7 +11,7 @@ from http_edge.base.errors import from_broker
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """Raise `EdgeError` for what the broker's client raises inside."""
+    """Raise `EdgeError` for errors of the broker's client in the block."""
     try:
         yield
     except BrokerError as error:

@@ -1,4 +1,4 @@
-"""Who asks, and what goes with one request without being its matter: held in a context variable, so that API families need not pass it on.
+"""Context of a request (caller, trace, idempotency key): held in a context variable, so that API families need not pass it on.
 
 `access` sets it for every request. What runs beside the requests (`savers`, `retention`) has none, and then acts for the service: it sees
 every tenant's jobs.
@@ -23,7 +23,7 @@ DEFAULT_PRIORITY = 5
 
 
 class Caller(Struct, frozen=True, kw_only=True):
-    """Whoever sent a request, and what it may do."""
+    """Sender of a request, with its rights."""
 
     #: Name of its key; "" without one.
     key_name: str = ""
@@ -64,7 +64,7 @@ class Payload:
 
 
 class RequestScope:
-    """What goes with one request."""
+    """Context of one request."""
 
     __slots__ = ("caller", "job_key", "payload", "replayed", "request_id", "trace")
 
@@ -82,13 +82,13 @@ class RequestScope:
         self.trace = trace
         #: What the job's id is made of when the request bears an idempotency key; "" when it does not.
         self.job_key = job_key
-        #: Filled while the body is read; None when nobody needs it.
+        #: Filled while the body is read; None when it is not needed.
         self.payload = payload
         #: Whether the job that the answer shows was there before, by the idempotency key.
         self.replayed = False
 
     def log_fields(self) -> dict[str, str]:
-        """What log lines of this request bear."""
+        """Build the fields that the request's log lines bear."""
         trace_id = self.trace.trace_id if self.trace else ""
         return {"request_id": self.request_id, "trace_id": trace_id, "tenant": self.caller.tenant}
 

@@ -1,4 +1,4 @@
-"""What can go wrong in a request, by kind: the status, the word for the class of error, and whether to try again."""
+"""Table of errors by kind: the status, the word for the class of error, and whether to try again."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Kind = Literal[
 
 
 class Row(Struct, frozen=True):
-    """One line of the table."""
+    """Line of the table."""
 
     status: int
     #: OpenAI's word for the class of error.

@@ -91,7 +91,7 @@ def shown(value: Any) -> str:
 
 
 def from_broker(error: broker_errors.BrokerError) -> EdgeError:
-    """What a refusal of the broker means to a client."""
+    """Build the error for a refusal of the broker."""
     match error:
         case broker_errors.QueueFull():
             return EdgeError("queue_full", error.message, retry_after_s=error.retry_after_s or 5.0)
@@ -111,7 +111,7 @@ def from_broker(error: broker_errors.BrokerError) -> EdgeError:
 
 
 def from_disk(error: OSError) -> EdgeError | None:
-    """What a disk's refusal to be written means to a client; None when it is something else."""
+    """Build the error for a disk that cannot be written; None when `error` is something else."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return EdgeError("disk_full", "the service's disk is full", retry_after_s=_DISK_RETRY_S)
     if error.errno == errno.EROFS:
@@ -123,7 +123,7 @@ def from_disk(error: OSError) -> EdgeError | None:
 
 
 class Family(Struct, frozen=True, kw_only=True):
-    """How an API family answers errors."""
+    """Form of an API family's errors."""
 
     name: str
     #: What its paths begin with; of all families' prefixes the longest decides.
@@ -212,5 +212,5 @@ ANSWERED = (EdgeError, broker_errors.BrokerError, HTTPException, ClientDisconnec
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:
-    """The response to a client that left while its body was read: nobody hears it, and nobody needs a traceback."""
+    """The response to a client that left while its body was read: it is not read, and needs no traceback in the log."""
     return Response(status_code=499)

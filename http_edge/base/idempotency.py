@@ -45,7 +45,7 @@ def read_key(values: list[str]) -> str:
 
 
 def job_key(tenant: str, route: str, key: str) -> str:
-    """What a job's id is made of, so that the same request always means the same job."""
+    """Return the text that a job's id is made of, so that the same request always means the same job."""
     return hashlib.sha256(f"{tenant}\n{route}\n{key}".encode()).hexdigest()[:40]
 
 

@@ -1,4 +1,4 @@
-"""What one request may bring, in bytes and seconds, and the refusal of what is too large."""
+"""Limits of one request, in bytes and seconds, and the error for a body over them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLOSE = {"Connection": "close"}
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """What one request may bring, and how slowly."""
+    """Limits of one request's body."""
 
     #: The whole body, and so any file in it; bytes.
     request_bytes: int = 512 * MIB

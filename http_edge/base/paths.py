@@ -1,4 +1,4 @@
-"""Which files a client's path may mean: resolved from the start directory, symlinks followed, kept inside the roots.
+"""Resolving clients' paths: from the start directory, symlinks followed, confined to the roots.
 
 A resolved path is a name that can lead elsewhere a moment later, when somebody puts a link where a directory was. So whatever is read or
 written is reached from its root by open directories, one name at a time and through no link (`open_parent`).
@@ -21,11 +21,11 @@ _NAMED = 4
 
 
 class OutsideRoot(OSError):
-    """There is a link on the way: where it leads to was not checked."""
+    """A part of the path is a link, whose target was not checked."""
 
 
 def resolve(text: str, start: Path) -> Path:
-    """Where a client's path really leads: relative to the edge's start directory, every symlink resolved, nothing need exist.
+    """Resolve a client's path: relative to the edge's start directory, every symlink followed; nothing need exist.
 
     "/", which is within no root, when somebody exchanges links on the way.
     """

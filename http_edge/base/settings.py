@@ -202,7 +202,7 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
 
     @property
     def upload_limits(self) -> Limits:
-        """What one request may bring."""
+        """Limits of one request's body."""
         return Limits(
             request_bytes=self.max_upload_mb * MIB,
             idle_s=self.upload_idle_s,

@@ -16,7 +16,7 @@ _SAMPLED = "01"
 
 
 class Trace(Struct, frozen=True, kw_only=True):
-    """One request's place in a trace."""
+    """Position of a request in a trace."""
 
     #: 32 hex digits.
     trace_id: str

@@ -25,7 +25,7 @@ _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 
 class Reader:
-    """One request's fields."""
+    """Typed reader of a request's fields."""
 
     def __init__(self, fields: Mapping[str, Any], *, place: str = "body") -> None:
         self.fields = fields
@@ -55,7 +55,7 @@ class Reader:
         return value
 
     def required_text(self, name: str, *, max_chars: int, min_chars: int = 0) -> str:
-        """As `text`, but it must be there."""
+        """Return a string without NUL. Raises `EdgeError` when absent."""
         value = self.text(name, max_chars=max_chars, min_chars=min_chars)
         if value is None:
             raise missing([name], place=self.place)
@@ -107,7 +107,7 @@ class Reader:
         raise self.fault(name, "is not true or false")
 
     def choice(self, name: str, words: tuple[str, ...]) -> str | None:
-        """One of these words, or None when absent."""
+        """Return one of these words, or None when absent."""
         value = self._said(name)
         if value is not None and value not in words:
             raise self.fault(name, f"must be {' or '.join(f'{chr(34)}{word}{chr(34)}' for word in words)}")
@@ -204,7 +204,7 @@ def _is_side(side: Any) -> bool:
 
 
 def untexted(value: Any) -> Any:
-    """A text that is a number or a truth as that: of arguments whose type nobody here knows, and of forms, where all is text."""
+    """A text that is a number or a truth as that: of arguments whose type is not known here, and of forms, where all is text."""
     if not isinstance(value, str) or len(value) > 40:
         return value
     if value in ("true", "True", "false", "False"):

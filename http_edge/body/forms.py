@@ -1,4 +1,4 @@
-"""One reading of a request's fields for every API family: JSON, multipart/form-data and urlencoded, by content type.
+"""Reading of a request's fields for every API family: JSON, multipart/form-data and urlencoded, by content type.
 
     async with await read_fields(request) as fields:
         reader = Reader(fields.values)
@@ -60,7 +60,7 @@ class Upload(Struct, frozen=True, kw_only=True):
 
 
 class Fields:
-    """What a request brought."""
+    """Fields and files of a request."""
 
     def __init__(self, *, is_form: bool) -> None:
         #: Field -> value: text, lists and objects of text from a form, anything from JSON.

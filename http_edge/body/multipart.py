@@ -35,7 +35,7 @@ _PLAIN_ENCODINGS = (b"", b"7bit", b"8bit", b"binary")
 
 
 class Part(Struct, kw_only=True):
-    """One part: a file when it has a file name or the media type of one, else a field."""
+    """Part of a body: a file when it has a file name or the media type of one, else a field."""
 
     name: str
     #: None for a field.
@@ -67,7 +67,7 @@ def malformed(why: str) -> EdgeError:
 
 
 class PartReader:
-    """Reads one body's parts into `parts`. `create` makes temporary files, and whoever made them removes them."""
+    """Reads one body's parts into `parts`. `create` makes temporary files, which its owner removes."""
 
     def __init__(self, create: Callable[[], SpoolFile], boundary: bytes) -> None:
         self.parts: list[Part] = []
@@ -181,7 +181,7 @@ def _part(headers: dict[bytes, bytes]) -> Part:
         raise malformed(f"{name}: Content-Transfer-Encoding {shown(encoding.decode('latin-1'))} is not supported")
     file_name = None
     if b"filename" in options:
-        # How browsers, and whoever follows them (HTML, "multipart/form-data encoding algorithm"), write a quote in a name.
+        # How browsers, and clients that follow them (HTML, "multipart/form-data encoding algorithm"), write a quote in a name.
         raw = options[b"filename"].replace(b"%22", b'"')
         file_name = _text(f"{name}: the file name", raw, MAX_FILE_NAME_CHARS)
     kind, _ = parse_options_header(headers.get(b"content-type", b""))

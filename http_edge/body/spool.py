@@ -1,4 +1,4 @@
-"""Bytes on their way in: temporary files below `<home>/uploads/tmp`, and what bounds them.
+"""Upload spool: request bodies in temporary files below `<home>/uploads/tmp`, within bounds.
 
 Rules. A request's large bytes lie on disk until the request is complete, so that slow clients cost disk and not memory; at most
 `LARGE_AT_ONCE` complete large bodies are in memory at a time. A temporary file belongs to one request and is removed with it, whatever
@@ -56,7 +56,7 @@ STALE_S = 6 * 3600.0
 
 
 class Spool:
-    """The directory of temporary files of one edge, and the turns of those who need much of something."""
+    """Directory of an edge's temporary files, and the shared places for large bodies."""
 
     def __init__(
         self, directory: Path, limits: Limits | None = None, *, free_bytes: Callable[[Path], int] | None = None
@@ -115,7 +115,7 @@ class Spool:
         return self._large.release
 
     def sweep(self, now: float) -> int:
-        """Remove what killed processes left; how many files. `now` is Unix time. Blocks."""
+        """Remove files that killed processes left; return their number. `now` is Unix time. Blocks."""
         removed = 0
         with contextlib.suppress(FileNotFoundError):
             for entry in os.scandir(self.directory):
@@ -127,7 +127,7 @@ class Spool:
 
 
 class SpoolFile:
-    """One temporary file, written from the front. It is there until `discard`."""
+    """Temporary file, written from the front. It stays until `discard`."""
 
     def __init__(self, spool: Spool, path: Path, descriptor: int) -> None:
         self.path = path
@@ -190,7 +190,7 @@ class Body:
 
     @property
     def client(self) -> str:
-        """Who sends it, as far as places are shared out: the tenant of a key, else a network address."""
+        """Sender, among whom places are shared out: the tenant of a key, else a network address."""
         caller = current().caller
         if caller.key_name:
             return f"tenant {caller.tenant}"
@@ -236,7 +236,7 @@ class Body:
 
 
 def disk_error(error: OSError) -> EdgeError:
-    """What the disk's refusal means to a client."""
+    """Build the error for a disk that cannot be written."""
     refused = from_disk(error)
     if refused is not None:
         log.error("the disk cannot be written", extra={"action": Action.SPOOL, "reason": str(error)})

@@ -1,6 +1,6 @@
-"""Who may send a large body now. Places are few, as each holds descriptors and a buffer; a client has half of them at most.
+"""Sharing of places for large bodies. Places are few, as each holds descriptors and a buffer; a client has half of them at most.
 
-Rules. Who comes when there is no place left takes that of an upload that comes slowly: of the client with the most places, the slowest.
+Rules. An upload that finds no place left takes that of a slow one: of the client with the most places, the slowest.
 So held connections cost their owner, and nobody else. An upload that is new or quick is never ended for another.
 """
 
@@ -20,7 +20,7 @@ _QUICK_BYTES_PER_S = 64 * 1024
 
 
 class Upload:
-    """One upload under way. `stop` is called once when its place is needed; it `leave`s all the same."""
+    """Upload under way. `stop` is called once when its place is needed; it `leave`s all the same."""
 
     __slots__ = ("client", "since", "size", "stop")
 
@@ -61,7 +61,7 @@ class UploadPlaces:
         return True
 
     def leave(self, upload: Upload) -> None:
-        """Its place is free; also if it had to leave before."""
+        """Free its place; harmless if it had to leave before."""
         if upload in self._uploads:
             self._uploads.remove(upload)
             self._clients[upload.client] -= 1
@@ -70,7 +70,7 @@ class UploadPlaces:
 
 
 def network_of(address: str) -> str:
-    """What one client has: an IPv4 address, or a /64 of IPv6."""
+    """Return the network of one client: an IPv4 address, or a /64 of IPv6."""
     try:
         whole = IPv6Address(address.partition("%")[0])
     except ValueError:

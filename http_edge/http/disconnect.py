@@ -1,4 +1,4 @@
-"""Working for a client that waits, and only as long as it does."""
+"""Work for a waiting client, cancelled when the client disconnects."""
 
 from __future__ import annotations
 

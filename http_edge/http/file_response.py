@@ -5,7 +5,7 @@ Written rather than taken from starlette's `FileResponse`, which answers 400 to 
 same on every edge.
 
 `plan` decides from headers alone and touches nothing; `download` carries the plan out in worker threads. A file that is being sent is
-locked (shared): whoever makes room on the disk leaves it alone.
+locked (shared): retention leaves a locked file alone.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Download(Struct, frozen=True, kw_only=True):
 
 
 class Plan(Struct, frozen=True):
-    """What to answer: the status, and which bytes as (start, end) with the end exclusive."""
+    """Planned answer: the status, and the bytes as (start, end) with the end exclusive."""
 
     status: int
     ranges: tuple[tuple[int, int], ...] = ()
@@ -69,7 +69,7 @@ class Plan(Struct, frozen=True):
 
 
 def plan(headers: Headers, *, etag: str, size: int, modified_s: int) -> Plan:
-    """What a GET or HEAD with these headers gets, in the order of RFC 9110, 13.2.2.
+    """Plan the answer to a GET or HEAD with these headers, in the order of RFC 9110, 13.2.2.
 
     `etag` is quoted; `modified_s` is Unix time in whole seconds.
     """

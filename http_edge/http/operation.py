@@ -35,7 +35,7 @@ class Param(Struct, frozen=True, kw_only=True):
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """One good answer: bodies by media type. `types`: any of these structs, None for no body, bytes for a file."""
+    """Good answer: bodies by media type. `types`: any of these structs, None for no body, bytes for a file."""
 
     about: str
     types: tuple[Any, ...] = ()
@@ -45,7 +45,7 @@ class Answer(Struct, frozen=True, kw_only=True):
 
 
 class Body(Struct, frozen=True, kw_only=True):
-    """What a request brings."""
+    """Body of a request."""
 
     type: type[Struct]
     #: Whether forms are read as well as JSON.
@@ -67,7 +67,7 @@ class Tag(Struct, frozen=True):
 
 
 class Operation(Struct, frozen=True, kw_only=True):
-    """What a handler does. `errors` are the kinds besides those that every request can meet."""
+    """Operation of a handler. `errors` are the kinds besides those that every request can meet."""
 
     id: str
     tag: Tag
@@ -145,9 +145,9 @@ def _text(paragraph: str) -> str:
 
 # ---------------------------------------------------------------- kinds of errors that go together
 
-#: Of whoever asks the broker.
+#: Errors of operations that ask the broker.
 BROKER: tuple[Kind, ...] = ("unavailable", "shutting_down")
-#: Of whoever names something.
+#: Errors of operations that name an object.
 LOOKUP: tuple[Kind, ...] = (*BROKER, "not_found")
 QUERY: tuple[Kind, ...] = ("invalid_value", "missing_field")
 #: Of a small JSON body.
@@ -178,5 +178,5 @@ MAKE: tuple[Kind, ...] = (
     "key_reused",
     "damaged",
 )
-#: Of whoever waits until a job is over.
+#: Errors of operations that wait until a job is over.
 WAIT: tuple[Kind, ...] = ("job_failed", "job_cancelled", "wait_timeout", "not_ready", "gone")

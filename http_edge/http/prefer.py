@@ -21,7 +21,7 @@ _VARY = (b"vary", b"Prefer")
 
 
 class Prefer(Struct, frozen=True, kw_only=True):
-    """What a client prefers, as far as it is honoured."""
+    """Preferences of a client, as far as they are honoured."""
 
     respond_async: bool = False
     #: Seconds; None when nothing was said.

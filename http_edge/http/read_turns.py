@@ -1,4 +1,4 @@
-"""Which expensive reads are answered now: pages of jobs, metrics, thumbnails. Places are few, and clients take turns for them.
+"""Scheduling of expensive reads (pages of jobs, metrics, thumbnails): places are few, and clients take turns for them.
 
 Such a read takes milliseconds of the edge's one thread and of the broker's, where a submit or a status takes a fraction of one. Rules. A
 client has half of the places at most. What finds none waits, in the order of arrival within its client, clients one after the other; so

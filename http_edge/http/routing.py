@@ -88,7 +88,7 @@ def operations_of(routes: Iterable[BaseRoute]) -> list[Operation]:
 
 
 def base_url(request: Request, public_url: str) -> str:
-    """What links to this service begin with, without a last slash: the address that it is known by, else the one that was asked."""
+    """Return the base of links to this service, without a last slash: its public address, else the one that was asked."""
     if public_url:
         return public_url.rstrip("/")
     # As `request.base_url` has it, at a tenth of its cost, which status reads would notice.

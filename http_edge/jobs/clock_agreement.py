@@ -1,4 +1,4 @@
-"""What deletes by age needs clocks that agree: when they do, and how much older than it is a file may look.
+"""Agreement of clocks, which deletion by age needs: whether they agree, and by how much a file may look older than it is.
 
 A job's age is the broker's to judge, on a timeline that nobody can set (`broker.shell.clock`). Files bear times of the wall clock. Where it
 was set forwards, those of before look older than they are by the step, so that much is taken off until they are that old indeed.
@@ -13,7 +13,7 @@ APART_S = 60.0
 
 
 def doubt(pool: PoolView, now: float) -> str:
-    """Why the clocks cannot be trusted at `now`, this process's wall clock, in a sentence; "" when they can."""
+    """Return the reason why the clocks cannot be trusted at `now`, this process's wall clock, in a sentence; "" when they can."""
     if not pool.now:
         return "the broker does not tell its time: it is of an older version"
     apart = now - pool.now

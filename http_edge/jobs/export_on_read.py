@@ -50,7 +50,7 @@ class ExportOnRead:
         return job.unsaved(known[0]) if known[0] else job
 
     def forget(self, job_ids: Iterable[str]) -> None:
-        """These jobs are gone; later ones of these ids are others."""
+        """Drop deleted jobs; later ones of these ids are others."""
         for job_id in job_ids:
             self._settled.pop(job_id, None)
 

@@ -1,4 +1,4 @@
-"""What a request may ask to be generated: each field declared once, with its type, bounds, meaning and names.
+"""Fields of a generation request: each declared once, with its type, bounds, meaning and names.
 
 From this declaration come the reader of every API family (`read_generation`), the request schemas of the OpenAPI document
 (`schema_requests`), and the fields' table in docs/api.md. An alias is a name that means this one field in every server and tool whose
@@ -408,7 +408,7 @@ class Generation(Struct, frozen=True, kw_only=True):
 
 
 class Field(Struct, frozen=True, kw_only=True):
-    """One field, as its declaration says."""
+    """Field as its declaration says."""
 
     name: str
     kind: Kind

@@ -1,8 +1,8 @@
 """Reading the fields of a generation from a request: one reader for every API family, for JSON and forms alike.
 
 Rules. A field may come under any of its names; two of them with different values contradict each other. A field of the request that stands
-in `extra` means the field. What nobody reads is never silently dropped: `Policy` says, for each family, whether it is refused or told of
-in the job's warnings. Names that ask for nothing (null, empty) are no news.
+in `extra` means the field. A field that is not read is never silently dropped: `Policy` says, for each family, whether it is refused or
+among the job's warnings. Names that ask for nothing (null, empty) are no news.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _IN_EXTRA = frozenset(name for name, field in FIELDS.items() if field.kind in ("
 
 
 class Policy(Struct, frozen=True, kw_only=True):
-    """How an API family treats what cannot be honoured."""
+    """Treatment of fields that cannot be honoured, per API family."""
 
-    #: Whether a name that nobody knows is an error; else it is ignored with a warning.
+    #: Whether an unknown name is an error; else it is ignored with a warning.
     refuses_unknown: bool
     #: Whether a known wish that nothing here can grant, and a contradiction, is an error; else it is ignored with a warning.
     refuses_unsupported: bool
@@ -65,7 +65,7 @@ def read_generation(
     files: Collection[str] = (),
     place: str = "body",
 ) -> Reading:
-    """What a request asks for. Raises `EdgeError` naming field, value and rule.
+    """Read a generation from a request's fields. Raises `EdgeError` naming field, value and rule.
 
     `own`: names that the caller reads itself, values and files; `files`: names of the files that came.
     """
@@ -73,7 +73,7 @@ def read_generation(
 
 
 class _Reading:
-    """One request while it is read."""
+    """State of reading one request."""
 
     def __init__(self, values: Mapping[str, Any], policy: Policy, own: frozenset[str], place: str) -> None:
         self._policy = policy
@@ -169,10 +169,10 @@ class _Reading:
                 sent = self._labels.pop(name, name)
                 self._contradict(label, sent, f"{label} and {sent} contradict each other")
 
-    # ------------------------------------------------------------ what nobody reads
+    # ------------------------------------------------------------ fields that are not read
 
     def _judge_rest(self, files: Collection[str]) -> None:
-        """Refuse, or tell of, what the request says and nobody here reads. Raises `EdgeError`."""
+        """Refuse fields of the request that are not read, or warn of them. Raises `EdgeError`."""
         unknown: list[str] = []
         for name in self._unread():
             if name in UNSUPPORTED:

@@ -1,7 +1,7 @@
-"""One watch on the broker per edge process, fanned out to event streams and waiters, and a short memory of job views.
+"""Fan-out of the broker's events to event streams and waiters of one edge process, and a short memory of job views.
 
 Rules. A listener has room for one view, the newest: a slow reader skips steps and costs no memory. When events were lost (a gap),
-every listener is marked stale and the memory is emptied; whoever listens then asks for a snapshot. A remembered view of a live job
+every listener is marked stale and the memory is emptied; each listener then asks for a snapshot. A remembered view of a live job
 is believed only for a moment, so that a watch that died unnoticed cannot lie for long. Nothing here is needed for correctness
 over a restart.
 """
@@ -78,7 +78,7 @@ class Memory:
             self.forget(next(iter(self._jobs)))
 
     def learn(self, view: JobView) -> None:
-        """Follow an event: progress is taken over; a change of state is forgotten, as its story is not in the event."""
+        """Follow an event: progress is taken over; a change of state is forgotten, as its history is not in the event."""
         self._heard[view.id] = view.revision
         self._heard.move_to_end(view.id)
         if len(self._heard) > _REMEMBERED:
@@ -115,7 +115,7 @@ class Memory:
 
 
 class Audience:
-    """Everyone who listens to one job, and the job as the newest event made it: made once for all of them."""
+    """Listeners of one job, and the job as the newest event made it: made once for all of them."""
 
     def __init__(self) -> None:
         self.listeners: set[Listener] = set()
@@ -174,7 +174,7 @@ class Listener:
         return newest
 
     def close(self) -> None:
-        """Nobody will wait any more."""
+        """Wake the reader for the last time."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -199,7 +199,7 @@ class Listener:
 
 
 class Hub:
-    """Takes the broker's events (`on_event`, `on_gap`) and hands them to whoever listens."""
+    """Takes the broker's events (`on_event`, `on_gap`) and hands them to listeners."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.memory = Memory(clock)
@@ -270,11 +270,11 @@ class Hub:
 
     @property
     def listeners(self) -> int:
-        """How many listen now."""
+        """Number of listeners."""
         return sum(len(audience.listeners) for audience in self._audiences.values())
 
     def close(self) -> None:
-        """Wake everyone for the last time: streams end, waits give up."""
+        """Wake all listeners for the last time: streams end, waits give up."""
         self.closed = True
         for listener in self._all():
             listener.wake()

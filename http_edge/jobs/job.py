@@ -40,12 +40,12 @@ class Job(Struct, frozen=True, kw_only=True):
 
     @property
     def expires_at(self) -> float:
-        """When record and files go, Unix time; 0 when that is not known: the job is not over, or is kept for ever."""
+        """Return when record and files are deleted, Unix time; 0 when not known: the job is not over, or is kept for ever."""
         return self.view.finished_at + self.kept_s if self.kept_s and self.is_final else 0.0
 
     @property
     def id(self) -> str:
-        """As its clients know it; `view.id` is the journal's."""
+        """Id as its clients know it; `view.id` is the journal's."""
         return shown_id(self.view.id)
 
     @property
@@ -57,7 +57,7 @@ class Job(Struct, frozen=True, kw_only=True):
         return f"{self.spec.output if self.spec else 'job'}.{event}"
 
     def moved_to(self, view: JobView) -> Job:
-        """This job in a later view; events bring neither spec nor story."""
+        """This job in a later view; events bring neither spec nor history."""
         if not view.body:
             view = msgspec.structs.replace(view, body=self.view.body, story=view.story or self.view.story)
         return Job(view=view, spec=self.spec, kept_s=self.kept_s)
@@ -67,15 +67,15 @@ class Job(Struct, frozen=True, kw_only=True):
         return Job(view=self.view, spec=self.spec, save_error=reason, kept_s=self.kept_s)
 
     def json(self, name: str, make: Callable[[Job], Any]) -> bytes:
-        """What `make` tells of this job, as JSON, encoded once. `name` says what that is."""
+        """Encode the JSON that `make` builds of this job, once. `name`: key of the cached bytes."""
         return self.encoded_once(name, lambda: msgspec.json.encode(make(self)))
 
     def encoded_once(self, name: str, encode: Callable[[], bytes]) -> bytes:
-        """What `encode` gives, made once; `name` says what that is."""
+        """Return the bytes of `encode`, made once. `name`: key of the cached bytes."""
         found = self.encoded.get(name)
         if found is None:
             found = encode()
-            # Some answers differ by the address that was asked; whoever asks many makes no copies here.
+            # Some answers differ by the address that was asked; a client that asks many makes no copies here.
             if len(self.encoded) < _ENCODED:
                 self.encoded[name] = found
         return found

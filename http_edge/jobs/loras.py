@@ -28,7 +28,7 @@ _IDLE = ("int_id", "lora_int_id")
 
 
 class LoraWish(Struct, frozen=True, kw_only=True):
-    """One LoRA as a request names it."""
+    """LoRA as a request names it."""
 
     name: str
     #: None: as the model's table says. By component, in place of it, where there is a dict.

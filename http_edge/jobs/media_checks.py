@@ -1,4 +1,4 @@
-"""What a request's media are held to: what the model takes and needs, how they go together, what of them is cut. Touches no file."""
+"""Checks of a request's media: against the model, against one another, and how they are cut. Touches no file."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def check_media(wanted: Generation, media: Media) -> None:
 
 
 def told_of_media(wanted: Generation, card: ModelCard, media: Media, size: tuple[int, int]) -> Iterator[str]:
-    """What was changed of the inputs, and what is cut off to draw this size: a sentence each."""
+    """Return warnings about changed inputs and parts that are cut off to draw this size, a sentence each."""
     for role, kept in media.items():
         label = wanted.label(role)
         for one in kept:

@@ -1,4 +1,4 @@
-"""Which models there are: the cards that workers bring, read from the broker's view of the pool and kept for a moment."""
+"""Catalogue of models: the cards that workers bring, read from the broker's view of the pool and kept for a moment."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Catalogue:
             return self._pool
         asked_at = self._clock()
         async with self._lock:
-            # Whoever waited for the lock may use what its holder fetched, if that was asked after we were.
+            # A task that waited for the lock may use what its holder fetched, if that was asked after we were.
             if self._pool is None or self._pool_at < asked_at:
                 started_at = self._clock()
                 self._pool = await self._fetch()
@@ -53,7 +53,7 @@ class Catalogue:
             return self._pool
 
     async def cards(self, worker: str = "", max_age_s: float = _FRESH_S) -> list[ModelCard]:
-        """One card a model name, in the order of workers and of their own lists; only this worker's if it is named."""
+        """Return one card a model name, in the order of workers and of their own lists; only this worker's if it is named."""
         await self.pool(max_age_s)
         cards: dict[str, ModelCard] = {}
         for name in sorted(self._known):

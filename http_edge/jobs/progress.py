@@ -1,4 +1,4 @@
-"""One number for how far a job is: 0 to 100, never falling, 100 only when it succeeded.
+"""Progress of a job as one number: 0 to 100, never falling, 100 only when it succeeded.
 
 Each phase has its share of the scale, most of it the denoising steps. A second attempt starts over, but the number does not: an edge
 remembers the highest it said of each job. That memory is bounded and an edge's own; all edges see the same events, so theirs agree.
@@ -25,7 +25,7 @@ _REMEMBERED = 10_000
 
 
 def of_view(view: JobView) -> int:
-    """How far this attempt is, by itself."""
+    """Return the progress of this attempt, by itself."""
     if view.state == "succeeded":
         return 100
     low, high = _SHARES[view.phase]

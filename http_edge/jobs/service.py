@@ -1,4 +1,4 @@
-"""What the edge does for every API family: submit, look up, list, cancel, wait, follow. The only user of the broker's client.
+"""Operations on jobs for every API family: submit, look up, list, cancel, wait, follow. The only user of the broker's client.
 
 Rules. A job that succeeded is reported as such only after its client-chosen path is filled (or could not be), whichever edge is
 asked. Every wait has an end. A caller's jobs are those of its tenant (`scope`); others do not exist for it. Nothing lives here alone:
@@ -180,7 +180,7 @@ class JobService:
         return await in_slices(views, self._remember_listed), more
 
     async def visible(self, job_ids: Sequence[str]) -> list[str]:
-        """Those of these jobs that the caller may see. Raises `EdgeError`."""
+        """Return those of these jobs that the caller may see. Raises `EdgeError`."""
         sees = current().caller.sees
         with translated():
             views = await asyncio.gather(*(self._broker.get(job_id, sees) for job_id in job_ids))
@@ -228,7 +228,7 @@ class JobService:
             return await self._broker.pool()
 
     async def _remember_listed(self, view: m.JobView) -> Job:
-        """As `_remember`, but a job that is over and known stays the one that it was, with the answers that were encoded of it."""
+        """Remember jobs of a list; one that is over and known stays the one that it was, with the answers that were encoded of it."""
         held = self.hub.memory.get(view.id)
         if held is not None and held.is_final and not view.submission.webhook and held.view.revision == view.revision:
             return held
@@ -289,7 +289,7 @@ class JobService:
     # ------------------------------------------------------------ cancel, wait, follow
 
     async def cancel(self, job_id: str) -> tuple[Cancelled, Job]:
-        """What became of the request, and the job. Raises `EdgeError`."""
+        """Cancel a job; return the outcome and the job. Raises `EdgeError`."""
         caller = current().caller
         for name in meant(caller, job_id):
             if not is_job_id(name):
@@ -377,7 +377,7 @@ def _is_last(name: str, workers: Sequence[m.WorkerView]) -> bool:
 
 
 def _cursor_at(after: str, newest_first: bool) -> float:
-    """Where a page goes on when the job it begins behind was deleted meanwhile: whoever deletes what it lists must reach the end."""
+    """Return the cursor behind a job that was deleted meanwhile: a client that deletes what it lists must reach the end."""
     at = named_at(after)
     return max(0.0, at + (_CLOCKS_S if newest_first else -_CLOCKS_S)) if at else 0.0
 

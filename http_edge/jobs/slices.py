@@ -15,7 +15,7 @@ _SLICE = 16
 
 
 async def in_slices(items: Sequence[S], make: Callable[[S], Awaitable[T]] | Callable[[S], T]) -> list[T]:
-    """What `make` gives for each item, in order."""
+    """Return `make` of each item, in order, other requests served in between."""
     found: list[T] = []
     for number, item in enumerate(items, 1):
         made = make(item)

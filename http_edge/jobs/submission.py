@@ -1,4 +1,4 @@
-"""What an API family hands to `JobService.submit`."""
+"""Argument of `JobService.submit`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from http_edge.media.image_inputs import Picture
 
 
 class Submission(Struct, frozen=True, kw_only=True):
-    """One request to make something, from any API family."""
+    """Generation request of any API family, ready to be submitted."""
 
     wanted: Generation
     #: What of the request was changed or is ignored, as its reader found.

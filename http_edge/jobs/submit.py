@@ -1,4 +1,4 @@
-"""From an order to a job in the queue: the model, the spec, the client's paths and image, the job's id, and the broker's answer.
+"""Submitting a job: the model, the spec, the client's paths and image, the job's id, and the broker's answer.
 
 Rules. A request that is sent again means the same job: under the client's own id what was drawn for the first (seed, trace) is taken for
 the next, and under an idempotency key (`idempotency`) the job of the first is the answer. Limits are the caller's (`scope`).
@@ -58,7 +58,7 @@ _NAMED = re.compile(r"[a-z]+[_-]([0-9a-f]{11})[0-9a-f]{20}")
 
 
 class Submitter:
-    """How jobs are handed in."""
+    """Submitter of jobs."""
 
     def __init__(
         self,
@@ -257,7 +257,7 @@ class Submitter:
         )
 
     async def _checked_path(self, wanted: Generation, spec: JobSpec) -> str:
-        """Where the result is saved to; "" for nowhere. Raises `EdgeError`."""
+        """Return the checked path that the result is saved to; "" for none. Raises `EdgeError`."""
         if not spec.save_to:
             return ""
         label, tenant = wanted.label("save_to"), current().caller.tenant
@@ -310,7 +310,7 @@ def _new_name(now: float) -> str:
 
 
 def named_at(job_id: str) -> float:
-    """When an id was made, Unix time; 0 when it does not say."""
+    """Return the time at which an id was made, Unix; 0 when it does not say."""
     match = _NAMED.fullmatch(job_id)
     return int(match[1], 16) / 1000 if match else 0.0
 

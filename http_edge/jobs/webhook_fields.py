@@ -31,7 +31,7 @@ _PREFIXES = ("job.", "video.", "image.")
 
 
 class Webhook(Struct, frozen=True, kw_only=True):
-    """Where a job's events are told, and which; none: all of them."""
+    """Webhook of a job: its URL and events; no events: all of them."""
 
     url: str
     events: tuple[WebhookEvent, ...] = ()
@@ -53,7 +53,7 @@ def read_webhook(values: Mapping[str, Any], *, place: str = "body") -> Webhook |
 
 
 def _read_events(reader: Reader) -> tuple[WebhookEvent, ...]:
-    """From a list, its JSON text, or text with commas; in one order, so that the same wish is the same request."""
+    """Read events from a list, its JSON text, or text with commas; in one order, so that equal requests have equal digests."""
     value = reader.raw("webhook_events")
     if isinstance(value, str):
         text = value.strip()

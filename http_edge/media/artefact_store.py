@@ -1,4 +1,4 @@
-"""What lies on disk for jobs: `<home>/artefacts/<job id>/<fence>/`, how large it is, whether it may go, and taking it away.
+"""Store of artefacts: `<home>/artefacts/<job id>/<fence>/`, their sizes, pins, locks and removal.
 
 An attempt's files go by its fence, which is never given twice: what is removed for a job that was forgotten can be no file of a later job
 of the same id. A job is pinned while `<home>/pins/<job id>` exists. Everything here blocks: callers are worker threads.

@@ -12,7 +12,7 @@ from http_edge.http.file_response import Download
 
 
 def artefact_path(artefacts: Path, view: JobView, artefact: Artefact) -> Path:
-    """Where an artefact of a finished job lies."""
+    """Return the path of an artefact of a finished job."""
     return artefacts / view.id / str(view.fence) / artefact.name
 
 
@@ -68,7 +68,7 @@ def artefact_file(
 
 
 def file_name(view: JobView, index: int, artefact: Artefact) -> str:
-    """What a downloaded artefact is called: by its job, as every job's first file has the same name."""
+    """Return the file name of a download: by its job, as every job's first file has the same name."""
     suffix = Path(artefact.name).suffix
     job_id = shown_id(view.id)
     return f"{job_id}{suffix}" if index == 0 else f"{job_id}-{index}{suffix}"

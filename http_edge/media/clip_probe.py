@@ -25,7 +25,7 @@ _ENVIRONMENT = ("LD_LIBRARY_PATH",)
 
 
 def probe(data: bytes) -> ClipFacts:
-    """What this clip is. Raises `BadClip`."""
+    """Read size, rate and length of a clip. Raises `BadClip`."""
     # By its file: it needs nothing of ours, and so no directory of ours to be found in.
     command = [sys.executable, "-I", clips.__file__, str(_MEMORY_BYTES), str(_CPU_S)]
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}

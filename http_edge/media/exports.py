@@ -40,13 +40,13 @@ SUFFIXES = {"video": ".mp4", "image": ".png"}
 _ALLOWED = "the directories that clients may write to"
 _TAKEN = "exists already, and is not a file that this service wrote"
 
-#: A copy takes seconds at most; whoever holds the lock longer is stopped or stuck.
+#: A copy takes seconds at most; a process that holds the lock longer is stopped or stuck.
 _LOCK_TIMEOUT_S = 10.0
 _LOCK_POLL_S = 0.02
 
 
 class Identity(Struct, frozen=True):
-    """Which file, and in which version."""
+    """Identity of a file and of its version."""
 
     dev: int
     ino: int
@@ -86,13 +86,13 @@ class Source(Struct, frozen=True, kw_only=True):
 
 
 class _Spot(Struct, frozen=True):
-    """Where a path lies: a name in an open directory."""
+    """Location of a path: a name in an open directory."""
 
     directory: int
     name: str
 
     def identity(self) -> Identity | None:
-        """Which file is there, None when there is none. A link, directory or device is never one that we wrote."""
+        """Return the identity of the file there, None when there is none. A link, directory or device is never one of ours."""
         try:
             status = os.stat(self.name, dir_fd=self.directory, follow_symlinks=False)
         except FileNotFoundError:
@@ -159,7 +159,7 @@ class Exports:
         target = resolve(text, self._start)
         if not (is_within(target, self._roots) and self._outside_private(target)):
             raise EdgeError("forbidden", "Access to this file is not allowed", param="path", value=text, place="path")
-        # Without the lock: whoever asks for any number of paths must not leave a lock file for each.
+        # Without the lock: a client that asks for any number of paths must not leave a lock file for each.
         with contextlib.suppress(OSError):
             entry = self._read(target)
             if entry is not None and entry.done and self._there(target) == entry.file:
@@ -167,7 +167,7 @@ class Exports:
         return None
 
     def owner(self, target: Path) -> str | None:
-        """Whose job's result lies at a resolved path; None when this service put none there."""
+        """Return the job whose result lies at a resolved path; None when this service put none there."""
         entry = self._read(target)
         return None if entry is None else entry.tenant
 
@@ -212,7 +212,7 @@ class Exports:
         self._write(target, msgspec.structs.replace(entry, file=identity, temporary="", done=True))
 
     def _there(self, target: Path) -> Identity | None:
-        """Which file is at a resolved path within the roots, None when there is none. Raises `OSError`."""
+        """Return the identity of the file at a resolved path within the roots, None when there is none. Raises `OSError`."""
         try:
             with open_parent(target, self._roots) as directory:
                 return _Spot(directory, target.name).identity()
@@ -228,7 +228,7 @@ class Exports:
         return self._overwrite and there != _NO_FILE
 
     def _outside_private(self, target: Path) -> bool:
-        """Of the service's own directories only the artefacts directory itself is free: what lies deeper is a job's."""
+        """Return whether a path is none of the service's own; the artefacts directory itself is free, what lies deeper is a job's."""
         return target.parent == self._artefacts or not is_within(target, self._private)
 
     # ------------------------------------------------------------ ledger

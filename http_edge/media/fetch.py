@@ -19,7 +19,7 @@ from http_edge.media.ssrf import GuardedBackend, Refused, SsrfGuard
 MAX_REDIRECTS = 3
 MAX_URL_CHARS = 8192
 
-#: The whole fetch with its redirects: whoever asked for a job waits for it, and many clients no longer than 30 s.
+#: The whole fetch with its redirects: the client that submits waits for it, and many no longer than 30 s.
 _TOTAL_S = 20.0
 _CONNECT_S = 5.0
 _READ_S = 10.0
@@ -28,7 +28,7 @@ _READ_S = 10.0
 _PUT_TOTAL_S = 60.0
 _PUT_READ_S = 30.0
 
-#: Fetches at once: in all, and from one host and port, so that a server that hangs delays nobody else.
+#: Fetches at once: in all, and from one host and port, so that a server that hangs delays no other fetch.
 _AT_ONCE = 64
 _OF_HOST = 4
 

@@ -80,7 +80,7 @@ _CLIP_TYPES = {".mp4": "video/mp4", ".mkv": "video/x-matroska"}
 
 
 def max_bytes(kind: InputKind) -> int:
-    """How large a file of this kind may be."""
+    """Return the size limit of a file of this kind, bytes."""
     return MAX_CLIP_BYTES if kind == "clip" else MAX_IMAGE_BYTES
 
 
@@ -110,7 +110,7 @@ class Picture(Struct, frozen=True):
 
 
 class ImageInputs:
-    """Where inputs may come from, and where they are kept.
+    """Store of inputs, and the sources that they may come from.
 
     With tenants, what other tenants have is closed: everything below `closed`, the home, where uploads and artefacts lie under no tenant's
     name; and results that were saved elsewhere, by whose they are (`owner_of` a resolved path, None: nobody's).
@@ -219,7 +219,7 @@ class ImageInputs:
 
     @contextlib.contextmanager
     def _lock(self, kind: int) -> Iterator[None]:
-        """Nothing is removed while somebody notes that it is used."""
+        """Lock against removal while an input's use is noted."""
         self._uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(self._uploads / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

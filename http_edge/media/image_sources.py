@@ -96,7 +96,7 @@ class ImageSources:
         if size > most + 4:
             raise invalid(field, text, f"has {size} bytes, at most {most}")
         try:
-            # Bytes, as a regular expression over megabytes would hold everybody up.
+            # Bytes, as a regular expression over megabytes would hold the event loop up.
             letters = text[start:].encode("ascii").translate(_URL_SAFE, b" \t\r\n\v\f").rstrip(b"=")
             data = base64.b64decode(letters + b"=" * (-len(letters) % 4), validate=True)
         except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Which addresses the edge may connect to on a client's word, and connections that go to a checked address and nowhere else.
+"""Protection from server-side request forgery: allowed addresses for clients' URLs, and connections to a checked address alone.
 
 Rules. A client's URL may only lead to the public internet on ports 80 and 443. The name is resolved here, every address is judged, and the
 connection goes to the very address that was judged: a name that answers differently the second time gains nothing. Names of the HTTP

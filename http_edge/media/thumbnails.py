@@ -1,6 +1,6 @@
-"""Pictures made from results when somebody asks for them: thumbnails, contact sheets, images in other formats.
+"""Pictures made from results on request: thumbnails, contact sheets, images in other formats.
 
-They lie beside the artefact that they were made from, as `derived-…`, so that they go when it goes, and are made once: whoever comes later
+They lie beside the artefact that they were made from, as `derived-…`, so that they go when it goes, and are made once: a later request
 finds the file. Two edges that make the same file at once put the same bytes there. Reading and drawing happens in worker threads.
 """
 
@@ -47,7 +47,7 @@ _THREADS = 2
 
 
 class Variant(Struct, frozen=True, kw_only=True):
-    """What to make of an artefact."""
+    """Variant of an artefact to make."""
 
     kind: Literal["thumbnail", "spritesheet", "image"]
     format: Format

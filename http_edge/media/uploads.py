@@ -29,7 +29,7 @@ _CHUNK_BYTES = 1024 * 1024
 
 
 class StoredFile(Struct, frozen=True, kw_only=True):
-    """One uploaded file's record."""
+    """Record of an uploaded file."""
 
     id: str
     size: int
@@ -136,7 +136,7 @@ class Uploads:
         return removed
 
     def data_path(self, file_id: str) -> Path:
-        """Where the bytes are."""
+        """Path of the bytes."""
         return self._directory / f"{file_id}.data"
 
     def _record_path(self, file_id: str) -> Path:

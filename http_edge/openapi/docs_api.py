@@ -86,7 +86,7 @@ def _copy(data: bytes, media_type: str) -> _Copy:
 
 
 def _answer(request: Request, copy: _Copy) -> Response:
-    """The bytes, or 304 for whoever has them."""
+    """Return the bytes, or 304 to a client that has them."""
     headers = {"ETag": copy.etag, "Cache-Control": "no-cache"}
     tags = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     if copy.etag in tags or "*" in tags:

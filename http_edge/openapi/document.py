@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 document: from the operations of the application's routes, the structs of their bodies, and the table of errors.
 
 What is said of an operation's errors is what `ErrorResponses` would answer on its path, so the two cannot differ. HEAD goes where
-GET goes, and is not told of.
+GET goes, and is left out.
 """
 
 from __future__ import annotations
@@ -269,7 +269,7 @@ def _answer(status: int, answer: Answer, by_id: Mapping[str, Operation], schemas
 
 
 def _link(operation: Operation, answer: Answer) -> dict[str, Any]:
-    """How an operation goes on with what an answer is about."""
+    """Build the OpenAPI link from an answer to an operation on its object."""
     own = next(param for param in operation.params if param.name in ("id", "task_id"))
     member = next(word for word in ("id", "task_id") if word in answer.types[0].__struct_fields__)
     return {"operationId": operation.id, "parameters": {f"{own.place}.{own.name}": f"$response.body#/{member}"}}

@@ -1,4 +1,4 @@
-"""Start one agent: `python -m workers.agent --link FD`, run by the supervisor and by nobody else."""
+"""Start one agent: `python -m workers.agent --link FD`, run by the supervisor alone."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class EngineProcess:
         return self._process.poll()
 
     def kill(self) -> None:
-        """SIGKILL to its group; once it is reaped, to nobody."""
+        """Send SIGKILL to its group; nothing once it is reaped."""
         if self._process.poll() is None:
             kill_group(self._process.pid)
 

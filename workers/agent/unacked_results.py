@@ -93,5 +93,5 @@ def _stamped(pending: _Pending, free: int, now: float) -> AgentResult:
 
 
 def keeps_files(message: AgentResult) -> bool:
-    """Whether the files of an attempt with this result are of use to anybody."""
+    """Whether the files of an attempt with this result may still be used."""
     return isinstance(message, Finished)

@@ -212,4 +212,4 @@ class _Bar:
         self._steps.end()
 
     def set_description(self, *_: Any, **__: Any) -> None:
-        """Nobody reads it."""
+        """Ignore the description, which is not shown."""

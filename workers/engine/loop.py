@@ -1,4 +1,4 @@
-"""The engine process: `python -m workers.engine.loop --socket FD --words FD`, started by an agent and by nobody else.
+"""The engine process: `python -m workers.engine.loop --socket FD --words FD`, started by an agent alone.
 
 It takes one `Setup` (a spare does its imports before that comes), then one job after another, and answers each exactly once (`runner`).
 The main thread computes; a second thread reads the socketpair, so that the end of the stream (the agent has gone) ends the process at

@@ -1,4 +1,4 @@
-"""Previews: pictures of an output while it is still being denoised, for whoever watches it come.
+"""Previews: pictures of an output while it is still being denoised, for clients that watch it come.
 
 They are real: at evenly spaced steps the latents of the moment go through the model's own VAE. Half-way latents are mostly noise, so
 where the scheduler moves on straight lines (flow matching, Euler on noise predictions) the picture is of the point that the step aims

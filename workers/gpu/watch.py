@@ -1,4 +1,4 @@
-"""Measures a GPU again and again on a thread of its own, so that a call that hangs in the driver holds nobody up."""
+"""Sampling of a GPU on a thread of its own, so that a call that hangs in the driver holds up nothing else."""
 
 from __future__ import annotations
 

@@ -200,7 +200,7 @@ class AgentProcess:
         self.kill_engine()
 
     def kill_engine(self) -> None:
-        """SIGKILL to the engine it told of last, if any."""
+        """Send SIGKILL to the engine that it reported last, if any."""
         if self._engine_pid:
             kill_group(self._engine_pid)
             self._engine_pid = 0

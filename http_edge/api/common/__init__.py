@@ -1,1 +1,1 @@
-"""What several API families share."""
+"""Parts shared by the API families."""

@@ -17,7 +17,7 @@ from http_edge.media.uploads import Uploads
 
 
 class Parts(Struct, frozen=True, kw_only=True):
-    """What handlers work with."""
+    """Dependencies of the handlers."""
 
     calls: JobService
     progress: Progress

@@ -72,7 +72,7 @@ def taken_json(job: schema.Job, duplicate: bool) -> schema.JobTaken:
 
 
 def step_json(view: JobView, progress: int) -> schema.JobStep:
-    """What changes while a job waits or runs: the data of a progress event."""
+    """Build the data of a progress event: the fields that change while a job waits or runs."""
     return schema.JobStep(
         id=shown_id(view.id),
         state=view.state,
@@ -88,7 +88,7 @@ def step_json(view: JobView, progress: int) -> schema.JobStep:
 
 
 def warnings_of(job: Job) -> tuple[str, ...]:
-    """What of the request was changed or is ignored, and what was found while drawing, one sentence each."""
+    """Return the job's warnings, one sentence each: of its request, then of the engine."""
     asked = job.spec.warnings if job.spec else ()
     drawn = job.view.result.warnings if job.view.result else ()
     return (*asked, *drawn)
@@ -126,7 +126,7 @@ def _span(start: float, end: float) -> float | None:
 
 
 def _spec_json(spec: JobSpec) -> schema.JobSpecView:
-    """What the job draws, every default filled in."""
+    """Build the view of the job's spec."""
     fields: dict[str, Any] = {name: getattr(spec, name) for name in _SPEC}
     fields |= {name: spec.echo.get(name) for name in _AS_WRITTEN if getattr(spec, name)}
     inputs = {role: len(paths) for role, paths in spec.inputs.items()}

@@ -19,7 +19,7 @@ _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 
 
 class Metrics:
-    """One edge process's registry."""
+    """Registry of one edge process."""
 
     def __init__(self, hub: Hub) -> None:
         self._registry = CollectorRegistry()

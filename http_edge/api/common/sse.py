@@ -31,7 +31,7 @@ def last_event_id(request: Request) -> int:
 
 
 class Told(NamedTuple):
-    """One event: its name, the revision it bears (0: none, for what is no change of the job itself), what makes its data of the job."""
+    """An event to send: its name, its revision (0: none, as it is no change of the job itself), and the function that makes its data."""
 
     event: str
     revision: int

@@ -48,6 +48,6 @@ def with_prefer(response: Response, prefer: Prefer, job: Job, location: str = ""
 
 
 def retry_after_s(job: Job) -> int:
-    """When it is worth asking about a job again, seconds: what the broker predicts from its queue."""
+    """Return the seconds until a job is worth asking for again, as the broker predicts from its queue."""
     eta_s = job.view.eta_s
     return _POLL_S if eta_s < 0 else min(_MAX_POLL_S, max(1, math.ceil(eta_s)))

@@ -53,12 +53,12 @@ def _tasks_of(card: ModelCard) -> list[str]:
 
 
 def output_name(job: Job) -> str:
-    """What a task's only output is called."""
+    """Return the name of a task's only output."""
     return f"output_{job.spec.output if job.spec else 'video'}"
 
 
 def params_of(job: Job) -> dict[str, Any]:
-    """What the task draws."""
+    """Build a task's `params` from its spec."""
     spec = job.spec
     if spec is None:
         return {}

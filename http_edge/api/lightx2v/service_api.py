@@ -1,4 +1,4 @@
-"""What LightX2V's servers say of themselves: queue, service, model; and files by their paths."""
+"""Routes of LightX2V's servers about themselves: queue, service, model; and downloads of files by path."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class SyncTasks:
         try:
             is_over = await while_present(request, self._calls.wait_final([job_id], timeout_s))
         finally:
-            # Also when the broker is away, or the server itself is being stopped: nobody would fetch what is drawn.
+            # Also when the broker is away, or the server itself is being stopped: the result would not be fetched.
             if not is_over:
                 await self._cancel(job_id)
         if not is_over:

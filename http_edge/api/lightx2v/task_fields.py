@@ -84,7 +84,7 @@ class TaskRequest(Struct, frozen=True, kw_only=True):
 
 
 def read_task(fields: Fields, upload: Upload | None, *, output: str) -> TaskRequest:
-    """What a request to a `/v1/tasks` route asks for, with the picture that it brought as a file. Raises `EdgeError`.
+    """Read a request to a `/v1/tasks` route, with the picture that it brought as a file. Raises `EdgeError`.
 
     `output` is what the route makes, "" where the request's `task` says it (video without one).
     """
@@ -129,7 +129,7 @@ def with_upload(wanted: Generation, upload: Upload) -> Generation:
 
 
 def read_cloud(values: Mapping[str, Any], task: str, image: str, files: Mapping[str, Any]) -> Reading:
-    """What a cloud request for this task asks for; `image` is its picture: a URL or base64. Raises `EdgeError`."""
+    """Read a cloud request for this task; `image` is its picture: a URL or base64. Raises `EdgeError`."""
     own = ("task", "stage", "input_image", "resolution_level", *WEBHOOK_FIELDS)
     reading = _read(values, TASKS[task][0], own=own, files=files)
     wanted = reading.generation
@@ -140,7 +140,7 @@ def read_cloud(values: Mapping[str, Any], task: str, image: str, files: Mapping[
 
 
 def _read(values: Mapping[str, Any], output: str, *, own: tuple[str, ...], files: Mapping[str, Any]) -> Reading:
-    """The generation in a task's request. Raises `EdgeError`."""
+    """Read the generation in a task's request. Raises `EdgeError`."""
     reading = read_generation(values, POLICY, own=own, files=files)
     wanted, warnings = reading.generation, reading.warnings
     if output == "image":

@@ -1,4 +1,4 @@
-"""What LightX2V's APIs share: whose jobs are whose tasks, their words and times, lists of them, and stopping them.
+"""Tasks as LightX2V's APIs show them: the jobs that are tasks, their words and times, lists of them, and stopping them.
 
 A task is a job, found by (origin, alias): its alias is the client's task id. Each generation has an origin of its own, so that it lists and
 stops its own tasks only; with the setting `worker` each worker's view has one too, as each of the servers it stands for kept its own ids.
@@ -132,12 +132,12 @@ def record(job: Job) -> lx.Gen1Record:
 
 
 def told_warnings(job: Job) -> list[str] | UnsetType:
-    """What of the request was changed or is ignored, a member that LightX2V's answers do not have; none where nothing was."""
+    """Return the member `warnings`, which LightX2V's own answers do not have; {} where there are none."""
     return list(warnings_of(job)) or UNSET
 
 
 def failure_text(view: JobView) -> str:
-    """Why a job failed, never empty."""
+    """Return the reason why a job failed, never empty."""
     return (view.failure.message or view.failure.kind) if view.failure else "unknown"
 
 
@@ -171,14 +171,14 @@ def task_status(job: Job, progress: int) -> lx.TaskStatus:
 
 
 class SavePaths(NamedTuple):
-    """Where a result is, in the words of the third and of the second generation."""
+    """Path of a result, in the words of the third and of the second generation."""
 
     result: str
     video: str
 
 
 def save_paths(job: Job) -> SavePaths:
-    """Where the client asked for a copy, as it wrote it; without that the names by which the result can be downloaded."""
+    """Return the client's path for a copy as it wrote it; without one the names by which the result can be downloaded."""
     asked = job.spec.echo.get("save_to") if job.spec else None
     if isinstance(asked, str) and asked:
         return SavePaths(asked, asked)

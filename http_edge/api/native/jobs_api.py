@@ -1,4 +1,4 @@
-"""The native API: `/v1/jobs`. Field names are the job spec's, or others that mean the same; a name that nobody knows is refused."""
+"""The native API: `/v1/jobs`. Field names are the job spec's, or others that mean the same; an unknown name is refused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _POLICY = Policy(refuses_unknown=True, refuses_unsupported=True)
 _DEFAULT_LIMIT = 20
 _MAX_LIMIT = 200
 
-#: A month; whoever wants longer wants no deadline.
+#: A month; beyond that, no deadline serves as well.
 _MAX_DEADLINE_S = 31 * 86_400.0
 
 STATES: tuple[str, ...] = get_args(JobStateName)
@@ -245,7 +245,7 @@ class JobsApi:
         return json_response(schema.JobPin(id=job.id, object="job.pin", pinned=pinned))
 
     async def _read(self, fields: Fields) -> Submission:
-        """What a request asks for, its image file kept. Raises `EdgeError`."""
+        """Read a request and keep its image file. Raises `EdgeError`."""
         upload, inputs = fields.upload(*FIELDS["image"].names), input_files(fields.uploads)
         order = read_order(fields.values, upload, inputs, files=fields.uploads)
         order = msgspec.structs.replace(order, inputs=await self._calls.uploaded(inputs))
@@ -279,7 +279,7 @@ def _standing(job: Job) -> tuple[Any, ...]:
 def read_order(
     values: Mapping[str, Any], upload: Upload | None, inputs: Files, *, files: Collection[str]
 ) -> Submission:
-    """What a native request asks for, with the picture and the further inputs that it brought as files. Raises `EdgeError`."""
+    """Read a native request, with the picture and the further inputs that it brought as files. Raises `EdgeError`."""
     own = (*_OWN_FIELDS, *(() if upload is None else (upload.field,)), *fields_of(inputs))
     reading = read_generation(values, _POLICY, own=own, files=files)
     wanted = with_files(reading.generation, values, inputs)

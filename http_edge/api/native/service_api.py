@@ -1,4 +1,4 @@
-"""The service itself: health, workers, metrics, and an index for whoever opens the address."""
+"""The service itself: health, workers, metrics, and an index for browsers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request to the OpenAI family asks for: OpenAI's fields, and those that vLLM-Omni and SGLang added, read from JSON and forms alike.
+"""Reading of requests to the OpenAI family: OpenAI's fields, and those that vLLM-Omni and SGLang added, from JSON and forms alike.
 
 Rules. Empty text is an absent field. Fields nested in `extra_body` and its like stand beside the others, which win. A field that is known
 but cannot be honoured, or is not known, is named in the job's `warnings` and never refused: clients of those servers send many. A field
@@ -67,7 +67,7 @@ POLICY = Policy(
 
 
 class GenerationRequest(Struct, frozen=True, kw_only=True):
-    """One request to make something; images and the model are chosen later."""
+    """Request for a generation; images and the model are chosen later."""
 
     wanted: Generation
     #: The model's name as the client wrote it; "" when it named none.

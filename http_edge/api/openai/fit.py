@@ -51,7 +51,7 @@ def _only(cards: list[ModelCard], output: MediaKind, inputs: Collection[str]) ->
 
 
 def fit(asked: GenerationRequest, card: ModelCard, output: MediaKind) -> tuple[Generation, list[str]]:
-    """What is wanted, with the wishes in it made possible, and what to tell the client about them."""
+    """Fit a request to the model's card; return it with the warnings for its client."""
     wanted, warnings = asked.wanted, []
     if wanted.size is not None:
         size = wanted.size if is_allowed(*wanted.size, card.limits) else nearest_size(wanted.size, card)

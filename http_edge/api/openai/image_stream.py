@@ -55,7 +55,7 @@ class DrawingStream(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            # The client left, or the server is being stopped: nobody looks any more.
+            # The client left, or the server is being stopped: its previews are not read any more.
             if not self._job.is_final:
                 await cancel_quietly(self._calls, self._job.id)
             with anyio.CancelScope(shield=True):
@@ -152,7 +152,7 @@ def _read_preview(path: Path, to: Format, quality: int | None) -> str | None:
 
 
 def _remove_previews(directory: Path, count: int) -> None:
-    """They are no artefacts, and nobody will ask for them. Blocks."""
+    """Remove a job's previews, which are no artefacts. Blocks."""
     for number in range(1, count + 1):
         with contextlib.suppress(OSError):
             (directory / preview_name(number)).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""How pictures are handed to clients of the Images API: base64, links or files, as PNG, JPEG or WebP; whole answers and their fields."""
+"""Answers of the Images API: pictures as base64, links or files, in PNG, JPEG or WebP."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _LINKING_MODELS = ("dall-e-2", "dall-e-3")
 
 
 def usage(job: Job) -> dict[str, Any]:
-    """Nobody counts tokens here; clients that add them up need numbers. SGLang's benchmarks look here for the peak of memory."""
+    """Build the `usage` member: zeros for tokens, which clients add up, and the peak of memory, which SGLang's benchmarks read."""
     return {
         "total_tokens": 0,
         "input_tokens": 0,
@@ -45,7 +45,7 @@ def usage(job: Job) -> dict[str, Any]:
 
 
 class Presentation(Struct, frozen=True, kw_only=True):
-    """How one request wants its pictures."""
+    """Form in which a request wants its pictures."""
 
     response_format: str = "b64_json"
     format: Format = "png"
@@ -163,7 +163,7 @@ class Pictures:
 
 
 def appearance(job: Job, how: Presentation) -> schema.Appearance:
-    """What a picture is like, in OpenAI's words."""
+    """Build OpenAI's fields about a picture's form."""
     artefact = _artefacts(job)[0] if job.view.result and job.view.result.artefacts else None
     width, height = (artefact.width, artefact.height) if artefact else (0, 0)
     if not (width and height) and job.spec:
@@ -177,7 +177,7 @@ def appearance(job: Job, how: Presentation) -> schema.Appearance:
 
 
 def content_path(job_id: str, index: int, how: Presentation) -> str:
-    """Where a picture of a job can be fetched, on this server."""
+    """Return the path on this server of a picture of a job."""
     wishes = [f"index={index}"] if index else []
     if how.format != "png":
         wishes.append(f"format={how.format}")

@@ -30,7 +30,7 @@ ID_PREFIXES: dict[MediaKind, str] = {"video": "video_", "image": "img_"}
 
 
 class MediaRequest(Struct, frozen=True, kw_only=True):
-    """One request, read and not yet taken."""
+    """Request that was read and not yet submitted."""
 
     asked: GenerationRequest
     output: MediaKind
@@ -55,7 +55,7 @@ def read_media_request(
     warnings: list[str] | None = None,
     previews: int = 0,
 ) -> MediaRequest:
-    """What a request asks for; `own` are the fields that its API reads itself, `files` those that came. Raises `EdgeError`."""
+    """Read a request; `own` are the fields that its API reads itself, `files` those that came. Raises `EdgeError`."""
     webhook = read_webhook(values)
     inputs = {role: uploads for role, uploads in input_files(files).items() if uploads[0].field not in own}
     asked = read_request(values, output, (*own, *fields_of(inputs), *WEBHOOK_FIELDS), files)

@@ -472,7 +472,7 @@ class VideosApi:
 
 
 def _same(spec: JobSpec, prompt: str) -> Generation:
-    """What a job drew, with another prompt."""
+    """Build the request for the same video with another prompt."""
     inputs: dict[str, Any] = {role: tuple(Path(path).name for path in paths) for role, paths in spec.inputs.items()}
     return Generation(
         prompt=prompt,

@@ -31,7 +31,7 @@ _CANCELLED = "cancelled"
 
 
 def echo_of(*, model: str, seconds: str = "", remixed_from: str = "") -> dict[str, Scalar]:
-    """What a job of this family remembers of its request: nothing of it is drawn."""
+    """Build the part of a job's spec that only its answers repeat; the engine does not read it."""
     echo: dict[str, Scalar] = {"model": model}
     if seconds:
         echo["seconds"] = seconds
@@ -94,7 +94,7 @@ def video_json(job: Job, progress: Progress, base_url: str | None, *, fresh: boo
 
 
 def error_json(view: JobView) -> schema.VideoError | None:
-    """Why a job did not complete; null when it did, or has not ended."""
+    """Build the `error` member; null for a job that completed or has not ended."""
     if view.state == "cancelled":
         return schema.VideoError(code=_CANCELLED, message="The job was cancelled.")
     if view.state != "failed":
@@ -106,14 +106,14 @@ def error_json(view: JobView) -> schema.VideoError | None:
 
 
 def poll_after_ms(view: JobView) -> str:
-    """When to ask for this job again, from its predicted end."""
+    """Return the milliseconds until the next poll, from the job's predicted end."""
     if view.eta_s < 0:
         return str(_POLL_MS)
     return str(min(_POLL_MOST_MS, max(_POLL_LEAST_MS, math.ceil(view.eta_s * 1000 / _POLLS))))
 
 
 def measured_headers(job: Job) -> dict[str, str]:
-    """What vLLM-Omni's synchronous route says of how a result came about."""
+    """Build the headers of vLLM-Omni's synchronous route about a result's making."""
     result = job.view.result
     stages = ", ".join(
         f'"{name}": {seconds:.6f}' for name, seconds in (result.stage_durations if result else {}).items()
@@ -129,7 +129,7 @@ def measured_headers(job: Job) -> dict[str, str]:
 
 
 def measured(job: Job) -> schema.Measured:
-    """What benchmark programs read of a finished job."""
+    """Build the measurements of a finished job that benchmark programs read."""
     result = job.view.result
     return schema.Measured(
         inference_time_s=round(job.view.run_s, 6) if job.view.run_s else None,
@@ -153,7 +153,7 @@ def _show_settings(video: schema.Video, spec: JobSpec, made: Artefact | None) ->
 
 
 def _seconds(job: Job) -> str:
-    """As the client asked, unless the model could not; without a wish the clip's own length."""
+    """Return the seconds asked for, unless the model could not; the clip's own length where none were."""
     asked = _echo(job, "seconds")
     if asked or job.spec is None:
         return asked or "0"

@@ -1,4 +1,4 @@
-"""Requests whose answer is the finished thing: wait for the job while the client is there, and cancel it when nobody waits any more."""
+"""Requests answered with the result: wait for the job while the client is connected, and cancel it when the client leaves."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def drawn(calls: JobService, request: Request, job: Job, timeout_s: float)
         )
         raise
     finally:
-        # Also when the broker is away, or this server is being stopped: nobody would fetch what is drawn.
+        # Also when the broker is away, or this server is being stopped: the result would not be fetched.
         if not is_over:
             await cancel_quietly(calls, job.id)
     if not is_over:
@@ -55,7 +55,7 @@ async def cancel_quietly(calls: JobService, job_id: str) -> None:
 
 
 def unfinished(calls: JobService, job_id: str, timeout_s: float) -> EdgeError:
-    """Why a wait ended before its job."""
+    """Build the error for a wait that ended before its job."""
     fate = "goes on" if current().job_key else "was cancelled"
     if calls.hub.closed:
         return EdgeError("shutting_down", f"the service is stopping; job {job_id} {fate}", retry_after_s=5.0)
