@@ -92,12 +92,14 @@ def facts_of(file: BinaryIO) -> ClipFacts:
     return ClipFacts((height, width) if turned else (width, height), len(times), rate)
 
 
-def frames_at(file: BinaryIO, fps: float, count: int) -> Iterator[Image.Image]:
-    """The first `count` pictures seen at `fps`, upright RGB: those at 0, 1/fps, 2/fps …, each the last that has begun by then.
+def frames_at(file: BinaryIO, fps: float, count: int, skip: int = 0) -> Iterator[Image.Image]:
+    """`count` pictures seen at `fps` after the first `skip`, upright RGB: at 0, 1/fps, 2/fps …, each the last that has begun by then.
 
     Fewer when the clip ends before. Raises `BadClip` for what cannot be decoded.
     """
+    #: Of those passed over and given.
     given = 0
+    count += skip
     shown: Any = None
     start = 0.0
     try:
@@ -107,7 +109,8 @@ def frames_at(file: BinaryIO, fps: float, count: int) -> Iterator[Image.Image]:
                     raise BadClip("has frames without a time")
                 start = start if shown is not None else frame.time
                 while given < count and shown is not None and given / fps < frame.time - start - _ROUNDING_S:
-                    yield _picture(shown)
+                    if given >= skip:
+                        yield _picture(shown)
                     given += 1
                 if given == count:
                     return

@@ -35,8 +35,27 @@ ROLES: Mapping[str, Role] = MappingProxyType(
         "control_video": Role("clip", "a control video"),
         "pose_video": Role("clip", "a pose video"),
         "face_video": Role("clip", "a face video"),
+        "mask_video": Role("clip", "a mask of every frame"),
+        "background_video": Role("clip", "a background video"),
+        "start_video": Role("clip", "a video to go on from"),
     }
 )
 
+
+class StartFrames(Struct, frozen=True):
+    """How many of the last frames of a `start_video` a pipeline sees: `least`, or by so many `step`s more, up to `most`."""
+
+    least: int
+    step: int
+    most: int
+    #: Whether they are the first frames of what is drawn, too; else that begins after them.
+    drawn: bool = True
+
+    def of(self, there: int, frames: int) -> int:
+        """So many of a clip of `there` frames, for one of `frames`, half of which are new at least; 0 where there are too few."""
+        most = min(there, self.most, max(self.least, frames // 2) if self.drawn else self.most)
+        return (most - self.least) // self.step * self.step + self.least if most >= self.least else 0
+
+
 #: Inputs whose shape is drawn where a request names no size, the first that is there counting.
-SHAPING = ("image", "video", "control_video", "pose_video", "control_image")
+SHAPING = ("image", "start_video", "video", "control_video", "pose_video", "control_image")

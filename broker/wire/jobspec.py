@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from broker.wire.inputs import StartFrames
 from broker.wire.loras import MAX_LORAS, LoraCard, LoraUse
 from broker.wire.sampling import Sampler
 
@@ -239,6 +240,8 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     needs_inputs: tuple[str, ...] = ()
     #: LoRAs that a job may ask for by name.
     loras: dict[str, LoraCard] = msgspec.field(default_factory=dict)
+    #: Of a pipeline that takes a `start_video`.
+    start_frames: StartFrames | None = None
 
     def defaults_with(self, sampler: Sampler) -> Defaults:
         """The defaults, with the steps and guidance of the sampler."""

@@ -378,6 +378,27 @@ class Generation(Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         Meta(description="Its face: a clip of one, cut out.", extra=_read_as("media", "src_face_path")),
     ] = ()
+    mask_video: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Where to draw anew in each frame of `video` (or `background_video`): what is white.",
+            extra=_read_as("media", "video_mask", "src_mask", "src_mask_path"),
+        ),
+    ] = ()
+    background_video: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="A clip into which the one in `image` is put, where `mask_video` is white.",
+            extra=_read_as("media", "src_bg_path"),
+        ),
+    ] = ()
+    start_video: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="A clip to go on from. Its last frames are seen, at `fps`.",
+            extra=_read_as("media"),
+        ),
+    ] = ()
     extra: Annotated[
         dict[str, Scalar],
         Meta(
@@ -469,8 +490,8 @@ UNSUPPORTED = frozenset(
     (
         # Frames between the first and the last.
         "keyframes",
-        # Masks of clips, marks, and control of other kinds.
-        "video_mask", "video_noise_mask", "markup", "controlnet", "pose", "pose_image", "depth_image", "ip_adapter_image", "talk_objects",
+        # Marks, and masks and control of other kinds.
+        "video_noise_mask", "markup", "controlnet", "pose", "pose_image", "depth_image", "ip_adapter_image", "talk_objects",
         # Sound.
         "audio", "audio_path", "audio_file", "audio_url", "audio_reference", "source_audio", "input_audio", "generate_sound",
         "generate_audio",

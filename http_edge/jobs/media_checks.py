@@ -20,6 +20,19 @@ _ROUNDING = math.log(1.02)
 #: Inputs that are not brought to the size that is drawn.
 _OWN_SHAPE = ("reference_images", "face_video")
 
+#: Clips that are not seen from their beginning and as long as what is drawn.
+_OWN_LENGTH = ("start_video",)
+
+#: An input -> those of which it needs one beside it.
+_BESIDE = {
+    "mask_image": ("image", "video"),
+    "mask_video": ("video", "background_video"),
+    "background_video": ("mask_video",),
+}
+
+#: Inputs for one and the same end.
+_EITHER = (("start_video", "image"), ("mask_video", "mask_image"))
+
 #: Pixels of all pictures together: an engine has them in memory at once.
 _MOST_PIXELS = 2 * MAX_IMAGE_PIXELS
 
@@ -36,9 +49,16 @@ def check_roles(wanted: Generation, card: ModelCard, output: MediaKind) -> None:
     for role in card.needs:
         if role not in roles:
             raise _missing(wanted, role, f"model {shown(card.name)} needs {_noun(role)}")
-    if "mask_image" in roles and not {"image", "video"} & set(roles):
-        beside = "image" if card.takes("image", output) else "video"
-        raise _missing(wanted, beside, f"{wanted.label('mask_image')} needs {_noun(beside)} beside it")
+    for role in roles:
+        able = [beside for beside in _BESIDE.get(role, ()) if card.takes(beside, output)] or _BESIDE.get(role, ())
+        if able and not set(able) & set(roles):
+            raise _missing(wanted, able[0], f"{wanted.label(role)} needs {_noun(able[0])} beside it")
+    for one, other in _EITHER:
+        if one in roles and other in roles:
+            text = (
+                f"{wanted.label(other)}: {wanted.label(one)} is there already, and stands for the same; leave one out"
+            )
+            raise EdgeError("invalid_value", text, param=wanted.label(other))
 
 
 def _refusal(role: str, card: ModelCard) -> str:
@@ -48,6 +68,8 @@ def _refusal(role: str, card: ModelCard) -> str:
             return f"{rule} for an image"
         others = [ROLES[other].noun for other in ("reference_images", "control_image") if other in card.takes_inputs]
         return f"{rule}; it takes {' and '.join(others)}" if others else rule
+    if role == "video" and "start_video" in card.takes_inputs:
+        return f"{rule}; it takes {_noun('start_video')}, start_video"
     return f"{rule} for an image" if role in card.takes_inputs else rule
 
 
@@ -79,13 +101,35 @@ def check_media(wanted: Generation, media: Media) -> None:
         raise EdgeError(
             "invalid_value", f"{label}: the images have {pixels} pixels; at most {_MOST_PIXELS}", param=label
         )
-    for mask in media.get("mask_image", ()):
-        role = "image" if "image" in media else "video"
-        beside = media[role][0]
-        if not is_cut_little(beside, (mask.width, mask.height)):
-            label = wanted.label("mask_image")
-            shapes = f"{mask.width}x{mask.height} and {wanted.label(role)} {beside.width}x{beside.height}"
-            raise EdgeError("invalid_value", f"{label}: it is {shapes}; they must be of one shape", param=label)
+    for name in ("mask_image", "mask_video"):
+        for mask in media.get(name, ()):
+            _check_mask(wanted, name, mask, media)
+
+
+def _check_mask(wanted: Generation, name: str, mask: Picture, media: Media) -> None:
+    """Refuse a mask of another shape than what it is of."""
+    role = next(role for role in _BESIDE[name] if role in media)
+    beside = media[role][0]
+    if is_cut_little(beside, (mask.width, mask.height)):
+        return
+    label = wanted.label(name)
+    shapes = f"{mask.width}x{mask.height} and {wanted.label(role)} {beside.width}x{beside.height}"
+    raise EdgeError("invalid_value", f"{label}: it is {shapes}; they must be of one shape", param=label)
+
+
+def check_start(wanted: Generation, card: ModelCard, media: Media, frames: int, fps: float) -> Iterator[str]:
+    """What of a clip to go on from is seen, a sentence. Raises `EdgeError` for one that is too short."""
+    seen = card.start_frames
+    for one in media.get("start_video", ()):
+        if seen is None or one.clip is None:
+            continue
+        label, there = wanted.label("start_video"), one.clip.frames_at(fps)
+        count = seen.of(there, frames)
+        has = f"it has {there} frames at {fps:g} frames per second"
+        if not count:
+            raise EdgeError("invalid_value", f"{label}: {has}; {seen.least} are needed", param=label)
+        if count < there:
+            yield f"{label}: {has}, and the last {count} were used"
 
 
 def told_of_media(wanted: Generation, card: ModelCard, media: Media, size: tuple[int, int]) -> Iterator[str]:
@@ -101,5 +145,9 @@ def told_of_media(wanted: Generation, card: ModelCard, media: Media, size: tuple
 
 def frames_there(media: Media, fps: float) -> tuple[str, int] | None:
     """(role, frames) of the shortest clip seen at `fps`; None without one."""
-    found = [(kept[0].clip.frames_at(fps), role) for role, kept in media.items() if kept[0].clip is not None]
+    found = [
+        (kept[0].clip.frames_at(fps), role)
+        for role, kept in media.items()
+        if kept[0].clip is not None and role not in _OWN_LENGTH
+    ]
     return min(found)[::-1] if found else None

@@ -24,6 +24,7 @@ from http_edge.jobs.media_checks import (
     Media,
     check_media,
     check_roles,
+    check_start,
     frames_there,
     is_cut_little,
     shaping,
@@ -91,7 +92,7 @@ def build_spec(
         negative_prompt=_or(wanted.negative_prompt, defaults.negative_prompt),
         width=width,
         height=height,
-        num_frames=_clip_frames(wanted, card, _frames(wanted, card, output, fps, notes), fps, media, notes),
+        num_frames=_frames_drawn(wanted, card, output, fps, media, notes),
         fps=fps,
         num_inference_steps=steps,
         guidance_scale=_or(wanted.guidance_scale, defaults.guidance_scale),
@@ -294,6 +295,14 @@ def _check_side(wanted: Generation, name: str, value: int, limits: Limits) -> No
         param=label,
         value=value,
     )
+
+
+def _frames_drawn(
+    wanted: Generation, card: ModelCard, output: MediaKind, fps: float, media: Media, notes: list[str]
+) -> int:
+    frames = _clip_frames(wanted, card, _frames(wanted, card, output, fps, notes), fps, media, notes)
+    notes.extend(check_start(wanted, card, media, frames, fps))
+    return frames
 
 
 def _frames(wanted: Generation, card: ModelCard, output: MediaKind, fps: float, notes: list[str]) -> int:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from broker.runtime import clips
-from broker.wire.inputs import ROLES
+from broker.wire.inputs import ROLES, StartFrames
 from broker.wire.jobspec import JobSpec, decode_spec
 from http_edge.media import clip_probe
 from tests.edge.conftest import World
@@ -42,6 +42,10 @@ def saved(image: Image.Image) -> bytes:
 
 
 FILES = {"picture": PNG, "mask": masked(), "clip": CLIP}
+
+#: A role -> clips that it needs beside it; and roles that need an image beside them.
+BESIDE = {"mask_video": ("video",), "background_video": ("mask_video",)}
+NEED_AN_IMAGE = ("mask_image",)
 
 
 def b64(data: bytes) -> str:
@@ -76,11 +80,12 @@ def refused(answer: Any, *words: str) -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_every_role_is_taken_everywhere(able: World, api: str, role: str) -> None:
     data = FILES[ROLES[role].kind]
-    image = {"image": b64(PNG)} if api in ("native", "tasks", "gen1") else {}
-    image |= {"input_reference": b64(PNG)} if api == "openai" else {"input_image": b64(PNG)} if api == "cloud" else {}
-    answer = send(able, api, **image, **{role: f"data:application/octet-stream;base64,{b64(data)}"})
+    name = {"openai": "input_reference", "cloud": "input_image"}.get(api, "image")
+    beside = {name: b64(PNG)} if role in NEED_AN_IMAGE else {}
+    beside |= {other: b64(CLIP) for other in BESIDE.get(role, ())}
+    answer = send(able, api, **beside, **{role: f"data:application/octet-stream;base64,{b64(data)}"})
     assert answer.status_code == 200, answer.text
-    assert list(spec(able).inputs) == [role]
+    assert set(spec(able).inputs) == {role, *BESIDE.get(role, ())}
     (there,) = content(able, role)
     if ROLES[role].kind == "mask":
         assert np.array_equal(Image.open(io.BytesIO(there)), Image.open(io.BytesIO(data)))
@@ -174,6 +179,40 @@ def test_the_model_that_takes_what_came_is_chosen(world: World) -> None:
 def test_a_mask_is_of_something_and_of_its_shape(able: World) -> None:
     refused(send(able, "native", mask=b64(masked())), "image", "mask needs an image beside it")
     refused(send(able, "native", image=b64(PNG), mask=b64(masked((64, 32)))), "mask", "64x32", "64x64", "one shape")
+
+
+def test_a_mask_of_every_frame_is_of_a_clip_and_of_its_shape_and_length(able: World) -> None:
+    over = {"video": b64(CLIP), "video_mask": b64(CLIP)}
+    refused(send(able, "native", video_mask=b64(CLIP)), "video", "video_mask needs a video beside it")
+    refused(send(able, "native", background_video=b64(CLIP)), "background_video needs a mask of every frame beside it")
+    refused(send(able, "native", **over, mask=b64(masked())), "mask: video_mask is there already")
+    wide = b64(clip(frames=33, size=(64, 32)))
+    refused(send(able, "native", **{**over, "video_mask": wide}), "video_mask", "64x32", "64x64", "one shape")
+    short = b64(clip(frames=5, size=(64, 64)))
+    refused(send(able, "native", **{**over, "video_mask": short}, num_frames=17), "video_mask", "it has 5 frames at 8")
+    refused(send(able, "native", **{**over, "video_mask": b64(PNG)}), "video_mask", "is not a video")
+    assert not able.fake.jobs
+    assert send(able, "native", **over, num_frames=17).status_code == 200
+    assert content(able, "mask_video") == [CLIP]
+
+
+def test_a_clip_to_go_on_from_is_seen_at_its_end(world: World) -> None:
+    seen = StartFrames(least=9, step=8, most=25)
+    card = msgspec.structs.replace(VIDEO, takes_image=True, takes_inputs=("start_video",), start_frames=seen)
+    world.fake.workers = {"cpu-0": worker("cpu-0", card)}
+
+    refused(send(world, "native", start_video=b64(CLIP), image=b64(PNG)), "image: start_video is there already")
+    refused(
+        send(world, "native", start_video=b64(clip(frames=4, size=(64, 64)))), "it has 4 frames at 8", "9 are needed"
+    )
+    refused(send(world, "native", video=b64(CLIP)), "takes no video; it takes a video to go on from, start_video")
+    assert not world.fake.jobs
+    for frames, used in ((81, 25), (33, 9), (17, 9)):
+        answer = send(world, "native", start_video=b64(CLIP), num_frames=frames)
+        assert answer.status_code == 200, answer.text
+        assert spec(world).num_frames == frames
+        told = f"start_video: it has 33 frames at 8 frames per second, and the last {used} were used"
+        assert told in spec(world).warnings
 
 
 @pytest.mark.parametrize("how", ["transparent", "palette", "white", "opaque"])

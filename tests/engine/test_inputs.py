@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,27 @@ class WanVACEPipeline:
     def __call__(
         self, prompt: Any, video: Any = None, mask: Any = None, reference_images: Any = None, num_frames: int = 1
     ) -> None: ...
+
+
+class WanAnimatePipeline:
+    transformer = SimpleNamespace(config=SimpleNamespace(motion_encoder_size=8))
+
+    def __call__(
+        self, image: Any, pose_video: Any, face_video: Any, background_video: Any = None, mask_video: Any = None,
+        mode: str = "animate",
+    ) -> None: ...  # fmt: skip
+
+
+class EasyAnimateInpaintPipeline:
+    def __call__(self, prompt: Any, video: Any = None, mask_video: Any = None) -> None: ...
+
+
+class Cosmos3OmniPipeline:
+    def __call__(self, prompt: Any, image: Any = None, video: Any = None, num_frames: int = 1) -> None: ...
+
+
+class HeliosPipeline(Cosmos3OmniPipeline):
+    """Sees more frames, which are not drawn."""
 
 
 class WanVideoToVideoPipeline:
@@ -126,6 +148,42 @@ def test_a_mask_of_a_clip_is_that_of_every_frame(files: dict[str, str]) -> None:
     )
     assert (len(given["video"]), len(given["mask"]), len(given["reference_images"])) == (5, 5, 1)
     assert given["mask"][0].size == given["video"][0].size
+
+
+def test_a_mask_of_every_frame_is_black_or_white(files: dict[str, str]) -> None:
+    # The clip brightens by 10 a frame, so that its 14th frame is the first that is more white than black.
+    given = arguments(WanVACEPipeline, frames=25, video=files["clip"], mask_video=files["clip"])
+    assert greys(given["mask"]) == [0] * 13 + [255] * 12
+    assert {(mask.size, mask.mode) for mask in given["mask"]} == {((32, 16), "L")}
+
+
+def test_a_background_is_where_the_one_in_the_picture_is_put(files: dict[str, str]) -> None:
+    moved = {"pose_video": files["clip"], "face_video": files["clip"]}
+    assert "mode" not in arguments(WanAnimatePipeline, files["a"], frames=5, **moved)
+    given = arguments(
+        WanAnimatePipeline, files["a"], frames=5, **moved, background_video=files["clip"], mask_video=files["clip"]
+    )
+    assert (given["mode"], len(given["background_video"]), len(given["mask_video"])) == ("replace", 5, 5)
+
+
+def test_clips_as_tensors(files: dict[str, str]) -> None:
+    given = arguments(EasyAnimateInpaintPipeline, frames=5, video=files["clip"], mask_video=files["clip"])
+    assert (given["video"].shape, given["mask_video"].shape) == ((1, 3, 5, 16, 32), (1, 1, 5, 16, 32))
+    assert [round(255 * float(grey)) for grey in given["video"].mean((0, 1, 3, 4))] == pytest.approx(
+        [0, 10, 20, 30, 40], abs=2
+    )
+
+
+def test_a_clip_to_go_on_from_is_seen_at_its_end(files: dict[str, str]) -> None:
+    frames = arguments(Cosmos3OmniPipeline, frames=21, start_video=files["clip"])["video"]
+    assert greys(frames) == pytest.approx([200, 210, 220, 230, 240], abs=2)
+    # At half the rate every other frame is seen; and no more than half of what is drawn.
+    frames = arguments(Cosmos3OmniPipeline, frames=21, fps=12.0, start_video=files["clip"])["video"]
+    assert greys(frames) == pytest.approx([160, 180, 200, 220, 240], abs=2)
+    assert len(arguments(Cosmos3OmniPipeline, frames=5, start_video=files["clip"])["video"]) == 1
+    assert len(arguments(HeliosPipeline, frames=33, fps=48.0, start_video=files["clip"])["video"]) == 33
+    with pytest.raises(InvalidInput, match=r"start_video: 'clip.mp4' has 25 frames .* and 33 are needed"):
+        arguments(HeliosPipeline, frames=33, start_video=files["clip"])
 
 
 def test_a_clip_that_ends_too_soon_is_refused(files: dict[str, str]) -> None:

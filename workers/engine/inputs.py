@@ -5,23 +5,32 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
+import torch
 from PIL import Image, ImageOps
 
-from broker.runtime.clips import BadClip, frames_at
+from broker.runtime.clips import BadClip, facts_of, frames_at
 from broker.runtime.pictures import normalised
 from broker.wire.jobspec import WHOLE_IMAGE, JobSpec
 from workers.engine.errors import InvalidInput
-from workers.models.inputs import CONDITIONS, parameters
+from workers.models.inputs import CONDITIONS, parameters, start_frames
 
 #: Pipelines that take a clip as a batch of one.
 _BATCH_OF_CLIPS = ("CogVideoXFunControl",)
 
+#: Pipelines that take a clip as a tensor, 1 x 3 x frames x height x width in 0..1, and its masks likewise, of one channel.
+_TENSORS = ("EasyAnimate",)
+
 #: Pipelines whose mask is one of every frame.
 _MASK_OF_FRAMES = ("WanVACE",)
+
+#: Wan-Animate puts its character into a clip instead of animating the picture.
+_INTO_CLIP = {"mode": "replace"}
 
 
 def input_arguments(
@@ -44,23 +53,48 @@ def input_arguments(
     for role in ("last_image", "control_image"):
         for path in spec.inputs.get(role, ()):
             found[named[role]] = read_image(Path(path), (spec.width, spec.height), role)
-    if CONDITIONS in found:
+    start = [read_start(Path(path), spec, name, check) for path in spec.inputs.get("start_video", ())]
+    if start and named["start_video"] != CONDITIONS:
+        found[named["start_video"]] = start[0]
+    elif start or CONDITIONS in found:
         first, last = pictures[0] if pictures else None, found[CONDITIONS] if "last_image" in spec.inputs else None
         found = {key: value for key, value in found.items() if key != named["image"]}
-        found[CONDITIONS] = _placed(pipe, first, last, spec.num_frames)
-    for role in ("video", "control_video", "pose_video", "face_video"):
-        for path in spec.inputs.get(role, ()):
-            side = pipe.transformer.config.motion_encoder_size if role == "face_video" else 0
-            frames = read_clip(Path(path), spec, role, check, (side, side) if side else (spec.width, spec.height))
-            found[named[role]] = [frames] if name.startswith(_BATCH_OF_CLIPS) else frames
+        found[CONDITIONS] = _placed(pipe, start[0] if start else first, last, spec.num_frames)
+    found |= _clips(pipe, named, spec, check)
     for path in spec.inputs.get("mask_image", ()):
         mask = _read_mask(Path(path), pictures[0].size if whole and pictures else (spec.width, spec.height))
         found[named["mask_image"]] = [mask] * spec.num_frames if name.startswith(_MASK_OF_FRAMES) else mask
     return found
 
 
-def _placed(pipe: Any, first: Image.Image | None, last: Image.Image | None, frames: int) -> list[Any]:
-    """The pictures with their places, in the form that the pipeline's own module has for it."""
+def _clips(pipe: Any, named: Mapping[str, str], spec: JobSpec, check: Callable[[], None]) -> dict[str, Any]:
+    """The clips that are as long as what is drawn."""
+    name = type(pipe).__name__
+    found: dict[str, Any] = {}
+    for role in ("video", "control_video", "pose_video", "face_video", "mask_video", "background_video"):
+        for path in spec.inputs.get(role, ()):
+            side = pipe.transformer.config.motion_encoder_size if role == "face_video" else 0
+            size = (side, side) if side else (spec.width, spec.height)
+            frames = read_clip(Path(path), spec, role, check, size)
+            if name.startswith(_TENSORS):
+                found[named[role]] = _tensor(frames)
+            else:
+                found[named[role]] = [frames] if name.startswith(_BATCH_OF_CLIPS) else frames
+    return {**found, **_INTO_CLIP} if "background_video" in spec.inputs else found
+
+
+def _tensor(frames: Sequence[Image.Image]) -> torch.Tensor:
+    """1 x channels x frames x height x width, in 0..1."""
+    pixels = np.stack([np.asarray(frame) for frame in frames]).reshape(
+        len(frames), frames[0].height, frames[0].width, -1
+    )
+    return torch.from_numpy(pixels).permute(3, 0, 1, 2).unsqueeze(0) / 255
+
+
+def _placed(
+    pipe: Any, first: Image.Image | list[Image.Image] | None, last: Image.Image | None, frames: int
+) -> list[Any]:
+    """The pictures, or a clip for the first, with their places, in the form that the pipeline's own module has for it."""
     own = vars(sys.modules[type(pipe).__module__])
     placed: list[Any] = []
     for picture, at_end in ((first, False), (last, True)):
@@ -69,7 +103,8 @@ def _placed(pipe: Any, first: Image.Image | None, last: Image.Image | None, fram
         if "LTX2VideoCondition" in own:
             placed.append(own["LTX2VideoCondition"](frames=picture, index=-1 if at_end else 0))
         else:
-            placed.append(own["LTXVideoCondition"](image=picture, frame_index=frames - 1 if at_end else 0))
+            kind = "video" if isinstance(picture, list) else "image"
+            placed.append(own["LTXVideoCondition"](**{kind: picture}, frame_index=frames - 1 if at_end else 0))
     return placed
 
 
@@ -85,7 +120,7 @@ def read_image(path: Path, size: tuple[int, int] | None, role: str = "image") ->
         raise InvalidInput(f"{role}: {path.name!r} does not exist") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InvalidInput(f"{role}: {path.name!r} cannot be read: {error}") from error
-    return upright if size is None else ImageOps.fit(upright, size, Image.Resampling.LANCZOS)
+    return upright if size is None else fitted(upright, size)
 
 
 def read_clip(
@@ -93,20 +128,56 @@ def read_clip(
 ) -> Sequence[Image.Image]:
     """As many frames of the clip as the job draws, at its rate, each scaled and cropped around its centre to `size`."""
     frames: list[Image.Image] = []
-    try:
-        with path.open("rb") as file:
-            for picture in frames_at(file, spec.fps, spec.num_frames):
-                check()
-                frames.append(ImageOps.fit(picture, size, Image.Resampling.LANCZOS))
-    except FileNotFoundError:
-        raise InvalidInput(f"{role}: {path.name!r} does not exist") from None
-    except (BadClip, OSError, ValueError) as error:
-        raise InvalidInput(f"{role}: {path.name!r} {error}") from error
+    with _reading(path, role) as file:
+        for picture in frames_at(file, spec.fps, spec.num_frames):
+            check()
+            frames.append(_fitted_mask(picture, size) if role == "mask_video" else fitted(picture, size))
     if len(frames) < spec.num_frames:
         raise InvalidInput(
             f"{role}: {path.name!r} has {len(frames)} frames at {spec.fps:g} frames per second, and the job draws {spec.num_frames}"
         )
     return frames
+
+
+def read_start(path: Path, spec: JobSpec, pipeline: str, check: Callable[[], None]) -> list[Image.Image]:
+    """As many of the clip's last frames as the class sees, at the job's rate, scaled and cropped to the size that is drawn."""
+    role, seen = "start_video", start_frames(pipeline)
+    assert seen is not None  # its parameter was found by that
+    frames: list[Image.Image] = []
+    with _reading(path, role) as file:
+        there = facts_of(file).frames_at(spec.fps)
+        count = seen.of(there, spec.num_frames)
+        file.seek(0)
+        for picture in frames_at(file, spec.fps, count, skip=there - count):
+            check()
+            frames.append(fitted(picture, (spec.width, spec.height)))
+    if not count or len(frames) < count:
+        rate = f"at {spec.fps:g} frames per second"
+        raise InvalidInput(f"{role}: {path.name!r} has {there} frames {rate}, and {max(count, seen.least)} are needed")
+    return frames
+
+
+@contextmanager
+def _reading(path: Path, role: str) -> Iterator[BinaryIO]:
+    """The open file of a clip. Inside, what cannot be read becomes `InvalidInput`."""
+    try:
+        with path.open("rb") as file:
+            yield file
+    except FileNotFoundError:
+        raise InvalidInput(f"{role}: {path.name!r} does not exist") from None
+    except (BadClip, OSError, ValueError) as error:
+        raise InvalidInput(f"{role}: {path.name!r} {error}") from error
+
+
+def fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Scaled and cropped around its centre."""
+    return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
+
+
+def _fitted_mask(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The same without shades: white where it is to be drawn anew, black elsewhere. Codecs of clips blur both."""
+    grey = ImageOps.fit(picture.convert("L"), size, Image.Resampling.NEAREST)
+    return grey.point(lambda value: 255 if value >= 128 else 0)
 
 
 def _image(takes: Mapping[str, Any], spec: JobSpec, size: tuple[int, int] | None) -> Image.Image:

@@ -161,6 +161,7 @@ def _card(
         sound=output == "video" and abilities.makes_sound(taken, index),
         takes_inputs=takes_inputs,
         needs_inputs=needs_inputs,
+        start_frames=inputs.start_frames(taken.name),
         caches=cache_modes(settings.speed, taken, index),
         cache=settings.speed.cache or "off",
         vae_dtype=settings.speed.vae_dtype,

@@ -9,6 +9,7 @@ import re
 from collections.abc import Container, Mapping
 from typing import Any
 
+from broker.wire.inputs import StartFrames
 from workers.models.pipeline_classes import PipelineClass
 
 #: Pipelines that draw from several pictures together, given as a list for the parameter that elsewhere takes one, or for `images`.
@@ -22,7 +23,19 @@ CONDITIONS = "conditions"
 _STEERED_BY_IMAGE = r"StableDiffusion(XL)?(ControlNet(PAG|XS)?|Adapter)Pipeline"
 
 #: Pipelines that draw over a clip, and take it as `video`; elsewhere a parameter of this name is for other ends.
-_DRAWS_OVER_CLIP = r"(Wan|CogVideoX|AnimateDiff)VideoToVideo|VideoToVideoSD|LucyEdit|WanVACE"
+_DRAWS_OVER_CLIP = r"(Wan|CogVideoX|AnimateDiff)VideoToVideo|VideoToVideoSD|LucyEdit|WanVACE|EasyAnimateInpaint"
+
+#: Pipelines that go on from a clip, and how much of it they see: as much as they were trained on where they would take any number.
+_GOES_ON = (
+    ("LTX2?Condition", StartFrames(least=1, step=8, most=25)),
+    ("CosmosVideoToWorld", StartFrames(least=1, step=8, most=9)),
+    ("Cosmos2VideoToWorld|Cosmos2_5_PredictBase|Cosmos3Omni", StartFrames(least=1, step=4, most=5)),
+    # What it remembers are 19 latent frames, read in chunks of 9.
+    ("Helios", StartFrames(least=33, step=33, most=99, drawn=False)),
+)
+
+#: A pipeline whose mask is one of every frame, or a single one for all.
+_MASKS_FRAMES = "WanVACE"
 
 #: Role -> names of the parameters that take it, the first that is there counting.
 _NAMES = {
@@ -31,6 +44,8 @@ _NAMES = {
     "control_video": ("control_video", "conditioning_frames"),
     "pose_video": ("pose_video",),
     "face_video": ("face_video",),
+    "mask_video": ("mask_video",),
+    "background_video": ("background_video",),
 }
 
 #: Pipelines that fail, or draw nothing worth having, without an input that has a default.
@@ -39,7 +54,8 @@ _NEEDS = (
     (r".*Control|.*Adapter", "control_image"),
     (r"WanAnimate", "pose_video"),
     (r"WanAnimate", "face_video"),
-    (r"CogVideoXFunControl|AnimateDiff.*ControlNet", "control_video"),
+    (r"CogVideoXFunControl|AnimateDiff.*ControlNet|EasyAnimateControl", "control_video"),
+    (r"EasyAnimateInpaint", "mask_video"),
     (rf"(?!WanVACE)({_DRAWS_OVER_CLIP})", "video"),
 )
 
@@ -65,7 +81,16 @@ def parameters(name: str, takes: Container[str]) -> dict[str, str]:
             found[role] = present[0]
     if "video" in takes and re.match(_DRAWS_OVER_CLIP, name):
         found["video"] = "video"
+    if name.startswith(_MASKS_FRAMES) and "mask_image" in found:
+        found["mask_video"] = found["mask_image"]
+    if start_frames(name) is not None:
+        found["start_video"] = CONDITIONS if CONDITIONS in takes else "video"
     return found
+
+
+def start_frames(name: str) -> StartFrames | None:
+    """How much of a clip the pipeline of this class sees that it goes on from; None of one that does not go on from any."""
+    return next((seen for pattern, seen in _GOES_ON if re.match(pattern, name)), None)
 
 
 def input_use(

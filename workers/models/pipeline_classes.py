@@ -35,7 +35,7 @@ RESERVED = frozenset({
     "callback_on_step_end", "callback_on_step_end_tensor_inputs", "attention_kwargs", "cross_attention_kwargs",
     "joint_attention_kwargs", "max_area", "_auto_resize", "use_resolution_binning", "frame_rate", "fps", "target_fps",
     "pyramid_num_inference_steps_list", "last_image", "reference_images", "images", "mask_image", "mask", "control_image", "video",
-    "control_video", "conditioning_frames", "pose_video", "face_video", "segment_frame_length",
+    "control_video", "conditioning_frames", "pose_video", "face_video", "mask_video", "background_video", "segment_frame_length",
 })  # fmt: skip
 
 #: Names under which pipelines take the number of frames.

@@ -119,6 +119,7 @@ class ModelsApi:
             needs_image=card.needs_image,
             takes_inputs=list(card.takes_inputs),
             needs_inputs=list(card.needs_inputs),
+            start_frames=card.start_frames,
             sound=card.sound,
             defaults=card.defaults,
             limits=card.limits,

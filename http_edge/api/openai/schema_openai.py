@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from broker.wire.inputs import StartFrames
 from broker.wire.jobspec import MAX_INT, CacheMode, Defaults, Limits, MediaKind
 from broker.wire.loras import LoraCard
 from broker.wire.sampling import Sampler
@@ -280,6 +281,13 @@ class Model(Struct, kw_only=True):
     needs_image: bool
     takes_inputs: Annotated[list[str], Meta(description="Fields of further media that it takes.")]
     needs_inputs: Annotated[list[str], Meta(description="Those of them that it draws nothing without.")]
+    start_frames: Annotated[
+        StartFrames | None,
+        Meta(
+            description="How many of the last frames of a `start_video` it sees: `least`, or by so many `step`s more, up to `most`; "
+            "null: it takes none. `drawn`: they are the first of those drawn, too."
+        ),
+    ]
     sound: Annotated[
         bool, Meta(description="Whether its clips have sound, by themselves or where `extra` asks for it.")
     ]

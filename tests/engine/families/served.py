@@ -240,7 +240,7 @@ def _clip(directory: Path, mirrored: bool) -> Path:
     name = f"clip-{mirrored}.mp4"
     down, across = np.mgrid[0:80, 0:96]
     with Mp4Writer(directory, name, 16.0) as writer:
-        for number in range(40):
+        for number in range(72):
             frame = np.stack([across * 2, down * 3, (across + 4 * number) % 256], axis=-1).astype(np.uint8)
             writer.write((frame[::-1, ::-1] if mirrored else frame)[np.newaxis])
         writer.finish()

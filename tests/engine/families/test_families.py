@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.engine.families.cases import CASES, CHECKS, NOT_RUN, UNFIT
+from tests.engine.families.cases import CASES, CHECKS, NOT_RUN, UNFIT, Case
 from tests.engine.families.served import Drawn, Served, differing, state
 from tests.engine.media import read_sound
 from workers.ipc.messages import JobCancelled, JobFailed, JobFinished
@@ -110,22 +110,29 @@ def test_picture(served: Served) -> None:
 def test_inputs(served: Served) -> None:
     case, needed = served.case, served.base.spec.inputs
     for role in (*case.needs, *case.takes):
-        # A mask is one of something.
-        beside = {
-            **needed,
-            **({"video": served.media("video")} if role == "mask_image" and case.output == "video" else {}),
-        }
-        image = str(served.picture) if case.picture != "no" else ""
+        beside = {**needed, **{other: served.media(other) for other in _beside(case, role)}}
+        # A clip to go on from stands for the picture.
+        image = str(served.picture) if case.picture != "no" and role != "start_video" else ""
         drawn = [served.draw(image=image, inputs={**beside, role: served.media(role, which)}) for which in (0, 1)]
         for each in drawn:
             _is_as_asked(served, each)
         assert not _same(*drawn), role
         if role in case.takes:
-            assert not _same(served.draw(image=image, inputs=beside), drawn[0]), role
+            without = needed if "background_video" in beside or role == "background_video" else beside
+            assert not _same(served.draw(image=image, inputs=without), drawn[0]), role
     for role in case.needs:
         _is_refused(served.draw(inputs={other: paths for other, paths in needed.items() if other != role}), role)
     if not case.uses("mask"):
         _is_refused(served.draw(inputs={**needed, "mask_image": served.media("mask_image")}), "mask_image")
+
+
+def _beside(case: Case, role: str) -> tuple[str, ...]:
+    """Roles of what must be beside: a mask is one of something, and tells of a background what is kept."""
+    if role == "background_video":
+        return ("mask_video",)
+    if role in ("mask_image", "mask_video") and case.output == "video":
+        return ("background_video",) if "background_video" in case.takes else ("video",)
+    return ()
 
 
 def _is_refused(drawn: Drawn, role: str) -> None:
