@@ -15,7 +15,7 @@ from bench.suites import brokerbench, cancel, engine, http, lists, load, pool, r
 
 
 class Command(Struct, frozen=True, kw_only=True):
-    """One measurement."""
+    """Measurement that can be run by name."""
 
     name: str
     help: str

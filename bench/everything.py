@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def measured(part: Command, quick: bool, pictures: Path, about: dict[str, Any]) -> page.Section:
-    """One part's section of the page, with its picture and JSON beside it, or the reason why there are none."""
+    """Measure one part; return its section of the page, with picture and JSON beside it, or the reason why there are none."""
     at = time.time()
     try:
         made = part.quick() if quick else part.moderate()

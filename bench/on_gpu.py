@@ -35,7 +35,7 @@ class Section(Struct, frozen=True, kw_only=True):
 
 
 class Told(Struct, frozen=True, kw_only=True):
-    """What came of a section. `said` is the JSON of its last line, or its last lines as text."""
+    """Result of a section. `said` is the JSON of its last line, or its last lines as text."""
 
     name: str
     ending: str
@@ -88,7 +88,7 @@ def run(
     keep: Callable[[list[Told]], None],
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Told]:
-    """What came of each section, in order; `keep` gets all that is known after each."""
+    """Run the sections; return their results, in order. `keep` gets all results so far after each."""
     begun, told = clock(), list[Told]()
     for section in planned:
         left = budget_s - (clock() - begun)

@@ -29,7 +29,7 @@ class CrowdWorker(SimWorker):
         self._seen = max(self._seen, run.fence)
 
     def finish(self) -> None:
-        """The job is done: say so, with room for the next."""
+        """Report the job's end, with room for the next."""
         run, self.run = self.run, None
         if run is not None:
             self.idle_at = time.monotonic()
@@ -41,7 +41,7 @@ class CrowdWorker(SimWorker):
 
     @property
     def room(self) -> int:
-        """One job at a time."""
+        """Room for one job at a time."""
         return 0 if self.run else self._credit
 
 
@@ -100,7 +100,7 @@ class WorkerCrowd:
         return sum(worker.run is not None for worker in self._by_fd.values())
 
     def hold(self) -> None:
-        """No job ends any more."""
+        """Let no job end any more."""
         self._ends.clear()
         self._hold_s = 1e9
 

@@ -19,7 +19,7 @@ PATIENCE_S = 300.0
 
 
 class Heard:
-    """One job: its newest view, and monotonic times of the first event of each state."""
+    """Job as heard so far: its newest view, and monotonic times of the first event of each state."""
 
     def __init__(self) -> None:
         self.view: m.JobView | None = None
@@ -88,7 +88,7 @@ class JobClient:
 
 
 def spec_of(card: ModelCard, model: str = "", **fields: Any) -> JobSpec:
-    """What the model draws by default, with these fields changed."""
+    """Build the model's default spec, with these fields changed."""
     default = card.defaults
     values: dict[str, Any] = {
         "model": model or card.name,

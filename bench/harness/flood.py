@@ -38,7 +38,7 @@ def answer_bytes(data: bytes) -> int | None:
 
 
 def connect(port: int) -> socket.socket:
-    """One connection. Raises `BenchError`."""
+    """Open a connection. Raises `BenchError`."""
     try:
         sock = socket.create_connection(("127.0.0.1", port), timeout=10)
     except OSError as error:

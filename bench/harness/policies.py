@@ -12,7 +12,7 @@ from msgspec import Struct
 
 
 class Job(Struct, frozen=True):
-    """When it comes and how long it runs, seconds."""
+    """Job: its arrival and length, seconds."""
 
     at_s: float
     length_s: float
@@ -75,7 +75,7 @@ def first_come(jobs: Sequence[Job], workers: int) -> list[float]:
 
 
 def makespan(jobs: Sequence[Job], starts: Sequence[float]) -> float:
-    """From the first arrival to the last end."""
+    """Return the seconds from the first arrival to the last end."""
     return max(start + job.length_s for job, start in zip(jobs, starts, strict=True)) - jobs[0].at_s
 
 

@@ -1,4 +1,4 @@
-"""One process of the service: started, waited for, signalled, looked into. Measurements and tests start theirs with it."""
+"""Process of the service: started, waited for, signalled, looked into. The harness of measurements and tests."""
 
 from __future__ import annotations
 

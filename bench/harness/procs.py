@@ -53,7 +53,7 @@ def pinned(chosen: set[int]) -> Iterator[None]:
 
 
 def raise_file_limit() -> None:
-    """As many descriptors as the system lets this process, and those it starts, have."""
+    """Raise the limit of descriptors of this process and its children as far as the system allows."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -40,7 +40,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 
 class Tally:
-    """What the client and the workers have heard of the jobs, over both lives of the broker."""
+    """Counts of the jobs as client and workers have heard of them, over both lives of the broker."""
 
     def __init__(self) -> None:
         self.accepted = 0

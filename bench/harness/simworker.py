@@ -39,7 +39,7 @@ def dealer(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socket
 
 
 class SimWorker:
-    """One simulated worker. `on_start(job_id)` is called as a job arrives, `on_end(job_id, accepted)` once its result is committed."""
+    """Simulated worker. `on_start(job_id)` is called as a job arrives, `on_end(job_id, accepted)` once its result is committed."""
 
     def __init__(
         self,

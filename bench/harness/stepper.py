@@ -1,4 +1,4 @@
-"""One simulated worker whose job takes a step whenever the bench says so: what an edge tells its event streams."""
+"""Simulated worker whose job takes a step on the bench's command, as a source of an edge's events."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _HANDED_IN = "handed in"
 
 
 class Replica:
-    """One worker."""
+    """Worker of Ray Serve."""
 
     def __init__(self, done: str, chosen: list[int]) -> None:
         if chosen:
@@ -103,7 +103,7 @@ class RayAdapter(PeerAdapter):
             raise BenchError(f"a call failed: {type(error).__name__}") from error
 
     def fill(self, numbers: range) -> None:
-        """From a process of its own, to busy replicas. Raises `BenchError`."""
+        """Send calls to busy replicas, from a process of its own. Raises `BenchError`."""
         self.start_workers(WORKERS)
         address = ray.get_runtime_context().gcs_address
         command = [sys.executable, "-m", "bench.peers.peer_ray", address, str(numbers.start), str(numbers.stop)]

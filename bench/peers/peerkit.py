@@ -1,4 +1,4 @@
-"""What every peer is measured with: the same payload, worker processes on one core, driver and server on another, one way of saying "done".
+"""Common equipment of the peers: the same payload, worker processes on one core, driver and server on another, one way of saying "done".
 
 A worker tells the driver by a datagram that it starts a job and that it has done it, with its pid and CLOCK_MONOTONIC; nothing of a
 peer's own result store is in the figures. Ours says "done" only once its result is committed.
@@ -130,7 +130,7 @@ class DoneNotifier:
 
 
 class PeerAdapter(ABC):
-    """One peer in one mode, on a directory of its own. Its processes are gone after `close`."""
+    """Adapter of one peer in one mode, on a directory of its own. Its processes are gone after `close`."""
 
     #: What is to be known of its run with a killed queue.
     survival_note = ""
@@ -147,7 +147,7 @@ class PeerAdapter(ABC):
     @property
     @abstractmethod
     def versions(self) -> str:
-        """What is measured, with its versions."""
+        """Return the peer's name with versions."""
 
     @abstractmethod
     def start_server(self) -> None:
@@ -178,7 +178,7 @@ class PeerAdapter(ABC):
         os.kill(pid, signal.SIGKILL)
 
     def given_up(self, number: int) -> str:
-        """Why this job will not be started again, as far as the peer says so; "" when it may be."""
+        """Return the reason why this job will not be started again, as far as the peer says so; "" when it may be."""
         return ""
 
     def close(self) -> None:
@@ -239,7 +239,7 @@ def version_in(text: str) -> tuple[int, ...]:
 
 
 def version_of(server: str) -> tuple[int, ...]:
-    """What a server's `--version` says."""
+    """Return the version in a server's `--version`."""
     return version_in(subprocess.run([server, "--version"], capture_output=True, text=True, check=False).stdout)
 
 

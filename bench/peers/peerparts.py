@@ -40,7 +40,7 @@ _A, _B, _C, _D, _E, _STEP = 1_000_000, 20_000_000, 30_000_000, 40_000_000, 50_00
 
 
 class Sizes(Struct, frozen=True, kw_only=True):
-    """How much of each run: no-ops and repeats of a, seconds of b and c, seconds to wait for a new start in d, jobs of e."""
+    """Sizes of the parts: no-ops and repeats of a, seconds of b and c, seconds to wait for a new start in d, jobs of e."""
 
     jobs: int
     repeats: int
@@ -110,7 +110,7 @@ def rate(stand: PeerAdapter, done: Done, sizes: Sizes) -> Rate:
 
 
 def _until(end: float, numbers: range, taken: list[int]) -> Iterator[int]:
-    """These numbers, as long as there is time; `taken` gets those given out."""
+    """Yield these numbers as long as there is time; `taken` gets those given out."""
     for number in numbers:
         if time.monotonic() > end:
             return

@@ -1,4 +1,4 @@
-"""One peer in one mode, in a process of its own with a time limit, so that no peer can hang or litter the run.
+"""Measuring a peer in one mode, in a process of its own with a time limit, so that no peer can hang or litter the run.
 
 `python -m bench.peers.peerrun ORDER` (JSON) measures and prints a line of JSON per part; `measure` is the caller's side.
 """
@@ -35,7 +35,7 @@ GROUPS = ("ab", "c", "d", "e")
 
 
 class Order(Struct, frozen=True, kw_only=True):
-    """What a child is to measure: `stand` is MODULE:CLASS."""
+    """Order to a child to measure: `stand` is MODULE:CLASS."""
 
     stand: str
     mode: str
@@ -45,7 +45,7 @@ class Order(Struct, frozen=True, kw_only=True):
 
 
 class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One part's figures, or why there are none: `missing`, or `same` as elsewhere; `about` is the first line."""
+    """Figures of one part, or the reason why there are none: `missing`, or `same` as elsewhere; `about` is the first line."""
 
     part: str
     about: str = ""
@@ -92,7 +92,7 @@ def measure(order: Order, limit_s: float | None = None) -> list[Line]:
 
 
 def _lines(process: subprocess.Popen[bytes], limit_s: float) -> Iterator[Line]:
-    """What the child says. Raises `TimeoutError` when it is silent for too long."""
+    """Yield the child's lines. Raises `TimeoutError` when it is silent for too long."""
     assert process.stdout is not None
     with process.stdout as pipe, selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)

@@ -23,7 +23,7 @@ from bench.report.stats import probe_fdatasync
 
 
 class Peer(Struct, frozen=True, kw_only=True):
-    """One queue: its stand (MODULE:CLASS), the package that it needs, what people call it, and what its modes promise."""
+    """Queue to compare with: its stand (MODULE:CLASS), the package that it needs, what people call it, and what its modes promise."""
 
     stand: str
     needs: str
@@ -85,7 +85,7 @@ PEERS: dict[str, Peer] = {
 
 
 class PeersPlan(Struct, frozen=True, kw_only=True):
-    """How much of each."""
+    """Sizes of the comparison."""
 
     jobs: Annotated[int, Meta(description="no-op jobs of a repeat of part a", ge=1, le=100_000)] = 3_000
     repeats: Annotated[int, Meta(description="repeats of part a; medians", ge=1, le=10)] = 2
@@ -124,7 +124,7 @@ def _some(option: str, text: str, known: tuple[str, ...]) -> list[str]:
 
 
 def lines_of(plan: PeersPlan, name: str, mode: str, parts: str, home: Path) -> list[Line]:
-    """These parts of one mode of one peer."""
+    """Measure these parts of one mode of one peer."""
     peer = PEERS[name]
     if not parts:
         return []

@@ -1,4 +1,4 @@
-"""What the comparison with peers says: one row a peer and mode, ours over each, and which of them is the fastest."""
+"""Table of the comparison with peers: one row a peer and mode, ours over each, and the fastest of them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _HEAD = (
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """One mode of one peer: what it did part by part, or why not."""
+    """Row of the table: one mode of one peer, its figures part by part, or the reason why there are none."""
 
     peer: str
     mode: str
@@ -63,7 +63,7 @@ class Row(Struct, frozen=True, kw_only=True):
         return next((line for line in self.lines if line.part == part), None)
 
     def missing(self, part: str) -> str:
-        """Why a part has no figures."""
+        """Return the reason why a part has no figures."""
         line = self.part(part)
         return line.missing if line else ""
 
@@ -128,7 +128,7 @@ def _uneven(rows: Sequence[Row]) -> list[str]:
 
 
 def fastest(rows: Sequence[Row], durable_only: bool) -> Row | None:
-    """Of the others that were measured, the one with most jobs a second."""
+    """Return the peer with most jobs a second."""
     others = [row for row in rows if row.peer != OURS and row.per_s and (row.mode == "durable" or not durable_only)]
     return max(others, key=lambda row: row.per_s or 0.0, default=None)
 
@@ -221,7 +221,7 @@ def _crashes(row: Row, line: Line, ours: Row | None) -> str:
 
 
 def crash_text(crash: Crash) -> str:
-    """How long until the next start, and how many there were."""
+    """Describe the time until the next start, and the number of starts."""
     starts = "1 start" if crash.starts == 1 else f"{crash.starts} starts"
     if crash.again_s is not None:
         return f"{number_text(crash.again_s)} s, {starts}{'' if crash.ended else ', not ended'}"

@@ -15,7 +15,7 @@ All = Mapping[str, Results]
 
 
 class Bar(Struct, frozen=True, kw_only=True):
-    """One line: what, the target, the figures it is judged by, and how they are shown."""
+    """Bar: its subject, the target, the figures that it is judged by, and their form."""
 
     what: str
     target: str

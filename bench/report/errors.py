@@ -1,4 +1,4 @@
-"""Why a measurement could not be made."""
+"""Errors of measurements."""
 
 from __future__ import annotations
 

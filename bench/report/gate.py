@@ -1,4 +1,4 @@
-"""What a change must not make worse: counts against `baseline.json`, each with how much it may grow.
+"""Gate of changes: counts against `baseline.json`, each with the growth that is allowed.
 
 A count that grew by more than its tolerance is a regression; one that shrank by more asks for a new baseline, so that what was won is
 kept. Counts of calls depend on Python's own version, so they are compared under the one that the baseline was taken with.
@@ -49,7 +49,7 @@ def this_python() -> str:
 
 
 def findings(counts: Mapping[str, float], baseline: Baseline, python: str) -> list[str]:
-    """One sentence for each count that is not what it was; those that depend on another Python are left out."""
+    """Return a sentence for each count that has changed; those that depend on another Python are left out."""
     found = []
     for name, value in counts.items():
         kind = name.rsplit(".", 1)[-1]

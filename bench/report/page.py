@@ -22,7 +22,7 @@ _QUICK = "**These are quick runs: they show that the bench works, not how fast a
 
 
 class Section(Struct, frozen=True, kw_only=True):
-    """One measurement of the page: its report, or why there is none."""
+    """Section of the page: a measurement's report, or the reason why there is none."""
 
     name: str
     report: Report | None

@@ -18,7 +18,7 @@ P = TypeVar("P", bound=Struct)
 
 
 def add_options(parser: argparse.ArgumentParser, kind: type[Struct]) -> None:
-    """One option a field."""
+    """Add an option for each field."""
     for name, kept, meta, default in _fields(kind):
         text = (meta.description or "").replace("%", "%%")
         if kept is bool:

@@ -32,7 +32,7 @@ def distribution(title: str, x_label: str, values: Mapping[str, Sequence[float]]
 
 
 def bars(title: str, y_label: str, values: Mapping[str, float]) -> Panel:
-    """One bar a name."""
+    """Draw a bar for each name."""
     series = {name: ([0.0], [value]) for name, value in values.items()}
     return Panel(title=title, kind="bar", y_label=y_label, series=series)
 

@@ -1,4 +1,4 @@
-"""What a measurement says, once for machines and once for people."""
+"""Reports of measurements, for machines and for people."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bench.report.stats import Summary, filesystem, probe_fdatasync
 
 
 class Metric(Struct, frozen=True):
-    """One figure. `key` is its name in JSON and ends in its unit; a value of None was not to be had."""
+    """Figure of a report. `key` is its name in JSON and ends in its unit; a value of None was not to be had."""
 
     key: str
     label: str
@@ -33,7 +33,7 @@ class Metric(Struct, frozen=True):
 
 
 class Panel(Struct, frozen=True, kw_only=True):
-    """One drawing of a plot: series by name as lines (or steps) through (x values, y values), or a bar for each first y."""
+    """Drawing in a plot: series by name as lines (or steps) through (x values, y values), or a bar for each first y."""
 
     title: str
     kind: Literal["line", "steps", "bar"] = "line"
@@ -51,7 +51,7 @@ class Grid(Struct, frozen=True, kw_only=True):
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """One measurement with its circumstances."""
+    """Measurement with its circumstances."""
 
     bench: str
     title: str
@@ -66,7 +66,7 @@ class Report(Struct, frozen=True, kw_only=True):
 
 
 class Flush(Struct, frozen=True, kw_only=True):
-    """What one flush of the disk took just before a measurement, and of which filesystem."""
+    """Times of one flush of the disk just before a measurement, and its filesystem."""
 
     times: Summary
     filesystem: str
@@ -102,7 +102,7 @@ def machine() -> dict[str, Any]:
 
 
 def load_average() -> float | None:
-    """Of the last minute."""
+    """Return the load average of the last minute."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 

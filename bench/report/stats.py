@@ -1,4 +1,4 @@
-"""What is said of many measured values, and what the disk does right now."""
+"""Statistics of measured values, and the disk's speed now."""
 
 from __future__ import annotations
 

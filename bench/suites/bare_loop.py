@@ -1,4 +1,4 @@
-"""What a person writes without a service: load a pipeline, call it for one prompt after the other, save each clip. A process of its own.
+"""Bare diffusers loop, as without a service: load a pipeline, call it for one prompt after the other, save each clip. A process of its own.
 
 `python -m bench.suites.bare_loop` reads one JSON object from stdin, {"model", "device", "threads", "crf", "preset", "out", "jobs":
 [specs]},

@@ -1,4 +1,4 @@
-"""What the broker itself costs: no-op jobs through a real broker process, real sockets and the real journal.
+"""Cost of the broker itself: no-op jobs through a real broker process, real sockets and the real journal.
 
 One thread drives everything but the broker: a client that submits and simulated workers that finish at once. Two figures come out.
 Throughput: `window` jobs are kept between submit and committed result, and the broker's processor time is divided by the jobs done. Each
@@ -60,7 +60,7 @@ class BrokerPlan(Struct, frozen=True, kw_only=True):
 
 
 class Round(Struct, frozen=True, kw_only=True):
-    """What one repeat measured, in seconds."""
+    """Measurements of one repeat, seconds."""
 
     jobs_per_s: float
     cpu_per_job: float
@@ -261,7 +261,7 @@ def report_of(
 
 
 def ceiling_metrics(echoes: dict[str, Echo], middle: dict[str, float]) -> list[Metric]:
-    """What ZeroMQ alone does, and how many of its round trips the broker's processor time for one job would pay."""
+    """Build the metrics of ZeroMQ alone, and the number of its round trips that the broker's processor time for one job would pay."""
     metrics = []
     for kind, measured in echoes.items():
         label = f"ceiling: {ECHOES[kind]}"

@@ -1,4 +1,4 @@
-"""From a cancel to a free worker, by what the job was doing: real processes, the demo model, one CPU worker.
+"""Time from a cancel to a free worker, by phase of the job: real processes, the demo model, one CPU worker.
 
 Each sample is a job of its own that is cancelled at a drawn moment of one phase. Where the phases of a job lie is taken from the same
 job let run to its end just before (the engine's own figures), so a sample near the edge of a short phase may have hit its neighbour.
@@ -44,7 +44,7 @@ class CancelPlan(Struct, frozen=True, kw_only=True):
 
 
 class Aim(Struct, frozen=True, kw_only=True):
-    """One kind of sample: the job, and the phase of it that is aimed at. No phase: it is cancelled while it waits for a worker."""
+    """Kind of sample: the job, and the phase of it that is aimed at. No phase: it is cancelled while it waits for a worker."""
 
     name: str
     label: str
@@ -88,7 +88,7 @@ AIMS = (
 
 
 class Timeline(Struct, frozen=True, kw_only=True):
-    """Where one phase lies, seconds after the job's start, and what one denoising step takes."""
+    """Begin and end of a phase, seconds after the job's start, and the seconds of a denoising step."""
 
     begin: float
     end: float
@@ -96,7 +96,7 @@ class Timeline(Struct, frozen=True, kw_only=True):
 
 
 def timeline(durations: dict[str, float], phase: str, steps: int) -> Timeline:
-    """From the engine's seconds by phase; the phases follow one another."""
+    """Build the timeline from the engine's seconds by phase; the phases follow one another."""
     at = 0.0
     for name in ("load", "encode", "denoise", "decode", "save"):
         length = durations.get(name, 0.0)

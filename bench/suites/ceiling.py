@@ -1,4 +1,4 @@
-"""What ZeroMQ alone does on this machine, now: bare echoes beside which the broker's figures are to be read.
+"""Ceiling of ZeroMQ alone on this machine, now: bare echoes beside which the broker's figures are to be read.
 
 `router`: a pyzmq ROUTER in a poll loop that sends every message back. `proxy`: libzmq's own `zmq_proxy` between a ROUTER and a DEALER;
 the driver is the worker behind it. Neither decodes, decides or writes anything. `python -m bench.suites.ceiling KIND FRONT BACK` is the

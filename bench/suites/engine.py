@@ -59,7 +59,7 @@ class EnginePlan(Struct, frozen=True, kw_only=True):
 
 
 class Served(Struct, frozen=True, kw_only=True):
-    """One run of the service, seconds: first start to last end, between jobs, and the hidden share of decoding and saving."""
+    """Run of the service, seconds: first start to last end, between jobs, and the hidden share of decoding and saving."""
 
     took_s: float
     gaps: list[float]
@@ -147,7 +147,7 @@ def prompts() -> Iterator[str]:
 
 
 def served(views: Sequence[m.JobView]) -> Served:
-    """From the final views of jobs that one worker ran."""
+    """Build the figures from the final views of jobs that one worker ran."""
     ordered = sorted(views, key=lambda view: view.started_at)
     pairs = list(itertools.pairwise(ordered))
     tails = hidden = 0.0

@@ -1,4 +1,4 @@
-"""What a job costs in things that can be counted: messages, commits, rows, calls, memory left behind. The same on every machine.
+"""Cost of a job in counts: messages, commits, rows, calls, memory left behind. The same on every machine.
 
 The real core and the real journal, one message a pass as in the broker's router (decode, core, commit when something durable moved,
 encode), no sockets. Counts change with the code and with nothing else, so a test can hold them where times would only tell how busy a
@@ -82,7 +82,7 @@ class Line:
             self._say(_EDGE, codec.from_edge, m.Watch(req=0))
 
     def job(self) -> None:
-        """One job from its submit to its acknowledged result. Raises `AssertionError` when it is not given out."""
+        """Run a job from its submit to its acknowledged result. Raises `AssertionError` when it is not given out."""
         self._count += 1
         job_id = f"job-{self._count:06}"
         submit = m.Submit(req=self._count, job_id=job_id, submission=m.Submission(model=MODEL, units=1.0), body=_BODY)
@@ -96,7 +96,7 @@ class Line:
         self._journal.close()
 
     def _say(self, peer: bytes, decode: codec.Decoder, message: m.Message) -> m.Run | None:
-        """One pass; the job that it gave out, if any."""
+        """Make one pass; return the job that it gave out, if any."""
         self._now += 0.001
         frame = codec.encode(message)
         self._note(frame)

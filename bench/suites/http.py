@@ -1,4 +1,4 @@
-"""What one edge process can serve: status reads and event streams, beside a bare Starlette application in the same run.
+"""Throughput of one edge process: status reads and event streams, beside a bare Starlette application in the same run.
 
 The server under test has a core of its own (with more than one core); client, broker and the simulated worker share the others. Streams
 are judged by processor time an event: `sent` events a second that one core could send.
@@ -45,7 +45,7 @@ class HttpPlan(Struct, frozen=True, kw_only=True):
 
 
 class Fan(Struct, frozen=True, kw_only=True):
-    """One fan-out: events received, the share that reached the streams, processor seconds of the server."""
+    """Result of a fan-out: events received, the share that reached the streams, processor seconds of the server."""
 
     events: int
     share: float
@@ -215,7 +215,7 @@ def report_of(plan: HttpPlan, measured: Measured, flush: Flush) -> Report:
 
 
 def _over(cpu_s: dict[str, float]) -> float | None:
-    """How many reads of a waiting job cost as much as one of the bare route; unlike rates, whatever else the machine does."""
+    """Return the bare route's processor time over that of reading a waiting job; unlike rates, it hardly depends on the machine's load."""
     return cpu_s["bare"] / cpu_s["queued"] if cpu_s["queued"] else None
 
 

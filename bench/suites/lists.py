@@ -1,4 +1,4 @@
-"""What a list costs the broker's loop over a long history: the longest answer, and the answers a list takes.
+"""Cost of lists over a long history to the broker's loop: the longest answer, and the answers a list takes.
 
 The real core and the real journal, no sockets. Each list is asked for as an edge does, again from where the broker stopped looking; while
 one answer is made the loop does nothing else, so that one's time counts.
@@ -67,7 +67,7 @@ class ListsPlan(Struct, frozen=True, kw_only=True):
 
 
 class Cost(Struct, frozen=True):
-    """Of one list, milliseconds."""
+    """Cost of a list, milliseconds."""
 
     answers: int
     longest_ms: float

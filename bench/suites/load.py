@@ -141,7 +141,7 @@ def _asked(plan: LoadPlan) -> str:
 
 
 def _goodput(plan: LoadPlan, good: list[Outcome], outcomes: list[Outcome], duration: float, kills: int) -> list[Metric]:
-    """What came in time, and what had to be done again because something died."""
+    """Build the metrics of goodput: results in time, and work done again because a process died."""
     in_time = [o for o in good if o.latency is not None and (not plan.slo_s or o.latency <= plan.slo_s)]
     share = 100 * len(in_time) / len(outcomes) if outcomes else None
     slo = f"done within {plan.slo_s:g} s" if plan.slo_s else "no --slo: done at all"

@@ -72,7 +72,7 @@ class LoadPlan(Struct, frozen=True, kw_only=True):
             raise BadPlan(f"--timeout: {self.timeout_s:g} must be above 0")
 
     def arrivals(self) -> list[Arrival]:
-        """What is sent, in order. Raises `BadPlan`."""
+        """Build the arrivals, in order. Raises `BadPlan`."""
         if self.trace:
             return read_trace(self.trace)
         assert self.rate is not None
@@ -81,7 +81,7 @@ class LoadPlan(Struct, frozen=True, kw_only=True):
 
 
 class Outcome(Struct):
-    """What became of one request. Times in seconds since the run's start; None for what did not happen."""
+    """Outcome of one request. Times in seconds since the run's start; None for what did not happen."""
 
     arrival: Arrival
     sent: float | None = None
@@ -104,7 +104,7 @@ class Outcome(Struct):
 
     @property
     def latency(self) -> float | None:
-        """From the moment it was due to its last event."""
+        """Seconds from the moment it was due to its last event."""
         return None if self.ended is None else self.ended - self.arrival.at_s
 
 
@@ -118,7 +118,7 @@ class Runner:
         self._start = 0.0
 
     async def run(self) -> list[Outcome]:
-        """One outcome per arrival, in their order."""
+        """Send the requests; return one outcome per arrival, in their order."""
         plan, arrivals = self._plan, self._arrivals
         outcomes = [Outcome(arrival) for arrival in arrivals]
         self._start = time.monotonic()

@@ -1,4 +1,4 @@
-"""How well mixed jobs are spread over a pool: the real core on virtual time, beside what other arrangements would do with the same jobs.
+"""Placement of mixed jobs in a pool: the real core on virtual time, beside other policies with the same jobs.
 
 Two experiments. All jobs at once: the makespan against its lower bound, max(total / workers, longest). Jobs one by one (Poisson): the
 mean wait. Images, clips and videos in the shares of `MIX`; the core predicts their lengths with an error, the others know nothing of
@@ -51,7 +51,7 @@ class PoolPlan(Struct, frozen=True, kw_only=True):
 
 
 def draw_length(rng: random.Random) -> float:
-    """One job of the mix, seconds."""
+    """Draw the length of a job of the mix, seconds."""
     _, low, high = rng.choices(MIX, [share for share, _, _ in MIX])[0]
     return rng.uniform(low, high)
 
@@ -67,7 +67,7 @@ def draw_jobs(count: int, seed: int, rate: float = 0.0) -> list[Job]:
 
 
 def mean_length() -> float:
-    """Of the mix, seconds."""
+    """Return the mean length of the mix, seconds."""
     return sum(share * (low + high) / 2 for share, low, high in MIX)
 
 

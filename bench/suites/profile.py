@@ -1,4 +1,4 @@
-"""Where the broker's processor time goes: the profile of no-op jobs through core, journal and codec in one process."""
+"""Profile of the broker's processor time: no-op jobs through core, journal and codec in one process."""
 
 from __future__ import annotations
 

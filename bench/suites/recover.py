@@ -55,15 +55,15 @@ class Killer:
         self._http = http
 
     async def engine(self) -> float:
-        """From the kill to the same job's next start."""
+        """Kill the engine; return the seconds until the same job's next start."""
         return await self._again(self._service.processes["workers"].engines()[0].kill)
 
     async def agent(self) -> float:
-        """From the kill to the same job's next start."""
+        """Kill the agent; return the seconds until the same job's next start."""
         return await self._again(self._service.processes["workers"].agents()[0].kill)
 
     async def broker(self) -> float:
-        """From the kill, with one job running and one waiting, to the first answer about a job."""
+        """Kill the broker with one job running and one waiting; return the seconds until the first answer about a job."""
         running = await self._slow_job()
         waiting = await self._slow_job(wait=False)
         begun = time.time()
@@ -76,7 +76,7 @@ class Killer:
         return answered - begun
 
     async def edge(self) -> float:
-        """From the kill to the first answer about a job."""
+        """Kill the edge; return the seconds until the first answer about a job."""
         job_id = await self._slow_job()
         begun = time.time()
         self._service.kill("edge")

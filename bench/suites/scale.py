@@ -40,7 +40,7 @@ class ScalePlan(Struct, frozen=True, kw_only=True):
 
 
 class Measured(Struct, frozen=True, kw_only=True):
-    """One run; `cores`: seconds of processor time over seconds."""
+    """Measurements of one run; `cores`: seconds of processor time over seconds."""
 
     empty_mb: float
     queued_mb: float

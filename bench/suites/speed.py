@@ -26,7 +26,7 @@ _STEPS = 12
 
 
 class Order(Struct, frozen=True, kw_only=True):
-    """What the child is to measure; no variants: all."""
+    """Order to the child to measure; no variants: all."""
 
     model: str
     device: str = "cpu"
@@ -37,7 +37,7 @@ class Order(Struct, frozen=True, kw_only=True):
 
 
 class Row(Struct, kw_only=True):
-    """One variant, as the child tells it. Times are seconds, memory MB; the ratio is of whole jobs; pixels are of 255."""
+    """Figures of a variant, as the child sends them. Times are seconds, memory MB; the ratio is of whole jobs; pixels are of 255."""
 
     variant: str
     error: str = ""

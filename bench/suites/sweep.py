@@ -16,7 +16,7 @@ WORKERS = (1, 4, 16, 64)
 
 
 class Point(Struct, frozen=True, kw_only=True):
-    """One run of the sweep. `cpu_s`: processor seconds a job."""
+    """Run of the sweep. `cpu_s`: processor seconds a job."""
 
     window: int
     workers: int

@@ -1,4 +1,4 @@
-"""What a load run asks for and when: everything is drawn from a seed before the first request leaves.
+"""Workload of a load run, drawn from a seed before the first request leaves.
 
 Arrivals are open-loop: a request leaves at its time whether or not earlier ones were answered, so a slow server faces the queue that it
 would face in life instead of slowing its clients down.
@@ -26,7 +26,7 @@ DEFAULT_PROMPTS = (
 
 
 class Shape(Struct, frozen=True):
-    """One kind of output in the mix. Sizes in pixels, 0 frames: the model's default; `weight` is relative."""
+    """Kind of output in the mix. Sizes in pixels, 0 frames: the model's default; `weight` is relative."""
 
     width: int
     height: int
@@ -35,7 +35,7 @@ class Shape(Struct, frozen=True):
 
 
 class Arrival(Struct, frozen=True):
-    """One request: when it leaves (seconds after the start), what it asks for. No shape: the model's default."""
+    """Request to send: its time (seconds after the start) and fields. No shape: the model's default."""
 
     at_s: float
     prompt: str
@@ -101,7 +101,7 @@ def draw(
 
 
 class _Line(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One line of a trace."""
+    """Line of a trace."""
 
     at_s: float
     prompt: str = DEFAULT_PROMPTS[0]

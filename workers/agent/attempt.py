@@ -1,4 +1,4 @@
-"""One job in the engine: where it sits, how far it is, how fast it goes, when to call it stuck, how long a cancel may take.
+"""Attempt at a job in the engine: its slot, progress and speed, when it counts as stuck, how long a cancel may take.
 
 What the engine shows (`ipc.Progress`, read some twenty times a second) is all there is to go by. Its `tick` grows with every sign of
 life, also inside a step; a phase is stuck when the tick has stood still for longer than that phase ever may.
@@ -27,7 +27,7 @@ _CANCEL_STEPS = 2
 
 
 class Ending(Struct, frozen=True):
-    """Why the agent is ending an attempt by killing its engine; decides what the broker is told when the process is gone."""
+    """Reason why the agent ends an attempt by killing its engine; decides the report to the broker once the process is gone."""
 
     kind: Literal["cancelled", "failed", "dropped"]
     failure: FailureKind = FailureKind.ENGINE_CRASHED
@@ -92,7 +92,7 @@ class Attempt:
         self._average_s = step_s if self._average_s == 0.0 else self._average_s + _WEIGHT * (step_s - self._average_s)
 
     def wait_no_more(self, now: float) -> None:
-        """What it waited for in the engine is gone: from now on its own silence counts."""
+        """End its wait for another attempt: from now on its own silence counts."""
         if not self.begun:
             self._alive_at = now
 
@@ -103,7 +103,7 @@ class Attempt:
         return self._predicted_s / self._total if self._phase == "denoise" and self._total else 0.0
 
     def grace_s(self, policy: AgentPolicy, asked_s: float) -> float:
-        """How long a cancel may take before the engine is killed: as asked, 0 for the agent's own rule.
+        """Return the seconds that a cancel may take before the engine is killed: as asked, 0 for the agent's own rule.
 
         Neither an order nor a prediction, however large, takes the promise back.
         """
@@ -115,7 +115,7 @@ class Attempt:
         return now - self._alive_at
 
     def stuck_at(self, policy: AgentPolicy) -> float:
-        """When this attempt counts as stuck, should no further sign of life come."""
+        """Return the time at which this attempt counts as stuck, should no further sign of life come."""
         return self._alive_at + self._budget_s(policy)
 
     def _budget_s(self, policy: AgentPolicy) -> float:
@@ -134,7 +134,7 @@ class Attempt:
                 return policy.encode_budget_s
 
     def describe(self) -> str:
-        """Where it is, for people: "denoise, step 3 of 40"."""
+        """Describe its progress for people: "denoise, step 3 of 40"."""
         if not self._phase:
             return "not begun"
         return f"{self._phase}, step {self._step} of {self._total}" if self._total else self._phase

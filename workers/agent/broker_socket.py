@@ -24,7 +24,7 @@ _LINGER_MS = 500
 
 
 class BrokerSocket:
-    """One agent's connection. Raises `AgentError` for an endpoint that cannot be one."""
+    """Connection of an agent to the broker. Raises `AgentError` for an invalid endpoint."""
 
     def __init__(self, endpoint: str, key: PeerKey | None = None) -> None:
         """Connect; over tcp with a key."""

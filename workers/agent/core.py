@@ -38,7 +38,7 @@ _EXITS: dict[m.Remedy, int] = {"none": EXIT_UNWANTED, "anew": EXIT_RESTART, "yie
 
 
 class Identity(Struct, frozen=True, kw_only=True):
-    """What does not change while the agent lives."""
+    """Constants of an agent's life."""
 
     name: str
     #: Drawn at each start.
@@ -52,7 +52,7 @@ class Identity(Struct, frozen=True, kw_only=True):
 
 
 class AgentCore:
-    """One worker's half of the conversation with the broker, and its engine's keeper."""
+    """Worker's side of the protocol with the broker, and keeper of its engine."""
 
     def __init__(self, identity: Identity, policy: AgentPolicy, now: float) -> None:
         self.identity = identity
@@ -78,7 +78,7 @@ class AgentCore:
     # ------------------------------------------------------------ what the shell asks
 
     def refusal_reason(self) -> str:
-        """Why a `Run` would be refused now; "" when it would be taken."""
+        """Return the reason why a `Run` would be refused now; "" when it would be taken."""
         if self.leaving is not None:
             return "the worker is leaving"
         if self.draining:
@@ -91,7 +91,7 @@ class AgentCore:
 
     @property
     def free(self) -> int:
-        """How many jobs would be taken now."""
+        """Return the number of jobs that would be taken now."""
         return 0 if self.refusal_reason() else 1
 
     def held(self, now: float) -> tuple[m.Held, ...]:
@@ -99,7 +99,7 @@ class AgentCore:
         return tuple(attempt.held(now) for attempt in self.engine_slot.attempts) + self.unacked_results.held(now)
 
     def next_deadline(self) -> float:
-        """When `tick` must be called at the latest."""
+        """Return the latest time for the next `tick`."""
         if self.leaving is not None:
             return self.leaving[1]
         detached_at = self.presence.detached_at
@@ -166,7 +166,7 @@ class AgentCore:
         return self._flush_effects(now)
 
     def progressed(self, progress: Iterable[Progress], now: float) -> list[fx.Effect]:
-        """What the engine's shared words show: wanted often while there is an attempt, and once more when the process is gone."""
+        """Take the engine's shared words: often while there is an attempt, and once more when the process is gone."""
         self.engine_slot.observe(progress, now)
         return self._flush_effects(now)
 
@@ -298,7 +298,7 @@ class AgentCore:
         return effects
 
     def _shown(self) -> object:
-        """What makes a heartbeat due sooner when it changes."""
+        """Return the state whose change makes a heartbeat due sooner."""
         return (
             self.free,
             self.engine_slot.shown,

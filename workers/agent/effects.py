@@ -36,7 +36,7 @@ class StartJob(Struct, frozen=True):
 
 
 class RequestCancel(Struct, frozen=True):
-    """Ask the engine to stop the job of this fence, which has this seat."""
+    """Ask the engine to stop the job of this fence, in this slot."""
 
     slot: int
     fence: int
@@ -62,7 +62,7 @@ class Report(Struct, frozen=True):
 
 
 class Note(Struct, frozen=True, kw_only=True):
-    """One line for the log."""
+    """Write a line to the log."""
 
     action: Action
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -84,7 +84,7 @@ Effect = (
 
 
 class Stats(Struct, frozen=True, kw_only=True):
-    """What the shell last measured of device and engine; -1 where not known."""
+    """Measurements of device and engine, taken by the shell; -1 where not known."""
 
     memory_used_mb: float = 0.0
     memory_total_mb: float = 0.0

@@ -79,7 +79,7 @@ class EngineLife:
         self.start_at = None
 
     def let_start(self, now: float) -> None:
-        """It is no longer held back."""
+        """Allow a start again."""
         self.start_at = now
 
     def spawn(self, now: float) -> None:
@@ -100,15 +100,15 @@ class EngineLife:
         self._ready_at = now
 
     def run(self) -> None:
-        """It was given a job."""
+        """Note that it was given a job."""
         self._move("run")
 
     def done(self) -> None:
-        """It takes a job again: it has ended the last one, or come to its tail."""
+        """Note that it takes a job again: it has ended the last one, or come to its postprocessing."""
         self._move("done")
 
     def finished_one(self) -> None:
-        """It has proved that it can."""
+        """Note that it has finished a job."""
         self._proved = True
 
     def has_leaked(self, jobs: int, now: float) -> bool:
@@ -126,7 +126,7 @@ class EngineLife:
         return choice.replace
 
     def ending(self, now: float) -> None:
-        """It is about to end by itself."""
+        """Note that it is about to end by itself."""
         self._move("stop")
         self.load_by = None
         self.kill_at = now + self._policy.exit_s

@@ -1,4 +1,4 @@
-"""One engine process as the agent holds it: the child, its socketpair, its shared words.
+"""Engine process as the agent holds it: the child, its socketpair, its shared words.
 
 Nothing here blocks: what the engine does not read is kept until it does, so that a stuck engine cannot stop the agent. The child leads a
 process group of its own: killing it kills whatever it started, and signals meant for the supervisor's group do not reach it.
@@ -76,7 +76,7 @@ class EngineProcess:
             self._outgoing.clear()
 
     def receive(self) -> list[Struct]:
-        """What has arrived. Raises `IpcError` when it makes no sense; nothing is read after that."""
+        """Read the messages that have arrived. Raises `IpcError` for an invalid one; nothing is read after that."""
         if self.closed:
             return []
         self.closed = True
@@ -85,7 +85,7 @@ class EngineProcess:
         return messages
 
     def progress(self) -> tuple[Progress, ...]:
-        """What its words show, seat by seat."""
+        """Read its shared words, slot by slot."""
         return self._words.progress()
 
     def memory_mb(self) -> tuple[int, int]:
@@ -93,11 +93,11 @@ class EngineProcess:
         return self._words.memory()
 
     def request_cancel(self, slot: int, fence: int) -> None:
-        """Set the cancel word of a seat."""
+        """Set the cancel word of a slot."""
         self._words.slots[slot].request_cancel(fence)
 
     def poll(self) -> int | None:
-        """Its `returncode`, None while it runs."""
+        """Return its `returncode`, None while it runs."""
         return self._process.poll()
 
     def kill(self) -> None:

@@ -71,7 +71,7 @@ class EngineSlot:
         self._out_of_memory: set[str] = set()
 
     def refusal_reason(self) -> str:
-        """Why the engine takes no job now; "" when it does."""
+        """Return the reason why the engine takes no job now; "" when it does."""
         if self.fault:
             return f"the device is broken: {self.fault}"
         if self.engine.state != "idle":
@@ -241,7 +241,7 @@ class EngineSlot:
             self._replace(f"{jobs} jobs in a row ran out of memory", now, blamed=False)
 
     def observe(self, progress: Iterable[Progress], now: float) -> None:
-        """What the shared words show."""
+        """Take the progress in the shared words."""
         for shown in progress:
             for attempt in self.attempts:
                 attempt.observe(shown, now)
@@ -319,7 +319,7 @@ class EngineSlot:
             self._hung(attempt, now)
 
     def _hung(self, attempt: Attempt, now: float) -> None:
-        """It gives no sign of life. What stands still may be the whole process: another attempt as silent may be the one that did it."""
+        """End an attempt without a sign of life. The whole process may be stuck: another attempt as silent may be the cause."""
         enough_s = attempt.silence_s(now) / 2
         for silent in self.attempts:
             if silent is attempt or (silent.begun and silent.silence_s(now) >= enough_s):

@@ -1,4 +1,4 @@
-"""What must hold of an agent's core between any two events. Run after each step in tests."""
+"""Invariants of an agent's core between any two events. Checked after each step in tests."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def check(core: AgentCore) -> None:
         "only a busy or stopping engine draws a job": not fronts or state in ("busy", "stopping"),
         "an engine without a process has no job": not attempts or engine_slot.engine.alive,
         "at most one job is drawn, and it is the last": len(fronts) <= 1 and fronts == attempts[-1:][: len(fronts)],
-        "there are no more jobs than seats": len(attempts) <= SLOTS,
-        "every job has a seat of its own": len({attempt.slot for attempt in attempts}) == len(attempts),
+        "there are no more jobs than slots": len(attempts) <= SLOTS,
+        "every job has a slot of its own": len({attempt.slot for attempt in attempts}) == len(attempts),
         "a job that must be alone has nobody after it": not any(attempt.alone for attempt in attempts[:-1]),
         "an engine that is killed for its job is stopping": all(attempt.ending is None for attempt in attempts)
         or state == "stopping",

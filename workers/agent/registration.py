@@ -1,4 +1,4 @@
-"""Where the agent stands with the broker: when to say `Hello`, when to send a heartbeat, how long the broker has been silent.
+"""Registration with the broker: when to send `Hello` and heartbeats, how long the broker has been silent.
 
 Two states. *Unregistered*: `Hello` each `resend_s` until `Welcome`; nothing else is sent unasked. *Registered*: a heartbeat each
 `heartbeat_s`, and sooner when something changed: at once if there is room for a job now, else never two within `beat_gap_s`. A probe, a
@@ -49,7 +49,7 @@ class Registration:
         self._beat_shown = None
 
     def beat_now(self, now: float) -> None:
-        """What a heartbeat would say is worth something at once: the gap between two is not waited for."""
+        """Make the next heartbeat due at once, without the usual gap."""
         self._beat_at = min(self._beat_at, now - self._beat_s)
 
     def lapse(self, now: float) -> bool:
@@ -65,7 +65,7 @@ class Registration:
 
     @property
     def detached_at(self) -> float:
-        """When work for this broker becomes pointless, should it stay silent."""
+        """Return the time at which work for this broker becomes pointless, should it stay silent."""
         return self.heard_at + self._detached_s
 
     def hello_due(self, now: float) -> bool:
@@ -87,5 +87,5 @@ class Registration:
         return self._beat_at + (self._beat_s if shown == self._beat_shown else min(self._gap_s, self._beat_s))
 
     def next_due(self, shown: object) -> float:
-        """When to look again."""
+        """Return the time of the next check."""
         return min(self._next_beat(shown), self.heard_at + self._silent_s) if self.registered else self._hello_at

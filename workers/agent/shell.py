@@ -241,7 +241,7 @@ class AgentShell:
             self._tell_supervisor(EnginePid(pid=0))
 
     def _end_engine(self) -> None:
-        """Whatever ends this loop, no engine outlives it."""
+        """End the engine: it must not outlive this loop, whatever ended that."""
         self._spare.end(self._engine.pid if self._engine is not None else 0)
         if self._engine is not None:
             self._engine.kill()

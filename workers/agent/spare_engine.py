@@ -31,7 +31,7 @@ class SpareEngine:
 
     @property
     def pid(self) -> int:
-        """Its process id; 0 when there is none."""
+        """Process id; 0 when there is none."""
         return self._process.pid if self._process is not None else 0
 
     def start(self) -> None:

@@ -1,4 +1,4 @@
-"""What device and engine use at the moment: NVIDIA's management library for a GPU, the process table for a CPU worker.
+"""Measurements of device and engine: by NVIDIA's management library for a GPU, by the process table for a CPU worker.
 
 Numbers for people: whatever cannot be read is left at "not known" (-1, or 0 MB). One decides: a device that is broken gets no more jobs.
 """
@@ -46,7 +46,7 @@ class CpuSampler:
 
 
 class GpuSampler:
-    """What the management library shows of a GPU; the engine's own view of its memory where that shows none."""
+    """Sampler of a GPU by the management library; its memory by the engine's own view where the library shows none."""
 
     def __init__(self, visible: str, library: GpuLibrary) -> None:
         self._watch = GpuWatch(library, visible)

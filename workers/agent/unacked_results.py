@@ -48,7 +48,7 @@ class UnackedResults:
             pending.due_at = now
 
     def due(self, now: float, free: int) -> list[AgentResult]:
-        """What to send now, with this much room written in; each is due again in `resend_s`."""
+        """Return the results to send now, with this much room written in; each is due again in `resend_s`."""
         messages = []
         for pending in self._pending.values():
             if pending.due_at <= now:
@@ -57,7 +57,7 @@ class UnackedResults:
         return messages
 
     def next_due(self) -> float | None:
-        """When something is due again."""
+        """Return the time at which a result is due again."""
         return min((pending.due_at for pending in self._pending.values()), default=None)
 
     def acknowledge(self, fence: int, *, accepted: bool) -> AgentResult | None:

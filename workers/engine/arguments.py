@@ -29,7 +29,7 @@ _FRAMEPACK_WINDOW = 9
 
 
 def call_arguments(pipe: Any, spec: JobSpec, seed: int, check: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """What to call `pipe` with for one output of `spec`. Raises `InvalidInput` for an input that cannot be read.
+    """Build the arguments of `pipe`'s call for one output of `spec`. Raises `InvalidInput` for an input that cannot be read.
 
     `check` is called now and then while inputs are read, and may raise.
     """

@@ -1,4 +1,4 @@
-"""What of a job its pipeline cannot do: refused before the call, or drawn without it and told to the client."""
+"""Checks of a job against its pipeline: refused before the call, or drawn without a feature, with a warning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workers.models.pipeline_classes import FLOW_SHIFT, STEPS, is_extra
 
 
 def without_effect(pipe: Any, card: ModelCard, spec: JobSpec) -> Iterator[str]:
-    """What the job asks for and this pipeline cannot do, a sentence each. What the model gives by itself is not asked for."""
+    """Return warnings about features of the job that this pipeline lacks, a sentence each. The model's own defaults do not count."""
     takes = inspect.signature(type(pipe).__call__).parameters
     usual = card.defaults
     if "prompt" not in takes and "prompt_embeds" not in takes:

@@ -34,14 +34,14 @@ class GpuMemory:
         return float(torch.cuda.max_memory_reserved()) / _MB
 
     def held_mb(self) -> float:
-        """What tensors occupy, without torch's cache."""
+        """Memory of tensors, without torch's cache, MB."""
         return float(torch.cuda.memory_allocated()) / _MB
 
     def peak_held_mb(self) -> float:
         return float(torch.cuda.max_memory_allocated()) / _MB
 
     def limit_mb(self) -> float:
-        """What is free, and what torch has reserved."""
+        """Free memory, and that reserved by torch, MB."""
         return float(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()) / _MB
 
 
@@ -90,7 +90,7 @@ class Device:
             torch.cuda.empty_cache()
 
     def free_bytes(self) -> int:
-        """What a new model may take."""
+        """Return the bytes that a new model may take."""
         if self.kind == "cuda":
             return int(torch.cuda.mem_get_info()[0])
         return int(psutil.virtual_memory().available)

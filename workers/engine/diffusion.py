@@ -1,4 +1,4 @@
-"""What the engines that run diffusers pipelines have in common: the shared pipelines, and a model ready for a job."""
+"""Common part of the engines that run diffusers pipelines: the shared pipelines, and a model ready for a job."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class DiffusionEngine:
             yield
 
     def call(self, pipe: Any, card: ModelCard, spec: JobSpec, index: int, monitor: Monitor, **more: Any) -> Any:
-        """What the pipeline gives for output `index` of a job, called with the arguments of the job and `more`."""
+        """Call the pipeline for output `index` of a job, with the arguments of the job and `more`."""
         arguments = {**call_arguments(pipe, spec, spec.seed + index, monitor.check), **more}
         draw_noise_from(pipe, arguments.get("generator"))
         output = call(pipe, arguments, monitor, self.pipelines.device)

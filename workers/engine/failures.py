@@ -1,4 +1,4 @@
-"""What an exception in an engine means: whose fault, whether the process can go on, and one short message.
+"""Classification of exceptions in an engine: the failure's kind, whether the process can go on, and a short message.
 
 Torch is not imported here (the fake engine has none), so its errors are known by the names of their classes and by what CUDA and
 its libraries say. CUDA has two kinds: out of memory fails the job, all else leaves a context in which every later call fails too.
@@ -36,7 +36,7 @@ _ARGUMENT_CHECKS = re.compile(
 
 
 class Verdict(Struct, frozen=True):
-    """How a failed job is reported."""
+    """Report of a failed job."""
 
     kind: FailureKind
     message: str

@@ -68,7 +68,7 @@ class FakeEngine:
         return self._loras
 
     def reclaim(self) -> None:
-        """There is nothing to give back."""
+        """Do nothing: there is no cache."""
 
     def stays(self, card: ModelCard, profile: Profile, shape: Shape) -> bool:
         return self._loaded == card.name
@@ -96,7 +96,7 @@ class FakeEngine:
 
 
 class _Script:
-    """What a job's `extra` asks for. Raises `InvalidInput` naming the key that makes no sense."""
+    """Script in a job's `extra`. Raises `InvalidInput` naming the key that makes no sense."""
 
     def __init__(self, spec: JobSpec) -> None:
         asked = str(spec.extra.get("fake") or "")

@@ -1,4 +1,4 @@
-"""From what a pipeline gives to pixels: RGB, uint8, in the order shown."""
+"""Conversion of a pipeline's output to pixels: RGB, uint8, in the order shown."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def require_finite(values: Any, of: str = "what the model gave") -> None:
 
 
 def _pictures(output: Any, fields: tuple[str, ...]) -> Any:
-    """What the pipeline drew, in whichever of these fields its output keeps it; of a tuple, what stands first."""
+    """Return the pictures of a pipeline's output, from the first of these fields that it has; of a tuple, its first item."""
     if isinstance(output, tuple):
         found = output[0] if output else None
     else:

@@ -36,7 +36,7 @@ _INTO_CLIP = {"mode": "replace"}
 def input_arguments(
     pipe: Any, takes: Mapping[str, Any], spec: JobSpec, check: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """What the call gets of the job's inputs, by parameter. `check` may raise between frames. Raises `InvalidInput` naming the role."""
+    """Build the call's arguments from the job's inputs. Calls `check` between frames. Raises `InvalidInput` naming the role."""
     name = type(pipe).__name__
     named = parameters(name, takes)
     found: dict[str, Any] = {}
@@ -126,7 +126,7 @@ def read_image(path: Path, size: tuple[int, int] | None, role: str = "image") ->
 def read_clip(
     path: Path, spec: JobSpec, role: str, check: Callable[[], None], size: tuple[int, int]
 ) -> Sequence[Image.Image]:
-    """As many frames of the clip as the job draws, at its rate, each scaled and cropped around its centre to `size`."""
+    """Read as many frames of the clip as the job draws, at its rate, each scaled and cropped around its centre to `size`."""
     frames: list[Image.Image] = []
     with _reading(path, role) as file:
         for picture in frames_at(file, spec.fps, spec.num_frames):

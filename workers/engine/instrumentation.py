@@ -1,4 +1,4 @@
-"""One call of a pipeline under watch: its steps reported, a cancel heard inside every block, everything clean afterwards.
+"""Instrumentation of a pipeline's call: reports steps, raises on a cancel inside every block, removes its hooks afterwards.
 
 Diffusers' own `interrupt` flag is not enough: it skips the remaining steps but still decodes, and a flag set before the call is
 lost. So forward pre-hooks on every component and on every child of every ModuleList (text encoder layers, transformer blocks, VAE
@@ -179,7 +179,7 @@ class _Steps:
 
 
 class _Bar:
-    """What pipelines use of tqdm: a context manager, an iterator, `update`."""
+    """The part of tqdm that pipelines use: a context manager, an iterator, `update`."""
 
     def __init__(self, steps: _Steps, iterable: Iterable[Any] | None, total: int) -> None:
         self._steps = steps

@@ -117,7 +117,7 @@ def _replacements(
 
 
 def load_error(card: ModelCard, error: BaseException) -> LoadError | OutOfMemory:
-    """What a library raised while a model was made ready, in one sentence."""
+    """Build the error for an exception of a library while a model was made ready, in one sentence."""
     text = missing_package(error) or " ".join(str(error).split()) or type(error).__name__
     message = f"model {card.name!r} cannot be loaded from {card.source!r}: {text}"
     return OutOfMemory(message) if is_out_of_memory(error) else LoadError(message)

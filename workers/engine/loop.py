@@ -95,7 +95,7 @@ class Loop:
         return setup
 
     def _send(self, message: Struct) -> None:
-        """From either thread: a message is not cut by another."""
+        """Send a message whole, from either thread."""
         with self._sending:
             self._channel.send(message)
 
@@ -132,7 +132,7 @@ class Loop:
 
 
 def _set_oom_score(score: str) -> None:
-    """How gladly the kernel ends this process when memory runs out. One may always go back to where one was."""
+    """Set the kernel's preference for ending this process when memory runs out. A process may always return to its former value."""
     with suppress(OSError):
         if score:
             _OOM_SCORE.write_text(score)

@@ -1,4 +1,4 @@
-"""How much memory an engine uses. The process's own here; a GPU's in `device.py`, which needs torch."""
+"""Memory use of an engine: of the process here; of a GPU in `device.py`, which needs torch."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class MemoryMeter(Protocol):
         """Most in use at once since `reset_peak`, in MB."""
 
     def held_mb(self) -> float:
-        """What this process holds now, caches left out, in MB."""
+        """Return the memory of this process, caches left out, MB."""
 
     def peak_held_mb(self) -> float:
         """Most of that since `reset_peak`, in MB."""
 
     def limit_mb(self) -> float:
-        """What this process could hold at most, beside the others that are there now, in MB."""
+        """Return the most memory that this process could have beside those that run now, MB."""
 
 
 class ProcessMemory:

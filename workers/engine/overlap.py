@@ -1,4 +1,4 @@
-"""When the tail of one job may run beside the front of the next: decisions alone, no threads and no device.
+"""Decides when the postprocessing of one job may run beside the denoising of the next: no threads, no device.
 
 A job has a *front* (load, encode the prompt, denoise) and a *tail* of stages (decode, encode, save; see `base.Stage`). At most one front
 and one tail are under way. `OverlapPlanner` keeps what is under way and what jobs were seen to need, and answers:
@@ -38,7 +38,7 @@ def shape_of(spec: JobSpec) -> Shape:
 
 
 class Learned(Protocol):
-    """What halves of jobs took, in MB, by shape; 0: not measured. `Peaks` keeps it over restarts."""
+    """Measured memory of halves of jobs, MB, by shape; 0: not measured. `Peaks` keeps it over restarts."""
 
     def front(self, shape: Any) -> float: ...
     def tail(self, shape: Any) -> float: ...
@@ -47,7 +47,7 @@ class Learned(Protocol):
 
 
 class Unkept:
-    """What was learned in this process."""
+    """Measurements of this process alone."""
 
     def __init__(self) -> None:
         self._fronts: dict[Hashable, float] = {}
@@ -67,7 +67,7 @@ class Unkept:
 
 
 class MemoryModel:
-    """What jobs were seen to take on top of the weights, by shape, and which two must not be together."""
+    """Memory that jobs took on top of the weights, by shape, and the pairs that must not run together."""
 
     def __init__(self, learned: Learned | None = None) -> None:
         self._learned: Learned = learned or Unkept()
@@ -85,7 +85,7 @@ class MemoryModel:
         self._learned.tail_took(shape, mb)
 
     def forbid(self, front: Hashable, tail: Hashable) -> None:
-        """These two were tried together and ran out of memory."""
+        """Note that these two ran out of memory together."""
         self._forbidden.add((front, tail))
 
     def fit(self, front: Hashable, tail: Hashable, limit_mb: float) -> bool:

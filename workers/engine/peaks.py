@@ -1,4 +1,4 @@
-"""What jobs were seen to take on top of the weights, by shape, kept over restarts in one small file of the home.
+"""Peak memory of jobs on top of the weights, by shape, kept over restarts in one small file of the home.
 
 What was learned is true of one model as it was made ready, in one placement, on one kind of device: under any other it is learned anew. The
 file holds JSON; a damaged one, or one of another version, is begun afresh. Several engines of a machine write it: each reads what the
@@ -49,7 +49,7 @@ def shape(model: str, width: int, height: int, frames: int, more: str = "") -> S
 
 
 class Peak(Struct):
-    """Of one shape in one placement; 0: not measured. `volume`: the shape's, by which others are estimated."""
+    """Peak of one shape in one placement; 0: not measured. `volume`: the shape's, by which others are estimated."""
 
     volume: int = 0
     front: float = 0.0
@@ -84,12 +84,12 @@ class Peaks:
         self._not_enough: dict[tuple[str, str], float] = {}
 
     def placed(self, model: str, revision: str, placement: str) -> None:
-        """Where the model's weights lie from now on: what is measured belongs to that."""
+        """Note the placement of the model's weights, which later measurements belong to."""
         with self._lock:
             self._placed[model] = (revision, placement)
 
     def front(self, shape: Shape) -> float:
-        """What the front of such a job took, with the model as it is placed now; 0: not measured."""
+        """Return the peak of such a job's denoising in the present placement, MB; 0: not measured."""
         return self._now(shape).front
 
     def tail(self, shape: Shape) -> float:
@@ -111,7 +111,7 @@ class Peaks:
             self._not_enough[revision, shape.key] = max(known, room_mb)
 
     def need(self, revision: str, shape: Shape, *, certain: bool = False) -> Need:
-        """What a job of this shape is to be given on top of the weights, in whatever placement.
+        """Return the memory that a job of this shape needs on top of the weights, in any placement.
 
         Of a shape that was not drawn yet it is an estimate, in proportion to the next in size; nothing where only the `certain` counts.
         """

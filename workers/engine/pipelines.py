@@ -129,7 +129,7 @@ class Pipelines:
         return loaded.pipe
 
     def setup(self, card: ModelCard) -> ModelSetup:
-        """How this model is made ready, and its clips encoded."""
+        """Setup of this model: how it is loaded, and its clips encoded."""
         return self._setups.get(card.name, ModelSetup())
 
     def warm(self, card: ModelCard, monitor: Monitor | None = None) -> None:
@@ -312,6 +312,6 @@ def usual_shape(card: ModelCard) -> Shape:
 
 
 def _needed_bytes(card: ModelCard, setup: ModelSetup, dtype: torch.dtype) -> int:
-    """What the weights will take in memory; 0 when not known."""
+    """Return the bytes that the weights will take in memory; 0 when not known."""
     directory = find(card.source)
     return loaded_bytes(directory, dtype.itemsize, setup.parts, setup.variant) if directory is not None else 0

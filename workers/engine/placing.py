@@ -19,7 +19,7 @@ _GROUP_HOOKS = ["group_offloading", "layer_execution_tracker", "lazy_prefetch_gr
 
 
 def components(pipe: Any) -> tuple[Component, ...]:
-    """What the pipeline's weights take, as they are in memory: after casts and quantisers."""
+    """Measure the pipeline's components as they are in memory: after casts and quantisers."""
     return tuple(component(name, module) for name, module in _modules(pipe))
 
 
@@ -136,7 +136,7 @@ def _nested(pipe: Any) -> bool:
 
 
 def component(name: str, module: torch.nn.Module) -> Component:
-    """One component, measured."""
+    """Measure one component."""
     size = _size(module)
     blocks = [_size(block) for block in _blocks(module)]
     return Component(

@@ -71,7 +71,7 @@ class Monitor:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the client is to be told, in the order it was found."""
+        """Warnings for the client, in the order found."""
         return tuple(self._warnings)
 
     def use(self, name: str, text: str) -> None:
@@ -81,11 +81,11 @@ class Monitor:
 
     @property
     def used(self) -> dict[str, str]:
-        """What the job is drawn with, in words."""
+        """Settings that the job is drawn with, in words."""
         return dict(self._used)
 
     def output(self, index: int, ceiling: Phase) -> None:
-        """From now on work is for output `index` (from 0), and no phase beyond `ceiling` is shown."""
+        """Begin output `index` (from 0); no phase beyond `ceiling` is shown."""
         self._index = index
         self._ceiling = _RANK[ceiling]
 

@@ -33,7 +33,7 @@ class PromptCache:
         self.adapters: tuple[tuple[str, str, float], ...] = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the pipeline's own method gives; from memory when all arguments are plain and were the same before."""
+        """Call the pipeline's own method; return its last result when all arguments are plain and the same as before."""
         key = self._key(args, kwargs)
         if key is None:
             return self._encode(*args, **kwargs)

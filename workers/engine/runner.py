@@ -228,7 +228,7 @@ class Runner:
         return outcome
 
     def _measured(self, order: EngineJob, act: Callable[[], Outcome]) -> tuple[Outcome, float, float]:
-        """What `act` gives with nothing beside it on the device, what was held before, and what it took on top, in MB."""
+        """Run `act` alone on the device; return its result, the memory held before, and its peak on top of that, MB."""
         meter = self._registry.meter
         order.monitor.note_peak()
         meter.reset_peak()

@@ -1,4 +1,4 @@
-"""How a job takes its denoising steps: by its preset or its model's sampler, or with a shift of its own (`extra.flow_shift`).
+"""Choice of a job's scheduler: by its preset or its model's sampler, or with a shift of its own (`extra.flow_shift`).
 
 The scheduler is replaced while the job is drawn, by one whose class knows the noise levels (`_Exact`): most pipelines call `set_timesteps`
 with a number of steps alone, and diffusers' flow schedulers then end elsewhere than where a distilled model was trained. Where steps add
@@ -138,7 +138,7 @@ def _shifted(own: Any, shift: float | None) -> Any:
 
 
 def _steps_taken(scheduler: Any, sampler: Sampler) -> str:
-    """How the steps of the last call were taken, in words."""
+    """Describe the scheduler of the last call in words."""
     times = [float(time) for time in scheduler.timesteps.flatten()]
     text = f"{sampler.kind or type(scheduler).__name__}, {len(times)} step{'s' if len(times) > 1 else ''}"
     return text if len(times) > _LISTED else f"{text} at {' '.join(f'{time:.4g}' for time in times)}"
@@ -148,7 +148,7 @@ def _steps_taken(scheduler: Any, sampler: Sampler) -> str:
 
 
 class _Noise:
-    """Where the noise of the steps comes from. A pipeline that copies its scheduler, for sound, draws on with the same generator."""
+    """Source of the steps' noise. A pipeline that copies its scheduler, for sound, draws on with the same generator."""
 
     def __init__(self) -> None:
         self.generator: torch.Generator | None = None

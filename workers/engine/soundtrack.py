@@ -58,5 +58,5 @@ class Soundtrack:
             yield from self._stream.encode(frame)
 
     def rest(self) -> Iterator[av.Packet[Any]]:
-        """What the encoder still holds; to be called once, at the end."""
+        """Flush the encoder; to be called once, at the end."""
         yield from self._stream.encode(None)

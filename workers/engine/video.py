@@ -35,7 +35,7 @@ _Finish = Callable[[], Artefact]
 
 
 class _Output(Struct, frozen=True):
-    """One output of a job: where its file goes, and how a clip is encoded."""
+    """Output of a job: its file's path, and how a clip is encoded."""
 
     spec: JobSpec
     index: int

@@ -1,4 +1,4 @@
-"""What the measurements of a GPU mean: whether it is held back, and whether it is broken. Pure.
+"""Diagnosis of a GPU from its measurements: whether it is throttled, and whether it is broken. Pure.
 
 An Xid is the driver's number for an error. Those of a program (13, 31, 43, 45, …) say nothing of the device: the engine fails and is
 started again. Those in `BROKEN` mean that the device is not to be used before it is reset or replaced (NVIDIA's "Xid errors" document).
@@ -44,12 +44,12 @@ LOST = "the GPU does not answer any more (it is lost)"
 
 
 def throttling(clock_reasons: int) -> tuple[str, ...]:
-    """Why the clocks are lower than they could be, in words; () when they are not."""
+    """Return the reasons why the clocks are lower than they could be, in words; () when they are not."""
     return tuple(name for bit, name in _THROTTLING.items() if clock_reasons & bit)
 
 
 def fault(reading: Reading, xids: Mapping[int, int], *, lost: bool = False) -> str:
-    """Why this device is not to be used, in one clause; "" when nothing says so. `xids`: how often each was reported."""
+    """Return the reason why this device is not to be used, in one clause; "" when nothing says so. `xids`: how often each was reported."""
     for xid in xids:
         if xid in BROKEN:
             return f"Xid {xid}: {BROKEN[xid]}"
@@ -64,7 +64,7 @@ def fault(reading: Reading, xids: Mapping[int, int], *, lost: bool = False) -> s
 
 
 def health(reading: Reading, xids: Mapping[int, int], *, lost: bool = False) -> DeviceHealth:
-    """What a heartbeat says of the device."""
+    """Build a heartbeat's part about the device."""
     return DeviceHealth(
         power_w=reading.power_w,
         power_limit_w=reading.power_limit_w,

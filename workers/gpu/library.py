@@ -32,14 +32,14 @@ class GpuLostError(GpuLibraryError):
 
 
 class PhysicalGpu(Struct, frozen=True):
-    """One GPU of the machine. `slices`: the UUIDs of its MIG slices; None when it is not divided, and then used as a whole."""
+    """GPU of the machine. `slices`: the UUIDs of its MIG slices; None when it is not divided, and then used as a whole."""
 
     uuid: str
     slices: tuple[str, ...] | None = None
 
 
 class Reading(Struct, frozen=True, kw_only=True):
-    """What a GPU measures now; -1 where it does not say. Of a MIG slice, all but its memory is the GPU's that it is part of."""
+    """Measurements of a GPU now; -1 where it does not say. Of a MIG slice, all but its memory is the GPU's that it is part of."""
 
     memory_used_mb: float = -1.0
     memory_total_mb: float = -1.0
@@ -60,7 +60,7 @@ class Reading(Struct, frozen=True, kw_only=True):
 
 
 class Gpu(Protocol):
-    """One opened GPU, or one MIG slice."""
+    """Opened GPU, or MIG slice."""
 
     #: As people know it: "NVIDIA H100 80GB HBM3".
     name: str
@@ -182,7 +182,7 @@ def _uncorrected(handle: Any) -> int:
 
 
 def _or(default: _Answer, read: Callable[[], _Answer]) -> _Answer:
-    """What `read` gives, or `default` where the device, the driver or the library has no such thing. Raises `GpuLostError`."""
+    """Return `read()`, or `default` where the device, the driver or the library has no such thing. Raises `GpuLostError`."""
     try:
         return read()
     except pynvml.NVMLError as error:
@@ -196,7 +196,7 @@ def _raise_if_lost(error: Any) -> None:
 
 
 def in_time(ask: Callable[[], _Answer], seconds: float) -> _Answer:
-    """What `ask` answers, on a thread of its own. Raises `GpuLibraryError` when it does, or has not answered in this time."""
+    """Call `ask` on a thread of its own and return its result. Raises `GpuLibraryError` when it does, or has not answered in this time."""
     answers: list[_Answer] = []
     errors: list[GpuLibraryError] = []
 

@@ -32,7 +32,7 @@ _MAX_XIDS = 32
 
 
 class Sample(Struct, frozen=True):
-    """One measurement, and what it means."""
+    """Measurement with its diagnosis."""
 
     reading: Reading = Reading()
     health: DeviceHealth = DeviceHealth()
@@ -60,7 +60,7 @@ class GpuWatch:
         opened.wait(_OPEN_S)
 
     def latest(self) -> Sample:
-        """What was measured last. When that is long ago, only what does not pass: the fault and the counts."""
+        """Return the last measurement. When that is long ago, only its lasting part: the fault and the counts."""
         sample, at = self._latest
         silent = self._watching and self._clock() - at > _STALE_S
         if silent and not self._silent:

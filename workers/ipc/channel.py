@@ -14,7 +14,7 @@ _LENGTH = struct.Struct(">I")
 
 
 class IpcError(ValueError):
-    """What arrived is not a message of this protocol."""
+    """Received bytes are not a message of this protocol."""
 
 
 def pack(message: Struct) -> bytes:
@@ -26,7 +26,7 @@ def pack(message: Struct) -> bytes:
 
 
 class Channel:
-    """One end of the socketpair. Blocking sends; receives either block (engine) or take what is there (agent)."""
+    """End of the socketpair. Blocking sends; receives either block (engine) or take what is there (agent)."""
 
     def __init__(self, sock: socket.socket, incoming: object) -> None:
         self.sock = sock

@@ -1,4 +1,4 @@
-"""What an agent and its engine tell each other: every struct that crosses their socketpair."""
+"""Messages between an agent and its engine: every struct that crosses their socketpair."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class LoadFailed(Struct, frozen=True, kw_only=True, tag="load_failed"):
 
 
 class PostprocessBegun(Struct, frozen=True, kw_only=True, tag="tail"):
-    """What is left of this job runs beside the next one: the engine takes another. `model` is in memory."""
+    """The rest of this job runs beside the next one: the engine takes another. `model` is in memory."""
 
     fence: int
     model: str = ""

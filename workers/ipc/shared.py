@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from broker.wire.jobspec import PHASES
 
-#: A seat's words, and behind those of all seats the memory's.
+#: A slot's words, and behind those of all slots the memory's.
 _CANCEL, _FENCE, _PROGRESS, _TICK = range(4)
 
 _SEAT_WORDS = 4
@@ -31,7 +31,7 @@ _STEP_MASK = (1 << _STEP_BITS) - 1
 
 
 class Progress(Struct, frozen=True):
-    """Where a job is. `tick` grows with every sign of life, also inside a step."""
+    """Progress of a job. `tick` grows with every sign of life, also inside a step."""
 
     fence: int
     phase: str
@@ -41,7 +41,7 @@ class Progress(Struct, frozen=True):
 
 
 class SharedCounters:
-    """The shared words. The agent writes each seat's `cancel`; the engine writes everything else."""
+    """The shared words. The agent writes each slot's `cancel`; the engine writes everything else."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -67,7 +67,7 @@ class SharedCounters:
         os.close(self.fd)
 
     def progress(self) -> tuple[Progress, ...]:
-        """What each seat shows."""
+        """Read the progress of each slot."""
         return tuple(slot.progress() for slot in self.slots)
 
     def memory(self) -> tuple[int, int]:
@@ -108,7 +108,7 @@ class Slot:
         self._words[self._tick] += 1
 
     def set_memory(self, used_mb: int, total_mb: int) -> None:
-        """Show how much memory is in use: one pair for all seats."""
+        """Show how much memory is in use: one pair for all slots."""
         self._words[_MEMORY_USED] = used_mb
         self._words[_MEMORY_TOTAL] = total_mb
 
@@ -117,7 +117,7 @@ class Slot:
         return self._words[_MEMORY_USED], self._words[_MEMORY_TOTAL]
 
     def progress(self) -> Progress:
-        """What the engine shows of its job."""
+        """Read the progress of the engine's job."""
         packed = self._words[self._progress]
         phase = packed >> (2 * _STEP_BITS)
         return Progress(

@@ -1,1 +1,1 @@
-"""What the models on this host can do, read without torch."""
+"""Models on this host and their abilities, read without torch."""

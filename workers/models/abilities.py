@@ -1,4 +1,4 @@
-"""What a pipeline takes of what a job carries: read from the signature of its call and from the model's parts.
+"""Fields of a job that a pipeline takes: read from the signature of its call and from the model's parts.
 
 The tables hold only what cannot be read there: arguments that have a default and are needed all the same, and those that are taken
 and have no effect.
@@ -53,7 +53,7 @@ _ABSENT = [None, None]
 
 
 def what_is_missing(taken: PipelineClass) -> str:
-    """What this pipeline would need that a job does not carry; "" when it can be run."""
+    """Return the argument that this pipeline needs and a job does not carry; "" when it can be run."""
     carried = {*_CARRIED, *inputs.parameters(taken.name, taken.parameters).values()}
     if missing := [f"`{name}`" for name in taken.required() if name not in carried]:
         return " and ".join(missing)

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 
 class Backend(Struct, frozen=True, kw_only=True):
-    """What it takes to compute attention so."""
+    """Requirements of an attention backend."""
 
     #: Module whose absence is told, its package, the least version of it, and the command that brings it.
     module: str = ""
@@ -70,7 +70,7 @@ BACKENDS: dict[str, Backend] = {
 
 
 def why_not(name: str, *, downloads: bool) -> str:
-    """Why attention cannot be computed so on this machine; "" when nothing that can be seen without torch is in its way.
+    """Return the reason why this backend cannot be used on this machine; "" when nothing that can be seen without torch is in its way.
 
     `downloads`: whether code of the hub may be fetched when the model is loaded.
     """
@@ -90,7 +90,7 @@ def why_not(name: str, *, downloads: bool) -> str:
 
 
 def unfit_device(name: str, device: str, capability: tuple[int, int], *, half: bool) -> str:
-    """Why this device and precision do not do; "" when they do. `capability` is (0, 0) for a CPU."""
+    """Return the reason why this device and precision do not do; "" when they do. `capability` is (0, 0) for a CPU."""
     backend = BACKENDS[name]
     if capability < backend.capability:
         least = ".".join(map(str, backend.capability))

@@ -1,4 +1,4 @@
-"""From a model's directory to its card: what it draws, what it accepts, what a request with only a prompt gets.
+"""Building a model's card from its directory: its output, the fields it takes, and the defaults of a request.
 
 Read without torch, so that an agent knows its models before its engine has started. Each value comes from the first of
 
@@ -324,7 +324,7 @@ def _limits(family: Family, output: MediaKind, token_side: int, token_frames: in
 
 
 def _extra_parameters(taken: PipelineClass, directory: Path | None) -> tuple[str, ...]:
-    """What `extra` may carry: parameters of the call, and the shift of a schedule that has a fixed one."""
+    """Return the names that `extra` may carry: parameters of the call, and the shift of a schedule that has a fixed one."""
     schedule = _scheduler(taken.name, directory)
     fixed = not schedule.get("use_dynamic_shifting") and any(name in schedule for name in SHIFTS)
     return tuple(sorted({*taken.extra(), FLOW_SHIFT})) if fixed or directory is None else taken.extra()

@@ -1,4 +1,4 @@
-"""What the class of a denoiser (transformer, UNet) can be made to do, read from diffusers' source without importing it."""
+"""Abilities of a denoiser's class (transformer, UNet), read from diffusers' source without importing it."""
 
 from __future__ import annotations
 

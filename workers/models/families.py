@@ -1,4 +1,4 @@
-"""What each family of diffusers pipelines draws best, by the name of its class: sizes, steps and scales that its authors use.
+"""Defaults of each family of diffusers pipelines, by the name of its class: sizes, steps and scales that its authors use.
 
 The first row whose pattern matches the beginning of the class name counts, so special cases stand before general ones. Sources: the
 defaults in the pipelines of diffusers 0.42 and the examples in their documentation. A `guidance_scale` of None leaves the

@@ -67,11 +67,11 @@ _SHARDS = re.compile(r"[A-Za-z0-9_]+\.safetensors\.index(?:\.(?P<variant>[A-Za-z
 
 
 class PullError(Exception):
-    """One sentence on why nothing, or not everything, was fetched."""
+    """Nothing, or not everything, was fetched; one sentence on the reason."""
 
 
 class Fetch(Struct, frozen=True, kw_only=True):
-    """What is to be fetched: `files` by path in the repository with their sizes in bytes, and how many bytes are not here yet."""
+    """Plan of a download: `files` by path in the repository with their sizes in bytes, and how many bytes are not here yet."""
 
     model: HubId
     #: The commit that the revision names now.
@@ -397,7 +397,7 @@ class _InWords:
 
 
 def _why(model: HubId, error: BaseException) -> str:
-    """What to say of an error; "" for one that is not the hub's or the network's."""
+    """Describe an error; "" for one that is not the hub's or the network's."""
     endpoint = constants.ENDPOINT
     again = "what has arrived is kept, and the same command goes on from there"
     if isinstance(error, errors.GatedRepoError):

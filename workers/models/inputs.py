@@ -1,4 +1,4 @@
-"""Which parameter of a pipeline's call takes which of a job's inputs: read from the signature, as far as that says it.
+"""Mapping of a job's inputs to parameters of a pipeline's call, read from the signature, as far as that says it.
 
 Both sides go by it: the catalogue, which tells what a model takes, and the engine, which calls the pipeline. Pure, without torch.
 """

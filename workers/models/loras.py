@@ -22,7 +22,7 @@ from workers.models.weight_files import NoWeights, Tensor, read_weights
 
 
 class Lora(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One LoRA in a table; a string stands for `{file = STRING}`."""
+    """LoRA in a model's table; a string stands for `{file = STRING}`."""
 
     file: str = ""
     #: In place of `file`, of models with two experts: the files of the first (high noise) and the second.
@@ -39,7 +39,7 @@ LoraEntry = str | Lora
 
 
 class LoraSetup(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One LoRA, checked."""
+    """LoRA of a model, checked."""
 
     #: "transformer" (or "unet"; a file may change text encoders, too), "transformer_2" -> absolute path.
     files: dict[str, str]
@@ -66,7 +66,7 @@ _NAME = re.compile(rf"[^/\\\x00-\x1f]{{1,{MAX_NAME_CHARS}}}")
 
 
 class LoraHeader(Struct, frozen=True):
-    """What a file's header says of a LoRA."""
+    """Header of a LoRA's file."""
 
     #: "diffusers", "original" or "kohya".
     form: str
@@ -109,7 +109,7 @@ def check_loras(
 
 
 class _Fault(Exception):
-    """What is wrong with a LoRA."""
+    """Fault of a LoRA, in words."""
 
 
 def _in_directory(where: str, lora_dir: str) -> Iterator[tuple[str, str, str]]:
@@ -155,7 +155,7 @@ def _checked(
 
 
 def read_header(file: Path, denoiser: str = "transformer") -> LoraHeader:
-    """What a LoRA's file holds. Raises `_Fault`."""
+    """Read the header of a LoRA's file. Raises `_Fault`."""
     try:
         read = read_weights(file)
     except NoWeights as error:

@@ -13,7 +13,7 @@ from workers.models.video_file import VideoFile
 
 
 class ModelSetup(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How an engine makes a model ready, checked; files are absolute. No client sees it: it has paths."""
+    """Setup of a model in an engine, checked; files are absolute. Not shown to clients: it has paths."""
 
     parts: Parts = field(default_factory=dict)
     #: Which of the weights in the directory are taken; "": those without, else the one that there is.
@@ -32,7 +32,7 @@ class ModelSetup(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Model(Struct, frozen=True, kw_only=True):
-    """One model of a worker."""
+    """Model of a worker."""
 
     card: ModelCard
     setup: ModelSetup = ModelSetup()

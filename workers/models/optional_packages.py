@@ -16,7 +16,7 @@ _QUANTISERS = ("bitsandbytes", "torchao")
 
 
 def left_out(models: Iterable[ModelCard], setups: Mapping[str, ModelSetup]) -> tuple[str, ...]:
-    """Those that none of these models is quantised or stored with: their engine need not import them."""
+    """Return the packages that none of these models is quantised or stored with: their engine need not import them."""
     needed = {PACKAGES.get(method, "") for setup in setups.values() for method in setup.speed.quantize.values()}
     for card in models:
         configs = setups[card.name].config if card.name in setups else ""

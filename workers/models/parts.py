@@ -110,7 +110,7 @@ def read_from_one_file() -> frozenset[str]:
 
 
 def _fault(name: str, file: Path, index: Mapping[str, Any], directory: Path) -> str:
-    """What is wrong with a component's file; "" when nothing is seen."""
+    """Return the fault of a component's file; "" when nothing is seen."""
     there = with_weights(index, directory)
     if name not in there:
         return f"the model has no such component; those with weights are {', '.join(sorted(there)) or 'none'}"
@@ -147,7 +147,7 @@ def _of_another_kind(name: str, file: Path, read: WeightFile) -> str:
 
 
 def _kind(names: list[str]) -> str:
-    """What component the names are of, if most are of one."""
+    """Return the component that most of the names are of, if any."""
     counts = {kind: sum(1 for name in names if pattern.match(name)) for kind, pattern in _NAMES}
     best = max(counts, key=lambda kind: counts[kind])
     return best if counts[best] * 2 > len(names) else ""
@@ -168,7 +168,7 @@ def _of_another_shape(file: Path, read: WeightFile, base: Path) -> str:
 
 
 def own_tensors(part: Path) -> dict[str, Tensor]:
-    """What the safetensors files in a component's directory hold, by their headers; empty when it has none."""
+    """Read the headers of the safetensors files in a component's directory; empty when it has none."""
     tensors: dict[str, Tensor] = {}
     for file in sorted(part.glob("*.safetensors")):
         try:

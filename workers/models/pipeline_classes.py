@@ -1,4 +1,4 @@
-"""What a pipeline's class says of itself: the parameters of its call and of its construction, read from diffusers' source.
+"""Signatures of pipeline classes: the parameters of the call and of the construction, read from diffusers' source.
 
 The source is parsed and never imported: the agent has no torch in memory. So a class that a newer diffusers brings is known by itself.
 Finding the classes takes about 0.15 s once a process, reading one about 0.02 s.
@@ -53,7 +53,7 @@ SHIFTS = (FLOW_SHIFT, "shift")
 
 
 class Parameter(Struct, frozen=True):
-    """One parameter of a call."""
+    """Parameter of a call."""
 
     required: bool
     #: Whether a single number, text or truth value may be given for it.
@@ -63,7 +63,7 @@ class Parameter(Struct, frozen=True):
 
 
 class PipelineClass(Struct, frozen=True):
-    """What a class takes: parameters of its `__call__`, and names of its components."""
+    """Signature of a class: parameters of its `__call__`, and names of its components."""
 
     name: str
     parameters: Mapping[str, Parameter]

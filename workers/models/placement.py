@@ -1,4 +1,4 @@
-"""Where a model's weights lie while it draws: `placement` in its table, and the choice where the table leaves it open. Pure.
+"""Placement of a model's weights while it draws: `placement` in its table, and the choice where the table leaves it open. Pure.
 
 From the fastest to the one that needs least of the device:
 
@@ -42,7 +42,7 @@ Role = Literal["encoder", "denoiser", "decoder"]
 
 
 class Component(Struct, frozen=True, kw_only=True):
-    """One component of a pipeline: what it is for, and the bytes of its weights as they lie on the device."""
+    """Component of a pipeline: its role, and the bytes of its weights on the device."""
 
     name: str
     role: Role
@@ -55,7 +55,7 @@ class Component(Struct, frozen=True, kw_only=True):
 
 
 class Need(Struct, frozen=True):
-    """What a job takes on top of the weights, as far as is known; 0 where nothing is."""
+    """Memory that a job takes on top of the weights, as far as is known; 0 where it is not."""
 
     front: int = 0
     tail: int = 0
@@ -66,7 +66,7 @@ class DoesNotFit(Exception):
 
 
 def role_of(name: str) -> Role:
-    """What the component of a pipeline that is called so is for."""
+    """Return the role of a pipeline's component by its name."""
     if name.startswith(("text_encoder", "prior_text_encoder", "conditioner")):
         return "encoder"
     decodes = ("vae", "vqvae", "movq", "vqgan", "vocoder", "image_decoder")
@@ -143,7 +143,7 @@ def choose(
 
 
 def room(placement: Placement, components: Iterable[Component], limit: int) -> int:
-    """What a job may take on top of the weights in this placement."""
+    """Return the memory that a job may take on top of the weights in this placement."""
     parts = tuple(components)
     return limit - RESERVE - (peak(placement, parts, Need(_MUCH, _MUCH)) - _MUCH)
 

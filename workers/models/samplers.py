@@ -215,7 +215,7 @@ _FIELDS = tuple(field.name for field in msgspec.structs.fields(Sampler))
 
 
 class SampledModel(Struct, frozen=True):
-    """What of a model decides which samplers it can have."""
+    """Properties of a model that decide which samplers it can have."""
 
     #: Name of the pipeline's class.
     pipeline: str

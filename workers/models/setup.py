@@ -1,4 +1,4 @@
-"""From a model's table to what its engine makes it ready by; each feature's rule is its own module's."""
+"""Building an engine's setup from a model's table; each feature's rule is its own module's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def setup_for(
     directory: Path | None,
     configs: Path | None,
 ) -> ModelSetup:
-    """What the engine is told of a model with this index in this directory; `configs` is that of a single file's.
+    """Build the engine's setup of a model with this index in this directory; `configs` is that of a single file's.
 
     Raises `CatalogueError` for what it could not carry out.
     """

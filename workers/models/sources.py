@@ -1,4 +1,4 @@
-"""Where a model lies and what its directory says: settings, index of parts, their configs; one sentence where it is no model.
+"""Reading a model's directory: its place, settings, index of parts, their configs; one sentence where it is no model.
 
 Nothing here runs code out of a directory, and weights are not opened.
 """
@@ -29,7 +29,7 @@ _SINGLE_FILES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf"
 
 
 class CatalogueError(Exception):
-    """One sentence on why there is no card for a model."""
+    """There is no card for a model; one sentence on the reason."""
 
 
 class HubId(Struct, frozen=True):
@@ -47,7 +47,7 @@ def parse_hub_id(source: str) -> HubId | None:
 
 
 def cache_of(model: HubId) -> Path:
-    """Where the hub's client keeps this model, whatever has been fetched of it."""
+    """Return the directory in which the hub's client keeps this model, whatever has been fetched of it."""
     home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"))
     return (
         Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser() / f"models--{model.repo.replace('/', '--')}"
@@ -71,7 +71,7 @@ def find(source: str) -> Path | None:
 
 
 def own_settings(label: str, directory: Path | None) -> dict[str, Any]:
-    """What the model's own zoetrope.toml says; empty when it has none."""
+    """Read the model's own zoetrope.toml; empty when it has none."""
     if directory is None or not (directory / SETTINGS_FILE).is_file():
         return {}
     try:
@@ -122,14 +122,14 @@ def _diffusers() -> str:
 
 
 def _why_not(name: str, source: str, directory: Path | None) -> str:
-    """Why `source` is no model, and what to do."""
+    """Return the reason why `source` is no model, and the remedy."""
     if directory is not None:
         return _why_no_pipeline(directory)
     return why_not_here(source)
 
 
 def why_not_here(source: str) -> str:
-    """Why nothing is found under this name on this machine, and what to do."""
+    """Return the reason why this model is not on this machine, and the remedy."""
     if Path(source).suffix in _SINGLE_FILES:
         return f"there is no file {source!r}; a model is a directory with {INDEX}"
     if parse_hub_id(source) is None:
@@ -142,7 +142,7 @@ _CONVERT = "convert it once with diffusers: from_single_file(FILE), then save_pr
 
 
 def _why_no_pipeline(directory: Path) -> str:
-    """What a directory without a usable index is instead."""
+    """Describe a directory without a usable index."""
     if (directory / INDEX).is_file():
         return f"{directory} is not a diffusers pipeline: no {INDEX} with its class"
     if (directory / "modular_model_index.json").is_file():

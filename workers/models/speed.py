@@ -1,4 +1,4 @@
-"""What makes a model quicker or smaller: `speed` in its table."""
+"""Ways to make a model quicker or smaller: `speed` in its table."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def check_speed(where: str, speed: Speed, taken: PipelineClass, index: Mapping[s
 
 
 def cache_modes(speed: Speed, taken: PipelineClass, index: Mapping[str, Any]) -> tuple[CacheMode, ...]:
-    """What a job of such a model may choose; nothing where diffusers has no step cache for it, or where it is compiled."""
+    """Return the cache modes that a job may choose; none where diffusers has no step cache for the model, or where it is compiled."""
     if speed.compile:
         return ()
     found = denoisers(index)

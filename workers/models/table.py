@@ -26,7 +26,7 @@ _FOREIGN = ("path", "config", "trust_remote_code")
 
 
 class ModelTable(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What a table may say of a model. An empty string, table or list says nothing."""
+    """Table of a model. An empty string, table or list counts as absent."""
 
     #: In the model's own file only: what it is called.
     name: str = ""
@@ -82,7 +82,7 @@ def merged(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def anchored(where: str, own: Mapping[str, Any], directory: Path) -> dict[str, Any]:
-    """What a model's own file says, its files and directories as paths from the model's directory. Raises `CatalogueError`."""
+    """Return the settings of a model's own file, its files and directories as paths from the model's directory. Raises `CatalogueError`."""
     if own.get("trust_remote_code"):
         raise refusal(
             where, "trust_remote_code", "a model cannot say that of itself; it belongs in the service's table"
@@ -134,7 +134,7 @@ def _faults(path: str, value: Any, kind: inspect.Type) -> Iterator[tuple[str, st
 
 
 def unknown_key(key: str, known: Mapping[str, Any]) -> str:
-    """What is said of a key that there is not: the closest that there is, and all."""
+    """Build the message about an unknown key: the closest known one, and all."""
     close = difflib.get_close_matches(key, known, 1)
     hint = f"did you mean {close[0]}? " if close else ""
     return f"unknown key; {hint}known: {', '.join(sorted(known))}"

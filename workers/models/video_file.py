@@ -1,4 +1,4 @@
-"""How a model's clips are encoded: `video_file` in its table, checked without torch."""
+"""Encoding of a model's clips: `video_file` in its table, checked without torch."""
 
 from __future__ import annotations
 
@@ -84,6 +84,6 @@ def check_video_file(where: str, file: VideoFile, makes: str, encoders: Collecti
 
 
 def in_a_word(file: VideoFile) -> str:
-    """As a result's record says it."""
+    """Description in a result's record."""
     crf = CODECS[file.codec].usual if file.crf is None else file.crf
     return f"{file.codec} crf {crf} {file.pixel_format}"

@@ -1,4 +1,4 @@
-"""What a file of weights says of itself: names, types and shapes of its tensors. The weights are not read.
+"""Headers of files of weights: names, types and shapes of tensors. The weights are not read.
 
 safetensors and GGUF are the formats that hold numbers alone; every other one may hold code, and is not opened.
 """
@@ -26,7 +26,7 @@ _CODE = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 class Tensor(Struct, frozen=True):
-    """One tensor: its type as the format names it, and its shape as torch has it."""
+    """Tensor in a file: its type as the format names it, and its shape as torch has it."""
 
     dtype: str
     shape: tuple[int, ...]

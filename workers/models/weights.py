@@ -49,7 +49,7 @@ def pickled(directory: Path, replaced: Container[str] = ()) -> str:
 
 
 def damage(directory: Path, replaced: Container[str] = ()) -> str:
-    """One sentence on what of a model's directory is not there or not whole; "" when nothing is seen by names, sizes and headers.
+    """Return a sentence on the part of a model that is missing or not whole; "" when nothing is seen by names, sizes and headers.
 
     Weights of components that are `replaced` do not count.
     """
@@ -69,7 +69,7 @@ def damage(directory: Path, replaced: Container[str] = ()) -> str:
 
 
 def loaded_bytes(directory: Path, float_size: int, parts: Mapping[str, str], variant: str = "") -> int:
-    """What the weights take in memory when numbers of any floating type become `float_size` bytes each, by the files' headers.
+    """Return the bytes of the weights in memory, by the files' headers, when numbers of any floating type become `float_size` bytes each.
 
     Of each part one variant counts, and one kind of file; `parts` are taken from their own files. GGUF stays as packed as it is. One
     without such a header counts as large as it is.

@@ -1,4 +1,4 @@
-"""How many CPU cores a process may use: its affinity, and the time that its control groups grant."""
+"""CPU cores that a process may use: its affinity, and the time that its control groups grant."""
 
 from __future__ import annotations
 

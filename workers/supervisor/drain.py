@@ -31,7 +31,7 @@ told); 1 there is no such worker, or the service cannot be asked; 2 an option is
 
 
 class DrainError(Exception):
-    """One sentence on why the worker cannot be drained."""
+    """The worker cannot be drained; one sentence on the reason."""
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
@@ -111,6 +111,6 @@ def _ask(client: httpx.Client, method: str, path: str) -> dict[str, Any]:
 
 
 def _describe(worker: dict[str, Any]) -> str:
-    """One line on what it still does."""
+    """Describe its remaining work in one line."""
     jobs = [f"job {job['id']} ({job['phase'] or 'starting'} {job['step']}/{job['total']})" for job in worker["jobs"]]
     return f"{worker['name']} takes no more jobs; it holds {', '.join(jobs) or 'none'}"

@@ -1,4 +1,4 @@
-"""How a child process ended, in words, and the exit codes of our own processes."""
+"""Exit codes of our own processes, and descriptions of a child's end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which devices to run workers on: `--gpus` in words -> a list of devices, one worker each.
+"""Choice of devices: `--gpus` in words -> a list of devices, one worker each.
 
 Asks NVIDIA's management library which GPUs there are; torch is never imported here (it would cost seconds, and a CUDA context on GPU 0).
 GPU numbers are those of `nvidia-smi`; where CUDA_VISIBLE_DEVICES narrows the machine down, they count within it, as in every CUDA program.
@@ -32,7 +32,7 @@ _DEVICE_NODE = re.compile(r"nvidia\d+")
 
 
 class Device(Struct, frozen=True):
-    """One worker's device. `visible` is what CUDA_VISIBLE_DEVICES must be for it: an index or a UUID, "" for a CPU worker."""
+    """Device of a worker. `visible` is what CUDA_VISIBLE_DEVICES must be for it: an index or a UUID, "" for a CPU worker."""
 
     name: str
     kind: Literal["cuda", "cpu"]
@@ -47,7 +47,7 @@ class VisibleGpu(Struct, frozen=True):
     slices: tuple[str, ...] | None = None
 
     def devices(self, index: int) -> tuple[Device, ...]:
-        """What there is to run workers on."""
+        """List the devices of this machine."""
         if self.slices is None:
             return (Device(f"gpu-{index}", "cuda", self.visible),)
         return tuple(Device(f"gpu-{index}.{number}", "cuda", uuid) for number, uuid in enumerate(self.slices))
@@ -138,7 +138,7 @@ def _there_is(count: int) -> str:
 
 
 def visible_gpus(environ: Mapping[str, str], machine: tuple[PhysicalGpu, ...]) -> tuple[VisibleGpu, ...]:
-    """What CUDA_VISIBLE_DEVICES leaves of the machine's GPUs; as CUDA does, stops at the first that is not there."""
+    """Return the machine's GPUs that CUDA_VISIBLE_DEVICES leaves visible; as CUDA does, stops at the first that is not there."""
     everything = tuple(VisibleGpu(str(index), gpu.uuid, gpu.slices) for index, gpu in enumerate(machine[:MAX_DEVICES]))
     listed = environ.get("CUDA_VISIBLE_DEVICES")
     if listed is None:

@@ -1,4 +1,4 @@
-"""When to start a process again that ended: pure policy, used by the supervisor for agents and by an agent for its engine.
+"""Restart policy for a process that ended: pure, used by the supervisor for agents and by an agent for its engine.
 
 The first restart is immediate: most deaths are one-offs. A process that keeps dying young waits 1, 2, 4, … seconds, at most `LIMIT_S`, so
 that a broken one costs nothing and is still tried once a minute. A good life (the caller says what that is) forgets all earlier deaths.
@@ -30,7 +30,7 @@ class RestartDecision(Struct, frozen=True):
 
 
 def decide(streak: int, *, healthy: bool, blamed: bool = True) -> RestartDecision:
-    """What to do after a death that follows `streak` deaths in a row.
+    """Decide on the restart after a death that follows `streak` deaths in a row.
 
     `healthy`: this life was a good one, so the earlier deaths are forgotten. `blamed`: the process died of its own fault; one that was
     killed for another reason (a cancel that had to be enforced) starts at once and does not lengthen the streak.

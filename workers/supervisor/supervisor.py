@@ -1,4 +1,4 @@
-"""One agent process for each worker, kept running.
+"""Supervisor: keeps an agent process running for each worker.
 
 - An agent that dies is started again with back-off (`restart`); the engine it leaves behind is killed first, with all that this started,
   so that its GPU is free.
@@ -60,7 +60,7 @@ _ON_PURPOSE = (EXIT_LEFT, EXIT_SETTINGS, EXIT_UNWANTED)
 
 
 class AgentProcess:
-    """One agent over all its lives."""
+    """Agent process over its restarts."""
 
     def __init__(self, config: AgentConfig, command: Sequence[str], now: float) -> None:
         self.config = config
@@ -86,7 +86,7 @@ class AgentProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id; 0 when there is none."""
+        """Process id; 0 when there is none."""
         return self._process.pid if self._process is not None else 0
 
     @property
@@ -239,7 +239,7 @@ class Supervisor:
         return max((agent.left or EXIT_LEFT for agent in self.agents), default=EXIT_LEFT)
 
     def _serve(self) -> bool:
-        """One pass; whether there is anything left to wait for."""
+        """Make one pass; return whether there is anything left to wait for."""
         now = self._clock()
         for agent in self.agents:
             agent.listen()
