@@ -35,7 +35,7 @@ from workers.engine.pipelines import Pipelines
 from workers.engine.progress import Monitor
 from workers.engine.video import VideoEngine
 from workers.ipc.shared import Slot
-from workers.models.catalogue import model_for
+from workers.models.catalogue import card_for, model_for
 from workers.models.sources import CatalogueError
 
 _WORDS = 4096
@@ -97,7 +97,9 @@ def _one(name: str, order: Order, device: Device) -> tuple[Row, npt.NDArray[np.u
     table = variant.table if device.kind == "cuda" or variant.on_cpu is None else variant.on_cpu
     pipelines: Pipelines | None = None
     try:
-        model = model_for(order.model, "measured", {**table, "defaults": _defaults(order)})
+        # Its own LoRAs are in no job here, and a compiled model would be refused with them.
+        loras = dict.fromkeys(card_for(order.model).loras, "")
+        model = model_for(order.model, "measured", {**table, "defaults": _defaults(order), "loras": loras})
         pipelines = Pipelines(device, {model.card.name: model.setup})
         engine = VideoEngine(pipelines)
         engine.load(model.card)

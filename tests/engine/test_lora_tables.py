@@ -92,6 +92,9 @@ def test_a_models_own_table_names_files_in_its_directory(wan: Path, tmp_path: Pa
     settings = wan / "zoetrope.toml"
     settings.write_text('[loras]\na = "loras/a.safetensors"\n')
     assert list(model_for(str(wan), "m").card.loras) == ["a"]
+    left_out = {"loras": {"a": "", "b": lora(tmp_path / "b.safetensors")}}
+    assert list(model_for(str(wan), "m", left_out).card.loras) == ["b"]
+    assert model_for(str(wan), "m", {"loras": {"a": ""}, "speed": {"compile": True}}).card.loras == {}
     lora(tmp_path / "out.safetensors")
     settings.write_text('[loras]\na = "../out.safetensors"\n')
     with pytest.raises(CatalogueError, match=r"loras: ../out.safetensors is outside of the model's directory"):
@@ -189,7 +192,7 @@ def test_an_unknown_preset_is_told(wan: Path, tmp_path: Path) -> None:
 
 
 def test_a_compiled_model_takes_none(wan: Path, tmp_path: Path) -> None:
-    with pytest.raises(CatalogueError, match=r"speed\.compile: a compiled model takes no LoRAs"):
+    with pytest.raises(CatalogueError, match=r'speed\.compile: a compiled model takes no LoRAs.* \(loras\.a = ""\)$'):
         model_for(str(wan), "m", {"loras": {"a": lora(tmp_path / "a.safetensors")}, "speed": {"compile": True}})
 
 

@@ -87,7 +87,10 @@ def check_loras(
 ) -> Loras:
     """All LoRAs of a model, each of which looks like one of it; `replaced`: components out of other files. Raises `CatalogueError`."""
     wanted = [*_in_directory(where, lora_dir)] if lora_dir else []
-    given = {name: entry for name, _, entry in wanted} | dict(entries)
+    # An empty entry leaves out a LoRA that the model's own file or the directory has.
+    given = {
+        name: entry for name, entry in ({name: entry for name, _, entry in wanted} | dict(entries)).items() if entry
+    }
     keys = {name: key for name, key, _ in wanted} | {name: f"loras.{name}" for name in entries}
     if given and not taken.takes_loras:
         raise CatalogueError(f"{where} {min(keys.values())}: {taken.name} takes no LoRA")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def setup_for(
     parts = check_parts(where, settings.parts, index, directory)
     loras = check_loras(where, settings.loras, settings.lora_dir, taken, index, directory, parts)
     if loras and settings.speed.compile:
-        text = "a compiled model takes no LoRAs in this version: each would compile it anew; leave either out"
+        text = f"a compiled model takes no LoRAs in this version: each would compile it anew; leave either out{_left_out(loras)}"
         raise refusal(where, "speed.compile", text)
     check_quantize(where, settings.speed.quantize, index, directory, parts)
     _check_loras_on_quantised(where, settings, loras)
@@ -61,7 +61,13 @@ def _check_loras_on_quantised(where: str, settings: ModelTable, loras: Loras) ->
         named = next((name for name, lora in loras.items() if component in lora.card.components), None)
         if named is not None and method in ("nf4", "layerwise_fp8"):
             text = f"{method} weights take no LoRA, and {named!r} is one of the {component}; take int8 or fp8, or leave either out"
+            text += _left_out([named])
             raise refusal(where, f"speed.quantize.{component}", text)
+
+
+def _left_out(loras: Iterable[str]) -> str:
+    """How to leave out a LoRA of the model's own."""
+    return f' (loras.{next(iter(loras))} = "")'
 
 
 def _check_weights(where: str, settings: ModelTable, directory: Path, parts: Container[str]) -> None:
