@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import everything
+from bench import run_all
 from bench.commands import COMMANDS, Command
 from bench.report import plot, report
 from bench.report.errors import BadPlan, BenchError
@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
         sub.add_argument("--plot", metavar="FILE", help="also draw them as a PNG")
         sub.set_defaults(measure=command.run)
-    everything.add_command(commands)
+    run_all.add_command(commands)
     return parser
 
 
@@ -64,8 +64,8 @@ def main(argv: Sequence[str]) -> int:
     """Exit status: 0 measured, 1 could not be measured, 2 asked for nonsense, 130 stopped by Ctrl-C."""
     arguments = build_parser().parse_args(argv)
     try:
-        if arguments.command == everything.NAME:
-            everything.run(arguments)
+        if arguments.command == run_all.NAME:
+            run_all.run(arguments)
         else:
             check_targets(arguments.json, arguments.plot)
             publish(arguments.measure(arguments), arguments.json, arguments.plot)

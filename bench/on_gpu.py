@@ -34,7 +34,7 @@ class Section(Struct, frozen=True, kw_only=True):
     stdin: bytes = b""
 
 
-class Told(Struct, frozen=True, kw_only=True):
+class SectionResult(Struct, frozen=True, kw_only=True):
     """Result of a section. `said` is the JSON of its last line, or its last lines as text."""
 
     name: str
@@ -85,15 +85,15 @@ def sections(device: str, home: Path) -> list[Section]:
 def run(
     planned: Sequence[Section],
     budget_s: float,
-    keep: Callable[[list[Told]], None],
+    keep: Callable[[list[SectionResult]], None],
     clock: Callable[[], float] = time.monotonic,
-) -> list[Told]:
+) -> list[SectionResult]:
     """Run the sections; return their results, in order. `keep` gets all results so far after each."""
-    begun, told = clock(), list[Told]()
+    begun, told = clock(), list[SectionResult]()
     for section in planned:
         left = budget_s - (clock() - begun)
         if left < _LEAST_S:
-            told.append(Told(name=section.name, ending=f"skipped: {left:.0f} s were left"))
+            told.append(SectionResult(name=section.name, ending=f"skipped: {left:.0f} s were left"))
         else:
             told.append(_one(section, min(section.limit_s, left), clock))
         print(f"{told[-1].name}: {told[-1].ending}, {told[-1].took_s:.1f} s", file=sys.stderr, flush=True)
@@ -101,7 +101,7 @@ def run(
     return told
 
 
-def _one(section: Section, limit_s: float, clock: Callable[[], float]) -> Told:
+def _one(section: Section, limit_s: float, clock: Callable[[], float]) -> SectionResult:
     begun = clock()
     with tempfile.TemporaryFile() as out, subprocess.Popen(
         [sys.executable, *section.command], cwd=ROOT, stdin=subprocess.PIPE, stdout=out, env=clean_environ(OMP_WAIT_POLICY="PASSIVE")
@@ -114,7 +114,7 @@ def _one(section: Section, limit_s: float, clock: Callable[[], float]) -> Told:
             ending = f"stopped after {limit_s:.0f} s"
         out.seek(0)
         text = out.read().decode(errors="replace")
-    return Told(name=section.name, ending=ending, took_s=round(clock() - begun, 1), said=said(text))
+    return SectionResult(name=section.name, ending=ending, took_s=round(clock() - begun, 1), said=said(text))
 
 
 def said(text: str) -> Any:
@@ -129,7 +129,7 @@ def said(text: str) -> Any:
     return lines[-30:]
 
 
-def table(told: Sequence[Told]) -> str:
+def table(told: Sequence[SectionResult]) -> str:
     """All figures, a line each."""
     lines = []
     for section in told:
@@ -159,7 +159,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _keep(file: Path, told: Sequence[Told]) -> None:
+def _keep(file: Path, told: Sequence[SectionResult]) -> None:
     file.write_bytes(msgspec.json.format(msgspec.json.encode(told)))
 
 

@@ -23,9 +23,9 @@ from msgspec import Struct
 
 from bench.harness.process import clean_environ
 from bench.harness.procs import pinned
-from bench.peers import peerparts
+from bench.peers import scenarios
 from bench.peers.peerkit import MARK_VARIABLE, WORKERS, Done, PeerAdapter, Unavailable, driver_cores, kill_marked
-from bench.peers.peerparts import SLOTS, Crash, Latency, Rate, Sizes, Survival, Waits
+from bench.peers.scenarios import SLOTS, Crash, Latency, Rate, Sizes, Survival, Waits
 from bench.report.errors import BenchError
 
 #: The longest that a part may take beside what its sizes say, its servers' start included; a repeat of part a may take this much more.
@@ -141,15 +141,15 @@ def _part(stand: PeerAdapter, done: Done, order: Order, part: str) -> Line:
                 stand.start_workers(SLOTS if part == "c" else WORKERS)
         match part:
             case "a":
-                return Line(part=part, rate=peerparts.rate(stand, done, sizes))
+                return Line(part=part, rate=scenarios.rate(stand, done, sizes))
             case "b":
-                return Line(part=part, latency=peerparts.latency(stand, done, sizes))
+                return Line(part=part, latency=scenarios.latency(stand, done, sizes))
             case "c":
-                return Line(part=part, waits=peerparts.waits(stand, done, sizes))
+                return Line(part=part, waits=scenarios.waits(stand, done, sizes))
             case "d":
-                return Line(part=part, crashes=peerparts.crashes(stand, done, sizes))
+                return Line(part=part, crashes=scenarios.crashes(stand, done, sizes))
             case _:
-                return Line(part=part, survival=peerparts.survival(stand, done, sizes))
+                return Line(part=part, survival=scenarios.survival(stand, done, sizes))
     except BenchError as error:
         return Line(part=part, missing=f"failed: {error}")
 

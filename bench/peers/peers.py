@@ -1,6 +1,6 @@
 """The same jobs through other queues, those that are installed: Celery on Redis, NATS JetStream, Ray Serve.
 
-The recipe, for each alike: 600 bytes a job, four worker processes on one core, driver and server on the other; five runs (`peerparts`).
+The recipe, for each alike: 600 bytes a job, four worker processes on one core, driver and server on the other; five runs (`scenarios`).
 Each peer as it comes and, where it has such a mode, flushing to disk before it acknowledges. `pip install .[peers]` brings the Python
 side and a nats-server; redis-server is a Debian package.
 """
@@ -14,9 +14,9 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from bench.harness.procs import temporary_home
-from bench.peers.peerparts import PARTS, Sizes
 from bench.peers.peerrun import GROUPS, Line, Order, measure
 from bench.peers.peertable import OURS, Row, report_of
+from bench.peers.scenarios import PARTS, Sizes
 from bench.report.errors import BadPlan
 from bench.report.report import Report, flush_of, progress
 from bench.report.stats import probe_fdatasync

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from bench.peers.peerparts import ARRIVALS_PER_S, SLEEP_S, SLOTS, Crash
 from bench.peers.peerrun import Line
+from bench.peers.scenarios import ARRIVALS_PER_S, SLEEP_S, SLOTS, Crash
 from bench.report import plot
 from bench.report.report import Flush, Grid, Metric, Panel, Report, number_text
 from bench.report.stats import median

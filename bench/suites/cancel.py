@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from bench.harness.desk import JobClient, spec_of
+from bench.harness.job_client import JobClient, spec_of
 from bench.harness.procs import temporary_home
 from bench.harness.service import Service, demo_model
 from bench.report import plot

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from bench.harness.desk import JobClient, spec_of
+from bench.harness.job_client import JobClient, spec_of
 from bench.harness.process import clean_environ
 from bench.harness.procs import cores, temporary_home
 from bench.harness.service import Service, demo_model

@@ -17,8 +17,8 @@ import httpx
 import msgspec
 from msgspec import Meta, Struct
 
-from bench.harness.desk import JobClient, spec_of
 from bench.harness.driver import padded_spec
+from bench.harness.job_client import JobClient, spec_of
 from bench.harness.procs import temporary_home
 from bench.harness.restart import KILL_AT, Crash, Outcome
 from bench.harness.service import Service

@@ -92,11 +92,11 @@ class WebhookDelivery:
 
     def start(self) -> list[asyncio.Task[None]]:
         """Begin; the caller cancels the task."""
-        self._calls.hub.when_told(self._told)
+        self._calls.hub.when_changed(self._on_change)
         self._calls.hub.when_gap(self._wake.set)
         return [asyncio.create_task(self._run())]
 
-    def _told(self, view: JobView) -> None:
+    def _on_change(self, view: JobView) -> None:
         """A job changed: its webhook may have to be told."""
         if view.submission.webhook and (view.state != "running" or view.step == 0):
             self._wake.set()

@@ -214,7 +214,7 @@ class Hub:
         """Call this with the id of every job that succeeds."""
         self._on_success.append(callback)
 
-    def when_told(self, callback: Callable[[JobView], None]) -> None:
+    def when_changed(self, callback: Callable[[JobView], None]) -> None:
         """Call this with every event."""
         self._on_event.append(callback)
 

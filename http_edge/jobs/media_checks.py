@@ -132,7 +132,7 @@ def check_start(wanted: Generation, card: ModelCard, media: Media, frames: int, 
             yield f"{label}: {has}, and the last {count} were used"
 
 
-def told_of_media(wanted: Generation, card: ModelCard, media: Media, size: tuple[int, int]) -> Iterator[str]:
+def media_warnings(wanted: Generation, card: ModelCard, media: Media, size: tuple[int, int]) -> Iterator[str]:
     """Return warnings about changed inputs and parts that are cut off to draw this size, a sentence each."""
     for role, kept in media.items():
         label = wanted.label(role)

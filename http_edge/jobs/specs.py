@@ -27,8 +27,8 @@ from http_edge.jobs.media_checks import (
     check_start,
     frames_there,
     is_cut_little,
+    media_warnings,
     shaping,
-    told_of_media,
 )
 from http_edge.media.image_inputs import Picture
 
@@ -78,7 +78,7 @@ def build_spec(
     defaults = card.defaults_with(card.presets[preset]) if preset else card.defaults
     width, height = _size(wanted, card, notes, shaping(media))
     _check_size(wanted, width, height, card.limits)
-    notes.extend(told_of_media(wanted, card, media, (width, height)))
+    notes.extend(media_warnings(wanted, card, media, (width, height)))
     fps = wanted.fps or defaults.fps
     steps = wanted.num_inference_steps or defaults.num_inference_steps
     if steps > card.limits.max_steps:

@@ -98,7 +98,7 @@ class Thumbnails:
 
 
 @contextlib.contextmanager
-def _told(source: Path, what: str) -> Iterator[None]:
+def _errors_named(source: Path, what: str) -> Iterator[None]:
     """Turn what files and decoders say into the edge's errors."""
     try:
         yield
@@ -111,7 +111,7 @@ def _told(source: Path, what: str) -> Iterator[None]:
 
 def _made(source: Path, path: Path, variant: Variant) -> tuple[int, str]:
     """(size, sha256) of the file. Blocks."""
-    with _told(source, variant.kind):
+    with _errors_named(source, variant.kind):
         if not path.exists():
             _write(path, encoded(_draw(source, variant), variant.format, variant.quality))
         data = path.read_bytes()
@@ -119,7 +119,7 @@ def _made(source: Path, path: Path, variant: Variant) -> tuple[int, str]:
 
 
 def _converted(source: Path, to: Format, quality: int | None) -> bytes:
-    with _told(source, f"{to} version"):
+    with _errors_named(source, f"{to} version"):
         if to == "png" and source.suffix == ".png":
             return source.read_bytes()
         with Image.open(source) as image:
@@ -127,7 +127,7 @@ def _converted(source: Path, to: Format, quality: int | None) -> bytes:
 
 
 def _last_frame(source: Path) -> bytes:
-    with _told(source, "last frame"):
+    with _errors_named(source, "last frame"):
         last = None
         for last in _frames(source):  # noqa: B007 the frame after the loop is the one wanted
             continue

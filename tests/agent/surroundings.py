@@ -27,7 +27,7 @@ class Job:
         self.slot = order.slot
         self.alone = order.alone
         self.begun = False
-        self.in_tail = False
+        self.postprocessing = False
 
 
 class Surroundings(RuleBasedStateMachine):
@@ -68,7 +68,7 @@ class Surroundings(RuleBasedStateMachine):
     @property
     def front(self) -> Job | None:
         """The job that is drawn, or will be."""
-        return self.jobs[-1] if self.jobs and not self.jobs[-1].in_tail else None
+        return self.jobs[-1] if self.jobs and not self.jobs[-1].postprocessing else None
 
     def has_room(self) -> bool:
         """Whether the engine would take another job."""

@@ -133,7 +133,7 @@ class World(Surroundings):
         assert self.front is not None
         self.beats.clear()
         job = self.front
-        job.in_tail = True
+        job.postprocessing = True
         self.engine(PostprocessBegun(fence=job.fence, model="demo"))
         if self.exit is None and self.core.leaving is None and self.core.presence.registered:
             told = any(beat.free for beat in self.beats)

@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from bench import cli, everything
+from bench import cli, run_all
 from bench.commands import COMMANDS
 from bench.report import bars, page
 from bench.report.errors import BadPlan, BenchError
@@ -131,10 +131,10 @@ def test_a_busy_machine_is_said_so():
 
 
 def test_parts_are_chosen_by_name_in_their_own_order():
-    assert [part.name for part in everything.chosen("pool, broker")] == ["broker", "pool"]
-    assert everything.chosen("") == list(COMMANDS)
+    assert [part.name for part in run_all.chosen("pool, broker")] == ["broker", "pool"]
+    assert run_all.chosen("") == list(COMMANDS)
     with pytest.raises(BadPlan, match="'x' is not one of"):
-        everything.chosen("x")
+        run_all.chosen("x")
 
 
 def broken():
@@ -142,8 +142,8 @@ def broken():
 
 
 def test_a_measurement_that_fails_at_the_end_is_named_on_the_page_and_in_no_picture(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(everything, "COMMANDS", (msgspec.structs.replace(COMMANDS[0], moderate=broken),))
-    monkeypatch.setattr(everything, "hot_spots", lambda *jobs: "| hot |")
+    monkeypatch.setattr(run_all, "COMMANDS", (msgspec.structs.replace(COMMANDS[0], moderate=broken),))
+    monkeypatch.setattr(run_all, "hot_spots", lambda *jobs: "| hot |")
     out = tmp_path / "page.md"
     assert cli.main(["all", "--out", str(out)]) == 0
     assert "Could not be measured: it has no disk." in out.read_text()

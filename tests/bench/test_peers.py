@@ -6,11 +6,11 @@ import msgspec
 import psutil
 import pytest
 
-from bench.peers import peerkit, peerparts, peerrun, peers, peertable
+from bench.peers import peerkit, peerrun, peers, peertable, scenarios
 from bench.peers.peer_ours import job_name, parse_name
 from bench.peers.peerkit import BARE, Done, Start
-from bench.peers.peerparts import Crash, Latency, Rate, Sizes, Survival, Waits
 from bench.peers.peerrun import Line, Order
+from bench.peers.scenarios import Crash, Latency, Rate, Sizes, Survival, Waits
 from bench.report.report import Flush
 from bench.report.stats import summarise
 from tests.bench.odd_peers import Forgetful, Quick
@@ -174,10 +174,10 @@ def test_our_jobs_carry_their_number_and_seconds_in_their_names(seconds):
 def test_waits_and_the_busy_share_follow_from_the_times():
     submitted = {1: 10.0, 2: 10.5}
     starts = {1: [Start(10.1, 7)], 2: [Start(10.7, 8)]}
-    found = peerparts.judge_waits(submitted, starts, {1: 10.2, 2: 11.0}, [0.0, 0.0])
+    found = scenarios.judge_waits(submitted, starts, {1: 10.2, 2: 11.0}, [0.0, 0.0])
     assert found.wait.max == pytest.approx(0.2)
-    assert found.busy == pytest.approx((0.1 + 0.3) / peerparts.SLOTS)
-    assert found.offered == pytest.approx(2 * peerparts.SLEEP_S / peerparts.SLOTS)
+    assert found.busy == pytest.approx((0.1 + 0.3) / scenarios.SLOTS)
+    assert found.offered == pytest.approx(2 * scenarios.SLEEP_S / scenarios.SLOTS)
 
 
 @pytest.fixture
@@ -195,33 +195,33 @@ def stand(done, tmp_path):
 
 
 def test_rate_and_latency_count_every_job(done, stand):
-    found = peerparts.rate(stand, done, SIZES)
+    found = scenarios.rate(stand, done, SIZES)
     assert (len(found.per_s), found.jobs) == (2, 20)
     assert min(found.per_s) > 0
-    alone = peerparts.latency(stand, done, SIZES)
+    alone = scenarios.latency(stand, done, SIZES)
     assert alone.start.count == alone.end.count > 0
     assert 0 < alone.start.p50 <= alone.end.p50
 
 
 def test_a_killed_workers_job_is_followed_to_its_next_start(done, stand):
-    (crash,) = peerparts.crashes(stand, done, SIZES)
+    (crash,) = scenarios.crashes(stand, done, SIZES)
     assert (crash.starts, crash.ended) == (2, True)
     assert 0 <= crash.again_s < SIZES.patience_s
 
 
 def test_a_job_that_is_given_up_is_not_waited_for(done, tmp_path):
     with contextlib.closing(Forgetful("default", tmp_path, done)) as stand:
-        (crash,) = peerparts.crashes(stand, done, SIZES)
+        (crash,) = scenarios.crashes(stand, done, SIZES)
     assert (crash.again_s, crash.starts) == (None, 1)
     assert "nothing runs it again" in crash.given_up
 
 
 def test_what_survives_a_killed_queue_is_counted(done, stand, monkeypatch):
-    monkeypatch.setattr(peerparts, "QUIET_S", 0.2)
-    found = peerparts.survival(stand, done, SIZES)
+    monkeypatch.setattr(scenarios, "QUIET_S", 0.2)
+    found = scenarios.survival(stand, done, SIZES)
     assert (found.acknowledged, found.out) == (SIZES.kept, SIZES.kept // 2)
     assert found.first_s >= 0
-    none = peerparts.drained(done, range(5), 0.0)
+    none = scenarios.drained(done, range(5), 0.0)
     assert (none.out, none.first_s) == (0, None)
 
 

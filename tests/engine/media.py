@@ -59,7 +59,7 @@ def colour_of(frame: Any) -> Any:
     return frame[round(y), round(x)].astype(int)
 
 
-class Heard(NamedTuple):
+class ObservedJob(NamedTuple):
     """The decoded sound of a video."""
 
     codec: str
@@ -71,9 +71,9 @@ class Heard(NamedTuple):
     samples: Any
 
 
-def read_sound(path: Path) -> Heard:
+def read_sound(path: Path) -> ObservedJob:
     with av.open(str(path)) as container:
         stream, pictures = container.streams.audio[0], container.streams.video[0]
         samples = np.concatenate([frame.to_ndarray() for frame in container.decode(stream)], axis=1)
         lengths = [float((each.duration or 0) * (each.time_base or 0)) for each in (stream, pictures)]
-        return Heard(stream.codec_context.name, stream.rate, lengths[0], lengths[1], samples)
+        return ObservedJob(stream.codec_context.name, stream.rate, lengths[0], lengths[1], samples)

@@ -72,7 +72,7 @@ class Work:
         self.script = script
         self.made = made
         self.begun_at: float | None = None
-        self.in_tail = False
+        self.postprocessing = False
         #: It has gone wrong without a word: it does nothing any more.
         self.stopped = False
         self.step, self.tick = -1, 0
@@ -125,7 +125,9 @@ class Engine:
         """Take a job. `made` is called when its files are on disk."""
         assert self.alive, "a job for a dead engine"
         there = [(work.job.job_id, work.fence) for work in self.works]
-        assert all(work.in_tail for work in self.works), f"job {job.fence:#x} for an engine that draws one of {there}"
+        assert all(work.postprocessing for work in self.works), (
+            f"job {job.fence:#x} for an engine that draws one of {there}"
+        )
         assert len(self.works) < SLOTS, f"job {job.fence:#x} for an engine that has {there}"
         assert all(work.job.slot != job.slot for work in self.works), f"a seat for two: {job.fence:#x}, {there}"
         work = Work(job, script, self.random, made)
@@ -226,7 +228,7 @@ class Engine:
             return
         script = work.script
         if self.cancelled(work) and script.behaviour != "deaf":
-            self.world.count("overlap: cancelled in its tail" if work.in_tail else "cancelled while drawn")
+            self.world.count("overlap: cancelled in its tail" if work.postprocessing else "cancelled while drawn")
             self._end(work, JobCancelled(fence=work.fence, model=self.model, loaded_loras=self.loras))
             return
         work.tick += 1
@@ -239,7 +241,7 @@ class Engine:
         self.shown[work.job.slot] = work.progress()
         self._show()
         if work.step == work.steps and script.overlaps and not work.job.alone:
-            work.in_tail = True
+            work.postprocessing = True
             self._tell(PostprocessBegun(fence=work.fence, model=self.model, loaded_loras=self.loras))
         if work.step == work.goes_wrong_at:
             self._go_wrong(work)
@@ -258,7 +260,7 @@ class Engine:
 
     def _go_wrong(self, work: Work) -> None:
         fence = work.fence
-        if work.in_tail:
+        if work.postprocessing:
             self.world.count("overlap: went wrong in its tail")
         match work.script.behaviour:
             case "error":

@@ -59,7 +59,7 @@ def _last_of_all(_: Any) -> Callable[..., Any]:
     return lambda engine_slot, fence: engine_slot.attempts[-1] if engine_slot.attempts else None
 
 
-def _first_in_front(_: Any) -> property:
+def _first_attempt(_: Any) -> property:
     return property(lambda engine_slot: engine_slot.attempts[0] if engine_slot.attempts else None)
 
 
@@ -82,12 +82,14 @@ OVERLAP: tuple[Mutation, ...] = (
     Mutation("other-seat", "a cancel is for the seat of its job", ((EngineSlot, "cancel", _other_seat),)),
     Mutation("wrong-end", "a result ends its own attempt", ((EngineSlot, "_of", _last_of_all),)),
     Mutation(
-        "tail-end-frees", "the end of a tail leaves the job that is drawn", ((EngineSlot, "_front", _first_in_front),)
+        "tail-end-frees",
+        "the end of a tail leaves the job that is drawn",
+        ((EngineSlot, "_denoising", _first_attempt),),
     ),
     Mutation(
         "waiting-counts", "who waits for a tail does not hang", ((EngineSlot, "_waits", constant(False)),), first=280
     ),
     Mutation("room-too-early", "room is said when there is some", ((EngineSlot, "refusal_reason", constant("")),)),
-    Mutation("room-unsaid", "room beside a tail is said", ((EngineSlot, "_tail_begun", nothing),)),
+    Mutation("room-unsaid", "room beside a tail is said", ((EngineSlot, "_postprocess_begun", nothing),)),
     Mutation("room-said-late", "room beside a tail is said at once", ((Registration, "beat_now", nothing),)),
 )

@@ -52,8 +52,8 @@ class Attempt:
         self.fence = fence
         self.slot = slot
         self.alone = alone
-        #: Whether its tail runs by itself: the engine takes another job.
-        self.in_tail = False
+        #: Whether its postprocessing runs by itself: the engine takes another job.
+        self.postprocessing = False
         #: For log lines.
         self.trace_id = trace_id
         #: Whether the engine has shown this fence. A job that it never took up cannot have crashed it.

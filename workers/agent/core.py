@@ -2,7 +2,7 @@
 
 Rules:
 
-- At most two jobs are in the engine (`engine_slot`): one that is drawn, and before it one whose tail still runs. A job's end makes a
+- At most two jobs are in the engine (`engine_slot`): one that is denoised, and before it one in its postprocessing. A job's end makes a
   result, which waits in `unacked_results` until it is acknowledged.
 - What is said of capacity is absolute: `free` is 1 only when a `Run` would be taken now.
 - A fence is taken at most once: a `Run` whose fence is not above all fences received is a repetition, or comes too late.

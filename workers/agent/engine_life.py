@@ -2,7 +2,7 @@
 
 - `down`: no process; one is started at `start_at` (back-off), or not yet when that is None.
 - `loading`: the process is there, its model is not; `load_by` is the end of its patience.
-- `idle`: takes a job, though the tail of the last one may still run in it. `busy`: takes none, it draws one.
+- `idle`: takes a job, though the postprocessing of the last one may still run in it. `busy`: takes none, it draws one.
 - `stopping`: killed, or about to end by itself (it said so, or closed its socket); it takes nothing any more. `kill_at` is when an engine
   that was to end by itself is killed, `unkillable_at` when a killed one is given up.
 

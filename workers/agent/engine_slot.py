@@ -1,6 +1,6 @@
 """The worker's place for jobs: the engine's life and the attempts in it, and how each attempt ends.
 
-- At most two attempts: one that is drawn, and before it one whose tail (decode, encode, save) still runs. A job that crashed before
+- At most two attempts: one that is drawn, and before it one in its postprocessing (decode, encode, save). A job that crashed before
   is alone, so that nobody else is blamed if it does so again.
 - What the engine reports before its process is gone is the attempt's result. Else `Attempt.ending` says why it was killed, and nothing
   there means that it crashed, whichever of its attempts did it. An attempt that the engine never took up is handed back, not failed,
@@ -54,7 +54,7 @@ class EngineSlot:
     ) -> None:
         self.policy = policy
         self.engine = EngineLife(policy, now)
-        #: In the order in which they began: the last one is drawn, unless it is in its tail too.
+        #: In the order in which they began: the last one is denoised, unless it is in its postprocessing too.
         self.attempts: list[Attempt] = []
         #: The model in memory; "" when none. LoRAs beside its weights, as a heartbeat names them.
         self.model = ""
@@ -99,9 +99,9 @@ class EngineSlot:
         return next((attempt for attempt in self.attempts if attempt.fence == fence), None)
 
     @property
-    def _front(self) -> Attempt | None:
+    def _denoising(self) -> Attempt | None:
         """The attempt that is drawn."""
-        return self.attempts[-1] if self.attempts and not self.attempts[-1].in_tail else None
+        return self.attempts[-1] if self.attempts and not self.attempts[-1].postprocessing else None
 
     def deadlines(self, detached_at: float) -> list[float]:
         """Times at which `timers` has something to do."""
@@ -145,7 +145,7 @@ class EngineSlot:
 
     def begin_failed(self, fence: int, reason: str, now: float) -> None:
         """The job of this fence could not be given to the engine."""
-        attempt = self._front
+        attempt = self._denoising
         if attempt is not None and attempt.fence == fence and self.engine.state == "busy":
             self.engine.done()
             self._fail(attempt, m.FailureKind.ENGINE_ERROR, f"the worker could not begin: {reason}", now)
@@ -177,8 +177,8 @@ class EngineSlot:
                 )
                 self.engine.ending(now)
                 self._emit(fx.Note(action=Action.LOAD_FAILED, level="error", detail=self._load_trouble))
-            case PostprocessBegun() if (front := self._front) is not None and front.fence == message.fence:
-                self._tail_begun(front, message)
+            case PostprocessBegun() if (denoising := self._denoising) is not None and denoising.fence == message.fence:
+                self._postprocess_begun(denoising, message)
             case JobFinished() | JobFailed() | JobCancelled() if (attempt := self._of(message.fence)) is not None:
                 self._job_ended(attempt, message, now)
             case _:
@@ -192,14 +192,14 @@ class EngineSlot:
             self._emit(fx.StartSpare())
         self._emit(fx.Note(action=Action.ENGINE_READY, detail=f"{message.model} loaded in {message.load_s:.1f} s"))
 
-    def _tail_begun(self, attempt: Attempt, message: PostprocessBegun) -> None:
-        attempt.in_tail = True
+    def _postprocess_begun(self, attempt: Attempt, message: PostprocessBegun) -> None:
+        attempt.postprocessing = True
         self.model, self.loaded_loras = message.model, short_list(message.loaded_loras)
         if self.engine.state == "busy":
             self.engine.done()
 
     def _job_ended(self, attempt: Attempt, message: JobFinished | JobFailed | JobCancelled, now: float) -> None:
-        if attempt is self._front:
+        if attempt is self._denoising:
             # A failure may not say which model is in memory; then it is the one that was. A tail says nothing: another may be loading.
             if message.model or not isinstance(message, JobFailed):
                 self.model, self.loaded_loras = message.model, short_list(message.loaded_loras)

@@ -109,9 +109,11 @@ class _Script:
         place = spec.extra.get("fake_in", "steps")
         if place not in ("steps", "tail"):
             raise InvalidInput(f"extra.fake_in: {place!r} is not one of steps, tail")
-        self.in_tail = place == "tail"
+        self.postprocessing = place == "tail"
         self.frame_s = _number(spec, "fake_frame_s", 0.0)
-        self.at = int(_number(spec, "fake_at", (spec.num_frames if self.in_tail else spec.num_inference_steps) // 2))
+        self.at = int(
+            _number(spec, "fake_at", (spec.num_frames if self.postprocessing else spec.num_inference_steps) // 2)
+        )
 
     @staticmethod
     def _used_up(spec: JobSpec) -> bool:
@@ -167,7 +169,7 @@ def _steps(spec: JobSpec, script: _Script, monitor: Monitor, out_dir: Path, inde
             time.sleep(script.step_s)
             _preview(spec, out_dir, index, done)
             script.tell(monitor.step, done, spec.num_inference_steps)
-        if not script.in_tail and done == min(script.at, spec.num_inference_steps):
+        if not script.postprocessing and done == min(script.at, spec.num_inference_steps):
             script.misbehave()
 
 
@@ -185,7 +187,7 @@ def _tail(spec: JobSpec, out_dir: Path, index: int, script: _Script, monitor: Mo
     if spec.output == "image":
         pixels = _frame(spec, index, 0.5)
         time.sleep(script.frame_s)
-        if script.in_tail:
+        if script.postprocessing:
             script.misbehave()
         script.tell(monitor.enter, "save")
         return save_png(out_dir, artefact_name("image", "png", index), pixels)
@@ -193,7 +195,7 @@ def _tail(spec: JobSpec, out_dir: Path, index: int, script: _Script, monitor: Mo
         for number in range(spec.num_frames):
             writer.write(_frame(spec, index, (number + 0.5) / spec.num_frames)[np.newaxis])
             time.sleep(script.frame_s)
-            if script.in_tail and number == min(script.at, spec.num_frames - 1):
+            if script.postprocessing and number == min(script.at, spec.num_frames - 1):
                 script.misbehave()
             script.tell(monitor.step, number + 1, spec.num_frames)
         script.tell(monitor.enter, "save")

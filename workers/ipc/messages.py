@@ -25,7 +25,7 @@ class Setup(Struct, frozen=True, kw_only=True, tag="setup"):
     threads: int = 0
     #: "auto" (bf16 on a GPU that has it, else float32), or a torch dtype name.
     dtype: str = "auto"
-    #: Whether a job's tail may run beside the next job.
+    #: Whether a job's postprocessing may run beside the next job.
     overlap: bool = True
     #: By the model's name; one that is not named here is made ready as it is.
     setups: dict[str, ModelSetup] = field(default_factory=dict)

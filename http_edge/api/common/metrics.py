@@ -42,7 +42,7 @@ class Metrics:
             "zoetrope_job_wait_seconds", "From a finished job's submit to its last start."
         )
         self._ran = self._job_histogram("zoetrope_job_run_seconds", "From a finished job's last start to its end.")
-        hub.when_told(self._job_moved)
+        hub.when_changed(self._job_moved)
         listeners = Gauge("zoetrope_edge_listeners", "Event streams and waits now open.", registry=self._registry)
         listeners.set_function(lambda: hub.listeners)
         self._pool = _PoolCollector()

@@ -1,6 +1,6 @@
 """Event streams after the HTML standard's server-sent events: one stream a job, resumable, closed after the final event.
 
-`id:` is the job's revision, which grows over broker restarts too. Which events there are is the API family's matter (a `Teller`). A gap is
+`id:` is the job's revision, which grows over broker restarts too. The API family makes the events (an `EventMaker`). A gap is
 invisible: the next event is simply the newest state.
 """
 
@@ -30,21 +30,21 @@ def last_event_id(request: Request) -> int:
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 20 else 0
 
 
-class Told(NamedTuple):
+class StreamEvent(NamedTuple):
     """An event to send: its name, its revision (0: none, as it is no change of the job itself), and the function that makes its data."""
 
     event: str
     revision: int
     data: Callable[[Job], Any]
-    #: Where the data differs from what other streams tell of the same: for whom it is.
+    #: Key of the data where it differs between streams of the same event.
     view: str = ""
 
 
-#: From a job, and the job that was told before it (None: the first), to an event.
-Teller = Callable[[Job, Job | None], Told]
+#: From a job, and the job of the event before (None: the first), to an event.
+EventMaker = Callable[[Job, Job | None], StreamEvent]
 
 
-async def event_stream(calls: JobService, job: Job, request: Request, tell: Teller) -> Response:
+async def event_stream(calls: JobService, job: Job, request: Request, make_event: EventMaker) -> Response:
     """The response to a request for this job's events."""
     seen = last_event_id(request)
     if job.is_final and seen >= job.view.revision:
@@ -54,11 +54,11 @@ async def event_stream(calls: JobService, job: Job, request: Request, tell: Tell
         seen = 0
     if request.method == "HEAD":
         return Response(media_type="text/event-stream", headers=_HEADERS)
-    stream = _events(calls, job.id, seen, tell)
+    stream = _events(calls, job.id, seen, make_event)
     return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
 
 
-async def _events(calls: JobService, job_id: str, seen: int, tell: Teller) -> AsyncIterator[bytes]:
+async def _events(calls: JobService, job_id: str, seen: int, make_event: EventMaker) -> AsyncIterator[bytes]:
     yield f"retry: {_RETRY_MS}\n\n".encode()
     last: Job | None = None
     with contextlib.suppress(EdgeError):
@@ -68,14 +68,14 @@ async def _events(calls: JobService, job_id: str, seen: int, tell: Teller) -> As
                     yield b": keep-alive\n\n"
                     continue
                 if job.view.revision > seen or last is not None:
-                    yield _block(job, tell(job, last))
+                    yield _block(job, make_event(job, last))
                 last = job
 
 
-def _block(job: Job, told: Told) -> bytes:
-    """The event as it is sent, made once for all streams that tell it."""
-    head = f"id: {told.revision}\nevent: {told.event}\n" if told.revision else f"event: {told.event}\n"
+def _block(job: Job, event: StreamEvent) -> bytes:
+    """The event as it is sent, made once for all its streams."""
+    head = f"id: {event.revision}\nevent: {event.event}\n" if event.revision else f"event: {event.event}\n"
     # JSON escapes line ends inside strings, so the data is one line.
     return job.encoded_once(
-        f"{told.view}{head}", lambda: head.encode() + b"data: " + msgspec.json.encode(told.data(job)) + b"\n\n"
+        f"{event.view}{head}", lambda: head.encode() + b"data: " + msgspec.json.encode(event.data(job)) + b"\n\n"
     )

@@ -23,7 +23,7 @@ from http_edge.api.lightx2v import schema_lightx2v as lx
 from http_edge.api.lightx2v.cloud_json import STATUSES, cloud_models, cloud_task, output_name, params_of, worker_of
 from http_edge.api.lightx2v.operations import BY_TASK_ID, CLOUD, TASK_ID
 from http_edge.api.lightx2v.task_fields import MAX_TASK_ID_CHARS, TASKS, read_cloud
-from http_edge.api.lightx2v.views import Tasks, told_warnings
+from http_edge.api.lightx2v.views import Tasks, warnings_member
 from http_edge.base.error_table import Kind
 from http_edge.base.errors import EdgeError, invalid
 from http_edge.body.fields import Reader, missing
@@ -115,7 +115,7 @@ class LightX2VCloudApi:
                 workers={"pipeline": worker_of(job)},
                 params=params_of(job),
                 wait_time=round(pool.wait_s, 3),
-                warnings=told_warnings(job),
+                warnings=warnings_member(job),
             )
         )
 

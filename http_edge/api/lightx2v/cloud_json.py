@@ -8,7 +8,7 @@ from typing import Any
 from broker.wire.jobspec import ModelCard
 from broker.wire.messages import JobStateName
 from http_edge.api.lightx2v import schema_lightx2v as lx
-from http_edge.api.lightx2v.views import failure_text, told_warnings
+from http_edge.api.lightx2v.views import failure_text, warnings_member
 from http_edge.jobs.job import Job
 from http_edge.media.exports import SUFFIXES
 
@@ -117,6 +117,6 @@ def cloud_task(job: Job) -> lx.CloudTask:
         outputs=outputs,
         extra_info=failed,
         tag="",
-        warnings=told_warnings(job),
+        warnings=warnings_member(job),
         subtasks=[subtask],
     )

@@ -19,7 +19,7 @@ from http_edge.api.common.job_files import job_file
 from http_edge.api.lightx2v import schema_lightx2v as lx
 from http_edge.api.lightx2v.operations import IMAGE, TASKS
 from http_edge.api.lightx2v.submissions import AcceptedTask, TaskSubmitter
-from http_edge.api.lightx2v.views import failure_text, told_warnings
+from http_edge.api.lightx2v.views import failure_text, warnings_member
 from http_edge.base.context import current
 from http_edge.base.errors import EdgeError
 from http_edge.body.fields import Reader
@@ -115,7 +115,7 @@ class SyncTasks:
                 task_status="completed",
                 uploaded_to_presigned_url=True,
                 presigned_url=url,
-                warnings=told_warnings(job),
+                warnings=warnings_member(job),
             )
         )
 

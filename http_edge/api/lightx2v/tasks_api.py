@@ -85,7 +85,7 @@ class LightX2VTasksApi:
                 task_status=status,
                 save_result_path=paths.result,
                 save_video_path=paths.video,
-                warnings=shapes.told_warnings(job),
+                warnings=shapes.warnings_member(job),
             )
             return with_prefer(
                 json_response(answer), prefer, job, f"/v1/tasks/{quote(job.view.submission.alias)}/status"

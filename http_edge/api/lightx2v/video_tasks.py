@@ -16,7 +16,7 @@ from broker.wire.inputs import ROLES
 from broker.wire.jobspec import Scalar
 from http_edge.api.lightx2v import schema_lightx2v as lx
 from http_edge.api.lightx2v.task_fields import GEN1_POLICY, MAX_TASK_ID_CHARS, with_upload
-from http_edge.api.lightx2v.views import GEN1_ORIGIN, Tasks, origin_of, told_warnings
+from http_edge.api.lightx2v.views import GEN1_ORIGIN, Tasks, origin_of, warnings_member
 from http_edge.base.errors import EdgeError
 from http_edge.body.fields import Reader, missing
 from http_edge.body.forms import Fields, Upload
@@ -74,7 +74,7 @@ class Gen1:
             task_id=order.alias,
             task_status="processing",
             save_video_path=str(order.echo["save_video_path"]),
-            warnings=told_warnings(job),
+            warnings=warnings_member(job),
         )
         return json_response(answer)
 

@@ -124,14 +124,16 @@ def record(job: Job) -> lx.Gen1Record:
         # To that API's clients the file is the result.
         error = f"save_video_path: {job.save_error}"
     if error:
-        return lx.Gen1Record(success=False, message=message, start_time=start, error=error, warnings=told_warnings(job))
+        return lx.Gen1Record(
+            success=False, message=message, start_time=start, error=error, warnings=warnings_member(job)
+        )
     end = local_time(view.finished_at)
     return lx.Gen1Record(
-        success=True, message=message, start_time=start, completion_time=end, warnings=told_warnings(job)
+        success=True, message=message, start_time=start, completion_time=end, warnings=warnings_member(job)
     )
 
 
-def told_warnings(job: Job) -> list[str] | UnsetType:
+def warnings_member(job: Job) -> list[str] | UnsetType:
     """Return the member `warnings`, which LightX2V's own answers do not have; {} where there are none."""
     return list(warnings_of(job)) or UNSET
 
@@ -166,7 +168,7 @@ def task_status(job: Job, progress: int) -> lx.TaskStatus:
         progress=progress / 100,
         save_result_path=paths.result,
         save_video_path=paths.video,
-        warnings=told_warnings(job),
+        warnings=warnings_member(job),
     )
 
 

@@ -16,7 +16,7 @@ from http_edge.api.common import schema_jobs as schema
 from http_edge.api.common.job_files import job_file
 from http_edge.api.common.job_json import encoded, job_json, step_json, taken_json
 from http_edge.api.common.operations import AFTER, FILE_ANSWERS, FOLLOW, FOLLOWED, ORDER, RANGES
-from http_edge.api.common.sse import Told, event_stream
+from http_edge.api.common.sse import StreamEvent, event_stream
 from http_edge.api.common.waiting import awaited, with_prefer
 from http_edge.base.errors import EdgeError, invalid
 from http_edge.body.fields import Reader
@@ -201,7 +201,7 @@ class JobsApi:
         `state` events hold the whole job, `progress` events what moves. The stream ends after the final event.
         """
         job = await self._calls.job(request.path_params["id"])
-        return await event_stream(self._calls, job, request, self._tell)
+        return await event_stream(self._calls, job, request, self._event)
 
     @operation(
         "downloadJobResult",
@@ -254,13 +254,13 @@ class JobsApi:
         image = await self._calls.image(upload.field, upload, allow_paths=False)
         return msgspec.structs.replace(order, image=image, echo={**order.echo, "image": upload.file_name or "upload"})
 
-    def _tell(self, job: Job, last: Job | None) -> Told:
+    def _event(self, job: Job, last: Job | None) -> StreamEvent:
         """`state` when state, attempt or a cancel request changed: the whole job; else `progress`: only what moves."""
         revision = job.view.revision
         if last is None or _standing(job) != _standing(last):
-            return Told("state", revision, self._json)
+            return StreamEvent("state", revision, self._json)
         # Without an id where only the queue moved: the job's revision is what it was.
-        return Told("progress", revision if revision > last.view.revision else 0, self._step)
+        return StreamEvent("progress", revision if revision > last.view.revision else 0, self._step)
 
     def _json(self, job: Job) -> schema.Job:
         return job_json(job, self._progress.of(job.view))

@@ -19,7 +19,7 @@ from broker.wire.jobspec import JobSpec
 from http_edge.api.common.job_files import job_file, with_warnings
 from http_edge.api.common.job_json import encoded
 from http_edge.api.common.operations import AFTER, FILE_ANSWERS, FOLLOW, FOLLOWED, FORMAT, INDEX, ORDER, RANGES
-from http_edge.api.common.sse import Told, event_stream
+from http_edge.api.common.sse import StreamEvent, event_stream
 from http_edge.api.common.waiting import awaited, is_fresh, with_prefer
 from http_edge.api.openai import schema_openai as openai
 from http_edge.api.openai import views as shapes
@@ -229,15 +229,15 @@ class VideosApi:
         job = await self._video(request.path_params["id"])
         base = self._base_url(request)
 
-        def tell(job: Job, last: Job | None) -> Told:
+        def make_event(job: Job, last: Job | None) -> StreamEvent:
             moved = last is None or job.view.revision > last.view.revision
             name = f"video.{shapes.status_of(job.view)}"
-            return Told(name, job.view.revision if moved else 0, as_video, f"{base} ")
+            return StreamEvent(name, job.view.revision if moved else 0, as_video, f"{base} ")
 
         def as_video(job: Job) -> openai.Video:
             return shapes.video_json(job, self._progress, base)
 
-        return await event_stream(self._calls, job, request, tell)
+        return await event_stream(self._calls, job, request, make_event)
 
     @operation(
         "downloadVideo",

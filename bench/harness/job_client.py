@@ -18,7 +18,7 @@ from broker.wire.terms import FINAL_NAMES
 PATIENCE_S = 300.0
 
 
-class Heard:
+class ObservedJob:
     """Job as heard so far: its newest view, and monotonic times of the first event of each state."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class JobClient:
 
     def __init__(self, endpoint: str, timeout_s: float = 30.0) -> None:
         self.client = BrokerClient(endpoint, timeout_s=timeout_s, on_event=self._on_event)
-        self._jobs: dict[str, Heard] = {}
+        self._jobs: dict[str, ObservedJob] = {}
         self._count = 0
 
     async def __aenter__(self) -> JobClient:
@@ -53,7 +53,7 @@ class JobClient:
         """Hand in a job; its id."""
         self._count += 1
         job_id = f"bench-{self._count}"
-        self._jobs[job_id] = Heard()
+        self._jobs[job_id] = ObservedJob()
         units, body = cost_units(spec, card), encode_spec(spec)
         await self.client.submit(
             m.Submit(req=0, job_id=job_id, submission=m.Submission(model=spec.model, units=units), body=body)
