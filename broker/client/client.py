@@ -79,7 +79,7 @@ class BrokerClient:
         if isinstance(reply, m.Rejected):
             raise errors.rejection(reply.code, reply.message, reply.retry_after_s)
         accepted = _expect(m.Accepted, reply)
-        return codec.job_view(accepted.body), accepted.duplicate
+        return accepted_view(submit, accepted), accepted.duplicate
 
     async def cancel(self, job_id: str, tenant: str = "") -> tuple[m.CancelOutcome, m.JobView | None]:
         """Ask for the end of a job of this tenant ("": of any): (the outcome, the job unless it was not found)."""
@@ -170,6 +170,14 @@ class BrokerClient:
 
     async def _request(self, build: Callable[[int], m.Message]) -> m.Message:
         return await self._exchange.request(build, self.timeout_s)
+
+
+def accepted_view(submit: m.Submit, accepted: m.Accepted) -> m.JobView:
+    """The job that was accepted: as it was there before, or new, which is what was handed in with what the broker adds to it."""
+    if accepted.admission is not None:
+        return accepted.admission.view(accepted.job_id, submit.submission, submit.body)
+    there: m.JobView = codec.job_view(accepted.body)
+    return there
 
 
 def _found(reply: m.Message) -> m.JobView | None:

@@ -43,14 +43,13 @@ def submit(state: State, peer: bytes, message: m.Submit, found: Found, now: floa
         code, text, retry_after_s = refusal
         state.send(peer, m.Rejected(req=message.req, code=code, message=text, retry_after_s=retry_after_s))
         return
-    job = _new_job(message, state.calendar.ahead_s, now)
+    job = _new_job(message, now)
     state.uncommitted.add(job.id)
     state.adopt_record(job)
     state.enqueue(job)
     state.move(job, Cause.SUBMITTED, now)
     state.set_deadline(job)
-    view = codec.encode_body(views.job_view(state, job, now, full=True, spec=job.body))
-    state.send(peer, m.Accepted(req=message.req, body=view))
+    state.send(peer, m.Accepted(req=message.req, job_id=job.id, admission=views.admission(state, job, now)))
 
 
 def _spec(job: Job, found: Found) -> tuple[bytes, str]:
@@ -64,21 +63,14 @@ def _record(state: State, job: Job, found: Found, now: float) -> bytes:
     return codec.encode_body(views.job_view(state, job, now, full=True, spec=body, spec_error=damaged))
 
 
-def _new_job(message: m.Submit, ahead_s: float, now: float) -> Job:
+def _new_job(message: m.Submit, now: float) -> Job:
     return Job(
         id=message.job_id,
         submission=message.submission,
         body=message.body,
-        deadline_at=_deadline_at(message, ahead_s, now),
+        deadline_at=now + message.deadline_s if message.deadline_s else 0.0,
         submitted_at=now,
     )
-
-
-def _deadline_at(message: m.Submit, ahead_s: float, now: float) -> float:
-    """Time by which the job must be final, on the core's timeline; 0: no deadline."""
-    if message.deadline_s:
-        return now + message.deadline_s
-    return max(0.0, message.deadline_at - ahead_s) if message.deadline_at else 0.0
 
 
 def _answer_repeat(state: State, peer: bytes, message: m.Submit, job: Job, found: Found, now: float) -> None:
@@ -93,7 +85,7 @@ def _answer_repeat(state: State, peer: bytes, message: m.Submit, job: Job, found
         text = f"another job bears the id {message.job_id!r}"
         state.send(peer, m.Rejected(req=message.req, code="id_conflict", message=text))
         return
-    state.send(peer, m.Accepted(req=message.req, duplicate=True, body=_record(state, job, found, now)))
+    state.send(peer, m.Accepted(req=message.req, job_id=job.id, duplicate=True, body=_record(state, job, found, now)))
 
 
 def _refusal(state: State, message: m.Submit, found: Found, now: float) -> tuple[m.RejectCode, str, float] | None:
@@ -104,8 +96,8 @@ def _refusal(state: State, message: m.Submit, found: Found, now: float) -> tuple
         text = "the disk is nearly full: what room is left is kept for the results of jobs already taken"
         return "queue_full", text, DISK_RETRY_S
     wanted = message.submission
-    if not (isfinite(wanted.units) and isfinite(message.deadline_at) and isfinite(message.deadline_s)):
-        return "invalid", "units, deadline_at and deadline_s must be finite numbers", 0.0
+    if not (isfinite(wanted.units) and isfinite(message.deadline_s)):
+        return "invalid", "units and deadline_s must be finite numbers", 0.0
     lane = Lane(wanted.model, wanted.gpus, wanted.pinned)
     if message.only_if_idle and not would_start(state, lane, wanted.tenant, wanted.max_running):
         return "busy", "no worker is free", retry_after_s(state, now)
@@ -123,14 +115,11 @@ def _refusal(state: State, message: m.Submit, found: Found, now: float) -> tuple
     if limit_s and state.queue.backlog_s + cost > limit_s:
         text = f"{state.queue.backlog_s:.0f} s of work are waiting, the limit is {limit_s:.0f} s"
         return "queue_full", text, retry_after_s(state, now)
-    deadline_at = _deadline_at(message, state.calendar.ahead_s, now)
-    return _too_late(state, message, deadline_at, cost, now) if deadline_at else None
+    return _too_late(state, message, cost, now) if message.deadline_s else None
 
 
-def _too_late(
-    state: State, message: m.Submit, deadline_at: float, cost: float, now: float
-) -> tuple[m.RejectCode, str, float] | None:
-    wanted, left = message.submission, deadline_at - now
+def _too_late(state: State, message: m.Submit, cost: float, now: float) -> tuple[m.RejectCode, str, float] | None:
+    wanted, left = message.submission, message.deadline_s
     needed = views.wait_s(state, now) + cost if state.costs.knows(wanted.model, wanted.units) else 0.0
     if left > needed:
         return None
@@ -225,8 +214,6 @@ def forget_jobs(state: State, peer: bytes, message: m.ForgetJobs, found: Found, 
         if job is None or not job.final:
             continue
         if message.finished_s and now - job.finished_at < message.finished_s:
-            continue
-        if message.finished_before and job.finished_at + state.calendar.ahead_s > message.finished_before:
             continue
         state.forget(job)
         forgotten.append(job_id)

@@ -64,6 +64,19 @@ def _story(story: list[m.HistoryEntry], ahead_s: float) -> tuple[m.HistoryEntry,
     return tuple(structs.replace(move, at=move.at + ahead_s) for move in story)
 
 
+def admission(state: State, job: Job, now: float) -> m.Admission:
+    """What the edge of a new job cannot know of it; with that it makes the view itself."""
+    position, eta = _position_and_eta(state, job, now)
+    calendar = state.calendar
+    return m.Admission(
+        revision=job.revision,
+        position=position,
+        eta_s=eta if eta <= bounds.MAX_WAIT_S else bounds.MAX_WAIT_S,
+        submitted_at=job.submitted_at + calendar.ahead_s,
+        deadline_at=calendar.shown(job.deadline_at),
+    )
+
+
 def _position_and_eta(state: State, job: Job, now: float) -> tuple[int, float]:
     """(jobs ahead or -1, predicted seconds until final or -1)."""
     known = state.costs.knows(job.submission.model, job.submission.units)

@@ -137,6 +137,31 @@ class JobView(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     damaged: str = ""
 
 
+class Admission(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
+    """What the broker adds to what was handed in when it makes a job of it, which is queued then."""
+
+    revision: int
+    position: int
+    eta_s: float
+    submitted_at: float
+    deadline_at: float
+
+    def view(self, job_id: str, submission: Submission, body: bytes) -> JobView:
+        """The job's view at that moment."""
+        return JobView(
+            id=job_id,
+            state="queued",
+            submission=submission,
+            revision=self.revision,
+            position=self.position,
+            eta_s=self.eta_s,
+            submitted_at=self.submitted_at,
+            deadline_at=self.deadline_at,
+            story=(HistoryEntry(self.submitted_at, "", "queued", "submitted"),),
+            body=body,
+        )
+
+
 class WorkerView(Struct, frozen=True, kw_only=True):
     """A worker as edges see it."""
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from broker.wire.bodies import Admission
 from broker.wire.submission import Submission
 from broker.wire.terms import (
     Count,
@@ -29,8 +30,6 @@ class Submit(Message, frozen=True, kw_only=True, tag="submit"):
     req: int
     job_id: Id
     submission: Submission
-    #: As edges before 0.2.0 say the deadline, by a clock that may differ from the broker's; `deadline_s` goes before it. 0: none.
-    deadline_at: Seconds = 0.0
     #: Refuse with code `alias_taken` when a job of this (origin, alias) exists.
     alias_unique: bool = False
     #: Refuse with code `busy` unless a worker can start it at once.
@@ -110,8 +109,6 @@ class ForgetJobs(Message, frozen=True, kw_only=True, tag="forget_jobs"):
 
     req: int
     job_ids: Annotated[tuple[KnownId, ...], Meta(max_length=50)]
-    #: As edges before 0.2.0 say it: only those that finished at or before; 0: whenever they did.
-    finished_before: Seconds = 0.0
     #: Only those that finished so long ago or longer, whatever the wall clock was set to since.
     finished_s: Seconds = 0.0
 
@@ -166,9 +163,12 @@ class Accepted(Message, frozen=True, kw_only=True, tag="accepted"):
     """The job is on disk. `duplicate`: it was there before, with these very bytes."""
 
     req: int
+    job_id: KnownId
     duplicate: bool = False
-    #: Its `JobView`.
-    body: bytes
+    #: Of a new job.
+    admission: Admission | None = None
+    #: `JobView` of a job that was there before.
+    body: bytes = b""
 
 
 RejectCode = Literal["queue_full", "busy", "alias_taken", "id_conflict", "deadline", "invalid", "shutting_down"]

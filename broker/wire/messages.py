@@ -27,6 +27,7 @@ from broker.wire.agent_messages import ResultAck as ResultAck
 from broker.wire.agent_messages import Run as Run
 from broker.wire.agent_messages import Welcome as Welcome
 from broker.wire.agent_messages import WorkerRejected as WorkerRejected
+from broker.wire.bodies import Admission as Admission
 from broker.wire.bodies import ClaimedDelivery as ClaimedDelivery
 from broker.wire.bodies import ClockStep as ClockStep
 from broker.wire.bodies import DeliveryView as DeliveryView

@@ -176,7 +176,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(job_id=st.sampled_from(JOBS), seconds=st.floats(0.1, 20))
     def submit_with_deadline(self, job_id, seconds):
-        self.submit_one(job_id, deadline_at=self.desk.now + seconds)
+        self.submit_one(job_id, deadline_s=seconds)
 
     @rule(job_id=st.sampled_from(JOBS))
     def cancel(self, job_id):

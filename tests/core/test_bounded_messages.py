@@ -23,7 +23,7 @@ COUNT = st.one_of(st.integers(0, 3), st.integers(0, 1_000_000))
 SUBMIT = st.fixed_dictionaries(
     {
         "units": st.one_of(st.floats(0, 1e15), st.sampled_from((0.0, 1.0, 1e15))),
-        "deadline_at": st.sampled_from((0.0, 1e10)),
+        "deadline_s": st.sampled_from((0.0, 1e9)),
     }
 )
 BEAT = st.fixed_dictionaries(dict.fromkeys(("memory_used_mb", "memory_total_mb", "utilisation", "temperature_c"), ANY))

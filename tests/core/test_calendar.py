@@ -29,16 +29,6 @@ def test_a_deadline_is_so_long_after_the_acceptance_whatever_the_clock_was_set_t
     assert desk.state("later") == "failed"
 
 
-def test_the_deadline_of_an_edge_before_durations_is_read_by_the_clock_it_was_told():
-    desk = CoreHarness()
-    desk.core.set_calendar(Calendar(ahead_s=HOUR))
-    desk.submit("a", pinned="nobody", deadline_at=START + HOUR + 5.0)
-    desk.tick(4.0)
-    assert desk.state("a") == "queued"
-    desk.tick(2.0)
-    assert desk.state("a") == "failed"
-
-
 def test_a_repeated_submit_with_another_duration_left_is_the_same_request():
     desk = CoreHarness()
     assert not desk.submit("a", deadline_s=60.0).duplicate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.core.jobs import Cause
-from broker.testing import START, CoreHarness, causes, peer_of, sent
+from broker.testing import CoreHarness, causes, peer_of, sent
 from broker.wire import messages as m
 
 
@@ -124,7 +124,7 @@ def test_cancelling_one_job_never_touches_the_next():
 
 def test_a_waiting_job_expires_at_its_deadline():
     desk = CoreHarness()
-    desk.submit("a", deadline_at=START + 5)
+    desk.submit("a", deadline_s=5.0)
     assert causes(desk.tick(4.9)) == []
     assert causes(desk.tick(0.2)) == [Cause.EXPIRED]
     assert desk.job("a").failure.kind == "expired"
@@ -132,7 +132,7 @@ def test_a_waiting_job_expires_at_its_deadline():
 
 def test_a_running_job_is_stopped_at_its_deadline_and_fails_as_expired():
     desk = CoreHarness()
-    fence = desk.running("a", deadline_at=START + 5)
+    fence = desk.running("a", deadline_s=5.0)
     held = m.Held(job_id="a", fence=fence)
     desk.tick(2)
     desk.beat("w1", held, seen=fence)
@@ -146,14 +146,14 @@ def test_a_running_job_is_stopped_at_its_deadline_and_fails_as_expired():
 
 def test_a_job_that_is_done_in_time_does_not_expire():
     desk = CoreHarness()
-    desk.running("a", deadline_at=START + 5)
+    desk.running("a", deadline_s=5.0)
     desk.finish("w1", "a")
     assert causes(desk.tick(10)) == []
 
 
 def test_a_cancel_before_the_deadline_stays_a_cancel():
     desk = CoreHarness()
-    desk.running("a", deadline_at=START + 5)
+    desk.running("a", deadline_s=5.0)
     desk.cancel("a")
     desk.tick(5.5)
     desk.feed(peer_of("w1"), m.Cancelled(job_id="a", fence=desk.job("a").fence, free=1))

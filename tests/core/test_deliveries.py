@@ -60,7 +60,7 @@ def test_start_and_end_are_told_in_the_commit_of_the_move():
 @pytest.mark.parametrize("end", ["failed", "cancelled", "expired"])
 def test_every_end_is_told_as_what_it_is(end):
     desk = CoreHarness()
-    fields = {"deadline_at": desk.now + 5} if end == "expired" else {}
+    fields = {"deadline_s": 5.0} if end == "expired" else {}
     desk.running("a", webhook=URL, webhook_events=("completed", "failed", "cancelled"), **fields)
     if end == "failed":
         desk.fail("w1", "a", "invalid_input")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.testing import START, UNIT, CoreHarness, peer_of, sent
+from broker.testing import UNIT, CoreHarness, peer_of, sent
 from broker.wire import messages as m
 
 
@@ -121,9 +121,9 @@ def test_an_orphan_can_be_cancelled():
 
 def test_delays_and_deadlines_survive():
     desk = CoreHarness()
-    desk.running("a", deadline_at=START + 100)
+    desk.running("a", deadline_s=100.0)
     desk.fail("w1", "a", "engine_error", free=0)
-    desk.submit("b", deadline_at=START + 50)
+    desk.submit("b", deadline_s=50.0)
     desk.restart()
     assert desk.state("a") == "delayed"
     desk.tick(2)

@@ -6,8 +6,10 @@ import math
 
 import pytest
 
+from broker.client.client import accepted_view
+from broker.core.calendar import Calendar
 from broker.core.machine import Policy
-from broker.testing import EDGE, START, UNIT, CoreHarness, sent, worker_info
+from broker.testing import EDGE, UNIT, CoreHarness, sent, submit_message, worker_info
 from broker.wire import codec
 from broker.wire import messages as m
 
@@ -30,6 +32,25 @@ def test_the_same_submit_again_is_the_same_job_also_when_it_is_long_final():
     assert isinstance(answer, m.Accepted)
     assert answer.duplicate
     assert desk.view("a").state == "succeeded"
+
+
+@pytest.mark.parametrize("ahead_s", [0.0, 3600.1])
+def test_an_edge_makes_the_view_of_its_new_job_as_the_broker_shows_it(ahead_s):
+    desk = CoreHarness()
+    desk.core.set_calendar(Calendar(ahead_s=ahead_s))
+    desk.submit("first")
+    fields = {"deadline_s": 60.1, "webhook": "https://client.example/hook", "priority": 3, "alias": "mine"}
+    submit = submit_message("a", b"its spec", 7, units=UNIT, **fields)
+    accepted = desk.ask(submit, m.Accepted)
+    assert not accepted.body
+    assert accepted_view(submit, accepted) == desk.view("a")
+
+
+def test_an_edge_is_told_all_of_a_job_that_was_there():
+    desk = CoreHarness()
+    desk.running("a")
+    accepted = desk.submit("a")
+    assert accepted_view(submit_message("a", b"spec", 1), accepted) == desk.view("a")
 
 
 def test_another_job_under_the_same_id_is_refused():
@@ -63,7 +84,7 @@ def test_the_queue_can_be_bounded_in_gpu_seconds():
     assert "4 s of work are waiting, the limit is 5 s" in answer.message
 
 
-@pytest.mark.parametrize("field", ["units", "deadline_at"])
+@pytest.mark.parametrize("field", ["units", "deadline_s"])
 def test_infinite_numbers_are_refused(field):
     answer = CoreHarness().submit("a", **{field: math.inf})
     assert isinstance(answer, m.Rejected)
@@ -106,15 +127,14 @@ def test_busy_is_said_before_a_taken_alias():
     assert answer.code == "busy"
 
 
-def test_a_deadline_that_has_passed_or_cannot_be_met_is_refused():
+def test_a_deadline_that_cannot_be_met_is_refused():
     desk = CoreHarness()
-    assert desk.submit("a", deadline_at=START - 1).code == "deadline"
     desk.running("b")
     desk.finish("w1", "b", free=0)  # learned: 2 s a unit
-    answer = desk.submit("c", units=10 * UNIT, deadline_at=START + 15)
+    answer = desk.submit("c", units=10 * UNIT, deadline_s=15.0)
     assert answer.code == "deadline"
     assert "would take about 20.0 s" in answer.message
-    assert isinstance(desk.submit("d", units=10 * UNIT, deadline_at=START + 25), m.Accepted)
+    assert isinstance(desk.submit("d", units=10 * UNIT, deadline_s=25.0), m.Accepted)
 
 
 def test_lists_show_what_is_in_memory_not_what_was_written():

@@ -22,7 +22,7 @@ def late(desk: CoreHarness, seconds: float = LATE_S) -> None:
 
 def delayed(desk: CoreHarness, job_id: str = "j", deadline_s: float = 1.1) -> None:
     """A job that waits for its second attempt, with a deadline near the end of the wait."""
-    desk.running(job_id, deadline_at=desk.now + deadline_s)
+    desk.running(job_id, deadline_s=deadline_s)
     desk.fail("w1", job_id, "engine_error")
     assert desk.state(job_id) == "delayed"
 
@@ -56,7 +56,7 @@ def test_a_worker_lost_with_its_job_past_its_deadline_and_its_bench_over_in_any_
     desk.running("bad", worker="w1")
     desk.fail("w1" if desk.job("bad").worker == "w1" else "w2", "bad", "engine_error")
     name = desk.job("bad").worker
-    desk.submit("j", deadline_at=desk.now + 3.0)
+    desk.submit("j", deadline_s=3.0)
     keys = {"worker": ("worker", name), "deadline": ("deadline", "j"), "bench": ("bench", name)}
     for place, kind in enumerate(order):
         desk.core.state.deadlines.set(keys[kind], desk.now + 6.0 + place / 10)
@@ -67,7 +67,7 @@ def test_a_worker_lost_with_its_job_past_its_deadline_and_its_bench_over_in_any_
 
 def test_orphans_that_expire_with_the_rejoin_window() -> None:
     desk = CoreHarness()
-    desk.running("j", deadline_at=desk.now + 3.0)
+    desk.running("j", deadline_s=3.0)
     desk.restart()
     assert desk.core.state.deadlines.has(REJOIN)
     late(desk)

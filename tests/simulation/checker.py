@@ -296,8 +296,10 @@ class Checker:
                     held = delivery is None or delivery.claim == claim.claim or delivery.state != "pending"
                     known = delivery is not None or claim.job_id in self.deleted_ids
                     require(held and known, "a claim is given when it is on disk", claim.job_id, claim.event)
-            case m.Accepted():
-                require(view is not None and view.id in self.disk, "accepted means on disk", view)
+            case m.Accepted(job_id=job_id):
+                there = job_id in self.disk or job_id in self.deleted_ids
+                require(there, "accepted means on disk", job_id)
+                require(message.duplicate == (view is not None), "a job that was there is shown as it is", job_id)
             case m.CancelReply(outcome="requested" | "cancelled"):
                 assert view is not None
                 job = self.disk[view.id]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from broker.client.client import accepted_view
 from broker.wire import codec
 from broker.wire import messages as m
 from tests.simulation.network import Cable, Connection
@@ -220,7 +221,7 @@ class Customer:
             self.world.count("customer: no answer in time")
             self.timeline.after(self.random.choice((0.1, 3.0)), self.submit)
         elif isinstance(message, m.Accepted):
-            view = codec.job_view(message.body)
+            view = accepted_view(self.submit_message, message)
             self.world.checker.accepted(self.errand.job_id, view)
             edge.view(view)
             if not self.accepted:
@@ -285,11 +286,9 @@ class Customer:
             self.timeline.after(self.errand.forget_s, self._forget)
 
     def _forget(self) -> None:
-        before = self.random.choice((0.0, self.world.broker.now()))
         job_ids = (self.errand.job_id,)
-        self.edge.ask(
-            lambda req: m.ForgetJobs(req=req, job_ids=job_ids, finished_before=max(0.0, before)), self._on_forgotten
-        )
+        age_s = self.random.choice((0.0, 0.5))
+        self.edge.ask(lambda req: m.ForgetJobs(req=req, job_ids=job_ids, finished_s=age_s), self._on_forgotten)
 
     def _on_forgotten(self, message: Any) -> None:
         if message is None:

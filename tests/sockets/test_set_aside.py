@@ -168,7 +168,7 @@ def lead(floor: Floor, cause: Cause) -> None:
             floor.failing.add(BAD)
             floor.submit(BAD)
         case Cause.EXPIRED:
-            floor.submit(BAD, pinned="nobody", deadline_at=floor.bench.now + 2.0)
+            floor.submit(BAD, pinned="nobody", deadline_s=2.0)
         case Cause.CANCELLED:
             floor.submit(BAD, pinned="nobody")
             floor.turn()

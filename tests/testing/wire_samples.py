@@ -24,7 +24,6 @@ SAMPLES: list[m.Message] = [
             webhook_events=("completed", "failed"),
             lora_names=("film", "quick"),
         ),
-        deadline_at=1800000000.5,
         alias_unique=True,
         only_if_idle=True,
         max_queued=40,
@@ -51,12 +50,20 @@ SAMPLES: list[m.Message] = [
     m.DrainWorker(req=19, name="gpu-0"),
     m.ListSetAside(req=20),
     m.SettleSetAside(req=21, job_id="job-1", action="release"),
-    m.ForgetJobs(req=15, job_ids=("job-1", "job_2"), finished_before=1800000000.5, finished_s=604800.0),
+    m.ForgetJobs(req=15, job_ids=("job-1", "job_2"), finished_s=604800.0),
     m.ClaimDeliveries(req=17, limit=3),
     m.DeliveryDone(
         req=18, number=(7 << 32) + 4, claim=(7 << 32) + 5, outcome="retry", status=503, retry_s=5.5, note="busy"
     ),
-    m.Accepted(req=7, duplicate=True, body=b"view"),
+    m.Accepted(
+        req=7,
+        job_id="job-1",
+        duplicate=True,
+        admission=m.Admission(
+            revision=(7 << 32) + 9, position=3, eta_s=12.5, submitted_at=1800000000.5, deadline_at=1800000060.5
+        ),
+        body=b"view",
+    ),
     m.Rejected(req=8, code="queue_full", message="full", retry_after_s=2.5),
     m.JobReply(req=9, found=True, body=b"view"),
     m.Jobs(req=10, more=True, behind=68000, body=b"views"),
