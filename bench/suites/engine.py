@@ -28,7 +28,7 @@ from bench.report import plot
 from bench.report.errors import BadPlan, BenchError
 from bench.report.report import Flush, Metric, Report, flush_of, progress
 from bench.report.stats import median, summarise
-from bench.suites import speed
+from bench.suites import idle, speed
 from broker.wire import messages as m
 from broker.wire.jobspec import JobSpec
 
@@ -89,7 +89,16 @@ def run(plan: EnginePlan) -> Report:
                 service.stop()
             progress(f"round {number + 1} of {plan.rounds}: the same in a bare loop")
             runs.append((one, bare_loop(model, specs, _directory(home, f"bare-{number}"), on_gpu)))
-    return report_of(plan, runs, flush)
+        progress("the device's idle time between jobs")
+        brought_s = median([gap for one, _ in runs for gap in one.hand_overs])
+        order = idle.Order(
+            model=str(model),
+            device="cuda" if on_gpu else "cpu",
+            threads=0 if on_gpu else len(cores()),
+            jobs=plan.jobs,
+            after_s=brought_s,
+        )
+        return report_of(plan, runs, flush, idle.run(order))
 
 
 def _directory(home: Path, name: str) -> Path:
@@ -204,8 +213,13 @@ def _last_line(text: bytes) -> str:
     return (text.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1][:300]
 
 
-def report_of(plan: EnginePlan, runs: Sequence[tuple[Served, float]], flush: Flush) -> Report:
-    """Clips a second of both, their ratio, the gaps. `runs`: the service's run and the bare loop's seconds, by round."""
+def report_of(
+    plan: EnginePlan, runs: Sequence[tuple[Served, float]], flush: Flush, idle_ms: Sequence[float] = ()
+) -> Report:
+    """Clips a second of both, their ratio, the gaps. `runs`: the service's run and the bare loop's seconds, by round.
+
+    `idle_ms`: of hand-overs in an engine, the time in which no model computed.
+    """
     ours = median([plan.jobs / one.took_s for one, _ in runs])
     theirs = median([plan.jobs / bare_s for _, bare_s in runs])
     ratios = sorted(bare_s / one.took_s for one, bare_s in runs)
@@ -227,6 +241,7 @@ def report_of(plan: EnginePlan, runs: Sequence[tuple[Served, float]], flush: Flu
         Metric(
             "hand_over_max_ms", "from a job's last step to the next job's start, longest", hand_overs.max * 1e3, "ms"
         ),
+        *_idle_metrics(idle_ms),
         Metric(
             "hidden_pct",
             "decoding and saving hidden behind the next job",
@@ -249,3 +264,13 @@ def report_of(plan: EnginePlan, runs: Sequence[tuple[Served, float]], flush: Flu
         if plan.gpus.startswith("cpu")
         else [],
     )
+
+
+def _idle_metrics(idle_ms: Sequence[float]) -> list[Metric]:
+    of = summarise(idle_ms)
+    if of is None:
+        return []
+    return [
+        Metric("idle_p50_ms", "of that, no model computes, p50", of.p50, "ms", "bar: 2 ms"),
+        Metric("idle_max_ms", "of that, no model computes, longest", of.max, "ms"),
+    ]

@@ -11,7 +11,7 @@ from bench.harness import flood
 from bench.report.errors import BadPlan, BenchError
 from bench.report.report import Flush
 from bench.report.stats import summarise
-from bench.suites import cancel, engine, profile, recover, speed, workload
+from bench.suites import cancel, engine, idle, profile, recover, speed, workload
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
 
@@ -93,6 +93,21 @@ def test_the_engines_report_is_a_ratio():
     assert found["ratio"] == pytest.approx(1.25)
     assert found["gap_p50_ms"] == pytest.approx(2.0)
     assert found["hidden_pct"] == 25.0
+
+
+def test_a_device_is_idle_where_no_model_computes():
+    spans = [
+        idle.Span("denoiser", 0.0, 1.0),
+        idle.Span("denoiser", 1.5, 2.0),  # within a job, a pause is not of the hand-over
+        idle.Span("vae", 2.002, 2.010),
+        idle.Span("text encoder", 2.008, 2.020),
+        idle.Span("vae", 2.019, 2.040),
+        idle.Span("denoiser", 2.021, 3.0),
+        idle.Span("denoiser", 3.0, 4.0),
+        idle.Span("denoiser", 4.003, 5.0),
+        idle.Span("denoiser", 5.0, 6.0),
+    ]
+    assert idle.idle_ms(spans, 2) == pytest.approx([2.0, 3.0])
 
 
 def test_ways_to_be_quicker_stand_beside_the_plain_model():

@@ -129,12 +129,13 @@ def test_where_no_length_is_known_nothing_is_said(sdxl: Served, monkeypatch: pyt
 
 
 def test_a_tokenizer_that_fails_fails_no_job(sdxl: Served, caplog: pytest.LogCaptureFixture) -> None:
-    sdxl.base.finished()
+    prompt = _words(100)
+    sdxl.draw(prompt=prompt).finished()
     kept = sdxl.pipe.tokenizer
     sdxl.pipe.tokenizer = lambda *_, **__: {}
     try:
         # The prompt was encoded before, so that nobody else asks the tokenizer.
-        sdxl.draw().finished()
+        sdxl.draw(prompt=prompt).finished()
     finally:
         sdxl.pipe.tokenizer = kept
 

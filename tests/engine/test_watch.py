@@ -24,9 +24,16 @@ class Pipeline:
         self.model = torch.nn.Sequential(torch.nn.ModuleList([torch.nn.Linear(2, 2) for _ in range(3)]))
         self.components: dict[str, Any] = {"model": self.model, "tokenizer": object()}
         self.freed = 0
+        #: Something is offloaded.
+        self._all_hooks = [object()]
 
     def maybe_free_model_hooks(self) -> None:
         self.freed += 1
+
+    def end(self) -> str:
+        """What all do at the end of their calls."""
+        self.maybe_free_model_hooks()
+        return "drawn"
 
     def progress_bar(self, iterable: Any = None, total: int | None = None) -> Any:
         raise AssertionError("the real bar writes to the terminal")
@@ -54,7 +61,7 @@ class WithIterator(Pipeline):
     def __call__(self, num_inference_steps: int) -> str:
         for _ in enumerate(self.progress_bar(range(num_inference_steps))):
             self.think()
-        return "drawn"
+        return self.end()
 
 
 class WithOrder(Pipeline):
@@ -189,6 +196,18 @@ def test_cancel_is_heard_and_cleaned_up_after(kind: type[Pipeline], phase: str, 
     assert pipe.freed == 1
     assert "progress_bar" not in vars(pipe)
     assert not any(module._forward_pre_hooks for module in pipe.model.modules())
+
+
+@pytest.mark.parametrize(("hooks", "times"), [([object()], 1), ([], 0)])
+def test_a_pipeline_that_frees_its_hooks_at_its_end_does_so_once_and_only_if_there_are_any(
+    hooks: list[object], times: int
+) -> None:
+    pipe = WithIterator()
+    pipe._all_hooks = hooks
+
+    assert _call(pipe, Recorder.recording()) == "drawn"
+
+    assert pipe.freed == times
 
 
 def test_failure_is_cleaned_up_after() -> None:

@@ -12,6 +12,7 @@ latents are decoded. Steps come from `callback_on_step_end` where the pipeline h
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +26,8 @@ from workers.engine.errors import EngineError
 from workers.engine.frames import require_finite
 from workers.engine.progress import Monitor
 
+_FREE = "maybe_free_model_hooks"
+
 
 def call(pipe: Any, arguments: dict[str, Any], monitor: Monitor, device: Device) -> Any:
     """`pipe(**arguments)` under watch. Raises `Cancelled`, and what the pipeline raises; the pipeline is as before either way."""
@@ -32,18 +35,47 @@ def call(pipe: Any, arguments: dict[str, Any], monitor: Monitor, device: Device)
     if "callback_on_step_end" in call_parameters(pipe):
         arguments = {**arguments, "callback_on_step_end": steps.on_step_end}
     monitor.enter("encode")
-    try:
-        with hearing(pipe.components.values(), monitor.check), _progress_bar(pipe, steps.bar):
-            output = pipe(**arguments)
-        steps.check_taken()
-        return output
-    finally:
-        pipe.maybe_free_model_hooks()
+    with freed(pipe), hearing(pipe.components.values(), monitor.check), _progress_bar(pipe, steps.bar):
+        output = pipe(**arguments)
+    steps.check_taken()
+    return output
 
 
-def call_parameters(pipe: Any) -> set[str]:
+def call_parameters(pipe: Any) -> frozenset[str]:
     """Names of the arguments that the pipeline's call takes."""
-    return set(inspect.signature(type(pipe).__call__).parameters) - {"self"}
+    kind: Any = type(pipe)
+    return _parameters(kind)
+
+
+@functools.cache
+def _parameters(kind: Any) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.__call__).parameters) - {"self"}
+
+
+@contextmanager
+def freed(pipe: Any) -> Iterator[None]:
+    """Inside, `maybe_free_model_hooks` does nothing; afterwards it has been called once, where there is anything to free.
+
+    Pipelines call it at their end, and it looks at every module: that is time in which the device waits for the next job.
+    """
+    own = vars(pipe).get(_FREE)
+    free = getattr(pipe, _FREE)
+    setattr(pipe, _FREE, lambda: None)
+    try:
+        yield
+    finally:
+        delattr(pipe, _FREE)
+        if own is not None:
+            setattr(pipe, _FREE, own)
+        # A pipeline over the parts of another frees through that one.
+        if _holds(getattr(free, "__self__", pipe)):
+            free()
+
+
+def _holds(pipe: Any) -> bool:
+    """Whether hooks bring its models to the device, or one of them has a step cache."""
+    hooks = getattr(pipe, "_all_hooks", None)
+    return bool(hooks) or any(getattr(part, "is_cache_enabled", False) for part in pipe.components.values())
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from workers.engine.base import Profile
 from workers.engine.compiling import warm_up
 from workers.engine.device import Device
 from workers.engine.errors import EngineError, InvalidInput, OutOfMemory
+from workers.engine.execution_device import keep_execution_device
 from workers.engine.failures import is_out_of_memory
 from workers.engine.loading import HEADROOM, goes_straight, load_error
 from workers.engine.loras import Adapters, LoraFiles
@@ -208,6 +209,9 @@ class Pipelines:
         straight = goes_straight(self.device.kind, setup.placement, needed, self.device.free_bytes())
         model = make_ready(card, setup, self.device, straight=straight)
         revision = revision_of(card, setup, self.device.kind, str(self.device.dtype))
+        if self.device.kind == "cpu":
+            # There is nothing to place.
+            keep_execution_device(model.pipe)
         adapters = Adapters(model.pipe, setup.loras, self._lora_files)
         loaded = Loaded(model.pipe, card.source, model.used, setup.placement, revision, adapters)
         self._peaks.placed(card.name, revision, "cpu")

@@ -11,6 +11,7 @@ from accelerate.hooks import remove_hook_from_module
 from diffusers.hooks.group_offloading import apply_group_offloading
 
 from workers.engine.device import Device
+from workers.engine.execution_device import forget_execution_device, keep_execution_device
 from workers.engine.tiles import tile_vae
 from workers.models.placement import ORDER, Component, Placement, role_of
 
@@ -56,10 +57,12 @@ def place(pipe: Any, placement: Placement, device: Device) -> None:
                 pipe.enable_model_cpu_offload(device=device.torch_device)
         case "group" | "leaf":
             _stream(pipe, placement, device)
+    keep_execution_device(pipe)
 
 
 def release(pipe: Any) -> None:
     """Take away all hooks of a placement; the weights stay where they are."""
+    forget_execution_device(pipe)
     for _, module in _modules(pipe):
         if (registry := getattr(module, "_diffusers_hook", None)) is not None:
             for name in _GROUP_HOOKS:

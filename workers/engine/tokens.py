@@ -19,6 +19,9 @@ _FIXED = {"Latte": 120, "Kandinsky3": 128, "HunyuanDiT": 256, "IF": 77}
 #: Tokenizers without a length of their own say a number as large as this, or larger.
 _NO_LENGTH = 1 << 20
 
+#: Tokens, at most, that tokenizers put before and after a text.
+_MARKS = 8
+
 _PART = re.compile(r"(.*_)?tokenizer(_\d)?")
 
 
@@ -40,7 +43,9 @@ def _cut(pipe: Any, card: ModelCard, spec: JobSpec, arguments: dict[str, Any]) -
             field = next((key for key in (field + suffix, field) if arguments.get(key)), "")
             text = arguments.get(field)
             if isinstance(text, str) and not (field == "negative_prompt" and _is_usual(card, spec, text)):
-                readings.setdefault(field, []).append((_count(tokenizer, text), limit))
+                # The device waits for the next job meanwhile: what cannot be too long is not counted.
+                count = 0 if _is_short(text, limit) else _count(tokenizer, text)
+                readings.setdefault(field, []).append((count, limit))
     for field, counts in readings.items():
         limits = [limit for _, limit in counts if limit is not None]
         if len(limits) == len(counts) and all(limit is not None and count > limit for count, limit in counts):
@@ -56,9 +61,10 @@ def _is_usual(card: ModelCard, spec: JobSpec, text: str) -> bool:
 
 def _readers(pipe: Any) -> Iterator[tuple[str, str, Any, Any]]:
     """(name, its number as "_2", the tokenizer, its text encoder) of all that read a prompt, which an encoder that is None does not."""
-    for name, part in pipe.components.items():
+    parts = pipe.components
+    for name, part in parts.items():
         match = _PART.fullmatch(name)
-        encoder = pipe.components.get(name.replace("tokenizer", "text_encoder"))
+        encoder = parts.get(name.replace("tokenizer", "text_encoder"))
         if match and part is not None and encoder is not None:
             # A processor of text and pictures has its tokenizer within.
             yield name, match[2] or "", getattr(part, "tokenizer", part), encoder
@@ -84,6 +90,11 @@ def _limit(pipe: Any, name: str, tokenizer: Any, encoder: Any, arguments: dict[s
         own,
     )
     return next((length for value in candidates if (length := _length(value))), None)
+
+
+def _is_short(text: str, limit: int | None) -> bool:
+    """Whether a text cannot have more tokens than that: none is of less than a letter, and other letters may be taken apart."""
+    return limit is not None and text.isascii() and len(text) + _MARKS <= limit
 
 
 def _length(value: Any) -> int | None:
