@@ -66,6 +66,7 @@ VARIANTS: dict[str, Variant] = {
     "cache-safe": Variant(job={"cache": "safe"}),
     "cache-fast": Variant(job={"cache": "fast"}),
     "fp8": Variant(table=_speed(quantize={"transformer": "fp8"})),
+    "fp8-dynamic": Variant(table=_speed(quantize={"transformer": "fp8_dynamic"})),
     "int8": Variant(table=_speed(quantize={"transformer": "int8"})),
     "4-step": Variant(table={"presets": {"four": "wan-lightx2v-4step"}}, job={"preset": "four"}),
 }

@@ -28,7 +28,7 @@ from workers.engine.quantise import layers, quantise
 from workers.engine.video import VideoEngine
 from workers.ipc.shared import Slot
 from workers.models.catalogue import default_model, model_for
-from workers.models.quantise import QuantizeMethod
+from workers.models.quantise import QuantizeMethod, unfit_device
 from workers.models.sources import CatalogueError
 
 SHORT = {"num_frames": 9, "num_inference_steps": 4}
@@ -136,6 +136,30 @@ def test_a_component_without_such_layers_is_no_model() -> None:
         quantise(nn.Linear(64, 64), "int8", torch.device("cpu"), torch.float32)
 
 
+@pytest.mark.parametrize(
+    ("method", "device", "capability", "why"),
+    [
+        ("fp8_dynamic", "cuda", (9, 0), ""),
+        ("fp8_dynamic", "cuda", (8, 9), ""),
+        ("fp8_dynamic", "cuda", (8, 6), "compute capability 8.9 or later, and this has 8.6"),
+        ("fp8_dynamic", "cpu", (0, 0), "compute capability 8.9 or later, and this is none"),
+        ("fp8", "cpu", (0, 0), ""),
+        ("nf4", "cuda", (7, 5), ""),
+    ],
+)
+def test_methods_and_devices(method: QuantizeMethod, device: str, capability: tuple[int, int], why: str) -> None:
+    found = unfit_device(method, device, capability)
+    assert why in found
+    assert bool(found) == bool(why)
+
+
+def test_arithmetic_that_the_device_has_not_is_told_when_the_model_is_loaded() -> None:
+    with pytest.raises(LoadError) as caught:
+        Drawing({"transformer": "fp8_dynamic"})
+    assert str(caught.value).startswith("model 'm': speed.quantize.transformer: \"fp8_dynamic\" computes in float8")
+    assert "and this is none" in str(caught.value)
+
+
 # ---------------------------------------------------------------- refused at start
 
 
@@ -148,7 +172,7 @@ def refused(source: str | Path, quantize: dict[str, str], **more: Any) -> str:
 @pytest.mark.parametrize(
     ("quantize", "message"),
     [
-        ({"transformer": "fp4"}, "'fp4' is not one of fp8, int8, layerwise_fp8, nf4"),
+        ({"transformer": "fp4"}, "'fp4' is not one of fp8, fp8_dynamic, int8, layerwise_fp8, nf4"),
         ({"transformer_2": "fp8"}, "the model has no such component; those that can be quantised are text_encoder, transformer"),
         ({"vae": "fp8"}, "only transformers, UNets and encoders of text and images are quantised"),
     ],

@@ -26,10 +26,14 @@ def denoisers_of(pipe: Any) -> list[Any]:
     return list(found.values())
 
 
+def capability(device: Device) -> tuple[int, int]:
+    """The compute capability of a GPU; (0, 0) of a CPU."""
+    return torch.cuda.get_device_capability() if device.kind == "cuda" else (0, 0)
+
+
 def choose_attention(model: str, pipe: Any, name: str, device: Device, *, downloads: bool) -> None:
     """Let the denoisers compute attention by the backend of this name. Raises `LoadError` when they, or the device, cannot."""
-    capability = torch.cuda.get_device_capability() if device.kind == "cuda" else (0, 0)
-    if why := unfit_device(name, device.kind, capability, half=device.dtype in (torch.bfloat16, torch.float16)):
+    if why := unfit_device(name, device.kind, capability(device), half=device.dtype in (torch.bfloat16, torch.float16)):
         raise LoadError(f"model {model!r}: speed.attention: {why}")
     try:
         with _default_kept(), _offline(not downloads):

@@ -54,9 +54,16 @@ def _fp8(component: nn.Module, names: frozenset[str], device: torch.device, dtyp
     _with_torchao(component, names, "Float8WeightOnlyConfig")
 
 
-def _with_torchao(component: nn.Module, names: frozenset[str], config: str) -> None:
+def _fp8_dynamic(component: nn.Module, names: frozenset[str], device: torch.device, dtype: torch.dtype) -> None:
     torchao: Any = import_module("torchao.quantization")
-    torchao.quantize_(component, getattr(torchao, config)(), filter_fn=lambda module, name: name in names)
+    # A scale a row loses less than one for all; the library has it for bfloat16 alone.
+    scale = torchao.PerRow() if dtype == torch.bfloat16 else torchao.PerTensor()
+    _with_torchao(component, names, "Float8DynamicActivationFloat8WeightConfig", granularity=scale)
+
+
+def _with_torchao(component: nn.Module, names: frozenset[str], config: str, **options: Any) -> None:
+    torchao: Any = import_module("torchao.quantization")
+    torchao.quantize_(component, getattr(torchao, config)(**options), filter_fn=lambda module, name: name in names)
 
 
 def _layerwise_fp8(component: nn.Module, names: frozenset[str], device: torch.device, dtype: torch.dtype) -> None:
@@ -83,6 +90,7 @@ _Apply = Callable[[nn.Module, frozenset[str], torch.device, torch.dtype], None]
 #: How layers of these names are made smaller, and what their sides must be multiples of.
 _METHODS: dict[QuantizeMethod, tuple[_Apply, int]] = {
     "fp8": (_fp8, 16),
+    "fp8_dynamic": (_fp8_dynamic, 16),
     "int8": (_int8, 16),
     "nf4": (_nf4, 64),
     "layerwise_fp8": (_layerwise_fp8, 1),

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from broker.wire.jobspec import ModelCard
-from workers.engine.attention import choose_attention
+from workers.engine.attention import capability, choose_attention
 from workers.engine.compiling import compile_blocks
 from workers.engine.device import Device
+from workers.engine.errors import LoadError
 from workers.engine.loading import load
 from workers.engine.prompts import remember_prompts
 from workers.engine.quantise import quantise
 from workers.engine.tiles import cover_whole, tile_vae
 from workers.models.model import ModelSetup
+from workers.models.quantise import unfit_device
 from workers.models.speed import backend_of
 from workers.models.video_file import VideoFile, in_a_word
 
@@ -50,6 +52,8 @@ def _load(model: Readying) -> None:
 def _quantise(model: Readying) -> None:
     wanted = model.setup.speed.quantize
     for name, method in wanted.items():
+        if why := unfit_device(method, model.device.kind, capability(model.device)):
+            raise LoadError(f"model {model.card.name!r}: speed.quantize.{name}: {why}")
         quantise(getattr(model.pipe, name), method, model.device.torch_device, model.device.dtype)
     if wanted:
         model.used["quantize"] = ", ".join(f"{name} {method}" for name, method in sorted(wanted.items()))

@@ -12,10 +12,18 @@ from workers.models.parts import Parts, with_weights
 from workers.models.sources import CatalogueError, config
 from workers.models.weight_files import read_weights
 
-QuantizeMethod = Literal["fp8", "int8", "nf4", "layerwise_fp8"]
+QuantizeMethod = Literal["fp8", "fp8_dynamic", "int8", "nf4", "layerwise_fp8"]
 
 #: The package that a method needs, also the name of its module.
-PACKAGES: Mapping[QuantizeMethod, str] = {"fp8": "torchao", "int8": "torchao", "nf4": "bitsandbytes"}
+PACKAGES: Mapping[QuantizeMethod, str] = {
+    "fp8": "torchao",
+    "fp8_dynamic": "torchao",
+    "int8": "torchao",
+    "nf4": "bitsandbytes",
+}
+
+#: Methods that compute in fewer bits, too -> the least compute capability of a GPU that does.
+_COMPUTES: Mapping[QuantizeMethod, tuple[int, int]] = {"fp8_dynamic": (8, 9)}
 
 #: What has linear layers in repeated blocks.
 _COMPONENTS = re.compile(r"(transformer|unet|text_encoder|image_encoder)(_\d+)?")
@@ -47,3 +55,15 @@ def check_quantize(
             raise CatalogueError(
                 f'{key}: "{method}" needs the package {package}, which is not installed: pip install {package}'
             )
+
+
+def unfit_device(method: QuantizeMethod, device: str, capability: tuple[int, int]) -> str:
+    """Why this device does not compute with weights that are kept so; "" when it does. `capability` is (0, 0) for a CPU."""
+    least = _COMPUTES.get(method, (0, 0))
+    if capability >= least:
+        return ""
+    own = f"has {'.'.join(map(str, capability))}" if device == "cuda" else "is none"
+    return (
+        f'"{method}" computes in float8, for which it needs a GPU of compute capability {".".join(map(str, least))} or later, '
+        f'and this {own}; "fp8" keeps the weights so and computes in the engine\'s dtype'
+    )
