@@ -79,7 +79,7 @@ def measure(order: Order) -> list[float]:
     engine: Any = registry.engine(card)
     engine.load(card)
     pipelines: Pipelines = engine.pipelines
-    watch = Watch(pipelines.loaded(card).pipe, order.device)
+    watch = Watch(pipelines.loaded(card.name).pipe, order.device)
     asked, ended = threading.Semaphore(0), threading.Semaphore(0)
 
     def send(message: Struct) -> None:
