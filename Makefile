@@ -30,8 +30,11 @@ run: setup ## start broker, workers and edge (PORT=8000 GPUS=auto MODEL=DIRECTOR
 	@test -f $(DEMO) || { echo "$(DEMO) is missing: the demo model comes with the repository, restore it with git" >&2; exit 1; }
 	@PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/python scripts/_serve.py
 
-test: setup-dev ## run all tests
-	$(BIN)/python -m pytest
+test: setup-dev ## run all tests: those of real time one after another, then the others on two processors
+	@failed=0; \
+	$(BIN)/python -m pytest --real-time only || failed=1; \
+	$(BIN)/python -m pytest --real-time without -n 2 --dist loadfile --no-loadscope-reorder || failed=1; \
+	exit $$failed
 
 chaos: setup-dev ## break everything under load for a minute, and judge (SECONDS=60 SEED=NUMBER)
 	@mkdir -p bench-results

@@ -1,23 +1,27 @@
-"""What holds for every test: a clean environment, hypothesis without a stopwatch, and which tests are run once more when they fail."""
+"""What holds for every test: a clean environment, loggers as they were, the same examples each time, and which tests are of real time."""
 
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Machines are shared and slow at times; a test that fails for that says nothing. CI draws the same examples each time, developers new ones.
-settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") else "dev")
+# Machines are shared and slow at times; a test that fails for that says nothing. The examples are the same each time, so that a change is
+# judged by what it changes; `--hypothesis-profile explore` draws new ones, and more.
+settings.register_profile("same", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+settings.register_profile("explore", parent=settings.get_profile("same"), derandomize=False, max_examples=1000)
+settings.load_profile("same")
 
 
 #: Tests of real processes and sockets over real time: a machine that stands still can fail them, so one that fails is run once more. The
-#: summary lists reruns, and each is a fault to be mended, in the test or in what it tests. No other test is run again.
+#: summary lists reruns, and each is a fault to be mended, in the test or in what it tests. No other test is run again. `make test` runs
+#: these one after another with nothing beside them, and all others on two processors.
 _REAL_TIME = (
     "acceptance",
     "agent/test_procs.py",
@@ -30,6 +34,37 @@ _REAL_TIME = (
 )
 
 
+#: Files of one long test: they come first, so that no processor is left with one when the other has nothing more to do.
+_LONG = ("edge/test_schemathesis.py", "simulation/test_simulation.py")
+
+#: Of the module `logging`: what `setup_logging` turns off.
+_LOGGING_SWITCHES = ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take a choice between the tests of real time and all others; both, unless it is given."""
+    parser.addoption("--real-time", choices=("only", "without"), help="only the tests of real time, or only all others")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the files that `--real-time` does not ask for, before they are imported."""
+    asked = config.getoption("--real-time")
+    if asked is None:
+        return None
+    if asked == "without":
+        return _of_real_time(collection_path) or None
+    leads_there = any(place.is_relative_to(collection_path) for place in _real_time_places())
+    return None if leads_there or _of_real_time(collection_path) else True
+
+
+def _real_time_places() -> list[Path]:
+    return [Path(__file__).parent / place for place in _REAL_TIME]
+
+
+def _of_real_time(path: Path) -> bool:
+    return any(path.is_relative_to(place) for place in _real_time_places())
+
+
 def pytest_configure() -> None:
     """Let the processes that tests start hear SIGINT, where the tests are a shell's background job, which ignores it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -37,10 +72,11 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that are run once more."""
-    real_time = [Path(__file__).parent / place for place in _REAL_TIME]
+    """Mark the tests that are run once more, and put the long ones first."""
+    long = {Path(__file__).parent / place for place in _LONG}
+    items.sort(key=lambda item: item.path not in long)
     for item in items:
-        if any(item.path.is_relative_to(place) for place in real_time):
+        if _of_real_time(item.path):
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 
@@ -55,3 +91,16 @@ def scrub_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("ZOETROPE_") or name == "PORT":
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def restore_logging() -> Iterator[None]:
+    """Undo what `broker.runtime.logs.setup_logging` set in a test that ran a program's `main` here: its handler writes to a captured
+    stream, which is closed when the test is over, and its level hides records from later tests."""
+    root = logging.getLogger()
+    handlers, level, module = root.handlers[:], root.level, {name: getattr(logging, name) for name in _LOGGING_SWITCHES}
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name, value in module.items():
+        setattr(logging, name, value)

@@ -55,10 +55,7 @@ def test_a_bad_option_is_one_sentence_and_exit_2(
     words: str,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Later tests would log to this one's captured stream.
-    monkeypatch.setattr(cli, "setup_logging", lambda *_: None)
     assert cli.main([*argv, "--home", str(tmp_path)], {}) == 2
     said = capsys.readouterr().err
     assert words in said

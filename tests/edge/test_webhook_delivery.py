@@ -441,9 +441,8 @@ def test_until_secrets_can_be_read_deliveries_wait(open_edge, receiver, start):
 
 
 @pytest.fixture
-def start_edge(monkeypatch, capsys):
+def start_edge(capsys):
     """`python -m http_edge` up to where it would serve: (exit code, standard error)."""
-    monkeypatch.setattr(cli, "setup_logging", lambda *_: None)
     return lambda *argv: (cli.main(argv, {}), capsys.readouterr().err)
 
 

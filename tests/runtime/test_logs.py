@@ -35,18 +35,13 @@ def test_a_value_cannot_break_or_forge_a_line(hostile):
 
 def test_a_traceback_follows_its_line():
     stream = io.StringIO()
-    root = logging.getLogger()
-    before = root.handlers[:], root.level, logging._srcfile, logging.logThreads
+    setup_logging("warning", "edge", stream)
+    logger = logging.getLogger("http_edge.jobs.service")
+    logger.info("not shown")
     try:
-        setup_logging("warning", "edge", stream)
-        logger = logging.getLogger("http_edge.jobs.service")
-        logger.info("not shown")
-        try:
-            raise ValueError("what happened")
-        except ValueError:
-            logger.exception("call failed", extra={"action": "call"})
-    finally:
-        root.handlers[:], root.level, logging._srcfile, logging.logThreads = before
+        raise ValueError("what happened")
+    except ValueError:
+        logger.exception("call failed", extra={"action": "call"})
     lines = stream.getvalue().splitlines()
     assert lines[0].endswith(" error edge call call failed")
     assert lines[-1] == "ValueError: what happened"
