@@ -25,8 +25,6 @@ LARGE = {
     "broker.core.state.State": "the core's memory; every move of a job passes through it, so that its parts cannot disagree",
     "broker.shell.journal.journal.Journal": "one connection and one open transaction, which its parts share",
     "broker.shell.router.Router": "one pass from the sockets to the commit, in the hot path",
-    "http_edge.api.openai.videos_api.VideosApi": "one method a route",
-    "http_edge.background.retention.Retention": "one pass over all that may be deleted, and its settings",
     "http_edge.jobs.service.JobService": "one method a request of the broker's client",
     "workers.agent.attempt.Attempt": "a record of one attempt: what its engine has said of it",
     "workers.agent.core.AgentCore": "one method a message of the broker and of the engine",

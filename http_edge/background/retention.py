@@ -1,7 +1,7 @@
 """Retention: finished jobs are deleted, records and files together, after `retention_s` or to stay within `disk_quota_mb`.
 
 Rules. The record goes first, in the broker's journal, then the files: after a crash in between, files without a record are found by
-`_sweep_strays`. A job that is pinned, or one of whose files is being sent, stays. Several edges may run over one home; the one that holds
+`file_cleaner`. A job that is pinned, or one of whose files is being sent, stays. Several edges may run over one home; the one that holds
 `<home>/retention.lock` does this work, for all of them. Inputs that were uploaded outlive the jobs that used them.
 One clock decides, the broker's: while this edge's differs from it, or it was set a moment ago, everything stays.
 """
@@ -9,22 +9,20 @@ One clock decides, the broker's: while this edge's differs from it, or it was se
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import logging
 import math
 import os
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from anyio.to_thread import run_sync
 from msgspec import Struct
 
 from broker.runtime.log_actions import Action
-from broker.wire.jobspec import decode_spec
-from broker.wire.messages import JobStateName, JobView, PoolView
+from broker.wire.messages import PoolView
 from broker.wire.terms import FINAL_NAMES
+from http_edge.background.file_cleaner import STRAY_S, FileCleaner
 from http_edge.base.errors import EdgeError
 from http_edge.body.spool import STALE_S, Spool
 from http_edge.jobs import clock_agreement
@@ -46,12 +44,6 @@ _BATCH = 50
 #: When no job could make room, every one was looked at: not again so soon.
 _NO_ROOM_S = 600.0
 
-#: Files without a record are left alone for so long, and so many jobs' directories are looked at in one sweep.
-_STRAY_S = 86_400.0
-_STRAYS = 500
-
-_LIVE: tuple[JobStateName, ...] = ("queued", "delayed", "assigned", "running")
-
 
 class _Record(Struct, frozen=True):
     """Finished job, as far as retention needs it."""
@@ -63,7 +55,7 @@ class _Record(Struct, frozen=True):
 
 
 class Retention:
-    """Task that deletes expired jobs and files."""
+    """Task that deletes expired jobs, and has files removed that no job needs."""
 
     def __init__(
         self,
@@ -76,16 +68,15 @@ class Retention:
     ) -> None:
         settings = calls.settings
         self._calls = calls
-        self._inputs = inputs
         self._spool = spool
         self._files = files
-        self._shelf = ArtefactStore(settings.home_path)
+        self._store = ArtefactStore(settings.home_path)
+        self._cleaner = FileCleaner(calls, inputs, self._store)
         self._lock_path = settings.home_path / "retention.lock"
         self._lock: int | None = None
         self._retention_s = settings.retention_s
         self._quota = settings.disk_quota_mb * 1024 * 1024
         self._wall_clock = wall_clock
-        self._next_stray = ""
         self._no_room_until = 0.0
         self._doubt = ""
 
@@ -142,11 +133,13 @@ class Retention:
         await run_sync(self._files.sweep, now - clock_agreement.slack_s(pool, LONGEST_KEPT_S))
         if self._retention_s:
             await self._expire(pool)
-            await self._sweep_inputs(now - clock_agreement.slack_s(pool, 2 * self._retention_s))
+            # Every record that names them is gone by then, or belongs to a job that still waits.
+            kept_s = 2 * self._retention_s
+            await self._cleaner.sweep_inputs(now - clock_agreement.slack_s(pool, kept_s) - kept_s)
         if self._quota and now >= self._no_room_until:
             await self._make_room(now)
         if self._retention_s or self._quota:
-            await self._sweep_strays(now - clock_agreement.slack_s(pool, _STRAY_S))
+            await self._cleaner.sweep_strays(now - clock_agreement.slack_s(pool, STRAY_S))
 
     def _waits(self, doubt: str) -> bool:
         """Whether nothing may be deleted, as the clocks cannot be trusted; said when that begins and when it ends."""
@@ -177,7 +170,7 @@ class Retention:
         Jobs are listed in the order of acceptance. Those behind a window were accepted, and so finished, later than its last was
         accepted: whatever of the window finished before that has finished first of all.
         """
-        over = await run_sync(self._shelf.usage) - self._quota
+        over = await run_sync(self._store.usage) - self._quota
         waiting: list[_Record] = []
         after, more = "", True
         while over > 0 and more:
@@ -203,7 +196,7 @@ class Retention:
             batch: list[_Record] = []
             sizes: dict[str, int] = {}
             for record in left:
-                size = await run_sync(self._shelf.size, record.id)
+                size = await run_sync(self._store.size, record.id)
                 if size:
                     batch.append(record)
                     sizes[record.id] = size
@@ -247,7 +240,7 @@ class Retention:
                 # A request whose answer was lost is repeated, and then finds its jobs deleted.
                 if record.id in gone or await self._calls.view(record.id) is None:
                     gone.add(record.id)
-                    await run_sync(self._shelf.remove, record.id, record.fence)
+                    await run_sync(self._store.remove, record.id, record.fence)
         finally:
             release(locks)
         return gone
@@ -257,59 +250,8 @@ class Retention:
 
     def _may_go(self, record: _Record, locks: list[int]) -> bool:
         """Whether a job is neither pinned nor being sent; it cannot be sent until `locks` are released. Blocks."""
-        if self._shelf.is_pinned(record.id):
+        if self._store.is_pinned(record.id):
             return False
-        own = self._shelf.lock(record.id, record.fence)
+        own = self._store.lock(record.id, record.fence)
         locks += own or ()
         return own is not None
-
-    # ------------------------------------------------------------ unused inputs and stray files
-
-    async def _sweep_inputs(self, now: float) -> None:
-        """Remove inputs that no job used for two retentions: every record that names them is gone, or belongs to a job that still waits."""
-        cutoff = now - 2 * self._retention_s
-        old = await run_sync(self._inputs.unused_since, cutoff)
-        if not old:
-            return
-        needed: set[str] = set()
-        after, more = "", True
-        while more:
-            views, more = await self._calls.views(limit=_PAGE, after=after, newest_first=False, states=_LIVE)
-            needed |= {Path(path).name for view in views for path in _inputs_of(view)}
-            after = views[-1].id if views else ""
-            more = more and bool(views)
-        await run_sync(self._inputs.remove_unused, [name for name in old if name not in needed], cutoff)
-
-    async def _sweep_strays(self, now: float) -> None:
-        """Remove old files of jobs that have no record, and of attempts that came to nothing: some jobs with every sweep, in turn."""
-        names = await run_sync(self._shelf.job_ids)
-        turn = [name for name in names if name > self._next_stray][:_STRAYS]
-        self._next_stray = turn[-1] if len(turn) == _STRAYS else ""
-        for job_id in turn:
-            await self._sweep_stray(job_id, now)
-        for job_id in await run_sync(self._shelf.pins):
-            if await self._calls.view(job_id) is None:
-                await run_sync(self._shelf.unpin, job_id)
-
-    async def _sweep_stray(self, job_id: str, now: float) -> None:
-        fences = await run_sync(self._shelf.attempts, job_id)
-        old = [fence for fence in fences if self._shelf.age_s(job_id, fence, now) > _STRAY_S]
-        if fences and not old:
-            return
-        view = await self._calls.view(job_id)
-        if view is not None and (view.state not in FINAL_NAMES or view.damaged):
-            return
-        needed = view.fence if view is not None and view.state == "succeeded" else -1
-        for fence in old:
-            if fence != needed:
-                log.info("stray files removed", extra={"action": Action.RETENTION, "job_id": job_id, "fence": fence})
-                await run_sync(self._shelf.remove_attempt, job_id, fence)
-        if view is None:
-            # Also the empty directory of a job that was forgotten.
-            await run_sync(self._shelf.remove, job_id, -1)
-
-
-def _inputs_of(view: JobView) -> tuple[str, ...]:
-    with contextlib.suppress(ValueError):
-        return decode_spec(view.body).input_paths()
-    return ()

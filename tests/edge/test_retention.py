@@ -440,7 +440,7 @@ def test_a_sweep_without_a_broker_or_a_disk_is_tried_again(
     def refuse(*args: object) -> None:
         raise PermissionError("no")
 
-    monkeypatch.setattr(keeper.retention._shelf, "remove", refuse)
+    monkeypatch.setattr(keeper.retention._store, "remove", refuse)
     keeper.world.http.portal.call(keeper.retention._try)
     assert said(caplog)[-1] == "files cannot be removed"
     # The record went first; the files follow when they are old.

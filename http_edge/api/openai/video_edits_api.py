@@ -1,0 +1,236 @@
+"""Videos made from videos, in OpenAI's API: remixed (the same seed, size and length with another prompt), extended from the last frame,
+edited with a model that draws over one. Keeping a character is refused with the reason.
+"""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from broker.wire.jobspec import JobSpec
+from http_edge.api.openai import schema_openai as openai
+from http_edge.api.openai import views as shapes
+from http_edge.api.openai.fields import as_object, flattened
+from http_edge.api.openai.submissions import ID_PREFIXES, MediaRequest, read_media_request, submit
+from http_edge.api.openai.videos import MAX_PROMPT_CHARS, TAG, TAKEN, VIDEO, Videos
+from http_edge.base.errors import EdgeError, invalid, not_found
+from http_edge.body.fields import Reader
+from http_edge.body.forms import Fields, read_fields
+from http_edge.body.json_body import read_object
+from http_edge.http.operation import FORM, MAKE, Body, Param, operation
+from http_edge.jobs.generation import Generation
+from http_edge.jobs.job import Job
+from http_edge.jobs.service import JobService
+from http_edge.jobs.submission import Submission
+from http_edge.jobs.webhook_fields import WEBHOOK_FIELDS, read_webhook
+from http_edge.media.artefacts import find_artefact
+from http_edge.media.image_inputs import Picture
+from http_edge.media.thumbnails import Thumbnails
+
+
+class VideoEditsApi:
+    """Handlers that make videos from videos."""
+
+    def __init__(self, calls: JobService, videos: Videos, thumbnails: Thumbnails) -> None:
+        self._calls = calls
+        self._videos = videos
+        self._thumbnails = thumbnails
+
+    @operation(
+        "remixVideo",
+        TAG,
+        params=(VIDEO,),
+        body=Body(type=openai.VideoRemixRequest, forms=False),
+        answers=TAKEN,
+        errors=MAKE,
+        prefer=True,
+        keyed=True,
+    )
+    async def remix(self, request: Request) -> Response:
+        """Draw a finished video anew with another prompt."""
+        source = await self._finished(request.path_params["id"], "id")
+        reader = Reader(await read_object(request))
+        prompt = reader.required_text("prompt", max_chars=MAX_PROMPT_CHARS, min_chars=1)
+        spec = self._spec(source)
+        echo = shapes.echo_of(
+            model=shapes.model_of(source),
+            seconds=str(spec.echo.get("seconds", "")),
+            remixed_from=source.id,
+        )
+        order = Submission(
+            wanted=_same(spec, prompt),
+            warnings=tuple(
+                f"{name[:80]}: not supported by this route, ignored"
+                for name in reader.unknown(("prompt", *WEBHOOK_FIELDS))[:50]
+            ),
+            lenient=True,
+            image=Picture(spec.image, spec.width, spec.height) if spec.image else None,
+            inputs={
+                role: tuple(Picture(path, spec.width, spec.height) for path in paths)
+                for role, paths in spec.inputs.items()
+            },
+            id_prefix=ID_PREFIXES["video"],
+            priority=source.view.submission.priority,
+            origin=shapes.VIDEO_ORIGIN,
+            prefers="video",
+            echo=echo,
+            webhook=read_webhook(reader.fields),
+        )
+        job, _ = await self._calls.submit(order)
+        return await self._videos.created(request, job)
+
+    @operation(
+        "extendVideo",
+        TAG,
+        body=Body(type=openai.VideoExtendRequest),
+        answers=TAKEN,
+        errors=MAKE,
+        prefer=True,
+        keyed=True,
+    )
+    async def extend(self, request: Request) -> Response:
+        """Go on from a finished video's last frame."""
+        async with await read_fields(request) as fields:
+            values = flattened(fields)
+            source = await self._source(values.get("video"), bool(fields.uploads.get("video")), "extended")
+            spec = self._spec(source)
+            wish = read_media_request(
+                {"size": f"{spec.width}x{spec.height}", **values}, "video", [], ("video",), files=fields.uploads
+            )
+        asked = wish.asked
+        cards = await self._calls.catalogue.cards()
+        own = next((card for card in cards if card.name == spec.model), None)
+        able = [card for card in (own, *cards) if card and card.takes_image and card.makes("video")]
+        if not able:
+            raise EdgeError(
+                "unsupported",
+                "video: no model of this service draws from an image, which going on from a video's last frame needs",
+                param="video",
+            )
+        last = await self._thumbnails.last_frame(source.view, find_artefact(source.view)[1])
+        warning = "video: the new clip begins with the last frame of the video; it holds the continuation alone"
+        asked = msgspec.structs.replace(asked, model=asked.model or able[0].name, warnings=(*asked.warnings, warning))
+        image = [("video", base64.b64encode(last).decode())]
+        wish = msgspec.structs.replace(wish, asked=asked, images=image, remixed_from=source.id)
+        return await self._videos.created(request, await submit(self._calls, wish))
+
+    @operation(
+        "editVideo",
+        TAG,
+        body=Body(type=openai.VideoEditRequest, files={"video": False}),
+        answers=TAKEN,
+        errors=MAKE,
+        prefer=True,
+        keyed=True,
+    )
+    async def edit(self, request: Request) -> Response:
+        """Draw over a video, with a model that takes one: a finished video of this service, or a file."""
+        async with await read_fields(request) as fields:
+            values = flattened(fields)
+            Reader(values).required_text("prompt", max_chars=MAX_PROMPT_CHARS, min_chars=1)
+            is_file = bool(fields.uploads.get("video"))
+            source = None if is_file else await self._source(values.get("video"), False, "edited")
+            if not any(card.takes("video", "video") for card in await self._calls.catalogue.cards()):
+                raise EdgeError(
+                    "unsupported",
+                    "video: no model of this service takes a video to edit; POST /v1/videos/{id}/remix draws one anew with another prompt",
+                    param="video",
+                )
+            if source is None:
+                wish = read_media_request(values, "video", [], (), files=fields.uploads)
+            else:
+                wish = await self._edit_of(source, values, fields)
+            return await self._videos.created(request, await submit(self._calls, wish))
+
+    @operation(
+        "createCharacter",
+        TAG,
+        body=Body(type=openai.CharacterRequest, required=False),
+        answers={},
+        errors=(*FORM, "unsupported"),
+        deprecated=True,
+    )
+    async def create_character(self, request: Request) -> Response:
+        """Refused: no model here can keep a character."""
+        raise EdgeError(
+            "unsupported",
+            "video: no model of this service can keep a character; describe it in the prompt, or give an image as input_reference",
+            param="video",
+        )
+
+    @operation(
+        "showCharacter",
+        TAG,
+        params=(Param(name="id", place="path", required=True, about="The character's id."),),
+        answers={},
+        errors=("not_found",),
+        deprecated=True,
+    )
+    async def show_character(self, request: Request) -> Response:
+        """There are no characters."""
+        raise not_found("character", request.path_params["id"])
+
+    # ------------------------------------------------------------ parts
+
+    async def _edit_of(self, source: Job, values: dict[str, Any], fields: Fields) -> MediaRequest:
+        """A request to draw over a finished video of this service, in its size and rate. Raises `EdgeError`."""
+        spec = self._spec(source)
+        own = {"size": f"{spec.width}x{spec.height}", "fps": spec.fps}
+        wish = read_media_request({**own, **values}, "video", [], ("video",), files=fields.uploads)
+        kept = await self._calls.kept_result("video", source, find_artefact(source.view)[1], "clip")
+        brought: dict[str, Any] = {"video": (source.id,)}
+        asked = msgspec.structs.replace(wish.asked, wanted=msgspec.structs.replace(wish.asked.wanted, **brought))
+        return msgspec.structs.replace(wish, asked=asked, kept={"video": (kept,)}, remixed_from=source.id)
+
+    async def _finished(self, video_id: str, field: str) -> Job:
+        job = await self._videos.find(video_id)
+        if job.view.state != "succeeded":
+            raise invalid(field, video_id, f"is {shapes.status_of(job.view)}; the video must be completed")
+        return job
+
+    async def _source(self, video: Any, is_file: bool, verb: str) -> Job:
+        """The finished video that a request names. Raises `EdgeError`."""
+        if is_file:
+            raise EdgeError(
+                "unsupported", f"video: an uploaded file cannot be {verb}; name a video of this service", param="video"
+            )
+        if isinstance(video, str) and video.lstrip().startswith("{"):
+            video = as_object("video", video)
+        video_id = video.get("id") if isinstance(video, dict) else video
+        if not isinstance(video_id, str) or not video_id:
+            raise EdgeError("missing_field", "video: it is required: the id of a video, as in video[id]", param="video")
+        return await self._finished(video_id, "video")
+
+    @staticmethod
+    def _spec(job: Job) -> JobSpec:
+        if job.spec is None:
+            raise EdgeError("unsupported", f"video {job.id} was made by a newer version and cannot be read by this one")
+        return job.spec
+
+
+def _same(spec: JobSpec, prompt: str) -> Generation:
+    """Build the request for the same video with another prompt."""
+    inputs: dict[str, Any] = {role: tuple(Path(path).name for path in paths) for role, paths in spec.inputs.items()}
+    return Generation(
+        prompt=prompt,
+        negative_prompt=spec.negative_prompt,
+        model=spec.model,
+        output=spec.output,
+        width=spec.width,
+        height=spec.height,
+        num_frames=spec.num_frames,
+        fps=spec.fps,
+        num_inference_steps=spec.num_inference_steps,
+        guidance_scale=spec.guidance_scale,
+        guidance_scale_2=spec.guidance_scale_2,
+        max_sequence_length=spec.max_sequence_length,
+        seed=spec.seed,
+        num_outputs=spec.num_outputs,
+        extra=spec.extra,
+        **inputs,
+    )

@@ -1,0 +1,90 @@
+"""Removal of files that no job's record needs: unused inputs, files of deleted jobs, attempts that came to nothing.
+
+`Retention` calls it, under its lock and while the clocks agree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from pathlib import Path
+
+from anyio.to_thread import run_sync
+
+from broker.runtime.log_actions import Action
+from broker.wire.jobspec import decode_spec
+from broker.wire.messages import JobStateName, JobView
+from broker.wire.terms import FINAL_NAMES
+from http_edge.jobs.service import JobService
+from http_edge.media.artefact_store import ArtefactStore
+from http_edge.media.image_inputs import ImageInputs
+
+log = logging.getLogger(__name__)
+
+#: Jobs in one page, which carries their specs.
+_PAGE = 50
+
+#: Files without a record are left alone for so long, seconds, and so many jobs' directories are looked at in one sweep.
+STRAY_S = 86_400.0
+_STRAYS = 500
+
+_LIVE: tuple[JobStateName, ...] = ("queued", "delayed", "assigned", "running")
+
+
+class FileCleaner:
+    """Cleaner of inputs and artefacts. All methods raise `EdgeError` when the broker does not answer; `OSError`."""
+
+    def __init__(self, calls: JobService, inputs: ImageInputs, store: ArtefactStore) -> None:
+        self._calls = calls
+        self._inputs = inputs
+        self._store = store
+        #: The job at which the last sweep ended; "" for the beginning.
+        self._next_stray = ""
+
+    async def sweep_inputs(self, unused_since: float) -> None:
+        """Remove inputs that no job used since this Unix time, and no live one needs."""
+        old = await run_sync(self._inputs.unused_since, unused_since)
+        if not old:
+            return
+        needed: set[str] = set()
+        after, more = "", True
+        while more:
+            views, more = await self._calls.views(limit=_PAGE, after=after, newest_first=False, states=_LIVE)
+            needed |= {Path(path).name for view in views for path in _inputs_of(view)}
+            after = views[-1].id if views else ""
+            more = more and bool(views)
+        await run_sync(self._inputs.remove_unused, [name for name in old if name not in needed], unused_since)
+
+    async def sweep_strays(self, now: float) -> None:
+        """Remove old files of jobs that have no record, and of attempts that came to nothing: some jobs with every sweep, in turn."""
+        names = await run_sync(self._store.job_ids)
+        turn = [name for name in names if name > self._next_stray][:_STRAYS]
+        self._next_stray = turn[-1] if len(turn) == _STRAYS else ""
+        for job_id in turn:
+            await self._sweep_stray(job_id, now)
+        for job_id in await run_sync(self._store.pins):
+            if await self._calls.view(job_id) is None:
+                await run_sync(self._store.unpin, job_id)
+
+    async def _sweep_stray(self, job_id: str, now: float) -> None:
+        fences = await run_sync(self._store.attempts, job_id)
+        old = [fence for fence in fences if self._store.age_s(job_id, fence, now) > STRAY_S]
+        if fences and not old:
+            return
+        view = await self._calls.view(job_id)
+        if view is not None and (view.state not in FINAL_NAMES or view.damaged):
+            return
+        needed = view.fence if view is not None and view.state == "succeeded" else -1
+        for fence in old:
+            if fence != needed:
+                log.info("stray files removed", extra={"action": Action.RETENTION, "job_id": job_id, "fence": fence})
+                await run_sync(self._store.remove_attempt, job_id, fence)
+        if view is None:
+            # Also the empty directory of a job that was forgotten.
+            await run_sync(self._store.remove, job_id, -1)
+
+
+def _inputs_of(view: JobView) -> tuple[str, ...]:
+    with contextlib.suppress(ValueError):
+        return decode_spec(view.body).input_paths()
+    return ()
