@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from broker.runtime.curve_keys import peer_key_path, read_peer_key, worker_prefix
 from broker.runtime.settings import CommonSettings, SettingsError
 from broker.wire.jobspec import ModelCard
+from broker.wire.loras import LoraMemory
 from workers.models import catalogue
 from workers.models.model import Model
 from workers.models.sources import CatalogueError, find, why_not_here
@@ -83,6 +84,24 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
             "ends; it holds no GPU memory, and some hundred MB of the machine's"
         ),
     ] = True
+    lora_host_mb: Annotated[
+        int,
+        Meta(
+            description="memory of the machine, MB, in which each worker keeps LoRA files as it read them; "
+            "the least recently used go first",
+            ge=0,
+            le=2**30,
+        ),
+    ] = LoraMemory().host_mb
+    lora_device_mb: Annotated[
+        int,
+        Meta(
+            description="GPU memory, MB, in which LoRAs stay beside the weights of each model when no job asks for them; "
+            "the least recently used go first; 0: none stays",
+            ge=0,
+            le=2**30,
+        ),
+    ] = LoraMemory().device_mb
     load_budget_s: Annotated[
         float, Meta(description="an engine that loads a model without an end for this long is replaced", gt=0, le=1e6)
     ] = 1800.0
@@ -196,6 +215,7 @@ def agent_configs(
             key_file=str(key_file or ""),
             artefacts=str(settings.artefacts_path),
             peaks=str(settings.home_path / "peaks.json"),
+            lora_memory=LoraMemory(host_mb=settings.lora_host_mb, device_mb=settings.lora_device_mb),
             device=device.kind,
             visible=device.visible,
             models=tuple(model.card for model in models),

@@ -166,6 +166,7 @@ def worker_view(worker: Worker, jobs: dict[str, Job], now: float) -> m.WorkerVie
         failed_in_a_row=len(worker.recent_failures),
         health=stats.health,
         loaded_loras=stats.loaded_loras,
+        lora_memory=worker.info.lora_memory,
     )
 
 

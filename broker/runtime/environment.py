@@ -53,6 +53,8 @@ OPTIONS = {
             "stop_grace_s",
             "detached_s",
             "spare_engine",
+            "lora_host_mb",
+            "lora_device_mb",
         ]
     ),
     "edge": frozenset(

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from broker.wire.device import DeviceHealth
 from broker.wire.failures import FailureKind
 from broker.wire.jobspec import ModelCard, Phase, Result
-from broker.wire.loras import LoraNames
+from broker.wire.loras import LoraMemory, LoraNames
 from broker.wire.submission import Submission
 from broker.wire.terms import (
     Count,
@@ -36,6 +36,7 @@ class WorkerInfo(Struct, frozen=True, kw_only=True):
     gpus: Count = 1
     version: Short = ""
     models: Annotated[tuple[ModelCard, ...], Meta(max_length=64)] = ()
+    lora_memory: LoraMemory = LoraMemory()
 
 
 class HistoryEntry(Struct, frozen=True, array_like=True, gc=False):
@@ -194,6 +195,7 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     health: DeviceHealth = DeviceHealth()
     #: LoRAs beside the weights of `model`, the most recently used first.
     loaded_loras: LoraNames = ()
+    lora_memory: LoraMemory = LoraMemory()
 
 
 class ClockStep(Struct, frozen=True, array_like=True):

@@ -54,6 +54,15 @@ class LoraCard(Struct, frozen=True, kw_only=True):
     preset: Annotated[str, Meta(max_length=256)] = ""
 
 
+class LoraMemory(Struct, frozen=True, kw_only=True):
+    """How much memory a worker keeps LoRAs in that no job of the moment asks for, MB."""
+
+    #: Files as they were read, in the engine's host memory.
+    host_mb: int = 4096
+    #: Beside the weights of each model in memory.
+    device_mb: int = 2048
+
+
 #: Names of LoRAs in a message's head: a preference in the choice of a worker, so it may lack some.
 LoraNames = Annotated[tuple[LoraName, ...], Meta(max_length=MAX_KNOWN)]
 

@@ -30,6 +30,9 @@ from scripts.demo_model.world import Scene, draw_scenes, render
 
 log = logging.getLogger(__name__)
 
+#: Typed in part, which mypy takes for untyped calls.
+_diffusers: Any = diffusers
+
 _MODEL = Path(__file__).resolve().parents[2] / "workers" / "demo_model"
 #: Layers of each block that get low-rank weights.
 _TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]
@@ -48,7 +51,7 @@ def clips(scenes: Sequence[Scene], generator: torch.Generator) -> Tensor:
 def train(steps: int, count: int, rank: int, seed: int) -> dict[str, Tensor]:
     """The low-rank weights under diffusers' names, in half precision, trained on `count` clips. Raises `TrainingError`."""
     torch.manual_seed(seed)
-    pipe: Any = diffusers.WanPipeline.from_pretrained(
+    pipe: Any = _diffusers.WanPipeline.from_pretrained(
         _MODEL, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
     )
     speed_up(pipe.vae)

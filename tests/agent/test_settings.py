@@ -107,6 +107,12 @@ def test_one_configuration_a_device(tmp_path: Path) -> None:
     assert one.artefacts == f"{tmp_path}/artefacts"
 
 
+def test_each_worker_keeps_loras_in_as_much_memory_as_is_set(tmp_path: Path) -> None:
+    chosen = settings("--home", str(tmp_path), "--model", "fake", "--lora-host-mb", "100", "--lora-device-mb", "0")
+    (config, _) = agent_configs(chosen, CPU2, read_models(chosen, {}), cores=1)
+    assert (config.lora_memory.host_mb, config.lora_memory.device_mb) == (100, 0)
+
+
 def test_threads_are_shared_out_among_cpu_workers_only(tmp_path: Path) -> None:
     chosen = settings("--home", str(tmp_path), "--model", "fake")
     models = read_models(chosen, {})
@@ -126,6 +132,7 @@ def test_threads_are_shared_out_among_cpu_workers_only(tmp_path: Path) -> None:
         (["--dtype", "int4"], "dtype"),
         (["--back", "tcp://0.0.0.0:1"], "back: 'tcp://0.0.0.0:1' is an address to listen on"),
         (["--step-floor-s", "0"], "step-floor-s"),
+        (["--lora-device-mb", "-1"], "lora-device-mb"),
         (["--config", "/nowhere.toml"], "/nowhere.toml"),
     ],
 )

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from broker.client import errors
+from broker.wire.loras import LoraMemory
 from broker.wire.messages import DeviceHealth, Held
 from tests.edge.conftest import World
 from tests.testing.fake_broker import VIDEO, worker
@@ -117,9 +118,11 @@ def test_workers_are_shown(world: World) -> None:
 
 
 def test_the_loras_in_a_workers_memory_are_shown(world: World) -> None:
-    world.fake.workers["cpu-1"] = msgspec.structs.replace(world.fake.workers["cpu-1"], loaded_loras=("film", "pan"))
+    changed = {"loaded_loras": ("film", "pan"), "lora_memory": LoraMemory(host_mb=100, device_mb=50)}
+    world.fake.workers["cpu-1"] = msgspec.structs.replace(world.fake.workers["cpu-1"], **changed)
     shown = world.http.get("/v1/workers").json()["data"]
     assert [worker["loaded_loras"] for worker in shown] == [[], ["film", "pan"]]
+    assert shown[1]["lora_memory"] == {"host_mb": 100, "device_mb": 50}
 
 
 HEALTH = DeviceHealth(

@@ -14,7 +14,7 @@ from diffusers import FluxPipeline, StableDiffusionPipeline, WanPipeline
 from PIL import Image
 
 from broker.wire.jobspec import JobSpec
-from broker.wire.loras import LoraUse
+from broker.wire.loras import LoraMemory, LoraUse
 from tests.engine import lora_files
 from tests.engine.conftest import spec_for
 from tests.engine.families import build_flux, build_stable_diffusion, build_wan, parts
@@ -48,9 +48,10 @@ class Rig:
     def lora(self, name: str, tensors: Any, **entry: Any) -> None:
         self.loras[name] = {"file": str(lora_files.save(self.place / f"{name}.safetensors", tensors)), **entry}
 
-    def ready(self) -> None:
+    def ready(self, memory: LoraMemory | None = None) -> None:
         self.model: Model = model_for(str(self.place / "model"), "m", {"loras": self.loras})
-        self.pipelines = Pipelines(Device("cpu", "float32", threads=1), {"m": self.model.setup})
+        setups = {"m": self.model.setup}
+        self.pipelines = Pipelines(Device("cpu", "float32", threads=1), setups, lora_memory=memory)
         kind = VideoEngine if self.model.card.output == "video" else ImageEngine
         self.engine = kind(self.pipelines)
 
@@ -279,6 +280,33 @@ def test_an_engine_tells_which_loras_are_beside_its_model(wan: Rig) -> None:
     wan.draw(use("half"))
     wan.draw()
     assert wan.engine.loaded_loras() == ("half", "other")
+
+
+def test_without_memory_for_them_loras_are_there_for_their_own_jobs_alone(wan: Rig) -> None:
+    wan.ready()
+    drawn = wan.draw(use("half"))
+    wan.ready(LoraMemory(host_mb=0, device_mb=0))
+    wan.draw(use("other"))
+    assert np.array_equal(wan.draw(use("half")), drawn)
+    assert wan.engine.loaded_loras() == ("half",)
+    wan.draw()
+    assert wan.engine.loaded_loras() == ()
+
+
+def test_of_parsed_files_the_least_recently_used_go_first(wan: Rig) -> None:
+    stamps = []
+    for name in ("one", "two", "three"):
+        file = lora_files.save(wan.place / f"{name}.safetensors", {"a": torch.zeros(100)})
+        stamps.append((str(file), 1, file.stat().st_size))
+    files = LoraFiles(limit_bytes=800)  # of two, at 400 bytes each
+    for stamp in (stamps[0], stamps[1], stamps[0], stamps[2]):
+        files.read(stamp)
+    for path, *_ in stamps:
+        os.unlink(path)
+    files.read(stamps[0])
+    files.read(stamps[2])
+    with pytest.raises(FileNotFoundError):
+        files.read(stamps[1])
 
 
 def test_two_experts_have_a_file_each(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def _shell(config: AgentConfig, link: Channel) -> AgentShell:
         device=sampler.device,
         version=_version(),
         models=config.models,
+        lora_memory=config.lora_memory,
     )
     setup = Setup(
         models=config.models,
@@ -82,6 +83,7 @@ def _shell(config: AgentConfig, link: Channel) -> AgentShell:
         overlap=config.overlap,
         setups=config.setups,
         peaks=config.peaks,
+        lora_memory=config.lora_memory,
     )
     clock = AwakeClock()
     identity = Identity(

@@ -32,9 +32,6 @@ logger = logging.getLogger(__name__)
 # A pipeline with several adapters is what is wanted here.
 warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
 
-#: Bytes of parsed files in host memory, and of loaded adapters of one pipeline.
-HOST_BYTES, DEVICE_BYTES = 4 * 2**30, 2 * 2**30
-
 #: A file as it was when it was read: path, time of its last change, size.
 _Stamp = tuple[str, int, int]
 
@@ -45,7 +42,7 @@ _PEFT = "base_model.model."
 class LoraFiles:
     """Parsed files, by what they were when they were read."""
 
-    def __init__(self, limit_bytes: int = HOST_BYTES) -> None:
+    def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
         self._kept: OrderedDict[_Stamp, dict[str, torch.Tensor]] = OrderedDict()
 
@@ -76,9 +73,7 @@ class _Adapter:
 class Adapters:
     """The LoRAs of one pipeline. Between jobs none is active, and the pipeline draws as if there were none."""
 
-    def __init__(
-        self, pipe: Any, loras: Mapping[str, LoraSetup], files: LoraFiles, limit_bytes: int = DEVICE_BYTES
-    ) -> None:
+    def __init__(self, pipe: Any, loras: Mapping[str, LoraSetup], files: LoraFiles, limit_bytes: int) -> None:
         self._pipe = pipe
         self._loras = loras
         self._files = files

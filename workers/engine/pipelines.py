@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from broker.runtime.log_actions import Action
 from broker.wire.jobspec import ModelCard
-from broker.wire.loras import LoraUse
+from broker.wire.loras import LoraMemory, LoraUse
 from workers.engine import placing
 from workers.engine.base import Profile
 from workers.engine.compiling import warm_up
@@ -92,12 +92,17 @@ class Pipelines:
     """All pipelines of this process, by model name, the most recently used last."""
 
     def __init__(
-        self, device: Device, setups: Mapping[str, ModelSetup] | None = None, peaks: Peaks | None = None
+        self,
+        device: Device,
+        setups: Mapping[str, ModelSetup] | None = None,
+        peaks: Peaks | None = None,
+        lora_memory: LoraMemory | None = None,
     ) -> None:
         self.device = device
         self._setups = setups or {}
         self._peaks = peaks or Peaks()
-        self._lora_files = LoraFiles()
+        self._lora_memory = lora_memory or LoraMemory()
+        self._lora_files = LoraFiles(self._lora_memory.host_mb * _MB)
         self._loaded: dict[str, Loaded] = {}
         for library in (diffusers, transformers):
             library.utils.logging.disable_progress_bar()
@@ -212,7 +217,7 @@ class Pipelines:
         if self.device.kind == "cpu":
             # There is nothing to place.
             keep_execution_device(model.pipe)
-        adapters = Adapters(model.pipe, setup.loras, self._lora_files)
+        adapters = Adapters(model.pipe, setup.loras, self._lora_files, self._lora_memory.device_mb * _MB)
         loaded = Loaded(model.pipe, card.source, model.used, setup.placement, revision, adapters)
         self._peaks.placed(card.name, revision, "cpu")
         return loaded

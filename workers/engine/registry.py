@@ -75,5 +75,5 @@ class Registry:
 
             device = Device(self._setup.device, self._setup.dtype, self._setup.threads)
             self._meter = device.meter
-            self._pipelines = Pipelines(device, self._setup.setups, self.peaks)
+            self._pipelines = Pipelines(device, self._setup.setups, self.peaks, self._setup.lora_memory)
         return self._pipelines

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from broker.wire.jobspec import ModelCard, Result
+from broker.wire.loras import LoraMemory
 from broker.wire.messages import FailureKind
 from workers.models.model import ModelSetup
 
@@ -31,6 +32,7 @@ class Setup(Struct, frozen=True, kw_only=True, tag="setup"):
     setups: dict[str, ModelSetup] = field(default_factory=dict)
     #: File in which is kept what jobs take; "": it is not kept.
     peaks: str = ""
+    lora_memory: LoraMemory = LoraMemory()
 
 
 class RunJob(Struct, frozen=True, kw_only=True, tag="run"):

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from broker.wire.jobspec import ModelCard
+from broker.wire.loras import LoraMemory
 from workers.models.model import ModelSetup
 from workers.supervisor.agent_policy import AgentPolicy
 
@@ -34,6 +35,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True, tag="config"):
     setups: dict[str, ModelSetup] = field(default_factory=dict)
     #: File in which engines keep what jobs take; "": none.
     peaks: str = ""
+    lora_memory: LoraMemory = LoraMemory()
     preload: str
     threads: int = 0
     dtype: str = "auto"

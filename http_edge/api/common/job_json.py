@@ -212,4 +212,5 @@ def worker_json(worker: WorkerView) -> schema.Worker:
         xids={str(xid): count for xid, count in worker.health.xids.items()},
         fault=worker.health.fault or None,
         loaded_loras=list(worker.loaded_loras),
+        lora_memory=worker.lora_memory,
     )

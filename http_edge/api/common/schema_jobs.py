@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker.wire.jobspec import Artefact, MediaKind, Scalar
+from broker.wire.loras import LoraMemory
 from broker.wire.messages import JobStateName
 from http_edge.api.common.schema_common import Hooked, NumberText, Priority, request_type
 
@@ -320,6 +321,9 @@ class Worker(Struct, kw_only=True):
     fault: Annotated[str | None, Meta(description="Why its device is broken and it gets no jobs; null: it is not.")]
     loaded_loras: Annotated[
         list[str], Meta(description="LoRAs beside the weights of `model`, the most recently used first.")
+    ]
+    lora_memory: Annotated[
+        LoraMemory, Meta(description="MB up to which it keeps LoRAs: as read, and beside the weights of each model.")
     ]
 
 
