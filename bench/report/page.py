@@ -61,7 +61,9 @@ _BUSY = " **The machine was busy with other work: rates, latencies and bars were
 
 def _machine(about: Mapping[str, Any], at: float) -> str:
     busy = _BUSY if (about["load_1min"] or 0.0) > 0.5 * about["cores"] else ""
-    versions = ", ".join(f"{name} {about[name]}" for name in ("python", "pyzmq", "libzmq", "msgspec", "sqlite"))
+    versions = ", ".join(
+        f"{name} {about[name]}" for name in ("zoetrope", "python", "pyzmq", "libzmq", "msgspec", "sqlite")
+    )
     return (
         f"{about['cpu']}, {about['cores']} cores, {about['memory_gib']} GiB, {about['system']}; {versions}."
         f" {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(at))}, load average {number_text(about['load_1min'])} at the start.{busy}"

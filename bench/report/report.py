@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sqlite3
+import subprocess
 import sys
 import time
 from importlib import metadata
@@ -88,6 +90,7 @@ def flush_of(directory: Path) -> Flush:
 def machine() -> dict[str, Any]:
     """The machine and the versions that the figures hold for."""
     return {
+        "zoetrope": code_version(),
         "cpu": cpu_name(),
         "cores": psutil.cpu_count() or 0,
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
@@ -99,6 +102,19 @@ def machine() -> dict[str, Any]:
         "msgspec": metadata.version("msgspec"),
         "sqlite": sqlite3.sqlite_version,
     }
+
+
+def code_version() -> str:
+    """Return the version of the code that is measured, with its commit where there is a git checkout."""
+    try:
+        version = metadata.version("zoetrope")
+    except metadata.PackageNotFoundError:
+        version = "not installed"
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        commit = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        return f"{version} ({commit})"
+    return version
 
 
 def load_average() -> float | None:

@@ -8,6 +8,7 @@ from bench.report.errors import BadPlan, BenchError
 from bench.report.report import Grid, Metric, Report
 
 ABOUT = {
+    "zoetrope": "1.2.3 (0123abc)",
     "cpu": "some processor",
     "cores": 2,
     "memory_gib": 8.0,
@@ -123,6 +124,10 @@ def test_a_grid_is_a_table_of_the_page_and_its_figures_have_no_lines_of_their_ow
     assert "| queue | jobs/s |\n| --- | --- |\n| ours \\| here | 9 |" in text
     assert "shown figure" in text
     assert "hidden figure" not in text
+
+
+def test_the_page_names_the_code_that_was_measured():
+    assert "zoetrope 1.2.3 (0123abc), python 3.11" in page.render([], ABOUT, 0.0, "", quick=False)
 
 
 def test_a_busy_machine_is_said_so():
