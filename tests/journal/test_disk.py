@@ -110,7 +110,7 @@ def test_an_error_that_is_not_want_of_room_is_never_tried_again(journal):
             pass
 
     journal.close()
-    journal._connection = journal._cursor = Failing()
+    journal._transaction._connection = journal._transaction.cursor = Failing()
     journal.stage(new_job("job-1"))
     with pytest.raises(JournalBroken, match="disk I/O error"):
         journal.commit()

@@ -198,9 +198,7 @@ def test_a_lower_fence_is_a_conflict(journal):
     stale = copy.deepcopy(job)
     stale.fence = 6
     journal.stage(stale)
-    with pytest.raises(
-        JournalConflict, match="job job-1 is running with fence 7, the core has it running with fence 6"
-    ):
+    with pytest.raises(JournalConflict, match="job job-1 has fence 7, the core has it with 6"):
         journal.commit()
 
 

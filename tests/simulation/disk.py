@@ -123,7 +123,7 @@ class WatchedJournal(Journal):
                 if job_id in self._last:  # deleted, and its id taken anew before the commit
                     self._witness.deleted(job_id, self._last.pop(job_id))
                 self._witness.committed(rows.decode(row))
-            elif lazy or job_id not in self._lazy:
+            elif lazy or job_id not in self._staged.lazy:
                 self._witness.deleted(job_id, self._last.pop(job_id, None))
         for delivery in deliveries:
             if self.deliveries.find(delivery.number) is not None:

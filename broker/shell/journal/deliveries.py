@@ -7,12 +7,12 @@ delivery's number is never given twice. Rows go with their job's.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from broker.core.deliveries import Delivery
-from broker.runtime.errors import JournalBroken, JournalConflict
+from broker.runtime.errors import JournalBroken
 
 TABLES = (
     """
@@ -33,11 +33,14 @@ TABLES = (
     "CREATE INDEX hook_due ON hook (due_at, number) WHERE state = 'pending'",
 )
 
-_PUT = (
+PUT = (
     "INSERT INTO hook (number, n, event, created_at, due_at, state, claim, attempts, status, note)"
     " VALUES (?1, (SELECT n FROM job WHERE id = ?2), ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
     " ON CONFLICT (number) DO UPDATE SET due_at = ?5, state = ?6, claim = ?7, attempts = ?8, status = ?9, note = ?10"
 )
+
+#: Deletes the deliveries of the job of a row.
+DELETE = "DELETE FROM hook WHERE n = ?"
 
 _SELECT = (
     "SELECT hook.number, job.id, hook.event, hook.created_at, hook.due_at, hook.state, hook.claim, hook.attempts,"
@@ -46,68 +49,32 @@ _SELECT = (
 
 
 class DeliveryStore:
-    """Deliveries on their way to the file. The journal says when they are written; SQLite's errors pass through to it there."""
+    """Reads deliveries, staged ones included."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, write_staged: Callable[[], None]) -> None:
-        """`write_staged` writes what is staged, jobs first, into the open transaction."""
+    def __init__(
+        self, connection: sqlite3.Connection, path: Path, staged: dict[int, Delivery], write_staged: Callable[[], None]
+    ) -> None:
+        """`staged` by number; `write_staged` writes it, jobs first, into the open transaction."""
         self._connection = connection
         self._path = path
+        self._staged = staged
         self._write_staged = write_staged
-        #: Not written yet; written and not committed. By number.
-        self.staged: dict[int, Delivery] = {}
-        self.flushed: dict[int, Delivery] = {}
 
     def stage(self, delivery: Delivery) -> None:
         """Write this delivery with the next commit. Its job is staged or on disk."""
-        self.staged[delivery.number] = delivery
-
-    def write(self) -> None:
-        """Write what is staged, inside the open transaction, behind the rows of its jobs. Raises `JournalConflict`."""
-        if not self.staged:
-            return
-        try:
-            self._connection.executemany(_PUT, [_row(delivery) for delivery in self.staged.values()])
-        except sqlite3.IntegrityError as error:
-            raise JournalConflict(f"a webhook delivery does not fit the journal: {error}") from None
-        self.flushed.update(self.staged)
-        self.staged.clear()
-
-    def delete(self, numbers: Iterable[int]) -> None:
-        """Delete the deliveries of jobs of these row numbers, inside the open transaction."""
-        self._connection.executemany("DELETE FROM hook WHERE n = ?", [(n,) for n in numbers])
-
-    def forget(self, job_id: str) -> None:
-        """This job is about to be deleted: its deliveries need not be written again."""
-        for number in [number for number, delivery in self.flushed.items() if delivery.job_id == job_id]:
-            del self.flushed[number]
-
-    def committed(self) -> int:
-        """The transaction is on disk; how many deliveries it brought."""
-        count = len(self.flushed)
-        self.flushed.clear()
-        return count
-
-    def discard(self) -> None:
-        """Forget what is not committed."""
-        self.staged.clear()
-        self.flushed.clear()
-
-    def rolled_back(self) -> None:
-        """Everything of the transaction is to be written again."""
-        self.staged = {**self.flushed, **self.staged}
-        self.flushed.clear()
+        self._staged[delivery.number] = delivery
 
     # ------------------------------------------------------------ reading
 
     def of_job(self, job_id: str) -> list[Delivery]:
         """The deliveries of a job, oldest first."""
         found = {delivery.number: delivery for delivery in self._read(" WHERE job.id = ?", job_id)}
-        found |= {number: delivery for number, delivery in self.staged.items() if delivery.job_id == job_id}
+        found |= {number: delivery for number, delivery in self._staged.items() if delivery.job_id == job_id}
         return [found[number] for number in sorted(found)]
 
     def find(self, number: int) -> Delivery | None:
         """The delivery of this number."""
-        staged = self.staged.get(number)
+        staged = self._staged.get(number)
         if staged is not None:
             return staged
         found = self._read(" WHERE hook.number = ?", number)
@@ -115,7 +82,7 @@ class DeliveryStore:
 
     def due(self, now: float, limit: int) -> tuple[list[Delivery], float | None]:
         """Pending deliveries that are due, the longest due first, and when the next one behind them is."""
-        if self.staged:
+        if self._staged:
             self._write_staged()
         # The literal state lets the partial index serve.
         where = " WHERE hook.state = 'pending' ORDER BY hook.due_at, hook.number LIMIT ?"
@@ -130,7 +97,8 @@ class DeliveryStore:
             raise JournalBroken(f"the journal {self._path} cannot be read: {error}") from error
 
 
-def _row(delivery: Delivery) -> tuple[Any, ...]:
+def row(delivery: Delivery) -> tuple[Any, ...]:
+    """Parameters of `PUT`."""
     return (
         delivery.number,
         delivery.job_id,

@@ -117,14 +117,14 @@ class Epochs:
         guarded(write)
         self.first_live = n
 
-    def note_deletion(self, written: int) -> None:
-        """Rows are deleted in the open transaction: the one that the mark names, or will name after this commit, may be among them.
+    def deletion(self, written: int) -> tuple[str, list[tuple[str, int]]]:
+        """What to write beside the deletion of rows: the one that the mark names, or will name after this commit, may be among them.
 
         `written`: highest revision written since the last commit; 0: nothing was.
         """
-        self._connection.execute(_PUT, ("deleted", max(self._revision, written, self._epoch << 32)))
         self._deletions_then = self._deletions + 1
-        self._connection.execute(_PUT, ("deletions", self._deletions_then))
+        deleted = max(self._revision, written, self._epoch << 32)
+        return _PUT, [("deleted", deleted), ("deletions", self._deletions_then)]
 
     def committed(self, n: int, revision: int) -> None:
         """This row is on disk (0: none was written), and so are deletions that were noted."""

@@ -62,6 +62,9 @@ REWRITE_JOB = (
     f"UPDATE job SET {', '.join(f'{column} = ?' for column in _COLUMNS)}, tail = ?, head = ?, body = ? WHERE n = ?"
 )
 
+#: What deletes both rows of a job; each takes its number.
+DELETE = ("DELETE FROM job WHERE n = ?", "DELETE FROM outcome WHERE n = ?")
+
 FINAL_LIST = ", ".join(f"'{state.value}'" for state in sorted(FINAL))
 
 #: The compare-and-set: it changes nothing where there is an outcome that is final, or bears a higher fence.

@@ -6,7 +6,9 @@ Few, so all marks are in memory as well. A mark is put and taken away in the tra
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from itertools import islice
+from typing import Any
 
 from broker.core.jobs import Job, SetAside
 from broker.shell.journal import rows
@@ -25,6 +27,7 @@ TABLES = (
 )
 
 _PUT = "INSERT OR REPLACE INTO aside (n, reason, at, revision, stop, readable) VALUES (?, ?, ?, ?, ?, ?)"
+_DELETE = "DELETE FROM aside WHERE n = ?"
 _LOAD = (
     "SELECT job.id, aside.n, aside.reason, aside.at, aside.revision, aside.stop, aside.readable"
     " FROM aside JOIN job ON job.n = aside.n ORDER BY aside.n"
@@ -34,20 +37,30 @@ _LOAD = (
 _MOST_SHOWN = 1000
 
 
+def writes(marks: Mapping[int, SetAside | None]) -> list[tuple[str, list[tuple[Any, ...]]]]:
+    """Statements with their rows for marks by number of the row."""
+    put = [
+        (n, mark.reason, mark.at, mark.revision, mark.stop, mark.readable)
+        for n, mark in marks.items()
+        if mark is not None
+    ]
+    gone = [(n,) for n, mark in marks.items() if mark is None]
+    return [(_PUT, put), (_DELETE, gone)]
+
+
 class SetAsideMarks:
     """Marks by job. SQLite's errors pass through to the journal."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, staged: dict[int, SetAside | None]) -> None:
+        """`staged`: marks by number of the row, to be written with the next commit; None: it has none from then on."""
         self._connection = connection
         #: Job -> number of its row, mark.
         self._marks: dict[str, tuple[int, SetAside]] = {}
-        #: Numbers of rows whose marks are not committed yet.
-        self._staged: dict[int, SetAside | None] = {}
+        self._staged = staged
         self.load()
 
     def load(self) -> None:
-        """Read all marks, and forget what is staged."""
-        self._staged.clear()
+        """Read all marks."""
         self._marks = {
             rows.as_text(job_id): (
                 n,
@@ -61,10 +74,6 @@ class SetAsideMarks:
 
     def __contains__(self, job_id: str) -> bool:
         return job_id in self._marks
-
-    @property
-    def dirty(self) -> bool:
-        return bool(self._staged)
 
     def of_job(self, job_id: str) -> SetAside | None:
         """The job's mark."""
@@ -92,19 +101,6 @@ class SetAsideMarks:
         """Let the job have no mark from the next commit on."""
         n, _ = self._marks.pop(job_id)
         self._staged[n] = None
-
-    def write(self) -> None:
-        """Write what is staged, inside the open transaction; again, if that has to be done again."""
-        for n, mark in self._staged.items():
-            if mark is None:
-                self._connection.execute("DELETE FROM aside WHERE n = ?", (n,))
-            else:
-                row = (n, mark.reason, mark.at, mark.revision, mark.stop, mark.readable)
-                self._connection.execute(_PUT, row)
-
-    def committed(self) -> None:
-        """The transaction is on disk."""
-        self._staged.clear()
 
     def job(self, job_id: str, select: str = rows.SELECT) -> Job | None:
         """The job that has a mark, with its spec unless `select` leaves it out; as far as its row can be read."""

@@ -1,0 +1,125 @@
+"""The journal's one open transaction: batches in order, kept until they are on disk, so that they can be written again.
+
+Any I/O error ends the process. A failed fsync is not retried: the kernel may have dropped the pages and report success the next time
+("fsyncgate"). Only "disk full" found while *writing* is: the transaction is rolled back, the reserve released, and all of it written again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from broker.runtime.errors import JournalBroken, JournalConflict, JournalFull
+from broker.shell.journal import deliveries, rows
+from broker.shell.journal.batch import Batch
+
+#: Statement -> what a row says that breaks a rule of its table.
+_REFUSED = {
+    rows.INSERT_JOB: "a job is in the journal already that the core takes for new",
+    deliveries.PUT: "a webhook delivery does not fit the journal",
+}
+
+
+class Transaction:
+    """Begins with the first write and ends with `commit` or `roll_back`."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, release_reserve: Callable[[], bool]) -> None:
+        """`release_reserve` frees space on a full disk; False: there is none left."""
+        self._connection = connection
+        self._path = path
+        self._release_reserve = release_reserve
+        #: For what is done for every job, as making a cursor costs; whatever it selects is read to the end.
+        self.cursor = connection.cursor()
+        self._batches: list[Batch] = []
+        #: How many of them are written; the others are about to be.
+        self._made = 0
+
+    @property
+    def open(self) -> bool:
+        """Whether something is written that is not on disk yet."""
+        return bool(self._batches)
+
+    def extent(self) -> tuple[int, int, int]:
+        """(rows, number of the job written last, its revision) of what is written and not on disk yet; zeros: there is none."""
+        count = n = revision = 0
+        for batch in self._batches:
+            count += batch.rows
+            if batch.n and batch.revision >= revision:
+                n, revision = batch.n, batch.revision
+        return count, n, revision
+
+    def write(self, batch: Batch) -> None:
+        """Write, without making it durable. Raises `JournalConflict`, `JournalBroken` or `JournalFull`."""
+        self._batches.append(batch)
+        self.guard(self._make)
+
+    def commit(self, batch: Batch) -> tuple[int, int, int]:
+        """Write, and make everything durable; the extent of that. Raises as `write`."""
+        self._batches.append(batch)
+        self.guard(self._commit)
+        extent = self.extent()
+        self._batches, self._made = [], 0
+        return extent
+
+    def roll_back(self) -> None:
+        """Forget everything that is not durable. Raises as `write`."""
+        self._batches, self._made = [], 0
+        if self._connection.in_transaction:
+            self.guard(lambda: self._connection.execute("ROLLBACK"))
+
+    def guard(self, work: Callable[[], object]) -> None:
+        """Do something that writes; on a full disk again, with a transaction that has begun anew. Raises as `write`."""
+        try:
+            work()
+        except sqlite3.Error as error:
+            if not _is_full(error):
+                raise JournalBroken(f"the journal {self._path} cannot be written: {error}") from error
+            self._again(work, error)
+
+    def _again(self, work: Callable[[], object], error: sqlite3.Error) -> None:
+        if not self._release_reserve():
+            raise JournalFull(f"the disk of {self._path} is full: {error}") from error
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        self._made = 0
+        try:
+            work()
+        except sqlite3.Error as again:
+            if _is_full(again):
+                raise JournalFull(f"the disk of {self._path} is full, and so is the reserve: {again}") from again
+            raise JournalBroken(f"the journal {self._path} cannot be written: {again}") from again
+
+    def _commit(self) -> None:
+        self._make()
+        self.cursor.execute("COMMIT")
+
+    def _make(self) -> None:
+        if not self._connection.in_transaction:
+            self.cursor.execute("BEGIN IMMEDIATE")
+        for batch in self._batches[self._made :]:
+            self._made += 1
+            for statement, made in batch.writes:
+                try:
+                    changed = self.cursor.executemany(statement, made).rowcount
+                except sqlite3.IntegrityError as error:
+                    raise JournalConflict(f"{_REFUSED.get(statement, 'a row was refused')}: {error}") from None
+                if statement is rows.PUT_OUTCOME and changed != len(made):
+                    raise self._conflict(made)
+
+    def _conflict(self, outcomes: list[rows.JobRow]) -> JournalConflict:
+        """Which of these outcomes did not match, and why; the first of them is to blame."""
+        found, job_ids = [], []
+        for n, state, fence, _worker, _tail in outcomes:
+            row = self.cursor.execute(rows.SELECT_FENCE, (n,)).fetchone()
+            if row is None:
+                found.append(f"row {n} is gone")
+            elif row[1:] != (state, fence):
+                there, here = f"{row[1]} with fence {row[2]}", f"{state} with fence {fence}"
+                found.append(f"job {row[0]} is {there}, the core has it {here}")
+                job_ids.append(row[0])
+        return JournalConflict("; ".join(found[:3]) or "a final row was written again", job_ids[0] if job_ids else "")
+
+
+def _is_full(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
