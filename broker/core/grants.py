@@ -15,11 +15,12 @@ def grant_all(state: State, now: float) -> None:
         turn = choice.turn
         if turn.submission.model != choice.job.submission.model:
             turn.skipped_s += choice.job.cost
-        _grant(state, choice.job, choice.worker, now)
+        state.queue.serve(choice.job.id)
+        grant(state, choice.job, choice.worker, now)
 
 
-def _grant(state: State, job: Job, worker: Worker, now: float) -> None:
-    state.queue.serve(job.id)
+def grant(state: State, job: Job, worker: Worker, now: float) -> None:
+    """Grant a job that waits no more to a worker with room."""
     job.renew_fence("granted", state.next_fence())
     job.change_holder("granted")
     job.worker = worker.name

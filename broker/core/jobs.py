@@ -240,9 +240,9 @@ class Job(Struct, kw_only=True):
 
     def move(self, cause: Cause, now: float, note: str = "") -> JobState | None:
         """Apply a row of `TABLE`, write the history, return the state it left (None: it is new). Raises `IllegalMove`."""
-        target = TABLE[self.state].get(cause)
-        if target is None:
+        if cause not in TABLE[self.state]:
             raise IllegalMove(self, f"cannot move by {cause}")
+        target = TABLE[self.state][cause]
         story = self.story
         source = self.state if story else None
         self.state = target
@@ -267,10 +267,10 @@ class Job(Struct, kw_only=True):
 
     def change_holder(self, event: HolderEvent) -> None:
         """Apply a row of `HOLDERS`. Raises `IllegalMove`."""
-        target = HOLDERS[event].get(self.holder)
-        if target is None or (target != "nobody" and self.state in FINAL):
+        targets = HOLDERS[event]
+        if self.holder not in targets or (targets[self.holder] != "nobody" and self.state in FINAL):
             raise IllegalMove(self, f"held by {self.holder}, cannot be {event}")
-        self.holder = target
+        self.holder = targets[self.holder]
 
     def begin_attempt(self, now: float) -> None:
         """Count the attempt of the current fence, once."""

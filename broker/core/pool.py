@@ -226,7 +226,7 @@ class Pool:
             self.free[name] = worker
         elif name in self.free:
             del self.free[name]
-        if in_service:
-            self._serving.add(name)
-        else:
+        if not in_service:
             self._serving.discard(name)
+        elif name not in self._serving:
+            self._serving.add(name)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from math import inf
 from operator import attrgetter
 
 from broker.core import set_aside, views, worker_breaker
 from broker.core.effects import WorkerNoted
+from broker.core.grants import grant
 from broker.core.jobs import Cause, DamagedRecord, Job
 from broker.core.lookups import Found
-from broker.core.scheduling.dispatch import would_start
-from broker.core.scheduling.queue import Lane
+from broker.core.scheduling.dispatch import at_once, would_start
 from broker.core.state import State
 from broker.wire import codec
 from broker.wire import messages as m
@@ -38,18 +38,33 @@ def submit(state: State, peer: bytes, message: m.Submit, found: Found, now: floa
     if existing is not None:
         _answer_repeat(state, peer, message, existing, found, now)
         return
-    refusal = _refusal(state, message, found, now)
+    wanted = message.submission
+    cost = state.costs.predict(wanted.model, wanted.units)
+    refusal = _refusal(state, message, cost, found, now)
     if refusal is not None:
         code, text, retry_after_s = refusal
         state.send(peer, m.Rejected(req=message.req, code=code, message=text, retry_after_s=retry_after_s))
         return
-    job = _new_job(message, now)
+    job = Job(
+        id=message.job_id,
+        submission=wanted,
+        body=message.body,
+        deadline_at=now + message.deadline_s if message.deadline_s else 0.0,
+        submitted_at=now,
+        cost=cost,
+    )
     state.uncommitted.add(job.id)
     state.adopt_record(job)
-    state.enqueue(job)
+    worker = at_once(state, wanted)
+    if worker is None:
+        state.enqueue(job)
+    else:
+        state.queue.pass_by(now)
     state.move(job, Cause.SUBMITTED, now)
     state.set_deadline(job)
     state.send(peer, m.Accepted(req=message.req, job_id=job.id, admission=views.admission(state, job, now)))
+    if worker is not None:
+        grant(state, job, worker, now)
 
 
 def _spec(job: Job, found: Found) -> tuple[bytes, str]:
@@ -61,16 +76,6 @@ def _record(state: State, job: Job, found: Found, now: float) -> bytes:
     """The job's full view, encoded."""
     body, damaged = _spec(job, found)
     return codec.encode_body(views.job_view(state, job, now, full=True, spec=body, spec_error=damaged))
-
-
-def _new_job(message: m.Submit, now: float) -> Job:
-    return Job(
-        id=message.job_id,
-        submission=message.submission,
-        body=message.body,
-        deadline_at=now + message.deadline_s if message.deadline_s else 0.0,
-        submitted_at=now,
-    )
 
 
 def _answer_repeat(state: State, peer: bytes, message: m.Submit, job: Job, found: Found, now: float) -> None:
@@ -88,7 +93,9 @@ def _answer_repeat(state: State, peer: bytes, message: m.Submit, job: Job, found
     state.send(peer, m.Accepted(req=message.req, job_id=job.id, duplicate=True, body=_record(state, job, found, now)))
 
 
-def _refusal(state: State, message: m.Submit, found: Found, now: float) -> tuple[m.RejectCode, str, float] | None:
+def _refusal(
+    state: State, message: m.Submit, cost: float, found: Found, now: float
+) -> tuple[m.RejectCode, str, float] | None:
     """(code, sentence, seconds to wait) when the job cannot be taken."""
     if state.stopping:
         return "shutting_down", "the broker is stopping; it will be back", STOPPING_RETRY_S
@@ -96,16 +103,13 @@ def _refusal(state: State, message: m.Submit, found: Found, now: float) -> tuple
         text = "the disk is nearly full: what room is left is kept for the results of jobs already taken"
         return "queue_full", text, DISK_RETRY_S
     wanted = message.submission
-    if not (isfinite(wanted.units) and isfinite(message.deadline_s)):
+    if not (wanted.units < inf and message.deadline_s < inf):  # nor one that is no number
         return "invalid", "units and deadline_s must be finite numbers", 0.0
-    lane = Lane(wanted.model, wanted.gpus, wanted.pinned)
-    if message.only_if_idle and not would_start(state, lane, wanted.tenant, wanted.max_running):
+    if message.only_if_idle and not would_start(state, wanted):
         return "busy", "no worker is free", retry_after_s(state, now)
     if message.alias_unique and found.job is not None:
         return "alias_taken", f"a job named {wanted.alias!r} exists already", 0.0
-    cost = state.costs.predict(wanted.model, wanted.units)
-    own = state.tenants.share(wanted.tenant).waiting
-    if message.max_queued and own >= message.max_queued:
+    if message.max_queued and (own := state.tenants.share(wanted.tenant).waiting) >= message.max_queued:
         text = f"{own} jobs of tenant {wanted.tenant} are waiting, its limit is {message.max_queued}"
         return "queue_full", text, _own_turn_s(state, message, own, cost, now)
     limit, limit_s = state.policy.queue_limit, state.policy.queue_limit_s

@@ -23,10 +23,6 @@ class SpecCache:
     def accepted(self, job: Job) -> None:
         """Count a new job, whose row is not yet on disk."""
         self._fresh.append(job)
-        self.keep(job)
-
-    def keep(self, job: Job) -> None:
-        """Count the spec of a live job."""
         self.count += 1
         self.bytes += len(job.body)
 

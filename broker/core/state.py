@@ -273,8 +273,8 @@ class State:
         job.phase, job.step, job.total = "", 0, 0
         if job.deadline_at:
             self.deadlines.clear(("deadline", job.id))
-        self._finals[job.id] = len(job.body)
-        self._final_bytes += len(job.body)
+        self._finals[job.id] = size = len(job.body)
+        self._final_bytes += size
 
     def forget(self, job: Job) -> None:
         """Delete the record of a final job for good."""

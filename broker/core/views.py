@@ -81,8 +81,9 @@ def _position_and_eta(state: State, job: Job, now: float) -> tuple[int, float]:
     """(jobs ahead or -1, predicted seconds until final or -1)."""
     known = state.costs.knows(job.submission.model, job.submission.units)
     predicted = state.costs.predict(job.submission.model, job.submission.units)
-    if job.state is JobState.QUEUED and job.id in state.queue:
-        jobs, seconds = state.queue.ahead(job.id)
+    if job.state is JobState.QUEUED and not job.damaged:
+        # One that is not in the queue is new, and about to be granted.
+        jobs, seconds = state.queue.ahead(job.id) if job.id in state.queue else (0, 0.0)
         running_s, workers = _load(state, now)
         return jobs, (seconds + running_s) / workers + predicted if known else -1.0
     if job.state in HELD:

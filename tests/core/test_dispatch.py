@@ -83,7 +83,7 @@ def test_the_straight_choice_is_the_general_one(first):
     straight = 0
     for seed in range(first, first + 250):
         one, other = scene(seed), scene(seed)
-        straight += one.queue.only_line() is not None and len(one.pool.free) > 0
+        straight += one.queue.head_of_all() is not None and len(one.pool.free) > 0
         assert grants(one, dispatch.choose) == grants(other, dispatch.choose_among_all), seed
         assert one.counts[JobState.ASSIGNED] == other.counts[JobState.ASSIGNED]
     assert straight > 100, "most scenes take the straight way"

@@ -46,9 +46,6 @@ class _Fit(Struct):
     #: Units of the largest job seen.
     largest: float = 0.0
 
-    def predict(self, units: float) -> float:
-        return self.startup + self.rate * units
-
     def learn(self, units: float, seconds: float) -> None:
         self.var_startup += (DRIFT * self.startup) ** 2
         self.var_rate += (DRIFT * self.rate) ** 2
@@ -64,7 +61,8 @@ class _Fit(Struct):
         self.var_startup = max(0.0, self.var_startup - with_startup * with_startup / variance)
         self.var_rate = max(0.0, self.var_rate - with_rate * with_rate / variance)
         self.covariance -= with_startup * with_rate / variance
-        self.largest = max(self.largest, units)
+        if units > self.largest:
+            self.largest = units
 
 
 class Costs:
@@ -84,7 +82,7 @@ class Costs:
         if fit is None:
             fit = self._fits[model] = _Fit()
         else:
-            error = bounds.clamp(abs(fit.predict(units) - seconds) / seconds, 0.0, bounds.MAX_ERROR)
+            error = min(abs(fit.startup + fit.rate * units - seconds) / seconds, bounds.MAX_ERROR)
             old = self.errors.get(model, error)
             self.errors[model] = old + ALPHA * (error - old)
         fit.learn(units, seconds)
@@ -97,7 +95,8 @@ class Costs:
     def predict(self, model: str, units: float) -> float:
         """Seconds; a guess, good for comparing jobs, when the model or such sizes are not known."""
         fit = self._fits.get(model)
-        return bounds.run_s(UNKNOWN_RATE * units if fit is None else fit.predict(units))
+        seconds = UNKNOWN_RATE * units if fit is None else fit.startup + fit.rate * units
+        return seconds if seconds <= bounds.MAX_RUN_S else bounds.MAX_RUN_S
 
 
 class Reloads:

@@ -3,8 +3,8 @@
 The queue says which job's turn it is, among those that a worker with room may run (`CONDITIONS`); `placement` says on which of them.
 Then another job may take its place on that worker (`REPLACEMENTS`, one after another).
 
-While all that waits is of one tenant and one lane, which is the usual case, the turn is the head of its line and no other model
-waits, so `choose` goes straight. It chooses what `choose_among_all` would.
+Two straight ways lead to what `choose_among_all` would choose. While all that waits is of one tenant and one lane, the turn is the
+head of its line and no other model waits, so `choose` asks nothing else. While nothing waits, a job that comes is not queued: `at_once`.
 """
 
 from __future__ import annotations
@@ -177,21 +177,28 @@ REPLACEMENTS = (affinity, longest_last)
 
 def choose(scene: Scene[AnyJob, AnyWorker], now: float) -> Choice[AnyJob, AnyWorker] | None:
     """The next job and its worker; None: no waiting job has a worker with room. To be granted before the next call."""
-    free = scene.pool.free
-    if not free:
+    if not scene.pool.free:
         return None
-    only = scene.queue.only_line()
-    if only is None:
-        return choose_among_all(scene, now)
-    job_id, lane = only
-    job = scene.jobs[job_id]
-    if job.excluded:
+    job_id = scene.queue.head_of_all()
+    if job_id is None or (job := scene.jobs[job_id]).excluded:
         return choose_among_all(scene, now)
     if not scene.tenants.may_start(job.submission.tenant):
         return None
-    able = [worker for worker in free.values() if placement.fits(lane, worker)]
-    worker = placement.choose(lane.model, able, job.submission.lora_names)
+    worker = _worker(scene, job.submission)
     return None if worker is None else Choice(longest_last(scene, job, worker, now), worker, job)
+
+
+def _worker(scene: Scene[Job, AnyWorker], submission: Submission) -> AnyWorker | None:
+    """The worker with room for a job that has crashed nowhere."""
+    able = [worker for worker in scene.pool.free.values() if placement.fits(submission, worker)]
+    return placement.choose(submission.model, able, submission.lora_names)
+
+
+def at_once(scene: Scene[Job, AnyWorker], submission: Submission) -> AnyWorker | None:
+    """The worker for a job that has just come; None: others wait, or it must."""
+    if scene.queue or not scene.pool.free or not scene.tenants.may_start(submission.tenant):
+        return None
+    return _worker(scene, submission)
 
 
 def choose_among_all(scene: Scene[AnyJob, AnyWorker], now: float) -> Choice[AnyJob, AnyWorker] | None:
@@ -229,8 +236,9 @@ def _turn(scene: Scene[AnyJob, AnyWorker], free: Collection[AnyWorker]) -> AnyJo
     return None if job_id is None else jobs[job_id]
 
 
-def would_start(scene: Scene[Job, Worker], lane: Lane, tenant: str, max_running: int) -> bool:
-    """Whether a new job of this lane and tenant would be granted at once."""
-    if max_running and scene.tenants.share(tenant).held >= max_running:
+def would_start(scene: Scene[Job, Worker], submission: Submission) -> bool:
+    """Whether such a job would be granted at once, were it to come now."""
+    limit = submission.max_running
+    if limit and scene.tenants.share(submission.tenant).held >= limit:
         return False
-    return any(placement.fits(lane, worker) for worker in scene.pool.free.values())
+    return any(placement.fits(submission, worker) for worker in scene.pool.free.values())

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Sequence, Sized
 from typing import Protocol, TypeVar
 
-from broker.core.scheduling.queue import Lane
-
 #: Model affinity may put other work before a job for at most this many times the time its model takes to load.
 SKIP_FACTOR = 4.0
 
@@ -28,6 +26,17 @@ class Host(Protocol):
 
     @property
     def gpus(self) -> int: ...
+
+
+class Wanted(Protocol):
+    """The properties of a job, or of a lane of jobs, that decide which workers can run it."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def gpus(self) -> int: ...
+    @property
+    def pinned(self) -> str: ...
 
 
 class Candidate(Protocol):
@@ -53,18 +62,17 @@ class Candidate(Protocol):
 AnyCandidate = TypeVar("AnyCandidate", bound=Candidate)
 
 
-def fits(lane: Lane, worker: Candidate) -> bool:
-    """Whether this worker could ever run jobs of this lane."""
+def fits(wanted: Wanted, worker: Candidate) -> bool:
+    """Whether this worker could ever run such a job."""
     return (
-        lane.model in worker.models
-        and lane.gpus <= worker.info.gpus
-        and (not lane.pinned or lane.pinned == worker.name)
+        wanted.model in worker.models
+        and wanted.gpus <= worker.info.gpus
+        and (not wanted.pinned or wanted.pinned == worker.name)
     )
 
 
 def choose(model: str, candidates: Sequence[AnyCandidate], loras: Sequence[str] = ()) -> AnyCandidate | None:
     """The best of the workers that have room and fit, for a job with these LoRAs; None when there is none."""
-
     if len(candidates) == 1:
         return candidates[0]
 

@@ -199,6 +199,11 @@ class Queue:
         self._where[job.id] = (cls, tenant, lane, entry)
         self.backlog_s += job.cost
 
+    def pass_by(self, at: float) -> None:
+        """Note that a job came and was granted at once, while none waits: as if it had been added and served."""
+        if at > self.newest_at:
+            self.newest_at = at
+
     def remove(self, job_id: str) -> None:
         """Take a job out without serving it (it was cancelled, adopted or has expired)."""
         cls, _, _ = self._pop(job_id)
@@ -241,12 +246,12 @@ class Queue:
         """The lane of a job that waits."""
         return self._where[job_id][2]
 
-    def only_line(self) -> tuple[str, Lane] | None:
-        """(the first job, its lane) when all that waits is of one priority, tenant and lane; else None."""
+    def head_of_all(self) -> str | None:
+        """The first job when all that waits is of one priority, tenant and lane; else None."""
         where = self._where
         for _, tenant, lane, _ in where.values():
             if tenant.count == len(where) and len(tenant.lines) == 1:
-                return tenant.lines[lane].head(), lane
+                return tenant.lines[lane].head()
             break
         return None
 
@@ -310,7 +315,7 @@ class Queue:
     def _forget_idle(cls: _Class) -> None:
         """Drop the tenants whose tags say nothing any more: all when no job waits, else those the virtual clock has passed."""
         if not cls.count:
-            cls.virtual = max((tenant.finish for tenant in cls.tenants.values()), default=cls.virtual)
+            cls.virtual = 0.0
             cls.tenants.clear()
         elif len(cls.tenants) > 64:
             for name in [n for n, t in cls.tenants.items() if not t.count and t.finish <= cls.virtual]:

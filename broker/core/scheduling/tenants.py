@@ -72,7 +72,7 @@ class Tenants:
 
     def may_start(self, tenant: str) -> bool:
         """Whether a worker may take one more job of this tenant."""
-        share = self.share(tenant)
+        share = self._shares.get(tenant, _NOTHING)
         return not share.max_running or share.held < share.max_running
 
     def names(self) -> frozenset[str]:
