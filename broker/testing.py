@@ -22,8 +22,12 @@ from broker.core.jobs import Cause, DamagedRecord, Job, SetAside, Stop
 from broker.core.lookups import NOTHING
 from broker.core.machine import Core, Policy
 from broker.runtime.errors import JournalConflict
+from broker.shell.executor import Executor
+from broker.shell.journal.journal import Journal
 from broker.shell.lookups import Archive, with_spec
 from broker.shell.lookups import look_up as look_up
+from broker.shell.metrics import Metrics
+from broker.shell.net.peer_limits import PeerLimiter
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import ModelCard, Result
@@ -294,6 +298,13 @@ def feed(core: Core, archive: Archive, peer: bytes, message: m.Message | PeerGon
     """Give the core a message with what it needs from the archive; its effects."""
     lookup = None if isinstance(message, PeerGone) else core.needs(peer, message)
     return core.receive(peer, message, now, NOTHING if lookup is None else look_up(archive, lookup, now))
+
+
+def quiet_executor(journal: Journal) -> Executor:
+    """What carries out effects in the service, with metrics that nobody reads and no log."""
+    executor = Executor(journal, Metrics(PeerLimiter()))
+    executor.log_transitions = False
+    return executor
 
 
 class CoreHarness:

@@ -1,8 +1,8 @@
 """Cost of a job in counts: messages, commits, rows, calls, memory left behind. The same on every machine.
 
-The real core and the real journal, one message a pass as in the broker's router (decode, core, commit when something durable moved,
-encode), no sockets. Counts change with the code and with nothing else, so a test can hold them where times would only tell how busy a
-machine is.
+The real core, executor and journal, one message a pass as in the broker's router (decode, core, commit when something durable moved,
+encode); no sockets, nothing logged. Counts change with the code and with nothing else, so a test can hold them where times would only tell
+how busy a machine is.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from typing import Any
 from msgspec import Struct
 
 from bench.harness.simworker import MODEL
-from broker.core.effects import Send, Transition
 from broker.core.lookups import NOTHING
 from broker.core.machine import Core, Policy
 from broker.shell.journal.journal import Journal
-from broker.testing import look_up
+from broker.testing import look_up, quiet_executor
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import JobSpec, ModelCard, Result, encode_spec
@@ -73,6 +72,7 @@ class Line:
         self._journal = Journal(directory / "jobs.sqlite")
         # Few finished jobs are kept in memory, so that what is left behind is what leaks.
         self._core = Core(self._journal.epoch, Policy(recent_finals=16), 1_000_000.0)
+        self._executor = quiet_executor(self._journal)
         self._now = 1_000_000.0
         self.messages = self.wire_bytes = self.commits = self.rows = self._count = 0
         hello = m.Hello(name="sim-0", boot="1", seen=0, free=1, body=_INFO)
@@ -99,30 +99,26 @@ class Line:
         """Make one pass; return the job that it gave out, if any."""
         self._now += 0.001
         frame = codec.encode(message)
-        self._note(frame)
+        self.messages += 1
+        self.wire_bytes += len(frame)
         decoded = decode(frame)
         lookup = self._core.needs(peer, decoded)
         found = NOTHING if lookup is None else look_up(self._journal, lookup, self._now)
-        effects = self._core.receive(peer, decoded, self._now, found)
-        durable = False
-        for effect in effects:
-            if isinstance(effect, Transition):
-                self._journal.stage(effect.job, lazy=not effect.durable)
-                durable = durable or effect.durable
-        if durable:
+        work = self._executor
+        work.carry_out(self._core.receive(peer, decoded, self._now, found))
+        if work.durable:
             self.rows += self._journal.commit(lazy=False)
             self.commits += 1
             self._core.committed()
         run = None
-        for effect in effects:
-            if isinstance(effect, Send):
-                self._note(codec.encode(effect.message))
-                run = effect.message if isinstance(effect.message, m.Run) else run
+        for send in (*work.early, *work.sends):
+            self.messages += 1
+            self.wire_bytes += len(codec.encode(send.message))
+            if type(send.message) is m.Run:
+                run = send.message
+        work.clear()
+        self._core.sent()
         return run
-
-    def _note(self, frame: bytes) -> None:
-        self.messages += 1
-        self.wire_bytes += len(frame)
 
 
 def measure(directory: Path, watched: bool) -> Footprint:

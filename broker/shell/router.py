@@ -11,31 +11,21 @@ that would renew it are still waiting to be read.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from broker.core import invariants
-from broker.core.deliveries import Delivery
-from broker.core.effects import (
-    DeliveryChanged,
-    Effect,
-    Marked,
-    PeerGone,
-    RecordDeleted,
-    Send,
-    SendRun,
-    Transition,
-    WorkerNoted,
-)
+from broker.core.effects import Effect, PeerGone, Send
 from broker.core.jobs import IllegalMove
 from broker.core.lookups import NOTHING
 from broker.core.machine import Core
 from broker.runtime.curve_keys import worker_prefix
 from broker.runtime.errors import JournalConflict
 from broker.runtime.log_actions import Action
+from broker.shell.executor import Executor
 from broker.shell.journal.disk import Disk
 from broker.shell.journal.journal import Journal
-from broker.shell.lookups import look_up, with_spec
+from broker.shell.lookups import look_up
 from broker.shell.metrics import Metrics
 from broker.shell.net.peer_limits import PeerLimiter
 from broker.shell.net.sockets import BACK, DECODERS, Listener, Sockets
@@ -85,21 +75,17 @@ class Router:
         self._metrics = metrics
         self._limiter = limiter
         self._seconds = seconds
-        self._sends: list[Send] = []
-        #: Those that need not wait for the commit.
-        self._early: list[Send] = []
+        self._executor = Executor(journal, metrics)
         #: Peers that were cut off, the oldest first: what they sent before that is not read any more.
         self._shut: dict[bytes, None] = {}
-        self._durable = False
         #: What the core was told last of the disk.
         self._shortage = ""
-        self._log_moves = True
         #: Since when something is due and the back has not been read dry.
         self._waiting_since: float | None = None
 
     def run_pass(self, now: float) -> bool:
         """One pass; True when more is waiting to be read. Raises `ShellError` when the broker cannot go on."""
-        self._log_moves = logger.isEnabledFor(logging.INFO)
+        self._executor.log_transitions = logger.isEnabledFor(logging.INFO)
         if self._disk.shortage != self._shortage:
             self._shortage = self._disk.shortage
             self._core.set_refusing(self._shortage)
@@ -133,7 +119,7 @@ class Router:
 
     def commit(self, now: float, *, lazy: bool = True) -> bool:
         """Make what is staged durable, with or without the rows that may be lost; False when it had to be discarded: see `recovery`."""
-        self._durable = False
+        self._executor.durable = False
         if not self._journal.dirty:
             return True
         started = self._seconds()
@@ -160,7 +146,7 @@ class Router:
     ) -> None:
         """Let the core do something and take up its effects. What it raises over one job must not stop the others."""
         try:
-            self._apply_effects(step())
+            self._executor.carry_out(step())
         except codec.DecodeError:
             raise
         except Exception as error:
@@ -174,8 +160,8 @@ class Router:
             path = self._stimuli.dump(f"{type(error).__name__}: {error}", self._journal.epoch, now)
             extra = {"action": Action.STIMULI, "path": str(path) if path else None}
             logger.error("the core broke a rule of its own; its last messages are kept for a replay", extra=extra)
-        self._sends, self._early, self._durable = [], [], False
-        self._sends += self._recovery.recover(error, now, peer, message)
+        self._executor.clear()
+        self._executor.sends += self._recovery.recover(error, now, peer, message)
         self._metrics.failures = self._recovery.failures
 
     # ------------------------------------------------------------ in
@@ -184,7 +170,7 @@ class Router:
         """(messages taken, whether the socket was read dry)."""
         prefix, keyed, receive = listener.prefix, listener.keyed, listener.receive
         decode, needs, step, keep = DECODERS[prefix], self._core.needs, self._core.receive, self._stimuli.ring.append
-        shut, received = self._shut, self._metrics.received
+        shut, received, carry_out = self._shut, self._metrics.received, self._executor.carry_out
         for taken in range(budget):
             arrived = receive()
             if arrived is None:
@@ -207,7 +193,7 @@ class Router:
                 keep((now, peer, message if len(frame) <= KEPT_BYTES else without_body(message)))
                 lookup = needs(peer, message)
                 found = NOTHING if lookup is None else look_up(self._journal, lookup, now)
-                self._apply_effects(step(peer, message, now, found))
+                carry_out(step(peer, message, now, found))
             except codec.VersionError as error:
                 self._other_version(listener, peer, error, now)
             except codec.DecodeError as error:
@@ -236,7 +222,7 @@ class Router:
         if not key or worker.startswith(worker_prefix(key)):
             return True
         reason = f"the key {key} is not for a worker named {worker!r}: its name must begin with {worker_prefix(key)!r}"
-        self._sends.append(Send(peer, m.WorkerRejected(reason=reason[:256])))
+        self._executor.sends.append(Send(peer, m.WorkerRejected(reason=reason[:256])))
         self._note_invalid(listener, peer, "name", reason, now)
         return False
 
@@ -271,100 +257,29 @@ class Router:
         """Tell a peer of another version, in a frame of its own version, that an agent is to leave, or that a request is refused."""
         self._note_invalid(listener, peer, "version", str(error), now)
         if peer.startswith(BACK):
-            self._sends.append(Send(peer, m.WorkerRejected(v=error.version, reason=str(error))))
+            self._executor.sends.append(Send(peer, m.WorkerRejected(v=error.version, reason=str(error))))
         elif error.req is not None:
             refusal = m.Rejected(v=error.version, req=error.req, code="invalid", message=str(error))
-            self._sends.append(Send(peer, refusal))
+            self._executor.sends.append(Send(peer, refusal))
 
     # ------------------------------------------------------------ out
 
-    def _apply_effects(self, effects: Iterable[Effect]) -> None:
-        for effect in effects:
-            if type(effect) is Transition:
-                self._transition(effect)
-            elif type(effect) is Send:
-                (self._early if effect.early else self._sends).append(effect)
-            elif type(effect) is SendRun:
-                send = Send(effect.peer, with_spec(self._journal, effect.message))
-                (self._early if effect.early else self._sends).append(send)
-            elif type(effect) is RecordDeleted:
-                self._journal.forget(effect.job_id)
-                self._durable = True
-                logger.info("job record deleted", extra={"action": Action.RECORD_DELETED, "job_id": effect.job_id})
-            elif type(effect) is Marked:
-                self._journal.mark(effect.job, effect.mark)
-                self._durable = True
-                self._log_mark(effect)
-            elif type(effect) is DeliveryChanged:
-                self._delivery_changed(effect.delivery)
-            elif type(effect) is WorkerNoted:
-                self._metrics.notes[effect.action] += 1
-                logger.warning(
-                    "worker", extra={"action": Action(effect.action), "worker_id": effect.worker, "detail": effect.text}
-                )
-
-    @staticmethod
-    def _log_mark(effect: Marked) -> None:
-        what = "job released, failed or deleted" if effect.mark is None else "cancel of a job that is set aside"
-        action = Action.SETTLED if effect.mark is None else Action.CANCEL_NOTED
-        logger.warning(what, extra={"action": action, "job_id": effect.job.id})
-
-    def _delivery_changed(self, delivery: Delivery) -> None:
-        self._journal.deliveries.stage(delivery)
-        self._durable = True
-        if self._log_moves:
-            logger.info(
-                "webhook delivery",
-                extra={
-                    "action": Action.DELIVERY,
-                    "job_id": delivery.job_id,
-                    "event": delivery.event,
-                    "state": delivery.state,
-                    "attempt": delivery.attempts,
-                    "status": delivery.status or None,
-                    "note": delivery.note,
-                },
-            )
-
-    def _transition(self, move: Transition) -> None:
-        if move.durable:
-            self._durable = True
-            self._journal.stage(move.job)
-        else:
-            self._journal.stage(move.job, lazy=True)
-        self._metrics.transitions[move.target, move.cause] += 1
-        if self._log_moves:
-            logger.info(
-                "job moved",
-                extra={
-                    "action": Action.TRANSITION,
-                    "job_id": move.job_id,
-                    "attempt": move.attempt,
-                    "worker_id": move.worker,
-                    "source": move.source,
-                    "target": move.target,
-                    "cause": move.cause,
-                    "note": move.note,
-                },
-            )
-
     def _commit_and_send(self, now: float) -> None:
         """Commit, send, tell the core who could not be reached, and again for what that caused."""
-        while True:
-            early, self._early = self._early, []
-            sends, self._sends = self._sends, []
+        work = self._executor
+        while not work.idle:
+            early, work.early = work.early, []
+            sends, work.sends = work.sends, []
             gone: dict[bytes, None] = {}
             if early:
                 self._send(early, gone)
-            if self._durable and not self.commit(now, lazy=False):
+            if work.durable and not self.commit(now, lazy=False):
                 continue
             if sends:
                 self._send(sends, gone)
                 self._core.sent()
             for peer in gone:
                 self._gone(peer, now)
-            if not (self._sends or self._early or self._durable):
-                return
 
     def _send(self, sends: list[Send], gone: dict[bytes, None]) -> None:
         """Send; who cannot be reached is put into `gone`, and gets nothing more in this pass: what it missed is told anew."""

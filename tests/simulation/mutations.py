@@ -17,7 +17,7 @@ from broker.core.machine import Core
 from broker.core.pool import Pool
 from broker.core.scheduling import dispatch, placement
 from broker.core.scheduling.tenants import Tenants
-from broker.shell import router
+from broker.shell import executor
 from broker.shell.journal.epochs import Epochs
 from broker.shell.router import Router
 from broker.wire.terms import JobState
@@ -69,7 +69,7 @@ def _deaf_to_stop(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _send_first(original: Callable[..., Any]) -> Callable[..., Any]:
     def reconcile_held(router: Any, now: float) -> None:
-        sends, router._sends = router._sends, []
+        sends, router._executor.sends = router._executor.sends, []
         router._send(sends, {})
         original(router, now)
 
@@ -231,7 +231,7 @@ ALL: tuple[Mutation, ...] = (
     ),
     Mutation("run-before-commit", "a job is on disk before it starts", ((state.State, "send_run", _run_first),)),
     Mutation(
-        "spec-left-out", "a job is run as it was asked for", ((router, "with_spec", lambda _: lambda _, run: run),)
+        "spec-left-out", "a job is run as it was asked for", ((executor, "with_spec", lambda _: lambda _, run: run),)
     ),
     Mutation("lazy-stop", "a stop is durable", ((state, "LAZY", lambda lazy: lazy | {Cause.STOP_REQUESTED}),)),
     Mutation("lazy-finish", "a result is durable", ((state, "LAZY", lambda lazy: lazy | {Cause.FINISHED}),)),

@@ -14,6 +14,7 @@ from broker.core.deliveries import LEASE_S
 from broker.core.effects import DeliveryChanged
 from broker.core.jobs import Cause, Job
 from broker.core.state import State
+from broker.shell.executor import Executor
 from broker.shell.journal import schema
 from broker.shell.journal.deliveries import DeliveryStore
 from broker.shell.journal.journal import Journal
@@ -66,9 +67,9 @@ def _any_deadline(_: Any) -> Callable[..., None]:
 
 def _said_all_the_same(original: Callable[..., Any]) -> Callable[..., Any]:
     def recover(router: Any, *args: Any) -> None:
-        sends = router._sends
+        sends = router._executor.sends
         original(router, *args)
-        router._sends = [*sends, *router._sends]
+        router._executor.sends = [*sends, *router._executor.sends]
 
     return recover
 
@@ -134,12 +135,13 @@ def _early(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _hook_not_durable(original: Callable[..., Any]) -> Callable[..., Any]:
-    def hooked(router: Any, delivery: Any) -> None:
-        durable = router._durable
-        original(router, delivery)
-        router._durable = durable
+    def carry_out(executor: Any, effect: Any) -> None:
+        durable = executor.durable
+        original(executor, effect)
+        if isinstance(effect, DeliveryChanged):
+            executor.durable = durable
 
-    return hooked
+    return carry_out
 
 
 def _forgets_the_living(_: Any) -> Callable[..., Any]:
@@ -206,7 +208,7 @@ TIMERS: tuple[Mutation, ...] = (
         "delivered-again", "what is delivered stays so", ((webhook_requests, "_record_outcome", _after_delivery),)
     ),
     Mutation("claimed-early", "a delivery is tried when it is due", ((DeliveryStore, "due", _early),)),
-    Mutation("lazy-claim", "a claim is durable", ((Router, "_delivery_changed", _hook_not_durable),)),
+    Mutation("lazy-claim", "a claim is durable", ((Executor, "_carry_out_rare", _hook_not_durable),)),
     Mutation("forget-the-living", "only what is final is deleted", ((requests, "forget_jobs", _forgets_the_living),)),
     Mutation("forget-nothing", "a deletion is told when it is on disk", ((requests, "forget_jobs", _not_forgotten),)),
     Mutation("unsynced", "a commit is synced", ((schema, "_configure", _unsynced),)),

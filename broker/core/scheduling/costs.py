@@ -82,7 +82,8 @@ class Costs:
         if fit is None:
             fit = self._fits[model] = _Fit()
         else:
-            error = min(abs(fit.startup + fit.rate * units - seconds) / seconds, bounds.MAX_ERROR)
+            off = abs(fit.startup + fit.rate * units - seconds)
+            error = bounds.clamp(off / seconds, 0.0, bounds.MAX_ERROR)
             old = self.errors.get(model, error)
             self.errors[model] = old + ALPHA * (error - old)
         fit.learn(units, seconds)

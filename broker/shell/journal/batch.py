@@ -30,9 +30,8 @@ class Batch(Struct, frozen=True):
     writes: list[Write]
     #: Number of jobs and deliveries in it.
     rows: int = 0
-    #: Number and revision of the newest job in it; 0: there is none.
-    n: int = 0
-    revision: int = 0
+    #: Number and revision of the newest job in it; zeros: there is none.
+    newest: tuple[int, int] = (0, 0)
 
 
 class Staged:
@@ -78,7 +77,7 @@ class Staged:
         where a fence would fall.
         """
         writes: list[Write] = []
-        newest = revision = 0
+        newest = 0, 0
         for statement, make, jobs in (
             (rows.INSERT_JOB, rows.job_row, self.new),
             (rows.PUT_OUTCOME, rows.outcome_row, self.changed),
@@ -96,8 +95,8 @@ class Staged:
                     del known[job_id]
                 elif job.fence > fence:
                     known[job_id] = n, job.fence
-                if job.revision >= revision:
-                    newest, revision = n, job.revision
+                if job.revision >= newest[1]:
+                    newest = n, job.revision
             writes.append((statement, made))
         count = len(self.new) + len(self.changed) + len(self.deliveries)
         self.new, self.changed = {}, {}
@@ -110,4 +109,4 @@ class Staged:
         if self.clock is not None:
             writes.append((_PUT_CLOCK, [(encode(self.clock),)]))
             self.clock = None
-        return Batch(writes, count, newest, revision)
+        return Batch(writes, count, newest)

@@ -132,7 +132,7 @@ class Journal:
         if job_id in self.asides:
             self.asides.take_away(job_id)
         number = [(row[0],)]
-        deletion = self._epochs.deletion(self._transaction.extent()[2])
+        deletion = self._epochs.deletion(self._transaction.extent()[1][1])
         self._transaction.write(
             Batch([*((statement, number) for statement in (*rows.DELETE, deliveries.DELETE)), deletion], rows=1)
         )
@@ -153,8 +153,8 @@ class Journal:
             staged.include_lazy()
         if not (staged.filled or self._transaction.open):
             return 0
-        count, n, revision = self._transaction.commit(staged.take(self._rows))
-        self._epochs.committed(n, revision)
+        count, newest = self._transaction.commit(staged.take(self._rows))
+        self._epochs.committed(*newest)
         self._since_checkpoint += count
         return count
 

@@ -40,21 +40,21 @@ class Transaction:
         """Whether something is written that is not on disk yet."""
         return bool(self._batches)
 
-    def extent(self) -> tuple[int, int, int]:
-        """(rows, number of the job written last, its revision) of what is written and not on disk yet; zeros: there is none."""
-        count = n = revision = 0
+    def extent(self) -> tuple[int, tuple[int, int]]:
+        """(rows, number and revision of the newest job) of what is written and not on disk yet; zeros: there is none."""
+        count, newest = 0, (0, 0)
         for batch in self._batches:
             count += batch.rows
-            if batch.n and batch.revision >= revision:
-                n, revision = batch.n, batch.revision
-        return count, n, revision
+            if batch.newest[0] and batch.newest[1] >= newest[1]:
+                newest = batch.newest
+        return count, newest
 
     def write(self, batch: Batch) -> None:
         """Write, without making it durable. Raises `JournalConflict`, `JournalBroken` or `JournalFull`."""
         self._batches.append(batch)
         self.guard(self._make)
 
-    def commit(self, batch: Batch) -> tuple[int, int, int]:
+    def commit(self, batch: Batch) -> tuple[int, tuple[int, int]]:
         """Write, and make everything durable; the extent of that. Raises as `write`."""
         self._batches.append(batch)
         self.guard(self._commit)
