@@ -77,6 +77,15 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
             "false: one job after the other"
         ),
     ] = True
+    checkpoint_s: Annotated[
+        float,
+        Meta(
+            description="seconds of denoising between two checkpoints of a job, from which it goes on after its engine, worker or machine "
+            "has died; 0: none are written, and it begins anew",
+            ge=0,
+            le=1e6,
+        ),
+    ] = 10.0
     spare_engine: Annotated[
         bool,
         Meta(
@@ -227,6 +236,7 @@ def agent_configs(
             threads=settings.threads or (share if device.kind == "cpu" else 0),
             dtype=settings.dtype,
             overlap=settings.overlap,
+            checkpoint_s=settings.checkpoint_s,
             # A CPU worker's second process would take memory from the model of the first.
             policy=replace(policy, spare_engine=policy.spare_engine and device.kind == "cuda"),
             log_level=settings.log_level,

@@ -42,6 +42,7 @@ OPTIONS = {
             "threads",
             "dtype",
             "overlap",
+            "checkpoint_s",
             "load_budget_s",
             "encode_budget_s",
             "step_floor_s",

@@ -99,6 +99,7 @@ class Action(StrEnum):
     PLACE_MODEL = "place_model", "The weights of a model are brought where its jobs need them; with the placement."
     PEAKS = "peaks", "What was learned of the memory that jobs take cannot be kept."
     RUN_JOB = "run_job", "A job was run: how long it took."
+    CHECKPOINT = "checkpoint", "A job goes on from its last checkpoint; or why one is not written, or not used."
     RUN_AGAIN = "run_again", "A job ran out of memory beside another and runs again alone."
     JOB_FAILED = "job_failed", "A job raised an exception; with its traceback."
     PREVIEW_FAILED = "preview_failed", "No preview could be made; the job goes on."

@@ -242,6 +242,8 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     loras: dict[str, LoraCard] = msgspec.field(default_factory=dict)
     #: Of a pipeline that takes a `start_video`.
     start_frames: StartFrames | None = None
+    #: Whether a job that was interrupted goes on from its last checkpoint.
+    resumes: bool = False
 
     def defaults_with(self, sampler: Sampler) -> Defaults:
         """The defaults, with the steps and guidance of the sampler."""
@@ -281,6 +283,10 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     def needs(self) -> tuple[str, ...]:
         """Roles of all inputs without which it draws nothing."""
         return (*(("image",) if self.needs_image else ()), *self.needs_inputs)
+
+
+#: Directory beside those of the jobs, in which each job that is drawn has one for its checkpoints.
+CHECKPOINTS = ".checkpoints"
 
 
 def preview_name(number: int) -> str:

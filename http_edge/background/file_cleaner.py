@@ -55,6 +55,14 @@ class FileCleaner:
             more = more and bool(views)
         await run_sync(self._inputs.remove_unused, [name for name in old if name not in needed], unused_since)
 
+    async def sweep_checkpoints(self, now: float) -> None:
+        """Remove the checkpoints of jobs that have ended: their workers do, unless they died first."""
+        for job_id in (await run_sync(self._store.checkpointed))[:_STRAYS]:
+            view = await self._calls.view(job_id)
+            age_s = self._store.checkpoint_age_s(job_id, now)
+            if view.state in FINAL_NAMES if view is not None else age_s > STRAY_S:
+                await run_sync(self._store.remove_checkpoints, job_id)
+
     async def sweep_strays(self, now: float) -> None:
         """Remove old files of jobs that have no record, and of attempts that came to nothing: some jobs with every sweep, in turn."""
         names = await run_sync(self._store.job_ids)

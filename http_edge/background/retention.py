@@ -131,6 +131,7 @@ class Retention:
             return
         await run_sync(self._spool.sweep, now - clock_agreement.slack_s(pool, STALE_S))
         await run_sync(self._files.sweep, now - clock_agreement.slack_s(pool, LONGEST_KEPT_S))
+        await self._cleaner.sweep_checkpoints(now)
         if self._retention_s:
             await self._expire(pool)
             # Every record that names them is gone by then, or belongs to a job that still waits.

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from broker.wire.jobspec import is_job_id
+from broker.wire.jobspec import CHECKPOINTS, is_job_id
 from http_edge.http.file_response import lock_unless_sent
 
 
@@ -78,6 +78,25 @@ class ArtefactStore:
         except FileNotFoundError:
             return []
         return sorted(entry.name for entry in entries if is_job_id(entry.name) and entry.is_dir(follow_symlinks=False))
+
+    def checkpointed(self) -> list[str]:
+        """Jobs that have checkpoints."""
+        try:
+            return sorted(filter(is_job_id, os.listdir(self._artefacts / CHECKPOINTS)))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def checkpoint_age_s(self, job_id: str, now: float) -> float:
+        """Seconds since a checkpoint of the job was last written; 0 when there is none."""
+        try:
+            return now - (self._artefacts / CHECKPOINTS / job_id).stat(follow_symlinks=False).st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def remove_checkpoints(self, job_id: str) -> None:
+        """Remove a job's checkpoints; also when they are gone already. Raises `OSError`."""
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self._artefacts / CHECKPOINTS / job_id)
 
     def age_s(self, job_id: str, fence: int, now: float) -> float:
         """Seconds since something was last put into an attempt's directory; 0 when it is gone."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import Artefact, ModelCard, Result
@@ -37,9 +39,10 @@ def fence(counter: int) -> int:
 class Stage:
     """One core, the present moment, and the effects of the last event."""
 
-    def __init__(self, **policy: float) -> None:
+    def __init__(self, checkpoint_s: float = 0.0, **policy: float) -> None:
         self.now = 1000.0
-        self.core = AgentCore(IDENTITY, AgentPolicy(**policy), self.now)
+        setup = replace(SETUP, checkpoint_s=checkpoint_s)
+        self.core = AgentCore(replace(IDENTITY, setup=setup), AgentPolicy(**policy), self.now)
         self.out: list[fx.Effect] = []
 
     # ---- time and events

@@ -449,3 +449,24 @@ def test_a_sweep_without_a_broker_or_a_disk_is_tried_again(
     age(keeper.world.edge.settings.artefacts_path, T0)
     keeper.sweep(T0 + 3 * WEEK)
     assert keeper.directories == []
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def test_checkpoints_go_with_the_end_of_their_job(keeper: Keeper) -> None:
+    """Its worker removes them, unless it died first."""
+    shelf = keeper.world.edge.settings.artefacts_path / ".checkpoints"
+    keeper.finished("done")
+    keeper.world.submit(id="waits")
+    for job_id in ("done", "waits", "unknown"):
+        (shelf / job_id).mkdir(parents=True)
+        (shelf / job_id / "0-3.safetensors").write_bytes(b"x")
+        os.utime(shelf / job_id, (T0, T0))
+    (shelf / "not a job!").mkdir()
+
+    keeper.sweep()
+    assert sorted(os.listdir(shelf)) == ["not a job!", "unknown", "waits"]
+
+    keeper.sweep(T0 + 2 * 86_400.0)
+    assert sorted(os.listdir(shelf)) == ["not a job!", "waits"]

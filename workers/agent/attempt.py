@@ -82,7 +82,9 @@ class Attempt:
         if phase != self._phase or progress.step < self._step:
             self._step_at = now
         elif progress.step > self._step:
-            self._learn((now - self._step_at) / (progress.step - self._step))
+            # The first steps that show may have been taken by an earlier attempt.
+            if self._step or progress.step == 1:
+                self._learn((now - self._step_at) / (progress.step - self._step))
             self._step_at = now
         self._phase, self._step, self._total = phase, progress.step, progress.total
 

@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from broker.wire.jobspec import JOB_ID_RULE, is_job_id
+from broker.wire.jobspec import CHECKPOINTS, JOB_ID_RULE, is_job_id
 
 #: Another agent may remove the job's directory, empty between two attempts, just when it is needed.
 _TRIES = 5
@@ -18,6 +18,17 @@ def attempt_dir(artefacts: Path, job_id: str, fence: int) -> Path:
     if not is_job_id(job_id) or fence < 0:
         raise ValueError(f"job id {job_id!r} or fence {fence} is refused: a job id is {JOB_ID_RULE}")
     return artefacts / job_id / str(fence)
+
+
+def checkpoint_dir(artefacts: Path, job_id: str) -> Path:
+    """Where all attempts of a job leave its checkpoints. Raises `ValueError` as `attempt_dir`."""
+    return artefacts / CHECKPOINTS / attempt_dir(artefacts, job_id, 0).parent.name
+
+
+def remove_checkpoints(artefacts: Path, job_id: str) -> None:
+    """Remove a job's checkpoints, if there are any. Raises `OSError` or `ValueError`."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(checkpoint_dir(artefacts, job_id))
 
 
 def make(artefacts: Path, job_id: str, fence: int) -> Path:

@@ -81,6 +81,7 @@ def _shell(config: AgentConfig, link: Channel) -> AgentShell:
         threads=config.threads,
         dtype=config.dtype,
         overlap=config.overlap,
+        checkpoint_s=config.checkpoint_s,
         setups=config.setups,
         peaks=config.peaks,
         lora_memory=config.lora_memory,

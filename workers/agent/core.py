@@ -247,7 +247,7 @@ class AgentCore:
             if refusal_reason := self.refusal_reason():
                 self._refuse(run, refusal_reason)
             else:
-                self.engine_slot.begin(run, f"{self.identity.artefacts}/{run.job_id}/{run.fence}", now)
+                self.engine_slot.begin(run, self.identity.artefacts, now)
 
     def _on_cancel(self, cancel: m.Cancel, now: float) -> None:
         # It cannot overtake its `Run`, but it can arrive where that was lost: the fence is spent then, too.
@@ -267,6 +267,8 @@ class AgentCore:
         message = self.unacked_results.acknowledge(ack.fence, accepted=ack.accepted)
         if message is not None and keeps_files(message) and not ack.accepted:
             self._out.append(fx.RemoveDir(message.job_id, message.fence))
+        if isinstance(message, m.Finished | m.Cancelled) and ack.accepted and self.identity.setup.checkpoint_s:
+            self._out.append(fx.RemoveCheckpoints(message.job_id))
 
     def _leave(self, reason: str, code: int, now: float, *, goodbye: bool = True) -> None:
         if goodbye:

@@ -55,6 +55,12 @@ class RemoveDir(Struct, frozen=True):
     fence: int
 
 
+class RemoveCheckpoints(Struct, frozen=True):
+    """The job has ended for good: it will not go on from any of these."""
+
+    job_id: str
+
+
 class Report(Struct, frozen=True):
     """Tell the supervisor."""
 
@@ -79,7 +85,17 @@ class Exit(Struct, frozen=True):
 
 
 Effect = (
-    SendBroker | StartEngine | StartSpare | StartJob | RequestCancel | KillEngine | RemoveDir | Report | Note | Exit
+    SendBroker
+    | StartEngine
+    | StartSpare
+    | StartJob
+    | RequestCancel
+    | KillEngine
+    | RemoveDir
+    | RemoveCheckpoints
+    | Report
+    | Note
+    | Exit
 )
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from broker.runtime.log_actions import Action
 from broker.wire import codec
 from broker.wire import messages as m
-from broker.wire.jobspec import trace_id_of
+from broker.wire.jobspec import CHECKPOINTS, trace_id_of
 from broker.wire.loras import short_list
 from workers.agent import effects as fx
 from workers.agent.attempt import Attempt, Ending
@@ -123,8 +123,8 @@ class EngineSlot:
 
     # ------------------------------------------------------------ a job begins, and is told to stop
 
-    def begin(self, run: m.Run, out_dir: str, now: float) -> None:
-        """Give the engine, which must take jobs (`refusal_reason`), a job."""
+    def begin(self, run: m.Run, artefacts: str, now: float) -> None:
+        """Give the engine, which must take jobs (`refusal_reason`), a job whose files go below `artefacts`."""
         self.engine.run()
         taken = {attempt.slot for attempt in self.attempts}
         slot = next(number for number in range(SLOTS) if number not in taken)
@@ -135,10 +135,11 @@ class EngineSlot:
             job_id=run.job_id,
             fence=run.fence,
             body=run.body,
-            out_dir=out_dir,
+            out_dir=f"{artefacts}/{run.job_id}/{run.fence}",
             profile=run.profile,
             slot=slot,
             alone=run.alone,
+            checkpoints=f"{artefacts}/{CHECKPOINTS}/{run.job_id}" if self._setup.checkpoint_s else "",
         )
         self._emit(fx.StartJob(job))
         self._note(Action.ATTEMPT_STARTED, attempt)

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import assert_never
 
@@ -196,7 +197,9 @@ class AgentShell:
             case fx.KillEngine(reason):
                 self._kill_engine(reason)
             case fx.RemoveDir(job_id, fence):
-                self._remove_dir(job_id, fence)
+                self._removed(job_id, attempt_dirs.remove, job_id, fence)
+            case fx.RemoveCheckpoints(job_id):
+                self._removed(job_id, attempt_dirs.remove_checkpoints, job_id)
             case fx.Report(message):
                 self._tell_supervisor(message)
             case fx.Note():
@@ -248,12 +251,12 @@ class AgentShell:
             self._engine.poll()
             self._release_engine()
 
-    def _remove_dir(self, job_id: str, fence: int) -> None:
+    def _removed(self, job_id: str, remove: Callable[..., None], *which: str | int) -> None:
         try:
-            attempt_dirs.remove(self._artefacts, job_id, fence)
+            remove(self._artefacts, *which)
         except (OSError, ValueError) as error:
             logger.warning(
-                "cannot remove an attempt's files",
+                "cannot remove a job's files",
                 extra={"action": Action.REMOVE_FAILED, "job_id": job_id, "detail": str(error)},
             )
 

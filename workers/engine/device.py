@@ -61,6 +61,13 @@ class Device:
         self.meter: MemoryMeter = GpuMemory() if kind == "cuda" else ProcessMemory()
         self._side: Any = _Stream() if kind == "cuda" else None
 
+    @property
+    def name(self) -> str:
+        """The device class, as "NVIDIA H100 80GB HBM3", or the instruction set of a CPU: what the last bits of a result depend on."""
+        if self.kind == "cuda":
+            return str(torch.cuda.get_device_name())
+        return f"cpu {torch.backends.cpu.get_cpu_capability()}"
+
     def synchronise(self) -> None:
         """Wait until all that this thread asked of the GPU is done: it runs behind, and a step must not be reported before it is over."""
         if self.kind == "cuda":

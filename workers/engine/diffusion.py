@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from broker.runtime.log_actions import Action
 from broker.wire.jobspec import JobSpec, ModelCard
 from workers.engine.arguments import call_arguments
 from workers.engine.base import Profile
+from workers.engine.checkpoints import Binding, Checkpoints
 from workers.engine.checks import check_inputs, check_strength, guidance_was_off, without_effect
 from workers.engine.errors import InvalidInput
 from workers.engine.guidance import guided
@@ -18,10 +22,13 @@ from workers.engine.overlap import shape_of
 from workers.engine.peaks import Shape
 from workers.engine.pipelines import Pipelines
 from workers.engine.progress import Monitor
+from workers.engine.resuming import Resumption, UnknownState, versions
 from workers.engine.scheduling import draw_noise_from, sampled, sampler_of
 from workers.engine.sizing import sized
 from workers.engine.step_cache import step_cached
 from workers.engine.tokens import cut_prompts
+
+logger = logging.getLogger(__name__)
 
 
 class DiffusionEngine:
@@ -29,6 +36,8 @@ class DiffusionEngine:
 
     def __init__(self, pipelines: Pipelines) -> None:
         self.pipelines = pipelines
+        #: Of the attempt that is drawn now.
+        self._checkpoints: Checkpoints | None = None
 
     def load(self, card: ModelCard) -> None:
         """Bring the model into memory. Raises `LoadError`, or `OutOfMemory`."""
@@ -84,6 +93,7 @@ class DiffusionEngine:
     def adjusted(self, pipe: Any, card: ModelCard, spec: JobSpec, monitor: Monitor) -> Iterator[None]:
         """Inside, the parts of the pipeline that a job changes are as it asks; afterwards they are the model's own again."""
         with (
+            self._keeping(card, spec, monitor),
             self.pipelines.loaded(card.name).adapters.active(spec.loras),
             sampled(pipe, sampler_of(card, spec), spec, monitor),
             guided(pipe, spec),
@@ -92,11 +102,57 @@ class DiffusionEngine:
         ):
             yield
 
+    @contextmanager
+    def _keeping(self, card: ModelCard, spec: JobSpec, monitor: Monitor) -> Iterator[None]:
+        """Inside, the state of the job is kept now and then. A step cache has one in the model, which is not."""
+        keeping = monitor.keeping
+        if keeping is not None and card.resumes and (spec.cache or card.cache) in ("", "off"):
+            self._checkpoints = Checkpoints(Path(keeping.directory), keeping.every_s)
+        try:
+            yield
+        finally:
+            self._checkpoints = None
+
     def call(self, pipe: Any, card: ModelCard, spec: JobSpec, index: int, monitor: Monitor, **more: Any) -> Any:
         """Call the pipeline for output `index` of a job, with the arguments of the job and `more`."""
+        try:
+            return self._call(pipe, card, spec, index, monitor, self._checkpoints, **more)
+        except UnknownState as error:
+            logger.warning("a job begins anew", extra={"action": Action.CHECKPOINT, "detail": str(error)})
+            monitor.use("resumed", f"no: {error}")
+        return self._call(pipe, card, spec, index, monitor, None, **more)
+
+    def _call(
+        self,
+        pipe: Any,
+        card: ModelCard,
+        spec: JobSpec,
+        index: int,
+        monitor: Monitor,
+        checkpoints: Checkpoints | None,
+        **more: Any,
+    ) -> Any:
         arguments = {**call_arguments(pipe, spec, spec.seed + index, monitor.check), **more}
-        draw_noise_from(pipe, arguments.get("generator"))
-        output = call(pipe, arguments, monitor, self.pipelines.device)
+        generator = arguments.get("generator")
+        draw_noise_from(pipe, generator)
+        resumption = None
+        if checkpoints is not None:
+            binding, last = self._binding(card, spec, monitor), index == spec.num_outputs - 1
+            resumption = Resumption(pipe, generator, index, monitor, checkpoints, binding, last=last)
+        output = call(pipe, arguments, monitor, self.pipelines.device, resumption)
         for text in (*cut_prompts(pipe, card, spec, arguments), *guidance_was_off(pipe, card, spec, arguments)):
             monitor.warn(text)
         return output
+
+    def _binding(self, card: ModelCard, spec: JobSpec, monitor: Monitor) -> Binding:
+        """What the state of a job's denoising depends on."""
+        assert monitor.keeping is not None
+        loaded = self.pipelines.loaded(card.name)
+        return {
+            "request": monitor.keeping.request,
+            "model": loaded.revision,
+            "LoRA": loaded.adapters.revision(spec.loras),
+            "sampler": repr(sampler_of(card, spec)),
+            "version of a library": versions(),
+            "device": self.pipelines.device.name,
+        }

@@ -16,7 +16,7 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -25,17 +25,27 @@ from workers.engine.device import Device
 from workers.engine.errors import EngineError
 from workers.engine.frames import require_finite
 from workers.engine.progress import Monitor
+from workers.engine.resuming import Resumption
 
 _FREE = "maybe_free_model_hooks"
 
 
-def call(pipe: Any, arguments: dict[str, Any], monitor: Monitor, device: Device) -> Any:
-    """`pipe(**arguments)` under watch. Raises `Cancelled`, and what the pipeline raises; the pipeline is as before either way."""
-    steps = _Steps(pipe, monitor, device)
-    if "callback_on_step_end" in call_parameters(pipe):
+def call(
+    pipe: Any, arguments: dict[str, Any], monitor: Monitor, device: Device, resumption: Resumption | None = None
+) -> Any:
+    """`pipe(**arguments)` under watch, from where an earlier attempt was if there is a `resumption`.
+
+    Raises `Cancelled`, `UnknownState`, and what the pipeline raises; the pipeline is as before either way.
+    """
+    steps = _Steps(pipe, monitor, device, resumption)
+    taken = call_parameters(pipe)
+    if "callback_on_step_end" in taken:
         arguments = {**arguments, "callback_on_step_end": steps.on_step_end}
+        if resumption is not None and "callback_on_step_end_tensor_inputs" in taken:
+            arguments["callback_on_step_end_tensor_inputs"] = resumption.tensors_wanted
     monitor.enter("encode")
-    with freed(pipe), hearing(pipe.components.values(), monitor.check), _progress_bar(pipe, steps.bar):
+    around = resumption.around() if resumption is not None else nullcontext()
+    with freed(pipe), hearing(pipe.components.values(), monitor.check), _progress_bar(pipe, steps.bar), around:
         output = pipe(**arguments)
     steps.check_taken()
     return output
@@ -150,11 +160,13 @@ def _progress_bar(pipe: Any, bar: Callable[..., Any]) -> Iterator[None]:
 class _Steps:
     """Turns a pipeline's own signs of progress into the monitor's phases and steps."""
 
-    def __init__(self, pipe: Any, monitor: Monitor, device: Device) -> None:
+    def __init__(self, pipe: Any, monitor: Monitor, device: Device, resumption: Resumption | None = None) -> None:
         self._pipe = pipe
+        self._resumption = resumption
         self._monitor = monitor
         self._device = device
         self._called = 0
+        self._index = 0
         self._bars = 0
         self._total = 0
         self._taken = 0
@@ -186,11 +198,23 @@ class _Steps:
         """
         self._taken += 1
         self._called += 1
+        if self._resumption is not None:
+            if index < self._index:
+                self._resumption.begin()
+            self._index = index
+            if self._resumption.skips(self._called):
+                return tensors
         self._device.synchronise()
         # A scheduler may take more steps than the bar was made for, and a pipeline that draws in several sizes counts those of each.
         total = max(int(getattr(pipe, "_num_timesteps", None) or 0), self._total, self._called)
         if not self._bars and self._called == 1:
             self._begin(total)
+        if self._resumption is not None:
+            tensors = self._resumption.step_ended(self._called, total, tensors)
+            if self._called < total and self._resumption.skips(self._called - 1):
+                # Shown with the step that follows, the first to be taken here: until then, an agent has the patience of a first step.
+                self._monitor.check()
+                return tensors
         # What is no number stays so. Looked for after the first step, so that broken weights do not cost a whole job, and before decoding.
         if self._called in (1, total) and isinstance(latents := tensors.get("latents"), torch.Tensor):
             require_finite(latents, f"the latents after step {self._called} of {total}")
@@ -208,6 +232,8 @@ class _Steps:
         self._total = total
         self._device.synchronise()
         self._monitor.enter("denoise", total)
+        if self._resumption is not None:
+            self._resumption.begin()
 
 
 class _Bar:

@@ -75,7 +75,16 @@ class Loop:
         self._send(answer)
         if isinstance(answer, LoadFailed):
             return EXIT_LOAD_FAILED
-        runner = Runner(registry, cards, self._words, self._send, _lost, self._marks, overlap=setup.overlap)
+        runner = Runner(
+            registry,
+            cards,
+            self._words,
+            self._send,
+            _lost,
+            self._marks,
+            overlap=setup.overlap,
+            checkpoint_s=setup.checkpoint_s,
+        )
         while True:
             message = self._inbox.get()
             if not isinstance(message, RunJob):

@@ -85,6 +85,10 @@ class Adapters:
         """LoRAs in memory beside the weights, the most recently used last."""
         return tuple(self._loaded)
 
+    def revision(self, uses: Sequence[LoraUse]) -> str:
+        """Names the files of these LoRAs as they are now."""
+        return repr([(use.name, self._stamps(use.name)) for use in sorted(uses, key=lambda use: use.name)])
+
     def lacks(self, uses: Sequence[LoraUse]) -> bool:
         """Whether `load` has something to do."""
         return any(

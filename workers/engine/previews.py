@@ -71,7 +71,7 @@ class Previews:
             moved = original(model_output, timestep, sample, *args, **kwargs)
             done += 1
             number = preview_at(done, len(scheduler.timesteps), self._wanted)
-            if number:
+            if number and not self._monitor.passing_over:
                 self._write(index * self._spec.previews + number, aim(scheduler, model_output, sample, moved))
             return moved
 

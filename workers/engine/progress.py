@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from msgspec import Struct
+
 from broker.wire.jobspec import MAX_USED, MAX_USED_CHARS, MAX_WARNING_CHARS, MAX_WARNINGS, PHASES, Phase
 from workers.engine.memory import MemoryMeter
 from workers.ipc.shared import Slot
@@ -28,6 +30,14 @@ _MEMORY_PERIOD_S = 0.5
 
 class Cancelled(BaseException):
     """The job was told to stop. Not an Exception: no `except Exception` of a library may swallow it."""
+
+
+class Keeping(Struct, frozen=True):
+    """Where checkpoints of a job lie, seconds of denoising between two, and the digest of its request."""
+
+    directory: str
+    every_s: float
+    request: str
 
 
 class Monitor:
@@ -51,6 +61,10 @@ class Monitor:
         self._peak_mb = 0.0
         self._warnings: dict[str, None] = {}
         self._used: dict[str, str] = {}
+        #: Whether and where the state of its job is kept.
+        self.keeping: Keeping | None = None
+        #: Whether steps that an earlier attempt took are passed over.
+        self.passing_over = False
         meter.reset_peak()
 
     @property
@@ -124,8 +138,13 @@ class Monitor:
         self._account()
         return {phase: round(seconds, 6) for phase, seconds in self._durations.items()}
 
+    def credit(self, phase: Phase, seconds: float) -> None:
+        """Count what an earlier attempt took, and this one need not."""
+        self._durations[phase] = self._durations.get(phase, 0.0) + seconds
+        self._started -= seconds
+
     def run_s(self) -> float:
-        """Seconds since the attempt began."""
+        """Seconds since the attempt began, and those of earlier ones that it goes on from."""
         return self._clock() - self._started
 
     def note_peak(self) -> None:

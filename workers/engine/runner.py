@@ -10,6 +10,7 @@ Owners: `_turn` guards `_planner`, `_tail` and `_ran_out`, which both threads us
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 import traceback
@@ -29,7 +30,7 @@ from workers.engine.base import Engine, Outcome, Stage
 from workers.engine.errors import LoadError, OutOfMemory
 from workers.engine.failures import classify, is_out_of_memory
 from workers.engine.overlap import Candidate, OverlapPlanner, shape_of
-from workers.engine.progress import Cancelled, Monitor
+from workers.engine.progress import Cancelled, Keeping, Monitor
 from workers.engine.registry import Registry
 from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, PostprocessBegun, RunJob
 from workers.ipc.shared import SharedCounters, Slot
@@ -66,8 +67,10 @@ class Runner:
         marks: log_context.Marks | None = None,
         *,
         overlap: bool = True,
+        checkpoint_s: float = 0.0,
     ) -> None:
         self._registry = registry
+        self._checkpoint_s = checkpoint_s
         self._cards = cards
         self._words = words
         self._send = send
@@ -140,6 +143,8 @@ class Runner:
             if self._tail is not None:
                 self._tail.monitor.note_peak()
         monitor = Monitor(slot, job.fence, spec.num_outputs, self._registry.meter)
+        if job.checkpoints:
+            monitor.keeping = Keeping(job.checkpoints, self._checkpoint_s, hashlib.sha256(job.body).hexdigest())
         stays = engine.stays(card, job.profile, shape_of(spec))
         candidate = Candidate(shape=shape_of(spec), alone=job.alone, stays=stays)
         order = EngineJob(job=job, spec=spec, card=card, engine=engine, monitor=monitor, candidate=candidate)

@@ -33,6 +33,8 @@ class Setup(Struct, frozen=True, kw_only=True, tag="setup"):
     #: File in which is kept what jobs take; "": it is not kept.
     peaks: str = ""
     lora_memory: LoraMemory = LoraMemory()
+    #: Seconds of denoising between two checkpoints; 0: none are written.
+    checkpoint_s: float = 0.0
 
 
 class RunJob(Struct, frozen=True, kw_only=True, tag="run"):
@@ -49,6 +51,8 @@ class RunJob(Struct, frozen=True, kw_only=True, tag="run"):
     slot: Annotated[int, Meta(ge=0, lt=2)] = 0
     #: Begin when nothing else is going on, and let nothing else begin before its end.
     alone: bool = False
+    #: Directory of the job's checkpoints, which may not exist yet; "": none are written, and none is looked for.
+    checkpoints: str = ""
 
 
 class Ready(Struct, frozen=True, kw_only=True, tag="ready"):

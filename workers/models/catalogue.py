@@ -27,6 +27,7 @@ from workers.models import abilities, inputs
 from workers.models.families import Family, family_of
 from workers.models.model import Model
 from workers.models.pipeline_classes import FLOW_SHIFT, SHIFTS, PipelineClass, pipeline_class
+from workers.models.resumable import RESUMABLE
 from workers.models.samplers import SampledModel, SamplerError, read_presets, read_sampler, usual_sampler
 from workers.models.setup import setup_for
 from workers.models.single_file import check_single_file, configs_of
@@ -166,6 +167,7 @@ def _card(
         cache=settings.speed.cache or "off",
         vae_dtype=settings.speed.vae_dtype,
         loras=loras,
+        resumes=taken.name in RESUMABLE,
     )
     card = _sampled(card, settings, SampledModel(taken.name, _scheduler(name, directory), index))
     _check(card)

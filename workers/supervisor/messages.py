@@ -40,6 +40,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True, tag="config"):
     threads: int = 0
     dtype: str = "auto"
     overlap: bool = True
+    checkpoint_s: float = 0.0
     policy: AgentPolicy = AgentPolicy()
     log_level: str = "info"
     #: Whether its name was taken by another process, and it has not been registered since.

@@ -120,6 +120,7 @@ class ModelsApi:
             takes_inputs=list(card.takes_inputs),
             needs_inputs=list(card.needs_inputs),
             start_frames=card.start_frames,
+            resumes=card.resumes,
             sound=card.sound,
             defaults=card.defaults,
             limits=card.limits,

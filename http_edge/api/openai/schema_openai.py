@@ -288,6 +288,10 @@ class Model(Struct, kw_only=True):
             "null: it takes none. `drawn`: they are the first of those drawn, too."
         ),
     ]
+    resumes: Annotated[
+        bool,
+        Meta(description="Whether a job that was interrupted goes on from its last checkpoint; else it begins anew."),
+    ]
     sound: Annotated[
         bool, Meta(description="Whether its clips have sound, by themselves or where `extra` asks for it.")
     ]

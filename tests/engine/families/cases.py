@@ -25,6 +25,8 @@ CHECKS: Mapping[str, str] = MappingProxyType(
         "progress": "steps only go forward and reach the last",
         "seed": "one seed gives the same raw frames each time, another seed others",
         "cancel": "a cancel during encode and denoise stops the job; weights, buffers, scheduler and the next job are bit-equal",
+        "resume": "a job goes on from a checkpoint and ends as the one that was never interrupted, bit for bit; or the card says that "
+        "it begins anew",
         "outputs": "several outputs differ, and each is the one that its seed gives alone",
         "overlap": "a job whose tail runs beside the front of the next is the one that is drawn alone, and so is the next",
         "negative_prompt": "it changes the picture, or the card says that it does not",

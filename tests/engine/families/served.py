@@ -136,12 +136,24 @@ class Served:
         slot = CancelAt.at(phase, step, hits)
         return self.run((self.spec(prompt=f"a blue square {phase}"),), overlap=False, slots=(slot,))[0], slot
 
-    def run(self, specs: tuple[JobSpec, ...], *, overlap: bool, slots: tuple[Slot, ...] = ()) -> list[Drawn]:
+    def run(
+        self,
+        specs: tuple[JobSpec, ...],
+        *,
+        overlap: bool,
+        slots: tuple[Slot, ...] = (),
+        checkpoints: Path | None = None,
+    ) -> list[Drawn]:
         """Run jobs through one runner, one after another or each beside the tail of the one before."""
         slots = slots or tuple(Recorder.recording() for _ in specs)
         answers = Answers()
         runner = Runner(
-            self._registry, {self.card.name: self.card}, SimpleNamespace(slots=slots), answers.take, lambda: None
+            self._registry,
+            {self.card.name: self.card},
+            SimpleNamespace(slots=slots),
+            answers.take,
+            lambda: None,
+            checkpoint_s=0.0,
         )
         places = [self._directory / f"job-{next(self._numbers)}" for _ in specs]
         with tapped() as frames:
@@ -150,7 +162,7 @@ class Served:
                 runner.run(
                     RunJob(
                         job_id=place.name, fence=number + 1, body=encode_spec(spec), out_dir=str(place), slot=number,
-                        alone=not overlap,
+                        alone=not overlap, checkpoints=str(checkpoints or ""),
                     )
                 )  # fmt: skip
             said = answers.after(len(specs))
@@ -163,6 +175,23 @@ class Served:
     def base(self) -> Drawn:
         """The job that others are compared with."""
         return self.draw()
+
+    @cached_property
+    def shaped(self) -> Drawn:
+        """A job of another shape: a portrait, another number of frames, a step more. It leaves checkpoints."""
+        spec = self.base.spec
+        frames = 1 if self.card.output == "image" else self.card.limits.nearest_frames(spec.num_frames + 1)[-1]
+        other = self.spec(
+            width=spec.height,
+            height=spec.width,
+            num_frames=frames,
+            num_inference_steps=spec.num_inference_steps + 1,
+        )
+        return self.run((other,), overlap=False, checkpoints=self._directory / "checkpoints")[0]
+
+    def resumed(self) -> Drawn:
+        """The job of `shaped`, from the last checkpoint that it left."""
+        return self.run((self.shaped.spec,), overlap=False, checkpoints=self._directory / "checkpoints")[0]
 
     @cached_property
     def other_seed(self) -> Drawn:

@@ -58,15 +58,7 @@ def test_size(served: Served) -> None:
 
 
 def test_shape(served: Served) -> None:
-    spec = served.base.spec
-    frames = 1 if served.card.output == "image" else served.card.limits.nearest_frames(spec.num_frames + 1)[-1]
-
-    _is_as_asked(
-        served,
-        served.draw(
-            width=spec.height, height=spec.width, num_frames=frames, num_inference_steps=spec.num_inference_steps + 1
-        ),
-    )
+    _is_as_asked(served, served.shaped)
 
 
 def _is_as_asked(served: Served, drawn: Drawn) -> None:
@@ -173,6 +165,16 @@ def test_cancel(served: Served, phase: str, step: int, hits: int) -> None:
     assert list(drawn.place.iterdir()) == []
     assert differing(before, state(served.pipe)) == []
     assert _same(served.base, served.draw())
+
+
+def test_resume(served: Served) -> None:
+    served.shaped.finished()
+
+    again = served.resumed()
+
+    assert _same(served.shaped, again)
+    told = again.finished().result.used.get("resumed", "")
+    assert served.card.resumes == told.startswith("after step "), told
 
 
 def test_outputs(served: Served) -> None:

@@ -1,0 +1,65 @@
+"""Where a job's checkpoints go, and when they are removed: at its end, whichever attempt wrote them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.agent.stage import Stage, fence
+from workers.agent import attempt_dirs
+from workers.agent import effects as fx
+
+
+def test_all_attempts_of_a_job_share_a_directory() -> None:
+    stage = Stage(checkpoint_s=10.0).busy(1)
+    first = stage.core.engine_slot.attempts
+    assert [attempt.job_id for attempt in first] == ["j1"]
+    stage.fail()
+    stage.ack(1)
+    stage.run(2, "j1")
+    [started] = stage.effects(fx.StartJob)
+    assert started.message.checkpoints == "/home/artefacts/.checkpoints/j1"
+    assert started.message.out_dir == f"/home/artefacts/j1/{fence(2)}"
+
+
+def test_without_an_interval_none_are_written() -> None:
+    stage = Stage().idle()
+    stage.run(1)
+    [started] = stage.effects(fx.StartJob)
+    assert started.message.checkpoints == ""
+
+
+def test_checkpoints_go_with_an_accepted_result() -> None:
+    stage = Stage(checkpoint_s=10.0).busy(1)
+    stage.finish()
+    assert stage.orders() == []
+    stage.ack(1)
+    assert stage.orders() == [fx.RemoveCheckpoints("j1")]
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_a_failed_attempt_leaves_them_for_the_next(accepted: bool) -> None:
+    stage = Stage(checkpoint_s=10.0).busy(1)
+    stage.fail()
+    stage.ack(1, accepted=accepted)
+    assert not stage.effects(fx.RemoveCheckpoints)
+
+
+def test_a_result_that_lost_leaves_them_to_the_attempt_that_goes_on() -> None:
+    stage = Stage(checkpoint_s=10.0).busy(1)
+    stage.finish()
+    stage.ack(1, accepted=False)
+    assert stage.orders() == [fx.RemoveDir("j1", fence(1))]
+
+
+def test_removal_takes_one_job_s_and_no_other_path(tmp_path: Path) -> None:
+    for job_id in ("a", "b"):
+        place = attempt_dirs.checkpoint_dir(tmp_path, job_id)
+        place.mkdir(parents=True)
+        (place / "0-3.safetensors").write_bytes(b"x")
+    attempt_dirs.remove_checkpoints(tmp_path, "a")
+    attempt_dirs.remove_checkpoints(tmp_path, "a")
+    assert [place.name for place in (tmp_path / ".checkpoints").iterdir()] == ["b"]
+    with pytest.raises(ValueError, match="is refused"):
+        attempt_dirs.remove_checkpoints(tmp_path, "../b")

@@ -1,0 +1,339 @@
+"""Checkpoints: a job that was interrupted goes on after its last one and draws what it would have drawn; anything else begins anew."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from broker.wire.jobspec import JobSpec
+from tests.engine.conftest import spec_for
+from tests.engine.families import build_stable_diffusion, build_wan, parts
+from tests.engine.raw_frames import tapped
+from tests.engine.scripted import CancelAt, Recorder
+from workers.engine.base import complete
+from workers.engine.device import Device
+from workers.engine.image import ImageEngine
+from workers.engine.pipelines import Pipelines
+from workers.engine.progress import Cancelled, Keeping, Monitor
+from workers.engine.video import VideoEngine
+from workers.ipc.shared import Slot
+from workers.models.catalogue import model_for
+
+STEPS = 6
+
+
+class Rig:
+    """A tiny pipeline, and the engine that draws its jobs; `place / "kept"` is where a job's checkpoints lie."""
+
+    def __init__(self, place: Path, pipe: Any, table: dict[str, Any] | None = None) -> None:
+        self.place = place
+        parts.wake(pipe)
+        pipe.save_pretrained(place / "model")
+        self.model = model_for(str(place / "model"), "m", table or {})
+        self.pipelines = Pipelines(Device("cpu", "float32", threads=1), {"m": self.model.setup})
+        kind = VideoEngine if self.model.card.output == "video" else ImageEngine
+        self.engine = kind(self.pipelines)
+        self.kept = place / "kept"
+        self.used: dict[str, str] = {}
+        self.asked = 0
+
+    def spec(self, **changes: Any) -> JobSpec:
+        limits = self.model.card.limits
+        frames = 5 if self.model.card.output == "video" else 1
+        sides = {"width": limits.min_side, "height": limits.min_side, "num_frames": frames}
+        return spec_for(self.model.card, **{**sides, "prompt": "a red circle", "num_inference_steps": STEPS, **changes})
+
+    def draw(self, slot: Slot | None = None, every_s: float = 0.0, request: str = "r", **changes: Any) -> list[Any]:
+        """The raw frames of each output of a job; `used` and the number of the denoiser's answers stay behind."""
+        out = self.place / "out"
+        out.mkdir(exist_ok=True)
+        self.slot = slot or Recorder.recording()
+        spec = self.spec(**changes)
+        monitor = Monitor(self.slot, 1, spec.num_outputs, self.pipelines.device.meter)
+        monitor.keeping = Keeping(str(self.kept), every_s, request)
+        try:
+            with tapped() as frames, self._counted():
+                made = complete(self.engine.draw(self.model.card, spec, out, monitor, "normal"))
+        finally:
+            self.used, self.monitor = monitor.used, monitor
+        if frames:
+            return [np.concatenate(clip) for _, clip in sorted(frames.items())]
+        return [np.asarray(Image.open(out / one.name)) for one in made]
+
+    def stop_after(self, step: int, **changes: Any) -> None:
+        """Interrupt a job once this step is shown. `step` counts those of all outputs."""
+        with pytest.raises(Cancelled):
+            self.draw(CancelAt.at("denoise", step, 1), **changes)
+
+    def files(self) -> list[str]:
+        return sorted(path.name for path in self.kept.iterdir()) if self.kept.is_dir() else []
+
+    def forget(self) -> None:
+        for path in self.kept.iterdir() if self.kept.is_dir() else ():
+            path.unlink()
+
+    def _counted(self) -> Any:
+        """Counts, in `asked`, how often the denoiser really computes."""
+        pipe = self.pipelines.get(self.model.card)
+        block = next(iter((pipe.transformer if hasattr(pipe, "transformer") else pipe.unet).children()))
+        rig = self
+        rig.asked = 0
+
+        class Counted:
+            def __enter__(self) -> None:
+                def count(*_: Any) -> None:
+                    rig.asked += 1
+
+                self.handle = block.register_forward_hook(count)
+
+            def __exit__(self, *_: object) -> None:
+                self.handle.remove()
+
+        return Counted()
+
+
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory: pytest.TempPathFactory) -> Rig:
+    torch.manual_seed(0)
+    return Rig(tmp_path_factory.mktemp("wan"), build_wan.BUILDERS["WanPipeline"]())
+
+
+@pytest.fixture(scope="module")
+def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Rig:
+    torch.manual_seed(0)
+    table = {"presets": {"noisy": {"kind": "euler_ancestral"}}}
+    return Rig(tmp_path_factory.mktemp("sd"), build_stable_diffusion.BUILDERS["StableDiffusionPipeline"](), table)
+
+
+@pytest.fixture(autouse=True)
+def emptied(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    for name in ("wan", "stable_diffusion"):
+        if name in request.fixturenames:
+            request.getfixturevalue(name).forget()
+
+
+@pytest.fixture
+def slow_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each checkpoint is on disk before the next step, as with steps of a real length."""
+    from workers.engine.checkpoints import Checkpoints
+
+    keep = Checkpoints.keep
+
+    def kept(self: Checkpoints, *args: Any) -> None:
+        keep(self, *args)
+        self.settle()
+
+    monkeypatch.setattr(Checkpoints, "keep", kept)
+
+
+pytestmark = pytest.mark.usefixtures("slow_enough")
+
+
+def same(one: list[Any], other: list[Any]) -> bool:
+    return len(one) == len(other) and all(np.array_equal(*pair) for pair in zip(one, other, strict=True))
+
+
+# ---------------------------------------------------------------- going on
+
+
+def test_a_job_goes_on_after_its_last_checkpoint_and_takes_the_other_steps_alone(wan: Rig) -> None:
+    whole = wan.draw()
+    wan.forget()
+    all_steps = wan.asked
+    wan.stop_after(4)
+
+    again = wan.draw()
+
+    assert same(whole, again)
+    assert wan.used["resumed"] == f"after step 4 of {STEPS}"
+    assert wan.asked == all_steps * 2 // STEPS
+
+
+def test_the_time_of_the_steps_that_were_not_taken_again_counts(wan: Rig) -> None:
+    """What jobs of this size cost is learned from it."""
+    wan.draw()
+    wan.forget()
+    wan.stop_after(5)
+    before = wan.monitor.stage_durations()["denoise"]
+
+    wan.draw()
+
+    assert wan.monitor.stage_durations()["denoise"] >= before * 4 / 5 > 0
+    assert wan.monitor.run_s() >= wan.monitor.stage_durations()["denoise"]
+
+
+def test_steps_that_are_passed_over_are_not_shown(wan: Rig) -> None:
+    """An agent would take them for the pace of the job."""
+    wan.stop_after(4)
+    wan.draw()
+    assert [step for phase, step, _ in wan.slot.seen if phase == "denoise"] == [0, 5, 6]
+
+
+def test_noise_of_the_steps_goes_on_where_it_was(stable_diffusion: Rig) -> None:
+    whole = stable_diffusion.draw(preset="noisy")
+    stable_diffusion.forget()
+    stable_diffusion.stop_after(3, preset="noisy")
+
+    again = stable_diffusion.draw(preset="noisy")
+
+    assert stable_diffusion.used["resumed"] == f"after step 3 of {STEPS}"
+    assert same(whole, again)
+
+
+def test_outputs_that_are_denoised_are_not_denoised_again(wan: Rig) -> None:
+    whole = wan.draw(num_outputs=3)
+    all_steps = wan.asked
+    wan.forget()
+    wan.stop_after(2 * STEPS + 2, num_outputs=3)
+
+    again = wan.draw(num_outputs=3)
+
+    assert same(whole, again)
+    assert wan.used["resumed"] == f"after step 2 of {STEPS} of output 3"
+    assert wan.asked == all_steps * (STEPS - 2) // (3 * STEPS)
+
+
+def test_a_job_may_be_interrupted_again_and_again(wan: Rig) -> None:
+    whole = wan.draw()
+    wan.forget()
+    for step in (1, 3, 5):
+        wan.stop_after(step)
+    assert same(whole, wan.draw())
+    assert wan.used["resumed"] == f"after step 5 of {STEPS}"
+
+
+def test_a_cancel_while_steps_are_passed_over_leaves_the_model_as_it_was(wan: Rig) -> None:
+    whole = wan.draw(seed=5)
+    wan.forget()
+    wan.stop_after(5)
+    wan.stop_after(0)  # before the first step that is shown
+
+    assert "forward" not in vars(wan.pipelines.get(wan.model.card).transformer)
+    assert same(whole, wan.draw(seed=5, request="another"))
+
+
+# ---------------------------------------------------------------- beginning anew
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("request", "another"), ("versions", "torch 1.0"), ("device", "NVIDIA A100"), ("revision", "another model")],
+)
+def test_a_checkpoint_of_anything_else_is_refused(
+    wan: Rig, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    whole = wan.draw()
+    all_steps = wan.asked
+    wan.forget()
+    wan.stop_after(4)
+    match name:
+        case "versions":
+            monkeypatch.setattr("workers.engine.diffusion.versions", lambda: value)
+        case "device":
+            monkeypatch.setattr(Device, "name", value)
+        case "revision":
+            monkeypatch.setattr(wan.pipelines.loaded(wan.model.card.name), "revision", value)
+
+    again = wan.draw(request=value if name == "request" else "r")
+
+    said = {"request": "request", "versions": "version of a library", "device": "device", "revision": "model"}[name]
+    assert wan.used["resumed"] == f"no: it was made with another {said}"
+    assert wan.asked == all_steps
+    assert same(whole, again)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(wan: Rig) -> None:
+    whole = wan.draw()
+    wan.forget()
+    wan.stop_after(4)
+    assert wan.files() == ["0-3.safetensors", "0-4.safetensors"]
+    newest = wan.kept / "0-4.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-7])
+
+    assert same(whole, wan.draw())
+    assert wan.used["resumed"] == f"after step 3 of {STEPS}"
+
+
+@pytest.mark.parametrize("damage", ["torn", "empty", "junk", "directory", "lacks a tensor", "another shape"])
+def test_no_damage_fails_a_job(wan: Rig, damage: str) -> None:
+    whole = wan.draw()
+    wan.forget()
+    wan.stop_after(1)
+    [path] = wan.kept.iterdir()
+    content = path.read_bytes()
+    match damage:
+        case "torn":
+            path.write_bytes(content[: len(content) // 2])
+        case "empty":
+            path.write_bytes(b"")
+        case "junk":
+            path.write_bytes(bytes(range(256)) * 40)
+        case "directory":
+            path.unlink()
+            path.mkdir()
+        case _:
+            rewrite(path, damage)
+
+    again = wan.draw()
+
+    assert same(whole, again)
+    assert wan.used["resumed"].startswith("no: ")
+    if path.is_dir():
+        path.rmdir()
+
+
+def rewrite(path: Path, damage: str) -> None:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        head = file.metadata()
+    tensors = load_file(path)
+    if damage == "lacks a tensor":
+        del tensors["loop.latents"]
+    else:
+        tensors["loop.latents"] = tensors["loop.latents"][..., :1].contiguous()
+    save_file(tensors, path, head)
+
+
+def test_where_nothing_can_be_written_the_job_is_drawn(wan: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    whole = wan.draw()
+    wan.forget()
+    wan.kept.rmdir()
+    wan.kept.write_text("no directory")
+    try:
+        with caplog.at_level(logging.WARNING):
+            assert same(whole, wan.draw())
+    finally:
+        wan.kept.unlink()
+    assert "a checkpoint cannot be written" in caplog.text
+
+
+def test_a_state_that_cannot_be_kept_costs_the_job_nothing(
+    wan: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = wan.draw()
+    wan.forget()
+    monkeypatch.setattr(wan.pipelines.get(wan.model.card).scheduler, "solver", object(), raising=False)
+    with caplog.at_level(logging.WARNING):
+        assert same(whole, wan.draw())
+    assert wan.files() == []
+    assert caplog.text.count("no checkpoints of this job") == 1
+
+
+def test_a_job_that_is_shorter_than_the_interval_writes_none(wan: Rig) -> None:
+    wan.draw(every_s=1000.0)
+    assert wan.files() == []
+
+
+def test_a_step_cache_has_a_state_of_its_own(wan: Rig) -> None:
+    wan.draw(cache="safe", num_inference_steps=12)
+    assert wan.files() == []
