@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from broker.wire.jobspec import ModelCard
+from broker.wire.loras import LoraUse
 from tests.engine import tiny
 from tests.engine.conftest import spec_for
 from tests.engine.raw_frames import written
@@ -49,15 +50,18 @@ class Drawing:
     """The demo model with a table of its own, in memory."""
 
     def __init__(self, quantize: dict[str, str]) -> None:
-        model = model_for(str(default_model()), "m", {"speed": {"quantize": quantize}})
+        table: dict[str, Any] = {"speed": {"quantize": quantize}}
+        if quantize.get("transformer") == "nf4":
+            table["loras"] = {"boomerang": ""}
+        model = model_for(str(default_model()), "m", table)
         self.card: ModelCard = model.card
         self.engine = VideoEngine(Pipelines(Device("cpu", "auto", threads=1), {"m": model.setup}))
         self.engine.load(self.card)
         self.pipe = self.engine.pipelines.get(self.card)
 
-    def frames(self, slot: Slot, out_dir: Path) -> tuple[Any, dict[str, str]]:
+    def frames(self, slot: Slot, out_dir: Path, *loras: LoraUse) -> tuple[Any, dict[str, str]]:
         """What it draws, and what the job's record says that it was drawn with."""
-        spec = spec_for(self.card, **SHORT)
+        spec = spec_for(self.card, **SHORT, loras=loras)
         monitor = Monitor(slot, 1, 1, self.engine.pipelines.device.meter)
         drawn = written(lambda: complete(self.engine.draw(self.card, spec, out_dir, monitor, "normal")))
         return drawn.astype(int), monitor.used
@@ -106,6 +110,26 @@ def test_a_cancel_is_heard_inside_a_quantised_model_and_the_next_job_is_whole(
     assert cancelled.progress().step == 2
     after, _ = small.frames(slot, tmp_path)
     assert (after == before).all()
+
+
+@pytest.mark.parametrize("method", ["fp8", "int8", "layerwise_fp8"])
+def test_a_lora_acts_on_quantised_weights_as_on_whole_ones_and_leaves_no_trace(
+    whole: Drawing, tmp_path: Path, slot: Slot, method: QuantizeMethod
+) -> None:
+    small = Drawing({"transformer": method})
+    boomerang = LoraUse(name="boomerang")
+    own, _ = small.frames(slot, tmp_path)
+
+    drawn, used = small.frames(slot, tmp_path, boomerang)
+    after, _ = small.frames(slot, tmp_path)
+    unquantised, _ = whole.frames(slot, tmp_path, boomerang)
+    small.engine.pipelines.loaded("m").adapters._drop("boomerang")
+    dropped, _ = small.frames(slot, tmp_path)
+
+    assert abs(drawn - unquantised).mean() < abs(drawn - own).mean() / 2
+    assert (used["loras"], used["quantize"]) == ("boomerang 1", f"transformer {method}")
+    assert (after == own).all()
+    assert (dropped == own).all()
 
 
 class Blocks(nn.Module):

@@ -13,7 +13,7 @@ import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -25,12 +25,15 @@ from broker.wire.loras import LoraUse
 from workers.engine.errors import InvalidInput, OutOfMemory
 from workers.engine.failures import is_out_of_memory
 from workers.engine.prompts import PromptCache
+from workers.engine.quantise import shown_in_compute_dtype
 from workers.models.loras import LoraSetup
 
 logger = logging.getLogger(__name__)
 
 # A pipeline with several adapters is what is wanted here.
 warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
+# Nothing is merged.
+warnings.filterwarnings("ignore", "TorchaoLoraLinear was instantiated without", UserWarning)
 
 #: A file as it was when it was read: path, time of its last change, size.
 _Stamp = tuple[str, int, int]
@@ -179,8 +182,11 @@ class Adapters:
         tensors = _prefixed(self._files.read(stamp), self._pipe, slot)
         _check_layers(self._pipe, tensors, slot)
         second = {"load_into_transformer_2": True} if slot == "transformer_2" else {}
-        # No file is opened there: it gets the tensors.
-        self._pipe.load_lora_weights(dict(tensors), adapter_name=adapter, **second)
+        with ExitStack() as stack:
+            for component in _components(self._pipe):
+                stack.enter_context(shown_in_compute_dtype(getattr(self._pipe, component)))
+            # No file is opened there: it gets the tensors.
+            self._pipe.load_lora_weights(dict(tensors), adapter_name=adapter, **second)
         if not any(adapter in names for names in self._pipe.get_list_adapters().values()):
             raise ValueError("none of its layers is one of this model")
 

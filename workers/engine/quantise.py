@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -33,6 +34,28 @@ def quantise(component: nn.Module, method: QuantizeMethod, device: torch.device,
     if not names:
         raise LoadError(f"{type(component).__name__} has no linear layers in repeated blocks to quantise")
     apply(component, names, device, dtype)
+
+
+@contextmanager
+def shown_in_compute_dtype(component: nn.Module) -> Iterator[None]:
+    """Inside, layers with layerwise casting show weights of the dtype that they compute in, and of no value.
+
+    What wraps a layer takes the dtype of its weights, and an adapter of eight bits would lose most of what it says.
+    """
+    stored = []
+    for module in component.modules():
+        hooks = getattr(module, "_diffusers_hook", None)
+        hook = hooks.get_hook("layerwise_casting") if hooks is not None else None
+        if hook is not None:
+            for parameter in module.parameters(recurse=False):
+                stored.append((parameter, parameter.data))
+                one = torch.empty(1, dtype=hook.compute_dtype, device=parameter.device)
+                parameter.data = one.expand(parameter.shape)
+    try:
+        yield
+    finally:
+        for parameter, weights in stored:
+            parameter.data = weights
 
 
 def layers(component: nn.Module, multiple: int) -> Iterator[str]:

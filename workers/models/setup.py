@@ -56,12 +56,12 @@ def setup_for(
 
 
 def _check_loras_on_quantised(where: str, settings: ModelTable, loras: Loras) -> None:
-    """Raise for LoRAs of a component whose weights do not come back to the bit after one, or with which no LoRA works."""
+    """Raise for LoRAs of a component whose weights do not come back to the bit after one."""
     for component, method in settings.speed.quantize.items():
         named = next((name for name, lora in loras.items() if component in lora.card.components), None)
-        if named is not None and method in ("nf4", "layerwise_fp8"):
-            text = f"{method} weights take no LoRA, and {named!r} is one of the {component}; take int8 or fp8, or leave either out"
-            text += _left_out([named])
+        if named is not None and method == "nf4":
+            text = f"{method} weights take no LoRA, and {named!r} is one of the {component}"
+            text += f"; take int8, fp8 or layerwise_fp8, or leave either out{_left_out([named])}"
             raise refusal(where, f"speed.quantize.{component}", text)
 
 
