@@ -98,7 +98,7 @@ class DiffusionEngine:
             sampled(pipe, sampler_of(card, spec), spec, monitor),
             guided(pipe, spec),
             sized(pipe, spec),
-            step_cached(pipe, card, spec, monitor),
+            step_cached(pipe, card, self.pipelines.setup(card).speed, spec, monitor),
         ):
             yield
 

@@ -19,6 +19,7 @@ from workers.engine.errors import LoadError
 from workers.engine.loading import load
 from workers.engine.prompts import remember_prompts
 from workers.engine.quantise import quantise
+from workers.engine.step_cache import prepare_cache
 from workers.engine.tiles import cover_whole, tile_vae
 from workers.models.model import ModelSetup
 from workers.models.quantise import unfit_device
@@ -71,6 +72,10 @@ def _choose_attention(model: Readying) -> None:
         model.used["attention"] = name
 
 
+def _prepare_cache(model: Readying) -> None:
+    prepare_cache(model.setup.speed)
+
+
 def _say_how_clips_are_encoded(model: Readying) -> None:
     if model.setup.video_file != VideoFile():
         model.used["video_file"] = in_a_word(model.setup.video_file)
@@ -93,6 +98,7 @@ STAGES: tuple[Callable[[Readying], None], ...] = (
     _decode_in_tiles_where_it_must,
     _remember_prompts,
     _choose_attention,
+    _prepare_cache,
     _say_how_clips_are_encoded,
     _compile,
 )

@@ -30,6 +30,8 @@ class Denoiser(Struct, frozen=True):
     has_repeated_blocks: bool
     #: Whether diffusers' step caches know its blocks.
     caches: bool
+    #: Whether what it gives is made by one last layer, by the name under which step caches know it.
+    projects_out: bool = False
 
 
 def denoisers(index: Mapping[str, Any]) -> list[Denoiser]:
@@ -51,6 +53,7 @@ def _denoiser(name: str) -> Denoiser | None:
                     chooses_attention=_DISPATCHES.search(text) is not None,
                     has_repeated_blocks="_repeated_blocks =" in found[3],
                     caches="CacheMixin" in found[2] and not _blocks(found[3]).isdisjoint(_registered()),
+                    projects_out="self.proj_out = " in found[3],
                 )
     return None
 

@@ -14,14 +14,10 @@ from workers.models.denoisers import denoisers
 from workers.models.pipeline_classes import PipelineClass
 from workers.models.quantise import QuantizeMethod
 from workers.models.sources import CatalogueError
+from workers.models.step_caches import CacheKind, unfit_cache
 
 #: Families whose VAE loses detail in half precision, and whose pipelines cast between it and the rest (diffusers' Wan guide).
 FLOAT32_VAE = ("Wan", "SkyReelsV2")
-
-
-#: Families with which the first-block cache of diffusers 0.42 fails (it takes what a block of Flux 2 gives for a tensor), or was not seen
-#: to work (Cosmos 3).
-_NO_FIRST_BLOCK = ("Flux2", "Cosmos3")
 
 
 class Speed(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -37,6 +33,10 @@ class Speed(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknow
     warm_up: tuple[str, ...] = ()
     #: Step cache of jobs that do not choose.
     cache: Literal["", "off", "safe", "fast"] = ""
+    #: How blocks are left out.
+    cache_kind: CacheKind = "first_block"
+    #: Of the kind "mag": by how much the blocks' change grows from step to step, as a calibration gives it.
+    cache_ratios: tuple[float, ...] = ()
     #: torch dtype of the VAE; "auto" is float32 where half precision loses detail.
     vae_dtype: Literal["", "auto", "bfloat16", "float32"] = ""
     #: Component -> how its weights are kept, as "fp8".
@@ -48,10 +48,7 @@ def check_speed(where: str, speed: Speed, taken: PipelineClass, index: Mapping[s
     for key, why in (
         ("attention", _no_attention(speed, index)),
         ("compile", _no_compile(speed, index)),
-        (
-            "cache",
-            "" if speed.cache in ("", "off") or cache_modes(speed, taken, index) else _NO_CACHE.format(taken.name),
-        ),
+        *_no_cache(speed, taken, index),
         (
             "vae_dtype",
             ""
@@ -65,16 +62,22 @@ def check_speed(where: str, speed: Speed, taken: PipelineClass, index: Mapping[s
 
 
 def cache_modes(speed: Speed, taken: PipelineClass, index: Mapping[str, Any]) -> tuple[CacheMode, ...]:
-    """Return the cache modes that a job may choose; none where diffusers has no step cache for the model, or where it is compiled."""
-    if speed.compile:
+    """Return the cache modes that a job may choose; none where there is no such step cache for the model, or where it is compiled."""
+    if speed.compile or unfit_cache(speed.cache_kind, speed.cache_ratios, taken, index):
         return ()
-    found = denoisers(index)
-    fits = taken.tells_caches and found and all(denoiser.caches for denoiser in found)
-    fits = fits and not taken.name.startswith(_NO_FIRST_BLOCK)
-    return ("off", "safe", "fast") if fits else ()
+    return ("off", "safe", "fast")
 
 
-_NO_CACHE = "{} cannot leave out blocks between steps; leave it out"
+def _no_cache(speed: Speed, taken: PipelineClass, index: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(key, why not) of what is said of the step cache."""
+    why = unfit_cache(speed.cache_kind, speed.cache_ratios, taken, index)
+    if speed.cache_ratios and speed.cache_kind != "mag":
+        return [("cache_ratios", 'only the kind "mag" has them; leave it out, or write cache_kind = "mag"')]
+    if speed.cache_kind != "first_block":
+        return [("cache_kind", f"{why}; leave it out" if why else "")]
+    return [("cache", f"{why}; leave it out" if why and speed.cache in ("safe", "fast") else "")]
+
+
 _ONE_DTYPE = "{} runs its VAE in the dtype of the rest; leave it out"
 
 
