@@ -13,7 +13,17 @@ from typing import Any, Literal
 import msgspec
 
 from broker.wire import codec
-from broker.wire.jobspec import CacheMode, JobSpec, Limits, MediaKind, ModelCard, Scalar, encode_spec, steps_drawn
+from broker.wire.jobspec import (
+    CacheMode,
+    Defaults,
+    JobSpec,
+    Limits,
+    MediaKind,
+    ModelCard,
+    Scalar,
+    encode_spec,
+    steps_drawn,
+)
 from broker.wire.loras import LoraUse
 from http_edge.base.errors import EdgeError, invalid, shown
 from http_edge.body.aspect import nearest_size, size_for
@@ -43,6 +53,26 @@ _EFFECTS = {
     "guidance_scale": "takes_guidance",
     "guidance_scale_2": "takes_guidance_2",
 }
+
+#: Fields with a rule of their own here; all others that a spec has are taken as asked for, else from the model's defaults.
+_RULED = frozenset(
+    [
+        "cache",
+        "extra",
+        "fps",
+        "height",
+        "loras",
+        "model",
+        "num_frames",
+        "num_inference_steps",
+        "num_outputs",
+        "output",
+        "preset",
+        "seed",
+        "width",
+    ]
+)
+_PASSED_ON = tuple(name for name in JobSpec.__struct_fields__ if hasattr(Generation, name) and name not in _RULED)
 
 
 def echoed_image(text: str) -> str:
@@ -86,30 +116,28 @@ def build_spec(
     if wanted.image or wanted.video:
         _check_steps_drawn(wanted, card, steps, extra.get("strength", card.default_strength))
     return JobSpec(
+        **_passed_on(wanted, defaults),
         model=card.name,
         output=output,
-        prompt=wanted.prompt,
-        negative_prompt=_or(wanted.negative_prompt, defaults.negative_prompt),
         width=width,
         height=height,
         num_frames=_frames_drawn(wanted, card, output, fps, media, notes),
         fps=fps,
         num_inference_steps=steps,
-        guidance_scale=_or(wanted.guidance_scale, defaults.guidance_scale),
-        guidance_scale_2=_or(wanted.guidance_scale_2, defaults.guidance_scale_2),
-        max_sequence_length=_or(wanted.max_sequence_length, defaults.max_sequence_length),
         seed=_or(wanted.seed, seed),
         num_outputs=wanted.num_outputs or 1,
-        image=wanted.image,
         extra=extra,
-        save_to=wanted.save_to,
         echo=echo or {},
-        previews=wanted.previews,
         preset=preset,
         cache=_cache(wanted, card),
         loras=loras,
         warnings=tuple(notes[:MAX_WARNINGS]),
     )
+
+
+def _passed_on(wanted: Generation, defaults: Defaults) -> dict[str, Any]:
+    values = {name: _or(getattr(wanted, name), getattr(defaults, name, None)) for name in _PASSED_ON}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _honoured(

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from broker.wire.jobspec import decode_spec
 from broker.wire.loras import LoraCard, LoraUse
 from broker.wire.sampling import Sampler
 from http_edge.auth.keys import KeyRecord, hash_of, new_key, write_keys
@@ -159,3 +160,16 @@ def test_a_key_may_be_limited_to_some(
     assert answer.status_code == status
     if status == 403:
         assert 'this key may not draw with LoRA "style"' in answer.json()["detail"]
+
+
+def test_a_remix_is_drawn_with_the_loras_the_preset_and_the_cache_of_its_source(styled: World) -> None:
+    use(styled, msgspec.structs.replace(CARD, caches=("safe", "fast")))
+    loras = [{"name": "quick"}, {"name": "pair", "scale": {"transformer_2": 0.25}}]
+    source = styled.http.post("/v1/videos", json={"prompt": "p", "loras": loras, "cache": "fast"}).json()["id"]
+    styled.do(styled.fake.run, source)
+    styled.do(styled.fake.succeed, source)
+    remixed = styled.http.post(f"/v1/videos/{source}/remix", json={"prompt": "q"}).json()["id"]
+    specs = [decode_spec(styled.fake.jobs[job_id].body) for job_id in (source, remixed)]
+    first, second = ((spec.loras, spec.preset, spec.cache, spec.num_inference_steps) for spec in specs)
+    assert first == second
+    assert first[:3] == ((*one("quick"), *one("pair", transformer_2=0.25)), "fast", "fast")

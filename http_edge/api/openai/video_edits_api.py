@@ -25,12 +25,20 @@ from http_edge.body.json_body import read_object
 from http_edge.http.operation import FORM, MAKE, Body, Param, operation
 from http_edge.jobs.generation import Generation
 from http_edge.jobs.job import Job
+from http_edge.jobs.loras import LoraWish
 from http_edge.jobs.service import JobService
 from http_edge.jobs.submission import Submission
 from http_edge.jobs.webhook_fields import WEBHOOK_FIELDS, read_webhook
 from http_edge.media.artefacts import find_artefact
 from http_edge.media.image_inputs import Picture
 from http_edge.media.thumbnails import Thumbnails
+
+#: Fields of a request that a spec answers as they were asked for, but those that a remix brings or that were for the first client.
+_CARRIED = tuple(
+    name
+    for name in Generation.__struct_fields__
+    if hasattr(JobSpec, name) and name not in ("prompt", "image", "save_to", "previews")
+)
 
 
 class VideoEditsApi:
@@ -214,23 +222,13 @@ class VideoEditsApi:
 
 
 def _same(spec: JobSpec, prompt: str) -> Generation:
-    """Build the request for the same video with another prompt."""
+    """Build the request for the same video with another prompt: all that is asked for of its spec, and its media by name."""
+    kept = {name: _as_asked(value) for name in _CARRIED if (value := getattr(spec, name)) not in (None, "")}
     inputs: dict[str, Any] = {role: tuple(Path(path).name for path in paths) for role, paths in spec.inputs.items()}
-    return Generation(
-        prompt=prompt,
-        negative_prompt=spec.negative_prompt,
-        model=spec.model,
-        output=spec.output,
-        width=spec.width,
-        height=spec.height,
-        num_frames=spec.num_frames,
-        fps=spec.fps,
-        num_inference_steps=spec.num_inference_steps,
-        guidance_scale=spec.guidance_scale,
-        guidance_scale_2=spec.guidance_scale_2,
-        max_sequence_length=spec.max_sequence_length,
-        seed=spec.seed,
-        num_outputs=spec.num_outputs,
-        extra=spec.extra,
-        **inputs,
-    )
+    return Generation(prompt=prompt, **kept, **inputs)
+
+
+def _as_asked(value: Any) -> Any:
+    if not isinstance(value, tuple):
+        return value
+    return tuple(LoraWish(name=use.name, scale=use.scale, components=use.components) for use in value)
