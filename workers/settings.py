@@ -187,7 +187,7 @@ def read_models(settings: WorkerSettings, tables: Mapping[str, Any]) -> tuple[Mo
                 model = catalogue.model_for(source, source, tables[source])
             else:
                 model = catalogue.model_for(source)
-            _check_here(model.card)
+            _check_here(model.card, source in tables)
             if models.setdefault(model.card.name, model) != model:
                 raise SettingsError(
                     f"models: two models bear the name {model.card.name!r}; give one its own [models.NAME] table"
@@ -199,10 +199,12 @@ def read_models(settings: WorkerSettings, tables: Mapping[str, Any]) -> tuple[Mo
     return tuple(models.values())
 
 
-def _check_here(card: ModelCard) -> None:
+def _check_here(card: ModelCard, has_table: bool) -> None:
     """Raise for a model whose class is named and whose weights are not on this machine: engines fetch nothing."""
     if card.engine != catalogue.FAKE and not Path(card.source).is_file() and find(card.source) is None:
-        raise SettingsError(f"model {card.name!r}: {why_not_here(card.source)}")
+        raise CatalogueError(
+            catalogue.named(card.name, has_table), "path" if has_table else "", why_not_here(card.source)
+        )
 
 
 def agent_configs(

@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 MAX_LORAS = 8
 MAX_KNOWN = 256
 MAX_NAME_CHARS = 128
+MAX_TRIGGER_CHARS = 500
 #: Of a scale, either side of 0.
 MAX_SCALE = 10.0
 
@@ -47,7 +48,7 @@ class LoraCard(Struct, frozen=True, kw_only=True):
     #: Scale of a job that gives none.
     scale: Scale = 1.0
     #: Words that the prompt must have for it to act; "" when none are known.
-    trigger: Annotated[str, Meta(max_length=500)] = ""
+    trigger: Annotated[str, Meta(max_length=MAX_TRIGGER_CHARS)] = ""
     #: Components of the pipeline that it changes.
     components: tuple[Component, ...] = ()
     #: The preset that a job with it gets, where it names none.

@@ -8,6 +8,8 @@ from msgspec import Meta, Struct
 
 #: Longest explicit schedule. A distilled model takes 1 to 16 steps.
 MAX_SCHEDULE = 200
+#: Longest name of a preset.
+MAX_PRESET_CHARS = 256
 
 Spacing = Literal["", "leading", "linspace", "trailing"]
 
@@ -48,6 +50,17 @@ class Sampler(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def fixes_shift(self) -> bool:
         """Whether another shift would be another sampler."""
         return bool(self.sigmas or self.timesteps or (self.fixed and self.shift is not None))
+
+    def decides(self) -> dict[str, tuple[float, bool]]:
+        """Field of a request -> its value, and whether a request may say no other; what it leaves open is not in it."""
+        found: dict[str, tuple[float, bool]] = {}
+        if self.own_steps is not None:
+            found["num_inference_steps"] = (self.own_steps, self.fixes_steps)
+        if self.guidance is not None:
+            found["guidance_scale"] = (self.guidance, bool(self.fixed))
+        if (second := self.guidance if self.guidance_2 is None else self.guidance_2) is not None:
+            found["guidance_scale_2"] = (second, bool(self.fixed))
+        return found
 
     @property
     def changes_scheduler(self) -> bool:

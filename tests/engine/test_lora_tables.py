@@ -83,7 +83,7 @@ def test_a_link_out_of_the_directory_is_refused_and_one_inside_is_not(wan: Path,
     (place / "b.safetensors").symlink_to(place / "a.safetensors")
     assert list(model_for(str(wan), "m", {"lora_dir": str(place)}).card.loras) == ["a", "b"]
     (place / "c.safetensors").symlink_to(lora(tmp_path / "out.safetensors"))
-    with pytest.raises(CatalogueError, match=r"\[models\.m\] lora_dir: c\.safetensors is a link out of "):
+    with pytest.raises(CatalogueError, match=r"\[models\.m\] lora_dir: '.*/c\.safetensors' is a link out of "):
         model_for(str(wan), "m", {"lora_dir": str(place)})
 
 
@@ -97,7 +97,9 @@ def test_a_models_own_table_names_files_in_its_directory(wan: Path, tmp_path: Pa
     assert model_for(str(wan), "m", {"loras": {"a": ""}, "speed": {"compile": True}}).card.loras == {}
     lora(tmp_path / "out.safetensors")
     settings.write_text('[loras]\na = "../out.safetensors"\n')
-    with pytest.raises(CatalogueError, match=r"loras: ../out.safetensors is outside of the model's directory"):
+    with pytest.raises(
+        CatalogueError, match=r"/wan/zoetrope.toml loras.a: '../out.safetensors' is outside of the model's directory"
+    ):
         model_for(str(wan), "m")
 
 
@@ -131,6 +133,25 @@ def test_formats_are_known_by_their_names(wan: Path, tmp_path: Path, tensors: di
             "its layers take 5120 numbers, and those of this transformer take 24",
         ),
         (pair("text_encoder.layers.0.q"), "is for a model with a text_encoder, and this one has none"),
+        (
+            {**pair(LAYER), **pair("transformer.blocks.0.attn1.to_k")},
+            "was made for another model: 1 of its 2 layers are none of this transformer, as transformer.blocks.0.attn1.to_k",
+        ),
+        (
+            pair("transformer.transformer_blocks.0.attn.to_q"),
+            "was made for another model: 1 of its 1 layers are none of this transformer",
+        ),
+        (
+            pair("diffusion_model.blocks.7.self_attn.q"),
+            "diffusion_model.blocks.7.self_attn.q is none of this transformer, whose last block is 0",
+        ),
+        (
+            {
+                "lora_unet_blocks_39_self_attn_q.lora_down.weight": torch.zeros(2, INTO),
+                "lora_unet_blocks_39_self_attn_q.lora_up.weight": torch.zeros(INTO, 2),
+            },
+            "lora_unet_blocks_39_self_attn_q is none of this transformer, whose last block is 0",
+        ),
         ({"blocks.0.attn1.to_q.weight": torch.zeros(2, 2)}, "is no LoRA: none of its tensors are low-rank pairs"),
         ({f"{LAYER}.lokr_w1": torch.zeros(2, 2)}, "is a LoKr"),
         ({**pair(LAYER), f"{LAYER}.dora_scale": torch.zeros(2)}, "is a DoRA"),
@@ -163,10 +184,13 @@ def test_a_file_of_another_kind_is_not_opened(wan: Path, tmp_path: Path, content
 @pytest.mark.parametrize(
     ("entry", "text"),
     [
-        ({"scale": 1}, "needs either file, or high and low"),
-        ({"high": "a", "low": "b"}, "high and low are of models with two experts"),
-        ({"file": "a", "high": "b"}, "needs either file, or high and low"),
-        ({"file": "a", "scale": 100}, "scale: 100.0 must be -10 to 10"),
+        ({"scale": 1}, "loras.x: no file is named; give file, or high and low"),
+        (
+            {"high": "a", "low": "b"},
+            "loras.x.high: 'a' is for a model with two experts, and this one has one; give file",
+        ),
+        ({"file": "a", "high": "b"}, "loras.x.file: 'a' stands beside high or low"),
+        ({"file": "a", "scale": 100}, "loras.x.scale: 100.0 must be -10 to 10"),
     ],
 )
 def test_a_wrong_entry_is_told(wan: Path, entry: dict[str, Any], text: str) -> None:
@@ -176,27 +200,31 @@ def test_a_wrong_entry_is_told(wan: Path, entry: dict[str, Any], text: str) -> N
 
 @pytest.mark.parametrize("name", ["a/b", "..", " a", "a\\b", "x" * 129])
 def test_a_name_is_never_a_path(wan: Path, tmp_path: Path, name: str) -> None:
-    with pytest.raises(CatalogueError, match="a name has 1 to 128 characters without /"):
+    with pytest.raises(CatalogueError, match="is no name; one has 1 to 128 characters without /"):
         model_for(str(wan), "m", {"loras": {name: lora(tmp_path / "a.safetensors")}})
 
 
 def test_a_pipeline_that_takes_none_says_so(tmp_path: Path) -> None:
     place = _model(tmp_path / "m", "HunyuanVideo15Pipeline")
-    with pytest.raises(CatalogueError, match=r"loras\.a: HunyuanVideo15Pipeline takes no LoRA"):
+    with pytest.raises(
+        CatalogueError, match=r"loras\.a: 'a' is of no use: HunyuanVideo15Pipeline takes no LoRA; leave the key out"
+    ):
         model_for(str(place), "m", {"loras": {"a": lora(tmp_path / "a.safetensors")}})
 
 
 def test_an_unknown_preset_is_told(wan: Path, tmp_path: Path) -> None:
-    with pytest.raises(CatalogueError, match="'quick' is no preset"):
+    with pytest.raises(
+        CatalogueError, match=r"\[models\.m\] loras\.a\.preset: 'quick' is no preset; known: wan-lightx2v-4step, "
+    ):
         model_for(str(wan), "m", {"loras": {"a": {"file": lora(tmp_path / "a.safetensors"), "preset": "quick"}}})
 
 
 def test_a_compiled_model_takes_none(wan: Path, tmp_path: Path) -> None:
-    with pytest.raises(CatalogueError, match=r'speed\.compile: a compiled model takes no LoRAs.* \(loras\.a = ""\)$'):
+    with pytest.raises(CatalogueError, match=r'speed\.compile: true cannot be had beside LoRAs.* \(loras\.a = ""\)$'):
         model_for(str(wan), "m", {"loras": {"a": lora(tmp_path / "a.safetensors")}, "speed": {"compile": True}})
 
 
 def test_weights_that_do_not_come_back_from_one_take_none(wan: Path, tmp_path: Path) -> None:
     table = {"loras": {"a": lora(tmp_path / "a.safetensors")}, "speed": {"quantize": {"transformer": "nf4"}}}
-    with pytest.raises(CatalogueError, match=r"speed\.quantize\.transformer: nf4 weights take no LoRA, and 'a'"):
+    with pytest.raises(CatalogueError, match=r"speed\.quantize\.transformer: 'nf4' weights take no LoRA, and 'a'"):
         model_for(str(wan), "m", table)

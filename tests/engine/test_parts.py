@@ -276,7 +276,9 @@ def test_what_is_no_file_of_weights_is_told(base: Path, tmp_path: Path, content:
 def test_a_component_that_the_model_has_not_is_told_from_those_it_has(base: Path) -> None:
     text = refused(base, {"transfromer": "x"})
 
-    assert text.endswith("the model has no such component; those with weights are text_encoder, transformer, vae")
+    assert text.endswith(
+        "is for a component that the model has not; those with weights are text_encoder, transformer, vae"
+    )
 
 
 def test_weights_of_another_size_are_told_by_their_shapes(base: Path, tmp_path: Path) -> None:
@@ -302,7 +304,9 @@ def test_a_model_that_is_quantised_keeps_its_own(base: Path, tmp_path: Path) -> 
     (model / "transformer" / "config.json").write_text(json.dumps({**own, "quantization_config": {}}))
     file = header(tmp_path / "x.safetensors", ["blocks.0.x"])
 
-    assert "the model's own transformer is quantised" in refused(model, {"transformer": str(file)})
+    assert "by the config of the model's own transformer, which is quantised; " in refused(
+        model, {"transformer": str(file)}
+    )
 
 
 def test_the_model_s_own_table_names_files_from_its_directory(base: Path, tmp_path: Path) -> None:

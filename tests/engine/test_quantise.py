@@ -197,8 +197,9 @@ def refused(source: str | Path, quantize: dict[str, str], **more: Any) -> str:
     ("quantize", "message"),
     [
         ({"transformer": "fp4"}, "'fp4' is not one of fp8, fp8_dynamic, int8, layerwise_fp8, nf4"),
-        ({"transformer_2": "fp8"}, "the model has no such component; those that can be quantised are text_encoder, transformer"),
-        ({"vae": "fp8"}, "only transformers, UNets and encoders of text and images are quantised"),
+        ({"transformer_2": "fp8"},
+         "'fp8' is for a component that the model has not; those that can be quantised are text_encoder, transformer"),
+        ({"vae": "fp8"}, "'fp8' is for transformers, UNets and encoders of text and images alone; leave the key out"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_quantised_is_told_at_start(quantize: dict[str, str], message: str) -> None:
@@ -212,7 +213,7 @@ def test_a_package_that_is_not_there_is_named_with_its_cure(monkeypatch: pytest.
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torchao" else find(name))
 
     assert refused(default_model(), {"transformer": "int8"}) == (
-        '[models.m] speed.quantize.transformer: "int8" needs the package torchao, which is not installed: '
+        "[models.m] speed.quantize.transformer: 'int8' needs the package torchao, which is not installed: "
         "pip install torchao"
     )
 

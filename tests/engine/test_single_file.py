@@ -184,11 +184,16 @@ def test_a_pipeline_that_is_not_read_from_one_file_is_told_the_way(file: Path, t
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline"}))
 
     assert refused({"path": str(file), "config": str(tmp_path)}) == (
-        "[models.m] path: diffusers reads no WanPipeline from one file; name the model's directory as path, and the file in parts"
+        f"[models.m] path: {file} cannot be read: diffusers reads no WanPipeline from one file; "
+        "name the model's directory as path, and the file in parts"
     )
 
 
 def test_what_is_for_a_directory_alone_is_refused(configs: Path, file: Path, saved: Path) -> None:
-    assert "variant: it is for a directory" in refused({"path": str(file), "config": str(configs), "variant": "fp16"})
-    assert "config: it is for a path that is one file" in refused({"path": str(saved), "config": str(configs)})
-    assert "config: there is no directory '/nowhere'" in refused({"path": str(file), "config": "/nowhere"})
+    assert "variant: 'fp16' is for a directory" in refused(
+        {"path": str(file), "config": str(configs), "variant": "fp16"}
+    )
+    assert "is for a path that is one file" in refused({"path": str(saved), "config": str(configs)})
+    assert "config: '/nowhere' is neither a directory nor in the hub's cache" in refused(
+        {"path": str(file), "config": "/nowhere"}
+    )

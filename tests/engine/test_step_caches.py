@@ -155,11 +155,11 @@ _SANA = {"transformer": ["diffusers", "SanaTransformer2DModel"]}
     ("pipeline", "index", "speed", "text"),
     [
         ("WanPipeline", _WAN, {"cache_kind": "tea"}, "cache_kind: 'tea' is not one of dbcache, first_block, mag, taylorseer"),
-        ("WanPipeline", _WAN, {"cache_kind": "mag"}, "cache_kind: it needs cache_ratios, one number a step"),
-        ("WanPipeline", _TWO, {"cache_kind": "mag", "cache_ratios": [1.0]}, "cache_kind: WanPipeline has two denoisers"),
-        ("WanPipeline", _WAN, {"cache_ratios": [1.0]}, "cache_ratios: only the kind \"mag\" has them"),
-        ("SanaPipeline", _SANA, {"cache_kind": "taylorseer"}, "cache_kind: SanaPipeline cannot leave out blocks between steps"),
-        ("SanaPipeline", _SANA, {"cache_kind": "dbcache"}, "cache_kind: SanaPipeline was not seen to work with it"),
+        ("WanPipeline", _WAN, {"cache_kind": "mag"}, "cache_kind: 'mag' cannot be had: it needs cache_ratios, one number a step"),
+        ("WanPipeline", _TWO, {"cache_kind": "mag", "cache_ratios": [1.0]}, "cache_kind: 'mag' cannot be had: WanPipeline has two"),
+        ("WanPipeline", _WAN, {"cache_ratios": [1.0]}, "cache_ratios: [1.0] are for the kind \"mag\" alone; leave the key out"),
+        ("SanaPipeline", _SANA, {"cache_kind": "taylorseer"}, "cache_kind: 'taylorseer' cannot be had: SanaPipeline cannot leave"),
+        ("SanaPipeline", _SANA, {"cache_kind": "dbcache"}, "cache_kind: 'dbcache' cannot be had: SanaPipeline was not seen"),
     ],
 )  # fmt: skip
 def test_a_kind_that_a_model_cannot_have_is_said_at_start(

@@ -105,11 +105,14 @@ def test_soft_shapes_in_hevc_give_the_same_bytes_too(tmp_path: Path, size: tuple
         ({"crf": 52}, "[models.m] video_file.crf: 52 is not from 0 to 51, as h264 has it"),
         (
             {"codec": "hevc", "pixel_format": "yuv420p10le"},
-            "hevc has no 'yuv420p10le' here; it has yuv420p, yuv422p, yuv444p",
+            "'yuv420p10le' is not to be had with hevc here, which has yuv420p, yuv422p, yuv444p",
         ),
         ({"codec": "av1", "crf": -1}, "-1 is not from 0 to 63"),
-        ({"codec": "av1", "pixel_format": "yuv444p"}, "av1 has no 'yuv444p' here; it has yuv420p, yuv420p10le"),
-        ({"crf": "low"}, "[models.m] video_file.crf: must be a whole number, and is a string"),
+        (
+            {"codec": "av1", "pixel_format": "yuv444p"},
+            "'yuv444p' is not to be had with av1 here, which has yuv420p, yuv420p10le",
+        ),
+        ({"crf": "low"}, "[models.m] video_file.crf: 'low' must be a whole number"),
         ({"quality": 3}, "video_file.quality: unknown key"),
     ],
     ids=str,
@@ -153,6 +156,6 @@ class _Slots:
 def test_hevc_is_refused_where_clips_may_be_too_narrow_for_it() -> None:
     table = {"video_file": {"codec": "hevc"}, "limits": {"min_side": 32}}
     with pytest.raises(
-        CatalogueError, match=r"\[models\.m\] video_file\.codec: hevc needs clips of 64 pixels a side and more"
+        CatalogueError, match=r"\[models\.m\] video_file\.codec: 'hevc' needs clips of 64 pixels a side and more"
     ):
         model_for(str(default_model()), "m", table)

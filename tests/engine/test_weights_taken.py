@@ -57,9 +57,9 @@ def test_the_variant_that_is_named_is_taken(base: Path) -> None:
 
 
 def test_a_variant_that_there_is_not_is_told_from_those_there_are(base: Path) -> None:
-    assert refused(base, {"variant": "fp16"}).endswith("of 'fp16'; its weights have none: leave the key out")
+    assert refused(base, {"variant": "fp16"}).endswith("; its weights have no variants, so leave the key out")
     add_variant(base, "bf16")
-    assert refused(base, {"variant": "fp16"}).endswith("of 'fp16'; those there are bf16")
+    assert refused(base, {"variant": "fp16"}).endswith("; those there are bf16")
 
 
 def test_pickled_weights_are_refused_and_not_opened(base: Path) -> None:
@@ -68,7 +68,7 @@ def test_pickled_weights_are_refused_and_not_opened(base: Path) -> None:
 
     text = refused(base, {})
 
-    assert text.startswith(f"[models.m]: {file.with_suffix('.bin')} is a pickle")
+    assert text.startswith(f"[models.m] path: {file.with_suffix('.bin')} is a pickle")
     assert "get the model with safetensors, or convert it" in text
 
 
@@ -91,7 +91,7 @@ def add_code(base: Path) -> None:
 def test_a_model_s_own_code_runs_only_where_the_service_says_so(base: Path) -> None:
     add_code(base)
 
-    assert "its scheduler is code of its own, " in refused(base, {})
+    assert "is code of the model's own scheduler, which may not run; " in refused(base, {})
     assert type(loaded(base, {"trust_remote_code": True}).scheduler).__name__ == "Own"
 
 
@@ -99,7 +99,9 @@ def test_a_model_cannot_trust_itself(base: Path) -> None:
     add_code(base)
     (base / "zoetrope.toml").write_text("trust_remote_code = true\n")
 
-    assert "trust_remote_code: a model cannot say that of itself" in refused(base, {})
+    assert "trust_remote_code: true is not for a model to say of itself; it belongs in the service's table" in refused(
+        base, {}
+    )
 
 
 def test_shards_read_by_several_threads_are_the_same_weights(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ def _replacements(
     setup: ModelSetup, directory: Path, dtypes: torch.dtype | dict[str, torch.dtype]
 ) -> dict[str, torch.nn.Module]:
     """The components that come from files of their own."""
-    kinds = components(read_json(directory.name, directory / INDEX))
+    kinds = components(read_json(directory / INDEX))
     of = dtypes if isinstance(dtypes, dict) else {}
     return {
         name: load_component(kinds[name], Path(file), directory / name, of.get(name, _default(dtypes)))

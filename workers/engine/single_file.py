@@ -46,7 +46,7 @@ def _encoders(configs: Path, dtype: torch.dtype, replaced: frozenset[str]) -> di
     """The encoders whose weights are in the directory: the loader of single files does not see them there."""
     wanted = {
         name: kind
-        for name, (library, kind) in components(read_json(configs.name, configs / INDEX)).items()
+        for name, (library, kind) in components(read_json(configs / INDEX)).items()
         if library == "transformers" and name not in replaced and any((configs / name).glob("*.safetensors"))
     }
     return {

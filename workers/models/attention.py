@@ -72,18 +72,18 @@ BACKENDS: dict[str, Backend] = {
 def why_not(name: str, *, downloads: bool) -> str:
     """Return the reason why this backend cannot be used on this machine; "" when nothing that can be seen without torch is in its way.
 
-    `downloads`: whether code of the hub may be fetched when the model is loaded.
+    The rest of a sentence that begins with the name. `downloads`: whether code of the hub may be fetched when the model is loaded.
     """
     backend = BACKENDS.get(name)
     if backend is None:
-        return f"{name!r} is not one of {', '.join(BACKENDS)}"
+        return f"is not one of {', '.join(BACKENDS)}"
     if backend.module and importlib.util.find_spec(backend.module) is None:
-        return f"{name!r} needs the package {backend.package}, which is not installed: {backend.cure}"
+        return f"needs the package {backend.package}, which is not installed: {backend.cure}"
     if backend.least and (there := _version(backend.package)) and _numbers(there) < _numbers(backend.least):
-        return f"{name!r} needs {backend.package} {backend.least} or later, installed is {there}: {backend.cure}"
+        return f"needs {backend.package} {backend.least} or later, and installed is {there}: {backend.cure}"
     if backend.kernel and not downloads and not _is_cached(backend.kernel):
         return (
-            f"{name!r} runs code of {backend.kernel}, which is not in the hub's cache: fetch it once, "
+            f"runs code of {backend.kernel}, which is not in the hub's cache: fetch it once, "
             f"or let it be fetched with speed.download_kernels = true"
         )
     return ""

@@ -9,7 +9,6 @@ Read without torch, so that an agent knows its models before its engine has star
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from broker.wire.jobspec import Defaults, Limits, MediaKind, ModelCard
+from broker.wire.jobspec import MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TOKENS, Defaults, Limits, MediaKind, ModelCard
 from broker.wire.loras import LoraCard
 from broker.wire.sampling import Sampler
 from workers.models import abilities, inputs
@@ -31,10 +30,20 @@ from workers.models.resumable import RESUMABLE
 from workers.models.samplers import SampledModel, SamplerError, read_presets, read_sampler, usual_sampler
 from workers.models.setup import setup_for
 from workers.models.single_file import check_single_file, configs_of
-from workers.models.sources import SETTINGS_FILE, CatalogueError, config, find, own_settings, read_index, read_json
+from workers.models.sources import (
+    SETTINGS_FILE,
+    CatalogueError,
+    config,
+    dotted,
+    find,
+    own_settings,
+    read_index,
+    read_json,
+    told,
+)
 from workers.models.speed import cache_modes, sizes
-from workers.models.table import ModelTable, anchored, in_words, merged, read, refusal, unknown_key
-from workers.models.video_file import NARROWEST_HEVC, VideoFile, check_video_file
+from workers.models.table import Layers, ModelTable, anchored, convert, read
+from workers.models.video_file import NARROWEST_HEVC, check_video_file
 
 FAKE = "fake"
 
@@ -49,6 +58,27 @@ _DISTILLED_STEPS = {
 
 #: What is read from the signature of a class that no family knows, and the most that is taken from there.
 _OWN_DEFAULTS = {"num_inference_steps": Limits().max_steps, "width": Limits().max_side, "height": Limits().max_side}
+
+#: What the engine fake has a use for.
+_OF_FAKES = ("path", "engine", "output", "also_image", "defaults", "limits")
+
+#: What a model may be called; a request writes it.
+_MAX_NAME_CHARS = 256
+_NAME = re.compile(rf"(?!\s)[^\x00-\x1f\x7f]{{1,{_MAX_NAME_CHARS}}}(?<!\s)")
+
+#: What any spec can carry (`JobSpec`).
+_BOUNDS = {
+    "min_side": (1, MAX_SIDE), "max_side": (1, MAX_SIDE), "side_multiple": (1, MAX_SIDE), "max_pixels": (1, MAX_SIDE**2),
+    "max_frames": (1, MAX_FRAMES), "frame_step": (1, MAX_FRAMES), "frame_offset": (0, MAX_FRAMES), "max_steps": (1, MAX_STEPS),
+}  # fmt: skip
+
+#: Of defaults: what a request may say.
+_DEFAULT_BOUNDS = {
+    "fps": (1, 240),
+    "guidance_scale": (0, 100),
+    "guidance_scale_2": (0, 100),
+    "max_sequence_length": (1, MAX_TOKENS),
+}
 
 _NO_TABLE: Mapping[str, Any] = MappingProxyType({})
 
@@ -70,37 +100,71 @@ def model_for(source: str, name: str | None = None, table: Mapping[str, Any] = _
 
     `table` is the model's table in zoetrope.toml; its `path` stands before `source`.
     """
-    given = read(_where(name or source), table)
+    label = name or source
+    where = named(label, table is not _NO_TABLE)
+    if name is not None and not _NAME.fullmatch(name):
+        text = f"a name has 1 to {_MAX_NAME_CHARS} characters, none of them for control, and no space at its ends"
+        raise CatalogueError(where, "", text)
+    given = read(where, table)
+    if given.name:
+        text = f"{given.name!r} is for the zoetrope.toml in a model's directory; here the table's own name counts, so leave the key out"
+        raise CatalogueError(where, "name", text)
     source = given.path or source
     if (given.engine or source) == FAKE:
-        if given.video_file != VideoFile():
-            raise refusal(_where(name or source), "video_file", "the engine fake writes its clips as it does")
-        return Model(card=_fake_card(name or FAKE, source, given))
+        return Model(card=_fake_card(where, label, source, given))
     if Path(source).expanduser().is_dir():
         source = str(Path(source).expanduser().resolve())
-    configs = configs_of(_where(name or source), source, given.config)
+    configs = configs_of(where, source, given.config)
     if configs is not None:
         source = str(Path(source).expanduser().absolute())
     directory = configs or find(source)
-    own = own_settings(name or source, directory)
+    own = own_settings(directory)
+    file = str((directory or Path()) / SETTINGS_FILE)
     if directory is not None and own:
-        read(str(directory / SETTINGS_FILE), own)
-        own = anchored(str(directory / SETTINGS_FILE), own, directory)
-    settings = read(_where(name or source), merged(own, table))
-    name = name or settings.name or _usual_name(source)
-    index = read_index(name, source, directory, settings.pipeline)
-    taken = _class(name, index)
+        read(file, own)
+        own = anchored(file, own, directory)
+    layers = Layers(own, table)
+    try:
+        settings = read(where, layers.merged())
+        own_name = name or settings.name or _usual_name(source)
+        return _model(where, own_name, source, directory, configs, settings, layers)
+    except CatalogueError as error:
+        if layers.is_own(error.key):
+            raise CatalogueError(file, error.key, error.text) from None
+        if table is _NO_TABLE and error.key == "path":  # it was named on the command line
+            raise CatalogueError("model", "", error.text) from None
+        raise CatalogueError(error.where or where, error.key, error.text) from None
+
+
+def named(label: str, has_table: bool) -> str:
+    """How an error calls a model: by its table, where it has one."""
+    return f"[{dotted('models', label)}]" if has_table else f"model {label!r}"
+
+
+def _model(
+    where: str,
+    name: str,
+    source: str,
+    directory: Path | None,
+    configs: Path | None,
+    settings: ModelTable,
+    layers: Layers,
+) -> Model:
+    index = read_index(source, directory, settings.pipeline)
+    taken = _class(index, source, settings)
     if configs is not None:
-        check_single_file(_where(name), Path(source), taken)
-    setup = setup_for(_where(name), settings, taken, index, directory, configs)
+        check_single_file(where, Path(source), taken)
+    setup = setup_for(where, settings, taken, index, directory, configs)
     loras = {name: lora.card for name, lora in setup.loras.items()}
-    card = _card(name, source, directory, settings, taken, index, loras)
-    file = check_video_file(_where(name), settings.video_file, card.output)
+    card = _card(where, name, source, directory, settings, layers, taken, index, loras)
+    file = check_video_file(where, settings.video_file, card.output)
     if file.codec == "hevc" and card.limits.min_side < NARROWEST_HEVC:
         least = card.limits.min_side
-        text = f"hevc needs clips of {NARROWEST_HEVC} pixels a side and more, and limits.min_side is {least}"
-        raise refusal(_where(name), "video_file.codec", text)
-    warm_up = sizes(_where(name), setup.speed, card)
+        text = (
+            f"'hevc' needs clips of {NARROWEST_HEVC} pixels a side and more, and limits.min_side is {least}; raise it"
+        )
+        raise CatalogueError(where, "video_file.codec", text)
+    warm_up = sizes(where, setup.speed, card)
     return Model(card=card, setup=msgspec.structs.replace(setup, video_file=file, warm_up=warm_up))
 
 
@@ -109,16 +173,13 @@ def _usual_name(source: str) -> str:
     return path.name if path.is_dir() else path.stem if path.is_file() else source
 
 
-def _where(label: str) -> str:
-    bare = re.fullmatch(r"[A-Za-z0-9_-]+", label)
-    return f"[models.{label if bare else json.dumps(label, ensure_ascii=False)}]"
-
-
 def _card(
+    where: str,
     name: str,
     source: str,
     directory: Path | None,
     settings: ModelTable,
+    layers: Layers,
     taken: PipelineClass,
     index: Mapping[str, Any],
     loras: dict[str, LoraCard],
@@ -135,10 +196,7 @@ def _card(
     limits = _limits(family, output, token_side, token_frames, directory)
     if limits.frame_choices:  # the model's own, and not always the family's
         defaults = msgspec.structs.replace(defaults, num_frames=limits.closest_frames(defaults.num_frames)[0])
-    if settings.engine not in ("", output):
-        raise refusal(
-            _where(name), "engine", f"{settings.engine!r} does not draw what {taken.name} makes, {output}; leave it out"
-        )
+    _check_output(where, output, family, taken, settings)
     also_image = family.also_image if settings.also_image is None else settings.also_image
     card = ModelCard(
         name=name,
@@ -149,7 +207,7 @@ def _card(
         takes_image=takes_image,
         needs_image=needs_image,
         defaults=defaults,
-        limits=_override(name, "limits", limits, settings.limits),
+        limits=_override(where, "limits", limits, settings.limits),
         token_side=token_side,
         token_frames=token_frames,
         also_image=output == "video" and also_image,
@@ -169,40 +227,81 @@ def _card(
         loras=loras,
         resumes=taken.name in RESUMABLE,
     )
-    card = _sampled(card, settings, SampledModel(taken.name, _scheduler(name, directory), index))
-    _check(card)
+    sampled = SampledModel(taken.name, _scheduler(directory), index, takes_guidance, takes_guidance_2)
+    card = _sampled(where, card, settings, layers, sampled)
+    _check_effects(where, card, taken, settings)
+    _check(where, card)
     return card
 
 
-def _sampled(card: ModelCard, settings: ModelTable, model: SampledModel) -> ModelCard:
+def _check_output(where: str, output: MediaKind, family: Family, taken: PipelineClass, settings: ModelTable) -> None:
+    """Raise for an output that the pipeline does not make, and for keys that are for another one."""
+    if output == "video" and family.output == "image" and not abilities.draws_clips(taken):
+        raise CatalogueError(where, "output", f"'video' is not what {taken.name} makes, an image; leave the key out")
+    if settings.engine not in ("", output):
+        text = f"{settings.engine!r} does not draw what {taken.name} makes, {output}; leave the key out"
+        raise CatalogueError(where, "engine", text)
+    if settings.also_image is not None and output == "image":
+        raise CatalogueError(
+            where, "also_image", f"{told(settings.also_image)} is for models of clips; leave the key out"
+        )
+
+
+def _sampled(where: str, card: ModelCard, settings: ModelTable, layers: Layers, model: SampledModel) -> ModelCard:
     """The card with its sampler and presets, and with the defaults that follow from them and from the table."""
     try:
-        # A LoRA may name a built-in preset, which is thereby one of the model's.
-        named = {lora.preset: lora.preset for lora in card.loras.values() if lora.preset}
-        presets = read_presets({**named, **settings.presets}, model)
-        own = read_sampler(settings.sampler, presets, model) if settings.sampler else usual_sampler(card.source, model)
+        presets = read_presets(settings.presets, {name: lora.preset for name, lora in card.loras.items()}, model)
+        chosen, usual = settings.sampler, usual_sampler(card.source, model)
+        sampler = read_sampler(chosen, presets, model) if chosen else usual
     except SamplerError as error:
-        raise refusal(_where(card.name), *error.args) from None
-    defaults = _override(card.name, "defaults", card.defaults_with(own), settings.defaults)
-    if own.fixes_steps and defaults.num_inference_steps != own.own_steps:
-        text = f"{defaults.num_inference_steps} contradicts sampler, in which it is {own.own_steps}"
-        raise refusal(_where(card.name), "defaults.num_inference_steps", text)
-    return msgspec.structs.replace(card, defaults=defaults, sampler=own if own != Sampler() else None, presets=presets)
+        raise CatalogueError(where, *error.args) from None
+    for name, preset in presets.items():
+        if (preset.own_steps or 0) > card.limits.max_steps:
+            text = f"takes {preset.own_steps} steps, and limits.max_steps is {card.limits.max_steps}; raise it"
+            raise CatalogueError(where, dotted("presets", name), text)
+    given = dict(settings.defaults)
+    for key, (value, fixed) in sampler.decides().items():
+        if given.get(key, value) == value:
+            continue
+        if layers.outranks("sampler", f"defaults.{key}"):
+            del given[key]
+        elif fixed or not layers.outranks(f"defaults.{key}", "sampler"):
+            cure = "leave either out" if chosen else 'leave it out, or say sampler = "own"'
+            what = "sampler" if chosen else "the sampler that a model with such a name gets"
+            text = f"{told(given[key])} contradicts {what}, in which it is {value:g}; {cure}"
+            raise CatalogueError(where, f"defaults.{key}", text)
+    return msgspec.structs.replace(
+        card,
+        defaults=_override(where, "defaults", card.defaults_with(sampler), given),
+        sampler=sampler if sampler != Sampler() else None,
+        presets=presets,
+    )
 
 
-def _scheduler(name: str, directory: Path | None) -> dict[str, Any]:
-    return read_json(name, directory / "scheduler" / "scheduler_config.json") if directory is not None else {}
+def _scheduler(directory: Path | None) -> dict[str, Any]:
+    return read_json(directory / "scheduler" / "scheduler_config.json") if directory is not None else {}
 
 
-def _class(name: str, index: Mapping[str, Any]) -> PipelineClass:
+def _class(index: Mapping[str, Any], source: str, settings: ModelTable) -> PipelineClass:
     taken = pipeline_class(str(index["_class_name"]))
     assert taken is not None  # `read_index` looked
     if missing := abilities.what_is_missing(taken):
-        raise CatalogueError(f"model {name!r}: {taken.name} needs {missing}, which a job does not carry")
+        key, value = (
+            ("pipeline", repr(taken.name))
+            if settings.pipeline
+            else ("path", f"{source!r} is run by {taken.name}, and that")
+        )
+        text = f"{value} needs {missing}, and no job carries that; take a model that does without"
+        raise CatalogueError("", key, text)
     return taken
 
 
-def _fake_card(name: str, source: str, table: ModelTable) -> ModelCard:
+def _fake_card(where: str, name: str, source: str, table: ModelTable) -> ModelCard:
+    for field in msgspec.structs.fields(ModelTable):
+        value = getattr(table, field.name)
+        if field.name not in _OF_FAKES and value != field.default and value not in ({}, field.default):
+            text = "is for models with weights, and the engine fake has none; leave the key out"
+            raise CatalogueError(where, field.name, f"{told(value)} {text}")
     output: MediaKind = table.output or "video"
     video = output == "video"
     card = ModelCard(
@@ -213,13 +312,13 @@ def _fake_card(name: str, source: str, table: ModelTable) -> ModelCard:
         pipeline=FAKE,
         takes_image=True,
         defaults=_override(
-            name,
+            where,
             "defaults",
             Defaults(width=64, height=64, num_frames=17 if video else 1, fps=8.0, num_inference_steps=10),
             table.defaults,
         ),
         limits=_override(
-            name,
+            where,
             "limits",
             Limits(min_side=2, max_side=4096, side_multiple=1, max_pixels=4096 * 4096, max_frames=1000 if video else 1,
                    frame_step=1, max_steps=10_000),
@@ -230,7 +329,7 @@ def _fake_card(name: str, source: str, table: ModelTable) -> ModelCard:
         also_image=video and table.also_image is not False,
         also_edits=video,
     )  # fmt: skip
-    _check(card)
+    _check(where, card)
     return card
 
 
@@ -327,7 +426,7 @@ def _limits(family: Family, output: MediaKind, token_side: int, token_frames: in
 
 def _extra_parameters(taken: PipelineClass, directory: Path | None) -> tuple[str, ...]:
     """Return the names that `extra` may carry: parameters of the call, and the shift of a schedule that has a fixed one."""
-    schedule = _scheduler(taken.name, directory)
+    schedule = _scheduler(directory)
     fixed = not schedule.get("use_dynamic_shifting") and any(name in schedule for name in SHIFTS)
     return tuple(sorted({*taken.extra(), FLOW_SHIFT})) if fixed or directory is None else taken.extra()
 
@@ -335,35 +434,53 @@ def _extra_parameters(taken: PipelineClass, directory: Path | None) -> tuple[str
 # ---------------------------------------------------------------- settings and checks
 
 
-def _override(name: str, what: str, base: T, given: Mapping[str, Any]) -> T:
+def _override(where: str, what: str, base: T, given: Mapping[str, Any]) -> T:
     """`base` with the fields that a table gives."""
-    fields = {field.name: field.type for field in msgspec.structs.fields(type(base))}
-    for key in given:
-        if key not in fields:
-            raise refusal(_where(name), f"{what}.{key}", unknown_key(key, fields))
-    try:
-        return msgspec.convert({**msgspec.structs.asdict(base), **given}, type(base))
-    except msgspec.ValidationError as error:
-        rule, _, field = str(error).partition(" - at `$")
-        raise refusal(_where(name), what + field.rstrip("`"), in_words(rule)) from None
+    read = convert(where, what, given, type(base))
+    return msgspec.structs.replace(base, **{name: getattr(read, name) for name in given})
 
 
-def _check(card: ModelCard) -> None:
-    """Raise when a request that gives only a prompt would be refused."""
+def _check_effects(where: str, card: ModelCard, taken: PipelineClass, settings: ModelTable) -> None:
+    """Raise for a default that the pipeline has no use for."""
+    for name, has_effect in (
+        ("negative_prompt", card.takes_negative_prompt),
+        ("guidance_scale", card.takes_guidance),
+        ("guidance_scale_2", card.takes_guidance_2),
+        ("max_sequence_length", taken.takes("max_sequence_length")),
+    ):
+        if settings.defaults.get(name) not in (None, "") and not has_effect:
+            text = f"{told(settings.defaults[name])} has no effect on this {taken.name}; leave the key out"
+            raise CatalogueError(where, f"defaults.{name}", text)
+
+
+def _check(where: str, card: ModelCard) -> None:
+    """Raise for limits that nothing is within, and when a request that gives only a prompt would be refused."""
     defaults, limits = card.defaults, card.limits
-    for field, value in (("width", defaults.width), ("height", defaults.height)):
+    for name, (least, most) in _BOUNDS.items():
+        if not least <= getattr(limits, name) <= most:
+            raise CatalogueError(where, f"limits.{name}", f"{getattr(limits, name)} must be {least} to {most}")
+    if limits.min_side > limits.max_side:
+        text = f"{limits.min_side} is above limits.max_side, {limits.max_side}; raise that, or lower this"
+        raise CatalogueError(where, "limits.min_side", text)
+    if any(not 1 <= count <= MAX_FRAMES for count in limits.frame_choices) or sorted(set(limits.frame_choices)) != list(
+        limits.frame_choices
+    ):
+        text = f"{told(limits.frame_choices)} must be rising numbers of frames from 1 to {MAX_FRAMES}"
+        raise CatalogueError(where, "limits.frame_choices", text)
+    for name, value in (("width", defaults.width), ("height", defaults.height)):
         if not limits.min_side <= value <= limits.max_side or value % limits.side_multiple:
-            raise CatalogueError(
-                f"model {card.name!r}: default {field} {value} is not a multiple of {limits.side_multiple} "
-                f"from {limits.min_side} to {limits.max_side}"
-            )
-    if defaults.width * defaults.height > limits.max_pixels:
-        raise CatalogueError(f"model {card.name!r}: the default size has more than {limits.max_pixels} pixels")
+            text = f"{value} is not a multiple of {limits.side_multiple} from {limits.min_side} to {limits.max_side}"
+            raise CatalogueError(where, f"defaults.{name}", f"{text}; set it, or limits")
+    if (pixels := defaults.width * defaults.height) > limits.max_pixels:
+        text = f"{defaults.width}x{defaults.height} are {pixels} pixels, and limits.max_pixels is {limits.max_pixels}; set either"
+        raise CatalogueError(where, "defaults.width", text)
     if not limits.allows_frames(defaults.num_frames):
-        raise CatalogueError(
-            f"model {card.name!r}: default num_frames {defaults.num_frames} is not {limits.frame_rule()}"
-        )
+        text = f"{defaults.num_frames} is not {limits.frame_rule()}; set it, or limits"
+        raise CatalogueError(where, "defaults.num_frames", text)
     if not 1 <= defaults.num_inference_steps <= limits.max_steps:
-        raise CatalogueError(f"model {card.name!r}: default num_inference_steps is not from 1 to {limits.max_steps}")
-    if defaults.fps <= 0:
-        raise CatalogueError(f"model {card.name!r}: default fps {defaults.fps} is not above 0")
+        text = f"{defaults.num_inference_steps} is not 1 to {limits.max_steps}; set it, or limits.max_steps"
+        raise CatalogueError(where, "defaults.num_inference_steps", text)
+    for name, (lowest, highest) in _DEFAULT_BOUNDS.items():
+        number = getattr(defaults, name)
+        if number is not None and not lowest <= number <= highest:
+            raise CatalogueError(where, f"defaults.{name}", f"{number:g} must be {lowest} to {highest}")

@@ -14,10 +14,10 @@ from typing import Any
 
 from msgspec import Struct
 
-from broker.wire.loras import MAX_KNOWN, MAX_NAME_CHARS, MAX_SCALE, LoraCard
-from workers.models.parts import components, own_tensors, without_prefix
+from broker.wire.loras import MAX_KNOWN, MAX_NAME_CHARS, MAX_SCALE, MAX_TRIGGER_CHARS, LoraCard
+from workers.models.parts import PREFIXES, components, own_tensors, without_prefix
 from workers.models.pipeline_classes import PipelineClass
-from workers.models.sources import CatalogueError
+from workers.models.sources import CatalogueError, config, dotted, told
 from workers.models.weight_files import NoWeights, Tensor, read_weights
 
 
@@ -62,6 +62,9 @@ _COMPONENT = re.compile(r"(transformer_2|transformer|unet|text_encoder_2|text_en
 _KOHYA = re.compile(r"lora_(te\d?|text_encoder(?:_\d)?)_")
 _KOHYA_COMPONENTS = {"te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2", "te3": "text_encoder_3"}
 
+#: What peft puts before the names of a model that it has wrapped.
+_PEFT = "base_model.model."
+
 _NAME = re.compile(rf"[^/\\\x00-\x1f]{{1,{MAX_NAME_CHARS}}}")
 
 
@@ -88,65 +91,81 @@ def check_loras(
     """All LoRAs of a model, each of which looks like one of it; `replaced`: components out of other files. Raises `CatalogueError`."""
     wanted = [*_in_directory(where, lora_dir)] if lora_dir else []
     # An empty entry leaves out a LoRA that the model's own file or the directory has.
-    given = {
-        name: entry for name, entry in ({name: entry for name, _, entry in wanted} | dict(entries)).items() if entry
-    }
-    keys = {name: key for name, key, _ in wanted} | {name: f"loras.{name}" for name in entries}
+    both: dict[str, LoraEntry] = {**dict(wanted), **entries}
+    given = {name: entry for name, entry in both.items() if entry}
+    keys = {name: "lora_dir" for name, _ in wanted} | {name: dotted("loras", name) for name in entries}
     if given and not taken.takes_loras:
-        raise CatalogueError(f"{where} {min(keys.values())}: {taken.name} takes no LoRA")
+        name, key = min(((name, keys[name]) for name in given), key=lambda pair: pair[1])
+        raise CatalogueError(where, key, f"{name!r} is of no use: {taken.name} takes no LoRA; leave the key out")
     if len(given) > MAX_KNOWN:
-        raise CatalogueError(f"{where} lora_dir: there are {len(given)} LoRAs, at most {MAX_KNOWN}")
+        text = f"{lora_dir!r} and loras hold {len(given)} LoRAs, and at most {MAX_KNOWN} can be had; leave some out"
+        raise CatalogueError(where, "lora_dir" if lora_dir else "loras", text)
     denoiser = "unet" if "unet" in components(index) and "transformer" not in components(index) else "transformer"
     bases = {
         name: own_tensors(directory / name)
         for name in (denoiser, "transformer_2")
-        if given and directory is not None and name not in replaced
+        if given and directory is not None and name not in replaced and not _is_quantised(directory, name)
     }
     found = {}
     for name, entry in given.items():
         try:
             found[name] = _checked(name, Lora(file=entry) if isinstance(entry, str) else entry, index, denoiser, bases)
         except _Fault as fault:
-            raise CatalogueError(f"{where} {keys[name]}: {fault}") from None
+            key = keys[name] if keys[name] == "lora_dir" else ".".join(filter(None, (keys[name], fault.key)))
+            raise CatalogueError(where, key, str(fault)) from None
     return found
 
 
 class _Fault(Exception):
-    """Fault of a LoRA, in words."""
+    """Fault of a LoRA in words, and the key of its table ("": all of it)."""
+
+    def __init__(self, text: str, key: str = "") -> None:
+        super().__init__(text)
+        self.key = key
 
 
-def _in_directory(where: str, lora_dir: str) -> Iterator[tuple[str, str, str]]:
-    """(name, key, file) of the LoRAs in a directory. Raises `CatalogueError`."""
+def _in_directory(where: str, lora_dir: str) -> Iterator[tuple[str, str]]:
+    """(name, file) of the LoRAs in a directory. Raises `CatalogueError`."""
     directory = Path(lora_dir).expanduser().absolute()
     try:
         files = sorted(file for file in directory.iterdir() if file.suffix == ".safetensors")
     except OSError as error:
-        raise CatalogueError(f"{where} lora_dir: {directory} cannot be read: {error.strerror}") from None
+        text = f"{lora_dir!r} cannot be read: {error.strerror}; name a directory of *.safetensors"
+        raise CatalogueError(where, "lora_dir", text) from None
     inside = directory.resolve()
     for file in files:
         if not file.resolve().is_relative_to(inside):
-            text = f"{file.name} is a link out of {directory}; name the file in loras"
-            raise CatalogueError(f"{where} lora_dir: {text}")
-        yield file.stem, f"lora_dir: {file.name}", str(file)
+            text = f"{str(file)!r} is a link out of {directory}; name the file in loras"
+            raise CatalogueError(where, "lora_dir", text)
+        yield file.stem, str(file)
 
 
 def _checked(
     name: str, lora: Lora, index: Mapping[str, Any], denoiser: str, bases: Mapping[str, Mapping[str, Tensor]]
 ) -> LoraSetup:
     if not _NAME.fullmatch(name) or name in (".", "..") or name != name.strip():
-        raise _Fault(f"a name has 1 to {MAX_NAME_CHARS} characters without / and \\, and no space at its ends")
+        raise _Fault(
+            f"{told(name)} is no name; one has 1 to {MAX_NAME_CHARS} characters without / and \\, and no space at its ends"
+        )
     if not -MAX_SCALE <= lora.scale <= MAX_SCALE:
-        raise _Fault(f"scale: {lora.scale} must be {-MAX_SCALE:g} to {MAX_SCALE:g}")
+        raise _Fault(f"{lora.scale} must be {-MAX_SCALE:g} to {MAX_SCALE:g}", "scale")
+    if len(lora.trigger) > MAX_TRIGGER_CHARS:
+        text = f"{told(lora.trigger)} has {len(lora.trigger)} characters; at most {MAX_TRIGGER_CHARS} are shown"
+        raise _Fault(text, "trigger")
     if bool(lora.file) == bool(lora.high or lora.low):
-        raise _Fault("needs either file, or high and low of a model with two experts")
+        text = f"{lora.file!r} stands beside high or low" if lora.file else "no file is named"
+        raise _Fault(f"{text}; give file, or high and low of a model with two experts", "file" if lora.file else "")
     if (lora.high or lora.low) and "transformer_2" not in components(index):
-        raise _Fault("high and low are of models with two experts, and this one has one; give file")
+        raise _Fault(
+            f"{lora.high or lora.low!r} is for a model with two experts, and this one has one; give file",
+            "high" if lora.high else "low",
+        )
     given = {denoiser: lora.file or lora.high, "transformer_2": lora.low}
     files = {slot: str(Path(file).expanduser().absolute()) for slot, file in given.items() if file}
     changed: list[str] = []
     for slot, file in files.items():
         header = read_header(Path(file), denoiser)
-        _check_fits(file, header, slot, bases.get(slot, {}))
+        _check_fits(file, header, slot, bases.get(slot, {}), denoiser)
         changed += [slot if one in (denoiser, "transformer_2") else one for one in header.components]
     lacking = [one for one in changed if one not in components(index)]
     if lacking:
@@ -195,13 +214,14 @@ def _component(layer: str, denoiser: str) -> str:
     return denoiser
 
 
-def _check_fits(file: str, header: LoraHeader, slot: str, base: Mapping[str, Tensor]) -> None:
-    """Compare the widths of the layers with those of the model's own, where its headers are there. Raises `_Fault`."""
+def _check_fits(file: str, header: LoraHeader, slot: str, base: Mapping[str, Tensor], denoiser: str) -> None:
+    """Compare the layers and their widths with those of the model's own, where its headers are there. Raises `_Fault`."""
+    _check_layers(file, header, slot, base, denoiser)
     known = {tensor.shape[1] for tensor in base.values() if len(tensor.shape) >= 2}
     if not known or not header.widths:
         return
     for layer, width in header.widths.items():
-        bare = without_prefix(_COMPONENT.sub("", layer, count=1))
+        bare = _bare(layer)
         own = base.get(f"{bare}.weight")
         if own is not None and len(own.shape) >= 2 and own.shape[1] != width:
             raise _Fault(
@@ -213,6 +233,52 @@ def _check_fits(file: str, header: LoraHeader, slot: str, base: Mapping[str, Ten
         raise _Fault(
             f"{file} was made for another model: its layers take {usual} numbers, and those of this {slot} take {has}"
         )
+
+
+def _check_layers(file: str, header: LoraHeader, slot: str, base: Mapping[str, Tensor], denoiser: str) -> None:
+    """Raise `_Fault` for layers that the model lacks. In the names of its authors or of kohya, only the numbers of blocks are compared."""
+    own = {name.removesuffix(".weight") for name in base}
+    of_slot = [layer for layer in header.widths if ".processor" not in layer and _slot(layer, slot, denoiser) == slot]
+    if not own or not of_slot:
+        return
+    lacking = [layer for layer in of_slot if _bare(layer) not in own]
+    # Some files have a prefix of diffusers before the authors' names.
+    ours = len(lacking) < len(of_slot) or all(map(_OUR_NAMES.search, of_slot))
+    if lacking and ours and header.form != "kohya" and not any(layer.startswith(PREFIXES) for layer in of_slot):
+        count = f"{len(lacking)} of its {len(of_slot)} layers are none"
+        raise _Fault(f"{file} was made for another model: {count} of this {slot}, as {lacking[0]}")
+    if slot.startswith("transformer"):
+        blocks = max((number for name in own for number in _block_numbers(name)), default=-1)
+        for layer in of_slot:
+            if blocks >= 0 and max(_block_numbers(layer), default=-1) > blocks:
+                raise _Fault(
+                    f"{file} was made for another model: {layer} is none of this {slot}, whose last block is {blocks}"
+                )
+
+
+#: How diffusers calls layers of attention and feed-forward in every model.
+_OUR_NAMES = re.compile(r"\.(?:to_[qkv]|to_out|to_add_out|add_[qkv]_proj)\b|\.(?:ff|ffn|ff_context)\.net\.")
+_BLOCK = re.compile(r"(?:blocks|layers)[._](\d+)(?=[._])")
+
+
+def _block_numbers(layer: str) -> list[int]:
+    """Numbers of the blocks that a layer is in: the same in everybody's names."""
+    return [int(number) for number in _BLOCK.findall(layer)]
+
+
+def _slot(layer: str, slot: str, denoiser: str) -> str:
+    """The component that a layer of the file for `slot` is loaded into."""
+    return slot if slot != denoiser else _component(layer, denoiser)
+
+
+def _bare(layer: str) -> str:
+    """A layer's name without what stands for its component."""
+    return without_prefix(_COMPONENT.sub("", layer.removeprefix(_PEFT), count=1))
+
+
+def _is_quantised(directory: Path, part: str) -> bool:
+    """Whether weights are packed, whose shapes are not those of the layers."""
+    return "quantization_config" in config(directory, part)
 
 
 def anchored_lora(entry: str | dict[str, Any], directory: Path) -> str | dict[str, Any]:

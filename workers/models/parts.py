@@ -55,12 +55,13 @@ _KINDS = {"transformer": "a transformer", "unet": "a transformer", "vae": "a VAE
 def check_parts(where: str, parts: Mapping[str, str], index: Mapping[str, Any], directory: Path | None) -> Parts:
     """The files, absolute, each of which looks like weights of its component. Raises `CatalogueError`."""
     if parts and directory is None:
-        raise CatalogueError(f"{where} parts: the model that they are parts of is not on this machine; download it")
+        text = "are of a model that is not on this machine; fetch it: python -m workers pull"
+        raise CatalogueError(where, "parts", text)
     checked = {}
     for name, text in parts.items():
         file = Path(text).expanduser().absolute()
         if why := _fault(name, file, index, directory or Path()):
-            raise CatalogueError(f"{where} parts.{name}: {why}")
+            raise CatalogueError(where, f"parts.{name}", why)
         checked[name] = str(file)
     return checked
 
@@ -113,7 +114,7 @@ def _fault(name: str, file: Path, index: Mapping[str, Any], directory: Path) -> 
     """Return the fault of a component's file; "" when nothing is seen."""
     there = with_weights(index, directory)
     if name not in there:
-        return f"the model has no such component; those with weights are {', '.join(sorted(there)) or 'none'}"
+        return f"{file} is for a component that the model has not; those with weights are {', '.join(sorted(there)) or 'none'}"
     try:
         read = read_weights(file)
     except NoWeights as error:
@@ -125,14 +126,14 @@ def _fault(name: str, file: Path, index: Mapping[str, Any], directory: Path) -> 
         if importlib.util.find_spec("gguf") is None:
             return f"{file} is a GGUF file, which needs the package gguf, which is not installed: pip install gguf"
     if "quantization_config" in config(directory, name):
-        return f"the model's own {name} is quantised, and its config would be read for this file, too; take a model that is not"
+        return f"{file} would be read by the config of the model's own {name}, which is quantised; take a model that is not"
     return _of_another_kind(name, file, read) or _of_another_shape(file, read, directory / name)
 
 
 def _of_another_kind(name: str, file: Path, read: WeightFile) -> str:
     names = list(read.tensors)
     if not names:
-        return f"{file} has no tensors"
+        return f"{file} has no tensors; get the file anew"
     if any(map(is_lora, names)):
         return f"{file} is a LoRA, which changes weights and is none; it belongs in loras"
     inner = next((one for one in names if one != without_prefix(one)), "")

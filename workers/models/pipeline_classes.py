@@ -52,6 +52,10 @@ FLOW_SHIFT = "flow_shift"
 SHIFTS = (FLOW_SHIFT, "shift")
 
 
+#: What every pipeline inherits from.
+_ROOT = "DiffusionPipeline"
+
+
 class Parameter(Struct, frozen=True):
     """Parameter of a call."""
 
@@ -68,6 +72,8 @@ class PipelineClass(Struct, frozen=True):
     name: str
     parameters: Mapping[str, Parameter]
     components: frozenset[str]
+    #: Those of the components that it cannot be made without.
+    needed: frozenset[str]
     #: Whether `strength` x steps, rounded down, are the steps that are drawn.
     steps_by_strength: bool
     #: Whether its loop says which of its calls of the denoiser belong together, which a step cache must know.
@@ -107,16 +113,20 @@ def is_extra(name: str) -> bool:
 
 @functools.cache
 def pipeline_class(name: str) -> PipelineClass | None:
-    """The pipeline class of this name in the installed diffusers; None when it has none."""
-    family = list(_with_bases(name))
+    """The pipeline class of this name in the installed diffusers; None when it has none, or does not give it out under this name."""
+    family = list(_with_bases(name)) if name in _given_out() else []
+    if not any(isinstance(base, ast.Name) and base.id == _ROOT for node, _ in family for base in node.bases):
+        return None
     call = next((found for node, _ in family if (found := _method(node, "__call__"))), None)
     init = next((found for node, _ in family if (found := _method(node, "__init__"))), None)
     if call is None:
         return None
+    made_of = _parameters(init) if init is not None else {}
     return PipelineClass(
         name=name,
         parameters=_parameters(call),
-        components=frozenset(_parameters(init)) if init is not None else frozenset(),
+        components=frozenset(made_of),
+        needed=frozenset(part for part, parameter in made_of.items() if parameter.required) - _optional(family),
         steps_by_strength=any(_STRENGTH_OF_STEPS in text for _, text in (*family, *_drawing(family))),
         tells_caches=any("cache_context(" in text for _, text in family),
         from_single_file=any(
@@ -133,11 +143,36 @@ def pipeline_names() -> tuple[str, ...]:
 
 
 @functools.cache
+def _given_out() -> frozenset[str]:
+    """What the library can be asked for by name: all words in the table of its lazy imports."""
+    words: set[str] = set()
+    for place in _places():
+        for node in ast.walk(ast.parse(Path(place, "__init__.py").read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                words.add(node.value)
+    return frozenset(words)
+
+
+def _optional(family: list[tuple[ast.ClassDef, str]]) -> set[str]:
+    """Components that a model may lack, as the class says."""
+    for node, _ in family:
+        for item in node.body:
+            match item:
+                case ast.Assign(targets=[ast.Name(id="_optional_components")], value=ast.List(elts=names)):
+                    return {str(name.value) for name in names if isinstance(name, ast.Constant)}
+    return set()
+
+
+def _places() -> list[str]:
+    spec = importlib.util.find_spec("diffusers")
+    return list(spec.submodule_search_locations or ()) if spec is not None else []
+
+
+@functools.cache
 def _files() -> Mapping[str, Path]:
     """Class -> the file of diffusers' pipelines that defines it."""
-    spec = importlib.util.find_spec("diffusers")
     found: dict[str, Path] = {}
-    for place in (spec.submodule_search_locations or ()) if spec is not None else ():
+    for place in _places():
         for file in sorted(Path(place, "pipelines").rglob("*.py")):
             found.update((match[1].decode(), file) for match in _CLASS.finditer(file.read_bytes()))
     return found
@@ -152,7 +187,7 @@ def _with_bases(name: str) -> Iterator[tuple[ast.ClassDef, str]]:
     node = next(node for node in ast.parse(text).body if isinstance(node, ast.ClassDef) and node.name == name)
     yield node, "\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno])
     for base in node.bases:
-        if isinstance(base, ast.Name) and base.id.endswith("Pipeline") and base.id != "DiffusionPipeline":
+        if isinstance(base, ast.Name) and base.id.endswith("Pipeline") and base.id != _ROOT:
             yield from _with_bases(base.id)
 
 

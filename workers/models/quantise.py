@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workers.models.parts import Parts, with_weights
-from workers.models.sources import CatalogueError, config
+from workers.models.sources import CatalogueError, config, told
 from workers.models.weight_files import read_weights
 
 QuantizeMethod = Literal["fp8", "fp8_dynamic", "int8", "nf4", "layerwise_fp8"]
@@ -38,23 +38,20 @@ def check_quantize(
 ) -> None:
     """Raise `CatalogueError` for a component that cannot be quantised so, or a package that is not there."""
     for name, method in wanted.items():
-        key = f"{where} speed.quantize.{name}"
         if directory is not None and name not in (there := with_weights(index, directory)):
             known = ", ".join(sorted(filter(_COMPONENTS.fullmatch, there)))
-            raise CatalogueError(f"{key}: the model has no such component; those that can be quantised are {known}")
-        if not _COMPONENTS.fullmatch(name):
-            raise CatalogueError(f"{key}: only transformers, UNets and encoders of text and images are quantised")
-        if "quantization_config" in config(directory, name):
-            raise CatalogueError(
-                f"{key}: the {name} in {directory} is quantised as it is stored, and stays so; leave the key out"
-            )
-        if name in parts and read_weights(Path(parts[name])).kind == "gguf":
-            raise CatalogueError(f"{key}: {parts[name]} is quantised as it is stored, and stays so; leave the key out")
-        package = PACKAGES.get(method, "")
-        if package and importlib.util.find_spec(package) is None:
-            raise CatalogueError(
-                f'{key}: "{method}" needs the package {package}, which is not installed: pip install {package}'
-            )
+            why = f"is for a component that the model has not; those that can be quantised are {known or 'none'}"
+        elif not _COMPONENTS.fullmatch(name):
+            why = "is for transformers, UNets and encoders of text and images alone; leave the key out"
+        elif "quantization_config" in config(directory, name):
+            why = f"comes too late: the {name} in {directory} is quantised as it is stored, and stays so; leave the key out"
+        elif name in parts and read_weights(Path(parts[name])).kind == "gguf":
+            why = f"comes too late: {parts[name]} is quantised as it is stored, and stays so; leave the key out"
+        elif (package := PACKAGES.get(method, "")) and importlib.util.find_spec(package) is None:
+            why = f"needs the package {package}, which is not installed: pip install {package}"
+        else:
+            continue
+        raise CatalogueError(where, f"speed.quantize.{name}", f"{told(method)} {why}")
 
 
 def unfit_device(method: QuantizeMethod, device: str, capability: tuple[int, int]) -> str:

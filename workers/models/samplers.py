@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from broker.wire.sampling import Sampler
+from broker.wire.sampling import MAX_PRESET_CHARS, Sampler
+from workers.models.sources import dotted, told
 
 
 class Kind(Struct, frozen=True, kw_only=True):
@@ -169,24 +170,42 @@ OWN = "own"
 SamplerEntry = str | SamplerTable
 
 
+#: What may name a preset: a request writes it.
+_NAME = re.compile(rf"(?!\s)[^\x00-\x1f\x7f]{{1,{MAX_PRESET_CHARS}}}(?<!\s)")
+
+
 class SamplerError(Exception):
     """`(key, sentence)`: what is wrong with which key of the model's table."""
 
 
-def read_presets(entries: Mapping[str, SamplerEntry], model: SampledModel) -> dict[str, Sampler]:
-    """The presets of a table by their names. One may go by another that stands before it. Raises `SamplerError`."""
+def read_presets(
+    entries: Mapping[str, SamplerEntry], loras: Mapping[str, str], model: SampledModel
+) -> dict[str, Sampler]:
+    """The presets of a table by their names. One may go by another that stands before it. Raises `SamplerError`.
+
+    `loras`: LoRA -> the preset that it names, of the table or a built-in one, which is thereby one of the model's.
+    """
     presets: dict[str, Sampler] = {}
     for name, entry in entries.items():
-        sampler = _read(f"presets.{name}", entry, presets)
-        if sampler.fixed is None:
-            sampler = msgspec.structs.replace(sampler, fixed=True)
-        presets[name] = _fitting(f"presets.{name}", sampler, model)
+        key = dotted("presets", name)
+        if not _NAME.fullmatch(name):
+            rule = f"has 1 to {MAX_PRESET_CHARS} characters, none of them for control, and no space at its ends"
+            raise SamplerError(key, f"{told(name)} is no name of a preset; one {rule}")
+        presets[name] = _fitting(key, _as_preset(_read(key, entry, presets, model)), model)
+    for lora, name in loras.items():
+        if name and name not in presets:
+            key = dotted("loras", lora, "preset")
+            presets[name] = _fitting(key, _as_preset(named(key, name, presets)), model, name)
     return presets
+
+
+def _as_preset(sampler: Sampler) -> Sampler:
+    return msgspec.structs.replace(sampler, fixed=True) if sampler.fixed is None else sampler
 
 
 def read_sampler(entry: SamplerEntry, presets: Mapping[str, Sampler], model: SampledModel) -> Sampler:
     """The sampler of a table, or `OWN`, which is an empty one. Raises `SamplerError`."""
-    return Sampler() if entry == OWN else _fitting("sampler", _read("sampler", entry, presets), model)
+    return Sampler() if entry == OWN else _fitting("sampler", _read("sampler", entry, presets, model), model)
 
 
 def named(key: str, name: str, presets: Mapping[str, Sampler]) -> Sampler:
@@ -195,12 +214,16 @@ def named(key: str, name: str, presets: Mapping[str, Sampler]) -> Sampler:
         return presets[name]
     if name in PRESETS:
         return PRESETS[name].sampler
-    raise SamplerError(key, f"{name!r} is no preset; known: {', '.join([*presets, *PRESETS])}")
+    raise SamplerError(key, f"{told(name)} is no preset; known: {', '.join([*presets, *PRESETS])}")
 
 
-def _read(key: str, entry: SamplerEntry, presets: Mapping[str, Sampler]) -> Sampler:
+def _read(key: str, entry: SamplerEntry, presets: Mapping[str, Sampler], model: SampledModel) -> Sampler:
     if isinstance(entry, str):
         return named(key, entry, presets)
+    for name, has_effect in (("guidance", model.takes_guidance), ("guidance_2", model.takes_guidance_2)):
+        if (value := getattr(entry, name)) is not None and not has_effect:
+            whose = "a second expert, which this model has not" if name == "guidance_2" else "no effect on this model"
+            raise SamplerError(f"{key}.{name}", f"{value:g} is of {whose}; leave the key out")
     given = {name: value for name in _FIELDS if (value := getattr(entry, name)) != getattr(_EMPTY, name)}
     if "kind" in given:
         given["kind"] = _kind(key, given["kind"])
@@ -223,48 +246,67 @@ class SampledModel(Struct, frozen=True):
     scheduler: Mapping[str, Any]
     #: `model_index.json`.
     index: Mapping[str, Any]
+    #: Whether the scale of guidance has an effect, and that of a second expert.
+    takes_guidance: bool = True
+    takes_guidance_2: bool = True
 
 
-def _fitting(key: str, sampler: Sampler, model: SampledModel) -> Sampler:
+def _fitting(key: str, sampler: Sampler, model: SampledModel, preset: str = "") -> Sampler:
+    """The sampler itself. Raises `SamplerError` about a field below `key`, or about the `preset` that `key` names."""
     field, text = unfit(sampler, model.pipeline, model.scheduler, model.index)
+    if text and preset:
+        raise SamplerError(key, f"{preset!r} is not for this model: its {field} {told(getattr(sampler, field))} {text}")
     if text:
-        raise SamplerError(f"{key}.{field}", text)
+        raise SamplerError(f"{key}.{field}", f"{told(getattr(sampler, field))} {text}")
     return sampler
 
 
 def unfit(sampler: Sampler, pipeline: str, scheduler: Mapping[str, Any], index: Mapping[str, Any]) -> tuple[str, str]:
-    """(field, why a model cannot have it in its sampler); ("", "") where it can have all of it."""
+    """(field, why a model cannot have its value in a sampler); ("", "") where it can have all of it."""
     if sampler.boundary is not None and index.get("boundary_ratio") is None:
-        return "boundary", "this model has no second expert"
+        return "boundary", "is where a second expert takes over, and this model has none; leave the key out"
     if sampler.changes_scheduler and "Combined" in pipeline:
-        return "kind", f"{pipeline} draws with two pipelines, and a sampler is of one"
+        return next(
+            (name for name in _CHANGES if getattr(sampler, name)), "kind"
+        ), f"is of one pipeline, and {pipeline} draws with two; leave the key out"
     own = str(scheduler.get("_class_name", ""))
     if not own or not sampler.changes_scheduler:
         return "", ""
     flow = is_flow(scheduler)
-    for field in ("kind", "sigmas", "timesteps", "spacing", "shift"):
+    for field in _CHANGES:
         if getattr(sampler, field) and own not in _REPLACEABLE:
-            return field, f"the steps of {pipeline} are taken by its {own}, in whose place no other sampler works"
+            return (
+                field,
+                f"cannot be had: the steps of {pipeline} are taken by its {own}, in whose place no other sampler works",
+            )
     if sampler.shift is not None and not flow:
-        return "shift", f"{own} is of models that predict noise; a shift is of flow-matching models"
+        return "shift", f"is of flow-matching models, and {own} is of models that predict noise; leave the key out"
     if sampler.sigmas and not flow:
-        return "sigmas", f"{own} is of models that predict noise; give timesteps"
+        return "sigmas", f"are of flow-matching models, and {own} is of models that predict noise; give timesteps"
     if sampler.spacing and flow:
-        return "spacing", f"{own} is of flow-matching models; give shift or sigmas"
+        return "spacing", f"is of models that predict noise, and {own} is of flow-matching models; give shift or sigmas"
     return _unfit_kind(sampler, own, flow)
+
+
+#: What takes another scheduler than the model's own, but for `boundary`.
+_CHANGES = ("kind", "sigmas", "timesteps", "spacing", "shift")
 
 
 def _unfit_kind(sampler: Sampler, own: str, flow: bool) -> tuple[str, str]:
     name = sampler.kind or _REPLACEABLE[own]
     explicit = "sigmas" if sampler.sigmas else "timesteps" if sampler.timesteps else ""
     if not name:
-        return (explicit, f"{own} takes none; name a kind that does: {_taking(flow)}") if explicit else ("", "")
+        return (
+            (explicit, f"cannot be given to {own}; name a kind that takes them: {_taking(flow)}")
+            if explicit
+            else ("", "")
+        )
     kind = KINDS[name]
     if not (kind.flow if flow else kind.noise):
         fit = ", ".join(one for one, other in KINDS.items() if (other.flow if flow else other.noise))
-        return "kind", f"{name!r} is not for models that predict {'the flow' if flow else 'noise'}; these are: {fit}"
+        return "kind", f"is not for models that predict {'the flow' if flow else 'noise'}; these are: {fit}"
     if explicit and not (kind.sigmas if flow else kind.timesteps):
-        return explicit, f"{name!r} takes none; these do: {_taking(flow)}"
+        return explicit, f"cannot be given to {name!r}; these take them: {_taking(flow)}"
     return "", ""
 
 
@@ -291,20 +333,23 @@ def is_flow(scheduler: Mapping[str, Any]) -> bool:
 def _kind(key: str, name: str) -> str:
     known = _ALIASES.get(name.lower(), name.lower())
     if known not in KINDS:
-        raise SamplerError(f"{key}.kind", f"{name!r} is not one of {', '.join(KINDS)}")
+        raise SamplerError(f"{key}.kind", f"{told(name)} is not one of {', '.join(KINDS)}")
     return known
 
 
 def _check_schedule(key: str, sampler: Sampler) -> None:
     if sampler.sigmas and sampler.timesteps:
-        raise SamplerError(f"{key}.sigmas", "are given beside timesteps; either says where the steps are")
+        raise SamplerError(f"{key}.sigmas", f"{told(sampler.sigmas)} are given beside timesteps; leave either out")
     if sampler.timesteps and sampler.shift is not None:
-        raise SamplerError(f"{key}.shift", "timesteps are not shifted; give sigmas, or leave shift out")
+        raise SamplerError(
+            f"{key}.shift", f"{sampler.shift:g} does not move timesteps; give sigmas, or leave shift out"
+        )
     for name, values in (("sigmas", sampler.sigmas), ("timesteps", sampler.timesteps)):
         if any(later >= earlier for earlier, later in itertools.pairwise(values)):
-            raise SamplerError(f"{key}.{name}", "must fall from step to step")
+            raise SamplerError(f"{key}.{name}", f"{told(values)} must fall from step to step")
         if values and sampler.steps not in (None, len(values)):
-            raise SamplerError(f"{key}.steps", f"{sampler.steps} contradicts {name}, which are {len(values)}")
+            text = f"{sampler.steps} contradicts {name}, which are {len(values)}; leave steps out"
+            raise SamplerError(f"{key}.steps", text)
 
 
 #: (beginning of the pipeline's class, pattern in a directory's name or hub id, preset): distilled models that no config tells apart.

@@ -12,9 +12,9 @@ from workers.models.parts import check_parts, components
 from workers.models.pipeline_classes import PipelineClass
 from workers.models.placement import AUTO
 from workers.models.quantise import check_quantize
-from workers.models.sources import CatalogueError
+from workers.models.sources import CatalogueError, told
 from workers.models.speed import check_speed
-from workers.models.table import ModelTable, refusal
+from workers.models.table import ModelTable
 from workers.models.weights import pickled, variants
 
 
@@ -33,12 +33,14 @@ def setup_for(
     if configs is not None:
         for key in ("variant", "trust_remote_code"):
             if getattr(settings, key):
-                raise refusal(where, key, "it is for a directory, and path is one file; leave the key out")
+                text = f"{told(getattr(settings, key))} is for a directory, and path is one file; leave the key out"
+                raise CatalogueError(where, key, text)
     parts = check_parts(where, settings.parts, index, directory)
     loras = check_loras(where, settings.loras, settings.lora_dir, taken, index, directory, parts)
     if loras and settings.speed.compile:
-        text = f"a compiled model takes no LoRAs in this version: each would compile it anew; leave either out{_left_out(loras)}"
-        raise refusal(where, "speed.compile", text)
+        value = told(settings.speed.compile)
+        text = f"{value} cannot be had beside LoRAs, each of which would compile the model anew; leave either out{_left_out(loras)}"
+        raise CatalogueError(where, "speed.compile", text)
     check_quantize(where, settings.speed.quantize, index, directory, parts)
     _check_loras_on_quantised(where, settings, loras)
     if directory is not None:
@@ -60,9 +62,9 @@ def _check_loras_on_quantised(where: str, settings: ModelTable, loras: Loras) ->
     for component, method in settings.speed.quantize.items():
         named = next((name for name, lora in loras.items() if component in lora.card.components), None)
         if named is not None and method == "nf4":
-            text = f"{method} weights take no LoRA, and {named!r} is one of the {component}"
+            text = f"{told(method)} weights take no LoRA, and {named!r} is one of the {component}"
             text += f"; take int8, fp8 or layerwise_fp8, or leave either out{_left_out([named])}"
-            raise refusal(where, f"speed.quantize.{component}", text)
+            raise CatalogueError(where, f"speed.quantize.{component}", text)
 
 
 def _left_out(loras: Iterable[str]) -> str:
@@ -73,13 +75,18 @@ def _left_out(loras: Iterable[str]) -> str:
 def _check_weights(where: str, settings: ModelTable, directory: Path, parts: Container[str]) -> None:
     if file := pickled(directory, parts):
         cure = "from_pretrained(DIRECTORY, use_safetensors=False), then save_pretrained(OTHER)"
-        raise CatalogueError(
-            f"{where}: {directory / file} is a pickle, which can run code when it is read, and is not opened; "
+        text = (
+            f"{directory / file} is a pickle, which can run code when it is read, and is not opened; "
             f"get the model with safetensors, or convert it where that is no danger: {cure}"
         )
+        raise CatalogueError(where, "path", text)
     if settings.variant and settings.variant not in (there := variants(directory)):
-        has = f"those there are {', '.join(sorted(there))}" if there else "its weights have none: leave the key out"
-        raise refusal(where, "variant", f"no part in {directory} has weights of {settings.variant!r}; {has}")
+        has = (
+            f"those there are {', '.join(sorted(there))}"
+            if there
+            else "its weights have no variants, so leave the key out"
+        )
+        raise CatalogueError(where, "variant", f"{settings.variant!r} is a variant of no weights in {directory}; {has}")
 
 
 def _check_code(where: str, settings: ModelTable, directory: Path, index: Mapping[str, Any]) -> None:
@@ -88,4 +95,4 @@ def _check_code(where: str, settings: ModelTable, directory: Path, index: Mappin
     for part, (module, _) in components(index).items():
         if (file := directory / part / f"{module}.py").is_file():
             cure = "trust_remote_code = true in the service's table lets it"
-            raise CatalogueError(f"{where}: its {part} is code of its own, {file}, which may not run; {cure}")
+            raise CatalogueError(where, "path", f"{file} is code of the model's own {part}, which may not run; {cure}")

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from workers.models.parts import PREFIXES, is_lora, other_component
 from workers.models.pipeline_classes import PipelineClass
-from workers.models.sources import INDEX, find
-from workers.models.table import refusal
+from workers.models.sources import INDEX, CatalogueError, find
 from workers.models.weight_files import NoWeights, read_weights
 
 #: Diffusers reads what ends otherwise as a pickle.
@@ -19,16 +18,15 @@ def configs_of(where: str, source: str, config: str) -> Path | None:
     file = Path(source).expanduser()
     if not file.is_file():
         if config:
-            raise refusal(
-                where, "config", f"it is for a path that is one file, and {source!r} is none; leave the key out"
-            )
+            text = f"{config!r} is for a path that is one file, and {source!r} is none; leave the key out"
+            raise CatalogueError(where, "config", text)
         return None
     if file.suffix == ".gguf":
-        raise refusal(
+        raise CatalogueError(
             where, "path", f"{source!r} is a GGUF file, one component; name its model as path, and the file in parts"
         )
     if not config:
-        raise refusal(
+        raise CatalogueError(
             where,
             "path",
             f"{source!r} is one file, which does not say how its model is built: name a directory with {INDEX}, the components' configs, "
@@ -36,7 +34,9 @@ def configs_of(where: str, source: str, config: str) -> Path | None:
         )
     directory = find(str(Path(config).expanduser())) or find(config)
     if directory is None:
-        raise refusal(where, "config", f"there is no directory {config!r}")
+        raise CatalogueError(
+            where, "config", f"{config!r} is neither a directory nor in the hub's cache; name one with {INDEX}"
+        )
     return directory
 
 
@@ -44,15 +44,17 @@ def check_single_file(where: str, file: Path, taken: PipelineClass) -> None:
     """Raise `CatalogueError` for a file that is no whole model, or that its pipeline is not read from."""
     if not taken.from_single_file:
         cure = "name the model's directory as path, and the file in parts"
-        raise refusal(where, "path", f"diffusers reads no {taken.name} from one file; {cure}")
+        raise CatalogueError(
+            where, "path", f"{file} cannot be read: diffusers reads no {taken.name} from one file; {cure}"
+        )
     try:
         if file.suffix != _SUFFIX:
             raise NoWeights(f"has a name that does not end in {_SUFFIX}; pickles are not opened")
         names = list(read_weights(file).tensors)
     except NoWeights as error:
-        raise refusal(where, "path", f"{file} {error}") from None
+        raise CatalogueError(where, "path", f"{file} {error}") from None
     if any(map(is_lora, names)):
-        raise refusal(where, "path", f"{file} is a LoRA, which changes a model and is none; it belongs in loras")
+        raise CatalogueError(where, "path", f"{file} is a LoRA, which changes a model and is none; it belongs in loras")
     if not any(name.startswith(PREFIXES) for name in names) or not any(map(other_component, names)):
         cure = "name the model's directory as path, and the file in parts"
-        raise refusal(where, "path", f"{file} is one component of a model by its names ({names[0]}); {cure}")
+        raise CatalogueError(where, "path", f"{file} is one component of a model by its names ({names[0]}); {cure}")

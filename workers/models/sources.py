@@ -5,18 +5,19 @@ Nothing here runs code out of a directory, and weights are not opened.
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
 import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
-from workers.models.pipeline_classes import pipeline_class
+from workers.models.pipeline_classes import pipeline_class, pipeline_names
 
 SETTINGS_FILE = "zoetrope.toml"
 
@@ -29,7 +30,33 @@ _SINGLE_FILES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf"
 
 
 class CatalogueError(Exception):
-    """There is no card for a model; one sentence on the reason."""
+    """There is no card for a model; one sentence on the reason: `[models.wan] speed.attention: 'sage' needs …; pip install …`."""
+
+    def __init__(self, where: str, key: str, text: str) -> None:
+        place = " ".join(filter(None, (where, key if where else "")))
+        super().__init__(f"{place}: {text}" if place else text)
+        #: The table ("" where the caller knows it), the key in it, and what is wrong: the value, the rule and the cure.
+        self.where, self.key, self.text = where, key, text
+
+
+#: Longest value that an error repeats.
+_MAX_VALUE_CHARS = 80
+
+
+def told(value: Any) -> str:
+    """A value of a table as an error repeats it, short."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(list(value)) if isinstance(value, tuple) else f"{value!r}"
+    return text if len(text) <= _MAX_VALUE_CHARS else f"{text[:_MAX_VALUE_CHARS]}…"
+
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def dotted(*keys: str) -> str:
+    """Keys as TOML writes them one below the other: `loras."a b".scale`."""
+    return ".".join(key if _BARE.fullmatch(key) else json.dumps(key, ensure_ascii=False) for key in keys)
 
 
 class HubId(Struct, frozen=True):
@@ -70,58 +97,78 @@ def find(source: str) -> Path | None:
     return snapshot if snapshot.is_dir() else None
 
 
-def own_settings(label: str, directory: Path | None) -> dict[str, Any]:
+def own_settings(directory: Path | None) -> dict[str, Any]:
     """Read the model's own zoetrope.toml; empty when it has none."""
     if directory is None or not (directory / SETTINGS_FILE).is_file():
         return {}
     try:
         return tomllib.loads((directory / SETTINGS_FILE).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise CatalogueError(f"model {label!r}: {directory / SETTINGS_FILE}: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CatalogueError(str(directory / SETTINGS_FILE), "", f"cannot be read: {error}") from None
 
 
-def read_index(name: str, source: str, directory: Path | None, pipeline: str = "") -> Mapping[str, Any]:
+def read_index(source: str, directory: Path | None, pipeline: str = "") -> Mapping[str, Any]:
     """The model's parts, and its class under "_class_name": `pipeline`, or what the index says. Raises `CatalogueError`."""
-    index = read_json(name, directory / INDEX) if directory is not None else {}
-    named = pipeline or index.get("_class_name")
+    index = read_json(directory / INDEX) if directory is not None else {}
+    own = index.get("_class_name")
+    named = pipeline or own
     if isinstance(named, list):
+        code = ".".join(map(str, named))
+        cure = 'name a class of diffusers: pipeline = "…"'
+        raise CatalogueError("", "path", f"{source!r} is run by code of its own, {code}, which is not run here; {cure}")
+    if not isinstance(named, str) or not named:
+        raise CatalogueError("", "path", _why_not(source, directory))
+    key, of = ("pipeline", "") if pipeline else ("path", f"{source!r} is run by ")
+    if (found := pipeline_class(named)) is None:
+        cure = "pip install -U diffusers brings newer ones" if key == "path" else _closest_pipeline(named)
         raise CatalogueError(
-            f"model {name!r}: its class is code of its own, {'.'.join(map(str, named))} in {directory}, which is not run; "
-            f'name a class of diffusers: pipeline = "…" in [models.{json.dumps(name)}] of zoetrope.toml'
+            "", key, f"{of}{named!r}{', which' if of else ''} is no pipeline of {_diffusers()}; {cure}"
         )
-    if not isinstance(named, str):
-        raise CatalogueError(f"model {name!r}: {_why_not(name, source, directory)}")
-    if pipeline_class(named) is None:
-        raise CatalogueError(f"model {name!r}: {_diffusers()} has no pipeline {named!r}")
+    if pipeline and isinstance(own, str) and own != pipeline and (lacking := sorted(found.needed - set(_there(index)))):
+        text = (
+            f"{pipeline!r} is made of a {lacking[0]}, too, which {directory} has not; leave the key out: it is a {own}"
+        )
+        raise CatalogueError("", "pipeline", text)
     return {**index, "_class_name": named}
 
 
-def read_json(name: str, path: Path) -> dict[str, Any]:
+def _there(index: Mapping[str, Any]) -> Iterator[str]:
+    """Names that a model's index gives something for."""
+    return (name for name, value in index.items() if value not in (None, [None, None]))
+
+
+def _closest_pipeline(name: str) -> str:
+    if close := difflib.get_close_matches(name, pipeline_names(), 1):
+        return f"did you mean {close[0]}?"
+    return "leave the key out, and the model's index says it"
+
+
+def read_json(path: Path) -> dict[str, Any]:
     """An object in a JSON file; empty when there is no such file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise CatalogueError(f"model {name!r}: {path} cannot be read: {error}") from None
+        raise CatalogueError("", "path", f"{path} cannot be read: {error}; get the file anew") from None
     if not isinstance(value, dict):
-        raise CatalogueError(f"model {name!r}: {path} holds no JSON object")
+        raise CatalogueError("", "path", f"{path} holds no JSON object; get the file anew")
     return value
 
 
 def config(directory: Path | None, part: str) -> dict[str, Any]:
     """The config of one part of the model; empty when there is none."""
-    return read_json(directory.name, directory / part / "config.json") if directory is not None else {}
+    return read_json(directory / part / "config.json") if directory is not None else {}
 
 
 def _diffusers() -> str:
     try:
         return f"diffusers {importlib.metadata.version('diffusers')}"
     except importlib.metadata.PackageNotFoundError:
-        return "diffusers is not installed and"
+        return "diffusers, which is not installed: pip install diffusers"
 
 
-def _why_not(name: str, source: str, directory: Path | None) -> str:
+def _why_not(source: str, directory: Path | None) -> str:
     """Return the reason why `source` is no model, and the remedy."""
     if directory is not None:
         return _why_no_pipeline(directory)
@@ -131,9 +178,9 @@ def _why_not(name: str, source: str, directory: Path | None) -> str:
 def why_not_here(source: str) -> str:
     """Return the reason why this model is not on this machine, and the remedy."""
     if Path(source).suffix in _SINGLE_FILES:
-        return f"there is no file {source!r}; a model is a directory with {INDEX}"
+        return f"{source!r} is not there; a model is a directory with {INDEX}, or a file with config"
     if parse_hub_id(source) is None:
-        return f"there is no directory {source!r}"
+        return f"{source!r} is not there; name the directory of a model, or a hub id"
     return f"{source!r} is neither a directory nor in the hub's cache; fetch it: python -m workers pull {source}"
 
 
@@ -144,7 +191,7 @@ _CONVERT = "convert it once with diffusers: from_single_file(FILE), then save_pr
 def _why_no_pipeline(directory: Path) -> str:
     """Describe a directory without a usable index."""
     if (directory / INDEX).is_file():
-        return f"{directory} is not a diffusers pipeline: no {INDEX} with its class"
+        return f"{directory} is not a diffusers pipeline: no {INDEX} with its class; {_GET}"
     if (directory / "modular_model_index.json").is_file():
         return f"{directory} is a modular pipeline (modular_model_index.json), which is not run; get the variant of the model with {INDEX}"
     names = sorted(entry.name for entry in directory.iterdir())
@@ -158,8 +205,8 @@ def _why_no_pipeline(directory: Path) -> str:
     if weights:
         return f"{directory} holds weights in the layout of their authors ({weights[0]}), not of diffusers; {_GET}, or {_CONVERT}"
     if "transformer" in names or "unet" in names:
-        return f"{directory} holds parts of a model but no {INDEX}: the download is not complete"
-    return f"{directory} is not a diffusers pipeline: no {INDEX} with its class"
+        return f"{directory} holds parts of a model but no {INDEX}: the download is not complete; fetch it anew"
+    return f"{directory} is not a diffusers pipeline: no {INDEX} with its class; {_GET}"
 
 
 def _is_weights(name: str) -> bool:

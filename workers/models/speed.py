@@ -13,7 +13,7 @@ from workers.models.attention import why_not
 from workers.models.denoisers import denoisers
 from workers.models.pipeline_classes import PipelineClass
 from workers.models.quantise import QuantizeMethod
-from workers.models.sources import CatalogueError
+from workers.models.sources import CatalogueError, told
 from workers.models.step_caches import CacheKind, unfit_cache
 
 #: Families whose VAE loses detail in half precision, and whose pipelines cast between it and the rest (diffusers' Wan guide).
@@ -57,7 +57,7 @@ def check_speed(where: str, speed: Speed, taken: PipelineClass, index: Mapping[s
         ),
     ):
         if why:
-            raise CatalogueError(f"{where} speed.{key}: {why}")
+            raise CatalogueError(where, f"speed.{key}", f"{told(getattr(speed, key))} {why}")
     return speed
 
 
@@ -72,13 +72,13 @@ def _no_cache(speed: Speed, taken: PipelineClass, index: Mapping[str, Any]) -> l
     """(key, why not) of what is said of the step cache."""
     why = unfit_cache(speed.cache_kind, speed.cache_ratios, taken, index)
     if speed.cache_ratios and speed.cache_kind != "mag":
-        return [("cache_ratios", 'only the kind "mag" has them; leave it out, or write cache_kind = "mag"')]
+        return [("cache_ratios", 'are for the kind "mag" alone; leave the key out, or write cache_kind = "mag"')]
     if speed.cache_kind != "first_block":
-        return [("cache_kind", f"{why}; leave it out" if why else "")]
-    return [("cache", f"{why}; leave it out" if why and speed.cache in ("safe", "fast") else "")]
+        return [("cache_kind", f"cannot be had: {why}; leave the key out" if why else "")]
+    return [("cache", f"cannot be had: {why}; leave the key out" if why and speed.cache in ("safe", "fast") else "")]
 
 
-_ONE_DTYPE = "{} runs its VAE in the dtype of the rest; leave it out"
+_ONE_DTYPE = "is not for {}, which runs its VAE in the dtype of the rest; leave the key out"
 
 
 #: (width, height, frames).
@@ -87,26 +87,36 @@ Size = tuple[int, int, int]
 
 def sizes(where: str, speed: Speed, card: ModelCard) -> tuple[Size, ...]:
     """The sizes to warm up in. Raises `CatalogueError` for one that the model does not draw."""
-    usual, limits = card.defaults, card.limits
+    usual = card.defaults
     if not speed.warm_up:
         return ((usual.width, usual.height, usual.num_frames),) if speed.compile else ()
-    found = []
-    for text in speed.warm_up:
-        sides = re.fullmatch(r"(\d{1,5})x(\d{1,5})(?:x(\d{1,5}))?", text)
-        if sides is None:
-            raise CatalogueError(
-                f'{where} speed.warm_up: {text!r} is no size; write "832x480x81": width, height, frames'
-            )
-        size = (int(sides[1]), int(sides[2]), int(sides[3] or 1))
-        bounds, step = range(limits.min_side, limits.max_side + 1), limits.side_multiple
-        if any(side not in bounds or side % step for side in size[:2]):
-            raise CatalogueError(
-                f"{where} speed.warm_up: {text!r}: sides are multiples of {step}, {bounds[0]} to {bounds[-1]}"
-            )
-        if not limits.allows_frames(size[2]):
-            raise CatalogueError(f"{where} speed.warm_up: {text!r}: frames are {limits.frame_rule()}")
-        found.append(size)
-    return tuple(found)
+    found = [(text, _size(text, card)) for text in speed.warm_up]
+    for text, size in found:
+        if isinstance(size, str):
+            raise CatalogueError(where, "speed.warm_up", f"{text!r} {size}")
+    return tuple(dict.fromkeys(size for _, size in found if not isinstance(size, str)))
+
+
+def _size(text: str, card: ModelCard) -> Size | str:
+    """The size that is written so, or why the model draws none like it."""
+    limits, usual, clips = card.limits, card.defaults, card.output == "video"
+    example = f'"{usual.width}x{usual.height}' + (f'x{usual.num_frames}": width, height, frames' if clips else '"')
+    sides = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})(?:x([0-9]{1,5}))?", text)
+    if sides is None:
+        return f"is no size; write {example}"
+    if clips and sides[3] is None:
+        return f"lacks the number of frames; write {example}"
+    size = (int(sides[1]), int(sides[2]), int(sides[3] or 1))
+    step = limits.side_multiple
+    if any(not limits.min_side <= side <= limits.max_side or side % step for side in size[:2]):
+        return (
+            f"has sides that are not multiples of {step} from {limits.min_side} to {limits.max_side}; write {example}"
+        )
+    if size[0] * size[1] > limits.max_pixels:
+        return f"has {size[0] * size[1]} pixels, and limits.max_pixels is {limits.max_pixels}; write {example}"
+    if not limits.allows_frames(size[2]):
+        return f"has {size[2]} frames, and there are {limits.frame_rule()}; write {example}"
+    return size
 
 
 def backend_of(speed: Speed) -> str:
@@ -120,7 +130,9 @@ def _no_compile(speed: Speed, index: Mapping[str, Any]) -> str:
     if speed.cache in ("safe", "fast"):
         return "is not available beside a step cache, whose steps would be compiled while a job waits; choose one of the two"
     unknown = [denoiser.name for denoiser in denoisers(index) if not denoiser.has_repeated_blocks]
-    return f"{unknown[0]} has no blocks that are known to repeat; leave it out" if unknown else ""
+    return (
+        f"is not for {unknown[0]}, which has no blocks that are known to repeat; leave the key out" if unknown else ""
+    )
 
 
 def _no_attention(speed: Speed, index: Mapping[str, Any]) -> str:
@@ -129,4 +141,4 @@ def _no_attention(speed: Speed, index: Mapping[str, Any]) -> str:
     if why := why_not(speed.attention, downloads=speed.download_kernels):
         return why
     fixed = [denoiser.name for denoiser in denoisers(index) if not denoiser.chooses_attention]
-    return f"the attention of {fixed[0]} cannot be chosen; leave it out" if fixed else ""
+    return f"is not for {fixed[0]}, whose attention cannot be chosen; leave the key out" if fixed else ""

@@ -48,7 +48,7 @@ def unfit_cache(kind: CacheKind, ratios: Sequence[float], taken: PipelineClass, 
 
 def _no_dbcache(taken: PipelineClass) -> str:
     if importlib.util.find_spec("cache_dit") is None:
-        return '"dbcache" needs the package cache-dit, which is not installed: pip install cache-dit'
+        return "it needs the package cache-dit, which is not installed: pip install cache-dit"
     if taken.name not in _DBCACHE_SEEN:
         return f"{taken.name} was not seen to work with it; it did with {', '.join(sorted(_DBCACHE_SEEN))}"
     return ""

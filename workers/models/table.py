@@ -6,9 +6,10 @@ A key that is not known is refused with the closest that is; a value of another 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct, field, inspect
@@ -17,9 +18,11 @@ from workers.models.loras import LoraEntry, anchored_lora
 from workers.models.parts import Parts
 from workers.models.placement import Wanted
 from workers.models.samplers import SamplerEntry
-from workers.models.sources import CatalogueError
+from workers.models.sources import CatalogueError, dotted, told
 from workers.models.speed import Speed
 from workers.models.video_file import VideoFile
+
+T = TypeVar("T", bound=Struct)
 
 #: What a model cannot say of itself.
 _FOREIGN = ("path", "config", "trust_remote_code")
@@ -62,31 +65,54 @@ class ModelTable(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_u
 
 def read(where: str, table: Mapping[str, Any]) -> ModelTable:
     """The table, named `where` in what is said of it. Raises `CatalogueError`."""
-    for key, text in _faults("", table, inspect.type_info(ModelTable)):
-        raise refusal(where, key, text)
+    return convert(where, "", table, ModelTable)
+
+
+def convert(where: str, prefix: str, table: Mapping[str, Any], kind: type[T]) -> T:
+    """The struct of this kind that a table gives, whose keys begin with `prefix` in what is said. Raises `CatalogueError`."""
+    for key, text in _faults(prefix, table, inspect.type_info(kind)):
+        raise CatalogueError(where, key, text)
     try:
-        read = msgspec.convert(table, ModelTable)
+        return msgspec.convert(table, kind)
     except msgspec.ValidationError as error:
-        rule, _, key = str(error).partition(" - at `$")
-        raise refusal(where, key.strip(".`"), in_words(rule)) from None
-    return read
+        keys = _keys_of(error, table, kind)
+        value: Any = table
+        path = prefix
+        for word in keys:
+            value = value[word]
+            path = f"{path}[{word}]" if isinstance(word, int) else _below(path, word)
+        raise CatalogueError(where, path, f"{told(value)} {_in_words(error, value)}") from None
 
 
-def merged(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """`own` with what `given` says in its place; within a table, key by key."""
-    both = {**own, **given}
-    for key, value in own.items():
-        if isinstance(value, dict) and isinstance(given.get(key), dict):
-            both[key] = {**value, **given[key]}
-    return both
+class Layers(Struct, frozen=True):
+    """What a model's own file says, and what the service's table says, which stands before it."""
+
+    own: Mapping[str, Any]
+    given: Mapping[str, Any]
+
+    def merged(self) -> dict[str, Any]:
+        """`own` with what `given` says in its place; within a table, key by key."""
+        both = {**self.own, **self.given}
+        for key, value in self.own.items():
+            if isinstance(value, dict) and isinstance(self.given.get(key), dict):
+                both[key] = {**value, **self.given[key]}
+        return both
+
+    def is_own(self, key: str) -> bool:
+        """Whether what an error says of a key is of the model's own file."""
+        return _says(self.own, key) and not _says(self.given, key)
+
+    def outranks(self, one: str, other: str) -> bool:
+        """Whether the service's table says the `one`, and the `other` is the model's own or nobody's."""
+        return _says(self.given, one) and not _says(self.given, other)
 
 
 def anchored(where: str, own: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     """Return the settings of a model's own file, its files and directories as paths from the model's directory. Raises `CatalogueError`."""
-    if own.get("trust_remote_code"):
-        raise refusal(
-            where, "trust_remote_code", "a model cannot say that of itself; it belongs in the service's table"
-        )
+    for key in _FOREIGN:
+        if own.get(key):
+            text = f"{told(own[key])} is not for a model to say of itself; it belongs in the service's table"
+            raise CatalogueError(where, key, text)
     placed = dict(own)
     if "parts" in own:
         placed["parts"] = {name: str(directory / file) for name, file in own["parts"].items()}
@@ -96,31 +122,50 @@ def anchored(where: str, own: Mapping[str, Any], directory: Path) -> dict[str, A
         try:
             placed["loras"] = {name: anchored_lora(lora, directory) for name, lora in own["loras"].items()}
         except ValueError as error:
-            raise refusal(where, "loras", f"{error} is outside of the model's directory") from None
+            outside = next(key for key, lora in own["loras"].items() if str(error) in (lora, *_words(lora)))
+            text = f"{str(error)!r} is outside of the model's directory; it belongs in the service's table"
+            raise CatalogueError(where, _below("loras", outside), text) from None
     return placed
 
 
-def refusal(where: str, key: str, text: str) -> CatalogueError:
-    """The error that says what is wrong with a key of a table: `[models.wan] speed.attention: …`."""
-    return CatalogueError(f"{where} {key}: {text}" if key else f"{where}: {text}")
+def _words(entry: Any) -> Iterator[Any]:
+    return iter(entry.values() if isinstance(entry, dict) else ())
+
+
+def _says(table: Mapping[str, Any], key: str) -> bool:
+    """Whether a table has the key `a.b.c`, by its first two words."""
+    value: Any = table
+    for word in re.split(r"[.\[]", key)[:2]:
+        if not isinstance(value, Mapping):
+            break
+        if word not in value:
+            return False
+        value = value[word]
+    return True
 
 
 # ---------------------------------------------------------------- what is wrong, in words
 
+_NOTHING: list[str] = []
 
-def _faults(path: str, value: Any, kind: inspect.Type) -> Iterator[tuple[str, str]]:
-    """(path of the key, what is wrong) for keys that there are not and words that are no choice; all else msgspec finds."""
+
+def _faults(path: str, value: Any, kind: inspect.Type, beside: list[str] = _NOTHING) -> Iterator[tuple[str, str]]:
+    """(path of the key, what is wrong) for keys that there are not and words that are no choice; all else msgspec finds.
+
+    `beside`: what else may stand in the place of a word.
+    """
     if isinstance(kind, inspect.UnionType):
+        beside = [_KINDS["bool"]] if any(isinstance(one, inspect.BoolType) for one in kind.types) else []
         kinds = [
             one
             for one in kind.types
             if isinstance(one, inspect.StructType if isinstance(value, dict) else inspect.LiteralType)
         ]
         if kinds:
-            yield from _faults(path, value, kinds[0])
+            yield from _faults(path, value, kinds[0], beside)
     elif isinstance(kind, inspect.LiteralType) and isinstance(value, str) and value not in kind.values:
-        choices = ", ".join(str(choice) for choice in kind.values if choice != "")
-        yield path, f"{value!r} is not one of {choices}"
+        choices = [*beside, *(str(choice) for choice in kind.values if choice != "")]
+        yield path, f"{told(value)} is not one of {', '.join(choices)}{_quoted(value, beside) if beside else ''}"
     elif isinstance(kind, inspect.DictType) and isinstance(value, dict):
         for key, one in value.items():
             yield from _faults(_below(path, key), one, kind.value_type)
@@ -141,19 +186,61 @@ def unknown_key(key: str, known: Mapping[str, Any]) -> str:
 
 
 def _below(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key
+    return f"{path}.{dotted(key)}" if path else dotted(key)
+
+
+def _keys_of(error: msgspec.ValidationError, table: Mapping[str, Any], kind: type[Struct]) -> list[str | int]:
+    """Where the value is that msgspec complains of. It names the keys of structs and places in lists, but no key of a dict."""
+    _, _, path = str(error).partition(" - at `$")
+    keys: list[str | int] = []
+    for name, place in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", path):
+        if place == "...":
+            keys.append(_failing(table, keys, kind))
+        else:
+            keys.append(name or int(place))
+    return keys
+
+
+def _failing(table: Mapping[str, Any], keys: list[str | int], kind: type[Struct]) -> str:
+    """The first key of the dict at `keys` with which alone the table fails too."""
+    entries: Mapping[str, Any] = table
+    for key in keys:
+        entries = entries[key]  # type: ignore[index]
+    for name, entry in entries.items():
+        alone: Any = {name: entry}
+        for key in reversed(keys):
+            alone = {key: alone}
+        try:
+            msgspec.convert(alone, kind)
+        except msgspec.ValidationError:
+            return name
+    return next(iter(entries))
 
 
 _KINDS = {
     "str": "a string", "bool": "true or false", "int": "a whole number", "float": "a number", "object": "a table", "array": "a list",
-    "null": "nothing",
 }  # fmt: skip
+_BOUNDS = {">=": "at least", ">": "above", "<=": "at most", "<": "below"}
 
 
-def in_words(rule: str) -> str:
-    """msgspec's rule: "Expected `str`, got `int`" -> "must be a string, and is a whole number"."""
-    expected, comma, got = rule.removeprefix("Expected ").partition(", got ")
-    if not comma or expected == rule:
-        return rule[:1].lower() + rule[1:]
-    wanted = [_KINDS.get(name.strip(), name) for name in expected.strip("`").split("|") if name.strip() != "null"]
-    return f"must be {' or '.join(wanted)}, and is {_KINDS.get(got.strip('`'), got)}"
+def _in_words(error: msgspec.ValidationError, value: Any) -> str:
+    """msgspec's rule: "Expected `str | null`, got `int`" -> "must be a string"."""
+    rule = str(error).partition(" - at `$")[0]
+    if bound := re.fullmatch(r"Expected `(\w+)` (of length )?(>=|>|<=|<) (\S+)", rule):
+        what = {"array": "entries", "object": "entries"}.get(bound[1], "characters") if bound[2] else ""
+        return " ".join(
+            filter(None, ("must have" if what else "must be", _BOUNDS[bound[3]], f"{float(bound[4]):g}", what))
+        )
+    kinds = re.match(r"Expected `([^`]+)`", rule)
+    if kinds is None:
+        return f"cannot be taken: {rule[:1].lower()}{rule[1:]}"
+    wanted = [_KINDS.get(name.strip(), name.strip()) for name in kinds[1].split("|") if name.strip() != "null"]
+    return f"must be {' or '.join(wanted)}{_quoted(value, wanted)}"
+
+
+def _quoted(value: Any, wanted: list[str]) -> str:
+    """The cure of a number or truth value that is written as a text."""
+    if not isinstance(value, str) or _KINDS["str"] in wanted:
+        return ""
+    plain = value.strip().lower() in ("true", "false") or re.fullmatch(r"[-+]?[\d.]+", value.strip())
+    return "; leave the quotes out" if plain else ""

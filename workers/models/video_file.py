@@ -65,21 +65,19 @@ def check_video_file(where: str, file: VideoFile, makes: str, encoders: Collecti
         return file
     codec = CODECS[file.codec]
     if makes != "video":
-        raise CatalogueError(f"{where} video_file: the model makes images, and no clip")
+        raise CatalogueError(where, "video_file", "is for clips, and the model makes images; leave the table out")
     if file.crf is not None and not 0 <= file.crf <= codec.worst:
         raise CatalogueError(
-            f"{where} video_file.crf: {file.crf} is not from 0 to {codec.worst}, as {file.codec} has it"
+            where, "video_file.crf", f"{file.crf} is not from 0 to {codec.worst}, as {file.codec} has it"
         )
     if file.pixel_format not in codec.formats:
         has = ", ".join(codec.formats)
-        raise CatalogueError(
-            f"{where} video_file.pixel_format: {file.codec} has no {file.pixel_format!r} here; it has {has}"
-        )
+        text = f"{file.pixel_format!r} is not to be had with {file.codec} here, which has {has}"
+        raise CatalogueError(where, "video_file.pixel_format", text)
     if codec.encoder not in (import_module("av").codecs_available if encoders is None else encoders):
         cure = "pip install --force-reinstall av brings a build that has it, or choose another codec"
-        raise CatalogueError(
-            f"{where} video_file.codec: {file.codec!r} needs {codec.encoder}, which the installed av lacks: {cure}"
-        )
+        text = f"{file.codec!r} needs {codec.encoder}, which the installed av lacks: {cure}"
+        raise CatalogueError(where, "video_file.codec", text)
     return file
 
 
