@@ -20,6 +20,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     suspect_after_s: Annotated[
         float, Meta(description="silence after which a worker gets no new job, seconds", gt=0, le=3600)
     ] = 2.5
+    #: The lease of a worker, and of the jobs that it holds.
     lost_after_s: Annotated[
         float, Meta(description="silence after which a worker's jobs go back to the queue, seconds", gt=0, le=3600)
     ] = 6.0

@@ -1,4 +1,4 @@
-"""Views of jobs and workers: the structs that edges get."""
+"""Views of jobs and workers, the structs that edges get; a waiting job's position and predicted end among them."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ _BATCH = 64
 #: Nothing is waited for longer than this: another edge may have died with what it held.
 _POLL_S = 5.0
 _LEAST_PAUSE_S = 0.05
-_RETRY_S = 1.0
+_BROKER_RETRY_S = 1.0
 
 #: How long an outcome is kept for a broker that does not answer. Without it the delivery is made again.
 _REPORT_S = 300.0
@@ -136,7 +136,7 @@ class WebhookDelivery:
         except EdgeError as error:
             # What was claimed comes back when its lease has run out.
             log.info("no webhook deliveries", extra={"action": Action.WEBHOOK, "reason": error.message})
-            return _RETRY_S
+            return _BROKER_RETRY_S
         now = asyncio.get_running_loop().time()
         for claim, view in zip(claims, views, strict=True):
             # Without: the job was deleted meanwhile, and the delivery with it.
@@ -179,7 +179,7 @@ class WebhookDelivery:
             async with asyncio.timeout(_ATTEMPT_S):
                 result = await self._attempt(claim)
         except TimeoutError:
-            result = self._again(claim, 0, "there was no time left for it")
+            result = self._retry(claim, 0, "there was no time left for it")
         finally:
             self._turns.ended(turn, clock() - began_at, clock())
         # There is a place, and there may be room for more.
@@ -208,9 +208,9 @@ class WebhookDelivery:
             job = await self._calls.job(claim.job_id)
             keys = self.secrets.keys()
         except EdgeError as error:
-            return None if error.kind == "not_found" else self._again(claim, 0, error.message)
+            return None if error.kind == "not_found" else self._retry(claim, 0, error.message)
         except SecretsError:
-            return self._again(claim, 0, "it could not be signed")
+            return self._retry(claim, 0, "it could not be signed")
         if not job.view.submission.webhook:
             return None
         body = event_body(job, claim, self._base_url)
@@ -224,15 +224,15 @@ class WebhookDelivery:
         try:
             status, answer = await self._fetcher.post(job.view.submission.webhook, headers, body, _TIMEOUT_S)
         except NotSent as error:
-            return self._again(claim, 0, str(error))
+            return self._retry(claim, 0, str(error))
         if 200 <= status < 300:
             return Result("delivered", status)
         if status == 410:
             return Result("disabled", status, 0.0, "the receiver is gone")
         note = "it redirects, which is not followed" if 300 <= status < 400 else f"the receiver answered {status}"
-        return self._again(claim, status, note, answer.get("retry-after", ""))
+        return self._retry(claim, status, note, answer.get("retry-after", ""))
 
-    def _again(self, claim: ClaimedDelivery, status: int, note: str, retry_after: str = "") -> Result:
+    def _retry(self, claim: ClaimedDelivery, status: int, note: str, retry_after: str = "") -> Result:
         """Return the result of a failed attempt: when it is tried again, or that it is not."""
         if claim.attempts >= len(SCHEDULE_S):
             return Result("failed", status, 0.0, note[:256])
@@ -258,7 +258,7 @@ class WebhookDelivery:
                     try:
                         await self._calls.delivery_done(done)
                     except EdgeError:
-                        await asyncio.sleep(_RETRY_S)
+                        await asyncio.sleep(_BROKER_RETRY_S)
                     else:
                         break
         if result.outcome in ("retry", "released"):

@@ -50,14 +50,14 @@ def succeed(world: World, job_id: str) -> None:
 
 
 def report(world: World) -> m.DeliveryDone:
-    return world.fake.outbox.reports.get(timeout=60)
+    return world.fake.deliveries.reports.get(timeout=60)
 
 
 def later(world: World, seconds: float) -> None:
     """Let the broker's time pass, and the edge look again."""
 
     def pass_time() -> None:
-        world.fake.outbox.now += seconds
+        world.fake.deliveries.now += seconds
         world.fake.gap()
 
     world.do(pass_time)
@@ -140,9 +140,9 @@ def test_every_event_that_is_wanted_is_told(told, receiver):
 def test_jobs_without_a_webhook_tell_nobody(told, receiver):
     job = told.finished()
     assert job["webhook"] is None
-    assert not told.fake.outbox.rows
+    assert not told.fake.deliveries.rows
     succeed(told, submit(told, receiver, "failed"))
-    assert not told.fake.outbox.rows
+    assert not told.fake.deliveries.rows
     assert receiver.quiet
 
 
@@ -258,9 +258,9 @@ def test_a_receiver_that_hangs_delays_nobody_else(told, receiver):
         reports = [report(told)]
         while reports[-1].outcome != "delivered":
             reports.append(report(told))
-        # Of the others none was given up meanwhile: they still hang, wait here, or wait in the outbox untried.
+        # Of the others none was given up meanwhile: they still hang, wait here, or wait in the journal untried.
         assert {done.outcome for done in reports[:-1]} <= {"released"}
-        views = [told.fake.outbox.of_job(job_id)[0] for job_id in waiting]
+        views = [told.fake.deliveries.of_job(job_id)[0] for job_id in waiting]
         assert {view.state for view in views} == {"pending"}
         assert sum(view.sending for view in views) <= 4 + 16
 
@@ -290,13 +290,13 @@ def test_what_came_while_the_broker_was_away_is_reported_when_it_is_back(told, r
     told.do(told.fake.run, again)
 
     def lose_the_broker_at_the_report() -> None:
-        done = told.fake.outbox.done
+        done = told.fake.deliveries.done
 
         def down_once(message: m.DeliveryDone) -> None:
-            told.fake.outbox.done = done
+            told.fake.deliveries.done = done
             raise BrokerUnavailable()
 
-        told.fake.outbox.done = down_once
+        told.fake.deliveries.done = down_once
 
     told.do(lose_the_broker_at_the_report)
     told.do(told.fake.succeed, again)

@@ -14,7 +14,7 @@ import msgspec
 from broker.client import errors
 from broker.wire import messages as m
 from broker.wire.jobspec import Artefact, Defaults, Limits, ModelCard, Result, decode_spec
-from tests.testing.fake_outbox import FakeOutbox
+from tests.testing.fake_deliveries import FakeDeliveries
 
 #: The epoch in the upper half of revisions and fences, as the real broker counts them.
 EPOCH = 3 << 32
@@ -60,7 +60,7 @@ class FakeBroker:
         #: Deleted jobs, and when they had been submitted.
         self.forgotten: dict[str, float] = {}
         self.submits: dict[str, m.Submit] = {}
-        self.outbox = FakeOutbox()
+        self.deliveries = FakeDeliveries()
         self.refuse_with: errors.BrokerError | None = None
         self.down = False
         #: A cancelled running job stops by itself on the next turn of the loop.
@@ -195,19 +195,19 @@ class FakeBroker:
         )
         for job_id in gone:
             self.forgotten[job_id] = self.jobs.pop(job_id).submitted_at
-            self.outbox.forget(job_id)
+            self.deliveries.forget(job_id)
         self.on_gone(gone)
         return gone
 
     async def claim_deliveries(self, limit: int) -> tuple[Sequence[m.ClaimedDelivery], float]:
         if self.down:
             raise errors.BrokerUnavailable()
-        return self.outbox.claim(limit)
+        return self.deliveries.claim(limit)
 
     async def delivery_done(self, done: m.DeliveryDone) -> None:
         if self.down:
             raise errors.BrokerUnavailable()
-        self.outbox.done(done)
+        self.deliveries.done(done)
 
     async def pool(self) -> m.PoolView:
         self._answer("pool")
@@ -298,7 +298,9 @@ class FakeBroker:
 
     def _with_hooks(self, view: m.JobView) -> m.JobView:
         return (
-            msgspec.structs.replace(view, deliveries=self.outbox.of_job(view.id)) if view.submission.webhook else view
+            msgspec.structs.replace(view, deliveries=self.deliveries.of_job(view.id))
+            if view.submission.webhook
+            else view
         )
 
     def _answer(self, call: str) -> None:
@@ -334,7 +336,7 @@ class FakeBroker:
         view = msgspec.structs.replace(old, revision=self._next_revision(), story=story, **changes)
         self.jobs[job_id] = view
         if view.submission.webhook:
-            self.outbox.moved(old, view, self.now)
+            self.deliveries.moved(old, view, self.now)
         self._tell(view)
         return view
 

@@ -1,14 +1,15 @@
 """The worker's place for jobs: the engine's life and the attempts in it, and how each attempt ends.
 
 - At most two attempts: one that is drawn, and before it one in its postprocessing (decode, encode, save). A job that crashed before
-  is alone, so that nobody else is blamed if it does so again.
+  is alone, so that no other is blamed if it does so again.
 - What the engine reports before its process is gone is the attempt's result. Else `Attempt.ending` says why it was killed, and nothing
   there means that it crashed, whichever of its attempts did it. An attempt that the engine never took up is handed back, not failed,
   and so is one that had to go because the engine was killed for the other.
 - A killed engine holds its job until the process is gone: only then is the GPU free and the result true. A process that even SIGKILL
   does not end (it sits in the kernel) gives up its job after `unkillable_s`, but never takes another.
+- A cancel that is not heard by `Attempt.cancel_by` is escalated: the engine is killed.
 
-Results go to the outbox; everything else that must happen is emitted as an effect.
+Results go to `UnackedResults`; everything else that must happen is emitted as an effect.
 """
 
 from __future__ import annotations

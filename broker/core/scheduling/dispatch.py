@@ -114,7 +114,7 @@ def not_excluded(scene: Scene[Job, Worker], job: Job, lane: Lane, worker: Worker
     )
 
 
-#: All must hold.
+#: All must hold. One that a job can fail which never crashed must be asked in `choose`, too: its straight path asks `fits` alone.
 CONDITIONS: tuple[Callable[[Scene[Job, Worker], Job, Lane, Worker], bool], ...] = (fits, not_excluded)
 
 

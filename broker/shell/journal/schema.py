@@ -13,7 +13,7 @@ from pathlib import Path
 
 from broker.runtime.errors import JournalBroken, JournalRefused
 from broker.shell.journal import deliveries, set_aside
-from broker.shell.journal.old_heads import renew_head
+from broker.shell.journal.old_rows import renew_head
 
 #: Raised with every change of the tables or of the packed columns that an older broker would misread.
 SCHEMA = 6

@@ -1,4 +1,4 @@
-"""What was submitted as rows of schema 1 to 5 have it, and as it is written since."""
+"""Conversion of rows of schema 1 to 5: the part that was submitted, as it is written since."""
 
 from __future__ import annotations
 

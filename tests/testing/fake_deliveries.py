@@ -14,7 +14,7 @@ LEASE_S = 60.0
 _EVENTS: dict[str, m.WebhookEvent] = {"succeeded": "completed", "failed": "failed", "cancelled": "cancelled"}
 
 
-class FakeOutbox:
+class FakeDeliveries:
     """Hooks by number."""
 
     def __init__(self) -> None:
