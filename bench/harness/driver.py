@@ -136,7 +136,11 @@ class Driver:
         self.live[job_id] = self._unanswered[self._submitted] = Times(time.monotonic())
         self._send(
             m.Submit(
-                req=self._submitted, job_id=job_id, submission=m.Submission(model=MODEL, units=1.0), body=self._body
+                req=self._submitted,
+                job_id=job_id,
+                submission=m.Submission(model=MODEL, units=1.0),
+                fresh=True,
+                body=self._body,
             )
         )
 

@@ -65,7 +65,11 @@ class ZoetropeAdapter(PeerAdapter):
         for number in numbers:
             job_id = job_name(number, seconds)
             submit = m.Submit(
-                req=number, job_id=job_id, submission=m.Submission(model=MODEL, units=1.0), body=self._body
+                req=number,
+                job_id=job_id,
+                submission=m.Submission(model=MODEL, units=1.0),
+                fresh=True,
+                body=self._body,
             )
             self._front.send(codec.encode(submit))
             under_way += 1

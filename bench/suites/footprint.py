@@ -85,7 +85,9 @@ class Line:
         """Run a job from its submit to its acknowledged result. Raises `AssertionError` when it is not given out."""
         self._count += 1
         job_id = f"job-{self._count:06}"
-        submit = m.Submit(req=self._count, job_id=job_id, submission=m.Submission(model=MODEL, units=1.0), body=_BODY)
+        submit = m.Submit(
+            req=self._count, job_id=job_id, submission=m.Submission(model=MODEL, units=1.0), fresh=True, body=_BODY
+        )
         run = self._say(_EDGE, codec.from_edge, submit)
         assert run is not None, "the job was not given out"
         result = codec.encode_body(Result())

@@ -16,6 +16,7 @@ from broker.core.deliveries import Delivery
 from broker.core.jobs import Job
 from broker.core.state import State
 from broker.wire import messages as m
+from broker.wire.terms import JobState
 
 
 class FindJob(Struct, frozen=True):
@@ -104,9 +105,26 @@ def _submit(state: State, _: bytes, message: m.Submit) -> Lookup | None:
     job = state.jobs.get(message.job_id)
     if job is not None:
         return FindSpec(job.id) if job.evicted else None
+    if message.fresh and state.trusts_fresh and not _may_refuse(state, message):
+        return None
     if message.alias_unique:
         return FindJob(message.job_id, message.submission.origin, message.submission.alias, message.submission.tenant)
     return FindJob(message.job_id)
+
+
+def _may_refuse(state: State, message: m.Submit) -> bool:
+    """Whether a new job like this could be refused. Then its id is looked up, however fresh: what was accepted is not refused later."""
+    counts, policy = state.counts, state.policy
+    return bool(
+        message.alias_unique
+        or message.only_if_idle
+        or message.max_queued
+        or message.deadline_s
+        or state.stopping
+        or state.refusing
+        or policy.queue_limit_s
+        or counts[JobState.QUEUED] + counts[JobState.DELAYED] >= policy.queue_limit
+    )
 
 
 def _whole_job(state: State, _: bytes, message: m.CancelJob | m.GetJob) -> Lookup | None:

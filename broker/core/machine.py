@@ -90,8 +90,11 @@ class Core:
         self.state.watchers = {peer: self.state.next_revision() for peer in old.watchers}
         self.now = now
 
-    def restore(self, jobs: Iterable[Job], rates: Iterable[tuple[str, float, float]], now: float) -> None:
-        """Take back what the journal holds: jobs that are not final, and (model, units, run_s) of finished ones, oldest first.
+    def restore(
+        self, jobs: Iterable[Job], rates: Iterable[tuple[str, float, float]], now: float, *, empty: bool = False
+    ) -> None:
+        """Take back what the journal holds: jobs that are not final, and (model, units, run_s) of finished ones, oldest first. `empty`:
+        it holds no job at all.
 
         Raises `UnsoundJob` for a row that no core can have written.
         """
@@ -114,6 +117,9 @@ class Core:
         state.rejoin_until = now + state.policy.rejoin_s
         if state.orphans:
             state.deadlines.set(timers.REJOIN, state.rejoin_until)
+        if not empty:
+            state.trusts_fresh = False
+            state.deadlines.set(timers.FRESH, now + timers.FRESH_S)
 
     def committed(self) -> None:
         """Note that all effects so far are on disk; drop old final jobs from memory."""

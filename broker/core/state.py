@@ -66,6 +66,8 @@ class State:
         self.reloads = Reloads()
         #: Jobs that were held when the broker stopped and whose worker has not come back yet.
         self.orphans: set[str] = set()
+        #: Whether an id that its edge has just drawn is taken for new without a look at the disk: see `timers.FRESH`.
+        self.trusts_fresh = True
         #: Until when workers may bring back attempts whose rows were lost with the broker that granted them.
         self.rejoin_until = 0.0
         #: Peer -> number of the last event sent to it.

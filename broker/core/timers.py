@@ -13,6 +13,10 @@ from broker.wire.terms import JobState
 
 REJOIN = ("rejoin", "")
 
+#: After a start, requests that the broker before has taken may be repeated for so long: edges give up after that.
+FRESH = ("fresh", "")
+FRESH_S = 10.0
+
 
 def run_due(state: State, now: float) -> None:
     """Run every timer that is due.
@@ -28,6 +32,8 @@ def run_due(state: State, now: float) -> None:
             _watch_worker(state, name, now)
         elif kind == "breaker":
             worker_breaker.end(state, name)
+        elif kind == "fresh":
+            state.trusts_fresh = True
         else:
             _close_rejoin(state, now)
 

@@ -67,3 +67,13 @@ class JournalConflict(ShellError):
         """`job_id`: the job of the row, where that is known."""
         super().__init__(message)
         self.job_id = job_id
+
+
+class IdTaken(JournalConflict):
+    """Jobs that were taken for new bear ids that the journal has: a `Submit.fresh` that was not, or that was answered long ago."""
+
+    def __init__(self, job_ids: list[str]) -> None:
+        super().__init__(
+            f"{len(job_ids)} jobs are in the journal already that were taken for new, the first: {job_ids[0]}"
+        )
+        self.job_ids = job_ids

@@ -29,6 +29,10 @@ class Action(StrEnum):
     RECORD_DELETED = "record_deleted", "The record of a final job was deleted."
     DELIVERY = "delivery", "A webhook delivery was made, or changed its state."
     SET_ASIDE = "set_aside", "A job that could not be handled waits for its operator; with the reason."
+    ID_TAKEN = (
+        "id_taken",
+        "An edge said of an id that it is fresh, and a job bears it: the request is looked up when it is repeated.",
+    )
     SETTLED = "settled", "An operator released, failed or deleted a job that was set aside."
     CANCEL_NOTED = "cancel_noted", "A cancel of a job that is set aside: it ends so when it is released."
     CORE_FAILED = (

@@ -22,7 +22,7 @@ from broker.core.deliveries import Delivery
 from broker.core.effects import PeerGone, Send
 from broker.core.jobs import Job
 from broker.core.machine import Core, UnsoundJob
-from broker.runtime.errors import JournalConflict, ShellError
+from broker.runtime.errors import IdTaken, JournalConflict, ShellError
 from broker.runtime.log_actions import Action
 from broker.shell.journal.journal import Journal
 from broker.shell.lookups import with_spec
@@ -61,7 +61,7 @@ class Recovery:
         while True:
             self._core.reset(self._journal.epoch, now)
             try:
-                self._core.restore(jobs, rates, now)
+                self._core.restore(jobs, rates, now, empty=self._journal.empty)
             except ShellError:
                 raise
             except Exception as error:
@@ -83,6 +83,8 @@ class Recovery:
         """
         if isinstance(error, ShellError) and not isinstance(error, JournalConflict):
             raise error
+        if isinstance(error, IdTaken):
+            return self._look_up_fresh_ids(error, now)
         job_id, delivery = subject(error)
         if not job_id and message is not None:
             job_id = getattr(message, "job_id", "")
@@ -109,6 +111,15 @@ class Recovery:
             text = f"the broker cannot handle this job: {_sentence(error)}"
             sends.append(Send(peer, m.Rejected(req=message.req, code="invalid", message=text)))
         return sends
+
+    def _look_up_fresh_ids(self, error: IdTaken, now: float) -> list[Send]:
+        """Begin anew: for a while after that ids are looked up, so that the repeated request is answered by what is there."""
+        workers = [worker.peer for worker in self._core.state.pool if not worker.lost]
+        extra = {"action": Action.ID_TAKEN, "job_id": error.job_ids[0], "reason": str(error)}
+        logger.warning("a fresh id is taken", extra=extra)
+        self._journal.discard()
+        self.load(now)
+        return [Send(worker, m.Identify()) for worker in workers]
 
     def _spend(self, error: Exception, now: float) -> None:
         """Count a failure. Raises the error when it is one too many."""

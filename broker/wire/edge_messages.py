@@ -38,6 +38,8 @@ class Submit(Message, frozen=True, kw_only=True, tag="submit"):
     max_queued: Count = 0
     #: The job must be final so long after it was accepted, or it fails as `expired`. 0: no deadline.
     deadline_s: Seconds = 0.0
+    #: The edge has just drawn the id: no job can bear it, but one that this very message, said before, has made.
+    fresh: bool = False
     #: The job spec, opaque to the broker.
     body: bytes
 

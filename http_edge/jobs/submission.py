@@ -24,6 +24,8 @@ class Submission(Struct, frozen=True, kw_only=True):
     inputs: dict[str, tuple[Picture, ...]] = {}
     #: The client's own id, which makes the request idempotent; "" for a new one, which begins so.
     job_id: str = ""
+    #: Filled in when it is named: the id was drawn here, for this order.
+    fresh: bool = False
     id_prefix: str = "job-"
     priority: int = 5
     deadline_s: float = 0.0

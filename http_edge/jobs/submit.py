@@ -143,6 +143,7 @@ class Submitter:
     def _named(self, order: Submission) -> Submission:
         """The order with the id that its job gets, and the priority. Raises `EdgeError`."""
         scope = current()
+        fresh = not (order.job_id or scope.job_key)
         if not order.job_id:
             job_id = f"{order.id_prefix}{scope.job_key or _new_name(self._wall_clock())}"
         elif scope.job_key:
@@ -153,7 +154,7 @@ class Submitter:
             raise invalid("id", order.job_id, "is of the form of the ids that this service makes itself")
         else:
             job_id = own_id(scope.caller.tenant, order.job_id)
-        return msgspec.structs.replace(order, job_id=job_id, priority=_priority(order, scope.caller))
+        return msgspec.structs.replace(order, job_id=job_id, fresh=fresh, priority=_priority(order, scope.caller))
 
     async def _replay(self, order: Submission) -> m.JobView | None:
         """The job of an earlier request with this idempotency key, None when there is none. Raises `EdgeError`."""
@@ -231,6 +232,7 @@ class Submitter:
             only_if_idle=order.only_if_idle,
             max_queued=scope.caller.max_queued,
             deadline_s=order.deadline_s,
+            fresh=order.fresh,
             body=body,
         )
         try:

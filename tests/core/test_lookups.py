@@ -6,6 +6,7 @@ import pytest
 
 from broker.core.lookups import FindJob, FindJobs, FindPage, FindSpec
 from broker.core.policy import Policy
+from broker.core.timers import FRESH_S
 from broker.testing import EDGE, RESULT, CoreHarness, peer_of, submit_message
 from broker.wire import messages as m
 
@@ -34,6 +35,33 @@ def asked(job_id: str, **fields) -> list[m.Message]:
 )
 def test_a_job_is_read_where_memory_has_not_all_of_it(desk, job_id, lookup):
     assert [desk.core.needs(EDGE, message) for message in asked(job_id)] == [lookup] * 3
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"alias_unique": True, "alias": "one"}, {"only_if_idle": True}, {"max_queued": 9}, {"deadline_s": 5.0}],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_a_fresh_id_is_looked_up_only_where_its_job_could_be_refused(desk, fields):
+    fresh = submit_message("new", b"", fresh=True)
+    desk.tick(FRESH_S)
+    assert desk.core.needs(EDGE, fresh) is None
+    assert desk.core.needs(EDGE, submit_message("far", b"", fresh=True)) == FindSpec("far")
+    assert desk.core.needs(EDGE, submit_message("new", b"", fresh=True, **fields)) is not None
+    desk.core.set_refusing("the disk is full")
+    assert desk.core.needs(EDGE, fresh) == FindJob("new")
+    desk.core.set_refusing("")
+    desk.core.begin_stop()
+    assert desk.core.needs(EDGE, fresh) == FindJob("new")
+
+
+def test_a_fresh_id_is_looked_up_while_requests_of_the_life_before_may_come_again(desk):
+    fresh = submit_message("new", b"", fresh=True)
+    desk.restart()
+    desk.tick(FRESH_S - 0.1)
+    assert desk.core.needs(EDGE, fresh) == FindJob("new")
+    desk.tick(0.2)
+    assert desk.core.needs(EDGE, fresh) is None
 
 
 def test_a_name_is_read_with_the_id(desk):

@@ -271,3 +271,9 @@ def test_drawn_ids_begin_with_the_time(world: World) -> None:
     assert all(len(job_id) == len("job-") + 11 + 20 for job_id in ids)
     assert len({job_id[:8] for job_id in ids}) == 1
     assert world.http.post("/v1/videos", json={"prompt": "a"}).json()["id"][6:10] == ids[0][4:8]
+
+
+def test_only_an_id_that_was_drawn_here_for_this_request_is_called_fresh(world: World) -> None:
+    drawn, own = world.submit()["id"], world.submit(id="mine")["id"]
+    keyed = post(world, "/v1/jobs", CREATES["/v1/jobs"]).json()["id"]
+    assert [world.fake.submits[job_id].fresh for job_id in (drawn, own, keyed)] == [True, False, False]

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from broker.core.jobs import Cause, Job
-from broker.runtime.errors import JournalConflict
+from broker.runtime.errors import IdTaken, JournalConflict
 from broker.shell.journal import epochs
 from broker.wire import messages as m
 from broker.wire.terms import JobState
@@ -242,6 +242,19 @@ def test_a_second_job_of_one_id_is_a_conflict(journal):
     journal.stage(new_job("job-1"))
     with pytest.raises(JournalConflict, match="already"):
         journal.commit()
+
+
+def test_the_jobs_whose_ids_are_taken_are_told_from_the_others_of_their_commit(journal):
+    for name in ("old-1", "old-2"):
+        put(journal, finish(give(new_job(name), 5)))
+    for name in ("new-1", "old-2", "new-2", "old-1", "new-3"):
+        journal.stage(new_job(name))
+    with pytest.raises(IdTaken) as raised:
+        journal.commit()
+    assert raised.value.job_ids == ["old-2", "old-1"]
+    journal.discard()
+    assert journal.find("new-1") is None
+    assert journal.find("old-1").final
 
 
 # ---------------------------------------------------------------- what is staged is seen

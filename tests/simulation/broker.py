@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from broker.core import invariants
 from broker.core.effects import PeerGone, Send
 from broker.core.machine import Core, Policy
+from broker.runtime.errors import IdTaken
 from broker.shell.housekeeping import STALL_S
 from broker.shell.metrics import Metrics
 from broker.shell.net.peer_limits import PeerLimiter
@@ -115,6 +116,10 @@ class WatchedRecovery(Recovery):
         if error is self._met:
             return
         self._met = error
+        if isinstance(error, IdTaken):
+            self._world.checker.taken(error.job_ids)
+            self._world.broker.began_anew()
+            return
         if not isinstance(error, Planted):
             raise error
         require(subject(error)[0] == error.job_id, "the job is told that the core raised over", error)
@@ -184,11 +189,15 @@ class BrokerProcess:
             self.timeline.after(self.random.choice((0.001, 0.1, 2.0)), cable.connect)
 
     def recovered(self, error: Planted) -> None:
-        """The core raised as planted, and is about to be filled anew: to the others, as if the broker had died for a moment."""
+        """The core raised as planted."""
         self.world.trace("broker", "raised", error)
         self.world.count(f"planted: {error.where}")
-        self.world.disturb("broker")
         self.world.checker.set_aside(error.job_id)
+        self.began_anew()
+
+    def began_anew(self) -> None:
+        """The core is about to be filled anew: to the others, as if the broker had died for a moment."""
+        self.world.disturb("broker")
         self.deaths.append(self.timeline.now)
 
     def kill(self, back_s: float) -> None:

@@ -13,6 +13,7 @@ import msgspec
 
 from broker.core.deliveries import LEASE_S, Delivery
 from broker.core.jobs import MAX_HISTORY, Job
+from broker.core.timers import FRESH_S
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
@@ -89,6 +90,8 @@ class Checker:
         self.hung: set[int] = set()
         self.handed_back: defaultdict[str, set[int]] = defaultdict(set)
         self.files: set[tuple[str, int]] = set()
+        #: When a fresh id was found on disk, last.
+        self.taken_at: dict[str, float] = {}
         #: Jobs that the broker has set aside at some time.
         self.asides: set[str] = set()
         #: Jobs whose records were deleted at some time; one of such an id may be accepted anew.
@@ -321,6 +324,16 @@ class Checker:
         require(message.code != "id_conflict", "one's own job is recognised", job_id)
         known = job_id in self.accepted_ids - self.deleted_ids
         require(not known, "what was accepted is not refused later", job_id, message.code)
+
+    def taken(self, job_ids: list[str]) -> None:
+        """The broker took these for new, and found them on disk."""
+        self.world.count("a fresh id was taken")
+        for job_id in job_ids:
+            require(self.asked[job_id].fresh, "an id is looked up unless its edge drew it", job_id)
+            require(job_id in self.disk, "only what is on disk is taken", job_id)
+            since_s = self.world.timeline.now - self.taken_at.get(job_id, 0.0)
+            require(since_s >= FRESH_S, "a taken id is answered when it is said again", job_id, f"{since_s:.1f} s")
+            self.taken_at[job_id] = self.world.timeline.now
 
     def conflict(self, job_id: str, message: Any) -> None:
         refused = isinstance(message, m.Rejected) and message.code == "id_conflict"

@@ -196,10 +196,16 @@ class Customer:
             only_if_idle=errand.only_if_idle,
             max_queued=errand.max_queued,
             deadline_s=errand.deadline_s,
+            # Of the errand, not of `random`: whoever said so says it with every repetition.
+            fresh=Random(f"fresh {errand.job_id} {errand.at}").random() < 0.7,
             # One's own, so that another's job under the same id is not taken for it.
             body=errand.job_id.encode(),
         )
         self._forgetting = False
+        self._again_s = errand.again_s
+        if errand.again_s < 0 and errand.forget_s < 0:
+            # Long after its end, and after the time in which all ids are looked up.
+            self._again_s = Random(f"again {errand.job_id} {errand.at}").choice((-1.0,) * 8 + (15.0, 30.0))
         self.timeline.after(errand.at, self.submit)
 
     @property
@@ -238,8 +244,8 @@ class Customer:
         errand = self.errand
         if errand.cancel_s >= 0:
             self.timeline.after(errand.cancel_s, self.cancel)
-        if errand.again_s >= 0:
-            self.timeline.after(errand.again_s, self._again)
+        if self._again_s >= 0:
+            self.timeline.after(self._again_s, self._again)
         self.timeline.after(self.random.choice((0.2, 2.0)), self._look)
 
     def _again(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from broker.core import reports, requests, retry, state, timers, worker_breaker
+from broker.core import lookups, reports, requests, retry, state, timers, worker_breaker
 from broker.core.effects import Send, SendRun
 from broker.core.jobs import Cause
 from broker.core.machine import Core
@@ -20,6 +20,7 @@ from broker.core.scheduling.tenants import Tenants
 from broker.shell import executor
 from broker.shell.journal.epochs import Epochs
 from broker.shell.router import Router
+from broker.wire import messages as m
 from broker.wire.terms import JobState
 from tests.simulation.hunting import Mutation, constant, nothing
 from tests.simulation.mutations_overlap import OVERLAP
@@ -130,6 +131,23 @@ def _forgets_stored(original: Callable[..., Any]) -> Callable[..., Any]:
         original(core_state, peer, message, msgspec.structs.replace(found, job=None), now)
 
     return submit
+
+
+def _always_fresh(original: Callable[..., Any]) -> Callable[..., Any]:
+    def needs(core: Any, peer: bytes, message: Any) -> Any:
+        if isinstance(message, m.Submit):
+            message = msgspec.structs.replace(message, fresh=True)
+        return original(core, peer, message)
+
+    return needs
+
+
+def _trusted_at_once(original: Callable[..., Any]) -> Callable[..., Any]:
+    def restore(core: Any, *args: Any, **options: Any) -> None:
+        original(core, *args, **options)
+        core.state.trusts_fresh = True
+
+    return restore
 
 
 def _retry_always(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -258,6 +276,18 @@ ALL: tuple[Mutation, ...] = (
     Mutation("start-as-heard", "a start is told as it was", ((reports, "_begun_at", _as_heard),)),
     Mutation("hello-takes-back", "a grant that a hello crosses stands", ((reports, "hello", _takes_back),)),
     Mutation("submit-forgets", "a job's id is its dedup key for ever", ((requests, "submit", _forgets_stored),)),
+    Mutation(
+        "fresh-unasked",
+        "an id is looked up unless its edge drew it",
+        ((Core, "needs", _always_fresh),),
+    ),
+    Mutation(
+        "fresh-refused",
+        "what was accepted is not refused later",
+        ((lookups, "_may_refuse", constant(False)),),
+        first=240,
+    ),
+    Mutation("fresh-for-ever", "a taken id is answered when it is said again", ((Core, "restore", _trusted_at_once),)),
     Mutation("retry-for-ever", "three crashes quarantine a job", ((retry, "decide", _retry_always),)),
     Mutation("lose-for-ever", "too many losses quarantine a job", ((reports, "lose", _lose_freely),)),
     Mutation(

@@ -37,6 +37,7 @@ REGRESSIONS = {
 
 #: What must have happened somewhere, or the worlds are too kind to show anything.
 REACHED = (
+    "a fresh id was taken",
     "agent stalled",
     "broker lost power",
     "broker killed: after commit",

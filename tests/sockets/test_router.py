@@ -11,7 +11,9 @@ import pytest
 
 from broker.core.machine import Core
 from broker.core.policy import Policy
+from broker.core.timers import FRESH_S
 from broker.runtime.errors import JournalBroken
+from broker.shell import recovery
 from broker.shell.journal.disk import Disk
 from broker.shell.journal.journal import Journal
 from broker.shell.metrics import Metrics
@@ -472,6 +474,69 @@ def test_a_job_that_only_the_journal_remembers_is_still_answered_when_stopping(m
     bench.edge(a_job("old"))
     bench.run()
     assert bench.sent(m.Accepted)[-1].duplicate
+
+
+def over(make, *job_ids: str, **policy) -> Bench:
+    """A broker that believes edges about fresh ids, whose jobs of these ids are over and on disk alone."""
+    bench = make(recent_finals=0, **policy)
+    for job_id in job_ids:
+        bench.edge(a_job(job_id, body=b"first", fresh=True))
+        bench.edge(m.CancelJob(req=2, job_id=job_id))
+    bench.run()
+    assert [bench.core.job(job_id) for job_id in job_ids] == [None] * len(job_ids)
+    bench.wires.deliveries.clear()
+    return bench
+
+
+def test_a_fresh_id_that_is_taken_is_answered_when_it_is_repeated_and_nothing_else_is_lost(make):
+    bench = over(make, "said-twice", "drawn-twice")
+    bench.join()
+    asked = (
+        a_job("said-twice", body=b"first", fresh=True),
+        a_job("drawn-twice", body=b"second", fresh=True),
+        a_job("other", fresh=True),
+    )
+    for message in asked:
+        bench.edge(message)
+    bench.run()
+    assert not bench.sent(m.Accepted | m.Rejected | m.Run)
+    assert bench.sent(m.Identify)
+    for message in asked:  # as edges do with what is not answered
+        bench.edge(message)
+    bench.join()
+    same, new = bench.sent(m.Accepted)
+    (refused,) = bench.sent(m.Rejected)
+    assert (same.job_id, same.duplicate, new.job_id, new.duplicate) == ("said-twice", True, "other", False)
+    assert codec.job_view(same.body).state == "cancelled"
+    assert refused.code == "id_conflict"
+    assert [run.job_id for run in bench.sent(m.Run)] == ["other"]
+    assert bench.journal.find("drawn-twice").body == b"first"
+
+
+def test_a_question_over_a_taken_id_does_not_keep_it(make):
+    """Its page writes what is staged, and meets the row."""
+    bench = over(make, "twice")
+    bench.edge(a_job("twice", body=b"first", fresh=True))
+    bench.edge(m.ListJobs(req=3))
+    bench.run()
+    assert not bench.sent()
+    bench.edge(m.ListJobs(req=3))
+    bench.edge(a_job("twice", body=b"first", fresh=True))
+    bench.run()
+    assert [view.id for view in codec.job_views(bench.sent(m.Jobs)[0].body)] == ["twice"]
+    assert bench.sent(m.Accepted)[0].duplicate
+
+
+def test_ids_that_are_taken_again_and_again_do_not_end_the_broker(make):
+    bench = over(make, "twice")
+    for _ in range(recovery.BUDGET + 2):
+        bench.edge(a_job("twice", body=b"first", fresh=True))
+        bench.run()
+        assert not bench.sent()
+        bench.run(FRESH_S + 1.0)
+    bench.edge(a_job("new", fresh=True))
+    bench.run()
+    assert bench.sent(m.Accepted)
 
 
 # ---------------------------------------------------------------- what is told of it

@@ -10,6 +10,7 @@ SAMPLES: list[m.Message] = [
     m.Submit(
         req=1,
         job_id="job_1-A",
+        fresh=True,
         submission=m.Submission(
             model="wan",
             units=1234.5,

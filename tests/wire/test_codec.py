@@ -119,7 +119,7 @@ def test_a_probe_is_no_message():
 @pytest.mark.parametrize(
     ("frame", "rule"),
     [
-        (msgspec.msgpack.encode(["submit", m.PROTOCOL, 1, "job", ["wan", 1.0]]), "at least length 10"),
+        (msgspec.msgpack.encode(["submit", m.PROTOCOL, 1, "job", ["wan", 1.0]]), "at least length 11"),
         (codec.encode(SAMPLES[0])[:-1], "truncated"),
         (codec.encode(SAMPLES[0]) + b"x", "trailing"),
         (

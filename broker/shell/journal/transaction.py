@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from broker.runtime.errors import JournalBroken, JournalConflict, JournalFull
+from broker.runtime.errors import IdTaken, JournalBroken, JournalConflict, JournalFull
 from broker.shell.journal import deliveries, rows
 from broker.shell.journal.batch import Batch
 
@@ -103,9 +103,20 @@ class Transaction:
                 try:
                     changed = self.cursor.executemany(statement, made).rowcount
                 except sqlite3.IntegrityError as error:
+                    if statement is rows.INSERT_JOB and (taken := self._taken(made)):
+                        raise IdTaken(taken) from None
                     raise JournalConflict(f"{_REFUSED.get(statement, 'a row was refused')}: {error}") from None
                 if statement is rows.PUT_OUTCOME and changed != len(made):
                     raise self._conflict(made)
+
+    def _taken(self, made: list[rows.JobRow]) -> list[str]:
+        """Ids among these new rows that other rows bear; some of them may have been written."""
+        taken = []
+        for n, job_id, *_ in made:
+            row = self.cursor.execute(rows.SELECT_STATE, (job_id,)).fetchone()
+            if row is not None and row[0] != n:
+                taken.append(job_id)
+        return taken
 
     def _conflict(self, outcomes: list[rows.JobRow]) -> JournalConflict:
         """Which of these outcomes did not match, and why; the first of them is to blame."""
