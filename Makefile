@@ -30,6 +30,8 @@ run: setup ## start broker, workers and edge (PORT=8000 GPUS=auto MODEL=DIRECTOR
 	@test -f $(DEMO) || { echo "$(DEMO) is missing: the demo model comes with the repository, restore it with git" >&2; exit 1; }
 	@PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/python scripts/_serve.py
 
+# Compiled modules are kept whatever the environment says: the tests start some hundred processes, and each would compile all it imports.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: setup-dev ## run all tests: those of real time one after another, then the others on two processors
 	@failed=0; \
 	$(BIN)/python -m pytest --real-time only || failed=1; \

@@ -34,8 +34,8 @@ _REAL_TIME = (
 )
 
 
-#: Files of one long test: they come first, so that no processor is left with one when the other has nothing more to do.
-_LONG = ("edge/test_schemathesis.py", "simulation/test_simulation.py")
+#: The longest files, the longest first: they come before all others, so that no processor has one left when the other has no more to do.
+_LONG = ("engine/families/test_families.py", "edge/test_schemathesis.py", "simulation/test_simulation.py")
 
 #: Of the module `logging`: what `setup_logging` turns off.
 _LOGGING_SWITCHES = ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing")
@@ -73,8 +73,8 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that are run once more, and put the long ones first."""
-    long = {Path(__file__).parent / place for place in _LONG}
-    items.sort(key=lambda item: item.path not in long)
+    place = {Path(__file__).parent / file: number for number, file in enumerate(_LONG)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
     for item in items:
         if _of_real_time(item.path):
             item.add_marker(pytest.mark.flaky(reruns=1))

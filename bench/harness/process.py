@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -24,11 +25,18 @@ ROOT = Path(broker.__file__).resolve().parents[1]
 _LOOK_S = 0.02
 
 
+#: Below those that Linux, macOS and the BSDs give to outgoing connections: of those, one could be taken before it is listened on.
+_PORTS = range(20_000, 32_000)
+
+
 def free_port() -> int:
-    """A TCP port that no process listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port that no process has now, nor the one after it, drawn from those that the system gives to nobody by itself."""
+    while True:
+        port = random.SystemRandom().choice(_PORTS)
+        with socket.socket() as probe, socket.socket() as after, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            after.bind(("127.0.0.1", port + 1))
+            return port
 
 
 def clean_environ(**more: str) -> dict[str, str]:

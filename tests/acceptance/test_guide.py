@@ -51,14 +51,16 @@ class Foreground:
             )
 
     def answers(self, port: int) -> None:
-        def healthy() -> bool:
-            assert self.process.poll() is None, self.log.read_text()[-3000:]
-            try:
-                return httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
-            except httpx.HTTPError:
-                return False
+        with httpx.Client() as http:
 
-        wait_until(healthy, 180, f"port {port} to answer; log: {self.log}")
+            def healthy() -> bool:
+                assert self.process.poll() is None, self.log.read_text()[-3000:]
+                try:
+                    return http.get(f"http://127.0.0.1:{port}/health").status_code == 200
+                except httpx.HTTPError:
+                    return False
+
+            wait_until(healthy, 180, f"port {port} to answer; log: {self.log}")
 
     def stop(self) -> None:
         """SIGTERM; everything below it must be gone soon."""
@@ -106,7 +108,8 @@ def test_one_server_post_check_and_stop(short_dir, foreground):
     assert '"task_status": "processing"' in posted
     assert "./output_lightx2v_wan_t2v_t02.mp4" in posted
     base = f"{url}/v1/local/video/generate"
-    wait_until(lambda: httpx.get(f"{base}/get_all_tasks").json(), 60, "the task to finish")
+    with httpx.Client() as http:
+        wait_until(lambda: http.get(f"{base}/get_all_tasks").json(), 120, "the task to finish")
     assert "idle" in script("check_status.py", "--url", url)
     (record,) = httpx.get(f"{base}/get_all_tasks").json().values()
     assert record["success"] is True, record

@@ -61,7 +61,7 @@ def test_sigterm_while_it_starts_ends_it_cleanly(short_dir, name, phase, reached
         everybody = service.everybody()
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0, service.tail()
-        _, alive = psutil.wait_procs(everybody, timeout=30)
+        _, alive = psutil.wait_procs(everybody, timeout=60)
         assert alive == []
         assert "Traceback" not in service.tail()
         files = [path for path in service.home.rglob("*") if not path.is_dir()]

@@ -131,7 +131,7 @@ def test_one_trace_goes_through_every_log(guarded):
 
 def test_a_head_without_end_is_cut_off(guarded):
     service, _ = guarded
-    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as connection:
         connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nx-endless: ")
         answer = b""
         try:
@@ -157,6 +157,6 @@ def test_an_edge_whose_keys_file_is_missing_does_not_start(short_dir: Path):
         "--keys-file",
         "none.jsonl",
     ]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=short_dir, timeout=60, env=os.environ)
+    result = subprocess.run(command, capture_output=True, text=True, cwd=short_dir, timeout=120, env=os.environ)
     assert result.returncode == 2
     assert "none.jsonl" in result.stderr

@@ -21,7 +21,7 @@ def told(number=signal.SIGTERM):
 def run(*lines: str) -> tuple[int, str]:
     """(exit code, what it printed) of a process that runs these lines."""
     program = BEGIN + "\n".join(lines)
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     return done.returncode, done.stdout
 
 

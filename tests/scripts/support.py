@@ -58,7 +58,7 @@ class FakeServer:
         self._server.server_close()
 
 
-def run_script(name, *arguments, timeout=60):
+def run_script(name, *arguments, timeout=120):
     """Run a client script with nothing but the standard library, as any interpreter on any machine would."""
     command = [sys.executable, "-S", str(SCRIPTS / name), *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)

@@ -16,7 +16,7 @@ def make(directory, *arguments, **environ):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
 
 

@@ -36,7 +36,7 @@ def start(checkout, script, *arguments, **environ):
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=120,
     )
 
 
@@ -92,7 +92,7 @@ def test_a_bad_number_is_one_sentence(checkout, number):
 
 def serve(*arguments):
     command = [sys.executable, str(SCRIPTS / "_serve.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30, cwd=ROOT)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def commands(*arguments):
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=120,
     )
     return {name: line[1:] for name, line in json.loads(done.stdout).items()}
 
@@ -157,7 +157,7 @@ def test_the_last_line_says_why_it_ended(tmp_path, environ, reason):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(reason)

@@ -38,7 +38,7 @@ class BrokerProcess:
             self.process = Process(
                 "broker", "--home", str(home), "--run-dir", run_dir, *options, log=home / "broker.log", before=before
             )
-        wait_until(lambda: " serving " in self.logged(), 30, f"the broker to serve: {self.logged()}")
+        wait_until(lambda: " serving " in self.logged(), 60, f"the broker to serve: {self.logged()}")
 
     @property
     def front_tcp(self) -> str:
@@ -77,7 +77,7 @@ class BrokerProcess:
             context.destroy(linger=0)
 
     def close(self) -> None:
-        assert self.process.end(signal.SIGTERM, 15) == 0, self.logged()[-2000:]
+        assert self.process.end(signal.SIGTERM) == 0, self.logged()[-2000:]
 
 
 @contextmanager
@@ -110,7 +110,7 @@ def keyed_dealer(endpoint: str, key: PeerKey, **options: int) -> Iterator[zmq.So
 
 def knock(port: int) -> socket.socket:
     """A raw connection."""
-    return socket.create_connection(("127.0.0.1", port), timeout=5)
+    return socket.create_connection(("127.0.0.1", port), timeout=60)
 
 
 #: What a ZMTP 3.1 peer says first: signature, version, mechanism, as-server, filler (ZeroMQ RFC 37).

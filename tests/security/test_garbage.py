@@ -88,7 +88,7 @@ def test_bytes_that_are_no_handshake_lead_nowhere(broker: BrokerProcess) -> None
                     connection.sendall(data)
         broker.asks()
         # The broker lets go of them; nobody here closes one.
-        wait_until(lambda: broker.connections() <= opened, 15, "the broker to let go")
+        wait_until(lambda: broker.connections() <= opened, 60, "the broker to let go")
         broker.asks()
 
 
@@ -113,7 +113,7 @@ def test_a_thousand_silent_connections_hold_up_nobody_and_are_let_go(broker: Bro
                 connection.sendall(GREETED[: number % 64])
         broker.asks()
         assert broker.memory() - before < 100 * MIB
-        wait_until(lambda: broker.connections() <= opened, 20, "silent connections to be let go")
+        wait_until(lambda: broker.connections() <= opened, 60, "silent connections to be let go")
     broker.asks()
 
 
@@ -130,7 +130,7 @@ def test_one_byte_at_a_time_does_not_make_a_handshake_last(broker: BrokerProcess
 
         dripping = threading.Thread(target=drip)
         dripping.start()
-        connection.settimeout(15)
+        connection.settimeout(60)
         with contextlib.suppress(OSError):
             while connection.recv(4096):
                 pass
@@ -164,10 +164,10 @@ def test_a_message_without_an_end_is_cut(broker: BrokerProcess, edge_key: PeerKe
             peak = max(peak, broker.memory())
             return " oversized_message " in broker.logged()
 
-        wait_until(cut, 30, "the connection to be cut")
+        wait_until(cut, 60, "the connection to be cut")
         broker.asks()
     assert peak - before < 500 * MIB
-    wait_until(lambda: 'zoetrope_connections_cut_total{reason="oversized_message"} 1.0' in metrics(broker), 12)
+    wait_until(lambda: 'zoetrope_connections_cut_total{reason="oversized_message"} 1.0' in metrics(broker), 60)
 
 
 def test_a_peer_that_sends_junk_is_cut_off_and_said_once(broker: BrokerProcess, node_key: PeerKey) -> None:
@@ -176,12 +176,12 @@ def test_a_peer_that_sends_junk_is_cut_off_and_said_once(broker: BrokerProcess, 
         with contextlib.suppress(zmq.Again):  # it was cut off while it was still sending
             for _ in range(5000):
                 dealer.send(bytes(1000), zmq.NOBLOCK)
-        wait_until(lambda: broker.logged().count("peer cut off") > cuts, 10, "the cut")
-        wait_until(lambda: broker.connections() == 0, 10, "the connection to end")
+        wait_until(lambda: broker.logged().count("peer cut off") > cuts, 60, "the cut")
+        wait_until(lambda: broker.connections() == 0, 60, "the connection to end")
         broker.asks()
     assert broker.logged().count("peer cut off") == cuts + 1
     assert broker.memory() - before < 100 * MIB
-    wait_until(lambda: 'zoetrope_connections_cut_total{reason="invalid_messages"} 1.0' in metrics(broker), 12)
+    wait_until(lambda: 'zoetrope_connections_cut_total{reason="invalid_messages"} 1.0' in metrics(broker), 60)
 
 
 def test_messages_with_many_frames_are_read_to_their_end_and_dropped(broker: BrokerProcess, edge_key: PeerKey) -> None:
@@ -189,7 +189,7 @@ def test_messages_with_many_frames_are_read_to_their_end_and_dropped(broker: Bro
     with keyed_dealer(broker.front_tcp, edge_key) as dealer:
         for _ in range(20):
             dealer.send_multipart([bytes(10_000)] * 500)
-        wait_until(lambda: 'zoetrope_invalid_messages_total{kind="frames"} 20.0' in metrics(broker), 12)
+        wait_until(lambda: 'zoetrope_invalid_messages_total{kind="frames"} 20.0' in metrics(broker), 60)
         broker.asks()
     assert broker.memory() - before < 150 * MIB
 

@@ -171,7 +171,7 @@ def run_broker(home: Path, *argv: str) -> tuple[int, str]:
         [sys.executable, "-m", "broker", "--home", str(home), *argv],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     return done.returncode, done.stderr.splitlines()[-1]

@@ -56,10 +56,10 @@ def test_a_broker_takes_its_keys_from_a_mounted_secret_and_follows_its_changes(
     with broker_process(tmp_path / "home", KeyDesk(mount.path)) as broker:
         dealers = [Dealer(broker.back_tcp, key) for key in (first, second)]
         try:
-            wait_until(dealers[0].connected, 10, "node-1 to get in")
-            wait_until(lambda: "connection refused" in broker.logged(), 10, "node-2 to be refused")
+            wait_until(dealers[0].connected, 60, "node-1 to get in")
+            wait_until(lambda: "connection refused" in broker.logged(), 60, "node-2 to be refused")
             mount.show("node-1", "node-2")
-            wait_until(dealers[1].connected, 20, "node-2 to get in")
+            wait_until(dealers[1].connected, 60, "node-2 to get in")
         finally:
             for dealer in dealers:
                 dealer.close()

@@ -36,7 +36,7 @@ class KeyedService(Service):
         self.answers: list[bytes] = []
         self.http = httpx.Client(
             base_url=self.http.base_url,
-            timeout=30,
+            timeout=120,
             headers={"Authorization": f"Bearer {key}"},
             event_hooks={"response": [self._keep]},
         )
@@ -102,7 +102,7 @@ def test_secrets_are_nowhere(service: KeyedService, key: str) -> None:
     http = service.http
     job = service.finished(service.post(webhook="http://127.0.0.1:9/hook")["id"])
     assert job["state"] == "succeeded"
-    wait_until(lambda: http.get(f"/v1/jobs/{job['id']}").json()["webhook"]["events"][0]["attempts"], 30)
+    wait_until(lambda: http.get(f"/v1/jobs/{job['id']}").json()["webhook"]["events"][0]["attempts"], 60)
     refused = [
         http.get("/v1/jobs", headers={"Authorization": f"Bearer {WRONG_KEY}"}),
         http.get("/v1/jobs", headers={"Authorization": "", "X-API-Key": WRONG_KEY}),
@@ -115,7 +115,7 @@ def test_secrets_are_nowhere(service: KeyedService, key: str) -> None:
     for path in ("/metrics", "/v1/workers", "/v1/models", "/health", "/openapi.json", f"/v1/jobs/{job['id']}/nothing"):
         http.get(path)
     command_lines = "\0".join(" ".join(process.cmdline()) for process in service.everybody())
-    wait_until(lambda: (service.home / "broker.prom").exists(), 15)
+    wait_until(lambda: (service.home / "broker.prom").exists(), 60)
     curve = [tomllib.loads(path.read_text())["secret"] for path in service.desk.directory.rglob("*.key")]
     assert len(curve) == 2
     secrets = [key, WRONG_KEY, HOOK_SECRET, HOOK_SECRET.removeprefix("whsec_"), PASSWORD, SIGNATURE, *curve]

@@ -29,7 +29,7 @@ def pair(sockets, endpoint, **router_options):
     dealer = sockets(zmq.DEALER)
     dealer.connect(endpoint)
     dealer.send(b"hello")
-    assert router.poll(5000)
+    assert router.poll(60_000)
     return router, dealer, router.recv_multipart()[0]
 
 
@@ -81,10 +81,11 @@ def test_only_the_first_frame_of_a_message_can_fail(sockets, endpoint):
         router.send(b"%d" % number, NOBLOCK | zmq.SNDMORE)
         router.send(bytes(1000), NOBLOCK)
     assert failed
-    assert dealer.poll(5000)
+    assert dealer.poll(60_000)
     received = []
-    while dealer.poll(200):
+    while len(received) < number and dealer.poll(60_000):
         received.append(dealer.recv_multipart())
+    assert not dealer.poll(200)
     assert [int(frames[0]) for frames in received] == list(range(number))
     assert all(len(frames) == 2 for frames in received)
 
@@ -150,7 +151,7 @@ def test_the_fd_may_be_silent_though_there_is_something_to_read(sockets, endpoin
 def test_maxmsgsize_holds_for_a_frame_not_for_a_message(sockets, endpoint):
     router, dealer, _ = pair(sockets, endpoint, maxmsgsize=1000)
     dealer.send_multipart([bytes(900)] * 50)
-    assert router.poll(5000)
+    assert router.poll(60_000)
     assert len(router.recv_multipart()) == 51
     dealer.send(bytes(1001))
     assert not router.poll(200)
@@ -164,7 +165,7 @@ def test_without_handover_the_second_bearer_of_a_name_is_ignored(sockets, endpoi
         dealer.setsockopt(zmq.ROUTING_ID, b"same")
     first.connect(endpoint)
     first.send(b"first")
-    assert router.poll(5000)
+    assert router.poll(60_000)
     assert router.recv_multipart() == [b"same", b"first"]
     second.connect(endpoint)
     second.send(b"second")
@@ -179,7 +180,7 @@ def test_a_second_bind_steals_a_live_path(sockets, endpoint):
     dealer = sockets(zmq.DEALER)
     dealer.connect(endpoint)
     dealer.send(b"hello")
-    assert second.poll(5000)
+    assert second.poll(60_000)
     assert not first.poll(100)
 
 
@@ -200,14 +201,14 @@ def test_what_a_dead_broker_had_not_read_is_gone(sockets, endpoint):
     router.bind(endpoint)
     for number in range(100):
         dealer.send(b"%d" % number)
-    assert router.poll(5000)
+    assert router.poll(60_000)
     assert router.recv_multipart()[1] == b"0"
     sockets.end(router)
     router = sockets(zmq.ROUTER)
     router.bind(endpoint)
     wait_until(lambda: dealer.getsockopt(zmq.EVENTS) & zmq.POLLOUT)
     dealer.send(b"after")
-    assert router.poll(5000)
+    assert router.poll(60_000)
     assert int(router.recv_multipart()[1].replace(b"after", b"999")) > 1
 
 
@@ -227,7 +228,7 @@ def test_zmtp_heartbeats_find_a_stopped_process(sockets, endpoint):
     router.bind(endpoint)
     child = subprocess.Popen([sys.executable, "-c", FROZEN, endpoint])
     try:
-        assert router.poll(10_000)
+        assert router.poll(60_000)
         peer = router.recv_multipart()[0]
         router.send_multipart([peer, b"freeze"], NOBLOCK)
 
@@ -253,7 +254,7 @@ def test_zmtp_heartbeats_do_not_find_a_process_whose_python_stands_still(sockets
     dealer = sockets(zmq.DEALER)
     dealer.connect(endpoint)
     dealer.send(b"hello")
-    assert router.poll(5000)
+    assert router.poll(60_000)
     peer = router.recv_multipart()[0]
     still = threading.Event()  # nobody reads `dealer` any more
     assert not still.wait(3.0)

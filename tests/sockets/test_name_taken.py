@@ -70,7 +70,7 @@ class Scene:
             pid = self.holder()
             return pid if pid in rival.agents_so_far() and pid != but else 0
 
-        return wait_until(found, 30.0, "the worker to be registered")
+        return wait_until(found, 60, "the worker to be registered")
 
     def close(self) -> None:
         for process in (*self._rivals, self._broker):
@@ -98,7 +98,7 @@ def test_a_worker_whose_name_was_taken_is_back_when_the_other_has_gone_and_yield
     scene.held_by(first)
     second = scene.rival()
     holder = scene.held_by(second)
-    wait_until(lambda: first.count("name_taken") >= 3, 30.0, "the first to look again and again")
+    wait_until(lambda: first.count("name_taken") >= 3, 60, "the first to look again and again")
     assert scene.holder() == holder
     assert second.count("name_taken") == 0
     second.end(signal.SIGTERM, 10.0)
@@ -115,5 +115,5 @@ def test_a_worker_that_waits_for_its_name_starts_no_engine(scene: Scene) -> None
     scene.held_by(scene.rival())
     before = first.count("engine_started")
     taken = first.count("name_taken")
-    wait_until(lambda: first.count("name_taken") >= taken + 3, 30.0, "the first to look again and again")
+    wait_until(lambda: first.count("name_taken") >= taken + 3, 60, "the first to look again and again")
     assert first.count("engine_started") == before == 1

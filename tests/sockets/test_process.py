@@ -72,7 +72,7 @@ def test_a_home_on_a_read_only_file_system_is_one_sentence_and_exit_code_4(tmp_p
     inside = f"mount -t tmpfs -o ro tmpfs {home} && exec {sys.executable} -m broker --home {home / below}"
     try:
         done = subprocess.run(
-            ["unshare", "-rm", "sh", "-c", inside], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+            ["unshare", "-rm", "sh", "-c", inside], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
         )
     except FileNotFoundError:
         pytest.skip("no unshare here")

@@ -12,29 +12,38 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_PAUSE_S = 0.005
+#: Between two looks: short at first, so that what comes soon costs nothing, and longer the longer it takes, so that looking (a request, a
+#: list of processes) takes no processor from what is waited for.
+_PAUSES_S = (0.005, 0.05)
 _LIMIT_S = 60.0
+
+
+def _pause(waited_s: float) -> float:
+    least, most = _PAUSES_S
+    return min(most, max(least, waited_s / 20))
 
 
 def wait_until(condition: Callable[[], T], deadline_s: float = _LIMIT_S, what: str = "") -> T:
     """The first truthy value of `condition`. Fails when there is none within `deadline_s`."""
-    end = time.monotonic() + deadline_s
+    begun = time.monotonic()
     while True:
         value = condition()
         if value:
             return value
-        if time.monotonic() >= end:
+        waited_s = time.monotonic() - begun
+        if waited_s >= deadline_s:
             raise AssertionError(f"not within {deadline_s:g} s: {what or condition}")
-        time.sleep(_PAUSE_S)
+        time.sleep(_pause(waited_s))
 
 
 async def eventually(condition: Callable[[], T], deadline_s: float = _LIMIT_S, what: str = "") -> T:
     """`wait_until` for a test that shares its event loop with what it waits for."""
-    end = time.monotonic() + deadline_s
+    begun = time.monotonic()
     while True:
         value = condition()
         if value:
             return value
-        if time.monotonic() >= end:
+        waited_s = time.monotonic() - begun
+        if waited_s >= deadline_s:
             raise AssertionError(f"not within {deadline_s:g} s: {what or condition}")
-        await asyncio.sleep(_PAUSE_S)
+        await asyncio.sleep(_pause(waited_s))

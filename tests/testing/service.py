@@ -28,7 +28,7 @@ class Service:
         self.more_flags: list[str] = []
         self.port = free_port()
         self.processes: dict[str, Process] = {}
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
 
     def start(self, *names: str, through: Sequence[str] = ()) -> None:
         """Start these, or all. `through`: a script, and its arguments, that runs the process's module."""
