@@ -187,8 +187,14 @@ class Limits(Struct, frozen=True, kw_only=True):
         return f"{least} to {most} and {grid} ({least}, {least + step}, {least + 2 * step}, ...)"
 
 
-#: In the names of pipelines that bring their image to a working size of their own; all others expect one of the size they draw.
-WHOLE_IMAGE = ("Edit", "Kontext", "Flux2", "Layered")
+#: Pipelines that bring their image to a working size of their own; all others expect one of the size they draw. Those of Flux that draw
+#: over an image draw in the size of that.
+_WHOLE_IMAGE = re.compile(r".*Edit|.*Kontext(?!Inpaint)|.*Flux2(?!.*Inpaint)|.*Layered")
+
+
+def takes_whole_image(pipeline: str) -> bool:
+    """Whether a pipeline of this class gets its image as it came, not cut to the size that is drawn."""
+    return _WHOLE_IMAGE.match(pipeline) is not None
 
 
 class ModelCard(Struct, frozen=True, kw_only=True):
@@ -263,7 +269,7 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     @property
     def cuts_image(self) -> bool:
         """Whether the pipeline gets its image cut to the shape that is drawn; editing pipelines get it whole."""
-        return not any(part in self.pipeline for part in WHOLE_IMAGE)
+        return not takes_whole_image(self.pipeline)
 
     def draws_from_image(self, output: str) -> bool:
         """Whether such a job may bring an image. A video model keeps it as the first frame: a picture of it would be the same picture."""

@@ -47,6 +47,12 @@ class Embedded:
     ) -> None: ...
 
 
+class Ideogram:
+    def __call__(
+        self, prompt: Any, num_inference_steps: int = 8, guidance_scale: Any = None, guidance_schedule: Any = (7.0,) * 6 + (3.0,) * 2
+    ) -> None: ...  # fmt: skip
+
+
 class EasyAnimateTest:
     def __call__(self, prompt: Any, negative_prompt: Any = None) -> None: ...
 
@@ -166,6 +172,13 @@ def test_guidance_of_qwen_is_the_true_one() -> None:
 )
 def test_a_negative_prompt_turns_true_guidance_on(job: Any, passed: Any) -> None:
     assert _arguments(Embedded(), **job) == {"prompt": "p", **passed}
+
+
+def test_guidance_of_each_step_is_stretched_to_the_steps_of_the_job() -> None:
+    for steps, scales in ((8, [7.0] * 6 + [3.0] * 2), (4, [7.0] * 3 + [3.0]), (12, [7.0] * 9 + [3.0] * 3), (1, [7.0])):
+        assert _arguments(Ideogram(), num_inference_steps=steps)["guidance_schedule"] == scales
+    given = _arguments(Ideogram(), num_inference_steps=4, guidance_scale=5.0)
+    assert (given["guidance_scale"], given["guidance_schedule"]) == (5.0, None)
 
 
 def test_guidance_that_grows_over_the_clip_ends_at_the_scale() -> None:

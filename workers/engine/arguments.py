@@ -21,6 +21,9 @@ _TRUE_CFG = 4.0
 #: Sana Sprint's timestep between two; it refuses its own default where there are not two steps.
 _INTERMEDIATE, _STEPS_OF_INTERMEDIATE = "intermediate_timesteps", 2
 
+#: Ideogram's guidance, step by step.
+_OF_STEPS = "guidance_schedule"
+
 #: Frames of the segments that Wan-Animate was trained on.
 _SEGMENT = 77
 
@@ -61,6 +64,7 @@ def call_arguments(pipe: Any, spec: JobSpec, seed: int, check: Callable[[], None
     extra = {key: value for key, value in spec.extra.items() if is_extra(key)}
     if spec.num_inference_steps != _STEPS_OF_INTERMEDIATE:
         extra = {_INTERMEDIATE: None, **extra}
+    extra = {**_guidance_of_steps(takes, spec), **extra}
     given = {**extra, **{key: value for key, value in fields.items() if value is not None}}
     return {key: value for key, value in given.items() if key in takes}
 
@@ -119,6 +123,17 @@ def _guidance(takes: Mapping[str, Any], spec: JobSpec) -> dict[str, Any]:
         true_scale = spec.extra.get("true_cfg_scale", scale)
         return {"true_cfg_scale": true_scale, "negative_prompt": spec.negative_prompt or " "}
     return {"guidance_scale": scale, "true_cfg_scale": _chosen_true_cfg(takes, spec)}
+
+
+def _guidance_of_steps(takes: Mapping[str, Any], spec: JobSpec) -> dict[str, Any]:
+    """A scale for each step, which some pipelines have for one number of steps; none beside a scale for all of them."""
+    own = takes[_OF_STEPS].default if _OF_STEPS in takes else None
+    if not isinstance(own, tuple | list):
+        return {}
+    steps = spec.num_inference_steps
+    if spec.guidance_scale is not None:
+        return {_OF_STEPS: None}
+    return {_OF_STEPS: [own[(2 * step + 1) * len(own) // (2 * steps)] for step in range(steps)]}
 
 
 def _is_embedded(takes: Mapping[str, Any]) -> bool:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from broker.runtime.log_actions import Action
 from broker.wire.jobspec import JobSpec, ModelCard
 from workers.engine.arguments import call_arguments
@@ -135,6 +137,8 @@ class DiffusionEngine:
         arguments = {**call_arguments(pipe, spec, spec.seed + index, monitor.check), **more}
         generator = arguments.get("generator")
         draw_noise_from(pipe, generator)
+        # Some pipelines bring their control image to latents with noise of no generator.
+        torch.manual_seed(spec.seed + index)
         resumption = None
         if checkpoints is not None:
             binding, last = self._binding(card, spec, monitor), index == spec.num_outputs - 1

@@ -10,21 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-import torch
 from PIL import Image, ImageOps
 
 from broker.runtime.clips import BadClip, facts_of, frames_at
 from broker.runtime.pictures import normalised
-from broker.wire.jobspec import WHOLE_IMAGE, JobSpec
+from broker.wire.jobspec import JobSpec, takes_whole_image
 from workers.engine.errors import InvalidInput
 from workers.models.inputs import CONDITIONS, parameters, start_frames
 
 #: Pipelines that take a clip as a batch of one.
 _BATCH_OF_CLIPS = ("CogVideoXFunControl",)
-
-#: Pipelines that take a clip as a tensor, 1 x 3 x frames x height x width in 0..1, and its masks likewise, of one channel.
-_TENSORS = ("EasyAnimate",)
 
 #: Pipelines whose mask is one of every frame.
 _MASK_OF_FRAMES = ("WanVACE",)
@@ -40,7 +35,7 @@ def input_arguments(
     name = type(pipe).__name__
     named = parameters(name, takes)
     found: dict[str, Any] = {}
-    whole = any(part in name for part in WHOLE_IMAGE)
+    whole = takes_whole_image(name)
     size = None if whole else (spec.width, spec.height)
     pictures: list[Image.Image] = []
     if spec.image and "image" in named:
@@ -76,19 +71,8 @@ def _clips(pipe: Any, named: Mapping[str, str], spec: JobSpec, check: Callable[[
             side = pipe.transformer.config.motion_encoder_size if role == "face_video" else 0
             size = (side, side) if side else (spec.width, spec.height)
             frames = read_clip(Path(path), spec, role, check, size)
-            if name.startswith(_TENSORS):
-                found[named[role]] = _tensor(frames)
-            else:
-                found[named[role]] = [frames] if name.startswith(_BATCH_OF_CLIPS) else frames
+            found[named[role]] = [frames] if name.startswith(_BATCH_OF_CLIPS) else frames
     return {**found, **_INTO_CLIP} if "background_video" in spec.inputs else found
-
-
-def _tensor(frames: Sequence[Image.Image]) -> torch.Tensor:
-    """1 x channels x frames x height x width, in 0..1."""
-    pixels = np.stack([np.asarray(frame) for frame in frames]).reshape(
-        len(frames), frames[0].height, frames[0].width, -1
-    )
-    return torch.from_numpy(pixels).permute(3, 0, 1, 2).unsqueeze(0) / 255
 
 
 def _placed(

@@ -22,6 +22,9 @@ _UNFIT = (
     (r"PaintByExample", "an example"),
     (r".*DiffEdit", "the latents of an inverted image"),
     (r"(QwenImage|StableDiffusion3)ControlNetInpaint", "a control mask"),
+    (r"EasyAnimateInpaint", "`cache_mag_vae` in the config of its VAE"),
+    (r"EasyAnimateControl", "a prompt's encoder of another version than its class has"),
+    (r"ChromaInpaint", "`guidance_embeds` in the config of its transformer"),
     (r".*ControlNetUnion", "control images of several kinds"),
     (r".*SparseControlNet", "control images for some frames"),
     (r".*GLIGEN", "places for its phrases"),
@@ -95,8 +98,9 @@ def takes_guidance_2(taken: PipelineClass, index: Mapping[str, Any]) -> bool:
 
 
 def takes_size(taken: PipelineClass) -> bool:
-    """Whether the picture has the size asked for. Without such an argument it has the image's, which is brought to that size."""
-    return (taken.takes("height") or taken.takes("image")) and re.match(_OWN_SIZE, taken.name) is None
+    """Whether the picture has the size asked for: by an argument, or as that of the image or clip that is drawn over."""
+    drawn_over = {"image", "video"} & inputs.parameters(taken.name, taken.parameters).keys()
+    return (taken.takes("height") or bool(drawn_over)) and re.match(_OWN_SIZE, taken.name) is None
 
 
 def makes_sound(taken: PipelineClass, index: Mapping[str, Any]) -> bool:

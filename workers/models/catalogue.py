@@ -350,6 +350,19 @@ def _token_size(directory: Path | None, family: Family) -> tuple[int, int]:
     return spatial * pack, (temporal or family.temporal) if family.output == "video" else 1
 
 
+def _steered_side(directory: Path | None) -> int:
+    """Pixels a side of the deepest features that what steers a UNet adds to it: of both, sizes must be the same."""
+    adapter, control = config(directory, "adapter"), config(directory, "controlnet")
+    if isinstance(channels := adapter.get("channels"), list):
+        return max(1, _whole(adapter.get("downscale_factor"))) << max(0, len(channels) - 1)
+    if control.get("_class_name") == "ControlNetXSAdapter" and isinstance(
+        levels := control.get("block_out_channels"), list
+    ):
+        # Blocks side by side: what is halved must double again to what it was.
+        return 8 << max(0, len(levels) - 1)
+    return 1
+
+
 def _whole(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
@@ -395,7 +408,7 @@ def _honoured(defaults: Defaults, taken: PipelineClass, takes_guidance: bool, ta
 
 
 def _limits(family: Family, output: MediaKind, token_side: int, token_frames: int, directory: Path | None) -> Limits:
-    side = math.lcm(token_side, family.side_multiple)
+    side = math.lcm(token_side, family.side_multiple, _steered_side(directory))
     least = side * -(-_MIN_SIDE // side)
     if output == "image":
         return Limits(min_side=least, side_multiple=side, max_frames=1, frame_step=1)

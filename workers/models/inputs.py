@@ -23,7 +23,7 @@ CONDITIONS = "conditions"
 _STEERED_BY_IMAGE = r"StableDiffusion(XL)?(ControlNet(PAG|XS)?|Adapter)Pipeline"
 
 #: Pipelines that draw over a clip, and take it as `video`; elsewhere a parameter of this name is for other ends.
-_DRAWS_OVER_CLIP = r"(Wan|CogVideoX|AnimateDiff)VideoToVideo|VideoToVideoSD|LucyEdit|WanVACE|EasyAnimateInpaint"
+_DRAWS_OVER_CLIP = r"(Wan|CogVideoX|AnimateDiff)VideoToVideo|VideoToVideoSD|LucyEdit|WanVACE"
 
 #: Pipelines that go on from a clip, and how much of it they see: as much as they were trained on where they would take any number.
 _GOES_ON = (
@@ -54,8 +54,7 @@ _NEEDS = (
     (r".*Control|.*Adapter", "control_image"),
     (r"WanAnimate", "pose_video"),
     (r"WanAnimate", "face_video"),
-    (r"CogVideoXFunControl|AnimateDiff.*ControlNet|EasyAnimateControl", "control_video"),
-    (r"EasyAnimateInpaint", "mask_video"),
+    (r"CogVideoXFunControl|AnimateDiff.*ControlNet", "control_video"),
     (rf"(?!WanVACE)({_DRAWS_OVER_CLIP})", "video"),
 )
 

@@ -76,7 +76,7 @@ def hunyuan_image() -> Any:
     )  # fmt: skip
 
 
-def hunyuan_dit() -> Any:
+def hunyuan_dit(layers: int = 2) -> Any:
     bert = BertConfig(
         vocab_size=parts.VOCABULARY,
         hidden_size=parts.TEXT,
@@ -91,7 +91,7 @@ def hunyuan_dit() -> Any:
         text_encoder_2=parts.t5(),
         vae=parts.kl_vae(levels=4),
         transformer=HunyuanDiT2DModel(
-            sample_size=16, num_layers=2, patch_size=2, attention_head_dim=8, num_attention_heads=3, in_channels=4,
+            sample_size=16, num_layers=layers, patch_size=2, attention_head_dim=8, num_attention_heads=3, in_channels=4,
             cross_attention_dim=parts.TEXT, cross_attention_dim_t5=parts.TEXT, pooled_projection_dim=16, hidden_size=24,
             activation_fn="gelu-approximate",
         ).eval(),

@@ -39,7 +39,7 @@ _TRANSFORMER = {
 
 
 def transformer(**changes: Any) -> Any:
-    return SanaTransformer2DModel(**_TRANSFORMER, sample_size=32, patch_size=1, **changes).eval()
+    return SanaTransformer2DModel(**{**_TRANSFORMER, "sample_size": 32, "patch_size": 1, **changes}).eval()
 
 
 def common() -> dict[str, Any]:

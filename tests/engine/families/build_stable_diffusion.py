@@ -81,7 +81,7 @@ def common_lcm() -> dict[str, Any]:
     }
 
 
-def common_3() -> dict[str, Any]:
+def common_3(latent: int = 4) -> dict[str, Any]:
     return {
         "tokenizer": parts.tokenizer(),
         "text_encoder": parts.clip_text(projection=True),
@@ -89,10 +89,10 @@ def common_3() -> dict[str, Any]:
         "text_encoder_2": parts.clip_text(projection=True),
         "tokenizer_3": parts.tokenizer(length=256),
         "text_encoder_3": parts.t5(d_model=2 * parts.TEXT),
-        "vae": parts.kl_vae(levels=4, **parts.FLOW_VAE),
+        "vae": parts.kl_vae(latent, levels=4, **parts.FLOW_VAE),
         "transformer": SD3Transformer2DModel(
-            sample_size=16, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=4,
-            joint_attention_dim=2 * parts.TEXT, caption_projection_dim=32, pooled_projection_dim=2 * parts.TEXT, out_channels=4,
+            sample_size=16, patch_size=2, in_channels=latent, num_layers=2, attention_head_dim=8, num_attention_heads=4,
+            joint_attention_dim=2 * parts.TEXT, caption_projection_dim=32, pooled_projection_dim=2 * parts.TEXT, out_channels=latent,
         ).eval(),
         "scheduler": FlowMatchEulerDiscreteScheduler(),
     }  # fmt: skip
