@@ -65,6 +65,11 @@ VARIANTS: dict[str, Variant] = {
     ),
     "cache-safe": Variant(job={"cache": "safe"}),
     "cache-fast": Variant(job={"cache": "fast"}),
+    "compile-cache": Variant(
+        table=_speed(compile=True, cache_kind="taylorseer"),
+        job={"cache": "safe"},
+        on_cpu=_speed(compile="eager", cache_kind="taylorseer"),
+    ),
     "taylorseer-safe": Variant(table=_speed(cache_kind="taylorseer"), job={"cache": "safe"}),
     "taylorseer-fast": Variant(table=_speed(cache_kind="taylorseer"), job={"cache": "fast"}),
     "dbcache-fast": Variant(table=_speed(cache_kind="dbcache"), job={"cache": "fast"}),

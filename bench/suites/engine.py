@@ -52,8 +52,8 @@ class EnginePlan(Struct, frozen=True, kw_only=True):
         str,
         Meta(
             description="instead: ways to make the model quicker side by side in one process, comma-separated (plain, attention, bf16-vae, "
-            "compile, lossless, cache-safe, cache-fast, taylorseer-safe, taylorseer-fast, dbcache-fast, "
-            "fp8, fp8-dynamic, int8, 4-step), or all"
+            "compile, lossless, cache-safe, cache-fast, compile-cache, taylorseer-safe, taylorseer-fast, "
+            "dbcache-fast, fp8, fp8-dynamic, int8, 4-step), or all"
         ),
     ] = ""
     size: Annotated[str, Meta(description="with --speed: WIDTHxHEIGHTxFRAMES (default: the model's)")] = ""

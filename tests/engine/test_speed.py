@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from workers.models.denoisers import denoisers
 from workers.models.model import ModelSetup
 from workers.models.sources import CatalogueError
 from workers.models.speed import Speed
+from workers.models.step_caches import CacheKind
 
 
 def model(place: Path, pipeline: str, **index: Any) -> str:
@@ -73,7 +75,6 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         "cache: 'fast' cannot be had: StableDiffusionXLPipeline cannot leave out blocks between steps",
     ),
     ("WanPipeline", _WAN, {"cache": "quick"}, "cache: 'quick' is not one of fast, off, safe"),
-    ("WanPipeline", _WAN, {"compile": True, "cache": "safe"}, "compile: true is not available beside a step cache"),
     (
         "MochiPipeline",
         _MOCHI,
@@ -276,12 +277,45 @@ def test_compiled_blocks_draw_the_same_and_hear_a_cancel(
         }
         pipe(**call, output_type="latent")
     assert len(asked) == 1 + len(blocks)
-    own = [block._compiled_call_impl for block in blocks]
+    own = [block.forward for block in blocks]
     heard = CancelAt.at("denoise", 1, hits=2)
     with pytest.raises(Cancelled):
         drawn(compiled, demo_card, spec, tmp_path / "c", Monitor(heard, 1, 1, ProcessMemory()))
-    assert [block._compiled_call_impl for block in blocks] == own
+    assert [block.forward for block in blocks] == own
     assert np.array_equal(drawn(compiled, demo_card, spec, tmp_path / "d"), plain)
+
+
+@pytest.mark.parametrize("kind", ["first_block", "taylorseer", "dbcache"])
+def test_a_step_cache_beside_compiled_blocks_compiles_nothing_and_draws_the_same(
+    compiled: VideoEngine, video_engine: VideoEngine, demo_card: ModelCard, tmp_path: Path, kind: Any
+) -> None:
+    plain = job(demo_card, width=64, height=64)
+    fast = msgspec.structs.replace(plain, cache="fast")
+    before = drawn(compiled, demo_card, plain, tmp_path / "a")
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    both = (compiled, video_engine)
+    with cached_by(kind, both, demo_card):
+        run = blocks_run(compiled, demo_card, lambda: drawn(compiled, demo_card, fast, tmp_path / "d"))
+        assert run < 24
+        ours, theirs = (drawn(engine, demo_card, fast, tmp_path / f"{number}") for number, engine in enumerate(both))
+    assert np.array_equal(ours, theirs)
+    assert np.array_equal(drawn(compiled, demo_card, plain, tmp_path / "c"), before)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+
+
+@contextmanager
+def cached_by(kind: CacheKind, engines: Iterable[VideoEngine], card: ModelCard) -> Iterator[None]:
+    """Inside, jobs of these engines have step caches of this kind."""
+    setups = [engine.pipelines._setups for engine in engines]
+    for engine in engines:
+        setup = engine.pipelines.setup(card)
+        speed = msgspec.structs.replace(setup.speed, cache_kind=kind)
+        engine.pipelines._setups = {card.name: msgspec.structs.replace(setup, speed=speed)}
+    try:
+        yield
+    finally:
+        for engine, own in zip(engines, setups, strict=True):
+            engine.pipelines._setups = own
 
 
 def test_a_warm_up_is_shown_as_loading_and_heard(device: Device, demo_card: ModelCard, tmp_path: Path) -> None:

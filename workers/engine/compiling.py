@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from broker.wire.jobspec import ModelCard, first_call
@@ -21,7 +22,7 @@ from workers.engine.arguments import call_arguments
 from workers.engine.attention import denoisers_of
 from workers.engine.device import Device
 from workers.engine.errors import LoadError
-from workers.engine.instrumentation import call, call_parameters
+from workers.engine.instrumentation import COMPILED, call, call_parameters
 from workers.engine.memory import ProcessMemory
 from workers.engine.progress import Monitor
 from workers.ipc.shared import Slot
@@ -34,9 +35,14 @@ def compile_blocks(model: str, pipe: Any, device: Device, backend: str, director
     if directory:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = directory
         os.environ["TRITON_CACHE_DIR"] = str(Path(directory, "triton"))
+    compiler: Any = torch.compile
     for part in denoisers_of(pipe):
-        # One graph for all sizes: with a graph each, a service of many sizes would compile in every other job.
-        part.compile_repeated_blocks(backend=backend, dynamic=True)
+        for block in part.modules():
+            if type(block).__name__ in part._repeated_blocks:
+                # Not the block's call, as the library does: what hooks its call (a cancel, a step cache) would be compiled with it, or
+                # keep it from being compiled. One graph for all sizes: with a graph each, a service of many would compile in every job.
+                block.forward = compiler(block.forward, backend=backend, dynamic=True)
+                setattr(block, COMPILED, True)
 
 
 def _missing_compiler(kind: str) -> str:

@@ -2,9 +2,9 @@
 
 Diffusers' own `interrupt` flag is not enough: it skips the remaining steps but still decodes, and a flag set before the call is
 lost. So forward pre-hooks on every component and on every child of every ModuleList (text encoder layers, transformer blocks, VAE
-blocks) ask the monitor, which raises `Cancelled` out of the call; compiled blocks are asked for from outside, as a hook would be compiled
-with them. What the pipeline would have done at its end is then done here: without `maybe_free_model_hooks`, offloaded models stay on the
-GPU and a cache poisons the next job.
+blocks) ask the monitor, which raises `Cancelled` out of the call; of a compiled block only the block itself, as a hook within would
+be compiled with it. What the pipeline would have done at its end is then done here: without `maybe_free_model_hooks`, offloaded models
+stay on the GPU and a cache poisons the next job.
 
 Phases come from the progress bar that nearly every pipeline makes around its loop: before it the prompt is encoded, after it the
 latents are decoded. Steps come from `callback_on_step_end` where the pipeline has one, else from the bar.
@@ -26,6 +26,9 @@ from workers.engine.errors import EngineError
 from workers.engine.frames import require_finite
 from workers.engine.progress import Monitor
 from workers.engine.resuming import Resumption
+
+#: Set on a module whose `forward` is compiled.
+COMPILED = "_forward_is_compiled"
 
 _FREE = "maybe_free_model_hooks"
 
@@ -100,46 +103,30 @@ def hearing(components: Iterable[Any], check: Callable[[], None]) -> Iterator[No
         if threading.get_ident() == ours:
             check()
 
-    def heard(compiled: Callable[..., Any]) -> Callable[..., Any]:
-        def called(*args: Any, **kwargs: Any) -> Any:
-            if threading.get_ident() == ours:
-                check()
-            return compiled(*args, **kwargs)
-
-        return called
-
-    points, compiled = _cancel_points(components)
-    handles = [module.register_forward_pre_hook(hook) for module in points]
-    own = [(module, module._compiled_call_impl) for module in compiled]
-    for module, implementation in own:
-        module._compiled_call_impl = heard(implementation)
+    handles = [module.register_forward_pre_hook(hook) for module in _cancel_points(components)]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-        for module, implementation in own:
-            module._compiled_call_impl = implementation
 
 
-def _cancel_points(components: Iterable[Any]) -> tuple[list[torch.nn.Module], list[Any]]:
-    """(modules to hook, compiled modules). Within what is compiled a hook would be compiled too, or break the graph."""
+def _cancel_points(components: Iterable[Any]) -> list[torch.nn.Module]:
+    """The modules to hook. Within what is compiled a hook would be compiled too, or break the graph."""
     points: dict[int, torch.nn.Module] = {}
-    compiled: dict[int, Any] = {}
 
     def walk(module: torch.nn.Module, *, listed: bool) -> None:
-        if getattr(module, "_compiled_call_impl", None) is not None:
-            compiled[id(module)] = module
-            return
-        if listed:
+        compiled = getattr(module, COMPILED, False)
+        if listed or compiled:
             points[id(module)] = module
-        for child in module.children():
-            walk(child, listed=isinstance(module, torch.nn.ModuleList))
+        if not compiled:
+            for child in module.children():
+                walk(child, listed=isinstance(module, torch.nn.ModuleList))
 
     for component in components:
         if isinstance(component, torch.nn.Module):
             walk(component, listed=True)
-    return list(points.values()), list(compiled.values())
+    return list(points.values())
 
 
 @contextmanager

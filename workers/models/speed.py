@@ -62,8 +62,8 @@ def check_speed(where: str, speed: Speed, taken: PipelineClass, index: Mapping[s
 
 
 def cache_modes(speed: Speed, taken: PipelineClass, index: Mapping[str, Any]) -> tuple[CacheMode, ...]:
-    """Return the cache modes that a job may choose; none where there is no such step cache for the model, or where it is compiled."""
-    if speed.compile or unfit_cache(speed.cache_kind, speed.cache_ratios, taken, index):
+    """Return the cache modes that a job may choose; none where there is no such step cache for the model."""
+    if unfit_cache(speed.cache_kind, speed.cache_ratios, taken, index):
         return ()
     return ("off", "safe", "fast")
 
@@ -127,8 +127,6 @@ def backend_of(speed: Speed) -> str:
 def _no_compile(speed: Speed, index: Mapping[str, Any]) -> str:
     if not speed.compile:
         return ""
-    if speed.cache in ("safe", "fast"):
-        return "is not available beside a step cache, whose steps would be compiled while a job waits; choose one of the two"
     unknown = [denoiser.name for denoiser in denoisers(index) if not denoiser.has_repeated_blocks]
     return (
         f"is not for {unknown[0]}, which has no blocks that are known to repeat; leave the key out" if unknown else ""
