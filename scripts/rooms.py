@@ -118,6 +118,7 @@ def arrows() -> dict[tuple[str, str], set[str]]:
 COUNTED = {
     "Generation": "http_edge/jobs/generation.py",
     "Submission": "broker/wire/submission.py",
+    "JobRecord": "broker/core/jobs.py",
     "Job": "broker/core/jobs.py",
 }
 

@@ -40,15 +40,15 @@ MAX_PLACES = 4
 #: its answer with the schema that it builds.
 PLACES = {
     "cache": 8,
-    "crashes": 8,
+    "crashes": 7,
     "deadline_at": 7,
-    "finished_at": 10,
+    "finished_at": 9,
     "fps": 9,
     "gpus": 8,
     "guidance_scale": 7,
     "height": 8,
     "loras": 14,  # of a job; and of a model, its card and table, and of a key
-    "losses": 6,
+    "losses": 5,
     "max_running": 7,
     "max_sequence_length": 5,
     "negative_prompt": 7,
@@ -60,12 +60,12 @@ PLACES = {
     "previews": 5,
     "priority": 11,
     "prompt": 8,
-    "revision": 9,  # of a job; and, in one, of a model on the hub
-    "run_s": 11,
+    "revision": 8,  # of a job; and, in one, of a model on the hub
+    "run_s": 10,
     "save_to": 5,
     "seed": 9,
     "set_aside": 5,
-    "started_at": 7,
+    "started_at": 6,
     "story": 8,
     "submission": 11,
     "submitted_at": 11,

@@ -162,17 +162,9 @@ class SetAside(Struct, frozen=True, kw_only=True):
     readable: bool = True
 
 
-class Job(Struct, kw_only=True):
-    """A job. Only the core changes it; the journal writes it and reads it back."""
+class JobRecord(Struct, kw_only=True, array_like=True):
+    """What changes of a job and is of no use to a search: the journal packs it by position, so new fields go at the end, with a default."""
 
-    id: str
-    submission: Submission
-    #: The job spec's bytes, opaque here; read with `State.body`.
-    body: bytes
-    deadline_at: float = 0.0
-
-    state: JobState = JobState.QUEUED
-    fence: int = 0
     revision: int = 0
     #: Attempts begun in an engine; crashes (`wire.failures`) and losses (worker or link gone) apart.
     attempts: int = 0
@@ -184,9 +176,6 @@ class Job(Struct, kw_only=True):
     profile: Profile = "normal"
     #: Workers it crashed on; any other is preferred.
     excluded: tuple[str, ...] = ()
-    #: Name of the worker that holds it, or held it last.
-    worker: str = ""
-    submitted_at: float = 0.0
     started_at: float = 0.0
     finished_at: float = 0.0
     #: While delayed: when it is due.
@@ -195,6 +184,22 @@ class Job(Struct, kw_only=True):
     failure: Failure | None = None
     result: Result | None = None
     story: list[HistoryEntry] = field(default_factory=list)
+
+
+class Job(JobRecord, kw_only=True, array_like=False):
+    """A job. Only the core changes it; the journal writes it and reads it back."""
+
+    id: str
+    submission: Submission
+    #: The job spec's bytes, opaque here; read with `State.body`.
+    body: bytes
+    deadline_at: float = 0.0
+    submitted_at: float = 0.0
+
+    state: JobState = JobState.QUEUED
+    fence: int = 0
+    #: Name of the worker that holds it, or held it last.
+    worker: str = ""
     #: Only on a job out of the archive, never on one in the core's memory.
     set_aside: SetAside | None = None
     #: Only on a job out of the archive that is over: why its record cannot be read; what is here of it is a guess.

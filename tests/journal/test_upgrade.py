@@ -13,8 +13,9 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from broker.core.jobs import JobRecord
 from broker.runtime.errors import JournalConflict, JournalRefused
-from broker.shell.journal import rows, schema
+from broker.shell.journal import schema
 from broker.shell.journal.journal import Journal
 from broker.wire import messages as m
 from tests.journal.jobs import fail, finish, new_job, put
@@ -43,7 +44,7 @@ def test_a_journal_without_tenants_is_read_and_its_jobs_are_the_default_tenants(
     job = new_job("job-1", origin="native", alias="mine")
     connection.execute(
         "INSERT INTO job VALUES (1, ?, 'queued', 0, '', 'native', 'mine', 'demo', '', 100.0, ?)",
-        (job.id, rows.tail_of(job)),
+        (job.id, msgspec.msgpack.encode([getattr(job, name) for name in JobRecord.__struct_fields__])),
     )
     head = msgspec.msgpack.encode(["default", 5, 1, 0.0, 0.0])
     connection.execute("INSERT INTO spec VALUES (1, ?, ?)", (head, job.body))

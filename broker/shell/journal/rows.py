@@ -12,15 +12,16 @@ disk, and no index, can pass off one row as another. Rows of before 0.2.0 have n
 from __future__ import annotations
 
 from math import isfinite
+from operator import attrgetter
 from typing import Any
 from zlib import crc32
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import asdict
 
-from broker.core.jobs import Job, Profile, Stop
-from broker.wire.jobspec import Result
-from broker.wire.messages import Failure, HistoryEntry
+from broker.core.jobs import Job, JobRecord
+from broker.wire.messages import HistoryEntry
 from broker.wire.submission import Submission
 from broker.wire.terms import FINAL, STATE_NAMES, JobState
 
@@ -82,29 +83,11 @@ class Head(Struct, frozen=True, array_like=True):
     deadline_at: float
 
 
-class Tail(Struct, frozen=True, array_like=True):
-    """What changes while the job lives."""
-
-    revision: int
-    attempts: int
-    crashes: int
-    losses: int
-    errors: int
-    stop: Stop
-    profile: Profile
-    excluded: tuple[str, ...]
-    started_at: float
-    finished_at: float
-    not_before: float
-    run_s: float
-    failure: Failure | None
-    result: Result | None
-    story: list[HistoryEntry]
-
-
 _encode = msgspec.msgpack.Encoder().encode
 _decode_head = msgspec.msgpack.Decoder(Head).decode
-_decode_tail = msgspec.msgpack.Decoder(Tail).decode
+_decode_record = msgspec.msgpack.Decoder(JobRecord).decode
+#: The fields of a job's record. As a tuple they are packed as the struct would be, without making one.
+_record_of = attrgetter(*JobRecord.__struct_fields__)
 
 
 class RowDamaged(ValueError):
@@ -134,19 +117,19 @@ def _columns(n: int, job: Job) -> JobRow:
 
 
 def _sealed_tail(columns: JobRow, job: Job) -> bytes:
-    """The packed part of a row of `job` or `outcome`: a `Tail` behind its seal, which is of the row's columns, too."""
-    packed = tail_of(job)
+    """The packed part of a row of `job` or `outcome`: a `JobRecord` behind its seal, which is of the row's columns, too."""
+    packed: bytes = _encode(_record_of(job))
     return _SEAL + crc32(packed, crc32(_encode(columns))).to_bytes(4, "big") + packed
 
 
-def _open_tail(columns: JobRow, stored: bytes) -> Tail:
+def _open_tail(columns: JobRow, stored: bytes) -> JobRecord:
     """The packed part of a row with these columns. Raises `RowDamaged`, or what msgspec does."""
     if stored[:1] != _SEAL:
-        return _decode_tail(stored)
+        return _decode_record(stored)
     packed = stored[5:]
     if crc32(packed, crc32(_encode(columns))).to_bytes(4, "big") != stored[1:5]:
         raise RowDamaged("its row does not match its checksum")
-    return _decode_tail(packed)
+    return _decode_record(packed)
 
 
 def open_sealed_head(n: int, stored: bytes | None) -> tuple[bytes, bytes]:
@@ -174,43 +157,15 @@ def checked_body(n: int, head_bytes: bytes, body: bytes) -> bytes:
     return bytes(body)
 
 
-def tail_of(job: Job) -> bytes:
-    """What changes of a job, packed: a `Tail`."""
-    # A tuple is packed as the struct would be, and costs less to make.
-    return _encode(
-        (
-            job.revision,
-            job.attempts,
-            job.crashes,
-            job.losses,
-            job.errors,
-            job.stop,
-            job.profile,
-            job.excluded,
-            job.started_at,
-            job.finished_at,
-            job.not_before,
-            job.run_s,
-            job.failure,
-            job.result,
-            job.story,
-        )
-    )
-
-
 def job_row(n: int, job: Job) -> JobRow:
     """Parameters of `INSERT_JOB`."""
     columns = _columns(n, job)
-    return *columns, _sealed_tail(columns, job), _sealed_head(n, job), job.body
-
-
-def _sealed_head(n: int, job: Job) -> bytes:
-    """What never changes of row `n`: a `Head` behind its seal, which is of the spec's bytes, too."""
-    return seal_head(n, crc32(job.body).to_bytes(4, "big"), Head(job.submission, job.deadline_at))
+    head = seal_head(n, crc32(job.body).to_bytes(4, "big"), Head(job.submission, job.deadline_at))
+    return *columns, _sealed_tail(columns, job), head, job.body
 
 
 def seal_head(n: int, check: bytes, head: Head) -> bytes:
-    """The same of its parts; `check` is the spec's checksum."""
+    """What never changes of row `n`: a `Head` behind its seal, which is of the spec's checksum, too."""
     packed = check + _encode(head)
     return _SEAL + crc32(packed, n & 0xFFFF_FFFF).to_bytes(4, "big") + packed
 
@@ -227,10 +182,10 @@ def decode(row: JobRow) -> Job:
     n, job_id, state, fence, worker = row[:5]
     submitted_at = row[_SUBMITTED_AT]
     body = row[BODY]
-    tail = _open_tail(row[:_TAIL], row[_TAIL])
+    record = _open_tail(row[:_TAIL], row[_TAIL])
     if row[_NEWER_TAIL] is not None:
         state, fence, worker = row[_STATE : _WORKER + 1]
-        tail = _open_tail((n, state, fence, worker), row[_NEWER_TAIL])
+        record = _open_tail((n, state, fence, worker), row[_NEWER_TAIL])
     head, check = _open_head(n, row[_HEAD])
     if body is not None and check and crc32(body).to_bytes(4, "big") != check:
         raise RowDamaged("its spec does not match its checksum")
@@ -241,23 +196,9 @@ def decode(row: JobRow) -> Job:
         deadline_at=head.deadline_at,
         state=JobState(state),
         fence=fence,
-        revision=tail.revision,
-        attempts=tail.attempts,
-        crashes=tail.crashes,
-        losses=tail.losses,
-        errors=tail.errors,
-        stop=tail.stop,
-        profile=tail.profile,
-        excluded=tail.excluded,
         worker=worker,
         submitted_at=submitted_at,
-        started_at=tail.started_at,
-        finished_at=tail.finished_at,
-        not_before=tail.not_before,
-        run_s=tail.run_s,
-        failure=tail.failure,
-        result=tail.result,
-        story=tail.story,
+        **asdict(record),
     )
 
 
