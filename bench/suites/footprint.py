@@ -39,7 +39,7 @@ class Footprint(Struct, frozen=True, kw_only=True):
     wire_bytes: float
     commits: float
     rows: float
-    #: Functions called, Python's own and built-in ones.
+    #: Functions that the broker calls, Python's own and built-in ones.
     calls: float
     #: Blocks of Python's allocator that are still there afterwards, and Python objects that the collector tracks.
     blocks: float
@@ -76,31 +76,37 @@ class Line:
         self._now = 1_000_000.0
         self.messages = self.wire_bytes = self.commits = self.rows = self._count = 0
         hello = m.Hello(name="sim-0", boot="1", seen=0, free=1, body=_INFO)
-        self._say(_AGENT, codec.from_agent, hello)
-        self._say(_AGENT, codec.from_agent, m.Heartbeat(seen=0, free=1, model=MODEL))
+        self._hear(_AGENT, codec.from_agent, codec.encode(hello))
+        self._hear(_AGENT, codec.from_agent, codec.encode(m.Heartbeat(seen=0, free=1, model=MODEL)))
         if watched:
-            self._say(_EDGE, codec.from_edge, m.Watch(req=0))
+            self._hear(_EDGE, codec.from_edge, codec.encode(m.Watch(req=0)))
 
-    def job(self) -> None:
-        """Run a job from its submit to its acknowledged result. Raises `AssertionError` when it is not given out."""
-        self._count += 1
-        job_id = f"job-{self._count:06}"
-        submit = m.Submit(
-            req=self._count, job_id=job_id, submission=m.Submission(model=MODEL, units=1.0), fresh=True, body=_BODY
-        )
-        run = self._say(_EDGE, codec.from_edge, submit)
-        assert run is not None, "the job was not given out"
-        result = codec.encode_body(Result())
-        finished = m.Finished(job_id=job_id, fence=run.fence, free=1, run_s=0.01, body=result)
-        self._say(_AGENT, codec.from_agent, finished)
+    def jobs(self, count: int) -> list[tuple[bytes, bytes]]:
+        """Messages of so many new jobs, as their edge and their worker send them: the submit and the result."""
+        found = []
+        for _ in range(count):
+            self._count += 1
+            job_id, wanted = f"job-{self._count:06}", m.Submission(model=MODEL, units=1.0)
+            submit = m.Submit(req=self._count, job_id=job_id, submission=wanted, fresh=True, body=_BODY)
+            # Each job is granted once, in turn.
+            key: dict[str, Any] = {"job_id": job_id, "fence": self._journal.epoch << 32 | self._count}
+            finished = m.Finished(**key, free=1, run_s=0.01, body=codec.encode_body(Result()))
+            found.append((codec.encode(submit), codec.encode(finished)))
+        return found
+
+    def run(self, jobs: list[tuple[bytes, bytes]]) -> None:
+        """Take each job from its submit to its acknowledged result. Raises `AssertionError` when one is not taken."""
+        for submit, finished in jobs:
+            assert type(self._hear(_EDGE, codec.from_edge, submit)) is m.Run, "the job was not given out"
+            answer = self._hear(_AGENT, codec.from_agent, finished)
+            assert type(answer) is m.ResultAck, "the result was not answered"
 
     def close(self) -> None:
         self._journal.close()
 
-    def _say(self, peer: bytes, decode: codec.Decoder, message: m.Message) -> m.Run | None:
-        """Make one pass; return the job that it gave out, if any."""
+    def _hear(self, peer: bytes, decode: codec.Decoder, frame: bytes) -> m.Message | None:
+        """Make one pass; return the last message to a worker, if there is one."""
         self._now += 0.001
-        frame = codec.encode(message)
         self.messages += 1
         self.wire_bytes += len(frame)
         decoded = decode(frame)
@@ -112,33 +118,31 @@ class Line:
             self.rows += self._journal.commit(lazy=False)
             self.commits += 1
             self._core.committed()
-        run = None
+        last = None
         for send in (*work.early, *work.sends):
             self.messages += 1
             self.wire_bytes += len(codec.encode(send.message))
-            if type(send.message) is m.Run:
-                run = send.message
+            if send.peer == _AGENT:
+                last = send.message
         work.clear()
         self._core.sent()
-        return run
+        return last
 
 
 def measure(directory: Path, watched: bool) -> Footprint:
     """Count `_JOBS` jobs after `_WARM_UP`. `watched`: the edge watches all jobs, as every edge does."""
     line = Line(directory, watched)
     try:
-        for _ in range(_WARM_UP):
-            line.job()
+        line.run(line.jobs(_WARM_UP))
+        jobs, more = line.jobs(_JOBS), line.jobs(_JOBS)
         messages, wire_bytes, commits, rows = line.messages, line.wire_bytes, line.commits, line.rows
         gc.collect()
         blocks, tracked = sys.getallocatedblocks(), len(gc.get_objects())
-        for _ in range(_JOBS):
-            line.job()
+        line.run(jobs)
         gc.collect()
         blocks, tracked = sys.getallocatedblocks() - blocks, len(gc.get_objects()) - tracked
         with CallCounter() as counter:
-            for _ in range(_JOBS):
-                line.job()
+            line.run(more)
         return Footprint(
             messages=(line.messages - messages) / _JOBS / 2,
             wire_bytes=round((line.wire_bytes - wire_bytes) / _JOBS / 2),

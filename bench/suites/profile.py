@@ -20,11 +20,10 @@ def hot_spots(jobs: int = _JOBS) -> str:
     profile = cProfile.Profile(time.process_time)
     with tempfile.TemporaryDirectory() as directory:
         line = Line(Path(directory), watched=True)
-        for _ in range(100):
-            line.job()
+        line.run(line.jobs(100))
+        counted = line.jobs(jobs)
         profile.enable()
-        for _ in range(jobs):
-            line.job()
+        line.run(counted)
         profile.disable()
         line.close()
     return table(pstats.Stats(profile), jobs)

@@ -123,12 +123,14 @@ class Core:
 
     def committed(self) -> None:
         """Note that all effects so far are on disk; drop old final jobs from memory."""
-        self.state.uncommitted.clear()
+        if self.state.uncommitted:
+            self.state.uncommitted.clear()
         self.state.forget_finals()
 
     def sent(self) -> None:
         """Note that all messages so far were sent, or given up."""
-        self.state.spoken_to.clear()
+        if self.state.spoken_to:
+            self.state.spoken_to.clear()
 
     def stalled(self, seconds: float, now: float) -> None:
         """Extend leases by `seconds` for which the shell did not run: silence in that time says nothing about the workers."""

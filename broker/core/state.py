@@ -234,7 +234,8 @@ class State:
     def unhold(self, job: Job, now: float) -> None:
         """Note that no worker has this job any more."""
         job.change_holder("released")
-        self.orphans.discard(job.id)
+        if self.orphans:
+            self.orphans.discard(job.id)
         worker = self.pool.get(job.worker)
         if worker is not None:
             self.pool.release(worker, job.id, job.fence, now)

@@ -79,16 +79,18 @@ def admission(state: State, job: Job, now: float) -> m.Admission:
 
 def _position_and_eta(state: State, job: Job, now: float) -> tuple[int, float]:
     """(jobs ahead or -1, predicted seconds until final or -1)."""
-    known = state.costs.knows(job.submission.model, job.submission.units)
-    predicted = state.costs.predict(job.submission.model, job.submission.units)
+    predicted = state.costs.estimate(job.submission.model, job.submission.units)
     if job.state is JobState.QUEUED and not job.damaged:
-        # One that is not in the queue is new, and about to be granted.
-        jobs, seconds = state.queue.ahead(job.id) if job.id in state.queue else (0, 0.0)
+        if job.id not in state.queue:  # it is new, and about to be granted
+            return 0, -1.0 if predicted is None else predicted
+        jobs, seconds = state.queue.ahead(job.id)
+        if predicted is None:
+            return jobs, -1.0
         running_s, workers = _load(state, now)
-        return jobs, (seconds + running_s) / workers + predicted if known else -1.0
+        return jobs, (seconds + running_s) / workers + predicted
     if job.state in HELD:
-        return -1, _remaining(job, predicted if known else 0.0, now)
-    if job.state is JobState.DELAYED and known:
+        return -1, _remaining(job, predicted or 0.0, now)
+    if job.state is JobState.DELAYED and predicted is not None:
         return -1, max(0.0, job.not_before - now) + predicted
     return -1, -1.0
 

@@ -93,6 +93,13 @@ class Costs:
         fit = self._fits.get(model)
         return fit is not None and units <= REACH * fit.largest
 
+    def estimate(self, model: str, units: float) -> float | None:
+        """Seconds; None where a prediction is not worth showing: see `knows`."""
+        fit = self._fits.get(model)
+        if fit is None or units > REACH * fit.largest:
+            return None
+        return bounds.run_s(fit.startup + fit.rate * units)
+
     def predict(self, model: str, units: float) -> float:
         """Seconds; a guess, good for comparing jobs, when the model or such sizes are not known."""
         fit = self._fits.get(model)

@@ -196,7 +196,10 @@ def _worker(scene: Scene[Job, AnyWorker], submission: Submission) -> AnyWorker |
 
 def at_once(scene: Scene[Job, AnyWorker], submission: Submission) -> AnyWorker | None:
     """The worker for a job that has just come; None: others wait, or it must."""
-    if scene.queue or not scene.pool.free or not scene.tenants.may_start(submission.tenant):
+    if scene.queue or not scene.pool.free:
+        return None
+    # The newest job says its tenant's limit.
+    if submission.max_running and not scene.tenants.may_start(submission.tenant):
         return None
     return _worker(scene, submission)
 

@@ -77,28 +77,27 @@ class Staged:
         where a fence would fall.
         """
         writes: list[Write] = []
-        newest = 0, 0
+        count, newest = len(self.deliveries), (0, 0)
         for statement, make, jobs in (
             (rows.INSERT_JOB, rows.job_row, self.new),
             (rows.PUT_OUTCOME, rows.outcome_row, self.changed),
         ):
             if not jobs:
                 continue
-            made = []
-            for job in jobs.values():
-                job_id = job.id
+            made: list[rows.JobRow] = []
+            for job_id, job in jobs.items():
                 n, fence = known[job_id]
                 if job.fence < fence:  # of a job's first outcome SQL has nothing to compare with
                     raise JournalConflict(f"job {job_id} has fence {fence}, the core has it with {job.fence}", job_id)
-                made.append(make(n, job))
+                made += (make(n, job),)
+                count += 1
                 if job.state in FINAL:
                     del known[job_id]
                 elif job.fence > fence:
                     known[job_id] = n, job.fence
                 if job.revision >= newest[1]:
                     newest = n, job.revision
-            writes.append((statement, made))
-        count = len(self.new) + len(self.changed) + len(self.deliveries)
+            writes += ((statement, made),)
         self.new, self.changed = {}, {}
         if self.deliveries:
             writes.append((deliveries.PUT, [deliveries.row(delivery) for delivery in self.deliveries.values()]))
