@@ -25,6 +25,7 @@ settings.load_profile("same")
 _REAL_TIME = (
     "acceptance",
     "agent/test_procs.py",
+    "bench/test_peers.py",
     "bench/test_real_broker.py",
     "bench/test_small_runs.py",
     "chaos/test_proxy.py",
