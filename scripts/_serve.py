@@ -10,6 +10,7 @@ import argparse
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,8 +51,18 @@ class EndingPrinter(Printer):  # type: ignore[misc]  # honcho has no types
         ended = _ENDED.fullmatch(text)
         if ended is not None and not self._over and ended[2] != "0":
             said = self._last_lines.get(ended[1], "it said nothing")
-            self.reason = f"stopped: {ended[1]} ended with code {ended[2]}: {said}"
+            self.reason = f"stopped: {ended[1]} {_how(int(ended[2]))}: {said}"
         self._over = self._over or ended is not None or _TOLD_TO_STOP.fullmatch(text) is not None
+
+
+def _how(code: int) -> str:
+    """How a process ended, by its exit code; honcho gives the number of a signal below 0, a shell adds 128 to it."""
+    number = -code if code < 0 else code - 128
+    if number in (item.value for item in signal.Signals):
+        name = signal.Signals(number).name
+        hint = ", as by kill -9 or for want of memory" if name == "SIGKILL" else ""
+        return f"was killed by {name}{hint}; its last line"
+    return f"ended with code {code}"
 
 
 def commands(

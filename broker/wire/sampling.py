@@ -49,7 +49,7 @@ class Sampler(Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def fixes_shift(self) -> bool:
         """Whether another shift would be another sampler."""
-        return bool(self.sigmas or self.timesteps or (self.fixed and self.shift is not None))
+        return bool(self.sigmas or self.timesteps or self.fixed)
 
     def decides(self) -> dict[str, tuple[float, bool]]:
         """Field of a request -> its value, and whether a request may say no other; what it leaves open is not in it."""

@@ -3,10 +3,10 @@
     async with await read_fields(request) as fields:
         reader = Reader(fields.values)
 
-Rules. Anything that is not a form is JSON, whatever its content type says; a urlencoded body that begins with "{" is JSON too, as
-`curl -d` sends it. In forms, keys with brackets make objects and lists (`a[b]=1`, `a[]=1`, `a[][b]=1`), and everything is text. A scalar
-that was sent twice counts with its last value, in JSON and in forms alike; `all` has every one. Files belong to the request: they, and the
-memory of a large body, are held until the context ends, so do not wait for a job inside it.
+Rules. Anything that is not a form is JSON, whatever its content type says; a urlencoded body that begins with "{" is JSON too, as `curl
+-d` sends it. In forms, keys with brackets make objects and lists (`a[b]=1`, `a[]=1`, `a[][b]=1`, `a[0][b]=1`), and everything is text. A
+scalar that was sent twice counts with its last value, in JSON and in forms alike; `all` has every one. Files belong to the request: they,
+and the memory of a large body, are held until the context ends, so do not wait for a job inside it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import codecs
 import hashlib
 import re
 from binascii import a2b_qp
+from bisect import bisect
 from collections.abc import Callable
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
@@ -35,6 +36,7 @@ from http_edge.body.spool import MAX_FIELDS, Body, Spool, SpoolFile
 
 _KEY = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
 _MARK = re.compile(r"\[([^\[\]]*)\]")
+_PLACE = re.compile(r"[0-9]{1,4}")
 _LIST_MARK = re.compile(r"\[\d{0,4}\]$")
 
 #: Fields that are lists, so that one sent twice is a list of both.
@@ -69,6 +71,8 @@ class Fields:
         self.uploads: dict[str, list[Upload]] = {}
         self.is_form = is_form
         self._sent: dict[str, list[Any]] = {}
+        #: List -> the places of its objects as the form counts them.
+        self._places: dict[str, list[int]] = {}
         self._files: list[SpoolFile] = []
         self._releases: list[Callable[[], None]] = []
 
@@ -155,7 +159,22 @@ class Fields:
         if key in _LISTS and len(sent) > 1:
             self.values[key] = list(sent)
             return
+        if len(marks) > 1 and (place := _PLACE.fullmatch(marks[0])):
+            self._assign_at(match[1] if match else key, int(place[0]), marks[1:], value, key)
+            return
         _assign(self.values, match[1] if match else key, marks, value, key)
+
+    def _assign_at(self, name: str, place: int, marks: list[str], value: str, sent: str) -> None:
+        """Put a value into the object at a place of a list: `loras[0][name]`. The places count by their order; some may be left out."""
+        items = self.values.setdefault(name, [])
+        places = self._places.setdefault(name, [])
+        if not isinstance(items, list) or len(places) != len(items):
+            raise _mixed(sent)
+        if place not in places:
+            at = bisect(places, place)
+            places.insert(at, place)
+            items.insert(at, {})
+        _assign(items[places.index(place)], marks[0], marks[1:], value, sent)
 
     def put_upload(self, part: Part, file: SpoolFile) -> None:
         """Add a form's file."""

@@ -192,7 +192,7 @@ class Generation(Struct, frozen=True, kw_only=True):
             description='LoRAs of the model (GET /v1/models) by name: a list of `{"name", "scale"}`, one of them, or a name. A scale '
             'may be an object by component, as `{"transformer": 1, "transformer_2": 0.5}`.',
             examples=[[{"name": "style", "scale": 0.8}]],
-            extra=_read_as("loras", "lora", "lora_name"),
+            extra=_read_as("loras", "lora", "lora_name", "lora_names", "lora_path", "lora_paths"),
         ),
     ] = ()
     lora_strength: (
@@ -202,7 +202,7 @@ class Generation(Struct, frozen=True, kw_only=True):
                 ge=-MAX_SCALE,
                 le=MAX_SCALE,
                 description="Scale of the LoRAs that say none.",
-                extra=_read_as("number"),
+                extra=_read_as("number", "lora_scale"),
             ),
         ]
         | None
@@ -496,7 +496,7 @@ UNSUPPORTED = frozenset(
         "audio", "audio_path", "audio_file", "audio_url", "audio_reference", "source_audio", "input_audio", "generate_sound",
         "generate_audio",
         # Adapters.
-        "lora_names", "lora_path", "lora_paths", "lora_weights", "lora_id", "lora_configs",
+        "lora_weights", "lora_id", "lora_configs",
         "embeddings", "textual_inversion",
         # How the steps are taken.
         "scheduler", "scheduler_name", "sampler", "sampler_name", "sampling_method", "sample_solver", "sigmas", "timesteps",

@@ -225,7 +225,7 @@ def _as_sampled(
 
 def _same(wanted: Generation, name: str, value: Any, own: float | None, what: str) -> None:
     if value is not None and value != own:
-        raise _contradiction(wanted, name, value, "none" if own is None else f"{own:g}", what)
+        raise _contradiction(wanted, name, value, "the model's own" if own is None else f"{own:g}", what)
 
 
 def _contradiction(wanted: Generation, name: str, value: Any, own: str, what: str) -> EdgeError:

@@ -209,7 +209,7 @@ def test_an_unknown_field_that_asks_for_nothing_is_no_news(world: World, value: 
 
 
 @pytest.mark.parametrize("api", APIS)
-@pytest.mark.parametrize("name", ["lora_path", "audio", "video_noise_mask", "scheduler"])
+@pytest.mark.parametrize("name", ["lora_weights", "audio", "video_noise_mask", "scheduler"])
 def test_what_would_change_the_picture_is_never_dropped_in_silence(world: World, api: str, name: str) -> None:
     answer = send(world, api, **{name: "something"})
     if api == "openai":

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 import pytest
@@ -55,6 +56,9 @@ ALIKE: list[tuple[dict[str, Any], tuple[LoraUse, ...]]] = [
     # LightX2V's.
     ({"lora_name": "style", "lora_strength": 0.25}, one("style", 0.25)),
     ({"lora_name": "style"}, one("style", 0.7)),
+    # SGLang's, where its path is a name.
+    ({"lora_path": "style", "lora_scale": 0.25}, one("style", 0.25)),
+    ({"lora_paths": ["style"], "lora_names": None}, one("style", 0.7)),
     ({"lora_strength": 1.0}, ()),
     ({"loras": []}, ()),
     ({"loras": None, "lora": [], "lora_name": ""}, ()),
@@ -173,3 +177,26 @@ def test_a_remix_is_drawn_with_the_loras_the_preset_and_the_cache_of_its_source(
     first, second = ((spec.loras, spec.preset, spec.cache, spec.num_inference_steps) for spec in specs)
     assert first == second
     assert first[:3] == ((*one("quick"), *one("pair", transformer_2=0.25)), "fast", "fast")
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_a_path_is_answered_with_the_names(styled: World, api: str) -> None:
+    answer = send(styled, api, lora_path="/models/style.safetensors")
+    assert answer.status_code in (400, 422)
+    text = answer.text.replace('\\"', '"')
+    assert 'lora_path: "/models/style.safetensors" is not a LoRA of model' in text
+    assert "known: style, pair, quick, late" in text
+
+
+@pytest.mark.parametrize("marks", [("0", "1"), ("", ""), ("1", "7")])
+def test_a_form_may_number_them(styled: World, marks: tuple[str, str]) -> None:
+    first, second = marks
+    pairs = [
+        (f"loras[{first}][name]", "style"),
+        (f"loras[{first}][scale]", "0.5"),
+        (f"loras[{second}][name]", "pair"),
+    ]
+    body = urlencode([("prompt", "a"), *pairs])
+    answer = styled.http.post("/v1/jobs", content=body, headers={"content-type": "application/x-www-form-urlencoded"})
+    assert answer.status_code == 200, answer.text
+    assert drawn(styled).loras == (*one("style", 0.5), *one("pair"))

@@ -267,6 +267,21 @@ def test_an_edit_without_a_picture_or_with_a_mask_is_refused(editing: World) -> 
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "mask")
 
 
+@pytest.mark.parametrize("field", ["image", "image_url", "input_reference"])
+def test_a_generation_that_brings_a_picture_draws_from_it(editing: World, field: str) -> None:
+    url = "data:image/png;base64," + base64.b64encode(PNG).decode()
+    assert editing.http.post(URL, json={"prompt": "p", field: url}).status_code == 200
+    with open(only_spec(editing).image, "rb") as file:
+        assert file.read() == PNG
+
+
+def test_a_generation_with_a_picture_and_a_model_of_text_is_refused(world: World) -> None:
+    url = "data:image/png;base64," + base64.b64encode(PNG).decode()
+    answer = world.http.post(URL, json={"prompt": "p", "image": url})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "image")
+    assert world.fake.jobs == {}
+
+
 def test_an_edit_with_a_model_of_text_is_refused_with_the_reason(world: World) -> None:
     answer = world.http.post(EDITS, data={"prompt": "p", "model": "gpt-image-1"}, files={"image": ("a.png", PNG)})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "image")

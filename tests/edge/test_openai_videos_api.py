@@ -139,9 +139,9 @@ def test_bracketed_form_fields_are_the_objects_they_stand_for(world: World) -> N
 
 
 def test_what_is_not_honoured_is_reported_and_stays_reported(world: World) -> None:
-    video = create(world, generate_sound=True, lora_path="x", enable_teacache=False, quality="high", nonsense=1)
+    video = create(world, generate_sound=True, lora_weights="x", enable_teacache=False, quality="high", nonsense=1)
     names = [warning.partition(":")[0] for warning in video["warnings"]]
-    assert names == ["generate_sound", "lora_path", "nonsense"]
+    assert names == ["generate_sound", "lora_weights", "nonsense"]
     assert world.http.get(f"{URL}/{video['id']}").json()["warnings"] == video["warnings"]
 
 
@@ -678,19 +678,24 @@ def test_an_extension_needs_a_model_that_takes_an_image(world: World) -> None:
     assert "draws from an image" in answer.json()["detail"]
 
 
-@pytest.mark.parametrize("as_file", [False, True])
-def test_an_edit_draws_over_a_video(world: World, as_file: bool) -> None:
+@pytest.mark.parametrize("how", ["id", "file", "data", "object"])
+def test_an_edit_draws_over_a_video(world: World, how: str) -> None:
     over = msgspec.structs.replace(VIDEO, name="over", takes_inputs=("video",), needs_inputs=("video",))
     world.fake.workers = {"cpu-0": worker("cpu-0", VIDEO, over)}
     data = clip(9, (64, 48))
     source = completed(world, data, size="64x48", num_frames=9)
-    if as_file:
+    text = "data:video/mp4;base64," + base64.b64encode(data).decode()
+    if how == "data":
+        answer = world.http.post(f"{URL}/edits", json={"prompt": "at night", "video": text})
+    elif how == "object":
+        answer = world.http.post(f"{URL}/edits", json={"prompt": "at night", "video": {"url": text}})
+    elif how == "file":
         answer = world.http.post(f"{URL}/edits", data={"prompt": "at night"}, files={"video": ("v.mp4", data)})
     else:
         answer = world.http.post(f"{URL}/edits", data={"prompt": "at night", "video[id]": source["id"]})
     assert answer.status_code == 200, answer.text
     edited = answer.json()
-    assert edited["remixed_from_video_id"] == (None if as_file else source["id"])
+    assert edited["remixed_from_video_id"] == (source["id"] if how == "id" else None)
     job = world.fake.jobs[edited["id"]]
     spec = decode_spec(job.body)
     assert (job.submission.model, spec.num_frames, spec.width, spec.height) == ("over", 9, 64, 48)

@@ -122,3 +122,13 @@ def test_one_that_the_model_has_not_is_an_error_and_off_never_is(world: World) -
     assert 'cache: "fast" is not for model "demo", which has no step cache' in message(answer)
     assert send(world, "native", cache="quick").status_code == 422
     assert send(world, "native", cache="off").status_code == 200
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_a_fixed_preset_without_a_shift_takes_none(world: World, api: str) -> None:
+    use(world, msgspec.structs.replace(VIDEO, presets={"own": Sampler(steps=4, guidance=1.0, fixed=True)}))
+    answer = send(world, api, preset="own", flow_shift=3)
+    assert answer.status_code in (400, 422)
+    told = answer.text.replace('\\"', '"')
+    assert "flow_shift: 3" in told
+    assert 'contradicts preset "own", in which it is the model\'s own; leave flow_shift out' in told

@@ -56,7 +56,7 @@ def native(world: World) -> Iterator[httpx.Response]:
 
 def openai_videos(world: World) -> Iterator[httpx.Response]:
     videos(world)
-    yield world.http.post("/v1/videos/sync", json={"prompt": "p", "lora_path": "x"})
+    yield world.http.post("/v1/videos/sync", json={"prompt": "p", "lora_weights": "x"})
     url = f"/v1/videos/{only_job(world).id}/content"
     for query in ("", "?variant=0", "?variant=thumbnail", "?variant=spritesheet"):
         yield world.http.get(url + query)
@@ -64,7 +64,7 @@ def openai_videos(world: World) -> Iterator[httpx.Response]:
 
 def openai_images(world: World) -> Iterator[httpx.Response]:
     images(world)
-    asked = {"prompt": "p", "model": "org/picture", "lora_path": "x", "response_format": "file"}
+    asked = {"prompt": "p", "model": "org/picture", "lora_weights": "x", "response_format": "file"}
     yield world.http.post("/v1/images/generations", json=asked)
     url = f"/v1/images/{only_job(world).id}/content"
     for query in ("", "?format=webp", "?variant=thumbnail"):
@@ -73,7 +73,7 @@ def openai_images(world: World) -> Iterator[httpx.Response]:
 
 def openai_zip(world: World) -> Iterator[httpx.Response]:
     draws(world, warnings=(FOUND,), a_png=PNG, b_png=PNG)
-    asked = {"prompt": "p", "model": "org/picture", "lora_path": "x", "n": 2, "response_format": "file"}
+    asked = {"prompt": "p", "model": "org/picture", "lora_weights": "x", "n": 2, "response_format": "file"}
     yield world.http.post("/v1/images/generations", json=asked)
 
 

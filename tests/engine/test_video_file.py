@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from broker.wire.jobspec import JobSpec, encode_spec
+from broker.wire.jobspec import encode_spec
 from tests.engine.conftest import spec_for
 from tests.engine.media import read_clip
 from tests.engine.scripted import Recorder
@@ -141,11 +141,18 @@ def test_a_models_clips_are_written_so_and_the_result_says_it(tmp_path: Path) ->
     said: list[Any] = []
     setup = Setup(models=(model.card,), preload="m", device="cpu", threads=1, setups={"m": model.setup})
     runner = Runner(Registry(setup), {"m": model.card}, _Slots(), said.append, lambda: None)
-    spec: JobSpec = spec_for(model.card, num_frames=5, num_inference_steps=1)
-    runner.run(RunJob(job_id="a", fence=1, body=encode_spec(spec), out_dir=str(tmp_path), slot=0, alone=True))
-    (done,) = [message for message in said if isinstance(message, JobFinished)]
+    for fence, spec in enumerate(
+        (
+            spec_for(model.card, num_frames=5, num_inference_steps=1),
+            spec_for(model.card, output="image", num_frames=1, num_inference_steps=1),
+        ),
+        start=1,
+    ):
+        runner.run(RunJob(job_id="a", fence=fence, body=encode_spec(spec), out_dir=str(tmp_path), slot=0, alone=True))
+    clip, picture = [message for message in said if isinstance(message, JobFinished)]
     assert read_clip(tmp_path / "video.mp4").codec == "hevc"
-    assert done.result.used["video_file"] == "hevc crf 18 yuv420p"
+    assert clip.result.used["video_file"] == "hevc crf 18 yuv420p"
+    assert "video_file" not in picture.result.used
 
 
 class _Slots:

@@ -145,7 +145,10 @@ def test_without_options_it_is_the_procfile():
 @pytest.mark.parametrize(
     ("environ", "reason"),
     [
-        ({"ZOETROPE_MODEL": "/no/such/model"}, "stopped: workers ended with code 2: workers: model '/no/such/model'"),
+        (
+            {"ZOETROPE_MODEL": "/no/such/model"},
+            "stopped: workers ended with code 2: workers: model: '/no/such/model' is not there",
+        ),
         ({"ZOETROPE_PORT": "99999"}, "stopped: edge ended with code 2: http_edge: ZOETROPE_PORT: '99999'"),
     ],
 )
@@ -161,6 +164,19 @@ def test_the_last_line_says_why_it_ended(tmp_path, environ, reason):
     )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(reason)
+
+
+def test_the_last_line_says_what_killed_a_process():
+    code = (
+        "import _serve, datetime, io; from honcho.printer import Message;"
+        "now = datetime.datetime.now(); printer = _serve.EndingPrinter(io.StringIO());"
+        "[printer.write(Message('line', text, now, name, None)) for name, text in"
+        " (('broker', 'ready'), ('system', 'broker stopped (rc=-9)'), ('system', 'edge stopped (rc=-15)'))];"
+        "print(printer.reason)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=True)
+    reason = "stopped: broker was killed by SIGKILL, as by kill -9 or for want of memory; its last line: ready"
+    assert done.stdout.strip() == reason
 
 
 def test_several_services_show_one_worker_each():

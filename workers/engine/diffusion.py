@@ -81,7 +81,8 @@ class DiffusionEngine:
         pipe = self.pipelines.get(card, profile, shape_of(spec), spec.loras)
         self.pipelines.warm(card, monitor)
         for name, text in self.pipelines.loaded(card.name).used.items():
-            monitor.use(name, text)
+            if name != "video_file" or spec.output == "video":  # a picture is no clip
+                monitor.use(name, text)
         if spec.loras:
             monitor.use("loras", described(spec.loras))
         if spec.preset:

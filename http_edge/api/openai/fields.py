@@ -55,6 +55,8 @@ IDLE_WORDS = (None, "", False, 0, "false", "False", "0", "auto", "none", "None",
 
 #: Where an image may be, the first that is there counting.
 VIDEO_IMAGES = ("input_reference", "image_reference", "reference_url", "input_references", "image", "image_url")
+#: Of a request for pictures, which may bring one to draw from, as it may to services of image models; OpenAI's own has edits for that.
+GENERATION_IMAGES = ("image", "image_url", "input_reference", "reference_image")
 EDIT_IMAGES = ("image", "url", "image_url", "input_reference", "reference_image")
 
 POLICY = Policy(

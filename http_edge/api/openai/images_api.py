@@ -19,7 +19,7 @@ from http_edge.api.common.operations import FILE_ANSWERS, FORMAT, INDEX, RANGES
 from http_edge.api.common.waiting import awaited, with_prefer
 from http_edge.api.openai import schema_openai as openai
 from http_edge.api.openai import views as shapes
-from http_edge.api.openai.fields import EDIT_IMAGES, flattened, images_in
+from http_edge.api.openai.fields import EDIT_IMAGES, GENERATION_IMAGES, flattened, images_in
 from http_edge.api.openai.image_stream import DrawingStream
 from http_edge.api.openai.pictures import Pictures, Presentation, read_presentation
 from http_edge.api.openai.submissions import read_media_request, submit
@@ -77,16 +77,16 @@ class ImagesApi:
     @operation(
         "createImage",
         _TAG,
-        body=Body(type=openai.ImageRequest),
+        body=Body(type=openai.ImageRequest, files={"image": False}),
         answers=_DRAWN,
         errors=(*MAKE, *WAIT),
         prefer=True,
         keyed=True,
     )
     async def generate(self, request: Request) -> Response:
-        """Draw pictures from text, and wait for them."""
+        """Draw pictures from text, or from a picture and text, and wait for them."""
         async with await read_fields(request) as fields:
-            job, how = await self._submit(fields, ())
+            job, how = await self._submit(fields, GENERATION_IMAGES, needed=False)
         return await self._answer(request, job, how, "image_generation")
 
     @operation(
@@ -101,7 +101,7 @@ class ImagesApi:
     async def edit(self, request: Request) -> Response:
         """Draw pictures from a picture and text, and wait for them."""
         async with await read_fields(request) as fields:
-            job, how = await self._submit(fields, EDIT_IMAGES)
+            job, how = await self._submit(fields, EDIT_IMAGES, needed=True)
         return await self._answer(request, job, how, "image_edit")
 
     @operation(
@@ -152,11 +152,11 @@ class ImagesApi:
 
     # ------------------------------------------------------------ parts
 
-    async def _submit(self, fields: Fields, image_names: tuple[str, ...]) -> tuple[Job, Presentation]:
+    async def _submit(self, fields: Fields, image_names: tuple[str, ...], *, needed: bool) -> tuple[Job, Presentation]:
         values = flattened(fields)
         how, warnings = read_presentation(values)
         images = images_in(fields, values, image_names)
-        if image_names and not images:
+        if needed and not images:
             raise missing(["image"])
         wish = read_media_request(
             values,

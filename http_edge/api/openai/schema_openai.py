@@ -70,7 +70,8 @@ class _VideoEditFields(_DrawnFields, kw_only=True):
     """A video to draw over, with a model that takes one."""
 
     video: Annotated[
-        str | dict[str, Any], Meta(description="The id of a video, or {id}; `video[id]` in forms, or a file.")
+        str | dict[str, Any],
+        Meta(description="The id of a video, or {id}; `video[id]` in forms; a file, a URL or a data URL."),
     ]
 
 
@@ -187,7 +188,16 @@ class _ImageEditFields(_ImageFields, kw_only=True):
     reference_image: ImageText = None
 
 
-ImageRequest = request_type("ImageRequest", _ImageFields, without=POLICY.without | _OF_CLIPS)
+class _ImageGenerationFields(_ImageFields, kw_only=True):
+    """Pictures to draw, from text alone or from a picture in `image`."""
+
+    image: ImageText = None
+    image_url: ImageText = None
+    input_reference: ImageText = None
+    reference_image: ImageText = None
+
+
+ImageRequest = request_type("ImageRequest", _ImageGenerationFields, without=POLICY.without | _OF_CLIPS)
 ImageEditRequest = request_type("ImageEditRequest", _ImageEditFields, without=POLICY.without | _OF_CLIPS)
 
 

@@ -141,7 +141,7 @@ class VideoEditsApi:
         async with await read_fields(request) as fields:
             values = flattened(fields)
             Reader(values).required_text("prompt", max_chars=MAX_PROMPT_CHARS, min_chars=1)
-            is_file = bool(fields.uploads.get("video"))
+            is_file = bool(fields.uploads.get("video")) or _is_medium(values.get("video"))
             source = None if is_file else await self._source(values.get("video"), False, "edited")
             if not any(card.takes("video", "video") for card in await self._calls.catalogue.cards()):
                 raise EdgeError(
@@ -226,6 +226,15 @@ def _same(spec: JobSpec, prompt: str) -> Generation:
     kept = {name: _as_asked(value) for name in _CARRIED if (value := getattr(spec, name)) not in (None, "")}
     inputs: dict[str, Any] = {role: tuple(Path(path).name for path in paths) for role, paths in spec.inputs.items()}
     return Generation(prompt=prompt, **kept, **inputs)
+
+
+def _is_medium(video: Any) -> bool:
+    """Whether a field holds a clip itself or where it lies, and not the id of a video of this service."""
+    if isinstance(video, str) and video.lstrip().startswith("{"):
+        video = as_object("video", video)
+    if isinstance(video, dict):
+        return not video.get("id")
+    return isinstance(video, str) and video.lstrip()[:8].lower().startswith(("data:", "http://", "https://", "file-"))
 
 
 def _as_asked(value: Any) -> Any:
