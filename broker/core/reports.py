@@ -123,27 +123,23 @@ def _may_hold(state: State, worker: Worker, job: Job, fence: int, now: float) ->
 
 
 def _adopt(state: State, worker: Worker, job: Job, fence: int, age_s: float, now: float) -> None:
-    """Take it that the worker runs this attempt, which was only granted, or thought elsewhere."""
-    if job.state is JobState.ASSIGNED and worker.held.get(job.id) == fence:
-        _begin(state, job, age_s, now)
+    """Take it that the worker runs this attempt, which was only granted, or thought elsewhere; begun `age_s` ago."""
+    # A worker's word, and a clock of its own: not in the future, nor before the grant.
+    begun_at = now - age_s if age_s > 0.0 else now
+    granted_at = job.granted_at or job.submitted_at
+    if begun_at < granted_at:
+        begun_at = granted_at
+    if job.state is JobState.ASSIGNED and job.holder == "worker":
+        job.begin_attempt(begun_at)
+        last_at = job.story[-1].at
+        # In the history nothing is earlier than what came before: it may be asked to stop before its start is told.
+        state.move(job, Cause.STARTED, begun_at if begun_at > last_at else last_at)
         return
     state.unhold(job, now)
     job.renew_fence("adopted", fence)
     state.hold(job, worker)
-    job.begin_attempt(_begun_at(job, age_s, now))
-    state.move(job, Cause.ADOPTED, now)
-
-
-def _begin(state: State, job: Job, age_s: float, now: float) -> None:
-    """Note that the attempt that was granted is in the engine, and since when. In the history nothing is earlier than what came before."""
-    begun_at = _begun_at(job, age_s, now)
     job.begin_attempt(begun_at)
-    state.move(job, Cause.STARTED, max(begun_at, job.story[-1].at))
-
-
-def _begun_at(job: Job, age_s: float, now: float) -> float:
-    """When an attempt began of which a worker says that it is `age_s` old: not before its grant."""
-    return max(job.granted_at or job.submitted_at, min(now, now - age_s))
+    state.move(job, Cause.ADOPTED, now)
 
 
 def heartbeat(state: State, worker: Worker, message: m.Heartbeat, now: float) -> None:
@@ -193,7 +189,7 @@ def refused(state: State, worker: Worker, message: m.Refused, now: float) -> Non
     if job is None or not job.held or job.fence != message.fence or job.worker != worker.name:
         return
     if message.age_s >= 0 and job.state is JobState.ASSIGNED:
-        _begin(state, job, message.age_s, now)
+        _adopt(state, worker, job, job.fence, message.age_s, now)
     if job.state is JobState.RUNNING:
         lose(state, job, now, message.reason)
         return

@@ -84,7 +84,8 @@ class State:
         self.uncommitted: set[str] = set()
         #: Workers with a message on its way since `sent` was called last that no `Run` may overtake.
         self.spoken_to: set[bytes] = set()
-        self._fences = 0
+        #: The highest fence that can have been given: those of earlier epochs are all below.
+        self.last_fence = epoch << 32
         #: The last one given: `epoch << 32 | counter`, like a fence.
         self._revisions = epoch << 32
         self._finals: OrderedDict[str, int] = OrderedDict()
@@ -114,13 +115,8 @@ class State:
 
     def next_fence(self) -> int:
         """A fence never given before: see `jobs`."""
-        self._fences += 1
-        return self.epoch << 32 | self._fences
-
-    @property
-    def last_fence(self) -> int:
-        """The highest fence that can have been given: those of earlier epochs are all below."""
-        return self.epoch << 32 | self._fences
+        self.last_fence += 1
+        return self.last_fence
 
     def next_revision(self) -> int:
         self._revisions += 1

@@ -117,7 +117,7 @@ def _load(state: State, now: float) -> tuple[float, int]:
 
 def _sum_running(state: State, now: float) -> float:
     total, seen = 0.0, 0
-    for worker in state.pool:
+    for worker in state.pool.workers.values():
         for job_id in worker.held:
             job = state.jobs.get(job_id)
             if job is not None:

@@ -192,8 +192,8 @@ def _start_untold(original: Callable[..., Any]) -> Callable[..., Any]:
     return current
 
 
-def _as_heard(_: Any) -> Callable[..., Any]:
-    return lambda job, age_s, now: now
+def _as_heard(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda core_state, worker, job, fence, age_s, now: original(core_state, worker, job, fence, 0.0, now)
 
 
 def _never_where_it_crashed(scene: Any, job: Any, lane: Any, worker: Any) -> bool:
@@ -273,7 +273,7 @@ ALL: tuple[Mutation, ...] = (
         ((reports, "refused", _never_taken),),
     ),
     Mutation("start-untold", "what ends has started", ((reports, "_current", _start_untold),), first=60),
-    Mutation("start-as-heard", "a start is told as it was", ((reports, "_begun_at", _as_heard),)),
+    Mutation("start-as-heard", "a start is told as it was", ((reports, "_adopt", _as_heard),)),
     Mutation("hello-takes-back", "a grant that a hello crosses stands", ((reports, "hello", _takes_back),)),
     Mutation("submit-forgets", "a job's id is its dedup key for ever", ((requests, "submit", _forgets_stored),)),
     Mutation(
