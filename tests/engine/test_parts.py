@@ -149,9 +149,11 @@ def test_float8_weights_are_brought_to_the_model_s_type_by_their_scales(base: Pa
     assert torch.equal(state["blocks.0.attn1.to_v.weight"], own["blocks.0.attn1.to_v.weight"])
 
 
-def save_gguf(tensors: Tensors, file: Path) -> Path:
+def save_gguf(tensors: Tensors, file: Path, arch: str = "wan", name: str = "") -> Path:
     """As converters do: matrices in eight bits, all else as it is."""
-    writer = gguf.GGUFWriter(str(file), "wan")
+    writer = gguf.GGUFWriter(str(file), arch)
+    if name:
+        writer.add_name(name)
     for name, tensor in tensors.items():
         data = tensor.float().numpy()
         if tensor.ndim == 2 and tensor.shape[1] % 32 == 0:
@@ -290,11 +292,59 @@ def test_weights_of_another_size_are_told_by_their_shapes(base: Path, tmp_path: 
     assert "is of another model: shapes of blocks.0.attn1.norm_k.weight are 7 and 32 in the file and in" in text
 
 
-def test_a_gguf_file_is_for_what_diffusers_reads_it_for(base: Path, tmp_path: Path) -> None:
-    file = save_gguf({"shared.weight": torch.zeros(8, 32)}, tmp_path / "t5.gguf")
+#: Part of a name of transformers -> of llama.cpp, for a T5 encoder.
+_LLAMA_CPP = {
+    "shared": "token_embd",
+    "encoder.final_layer_norm": "enc.output_norm",
+    "encoder.block.": "enc.blk.",
+    "layer.0.SelfAttention.q": "attn_q",
+    "layer.0.SelfAttention.k": "attn_k",
+    "layer.0.SelfAttention.v": "attn_v",
+    "layer.0.SelfAttention.o": "attn_o",
+    "layer.0.SelfAttention.relative_attention_bias": "attn_rel_b",
+    "layer.0.layer_norm": "attn_norm",
+    "layer.1.DenseReluDense.wi_0": "ffn_gate",
+    "layer.1.DenseReluDense.wi_1": "ffn_up",
+    "layer.1.DenseReluDense.wo": "ffn_down",
+    "layer.1.layer_norm": "ffn_norm",
+}
 
-    assert "diffusers reads none for a UMT5EncoderModel; get it as safetensors" in refused(
-        base, {"text_encoder": str(file)}
+
+def llama_cpp_names(tensors: Tensors) -> Tensors:
+    renamed = {}
+    for name, tensor in tensors.items():
+        for ours, theirs in _LLAMA_CPP.items():
+            name = name.replace(ours, theirs)
+        renamed[name] = tensor
+    return renamed
+
+
+def test_a_text_encoder_from_a_gguf_file_of_llama_cpp(base: Path, tmp_path: Path) -> None:
+    changed = others(weights(base, "text_encoder"))
+    file = save_gguf(llama_cpp_names(changed), tmp_path / "umt5.gguf", arch="t5encoder", name="umt5")
+
+    encoder = loaded(base, {"text_encoder": str(file)}).text_encoder
+
+    found = encoder.state_dict()
+    assert "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight" in found
+    for name, tensor in changed.items():
+        assert found[name].dtype == torch.float32
+        # Eight bits with a scale for 32 numbers: half a step of 127.
+        assert (found[name] - tensor).abs().max() <= tensor.abs().max() / 254 * 1.01
+    assert any(not torch.equal(found[name], tensor) for name, tensor in changed.items()), "it was quantised"
+
+
+def test_a_gguf_file_is_for_what_is_read_from_one(base: Path, tmp_path: Path) -> None:
+    plain = save_gguf({"shared.weight": torch.zeros(8, 32)}, tmp_path / "t5.gguf")
+    assert "t5.gguf has no tensors under llama.cpp's names for a UMT5EncoderModel; get it as safetensors" in refused(
+        base, {"text_encoder": str(plain)}
+    )
+    model = shutil.copytree(base, tmp_path / "clip")
+    index = json.loads((model / "model_index.json").read_text())
+    index["text_encoder"] = ["transformers", "CLIPTextModel"]
+    (model / "model_index.json").write_text(json.dumps(index))
+    assert "t5.gguf is a GGUF file, and transformers reads none for a CLIPTextModel; get it as safetensors" in refused(
+        model, {"text_encoder": str(plain)}
     )
 
 

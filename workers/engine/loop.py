@@ -166,6 +166,7 @@ def _become_a_child_engine() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Bars and warnings of these libraries are noise in a log.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("transformers.utils.import_utils").addFilter(_is_no_fallback)
 

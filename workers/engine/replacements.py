@@ -14,13 +14,15 @@ from diffusers import GGUFQuantizationConfig
 from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from diffusers.models.model_loading_utils import load_gguf_checkpoint
 from safetensors.torch import load_file
+from transformers import modeling_gguf_pytorch_utils
 
 from workers.engine.errors import LoadError
-from workers.models.parts import PREFIXES, without_prefix
+from workers.models.parts import GGUF_ENCODERS, PREFIXES, without_prefix
 from workers.models.weight_files import read_weights
 
 #: Typed as a whole, which the libraries are not.
 _gguf_tensors: Any = load_gguf_checkpoint
+_llama_cpp_tensors: Any = modeling_gguf_pytorch_utils.load_gguf_checkpoint
 _GgufConfig: Any = GGUFQuantizationConfig
 _SINGLE_FILES: dict[str, Any] = SINGLE_FILE_LOADABLE_CLASSES
 
@@ -38,7 +40,10 @@ def load_component(kind: tuple[str, str], file: Path, config: Path, dtype: torch
     """
     library, name = kind
     quantised = read_weights(file).kind == "gguf"
-    state = _state(file, quantised, dtype)
+    encoder = name in GGUF_ENCODERS and quantised
+    state = (
+        _dequantised(getattr(transformers, name), file, config, dtype) if encoder else _state(file, quantised, dtype)
+    )
     if library == "transformers":
         model = _of_transformers(getattr(transformers, name), state, config, dtype)
     elif quantised:
@@ -57,6 +62,15 @@ def load_component(kind: tuple[str, str], file: Path, config: Path, dtype: torch
         raise LoadError(f"{file} lacks weights of the {config.name}: {lacking[0]}{_and_more(lacking)}")
     made: torch.nn.Module = model.eval()
     return made
+
+
+def _dequantised(kind: Any, file: Path, config: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The weights of a text encoder in a GGUF file of llama.cpp's, under transformers' names, in `dtype`."""
+    with init_empty_weights():
+        model = kind(kind.config_class.from_pretrained(str(config), local_files_only=True))
+    read = _llama_cpp_tensors(str(file), return_tensors=True, model_to_load=model, torch_dtype=dtype)
+    tensors: dict[str, torch.Tensor] = read["tensors"]
+    return tensors
 
 
 def _state(file: Path, quantised: bool, dtype: torch.dtype) -> dict[str, torch.Tensor]:

@@ -17,6 +17,9 @@ from typing import Any
 from workers.models.sources import CatalogueError, config
 from workers.models.weight_files import NoWeights, Tensor, WeightFile, read_weights
 
+#: Text encoders that are read from llama.cpp's GGUF files.
+GGUF_ENCODERS = frozenset({"T5EncoderModel", "UMT5EncoderModel"})
+
 #: Component of the pipeline (as "transformer") -> file.
 Parts = dict[str, str]
 
@@ -121,8 +124,11 @@ def _fault(name: str, file: Path, index: Mapping[str, Any], directory: Path) -> 
         return f"{file} {error}"
     library, kind = components(index)[name]
     if read.kind == "gguf":
-        if library != "diffusers" or kind not in read_from_one_file():
-            return f"{file} is a GGUF file, and diffusers reads none for a {kind}; get it as safetensors"
+        if kind in GGUF_ENCODERS:
+            if not read.of_llama_cpp:
+                return f"{file} has no tensors under llama.cpp's names for a {kind}; get it as safetensors"
+        elif library != "diffusers" or kind not in read_from_one_file():
+            return f"{file} is a GGUF file, and {library} reads none for a {kind}; get it as safetensors"
         if importlib.util.find_spec("gguf") is None:
             return f"{file} is a GGUF file, which needs the package gguf, which is not installed: pip install gguf"
     if "quantization_config" in config(directory, name):

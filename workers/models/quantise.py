@@ -45,13 +45,19 @@ def check_quantize(
             why = "is for transformers, UNets and encoders of text and images alone; leave the key out"
         elif "quantization_config" in config(directory, name):
             why = f"comes too late: the {name} in {directory} is quantised as it is stored, and stays so; leave the key out"
-        elif name in parts and read_weights(Path(parts[name])).kind == "gguf":
+        elif name in parts and _stays_as_stored(Path(parts[name])):
             why = f"comes too late: {parts[name]} is quantised as it is stored, and stays so; leave the key out"
         elif (package := PACKAGES.get(method, "")) and importlib.util.find_spec(package) is None:
             why = f"needs the package {package}, which is not installed: pip install {package}"
         else:
             continue
         raise CatalogueError(where, f"speed.quantize.{name}", f"{told(method)} {why}")
+
+
+def _stays_as_stored(file: Path) -> bool:
+    """Whether weights keep the few bits they have in the file: a GGUF file's, but for text encoders."""
+    read = read_weights(file)
+    return read.kind == "gguf" and not read.of_llama_cpp
 
 
 def unfit_device(method: QuantizeMethod, device: str, capability: tuple[int, int]) -> str:

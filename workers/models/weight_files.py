@@ -32,11 +32,20 @@ class Tensor(Struct, frozen=True):
     shape: tuple[int, ...]
 
 
+#: How tensors of text encoders are called there.
+_LLAMA_CPP = ("enc.blk.", "token_embd.")
+
+
 class WeightFile(Struct, frozen=True):
     """A file's format and tensors by name."""
 
     kind: Literal["safetensors", "gguf"]
     tensors: dict[str, Tensor]
+
+    @property
+    def of_llama_cpp(self) -> bool:
+        """Whether it is a GGUF file under llama.cpp's names, as those of text encoders are."""
+        return self.kind == "gguf" and any(name.startswith(_LLAMA_CPP) for name in self.tensors)
 
 
 class NoWeights(Exception):

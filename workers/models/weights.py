@@ -88,6 +88,8 @@ def _loaded_bytes(file: Path, float_size: int) -> int:
         weights = read_weights(file)
     except NoWeights:
         return file.stat().st_size if file.is_file() else 0
+    if weights.of_llama_cpp:
+        return sum(float_size * math.prod(tensor.shape) for tensor in weights.tensors.values())
     if weights.kind == "gguf":
         return file.stat().st_size
     total = 0
