@@ -252,7 +252,7 @@ class MemoryArchive:
         return len(self._marks)
 
     def _read(self, row: Job) -> Job:
-        return replace(row, story=[*row.story], set_aside=self._marks.get(row.id))
+        return replace(row, history=[*row.history], set_aside=self._marks.get(row.id))
 
 
 def _row(job: Job, old: Job | None) -> Job:
@@ -260,7 +260,7 @@ def _row(job: Job, old: Job | None) -> Job:
     body = job.body if old is None else old.body
     kept: dict[str, Any] = {
         "body": body,
-        "story": [*job.story],
+        "history": [*job.history],
         "set_aside": None,
         "evicted": False,
         "deliveries": {},

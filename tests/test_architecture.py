@@ -47,6 +47,7 @@ PLACES = {
     "gpus": 8,
     "guidance_scale": 7,
     "height": 8,
+    "history": 7,
     "loras": 14,  # of a job; and of a model, its card and table, and of a key
     "losses": 5,
     "max_running": 7,
@@ -66,7 +67,6 @@ PLACES = {
     "seed": 9,
     "set_aside": 5,
     "started_at": 6,
-    "story": 8,
     "submission": 11,
     "submitted_at": 11,
     "width": 8,

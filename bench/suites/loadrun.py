@@ -2,7 +2,7 @@
 
 Every request leaves at its drawn time, whatever became of those before it, and every time a user feels is counted from that moment: a
 client that falls behind would otherwise hide the very waits it is there to measure. Queue wait and busy time are the server's own figures,
-from each job's story.
+from each job's history.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Outcome(Struct):
     #: succeeded, failed, cancelled, rejected (the server was full), error (no usable answer), unfinished.
     status: str = "unfinished"
     reason: str = ""
-    #: Of the job's story, all attempts together: seconds that it waited, that it kept a worker busy, and of these the last attempt's.
+    #: Of the job's history, all attempts together: seconds that it waited, that it kept a worker busy, and of these the last attempt's.
     wait_s: float | None = None
     busy_s: float = 0.0
     last_run_s: float = 0.0
@@ -147,7 +147,7 @@ class Runner:
             outcome.accepted = self._now()
             await self._follow(job["id"], outcome)
             outcome.ended = self._now()
-            # An event has no story.
+            # An event has no history.
             settle(outcome, answer(await self._client.get(f"/v1/jobs/{job['id']}")))
         except (httpx.HTTPError, BadAnswer) as error:
             outcome.status, outcome.reason = "error", f"{type(error).__name__}: {error}"
@@ -207,14 +207,14 @@ def request_body(arrival: Arrival, model: str) -> dict[str, Any]:
 
 
 def settle(outcome: Outcome, job: dict[str, Any]) -> None:
-    """Take the server's figures of a final job, told by its story."""
+    """Take the server's figures of a final job, told by its history."""
     outcome.status = job["state"]
     timings = job.get("timings") or {}
-    story = job.get("story") or ()
+    history = job.get("history") or ()
     outcome.wait_s, outcome.busy_s, outcome.last_run_s = timings.get("queued_s"), timings.get("run_s") or 0.0, 0.0
-    if story:
+    if history:
         outcome.wait_s = outcome.busy_s = 0.0
-    for move, later in itertools.pairwise(story):
+    for move, later in itertools.pairwise(history):
         span_s = max(0.0, later["at"] - move["at"])
         if move["to"] == "running":
             outcome.busy_s, outcome.last_run_s = outcome.busy_s + span_s, span_s

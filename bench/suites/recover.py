@@ -99,7 +99,7 @@ class Killer:
         view = await self._desk.client.get(job_id)
         assert view is not None
         # The broker's clock is this machine's.
-        restarted = [move.at for move in view.story if move.target == "running"][1]
+        restarted = [move.at for move in view.history if move.target == "running"][1]
         await self._asked(job_id, lambda state, _: state in FINAL_NAMES)
         return restarted - begun
 

@@ -27,8 +27,8 @@ def _jobs(state: State) -> list[str]:
     for job in state.jobs.values():
         if job.set_aside is not None:
             broken.append(f"{job.id} is set aside and in memory")
-        if job.story and job.story[-1].target != job.state:
-            broken.append(f"{job.id} is {job.state}, its last move led to {job.story[-1].target}")
+        if job.history and job.history[-1].target != job.state:
+            broken.append(f"{job.id} is {job.state}, its last move led to {job.history[-1].target}")
         if (job.state is JobState.SUCCEEDED) != (job.result is not None):
             broken.append(f"{job.id} is {job.state} {'with' if job.result else 'without'} a result")
         if (job.state is JobState.FAILED) != (job.failure is not None):
@@ -37,7 +37,7 @@ def _jobs(state: State) -> list[str]:
             broken.append(f"{job.id} is {job.state}, finished_at {job.finished_at}")
         if job.crashes > state.policy.max_crashes or job.losses > state.policy.max_losses + 1:
             broken.append(f"{job.id} has {job.crashes} crashes, {job.losses} losses")
-        finals = [move for move in job.story if move.target in ("succeeded", "failed", "cancelled")]
+        finals = [move for move in job.history if move.target in ("succeeded", "failed", "cancelled")]
         if len(finals) != (1 if job.final else 0):
             broken.append(f"{job.id} is {job.state} after {len(finals)} final moves")
     return broken

@@ -141,8 +141,8 @@ class IllegalMove(Exception):
     """A change that no table has: a bug in the core, never a peer's fault."""
 
     def __init__(self, job: Job, what: str) -> None:
-        story = " | ".join(f"{m.source}->{m.target} ({m.cause})" for m in job.story)
-        super().__init__(f"job {job.id} is {job.state}, {what}; story: {story}")
+        history = " | ".join(f"{m.source}->{m.target} ({m.cause})" for m in job.history)
+        super().__init__(f"job {job.id} is {job.state}, {what}; history: {history}")
 
 
 class DamagedRecord(Exception):
@@ -183,7 +183,7 @@ class JobRecord(Struct, kw_only=True, array_like=True):
     run_s: float = 0.0
     failure: Failure | None = None
     result: Result | None = None
-    story: list[HistoryEntry] = field(default_factory=list)
+    history: list[HistoryEntry] = field(default_factory=list)
 
 
 class Job(JobRecord, kw_only=True, array_like=False):
@@ -248,14 +248,14 @@ class Job(JobRecord, kw_only=True, array_like=False):
         if cause not in TABLE[self.state]:
             raise IllegalMove(self, f"cannot move by {cause}")
         target = TABLE[self.state][cause]
-        story = self.story
-        source = self.state if story else None
+        history = self.history
+        source = self.state if history else None
         self.state = target
         if target in FINAL:
             self.finished_at = now
-        if len(story) >= MAX_HISTORY:
-            del story[MAX_HISTORY // 2]
-        story.append(HistoryEntry(now, source or "", target, cause, self.attempts, self.worker, note[:200]))
+        if len(history) >= MAX_HISTORY:
+            del history[MAX_HISTORY // 2]
+        history.append(HistoryEntry(now, source or "", target, cause, self.attempts, self.worker, note[:200]))
         return source
 
     def ask_stop(self, reason: Stop) -> None:

@@ -242,7 +242,7 @@ class Core:
 
 def _had_begun(job: Job) -> bool:
     """Whether the attempt of a restored job's fence was in an engine: it runs, or ran until its worker was lost."""
-    return job.state is JobState.RUNNING or (job.waiting and bool(job.story) and job.story[-1].source == "running")
+    return job.state is JobState.RUNNING or (job.waiting and bool(job.history) and job.history[-1].source == "running")
 
 
 def _require_sound(job: Job, epoch: int) -> None:

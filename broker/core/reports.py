@@ -131,7 +131,7 @@ def _adopt(state: State, worker: Worker, job: Job, fence: int, age_s: float, now
         begun_at = granted_at
     if job.state is JobState.ASSIGNED and job.holder == "worker":
         job.begin_attempt(begun_at)
-        last_at = job.story[-1].at
+        last_at = job.history[-1].at
         # In the history nothing is earlier than what came before: it may be asked to stop before its start is told.
         state.move(job, Cause.STARTED, begun_at if begun_at > last_at else last_at)
         return

@@ -46,7 +46,7 @@ def job_view(
         run_s=job.run_s,
         failure=job.failure,
         result=job.result,
-        story=_story(job.story, ahead_s) if full else (),
+        history=_history(job.history, ahead_s) if full else (),
         body=b"" if spec_error else spec,
         deliveries=_deliveries(state, job) if full and job.submission.webhook else (),
         set_aside=None if mark is None else m.SetAside(mark.reason, shown(mark.at)),
@@ -58,10 +58,10 @@ def _deliveries(state: State, job: Job) -> tuple[m.DeliveryView, ...]:
     return tuple(deliveries.view(delivery, state.calendar) for delivery in job.deliveries.values())
 
 
-def _story(story: list[m.HistoryEntry], ahead_s: float) -> tuple[m.HistoryEntry, ...]:
+def _history(history: list[m.HistoryEntry], ahead_s: float) -> tuple[m.HistoryEntry, ...]:
     if not ahead_s:
-        return tuple(story)
-    return tuple(structs.replace(move, at=move.at + ahead_s) for move in story)
+        return tuple(history)
+    return tuple(structs.replace(move, at=move.at + ahead_s) for move in history)
 
 
 def admission(state: State, job: Job, now: float) -> m.Admission:

@@ -137,8 +137,8 @@ class Recovery:
         if not self._journal.set_aside(job_id, _sentence(error), now, readable=readable):
             return False
         job = self._journal.find(job_id)
-        story = [f"{move.source or 'new'} > {move.target} ({move.cause})" for move in job.story] if job else []
-        self._say("job set aside", job_id, error, action=Action.SET_ASIDE, story="; ".join(story))
+        moves = [f"{move.source or 'new'} > {move.target} ({move.cause})" for move in job.history] if job else []
+        self._say("job set aside", job_id, error, action=Action.SET_ASIDE, moves="; ".join(moves))
         return True
 
     def _give_up(self, delivery: Delivery, error: Exception) -> None:

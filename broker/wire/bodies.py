@@ -40,7 +40,7 @@ class WorkerInfo(Struct, frozen=True, kw_only=True):
 
 
 class HistoryEntry(Struct, frozen=True, array_like=True, gc=False):
-    """One line of a job's story: when it moved, between which states, why, in which attempt, on which worker."""
+    """One line of a job's history: when it moved, between which states, why, in which attempt, on which worker."""
 
     at: float
     source: str
@@ -127,7 +127,7 @@ class JobView(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     run_s: float = 0.0
     failure: Failure | None = None
     result: Result | None = None
-    story: tuple[HistoryEntry, ...] = ()
+    history: tuple[HistoryEntry, ...] = ()
     #: The spec's bytes (`jobspec.decode_spec`); empty in events.
     body: bytes = b""
     #: What became so far of the events that its webhook is told. Empty in events.
@@ -158,7 +158,7 @@ class Admission(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
             eta_s=self.eta_s,
             submitted_at=self.submitted_at,
             deadline_at=self.deadline_at,
-            story=(HistoryEntry(self.submitted_at, "", "queued", "submitted"),),
+            history=(HistoryEntry(self.submitted_at, "", "queued", "submitted"),),
             body=body,
         )
 

@@ -190,7 +190,7 @@ class JobReply(Message, frozen=True, kw_only=True, tag="job"):
 
     req: int
     found: bool
-    #: Its `JobView` with spec bytes and story; empty when not found.
+    #: Its `JobView` with spec bytes and history; empty when not found.
     body: bytes = b""
 
 
@@ -255,7 +255,7 @@ class Event(Message, frozen=True, kw_only=True, tag="event"):
     """A job changed. A gap in `seq` means: events were lost, ask again."""
 
     seq: int
-    #: Its `JobView` without spec bytes and story.
+    #: Its `JobView` without spec bytes and history.
     body: bytes
 
 

@@ -59,7 +59,7 @@ class Job(Struct, frozen=True, kw_only=True):
     def moved_to(self, view: JobView) -> Job:
         """This job in a later view; events bring neither spec nor history."""
         if not view.body:
-            view = msgspec.structs.replace(view, body=self.view.body, story=view.story or self.view.story)
+            view = msgspec.structs.replace(view, body=self.view.body, history=view.history or self.view.history)
         return Job(view=view, spec=self.spec, kept_s=self.kept_s)
 
     def unsaved(self, reason: str) -> Job:

@@ -70,7 +70,7 @@ def test_every_job_is_followed_to_its_end():
 
 
 def moves(*steps):
-    """A story: (at, state) from its first move to its last."""
+    """A history: (at, state) from its first move to its last."""
     return [{"at": at, "from": None, "to": state, "cause": "x"} for at, state in steps]
 
 
@@ -81,7 +81,7 @@ RETRIED = moves(
 
 def test_waits_and_busy_time_are_those_of_the_jobs_story_with_every_attempt():
     service = FakeService()
-    service.last |= {"story": RETRIED, "attempts": 2}
+    service.last |= {"history": RETRIED, "attempts": 2}
     outcomes, report = drive(service)
     # Queued and assigned 2 s, and 1.5 s more after its worker died; it ran 3 s for nothing, then 1.5 s.
     assert {(outcome.wait_s, outcome.busy_s) for outcome in outcomes} == {(3.5, 4.5)}
@@ -99,7 +99,7 @@ def test_time_in_which_two_jobs_overlap_in_one_worker_counts_once():
 
 def test_a_job_that_failed_or_was_cancelled_kept_a_worker_busy_too():
     service = FakeService(final="failed")
-    service.last["story"] = moves((1.0, "queued"), (2.0, "running"), (4.0, "failed"))
+    service.last["history"] = moves((1.0, "queued"), (2.0, "running"), (4.0, "failed"))
     _, report = drive(service)
     figures = results(report)
     assert figures["busy_share_pct"] == pytest.approx(100 * 4 * 2.0 / (2 * figures["duration_s"]))

@@ -68,7 +68,7 @@ def _journal_job(job: Job) -> JournalJob:
         state=job.state.value,
         fence=job.fence,
         files=tuple(FileFact(artefact.name, artefact.size, artefact.sha256) for artefact in made),
-        story=tuple(move.target for move in job.story),
+        story=tuple(move.target for move in job.history),
         attempts=job.attempts,
     )
 

@@ -48,7 +48,7 @@ def test_every_time_that_is_shown_follows_the_clock():
     after = desk.view("a")
     for name in ("submitted_at", "started_at", "finished_at", "deadline_at"):
         assert getattr(after, name) == getattr(before, name) + HOUR
-    assert [move.at for move in after.story] == [move.at + HOUR for move in before.story]
+    assert [move.at for move in after.history] == [move.at + HOUR for move in before.history]
     waiting = desk.view("b")
     assert (waiting.started_at, waiting.finished_at, waiting.deadline_at) == (0.0, 0.0, 0.0)
 

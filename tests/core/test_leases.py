@@ -107,7 +107,7 @@ def test_silence_makes_a_worker_suspect_then_lost():
     desk.beat("w2", m.Held(job_id="b", fence=desk.job("b").fence), seen=desk.job("b").fence)
     desk.tick(0.2)
     assert (desk.state("a"), desk.job("a").losses) == ("queued", 1)
-    assert "silent for 6.0 s" in desk.job("a").story[-1].note
+    assert "silent for 6.0 s" in desk.job("a").history[-1].note
 
 
 def test_a_suspect_worker_that_speaks_gets_work_again():

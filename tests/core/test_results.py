@@ -133,8 +133,8 @@ def test_three_crashes_quarantine_a_job_and_the_story_tells_it():
     view = desk.view("a")
     assert (view.state, view.crashes, view.failure.kind) == ("failed", 3, "quarantined")
     assert "3 attempts ended the engine" in view.failure.message
-    assert [mv.cause for mv in view.story].count("retried") == 2
-    assert view.story[-1].cause == "quarantined"
+    assert [mv.cause for mv in view.history].count("retried") == 2
+    assert view.history[-1].cause == "quarantined"
 
 
 def test_a_job_goes_to_another_worker_after_a_crash_if_there_is_one():

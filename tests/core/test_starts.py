@@ -28,8 +28,8 @@ def end(kind: type[m.AgentResult], run: m.Run, age_s: float) -> m.AgentResult:
     return kind(job_id=run.job_id, fence=run.fence, free=1, age_s=age_s, **more)
 
 
-def story(desk: CoreHarness, job_id: str = "a") -> list[tuple[str, float]]:
-    return [(move.cause, move.at) for move in desk.job(job_id).story]
+def history(desk: CoreHarness, job_id: str = "a") -> list[tuple[str, float]]:
+    return [(move.cause, move.at) for move in desk.job(job_id).history]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_result_without_a_heartbeat_before_it_tells_when_its_attempt_began(kin
     run = granted(desk)
     effects = desk.feed(peer_of("w1"), end(kind, run, 1.5))
     assert causes(effects)[:2] == [Cause.STARTED, cause]
-    assert story(desk)[1:4] == [("dispatched", desk.now - 2.0), ("started", desk.now - 1.5), (cause, desk.now)]
+    assert history(desk)[1:4] == [("dispatched", desk.now - 2.0), ("started", desk.now - 1.5), (cause, desk.now)]
     assert (desk.job("a").attempts, desk.job("a").started_at) == (1, desk.now - 1.5)
 
 
@@ -80,7 +80,7 @@ def test_a_cancel_before_the_start_is_known_ends_the_job_and_its_start_is_told_a
     asked_at = desk.now
     desk.now += 1.0
     desk.feed(peer_of("w1"), end(m.Cancelled, run, 2.5))
-    assert story(desk)[2:] == [
+    assert history(desk)[2:] == [
         ("stop_requested", asked_at),
         ("started", asked_at),  # in the history nothing is earlier than what came before
         ("cancelled", desk.now),

@@ -42,7 +42,7 @@ def test_no_lazy_move_is_final_or_a_promise():
 def test_a_missing_pair_names_job_state_cause_and_story():
     record = job()
     record.move(Cause.SUBMITTED, 1.0)
-    with pytest.raises(IllegalMove, match=r"job j is queued, cannot move by started; story: ->queued \(submitted\)"):
+    with pytest.raises(IllegalMove, match=r"job j is queued, cannot move by started; history: ->queued \(submitted\)"):
         record.move(Cause.STARTED, 2.0)
 
 
@@ -53,9 +53,9 @@ def test_a_story_tells_each_move_and_stays_bounded():
         record.move(Cause.DISPATCHED, 2.0 + n)
         record.move(Cause.REFUSED, 2.5 + n, note="no room")
     record.move(Cause.CANCELLED, 200.0)
-    assert len(record.story) == MAX_HISTORY
-    assert record.story[0].cause == "submitted"
-    assert record.story[-1].target == "cancelled"
+    assert len(record.history) == MAX_HISTORY
+    assert record.history[0].cause == "submitted"
+    assert record.history[-1].target == "cancelled"
     assert record.finished_at == 200.0
 
 

@@ -156,7 +156,7 @@ _VIEW = m.JobView(
     state="queued",
     submission=m.Submission(model="wan"),
     revision=1,
-    story=(m.HistoryEntry(1.0, "", "queued", "submitted"),),
+    history=(m.HistoryEntry(1.0, "", "queued", "submitted"),),
 )
 
 TARGETS: tuple[Target, ...] = (

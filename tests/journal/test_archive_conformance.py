@@ -118,9 +118,9 @@ def test_a_row_keeps_what_it_was_written_as(archive):
     found = archive.find("a")
     assert (found.state, found.fence, found.phase, found.step, found.cost) == ("running", 5, "", 0, 0.0)
     found.fence = 99
-    found.story.clear()
+    found.history.clear()
     assert archive.find("a").fence == 5
-    assert archive.find("a").story
+    assert archive.find("a").history
 
 
 def test_the_spec_is_written_once(archive):

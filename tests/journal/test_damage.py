@@ -98,7 +98,7 @@ def facts(view: m.JobView) -> tuple[object, ...]:
         view.result,
         view.failure,
         view.submitted_at,
-        view.story,
+        view.history,
     )
 
 

@@ -118,7 +118,7 @@ class Checker:
             require(job.fence >= old.fence, "fences only rise", job.id, short(old.fence), short(job.fence))
             require(not old.stop or job.stop == old.stop, "a stop is not taken back", job.id, old.stop, job.stop)
             reason = job.losses == old.losses or self._may_lose(old)
-            require(reason, "a worker is lost for a reason", job.id, job.story[-1].note)
+            require(reason, "a worker is lost for a reason", job.id, job.history[-1].note)
         policy = self.world.plan.policy
         require(job.crashes <= policy.max_crashes, "crashes are bounded", job.id, job.crashes)
         require(job.losses <= policy.max_losses + 1 or bool(job.stop), "losses are bounded", job.id, job.losses)
@@ -218,7 +218,7 @@ class Checker:
 
     def _has_started(self, job: Job) -> None:
         """Rules of a job that is done: its start is told too, and is the moment at which its engine got it."""
-        causes = [move.cause for move in job.story]
+        causes = [move.cause for move in job.history]
         told = job.attempts > 0 and ("started" in causes or "adopted" in causes)
         require(told or len(causes) >= MAX_HISTORY, "what ends has started", job.id, job.attempts, *causes)
         at = self.given_at[job.fence]
@@ -493,8 +493,8 @@ class Checker:
         for job in self.disk.values():
             files = (job.id, job.fence) in self.files
             require(job.state is not JobState.SUCCEEDED or files, "what is published stays", job.id)
-            finals = [move for move in job.story if move.target in ("succeeded", "failed", "cancelled")]
-            require(len(finals) == 1, "a job ends once", job.id, job.story)
+            finals = [move for move in job.history if move.target in ("succeeded", "failed", "cancelled")]
+            require(len(finals) == 1, "a job ends once", job.id, job.history)
 
 
 def short(fence: int) -> str:

@@ -60,7 +60,7 @@ def planted(bug: Bug | None, shows: Callable[[], bool]) -> Iterator[None]:
             raise Planted(job.id, cause)
 
     def adopted(state: State, job: Job) -> None:
-        hit = job.id == bug.job_id and bug.where == "restored" and bool(job.story) and shows()
+        hit = job.id == bug.job_id and bug.where == "restored" and bool(job.history) and shows()
         if hit and not bug.late:
             raise Planted(job.id, "restored")
         adopt(state, job)

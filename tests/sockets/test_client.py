@@ -25,7 +25,7 @@ async def test_submit_get_list_cancel(tmp_path, run_dir):
         view, duplicate = await client.submit(a_job("job-1", origin="native", alias="mine", body=b"the spec"))
         assert (view.id, duplicate) == ("job-1", True)
         found = await client.get("job-1")
-        assert (found.body, [move.cause for move in found.story]) == (b"the spec", ["submitted"])
+        assert (found.body, [move.cause for move in found.history]) == (b"the spec", ["submitted"])
         assert (await client.get_alias("native", "mine")).id == "job-1"
         assert await client.get("nobody") is None
         assert await client.get_alias("native", "nobody") is None

@@ -116,14 +116,14 @@ class FakeBroker:
             position=sum(job.state == "queued" for job in self.jobs.values()),
             submitted_at=self._tick(),
             deadline_at=self.now + submit.deadline_s if submit.deadline_s else 0.0,
-            story=(m.HistoryEntry(self.now, "", "queued", "submitted"),),
+            history=(m.HistoryEntry(self.now, "", "queued", "submitted"),),
             body=submit.body,
         )
         decode_spec(submit.body)
         self.submits[submit.job_id] = submit
         self.jobs[view.id] = view
         self._tell(view)
-        return msgspec.structs.replace(view, body=b"", story=()), False
+        return msgspec.structs.replace(view, body=b"", history=()), False
 
     async def cancel(self, job_id: str, tenant: str = "") -> tuple[m.CancelOutcome, m.JobView | None]:
         self._answer("cancel")
@@ -330,10 +330,10 @@ class FakeBroker:
 
     def _change(self, job_id: str, *, move: str = "", quiet: bool = False, **changes: object) -> m.JobView:
         old = self.jobs[job_id]
-        story = old.story
+        history = old.history
         if move:
-            story = (*story, m.HistoryEntry(self.now, old.state, str(changes["state"]), move))
-        view = msgspec.structs.replace(old, revision=self._next_revision(), story=story, **changes)
+            history = (*history, m.HistoryEntry(self.now, old.state, str(changes["state"]), move))
+        view = msgspec.structs.replace(old, revision=self._next_revision(), history=history, **changes)
         self.jobs[job_id] = view
         if view.submission.webhook:
             self.deliveries.moved(old, view, self.now)
@@ -341,7 +341,7 @@ class FakeBroker:
         return view
 
     def _tell(self, view: m.JobView) -> None:
-        self.on_event(msgspec.structs.replace(view, body=b"", story=()))
+        self.on_event(msgspec.structs.replace(view, body=b"", history=()))
 
     def _next_revision(self) -> int:
         self._revision += 1

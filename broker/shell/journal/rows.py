@@ -223,7 +223,7 @@ def salvage(row: JobRow) -> Job:
         fence=fence if isinstance(fence, int) and fence >= 0 else 0,
         worker=as_text(worker),
         submitted_at=at,
-        story=[HistoryEntry(at, "", "queued", "submitted")],
+        history=[HistoryEntry(at, "", "queued", "submitted")],
     )
 
 

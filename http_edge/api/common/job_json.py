@@ -21,13 +21,13 @@ _AS_WRITTEN = ("image", "save_to")
 _SPEC = tuple(name for name in schema.JobSpecView.__struct_fields__ if name not in (*_AS_WRITTEN, "inputs", "loras"))
 
 
-def job_json(job: Job, progress: int, *, history: bool = False) -> schema.Job:
-    """Everything about a job; `history` adds its moves."""
+def job_json(job: Job, progress: int, *, with_moves: bool = False) -> schema.Job:
+    """Everything about a job; `with_moves` adds its history."""
     view, spec = job.view, job.spec
     now = step_json(view, progress)
     # All steps are done once it has succeeded, whatever was heard last.
     steps = spec.num_inference_steps if spec and view.state == "succeeded" else None
-    moves = [_move_json(move) for move in view.story] if history else UNSET
+    moves = [_move_json(move) for move in view.history] if with_moves else UNSET
     return schema.Job(
         id=now.id,
         object="job",

@@ -266,7 +266,7 @@ class JobsApi:
         return job_json(job, self._progress.of(job.view))
 
     def _whole(self, job: Job) -> schema.Job:
-        return job_json(job, self._progress.of(job.view), history=True)
+        return job_json(job, self._progress.of(job.view), with_moves=True)
 
     def _step(self, job: Job) -> schema.JobStep:
         return step_json(job.view, self._progress.of(job.view))
