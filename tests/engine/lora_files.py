@@ -12,6 +12,8 @@ from torch import Tensor
 
 RANK = 2
 
+_ATTENTION = ("to_q", "to_k", "to_v", "to_query", "to_key", "to_value")
+
 #: Layer -> (down, up): `rank x into` and `out x rank`.
 Pairs = Mapping[str, tuple[Tensor, Tensor]]
 
@@ -32,7 +34,7 @@ def attention(module: Any) -> list[str]:
     return [
         name
         for name, layer in module.named_modules()
-        if isinstance(layer, torch.nn.Linear) and name.rpartition(".")[2] in ("to_q", "to_k", "to_v")
+        if isinstance(layer, torch.nn.Linear) and name.rpartition(".")[2] in _ATTENTION
     ]
 
 

@@ -181,6 +181,16 @@ def test_a_file_of_another_kind_is_not_opened(wan: Path, tmp_path: Path, content
         model_for(str(wan), "m", {"loras": {"a": str(file)}})
 
 
+@pytest.mark.parametrize("length", [0x0280, 0x0380, 0x0480, 0x0580])
+def test_a_header_as_long_as_a_pickle_begins_is_one(wan: Path, tmp_path: Path, length: int) -> None:
+    file = Path(lora(tmp_path / "a.safetensors"))
+    read = file.read_bytes()
+    own = 8 + int.from_bytes(read[:8], "little")
+    file.write_bytes(length.to_bytes(8, "little") + read[8:own].ljust(length) + read[own:])
+    assert file.read_bytes()[0] == 0x80
+    assert list(model_for(str(wan), "m", {"loras": {"a": str(file)}}).card.loras) == ["a"]
+
+
 @pytest.mark.parametrize(
     ("entry", "text"),
     [

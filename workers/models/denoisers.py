@@ -32,6 +32,8 @@ class Denoiser(Struct, frozen=True):
     caches: bool
     #: Whether what it gives is made by one last layer, by the name under which step caches know it.
     projects_out: bool = False
+    #: Whether LoRAs can be loaded into it.
+    takes_adapters: bool = False
 
 
 def denoisers(index: Mapping[str, Any]) -> list[Denoiser]:
@@ -54,6 +56,7 @@ def _denoiser(name: str) -> Denoiser | None:
                     has_repeated_blocks="_repeated_blocks =" in found[3],
                     caches="CacheMixin" in found[2] and not _blocks(found[3]).isdisjoint(_registered()),
                     projects_out="self.proj_out = " in found[3],
+                    takes_adapters="PeftAdapterMixin" in found[2],
                 )
     return None
 

@@ -15,6 +15,7 @@ from typing import Any
 from msgspec import Struct
 
 from broker.wire.loras import MAX_KNOWN, MAX_NAME_CHARS, MAX_SCALE, MAX_TRIGGER_CHARS, LoraCard
+from workers.models.denoisers import denoisers
 from workers.models.parts import PREFIXES, components, own_tensors, without_prefix
 from workers.models.pipeline_classes import PipelineClass
 from workers.models.sources import CatalogueError, config, dotted, told
@@ -94,9 +95,11 @@ def check_loras(
     both: dict[str, LoraEntry] = {**dict(wanted), **entries}
     given = {name: entry for name, entry in both.items() if entry}
     keys = {name: "lora_dir" for name, _ in wanted} | {name: dotted("loras", name) for name in entries}
-    if given and not taken.takes_loras:
+    without = [] if taken.takes_loras else [taken.name]
+    without += [one.name for one in denoisers(index) if not one.takes_adapters]
+    if given and without:
         name, key = min(((name, keys[name]) for name in given), key=lambda pair: pair[1])
-        raise CatalogueError(where, key, f"{name!r} is of no use: {taken.name} takes no LoRA; leave the key out")
+        raise CatalogueError(where, key, f"{name!r} is of no use: {without[0]} takes no LoRA; leave the key out")
     if len(given) > MAX_KNOWN:
         text = f"{lora_dir!r} and loras hold {len(given)} LoRAs, and at most {MAX_KNOWN} can be had; leave some out"
         raise CatalogueError(where, "lora_dir" if lora_dir else "loras", text)

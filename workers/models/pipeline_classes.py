@@ -10,7 +10,7 @@ import ast
 import functools
 import importlib.util
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ def pipeline_class(name: str) -> PipelineClass | None:
         from_single_file=any(
             isinstance(base, ast.Name) and base.id == "FromSingleFileMixin" for node, _ in family for base in node.bases
         ),
-        takes_loras=any(_loads_loras(node) for node, _ in family),
+        takes_loras=_takes_loras(family, made_of),
     )
 
 
@@ -191,8 +191,15 @@ def _with_bases(name: str) -> Iterator[tuple[ast.ClassDef, str]]:
             yield from _with_bases(base.id)
 
 
-def _loads_loras(node: ast.ClassDef) -> bool:
-    return any(isinstance(base, ast.Name) and base.id.endswith("LoraLoaderMixin") for base in node.bases)
+def _takes_loras(family: list[tuple[ast.ClassDef, str]], components: Container[str]) -> bool:
+    loaders = {base.id for node, _ in family for base in node.bases if isinstance(base, ast.Name)}
+    # ControlNet-XS puts the UNet into one of its own, which holds no adapters.
+    if any("UNetControlNetXSModel.from_unet(" in text for _, text in family):
+        return False
+    # Kolors has the loader of SDXL, which fails without a second text encoder.
+    if "StableDiffusionXLLoraLoaderMixin" in loaders and "text_encoder_2" not in components:
+        return False
+    return any(name.endswith("LoraLoaderMixin") for name in loaders)
 
 
 def _drawing(family: list[tuple[ast.ClassDef, str]]) -> Iterator[tuple[ast.ClassDef, str]]:

@@ -70,11 +70,12 @@ def read_weights(file: Path) -> WeightFile:
 
 def _safetensors(stream: BinaryIO, lead: bytes, size: int) -> dict[str, Tensor]:
     length = int.from_bytes(lead, "little")
-    if lead.startswith(_CODE):
+    text = stream.read(min(length, _MAX_HEADER))
+    # A header may be as long as a pickle's first bytes say, and begins as one of JSON.
+    if lead.startswith(_CODE) and not text.startswith(b"{"):
         raise NoWeights("is a pickle, which can run code when it is read, and is not opened; get it as safetensors")
     if len(lead) < 8 or length > _MAX_HEADER:
         raise NoWeights("is neither safetensors nor GGUF")
-    text = stream.read(length)
     if len(text) < length:
         raise NoWeights(f"is cut short: {size} of at least {8 + length} bytes")
     try:

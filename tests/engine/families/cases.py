@@ -33,6 +33,8 @@ CHECKS: Mapping[str, str] = MappingProxyType(
         "guidance": "the scale changes the picture, or the card says that it does not",
         "guidance_2": "a second scale never fails a job; it changes the picture where there is a second expert",
         "max_sequence_length": "a short one is taken",
+        "lora": "LoRAs are taken or refused in one sentence; of one class for each of diffusers' loaders: a LoRA of its attention changes "
+        "what is drawn, and the next job without it is bit-equal to the one before",
         "sound": "a clip has sound exactly as long as its pictures, or the card says that there is none",
     }
 )  # fmt: skip
@@ -76,6 +78,8 @@ class Case(Struct, frozen=True, kw_only=True):
     sound_by: str = ""
     #: Held to `CORE` alone on every change, as the time of tests is short; to every check with FAMILIES=all in the environment.
     brief: bool = False
+    #: Whether it is drawn with a LoRA here: one class for each of diffusers' loaders.
+    lora: bool = False
     #: What it draws is served under conditions, in words.
     note: str = ""
     #: Checks that fail, and why. Each must fail: what is mended is struck off here.
@@ -175,8 +179,8 @@ _BRIEF: tuple[Case, ...] = (
 )
 
 CASES: tuple[Case, ...] = (
-    Case(name="WanPipeline", build="wan", frame_step=4),
-    Case(name="WanPipeline", variant="two experts", build="wan", frame_step=4, experts=True),
+    Case(name="WanPipeline", build="wan", frame_step=4, lora=True),
+    Case(name="WanPipeline", variant="two experts", build="wan", frame_step=4, experts=True, lora=True),
     Case(name="WanPipeline", variant="text or picture", build="wan", frame_step=4, picture="may"),
     Case(name="WanImageToVideoPipeline", build="wan", picture="must", frame_step=4),
     Case(
@@ -212,17 +216,17 @@ CASES: tuple[Case, ...] = (
         frame_step=4,
     ),
     Case(name="LucyEditPipeline", build="inputs", needs=("video",), frame_step=4),
-    Case(name="SkyReelsV2Pipeline", build="wan", frame_step=4),
+    Case(name="SkyReelsV2Pipeline", build="wan", frame_step=4, lora=True),
     Case(name="SkyReelsV2ImageToVideoPipeline", build="wan", picture="must", frame_step=4),
     Case(name="SkyReelsV2DiffusionForcingPipeline", build="wan", frame_step=4),
-    Case(name="LTXPipeline", build="ltx", frame_step=8),
+    Case(name="LTXPipeline", build="ltx", frame_step=8, lora=True),
     Case(name="LTXImageToVideoPipeline", build="ltx", picture="must", frame_step=8),
     Case(name="LTXConditionPipeline", build="ltx", picture="may", takes=("last_image", "start_video"), frame_step=8),
-    Case(name="CogVideoXPipeline", build="cogvideox", frame_step=8),
+    Case(name="CogVideoXPipeline", build="cogvideox", frame_step=8, lora=True),
     Case(name="CogVideoXImageToVideoPipeline", build="cogvideox", picture="must", frame_step=8),
     Case(name="CogVideoXVideoToVideoPipeline", build="inputs", needs=("video",), frame_step=8, strength=True),
     Case(name="CogVideoXFunControlPipeline", build="inputs", needs=("control_video",), frame_step=8),
-    Case(name="HunyuanVideoPipeline", build="hunyuan", frame_step=4),
+    Case(name="HunyuanVideoPipeline", build="hunyuan", frame_step=4, lora=True),
     Case(
         name="HunyuanVideoFramepackPipeline",
         build="hunyuan",
@@ -233,7 +237,7 @@ CASES: tuple[Case, ...] = (
     ),
     Case(name="HunyuanVideo15Pipeline", build="hunyuan", frame_step=4),
     Case(name="HunyuanVideo15ImageToVideoPipeline", build="hunyuan", picture="must", frame_step=4, without=("size",)),
-    Case(name="MochiPipeline", build="videos", frame_step=6),
+    Case(name="MochiPipeline", build="videos", frame_step=6, lora=True),
     Case(name="AllegroPipeline", build="videos", frame_least=2),
     Case(name="LattePipeline", build="videos", frame_choices=(16,)),
     Case(
@@ -256,6 +260,7 @@ CASES: tuple[Case, ...] = (
         picture="may",
         takes=("start_video",),
         frame_choices=(33, 65, 97, 129, 165, 197, 229),
+        lora=True,
     ),
     Case(name="HunyuanSkyreelsImageToVideoPipeline", build="hunyuan", picture="must", frame_step=4),
     Case(name="Kandinsky5T2VPipeline", build="kandinsky", frame_step=4),
@@ -287,7 +292,7 @@ CASES: tuple[Case, ...] = (
     Case(name="TextToVideoSDPipeline", build="videos"),
     Case(name="SanaVideoPipeline", build="sana", frame_step=4),
     Case(name="SanaImageToVideoPipeline", build="sana", picture="must", frame_step=4),
-    Case(name="FluxPipeline", build="flux", output="image"),
+    Case(name="FluxPipeline", build="flux", output="image", lora=True),
     Case(name="FluxImg2ImgPipeline", build="flux", output="image", picture="must", strength=True),
     Case(name="FluxKontextPipeline", build="flux", output="image", picture="may"),
     Case(
@@ -315,8 +320,9 @@ CASES: tuple[Case, ...] = (
         picture="may",
         takes=("reference_images",),
         without=("negative_prompt",),
+        lora=True,
     ),
-    Case(name="QwenImagePipeline", build="images", output="image"),
+    Case(name="QwenImagePipeline", build="images", output="image", lora=True),
     Case(name="QwenImageImg2ImgPipeline", build="images", output="image", picture="must", strength=True),
     Case(
         name="QwenImageInpaintPipeline",
@@ -326,7 +332,7 @@ CASES: tuple[Case, ...] = (
         needs=("mask_image",),
         strength=True,
     ),
-    Case(name="ZImagePipeline", build="images", output="image"),
+    Case(name="ZImagePipeline", build="images", output="image", lora=True),
     Case(
         name="ZImageInpaintPipeline",
         build="inputs",
@@ -338,20 +344,20 @@ CASES: tuple[Case, ...] = (
     Case(name="ZImageImg2ImgPipeline", build="images", output="image", picture="must", strength=True),
     Case(name="ChromaPipeline", build="images", output="image"),
     Case(name="ChromaImg2ImgPipeline", build="images", output="image", picture="must", strength=True),
-    Case(name="Lumina2Pipeline", build="images", output="image"),
+    Case(name="Lumina2Pipeline", build="images", output="image", lora=True),
     Case(name="PixArtAlphaPipeline", build="images", output="image"),
     Case(name="PixArtSigmaPipeline", build="images", output="image"),
-    Case(name="AuraFlowPipeline", build="images", output="image"),
+    Case(name="AuraFlowPipeline", build="images", output="image", lora=True),
     Case(name="CogView3PlusPipeline", build="images", output="image"),
-    Case(name="CogView4Pipeline", build="images", output="image"),
-    Case(name="HiDreamImagePipeline", build="more_images", output="image"),
+    Case(name="CogView4Pipeline", build="images", output="image", lora=True),
+    Case(name="HiDreamImagePipeline", build="more_images", output="image", lora=True),
     Case(name="HunyuanImagePipeline", build="more_images", output="image"),
     Case(name="HunyuanDiTPipeline", build="more_images", output="image"),
-    Case(name="Krea2Pipeline", build="more_images", output="image"),
+    Case(name="Krea2Pipeline", build="more_images", output="image", lora=True),
     Case(name="BriaPipeline", build="more_images", output="image"),
     Case(name="OvisImagePipeline", build="more_images", output="image"),
     Case(name="LuminaPipeline", build="more_images", output="image"),
-    Case(name="Kandinsky5T2IPipeline", build="kandinsky", output="image"),
+    Case(name="Kandinsky5T2IPipeline", build="kandinsky", output="image", lora=True),
     Case(name="KandinskyV22CombinedPipeline", build="kandinsky", output="image"),
     Case(name="Kandinsky3Pipeline", build="kandinsky", output="image"),
     Case(name="Kandinsky3Img2ImgPipeline", build="kandinsky", output="image", picture="must", strength=True),
@@ -365,8 +371,8 @@ CASES: tuple[Case, ...] = (
         without=("negative_prompt",),
         note="its processor needs torchvision",
     ),
-    Case(name="ErnieImagePipeline", build="more_images", output="image"),
-    Case(name="SanaPipeline", build="sana", output="image"),
+    Case(name="ErnieImagePipeline", build="more_images", output="image", lora=True),
+    Case(name="SanaPipeline", build="sana", output="image", lora=True),
     Case(name="SanaSprintPipeline", build="sana", output="image", without=("negative_prompt",)),
     Case(
         name="SanaSprintImg2ImgPipeline",
@@ -375,7 +381,7 @@ CASES: tuple[Case, ...] = (
         picture="must",
         without=("negative_prompt",),
     ),
-    Case(name="StableDiffusionPipeline", build="stable_diffusion", output="image"),
+    Case(name="StableDiffusionPipeline", build="stable_diffusion", output="image", lora=True),
     Case(
         name="StableDiffusionImg2ImgPipeline", build="stable_diffusion", output="image", picture="must", strength=True
     ),
@@ -397,11 +403,11 @@ CASES: tuple[Case, ...] = (
     ),
     Case(name="StableDiffusionControlNetPipeline", build="inputs", output="image", needs=("control_image",)),
     Case(name="StableDiffusionInstructPix2PixPipeline", build="stable_diffusion", output="image", picture="must"),
-    Case(name="StableDiffusionXLPipeline", build="stable_diffusion", output="image"),
+    Case(name="StableDiffusionXLPipeline", build="stable_diffusion", output="image", lora=True),
     Case(
         name="StableDiffusionXLImg2ImgPipeline", build="stable_diffusion", output="image", picture="must", strength=True
     ),
-    Case(name="StableDiffusion3Pipeline", build="stable_diffusion", output="image"),
+    Case(name="StableDiffusion3Pipeline", build="stable_diffusion", output="image", lora=True),
     Case(
         name="StableDiffusion3Img2ImgPipeline", build="stable_diffusion", output="image", picture="must", strength=True
     ),
@@ -417,7 +423,7 @@ CASES: tuple[Case, ...] = (
     Case(name="HunyuanDiTPAGPipeline", build="perturbed", output="image"),
     Case(name="AnimateDiffPAGPipeline", build="perturbed"),
     Case(name="KolorsPAGPipeline", build="perturbed", output="image"),
-    Case(name="KolorsPipeline", build="kolors", output="image"),
+    Case(name="KolorsPipeline", build="kolors", output="image", lora=True),
     Case(name="KolorsImg2ImgPipeline", build="kolors", output="image", picture="must", strength=True),
     Case(
         name="LatentConsistencyModelImg2ImgPipeline",

@@ -17,6 +17,7 @@ from PIL import Image
 
 from broker.wire.inputs import ROLES
 from broker.wire.jobspec import JobSpec, ModelCard, encode_spec
+from tests.engine import lora_files
 from tests.engine.conftest import spec_for
 from tests.engine.families import parts
 from tests.engine.families.cases import Case
@@ -27,7 +28,10 @@ from workers.engine.registry import Registry
 from workers.engine.runner import Runner
 from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, PostprocessBegun, RunJob, Setup
 from workers.ipc.shared import Slot
-from workers.models.catalogue import card_for
+from workers.models.catalogue import model_for
+
+#: Name of its LoRA.
+LORA = "tiny"
 
 #: Long enough that a step can follow a step, and be cancelled.
 STEPS = 2
@@ -84,10 +88,14 @@ class Served:
         self.case = case
         self._directory = directory
         self._numbers = itertools.count()
-        model = directory / "model"
-        _save(case, model)
-        self.card: ModelCard = card_for(str(model), case.name)
-        self._registry = Registry(Setup(models=(self.card,), preload=self.card.name, device="cpu", threads=1))
+        model, self.lora = directory / "model", directory / "lora.safetensors"
+        self.takes_loras = _save(case, model, self.lora)
+        served = model_for(str(model), case.name, {"loras": {LORA: str(self.lora)}} if case.lora else {})
+        self.card: ModelCard = served.card
+        setups = {case.name: served.setup}
+        self._registry = Registry(
+            Setup(models=(self.card,), preload=self.card.name, device="cpu", threads=1, setups=setups)
+        )
         self.picture, self.other_picture = directory / "picture.png", directory / "other.png"
         for path in (self.picture, self.other_picture):
             _paint(path, mirrored=path == self.other_picture)
@@ -247,12 +255,21 @@ def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     )
 
 
-def _save(case: Case, model: Path) -> None:
+def _save(case: Case, model: Path, lora: Path) -> bool:
+    """Write the pipeline, and a LoRA of what denoises; returns whether diffusers loads LoRAs into such a pipeline."""
     builders = importlib.import_module(f"tests.engine.families.build_{case.build}").BUILDERS
     torch.manual_seed(0)
     pipe = builders[case.label]()
     parts.wake(pipe)
     pipe.save_pretrained(model)
+    name = "transformer" if getattr(pipe, "transformer", None) is not None else "unet"
+    denoiser = getattr(pipe, name, None)
+    if denoiser is None or not (layers := lora_files.attention(denoiser)):
+        return False
+    lora_files.save(lora, lora_files.diffusers(lora_files.pairs(denoiser, layers), name))
+    loads = hasattr(pipe, "load_lora_weights") and hasattr(denoiser, "delete_adapters")
+    # The loader asks for the component, and fails where the class has none.
+    return loads and ("text_encoder_2" not in pipe._lora_loadable_modules or hasattr(pipe, "text_encoder_2"))
 
 
 def _mask(directory: Path, left: bool) -> Path:

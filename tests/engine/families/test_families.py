@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from broker.wire.loras import LoraUse
 from tests.engine.families.cases import CASES, CHECKS, NOT_RUN, UNFIT, Case
-from tests.engine.families.served import Drawn, Served, differing, state
+from tests.engine.families.served import LORA, Drawn, Served, differing, state
 from tests.engine.media import read_sound
 from workers.ipc.messages import JobCancelled, JobFailed, JobFinished
-from workers.models.catalogue import card_for
+from workers.models.catalogue import card_for, model_for
 from workers.models.sources import CatalogueError
 
 # The libraries warn of many a thing that a tiny model is.
@@ -244,6 +245,22 @@ def test_sound(served: Served) -> None:
     assert artefact.sound_s == pytest.approx(heard.seconds)
     assert np.abs(heard.samples).max() > 0
     assert drawn.finished().result.warnings == ()
+
+
+def test_lora(served: Served) -> None:
+    table = {"loras": {LORA: str(served.lora)}}
+    if not served.takes_loras:
+        with pytest.raises(CatalogueError, match="takes no LoRA"):
+            model_for(served.card.source, "m", table)
+        return
+    assert [*model_for(served.card.source, "m", table).card.loras] == [LORA]
+    if not served.case.lora:
+        return
+    served.base.finished()
+    drawn = served.draw(loras=(LoraUse(name=LORA),))
+    assert drawn.finished().result.used["loras"] == f"{LORA} 1"
+    assert not _same(served.base, drawn)
+    assert _same(served.base, served.draw())
 
 
 def _same(one: Drawn, other: Drawn) -> bool:
