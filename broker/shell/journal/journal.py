@@ -143,17 +143,18 @@ class Journal:
         self._write()
 
     def _write(self) -> None:
-        if self._staged.filled:
-            self._transaction.write(self._staged.take(self._rows))
+        batch = self._staged.take(self._rows)
+        if batch.writes:
+            self._transaction.write(batch)
 
     def commit(self, *, lazy: bool = True) -> int:
         """Make the staged rows durable, with or without the lazy ones; returns how many there were. Raises as `flush`."""
-        staged = self._staged
         if lazy:
-            staged.include_lazy()
-        if not (staged.filled or self._transaction.open):
+            self._staged.include_lazy()
+        batch = self._staged.take(self._rows)
+        if not (batch.writes or self._transaction.open):
             return 0
-        count, newest = self._transaction.commit(staged.take(self._rows))
+        count, newest = self._transaction.commit(batch)
         self._epochs.committed(*newest)
         self._since_checkpoint += count
         return count

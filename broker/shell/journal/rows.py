@@ -27,7 +27,7 @@ from broker.wire.terms import FINAL, STATE_NAMES, JobState
 
 JobRow = tuple[Any, ...]
 
-#: The columns of `job` but the packed one, in the order of their checksum and of `_columns`.
+#: The columns of `job` but the packed one, in the order of their checksum and of `job_row`.
 _COLUMNS = ("n", "id", "state", "fence", "worker", "tenant", "origin", "alias", "model", "pinned", "submitted_at")
 
 #: Where they stand in a row of `SELECT`, and what follows them: the packed column, the columns of `outcome`, what never changes.
@@ -98,24 +98,6 @@ class RowDamaged(ValueError):
 _SEAL = b"\xc1"
 
 
-def _columns(n: int, job: Job) -> JobRow:
-    """Row `n` of `job`, but the packed part, in the order of `_COLUMNS`."""
-    submission = job.submission
-    return (
-        n,
-        job.id,
-        STATE_NAMES[job.state],
-        job.fence,
-        job.worker,
-        submission.tenant,
-        submission.origin,
-        submission.alias,
-        submission.model,
-        submission.pinned,
-        job.submitted_at,
-    )
-
-
 def _sealed_tail(columns: JobRow, job: Job) -> bytes:
     """The packed part of a row of `job` or `outcome`: a `JobRecord` behind its seal, which is of the row's columns, too."""
     packed: bytes = _encode(_record_of(job))
@@ -159,8 +141,21 @@ def checked_body(n: int, head_bytes: bytes, body: bytes) -> bytes:
 
 def job_row(n: int, job: Job) -> JobRow:
     """Parameters of `INSERT_JOB`."""
-    columns = _columns(n, job)
-    head = seal_head(n, crc32(job.body).to_bytes(4, "big"), Head(job.submission, job.deadline_at))
+    submission = job.submission
+    columns = (
+        n,
+        job.id,
+        STATE_NAMES[job.state],
+        job.fence,
+        job.worker,
+        submission.tenant,
+        submission.origin,
+        submission.alias,
+        submission.model,
+        submission.pinned,
+        job.submitted_at,
+    )
+    head = seal_head(n, crc32(job.body).to_bytes(4, "big"), Head(submission, job.deadline_at))
     return *columns, _sealed_tail(columns, job), head, job.body
 
 
