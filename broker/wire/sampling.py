@@ -8,7 +8,8 @@ from msgspec import Meta, Struct
 
 #: Longest explicit schedule. A distilled model takes 1 to 16 steps.
 MAX_SCHEDULE = 200
-#: Longest name of a preset.
+#: Presets of a model, and the longest name of one.
+MAX_PRESETS = 256
 MAX_PRESET_CHARS = 256
 
 Spacing = Literal["", "leading", "linspace", "trailing"]

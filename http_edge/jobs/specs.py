@@ -6,6 +6,7 @@ Nothing here touches a file: paths are checked by `inputs` and `exports`.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
@@ -44,6 +45,9 @@ from http_edge.media.image_inputs import Picture
 
 #: How far a size may be from an `aspect_ratio` beside it before that is worth a word: grids are coarse.
 _SAME_SHAPE = math.log(1.1)
+
+#: How the web UIs name a LoRA in a prompt.
+_LORA_TAG = re.compile(r"<(?:lora|lyco):[^<>]{1,200}>", re.IGNORECASE)
 
 _NO_MEDIA: Media = MappingProxyType({})
 
@@ -165,6 +169,8 @@ def _honoured(
 
 def _loras_of(wanted: Generation, card: ModelCard, notes: list[str]) -> tuple[LoraUse, ...]:
     """The LoRAs of a job. Raises `EdgeError`."""
+    if tag := _LORA_TAG.search(wanted.prompt):
+        notes.append(f"{wanted.label('prompt')}: {shown(tag[0])} is read as words; a LoRA is named in loras")
     # Some clients send a strength of 1 always.
     if not wanted.loras and wanted.lora_strength not in (None, 1.0):
         notes.append(f"{wanted.label('lora_strength')}: there is no LoRA, ignored")

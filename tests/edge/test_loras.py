@@ -200,3 +200,9 @@ def test_a_form_may_number_them(styled: World, marks: tuple[str, str]) -> None:
     answer = styled.http.post("/v1/jobs", content=body, headers={"content-type": "application/x-www-form-urlencoded"})
     assert answer.status_code == 200, answer.text
     assert drawn(styled).loras == (*one("style", 0.5), *one("pair"))
+
+
+def test_a_name_in_the_prompt_is_told_to_be_words(styled: World) -> None:
+    assert send(styled, "native", prompt="a cat <lora:style:0.5>").status_code == 200
+    (warning,) = drawn(styled).warnings
+    assert warning == 'prompt: "<lora:style:0.5>" is read as words; a LoRA is named in loras'

@@ -115,6 +115,15 @@ def _refused(source: str, table: dict[str, Any], name: str = "m") -> str:
             {"sampler": {"guidance": 1, "fixed": True}, "defaults": {"guidance_scale": 6}},
             "defaults.guidance_scale: 6 contradicts sampler, in which it is 1; leave either out",
         ),
+        ({"presets": {f"p{i}": {"steps": 3} for i in range(300)}}, "presets: are 300, and at most 256 can be had"),
+        ({"path": "x" * 5000}, "path: '" + "x" * 79 + "… cannot be looked up: File name too long"),
+        ({"parts": {"vae": "a\0b"}}, "parts.vae: 'a\\x00b' must have no NUL character"),
+        ({"lora_dir": "\0"}, "lora_dir: '\\x00' must have no NUL character"),
+        ({"speed": {"download_kernels": True}}, "speed.download_kernels: true is for an attention out of the hub; leave the key out"),
+        ({"limits": {"frame_choices": [17, 500]}}, "limits.frame_choices: [17, 500] is above limits.max_frames, 257"),
+        ({"limits": {"frame_offset": 300}}, "limits.frame_offset: 300 is above limits.max_frames, 257"),
+        ({"defaults": {"negative_prompt": "x" * 20_001}}, "defaults.negative_prompt: 'xxxxx"),
+        ({"pipeline": "DiffusionPipeline"}, "pipeline: 'DiffusionPipeline' is no pipeline of diffusers "),
         ({"name": "other"}, "name: 'other' is for the zoetrope.toml in a model's directory"),
         ({"limits": {"side_multiple": 0}}, "limits.side_multiple: 0 must be 1 to 16384"),
         ({"limits": {"max_frames": -1}}, "limits.max_frames: -1 must be 1 to 100000"),
@@ -137,6 +146,11 @@ def test_what_means_nothing_is_refused(tmp_path: Path, table: dict[str, Any], me
     ("table", "message"),
     [
         ({"output": "video"}, "output: 'video' is not what FluxPipeline makes, an image; leave the key out"),
+        ({"defaults": {"fps": 8}}, "defaults.fps: 8 is for clips, and the model makes images; leave the key out"),
+        (
+            {"limits": {"max_frames": 81}},
+            "limits.max_frames: 81 is for clips, and the model makes images; leave the key out",
+        ),
         ({"also_image": True}, "also_image: true is for models of clips; leave the key out"),
         ({"video_file": {"crf": 3}}, "video_file: is for clips, and the model makes images; leave the table out"),
     ],
@@ -185,6 +199,10 @@ def test_what_is_wrong_in_the_models_own_file_names_that_file(tmp_path: Path) ->
     )
     assert _refused(source, {"defaults": {"width": 200}}).startswith(
         "[models.m] defaults.width: 200 is not a multiple of"
+    )
+    file.write_text("[defaults]\nwidth = 512\n")
+    assert _refused(source, {"limits": {"max_side": 256}}).startswith(
+        "[models.m] defaults.width: 512 is not a multiple of"
     )
     file.write_text('path = "/elsewhere"\n')
     assert _refused(source, {}).startswith(

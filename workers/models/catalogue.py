@@ -19,7 +19,17 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from broker.wire.jobspec import MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TOKENS, Defaults, Limits, MediaKind, ModelCard
+from broker.wire.jobspec import (
+    MAX_FRAMES,
+    MAX_PROMPT_CHARS,
+    MAX_SIDE,
+    MAX_STEPS,
+    MAX_TOKENS,
+    Defaults,
+    Limits,
+    MediaKind,
+    ModelCard,
+)
 from broker.wire.loras import LoraCard
 from broker.wire.sampling import Sampler
 from workers.models import abilities, inputs
@@ -110,6 +120,11 @@ def model_for(source: str, name: str | None = None, table: Mapping[str, Any] = _
         text = f"{given.name!r} is for the zoetrope.toml in a model's directory; here the table's own name counts, so leave the key out"
         raise CatalogueError(where, "name", text)
     source = given.path or source
+    for key, text in (("path", source), ("config", given.config)):
+        try:
+            Path(text).expanduser().exists()
+        except OSError as error:
+            raise CatalogueError(where, key, f"{told(text)} cannot be looked up: {error.strerror}") from None
     if (given.engine or source) == FAKE:
         return Model(card=_fake_card(where, label, source, given))
     if Path(source).expanduser().is_dir():
@@ -229,7 +244,7 @@ def _card(
     )
     sampled = SampledModel(taken.name, _scheduler(directory), index, takes_guidance, takes_guidance_2)
     card = _sampled(where, card, settings, layers, sampled)
-    _check_effects(where, card, taken, settings)
+    _check_effects(where, card, taken, settings, layers.given)
     _check(where, card)
     return card
 
@@ -304,6 +319,9 @@ def _fake_card(where: str, name: str, source: str, table: ModelTable) -> ModelCa
             raise CatalogueError(where, field.name, f"{told(value)} {text}")
     output: MediaKind = table.output or "video"
     video = output == "video"
+    if table.also_image is not None and not video:
+        text = f"{told(table.also_image)} is for models of clips; leave the key out"
+        raise CatalogueError(where, "also_image", text)
     card = ModelCard(
         name=name,
         engine=FAKE,
@@ -453,7 +471,9 @@ def _override(where: str, what: str, base: T, given: Mapping[str, Any]) -> T:
     return msgspec.structs.replace(base, **{name: getattr(read, name) for name in given})
 
 
-def _check_effects(where: str, card: ModelCard, taken: PipelineClass, settings: ModelTable) -> None:
+def _check_effects(
+    where: str, card: ModelCard, taken: PipelineClass, settings: ModelTable, given: Mapping[str, Any]
+) -> None:
     """Raise for a default that the pipeline has no use for."""
     for name, has_effect in (
         ("negative_prompt", card.takes_negative_prompt),
@@ -464,6 +484,15 @@ def _check_effects(where: str, card: ModelCard, taken: PipelineClass, settings: 
         if settings.defaults.get(name) not in (None, "") and not has_effect:
             text = f"{told(settings.defaults[name])} has no effect on this {taken.name}; leave the key out"
             raise CatalogueError(where, f"defaults.{name}", text)
+    for key in (
+        "defaults.fps",
+        *(f"limits.{name}" for name in ("max_frames", "frame_step", "frame_offset", "frame_choices")),
+    ):
+        table, _, name = key.partition(".")
+        if card.output == "image" and name in given.get(table, ()):
+            raise CatalogueError(
+                where, key, f"{told(given[table][name])} is for clips, and the model makes images; leave the key out"
+            )
 
 
 def _check(where: str, card: ModelCard) -> None:
@@ -480,6 +509,15 @@ def _check(where: str, card: ModelCard) -> None:
     ):
         text = f"{told(limits.frame_choices)} must be rising numbers of frames from 1 to {MAX_FRAMES}"
         raise CatalogueError(where, "limits.frame_choices", text)
+    if max(limits.frame_choices, default=limits.frame_offset) > limits.max_frames:
+        key = "frame_choices" if limits.frame_choices else "frame_offset"
+        text = (
+            f"{told(getattr(limits, key))} is above limits.max_frames, {limits.max_frames}; raise that, or lower this"
+        )
+        raise CatalogueError(where, f"limits.{key}", text)
+    if len(defaults.negative_prompt) > MAX_PROMPT_CHARS:
+        text = f"{told(defaults.negative_prompt)} has {len(defaults.negative_prompt)} characters; at most {MAX_PROMPT_CHARS} can be had"
+        raise CatalogueError(where, "defaults.negative_prompt", text)
     for name, value in (("width", defaults.width), ("height", defaults.height)):
         if not limits.min_side <= value <= limits.max_side or value % limits.side_multiple:
             text = f"{value} is not a multiple of {limits.side_multiple} from {limits.min_side} to {limits.max_side}"

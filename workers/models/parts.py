@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from workers.models.sources import CatalogueError, config
+from workers.models.sources import CatalogueError, config, dotted
 from workers.models.weight_files import NoWeights, Tensor, WeightFile, read_weights
 
 #: Text encoders that are read from llama.cpp's GGUF files.
@@ -64,7 +64,7 @@ def check_parts(where: str, parts: Mapping[str, str], index: Mapping[str, Any], 
     for name, text in parts.items():
         file = Path(text).expanduser().absolute()
         if why := _fault(name, file, index, directory or Path()):
-            raise CatalogueError(where, f"parts.{name}", why)
+            raise CatalogueError(where, dotted("parts", name), why)
         checked[name] = str(file)
     return checked
 

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from broker.wire.sampling import MAX_PRESET_CHARS, Sampler
+from broker.wire.sampling import MAX_PRESET_CHARS, MAX_PRESETS, Sampler
 from workers.models.sources import dotted, told
 
 
@@ -186,6 +186,8 @@ def read_presets(
     `loras`: LoRA -> the preset that it names, of the table or a built-in one, which is thereby one of the model's.
     """
     presets: dict[str, Sampler] = {}
+    if len(entries) > MAX_PRESETS:
+        raise SamplerError("presets", f"are {len(entries)}, and at most {MAX_PRESETS} can be had; leave some out")
     for name, entry in entries.items():
         key = dotted("presets", name)
         if not _NAME.fullmatch(name):
@@ -222,8 +224,12 @@ def _read(key: str, entry: SamplerEntry, presets: Mapping[str, Sampler], model: 
         return named(key, entry, presets)
     for name, has_effect in (("guidance", model.takes_guidance), ("guidance_2", model.takes_guidance_2)):
         if (value := getattr(entry, name)) is not None and not has_effect:
-            whose = "a second expert, which this model has not" if name == "guidance_2" else "no effect on this model"
-            raise SamplerError(f"{key}.{name}", f"{value:g} is of {whose}; leave the key out")
+            why = (
+                "is of a second expert, which this model has not"
+                if name == "guidance_2"
+                else "has no effect on this model"
+            )
+            raise SamplerError(f"{key}.{name}", f"{value:g} {why}; leave the key out")
     given = {name: value for name in _FIELDS if (value := getattr(entry, name)) != getattr(_EMPTY, name)}
     if "kind" in given:
         given["kind"] = _kind(key, given["kind"])

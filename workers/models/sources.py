@@ -138,7 +138,9 @@ def _there(index: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _closest_pipeline(name: str) -> str:
-    if close := difflib.get_close_matches(name, pipeline_names(), 1):
+    if close := [
+        one for one in difflib.get_close_matches(name, pipeline_names(), 3) if pipeline_class(one) is not None
+    ]:
         return f"did you mean {close[0]}?"
     return "leave the key out, and the model's index says it"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 from msgspec import Struct, field
 
 from broker.wire.jobspec import CacheMode, ModelCard
-from workers.models.attention import why_not
+from workers.models.attention import BACKENDS, why_not
 from workers.models.denoisers import denoisers
 from workers.models.pipeline_classes import PipelineClass
 from workers.models.quantise import QuantizeMethod
@@ -47,6 +48,7 @@ def check_speed(where: str, speed: Speed, taken: PipelineClass, index: Mapping[s
     """The choices themselves. Raises `CatalogueError` for those that a model of this class and index cannot have, or this machine."""
     for key, why in (
         ("attention", _no_attention(speed, index)),
+        ("download_kernels", _no_download(speed)),
         ("compile", _no_compile(speed, index)),
         *_no_cache(speed, taken, index),
         (
@@ -71,6 +73,8 @@ def cache_modes(speed: Speed, taken: PipelineClass, index: Mapping[str, Any]) ->
 def _no_cache(speed: Speed, taken: PipelineClass, index: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(key, why not) of what is said of the step cache."""
     why = unfit_cache(speed.cache_kind, speed.cache_ratios, taken, index)
+    if any(not 0 < ratio < math.inf for ratio in speed.cache_ratios):
+        return [("cache_ratios", "must be numbers above 0")]
     if speed.cache_ratios and speed.cache_kind != "mag":
         return [("cache_ratios", 'are for the kind "mag" alone; leave the key out, or write cache_kind = "mag"')]
     if speed.cache_kind != "first_block":
@@ -131,6 +135,14 @@ def _no_compile(speed: Speed, index: Mapping[str, Any]) -> str:
     return (
         f"is not for {unknown[0]}, which has no blocks that are known to repeat; leave the key out" if unknown else ""
     )
+
+
+def _no_download(speed: Speed) -> str:
+    backend = BACKENDS.get(speed.attention)
+    if not speed.download_kernels or (backend is not None and backend.kernel):
+        return ""
+    hub = ", ".join(name for name, one in BACKENDS.items() if one.kernel)
+    return f"is for an attention out of the hub; leave the key out, or write one in speed.attention: {hub}"
 
 
 def _no_attention(speed: Speed, index: Mapping[str, Any]) -> str:

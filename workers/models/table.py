@@ -70,7 +70,7 @@ def read(where: str, table: Mapping[str, Any]) -> ModelTable:
 
 def convert(where: str, prefix: str, table: Mapping[str, Any], kind: type[T]) -> T:
     """The struct of this kind that a table gives, whose keys begin with `prefix` in what is said. Raises `CatalogueError`."""
-    for key, text in _faults(prefix, table, inspect.type_info(kind)):
+    for key, text in (*_faults(prefix, table, inspect.type_info(kind)), *_nul(prefix, table)):
         raise CatalogueError(where, key, text)
     try:
         return msgspec.convert(table, kind)
@@ -82,6 +82,14 @@ def convert(where: str, prefix: str, table: Mapping[str, Any], kind: type[T]) ->
             value = value[word]
             path = f"{path}[{word}]" if isinstance(word, int) else _below(path, word)
         raise CatalogueError(where, path, f"{told(value)} {_in_words(error, value)}") from None
+
+
+#: Default -> the limits that it must be within.
+_SIZES = ("min_side", "max_side", "side_multiple", "max_pixels")
+_BOUND_BY = {
+    "width": _SIZES, "height": _SIZES, "num_inference_steps": ("max_steps",),
+    "num_frames": ("max_frames", "frame_step", "frame_offset", "frame_choices"),
+}  # fmt: skip
 
 
 class Layers(Struct, frozen=True):
@@ -100,6 +108,9 @@ class Layers(Struct, frozen=True):
 
     def is_own(self, key: str) -> bool:
         """Whether what an error says of a key is of the model's own file."""
+        table, _, name = key.partition(".")
+        if table == "defaults" and any(_says(self.given, f"limits.{limit}") for limit in _BOUND_BY.get(name, ())):
+            return False  # the two do not agree, and the service's table can mend both
         return _says(self.own, key) and not _says(self.given, key)
 
     def outranks(self, one: str, other: str) -> bool:
@@ -176,6 +187,15 @@ def _faults(path: str, value: Any, kind: inspect.Type, beside: list[str] = _NOTH
                 yield _below(path, key), unknown_key(key, known)
             else:
                 yield from _faults(_below(path, key), one, known[key])
+
+
+def _nul(path: str, value: Any) -> Iterator[tuple[str, str]]:
+    """(path of the key, what is wrong) for texts that no path, request or argument can carry."""
+    if isinstance(value, str) and "\0" in value:
+        yield path, f"{told(value)} must have no NUL character"
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            yield from _nul(_below(path, key), one)
 
 
 def unknown_key(key: str, known: Mapping[str, Any]) -> str:
