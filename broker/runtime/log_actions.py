@@ -100,6 +100,10 @@ class Action(StrEnum):
     LOAD_MODEL = "load_model", "A model is being loaded, or was: how long it took."
     LOAD_FAILED = "load_failed", "A model cannot be loaded; with the reason."
     DROP_MODEL = "drop_model", "A model was dropped from memory to make room."
+    WARM_UP = (
+        "warm_up",
+        "A model is called, and where it is compiled that happens, in a size of its table; with the size and its number.",
+    )
     PLACE_MODEL = "place_model", "The weights of a model are brought where its jobs need them; with the placement."
     PEAKS = "peaks", "What was learned of the memory that jobs take cannot be kept."
     RUN_JOB = "run_job", "A job was run: how long it took."

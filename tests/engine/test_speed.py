@@ -332,6 +332,7 @@ def test_a_warm_up_is_shown_as_loading_and_heard(device: Device, demo_card: Mode
         tmp_path / "b",
         Monitor(recorder, 1, 1, ProcessMemory()),
     )
+    assert [(step, total) for phase, step, total in recorder.seen if phase == "load"][-3:] == [(0, 2), (1, 2), (2, 2)]
     assert [step for phase, step, _ in recorder.seen if phase == "denoise"][-1] == 2
     assert engine.pipelines.loaded(demo_card.name).used == {}
 

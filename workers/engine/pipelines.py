@@ -143,8 +143,15 @@ class Pipelines:
         loaded = self._loaded[card.name]
         if loaded.warm:
             return
-        for size in self._setups.get(card.name, ModelSetup()).warm_up:
+        sizes = self.setup(card).warm_up
+        if sizes and monitor is not None:
+            monitor.enter("load", len(sizes))
+        for number, size in enumerate(sizes, start=1):
+            detail = f"{'x'.join(map(str, size))}, {number} of {len(sizes)}"
+            logger.info("warming up a model", extra={"action": Action.WARM_UP, "model": card.name, "detail": detail})
             warm_up(loaded.pipe, card, size, self.device, monitor)
+            if monitor is not None:
+                monitor.step(number, len(sizes))
         loaded.warm = True
 
     def loaded(self, name: str) -> Loaded:
