@@ -1,4 +1,4 @@
-"""Models that stand alone and are rarer: Amused, Bria Fibo, Ideogram 4, and some that draw without a prompt."""
+"""Models that stand alone and are rarer: Amused, Bria Fibo, Ideogram 4, Nucleus, and some that draw without a prompt."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from diffusers import (
     Ideogram4Pipeline,
     Ideogram4Transformer2DModel,
     LDMPipeline,
+    NucleusMoEImagePipeline,
+    NucleusMoEImageTransformer2DModel,
     ScoreSdeVePipeline,
     ScoreSdeVeScheduler,
     UVit2DModel,
     VQModel,
 )
-from transformers import SmolLM3Config, SmolLM3ForCausalLM
+from transformers import Qwen3VLForConditionalGeneration, SmolLM3Config, SmolLM3ForCausalLM
 
-from tests.engine.families import build_flux, build_pixels, parts
+from tests.engine.families import build_flux, build_images, build_pixels, parts
 
 
 def amused(kind: Any) -> Any:
@@ -94,7 +96,22 @@ def ideogram4() -> Any:
     )
 
 
+def nucleus() -> Any:
+    """Its prompt's embeddings are those of the eighth layer from the end. A tokenizer stands in for its processor."""
+    return NucleusMoEImagePipeline(
+        processor=parts.tokenizer(length=1024, template=parts.chat()),
+        text_encoder=Qwen3VLForConditionalGeneration(parts.qwen3_vl(num_hidden_layers=8).config).eval(),
+        vae=build_images.qwen_image()["vae"],
+        transformer=NucleusMoEImageTransformer2DModel(
+            in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2, num_key_value_heads=1,
+            joint_attention_dim=parts.TEXT, axes_dims_rope=(8, 4, 4), moe_enabled=False,
+        ).eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+    )  # fmt: skip
+
+
 BUILDERS = {
+    "NucleusMoEImagePipeline": nucleus,
     "AmusedPipeline": lambda: amused(AmusedPipeline),
     "AmusedImg2ImgPipeline": lambda: amused(AmusedImg2ImgPipeline),
     "AmusedInpaintPipeline": lambda: amused(AmusedInpaintPipeline),

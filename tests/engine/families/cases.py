@@ -163,7 +163,7 @@ _BRIEF: tuple[Case, ...] = (
     *_briefly("masks", "Flux2KleinInpaintPipeline", strength=True, without=("negative_prompt",), **_OVER_PICTURE),
     *_briefly("masks", "KandinskyInpaintCombinedPipeline", "KandinskyV22InpaintCombinedPipeline", **_OVER_PICTURE),
     *_briefly("masks", "FluxControlImg2ImgPipeline", strength=True, without=("negative_prompt",), **_STEERED_OVER),
-    *_briefly("rarer", "AmusedPipeline", "BriaFiboPipeline", output="image"),
+    *_briefly("rarer", "AmusedPipeline", "BriaFiboPipeline", "NucleusMoEImagePipeline", output="image"),
     *_briefly("rarer", "AmusedImg2ImgPipeline", output="image", picture="must"),
     *_briefly("rarer", "AmusedInpaintPipeline", **_OVER_PICTURE),
     *_briefly("rarer", "Ideogram4Pipeline", output="image", without=("negative_prompt",)),
