@@ -48,8 +48,12 @@ class Rig:
     def lora(self, name: str, tensors: Any, **entry: Any) -> None:
         self.loras[name] = {"file": str(lora_files.save(self.place / f"{name}.safetensors", tensors)), **entry}
 
-    def ready(self, memory: LoraMemory | None = None) -> None:
+    def ready(self) -> None:
         self.model: Model = model_for(str(self.place / "model"), "m", {"loras": self.loras})
+        self.begin()
+
+    def begin(self, memory: LoraMemory | None = None) -> None:
+        """Take another engine, with nothing in memory."""
         setups = {"m": self.model.setup}
         self.pipelines = Pipelines(Device("cpu", "float32", threads=1), setups, lora_memory=memory)
         kind = VideoEngine if self.model.card.output == "video" else ImageEngine
@@ -276,7 +280,7 @@ def test_the_least_recently_used_go_first_and_the_last_leaves_no_layer_behind(wa
 
 
 def test_an_engine_tells_which_loras_are_beside_its_model(wan: Rig) -> None:
-    wan.ready()
+    wan.begin()
     assert wan.engine.loaded_loras() == ()
     wan.draw(use("other"))
     wan.draw(use("half"))
@@ -285,14 +289,15 @@ def test_an_engine_tells_which_loras_are_beside_its_model(wan: Rig) -> None:
 
 
 def test_without_memory_for_them_loras_are_there_for_their_own_jobs_alone(wan: Rig) -> None:
-    wan.ready()
+    wan.begin()
     drawn = wan.draw(use("half"))
-    wan.ready(LoraMemory(host_mb=0, device_mb=0))
+    wan.begin(LoraMemory(host_mb=0, device_mb=0))
     wan.draw(use("other"))
     assert np.array_equal(wan.draw(use("half")), drawn)
     assert wan.engine.loaded_loras() == ("half",)
     wan.draw()
     assert wan.engine.loaded_loras() == ()
+    wan.begin()
 
 
 def test_of_parsed_files_the_least_recently_used_go_first(wan: Rig) -> None:
