@@ -86,7 +86,7 @@ class JobService:
         )
         self._export_on_read = ExportOnRead(settings.artefacts_path, exports, self._threads)
         self._draining = asyncio.Lock()
-        self.shelf = ArtefactStore(settings.home_path)
+        self.artefacts = ArtefactStore(settings.home_path)
         hub.when_gone(self._export_on_read.forget)
 
     # ------------------------------------------------------------ submit
@@ -250,8 +250,8 @@ class JobService:
         if not job.is_final:
             raise EdgeError("still_stopping", f"job {job.id} is {job.view.state}; only what is over can be deleted")
         await self.forget_records([job.view.id])
-        await self._in_thread(lambda: self.shelf.remove(job.view.id, job.view.fence))
-        await self._in_thread(lambda: self.shelf.unpin(job.view.id))
+        await self._in_thread(lambda: self.artefacts.remove(job.view.id, job.view.fence))
+        await self._in_thread(lambda: self.artefacts.unpin(job.view.id))
 
     async def forget_damaged(self, job_id: str) -> str:
         """Delete a record that cannot be read, and return its id; its files have none then, and go as such. Raises `EdgeError`."""
@@ -264,8 +264,8 @@ class JobService:
     async def pin(self, job_id: str, pinned: bool | None) -> bool:
         """Keep this job beyond its time, no longer (False), or as it is (None); whether it is kept."""
         if pinned is not None:
-            await self._in_thread(lambda: self.shelf.pin(job_id) if pinned else self.shelf.unpin(job_id))
-        return await self._in_thread(lambda: self.shelf.is_pinned(job_id))
+            await self._in_thread(lambda: self.artefacts.pin(job_id) if pinned else self.artefacts.unpin(job_id))
+        return await self._in_thread(lambda: self.artefacts.is_pinned(job_id))
 
     async def forget_records(self, job_ids: Sequence[str], finished_s: float = 0.0) -> tuple[str, ...]:
         """Delete the records (at most 50) of those of these jobs that have been over for so long; their ids. Raises `EdgeError`."""

@@ -135,7 +135,7 @@ class World(Surroundings):
         job = self.front
         job.postprocessing = True
         self.engine(PostprocessBegun(fence=job.fence, model="demo"))
-        if self.exit is None and self.core.leaving is None and self.core.presence.registered:
+        if self.exit is None and self.core.leaving is None and self.core.registration.registered:
             told = any(beat.free for beat in self.beats)
             assert told or not self.has_room() or self.core.draining or len(self.core.unacked_results) >= 3, (
                 "room is not told"

@@ -177,7 +177,7 @@ def test_a_silent_broker_gets_hello_again_until_it_answers() -> None:
 
 def test_every_heartbeat_acknowledged_keeps_the_registration() -> None:
     stage = Stage().idle().silence(60.0)
-    assert stage.core.presence.registered
+    assert stage.core.registration.registered
 
 
 def test_work_goes_on_without_the_broker_for_a_quarter_of_an_hour() -> None:

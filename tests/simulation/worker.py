@@ -204,7 +204,7 @@ class WorkerProcess:
     def _room_is_told(self, core: AgentCore, effects: list[fx.Effect]) -> None:
         """A tail has begun: who may take a job says so, however lately it has said something else."""
         assert self.engine is not None
-        may = core.presence.registered and not core.draining and core.leaving is None and not self.engine.doomed
+        may = core.registration.registered and not core.draining and core.leaving is None and not self.engine.doomed
         if may and len(core.unacked_results) < POLICY.max_unacknowledged:
             beats = [effect.message for effect in effects if isinstance(effect, fx.SendBroker)]
             told = any(isinstance(beat, m.Heartbeat) and beat.free == 1 for beat in beats)
@@ -286,4 +286,4 @@ class WorkerProcess:
     def idle(self) -> bool:
         """Whether it waits for work and has said all that it had to say."""
         core = self.core
-        return core is not None and core.free == 1 and not core.held(0.0) and core.presence.registered
+        return core is not None and core.free == 1 and not core.held(0.0) and core.registration.registered

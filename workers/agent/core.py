@@ -58,7 +58,7 @@ class AgentCore:
         self.identity = identity
         self.policy = policy
         self._out: list[fx.Effect] = []
-        self.presence = Registration(policy, now)
+        self.registration = Registration(policy, now)
         self.unacked_results = UnackedResults(policy.resend_s)
         self.engine_slot = EngineSlot(identity.setup, policy, self.unacked_results, self._out.append, now)
         #: Whether the name may be another process's now: see `Hello`. Until it is not, no engine is started: the other's may have the GPU.
@@ -102,9 +102,9 @@ class AgentCore:
         """Return the latest time for the next `tick`."""
         if self.leaving is not None:
             return self.leaving[1]
-        detached_at = self.presence.detached_at
-        times = [self.presence.next_due(self._shown()), *self.engine_slot.deadlines(detached_at)]
-        if self.presence.registered and (due := self.unacked_results.next_due()) is not None:
+        detached_at = self.registration.detached_at
+        times = [self.registration.next_due(self._shown()), *self.engine_slot.deadlines(detached_at)]
+        if self.registration.registered and (due := self.unacked_results.next_due()) is not None:
             times.append(due)
         if self.draining:
             times.append(detached_at)
@@ -120,27 +120,27 @@ class AgentCore:
             if now >= self.leaving[1]:
                 self._out.append(fx.Exit(self.leaving[0]))
             return self._flush_effects(now)
-        if self.presence.lapse(now):
+        if self.registration.lapse(now):
             self._out.append(fx.Note(action=Action.BROKER_SILENT, level="warning"))
-        if self.draining and now >= self.presence.detached_at:
+        if self.draining and now >= self.registration.detached_at:
             self._leave("drained, and the broker is gone", EXIT_LEFT, now)
         elif self.stop_at is not None and now >= self.stop_at:
             self._leave("stopped; the grace is over", EXIT_LEFT, now)
         else:
-            self.engine_slot.timers(now, self.presence.detached_at)
+            self.engine_slot.timers(now, self.registration.detached_at)
         return self._flush_effects(now)
 
     def from_broker(self, message: m.ToAgent | None, now: float) -> list[fx.Effect]:
         """A message of the broker; None for its probe."""
         if self.leaving is None:
-            self.presence.heard(now)
+            self.registration.heard(now)
             self._told(message, now)
         return self._flush_effects(now)
 
     def _told(self, message: m.ToAgent | None, now: float) -> None:
         match message:
             case None | m.Identify():
-                self.presence.forgotten(now)
+                self.registration.forgotten(now)
             case m.Welcome():
                 self._on_welcome(message, now)
             case m.Run():
@@ -162,7 +162,7 @@ class AgentCore:
             self.engine_slot.told(message, now)
             if isinstance(message, PostprocessBegun) and self.free:
                 # The room is there now, and no result tells of it.
-                self.presence.beat_now(now)
+                self.registration.beat_now(now)
         return self._flush_effects(now)
 
     def progressed(self, progress: Iterable[Progress], now: float) -> list[fx.Effect]:
@@ -226,7 +226,7 @@ class AgentCore:
             self._leave("the broker has another journal", EXIT_RESTART, now)
             return
         self.epoch = message.epoch
-        self.presence.welcomed(message.heartbeat_s, now)
+        self.registration.welcomed(message.heartbeat_s, now)
         if self.yields:
             self.yields = False
             if not self.engine_slot.fault:
@@ -237,7 +237,7 @@ class AgentCore:
 
     def _on_run(self, run: m.Run, now: float) -> None:
         if self.engine_slot.holds(run.job_id, run.fence):
-            self.presence.beat_now(now)  # the broker has not heard that it is held here
+            self.registration.beat_now(now)  # the broker has not heard that it is held here
         elif answer := self.unacked_results.answer(run.job_id, run.fence, self.free, now):
             self._send(answer)
         elif run.fence <= self.seen:
@@ -290,10 +290,10 @@ class AgentCore:
         if self.leaving is None and self.draining and not self.engine_slot.attempts and not len(self.unacked_results):
             self._leave("drained", EXIT_LEFT, now)
         if self.leaving is None:
-            if self.presence.hello_due(now):
+            if self.registration.hello_due(now):
                 self._send_hello(now)
             self._send_due(now)
-            if self.presence.beat_due(self._shown(), now):
+            if self.registration.beat_due(self._shown(), now):
                 self._send_heartbeat(now)
         effects = self._out[:]
         self._out.clear()
@@ -313,7 +313,7 @@ class AgentCore:
         )
 
     def _send_due(self, now: float) -> None:
-        if self.presence.registered:
+        if self.registration.registered:
             for message in self.unacked_results.due(now, self.free):
                 self._send(message)
 

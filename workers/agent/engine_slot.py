@@ -65,7 +65,7 @@ class EngineSlot:
         #: Why the device is not to be used; "": it is.
         self.fault = ""
         self._setup = setup
-        self._outbox = unacked_results
+        self._results = unacked_results
         self._emit = emit
         self._load_trouble = ""
         #: Ids of the jobs in a row that ran out of memory in this engine.
@@ -376,7 +376,7 @@ class EngineSlot:
 
     def _conclude(self, attempt: Attempt, result: m.AgentResult, now: float) -> None:
         self._leave(attempt, now)
-        self._outbox.add(result, attempt.given_at, now)
+        self._results.add(result, attempt.given_at, now)
         if not keeps_files(result):
             self._emit(fx.RemoveDir(attempt.job_id, attempt.fence))
         self._note(Action(f"attempt_{type(result).__name__.lower()}"), attempt, getattr(result, "message", ""))

@@ -46,7 +46,7 @@ class Monitor:
     def __init__(
         self, slot: Slot, fence: int, outputs: int, meter: MemoryMeter, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._seat = slot
+        self._counters = slot
         self._fence = fence
         self._outputs = outputs
         self._meter = meter
@@ -74,8 +74,8 @@ class Monitor:
 
     def check(self) -> None:
         """A sign of life; raises `Cancelled` when the job is to stop."""
-        self._seat.touch()
-        if self._seat.cancelled(self._fence):
+        self._counters.touch()
+        if self._counters.cancelled(self._fence):
             raise Cancelled
 
     def warn(self, text: str) -> None:
@@ -131,7 +131,7 @@ class Monitor:
     def report_memory(self) -> None:
         """Tell the agent how much memory is in use now."""
         self._memory_at = self._clock()
-        self._seat.set_memory(*self._meter.used_and_total_mb())
+        self._counters.set_memory(*self._meter.used_and_total_mb())
 
     def stage_durations(self) -> dict[str, float]:
         """Seconds by phase until now."""
@@ -173,4 +173,4 @@ class Monitor:
         if rank < shown_rank or (rank == shown_rank and (wanted[1] < shown_step or whole < shown_total)):
             return
         self._shown = wanted
-        self._seat.report(self._phase, wanted[1], wanted[2])
+        self._counters.report(self._phase, wanted[1], wanted[2])
