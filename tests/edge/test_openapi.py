@@ -510,3 +510,12 @@ def test_browsers_are_led_to_the_page_and_others_are_not(world: World) -> None:
     assert (led.status_code, led.headers["location"]) == (307, "/docs")
     assert world.http.get("/", headers=browser).text.startswith("<!doctype html>")
     assert world.http.get("/", headers={"Accept": JSON}).json()["links"]["openapi"] == "/openapi.json"
+
+
+@pytest.mark.parametrize("value", [True, "false", "on", 0, 1])
+def test_the_document_takes_each_way_to_say_yes_or_no_that_a_request_is_read_with(world: World, value: Any) -> None:
+    document = world.http.get("/openapi.json").json()
+    body = document["paths"]["/v1/local/video/generate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    task = {"prompt": "x", "save_video_path": "x.mp4", "task_id": "t", "use_prompt_enhancer": value}
+    assert faults(task, body, document) == []
+    assert world.http.post("/v1/local/video/generate", json=task).status_code == 200

@@ -21,7 +21,8 @@ def like(pattern: str) -> Meta:
 #: A number may be its text: a form has everything as text. Blank text is an absent value.
 WholeText = Annotated[str, like(r"^\s*([+-]?[0-9]{1,20}(\.0*)?)?\s*$")]
 NumberText = Annotated[str, like(r"^\s*([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?)?\s*$")]
-FlagText = Literal["", "true", "false", "True", "False", "1", "0", "yes", "no", "on", "off"]
+#: Besides true and false.
+FlagWord = Literal["", "true", "false", "True", "False", "1", "0", "yes", "no", "on", "off", 0, 1]
 
 
 Prompt = FIELDS["prompt"].type

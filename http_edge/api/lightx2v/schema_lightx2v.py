@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from http_edge.api.common.schema_common import ErrorMember, FaultItem, FlagText, Hooked, WholeText, request_type
+from http_edge.api.common.schema_common import ErrorMember, FaultItem, FlagWord, Hooked, WholeText, request_type
 from http_edge.api.lightx2v.task_fields import GEN1_POLICY, MAX_TASK_ID_CHARS, POLICY
 from http_edge.jobs.generation import MAX_PATH_CHARS
 
 TaskId = Annotated[str, Meta(min_length=1, max_length=MAX_TASK_ID_CHARS)]
 SavePath = Annotated[str, Meta(max_length=MAX_PATH_CHARS, description="Where to save the result.")] | None
-Flag = bool | FlagText | None
+Flag = bool | FlagWord | None
 Fragments = Annotated[int, Meta(ge=1, le=1_000_000)] | WholeText | None
 TaskState = Literal["pending", "processing", "completed", "failed", "cancelled"]
 TaskWord = Literal["t2v", "i2v", "t2i", "i2i"]
