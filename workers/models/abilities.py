@@ -24,6 +24,7 @@ _UNFIT = (
     (r"(QwenImage|StableDiffusion3)ControlNetInpaint", "a control mask"),
     (r"EasyAnimateInpaint", "`cache_mag_vae` in the config of its VAE"),
     (r"EasyAnimateControl", "a prompt's encoder of another version than its class has"),
+    (r"I2VGenXL", "a text encoder of transformers 4"),
     (r"ChromaInpaint", "`guidance_embeds` in the config of its transformer"),
     (r".*ControlNetUnion", "control images of several kinds"),
     (r".*SparseControlNet", "control images for some frames"),

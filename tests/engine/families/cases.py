@@ -535,6 +535,7 @@ UNFIT: Mapping[str, str] = MappingProxyType(
         "StableAudioPipeline": "an output that is neither video nor image",
         "ConsisIDPipeline": "the features of a face",
         # These fail on every call in this version of the library.
+        "I2VGenXLPipeline": "a text encoder of transformers 4",
         "ChromaInpaintPipeline": "`guidance_embeds` in the config of its transformer",
         "EasyAnimateInpaintPipeline": "`cache_mag_vae` in the config of its VAE",
         "EasyAnimateControlPipeline": "a prompt's encoder of another version than its class has",
