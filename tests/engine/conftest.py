@@ -65,7 +65,7 @@ def tiny_table() -> dict[str, dict[str, float]]:
 
 @pytest.fixture(scope="session")
 def image_card(tmp_path_factory: pytest.TempPathFactory, tiny_table: dict[str, dict[str, float]]) -> ModelCard:
-    defaults = {**tiny_table["defaults"], "num_frames": 1}
+    defaults = {name: value for name, value in tiny_table["defaults"].items() if name not in ("num_frames", "fps")}
     return card_for(str(tiny.save_chroma(tmp_path_factory.mktemp("chroma"))), "chroma", {"defaults": defaults})
 
 

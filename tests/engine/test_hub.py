@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.support.files import files_below
 from tests.support.waiting import wait_until
 from workers.models import hub
 from workers.models.catalogue import card_for
@@ -312,7 +313,7 @@ def test_a_model_is_fetched_and_then_found_by_its_id(run, server):
 def test_a_killed_fetch_goes_on_and_is_no_model_before(run, start, server, tmp_path):
     server.hang_at = 1_000_000
     killed = start("org/name")
-    wait_until(lambda: [part for part in tmp_path.rglob("*.part") if part.stat().st_size >= 900_000])
+    wait_until(lambda: [part for part in files_below(tmp_path, "*.part") if part.stat().st_size >= 900_000])
     killed.kill()
     killed.communicate()
     part = max(tmp_path.rglob("*.part"), key=lambda path: path.stat().st_size)
@@ -331,7 +332,7 @@ def test_a_killed_fetch_goes_on_and_is_no_model_before(run, start, server, tmp_p
 def test_two_fetches_of_one_file_are_one_too_many(run, start, server, tmp_path):
     server.hang_at = 1_000_000
     first = start("org/name")
-    wait_until(lambda: list(tmp_path.rglob("*.part")))
+    wait_until(lambda: files_below(tmp_path, "*.part"))
     second = run("org/name")
     assert second.returncode == 2
     assert "another process is fetching transformer/diffusion_pytorch_model.safetensors" in second.stderr
@@ -361,7 +362,7 @@ def test_a_file_that_ends_early_is_no_file(run, server):
 def test_a_hub_without_ranges_gives_all_of_it_again(run, start, server, tmp_path):
     server.hang_at = 1_000_000
     killed = start("org/name")
-    wait_until(lambda: [part for part in tmp_path.rglob("*.part") if part.stat().st_size >= 900_000])
+    wait_until(lambda: [part for part in files_below(tmp_path, "*.part") if part.stat().st_size >= 900_000])
     killed.kill()
     killed.communicate()
     server.hang_at = None

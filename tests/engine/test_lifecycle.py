@@ -81,7 +81,7 @@ def test_lost_device_is_reported_and_ends_the_process(child: Child, tmp_path: Pa
         (_card(source="load_fail"), "m", "told not to load"),
         (_card(), "other", "'other' is not one of m"),
         (_card(engine="steam"), "m", "'steam' is not one of video, image, fake"),
-        (_card(engine="video", source="/nowhere/at/all"), "m", "no directory '/nowhere/at/all'"),
+        (_card(engine="video", source="/nowhere/at/all"), "m", "'/nowhere/at/all' is not there"),
     ],
     ids=["will not load", "unknown model", "unknown engine", "no directory"],
 )

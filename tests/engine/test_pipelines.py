@@ -135,7 +135,7 @@ def _link(file: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda model: shutil.rmtree(model), "no directory"),
+        (lambda model: shutil.rmtree(model), "is not there"),
         (lambda model: (model / "model_index.json").unlink(), "model_index.json"),
         (lambda model: (model / "transformer" / "config.json").write_text("{"), "transformer"),
         (

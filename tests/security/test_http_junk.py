@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tests.security.conftest import few_descriptors
+from tests.support.files import files_below
 from tests.support.waiting import wait_until
 from tests.testing.service import Service
 
@@ -47,7 +48,7 @@ def lives(service: Service) -> Iterator[None]:
     assert memory(service) - before < 120 * MIB
     log = (service.home / "edge.log").read_text()
     assert "Traceback" not in log
-    assert not list((service.home / "z/uploads").rglob("*.part"))
+    assert not files_below(service.home / "z/uploads", "*.part")
 
 
 def memory(service: Service) -> int:
@@ -200,7 +201,7 @@ def test_slow_uploads_hold_up_no_honest_one(service: Service) -> None:
             return service.http.post("/v1/files", files={"file": ("a.txt", b"text")}).status_code == 200
 
         wait_until(upload, 60, "an upload beside slow ones")
-    wait_until(lambda: not list((service.home / "z/uploads").rglob("*.part")), 60, "the files of those who left to go")
+    wait_until(lambda: not files_below(service.home / "z/uploads", "*.part"), 60, "the files of those who left to go")
 
 
 RAW_HEADS = {

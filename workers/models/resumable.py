@@ -1,14 +1,14 @@
 """Classes of pipelines whose jobs go on from a checkpoint and then end bit for bit as if they had never been interrupted.
 
 The suite of families (`tests/engine/families`) tries it with every class that it knows, and holds this list to what it finds. Others have
-no callback after their steps, or a state in their loop that it does not hand out: their jobs begin anew.
+no callback after their steps, or a state that it does not hand out, in their loop or in a model: their jobs begin anew.
 """
 
 from __future__ import annotations
 
 RESUMABLE = frozenset({
     "AllegroPipeline", "AnimateDiffPAGPipeline", "AnimateDiffPipeline", "AnimateDiffSDXLPipeline", "AnimateDiffVideoToVideoPipeline",
-    "AnyFlowFARPipeline", "AnyFlowPipeline", "AuraFlowPipeline", "BriaPipeline", "ChromaImg2ImgPipeline", "ChromaPipeline",
+    "AnyFlowPipeline", "AuraFlowPipeline", "BriaPipeline", "ChromaImg2ImgPipeline", "ChromaPipeline",
     "ChronoEditPipeline", "CogVideoXFunControlPipeline", "CogVideoXImageToVideoPipeline", "CogVideoXPipeline",
     "CogVideoXVideoToVideoPipeline", "CogView3PlusPipeline", "CogView4Pipeline", "Cosmos3OmniPipeline", "EasyAnimatePipeline",
     "ErnieImagePipeline", "Flux2KleinKVPipeline", "Flux2KleinPipeline", "Flux2Pipeline", "FluxControlPipeline", "FluxFillPipeline",
