@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from msgspec import Struct
 from PIL import Image
@@ -24,6 +25,7 @@ from tests.engine.families.cases import Case
 from tests.engine.raw_frames import tapped
 from tests.engine.scripted import CancelAt, Recorder
 from workers.engine.artefacts import Mp4Writer
+from workers.engine.checkpoints import Checkpoints
 from workers.engine.registry import Registry
 from workers.engine.runner import Runner
 from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, PostprocessBegun, RunJob, Setup
@@ -108,6 +110,10 @@ class Served:
     def media(self, role: str, which: int = 0) -> tuple[str, ...]:
         """One of the two files for this role."""
         return (str(self._media[ROLES[role].kind][which]),)
+
+    @property
+    def _kept(self) -> Path:
+        return self._directory / "checkpoints"
 
     @property
     def pipe(self) -> Any:
@@ -195,16 +201,30 @@ class Served:
             num_frames=frames,
             num_inference_steps=spec.num_inference_steps + 1,
         )
-        return self.run((other,), overlap=False, checkpoints=self._directory / "checkpoints")[0]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Checkpoints, "keep", _keep_at_once)
+            return self.run((other,), overlap=False, checkpoints=self._kept)[0]
 
-    def resumed(self) -> Drawn:
-        """The job of `shaped`, from the last checkpoint that it left."""
-        return self.run((self.shaped.spec,), overlap=False, checkpoints=self._directory / "checkpoints")[0]
+    def resumed(self, back: int) -> Drawn:
+        """The job of `shaped`, from the last checkpoint that it left, or so many before it, as far as there are any."""
+        kept = sorted(self._kept.glob("0-*"), key=lambda path: int(path.stem.partition("-")[2]))
+        for path in kept[max(1, len(kept) - back) :]:
+            path.unlink()
+        return self.run((self.shaped.spec,), overlap=False, checkpoints=self._kept)[0]
 
     @cached_property
     def other_seed(self) -> Drawn:
         """The same with the next seed."""
         return self.draw(seed=self.base.spec.seed + 1)
+
+
+_keep = Checkpoints.keep
+
+
+def _keep_at_once(checkpoints: Checkpoints, *state: Any) -> None:
+    """A checkpoint is on disk before the next step, as with steps of a real length."""
+    _keep(checkpoints, *state)
+    checkpoints.settle()
 
 
 def _drawn(spec: JobSpec, fence: int, said: list[Any], slot: Slot, place: Path, frames: dict[Path, list[Any]]) -> Drawn:

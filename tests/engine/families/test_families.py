@@ -171,11 +171,12 @@ def test_cancel(served: Served, phase: str, step: int, hits: int) -> None:
 def test_resume(served: Served) -> None:
     served.shaped.finished()
 
-    again = served.resumed()
+    for back in (0, 1) if served.card.resumes else (0,):
+        again = served.resumed(back)
 
-    assert _same(served.shaped, again)
-    told = again.finished().result.used.get("resumed", "")
-    assert served.card.resumes == told.startswith("after step "), told
+        assert _same(served.shaped, again)
+        told = again.finished().result.used.get("resumed", "")
+        assert served.card.resumes == told.startswith("after step "), told
 
 
 def test_outputs(served: Served) -> None:
