@@ -222,7 +222,9 @@ class Resumption:
             raise UnknownState(f"a checkpoint holds {_shapes(loop)}, and the pipeline has {_shapes(tensors)}")
         which = f" of output {self._output + 1}" if not (self._last and self._output == 0) else ""
         self._monitor.use("resumed", f"after step {earlier.step} of {earlier.total}{which}")
-        self._monitor.credit("denoise", earlier.denoise_s)
+        # Of all outputs together, as it was then: what an output before this one brought is counted already.
+        counted_s = self._monitor.stage_durations().get("denoise", 0.0)
+        self._monitor.credit("denoise", max(0.0, earlier.denoise_s - counted_s))
         logger.info(
             "a job goes on after step %d of %d", earlier.step, earlier.total, extra={"action": Action.CHECKPOINT}
         )
