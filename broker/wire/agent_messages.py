@@ -65,6 +65,8 @@ class Refused(Message, frozen=True, kw_only=True, tag="refused"):
     reason: Annotated[str, Meta(max_length=1024)] = ""
     #: As `Age` for one that is handed back; -1: it was never taken.
     age_s: Annotated[float, Meta(ge=-1, le=1e10)] = -1.0
+    #: As in `Held`.
+    kept: Count = 0
 
 
 class Finished(Message, frozen=True, kw_only=True, tag="finished"):
@@ -147,6 +149,10 @@ class Run(Message, frozen=True, kw_only=True, tag="run"):
     alone: bool = False
     #: The job spec.
     body: bytes
+    #: Denoising steps that earlier attempts left in a checkpoint, as far as is known.
+    kept: Count = 0
+    #: At this denoising step: write a checkpoint and a preview, and hand the attempt back. 0: never.
+    park_at: Count = 0
 
 
 class HeartbeatAck(Message, frozen=True, kw_only=True, tag="heartbeat_ack"):
@@ -163,8 +169,22 @@ class Cancel(Message, frozen=True, kw_only=True, tag="cancel"):
     grace_s: Seconds = 0.0
 
 
+class Park(Message, frozen=True, kw_only=True, tag="park"):
+    """Write a checkpoint at the next denoising step of this attempt, and hand it back (`Refused`).
+
+    Resent with every `HeartbeatAck` until it is handed back or over: one that is past its last step ends as usual. Sent only of a model
+    that resumes.
+    """
+
+    job_id: KnownId
+    fence: Fence
+
+
 class Drain(Message, frozen=True, kw_only=True, tag="drain"):
     """Finish what you hold, take no more."""
+
+    #: Hand back what you hold instead, each attempt as for `Park` where its model resumes.
+    hand_back: bool = False
 
 
 class ResultAck(Message, frozen=True, kw_only=True, tag="result_ack"):

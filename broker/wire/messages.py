@@ -21,6 +21,7 @@ from broker.wire.agent_messages import Heartbeat as Heartbeat
 from broker.wire.agent_messages import HeartbeatAck as HeartbeatAck
 from broker.wire.agent_messages import Hello as Hello
 from broker.wire.agent_messages import Identify as Identify
+from broker.wire.agent_messages import Park as Park
 from broker.wire.agent_messages import Refused as Refused
 from broker.wire.agent_messages import Remedy as Remedy
 from broker.wire.agent_messages import ResultAck as ResultAck
@@ -120,5 +121,5 @@ ToEdge = (
     | SetAsideSettled
 )
 FromAgent = Hello | Heartbeat | Refused | Finished | Failed | Cancelled | Goodbye
-ToAgent = Welcome | Identify | WorkerRejected | Run | HeartbeatAck | Cancel | Drain | ResultAck
+ToAgent = Welcome | Identify | WorkerRejected | Run | HeartbeatAck | Cancel | Park | Drain | ResultAck
 AgentResult = Finished | Failed | Cancelled

@@ -85,6 +85,8 @@ class Held(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     step: Count = 0
     total: Count = 0
     age_s: Age = 0.0
+    #: Denoising steps of the job that lie in a checkpoint on disk.
+    kept: Count = 0
 
 
 class Message(Struct, frozen=True, kw_only=True, array_like=True, tag=True, gc=False):

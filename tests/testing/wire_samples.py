@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from broker.wire import messages as m
 
-HELD = m.Held(job_id="job-1", fence=(7 << 32) + 3, phase="denoise", step=4, total=12)
+HELD = m.Held(job_id="job-1", fence=(7 << 32) + 3, phase="denoise", step=4, total=12, kept=2)
 
 SAMPLES: list[m.Message] = [
     m.Submit(
@@ -102,7 +102,7 @@ SAMPLES: list[m.Message] = [
         ),
         loaded_loras=("film",),
     ),
-    m.Refused(job_id="job-1", fence=6, free=1, reason="draining"),
+    m.Refused(job_id="job-1", fence=6, free=1, reason="draining", age_s=3.5, kept=4),
     m.Finished(job_id="job-1", fence=6, free=1, run_s=12.25, body=b"result"),
     m.Failed(job_id="job-1", fence=6, kind="out_of_memory", message="CUDA out of memory", free=1),
     m.Cancelled(job_id="job-1", fence=6, free=1),
@@ -119,9 +119,12 @@ SAMPLES: list[m.Message] = [
         predicted_s=30.5,
         alone=True,
         body=b"spec",
+        kept=4,
+        park_at=8,
     ),
     m.HeartbeatAck(epoch=7),
     m.Cancel(job_id="job-1", fence=6, grace_s=3.5),
-    m.Drain(),
+    m.Park(job_id="job-1", fence=6),
+    m.Drain(hand_back=True),
     m.ResultAck(job_id="job-1", fence=6, accepted=True),
 ]
