@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
 
 from broker.wire.jobspec import JobSpec
 from tests.engine.conftest import spec_for
@@ -19,6 +21,7 @@ from tests.engine.families import build_stable_diffusion, build_wan, parts
 from tests.engine.raw_frames import tapped
 from tests.engine.scripted import CancelAt, Recorder
 from workers.engine.base import complete
+from workers.engine.checkpoints import Checkpoints
 from workers.engine.device import Device
 from workers.engine.image import ImageEngine
 from workers.engine.pipelines import Pipelines
@@ -127,8 +130,6 @@ def emptied(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture
 def slow_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each checkpoint is on disk before the next step, as with steps of a real length."""
-    from workers.engine.checkpoints import Checkpoints
-
     keep = Checkpoints.keep
 
     def kept(self: Checkpoints, *args: Any) -> None:
@@ -263,7 +264,10 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(wan: Rig) -> None:
     newest.write_bytes(newest.read_bytes()[:-7])
 
     assert same(whole, wan.draw())
-    assert wan.used["resumed"] == f"after step 3 of {STEPS}"
+    assert (
+        wan.used["resumed"]
+        == f"after step 3 of {STEPS}, as a newer checkpoint was refused: it is damaged: its digest is another"
+    )
 
 
 @pytest.mark.parametrize("damage", ["torn", "empty", "junk", "directory", "lacks a tensor", "another shape"])
@@ -295,16 +299,19 @@ def test_no_damage_fails_a_job(wan: Rig, damage: str) -> None:
 
 
 def rewrite(path: Path, damage: str) -> None:
-    from safetensors import safe_open
-
+    """The same checkpoint as another service might write it, with a digest that is right."""
     with safe_open(path, framework="pt") as file:
-        head = file.metadata()
-    tensors = load_file(path)
+        binding = json.loads(file.metadata()["binding"])
+    store = Checkpoints(path.parent, 0.0)
+    state, _ = store.find(0, binding)
+    assert state is not None
+    tensors = dict(state.tensors)
     if damage == "lacks a tensor":
         del tensors["loop.latents"]
     else:
         tensors["loop.latents"] = tensors["loop.latents"][..., :1].contiguous()
-    save_file(tensors, path, head)
+    store.keep(structs.replace(state, tensors=tensors), binding)
+    store.settle()
 
 
 def test_where_nothing_can_be_written_the_job_is_drawn(wan: Rig, caplog: pytest.LogCaptureFixture) -> None:

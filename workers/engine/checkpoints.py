@@ -1,16 +1,19 @@
 """Checkpoints of a job: the state of its denoising after a step, on disk, from which a later attempt goes on.
 
 A job's files lie together in one directory, `<output>-<step>.safetensors`, whichever attempt wrote them: the state after a step depends on
-the job, the model and what computes it alone. Those stand in each file as its `Binding`; a file with another one is refused, and so is one
-that cannot be read. Written beside the steps that follow, by a thread; a file that cannot be written costs the job nothing.
+the job, the model and what computes it alone. Those stand in each file as its `Binding`; a file with another one is refused. So is one
+that is not, byte for byte, what was written: each bears a digest of itself. Written beside the steps that follow, by a thread; a file that
+cannot be written costs the job nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import re
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -19,8 +22,8 @@ from typing import Any
 
 import torch
 from msgspec import Struct
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from broker.runtime.log_actions import Action
 
@@ -29,8 +32,17 @@ logger = logging.getLogger(__name__)
 #: What a state is true of, in words by name: request, model, versions, device …
 Binding = dict[str, str]
 
-_VERSION = "1"
+_VERSION = "2"
 _NAME = re.compile(r"(\d{1,6})-(\d{1,9})\.safetensors")
+
+#: A file's digest in its header, and what stands there while it is taken. Within another text of the header the quotes are escaped.
+_DIGEST = re.compile(rb'"digest":"([0-9a-f]{64})"')
+_NO_DIGEST = "0" * 64
+
+_HEADER_LENGTH = struct.Struct("<Q")
+
+#: What reading a file may raise, whatever its bytes are.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, SafetensorError)
 
 #: Files kept of each output: the newest, and the one before it should that one be damaged.
 _KEPT = 2
@@ -88,10 +100,10 @@ class Checkpoints:
     def find(self, output: int, binding: Binding) -> tuple[State | None, str]:
         """(the newest state of this output that is whole and has this binding, why a newer one was refused or "")."""
         refused = ""
-        for _, path in sorted(self._files(output), reverse=True):
+        for step, path in sorted(self._files(output), reverse=True):
             try:
-                state = _read(path, output, binding)
-            except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+                state = _read(path, output, step, binding)
+            except _UNREADABLE as error:
                 refused = refused or str(error)
                 logger.warning(
                     "a checkpoint is refused: %s", error, extra={"action": Action.CHECKPOINT, "file": path.name}
@@ -127,14 +139,11 @@ class Checkpoints:
         self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         path = self._directory / f"{state.output}-{state.step}.safetensors"
         temporary = self._directory / f".{path.name}.{os.getpid()}.part"
-        head = {"step": state.step, "total": state.total, "denoise_s": state.denoise_s, "plain": state.plain}
+        content = _sealed(state, binding)
         try:
-            save_file(
-                state.tensors,
-                temporary,
-                {"version": _VERSION, "binding": json.dumps(binding), "state": json.dumps(head)},
-            )
-            with open(temporary, "rb+") as file:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
                 os.fsync(file.fileno())
             temporary.rename(path)
         finally:
@@ -148,16 +157,49 @@ class Checkpoints:
             old.unlink(missing_ok=True)
 
 
-def _read(path: Path, output: int, binding: Binding) -> State:
+def _sealed(state: State, binding: Binding) -> bytearray:
+    """The bytes of a checkpoint, with their digest in the header."""
+    head = {
+        "output": state.output,
+        "step": state.step,
+        "total": state.total,
+        "denoise_s": state.denoise_s,
+        "plain": state.plain,
+    }
+    texts = {"version": _VERSION, "digest": _NO_DIGEST, "binding": json.dumps(binding), "state": json.dumps(head)}
+    content = bytearray(save(state.tensors, texts))
+    place = _digest_place(content)
+    assert place is not None
+    content[place] = hashlib.blake2b(content, digest_size=32).hexdigest().encode()
+    return content
+
+
+def _digest_place(content: bytes | bytearray) -> slice | None:
+    """Where the digest stands in the header; None when there is none."""
+    (length,) = _HEADER_LENGTH.unpack_from(content)
+    found = _DIGEST.search(content, _HEADER_LENGTH.size, min(len(content), _HEADER_LENGTH.size + length))
+    return slice(*found.span(1)) if found is not None else None
+
+
+def _read(path: Path, output: int, step: int, binding: Binding) -> State:
     """Raises `ValueError` with the reason for a file that may not be used, else as the libraries do for one that is damaged."""
-    with safe_open(path, framework="pt") as file:
-        head = file.metadata() or {}
-        if head.get("version") != _VERSION:
-            raise ValueError(f"it is of version {head.get('version')}, not {_VERSION}")
-        written: Binding = json.loads(head["binding"])
-        for name in sorted({*written, *binding}):
-            if written.get(name) != binding.get(name):
-                raise ValueError(f"it was made with another {name}")
-        told = json.loads(head["state"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-    return State(output, int(told["step"]), int(told["total"]), tensors, dict(told["plain"]), float(told["denoise_s"]))
+    content = bytearray(path.read_bytes())
+    place = _digest_place(content) if len(content) > _HEADER_LENGTH.size else None
+    if place is None:
+        raise ValueError("it is damaged, or of another version: it bears no digest")
+    told = bytes(content[place])
+    content[place] = _NO_DIGEST.encode()
+    if hashlib.blake2b(content, digest_size=32).hexdigest().encode() != told:
+        raise ValueError("it is damaged: its digest is another")
+    (length,) = _HEADER_LENGTH.unpack_from(content)
+    texts = json.loads(content[_HEADER_LENGTH.size : _HEADER_LENGTH.size + length])["__metadata__"]
+    if texts["version"] != _VERSION:
+        raise ValueError(f"it is of version {texts['version']}, not {_VERSION}")
+    written: Binding = json.loads(texts["binding"])
+    for name in sorted({*written, *binding}):
+        if written.get(name) != binding.get(name):
+            raise ValueError(f"it was made with another {name}")
+    head = json.loads(texts["state"])
+    if (head["output"], head["step"]) != (output, step):
+        raise ValueError(f"it is of step {head['step']} of output {head['output'] + 1}, and bears another's name")
+    return State(output, step, int(head["total"]), load(bytes(content)), dict(head["plain"]), float(head["denoise_s"]))

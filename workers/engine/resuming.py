@@ -137,6 +137,8 @@ class Resumption:
         self._keeps = True
         self._earlier, refused = self._checkpoints.find(output, binding)
         self._answers = _Answers(pipe, dict(self._earlier.plain["answers"]) if self._earlier is not None else {})
+        #: Why a newer checkpoint was not taken; "": there is none.
+        self._refused = refused
         if self._earlier is None and refused:
             monitor.use("resumed", f"no: {refused}")
 
@@ -221,7 +223,8 @@ class Resumption:
         if _shapes(loop) != _shapes(tensors):
             raise UnknownState(f"a checkpoint holds {_shapes(loop)}, and the pipeline has {_shapes(tensors)}")
         which = f" of output {self._output + 1}" if not (self._last and self._output == 0) else ""
-        self._monitor.use("resumed", f"after step {earlier.step} of {earlier.total}{which}")
+        instead = f", as a newer checkpoint was refused: {self._refused}" if self._refused else ""
+        self._monitor.use("resumed", f"after step {earlier.step} of {earlier.total}{which}{instead}")
         # Of all outputs together, as it was then: what an output before this one brought is counted already.
         counted_s = self._monitor.stage_durations().get("denoise", 0.0)
         self._monitor.credit("denoise", max(0.0, earlier.denoise_s - counted_s))
