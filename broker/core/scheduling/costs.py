@@ -5,11 +5,19 @@ are uncertain. What tells them apart before jobs of different sizes have been se
 seconds, and a rate no larger than `RATE_SD`, which is a hundred times that of the slowest machine measured. So a tiny job that took
 long teaches a long start-up, and says almost nothing of a large job.
 
+How far each job was off is learned too, as the logarithm of its time over the prediction: a mean and a mean deviation, both exponential and
+of clipped values, so that one odd job moves little. They give the time within which a job ends with a stated confidence.
+
 30 % error costs the queue almost nothing, while knowing nothing costs it a factor of 2.6 to 6 in mean wait. A prediction orders the
-queue, is shown, and may refuse a deadline that cannot be met; it never lengthens a limit that protects something.
+queue, is shown, may refuse a deadline that cannot be met, and is what times are promised by; it never lengthens a limit that protects
+something.
 """
 
 from __future__ import annotations
+
+from functools import lru_cache
+from math import exp, log, sqrt
+from statistics import NormalDist
 
 from msgspec import Struct
 
@@ -34,6 +42,26 @@ UNKNOWN_RATE = 1e-5
 #: A job this many times larger than the largest that was seen is not predicted: start-up and rate may still be mistaken for each other.
 REACH = 64.0
 
+#: Mean deviation of log(time / prediction) believed before any was seen, and how many jobs that belief weighs.
+DEVIATION = 0.2
+DEVIATION_JOBS = 4
+#: No spread is taken for smaller: what was learned on a quiet machine is not all that can happen.
+LEAST_SPREAD = 0.02
+#: Weight of the newest job in the spread, once there were many; one further off than so many deviations counts as being so far off.
+SPREAD_ALPHA = 0.05
+CLIP_DEVIATIONS = 4.0
+#: Standard deviation over mean deviation, of a normal distribution.
+_SD = 1.2533
+
+#: The probability with which a predicted end is meant, where nobody says another.
+CONFIDENCE = 0.95
+
+
+@lru_cache(maxsize=256)
+def deviations(confidence: float) -> float:
+    """Standard deviations above the mean that a normal value stays below with this probability, between 0 and 1 (both excluded)."""
+    return NormalDist().inv_cdf(confidence)
+
 
 class _Fit(Struct):
     """Estimates and their covariance, of one model."""
@@ -45,6 +73,27 @@ class _Fit(Struct):
     covariance: float = 0.0
     #: Units of the largest job seen.
     largest: float = 0.0
+    #: Of log(time / prediction): mean, mean deviation, and the number of jobs that taught them.
+    bias: float = 0.0
+    deviation: float = DEVIATION
+    judged: int = 0
+
+    def judge(self, ratio: float) -> None:
+        """Learn the spread from a job that took `ratio` times as long as was predicted."""
+        self.judged += 1
+        alpha = max(SPREAD_ALPHA, 1.0 / (self.judged + DEVIATION_JOBS))
+        reach = CLIP_DEVIATIONS * max(self.deviation, LEAST_SPREAD)
+        off = bounds.clamp(log(ratio) - self.bias, -reach, reach)
+        self.bias += alpha * off
+        self.deviation += alpha * (abs(off) - self.deviation)
+
+    def spread(self, units: float) -> float:
+        """Standard deviation of log(time / prediction) of a job of this size: what was seen, and how sure start-up and rate are."""
+        seen = max(LEAST_SPREAD, _SD * self.deviation)
+        predicted = self.startup + self.rate * units
+        variance = self.var_startup + 2.0 * self.covariance * units + self.var_rate * units * units
+        unsure = min(1.0, sqrt(max(0.0, variance)) / max(predicted, NOISE_S))
+        return sqrt(seen * seen + unsure * unsure)
 
     def learn(self, units: float, seconds: float) -> None:
         self.var_startup += (DRIFT * self.startup) ** 2
@@ -82,10 +131,12 @@ class Costs:
         if fit is None:
             fit = self._fits[model] = _Fit()
         else:
-            off = abs(fit.startup + fit.rate * units - seconds)
-            error = bounds.clamp(off / seconds, 0.0, bounds.MAX_ERROR)
+            predicted = fit.startup + fit.rate * units
+            error = bounds.clamp(abs(predicted - seconds) / seconds, 0.0, bounds.MAX_ERROR)
             old = self.errors.get(model, error)
             self.errors[model] = old + ALPHA * (error - old)
+            if predicted > 0.0 and units <= REACH * fit.largest:
+                fit.judge(seconds / predicted)
         fit.learn(units, seconds)
 
     def knows(self, model: str, units: float) -> bool:
@@ -99,6 +150,19 @@ class Costs:
         if fit is None or units > REACH * fit.largest:
             return None
         return bounds.run_s(fit.startup + fit.rate * units)
+
+    def spread(self, model: str, units: float) -> float:
+        """Standard deviation of the logarithm of the run time over its prediction; what is believed beforehand of an unknown model."""
+        fit = self._fits.get(model)
+        return _SD * DEVIATION if fit is None else fit.spread(units)
+
+    def quantile(self, model: str, units: float, confidence: float) -> float | None:
+        """Seconds within which such a job ends with this probability; None where a prediction is not worth showing."""
+        predicted = self.estimate(model, units)
+        if predicted is None:
+            return None
+        fit = self._fits[model]
+        return bounds.run_s(predicted * exp(fit.bias + deviations(confidence) * fit.spread(units)))
 
     def predict(self, model: str, units: float) -> float:
         """Seconds; a guess, good for comparing jobs, when the model or such sizes are not known."""
