@@ -81,7 +81,7 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
         float,
         Meta(
             description="seconds of denoising between two checkpoints of a job, from which it goes on after its engine, worker or machine "
-            "has died; 0: none are written, and it begins anew",
+            "has died; 0: none are written but where a job is parked, and it begins anew",
             ge=0,
             le=1e6,
         ),

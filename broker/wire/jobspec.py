@@ -294,6 +294,9 @@ class ModelCard(Struct, frozen=True, kw_only=True):
 #: Directory beside those of the jobs, in which each job that is drawn has one for its checkpoints.
 CHECKPOINTS = ".checkpoints"
 
+#: Beside a job's checkpoints: what it looks like after the step at which it was parked to be looked at, a clip or a picture.
+DRAFTS = ("draft.mp4", "draft.png")
+
 
 def preview_name(number: int) -> str:
     """File in the attempt's directory of the preview `number`, from 1; the second output's follow the first's. No artefacts."""

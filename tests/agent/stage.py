@@ -15,6 +15,7 @@ from workers.ipc.messages import (
     JobCancelled,
     JobFailed,
     JobFinished,
+    JobParked,
     PostprocessBegun,
     Ready,
     RunJob,
@@ -65,8 +66,10 @@ class Stage:
     def engine(self, message: FromEngine) -> list[fx.Effect]:
         return self._out(self.core.from_engine(message, self.now))
 
-    def words(self, counter: int, phase: str, step: int = 0, total: int = 0, tick: int = 1) -> list[fx.Effect]:
-        progress = Progress(fence=fence(counter), phase=phase, step=step, total=total, tick=tick)
+    def words(
+        self, counter: int, phase: str, step: int = 0, total: int = 0, tick: int = 1, kept: int = 0
+    ) -> list[fx.Effect]:
+        progress = Progress(fence=fence(counter), phase=phase, step=step, total=total, tick=tick, kept=kept)
         return self._out(self.core.progressed((progress,), self.now))
 
     def exited(self, how: str = "exit code 1") -> list[fx.Effect]:
@@ -139,6 +142,9 @@ class Stage:
     def cancel(self, counter: int, grace_s: float = 0.0, job: str = "") -> list[fx.Effect]:
         return self.broker(m.Cancel(job_id=job or f"j{counter}", fence=fence(counter), grace_s=grace_s))
 
+    def park(self, counter: int, job: str = "") -> list[fx.Effect]:
+        return self.broker(m.Park(job_id=job or f"j{counter}", fence=fence(counter)))
+
     def ack(self, counter: int, *, accepted: bool = True) -> list[fx.Effect]:
         return self.broker(m.ResultAck(job_id=f"j{counter}", fence=fence(counter), accepted=accepted))
 
@@ -172,6 +178,9 @@ class Stage:
     def stop(self, counter: int = 1) -> list[fx.Effect]:
         return self.engine(JobCancelled(fence=fence(counter), model="demo"))
 
+    def parked(self, counter: int = 1, kept: int = 3) -> list[fx.Effect]:
+        return self.engine(JobParked(fence=fence(counter), kept=kept, model="demo"))
+
     def silence(self, seconds: float, every: float = 0.5) -> Stage:
         """The broker answers every heartbeat for this long; nothing else happens."""
         end = self.now + seconds
@@ -185,7 +194,15 @@ class Stage:
 def run_job(counter: int, body: bytes = b"spec", *, slot: int = 0, alone: bool = False) -> RunJob:
     """What the engine gets for `Stage.run(counter)`."""
     out_dir = f"/home/artefacts/j{counter}/{fence(counter)}"
-    return RunJob(job_id=f"j{counter}", fence=fence(counter), body=body, out_dir=out_dir, slot=slot, alone=alone)
+    return RunJob(
+        job_id=f"j{counter}",
+        fence=fence(counter),
+        body=body,
+        out_dir=out_dir,
+        slot=slot,
+        alone=alone,
+        checkpoints=f"/home/artefacts/.checkpoints/j{counter}",
+    )
 
 
 RESULT_BODY = codec.encode_body(RESULT)

@@ -55,6 +55,7 @@ class Surroundings(RuleBasedStateMachine):
         self.ran: list[int] = []
         self.dirs: set[int] = set()
         self.cancel_orders: set[int] = set()
+        self.park_orders: set[int] = set()
         self.results: dict[int, m.Message] = {}
         self.beats: list[m.Heartbeat] = []
         self.acknowledged: set[int] = set()
@@ -100,6 +101,11 @@ class Surroundings(RuleBasedStateMachine):
                     assert at in slots or self.closed, "a cancel word for a job that is not there"
                     assert slots.get(at, slot) == slot, "a cancel word for another seat"
                     assert at in self.cancel_orders, "a cancel that nobody ordered"
+                case fx.RequestPark(slot, at):
+                    slots = {job.fence: job.slot for job in self.jobs}
+                    assert at in slots or self.closed, "a park word for a job that is not there"
+                    assert slots.get(at, slot) == slot, "a park word for another seat"
+                    assert at in self.park_orders or self.core.draining, "a park that nobody ordered"
                 case fx.KillEngine(reason):
                     assert self.process, "a kill without a process"
                     if reason.startswith(("the cancel", "no sign of life")):

@@ -9,7 +9,7 @@ from hypothesis.stateful import initialize, precondition, rule
 from broker.wire import messages as m
 from tests.agent.stage import EPOCH, RESULT, fence
 from tests.agent.surroundings import Surroundings
-from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, LoadFailed, PostprocessBegun, Ready
+from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, JobParked, LoadFailed, PostprocessBegun, Ready
 
 
 class World(Surroundings):
@@ -77,6 +77,13 @@ class World(Surroundings):
         at = data.draw(st.sampled_from(self.jobs)).fence
         self.cancel_orders.add(at)
         self.broker(m.Cancel(job_id=self.granted[at], fence=at))
+
+    @precondition(lambda self: self.granted)
+    @rule(data=st.data())
+    def park(self, data: st.DataObject) -> None:
+        at = data.draw(st.sampled_from(sorted(self.granted)))
+        self.park_orders.add(at)
+        self.broker(m.Park(job_id=self.granted[at], fence=at))
 
     @precondition(lambda self: self.jobs)
     @rule(data=st.data())
@@ -170,6 +177,20 @@ class World(Surroundings):
             assert at in self.core.unacked_results.fences(), "an end without a result"
             assert waits == {other.fence for other in self.core.engine_slot.attempts}, "another attempt went with it"
 
+    @precondition(lambda self: self.front is not None and self.front.fence in self.park_orders and not self.closed)
+    @rule(kept=st.integers(0, 40))
+    def engine_parks_job(self, kept: int) -> None:
+        assert self.front is not None
+        at = self.front.fence
+        attempt = next((one for one in self.core.engine_slot.attempts if one.fence == at), None)
+        held = attempt is not None and self.core.leaving is None and self.exit is None
+        cancelled = attempt is not None and attempt.cancel_by is not None
+        self.jobs.pop()
+        self.engine(JobParked(fence=at, kept=kept, model="demo"))
+        if held:
+            assert (at in self.gone_without_result) != cancelled, "a cancel counts for more"
+            assert (at in self.core.unacked_results.fences()) == cancelled
+
     @precondition(lambda self: self.process)
     @rule()
     def engine_closes(self) -> None:
@@ -209,10 +230,12 @@ class World(Surroundings):
     # ------------------------------------------------------------ leaving
 
     @precondition(lambda self: self.counter > 8)
-    @rule(how=st.sampled_from(["drain", "leave", "bye"]))
+    @rule(how=st.sampled_from(["drain", "hand back", "leave", "bye"]))
     def leave(self, how: str) -> None:
         if how == "drain":
             self.broker(m.Drain())
+        elif how == "hand back":
+            self.broker(m.Drain(hand_back=True))
         elif how == "bye":
             self.broker(m.WorkerRejected())
         elif self.exit is None:

@@ -250,7 +250,9 @@ def test_nothing_is_sent_to_a_broker_that_does_not_know_us() -> None:
     assert stage.sent(m.Finished)
 
 
-@pytest.mark.parametrize(("accepted", "orders"), [(True, []), (False, [fx.RemoveDir("j1", fence(1))])])
+@pytest.mark.parametrize(
+    ("accepted", "orders"), [(True, [fx.RemoveCheckpoints("j1")]), (False, [fx.RemoveDir("j1", fence(1))])]
+)
 def test_files_of_a_result_that_lost_are_removed(accepted: bool, orders: list[fx.Effect]) -> None:
     stage = Stage().busy()
     stage.finish()

@@ -23,13 +23,6 @@ def test_all_attempts_of_a_job_share_a_directory() -> None:
     assert started.message.out_dir == f"/home/artefacts/j1/{fence(2)}"
 
 
-def test_without_an_interval_none_are_written() -> None:
-    stage = Stage().idle()
-    stage.run(1)
-    [started] = stage.effects(fx.StartJob)
-    assert started.message.checkpoints == ""
-
-
 def test_checkpoints_go_with_an_accepted_result() -> None:
     stage = Stage(checkpoint_s=10.0).busy(1)
     stage.finish()

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from broker.wire.jobspec import Artefact, Result
-from workers.ipc.messages import FromEngine, JobCancelled, JobFailed, JobFinished, PostprocessBegun, Ready, RunJob
+from workers.ipc.messages import (
+    FromEngine,
+    JobCancelled,
+    JobFailed,
+    JobFinished,
+    JobParked,
+    PostprocessBegun,
+    Ready,
+    RunJob,
+)
 from workers.ipc.shared import SLOTS, Progress
 
 if TYPE_CHECKING:
@@ -108,6 +117,7 @@ class Engine:
         #: The words of each seat.
         self.shown: list[Progress | None] = [None] * SLOTS
         self.cancel = [0] * SLOTS
+        self.park = [0] * SLOTS
         self.alive = True
         #: The agent has killed it. / It has broken down before that, and is not heard any more.
         self.doomed = False
@@ -140,6 +150,10 @@ class Engine:
         for work in self.works:
             if work.begun_at is None and work.fence == fence:
                 self._later(0.02, lambda work=work: self._take_up(work))
+
+    def request_park(self, slot: int, fence: int) -> None:
+        """The agent sets a park word."""
+        self.park[slot] = fence
 
     def pause(self, seconds: float) -> None:
         self.paused_until = max(self.paused_until, self.timeline.now + seconds)
@@ -231,6 +245,11 @@ class Engine:
             self.world.count("overlap: cancelled in its tail" if work.postprocessing else "cancelled while drawn")
             self._end(work, JobCancelled(fence=work.fence, model=self.model, loaded_loras=self.loras))
             return
+        if self._parks(work):
+            self.world.count("parked")
+            word = JobParked(fence=work.fence, kept=work.step, model=self.model, loaded_loras=self.loras)
+            self._end(work, word)
+            return
         work.tick += 1
         if work.step + 1 == work.steps and len(self.works) > 1:
             # Its tail waits for the one before it. It lives: nobody need be woken to see that.
@@ -249,6 +268,11 @@ class Engine:
             self._later(script.step_s, lambda: self._work(work))
         else:
             self._finish(work)
+
+    def _parks(self, work: Work) -> bool:
+        """Whether it has taken a step, has further ones to take, and is to be handed back."""
+        asked = self.park[work.job.slot] == work.fence or 0 < work.job.park_at <= work.step
+        return asked and not work.postprocessing and 0 < work.step < work.steps
 
     def _finish(self, work: Work) -> None:
         assert work.begun_at is not None

@@ -226,6 +226,9 @@ class WorkerProcess:
                 case fx.RequestCancel(slot, fence):
                     if self.engine is not None:
                         self.engine.request_cancel(slot, fence)
+                case fx.RequestPark(slot, fence):
+                    if self.engine is not None:
+                        self.engine.request_park(slot, fence)
                 case fx.Note(action=action, detail=detail):
                     self.world.trace(self.name, "notes", f"{action}: {detail}")
                 case fx.KillEngine(reason):

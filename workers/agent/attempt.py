@@ -47,6 +47,8 @@ class Attempt:
         *,
         slot: int = 0,
         alone: bool = False,
+        kept: int = 0,
+        parks: bool = False,
     ) -> None:
         self.job_id = job_id
         self.fence = fence
@@ -59,6 +61,10 @@ class Attempt:
         #: Whether the engine has shown this fence. A job that it never took up cannot have crashed it.
         self.begun = False
         self.cancel_by: float | None = None
+        #: Whether it may end by being handed back with a checkpoint: it was asked to.
+        self.parks = parks
+        #: Denoising steps of its job in a checkpoint on disk.
+        self.kept = kept
         self.ending: Ending | None = None
         self.given_at = now
         self._predicted_s = predicted_s
@@ -87,6 +93,7 @@ class Attempt:
                 self._learn((now - self._step_at) / (progress.step - self._step))
             self._step_at = now
         self._phase, self._step, self._total = phase, progress.step, progress.total
+        self.kept = progress.kept
 
     def _learn(self, step_s: float) -> None:
         if self._phase != "denoise":
@@ -155,4 +162,5 @@ class Attempt:
             step=min(self._step, _MAX_COUNT),
             total=min(self._total, _MAX_COUNT),
             age_s=max(0.0, now - self.given_at),
+            kept=min(self.kept, _MAX_COUNT),
         )

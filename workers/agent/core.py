@@ -27,7 +27,7 @@ from workers.agent.engine_slot import EngineSlot
 from workers.agent.registration import Registration
 from workers.agent.truncate import MAX_REASON, clip
 from workers.agent.unacked_results import UnackedResults, keeps_files
-from workers.ipc.messages import FromEngine, PostprocessBegun, Setup
+from workers.ipc.messages import FromEngine, JobParked, PostprocessBegun, Setup
 from workers.ipc.shared import Progress
 from workers.supervisor.agent_policy import AgentPolicy
 from workers.supervisor.exit_codes import EXIT_LEFT, EXIT_NAME_TAKEN, EXIT_RESTART, EXIT_UNWANTED
@@ -149,8 +149,12 @@ class AgentCore:
                 self._on_cancel(message, now)
             case m.ResultAck():
                 self._on_ack(message)
+            case m.Park():
+                self._on_park(message, now)
             case m.Drain():
                 self.draining = True
+                if message.hand_back:
+                    self.engine_slot.park_all()
             case m.WorkerRejected():
                 self._leave(message.reason, _EXITS[message.remedy], now, goodbye=False)
             case _:  # HeartbeatAck: having been heard is all
@@ -160,7 +164,7 @@ class AgentCore:
         """A message of the engine."""
         if self.leaving is None:
             self.engine_slot.told(message, now)
-            if isinstance(message, PostprocessBegun) and self.free:
+            if isinstance(message, PostprocessBegun | JobParked) and self.free:
                 # The room is there now, and no result tells of it.
                 self.registration.beat_now(now)
         return self._flush_effects(now)
@@ -202,9 +206,10 @@ class AgentCore:
         return self._flush_effects(now)
 
     def stop(self, reason: str, now: float) -> list[fx.Effect]:
-        """Asked to end: finish what is held while the grace lasts. Without grace, or asked again: `leave`."""
+        """Asked to end: hand back what can be parked, finish the rest while the grace lasts. Without grace, or asked again: `leave`."""
         if self.leaving is None and self.stop_at is None and self.policy.stop_grace_s > 0:
             self.draining = True
+            self.engine_slot.park_all()
             self.stop_at = now + self.policy.stop_grace_s
             self._out.append(
                 fx.Note(action=Action.DRAINING, detail=f"{reason}; {self.policy.stop_grace_s:g} s at most")
@@ -259,7 +264,16 @@ class AgentCore:
         else:
             self._refuse(cancel, "this attempt is not held here")
 
-    def _refuse(self, order: m.Run | m.Cancel, reason: str) -> None:
+    def _on_park(self, park: m.Park, now: float) -> None:
+        self.seen = max(self.seen, park.fence)
+        if self.engine_slot.park(park.job_id, park.fence):
+            return
+        if answer := self.unacked_results.answer(park.job_id, park.fence, self.free, now):
+            self._send(answer)
+        else:
+            self._refuse(park, "this attempt is not held here")
+
+    def _refuse(self, order: m.Run | m.Cancel | m.Park, reason: str) -> None:
         self._send(m.Refused(job_id=order.job_id, fence=order.fence, free=self.free, reason=reason))
         self._out.append(fx.Note(action=Action.REFUSED, job_id=order.job_id, fence=order.fence, detail=reason))
 
@@ -267,7 +281,7 @@ class AgentCore:
         message = self.unacked_results.acknowledge(ack.fence, accepted=ack.accepted)
         if message is not None and keeps_files(message) and not ack.accepted:
             self._out.append(fx.RemoveDir(message.job_id, message.fence))
-        if isinstance(message, m.Finished | m.Cancelled) and ack.accepted and self.identity.setup.checkpoint_s:
+        if isinstance(message, m.Finished | m.Cancelled) and ack.accepted:
             self._out.append(fx.RemoveCheckpoints(message.job_id))
 
     def _leave(self, reason: str, code: int, now: float, *, goodbye: bool = True) -> None:

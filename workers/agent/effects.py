@@ -42,6 +42,13 @@ class RequestCancel(Struct, frozen=True):
     fence: int
 
 
+class RequestPark(Struct, frozen=True):
+    """Ask the engine to hand the job of this fence, in this slot, back with a checkpoint."""
+
+    slot: int
+    fence: int
+
+
 class KillEngine(Struct, frozen=True):
     """SIGKILL the engine's process group. Answered by `engine_exited` when it is gone."""
 
@@ -90,6 +97,7 @@ Effect = (
     | StartSpare
     | StartJob
     | RequestCancel
+    | RequestPark
     | KillEngine
     | RemoveDir
     | RemoveCheckpoints

@@ -96,6 +96,10 @@ class EngineProcess:
         """Set the cancel word of a slot."""
         self._words.slots[slot].request_cancel(fence)
 
+    def request_park(self, slot: int, fence: int) -> None:
+        """Set the park word of a slot."""
+        self._words.slots[slot].request_park(fence)
+
     def poll(self) -> int | None:
         """Return its `returncode`, None while it runs."""
         return self._process.poll()

@@ -7,6 +7,8 @@
   and so is one that had to go because the engine was killed for the other.
 - A killed engine holds its job until the process is gone: only then is the GPU free and the result true. A process that even SIGKILL
   does not end (it sits in the kernel) gives up its job after `unkillable_s`, but never takes another.
+- An attempt that is asked to park ends when the engine says so, and is handed back; until then, or should it end otherwise, nothing else
+  is different. A cancel of it counts for more.
 - A cancel that is not heard by `Attempt.cancel_by` is escalated: the engine is killed.
 
 Results go to `UnackedResults`; everything else that must happen is emitted as an effect.
@@ -29,8 +31,10 @@ from workers.agent.unacked_results import UnackedResults, keeps_files
 from workers.ipc.messages import (
     FromEngine,
     JobCancelled,
+    JobEnding,
     JobFailed,
     JobFinished,
+    JobParked,
     LoadFailed,
     PostprocessBegun,
     Ready,
@@ -130,7 +134,17 @@ class EngineSlot:
         taken = {attempt.slot for attempt in self.attempts}
         slot = next(number for number in range(SLOTS) if number not in taken)
         trace_id = trace_id_of(run.body)
-        attempt = Attempt(run.job_id, run.fence, run.predicted_s, now, trace_id, slot=slot, alone=run.alone)
+        attempt = Attempt(
+            run.job_id,
+            run.fence,
+            run.predicted_s,
+            now,
+            trace_id,
+            slot=slot,
+            alone=run.alone,
+            kept=run.kept,
+            parks=run.park_at > 0,
+        )
         self.attempts.append(attempt)
         job = RunJob(
             job_id=run.job_id,
@@ -140,7 +154,9 @@ class EngineSlot:
             profile=run.profile,
             slot=slot,
             alone=run.alone,
-            checkpoints=f"{artefacts}/{CHECKPOINTS}/{run.job_id}" if self._setup.checkpoint_s else "",
+            checkpoints=f"{artefacts}/{CHECKPOINTS}/{run.job_id}",
+            kept=run.kept,
+            park_at=run.park_at,
         )
         self._emit(fx.StartJob(job))
         self._note(Action.ATTEMPT_STARTED, attempt)
@@ -165,6 +181,23 @@ class EngineSlot:
             attempt.cancel_by = min(attempt.cancel_by, now + order.grace_s)
         return True
 
+    def park(self, job_id: str, fence: int) -> bool:
+        """Ask the engine to hand this attempt back with a checkpoint; False when it has another or none."""
+        attempt = self._find(job_id, fence)
+        if attempt is not None:
+            self._park(attempt)
+        return attempt is not None
+
+    def park_all(self) -> None:
+        """The same of all that it has: an attempt whose model does not resume goes on."""
+        for attempt in self.attempts:
+            self._park(attempt)
+
+    def _park(self, attempt: Attempt) -> None:
+        if not attempt.postprocessing:  # else there is no step left
+            attempt.parks = True
+            self._emit(fx.RequestPark(attempt.slot, attempt.fence))
+
     # ------------------------------------------------------------ what the engine says and does
 
     def told(self, message: FromEngine, now: float) -> None:
@@ -181,7 +214,9 @@ class EngineSlot:
                 self._emit(fx.Note(action=Action.LOAD_FAILED, level="error", detail=self._load_trouble))
             case PostprocessBegun() if (denoising := self._denoising) is not None and denoising.fence == message.fence:
                 self._postprocess_begun(denoising, message)
-            case JobFinished() | JobFailed() | JobCancelled() if (attempt := self._of(message.fence)) is not None:
+            case JobFinished() | JobFailed() | JobCancelled() | JobParked() if (
+                attempt := self._of(message.fence)
+            ) is not None:
                 self._job_ended(attempt, message, now)
             case _:
                 self._emit(fx.Note(action=Action.STRAY_ENGINE_MESSAGE, level="warning", detail=type(message).__name__))
@@ -200,7 +235,7 @@ class EngineSlot:
         if self.engine.state == "busy":
             self.engine.done()
 
-    def _job_ended(self, attempt: Attempt, message: JobFinished | JobFailed | JobCancelled, now: float) -> None:
+    def _job_ended(self, attempt: Attempt, message: JobEnding, now: float) -> None:
         if attempt is self._denoising:
             # A failure may not say which model is in memory; then it is the one that was. A tail says nothing: another may be loading.
             if message.model or not isinstance(message, JobFailed):
@@ -225,7 +260,10 @@ class EngineSlot:
                     self.engine.ending(now)
                 else:
                     self._note_memory(attempt, message, now)
-            case JobCancelled() if attempt.cancel_by is None:
+            case JobParked() if attempt.parks and attempt.cancel_by is None:
+                attempt.kept = message.kept
+                self._hand_back(attempt, f"parked with {message.kept} steps in a checkpoint", now)
+            case JobCancelled() | JobParked() if attempt.cancel_by is None:
                 self._fail(
                     attempt, m.FailureKind.ENGINE_ERROR, "the engine stopped the job without being asked to", now
                 )
@@ -358,6 +396,7 @@ class EngineSlot:
             fence=attempt.fence,
             reason=clip(reason, MAX_REASON),
             age_s=max(0.0, now - attempt.given_at),
+            kept=attempt.held(now).kept,
         )
         self._emit(fx.SendBroker(refusal))
 

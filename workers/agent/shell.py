@@ -194,6 +194,9 @@ class AgentShell:
             case fx.RequestCancel(slot, fence):
                 if self._engine is not None:
                     self._engine.request_cancel(slot, fence)
+            case fx.RequestPark(slot, fence):
+                if self._engine is not None:
+                    self._engine.request_park(slot, fence)
             case fx.KillEngine(reason):
                 self._kill_engine(reason)
             case fx.RemoveDir(job_id, fence):

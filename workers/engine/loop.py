@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import logging
+import math
 import os
 import queue
 import signal
@@ -83,7 +84,7 @@ class Loop:
             _lost,
             self._marks,
             overlap=setup.overlap,
-            checkpoint_s=setup.checkpoint_s,
+            checkpoint_s=setup.checkpoint_s or math.inf,
         )
         while True:
             message = self._inbox.get()

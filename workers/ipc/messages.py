@@ -33,12 +33,12 @@ class Setup(Struct, frozen=True, kw_only=True, tag="setup"):
     #: File in which is kept what jobs take; "": it is not kept.
     peaks: str = ""
     lora_memory: LoraMemory = LoraMemory()
-    #: Seconds of denoising between two checkpoints; 0: none are written.
+    #: Seconds of denoising between two checkpoints; 0: none are written but where a job is parked.
     checkpoint_s: float = 0.0
 
 
 class RunJob(Struct, frozen=True, kw_only=True, tag="run"):
-    """Draw this. Answered by `JobFinished`, `JobFailed` or `JobCancelled` with the same fence, and perhaps by `PostprocessBegun` before."""
+    """Draw this. Answered by one of `JobEnding` with the same fence, and perhaps by `PostprocessBegun` before."""
 
     job_id: str
     fence: int
@@ -53,6 +53,10 @@ class RunJob(Struct, frozen=True, kw_only=True, tag="run"):
     alone: bool = False
     #: Directory of the job's checkpoints, which may not exist yet; "": none are written, and none is looked for.
     checkpoints: str = ""
+    #: Denoising steps that earlier attempts left in a checkpoint, as far as is known.
+    kept: int = 0
+    #: After this denoising step write a checkpoint and a draft (`jobspec.DRAFTS`), and end as `JobParked`; 0: never.
+    park_at: int = 0
 
 
 class Ready(Struct, frozen=True, kw_only=True, tag="ready"):
@@ -108,6 +112,17 @@ class JobCancelled(Struct, frozen=True, kw_only=True, tag="cancelled"):
     loaded_loras: tuple[str, ...] = ()
 
 
+class JobParked(Struct, frozen=True, kw_only=True, tag="parked"):
+    """The job stopped after a step, as asked; `kept` of its denoising steps lie in a checkpoint. The engine can take the next."""
+
+    fence: int
+    kept: int
+    model: str = ""
+    loaded_loras: tuple[str, ...] = ()
+
+
 ToEngine = Setup | RunJob
 
-FromEngine = Ready | LoadFailed | PostprocessBegun | JobFinished | JobFailed | JobCancelled
+JobEnding = JobFinished | JobFailed | JobCancelled | JobParked
+
+FromEngine = Ready | LoadFailed | PostprocessBegun | JobFinished | JobFailed | JobCancelled | JobParked

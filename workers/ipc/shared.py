@@ -1,4 +1,4 @@
-"""Counters in shared memory: what changes all the time, and what must not queue behind anything (cancel).
+"""Counters in shared memory: what changes all the time, and what must not queue behind anything (cancel, park).
 
 Each word is an aligned unsigned 64-bit integer with exactly one writer, so a store is seen whole or not at all. An engine holds at most
 two jobs; each has a slot, a row of words of its own.
@@ -15,9 +15,9 @@ from msgspec import Struct
 from broker.wire.jobspec import PHASES
 
 #: A slot's words, and behind those of all slots the memory's.
-_CANCEL, _FENCE, _PROGRESS, _TICK = range(4)
+_CANCEL, _FENCE, _PROGRESS, _TICK, _PARK, _KEPT = range(6)
 
-_SEAT_WORDS = 4
+_SEAT_WORDS = 6
 
 SLOTS = 2
 
@@ -31,17 +31,18 @@ _STEP_MASK = (1 << _STEP_BITS) - 1
 
 
 class Progress(Struct, frozen=True):
-    """Progress of a job. `tick` grows with every sign of life, also inside a step."""
+    """Progress of a job. `tick` grows with every sign of life, also inside a step; `kept`: its denoising steps in a checkpoint on disk."""
 
     fence: int
     phase: str
     step: int
     total: int
     tick: int
+    kept: int = 0
 
 
 class SharedCounters:
-    """The shared words. The agent writes each slot's `cancel`; the engine writes everything else."""
+    """The shared words. The agent writes each slot's `cancel` and `park`; the engine writes everything else."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -82,6 +83,7 @@ class Slot:
         self._words = words
         self._cancel, self._fence = first + _CANCEL, first + _FENCE
         self._progress, self._tick = first + _PROGRESS, first + _TICK
+        self._park, self._kept = first + _PARK, first + _KEPT
 
     def request_cancel(self, fence: int) -> None:
         """Ask the engine to stop the job of this fence, and only that one."""
@@ -91,9 +93,18 @@ class Slot:
         """Whether the job of this fence is to stop."""
         return self._words[self._cancel] == fence
 
-    def begin(self, fence: int) -> None:
-        """The job of this fence has been taken up."""
+    def request_park(self, fence: int) -> None:
+        """Ask the engine to write a checkpoint of the job of this fence after its next step, and to hand it back."""
+        self._words[self._park] = fence
+
+    def park_requested(self, fence: int) -> bool:
+        """Whether the job of this fence is to be handed back with a checkpoint."""
+        return self._words[self._park] == fence
+
+    def begin(self, fence: int, kept: int = 0) -> None:
+        """The job of this fence has been taken up; `kept` as in `Progress`."""
         self._words[self._progress] = 0
+        self._words[self._kept] = kept
         self._words[self._fence] = fence
         self.touch()
 
@@ -102,6 +113,10 @@ class Slot:
         packed = (PHASES.index(phase) + 1) << (2 * _STEP_BITS)
         self._words[self._progress] = packed | (min(step, _STEP_MASK) << _STEP_BITS) | min(total, _STEP_MASK)
         self.touch()
+
+    def keep(self, steps: int) -> None:
+        """So many denoising steps of the job lie in a checkpoint on disk."""
+        self._words[self._kept] = steps
 
     def touch(self) -> None:
         """A sign of life inside a step."""
@@ -126,4 +141,5 @@ class Slot:
             step=(packed >> _STEP_BITS) & _STEP_MASK,
             total=packed & _STEP_MASK,
             tick=self._words[self._tick],
+            kept=self._words[self._kept],
         )
