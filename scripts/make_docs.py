@@ -30,6 +30,7 @@ _KINDS = {
     "size": "text, or two numbers",
     "aspect": "text",
     "arguments": "object",
+    "flag": "true, false",
     "loras": "list of objects, an object, or text",
     "media": "text, an object, or a list; a file in forms",
 }

@@ -61,6 +61,7 @@ PLACES = {
     "previews": 5,
     "priority": 11,
     "prompt": 8,
+    "recipe": 7,  # of a job; of a key, and what it may then; of the service
     "revision": 8,  # of a job; and, in one, of a model on the hub
     "run_s": 10,
     "save_to": 5,
@@ -224,6 +225,7 @@ def test_no_room_reaches_itself():
             (
                 "broker.wire.jobspec",
                 "broker.wire.loras",
+                "broker.wire.recipe",
                 "broker.wire.sampling",
                 "broker.wire.failures",
                 "broker.runtime",

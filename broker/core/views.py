@@ -170,6 +170,7 @@ def worker_view(worker: Worker, jobs: dict[str, Job], now: float) -> m.WorkerVie
         health=stats.health,
         loaded_loras=stats.loaded_loras,
         lora_memory=worker.info.lora_memory,
+        versions=worker.info.versions,
     )
 
 

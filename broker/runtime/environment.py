@@ -71,6 +71,7 @@ OPTIONS = {
             "public_url",
             "output_roots",
             "save_overwrites",
+            "recipe",
             "input_roots",
             "max_upload_mb",
             "upload_idle_s",

@@ -37,6 +37,8 @@ class WorkerInfo(Struct, frozen=True, kw_only=True):
     version: Short = ""
     models: Annotated[tuple[ModelCard, ...], Meta(max_length=64)] = ()
     lora_memory: LoraMemory = LoraMemory()
+    #: Library that has a part in what is drawn -> its version, this service's own among them.
+    versions: Annotated[dict[Short, Short], Meta(max_length=16)] = msgspec.field(default_factory=dict)
 
 
 class HistoryEntry(Struct, frozen=True, array_like=True, gc=False):
@@ -196,6 +198,8 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     #: LoRAs beside the weights of `model`, the most recently used first.
     loaded_loras: LoraNames = ()
     lora_memory: LoraMemory = LoraMemory()
+    #: As `WorkerInfo`'s.
+    versions: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class ClockStep(Struct, frozen=True, array_like=True):

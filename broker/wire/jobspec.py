@@ -115,6 +115,8 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     inputs: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     #: LoRAs of the card that it is drawn with.
     loras: Annotated[tuple[LoraUse, ...], Meta(max_length=MAX_LORAS)] = ()
+    #: Whether its files tell what they were drawn with (`broker.wire.recipe`).
+    recipe: bool = True
 
     def input_paths(self) -> tuple[str, ...]:
         """The files of all inputs, the image's first."""

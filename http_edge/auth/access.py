@@ -70,6 +70,7 @@ class Access:
                     max_running=record.max_running,
                     max_priority=record.max_priority,
                     loras=record.loras,
+                    recipe=record.recipe,
                 )
         message = "the API key is not known, or has expired" if sent else "an API key is needed"
         raise EdgeError(

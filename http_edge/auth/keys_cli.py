@@ -52,6 +52,7 @@ def _add(path: Path, options: argparse.Namespace) -> None:
         "max_running": options.max_running,
         "max_priority": options.max_priority,
         "loras": options.loras,
+        "recipe": not options.no_recipe,
         "created_at": round(now, 3),
         "expires_at": round(now + options.expires_days * 86_400, 3) if options.expires_days else 0.0,
     }
@@ -73,6 +74,8 @@ def _list(path: Path) -> None:
         limits = f"max_queued={record.max_queued} max_running={record.max_running} max_priority={record.max_priority}"
         if record.loras is not None:
             limits += f" loras={','.join(record.loras)}"
+        if not record.recipe:
+            limits += " recipe=no"
         until = ""
         if record.expires_at:
             until = f" expires={datetime.fromtimestamp(record.expires_at, UTC).isoformat(timespec='seconds')}"
@@ -98,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--max-running", type=int, default=0, metavar="N", help="that may run at once; 0: any")
     add.add_argument("--max-priority", type=int, default=9, metavar="N", help="highest priority, 0 to 9")
     add.add_argument("--loras", nargs="*", metavar="NAME", help="the LoRAs its jobs may name; not given: any")
+    add.add_argument("--no-recipe", action="store_true", help="files of its jobs do not tell what they were drawn with")
     add.add_argument("--expires-days", type=float, default=0.0, metavar="DAYS", help="days until it expires; 0: never")
     remove = commands.add_parser("remove", help="remove a key: it is refused from then on")
     remove.add_argument("name", metavar="NAME")

@@ -37,6 +37,8 @@ class Caller(Struct, frozen=True, kw_only=True):
     max_priority: int = 9
     #: LoRAs that its jobs may name; None: all.
     loras: tuple[str, ...] | None = None
+    #: Whether its files may tell what they were drawn with.
+    recipe: bool = True
 
     def may_see(self, tenant: str) -> bool:
         """Whether jobs and files of this tenant are there for it."""

@@ -84,6 +84,13 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
             " false: such a request is refused"
         ),
     ] = False
+    recipe: Annotated[
+        bool,
+        Meta(
+            description="files of results tell what they were drawn with (prompt, seed, model, …), so that they can be drawn again; a"
+            " request may say no. false: none does"
+        ),
+    ] = True
     input_roots: Annotated[
         tuple[str, ...],
         Meta(

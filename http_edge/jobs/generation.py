@@ -30,7 +30,7 @@ from http_edge.jobs.loras import LoraWish
 
 MAX_PATH_CHARS = 1024
 
-Kind = Literal["text", "choice", "integer", "number", "size", "aspect", "arguments", "media", "loras"]
+Kind = Literal["text", "choice", "flag", "integer", "number", "size", "aspect", "arguments", "media", "loras"]
 
 
 class Names(Struct, frozen=True):
@@ -294,6 +294,16 @@ class Generation(Struct, frozen=True, kw_only=True):
                     "num_videos_per_prompt",
                     "batch_size",
                 ),
+            ),
+        ]
+        | None
+    ) = None
+    recipe: (
+        Annotated[
+            bool,
+            Meta(
+                description="Whether the file tells what it was drawn with, so that it can be drawn again: default true.",
+                extra=_read_as("flag"),
             ),
         ]
         | None

@@ -139,6 +139,8 @@ class _Reading:
                 return read_loras(name, reader.raw(name), self._place)
             case "choice":
                 return reader.choice(name, field.choices)
+            case "flag":
+                return reader.flag(name)
             case "media":
                 return media_texts(name, self._values.get(name), place=self._place)
         text = reader.text(name, max_chars=field.max_chars, min_chars=1 if field.name == "prompt" else 0)

@@ -88,7 +88,7 @@ def build_spec(
     wanted: Generation,
     card: ModelCard,
     *,
-    seed: int,
+    seed: int = 0,
     echo: dict[str, Scalar] | None = None,
     warnings: tuple[str, ...] = (),
     lenient: bool = False,

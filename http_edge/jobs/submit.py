@@ -175,6 +175,7 @@ class Submitter:
         _check_loras(spec, order.wanted, scope.caller)
         spec = msgspec.structs.replace(
             spec,
+            recipe=spec.recipe and self._may_tell(order.wanted, scope.caller),
             traceparent=scope.trace.traceparent if scope.trace else "",
             request_digest=scope.payload.digest() if scope.job_key and scope.payload else "",
         )
@@ -287,6 +288,16 @@ class Submitter:
                 await self._check_url("webhook", url)
         except TimeoutError:
             raise invalid("webhook", url, "names a host that cannot be resolved") from None
+
+    def _may_tell(self, wanted: Generation, caller: Caller) -> bool:
+        """Whether the files may tell what they were drawn with. Raises `EdgeError` when they may not, and the request asks for it."""
+        if self._settings.recipe and caller.recipe:
+            return True
+        if wanted.recipe:
+            who = "this key's results" if self._settings.recipe else "results of this service"
+            message = f"recipe: {who} do not tell what they were drawn with"
+            raise EdgeError("forbidden", message, param=wanted.label("recipe"), value=True)
+        return False
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(work, limiter=self._threads)

@@ -23,6 +23,7 @@ import av.error
 from msgspec import Struct
 from PIL import Image
 
+from broker.runtime.recipe_file import EXIF_BLOCK, EXIF_RECIPE, EXIF_WORDS, KEY, MAX_EXIF_BYTES, PNG_WORDS
 from broker.wire.jobspec import Artefact
 from broker.wire.messages import JobView
 from http_edge.base.errors import EdgeError, from_disk
@@ -156,17 +157,33 @@ def _draw(source: Path, variant: Variant) -> Image.Image:
 
 
 def encoded(image: Image.Image, to: Format, quality: int | None) -> bytes:
-    """The image's file in this format. `quality` is 0 to 100."""
-    out = io.BytesIO()
+    """The image's file in this format, with the recipe of the PNG that it was read from. `quality` is 0 to 100."""
+    out, exif = io.BytesIO(), _exif(image)
     if to == "png":
         image.save(out, "PNG")
     elif to == "jpeg":
         # Pillow's scale for JPEG begins at 1, and full colour is worth its bytes only at high quality.
         wanted = max(1, _QUALITY if quality is None else quality)
-        image.convert("RGB").save(out, "JPEG", quality=wanted, subsampling=0 if wanted >= 90 else 2)
+        # A segment has no room for the longest prompts; of the two forms the recipe itself is what matters.
+        forms = (exif, _exif(image, in_words=False))
+        exif = next((form for form in forms if len(form) <= MAX_EXIF_BYTES), b"")
+        image.convert("RGB").save(out, "JPEG", quality=wanted, subsampling=0 if wanted >= 90 else 2, exif=exif)
     else:
-        image.save(out, "WEBP", quality=_QUALITY if quality is None else quality)
+        image.save(out, "WEBP", quality=_QUALITY if quality is None else quality, exif=exif)
     return out.getvalue()
+
+
+def _exif(image: Image.Image, *, in_words: bool = True) -> bytes:
+    """What a PNG tells of how it was drawn, as Exif; b"" where it tells nothing."""
+    told, words = (image.info.get(name) for name in (KEY, PNG_WORDS))
+    if not isinstance(told, str):
+        return b""
+    exif = Image.Exif()
+    # UTF-8, where the standard has ASCII: what every reader makes of it.
+    exif[EXIF_RECIPE] = told.encode()
+    if in_words and isinstance(words, str):
+        exif.get_ifd(EXIF_BLOCK)[EXIF_WORDS] = b"UNICODE\0" + words.encode("utf-16-be")
+    return exif.tobytes()
 
 
 def _frames(source: Path) -> Iterator[Image.Image]:
@@ -192,5 +209,7 @@ def _sheet(source: Path) -> Image.Image:
 
 
 def _shrunk(image: Image.Image, side: int) -> Image.Image:
+    """The image itself, made smaller. It is another picture than its recipe draws."""
+    image.info.clear()
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     return image

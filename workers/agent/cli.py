@@ -27,6 +27,7 @@ from workers.agent.shell import AgentShell
 from workers.gpu.library import Nvml
 from workers.ipc.channel import Channel, IpcError
 from workers.ipc.messages import Setup
+from workers.models.versions import installed
 from workers.supervisor.exit_codes import EXIT_SETTINGS
 from workers.supervisor.messages import AgentConfig
 
@@ -73,6 +74,7 @@ def _shell(config: AgentConfig, link: Channel) -> AgentShell:
         version=_version(),
         models=config.models,
         lora_memory=config.lora_memory,
+        versions=dict(installed()),
     )
     setup = Setup(
         models=config.models,

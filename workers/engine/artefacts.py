@@ -26,10 +26,13 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from broker.runtime.recipe_file import KEY, MP4_WORDS, PNG_WORDS
 from broker.wire.jobspec import Artefact
 from workers.engine.errors import InvalidInput, WriteError
 from workers.engine.priority import leave_real_time
+from workers.engine.recipes import Told
 from workers.engine.soundtrack import Sound, Soundtrack
 from workers.models.video_file import CODECS, VideoFile
 
@@ -71,13 +74,20 @@ class Mp4Writer:
     """A video in an MP4 file, written frame by frame; the first frame sets the size. Sound beside it is as long as the frames.
 
     Use as a context manager and call `finish` at the end: leaving without it removes what was written. Odd sizes, which not
-    every pixel format can hold, gain a row or column at the edge.
+    every pixel format can hold, gain a row or column at the edge. `told`: what the file tells of how it was drawn.
     """
 
     def __init__(
-        self, directory: Path, name: str, fps: float, sound: Sound | None = None, file: VideoFile = _USUAL
+        self,
+        directory: Path,
+        name: str,
+        fps: float,
+        sound: Sound | None = None,
+        file: VideoFile = _USUAL,
+        told: Told | None = None,
     ) -> None:
         self._file = file
+        self._told = told
         self._rate = exact_fps(fps)
         self._sound = sound
         self._soundtrack: Soundtrack | None = None
@@ -128,8 +138,12 @@ class Mp4Writer:
 
     def _open(self, height: int, width: int) -> None:
         self._size = (height, width, 3)
-        # faststart puts the index in front, so that a browser can play before it has the whole file.
-        self._container = av.open(str(self._temporary), "w", format="mp4", options={"movflags": "+faststart"})
+        # faststart puts the index in front, so that a browser can play before it has the whole file. Names of metadata of one's own
+        # need the other flag.
+        flags = "+faststart" if self._told is None else "+faststart+use_metadata_tags"
+        self._container = av.open(str(self._temporary), "w", format="mp4", options={"movflags": flags})
+        if self._told is not None:
+            self._container.metadata.update({KEY: self._told.text, MP4_WORDS: self._told.words})
         codec, crf = CODECS[self._file.codec], self._file.crf
         options = {**codec.options, "crf": str(codec.usual if crf is None else crf)}
         self._stream = self._container.add_stream(codec.encoder, rate=self._rate, options=options)
@@ -192,12 +206,12 @@ def _seconds(stream: Any) -> float:
     return float((stream.duration or 0) * stream.time_base)
 
 
-def save_png(directory: Path, name: str, pixels: Pixels) -> Artefact:
-    """Write an image: height x width x 3. Raises `WriteError`."""
+def save_png(directory: Path, name: str, pixels: Pixels, told: Told | None = None) -> Artefact:
+    """Write an image: height x width x 3, with what it tells of how it was drawn. Raises `WriteError`."""
     temporary = directory / f".{name}.part"
     try:
         with _write_errors(name):
-            Image.fromarray(pixels).save(temporary, format="PNG")
+            Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=_chunks(told))
         height, width = pixels.shape[:2]
         return publish(
             temporary,
@@ -208,6 +222,15 @@ def save_png(directory: Path, name: str, pixels: Pixels) -> Artefact:
         )
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _chunks(told: Told | None) -> PngInfo | None:
+    if told is None:
+        return None
+    chunks = PngInfo()
+    for name, text in ((KEY, told.text), (PNG_WORDS, told.words), ("Software", "Zoetrope")):
+        chunks.add_text(name, text)
+    return chunks
 
 
 def publish(temporary: Path, path: Path, record: Artefact) -> Artefact:

@@ -30,6 +30,7 @@ from workers.engine.base import Outcome, Profile, Stage
 from workers.engine.errors import DeviceLost, EngineError, InvalidInput, LoadError, OutOfMemory
 from workers.engine.peaks import Shape
 from workers.engine.progress import Cancelled, Monitor
+from workers.engine.recipes import told
 
 BEHAVIOURS = (
     "slow",
@@ -89,7 +90,7 @@ class FakeEngine:
             last = index == spec.num_outputs - 1
             monitor.output(index, "save" if last else "denoise")
             _steps(spec, script, monitor, out_dir, index)
-            tail = partial(_tail, spec, out_dir, index, script, monitor)
+            tail = partial(_tail, card, spec, out_dir, index, script, monitor)
             if not last:
                 made.append(tail())
         return Stage("host", lambda: (*made, tail()))
@@ -182,16 +183,17 @@ def _preview(spec: JobSpec, out_dir: Path, index: int, done: int) -> None:
             save_png(out_dir, preview_name(index * spec.previews + number), pixels)
 
 
-def _tail(spec: JobSpec, out_dir: Path, index: int, script: _Script, monitor: Monitor) -> Artefact:
+def _tail(card: ModelCard, spec: JobSpec, out_dir: Path, index: int, script: _Script, monitor: Monitor) -> Artefact:
     script.tell(monitor.enter, "decode", spec.num_frames)
+    tells = told(card, spec, index, monitor)
     if spec.output == "image":
         pixels = _frame(spec, index, 0.5)
         time.sleep(script.frame_s)
         if script.postprocessing:
             script.misbehave()
         script.tell(monitor.enter, "save")
-        return save_png(out_dir, artefact_name("image", "png", index), pixels)
-    with Mp4Writer(out_dir, artefact_name("video", "mp4", index), spec.fps) as writer:
+        return save_png(out_dir, artefact_name("image", "png", index), pixels, tells)
+    with Mp4Writer(out_dir, artefact_name("video", "mp4", index), spec.fps, told=tells) as writer:
         for number in range(spec.num_frames):
             writer.write(_frame(spec, index, (number + 0.5) / spec.num_frames)[np.newaxis])
             time.sleep(script.frame_s)

@@ -8,7 +8,6 @@ checkpoint. For which pipelines the outcome is the same bit for bit is known by 
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ from torch.utils import _pytree as pytree
 from broker.runtime.log_actions import Action
 from workers.engine.checkpoints import Binding, Checkpoints, State
 from workers.engine.progress import Monitor
+from workers.models.versions import installed
 
 logger = logging.getLogger(__name__)
 
@@ -237,12 +237,7 @@ class Resumption:
 @functools.cache
 def versions() -> str:
     """This service's version, and those of the libraries whose code has a part in a state."""
-    names = ("zoetrope", "torch", "diffusers", "transformers", "peft", "numpy")
-    found = []
-    for name in names:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found.append(f"{name} {importlib.metadata.version(name)}")
-    return ", ".join(found)
+    return ", ".join(f"{name} {version}" for name, version in installed().items())
 
 
 def _tensors(args: Any, kwargs: Any) -> list[torch.Tensor]:

@@ -25,6 +25,7 @@ from workers.engine.instrumentation import call_parameters, hearing
 from workers.engine.pipeline_variants import fitting
 from workers.engine.previews import Previews
 from workers.engine.progress import Monitor
+from workers.engine.recipes import told
 from workers.engine.sound import sound_for
 from workers.engine.soundtrack import Sound
 from workers.engine.stream import can_stream, decode_frames, denormalise
@@ -37,17 +38,20 @@ _Finish = Callable[[], Artefact]
 class _Output(Struct, frozen=True):
     """Output of a job: its file's path, and how a clip is encoded."""
 
+    card: ModelCard
     spec: JobSpec
     index: int
     directory: Path
     file: VideoFile
 
-    def writer(self, sound: Sound | None = None) -> Mp4Writer:
+    def writer(self, monitor: Monitor, sound: Sound | None = None) -> Mp4Writer:
         name = artefact_name("video", "mp4", self.index)
-        return Mp4Writer(self.directory, name, self.spec.fps, sound, self.file)
+        tells = told(self.card, self.spec, self.index, monitor)
+        return Mp4Writer(self.directory, name, self.spec.fps, sound, self.file, tells)
 
     def save_picture(self, pixels: Pixels, monitor: Monitor) -> Artefact:
-        return save_picture(monitor, self.directory, self.index, pixels)
+        tells = told(self.card, self.spec, self.index, monitor)
+        return save_picture(monitor, self.directory, self.index, pixels, tells)
 
 
 class VideoEngine(DiffusionEngine):
@@ -77,7 +81,7 @@ class VideoEngine(DiffusionEngine):
 
     def _outputs(self, card: ModelCard, spec: JobSpec, out_dir: Path) -> list[_Output]:
         file = self.pipelines.setup(card).video_file
-        return [_Output(spec, index, out_dir, file) for index in range(spec.num_outputs)]
+        return [_Output(card, spec, index, out_dir, file) for index in range(spec.num_outputs)]
 
     def _decode_all(self, pipe: Any, clips: list[torch.Tensor], outputs: list[_Output], monitor: Monitor) -> Stage:
         made: list[Artefact] = []
@@ -118,7 +122,7 @@ def _decode(vae: Any, latents: torch.Tensor, output: _Output, monitor: Monitor) 
     with ExitStack() as stack, closing(decode_frames(vae, denormalise(vae, latents))) as frames:
         if output.spec.output == "image":
             return partial(output.save_picture, _pixels(next(frames))[0], monitor)
-        writer = stack.enter_context(output.writer())
+        writer = stack.enter_context(output.writer(monitor))
         for done, pictures in enumerate(frames, start=1):
             pixels = _pixels(pictures)
             with monitor.aside("save"):
@@ -138,7 +142,7 @@ def _save(pixels: Pixels, sound: Sound | None, output: _Output, monitor: Monitor
     if output.spec.output == "image":
         return output.save_picture(pixels[0], monitor)
     monitor.enter("save", len(pixels))
-    with output.writer(sound) as writer:
+    with output.writer(monitor, sound) as writer:
         for done in range(len(pixels)):
             writer.write(pixels[done : done + 1])
             monitor.step(done + 1, len(pixels))

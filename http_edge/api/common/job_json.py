@@ -213,4 +213,5 @@ def worker_json(worker: WorkerView) -> schema.Worker:
         fault=worker.health.fault or None,
         loaded_loras=list(worker.loaded_loras),
         lora_memory=worker.lora_memory,
+        versions=worker.versions,
     )

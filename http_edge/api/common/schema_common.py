@@ -87,6 +87,8 @@ def _taken_as(field: Field, *, height_first: bool) -> Any:
             kind = _AspectText
         case "loras":
             kind = list[LoraRequest | str] | LoraRequest | str
+        case "flag":
+            kind = bool | FlagWord
         case "arguments":
             kind = dict[str, Scalar] | str
         case "media":

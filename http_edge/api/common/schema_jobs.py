@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -325,6 +325,40 @@ class Worker(Struct, kw_only=True):
     lora_memory: Annotated[
         LoraMemory, Meta(description="MB up to which it keeps LoRAs: as read, and beside the weights of each model.")
     ]
+    versions: Annotated[
+        dict[str, str], Meta(description="Libraries that have a part in what it draws, and their versions.")
+    ]
+
+
+class RecipeRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A file of a result."""
+
+    file: Annotated[bytes, Meta(description="A PNG, JPEG, WebP or MP4 as this service gave it.")]
+
+
+class RecipeAnswer(Struct, kw_only=True):
+    """What a file was drawn with."""
+
+    object: Literal["recipe"]
+    request: Annotated[
+        dict[str, Any],
+        Meta(description="Body of a `POST /v1/jobs` that draws it again; its inputs are yet to be added."),
+    ]
+    repeatable: Annotated[
+        bool, Meta(description="Whether that gives the same picture here: there are no `differences`.")
+    ]
+    differences: Annotated[
+        list[str], Meta(description="Why the request would be refused here, or draw another picture; a sentence each.")
+    ]
+    pipeline: str | None
+    used: Annotated[dict[str, str], Meta(description="As `used` of the job.")]
+    inputs: Annotated[
+        dict[str, list[str]],
+        Meta(
+            description="Pictures and clips that it was drawn from: field -> SHA-256 of each, as the service kept it."
+        ),
+    ]
+    versions: dict[str, str]
 
 
 class QueueNumbers(Struct, kw_only=True):

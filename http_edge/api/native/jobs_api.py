@@ -39,7 +39,7 @@ from http_edge.jobs.webhook_fields import WEBHOOK_FIELDS, read_webhook
 from http_edge.media.artefacts import find_artefact
 
 _OWN_FIELDS = ("id", "priority", "deadline_s", *WEBHOOK_FIELDS)
-_POLICY = Policy(refuses_unknown=True, refuses_unsupported=True)
+POLICY = Policy(refuses_unknown=True, refuses_unsupported=True)
 
 _DEFAULT_LIMIT = 20
 _MAX_LIMIT = 200
@@ -281,7 +281,7 @@ def read_order(
 ) -> Submission:
     """Read a native request, with the picture and the further inputs that it brought as files. Raises `EdgeError`."""
     own = (*_OWN_FIELDS, *(() if upload is None else (upload.field,)), *fields_of(inputs))
-    reading = read_generation(values, _POLICY, own=own, files=files)
+    reading = read_generation(values, POLICY, own=own, files=files)
     wanted = with_files(reading.generation, values, inputs)
     if upload is not None and (wanted.image or values.get(upload.field)):
         raise invalid(upload.field, wanted.image or values[upload.field], "came as a file, too")
