@@ -73,7 +73,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "Zoetrope needs Python 3.11 or newer and \"$(PYTHON)\" is not; name another: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@test -x $(BIN)/python || { echo "making $(VENV): the first install takes some minutes"; $(PYTHON) -m venv $(VENV); }
-	$(PIP) --editable .
+	$(PIP) --editable '.[serve]'
 	@wanted=$$($(BIN)/python scripts/torchvision_wanted.py); [ -z "$$wanted" ] || $(PIP) --no-deps "$$wanted" || \
 	  echo "torchvision could not be installed: the few models that need it will say so when they are loaded" >&2
 	@touch $@

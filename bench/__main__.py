@@ -2,8 +2,10 @@
 
 import sys
 
-from bench.cli import main
-from broker.runtime import signals
+from broker.runtime import extras, signals
+
+with extras.needed("bench"):
+    from bench.cli import main
 
 if __name__ == "__main__":
     signals.leave(main(sys.argv[1:]))

@@ -2,10 +2,11 @@
 
 import sys
 
-from broker.runtime import signals
+from broker.runtime import extras, signals
 
 signals.obey(sys.argv[1:])
 
-from http_edge.cli import main  # noqa: E402  SIGTERM may come while this imports
+with extras.needed("http_edge"):
+    from http_edge.cli import main  # SIGTERM may come while this imports
 
 signals.leave(main(sys.argv[1:]))

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("broker", "workers", "http_edge", "bench")
+FOLDERS = ("broker", "workers", "http_edge", "bench", "zoetrope")
 
 #: The rooms of each folder, from the top floor down: an arrow within a folder leads to a lower floor, never up and never sideways.
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -51,6 +51,11 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("bench/suites",),
         ("bench/harness",),
         ("bench/report",),
+    ),
+    "zoetrope": (
+        ("zoetrope",),
+        ("zoetrope/cli",),
+        ("zoetrope/client", "zoetrope/serving"),
     ),
 }
 

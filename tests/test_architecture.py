@@ -11,7 +11,7 @@ import pytest
 
 from broker.runtime.log_actions import Action
 from scripts import rooms
-from scripts.rooms import imports, module_of, sources, tree
+from scripts.rooms import imports, module_of, room_of, sources, tree
 
 ROOT = rooms.ROOT
 FOLDERS = rooms.FOLDERS
@@ -31,6 +31,8 @@ LARGE = {
     "workers.agent.engine_life.EngineLife": "one method a step of an engine's life",
     "workers.agent.engine_slot.EngineSlot": "one method a move of an engine and its attempts, which cannot be told apart while two overlap",
     "workers.engine.progress.Monitor": "what one thread writes and another reads of a job, under one lock",
+    "zoetrope.client.client.AsyncClient": "one method an operation, as in Client",
+    "zoetrope.client.client.Client": "one method an operation of the service",
     "workers.supervisor.supervisor.AgentProcess": "a record of one agent's process over its lives",
 }
 #: Product files that write a field of a request or of a job: declare it, or pass it on by name.
@@ -158,6 +160,8 @@ FOREIGN = {
         "broker/core/scheduling",
         "broker/shell/journal",
     ),
+    # It starts the others as processes, and is installed without what they need.
+    "zoetrope": (),
 }
 
 
@@ -354,7 +358,25 @@ def test_imports_inside_functions_stand_in_the_registry_alone():
     assert wrong == []
 
 
-@pytest.mark.parametrize("path", [p for p in sources(*FOLDERS) if p.name == "__init__.py"], ids=str)
+def test_the_client_needs_little():
+    """`zoetrope` is installed on machines that only ask a service: what it imports is in the base install, or is its own."""
+    base = ("zoetrope", "httpx", "msgspec", "typer", "rich")
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sources("zoetrope")
+        # That room starts a service, where the extra `serve` is installed.
+        if room_of(path) != "zoetrope/serving"
+        for name in sorted(imports(path))
+        if not under(name, *base) and name.split(".")[0] not in sys.stdlib_module_names
+    ]
+    assert wrong == []
+
+
+#: The client library's face: its names are those of the package.
+FACE = ROOT / "zoetrope/__init__.py"
+
+
+@pytest.mark.parametrize("path", [p for p in sources(*FOLDERS) if p.name == "__init__.py" and p != FACE], ids=str)
 def test_packages_are_a_docstring(path):
     body = tree(path).body
     assert len(body) == 1

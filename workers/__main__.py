@@ -2,12 +2,13 @@
 
 import sys
 
-from broker.runtime import signals
+from broker.runtime import extras, signals
 
 signals.obey(sys.argv[1:])
 
-from workers.cli import main  # noqa: E402  SIGTERM may come while this imports
-from workers.supervisor.process_groups import adopt_orphans  # noqa: E402
+with extras.needed("workers"):
+    from workers.cli import main  # SIGTERM may come while this imports
+    from workers.supervisor.process_groups import adopt_orphans
 
 # Of this process, not of whatever else calls `main`: it kills and reaps what it does not know.
 adopt_orphans()

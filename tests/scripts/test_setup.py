@@ -80,7 +80,7 @@ def test_a_changed_requirement_installs_again(checkout, changed):
     later = (checkout / ".venv/.installed").stat().st_mtime + 10
     os.utime(checkout / changed, (later, later))
     done = make(checkout, "setup")
-    assert "-m pip install --disable-pip-version-check --constraint constraints.txt --editable ." in done.stdout
+    assert "-m pip install --disable-pip-version-check --constraint constraints.txt --editable .[serve]" in done.stdout
 
 
 def test_an_old_interpreter_is_refused_in_one_sentence(checkout):

@@ -1,0 +1,25 @@
+"""A real service with the fake engine, for all tests of a file."""
+
+import pytest
+
+from tests.testing.service import Service
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    """Two workers of the fake engine behind an edge."""
+    service = Service(tmp_path_factory.mktemp("service"))
+    service.start()
+    try:
+        service.ready(2)
+        yield service
+    finally:
+        service.close()
+
+
+@pytest.fixture
+def at_service(service, monkeypatch, tmp_path):
+    """The service as ZOETROPE_URL says, in a directory of its own."""
+    monkeypatch.setenv("ZOETROPE_URL", f"http://127.0.0.1:{service.port}")
+    monkeypatch.chdir(tmp_path)
+    return service

@@ -1,0 +1,243 @@
+"""What the service answers, as typed values. Every one keeps the whole answer in `raw`, so that fields of a newer service can be read, too.
+
+`_at` are Unix seconds, `_s` durations in seconds; None means not known, or not yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct, field
+
+from zoetrope.client.errors import JobCancelled, JobFailed, NotThisService
+
+#: States that a job does not leave.
+FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class Result(Struct, kw_only=True):
+    """An object of an answer."""
+
+    #: The object as the service wrote it.
+    raw: dict[str, Any] = field(default_factory=dict)
+
+
+class Artefact(Struct, kw_only=True):
+    """A file that a job made; `size` in bytes, `url` a path on the service."""
+
+    name: str
+    media_type: str = ""
+    size: int = 0
+    sha256: str = ""
+    width: int = 0
+    height: int = 0
+    num_frames: int = 0
+    fps: float = 0.0
+    url: str = ""
+
+
+class Failure(Struct, kw_only=True):
+    """Why a job failed: the class of the failure and a sentence."""
+
+    code: str
+    message: str
+
+
+class Job(Result, kw_only=True):
+    """A job. `progress` is 0 to 100 over all, `step` of `total` that of `phase`; `position` is its place in the queue, from 0."""
+
+    id: str
+    state: str
+    model: str = ""
+    output: str | None = None
+    progress: int = 0
+    phase: str | None = None
+    step: int = 0
+    total: int = 0
+    position: int | None = None
+    eta_s: float | None = None
+    worker: str | None = None
+    priority: int = 5
+    attempts: int = 0
+    cancel_requested: bool = False
+    submitted_at: float | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    deadline_at: float | None = None
+    expires_at: float | None = None
+    error: Failure | None = None
+    #: What it draws, every default filled in: `spec["seed"]`.
+    spec: dict[str, Any] | None = None
+    artefacts: list[Artefact] = []
+    save_error: str | None = None
+    warnings: list[str] = []
+    used: dict[str, str] = {}
+    timings: dict[str, Any] = {}
+    #: Its moves from state to state, where one job was asked for.
+    history: list[dict[str, Any]] = []
+    #: Of a submission: whether this very job was there before.
+    duplicate: bool = False
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in FINAL_STATES
+
+    @property
+    def seed(self) -> int | None:
+        """The seed it is drawn with, the one drawn by lot included."""
+        return self.spec.get("seed") if self.spec else None
+
+    def raise_for_state(self) -> Job:
+        """Return this job unless it failed or was cancelled. Raises `JobFailed`, `JobCancelled`."""
+        if self.state == "failed":
+            error = self.error or Failure(code="unknown", message="no reason is known")
+            raise JobFailed(f"job {self.id} failed ({error.code}): {error.message}", self)
+        if self.state == "cancelled":
+            raise JobCancelled(f"job {self.id} was cancelled", self)
+        return self
+
+
+class JobEvent(Struct, kw_only=True, frozen=True):
+    """A change of a job. `name` is "state" (state, attempt or a cancel changed) or "progress"; `job` is the job after it."""
+
+    name: str
+    #: The job's revision, to go on from: `events(job, after=…)`; 0 where only its place in the queue moved.
+    revision: int
+    job: Job
+
+
+class Page(Struct, kw_only=True):
+    """A page of a list; `last_id` is the next page's `after`."""
+
+    data: list[dict[str, Any]]
+    has_more: bool = False
+    last_id: str | None = None
+
+
+class Cancel(Result, kw_only=True):
+    """What became of a cancel: `cancelled` (it waited and is over), `requested` (its worker is being told) or `already_final`."""
+
+    id: str
+    outcome: str
+    job: Job
+
+
+class WorkerJob(Struct, kw_only=True):
+    """A job that a worker holds."""
+
+    id: str
+    phase: str | None = None
+    step: int = 0
+    total: int = 0
+
+
+class Worker(Result, kw_only=True):
+    """A worker: its device, model, state, what it holds, and its counts since the broker started."""
+
+    name: str
+    state: str
+    device: str = ""
+    gpus: int = 0
+    host: str = ""
+    engine: str = ""
+    model: str | None = None
+    models: list[str] = []
+    jobs: list[WorkerJob] = []
+    memory_used_mb: float = 0.0
+    memory_total_mb: float = 0.0
+    utilisation: float | None = None
+    temperature_c: float | None = None
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    fault: str | None = None
+
+
+class Queue(Result, kw_only=True):
+    """The queue: jobs by state, the seconds of work in it, and how long a new job would wait."""
+
+    counts: dict[str, int] = {}
+    backlog_s: float = 0.0
+    wait_s: float = 0.0
+
+
+class Model(Result, kw_only=True):
+    """A model: what it makes, what it takes, its defaults and limits; `raw` has its presets and LoRAs, too."""
+
+    id: str
+    output: str = ""
+    outputs: list[str] = []
+    takes_image: bool = False
+    needs_image: bool = False
+    takes_inputs: list[str] = []
+    needs_inputs: list[str] = []
+    pipeline: str | None = None
+    workers: int = 0
+    defaults: dict[str, Any] = {}
+    limits: dict[str, Any] = {}
+
+
+class UploadedFile(Result, kw_only=True):
+    """A file that was uploaded: its `id` can be named wherever an image or a clip is taken."""
+
+    id: str
+    filename: str = ""
+    bytes: int = 0
+    purpose: str = ""
+    created_at: float | None = None
+    expires_at: float | None = None
+
+
+class Health(Result, kw_only=True):
+    """Whether a job sent now could run, and why not."""
+
+    status: str
+    workers: int = 0
+    workers_ready: int = 0
+    reasons: list[str] = []
+    warnings: list[str] = []
+
+    @property
+    def is_ready(self) -> bool:
+        return self.status == "healthy"
+
+
+class WebhookEvent(Result, kw_only=True):
+    """A delivery of a webhook. `data` is the job, shortened; `id` is the same when it is delivered again."""
+
+    id: str
+    type: str
+    created_at: float | None = None
+    timestamp: str = ""
+    data: dict[str, Any] = {}
+
+
+class DownloadedFile(Struct, kw_only=True, frozen=True):
+    """A file that was downloaded: where it is, and the digest of its bytes, which is the service's."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+R = TypeVar("R", bound=Result)
+
+
+def convert(kind: type[R], members: Mapping[str, Any]) -> R:
+    """A result from an object of an answer. Raises `NotThisService` for one that cannot be it."""
+    try:
+        made = msgspec.convert(members, kind)
+    except msgspec.ValidationError as error:
+        raise NotThisService(f"the answer is not a {kind.__name__} of Zoetrope: {error}") from None
+    made.raw = dict(members)
+    return made
+
+
+def decode(body: bytes) -> dict[str, Any]:
+    """The object of an answer's body. Raises `NotThisService`."""
+    try:
+        return msgspec.json.decode(body, type=dict[str, Any])
+    except msgspec.DecodeError:
+        raise NotThisService("the answer is no JSON object: this is not Zoetrope") from None
