@@ -1,0 +1,1 @@
+"""The command `zoetrope`: what the client library does, on a terminal."""
