@@ -47,9 +47,9 @@ _LIMIT_S = 60.0
 _PAUSE_S = 0.005
 
 
-def worker_info(*models: str, gpus: int = 1) -> bytes:
+def worker_info(*models: str, gpus: int = 1, resumes: bool = False) -> bytes:
     """The body of a `Hello`: a worker with these models, "demo" without any."""
-    cards = tuple(ModelCard(name=name, engine="fake", output="video") for name in models or ("demo",))
+    cards = tuple(ModelCard(name=name, engine="fake", output="video", resumes=resumes) for name in models or ("demo",))
     return codec.encode_body(m.WorkerInfo(host="here", pid=1, device="cpu", gpus=gpus, models=cards))
 
 
@@ -266,7 +266,20 @@ def _row(job: Job, old: Job | None) -> Job:
         "deliveries": {},
         "holder": "nobody",
     }
-    return replace(job, **kept, phase="", step=0, total=0, cost=0.0, skipped_s=0.0, granted_at=0.0, resends=0, begun=0)
+    return replace(
+        job,
+        **kept,
+        phase="",
+        step=0,
+        total=0,
+        cost=0.0,
+        skipped_s=0.0,
+        granted_at=0.0,
+        resends=0,
+        begun=0,
+        goes_on_from=0,
+        yields_to="",
+    )
 
 
 def _position(jobs: list[Job], query: m.ListJobs) -> int | None:
@@ -382,6 +395,10 @@ class CoreHarness:
         """Cancel and return the outcome."""
         return self.ask(m.CancelJob(req=0, job_id=job_id), m.CancelReply).outcome
 
+    def control(self, job_id: str, action: m.JobAction) -> str:
+        """Pause, resume or commit, and return the outcome."""
+        return self.ask(m.ControlJob(req=0, job_id=job_id, action=action), m.ControlReply).outcome
+
     def ask(self, message: m.Message, kind: type[T]) -> T:
         """The answer to an edge's message."""
         return sent(self.feed(EDGE, message), kind)[0]
@@ -417,6 +434,11 @@ class CoreHarness:
         taken = bisect_right(worker.unseen, job.fence)
         fields = {"seen": max(worker.seen, job.fence), "free": max(0, worker.free - taken), "held": held}
         return self.feed(peer_of(name), replace(worker.stats, **fields))
+
+    def hand_back(self, name: str, job_id: str, kept: int = 0, free: int = 1) -> list[Effect]:
+        """Bring a job back that was begun, with so many steps of it in a checkpoint."""
+        message = m.Refused(job_id=job_id, fence=self.job(job_id).fence, free=free, age_s=1.0, kept=kept)
+        return self.feed(peer_of(name), message)
 
     def finish(self, name: str, job_id: str, fence: int | None = None, free: int = 1) -> list[Effect]:
         """Bring a result, of the current attempt unless another fence is given."""

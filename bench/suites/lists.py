@@ -52,7 +52,10 @@ _LISTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("failed, another model", {"states": ("failed",), "model": "nosuch"}),
     ("succeeded, another model", {"states": ("succeeded",), "model": "nosuch"}),
     ("finished, oldest", {"states": ("succeeded", "failed", "cancelled"), "newest_first": False}),
-    ("live, an origin", {"states": ("queued", "delayed", "assigned", "running"), "origin": "openai", "limit": 1}),
+    (
+        "live, an origin",
+        {"states": ("queued", "delayed", "parked", "assigned", "running"), "origin": "openai", "limit": 1},
+    ),
     ("behind one in the middle", {"after": "middle", "worker": "nosuch"}),
     ("behind a time", {"after": "gone", "after_at": 1.0, "worker": "nosuch"}),
     ("by the newest's name", {"alias": "same"}),

@@ -87,6 +87,14 @@ class BrokerClient:
         reply = _expect(m.CancelReply, request)
         return reply.outcome, None if reply.outcome == "not_found" else codec.job_view(reply.body)
 
+    async def control(
+        self, job_id: str, action: m.JobAction, tenant: str = ""
+    ) -> tuple[m.ControlOutcome, str, m.JobView | None]:
+        """Pause, resume or commit a job of this tenant ("": of any): (outcome, why it was refused, the job unless it was not found)."""
+        request = await self._request(lambda req: m.ControlJob(req=req, job_id=job_id, action=action, tenant=tenant))
+        reply = _expect(m.ControlReply, request)
+        return reply.outcome, reply.reason, None if reply.outcome == "not_found" else codec.job_view(reply.body)
+
     async def get(self, job_id: str, tenant: str = "") -> m.JobView | None:
         """The job, if it is of this tenant ("": of any), with its spec and history."""
         return _found(await self._request(lambda req: m.GetJob(req=req, job_id=job_id, tenant=tenant)))
@@ -135,9 +143,10 @@ class BrokerClient:
         view: m.PoolView = codec.pool_view(reply.body)
         return view
 
-    async def drain_worker(self, name: str) -> m.WorkerView | None:
-        """Let a worker finish what it holds and leave: the worker as it is now, None when there is none of that name."""
-        reply = _expect(m.WorkerReply, await self._request(lambda req: m.DrainWorker(req=req, name=name)))
+    async def drain_worker(self, name: str, *, hand_back: bool = False) -> m.WorkerView | None:
+        """Let a worker finish what it holds, or hand it back, and leave: the worker as it is now, None when there is none of that name."""
+        request = await self._request(lambda req: m.DrainWorker(req=req, name=name, hand_back=hand_back))
+        reply = _expect(m.WorkerReply, request)
         if not reply.found:
             return None
         view: m.WorkerView = codec.worker_view(reply.body)

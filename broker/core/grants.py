@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from broker.core import parking
 from broker.core.jobs import Cause, Job
 from broker.core.pool import Worker
 from broker.core.scheduling import dispatch
@@ -26,21 +27,25 @@ def grant(state: State, job: Job, worker: Worker, now: float) -> None:
     job.worker = worker.name
     job.resends = 0
     state.pool.grant(worker, job.id, job.fence)
-    state.move(job, Cause.DISPATCHED, now)
+    state.move(job, Cause.DISPATCHED, now, parking.kept_text(job) if job.kept else "")
     send_grant(state, job, worker, now)
 
 
 def send_grant(state: State, job: Job, worker: Worker, now: float) -> None:
     """Send the current grant, again too: agents know a repeated fence."""
     job.granted_at = now
+    job.goes_on_from = job.kept
+    wanted = job.submission
     run = m.Run(
         job_id=job.id,
         fence=job.fence,
         lease_s=state.policy.lost_after_s,
         attempt=job.attempts + 1,
         profile=job.profile,
-        predicted_s=job.cost if state.costs.knows(job.submission.model, job.submission.units) else 0.0,
+        predicted_s=job.cost if state.costs.knows(wanted.model, wanted.units) else 0.0,
         alone=job.crashes > 0,
         body=job.body,
+        kept=job.kept,
+        park_at=0 if job.committed else wanted.draft_steps,
     )
     state.send_run(worker.peer, run, evicted=job.evicted)

@@ -16,7 +16,15 @@ class BrokenInvariant(AssertionError):
 
 def check(state: State, on_disk: Callable[[str], list[Delivery]] | None = None) -> None:
     """Raise `BrokenInvariant` with every rule that does not hold. `on_disk` gives a job's deliveries there, to be compared."""
-    broken = [*_jobs(state), *_stops(state), *_fences(state), *_queue(state), *_workers(state), *_counts(state)]
+    broken = [
+        *_jobs(state),
+        *_stops(state),
+        *_parks(state),
+        *_fences(state),
+        *_queue(state),
+        *_workers(state),
+        *_counts(state),
+    ]
     broken += [*_tenants(state), *_timers(state), *_hooks(state, on_disk), *_bodies(state)]
     if broken:
         raise BrokenInvariant("; ".join(broken))
@@ -55,6 +63,23 @@ def _stops(state: State) -> list[str]:
             broken.append(f"{job.id} is {job.state}, stop {job.stop!r}")
         if job.final and job.stop == "expired" and (job.failure is None or job.failure.kind != "expired"):
             broken.append(f"{job.id} was stopped at its deadline and has failed with {job.failure}")
+    return broken
+
+
+def _parks(state: State) -> list[str]:
+    """Rules of the park machine: what is paused is in no queue; what makes room has a worker; what is parked knows since when, and why."""
+    broken = []
+    for job in state.jobs.values():
+        if job.park == "pause" and job.state in (JobState.QUEUED, JobState.DELAYED):
+            broken.append(f"{job.id} is {job.state} although it is paused")
+        if job.park == "preempt" and not job.held:
+            broken.append(f"{job.id} is {job.state} and is to make room")
+        if job.state is JobState.PARKED and (job.park == "preempt" or not job.parked_at):
+            broken.append(f"{job.id} is parked, park {job.park!r}, since {job.parked_at}")
+        if job.state is JobState.PARKED and job.park == "" and (job.committed or not job.submission.draft_steps):
+            broken.append(f"{job.id} is parked as a draft, which it is not")
+        if job.kept < 0 or job.preempted_s < 0:
+            broken.append(f"{job.id} keeps {job.kept} steps, was preempted for {job.preempted_s} s")
     return broken
 
 
@@ -125,7 +150,7 @@ def _counts(state: State) -> list[str]:
     counted = {job_state: state.counts[job_state] for job_state in JobState}
     return [
         f"{counted[job_state]} jobs counted as {job_state}, {actual} there"
-        for job_state in (JobState.QUEUED, JobState.DELAYED, JobState.ASSIGNED, JobState.RUNNING)
+        for job_state in (JobState.QUEUED, JobState.DELAYED, JobState.PARKED, JobState.ASSIGNED, JobState.RUNNING)
         if counted[job_state] != (actual := sum(1 for job in live if job.state is job_state))
     ]
 
@@ -146,6 +171,9 @@ def _timers(state: State) -> list[str]:
     for job in state.jobs.values():
         if (job.state is JobState.DELAYED) != state.deadlines.has(("due", job.id)):
             broken.append(f"{job.id} is {job.state}, timer for its back-off: {state.deadlines.has(('due', job.id))}")
+        draft = job.state is JobState.PARKED and job.park != "pause"
+        if draft != state.deadlines.has(("draft", job.id)):
+            broken.append(f"{job.id} is {job.state}, park {job.park!r}, timer of its draft: {not draft}")
         wanted = bool(job.deadline_at) and not job.final and not job.stop
         if wanted and not state.deadlines.has(("deadline", job.id)):
             broken.append(f"{job.id} has a deadline and no timer")

@@ -1,11 +1,16 @@
-"""A job: four machines, each a table here; any other change of theirs is a bug and raises `IllegalMove`.
+"""A job: five machines, each a table here; any other change of theirs is a bug and raises `IllegalMove`.
 
-**state** (`TABLE`, by cause; only `Job.move` changes it). `queued` waits for a worker, `delayed` waits for a time (back-off), `assigned`
-has been granted to a worker that has not said that it has it, `running` is in an engine. `succeeded`, `failed` and `cancelled` are final:
-nothing leads out of them.
+**state** (`TABLE`, by cause; only `Job.move` changes it). `queued` waits for a worker, `delayed` waits for a time (back-off), `parked`
+waits for its client (it was paused, or is a draft), `assigned` has been granted to a worker that has not said that it has it, `running` is
+in an engine. `succeeded`, `failed` and `cancelled` are final: nothing leads out of them.
 
 **stop** (`STOPS`, by reason; only `Job.ask_stop` changes it). Why a live job is being stopped. Durable and one-way: once set, the job can
 only end as cancelled (or expired), also if its result arrives a moment later.
+
+**park** (`PARKS`, by reason; only `Job.wish_park` changes it). Why a job is to be in no engine though nothing is wrong with it. "pause" is
+its client's wish, durable, and holds until the client takes it back. "preempt" is a wish about one attempt, which is to make room, and to
+go on when a worker is free; it ends with the attempt. A worker that is told so writes a checkpoint at its next step and hands the job back,
+which counts neither as a failure nor as a loss. One that is past its last step ends as usual.
 
 **fence** (`FENCES`, by event; only `Job.renew_fence` changes it). A fence names one grant: `epoch << 32 | counter`. The epoch is raised on
 disk before the broker binds, so a fence is never given twice, even if the rows of the last moments before a crash are lost. It never falls,
@@ -31,7 +36,7 @@ from broker.core.deliveries import Delivery
 from broker.wire.jobspec import Phase, Result
 from broker.wire.messages import Failure, HistoryEntry
 from broker.wire.submission import Submission
-from broker.wire.terms import FINAL, HELD, WAITING, JobState
+from broker.wire.terms import FINAL, HELD, WAITING, JobState, ParkedName
 
 #: The history is for people; that of a job which moves more often than this has its middle cut out.
 MAX_HISTORY = 64
@@ -70,6 +75,18 @@ class Cause(StrEnum):
     STOP_REQUESTED = "stop_requested"
     #: It was stopped as its client asked.
     CANCELLED = "cancelled"
+    #: Its worker is told to hand it back, for the reason in `park`.
+    PARK_REQUESTED = "park_requested"
+    #: It is out of its engine, or kept out of one, as its client asked.
+    PAUSED = "paused"
+    #: Its draft is there.
+    DRAFTED = "drafted"
+    #: It was handed back to make room for a shorter job.
+    PREEMPTED = "preempted"
+    #: Its client lets it go on.
+    RESUMED = "resumed"
+    #: Its client wants what it has seen a draft of.
+    COMMITTED = "committed"
 
 
 _S, _C = JobState, Cause
@@ -88,14 +105,39 @@ _HELD: dict[Cause, JobState] = {
     _C.RETURNED: _S.QUEUED,
     _C.LOST: _S.QUEUED,
     _C.ADOPTED: _S.RUNNING,
+    _C.PAUSED: _S.PARKED,
+    _C.DRAFTED: _S.PARKED,
+    _C.PREEMPTED: _S.QUEUED,
 }
 
 #: state -> cause -> next state. A missing pair is a bug and raises `IllegalMove`.
 TABLE: dict[JobState, dict[Cause, JobState]] = {
-    _S.QUEUED: {**_ANY_LIVE, _C.SUBMITTED: _S.QUEUED, _C.DISPATCHED: _S.ASSIGNED, _C.ADOPTED: _S.RUNNING},
-    _S.DELAYED: {**_ANY_LIVE, _C.DUE: _S.QUEUED, _C.ADOPTED: _S.RUNNING},
-    _S.ASSIGNED: {**_HELD, _C.STARTED: _S.RUNNING, _C.REFUSED: _S.QUEUED, _C.STOP_REQUESTED: _S.ASSIGNED},
-    _S.RUNNING: {**_HELD, _C.REFUSED: _S.QUEUED, _C.STOP_REQUESTED: _S.RUNNING},
+    _S.QUEUED: {
+        **_ANY_LIVE,
+        _C.SUBMITTED: _S.QUEUED,
+        _C.DISPATCHED: _S.ASSIGNED,
+        _C.ADOPTED: _S.RUNNING,
+        _C.PAUSED: _S.PARKED,
+    },
+    _S.DELAYED: {**_ANY_LIVE, _C.DUE: _S.QUEUED, _C.ADOPTED: _S.RUNNING, _C.PAUSED: _S.PARKED},
+    _S.PARKED: {
+        **_ANY_LIVE,
+        _C.ADOPTED: _S.RUNNING,
+        _C.RESUMED: _S.QUEUED,
+        _C.COMMITTED: _S.QUEUED,
+        _C.DRAFTED: _S.PARKED,
+    },
+    _S.ASSIGNED: {
+        **_HELD,
+        **dict.fromkeys((_C.STOP_REQUESTED, _C.PARK_REQUESTED, _C.RESUMED), _S.ASSIGNED),
+        _C.STARTED: _S.RUNNING,
+        _C.REFUSED: _S.QUEUED,
+    },
+    _S.RUNNING: {
+        **_HELD,
+        **dict.fromkeys((_C.STOP_REQUESTED, _C.PARK_REQUESTED, _C.RESUMED), _S.RUNNING),
+        _C.REFUSED: _S.QUEUED,
+    },
     _S.SUCCEEDED: {},
     _S.FAILED: {},
     _S.CANCELLED: {},
@@ -109,6 +151,17 @@ STOPS: dict[Stop, frozenset[Stop]] = {
     "": frozenset(("cancel", "expired")),
     "cancel": frozenset(),
     "expired": frozenset(),
+}
+
+#: "": it may be in an engine; its client paused it; its worker's attempt is to make room.
+Park = Literal["", "pause", "preempt"]
+
+#: wish in force -> wishes that may take its place. A pause that is taken back while its worker was told already becomes a preemption: the
+#: job will come back, and goes on.
+PARKS: dict[Park, frozenset[Park]] = {
+    "": frozenset(("pause", "preempt")),
+    "pause": frozenset(("", "preempt")),
+    "preempt": frozenset(("", "pause")),
 }
 
 #: A worker is about to be sent the attempt; a worker has one that was granted before; nothing of the attempt counts any more; it is that of
@@ -184,6 +237,18 @@ class JobRecord(Struct, kw_only=True, array_like=True):
     failure: Failure | None = None
     result: Result | None = None
     history: list[HistoryEntry] = field(default_factory=list)
+    #: Denoising steps of the job that lie in a checkpoint, as its workers said last.
+    kept: int = 0
+    park: Park = ""
+    #: Its client took its draft for good.
+    committed: bool = False
+    #: Fence of the attempt whose directory holds the draft's picture.
+    draft_fence: int = 0
+    #: Since when it is parked (`Job.parked`); 0: it is not.
+    parked_at: float = 0.0
+    #: How often it made room for a shorter job, and for how many seconds in all it then waited.
+    preemptions: int = 0
+    preempted_s: float = 0.0
 
 
 class Job(JobRecord, kw_only=True, array_like=False):
@@ -225,6 +290,10 @@ class Job(JobRecord, kw_only=True, array_like=False):
     resends: int = 0
     #: Fence of the last attempt counted in `attempts`.
     begun: int = 0
+    #: `kept` when the current grant was made: what the attempt need not do.
+    goes_on_from: int = 0
+    #: The job for which this one made room, which goes first.
+    yields_to: str = ""
 
     @property
     def final(self) -> bool:
@@ -242,6 +311,24 @@ class Job(JobRecord, kw_only=True, array_like=False):
     @property
     def held(self) -> bool:
         return self.state in HELD
+
+    @property
+    def draft_due(self) -> bool:
+        """Whether it has come as far as its draft, which its client has not committed."""
+        wanted = self.submission.draft_steps
+        return bool(wanted) and not self.committed and self.kept >= wanted
+
+    @property
+    def parked(self) -> ParkedName:
+        """Why it is parked."""
+        if self.state is JobState.PARKED:
+            return "paused" if self.park == "pause" else "draft"
+        return "preempted" if self.parked_at and self.state is JobState.QUEUED else ""
+
+    def left(self, units: float, done: int) -> float:
+        """That part of `units` of work which is left when so many of its steps are done."""
+        steps = self.submission.steps
+        return units * max(0.0, 1.0 - done / steps) if steps and done else units
 
     def move(self, cause: Cause, now: float, note: str = "") -> JobState | None:
         """Apply a row of `TABLE`, write the history, return the state it left (None: it is new). Raises `IllegalMove`."""
@@ -263,6 +350,12 @@ class Job(JobRecord, kw_only=True, array_like=False):
         if reason not in STOPS[self.stop] or self.state in FINAL:
             raise IllegalMove(self, f"stop {self.stop!r}, cannot be stopped by {reason!r}")
         self.stop = reason
+
+    def wish_park(self, reason: Park) -> None:
+        """Apply a row of `PARKS`. Raises `IllegalMove` for a job that is over, or has this wish."""
+        if reason not in PARKS[self.park] or self.state in FINAL:
+            raise IllegalMove(self, f"park {self.park!r}, cannot be {reason!r}")
+        self.park = reason
 
     def renew_fence(self, event: FenceEvent, fence: int) -> None:
         """Apply a row of `FENCES`: the current attempt is that of `fence` from now on. Raises `IllegalMove`."""

@@ -123,11 +123,11 @@ def _may_refuse(state: State, message: m.Submit) -> bool:
         or state.stopping
         or state.refusing
         or policy.queue_limit_s
-        or counts[JobState.QUEUED] + counts[JobState.DELAYED] >= policy.queue_limit
+        or counts[JobState.QUEUED] + counts[JobState.DELAYED] + counts[JobState.PARKED] >= policy.queue_limit
     )
 
 
-def _whole_job(state: State, _: bytes, message: m.CancelJob | m.GetJob) -> Lookup | None:
+def _whole_job(state: State, _: bytes, message: m.CancelJob | m.ControlJob | m.GetJob) -> Lookup | None:
     job = state.jobs.get(message.job_id)
     if job is not None:
         return FindSpec(job.id) if job.evicted else None
@@ -166,6 +166,7 @@ def _delivery(_state: State, _: bytes, message: m.DeliveryDone) -> Lookup:
 NEEDS: dict[type[m.Message], Callable[[State, bytes, Any], Lookup | None]] = {
     m.Submit: _submit,
     m.CancelJob: _whole_job,
+    m.ControlJob: _whole_job,
     m.GetJob: _whole_job,
     m.SettleSetAside: _set_aside,
     m.Finished: _result,

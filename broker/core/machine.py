@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from math import inf
 from typing import get_args
 
-from broker.core import lookups, reports, requests, set_aside, timers, views, webhook_requests
+from broker.core import lookups, parking, reports, requests, set_aside, timers, views, webhook_requests
 from broker.core.calendar import Calendar
 from broker.core.effects import Effect, PeerGone
 from broker.core.grants import grant_all
@@ -111,7 +111,10 @@ class Core:
                 state.enqueue(job, front=job.attempts > 0)
             elif job.state is JobState.DELAYED:
                 state.deadlines.set(("due", job.id), job.not_before)
+            elif job.state is JobState.PARKED:
+                parking.watch_draft(state, job)
             else:
+                job.goes_on_from = job.kept
                 job.change_holder("restored")
                 state.orphans.add(job.id)
         state.rejoin_until = now + state.policy.rejoin_s
@@ -189,6 +192,8 @@ class Core:
         match message:
             case m.Submit():
                 requests.submit(state, peer, message, found, now)
+            case m.ControlJob():
+                requests.control_job(state, peer, message, found, now)
             case m.CancelJob():
                 requests.cancel_job(state, peer, message, found, now)
             case m.GetJob():
@@ -260,7 +265,7 @@ def _require_sound(job: Job, epoch: int) -> None:
             raise UnsoundJob(f"names that are no text: {words}")
     try:
         sound = 0 <= job.submission.units < inf and 0 <= job.submitted_at < inf
-        sound = sound and 0 <= job.deadline_at < inf and 0 <= job.not_before < inf
+        sound = sound and 0 <= job.deadline_at < inf and 0 <= job.not_before < inf and 0 <= job.parked_at < inf
     except TypeError:
         sound = False
     if not sound:

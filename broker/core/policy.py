@@ -57,6 +57,10 @@ class Policy(Struct, frozen=True, kw_only=True):
     reload_s: Annotated[
         float, Meta(description="assumed time to load a model until one has been seen to load, seconds", ge=0, le=3600)
     ] = 15.0
+    draft_expires_s: Annotated[
+        float,
+        Meta(description="how long a draft waits to be committed before its job fails as expired, seconds", gt=0),
+    ] = 3600.0
     recent_finals: Annotated[
         int, Meta(description="finished jobs kept in memory; older ones are read from the journal", ge=0, le=1_000_000)
     ] = 512

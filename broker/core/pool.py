@@ -24,6 +24,8 @@ class Worker:
         self.peer = peer
         self.info = info
         self.models = frozenset(card.name for card in info.models)
+        #: Those of which a job goes on from its checkpoint.
+        self.resumable = frozenset(card.name for card in info.models if card.resumes)
         self.last_heard_at = now
         self.seen = 0
         self.free = 0
@@ -36,6 +38,8 @@ class Worker:
         #: It says that it drains; it has been asked to.
         self.draining = False
         self.drain_asked = False
+        #: What it holds is to come back at once.
+        self.hand_back = False
         #: Jobs that failed here since one succeeded and nowhere else, oldest first; without work until then, and how often in a row by now.
         self.recent_failures: dict[str, None] = {}
         self.tripped_until = 0.0
@@ -129,11 +133,12 @@ class Pool:
         """
         self._by_peer.pop(worker.peer, None)
         if boot != worker.boot:
-            worker.drain_asked, worker.tripped_until, worker.trips = False, 0.0, 0
+            worker.drain_asked, worker.hand_back, worker.tripped_until, worker.trips = False, False, 0.0, 0
             worker.recent_failures.clear()
             worker.stats = Heartbeat(seen=0, free=0)
         worker.boot, worker.peer, worker.info = boot, peer, info
         worker.models = frozenset(card.name for card in info.models)
+        worker.resumable = frozenset(card.name for card in info.models if card.resumes)
         worker.last_heard_at = worker.idle_since = now
         worker.seen = worker.free = 0
         worker.suspect = worker.lost = worker.draining = False
@@ -209,9 +214,10 @@ class Pool:
 
     # ------------------------------------------------------------ out of service
 
-    def ask_drain(self, worker: Worker) -> None:
-        """Give no new work to a worker that was asked to leave."""
+    def ask_drain(self, worker: Worker, *, hand_back: bool = False) -> None:
+        """Give no new work to a worker that was asked to leave, and to hand back what it holds."""
         worker.drain_asked = True
+        worker.hand_back = worker.hand_back or hand_back
         self._index(worker)
 
     def trip(self, worker: Worker, until: float) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from zlib import crc32
 
-from broker.core import retry, worker_breaker
+from broker.core import parking, retry, worker_breaker
 from broker.core.effects import WorkerNoted
 from broker.core.grants import send_grant
 from broker.core.jobs import Cause, Job
@@ -111,8 +111,13 @@ def reconcile_held(state: State, worker: Worker, held: Iterable[m.Held], now: fl
         if (job.phase, job.step, job.total) != (item.phase, item.step, item.total):
             job.phase, job.step, job.total = item.phase, item.step, item.total
             state.note_change(job)
+        if item.kept and item.kept != job.kept:
+            job.kept = item.kept
+            state.note_change(job)
         if job.stop:
             state.tell_stop(job)
+        elif job.park:
+            state.tell_park(job)
 
 
 def _may_hold(state: State, worker: Worker, job: Job, fence: int, now: float) -> bool:
@@ -156,14 +161,18 @@ def heartbeat(state: State, worker: Worker, message: m.Heartbeat, now: float) ->
     for job_id in [job_id for job_id in worker.held if job_id not in held]:
         _reconcile_absent(state, worker, state.jobs[job_id], message.seen, now)
     state.send(worker.peer, m.HeartbeatAck(epoch=state.epoch))
-    if worker.drain_asked and not worker.draining:
-        state.send(worker.peer, m.Drain())
+    if worker.drain_asked and (not worker.draining or (worker.hand_back and worker.held)):
+        state.send(worker.peer, m.Drain(hand_back=worker.hand_back))
 
 
 def _reconcile_absent(state: State, worker: Worker, job: Job, seen: int, now: float) -> None:
     """Settle a job granted to this worker that it does not hold: seen and dropped, on its way, or lost on the way."""
     if job.fence <= seen:
-        lose(state, job, now, f"worker {worker.name} does not hold it")
+        # Most likely the word with which it handed the job back was lost.
+        if parking.expected_back(job, worker):
+            parking.handed_back(state, job, now)
+        else:
+            lose(state, job, now, f"worker {worker.name} does not hold it")
     elif now - job.granted_at >= RESEND_HEARTBEATS * state.policy.heartbeat_s:
         if job.resends >= MAX_RESENDS:
             if worker.name not in job.excluded:
@@ -179,7 +188,8 @@ def _reconcile_absent(state: State, worker: Worker, job: Job, seen: int, now: fl
 
 
 def refused(state: State, worker: Worker, message: m.Refused, now: float) -> None:
-    """Put an attempt that was not taken back to the front, as if it had not been granted. One that was taken and is handed back is a loss.
+    """Put an attempt that was not taken back to the front, as if it had not been granted. One that was taken and is handed back is a loss,
+    unless it was to be handed back.
 
     Raises `DecodeError` before anything changes.
     """
@@ -188,12 +198,16 @@ def refused(state: State, worker: Worker, message: m.Refused, now: float) -> Non
     state.pool.said(worker, message.fence, message.free)
     if job is None or not job.held or job.fence != message.fence or job.worker != worker.name:
         return
+    if message.kept:
+        job.kept = message.kept
     if message.age_s >= 0 and job.state is JobState.ASSIGNED:
         _adopt(state, worker, job, job.fence, message.age_s, now)
-    if job.state is JobState.RUNNING:
+    if job.state is JobState.RUNNING and parking.expected_back(job, worker):
+        parking.handed_back(state, job, now)
+    elif job.state is JobState.RUNNING:
         lose(state, job, now, message.reason)
-        return
-    state.give_back(job, Cause.REFUSED, now, message.reason)
+    else:
+        state.give_back(job, Cause.REFUSED, now, message.reason)
 
 
 def finished(state: State, worker: Worker, message: m.Finished, found: Found, now: float) -> None:
@@ -248,6 +262,8 @@ def failed(state: State, worker: Worker, message: m.Failed, found: Found, now: f
     job.not_before = now + choice.delay_s
     job.phase, job.step, job.total = "", 0, 0
     state.move(job, Cause.RETRIED, now, f"{message.kind}: {message.message}")
+    if job.park:
+        state.pause(job, now)
 
 
 def cancelled(state: State, worker: Worker, message: m.Cancelled, found: Found, now: float) -> None:

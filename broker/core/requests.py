@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 from operator import attrgetter
 
-from broker.core import set_aside, views, worker_breaker
+from broker.core import parking, set_aside, views, worker_breaker
 from broker.core.effects import WorkerNoted
 from broker.core.grants import grant
 from broker.core.jobs import Cause, DamagedRecord, Job
@@ -24,7 +24,7 @@ DISK_RETRY_S = 30.0
 STOPPING_RETRY_S = 5.0
 
 #: What a repeated submit has to say again, beside the spec; an edge may have learned other limits and another cost meanwhile.
-_same = attrgetter("model", "origin", "alias", "tenant", "webhook", "webhook_events")
+_same = attrgetter("model", "origin", "alias", "tenant", "webhook", "webhook_events", "draft_steps")
 
 #: Bytes of specs in one page of jobs; a page with more is cut short and says that more follows.
 MAX_PAGE_BYTES = 8 * 1024 * 1024
@@ -113,7 +113,7 @@ def _refusal(
         text = f"{own} jobs of tenant {wanted.tenant} are waiting, its limit is {message.max_queued}"
         return "queue_full", text, _own_turn_s(state, message, own, cost, now)
     limit, limit_s = state.policy.queue_limit, state.policy.queue_limit_s
-    waiting = state.counts[JobState.QUEUED] + state.counts[JobState.DELAYED]
+    waiting = state.counts[JobState.QUEUED] + state.counts[JobState.DELAYED] + state.counts[JobState.PARKED]
     if waiting >= limit:
         return "queue_full", f"{waiting} jobs are waiting, the limit is {limit}", retry_after_s(state, now)
     if limit_s and state.queue.backlog_s + cost > limit_s:
@@ -169,6 +169,17 @@ def _cancel(state: State, job: Job, now: float) -> m.CancelOutcome:
         state.move(job, Cause.STOP_REQUESTED, now, "cancel")
         state.tell_stop(job)
     return "requested"
+
+
+def control_job(state: State, peer: bytes, message: m.ControlJob, found: Found, now: float) -> None:
+    """Pause a job, let it go on, or commit its draft."""
+    job = state.jobs.get(message.job_id) or found.job
+    if job is None or message.tenant not in ("", job.submission.tenant):
+        state.send(peer, m.ControlReply(req=message.req, outcome="not_found"))
+        return
+    outcome, reason = parking.control(state, job, message.action, now)
+    body = _record(state, job, found, now)
+    state.send(peer, m.ControlReply(req=message.req, outcome=outcome, reason=reason[:1024], body=body))
 
 
 def get_job(state: State, peer: bytes, message: m.GetJob, found: Found, now: float) -> None:
@@ -230,10 +241,10 @@ def drain_worker(state: State, peer: bytes, message: m.DrainWorker, now: float) 
     if worker is None or worker.lost:
         state.send(peer, m.WorkerReply(req=message.req, found=False))
         return
-    if not worker.drain_asked:
-        state.pool.ask_drain(worker)
+    if not worker.drain_asked or (message.hand_back and not worker.hand_back):
+        state.pool.ask_drain(worker, hand_back=message.hand_back)
         state.effects.append(WorkerNoted(worker.name, "drain_asked", f"it holds {len(worker.held)} jobs"))
-        state.send(worker.peer, m.Drain())
+        state.send(worker.peer, m.Drain(hand_back=worker.hand_back))
         worker_breaker.reconsider(state)
     view = codec.encode_body(views.worker_view(worker, state.jobs, now))
     state.send(peer, m.WorkerReply(req=message.req, found=True, body=view))

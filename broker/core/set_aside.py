@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from broker.core import views
+from broker.core import parking, views
 from broker.core.effects import Marked
 from broker.core.jobs import Cause, Job
 from broker.core.lookups import Found
@@ -71,6 +71,9 @@ def _resume(state: State, job: Job, now: float) -> None:
         state.end_stopped(job, now, "released by the operator")
     elif job.state is JobState.DELAYED:
         state.deadlines.set(("due", job.id), job.not_before)
+        state.note_change(job)
+    elif job.state is JobState.PARKED:
+        parking.watch_draft(state, job)
         state.note_change(job)
     else:
         state.enqueue(job, front=job.attempts > 0)

@@ -20,7 +20,7 @@ from broker.core.scheduling.queue import Queue
 from broker.core.scheduling.tenants import Tenants
 from broker.core.spec_cache import SpecCache
 from broker.wire import messages as m
-from broker.wire.terms import FINAL, WAITING, JobState
+from broker.wire.terms import FINAL, HELD, WAITING, JobState
 
 #: Messages to a worker that a `Run` must not overtake; acknowledgements it may.
 _IN_ORDER = frozenset((m.Welcome, m.Identify, m.WorkerRejected, m.Cancel, m.Park, m.Drain))
@@ -143,8 +143,15 @@ class State:
                 self._end_wait(job, source)
             if target in FINAL:
                 self._finish(job)
-        if target in WAITING and target is JobState.DELAYED:
-            self.deadlines.set(("due", job.id), job.not_before)
+        if job.parked_at and target in HELD:
+            if source is JobState.QUEUED:
+                job.preempted_s += max(0.0, now - job.parked_at)
+            job.parked_at = 0.0
+        if target in WAITING:
+            if target is JobState.DELAYED:
+                self.deadlines.set(("due", job.id), job.not_before)
+            if job.park == "preempt":
+                job.wish_park("")
         delivery = self._delivery_of(job, cause, now) if job.submission.webhook else None
         durable = delivery is not None or cause not in LAZY
         self.effects.append(Transition(job, job.attempts, source, target, cause, durable, job.worker, note))
@@ -156,6 +163,8 @@ class State:
         """Take a job out of the queue or its back-off, out of turn."""
         if source is JobState.DELAYED:
             self.deadlines.clear(("due", job.id))
+        elif source is JobState.PARKED:
+            self.deadlines.clear(("draft", job.id))
         elif job.id in self.queue:
             self.queue.remove(job.id)
 
@@ -189,18 +198,27 @@ class State:
 
     def enqueue(self, job: Job, *, front: bool = False) -> None:
         """Put a job that is `queued` into the queue."""
-        job.cost = self.costs.predict(job.submission.model, job.submission.units)
+        units = job.submission.units
+        job.cost = self.costs.predict(job.submission.model, job.left(units, job.kept) if job.kept else units)
         self.queue.add(job, front=front)
 
     def give_back(self, job: Job, cause: Cause, now: float, note: str = "") -> None:
-        """Put a held job that has no result at the front of the queue, or end it if it is being stopped."""
+        """Put a held job that has no result at the front of the queue; end it if it is being stopped, park it if it is paused."""
         self.unhold(job, now)
         if job.stop:
             self.end_stopped(job, now, note)
             return
         job.phase, job.step, job.total = "", 0, 0
         self.move(job, cause, now, note)
-        self.enqueue(job, front=True)
+        if job.park:
+            self.pause(job, now)
+        else:
+            self.enqueue(job, front=True)
+
+    def pause(self, job: Job, now: float) -> None:
+        """Let a waiting job wait for its client, who paused it."""
+        job.parked_at = now
+        self.move(job, Cause.PAUSED, now)
 
     def end_stopped(self, job: Job, now: float, note: str = "") -> None:
         """End a job that its client, or its deadline, asked to stop."""
@@ -246,6 +264,12 @@ class State:
         worker = self.holder(job)
         if worker is not None and not worker.lost:
             self.send(worker.peer, m.Cancel(job_id=job.id, fence=job.fence))
+
+    def tell_park(self, job: Job) -> None:
+        """Tell the holder to hand the job back, as `tell_stop`. One whose model does not resume would only lose what it has done."""
+        worker = self.holder(job)
+        if worker is not None and not worker.lost and job.submission.model in worker.resumable:
+            self.send(worker.peer, m.Park(job_id=job.id, fence=job.fence))
 
     def lose_peer(self, peer: bytes) -> None:
         """Send no more events to an address that cannot be reached, and grant nothing to its worker."""

@@ -5,7 +5,7 @@ Back-offs end, tripped workers are tried again, deadlines expire, silent workers
 
 from __future__ import annotations
 
-from broker.core import reports, worker_breaker
+from broker.core import parking, reports, worker_breaker
 from broker.core.jobs import Cause
 from broker.core.pool import Worker
 from broker.core.state import State
@@ -28,6 +28,8 @@ def run_due(state: State, now: float) -> None:
             _end_back_off(state, name, now)
         elif kind == "deadline":
             _expire(state, name, now)
+        elif kind == "draft":
+            parking.expire_draft(state, name, now)
         elif kind == "worker":
             _watch_worker(state, name, now)
         elif kind == "breaker":

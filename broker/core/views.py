@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from broker.core import deliveries
+from broker.core import deliveries, parking
 from broker.core.jobs import Job
 from broker.core.lookups import RecordCounts
 from broker.core.pool import Worker
@@ -44,6 +44,10 @@ def job_view(
         finished_at=shown(job.finished_at),
         deadline_at=shown(job.deadline_at),
         run_s=job.run_s,
+        kept=job.kept,
+        parking=parking.view(state, job)
+        if job.parked_at or job.park or job.preemptions or job.submission.draft_steps
+        else None,
         failure=job.failure,
         result=job.result,
         history=_history(job.history, ahead_s) if full else (),
@@ -79,7 +83,8 @@ def admission(state: State, job: Job, now: float) -> m.Admission:
 
 def _position_and_eta(state: State, job: Job, now: float) -> tuple[int, float]:
     """(jobs ahead or -1, predicted seconds until final or -1)."""
-    predicted = state.costs.estimate(job.submission.model, job.submission.units)
+    units, done = job.submission.units, job.goes_on_from if job.held else job.kept
+    predicted = state.costs.estimate(job.submission.model, job.left(units, done) if done else units)
     if job.state is JobState.QUEUED and not job.damaged:
         if job.id not in state.queue:  # it is new, and about to be granted
             return 0, -1.0 if predicted is None else predicted
@@ -99,8 +104,8 @@ def _remaining(job: Job, predicted: float, now: float) -> float:
     elapsed = max(0.0, now - job.started_at) if job.state is JobState.RUNNING else 0.0
     if predicted > elapsed:
         return predicted - elapsed
-    if job.phase == "denoise" and job.step > 0:
-        return elapsed / job.step * (job.total - job.step)
+    if job.phase == "denoise" and job.step > job.goes_on_from:
+        return elapsed / (job.step - job.goes_on_from) * (job.total - job.step)
     return 0.0 if predicted else -1.0
 
 
@@ -121,7 +126,8 @@ def _sum_running(state: State, now: float) -> float:
         for job_id in worker.held:
             job = state.jobs.get(job_id)
             if job is not None:
-                total += max(0.0, _remaining(job, state.costs.predict(job.submission.model, job.submission.units), now))
+                units = job.left(job.submission.units, job.goes_on_from)
+                total += max(0.0, _remaining(job, state.costs.predict(job.submission.model, units), now))
                 seen += 1
         if seen >= _SAMPLE:
             break

@@ -19,6 +19,7 @@ from broker.wire.terms import (
     Held,
     Id,
     JobStateName,
+    ParkedName,
     Short,
     WebhookEvent,
     WorkerStateName,
@@ -65,6 +66,23 @@ class SetAside(Struct, frozen=True):
 
     reason: str
     at: float = 0.0
+
+
+class Parking(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Of a job that is, was, or is to be parked."""
+
+    #: Why it is parked, and since when; "": it is not.
+    reason: ParkedName = ""
+    at: float = 0.0
+    #: Its worker is to hand it back.
+    requested: bool = False
+    #: Whether its draft was committed; when one that is not expires (0: it does not).
+    committed: bool = False
+    draft_expires_at: float = 0.0
+    #: Fence of the attempt whose files show the draft; 0: there is none.
+    draft_fence: int = 0
+    #: How often it made room for a shorter job.
+    preemptions: int = 0
 
 
 class ClaimedDelivery(Struct, frozen=True, kw_only=True):
@@ -127,6 +145,10 @@ class JobView(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     finished_at: float = 0.0
     deadline_at: float = 0.0
     run_s: float = 0.0
+    #: Denoising steps that lie in a checkpoint, from which its next attempt goes on.
+    kept: int = 0
+    #: None where there is nothing to tell.
+    parking: Parking | None = None
     failure: Failure | None = None
     result: Result | None = None
     history: tuple[HistoryEntry, ...] = ()

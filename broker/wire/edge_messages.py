@@ -53,6 +53,19 @@ class CancelJob(Message, frozen=True, kw_only=True, tag="cancel_job"):
     tenant: Tenant = ""
 
 
+JobAction = Literal["pause", "resume", "commit"]
+
+
+class ControlJob(Message, frozen=True, kw_only=True, tag="control_job"):
+    """Pause this job, let it go on, or commit its draft. Answered by `ControlReply` once that is on disk."""
+
+    req: int
+    job_id: KnownId
+    action: JobAction
+    #: Whose job it must be, or it is not found; "" for anybody's.
+    tenant: Tenant = ""
+
+
 class GetJob(Message, frozen=True, kw_only=True, tag="get_job"):
     """One job, by id or by (origin, alias). Answered by `JobReply`."""
 
@@ -72,7 +85,7 @@ class ListJobs(Message, frozen=True, kw_only=True, tag="list_jobs"):
     #: Continue behind this job id; an unknown one gives an empty page, unless `after_at` says where it was.
     after: KnownId = ""
     newest_first: bool = True
-    states: Annotated[tuple[JobStateName, ...], Meta(max_length=7)] = ()
+    states: Annotated[tuple[JobStateName, ...], Meta(max_length=8)] = ()
     origin: Annotated[str, Meta(max_length=32)] = ""
     model: Short = ""
     worker: Annotated[str, Meta(max_length=128)] = ""
@@ -101,6 +114,8 @@ class DrainWorker(Message, frozen=True, kw_only=True, tag="drain_worker"):
 
     req: int
     name: Name
+    #: Hand back at once what it holds and can go on with elsewhere, instead of finishing it.
+    hand_back: bool = False
 
 
 class ForgetJobs(Message, frozen=True, kw_only=True, tag="forget_jobs"):
@@ -213,6 +228,19 @@ class CancelReply(Message, frozen=True, kw_only=True, tag="cancel_reply"):
 
     req: int
     outcome: CancelOutcome
+    #: The job's `JobView`; empty when not found.
+    body: bytes = b""
+
+
+ControlOutcome = Literal["done", "requested", "refused", "not_found"]
+
+
+class ControlReply(Message, frozen=True, kw_only=True, tag="control_reply"):
+    """What became of a `ControlJob`. `done`: the job is as asked; `requested`: its worker is being told; `refused`: `reason` says why."""
+
+    req: int
+    outcome: ControlOutcome
+    reason: Annotated[str, Meta(max_length=1024)] = ""
     #: The job's `JobView`; empty when not found.
     body: bytes = b""
 

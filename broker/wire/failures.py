@@ -59,7 +59,7 @@ class FailureKind(StrEnum):
     EXPIRED = (
         "expired",
         Rules(blames_worker=False, fault="time", cause="expired"),
-        "the deadline passed before the job was done",
+        "the deadline passed before the job was done, or its draft was not committed in time",
     )
     QUARANTINED = (
         "quarantined",

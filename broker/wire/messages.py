@@ -35,6 +35,7 @@ from broker.wire.bodies import DeliveryView as DeliveryView
 from broker.wire.bodies import Failure as Failure
 from broker.wire.bodies import HistoryEntry as HistoryEntry
 from broker.wire.bodies import JobView as JobView
+from broker.wire.bodies import Parking as Parking
 from broker.wire.bodies import PoolView as PoolView
 from broker.wire.bodies import SetAside as SetAside
 from broker.wire.bodies import WorkerInfo as WorkerInfo
@@ -45,6 +46,9 @@ from broker.wire.edge_messages import CancelJob as CancelJob
 from broker.wire.edge_messages import CancelOutcome as CancelOutcome
 from broker.wire.edge_messages import CancelReply as CancelReply
 from broker.wire.edge_messages import ClaimDeliveries as ClaimDeliveries
+from broker.wire.edge_messages import ControlJob as ControlJob
+from broker.wire.edge_messages import ControlOutcome as ControlOutcome
+from broker.wire.edge_messages import ControlReply as ControlReply
 from broker.wire.edge_messages import Deliveries as Deliveries
 from broker.wire.edge_messages import DeliveryDone as DeliveryDone
 from broker.wire.edge_messages import DeliveryNoted as DeliveryNoted
@@ -54,6 +58,7 @@ from broker.wire.edge_messages import ForgetJobs as ForgetJobs
 from broker.wire.edge_messages import Forgotten as Forgotten
 from broker.wire.edge_messages import GetJob as GetJob
 from broker.wire.edge_messages import GetPool as GetPool
+from broker.wire.edge_messages import JobAction as JobAction
 from broker.wire.edge_messages import JobReply as JobReply
 from broker.wire.edge_messages import Jobs as Jobs
 from broker.wire.edge_messages import JobsDeleted as JobsDeleted
@@ -83,6 +88,7 @@ from broker.wire.terms import JobStateName as JobStateName
 from broker.wire.terms import KnownId as KnownId
 from broker.wire.terms import Message as Message
 from broker.wire.terms import Name as Name
+from broker.wire.terms import ParkedName as ParkedName
 from broker.wire.terms import Seconds as Seconds
 from broker.wire.terms import Short as Short
 from broker.wire.terms import Tenant as Tenant
@@ -93,6 +99,7 @@ from broker.wire.terms import WorkerStateName as WorkerStateName
 FromEdge = (
     Submit
     | CancelJob
+    | ControlJob
     | GetJob
     | ListJobs
     | Watch
@@ -110,6 +117,7 @@ ToEdge = (
     | JobReply
     | Jobs
     | CancelReply
+    | ControlReply
     | Watching
     | Pool
     | Event

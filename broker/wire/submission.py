@@ -34,3 +34,7 @@ class Submission(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     webhook_events: Annotated[tuple[WebhookEvent, ...], Meta(max_length=4)] = ()
     #: LoRAs of the job: a worker that has them in memory is preferred.
     lora_names: LoraNames = ()
+    #: Denoising steps of the job, of all its outputs; 0: not known.
+    steps: Count = 0
+    #: It is parked as a draft after so many steps, until its client commits it. 0: it is no draft.
+    draft_steps: Count = 0

@@ -30,7 +30,7 @@ Seconds = Annotated[float, Meta(ge=0, le=1e10)]
 #: tells when it began.
 Age = Annotated[float, Meta(ge=0, le=1e10)]
 
-JobStateName = Literal["queued", "delayed", "assigned", "running", "succeeded", "failed", "cancelled"]
+JobStateName = Literal["queued", "delayed", "parked", "assigned", "running", "succeeded", "failed", "cancelled"]
 
 
 class JobState(StrEnum):
@@ -40,6 +40,8 @@ class JobState(StrEnum):
     QUEUED = "queued"
     #: Waits for a time: back-off after a failed attempt.
     DELAYED = "delayed"
+    #: Waits for its client: it was paused, or is a draft.
+    PARKED = "parked"
     #: Granted to a worker that has not said that it has it.
     ASSIGNED = "assigned"
     #: In an engine.
@@ -57,9 +59,13 @@ STATE_NAMES: dict[JobState, JobStateName] = {state: state.value for state in Job
 
 FINAL = frozenset((JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED))
 FINAL_NAMES: tuple[JobStateName, ...] = ("succeeded", "failed", "cancelled")
-WAITING = frozenset((JobState.QUEUED, JobState.DELAYED))
+WAITING = frozenset((JobState.QUEUED, JobState.DELAYED, JobState.PARKED))
 HELD = frozenset((JobState.ASSIGNED, JobState.RUNNING))
 
+
+#: Why a job that was begun, or could be, is in no engine: its client paused it; it is a draft, which its client commits or lets go; it made
+#: room for a shorter one, and waits for a worker again. "": it is not parked.
+ParkedName = Literal["", "paused", "draft", "preempted"]
 
 #: The first attempt began; the job succeeded, failed, or was cancelled.
 WebhookEvent = Literal["started", "completed", "failed", "cancelled"]

@@ -28,7 +28,7 @@ _PAGE = 50
 STRAY_S = 86_400.0
 _STRAYS = 500
 
-_LIVE: tuple[JobStateName, ...] = ("queued", "delayed", "assigned", "running")
+_LIVE: tuple[JobStateName, ...] = ("queued", "delayed", "parked", "assigned", "running")
 
 
 class FileCleaner:

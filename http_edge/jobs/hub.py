@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 
 from broker.wire.messages import JobView
-from http_edge.jobs.job import Job
+from http_edge.jobs.job import Job, standing
 
 #: Jobs remembered, in number and in bytes of their specs, and for how long a view of one is believed: progress comes as events, a
 #: queue position does not.
@@ -60,7 +60,7 @@ class Memory:
         # What became of a webhook's deliveries comes with no event.
         if job.is_final and not job.view.submission.webhook:
             return math.inf
-        is_waiting = job.view.state in ("queued", "delayed", "assigned")
+        is_waiting = job.view.state in ("queued", "delayed", "parked", "assigned")
         return self._clock() + (_WAITING_FRESH_S if is_waiting else _RUNNING_FRESH_S)
 
     def put(self, job: Job) -> None:
@@ -89,8 +89,7 @@ class Memory:
         old = held[0].view
         if view.revision <= old.revision:
             return
-        same = (view.state, view.attempts, view.cancel_requested) == (old.state, old.attempts, old.cancel_requested)
-        if same:
+        if standing(view) == standing(old):
             job = held[0].moved_to(view)
             self._jobs[view.id] = (job, self._believed_until(job))
         else:

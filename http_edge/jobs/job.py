@@ -17,6 +17,11 @@ from http_edge.base.job_names import shown_id
 _ENCODED = 8
 
 
+def standing(view: JobView) -> tuple[object, ...]:
+    """Return what of a job is news worth all of it: its history has grown, too."""
+    return view.state, view.attempts, view.cancel_requested, view.parking
+
+
 class Job(Struct, frozen=True, kw_only=True):
     """A job as the edge handles it: the broker's view and the spec, decoded once."""
 

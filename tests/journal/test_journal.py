@@ -25,6 +25,8 @@ NOT_JOURNALED = {
     "resends",
     "holder",
     "begun",
+    "goes_on_from",
+    "yields_to",
     "set_aside",
     "damaged",
 }
@@ -55,6 +57,8 @@ def full_job() -> Job:
     job.stop, job.profile, job.excluded = "cancel", "offload", ("gpu-1", "gpu-2")
     job.not_before, job.run_s, job.result = 150.0, 12.5, RESULT
     job.failure = m.Failure("hung", "no step for 30 s")
+    job.kept, job.park, job.committed, job.draft_fence = 12, "pause", True, (3 << 32) + 8
+    job.parked_at, job.preemptions, job.preempted_s = 140.0, 2, 7.5
     job.move(Cause.CANCELLED, 103.0, "a note")
     return job
 

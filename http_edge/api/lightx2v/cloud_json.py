@@ -16,6 +16,7 @@ from http_edge.media.exports import SUFFIXES
 _WORD: dict[JobStateName, lx.CloudStatus] = {
     "queued": "PENDING",
     "delayed": "PENDING",
+    "parked": "PENDING",
     "assigned": "PENDING",
     "running": "RUNNING",
     "succeeded": "SUCCEED",

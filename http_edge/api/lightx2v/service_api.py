@@ -54,7 +54,7 @@ class LightX2VServiceApi:
         pool = await self._calls.pool()
         running = await self._running()
         pending, processing = _pending(pool), pool.counts.get("running", 0)
-        waiting = pool.counts.get("queued", 0) + pool.counts.get("delayed", 0)
+        waiting = sum(pool.counts.get(state, 0) for state in ("queued", "delayed", "parked"))
         return json_response(
             lx.TaskQueue(
                 is_processing=processing > 0,
@@ -137,4 +137,4 @@ class LightX2VServiceApi:
 
 
 def _pending(pool: PoolView) -> int:
-    return sum(pool.counts.get(state, 0) for state in ("queued", "delayed", "assigned"))
+    return sum(pool.counts.get(state, 0) for state in ("queued", "delayed", "parked", "assigned"))

@@ -29,7 +29,7 @@ from http_edge.jobs.job import Job
 from http_edge.jobs.service import JobService
 from http_edge.media.exports import SUFFIXES
 
-LIVE: tuple[JobStateName, ...] = ("queued", "delayed", "assigned", "running")
+LIVE: tuple[JobStateName, ...] = ("queued", "delayed", "parked", "assigned", "running")
 #: On a worker, or about to be again.
 STARTED: tuple[JobStateName, ...] = ("delayed", "assigned", "running")
 
@@ -50,6 +50,7 @@ _REMEMBERED = 10_000
 STATUS: dict[JobStateName, lx.TaskState] = {
     "queued": "pending",
     "delayed": "pending",
+    "parked": "pending",
     "assigned": "pending",
     "running": "processing",
     "succeeded": "completed",

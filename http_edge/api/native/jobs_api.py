@@ -30,7 +30,7 @@ from http_edge.jobs.delete_job import delete_job
 from http_edge.jobs.generation import FIELDS
 from http_edge.jobs.generation_reader import Policy, read_generation
 from http_edge.jobs.input_files import INPUT_FILES, Files, fields_of, input_files, with_files
-from http_edge.jobs.job import Job
+from http_edge.jobs.job import Job, standing
 from http_edge.jobs.progress import Progress
 from http_edge.jobs.service import JobService, Submission
 from http_edge.jobs.slices import in_slices
@@ -255,9 +255,9 @@ class JobsApi:
         return msgspec.structs.replace(order, image=image, echo={**order.echo, "image": upload.file_name or "upload"})
 
     def _event(self, job: Job, last: Job | None) -> StreamEvent:
-        """`state` when state, attempt or a cancel request changed: the whole job; else `progress`: only what moves."""
+        """`state` when state, attempt or a wish of its client changed: the whole job; else `progress`: only what moves."""
         revision = job.view.revision
-        if last is None or _standing(job) != _standing(last):
+        if last is None or standing(job.view) != standing(last.view):
             return StreamEvent("state", revision, self._json)
         # Without an id where only the queue moved: the job's revision is what it was.
         return StreamEvent("progress", revision if revision > last.view.revision else 0, self._step)
@@ -270,10 +270,6 @@ class JobsApi:
 
     def _step(self, job: Job) -> schema.JobStep:
         return step_json(job.view, self._progress.of(job.view))
-
-
-def _standing(job: Job) -> tuple[Any, ...]:
-    return job.view.state, job.view.attempts, job.view.cancel_requested
 
 
 def read_order(
