@@ -52,7 +52,6 @@ PLACES = {
     "height": 8,
     "history": 7,
     "loras": 14,  # of a job; and of a model, its card and table, and of a key
-    "kept": 8,  # of a job; and, as a word for something else, in two
     "losses": 5,
     "max_running": 7,
     "max_sequence_length": 5,
@@ -84,6 +83,7 @@ COMMON_WORDS = frozenset(
         "body",
         "errors",
         "extra",
+        "kept",
         "failure",
         "fence",
         "id",
