@@ -332,17 +332,20 @@ class Job(JobRecord, kw_only=True, array_like=False):
 
     def move(self, cause: Cause, now: float, note: str = "") -> JobState | None:
         """Apply a row of `TABLE`, write the history, return the state it left (None: it is new). Raises `IllegalMove`."""
-        if cause not in TABLE[self.state]:
-            raise IllegalMove(self, f"cannot move by {cause}")
-        target = TABLE[self.state][cause]
+        source: JobState | None = self.state
+        try:
+            target = TABLE[self.state][cause]
+        except KeyError:
+            raise IllegalMove(self, f"cannot move by {cause}") from None
         history = self.history
-        source = self.state if history else None
+        if not history:
+            source = None
         self.state = target
         if target in FINAL:
             self.finished_at = now
         if len(history) >= MAX_HISTORY:
             del history[MAX_HISTORY // 2]
-        history.append(HistoryEntry(now, source or "", target, cause, self.attempts, self.worker, note[:200]))
+        history.append(HistoryEntry(now, source or "", target, cause, self.attempts, self.worker, note and note[:200]))
         return source
 
     def ask_stop(self, reason: Stop) -> None:

@@ -44,8 +44,8 @@ class Core:
 
     def needs(self, peer: bytes, message: m.Message) -> Lookup | None:
         """The lookup that the shell must answer right before it gives this message to `receive`; None: none."""
-        rule = lookups.NEEDS.get(type(message))
-        return None if rule is None else rule(self.state, peer, message)
+        kind = type(message)
+        return lookups.NEEDS[kind](self.state, peer, message) if kind in lookups.NEEDS else None
 
     def receive(self, peer: bytes, message: m.Message | PeerGone, now: float, found: Found) -> list[Effect]:
         """Handle one message from one address, with the answer to the lookup that it `needs`."""
@@ -53,7 +53,7 @@ class Core:
             self.now = now
         if type(message) in _FROM_AGENT:
             self._from_agent(peer, message, found)
-        elif isinstance(message, PeerGone):
+        elif type(message) is PeerGone:
             self.state.lose_peer(peer)
         else:
             self._from_edge(peer, message, found)
@@ -126,9 +126,7 @@ class Core:
 
     def committed(self) -> None:
         """Note that all effects so far are on disk; drop old final jobs from memory."""
-        if self.state.uncommitted:
-            self.state.uncommitted.clear()
-        self.state.forget_finals()
+        self.state.committed()
 
     def sent(self) -> None:
         """Note that all messages so far were sent, or given up."""
@@ -223,7 +221,7 @@ class Core:
             reports.hello(state, peer, message, now)
             return
         pool = state.pool
-        worker = pool.at(peer)
+        worker = pool.by_peer.get(peer)
         if worker is None or worker.lost:
             # A lost worker has nothing left to renew: it must say what it holds first.
             if not isinstance(message, m.Goodbye):

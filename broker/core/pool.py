@@ -100,7 +100,8 @@ class Pool:
 
     def __init__(self) -> None:
         self.workers: dict[str, Worker] = {}
-        self._by_peer: dict[bytes, Worker] = {}
+        #: For reading.
+        self.by_peer: dict[bytes, Worker] = {}
         #: Workers with room by name, in no promised order, and names of those in service.
         self.free: dict[str, Worker] = {}
         self._serving: set[str] = set()
@@ -109,7 +110,7 @@ class Pool:
         return iter(self.workers.values())
 
     def at(self, peer: bytes) -> Worker | None:
-        return self._by_peer.get(peer)
+        return self.by_peer.get(peer)
 
     def get(self, name: str) -> Worker | None:
         return self.workers.get(name)
@@ -123,7 +124,7 @@ class Pool:
     def add(self, worker: Worker) -> None:
         """Register a worker of a new name."""
         self.workers[worker.name] = worker
-        self._by_peer[worker.peer] = worker
+        self.by_peer[worker.peer] = worker
         self._index(worker)
 
     def register_again(self, worker: Worker, boot: str, peer: bytes, info: WorkerInfo, now: float) -> None:
@@ -131,7 +132,7 @@ class Pool:
 
         A new process is given a new chance: no drain was asked of it, it failed at nothing, and its device counts as sound.
         """
-        self._by_peer.pop(worker.peer, None)
+        self.by_peer.pop(worker.peer, None)
         if boot != worker.boot:
             worker.drain_asked, worker.hand_back, worker.tripped_until, worker.trips = False, False, 0.0, 0
             worker.recent_failures.clear()
@@ -142,7 +143,7 @@ class Pool:
         worker.last_heard_at = worker.idle_since = now
         worker.seen = worker.free = 0
         worker.suspect = worker.lost = worker.draining = False
-        self._by_peer[peer] = worker
+        self.by_peer[peer] = worker
         self._index(worker)
 
     def remove(self, worker: Worker) -> None:
@@ -150,7 +151,7 @@ class Pool:
             del self.workers[worker.name]
             self.free.pop(worker.name, None)
             self._serving.discard(worker.name)
-        self._by_peer.pop(worker.peer, None)
+        self.by_peer.pop(worker.peer, None)
 
     # ------------------------------------------------------------ silence
 
@@ -169,7 +170,7 @@ class Pool:
 
     def unreachable(self, worker: Worker) -> None:
         """Drop the worker's address, which cannot be reached: it comes back from another one, with a `Hello`."""
-        self._by_peer.pop(worker.peer, None)
+        self.by_peer.pop(worker.peer, None)
         self.suspect(worker)
 
     def lose(self, worker: Worker) -> None:
@@ -183,10 +184,12 @@ class Pool:
         """Take the worker's word that it has received every fence up to `seen`, and had `free` room then."""
         if seen > worker.seen:
             worker.seen = seen
+        else:
+            seen = worker.seen
         worker.free = free
         unseen = worker.unseen
-        if unseen and unseen[0] <= worker.seen:
-            del unseen[: bisect_right(unseen, worker.seen)]
+        if unseen and unseen[0] <= seen:
+            worker.unseen = [] if unseen[-1] <= seen else unseen[bisect_right(unseen, seen) :]
         self._index(worker)
 
     def reported(self, worker: Worker, stats: Heartbeat) -> None:

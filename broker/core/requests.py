@@ -39,7 +39,8 @@ def submit(state: State, peer: bytes, message: m.Submit, found: Found, now: floa
         _answer_repeat(state, peer, message, existing, found, now)
         return
     wanted = message.submission
-    cost = state.costs.predict(wanted.model, wanted.units)
+    predicted = state.costs.estimate(wanted.model, wanted.units)
+    cost = state.costs.predict(wanted.model, wanted.units) if predicted is None else predicted
     refusal = _refusal(state, message, cost, found, now)
     if refusal is not None:
         code, text, retry_after_s = refusal
@@ -53,16 +54,17 @@ def submit(state: State, peer: bytes, message: m.Submit, found: Found, now: floa
         submitted_at=now,
         cost=cost,
     )
-    state.uncommitted.add(job.id)
+    state.uncommitted[job.id] = job
     state.adopt_record(job)
     worker = at_once(state, wanted)
     if worker is None:
-        state.enqueue(job)
+        state.queue.add(job)
     else:
         state.queue.pass_by(now)
     state.move(job, Cause.SUBMITTED, now)
-    state.set_deadline(job)
-    state.send(peer, m.Accepted(req=message.req, job_id=job.id, admission=views.admission(state, job, now)))
+    if job.deadline_at:
+        state.set_deadline(job)
+    state.send(peer, m.Accepted(req=message.req, job_id=job.id, admission=views.admission(state, job, predicted, now)))
     if worker is not None:
         grant(state, job, worker, now)
 

@@ -48,6 +48,7 @@ def resolve(state: State, peer: bytes, message: m.SettleSetAside, found: Found, 
     else:
         job.set_aside = None
         state.effects.append(Marked(job, None))
+        state.uncommitted[job.id] = job
         state.adopt_record(job)
         if job.fence > state.last_fence:
             job.renew_fence("voided", 0)

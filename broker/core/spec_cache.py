@@ -17,12 +17,9 @@ class SpecCache:
     def __init__(self) -> None:
         self.count = 0
         self.bytes = 0
-        #: Accepted since the last commit, so not on disk yet.
-        self._fresh: list[Job] = []
 
     def accepted(self, job: Job) -> None:
-        """Count a new job, whose row is not yet on disk."""
-        self._fresh.append(job)
+        """Count the spec of a job that is new in memory."""
         self.count += 1
         self.bytes += len(job.body)
 
@@ -31,11 +28,10 @@ class SpecCache:
         self.count -= 1
         self.bytes -= len(job.body)
 
-    def committed(self, policy: Policy) -> None:
-        """Evict the specs that are too many, the last ones first: all of them are on disk now."""
-        fresh, self._fresh = self._fresh, []
+    def evict(self, fresh: dict[str, Job], policy: Policy) -> None:
+        """Evict the specs that are too many, of these jobs, the last ones first: all of them have just come to the disk."""
         while fresh and (self.count > policy.live_bodies or self.bytes > policy.live_body_bytes):
-            job = fresh.pop()
+            _, job = fresh.popitem()
             if job.waiting and not job.evicted:
                 self.drop(job)
                 job.evicted, job.body = True, b""

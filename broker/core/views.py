@@ -68,16 +68,19 @@ def _history(history: list[m.HistoryEntry], ahead_s: float) -> tuple[m.HistoryEn
     return tuple(structs.replace(move, at=move.at + ahead_s) for move in history)
 
 
-def admission(state: State, job: Job, now: float) -> m.Admission:
-    """What the edge of a new job cannot know of it; with that it makes the view itself."""
-    position, eta = _position_and_eta(state, job, now)
+def admission(state: State, job: Job, predicted: float | None, now: float) -> m.Admission:
+    """What the edge of a new job cannot know of it, with its predicted run time; with that it makes the view itself."""
+    if job.id in state.queue.where:
+        position, eta = _waiting(state, job, predicted, now)
+    else:  # it is about to be granted
+        position, eta = 0, -1.0 if predicted is None else predicted
     calendar = state.calendar
     return m.Admission(
         revision=job.revision,
         position=position,
         eta_s=eta if eta <= bounds.MAX_WAIT_S else bounds.MAX_WAIT_S,
         submitted_at=job.submitted_at + calendar.ahead_s,
-        deadline_at=calendar.shown(job.deadline_at),
+        deadline_at=calendar.shown(job.deadline_at) if job.deadline_at else 0.0,
     )
 
 
@@ -86,18 +89,21 @@ def _position_and_eta(state: State, job: Job, now: float) -> tuple[int, float]:
     units, done = job.submission.units, job.goes_on_from if job.held else job.kept
     predicted = state.costs.estimate(job.submission.model, job.left(units, done) if done else units)
     if job.state is JobState.QUEUED and not job.damaged:
-        if job.id not in state.queue:  # it is new, and about to be granted
-            return 0, -1.0 if predicted is None else predicted
-        jobs, seconds = state.queue.ahead(job.id)
-        if predicted is None:
-            return jobs, -1.0
-        running_s, workers = _load(state, now)
-        return jobs, (seconds + running_s) / workers + predicted
+        return _waiting(state, job, predicted, now)
     if job.state in HELD:
         return -1, _remaining(job, predicted or 0.0, now)
     if job.state is JobState.DELAYED and predicted is not None:
         return -1, max(0.0, job.not_before - now) + predicted
     return -1, -1.0
+
+
+def _waiting(state: State, job: Job, predicted: float | None, now: float) -> tuple[int, float]:
+    """As `_position_and_eta`, for a job in the queue."""
+    jobs, seconds = state.queue.ahead(job.id)
+    if predicted is None:
+        return jobs, -1.0
+    running_s, workers = _load(state, now)
+    return jobs, (seconds + running_s) / workers + predicted
 
 
 def _remaining(job: Job, predicted: float, now: float) -> float:

@@ -36,7 +36,8 @@ def failed(state: State, worker: Worker, job: Job, kind: FailureKind, now: float
 
 def succeeded(worker: Worker) -> None:
     """Clear the count of failures: the worker finished a job."""
-    worker.recent_failures.clear()
+    if worker.recent_failures:
+        worker.recent_failures.clear()
     worker.trips = 0
 
 

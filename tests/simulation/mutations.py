@@ -303,7 +303,7 @@ ALL: tuple[Mutation, ...] = (
     ),
     Mutation("no-tenant-limit", "a tenant has its share of workers", ((Tenants, "may_start", constant(True)),)),
     Mutation("wrong-worker", "a pinned job runs where it was pinned", ((placement, "fits", constant(True)),)),
-    Mutation("silent-watch", "every change is told to watchers", ((state.State, "note_change", nothing),)),
+    Mutation("silent-watch", "every change is told to watchers", ((Core, "_tell_watchers", nothing),)),
     Mutation(
         "result-said-once",
         "a result is said until it is acknowledged",

@@ -11,6 +11,7 @@ import pytest
 from broker import set_aside_cli
 from broker.core import invariants, requests, webhook_requests
 from broker.core.jobs import Cause
+from broker.core.scheduling.queue import Queue
 from broker.core.state import State
 from broker.shell.lookups import record_counts
 from broker.shell.recovery import BUDGET, REFILL_S, Recovery
@@ -420,7 +421,7 @@ def test_a_webhook_delivery_over_which_the_core_raises_is_given_up(floor, monkey
 
 
 def test_a_failure_behind_a_commit_loses_nothing(floor, monkeypatch):
-    forget, raised = State.forget_finals, []
+    forget, raised = State.committed, []
 
     def planted(state):
         forget(state)
@@ -428,7 +429,7 @@ def test_a_failure_behind_a_commit_loses_nothing(floor, monkeypatch):
             raised.append(True)
             raise Planted("behind the commit")
 
-    monkeypatch.setattr(State, "forget_finals", planted)
+    monkeypatch.setattr(State, "committed", planted)
     floor.submit("good")
     floor.turn(turns=6)
     assert raised
@@ -439,7 +440,7 @@ def test_failures_that_are_not_of_single_jobs_end_the_broker(floor, monkeypatch)
     def planted(*_, **__):
         raise Planted("all of them")
 
-    monkeypatch.setattr(State, "enqueue", planted)
+    monkeypatch.setattr(Queue, "add", planted)
     for number in range(BUDGET + 10):
         floor.bench.edge(submit_message(f"j{number}", req=1))
     with pytest.raises(Planted):

@@ -81,11 +81,17 @@ class _Fit(Struct):
     def judge(self, ratio: float) -> None:
         """Learn the spread from a job that took `ratio` times as long as was predicted."""
         self.judged += 1
-        alpha = max(SPREAD_ALPHA, 1.0 / (self.judged + DEVIATION_JOBS))
-        reach = CLIP_DEVIATIONS * max(self.deviation, LEAST_SPREAD)
-        off = bounds.clamp(log(ratio) - self.bias, -reach, reach)
+        # Conditions in place of `max` and the like here and in `learn`: this is done for every job.
+        alpha = 1.0 / (self.judged + DEVIATION_JOBS)
+        if alpha < SPREAD_ALPHA:
+            alpha = SPREAD_ALPHA
+        reach = CLIP_DEVIATIONS * (self.deviation if self.deviation > LEAST_SPREAD else LEAST_SPREAD)
+        off = log(ratio) - self.bias
+        size = off if off >= 0.0 else -off
+        if size > reach:
+            off, size = (reach if off > 0.0 else -reach), reach
         self.bias += alpha * off
-        self.deviation += alpha * (abs(off) - self.deviation)
+        self.deviation += alpha * (size - self.deviation)
 
     def spread(self, units: float) -> float:
         """Standard deviation of log(time / prediction) of a job of this size: what was seen, and how sure start-up and rate are."""
@@ -107,8 +113,10 @@ class _Fit(Struct):
         # Neither is negative; a clamped one leaves its part of the error to the next jobs.
         self.startup = bounds.run_s(self.startup + with_startup / variance * error)
         self.rate = bounds.run_s(self.rate + with_rate / variance * error)
-        self.var_startup = max(0.0, self.var_startup - with_startup * with_startup / variance)
-        self.var_rate = max(0.0, self.var_rate - with_rate * with_rate / variance)
+        var_startup = self.var_startup - with_startup * with_startup / variance
+        var_rate = self.var_rate - with_rate * with_rate / variance
+        self.var_startup = var_startup if var_startup > 0.0 else 0.0
+        self.var_rate = var_rate if var_rate > 0.0 else 0.0
         self.covariance -= with_startup * with_rate / variance
         if units > self.largest:
             self.largest = units
@@ -135,8 +143,9 @@ class Costs:
             error = bounds.clamp(abs(predicted - seconds) / seconds, 0.0, bounds.MAX_ERROR)
             old = self.errors.get(model, error)
             self.errors[model] = old + ALPHA * (error - old)
-            if predicted > 0.0 and units <= REACH * fit.largest:
-                fit.judge(seconds / predicted)
+            # A share too small for a number says nothing.
+            if predicted > 0.0 and units <= REACH * fit.largest and (ratio := seconds / predicted) > 0.0:
+                fit.judge(ratio)
         fit.learn(units, seconds)
 
     def knows(self, model: str, units: float) -> bool:
@@ -149,7 +158,8 @@ class Costs:
         fit = self._fits.get(model)
         if fit is None or units > REACH * fit.largest:
             return None
-        return bounds.run_s(fit.startup + fit.rate * units)
+        seconds = fit.startup + fit.rate * units
+        return seconds if seconds <= bounds.MAX_RUN_S else bounds.MAX_RUN_S
 
     def spread(self, model: str, units: float) -> float:
         """Standard deviation of the logarithm of the run time over its prediction; what is believed beforehand of an unknown model."""

@@ -190,13 +190,16 @@ def choose(scene: Scene[AnyJob, AnyWorker], now: float) -> Choice[AnyJob, AnyWor
 
 def _worker(scene: Scene[Job, AnyWorker], submission: Submission) -> AnyWorker | None:
     """The worker with room for a job that has crashed nowhere."""
-    able = [worker for worker in scene.pool.free.values() if placement.fits(submission, worker)]
-    return placement.choose(submission.model, able, submission.lora_names)
+    able: list[AnyWorker] = []
+    for worker in scene.pool.free.values():
+        if placement.fits(submission, worker):
+            able += (worker,)
+    return placement.choose(submission.model, able, submission.lora_names) if able else None
 
 
 def at_once(scene: Scene[Job, AnyWorker], submission: Submission) -> AnyWorker | None:
     """The worker for a job that has just come; None: others wait, or it must."""
-    if scene.queue or not scene.pool.free:
+    if scene.queue.where or not scene.pool.free:
         return None
     # The newest job says its tenant's limit.
     if submission.max_running and not scene.tenants.may_start(submission.tenant):

@@ -160,7 +160,8 @@ class Queue:
     def __init__(self) -> None:
         #: By priority, the highest first.
         self._classes: dict[int, _Class] = {}
-        self._where: dict[str, _Place] = {}
+        #: Where each job waits; for reading.
+        self.where: dict[str, _Place] = {}
         self._seq = 0
         #: When the newest job came that has waited here.
         self.newest_at = 0.0
@@ -168,10 +169,10 @@ class Queue:
         self.backlog_s = 0.0
 
     def __len__(self) -> int:
-        return len(self._where)
+        return len(self.where)
 
     def __contains__(self, job_id: str) -> bool:
-        return job_id in self._where
+        return job_id in self.where
 
     def add(self, job: WaitingJob, *, front: bool = False) -> None:
         """Let `job` wait; its cost is that of `job.cost`. `front`: before every job of its tenant that has not waited before."""
@@ -196,7 +197,7 @@ class Queue:
         line.add(entry)
         tenant.count += 1
         cls.count += 1
-        self._where[job.id] = (cls, tenant, lane, entry)
+        self.where[job.id] = (cls, tenant, lane, entry)
         self.backlog_s += job.cost
 
     def pass_by(self, at: float) -> None:
@@ -244,11 +245,11 @@ class Queue:
 
     def lane(self, job_id: str) -> Lane:
         """The lane of a job that waits."""
-        return self._where[job_id][2]
+        return self.where[job_id][2]
 
     def head_of_all(self) -> str | None:
         """The first job when all that waits is of one priority, tenant and lane; else None."""
-        where = self._where
+        where = self.where
         for _, tenant, lane, _ in where.values():
             if tenant.count == len(where) and len(tenant.lines) == 1:
                 return tenant.lines[lane].head()
@@ -260,7 +261,7 @@ class Queue:
 
         Not by cost, which was predicted when each came: equal jobs are equally large, and keep their order.
         """
-        _, tenant, lane, _ = self._where[like]
+        _, tenant, lane, _ = self.where[like]
         line = tenant.lines[lane]
         best, best_size = like, size(like)
         if len(line) <= LOOK_THROUGH:
@@ -274,7 +275,7 @@ class Queue:
 
         Exact with one tenant; with several, the fair share of the others is counted: as many jobs of each as are ahead in its own.
         """
-        cls, own_tenant, _, entry = self._where[job_id]
+        cls, own_tenant, _, entry = self.where[job_id]
         own, seconds = own_tenant.before(entry)
         jobs = own
         for tenant in cls.tenants.values():
@@ -290,25 +291,25 @@ class Queue:
         return jobs, seconds
 
     def ids(self) -> Iterator[str]:
-        return iter(self._where)
+        return iter(self.where)
 
     def _tenants(self, like: str | None) -> Iterator[_Tenant]:
         if like is not None:
-            yield self._where[like][1]
+            yield self.where[like][1]
             return
         for cls in self._classes.values():
             if cls.count:
                 yield from cls.backlogged()
 
     def _pop(self, job_id: str) -> tuple[_Class, _Tenant, _Entry]:
-        cls, tenant, lane, entry = self._where.pop(job_id)
+        cls, tenant, lane, entry = self.where.pop(job_id)
         line = tenant.lines[lane]
         line.remove(entry)
         if not len(line):
             del tenant.lines[lane]
         tenant.count -= 1
         cls.count -= 1
-        self.backlog_s = self.backlog_s - entry[3] if self._where else 0.0
+        self.backlog_s = self.backlog_s - entry[3] if self.where else 0.0
         return cls, tenant, entry
 
     @staticmethod

@@ -56,9 +56,10 @@ class Transaction:
 
     def commit(self, batch: Batch) -> tuple[int, tuple[int, int]]:
         """Write, and make everything durable; the extent of that. Raises as `write`."""
-        self._batches.append(batch)
+        alone = not self._batches
+        self._batches += (batch,)
         self.guard(self._commit)
-        extent = self.extent()
+        extent = (batch.rows, batch.newest) if alone else self.extent()
         self._batches, self._made = [], 0
         return extent
 
