@@ -53,7 +53,7 @@ class Core:
             self.now = now
         if type(message) in _FROM_AGENT:
             self._from_agent(peer, message, found)
-        elif type(message) is PeerGone:
+        elif isinstance(message, PeerGone):
             self.state.lose_peer(peer)
         else:
             self._from_edge(peer, message, found)
