@@ -18,7 +18,19 @@ from http_edge.base.limits import CLOSE
 
 #: For probes, and for readers of the API's description.
 OPEN_PATHS = frozenset(
-    ("/", "/health", "/healthz", "/health_generate", "/readyz", "/livez", "/liveness", "/openapi.json", "/docs")
+    (
+        "/",
+        "/health",
+        "/healthz",
+        "/health_generate",
+        "/readyz",
+        "/livez",
+        "/liveness",
+        "/openapi.json",
+        "/docs",
+        "/docs/swagger-ui-bundle.js",
+        "/docs/swagger-ui.css",
+    )
 )
 _METRICS = "/metrics"
 

@@ -94,7 +94,6 @@ def document(operations: Sequence[Operation], families: ErrorResponses, version:
             "description": "Video and image generation for a pool of GPUs. HEAD goes wherever GET goes; a slash at the end of a "
             "path makes no difference. Fields that are not known are ignored.",
         },
-        "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
         "servers": [{"url": "/"}],
         # Without a key ring everybody may do everything, and a key does no harm.
         "security": [{"bearer": []}, {"apiKey": []}, *([] if keys else [{}])],
@@ -250,12 +249,23 @@ def _body(body: Body, schemas: _Schemas) -> dict[str, Any]:
     if body.one_of:
         schemas.components[body.type.__name__]["anyOf"] = [{"required": [name]} for name in body.one_of]
     if body.json:
-        content[JSON] = {"schema": schemas.of(body.type)}
+        content[JSON] = {"schema": schemas.of(body.type), **_example(body, schemas)}
     if body.forms:
         content["multipart/form-data"] = schemas.form_of(body, files=True)
     if body.forms and body.json:
         content["application/x-www-form-urlencoded"] = schemas.form_of(body, files=False)
     return {"required": body.required, "content": content}
+
+
+def _example(body: Body, schemas: _Schemas) -> dict[str, Any]:
+    """The smallest body, where the fields that must be there have examples: a reader would else start from every field and every alias."""
+    schema = schemas.components[body.type.__name__]
+    wanted = [
+        *schema.get("required", ()),
+        *(name for name in body.one_of[:1] if name not in schema.get("required", ())),
+    ]
+    found = {name: one for name in wanted for one in schema["properties"][name].get("examples", ())[:1]}
+    return {"example": found} if found and len(found) == len(wanted) else {}
 
 
 def _answer(status: int, answer: Answer, by_id: Mapping[str, Operation], schemas: _Schemas) -> dict[str, Any]:

@@ -21,9 +21,16 @@ TaskWord = Literal["t2v", "i2v", "t2i", "i2i"]
 class _Gen1Fields(Hooked, kw_only=True):
     """A task of the first generation."""
 
-    task_id: Annotated[str, Meta(min_length=1, max_length=MAX_TASK_ID_CHARS, pattern=r"\S")]
+    task_id: Annotated[str, Meta(min_length=1, max_length=MAX_TASK_ID_CHARS, pattern=r"\S", examples=["cat-1"])]
     save_video_path: Annotated[
-        str, Meta(min_length=1, max_length=MAX_PATH_CHARS, pattern=r"\S", description="Where to save the video (.mp4).")
+        str,
+        Meta(
+            min_length=1,
+            max_length=MAX_PATH_CHARS,
+            pattern=r"\S",
+            description="Where to save the video (.mp4).",
+            examples=["cat.mp4"],
+        ),
     ]
     task_id_must_unique: Flag = None
     use_prompt_enhancer: Flag = None
@@ -46,7 +53,7 @@ class Gen1FormRequest(Struct, kw_only=True):
 class TaskIdRequest(Struct, kw_only=True):
     """Names a task."""
 
-    task_id: Annotated[str, Meta(max_length=MAX_TASK_ID_CHARS)]
+    task_id: Annotated[str, Meta(max_length=MAX_TASK_ID_CHARS, examples=["cat-1"])]
 
 
 class Gen1Taken(Struct, kw_only=True):
