@@ -153,8 +153,8 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
     stop_grace_s: Annotated[
         float,
         Meta(
-            description="when told to stop: how long running jobs may go on before they are handed back; 0: at once, "
-            "which is what honcho needs; a second signal ends the grace",
+            description="when told to stop: how long running jobs may go on before they are handed back, those that can be parked after "
+            "their next step; 0: at once, which is what honcho needs; a second signal ends the grace",
             ge=0,
             le=1e6,
         ),

@@ -1,8 +1,9 @@
-"""An engine is killed in the middle of a job: the job goes on from its last checkpoint and draws what it would have drawn."""
+"""A job is interrupted, by the death of its engine or the stop of its worker: it goes on from a checkpoint and draws the same."""
 
 from __future__ import annotations
 
 import io
+import signal
 from typing import Any
 
 import numpy as np
@@ -45,3 +46,31 @@ def test_a_job_goes_on_after_its_engine_was_killed(start_service: Any, monkeypat
     assert "resumed" not in undisturbed["used"]
     assert np.array_equal(pixels(service, killed), pixels(service, undisturbed))
     wait_until(lambda: not kept.exists(), 30, "the checkpoints of a finished job removed")
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_stopped_hands_its_job_back_after_a_step(
+    start_service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZOETROPE_CHECKPOINT_S", "0")
+    monkeypatch.setenv("ZOETROPE_STOP_GRACE_S", "120")
+    service: Service = start_service(workers=1, gpus="cpu:1", model="demo")
+    # Long enough not to end in the grace of a busy machine.
+    many = {**PICTURE, "num_inference_steps": 200}
+    service.post(id="stopped", **many)
+    wait_until(lambda: service.job("stopped")["step"] >= 5, 60, "some steps")
+
+    service.kill("workers", signal.SIGTERM)
+
+    kept = [path.name for path in (service.home / "z" / "artefacts" / ".checkpoints" / "stopped").iterdir()]
+    assert len(kept) == 1, kept
+    step = int(kept[0].removeprefix("0-").removesuffix(".safetensors"))
+    assert 5 <= step < 200
+    waiting = service.job("stopped")
+    assert (waiting["state"], waiting["crashes"]) == ("queued", 0), waiting
+    service.start("workers")
+    stopped = service.finished("stopped", 180)
+    service.post(id="undisturbed", **many)
+    undisturbed = service.finished("undisturbed", 180)
+    assert stopped["used"]["resumed"] == f"after step {step} of 200"
+    assert np.array_equal(pixels(service, stopped), pixels(service, undisturbed))

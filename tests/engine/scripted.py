@@ -1,4 +1,4 @@
-"""A seat of the shared words that acts at a chosen point of a job: how a test cancels in an exact phase, block or step, without a clock."""
+"""A seat of the shared words that acts at a chosen point of a job: how a test cancels or parks it at an exact step, without a clock."""
 
 from __future__ import annotations
 
@@ -41,6 +41,24 @@ class CancelAt(Slot):
         self._hits -= by
         if self._hits <= 0:
             self.request_cancel(1)
+
+
+class ParkAt(Slot):
+    """Asks to be parked as soon as `phase` shows `step`."""
+
+    _at: tuple[str, int]
+
+    @classmethod
+    def at(cls, phase: str, step: int) -> ParkAt:
+        slot = cls(blank(), 0)
+        slot._at = (phase, step)
+        slot.begin(1)
+        return slot
+
+    def report(self, phase: str, step: int, total: int) -> None:
+        super().report(phase, step, total)
+        if (phase, step) == self._at:
+            self.request_park(1)
 
 
 class Recorder(Slot):

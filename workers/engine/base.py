@@ -39,7 +39,8 @@ class Engine(Protocol):
     def draw(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
         """Draw `spec` up to its last denoising step at least; what comes last is files in `out_dir`, all fsynced.
 
-        Raises `Cancelled` soon after the job's cancel word is set, `EngineError`, and whatever the pipeline raises. After any of these
+        Raises `Cancelled` soon after the job's cancel word is set, `Parked` after the step that follows its park word where the model
+        resumes, `EngineError`, and whatever the pipeline raises. After any of these
         the engine can run the next job as if nothing had happened, unless the device itself is lost.
         """
 

@@ -58,11 +58,28 @@ class State(Struct, frozen=True):
     plain: dict[str, Any]
     denoise_s: float
 
+    @property
+    def steps(self) -> int:
+        """Denoising steps of the job that it spares: those of the outputs before, too."""
+        return self.output * self.total + self.step
+
 
 class Checkpoints:
-    """The checkpoints of one attempt: written every `every_s` seconds of denoising, read once for each output."""
+    """The checkpoints of one attempt: written every `every_s` seconds of denoising, read once for each output.
 
-    def __init__(self, directory: Path, every_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    `report` is told how many denoising steps lie on disk whenever that changes, from the thread that writes, too.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        every_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        report: Callable[[int], None] = lambda steps: None,
+    ) -> None:
+        #: Denoising steps of the job that a later attempt would be spared, as far as this one has come.
+        self.kept = 0
+        self._report = report
         self._directory = directory
         self._every_s = every_s
         self._clock = clock
@@ -91,6 +108,18 @@ class Checkpoints:
         self._writing = threading.Thread(target=self._write_all, args=(todo,), name="checkpoint", daemon=True)
         self._writing.start()
 
+    def keep_now(self, state: State, binding: Binding) -> bool:
+        """Write this state, and those of outputs before it, here and now. Whether it is on disk."""
+        self.settle()
+        self.keep(state, binding)
+        self.settle()
+        return self.kept == state.steps
+
+    @property
+    def pending(self) -> bool:
+        """Whether a finished output is not on disk yet."""
+        return bool(self._finished)
+
     def settle(self) -> None:
         """Wait for what is being written."""
         if self._writing is not None:
@@ -109,7 +138,11 @@ class Checkpoints:
                     "a checkpoint is refused: %s", error, extra={"action": Action.CHECKPOINT, "file": path.name}
                 )
                 continue
+            self.kept = state.steps
+            if state.step < state.total:  # else there may be more of the next output
+                self._report(self.kept)
             return state, refused
+        self._report(self.kept)
         return None, refused
 
     # ------------------------------------------------------------ files
@@ -130,6 +163,8 @@ class Checkpoints:
         for state, binding in todo:
             try:
                 self._write(state, binding)
+                self.kept = state.steps
+                self._report(self.kept)
             except (OSError, SafetensorError, ValueError, RuntimeError) as error:
                 logger.warning(
                     "a checkpoint cannot be written", extra={"action": Action.CHECKPOINT, "detail": str(error)}

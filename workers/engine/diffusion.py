@@ -110,7 +110,7 @@ class DiffusionEngine:
         """Inside, the state of the job is kept now and then. A step cache has one in the model, which is not."""
         keeping = monitor.keeping
         if keeping is not None and card.resumes and (spec.cache or card.cache) in ("", "off"):
-            self._checkpoints = Checkpoints(Path(keeping.directory), keeping.every_s)
+            self._checkpoints = Checkpoints(Path(keeping.directory), keeping.every_s, report=monitor.keep)
         try:
             yield
         finally:

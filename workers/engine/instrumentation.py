@@ -38,7 +38,7 @@ def call(
 ) -> Any:
     """`pipe(**arguments)` under watch, from where an earlier attempt was if there is a `resumption`.
 
-    Raises `Cancelled`, `UnknownState`, and what the pipeline raises; the pipeline is as before either way.
+    Raises `Cancelled`, `Parked`, `UnknownState`, and what the pipeline raises; the pipeline is as before either way.
     """
     steps = _Steps(pipe, monitor, device, resumption)
     taken = call_parameters(pipe)

@@ -1,8 +1,9 @@
-"""Previews: pictures of an output while it is still being denoised, for clients that watch it come.
+"""Previews: pictures of an output while it is still being denoised, for clients that watch it come, and the draft of a job that is parked.
 
 They are real: at evenly spaced steps the latents of the moment go through the model's own VAE. Half-way latents are mostly noise, so
 where the scheduler moves on straight lines (flow matching, Euler on noise predictions) the picture is of the point that the step aims
-at, sample - sigma x prediction: the model's own idea, at that step, of the finished picture. Of a clip it is the first frame.
+at, sample - sigma x prediction: the model's own idea, at that step, of the finished picture. Of a clip it is the first frame; the draft
+(`jobspec.DRAFTS`) is the whole clip, where frames can be decoded as they come.
 
 Which latents can be decoded is a list of pipelines whose decoding was read in diffusers 0.42 (`_PLAIN`), and the Wan family. All others
 give no previews. A preview never fails its job: what goes wrong is logged, and the job goes on without.
@@ -24,11 +25,13 @@ from diffusers import AutoencoderDC, AutoencoderKL
 from PIL import Image
 
 from broker.runtime.log_actions import Action
-from broker.wire.jobspec import JobSpec, preview_name
+from broker.wire.jobspec import DRAFTS, JobSpec, preview_name
+from workers.engine.artefacts import Mp4Writer
 from workers.engine.errors import EngineError
 from workers.engine.frames import to_uint8
 from workers.engine.progress import Monitor
 from workers.engine.stream import can_stream, decode_frames, denormalise
+from workers.models.video_file import VideoFile
 
 logger = logging.getLogger(__name__)
 
@@ -45,19 +48,26 @@ _UNPACK_ARGUMENTS = ["latents", "height", "width", "vae_scale_factor"]
 
 
 class Previews:
-    """Writes the previews of one job."""
+    """Writes the previews of one job, and its draft at the step at which it is parked. `file` says how a clip is encoded."""
 
-    def __init__(self, pipe: Any, spec: JobSpec, out_dir: Path, monitor: Monitor) -> None:
+    def __init__(
+        self, pipe: Any, spec: JobSpec, out_dir: Path, monitor: Monitor, file: VideoFile | None = None
+    ) -> None:
         self._pipe = pipe
         self._spec = spec
         self._out_dir = out_dir
         self._monitor = monitor
         self._wanted = spec.previews if spec.previews and can_preview(pipe) else 0
+        self._file = file or VideoFile()
+        keeping = monitor.keeping
+        #: Where the draft goes, and after which step of the job it is drawn; 0: never.
+        self._kept = Path(keeping.directory) if keeping is not None else out_dir
+        self._draft_at = keeping.park_at if keeping is not None and can_decode(pipe) else 0
 
     @contextmanager
     def of_output(self, index: int) -> Iterator[None]:
         """While output `index` is denoised inside: looks at each step of the scheduler."""
-        if not self._wanted:
+        if not self._wanted and not self._draft_at:
             yield
             return
         scheduler = self._pipe.scheduler
@@ -70,9 +80,15 @@ class Previews:
             nonlocal done
             moved = original(model_output, timestep, sample, *args, **kwargs)
             done += 1
-            number = preview_at(done, len(scheduler.timesteps), self._wanted)
-            if number and not self._monitor.passing_over:
-                self._write(index * self._spec.previews + number, aim(scheduler, model_output, sample, moved))
+            total = len(scheduler.timesteps)
+            number = preview_at(done, total, self._wanted)
+            if self._monitor.passing_over:
+                return moved
+            if number:
+                path = self._out_dir / preview_name(index * self._spec.previews + number)
+                self._write(path, aim(scheduler, model_output, sample, moved))
+            if index * total + done == self._draft_at < total * self._spec.num_outputs:
+                self._write_draft(aim(scheduler, model_output, sample, moved))
             return moved
 
         # The instance's attribute hides the class's method; removing it brings the method back.
@@ -82,15 +98,33 @@ class Previews:
         finally:
             del scheduler.step
 
-    def _write(self, number: int, latents: torch.Tensor) -> None:
-        name = preview_name(number)
-        temporary = self._out_dir / f".{name}.part"
+    def _write_draft(self, latents: torch.Tensor) -> None:
+        clip, picture = (self._kept / name for name in DRAFTS)
+        try:
+            self._kept.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if self._spec.output != "video" or not can_stream(self._pipe):
+                self._write(picture, latents)
+                return
+            with (
+                self._monitor.aside("decode"),
+                Mp4Writer(clip.parent, clip.name, self._spec.fps, None, self._file) as writer,
+                closing(decode_frames(self._pipe.vae, denormalise(self._pipe.vae, latents))) as frames,
+            ):
+                for pictures in frames:
+                    writer.write(to_uint8(pictures).movedim(1, -1).contiguous().cpu().numpy())
+                    self._monitor.check()
+                writer.finish()
+        except (EngineError, RuntimeError, ValueError, OSError) as error:
+            logger.warning("no draft of this job", extra={"action": Action.PREVIEW_FAILED, "reason": str(error)[:500]})
+
+    def _write(self, path: Path, latents: torch.Tensor) -> None:
+        temporary = path.with_name(f".{path.name}.part")
         try:
             with self._monitor.aside("decode"):
                 pixels = decode(self._pipe, latents, self._spec).movedim(0, -1).contiguous().cpu().numpy()
             with self._monitor.aside("save"):
                 Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1)
-                temporary.rename(self._out_dir / name)
+                temporary.rename(path)
         except (EngineError, RuntimeError, ValueError, OSError) as error:
             self._wanted = 0
             logger.warning(
@@ -110,7 +144,12 @@ def preview_at(done: int, total: int, wanted: int) -> int:
 
 def can_preview(pipe: Any) -> bool:
     """Whether this pipeline's latents are understood and its VAE is at hand: bringing in an offloaded one would drive the model out."""
-    if getattr(pipe, "_all_hooks", None) or not hasattr(pipe, "scheduler"):
+    return not getattr(pipe, "_all_hooks", None) and can_decode(pipe)
+
+
+def can_decode(pipe: Any) -> bool:
+    """Whether this pipeline's latents are understood."""
+    if not hasattr(pipe, "scheduler"):
         return False
     if can_stream(pipe):
         return True

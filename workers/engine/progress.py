@@ -1,4 +1,4 @@
-"""The engine's pulse: what one attempt tells the agent (phase, step, signs of life, memory) and the one thing it hears (cancel).
+"""The engine's pulse: what one attempt tells the agent (phase, step, signs of life, memory) and what it hears (cancel, park).
 
 Phases only move forward for a reader, in the order of `PHASES`, and so do the steps within a phase, although a job of several
 outputs goes through encode..save once for each. The rules:
@@ -32,12 +32,24 @@ class Cancelled(BaseException):
     """The job was told to stop. Not an Exception: no `except Exception` of a library may swallow it."""
 
 
+class Parked(BaseException):
+    """The job was told to be handed back, and `kept` of its denoising steps lie in a checkpoint on disk. No Exception, as `Cancelled`."""
+
+    def __init__(self, kept: int) -> None:
+        super().__init__(kept)
+        self.kept = kept
+
+
 class Keeping(Struct, frozen=True):
-    """Where checkpoints of a job lie, seconds of denoising between two, and the digest of its request."""
+    """Where checkpoints of a job lie, seconds of denoising between two, and the digest of its request.
+
+    `park_at`: after how many steps of the job it ends as `Parked`; 0: never.
+    """
 
     directory: str
     every_s: float
     request: str
+    park_at: int = 0
 
 
 class Monitor:
@@ -77,6 +89,19 @@ class Monitor:
         self._counters.touch()
         if self._counters.cancelled(self._fence):
             raise Cancelled
+
+    def park_requested(self) -> bool:
+        """Whether the agent wants the job to be handed back with a checkpoint."""
+        return self._counters.park_requested(self._fence)
+
+    def park_due(self, done: int, total: int) -> bool:
+        """The same after `done` of `total` steps of this output, also where the job was to stop at this step."""
+        park_at = self.keeping.park_at if self.keeping is not None else 0
+        return self.park_requested() or 0 < park_at <= self._index * total + done
+
+    def keep(self, steps: int) -> None:
+        """So many steps of all outputs lie in a checkpoint on disk. From whichever thread."""
+        self._counters.keep(steps)
 
     def warn(self, text: str) -> None:
         """Tell the client one sentence about what was drawn: what was asked for and had no effect. The same sentence counts once."""

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from broker.runtime.log_actions import Action
 from workers.engine.checkpoints import Binding, Checkpoints, State
-from workers.engine.progress import Monitor
+from workers.engine.progress import Monitor, Parked
 from workers.models.versions import installed
 
 logger = logging.getLogger(__name__)
@@ -135,6 +135,8 @@ class Resumption:
         self._binding = binding
         self._schedulers = {name: part for name, part in pipe.components.items() if hasattr(part, "set_timesteps")}
         self._keeps = True
+        #: Whether the job may be parked after the next step; not soon after its checkpoint could not be written.
+        self._may_park = True
         self._earlier, refused = self._checkpoints.find(output, binding)
         self._answers = _Answers(pipe, dict(self._earlier.plain["answers"]) if self._earlier is not None else {})
         #: Why a newer checkpoint was not taken; "": there is none.
@@ -162,24 +164,38 @@ class Resumption:
             self._checkpoints.settle()
 
     def begin(self) -> None:
-        """A loop of the pipeline begins. A second one, of a clip in parts, has a state beside its own: what the first made."""
+        """A loop of the pipeline begins. A second one, of a clip in parts, has a state beside its own: what the first made.
+
+        Raises `Parked` if all that there is of the job is on disk already.
+        """
         if self._answers.noting:
             self._keeps = False
             return
         self._answers.noting = True
         self._answers.zeros = self._monitor.passing_over = self._earlier is not None
         self._checkpoints.begin()
+        unfinished = self._earlier is None or self._earlier.step < self._earlier.total
+        if unfinished and not self._checkpoints.pending and self._monitor.park_requested():
+            raise Parked(self._checkpoints.kept)
 
     def step_ended(self, step: int, total: int, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Step `step` of `total` has ended with these tensors: those to go on with. Raises `UnknownState`."""
+        """Step `step` of `total` has ended with these tensors: those to go on with. Raises `UnknownState` and `Parked`."""
         if self._earlier is not None and step <= self._earlier.step:
-            return tensors if step < self._earlier.step else self._put_back(self._earlier, tensors)
+            if step < self._earlier.step:
+                return tensors
+            tensors = self._put_back(self._earlier, tensors)
+            if step < total and self._monitor.park_due(step, total):
+                raise Parked(self._checkpoints.kept)
+            return tensors
         if not self._keeps:
             return tensors
         # The latents of a finished output are small, and its steps are not to be taken again for the sake of the next output's.
         finished = step >= total and not self._last
+        parks = (step < total or finished) and self._monitor.park_due(step, total)
         try:
-            if finished:
+            if parks and (self._may_park or self._checkpoints.due()):
+                self._park(self._state(step, total, tensors))
+            elif finished:
                 self._checkpoints.keep_finished(self._state(step, total, tensors), self._binding)
             elif step < total and self._checkpoints.due():
                 self._checkpoints.keep(self._state(step, total, tensors), self._binding)
@@ -187,6 +203,12 @@ class Resumption:
             self._keeps = False
             logger.warning("no checkpoints of this job", extra={"action": Action.CHECKPOINT, "detail": str(error)})
         return tensors
+
+    def _park(self, state: State) -> None:
+        """Raises `Parked` once the state is on disk. Where it cannot be written the job goes on: stopping it would lose what it has."""
+        self._may_park = self._checkpoints.keep_now(state, self._binding)
+        if self._may_park:
+            raise Parked(state.steps)
 
     # ------------------------------------------------------------ the state
 

@@ -30,14 +30,12 @@ from workers.engine.base import Engine, Outcome, Stage
 from workers.engine.errors import LoadError, OutOfMemory
 from workers.engine.failures import classify, is_out_of_memory
 from workers.engine.overlap import Candidate, OverlapPlanner, shape_of
-from workers.engine.progress import Cancelled, Keeping, Monitor
+from workers.engine.progress import Cancelled, Keeping, Monitor, Parked
 from workers.engine.registry import Registry
-from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, PostprocessBegun, RunJob
+from workers.ipc.messages import JobCancelled, JobEnding, JobFailed, JobFinished, JobParked, PostprocessBegun, RunJob
 from workers.ipc.shared import SharedCounters, Slot
 
 logger = logging.getLogger(__name__)
-
-Ending = JobFinished | JobFailed | JobCancelled
 
 #: How often a thread that waits looks whether its job is cancelled: the cancel word is another process's, and wakes nobody.
 _LOOK_S = 0.02
@@ -94,7 +92,7 @@ class Runner:
         self._reclaim()
         self._marks.set()
 
-    def _answer(self, ending: Ending) -> None:
+    def _answer(self, ending: JobEnding) -> None:
         self._send(ending)
         if isinstance(ending, JobFailed) and ending.fatal:
             self._lost()
@@ -122,7 +120,7 @@ class Runner:
 
     # ------------------------------------------------------------ the front
 
-    def _front(self, job: RunJob) -> Ending | None:
+    def _front(self, job: RunJob) -> JobEnding | None:
         """The job's end; None when its tail will tell."""
         slot = self._words.slots[job.slot]
         read = self._read(job)
@@ -134,7 +132,10 @@ class Runner:
         except Cancelled:
             model, loras = self._loaded()
             return JobCancelled(fence=job.fence, model=model, loaded_loras=loras)
-        slot.begin(job.fence)
+        except Parked as parked:
+            model, loras = self._loaded()
+            return JobParked(fence=job.fence, kept=parked.kept, model=model, loaded_loras=loras)
+        slot.begin(job.fence, job.kept)
         try:
             engine = self._registry.engine(card)
         except Exception as error:  # the process's outermost loop
@@ -144,7 +145,8 @@ class Runner:
                 self._tail.monitor.note_peak()
         monitor = Monitor(slot, job.fence, spec.num_outputs, self._registry.meter)
         if job.checkpoints:
-            monitor.keeping = Keeping(job.checkpoints, self._checkpoint_s, hashlib.sha256(job.body).hexdigest())
+            request = hashlib.sha256(job.body).hexdigest()
+            monitor.keeping = Keeping(job.checkpoints, self._checkpoint_s, request, job.park_at)
         stays = engine.stays(card, job.profile, shape_of(spec))
         candidate = Candidate(shape=shape_of(spec), alone=job.alone, stays=stays)
         order = EngineJob(job=job, spec=spec, card=card, engine=engine, monitor=monitor, candidate=candidate)
@@ -163,7 +165,7 @@ class Runner:
         return spec, card
 
     def _wait_for_turn(self, job: RunJob, spec: JobSpec, card: ModelCard, slot: Slot) -> None:
-        """Return when this job may begin. Raises `Cancelled` when it is to stop before."""
+        """Return when this job may begin. Raises `Cancelled` or `Parked` when it is to stop before."""
         shape = shape_of(spec)
 
         def may_begin() -> bool:
@@ -174,6 +176,8 @@ class Runner:
         def look() -> None:
             if slot.cancelled(job.fence):
                 raise Cancelled
+            if card.resumes and job.checkpoints and slot.park_requested(job.fence):
+                raise Parked(job.kept)
 
         with self._when(may_begin, look):
             pass
@@ -301,7 +305,7 @@ class Runner:
 
     # ------------------------------------------------------------ ends
 
-    def _ended(self, order: EngineJob, act: Callable[[], Outcome | None]) -> Ending | None:
+    def _ended(self, order: EngineJob, act: Callable[[], Outcome | None]) -> JobEnding | None:
         """The job's end, as `act` makes it; None when it has not come yet."""
         monitor, engine = order.monitor, order.engine
         try:
@@ -320,7 +324,7 @@ class Runner:
                 warnings=monitor.warnings,
                 used=monitor.used,
             )
-            ending: Ending = JobFinished(
+            ending: JobEnding = JobFinished(
                 fence=order.job.fence,
                 result=result,
                 run_s=monitor.run_s(),
@@ -329,6 +333,10 @@ class Runner:
             )
         except Cancelled:
             ending = JobCancelled(fence=order.job.fence, model=engine.loaded(), loaded_loras=engine.loaded_loras())
+        except Parked as parked:
+            ending = JobParked(
+                fence=order.job.fence, kept=parked.kept, model=engine.loaded(), loaded_loras=engine.loaded_loras()
+            )
         except Exception as error:  # the process's outermost loop
             ending = _failed(order.job, engine, error, monitor.phase)
         if isinstance(ending, JobFailed) and ending.fatal:

@@ -72,7 +72,7 @@ class VideoEngine(DiffusionEngine):
     ) -> list[torch.Tensor]:
         """All outputs are denoised before the first is decoded: latents are small, and progress only moves forward."""
         clips = []
-        previews = Previews(pipe, spec, out_dir, monitor)
+        previews = Previews(pipe, spec, out_dir, monitor, self.pipelines.setup(card).video_file)
         for index in range(spec.num_outputs):
             monitor.output(index, "denoise")
             with previews.of_output(index):
