@@ -79,6 +79,8 @@ class Checkpoints:
     ) -> None:
         #: Denoising steps of the job that a later attempt would be spared, as far as this one has come.
         self.kept = 0
+        #: Whether the last one could not be written.
+        self.failed = False
         self._report = report
         self._directory = directory
         self._every_s = every_s
@@ -113,7 +115,7 @@ class Checkpoints:
         self.settle()
         self.keep(state, binding)
         self.settle()
-        return self.kept == state.steps
+        return not self.failed
 
     @property
     def pending(self) -> bool:
@@ -161,8 +163,10 @@ class Checkpoints:
 
     def _write_all(self, todo: list[tuple[State, Binding]]) -> None:
         for state, binding in todo:
+            self.failed = True
             try:
                 self._write(state, binding)
+                self.failed = False
                 self.kept = state.steps
                 self._report(self.kept)
             except (OSError, SafetensorError, ValueError, RuntimeError) as error:

@@ -135,8 +135,6 @@ class Resumption:
         self._binding = binding
         self._schedulers = {name: part for name, part in pipe.components.items() if hasattr(part, "set_timesteps")}
         self._keeps = True
-        #: Whether the job may be parked after the next step; not soon after its checkpoint could not be written.
-        self._may_park = True
         self._earlier, refused = self._checkpoints.find(output, binding)
         self._answers = _Answers(pipe, dict(self._earlier.plain["answers"]) if self._earlier is not None else {})
         #: Why a newer checkpoint was not taken; "": there is none.
@@ -193,7 +191,8 @@ class Resumption:
         finished = step >= total and not self._last
         parks = (step < total or finished) and self._monitor.park_due(step, total)
         try:
-            if parks and (self._may_park or self._checkpoints.due()):
+            # Not soon after one could not be written: each try costs time.
+            if parks and (not self._checkpoints.failed or self._checkpoints.due()):
                 self._park(self._state(step, total, tensors))
             elif finished:
                 self._checkpoints.keep_finished(self._state(step, total, tensors), self._binding)
@@ -206,8 +205,7 @@ class Resumption:
 
     def _park(self, state: State) -> None:
         """Raises `Parked` once the state is on disk. Where it cannot be written the job goes on: stopping it would lose what it has."""
-        self._may_park = self._checkpoints.keep_now(state, self._binding)
-        if self._may_park:
+        if self._checkpoints.keep_now(state, self._binding):
             raise Parked(state.steps)
 
     # ------------------------------------------------------------ the state
