@@ -14,11 +14,12 @@ import msgspec
 import pytest
 
 from broker.client import errors
+from broker.wire.inputs import StartFrames
 from broker.wire.jobspec import decode_spec
 from http_edge.auth.keys import KeyRecord, hash_of, new_key, write_keys
 from tests.edge.conftest import World
 from tests.edge.openai_support import clip, draws, leave, only_job, only_spec, opened, picture, then
-from tests.testing.fake_broker import T0, VIDEO, worker
+from tests.testing.fake_broker import ANIMATE, T0, VIDEO, worker
 
 URL = "/v1/videos"
 
@@ -668,6 +669,33 @@ def test_an_extension_goes_on_from_the_last_frame(world: World) -> None:
     assert (job.submission.model, spec.num_frames) == ("animate", 17)
     with open(spec.image, "rb") as file:
         assert abs(opened(file.read()).convert("L").getpixel((32, 24)) - 220) < 8
+
+
+@pytest.mark.parametrize(
+    ("drawn", "begins"), [(True, "begins with the last frames"), (False, "begins after the video")]
+)
+def test_an_extension_shows_the_whole_clip_to_a_model_that_takes_one(world: World, drawn: bool, begins: str) -> None:
+    seen = StartFrames(least=9, step=8, most=25, drawn=drawn)
+    goes_on = msgspec.structs.replace(
+        ANIMATE, name="goes-on", needs_image=False, takes_inputs=("start_video",), start_frames=seen
+    )
+    world.fake.workers = {"cpu-0": worker("cpu-0", VIDEO, ANIMATE, goes_on)}
+    data = clip(17)
+    source = completed(world, data, size="64x48", fps=12)
+    answer = world.http.post(f"{URL}/extensions", json={"prompt": "p", "seconds": "3", "video": {"id": source["id"]}})
+    assert answer.status_code == 200, answer.text
+    extended = answer.json()
+    job = world.fake.jobs[extended["id"]]
+    spec = decode_spec(job.body)
+    assert (job.submission.model, spec.image, spec.fps) == ("goes-on", "", 12.0)
+    assert Path(spec.inputs["start_video"][0]).read_bytes() == data
+    assert extended["remixed_from_video_id"] == source["id"]
+    assert any(begins in warning for warning in extended["warnings"])
+    # A model that is asked for is taken as it is: with the last frame, or with the reason why it cannot.
+    form = {"prompt": "p", "seconds": "2", "video": {"id": source["id"]}}
+    with_image = world.http.post(f"{URL}/extensions", json={**form, "model": "animate"}).json()
+    assert decode_spec(world.fake.jobs[with_image["id"]].body).image
+    assert "takes no image" in world.http.post(f"{URL}/extensions", json={**form, "model": "demo"}).json()["detail"]
 
 
 def test_an_extension_needs_a_model_that_takes_an_image(world: World) -> None:

@@ -232,9 +232,3 @@ def test_an_unknown_preset_is_told(wan: Path, tmp_path: Path) -> None:
 def test_a_compiled_model_takes_none(wan: Path, tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match=r'speed\.compile: true cannot be had beside LoRAs.* \(loras\.a = ""\)$'):
         model_for(str(wan), "m", {"loras": {"a": lora(tmp_path / "a.safetensors")}, "speed": {"compile": True}})
-
-
-def test_weights_that_do_not_come_back_from_one_take_none(wan: Path, tmp_path: Path) -> None:
-    table = {"loras": {"a": lora(tmp_path / "a.safetensors")}, "speed": {"quantize": {"transformer": "nf4"}}}
-    with pytest.raises(CatalogueError, match=r"speed\.quantize\.transformer: 'nf4' weights take no LoRA, and 'a'"):
-        model_for(str(wan), "m", table)

@@ -50,10 +50,7 @@ class Drawing:
     """The demo model with a table of its own, in memory."""
 
     def __init__(self, quantize: dict[str, str]) -> None:
-        table: dict[str, Any] = {"speed": {"quantize": quantize}}
-        if quantize.get("transformer") == "nf4":
-            table["loras"] = {"boomerang": ""}
-        model = model_for(str(default_model()), "m", table)
+        model = model_for(str(default_model()), "m", {"speed": {"quantize": quantize}})
         self.card: ModelCard = model.card
         self.engine = VideoEngine(Pipelines(Device("cpu", "auto", threads=1), {"m": model.setup}))
         self.engine.load(self.card)
@@ -112,7 +109,7 @@ def test_a_cancel_is_heard_inside_a_quantised_model_and_the_next_job_is_whole(
     assert (after == before).all()
 
 
-@pytest.mark.parametrize("method", ["fp8", "int8", "layerwise_fp8"])
+@pytest.mark.parametrize("method", sorted(CLOSE))
 def test_a_lora_acts_on_quantised_weights_as_on_whole_ones_and_leaves_no_trace(
     whole: Drawing, tmp_path: Path, slot: Slot, method: QuantizeMethod
 ) -> None:
@@ -123,10 +120,13 @@ def test_a_lora_acts_on_quantised_weights_as_on_whole_ones_and_leaves_no_trace(
     drawn, used = small.frames(slot, tmp_path, boomerang)
     after, _ = small.frames(slot, tmp_path)
     unquantised, _ = whole.frames(slot, tmp_path, boomerang)
+    error = abs(own - whole.frames(slot, tmp_path)[0]).mean()
     small.engine.pipelines.loaded("m").adapters._drop("boomerang")
     dropped, _ = small.frames(slot, tmp_path)
 
-    assert abs(drawn - unquantised).mean() < abs(drawn - own).mean() / 2
+    # It acts by more than the fewer bits do, and they do no more with it than without.
+    assert abs(drawn - own).mean() > error
+    assert abs(drawn - unquantised).mean() < 1.5 * error
     assert (used["loras"], used["quantize"]) == ("boomerang 1", f"transformer {method}")
     assert (after == own).all()
     assert (dropped == own).all()

@@ -104,6 +104,9 @@ def _nf4(component: nn.Module, names: frozenset[str], device: torch.device, dtyp
         )
         new.weight = bnb.Params4bit(old.weight.data, requires_grad=False, quant_type="nf4", module=new)
         new.bias = old.bias
+        # On some CPUs the library packs weights at the first call in another way, which loses their last bits each time that they are
+        # listed, as the load of a LoRA does.
+        new.support_avx512bf16_for_cpu = False
         # It is the move that quantises.
         component.set_submodule(name, new.to(device).to(old.weight.device).eval())
 

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from workers.models.loras import Loras, check_loras
+from workers.models.loras import check_loras
 from workers.models.model import ModelSetup
 from workers.models.parts import check_parts, components
 from workers.models.pipeline_classes import PipelineClass
@@ -42,7 +42,6 @@ def setup_for(
         text = f"{value} cannot be had beside LoRAs, each of which would compile the model anew; leave either out{_left_out(loras)}"
         raise CatalogueError(where, "speed.compile", text)
     check_quantize(where, settings.speed.quantize, index, directory, parts)
-    _check_loras_on_quantised(where, settings, loras)
     if directory is not None:
         _check_weights(where, settings, directory, parts)
         _check_code(where, settings, directory, index)
@@ -55,16 +54,6 @@ def setup_for(
         speed=check_speed(where, settings.speed, taken, index),
         placement=settings.placement or AUTO,
     )
-
-
-def _check_loras_on_quantised(where: str, settings: ModelTable, loras: Loras) -> None:
-    """Raise for LoRAs of a component whose weights do not come back to the bit after one."""
-    for component, method in settings.speed.quantize.items():
-        named = next((name for name, lora in loras.items() if component in lora.card.components), None)
-        if named is not None and method == "nf4":
-            text = f"{told(method)} weights take no LoRA, and {named!r} is one of the {component}"
-            text += f"; take int8, fp8 or layerwise_fp8, or leave either out{_left_out([named])}"
-            raise CatalogueError(where, f"speed.quantize.{component}", text)
 
 
 def _left_out(loras: Iterable[str]) -> str:

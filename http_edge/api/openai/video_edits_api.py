@@ -1,5 +1,5 @@
-"""Videos made from videos, in OpenAI's API: remixed (the same seed, size and length with another prompt), extended from the last frame,
-edited with a model that draws over one. Keeping a character is refused with the reason.
+"""Videos made from videos, in OpenAI's API: remixed (the same seed, size and length with another prompt), gone on from, edited with a model
+that draws over one. Keeping a character is refused with the reason.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker.wire.jobspec import JobSpec
+from broker.wire.jobspec import JobSpec, ModelCard
 from http_edge.api.openai import schema_openai as openai
 from http_edge.api.openai import views as shapes
 from http_edge.api.openai.fields import as_object, flattened
@@ -102,7 +102,10 @@ class VideoEditsApi:
         keyed=True,
     )
     async def extend(self, request: Request) -> Response:
-        """Go on from a finished video's last frame."""
+        """Go on from a finished video.
+
+        A model that takes a `start_video` sees its motion; any other that draws from an image begins with its last frame.
+        """
         async with await read_fields(request) as fields:
             values = flattened(fields)
             source = await self._source(values.get("video"), bool(fields.uploads.get("video")), "extended")
@@ -110,22 +113,12 @@ class VideoEditsApi:
             wish = read_media_request(
                 {"size": f"{spec.width}x{spec.height}", **values}, "video", [], ("video",), files=fields.uploads
             )
-        asked = wish.asked
-        cards = await self._calls.catalogue.cards()
-        own = next((card for card in cards if card.name == spec.model), None)
-        able = [card for card in (own, *cards) if card and card.takes_image and card.makes("video")]
-        if not able:
-            raise EdgeError(
-                "unsupported",
-                "video: no model of this service draws from an image, which going on from a video's last frame needs",
-                param="video",
-            )
-        last = await self._thumbnails.last_frame(source.view, find_artefact(source.view)[1])
-        warning = "video: the new clip begins with the last frame of the video; it holds the continuation alone"
-        asked = msgspec.structs.replace(asked, model=asked.model or able[0].name, warnings=(*asked.warnings, warning))
-        image = [("video", base64.b64encode(last).decode())]
-        wish = msgspec.structs.replace(wish, asked=asked, images=image, remixed_from=source.id)
-        return await self._videos.created(request, await submit(self._calls, wish))
+            card = await self._continuing(wish.asked.model or "", spec.model)
+            if "start_video" in card.takes_inputs:
+                wish = await self._going_on(wish, source, card)
+            else:
+                wish = await self._from_last_frame(wish, source, card)
+            return await self._videos.created(request, await submit(self._calls, wish))
 
     @operation(
         "editVideo",
@@ -185,6 +178,44 @@ class VideoEditsApi:
 
     # ------------------------------------------------------------ parts
 
+    async def _continuing(self, asked: str, own: str) -> ModelCard:
+        """The model that goes on from a video: the one asked for, its own, else the one that sees most of it. Raises `EdgeError`."""
+        calls = self._calls.catalogue
+        cards = await calls.cards()
+        wanted = calls.aliases.get(asked, asked)
+        # Their order is kept where they are alike.
+        ranked = sorted(cards, key=lambda card: (card.name != wanted, card.name != own, not _sees_motion(card)))
+        # Why a model that is asked for cannot is said where its inputs are checked.
+        able = [
+            card
+            for card in ranked
+            if card.name == wanted or (card.makes("video") and (_sees_motion(card) or card.takes_image))
+        ]
+        if not able:
+            raise EdgeError(
+                "unsupported",
+                "video: no model of this service takes a video to go on from, and none draws from an image, as its last frame would be",
+                param="video",
+            )
+        return able[0]
+
+    async def _going_on(self, wish: MediaRequest, source: Job, card: ModelCard) -> MediaRequest:
+        """A request to go on from a whole clip, in its rate. Raises `EdgeError`."""
+        kept = await self._calls.kept_result("video", source, find_artefact(source.view)[1], "clip")
+        seen = card.start_frames
+        begins = "begins with the last frames of the video" if seen is None or seen.drawn else "begins after the video"
+        brought: dict[str, Any] = {"start_video": (source.id,)}
+        labels = {**wish.asked.wanted.labels, "start_video": "video"}
+        rate = wish.asked.wanted.fps or self._spec(source).fps
+        wanted = msgspec.structs.replace(wish.asked.wanted, **brought, fps=rate, labels=labels)
+        return _continued(wish, wanted, source, card, begins, kept={"start_video": (kept,)})
+
+    async def _from_last_frame(self, wish: MediaRequest, source: Job, card: ModelCard) -> MediaRequest:
+        last = await self._thumbnails.last_frame(source.view, find_artefact(source.view)[1])
+        image = [("video", base64.b64encode(last).decode())]
+        begins = "begins with the last frame of the video"
+        return _continued(wish, wish.asked.wanted, source, card, begins, images=image)
+
     async def _edit_of(self, source: Job, values: dict[str, Any], fields: Fields) -> MediaRequest:
         """A request to draw over a finished video of this service, in its size and rate. Raises `EdgeError`."""
         spec = self._spec(source)
@@ -219,6 +250,21 @@ class VideoEditsApi:
         if job.spec is None:
             raise EdgeError("unsupported", f"video {job.id} was made by a newer version and cannot be read by this one")
         return job.spec
+
+
+def _sees_motion(card: ModelCard) -> bool:
+    return card.takes("start_video", "video")
+
+
+def _continued(
+    wish: MediaRequest, wanted: Generation, source: Job, card: ModelCard, begins: str, **media: Any
+) -> MediaRequest:
+    """The request with what it goes on from, and the model that draws it."""
+    warning = f"video: the new clip {begins}; it holds the continuation alone"
+    asked = msgspec.structs.replace(
+        wish.asked, wanted=wanted, model=wish.asked.model or card.name, warnings=(*wish.asked.warnings, warning)
+    )
+    return msgspec.structs.replace(wish, asked=asked, remixed_from=source.id, **media)
 
 
 def _same(spec: JobSpec, prompt: str) -> Generation:
