@@ -204,10 +204,9 @@ class VideoEditsApi:
         kept = await self._calls.kept_result("video", source, find_artefact(source.view)[1], "clip")
         seen = card.start_frames
         begins = "begins with the last frames of the video" if seen is None or seen.drawn else "begins after the video"
-        brought: dict[str, Any] = {"start_video": (source.id,)}
+        brought: dict[str, Any] = {"start_video": (source.id,), "fps": wish.asked.wanted.fps or self._spec(source).fps}
         labels = {**wish.asked.wanted.labels, "start_video": "video"}
-        rate = wish.asked.wanted.fps or self._spec(source).fps
-        wanted = msgspec.structs.replace(wish.asked.wanted, **brought, fps=rate, labels=labels)
+        wanted = msgspec.structs.replace(wish.asked.wanted, **brought, labels=labels)
         return _continued(wish, wanted, source, card, begins, kept={"start_video": (kept,)})
 
     async def _from_last_frame(self, wish: MediaRequest, source: Job, card: ModelCard) -> MediaRequest:
