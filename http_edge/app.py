@@ -47,6 +47,7 @@ from http_edge.media.ssrf import SsrfGuard
 from http_edge.media.uploads import Uploads
 from http_edge.middleware import Middleware
 from http_edge.openapi.docs_api import DocsApi
+from http_edge.page.page_api import PageApi
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +188,7 @@ def build_app(edge: Edge) -> Starlette:
         metrics=edge.metrics,
         version=_version(),
     )
-    routes = [one for family in FAMILIES for one in family.routes(parts)]
+    routes = [one for family in FAMILIES for one in family.routes(parts)] + PageApi(parts.version).routes()
     return EdgeApp(edge, [*routes, *DocsApi(_version(), errors, keys=edge.keys is not None).routes()], errors)
 
 

@@ -37,7 +37,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "http_edge": (
         ("http_edge",),
-        ("http_edge/openapi", "http_edge/background"),
+        ("http_edge/openapi", "http_edge/background", "http_edge/page"),
         ("http_edge/api/native", "http_edge/api/openai", "http_edge/api/lightx2v"),
         ("http_edge/api/common", "http_edge/api"),
         ("http_edge/jobs",),

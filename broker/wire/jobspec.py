@@ -29,6 +29,8 @@ MAX_FRAMES = 100_000
 MAX_STEPS = 10_000
 MAX_TOKENS = 65_536
 MAX_OUTPUTS = 10
+#: Of one output.
+MAX_PREVIEWS = 8
 #: What msgpack, JSON readers and torch all hold.
 MAX_INT = 2**63 - 1
 
@@ -100,7 +102,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: The client's own request fields, for APIs whose replies repeat them. No engine reads this.
     echo: dict[str, Scalar] = msgspec.field(default_factory=dict)
     #: Pictures to write while each output is being denoised, as `preview_name` calls them; a pipeline that cannot writes none.
-    previews: Annotated[int, Meta(ge=0, le=3)] = 0
+    previews: Annotated[int, Meta(ge=0, le=MAX_PREVIEWS)] = 0
     #: The request's place in a trace, as its header says; goes into log lines.
     traceparent: Annotated[str, Meta(max_length=64)] = ""
     #: Of a request with an idempotency key: SHA-256 of what it said, hex. No engine reads this.

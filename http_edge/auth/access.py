@@ -32,6 +32,8 @@ OPEN_PATHS = frozenset(
         "/docs/swagger-ui.css",
     )
 )
+#: The files of the web page, which asks for a key itself.
+_OPEN_PREFIX = "/page/"
 _METRICS = "/metrics"
 
 _IDEMPOTENCY_KEY = idempotency.HEADER.lower().encode()
@@ -55,7 +57,7 @@ class Access:
         headers = scope["headers"]
         _check_size(headers)
         path = scope["path"]
-        if self._keys is not None and path not in self._open_paths:
+        if self._keys is not None and path not in self._open_paths and not path.startswith(_OPEN_PREFIX):
             request.caller = self._caller(self._keys, sent)
         if scope["method"] != "POST" or _IDEMPOTENCY_KEY not in sent:
             return

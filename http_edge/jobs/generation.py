@@ -16,6 +16,7 @@ from broker.wire.jobspec import (
     MAX_FRAMES,
     MAX_INT,
     MAX_OUTPUTS,
+    MAX_PREVIEWS,
     MAX_PROMPT_CHARS,
     MAX_SIDE,
     MAX_STEPS,
@@ -424,8 +425,18 @@ class Generation(Struct, frozen=True, kw_only=True):
             extra=_read_as("text", "save_result_path", "save_video_path"),
         ),
     ] = ""
-    #: Pictures to show while each output is being denoised.
-    previews: int = 0
+    previews: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                le=MAX_PREVIEWS,
+                description="Pictures to show of each output while it is drawn, from models that can give them.",
+                extra=_read_as("integer"),
+            ),
+        ]
+        | None
+    ) = None
     #: Field -> the client's name of it, where they differ.
     labels: dict[str, str] = {}
 

@@ -531,14 +531,6 @@ def test_an_example_of_a_body_is_a_body(document: dict[str, Any]) -> None:
     assert found > 10
 
 
-def test_browsers_are_led_to_the_page_and_others_are_not(world: World) -> None:
-    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-    led = world.http.get("/", headers=browser, follow_redirects=False)
-    assert (led.status_code, led.headers["location"]) == (307, "/docs")
-    assert world.http.get("/", headers=browser).text.startswith("<!doctype html>")
-    assert world.http.get("/", headers={"Accept": JSON}).json()["links"]["openapi"] == "/openapi.json"
-
-
 @pytest.mark.parametrize("value", [True, "false", "on", 0, 1])
 def test_the_document_takes_each_way_to_say_yes_or_no_that_a_request_is_read_with(world: World, value: Any) -> None:
     document = world.http.get("/openapi.json").json()

@@ -65,6 +65,7 @@ def test_a_stream_from_the_first_state_to_the_last(world: World) -> None:
             "position": None,
             "eta_s": None,
             "worker": "cpu-0",
+            "preview": None,
         }
         world.do(world.fake.succeed, job["id"])
         name, data = stream.event()

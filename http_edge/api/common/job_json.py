@@ -21,10 +21,10 @@ _AS_WRITTEN = ("image", "save_to")
 _SPEC = tuple(name for name in schema.JobSpecView.__struct_fields__ if name not in (*_AS_WRITTEN, "inputs", "loras"))
 
 
-def job_json(job: Job, progress: int, *, with_moves: bool = False) -> schema.Job:
-    """Everything about a job; `with_moves` adds its history."""
+def job_json(job: Job, progress: int, *, preview: int = 0, with_moves: bool = False) -> schema.Job:
+    """Everything about a job; `preview`: number of its newest one; `with_moves` adds its history."""
     view, spec = job.view, job.spec
-    now = step_json(view, progress)
+    now = step_json(view, progress, preview)
     # All steps are done once it has succeeded, whatever was heard last.
     steps = spec.num_inference_steps if spec and view.state == "succeeded" else None
     moves = [_move_json(move) for move in view.history] if with_moves else UNSET
@@ -60,6 +60,7 @@ def job_json(job: Job, progress: int, *, with_moves: bool = False) -> schema.Job
         warnings=list(warnings_of(job)),
         used=view.result.used if view.result else {},
         webhook=_webhook_json(job),
+        preview=now.preview,
         urls=schema.JobUrls(**urls(now.id)),
         history=moves,
         story=moves,
@@ -71,10 +72,11 @@ def taken_json(job: schema.Job, duplicate: bool) -> schema.JobTaken:
     return schema.JobTaken(**{name: getattr(job, name) for name in job.__struct_fields__}, duplicate=duplicate)
 
 
-def step_json(view: JobView, progress: int) -> schema.JobStep:
-    """Build the data of a progress event: the fields that change while a job waits or runs."""
+def step_json(view: JobView, progress: int, preview: int = 0) -> schema.JobStep:
+    """Build the data of a progress event: the fields that change while a job waits or runs. `preview`: number of the newest one."""
+    job_id = shown_id(view.id)
     return schema.JobStep(
-        id=shown_id(view.id),
+        id=job_id,
         state=view.state,
         progress=progress,
         phase=view.phase or None,
@@ -84,6 +86,8 @@ def step_json(view: JobView, progress: int) -> schema.JobStep:
         position=view.position if view.position >= 0 else None,
         eta_s=round(view.eta_s, 3) if view.eta_s >= 0 else None,
         worker=view.worker or None,
+        # Of another attempt the same number is another picture.
+        preview=f"{urls(job_id)['self']}/preview?number={preview}&attempt={view.attempts}" if preview else None,
     )
 
 

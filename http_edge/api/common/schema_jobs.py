@@ -180,6 +180,10 @@ class Job(Struct, kw_only=True):
         ),
     ]
     webhook: JobWebhook | None
+    preview: Annotated[
+        str | None,
+        Meta(description="Path of the newest picture of what is being drawn, where `previews` were asked for."),
+    ]
     urls: JobUrls
     history: list[JobMove] | UnsetType = UNSET
     story: Annotated[
@@ -200,6 +204,7 @@ class JobStep(Struct, kw_only=True):
     position: int | None
     eta_s: float | None
     worker: str | None
+    preview: str | None
 
 
 class JobTaken(Job, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from http_edge.api.common.error_bodies import problem
 from http_edge.api.common.family import Family, Parts
 from http_edge.api.common.schema_common import Problem
+from http_edge.api.native.job_pictures_api import JobPicturesApi
 from http_edge.api.native.jobs_api import JobsApi
 from http_edge.api.native.recipes_api import RecipesApi
 from http_edge.api.native.service_api import ServiceApi
@@ -15,6 +16,7 @@ def _routes(parts: Parts) -> list[EdgeRoute]:
     return [
         *JobsApi(parts.calls, parts.progress).routes(),
         *RecipesApi(parts.calls, parts.spool).routes(),
+        *JobPicturesApi(parts.calls).routes(),
         *ServiceApi(parts.calls, parts.metrics, parts.version).routes(),
     ]
 

@@ -23,7 +23,19 @@ from http_edge.body.fields import Reader
 from http_edge.body.forms import Fields, Upload, read_fields
 from http_edge.body.json_body import json_response
 from http_edge.http.file_response import download
-from http_edge.http.operation import BROKER, DOWNLOAD, FILES, LOOKUP, MAKE, QUERY, Answer, Body, Param, Tag, operation
+from http_edge.http.operation import (
+    BROKER,
+    DOWNLOAD,
+    FILES,
+    LOOKUP,
+    MAKE,
+    QUERY,
+    Answer,
+    Body,
+    Param,
+    Tag,
+    operation,
+)
 from http_edge.http.prefer import StatusResponse, read_prefer
 from http_edge.http.routing import EdgeRoute, route
 from http_edge.jobs.delete_job import delete_job
@@ -37,6 +49,7 @@ from http_edge.jobs.slices import in_slices
 from http_edge.jobs.specs import echoed_image
 from http_edge.jobs.webhook_fields import WEBHOOK_FIELDS, read_webhook
 from http_edge.media.artefacts import find_artefact
+from http_edge.media.previews import newest_preview
 
 _OWN_FIELDS = ("id", "priority", "deadline_s", *WEBHOOK_FIELDS)
 POLICY = Policy(refuses_unknown=True, refuses_unsupported=True)
@@ -49,10 +62,21 @@ _MAX_DEADLINE_S = 31 * 86_400.0
 
 STATES: tuple[str, ...] = get_args(JobStateName)
 
-_TAG = Tag("Jobs", "The native API: every job, whichever API it came by.")
+TAG = Tag("Jobs", "The native API: every job, whichever API it came by.")
 
-_JOB = Param(name="id", place="path", required=True, about="The job's id.")
-_NEXT = ("showJob", "followJob", "downloadJobResult", "pinJob", "showJobPin", "unpinJob", "cancelJob", "deleteJob")
+JOB = Param(name="id", place="path", required=True, about="The job's id.")
+_NEXT = (
+    "showJob",
+    "followJob",
+    "downloadJobResult",
+    "showJobThumbnail",
+    "showJobPreview",
+    "pinJob",
+    "showJobPin",
+    "unpinJob",
+    "cancelJob",
+    "deleteJob",
+)
 _KEPT = {200: Answer(about="Whether it is kept.", types=(schema.JobPin,))}
 
 
@@ -76,7 +100,7 @@ class JobsApi:
 
     @operation(
         "createJob",
-        _TAG,
+        TAG,
         body=Body(type=schema.JobRequest, files={"image": False, **INPUT_FILES}),
         answers={
             200: Answer(about="The job.", types=(schema.JobTaken,), links=_NEXT),
@@ -101,8 +125,8 @@ class JobsApi:
 
     @operation(
         "showJob",
-        _TAG,
-        params=(_JOB,),
+        TAG,
+        params=(JOB,),
         answers={200: Answer(about="The job.", types=(schema.Job,))},
         errors=LOOKUP,
         prefer=True,
@@ -115,7 +139,7 @@ class JobsApi:
 
     @operation(
         "listJobs",
-        _TAG,
+        TAG,
         params=(
             Param(name="limit", type=Annotated[int, Meta(ge=0, le=200)], about="At most so many; default 20."),
             AFTER,
@@ -152,8 +176,8 @@ class JobsApi:
 
     @operation(
         "cancelJob",
-        _TAG,
-        params=(_JOB,),
+        TAG,
+        params=(JOB,),
         answers={200: Answer(about="What became of it.", types=(schema.JobCancel,))},
         errors=LOOKUP,
     )
@@ -164,8 +188,8 @@ class JobsApi:
 
     @operation(
         "deleteJob",
-        _TAG,
-        params=(_JOB, Param(name="purge", type=bool, about="Delete it; default false: only cancel it.")),
+        TAG,
+        params=(JOB, Param(name="purge", type=bool, about="Delete it; default false: only cancel it.")),
         answers={200: Answer(about="What became of it.", types=(schema.JobCancel, schema.JobDeleted))},
         errors=(*LOOKUP, *QUERY, "still_stopping"),
     )
@@ -190,8 +214,8 @@ class JobsApi:
 
     @operation(
         "followJob",
-        _TAG,
-        params=(_JOB, *FOLLOW),
+        TAG,
+        params=(JOB, *FOLLOW),
         answers=FOLLOWED,
         errors=LOOKUP,
     )
@@ -205,9 +229,9 @@ class JobsApi:
 
     @operation(
         "downloadJobResult",
-        _TAG,
+        TAG,
         params=(
-            _JOB,
+            JOB,
             Param(name="name", type=Annotated[str, Meta(max_length=128)], about="The file's name."),
             Param(name="index", type=Annotated[int, Meta(ge=0, le=1000)], about="Its number, from 0."),
             *RANGES,
@@ -224,17 +248,17 @@ class JobsApi:
         )
         return await download(request, job_file(self._calls, job, index, artefact))
 
-    @operation("showJobPin", _TAG, params=(_JOB,), answers=_KEPT, errors=(*LOOKUP, "unsupported"))
+    @operation("showJobPin", TAG, params=(JOB,), answers=_KEPT, errors=(*LOOKUP, "unsupported"))
     async def pinned(self, request: Request) -> Response:
         """Whether a job is kept beyond its time."""
         return await self._pin(request, None)
 
-    @operation("pinJob", _TAG, params=(_JOB,), answers=_KEPT, errors=(*LOOKUP, "unsupported", "disk_full"))
+    @operation("pinJob", TAG, params=(JOB,), answers=_KEPT, errors=(*LOOKUP, "unsupported", "disk_full"))
     async def pin(self, request: Request) -> Response:
         """Keep a job beyond its time and the disk quota."""
         return await self._pin(request, True)
 
-    @operation("unpinJob", _TAG, params=(_JOB,), answers=_KEPT, errors=(*LOOKUP, "unsupported", "disk_full"))
+    @operation("unpinJob", TAG, params=(JOB,), answers=_KEPT, errors=(*LOOKUP, "unsupported", "disk_full"))
     async def unpin(self, request: Request) -> Response:
         """Let a job go when its time comes."""
         return await self._pin(request, False)
@@ -263,13 +287,19 @@ class JobsApi:
         return StreamEvent("progress", revision if revision > last.view.revision else 0, self._step)
 
     def _json(self, job: Job) -> schema.Job:
-        return job_json(job, self._progress.of(job.view))
+        return job_json(job, self._progress.of(job.view), preview=self._preview_of(job))
 
     def _whole(self, job: Job) -> schema.Job:
-        return job_json(job, self._progress.of(job.view), with_moves=True)
+        return job_json(job, self._progress.of(job.view), preview=self._preview_of(job), with_moves=True)
 
     def _step(self, job: Job) -> schema.JobStep:
-        return step_json(job.view, self._progress.of(job.view))
+        return step_json(job.view, self._progress.of(job.view), self._preview_of(job))
+
+    def _preview_of(self, job: Job) -> int:
+        """Number of the newest preview of a job that is being drawn; 0: there is none. Others cost no look at the disk."""
+        if job.view.state != "running" or job.spec is None or not job.spec.previews:
+            return 0
+        return newest_preview(self._calls.settings.artefacts_path, job.view)
 
 
 def read_order(

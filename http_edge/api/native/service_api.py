@@ -1,4 +1,4 @@
-"""The service itself: health, workers, metrics, and an index for browsers."""
+"""The service itself: health, workers, metrics."""
 
 from __future__ import annotations
 
@@ -59,7 +59,6 @@ class ServiceApi:
             route("/v1/workers", expensive_get=True, GET=self.workers),
             route("/v1/workers/{name}/drain", POST=self.drain),
             route("/metrics", expensive_get=True, GET=self.metrics),
-            route("/", GET=self.index),
         ]
 
     @operation("showLiveness", SERVICE, answers={200: Answer(about="It does.", types=(schema.Alive,))})
@@ -156,36 +155,6 @@ class ServiceApi:
             pool = None
         page, content_type = self._metrics.exposition(request.headers.get("accept", ""), pool)
         return Response(page, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
-
-    @operation(
-        "showIndex",
-        SERVICE,
-        answers={
-            200: Answer(about="The index.", types=(schema.Index,)),
-            307: Answer(about="To /docs, where `Accept` asks for HTML first."),
-        },
-    )
-    async def index(self, request: Request) -> Response:
-        """What is here.
-
-        Browsers are led to /docs.
-        """
-        if "text/html" in request.headers.get("accept", "").lower():
-            return Response(status_code=307, headers={"Location": "/docs", "Vary": "Accept"})
-        links = {
-            "jobs": "/v1/jobs",
-            "workers": "/v1/workers",
-            "models": "/v1/models",
-            "videos": "/v1/videos",
-            "images": "/v1/images/generations",
-            "lightx2v": "/v1/local/video/generate",
-            "health": "/health",
-            "metrics": "/metrics",
-            "docs": "/docs",
-            "openapi": "/openapi.json",
-        }
-        body = schema.Index(name="zoetrope", version=self._version, links=links)
-        return json_response(body, headers={"Vary": "Accept"})
 
     async def _probe(self, max_age_s: float = _PROBE_FRESH_S) -> PoolView:
         try:

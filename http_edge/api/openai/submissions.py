@@ -104,7 +104,7 @@ async def submit(calls: JobService, wish: MediaRequest) -> Job:
         remixed_from=wish.remixed_from,
     )
     order = Submission(
-        wanted=msgspec.structs.replace(wanted, previews=wish.previews),
+        wanted=msgspec.structs.replace(wanted, previews=wish.previews or wanted.previews),
         warnings=(*about_model, *about_fit, *warnings),
         lenient=True,
         image=kept[0] if kept else None,

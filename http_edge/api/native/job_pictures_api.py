@@ -1,0 +1,90 @@
+"""Pictures of jobs: small ones of results, and those of what is being drawn."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import anyio.to_thread
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+from broker.wire.jobspec import MAX_OUTPUTS, MAX_PREVIEWS
+from http_edge.api.common.operations import FILE_ANSWERS, FORMAT, INDEX, RANGES
+from http_edge.api.native.jobs_api import JOB, TAG
+from http_edge.base.errors import EdgeError
+from http_edge.body.fields import Reader
+from http_edge.http.file_response import download
+from http_edge.http.operation import DOWNLOAD, LOOKUP, PICTURES, QUERY, Answer, Param, operation
+from http_edge.http.routing import EdgeRoute, route
+from http_edge.jobs.service import JobService
+from http_edge.media.artefacts import find_artefact
+from http_edge.media.previews import newest_preview, read_preview
+from http_edge.media.thumbnails import FORMATS, Thumbnails, Variant, as_format
+
+_MAX_PREVIEW = MAX_OUTPUTS * MAX_PREVIEWS
+
+
+class JobPicturesApi:
+    """Handlers of pictures."""
+
+    def __init__(self, calls: JobService) -> None:
+        self._calls = calls
+        self._thumbnails = Thumbnails(calls.settings.artefacts_path)
+
+    def routes(self) -> list[EdgeRoute]:
+        """The routes."""
+        return [
+            route("/v1/jobs/{id}/thumbnail", expensive_get=True, GET=self.thumbnail),
+            route("/v1/jobs/{id}/preview", GET=self.preview),
+        ]
+
+    @operation(
+        "showJobThumbnail",
+        TAG,
+        params=(JOB, INDEX, FORMAT, *RANGES),
+        answers={200: Answer(about="The picture.", types=(bytes,), media=PICTURES), **FILE_ANSWERS},
+        errors=(*DOWNLOAD, "disk_full"),
+    )
+    async def thumbnail(self, request: Request) -> Response:
+        """A small picture of a result.
+
+        At most 640 pixels wide and high, WebP unless `format` says otherwise; the first frame of a clip.
+        """
+        job = await self._calls.job(request.path_params["id"])
+        reader = Reader(request.query_params, place="query")
+        to = as_format(reader.text("format", max_chars=16) or "webp")
+        if to is None:
+            raise reader.fault("format", f"must be of {', '.join(FORMATS)}")
+        index, artefact = find_artefact(job.view, index=reader.integer("index", 0, 1000) or 0)
+        variant = Variant(kind="thumbnail", format=to)
+        return await download(request, await self._thumbnails.file(job.view, index, artefact, variant))
+
+    @operation(
+        "showJobPreview",
+        TAG,
+        params=(
+            JOB,
+            Param(
+                name="number",
+                type=Annotated[int, Meta(ge=1, le=_MAX_PREVIEW)],
+                about="Its number, from 1, a further output's behind those of the one before; default: the newest.",
+            ),
+        ),
+        answers={200: Answer(about="The picture.", types=(bytes,), media=("image/png",))},
+        errors=(*LOOKUP, *QUERY, "not_ready"),
+    )
+    async def preview(self, request: Request) -> Response:
+        """A picture of what is being drawn.
+
+        For jobs that asked for `previews`, of models that can give them. Events name the newest in `preview`.
+        """
+        job = await self._calls.job(request.path_params["id"])
+        artefacts = self._calls.settings.artefacts_path
+        wanted = Reader(request.query_params, place="query").integer("number", 1, _MAX_PREVIEW)
+        number = wanted or newest_preview(artefacts, job.view)
+        data = await anyio.to_thread.run_sync(read_preview, artefacts, job.view, number) if number else None
+        if data is None:
+            which = f"has no preview {number}" if number else "has no preview"
+            raise EdgeError("not_ready", f"job {job.id} {which}", param="id", value=job.id)
+        return Response(data, media_type="image/png", headers={"Cache-Control": "no-store"})

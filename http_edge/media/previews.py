@@ -1,0 +1,33 @@
+"""Previews: the pictures that an engine leaves beside its attempt's files while it draws (`jobspec.preview_name`)."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from broker.wire.jobspec import preview_name
+from broker.wire.messages import JobView
+
+_NAME = re.compile(re.escape(preview_name(0)).replace("0", r"(\d{1,3})"))
+
+
+def newest_preview(artefacts: Path, view: JobView) -> int:
+    """Number of the newest preview of a job's attempt; 0 while there is none. One look at one directory."""
+    try:
+        names = os.listdir(_directory(artefacts, view))
+    except OSError:
+        return 0
+    return max((int(match[1]) for name in names if (match := _NAME.fullmatch(name))), default=0)
+
+
+def read_preview(artefacts: Path, view: JobView, number: int) -> bytes | None:
+    """A preview's file, a PNG; None when it is not there. Blocks."""
+    try:
+        return (_directory(artefacts, view) / preview_name(number)).read_bytes()
+    except OSError:
+        return None
+
+
+def _directory(artefacts: Path, view: JobView) -> Path:
+    return artefacts / view.id / str(view.fence)
