@@ -30,7 +30,7 @@ from broker.shell.metrics import Metrics
 from broker.shell.net.peer_limits import PeerLimiter
 from broker.wire import codec
 from broker.wire import messages as m
-from broker.wire.jobspec import ModelCard, Result
+from broker.wire.jobspec import ModelCard, Result, prompt_of
 
 T = TypeVar("T", bound=m.Message)
 
@@ -301,6 +301,9 @@ def _matches(job: Job, query: m.ListJobs) -> bool:
         and query.model in ("", job.submission.model)
         and query.tenant in ("", job.submission.tenant)
         and query.worker in ("", job.worker, job.submission.pinned)
+        and (not query.text or query.text.casefold() in prompt_of(job.body).casefold())
+        and query.since <= job.submitted_at
+        and not 0 < query.until <= job.submitted_at
     )
 
 

@@ -58,6 +58,8 @@ _LISTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ),
     ("behind one in the middle", {"after": "middle", "worker": "nosuch"}),
     ("behind a time", {"after": "gone", "after_at": 1.0, "worker": "nosuch"}),
+    ("a word of no prompt", {"text": "nosuch"}),
+    ("of an hour", {"since": 1000.0, "until": 4600.0, "worker": "nosuch"}),
     ("by the newest's name", {"alias": "same"}),
 )
 

@@ -41,7 +41,7 @@ class FindJobs(Struct, frozen=True):
 
 
 class FindPage(Struct, frozen=True):
-    """A page of jobs; `after_at` on the core's timeline."""
+    """A page of jobs; its times are on the core's timeline."""
 
     query: m.ListJobs
 
@@ -153,8 +153,10 @@ def _jobs(state: State, _: bytes, message: m.ForgetJobs) -> Lookup | None:
 
 
 def _page(state: State, _: bytes, message: m.ListJobs) -> Lookup:
-    if message.after_at:  # of the time before the clocks began it is the first moment
-        message = structs.replace(message, after_at=max(1.0, message.after_at - state.calendar.ahead_s))
+    asked = {name: at for name in ("after_at", "since", "until") if (at := getattr(message, name))}
+    if asked:  # of the time before the clocks began it is the first moment
+        ahead_s = state.calendar.ahead_s
+        message = structs.replace(message, **{name: max(1.0, at - ahead_s) for name, at in asked.items()})
     return FindPage(message)
 
 

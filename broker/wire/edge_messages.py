@@ -94,6 +94,11 @@ class ListJobs(Message, frozen=True, kw_only=True, tag="list_jobs"):
     after_at: Seconds = 0.0
     #: Continue from here, which the answer before said (`Jobs.behind`), whatever `after` is; 0: from there.
     behind: Fence = 0
+    #: Whose prompt has this in it, in upper or lower case.
+    text: Annotated[str, Meta(max_length=256)] = ""
+    #: Accepted at or after the one time, and before the other; 0: whenever.
+    since: Seconds = 0.0
+    until: Seconds = 0.0
 
 
 class Watch(Message, frozen=True, kw_only=True, tag="watch"):

@@ -385,7 +385,14 @@ class _Traced(Struct):
     traceparent: str = ""
 
 
+class _Prompted(Struct):
+    """What `prompt_of` reads of a spec."""
+
+    prompt: str = ""
+
+
 _traced_decoder = msgspec.msgpack.Decoder(_Traced)
+_prompt_decoder = msgspec.msgpack.Decoder(_Prompted)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 _spec_encoder = msgspec.msgpack.Encoder()
@@ -403,6 +410,14 @@ def decode_spec(body: bytes) -> JobSpec:
         return _spec_decoder.decode(body)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def prompt_of(body: bytes | None) -> str:
+    """The prompt in a spec's bytes, for a search; "" when they are no spec."""
+    try:
+        return _prompt_decoder.decode(body or b"").prompt
+    except (ValueError, RecursionError):
+        return ""
 
 
 def trace_id_of(body: bytes) -> str:

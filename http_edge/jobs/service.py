@@ -161,8 +161,9 @@ class JobService:
         origin: str = "",
         model: str = "",
         worker: str = "",
+        **bounds: Any,
     ) -> tuple[list[Job], bool]:
-        """A page of jobs, and whether more follow. Raises `EdgeError`."""
+        """A page of jobs, and whether more follow. `bounds`: further fields of `ListJobs`, if any. Raises `EdgeError`."""
         for name in meant(current().caller, after) if after and current().caller.key_name else ():
             if is_job_id(name) and await self.view(name) is not None:
                 after = name
@@ -176,6 +177,7 @@ class JobService:
             origin=origin,
             model=model,
             worker=worker,
+            **bounds,
         )
         return await in_slices(views, self._remember_listed), more
 

@@ -228,6 +228,23 @@ def test_lists_are_paged_by_cursor(world: World) -> None:
     assert (none["data"], none["has_more"]) == ([], True)
 
 
+def test_lists_are_filtered_by_prompt_and_time(world: World) -> None:
+    jobs = [world.submit(prompt=prompt) for prompt in ("A red circle", "a blue circle", "a RED square")]
+
+    def found(**params: object) -> list[int]:
+        page = world.http.get("/v1/jobs", params={"order": "asc", **params}).json()
+        return [[job["id"] for job in jobs].index(entry["id"]) for entry in page["data"]]
+
+    assert found(prompt="Red") == [0, 2]
+    assert found(prompt="circle", since=jobs[1]["submitted_at"]) == [1]
+    assert found(until=jobs[1]["submitted_at"]) == [0]
+    assert found(since=jobs[1]["submitted_at"], until=jobs[2]["submitted_at"]) == [1]
+    assert found(since=0, prompt="") == [0, 1, 2]
+    for name, value in (("since", "yesterday"), ("since", -1), ("until", 0), ("prompt", "x" * 257)):
+        reply = world.http.get("/v1/jobs", params={name: value})
+        assert (reply.status_code, reply.json()["error"]["param"]) == (422, name)
+
+
 def test_lists_are_filtered(world: World) -> None:
     video, image = world.submit(), world.submit(output="image")
     world.do(world.fake.run, image["id"], "cpu-1")

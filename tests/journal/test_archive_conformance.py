@@ -14,6 +14,7 @@ from broker.shell.journal import queries
 from broker.shell.lookups import look_up
 from broker.testing import MemoryArchive
 from broker.wire import messages as m
+from broker.wire.jobspec import JobSpec, encode_spec
 from tests.journal.crowd import STATES, page, walk
 from tests.journal.crowd import crowd as a_crowd
 from tests.journal.jobs import fail, finish, give, new_job, put
@@ -261,6 +262,39 @@ def test_a_page_of_none_says_whether_there_are_any(archive):
 
 def test_behind_an_unknown_job_there_is_nothing(archive, crowd):
     assert page(archive, m.ListJobs(req=1, after="nobody")) == ([], False)
+
+
+def prompted(job_id: str, prompt: str, at: float) -> Job:
+    spec = JobSpec(model="demo", output="image", prompt=prompt, width=64, height=64, num_inference_steps=1, seed=1)
+    return new_job(job_id, body=encode_spec(spec), at=at)
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        ({"text": "RED"}, [0, 2]),
+        ({"text": "猫"}, [1]),
+        ({"text": "straße"}, [3]),
+        ({"text": "STRASSE"}, [3]),
+        ({"text": "demo"}, []),
+        ({"since": 1001.0}, [1, 2, 3]),
+        ({"until": 1001.0}, [0]),
+        ({"since": 1001.0, "until": 1003.0}, [1, 2]),
+        ({"since": 1003.0, "until": 1001.0}, []),
+        ({"text": "red", "since": 1000.5, "states": ("queued",)}, [2]),
+        ({"after": "job-1", "since": 1000.0, "until": 1003.0}, {True: [0], False: [2]}),
+    ],
+)
+def test_jobs_are_found_by_a_text_of_their_prompt_and_by_the_time_they_came(archive, filters, found, newest_first):
+    prompts = ("A red circle", "一只猫", "Two RED squares", "die Straße")
+    put(archive, *[prompted(f"job-{n}", prompt, 1000.0 + n) for n, prompt in enumerate(prompts)])
+    put(archive, new_job("no-spec", body=b"\xc1", at=1010.0))
+    jobs, more = page(archive, m.ListJobs(req=1, limit=10, newest_first=newest_first, **filters))
+    wanted = [f"job-{n}" for n in (found[newest_first] if isinstance(found, dict) else found)]
+    ids = [job.id for job in jobs if job.id != "no-spec"]
+    assert (ids, more) == (wanted if isinstance(found, dict) or not newest_first else wanted[::-1], False)
+    assert "text" not in filters or len(ids) == len(jobs)
 
 
 @pytest.mark.parametrize("newest_first", [True, False])

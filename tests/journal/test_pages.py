@@ -28,6 +28,7 @@ def test_a_page_of_large_specs_is_cut_short_and_says_more(journal):
         {"origin": "nosuch"},
         {"model": "nosuch", "tenant": "red"},
         {"tenant": "nosuch"},
+        {"text": "nosuch"},
         {"states": ("failed",), "worker": "nosuch"},
         {"states": ("failed", "cancelled", "queued"), "model": "nosuch"},
         {"states": ("succeeded", "failed"), "model": "nosuch"},

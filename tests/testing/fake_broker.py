@@ -13,7 +13,7 @@ import msgspec
 
 from broker.client import errors
 from broker.wire import messages as m
-from broker.wire.jobspec import Artefact, Defaults, Limits, ModelCard, Result, decode_spec
+from broker.wire.jobspec import Artefact, Defaults, Limits, ModelCard, Result, decode_spec, prompt_of
 from tests.testing.fake_deliveries import FakeDeliveries
 
 #: The epoch in the upper half of revisions and fences, as the real broker counts them.
@@ -162,6 +162,9 @@ class FakeBroker:
         worker: str = "",
         tenant: str = "",
         after_at: float = 0.0,
+        text: str = "",
+        since: float = 0.0,
+        until: float = 0.0,
     ) -> tuple[list[m.JobView], bool]:
         self._answer("list")
         ordered = sorted(self.jobs.values(), key=lambda job: (job.submitted_at, job.id), reverse=newest_first)
@@ -181,6 +184,9 @@ class FakeBroker:
             and model in ("", job.submission.model)
             and worker in ("", job.worker)
             and tenant in ("", job.submission.tenant)
+            and (not text or text.casefold() in prompt_of(job.body).casefold())
+            and job.submitted_at >= since
+            and not 0 < until <= job.submitted_at
         ]
         return [self._with_hooks(job) for job in found[:limit]], len(found) > limit
 

@@ -42,7 +42,7 @@ def find_page(connection: sqlite3.Connection, query: m.ListJobs, live: Sequence[
     if after is None:
         return RowPage([], False, 0)
     limit = min(query.limit, MAX_ROWS)
-    numbers, behind = _numbers(connection, query, live, after, limit + 1)
+    numbers, behind = _numbers(connection, query, live, _span(connection, query, after), limit + 1)
     page: list[JobRow] = []
     size = 0
     for n in numbers[:limit]:
@@ -86,6 +86,20 @@ def _first_since(connection: sqlite3.Connection, at: float) -> int:
     return int(low)
 
 
+class _Span(NamedTuple):
+    """Rows whose numbers are above the one and below the other."""
+
+    above: int
+    below: int
+
+
+def _span(connection: sqlite3.Connection, query: m.ListJobs, after: int) -> _Span:
+    """The rows that a page can have: behind where it starts, and of the times asked for."""
+    above = _first_since(connection, query.since) - 1 if query.since else 0
+    below = _first_since(connection, query.until) if query.until else 2**63 - 1
+    return _Span(above, min(below, after)) if query.newest_first else _Span(max(above, after), below)
+
+
 class _Walk(NamedTuple):
     """Rows in order of their numbers: those of `tables` for which `where` holds, which an index serves."""
 
@@ -96,7 +110,7 @@ class _Walk(NamedTuple):
 
 
 def _numbers(
-    connection: sqlite3.Connection, query: m.ListJobs, live: Sequence[int] | None, after: int, most: int
+    connection: sqlite3.Connection, query: m.ListJobs, live: Sequence[int] | None, span: _Span, most: int
 ) -> tuple[list[int], int]:
     """(up to `most` numbers of rows that match, in order; the last number looked at when that was not all of them, else 0).
 
@@ -111,17 +125,17 @@ def _numbers(
         walks = [walk for state in wanted if state in FINAL_NAMES for walk in _walks_of_state(state)]
     elif query.tenant not in ("", "default"):
         walks = [_Walk(JOBS, "job.n", "tenant = ? AND tenant <> 'default'", [query.tenant])]
-    order, compare = ("DESC", "<") if query.newest_first else ("ASC", ">")
+    order = "DESC" if query.newest_first else "ASC"
     hit, hit_parameters = _condition(query, wanted)
     streams: list[Iterator[tuple[int, int]]] = [
         connection.execute(
-            f"SELECT {key}, {hit} FROM {tables} WHERE {where} AND {key} {compare} ? ORDER BY {key} {order} LIMIT ?",
-            (*hit_parameters, *parameters, after, MAX_LOOKED),
+            f"SELECT {key}, {hit} FROM {tables} WHERE {where} AND {key} > ? AND {key} < ? ORDER BY {key} {order} LIMIT ?",
+            (*hit_parameters, *parameters, *span, MAX_LOOKED),
         )
         for tables, key, where, parameters in walks
     ]
     if living:
-        streams.append(_look_at(connection, query, living, live or (), after))
+        streams.append(_look_at(connection, query, living, live or (), span))
     merged: Iterator[tuple[int, int]] = merge(*streams, key=_number, reverse=query.newest_first)
     numbers: list[int] = []
     for looked, (n, matches) in enumerate(merged, 1):
@@ -151,13 +165,12 @@ def _look_at(
     query: m.ListJobs,
     states: list[m.JobStateName],
     numbers: Sequence[int],
-    after: int,
+    span: _Span,
 ) -> Iterator[tuple[int, int]]:
-    """(number, whether it matches and is in one of `states`) of these rows from behind `after` on, in order; `MAX_LOOKED` at most."""
+    """(number, whether it matches and is in one of `states`) of these rows as far as the span has them, in order; `MAX_LOOKED` at most."""
+    numbers = numbers[bisect_right(numbers, span.above) : bisect_left(numbers, span.below)]
     if query.newest_first:
-        numbers = numbers[: bisect_left(numbers, after)][::-1]
-    else:
-        numbers = numbers[bisect_right(numbers, after) :]
+        numbers = numbers[::-1]
     hit, parameters = _condition(query, states)
     for n in numbers[:MAX_LOOKED]:
         yield from connection.execute(f"SELECT job.n, {hit} FROM {JOBS} WHERE job.n = ?", (*parameters, n))
@@ -181,4 +194,7 @@ def _condition(query: m.ListJobs, states: list[m.JobStateName]) -> tuple[str, li
     if query.worker:  # a job that waits for this worker alone is its job too
         terms.append(f"({WORKER} = ? OR pinned = ?)")
         parameters += [query.worker, query.worker]
+    if query.text:  # the last, as it reads the spec
+        terms.append("prompt_has(job.body, ?)")
+        parameters.append(query.text.casefold())
     return " AND ".join(terms) or "1", parameters

@@ -14,6 +14,7 @@ from pathlib import Path
 from broker.runtime.errors import JournalBroken, JournalRefused
 from broker.shell.journal import deliveries, set_aside
 from broker.shell.journal.old_rows import renew_head
+from broker.wire.jobspec import prompt_of
 
 #: Raised with every change of the tables or of the packed columns that an older broker would misread.
 SCHEMA = 6
@@ -139,6 +140,11 @@ MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
 }
 
 
+def prompt_has(body: bytes | None, folded: str) -> bool:
+    """Whether the prompt of a spec has this text, which is case-folded, in it. For SQL: what it raised would end the broker."""
+    return folded in prompt_of(body).casefold()
+
+
 def open_database(path: Path) -> sqlite3.Connection:
     """The only connection to the journal, checked and of this schema. Raises `JournalRefused` or `JournalBroken`."""
     try:
@@ -147,6 +153,7 @@ def open_database(path: Path) -> sqlite3.Connection:
     except (OSError, sqlite3.Error) as error:
         raise JournalBroken(f"the journal {path} cannot be opened: {error}") from None
     try:
+        connection.create_function("prompt_has", 2, prompt_has, deterministic=True)
         _configure(connection)
         _check(connection, path)
         _upgrade(connection, path)

@@ -60,6 +60,9 @@ _MAX_LIMIT = 200
 #: A month; beyond that, no deadline serves as well.
 _MAX_DEADLINE_S = 31 * 86_400.0
 
+#: Far beyond every job, and yet no number that clocks cannot tell.
+_MAX_TIME = 1e11
+
 STATES: tuple[str, ...] = get_args(JobStateName)
 
 TAG = Tag("Jobs", "The native API: every job, whichever API it came by.")
@@ -147,6 +150,19 @@ class JobsApi:
             Param(name="state", type=list[JobStateName], about="Of these states; commas may stand between them."),
             Param(name="model", type=Annotated[str, Meta(max_length=256)], about="Of this model."),
             Param(name="worker", type=Annotated[str, Meta(max_length=128)], about="Of this worker."),
+            Param(
+                name="prompt",
+                type=Annotated[str, Meta(max_length=256)],
+                about="Whose prompt has this text in it, in upper or lower case.",
+            ),
+            Param(
+                name="since",
+                type=Annotated[float, Meta(ge=0, le=_MAX_TIME)],
+                about="Submitted at this Unix time or later.",
+            ),
+            Param(
+                name="until", type=Annotated[float, Meta(ge=1, le=_MAX_TIME)], about="Submitted before this Unix time."
+            ),
         ),
         answers={200: Answer(about="The page.", types=(schema.JobPage,))},
         errors=(*BROKER, *QUERY),
@@ -163,6 +179,7 @@ class JobsApi:
             states=_read_states(request),
             model=reader.text("model", max_chars=256) or "",
             worker=reader.text("worker", max_chars=128) or "",
+            **_read_bounds(reader),
         )
         return json_response(
             schema.JobPage(
@@ -330,6 +347,16 @@ def read_order(
         echo=echo,
         webhook=read_webhook(values),
     )
+
+
+def _read_bounds(reader: Reader) -> dict[str, Any]:
+    """Those of `?prompt=`, `?since=` and `?until=` that are given, as fields of `ListJobs`."""
+    found: dict[str, Any] = {
+        "text": reader.text("prompt", max_chars=256),
+        "since": reader.number("since", 0.0, _MAX_TIME),
+        "until": reader.number("until", 1.0, _MAX_TIME),
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def _read_states(request: Request) -> tuple[JobStateName, ...]:
