@@ -28,6 +28,7 @@ from http_edge.auth.access import Access
 from http_edge.auth.keys import KeyRing
 from http_edge.auth.web_pages import WebPages, own_names
 from http_edge.background.export_worker import ExportWorker
+from http_edge.background.load_sampler import LoadSampler
 from http_edge.background.retention import Retention
 from http_edge.background.webhook_delivery import WebhookDelivery
 from http_edge.background.webhook_signing import WebhookSecrets
@@ -96,6 +97,7 @@ class Edge(Struct, frozen=True, kw_only=True):
     files: Uploads
     fetcher: Fetcher
     retention: Retention
+    sampler: LoadSampler
     webhooks: WebhookDelivery
     keys: KeyRing | None
 
@@ -146,6 +148,7 @@ def build_edge(
         files=files,
         fetcher=fetcher,
         retention=Retention(calls, kept, spool, files),
+        sampler=LoadSampler(calls),
         webhooks=WebhookDelivery(
             calls, fetcher, WebhookSecrets(settings.webhook_secrets, settings.webhook_secret_path)
         ),
@@ -236,7 +239,8 @@ def _connector(settings: EdgeSettings) -> Callable[[Hub], BrokerClient]:
 @contextlib.asynccontextmanager
 async def _running(edge: Edge) -> AsyncIterator[None]:
     await edge.broker.start()
-    tasks = [asyncio.create_task(_watch(edge)), *edge.savers.start(), *edge.retention.start(), *edge.webhooks.start()]
+    beside = (edge.savers, edge.retention, edge.webhooks, edge.sampler)
+    tasks = [asyncio.create_task(_watch(edge)), *(task for part in beside for task in part.start())]
     try:
         yield
     finally:

@@ -217,6 +217,7 @@ def pool_view(state: State, counts: RecordCounts, now: float) -> m.PoolView:
         set_aside=counts.kept_aside,
         damaged=counts.damaged_records,
         rebuilt_indexes=counts.rebuilt_indexes,
+        waiting=state.queue.by_model(),
         refusing=state.refusing,
         now=now + calendar.ahead_s,
         settling_s=max(0.0, calendar.settled_at - now),

@@ -261,3 +261,5 @@ class PoolView(Struct, frozen=True, kw_only=True):
     clock_steps: tuple[ClockStep, ...] = ()
     #: Indexes of the journal that were damaged and built anew since the broker started.
     rebuilt_indexes: int = 0
+    #: Jobs that are queued, by model.
+    waiting: dict[str, int] = msgspec.field(default_factory=dict)

@@ -29,6 +29,7 @@ from http_edge.body.forms import Upload
 from http_edge.jobs.export_on_read import ExportOnRead
 from http_edge.jobs.hub import Audience, Hub
 from http_edge.jobs.job import Job
+from http_edge.jobs.load_history import LoadHistory
 from http_edge.jobs.models import Catalogue
 from http_edge.jobs.slices import in_slices
 from http_edge.jobs.submission import Submission
@@ -76,6 +77,7 @@ class JobService:
     ) -> None:
         self.settings = settings
         self.hub = hub
+        self.load = LoadHistory()
         self.catalogue = Catalogue(self._fetch_pool, aliases=settings.aliases)
         self._broker = broker
         self._images = images

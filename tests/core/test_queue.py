@@ -167,3 +167,16 @@ def test_the_largest_is_looked_for_among_jobs_that_the_same_workers_run():
     assert queue.largest("flux", sizes.__getitem__) == "flux"
     sizes["b"] = 1.0
     assert queue.largest("a", sizes.__getitem__) == "a", "what was predicted for equal jobs does not matter"
+
+
+def test_what_waits_is_counted_by_model():
+    queue = filled(
+        job("a", model="wan"),
+        job("b", model="wan", tenant="red"),
+        job("c", model="flux", priority=9),
+        job("d", model="wan"),
+    )
+    assert queue.by_model() == {"wan": 3, "flux": 1}
+    queue.remove("c")
+    queue.serve("a")
+    assert queue.by_model() == {"wan": 2}

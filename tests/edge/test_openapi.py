@@ -373,7 +373,17 @@ def test_answers_about_models_files_and_the_service(ask: Checked) -> None:
     ask("GET", "/v1/files")
     ask("GET", f"/v1/files/{kept['id']}", "/v1/files/{id}")
     ask("DELETE", f"/v1/files/{kept['id']}", "/v1/files/{id}")
-    for path in ("/health", "/readyz", "/healthz", "/health_generate", "/livez", "/liveness", "/v1/workers", "/"):
+    for path in (
+        "/health",
+        "/readyz",
+        "/healthz",
+        "/health_generate",
+        "/livez",
+        "/liveness",
+        "/v1/workers",
+        "/v1/stats/history",
+        "/",
+    ):
         ask("GET", path)
     ask("GET", "/metrics")
     assert [_missed(ask, tag) for tag in ("Models", "Files", "Service")] == [set(), set(), set()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -224,6 +225,7 @@ class FakeBroker:
             workers=workers,
             counts=counts,
             backlog_s=1.5,
+            waiting=dict(Counter(job.submission.model for job in self.jobs.values() if job.state == "queued")),
             queue_limit=100,
             prediction_errors={"demo": 0.25},
             damaged=self.damaged,

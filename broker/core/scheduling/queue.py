@@ -290,6 +290,15 @@ class Queue:
             seconds += sum(tenant.first_s(tenant.count) for tenant in higher.tenants.values())
         return jobs, seconds
 
+    def by_model(self) -> dict[str, int]:
+        """Number of jobs of each model, worked out from the lanes and not from the jobs."""
+        found: dict[str, int] = {}
+        for cls in self._classes.values():
+            for tenant in cls.tenants.values():
+                for lane, line in tenant.lines.items():
+                    found[lane.model] = found.get(lane.model, 0) + len(line)
+        return found
+
     def ids(self) -> Iterator[str]:
         return iter(self.where)
 

@@ -10,6 +10,7 @@ from broker.wire.jobspec import Artefact, MediaKind, Scalar
 from broker.wire.loras import LoraMemory
 from broker.wire.messages import JobStateName
 from http_edge.api.common.schema_common import Hooked, NumberText, Priority, request_type
+from http_edge.jobs.load_history import LoadSample
 
 Seconds = Annotated[float, Meta(description="seconds")]
 UnixTime = Annotated[float, Meta(description="Unix seconds")]
@@ -370,6 +371,7 @@ class QueueNumbers(Struct, kw_only=True):
     """The queue: jobs by state, and the seconds of work in it."""
 
     counts: dict[str, int]
+    by_model: Annotated[dict[str, int], Meta(description="Jobs that are queued, by model.")]
     backlog_s: float
     wait_s: float
 
@@ -381,6 +383,14 @@ class WorkerList(Struct, kw_only=True):
     data: list[Worker]
     queue: QueueNumbers
     epoch: int
+
+
+class LoadSamples(Struct, kw_only=True):
+    """How busy the pool was over the last hour."""
+
+    object: Literal["list"]
+    data: list[LoadSample]
+    period_s: float
 
 
 class Index(Struct, kw_only=True):

@@ -21,6 +21,7 @@ from http_edge.body.json_body import json_response
 from http_edge.http.operation import BROKER, Answer, Param, Tag, again, operation
 from http_edge.http.routing import EdgeRoute, route
 from http_edge.jobs import clock_agreement
+from http_edge.jobs.load_history import PERIOD_S
 from http_edge.jobs.service import JobService
 
 #: A health probe must fail before its prober's own timeout.
@@ -58,6 +59,7 @@ class ServiceApi:
             route("/liveness", GET=again(self.liveness, "showLivenessAlias")),
             route("/v1/workers", expensive_get=True, GET=self.workers),
             route("/v1/workers/{name}/drain", POST=self.drain),
+            route("/v1/stats/history", expensive_get=True, GET=self.history),
             route("/metrics", expensive_get=True, GET=self.metrics),
         ]
 
@@ -114,7 +116,9 @@ class ServiceApi:
             schema.WorkerList(
                 object="list",
                 data=[worker_json(worker) for worker in workers],
-                queue=schema.QueueNumbers(counts=pool.counts, backlog_s=pool.backlog_s, wait_s=pool.wait_s),
+                queue=schema.QueueNumbers(
+                    counts=pool.counts, by_model=pool.waiting, backlog_s=pool.backlog_s, wait_s=pool.wait_s
+                ),
                 epoch=pool.epoch,
             )
         )
@@ -132,6 +136,19 @@ class ServiceApi:
         It takes no more jobs. `GET /v1/workers` shows it until it has left.
         """
         return json_response(worker_json(await self._calls.drain_worker(request.path_params["name"])), status=202)
+
+    @operation(
+        "showLoadHistory",
+        SERVICE,
+        answers={200: Answer(about="The samples.", types=(schema.LoadSamples,))},
+    )
+    async def history(self, request: Request) -> Response:
+        """How busy the pool was over the last hour.
+
+        Samples every `period_s`, the oldest first, of all tenants together. Each edge process takes its own, from its start on; there is
+        none while the broker does not answer.
+        """
+        return json_response(schema.LoadSamples(object="list", data=list(self._calls.load.samples), period_s=PERIOD_S))
 
     async def _own(self, workers: tuple[WorkerView, ...]) -> list[WorkerView]:
         """Workers without the jobs of other tenants."""
