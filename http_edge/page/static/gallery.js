@@ -1,0 +1,258 @@
+// What was drawn: a grid that holds in the document only what is seen, filled page by page from the service, which filters.
+
+import { FINAL, call, jobPath, listJobs, show } from './api.js';
+import { loadModels } from './create.js';
+import { h, icon } from './dom.js';
+import { known, problem, t } from './i18n.js';
+import { every, pins } from './state.js';
+
+const PAGE = 60;
+const GAP = 14;
+const NARROWEST = 210;
+/** Rows kept beyond what is seen. */
+const BEYOND = 3;
+const STATES = ['succeeded', 'failed', 'cancelled'];
+
+const filters = { prompt: '', model: '', state: 'succeeded', since: '', until: '', pinned: false };
+
+/** What a card needs of a job; pages of whole jobs would fill the memory. */
+const trimmed = (job) => ({
+  id: job.id, state: job.state, prompt: job.spec?.prompt || job.id, file: job.artefacts[0], count: job.artefacts.length, error: job.error,
+});
+
+/** Midnight, here, of a day "2026-01-31", Unix seconds. */
+const dayStart = (day, after = 0) => {
+  const [year, month, date] = day.split('-').map(Number);
+  return new Date(year, month - 1, date + after).getTime() / 1000;
+};
+
+export function galleryView(root, { onOpen }) {
+  let jobs = [];
+  let last = '';
+  let more = true;
+  let loading = null;
+  let turn = 0;
+  let ended = false;
+  let newest = '';
+  const shown = new Map();
+  const grid = h('div', { class: 'gallery', role: 'list', 'aria-label': t('gallery.title') });
+  const count = h('p', { class: 'soft', role: 'status' });
+  const fresh = h('button', { type: 'button', class: 'chip', hidden: true, onclick: () => restart() });
+  const nothing = h('div', { class: 'empty', hidden: true });
+  const model = h('select', { id: 'gallery-model', onchange: () => change('model', model.value) }, h('option', { value: '' }, t('gallery.any')));
+  const state = h('select', { id: 'gallery-state', onchange: () => change('state', state.value) }, h('option', { value: STATES.join(',') }, t('gallery.any')), STATES.map((name) => h('option', { value: name, selected: filters.state === name }, t(`state.${name}`))));
+  const search = h('input', { id: 'gallery-search', type: 'search', value: filters.prompt, placeholder: t('gallery.search'), 'aria-label': t('gallery.search'), maxlength: 256, oninput: () => soon(() => change('prompt', search.value.trim())) });
+  const day = (name) => h('input', { id: `gallery-${name}`, type: 'date', value: filters[name], onchange: (event) => change(name, event.target.value) });
+  const pinned = h('button', { type: 'button', class: 'chip', 'aria-pressed': String(filters.pinned), onclick: () => change('pinned', !filters.pinned) }, icon('star'), t('gallery.pinned'));
+  const labelled = (label, control) => h('label', { class: 'inline' }, h('span', null, label), control);
+
+  root.replaceChildren(
+    h('h1', null, t('gallery.title')),
+    h('div', { class: 'filters', role: 'search' }, search, labelled(t('gallery.model'), model), labelled(t('gallery.state'), state), labelled(t('gallery.since'), day('since')), labelled(t('gallery.until'), day('until')), pinned),
+    h('div', { class: 'line' }, count, fresh), grid, nothing,
+  );
+
+  let timer;
+  function soon(work) {
+    clearTimeout(timer);
+    timer = setTimeout(work, 250);
+  }
+
+  function change(name, value) {
+    filters[name] = value;
+    pinned.setAttribute('aria-pressed', String(filters.pinned));
+    restart();
+  }
+
+  const query = () => ({
+    prompt: filters.prompt, model: filters.model, state: filters.state || STATES.join(','),
+    since: filters.since && dayStart(filters.since), until: filters.until && dayStart(filters.until, 1),
+  });
+
+  function restart() {
+    turn += 1;
+    jobs = [];
+    last = '';
+    more = true;
+    loading = null;
+    fresh.hidden = true;
+    for (const { node } of shown.values()) node.remove();
+    shown.clear();
+    scrollTo({ top: 0 });
+    draw();
+    fetchMore();
+  }
+
+  async function pinnedJobs() {
+    const found = await Promise.all(pins.get().map((id) => call(jobPath(id)).catch((error) => (error.status === 404 ? id : null))));
+    // What was deleted elsewhere is pinned no more.
+    const gone = new Set(found.filter((one) => typeof one === 'string'));
+    if (gone.size) pins.set(pins.get().filter((id) => !gone.has(id)));
+    const text = filters.prompt.toLowerCase();
+    return found.filter((job) => job?.id && FINAL.has(job.state) && job.spec?.prompt.toLowerCase().includes(text));
+  }
+
+  function fetchMore() {
+    if (loading || !more || ended) return;
+    const mine = turn;
+    count.textContent = jobs.length ? count.textContent : t('gallery.loading');
+    loading = (filters.pinned ? pinnedJobs().then((data) => ({ data, has_more: false })) : listJobs({ ...query(), limit: PAGE, after: last })).then(
+      (page) => {
+        if (mine !== turn || ended) return;
+        loading = null;
+        const had = new Set(jobs.map((job) => job.id));
+        jobs.push(...page.data.map(trimmed).filter((job) => !had.has(job.id)));
+        last = page.last_id || last;
+        more = page.has_more;
+        newest = jobs[0]?.id || '';
+        draw();
+      },
+      (error) => {
+        if (mine !== turn || ended) return;
+        loading = null;
+        count.textContent = problem(error);
+        setTimeout(() => mine === turn && fetchMore(), 2000);
+      },
+    );
+  }
+
+  const layout = () => {
+    const width = grid.clientWidth || 1;
+    const columns = Math.max(2, Math.floor((width + GAP) / (NARROWEST + GAP)));
+    const side = (width - GAP * (columns - 1)) / columns;
+    return { columns, side, height: side * 0.75 + 44 };
+  };
+
+  function draw() {
+    if (ended) return;
+    const { columns, side, height } = layout();
+    const rows = Math.ceil(jobs.length / columns);
+    grid.style.height = `${Math.max(0, rows * (height + GAP) - GAP)}px`;
+    const above = -grid.getBoundingClientRect().top;
+    const first = Math.max(0, Math.floor(above / (height + GAP)) - BEYOND) * columns;
+    const end = (Math.ceil((above + innerHeight) / (height + GAP)) + BEYOND) * columns;
+    const wanted = jobs.slice(first, Math.max(end, first));
+    const ids = new Set(wanted.map((job) => job.id));
+    for (const [id, one] of shown) {
+      if (!ids.has(id)) {
+        one.node.remove();
+        shown.delete(id);
+      }
+    }
+    wanted.forEach((job, at) => {
+      const place = first + at;
+      let one = shown.get(job.id);
+      if (!one) {
+        one = { node: card(job) };
+        shown.set(job.id, one);
+        grid.append(one.node);
+      }
+      one.node.setAttribute('aria-posinset', place + 1);
+      one.node.setAttribute('aria-setsize', more ? -1 : jobs.length);
+      Object.assign(one.node.style, {
+        width: `${side}px`, height: `${height}px`,
+        transform: `translate(${(place % columns) * (side + GAP)}px, ${Math.floor(place / columns) * (height + GAP)}px)`,
+      });
+    });
+    if (!loading) tell();
+    if (more && end + columns * BEYOND >= jobs.length) fetchMore();
+  }
+
+  function tell() {
+    const filtered = filters.prompt || filters.model || filters.since || filters.until || filters.pinned || filters.state !== 'succeeded';
+    nothing.hidden = jobs.length > 0 || more;
+    if (!nothing.hidden) {
+      nothing.replaceChildren(h('p', null, t(filtered ? 'gallery.none' : 'gallery.empty')), filtered
+        ? h('button', { type: 'button', class: 'quiet', onclick: clear }, t('gallery.clear'))
+        : h('a', { class: 'button primary', href: '#/create' }, icon('plus'), t('nav.create')));
+    }
+    count.textContent = jobs.length ? t(more ? 'gallery.more' : 'gallery.count', { count: jobs.length }) : '';
+  }
+
+  function clear() {
+    Object.assign(filters, { prompt: '', model: '', state: 'succeeded', since: '', until: '', pinned: false });
+    search.value = model.value = '';
+    state.value = 'succeeded';
+    for (const name of ['since', 'until']) root.querySelector(`#gallery-${name}`).value = '';
+    pinned.setAttribute('aria-pressed', 'false');
+    restart();
+  }
+
+  function card(job) {
+    const picture = h('div', { class: 'thumb' });
+    const mark = job.state === 'succeeded' ? null : h('span', { class: `badge ${job.state}` }, known(`state.${job.state}`, job.state));
+    if (job.file) {
+      const image = h('img', { alt: '', loading: 'lazy', decoding: 'async' });
+      show(image, `${jobPath(job.id)}/thumbnail`);
+      picture.append(image);
+    } else picture.append(h('span', { class: 'sorry' }, icon('close')));
+    if (job.count > 1) picture.append(h('span', { class: 'badge many' }, `× ${job.count}`));
+    if (pins.get().includes(job.id)) picture.append(h('span', { class: 'badge pin' }, icon('star')));
+    const button = h('button', { type: 'button', class: 'bare card', 'aria-label': job.prompt, onclick: () => onOpen(job) }, picture, h('span', { class: 'caption' }, mark, h('span', null, job.prompt)));
+    if (job.file?.media_type.startsWith('video/')) hoverPlay(button, picture, job.file.url);
+    return h('div', { role: 'listitem', class: 'cell', 'data-job': job.id }, button);
+  }
+
+  draw();
+  fetchMore();
+  loadModels().then((found) => model.append(...found.map(({ id }) => h('option', { value: id, selected: filters.model === id }, id))), () => {});
+  // New ones are offered, not pushed in under the reader's eyes.
+  const unwatch = every(5, async () => {
+    if (filters.pinned || loading) return;
+    const { data } = await listJobs({ ...query(), limit: 20 });
+    const at = data.findIndex((job) => job.id === newest);
+    const more_ = at < 0 ? data.length : at;
+    if (!more_ || (!newest && jobs.length)) return;
+    if (scrollY < 80) restartQuietly(data);
+    else {
+      fresh.textContent = t('gallery.new', { count: more_ });
+      fresh.hidden = false;
+    }
+  });
+  function restartQuietly(data) {
+    const had = new Set(jobs.map((job) => job.id));
+    jobs.unshift(...data.map(trimmed).filter((job) => !had.has(job.id)));
+    newest = jobs[0]?.id || '';
+    draw();
+  }
+  addEventListener('scroll', draw, { passive: true });
+  addEventListener('resize', draw);
+  const unpin = pins.watch(() => filters.pinned && restart());
+  return {
+    forget(id) {
+      jobs = jobs.filter((job) => job.id !== id);
+      draw();
+    },
+    search: () => search.focus(),
+    end() {
+      ended = true;
+      unwatch();
+      unpin();
+      clearTimeout(timer);
+      removeEventListener('scroll', draw);
+      removeEventListener('resize', draw);
+    },
+  };
+}
+
+function hoverPlay(button, picture, url) {
+  let timer = 0;
+  let video = null;
+  const begin = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      video = h('video', { muted: true, loop: true, autoplay: true, playsInline: true, 'aria-hidden': 'true', tabindex: -1 });
+      show(video, url);
+      picture.append(video);
+    }, 120);
+  };
+  const end = () => {
+    clearTimeout(timer);
+    video?.remove();
+    video = null;
+  };
+  button.addEventListener('pointerenter', begin);
+  button.addEventListener('focus', begin);
+  button.addEventListener('pointerleave', end);
+  button.addEventListener('blur', end);
+}

@@ -1,0 +1,172 @@
+// One job, alone and large: play, step through frames, and what can be done with it next.
+
+import { ApiError, FINAL, call, jobPath, mediaUrl } from './api.js';
+import { asFirstPicture, reuse } from './create.js';
+import { h, icon, iconButton } from './dom.js';
+import { duration, moment, number, problem, t } from './i18n.js';
+import { pins } from './state.js';
+import { resultMedia, stage, warnings } from './watch.js';
+
+const fact = (label, value) => (value === null || value === undefined || value === '' ? null : h('div', { class: 'fact' }, h('dt', null, label), h('dd', null, value)));
+
+function facts(job) {
+  const { spec } = job;
+  if (!spec) return [];
+  const file = job.artefacts[0];
+  return [
+    fact(t('create.model'), spec.model),
+    fact(t('create.size'), `${spec.width} × ${spec.height}`),
+    spec.output === 'video' ? fact(t('create.length'), t('create.frames', { frames: file?.num_frames || spec.num_frames, seconds: number((file?.num_frames || spec.num_frames) / spec.fps, 1) })) : null,
+    fact(t('create.steps'), spec.num_inference_steps),
+    fact(t('create.guidance'), spec.guidance_scale),
+    fact(t('create.seed'), String(spec.seed)),
+    fact(t('create.preset'), spec.preset),
+    fact(t('create.loras'), spec.loras.map(({ name, scale }) => `${name} ${number(scale, 2)}`).join(', ')),
+    fact(t('create.negative'), spec.negative_prompt),
+    fact(t('view.submitted'), moment(job.submitted_at)),
+    fact(t('view.waited'), job.timings.queued_s === null ? '' : duration(job.timings.queued_s)),
+    fact(t('view.ran'), job.timings.run_s === null ? '' : duration(job.timings.run_s)),
+    fact(t('view.worker'), job.worker),
+    fact(t('view.expires'), job.expires_at && !pins.get().includes(job.id) ? moment(job.expires_at) : ''),
+    fact('id', h('code', null, job.id)),
+  ];
+}
+
+function player(video, fps) {
+  const play = iconButton('pause', t('view.pause'), () => (video.paused ? video.play() : video.pause()));
+  const told = () => {
+    const word = video.paused ? 'play' : 'pause';
+    play.replaceChildren(icon(word));
+    play.setAttribute('aria-label', t(`view.${word}`));
+    play.title = t(`view.${word}`);
+  };
+  video.addEventListener('play', told);
+  video.addEventListener('pause', told);
+  const step = (frames) => {
+    video.pause();
+    const length = video.duration || 0;
+    const at = Math.round(video.currentTime * fps) + frames;
+    // The middle of a frame: its edge may show the one before.
+    video.currentTime = Math.min(Math.max(0, (at + 0.5) / fps), Math.max(0, length - 0.5 / fps));
+  };
+  const loop = iconButton('loop', t('view.loop'), () => {
+    video.loop = !video.loop;
+    loop.setAttribute('aria-pressed', String(video.loop));
+  }, { 'aria-pressed': 'true' });
+  const place = h('input', { type: 'range', min: 0, max: 1000, value: 0, 'aria-label': t('create.length'), oninput: () => ((video.currentTime = (place.value / 1000) * video.duration), video.pause()) });
+  video.addEventListener('timeupdate', () => video.duration && (place.value = (1000 * video.currentTime) / video.duration));
+  return { step, toggle: () => play.click(), node: h('div', { class: 'player' }, iconButton('back', t('view.back'), () => step(-1)), play, iconButton('forward', t('view.forward'), () => step(1)), loop, place) };
+}
+
+/** Show a job in a dialog. `go(view)` changes the view; `onClose` is told when it closes, `onDelete` when the job is gone. */
+export async function openViewer(id, { go, say, sure, onClose, onDelete }) {
+  const body = h('div', { class: 'viewer' });
+  const dialog = h('dialog', { class: 'sheet', 'aria-label': t('view.details') }, body);
+  let keys = () => {};
+  let ends = [];
+  const close = () => dialog.close();
+  dialog.addEventListener('close', () => {
+    ends.forEach((end) => end());
+    dialog.remove();
+    onClose();
+  });
+  dialog.addEventListener('click', (event) => event.target === dialog && close());
+  dialog.addEventListener('keydown', (event) => keys(event));
+  document.body.append(dialog);
+  dialog.showModal();
+  const head = h('div', { class: 'line head' }, h('span', { class: 'grow' }), iconButton('close', t('view.close'), close));
+
+  async function draw() {
+    let job;
+    try {
+      job = await call(jobPath(id));
+    } catch (error) {
+      const gone = error instanceof ApiError && error.status === 404;
+      body.replaceChildren(head, h('p', { class: 'bad', role: 'alert' }, gone ? t('view.gone') : problem(error)));
+      return;
+    }
+    if (!FINAL.has(job.state) || job.state !== 'succeeded') {
+      const live = stage(job, { onOpen: draw, onEnd: (over) => over.state === 'succeeded' && draw() });
+      ends.push(live.end);
+      body.replaceChildren(head, live.node, actions(job, 0, null), h('dl', { class: 'facts' }, facts(job)));
+      return;
+    }
+    showResult(job, 0);
+  }
+
+  function showResult(job, index) {
+    const media = resultMedia(job, index);
+    const video = media.tagName === 'VIDEO' ? media : null;
+    const controls = video && player(video, job.artefacts[index].fps || job.spec.fps);
+    keys = (event) => {
+      if (!controls || event.target.matches('input, button, summary, a') && event.key === ' ') return;
+      if (event.key === ' ') controls.toggle();
+      else if (event.key === 'ArrowLeft' && !event.target.matches('input')) controls.step(-1);
+      else if (event.key === 'ArrowRight' && !event.target.matches('input')) controls.step(1);
+      else return;
+      event.preventDefault();
+    };
+    const others = job.artefacts.length > 1
+      ? h('div', { class: 'chips' }, job.artefacts.map((_, at) => h('button', { type: 'button', class: 'chip', 'aria-pressed': String(at === index), onclick: () => showResult(job, at) }, t('view.output', { number: at + 1 }))))
+      : null;
+    body.replaceChildren(head, h('div', { class: 'frame' }, media), controls ? controls.node : '', others || '',
+      h('p', { class: 'prompt' }, job.spec?.prompt || ''), actions(job, index, video), ...warnings(job), h('dl', { class: 'facts' }, facts(job)));
+  }
+
+  function actions(job, index, video) {
+    const file = job.artefacts[index];
+    const act = (name, label, work, props) => h('button', { type: 'button', class: 'quiet', onclick: work, ...props }, icon(name), label);
+    const again = async (seed) => {
+      await reuse(job, { seed });
+      close();
+      go('create');
+    };
+    const pinned = pins.get().includes(job.id);
+    const pin = act('star', t(pinned ? 'view.unpin' : 'view.pin'), () => setPin(job, !pinned, () => pin.replaceWith(actions(job, index, video).querySelector('[data-act=pin]'))), { 'aria-pressed': String(pinned), 'data-act': 'pin' });
+    let download = null;
+    if (file) {
+      const name = `${job.id}${job.artefacts.length > 1 ? `-${index}` : ''}${file.name.slice(file.name.lastIndexOf('.'))}`;
+      download = h('a', { class: 'button quiet', download: name }, icon('download'), t('view.download'));
+      mediaUrl(file.url).then((address) => (download.href = address), () => {});
+    }
+    return h('div', { class: 'actions' },
+      job.spec && act('again', t('view.again'), () => again(true)), job.spec && act('vary', t('view.vary'), () => again(false)),
+      file && act('picture', t('view.first'), async () => {
+        try {
+          await asFirstPicture(job, index, video);
+          close();
+          go('create');
+        } catch (error) {
+          say(problem(error), true);
+        }
+      }),
+      download, FINAL.has(job.state) && pin,
+      FINAL.has(job.state) && act('trash', t('view.delete'), async () => {
+        if (!(await sure(t('view.delete.sure')))) return;
+        try {
+          await call(`${jobPath(job.id)}?purge=true`, { method: 'DELETE' });
+          pins.set(pins.get().filter((one) => one !== job.id));
+          say(t('view.deleted'));
+          onDelete(job.id);
+          close();
+        } catch (error) {
+          say(problem(error), true);
+        }
+      }));
+  }
+
+  async function setPin(job, on, redraw) {
+    try {
+      await call(`${jobPath(job.id)}/pin`, { method: on ? 'PUT' : 'DELETE' });
+    } catch (error) {
+      say(problem(error), true);
+      return;
+    }
+    pins.set(on ? [job.id, ...pins.get()] : pins.get().filter((one) => one !== job.id));
+    if (on) say(t('view.pinned'));
+    redraw();
+  }
+
+  body.replaceChildren(head, h('p', { class: 'soft' }, '…'));
+  await draw();
+}

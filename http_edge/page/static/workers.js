@@ -1,0 +1,94 @@
+// The workers: what each is, has and does; the queue by model; the last hour.
+
+import { call, listJobs, post } from './api.js';
+import { areaChart } from './charts.js';
+import { h } from './dom.js';
+import { duration, known, megabytes, number, problem, t } from './i18n.js';
+import { every, pool } from './state.js';
+
+const meter = (label, share, words) =>
+  h('div', { class: 'meter' }, h('span', { class: 'soft' }, label), h('span', { class: 'thin', role: 'img', 'aria-label': `${label}: ${words}` }, h('span', { 'data-share': Math.min(100, Math.round(100 * share)) })), h('span', null, words));
+
+const fact = (label, value) => h('div', { class: 'fact' }, h('dt', null, label), h('dd', null, value));
+
+function card(worker, started, { onOpen, onDrain, onUndrain }) {
+  const doing = worker.jobs.map((job) => {
+    const since = started.get(job.id);
+    const words = [job.phase ? known(`phase.${job.phase}`, job.phase) : '', job.total ? `${job.step}/${job.total}` : '', since ? t('workers.since', { time: duration(Math.max(0, Date.now() / 1000 - since)) }) : ''];
+    return h('div', null, h('a', { href: `#/job/${encodeURIComponent(job.id)}`, onclick: () => onOpen }, job.id), h('span', { class: 'soft' }, ` ${words.filter(Boolean).join(' · ')}`));
+  });
+  const facts = [
+    worker.model ? fact(t('create.model'), worker.model) : null,
+    fact(t('workers.doing'), doing.length ? doing : h('span', { class: 'soft' }, t('workers.nothing'))),
+    worker.temperature_c === null ? null : fact(t('workers.temperature'), `${number(worker.temperature_c)} °C`),
+    fact(t('workers.done'), `${number(worker.succeeded)} / ${number(worker.failed)}`),
+    worker.loaded_loras?.length ? fact(t('workers.loras'), worker.loaded_loras.join(', ')) : null,
+    worker.fault ? fact(t('workers.fault'), h('span', { class: 'bad' }, worker.fault)) : null,
+  ];
+  const button = worker.state === 'draining'
+    ? onUndrain && h('button', { type: 'button', class: 'quiet', onclick: () => onUndrain(worker) }, t('workers.undrain'))
+    : worker.state !== 'lost' && h('button', { type: 'button', class: 'quiet', onclick: () => onDrain(worker) }, t('workers.drain'));
+  return h('article', { class: 'panel worker', 'data-worker': worker.name, 'aria-label': worker.name },
+    h('header', { class: 'line' }, h('h3', null, worker.name), h('span', { class: `badge ${worker.state}` }, known(`worker.${worker.state}`, worker.state)), h('span', { class: 'grow' }), button),
+    h('p', { class: 'soft' }, `${worker.device}${worker.gpus > 1 ? ` × ${worker.gpus}` : ''} · ${worker.host}`),
+    worker.memory_total_mb ? meter(t('workers.memory'), worker.memory_used_mb / worker.memory_total_mb, `${megabytes(worker.memory_used_mb)} / ${megabytes(worker.memory_total_mb)}`) : null,
+    worker.utilisation === null ? null : meter(t('workers.use'), worker.utilisation / 100, `${number(worker.utilisation)} %`),
+    worker.power_w === null ? null : meter(t('workers.power'), worker.power_limit_w ? worker.power_w / worker.power_limit_w : 0, `${number(worker.power_w)} W`),
+    h('dl', null, facts));
+}
+
+function charts({ data, period_s: period }) {
+  if (data.length < 2) return [h('p', { class: 'soft' }, t('workers.hour.none'))];
+  const over = (value) => data.map((sample) => [sample.at, value(sample)]);
+  const percent = (value) => `${number(value)} %`;
+  return [
+    areaChart({ label: t('chart.busy'), points: over((one) => (one.workers ? (100 * one.busy) / one.workers : 0)), say: percent, most: 100 }),
+    areaChart({ label: t('chart.waiting'), points: over((one) => one.waiting), say: (value) => number(value), most: 4 }),
+    areaChart({ label: t('chart.wait'), points: over((one) => one.wait_s), say: duration, most: 10 }),
+    areaChart({ label: t('chart.rate'), points: over((one) => (60 * one.finished.succeeded) / period), say: (value) => number(value, 1), most: 2 }),
+  ];
+}
+
+export function workersView(root, { onOpen, say, sure }) {
+  const cards = h('div', { class: 'cards' });
+  const queue = h('div', { class: 'models' });
+  const hour = h('div', { class: 'charts' });
+  root.replaceChildren(
+    h('h1', null, t('workers.title')), cards,
+    h('section', { class: 'panel' }, h('h2', null, t('workers.queue')), queue),
+    h('section', { class: 'panel' }, h('h2', null, t('workers.hour')), hour),
+  );
+  const drain = async (worker) => {
+    if (!(await sure(t('workers.drain.sure', { name: worker.name })))) return;
+    try {
+      await post(`v1/workers/${encodeURIComponent(worker.name)}/drain`);
+      say(t('workers.drained', { name: worker.name }));
+    } catch (error) {
+      say(problem(error), true);
+    }
+  };
+
+  function draw({ data, queue: numbers }, started) {
+    const focused = document.activeElement?.closest?.('[data-worker]')?.dataset.worker;
+    const onButton = document.activeElement?.tagName;
+    cards.replaceChildren(...(data.length ? data.map((worker) => card(worker, started, { onOpen, onDrain: drain })) : [h('p', { class: 'empty' }, t('workers.empty'))]));
+    for (const bar of cards.querySelectorAll('[data-share]')) bar.style.width = `${bar.dataset.share}%`;
+    // What is drawn anew must not take the keyboard's place away.
+    if (focused && onButton === 'BUTTON') cards.querySelector(`[data-worker="${CSS.escape(focused)}"] button`)?.focus();
+    const waiting = Object.entries(numbers.by_model || {}).sort((a, b) => b[1] - a[1]);
+    const most = Math.max(1, ...waiting.map(([, count]) => count));
+    queue.replaceChildren(...(waiting.length ? waiting.map(([model, count]) => meter(model, count / most, number(count))) : [h('p', { class: 'soft' }, t('workers.queue.none'))]));
+    for (const bar of queue.querySelectorAll('[data-share]')) bar.style.width = `${bar.dataset.share}%`;
+  }
+
+  const unwatch = every(2, async () => {
+    const [workers, running] = await Promise.all([call('v1/workers'), listJobs({ state: 'running', limit: 200 })]);
+    pool.set(workers);
+    draw(workers, new Map(running.data.map((job) => [job.id, job.started_at])));
+  });
+  const unchart = every(10, async () => hour.replaceChildren(...charts(await call('v1/stats/history'))));
+  return () => {
+    unwatch();
+    unchart();
+  };
+}
