@@ -11,7 +11,7 @@ from msgspec import Struct
 from bench.peers import peers
 from bench.report import plans
 from bench.report.report import Report
-from bench.suites import brokerbench, cancel, engine, http, lists, load, pool, recover, scale, workload
+from bench.suites import brokerbench, cancel, engine, http, lists, load, pool, recover, resume, scale, workload
 
 
 class Command(Struct, frozen=True, kw_only=True):
@@ -145,6 +145,14 @@ COMMANDS = (
         recover.RecoverPlan(),
         recover.RecoverPlan(repeats=1, queued=2_000),
         (("--queued 100000", "the broker dies with a longer queue"),),
+    ),
+    planned(
+        "resume",
+        "kill -9 at random moments of a picture's drawing: what is drawn twice, whether the pixels are the same",
+        resume.run,
+        resume.ResumePlan(),
+        resume.ResumePlan(kills=4, pairs=3, steps=40),
+        (("--kills 500", "hours; ends with 0 different pictures"), ("--kills 8 --pairs 3", "a quick look, minutes")),
     ),
     planned(
         "scale",

@@ -11,7 +11,7 @@ from bench.harness import flood
 from bench.report.errors import BadPlan, BenchError
 from bench.report.report import Flush
 from bench.report.stats import summarise
-from bench.suites import cancel, engine, idle, profile, recover, speed, workload
+from bench.suites import cancel, engine, idle, profile, recover, resume, speed, workload
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
 
@@ -203,6 +203,23 @@ def test_recoveries_show_median_and_worst():
     report = recover.report_of(plan, {"engine": [1.0, 3.0, 2.0]}, None, FLUSH)
     assert values(report)["engine_p50_s"] == 2.0
     assert "worst of 3: 3.00 s" in report.metrics[0].note
+
+
+def test_steps_count_as_drawn_twice_from_the_checkpoint_on():
+    usual = {"state": "succeeded", "same": True, "denoising": True, "kept_bytes": 9, "took_s": 2.0}
+    found = [
+        resume.Interrupted(victim="engine", step=30, attempts=2, resumed=25, **usual),
+        resume.Interrupted(victim="agent", step=10, attempts=2, resumed=0, **usual),
+        resume.Interrupted(victim="broker", step=50, attempts=1, resumed=0, **usual),
+        resume.Interrupted(victim="engine", step=0, attempts=2, resumed=90, **{**usual, "denoising": False}),
+        resume.Interrupted(victim="engine", step=3, attempts=2, resumed=5, **{**usual, "same": False, "kept_bytes": 0}),
+    ]
+    calm = resume.Undisturbed(with_s=[2.2, 3.0], without_s=[2.0, 3.0], usual_s=3.0, pixels={})
+    shown = values(resume.report_of(resume.ResumePlan(), calm, found))
+    assert (shown["kills"], shown["different"], shown["not_succeeded"]) == (5, 1, 0)
+    assert (shown["begun_again"], shown["resumed"]) == (3, 2)
+    assert (shown["steps_drawn"], shown["steps_repeated"]) == (43, 15)
+    assert (shown["checkpoint_bytes"], round(shown["overhead_ratio"], 3)) == (9, 1.05)
 
 
 def test_a_profile_is_a_table_of_shares():

@@ -1,0 +1,285 @@
+"""`kill -9` at random moments of a picture's drawing: what is drawn again, and whether it becomes the same picture to the last bit.
+
+Two real services with the demo model, one that writes checkpoints and one that writes none, draw the same jobs in turn: that is what
+checkpoints cost, and the pictures that all others are compared with. Then engine, agent, supervisor or broker of the first is killed in
+each of many further jobs, and started again at once where nothing else does so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import psutil
+from msgspec import Meta, Struct
+from PIL import Image
+
+from bench.harness.job_client import JobClient, spec_of
+from bench.harness.procs import temporary_home
+from bench.harness.service import Service, demo_model
+from bench.report import plot
+from bench.report.errors import BenchError
+from bench.report.report import Metric, Report, progress
+from broker.client.errors import BrokerError
+from broker.wire import messages as m
+from broker.wire.jobspec import CHECKPOINTS, ModelCard
+from broker.wire.terms import FINAL_NAMES
+
+_LOOK_S = 0.02
+_PATIENCE_S = 300.0
+#: Pictures to compare with: each seed is drawn by every so many jobs.
+_SEEDS = 3
+#: Kills come until this share of a job's usual time after its start: a late one hits its decoding.
+_LATEST = 1.0
+
+VICTIMS = ("engine", "agent", "supervisor", "broker")
+
+_RESUMED = re.compile(r"after step (\d+) of")
+
+
+class ResumePlan(Struct, frozen=True, kw_only=True):
+    """How many jobs, of which size."""
+
+    kills: Annotated[int, Meta(description="jobs in which a process is killed", ge=1, le=100_000)] = 40
+    pairs: Annotated[int, Meta(description="undisturbed jobs of each service", ge=_SEEDS, le=1_000)] = 6
+    steps: Annotated[int, Meta(description="denoising steps of a job", ge=2, le=200)] = 100
+    side: Annotated[int, Meta(description="width and height of a picture", ge=32, le=512)] = 128
+    checkpoint_s: Annotated[float, Meta(description="seconds between two checkpoints", ge=0.01, le=60.0)] = 0.25
+    seed: Annotated[int, Meta(description="draws victims and moments", ge=0, le=2**31)] = 0
+    directory: Annotated[str, Meta(description="where the services keep their files")] = ""
+
+
+class Interrupted(Struct, frozen=True, kw_only=True):
+    """What became of a job in which a process was killed."""
+
+    victim: str
+    state: str
+    #: Whether its pixels are those of the undisturbed job.
+    same: bool
+    #: Whether it was still denoised when the process was killed, and the last step that was shown then.
+    denoising: bool
+    step: int
+    attempts: int
+    #: After which step it went on; 0: it began anew, or needed not to.
+    resumed: int
+    #: Bytes of its largest checkpoint at that moment.
+    kept_bytes: int
+    #: Seconds from the kill to its end.
+    took_s: float
+
+    @property
+    def repeated(self) -> int:
+        """Steps that were drawn twice, as far as they were shown."""
+        return max(0, self.step - self.resumed) if self.attempts > 1 and self.denoising else 0
+
+
+class Undisturbed(Struct, frozen=True, kw_only=True):
+    """Denoising seconds of each job, by service, and the pixels by seed."""
+
+    with_s: list[float]
+    without_s: list[float]
+    usual_s: float
+    pixels: dict[int, Any]
+
+
+class Drawer:
+    """Has one service draw pictures."""
+
+    def __init__(self, service: Service, desk: JobClient, card: ModelCard, plan: ResumePlan) -> None:
+        self.service = service
+        self._desk = desk
+        self._card = card
+        self._plan = plan
+        self._artefacts = Path(service.settings.home) / "artefacts"
+
+    async def submit(self, seed: int) -> str:
+        """Hand in the picture of this seed; its job's id."""
+        spec = spec_of(
+            self._card,
+            output="image",
+            num_frames=1,
+            width=self._plan.side,
+            height=self._plan.side,
+            num_inference_steps=self._plan.steps,
+            seed=seed,
+        )
+        return await self._desk.submit(spec, self._card)
+
+    async def view(self, job_id: str) -> m.JobView:
+        """The job as the broker knows it, asked until there is one to answer."""
+        give_up = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < give_up:
+            with contextlib.suppress(BrokerError):
+                view = await self._desk.client.get(job_id)
+                if view is not None:
+                    return view
+            await asyncio.sleep(_LOOK_S)
+        raise BenchError(f"no answer about job {job_id} within {_PATIENCE_S:.0f} s: {self.service.last_words()}")
+
+    async def reached(self, job_id: str, *states: str) -> m.JobView:
+        """The job, once it is in one of these states or final."""
+        give_up = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < give_up:
+            view = await self.view(job_id)
+            if view.state in (*states, *FINAL_NAMES):
+                return view
+            await asyncio.sleep(_LOOK_S)
+        raise BenchError(f"job {job_id} was not final after {_PATIENCE_S:.0f} s: {self.service.last_words()}")
+
+    def pixels(self, view: m.JobView) -> Any:
+        """The picture of a job that succeeded, height x width x 3; None of another."""
+        if view.state != "succeeded" or view.result is None:
+            return None
+        with Image.open(self._artefacts / view.id / str(view.fence) / view.result.artefacts[0].name) as image:
+            return np.asarray(image)
+
+    def kept_bytes(self, job_id: str) -> int:
+        """Bytes of the largest checkpoint of a job; 0 when it has none."""
+        sizes = [0]
+        for path in (self._artefacts / CHECKPOINTS / job_id).glob("*.safetensors"):
+            with contextlib.suppress(OSError):  # gone meanwhile
+                sizes.append(path.stat().st_size)
+        return max(sizes)
+
+    def kill(self, victim: str) -> None:
+        """SIGKILL; broker and supervisor are started again."""
+        name = {"supervisor": "workers", "broker": "broker"}.get(victim)
+        if name is not None:
+            self.service.kill(name)
+            self.service.start(name)
+            return
+        workers = self.service.processes["workers"]
+        for process in workers.engines() if victim == "engine" else workers.agents():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+async def undisturbed(keeping: Drawer, plain: Drawer, pairs: int) -> Undisturbed:
+    """The same pictures by both services in turn. Raises `BenchError` when they are not the same."""
+    seconds: dict[Drawer, list[float]] = {keeping: [], plain: []}
+    runs: list[float] = []
+    pixels: dict[int, Any] = {}
+    for number in range(pairs):
+        progress(f"undisturbed jobs, {number + 1} of {pairs}")
+        for drawer in (keeping, plain) if number % 2 else (plain, keeping):
+            view = await drawer.reached(await drawer.submit(number % _SEEDS))
+            drawn = drawer.pixels(view)
+            if drawn is None or view.result is None:
+                raise BenchError(f"an undisturbed job ended as {view.state}")
+            if not np.array_equal(drawn, pixels.setdefault(number % _SEEDS, drawn)):
+                raise BenchError("two undisturbed jobs with the same seed drew different pictures")
+            seconds[drawer].append(view.result.stage_durations.get("denoise", 0.0))
+            runs.append(view.run_s)
+    return Undisturbed(with_s=seconds[keeping], without_s=seconds[plain], usual_s=median(runs), pixels=pixels)
+
+
+async def interrupted(drawer: Drawer, victim: str, seed: int, after_s: float, expected: Any) -> Interrupted:
+    """Kill the victim so long after the job's start, and see what becomes of the job."""
+    job_id = await drawer.submit(seed)
+    await drawer.reached(job_id, "running")
+    await asyncio.sleep(after_s)
+    before = await drawer.view(job_id)
+    kept_bytes = drawer.kept_bytes(job_id)
+    begun = time.monotonic()
+    drawer.kill(victim)
+    view = await drawer.reached(job_id)
+    used = view.result.used if view.result is not None else {}
+    found = _RESUMED.match(used.get("resumed", ""))
+    drawn = drawer.pixels(view)
+    return Interrupted(
+        victim=victim,
+        state=view.state,
+        same=drawn is not None and np.array_equal(drawn, expected),
+        denoising=before.state == "running" and before.phase == "denoise",
+        step=before.step if before.phase == "denoise" else 0,
+        attempts=view.attempts,
+        resumed=int(found[1]) if found is not None else 0,
+        kept_bytes=kept_bytes,
+        took_s=time.monotonic() - begun,
+    )
+
+
+async def measure(plan: ResumePlan, keeping: Service, plain: Service) -> tuple[Undisturbed, list[Interrupted]]:
+    """Draw, kill and compare. Raises `BenchError`."""
+    draw = random.Random(plan.seed)
+    async with JobClient(keeping.settings.front_endpoint) as desk:
+        card = (await keeping.idle(desk.client)).workers[0].models[0]
+        drawer = Drawer(keeping, desk, card, plan)
+        async with JobClient(plain.settings.front_endpoint) as other:
+            await plain.idle(other.client)
+            calm = await undisturbed(drawer, Drawer(plain, other, card, plan), plan.pairs)
+        plain.stop()
+        found: list[Interrupted] = []
+        for number in range(plan.kills):
+            victim, seed = VICTIMS[number % len(VICTIMS)], number % _SEEDS
+            progress(f"kill -9 of the {victim}, {number + 1} of {plan.kills}")
+            await keeping.idle(desk.client)
+            after_s = draw.uniform(0.0, _LATEST * calm.usual_s)
+            found.append(await interrupted(drawer, victim, seed, after_s, calm.pixels[seed]))
+        return calm, found
+
+
+def run(plan: ResumePlan) -> Report:
+    """Kill and compare. Raises `BenchError`."""
+    with temporary_home(plan.directory) as home:
+        services = []
+        for name, checkpoint_s in (("keeping", plan.checkpoint_s), ("plain", 0.0)):
+            (home / name).mkdir()
+            options = ("--checkpoint-s", f"{checkpoint_s:g}")
+            services.append(Service(home / name, model=str(demo_model()), workers_options=options))
+        try:
+            for service in services:
+                service.start("broker", "workers")
+            calm, found = asyncio.run(measure(plan, *services))
+        finally:
+            for service in services:
+                service.stop()
+    return report_of(plan, calm, found)
+
+
+def report_of(plan: ResumePlan, calm: Undisturbed, found: Sequence[Interrupted]) -> Report:
+    """Counts of all jobs that were interrupted, by what was killed; what checkpoints cost the others."""
+    hit = [one for one in found if one.attempts > 1 and one.denoising]
+    drawn, repeated = sum(one.step for one in hit), sum(one.repeated for one in hit)
+    ratios = [one / other for one, other in zip(calm.with_s, calm.without_s, strict=True) if other]
+    metrics = [
+        Metric("kills", "jobs in which a process was killed", len(found), "", _counts(found)),
+        Metric("not_succeeded", "of these, not succeeded", sum(one.state != "succeeded" for one in found), "", "bar: 0"),
+        Metric("different", "of these, other pixels than undisturbed", sum(not one.same for one in found), "", "bar: 0"),
+        Metric("begun_again", "killed while it was denoised, and begun again", len(hit), "", _counts(hit)),
+        Metric("resumed", "of these, gone on from a checkpoint", sum(one.resumed > 0 for one in hit)),
+        Metric("steps_drawn", "of these, steps that were shown before the kill", drawn),
+        Metric("steps_repeated", "of these, steps that were drawn twice", repeated, "", "without checkpoints: all"),
+        Metric("again_p50_s", "from the kill to the end of the job, p50", median(one.took_s for one in found), "s"),
+        Metric("checkpoint_bytes", "largest checkpoint", max(one.kept_bytes for one in found), "bytes"),
+        Metric("denoise_p50_s", "denoising of an undisturbed job, p50", median(calm.with_s), "s", f"{plan.steps} steps"),
+        Metric("denoise_plain_p50_s", "the same without checkpoints, p50", median(calm.without_s), "s"),
+        Metric("overhead_ratio", "the one over the other, median of pairs", median(ratios) if ratios else None, "x"),
+    ]  # fmt: skip
+    repeats = {victim: float(sum(one.repeated for one in hit if one.victim == victim)) for victim in VICTIMS}
+    return Report(
+        bench="resume",
+        title="resume: kill -9 of a process in the middle of a job",
+        settings=msgspec.to_builtins(plan),
+        metrics=metrics,
+        panels=[plot.bars("steps that were drawn twice", "steps", repeats)],
+        warnings=[
+            "the demo model on the CPU; pictures are compared pixel by pixel with those of undisturbed jobs",
+            "a step counts as drawn when the broker had heard of it, up to a quarter of a second late",
+            "broker: its workers go on without it, so that nothing is begun again",
+        ],
+    )
+
+
+def _counts(found: Sequence[Interrupted]) -> str:
+    """How often each process was killed."""
+    return ", ".join(f"{victim} {sum(one.victim == victim for one in found)}" for victim in VICTIMS)
