@@ -28,7 +28,7 @@ run: export ZOETROPE_GPUS := $(or $(GPUS),$(ZOETROPE_GPUS))
 run: export ZOETROPE_MODEL := $(or $(MODEL),$(ZOETROPE_MODEL))
 run: setup ## start broker, workers and edge (PORT=8000 GPUS=auto MODEL=DIRECTORY)
 	@test -f $(DEMO) || { echo "$(DEMO) is missing: the demo model comes with the repository, restore it with git" >&2; exit 1; }
-	@PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/python scripts/_serve.py
+	@PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/python -m zoetrope serve
 
 # Compiled modules are kept whatever the environment says: the tests start some hundred processes, and each would compile all it imports.
 test: export PYTHONDONTWRITEBYTECODE :=

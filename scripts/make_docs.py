@@ -22,6 +22,7 @@ from http_edge.http.routing import operations_of
 from http_edge.jobs.generation import FIELDS
 from workers.models.samplers import PRESETS
 from workers.settings import WorkerSettings
+from zoetrope.cli.terminal import EXIT_CODES
 
 _KINDS = {
     "text": "text",
@@ -184,6 +185,13 @@ def every_failure() -> str:
     return "\n".join(lines)
 
 
+def every_exit_code() -> str:
+    """What the exit codes of the command `zoetrope` mean."""
+    return "\n".join(
+        ["| code | meaning |", "|---|---|", *(f"| {code} | {text} |" for code, text in EXIT_CODES.items())]
+    )
+
+
 def parts() -> dict[str, dict[str, str]]:
     """All generated parts by file and marker."""
     return {
@@ -195,6 +203,7 @@ def parts() -> dict[str, dict[str, str]]:
         },
         "docs/api.md": {"failures": every_failure(), "fields": every_field(), "routes": every_route()},
         "docs/architecture.md": {"rooms": every_room(), "states": state_diagram()},
+        "docs/command.md": {"exit codes": every_exit_code()},
         "docs/models.md": {**tested_models(), "presets": every_preset()},
         "docs/operations.md": {"log actions": every_action()},
     }

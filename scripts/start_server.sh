@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 make --no-print-directory setup
 export PATH="$PWD/.venv/bin:$PATH"
 
-exec python scripts/_serve.py \
+exec python -m zoetrope serve \
   --model "$model_path" \
   --gpus "$gpus" \
   --port 8000 \

@@ -29,6 +29,7 @@ _REAL_TIME = (
     "bench/test_real_broker.py",
     "bench/test_small_runs.py",
     "chaos/test_proxy.py",
+    "client/test_command.py",
     "client/test_live.py",
     "scripts/test_start_scripts.py",
     "security",

@@ -3,6 +3,8 @@
 import pytest
 
 from tests.testing.service import Service
+from zoetrope import Client
+from zoetrope.client.results import ACTIVE_STATES
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +21,11 @@ def service(tmp_path_factory):
 
 @pytest.fixture
 def at_service(service, monkeypatch, tmp_path):
-    """The service as ZOETROPE_URL says, in a directory of its own."""
+    """The service as ZOETROPE_URL says, in a directory of its own; no job is left for the next test."""
     monkeypatch.setenv("ZOETROPE_URL", f"http://127.0.0.1:{service.port}")
     monkeypatch.chdir(tmp_path)
-    return service
+    yield service
+    with Client() as client:
+        for job in client.jobs(state=",".join(ACTIVE_STATES)):
+            client.cancel(job)
+            client.wait(job, timeout_s=60)

@@ -1,6 +1,8 @@
 """Both clients over a service that answers from a script: the same calls, the same requests, the same results."""
 
+import ast
 import hashlib
+import inspect
 import json
 
 import httpx
@@ -323,6 +325,23 @@ def test_the_clients_results_have_no_field_that_the_service_does_not_send():
     for ours, theirs in pairs:
         own = {one.name for one in msgspec.structs.fields(ours)} - {"raw"}
         assert own - {one.encode_name for one in msgspec.structs.fields(theirs)} == set(), ours
+
+
+def test_every_state_of_the_service_is_final_or_active():
+    from broker.wire.terms import FINAL_NAMES, JobState
+    from zoetrope.client.results import ACTIVE_STATES, FINAL_STATES
+
+    assert set(FINAL_NAMES) == FINAL_STATES
+    assert {state.value for state in JobState} == {*ACTIVE_STATES, *FINAL_STATES}
+
+
+def test_every_option_of_generate_is_a_field_of_the_service():
+    from http_edge.jobs.generation import FIELDS
+    from zoetrope.cli import generate
+
+    body = ast.parse(inspect.getsource(generate.generate)).body[0]
+    named = next(ast.literal_eval(one.keys[0]) and one.keys for one in ast.walk(body) if isinstance(one, ast.Dict))
+    assert {key.value for key in named} - {name for field in FIELDS.values() for name in field.names} == {"priority"}
 
 
 def test_every_error_code_of_the_service_has_a_class_of_its_kind():

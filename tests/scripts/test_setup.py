@@ -51,7 +51,7 @@ def test_make_run_passes_its_variables_on(checkout):
     done = make(checkout, "run", "PORT=9000", "GPUS=cpu:2", "MODEL=/models/wan")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "scripts/_serve.py",
+        "-m zoetrope serve",
         "ZOETROPE_GPUS=cpu:2",
         "ZOETROPE_MODEL=/models/wan",
         "ZOETROPE_PORT=9000",

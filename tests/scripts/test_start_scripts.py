@@ -1,4 +1,5 @@
-import json
+import datetime
+import io
 import shutil
 import signal
 import subprocess
@@ -6,8 +7,10 @@ import sys
 
 import pytest
 from honcho.environ import parse_procfile
+from honcho.printer import Message
 
 from tests.scripts.support import ROOT, SCRIPTS, FakeServer, clean_environ
+from zoetrope.serving import service
 
 GPU_LIST = "#!/bin/sh\nprintf '0\\n1\\n2\\n3\\n'\n"
 
@@ -91,7 +94,7 @@ def test_a_bad_number_is_one_sentence(checkout, number):
 
 
 def serve(*arguments):
-    command = [sys.executable, str(SCRIPTS / "_serve.py"), *arguments]
+    command = [sys.executable, "-m", "zoetrope", "serve", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT)
 
 
@@ -114,16 +117,7 @@ def test_output_roots_are_passed_on_with_the_start_directory(checkout):
 
 
 def commands(*arguments):
-    code = "import _serve, json, sys; print(json.dumps(_serve.commands(*json.loads(sys.argv[1]))))"
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(arguments)],
-        env=clean_environ(PYTHONPATH=str(SCRIPTS)),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    return {name: line[1:] for name, line in json.loads(done.stdout).items()}
+    return {name: line[1:] for name, line in service.commands(*arguments).items()}
 
 
 def test_one_service_shows_the_whole_pool():
@@ -154,7 +148,7 @@ def test_without_options_it_is_the_procfile():
 )
 def test_the_last_line_says_why_it_ended(tmp_path, environ, reason):
     done = subprocess.run(
-        [sys.executable, SCRIPTS / "_serve.py"],
+        [sys.executable, "-m", "zoetrope", "serve"],
         cwd=tmp_path,
         env=clean_environ(PYTHONPATH=str(ROOT), ZOETROPE_HOME=str(tmp_path / "home"), ZOETROPE_GPUS="cpu", **environ),
         capture_output=True,
@@ -167,16 +161,11 @@ def test_the_last_line_says_why_it_ended(tmp_path, environ, reason):
 
 
 def test_the_last_line_says_what_killed_a_process():
-    code = (
-        "import _serve, datetime, io; from honcho.printer import Message;"
-        "now = datetime.datetime.now(); printer = _serve.EndingPrinter(io.StringIO());"
-        "[printer.write(Message('line', text, now, name, None)) for name, text in"
-        " (('broker', 'ready'), ('system', 'broker stopped (rc=-9)'), ('system', 'edge stopped (rc=-15)'))];"
-        "print(printer.reason)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=True)
+    now, printer = datetime.datetime.now(), service.EndingPrinter(io.StringIO())
+    for name, text in (("broker", "ready"), ("system", "broker stopped (rc=-9)"), ("system", "edge stopped (rc=-15)")):
+        printer.write(Message("line", text, now, name, None))
     reason = "stopped: broker was killed by SIGKILL, as by kill -9 or for want of memory; its last line: ready"
-    assert done.stdout.strip() == reason
+    assert printer.reason == reason
 
 
 def test_several_services_show_one_worker_each():
@@ -185,7 +174,7 @@ def test_several_services_show_one_worker_each():
     assert lines["edge-9000"] == ["-m", "http_edge", "--port", "9000", "--worker", "cpu-0"]
     assert lines["edge-9001"] == ["-m", "http_edge", "--port", "9001", "--worker", "cpu-1"]
     assert commands(2, 9000, "0,1", "")["edge-9001"][-1] == "gpu-1"
-    assert lines["ready"][1:] == ["2", "9000", "9001"]
+    assert lines["ready"][2:] == ["2", "9000", "9001"]
     assert sum(name.startswith("edge") for name in lines) == 2
 
 
@@ -195,7 +184,8 @@ def test_ready_tells_how_far_the_services_are_and_then_waits():
         FakeServer({("GET", "/readyz"): (200, {"workers_ready": 2})}) as one,
         FakeServer({("GET", "/readyz"): lambda _: next(answers)}) as two,
         subprocess.Popen(
-            [sys.executable, "-S", str(SCRIPTS / "_ready.py"), "2", str(one.port), str(two.port)],
+            [sys.executable, "-m", "zoetrope.serving.ready", "2", str(one.port), str(two.port)],
+            cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,
         ) as process,

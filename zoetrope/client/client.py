@@ -30,7 +30,7 @@ from zoetrope.client.flows import (
     Step,
     Walk,
 )
-from zoetrope.client.requests import Address, FileSource, Reply, Request, address, segment
+from zoetrope.client.requests import Address, FileSource, Reply, Request, address, reading_recipe, segment
 from zoetrope.client.results import (
     Cancel,
     DownloadedFile,
@@ -39,6 +39,7 @@ from zoetrope.client.results import (
     JobEvent,
     Model,
     Queue,
+    Recipe,
     UploadedFile,
     Worker,
 )
@@ -298,6 +299,10 @@ class Client:
         """Keep a file on the service: a `Path`, bytes or an open file. Its id can be named wherever an image or a clip is taken."""
         return self._run(self._flows.upload(file, purpose, name))
 
+    def recipe(self, file: FileSource) -> Recipe:
+        """What a file of a job was drawn with, read from the file: `submit(**recipe.request)` draws it again."""
+        return self._run(self._flows.object(Recipe, reading_recipe(file)))
+
     def models(self) -> list[Model]:
         """Every model that a worker can run."""
         return self._run(self._flows.models())
@@ -438,6 +443,10 @@ class AsyncClient:
     async def upload(self, file: FileSource, *, purpose: str = "user_data", name: str = "") -> UploadedFile:
         """As `Client.upload`."""
         return await self._run(self._flows.upload(file, purpose, name))
+
+    async def recipe(self, file: FileSource) -> Recipe:
+        """As `Client.recipe`."""
+        return await self._run(self._flows.object(Recipe, reading_recipe(file)))
 
     async def models(self) -> list[Model]:
         """As `Client.models`."""

@@ -128,6 +128,11 @@ def uploading(file: FileSource, purpose: str, name: str) -> Request:
     return Request(method="POST", path="/v1/files", fields={"purpose": purpose}, files=(part,))
 
 
+def reading_recipe(file: FileSource) -> Request:
+    """The request that reads what a file was drawn with."""
+    return Request(method="POST", path="/v1/recipe", fields={}, files=(file_part("file", file),))
+
+
 def error_of(reply: Reply, now: float) -> ServiceError:
     """The error that an answer tells of."""
     try:

@@ -13,6 +13,9 @@ from msgspec import Struct, field
 
 from zoetrope.client.errors import JobCancelled, JobFailed, NotThisService
 
+#: States of a job that is not over.
+ACTIVE_STATES = ("queued", "delayed", "assigned", "running")
+
 #: States that a job does not leave.
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -177,6 +180,14 @@ class Model(Result, kw_only=True):
     workers: int = 0
     defaults: dict[str, Any] = {}
     limits: dict[str, Any] = {}
+
+
+class Recipe(Result, kw_only=True):
+    """What a file was drawn with: the `request` that draws it again, and why that would be another picture here."""
+
+    request: dict[str, Any]
+    repeatable: bool = False
+    differences: list[str] = []
 
 
 class UploadedFile(Result, kw_only=True):

@@ -1,4 +1,4 @@
-"""Run one broker, one pool of workers and one or several edges in the foreground: what the two start scripts share.
+"""`zoetrope serve`: one broker, one pool of workers and one or several edges in the foreground.
 
 With one service the edge shows the whole pool. With several, each edge has its own port and shows one worker only.
 Ends when any process ends or on Ctrl-C, takes all processes with it, and says last why it ended.
@@ -13,7 +13,6 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TextIO
 
 from honcho.manager import Manager
@@ -22,7 +21,11 @@ from honcho.printer import Message, Printer
 #: Of several services, when nobody named another.
 FIRST_PORT = 8000
 
-READY = Path(__file__).with_name("_ready.py")
+_DESCRIPTION = """\
+Run the whole service in the foreground: broker, workers and the HTTP edge. Ctrl-C stops it, and hands back what is being drawn. Every other
+option is a setting: zoetrope.toml, or a variable ZOETROPE_*. Exit codes: 130 after Ctrl-C, 143 after SIGTERM, else that of the first
+process that ended.
+"""
 
 #: honcho's own name among its processes, and what it prints of one that ended.
 _SYSTEM = "system"
@@ -83,7 +86,7 @@ def commands(
         for number, own in enumerate(ports):
             result[f"edge-{own}"] = ["-m", "http_edge", "--port", own, "--worker", f"{device}-{number}", *roots]
         # Each edge is ready with any worker; together they are with one each.
-        result["ready"] = [str(READY), str(services), *ports]
+        result["ready"] = ["-m", "zoetrope.serving.ready", str(services), *ports]
     return {name: [sys.executable, *line] for name, line in result.items()}
 
 
@@ -94,9 +97,9 @@ def port_number(text: str) -> int:
     return int(text)
 
 
-def main() -> int:
-    """The exit status of the first process that ended; 130 after Ctrl-C, 143 after SIGTERM."""
-    options = argparse.ArgumentParser(description="Run the whole service in the foreground.", allow_abbrev=False)
+def main(argv: Sequence[str]) -> int:
+    """Run the service; returns the exit status of the first process that ended; 130 after Ctrl-C, 143 after SIGTERM."""
+    options = argparse.ArgumentParser(prog="zoetrope serve", description=_DESCRIPTION, allow_abbrev=False)
     options.add_argument(
         "--port",
         "--start_port",
@@ -116,7 +119,7 @@ def main() -> int:
         default=[],
         help="directory below which clients may name absolute paths to save to; may be given several times (default: settings decide)",
     )
-    arguments = options.parse_args()
+    arguments = options.parse_args(argv)
     if arguments.services < 1 or (arguments.port or FIRST_PORT) + arguments.services - 1 > 65_535:
         options.error(
             f"--services {arguments.services} from port {arguments.port or FIRST_PORT} does not fit into 1 to 65535"
@@ -128,9 +131,5 @@ def main() -> int:
         manager.add_process(name, "exec " + shlex.join(line), env={**os.environ, "PYTHONUNBUFFERED": "1"})
     manager.loop()
     if printer.reason:
-        print(printer.reason, file=sys.stderr, flush=True)
+        sys.stderr.write(printer.reason + "\n")
     return int(manager.returncode or 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,7 @@
-"""Say how far the services on these ports are until all are ready, then wait to be stopped: _ready.py WORKERS PORT…"""
+"""Say how far the services on these ports are until all are ready, then wait to be stopped.
+
+`python -m zoetrope.serving.ready WORKERS PORT…`
+"""
 
 from __future__ import annotations
 
@@ -37,11 +40,16 @@ def main(workers: int, ports: list[str]) -> None:
         services, most = sum(count >= 0 for count in counts), max(0, *counts)
         line = f"{services} of {len(ports)} services answer, {most} of {workers} workers are ready"
         if line != shown:
-            print(f"{line} after {time.monotonic() - begun:.0f} s", flush=True)
+            _say(f"{line} after {time.monotonic() - begun:.0f} s")
             shown = line
         if least < workers:
             time.sleep(PAUSE_S)
-    print("all ready: " + " ".join(f"http://127.0.0.1:{port}" for port in ports), flush=True)
+    _say("all ready: " + " ".join(f"http://127.0.0.1:{port}" for port in ports))
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

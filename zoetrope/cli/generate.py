@@ -1,0 +1,296 @@
+"""`zoetrope generate`: from a prompt to a file, with a bar on the way; Ctrl-C cancels the job."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from zoetrope.cli.options import Json, KeyFile, Url, opened
+from zoetrope.cli.terminal import err, show_json, span
+from zoetrope.cli.terminal import out as stdout
+from zoetrope.client.client import Client
+from zoetrope.client.errors import NotFound, ZoetropeError
+from zoetrope.client.results import Job
+
+_LOOKS_REMOTE = ("http://", "https://", "data:", "file-")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("generate")(generate)
+
+
+# The command's options; each field of a request that has none is there by --set.
+Prompt = Annotated[str, typer.Argument(help="What to draw.", show_default=False)]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Where to put the file [default: the job's id].", show_default=False),
+]
+ModelName = Annotated[str | None, typer.Option("--model", help="A name of `zoetrope models`.")]
+Size = Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT in pixels.")]
+Seconds = Annotated[float | None, typer.Option("--seconds", help="Length of the clip.")]
+Frames = Annotated[int | None, typer.Option("--frames", help="Frames of the clip, instead of --seconds.")]
+Fps = Annotated[float | None, typer.Option("--fps", help="Frames per second.")]
+Steps = Annotated[int | None, typer.Option("--steps", help="Denoising steps.")]
+Guidance = Annotated[float | None, typer.Option("--guidance", help="Strength of the prompt's guidance.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same result.")]
+Negative = Annotated[str | None, typer.Option("--negative", help="What not to draw.")]
+Preset = Annotated[str | None, typer.Option("--preset", help="A preset of the model.")]
+Count = Annotated[int | None, typer.Option("--count", "-n", help="How many to make.")]
+Lora = Annotated[list[str] | None, typer.Option("--lora", help="NAME or NAME:SCALE; may be given several times.")]
+Image = Annotated[str | None, typer.Option("--image", help="First frame or source image: a file, URL or file id.")]
+LastImage = Annotated[str | None, typer.Option("--last-image", help="Last frame.")]
+References = Annotated[list[str] | None, typer.Option("--reference", help="Further images to draw from.")]
+Video = Annotated[str | None, typer.Option("--video", help="A clip to draw over.")]
+Priority = Annotated[int | None, typer.Option("--priority", help="0 to 9; 9 first.")]
+Like = Annotated[
+    Path | None,
+    typer.Option("--like", help="A file of an earlier job: draw it again, with what else is given changed."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any field of POST /v1/jobs as NAME=VALUE, extra.NAME=VALUE too."),
+]
+Timeout = Annotated[float | None, typer.Option("--timeout", help="Seconds to wait at most; the job goes on.")]
+Detach = Annotated[bool, typer.Option("--detach", "-d", help="Submit, write the job's id, and do not wait.")]
+
+
+def generate(
+    prompt: Prompt = "",
+    out: Out = None,
+    model: ModelName = None,
+    size: Size = None,
+    seconds: Seconds = None,
+    frames: Frames = None,
+    fps: Fps = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    seed: Seed = None,
+    negative: Negative = None,
+    preset: Preset = None,
+    count: Count = None,
+    lora: Lora = None,
+    image: Image = None,
+    last_image: LastImage = None,
+    reference: References = None,
+    video: Video = None,
+    priority: Priority = None,
+    like: Like = None,
+    setting: Settings = None,
+    timeout: Timeout = None,
+    detach: Detach = False,
+    url: Url = None,
+    key_file: KeyFile = None,
+    as_json: Json = False,
+) -> None:
+    """Draw a video or an image and fetch it; Ctrl-C cancels the job."""
+    fields: dict[str, Any] = {
+        "model": model,
+        "size": size,
+        "seconds": seconds,
+        "num_frames": frames,
+        "fps": fps,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "seed": seed,
+        "negative_prompt": negative,
+        "preset": preset,
+        "num_outputs": count,
+        "priority": priority,
+        "loras": [read_lora(text) for text in lora] if lora else None,
+        "image": read_input("--image", image),
+        "last_image": read_input("--last-image", last_image),
+        "reference_images": [read_input("--reference", one) for one in reference] if reference else None,
+        "video": read_input("--video", video),
+    }
+    for text in setting or ():
+        read_setting(text, fields)
+    order = Order(prompt, fields, out, timeout, detach, as_json)
+    with opened(url, key_file) as client:
+        # Whether it is there is said at once, before files are uploaded.
+        client.health()
+        if like is not None:
+            order = _like(client, like, order)
+        elif not prompt:
+            raise ZoetropeError("PROMPT is missing: say what to draw, or name a file to draw again with --like")
+        _carry_out(client, order)
+
+
+class Order(NamedTuple):
+    """What was asked for: the request, and what is to become of it."""
+
+    prompt: str
+    fields: dict[str, Any]
+    out: Path | None
+    timeout: float | None
+    detach: bool
+    as_json: bool
+
+
+def _carry_out(client: Client, order: Order) -> None:
+    """Submit, wait, fetch, and write where the files are."""
+    if order.detach:
+        job = client.submit(order.prompt, **order.fields)
+        if order.as_json:
+            show_json(job.raw)
+        else:
+            stdout().print(job.id, markup=False)
+        return
+    job = _drawn(client, order)
+    files = _fetch(client, job, order.out)
+    if order.as_json:
+        show_json({**job.raw, "files": [str(file) for file in files]})
+        return
+    for file in files:
+        stdout().print(str(file), markup=False)
+
+
+def read_lora(text: str) -> dict[str, Any]:
+    """A LoRA of NAME or NAME:SCALE. Raises `ZoetropeError`."""
+    name, colon, scale = text.rpartition(":")
+    if not colon:
+        return {"name": text}
+    try:
+        return {"name": name, "scale": float(scale)}
+    except ValueError:
+        raise ZoetropeError(f"--lora: {text!r} must be NAME or NAME:SCALE, with a number as scale") from None
+
+
+def read_input(option: str, text: str | None) -> Path | str | None:
+    """A file of this machine, to be uploaded; or a URL or id, which the service reads. Raises `ZoetropeError`."""
+    if text is None or text.startswith(_LOOKS_REMOTE):
+        return text
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise ZoetropeError(f"{option}: {text!r} is no file here, and neither a URL nor the id of an uploaded file")
+    return path
+
+
+def read_setting(text: str, fields: dict[str, Any]) -> None:
+    """Put NAME=VALUE into the fields: numbers, true, false, lists and objects as JSON, all else as text. Raises `ZoetropeError`."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ZoetropeError(f"--set: {text!r} must be NAME=VALUE")
+    try:
+        read: Any = msgspec.json.decode(value)
+    except msgspec.DecodeError:
+        read = value
+    outer, dot, inner = name.partition(".")
+    place = fields.setdefault(outer, {}) if dot else fields
+    if not isinstance(place, dict):
+        raise ZoetropeError(f"--set: {name!r} names a member of {outer}, which is no object")
+    key = inner if dot else name
+    if place.get(key) is not None:
+        raise ZoetropeError(f"--set: {name!r} is given twice, here or by an option of its own")
+    place[key] = read
+
+
+def _like(client: Client, like: Path, order: Order) -> Order:
+    """The order that draws a file again, with what was given in place of what the file says. Raises `ZoetropeError`."""
+    recipe = client.recipe(like)
+    for difference in recipe.differences:
+        err().print(f"--like: {difference}", markup=False)
+    given = {name: value for name, value in order.fields.items() if value is not None}
+    kept = dict(recipe.request)
+    for name, others in (("size", ("width", "height")), ("seconds", ("num_frames",))):
+        for other in others if name in given else ():
+            kept.pop(other, None)
+    fields = kept | given
+    drawn = fields.pop("prompt", "")
+    return order._replace(prompt=order.prompt or drawn, fields=fields)
+
+
+def _drawn(client: Client, order: Order) -> Job:
+    """The job, succeeded. Ctrl-C cancels it, whenever it comes. Raises `JobFailed`, `JobCancelled`, `WaitTimeout`."""
+    # Its id is chosen here, so that it can be cancelled before the service has answered.
+    fields = {**order.fields, "id": order.fields.get("id") or f"cli-{secrets.token_hex(10)}"}
+    try:
+        job = client.submit(order.prompt, **fields)
+        if not order.as_json:
+            err().print(f"job {job.id}: {job.model}, seed {job.seed}", markup=False)
+            for warning in job.warnings:
+                err().print(f"warning: {warning}", markup=False)
+        with Bar(quiet=order.as_json) as bar:
+            job = client.wait(job, timeout_s=order.timeout, on_progress=bar.show)
+    except KeyboardInterrupt:
+        _cancel(client, fields["id"])
+        sys.exit(130)
+    return job.raise_for_state()
+
+
+def _cancel(client: Client, job_id: str) -> None:
+    try:
+        outcome = client.cancel(job_id).outcome
+    except NotFound:
+        err().print("stopped before the job was submitted")
+    except ZoetropeError as error:
+        err().print(
+            f"job {job_id} could not be cancelled: {error}; `zoetrope cancel {job_id}` tries again", markup=False
+        )
+    else:
+        said = f"job {job_id} was over already" if outcome == "already_final" else f"cancelled job {job_id}"
+        err().print(said, markup=False)
+
+
+def _fetch(client: Client, job: Job, to: Path | None) -> list[Path]:
+    """Download the job's files: the first to `to`, the others beside it with their numbers."""
+    files = []
+    for number, artefact in enumerate(job.artefacts, start=1):
+        place = to or Path(job.id).with_suffix(Path(artefact.name).suffix)
+        if place.is_dir():
+            place = place / artefact.name
+        elif number > 1:
+            place = place.with_stem(f"{place.stem}-{number}")
+        files.append(Path(client.download(job, place, name=artefact.name).path))
+    return files
+
+
+class Bar:
+    """Progress of one job on stderr: a bar on a terminal, a line a phase elsewhere."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        console = err()
+        self._live = console.is_terminal and not quiet
+        self._quiet = quiet
+        self._said = ""
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            transient=True,
+            disable=not self._live,
+        )
+        self._task = self._progress.add_task("submitted", total=100, left="")
+
+    def __enter__(self) -> Bar:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._progress.__exit__(*error)
+
+    def show(self, job: Job) -> None:
+        """Show where the job is."""
+        left = f"{span(job.eta_s)} left" if job.eta_s else ""
+        self._progress.update(self._task, description=standing(job), completed=job.progress, left=left)
+        phase = standing(job).partition(" ")[0]
+        if not self._live and not self._quiet and phase != self._said:
+            self._said = phase
+            err().print(standing(job), markup=False)
+
+
+def standing(job: Job) -> str:
+    """Where a job is, in a few words: `queued, 3 before it`, `denoise 4/10`, `succeeded`."""
+    if job.state == "running":
+        return f"{job.phase or 'running'} {job.step}/{job.total}" if job.total else job.phase or "running"
+    if job.state == "queued" and job.position is not None:
+        return f"queued, {job.position} before it"
+    return job.state

@@ -1,0 +1,190 @@
+"""Commands about jobs: ps, show, logs, cancel, download, rm."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from zoetrope.cli.generate import standing
+from zoetrope.cli.options import JobId, Json, KeyFile, Url, opened
+from zoetrope.cli.terminal import (
+    ago,
+    clock,
+    megabytes,
+    out,
+    quiet_interrupt,
+    shortened,
+    show_json,
+    show_json_line,
+    show_pairs,
+    show_table,
+    span,
+)
+from zoetrope.client.results import ACTIVE_STATES, Job
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (ps, show, logs, cancel, download, rm):
+        app.command(command.__name__)(command)
+
+
+def ps(
+    everything: Annotated[bool, typer.Option("--all", "-a", help="Finished jobs, too.")] = False,
+    state: Annotated[str | None, typer.Option(help="Of these states, with commas between them.")] = None,
+    model: Annotated[str | None, typer.Option(help="Of this model.")] = None,
+    worker: Annotated[str | None, typer.Option(help="Of this worker.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many, the newest.")] = 20,
+    url: Url = None,
+    key_file: KeyFile = None,
+    as_json: Json = False,
+) -> None:
+    """List the jobs that wait or run; with --all the finished ones, too."""
+    wanted = state or (None if everything else ",".join(ACTIVE_STATES))
+    with opened(url, key_file) as client:
+        found = list(client.jobs(state=wanted, model=model, worker=worker, limit=limit))
+    if as_json:
+        show_json([job.raw for job in found])
+        return
+    rows = [
+        (job.id, standing(job), job.model, job.worker or "", ago(job.submitted_at), shortened(_prompt(job)))
+        for job in found
+    ]
+    columns = ("JOB", "STATE", "MODEL", "WORKER", "SUBMITTED", "PROMPT")
+    show_table(columns, rows, "no jobs" if everything or state else "no jobs wait or run; --all shows finished ones")
+
+
+def _prompt(job: Job) -> str:
+    return str((job.spec or {}).get("prompt", ""))
+
+
+def show(job_id: JobId, url: Url = None, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """Show a job: what it draws, where it is, its files."""
+    with opened(url, key_file) as client:
+        job = client.job(job_id)
+    if as_json:
+        show_json(job.raw)
+        return
+    spec = job.spec or {}
+    stages = ", ".join(f"{name} {span(seconds)}" for name, seconds in job.timings.get("stages", {}).items())
+    show_pairs(
+        {
+            "job": job.id,
+            "state": standing(job),
+            "error": f"{job.error.code}: {job.error.message}" if job.error else "",
+            "model": job.model,
+            "prompt": _prompt(job),
+            "size": f"{spec.get('width')}x{spec.get('height')}, {spec.get('num_frames')} frames at {spec.get('fps')}/s",
+            "steps": str(spec.get("num_inference_steps", "")),
+            "seed": str(spec.get("seed", "")),
+            "worker": job.worker or "",
+            "attempts": str(job.attempts),
+            "submitted": ago(job.submitted_at),
+            "waited": span(job.timings.get("queued_s")),
+            "ran": span(job.timings.get("run_s")) + (f" ({stages})" if stages else ""),
+            "used": ", ".join(f"{name} {words}" for name, words in job.used.items()),
+            "save_to": job.save_error or "",
+            **{f"warning {number}": text for number, text in enumerate(job.warnings, start=1)},
+            **{f"file {file.name}": f"{megabytes(file.size / 1e6)}, sha256 {file.sha256}" for file in job.artefacts},
+        }
+    )
+
+
+def logs(
+    job_id: JobId,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what happens until the job is over.")
+    ] = False,
+    url: Url = None,
+    key_file: KeyFile = None,
+    as_json: Json = False,
+) -> None:
+    """Show what happened to a job; with -f what goes on happening. Ctrl-C ends the showing, not the job."""
+    with quiet_interrupt(), opened(url, key_file) as client:
+        job = client.job(job_id)
+        for move in job.history:
+            _show_move(move, as_json=as_json)
+        if not follow:
+            return
+        said = ""
+        for event in client.events(job_id):
+            now = standing(event.job)
+            if as_json:
+                show_json_line(event.job.raw)
+            elif now != said:
+                left = f", {span(event.job.eta_s)} left" if event.job.eta_s else ""
+                out().print(f"{now}{left}", markup=False)
+            said = now
+            job = event.job
+    # A job that failed is shown; that is no failure of the showing.
+
+
+def _show_move(move: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        show_json_line(move)
+        return
+    where = f" on {move['worker']}" if move.get("worker") else ""
+    attempt = f", attempt {move['attempt']}" if move.get("attempt") else ""
+    note = f": {move['note']}" if move.get("note") else ""
+    out().print(f"{clock(move['at'])} {move['to']} ({move['cause']}{attempt}){where}{note}", markup=False)
+
+
+def cancel(
+    job_ids: Annotated[list[str], typer.Argument(metavar="JOB…", help="Ids of jobs.")],
+    url: Url = None,
+    key_file: KeyFile = None,
+    as_json: Json = False,
+) -> None:
+    """Cancel jobs."""
+    words = {
+        "cancelled": "cancelled {}",
+        "requested": "cancelled {}: its worker is being stopped",
+        "already_final": "{} was over already",
+    }
+    with opened(url, key_file) as client:
+        for job_id in job_ids:
+            done = client.cancel(job_id)
+            if as_json:
+                show_json_line(done.raw)
+            else:
+                out().print(words.get(done.outcome, "{}: " + done.outcome).format(done.id), markup=False)
+
+
+def download(
+    job_id: JobId,
+    to: Annotated[Path | None, typer.Option("--out", "-o", help="A file, or a directory.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Option(help="One file of several.")] = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch the files of a finished job; goes on where it broke off, and checks the digest."""
+    with opened(url, key_file) as client:
+        job = client.job(job_id)
+        names: list[str | None] = [name] if name or not job.artefacts else [file.name for file in job.artefacts]
+        got = []
+        for number, one in zip(itertools.count(1), names, strict=False):
+            place = to or Path()
+            if number > 1 and not place.is_dir():
+                place = place.with_stem(f"{place.stem}-{number}")
+            got.append(client.download(job, place, name=one))
+    if as_json:
+        show_json(got)
+        return
+    for file in got:
+        out().print(file.path, markup=False)
+
+
+def rm(
+    job_ids: Annotated[list[str], typer.Argument(metavar="JOB…", help="Ids of jobs.")],
+    url: Url = None,
+    key_file: KeyFile = None,
+) -> None:
+    """Delete jobs, record and files; one that is not over is cancelled first."""
+    with opened(url, key_file) as client:
+        for job_id in job_ids:
+            client.delete(job_id)
+            out().print(f"deleted {job_id}", markup=False)

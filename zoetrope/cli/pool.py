@@ -1,0 +1,111 @@
+"""Commands about the pool: workers, drain, models."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from zoetrope.cli.options import Json, KeyFile, Url, opened
+from zoetrope.cli.terminal import err, megabytes, out, quiet_interrupt, show_json, show_json_line, show_table, span
+from zoetrope.client.client import Client
+from zoetrope.client.results import Model, Worker
+
+#: Seconds between two looks at a worker that is to leave.
+_LOOK_S = 0.5
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (workers, drain, models):
+        app.command(command.__name__)(command)
+
+
+def workers(url: Url = None, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """List the workers, and the queue in numbers."""
+    with opened(url, key_file) as client:
+        body = client.request("GET", "/v1/workers")
+        found, queue = client.workers(), client.queue()
+    if as_json:
+        show_json(body)
+        return
+    rows = [
+        (worker.name, worker.state, worker.device, worker.model or "", _holds(worker), _memory(worker), _counts(worker))
+        for worker in found
+    ]
+    show_table(("WORKER", "STATE", "DEVICE", "MODEL", "JOB", "MEMORY", "DONE"), rows, "no worker has registered")
+    waiting = sum(queue.counts.get(state, 0) for state in ("queued", "delayed"))
+    err().print(f"{waiting} jobs wait, {span(queue.backlog_s)} of work; a new one waits about {span(queue.wait_s)}")
+
+
+def _holds(worker: Worker) -> str:
+    return ", ".join(f"{job.id} {job.phase or ''} {job.step}/{job.total}" for job in worker.jobs)
+
+
+def _memory(worker: Worker) -> str:
+    if not worker.memory_total_mb:
+        return megabytes(worker.memory_used_mb) if worker.memory_used_mb else ""
+    return f"{megabytes(worker.memory_used_mb)} of {megabytes(worker.memory_total_mb)}"
+
+
+def _counts(worker: Worker) -> str:
+    failed = f", {worker.failed} failed" if worker.failed else ""
+    return f"{worker.succeeded}{failed}" + (f"; {worker.fault}" if worker.fault else "")
+
+
+def drain(
+    name: Annotated[str, typer.Argument(metavar="WORKER", help="The worker's name, as gpu-0.")],
+    wait: Annotated[bool, typer.Option(help="Wait until it has left.")] = True,
+    url: Url = None,
+    key_file: KeyFile = None,
+    as_json: Json = False,
+) -> None:
+    """Let a worker finish what it holds and leave. Ctrl-C ends the waiting; the worker leaves all the same."""
+    with quiet_interrupt(), opened(url, key_file) as client:
+        worker: Worker | None = client.drain(name)
+        said = ""
+        while worker is not None:
+            text = f"{name} takes no more jobs; it holds {_holds(worker) or 'none'}"
+            if as_json:
+                show_json_line(worker.raw)
+            elif text != said:
+                out().print(text, markup=False)
+            said = text
+            if not wait:
+                return
+            time.sleep(_LOOK_S)
+            worker = _find(client, name)
+        if not as_json:
+            out().print(f"{name} has left", markup=False)
+
+
+def _find(client: Client, name: str) -> Worker | None:
+    """The worker, while it is there to be waited for."""
+    return next((one for one in client.workers() if one.name == name and one.state != "lost"), None)
+
+
+def models(url: Url = None, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """List the models, what each makes, takes and starts from."""
+    with opened(url, key_file) as client:
+        found = client.models()
+    if as_json:
+        show_json([model.raw for model in found])
+        return
+    rows = [(one.id, one.output, _takes(one), _usual(one), str(one.workers)) for one in found]
+    show_table(("MODEL", "MAKES", "FROM", "USUALLY", "WORKERS"), rows, "no model: no worker has registered")
+
+
+def _takes(model: Model) -> str:
+    needs = (["image"] if model.needs_image else []) + model.needs_inputs
+    may = (["image"] if model.takes_image and not model.needs_image else []) + [
+        one for one in model.takes_inputs if one not in model.needs_inputs
+    ]
+    return ", ".join(["text", *needs, *(f"{one}?" for one in may)])
+
+
+def _usual(model: Model) -> str:
+    usual = model.defaults
+    size = f"{usual.get('width', '?')}x{usual.get('height', '?')}"
+    clip = f", {usual['num_frames']} frames" if model.output == "video" and usual.get("num_frames") else ""
+    return f"{size}{clip}, {usual.get('num_inference_steps', '?')} steps"
