@@ -53,7 +53,7 @@ class Core:
             self.now = now
         if type(message) in _FROM_AGENT:
             self._from_agent(peer, message, found)
-        elif isinstance(message, PeerGone):
+        elif type(message) is PeerGone:
             self.state.lose_peer(peer)
         else:
             self._from_edge(peer, message, found)
@@ -131,7 +131,7 @@ class Core:
     def sent(self) -> None:
         """Note that all messages so far were sent, or given up."""
         if self.state.spoken_to:
-            self.state.spoken_to.clear()
+            self.state.spoken_to = set()
 
     def stalled(self, seconds: float, now: float) -> None:
         """Extend leases by `seconds` for which the shell did not run: silence in that time says nothing about the workers."""
@@ -185,7 +185,7 @@ class Core:
                 state.watchers[peer] = seq + 1
                 state.send(peer, m.JobsDeleted(seq=seq + 1, job_ids=tuple(gone)))
 
-    def _from_edge(self, peer: bytes, message: m.Message, found: Found) -> None:
+    def _from_edge(self, peer: bytes, message: m.Message | PeerGone, found: Found) -> None:
         state, now = self.state, self.now
         match message:
             case m.Submit():

@@ -23,15 +23,15 @@ class SpecCache:
         self.count += 1
         self.bytes += len(job.body)
 
-    def drop(self, job: Job) -> None:
-        """Count the spec no longer: it is evicted, or the job is over."""
+    def drop(self, size: int) -> None:
+        """Count a spec of so many bytes no longer: it is evicted, or its job is over."""
         self.count -= 1
-        self.bytes -= len(job.body)
+        self.bytes -= size
 
     def evict(self, fresh: dict[str, Job], policy: Policy) -> None:
         """Evict the specs that are too many, of these jobs, the last ones first: all of them have just come to the disk."""
         while fresh and (self.count > policy.live_bodies or self.bytes > policy.live_body_bytes):
             _, job = fresh.popitem()
             if job.waiting and not job.evicted:
-                self.drop(job)
+                self.drop(len(job.body))
                 job.evicted, job.body = True, b""

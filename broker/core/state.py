@@ -295,12 +295,13 @@ class State:
 
     def _finish(self, job: Job) -> None:
         self.unhold(job, job.finished_at)
+        size = len(job.body)
         if not job.evicted:
-            self.spec_cache.drop(job)
+            self.spec_cache.drop(size)
         job.phase, job.step, job.total = "", 0, 0
         if job.deadline_at:
             self.deadlines.clear(("deadline", job.id))
-        self._finals[job.id] = size = len(job.body)
+        self._finals[job.id] = size
         self._final_bytes += size
 
     def forget(self, job: Job) -> None:

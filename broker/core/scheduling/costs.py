@@ -131,16 +131,17 @@ class Costs:
         self.errors: dict[str, float] = {}
 
     def learn(self, model: str, units: float, seconds: float) -> None:
-        """Learn from a job of this model and size that ran this long. A size or time that is not positive is ignored."""
-        if not (units > 0 and seconds > 0):
+        """Learn from a job of this model and size that ran this long. A size or time that is not positive, or out of range, is ignored."""
+        if not (units > 0 and 0.0 < seconds <= bounds.MAX_RUN_S):
             return
-        seconds = bounds.run_s(seconds)
         fit = self._fits.get(model)
         if fit is None:
             fit = self._fits[model] = _Fit()
         else:
             predicted = fit.startup + fit.rate * units
-            error = bounds.clamp(abs(predicted - seconds) / seconds, 0.0, bounds.MAX_ERROR)
+            error = (predicted - seconds if predicted > seconds else seconds - predicted) / seconds
+            if error > bounds.MAX_ERROR:
+                error = bounds.MAX_ERROR
             old = self.errors.get(model, error)
             self.errors[model] = old + ALPHA * (error - old)
             # A share too small for a number says nothing.

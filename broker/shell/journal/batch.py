@@ -77,7 +77,7 @@ class Staged:
         where a fence would fall.
         """
         writes: list[Write] = []
-        count, newest = len(self.deliveries), (0, 0)
+        count, newest = 0, (0, 0)
         for statement, make, jobs in (
             (rows.INSERT_JOB, rows.job_row, self.new),
             (rows.PUT_OUTCOME, rows.outcome_row, self.changed),
@@ -100,6 +100,7 @@ class Staged:
             writes += ((statement, made),)
         self.new, self.changed = {}, {}
         if self.deliveries:
+            count += len(self.deliveries)
             writes.append((deliveries.PUT, [deliveries.row(delivery) for delivery in self.deliveries.values()]))
             self.deliveries.clear()
         if self.marks:

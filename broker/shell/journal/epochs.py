@@ -100,7 +100,7 @@ class Epochs:
 
         guarded(write)
         self._epoch = epoch
-        self._say()
+        self._mark.write(self._identity, epoch, self._n, self._revision, self._deletions)
         return epoch
 
     def note_first_live(self, n: int, guarded: Callable[[Callable[[], None]], None]) -> None:
@@ -133,13 +133,7 @@ class Epochs:
             self._n, self._revision = n, revision
         if newer or self._deletions_then != self._deletions:
             self._deletions = self._deletions_then
-            self._say()
-
-    def _say(self) -> None:
-        try:
             self._mark.write(self._identity, self._epoch, self._n, self._revision, self._deletions)
-        except OSError as error:
-            raise JournalBroken(f"the journal's mark {self._path}-mark cannot be written: {error.strerror}") from error
 
     def _read(self) -> Facts | None:
         try:

@@ -114,8 +114,8 @@ class Journal:
             staged.new[job_id] = job
         elif not lazy:
             staged.changed[job_id] = job
-            if staged.lazy:
-                staged.lazy.pop(job_id, None)
+            if job_id in staged.lazy:
+                del staged.lazy[job_id]
         elif job_id not in staged.changed:
             staged.lazy[job_id] = job
 

@@ -17,6 +17,7 @@ from zlib import crc32
 
 from msgspec import Struct
 
+from broker.runtime.errors import JournalBroken
 from broker.runtime.log_actions import Action
 
 logger = logging.getLogger(__name__)
@@ -59,9 +60,12 @@ class Mark:
         return Facts(*numbers)
 
     def write(self, *facts: int) -> None:
-        """Say this, the fields of `Facts`, from now on. Raises `OSError`."""
+        """Say this, the fields of `Facts`, from now on. Raises `JournalBroken`."""
         data = _FORMAT.pack(_MAGIC, *facts)
-        os.pwrite(self._fd, data + crc32(data).to_bytes(4, "little"), 0)
+        try:
+            os.pwrite(self._fd, data + crc32(data).to_bytes(4, "little"), 0)
+        except OSError as error:
+            raise JournalBroken(f"the journal's mark {self._path} cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -98,10 +98,14 @@ class RowDamaged(ValueError):
 _SEAL = b"\xc1"
 
 
-def _sealed_tail(columns: JobRow, job: Job) -> bytes:
+#: Of a blob to be written: Python asks its adapters about every `bytes` that it binds, which costs more than this copy.
+_Blob = bytearray
+
+
+def _sealed_tail(columns: JobRow, job: Job) -> bytearray:
     """The packed part of a row of `job` or `outcome`: a `JobRecord` behind its seal, which is of the row's columns, too."""
     packed: bytes = _encode(_record_of(job))
-    return _SEAL + crc32(packed, crc32(_encode(columns))).to_bytes(4, "big") + packed
+    return _Blob(_SEAL + crc32(packed, crc32(_encode(columns))).to_bytes(4, "big") + packed)
 
 
 def _open_tail(columns: JobRow, stored: bytes) -> JobRecord:
@@ -156,7 +160,7 @@ def job_row(n: int, job: Job) -> JobRow:
         job.submitted_at,
     )
     head = seal_head(n, crc32(job.body).to_bytes(4, "big"), Head(submission, job.deadline_at))
-    return *columns, _sealed_tail(columns, job), head, job.body
+    return *columns, _sealed_tail(columns, job), _Blob(head), _Blob(job.body)
 
 
 def seal_head(n: int, check: bytes, head: Head) -> bytes:

@@ -77,9 +77,6 @@ _NEXT = (
     "pinJob",
     "showJobPin",
     "unpinJob",
-    "pauseJob",
-    "resumeJob",
-    "commitJob",
     "cancelJob",
     "deleteJob",
 )
