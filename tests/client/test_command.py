@@ -159,6 +159,20 @@ def test_waiting_jobs_are_listed_and_cancelled(at_service, typed):
         assert {client.wait(one).state for one in ids} == {"cancelled"}
 
 
+def test_a_job_that_waits_is_paused_and_goes_on(at_service, typed):
+    busy = [typed("generate", "slow", "--steps", "50", "--set", "extra.fake=slow", "-d")[1][0] for _ in range(2)]
+    job_id = typed("generate", "waits", "-d")[1][0]
+    assert typed("pause", job_id) == (0, [f"paused {job_id}"], [])
+    assert "parked (paused)" in "\n".join(typed("ps")[1])
+    assert typed("resume", job_id) == (0, [f"{job_id} goes on"], [])
+    assert typed("cancel", *busy)[0] == 0
+    with Client() as client:
+        assert client.wait(job_id, timeout_s=60).state == "succeeded"
+    code, _, err = typed("pause", job_id)
+    assert code == 2
+    assert len(err) == 1
+
+
 def test_models_and_workers(at_service, typed):
     _, out, _ = typed("models")
     assert out[0].split() == ["MODEL", "MAKES", "FROM", "USUALLY", "WORKERS"]

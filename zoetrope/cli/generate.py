@@ -15,7 +15,7 @@ from zoetrope.cli.options import Json, KeyFile, Url, opened
 from zoetrope.cli.terminal import err, show_json, span
 from zoetrope.cli.terminal import out as stdout
 from zoetrope.client.client import Client
-from zoetrope.client.errors import NotFound, ZoetropeError
+from zoetrope.client.errors import NotFound, WaitTimeout, ZoetropeError
 from zoetrope.client.results import Job
 
 _LOOKS_REMOTE = ("http://", "https://", "data:", "file-")
@@ -53,6 +53,11 @@ Like = Annotated[
     Path | None,
     typer.Option("--like", help="A file of an earlier job: draw it again, with what else is given changed."),
 ]
+Draft = Annotated[
+    int | None,
+    typer.Option("--draft", help="Draw so many steps, and wait with a preview until `zoetrope commit` or `cancel`."),
+]
+Previews = Annotated[int | None, typer.Option("--previews", help="Pictures to show while it is drawn, 0 to 8.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any field of POST /v1/jobs as NAME=VALUE, extra.NAME=VALUE too."),
@@ -81,6 +86,8 @@ def generate(
     reference: References = None,
     video: Video = None,
     priority: Priority = None,
+    draft: Draft = None,
+    previews: Previews = None,
     like: Like = None,
     setting: Settings = None,
     timeout: Timeout = None,
@@ -103,6 +110,8 @@ def generate(
         "preset": preset,
         "num_outputs": count,
         "priority": priority,
+        "draft_steps": draft,
+        "previews": previews,
         "loras": [read_lora(text) for text in lora] if lora else None,
         "image": read_input("--image", image),
         "last_image": read_input("--last-image", last_image),
@@ -111,15 +120,8 @@ def generate(
     }
     for text in setting or ():
         read_setting(text, fields)
-    order = Order(prompt, fields, out, timeout, detach, as_json)
     with opened(url, key_file) as client:
-        # Whether it is there is said at once, before files are uploaded.
-        client.health()
-        if like is not None:
-            order = _like(client, like, order)
-        elif not prompt:
-            raise ZoetropeError("PROMPT is missing: say what to draw, or name a file to draw again with --like")
-        _carry_out(client, order)
+        _carry_out(client, Order(prompt, fields, out, timeout, detach, as_json), like)
 
 
 class Order(NamedTuple):
@@ -133,8 +135,14 @@ class Order(NamedTuple):
     as_json: bool
 
 
-def _carry_out(client: Client, order: Order) -> None:
-    """Submit, wait, fetch, and write where the files are."""
+def _carry_out(client: Client, order: Order, like: Path | None) -> None:
+    """Submit, wait, fetch, and write where the files are. Raises `ZoetropeError`."""
+    # Whether it is there is said at once, before files are uploaded.
+    client.health()
+    if like is not None:
+        order = _like(client, like, order)
+    elif not order.prompt:
+        raise ZoetropeError("PROMPT is missing: say what to draw, or name a file to draw again with --like")
     if order.detach:
         job = client.submit(order.prompt, **order.fields)
         if order.as_json:
@@ -143,12 +151,24 @@ def _carry_out(client: Client, order: Order) -> None:
             stdout().print(job.id, markup=False)
         return
     job = _drawn(client, order)
+    if is_draft(job):
+        _show_draft(client, job, as_json=order.as_json)
+        return
     files = _fetch(client, job, order.out)
     if order.as_json:
         show_json({**job.raw, "files": [str(file) for file in files]})
         return
     for file in files:
         stdout().print(str(file), markup=False)
+
+
+def _show_draft(client: Client, job: Job, *, as_json: bool) -> None:
+    if as_json:
+        show_json(job.raw)
+        return
+    stdout().print(job.id, markup=False)
+    preview = f"; {client.url}{job.preview} shows it" if job.preview else ""
+    err().print(f"the draft waits{preview}: `zoetrope commit {job.id}` draws it to its end", markup=False)
 
 
 def read_lora(text: str) -> dict[str, Any]:
@@ -216,12 +236,23 @@ def _drawn(client: Client, order: Order) -> Job:
             err().print(f"job {job.id}: {job.model}, seed {job.seed}", markup=False)
             for warning in job.warnings:
                 err().print(f"warning: {warning}", markup=False)
-        with Bar(quiet=order.as_json) as bar:
-            job = client.wait(job, timeout_s=order.timeout, on_progress=bar.show)
+        with Bar(client.url, quiet=order.as_json) as bar:
+            for event in client.events(job, timeout_s=order.timeout):
+                bar.show(event.job)
+                if is_draft(event.job):
+                    break
+        job = client.job(job.id)
     except KeyboardInterrupt:
         _cancel(client, fields["id"])
         sys.exit(130)
+    if not job.is_final and not is_draft(job):
+        raise WaitTimeout(f"job {job.id} is {job.state} after {order.timeout:g} s; it goes on", job)
     return job.raise_for_state()
+
+
+def is_draft(job: Job) -> bool:
+    """Whether a job waits as a draft for its commit."""
+    return job.state == "parked" and (job.parking or {}).get("reason") == "draft"
 
 
 def _cancel(client: Client, job_id: str) -> None:
@@ -254,8 +285,9 @@ def _fetch(client: Client, job: Job, to: Path | None) -> list[Path]:
 class Bar:
     """Progress of one job on stderr: a bar on a terminal, a line a phase elsewhere."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, url: str, *, quiet: bool = False) -> None:
         console = err()
+        self._url = url
         self._live = console.is_terminal and not quiet
         self._quiet = quiet
         self._said = ""
@@ -280,6 +312,8 @@ class Bar:
     def show(self, job: Job) -> None:
         """Show where the job is."""
         left = f"{span(job.eta_s)} left" if job.eta_s else ""
+        if job.preview:
+            left += f"  {self._url}{job.preview}"
         self._progress.update(self._task, description=standing(job), completed=job.progress, left=left)
         phase = standing(job).partition(" ")[0]
         if not self._live and not self._quiet and phase != self._said:
@@ -293,4 +327,6 @@ def standing(job: Job) -> str:
         return f"{job.phase or 'running'} {job.step}/{job.total}" if job.total else job.phase or "running"
     if job.state == "queued" and job.position is not None:
         return f"queued, {job.position} before it"
+    if job.state == "parked":
+        return f"parked ({(job.parking or {}).get('reason') or 'no reason is known'})"
     return job.state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -23,12 +23,12 @@ from zoetrope.cli.terminal import (
     show_table,
     span,
 )
-from zoetrope.client.results import ACTIVE_STATES, Job
+from zoetrope.client.results import ACTIVE_STATES, Job, Outcome
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (ps, show, logs, cancel, download, rm):
+    for command in (ps, show, logs, cancel, pause, resume, commit, download, rm):
         app.command(command.__name__)(command)
 
 
@@ -81,6 +81,8 @@ def show(job_id: JobId, url: Url = None, key_file: KeyFile = None, as_json: Json
             "steps": str(spec.get("num_inference_steps", "")),
             "seed": str(spec.get("seed", "")),
             "worker": job.worker or "",
+            "preview": job.preview or "",
+            "kept": f"{job.kept} steps in a checkpoint" if job.kept else "",
             "attempts": str(job.attempts),
             "submitted": ago(job.submitted_at),
             "waited": span(job.timings.get("queued_s")),
@@ -132,25 +134,57 @@ def _show_move(move: dict[str, Any], *, as_json: bool) -> None:
     out().print(f"{clock(move['at'])} {move['to']} ({move['cause']}{attempt}){where}{note}", markup=False)
 
 
-def cancel(
-    job_ids: Annotated[list[str], typer.Argument(metavar="JOB…", help="Ids of jobs.")],
-    url: Url = None,
-    key_file: KeyFile = None,
-    as_json: Json = False,
-) -> None:
-    """Cancel jobs."""
-    words = {
+JobIds = Annotated[list[str], typer.Argument(metavar="JOB…", help="Ids of jobs.")]
+
+#: Action -> what became of it -> a sentence.
+_OUTCOMES = {
+    "cancel": {
         "cancelled": "cancelled {}",
         "requested": "cancelled {}: its worker is being stopped",
         "already_final": "{} was over already",
-    }
+    },
+    "pause": {"done": "paused {}", "requested": "pausing {}: its worker hands it back after its next step"},
+    "resume": {"done": "{} goes on", "requested": "{} goes on"},
+    "commit": {"done": "{} is drawn to its end", "requested": "{} is drawn to its end"},
+}
+
+
+def cancel(job_ids: JobIds, url: Url = None, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """Cancel jobs."""
+    _control("cancel", job_ids, url, key_file, as_json=as_json)
+
+
+def pause(job_ids: JobIds, url: Url = None, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """Let jobs wait, and keep what is drawn of them."""
+    _control("pause", job_ids, url, key_file, as_json=as_json)
+
+
+def resume(job_ids: JobIds, url: Url = None, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """Let paused jobs go on from where they were."""
+    _control("resume", job_ids, url, key_file, as_json=as_json)
+
+
+def commit(job_ids: JobIds, url: Url = None, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """Let drafts be drawn to their end."""
+    _control("commit", job_ids, url, key_file, as_json=as_json)
+
+
+def _control(
+    action: Literal["cancel", "pause", "resume", "commit"],
+    job_ids: list[str],
+    url: str | None,
+    key_file: Path | None,
+    *,
+    as_json: bool,
+) -> None:
     with opened(url, key_file) as client:
         for job_id in job_ids:
-            done = client.cancel(job_id)
+            done: Outcome = getattr(client, action)(job_id)
             if as_json:
                 show_json_line(done.raw)
             else:
-                out().print(words.get(done.outcome, "{}: " + done.outcome).format(done.id), markup=False)
+                said = _OUTCOMES[action].get(done.outcome, "{}: " + done.outcome)
+                out().print(said.format(done.id), markup=False)
 
 
 def download(
@@ -179,7 +213,7 @@ def download(
 
 
 def rm(
-    job_ids: Annotated[list[str], typer.Argument(metavar="JOB…", help="Ids of jobs.")],
+    job_ids: JobIds,
     url: Url = None,
     key_file: KeyFile = None,
 ) -> None:

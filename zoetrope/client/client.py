@@ -32,12 +32,12 @@ from zoetrope.client.flows import (
 )
 from zoetrope.client.requests import Address, FileSource, Reply, Request, address, reading_recipe, segment
 from zoetrope.client.results import (
-    Cancel,
     DownloadedFile,
     Health,
     Job,
     JobEvent,
     Model,
+    Outcome,
     Queue,
     Recipe,
     UploadedFile,
@@ -278,14 +278,27 @@ class Client:
         query = {"state": state, "model": model, "worker": worker}
         return cast(Iterator[Job], self._iterate(Walk(self._flows.jobs(order=order, limit=limit, **query))))
 
-    def events(self, job: Job | str, *, after: int = 0) -> Iterator[JobEvent]:
-        """Changes of a job until it is final; goes on over broken connections. `after`: the revision seen last."""
-        walk = Walk(self._flows.events(job if isinstance(job, str) else job.id, after))
+    def events(self, job: Job | str, *, after: int = 0, timeout_s: float | None = None) -> Iterator[JobEvent]:
+        """Changes of a job until it is final; goes on over broken connections. `after`: the revision seen last;
+        `timeout_s` ends the iteration, too."""
+        walk = Walk(self._flows.events(job, after, timeout_s))
         return cast(Iterator[JobEvent], self._iterate(walk))
 
-    def cancel(self, job: Job | str) -> Cancel:
+    def cancel(self, job: Job | str) -> Outcome:
         """Cancel a job; it is on disk when this returns."""
-        return self._run(self._flows.cancel(job if isinstance(job, str) else job.id))
+        return self._run(self._flows.control(job, "cancel"))
+
+    def pause(self, job: Job | str) -> Outcome:
+        """Let a job wait; one that is drawn, by a model that resumes, leaves its engine after its next step and keeps what it drew."""
+        return self._run(self._flows.control(job, "pause"))
+
+    def resume(self, job: Job | str) -> Outcome:
+        """Let a paused job go on from where it was."""
+        return self._run(self._flows.control(job, "resume"))
+
+    def commit(self, job: Job | str) -> Outcome:
+        """Let a draft (a job with `draft_steps`) be drawn to its end."""
+        return self._run(self._flows.control(job, "commit"))
 
     def delete(self, job: Job | str) -> None:
         """Delete a job, record and files; one that is not over is cancelled first."""
@@ -424,13 +437,25 @@ class AsyncClient:
         query = {"state": state, "model": model, "worker": worker}
         return self._iterate(Walk(self._flows.jobs(order=order, limit=limit, **query)))
 
-    def events(self, job: Job | str, *, after: int = 0) -> AsyncIterator[JobEvent]:
+    def events(self, job: Job | str, *, after: int = 0, timeout_s: float | None = None) -> AsyncIterator[JobEvent]:
         """As `Client.events`, for `async for`."""
-        return self._iterate(Walk(self._flows.events(job if isinstance(job, str) else job.id, after)))
+        return self._iterate(Walk(self._flows.events(job, after, timeout_s)))
 
-    async def cancel(self, job: Job | str) -> Cancel:
+    async def cancel(self, job: Job | str) -> Outcome:
         """As `Client.cancel`."""
-        return await self._run(self._flows.cancel(job if isinstance(job, str) else job.id))
+        return await self._run(self._flows.control(job, "cancel"))
+
+    async def pause(self, job: Job | str) -> Outcome:
+        """As `Client.pause`."""
+        return await self._run(self._flows.control(job, "pause"))
+
+    async def resume(self, job: Job | str) -> Outcome:
+        """As `Client.resume`."""
+        return await self._run(self._flows.control(job, "resume"))
+
+    async def commit(self, job: Job | str) -> Outcome:
+        """As `Client.commit`."""
+        return await self._run(self._flows.control(job, "commit"))
 
     async def delete(self, job: Job | str) -> None:
         """As `Client.delete`."""

@@ -36,12 +36,12 @@ from zoetrope.client.requests import (
 )
 from zoetrope.client.results import (
     Artefact,
-    Cancel,
     DownloadedFile,
     Health,
     Job,
     JobEvent,
     Model,
+    Outcome,
     Page,
     Queue,
     R,
@@ -217,11 +217,11 @@ class Flows:
             if not page.has_more or after is None:
                 return
 
-    def cancel(self, job_id: str) -> Flow[Cancel]:
-        """Cancel a job; outcome and job."""
-        request = Request(method="POST", path=f"/v1/jobs/{segment(job_id)}/cancel")
-        body = yield from self.document(request)
-        made = convert(Cancel, body)
+    def control(self, job: Job | str, action: str) -> Flow[Outcome]:
+        """Cancel, pause, resume or commit a job; outcome and job."""
+        job_id = job if isinstance(job, str) else job.id
+        body = yield from self.document(Request(method="POST", path=f"/v1/jobs/{segment(job_id)}/{action}"))
+        made = convert(Outcome, body)
         made.job.raw = body["job"]
         return made
 
@@ -229,17 +229,18 @@ class Flows:
         """Delete a job, record and files; one that is not over is cancelled first."""
         yield from self.send(Request(method="DELETE", path=f"/v1/jobs/{segment(job_id)}", query={"purge": "true"}))
 
-    def events(self, job_id: str, after: int = 0, deadline: float | None = None) -> Flow[None]:
+    def events(self, job: Job | str, after: int = 0, timeout_s: float | None = None) -> Flow[None]:
         """Emit the changes of a job until it is final, over as many connections as it takes.
 
-        `deadline`: on the client's clock; ends the iteration. Raises `ServiceUnreachable` after an outage longer than the policy's.
+        `timeout_s` ends the iteration, too. Raises `ServiceUnreachable` after an outage longer than the policy's.
         """
-        path = f"/v1/jobs/{segment(job_id)}/events"
+        path = f"/v1/jobs/{segment(job if isinstance(job, str) else job.id)}/events"
+        deadline = None if timeout_s is None else self._clock() + timeout_s
         last: Job | None = None
         failures, heard_at = 0, self._clock()
         while True:
-            timeout_s = STREAM_TIMEOUT_S if deadline is None else min(STREAM_TIMEOUT_S, deadline - self._clock())
-            if timeout_s <= 0:
+            silence_s = STREAM_TIMEOUT_S if deadline is None else min(STREAM_TIMEOUT_S, deadline - self._clock())
+            if silence_s <= 0:
                 return
             headers = {
                 "Accept": "text/event-stream",
@@ -248,7 +249,7 @@ class Flows:
             }
             pause_s = self._policy.first_s
             try:
-                reply: Reply = yield Open(Request(method="GET", path=path, headers=headers, timeout_s=timeout_s))
+                reply: Reply = yield Open(Request(method="GET", path=path, headers=headers, timeout_s=silence_s))
                 if reply.status == 204:
                     return
                 if not reply.ok:
@@ -282,8 +283,7 @@ class Flows:
     def wait(self, job: Job | str, timeout_s: float | None, on_progress: Callable[[Job], Any] | None) -> Flow[Job]:
         """The job once it is final, in full. Raises `WaitTimeout`."""
         job_id = job if isinstance(job, str) else job.id
-        deadline = None if timeout_s is None else self._clock() + timeout_s
-        flow = self.events(job_id, deadline=deadline)
+        flow = self.events(job_id, timeout_s=timeout_s)
         outcome: Any = None
         broken: ConnectionBroken | None = None
         while True:

@@ -14,7 +14,7 @@ from msgspec import Struct, field
 from zoetrope.client.errors import JobCancelled, JobFailed, NotThisService
 
 #: States of a job that is not over.
-ACTIVE_STATES = ("queued", "delayed", "assigned", "running")
+ACTIVE_STATES = ("queued", "delayed", "parked", "assigned", "running")
 
 #: States that a job does not leave.
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
@@ -78,6 +78,12 @@ class Job(Result, kw_only=True):
     warnings: list[str] = []
     used: dict[str, str] = {}
     timings: dict[str, Any] = {}
+    #: Denoising steps in a checkpoint, from which its next attempt goes on.
+    kept: int = 0
+    #: Path on the service of the newest picture of what is being drawn, where `previews` were asked for.
+    preview: str | None = None
+    #: Why it is, or was, parked: `reason` ("paused", "draft", "preempted") and when; None: it never was.
+    parking: dict[str, Any] | None = None
     #: Its moves from state to state, where one job was asked for.
     history: list[dict[str, Any]] = []
     #: Of a submission: whether this very job was there before.
@@ -119,8 +125,12 @@ class Page(Struct, kw_only=True):
     last_id: str | None = None
 
 
-class Cancel(Result, kw_only=True):
-    """What became of a cancel: `cancelled` (it waited and is over), `requested` (its worker is being told) or `already_final`."""
+class Outcome(Result, kw_only=True):
+    """What became of a wish for a job.
+
+    Of a cancel: `cancelled` (it waited and is over), `requested` (its worker is being told) or `already_final`; of a pause, resume or
+    commit: `done` or `requested`.
+    """
 
     id: str
     outcome: str
