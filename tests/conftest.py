@@ -31,6 +31,7 @@ _REAL_TIME = (
     "chaos/test_proxy.py",
     "client/test_command.py",
     "client/test_live.py",
+    "page",
     "scripts/test_start_scripts.py",
     "security",
     "sockets",

@@ -98,7 +98,9 @@ function drawQueue() {
   queueChip.hidden = !counts;
 }
 
+/** Show a view, drawn anew even if it is there: what it shows may have changed. */
 function go(name) {
+  view = '';
   if (location.hash === `#/${name}`) draw(name);
   else location.hash = `#/${name}`;
 }

@@ -135,7 +135,8 @@ export function createView(root, { onOpen, say }) {
   });
   fault.id = 'fault';
   const send = h('button', { type: 'submit', class: 'primary' }, icon('plus'), t('create.send'));
-  const form = h('form', { class: 'panel', onsubmit: (event) => (event.preventDefault(), submit()) },
+  // What is wrong is said by the service, in one place and the same words for Enter and the button.
+  const form = h('form', { class: 'panel', novalidate: true, onsubmit: (event) => (event.preventDefault(), submit()) },
     h('div', { class: 'field' }, h('label', { for: 'prompt' }, t('create.prompt')), prompt), fault, send, settings, requestBox);
 
   root.replaceChildren(

@@ -49,7 +49,8 @@ export function requestOf(draft, model, number = 0) {
   const output = draft.output || model.output;
   if (output !== model.output) fields.output = output;
   if (draft.negative && draft.negative !== defaults.negative_prompt) fields.negative_prompt = draft.negative;
-  if (draft.width && draft.height && (draft.width !== defaults.width || draft.height !== defaults.height)) fields.size = `${draft.width}x${draft.height}`;
+  const [width, height] = [draft.width || defaults.width, draft.height || defaults.height];
+  if (width !== defaults.width || height !== defaults.height) fields.size = `${width}x${height}`;
   if (output === 'video' && draft.frames && draft.frames !== defaults.num_frames) fields.num_frames = draft.frames;
   if (draft.preset) fields.preset = draft.preset;
   if (draft.steps && draft.steps !== defaults.num_inference_steps) fields.num_inference_steps = draft.steps;

@@ -1,0 +1,280 @@
+"""The web page as its users have it: draw, watch, play, go on from there; and what happens when something goes wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, Route, expect
+
+from bench.harness.process import Process, end_all, free_port
+from tests.support.waiting import wait_until
+from tests.testing.service import Service
+
+SLOW = {"fake": "slow", "fake_step_s": 0.25}
+
+
+def draw(page: Page, prompt: str) -> str:
+    """Type a prompt and press Enter; the job's id."""
+    page.locator("#prompt").fill(prompt)
+    with page.expect_response(
+        lambda answer: answer.request.method == "POST" and answer.url.endswith("/v1/jobs")
+    ) as sent:
+        page.locator("#prompt").press("Enter")
+    job = sent.value.json()
+    expect(page.locator(f'.stage[data-job="{job["id"]}"]')).to_be_visible()
+    return job["id"]
+
+
+def until(page: Page, condition: str) -> None:
+    """Wait for a condition in JavaScript; not by `wait_for_function`, whose way of looking the page's policy forbids."""
+    wait_until(lambda: page.evaluate(condition), 60, condition)
+
+
+def with_script(page: Page, **fields: Any) -> None:
+    """Have every request of the page bring these fields, as those that tell the engine fake what to do."""
+
+    def add(route: Route) -> None:
+        if route.request.method != "POST":
+            route.continue_()
+            return
+        route.continue_(post_data=json.dumps({**json.loads(route.request.post_data or "{}"), **fields}))
+
+    page.route(re.compile(r"/v1/jobs$"), add)
+
+
+def test_a_prompt_and_enter_then_play_it_and_draw_it_again(page: Page, service: Service) -> None:
+    page.locator(".settings select").first.wait_for()
+    first = draw(page, "a red circle moving right")
+    expect(page.locator(".stage")).to_have_attribute("data-state", "succeeded")
+    until(page, "document.querySelector('.stage video')?.currentTime > 0")
+    page.locator(".stage .frame button").click()
+    sheet = page.locator("dialog.sheet")
+    expect(sheet.locator("video")).to_be_visible()
+    sheet.get_by_role("button", name="Pause").click()
+    before = page.evaluate("document.querySelector('.sheet video').currentTime")
+    sheet.get_by_role("button", name="One frame on").click()
+    until(page, f"document.querySelector('.sheet video').currentTime !== {before}")
+    seed = service.job(first)["spec"]["seed"]
+    sheet.get_by_role("button", name="Again with this seed").click()
+    expect(page.locator("[data-field=seed]")).to_have_value(str(seed))
+    second = draw(page, page.locator("#prompt").input_value())
+    expect(page.locator(".stage")).to_have_attribute("data-state", "succeeded")
+    made = [service.job(job_id) for job_id in (first, second)]
+    assert second != first
+    assert made[0]["spec"] == made[1]["spec"]
+
+
+def test_it_is_shown_while_it_is_drawn_and_a_cancel_frees_the_worker(page: Page, service: Service) -> None:
+    with_script(page, extra=SLOW, num_inference_steps=40)
+    page.locator(".settings select").first.wait_for()
+    page.evaluate(
+        """() => {
+          window.grown = [];
+          new MutationObserver(() => {
+            const bar = document.querySelector('[role=progressbar]');
+            if (bar) window.grown.push(Number(bar.getAttribute('aria-valuenow')));
+          }).observe(document.body, { subtree: true, attributes: true, childList: true });
+        }"""
+    )
+    job = draw(page, "something slow")
+    until(page, "document.querySelector('.stage img.preview')?.naturalWidth > 0")
+    expect(page.locator(".stage .status")).to_contain_text(re.compile(r"drawing · step \d+ of 40"))
+    expect(page.locator('.rows [aria-current="true"]')).to_contain_text("something slow")
+    page.locator(".stage").get_by_role("button", name="Cancel").click()
+    expect(page.locator(".stage .status")).to_contain_text("Cancelled: the GPU was free after")
+    assert service.job(job)["state"] == "cancelled"
+    grown = page.evaluate("window.grown")
+    assert grown == sorted(grown)
+    assert grown[-1] > 0
+
+
+def test_several_at_once_have_seeds_one_after_the_other(page: Page, service: Service) -> None:
+    page.locator("[data-field=seed]").fill("70")
+    page.get_by_label("How many").fill("3")
+    page.locator("#prompt").fill("three of them")
+    page.locator("#prompt").press("Enter")
+    expect(page.locator(".toast")).to_contain_text("3 in the queue")
+
+    def seeds() -> list[int]:
+        found = service.http.get("/v1/jobs", params={"prompt": "three of them"}).json()["data"]
+        return sorted(job["spec"]["seed"] for job in found if job["state"] == "succeeded")
+
+    wait_until(lambda: seeds() == [70, 71, 72], 60, "three jobs, with three seeds")
+
+
+def test_a_picture_is_uploaded_and_drawn_from(page: Page, service: Service) -> None:
+    data = io.BytesIO()
+    Image.new("RGB", (64, 64), "blue").save(data, "PNG")
+    picture = {"name": "blue.png", "mimeType": "image/png", "buffer": data.getvalue()}
+    page.locator("input[data-role=image]").set_input_files(picture)
+    expect(page.locator(".held img")).to_be_visible()
+    expect(page.locator(".held.sending")).to_have_count(0)
+    job = draw(page, "from a picture")
+    expect(page.locator(".stage")).to_have_attribute("data-state", "succeeded")
+    assert service.job(job)["spec"]["image"].startswith("file-")
+    page.get_by_role("button", name="Remove First picture").click()
+    expect(page.locator(".held")).to_have_count(0)
+
+
+def test_the_request_is_shown_for_programs(page: Page, service: Service) -> None:
+    page.locator("#prompt").fill("it's a cat")
+    page.locator("[data-field=seed]").fill("7")
+    page.get_by_text("This request as").click()
+    curl, python, command = (page.locator(".snippet pre").nth(at).inner_text() for at in range(3))
+    shown = subprocess.run(
+        ["bash", "-c", curl.replace("curl ", "printf '%s\\n' ", 1)], capture_output=True, text=True, check=True
+    )
+    fields = json.loads(shown.stdout.splitlines()[-1])
+    assert (fields["prompt"], fields["seed"]) == ("it's a cat", 7)
+    compile(python, "snippet", "exec")
+    assert f'zoetrope.Client("http://127.0.0.1:{service.port}/")' in python
+    assert "--seed 7" in command
+    assert "zoetrope generate" in command
+
+
+def test_what_is_wrong_is_said_in_words(page: Page) -> None:
+    page.get_by_label("Size", exact=True).select_option("custom")
+    page.get_by_label("Width", exact=True).fill("99999")
+    page.locator("#prompt").fill("of a great width")
+    page.locator("#prompt").press("Enter")
+    expect(page.locator(".fault")).to_contain_text("99999")
+    with_script(page, extra={"fake": "invalid"}, size="64x64", width=64)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    expect(page.locator(".stage [role=alert]")).to_contain_text("The model does not take these values")
+    expect(page.locator(".stage [role=alert]")).to_contain_text("told to refuse it")
+
+
+def test_it_goes_on_when_the_edge_was_killed(page: Page, service: Service) -> None:
+    with_script(page, extra=SLOW, num_inference_steps=24)
+    page.locator(".settings select").first.wait_for()
+    job = draw(page, "over a restart")
+    expect(page.locator(".stage")).to_have_attribute("data-state", "running")
+    service.kill("edge")
+    expect(page.locator(".banner")).to_be_visible()
+    service.start("edge")
+    expect(page.locator(".banner")).to_be_hidden()
+    expect(page.locator(".stage")).to_have_attribute("data-state", "succeeded")
+    assert service.job(job)["attempts"] == 1
+
+
+@pytest.fixture(scope="module")
+def many(service: Service) -> list[str]:
+    """Enough pictures for several pages and many rows."""
+    ids = [service.post(prompt=f"picture number {number}", output="image")["id"] for number in range(130)]
+    for job_id in ids:
+        service.finished(job_id)
+    return ids
+
+
+def test_the_gallery_is_searched_and_paged_and_holds_what_is_seen(
+    open_page: Callable[..., Page], service: Service, many: list[str]
+) -> None:
+    page = open_page("#/gallery")
+    expect(page.locator(".cell").first).to_be_visible()
+    count = page.locator("main [role=status]").first
+    seen = set()
+    for _ in range(40):
+        page.mouse.wheel(0, 700)
+        until(page, "!document.querySelector('main [role=status]').textContent.includes('Looking')")
+        cells = page.locator(".cell").evaluate_all("cells => cells.map((cell) => cell.dataset.job)")
+        assert len(cells) < 90
+        seen.update(cells)
+        if seen >= set(many):
+            break
+    assert seen >= set(many)
+    page.get_by_role("searchbox").fill("NUMBER 12")
+    expect(count).to_have_text("11 shown")
+    page.get_by_role("searchbox").fill("of no prompt")
+    expect(page.locator(".empty")).to_contain_text("Nothing matches")
+    page.get_by_role("button", name="Clear filters").click()
+    expect(page.locator(".cell").first).to_be_visible()
+
+
+def test_one_is_pinned_and_deleted(open_page: Callable[..., Page], service: Service) -> None:
+    job = service.finished(service.post(prompt="to be kept, then not", output="image")["id"])["id"]
+    page = open_page(f"#/job/{job}")
+    sheet = page.locator("dialog.sheet")
+    sheet.get_by_role("button", name="Pin", exact=True).click()
+    expect(sheet.get_by_role("button", name="Unpin")).to_be_visible()
+    assert service.http.get(f"/v1/jobs/{job}/pin").json()["pinned"]
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Pinned").click()
+    expect(page.locator(".cell")).to_have_count(1)
+    page.locator(".cell button").click()
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Yes").click()
+    expect(page.locator(".cell")).to_have_count(0)
+    assert service.http.get(f"/v1/jobs/{job}").status_code == 404
+
+
+def test_the_workers_are_shown_and_one_is_drained_only_when_asked_twice(
+    open_page: Callable[..., Page], service: Service
+) -> None:
+    page = open_page("#/workers")
+    expect(page.locator(".worker")).to_have_count(2)
+    expect(page.locator(".worker").first).to_contain_text("idle")
+    expect(page.locator(".chart")).to_have_count(4)
+    page.locator(".worker").first.get_by_role("button", name="Drain").click()
+    page.get_by_role("button", name="No", exact=True).click()
+    states = [worker["state"] for worker in service.http.get("/v1/workers").json()["data"]]
+    assert states == ["idle", "idle"]
+
+
+@pytest.fixture(scope="module")
+def guarded(service: Service) -> Iterator[tuple[int, str]]:
+    """(the port of a second edge over the same broker, which asks for keys; a key)."""
+    file = service.home / "keys.jsonl"
+    command = [sys.executable, "-m", "http_edge", "keys", "add", "red", "--keys-file", str(file)]
+    key = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ).stdout.strip()
+    port = free_port()
+    words = [
+        "http_edge",
+        "--port",
+        str(port),
+        "--host",
+        "127.0.0.1",
+        "--home",
+        str(service.home / "z"),
+        "--keys-file",
+        str(file),
+    ]
+    edge = Process(*words, log=service.home / "guarded.log", environ={**os.environ})
+    yield port, key
+    assert not end_all([edge], 60)
+
+
+def test_with_keys_it_asks_once_and_shows_media_with_the_key(
+    open_page: Callable[..., Page], service: Service, guarded: tuple[int, str]
+) -> None:
+    port, key = guarded
+
+    def is_up() -> bool:
+        return "ready" in (service.home / "guarded.log").read_text()
+
+    wait_until(is_up, 60, "the edge with keys")
+    page = open_page(port=port)
+    page.locator("#key").fill("zk_wrong")
+    page.locator("#key").press("Enter")
+    expect(page.get_by_role("alert").filter(has_text="not known")).to_be_visible()
+    page.locator("#key").fill(key)
+    page.locator("#key").press("Enter")
+    page.locator(".settings select").first.wait_for()
+    draw(page, "with a key")
+    expect(page.locator(".stage")).to_have_attribute("data-state", "succeeded")
+    until(page, "document.querySelector('.stage video')?.currentTime > 0")
+    assert page.locator(".stage video").get_attribute("src").startswith("blob:")
+    page.keyboard.press("Escape")
+    page.goto(f"http://127.0.0.1:{port}/#/gallery")
+    until(page, "document.querySelector('.cell img')?.naturalWidth > 0")
+    assert page.evaluate("localStorage.getItem('zoetrope.key')") is None
+    page.get_by_role("button", name="Forget the key").click()
+    expect(page.locator("#key")).to_be_visible()
