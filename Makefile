@@ -16,6 +16,13 @@ BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 DEMO := workers/demo_model/model_index.json
 
+# pip says nothing while it unpacks, which takes minutes with torch: a line now and then says that it goes on. What it fetched is kept.
+define install
+@( while sleep 20 >/dev/null 2>&1; do echo "still installing: $$(du -sh $(VENV) 2>/dev/null | cut -f1) in $(VENV) so far"; done ) & ticker=$$!; \
+trap 'kill $$ticker 2>/dev/null' EXIT; \
+$(PIP) --editable '$(1)' || { echo "the install failed: the lines above say why; the same command goes on from here" >&2; exit 1; }
+endef
+
 .PHONY: run test chaos lint bench bench-all bench-baseline rooms setup setup-dev docs clean help
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
@@ -73,13 +80,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "Zoetrope needs Python 3.11 or newer and \"$(PYTHON)\" is not; name another: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@test -x $(BIN)/python || { echo "making $(VENV): the first install takes some minutes"; $(PYTHON) -m venv $(VENV); }
-	$(PIP) --editable '.[serve]'
+	@echo "installing what the service needs into $(VENV)"
+	$(call install,.[serve])
 	@wanted=$$($(BIN)/python scripts/torchvision_wanted.py); [ -z "$$wanted" ] || $(PIP) --no-deps "$$wanted" || \
 	  echo "torchvision could not be installed: the few models that need it will say so when they are loaded" >&2
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) --editable '.[dev]'
+	@echo "installing what the tests need into $(VENV)"
+	$(call install,.[dev])
 	@touch $@
 
 clean: ## remove .venv, caches and build output (jobs and videos in .zoetrope stay)

@@ -30,8 +30,11 @@ def service_url(settings: EdgeSettings) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
-async def announce(calls: JobService, settings: EdgeSettings) -> None:
-    """Log a line whenever the wait changes, and the last when a worker is ready."""
+async def announce(calls: JobService, settings: EdgeSettings, *, is_open: bool = False) -> None:
+    """Log a line whenever the wait changes, and the last when a worker is ready.
+
+    `is_open`: others than this machine reach the port, and no key is asked for.
+    """
     clock = asyncio.get_running_loop().time
     said, said_at = "", 0.0
     while True:
@@ -42,7 +45,13 @@ async def announce(calls: JobService, settings: EdgeSettings) -> None:
             log.info("not ready yet: %s", missing, extra={"action": Action.WAITING})
             said, said_at = missing, clock()
         await asyncio.sleep(_LOOK_S)
-    log.info("ready: %s (API reference: /docs)", service_url(settings), extra={"action": Action.READY})
+    warning = "; whoever reaches this port may use it" if is_open else ""
+    log.info(
+        "ready: %s draws in a browser (API reference: /docs)%s",
+        service_url(settings),
+        warning,
+        extra={"action": Action.READY},
+    )
 
 
 async def _missing(calls: JobService) -> str:

@@ -62,7 +62,9 @@ class EdgeServer(uvicorn.Server):
         for one in sockets or ():
             log.info("listening on %s", listening.url_of(one), extra={"action": Action.LISTEN})
         if not self.should_exit:
-            self._announcing = asyncio.create_task(announce(self._edge.calls, self._edge.settings))
+            self._announcing = asyncio.create_task(
+                announce(self._edge.calls, self._edge.settings, is_open=_is_open(self._edge.settings, sockets or ()))
+            )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop: streams would otherwise hold their connections open through the whole grace."""
@@ -99,8 +101,13 @@ def _check_fetch_allow(settings: EdgeSettings) -> None:
         raise SettingsError(f"fetch_allow: {error}") from None
 
 
+def _is_open(settings: EdgeSettings, sockets: Sequence[socket.socket]) -> bool:
+    """Whether others than this machine reach the port, and no key is asked for."""
+    return settings.keys_path is None and any(map(listening.is_open, sockets))
+
+
 def _warn_if_open(settings: EdgeSettings, sockets: list[socket.socket]) -> None:
-    if settings.keys_path is None and any(map(listening.is_open, sockets)):
+    if _is_open(settings, sockets):
         log.warning(
             "whoever reaches this port may use the service: set keys_file to ask for API keys, or host = 127.0.0.1 for this machine alone",
             extra={"action": Action.LISTEN, "host": settings.host, "port": sockets[0].getsockname()[1]},

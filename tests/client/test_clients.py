@@ -4,6 +4,8 @@ import ast
 import hashlib
 import inspect
 import json
+import re
+from pathlib import Path
 
 import httpx
 import msgspec
@@ -342,6 +344,15 @@ def test_every_option_of_generate_is_a_field_of_the_service():
     body = ast.parse(inspect.getsource(generate.generate)).body[0]
     named = next(ast.literal_eval(one.keys[0]) and one.keys for one in ast.walk(body) if isinstance(one, ast.Dict))
     assert {key.value for key in named} - {name for field in FIELDS.values() for name in field.names} == {"priority"}
+
+
+def test_the_page_writes_options_that_the_command_has():
+    from zoetrope.cli import generate
+
+    script = (Path(__file__).resolve().parents[2] / "http_edge/page/static/snippets.js").read_text()
+    written = set(re.findall(r"['`](--[a-z-]+)", script))
+    assert {"--model", "--set", "--lora"} <= written
+    assert written <= set(re.findall(r'"(--[a-z-]+)"', inspect.getsource(generate)))
 
 
 def test_every_error_code_of_the_service_has_a_class_of_its_kind():

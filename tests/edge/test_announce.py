@@ -48,8 +48,14 @@ def test_it_says_what_it_waits_for_and_then_where_to_go(caplog, monkeypatch):
         ("waiting", "not ready yet: the broker does not answer"),
         ("waiting", "not ready yet: no worker has registered"),
         ("waiting", "not ready yet: gpu-0 is starting"),
-        ("ready", "ready: http://localhost:9000 (API reference: /docs)"),
+        ("ready", "ready: http://localhost:9000 draws in a browser (API reference: /docs)"),
     ]
+
+
+def test_the_last_line_says_that_everybody_may_draw(caplog):
+    caplog.set_level(logging.INFO)
+    asyncio.run(announce(Pools(pool_of("idle")), EdgeSettings(), is_open=True))
+    assert caplog.records[-1].getMessage().endswith("(API reference: /docs); whoever reaches this port may use it")
 
 
 @pytest.mark.parametrize(

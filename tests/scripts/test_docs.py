@@ -77,6 +77,19 @@ def test_every_file_of_the_guide_is_there():
     assert all((ROOT / command).is_file() for command in commands)
 
 
+def test_both_readmes_have_the_same_commands():
+    """And lead to the same documents."""
+    commands, links = [], []
+    for name in ("README.md", "README.zh.md"):
+        text = (ROOT / name).read_text()
+        blocks = re.findall(r"```(?:sh|json)\n(.*?)```", text, re.DOTALL)
+        commands.append([re.sub(r"\s+#.*", "", line) for block in blocks for line in block.splitlines()])
+        links.append(set(re.findall(r"\]\(((?:docs/|workers/|SECURITY)[^)#]+)", text)))
+    assert commands[0] == commands[1]
+    assert len(commands[0]) > 15
+    assert links[0] == links[1]
+
+
 def test_the_example_configuration_is_taken_by_every_process(make_docs, tmp_path):
     example = re.search(r"```toml\n(.*?)```", (ROOT / "docs/configuration.md").read_text(), re.DOTALL)[1]
     file = tmp_path / "zoetrope.toml"

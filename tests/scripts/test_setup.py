@@ -83,6 +83,18 @@ def test_a_changed_requirement_installs_again(checkout, changed):
     assert "-m pip install --disable-pip-version-check --constraint constraints.txt --editable .[serve]" in done.stdout
 
 
+def test_an_install_that_fails_says_so_last(checkout):
+    python = checkout / ".venv/bin/python"
+    python.write_text("#!/bin/sh\necho no space left >&2\nexit 1\n")
+    (checkout / ".venv/.installed").unlink()
+    done = make(checkout, "run", PYTHON="/bin/true")
+    assert done.returncode != 0
+    assert done.stdout.splitlines() == ["installing what the service needs into .venv"]
+    assert done.stderr.splitlines()[0] == "no space left"
+    assert "the install failed: the lines above say why; the same command goes on from here" in done.stderr
+    assert not (checkout / ".venv/.installed").exists()
+
+
 def test_an_old_interpreter_is_refused_in_one_sentence(checkout):
     (checkout / ".venv/.installed").unlink()
     done = make(checkout, "run", "PYTHON=/bin/false")
