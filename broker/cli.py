@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from broker import keys_cli, set_aside_cli
+from broker import keys_cli, set_aside_cli, usage_cli
 from broker.core.machine import Core
 from broker.runtime import rlimits, signals
 from broker.runtime import settings as runtime_settings
@@ -43,17 +43,19 @@ DESCRIPTION = """The broker of a Zoetrope service: takes jobs from HTTP edges, k
 reached its one final state, and gives them to GPU workers as these become free. One broker a home; start it first or last, edges and
 workers find it. It can be killed and restarted at any time: accepted jobs are on disk, workers keep computing meanwhile.
 `python -m broker keys` makes the keys that workers and edges on other machines need, `python -m broker set-aside` shows jobs that the
-broker could not handle.
+broker could not handle, `python -m broker usage` what was used by tenant, key, model and day.
 Exit codes: 0 stopped by SIGTERM or SIGINT; 2 bad option, or another broker uses the home; 3 journal damaged, shorter than it was, or of a
 newer version; 4 journal or home cannot be written; 5 disk full; 6 journal and memory disagree."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the broker, or do what `keys` or `set-aside` says; returns the exit code."""
+    """Run the broker, or do what `keys`, `set-aside` or `usage` says; returns the exit code."""
     if argv[:1] == ["keys"]:
         return keys_cli.main(argv[1:], os.environ)
     if argv[:1] == ["set-aside"]:
         return set_aside_cli.main(argv[1:], os.environ)
+    if argv[:1] == ["usage"]:
+        return usage_cli.main(argv[1:], os.environ)
     try:
         settings = runtime_settings.load(BrokerSettings, "python -m broker", "broker", argv, os.environ, DESCRIPTION)
         check(settings)
@@ -87,7 +89,12 @@ def run(settings: BrokerSettings) -> None:
                 stack.callback(_lock_endpoint(endpoint).release)
         disk = Disk(home, settings.journal_path, settings.min_free_mb << 20, settings.reserve_mb << 20)
         disk.check()
-        journal = Journal(settings.journal_path, disk.release, accept_loss=settings.accept_journal_loss)
+        journal = Journal(
+            settings.journal_path,
+            disk.release,
+            accept_loss=settings.accept_journal_loss,
+            usage_keep_days=settings.usage_keep_days,
+        )
         stack.callback(journal.close)
         disk.watch_journal()
         clock = open_timeline(journal.clock_record(), new=journal.empty)

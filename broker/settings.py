@@ -37,6 +37,10 @@ class BrokerSettings(CommonSettings, frozen=True, kw_only=True):
             " keys); default: none"
         ),
     ] = ""
+    usage_keep_days: Annotated[
+        int,
+        Meta(description="days for which GET /v1/usage knows what was used; 0: for ever", ge=0, le=100_000),
+    ] = 730
     accept_journal_loss: Annotated[
         bool,
         Meta(description="start although the journal is shorter than it was, without the jobs that are gone from it"),

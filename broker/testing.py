@@ -21,6 +21,7 @@ from broker.core.effects import DeliveryChanged, Effect, Marked, PeerGone, Recor
 from broker.core.jobs import Cause, DamagedRecord, Job, SetAside, Stop
 from broker.core.lookups import NOTHING
 from broker.core.machine import Core, Policy
+from broker.core.usage import gpu_seconds
 from broker.runtime.errors import JournalConflict
 from broker.shell.executor import Executor
 from broker.shell.journal.journal import Journal
@@ -31,6 +32,7 @@ from broker.shell.net.peer_limits import PeerLimiter
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import ModelCard, Result, prompt_of
+from broker.wire.usage import USAGE_GROUPS
 
 T = TypeVar("T", bound=m.Message)
 
@@ -98,6 +100,48 @@ class MemoryDeliveries:
         return due, pending[len(due)].due_at if len(pending) > len(due) else None
 
 
+class MemoryUsage:
+    """What was used, of a `MemoryArchive`: one entry a job that is over, kept when the job is deleted."""
+
+    def __init__(self, write_staged: Callable[[], None]) -> None:
+        self._write_staged = write_staged
+        self.entries: list[m.UsageRow] = []
+
+    def add(self, job: Job) -> None:
+        """Count a job whose final row is being written."""
+        kept, lost = gpu_seconds(job)
+        size = sum(artefact.size for artefact in job.result.artefacts) if job.result and job.state == "succeeded" else 0
+        fixed = job.submission
+        self.entries.append(
+            m.UsageRow(
+                day=int(job.finished_at // 86_400),
+                tenant=fixed.tenant,
+                key=fixed.submitted_by,
+                model=fixed.model,
+                succeeded=int(job.state == "succeeded"),
+                failed=int(job.state == "failed"),
+                cancelled=int(job.state == "cancelled"),
+                gpu_s=kept,
+                lost_gpu_s=lost,
+                bytes=size,
+            )
+        )
+
+    def rows(self, query: m.GetUsage) -> list[m.UsageRow]:
+        """Sums by what the query groups by, in its order; one more than its limit when there are more."""
+        self._write_staged()
+        sums: dict[tuple[Any, ...], m.UsageRow] = {}
+        for one in self.entries:
+            if query.first_day <= one.day <= query.last_day and query.tenant in ("", one.tenant):
+                names = {name: getattr(one, name) for name in query.by}
+                there = sums.get(
+                    key := tuple(names[name] for name in USAGE_GROUPS if name in names), m.UsageRow(**names)
+                )
+                added = {name: getattr(there, name) + getattr(one, name) for name in m.UsageRow.__struct_fields__[4:]}
+                sums[key] = replace(there, **added)
+        return [sums[key] for key in sorted(sums)][: query.limit + 1]
+
+
 class MemoryArchive:
     """The journal's part that holds jobs and deliveries, without a file: the same calls, the same answers, nothing damaged."""
 
@@ -110,11 +154,12 @@ class MemoryArchive:
         #: Written rows, in the order of acceptance; durable unless `_durable` keeps what was before the open transaction.
         self.rows: dict[str, Job] = {}
         self.deliveries = MemoryDeliveries()
+        self.usage = MemoryUsage(self.flush)
         self._marks: dict[str, SetAside] = {}
         #: Staged and not written; lazy ones may be lost in a crash though a commit went by.
         self._staged: dict[str, Job] = {}
         self._lazy: dict[str, Job] = {}
-        self._durable: tuple[dict[str, Job], dict[str, SetAside], dict[int, Delivery]] | None = None
+        self._durable: tuple[dict[str, Job], dict[str, SetAside], dict[int, Delivery], int] | None = None
 
     # writing
 
@@ -142,7 +187,7 @@ class MemoryArchive:
 
     def _begin(self) -> None:
         if self._durable is None:
-            self._durable = {**self.rows}, {**self._marks}, {**self.deliveries.rows}
+            self._durable = {**self.rows}, {**self._marks}, {**self.deliveries.rows}, len(self.usage.entries)
 
     def _write(self) -> None:
         self._begin()
@@ -153,6 +198,8 @@ class MemoryArchive:
                     f"job {job_id} is {old.state} with fence {old.fence}, the core has it {job.state}"
                 )
             self.rows[job_id] = _row(job, old)
+            if job.final:
+                self.usage.add(job)
         self._staged.clear()
         for delivery in self.deliveries.staged.values():
             if delivery.job_id not in self.rows:
@@ -176,7 +223,8 @@ class MemoryArchive:
         for staged in (self._staged, self._lazy, self.deliveries.staged):
             staged.clear()
         if self._durable is not None:
-            self.rows, self._marks, self.deliveries.rows = self._durable
+            self.rows, self._marks, self.deliveries.rows, counted = self._durable
+            del self.usage.entries[counted:]
             self._durable = None
         self.epoch += 1
 

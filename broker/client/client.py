@@ -17,6 +17,7 @@ from broker.wire import codec
 from broker.wire import messages as m
 
 R = TypeVar("R", bound=m.Message)
+Q = TypeVar("Q", m.ListJobs, m.GetUsage)
 
 
 class BrokerClient:
@@ -143,6 +144,12 @@ class BrokerClient:
         view: m.PoolView = codec.pool_view(reply.body)
         return view
 
+    async def usage(self, **fields: Any) -> tuple[Sequence[m.UsageRow], bool]:
+        """Sums of what was used, and whether there are more than the limit; `fields` are those of `GetUsage`, less `req`."""
+        query = m.GetUsage(req=0, **fields)
+        answer = _expect(m.Usage, await self._request(partial(_numbered, query)))
+        return codec.usage_rows(answer.body), answer.more
+
     async def drain_worker(self, name: str, *, hand_back: bool = False) -> m.WorkerView | None:
         """Let a worker finish what it holds, or hand it back, and leave: the worker as it is now, None when there is none of that name."""
         request = await self._request(lambda req: m.DrainWorker(req=req, name=name, hand_back=hand_back))
@@ -194,7 +201,7 @@ def _found(reply: m.Message) -> m.JobView | None:
     return codec.job_view(answer.body) if answer.found else None
 
 
-def _numbered(query: m.ListJobs, req: int) -> m.ListJobs:
+def _numbered(query: Q, req: int) -> Q:
     return msgspec.structs.replace(query, req=req)
 
 

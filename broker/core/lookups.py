@@ -63,11 +63,17 @@ class FindDelivery(Struct, frozen=True):
     siblings: bool
 
 
+class FindUsage(Struct, frozen=True):
+    """Sums of what was used."""
+
+    query: m.GetUsage
+
+
 class CountRecords(Struct, frozen=True):
     """The numbers in `RecordCounts`."""
 
 
-Lookup = FindJob | FindSpec | FindJobs | FindPage | FindSetAside | FindDue | FindDelivery | CountRecords
+Lookup = FindJob | FindSpec | FindJobs | FindPage | FindSetAside | FindDue | FindDelivery | CountRecords | FindUsage
 
 
 class RecordCounts(Struct, frozen=True):
@@ -93,6 +99,8 @@ class Found(Struct, frozen=True, kw_only=True):
     #: By `FindDelivery` and `FindDue`, and when the next pending one that is not among them is due.
     webhook_deliveries: tuple[Delivery, ...] = ()
     next_due_at: float | None = None
+    #: By `FindUsage`: one more than the limit when there are more.
+    usage: tuple[m.UsageRow, ...] = ()
     #: By `CountRecords`.
     counts: RecordCounts = RecordCounts()
 
@@ -179,5 +187,6 @@ NEEDS: dict[type[m.Message], Callable[[State, bytes, Any], Lookup | None]] = {
     m.ListSetAside: lambda state, peer, message: FindSetAside(),
     m.ClaimDeliveries: lambda state, peer, message: FindDue(message.limit),
     m.DeliveryDone: _delivery,
+    m.GetUsage: lambda state, peer, message: FindUsage(message),
     m.GetPool: lambda state, peer, message: CountRecords(),
 }

@@ -202,6 +202,8 @@ class Core:
                 requests.watch(state, peer, message, now)
             case m.GetPool():
                 requests.get_pool(state, peer, message, found, now)
+            case m.GetUsage():
+                requests.get_usage(state, peer, message, found)
             case m.DrainWorker():
                 requests.drain_worker(state, peer, message, now)
             case m.ListSetAside():

@@ -255,3 +255,10 @@ def drain_worker(state: State, peer: bytes, message: m.DrainWorker, now: float) 
 def get_pool(state: State, peer: bytes, message: m.GetPool, found: Found, now: float) -> None:
     """Answer with workers and totals."""
     state.send(peer, m.Pool(req=message.req, body=codec.encode_body(views.pool_view(state, found.counts, now))))
+
+
+def get_usage(state: State, peer: bytes, message: m.GetUsage, found: Found) -> None:
+    """Answer with what was used."""
+    rows, limit = found.usage, message.limit
+    body = codec.encode_body(rows[:limit])
+    state.send(peer, m.Usage(req=message.req, more=len(rows) > limit, body=body))

@@ -26,6 +26,13 @@ class Deliveries(Protocol):
         """Pending deliveries that are due, the longest due first, and when one that is not among them is due."""
 
 
+class UsageSums(Protocol):
+    """What was used of the pool by jobs that are over, those staged in this pass included."""
+
+    def rows(self, query: m.GetUsage) -> list[m.UsageRow]:
+        """Sums by what the query groups by, in its order; one more than its limit when there are more."""
+
+
 class Archive(Protocol):
     """Jobs on disk, staged rows of this pass included."""
 
@@ -60,6 +67,10 @@ class Archive(Protocol):
     def deliveries(self) -> Deliveries:
         """The webhook deliveries of all jobs."""
 
+    @property
+    def usage(self) -> UsageSums:
+        """What was used."""
+
 
 def look_up(archive: Archive, lookup: Lookup, now: float) -> Found:
     """Read it. Raises what the archive raises."""
@@ -89,6 +100,8 @@ def look_up(archive: Archive, lookup: Lookup, now: float) -> Found:
                 return Found()
             siblings = archive.deliveries.of_job(delivery.job_id) if lookup.siblings else ()
             return Found(webhook_deliveries=(delivery, *siblings))
+        case lookups.FindUsage():
+            return Found(usage=tuple(archive.usage.rows(lookup.query)))
         case lookups.CountRecords():
             return Found(counts=record_counts(archive))
 

@@ -35,7 +35,7 @@ BUDGET = 32
 REFILL_S = 5.0
 
 #: Questions, whose handlers change nothing.
-_QUESTIONS = (m.GetJob, m.ListJobs, m.GetPool, m.ListSetAside)
+_QUESTIONS = (m.GetJob, m.ListJobs, m.GetPool, m.ListSetAside, m.GetUsage)
 
 
 class Recovery:

@@ -20,6 +20,10 @@ from broker.wire.terms import (
     Short,
     Tenant,
 )
+from broker.wire.usage import UsageGroup
+
+#: The year 9999 is the last that dates can be written in.
+MAX_DAY = 2_932_896
 
 # ---------------------------------------------------------------- edge -> broker
 
@@ -112,6 +116,19 @@ class GetPool(Message, frozen=True, kw_only=True, tag="get_pool"):
     """All workers and the queue's totals. Answered by `Pool`."""
 
     req: int
+
+
+class GetUsage(Message, frozen=True, kw_only=True, tag="get_usage"):
+    """Sums of what was used on these days, by these groups. Answered by `Usage`."""
+
+    req: int
+    #: Days since 1970-01-01, UTC, both counted in.
+    first_day: Annotated[int, Meta(ge=0, le=MAX_DAY)]
+    last_day: Annotated[int, Meta(ge=0, le=MAX_DAY)]
+    by: Annotated[tuple[UsageGroup, ...], Meta(max_length=4)] = ()
+    #: "" for all.
+    tenant: Tenant = ""
+    limit: Annotated[int, Meta(ge=1, le=5000)] = 5000
 
 
 class DrainWorker(Message, frozen=True, kw_only=True, tag="drain_worker"):
@@ -262,6 +279,15 @@ class Pool(Message, frozen=True, kw_only=True, tag="pool"):
 
     req: int
     #: A `PoolView`.
+    body: bytes
+
+
+class Usage(Message, frozen=True, kw_only=True, tag="usage"):
+    """Answer to `GetUsage`. `more`: there are more rows than its limit."""
+
+    req: int
+    more: bool = False
+    #: A list of `UsageRow`.
     body: bytes
 
 

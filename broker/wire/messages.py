@@ -58,6 +58,7 @@ from broker.wire.edge_messages import ForgetJobs as ForgetJobs
 from broker.wire.edge_messages import Forgotten as Forgotten
 from broker.wire.edge_messages import GetJob as GetJob
 from broker.wire.edge_messages import GetPool as GetPool
+from broker.wire.edge_messages import GetUsage as GetUsage
 from broker.wire.edge_messages import JobAction as JobAction
 from broker.wire.edge_messages import JobReply as JobReply
 from broker.wire.edge_messages import Jobs as Jobs
@@ -70,6 +71,7 @@ from broker.wire.edge_messages import Rejected as Rejected
 from broker.wire.edge_messages import SetAsideSettled as SetAsideSettled
 from broker.wire.edge_messages import SettleSetAside as SettleSetAside
 from broker.wire.edge_messages import Submit as Submit
+from broker.wire.edge_messages import Usage as Usage
 from broker.wire.edge_messages import Watch as Watch
 from broker.wire.edge_messages import Watching as Watching
 from broker.wire.edge_messages import WorkerReply as WorkerReply
@@ -95,6 +97,8 @@ from broker.wire.terms import Tenant as Tenant
 from broker.wire.terms import WebhookEvent as WebhookEvent
 from broker.wire.terms import WebhookUrl as WebhookUrl
 from broker.wire.terms import WorkerStateName as WorkerStateName
+from broker.wire.usage import UsageGroup as UsageGroup
+from broker.wire.usage import UsageRow as UsageRow
 
 FromEdge = (
     Submit
@@ -110,6 +114,7 @@ FromEdge = (
     | DrainWorker
     | ListSetAside
     | SettleSetAside
+    | GetUsage
 )
 ToEdge = (
     Accepted
@@ -127,6 +132,7 @@ ToEdge = (
     | DeliveryNoted
     | WorkerReply
     | SetAsideSettled
+    | Usage
 )
 FromAgent = Hello | Heartbeat | Refused | Finished | Failed | Cancelled | Goodbye
 ToAgent = Welcome | Identify | WorkerRejected | Run | HeartbeatAck | Cancel | Park | Drain | ResultAck

@@ -38,3 +38,5 @@ class Submission(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     steps: Count = 0
     #: It is parked as a draft after so many steps, until its client commits it. 0: it is no draft.
     draft_steps: Count = 0
+    #: Name of the API key that it came with; "" without one.
+    submitted_by: Annotated[str, Meta(max_length=64)] = ""

@@ -208,6 +208,14 @@ class JobService:
         """The workers and the queue's totals. Raises `EdgeError`."""
         return await self.catalogue.pool(max_age_s)
 
+    async def usage(
+        self, first_day: int, last_day: int, by: tuple[m.UsageGroup, ...]
+    ) -> tuple[Sequence[m.UsageRow], bool]:
+        """What the caller's tenant used, and whether there is more than is told. Raises `EdgeError`."""
+        sees = current().caller.sees
+        with translated():
+            return await self._broker.usage(first_day=first_day, last_day=last_day, by=by, tenant=sees)
+
     async def drain_worker(self, name: str) -> m.WorkerView:
         """Let a worker finish what it holds and leave. Raises `EdgeError`."""
         caller = current().caller

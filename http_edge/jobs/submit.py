@@ -228,6 +228,7 @@ class Submitter:
                 webhook=order.webhook.url if order.webhook else "",
                 webhook_events=order.webhook.events if order.webhook else (),
                 lora_names=short_list(use.name for use in spec.loras) if spec.loras else (),
+                submitted_by=scope.caller.key_name,
             ),
             alias_unique=order.alias_unique,
             only_if_idle=order.only_if_idle,

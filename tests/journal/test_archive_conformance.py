@@ -550,3 +550,61 @@ def test_deliveries_are_looked_up_with_those_of_their_job(archive):
     assert look_up(archive, find(9, siblings=True), 0.0) == Found()
     due = look_up(archive, lookups.FindDue(9), 105.0)
     assert (due.webhook_deliveries, due.next_due_at) == ((made,), 110.0)
+
+
+# ---------------------------------------------------------------- usage
+
+
+def used(archive, *by: m.UsageGroup, **fields) -> list[m.UsageRow]:
+    return archive.usage.rows(m.GetUsage(req=1, **{"first_day": 0, "last_day": 9, "by": by, **fields}))
+
+
+def test_a_job_is_counted_once_when_it_is_over(archive):
+    job = new_job("a", tenant="red", submitted_by="ci", gpus=2)
+    put(archive, give(job, 5))
+    assert used(archive) == []
+    archive.stage(finish(job, at=104.0))
+    row = m.UsageRow(succeeded=1, gpu_s=6.0, bytes=5)
+    assert used(archive) == [row]
+    archive.commit()
+    archive.commit()
+    assert used(archive) == [row]
+    assert used(archive, "model", "key", "tenant", "day") == [
+        m.UsageRow(0, "red", "ci", "demo", succeeded=1, gpu_s=6.0, bytes=5)
+    ]
+
+
+def test_a_job_whose_end_was_not_committed_is_not_counted(archive):
+    job = new_job("a")
+    put(archive, give(job, 5))
+    archive.stage(finish(replace(job, history=[*job.history]), at=104.0))
+    archive.flush()
+    archive.discard()
+    assert used(archive) == []
+    archive.live()
+    put(archive, finish(job, at=105.0))
+    assert used(archive) == [m.UsageRow(succeeded=1, gpu_s=4.0, bytes=5)]
+
+
+def test_what_was_used_stays_when_the_job_is_deleted(archive):
+    put(archive, fail(give(new_job("a"), 5), at=103.0))
+    archive.forget("a")
+    archive.commit()
+    assert used(archive) == [m.UsageRow(failed=1, lost_gpu_s=2.0)]
+
+
+def test_usage_is_summed_by_what_is_asked_for_and_no_more_than_its_limit(archive):
+    day = 86_400.0
+    for number, (tenant, at) in enumerate([("red", 10.0), ("red", day + 10), ("blue", day + 20), ("blue", 2 * day)]):
+        put(archive, finish(give(new_job(f"j{number}", at=at, tenant=tenant), 5 + number, at=at), at=at + 1))
+    one = {"succeeded": 1, "gpu_s": 1.0, "bytes": 5}
+    two = {"succeeded": 2, "gpu_s": 2.0, "bytes": 10}
+    assert used(archive, "day") == [m.UsageRow(0, **one), m.UsageRow(1, **two), m.UsageRow(2, **one)]
+    assert used(archive, "day", first_day=1, last_day=1) == [m.UsageRow(1, **two)]
+    assert used(archive, "tenant") == [m.UsageRow(tenant="blue", **two), m.UsageRow(tenant="red", **two)]
+    assert used(archive, "day", tenant="red") == [m.UsageRow(0, **one), m.UsageRow(1, **one)]
+    assert used(archive, "day", "tenant", limit=2) == [
+        m.UsageRow(0, "red", **one),
+        m.UsageRow(1, "blue", **one),
+        m.UsageRow(1, "red", **one),
+    ]

@@ -74,6 +74,8 @@ class FakeBroker:
         self.clock_steps: tuple[m.ClockStep, ...] = ()
         self.damaged = self.rebuilt_indexes = 0
         self.refusing = ""
+        self.usage_rows: list[m.UsageRow] = []
+        self.usage_asked: m.GetUsage | None = None
         self.started = self.watched = self.closed = False
         self.on_event: Callable[[m.JobView], None] = lambda view: None
         self.on_gap: Callable[[], None] = lambda: None
@@ -215,6 +217,11 @@ class FakeBroker:
         if self.down:
             raise errors.BrokerUnavailable()
         self.deliveries.done(done)
+
+    async def usage(self, **fields: Any) -> tuple[list[m.UsageRow], bool]:
+        self._answer("usage")
+        self.usage_asked = m.GetUsage(req=0, **fields)
+        return self.usage_rows, False
 
     async def pool(self) -> m.PoolView:
         self._answer("pool")

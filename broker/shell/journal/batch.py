@@ -14,7 +14,7 @@ from msgspec.msgpack import encode
 from broker.core.deliveries import Delivery
 from broker.core.jobs import Job, SetAside
 from broker.runtime.errors import JournalConflict
-from broker.shell.journal import deliveries, rows, set_aside
+from broker.shell.journal import deliveries, rows, set_aside, usage
 from broker.shell.journal.clock_record import Record
 from broker.wire.terms import FINAL
 
@@ -48,11 +48,15 @@ class Staged:
         #: By number of the job's row.
         self.marks: dict[int, SetAside | None] = {}
         self.clock: Record | None = None
+        #: Usage of days before this one is to be deleted.
+        self.first_usage_day = 0
+        #: As `Calendar`'s.
+        self.ahead_s = 0.0
 
     @property
     def filled(self) -> bool:
         """Whether there is something to take."""
-        return bool(self.new or self.changed or self.deliveries or self.marks or self.clock)
+        return bool(self.new or self.changed or self.deliveries or self.marks or self.clock or self.first_usage_day)
 
     def find(self, job_id: str) -> Job | None:
         """The job of this id, if it is staged."""
@@ -69,6 +73,7 @@ class Staged:
         for staged in (self.new, self.changed, self.lazy, self.deliveries, self.marks):
             staged.clear()
         self.clock = None
+        self.first_usage_day = 0
 
     def take(self, known: dict[str, tuple[int, int]]) -> Batch:
         """Take everything out but what is lazy, jobs before what refers to their rows.
@@ -78,6 +83,7 @@ class Staged:
         """
         writes: list[Write] = []
         count, newest = 0, (0, 0)
+        ended: list[Job] = []
         for statement, make, jobs in (
             (rows.INSERT_JOB, rows.job_row, self.new),
             (rows.PUT_OUTCOME, rows.outcome_row, self.changed),
@@ -93,12 +99,18 @@ class Staged:
                 count += 1
                 if job.state in FINAL:
                     del known[job_id]
+                    ended += (job,)
                 elif job.fence > fence:
                     known[job_id] = n, job.fence
                 if job.revision >= newest[1]:
                     newest = n, job.revision
             writes += ((statement, made),)
         self.new, self.changed = {}, {}
+        if ended:
+            writes += ((usage.PUT, usage.rows_of(ended, self.ahead_s)),)
+        if self.first_usage_day:
+            writes.append((usage.DELETE, [(self.first_usage_day,)]))
+            self.first_usage_day = 0
         if self.deliveries:
             count += len(self.deliveries)
             writes.append((deliveries.PUT, [deliveries.row(delivery) for delivery in self.deliveries.values()]))

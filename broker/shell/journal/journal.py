@@ -35,6 +35,7 @@ from broker.shell.journal.reading import UNREADABLE, Reader
 from broker.shell.journal.schema import open_database, refusal
 from broker.shell.journal.set_aside import SetAsideMarks
 from broker.shell.journal.transaction import Transaction
+from broker.shell.journal.usage import UsageTable, day_at
 from broker.wire import messages as m
 from broker.wire.terms import FINAL, JobState
 
@@ -48,9 +49,15 @@ class Journal:
     """The file, its one connection, and the rows that are not on disk yet. See `shell.lookups.Archive`."""
 
     def __init__(
-        self, path: Path, release_reserve: Callable[[], bool] = lambda: False, *, accept_loss: bool = False
+        self,
+        path: Path,
+        release_reserve: Callable[[], bool] = lambda: False,
+        *,
+        accept_loss: bool = False,
+        usage_keep_days: int = 0,
     ) -> None:
         """Open or create the file and raise the epoch, on disk. `release_reserve` frees space on a full disk; False: there is none left.
+        `usage_keep_days`: 0 for ever.
 
         Raises `JournalRefused`, `JournalBroken` or `JournalFull`; `JournalShort` unless `accept_loss`.
         """
@@ -63,6 +70,7 @@ class Journal:
         self._knows_live = False
         self._staged = Staged()
         self._clock: Record | None = None
+        self._usage_keep_days = usage_keep_days
         #: Webhook deliveries, staged and committed along with the jobs.
         self.deliveries = DeliveryStore(self._connection, path, self._staged.deliveries, self._write)
         self._since_checkpoint = 0
@@ -73,6 +81,7 @@ class Journal:
         try:
             self.asides = SetAsideMarks(self._connection, self._staged.marks)
             self._reader = Reader(self._connection, self._transaction.cursor, path, self.asides)
+            self.usage = UsageTable(self._transaction.cursor, path, self.flush)
             self._next = self._first_free()
             self.epoch = self._epochs.begin(accept_loss, guard)
             # The epoch, and which journal this is, shall not live in the log alone.
@@ -197,8 +206,12 @@ class Journal:
         self.stage(job)
 
     def stage_clock(self, record: Record) -> None:
-        """Keep this of the clock, from the next commit on."""
+        """Keep this of the clock, from the next commit on, and by it no usage of days that are too long ago."""
         self._clock = self._staged.clock = record
+        calendar, now = record.calendar, record.seen_at
+        self._staged.ahead_s = calendar.ahead_s
+        if self._usage_keep_days and calendar.settled_at <= now:
+            self._staged.first_usage_day = max(0, day_at(calendar.shown(now)) - self._usage_keep_days)
 
     def clock_record(self) -> Record | None:
         """What a broker before kept of the clock; None when none did, or it cannot be read."""

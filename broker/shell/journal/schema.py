@@ -12,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from broker.runtime.errors import JournalBroken, JournalRefused
-from broker.shell.journal import deliveries, set_aside
+from broker.shell.journal import deliveries, set_aside, usage
 from broker.shell.journal.old_rows import renew_head
 from broker.wire.jobspec import prompt_of
 
 #: Raised with every change of the tables or of the packed columns that an older broker would misread.
-SCHEMA = 6
+SCHEMA = 7
 
 #: "Zoet": tells our file from any other SQLite database.
 APPLICATION_ID = 0x5A6F6574
@@ -82,6 +82,7 @@ _TABLES = (
     *deliveries.TABLES,
     *set_aside.TABLES,
     _CLOCK_TABLE,
+    usage.TABLE,
 )
 
 
@@ -130,6 +131,11 @@ def _add_outcomes(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
+def _add_usage(connection: sqlite3.Connection) -> None:
+    """6 -> 7: what was used is counted, from now on."""
+    connection.execute(usage.TABLE)
+
+
 #: schema n -> what turns a file of schema n into one of n + 1, inside the transaction that also stamps it.
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
     1: _add_tenants,
@@ -137,6 +143,7 @@ MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
     3: _add_asides,
     4: _add_clock,
     5: _add_outcomes,
+    6: _add_usage,
 }
 
 

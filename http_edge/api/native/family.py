@@ -9,6 +9,7 @@ from http_edge.api.native.job_pictures_api import JobPicturesApi
 from http_edge.api.native.jobs_api import JobsApi
 from http_edge.api.native.recipes_api import RecipesApi
 from http_edge.api.native.service_api import ServiceApi
+from http_edge.api.native.usage_api import UsageApi
 from http_edge.http.routing import EdgeRoute
 
 
@@ -17,6 +18,7 @@ def _routes(parts: Parts) -> list[EdgeRoute]:
         *JobsApi(parts.calls, parts.progress).routes(),
         *RecipesApi(parts.calls, parts.spool).routes(),
         *JobPicturesApi(parts.calls).routes(),
+        *UsageApi(parts.calls).routes(),
         *ServiceApi(parts.calls, parts.metrics, parts.version).routes(),
     ]
 

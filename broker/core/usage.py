@@ -1,0 +1,32 @@
+"""What a job has used of the pool, read from its history when it is over."""
+
+from __future__ import annotations
+
+from broker.core.jobs import Cause, Job
+from broker.wire.terms import JobState
+
+#: How an attempt ends whose work is in the result, or in a checkpoint that the job goes on from.
+_KEPT = frozenset((Cause.FINISHED, Cause.PAUSED, Cause.DRAFTED, Cause.PREEMPTED))
+
+
+def gpu_seconds(job: Job) -> tuple[float, float]:
+    """Return GPU-seconds of a job that is over: (in attempts whose work its result holds, in all others).
+
+    Seconds from a start to the end of that attempt, on as many GPUs as the job asked for. Waiting and being parked cost nothing.
+    """
+    kept = lost = 0.0
+    began = -1.0
+    for entry in job.history:
+        if entry.target == JobState.RUNNING:
+            if began < 0:
+                began = entry.at
+        elif began >= 0:
+            if entry.cause in _KEPT:
+                kept += entry.at - began
+            else:
+                lost += entry.at - began
+            began = -1.0
+    gpus = job.submission.gpus
+    if job.state is not JobState.SUCCEEDED:
+        return 0.0, (kept + lost) * gpus
+    return kept * gpus, lost * gpus
