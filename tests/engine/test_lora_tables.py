@@ -229,6 +229,9 @@ def test_an_unknown_preset_is_told(wan: Path, tmp_path: Path) -> None:
         model_for(str(wan), "m", {"loras": {"a": {"file": lora(tmp_path / "a.safetensors"), "preset": "quick"}}})
 
 
-def test_a_compiled_model_takes_none(wan: Path, tmp_path: Path) -> None:
-    with pytest.raises(CatalogueError, match=r'speed\.compile: true cannot be had beside LoRAs.* \(loras\.a = ""\)$'):
-        model_for(str(wan), "m", {"loras": {"a": lora(tmp_path / "a.safetensors")}, "speed": {"compile": True}})
+def test_layers_of_a_compiled_model_that_are_cast_take_none(wan: Path, tmp_path: Path) -> None:
+    speed = {"compile": True, "quantize": {"transformer": "layerwise_fp8"}}
+    told = r"speed\.quantize\.transformer: 'layerwise_fp8' weights of a compiled model take no LoRA, and 'a'.* \(loras\.a = \"\"\)$"
+    with pytest.raises(CatalogueError, match=told):
+        model_for(str(wan), "m", {"loras": {"a": lora(tmp_path / "a.safetensors")}, "speed": speed})
+    assert model_for(str(wan), "m", {"loras": {"a": ""}, "speed": speed}).card.loras == {}

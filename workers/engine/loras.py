@@ -24,6 +24,7 @@ from broker.runtime.log_actions import Action
 from broker.wire.loras import LoraUse
 from workers.engine.errors import InvalidInput, OutOfMemory
 from workers.engine.failures import is_out_of_memory
+from workers.engine.lora_slots import fill, fill_with_nothing, forget, tensors_of, unwrap
 from workers.engine.prompts import PromptCache
 from workers.engine.quantise import shown_in_compute_dtype
 from workers.models.loras import LoraSetup
@@ -128,7 +129,9 @@ class Adapters:
             for component in _components(self._pipe):
                 module = getattr(self._pipe, component)
                 scales = {self._loaded[use.name].name: use.scale_of(component) for use in uses}
-                touched = _activate(module, {name: scale for name, scale in scales.items() if scale})
+                acting = {name: scale for name, scale in scales.items() if scale}
+                touched = _activate(module, acting)
+                fill(module, acting, self._pipe._execution_device)
                 if component.startswith("text_encoder"):
                     read_by += [(component, name, scales[name]) for name in touched]
             if isinstance(cache, PromptCache):
@@ -139,9 +142,21 @@ class Adapters:
             if isinstance(cache, PromptCache):
                 cache.adapters = ()
 
+    @contextmanager
+    def rehearsed(self) -> Iterator[bool]:
+        """Inside, compiled blocks are called as with LoRAs that change nothing; whether there are slots for that."""
+        modules = [getattr(self._pipe, component) for component in _components(self._pipe)] if self._loras else []
+        try:
+            slots = [fill_with_nothing(module, self._pipe._execution_device) for module in modules]
+            yield any(slots)
+        finally:
+            self._rest()
+
     def _rest(self) -> None:
         for component in _components(self._pipe):
-            _activate(getattr(self._pipe, component), {})
+            module = getattr(self._pipe, component)
+            _activate(module, {})
+            fill(module, {}, self._pipe._execution_device)
 
     def _stamps(self, name: str) -> tuple[_Stamp, ...]:
         if name not in self._loras:
@@ -173,8 +188,7 @@ class Adapters:
         adapter.bytes = sum(
             parameter.numel() * parameter.element_size()
             for component in _components(self._pipe)
-            for layer in _layers(getattr(self._pipe, component))
-            for parameter in _parameters(layer, adapter.name)
+            for parameter in _parameters(getattr(self._pipe, component), adapter.name)
         )
         return adapter
 
@@ -189,12 +203,17 @@ class Adapters:
             self._pipe.load_lora_weights(dict(tensors), adapter_name=adapter, **second)
         if not any(adapter in names for names in self._pipe.get_list_adapters().values()):
             raise ValueError("none of its layers is one of this model")
+        for component in _components(self._pipe):
+            unwrap(getattr(self._pipe, component), keep=adapter)
 
     def _drop(self, name: str) -> None:
         self._remove(self._loaded.pop(name).name)
         self._rest()
 
     def _remove(self, adapter: str) -> None:
+        for component in _components(self._pipe):
+            unwrap(getattr(self._pipe, component))
+            forget(getattr(self._pipe, component), adapter)
         self._pipe.delete_adapters([adapter])
         if not self._loaded:
             # Takes the wrappers of the layers away, too.
@@ -217,11 +236,14 @@ def _layers(module: Any) -> list[Any]:
     return [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
 
 
-def _parameters(layer: Any, adapter: str) -> Iterator[torch.Tensor]:
-    for name in layer.adapter_layer_names:
-        inner = getattr(layer, name, None)
-        if inner is not None and adapter in inner:
-            yield from inner[adapter].parameters()
+def _parameters(module: Any, adapter: str) -> Iterator[torch.Tensor]:
+    """The weights of an adapter in a component."""
+    yield from tensors_of(module, adapter)
+    for layer in _layers(module):
+        for name in layer.adapter_layer_names:
+            inner = getattr(layer, name, None)
+            if inner is not None and adapter in inner:
+                yield from inner[adapter].parameters()
 
 
 def _activate(module: Any, scales: Mapping[str, float]) -> list[str]:

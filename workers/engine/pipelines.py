@@ -150,6 +150,10 @@ class Pipelines:
             detail = f"{'x'.join(map(str, size))}, {number} of {len(sizes)}"
             logger.info("warming up a model", extra={"action": Action.WARM_UP, "model": card.name, "detail": detail})
             warm_up(loaded.pipe, card, size, self.device, monitor)
+            if number == 1:
+                with loaded.adapters.rehearsed() as has_slots:
+                    if has_slots:
+                        warm_up(loaded.pipe, card, size, self.device, monitor)
             if monitor is not None:
                 monitor.step(number, len(sizes))
         loaded.warm = True

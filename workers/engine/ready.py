@@ -17,6 +17,7 @@ from workers.engine.compiling import compile_blocks
 from workers.engine.device import Device
 from workers.engine.errors import LoadError
 from workers.engine.loading import load
+from workers.engine.lora_slots import make_slots
 from workers.engine.prompts import remember_prompts
 from workers.engine.quantise import quantise
 from workers.engine.step_cache import prepare_cache
@@ -65,6 +66,11 @@ def _decode_in_tiles_where_it_must(model: Readying) -> None:
     cover_whole(getattr(model.pipe, "vae", None))
 
 
+def _make_lora_slots(model: Readying) -> None:
+    if model.setup.loras and backend_of(model.setup.speed):
+        make_slots(model.pipe, model.device.dtype)
+
+
 def _choose_attention(model: Readying) -> None:
     if name := model.setup.speed.attention:
         downloads = model.setup.speed.download_kernels
@@ -97,6 +103,7 @@ STAGES: tuple[Callable[[Readying], None], ...] = (
     _quantise,
     _decode_in_tiles_where_it_must,
     _remember_prompts,
+    _make_lora_slots,
     _choose_attention,
     _prepare_cache,
     _say_how_clips_are_encoded,
