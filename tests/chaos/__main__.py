@@ -20,7 +20,13 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="how long faults happen (default: 60)")
     parser.add_argument("--seed", type=int, help="of the faults and the clients (default: drawn, and printed)")
-    parser.add_argument("--workers", type=int, default=3, help="CPU workers with the fake engine (default: 3)")
+    parser.add_argument("--workers", type=int, default=3, help="CPU workers (default: 3)")
+    parser.add_argument(
+        "--model",
+        choices=("fake", "demo"),
+        default="fake",
+        help="demo: a model that draws, whose pictures are compared",
+    )
     parser.add_argument("--clients", type=int, default=12, help="clients at once (default: 12)")
     parser.add_argument("--edges", type=int, default=2, help="edges (default: 2)")
     parser.add_argument("--ipc", action="store_true", help="workers over a unix socket (default: tcp with CURVE keys)")
@@ -41,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
         tcp=not asked.ipc,
         apart=asked.apart,
         only=only,
+        model=asked.model,
     )
     # Whoever stops the soak must not leave a service behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

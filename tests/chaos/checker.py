@@ -10,12 +10,13 @@ It is a total-queue checker: what was accepted must come out, once, and nothing 
 - disagree: the client and the journal know different ends.
 - cancel: a cancel was taken, and the job succeeded all the same; or a job that did not succeed has files.
 - digest: a file is not what the journal says of it: on the disk, as downloaded, or at the client's own path.
+- pixels: two jobs that asked for the same picture drew two, which shows once one of them was interrupted.
 - answer: an answer that is not in the documentation.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 from tests.chaos.history import (
@@ -39,7 +40,7 @@ from tests.chaos.history import (
 #: Another edge than the one that told of the end may answer from memory for this long (`_RUNNING_FRESH_S` of http_edge.hub).
 STALE_S = 1.0
 
-KINDS = ("lost", "stuck", "twice", "changed", "unaccepted", "disagree", "cancel", "digest", "answer")
+KINDS = ("lost", "stuck", "twice", "changed", "unaccepted", "disagree", "cancel", "digest", "pixels", "answer")
 
 
 def check(evidence: Evidence) -> list[Violation]:
@@ -56,6 +57,7 @@ def check(evidence: Evidence) -> list[Violation]:
         violations += _of_client(job_id, facts, journal.get(job_id))
     for job in evidence.journal:
         violations += _of_journal(job, disk[job.job_id, job.fence])
+    violations += _drawn(by_job, journal, disk)
     return sorted(violations, key=lambda violation: KINDS.index(violation.kind))
 
 
@@ -144,6 +146,29 @@ def _files(job_id: str, facts: list[Fact], job: JournalJob) -> Iterator[Violatio
             yield _differs(job_id, "the client's path", fact.file, first)
         if isinstance(fact, Seen) and fact.state == "succeeded" and fact.files != job.files:
             yield Violation(kind="digest", job_id=job_id, text="the files in an answer are not those of the journal")
+
+
+def _drawn(
+    by_job: Mapping[str, list[Fact]],
+    journal: Mapping[str, JournalJob],
+    disk: Mapping[tuple[str, int], list[DiskFile]],
+) -> Iterator[Violation]:
+    """Compare the pictures of all jobs that asked for the same one; most of them are right."""
+    pictures: dict[str, dict[str, str]] = defaultdict(dict)
+    for job_id, facts in by_job.items():
+        drawing = next((fact.drawing for fact in facts if isinstance(fact, Submitted)), "")
+        job = journal.get(job_id)
+        if not drawing or job is None or job.state != "succeeded":
+            continue
+        for found in disk[job_id, job.fence]:
+            if found.pixels:
+                pictures[drawing][job_id] = found.pixels
+    for drawing, drawn in pictures.items():
+        [(usual, count)] = Counter(drawn.values()).most_common(1)
+        for job_id, pixels in drawn.items():
+            if pixels != usual:
+                text = f"{drawing!r} has other pixels than {count} of {len(drawn)} jobs"
+                yield Violation(kind="pixels", job_id=job_id, text=text)
 
 
 def _of_journal(job: JournalJob, there: Iterable[DiskFile]) -> Iterator[Violation]:

@@ -54,6 +54,9 @@ _MIX: tuple[tuple[str, int, tuple[int, int], float], ...] = (
     ("ignore_cancel", 4, (10, 40), 0.06),
 )
 
+#: Pictures of the demo model: few, so that each is drawn often, disturbed and undisturbed.
+_PICTURES = tuple((seed, steps) for seed in (1, 2) for steps in (40, 70))
+
 _FOLLOW = ("poll", "wait", "stream", "leave", "forget")
 
 
@@ -93,8 +96,11 @@ class Log:
 class Client:
     """One client; `run` lives until `stopping` is set."""
 
-    def __init__(self, name: str, seed: str, ports: list[int], log: Log, notes: Path, start_dir: Path) -> None:
+    def __init__(
+        self, name: str, seed: str, ports: list[int], log: Log, notes: Path, start_dir: Path, model: str = "fake"
+    ) -> None:
         self.name = name
+        self._model = model
         self.log = log
         self.stopping = asyncio.Event()
         self._rng = random.Random(seed)
@@ -120,8 +126,8 @@ class Client:
     async def _one_job(self) -> None:
         self._jobs += 1
         job_id = f"{self.name}-{self._jobs}"
-        request = self._request(job_id)
-        self.log.add(Submitted(at=self.log.clock(), job_id=job_id))
+        request = self._request(job_id) if self._model == "fake" else self._picture(job_id)
+        self.log.add(Submitted(at=self.log.clock(), job_id=job_id, drawing=drawing_of(request)))
         if self._rng.random() < 0.05:
             await self._submit_and_vanish(request)
             return
@@ -133,6 +139,10 @@ class Client:
         if self._rng.random() < (0.9 if request["extra"].get("fake") == "ignore_cancel" else 0.2):
             jobs.append(self._cancel_later(job_id))
         await asyncio.gather(*jobs)
+
+    def _picture(self, job_id: str) -> dict[str, Any]:
+        """A request to the demo model."""
+        return {**picture(self._rng.randrange(len(_PICTURES)), job_id), "priority": self._rng.choice((5, 5, 2, 8))}
 
     def _request(self, job_id: str) -> dict[str, Any]:
         rng = self._rng
@@ -283,6 +293,28 @@ class Client:
 
     async def _pause(self) -> None:
         await asyncio.sleep(self._rng.uniform(*_AGAIN_S))
+
+
+def picture(number: int, job_id: str) -> dict[str, Any]:
+    """The request for one of a few pictures; those of the same number are the same."""
+    seed, steps = _PICTURES[number % len(_PICTURES)]
+    size = {"width": 64, "height": 64, "num_frames": 1}
+    return {
+        "id": job_id,
+        "prompt": "a red circle",
+        "output": "image",
+        "seed": seed,
+        "num_inference_steps": steps,
+        **size,
+        "extra": {},
+    }
+
+
+def drawing_of(request: dict[str, Any]) -> str:
+    """What makes its picture; "" where no other job draws the same."""
+    if request.get("output") != "image":
+        return ""
+    return f"{request['prompt']}, seed {request['seed']}, {request['num_inference_steps']} steps"
 
 
 def file_fact(path: Path) -> FileFact | None:

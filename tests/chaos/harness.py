@@ -111,8 +111,9 @@ class Unit:
 class Service:
     """The units, the cables, the disk."""
 
-    def __init__(self, workers: int, edges: int, *, tcp: bool) -> None:
+    def __init__(self, workers: int, edges: int, *, tcp: bool, model: str = "fake") -> None:
         self.workers = workers
+        self._model = model
         self.worker_names = tuple(f"{f'{_KEY}.' if tcp else ''}cpu-{number}" for number in range(workers))
         self.mark = uuid.uuid4().hex
         self.root = Path(tempfile.mkdtemp(prefix="zc-"))
@@ -141,12 +142,25 @@ class Service:
         room = ["--min-free-mb", str(MIN_FREE_MB), "--reserve-mb", str(RESERVE_MB)] if self.disk_mounted else []
         # A stuck engine is found sooner than it would be in earnest, so that a short soak sees it happen.
         short = ["--step-floor-s", "3", "--first-step-budget-s", "4", "--save-budget-s", "5", "--decode-budget-s", "5"]
+        if self._model != "fake":
+            # What it computes takes its time on a busy machine. Its jobs are short, and have checkpoints all the same.
+            short = ["--checkpoint-s", "0.1"]
         edges = {
             f"edge-{n}": ["http_edge", "--host", "127.0.0.1", "--port", str(port)] for n, port in enumerate(self.ports)
         }
         return {
             "broker": ["broker", *room, *far],
-            "workers": ["workers", "--gpus", f"cpu:{self.workers}", "--model", "fake", "--back", back, *short, *curve],
+            "workers": [
+                "workers",
+                "--gpus",
+                f"cpu:{self.workers}",
+                "--model",
+                self._model,
+                "--back",
+                back,
+                *short,
+                *curve,
+            ],
             **{name: [*command, "--front", front, "--broker-timeout-s", "4"] for name, command in edges.items()},
         }
 

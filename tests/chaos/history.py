@@ -28,6 +28,9 @@ class Fact(Struct, frozen=True, kw_only=True, tag=True):
 class Submitted(Fact, frozen=True, kw_only=True):
     """A client began to submit a job under this id; what came of it is not known yet."""
 
+    #: Equal for jobs that must draw the same picture; "": it is like no other.
+    drawing: str = ""
+
 
 class Accepted(Fact, frozen=True, kw_only=True):
     """The service said that it has the job. Every repetition says so again, with the same seed."""
@@ -92,6 +95,8 @@ class DiskFile(Struct, frozen=True, kw_only=True):
     job_id: str
     fence: int
     file: FileFact
+    #: Digest of a picture's raw pixels; "": it is none.
+    pixels: str = ""
 
 
 class Evidence(Struct, frozen=True, kw_only=True):

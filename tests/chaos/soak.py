@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from tests.chaos import evidence, faults, report
 from tests.chaos.checker import check
-from tests.chaos.clients import Client, Log
+from tests.chaos.clients import Client, Log, drawing_of, picture
 from tests.chaos.faults import Fault, Injector, Strike
 from tests.chaos.harness import Service, Unit
 from tests.chaos.history import Accepted, Evidence, Submitted, Violation
@@ -22,6 +22,7 @@ from tests.chaos.watch import Watch
 START_S = 60.0
 SETTLE_S = 120.0
 _ALONE_S = 8.0
+_MODEL_PATIENCE = 3.0
 _PROGRESS_S = 5.0
 #: What clients get to end what they are about, before they are cut off.
 _LEAVE_S = 5.0
@@ -30,7 +31,7 @@ _LEAVE_S = 5.0
 _USUAL_S, _MOST_STRETCH = 60.0, 4.0
 
 #: The calm load: jobs, and what a process may have gained after it, descriptors and MB.
-CALM_JOBS = 40
+CALM_JOBS, CALM_PICTURES = 40, 12
 MORE_DESCRIPTORS, MORE_MB = 3, 12.0
 _CALM_JOB = {"prompt": "calm", "num_inference_steps": 3, "num_frames": 5}
 
@@ -47,6 +48,8 @@ class Options(Struct, frozen=True, kw_only=True):
     tcp: bool
     #: Every fault waits until the service is whole: for measuring recoveries.
     apart: bool = False
+    #: "fake", or "demo", whose pictures are compared.
+    model: str = "fake"
     only: tuple[str, ...] = ()
 
 
@@ -58,7 +61,10 @@ class Soak:
         self._keep = keep
         self._zero = time.monotonic()
         self.log = Log(self._clock)
-        self.service = Service(options.workers, options.edges, tcp=options.tcp)
+        self.service = Service(options.workers, options.edges, tcp=options.tcp, model=options.model)
+        #: A model that is loaded and computes takes longer for everything.
+        self._patience = 1.0 if options.model == "fake" else _MODEL_PATIENCE
+        self._calm_jobs = CALM_JOBS if options.model == "fake" else CALM_PICTURES
         self.strikes: list[Strike] = []
         self.troubles: list[str] = []
         self._watch = Watch(self.service, self._clock, self._last_accept)
@@ -74,7 +80,8 @@ class Soak:
 
     def _client(self, name: str) -> Client:
         seed = f"{self._options.seed}-{name}"
-        return Client(name, seed, self.service.ports, self.log, self.service.notes, self.service.start_dir)
+        places = self.service.notes, self.service.start_dir
+        return Client(name, seed, self.service.ports, self.log, *places, self._options.model)
 
     async def run(self) -> report.Report:
         """The whole soak; whatever happens, no process is left."""
@@ -150,7 +157,7 @@ class Soak:
         await self._until(self._all_work, SETTLE_S, "all workers to work again")
         client = self._client("settle")
         self._clients.append(client)
-        give_up = self._clock() + SETTLE_S
+        give_up = self._clock() + SETTLE_S * self._patience
         while self.log.open and self._clock() < give_up:
             for job_id in self.log.open:
                 await client.look(job_id)
@@ -168,10 +175,12 @@ class Soak:
             lines.append(report.Calm(name=was.name, descriptors=descriptors, rss_mb=rss_mb))
             if is_.descriptors - was.descriptors > MORE_DESCRIPTORS:
                 self.troubles.append(
-                    f"{was.name} leaks descriptors: {descriptors[0]}, {descriptors[1]} after {CALM_JOBS} jobs"
+                    f"{was.name} leaks descriptors: {descriptors[0]}, {descriptors[1]} after {self._calm_jobs} jobs"
                 )
             if is_.rss_mb - was.rss_mb > MORE_MB:
-                self.troubles.append(f"{was.name} grows: {rss_mb[0]:.1f} MB, {rss_mb[1]:.1f} MB after {CALM_JOBS} jobs")
+                self.troubles.append(
+                    f"{was.name} grows: {rss_mb[0]:.1f} MB, {rss_mb[1]:.1f} MB after {self._calm_jobs} jobs"
+                )
         expected = 1 + 1 + 2 * self._options.workers + self._options.edges
         if len(there := self.service.processes()) != expected:
             self.troubles.append(f"{len(there)} processes live in the calm, {expected} should: {there}")
@@ -182,11 +191,16 @@ class Soak:
 
     async def _calm_load(self, name: str) -> None:
         client = self._client(name)
-        ids = [f"{name}-{number}" for number in range(CALM_JOBS)]
+        ids = [f"{name}-{number}" for number in range(self._calm_jobs)]
+        drawn = self._options.model != "fake"
+        requests = [
+            picture(number, ids[number]) if drawn else {"id": ids[number], **_CALM_JOB}
+            for number in range(self._calm_jobs)
+        ]
         try:
-            for job_id in ids:
-                self.log.add(Submitted(at=self._clock(), job_id=job_id))
-            await asyncio.gather(*(client.submit({"id": job_id, **_CALM_JOB}) for job_id in ids))
+            for request in requests:
+                self.log.add(Submitted(at=self._clock(), job_id=request["id"], drawing=drawing_of(request)))
+            await asyncio.gather(*(client.submit(request) for request in requests))
             await asyncio.gather(*(client.follow(job_id, "stream") for job_id in ids))
         finally:
             await client.close()
@@ -253,6 +267,7 @@ class Soak:
 
     async def _until(self, condition: Callable[[], bool], limit_s: float, what: str) -> bool:
         """Wait for it; a limit that is reached is a broken promise."""
+        limit_s *= self._patience
         give_up = self._clock() + limit_s
         while not condition():
             if self._clock() > give_up:

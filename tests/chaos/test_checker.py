@@ -56,6 +56,20 @@ def test_a_whole_life_is_right():
     assert kinds(*facts) == []
 
 
+def test_jobs_that_asked_for_the_same_picture_draw_the_same():
+    def verdict(*pixels: str) -> list[str]:
+        ids = [f"p{number}" for number in range(len(pixels))]
+        facts = tuple(Submitted(at=1, job_id=job_id, drawing="a circle, seed 1") for job_id in ids)
+        journal = tuple(msgspec.structs.replace(JOB, job_id=job_id) for job_id in ids)
+        disk = tuple(
+            msgspec.structs.replace(DISK, job_id=job_id, pixels=one) for job_id, one in zip(ids, pixels, strict=True)
+        )
+        return [f"{one.kind} {one.job_id}" for one in check(Evidence(facts=facts, journal=journal, disk=disk))]
+
+    assert verdict("x", "x", "x") == []
+    assert verdict("x", "y", "x") == ["pixels p1"]
+
+
 def test_what_was_never_answered_may_exist_or_not():
     assert kinds(SUBMITTED) == []
     assert kinds(SUBMITTED, job=None, disk=()) == []
