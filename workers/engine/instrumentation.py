@@ -7,7 +7,8 @@ be compiled with it. What the pipeline would have done at its end is then done h
 stay on the GPU and a cache poisons the next job.
 
 Phases come from the progress bar that nearly every pipeline makes around its loop: before it the prompt is encoded, after it the
-latents are decoded. Steps come from `callback_on_step_end` where the pipeline has one, else from the bar.
+latents are decoded. Steps come from `callback_on_step_end` where the pipeline has one, else from the bar; a job that may be resumed takes
+its state there, or where the pipeline has no callback from what its scheduler's `step` answers.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -42,13 +43,22 @@ def call(
     """
     steps = _Steps(pipe, monitor, device, resumption)
     taken = call_parameters(pipe)
+    stepping: AbstractContextManager[None] = nullcontext()
+    if resumption is not None and "callback_on_step_end" not in taken:
+        stepping = _stepping(pipe, steps.scheduler_stepped)
     if "callback_on_step_end" in taken:
         arguments = {**arguments, "callback_on_step_end": steps.on_step_end}
         if resumption is not None and "callback_on_step_end_tensor_inputs" in taken:
             arguments["callback_on_step_end_tensor_inputs"] = resumption.tensors_wanted
     monitor.enter("encode")
     around = resumption.around() if resumption is not None else nullcontext()
-    with freed(pipe), hearing(pipe.components.values(), monitor.check), _progress_bar(pipe, steps.bar), around:
+    with (
+        freed(pipe),
+        hearing(pipe.components.values(), monitor.check),
+        _progress_bar(pipe, steps.bar),
+        stepping,
+        around,
+    ):
         output = pipe(**arguments)
     steps.check_taken()
     return output
@@ -144,6 +154,28 @@ def _progress_bar(pipe: Any, bar: Callable[..., Any]) -> Iterator[None]:
         del drawing.progress_bar
 
 
+@contextmanager
+def _stepping(pipe: Any, stepped: Callable[[Any], Any]) -> Iterator[None]:
+    """Inside, what the scheduler's `step` answers goes through `stepped`."""
+    scheduler = pipe.scheduler
+    own = vars(scheduler).get("step")
+    original = scheduler.step
+
+    # `wraps`: pipelines look up in the signature which further arguments the scheduler takes.
+    @functools.wraps(original)
+    def step(*args: Any, **kwargs: Any) -> Any:
+        return stepped(original(*args, **kwargs))
+
+    scheduler.step = step
+    try:
+        yield
+    finally:
+        if own is not None:
+            scheduler.step = own
+        else:
+            del scheduler.step
+
+
 class _Steps:
     """Turns a pipeline's own signs of progress into the monitor's phases and steps."""
 
@@ -209,6 +241,17 @@ class _Steps:
         if not self._bars and self._called == total:
             self.end()
         return tensors
+
+    def scheduler_stepped(self, moved: Any) -> Any:
+        """The same where the pipeline has no callback: a step of its scheduler has led to `moved`, a tuple or an output of diffusers."""
+        before = moved[0] if isinstance(moved, tuple) else moved.prev_sample
+        after = self.on_step_end(self._pipe, self._called, None, {"latents": before})["latents"]
+        if after is before:
+            return moved
+        if isinstance(moved, tuple):
+            return after, *moved[1:]
+        moved.prev_sample = after
+        return moved
 
     def check_taken(self) -> None:
         """Raise when the pipeline came to its loop and left it without a step: what it gives is noise."""
