@@ -1,7 +1,7 @@
 """Classes of pipelines whose jobs go on from a checkpoint and then end bit for bit as if they had never been interrupted.
 
 The suite of families (`tests/engine/families`) tries it with every class that it knows, and holds this list to what it finds. Others have
-a state that neither their callback nor their scheduler hands out, in a model, in copies of the scheduler or in sound: their jobs begin anew.
+a state that neither their callback nor their scheduler hands out, in a model, copies of the scheduler or sound: their jobs begin anew.
 """
 
 from __future__ import annotations
