@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import psutil
+from msgspec import Struct
 
 import broker
 from bench.report.errors import BenchError
@@ -23,6 +25,8 @@ from broker.runtime.settings import ENV_PREFIX
 ROOT = Path(broker.__file__).resolve().parents[1]
 
 _LOOK_S = 0.02
+#: A measurement of an engine may take so long.
+_CHILD_S = 3_600.0
 
 
 #: Below those that Linux, macOS and the BSDs give to outgoing connections: of those, one could be taken before it is listened on.
@@ -44,6 +48,20 @@ def clean_environ(**more: str) -> dict[str, str]:
     environ = {key: value for key, value in os.environ.items() if not key.startswith(ENV_PREFIX)}
     environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return environ | more
+
+
+def ask_child(module: str, order: Struct) -> bytes | None:
+    """Give `python -m MODULE`, an engine without its service, an order as JSON; its answer, None when it failed and has said why."""
+    done = subprocess.run(
+        [sys.executable, "-m", module],
+        input=msgspec.json.encode(order),
+        env=clean_environ(OMP_WAIT_POLICY="PASSIVE"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        timeout=_CHILD_S,
+        check=False,
+    )
+    return None if done.returncode else done.stdout
 
 
 class Process(subprocess.Popen[bytes]):

@@ -6,8 +6,6 @@ takes to bring the next job is given.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +13,8 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
-from bench.harness.process import ROOT, clean_environ
+from bench.harness.process import ask_child
 from bench.report.errors import BenchError
-
-_CHILD_S = 3_600.0
 
 
 class Order(Struct, frozen=True, kw_only=True):
@@ -58,15 +54,7 @@ def idle_ms(spans: Sequence[Span], forwards: int) -> list[float]:
 
 def run(order: Order) -> list[float]:
     """Milliseconds of each hand-over. Raises `BenchError`."""
-    done = subprocess.run(
-        [sys.executable, "-m", "scripts.engine_idle"],
-        input=msgspec.json.encode(order),
-        env={**clean_environ(), "OMP_WAIT_POLICY": "PASSIVE"},
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        timeout=_CHILD_S,
-        check=False,
-    )
-    if done.returncode:
+    answer = ask_child("scripts.engine_idle", order)
+    if answer is None:
         raise BenchError(f"idle time between jobs of {Path(order.model).name} could not be measured; why is said above")
-    return msgspec.json.decode(done.stdout, type=list[float])
+    return msgspec.json.decode(answer, type=list[float])

@@ -6,8 +6,6 @@ What is measured runs in a child (`scripts/engine_speed.py`), which is the worke
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from bench.harness.process import ROOT, clean_environ
+from bench.harness.process import ask_child
 from bench.harness.procs import cores
 from bench.report.errors import BadPlan, BenchError
 from bench.report.report import Grid, Metric, Report, progress
 
-_CHILD_S = 3_600.0
 #: A cache does nothing in fewer than twelve.
 _STEPS = 12
 
@@ -67,18 +64,10 @@ def run(model: Path, names: str, size: str, steps: int, *, on_gpu: bool) -> list
         variants=() if names == "all" else tuple(name.strip() for name in names.split(",")),
     )
     progress(f"variants of {model.name}: {names}")
-    done = subprocess.run(
-        [sys.executable, "-m", "scripts.engine_speed"],
-        input=msgspec.json.encode(order),
-        env={**clean_environ(), "OMP_WAIT_POLICY": "PASSIVE"},
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        timeout=_CHILD_S,
-        check=False,
-    )
-    if done.returncode:
+    answer = ask_child("scripts.engine_speed", order)
+    if answer is None:
         raise BenchError("no variant could be measured; why is said above")
-    return msgspec.json.decode(done.stdout, type=list[Row])
+    return msgspec.json.decode(answer, type=list[Row])
 
 
 def report_of(names: str, rows: Sequence[Row], plan: Struct) -> Report:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
 from broker.wire import messages as m
 from http_edge.app import build_app, build_edge
+from http_edge.base import idempotency
+from http_edge.base.errors import EdgeError
 from http_edge.base.settings import EdgeSettings
 from tests.edge.openai_support import picture
 from tests.testing.fake_broker import ANIMATE, PICTURE, VIDEO, FakeBroker, worker
@@ -33,6 +37,37 @@ class QuickBroker(FakeBroker):
             self.succeed(job_id, image_png=PNG)
 
 
+_KEY = idempotency.HEADER.lower().encode()
+
+
+class FreshKeys:
+    """Gives requests new keys in place of those that came twice on their route.
+
+    Nearly all that the fuzzer sends bears the key "0": from the second on they would be refused before anything else of them is read. One
+    repetition of each key is left as it is, and what is no key, too.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._seen: Counter[tuple[str, str]] = Counter()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            scope = {**scope, "headers": [(name, self._fresh(scope, name, value)) for name, value in scope["headers"]]}
+        await self._app(scope, receive, send)
+
+    def _fresh(self, scope: Any, name: bytes, value: bytes) -> bytes:
+        if name != _KEY:
+            return value
+        try:
+            key = idempotency.read_key([value.decode("latin-1")])
+        except EdgeError:
+            return value
+        used = scope["path"], key
+        self._seen[used] += 1
+        return value if self._seen[used] <= 2 else b"fresh-%d" % self._seen.total()
+
+
 def main(home: Path) -> None:
     models = (VIDEO, ANIMATE, PICTURE)
     broker = QuickBroker(home / ".zoetrope" / "artefacts", worker("cpu-0", *models), worker("cpu-1", *models))
@@ -47,7 +82,7 @@ def main(home: Path) -> None:
         listener.listen()
         sys.stdout.write(f"{listener.getsockname()[1]}\n")
         sys.stdout.flush()
-        server = uvicorn.Server(uvicorn.Config(build_app(edge), log_level="warning"))
+        server = uvicorn.Server(uvicorn.Config(FreshKeys(build_app(edge)), log_level="warning"))
         server.run(sockets=[listener])
 
 
