@@ -11,7 +11,7 @@ from broker.core.pool import Worker
 from broker.core.scheduling import bounds
 from broker.core.state import State
 from broker.wire import messages as m
-from broker.wire.terms import HELD, STATE_NAMES, JobState
+from broker.wire.terms import FINAL, HELD, STATE_NAMES, JobState
 
 
 def job_view(
@@ -22,7 +22,7 @@ def job_view(
     position, eta = _position_and_eta(state, job, now) if mark is None else (-1, -1.0)
     if eta > bounds.MAX_WAIT_S:
         eta = bounds.MAX_WAIT_S
-    ahead_s, shown = state.calendar.ahead_s, state.calendar.shown
+    ahead_s = state.calendar.ahead_s
     return m.JobView(
         id=job.id,
         state=STATE_NAMES[job.state],
@@ -40,9 +40,10 @@ def job_view(
         position=position,
         eta_s=eta,
         submitted_at=job.submitted_at + ahead_s,
-        started_at=shown(job.started_at),
-        finished_at=shown(job.finished_at),
-        deadline_at=shown(job.deadline_at),
+        # As `Calendar.shown`, inlined: a watched job is viewed with every move.
+        started_at=job.started_at and job.started_at + ahead_s,
+        finished_at=job.finished_at and job.finished_at + ahead_s,
+        deadline_at=job.deadline_at and job.deadline_at + ahead_s,
         run_s=job.run_s,
         kept=job.kept,
         parking=parking.view(state, job)
@@ -53,7 +54,7 @@ def job_view(
         history=_history(job.history, ahead_s) if full else (),
         body=b"" if spec_error else spec,
         deliveries=_deliveries(state, job) if full and job.submission.webhook else (),
-        set_aside=None if mark is None else m.SetAside(mark.reason, shown(mark.at)),
+        set_aside=None if mark is None else m.SetAside(mark.reason, state.calendar.shown(mark.at)),
         damaged=spec_error or job.damaged,
     )
 
@@ -86,6 +87,8 @@ def admission(state: State, job: Job, predicted: float | None, now: float) -> m.
 
 def _position_and_eta(state: State, job: Job, now: float) -> tuple[int, float]:
     """(jobs ahead or -1, predicted seconds until final or -1)."""
+    if job.state in FINAL:
+        return -1, -1.0
     units, done = job.submission.units, job.goes_on_from if job.held else job.kept
     predicted = state.costs.estimate(job.submission.model, job.left(units, done) if done else units)
     if job.state is JobState.QUEUED and not job.damaged:

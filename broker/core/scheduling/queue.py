@@ -69,11 +69,9 @@ class _Line:
     def __init__(self) -> None:
         self._entries: list[_Entry] = []
         self._gone = 0
+        self.count = 0
         #: Predicted seconds of work in it.
         self.cost = 0.0
-
-    def __len__(self) -> int:
-        return len(self._entries) - self._gone
 
     def head(self) -> str:
         """The first job; there must be one."""
@@ -85,10 +83,12 @@ class _Line:
 
     def add(self, entry: _Entry) -> None:
         insort(self._entries, entry, self._gone)
+        self.count += 1
         self.cost += entry[3]
 
     def remove(self, entry: _Entry) -> None:
         """Take out an entry that is there."""
+        self.count -= 1
         self.cost -= entry[3]
         if entry is not self._entries[self._gone]:
             del self._entries[bisect_left(self._entries, entry, self._gone)]
@@ -105,7 +105,7 @@ class _Line:
     def first_s(self, jobs: int) -> float:
         """Seconds of work in its first `jobs` jobs: summed up while these are few, else of so many of the mean cost."""
         if jobs > NEAR:
-            return jobs * self.cost / len(self)
+            return jobs * self.cost / self.count
         return sum(entry[3] for entry in self.first(jobs)) if jobs else 0.0
 
 
@@ -213,7 +213,8 @@ class Queue:
     def serve(self, job_id: str) -> None:
         """Take a job out because a worker gets it: its tenant is charged."""
         cls, tenant, entry = self._pop(job_id)
-        cls.virtual = max(cls.virtual, tenant.start)
+        if tenant.start > cls.virtual:
+            cls.virtual = tenant.start
         tenant.finish = tenant.start = tenant.start + entry[3]
         self._forget_idle(cls)
 
@@ -264,7 +265,7 @@ class Queue:
         _, tenant, lane, _ = self.where[like]
         line = tenant.lines[lane]
         best, best_size = like, size(like)
-        if len(line) <= LOOK_THROUGH:
+        if line.count <= LOOK_THROUGH:
             for entry in line.first(LOOK_THROUGH):
                 if (found := size(entry[2])) > best_size:
                     best, best_size = entry[2], found
@@ -296,7 +297,7 @@ class Queue:
         for cls in self._classes.values():
             for tenant in cls.tenants.values():
                 for lane, line in tenant.lines.items():
-                    found[lane.model] = found.get(lane.model, 0) + len(line)
+                    found[lane.model] = found.get(lane.model, 0) + line.count
         return found
 
     def ids(self) -> Iterator[str]:
@@ -314,7 +315,7 @@ class Queue:
         cls, tenant, lane, entry = self.where.pop(job_id)
         line = tenant.lines[lane]
         line.remove(entry)
-        if not len(line):
+        if not line.count:
             del tenant.lines[lane]
         tenant.count -= 1
         cls.count -= 1
