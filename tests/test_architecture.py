@@ -43,8 +43,10 @@ MAX_PLACES = 4
 #: its answer with the schema that it builds.
 PLACES = {
     "cache": 8,
+    "committed": 5,
     "crashes": 7,
     "deadline_at": 7,
+    "draft_steps": 5,
     "finished_at": 9,
     "fps": 9,
     "gpus": 8,
@@ -60,6 +62,7 @@ PLACES = {
     "num_inference_steps": 7,
     "num_outputs": 7,
     "pinned": 7,
+    "preemptions": 5,
     "preset": 7,  # of a job; and of a LoRA
     "previews": 5,
     "priority": 11,
@@ -104,6 +107,7 @@ COMMON_WORDS = frozenset(
         "total",
         "webhook",
         "worker",
+        "steps",
     ]
 )
 

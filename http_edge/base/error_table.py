@@ -32,6 +32,7 @@ Kind = Literal[
     "forbidden",
     "unsupported",
     "still_stopping",
+    "wrong_state",
     "job_failed",
     "job_cancelled",
     "wait_timeout",
@@ -83,6 +84,8 @@ TABLE: dict[Kind, Row] = {
     # What no model here can do: asking again will not help, and 501 would be asked again by the openai SDKs.
     "unsupported": Row(400, "invalid_request_error"),
     "still_stopping": Row(409, "conflict_error", retry=True),
+    # What was asked for is nothing for the job as it is now, or not at all.
+    "wrong_state": Row(409, "conflict_error", retry=False),
     "forbidden": Row(403, "permission_error"),
     # Of requests that wait for their job: its own end, and the end of the wait.
     "job_failed": Row(500, "server_error", retry=False),

@@ -309,6 +309,18 @@ class Generation(Struct, frozen=True, kw_only=True):
         ]
         | None
     ) = None
+    draft_steps: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=MAX_STEPS,
+                description="Draw a draft first: the job waits after so many steps, with a preview, until it is committed.",
+                extra=_read_as("integer"),
+            ),
+        ]
+        | None
+    ) = None
     #: As the client wrote it; "" when it gave none.
     image: Annotated[
         str,

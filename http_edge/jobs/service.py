@@ -59,6 +59,10 @@ _MAX_WORKER_NAME = 128
 
 #: What became of a cancel; "requested": a worker is being told to stop.
 Cancelled = Literal["cancelled", "requested", "already_final"]
+Controlled = Literal["done", "requested"]
+
+#: What was done to a job, in a word.
+_DONE: dict[m.JobAction, str] = {"pause": "paused", "resume": "resumed", "commit": "committed"}
 
 
 class JobService:
@@ -216,8 +220,8 @@ class JobService:
         with translated():
             return await self._broker.usage(first_day=first_day, last_day=last_day, by=by, tenant=sees)
 
-    async def drain_worker(self, name: str) -> m.WorkerView:
-        """Let a worker finish what it holds and leave. Raises `EdgeError`."""
+    async def drain_worker(self, name: str, *, hand_back: bool = False) -> m.WorkerView:
+        """Let a worker finish what it holds, or hand it back, and leave. Raises `EdgeError`."""
         caller = current().caller
         if caller.key_name and caller.sees:
             raise EdgeError("forbidden", "workers are drained with a key that sees every tenant, or without keys")
@@ -230,7 +234,8 @@ class JobService:
                 )
                 raise EdgeError("forbidden", message, param="worker", value=name, place="path")
             with translated():
-                worker = await self._broker.drain_worker(name) if 0 < len(name) <= _MAX_WORKER_NAME else None
+                known = 0 < len(name) <= _MAX_WORKER_NAME
+                worker = await self._broker.drain_worker(name, hand_back=hand_back) if known else None
         if worker is None:
             raise not_found("worker", name)
         return worker
@@ -311,6 +316,22 @@ class JobService:
             if outcome != "not_found":
                 self.hub.memory.forget(name)
                 return outcome, await (self.job(name) if view is None or not view.body else self._remember(view))
+        raise not_found("job", job_id)
+
+    async def control(self, job_id: str, action: m.JobAction) -> tuple[Controlled, Job]:
+        """Pause, resume or commit a job; return the outcome and the job. Raises `EdgeError`, with the reason where it cannot be done."""
+        caller = current().caller
+        for name in meant(caller, job_id):
+            if not is_job_id(name):
+                continue
+            with translated():
+                outcome, reason, view = await self._broker.control(name, action, caller.sees)
+            if outcome == "not_found" or view is None:
+                continue
+            if outcome == "refused":
+                raise EdgeError("wrong_state", f"job {shown_id(name)} cannot be {_DONE[action]}: {reason}", param="id")
+            self.hub.memory.forget(name)
+            return outcome, await self._remember(view)
         raise not_found("job", job_id)
 
     async def follow(self, job_id: str, quiet_s: float) -> AsyncGenerator[Job | None, None]:

@@ -119,6 +119,8 @@ def build_spec(
         raise invalid(wanted.label("num_inference_steps"), steps, f"must be 1 to {card.limits.max_steps}")
     if wanted.image or wanted.video:
         _check_steps_drawn(wanted, card, steps, extra.get("strength", card.default_strength))
+    if wanted.draft_steps is not None:
+        _check_draft(wanted, card, steps)
     return JobSpec(
         **_passed_on(wanted, defaults),
         model=card.name,
@@ -239,6 +241,17 @@ def _contradiction(wanted: Generation, name: str, value: Any, own: str, what: st
     return invalid(
         label, value, f"contradicts {what}, in which it is {own}; leave {label} out, or choose another preset"
     )
+
+
+def _check_draft(wanted: Generation, card: ModelCard, steps: int) -> None:
+    """Refuse a draft of a job that could not go on from it, or would be done by then."""
+    label, asked = wanted.label("draft_steps"), wanted.draft_steps
+    if not card.resumes:
+        raise invalid(label, asked, f"is not for model {shown(card.name)}, which cannot go on from a draft")
+    if asked is not None and asked >= steps:
+        raise invalid(label, asked, f"must be less than the job's {steps} steps")
+    if (wanted.num_outputs or 1) > 1:
+        raise invalid(label, asked, f"is for one output, not {wanted.num_outputs}")
 
 
 def _check_steps_drawn(wanted: Generation, card: ModelCard, steps: int, strength: Scalar) -> None:

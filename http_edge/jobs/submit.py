@@ -229,6 +229,8 @@ class Submitter:
                 webhook_events=order.webhook.events if order.webhook else (),
                 lora_names=short_list(use.name for use in spec.loras) if spec.loras else (),
                 submitted_by=scope.caller.key_name,
+                steps=spec.num_inference_steps * spec.num_outputs,
+                draft_steps=order.wanted.draft_steps or 0,
             ),
             alias_unique=order.alias_unique,
             only_if_idle=order.only_if_idle,

@@ -23,7 +23,7 @@ def test_a_parked_attempt_is_handed_back_and_the_room_told_at_once() -> None:
     assert handed_back(stage, kept=7, age_s=0.5)
     [beat] = stage.sent(m.Heartbeat)
     assert (beat.free, beat.held, beat.engine) == (1, (), "ready")
-    assert stage.orders() == [fx.RemoveDir("j1", fence(1))], "its checkpoints stay"
+    assert stage.orders() == [], "its checkpoints and its pictures stay"
 
 
 def test_the_word_sent_again_changes_nothing() -> None:

@@ -160,6 +160,7 @@ def test_a_job_exists_for_its_tenant_alone(guarded: World) -> None:
         ("GET", f"{base}/events"),
         ("GET", f"{base}/result"),
         ("POST", f"{base}/cancel"),
+        *(("POST", f"{base}/{action}") for action in ("pause", "resume", "commit")),
         ("DELETE", base),
         ("PUT", f"{base}/pin"),
     ]

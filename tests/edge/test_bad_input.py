@@ -242,6 +242,8 @@ WRONG_WAY = [
     ("DELETE", "/v1/jobs/nobody", 404, ["nobody"]),
     ("POST", "/v1/jobs/nobody/cancel", 404, ["nobody"]),
     ("POST", "/v1/jobs/%00/cancel", 404, ["does not exist"]),
+    ("POST", "/v1/jobs/nobody/pause", 404, ["nobody"]),
+    ("POST", "/v1/jobs/%00/commit", 404, ["does not exist"]),
     ("GET", "/v1/jobs/nobody/events", 404, ["nobody"]),
     ("GET", "/v1/jobs/nobody/result", 404, ["nobody"]),
     ("GET", "/v1/nothing", 404, ["/v1/nothing"]),

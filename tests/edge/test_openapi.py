@@ -303,6 +303,9 @@ def test_native_answers(ask: Checked) -> None:
         ask(method, f"{one}/pin", "/v1/jobs/{id}/pin")
     ask("DELETE", one, "/v1/jobs/{id}")
     ask("POST", f"{one}/cancel", "/v1/jobs/{id}/cancel")
+    waits = f"/v1/jobs/{ask('POST', '/v1/jobs', json={'prompt': 'c'})['id']}"
+    for action in ("pause", "resume", "commit"):
+        ask("POST", f"{waits}/{action}", f"/v1/jobs/{{id}}/{action}")
     assert _missed(ask, "Jobs") == set()
 
 

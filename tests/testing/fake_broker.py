@@ -142,6 +142,25 @@ class FakeBroker:
             asyncio.get_running_loop().call_soon(self.stop, job_id)
         return "requested", view
 
+    async def control(
+        self, job_id: str, action: m.JobAction, tenant: str = ""
+    ) -> tuple[m.ControlOutcome, str, m.JobView | None]:
+        self._answer("control")
+        view = self.jobs.get(job_id)
+        if view is None or tenant not in ("", view.submission.tenant):
+            return "not_found", "", None
+        if view.state in FINAL:
+            return "refused", f"it is over: {view.state}", view
+        if action == "pause":
+            if view.state == "running":
+                return "requested", "", self._change(job_id, parking=m.Parking(requested=True))
+            view = self._change(
+                job_id, move="paused", state="parked", parking=m.Parking(reason="paused", at=self._tick())
+            )
+        else:
+            view = self._change(job_id, move=f"{action}ed", state="queued", parking=None)
+        return "done", "", view
+
     async def get(self, job_id: str, tenant: str = "") -> m.JobView | None:
         self._answer("get")
         view = self.jobs.get(job_id)
@@ -243,8 +262,8 @@ class FakeBroker:
             clock_steps=self.clock_steps,
         )
 
-    async def drain_worker(self, name: str) -> m.WorkerView | None:
-        self._answer("drain_worker")
+    async def drain_worker(self, name: str, *, hand_back: bool = False) -> m.WorkerView | None:
+        self._answer("drain_worker, hand back" if hand_back else "drain_worker")
         if name not in self.workers:
             return None
         self.workers[name] = msgspec.structs.replace(self.workers[name], state="draining", free=0)
@@ -271,6 +290,12 @@ class FakeBroker:
 
     def step(self, job_id: str, step: int, total: int = 8, phase: str = "denoise") -> m.JobView:
         return self._change(job_id, phase=phase, step=step, total=total)
+
+    def park(self, job_id: str, parking: m.Parking, kept: int) -> m.JobView:
+        """Its worker handed it back, with so many steps in a checkpoint."""
+        return self._change(
+            job_id, move="drafted", state="parked", phase="", step=0, total=0, parking=parking, kept=kept
+        )
 
     def lose(self, job_id: str) -> m.JobView:
         """Its worker died; it waits again."""

@@ -262,7 +262,7 @@ class EngineSlot:
                     self._note_memory(attempt, message, now)
             case JobParked() if attempt.parks and attempt.cancel_by is None:
                 attempt.kept = message.kept
-                self._hand_back(attempt, f"parked with {message.kept} steps in a checkpoint", now)
+                self._hand_back(attempt, f"parked with {message.kept} steps in a checkpoint", now, keep_files=True)
             case JobCancelled() | JobParked() if attempt.cancel_by is None:
                 self._fail(
                     attempt, m.FailureKind.ENGINE_ERROR, "the engine stopped the job without being asked to", now
@@ -389,8 +389,9 @@ class EngineSlot:
                 self._end_killed(attempt, how, now)
         self._replaced = False
 
-    def _hand_back(self, attempt: Attempt, reason: str, now: float) -> None:
-        self._drop(attempt, now)
+    def _hand_back(self, attempt: Attempt, reason: str, now: float, *, keep_files: bool = False) -> None:
+        """Give an attempt back. `keep_files`: its pictures show how far it is, while the job waits."""
+        self._drop(attempt, now, keep_files=keep_files)
         refusal = m.Refused(
             job_id=attempt.job_id,
             fence=attempt.fence,
@@ -425,9 +426,10 @@ class EngineSlot:
         failed = m.Failed(job_id=attempt.job_id, fence=attempt.fence, kind=kind, message=text)
         self._conclude(attempt, failed, now)
 
-    def _drop(self, attempt: Attempt, now: float) -> None:
+    def _drop(self, attempt: Attempt, now: float, *, keep_files: bool = False) -> None:
         self._leave(attempt, now)
-        self._emit(fx.RemoveDir(attempt.job_id, attempt.fence))
+        if not keep_files:
+            self._emit(fx.RemoveDir(attempt.job_id, attempt.fence))
         self._note(Action.ATTEMPT_DROPPED, attempt)
 
     def _leave(self, attempt: Attempt, now: float) -> None:

@@ -42,11 +42,14 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
     parser.add_argument("--url", default=default, help=f"the service ({default})")
     parser.add_argument("--key-file", help="file with the API key (else the environment's ZOETROPE_API_KEY)")
     parser.add_argument("--no-wait", action="store_true", help="do not wait until it has left")
+    parser.add_argument(
+        "--hand-back", action="store_true", help="hand its jobs back, with checkpoints, instead of finishing them"
+    )
     options = parser.parse_args(argv)
     try:
         key = _key(options.key_file, environ)
         with httpx.Client(base_url=options.url, headers=_headers(key), timeout=_TIMEOUT_S, trust_env=False) as client:
-            _drain(client, options.name, wait=not options.no_wait)
+            _drain(client, options.name, wait=not options.no_wait, hand_back=options.hand_back)
     except DrainError as error:
         print(f"workers drain: {error}", file=sys.stderr)
         return EXIT_REFUSED
@@ -67,8 +70,9 @@ def _headers(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def _drain(client: httpx.Client, name: str, *, wait: bool) -> None:
-    told = _describe(_ask(client, "POST", f"/v1/workers/{quote(name, safe='')}/drain"))
+def _drain(client: httpx.Client, name: str, *, wait: bool, hand_back: bool) -> None:
+    query = "?hand_back=true" if hand_back else ""
+    told = _describe(_ask(client, "POST", f"/v1/workers/{quote(name, safe='')}/drain{query}"))
     print(told, flush=True)
     failed = 0
     while wait:

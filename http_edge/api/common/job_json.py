@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET
 
 from broker.wire.jobspec import Artefact, JobSpec
-from broker.wire.messages import DeliveryView, HistoryEntry, JobView, WorkerView
+from broker.wire.messages import DeliveryView, HistoryEntry, JobView, Parking, WorkerView
 from http_edge.api.common import schema_jobs as schema
 from http_edge.base.job_names import shown_id
 from http_edge.jobs.job import Job
@@ -46,6 +46,9 @@ def job_json(job: Job, progress: int, *, preview: int = 0, with_moves: bool = Fa
         crashes=view.crashes,
         losses=view.losses,
         cancel_requested=view.cancel_requested,
+        kept=view.kept,
+        draft_steps=view.submission.draft_steps or None,
+        parking=_parking_json(view.parking) if view.parking else None,
         submitted_at=view.submitted_at,
         started_at=view.started_at or None,
         finished_at=view.finished_at or None,
@@ -112,6 +115,17 @@ def _move_json(move: HistoryEntry) -> schema.JobMove:
         attempt=move.attempt,
         worker=move.worker or None,
         note=move.note or None,
+    )
+
+
+def _parking_json(parking: Parking) -> schema.JobParking:
+    return schema.JobParking(
+        reason=parking.reason or None,
+        at=parking.at or None,
+        requested=parking.requested,
+        committed=parking.committed,
+        draft_expires_at=parking.draft_expires_at or None,
+        preemptions=parking.preemptions,
     )
 
 

@@ -133,6 +133,22 @@ class JobSetAside(Struct, kw_only=True):
     at: UnixTime
 
 
+class JobParking(Struct, kw_only=True):
+    """Of a job that is, was, or is to be out of its engine though nothing is wrong with it."""
+
+    reason: Annotated[
+        Literal["paused", "draft", "preempted"] | None,
+        Meta(
+            description="Why it is parked: by its client, as a draft, or to make room for a shorter job; null: it is not."
+        ),
+    ]
+    at: UnixTime | None
+    requested: Annotated[bool, Meta(description="Whether its worker is to hand it back.")]
+    committed: Annotated[bool, Meta(description="Whether its draft was committed.")]
+    draft_expires_at: Annotated[UnixTime | None, Meta(description="When it fails, if its draft is not committed.")]
+    preemptions: Annotated[int, Meta(description="How often it made room for a shorter job.")]
+
+
 class JobWebhook(Struct, kw_only=True):
     """A job's webhook and its deliveries."""
 
@@ -161,6 +177,9 @@ class Job(Struct, kw_only=True):
     crashes: int
     losses: int
     cancel_requested: bool
+    kept: Annotated[int, Meta(description="Denoising steps in a checkpoint, from which its next attempt goes on.")]
+    draft_steps: int | None
+    parking: JobParking | None
     submitted_at: UnixTime
     started_at: UnixTime | None
     finished_at: UnixTime | None
@@ -229,6 +248,14 @@ class JobCancel(Struct, kw_only=True):
 
     id: str
     outcome: Literal["cancelled", "requested", "already_final"]
+    job: Job
+
+
+class JobControl(Struct, kw_only=True):
+    """What became of a pause, a resume or a commit. `requested`: a worker is being told to hand the job back."""
+
+    id: str
+    outcome: Literal["done", "requested"]
     job: Job
 
 

@@ -7,6 +7,7 @@ from http_edge.api.common.family import Family, Parts
 from http_edge.api.common.schema_common import Problem
 from http_edge.api.native.job_pictures_api import JobPicturesApi
 from http_edge.api.native.jobs_api import JobsApi
+from http_edge.api.native.parking_api import ParkingApi
 from http_edge.api.native.recipes_api import RecipesApi
 from http_edge.api.native.service_api import ServiceApi
 from http_edge.api.native.usage_api import UsageApi
@@ -16,6 +17,7 @@ from http_edge.http.routing import EdgeRoute
 def _routes(parts: Parts) -> list[EdgeRoute]:
     return [
         *JobsApi(parts.calls, parts.progress).routes(),
+        *ParkingApi(parts.calls, parts.progress).routes(),
         *RecipesApi(parts.calls, parts.spool).routes(),
         *JobPicturesApi(parts.calls).routes(),
         *UsageApi(parts.calls).routes(),

@@ -77,6 +77,9 @@ _NEXT = (
     "pinJob",
     "showJobPin",
     "unpinJob",
+    "pauseJob",
+    "resumeJob",
+    "commitJob",
     "cancelJob",
     "deleteJob",
 )

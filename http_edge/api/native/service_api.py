@@ -17,8 +17,9 @@ from http_edge.api.common.job_json import worker_json
 from http_edge.api.common.metrics import Metrics
 from http_edge.base.context import current
 from http_edge.base.errors import EdgeError
+from http_edge.body.fields import Reader
 from http_edge.body.json_body import json_response
-from http_edge.http.operation import BROKER, Answer, Param, Tag, again, operation
+from http_edge.http.operation import BROKER, QUERY, Answer, Param, Tag, again, operation
 from http_edge.http.routing import EdgeRoute, route
 from http_edge.jobs import clock_agreement
 from http_edge.jobs.load_history import PERIOD_S
@@ -126,16 +127,22 @@ class ServiceApi:
     @operation(
         "drainWorker",
         SERVICE,
-        params=(_WORKER,),
+        params=(
+            _WORKER,
+            Param(name="hand_back", type=bool, about="Hand back at once what can go on elsewhere; default false."),
+        ),
         answers={202: Answer(about="The worker, `draining`.", types=(schema.Worker,))},
-        errors=(*BROKER, "forbidden", "not_found"),
+        errors=(*BROKER, *QUERY, "forbidden", "not_found"),
     )
     async def drain(self, request: Request) -> Response:
         """Let a worker finish what it holds and leave.
 
-        It takes no more jobs. `GET /v1/workers` shows it until it has left.
+        It takes no more jobs. `GET /v1/workers` shows it until it has left. With `hand_back` it does not finish the jobs of models that
+        resume, but writes a checkpoint of each after its next step; they go on elsewhere.
         """
-        return json_response(worker_json(await self._calls.drain_worker(request.path_params["name"])), status=202)
+        hand_back = bool(Reader(request.query_params, place="query").flag("hand_back"))
+        worker = await self._calls.drain_worker(request.path_params["name"], hand_back=hand_back)
+        return json_response(worker_json(worker), status=202)
 
     @operation(
         "showLoadHistory",
