@@ -23,6 +23,11 @@ _INFO = codec.encode_body(m.WorkerInfo(models=(ModelCard(name=MODEL, engine="fak
 _RESULT = codec.encode_body(Result())
 
 
+def worker_hello(number: int) -> m.Hello:
+    """How a simulated worker introduces itself."""
+    return m.Hello(name=f"worker-{number}", boot="1", seen=0, free=1, body=_INFO)
+
+
 class CorePool:
     """Drives one core through all jobs. `error`: standard deviation of the logarithm of predicted over true length."""
 
@@ -39,8 +44,7 @@ class CorePool:
         self.starts = [0.0] * len(jobs)
         for number in range(workers):
             peer = f"worker-{number}".encode()
-            hello = m.Hello(name=f"worker-{number}", boot="1", seen=0, free=1, body=_INFO)
-            self._carry_out(self._core.receive(peer, hello, 0.0, NOTHING), 0.0)
+            self._carry_out(self._core.receive(peer, worker_hello(number), 0.0, NOTHING), 0.0)
             beat = m.Heartbeat(seen=0, free=1, model=MODEL)
             self._carry_out(self._core.receive(peer, beat, 0.0, NOTHING), 0.0)
         for number, job in enumerate(jobs):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.core import parking
+from broker.core import parking, promised
 from broker.core.jobs import Cause, Job
 from broker.core.pool import Worker
 from broker.core.scheduling import dispatch
@@ -13,6 +13,8 @@ from broker.wire import messages as m
 def grant_all(state: State, now: float) -> None:
     """Grant as many jobs as possible."""
     while (choice := dispatch.choose(state, now)) is not None:
+        if state.promises.waiting:
+            choice = promised.guarded(state, choice, now)
         turn = choice.turn
         if turn.submission.model != choice.job.submission.model:
             turn.skipped_s += choice.job.cost

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import get_args
 
 from broker.core.deliveries import Delivery
 from broker.core.jobs import Job
 from broker.core.state import State
+from broker.wire import messages as m
 from broker.wire.terms import JobState
 
 
@@ -25,7 +27,7 @@ def check(state: State, on_disk: Callable[[str], list[Delivery]] | None = None) 
         *_workers(state),
         *_counts(state),
     ]
-    broken += [*_tenants(state), *_timers(state), *_hooks(state, on_disk), *_bodies(state)]
+    broken += [*_tenants(state), *_timers(state), *_hooks(state, on_disk), *_bodies(state), *_promises(state)]
     if broken:
         raise BrokenInvariant("; ".join(broken))
 
@@ -183,6 +185,25 @@ def _timers(state: State) -> list[str]:
     return broken
 
 
+def _promises(state: State) -> list[str]:
+    """Rules of promises: each is planned for while its job waits, looked at in time, and never passed over in silence."""
+    promised = [job for job in state.jobs.values() if job.promise is not None]
+    queued = {job.id for job in promised if job.state is JobState.QUEUED}
+    planned = set(state.promises.waiting)
+    broken = [] if queued == planned else [f"promises of {sorted(queued)} wait, {sorted(planned)} are planned for"]
+    for job in promised:
+        promise = job.promise
+        if not job.final and not state.deadlines.has(("promise", job.id)):
+            broken.append(f"{job.id} is {job.state} with a promise and no timer for it")
+        if promise is not None and job.state is JobState.SUCCEEDED and job.finished_at > promise.ready_by:
+            broken.append(f"{job.id} was done {job.finished_at - promise.ready_by:.3f} s late, which was not told")
+        told = sum(move.cause == "promise_broken" for move in job.history)
+        breaks = promise.breaks if promise is not None else 0
+        if told > breaks or bool(breaks) != bool(promise is not None and promise.broken_at):
+            broken.append(f"{job.id} has told {told} broken promises, and counts {promise}")
+    return broken
+
+
 def _bodies(state: State) -> list[str]:
     kept = [job for job in state.jobs.values() if not job.final and not job.evicted]
     counted, actual = (state.spec_cache.count, state.spec_cache.bytes), (len(kept), sum(len(job.body) for job in kept))
@@ -198,10 +219,12 @@ def _hooks(state: State, on_disk: Callable[[str], list[Delivery]] | None) -> lis
         found = sorted(delivery.event for delivery in job.deliveries.values())
         if on_disk is not None and found != sorted(delivery.event for delivery in on_disk(job.id)):
             broken.append(f"{job.id} has deliveries on disk other than {found}")
-        wanted = set(job.submission.webhook_events) or {"started", "completed", "failed", "cancelled"}
+        wanted = set(job.submission.webhook_events) or set(get_args(m.WebhookEvent))
         end = {"succeeded": "completed", "failed": "failed", "cancelled": "cancelled"}.get(job.state.value)
         needed = {end} & wanted if end else set()
-        if {event for event in found if event != "started"} != needed or not set(found) <= wanted:
+        if {event for event in found if event not in ("started", "promise_broken")} != needed or not set(
+            found
+        ) <= wanted:
             broken.append(f"{job.id} is {job.state}, its webhook wants {sorted(wanted)} and is told {found}")
         if len(found) != len(set(found)):
             broken.append(f"{job.id} tells its webhook {found}")

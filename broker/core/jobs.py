@@ -35,6 +35,7 @@ from msgspec import Struct, field
 from broker.core.deliveries import Delivery
 from broker.wire.jobspec import Phase, Result
 from broker.wire.messages import Failure, HistoryEntry
+from broker.wire.promises import Promise
 from broker.wire.submission import Submission
 from broker.wire.terms import FINAL, HELD, WAITING, JobState, ParkedName
 
@@ -87,6 +88,8 @@ class Cause(StrEnum):
     RESUMED = "resumed"
     #: Its client wants what it has seen a draft of.
     COMMITTED = "committed"
+    #: The time promised for it cannot be kept, and another one has taken its place.
+    PROMISE_BROKEN = "promise_broken"
 
 
 _S, _C = JobState, Cause
@@ -115,27 +118,35 @@ TABLE: dict[JobState, dict[Cause, JobState]] = {
     _S.QUEUED: {
         **_ANY_LIVE,
         _C.SUBMITTED: _S.QUEUED,
+        _C.PROMISE_BROKEN: _S.QUEUED,
         _C.DISPATCHED: _S.ASSIGNED,
         _C.ADOPTED: _S.RUNNING,
         _C.PAUSED: _S.PARKED,
     },
-    _S.DELAYED: {**_ANY_LIVE, _C.DUE: _S.QUEUED, _C.ADOPTED: _S.RUNNING, _C.PAUSED: _S.PARKED},
+    _S.DELAYED: {
+        **_ANY_LIVE,
+        _C.PROMISE_BROKEN: _S.DELAYED,
+        _C.DUE: _S.QUEUED,
+        _C.ADOPTED: _S.RUNNING,
+        _C.PAUSED: _S.PARKED,
+    },
     _S.PARKED: {
         **_ANY_LIVE,
         _C.ADOPTED: _S.RUNNING,
         _C.RESUMED: _S.QUEUED,
         _C.COMMITTED: _S.QUEUED,
         _C.DRAFTED: _S.PARKED,
+        _C.PROMISE_BROKEN: _S.PARKED,
     },
     _S.ASSIGNED: {
         **_HELD,
-        **dict.fromkeys((_C.STOP_REQUESTED, _C.PARK_REQUESTED, _C.RESUMED), _S.ASSIGNED),
+        **dict.fromkeys((_C.STOP_REQUESTED, _C.PARK_REQUESTED, _C.RESUMED, _C.PROMISE_BROKEN), _S.ASSIGNED),
         _C.STARTED: _S.RUNNING,
         _C.REFUSED: _S.QUEUED,
     },
     _S.RUNNING: {
         **_HELD,
-        **dict.fromkeys((_C.STOP_REQUESTED, _C.PARK_REQUESTED, _C.RESUMED), _S.RUNNING),
+        **dict.fromkeys((_C.STOP_REQUESTED, _C.PARK_REQUESTED, _C.RESUMED, _C.PROMISE_BROKEN), _S.RUNNING),
         _C.REFUSED: _S.QUEUED,
     },
     _S.SUCCEEDED: {},
@@ -249,6 +260,7 @@ class JobRecord(Struct, kw_only=True, array_like=True):
     #: How often it made room for a shorter job, and for how many seconds in all it then waited.
     preemptions: int = 0
     preempted_s: float = 0.0
+    promise: Promise | None = None
 
 
 class Job(JobRecord, kw_only=True, array_like=False):
@@ -270,7 +282,7 @@ class Job(JobRecord, kw_only=True, array_like=False):
     #: Only on a job out of the archive that is over: why its record cannot be read; what is here of it is a guess.
     damaged: str = ""
 
-    #: Its webhook's deliveries by number, at most four. In rows of their own; only on a job in the core's memory.
+    #: Its webhook's deliveries by number, at most one an event. In rows of their own; only on a job in the core's memory.
     deliveries: dict[int, Delivery] = field(default_factory=dict)
 
     # Not journaled: forgotten in a restart, rebuilt from what workers say.

@@ -128,6 +128,7 @@ def _may_refuse(state: State, message: m.Submit) -> bool:
         or message.only_if_idle
         or message.max_queued
         or message.deadline_s
+        or message.promise is not None
         or state.stopping
         or state.refusing
         or policy.queue_limit_s

@@ -204,6 +204,8 @@ class Core:
                 requests.get_pool(state, peer, message, found, now)
             case m.GetUsage():
                 requests.get_usage(state, peer, message, found)
+            case m.Estimate():
+                requests.estimate(state, peer, message, now)
             case m.DrainWorker():
                 requests.drain_worker(state, peer, message, now)
             case m.ListSetAside():

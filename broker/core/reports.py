@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from zlib import crc32
 
-from broker.core import parking, retry, worker_breaker
+from broker.core import parking, promised, retry, worker_breaker
 from broker.core.effects import WorkerNoted
 from broker.core.grants import send_grant
 from broker.core.jobs import Cause, Job
@@ -111,6 +111,8 @@ def reconcile_held(state: State, worker: Worker, held: Iterable[m.Held], now: fl
         if (job.phase, job.step, job.total) != (item.phase, item.step, item.total):
             job.phase, job.step, job.total = item.phase, item.step, item.total
             state.note_change(job)
+            if job.promise is not None:
+                promised.check(state, job, now)
         if item.kept and item.kept != job.kept:
             job.kept = item.kept
             state.note_change(job)
@@ -221,6 +223,8 @@ def finished(state: State, worker: Worker, message: m.Finished, found: Found, no
         worker.cancelled += 1
         _acknowledge(state, worker, message, accepted=False)
         return
+    if job.promise is not None and now > job.promise.ready_by:
+        promised.break_promise(state, job, now)
     job.result = result
     job.run_s = bounds.run_s(message.run_s)
     job.failure = None
@@ -265,6 +269,8 @@ def failed(state: State, worker: Worker, message: m.Failed, found: Found, now: f
     state.move(job, Cause.RETRIED, now, f"{message.kind}: {message.message}")
     if job.park:
         state.pause(job, now)
+    if job.promise is not None:
+        promised.check(state, job, now)
 
 
 def cancelled(state: State, worker: Worker, message: m.Cancelled, found: Found, now: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 from operator import attrgetter
 
-from broker.core import parking, set_aside, views, worker_breaker
+from broker.core import parking, promised, set_aside, views, worker_breaker
 from broker.core.effects import WorkerNoted
 from broker.core.grants import grant
 from broker.core.jobs import Cause, DamagedRecord, Job
@@ -39,12 +39,16 @@ def submit(state: State, peer: bytes, message: m.Submit, found: Found, now: floa
         _answer_repeat(state, peer, message, existing, found, now)
         return
     wanted = message.submission
-    predicted = state.costs.estimate(wanted.model, wanted.units)
-    cost = state.costs.predict(wanted.model, wanted.units) if predicted is None else predicted
+    known = state.costs.outlook(wanted.model, wanted.units)
+    cost = state.costs.predict(wanted.model, wanted.units) if known is None else known[0]
     refusal = _refusal(state, message, cost, found, now)
     if refusal is not None:
         code, text, retry_after_s = refusal
         state.send(peer, m.Rejected(req=message.req, code=code, message=text, retry_after_s=retry_after_s))
+        return
+    promise = promised.give(state, message, now) if message.promise is not None else None
+    if isinstance(promise, m.Rejected):
+        state.send(peer, promise)
         return
     job = Job(
         id=message.job_id,
@@ -53,18 +57,21 @@ def submit(state: State, peer: bytes, message: m.Submit, found: Found, now: floa
         deadline_at=now + message.deadline_s if message.deadline_s else 0.0,
         submitted_at=now,
         cost=cost,
+        promise=promise,
     )
     state.uncommitted[job.id] = job
     state.adopt_record(job)
     worker = at_once(state, wanted)
     if worker is None:
         state.queue.add(job)
+        if promise is not None:
+            state.expect(job)
     else:
         state.queue.pass_by(now)
     state.move(job, Cause.SUBMITTED, now)
-    if job.deadline_at:
+    if job.deadline_at or promise is not None:
         state.set_deadline(job)
-    state.send(peer, m.Accepted(req=message.req, job_id=job.id, admission=views.admission(state, job, predicted, now)))
+    state.send(peer, m.Accepted(req=message.req, job_id=job.id, admission=views.admission(state, job, known, now)))
     if worker is not None:
         grant(state, job, worker, now)
 
@@ -250,6 +257,12 @@ def drain_worker(state: State, peer: bytes, message: m.DrainWorker, now: float) 
         worker_breaker.reconsider(state)
     view = codec.encode_body(views.worker_view(worker, state.jobs, now))
     state.send(peer, m.WorkerReply(req=message.req, found=True, body=view))
+
+
+def estimate(state: State, peer: bytes, message: m.Estimate, now: float) -> None:
+    """Answer with what would become of such a job, were it to come now."""
+    found = promised.forecast_of(state, message.submission, message.confidence, now)
+    state.send(peer, m.Estimated(req=message.req, body=codec.encode_body(found)))
 
 
 def get_pool(state: State, peer: bytes, message: m.GetPool, found: Found, now: float) -> None:

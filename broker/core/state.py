@@ -16,6 +16,7 @@ from broker.core.jobs import LAZY, Cause, Job
 from broker.core.policy import Policy
 from broker.core.pool import Pool, Worker
 from broker.core.scheduling.costs import Costs, Reloads
+from broker.core.scheduling.promises import Promises, demand_of
 from broker.core.scheduling.queue import Queue
 from broker.core.scheduling.tenants import Tenants
 from broker.core.spec_cache import SpecCache
@@ -37,6 +38,8 @@ def _event_of(job: Job, cause: Cause) -> m.WebhookEvent | None:
     """The event of a job's latest move, if its webhook wants it. Only a first attempt is a start."""
     if job.final:
         event = _FINAL_EVENTS[job.state]
+    elif cause is Cause.PROMISE_BROKEN:
+        event = "promise_broken"
     elif cause in (Cause.STARTED, Cause.ADOPTED) and job.attempts <= 1:
         event = "started"
     else:
@@ -64,6 +67,7 @@ class State:
         self.deadlines = Deadlines()
         self.costs = Costs()
         self.reloads = Reloads()
+        self.promises = Promises()
         #: Jobs that were held when the broker stopped and whose worker has not come back yet.
         self.orphans: set[str] = set()
         #: Whether an id that its edge has just drawn is taken for new without a look at the disk: see `timers.FRESH`.
@@ -144,6 +148,8 @@ class State:
                 self._end_wait(job, source)
             if target in FINAL:
                 self._finish(job)
+            if job.promise is not None and target is not JobState.QUEUED:
+                self.promises.discard(job.id)
         if job.parked_at and target in HELD:
             if source is JobState.QUEUED:
                 job.preempted_s += max(0.0, now - job.parked_at)
@@ -196,15 +202,31 @@ class State:
         self.effects.append(DeliveryChanged(delivery))
 
     def set_deadline(self, job: Job) -> None:
-        """Wake at the job's deadline, if it has one."""
+        """Wake at the job's deadline, and when a promise of it is to be looked at, if it has any."""
         if job.deadline_at:
             self.deadlines.set(("deadline", job.id), job.deadline_at)
+        if job.promise is not None and not self.deadlines.has(("promise", job.id)):
+            self.deadlines.set(("promise", job.id), job.promise.ready_by)
 
     def enqueue(self, job: Job, *, front: bool = False) -> None:
         """Put a job that is `queued` into the queue."""
         units = job.submission.units
         job.cost = self.costs.predict(job.submission.model, job.left(units, job.kept) if job.kept else units)
         self.queue.add(job, front=front)
+        if job.promise is not None:
+            self.expect(job)
+
+    def expect(self, job: Job) -> None:
+        """Plan for a promised job that waits, and wake when it would have to start."""
+        submission, promise = job.submission, job.promise
+        if promise is not None:
+            load_s = 0.0
+            if any(worker.model != submission.model for worker in self.pool if submission.model in worker.models):
+                load_s = self.reloads.predict(submission.model, otherwise=self.policy.reload_s)
+            self.promises.add(
+                demand_of(job.id, submission, job.left(submission.units, job.kept), promise, self.costs, load_s)
+            )
+            self.deadlines.set(("promise", job.id), promise.ready_by - job.cost)
 
     def give_back(self, job: Job, cause: Cause, now: float, note: str = "") -> None:
         """Put a held job that has no result at the front of the queue; end it if it is being stopped, park it if it is paused."""
@@ -301,6 +323,8 @@ class State:
         job.phase, job.step, job.total = "", 0, 0
         if job.deadline_at:
             self.deadlines.clear(("deadline", job.id))
+        if job.promise is not None:
+            self.deadlines.clear(("promise", job.id))
         self._finals[job.id] = size
         self._final_bytes += size
 

@@ -5,7 +5,7 @@ Back-offs end, tripped workers are tried again, deadlines expire, silent workers
 
 from __future__ import annotations
 
-from broker.core import parking, reports, worker_breaker
+from broker.core import parking, promised, reports, worker_breaker
 from broker.core.jobs import Cause
 from broker.core.pool import Worker
 from broker.core.state import State
@@ -32,6 +32,10 @@ def run_due(state: State, now: float) -> None:
             parking.expire_draft(state, name, now)
         elif kind == "worker":
             _watch_worker(state, name, now)
+        elif kind == "promise":
+            _look_at_promise(state, name, now)
+        elif kind == "promises":
+            promised.review(state, now)
         elif kind == "breaker":
             worker_breaker.end(state, name)
         elif kind == "fresh":
@@ -45,6 +49,12 @@ def _end_back_off(state: State, job_id: str, now: float) -> None:
     if job is not None and job.state is JobState.DELAYED:
         state.move(job, Cause.DUE, now)
         state.enqueue(job)
+
+
+def _look_at_promise(state: State, job_id: str, now: float) -> None:
+    job = state.jobs.get(job_id)
+    if job is not None:
+        promised.check(state, job, now)
 
 
 def _expire(state: State, job_id: str, now: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import structs
 
 from broker.core import deliveries, parking
+from broker.core.calendar import Calendar
 from broker.core.jobs import Job
 from broker.core.lookups import RecordCounts
 from broker.core.pool import Worker
@@ -19,10 +20,14 @@ def job_view(
 ) -> m.JobView:
     """The view of a job for an edge; `full` adds history, deliveries and its `spec`. `spec_error`: why that cannot be read."""
     mark = job.set_aside
-    position, eta = _position_and_eta(state, job, now) if mark is None else (-1, -1.0)
-    if eta > bounds.MAX_WAIT_S:
-        eta = bounds.MAX_WAIT_S
+    position, eta, ready = _outlook(state, job, now) if mark is None else (-1, -1.0, -1.0)
+    if ready > bounds.MAX_WAIT_S:
+        eta, ready = min(eta, bounds.MAX_WAIT_S), bounds.MAX_WAIT_S
     ahead_s = state.calendar.ahead_s
+    ready_by, promise = now + ahead_s + ready if ready >= 0.0 else 0.0, job.promise
+    if promise is not None:
+        promise = _shown_promise(promise, state.calendar)
+        ready_by = 0.0 if job.state in FINAL else promise.ready_by
     return m.JobView(
         id=job.id,
         state=STATE_NAMES[job.state],
@@ -56,6 +61,8 @@ def job_view(
         deliveries=_deliveries(state, job) if full and job.submission.webhook else (),
         set_aside=None if mark is None else m.SetAside(mark.reason, state.calendar.shown(mark.at)),
         damaged=spec_error or job.damaged,
+        ready_by=ready_by,
+        promise=promise,
     )
 
 
@@ -69,47 +76,73 @@ def _history(history: list[m.HistoryEntry], ahead_s: float) -> tuple[m.HistoryEn
     return tuple(structs.replace(move, at=move.at + ahead_s) for move in history)
 
 
-def admission(state: State, job: Job, predicted: float | None, now: float) -> m.Admission:
-    """What the edge of a new job cannot know of it, with its predicted run time; with that it makes the view itself."""
+def admission(state: State, job: Job, known: tuple[float, float] | None, now: float) -> m.Admission:
+    """What the edge of a new job cannot know of it, with what is `known` of its run time; with that it makes the view itself."""
     if job.id in state.queue.where:
-        position, eta = _waiting(state, job, predicted, now)
+        position, eta, ready = _waiting(state, job, known, now)
     else:  # it is about to be granted
-        position, eta = 0, -1.0 if predicted is None else predicted
-    calendar = state.calendar
+        position, eta, ready = (0, -1.0, -1.0) if known is None else (0, known[0], known[0] * known[1])
+    if ready > bounds.MAX_WAIT_S:
+        eta, ready = min(eta, bounds.MAX_WAIT_S), bounds.MAX_WAIT_S
+    calendar, promise = state.calendar, job.promise
+    ready_by = now + calendar.ahead_s + ready if ready >= 0.0 else 0.0
+    if promise is not None:
+        promise = _shown_promise(promise, calendar)
+        ready_by = promise.ready_by
     return m.Admission(
         revision=job.revision,
         position=position,
-        eta_s=eta if eta <= bounds.MAX_WAIT_S else bounds.MAX_WAIT_S,
+        eta_s=eta,
         submitted_at=job.submitted_at + calendar.ahead_s,
         deadline_at=calendar.shown(job.deadline_at) if job.deadline_at else 0.0,
+        ready_by=ready_by,
+        promise=promise,
     )
 
 
-def _position_and_eta(state: State, job: Job, now: float) -> tuple[int, float]:
-    """(jobs ahead or -1, predicted seconds until final or -1)."""
+def _outlook(state: State, job: Job, now: float) -> tuple[int, float, float]:
+    """(jobs ahead or -1, predicted seconds until final or -1, and so with `promises.CONFIDENCE`).
+
+    By sums, as it is asked for with every change of every job: what is promised is worked out by `promised.forecast_of`.
+    """
     if job.state in FINAL:
-        return -1, -1.0
+        return -1, -1.0, -1.0
     units, done = job.submission.units, job.goes_on_from if job.held else job.kept
-    predicted = state.costs.estimate(job.submission.model, job.left(units, done) if done else units)
+    known = state.costs.outlook(job.submission.model, job.left(units, done) if done else units)
     if job.state is JobState.QUEUED and not job.damaged:
-        return _waiting(state, job, predicted, now)
+        return _waiting(state, job, known, now)
     if job.state in HELD:
-        return -1, _remaining(job, predicted or 0.0, now)
-    if job.state is JobState.DELAYED and predicted is not None:
-        return -1, max(0.0, job.not_before - now) + predicted
-    return -1, -1.0
+        eta = remaining_s(job, known[0] if known else 0.0, now)
+        return -1, eta, eta * known[1] if known else -1.0
+    if job.state is JobState.DELAYED and known is not None:
+        wait = max(0.0, job.not_before - now)
+        return -1, wait + known[0], wait + known[0] * known[1]
+    return -1, -1.0, -1.0
 
 
-def _waiting(state: State, job: Job, predicted: float | None, now: float) -> tuple[int, float]:
-    """As `_position_and_eta`, for a job in the queue."""
+def _waiting(state: State, job: Job, known: tuple[float, float] | None, now: float) -> tuple[int, float, float]:
+    """As `_outlook`, for a job in the queue."""
     jobs, seconds = state.queue.ahead(job.id)
-    if predicted is None:
-        return jobs, -1.0
+    if known is None:
+        return jobs, -1.0, -1.0
     running_s, workers = _load(state, now)
-    return jobs, (seconds + running_s) / workers + predicted
+    wait = (seconds + running_s) / workers
+    # The errors of many jobs even out.
+    longest = 1.0 + (known[1] - 1.0) / (1.0 + jobs / workers) ** 0.5
+    return jobs, wait + known[0], wait * longest + known[0] * known[1]
 
 
-def _remaining(job: Job, predicted: float, now: float) -> float:
+def _shown_promise(promise: m.Promise, calendar: Calendar) -> m.Promise:
+    return structs.replace(
+        promise,
+        ready_by=calendar.shown(promise.ready_by),
+        first_ready_by=calendar.shown(promise.first_ready_by),
+        broken_at=calendar.shown(promise.broken_at),
+    )
+
+
+def remaining_s(job: Job, predicted: float, now: float) -> float:
+    """Seconds that a held job still needs, of a predicted run time (0: not known); -1 when they are not known, 0 when it is overdue."""
     elapsed = max(0.0, now - job.started_at) if job.state is JobState.RUNNING else 0.0
     if predicted > elapsed:
         return predicted - elapsed
@@ -136,7 +169,7 @@ def _sum_running(state: State, now: float) -> float:
             job = state.jobs.get(job_id)
             if job is not None:
                 units = job.left(job.submission.units, job.goes_on_from)
-                total += max(0.0, _remaining(job, state.costs.predict(job.submission.model, units), now))
+                total += max(0.0, remaining_s(job, state.costs.predict(job.submission.model, units), now))
                 seen += 1
         if seen >= _SAMPLE:
             break

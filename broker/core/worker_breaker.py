@@ -8,6 +8,7 @@ to `LONGEST`. It never trips for the last worker that could do the work: a bad o
 
 from __future__ import annotations
 
+from broker.core import promised
 from broker.core.effects import WorkerNoted
 from broker.core.jobs import Job
 from broker.core.pool import Worker
@@ -49,7 +50,9 @@ def end(state: State, name: str) -> None:
 
 
 def reconsider(state: State) -> None:
-    """Restore tripped workers whose models no other worker in service has, after one has gone."""
+    """Restore tripped workers whose models no other worker in service has, after one has gone; look at all promises."""
+    if state.promises.waiting:
+        state.deadlines.set(promised.REVIEW, 0.0)
     for worker in list(state.pool):
         if worker.tripped and not _others(state, worker):
             _restore(state, worker, "back before its time: no other worker is left for its models")

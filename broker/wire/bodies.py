@@ -11,6 +11,7 @@ from broker.wire.device import DeviceHealth
 from broker.wire.failures import FailureKind
 from broker.wire.jobspec import ModelCard, Phase, Result
 from broker.wire.loras import LoraMemory, LoraNames
+from broker.wire.promises import Promise
 from broker.wire.submission import Submission
 from broker.wire.terms import (
     Count,
@@ -160,6 +161,9 @@ class JobView(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     set_aside: SetAside | None = None
     #: Why its record cannot be read, and nothing else here is to be relied on; "": it can.
     damaged: str = ""
+    #: When it is final with the confidence of its promise, or with `promises.CONFIDENCE` without one; 0: not known, or it is over.
+    ready_by: float = 0.0
+    promise: Promise | None = None
 
 
 class Admission(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
@@ -170,6 +174,8 @@ class Admission(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     eta_s: float
     submitted_at: float
     deadline_at: float
+    ready_by: float = 0.0
+    promise: Promise | None = None
 
     def view(self, job_id: str, submission: Submission, body: bytes) -> JobView:
         """The job's view at that moment."""
@@ -182,6 +188,8 @@ class Admission(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
             eta_s=self.eta_s,
             submitted_at=self.submitted_at,
             deadline_at=self.deadline_at,
+            ready_by=self.ready_by,
+            promise=self.promise,
             history=(HistoryEntry(self.submitted_at, "", "queued", "submitted"),),
             body=body,
         )

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from broker.wire.bodies import Admission
+from broker.wire.promises import CONFIDENCE, Confidence, PromiseWish
 from broker.wire.submission import Submission
 from broker.wire.terms import (
     Count,
@@ -46,6 +47,8 @@ class Submit(Message, frozen=True, kw_only=True, tag="submit"):
     fresh: bool = False
     #: The job spec, opaque to the broker.
     body: bytes
+    #: Refuse with code `promise` unless this can be promised. None: nothing is asked for.
+    promise: PromiseWish | None = None
 
 
 class CancelJob(Message, frozen=True, kw_only=True, tag="cancel_job"):
@@ -131,6 +134,14 @@ class GetUsage(Message, frozen=True, kw_only=True, tag="get_usage"):
     limit: Annotated[int, Meta(ge=1, le=5000)] = 5000
 
 
+class Estimate(Message, frozen=True, kw_only=True, tag="estimate"):
+    """What would become of such a job, were it to come now? Answered by `Estimated`; nothing is kept."""
+
+    req: int
+    submission: Submission
+    confidence: Confidence = CONFIDENCE
+
+
 class DrainWorker(Message, frozen=True, kw_only=True, tag="drain_worker"):
     """Give this worker no more work; it ends when it holds none. Answered by `WorkerReply`."""
 
@@ -210,7 +221,9 @@ class Accepted(Message, frozen=True, kw_only=True, tag="accepted"):
     body: bytes = b""
 
 
-RejectCode = Literal["queue_full", "busy", "alias_taken", "id_conflict", "deadline", "invalid", "shutting_down"]
+RejectCode = Literal[
+    "queue_full", "busy", "alias_taken", "id_conflict", "deadline", "invalid", "shutting_down", "promise"
+]
 
 
 class Rejected(Message, frozen=True, kw_only=True, tag="rejected"):
@@ -220,6 +233,8 @@ class Rejected(Message, frozen=True, kw_only=True, tag="rejected"):
     code: RejectCode
     message: Annotated[str, Meta(max_length=1024)]
     retry_after_s: Seconds = 0.0
+    #: With code `promise`: the earliest that could be promised, seconds from now; 0: nothing can.
+    earliest_s: Seconds = 0.0
 
 
 class JobReply(Message, frozen=True, kw_only=True, tag="job"):
@@ -288,6 +303,14 @@ class Usage(Message, frozen=True, kw_only=True, tag="usage"):
     req: int
     more: bool = False
     #: A list of `UsageRow`.
+    body: bytes
+
+
+class Estimated(Message, frozen=True, kw_only=True, tag="estimated"):
+    """Answer to `Estimate`."""
+
+    req: int
+    #: A `Forecast`.
     body: bytes
 
 

@@ -53,6 +53,8 @@ from broker.wire.edge_messages import Deliveries as Deliveries
 from broker.wire.edge_messages import DeliveryDone as DeliveryDone
 from broker.wire.edge_messages import DeliveryNoted as DeliveryNoted
 from broker.wire.edge_messages import DrainWorker as DrainWorker
+from broker.wire.edge_messages import Estimate as Estimate
+from broker.wire.edge_messages import Estimated as Estimated
 from broker.wire.edge_messages import Event as Event
 from broker.wire.edge_messages import ForgetJobs as ForgetJobs
 from broker.wire.edge_messages import Forgotten as Forgotten
@@ -76,6 +78,9 @@ from broker.wire.edge_messages import Watch as Watch
 from broker.wire.edge_messages import Watching as Watching
 from broker.wire.edge_messages import WorkerReply as WorkerReply
 from broker.wire.failures import FailureKind as FailureKind
+from broker.wire.promises import Forecast as Forecast
+from broker.wire.promises import Promise as Promise
+from broker.wire.promises import PromiseWish as PromiseWish
 from broker.wire.submission import Submission as Submission
 from broker.wire.terms import MAX_ID as MAX_ID
 from broker.wire.terms import PROTOCOL as PROTOCOL
@@ -108,6 +113,7 @@ FromEdge = (
     | ListJobs
     | Watch
     | GetPool
+    | Estimate
     | ForgetJobs
     | ClaimDeliveries
     | DeliveryDone
@@ -125,6 +131,7 @@ ToEdge = (
     | ControlReply
     | Watching
     | Pool
+    | Estimated
     | Event
     | Forgotten
     | JobsDeleted

@@ -67,8 +67,8 @@ HELD = frozenset((JobState.ASSIGNED, JobState.RUNNING))
 #: room for a shorter one, and waits for a worker again. "": it is not parked.
 ParkedName = Literal["", "paused", "draft", "preempted"]
 
-#: The first attempt began; the job succeeded, failed, or was cancelled.
-WebhookEvent = Literal["started", "completed", "failed", "cancelled"]
+#: The first attempt began; the job succeeded, failed, or was cancelled; the time promised for it cannot be kept.
+WebhookEvent = Literal["started", "completed", "failed", "cancelled", "promise_broken"]
 
 #: `failed`: tried as often as it is tried; `disabled`: the receiver wants no more of this job.
 DeliveryState = Literal["pending", "delivered", "failed", "disabled"]

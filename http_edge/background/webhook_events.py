@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Literal
 
 import msgspec
 
-from broker.wire.messages import ClaimedDelivery, WebhookEvent
+from broker.wire.messages import ClaimedDelivery, JobStateName, WebhookEvent
 from http_edge.api.common.job_json import artefacts_json
 from http_edge.api.common.schema_common import Event, EventData, EventError, EventFile, EventUrls
 from http_edge.api.common.schema_jobs import JobFile
 from http_edge.jobs.job import Job
 from http_edge.jobs.urls import urls
 
-_STATES: dict[WebhookEvent, Literal["running", "succeeded", "failed", "cancelled"]] = {
+#: Where the event is a move: to which state.
+_STATES: dict[WebhookEvent, JobStateName] = {
     "started": "running",
     "completed": "succeeded",
     "failed": "failed",
@@ -46,13 +46,18 @@ def _data(job: Job, claim: ClaimedDelivery, base_url: str) -> EventData:
     data = EventData(
         id=job.id,
         object="job",
-        state=_STATES[claim.event],
+        state=_STATES.get(claim.event, view.state),
         model=view.submission.model,
         output=job.spec.output if job.spec else None,
         name=view.submission.alias or None,
         submitted_at=view.submitted_at,
         urls=EventUrls(**{name: base_url + path for name, path in urls(job.id).items()}),
     )
+    if claim.event == "promise_broken":
+        data.attempts = view.attempts
+        if view.promise is not None:
+            data.promised_by, data.ready_by = view.promise.first_ready_by, view.promise.ready_by
+        return data
     if claim.event == "started":
         data.started_at = claim.created_at
         return data

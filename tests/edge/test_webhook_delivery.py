@@ -116,7 +116,7 @@ def test_every_event_that_is_wanted_is_told(told, receiver):
     job = told.submit(webhook=receiver.url)
     assert job["webhook"] == {
         "url": receiver.url,
-        "wanted": ["job.started", "job.completed", "job.failed", "job.cancelled"],
+        "wanted": ["job.started", "job.completed", "job.failed", "job.cancelled", "job.promise_broken"],
         "events": [],
     }
     told.do(told.fake.run, job["id"])

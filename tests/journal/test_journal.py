@@ -56,6 +56,7 @@ def full_job() -> Job:
     job.crashes, job.losses, job.errors = 2, 3, 1
     job.stop, job.profile, job.excluded = "cancel", "offload", ("gpu-1", "gpu-2")
     job.not_before, job.run_s, job.result = 150.0, 12.5, RESULT
+    job.promise = m.Promise(ready_by=400.0, confidence=0.9, first_ready_by=300.0, broken_at=250.0, breaks=1)
     job.failure = m.Failure("hung", "no step for 30 s")
     job.kept, job.park, job.committed, job.draft_fence = 12, "pause", True, (3 << 32) + 8
     job.parked_at, job.preemptions, job.preempted_s = 140.0, 2, 7.5

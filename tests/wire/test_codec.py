@@ -198,7 +198,7 @@ def test_what_a_peer_of_protocol_1_is_told_is_what_it_reads():
     # A field more than version 0.1.0 knew, which it skips.
     assert msgspec.msgpack.decode(bye)[:-1] == msgspec.msgpack.decode(bytes.fromhex(OLD_GOLDEN["Bye"]))
     rejected = codec.encode(m.Rejected(v=1, req=8, code="queue_full", message="full", retry_after_s=2.5))
-    assert rejected == bytes.fromhex(OLD_GOLDEN["Rejected"])
+    assert msgspec.msgpack.decode(rejected)[:-1] == msgspec.msgpack.decode(bytes.fromhex(OLD_GOLDEN["Rejected"]))
 
 
 @pytest.mark.parametrize(

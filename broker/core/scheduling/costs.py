@@ -22,6 +22,7 @@ from statistics import NormalDist
 from msgspec import Struct
 
 from broker.core.scheduling import bounds
+from broker.wire.promises import CONFIDENCE
 
 #: How much start-up and rate may change from one job to the next, as a share of themselves (one standard deviation): with the noise below,
 #: a fifth of every surprise is taken over once the pace is known.
@@ -53,14 +54,14 @@ CLIP_DEVIATIONS = 4.0
 #: Standard deviation over mean deviation, of a normal distribution.
 _SD = 1.2533
 
-#: The probability with which a predicted end is meant, where nobody says another.
-CONFIDENCE = 0.95
-
 
 @lru_cache(maxsize=256)
 def deviations(confidence: float) -> float:
     """Standard deviations above the mean that a normal value stays below with this probability, between 0 and 1 (both excluded)."""
     return NormalDist().inv_cdf(confidence)
+
+
+_DEVIATIONS = deviations(CONFIDENCE)
 
 
 class _Fit(Struct):
@@ -77,6 +78,8 @@ class _Fit(Struct):
     bias: float = 0.0
     deviation: float = DEVIATION
     judged: int = 0
+    #: How many times as long as predicted a job takes at most, with `CONFIDENCE`; worked out when it changes, as it is shown more often.
+    longest: float = exp(_DEVIATIONS * _SD * DEVIATION)
 
     def judge(self, ratio: float) -> None:
         """Learn the spread from a job that took `ratio` times as long as was predicted."""
@@ -92,6 +95,9 @@ class _Fit(Struct):
             off, size = (reach if off > 0.0 else -reach), reach
         self.bias += alpha * off
         self.deviation += alpha * (size - self.deviation)
+        spread = _SD * self.deviation
+        longest = exp(self.bias + _DEVIATIONS * (spread if spread > LEAST_SPREAD else LEAST_SPREAD))
+        self.longest = longest if longest > 1.0 else 1.0
 
     def spread(self, units: float) -> float:
         """Standard deviation of log(time / prediction) of a job of this size: what was seen, and how sure start-up and rate are."""
@@ -174,6 +180,14 @@ class Costs:
             return None
         fit = self._fits[model]
         return bounds.run_s(predicted * exp(fit.bias + deviations(confidence) * fit.spread(units)))
+
+    def outlook(self, model: str, units: float) -> tuple[float, float] | None:
+        """(seconds; how many times as long a job takes at most, with `CONFIDENCE`), for showing; None where neither is worth it."""
+        fit = self._fits.get(model)
+        if fit is None or units > REACH * fit.largest:
+            return None
+        seconds = fit.startup + fit.rate * units
+        return seconds if seconds <= bounds.MAX_RUN_S else bounds.MAX_RUN_S, fit.longest
 
     def predict(self, model: str, units: float) -> float:
         """Seconds; a guess, good for comparing jobs, when the model or such sizes are not known."""

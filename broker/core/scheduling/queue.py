@@ -12,8 +12,10 @@ long the queue is.
 
 from __future__ import annotations
 
+import heapq
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Protocol
 
 from msgspec import Struct
@@ -80,6 +82,9 @@ class _Line:
     def first(self, jobs: int) -> list[_Entry]:
         """The first so many, or all if there are fewer."""
         return self._entries[self._gone : self._gone + jobs]
+
+    def __iter__(self) -> Iterator[_Entry]:
+        return islice(self._entries, self._gone, None)
 
     def add(self, entry: _Entry) -> None:
         insort(self._entries, entry, self._gone)
@@ -277,19 +282,31 @@ class Queue:
         Exact with one tenant; with several, the fair share of the others is counted: as many jobs of each as are ahead in its own.
         """
         cls, own_tenant, _, entry = self.where[job_id]
-        own, seconds = own_tenant.before(entry)
-        jobs = own
-        for tenant in cls.tenants.values():
-            if tenant is not own_tenant:
-                part = min(tenant.count, own + 1)
-                jobs += part
-                seconds += tenant.first_s(part)
-        for higher in self._classes.values():
-            if higher is cls:
-                break
-            jobs += higher.count
-            seconds += sum(tenant.first_s(tenant.count) for tenant in higher.tenants.values())
-        return jobs, seconds
+        return _ahead(self._classes, cls, own_tenant, entry)
+
+    def ahead_of_new(self, submission: Submission, now: float, cost: float) -> tuple[int, float]:
+        """The same for a job of this cost that came now."""
+        entry = (now + COST_WEIGHT * cost, self._seq + 1, "", cost)
+        cls = self._classes.get(submission.priority)
+        if cls is None:  # nobody of its priority waits
+            higher = [c for priority, c in self._classes.items() if priority > submission.priority]
+            tenants = [tenant for c in higher for tenant in c.tenants.values()]
+            return sum(c.count for c in higher), sum(tenant.first_s(tenant.count) for tenant in tenants)
+        return _ahead(self._classes, cls, cls.tenants.get(submission.tenant) or _Tenant(submission.tenant), entry)
+
+    def in_order(self, submission: Submission, now: float, cost: float, job_id: str = "") -> Iterator[tuple[str, Lane]]:
+        """Jobs (and their lanes) in the order in which they are given out if nothing else arrives and each worker can run all, up to
+        where `job_id` is, which waits, or a job of this cost that came now. Not to be gone on with once the queue has changed."""
+        own = self.where[job_id][3] if job_id else (now + COST_WEIGHT * cost, self._seq + 1, "", cost)
+        for priority, cls in self._classes.items():
+            if priority < submission.priority:
+                return
+            yield from _in_order(cls, submission.tenant if priority == submission.priority else None, own)
+
+    def lead_s(self, job_id: str) -> float:
+        """Seconds of work by which the tenant of a waiting job is ahead of the one of its priority that is to be served first."""
+        cls, own, _, _ = self.where[job_id]
+        return own.start - min(tenant.start for tenant in cls.tenants.values() if tenant.count)
 
     def by_model(self) -> dict[str, int]:
         """Number of jobs of each model, worked out from the lanes and not from the jobs."""
@@ -331,3 +348,54 @@ class Queue:
         elif len(cls.tenants) > 64:
             for name in [n for n, t in cls.tenants.items() if not t.count and t.finish <= cls.virtual]:
                 del cls.tenants[name]
+
+
+def _ahead(classes: dict[int, _Class], cls: _Class, own_tenant: _Tenant, entry: _Entry) -> tuple[int, float]:
+    own, seconds = own_tenant.before(entry)
+    jobs = own
+    for tenant in cls.tenants.values():
+        if tenant is not own_tenant:
+            part = min(tenant.count, own + 1)
+            jobs += part
+            seconds += tenant.first_s(part)
+    for higher in classes.values():
+        if higher is cls:
+            break
+        jobs += higher.count
+        seconds += sum(tenant.first_s(tenant.count) for tenant in higher.tenants.values())
+    return jobs, seconds
+
+
+def _in_order(cls: _Class, own_tenant: str | None, own: _Entry) -> Iterator[tuple[str, Lane]]:
+    """The jobs of one priority in the order of their tenants' turns; with `own_tenant`, up to where that tenant's turn is at `own`."""
+    turns: list[tuple[float, int, str, Iterator[tuple[_Entry, Lane]]]] = []
+    for number, tenant in enumerate(cls.tenants.values()):
+        if tenant.count:
+            turns.append((tenant.start, number, tenant.name, _entries(tenant)))
+    known = cls.tenants.get(own_tenant) if own_tenant is not None else None
+    if own_tenant is not None and not (known and known.count):
+        start = max(cls.virtual, known.finish) if known else cls.virtual
+        turns.append((start, len(cls.tenants), own_tenant, iter(())))
+    heapq.heapify(turns)
+    while turns:
+        start, number, name, entries = heapq.heappop(turns)
+        found = next(entries, None)
+        if name == own_tenant and (found is None or found[0] >= own):
+            return
+        if found is not None:
+            entry, lane = found
+            yield entry[2], lane
+            heapq.heappush(turns, (start + entry[3], number, name, entries))
+
+
+def _entries(tenant: _Tenant) -> Iterator[tuple[_Entry, Lane]]:
+    """The entries of all lines of a tenant, in order."""
+
+    def line_of(lane: Lane, line: _Line) -> Iterator[tuple[_Entry, Lane]]:
+        return ((entry, lane) for entry in line)
+
+    return heapq.merge(*(line_of(lane, line) for lane, line in tenant.lines.items()), key=_entry_of)
+
+
+def _entry_of(item: tuple[_Entry, Lane]) -> _Entry:
+    return item[0]

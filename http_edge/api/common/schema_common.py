@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker.wire.jobspec import Artefact, Scalar
 from broker.wire.loras import MAX_NAME_CHARS, MAX_SCALE
+from broker.wire.terms import JobStateName
 from http_edge.jobs.generation import FIELDS, Field
 from http_edge.jobs.webhook_fields import MAX_URL_CHARS
 
@@ -195,7 +196,7 @@ class EventData(Struct, kw_only=True):
 
     id: str
     object: Literal["job"]
-    state: Literal["running", "succeeded", "failed", "cancelled"]
+    state: JobStateName
     model: str
     output: Literal["video", "image"] | None
     name: str | None
@@ -208,6 +209,9 @@ class EventData(Struct, kw_only=True):
     run_s: float | UnsetType = UNSET
     seed: int | UnsetType | None = UNSET
     artefacts: list[EventFile] | UnsetType = UNSET
+    #: Of a promise that cannot be kept: what was promised at first, and the time promised in its place.
+    promised_by: float | UnsetType = UNSET
+    ready_by: float | UnsetType = UNSET
 
 
 class Event(Struct, kw_only=True):
@@ -216,6 +220,6 @@ class Event(Struct, kw_only=True):
     id: str
     object: Literal["event"]
     created_at: int
-    type: Annotated[str, Meta(pattern=r"^(video|image|job)\.(started|completed|failed|cancelled)$")]
+    type: Annotated[str, Meta(pattern=r"^(video|image|job)\.(started|completed|failed|cancelled|promise_broken)$")]
     timestamp: Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
     data: EventData

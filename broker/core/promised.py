@@ -1,0 +1,413 @@
+"""Promises of jobs: what can be said of a job to come, giving a promise, keeping it, and telling at once when it breaks.
+
+The rules are pure (`scheduling.promises`, `scheduling.forecast`); this file reads the core's state for them and carries them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import sqrt
+
+from msgspec.structs import replace
+
+from broker.core import views
+from broker.core.jobs import Cause, Job
+from broker.core.pool import Worker
+from broker.core.scheduling import bounds, dispatch, forecast, placement, promises
+from broker.core.scheduling.dispatch import Choice
+from broker.core.scheduling.forecast import Seat, Start, Work
+from broker.core.scheduling.queue import Lane
+from broker.core.state import State
+from broker.wire import messages as m
+from broker.wire.terms import JobState
+
+REVIEW = ("promises", "")
+
+#: A job that has run longer than predicted is taken to need this share of its prediction more.
+OVERDUE_SHARE = 0.1
+#: How many steps of a job's own the prediction weighs, in what is expected of the rest.
+STEPS_BELIEVED = 3
+#: A worker that is busy is taken to be free so many standard deviations after what is expected: as often as run times are reserved.
+BUSY_DEVIATIONS = 1.04
+
+#: A time told after a broken promise lies at least this share of the job's age so far ahead, so that few need be told.
+LEAST_SHARE = 0.25
+LEAST_S = 1.0
+
+#: How exactly the earliest possible promise is looked for: a share of its distance.
+PRECISION = 0.01
+
+
+# ---------------------------------------------------------------- what the core's state says
+
+
+def _able(state: State) -> Callable[[Lane], frozenset[str]]:
+    """Workers by lane, each lane looked at once."""
+    known: dict[Lane, frozenset[str]] = {}
+
+    def able(lane: Lane) -> frozenset[str]:
+        found = known.get(lane)
+        if found is None:
+            found = known[lane] = frozenset(
+                worker.name for worker in state.pool if _serves(worker) and placement.fits(lane, worker)
+            )
+        return found
+
+    return able
+
+
+def _serves(worker: Worker) -> bool:
+    """Whether it runs jobs, or is expected to: one that restarts its engine or is on trial later is, one that leaves is not."""
+    gone = worker.lost or worker.suspect or worker.draining or worker.drain_asked or worker.fault
+    return not gone and worker.engine != "stopped"
+
+
+def _load_s(state: State, model: str) -> float:
+    return state.reloads.predict(model, otherwise=state.policy.reload_s)
+
+
+def _busy(state: State, worker: Worker, now: float) -> tuple[float, float]:
+    """(seconds until the worker is free, their variance)."""
+    seconds, variance = max(0.0, worker.tripped_until - now), 0.0
+    if not worker.held and not worker.free and worker.engine in ("starting", "loading", "restarting"):
+        seconds += state.policy.reload_s
+    for job_id in worker.held:
+        job = state.jobs.get(job_id)
+        if job is not None:
+            left, sd = _left(state, job, now)
+            seconds += left
+            variance += sd * sd
+    return seconds, variance
+
+
+def _left(state: State, job: Job, now: float) -> tuple[float, float]:
+    """(expected seconds until a held job is done, their standard deviation)."""
+    model, units = job.submission.model, job.left(job.submission.units, job.goes_on_from)
+    predicted = state.costs.predict(model, units)
+    left = views.remaining_s(job, predicted, now)
+    done = job.step - job.goes_on_from
+    if job.state is JobState.RUNNING and job.phase == "denoise" and done > 0:
+        # The pace of its own steps says more than the prediction the more of them there were.
+        paced = max(0.0, now - job.started_at) / done * max(0, job.total - job.step)
+        left = (done * paced + STEPS_BELIEVED * left) / (done + STEPS_BELIEVED)
+    if job.state is not JobState.RUNNING or job.phase == "load":
+        worker = state.pool.get(job.worker)
+        if worker is not None and worker.model != model:
+            left = max(0.0, left) + _load_s(state, model)
+    left = max(left, OVERDUE_SHARE * predicted)
+    share = min(1.0, left / predicted) if predicted > 0 else 1.0
+    return left, state.costs.spread(model, units) * predicted * sqrt(share)
+
+
+def _units(job: Job) -> float:
+    """The work that its current or next attempt has to do."""
+    return job.left(job.submission.units, job.goes_on_from if job.held else job.kept)
+
+
+def _takes_s(state: State, job: Job) -> float:
+    return state.costs.predict(job.submission.model, _units(job))
+
+
+def _seats(state: State, now: float) -> list[Seat]:
+    seats = []
+    for worker in state.pool:
+        if _serves(worker):
+            busy_s, variance = _busy(state, worker, now)
+            model = worker.model
+            for job_id in worker.held:
+                if (job := state.jobs.get(job_id)) is not None:
+                    model = job.submission.model
+            seats.append(Seat(worker.name, busy_s, variance, model))
+    return seats
+
+
+def _work(state: State, submission: m.Submission, units: float) -> Work:
+    model = submission.model
+    takes_s = state.costs.predict(model, units)
+    lane = Lane(model, submission.gpus, submission.pinned)
+    return Work(lane, submission.tenant, takes_s, takes_s * state.costs.spread(model, units))
+
+
+def _limits(state: State, submission: m.Submission) -> dict[str, int]:
+    """Limits of running jobs by tenant; the newest job says its tenant's."""
+    known = {tenant: state.tenants.share(tenant).max_running for tenant in state.tenants.names()}
+    known[submission.tenant] = submission.max_running
+    return {tenant: limit for tenant, limit in known.items() if limit}
+
+
+def _running(state: State, limits: dict[str, int], now: float) -> dict[str, list[float]]:
+    """When the held jobs of limited tenants end, seconds from now."""
+    ends: dict[str, list[float]] = {}
+    for worker in state.pool if limits else ():
+        for job_id in worker.held:
+            job = state.jobs.get(job_id)
+            if job is not None and job.submission.tenant in limits:
+                ends.setdefault(job.submission.tenant, []).append(_left(state, job, now)[0])
+    return ends
+
+
+# ---------------------------------------------------------------- what can be said of a job to come
+
+
+def forecast_of(state: State, submission: m.Submission, confidence: float, now: float, job_id: str = "") -> m.Forecast:
+    """What would become of such a job if it came now, or of the one that waits: by the queue as it is, and beside what is promised."""
+    model, units = submission.model, submission.units
+    if job_id:
+        units = _units(state.jobs[job_id])
+    predicted = state.costs.estimate(model, units)
+    able = _able(state)
+    lane = Lane(model, submission.gpus, submission.pinned)
+    workers = able(lane)
+    cost = state.costs.predict(model, units)
+    position = state.queue.ahead(job_id)[0] if job_id else _position(state, submission, now, cost)
+    told = m.Forecast(position=position, confidence=confidence, workers=len(workers))
+    if not workers:
+        return replace(told, unknown="no worker is there that could run it")
+    if predicted is None:
+        return replace(told, unknown=f"no job of model {model} and about this size has been finished yet")
+    start = _start(state, submission, now, cost, job_id, units, able)
+    if start is None:
+        return replace(told, unknown="a job of a model that is not known yet runs, or waits, before it")
+    spread = state.costs.spread(model, units)
+    whole_s = state.costs.quantile(model, units, confidence) or predicted
+    ready_s = forecast.done_within(start, predicted, whole_s, confidence)
+    wish = m.Promise(ready_by=0.0, confidence=confidence)
+    demand = promises.demand_of(job_id, submission, units, wish, state.costs, start.load_s)
+    promised_s = _beside_others(state, demand, ready_s, now, able)
+    return replace(
+        told,
+        starts_s=bounds.wait_s(start.at_s),
+        done_s=bounds.wait_s(start.at_s + start.load_s + predicted),
+        ready_s=-1.0 if promised_s is None else bounds.wait_s(promised_s),
+        takes_s=predicted,
+        unknown="" if promised_s is not None else f"what is promised already leaves no room (spread {spread:.2f})",
+    )
+
+
+def _position(state: State, submission: m.Submission, now: float, cost: float) -> int:
+    return state.queue.ahead_of_new(submission, now, cost)[0] if len(state.queue) else 0
+
+
+def _start(
+    state: State,
+    submission: m.Submission,
+    now: float,
+    cost: float,
+    job_id: str,
+    units: float,
+    able: Callable[[Lane], frozenset[str]],
+) -> Start | None:
+    """When it starts; None: something before it is not known."""
+    queue, costs = state.queue, state.costs
+    for worker in state.pool:
+        for held_id in worker.held:
+            held = state.jobs.get(held_id)
+            if held is not None and not costs.knows(held.submission.model, held.submission.units):
+                return None
+    limits = _limits(state, submission)
+    line = forecast.Line(
+        _seats(state, now), able, lambda model: _load_s(state, model), limits, _running(state, limits, now)
+    )
+    if len(queue):
+        seconds, spread = 0.0, 0.0
+        for given, (ahead_id, _) in enumerate(queue.in_order(submission, now, cost, job_id)):
+            if given >= forecast.LOOK:
+                total_s = (queue.ahead(job_id) if job_id else queue.ahead_of_new(submission, now, cost))[1]
+                line.fill(max(0.0, total_s - seconds), spread / given)
+                break
+            job = state.jobs[ahead_id]
+            ahead = job.submission
+            if not costs.knows(ahead.model, ahead.units):
+                return None
+            work = _work(state, ahead, job.left(ahead.units, job.kept))
+            line.give(work)
+            seconds += work.takes_s
+            spread += work.sd_s / work.takes_s if work.takes_s > 0 else 0.0
+    return line.give(_work(state, submission, units))
+
+
+def _beside_others(
+    state: State, demand: promises.Demand, least_s: float, now: float, able: Callable[[Lane], frozenset[str]]
+) -> float | None:
+    """The earliest end, seconds from now, at which all promises given and this one can be kept; None: there is none."""
+    others = [other for other in state.promises.waiting.values() if other.job_id != demand.job_id]
+    if not others:
+        return least_s
+    free_at = _free_at(state, now)
+
+    workers = able(demand.lane)
+
+    def lateness_s(demands: list[promises.Demand]) -> float:
+        plans = [plan for plan in promises.plan_all(demands, able) if plan.workers & workers]
+        return max((promises.lateness_s(plan, [free_at[name] for name in plan.workers]) for plan in plans), default=0.0)
+
+    # What is late already, as jobs took longer, is no reason to promise nothing; it must not become later.
+    late_s = lateness_s(others)
+
+    def feasible(seconds: float) -> bool:
+        return lateness_s([*others, replace(demand, ready_by=now + seconds)]) <= late_s
+
+    # Behind all that is promised, and once all workers are free, there is room.
+    last = max([least_s, *(other.ready_by - now for other in others), *(at - now for at in free_at.values())])
+    most = last + demand.takes_s + demand.margin_s + 1.0
+    return promises.earliest(feasible, least_s, most, precision=PRECISION * most)
+
+
+def _free_at(state: State, now: float) -> dict[str, float]:
+    """When each worker is free, with the caution of what is reserved."""
+    found = {}
+    for worker in state.pool:
+        busy_s, variance = _busy(state, worker, now)
+        found[worker.name] = now + busy_s + BUSY_DEVIATIONS * sqrt(variance)
+    return found
+
+
+# ---------------------------------------------------------------- giving one
+
+
+def give(state: State, message: m.Submit, now: float) -> m.Promise | m.Rejected | None:
+    """The promise that a new job asks for, or the refusal with the earliest that could be given; None: it asks for none."""
+    wish = message.promise
+    if wish is None:
+        return None
+
+    def refused(text: str, earliest_s: float = 0.0) -> m.Rejected:
+        return m.Rejected(req=message.req, code="promise", message=text[:1024], earliest_s=earliest_s)
+
+    if len(state.promises.waiting) >= promises.MAX_WAITING:
+        return refused(f"{promises.MAX_WAITING} promised jobs wait already, and no more are planned for at once")
+    found = forecast_of(state, message.submission, wish.confidence, now)
+    if found.unknown:
+        return refused(f"no time can be promised: {found.unknown}")
+    if found.ready_s > wish.within_s:
+        text = (
+            f"cannot be promised within {wish.within_s:g} s: {found.ready_s:.1f} s is the earliest with a confidence of"
+            f" {wish.confidence:g}"
+        )
+        return refused(text, earliest_s=found.ready_s)
+    return m.Promise(ready_by=now + wish.within_s, confidence=wish.confidence)
+
+
+# ---------------------------------------------------------------- keeping it
+
+
+def guarded(state: State, choice: Choice[Job, Worker], now: float) -> Choice[Job, Worker]:
+    """The choice; or in its place, when that would make promises late, the promised job with the least laxity that the worker can run."""
+    job, worker = choice.job, choice.worker
+    able = _able(state)
+    pool = frozenset(other.name for other in state.pool if _serves(other))
+    free_at: dict[str, float] | None = None
+    for plan in state.promises.plan(pool, able):
+        if worker.name not in plan.workers:
+            continue
+        left = plan.without(job.id) if job.id in state.promises.waiting else plan
+        if not left.demands:
+            continue
+        if free_at is None:
+            free_at = _free_at(state, now)
+            free_at[worker.name] += _reserved_s(state, job, worker)
+        if promises.holds(left, [free_at[name] for name in left.workers]):
+            continue
+        for _, job_id in plan.latest:
+            if job_id == job.id:
+                return choice
+            if _may_pass(state, job_id, worker):
+                return Choice(state.jobs[job_id], worker, choice.turn)
+    return choice
+
+
+def _reserved_s(state: State, job: Job, worker: Worker) -> float:
+    model, units = job.submission.model, _units(job)
+    reserved = state.costs.quantile(model, units, promises.RESERVED)
+    load_s = 0.0 if worker.model == model else _load_s(state, model)
+    return load_s + (job.cost if reserved is None else reserved)
+
+
+def _may_pass(state: State, job_id: str, worker: Worker) -> bool:
+    """Whether a promised job may take this worker out of turn."""
+    job = state.jobs[job_id]
+    return (
+        job_id in state.queue
+        and state.tenants.may_start(job.submission.tenant)
+        and state.queue.lead_s(job_id) <= promises.MAX_LEAD_S
+        and dispatch.may_run(state, job, state.queue.lane(job_id), worker)
+    )
+
+
+# ---------------------------------------------------------------- telling that it breaks
+
+
+def check(state: State, job: Job, now: float) -> None:
+    """Tell at once if what is promised of a live job is not to be expected any more; else look again when it would be."""
+    promise = job.promise
+    if promise is None or job.final:
+        return
+    if job.held:
+        expected_s, again_at = _left(state, job, now)[0], promise.ready_by
+        if now < promise.ready_by and not job.step:
+            # Nothing but time has said how far it is: it may be done before long.
+            expected_s = max(0.0, views.remaining_s(job, _takes_s(state, job), now))
+    else:
+        expected_s = _takes_s(state, job) + max(0.0, job.not_before - now)
+        again_at = promise.ready_by - expected_s
+    if now + expected_s > promise.ready_by or now >= promise.ready_by:
+        break_promise(state, job, now)
+    else:
+        state.deadlines.set(("promise", job.id), max(again_at, now) + 0.001)
+
+
+def break_promise(state: State, job: Job, now: float) -> None:
+    """Tell that a job comes later than promised, and promise another time in its place."""
+    promise = job.promise
+    if promise is None:
+        raise AssertionError(f"job {job.id} has no promise to break")
+    late_s = _new_time_s(state, job, promise.confidence, now)
+    least_s = LEAST_S + LEAST_SHARE * (now - job.submitted_at)
+    ready_by = max(promise.ready_by, now) + least_s if late_s is None else max(now + late_s, promise.ready_by + least_s)
+    job.promise = m.Promise(
+        ready_by=ready_by,
+        confidence=promise.confidence,
+        first_ready_by=promise.first_ready_by or promise.ready_by,
+        broken_at=now,
+        breaks=promise.breaks + 1,
+    )
+    if job.id in state.promises.waiting:
+        state.expect(job)
+    else:
+        state.deadlines.set(("promise", job.id), ready_by)
+    state.move(job, Cause.PROMISE_BROKEN, now, f"ready {ready_by - promise.ready_by:.1f} s later than promised")
+
+
+def _new_time_s(state: State, job: Job, confidence: float, now: float) -> float | None:
+    """Seconds until the job is done with this confidence; None where that is not known."""
+    model, units = job.submission.model, _units(job)
+    whole_s = state.costs.quantile(model, units, confidence)
+    if whole_s is None:
+        return None
+    if job.held:
+        left, _ = _left(state, job, now)
+        return max(left, whole_s - max(0.0, now - job.started_at)) if job.state is JobState.RUNNING else whole_s
+    if job.id not in state.queue:
+        return max(0.0, job.not_before - now) + whole_s
+    found = forecast_of(state, job.submission, confidence, now, job.id)
+    return found.ready_s if found.ready_s >= 0 else None
+
+
+def review(state: State, now: float) -> None:
+    """Tell which promises of waiting jobs cannot be expected to be kept by the workers that are left, after some have gone."""
+    line = forecast.Line(_seats(state, now), _able(state), lambda model: _load_s(state, model), {}, {})
+    for job_id in _by_laxity(state):
+        job = state.jobs[job_id]
+        start = line.give(_work(state, job.submission, _units(job)))
+        if job.promise is not None and (start is None or now + _end_s(state, job, start) > job.promise.ready_by):
+            break_promise(state, job, now)
+
+
+def _end_s(state: State, job: Job, start: Start) -> float:
+    return start.at_s + start.load_s + _takes_s(state, job)
+
+
+def _by_laxity(state: State) -> Iterator[str]:
+    """Promised jobs that wait, the least laxity first."""
+    demands = sorted(state.promises.waiting.values(), key=lambda demand: demand.ready_by - demand.takes_s)
+    return iter([demand.job_id for demand in demands])

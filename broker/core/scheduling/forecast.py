@@ -1,0 +1,131 @@
+"""When a job will start: the queue ahead of it, played through on the workers as they are.
+
+Pure: workers become seats that are free in so many seconds, and what is ahead is given out in the order of the queue, each job to the seat
+that is free first among those that can run it. Expected times and their variances are carried along, so that the end can be said with a
+confidence. At most `LOOK` jobs are played through; of the rest the sums are taken.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Mapping, Sequence
+from math import sqrt
+
+from msgspec import Struct
+
+from broker.core.scheduling.costs import deviations
+from broker.core.scheduling.queue import Lane
+
+#: Jobs ahead that are looked at one by one.
+LOOK = 256
+
+
+class Seat(Struct):
+    """A place at a worker: when it is free, seconds from now."""
+
+    worker: str
+    free_s: float = 0.0
+    variance: float = 0.0
+    #: Model in memory by then.
+    model: str = ""
+
+
+class Work(Struct, frozen=True, gc=False):
+    """A job to come: where it can run, and how long it takes."""
+
+    lane: Lane
+    tenant: str
+    takes_s: float
+    #: Standard deviation of that, seconds.
+    sd_s: float
+
+
+class Start(Struct, frozen=True):
+    """When a job starts, seconds from now."""
+
+    at_s: float
+    variance: float = 0.0
+    #: Seconds that its model takes to load then.
+    load_s: float = 0.0
+
+
+class Line:
+    """The seats, and what is given out to them."""
+
+    def __init__(
+        self,
+        seats: Sequence[Seat],
+        able: Callable[[Lane], frozenset[str]],
+        load_s: Callable[[str], float],
+        limits: Mapping[str, int],
+        running: Mapping[str, Sequence[float]],
+    ) -> None:
+        """`limits`: jobs that a tenant may have running at once; `running`: when those that run now end, by tenant, seconds from now."""
+        self._seats = [(seat.free_s, number, seat) for number, seat in enumerate(seats)]
+        heapq.heapify(self._seats)
+        self._able = able
+        self._load_s = load_s
+        self._limits = limits
+        self._ends = {tenant: sorted(running.get(tenant, ())) for tenant in limits}
+
+    def give(self, work: Work) -> Start | None:
+        """Give out the next job: its start; None: no seat can run it."""
+        able, passed, found = self._able(work.lane), [], None
+        while self._seats:
+            entry = heapq.heappop(self._seats)
+            if entry[2].worker not in able:
+                passed.append(entry)
+                continue
+            if found is None:
+                found = entry
+            elif entry[0] > found[0]:
+                passed.append(entry)
+                break
+            elif found[2].model != work.lane.model and entry[2].model == work.lane.model:
+                # Free at the same time, and it need not load.
+                passed.append(found)
+                found = entry
+            else:
+                passed.append(entry)
+            if found[2].model == work.lane.model:
+                break
+        for entry in passed:
+            heapq.heappush(self._seats, entry)
+        if found is None:
+            return None
+        _, number, seat = found
+        start = Start(
+            at_s=max(seat.free_s, self._turn_s(work.tenant)),
+            variance=seat.variance,
+            load_s=0.0 if seat.model == work.lane.model else self._load_s(work.lane.model),
+        )
+        seat.free_s = start.at_s + start.load_s + work.takes_s
+        seat.variance += work.sd_s * work.sd_s
+        seat.model = work.lane.model
+        heapq.heappush(self._seats, (seat.free_s, number, seat))
+        if work.tenant in self._ends:
+            heapq.heappush(self._ends[work.tenant], seat.free_s)
+        return start
+
+    def fill(self, seconds: float, spread: float) -> None:
+        """Give out so much work of jobs that are not looked at, evenly; its standard deviation is this share of it."""
+        each = seconds / len(self._seats) if self._seats else 0.0
+        for _, _, seat in self._seats:
+            seat.free_s += each
+            seat.variance += (spread * each) ** 2
+        self._seats = [(seat.free_s, number, seat) for _, number, seat in self._seats]
+        heapq.heapify(self._seats)
+
+    def _turn_s(self, tenant: str) -> float:
+        """From when on the tenant's limit lets one more run."""
+        ends = self._ends.get(tenant)
+        return heapq.heappop(ends) if ends is not None and len(ends) >= self._limits[tenant] else 0.0
+
+
+def done_within(start: Start, takes_s: float, whole_s: float, confidence: float) -> float:
+    """Seconds from now by which a job is done with this confidence, that is expected to run `takes_s`, and `whole_s` with it."""
+    own = whole_s - takes_s
+    waited = deviations(confidence) * sqrt(start.variance)
+    # Independent of each other: the longest wait and the longest run seldom meet.
+    more = sqrt(own * own + waited * waited) if own > 0 else own + waited
+    return start.at_s + start.load_s + takes_s + more
