@@ -17,7 +17,7 @@ from http_edge.api.common.schema_common import Event
 from http_edge.auth.access import OPEN_PATHS
 from http_edge.base.error_table import TABLE, Kind
 from http_edge.base.errors import ErrorResponses
-from http_edge.http.operation import FILES, JSON, Answer, Body, Operation, Param
+from http_edge.http.operation import EVENTS, FILES, JSON, Answer, Body, Operation, Param
 from http_edge.jobs.generation import FIELDS
 
 #: What any request can meet.
@@ -287,7 +287,8 @@ def _link(operation: Operation, answer: Answer) -> dict[str, Any]:
 
 def _content(media: str, answer: Answer, schemas: _Schemas) -> dict[str, Any]:
     kinds = [kind for kind in answer.types if kind is not bytes]
-    if media != JSON and not media.startswith("text/") and "metrics" not in media:
+    # Of a stream of events OpenAPI 3.1 has no schema: one of the text would be taken for that of each event.
+    if media == EVENTS or (media != JSON and not media.startswith("text/") and "metrics" not in media):
         return {}
     found = [schemas.of(kind) for kind in kinds]
     if media.startswith("text/") and not all("$ref" not in schema for schema in found):

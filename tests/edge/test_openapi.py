@@ -22,7 +22,7 @@ from http_edge.app import FAMILIES
 from http_edge.background import webhook_events
 from http_edge.base.error_table import TABLE
 from http_edge.base.errors import EdgeError, ErrorResponses
-from http_edge.http.operation import JSON
+from http_edge.http.operation import EVENTS, JSON
 from http_edge.http.routing import operations_of, route
 from http_edge.jobs import webhook_fields
 from http_edge.jobs.generation import NAMES
@@ -82,6 +82,17 @@ def test_it_is_openapi_3_1_and_every_reference_leads_somewhere(document: dict[st
     assert references
     for reference in set(references):
         assert resolved({"$ref": reference}, document), reference
+
+
+def test_a_stream_of_events_has_no_schema_that_would_be_taken_for_one_of_each_event(document: dict[str, Any]) -> None:
+    streams = [
+        answer["content"][EVENTS]
+        for _, _, operation in _operations(document)
+        for answer in operation["responses"].values()
+        if EVENTS in answer.get("content", {})
+    ]
+    assert len(streams) >= 3
+    assert not [stream for stream in streams if "schema" in stream]
 
 
 def test_patterns_are_those_of_javascript(document: dict[str, Any]) -> None:
