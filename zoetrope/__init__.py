@@ -34,6 +34,8 @@ from zoetrope.client.results import (
     Queue,
     Recipe,
     UploadedFile,
+    Usage,
+    UsageRow,
     WebhookEvent,
     Worker,
 )
@@ -72,6 +74,8 @@ __all__ = [
     "Unauthorized",
     "Unavailable",
     "UploadedFile",
+    "Usage",
+    "UsageRow",
     "WaitTimeout",
     "WebhookEvent",
     "Worker",

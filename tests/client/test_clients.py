@@ -314,6 +314,7 @@ def test_both_clients_have_the_same_methods():
 
 def test_the_clients_results_have_no_field_that_the_service_does_not_send():
     from http_edge.api.common import schema_jobs
+    from http_edge.api.native import usage_api
     from http_edge.api.openai import schema_openai
 
     pairs = [
@@ -323,6 +324,8 @@ def test_the_clients_results_have_no_field_that_the_service_does_not_send():
         (zoetrope.Queue, schema_jobs.QueueNumbers),
         (zoetrope.Model, schema_openai.Model),
         (zoetrope.UploadedFile, schema_openai.File),
+        (zoetrope.Usage, usage_api.Usage),
+        (zoetrope.UsageRow, usage_api.UsageNumbers),
     ]
     for ours, theirs in pairs:
         own = {one.name for one in msgspec.structs.fields(ours)} - {"raw"}

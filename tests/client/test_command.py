@@ -183,6 +183,16 @@ def test_models_and_workers(at_service, typed):
     assert {one["name"] for one in json.loads("\n".join(typed("workers", "--json")[1]))["data"]} == {"cpu-0", "cpu-1"}
 
 
+def test_usage_is_summed_up(at_service, typed):
+    assert typed("generate", "used", "-o", "used.mp4")[0] == 0
+    code, out, _ = typed("usage", "--by", "model")
+    assert code == 0
+    assert out[0].split()[:4] == ["MODEL", "SUCCEEDED", "FAILED", "CANCELLED"]
+    assert out[1].startswith("fake ")
+    assert json.loads("\n".join(typed("usage", "--json")[1]))["data"][0]["succeeded"] >= 1
+    assert typed("usage", "--from", "yesterday")[0] == 2
+
+
 def test_a_worker_drains(at_service, typed):
     code, out, _ = typed("drain", "cpu-1")
     assert code == 0

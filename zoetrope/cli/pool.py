@@ -18,7 +18,7 @@ _LOOK_S = 0.5
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (workers, drain, models):
+    for command in (workers, drain, models, usage):
         app.command(command.__name__)(command)
 
 
@@ -57,13 +57,16 @@ def _counts(worker: Worker) -> str:
 def drain(
     name: Annotated[str, typer.Argument(metavar="WORKER", help="The worker's name, as gpu-0.")],
     wait: Annotated[bool, typer.Option(help="Wait until it has left.")] = True,
+    hand_back: Annotated[
+        bool, typer.Option("--hand-back", help="Do not finish jobs of models that resume: they go on elsewhere.")
+    ] = False,
     url: Url = None,
     key_file: KeyFile = None,
     as_json: Json = False,
 ) -> None:
     """Let a worker finish what it holds and leave. Ctrl-C ends the waiting; the worker leaves all the same."""
     with quiet_interrupt(), opened(url, key_file) as client:
-        worker: Worker | None = client.drain(name)
+        worker: Worker | None = client.drain(name, hand_back=hand_back)
         said = ""
         while worker is not None:
             text = f"{name} takes no more jobs; it holds {_holds(worker) or 'none'}"
@@ -109,3 +112,38 @@ def _usual(model: Model) -> str:
     size = f"{usual.get('width', '?')}x{usual.get('height', '?')}"
     clip = f", {usual['num_frames']} frames" if model.output == "video" and usual.get("num_frames") else ""
     return f"{size}{clip}, {usual.get('num_inference_steps', '?')} steps"
+
+
+def usage(
+    first_day: Annotated[str | None, typer.Option("--from", help="The first day, as 2026-11-01 (UTC).")] = None,
+    last_day: Annotated[
+        str | None, typer.Option("--to", help="The last day [default: today].", show_default=False)
+    ] = None,
+    by: Annotated[str, typer.Option(help="day, tenant, key, model, or several with commas.")] = "day",
+    url: Url = None,
+    key_file: KeyFile = None,
+    as_json: Json = False,
+) -> None:
+    """Sum up what was used of the pool: jobs, seconds on GPUs, bytes; of the last 30 days unless said otherwise."""
+    with opened(url, key_file) as client:
+        found = client.usage(first_day, last_day, by=by)
+    if as_json:
+        show_json(found.raw)
+        return
+    groups = [name for name in ("day", "tenant", "key", "model") if name in by.replace(" ", "").split(",")]
+    rows = [
+        (
+            *(getattr(row, name) or "none" for name in groups),
+            str(row.succeeded),
+            str(row.failed),
+            str(row.cancelled),
+            span(row.gpu_s),
+            span(row.lost_gpu_s),
+            megabytes(row.bytes / 1e6),
+        )
+        for row in found.data
+    ]
+    columns = (*map(str.upper, groups), "SUCCEEDED", "FAILED", "CANCELLED", "GPU TIME", "LOST", "RESULTS")
+    show_table(columns, rows, f"nothing was used from {found.first_day} to {found.last_day}")
+    if found.has_more:
+        err().print("there is more: ask for fewer days, or by less")

@@ -30,7 +30,16 @@ from zoetrope.client.flows import (
     Step,
     Walk,
 )
-from zoetrope.client.requests import Address, FileSource, Reply, Request, address, reading_recipe, segment
+from zoetrope.client.requests import (
+    Address,
+    FileSource,
+    Reply,
+    Request,
+    address,
+    draining,
+    reading_recipe,
+    reading_usage,
+)
 from zoetrope.client.results import (
     DownloadedFile,
     Health,
@@ -41,6 +50,7 @@ from zoetrope.client.results import (
     Queue,
     Recipe,
     UploadedFile,
+    Usage,
     Worker,
 )
 from zoetrope.client.retries import RetryPolicy
@@ -324,10 +334,13 @@ class Client:
         """Every worker."""
         return self._run(self._flows.workers())
 
-    def drain(self, worker: str) -> Worker:
-        """Let a worker finish what it holds and leave; `workers` shows it until then."""
-        request = Request(method="POST", path=f"/v1/workers/{segment(worker)}/drain")
-        return self._run(self._flows.object(Worker, request))
+    def drain(self, worker: str, *, hand_back: bool = False) -> Worker:
+        """Let a worker finish what it holds and leave; `workers` shows it until then. `hand_back`: jobs go on elsewhere, where they can."""
+        return self._run(self._flows.object(Worker, draining(worker, hand_back)))
+
+    def usage(self, first_day: str | None = None, last_day: str | None = None, *, by: str = "day") -> Usage:
+        """What was used, by "day", "tenant", "key", "model" or several with commas. Days as 2026-11-28, UTC; default the last 30."""
+        return self._run(self._flows.object(Usage, reading_usage(first_day, last_day, by)))
 
     def queue(self) -> Queue:
         """The queue in numbers."""
@@ -481,10 +494,13 @@ class AsyncClient:
         """As `Client.workers`."""
         return await self._run(self._flows.workers())
 
-    async def drain(self, worker: str) -> Worker:
+    async def drain(self, worker: str, *, hand_back: bool = False) -> Worker:
         """As `Client.drain`."""
-        request = Request(method="POST", path=f"/v1/workers/{segment(worker)}/drain")
-        return await self._run(self._flows.object(Worker, request))
+        return await self._run(self._flows.object(Worker, draining(worker, hand_back)))
+
+    async def usage(self, first_day: str | None = None, last_day: str | None = None, *, by: str = "day") -> Usage:
+        """As `Client.usage`."""
+        return await self._run(self._flows.object(Usage, reading_usage(first_day, last_day, by)))
 
     async def queue(self) -> Queue:
         """As `Client.queue`."""

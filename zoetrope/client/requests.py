@@ -128,6 +128,17 @@ def uploading(file: FileSource, purpose: str, name: str) -> Request:
     return Request(method="POST", path="/v1/files", fields={"purpose": purpose}, files=(part,))
 
 
+def draining(worker: str, hand_back: bool) -> Request:
+    """The request that lets a worker leave."""
+    query = {"hand_back": "true"} if hand_back else {}
+    return Request(method="POST", path=f"/v1/workers/{segment(worker)}/drain", query=query)
+
+
+def reading_usage(first_day: str | None, last_day: str | None, by: str) -> Request:
+    """The request for what was used; `by` has commas between its words."""
+    return get("/v1/usage", **{"from": first_day, "to": last_day, "by": by})
+
+
 def reading_recipe(file: FileSource) -> Request:
     """The request that reads what a file was drawn with."""
     return Request(method="POST", path="/v1/recipe", fields={}, files=(file_part("file", file),))

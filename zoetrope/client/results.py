@@ -225,6 +225,31 @@ class Health(Result, kw_only=True):
         return self.status == "healthy"
 
 
+class UsageRow(Struct, kw_only=True):
+    """Sums over jobs that are over; what they are not grouped by is None. `bytes` of results, `*_s` seconds on GPUs."""
+
+    day: str | None = None
+    tenant: str | None = None
+    key: str | None = None
+    model: str | None = None
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    gpu_s: float = 0.0
+    #: In attempts that came to nothing.
+    lost_gpu_s: float = 0.0
+    bytes: int = 0
+
+
+class Usage(Result, kw_only=True):
+    """What was used from `first_day` to `last_day`, both counting."""
+
+    first_day: str
+    last_day: str
+    data: list[UsageRow] = []
+    has_more: bool = False
+
+
 class WebhookEvent(Result, kw_only=True):
     """A delivery of a webhook. `data` is the job, shortened; `id` is the same when it is delivered again."""
 
