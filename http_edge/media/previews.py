@@ -1,12 +1,13 @@
-"""Previews: the pictures that an engine leaves beside its attempt's files while it draws (`jobspec.preview_name`)."""
+"""Previews: the pictures that an engine leaves beside its attempt's files while it draws (`jobspec.preview_name`), and its draft."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
 
-from broker.wire.jobspec import preview_name
+from broker.wire.jobspec import CHECKPOINTS, DRAFTS, preview_name
 from broker.wire.messages import JobView
 
 _NAME = re.compile(re.escape(preview_name(0)).replace("0", r"(\d{1,3})"))
@@ -27,6 +28,14 @@ def read_preview(artefacts: Path, view: JobView, number: int) -> bytes | None:
         return (_directory(artefacts, view) / preview_name(number)).read_bytes()
     except OSError:
         return None
+
+
+def read_draft(artefacts: Path, view: JobView) -> tuple[str, bytes] | None:
+    """(name, content) of what a job looks like at the step of its draft, a clip or else a picture; None when there is none. Blocks."""
+    for name in DRAFTS:
+        with contextlib.suppress(OSError):
+            return name, (artefacts / CHECKPOINTS / view.id / name).read_bytes()
+    return None
 
 
 def _directory(artefacts: Path, view: JobView) -> Path:

@@ -7,7 +7,7 @@ import json
 
 from PIL import Image
 
-from broker.wire.jobspec import preview_name
+from broker.wire.jobspec import CHECKPOINTS, preview_name
 from tests.edge.conftest import World
 
 
@@ -65,6 +65,20 @@ def test_a_preview_that_is_not_there_is_404(world: World) -> None:
         reply = world.http.get(f"/v1/jobs/{job['id']}/preview?number={number}")
         assert (reply.status_code, reply.json()["error"]["param"]) == (422, "number")
     assert world.http.get("/v1/jobs/nobody/preview").status_code == 404
+
+
+def test_a_draft_is_a_clip_or_else_a_picture(world: World) -> None:
+    job = world.submit()
+    url = f"/v1/jobs/{job['id']}/draft"
+    reply = world.http.get(url)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_ready")
+    kept = world.fake.artefacts / CHECKPOINTS / job["id"]
+    kept.mkdir(parents=True)
+    for name, media in (("draft.png", "image/png"), ("draft.mp4", "video/mp4")):
+        (kept / name).write_bytes(name.encode())
+        reply = world.http.get(url)
+        assert (reply.headers["content-type"], reply.content) == (media, name.encode())
+    assert world.http.get("/v1/jobs/nobody/draft").status_code == 404
 
 
 def test_more_previews_than_there_can_be_are_refused(world: World) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from broker.wire.jobspec import preview_name
 from tests.engine.families import build_stable_diffusion, build_wan
 from tests.engine.resumed import STEPS, Rig, same
 from tests.engine.scripted import ParkAt
@@ -119,10 +120,12 @@ def test_a_draft_of_a_clip_is_a_clip_and_the_clip_that_follows_is_the_same(wan: 
 
     assert wan.park(park_at=4) == 4
 
-    assert wan.files() == ["0-4.safetensors", "draft.mp4"]
+    assert wan.files() == ["0-4.safetensors", "draft.mp4", "draft.png"]
     with av.open(str(wan.kept / "draft.mp4")) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert np.stack(frames).shape == whole[0].shape
+    with Image.open(wan.place / "out" / preview_name(1)) as shown:
+        assert shown.size == whole[0].shape[2:0:-1], "its first frame"
     assert same(whole, wan.draw(every_s=1000.0))
 
 
@@ -131,7 +134,8 @@ def test_a_draft_of_a_picture_is_nearer_to_it_the_later_it_is_drawn(stable_diffu
     far = []
     for step in (1, STEPS - 1):
         assert stable_diffusion.park(park_at=step) == step
-        draft = np.asarray(Image.open(stable_diffusion.kept / "draft.png")).astype(int)
+        with Image.open(stable_diffusion.kept / "draft.png") as shown:
+            draft = np.asarray(shown).astype(int)
         assert draft.shape == whole.shape
         far.append(float(np.abs(draft - whole).mean()))
         again = stable_diffusion.draw(every_s=1000.0)
@@ -155,6 +159,16 @@ def test_a_draft_that_was_interrupted_is_drawn_when_the_step_is_reached_again(wa
     wan.stop_after(2, park_at=4)
     assert wan.park(park_at=4) == 4
     assert (wan.kept / "draft.mp4").is_file()
-    (wan.kept / "draft.mp4").write_bytes(b"seen")
+    drawn = (wan.place / "out" / preview_name(1)).read_bytes()
+    (wan.place / "out" / preview_name(1)).unlink()
     assert wan.park(park_at=4) == 4, "handed back at once"
     assert wan.asked == 0
+    assert (wan.place / "out" / preview_name(1)).read_bytes() == drawn, "the next attempt shows it, too"
+
+
+def test_a_draft_is_the_newest_of_the_previews(stable_diffusion: Rig) -> None:
+    stable_diffusion.park(park_at=4, previews=2)
+    shown = sorted(path.name for path in (stable_diffusion.place / "out").glob("preview-*"))
+    assert shown == [preview_name(number) for number in (1, 2, 3)]
+    newest = (stable_diffusion.place / "out" / preview_name(3)).read_bytes()
+    assert newest == (stable_diffusion.kept / "draft.png").read_bytes()

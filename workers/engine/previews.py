@@ -15,8 +15,9 @@ import functools
 import inspect
 import logging
 import re
+import shutil
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +82,16 @@ class Previews:
             moved = original(model_output, timestep, sample, *args, **kwargs)
             done += 1
             total = len(scheduler.timesteps)
-            number = preview_at(done, total, self._wanted)
-            if self._monitor.passing_over:
-                return moved
-            if number:
+            number, passed = preview_at(done, total, self._wanted), self._monitor.passing_over
+            if number and not passed:
                 path = self._out_dir / preview_name(index * self._spec.previews + number)
                 self._write(path, aim(scheduler, model_output, sample, moved))
             if index * total + done == self._draft_at < total * self._spec.num_outputs:
-                self._write_draft(aim(scheduler, model_output, sample, moved))
+                # An earlier attempt may have drawn it, and come no further.
+                if not passed:
+                    self._write_draft(aim(scheduler, model_output, sample, moved))
+                shown = sum(preview_at(step, total, self._wanted) > 0 for step in range(1, done + 1))
+                self._show_draft(index * self._spec.previews + shown + 1)
             return moved
 
         # The instance's attribute hides the class's method; removing it brings the method back.
@@ -110,28 +113,42 @@ class Previews:
                 Mp4Writer(clip.parent, clip.name, self._spec.fps, None, self._file) as writer,
                 closing(decode_frames(self._pipe.vae, denormalise(self._pipe.vae, latents))) as frames,
             ):
-                for pictures in frames:
-                    writer.write(to_uint8(pictures).movedim(1, -1).contiguous().cpu().numpy())
+                for number, pictures in enumerate(frames):
+                    pixels = to_uint8(pictures).movedim(1, -1).contiguous().cpu().numpy()
+                    if number == 0:
+                        _save(picture, pixels[0])
+                    writer.write(pixels)
                     self._monitor.check()
                 writer.finish()
         except (EngineError, RuntimeError, ValueError, OSError) as error:
             logger.warning("no draft of this job", extra={"action": Action.PREVIEW_FAILED, "reason": str(error)[:500]})
 
+    def _show_draft(self, number: int) -> None:
+        """Put the draft's picture where the previews of this attempt are looked for, as the newest of them."""
+        with suppress(OSError):  # there is none, or no room: the job is parked all the same
+            shutil.copyfile(self._kept / DRAFTS[1], self._out_dir / preview_name(number))
+
     def _write(self, path: Path, latents: torch.Tensor) -> None:
-        temporary = path.with_name(f".{path.name}.part")
         try:
             with self._monitor.aside("decode"):
                 pixels = decode(self._pipe, latents, self._spec).movedim(0, -1).contiguous().cpu().numpy()
             with self._monitor.aside("save"):
-                Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1)
-                temporary.rename(path)
+                _save(path, pixels)
         except (EngineError, RuntimeError, ValueError, OSError) as error:
             self._wanted = 0
             logger.warning(
                 "no more previews of this job", extra={"action": Action.PREVIEW_FAILED, "reason": str(error)[:500]}
             )
-        finally:
-            temporary.unlink(missing_ok=True)
+
+
+def _save(path: Path, pixels: Any) -> None:
+    """A picture, height x width x 3, as a PNG that is there whole or not at all. Raises `OSError`."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1)
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def preview_at(done: int, total: int, wanted: int) -> int:

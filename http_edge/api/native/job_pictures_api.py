@@ -19,7 +19,7 @@ from http_edge.http.operation import DOWNLOAD, LOOKUP, PICTURES, QUERY, Answer, 
 from http_edge.http.routing import EdgeRoute, route
 from http_edge.jobs.service import JobService
 from http_edge.media.artefacts import find_artefact
-from http_edge.media.previews import newest_preview, read_preview
+from http_edge.media.previews import newest_preview, read_draft, read_preview
 from http_edge.media.thumbnails import FORMATS, Thumbnails, Variant, as_format
 
 _MAX_PREVIEW = MAX_OUTPUTS * MAX_PREVIEWS
@@ -37,6 +37,7 @@ class JobPicturesApi:
         return [
             route("/v1/jobs/{id}/thumbnail", expensive_get=True, GET=self.thumbnail),
             route("/v1/jobs/{id}/preview", GET=self.preview),
+            route("/v1/jobs/{id}/draft", GET=self.draft),
         ]
 
     @operation(
@@ -88,3 +89,23 @@ class JobPicturesApi:
             which = f"has no preview {number}" if number else "has no preview"
             raise EdgeError("not_ready", f"job {job.id} {which}", param="id", value=job.id)
         return Response(data, media_type="image/png", headers={"Cache-Control": "no-store"})
+
+    @operation(
+        "showJobDraft",
+        TAG,
+        params=(JOB,),
+        answers={200: Answer(about="The clip or picture.", types=(bytes,), media=("video/mp4", "image/png"))},
+        errors=(*LOOKUP, "not_ready"),
+    )
+    async def draft(self, request: Request) -> Response:
+        """What a job with `draft_steps` looks like at that step: the whole clip, or its first frame where the model cannot give it.
+
+        There until the job is over, of models that can give previews.
+        """
+        job = await self._calls.job(request.path_params["id"])
+        found = await anyio.to_thread.run_sync(read_draft, self._calls.settings.artefacts_path, job.view)
+        if found is None:
+            raise EdgeError("not_ready", f"job {job.id} has no draft", param="id", value=job.id)
+        name, data = found
+        media = "video/mp4" if name.endswith(".mp4") else "image/png"
+        return Response(data, media_type=media, headers={"Cache-Control": "no-store"})
