@@ -338,7 +338,7 @@ export function createView(root, { onOpen, say }) {
   const unlist = liveList(queue, { onPick: put, picked: () => current?.id });
   (models ? Promise.resolve() : loadModels()).then(drawSettings, tell);
   // What is being drawn is shown to whoever comes, not an empty stage.
-  listJobs({ state: LIVE, limit: 1 }).then(({ data }) => data[0] && !current && !ended && put(data[0]), () => {});
+  listJobs({ state: LIVE, limit: 1, order: 'asc' }).then(({ data }) => data[0] && !current && !ended && put(data[0]), () => {});
   if (matchMedia('(min-width: 900px)').matches) prompt.focus();
   return () => {
     ended = true;
