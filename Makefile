@@ -23,7 +23,7 @@ trap 'kill $$ticker 2>/dev/null' EXIT; \
 $(PIP) --editable '$(1)' || { echo "the install failed: the lines above say why; the same command goes on from here" >&2; exit 1; }
 endef
 
-.PHONY: run test chaos lint bench bench-all bench-baseline rooms setup setup-dev docs clean help
+.PHONY: run test chaos lint bench bench-all bench-baseline rooms screenshots setup setup-dev docs clean help
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -68,6 +68,9 @@ bench-baseline: setup-dev ## take the counts of now as the ones that tests/bench
 
 rooms: ## print the rooms of the code and the arrows between them, from the imports
 	@$(PYTHON) -m scripts.rooms
+
+screenshots: setup-dev ## take the pictures of the web page in docs/images (needs chromium)
+	$(BIN)/python scripts/screenshots.py
 
 docs: setup-dev ## write the generated parts of docs/ again
 	$(BIN)/python scripts/make_docs.py

@@ -77,3 +77,19 @@ def test_the_page_needs_no_key_and_what_it_shows_does(open_edge: Callable[..., W
     assert world.http.get("/page/x/app.js").status_code == 200
     for path in ("/v1/jobs", "/v1/workers", "/page", "/page/../v1/jobs"):
         assert world.http.get(path).status_code == 401, path
+
+
+def test_every_word_that_the_page_uses_is_there_in_both_languages() -> None:
+    i18n = (STATIC / "i18n.js").read_text(encoding="utf-8")
+    table = re.findall(r"^  '([\w.]+)': \[('(?:[^'\\]|\\.)*'), ('(?:[^'\\]|\\.)*')\],$", i18n, re.MULTILINE)
+    known = {key: (english, chinese) for key, english, chinese in table}
+    assert len(known) == len(re.findall(r"^  '[\w.]+': ", i18n, re.MULTILINE))
+    for key, (english, chinese) in known.items():
+        assert english != "''", key
+        assert set(re.findall(r"\{\w+\}", english)) == set(re.findall(r"\{\w+\}", chinese)), key
+    code = "\n".join(path.read_text(encoding="utf-8") for path in STATIC.glob("*.js"))
+    used = set(re.findall(r"\bt\('([\w.]+)'", code)) | set(re.findall(r"\bt\(\w+ \? '([\w.]+)'", code))
+    assert used - known.keys() == set()
+    stems = set(re.findall(r"`(\w+)\.\$\{", code))
+    unused = [key for key in known if f"'{key}'" not in code.replace(i18n, "") and key.split(".")[0] not in stems]
+    assert unused == []

@@ -316,8 +316,8 @@ class JobsApi:
         return step_json(job.view, self._progress.of(job.view), self._preview_of(job))
 
     def _preview_of(self, job: Job) -> int:
-        """Number of the newest preview of a job that is being drawn; 0: there is none. Others cost no look at the disk."""
-        if job.view.state != "running" or job.spec is None or not job.spec.previews:
+        """Number of the newest preview of a job that is drawn, or half drawn; 0: there is none. Others cost no look at the disk."""
+        if job.view.state not in ("running", "parked") or job.spec is None or not job.spec.previews:
             return 0
         return newest_preview(self._calls.settings.artefacts_path, job.view)
 

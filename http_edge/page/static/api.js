@@ -8,7 +8,7 @@ const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 8000;
 
 export const FINAL = new Set(['succeeded', 'failed', 'cancelled']);
-export const LIVE = 'queued,delayed,assigned,running';
+export const LIVE = 'queued,delayed,assigned,running,parked';
 
 /** An answer that is an error, or none: then `status` is 0. */
 export class ApiError extends Error {

@@ -228,6 +228,7 @@ export function createView(root, { onOpen, say }) {
     const presets = Object.keys(model.presets || {});
     const negative = h('textarea', { rows: 2, placeholder: t('create.negative.hint'), value: draft.negative || defaults.negative_prompt, oninput: () => set('negative', negative.value) });
     const live = h('input', { type: 'checkbox', id: newId('live'), checked: draft.previews, onchange: () => set('previews', live.checked) });
+    const sketch = h('input', { type: 'checkbox', id: newId('sketch'), checked: draft.sketch, onchange: () => set('sketch', sketch.checked) });
     return [
       h('div', { class: 'wide' }, field(t('create.negative'), negative)),
       presets.length ? choice(t('create.preset'), [['', t('create.preset.none')], ...presets.map((name) => [name, name])], draft.preset, (value) => (set('preset', value), drawSettings())) : null,
@@ -239,6 +240,7 @@ export function createView(root, { onOpen, say }) {
       (model.caches || []).length > 1 ? choice(t('create.cache'), model.caches.map((name) => [name, t(`create.cache.${name}`)]), draft.cache || model.cache, (value) => set('cache', value)) : null,
       loraField(model),
       h('div', { class: 'wide tick' }, live, h('label', { for: live.id }, t('create.previews'))),
+      model.resumes ? h('div', { class: 'wide tick' }, sketch, h('label', { for: sketch.id }, t('create.sketch'))) : null,
       h('div', { class: 'wide' }, h('button', { type: 'button', class: 'quiet', onclick: reset }, icon('again'), t('create.reset'))),
     ];
   }
@@ -264,7 +266,7 @@ export function createView(root, { onOpen, say }) {
   }
 
   function reset() {
-    Object.assign(draft, { output: '', negative: '', width: null, height: null, custom: false, frames: null, steps: null, guidance: null, seed: '', count: 1, preset: '', cache: '', loras: {}, inputs: {}, previews: true });
+    Object.assign(draft, { output: '', negative: '', width: null, height: null, custom: false, frames: null, steps: null, guidance: null, seed: '', count: 1, preset: '', cache: '', loras: {}, inputs: {}, previews: true, sketch: false });
     drawSettings();
   }
 

@@ -64,6 +64,7 @@ export function requestOf(draft, model, number = 0) {
     if (ids.length) fields[role] = several ? ids : ids[0];
   }
   if (draft.previews) fields.previews = PREVIEWS;
+  if (draft.sketch && model.resumes) fields.draft_steps = Math.ceil((draft.steps || defaults.num_inference_steps) / 3);
   return fields;
 }
 

@@ -13,8 +13,9 @@ function python(value) {
 
 /** Fields that the command has options for; others go as `--set name=value`. */
 const OPTIONS = {
-  model: '--model', size: '--size', num_inference_steps: '--steps', seed: '--seed', preset: '--preset', image: '--image',
-  last_image: '--last-image',
+  model: '--model', size: '--size', num_frames: '--frames', num_inference_steps: '--steps', guidance_scale: '--guidance', seed: '--seed',
+  negative_prompt: '--negative', preset: '--preset', image: '--image', last_image: '--last-image', video: '--video', previews: '--previews',
+  draft_steps: '--draft',
 };
 
 const suffix = (fields) => (fields.output === 'image' ? 'png' : 'mp4');

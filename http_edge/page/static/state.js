@@ -44,7 +44,7 @@ export const pool = cell(null);
 /** What the form holds; null: the model's own. It outlives a change of view. */
 export const draft = {
   model: '', output: '', prompt: '', negative: '', width: null, height: null, frames: null, steps: null, guidance: null,
-  seed: '', count: 1, preset: '', cache: '', loras: {}, inputs: {}, previews: true,
+  seed: '', count: 1, preset: '', cache: '', loras: {}, inputs: {}, previews: true, sketch: false,
 };
 
 /** Call `work` now and then while the page is seen; returns what ends it. `work` may be slow: it is never called twice at once. */

@@ -3,7 +3,7 @@
 import { ApiError, FINAL, call, jobPath, mediaUrl } from './api.js';
 import { asFirstPicture, reuse } from './create.js';
 import { h, icon, iconButton } from './dom.js';
-import { duration, moment, number, problem, t } from './i18n.js';
+import { duration, known, language, moment, number, problem, t } from './i18n.js';
 import { pins } from './state.js';
 import { resultMedia, stage, warnings } from './watch.js';
 
@@ -28,9 +28,12 @@ function facts(job) {
     fact(t('view.ran'), job.timings.run_s === null ? '' : duration(job.timings.run_s)),
     fact(t('view.worker'), job.worker),
     fact(t('view.expires'), job.expires_at && !pins.get().includes(job.id) ? moment(job.expires_at) : ''),
-    fact('id', h('code', null, job.id)),
+    h('div', { class: 'wide' }, fact('id', h('code', null, job.id))),
   ];
 }
+
+const history = (job) => (job.history?.length ? h('details', null, h('summary', null, t('view.history')), h('ol', { class: 'history' }, job.history.map((move) =>
+  h('li', null, h('time', null, new Date(1000 * move.at).toLocaleTimeString(language.get())), ` ${known(`state.${move.to}`, move.to)} · ${[move.cause, move.worker, move.note].filter(Boolean).join(' · ')}`)))) : '');
 
 function player(video, fps) {
   const play = iconButton('pause', t('view.pause'), () => (video.paused ? video.play() : video.pause()));
@@ -88,7 +91,7 @@ export async function openViewer(id, { go, say, sure, onClose, onDelete }) {
     if (!FINAL.has(job.state) || job.state !== 'succeeded') {
       const live = stage(job, { onOpen: draw, onEnd: (over) => over.state === 'succeeded' && draw() });
       ends.push(live.end);
-      body.replaceChildren(head, live.node, actions(job, 0, null), h('dl', { class: 'facts' }, facts(job)));
+      body.replaceChildren(head, live.node, actions(job, 0, null), h('dl', { class: 'facts' }, facts(job)), history(job));
       return;
     }
     showResult(job, 0);
@@ -110,7 +113,7 @@ export async function openViewer(id, { go, say, sure, onClose, onDelete }) {
       ? h('div', { class: 'chips' }, job.artefacts.map((_, at) => h('button', { type: 'button', class: 'chip', 'aria-pressed': String(at === index), onclick: () => showResult(job, at) }, t('view.output', { number: at + 1 }))))
       : null;
     body.replaceChildren(head, h('div', { class: 'frame' }, media), controls ? controls.node : '', others || '',
-      h('p', { class: 'prompt' }, job.spec?.prompt || ''), actions(job, index, video), ...warnings(job), h('dl', { class: 'facts' }, facts(job)));
+      h('p', { class: 'prompt' }, job.spec?.prompt || ''), actions(job, index, video), ...warnings(job), h('dl', { class: 'facts' }, facts(job)), history(job));
   }
 
   function actions(job, index, video) {

@@ -11,11 +11,13 @@ const step = (job) => (job.total ? t('watch.step', { step: job.step, total: job.
 export function standing(job) {
   if (job.set_aside) return t('watch.aside', { reason: job.set_aside.reason });
   if (job.cancel_requested && !FINAL.has(job.state)) return t('watch.cancelling');
+  if (job.parking?.requested) return t('watch.pausing');
+  if (job.state === 'parked') return `${known(`parked.${job.parking?.reason}`, t('state.parked'))}${job.kept ? ` · ${t('watch.step', { step: job.kept, total: job.spec?.num_inference_steps ?? '' })}` : ''}`;
   if (job.state === 'queued') {
     const place = job.position ? t('watch.position', { count: job.position }) : t('watch.next');
     return `${known('state.queued', job.state)} · ${place}`;
   }
-  if (job.state === 'running') return [known(`phase.${job.phase}`, t('state.running')), job.phase === 'denoise' ? step(job) : ''].filter(Boolean).join(' · ');
+  if (job.state === 'running') return [known(`phase.${job.phase}`, t('state.running')), job.phase === 'denoise' ? step(job) : '', job.attempts > 1 ? t('watch.attempt', { count: job.attempts }) : ''].filter(Boolean).join(' · ');
   return known(`state.${job.state}`, job.state);
 }
 
@@ -43,19 +45,32 @@ export function stage(first, { onOpen, onEnd }) {
   const eta = h('span', { class: 'soft' });
   const bar = h('div', { class: 'bar', role: 'progressbar', 'aria-label': t('watch.progress'), 'aria-valuemin': 0, 'aria-valuemax': 100 }, h('span'));
   const cancel = h('button', { type: 'button', class: 'quiet', onclick: stopIt }, icon('close'), t('watch.cancel'));
+  const hold = h('button', { type: 'button', class: 'quiet', onclick: () => ask(holdAction()) });
   const told = h('div', { class: 'told' });
   const prompt = h('p', { class: 'prompt clamp' }, job.spec?.prompt || '');
-  const node = h('section', { class: 'stage', 'data-job': job.id, 'data-state': job.state }, picture, h('div', { class: 'under' }, prompt, h('div', { class: 'line' }, status, eta, cancel), bar, told));
+  const node = h('section', { class: 'stage', 'data-job': job.id, 'data-state': job.state }, picture, h('div', { class: 'under' }, prompt, h('div', { class: 'line' }, status, eta, h('div', { class: 'acts' }, hold, cancel)), bar, told));
 
-  async function stopIt() {
-    cancel.disabled = true;
+  function stopIt() {
     cancelledAt = performance.now();
     ranWhenCancelled = job.state === 'running';
+    return ask('cancel');
+  }
+
+  /** What the other button does now. */
+  function holdAction() {
+    if (job.state !== 'parked') return 'pause';
+    return job.parking?.reason === 'draft' ? 'commit' : 'resume';
+  }
+
+  async function ask(action) {
+    cancel.disabled = hold.disabled = true;
+    told.replaceChildren();
     try {
-      const { job: after } = await call(`${jobPath(job.id)}/cancel`, { method: 'POST' });
+      const { job: after } = await call(`${jobPath(job.id)}/${action}`, { method: 'POST' });
       change(after);
     } catch (error) {
-      cancel.disabled = false;
+      if (action === 'cancel') cancelledAt = 0;
+      draw();
       told.replaceChildren(h('p', { class: 'bad', role: 'alert' }, problem(error)));
     }
   }
@@ -76,8 +91,10 @@ export function stage(first, { onOpen, onEnd }) {
     bar.setAttribute('aria-valuenow', grown);
     bar.classList.toggle('waiting', job.state === 'queued' || job.state === 'assigned');
     bar.hidden = over;
-    cancel.hidden = over;
-    cancel.disabled = cancelledAt > 0 || job.cancel_requested;
+    cancel.hidden = hold.hidden = over;
+    cancel.disabled = cancelledAt > 0 || Boolean(job.cancel_requested);
+    hold.disabled = cancel.disabled || Boolean(job.parking?.requested);
+    hold.replaceChildren(icon(holdAction() === 'pause' ? 'pause' : 'play'), t(`watch.${holdAction()}`));
     prompt.textContent = job.spec?.prompt || prompt.textContent;
     if (status.textContent !== standing(job)) status.textContent = standing(job);
     tick();

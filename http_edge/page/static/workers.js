@@ -11,23 +11,23 @@ const meter = (label, share, words) =>
 
 const fact = (label, value) => h('div', { class: 'fact' }, h('dt', null, label), h('dd', null, value));
 
-function card(worker, started, { onOpen, onDrain, onUndrain }) {
+function card(worker, started, onDrain) {
   const doing = worker.jobs.map((job) => {
-    const since = started.get(job.id);
+    const running = started.get(job.id);
+    const since = running?.started_at;
     const words = [job.phase ? known(`phase.${job.phase}`, job.phase) : '', job.total ? `${job.step}/${job.total}` : '', since ? t('workers.since', { time: duration(Math.max(0, Date.now() / 1000 - since)) }) : ''];
-    return h('div', null, h('a', { href: `#/job/${encodeURIComponent(job.id)}`, onclick: () => onOpen }, job.id), h('span', { class: 'soft' }, ` ${words.filter(Boolean).join(' · ')}`));
+    return h('div', null, h('a', { href: `#/job/${encodeURIComponent(job.id)}` }, running?.spec?.prompt.slice(0, 80) || job.id), h('span', { class: 'soft' }, ` ${words.filter(Boolean).join(' · ')}`));
   });
   const facts = [
     worker.model ? fact(t('create.model'), worker.model) : null,
-    fact(t('workers.doing'), doing.length ? doing : h('span', { class: 'soft' }, t('workers.nothing'))),
+    h('div', { class: 'wide' }, fact(t('workers.doing'), doing.length ? doing : h('span', { class: 'soft' }, t('workers.nothing')))),
     worker.temperature_c === null ? null : fact(t('workers.temperature'), `${number(worker.temperature_c)} °C`),
     fact(t('workers.done'), `${number(worker.succeeded)} / ${number(worker.failed)}`),
     worker.loaded_loras?.length ? fact(t('workers.loras'), worker.loaded_loras.join(', ')) : null,
     worker.fault ? fact(t('workers.fault'), h('span', { class: 'bad' }, worker.fault)) : null,
   ];
-  const button = worker.state === 'draining'
-    ? onUndrain && h('button', { type: 'button', class: 'quiet', onclick: () => onUndrain(worker) }, t('workers.undrain'))
-    : worker.state !== 'lost' && h('button', { type: 'button', class: 'quiet', onclick: () => onDrain(worker) }, t('workers.drain'));
+  const leaves = worker.state === 'draining' || worker.state === 'lost';
+  const button = leaves ? null : h('button', { type: 'button', class: 'quiet', onclick: () => onDrain(worker) }, t('workers.drain'));
   return h('article', { class: 'panel worker', 'data-worker': worker.name, 'aria-label': worker.name },
     h('header', { class: 'line' }, h('h3', null, worker.name), h('span', { class: `badge ${worker.state}` }, known(`worker.${worker.state}`, worker.state)), h('span', { class: 'grow' }), button),
     h('p', { class: 'soft' }, `${worker.device}${worker.gpus > 1 ? ` × ${worker.gpus}` : ''} · ${worker.host}`),
@@ -49,7 +49,7 @@ function charts({ data, period_s: period }) {
   ];
 }
 
-export function workersView(root, { onOpen, say, sure }) {
+export function workersView(root, { say, sure }) {
   const cards = h('div', { class: 'cards' });
   const queue = h('div', { class: 'models' });
   const hour = h('div', { class: 'charts' });
@@ -71,7 +71,7 @@ export function workersView(root, { onOpen, say, sure }) {
   function draw({ data, queue: numbers }, started) {
     const focused = document.activeElement?.closest?.('[data-worker]')?.dataset.worker;
     const onButton = document.activeElement?.tagName;
-    cards.replaceChildren(...(data.length ? data.map((worker) => card(worker, started, { onOpen, onDrain: drain })) : [h('p', { class: 'empty' }, t('workers.empty'))]));
+    cards.replaceChildren(...(data.length ? data.map((worker) => card(worker, started, drain)) : [h('p', { class: 'empty' }, t('workers.empty'))]));
     for (const bar of cards.querySelectorAll('[data-share]')) bar.style.width = `${bar.dataset.share}%`;
     // What is drawn anew must not take the keyboard's place away.
     if (focused && onButton === 'BUTTON') cards.querySelector(`[data-worker="${CSS.escape(focused)}"] button`)?.focus();
@@ -84,7 +84,7 @@ export function workersView(root, { onOpen, say, sure }) {
   const unwatch = every(2, async () => {
     const [workers, running] = await Promise.all([call('v1/workers'), listJobs({ state: 'running', limit: 200 })]);
     pool.set(workers);
-    draw(workers, new Map(running.data.map((job) => [job.id, job.started_at])));
+    draw(workers, new Map(running.data.map((job) => [job.id, job])));
   });
   const unchart = every(10, async () => hour.replaceChildren(...charts(await call('v1/stats/history'))));
   return () => {
