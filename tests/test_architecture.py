@@ -63,7 +63,7 @@ PLACES = {
     "num_outputs": 7,
     "pinned": 7,
     "preemptions": 5,
-    "promise": 5,
+    "promise": 8,
     "preset": 7,  # of a job; and of a LoRA
     "previews": 5,
     "priority": 11,

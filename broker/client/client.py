@@ -78,7 +78,7 @@ class BrokerClient:
         """
         reply = await self._request(lambda req: msgspec.structs.replace(submit, req=req))
         if isinstance(reply, m.Rejected):
-            raise errors.rejection(reply.code, reply.message, reply.retry_after_s)
+            raise errors.rejection(reply.code, reply.message, reply.retry_after_s, reply.earliest_s)
         accepted = _expect(m.Accepted, reply)
         return accepted_view(submit, accepted), accepted.duplicate
 
@@ -149,6 +149,12 @@ class BrokerClient:
         query = m.GetUsage(req=0, **fields)
         answer = _expect(m.Usage, await self._request(partial(_numbered, query)))
         return codec.usage_rows(answer.body), answer.more
+
+    async def estimate(self, estimate: m.Estimate) -> m.Forecast:
+        """What would become of such a job if it came now (`req` is filled in), and the earliest end that could be promised."""
+        reply = await self._request(lambda req: msgspec.structs.replace(estimate, req=req))
+        found: m.Forecast = codec.forecast(_expect(m.Estimated, reply).body)
+        return found
 
     async def drain_worker(self, name: str, *, hand_back: bool = False) -> m.WorkerView | None:
         """Let a worker finish what it holds, or hand it back, and leave: the worker as it is now, None when there is none of that name."""

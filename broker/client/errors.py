@@ -21,13 +21,14 @@ class BrokerUnavailable(BrokerError):
 class SubmitRejected(BrokerError):
     """The broker did not take the job.
 
-    `code` is the wire's `RejectCode`; `retry_after_s` is 0 when retrying will not help.
+    `code` is the wire's `RejectCode`; `retry_after_s` is 0 when retrying will not help; `earliest_s`: what could be promised, 0: nothing.
     """
 
-    def __init__(self, code: str, message: str, retry_after_s: float = 0.0) -> None:
+    def __init__(self, code: str, message: str, retry_after_s: float = 0.0, earliest_s: float = 0.0) -> None:
         super().__init__(message)
         self.code = code
         self.retry_after_s = retry_after_s
+        self.earliest_s = earliest_s
 
 
 class QueueFull(SubmitRejected):
@@ -59,6 +60,6 @@ REJECTIONS: dict[str, type[SubmitRejected]] = {
 }
 
 
-def rejection(code: str, message: str, retry_after_s: float) -> SubmitRejected:
+def rejection(code: str, message: str, retry_after_s: float, earliest_s: float = 0.0) -> SubmitRejected:
     """The error for a `Rejected` message."""
-    return REJECTIONS.get(code, SubmitRejected)(code, message, retry_after_s)
+    return REJECTIONS.get(code, SubmitRejected)(code, message, retry_after_s, earliest_s)

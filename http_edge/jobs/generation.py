@@ -321,6 +321,30 @@ class Generation(Struct, frozen=True, kw_only=True):
         ]
         | None
     ) = None
+    ready_within_s: (
+        Annotated[
+            float,
+            Meta(
+                ge=0.001,
+                le=2_678_400,
+                description="Promise that the job is done within so many seconds, or refuse it with the least that can be promised.",
+                extra=_read_as("number"),
+            ),
+        ]
+        | None
+    ) = None
+    ready_confidence: (
+        Annotated[
+            float,
+            Meta(
+                ge=0.5,
+                le=0.999,
+                description="Probability with which a promised time is to be kept; default 0.95.",
+                extra=_read_as("number"),
+            ),
+        ]
+        | None
+    ) = None
     #: As the client wrote it; "" when it gave none.
     image: Annotated[
         str,

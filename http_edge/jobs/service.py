@@ -27,6 +27,7 @@ from http_edge.base.job_names import meant, shown_id
 from http_edge.base.settings import EdgeSettings
 from http_edge.body.forms import Upload
 from http_edge.jobs.export_on_read import ExportOnRead
+from http_edge.jobs.generation import Generation
 from http_edge.jobs.hub import Audience, Hub
 from http_edge.jobs.job import Job
 from http_edge.jobs.load_history import LoadHistory
@@ -101,6 +102,10 @@ class JobService:
         """The accepted job, and whether it was there before. Raises `EdgeError`."""
         view, duplicate = await self._submits.submit(order)
         return await self._export_on_read.fill_save_path(Job.of(view, self.settings.retention_s)), duplicate
+
+    async def estimate(self, wanted: Generation, priority: int) -> tuple[str, m.Forecast, float]:
+        """(the model, what would become of such a job if it came now, Unix time now). Raises `EdgeError`."""
+        return await self._submits.estimate(wanted, priority)
 
     async def image(self, field: str, source: str | Upload, *, allow_paths: bool) -> Picture:
         """The kept copy of a client's image, for `Submission.image`: from an upload of this request, a data URL, base64, an http(s) URL,

@@ -25,6 +25,7 @@ from broker.wire import messages as m
 from broker.wire.inputs import ROLES, InputKind
 from broker.wire.jobspec import JobSpec, ModelCard, cost_units, decode_spec
 from broker.wire.loras import short_list
+from broker.wire.promises import CONFIDENCE
 from http_edge.base import idempotency
 from http_edge.base.broker_errors import translated
 from http_edge.base.context import DEFAULT_PRIORITY, Caller, current
@@ -114,6 +115,19 @@ class Submitter:
         if order.webhook is not None:
             await self._check_webhook(order.webhook.url)
         return await self._submit(order, spec, card)
+
+    async def estimate(self, wanted: Generation, priority: int) -> tuple[str, m.Forecast, float]:
+        """(the model, what would become of such a job if it came now, Unix time now). Nothing is fetched or kept. Raises `EdgeError`."""
+        scope = current()
+        order = Submission(wanted=wanted, priority=priority)
+        order = msgspec.structs.replace(order, priority=_priority(order, scope.caller))
+        card = await self._card(order)
+        spec = build_spec(wanted, card)
+        _check_loras(spec, wanted, scope.caller)
+        ask = m.Estimate(req=0, submission=_fixed(order, spec, card), confidence=wanted.ready_confidence or CONFIDENCE)
+        with translated():
+            found = await self._broker.estimate(ask)
+        return spec.model, found, self._wall_clock()
 
     async def repeat(self, view: m.JobView, spec: JobSpec) -> m.JobView:
         """Submit a job that is over once more, as it is, under the same name. Raises `EdgeError`."""
@@ -216,28 +230,14 @@ class Submitter:
         message = m.Submit(
             req=0,
             job_id=order.job_id,
-            submission=m.Submission(
-                model=spec.model,
-                units=cost_units(spec, card),
-                tenant=scope.caller.tenant,
-                priority=order.priority,
-                origin=order.origin,
-                alias=order.alias,
-                pinned=order.worker,
-                max_running=scope.caller.max_running,
-                webhook=order.webhook.url if order.webhook else "",
-                webhook_events=order.webhook.events if order.webhook else (),
-                lora_names=short_list(use.name for use in spec.loras) if spec.loras else (),
-                submitted_by=scope.caller.key_name,
-                steps=spec.num_inference_steps * spec.num_outputs,
-                draft_steps=order.wanted.draft_steps or 0,
-            ),
+            submission=_fixed(order, spec, card),
             alias_unique=order.alias_unique,
             only_if_idle=order.only_if_idle,
             max_queued=scope.caller.max_queued,
             deadline_s=order.deadline_s,
             fresh=order.fresh,
             body=body,
+            promise=_wish(order.wanted),
         )
         try:
             with translated():
@@ -304,6 +304,38 @@ class Submitter:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(work, limiter=self._threads)
+
+
+def _fixed(order: Submission, spec: JobSpec, card: ModelCard) -> m.Submission:
+    """What the order fixes about its job."""
+    caller = current().caller
+    return m.Submission(
+        model=spec.model,
+        units=cost_units(spec, card),
+        tenant=caller.tenant,
+        priority=order.priority,
+        origin=order.origin,
+        alias=order.alias,
+        pinned=order.worker,
+        max_running=caller.max_running,
+        webhook=order.webhook.url if order.webhook else "",
+        webhook_events=order.webhook.events if order.webhook else (),
+        lora_names=short_list(use.name for use in spec.loras) if spec.loras else (),
+        submitted_by=caller.key_name,
+        steps=spec.num_inference_steps * spec.num_outputs,
+        draft_steps=order.wanted.draft_steps or 0,
+    )
+
+
+def _wish(wanted: Generation) -> m.PromiseWish | None:
+    """The promise that a request asks for. Raises `EdgeError`."""
+    within_s, confidence = wanted.ready_within_s, wanted.ready_confidence
+    if within_s is None:
+        if confidence is not None:
+            label = wanted.label("ready_confidence")
+            raise invalid(label, confidence, "says how sure ready_within_s is to be, which is missing")
+        return None
+    return m.PromiseWish(within_s=within_s, confidence=CONFIDENCE if confidence is None else confidence)
 
 
 def require_sound(view: m.JobView) -> m.JobView:

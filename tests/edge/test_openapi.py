@@ -317,6 +317,7 @@ def test_native_answers(ask: Checked) -> None:
     waits = f"/v1/jobs/{ask('POST', '/v1/jobs', json={'prompt': 'c'})['id']}"
     for action in ("pause", "resume", "commit"):
         ask("POST", f"{waits}/{action}", f"/v1/jobs/{{id}}/{action}")
+    ask("GET", "/v1/queue/estimate?steps=4", "/v1/queue/estimate")
     assert _missed(ask, "Jobs") == set()
 
 

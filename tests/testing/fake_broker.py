@@ -121,6 +121,9 @@ class FakeBroker:
             deadline_at=self.now + submit.deadline_s if submit.deadline_s else 0.0,
             history=(m.HistoryEntry(self.now, "", "queued", "submitted"),),
             body=submit.body,
+            promise=m.Promise(ready_by=self.now + submit.promise.within_s, confidence=submit.promise.confidence)
+            if submit.promise
+            else None,
         )
         decode_spec(submit.body)
         self.submits[submit.job_id] = submit
@@ -241,6 +244,13 @@ class FakeBroker:
         self._answer("usage")
         self.usage_asked = m.GetUsage(req=0, **fields)
         return self.usage_rows, False
+
+    async def estimate(self, estimate: m.Estimate) -> m.Forecast:
+        self._answer("estimate")
+        self.estimated, confidence = estimate.submission, estimate.confidence
+        return m.Forecast(
+            position=2, starts_s=20.0, done_s=30.0, ready_s=36.5, confidence=confidence, takes_s=10.0, workers=1
+        )
 
     async def pool(self) -> m.PoolView:
         self._answer("pool")

@@ -10,6 +10,7 @@ from msgspec import UNSET
 
 from broker.wire.jobspec import Artefact, JobSpec
 from broker.wire.messages import DeliveryView, HistoryEntry, JobView, Parking, WorkerView
+from broker.wire.promises import Promise
 from http_edge.api.common import schema_jobs as schema
 from http_edge.base.job_names import shown_id
 from http_edge.jobs.job import Job
@@ -53,6 +54,8 @@ def job_json(job: Job, progress: int, *, preview: int = 0, with_moves: bool = Fa
         started_at=view.started_at or None,
         finished_at=view.finished_at or None,
         deadline_at=view.deadline_at or None,
+        ready_by=round(view.ready_by, 3) if view.ready_by else None,
+        promise=_promise_json(view.promise) if view.promise else None,
         expires_at=job.expires_at or None,
         timings=_timings(view),
         set_aside=schema.JobSetAside(reason=view.set_aside.reason, at=view.set_aside.at) if view.set_aside else None,
@@ -126,6 +129,15 @@ def _parking_json(parking: Parking) -> schema.JobParking:
         committed=parking.committed,
         draft_expires_at=parking.draft_expires_at or None,
         preemptions=parking.preemptions,
+    )
+
+
+def _promise_json(promise: Promise) -> schema.JobPromise:
+    return schema.JobPromise(
+        ready_by=round(promise.ready_by, 3),
+        ready_confidence=promise.confidence,
+        first_ready_by=round(promise.first_ready_by, 3) if promise.first_ready_by else None,
+        broken_at=promise.broken_at or None,
     )
 
 

@@ -157,6 +157,31 @@ class JobWebhook(Struct, kw_only=True):
     events: list[HookDelivery]
 
 
+class JobPromise(Struct, kw_only=True):
+    """The time by which a job is promised to be done. One that cannot be kept is told at once, and another takes its place."""
+
+    ready_by: UnixTime
+    ready_confidence: float
+    first_ready_by: Annotated[float | None, Meta(description="What was promised at first, once that was broken.")]
+    broken_at: UnixTime | None
+
+
+class JobEstimate(Struct, kw_only=True):
+    """What would become of a job that came now; null means not known, and `unknown` says why."""
+
+    object: Literal["estimate"]
+    model: str
+    position: Annotated[int, Meta(description="Jobs that would be given out before it.")]
+    workers: Annotated[int, Meta(description="Workers that could run it.")]
+    starts_at: UnixTime | None
+    done_at: UnixTime | None
+    ready_by: Annotated[float | None, Meta(description="The earliest end that could be promised.")]
+    ready_within_s: Annotated[float | None, Meta(description="The same in seconds: the least that a job can ask for.")]
+    ready_confidence: float
+    takes_s: Annotated[float | None, Meta(description="Predicted run time, without loading the model.")]
+    unknown: str | None
+
+
 class Job(Struct, kw_only=True):
     """A job. `_at` are Unix seconds, `_s` durations; null means not known, or not yet."""
 
@@ -184,6 +209,11 @@ class Job(Struct, kw_only=True):
     started_at: UnixTime | None
     finished_at: UnixTime | None
     deadline_at: UnixTime | None
+    ready_by: Annotated[
+        float | None,
+        Meta(description="When it is done, as promised; without a promise as predicted, with a confidence of 0.95."),
+    ]
+    promise: JobPromise | None
     expires_at: UnixTime | None
     timings: JobTimings
     set_aside: JobSetAside | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from http_edge.api.common.error_bodies import problem
 from http_edge.api.common.family import Family, Parts
 from http_edge.api.common.schema_common import Problem
+from http_edge.api.native.estimate_api import EstimateApi
 from http_edge.api.native.job_pictures_api import JobPicturesApi
 from http_edge.api.native.jobs_api import JobsApi
 from http_edge.api.native.parking_api import ParkingApi
@@ -17,6 +18,7 @@ from http_edge.http.routing import EdgeRoute
 def _routes(parts: Parts) -> list[EdgeRoute]:
     return [
         *JobsApi(parts.calls, parts.progress).routes(),
+        *EstimateApi(parts.calls).routes(),
         *ParkingApi(parts.calls, parts.progress).routes(),
         *RecipesApi(parts.calls, parts.spool).routes(),
         *JobPicturesApi(parts.calls).routes(),
