@@ -240,3 +240,14 @@ def test_every_command_is_in_the_document():
     names = {one.name or one.callback.__name__ for one in app.app.registered_commands}
     table = DOCUMENT[DOCUMENT.index("| command |") : DOCUMENT.index("`--json` writes")]
     assert set(re.findall(r"`([a-z]+)[ `]", table)) >= names
+
+
+@pytest.mark.parametrize(
+    ("command", "program"),
+    [("serve", "zoetrope serve"), ("keys", "python -m http_edge keys")],
+)
+def test_programs_of_the_service_have_their_own_options(command, program):
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-m", "zoetrope", command, "--help"]
+    done = subprocess.run(line, env=environ, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.startswith(f"usage: {program} ")

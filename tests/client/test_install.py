@@ -13,14 +13,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Put where Python looks first: lets no module be found that the base install does not bring.
+#: Put where Python looks first: what the base install does not bring is not found.
 BLOCK = """
-import sys
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {blocked!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Block())
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+def found(name, path=None, target=None):
+    return None if name.split(".")[0] in {blocked!r} else find(name, path, target)
+PathFinder.find_spec = found
 """
 
 
@@ -103,3 +102,18 @@ def test_a_program_of_the_service_says_what_to_install(run, program):
     assert re.fullmatch(
         rf"{program}: \w+ is not installed: install .* pip install 'zoetrope\[serve\]' .*\n", done.stderr
     )
+
+
+def test_the_command_is_there_and_says_what_serving_needs(run):
+    assert "generate" in run("-m", "zoetrope", "--help").stdout
+    asked = run("-m", "zoetrope", "ps", "--url", "http://127.0.0.1:9")
+    assert (asked.returncode, len(asked.stderr.splitlines())) == (3, 1)
+    served = run("-m", "zoetrope", "serve")
+    assert served.returncode == 2
+    assert re.fullmatch(r"zoetrope serve: \w+ is not installed: install .*\n", served.stderr)
+
+
+def test_doctor_says_what_is_not_installed(run):
+    done = run("-m", "zoetrope", "doctor")
+    assert done.returncode == 1, done.stderr
+    assert "fail  packages  not installed: zmq, starlette" in done.stdout
