@@ -74,3 +74,37 @@ def test_a_worker_that_is_stopped_hands_its_job_back_after_a_step(
     undisturbed = service.finished("undisturbed", 180)
     assert stopped["used"]["resumed"] == f"after step {step} of 200"
     assert np.array_equal(pixels(service, stopped), pixels(service, undisturbed))
+
+
+@pytest.mark.slow
+def test_a_draft_that_is_committed_and_a_job_that_is_paused_draw_the_same(start_service: Any) -> None:
+    service: Service = start_service(workers=1, gpus="cpu:1", model="demo")
+    http = service.http
+    many = {**PICTURE, "num_inference_steps": 200}
+    service.post(id="draft", draft_steps=30, **many)
+    parked = wait_until(
+        lambda: job if (job := service.job("draft"))["state"] == "parked" else None, 90, "a draft that waits"
+    )
+    assert (parked["parking"]["reason"], parked["kept"]) == ("draft", 30), parked
+    with Image.open(io.BytesIO(http.get("/v1/jobs/draft/preview").content)) as preview:
+        assert preview.size == (128, 128)
+    assert http.get("/v1/jobs/draft/draft").headers["content-type"] == "image/png"
+    assert http.post("/v1/jobs/draft/commit").status_code == 200
+    draft = service.finished("draft", 180)
+
+    service.post(id="paused", **many)
+    wait_until(lambda: service.job("paused")["step"] >= 5, 60, "some steps")
+    assert http.post("/v1/jobs/paused/pause").status_code == 200
+    wait_until(lambda: service.job("paused")["state"] == "parked", 60, "a job that is paused")
+    service.post(id="straight", **many)
+    straight = service.finished("straight", 180)
+    assert service.job("paused")["state"] == "parked"
+    assert http.post("/v1/jobs/paused/resume").status_code == 200
+    paused = service.finished("paused", 180)
+
+    assert draft["used"]["resumed"] == "after step 30 of 200"
+    assert paused["used"]["resumed"].startswith("after step ")
+    expected = pixels(service, straight)
+    for job in (draft, paused):
+        assert np.array_equal(pixels(service, job), expected), job
+        assert (job["crashes"], job["losses"]) == (0, 0), job
