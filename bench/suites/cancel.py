@@ -98,7 +98,7 @@ class Timeline(Struct, frozen=True, kw_only=True):
 def timeline(durations: dict[str, float], phase: str, steps: int) -> Timeline:
     """Build the timeline from the engine's seconds by phase; the phases follow one another."""
     at = 0.0
-    for name in ("load", "encode", "denoise", "decode", "save"):
+    for name in ("load", "warm_up", "encode", "denoise", "decode", "save"):
         length = durations.get(name, 0.0)
         if name == phase:
             return Timeline(begin=at, end=at + length, step_s=durations.get("denoise", 0.0) / steps)

@@ -181,7 +181,7 @@ def served(views: Sequence[m.JobView]) -> Served:
 def _front_s(view: m.JobView) -> float:
     """Seconds until the last denoising step was done."""
     durations = view.result.stage_durations if view.result else {}
-    return sum(durations.get(phase, 0.0) for phase in ("load", "encode", "denoise"))
+    return sum(durations.get(phase, 0.0) for phase in ("load", "warm_up", "encode", "denoise"))
 
 
 def bare_loop(model: Path, specs: Sequence[JobSpec], out: Path, on_gpu: bool) -> float:

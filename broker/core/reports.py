@@ -228,7 +228,7 @@ def finished(state: State, worker: Worker, message: m.Finished, found: Found, no
     job.result = result
     job.run_s = bounds.run_s(message.run_s)
     job.failure = None
-    load_s = result.stage_durations.get("load", 0.0)
+    load_s = result.ready_s
     state.costs.learn(job.submission.model, job.submission.units, job.run_s - load_s)
     if load_s:
         state.reloads.learn(job.submission.model, load_s)

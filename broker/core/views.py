@@ -219,6 +219,7 @@ def worker_view(worker: Worker, jobs: dict[str, Job], now: float) -> m.WorkerVie
         loaded_loras=stats.loaded_loras,
         lora_memory=worker.info.lora_memory,
         versions=worker.info.versions,
+        loading=stats.loading,
     )
 
 

@@ -9,7 +9,7 @@ from msgspec import Meta
 from broker.wire.device import DeviceHealth
 from broker.wire.failures import FailureKind
 from broker.wire.loras import LoraNames
-from broker.wire.terms import Age, Count, EngineState, Fence, Held, Id, KnownId, Message, Name, Seconds, Short
+from broker.wire.terms import Age, Count, EngineState, Fence, Held, Id, KnownId, Loading, Message, Name, Seconds, Short
 
 Remedy = Literal["none", "anew", "yield"]
 
@@ -54,6 +54,8 @@ class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
     health: DeviceHealth = DeviceHealth()
     #: LoRAs beside the weights of `model`, the most recently used first.
     loaded_loras: LoraNames = ()
+    #: Of an engine that is loading.
+    loading: Loading | None = None
 
 
 class Refused(Message, frozen=True, kw_only=True, tag="refused"):

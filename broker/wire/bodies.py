@@ -20,6 +20,7 @@ from broker.wire.terms import (
     Held,
     Id,
     JobStateName,
+    Loading,
     ParkedName,
     Short,
     WebhookEvent,
@@ -230,6 +231,8 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     lora_memory: LoraMemory = LoraMemory()
     #: As `WorkerInfo`'s.
     versions: dict[str, str] = msgspec.field(default_factory=dict)
+    #: Why it takes no job yet, as it said last; None: its engine is not loading.
+    loading: Loading | None = None
 
 
 class ClockStep(Struct, frozen=True, array_like=True):

@@ -56,9 +56,10 @@ MediaKind = Literal["video", "image"]
 #: How freely blocks are left out in steps that resemble each other.
 CacheMode = Literal["off", "safe", "fast"]
 
-#: The phases of one attempt, in order. `finished` means: computed, the broker's acknowledgement is awaited.
-PHASES = ("load", "encode", "denoise", "decode", "save", "finished")
-Phase = Literal["", "load", "encode", "denoise", "decode", "save", "finished"]
+#: The phases of one attempt, in order. `warm_up`: a model in memory is called for the first time, and what is compiled is. `finished`:
+#: computed, the broker's acknowledgement is awaited.
+PHASES = ("load", "warm_up", "encode", "denoise", "decode", "save", "finished")
+Phase = Literal["", "load", "warm_up", "encode", "denoise", "decode", "save", "finished"]
 
 
 def is_client_id(text: str) -> bool:
@@ -377,6 +378,11 @@ class Result(Struct, frozen=True, kw_only=True):
         dict[Annotated[str, Meta(max_length=MAX_USED_NAME)], Annotated[str, Meta(max_length=MAX_USED_CHARS)]],
         Meta(max_length=MAX_USED),
     ] = msgspec.field(default_factory=dict)
+
+    @property
+    def ready_s(self) -> float:
+        """Seconds until the model was ready, which the next job need not wait for."""
+        return self.stage_durations.get("load", 0.0) + self.stage_durations.get("warm_up", 0.0)
 
 
 class _Traced(Struct):

@@ -93,6 +93,7 @@ from broker.wire.terms import Held as Held
 from broker.wire.terms import Id as Id
 from broker.wire.terms import JobStateName as JobStateName
 from broker.wire.terms import KnownId as KnownId
+from broker.wire.terms import Loading as Loading
 from broker.wire.terms import Message as Message
 from broker.wire.terms import Name as Name
 from broker.wire.terms import ParkedName as ParkedName

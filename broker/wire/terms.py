@@ -95,6 +95,15 @@ class Held(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     kept: Count = 0
 
 
+class Loading(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
+    """What an engine does that takes no job yet: "load" or "warm_up", which of so many steps of it, and seconds since its process began."""
+
+    phase: Phase = "load"
+    step: Count = 0
+    total: Count = 0
+    age_s: Age = 0.0
+
+
 class Message(Struct, frozen=True, kw_only=True, array_like=True, tag=True, gc=False):
     """Base of all messages. Never sent itself. Plain data is in no circle, so the collector need not know of it (`gc`)."""
 

@@ -13,7 +13,8 @@ from broker.wire.messages import JobView
 #: Where each phase begins and ends on the scale.
 _SHARES: dict[str, tuple[int, int]] = {
     "": (0, 0),
-    "load": (0, 2),
+    "load": (0, 1),
+    "warm_up": (1, 2),
     "encode": (2, 5),
     "denoise": (5, 90),
     "decode": (90, 97),

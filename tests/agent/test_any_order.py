@@ -126,7 +126,7 @@ class World(Surroundings):
     @precondition(lambda self: self.process and self.jobs)
     @rule(
         data=st.data(),
-        phase=st.sampled_from(["load", "encode", "denoise", "decode", "save"]),
+        phase=st.sampled_from(["load", "warm_up", "encode", "denoise", "decode", "save"]),
         step=st.integers(0, 40),
     )
     def engine_works(self, data: st.DataObject, phase: str, step: int) -> None:

@@ -40,6 +40,32 @@ def test_a_crash_fails_the_job_in_words_and_starts_the_next_engine() -> None:
     assert stage.orders() == [fx.RemoveDir("j1", fence(1)), fx.StartEngine(SETUP)]
 
 
+def next_loading(stage: Stage) -> m.Loading | None:
+    """What the next heartbeat says."""
+    while not (beats := stage.sent(m.Heartbeat)):
+        stage.tick(0.25)
+    stage.out = []
+    return beats[-1].loading
+
+
+def test_what_keeps_an_engine_from_taking_a_job_is_told() -> None:
+    stage = Stage().registered()
+    began = stage.now
+    next_loading(stage)
+    stage.words(0, "warm_up", 1, 3)
+    told = next_loading(stage)
+    assert told == m.Loading(phase="warm_up", step=1, total=3, age_s=stage.now - began)
+    assert stage.now > began
+    stage.engine(Ready(model="demo", load_s=3.0))
+    stage.words(0, "warm_up", 3, 3)
+    assert next_loading(stage) is None
+    # The next process begins with its load, whatever the last one showed.
+    stage.exited(SEGFAULT)
+    told = next_loading(stage)
+    assert told is not None
+    assert (told.phase, told.step, told.total) == ("load", 0, 0)
+
+
 def test_a_crash_without_a_job_is_nobody_s_failure() -> None:
     stage = Stage().idle().silence(1.0)
     stage.exited(SEGFAULT)

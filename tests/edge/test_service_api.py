@@ -9,7 +9,7 @@ import pytest
 
 from broker.client import errors
 from broker.wire.loras import LoraMemory
-from broker.wire.messages import DeviceHealth, Held
+from broker.wire.messages import DeviceHealth, Held, Loading
 from tests.edge.conftest import World
 from tests.testing.fake_broker import VIDEO, worker
 
@@ -123,6 +123,17 @@ def test_the_loras_in_a_workers_memory_are_shown(world: World) -> None:
     shown = world.http.get("/v1/workers").json()["data"]
     assert [worker["loaded_loras"] for worker in shown] == [[], ["film", "pan"]]
     assert shown[1]["lora_memory"] == {"host_mb": 100, "device_mb": 50}
+
+
+def test_why_a_worker_takes_no_job_yet_is_shown(world: World) -> None:
+    loading = Loading(phase="warm_up", step=1, total=3, age_s=12.3456)
+    world.fake.workers["cpu-1"] = msgspec.structs.replace(
+        world.fake.workers["cpu-1"], state="starting", engine="loading", loading=loading, versions={"torch": "2.13.0"}
+    )
+    idle, starting = world.http.get("/v1/workers").json()["data"]
+    assert (idle["loading"], idle["versions"]) == (None, {})
+    assert starting["loading"] == {"phase": "warm_up", "step": 1, "total": 3, "seconds": 12.346}
+    assert starting["versions"] == {"torch": "2.13.0"}
 
 
 HEALTH = DeviceHealth(

@@ -318,10 +318,10 @@ def cached_by(kind: CacheKind, engines: Iterable[VideoEngine], card: ModelCard) 
             engine.pipelines._setups = own
 
 
-def test_a_warm_up_is_shown_as_loading_and_heard(device: Device, demo_card: ModelCard, tmp_path: Path) -> None:
+def test_a_warm_up_is_shown_and_heard(device: Device, demo_card: ModelCard, tmp_path: Path) -> None:
     setup = ModelSetup(warm_up=((64, 64, 5), (64, 64, 1)))
     engine = VideoEngine(Pipelines(device, {demo_card.name: setup}))
-    stopped = CancelAt.at("load", 0, hits=20)
+    stopped = CancelAt.at("warm_up", 0, hits=20)
     with pytest.raises(Cancelled):
         drawn(engine, demo_card, job(demo_card), tmp_path / "a", Monitor(stopped, 1, 1, ProcessMemory()))
     recorder = Recorder.recording()
@@ -332,7 +332,7 @@ def test_a_warm_up_is_shown_as_loading_and_heard(device: Device, demo_card: Mode
         tmp_path / "b",
         Monitor(recorder, 1, 1, ProcessMemory()),
     )
-    assert [(step, total) for phase, step, total in recorder.seen if phase == "load"][-3:] == [(0, 2), (1, 2), (2, 2)]
+    assert [(step, total) for phase, step, total in recorder.seen if phase == "warm_up"] == [(0, 2), (1, 2), (2, 2)]
     assert [step for phase, step, _ in recorder.seen if phase == "denoise"][-1] == 2
     assert engine.pipelines.loaded(demo_card.name).used == {}
 

@@ -129,7 +129,7 @@ class Attempt:
 
     def _budget_s(self, policy: AgentPolicy) -> float:
         match self._phase:
-            case "load":
+            case "load" | "warm_up":
                 return policy.load_budget_s
             case "denoise":
                 # Before the first step ends, kernels are compiled and tuned; no estimate covers that.

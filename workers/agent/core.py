@@ -358,6 +358,7 @@ class AgentCore:
                 draining=self.draining,
                 health=self.stats.health,
                 loaded_loras=self.engine_slot.loaded_loras,
+                loading=self.engine_slot.engine.loading(now),
             )
         )
 

@@ -11,10 +11,14 @@ Only `exited` leads out of `stopping`: a GPU is free when the process is gone, n
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
-from broker.wire.messages import EngineState
+from msgspec import structs
+
+from broker.wire.jobspec import Phase
+from broker.wire.messages import EngineState, Loading
 from workers.agent.errors import EngineStateError
+from workers.ipc.shared import Progress
 from workers.supervisor import restart
 from workers.supervisor.agent_policy import AgentPolicy
 
@@ -54,6 +58,7 @@ class EngineLife:
         self._streak = 0
         self._memory_streak = 0
         self._spawned_at = now
+        self._shows: Loading | None = None
         self._ready_at: float | None = None
         self._proved = False
         self._blamed = True
@@ -89,6 +94,7 @@ class EngineLife:
         self.start_at = None
         self.load_by = now + self._policy.load_budget_s
         self._spawned_at = now
+        self._shows = Loading()
         self._ready_at = None
         self._proved = False
         self._blamed = True
@@ -97,7 +103,19 @@ class EngineLife:
         """The model is in memory."""
         self._move("ready")
         self.load_by = None
+        self._shows = None
         self._ready_at = now
+
+    def observe(self, progress: Progress) -> None:
+        """Take what its process shows of making the model ready."""
+        if self.state == "loading" and progress.phase:
+            self._shows = Loading(phase=cast("Phase", progress.phase), step=progress.step, total=progress.total)
+
+    def loading(self, now: float) -> Loading | None:
+        """What keeps it from taking a job; None when nothing of its making ready does."""
+        if self.state != "loading" or self._shows is None:
+            return None
+        return structs.replace(self._shows, age_s=max(0.0, now - self._spawned_at))
 
     def run(self) -> None:
         """Note that it was given a job."""

@@ -282,7 +282,9 @@ class EngineSlot:
 
     def observe(self, progress: Iterable[Progress], now: float) -> None:
         """Take the progress in the shared words."""
-        for shown in progress:
+        for number, shown in enumerate(progress):
+            if number == 0:  # whose words are those of the model that is made ready, before there is a job
+                self.engine.observe(shown)
             for attempt in self.attempts:
                 attempt.observe(shown, now)
 

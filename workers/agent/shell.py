@@ -149,7 +149,8 @@ class AgentShell:
                 self._apply(self._core.from_engine(message, now))  # type: ignore[arg-type]  # the channel decodes this union
         except IpcError as error:
             self._apply(self._core.engine_broken(str(error), now))
-        if self._core.engine_slot.attempts:
+        slot = self._core.engine_slot
+        if slot.attempts or slot.engine.state == "loading":
             self._apply(self._core.progressed(engine.progress(), now))
         if code is not None:
             self._release_engine()

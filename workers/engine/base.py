@@ -33,8 +33,8 @@ class Stage(Struct, frozen=True):
 class Engine(Protocol):
     """Draws the jobs of one family of models. One job at a time, while the tail of the one before may still run."""
 
-    def load(self, card: ModelCard) -> None:
-        """Bring the model into memory. Raises `LoadError`, or `OutOfMemory`."""
+    def load(self, card: ModelCard, monitor: Monitor | None = None) -> None:
+        """Bring the model into memory, and call it for the first time where it is to be. Raises `LoadError`, or `OutOfMemory`."""
 
     def draw(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
         """Draw `spec` up to its last denoising step at least; what comes last is files in `out_dir`, all fsynced.

@@ -41,10 +41,10 @@ class DiffusionEngine:
         #: Of the attempt that is drawn now.
         self._checkpoints: Checkpoints | None = None
 
-    def load(self, card: ModelCard) -> None:
-        """Bring the model into memory. Raises `LoadError`, or `OutOfMemory`."""
+    def load(self, card: ModelCard, monitor: Monitor | None = None) -> None:
+        """Bring the model into memory, and call it in the sizes of its warm-up. Raises `LoadError`, or `OutOfMemory`."""
         self.pipelines.get(card)
-        self.pipelines.warm(card)
+        self.pipelines.warm(card, monitor)
 
     def stays(self, card: ModelCard, profile: Profile, shape: Shape) -> bool:
         """Whether a job of this shape finds the model where it needs it, and its VAE stays there."""

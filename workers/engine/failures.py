@@ -56,7 +56,7 @@ def classify(error: BaseException, phase: str) -> Verdict:
     if classes & _POISONED_CLASSES or (isinstance(error, RuntimeError) and _POISONED.search(text)):
         return Verdict(FailureKind.ENGINE_CRASHED, named, fatal=True)
     if (
-        phase in ("", "load", "encode")
+        phase in ("", "load", "warm_up", "encode")
         and isinstance(error, ValueError | TypeError)
         and _from_check(error.__traceback__)
     ):

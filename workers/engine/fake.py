@@ -57,7 +57,7 @@ class FakeEngine:
         self._loaded = ""
         self._loras: tuple[str, ...] = ()
 
-    def load(self, card: ModelCard) -> None:
+    def load(self, card: ModelCard, monitor: Monitor | None = None) -> None:
         if card.source == "load_fail":
             raise LoadError(f"model {card.name!r}: told not to load")
         self._loaded, self._loras = card.name, ()

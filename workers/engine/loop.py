@@ -31,6 +31,7 @@ from broker.wire.jobspec import ModelCard
 from workers.engine.errors import EngineError
 from workers.engine.failures import classify
 from workers.engine.packages import leave_out
+from workers.engine.progress import Monitor
 from workers.engine.registry import Registry, import_engines
 from workers.engine.runner import Runner
 from workers.ipc.channel import Channel, IpcError
@@ -45,6 +46,10 @@ EXIT_DONE, EXIT_PROTOCOL, EXIT_LOAD_FAILED, EXIT_DEVICE_LOST = 0, 64, 65, 66
 _OOM_SCORE, _OOM_SPARE = Path("/proc/self/oom_score_adj"), "1000"
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+
+
+#: Of no job: a cancel and a wish to park name another.
+_NO_FENCE = 2**63
 
 
 class Loop:
@@ -123,14 +128,15 @@ class Loop:
 
     def _preload(self, registry: Registry, cards: dict[str, ModelCard], name: str) -> Ready | LoadFailed:
         slot = self._words.slots[0]
-        slot.begin(0)
+        slot.begin(_NO_FENCE)
         slot.report("load", 0, 0)
         started = time.monotonic()
         try:
             card = cards.get(name)
             if card is None:
                 raise EngineError(f"model {name!r} is not one of {', '.join(cards) or 'none'}")
-            registry.engine(card).load(card)
+            engine = registry.engine(card)
+            engine.load(card, Monitor(slot, _NO_FENCE, 1, registry.meter))
         except Exception as error:  # the process's outermost loop: whatever a library raises is the agent's to hear
             message = classify(error, "load").message
             # What is said in our own words needs no traceback.

@@ -145,7 +145,7 @@ class Pipelines:
             return
         sizes = self.setup(card).warm_up
         if sizes and monitor is not None:
-            monitor.enter("load", len(sizes))
+            monitor.enter("warm_up", len(sizes))
         for number, size in enumerate(sizes, start=1):
             detail = f"{'x'.join(map(str, size))}, {number} of {len(sizes)}"
             logger.info("warming up a model", extra={"action": Action.WARM_UP, "model": card.name, "detail": detail})

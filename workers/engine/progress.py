@@ -191,8 +191,8 @@ class Monitor:
         rank = _RANK[self._phase]
         if rank > self._ceiling:
             return
-        # A model is loaded once for all outputs.
-        whole = total * (self._outputs if self._phase != "load" else 1)
+        # A model is made ready once for all outputs.
+        whole = total * (self._outputs if self._phase not in ("load", "warm_up") else 1)
         wanted = (rank, min(self._index * total + done, whole), whole)
         shown_rank, shown_step, shown_total = self._shown
         if rank < shown_rank or (rank == shown_rank and (wanted[1] < shown_step or whole < shown_total)):

@@ -152,7 +152,7 @@ class Reader:
         for row in self._rows(rows.SELECT_EVICTED + where, (end - _RATES_WINDOW, RECENT_RATES)):
             job = self.decode(row)
             if not job.damaged:
-                load_s = 0.0 if job.result is None else job.result.stage_durations.get("load", 0.0)
+                load_s = 0.0 if job.result is None else job.result.ready_s
                 found.append((job.submission.model, job.submission.units, job.run_s - load_s))
         found.reverse()
         return found

@@ -203,6 +203,13 @@ def _known(value: float) -> float | None:
     return value if value >= 0 else None
 
 
+def _loading_json(worker: WorkerView) -> schema.WorkerLoading | None:
+    now = worker.loading
+    if now is None:
+        return None
+    return schema.WorkerLoading(phase=now.phase, step=now.step, total=now.total, seconds=round(now.age_s, 3))
+
+
 def worker_json(worker: WorkerView) -> schema.Worker:
     """A worker: its device, model, state, what it holds, and its counts since the broker started."""
     return schema.Worker(
@@ -244,4 +251,5 @@ def worker_json(worker: WorkerView) -> schema.Worker:
         loaded_loras=list(worker.loaded_loras),
         lora_memory=worker.lora_memory,
         versions=worker.versions,
+        loading=_loading_json(worker),
     )

@@ -340,6 +340,15 @@ class WorkerJob(Struct, kw_only=True):
     total: int
 
 
+class WorkerLoading(Struct, kw_only=True):
+    """Why a worker takes no job yet: its model is loaded, or called for the first time and compiled."""
+
+    phase: Annotated[str, Meta(description="load, or warm_up: the first calls, in which what is compiled is.")]
+    step: Annotated[int, Meta(description="Sizes of the warm-up that are done.")]
+    total: int
+    seconds: Annotated[float, Meta(description="Since its process began.")]
+
+
 class Worker(Struct, kw_only=True):
     """A worker: its device, model, state, what it holds, and its counts since the broker started."""
 
@@ -390,6 +399,9 @@ class Worker(Struct, kw_only=True):
     ]
     versions: Annotated[
         dict[str, str], Meta(description="Libraries that have a part in what it draws, and their versions.")
+    ]
+    loading: Annotated[
+        WorkerLoading | None, Meta(description="What keeps it from taking a job; null: its engine is not loading.")
     ]
 
 
