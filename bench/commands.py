@@ -11,7 +11,20 @@ from msgspec import Struct
 from bench.peers import peers
 from bench.report import plans
 from bench.report.report import Report
-from bench.suites import brokerbench, cancel, engine, http, lists, load, pool, recover, resume, scale, workload
+from bench.suites import (
+    brokerbench,
+    cancel,
+    engine,
+    http,
+    lists,
+    load,
+    pool,
+    promises,
+    recover,
+    resume,
+    scale,
+    workload,
+)
 
 
 class Command(Struct, frozen=True, kw_only=True):
@@ -129,6 +142,14 @@ COMMANDS = (
         pool.PoolPlan(),
         pool.PoolPlan(arrivals=1_000, repeats=2),
         (("", "eight workers"), ("--workers 64 --load 0.9", "a larger and busier pool")),
+    ),
+    planned(
+        "promises",
+        "promised times kept against noise and load, the real core on virtual time beside first come first served",
+        promises.run,
+        promises.PromisesPlan(),
+        promises.PromisesPlan(jobs=200),
+        (("", "eight workers"), ("--confidence 0.99 --long 0.6", "stronger promises, more of the work in long jobs")),
     ),
     planned(
         "http",

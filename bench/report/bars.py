@@ -116,6 +116,22 @@ BARS = (
         ),
     ),
     Bar(
+        what="promised times, predictions off by 20 %, 30 % of the work in long jobs, load 0.9",
+        target="≥ 99 % kept, none broken untold; tenants' shares within 5 %",
+        bench="promises",
+        keys=("kept_pct", "silent", "share_error_pct"),
+        shown="{kept_pct:.2f} % kept, {silent} untold; shares off by {share_error_pct:.1f} %",
+        met=lambda r: r["kept_pct"] >= 99.0 and r["silent"] == 0 and r["share_error_pct"] <= 5.0,
+    ),
+    Bar(
+        what="short jobs among long ones, the same run",
+        target="p95 ≤ 2 × their time alone",
+        bench="promises",
+        keys=("short_p95_x", "long_mean_x"),
+        shown="{short_p95_x:.1f} ×; long jobs {long_mean_x:.2f} × theirs on average",
+        met=lambda r: r["short_p95_x"] <= 2.0,
+    ),
+    Bar(
         what="pool makespan on mixed lengths, 8 workers",
         target="≤ 1.05 × max(total/8, longest job)",
         bench="pool",

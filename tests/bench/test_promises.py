@@ -1,0 +1,45 @@
+"""`bench promises`: what it simulates, and that promises are kept there."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.harness.promisepool import Order, PromisePool
+from bench.suites import promises
+
+SMALL = promises.PromisesPlan(jobs=300, workers=4)
+
+
+def test_the_same_seed_draws_the_same_orders():
+    assert promises.draw_orders(SMALL, 0.2, 0.9) == promises.draw_orders(SMALL, 0.2, 0.9)
+    assert promises.draw_orders(SMALL, 0.2, 0.9) != promises.draw_orders(SMALL, 0.2, 0.7)
+
+
+def test_so_much_of_the_work_is_in_long_jobs_as_the_plan_says():
+    plan = promises.PromisesPlan(jobs=20_000, long=0.3)
+    orders = promises.draw_orders(plan, 0.0, 0.9)
+    long_s = sum(order.size_s for order in orders if order.size_s >= promises.LONG[0])
+    assert long_s / sum(order.size_s for order in orders) == pytest.approx(0.3, abs=0.05)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_promises_are_kept_or_told_broken(noise):
+    found = promises.run_one(SMALL, noise, 0.9)
+    assert found.promised > 100
+    assert found.kept >= 0.98
+    assert found.silent == 0
+
+
+def test_who_is_refused_takes_the_time_that_is_offered():
+    orders = [Order(0.0, 10.0, 10.0), Order(0.0, 10.0, 10.0), Order(1.0, 5.0, 5.0, within_s=6.0)]
+    outcomes = PromisePool(orders, 1, 0.0, 1, confidence=0.95, taught=[5.0, 10.0] * 10).run()
+    assert outcomes[0].ready_by == 0.0
+    assert outcomes[2].offered_s > 6.0
+    assert outcomes[2].end_s <= outcomes[2].ready_by == pytest.approx(1.0 + outcomes[2].offered_s, rel=0.01)
+
+
+def test_the_report_has_what_its_bars_are_judged_by():
+    report = promises.run(promises.PromisesPlan(jobs=60, workers=2))
+    found = {metric.key: metric.value for metric in report.metrics}
+    assert {"kept_pct", "silent", "share_error_pct", "short_p95_x", "long_mean_x"} <= found.keys()
+    assert found["silent"] == 0
