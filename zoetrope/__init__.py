@@ -25,6 +25,7 @@ from zoetrope.client.errors import (
 from zoetrope.client.results import (
     Artefact,
     DownloadedFile,
+    Estimate,
     Failure,
     Health,
     Job,
@@ -50,6 +51,7 @@ __all__ = [
     "Conflict",
     "DigestMismatch",
     "DownloadedFile",
+    "Estimate",
     "Failure",
     "Forbidden",
     "Health",

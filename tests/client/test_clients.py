@@ -218,9 +218,10 @@ def test_a_list_is_walked_page_by_page(asking):
 
     client, script = asking(page("a", "b", more=True), page("c", more=False))
     assert [one.id for one in client.all("jobs", state="queued,running")] == ["a", "b", "c"]
-    assert script.paths[1] == "/v1/jobs?limit=100&order=desc&after=b&state=queued%2Crunning"
+    assert script.paths[1] == "/v1/jobs?limit=100&after=b&state=queued%2Crunning&order=desc"
     client, script = asking(page("a", "b", more=True))
-    assert [one.id for one in client.all("jobs", limit=2)] == ["a", "b"]
+    assert [one.id for one in client.all("jobs", limit=2, prompt="red ball", since=7)] == ["a", "b"]
+    assert script.paths == ["/v1/jobs?limit=2&since=7&prompt=red+ball&order=desc"]
 
 
 DATA = bytes(range(256)) * 40
@@ -324,6 +325,7 @@ def test_the_clients_results_have_no_field_that_the_service_does_not_send():
         (zoetrope.Queue, schema_jobs.QueueNumbers),
         (zoetrope.Model, schema_openai.Model),
         (zoetrope.UploadedFile, schema_openai.File),
+        (zoetrope.Estimate, schema_jobs.JobEstimate),
         (zoetrope.Usage, usage_api.Usage),
         (zoetrope.UsageRow, usage_api.UsageNumbers),
     ]

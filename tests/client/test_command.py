@@ -58,6 +58,9 @@ def test_from_a_prompt_to_a_file(at_service, typed):
     assert out[0].split() == ["JOB", "STATE", "MODEL", "WORKER", "SUBMITTED", "PROMPT"]
     assert any(line.startswith(f"{job_id}  succeeded") and line.endswith("a red circle") for line in out)
 
+    assert typed("ps", "--all", "--prompt", "a prompt that nobody wrote")[2] == ["no jobs"]
+    assert len(typed("ps", "--all", "--prompt", "RED")[1]) > 1
+
     assert typed("rm", job_id) == (0, [f"deleted {job_id}"], [])
     assert typed("show", job_id)[0] == 4
 
@@ -181,6 +184,19 @@ def test_models_and_workers(at_service, typed):
     assert [line.split()[:3] for line in out[1:]] == [["cpu-0", "idle", "cpu"], ["cpu-1", "idle", "cpu"]]
     assert err == ["0 jobs wait, 0.0 s of work; a new one waits about 0.0 s"]
     assert {one["name"] for one in json.loads("\n".join(typed("workers", "--json")[1]))["data"]} == {"cpu-0", "cpu-1"}
+
+
+def test_when_it_would_be_done_is_said_without_submitting(at_service, typed):
+    assert typed("generate", "a first one", "-o", "first.mp4")[0] == 0
+    before = len(typed("ps", "--all")[1])
+    code, out, _ = typed("generate", "--estimate", "--steps", "4")
+    assert code == 0
+    assert out[:2] == ["model      fake", "before it  0 jobs, 2 workers"]
+    assert json.loads("\n".join(typed("generate", "--estimate", "--json")[1]))["object"] == "estimate"
+    assert len(typed("ps", "--all")[1]) == before
+    code, _, err = typed("generate", "too soon", "--within", "0.001")
+    assert code == 2
+    assert err[-1].startswith("zoetrope: ready_within_s: ")
 
 
 def test_usage_is_summed_up(at_service, typed):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -12,11 +13,11 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from zoetrope.cli.options import Json, KeyFile, Url, opened
-from zoetrope.cli.terminal import err, show_json, span
+from zoetrope.cli.terminal import err, show_json, show_pairs, span
 from zoetrope.cli.terminal import out as stdout
 from zoetrope.client.client import Client
 from zoetrope.client.errors import NotFound, WaitTimeout, ZoetropeError
-from zoetrope.client.results import Job
+from zoetrope.client.results import Estimate, Job
 
 _LOOKS_REMOTE = ("http://", "https://", "data:", "file-")
 
@@ -49,6 +50,11 @@ LastImage = Annotated[str | None, typer.Option("--last-image", help="Last frame.
 References = Annotated[list[str] | None, typer.Option("--reference", help="Further images to draw from.")]
 Video = Annotated[str | None, typer.Option("--video", help="A clip to draw over.")]
 Priority = Annotated[int | None, typer.Option("--priority", help="0 to 9; 9 first.")]
+Within = Annotated[
+    float | None,
+    typer.Option("--within", help="Have it promised within so many seconds, or refused with the least that can be."),
+]
+EstimateOnly = Annotated[bool, typer.Option("--estimate", help="Say when it would be done, and submit nothing.")]
 Like = Annotated[
     Path | None,
     typer.Option("--like", help="A file of an earlier job: draw it again, with what else is given changed."),
@@ -88,6 +94,8 @@ def generate(
     priority: Priority = None,
     draft: Draft = None,
     previews: Previews = None,
+    within: Within = None,
+    estimate: EstimateOnly = False,
     like: Like = None,
     setting: Settings = None,
     timeout: Timeout = None,
@@ -112,6 +120,7 @@ def generate(
         "priority": priority,
         "draft_steps": draft,
         "previews": previews,
+        "ready_within_s": within,
         "loras": [read_lora(text) for text in lora] if lora else None,
         "image": read_input("--image", image),
         "last_image": read_input("--last-image", last_image),
@@ -121,7 +130,7 @@ def generate(
     for text in setting or ():
         read_setting(text, fields)
     with opened(url, key_file) as client:
-        _carry_out(client, Order(prompt, fields, out, timeout, detach, as_json), like)
+        _carry_out(client, Order(prompt, fields, out, timeout, estimate, detach, as_json), like)
 
 
 class Order(NamedTuple):
@@ -131,6 +140,7 @@ class Order(NamedTuple):
     fields: dict[str, Any]
     out: Path | None
     timeout: float | None
+    estimate: bool
     detach: bool
     as_json: bool
 
@@ -141,8 +151,11 @@ def _carry_out(client: Client, order: Order, like: Path | None) -> None:
     client.health()
     if like is not None:
         order = _like(client, like, order)
-    elif not order.prompt:
+    elif not order.prompt and not order.estimate:
         raise ZoetropeError("PROMPT is missing: say what to draw, or name a file to draw again with --like")
+    if order.estimate:
+        _show_estimate(client.estimate(**order.fields), as_json=order.as_json)
+        return
     if order.detach:
         job = client.submit(order.prompt, **order.fields)
         if order.as_json:
@@ -160,6 +173,28 @@ def _carry_out(client: Client, order: Order, like: Path | None) -> None:
         return
     for file in files:
         stdout().print(str(file), markup=False)
+
+
+def _show_estimate(found: Estimate, *, as_json: bool) -> None:
+    if as_json:
+        show_json(found.raw)
+        return
+    known = found.ready_within_s is not None
+    could = (
+        f"within {span(found.ready_within_s)}, with a confidence of {found.ready_confidence:g}"
+        if known
+        else found.unknown
+    )
+    show_pairs(
+        {
+            "model": found.model,
+            "before it": f"{found.position} jobs, {found.workers} workers",
+            "takes": span(found.takes_s),
+            "starts": f"{span(max(0.0, found.starts_at - time.time()))} from now" if found.starts_at else "",
+            "done": f"{span(max(0.0, found.done_at - time.time()))} from now" if found.done_at else "",
+            "promise": could or "",
+        }
+    )
 
 
 def _show_draft(client: Client, job: Job, *, as_json: bool) -> None:

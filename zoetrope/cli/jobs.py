@@ -37,6 +37,7 @@ def ps(
     state: Annotated[str | None, typer.Option(help="Of these states, with commas between them.")] = None,
     model: Annotated[str | None, typer.Option(help="Of this model.")] = None,
     worker: Annotated[str | None, typer.Option(help="Of this worker.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="With this text in their prompt.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many, the newest.")] = 20,
     url: Url = None,
     key_file: KeyFile = None,
@@ -45,7 +46,7 @@ def ps(
     """List the jobs that wait or run; with --all the finished ones, too."""
     wanted = state or (None if everything else ",".join(ACTIVE_STATES))
     with opened(url, key_file) as client:
-        found = list(client.jobs(state=wanted, model=model, worker=worker, limit=limit))
+        found = list(client.jobs(state=wanted, model=model, worker=worker, prompt=prompt, limit=limit))
     if as_json:
         show_json([job.raw for job in found])
         return

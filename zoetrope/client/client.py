@@ -37,11 +37,13 @@ from zoetrope.client.requests import (
     Request,
     address,
     draining,
+    estimating,
     reading_recipe,
     reading_usage,
 )
 from zoetrope.client.results import (
     DownloadedFile,
+    Estimate,
     Health,
     Job,
     JobEvent,
@@ -281,12 +283,18 @@ class Client:
         state: str | None = None,
         model: str | None = None,
         worker: str | None = None,
+        prompt: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
         order: str = "desc",
         limit: int | None = None,
     ) -> Iterator[Job]:
-        """Jobs, the newest first, page by page. `state`: one or several, with commas; `limit`: at most so many in all."""
-        query = {"state": state, "model": model, "worker": worker}
-        return cast(Iterator[Job], self._iterate(Walk(self._flows.jobs(order=order, limit=limit, **query))))
+        """Jobs, the newest first, page by page. `state`: one or several, with commas; `prompt`: a text in theirs; `since` and `until`:
+        Unix seconds of their submission; `limit`: at most so many in all."""
+        words = {"state": state, "model": model, "worker": worker, "prompt": prompt, "order": order}
+        return cast(
+            Iterator[Job], self._iterate(Walk(self._flows.jobs(limit=limit, since=since, until=until, **words)))
+        )
 
     def events(self, job: Job | str, *, after: int = 0, timeout_s: float | None = None) -> Iterator[JobEvent]:
         """Changes of a job until it is final; goes on over broken connections. `after`: the revision seen last;
@@ -321,6 +329,10 @@ class Client:
     def upload(self, file: FileSource, *, purpose: str = "user_data", name: str = "") -> UploadedFile:
         """Keep a file on the service: a `Path`, bytes or an open file. Its id can be named wherever an image or a clip is taken."""
         return self._run(self._flows.upload(file, purpose, name))
+
+    def estimate(self, **fields: Any) -> Estimate:
+        """When a job with these fields would start and be done, without submitting it."""
+        return self._run(self._flows.object(Estimate, estimating(fields)))
 
     def recipe(self, file: FileSource) -> Recipe:
         """What a file of a job was drawn with, read from the file: `submit(**recipe.request)` draws it again."""
@@ -443,12 +455,15 @@ class AsyncClient:
         state: str | None = None,
         model: str | None = None,
         worker: str | None = None,
+        prompt: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
         order: str = "desc",
         limit: int | None = None,
     ) -> AsyncIterator[Job]:
         """As `Client.jobs`, for `async for`."""
-        query = {"state": state, "model": model, "worker": worker}
-        return self._iterate(Walk(self._flows.jobs(order=order, limit=limit, **query)))
+        words = {"state": state, "model": model, "worker": worker, "prompt": prompt, "order": order}
+        return self._iterate(Walk(self._flows.jobs(limit=limit, since=since, until=until, **words)))
 
     def events(self, job: Job | str, *, after: int = 0, timeout_s: float | None = None) -> AsyncIterator[JobEvent]:
         """As `Client.events`, for `async for`."""
@@ -481,6 +496,10 @@ class AsyncClient:
     async def upload(self, file: FileSource, *, purpose: str = "user_data", name: str = "") -> UploadedFile:
         """As `Client.upload`."""
         return await self._run(self._flows.upload(file, purpose, name))
+
+    async def estimate(self, **fields: Any) -> Estimate:
+        """As `Client.estimate`."""
+        return await self._run(self._flows.object(Estimate, estimating(fields)))
 
     async def recipe(self, file: FileSource) -> Recipe:
         """As `Client.recipe`."""

@@ -200,15 +200,12 @@ class Flows:
         """A job as it is now, with its history."""
         return (yield from self.object(Job, get(f"/v1/jobs/{segment(job_id)}")))
 
-    def jobs(
-        self, *, state: str | None, model: str | None, worker: str | None, order: str, limit: int | None
-    ) -> Flow[None]:
-        """Emit jobs page by page, at most `limit`."""
+    def jobs(self, *, limit: int | None, **query: str | float | None) -> Flow[None]:
+        """Emit jobs page by page, at most `limit`. `query`: of `GET /v1/jobs`."""
         after, left = None, limit
         while left is None or left > 0:
             size = _PAGE if left is None else min(_PAGE, left)
-            query = {"limit": size, "order": order, "after": after, "state": state, "model": model, "worker": worker}
-            reply = yield from self.send(get("/v1/jobs", **query))
+            reply = yield from self.send(get("/v1/jobs", limit=size, after=after, **query))
             page = msgspec.convert(decode(reply.body), Page)
             for one in page.data:
                 yield Emit(convert(Job, one))

@@ -128,6 +128,13 @@ def uploading(file: FileSource, purpose: str, name: str) -> Request:
     return Request(method="POST", path="/v1/files", fields={"purpose": purpose}, files=(part,))
 
 
+def estimating(fields: Mapping[str, Any]) -> Request:
+    """The request for an estimate. What is no number or word does not count, and is left out."""
+    return get(
+        "/v1/queue/estimate", **{name: value for name, value in fields.items() if isinstance(value, str | int | float)}
+    )
+
+
 def draining(worker: str, hand_back: bool) -> Request:
     """The request that lets a worker leave."""
     query = {"hand_back": "true"} if hand_back else {}

@@ -70,6 +70,8 @@ class Job(Result, kw_only=True):
     finished_at: float | None = None
     deadline_at: float | None = None
     expires_at: float | None = None
+    #: When it is done, as promised (`ready_within_s`); without a promise as predicted.
+    ready_by: float | None = None
     error: Failure | None = None
     #: What it draws, every default filled in: `spec["seed"]`.
     spec: dict[str, Any] | None = None
@@ -144,6 +146,21 @@ class WorkerJob(Struct, kw_only=True):
     phase: str | None = None
     step: int = 0
     total: int = 0
+
+
+class Estimate(Result, kw_only=True):
+    """What would become of a job that came now: `ready_within_s` is the least that could be promised; `unknown` says why nothing could."""
+
+    model: str
+    position: int = 0
+    workers: int = 0
+    starts_at: float | None = None
+    done_at: float | None = None
+    ready_by: float | None = None
+    ready_within_s: float | None = None
+    ready_confidence: float = 0.0
+    takes_s: float | None = None
+    unknown: str | None = None
 
 
 class Worker(Result, kw_only=True):
