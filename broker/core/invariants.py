@@ -74,7 +74,7 @@ def _parks(state: State) -> list[str]:
     for job in state.jobs.values():
         if job.park == "pause" and job.state in (JobState.QUEUED, JobState.DELAYED):
             broken.append(f"{job.id} is {job.state} although it is paused")
-        if job.park == "preempt" and not job.held:
+        if job.park == "preempt" and job.waiting:
             broken.append(f"{job.id} is {job.state} and is to make room")
         if job.state is JobState.PARKED and (job.park == "preempt" or not job.parked_at):
             broken.append(f"{job.id} is parked, park {job.park!r}, since {job.parked_at}")

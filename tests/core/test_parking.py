@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.core import parking
+from broker.core.effects import Send
 from broker.core.jobs import PARKS, Cause, IllegalMove, Job
 from broker.core.policy import Policy
 from broker.testing import EDGE, UNIT, CoreHarness, causes, holding, peer_of, sent, worker_info
@@ -275,6 +276,17 @@ def test_a_pause_and_what_is_kept_outlive_the_broker():
     assert runs(desk) == []
     effects = desk.feed(EDGE, m.ControlJob(req=0, job_id="a", action="resume"))
     assert [run.kept for run in sent(effects, m.Run)] == [12]
+
+
+def test_a_grant_does_not_overtake_the_row_that_lets_its_job_go_on():
+    desk = CoreHarness()
+    desk.submit("a")
+    desk.control("a", "pause")
+    desk.hello("w1")
+    effects = desk.feed(EDGE, m.ControlJob(req=0, job_id="a", action="resume"))
+    assert [effect.early for effect in effects if isinstance(effect, Send) and isinstance(effect.message, m.Run)] == [
+        False
+    ]
 
 
 def test_a_wish_outlives_the_broker_and_is_told_anew():

@@ -89,6 +89,8 @@ class Checker:
         self.crashes: set[int] = set()
         self.hung: set[int] = set()
         self.handed_back: defaultdict[str, set[int]] = defaultdict(set)
+        #: Attempts that their engine has parked.
+        self.parks: set[int] = set()
         self.files: set[tuple[str, int]] = set()
         #: When a fresh id was found on disk, last.
         self.taken_at: dict[str, float] = {}
@@ -253,6 +255,8 @@ class Checker:
                 require(message.body == job.body, "a job is run as it was asked for", job_id)
                 if fence not in self.grants:
                     require(not job.final, "what is final is not run", job_id)
+                    kept_out = job.state is JobState.PARKED and job.fence < fence
+                    require(not kept_out, "what is parked is not run", job_id, short(fence))
                     require(alone == (job.crashes > 0), "what crashed before is to run alone", job_id, job.crashes)
                     self.alone |= {fence} if alone else set()
                     higher = fence > self.highest.get(job_id, 0) and fence >> 32 == self.world.broker.journal.epoch
@@ -281,7 +285,7 @@ class Checker:
 
     def _to_edge(self, frame: bytes) -> None:
         message = codec.to_edge(frame)
-        about_job = isinstance(message, m.Accepted | m.JobReply | m.CancelReply | m.Event)
+        about_job = isinstance(message, m.Accepted | m.JobReply | m.CancelReply | m.ControlReply | m.Event)
         view = _view(message.body) if about_job and message.body else None
         if view is not None and view.id in self.deleted_ids and view.id not in self.disk:
             return  # it was there when the answer was written, and is told to be gone right behind
@@ -303,6 +307,13 @@ class Checker:
                 there = job_id in self.disk or job_id in self.deleted_ids
                 require(there, "accepted means on disk", job_id)
                 require(message.duplicate == (view is not None), "a job that was there is shown as it is", job_id)
+            case m.ControlReply(outcome="done" | "requested"):
+                assert view is not None
+                told, job = codec.job_view(message.body).parking, self.disk[view.id]
+                if told is not None and not job.final and job.revision <= view.revision:
+                    paused = told.reason != "paused" or job.park == "pause"
+                    require(paused, "a pause is answered when it is on disk", view.id, job.state)
+                    require(told.committed == job.committed, "a commit is answered when it is on disk", view.id)
             case m.CancelReply(outcome="requested" | "cancelled"):
                 assert view is not None
                 job = self.disk[view.id]
@@ -403,7 +414,7 @@ class Checker:
         )  # a broker that slept before it died may never have written a grant of long ago
         forgotten = any(abs(death - at) < slack_s or (death >= at and not kept) for death in self.world.broker.deaths)
         slow = max(self.world.plan.delays) > 1.0  # a message that takes as long as a lease is a disturbance of its own
-        ended = fence in self.failures[job_id] or fence in self.handed_back[job_id]
+        ended = fence in self.failures[job_id] or fence in self.handed_back[job_id] or fence in self.parks
         return ended or forgotten or slow or self.world.disturbed((worker,), at)
 
     def begins(self, work: Work, others: list[Work]) -> None:
@@ -419,6 +430,20 @@ class Checker:
         self.crashes |= fences
         if len(fences) > 1:
             self.world.count("overlap: crashes under both")
+
+    def paused(self, job_id: str, outcome: str) -> None:
+        """A customer was told what became of a pause."""
+        if outcome == "not_found":
+            known = job_id in self.accepted_ids - self.deleted_ids
+            require(not known, "what was accepted can be paused", job_id)
+
+    def parked(self, work: Work, kept: int) -> None:
+        """An engine has left off after so many steps, which lie in a checkpoint."""
+        job = self.disk.get(work.job.job_id)
+        self.parks.add(work.fence)
+        asked = job is None or job.fence != work.fence or bool(job.park) or 0 < work.job.park_at <= kept
+        leaves = self.world.disturbances
+        require(asked or bool(leaves), "only what is asked for is parked", work.job.job_id, short(work.fence))
 
     def hangs(self, work: Work) -> None:
         """This one will not move any more."""

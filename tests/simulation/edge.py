@@ -191,6 +191,7 @@ class Customer:
                 webhook="http://receiver.example/hook" if errand.webhook else "",
                 webhook_events=errand.webhook_events,
                 lora_names=errand.loras,
+                draft_steps=errand.draft_steps,
             ),
             alias_unique=bool(errand.alias),
             only_if_idle=errand.only_if_idle,
@@ -202,6 +203,7 @@ class Customer:
             body=errand.job_id.encode(),
         )
         self._forgetting = False
+        self._resumed = False
         self._again_s = errand.again_s
         if errand.again_s < 0 and errand.forget_s < 0:
             # Long after its end, and after the time in which all ids are looked up.
@@ -246,6 +248,8 @@ class Customer:
             self.timeline.after(errand.cancel_s, self.cancel)
         if self._again_s >= 0:
             self.timeline.after(self._again_s, self._again)
+        if errand.pause_s >= 0:
+            self.timeline.after(errand.pause_s, self._pause)
         self.timeline.after(self.random.choice((0.2, 2.0)), self._look)
 
     def _again(self) -> None:
@@ -283,7 +287,40 @@ class Customer:
             return
         self.world.checker.found(self.errand.job_id, message.found)
         if message.found:
-            edge.view(codec.job_view(message.body))
+            view = codec.job_view(message.body)
+            edge.view(view)
+            if self.errand.commits and view.parking is not None and view.parking.reason == "draft":
+                self._commit()
+            # A pause that was repeated may come behind the resume.
+            if self._resumed and view.parking is not None and view.parking.reason == "paused":
+                self._resume()
+
+    # ------------------------------------------------------------ pause, resume, commit
+
+    def _control(self, action: m.JobAction, answer: Any) -> None:
+        job_id = self.errand.job_id
+        self.edge.ask(lambda req: m.ControlJob(req=req, job_id=job_id, action=action), answer)
+
+    def _pause(self) -> None:
+        self._control("pause", self._on_paused)
+
+    def _on_paused(self, message: Any) -> None:
+        if message is None:
+            self.timeline.after(1.0, self._pause)
+            return
+        self.world.count(f"pause: {message.outcome}")
+        self.world.checker.paused(self.errand.job_id, message.outcome)
+        if message.outcome in ("done", "requested"):
+            self.timeline.after(self.errand.paused_s, self._resume)
+
+    def _resume(self) -> None:
+        self._resumed = True
+        self._control("resume", lambda message: None if message else self.timeline.after(1.0, self._resume))
+
+    def _commit(self) -> None:
+        self._control("commit", lambda message: message and self.world.count(f"commit: {message.outcome}"))
+
+    # ------------------------------------------------------------ forget
 
     def _begin_to_forget(self) -> None:
         """Its record is to be deleted some time after its end, as a retention does."""

@@ -84,7 +84,7 @@ class Work:
         self.postprocessing = False
         #: It has gone wrong without a word: it does nothing any more.
         self.stopped = False
-        self.step, self.tick = -1, 0
+        self.step, self.tick = job.kept - 1 if job.kept else -1, 0
         slow = script.behaviour in ("deaf", "slow")
         self.steps = script.steps * (6 if slow else 1)
         self.tail = script.tail * (6 if slow and script.overlaps else 1)
@@ -94,6 +94,11 @@ class Work:
     @property
     def fence(self) -> int:
         return self.job.fence
+
+    @property
+    def may_park(self) -> bool:
+        """Whether it can leave off after its next step."""
+        return not self.stopped and not self.postprocessing and 0 <= self.step < self.steps - 1
 
     def progress(self) -> Progress:
         """What its words show."""
@@ -247,6 +252,7 @@ class Engine:
             return
         if self._parks(work):
             self.world.count("parked")
+            self.world.checker.parked(work, work.step)
             word = JobParked(fence=work.fence, kept=work.step, model=self.model, loaded_loras=self.loras)
             self._end(work, word)
             return

@@ -24,6 +24,7 @@ from broker.wire import messages as m
 from broker.wire.terms import JobState
 from tests.simulation.hunting import Mutation, constant, nothing
 from tests.simulation.mutations_overlap import OVERLAP
+from tests.simulation.mutations_parking import PARKING
 from tests.simulation.mutations_timers import TIMERS
 from workers.agent.attempt import Attempt
 from workers.agent.core import AgentCore
@@ -322,4 +323,5 @@ ALL: tuple[Mutation, ...] = (
     Mutation("no-hello-again", "an agent that nobody answers says hello", ((Registration, "lapse", constant(False)),)),
     *OVERLAP,
     *TIMERS,
+    *PARKING,
 )

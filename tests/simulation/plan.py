@@ -151,6 +151,12 @@ class Errand(Struct, frozen=True, kw_only=True):
     loras: tuple[str, ...] = ()
     #: Its record is deleted so long after its end is seen; -1 never.
     forget_s: float = -1.0
+    #: When it is paused, so long after it was accepted (-1: never), and for how long at least.
+    pause_s: float = -1.0
+    paused_s: float = 1.0
+    #: It is a draft after so many steps (0: it is none), which is committed when it is seen, or not.
+    draft_steps: int = 0
+    commits: bool = True
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -182,6 +188,9 @@ class Plan(Struct, frozen=True, kw_only=True):
     #: How likely the broker's death is a loss of power: what was not synced is lost, or torn.
     power: float = 0.0
     hasty: float = 0.0
+    #: Whether the models go on from checkpoints, and how likely one is lost.
+    resumes: bool = False
+    torn: float = 0.0
 
     def kill_s(self, random: Random) -> float:
         """How long a killed engine takes to be gone: beyond the agent's patience when it sits in the kernel."""
@@ -212,6 +221,10 @@ def draw(seed: int) -> Plan:
     bug = Bug(bugs.choice(errands).job_id, bugs.choice(PLACES), bugs.random() < 0.5) if bugs.random() < 0.25 else None
     manners, errands = _with_webhooks(errands, Random(f"webhooks {seed}"))
     errands = _with_loras(errands, Random(f"loras {seed}"))
+    parks = Random(f"parking {seed}")
+    resumes = parks.random() < 0.3
+    if resumes:
+        errands = _with_parking(errands, parks)
     return Plan(
         workers=workers,
         edges=random.choice((1, 1, 2)),
@@ -229,6 +242,7 @@ def draw(seed: int) -> Plan:
         policy=Policy(
             queue_limit=random.choice((2, 6, 100)) if not (theme and theme.queue_limit) else theme.queue_limit,
             recent_finals=random.choice((1, 4, 8)),
+            draft_expires_s=12.0,
             max_losses=random.choice((2, 10)),
             breaker_failures=random.choice((0, 2, 3)),
             breaker_s=8.0,
@@ -239,6 +253,8 @@ def draw(seed: int) -> Plan:
         manners=manners,
         power=Random(f"power {seed}").choice((0.0, 0.0, 0.5, 1.0)),
         hasty=bugs.choice((0.0, 0.0, 0.2)),
+        resumes=resumes,
+        torn=parks.choice((0.0, 0.0, 0.3)),
     )
 
 
@@ -262,6 +278,20 @@ def _with_webhooks(errands: tuple[Errand, ...], random: Random) -> tuple[tuple[s
             )
         )
     return manners, tuple(changed)
+
+
+def _with_parking(errands: tuple[Errand, ...], random: Random) -> tuple[Errand, ...]:
+    """The errands, many of them paused, some of them drafts."""
+    return tuple(
+        msgspec.structs.replace(
+            errand,
+            pause_s=random.choice((-1.0, 0.0, 0.5, 1.5, 4.0)),
+            paused_s=random.choice((0.0, 0.3, 2.0, 9.0)),
+            draft_steps=random.choice((0, 0, 0, 1, 2)),
+            commits=random.random() < 0.7,
+        )
+        for errand in errands
+    )
 
 
 def _with_loras(errands: tuple[Errand, ...], random: Random) -> tuple[Errand, ...]:

@@ -6,6 +6,8 @@ from collections import deque
 from random import Random
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import ModelCard
@@ -65,7 +67,8 @@ class WorkerProcess:
     def start(self) -> None:
         """A new agent process."""
         self.boots += 1
-        cards = tuple(CARDS[name] for name in self.world.plan.models)
+        resumes = self.world.plan.resumes
+        cards = tuple(structs.replace(CARDS[name], resumes=resumes) for name in self.world.plan.models)
         identity = Identity(
             name=self.name,
             boot=f"{self.name}-{self.boots}",

@@ -181,7 +181,9 @@ class World:
         job, fence = self.checker.disk.get(work.job.job_id), work.fence
         if job is None:  # deleted, or about to be asked for again
             return
-        if job.fence <= fence and not job.final and not job.stop:
+        unwanted = job.fence > fence or job.final or bool(job.stop) or (job.park == "pause" and work.may_park)
+        if not unwanted:
+            self._dead_since.pop(fence, None)
             return
         since = self._dead_since.setdefault(fence, self.timeline.now)
         step_s = max(work.script.step_s, work.script.predicted_step_s)
@@ -190,7 +192,7 @@ class World:
         quiet_s = self.timeline.now - max(since, *ends, 0.0)
         waited = f"{job.id} {short(fence)} for {quiet_s:.1f} s"
         freed = quiet_s <= limit_s or self.plan.kernel_stuck > 0
-        require(freed, "a cancel frees the worker within the grace", waited)
+        require(freed, "a cancel, and a pause, frees the worker within the grace", waited)
 
     def _look_whether_shown(self, worker: str, work: Work) -> None:
         """What an engine has had for a second is shown as running, unless something keeps the word from getting there."""
