@@ -31,6 +31,7 @@ OPTIONS = {
             "back_tcp",
             "metrics_file",
             "accept_journal_loss",
+            "usage_keep_days",
         ]
     ),
     "workers": frozenset(
@@ -80,6 +81,13 @@ OPTIONS = {
             "retention_s",
             "disk_quota_mb",
             "fetch_allow",
+            "prompt_enhancer_url",
+            "prompt_enhancer_model",
+            "prompt_enhancer_key_file",
+            "prompt_enhancer_allow",
+            "prompt_enhancer_timeout_s",
+            "prompt_enhancer_on_error",
+            "prompt_enhancer_system_prompt",
             "webhook_secrets",
             "broker_timeout_s",
             "keep_alive_s",

@@ -114,6 +114,7 @@ class Action(StrEnum):
     TOKENS_NOT_COUNTED = "tokens_not_counted", "The length of a prompt could not be told; the job goes on."
     PROTOCOL_ERROR = "protocol_error", "The agent sent what is no message: the engine ends."
     # Edges
+    ENHANCER = "enhancer", "The prompt enhancer did not answer with a prompt; with the reason."
     LISTEN = "listen", "The address that the edge listens on; a warning where it is open without keys."
     WAITING = "waiting", "What the service waits for before it is ready."
     READY = "ready", "The service takes jobs, and a worker has its model loaded."

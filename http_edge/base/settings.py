@@ -140,6 +140,43 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
             " on any port: files.lan,10.1.0.0/16"
         ),
     ] = ()
+    prompt_enhancer_url: Annotated[
+        str,
+        Meta(
+            description="OpenAI-style chat endpoint that enhances prompts where a request says use_prompt_enhancer:"
+            " https://api.example.com/v1/chat/completions; default: none, and such a request gets a warning",
+            pattern="^(https?://[^?#]+)?$",
+            extra={"rule": "http:// or https:// with a host and the path of the endpoint"},
+        ),
+    ] = ""
+    prompt_enhancer_model: Annotated[str, Meta(description="model that the endpoint is asked for", max_length=256)] = ""
+    prompt_enhancer_key_file: Annotated[
+        str, Meta(description="file with the endpoint's API key, sent as a bearer token; default: none")
+    ] = ""
+    prompt_enhancer_allow: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="hosts, addresses and networks that prompt_enhancer_url may lead to although they are not public, on any port:"
+            " 127.0.0.1,llm.lan"
+        ),
+    ] = ()
+    prompt_enhancer_timeout_s: Annotated[
+        float, Meta(description="how long the prompt enhancer may take, seconds", gt=0, le=600)
+    ] = 20.0
+    prompt_enhancer_on_error: Annotated[
+        str,
+        Meta(
+            description="when a prompt could not be enhanced: draw (the request's own, with a warning) or refuse (503)",
+            pattern="^(draw|refuse)$",
+        ),
+    ] = "draw"
+    prompt_enhancer_system_prompt: Annotated[
+        str,
+        Meta(
+            description="what the prompt enhancer is told to do; {output} is video or image; default: keep what is asked for, add detail",
+            max_length=20_000,
+        ),
+    ] = ""
     webhook_secrets: Annotated[
         tuple[str, ...],
         Meta(

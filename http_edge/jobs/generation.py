@@ -345,6 +345,16 @@ class Generation(Struct, frozen=True, kw_only=True):
         ]
         | None
     ) = None
+    use_prompt_enhancer: (
+        Annotated[
+            bool,
+            Meta(
+                description="Whether the service's prompt enhancer writes a fuller prompt first; a job's `spec` shows both.",
+                extra=_read_as("flag", "enhance_prompt"),
+            ),
+        ]
+        | None
+    ) = None
     #: As the client wrote it; "" when it gave none.
     image: Annotated[
         str,

@@ -32,6 +32,7 @@ from http_edge.jobs.hub import Audience, Hub
 from http_edge.jobs.job import Job
 from http_edge.jobs.load_history import LoadHistory
 from http_edge.jobs.models import Catalogue
+from http_edge.jobs.prompt_enhancer import PromptEnhancer
 from http_edge.jobs.slices import in_slices
 from http_edge.jobs.submission import Submission
 from http_edge.jobs.submit import CheckUrl, Submitter, named_at, refuse_url, require_sound
@@ -78,6 +79,7 @@ class JobService:
         exports: Exports,
         *,
         check_url: CheckUrl = refuse_url,
+        enhancer: PromptEnhancer | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings = settings
@@ -89,7 +91,15 @@ class JobService:
         self._exports = exports
         self._threads = anyio.CapacityLimiter(_FILE_THREADS)
         self._submits = Submitter(
-            settings, broker, self.catalogue, images, exports, self._threads, check_url, wall_clock
+            settings,
+            broker,
+            self.catalogue,
+            images,
+            exports,
+            self._threads,
+            check_url,
+            enhancer or PromptEnhancer(settings),
+            wall_clock,
         )
         self._export_on_read = ExportOnRead(settings.artefacts_path, exports, self._threads)
         self._draining = asyncio.Lock()

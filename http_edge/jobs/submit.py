@@ -34,6 +34,7 @@ from http_edge.base.job_names import is_made, own_id, shown_id
 from http_edge.base.settings import EdgeSettings
 from http_edge.jobs.generation import Generation
 from http_edge.jobs.models import Catalogue
+from http_edge.jobs.prompt_enhancer import PromptEnhancer, as_before
 from http_edge.jobs.specs import build_spec, encode_checked
 from http_edge.jobs.submission import Submission
 from http_edge.jobs.webhook_fields import Webhook
@@ -70,11 +71,13 @@ class Submitter:
         exports: Exports,
         threads: anyio.CapacityLimiter,
         check_url: CheckUrl,
+        enhancer: PromptEnhancer,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """`check_url` raises `EdgeError` for a URL to which nothing may be sent."""
         self._settings = settings
         self._check_url = check_url
+        self._enhancer = enhancer
         self._broker = broker
         self._catalogue = catalogue
         self._images = images
@@ -114,6 +117,8 @@ class Submitter:
         spec = msgspec.structs.replace(spec, save_to=save_to)
         if order.webhook is not None:
             await self._check_webhook(order.webhook.url)
+        if wanted.use_prompt_enhancer:
+            spec = await self._enhanced(order, spec)
         return await self._submit(order, spec, card)
 
     async def estimate(self, wanted: Generation, priority: int) -> tuple[str, m.Forecast, float]:
@@ -151,6 +156,14 @@ class Submitter:
         card = await self._catalogue.choose(view.submission.model, worker=view.submission.pinned)
         again, _ = await self._submit(order, spec, card)
         return again
+
+    async def _enhanced(self, order: Submission, spec: JobSpec) -> JobSpec:
+        """The spec with an enhanced prompt: for a request that comes again, the one that the first got. Raises `EdgeError`."""
+        there = None if order.fresh else await self._there(order.job_id)
+        first = None if there is None else _spec_of(there)
+        if first is not None and (same := as_before(spec, first)) is not spec:
+            return same
+        return await self._enhancer.apply(spec)
 
     # ------------------------------------------------------------ the same request again
 
@@ -214,6 +227,8 @@ class Submitter:
         if first is None:
             return None
         seed = spec.seed if order.wanted.seed is not None else first.seed
+        if order.wanted.use_prompt_enhancer:
+            spec = as_before(spec, first)
         same = msgspec.structs.replace(spec, seed=seed, traceparent=first.traceparent)
         return same if same != spec else None
 

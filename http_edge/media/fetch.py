@@ -196,14 +196,34 @@ class Fetcher:
 
         Redirects are not followed, and the answer's body is not read.
         """
+        async with self._posted("webhook", text, headers, data, total_s) as response:
+            return response.status, {
+                name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers
+            }
+
+    async def ask(
+        self, text: str, headers: Mapping[str, str], data: bytes, total_s: float, max_bytes: int
+    ) -> tuple[int, bytes]:
+        """Post these bytes to an operator's URL: the answer's status and body. Raises `NotSent`, also for one of more than `max_bytes`."""
+        async with self._posted("url", text, headers, data, total_s) as response:
+            answer = bytearray()
+            async for part in response.aiter_stream():
+                answer += part
+                if len(answer) > max_bytes:
+                    raise NotSent(f"its answer has more than {max_bytes} bytes")
+            return response.status, bytes(answer)
+
+    @asynccontextmanager
+    async def _posted(
+        self, field: str, text: str, headers: Mapping[str, str], data: bytes, total_s: float
+    ) -> AsyncIterator[httpcore.Response]:
+        """The response to a POST, all within `total_s`. Raises `NotSent`, and turns what goes wrong inside into one."""
         try:
-            url = parse_url("webhook", text)
+            url = parse_url(field, text)
             sent = {"Host": url.netloc.decode("ascii"), "User-Agent": "zoetrope", "Content-Length": str(len(data))}
             raw = [(name.encode("ascii"), value.encode("ascii")) for name, value in {**sent, **headers}.items()]
             async with asyncio.timeout(total_s), self._sent("POST", url, raw, data, total_s) as response:
-                return response.status, {
-                    name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers
-                }
+                yield response
         except EdgeError as error:
             raise NotSent(error.message) from None
         except Refused:

@@ -19,7 +19,11 @@ from http_edge.jobs.webhook_fields import EVENTS
 
 #: Members that a job has only where its client gave them, shown as it wrote them; all others are the spec's.
 _AS_WRITTEN = ("image", "save_to")
-_SPEC = tuple(name for name in schema.JobSpecView.__struct_fields__ if name not in (*_AS_WRITTEN, "inputs", "loras"))
+_SPEC = tuple(
+    name
+    for name in schema.JobSpecView.__struct_fields__
+    if name not in (*_AS_WRITTEN, "enhanced_prompt", "inputs", "loras")
+)
 
 
 def job_json(job: Job, progress: int, *, preview: int = 0, with_moves: bool = False) -> schema.Job:
@@ -159,6 +163,7 @@ def _spec_json(spec: JobSpec) -> schema.JobSpecView:
     """Build the view of the job's spec."""
     fields: dict[str, Any] = {name: getattr(spec, name) for name in _SPEC}
     fields |= {name: spec.echo.get(name) for name in _AS_WRITTEN if getattr(spec, name)}
+    fields |= {"prompt": spec.requested_prompt, "enhanced_prompt": spec.enhanced_prompt or UNSET}
     inputs = {role: len(paths) for role, paths in spec.inputs.items()}
     loras = [schema.JobLora(name=use.name, scale=use.scale, components=use.components) for use in spec.loras]
     return schema.JobSpecView(**fields, inputs=inputs or UNSET, loras=loras)

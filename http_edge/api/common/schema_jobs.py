@@ -92,7 +92,9 @@ class JobSpecView(Struct, kw_only=True):
 
     model: str
     output: MediaKind
-    prompt: str
+    prompt: Annotated[str, Meta(description="As it was asked for.")]
+    #: What it is drawn with instead, where a prompt enhancer wrote that; absent where none did.
+    enhanced_prompt: str | UnsetType = UNSET
     negative_prompt: str
     width: int
     height: int

@@ -35,8 +35,8 @@ TASKS: dict[str, tuple[str, bool]] = {
     "i2i": ("image", True),
 }
 
-#: Checked, and without effect here: one clip is one fragment, and prompts are drawn as they are written.
-_IDLE = ("use_prompt_enhancer", "num_fragments")
+#: Checked, and without effect here: one clip is one fragment.
+_IDLE = ("num_fragments",)
 #: LightX2V's other fields. Their defaults come with many a request, so they are no news for the client.
 _SILENT = (
     "resize_mode",
@@ -91,7 +91,6 @@ def read_task(fields: Fields, upload: Upload | None, *, output: str) -> TaskRequ
     values = fields.values
     own = Reader(values)
     output = _output(own, output)
-    own.flag("use_prompt_enhancer")
     own.integer("num_fragments", 1, 1_000_000)
     files, inputs = () if upload is None else (upload.field,), input_files(fields.uploads)
     reading = _read(values, output, own=(*_OWN, *files, *fields_of(inputs)), files=fields.uploads)

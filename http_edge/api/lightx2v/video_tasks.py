@@ -34,7 +34,7 @@ BASE = "/v1/local/video/generate"
 ORIGIN = GEN1_ORIGIN
 
 _REQUIRED = ("task_id", "prompt", "save_video_path")
-_OWN = ("task_id", "task_id_must_unique", "use_prompt_enhancer", "num_fragments", *WEBHOOK_FIELDS)
+_OWN = ("task_id", "task_id_must_unique", "num_fragments", *WEBHOOK_FIELDS)
 
 #: Fields of the record whether they were sent or not.
 _RECORDED = ("prompt", "negative_prompt", "image", "save_to", *ROLES)
@@ -98,7 +98,7 @@ class Gen1:
             "task_id": task_id,
             "task_id_must_unique": unique,
             "prompt": wanted.prompt,
-            "use_prompt_enhancer": options.flag("use_prompt_enhancer") or False,
+            "use_prompt_enhancer": wanted.use_prompt_enhancer or False,
             "negative_prompt": wanted.negative_prompt or "",
             "image_path": echoed_image(wanted.image),
             "num_fragments": 1 if fragments is None else fragments,

@@ -104,17 +104,18 @@ class Pictures:
     async def response(self, request: Request, job: Job, how: Presentation) -> Response:
         """The answer to a request that did not ask for a stream. Raises `EdgeError`."""
         artefacts = _artefacts(job)
+        revised = job.spec.enhanced_prompt if job.spec else None
         if how.response_format == "file":
             return await self._files(job, how)
         if how.response_format == "url":
             base = self.base_url(request)
             data = [
-                schema.ImageItem(url=f"{base}{content_path(job.id, index, how)}", revised_prompt=None)
+                schema.ImageItem(url=f"{base}{content_path(job.id, index, how)}", revised_prompt=revised)
                 for index in range(len(artefacts))
             ]
         else:
             data = [
-                schema.ImageItem(b64_json=await self.b64(job, artefact, how), revised_prompt=None)
+                schema.ImageItem(b64_json=await self.b64(job, artefact, how), revised_prompt=revised)
                 for artefact in artefacts
             ]
         look, took = appearance(job, how), measured(job)

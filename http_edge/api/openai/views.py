@@ -72,7 +72,7 @@ def video_json(job: Job, progress: Progress, base_url: str | None, *, fresh: boo
         created_at=int(view.submitted_at),
         completed_at=int(view.finished_at) if status == "completed" else None,
         expires_at=int(job.expires_at) or None,
-        prompt=spec.prompt if spec else None,
+        prompt=spec.requested_prompt if spec else None,
         seconds=_seconds(job),
         size=_size(spec, made),
         remixed_from_video_id=_echo(job, "remixed_from") or None,
