@@ -32,6 +32,7 @@ OPTIONS = {
             "metrics_file",
             "accept_journal_loss",
             "usage_keep_days",
+            "draft_expires_s",
         ]
     ),
     "workers": frozenset(
