@@ -67,7 +67,7 @@ PLACES = {
     "preset": 7,  # of a job; and of a LoRA
     "previews": 5,
     "priority": 11,
-    "prompt": 8,
+    "prompt": 10,  # of a job; and what a prompt enhancer makes of it
     "recipe": 7,  # of a job; of a key, and what it may then; of the service
     "revision": 8,  # of a job; and, in one, of a model on the hub
     "run_s": 10,
