@@ -47,7 +47,7 @@ def submit(state: State, peer: bytes, message: m.Submit, found: Found, now: floa
         state.send(peer, m.Rejected(req=message.req, code=code, message=text, retry_after_s=retry_after_s))
         return
     promise = promised.give(state, message, now) if message.promise is not None else None
-    if isinstance(promise, m.Rejected):
+    if promise is not None and isinstance(promise, m.Rejected):
         state.send(peer, promise)
         return
     job = Job(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from broker.runtime.errors import IdTaken, JournalBroken, JournalConflict, JournalFull
@@ -58,7 +59,7 @@ class Transaction:
         """Write, and make everything durable; the extent of that. Raises as `write`."""
         alone = not self._batches
         self._batches += (batch,)
-        self.guard(self._commit)
+        self.guard(partial(self._make, commit=True))
         extent = (batch.rows, batch.newest) if alone else self.extent()
         self._batches, self._made = [], 0
         return extent
@@ -91,11 +92,7 @@ class Transaction:
                 raise JournalFull(f"the disk of {self._path} is full, and so is the reserve: {again}") from again
             raise JournalBroken(f"the journal {self._path} cannot be written: {again}") from again
 
-    def _commit(self) -> None:
-        self._make()
-        self.cursor.execute("COMMIT")
-
-    def _make(self) -> None:
+    def _make(self, *, commit: bool = False) -> None:
         if not self._connection.in_transaction:
             self.cursor.execute("BEGIN IMMEDIATE")
         for batch in self._batches[self._made :]:
@@ -109,6 +106,8 @@ class Transaction:
                     raise JournalConflict(f"{_REFUSED.get(statement, 'a row was refused')}: {error}") from None
                 if statement is rows.PUT_OUTCOME and changed != len(made):
                     raise self._conflict(made)
+        if commit:
+            self.cursor.execute("COMMIT")
 
     def _taken(self, made: list[rows.JobRow]) -> list[str]:
         """Ids among these new rows that other rows bear; some of them may have been written."""
