@@ -88,9 +88,15 @@ def _health(said: DeviceHealth) -> DeviceHealth:
 
 def result(said: Result) -> Result:
     """The result with its measurements in range; itself when they are."""
-    if 0.0 <= said.peak_memory_mb <= MAX_MEMORY_MB and _in_range(said):
-        return said
     stages = said.stage_durations
+    sound = 0.0 <= said.peak_memory_mb <= MAX_MEMORY_MB and len(stages) <= _MAX_STAGES
+    # Plain loops: this is done for every job.
+    for name, seconds in stages.items():
+        sound = sound and len(name) <= _MAX_STAGE_NAME and 0.0 <= seconds <= MAX_RUN_S
+    for artefact in said.artefacts:
+        sound = sound and 0.0 <= artefact.fps <= MAX_GAUGE and 0.0 <= artefact.sound_s <= MAX_GAUGE
+    if sound:
+        return said
     kept = [(name, run_s(stages[name])) for name in stages if len(name) <= _MAX_STAGE_NAME]
     return replace(
         said,
@@ -101,14 +107,3 @@ def result(said: Result) -> Result:
             for artefact in said.artefacts
         ),
     )
-
-
-def _in_range(said: Result) -> bool:
-    # Plain loops: this is done for every job.
-    for name, seconds in said.stage_durations.items():
-        if len(name) > _MAX_STAGE_NAME or not 0.0 <= seconds <= MAX_RUN_S:
-            return False
-    for artefact in said.artefacts:
-        if not (0.0 <= artefact.fps <= MAX_GAUGE and 0.0 <= artefact.sound_s <= MAX_GAUGE):
-            return False
-    return len(said.stage_durations) <= _MAX_STAGES
