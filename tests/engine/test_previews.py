@@ -11,8 +11,10 @@ import torch
 from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 
-from broker.wire.jobspec import JobSpec, ModelCard
+from broker.wire.jobspec import JobSpec, ModelCard, preview_name
 from tests.engine.conftest import spec_for
+from tests.engine.families import build_hunyuan, build_videos
+from tests.engine.resumed import Rig
 from tests.engine.scripted import blank
 from workers.engine import previews
 from workers.engine.arguments import call_arguments
@@ -184,3 +186,18 @@ def test_the_fake_engine_brightens(tmp_path: Path) -> None:
 
     assert len(shown) == 3
     assert shown[0] < shown[1] < shown[2] < int(_pixels(tmp_path / "image.png").max())
+
+
+@pytest.mark.parametrize("name", ["HunyuanVideoPipeline", "HunyuanVideo15Pipeline"])
+def test_a_clip_that_the_pipeline_decodes_shows_its_first_frame(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    builders = {**build_hunyuan.BUILDERS, **build_videos.BUILDERS}
+    rig = Rig(tmp_path, builders[name]())
+    [clip] = rig.draw(every_s=1000.0, previews=1)
+    assert _pixels(tmp_path / "out" / preview_name(1)).shape == clip[0].shape
+
+    pipe, spec = rig.pipelines.get(rig.model.card), rig.spec()
+    latents = pipe(**{**call_arguments(pipe, spec, spec.seed), "output_type": "latent"}).frames
+    first = decode(pipe, latents, spec).movedim(0, -1).numpy().astype(int)
+    far = [float(np.abs(first - frame).mean()) for frame in clip]
+    assert min(far) == far[0] < 8

@@ -5,7 +5,7 @@ where the scheduler moves on straight lines (flow matching, Euler on noise predi
 at, sample - sigma x prediction: the model's own idea, at that step, of the finished picture. Of a clip it is the first frame; the draft
 (`jobspec.DRAFTS`) is the whole clip, where frames can be decoded as they come.
 
-Which latents can be decoded is a list of pipelines whose decoding was read in diffusers 0.42 (`_PLAIN`), and the Wan family. All others
+Which latents can be decoded are lists of pipelines whose decoding was read in diffusers 0.42, and the Wan family. All others
 give no previews. A preview never fails its job: what goes wrong is logged, and the job goes on without.
 """
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderDC, AutoencoderKL
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderKLHunyuanVideo, AutoencoderKLHunyuanVideo15
 from PIL import Image
 
 from broker.runtime.log_actions import Action
@@ -41,6 +41,9 @@ _PLAIN = re.compile(
     r"(Flux|FluxKontext|Chroma|StableDiffusion|StableDiffusionXL|StableDiffusion3|PixArtAlpha|PixArtSigma|Lumina2|HunyuanDiT"
     r"|CogView4|AuraFlow|ZImage|HiDreamImage|Kolors|Sana)(Img2Img)?Pipeline"
 )
+
+#: Pipelines that decode a clip's `latents / scaling_factor`, by a VAE that sees later frames in an earlier one at most in its norms.
+_CLIPS = {"HunyuanVideoPipeline": AutoencoderKLHunyuanVideo, "HunyuanVideo15Pipeline": AutoencoderKLHunyuanVideo15}
 
 #: Schedulers whose step, on a noise prediction, points from the sample at sample - sigma x prediction.
 _EULER = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
@@ -171,6 +174,8 @@ def can_decode(pipe: Any) -> bool:
     if can_stream(pipe):
         return True
     vae: Any = getattr(pipe, "vae", None)
+    if type(vae) is _CLIPS.get(type(pipe).__name__):
+        return True
     if _PLAIN.fullmatch(type(pipe).__name__) is None or type(vae) not in (AutoencoderKL, AutoencoderDC):
         return False
     overflows = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
@@ -201,6 +206,9 @@ def decode(pipe: Any, latents: torch.Tensor, spec: JobSpec) -> torch.Tensor:
     if can_stream(pipe):
         with closing(decode_frames(vae, denormalise(vae, latents[:1, :, :1]))) as frames:
             return to_uint8(next(frames)[0])
+    if type(pipe).__name__ in _CLIPS:
+        first = latents[:1, :, :1] / vae.config.scaling_factor
+        return to_uint8(vae.decode(first.to(vae.dtype), return_dict=False)[0][0, :, 0])
     latents = latents[:1]
     if latents.ndim == 3 and hasattr(pipe, "_unpack_latents"):
         if list(inspect.signature(pipe._unpack_latents).parameters) != _UNPACK_ARGUMENTS:

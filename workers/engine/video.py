@@ -104,10 +104,12 @@ class VideoEngine(DiffusionEngine):
     def _draw_whole(self, pipe: Any, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor) -> Stage:
         made: list[Artefact] = []
         as_arrays = {"output_type": "np"} if "output_type" in call_parameters(pipe) else {}
+        previews = Previews(pipe, spec, out_dir, monitor)
         for output in self._outputs(card, spec, out_dir):
             last = output.index == spec.num_outputs - 1
             monitor.output(output.index, "save" if last else "denoise")
-            drawn = self.call(pipe, card, spec, output.index, monitor, **as_arrays)
+            with previews.of_output(output.index):
+                drawn = self.call(pipe, card, spec, output.index, monitor, **as_arrays)
             sound = sound_for(pipe, drawn, spec.output, monitor)
             save = partial(_save, video_frames(drawn), sound, output, monitor)
             if not last:
