@@ -153,6 +153,24 @@ def test_what_is_wrong_is_said_in_words(page: Page) -> None:
     expect(page.locator(".stage [role=alert]")).to_contain_text("told to refuse it")
 
 
+def test_a_job_that_waits_is_paused_and_goes_on(open_page: Callable[..., Page], service: Service) -> None:
+    before = [service.post(extra=SLOW, num_inference_steps=200)["id"] for _ in range(2)]
+    waiting = service.post(prompt="behind two others")["id"]
+    page = open_page(f"#/job/{waiting}")
+    status = page.locator(".sheet .status")
+    expect(status).to_contain_text("waiting")
+    page.locator(".sheet").get_by_role("button", name="Pause").click()
+    expect(status).to_contain_text("paused")
+    assert service.job(waiting)["state"] == "parked"
+    page.locator(".sheet").get_by_role("button", name="Go on").click()
+    expect(status).to_contain_text("waiting")
+    for job in before:
+        service.http.post(f"/v1/jobs/{job}/cancel")
+    expect(page.locator(".sheet video")).to_be_visible()
+    for job in before:
+        service.finished(job)
+
+
 def test_it_goes_on_when_the_edge_was_killed(page: Page, service: Service) -> None:
     with_script(page, extra=SLOW, num_inference_steps=24)
     page.locator(".settings select").first.wait_for()
