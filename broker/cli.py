@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         settings = runtime_settings.load(BrokerSettings, "python -m broker", "broker", argv, os.environ, DESCRIPTION)
         check(settings)
-        setup_logging(settings.log_level, "broker")
+        setup_logging(settings.log_level, "broker", log_format=settings.log_format)
         run(settings)
     except runtime_settings.SettingsError as error:
         print(f"broker: {error}", file=sys.stderr)

@@ -80,7 +80,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
         return keys_cli.main(argv[1:], environ)
     try:
         settings = load(EdgeSettings, "python -m http_edge", "edge", argv, environ, _DESCRIPTION)
-        setup_logging(settings.log_level, "edge")
+        setup_logging(settings.log_level, "edge", log_format=settings.log_format)
         check_endpoint("front", settings.front_endpoint)
         _check_fetch_allow(settings)
         make_socket_dir("front", settings.front, settings.front_endpoint)

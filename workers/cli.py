@@ -49,7 +49,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
 def _configure(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[AgentConfig, ...]:
     rlimits.allow_many()
     settings = load(WorkerSettings, "python -m workers", "workers", argv, environ, _DESCRIPTION)
-    log_context.setup("workers", settings.log_level)
+    log_context.setup("workers", settings.log_level, settings.log_format)
     ensure_temporary_directory(settings.home_path)
     check_endpoint("back", settings.back_endpoint)
     devices = gpus.resolve(settings.gpus, gpus.visible_gpus(environ, gpus.machine_gpus(Nvml())))

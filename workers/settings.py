@@ -242,6 +242,7 @@ def agent_configs(
             # A CPU worker's second process would take memory from the model of the first.
             policy=replace(policy, spare_engine=policy.spare_engine and device.kind == "cuda"),
             log_level=settings.log_level,
+            log_format=settings.log_format,
         )
         for device in devices
     )

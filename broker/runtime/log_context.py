@@ -34,6 +34,7 @@ def mark_lines() -> Marks:
     return marks
 
 
-def setup(process: str, level: str) -> None:
-    """Log to stderr as `process`; a level that does not exist is "info"."""
-    setup_logging(level if level in ("debug", "info", "warning", "error") else "info", process)
+def setup(process: str, level: str, log_format: str = "text") -> None:
+    """Log to stderr as `process`; a level that does not exist is "info", a format that does not is "text"."""
+    known = level if level in ("debug", "info", "warning", "error") else "info"
+    setup_logging(known, process, log_format=log_format)

@@ -75,6 +75,9 @@ class CommonSettings(Struct, frozen=True, kw_only=True):
     log_level: Annotated[
         str, Meta(description="debug, info, warning or error", pattern="^(debug|info|warning|error)$")
     ] = "info"
+    log_format: Annotated[
+        str, Meta(description="how log lines are written: text, or json, one object a line", pattern="^(text|json)$")
+    ] = "text"
 
     @property
     def home_path(self) -> Path:

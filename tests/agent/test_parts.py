@@ -179,6 +179,7 @@ def test_an_engine_sees_one_device_whatever_the_machine_has() -> None:
         models=(CARD,),
         preload="demo",
         log_level="debug",
+        log_format="json",
     )
     environ = engine_environ(config, {"CUDA_VISIBLE_DEVICES": "0,1,2,3", "HF_HUB_OFFLINE": "1", "PATH": "/bin"})
     assert environ == {
@@ -189,6 +190,7 @@ def test_an_engine_sees_one_device_whatever_the_machine_has() -> None:
         "PATH": "/bin",
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
         "ZOETROPE_ENGINE_WITHOUT": "bitsandbytes,torchao",
+        "ZOETROPE_LOG_FORMAT": "json",
         "ZOETROPE_LOG_LEVEL": "debug",
     }
     # Else index 3 could be another GPU than the one of which the numbers are.

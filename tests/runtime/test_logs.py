@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 
 import pytest
 
-from broker.runtime.logs import LineFormatter, setup_logging
+from broker.runtime.logs import JsonFormatter, LineFormatter, setup_logging
 
 
 def line(message: str = "job moved", **extra: object) -> str:
@@ -45,3 +46,52 @@ def test_a_traceback_follows_its_line():
     lines = stream.getvalue().splitlines()
     assert lines[0].endswith(" error edge call call failed")
     assert lines[-1] == "ValueError: what happened"
+
+
+# ---------------------------------------------------------------- JSON
+
+
+def json_line(message: str = "job moved", **extra: object) -> str:
+    record = logging.getLogger("broker.x").makeRecord("broker.x", logging.INFO, "", 0, message, (), None, None, extra)
+    record.created = 1795899938.25
+    return JsonFormatter("broker").format(record)
+
+
+def test_a_json_line_has_the_fields_of_a_text_line():
+    text = json_line(action="moved", job_id="job-1", attempt=2, worker_id="", source=None, run_s=0.125, names=("a", 1))
+    assert json.loads(text) == {
+        "time": "2026-11-28T21:05:38.250Z",
+        "level": "info",
+        "process": "broker",
+        "logger": "broker.x",
+        "action": "moved",
+        "message": "job moved",
+        "job_id": "job-1",
+        "attempt": 2,
+        "run_s": 0.125,
+        "names": ["a", 1],
+    }
+
+
+@pytest.mark.parametrize("hostile", ["line\nbreak", 'quote"', "\u2028", "\ud800", "\x1b[31m", "春天"])
+def test_a_value_cannot_break_or_forge_a_json_line(hostile):
+    text = json_line(action="moved", note=hostile)
+    assert len(text.splitlines()) == 1
+    assert text.isascii()
+    assert json.loads(text)["note"] == hostile
+
+
+def test_odd_values_are_json_all_the_same():
+    told = json.loads(json_line(level="mine", nan=float("nan"), path=io.StringIO, time=3))
+    assert (told["level"], told["level_"], told["time_"], told["nan"]) == ("info", "mine", 3, "nan")
+
+
+def test_a_traceback_stands_in_its_json_line():
+    stream = io.StringIO()
+    setup_logging("warning", "edge", stream, log_format="json")
+    try:
+        raise ValueError("what happened")
+    except ValueError:
+        logging.getLogger("http_edge.jobs.service").exception("call failed", extra={"action": "call"})
+    (text,) = stream.getvalue().splitlines()
+    assert json.loads(text)["exception"].endswith("ValueError: what happened")

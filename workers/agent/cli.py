@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         link = Channel(socket.socket(fileno=options.link), AgentConfig)
         config = _receive_config(link)
-        log_context.setup(config.name, config.log_level)
+        log_context.setup(config.name, config.log_level, config.log_format)
         shell = _shell(config, link)
         signals.check()
         return shell.run()

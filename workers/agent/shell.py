@@ -286,6 +286,7 @@ def engine_environ(config: AgentConfig, environ: os._Environ[str] | dict[str, st
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": config.visible,
         "ZOETROPE_LOG_LEVEL": config.log_level,
+        "ZOETROPE_LOG_FORMAT": config.log_format,
         ENGINE_WITHOUT: ",".join(optional_packages.left_out(config.models, config.setups)),
     }
 

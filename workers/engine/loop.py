@@ -191,7 +191,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--spare", default="", help="what to import before the setup comes: engine:pipeline,…")
     options = parser.parse_args(argv)
     _become_a_child_engine()
-    log_context.setup("engine", os.environ.get("ZOETROPE_LOG_LEVEL") or "info")
+    log_context.setup(
+        "engine", os.environ.get("ZOETROPE_LOG_LEVEL") or "info", os.environ.get("ZOETROPE_LOG_FORMAT") or "text"
+    )
     logging.captureWarnings(True)
     leave_out(filter(None, os.environ.get(ENGINE_WITHOUT, "").split(",")))
     channel = Channel(socket.socket(fileno=options.socket), ToEngine)

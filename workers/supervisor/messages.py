@@ -43,6 +43,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True, tag="config"):
     checkpoint_s: float = 0.0
     policy: AgentPolicy = AgentPolicy()
     log_level: str = "info"
+    log_format: str = "text"
     #: Whether its name was taken by another process, and it has not been registered since.
     yields: bool = False
     #: How to start an engine; two flags with file descriptors are appended. Empty: the real one.
