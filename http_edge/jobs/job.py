@@ -19,7 +19,7 @@ _ENCODED = 8
 
 def standing(view: JobView) -> tuple[object, ...]:
     """Return what of a job is news worth all of it: its history has grown, too."""
-    return view.state, view.attempts, view.cancel_requested, view.parking
+    return view.state, view.attempts, view.cancel_requested, view.parking, view.promise
 
 
 class Job(Struct, frozen=True, kw_only=True):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from broker.client import errors
 from broker.wire import messages as m
+from http_edge.jobs.job import standing
 from tests.edge.conftest import World
 
 
@@ -21,6 +23,12 @@ def test_a_job_without_one_shows_none(world: World) -> None:
     job = world.submit()
     assert job["promise"] is None
     assert world.fake.submits[job["id"]].promise is None
+
+
+def test_a_broken_promise_is_news_of_the_whole_job() -> None:
+    view = m.JobView(id="a", state="queued", submission=m.Submission(model="demo"), revision=1)
+    told = msgspec.structs.replace(view, promise=m.Promise(ready_by=9.0, broken_at=5.0, breaks=1))
+    assert standing(told) != standing(view)
 
 
 @pytest.mark.parametrize("path", ["/v1/videos", "/v1/jobs"])

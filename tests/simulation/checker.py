@@ -119,6 +119,7 @@ class Checker:
             require(not old.final, "a final state is final", f"{job.id} was {old.state}, is {job.state}")
             require(job.fence >= old.fence, "fences only rise", job.id, short(old.fence), short(job.fence))
             require(not old.stop or job.stop == old.stop, "a stop is not taken back", job.id, old.stop, job.stop)
+            self._promise_stands(old, job)
             reason = job.losses == old.losses or self._may_lose(old)
             require(reason, "a worker is lost for a reason", job.id, job.history[-1].note)
         policy = self.world.plan.policy
@@ -135,6 +136,18 @@ class Checker:
             self._published(job)
         if job.id in self.cancels and job.final:
             require(job.state is not JobState.SUCCEEDED, "a cancelled job publishes nothing", job.id)
+
+    def _promise_stands(self, old: Job, job: Job) -> None:
+        """What was promised is promised still, or was told broken."""
+        if old.promise is None:
+            require(job.promise is None, "a promise is given when the job is taken", job.id)
+            return
+        promise = job.promise
+        require(promise is not None, "a promise is not dropped", job.id)
+        if promise is not None and promise.ready_by != old.promise.ready_by:
+            require(promise.breaks > old.promise.breaks, "another time is promised when one is broken", job.id)
+            first = old.promise.first_ready_by or old.promise.ready_by
+            require(promise.first_ready_by == first, "what was promised first is not forgotten", job.id)
 
     def deleted(self, job_id: str, last: Job | None) -> None:
         """This row is not on disk any more; `last`: what it was then."""
@@ -164,7 +177,10 @@ class Checker:
         old = self.deliveries.get(delivery.number)
         self.deliveries[delivery.number] = delivery
         job = self.disk[delivery.job_id]
-        happened = job.attempts > 0 if delivery.event == "started" else _EVENTS.get(job.state) == delivery.event
+        if delivery.event == "promise_broken":
+            happened = job.promise is not None and job.promise.breaks > 0
+        else:
+            happened = job.attempts > 0 if delivery.event == "started" else _EVENTS.get(job.state) == delivery.event
         require(happened, "only what has happened is delivered", delivery.job_id, delivery.event, job.state)
         if old is None:
             twins = [
@@ -329,6 +345,8 @@ class Checker:
     def accepted(self, job_id: str, view: m.JobView) -> None:
         require(view.id == job_id and view.body == job_id.encode(), "the answer is about one's own job", job_id)
         self.accepted_ids.add(job_id)
+        if view.promise is not None:
+            self.world.count("promise: given")
 
     def rejected(self, job_id: str, message: m.Rejected) -> None:
         self.world.count(f"rejected: {message.code}")
@@ -363,6 +381,8 @@ class Checker:
             final = old is not None and old.state in ("succeeded", "failed", "cancelled")
             require(not final, "nothing is heard of a job after its end", view.id, old and old.state, view.state)
             self.last_seen[view.id] = view
+            if view.promise is not None and view.promise.breaks > (old.promise.breaks if old and old.promise else 0):
+                self.world.count("promise: broken")
 
     def cancel_answered(self, job_id: str, outcome: str) -> None:
         self.world.count(f"cancel: {outcome}")

@@ -201,6 +201,7 @@ class Customer:
             fresh=Random(f"fresh {errand.job_id} {errand.at}").random() < 0.7,
             # One's own, so that another's job under the same id is not taken for it.
             body=errand.job_id.encode(),
+            promise=self._wish(),
         )
         self._forgetting = False
         self._resumed = False
@@ -213,6 +214,13 @@ class Customer:
     @property
     def edge(self) -> Edge:
         return self.random.choice(self.world.edges)
+
+    def _wish(self) -> m.PromiseWish | None:
+        """In one world of six, most customers want to know when. Drawn apart, so that the other worlds stay what they were."""
+        if Random(f"promises {self.world.plan.errands[0].at}").random() > 1 / 6:
+            return None
+        within_s = Random(f"promise {self.errand.job_id} {self.errand.at}").choice((0.0, 1.0, 3.0, 10.0, 40.0))
+        return m.PromiseWish(within_s=within_s) if within_s else None
 
     # ------------------------------------------------------------ submit
 
@@ -238,6 +246,10 @@ class Customer:
         else:
             assert isinstance(message, m.Rejected)
             self.world.checker.rejected(self.errand.job_id, message)
+            if message.code == "promise":  # then without
+                self.submit_message = msgspec.structs.replace(self.submit_message, promise=None)
+                self.submit()
+                return
             self.rejected = not (message.retry_after_s and self.random.random() < 0.5)
             if not self.rejected:
                 self.timeline.after(min(message.retry_after_s, 10.0), self.submit)

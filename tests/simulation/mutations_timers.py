@@ -184,6 +184,11 @@ TIMERS: tuple[Mutation, ...] = (
         "a deadline that passes finds its job unfinished, or does nothing",
         ((timers, "_expire", _any_deadline),),
     ),
+    Mutation(
+        "promise-ignored",
+        "a promise that is not kept is told broken",
+        ((timers, "_look_at_promise", nothing),),
+    ),
     Mutation("back-off-kept", "what waits no more has no back-off", ((State, "_end_wait", nothing),)),
     Mutation(
         "failed-pass-said",
