@@ -24,7 +24,8 @@ _TAG = Tag("Usage", "What was used of the pool.")
 _DAYS = 30
 _LAST = day_of("9999-12-31")
 
-_Day = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
+#: An empty one is read as an absent one.
+_Day = Annotated[str, Meta(pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2})?$")]
 
 
 class UsageNumbers(Struct, kw_only=True):
