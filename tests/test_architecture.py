@@ -62,7 +62,7 @@ PLACES = {
     "num_inference_steps": 7,
     "num_outputs": 7,
     "pinned": 7,
-    "preemptions": 5,
+    "preemptions": 7,
     "promise": 8,
     "preset": 7,  # of a job; and of a LoRA
     "previews": 5,

@@ -28,6 +28,7 @@ def grant(state: State, job: Job, worker: Worker, now: float) -> None:
     job.change_holder("granted")
     job.worker = worker.name
     job.resends = 0
+    job.yields_to = ""
     state.pool.grant(worker, job.id, job.fence)
     state.move(job, Cause.DISPATCHED, now, parking.kept_text(job) if job.kept else "")
     send_grant(state, job, worker, now)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from math import inf
 from typing import get_args
 
-from broker.core import lookups, parking, reports, requests, set_aside, timers, views, webhook_requests
+from broker.core import lookups, parking, preempting, reports, requests, set_aside, timers, views, webhook_requests
 from broker.core.calendar import Calendar
 from broker.core.effects import Effect, PeerGone
 from broker.core.grants import grant_all
@@ -166,6 +166,8 @@ class Core:
         state = self.state
         if state.pool.free and state.counts[JobState.QUEUED]:
             grant_all(state, self.now)
+        if state.policy.preempt:
+            preempting.consider(state, self.now)
         if state.changed or state.gone:
             self._tell_watchers()
         effects, state.effects = state.effects, []

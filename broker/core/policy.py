@@ -61,6 +61,13 @@ class Policy(Struct, frozen=True, kw_only=True):
         float,
         Meta(description="how long a draft waits to be committed before its job fails as expired, seconds", gt=0),
     ] = 3600.0
+    preempt: Annotated[
+        bool,
+        Meta(
+            description="let a running job with much left, of a model that resumes, make room for a short one that waits: at most three"
+            " times, and for a fifth of its own time"
+        ),
+    ] = False
     recent_finals: Annotated[
         int, Meta(description="finished jobs kept in memory; older ones are read from the journal", ge=0, le=1_000_000)
     ] = 512

@@ -83,6 +83,8 @@ class State:
         self.counts: dict[JobState, int] = dict.fromkeys(JobState, 0)
         #: (when, predicted seconds left in held jobs, workers in service): a memo of `views`.
         self.load: tuple[float, float, int] = (-1.0, 0.0, 1)
+        #: When it is looked next whether a job should make room.
+        self.preempt_at = 0.0
         self.effects: list[Effect] = []
         #: Jobs accepted or released since the last commit, the oldest first.
         self.uncommitted: dict[str, Job] = {}

@@ -35,6 +35,9 @@ class Job(Protocol):
     excluded: tuple[str, ...]
     #: Seconds of work of other models that went before it.
     skipped_s: float
+    #: The job for which it made room, while it is preempted: since when it is, else 0.
+    yields_to: str
+    parked_at: float
 
 
 class Worker(Candidate, Protocol):
@@ -114,8 +117,17 @@ def not_excluded(scene: Scene[Job, Worker], job: Job, lane: Lane, worker: Worker
     )
 
 
+def not_yielding(scene: Scene[Job, Worker], job: Job, lane: Lane, worker: Worker) -> bool:
+    """The job for which it made room does not wait any more, or no worker is there that could run it."""
+    # One that is not preempted any more waits for nobody: were it to wait for what made room for it, neither would go.
+    if not job.parked_at or job.yields_to not in scene.queue:
+        return True
+    first = scene.queue.lane(job.yields_to)
+    return not any(other.in_service and placement.fits(first, other) for other in scene.pool)
+
+
 #: All must hold. One that a job can fail which never crashed must be asked in `choose`, too: its straight path asks `fits` alone.
-CONDITIONS: tuple[Callable[[Scene[Job, Worker], Job, Lane, Worker], bool], ...] = (fits, not_excluded)
+CONDITIONS: tuple[Callable[[Scene[Job, Worker], Job, Lane, Worker], bool], ...] = (fits, not_excluded, not_yielding)
 
 
 def may_run(scene: Scene[Job, Worker], job: Job, lane: Lane, worker: Worker) -> bool:
@@ -180,7 +192,7 @@ def choose(scene: Scene[AnyJob, AnyWorker], now: float) -> Choice[AnyJob, AnyWor
     if not scene.pool.free:
         return None
     job_id = scene.queue.head_of_all()
-    if job_id is None or (job := scene.jobs[job_id]).excluded:
+    if job_id is None or (job := scene.jobs[job_id]).excluded or job.yields_to:
         return choose_among_all(scene, now)
     if not scene.tenants.may_start(job.submission.tenant):
         return None
@@ -236,7 +248,7 @@ def _turn(scene: Scene[AnyJob, AnyWorker], free: Collection[AnyWorker]) -> AnyJo
 
     def allowed(job_id: str, lane: Lane) -> bool:
         job = jobs[job_id]
-        return not job.excluded or any(may_run(scene, job, lane, worker) for worker in free)
+        return not (job.excluded or job.yields_to) or any(may_run(scene, job, lane, worker) for worker in free)
 
     job_id = scene.queue.first(usable, allowed, served=scene.tenants.may_start)
     return None if job_id is None else jobs[job_id]
