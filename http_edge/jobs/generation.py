@@ -272,7 +272,7 @@ class Generation(Struct, frozen=True, kw_only=True):
             Meta(
                 ge=-1,
                 le=MAX_INT,
-                description="The same seed gives the same result; -1, or none: it is drawn by lot and returned.",
+                description="The same seed gives the same result; -1, or none: it is drawn at random and returned.",
                 extra=_read_as("integer", "random_seed"),
             ),
         ]

@@ -146,6 +146,9 @@ class Engine:
         assert len(self.works) < SLOTS, f"job {job.fence:#x} for an engine that has {there}"
         assert all(work.job.slot != job.slot for work in self.works), f"a seat for two: {job.fence:#x}, {there}"
         work = Work(job, script, self.random, made)
+        if job.kept and self.random.random() < self.world.plan.torn:
+            self.world.count("checkpoint: lost or torn")
+            work.step = self.random.randint(-1, job.kept - 2) if job.kept > 1 else -1
         self.works.append(work)
         self._later(0.001 if script.behaviour == "die at once" else 0.05, lambda: self._take_up(work))
 

@@ -188,7 +188,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     #: How likely the broker's death is a loss of power: what was not synced is lost, or torn.
     power: float = 0.0
     hasty: float = 0.0
-    #: Whether the models go on from checkpoints, and how likely one is lost.
+    #: Whether the models go on from checkpoints, and how likely the one that is known is not there: an older one is, or none.
     resumes: bool = False
     torn: float = 0.0
 

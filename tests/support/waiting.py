@@ -23,7 +23,7 @@ def _pause(waited_s: float) -> float:
     return min(most, max(least, waited_s / 20))
 
 
-def wait_until(condition: Callable[[], T], deadline_s: float = _LIMIT_S, what: str = "") -> T:
+def wait_until(condition: Callable[[], T | None], deadline_s: float = _LIMIT_S, what: str = "") -> T:
     """The first truthy value of `condition`. Fails when there is none within `deadline_s`."""
     begun = time.monotonic()
     while True:
@@ -36,7 +36,7 @@ def wait_until(condition: Callable[[], T], deadline_s: float = _LIMIT_S, what: s
         time.sleep(_pause(waited_s))
 
 
-async def eventually(condition: Callable[[], T], deadline_s: float = _LIMIT_S, what: str = "") -> T:
+async def eventually(condition: Callable[[], T | None], deadline_s: float = _LIMIT_S, what: str = "") -> T:
     """`wait_until` for a test that shares its event loop with what it waits for."""
     begun = time.monotonic()
     while True:

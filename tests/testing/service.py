@@ -30,17 +30,16 @@ class Service:
         self.processes: dict[str, Process] = {}
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
 
-    def start(self, *names: str, through: Sequence[str] = ()) -> None:
+    def start(self, *names: str, through: Sequence[str] = ("-m",)) -> None:
         """Start these, or all. `through`: a script, and its arguments, that runs the process's module."""
         for name in names or ("broker", "workers", "edge"):
-            options = {"through": through} if through else {}
             self.processes[name] = Process(
                 *self._command(name),
                 "--home",
                 str(self.home / "z"),
                 log=self.home / f"{name}.log",
                 environ={**os.environ, "PYTHONUNBUFFERED": "1"},
-                **options,
+                through=through,
             )
 
     def _command(self, name: str) -> list[str]:

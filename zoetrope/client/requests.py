@@ -91,7 +91,7 @@ def file_part(name: str, value: FileSource) -> FilePart:
 
 
 def submission(prompt: str, fields: Mapping[str, Any], key: str | None = None) -> Request:
-    """The request for a job. `key`: its idempotency key; without one, and without an `id` of the job, one is drawn by lot."""
+    """The request for a job. `key`: its idempotency key; without one, and without an `id` of the job, one is drawn at random."""
     wanted = {"prompt": prompt, **{name: value for name, value in fields.items() if value is not None}}
     headers = {}
     if "id" not in wanted:

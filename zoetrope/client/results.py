@@ -97,7 +97,7 @@ class Job(Result, kw_only=True):
 
     @property
     def seed(self) -> int | None:
-        """The seed it is drawn with, the one drawn by lot included."""
+        """The seed it is drawn with, the one drawn at random included."""
         return self.spec.get("seed") if self.spec else None
 
     def raise_for_state(self) -> Job:

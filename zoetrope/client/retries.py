@@ -20,7 +20,7 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
 
     #: Retries of one request.
     most: int = 4
-    #: First pause and the longest, seconds; each is twice the one before, less up to a quarter by lot.
+    #: First pause and the longest, seconds; each is twice the one before, less up to a quarter at random.
     first_s: float = 0.5
     longest_s: float = 8.0
     #: The longest `Retry-After` that is waited for; beyond it the error comes at once.

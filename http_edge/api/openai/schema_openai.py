@@ -31,7 +31,7 @@ class _DrawnFields(Hooked, kw_only=True):
 
     seed: Annotated[
         Annotated[int, Meta(ge=-1, le=MAX_INT)] | WholeText | list[int] | None,
-        Meta(description="The same seed gives the same result; -1, or none: it is drawn by lot."),
+        Meta(description="The same seed gives the same result; -1, or none: it is drawn at random."),
     ] = None
     resolution: Any = None
     priority: Priority = None
