@@ -33,6 +33,7 @@ OPTIONS = {
             "accept_journal_loss",
             "usage_keep_days",
             "draft_expires_s",
+            "preempt",
         ]
     ),
     "workers": frozenset(
