@@ -226,7 +226,8 @@ def finished(state: State, worker: Worker, message: m.Finished, found: Found, no
     if job.promise is not None and now > job.promise.ready_by:
         promised.break_promise(state, job, now)
     job.result = result
-    job.run_s = bounds.run_s(message.run_s)
+    run_s = message.run_s
+    job.run_s = run_s if run_s <= bounds.MAX_RUN_S else bounds.run_s(run_s)
     job.failure = None
     load_s = result.ready_s
     state.costs.learn(job.submission.model, job.submission.units, job.run_s - load_s)

@@ -117,8 +117,10 @@ class _Fit(Struct):
         variance = with_startup + with_rate * units + noise
         error = seconds - self.startup - self.rate * units
         # Neither is negative; a clamped one leaves its part of the error to the next jobs.
-        self.startup = bounds.run_s(self.startup + with_startup / variance * error)
-        self.rate = bounds.run_s(self.rate + with_rate / variance * error)
+        startup = self.startup + with_startup / variance * error
+        rate = self.rate + with_rate / variance * error
+        self.startup = startup if 0.0 <= startup <= bounds.MAX_RUN_S else bounds.run_s(startup)
+        self.rate = rate if 0.0 <= rate <= bounds.MAX_RUN_S else bounds.run_s(rate)
         var_startup = self.var_startup - with_startup * with_startup / variance
         var_rate = self.var_rate - with_rate * with_rate / variance
         self.var_startup = var_startup if var_startup > 0.0 else 0.0

@@ -56,12 +56,14 @@ def day_at(at: float) -> int:
 def rows_of(ended: Iterable[Job], ahead_s: float) -> list[Any]:
     """Make the parameters of `PUT` for these jobs, which are over. `ahead_s`: as `Calendar`'s."""
     found: dict[Any, list[Any]] = {}
+    rows: list[Any] = []
     for job in ended:
         fixed, result = job.submission, job.result
         # Without a call: this is in every job's way. SQLite makes an integer of the day.
         key = ((job.finished_at + ahead_s) // 86_400, fixed.tenant, fixed.submitted_by, fixed.model)
         if key not in found:
             found[key] = [*key, 0, 0, 0, 0.0, 0.0, 0]
+            rows += (found[key],)
         row = found[key]
         kept, lost = gpu_seconds(job)
         row[_COLUMN[job.state]] += 1
@@ -70,7 +72,7 @@ def rows_of(ended: Iterable[Job], ahead_s: float) -> list[Any]:
         if result is not None and job.state is JobState.SUCCEEDED:
             for artefact in result.artefacts:
                 row[9] += artefact.size
-    return [*found.values()]
+    return rows
 
 
 class UsageTable:
