@@ -56,7 +56,7 @@ def test_a_worker_that_is_stopped_hands_its_job_back_after_a_step(
     monkeypatch.setenv("ZOETROPE_STOP_GRACE_S", "120")
     service: Service = start_service(workers=1, gpus="cpu:1", model="demo")
     # Long enough not to end in the grace of a busy machine.
-    many = {**PICTURE, "num_inference_steps": 200}
+    many = {**PICTURE, "num_inference_steps": 200, "width": 96, "height": 96}
     service.post(id="stopped", **many)
     wait_until(lambda: service.job("stopped")["step"] >= 5, 60, "some steps")
 
@@ -80,14 +80,14 @@ def test_a_worker_that_is_stopped_hands_its_job_back_after_a_step(
 def test_a_draft_that_is_committed_and_a_job_that_is_paused_draw_the_same(start_service: Any) -> None:
     service: Service = start_service(workers=1, gpus="cpu:1", model="demo")
     http = service.http
-    many = {**PICTURE, "num_inference_steps": 200}
+    many = {**PICTURE, "num_inference_steps": 200, "width": 96, "height": 96}
     service.post(id="draft", draft_steps=30, **many)
     parked = wait_until(
         lambda: job if (job := service.job("draft"))["state"] == "parked" else None, 90, "a draft that waits"
     )
     assert (parked["parking"]["reason"], parked["kept"]) == ("draft", 30), parked
     with Image.open(io.BytesIO(http.get("/v1/jobs/draft/preview").content)) as preview:
-        assert preview.size == (128, 128)
+        assert preview.size == (96, 96)
     assert http.get("/v1/jobs/draft/draft").headers["content-type"] == "image/png"
     assert http.post("/v1/jobs/draft/commit").status_code == 200
     draft = service.finished("draft", 180)

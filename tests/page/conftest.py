@@ -24,9 +24,9 @@ DEADLINE_MS = 60_000
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Chromium of the system."""
+    """Chromium of the system. Not for longer than these tests: its event loop runs in the thread of all."""
     found = next(filter(None, map(shutil.which, _NAMES)), None)
     if found is None:
         pytest.skip(f"no browser here ({', '.join(_NAMES)}): apt-get install chromium")
@@ -38,7 +38,7 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service() -> Iterator[Service]:
     """Broker, two workers, edge. Tests leave no job alive in it, and no process of it killed."""
     home = Path(tempfile.mkdtemp(prefix="zt-"))
