@@ -67,6 +67,9 @@ def _read(file: BinaryIO, size: int, most: int) -> bytes:
     """That many bytes. Raises `NoRecipe`, `EOFError`."""
     if size > most:
         raise NoRecipe(f"holds a recipe of {size} bytes, at most {most} are read")
+    # Of a part that says that it is smaller than its own head; a file would be read to its end.
+    if size < 0:
+        raise EOFError
     data = file.read(size)
     if len(data) != size:
         raise EOFError

@@ -187,6 +187,33 @@ def test_a_file_without_a_recipe_is_refused_with_the_reason(world: World, data: 
     assert told in answer.json()["detail"]
 
 
+class Watched(io.BytesIO):
+    """A file that notes the largest piece that was read of it."""
+
+    largest = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self.largest = max(self.largest, len(data))
+        return data
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"\xff\xd8\xff\xe1\0\3Exif\0\0",
+        b"\x89PNG\r\n\x1a\n" + struct.pack(">I4s", 3, b"tEXt") + b"zoetrope\0",
+        b"RIFF\0\0\0\0WEBPEXIF\xff\xff\xff\xff",
+    ],
+    ids=["jpeg", "png", "webp"],
+)
+def test_a_part_of_an_impossible_size_does_not_have_the_whole_file_read(head: bytes) -> None:
+    file = Watched(head + b"x" * 1_000_000)
+    with pytest.raises(NoRecipe):
+        recipe_text(file, 65_536)
+    assert file.largest <= 65_536
+
+
 def test_a_recipe_packed_beyond_its_size_is_not_unpacked(world: World) -> None:
     bomb = zlib.compress(b"x" * 2_000_000)
     data = PNG_HEAD + chunked(b"zTXt", b"zoetrope\0\0" + bomb)
