@@ -373,6 +373,7 @@ def test_peers_of_version_0_1_0_are_told_to_go_in_words_that_they_read(bench):
             "invalid",
             f"protocol 1, this is {m.PROTOCOL}",
             0.0,
+            0.0,  # which 0.1.0 does not know, and skips
         ]
         for name in ("Submit", "GetJob", "Watch")
     ]
