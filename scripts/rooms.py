@@ -19,7 +19,7 @@ FOLDERS = ("broker", "workers", "http_edge", "bench", "zoetrope")
 #: The rooms of each folder, from the top floor down: an arrow within a folder leads to a lower floor, never up and never sideways.
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "broker": (
-        ("broker",),
+        ("broker", "broker/testing"),
         ("broker/shell",),
         ("broker/shell/journal", "broker/shell/net"),
         ("broker/core",),
@@ -113,7 +113,9 @@ def arrows() -> dict[tuple[str, str], set[str]]:
         for name in imports(path, runtime=False):
             target = files.get(name)
             # `from a.b import c` also names the package a.b; an empty package is no reason for an arrow.
-            if target is None or target.name == "__init__.py" or room_of(target) == room_of(path):
+            if target is None or room_of(target) == room_of(path):
+                continue
+            if target.name == "__init__.py" and len(tree(target).body) == 1:
                 continue
             found[room_of(path), room_of(target)].add(f"{path.name} > {name}")
     return dict(found)
@@ -154,7 +156,7 @@ def _written(path: Path) -> frozenset[str]:
 
 def places(field: str) -> list[str]:
     """The product's files that declare a field of this name, or pass it on by name."""
-    product = [path for path in sources("broker", "workers", "http_edge") if path.name != "testing.py"]
+    product = [path for path in sources("broker", "workers", "http_edge") if room_of(path) != "broker/testing"]
     return [path.relative_to(ROOT).as_posix() for path in product if field in _written(path)]
 
 

@@ -159,7 +159,7 @@ FOREIGN = {
     "workers": ("broker/wire", "broker/runtime"),
     "http_edge": ("broker/wire", "broker/runtime", "broker/client"),
     "bench": (
-        "broker",
+        "broker/testing",
         "broker/wire",
         "broker/runtime",
         "broker/client",
@@ -192,11 +192,9 @@ def test_arrows_lead_down_and_never_sideways():
 
 
 def test_the_stand_ins_are_for_measurements_and_tests():
-    """`broker.testing` ships, and no process of the service loads it; of the broker's own floor bench takes nothing else."""
-    users = {path for path in sources(*FOLDERS) if "broker.testing" in imports(path)}
-    assert {path.relative_to(ROOT).parts[0] for path in users} == {"bench"}
-    floor = {module_of(path) for path in sources("broker") if rooms.room_of(path) == "broker" and path.stem[0] != "_"}
-    assert {name for path in sources("bench") for name in imports(path)} & floor == {"broker.testing"}
+    """`broker.testing` ships, and no process of the service loads it."""
+    users = {path for path in sources(*FOLDERS) if under_any(imports(path), "broker.testing")}
+    assert {rooms.room_of(path) for path in users} == {"bench/suites", "broker/testing"}
 
 
 def test_suites_share_nothing_but_support_and_testing():
@@ -379,11 +377,11 @@ def test_the_client_needs_little():
     assert wrong == []
 
 
-#: The client library's face: its names are those of the package.
-FACE = ROOT / "zoetrope/__init__.py"
+#: What others install and import: its names are those of the package.
+FACES = [ROOT / "zoetrope/__init__.py", ROOT / "broker/testing/__init__.py"]
 
 
-@pytest.mark.parametrize("path", [p for p in sources(*FOLDERS) if p.name == "__init__.py" and p != FACE], ids=str)
+@pytest.mark.parametrize("path", [p for p in sources(*FOLDERS) if p.name == "__init__.py" and p not in FACES], ids=str)
 def test_packages_are_a_docstring(path):
     body = tree(path).body
     assert len(body) == 1
