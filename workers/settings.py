@@ -22,6 +22,7 @@ from workers.models.sources import CatalogueError, find, why_not_here
 from workers.supervisor.agent_policy import AgentPolicy
 from workers.supervisor.gpus import Device
 from workers.supervisor.messages import AgentConfig
+from workers.supervisor.name_prefix import AUTO, automatic
 
 #: A `Hello` carries at most so many cards.
 _MAX_MODELS = 64
@@ -54,11 +55,23 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
     name_prefix: Annotated[
         str,
         Meta(
-            description="put before each worker's name (gpu-0, cpu-0), to tell hosts apart; over tcp the name of the key comes before it",
+            description="put before each worker's name (gpu-0, cpu-0), to tell hosts apart; over tcp the name of the key comes before it;"
+            " auto: the environment's POD_NAME, else the Slurm task, else the host's name (and CUDA_VISIBLE_DEVICES where it is set)",
             pattern=r"^[A-Za-z0-9_.-]{0,64}$",
             extra={"rule": "up to 64 letters, digits, _, . and -"},
         ),
     ] = ""
+    heartbeat_file: Annotated[
+        str,
+        Meta(
+            description="file that is written every 5 s while the workers' supervisor lives, for probes (python -m workers healthy);"
+            " default: none"
+        ),
+    ] = ""
+    die_with_parent: Annotated[
+        bool,
+        Meta(description="end as by SIGTERM when the process that started this one ends without a word (Linux)"),
+    ] = False
     threads: Annotated[
         int,
         Meta(description="torch CPU threads of an engine; 0: the cores shared out among CPU workers", ge=0, le=1024),
@@ -208,7 +221,11 @@ def _check_here(card: ModelCard, has_table: bool) -> None:
 
 
 def agent_configs(
-    settings: WorkerSettings, devices: tuple[Device, ...], models: tuple[Model, ...], cores: int
+    settings: WorkerSettings,
+    devices: tuple[Device, ...],
+    models: tuple[Model, ...],
+    cores: int,
+    environ: Mapping[str, str] = os.environ,
 ) -> tuple[AgentConfig, ...]:
     """One configuration a device. `cores` are shared out among the CPU workers.
 
@@ -219,9 +236,10 @@ def agent_configs(
     key_file = peer_key_path(settings, "worker", "back", settings.back_endpoint)
     policy = settings.policy()
     prefix = worker_prefix(read_peer_key(key_file, "worker").name) if key_file else ""
+    prefix += automatic(environ) if settings.name_prefix == AUTO else settings.name_prefix
     return tuple(
         AgentConfig(
-            name=prefix + settings.name_prefix + device.name,
+            name=prefix + device.name,
             endpoint=settings.back_endpoint,
             key_file=str(key_file or ""),
             artefacts=str(settings.artefacts_path),

@@ -243,6 +243,7 @@ def pool_view(state: State, counts: RecordCounts, now: float) -> m.PoolView:
     """Every worker, and the queue in numbers."""
     workers = sorted(state.pool, key=lambda worker: worker.name)
     calendar = state.calendar
+    by_model = state.queue.by_model()
     return m.PoolView(
         epoch=state.epoch,
         workers=tuple(worker_view(worker, state.jobs, now) for worker in workers),
@@ -254,7 +255,8 @@ def pool_view(state: State, counts: RecordCounts, now: float) -> m.PoolView:
         set_aside=counts.kept_aside,
         damaged=counts.damaged_records,
         rebuilt_indexes=counts.rebuilt_indexes,
-        waiting=state.queue.by_model(),
+        waiting={model: jobs for model, (jobs, _) in by_model.items()},
+        backlog_by_model={model: bounds.wait_s(cost_s) for model, (_, cost_s) in by_model.items()},
         refusing=state.refusing,
         now=now + calendar.ahead_s,
         settling_s=max(0.0, calendar.settled_at - now),

@@ -59,6 +59,8 @@ OPTIONS = {
             "spare_engine",
             "lora_host_mb",
             "lora_device_mb",
+            "heartbeat_file",
+            "die_with_parent",
         ]
     ),
     "edge": frozenset(

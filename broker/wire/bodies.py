@@ -274,3 +274,5 @@ class PoolView(Struct, frozen=True, kw_only=True):
     rebuilt_indexes: int = 0
     #: Jobs that are queued, by model.
     waiting: dict[str, int] = msgspec.field(default_factory=dict)
+    #: Predicted GPU-seconds of them, by model.
+    backlog_by_model: dict[str, float] = msgspec.field(default_factory=dict)

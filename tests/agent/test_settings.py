@@ -44,6 +44,25 @@ def test_every_budget_reaches_the_agent() -> None:
     assert policy.beat_gap_s == 0.25
 
 
+@pytest.mark.parametrize(
+    ("environ", "name"),
+    [
+        ({"POD_NAME": "zoetrope-workers-5f-x2", "CUDA_VISIBLE_DEVICES": "3"}, "zoetrope-workers-5f-x2.cpu-0"),
+        ({"SLURM_JOB_ID": "81", "SLURM_ARRAY_TASK_ID": "4"}, "slurm-81-4-0.cpu-0"),
+        ({"CUDA_VISIBLE_DEVICES": "2,3"}, "node-7-2-3.cpu-0"),
+        ({"CUDA_VISIBLE_DEVICES": ""}, "node-7.cpu-0"),
+        ({"POD_NAME": "p" * 90 + "-1"}, "p" * 61 + "-1.cpu-0"),
+    ],
+)
+def test_names_that_no_other_process_has_come_from_the_launcher(
+    environ: dict[str, str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "node.7")
+    chosen = settings("--name-prefix", "auto", "--model", "fake")
+    (config,) = agent_configs(chosen, resolve("cpu", ()), read_models(chosen, {}), 2, environ)
+    assert config.name == name
+
+
 def test_without_a_model_the_demo_model_is_used() -> None:
     card = read_models(settings(), {})[0].card
     assert (card.name, card.output) == ("demo", "video")

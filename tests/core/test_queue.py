@@ -171,12 +171,12 @@ def test_the_largest_is_looked_for_among_jobs_that_the_same_workers_run():
 
 def test_what_waits_is_counted_by_model():
     queue = filled(
-        job("a", model="wan"),
-        job("b", model="wan", tenant="red"),
-        job("c", model="flux", priority=9),
-        job("d", model="wan"),
+        job("a", model="wan", cost=2.5),
+        job("b", model="wan", tenant="red", cost=4),
+        job("c", model="flux", priority=9, cost=7),
+        job("d", model="wan", cost=1),
     )
-    assert queue.by_model() == {"wan": 3, "flux": 1}
+    assert queue.by_model() == {"wan": (3, 7.5), "flux": (1, 7)}
     queue.remove("c")
     queue.serve("a")
-    assert queue.by_model() == {"wan": 2}
+    assert queue.by_model() == {"wan": (2, 5)}

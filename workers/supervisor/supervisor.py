@@ -38,6 +38,7 @@ from workers.supervisor.exit_codes import (
     EXIT_UNWANTED,
     describe_exit,
 )
+from workers.supervisor.heartbeat_file import HeartbeatFile, WorkerBeat
 from workers.supervisor.messages import AgentConfig, EngineProcess, EngineReady, FromAgentProcess, LoadTrouble, NameHeld
 from workers.supervisor.process_groups import end_strangers, kill_group
 
@@ -68,6 +69,8 @@ class AgentProcess:
         #: The exit code with which it left on purpose.
         self.left: int | None = None
         self.was_ready = False
+        #: Whether its engine has a model in memory now.
+        self.ready = False
         #: Failures to load since the last success, and the last one in words.
         self.troubles = 0
         self.trouble = ""
@@ -129,8 +132,9 @@ class AgentProcess:
             match message:
                 case EngineProcess(pid=pid):
                     self._engine_pid = pid
+                    self.ready = False
                 case EngineReady():
-                    self.was_ready = True
+                    self.was_ready = self.ready = True
                     self.troubles = 0
                 case NameHeld():
                     self.config = replace(self.config, yields=False)
@@ -152,6 +156,7 @@ class AgentProcess:
         self.listen()
         self._close_link()
         self._process = None
+        self.ready = False
         self.kill_engine()
         how = describe_exit(code)
         logger.info("agent ended", extra={"action": Action.AGENT_ENDED, "worker": self.config.name, "detail": how})
@@ -214,8 +219,10 @@ class Supervisor:
         configs: Sequence[AgentConfig],
         command: Sequence[str] = AGENT_COMMAND,
         clock: Callable[[], float] = time.monotonic,
+        heartbeat_file: str = "",
     ) -> None:
         self._clock = clock
+        self._heartbeat_file = HeartbeatFile(heartbeat_file)
         self.agents = [AgentProcess(config, command, clock()) for config in configs]
         #: Why it ended by itself, in a sentence; "" when it did not.
         self.fault = ""
@@ -234,6 +241,7 @@ class Supervisor:
             finally:
                 for agent in self.agents:
                     agent.kill()
+                self._heartbeat_file.remove()
         if self._code is not None:
             return self._code
         return max((agent.left or EXIT_LEFT for agent in self.agents), default=EXIT_LEFT)
@@ -253,6 +261,8 @@ class Supervisor:
         for agent in self.agents:
             if agent.start_at is not None and now >= agent.start_at:
                 agent.start(now)
+        beats = tuple(WorkerBeat(agent.config.name, agent.pid, agent.ready) for agent in self.agents)
+        self._heartbeat_file.beat(beats, now)
         return any(agent.running or agent.start_at is not None for agent in self.agents)
 
     def _judge(self) -> None:
@@ -279,6 +289,8 @@ class Supervisor:
         times = [agent.start_at for agent in self.agents if agent.start_at is not None]
         if self._kill_at is not None:
             times.append(self._kill_at)
+        if self._heartbeat_file.due_at is not None:
+            times.append(self._heartbeat_file.due_at)
         timeout = max(0.0, min(times) - self._clock()) if times else None
         with selectors.DefaultSelector() as selector:
             selector.register(signals, selectors.EVENT_READ)

@@ -443,6 +443,10 @@ class QueueNumbers(Struct, kw_only=True):
 
     counts: dict[str, int]
     by_model: Annotated[dict[str, int], Meta(description="Jobs that are queued, by model.")]
+    backlog_by_model: Annotated[
+        dict[str, float],
+        Meta(description="Predicted GPU-seconds of them, by model: what the workers of one model scale by."),
+    ]
     backlog_s: float
     wait_s: float
 

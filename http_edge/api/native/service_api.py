@@ -118,7 +118,11 @@ class ServiceApi:
                 object="list",
                 data=[worker_json(worker) for worker in workers],
                 queue=schema.QueueNumbers(
-                    counts=pool.counts, by_model=pool.waiting, backlog_s=pool.backlog_s, wait_s=pool.wait_s
+                    counts=pool.counts,
+                    by_model=pool.waiting,
+                    backlog_by_model=pool.backlog_by_model,
+                    backlog_s=pool.backlog_s,
+                    wait_s=pool.wait_s,
                 ),
                 epoch=pool.epoch,
             )
