@@ -4,12 +4,13 @@ Read without torch, so that an agent knows its models before its engine has star
 
 1. `[models.NAME]` of the service's zoetrope.toml (`table.py` has its keys),
 2. `zoetrope.toml` in the model's own directory (the same keys),
-3. the model's configs (compression, patch size, variants of its family) and its family's habits (`families.py`).
+3. the model's configs (compression, patch size, variants of its family; `model_facts.py`) and its family's habits (`families.py`).
+
+What comes of it is checked before it is served (`card_check.py`).
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,23 +20,22 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from broker.wire.jobspec import (
-    MAX_FRAMES,
-    MAX_PROMPT_CHARS,
-    MAX_SIDE,
-    MAX_STEPS,
-    MAX_TOKENS,
-    Defaults,
-    Limits,
-    MediaKind,
-    ModelCard,
-)
+from broker.wire.jobspec import Defaults, Limits, MediaKind, ModelCard
 from broker.wire.loras import LoraCard
 from broker.wire.sampling import Sampler
 from workers.models import abilities, inputs
-from workers.models.families import Family, family_of
+from workers.models.card_check import check_card, check_effects, check_output
 from workers.models.model import Model
-from workers.models.pipeline_classes import FLOW_SHIFT, SHIFTS, PipelineClass, pipeline_class
+from workers.models.model_facts import (
+    extra_parameters,
+    family_for,
+    honoured,
+    own_limits,
+    scheduler_config,
+    token_size,
+    variant_defaults,
+)
+from workers.models.pipeline_classes import PipelineClass, pipeline_class
 from workers.models.resumable import RESUMABLE
 from workers.models.samplers import SampledModel, SamplerError, read_presets, read_sampler, usual_sampler
 from workers.models.setup import setup_for
@@ -48,7 +48,6 @@ from workers.models.sources import (
     find,
     own_settings,
     read_index,
-    read_json,
     told,
 )
 from workers.models.speed import cache_modes, sizes
@@ -57,38 +56,12 @@ from workers.models.video_file import NARROWEST_HEVC, check_video_file
 
 FAKE = "fake"
 
-#: Below this a UNet or a VAE has nothing left after its last downsampling.
-_MIN_SIDE = 64
-_VIDEO_LIMITS = Limits(max_side=1920, max_pixels=1920 * 1088)
-
-#: Pipeline -> (steps, guidance) of those whose index says `is_distilled`.
-_DISTILLED_STEPS = {
-    "Flux2KleinPipeline": (4, 1.0), "Flux2KleinKVPipeline": (4, 1.0), "Krea2Pipeline": (8, 0.0), "HeliosPyramidPipeline": (6, 1.0),
-}  # fmt: skip
-
-#: What is read from the signature of a class that no family knows, and the most that is taken from there.
-_OWN_DEFAULTS = {"num_inference_steps": Limits().max_steps, "width": Limits().max_side, "height": Limits().max_side}
-
 #: What the engine fake has a use for.
 _OF_FAKES = ("path", "engine", "output", "also_image", "defaults", "limits")
 
 #: What a model may be called; a request writes it.
 _MAX_NAME_CHARS = 256
 _NAME = re.compile(rf"(?!\s)[^\x00-\x1f\x7f]{{1,{_MAX_NAME_CHARS}}}(?<!\s)")
-
-#: What any spec can carry (`JobSpec`).
-_BOUNDS = {
-    "min_side": (1, MAX_SIDE), "max_side": (1, MAX_SIDE), "side_multiple": (1, MAX_SIDE), "max_pixels": (1, MAX_SIDE**2),
-    "max_frames": (1, MAX_FRAMES), "frame_step": (1, MAX_FRAMES), "frame_offset": (0, MAX_FRAMES), "max_steps": (1, MAX_STEPS),
-}  # fmt: skip
-
-#: Of defaults: what a request may say.
-_DEFAULT_BOUNDS = {
-    "fps": (1, 240),
-    "guidance_scale": (0, 100),
-    "guidance_scale_2": (0, 100),
-    "max_sequence_length": (1, MAX_TOKENS),
-}
 
 _NO_TABLE: Mapping[str, Any] = MappingProxyType({})
 
@@ -199,19 +172,19 @@ def _card(
     index: Mapping[str, Any],
     loras: dict[str, LoraCard],
 ) -> ModelCard:
-    family = _family(taken)
+    family = family_for(taken)
     output: MediaKind = settings.output or family.output
     transformer = config(directory, "transformer")
     takes_image, needs_image = abilities.image_use(taken, index, transformer)
     takes_inputs, needs_inputs = inputs.input_use(taken, index, transformer)
-    token_side, token_frames = _token_size(directory, family)
+    token_side, token_frames = token_size(directory, family)
     takes_guidance = abilities.takes_guidance(taken, index, transformer)
     takes_guidance_2 = abilities.takes_guidance_2(taken, index)
-    defaults = _honoured(_variant(family, index, directory), taken, takes_guidance, takes_guidance_2)
-    limits = _limits(family, output, token_side, token_frames, directory)
+    defaults = honoured(variant_defaults(family, index, directory), taken, takes_guidance, takes_guidance_2)
+    limits = own_limits(family, output, token_side, token_frames, directory)
     if limits.frame_choices:  # the model's own, and not always the family's
         defaults = msgspec.structs.replace(defaults, num_frames=limits.closest_frames(defaults.num_frames)[0])
-    _check_output(where, output, family, taken, settings)
+    check_output(where, output, family, taken, settings)
     also_image = family.also_image if settings.also_image is None else settings.also_image
     card = ModelCard(
         name=name,
@@ -230,7 +203,7 @@ def _card(
         takes_guidance=takes_guidance,
         takes_guidance_2=takes_guidance_2,
         takes_size=abilities.takes_size(taken),
-        extra_parameters=_extra_parameters(taken, directory),
+        extra_parameters=extra_parameters(taken, directory),
         default_strength=abilities.default_strength(taken),
         sound=output == "video" and abilities.makes_sound(taken, index),
         takes_inputs=takes_inputs,
@@ -242,24 +215,11 @@ def _card(
         loras=loras,
         resumes=taken.name in RESUMABLE,
     )
-    sampled = SampledModel(taken.name, _scheduler(directory), index, takes_guidance, takes_guidance_2)
+    sampled = SampledModel(taken.name, scheduler_config(directory), index, takes_guidance, takes_guidance_2)
     card = _sampled(where, card, settings, layers, sampled)
-    _check_effects(where, card, taken, settings, layers.given)
-    _check(where, card)
+    check_effects(where, card, taken, settings, layers.given)
+    check_card(where, card)
     return card
-
-
-def _check_output(where: str, output: MediaKind, family: Family, taken: PipelineClass, settings: ModelTable) -> None:
-    """Raise for an output that the pipeline does not make, and for keys that are for another one."""
-    if output == "video" and family.output == "image" and not abilities.draws_clips(taken):
-        raise CatalogueError(where, "output", f"'video' is not what {taken.name} makes, an image; leave the key out")
-    if settings.engine not in ("", output):
-        text = f"{settings.engine!r} does not draw what {taken.name} makes, {output}; leave the key out"
-        raise CatalogueError(where, "engine", text)
-    if settings.also_image is not None and output == "image":
-        raise CatalogueError(
-            where, "also_image", f"{told(settings.also_image)} is for models of clips; leave the key out"
-        )
 
 
 def _sampled(where: str, card: ModelCard, settings: ModelTable, layers: Layers, model: SampledModel) -> ModelCard:
@@ -291,10 +251,6 @@ def _sampled(where: str, card: ModelCard, settings: ModelTable, layers: Layers, 
         sampler=sampler if sampler != Sampler() else None,
         presets=presets,
     )
-
-
-def _scheduler(directory: Path | None) -> dict[str, Any]:
-    return read_json(directory / "scheduler" / "scheduler_config.json") if directory is not None else {}
 
 
 def _class(index: Mapping[str, Any], source: str, settings: ModelTable) -> PipelineClass:
@@ -347,191 +303,11 @@ def _fake_card(where: str, name: str, source: str, table: ModelTable) -> ModelCa
         also_image=video and table.also_image is not False,
         also_edits=video,
     )  # fmt: skip
-    _check(where, card)
+    check_card(where, card)
     return card
-
-
-# ---------------------------------------------------------------- reading the model
-
-
-def _token_size(directory: Path | None, family: Family) -> tuple[int, int]:
-    """(pixels a token side, frames a latent frame)."""
-    vae = config(directory, "vae") or config(directory, "vqvae")
-    spatial = _whole(vae.get("scale_factor_spatial")) or _whole(vae.get("spatial_compression_ratio"))
-    if spatial == 0:
-        levels = vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
-        spatial = 2 ** (len(levels) - 1) if isinstance(levels, list) and levels else family.spatial
-    temporal = _whole(vae.get("scale_factor_temporal")) or _whole(vae.get("temporal_compression_ratio"))
-    patch = config(directory, "transformer").get("patch_size")
-    patch_side = _whole(patch[-1] if isinstance(patch, list) and patch else patch)
-    pack = patch_side if patch_side > 1 else family.pack
-    return spatial * pack, (temporal or family.temporal) if family.output == "video" else 1
-
-
-def _steered_side(directory: Path | None) -> int:
-    """Pixels a side of the deepest features that what steers a UNet adds to it: of both, sizes must be the same."""
-    adapter, control = config(directory, "adapter"), config(directory, "controlnet")
-    if isinstance(channels := adapter.get("channels"), list):
-        return max(1, _whole(adapter.get("downscale_factor"))) << max(0, len(channels) - 1)
-    if control.get("_class_name") == "ControlNetXSAdapter" and isinstance(
-        levels := control.get("block_out_channels"), list
-    ):
-        # Blocks side by side: what is halved must double again to what it was.
-        return 8 << max(0, len(levels) - 1)
-    return 1
-
-
-def _whole(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
-
-
-def _family(taken: PipelineClass) -> Family:
-    """The family of a class; of one that no family knows, the class's own steps and size."""
-    family = family_of(taken.name, clips=abilities.draws_clips(taken))
-    if family.pattern:
-        return family
-    own = {name: taken.parameters[name].default for name in _OWN_DEFAULTS if name in taken.parameters}
-    given = {name: value for name, value in own.items() if isinstance(value, int) and value <= _OWN_DEFAULTS[name]}
-    return msgspec.structs.replace(family, defaults=msgspec.structs.replace(family.defaults, **given))
-
-
-def _variant(family: Family, index: Mapping[str, Any], directory: Path | None) -> Defaults:
-    """The family's defaults, or those of the variant that the model's configs show."""
-    defaults = family.defaults
-    pipeline = str(index["_class_name"])
-    if pipeline.startswith("Wan") and index.get("boundary_ratio") is not None:  # Wan 2.2 A14B: two experts
-        first, second = (3.5, 3.5) if "ImageToVideo" in pipeline else (4.0, 3.0)
-        return msgspec.structs.replace(defaults, num_inference_steps=40, guidance_scale=first, guidance_scale_2=second)
-    if pipeline.startswith("Wan") and index.get("expand_timesteps") is True:  # Wan 2.2 TI2V 5B
-        return msgspec.structs.replace(
-            defaults, width=1280, height=704, num_frames=121, fps=24.0, num_inference_steps=50
-        )
-    if index.get("is_distilled") is True and (steps := _DISTILLED_STEPS.get(pipeline)):
-        return msgspec.structs.replace(defaults, num_inference_steps=steps[0], guidance_scale=steps[1])
-    if pipeline == "FluxPipeline" and config(directory, "transformer").get("guidance_embeds") is False:  # schnell
-        return msgspec.structs.replace(defaults, num_inference_steps=4, max_sequence_length=256)
-    if tokens := _whole(config(directory, "transformer").get("max_text_seq_length")):  # CogVideoX: no other length fits
-        return msgspec.structs.replace(defaults, max_sequence_length=tokens)
-    return defaults
-
-
-def _honoured(defaults: Defaults, taken: PipelineClass, takes_guidance: bool, takes_guidance_2: bool) -> Defaults:
-    """The defaults without those that the pipeline has no use for."""
-    return msgspec.structs.replace(
-        defaults,
-        guidance_scale=defaults.guidance_scale if takes_guidance else None,
-        guidance_scale_2=defaults.guidance_scale_2 if takes_guidance_2 else None,
-        max_sequence_length=defaults.max_sequence_length if taken.takes("max_sequence_length") else None,
-    )
-
-
-def _limits(family: Family, output: MediaKind, token_side: int, token_frames: int, directory: Path | None) -> Limits:
-    side = math.lcm(token_side, family.side_multiple, _steered_side(directory))
-    least = side * -(-_MIN_SIDE // side)
-    if output == "image":
-        return Limits(min_side=least, side_multiple=side, max_frames=1, frame_step=1)
-    transformer = config(directory, "transformer")
-    step = token_frames if family.whole_latents else 1
-    if family.pattern == "CogVideoX":
-        # Its VAE decodes two latent frames at a time after the first, and version 1.5 has two latent frames a token.
-        step *= 2 * (_whole(transformer.get("patch_size_t")) or 1)
-    longest = _whole(config(directory, "motion_adapter").get("motion_max_seq_length")) or _VIDEO_LIMITS.max_frames
-    longest = min(longest, _VIDEO_LIMITS.max_frames)
-    only = (_whole(transformer.get("video_length")) or family.only) if family.only else 0
-    if isinstance(partition := transformer.get("chunk_partition"), list):
-        # Latent frames of the chunks in which a clip is drawn: no more, no fewer.
-        only = (sum(map(_whole, partition)) - 1) * step + 1
-    choices: tuple[int, ...] = (only,) if only else ()
-    if family.whole_windows:
-        choices = tuple((end - 1) // step * step + 1 for end in range(family.window, longest + 1, family.window))
-    return msgspec.structs.replace(
-        _VIDEO_LIMITS,
-        min_side=least,
-        side_multiple=side,
-        max_frames=longest,
-        frame_step=family.window or step,
-        frame_offset=family.shortest,
-        frame_choices=choices,
-    )
-
-
-def _extra_parameters(taken: PipelineClass, directory: Path | None) -> tuple[str, ...]:
-    """Return the names that `extra` may carry: parameters of the call, and the shift of a schedule that has a fixed one."""
-    schedule = _scheduler(directory)
-    fixed = not schedule.get("use_dynamic_shifting") and any(name in schedule for name in SHIFTS)
-    return tuple(sorted({*taken.extra(), FLOW_SHIFT})) if fixed or directory is None else taken.extra()
-
-
-# ---------------------------------------------------------------- settings and checks
 
 
 def _override(where: str, what: str, base: T, given: Mapping[str, Any]) -> T:
     """`base` with the fields that a table gives."""
     read = convert(where, what, given, type(base))
     return msgspec.structs.replace(base, **{name: getattr(read, name) for name in given})
-
-
-def _check_effects(
-    where: str, card: ModelCard, taken: PipelineClass, settings: ModelTable, given: Mapping[str, Any]
-) -> None:
-    """Raise for a default that the pipeline has no use for."""
-    for name, has_effect in (
-        ("negative_prompt", card.takes_negative_prompt),
-        ("guidance_scale", card.takes_guidance),
-        ("guidance_scale_2", card.takes_guidance_2),
-        ("max_sequence_length", taken.takes("max_sequence_length")),
-    ):
-        if settings.defaults.get(name) not in (None, "") and not has_effect:
-            text = f"{told(settings.defaults[name])} has no effect on this {taken.name}; leave the key out"
-            raise CatalogueError(where, f"defaults.{name}", text)
-    for key in (
-        "defaults.fps",
-        *(f"limits.{name}" for name in ("max_frames", "frame_step", "frame_offset", "frame_choices")),
-    ):
-        table, _, name = key.partition(".")
-        if card.output == "image" and name in given.get(table, ()):
-            raise CatalogueError(
-                where, key, f"{told(given[table][name])} is for clips, and the model makes images; leave the key out"
-            )
-
-
-def _check(where: str, card: ModelCard) -> None:
-    """Raise for limits that nothing is within, and when a request that gives only a prompt would be refused."""
-    defaults, limits = card.defaults, card.limits
-    for name, (least, most) in _BOUNDS.items():
-        if not least <= getattr(limits, name) <= most:
-            raise CatalogueError(where, f"limits.{name}", f"{getattr(limits, name)} must be {least} to {most}")
-    if limits.min_side > limits.max_side:
-        text = f"{limits.min_side} is above limits.max_side, {limits.max_side}; raise that, or lower this"
-        raise CatalogueError(where, "limits.min_side", text)
-    if any(not 1 <= count <= MAX_FRAMES for count in limits.frame_choices) or sorted(set(limits.frame_choices)) != list(
-        limits.frame_choices
-    ):
-        text = f"{told(limits.frame_choices)} must be rising numbers of frames from 1 to {MAX_FRAMES}"
-        raise CatalogueError(where, "limits.frame_choices", text)
-    if max(limits.frame_choices, default=limits.frame_offset) > limits.max_frames:
-        key = "frame_choices" if limits.frame_choices else "frame_offset"
-        text = (
-            f"{told(getattr(limits, key))} is above limits.max_frames, {limits.max_frames}; raise that, or lower this"
-        )
-        raise CatalogueError(where, f"limits.{key}", text)
-    if len(defaults.negative_prompt) > MAX_PROMPT_CHARS:
-        text = f"{told(defaults.negative_prompt)} has {len(defaults.negative_prompt)} characters; at most {MAX_PROMPT_CHARS} can be had"
-        raise CatalogueError(where, "defaults.negative_prompt", text)
-    for name, value in (("width", defaults.width), ("height", defaults.height)):
-        if not limits.min_side <= value <= limits.max_side or value % limits.side_multiple:
-            text = f"{value} is not a multiple of {limits.side_multiple} from {limits.min_side} to {limits.max_side}"
-            raise CatalogueError(where, f"defaults.{name}", f"{text}; set it, or limits")
-    if (pixels := defaults.width * defaults.height) > limits.max_pixels:
-        text = f"{defaults.width}x{defaults.height} are {pixels} pixels, and limits.max_pixels is {limits.max_pixels}; set either"
-        raise CatalogueError(where, "defaults.width", text)
-    if not limits.allows_frames(defaults.num_frames):
-        text = f"{defaults.num_frames} is not {limits.frame_rule()}; set it, or limits"
-        raise CatalogueError(where, "defaults.num_frames", text)
-    if not 1 <= defaults.num_inference_steps <= limits.max_steps:
-        text = f"{defaults.num_inference_steps} is not 1 to {limits.max_steps}; set it, or limits.max_steps"
-        raise CatalogueError(where, "defaults.num_inference_steps", text)
-    for name, (lowest, highest) in _DEFAULT_BOUNDS.items():
-        number = getattr(defaults, name)
-        if number is not None and not lowest <= number <= highest:
-            raise CatalogueError(where, f"defaults.{name}", f"{number:g} must be {lowest} to {highest}")
