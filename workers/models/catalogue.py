@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from broker.wire.jobspec import Defaults, Limits, MediaKind, ModelCard
+from broker.wire.jobspec import MediaKind, ModelCard
 from broker.wire.loras import LoraCard
 from broker.wire.sampling import Sampler
 from workers.models import abilities, inputs
@@ -28,7 +28,10 @@ from workers.models.card_check import check_card, check_effects, check_output
 from workers.models.model import Model
 from workers.models.model_facts import (
     extra_parameters,
+    fake_defaults,
+    fake_limits,
     family_for,
+    fitted,
     honoured,
     own_limits,
     scheduler_config,
@@ -180,10 +183,9 @@ def _card(
     token_side, token_frames = token_size(directory, family)
     takes_guidance = abilities.takes_guidance(taken, index, transformer)
     takes_guidance_2 = abilities.takes_guidance_2(taken, index)
-    defaults = honoured(variant_defaults(family, index, directory), taken, takes_guidance, takes_guidance_2)
     limits = own_limits(family, output, token_side, token_frames, directory)
-    if limits.frame_choices:  # the model's own, and not always the family's
-        defaults = msgspec.structs.replace(defaults, num_frames=limits.closest_frames(defaults.num_frames)[0])
+    usual = fitted(variant_defaults(family, index, directory), limits)
+    defaults = honoured(usual, taken, takes_guidance, takes_guidance_2)
     check_output(where, output, family, taken, settings)
     also_image = family.also_image if settings.also_image is None else settings.also_image
     card = ModelCard(
@@ -285,24 +287,13 @@ def _fake_card(where: str, name: str, source: str, table: ModelTable) -> ModelCa
         source="" if source == FAKE else source,
         pipeline=FAKE,
         takes_image=True,
-        defaults=_override(
-            where,
-            "defaults",
-            Defaults(width=64, height=64, num_frames=17 if video else 1, fps=8.0, num_inference_steps=10),
-            table.defaults,
-        ),
-        limits=_override(
-            where,
-            "limits",
-            Limits(min_side=2, max_side=4096, side_multiple=1, max_pixels=4096 * 4096, max_frames=1000 if video else 1,
-                   frame_step=1, max_steps=10_000),
-            table.limits,
-        ),
+        defaults=_override(where, "defaults", fake_defaults(output), table.defaults),
+        limits=_override(where, "limits", fake_limits(output), table.limits),
         token_side=16,
         token_frames=4 if video else 1,
         also_image=video and table.also_image is not False,
         also_edits=video,
-    )  # fmt: skip
+    )
     check_card(where, card)
     return card
 

@@ -92,6 +92,13 @@ def variant_defaults(family: Family, index: Mapping[str, Any], directory: Path |
     return defaults
 
 
+def fitted(defaults: Defaults, limits: Limits) -> Defaults:
+    """Return the defaults with a length that a model of fixed lengths can make: its own, and not always the family's."""
+    if not limits.frame_choices:
+        return defaults
+    return msgspec.structs.replace(defaults, num_frames=limits.closest_frames(defaults.num_frames)[0])
+
+
 def honoured(defaults: Defaults, taken: PipelineClass, takes_guidance: bool, takes_guidance_2: bool) -> Defaults:
     """Return the defaults without those that the pipeline has no use for."""
     return msgspec.structs.replace(
@@ -143,3 +150,21 @@ def extra_parameters(taken: PipelineClass, directory: Path | None) -> tuple[str,
 def scheduler_config(directory: Path | None) -> dict[str, Any]:
     """Return the config of the model's scheduler, empty for one that is not on this disk."""
     return read_json(directory / "scheduler" / "scheduler_config.json") if directory is not None else {}
+
+
+def fake_defaults(output: MediaKind) -> Defaults:
+    """Return the defaults of the engine fake, which draws in no time and so draws small."""
+    return Defaults(width=64, height=64, num_frames=17 if output == "video" else 1, fps=8.0, num_inference_steps=10)
+
+
+def fake_limits(output: MediaKind) -> Limits:
+    """Return the limits of the engine fake, which are wide."""
+    return Limits(
+        min_side=2,
+        max_side=4096,
+        side_multiple=1,
+        max_pixels=4096 * 4096,
+        max_frames=1000 if output == "video" else 1,
+        frame_step=1,
+        max_steps=10_000,
+    )
