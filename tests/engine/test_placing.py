@@ -13,7 +13,7 @@ from broker.wire.jobspec import JobSpec, ModelCard
 from tests.engine.conftest import spec_for
 from tests.engine.raw_frames import written
 from tests.engine.scripted import CancelAt, Recorder
-from workers.engine import placing
+from workers.engine import encoders, placing
 from workers.engine.base import Profile, complete
 from workers.engine.device import Device
 from workers.engine.errors import OutOfMemory
@@ -26,6 +26,8 @@ from workers.engine.video import VideoEngine
 from workers.ipc.shared import Slot
 from workers.models.model import ModelSetup
 from workers.models.placement import ORDER, RESERVE, Need, Placement, Wanted, peak
+from workers.models.quantise import QuantizeMethod
+from workers.models.speed import Speed
 
 ALL = 2**40
 
@@ -102,7 +104,7 @@ def test_every_placement_draws_the_same(
     assert np.array_equal(_draw(engine, demo_card, Recorder.recording(), tmp_path), frames), "a second time, too"
 
 
-@pytest.mark.parametrize("placement", ["text_encoder_aside", "model", "group", "leaf"])
+@pytest.mark.parametrize("placement", ["text_encoder_aside", "text_encoder_streamed", "model", "group", "leaf"])
 @pytest.mark.parametrize(("phase", "step", "hits"), [("encode", 0, 2), ("denoise", 1, 4), ("decode", 1, 3)])
 def test_cancelled_job_leaves_the_placement_in_order(
     placement: Wanted, phase: str, step: int, hits: int, demo_card: ModelCard, tmp_path: Path, frames: Any
@@ -116,23 +118,88 @@ def test_cancelled_job_leaves_the_placement_in_order(
 def test_weights_go_from_one_placement_to_another(demo_card: ModelCard, tmp_path: Path, frames: Any) -> None:
     engine = engine_with(demo_card)
     pipe = engine.pipelines.get(demo_card)
-    for placement in ("leaf", "text_encoder_aside", "group", "model", "resident"):
+    for placement in ("leaf", "text_encoder_aside", "group", "text_encoder_streamed", "model", "resident"):
         placing.place(pipe, placement, engine.pipelines.device)  # type: ignore[arg-type]
         drawn = _draw(engine, demo_card, Recorder.recording(), tmp_path)
         assert np.array_equal(drawn, frames), placement
         assert _used(engine, demo_card) == "resident", "the test moved it, not the engine"
 
 
-def test_encoders_aside_are_on_the_device_only_while_they_encode(demo_card: ModelCard) -> None:
-    engine = engine_with(demo_card, "text_encoder_aside")
+class Seen:
+    """How many of the text encoder's weights are copies, at each call of one of its linear layers."""
+
+    def __init__(self, pipe: Any, patch: pytest.MonkeyPatch) -> None:
+        self.encoder = pipe.text_encoder
+        self.waiting = dict(self.encoder.named_parameters())
+        self.copies: list[int] = []
+        linear, own = torch.nn.functional.linear, {id(weight) for weight in self.waiting.values()}
+
+        def look(taken: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+            assert id(weight) not in own, "computed with what waits"
+            there = dict(self.encoder.named_parameters())
+            self.copies.append(sum(there[name] is not waits for name, waits in self.waiting.items()))
+            return linear(taken, weight, bias)
+
+        patch.setattr(torch.nn.functional, "linear", look)
+
+    def all_wait(self) -> bool:
+        there = dict(self.encoder.named_parameters())
+        return there.keys() == self.waiting.keys() and all(there[name] is self.waiting[name] for name in there)
+
+
+@pytest.mark.parametrize(("placement", "at_once"), [("text_encoder_aside", None), ("text_encoder_streamed", 1)])
+def test_copies_of_encoders_are_on_the_device_while_they_encode_and_nothing_comes_back(
+    placement: Wanted, at_once: int | None, demo_card: ModelCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_with(demo_card, placement)
     pipe = engine.pipelines.get(demo_card)
-    hook = pipe.text_encoder._hf_hook
-    went = []
-    hook.init_hook = lambda module: went.append(module) or module
+    seen = Seen(pipe, monkeypatch)
     pipe.encode_prompt("a red circle", do_classifier_free_guidance=False)
-    assert went == [pipe.text_encoder]
+    assert seen.copies
+    assert max(seen.copies) == (at_once or len(seen.waiting))
+    assert seen.all_wait()
     assert not hasattr(pipe.transformer, "_hf_hook")
     assert not hasattr(pipe.vae, "_hf_hook")
+
+    seen.copies.clear()
+    pipe.encode_prompt("a red circle", do_classifier_free_guidance=False)
+    assert not seen.copies, "a prompt that is known moves nothing"
+
+
+@pytest.mark.parametrize("method", ["int8", "nf4", "layerwise_fp8"])
+def test_encoders_of_fewer_bits_encode_the_same_wherever_they_wait(
+    method: QuantizeMethod, demo_card: ModelCard
+) -> None:
+    setup = ModelSetup(speed=Speed(quantize={"text_encoder": method}))
+    pipe = Pipelines(Device("cpu", "auto", threads=1), {demo_card.name: setup}).get(demo_card)
+    placements: tuple[Placement, ...] = ("resident", "text_encoder_aside", "text_encoder_streamed")
+    encoded = []
+    for placement in placements:
+        placing.place(pipe, placement, PretendGpu())
+        with torch.no_grad():  # not through the cache of prompts
+            encoded.append(pipe._get_t5_prompt_embeds("a red circle"))
+    assert torch.equal(encoded[1], encoded[0])
+    assert torch.equal(encoded[2], encoded[0])
+
+
+@pytest.mark.parametrize("placement", ["text_encoder_aside", "text_encoder_streamed"])
+def test_encoders_wait_again_after_a_failure_and_where_memory_runs_out_half_way(
+    placement: Wanted, demo_card: ModelCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_with(demo_card, placement)
+    pipe = engine.pipelines.get(demo_card)
+    seen = Seen(pipe, monkeypatch)
+    copy, left = encoders._copy, iter([True] * 7)
+
+    def short(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+        if not next(left, False):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return copy(tensor, device)
+
+    monkeypatch.setattr(encoders, "_copy", short)
+    with pytest.raises(torch.OutOfMemoryError):
+        pipe.encode_prompt("a blue circle", do_classifier_free_guidance=False)
+    assert seen.all_wait()
 
 
 # ------------------------------------------------------------------ the choice

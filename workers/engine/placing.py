@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from accelerate import cpu_offload_with_hook
 from accelerate.hooks import remove_hook_from_module
 from diffusers.hooks.group_offloading import apply_group_offloading
 
 from workers.engine.device import Device
+from workers.engine.encoders import EncodedAside, set_aside
 from workers.engine.execution_device import forget_execution_device, keep_execution_device
 from workers.engine.tiles import tile_vae
 from workers.models.placement import ORDER, Component, Placement, role_of
@@ -29,7 +29,7 @@ def possible(pipe: Any) -> tuple[Placement, ...]:
     found: list[Placement] = ["resident"]
     names = [name for name, _ in _modules(pipe)]
     if any(role_of(name) == "encoder" for name in names) and hasattr(pipe, "encode_prompt"):
-        found.append("text_encoder_aside")
+        found += ["text_encoder_aside", "text_encoder_streamed"]
     found.append("model")
     if all(getattr(module, "_supports_group_offloading", True) for name, module in _modules(pipe)):
         found += ["group", "leaf"]
@@ -40,7 +40,7 @@ def possible(pipe: Any) -> tuple[Placement, ...]:
 def place(pipe: Any, placement: Placement, device: Device) -> None:
     """Bring the weights where they belong. Raises what torch raises when memory runs out; the pipeline can be placed anew then."""
     release(pipe)
-    if placement not in ("resident", "text_encoder_aside"):
+    if placement not in ("resident", "text_encoder_aside", "text_encoder_streamed"):
         pipe.to("cpu")
         device.release()
     # In tiles where memory is so short that components take turns.
@@ -48,8 +48,8 @@ def place(pipe: Any, placement: Placement, device: Device) -> None:
     match placement:
         case "resident":
             pipe.to(device.torch_device)
-        case "text_encoder_aside":
-            _set_encoders_aside(pipe, device.torch_device)
+        case "text_encoder_aside" | "text_encoder_streamed":
+            _set_encoders_aside(pipe, device, by_layer=placement == "text_encoder_streamed")
         case "model":
             if pipe.model_cpu_offload_seq is None:
                 pipe.enable_sequential_cpu_offload(device=device.torch_device)
@@ -63,6 +63,10 @@ def place(pipe: Any, placement: Placement, device: Device) -> None:
 def release(pipe: Any) -> None:
     """Take away all hooks of a placement; the weights stay where they are."""
     forget_execution_device(pipe)
+    encode = getattr(pipe, "encode_prompt", None)
+    if isinstance(encode, EncodedAside):
+        encode.drop()
+        pipe.encode_prompt = encode.encode
     for _, module in _modules(pipe):
         if (registry := getattr(module, "_diffusers_hook", None)) is not None:
             for name in _GROUP_HOOKS:
@@ -72,34 +76,18 @@ def release(pipe: Any) -> None:
     pipe.remove_all_hooks()
     # The list is what maybe_free_model_hooks goes by: left filled, it would offload the pipeline again after the next job.
     pipe._all_hooks = []
-    encode = getattr(pipe, "encode_prompt", None)
-    if isinstance(encode, _EncodedAside):
-        pipe.encode_prompt = encode.encode
 
 
-class _EncodedAside:
-    """An `encode_prompt` after which the encoders go back to host memory, also when it is cancelled or fails."""
-
-    def __init__(self, encode: Callable[..., Any], hooks: list[Any]) -> None:
-        self.encode = encode
-        self._hooks = hooks
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return self.encode(*args, **kwargs)
-        finally:
-            for hook in self._hooks:
-                hook.offload()
-
-
-def _set_encoders_aside(pipe: Any, device: torch.device) -> None:
+def _set_encoders_aside(pipe: Any, device: Device, *, by_layer: bool) -> None:
     parts = [*_modules(pipe)]
-    # First: the hook brings an encoder to host memory, and makes room for the rest.
-    hooks = [cpu_offload_with_hook(module, device)[1] for name, module in parts if role_of(name) == "encoder"]
+    encoders = [module for name, module in parts if role_of(name) == "encoder"]
+    for encoder in encoders:  # first: it makes room for the rest
+        encoder.to("cpu")
+    device.release()
     for name, module in parts:
         if role_of(name) != "encoder":
-            module.to(device)
-    pipe.encode_prompt = _EncodedAside(pipe.encode_prompt, hooks)
+            module.to(device.torch_device)
+    set_aside(pipe, encoders, device.torch_device, by_layer=by_layer)
 
 
 def _stream(pipe: Any, placement: Placement, device: Device) -> None:

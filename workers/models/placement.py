@@ -4,6 +4,7 @@ From the fastest to the one that needs least of the device:
 
 - `resident`: all weights are on the device, always.
 - `text_encoder_aside`: the text encoders only while they encode, all else always. At once: all weights, while denoising without encoders.
+- `text_encoder_streamed`: the same, but the encoders come one layer at a time. At once: all weights but theirs, and the largest layer.
 - `model`: one component at a time. At once: the largest.
 - `group`: the VAE always; the denoiser's blocks one after another, the next on its way meanwhile; an encoder while it encodes. At once:
   the VAE, and two blocks with what is outside of all blocks, or an encoder.
@@ -20,8 +21,8 @@ from typing import Literal, get_args
 
 from msgspec import Struct
 
-Placement = Literal["resident", "text_encoder_aside", "model", "group", "leaf"]
-Wanted = Literal["auto", "resident", "text_encoder_aside", "model", "group", "leaf"]
+Placement = Literal["resident", "text_encoder_aside", "text_encoder_streamed", "model", "group", "leaf"]
+Wanted = Literal["auto", "resident", "text_encoder_aside", "text_encoder_streamed", "model", "group", "leaf"]
 
 #: From the fastest to the one that needs least.
 ORDER: tuple[Placement, ...] = get_args(Placement)
@@ -86,6 +87,9 @@ def peak(placement: Placement, components: Iterable[Component], need: Need) -> i
         case "text_encoder_aside":
             rest = every - sum(part.size for part in encoders)
             return max(every, rest + max(need.front, need.tail))
+        case "text_encoder_streamed":
+            rest = every - sum(part.size for part in encoders)
+            return rest + max(_most(part.leaf for part in encoders), need.front, need.tail)
         case "model":
             return max(
                 _most(part.size for part in encoders),
