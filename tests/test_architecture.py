@@ -399,6 +399,7 @@ def test_log_actions_are_those_of_the_enum():
         "WORKER_TRIPPED",
         "WORKER_RESTORED",
         "DRAIN_ASKED",
+        "UNDRAIN_ASKED",
         "ATTEMPT_FINISHED",
         "ATTEMPT_FAILED",
         "ATTEMPT_CANCELLED",

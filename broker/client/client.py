@@ -158,12 +158,11 @@ class BrokerClient:
 
     async def drain_worker(self, name: str, *, hand_back: bool = False) -> m.WorkerView | None:
         """Let a worker finish what it holds, or hand it back, and leave: the worker as it is now, None when there is none of that name."""
-        request = await self._request(lambda req: m.DrainWorker(req=req, name=name, hand_back=hand_back))
-        reply = _expect(m.WorkerReply, request)
-        if not reply.found:
-            return None
-        view: m.WorkerView = codec.worker_view(reply.body)
-        return view
+        return _worker(await self._request(lambda req: m.DrainWorker(req=req, name=name, hand_back=hand_back)))
+
+    async def undrain_worker(self, name: str) -> m.WorkerView | None:
+        """Give a drained worker work again: the worker as it is now, None when there is none of that name, or no more."""
+        return _worker(await self._request(lambda req: m.UndrainWorker(req=req, name=name)))
 
     async def set_aside(self) -> Sequence[m.JobView]:
         """The jobs that the broker set aside, the oldest first, without their specs."""
@@ -205,6 +204,11 @@ def accepted_view(submit: m.Submit, accepted: m.Accepted) -> m.JobView:
 def _found(reply: m.Message) -> m.JobView | None:
     answer = _expect(m.JobReply, reply)
     return codec.job_view(answer.body) if answer.found else None
+
+
+def _worker(reply: m.Message) -> m.WorkerView | None:
+    answer = _expect(m.WorkerReply, reply)
+    return codec.worker_view(answer.body) if answer.found else None
 
 
 def _numbered(query: Q, req: int) -> Q:

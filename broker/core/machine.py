@@ -210,6 +210,8 @@ class Core:
                 requests.estimate(state, peer, message, now)
             case m.DrainWorker():
                 requests.drain_worker(state, peer, message, now)
+            case m.UndrainWorker():
+                requests.undrain_worker(state, peer, message, now)
             case m.ListSetAside():
                 set_aside.list_all(state, peer, message, found, now)
             case m.SettleSetAside():

@@ -38,6 +38,8 @@ class Worker:
         #: It says that it drains; it has been asked to.
         self.draining = False
         self.drain_asked = False
+        #: It is to take jobs again, and to be told so while it says that it drains.
+        self.undrain_asked = False
         #: What it holds is to come back at once.
         self.hand_back = False
         #: Jobs that failed here since one succeeded and nowhere else, oldest first; without work until then, and how often in a row by now.
@@ -135,6 +137,7 @@ class Pool:
         self.by_peer.pop(worker.peer, None)
         if boot != worker.boot:
             worker.drain_asked, worker.hand_back, worker.tripped_until, worker.trips = False, False, 0.0, 0
+            worker.undrain_asked = False
             worker.recent_failures.clear()
             worker.stats = Heartbeat(seen=0, free=0)
         worker.boot, worker.peer, worker.info = boot, peer, info
@@ -196,6 +199,7 @@ class Pool:
         """Take the numbers of a heartbeat."""
         worker.engine, worker.model, worker.stats = stats.engine, stats.model, stats
         worker.draining = stats.draining
+        worker.undrain_asked = worker.undrain_asked and stats.draining
         self.said(worker, stats.seen, stats.free)
 
     def grant(self, worker: Worker, job_id: str, fence: int) -> None:
@@ -219,8 +223,14 @@ class Pool:
 
     def ask_drain(self, worker: Worker, *, hand_back: bool = False) -> None:
         """Give no new work to a worker that was asked to leave, and to hand back what it holds."""
-        worker.drain_asked = True
+        worker.drain_asked, worker.undrain_asked = True, False
         worker.hand_back = worker.hand_back or hand_back
+        self._index(worker)
+
+    def ask_undrain(self, worker: Worker) -> None:
+        """Take a drain back. Work comes once the worker itself says that it drains no more."""
+        worker.drain_asked = worker.hand_back = False
+        worker.undrain_asked = True
         self._index(worker)
 
     def trip(self, worker: Worker, until: float) -> None:

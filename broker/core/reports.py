@@ -165,6 +165,8 @@ def heartbeat(state: State, worker: Worker, message: m.Heartbeat, now: float) ->
     state.send(worker.peer, m.HeartbeatAck(epoch=state.epoch))
     if worker.drain_asked and (not worker.draining or (worker.hand_back and worker.held)):
         state.send(worker.peer, m.Drain(hand_back=worker.hand_back))
+    elif worker.undrain_asked:
+        state.send(worker.peer, m.Undrain())
 
 
 def _reconcile_absent(state: State, worker: Worker, job: Job, seen: int, now: float) -> None:

@@ -10,6 +10,7 @@ from broker.core.effects import WorkerNoted
 from broker.core.grants import grant
 from broker.core.jobs import Cause, DamagedRecord, Job
 from broker.core.lookups import Found
+from broker.core.pool import Worker
 from broker.core.scheduling.dispatch import at_once, would_start
 from broker.core.state import State
 from broker.wire import codec
@@ -255,8 +256,28 @@ def drain_worker(state: State, peer: bytes, message: m.DrainWorker, now: float) 
         state.effects.append(WorkerNoted(worker.name, "drain_asked", f"it holds {len(worker.held)} jobs"))
         state.send(worker.peer, m.Drain(hand_back=worker.hand_back))
         worker_breaker.reconsider(state)
+    _answer_worker(state, peer, message.req, worker, now)
+
+
+def undrain_worker(state: State, peer: bytes, message: m.UndrainWorker, now: float) -> None:
+    """Give a drained worker work again; it is told so with its heartbeats until it says that it drains no more, or leaves.
+
+    A drain may be older than this broker: then the worker alone says that it drains.
+    """
+    worker = state.pool.get(message.name)
+    if worker is None or worker.lost:
+        state.send(peer, m.WorkerReply(req=message.req, found=False))
+        return
+    if (worker.drain_asked or worker.draining) and not worker.undrain_asked:
+        state.pool.ask_undrain(worker)
+        state.effects.append(WorkerNoted(worker.name, "undrain_asked", f"it holds {len(worker.held)} jobs"))
+        state.send(worker.peer, m.Undrain())
+    _answer_worker(state, peer, message.req, worker, now)
+
+
+def _answer_worker(state: State, peer: bytes, req: int, worker: Worker, now: float) -> None:
     view = codec.encode_body(views.worker_view(worker, state.jobs, now))
-    state.send(peer, m.WorkerReply(req=message.req, found=True, body=view))
+    state.send(peer, m.WorkerReply(req=req, found=True, body=view))
 
 
 def estimate(state: State, peer: bytes, message: m.Estimate, now: float) -> None:

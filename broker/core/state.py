@@ -24,7 +24,7 @@ from broker.wire import messages as m
 from broker.wire.terms import FINAL, HELD, WAITING, JobState
 
 #: Messages to a worker that a `Run` must not overtake; acknowledgements it may.
-_IN_ORDER = frozenset((m.Welcome, m.Identify, m.WorkerRejected, m.Cancel, m.Park, m.Drain))
+_IN_ORDER = frozenset((m.Welcome, m.Identify, m.WorkerRejected, m.Cancel, m.Park, m.Drain, m.Undrain))
 
 
 _FINAL_EVENTS: dict[JobState, m.WebhookEvent] = {

@@ -62,6 +62,7 @@ class Action(StrEnum):
     WORKER_RESTORED = "worker_restored", "A worker that had tripped gets work again."
     DEVICE_FAULT = "device_fault", "The device of a worker is broken: it gets no more jobs until it is started anew."
     DRAIN_ASKED = "drain_asked", "A worker was asked to finish what it holds and leave."
+    UNDRAIN_ASKED = "undrain_asked", "A worker that was to leave was asked to take jobs again."
     # Supervisor and agents
     AGENT_STARTED = "agent_started", "The agent process of a worker was started."
     AGENT_ENDED = "agent_ended", "An agent process ended: how, and when the next starts."
@@ -71,6 +72,7 @@ class Action(StrEnum):
     REGISTERED = "registered", "The broker knows this worker."
     BROKER_SILENT = "broker_silent", "Nothing was heard of the broker for too long; the worker says who it is again."
     DRAINING = "draining", "The worker takes no more jobs and leaves when it has none."
+    UNDRAINED = "undrained", "The worker was to leave, and takes jobs again."
     LEAVING = "leaving", "The worker leaves; with the reason."
     REFUSED = "refused", "The worker sent a job back untouched; with the reason."
     DECODE_ERROR = "decode_error", "A message of the broker could not be read."

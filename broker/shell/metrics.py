@@ -142,7 +142,7 @@ class Metrics:
         yield workers
         events = CounterMetricFamily(
             "zoetrope_worker_events",
-            "Workers tripped, restored, asked to drain, with a broken device",
+            "Workers tripped, restored, asked to drain and to stay, with a broken device",
             labels=("action",),
         )
         for action, count in self.notes.items():

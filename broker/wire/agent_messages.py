@@ -189,6 +189,10 @@ class Drain(Message, frozen=True, kw_only=True, tag="drain"):
     hand_back: bool = False
 
 
+class Undrain(Message, frozen=True, kw_only=True, tag="undrain"):
+    """Take jobs again: `Drain` is taken back. A worker that is being stopped, or leaves already, leaves all the same."""
+
+
 class ResultAck(Message, frozen=True, kw_only=True, tag="result_ack"):
     """The result is committed (`accepted`), or it lost and its files are garbage. Stop resending either way."""
 

@@ -151,6 +151,13 @@ class DrainWorker(Message, frozen=True, kw_only=True, tag="drain_worker"):
     hand_back: bool = False
 
 
+class UndrainWorker(Message, frozen=True, kw_only=True, tag="undrain_worker"):
+    """Give work again to a worker that was drained and has not left. Answered by `WorkerReply`."""
+
+    req: int
+    name: Name
+
+
 class ForgetJobs(Message, frozen=True, kw_only=True, tag="forget_jobs"):
     """Delete the records of these jobs, those of them that are final. Answered by `Forgotten` after the commit.
 

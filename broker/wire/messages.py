@@ -26,6 +26,7 @@ from broker.wire.agent_messages import Refused as Refused
 from broker.wire.agent_messages import Remedy as Remedy
 from broker.wire.agent_messages import ResultAck as ResultAck
 from broker.wire.agent_messages import Run as Run
+from broker.wire.agent_messages import Undrain as Undrain
 from broker.wire.agent_messages import Welcome as Welcome
 from broker.wire.agent_messages import WorkerRejected as WorkerRejected
 from broker.wire.bodies import Admission as Admission
@@ -73,6 +74,7 @@ from broker.wire.edge_messages import Rejected as Rejected
 from broker.wire.edge_messages import SetAsideSettled as SetAsideSettled
 from broker.wire.edge_messages import SettleSetAside as SettleSetAside
 from broker.wire.edge_messages import Submit as Submit
+from broker.wire.edge_messages import UndrainWorker as UndrainWorker
 from broker.wire.edge_messages import Usage as Usage
 from broker.wire.edge_messages import Watch as Watch
 from broker.wire.edge_messages import Watching as Watching
@@ -119,6 +121,7 @@ FromEdge = (
     | ClaimDeliveries
     | DeliveryDone
     | DrainWorker
+    | UndrainWorker
     | ListSetAside
     | SettleSetAside
     | GetUsage
@@ -143,5 +146,5 @@ ToEdge = (
     | Usage
 )
 FromAgent = Hello | Heartbeat | Refused | Finished | Failed | Cancelled | Goodbye
-ToAgent = Welcome | Identify | WorkerRejected | Run | HeartbeatAck | Cancel | Park | Drain | ResultAck
+ToAgent = Welcome | Identify | WorkerRejected | Run | HeartbeatAck | Cancel | Park | Drain | Undrain | ResultAck
 AgentResult = Finished | Failed | Cancelled

@@ -237,9 +237,7 @@ class JobService:
 
     async def drain_worker(self, name: str, *, hand_back: bool = False) -> m.WorkerView:
         """Let a worker finish what it holds, or hand it back, and leave. Raises `EdgeError`."""
-        caller = current().caller
-        if caller.key_name and caller.sees:
-            raise EdgeError("forbidden", "workers are drained with a key that sees every tenant, or without keys")
+        _require_operator()
         # One after the other: of two requests for the last two workers the second must see the first.
         async with self._draining:
             if _is_last(name, (await self._fetch_pool()).workers):
@@ -249,10 +247,22 @@ class JobService:
                 )
                 raise EdgeError("forbidden", message, param="worker", value=name, place="path")
             with translated():
-                known = 0 < len(name) <= _MAX_WORKER_NAME
-                worker = await self._broker.drain_worker(name, hand_back=hand_back) if known else None
+                worker = await self._broker.drain_worker(name, hand_back=hand_back) if _is_worker_name(name) else None
         if worker is None:
             raise not_found("worker", name)
+        return worker
+
+    async def undrain_worker(self, name: str) -> m.WorkerView:
+        """Give a worker that drains, and has not left, work again. Raises `EdgeError`."""
+        _require_operator()
+        with translated():
+            worker = await self._broker.undrain_worker(name) if _is_worker_name(name) else None
+        if worker is None:
+            message = (
+                f"worker: {shown(name)} is not there, or has left; a worker that has left comes back when its supervisor"
+                " (python -m workers) is started again"
+            )
+            raise EdgeError("not_found", message, param="worker", value=name, place="path")
         return worker
 
     async def _fetch_pool(self) -> m.PoolView:
@@ -412,6 +422,16 @@ class JobService:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(work, limiter=self._threads)
+
+
+def _require_operator() -> None:
+    caller = current().caller
+    if caller.key_name and caller.sees:
+        raise EdgeError("forbidden", "workers are drained with a key that sees every tenant, or without keys")
+
+
+def _is_worker_name(name: str) -> bool:
+    return 0 < len(name) <= _MAX_WORKER_NAME
 
 
 def _is_last(name: str, workers: Sequence[m.WorkerView]) -> bool:

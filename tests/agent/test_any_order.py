@@ -230,12 +230,14 @@ class World(Surroundings):
     # ------------------------------------------------------------ leaving
 
     @precondition(lambda self: self.counter > 8)
-    @rule(how=st.sampled_from(["drain", "hand back", "leave", "bye"]))
+    @rule(how=st.sampled_from(["drain", "hand back", "undrain", "leave", "bye"]))
     def leave(self, how: str) -> None:
         if how == "drain":
             self.broker(m.Drain())
         elif how == "hand back":
             self.broker(m.Drain(hand_back=True))
+        elif how == "undrain":
+            self.broker(m.Undrain())
         elif how == "bye":
             self.broker(m.WorkerRejected())
         elif self.exit is None:

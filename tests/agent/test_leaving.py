@@ -89,6 +89,26 @@ def test_drain_finishes_what_is_held_then_says_goodbye() -> None:
     assert stage.orders() == [fx.Exit(EXIT_LEFT)]
 
 
+def test_a_drain_taken_back_in_time_is_none() -> None:
+    stage = Stage().busy()
+    stage.broker(m.Drain())
+    stage.pass_time(0.5).broker(m.Undrain())
+    assert [beat.draining for beat in stage.sent(m.Heartbeat)][-1] is False
+    stage.finish()
+    assert [message.free for message in stage.sent(m.Finished)] == [1]
+    stage.ack(1)
+    assert not stage.sent(m.Goodbye)
+
+
+def test_a_stop_with_grace_is_not_taken_back() -> None:
+    stage = Stage(stop_grace_s=60.0).busy()
+    stage.end()
+    stage.broker(m.Undrain())
+    stage.finish()
+    stage.ack(1)
+    assert stage.sent(m.Goodbye)
+
+
 def test_drain_of_an_idle_worker_is_immediate() -> None:
     stage = Stage().idle()
     stage.broker(m.Drain())

@@ -209,6 +209,26 @@ def test_usage_is_summed_up(at_service, typed):
     assert typed("usage", "--from", "yesterday")[0] == 2
 
 
+def test_a_drain_is_taken_back_before_the_worker_has_left(at_service, typed):
+    job = at_service.post(extra={"fake": "slow", "fake_step_s": 0.1}, num_inference_steps=2000)["id"]
+    wait_until(lambda: at_service.job(job)["state"] == "running", 60, "a job that runs")
+    name = at_service.job(job)["worker"]
+
+    def state():
+        return {one["name"]: one["state"] for one in json.loads("\n".join(typed("workers", "--json")[1]))["data"]}[name]
+
+    assert typed("drain", name, "--no-wait")[1][0].startswith(f"{name} takes no more jobs; it holds {job}")
+    assert state() == "draining"
+    code, out, _ = typed("undrain", name)
+    assert code == 0
+    assert out[0].startswith(f"{name} goes back to work; it holds {job}")
+
+    wait_until(lambda: state() == "busy", 60, "the worker to say that it takes jobs again")
+    typed("cancel", job)
+    wait_until(lambda: state() == "idle", 60, "it to be free")
+    assert typed("undrain", "gpu-77")[0] == 4
+
+
 def test_a_worker_drains(at_service, typed):
     code, out, _ = typed("drain", "cpu-1")
     assert code == 0

@@ -196,6 +196,50 @@ def test_a_drained_worker_that_reconnects_is_told_again() -> None:
     assert sent(effects, m.Drain, b"b-again")
 
 
+def undrain(desk: CoreHarness, name: str) -> m.WorkerReply:
+    return desk.ask(m.UndrainWorker(req=1, name=name), m.WorkerReply)
+
+
+def test_a_worker_that_drains_and_has_not_left_goes_back_to_work() -> None:
+    desk = CoreHarness()
+    fence = desk.running("a")
+    desk.submit("b")
+    drain(desk, "w1")
+    held = m.Held(job_id="a", fence=fence, phase="denoise")
+    desk.beat("w1", held, seen=fence, draining=True)
+
+    assert undrain(desk, "w1").found
+    assert sent(desk.effects, m.Undrain, peer_of("w1"))
+    assert sent(desk.beat("w1", held, seen=fence, draining=True), m.Undrain), "said again until it drains no more"
+    assert worker(desk, "w1").state == "draining"
+    assert not sent(desk.beat("w1", held, seen=fence), m.Undrain)
+    assert worker(desk, "w1").state == "busy"
+    desk.finish("w1", "a")
+    assert desk.state("b") == "assigned"
+
+
+def test_a_drain_asked_of_the_broker_before_is_taken_back_too_and_one_asked_again_holds() -> None:
+    desk = CoreHarness()
+    fence = desk.running("a")
+    held = m.Held(job_id="a", fence=fence, phase="denoise")
+    desk.beat("w1", held, seen=fence, draining=True)
+
+    undrain(desk, "w1")
+    assert sent(desk.effects, m.Undrain)
+    drain(desk, "w1")
+    assert not sent(desk.beat("w1", held, seen=fence, draining=True), m.Undrain)
+    assert worker(desk, "w1").state == "draining"
+
+
+def test_a_worker_that_works_has_nothing_taken_back_and_an_unknown_one_is_not_found() -> None:
+    desk = CoreHarness()
+    desk.running("a")
+    desk.effects.clear()
+    assert undrain(desk, "w1").found
+    assert not sent(desk.effects, m.Undrain)
+    assert not undrain(desk, "nobody").found
+
+
 def test_draining_an_unknown_worker_says_so() -> None:
     assert not drain(CoreHarness(), "nobody").found
 

@@ -129,6 +129,8 @@ def test_a_priority_above_the_keys_is_403_and_one_not_asked_for_is_lowered(guard
 
 
 def test_a_key_for_one_tenant_may_not_drain_workers(guarded: World) -> None:
+    back = guarded.http.post("/v1/workers/cpu-0/undrain", headers=bearer(RED))
+    assert (back.status_code, "undrain_worker" in guarded.fake.calls) == (403, False)
     refused = guarded.http.post("/v1/workers/cpu-0/drain", headers=bearer(RED))
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
     assert guarded.fake.workers["cpu-0"].state == "idle"

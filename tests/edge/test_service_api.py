@@ -57,6 +57,16 @@ def test_a_worker_can_be_drained(world: World) -> None:
     assert shown == {"cpu-0": "idle", "cpu-1": "draining"}
 
 
+def test_a_drain_is_taken_back_while_the_worker_is_there(world: World) -> None:
+    world.http.post("/v1/workers/cpu-1/drain")
+    response = world.http.post("/v1/workers/cpu-1/undrain")
+
+    assert (response.status_code, response.json()["name"], response.json()["state"]) == (202, "cpu-1", "idle")
+    gone = world.http.post("/v1/workers/gpu-9/undrain")
+    assert gone.status_code == 404
+    assert 'worker: "gpu-9" is not there, or has left' in gone.json()["error"]["message"]
+
+
 def test_the_time_that_a_worker_sits_out_is_shown_under_its_old_name_too(world: World) -> None:
     world.fake.workers["cpu-0"] = msgspec.structs.replace(world.fake.workers["cpu-0"], tripped_s=12.5)
     shown = world.http.get("/v1/workers").json()["data"][0]

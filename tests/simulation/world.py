@@ -249,6 +249,11 @@ class World:
             case "agent drained":
                 self.disturb(worker.name, 60.0)
                 edge.ask(lambda req: m.DrainWorker(req=req, name=worker.name), lambda *_: None)
+                if fault.target >= 6:  # every other one is taken back, before or after it has left
+                    self.timeline.after(
+                        fault.seconds,
+                        lambda: edge.ask(lambda req: m.UndrainWorker(req=req, name=worker.name), lambda *_: None),
+                    )
             case "agent paused":
                 worker.pause(fault.seconds, engine_too=bool(fault.word))
             case "engine killed":

@@ -279,6 +279,13 @@ class FakeBroker:
         self.workers[name] = msgspec.structs.replace(self.workers[name], state="draining", free=0)
         return self.workers[name]
 
+    async def undrain_worker(self, name: str) -> m.WorkerView | None:
+        self._answer("undrain_worker")
+        if name not in self.workers:
+            return None
+        self.workers[name] = msgspec.structs.replace(self.workers[name], state="idle", free=1)
+        return self.workers[name]
+
     # ------------------------------------------------------------ levers
 
     def run(self, job_id: str, worker: str = "cpu-0") -> m.JobView:

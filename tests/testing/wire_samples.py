@@ -55,6 +55,7 @@ SAMPLES: list[m.Message] = [
     m.Watch(req=5, on=False),
     m.GetPool(req=6),
     m.DrainWorker(req=19, name="gpu-0", hand_back=True),
+    m.UndrainWorker(req=24, name="gpu-0"),
     m.GetUsage(req=23, first_day=20000, last_day=20030, by=("day", "tenant"), tenant="studio", limit=100),
     m.Usage(req=23, more=True, body=b"rows"),
     m.ListSetAside(req=20),
@@ -150,5 +151,6 @@ SAMPLES: list[m.Message] = [
     m.Cancel(job_id="job-1", fence=6, grace_s=3.5),
     m.Park(job_id="job-1", fence=6),
     m.Drain(hand_back=True),
+    m.Undrain(),
     m.ResultAck(job_id="job-1", fence=6, accepted=True),
 ]

@@ -155,6 +155,8 @@ class AgentCore:
                 self.draining = True
                 if message.hand_back:
                     self.engine_slot.park_all()
+            case m.Undrain():
+                self._undrain()
             case m.WorkerRejected():
                 self._leave(message.reason, _EXITS[message.remedy], now, goodbye=False)
             case _:  # HeartbeatAck: having been heard is all
@@ -276,6 +278,12 @@ class AgentCore:
     def _refuse(self, order: m.Run | m.Cancel | m.Park, reason: str) -> None:
         self._send(m.Refused(job_id=order.job_id, fence=order.fence, free=self.free, reason=reason))
         self._out.append(fx.Note(action=Action.REFUSED, job_id=order.job_id, fence=order.fence, detail=reason))
+
+    def _undrain(self) -> None:
+        """Take jobs again. A stop with grace is no drain, and stays."""
+        if self.draining and self.stop_at is None:
+            self.draining = False
+            self._out.append(fx.Note(action=Action.UNDRAINED))
 
     def _on_ack(self, ack: m.ResultAck) -> None:
         message = self.unacked_results.acknowledge(ack.fence, accepted=ack.accepted)

@@ -1,4 +1,4 @@
-"""Commands about the pool: workers, drain, models."""
+"""Commands about the pool: workers, drain, undrain, models, usage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOOK_S = 0.5
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (workers, drain, models, usage):
+    for command in (workers, drain, undrain, models, usage):
         app.command(command.__name__)(command)
 
 
@@ -81,6 +81,21 @@ def drain(
             worker = _find(client, name)
         if not as_json:
             out().print(f"{name} has left", markup=False)
+
+
+def undrain(
+    name: Annotated[str, typer.Argument(metavar="WORKER", help="The worker's name, as gpu-0.")],
+    url: Url = None,
+    key_file: KeyFile = None,
+    as_json: Json = False,
+) -> None:
+    """Give a worker that drains, and has not left, work again."""
+    with opened(url, key_file) as client:
+        worker = client.undrain(name)
+    if as_json:
+        show_json(worker.raw)
+    else:
+        out().print(f"{name} goes back to work; it holds {_holds(worker) or 'none'}", markup=False)
 
 
 def _find(client: Client, name: str) -> Worker | None:

@@ -40,6 +40,7 @@ from zoetrope.client.requests import (
     estimating,
     reading_recipe,
     reading_usage,
+    undraining,
 )
 from zoetrope.client.results import (
     DownloadedFile,
@@ -350,6 +351,10 @@ class Client:
         """Let a worker finish what it holds and leave; `workers` shows it until then. `hand_back`: jobs go on elsewhere, where they can."""
         return self._run(self._flows.object(Worker, draining(worker, hand_back)))
 
+    def undrain(self, worker: str) -> Worker:
+        """Give a worker that drains, and has not left, work again."""
+        return self._run(self._flows.object(Worker, undraining(worker)))
+
     def usage(self, first_day: str | None = None, last_day: str | None = None, *, by: str = "day") -> Usage:
         """What was used, by "day", "tenant", "key", "model" or several with commas. Days as 2026-11-28, UTC; default the last 30."""
         return self._run(self._flows.object(Usage, reading_usage(first_day, last_day, by)))
@@ -516,6 +521,10 @@ class AsyncClient:
     async def drain(self, worker: str, *, hand_back: bool = False) -> Worker:
         """As `Client.drain`."""
         return await self._run(self._flows.object(Worker, draining(worker, hand_back)))
+
+    async def undrain(self, worker: str) -> Worker:
+        """As `Client.undrain`."""
+        return await self._run(self._flows.object(Worker, undraining(worker)))
 
     async def usage(self, first_day: str | None = None, last_day: str | None = None, *, by: str = "day") -> Usage:
         """As `Client.usage`."""

@@ -141,6 +141,11 @@ def draining(worker: str, hand_back: bool) -> Request:
     return Request(method="POST", path=f"/v1/workers/{segment(worker)}/drain", query=query)
 
 
+def undraining(worker: str) -> Request:
+    """The request that gives a worker work again."""
+    return Request(method="POST", path=f"/v1/workers/{segment(worker)}/undrain")
+
+
 def reading_usage(first_day: str | None, last_day: str | None, by: str) -> Request:
     """The request for what was used; `by` has commas between its words."""
     return get("/v1/usage", **{"from": first_day, "to": last_day, "by": by})

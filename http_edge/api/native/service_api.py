@@ -60,6 +60,7 @@ class ServiceApi:
             route("/liveness", GET=again(self.liveness, "showLivenessAlias")),
             route("/v1/workers", expensive_get=True, GET=self.workers),
             route("/v1/workers/{name}/drain", POST=self.drain),
+            route("/v1/workers/{name}/undrain", POST=self.undrain),
             route("/v1/stats/history", expensive_get=True, GET=self.history),
             route("/metrics", expensive_get=True, GET=self.metrics),
         ]
@@ -146,6 +147,24 @@ class ServiceApi:
         """
         hand_back = bool(Reader(request.query_params, place="query").flag("hand_back"))
         worker = await self._calls.drain_worker(request.path_params["name"], hand_back=hand_back)
+        return json_response(worker_json(worker), status=202)
+
+    @operation(
+        "undrainWorker",
+        SERVICE,
+        params=(_WORKER,),
+        answers={
+            202: Answer(about="The worker; `draining` until it says that it takes jobs again.", types=(schema.Worker,))
+        },
+        errors=(*BROKER, "forbidden", "not_found"),
+    )
+    async def undrain(self, request: Request) -> Response:
+        """Give a worker that drains work again.
+
+        It goes on as if nothing had been asked of it. One that has left is not there any more: 404. One that is being stopped leaves all
+        the same.
+        """
+        worker = await self._calls.undrain_worker(request.path_params["name"])
         return json_response(worker_json(worker), status=202)
 
     @operation(

@@ -169,6 +169,8 @@ const WORDS = {
   'workers.drain': ['Drain', '排空'],
   'workers.drain.sure': ['{name} finishes what it holds, takes nothing new, and leaves. Drain it?', '{name} 会完成手头任务、不再接新任务并退出。确定排空吗？'],
   'workers.drained': ['{name} finishes what it holds and leaves.', '{name} 将完成手头任务后退出。'],
+  'workers.undrain': ['Back to work', '恢复工作'],
+  'workers.undrained': ['{name} takes jobs again.', '{name} 将继续接收任务。'],
   'workers.loras': ['LoRAs', 'LoRA'],
   'workers.fault': ['Fault', '故障'],
   'workers.queue': ['Queue by model', '各模型排队'],

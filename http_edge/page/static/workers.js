@@ -26,8 +26,8 @@ function card(worker, started, onDrain) {
     worker.loaded_loras?.length ? fact(t('workers.loras'), worker.loaded_loras.join(', ')) : null,
     worker.fault ? fact(t('workers.fault'), h('span', { class: 'bad' }, worker.fault)) : null,
   ];
-  const leaves = worker.state === 'draining' || worker.state === 'lost';
-  const button = leaves ? null : h('button', { type: 'button', class: 'quiet', onclick: () => onDrain(worker) }, t('workers.drain'));
+  const drains = worker.state === 'draining';
+  const button = worker.state === 'lost' ? null : h('button', { type: 'button', class: 'quiet', onclick: () => onDrain(worker, drains) }, t(drains ? 'workers.undrain' : 'workers.drain'));
   return h('article', { class: 'panel worker', 'data-worker': worker.name, 'aria-label': worker.name },
     h('header', { class: 'line' }, h('h3', null, worker.name), h('span', { class: `badge ${worker.state}` }, known(`worker.${worker.state}`, worker.state)), h('span', { class: 'grow' }), button),
     h('p', { class: 'soft' }, `${worker.device}${worker.gpus > 1 ? ` × ${worker.gpus}` : ''} · ${worker.host}`),
@@ -58,11 +58,12 @@ export function workersView(root, { say, sure }) {
     h('section', { class: 'panel' }, h('h2', null, t('workers.queue')), queue),
     h('section', { class: 'panel' }, h('h2', null, t('workers.hour')), hour),
   );
-  const drain = async (worker) => {
-    if (!(await sure(t('workers.drain.sure', { name: worker.name })))) return;
+  /** Let a worker leave, which is asked twice; or take that back. */
+  const drain = async (worker, back) => {
+    if (!back && !(await sure(t('workers.drain.sure', { name: worker.name })))) return;
     try {
-      await post(`v1/workers/${encodeURIComponent(worker.name)}/drain`);
-      say(t('workers.drained', { name: worker.name }));
+      await post(`v1/workers/${encodeURIComponent(worker.name)}/${back ? 'undrain' : 'drain'}`);
+      say(t(back ? 'workers.undrained' : 'workers.drained', { name: worker.name }));
     } catch (error) {
       say(problem(error), true);
     }
