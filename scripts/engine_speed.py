@@ -120,7 +120,7 @@ def _one(name: str, order: Order, device: Device) -> tuple[Row, npt.NDArray[np.u
         if pipelines is not None:
             pipelines.keep_only("")
         gc.collect()
-    took = monitor.stage_durations()
+    took = monitor.times.durations()
     steps = spec.num_inference_steps
     return Row(
         variant=name,
@@ -128,8 +128,8 @@ def _one(name: str, order: Order, device: Device) -> tuple[Row, npt.NDArray[np.u
         step_s=round(took.get("denoise", 0.0) / steps, 5),
         decode_s=round(took.get("decode", 0.0), 4),
         whole_s=round(sum(took.values()), 4),
-        first_s=round(sum(first.stage_durations().values()), 4),
-        peak_mb=round(monitor.peak_memory_mb(), 1),
+        first_s=round(sum(first.times.durations().values()), 4),
+        peak_mb=round(monitor.memory.peak_mb(), 1),
         used=monitor.used,
     ), frames
 

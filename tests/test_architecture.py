@@ -20,7 +20,6 @@ MAX_FUNCTION = 60
 MAX_METHODS, MAX_ATTRIBUTES = 20, 12
 #: Classes beyond them, and why.
 LARGE = {
-    "bench.harness.driver.Driver": "one loop that measures both sides of a broker; what it counts is read in its hot path",
     "broker.client.client.BrokerClient": "one method a request",
     "broker.core.pool.Worker": "a record of one worker, written by the messages that it sends",
     "broker.core.state.State": "the core's memory; every move of a job passes through it, so that its parts cannot disagree",
@@ -31,7 +30,6 @@ LARGE = {
     "workers.agent.core.AgentCore": "one method a message of the broker and of the engine",
     "workers.agent.engine_life.EngineLife": "one method a step of an engine's life",
     "workers.agent.engine_slot.EngineSlot": "one method a move of an engine and its attempts, which cannot be told apart while two overlap",
-    "workers.engine.progress.Monitor": "what one thread writes and another reads of a job, under one lock",
     "zoetrope.client.client.AsyncClient": "one method an operation, as in Client",
     "zoetrope.client.client.Client": "one method an operation of the service",
     "workers.supervisor.supervisor.AgentProcess": "a record of one agent's process over its lives",

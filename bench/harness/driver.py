@@ -31,12 +31,49 @@ class Times(Struct):
     ended: float = 0.0
 
 
+class Jobs:
+    """Times of all jobs that one driver submitted: those in flight, and those that are over."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self.submitted = 0
+        #: Jobs between submit and committed result, by id; submits without an answer, by request.
+        self.live: dict[str, Times] = {}
+        self.unanswered: dict[int, Times] = {}
+        self.done: list[Times] = []
+
+    def submit(self) -> tuple[int, str]:
+        """Begin a job; its request's number and its id."""
+        job_id = f"{self._prefix}{self.submitted}"
+        self.submitted += 1
+        self.live[job_id] = self.unanswered[self.submitted] = Times(time.monotonic())
+        return self.submitted, job_id
+
+    def accept(self, req: int) -> None:
+        """Note the answer to a submit."""
+        self.unanswered.pop(req).accepted = time.monotonic()
+
+    def start(self, job_id: str) -> None:
+        """Note that a worker has it."""
+        times = self.live.get(job_id)
+        if times is not None:
+            times.started = time.monotonic()
+
+    def end(self, job_id: str, accepted: bool) -> None:
+        """Note that its result is committed. Raises `BenchError` when it was not taken."""
+        if not accepted:
+            raise BenchError(f"the broker did not take the result of job {job_id}")
+        times = self.live.pop(job_id)
+        times.ended = time.monotonic()
+        self.done.append(times)
+
+
 class Driver:
     """The client and the simulated workers, in one thread."""
 
     def __init__(self, process: BrokerProcess, workers: int, credit: int, body: bytes, run: str = "") -> None:
         """`run` tells the jobs of several drivers on one broker apart."""
-        self._prefix = f"bench-{run}-" if run else "bench-"
+        self.jobs = Jobs(f"bench-{run}-" if run else "bench-")
         self._process = process
         self._body = body
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -47,8 +84,8 @@ class Driver:
                 dealer(self._context, process.settings.back_endpoint),
                 f"sim-{run}-{number}" if run else f"sim-{number}",
                 credit,
-                self._on_start,
-                self._on_end,
+                self.jobs.start,
+                self.jobs.end,
             )
             for number in range(workers)
         ]
@@ -59,14 +96,8 @@ class Driver:
         for socket in self._handlers:
             self._poller.register(socket, zmq.POLLIN)
         self._front_messages = 0
-        self._submitted = 0
         self._watching = False
         self._next_beat = 0.0
-        self._before = 0
-        #: Jobs between submit and committed result, by id; submits without an answer, by request.
-        self.live: dict[str, Times] = {}
-        self._unanswered: dict[int, Times] = {}
-        self.done: list[Times] = []
 
     @property
     def messages(self) -> int:
@@ -84,25 +115,28 @@ class Driver:
 
     def run(self, jobs: int, window: int) -> None:
         """Submit `jobs` jobs, at most `window` outstanding; return when all have ended."""
-        last = self._submitted + jobs
-        while self.live or self._submitted < last:
-            while len(self.live) < window and self._submitted < last:
+        own = self.jobs
+        last = own.submitted + jobs
+        before = 0
+
+        def moved() -> bool:
+            return len(own.done) > before
+
+        while own.live or own.submitted < last:
+            while len(own.live) < window and own.submitted < last:
                 self._submit()
-            self._before = len(self.done)
-            self.pump(self._moved)
-        self.pump(lambda: not self._unanswered)
+            before = len(own.done)
+            self.pump(moved)
+        self.pump(lambda: not own.unanswered)
 
     def queue(self, jobs: int, window: int = 256) -> None:
         """Submit `jobs` jobs that nobody takes, at most `window` unanswered; return when all are accepted."""
         for number in range(jobs):
             self._submit()
             if number % window == window - 1:
-                self.pump(lambda: len(self._unanswered) < window)
-        self.pump(lambda: not self._unanswered)
-        self.live.clear()
-
-    def _moved(self) -> bool:
-        return len(self.done) > self._before
+                self.pump(lambda: len(self.jobs.unanswered) < window)
+        self.pump(lambda: not self.jobs.unanswered)
+        self.jobs.live.clear()
 
     def pump(self, done: Callable[[], bool]) -> None:
         """Serve the sockets until `done`. Raises `BenchError` after `STALL_S`."""
@@ -130,13 +164,11 @@ class Driver:
         self._context.term()
 
     def _submit(self) -> None:
-        job_id = f"{self._prefix}{self._submitted}"
-        self._submitted += 1
         # The clock starts before the frames are built, as it would for a caller.
-        self.live[job_id] = self._unanswered[self._submitted] = Times(time.monotonic())
+        req, job_id = self.jobs.submit()
         self._send(
             m.Submit(
-                req=self._submitted,
+                req=req,
                 job_id=job_id,
                 submission=m.Submission(model=MODEL, units=1.0),
                 fresh=True,
@@ -161,25 +193,13 @@ class Driver:
             self._front_messages += 1
             match codec.to_edge(frame):
                 case m.Accepted(req=req):
-                    self._unanswered.pop(req).accepted = time.monotonic()
+                    self.jobs.accept(req)
                 case m.Rejected(code=code, message=message):
                     raise BenchError(f"the broker refused a job: {code}: {message}")
                 case m.Watching():
                     self._watching = True
                 case _:
                     pass
-
-    def _on_start(self, job_id: str) -> None:
-        times = self.live.get(job_id)
-        if times is not None:
-            times.started = time.monotonic()
-
-    def _on_end(self, job_id: str, accepted: bool) -> None:
-        if not accepted:
-            raise BenchError(f"the broker did not take the result of job {job_id}")
-        times = self.live.pop(job_id)
-        times.ended = time.monotonic()
-        self.done.append(times)
 
 
 def padded_spec(size: int) -> bytes:

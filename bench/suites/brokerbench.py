@@ -88,7 +88,7 @@ def one_round(plan: BrokerPlan, process: BrokerProcess, home: Path) -> Round:
         if plan.watch:
             driver.watch()
         driver.run(WARM_UP, plan.window)
-        driver.done.clear()
+        driver.jobs.done.clear()
         messages, cpu_s, journal, begun = driver.messages, process.cpu_s(), journal_bytes(home), time.monotonic()
         driver.run(plan.jobs, plan.window)
         took = time.monotonic() - begun
@@ -99,9 +99,9 @@ def one_round(plan: BrokerPlan, process: BrokerProcess, home: Path) -> Round:
             give_up = time.monotonic() + COUNT_WAIT_S
             driver.pump(lambda: process.commits(since=now) is not None or time.monotonic() > give_up)
         commits = process.commits(since=now)
-        driver.done.clear()
+        driver.jobs.done.clear()
         driver.run(plan.latency_jobs, 1)
-        done = list(driver.done)
+        done = list(driver.jobs.done)
         return Round(
             jobs_per_s=plan.jobs / took,
             cpu_per_job=cpu_s / plan.jobs,

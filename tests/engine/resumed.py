@@ -64,7 +64,7 @@ class Rig:
                 made = complete(self.engine.draw(self.model.card, spec, out, monitor, "normal"))
         finally:
             self.used, self.monitor = monitor.used, monitor
-            self.denoise_s = monitor.stage_durations()["denoise"]
+            self.denoise_s = monitor.times.durations()["denoise"]
         if frames:
             return [np.concatenate(clip) for _, clip in sorted(frames.items())]
         return [np.asarray(Image.open(out / one.name)) for one in made]

@@ -99,15 +99,15 @@ def test_time_goes_to_the_phase_it_was_spent_in(slot: Slot) -> None:
     clock.now += 2
     monitor.enter("decode")
     clock.now += 4
-    with monitor.aside("save"):
+    with monitor.times.aside("save"):
         clock.now += 8
     clock.now += 16
     monitor.enter("save")
     clock.now += 32
 
-    assert monitor.stage_durations() == {"denoise": 2, "decode": 20, "save": 40}
-    assert monitor.run_s() == 63
-    assert monitor.peak_memory_mb() == 400
+    assert monitor.times.durations() == {"denoise": 2, "decode": 20, "save": 40}
+    assert monitor.times.run_s() == 63
+    assert monitor.memory.peak_mb() == 400
 
 
 def test_every_report_is_a_sign_of_life(slot: Slot) -> None:

@@ -112,7 +112,7 @@ class Previews:
                 self._write(picture, latents)
                 return
             with (
-                self._monitor.aside("decode"),
+                self._monitor.times.aside("decode"),
                 Mp4Writer(clip.parent, clip.name, self._spec.fps, None, self._file) as writer,
                 closing(decode_frames(self._pipe.vae, denormalise(self._pipe.vae, latents))) as frames,
             ):
@@ -133,9 +133,9 @@ class Previews:
 
     def _write(self, path: Path, latents: torch.Tensor) -> None:
         try:
-            with self._monitor.aside("decode"):
+            with self._monitor.times.aside("decode"):
                 pixels = decode(self._pipe, latents, self._spec).movedim(0, -1).contiguous().cpu().numpy()
-            with self._monitor.aside("save"):
+            with self._monitor.times.aside("save"):
                 _save(path, pixels)
         except (EngineError, RuntimeError, ValueError, OSError) as error:
             self._wanted = 0

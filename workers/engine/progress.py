@@ -52,6 +52,83 @@ class Keeping(Struct, frozen=True):
     park_at: int = 0
 
 
+class StageTimes:
+    """Seconds by phase of one attempt; those of the phase that was entered last run on."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.phase: Phase = ""
+        self._clock = clock
+        self._since = self._started = clock()
+        self._durations: dict[str, float] = {}
+
+    def enter(self, phase: Phase) -> None:
+        """Count the time from now on as this phase's."""
+        self._account()
+        self.phase = phase
+
+    @contextmanager
+    def aside(self, phase: Phase) -> Iterator[None]:
+        """Count the time spent inside as `phase`'s, without showing it."""
+        self._account()
+        outer, self.phase = self.phase, phase
+        try:
+            yield
+        finally:
+            self._account()
+            self.phase = outer
+
+    def durations(self) -> dict[str, float]:
+        """Seconds by phase until now."""
+        self._account()
+        return {phase: round(seconds, 6) for phase, seconds in self._durations.items()}
+
+    def credit(self, phase: Phase, seconds: float) -> None:
+        """Count what an earlier attempt took, and this one need not."""
+        self._durations[phase] = self._durations.get(phase, 0.0) + seconds
+        self._started -= seconds
+
+    def run_s(self) -> float:
+        """Seconds since the attempt began, and those of earlier ones that it goes on from."""
+        return self._clock() - self._started
+
+    def _account(self) -> None:
+        now = self._clock()
+        if self.phase:
+            self._durations[self.phase] = self._durations.get(self.phase, 0.0) + now - self._since
+        self._since = now
+
+
+class MemoryReport:
+    """Memory in use while one attempt runs: told to the agent now and then, and its peak kept."""
+
+    def __init__(self, slot: Slot, meter: MemoryMeter, clock: Callable[[], float]) -> None:
+        self._counters = slot
+        self._meter = meter
+        self._clock = clock
+        self._told_at = clock()
+        self._peak_mb = 0.0
+        meter.reset_peak()
+
+    def tell(self) -> None:
+        """Tell the agent how much memory is in use now."""
+        self._told_at = self._clock()
+        self._counters.set_memory(*self._meter.used_and_total_mb())
+
+    def tell_if_due(self) -> None:
+        """The same, unless that was a moment ago."""
+        if self._clock() - self._told_at >= _MEMORY_PERIOD_S:
+            self.tell()
+
+    def note_peak(self) -> None:
+        """To be called before the meter's peak is reset while this attempt goes on."""
+        self._peak_mb = max(self._peak_mb, self._meter.peak_mb())
+
+    def peak_mb(self) -> float:
+        """Most memory in use at once since the attempt began, by whatever ran in that time."""
+        self.note_peak()
+        return self._peak_mb
+
+
 class Monitor:
     """Follows one attempt of `outputs` artefacts, reporting into its `slot` under `fence`. For one thread at a time."""
 
@@ -61,28 +138,23 @@ class Monitor:
         self._counters = slot
         self._fence = fence
         self._outputs = outputs
-        self._meter = meter
-        self._clock = clock
+        #: Seconds by phase, those not shown among them.
+        self.times = StageTimes(clock)
+        self.memory = MemoryReport(slot, meter, clock)
         self._index = 0
         self._ceiling = _RANK["save"]
-        self._phase: Phase = ""
-        self._since = self._started = clock()
-        self._durations: dict[str, float] = {}
         self._shown = (-1, 0, 0)
-        self._memory_at = self._started
-        self._peak_mb = 0.0
         self._warnings: dict[str, None] = {}
         self._used: dict[str, str] = {}
         #: Whether and where the state of its job is kept.
         self.keeping: Keeping | None = None
         #: Whether steps that an earlier attempt took are passed over.
         self.passing_over = False
-        meter.reset_peak()
 
     @property
     def phase(self) -> Phase:
         """The phase entered last."""
-        return self._phase
+        return self.times.phase
 
     def check(self) -> None:
         """A sign of life; raises `Cancelled` when the job is to stop."""
@@ -130,72 +202,25 @@ class Monitor:
 
     def enter(self, phase: Phase, total: int = 0) -> None:
         """A new phase begins, of `total` steps (0: not known). Raises `Cancelled`."""
-        self._account()
-        self._phase = phase
+        self.times.enter(phase)
         self._show(0, total)
         self.check()
 
     def step(self, done: int, total: int) -> None:
         """`done` of the `total` steps of this phase and output are done. Raises `Cancelled`."""
         self._show(done, total)
-        if self._clock() - self._memory_at >= _MEMORY_PERIOD_S:
-            self.report_memory()
+        self.memory.tell_if_due()
         self.check()
 
-    @contextmanager
-    def aside(self, phase: Phase) -> Iterator[None]:
-        """Count the time spent inside as `phase`'s, without showing it."""
-        self._account()
-        outer, self._phase = self._phase, phase
-        try:
-            yield
-        finally:
-            self._account()
-            self._phase = outer
-
-    def report_memory(self) -> None:
-        """Tell the agent how much memory is in use now."""
-        self._memory_at = self._clock()
-        self._counters.set_memory(*self._meter.used_and_total_mb())
-
-    def stage_durations(self) -> dict[str, float]:
-        """Seconds by phase until now."""
-        self._account()
-        return {phase: round(seconds, 6) for phase, seconds in self._durations.items()}
-
-    def credit(self, phase: Phase, seconds: float) -> None:
-        """Count what an earlier attempt took, and this one need not."""
-        self._durations[phase] = self._durations.get(phase, 0.0) + seconds
-        self._started -= seconds
-
-    def run_s(self) -> float:
-        """Seconds since the attempt began, and those of earlier ones that it goes on from."""
-        return self._clock() - self._started
-
-    def note_peak(self) -> None:
-        """To be called before the meter's peak is reset while this attempt goes on."""
-        self._peak_mb = max(self._peak_mb, self._meter.peak_mb())
-
-    def peak_memory_mb(self) -> float:
-        """Most memory in use at once since the attempt began, by whatever ran in that time."""
-        self.note_peak()
-        return self._peak_mb
-
-    def _account(self) -> None:
-        now = self._clock()
-        if self._phase:
-            self._durations[self._phase] = self._durations.get(self._phase, 0.0) + now - self._since
-        self._since = now
-
     def _show(self, done: int, total: int) -> None:
-        rank = _RANK[self._phase]
+        rank = _RANK[self.times.phase]
         if rank > self._ceiling:
             return
         # A model is made ready once for all outputs.
-        whole = total * (self._outputs if self._phase not in ("load", "warm_up") else 1)
+        whole = total * (self._outputs if self.times.phase not in ("load", "warm_up") else 1)
         wanted = (rank, min(self._index * total + done, whole), whole)
         shown_rank, shown_step, shown_total = self._shown
         if rank < shown_rank or (rank == shown_rank and (wanted[1] < shown_step or whole < shown_total)):
             return
         self._shown = wanted
-        self._counters.report(self._phase, wanted[1], wanted[2])
+        self._counters.report(self.times.phase, wanted[1], wanted[2])

@@ -225,7 +225,7 @@ class Resumption:
             # A copy: it is written by another thread while more are noted.
             "answers": dict(self._answers.shapes),
         }
-        denoise_s = self._monitor.stage_durations().get("denoise", 0.0)
+        denoise_s = self._monitor.times.durations().get("denoise", 0.0)
         return State(self._output, step, total, kept, plain, denoise_s)
 
     def _put_back(self, earlier: State, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -246,8 +246,8 @@ class Resumption:
         instead = f", as a newer checkpoint was refused: {self._refused}" if self._refused else ""
         self._monitor.use("resumed", f"after step {earlier.step} of {earlier.total}{which}{instead}")
         # Of all outputs together, as it was then: what an output before this one brought is counted already.
-        counted_s = self._monitor.stage_durations().get("denoise", 0.0)
-        self._monitor.credit("denoise", max(0.0, earlier.denoise_s - counted_s))
+        counted_s = self._monitor.times.durations().get("denoise", 0.0)
+        self._monitor.times.credit("denoise", max(0.0, earlier.denoise_s - counted_s))
         logger.info(
             "a job goes on after step %d of %d", earlier.step, earlier.total, extra={"action": Action.CHECKPOINT}
         )

@@ -142,7 +142,7 @@ class Runner:
             return _failed(job, None, error, "load")
         with self._turn:
             if self._tail is not None:
-                self._tail.monitor.note_peak()
+                self._tail.monitor.memory.note_peak()
         monitor = Monitor(slot, job.fence, spec.num_outputs, self._registry.meter)
         if job.checkpoints:
             request = hashlib.sha256(job.body).hexdigest()
@@ -239,7 +239,7 @@ class Runner:
     def _measured(self, order: EngineJob, act: Callable[[], Outcome]) -> tuple[Outcome, float, float]:
         """Run `act` alone on the device; return its result, the memory held before, and its peak on top of that, MB."""
         meter = self._registry.meter
-        order.monitor.note_peak()
+        order.monitor.memory.note_peak()
         meter.reset_peak()
         before = meter.held_mb()
         outcome = act()
@@ -318,8 +318,8 @@ class Runner:
                 monitor.warn(text)
             result = Result(
                 artefacts=artefacts,
-                stage_durations=monitor.stage_durations(),
-                peak_memory_mb=round(monitor.peak_memory_mb(), 1),
+                stage_durations=monitor.times.durations(),
+                peak_memory_mb=round(monitor.memory.peak_mb(), 1),
                 seed=order.spec.seed,
                 warnings=monitor.warnings,
                 used=monitor.used,
@@ -327,7 +327,7 @@ class Runner:
             ending: JobEnding = JobFinished(
                 fence=order.job.fence,
                 result=result,
-                run_s=monitor.run_s(),
+                run_s=monitor.times.run_s(),
                 model=engine.loaded(),
                 loaded_loras=engine.loaded_loras(),
             )
@@ -344,7 +344,7 @@ class Runner:
         if isinstance(ending, JobFailed) and ending.kind == FailureKind.OUT_OF_MEMORY:
             with self._turn:
                 self._ran_out = engine
-        monitor.report_memory()
+        monitor.memory.tell()
         return ending
 
     def _loaded(self) -> tuple[str, tuple[str, ...]]:

@@ -127,7 +127,7 @@ def _decode(vae: Any, latents: torch.Tensor, output: _Output, monitor: Monitor) 
         writer = stack.enter_context(output.writer(monitor))
         for done, pictures in enumerate(frames, start=1):
             pixels = _pixels(pictures)
-            with monitor.aside("save"):
+            with monitor.times.aside("save"):
                 writer.write(pixels)
             monitor.step(done, total)
         return partial(_close, stack.pop_all(), writer, monitor)
