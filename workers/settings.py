@@ -167,11 +167,11 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
         float,
         Meta(
             description="when told to stop: how long running jobs may go on before they are handed back, those that can be parked after "
-            "their next step; 0: at once, which is what honcho needs; a second signal ends the grace",
+            "their next step; honcho leaves time for 3, systemd for 80; 0: at once; a second signal ends the grace",
             ge=0,
             le=1e6,
         ),
-    ] = 0.0
+    ] = 3.0
     detached_s: Annotated[
         float,
         Meta(description="without a word from the broker for this long, the running job is given up", gt=0, le=1e6),

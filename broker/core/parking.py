@@ -129,13 +129,14 @@ def _request(state: State, job: Job, now: float) -> None:
 
 def expected_back(job: Job, worker: Worker) -> bool:
     """Whether the worker was to hand this job back, so that it is neither lost nor to blame."""
-    return bool(job.park) or worker.hand_back or job.draft_due
+    # One that drains takes no more: it can hand back no job twice.
+    return bool(job.park) or worker.hand_back or worker.draining or job.draft_due
 
 
-def handed_back(state: State, job: Job, now: float) -> None:
+def handed_back(state: State, job: Job, now: float, why: str = "") -> None:
     """Let a held job wait for what it was handed back for. What a worker still says of the attempt counts no more."""
     state.unhold(job, now)
-    note = kept_text(job)
+    note = f"{why}; {kept_text(job)}" if why else kept_text(job)
     if job.stop:
         state.end_stopped(job, now, note)
         return

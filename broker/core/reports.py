@@ -174,7 +174,7 @@ def _reconcile_absent(state: State, worker: Worker, job: Job, seen: int, now: fl
     if job.fence <= seen:
         # Most likely the word with which it handed the job back was lost.
         if parking.expected_back(job, worker):
-            parking.handed_back(state, job, now)
+            parking.handed_back(state, job, now, _leaves(job, worker))
         else:
             lose(state, job, now, f"worker {worker.name} does not hold it")
     elif now - job.granted_at >= RESEND_HEARTBEATS * state.policy.heartbeat_s:
@@ -207,11 +207,16 @@ def refused(state: State, worker: Worker, message: m.Refused, now: float) -> Non
     if message.age_s >= 0 and job.state is JobState.ASSIGNED:
         _adopt(state, worker, job, job.fence, message.age_s, now)
     if job.state is JobState.RUNNING and parking.expected_back(job, worker):
-        parking.handed_back(state, job, now)
+        parking.handed_back(state, job, now, _leaves(job, worker))
     elif job.state is JobState.RUNNING:
         lose(state, job, now, message.reason)
     else:
         state.give_back(job, Cause.REFUSED, now, message.reason)
+
+
+def _leaves(job: Job, worker: Worker) -> str:
+    """Why a worker hands a job back that was not told to wait; "": it was."""
+    return "" if job.park or job.draft_due else f"worker {worker.name} leaves"
 
 
 def finished(state: State, worker: Worker, message: m.Finished, found: Found, now: float) -> None:
@@ -320,9 +325,15 @@ def _acknowledge(state: State, worker: Worker, message: m.AgentResult, *, accept
 
 
 def goodbye(state: State, worker: Worker, message: m.Goodbye, now: float) -> None:
-    """Remove a worker that leaves; its jobs go back."""
-    for job_id in list(worker.held):
-        lose(state, state.jobs[job_id], now, f"worker {worker.name} left: {message.reason}")
+    """Remove a worker that leaves; its jobs go back. Those of one that was told to leave are not lost."""
+    for job in [state.jobs[job_id] for job_id in worker.held]:
+        text = f"worker {worker.name} left: {message.reason}"
+        if not message.orderly:
+            lose(state, job, now, text)
+        elif job.state is JobState.RUNNING:
+            parking.handed_back(state, job, now, text)
+        else:
+            state.give_back(job, Cause.RETURNED, now, text)
     state.deadlines.clear(("worker", worker.name))
     state.deadlines.clear(("breaker", worker.name))
     state.pool.remove(worker)

@@ -108,6 +108,8 @@ class Goodbye(Message, frozen=True, kw_only=True, tag="goodbye"):
     """This worker leaves; what it holds goes back to the queue."""
 
     reason: Short = ""
+    #: Whether it was told to leave: what it holds is handed back, and no worker was lost under it.
+    orderly: bool = False
 
 
 # ---------------------------------------------------------------- broker -> agent

@@ -67,7 +67,7 @@ def test_a_worker_that_is_stopped_hands_its_job_back_after_a_step(
     step = int(kept[0].removeprefix("0-").removesuffix(".safetensors"))
     assert 5 <= step < 200
     waiting = service.job("stopped")
-    assert (waiting["state"], waiting["crashes"]) == ("queued", 0), waiting
+    assert (waiting["state"], waiting["crashes"], waiting["losses"]) == ("queued", 0, 0), waiting
     service.start("workers")
     stopped = service.finished("stopped", 180)
     service.post(id="undisturbed", **many)

@@ -11,9 +11,9 @@ from workers.supervisor.exit_codes import EXIT_LEFT
 
 
 def test_a_stop_hands_everything_back_and_ends_the_engine() -> None:
-    stage = Stage().busy()
-    stage.leave()
-    assert stage.sent(m.Goodbye) == [m.Goodbye(reason="stopped by SIGTERM")]
+    stage = Stage(stop_grace_s=0.0).busy()
+    stage.end()
+    assert stage.sent(m.Goodbye) == [m.Goodbye(reason="stopped by SIGTERM", orderly=True)]
     assert stage.orders() == [fx.KillEngine("stopped by SIGTERM")]
     stage.exited("killed by SIGKILL")
     assert stage.orders() == [fx.RemoveDir("j1", fence(1)), fx.Exit(EXIT_LEFT)]
@@ -83,7 +83,7 @@ def test_drain_finishes_what_is_held_then_says_goodbye() -> None:
     assert [message.free for message in stage.sent(m.Finished)] == [0]
     assert not stage.sent(m.Goodbye)
     stage.ack(1)
-    assert stage.sent(m.Goodbye) == [m.Goodbye(reason="drained")]
+    assert stage.sent(m.Goodbye) == [m.Goodbye(reason="drained", orderly=True)]
     assert stage.effects(fx.KillEngine)
     stage.exited("killed by SIGKILL")
     assert stage.orders() == [fx.Exit(EXIT_LEFT)]
@@ -139,7 +139,7 @@ def test_a_drained_worker_does_not_wait_for_a_broker_that_is_gone() -> None:
 
 
 def test_without_grace_a_stop_hands_back_at_once() -> None:
-    stage = Stage().busy()
+    stage = Stage(stop_grace_s=0.0).busy()
     stage.end()
     assert stage.sent(m.Goodbye)
 
@@ -172,11 +172,11 @@ def test_when_the_grace_is_over_the_job_is_handed_back() -> None:
     for _ in range(3):
         if not stage.sent(m.Goodbye):
             stage.tick(1.0)
-    assert stage.sent(m.Goodbye) == [m.Goodbye(reason="stopped; the grace is over")]
+    assert stage.sent(m.Goodbye) == [m.Goodbye(reason="stopped; the grace is over", orderly=True)]
 
 
 def test_a_second_stop_ends_the_grace() -> None:
     stage = Stage(stop_grace_s=60.0).busy()
     stage.end()
     stage.end("stopped by SIGINT")
-    assert stage.sent(m.Goodbye) == [m.Goodbye(reason="stopped by SIGINT")]
+    assert stage.sent(m.Goodbye) == [m.Goodbye(reason="stopped by SIGINT", orderly=True)]

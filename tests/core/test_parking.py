@@ -218,6 +218,45 @@ def test_a_hand_back_that_nobody_asked_for_is_a_loss():
     assert desk.job("a").kept == 5
 
 
+def test_a_worker_that_is_told_to_stop_hands_its_job_back_and_nothing_is_lost():
+    desk = desk_with()
+    fence = desk.job("a").fence
+    desk.feed(peer_of("w1"), m.Heartbeat(seen=fence, free=0, held=(m.Held(job_id="a", fence=fence),), draining=True))
+    effects = desk.hand_back("w1", "a", kept=20, free=0)
+    assert causes(effects) == [Cause.RETURNED]
+    desk.feed(peer_of("w1"), m.Goodbye(reason="drained", orderly=True))
+    view = desk.view("a")
+    assert (view.state, view.losses, view.crashes, view.kept) == ("queued", 0, 0, 20)
+    assert view.history[-1].note == "worker w1 leaves; 20 of 40 steps are kept"
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_a_worker_holds_that_leaves_in_order_is_handed_back_with_its_reason(begun):
+    desk = CoreHarness()
+    desk.hello("w1", body=worker_info(resumes=True))
+    desk.submit("a", steps=STEPS)
+    if begun:
+        desk.start("w1", "a")
+    effects = desk.feed(peer_of("w1"), m.Goodbye(reason="stopped by SIGTERM", orderly=True))
+    assert causes(effects) == [Cause.RETURNED]
+    view = desk.view("a")
+    assert (view.state, view.losses) == ("queued", 0)
+    assert view.history[-1].note.startswith("worker w1 left: stopped by SIGTERM")
+
+
+def test_a_worker_that_must_leave_as_its_supervisor_died_is_lost():
+    desk = desk_with()
+    desk.feed(peer_of("w1"), m.Goodbye(reason="the supervisor is gone"))
+    assert (desk.state("a"), desk.job("a").losses) == ("queued", 1)
+
+
+def test_a_paused_job_stays_parked_when_its_worker_leaves_in_order():
+    desk = desk_with()
+    desk.control("a", "pause")
+    desk.feed(peer_of("w1"), m.Goodbye(reason="stopped by SIGTERM", orderly=True))
+    assert (desk.state("a"), desk.job("a").losses) == ("parked", 0)
+
+
 def test_what_a_worker_says_of_an_attempt_that_it_handed_back_counts_no_more():
     desk = desk_with()
     fence = desk.job("a").fence

@@ -22,7 +22,7 @@ from workers.supervisor.messages import AgentConfig, EngineProcess, EngineReady,
 
 ENGINE = (sys.executable, "-m", "tests.sockets.scripted_engine")
 CARD = ModelCard(name="demo", engine="fake", output="video")
-POLICY = AgentPolicy(cancel_grace_s=0.2, resend_s=0.2, beat_gap_s=0.05, name_taken_s=0.5)
+POLICY = AgentPolicy(cancel_grace_s=0.2, resend_s=0.2, beat_gap_s=0.05, name_taken_s=0.5, stop_grace_s=0.0)
 
 
 @contextmanager

@@ -123,9 +123,9 @@ class AgentCore:
         if self.registration.lapse(now):
             self._out.append(fx.Note(action=Action.BROKER_SILENT, level="warning"))
         if self.draining and now >= self.registration.detached_at:
-            self._leave("drained, and the broker is gone", EXIT_LEFT, now)
+            self._leave("drained, and the broker is gone", EXIT_LEFT, now, orderly=True)
         elif self.stop_at is not None and now >= self.stop_at:
-            self._leave("stopped; the grace is over", EXIT_LEFT, now)
+            self._leave("stopped; the grace is over", EXIT_LEFT, now, orderly=True)
         else:
             self.engine_slot.timers(now, self.registration.detached_at)
         return self._flush_effects(now)
@@ -217,10 +217,12 @@ class AgentCore:
                 fx.Note(action=Action.DRAINING, detail=f"{reason}; {self.policy.stop_grace_s:g} s at most")
             )
             return self._flush_effects(now)
-        return self.leave(reason, now)
+        if self.leaving is None:
+            self._leave(reason, EXIT_LEFT, now, orderly=True)
+        return self._flush_effects(now)
 
     def leave(self, reason: str, now: float, code: int = EXIT_LEFT) -> list[fx.Effect]:
-        """Hand everything back and go."""
+        """Hand everything back and go, as something else has ended."""
         if self.leaving is None:
             self._leave(reason, code, now)
         return self._flush_effects(now)
@@ -292,12 +294,14 @@ class AgentCore:
         if isinstance(message, m.Finished | m.Cancelled) and ack.accepted:
             self._out.append(fx.RemoveCheckpoints(message.job_id))
 
-    def _leave(self, reason: str, code: int, now: float, *, goodbye: bool = True) -> None:
+    def _leave(
+        self, reason: str, code: int, now: float, *, goodbye: bool = True, orderly: bool = False
+    ) -> None:
         if goodbye:
             # What is done counts, if it gets there before the goodbye that hands the rest back.
             self.unacked_results.send_all_now(now)
             self._send_due(now)
-            self._send(m.Goodbye(reason=clip(reason, MAX_REASON)))
+            self._send(m.Goodbye(reason=clip(reason, MAX_REASON), orderly=orderly))
         self.leaving = (code, now + self.policy.leave_s)
         self._out.append(fx.Note(action=Action.LEAVING, detail=reason))
         if self.engine_slot.engine.alive:
@@ -310,7 +314,7 @@ class AgentCore:
     def _flush_effects(self, now: float) -> list[fx.Effect]:
         """Say what is due, and hand out all effects of this entrance."""
         if self.leaving is None and self.draining and not self.engine_slot.attempts and not len(self.unacked_results):
-            self._leave("drained", EXIT_LEFT, now)
+            self._leave("drained", EXIT_LEFT, now, orderly=True)
         if self.leaving is None:
             if self.registration.hello_due(now):
                 self._send_hello(now)

@@ -37,7 +37,7 @@ class AgentPolicy(Struct, frozen=True, kw_only=True):
     #: When told to leave: how long to wait for the killed engine.
     leave_s: float = 1.5
     #: When asked to stop: how long a running job may go on before it is handed back.
-    stop_grace_s: float = 0.0
+    stop_grace_s: float = 3.0
     #: An engine that was ready for this long, or finished a job, is healthy: its next death is the first of a new count.
     good_life_s: float = 60.0
     #: How often a worker whose name another process bears looks whether it is free.
