@@ -294,9 +294,7 @@ class AgentCore:
         if isinstance(message, m.Finished | m.Cancelled) and ack.accepted:
             self._out.append(fx.RemoveCheckpoints(message.job_id))
 
-    def _leave(
-        self, reason: str, code: int, now: float, *, goodbye: bool = True, orderly: bool = False
-    ) -> None:
+    def _leave(self, reason: str, code: int, now: float, *, goodbye: bool = True, orderly: bool = False) -> None:
         if goodbye:
             # What is done counts, if it gets there before the goodbye that hands the rest back.
             self.unacked_results.send_all_now(now)
