@@ -23,6 +23,7 @@ from bench.suites import (
     recover,
     resume,
     scale,
+    webpage,
     workload,
 )
 
@@ -190,6 +191,14 @@ COMMANDS = (
         lists.ListsPlan(),
         lists.ListsPlan(jobs=10_000),
         (("", "a million jobs, about a minute and 2 GB of disk"), ("--jobs 10000000", "ten million")),
+    ),
+    planned(
+        "page",
+        "the web page in Chromium: weight, first paint, frames while it scrolls beside a busy queue, what it keeps",
+        webpage.run,
+        webpage.PagePlan(),
+        webpage.PagePlan(tiles=40, loads=2, frames_s=1, watch_s=10, idle_s=5),
+        (("", "four minutes; needs chromium and playwright"), ("--watch-s 3600", "an hour of a busy queue")),
     ),
     planned(
         "engine",

@@ -240,11 +240,37 @@ def test_the_workers_are_shown_and_one_is_drained_only_when_asked_twice(
     page = open_page("#/workers")
     expect(page.locator(".worker")).to_have_count(2)
     expect(page.locator(".worker").first).to_contain_text("idle")
-    expect(page.locator(".chart")).to_have_count(4)
+    expect(page.locator(".charts .chart")).to_have_count(4)
     page.locator(".worker").first.get_by_role("button", name="Drain").click()
     page.get_by_role("button", name="No", exact=True).click()
     states = [worker["state"] for worker in service.http.get("/v1/workers").json()["data"]]
     assert states == ["idle", "idle"]
+
+
+def test_what_was_used_is_shown_by_day_model_and_key(open_page: Callable[..., Page], service: Service) -> None:
+    service.finished(service.post(prompt="counted", output="image")["id"])
+    page = open_page("#/workers")
+    used = page.locator(".used")
+    expect(used.locator(".columns rect").first).to_be_attached()
+    for by, name in (("Model", "fake"), ("Key", "without a key")):
+        used.get_by_role("button", name=by, exact=True).click()
+        row = used.locator("tbody tr", has_text=name)
+        expect(row).to_have_count(1)
+        said = service.http.get("/v1/usage", params={"by": by.lower()}).json()["data"][0]
+        expect(row.locator("td").first).to_have_text(f"{said['succeeded']:,}")
+
+
+def test_a_worker_that_drains_goes_back_to_work(open_page: Callable[..., Page], service: Service) -> None:
+    job = service.post(extra=SLOW, num_inference_steps=2000)["id"]
+    wait_until(lambda: service.job(job)["state"] == "running", 60, "a job that runs")
+    page = open_page("#/workers")
+    card = page.locator(f'.worker[data-worker="{service.job(job)["worker"]}"]')
+    card.get_by_role("button", name="Drain").click()
+    page.get_by_role("button", name="Yes").click()
+    card.get_by_role("button", name="Back to work").click()
+    expect(card.locator(".badge")).to_have_text("busy")
+    service.http.post(f"/v1/jobs/{job}/cancel")
+    service.finished(job)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import { areaChart } from './charts.js';
 import { h } from './dom.js';
 import { duration, known, megabytes, number, problem, t } from './i18n.js';
 import { every, pool } from './state.js';
+import { usagePanel } from './usage.js';
 
 const meter = (label, share, words) =>
   h('div', { class: 'meter' }, h('span', { class: 'soft' }, label), h('span', { class: 'thin', role: 'img', 'aria-label': `${label}: ${words}` }, h('span', { 'data-share': Math.min(100, Math.round(100 * share)) })), h('span', null, words));
@@ -53,10 +54,11 @@ export function workersView(root, { say, sure }) {
   const cards = h('div', { class: 'cards' });
   const queue = h('div', { class: 'models' });
   const hour = h('div', { class: 'charts' });
+  const used = h('section', { class: 'panel used' });
   root.replaceChildren(
     h('h1', null, t('workers.title')), cards,
     h('section', { class: 'panel' }, h('h2', null, t('workers.queue')), queue),
-    h('section', { class: 'panel' }, h('h2', null, t('workers.hour')), hour),
+    h('section', { class: 'panel' }, h('h2', null, t('workers.hour')), hour), used,
   );
   /** Let a worker leave, which is asked twice; or take that back. */
   const drain = async (worker, back) => {
@@ -88,7 +90,9 @@ export function workersView(root, { say, sure }) {
     draw(workers, new Map(running.data.map((job) => [job.id, job])));
   });
   const unchart = every(10, async () => hour.replaceChildren(...charts(await call('v1/stats/history'))));
+  const unused = usagePanel(used);
   return () => {
+    unused();
     unwatch();
     unchart();
   };
