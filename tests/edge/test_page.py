@@ -33,6 +33,21 @@ def test_every_file_that_the_page_names_is_there_for_good(world: World) -> None:
         assert file.headers["x-content-type-options"] == "nosniff"
 
 
+def test_files_are_sent_gzipped_to_those_who_can_read_that_and_the_page_names_all_modules(world: World) -> None:
+    page = world.http.get("/", headers=BROWSER).text
+    modules = re.findall(r'rel="modulepreload" href="(page/[^"]+)"', page)
+    assert {Path(name).name for name in modules} == {path.name for path in STATIC.glob("*.js")}
+    sent = 0
+    for name in modules:
+        plain = world.http.get(f"/{name}", headers={"Accept-Encoding": "identity"})
+        packed = world.http.get(f"/{name}", headers={"Accept-Encoding": "gzip, br"})
+        assert "content-encoding" not in plain.headers
+        assert (packed.headers["content-encoding"], packed.headers["vary"]) == ("gzip", "Accept-Encoding")
+        assert packed.content == plain.content
+        sent += int(packed.headers["content-length"])
+    assert sent < 50 * 1024
+
+
 def test_the_page_is_asked_for_again_and_its_copy_is_good(world: World) -> None:
     page = world.http.get("/", headers=BROWSER)
     assert page.headers["cache-control"] == "no-cache"

@@ -1,6 +1,6 @@
 // The service's API: requests with the key, errors as values, event streams that go on after a broken connection, media.
 
-import { online } from './state.js';
+import { online, pool } from './state.js';
 
 const KEY = 'zoetrope.key';
 const TIMEOUT_MS = 30_000;
@@ -89,6 +89,15 @@ export const post = (path, value, headers = {}) =>
 export function listJobs(filters) {
   const query = new URLSearchParams(Object.entries(filters).filter(([, value]) => value !== '' && value !== undefined && value !== null));
   return call(`v1/jobs?${query}`);
+}
+
+let poolAt = -Infinity;
+
+/** Ask for workers and queue, unless that was done in the last `fresh` milliseconds. */
+export async function lookAtPool(fresh = 0) {
+  if (performance.now() - poolAt < fresh) return;
+  poolAt = performance.now();
+  pool.set(await call('v1/workers'));
 }
 
 export const jobPath = (id) => `v1/jobs/${encodeURIComponent(id)}`;

@@ -1,6 +1,6 @@
 // The page put together: header, views by address, dialogs, keys of the keyboard.
 
-import { call, getKey, setKey, waitOnline, whenKeyNeeded } from './api.js';
+import { getKey, lookAtPool, setKey, waitOnline, whenKeyNeeded } from './api.js';
 import { createView } from './create.js';
 import { h, icon, iconButton, s } from './dom.js';
 import { galleryView } from './gallery.js';
@@ -85,8 +85,7 @@ function header() {
       const order = dark ? ['', 'light', 'dark'] : ['', 'dark', 'light'];
       setTheme(order[(order.indexOf(theme.get()) + 1) % 3]);
     }));
-  const old = app.querySelector('header');
-  if (old) old.replaceWith(top);
+  if (main.isConnected) app.querySelector('header').replaceWith(top);
   else app.replaceChildren(top, banner, main, toasts);
   drawQueue();
 }
@@ -173,4 +172,4 @@ language.watch(() => {
 addEventListener('hashchange', route);
 document.addEventListener('keydown', onKey);
 route();
-every(4, async () => pool.set(await call('v1/workers')));
+every(4, () => lookAtPool(3000));

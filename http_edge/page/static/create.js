@@ -1,6 +1,6 @@
 // The form: a prompt and Enter is enough; everything else is the model's own until it is changed.
 
-import { LIVE, blobOf, call, getKey, listJobs, mediaUrl, post, upload } from './api.js';
+import { LIVE, blobOf, call, getKey, listJobs, lookAtPool, mediaUrl, post, upload } from './api.js';
 import { h, icon, iconButton, newId } from './dom.js';
 import { duration, number, problem, t } from './i18n.js';
 import { frameChoices, intoDraft, requestKey, requestOf, roles, rollSeed, sizes, stepBound } from './request.js';
@@ -309,6 +309,7 @@ export function createView(root, { onOpen, say }) {
     }
     send.disabled = false;
     send.lastChild.textContent = t('create.send');
+    if (made.length) lookAtPool().catch(() => {});
     if (made.length && !ended) put(made[0]);
   }
 

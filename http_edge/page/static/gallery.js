@@ -4,7 +4,7 @@ import { FINAL, call, jobPath, listJobs, show } from './api.js';
 import { loadModels } from './create.js';
 import { h, icon } from './dom.js';
 import { known, problem, t } from './i18n.js';
-import { every, pins } from './state.js';
+import { endedJobs, every, pins } from './state.js';
 
 const PAGE = 60;
 const GAP = 14;
@@ -34,6 +34,9 @@ export function galleryView(root, { onOpen }) {
   let turn = 0;
   let ended = false;
   let newest = '';
+  let box = null;
+  let seen = [0, 0];
+  let endedBefore = '';
   const shown = new Map();
   const grid = h('div', { class: 'gallery', role: 'list', 'aria-label': t('gallery.title') });
   const count = h('p', { class: 'soft', role: 'status' });
@@ -116,22 +119,39 @@ export function galleryView(root, { onOpen }) {
     );
   }
 
-  const layout = () => {
+  /** Sizes in pixels, and where the grid begins in the document. Asking makes the browser lay out, so not while it scrolls. */
+  function measure() {
     const width = grid.clientWidth || 1;
     const columns = Math.max(2, Math.floor((width + GAP) / (NARROWEST + GAP)));
     const side = (width - GAP * (columns - 1)) / columns;
-    return { columns, side, height: side * 0.75 + 44 };
-  };
+    box = { columns, side, height: side * 0.75 + 44, top: grid.getBoundingClientRect().top + scrollY };
+  }
 
   function draw() {
     if (ended) return;
-    const { columns, side, height } = layout();
-    const rows = Math.ceil(jobs.length / columns);
-    grid.style.height = `${Math.max(0, rows * (height + GAP) - GAP)}px`;
-    const above = -grid.getBoundingClientRect().top;
+    measure();
+    const rows = Math.ceil(jobs.length / box.columns);
+    grid.style.height = `${Math.max(0, rows * (box.height + GAP) - GAP)}px`;
+    place(range());
+  }
+
+  /** Which jobs are in the document: [from, to). */
+  function range() {
+    const { columns, height, top } = box;
+    const above = scrollY - top;
     const first = Math.max(0, Math.floor(above / (height + GAP)) - BEYOND) * columns;
-    const end = (Math.ceil((above + innerHeight) / (height + GAP)) + BEYOND) * columns;
-    const wanted = jobs.slice(first, Math.max(end, first));
+    return [first, Math.max(first, (Math.ceil((above + innerHeight) / (height + GAP)) + BEYOND) * columns)];
+  }
+
+  function onScroll() {
+    const [first, end] = range();
+    if (first !== seen[0] || end !== seen[1]) place([first, end]);
+  }
+
+  function place([first, end]) {
+    seen = [first, end];
+    const { columns, side, height } = box;
+    const wanted = jobs.slice(first, end);
     const ids = new Set(wanted.map((job) => job.id));
     for (const [id, one] of shown) {
       if (!ids.has(id)) {
@@ -140,19 +160,21 @@ export function galleryView(root, { onOpen }) {
       }
     }
     wanted.forEach((job, at) => {
-      const place = first + at;
+      const index = first + at;
       let one = shown.get(job.id);
       if (!one) {
         one = { node: card(job) };
         shown.set(job.id, one);
         grid.append(one.node);
       }
-      one.node.setAttribute('aria-posinset', place + 1);
-      one.node.setAttribute('aria-setsize', more ? -1 : jobs.length);
-      Object.assign(one.node.style, {
-        width: `${side}px`, height: `${height}px`,
-        transform: `translate(${(place % columns) * (side + GAP)}px, ${Math.floor(place / columns) * (height + GAP)}px)`,
-      });
+      const transform = `translate(${(index % columns) * (side + GAP)}px, ${Math.floor(index / columns) * (height + GAP)}px)`;
+      const size = more ? -1 : jobs.length;
+      // Most stay where they are while it scrolls.
+      if (one.transform === transform && one.side === side && one.size === size) return;
+      Object.assign(one, { transform, side, size });
+      one.node.setAttribute('aria-posinset', index + 1);
+      one.node.setAttribute('aria-setsize', size);
+      Object.assign(one.node.style, { width: `${side}px`, height: `${height}px`, transform });
     });
     if (!loading) tell();
     if (more && end + columns * BEYOND >= jobs.length) fetchMore();
@@ -199,7 +221,11 @@ export function galleryView(root, { onOpen }) {
   // New ones are offered, not pushed in under the reader's eyes.
   const unwatch = every(5, async () => {
     if (filters.pinned || loading) return;
+    // Nothing has ended since: nothing is new.
+    const now = endedJobs();
+    if (now && now === endedBefore) return;
     const { data } = await listJobs({ ...query(), limit: 20 });
+    endedBefore = now;
     const at = data.findIndex((job) => job.id === newest);
     const more_ = at < 0 ? data.length : at;
     if (!more_ || (!newest && jobs.length)) return;
@@ -215,7 +241,7 @@ export function galleryView(root, { onOpen }) {
     newest = jobs[0]?.id || '';
     draw();
   }
-  addEventListener('scroll', draw, { passive: true });
+  addEventListener('scroll', onScroll, { passive: true });
   addEventListener('resize', draw);
   const unpin = pins.watch(() => filters.pinned && restart());
   return {
@@ -229,7 +255,7 @@ export function galleryView(root, { onOpen }) {
       unwatch();
       unpin();
       clearTimeout(timer);
-      removeEventListener('scroll', draw);
+      removeEventListener('scroll', onScroll);
       removeEventListener('resize', draw);
     },
   };

@@ -41,13 +41,25 @@ export const theme = kept('zoetrope.theme', '');
 /** The newest answer about workers and queue; null before the first. */
 export const pool = cell(null);
 
+/** How many jobs wait, run or are paused; null before it is known. */
+export function liveJobs() {
+  const counts = pool.get()?.queue.counts;
+  return counts ? counts.queued + counts.delayed + counts.assigned + counts.running + (counts.parked || 0) : null;
+}
+
+/** What changes whenever a job has ended; '' before it is known. */
+export function endedJobs() {
+  const found = pool.get();
+  return found ? ['succeeded', 'failed', 'cancelled'].map((state) => found.queue.counts[state]).concat(found.epoch).join() : '';
+}
+
 /** What the form holds; null: the model's own. It outlives a change of view. */
 export const draft = {
   model: '', output: '', prompt: '', negative: '', width: null, height: null, frames: null, steps: null, guidance: null,
   seed: '', count: 1, preset: '', cache: '', loras: {}, inputs: {}, previews: true, sketch: false,
 };
 
-/** Call `work` now and then while the page is seen; returns what ends it. `work` may be slow: it is never called twice at once. */
+/** Call `work` every so many seconds (or as the function `seconds` says) while the page is seen; returns what ends it. `work` may be slow: it is never called twice at once. */
 export function every(seconds, work) {
   let timer, ended = false;
   const turn = async () => {
@@ -57,7 +69,7 @@ export function every(seconds, work) {
         await work();
       } catch {}
     }
-    if (!ended) timer = setTimeout(turn, seconds * 1000);
+    if (!ended) timer = setTimeout(turn, 1000 * (typeof seconds === 'function' ? seconds() : seconds));
   };
   const seen = () => {
     if (!document.hidden && !ended) {

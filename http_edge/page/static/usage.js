@@ -41,10 +41,11 @@ function columns(days) {
 
 function table(by, rows) {
   const cells = (row) => [row.succeeded, row.failed, row.cancelled].map((count) => number(count)).concat(duration(row.gpu_s), row.lost_gpu_s > 0 ? duration(row.lost_gpu_s) : '–', megabytes(row.bytes / 1e6));
-  const head = ['succeeded', 'failed', 'cancelled', 'gpu', 'lost', 'bytes'].map((name) => h('th', { scope: 'col' }, t(`usage.${name}`)));
+  const labels = ['succeeded', 'failed', 'cancelled', 'gpu', 'lost', 'bytes'].map((name) => t(`usage.${name}`));
+  const head = labels.map((label) => h('th', { scope: 'col' }, label));
   return h('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': t('usage.title') }, h('table', null,
     h('thead', null, h('tr', null, h('th', { scope: 'col' }, t(`usage.by.${by}`)), head)),
-    h('tbody', null, rows.map((row) => h('tr', null, h('th', { scope: 'row' }, row[by] || t('usage.nokey')), cells(row).map((words) => h('td', null, words)))))));
+    h('tbody', null, rows.map((row) => h('tr', null, h('th', { scope: 'row' }, row[by] || t('usage.nokey')), cells(row).map((words, at) => h('td', { 'data-label': labels[at] }, words)))))));
 }
 
 /** Show it in `root`, asked for anew each minute; returns what ends it. */

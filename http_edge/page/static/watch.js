@@ -3,7 +3,7 @@
 import { FINAL, LIVE, call, follow, jobPath, listJobs, show } from './api.js';
 import { h, icon, iconButton } from './dom.js';
 import { duration, failure, known, problem, t } from './i18n.js';
-import { every } from './state.js';
+import { every, liveJobs } from './state.js';
 
 const step = (job) => (job.total ? t('watch.step', { step: job.step, total: job.total }) : '');
 
@@ -202,5 +202,6 @@ export function liveList(root, { onPick, picked }) {
     quiet.hidden = jobs.length > 0;
   }
 
-  return every(1.5, async () => draw((await listJobs({ state: LIVE, limit: 50, order: 'asc' })).data));
+  // An empty queue is not asked for: that the pool is asked about now and then says when there is something.
+  return every(1.5, async () => draw(liveJobs() === 0 ? [] : (await listJobs({ state: LIVE, limit: 50, order: 'asc' })).data));
 }

@@ -1,10 +1,10 @@
 // The workers: what each is, has and does; the queue by model; the last hour.
 
-import { call, listJobs, post } from './api.js';
+import { call, listJobs, lookAtPool, post } from './api.js';
 import { areaChart } from './charts.js';
 import { h } from './dom.js';
 import { duration, known, megabytes, number, problem, t } from './i18n.js';
-import { every, pool } from './state.js';
+import { every, liveJobs, pool } from './state.js';
 import { usagePanel } from './usage.js';
 
 const meter = (label, share, words) =>
@@ -84,10 +84,11 @@ export function workersView(root, { say, sure }) {
     for (const bar of queue.querySelectorAll('[data-share]')) bar.style.width = `${bar.dataset.share}%`;
   }
 
-  const unwatch = every(2, async () => {
-    const [workers, running] = await Promise.all([call('v1/workers'), listJobs({ state: 'running', limit: 200 })]);
-    pool.set(workers);
-    draw(workers, new Map(running.data.map((job) => [job.id, job])));
+  const unwatch = every(() => (liveJobs() ? 2 : 4), async () => {
+    await lookAtPool();
+    const workers = pool.get();
+    const running = workers.data.some((worker) => worker.jobs.length) ? (await listJobs({ state: 'running', limit: 200 })).data : [];
+    draw(workers, new Map(running.map((job) => [job.id, job])));
   });
   const unchart = every(10, async () => hour.replaceChildren(...charts(await call('v1/stats/history'))));
   const unused = usagePanel(used);
