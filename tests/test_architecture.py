@@ -26,13 +26,10 @@ LARGE = {
     "broker.shell.journal.journal.Journal": "one connection and one open transaction, which its parts share",
     "broker.shell.router.Router": "one pass from the sockets to the commit, in the hot path",
     "http_edge.jobs.service.JobService": "one method a request of the broker's client",
-    "workers.agent.attempt.Attempt": "a record of one attempt: what its engine has said of it",
     "workers.agent.core.AgentCore": "one method a message of the broker and of the engine",
-    "workers.agent.engine_life.EngineLife": "one method a step of an engine's life",
     "workers.agent.engine_slot.EngineSlot": "one method a move of an engine and its attempts, which cannot be told apart while two overlap",
     "zoetrope.client.client.AsyncClient": "one method an operation, as in Client",
     "zoetrope.client.client.Client": "one method an operation of the service",
-    "workers.supervisor.supervisor.AgentProcess": "a record of one agent's process over its lives",
 }
 #: Product files that write a field of a request or of a job: declare it, or pass it on by name.
 MAX_PLACES = 4

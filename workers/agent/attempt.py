@@ -34,6 +34,71 @@ class Ending(Struct, frozen=True):
     message: str = ""
 
 
+class Pulse:
+    """Progress that the engine shows of one attempt: where it is, when that last changed, and how long a step takes."""
+
+    def __init__(self, predicted_s: float, now: float) -> None:
+        self.begun = False
+        self.phase: Phase = ""
+        self.step = 0
+        self.total = 0
+        #: Time of the last sign of life.
+        self.alive_at = now
+        self._predicted_s = predicted_s
+        self._tick = -1
+        self._step_at = now
+        self._average_s = 0.0
+
+    def observe(self, progress: Progress, now: float) -> None:
+        """Take in what the engine shows."""
+        self.begun = True
+        if progress.tick != self._tick:
+            self._tick = progress.tick
+            self.alive_at = now
+        phase = cast("Phase", progress.phase)
+        if phase != self.phase or progress.step < self.step:
+            self._step_at = now
+        elif progress.step > self.step:
+            # The first steps that show may have been taken by an earlier attempt.
+            if self.step or progress.step == 1:
+                self._learn((now - self._step_at) / (progress.step - self.step))
+            self._step_at = now
+        self.phase, self.step, self.total = phase, progress.step, progress.total
+
+    def _learn(self, step_s: float) -> None:
+        if self.phase != "denoise":
+            return
+        self._average_s = step_s if self._average_s == 0.0 else self._average_s + _WEIGHT * (step_s - self._average_s)
+
+    def step_s(self) -> float:
+        """Seconds of a denoising step: as seen, else as predicted, else 0."""
+        if self._average_s > 0.0:
+            return self._average_s
+        return self._predicted_s / self.total if self.phase == "denoise" and self.total else 0.0
+
+    def budget_s(self, policy: AgentPolicy) -> float:
+        """Seconds without a sign of life that are allowed where it is now."""
+        match self.phase:
+            case "load" | "warm_up":
+                return policy.load_budget_s
+            case "denoise":
+                # Before the first step ends, kernels are compiled and tuned; no estimate covers that.
+                floor = policy.step_floor_s if self.step else max(policy.step_floor_s, policy.first_step_budget_s)
+                return max(floor, min(_STUCK_STEPS * self.step_s(), policy.step_budget_max_s))
+            case "decode":
+                return policy.decode_budget_s
+            case "save" | "finished":
+                return policy.save_budget_s
+            case _:
+                return policy.encode_budget_s
+
+    def describe(self) -> str:
+        """Describe it for people: "denoise, step 3 of 40"."""
+        if not self.phase:
+            return "not begun"
+        return f"{self.phase}, step {self.step} of {self.total}" if self.total else self.phase
+
+
 class Attempt:
     """A job that the engine holds. `slot`: its row of the shared words. `alone`: no other job may be in the engine with it."""
 
@@ -58,8 +123,6 @@ class Attempt:
         self.postprocessing = False
         #: For log lines.
         self.trace_id = trace_id
-        #: Whether the engine has shown this fence. A job that it never took up cannot have crashed it.
-        self.begun = False
         self.cancel_by: float | None = None
         #: Whether it may end by being handed back with a checkpoint: it was asked to.
         self.parks = parks
@@ -67,49 +130,27 @@ class Attempt:
         self.kept = kept
         self.ending: Ending | None = None
         self.given_at = now
-        self._predicted_s = predicted_s
-        self._phase: Phase = ""
-        self._step = 0
-        self._total = 0
-        self._tick = -1
-        self._alive_at = now
-        self._step_at = now
-        self._average_s = 0.0
+        self._pulse = Pulse(predicted_s, now)
 
     def observe(self, progress: Progress, now: float) -> None:
         """Take in what the engine shows; that of another job is ignored."""
-        if progress.fence != self.fence:
-            return
-        self.begun = True
-        if progress.tick != self._tick:
-            self._tick = progress.tick
-            self._alive_at = now
-        phase = cast("Phase", progress.phase)
-        if phase != self._phase or progress.step < self._step:
-            self._step_at = now
-        elif progress.step > self._step:
-            # The first steps that show may have been taken by an earlier attempt.
-            if self._step or progress.step == 1:
-                self._learn((now - self._step_at) / (progress.step - self._step))
-            self._step_at = now
-        self._phase, self._step, self._total = phase, progress.step, progress.total
-        self.kept = progress.kept
+        if progress.fence == self.fence:
+            self._pulse.observe(progress, now)
+            self.kept = progress.kept
 
-    def _learn(self, step_s: float) -> None:
-        if self._phase != "denoise":
-            return
-        self._average_s = step_s if self._average_s == 0.0 else self._average_s + _WEIGHT * (step_s - self._average_s)
+    @property
+    def begun(self) -> bool:
+        """Whether the engine has shown this fence. A job that it never took up cannot have crashed it."""
+        return self._pulse.begun
+
+    def predicted_step_s(self) -> float:
+        """Seconds one denoising step takes: as seen in this attempt, else as the broker predicted, else 0."""
+        return self._pulse.step_s()
 
     def wait_no_more(self, now: float) -> None:
         """End its wait for another attempt: from now on its own silence counts."""
         if not self.begun:
-            self._alive_at = now
-
-    def predicted_step_s(self) -> float:
-        """Seconds one denoising step takes: as seen in this attempt, else as the broker predicted, else 0."""
-        if self._average_s > 0.0:
-            return self._average_s
-        return self._predicted_s / self._total if self._phase == "denoise" and self._total else 0.0
+            self._pulse.alive_at = now
 
     def grace_s(self, policy: AgentPolicy, asked_s: float) -> float:
         """Return the seconds that a cancel may take before the engine is killed: as asked, 0 for the agent's own rule.
@@ -121,46 +162,29 @@ class Attempt:
 
     def silence_s(self, now: float) -> float:
         """Seconds since its last sign of life."""
-        return now - self._alive_at
+        return now - self._pulse.alive_at
 
     def stuck_at(self, policy: AgentPolicy) -> float:
         """Return the time at which this attempt counts as stuck, should no further sign of life come."""
-        return self._alive_at + self._budget_s(policy)
-
-    def _budget_s(self, policy: AgentPolicy) -> float:
-        match self._phase:
-            case "load" | "warm_up":
-                return policy.load_budget_s
-            case "denoise":
-                # Before the first step ends, kernels are compiled and tuned; no estimate covers that.
-                floor = policy.step_floor_s if self._step else max(policy.step_floor_s, policy.first_step_budget_s)
-                return max(floor, min(_STUCK_STEPS * self.predicted_step_s(), policy.step_budget_max_s))
-            case "decode":
-                return policy.decode_budget_s
-            case "save" | "finished":
-                return policy.save_budget_s
-            case _:
-                return policy.encode_budget_s
+        return self._pulse.alive_at + self._pulse.budget_s(policy)
 
     def describe(self) -> str:
         """Describe its progress for people: "denoise, step 3 of 40"."""
-        if not self._phase:
-            return "not begun"
-        return f"{self._phase}, step {self._step} of {self._total}" if self._total else self._phase
+        return self._pulse.describe()
 
     @property
     def shown(self) -> tuple[int, Phase, int, int]:
         """What of it makes a heartbeat worth sending when it changes."""
-        return self.fence, self._phase, self._step, self._total
+        return self.fence, self._pulse.phase, self._pulse.step, self._pulse.total
 
     def held(self, now: float) -> Held:
         """The line of a heartbeat."""
         return Held(
             job_id=self.job_id,
             fence=self.fence,
-            phase=self._phase,
-            step=min(self._step, _MAX_COUNT),
-            total=min(self._total, _MAX_COUNT),
+            phase=self._pulse.phase,
+            step=min(self._pulse.step, _MAX_COUNT),
+            total=min(self._pulse.total, _MAX_COUNT),
             age_s=max(0.0, now - self.given_at),
             kept=min(self.kept, _MAX_COUNT),
         )

@@ -44,6 +44,20 @@ _SHOWN: dict[State, EngineState] = {
 }
 
 
+class _Process:
+    """What is known of the engine's present process, or of the last one."""
+
+    def __init__(self, spawned_at: float, shows: Loading | None = None) -> None:
+        self.spawned_at = spawned_at
+        #: Making ready, as it shows it.
+        self.shows = shows
+        self.ready_at: float | None = None
+        #: Whether it has finished a job.
+        self.proved = False
+        #: Whether its end is its own fault.
+        self.blamed = True
+
+
 class EngineLife:
     """State, deadlines and restarts of one agent's engine."""
 
@@ -57,11 +71,7 @@ class EngineLife:
         self._lives = 0
         self._streak = 0
         self._memory_streak = 0
-        self._spawned_at = now
-        self._shows: Loading | None = None
-        self._ready_at: float | None = None
-        self._proved = False
-        self._blamed = True
+        self._process = _Process(now)
 
     def _move(self, event: Event) -> None:
         try:
@@ -93,29 +103,25 @@ class EngineLife:
         self._lives += 1
         self.start_at = None
         self.load_by = now + self._policy.load_budget_s
-        self._spawned_at = now
-        self._shows = Loading()
-        self._ready_at = None
-        self._proved = False
-        self._blamed = True
+        self._process = _Process(now, shows=Loading())
 
     def ready(self, now: float) -> None:
         """The model is in memory."""
         self._move("ready")
         self.load_by = None
-        self._shows = None
-        self._ready_at = now
+        self._process.shows = None
+        self._process.ready_at = now
 
     def observe(self, progress: Progress) -> None:
         """Take what its process shows of making the model ready."""
         if self.state == "loading" and progress.phase:
-            self._shows = Loading(phase=cast("Phase", progress.phase), step=progress.step, total=progress.total)
+            self._process.shows = Loading(phase=cast("Phase", progress.phase), step=progress.step, total=progress.total)
 
     def loading(self, now: float) -> Loading | None:
         """What keeps it from taking a job; None when nothing of its making ready does."""
-        if self.state != "loading" or self._shows is None:
+        if self.state != "loading" or self._process.shows is None:
             return None
-        return structs.replace(self._shows, age_s=max(0.0, now - self._spawned_at))
+        return structs.replace(self._process.shows, age_s=max(0.0, now - self._process.spawned_at))
 
     def run(self) -> None:
         """Note that it was given a job."""
@@ -127,18 +133,18 @@ class EngineLife:
 
     def finished_one(self) -> None:
         """Note that it has finished a job."""
-        self._proved = True
+        self._process.proved = True
 
     def has_leaked(self, jobs: int, now: float) -> bool:
         """Whether to replace it, now that so many jobs in a row ran out of memory; if so, that counts as done."""
-        if self._ready_at is None:
+        if self._process.ready_at is None:
             return False
         choice = restart.decide_memory(
             self._memory_streak,
             jobs=jobs,
-            finished=self._proved,
-            served_s=now - self._ready_at,
-            load_s=self._ready_at - self._spawned_at,
+            finished=self._process.proved,
+            served_s=now - self._process.ready_at,
+            load_s=self._process.ready_at - self._process.spawned_at,
         )
         self._memory_streak = choice.streak
         return choice.replace
@@ -155,13 +161,15 @@ class EngineLife:
             self._move("stop")
         self.load_by = self.kill_at = None
         self.unkillable_at = now + self._policy.unkillable_s
-        self._blamed = blamed
+        self._process.blamed = blamed
 
     def exited(self, now: float) -> float:
         """The process is gone. Seconds until the next is started."""
         self._move("exit")
-        healthy = self._ready_at is not None and (self._proved or now - self._ready_at >= self._policy.good_life_s)
-        choice = restart.decide(self._streak, healthy=healthy, blamed=self._blamed)
+        healthy = self._process.ready_at is not None and (
+            self._process.proved or now - self._process.ready_at >= self._policy.good_life_s
+        )
+        choice = restart.decide(self._streak, healthy=healthy, blamed=self._process.blamed)
         self._streak = choice.streak
         self.load_by = self.kill_at = self.unkillable_at = None
         self.start_at = now + choice.delay_s
@@ -170,7 +178,7 @@ class EngineLife:
     @property
     def was_ready(self) -> bool:
         """Whether this life got as far as a loaded model."""
-        return self._ready_at is not None
+        return self._process.ready_at is not None
 
     def deadlines(self) -> list[float]:
         """Times at which something is to be done."""

@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from broker.runtime.log_actions import Action
@@ -60,6 +61,65 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _ON_PURPOSE = (EXIT_LEFT, EXIT_SETTINGS, EXIT_UNWANTED)
 
 
+class _Process:
+    """One process of an agent, and the link to it."""
+
+    def __init__(self, config: AgentConfig, command: Sequence[str], now: float) -> None:
+        """Start it and hand it its configuration. Raises `OSError` when there is no such program, or no room for another process."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [*command, "--name", config.name, "--link", str(theirs.fileno())]
+            try:
+                self._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)
+            except OSError:
+                ours.close()
+                raise
+        self.started_at = now
+        self.pid = self._process.pid
+        self._link: Channel | None = Channel(ours, FromAgentProcess)
+        # A new process reads this as soon as Python is up; a socket buffer holds it but for a very long list of models.
+        ours.settimeout(10.0)
+        with contextlib.suppress(OSError):  # it died at once: `poll` will see
+            self._link.send(config)
+        ours.setblocking(False)
+
+    @property
+    def link_socket(self) -> socket.socket | None:
+        """To poll for what it tells; None once it has closed its end."""
+        return self._link.sock if self._link is not None else None
+
+    def told(self) -> Sequence[Struct]:
+        """Return what it has told since the last time, and close the link if its end is closed."""
+        if self._link is None:
+            return ()
+        messages: Sequence[Struct]
+        try:
+            messages, ended = self._link.drain()
+        except IpcError:
+            messages, ended = [], True
+        if ended:
+            self.close()
+        return messages
+
+    def close(self) -> None:
+        """Close the link."""
+        if self._link is not None:
+            self._link.sock.close()
+            self._link = None
+
+    def poll(self) -> int | None:
+        """Return the exit code; None while it runs."""
+        return self._process.poll()
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+
+
 class AgentProcess:
     """Agent process over its restarts."""
 
@@ -75,10 +135,8 @@ class AgentProcess:
         self.troubles = 0
         self.trouble = ""
         self._command = command
-        self._process: subprocess.Popen[bytes] | None = None
-        self._link: Channel | None = None
+        self._process: _Process | None = None
         self._engine_pid = 0
-        self._started_at = now
         self._streak = 0
         self._told_to_end = False
 
@@ -95,40 +153,24 @@ class AgentProcess:
     @property
     def link_socket(self) -> socket.socket | None:
         """To poll for what it tells."""
-        return self._link.sock if self._link is not None else None
+        return self._process.link_socket if self._process is not None else None
 
     def start(self, now: float) -> None:
         """Start a process and hand it its configuration."""
         self.start_at = None
-        self._started_at = now
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = [*self._command, "--name", self.config.name, "--link", str(theirs.fileno())]
-            try:
-                self._process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)
-            except OSError as error:
-                ours.close()
-                self._failed(f"the agent cannot be started: {error}", now)
-                return
-        self._link = Channel(ours, FromAgentProcess)
-        # A new process reads this as soon as Python is up; a socket buffer holds it but for a very long list of models.
-        ours.settimeout(10.0)
-        with contextlib.suppress(OSError):  # it died at once: `reap` will see
-            self._link.send(self.config)
-        ours.setblocking(False)
+        try:
+            self._process = _Process(self.config, self._command, now)
+        except OSError as error:
+            self._note_trouble(f"the agent cannot be started: {error}")
+            self._plan(now, 0.0, blamed=True)
+            return
         logger.info(
             "agent started", extra={"action": Action.AGENT_STARTED, "worker": self.config.name, "pid": self.pid}
         )
 
     def listen(self) -> None:
         """Take in what it tells."""
-        if self._link is None:
-            return
-        try:
-            messages, ended = self._link.drain()
-        except IpcError:
-            messages, ended = [], True
-        for message in messages:
+        for message in self._process.told() if self._process is not None else ():
             match message:
                 case EngineProcess(pid=pid):
                     self._engine_pid = pid
@@ -140,21 +182,14 @@ class AgentProcess:
                     self.config = replace(self.config, yields=False)
                 case LoadTrouble(message=text):
                     self._note_trouble(text)
-        if ended:
-            self._close_link()
-
-    def _close_link(self) -> None:
-        if self._link is not None:
-            self._link.sock.close()
-            self._link = None
 
     def reap(self, now: float) -> None:
         """Notice that it has ended, and plan its next start."""
-        code = self._process.poll() if self._process is not None else None
-        if code is None:
+        if self._process is None or (code := self._process.poll()) is None:
             return
         self.listen()
-        self._close_link()
+        self._process.close()
+        lived_s = now - self._process.started_at
         self._process = None
         self.ready = False
         self.kill_engine()
@@ -175,16 +210,12 @@ class AgentProcess:
             return
         if code > 0 and code != EXIT_RESTART:
             self._note_trouble(f"the agent ended: {how}")
-        self._plan(now, blamed=code != EXIT_RESTART)
+        self._plan(now, lived_s, blamed=code != EXIT_RESTART)
 
-    def _plan(self, now: float, *, blamed: bool) -> None:
-        choice = restart.decide(self._streak, healthy=now - self._started_at >= _GOOD_LIFE_S, blamed=blamed)
+    def _plan(self, now: float, lived_s: float, *, blamed: bool) -> None:
+        choice = restart.decide(self._streak, healthy=lived_s >= _GOOD_LIFE_S, blamed=blamed)
         self._streak = choice.streak
         self.start_at = now + choice.delay_s
-
-    def _failed(self, text: str, now: float) -> None:
-        self._note_trouble(text)
-        self._plan(now, blamed=True)
 
     def _note_trouble(self, text: str) -> None:
         self.troubles += 1
