@@ -141,6 +141,26 @@ def test_the_request_is_shown_for_programs(page: Page, service: Service) -> None
     assert "zoetrope generate" in command
 
 
+def test_a_result_fills_the_form_and_its_request_is_shown(open_page: Callable[..., Page], service: Service) -> None:
+    fields = {"prompt": "to be read back", "seed": 77, "width": 96, "height": 64, "output": "image"}
+    job = service.finished(service.post(**fields)["id"])
+    file = service.http.get(job["artefacts"][0]["url"]).content
+    page = open_page("#/create")
+    page.locator(".settings select").first.wait_for()
+    page.get_by_text("More settings").click()
+    chooser = page.get_by_label("Settings of a result")
+    chooser.set_input_files({"name": "out.png", "mimeType": "image/png", "buffer": file})
+    expect(page.locator("#prompt")).to_have_value("to be read back")
+    expect(page.locator("[data-field=seed]")).to_have_value("77")
+    expect(page.get_by_label("Size", exact=True)).to_have_value("custom")
+    expect(page.get_by_label("Kind", exact=True)).to_have_value("image")
+    chooser.set_input_files({"name": "other.png", "mimeType": "image/png", "buffer": b"no picture"})
+    expect(page.locator(".fault")).to_contain_text("file")
+    page.goto(page.url.partition("#")[0] + f"#/job/{job['id']}")
+    page.locator(".sheet").get_by_text("This request as").click()
+    expect(page.locator(".sheet .snippet pre").last).to_contain_text("--seed 77")
+
+
 def test_what_is_wrong_is_said_in_words(page: Page) -> None:
     page.get_by_label("Size", exact=True).select_option("custom")
     page.get_by_label("Width", exact=True).fill("99999")

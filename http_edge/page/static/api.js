@@ -110,6 +110,13 @@ export async function upload(file) {
   return (await call('v1/files', { method: 'POST', body: form, patient: true })).id;
 }
 
+/** What a result's file was drawn with. Throws `ApiError`. */
+export async function readRecipe(file) {
+  const form = new FormData();
+  form.append('file', file, file.name || 'result');
+  return call('v1/recipe', { method: 'POST', body: form, patient: true });
+}
+
 // ---------------------------------------------------------------- events
 
 /** The events of a stream: {event, id, data}. */

@@ -1,6 +1,6 @@
 // The form: a prompt and Enter is enough; everything else is the model's own until it is changed.
 
-import { LIVE, blobOf, call, getKey, listJobs, lookAtPool, mediaUrl, post, upload } from './api.js';
+import { LIVE, blobOf, call, getKey, listJobs, lookAtPool, mediaUrl, post, readRecipe, upload } from './api.js';
 import { h, icon, iconButton, newId } from './dom.js';
 import { duration, number, problem, t } from './i18n.js';
 import { frameChoices, intoDraft, requestKey, requestOf, roles, rollSeed, sizes, stepBound } from './request.js';
@@ -37,6 +37,37 @@ export async function asFirstPicture(job, index, video) {
   }
   const file = new File([blob], `${job.id}.png`, { type: 'image/png' });
   draft.inputs = { ...draft.inputs, image: [{ id: await upload(file), name: file.name, file }] };
+}
+
+async function copy(text, button) {
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = t('create.copied');
+  } catch {
+    // Without https there is no clipboard: the text is selected instead.
+    getSelection().selectAllChildren(button.closest('.snippet').querySelector('pre'));
+  }
+}
+
+/** A request as curl, Python and the command, each to be copied. */
+export function snippets(fields) {
+  const base = new URL('.', location.href).href;
+  const texts = [['curl', asCurl(fields, base, Boolean(getKey()))], ['Python', asPython(fields, base)], ['zoetrope', asCommand(fields, base)]];
+  return texts.map(([name, text]) => h('div', { class: 'snippet' },
+    h('div', { class: 'line' }, h('strong', null, name), h('button', { type: 'button', class: 'quiet', onclick: (event) => copy(text, event.currentTarget) }, t('create.copy'))),
+    h('pre', { tabindex: 0, 'aria-label': name }, text)));
+}
+
+/** The request that draws a job again, to be shown when it is asked for. */
+export function requestBoxOf(job) {
+  const box = h('details', { class: 'request', ontoggle: async () => {
+    if (!box.open || box.childElementCount > 1) return;
+    const model = modelOf(job.spec.model) || (await loadModels())[0];
+    const wanted = { ...draft, previews: false, sketch: false };
+    intoDraft(wanted, job.spec, model, { seed: true });
+    if (model) box.append(...snippets(requestOf(wanted, model)));
+  } }, h('summary', null, t('create.request')));
+  return box;
 }
 
 function field(label, control, note) {
@@ -134,10 +165,17 @@ export function createView(root, { onOpen, say }) {
     },
   });
   fault.id = 'fault';
+  const notes = h('div', { class: 'notes', role: 'status' });
   const send = h('button', { type: 'submit', class: 'primary' }, icon('plus'), t('create.send'));
   // What is wrong is said by the service, in one place and the same words for Enter and the button.
-  const form = h('form', { class: 'panel', novalidate: true, onsubmit: (event) => (event.preventDefault(), submit()) },
-    h('div', { class: 'field' }, h('label', { for: 'prompt' }, t('create.prompt')), prompt), fault, send, settings, requestBox);
+  const elsewhere = (event) => event.dataTransfer.types.includes('Files') && !event.target.closest('.drop');
+  const form = h('form', {
+    class: 'panel', novalidate: true, onsubmit: (event) => (event.preventDefault(), submit()),
+    ondragover: (event) => elsewhere(event) && (event.preventDefault(), form.classList.add('over')),
+    ondragleave: () => form.classList.remove('over'),
+    ondrop: (event) => elsewhere(event) && (event.preventDefault(), form.classList.remove('over'), fillFrom(event.dataTransfer.files[0])),
+  },
+    h('div', { class: 'field' }, h('label', { for: 'prompt' }, t('create.prompt')), prompt), fault, notes, send, settings, requestBox);
 
   root.replaceChildren(
     h('h1', { class: 'unseen' }, t('create.title')),
@@ -154,6 +192,24 @@ export function createView(root, { onOpen, say }) {
     draft[name] = value;
     drawRequest();
   };
+
+  /** Fill the form with what a result's file says that it was drawn with; what differs here, and what the form has no place for, is said. */
+  async function fillFrom(file) {
+    if (!file) return;
+    fault.replaceChildren();
+    notes.replaceChildren();
+    try {
+      if (!models) await loadModels();
+      const { request, differences } = await readRecipe(file);
+      const rest = intoDraft(draft, request, modelOf(request.model), { seed: true });
+      prompt.value = draft.prompt;
+      drawSettings();
+      const told = rest.length ? [...differences, t('create.recipe.rest', { names: rest.join(', ') })] : differences;
+      notes.replaceChildren(h('p', null, t('create.recipe.done')), told.length ? h('ul', null, told.map((text) => h('li', null, text))) : '');
+    } catch (error) {
+      tell(error);
+    }
+  }
 
   function drawSettings() {
     const model = modelOf(draft.model);
@@ -241,7 +297,7 @@ export function createView(root, { onOpen, say }) {
       loraField(model),
       h('div', { class: 'wide tick' }, live, h('label', { for: live.id }, t('create.previews'))),
       model.resumes ? h('div', { class: 'wide tick' }, sketch, h('label', { for: sketch.id }, t('create.sketch'))) : null,
-      h('div', { class: 'wide' }, h('button', { type: 'button', class: 'quiet', onclick: reset }, icon('again'), t('create.reset'))),
+      h('div', { class: 'wide acts' }, h('button', { type: 'button', class: 'quiet', onclick: reset }, icon('again'), t('create.reset')), fileButton()),
     ];
   }
 
@@ -265,29 +321,19 @@ export function createView(root, { onOpen, say }) {
     }));
   }
 
+  /** What a drop on the form does, for those who do not drag. */
+  function fileButton() {
+    const input = h('input', { type: 'file', accept: 'image/*,video/*', class: 'unseen', 'aria-label': t('create.recipe'), onchange: () => fillFrom(input.files[0]) });
+    return h('label', { class: 'button quiet', title: t('create.recipe.hint') }, input, icon('picture'), t('create.recipe'));
+  }
+
   function reset() {
     Object.assign(draft, { output: '', negative: '', width: null, height: null, custom: false, frames: null, steps: null, guidance: null, seed: '', count: 1, preset: '', cache: '', loras: {}, inputs: {}, previews: true, sketch: false });
     drawSettings();
   }
 
   function drawRequest() {
-    if (!requestBox.open) return;
-    const fields = requestOf(draft, modelOf(draft.model));
-    const base = new URL('.', location.href).href;
-    const texts = [['curl', asCurl(fields, base, Boolean(getKey()))], ['Python', asPython(fields, base)], ['zoetrope', asCommand(fields, base)]];
-    requestBox.replaceChildren(requestBox.firstChild, ...texts.map(([name, text]) => h('div', { class: 'snippet' },
-      h('div', { class: 'line' }, h('strong', null, name), h('button', { type: 'button', class: 'quiet', onclick: (event) => copy(text, event.currentTarget) }, t('create.copy'))),
-      h('pre', { tabindex: 0, 'aria-label': name }, text))));
-  }
-
-  async function copy(text, button) {
-    try {
-      await navigator.clipboard.writeText(text);
-      button.textContent = t('create.copied');
-    } catch {
-      // Without https there is no clipboard: the text is selected instead.
-      getSelection().selectAllChildren(button.closest('.snippet').querySelector('pre'));
-    }
+    if (requestBox.open) requestBox.replaceChildren(requestBox.firstChild, ...snippets(requestOf(draft, modelOf(draft.model))));
   }
 
   async function submit() {
@@ -341,7 +387,10 @@ export function createView(root, { onOpen, say }) {
   const unlist = liveList(queue, { onPick: put, picked: () => current?.id });
   (models ? Promise.resolve() : loadModels()).then(drawSettings, tell);
   // What is being drawn is shown to whoever comes, not an empty stage.
-  listJobs({ state: LIVE, limit: 1, order: 'asc' }).then(({ data }) => data[0] && !current && !ended && put(data[0]), () => {});
+  listJobs({ state: LIVE, limit: 20, order: 'asc' }).then(({ data }) => {
+    const job = data.find(({ state }) => state === 'running') || data[0];
+    if (job && !current && !ended) put(job);
+  }, () => {});
   if (matchMedia('(min-width: 900px)').matches) prompt.focus();
   return () => {
     ended = true;

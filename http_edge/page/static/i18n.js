@@ -54,6 +54,10 @@ const WORDS = {
   'create.sending': ['Sending…', '提交中…'],
   'create.reset': ['Reset settings', '恢复默认'],
   'create.request': ['This request as', '用代码发送此请求'],
+  'create.recipe': ['Settings of a result…', '读取作品设置…'],
+  'create.recipe.hint': ['Choose a picture or clip of this service, or drop it on the form: its settings fill the form.', '选择本服务生成的图片或视频，或拖放到表单：自动填入其设置。'],
+  'create.recipe.done': ['These are the settings of that file.', '已填入该文件的设置。'],
+  'create.recipe.rest': ['The form has no place for: {names}', '表单中没有以下字段：{names}'],
   'create.copy': ['Copy', '复制'],
   'create.copied': ['Copied', '已复制'],
   'create.empty': ['Describe something, and watch it come.', '描述一个画面，看它慢慢成形。'],
@@ -263,7 +267,7 @@ export const moment = (unix) =>
   new Intl.DateTimeFormat(language.get(), { dateStyle: 'medium', timeStyle: 'short' }).format(unix * 1000);
 
 /** MB as "3.4 GB". */
-export const megabytes = (value) => (value < 1024 ? `${number(value)} MB` : `${number(value / 1024, 1)} GB`);
+export const megabytes = (value) => (value > 0 && value < 1 ? `${number(Math.ceil(1024 * value))} KB` : value < 1024 ? `${number(value)} MB` : `${number(value / 1024, 1)} GB`);
 
 /** What went wrong with a request, and what to do. */
 export function problem(error) {

@@ -68,16 +68,27 @@ export function requestOf(draft, model, number = 0) {
   return fields;
 }
 
-/** Put a job's spec into the form. What its inputs were is known only where they are files of the service. */
+/** What the form holds of a spec or a request; and what says nothing about the picture. */
+const IN_FORM = new Set([
+  'model', 'output', 'prompt', 'negative_prompt', 'width', 'height', 'size', 'num_frames', 'preset', 'cache', 'num_inference_steps', 'guidance_scale', 'seed', 'loras',
+]);
+const APART = new Set(['previews', 'recipe', 'draft_steps']);
+
+const said = (value) => value !== null && value !== undefined && value !== '' && !(typeof value === 'object' && !Object.keys(value).length);
+
+/** Put a job's spec, or a request, into the form; returns what else it says, by name. What its inputs were is known only where they are files of the service. */
 export function intoDraft(draft, spec, model, { seed }) {
+  const [width, height] = spec.size ? spec.size.split('x').map(Number) : [spec.width ?? null, spec.height ?? null];
+  const output = spec.output || model?.output || '';
   Object.assign(draft, {
-    model: spec.model, output: spec.output, prompt: spec.prompt, negative: spec.negative_prompt, width: spec.width, height: spec.height,
-    frames: spec.output === 'video' ? spec.num_frames : null, preset: spec.preset, cache: spec.cache,
-    steps: spec.preset ? null : spec.num_inference_steps, guidance: spec.preset ? null : spec.guidance_scale,
-    seed: seed ? String(spec.seed) : '', count: 1, inputs: {},
-    loras: Object.fromEntries(spec.loras.map(({ name, scale }) => [name, scale])),
+    model: spec.model || '', output, prompt: spec.prompt || '', negative: spec.negative_prompt || '', width, height,
+    frames: output === 'video' ? spec.num_frames ?? null : null, preset: spec.preset || '', cache: spec.cache || '',
+    steps: spec.preset ? null : spec.num_inference_steps ?? null, guidance: spec.preset ? null : spec.guidance_scale ?? null,
+    seed: seed && spec.seed !== undefined ? String(spec.seed) : '', count: 1, inputs: {},
+    loras: Object.fromEntries((spec.loras || []).map(({ name, scale }) => [name, scale])),
   });
   if (typeof spec.image === 'string' && spec.image.startsWith('file-')) draft.inputs.image = [{ id: spec.image, name: spec.image }];
+  return Object.keys(spec).filter((name) => !IN_FORM.has(name) && !APART.has(name) && said(spec[name]));
 }
 
 /** A seed, evenly drawn. */

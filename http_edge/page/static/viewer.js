@@ -1,7 +1,7 @@
 // One job, alone and large: play, step through frames, and what can be done with it next.
 
 import { ApiError, FINAL, call, jobPath, mediaUrl } from './api.js';
-import { asFirstPicture, reuse } from './create.js';
+import { asFirstPicture, requestBoxOf, reuse } from './create.js';
 import { h, icon, iconButton } from './dom.js';
 import { duration, known, language, moment, number, problem, t } from './i18n.js';
 import { pins } from './state.js';
@@ -113,7 +113,7 @@ export async function openViewer(id, { go, say, sure, onClose, onDelete }) {
       ? h('div', { class: 'chips' }, job.artefacts.map((_, at) => h('button', { type: 'button', class: 'chip', 'aria-pressed': String(at === index), onclick: () => showResult(job, at) }, t('view.output', { number: at + 1 }))))
       : null;
     body.replaceChildren(head, h('div', { class: 'frame' }, media), controls ? controls.node : '', others || '',
-      h('p', { class: 'prompt' }, job.spec?.prompt || ''), actions(job, index, video), ...warnings(job), h('dl', { class: 'facts' }, facts(job)), history(job));
+      h('p', { class: 'prompt' }, job.spec?.prompt || ''), actions(job, index, video), ...warnings(job), h('dl', { class: 'facts' }, facts(job)), job.spec ? requestBoxOf(job) : '', history(job));
   }
 
   function actions(job, index, video) {
