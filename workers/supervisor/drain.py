@@ -1,6 +1,7 @@
 """`python -m workers drain NAME`: asks the service to let a worker finish what it holds and leave, and shows how far it is.
 
-It speaks HTTP, so that it runs on any machine that reaches the service, with the key that the service asks of everybody else.
+It speaks HTTP as any client does, so that it runs on any machine that reaches the service, with the key that the service asks of
+everybody else.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
-from urllib.parse import quote
 
-import httpx
+from zoetrope.client.client import Client
+from zoetrope.client.errors import ZoetropeError
+from zoetrope.client.results import Worker
+from zoetrope.client.retries import RetryPolicy
 
-#: Seconds between two looks, and without an answer before that counts as unreachable.
+#: Seconds between two looks.
 _LOOK_S = 0.5
-_TIMEOUT_S = 10.0
 #: Looks in a row that may fail (the service restarts) before waiting ends.
 _MOST_FAILED_LOOKS = 60
 
@@ -28,10 +29,6 @@ Let a worker take no more jobs, finish the one it has, and leave; then wait unti
 ends with code 0 (under honcho, that stops broker and edge as well). Exit codes: 0 the worker has left (or, with --no-wait, has been
 told); 1 there is no such worker, or the service cannot be asked; 2 an option is wrong.
 """
-
-
-class DrainError(Exception):
-    """The worker cannot be drained; one sentence on the reason."""
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
@@ -48,9 +45,10 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
     options = parser.parse_args(argv)
     try:
         key = _key(options.key_file, environ)
-        with httpx.Client(base_url=options.url, headers=_headers(key), timeout=_TIMEOUT_S, trust_env=False) as client:
+        # A service that cannot be asked is told of at once; while it is waited for, looking again is the loop's.
+        with Client(options.url, key, retries=RetryPolicy(most=0)) as client:
             _drain(client, options.name, wait=not options.no_wait, hand_back=options.hand_back)
-    except DrainError as error:
+    except ZoetropeError as error:
         print(f"workers drain: {error}", file=sys.stderr)
         return EXIT_REFUSED
     return 0
@@ -63,28 +61,24 @@ def _key(file: str | None, environ: Mapping[str, str]) -> str:
         with open(file, encoding="utf-8") as opened:
             return opened.read().strip()
     except (OSError, ValueError) as error:
-        raise DrainError(f"--key-file {file!r} cannot be read: {error}") from None
+        raise ZoetropeError(f"--key-file {file!r} cannot be read: {error}") from None
 
 
-def _headers(key: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"} if key else {}
-
-
-def _drain(client: httpx.Client, name: str, *, wait: bool, hand_back: bool) -> None:
-    query = "?hand_back=true" if hand_back else ""
-    told = _describe(_ask(client, "POST", f"/v1/workers/{quote(name, safe='')}/drain{query}"))
+def _drain(client: Client, name: str, *, wait: bool, hand_back: bool) -> None:
+    told = _describe(client.drain(name, hand_back=hand_back))
     print(told, flush=True)
     failed = 0
     while wait:
         time.sleep(_LOOK_S)
         try:
-            worker = _find(client, name)
-        except DrainError:
+            workers = client.workers()
+        except ZoetropeError:
             failed += 1
             if failed >= _MOST_FAILED_LOOKS:
                 raise
             continue
         failed = 0
+        worker = next((one for one in workers if one.name == name and one.state != "lost"), None)
         if worker is None:
             print(f"{name} has left", flush=True)
             return
@@ -93,28 +87,7 @@ def _drain(client: httpx.Client, name: str, *, wait: bool, hand_back: bool) -> N
             print(told, flush=True)
 
 
-def _find(client: httpx.Client, name: str) -> dict[str, Any] | None:
-    """The worker, while it is there to be waited for."""
-    workers = _ask(client, "GET", "/v1/workers")["data"]
-    return next((worker for worker in workers if worker["name"] == name and worker["state"] != "lost"), None)
-
-
-def _ask(client: httpx.Client, method: str, path: str) -> dict[str, Any]:
-    try:
-        response = client.request(method, path)
-        body: dict[str, Any] = response.json()
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise DrainError(f"the service at {client.base_url} cannot be asked: {error}") from None
-    except ValueError:
-        raise DrainError(f"what answers at {client.base_url} is not this service") from None
-    if response.is_success:
-        return body
-    raise DrainError(
-        body.get("error", {}).get("message") or f"the service at {client.base_url} answers {response.status_code}"
-    )
-
-
-def _describe(worker: dict[str, Any]) -> str:
+def _describe(worker: Worker) -> str:
     """Describe its remaining work in one line."""
-    jobs = [f"job {job['id']} ({job['phase'] or 'starting'} {job['step']}/{job['total']})" for job in worker["jobs"]]
-    return f"{worker['name']} takes no more jobs; it holds {', '.join(jobs) or 'none'}"
+    jobs = [f"job {job.id} ({job.phase or 'starting'} {job.step}/{job.total})" for job in worker.jobs]
+    return f"{worker.name} takes no more jobs; it holds {', '.join(jobs) or 'none'}"
