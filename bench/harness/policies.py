@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
+from math import inf
 
 from msgspec import Struct
 
@@ -72,6 +73,28 @@ def first_come(jobs: Sequence[Job], workers: int) -> list[float]:
         starts.append(max(job.at_s, soonest))
         heapq.heappush(free, starts[-1] + job.length_s)
     return starts
+
+
+def shortest_left(jobs: Sequence[Job], workers: int) -> list[float]:
+    """Each job's end when those with the least left always run, whatever ran before, and parking costs nothing. It knows all lengths."""
+    ends = [0.0] * len(jobs)
+    live: list[tuple[float, int]] = []
+    now, arrived = 0.0, 0
+    while arrived < len(jobs) or live:
+        running = heapq.nsmallest(workers, live)
+        arrival = jobs[arrived].at_s if arrived < len(jobs) else inf
+        at = min(arrival, now + running[0][0]) if running else arrival
+        for left, number in running:
+            live.remove((left, number))
+            if left - (at - now) > 1e-9:
+                live.append((left - (at - now), number))
+            else:
+                ends[number] = at
+        now = at
+        if arrival <= at:
+            live.append((jobs[arrived].length_s, arrived))
+            arrived += 1
+    return ends
 
 
 def makespan(jobs: Sequence[Job], starts: Sequence[float]) -> float:

@@ -1,11 +1,14 @@
-"""The broker's own core with promised and plain jobs of several tenants on a made-up clock: `corepool` with clients that ask for times."""
+"""The broker's own core with promised and plain jobs of several tenants on a made-up clock: `corepool` with clients that ask for times.
+
+Its workers denoise: they tell of their steps with each heartbeat, and hand a job back with a checkpoint where they are told to.
+"""
 
 from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -19,6 +22,13 @@ from broker.wire.jobspec import Result
 
 #: Units of one second of work: steps x latent tokens of a large model.
 UNITS_A_SECOND = 1e4
+#: Denoising steps of every job: that of a job of four minutes takes six seconds.
+STEPS = 40
+#: Seconds from the end of a step to the worker's word that the job is out, and from its next start to its next step: a checkpoint of some
+#: ten megabytes is written and read in far less, prompts are encoded again.
+CHECKPOINT_S = 0.2
+RESUME_S = 0.8
+BEAT_S = 1.0
 
 
 class Order(Struct, frozen=True):
@@ -39,12 +49,36 @@ class Outcome(Struct):
     #: It was taken, with its promise if it asked for one; else what was offered instead, seconds.
     taken: bool = False
     offered_s: float = 0.0
-    start_s: float = 0.0
+    #: Its first start, and its end.
+    start_s: float = -1.0
     end_s: float = 0.0
     #: The time that was promised; 0: none was.
     ready_by: float = 0.0
     #: When its client was told that it comes later; 0: never.
     told_at: float = 0.0
+    #: How often it made room.
+    parks: int = 0
+    #: (start, end) of each time that it was in an engine.
+    spans: list[tuple[float, float]] = []
+
+
+class _Seat(Struct):
+    """The attempt that a worker is at."""
+
+    run: m.Run
+    begun_at: float
+    #: From when on it denoises, its step then, and seconds of each step.
+    draws_at: float
+    first: int
+    step_s: float
+    parking: bool = False
+
+    def step(self, now: float) -> int:
+        """Steps of the job that are done."""
+        return min(STEPS, self.first + max(0, int((now - self.draws_at) / self.step_s + 1e-9)))
+
+
+_What = Literal["submit", "end", "back", "beat"]
 
 
 class PromisePool:
@@ -59,47 +93,64 @@ class PromisePool:
         *,
         confidence: float,
         taught: Sequence[float],
+        preempt_delay: float = 0.0,
     ) -> None:
-        policy = Policy(queue_limit=10_000_000, suspect_after_s=1e9, lost_after_s=2e9)
+        """`preempt_delay`: as in the broker's policy; 0: every job runs to its end."""
+        policy = Policy(
+            queue_limit=10_000_000,
+            suspect_after_s=1e9,
+            lost_after_s=2e9,
+            preempt=preempt_delay > 0.0,
+            preempt_delay=preempt_delay,
+        )
         self._core = Core(1, policy, 0.0)
         rng = random.Random(seed)
         rates = [(MODEL, UNITS_A_SECOND * size, size * rng.lognormvariate(0.0, noise)) for size in taught]
         self._core.restore([], rates, 0.0)
         self._orders = orders
         self._confidence = confidence
-        self._events: list[tuple[float, int, Any]] = []
+        self._preempt = policy.preempt
+        self._events: list[tuple[float, int, _What, Any]] = []
         self._order = 0
+        self._left = len(orders)
+        self._seats: dict[bytes, _Seat] = {}
         self.outcomes = [Outcome() for _ in orders]
         for number in range(workers):
             peer = f"worker-{number}".encode()
-            self._hear(peer, worker_hello(number), 0.0)
+            self._hear(peer, worker_hello(number, resumes=True), 0.0)
             self._hear(peer, m.Heartbeat(seen=0, free=1, model=MODEL, engine="ready"), 0.0)
+            if policy.preempt:
+                self._push(number * BEAT_S / workers, "beat", peer)
         for number, order in enumerate(orders):
-            self._push(order.at_s, number)
+            self._push(order.at_s, "submit", number)
 
     def run(self) -> list[Outcome]:
         """What became of each order, in their order."""
-        while self._events:
-            now, _, what = heapq.heappop(self._events)
+        doings: dict[_What, Callable[[Any, float], None]] = {
+            "submit": self._submit,
+            "end": self._end,
+            "back": self._hand_back,
+            "beat": self._beat,
+        }
+        while self._left:
+            now, _, what, about = heapq.heappop(self._events)
             while (at := self._core.next_deadline()) is not None and at <= now:
                 self._carry_out(self._core.tick(at), at)
-            if isinstance(what, int):
-                self._submit(what, now)
-            else:
-                peer, run, length_s = what
-                self._end(peer, run, length_s, now)
+            doings[what](about, now)
         return self.outcomes
 
-    def _push(self, at: float, what: int | tuple[bytes, m.Run, float]) -> None:
+    def _push(self, at: float, what: _What, about: Any) -> None:
         self._order += 1
-        heapq.heappush(self._events, (at, self._order, what))
+        heapq.heappush(self._events, (at, self._order, what, about))
 
     def _hear(self, peer: bytes, message: m.Message, now: float) -> None:
         self._carry_out(self._core.receive(peer, message, now, NOTHING), now)
 
+    # ------------------------------------------------------------ clients
+
     def _submit(self, number: int, now: float) -> None:
         order, outcome = self._orders[number], self.outcomes[number]
-        fixed = m.Submission(model=MODEL, units=UNITS_A_SECOND * order.size_s, tenant=order.tenant)
+        fixed = m.Submission(model=MODEL, units=UNITS_A_SECOND * order.size_s, tenant=order.tenant, steps=STEPS)
         wish = m.PromiseWish(within_s=order.within_s, confidence=self._confidence) if order.within_s else None
         self._hear(EDGE, m.Submit(req=number, job_id=f"j{number}", submission=fixed, promise=wish, body=b""), now)
         if wish is not None and not outcome.taken and outcome.offered_s:
@@ -107,15 +158,6 @@ class PromisePool:
             self._hear(EDGE, m.Submit(req=number, job_id=f"j{number}", submission=fixed, promise=wish, body=b""), now)
         if not outcome.taken:
             self._hear(EDGE, m.Submit(req=number, job_id=f"j{number}", submission=fixed, body=b""), now)
-
-    def _end(self, peer: bytes, run: m.Run, length_s: float, now: float) -> None:
-        number = int(run.job_id[1:])
-        self.outcomes[number].end_s = now
-        finished = m.Finished(job_id=run.job_id, fence=run.fence, free=1, run_s=length_s, age_s=length_s, body=_RESULT)
-        job = self._core.job(run.job_id)
-        self._hear(peer, finished, now)
-        if job is not None and job.promise is not None:
-            self.outcomes[number].told_at = job.promise.broken_at
 
     def _carry_out(self, effects: list[Effect], now: float) -> None:
         self._core.committed()
@@ -132,15 +174,82 @@ class PromisePool:
                 self.outcomes[message.req].offered_s = message.earliest_s
             elif isinstance(message, m.Run):
                 self._run(effect.peer, message, now)
+            elif isinstance(message, m.Park):
+                self._park(effect.peer, message, now)
+
+    # ------------------------------------------------------------ workers
 
     def _run(self, peer: bytes, run: m.Run, now: float) -> None:
         number = int(run.job_id[1:])
         begun = now + HANDOVER_S
-        self.outcomes[number].start_s = begun
-        length_s = self._orders[number].length_s
-        held = (m.Held(job_id=run.job_id, fence=run.fence),)
-        self._hear(peer, m.Heartbeat(seen=run.fence, free=0, held=held, model=MODEL, engine="busy"), now)
-        self._push(begun + length_s, (peer, run, length_s))
+        draws_at = begun + (RESUME_S if run.kept else 0.0)
+        outcome, step_s = self.outcomes[number], self._orders[number].length_s / STEPS
+        if outcome.start_s < 0.0:
+            outcome.start_s = begun
+        self._seats[peer] = seat = _Seat(run, begun, draws_at, run.kept, step_s)
+        self._beat_of(peer, now)
+        self._push(draws_at + step_s * (STEPS - run.kept), "end", (peer, seat))
+
+    def _beat(self, peer: bytes, now: float) -> None:
+        self._push(now + BEAT_S, "beat", peer)
+        if peer in self._seats:
+            self._beat_of(peer, now)
+
+    def _beat_of(self, peer: bytes, now: float) -> None:
+        seat = self._seats[peer]
+        # Without preemption nobody asks how far a job is.
+        shown: dict[str, Any] = {"phase": "denoise", "step": seat.step(now), "total": STEPS} if self._preempt else {}
+        held = (m.Held(job_id=seat.run.job_id, fence=seat.run.fence, age_s=now - seat.begun_at, **shown),)
+        self._hear(peer, m.Heartbeat(seen=seat.run.fence, free=0, held=held, model=MODEL, engine="busy"), now)
+
+    def _park(self, peer: bytes, message: m.Park, now: float) -> None:
+        seat = self._seats.get(peer)
+        if seat is None or seat.run.fence != message.fence or seat.parking:
+            return
+        # A job that is past its last step but one ends as usual.
+        done = seat.step(now) + 1
+        if done < STEPS:
+            seat.parking = True
+            at = seat.draws_at + (done - seat.first) * seat.step_s + CHECKPOINT_S
+            self._push(at, "back", (peer, seat, done))
+
+    def _hand_back(self, about: tuple[bytes, _Seat, int], now: float) -> None:
+        peer, seat, kept = about
+        number = self._leave(peer, seat, now)
+        self.outcomes[number].parks += 1
+        word = m.Refused(
+            job_id=seat.run.job_id,
+            fence=seat.run.fence,
+            reason="parked",
+            free=1,
+            kept=kept,
+            age_s=now - seat.begun_at,
+        )
+        self._hear(peer, word, now)
+
+    def _end(self, about: tuple[bytes, _Seat], now: float) -> None:
+        peer, seat = about
+        if self._seats.get(peer) is not seat or seat.parking:
+            return
+        number = self._leave(peer, seat, now)
+        self._left -= 1
+        outcome = self.outcomes[number]
+        outcome.end_s = now
+        run, length_s = seat.run, self._orders[number].length_s
+        finished = m.Finished(
+            job_id=run.job_id, fence=run.fence, free=1, run_s=length_s, age_s=now - seat.begun_at, body=_RESULT
+        )
+        job = self._core.job(run.job_id)
+        self._hear(peer, finished, now)
+        if job is not None and job.promise is not None:
+            outcome.told_at = job.promise.broken_at
+
+    def _leave(self, peer: bytes, seat: _Seat, now: float) -> int:
+        del self._seats[peer]
+        number = int(seat.run.job_id[1:])
+        outcome = self.outcomes[number]
+        outcome.spans = [*outcome.spans, (seat.begun_at, now)]
+        return number
 
 
 _RESULT = codec.encode_body(Result())

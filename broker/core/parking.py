@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from broker.core.jobs import Cause, Job
 from broker.core.pool import Worker
+from broker.core.scheduling import preemption
 from broker.core.state import State
 from broker.wire import messages as m
 from broker.wire.terms import JobState
@@ -152,13 +153,25 @@ def handed_back(state: State, job: Job, now: float, why: str = "") -> None:
         watch_draft(state, job)
     elif job.park == "preempt":
         state.move(job, Cause.PREEMPTED, now, note)
-        state.enqueue(job, front=True)
+        # One whose pause was taken back makes room for nobody.
+        state.enqueue(job, front=True, yields_until=_yields_until(state, job, now) if job.yields_to else None)
     else:
         job.parked_at = 0.0
         state.move(job, Cause.RETURNED, now, note)
         state.enqueue(job, front=True)
     # No worker has it, so none can have it adopted.
     job.worker = ""
+
+
+def _yields_until(state: State, job: Job, now: float) -> float:
+    """Until when a job that has just made room lets shorter ones of its tenant pass: as long as it may still wait."""
+    model, units = job.submission.model, job.left(job.submission.units, job.kept)
+    left_s = state.costs.predict(model, units)
+    sd_s = left_s * state.costs.spread(model, units)
+    spare_s = preemption.spare_s(job.promise, job.deadline_at, left_s, sd_s, now) - preemption.OVERHEAD_S
+    whole_s = state.costs.predict(model, job.submission.units)
+    share = state.policy.preempt_delay
+    return now + preemption.may_wait_s(whole_s, job.preemptions, job.preempted_s, spare_s, share)
 
 
 def kept_text(job: Job) -> str:

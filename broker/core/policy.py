@@ -64,10 +64,19 @@ class Policy(Struct, frozen=True, kw_only=True):
     preempt: Annotated[
         bool,
         Meta(
-            description="let a running job with much left, of a model that resumes, make room for a short one that waits: at most three"
-            " times, and for a fifth of its own time"
+            description="let running jobs with much left, of models that resume, make room for promised jobs that would be late, and for"
+            " short ones that would wait long"
         ),
     ] = False
+    preempt_delay: Annotated[
+        float,
+        Meta(
+            description="by how much a job is delayed by making room at most, in all, as a share of its own time: more of it helps the"
+            " short jobs of a busier pool",
+            ge=0.0,
+            le=10.0,
+        ),
+    ] = 0.2
     recent_finals: Annotated[
         int, Meta(description="finished jobs kept in memory; older ones are read from the journal", ge=0, le=1_000_000)
     ] = 512

@@ -3,72 +3,107 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain, islice
 
-from broker.core import parking, views
+from broker.core import parking, promised
+from broker.core.jobs import Job
 from broker.core.pool import Worker
 from broker.core.scheduling import placement, preemption
-from broker.core.scheduling.preemption import Running
+from broker.core.scheduling.preemption import Running, Wanted
 from broker.core.scheduling.queue import Lane
 from broker.core.state import State
-from broker.wire.submission import Submission
 from broker.wire.terms import JobState
 
 #: How often it is looked, seconds: parking takes a step.
 EVERY_S = 1.0
+#: How many of the jobs whose turn comes next are looked at.
+LOOK = 8
 
 
 def consider(state: State, now: float) -> None:
-    """Have one running job make room for the first that waits, where that pays. One at a time."""
+    """Have running jobs make room for promised jobs in danger, and for short ones that wait, where that pays."""
     if not state.counts[JobState.QUEUED] or now < state.preempt_at:
         return
     state.preempt_at = now + EVERY_S
-    seats = [worker for worker in state.pool if worker.in_service and not worker.room and len(worker.held) == 1]
-    if any(state.jobs[job_id].park for worker in seats for job_id in worker.held):
-        return
+    _make_room(state, chain(_in_danger(state, now), _next(state, now)), now)
 
-    def usable(lane: Lane) -> bool:
-        return any(placement.fits(lane, worker) for worker in seats)
 
-    def allowed(job_id: str, lane: Lane) -> bool:
+def rescue(state: State, now: float) -> None:
+    """Have running jobs make room for promised jobs in danger alone, at once: before it is told that their promises are broken."""
+    _make_room(state, _in_danger(state, now), now)
+
+
+def _make_room(state: State, waiting: Iterator[tuple[Job, Lane, Wanted]], now: float) -> None:
+    """Have one running job make room for each of these, where that pays."""
+    held = [(worker, state.jobs[job_id]) for worker in state.pool for job_id in worker.held]
+    seats = [worker for worker, job in held if _may_leave(worker, job)]
+    #: For these a job makes room already.
+    served = {job.yields_to for _, job in held if job.park == "preempt"}
+    for job, lane, wanted in waiting:
+        if not seats:
+            return
+        if job.id in served or job.parked_at or job.excluded:
+            # What made room itself makes nobody else do so.
+            continue
+        chosen = preemption.choose(wanted, _running(state, seats, job, lane, wanted, now), state.policy.preempt_delay)
+        if chosen:
+            served.add(job.id)
+            seats = [worker for worker in seats if chosen not in worker.held]
+            parking.preempt(state, state.jobs[chosen], job.id, now)
+
+
+def _may_leave(worker: Worker, job: Job) -> bool:
+    """Whether it is the one job of its worker, is denoised, and could go on later."""
+    alone = worker.in_service and not worker.room and len(worker.held) == 1
+    ready = job.submission.model in worker.resumable and job.state is JobState.RUNNING and job.phase == "denoise"
+    return alone and ready and not job.stop and not job.park
+
+
+def _in_danger(state: State, now: float) -> Iterator[tuple[Job, Lane, Wanted]]:
+    """Promised jobs that would be late, the least laxity first."""
+    for job_id in promised.in_danger(state, now):
         job = state.jobs[job_id]
-        # What made room itself makes nobody else do so.
-        return not job.parked_at and not job.excluded
-
-    job_id = state.queue.first(usable, allowed, served=state.tenants.may_start)
-    if job_id is None:
-        return
-    job, lane = state.jobs[job_id], state.queue.lane(job_id)
-    if not state.costs.knows(lane.model, job.submission.units):
-        return
-    fitting = [worker for worker in seats if placement.fits(lane, worker)]
-    chosen = preemption.choose(job.cost, _running(state, fitting, job.submission, now))
-    if chosen:
-        parking.preempt(state, state.jobs[chosen], job_id, now)
+        yield job, state.queue.lane(job_id), Wanted(cost_s=job.cost, promised=True)
 
 
-def _running(state: State, workers: list[Worker], wanted: Submission, now: float) -> Iterator[Running]:
-    """What these workers are denoising that could go on later, of no higher priority than what is wanted."""
-    for worker in workers:
+def _next(state: State, now: float) -> Iterator[tuple[Job, Lane, Wanted]]:
+    """The jobs whose turn is next, with how long they will have waited if nothing makes room."""
+    held = [state.jobs[job_id] for worker in state.pool for job_id in worker.held]
+    ends = sorted(promised.left(state, job, now)[0] for job in held if not job.park)
+    line_s = state.queue.backlog_s / max(1, state.pool.usable())
+    for number, (job_id, lane) in enumerate(islice(state.queue.in_order(), LOOK)):
+        job = state.jobs[job_id]
+        if not state.costs.knows(lane.model, job.submission.units):
+            return
+        if not state.tenants.may_start(job.submission.tenant):
+            continue
+        # Those before it take the workers that are free first.
+        free_s = ends[number] if number < len(ends) else line_s
+        yield job, lane, Wanted(cost_s=job.cost, waits_s=now - job.submitted_at + free_s, line_s=line_s)
+
+
+def _running(
+    state: State, seats: list[Worker], waiting: Job, lane: Lane, wanted: Wanted, now: float
+) -> Iterator[Running]:
+    """What runs on those of these workers that fit; of no higher priority than the job that waits, unless that is promised."""
+    for worker in seats:
+        if not placement.fits(lane, worker):
+            continue
         for job_id in worker.held:
             job = state.jobs[job_id]
             own, units = job.submission.model, job.submission.units
-            ready = own in worker.resumable and job.state is JobState.RUNNING and job.phase == "denoise"
-            # A promised time is kept: such a job is not made to wait.
-            if (
-                not ready
-                or job.submission.priority > wanted.priority
-                or job.stop
-                or job.promise is not None
-                or not state.costs.knows(own, units)
-            ):
+            above = job.submission.priority > waiting.submission.priority and not wanted.promised
+            if above or not state.costs.knows(own, units):
                 continue
-            same = own == wanted.model
-            reloads = (state.reloads.predict(name, otherwise=state.policy.reload_s) for name in (own, wanted.model))
+            left_s, sd_s = promised.left(state, job, now)
+            names = () if own == lane.model else (own, lane.model)
             yield Running(
                 job_id=job_id,
-                left_s=views.remaining_s(job, state.costs.predict(own, job.left(units, job.goes_on_from)), now),
+                left_s=left_s,
                 whole_s=state.costs.predict(own, units),
                 preemptions=job.preemptions,
                 preempted_s=job.preempted_s,
-                reload_s=0.0 if same else sum(reloads),
+                reload_s=sum(state.reloads.predict(name, otherwise=state.policy.reload_s) for name in names),
+                ran_s=now - job.started_at,
+                spare_s=preemption.spare_s(job.promise, job.deadline_at, left_s, sd_s, now),
             )

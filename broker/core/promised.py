@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from broker.core import views
 from broker.core.jobs import Cause, Job
 from broker.core.pool import Worker
-from broker.core.scheduling import bounds, dispatch, forecast, placement, promises
+from broker.core.scheduling import bounds, dispatch, forecast, placement, preemption, promises
 from broker.core.scheduling.dispatch import Choice
 from broker.core.scheduling.forecast import Seat, Start, Work
 from broker.core.scheduling.queue import Lane
@@ -74,29 +74,34 @@ def _busy(state: State, worker: Worker, now: float) -> tuple[float, float]:
     for job_id in worker.held:
         job = state.jobs.get(job_id)
         if job is not None:
-            left, sd = _left(state, job, now)
-            seconds += left
+            left_s, sd = left(state, job, now)
+            seconds += left_s
             variance += sd * sd
     return seconds, variance
 
 
-def _left(state: State, job: Job, now: float) -> tuple[float, float]:
+def _makes_room(state: State, worker: Worker) -> bool:
+    """Whether it is about to hand back what it holds."""
+    return any(state.jobs[job_id].park for job_id in worker.held)
+
+
+def left(state: State, job: Job, now: float) -> tuple[float, float]:
     """(expected seconds until a held job is done, their standard deviation)."""
     model, units = job.submission.model, job.left(job.submission.units, job.goes_on_from)
     predicted = state.costs.predict(model, units)
-    left = views.remaining_s(job, predicted, now)
+    left_s = views.remaining_s(job, predicted, now)
     done = job.step - job.goes_on_from
     if job.state is JobState.RUNNING and job.phase == "denoise" and done > 0:
         # The pace of its own steps says more than the prediction the more of them there were.
         paced = max(0.0, now - job.started_at) / done * max(0, job.total - job.step)
-        left = (done * paced + STEPS_BELIEVED * left) / (done + STEPS_BELIEVED)
+        left_s = (done * paced + STEPS_BELIEVED * left_s) / (done + STEPS_BELIEVED)
     if job.state is not JobState.RUNNING or job.phase == "load":
         worker = state.pool.get(job.worker)
         if worker is not None and worker.model != model:
-            left = max(0.0, left) + _load_s(state, model)
-    left = max(left, OVERDUE_SHARE * predicted)
-    share = min(1.0, left / predicted) if predicted > 0 else 1.0
-    return left, state.costs.spread(model, units) * predicted * sqrt(share)
+            left_s = max(0.0, left_s) + _load_s(state, model)
+    left_s = max(left_s, OVERDUE_SHARE * predicted)
+    share = min(1.0, left_s / predicted) if predicted > 0 else 1.0
+    return left_s, state.costs.spread(model, units) * predicted * sqrt(share)
 
 
 def _units(job: Job) -> float:
@@ -108,11 +113,14 @@ def _takes_s(state: State, job: Job) -> float:
     return state.costs.predict(job.submission.model, _units(job))
 
 
-def _seats(state: State, now: float) -> list[Seat]:
+def _seats(state: State, now: float, *, making_room: bool = False) -> list[Seat]:
+    """The workers that serve; `making_room`: without what they are about to hand back for others."""
     seats = []
     for worker in state.pool:
         if _serves(worker):
             busy_s, variance = _busy(state, worker, now)
+            if making_room and _makes_room(state, worker):
+                busy_s, variance = min(busy_s, preemption.OVERHEAD_S), 0.0
             model = worker.model
             for job_id in worker.held:
                 if (job := state.jobs.get(job_id)) is not None:
@@ -142,7 +150,7 @@ def _running(state: State, limits: dict[str, int], now: float) -> dict[str, list
         for job_id in worker.held:
             job = state.jobs.get(job_id)
             if job is not None and job.submission.tenant in limits:
-                ends.setdefault(job.submission.tenant, []).append(_left(state, job, now)[0])
+                ends.setdefault(job.submission.tenant, []).append(left(state, job, now)[0])
     return ends
 
 
@@ -300,13 +308,13 @@ def guarded(state: State, choice: Choice[Job, Worker], now: float) -> Choice[Job
     for plan in state.promises.plan(pool, able):
         if worker.name not in plan.workers:
             continue
-        left = plan.without(job.id) if job.id in state.promises.waiting else plan
-        if not left.demands:
+        others = plan.without(job.id) if job.id in state.promises.waiting else plan
+        if not others.demands:
             continue
         if free_at is None:
             free_at = _free_at(state, now)
             free_at[worker.name] += _reserved_s(state, job, worker)
-        if promises.holds(left, [free_at[name] for name in left.workers]):
+        if promises.holds(others, [free_at[name] for name in others.workers]):
             continue
         for _, job_id in plan.latest:
             if job_id == job.id:
@@ -326,12 +334,44 @@ def _reserved_s(state: State, job: Job, worker: Worker) -> float:
 def _may_pass(state: State, job_id: str, worker: Worker) -> bool:
     """Whether a promised job may take this worker out of turn."""
     job = state.jobs[job_id]
+    return _may_lead(state, job) and dispatch.may_run(state, job, state.queue.lane(job_id), worker)
+
+
+def _may_lead(state: State, job: Job) -> bool:
+    """Whether a promised job may go before the others, for what its tenant is owed."""
     return (
-        job_id in state.queue
+        job.id in state.queue
         and state.tenants.may_start(job.submission.tenant)
-        and state.queue.lead_s(job_id) <= promises.MAX_LEAD_S
-        and dispatch.may_run(state, job, state.queue.lane(job_id), worker)
+        and state.queue.lead_s(job.id) <= promises.MAX_LEAD_S
     )
+
+
+def in_danger(state: State, now: float) -> Iterator[str]:
+    """Promised jobs that wait and would be late behind what runs now, but not if one made room; the least laxity first.
+
+    As many as there are workers that are needed sooner than they are free.
+    """
+    if not state.promises.waiting:
+        return
+    able = _able(state)
+    pool = frozenset(worker.name for worker in state.pool if _serves(worker))
+    soon = now + preemption.OVERHEAD_S
+    free_at = _free_at(state, now)
+    for worker in state.pool:
+        if _makes_room(state, worker):
+            free_at[worker.name] = min(free_at[worker.name], soon)
+    for plan in state.promises.plan(pool, able):
+        lacking = promises.lacking(plan, [free_at[name] for name in plan.workers])
+        for _, job_id in plan.latest:
+            job = state.jobs[job_id]
+            if (
+                lacking
+                and job.promise is not None
+                and soon + job.cost <= job.promise.ready_by
+                and _may_lead(state, job)
+            ):
+                lacking -= 1
+                yield job_id
 
 
 # ---------------------------------------------------------------- telling that it breaks
@@ -343,7 +383,7 @@ def check(state: State, job: Job, now: float) -> None:
     if promise is None or job.final:
         return
     if job.held:
-        expected_s, again_at = _left(state, job, now)[0], promise.ready_by
+        expected_s, again_at = left(state, job, now)[0], promise.ready_by
         if now < promise.ready_by and not job.step:
             # Nothing but time has said how far it is: it may be done before long.
             expected_s = max(0.0, views.remaining_s(job, _takes_s(state, job), now))
@@ -385,8 +425,8 @@ def _new_time_s(state: State, job: Job, confidence: float, now: float) -> float 
     if whole_s is None:
         return None
     if job.held:
-        left, _ = _left(state, job, now)
-        return max(left, whole_s - max(0.0, now - job.started_at)) if job.state is JobState.RUNNING else whole_s
+        left_s, _ = left(state, job, now)
+        return max(left_s, whole_s - max(0.0, now - job.started_at)) if job.state is JobState.RUNNING else whole_s
     if job.id not in state.queue:
         return max(0.0, job.not_before - now) + whole_s
     found = forecast_of(state, job.submission, confidence, now, job.id)
@@ -395,7 +435,8 @@ def _new_time_s(state: State, job: Job, confidence: float, now: float) -> float 
 
 def review(state: State, now: float) -> None:
     """Tell which promises of waiting jobs cannot be expected to be kept by the workers that are left, after some have gone."""
-    line = forecast.Line(_seats(state, now), _able(state), lambda model: _load_s(state, model), {}, {})
+    seats = _seats(state, now, making_room=True)
+    line = forecast.Line(seats, _able(state), lambda model: _load_s(state, model), {}, {})
     for job_id in _by_laxity(state):
         job = state.jobs[job_id]
         start = line.give(_work(state, job.submission, _units(job)))

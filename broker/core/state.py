@@ -210,11 +210,11 @@ class State:
         if job.promise is not None and not self.deadlines.has(("promise", job.id)):
             self.deadlines.set(("promise", job.id), job.promise.ready_by)
 
-    def enqueue(self, job: Job, *, front: bool = False) -> None:
-        """Put a job that is `queued` into the queue."""
+    def enqueue(self, job: Job, *, front: bool = False, yields_until: float | None = None) -> None:
+        """Put a job that is `queued` into the queue, where `Queue.add` says."""
         units = job.submission.units
         job.cost = self.costs.predict(job.submission.model, job.left(units, job.kept) if job.kept else units)
-        self.queue.add(job, front=front)
+        self.queue.add(job, front=front, yields_until=yields_until)
         if job.promise is not None:
             self.expect(job)
 

@@ -5,7 +5,7 @@ Back-offs end, tripped workers are tried again, deadlines expire, silent workers
 
 from __future__ import annotations
 
-from broker.core import parking, promised, reports, worker_breaker
+from broker.core import parking, preempting, promised, reports, worker_breaker
 from broker.core.jobs import Cause
 from broker.core.pool import Worker
 from broker.core.state import State
@@ -35,6 +35,8 @@ def run_due(state: State, now: float) -> None:
         elif kind == "promise":
             _look_at_promise(state, name, now)
         elif kind == "promises":
+            if state.policy.preempt:
+                preempting.rescue(state, now)
             promised.review(state, now)
         elif kind == "breaker":
             worker_breaker.end(state, name)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
+from bench.harness.policies import Job, shortest_left
 from bench.harness.promisepool import Order, PromisePool
 from bench.suites import promises
 
@@ -26,8 +29,35 @@ def test_so_much_of_the_work_is_in_long_jobs_as_the_plan_says():
 def test_promises_are_kept_or_told_broken(noise):
     found = promises.run_one(SMALL, noise, 0.9)
     assert found.promised > 100
-    assert found.kept >= 0.98
+    assert found.to_end.kept >= 0.98
+    assert found.ours.kept >= 0.98
     assert found.silent == 0
+
+
+def test_short_jobs_gain_by_preemption_and_no_promise_is_lost_by_it():
+    found = promises.run_one(promises.PromisesPlan(jobs=1_000), 0.0, 0.7)
+    assert found.parks > 0
+    assert found.ours.short_p95 < found.to_end.short_p95
+    assert found.ours.kept >= found.to_end.kept
+    assert found.ours.long_mean <= (1.0 + promises.PromisesPlan().delay) * found.to_end.long_mean
+
+
+def test_a_long_job_goes_on_where_it_made_room_and_takes_a_bounded_time_longer():
+    orders = [Order(0.0, 100.0, 100.0), *(Order(10.0 + 3.0 * n, 2.0, 2.0, tenant="other") for n in range(40))]
+    outcomes = PromisePool(orders, 1, 0.0, 1, confidence=0.95, taught=[2.0, 50.0, 100.0] * 10, preempt_delay=0.2).run()
+    long = outcomes[0]
+    assert 1 <= long.parks == len(long.spans) - 1
+    worked = sum(end - start for start, end in long.spans)
+    assert 100.0 <= worked <= 100.0 + 3.0 * long.parks
+    assert long.end_s <= 100.0 * 1.2 + 2.0 * 3.0
+    others = sorted((span for outcome in outcomes for span in outcome.spans), key=lambda span: span[0])
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(others))
+
+
+def test_shortest_left_first_parks_whatever_has_more_left():
+    jobs = [Job(0.0, 10.0), Job(1.0, 2.0), Job(2.0, 20.0)]
+    assert shortest_left(jobs, 1) == [12.0, 3.0, 32.0]
+    assert shortest_left(jobs, 2) == [10.0, 3.0, 23.0]
 
 
 def test_who_is_refused_takes_the_time_that_is_offered():
@@ -39,7 +69,7 @@ def test_who_is_refused_takes_the_time_that_is_offered():
 
 
 def test_the_report_has_what_its_bars_are_judged_by():
-    report = promises.run(promises.PromisesPlan(jobs=60, workers=2))
+    report = promises.run(promises.PromisesPlan(jobs=60, workers=2, draws=1))
     found = {metric.key: metric.value for metric in report.metrics}
     assert {"kept_pct", "silent", "share_error_pct", "short_p95_x", "long_mean_x"} <= found.keys()
     assert found["silent"] == 0

@@ -2,68 +2,114 @@
 
 from __future__ import annotations
 
+from math import inf
+from typing import Any
+
 import pytest
+from msgspec import Struct
 from msgspec.structs import replace
 
 from broker.core.policy import Policy
-from broker.core.scheduling.preemption import MOST, Running, choose
+from broker.core.scheduling.preemption import MOST, OVERHEAD_S, Running, Wanted, choose, spare_s
+from broker.core.scheduling.queue import Queue
 from broker.testing import UNIT, CoreHarness, holding, peer_of, sent, worker_info
 from broker.wire import messages as m
+from broker.wire.promises import Promise
+from broker.wire.submission import Submission
 
 LONG = Running(job_id="long", left_s=100.0, whole_s=120.0)
+SHORT = Wanted(cost_s=2.0, waits_s=100.0)
+PROMISED = Wanted(cost_s=2.0, promised=True)
+SHARE = 0.2
 STEPS = 100
 
 
 @pytest.mark.parametrize(
-    ("running", "cost_s", "chosen"),
+    ("running", "wanted", "chosen"),
     [
-        (LONG, 2.0, "long"),
-        (replace(LONG, left_s=19.0), 2.0, ""),
-        (replace(LONG, left_s=42.0, whole_s=500.0), 10.0, ""),
-        (replace(LONG, left_s=43.0, whole_s=500.0), 10.0, "long"),
-        (replace(LONG, preemptions=MOST), 2.0, ""),
-        (replace(LONG, preempted_s=21.0), 2.0, ""),
-        (replace(LONG, preempted_s=19.0), 2.0, "long"),
-        (LONG, 23.0, ""),
-        (replace(LONG, reload_s=30.0), 2.0, ""),
+        (LONG, SHORT, "long"),
+        (replace(LONG, left_s=19.0), SHORT, ""),
+        (replace(LONG, left_s=42.0, whole_s=500.0), replace(SHORT, cost_s=10.0), ""),
+        (replace(LONG, left_s=43.0, whole_s=500.0), replace(SHORT, cost_s=10.0), "long"),
+        (replace(LONG, preemptions=MOST, whole_s=1e6), SHORT, ""),
+        (replace(LONG, preempted_s=21.0), SHORT, ""),
+        (replace(LONG, preempted_s=19.0), SHORT, "long"),
+        (replace(LONG, preempted_s=19.0, preemptions=1), SHORT, ""),
+        (replace(LONG, preemptions=1, ran_s=9.0), SHORT, ""),
+        (replace(LONG, preemptions=1, ran_s=10.0), SHORT, "long"),
+        (replace(LONG, spare_s=3.0), SHORT, ""),
+        (replace(LONG, spare_s=4.0), SHORT, "long"),
+        (LONG, replace(SHORT, cost_s=23.0), ""),
+        (replace(LONG, reload_s=30.0), SHORT, ""),
+        # It is served soon enough as it is; the line would outlast what the long job may wait.
+        (LONG, replace(SHORT, waits_s=4.0), ""),
+        (LONG, replace(SHORT, line_s=21.0), ""),
+        (replace(LONG, left_s=19.0), PROMISED, "long"),
+        (replace(LONG, left_s=4.0), PROMISED, ""),
+        (replace(LONG, left_s=42.0, whole_s=500.0), replace(PROMISED, cost_s=10.0), "long"),
+        (LONG, replace(PROMISED, line_s=21.0), "long"),
+        (replace(LONG, preemptions=MOST, whole_s=1e6), PROMISED, ""),
+        (replace(LONG, preempted_s=21.0), PROMISED, ""),
+        (replace(LONG, preemptions=1, ran_s=9.0), PROMISED, ""),
+        (replace(LONG, spare_s=3.0), PROMISED, ""),
     ],
 )
-def test_who_makes_room(running: Running, cost_s: float, chosen: str) -> None:
-    assert choose(cost_s, [running]) == chosen
+def test_who_makes_room(running: Running, wanted: Wanted, chosen: str) -> None:
+    assert choose(wanted, [running], SHARE) == chosen
 
 
 def test_that_with_most_left_makes_room():
     other = replace(LONG, job_id="longer", left_s=110.0)
-    assert choose(2.0, [LONG, other]) == "longer"
-    assert choose(2.0, []) == ""
+    assert choose(SHORT, [LONG, other], SHARE) == "longer"
+    assert choose(SHORT, [], SHARE) == ""
 
 
-def busy(*, resumes: bool = True, preempt: bool = True) -> CoreHarness:
+@pytest.mark.parametrize(
+    ("promise", "deadline_at", "spare"),
+    [
+        (None, 0.0, inf),
+        (Promise(ready_by=150.0, confidence=0.5), 0.0, 10.0),
+        (None, 150.0, 10.0 - 1.645 * 5.0),
+        (Promise(ready_by=150.0, confidence=0.5), 145.0, 5.0 - 1.645 * 5.0),
+    ],
+)
+def test_what_a_job_may_be_delayed_by(promise: Promise | None, deadline_at: float, spare: float) -> None:
+    assert spare_s(promise, deadline_at, 40.0, 5.0, now=100.0) == pytest.approx(spare, abs=0.01)
+
+
+def busy(*, resumes: bool = True, preempt: bool = True, **of_long: Any) -> CoreHarness:
     """A core that knows its model's pace, with one worker that is in the middle of a long job."""
     desk = CoreHarness(Policy(preempt=preempt))
+    rates = [("demo", 10 * UNIT * (1 + number % 3), 20.0 * (1 + number % 3)) for number in range(60)]
+    desk.core.restore([], rates, desk.now)
     desk.hello("w1", body=worker_info(resumes=resumes))
-    for number in range(3):
-        desk.submit(f"known{number}", units=10 * UNIT)
-        desk.start("w1", f"known{number}")
-        fence = desk.job(f"known{number}").fence
-        result = m.Finished(job_id=f"known{number}", fence=fence, free=1, run_s=20.0, body=b"\x80")
-        desk.feed(peer_of("w1"), result)
-    desk.submit("long", units=100 * UNIT, steps=STEPS)
+    desk.beat("w1", free=1, model="demo", engine="ready")
+    assert isinstance(desk.submit("long", units=100 * UNIT, steps=STEPS, **of_long), m.Accepted)
     desk.start("w1", "long")
-    tick(desk)
+    wait(desk, 6)
     return desk
 
 
-def tick(desk: CoreHarness, step: int = 10) -> None:
-    """Let two seconds pass, and the worker tell of its job."""
-    desk.tick(2)
-    desk.feed(peer_of("w1"), holding("long", desk.job("long").fence, phase="denoise", step=step, total=STEPS))
+def wait(desk: CoreHarness, seconds: int) -> None:
+    """Let time pass, while the worker tells of the long job, if it has it."""
+    for _ in range(seconds):
+        desk.tick(1)
+        beat(desk, "long")
+
+
+def beat(desk: CoreHarness, name: str) -> None:
+    """Let the worker that has this job tell of it; it takes as long as predicted."""
+    job = desk.job(name)
+    if job.held:
+        step_s = 2 * job.submission.units / UNIT / STEPS
+        step = job.goes_on_from + int((desk.now - job.started_at) / step_s)
+        desk.feed(peer_of(job.worker), holding(name, job.fence, phase="denoise", step=step, total=STEPS))
 
 
 def test_a_short_job_goes_first_and_the_long_one_goes_on_after_it():
     desk = busy()
     desk.submit("short", units=UNIT)
-    tick(desk)
+    wait(desk, 6)
     assert desk.job("long").park == "preempt"
     effects = desk.hand_back("w1", "long", kept=11)
     assert [run.job_id for run in sent(effects, m.Run)] == ["short"]
@@ -76,7 +122,7 @@ def test_a_short_job_goes_first_and_the_long_one_goes_on_after_it():
 def test_a_job_that_is_cancelled_meanwhile_holds_nobody_up():
     desk = busy()
     desk.submit("short", units=UNIT)
-    tick(desk)
+    wait(desk, 6)
     desk.cancel("short")
     effects = desk.hand_back("w1", "long", kept=11)
     assert [run.job_id for run in sent(effects, m.Run)] == ["long"]
@@ -85,7 +131,7 @@ def test_a_job_that_is_cancelled_meanwhile_holds_nobody_up():
 def test_two_jobs_never_wait_for_each_other():
     desk = busy()
     desk.submit("short", units=UNIT)
-    tick(desk)
+    wait(desk, 6)
     desk.fail("w1", "long", "engine_error", free=0)
     state = desk.core.state
     desk.job("short").yields_to = "long"
@@ -97,7 +143,7 @@ def test_two_jobs_never_wait_for_each_other():
 def test_a_job_of_higher_priority_is_not_disturbed():
     desk = busy()
     desk.submit("short", units=UNIT, priority=4)
-    tick(desk)
+    wait(desk, 6)
     assert desk.job("long").park == ""
 
 
@@ -105,20 +151,145 @@ def test_a_job_of_higher_priority_is_not_disturbed():
 def test_nobody_makes_room_where_that_is_not_wanted(resumes: bool, preempt: bool, units: int) -> None:
     desk = busy(resumes=resumes, preempt=preempt)
     desk.submit("other", units=units * UNIT)
-    tick(desk)
+    wait(desk, 6)
     assert desk.job("long").park == ""
 
 
-def test_a_job_makes_room_so_often_at_most():
+def test_a_job_is_delayed_by_a_share_of_its_time_at_most_and_then_left_alone():
     desk = busy()
+    began = desk.now
     for number in range(MOST + 1):
+        wait(desk, 10)
         desk.submit(f"short{number}", units=UNIT)
-        tick(desk, step=10 + number)
+        wait(desk, 6)
         if desk.job("long").park != "preempt":
             break
-        desk.hand_back("w1", "long", kept=10 + number)
+        desk.hand_back("w1", "long", kept=desk.job("long").step + 1)
         desk.start("w1", f"short{number}")
+        desk.tick(2)
         desk.finish("w1", f"short{number}")
         desk.start("w1", "long")
-    assert desk.job("long").preemptions == MOST
-    assert desk.state(f"short{MOST}") == "queued"
+    job = desk.job("long")
+    assert 1 < job.preemptions <= MOST
+    assert 0 < job.preempted_s + job.preemptions * OVERHEAD_S <= 0.2 * 200
+    assert desk.now - began < 200
+    assert job.park == ""
+
+
+def test_a_job_that_just_went_on_is_not_parked_again():
+    desk = busy()
+    desk.submit("short", units=UNIT)
+    wait(desk, 6)
+    desk.hand_back("w1", "long", kept=11)
+    desk.start("w1", "short")
+    desk.finish("w1", "short")
+    desk.start("w1", "long")
+    desk.submit("next", units=UNIT)
+    wait(desk, 8)
+    assert desk.job("long").park == ""
+    wait(desk, 4)
+    assert desk.job("long").park == "preempt"
+
+
+def test_short_jobs_pass_one_that_made_room_for_as_long_as_it_may_wait():
+    desk = busy()
+    desk.submit("short", units=UNIT)
+    wait(desk, 6)
+    desk.hand_back("w1", "long", kept=11)
+    order = ["short"]
+    for number in range(30):
+        desk.submit(f"later{number}", units=UNIT)
+        desk.start("w1", order[-1])
+        desk.tick(3)
+        order.append(sent(desk.finish("w1", order[-1]), m.Run)[0].job_id)
+        if order[-1] == "long":
+            break
+    assert 2 < len(order) < 20, order
+    assert desk.job("long").preempted_s <= 0.2 * 200 + 3
+
+
+# ---------------------------------------------------------------- promises
+
+
+def promising(desk: CoreHarness, name: str, within_s: float, units: float = UNIT) -> m.Message:
+    """Submit a job of this size with a promise, as it is answered."""
+    return desk.submit(name, units=units, promise=m.PromiseWish(within_s=within_s, confidence=0.95))
+
+
+def two_workers() -> CoreHarness:
+    """`busy`, with a second worker that is free and has the model in memory."""
+    desk = busy()
+    desk.hello("w2", body=worker_info(resumes=True))
+    desk.beat("w2", free=1, model="demo", engine="ready")
+    return desk
+
+
+def test_a_promised_job_whose_worker_died_takes_the_place_of_one_that_can_wait():
+    desk = two_workers()
+    assert isinstance(promising(desk, "promised", 25.0, units=5 * UNIT), m.Accepted)
+    desk.start("w2", "promised")
+    desk.feed(peer_of("w2"), m.Goodbye(reason="power"))
+    wait(desk, 2)
+    assert desk.job("long").park == "preempt"
+    effects = desk.hand_back("w1", "long", kept=11)
+    assert [run.job_id for run in sent(effects, m.Run)] == ["promised"]
+    desk.start("w1", "promised")
+    for _ in range(5):
+        desk.tick(2)
+        beat(desk, "promised")
+    desk.finish("w1", "promised")
+    assert desk.job("promised").promise.breaks == 0
+
+
+def test_a_promise_that_is_lost_anyway_disturbs_nobody():
+    desk = two_workers()
+    assert isinstance(promising(desk, "promised", 130.0, units=50 * UNIT), m.Accepted)
+    desk.start("w2", "promised")
+    for _ in range(40):
+        wait(desk, 1)
+        beat(desk, "promised")
+    desk.feed(peer_of("w2"), m.Goodbye(reason="power"))
+    wait(desk, 2)
+    assert desk.job("promised").promise.breaks == 1
+    assert desk.job("long").park == ""
+
+
+@pytest.mark.parametrize(("within_s", "parked"), [(219.0, False), (1000.0, True)])
+def test_a_job_makes_room_only_within_what_was_promised_for_it(within_s: float, parked: bool) -> None:
+    desk = busy(promise=m.PromiseWish(within_s=within_s, confidence=0.95))
+    desk.submit("short", units=6 * UNIT)
+    wait(desk, 6)
+    assert (desk.job("long").park == "preempt") is parked
+
+
+@pytest.mark.parametrize(("deadline_s", "parked"), [(208.0, False), (1000.0, True)])
+def test_a_job_makes_room_only_within_its_deadline(deadline_s: float, parked: bool) -> None:
+    desk = busy(deadline_s=deadline_s)
+    desk.submit("short", units=6 * UNIT)
+    wait(desk, 6)
+    assert (desk.job("long").park == "preempt") is parked
+
+
+# ---------------------------------------------------------------- what it costs the tenant
+
+
+def test_a_tenant_is_charged_once_for_a_job_that_made_room():
+    queue = Queue()
+    queue.add(Waiting("long", Submission(model="demo", tenant="a"), 0.0, 100.0))
+    queue.add(Waiting("a1", Submission(model="demo", tenant="a"), 1.0, 1.0))
+    queue.add(Waiting("b1", Submission(model="demo", tenant="b"), 1.0, 1.0))
+    queue.serve("long")
+    assert queue.lead_s("a1") == 100.0
+    queue.add(Waiting("long", Submission(model="demo", tenant="a"), 0.0, 60.0), yields_until=50.0)
+    assert queue.lead_s("a1") == 40.0
+    queue.serve("long")
+    assert queue.lead_s("a1") == 100.0
+
+
+class Waiting(Struct):
+    """A job as the queue reads it."""
+
+    id: str
+    submission: Submission
+    submitted_at: float
+    cost: float

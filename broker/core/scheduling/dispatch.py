@@ -118,11 +118,14 @@ def not_excluded(scene: Scene[Job, Worker], job: Job, lane: Lane, worker: Worker
 
 
 def not_yielding(scene: Scene[Job, Worker], job: Job, lane: Lane, worker: Worker) -> bool:
-    """The job for which it made room does not wait any more, or no worker is there that could run it."""
+    """The job for which it made room does not wait any more, is kept from starting by the limit of its tenant, or no worker is there that
+    could run it."""
     # One that is not preempted any more waits for nobody: were it to wait for what made room for it, neither would go.
     if not job.parked_at or job.yields_to not in scene.queue:
         return True
     first = scene.queue.lane(job.yields_to)
+    if not scene.tenants.may_start(scene.jobs[job.yields_to].submission.tenant):
+        return True
     return not any(other.in_service and placement.fits(first, other) for other in scene.pool)
 
 

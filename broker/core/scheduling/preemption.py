@@ -1,24 +1,47 @@
-"""Which running job makes room for a short one that waits: a pure choice.
+"""Which running job makes room for one that waits: a pure choice.
 
-Parking costs a step and a checkpoint, and it delays the job that is parked. So it must pay: what is left of the running job is many times
-what the short one takes; and it is bounded: no job makes room more than `MOST` times, or is delayed by more than `DELAY_SHARE` of what it
-takes itself.
+Two reasons. A short job overtakes a long one, when it would else take some times as long as it takes alone, and what is left of the long
+one is many times what the short one takes. A promised job that would be late takes the place of one that has more left than parking costs.
+
+Parking costs a step and a checkpoint, and it delays the job that is parked. So that is bounded: no job makes room more than `MOST` times,
+none right after it went on, and all its delays with what they cost are a share of its own time at most (`Bounds.delay_share`), and no more
+than what a time that was promised for it, or its deadline, leaves. And it must help: a job that has used up its delay before the line is
+worked off comes back in the midst of it, and short ones wait for it then. So the line, spread over the workers, counts as delay.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf
 
 from msgspec import Struct
 
+from broker.core.scheduling.costs import deviations
+from broker.wire.promises import CONFIDENCE, Promise
+
+#: A short job is to wait for at most so many times what it takes.
+PATIENCE = 2.0
 #: What is left of a running job must be more than so many times the short job, and more than so many seconds.
 FACTOR = 4.0
 LEAST_LEFT_S = 20.0
-#: How often a job makes room, and which share of its own time it is delayed by, in all.
-MOST = 3
-DELAY_SHARE = 0.2
+#: How often a job makes room.
+MOST = 8
 #: What parking a job and taking it up again costs, beside the loading of models.
 OVERHEAD_S = 2.0
+#: A job that has made room runs at least so long before it does so again.
+LEAST_RUN_S = 10.0
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """A job that waits, in predicted seconds."""
+
+    cost_s: float
+    #: It has a promise, which it would break.
+    promised: bool = False
+    #: How long it will have waited when its turn comes, if nothing makes room.
+    waits_s: float = 0.0
+    #: Work that waits, for each worker.
+    line_s: float = 0.0
 
 
 class Running(Struct, frozen=True, kw_only=True):
@@ -30,22 +53,47 @@ class Running(Struct, frozen=True, kw_only=True):
     preemptions: int = 0
     #: Seconds for which it has waited after it made room.
     preempted_s: float = 0.0
-    #: Seconds to load the short job's model in its place, and its own again; 0: they are the same.
+    #: Seconds to load the other job's model in its place, and its own again; 0: they are the same.
     reload_s: float = 0.0
+    #: Seconds since it was started last.
+    ran_s: float = inf
+    #: Seconds by which it may be delayed before it breaks what was promised for it, or misses its deadline.
+    spare_s: float = inf
 
 
-def choose(cost_s: float, running: Iterable[Running]) -> str:
-    """The id of the job, of these of no higher priority, that makes room for one of this cost: that with most left; "": none."""
-    able = [job for job in running if makes_room(job, cost_s)]
+def choose(wanted: Wanted, running: Iterable[Running], delay_share: float) -> str:
+    """The id of the job, of these, that makes room: that with most left; "": none."""
+    if not wanted.promised and wanted.waits_s <= PATIENCE * wanted.cost_s:
+        return ""
+    able = [job for job in running if helps(job, wanted) and may_wait(job, wanted, delay_share)]
     return max(able, key=lambda job: (job.left_s, job.job_id)).job_id if able else ""
 
 
-def makes_room(job: Running, cost_s: float) -> bool:
-    """Whether parking this job for the short one pays, and is within its bounds."""
-    delay_s = cost_s + OVERHEAD_S + job.reload_s
-    return (
-        job.preemptions < MOST
-        and job.left_s > LEAST_LEFT_S
-        and job.left_s > FACTOR * cost_s + OVERHEAD_S + job.reload_s
-        and job.preempted_s + delay_s <= DELAY_SHARE * job.whole_s
-    )
+def helps(job: Running, wanted: Wanted) -> bool:
+    """Whether the worker is free so much sooner when this job is parked than when it ends that it pays."""
+    if wanted.promised:
+        return job.left_s > 2.0 * OVERHEAD_S + job.reload_s
+    return job.left_s > LEAST_LEFT_S and job.left_s > FACTOR * wanted.cost_s + OVERHEAD_S + job.reload_s
+
+
+def may_wait(job: Running, wanted: Wanted, delay_share: float) -> bool:
+    """Whether the delay is within the bounds of the job that makes room."""
+    delay_s = wanted.cost_s + OVERHEAD_S + job.reload_s + (0.0 if wanted.promised else wanted.line_s)
+    rested = not job.preemptions or job.ran_s >= LEAST_RUN_S
+    most_s = may_wait_s(job.whole_s, job.preemptions, job.preempted_s, job.spare_s, delay_share)
+    return job.preemptions < MOST and rested and delay_s <= most_s
+
+
+def may_wait_s(whole_s: float, preemptions: int, preempted_s: float, spare_s: float, delay_share: float) -> float:
+    """For how long a job that made room so often and waited so long for it may wait yet, in all."""
+    return max(0.0, min(delay_share * whole_s - preempted_s - preemptions * OVERHEAD_S, spare_s))
+
+
+def spare_s(promise: Promise | None, deadline_at: float, left_s: float, sd_s: float, now: float) -> float:
+    """Seconds by which a job, of which so much is left, may come later and still keep its promise and its deadline (0: it has none)."""
+    spare = inf
+    if promise is not None:
+        spare = promise.ready_by - now - left_s - deviations(promise.confidence) * sd_s
+    if deadline_at:
+        spare = min(spare, deadline_at - now - left_s - deviations(CONFIDENCE) * sd_s)
+    return spare

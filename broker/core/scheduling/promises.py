@@ -79,6 +79,11 @@ def holds(reservation: Reservation, free_at: Sequence[float]) -> bool:
     return all(free <= first for free, first in zip(sorted(free_at), reservation.firsts, strict=True))
 
 
+def lacking(reservation: Reservation, free_at: Sequence[float]) -> int:
+    """Number of machines that its plan needs sooner than a worker is free; 0: `holds`."""
+    return sum(free > first for free, first in zip(sorted(free_at), reservation.firsts, strict=True))
+
+
 def lateness_s(reservation: Reservation, free_at: Sequence[float]) -> float:
     """By how much the worst of its starts cannot be kept; 0: `holds`."""
     late = (free - first for free, first in zip(sorted(free_at), reservation.firsts, strict=True))

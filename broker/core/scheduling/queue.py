@@ -179,13 +179,18 @@ class Queue:
     def __contains__(self, job_id: str) -> bool:
         return job_id in self.where
 
-    def add(self, job: WaitingJob, *, front: bool = False) -> None:
-        """Let `job` wait; its cost is that of `job.cost`. `front`: before every job of its tenant that has not waited before."""
+    def add(self, job: WaitingJob, *, front: bool = False, yields_until: float | None = None) -> None:
+        """Let `job` wait; its cost is that of `job.cost`. `front`: before every job of its tenant that has not waited before.
+
+        `yields_until`: it was served before, and made room. Those of its tenant whose keys are lower pass it, which none is that comes
+        after that time; its tenant, charged for all of it then, gets back what is left of it and is charged again.
+        """
         self._seq += 1
         if job.submitted_at > self.newest_at:
             self.newest_at = job.submitted_at
         arrival = job.submitted_at - (FRONT_S if front else 0.0)
-        entry = (arrival + COST_WEIGHT * job.cost, self._seq, job.id, job.cost)
+        key = arrival + COST_WEIGHT * job.cost if yields_until is None else yields_until
+        entry = (key, self._seq, job.id, job.cost)
         lane = Lane(job.submission.model, job.submission.gpus, job.submission.pinned)
         cls = self._classes.get(job.submission.priority)
         if cls is None:
@@ -194,6 +199,9 @@ class Queue:
         tenant = cls.tenants.get(job.submission.tenant)
         if tenant is None:
             tenant = cls.tenants[job.submission.tenant] = _Tenant(job.submission.tenant)
+        if yields_until is not None:
+            tenant.start -= job.cost
+            tenant.finish -= job.cost
         if not tenant.count:
             tenant.start = max(cls.virtual, tenant.finish)
         line = tenant.lines.get(lane)
@@ -294,14 +302,18 @@ class Queue:
             return sum(c.count for c in higher), sum(tenant.first_s(tenant.count) for tenant in tenants)
         return _ahead(self._classes, cls, cls.tenants.get(submission.tenant) or _Tenant(submission.tenant), entry)
 
-    def in_order(self, submission: Submission, now: float, cost: float, job_id: str = "") -> Iterator[tuple[str, Lane]]:
-        """Jobs (and their lanes) in the order in which they are given out if nothing else arrives and each worker can run all, up to
-        where `job_id` is, which waits, or a job of this cost that came now. Not to be gone on with once the queue has changed."""
+    def in_order(
+        self, submission: Submission | None = None, now: float = 0.0, cost: float = 0.0, job_id: str = ""
+    ) -> Iterator[tuple[str, Lane]]:
+        """Jobs (and their lanes) in the order in which they are given out if nothing else arrives and each worker can run all: every one,
+        or those before `job_id`, which waits, or before a job of this cost that came now. Not to be gone on with once the queue has
+        changed."""
         own = self.where[job_id][3] if job_id else (now + COST_WEIGHT * cost, self._seq + 1, "", cost)
         for priority, cls in self._classes.items():
-            if priority < submission.priority:
+            if submission is not None and priority < submission.priority:
                 return
-            yield from _in_order(cls, submission.tenant if priority == submission.priority else None, own)
+            ends = submission is not None and priority == submission.priority
+            yield from _in_order(cls, submission.tenant if submission is not None and ends else None, own)
 
     def lead_s(self, job_id: str) -> float:
         """Seconds of work by which the tenant of a waiting job is ahead of the one of its priority that is to be served first."""
