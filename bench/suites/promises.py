@@ -249,13 +249,40 @@ def report_of(
         label = f"noise {noise * 100:.0f} %, load {load:g}"
         rows.append(_row(label, (found.fifo, found.to_end, found.ours)))
     rows += [_row(f"{plan.draws} draws: {label}", (figures,)) for label, figures in traded.items()]
-    bar = results[BAR_NOISE, BAR_LOAD]
     where = f"at noise {BAR_NOISE * 100:.0f} %, load {BAR_LOAD:g}"
+    return Report(
+        bench="promises",
+        title=f"promises: jobs with a promised time on {plan.workers} workers, virtual time",
+        settings=msgspec.to_builtins(plan),
+        metrics=_metrics(results, off, where),
+        grid=Grid(head=_HEAD, rows=rows),
+        panels=[
+            plot.bars(
+                f"promises kept at load {BAR_LOAD:g}, %",
+                "%",
+                {f"noise {noise * 100:.0f} %": results[noise, BAR_LOAD].ours.kept * 100 for noise in NOISES},
+            )
+        ],
+        warnings=[
+            "simulated: the real core decides, what jobs take is drawn",
+            f"{plan.long * 100:.0f} % of the work is in jobs of {LONG[0]:g} to {LONG[1]:g} s; {plan.asked * 100:.0f} % of the jobs ask"
+            f" for a promise with a confidence of {plan.confidence:g}; times are over those of the job alone",
+            f"first come first served / every job to its end / with preemption, which delays no job by more than"
+            f" {plan.delay * 100:.0f} % of its own time",
+            f"the last rows: means of {plan.draws} draws {where}, by how much longer a job may take for making room; shortest left"
+            " first knows every length beforehand, heeds no tenant and parks for nothing",
+        ],
+    )
+
+
+def _metrics(results: dict[tuple[float, float], Result], off: float, where: str) -> list[Metric]:
+    """The figures of the case that the bars are about, `where`, and what holds in all."""
+    bar = results[BAR_NOISE, BAR_LOAD]
 
     def beside(fifo: float, to_end: float) -> str:
         return f"first come first served {fifo:.2f}, to the end {to_end:.2f}"
 
-    metrics = [
+    return [
         Metric("kept_pct", f"promises kept {where}", bar.ours.kept * 100, "%", f"of {bar.promised}"),
         Metric(
             "least_kept_pct",
@@ -282,29 +309,6 @@ def report_of(
         Metric("parks", f"jobs made room {where}", bar.parks, "times"),
         Metric("share_error_pct", "tenants' shares, one with promises, one with long jobs: off by", off * 100, "%"),
     ]
-    return Report(
-        bench="promises",
-        title=f"promises: jobs with a promised time on {plan.workers} workers, virtual time",
-        settings=msgspec.to_builtins(plan),
-        metrics=metrics,
-        grid=Grid(head=_HEAD, rows=rows),
-        panels=[
-            plot.bars(
-                f"promises kept at load {BAR_LOAD:g}, %",
-                "%",
-                {f"noise {noise * 100:.0f} %": results[noise, BAR_LOAD].ours.kept * 100 for noise in NOISES},
-            )
-        ],
-        warnings=[
-            "simulated: the real core decides, what jobs take is drawn",
-            f"{plan.long * 100:.0f} % of the work is in jobs of {LONG[0]:g} to {LONG[1]:g} s; {plan.asked * 100:.0f} % of the jobs ask"
-            f" for a promise with a confidence of {plan.confidence:g}; times are over those of the job alone",
-            f"first come first served / every job to its end / with preemption, which delays no job by more than"
-            f" {plan.delay * 100:.0f} % of its own time",
-            f"the last rows: means of {plan.draws} draws {where}, by how much longer a job may take for making room; shortest left"
-            " first knows every length beforehand, heeds no tenant and parks for nothing",
-        ],
-    )
 
 
 def _row(label: str, policies: Sequence[Figures]) -> list[str]:
