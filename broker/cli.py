@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from broker import keys_cli, set_aside_cli, usage_cli
+from broker import backup_cli, keys_cli, set_aside_cli, usage_cli
 from broker.core.machine import Core
 from broker.runtime import rlimits, signals
 from broker.runtime import settings as runtime_settings
@@ -23,6 +23,7 @@ from broker.runtime.log_actions import Action
 from broker.runtime.logs import setup_logging
 from broker.settings import BrokerSettings, check
 from broker.shell.clock import Timeline, open_timeline
+from broker.shell.journal.backup import LogHold
 from broker.shell.journal.disk import Disk
 from broker.shell.journal.journal import Journal
 from broker.shell.journal.lock import Lock
@@ -43,19 +44,22 @@ DESCRIPTION = """The broker of a Zoetrope service: takes jobs from HTTP edges, k
 reached its one final state, and gives them to GPU workers as these become free. One broker a home; start it first or last, edges and
 workers find it. It can be killed and restarted at any time: accepted jobs are on disk, workers keep computing meanwhile.
 `python -m broker keys` makes the keys that workers and edges on other machines need, `python -m broker set-aside` shows jobs that the
-broker could not handle, `python -m broker usage` what was used by tenant, key, model and day.
+broker could not handle, `python -m broker usage` what was used by tenant, key, model and day; `python -m broker backup FILE` copies the
+journal of a broker that runs, and `python -m broker restore FILE` puts a copy in its place.
 Exit codes: 0 stopped by SIGTERM or SIGINT; 2 bad option, or another broker uses the home; 3 journal damaged, shorter than it was, or of a
 newer version; 4 journal or home cannot be written; 5 disk full; 6 journal and memory disagree."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the broker, or do what `keys`, `set-aside` or `usage` says; returns the exit code."""
+    """Run the broker, or do what `keys`, `set-aside`, `usage`, `backup` or `restore` says; returns the exit code."""
     if argv[:1] == ["keys"]:
         return keys_cli.main(argv[1:], os.environ)
     if argv[:1] == ["set-aside"]:
         return set_aside_cli.main(argv[1:], os.environ)
     if argv[:1] == ["usage"]:
         return usage_cli.main(argv[1:], os.environ)
+    if argv[:1] in (["backup"], ["restore"]):
+        return backup_cli.main(argv, os.environ)
     try:
         settings = runtime_settings.load(BrokerSettings, "python -m broker", "broker", argv, os.environ, DESCRIPTION)
         check(settings)
@@ -175,6 +179,10 @@ def _serve(
         check_invariants=settings.check_invariants,
     )
     metrics_file = Path(settings.metrics_file) if settings.metrics_file else None
+    log_hold = LogHold(settings.home_path, journal)
     signals.hold()
-    asyncio.run(Server(core, journal, wires, router, disk, metrics, clock, metrics_file).run())
+    try:
+        asyncio.run(Server(core, journal, wires, router, disk, metrics, clock, metrics_file, log_hold).run())
+    finally:
+        log_hold.close()
     signals.deaf()

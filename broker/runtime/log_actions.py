@@ -21,6 +21,7 @@ class Action(StrEnum):
         return member
 
     # Broker
+    BACKUP = "backup", "A process begins or ends to copy the journal; its file does not change meanwhile."
     LOADED = "loaded", "The journal was read: how many jobs are live."
     SERVING = "serving", "The broker listens; with its endpoints and epoch."
     STOPPING = "stopping", "A stop was asked for: no new job is taken from here on."

@@ -8,6 +8,7 @@ from pathlib import Path
 from broker.core.machine import Core
 from broker.runtime.log_actions import Action
 from broker.shell.clock import Timeline
+from broker.shell.journal.backup import LogHold
 from broker.shell.journal.disk import Disk
 from broker.shell.journal.journal import Journal
 from broker.shell.lookups import record_counts
@@ -27,6 +28,27 @@ METRICS_S = 5.0
 RECORD_S = 600.0
 
 
+class MetricsFile:
+    """The broker's numbers, written every few seconds; without a path they are not."""
+
+    def __init__(self, path: Path | None, metrics: Metrics, core: Core, journal: Journal) -> None:
+        self._path = path
+        self._metrics = metrics
+        self._core = core
+        self._journal = journal
+        self._next = 0.0
+
+    def write(self, now: float) -> None:
+        """Write them if that is due."""
+        if self._path is None or now < self._next:
+            return
+        self._next = now + METRICS_S
+        try:
+            self._metrics.write(self._path, self._core.snapshot(record_counts(self._journal)))
+        except Exception as error:  # a full disk, a bug that shows for one job: numbers are not worth the broker
+            logger.warning("metrics not written", extra={"action": Action.METRICS, "error": str(error)})
+
+
 class Housekeeping:
     """Work that is done a few times a second, whether messages come or not."""
 
@@ -40,6 +62,7 @@ class Housekeeping:
         metrics: Metrics,
         clock: Timeline,
         metrics_file: Path | None,
+        log_hold: LogHold | None,
     ) -> None:
         self._core = core
         self._journal = journal
@@ -48,10 +71,10 @@ class Housekeeping:
         self._disk = disk
         self._metrics = metrics
         self._clock = clock
-        self._metrics_file = metrics_file
+        self._metrics_file = MetricsFile(metrics_file, metrics, core, journal)
+        self._log_hold = log_hold
         self._alive_at = clock()
         self._next_disk_check = 0.0
-        self._next_metrics = 0.0
         self._next_record = clock() + RECORD_S
 
     def start(self) -> None:
@@ -76,9 +99,9 @@ class Housekeeping:
             self._disk.check()
             self._keep_watch()
             self._look_at_clock(now)
-        if self._metrics_file is not None and now >= self._next_metrics:
-            self._next_metrics = now + METRICS_S
-            self._write_metrics(self._metrics_file)
+        self._metrics_file.write(now)
+        if self._log_hold is not None:
+            self._log_hold.look(now)
         self._journal.checkpoint()
 
     def _look_at_clock(self, now: float) -> None:
@@ -98,9 +121,3 @@ class Housekeeping:
                 extra={"action": Action.OVERSIZED_MESSAGE, "connections": endless},
             )
         self._metrics.refused_keys = self._wires.refused
-
-    def _write_metrics(self, path: Path) -> None:
-        try:
-            self._metrics.write(path, self._core.snapshot(record_counts(self._journal)))
-        except Exception as error:  # a full disk, a bug that shows for one job: numbers are not worth the broker
-            logger.warning("metrics not written", extra={"action": Action.METRICS, "error": str(error)})

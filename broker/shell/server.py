@@ -17,6 +17,7 @@ from broker.runtime import signals
 from broker.runtime.log_actions import Action
 from broker.shell.clock import Timeline
 from broker.shell.housekeeping import Housekeeping
+from broker.shell.journal.backup import LogHold
 from broker.shell.journal.disk import Disk
 from broker.shell.journal.journal import Journal
 from broker.shell.metrics import Metrics
@@ -47,12 +48,13 @@ class Server:
         metrics: Metrics,
         clock: Timeline,
         metrics_file: Path | None = None,
+        log_hold: LogHold | None = None,
     ) -> None:
         self._core = core
         self._wires = wires
         self._router = router
         self._clock = clock
-        self._house = Housekeeping(core, journal, wires, router, disk, metrics, clock, metrics_file)
+        self._house = Housekeeping(core, journal, wires, router, disk, metrics, clock, metrics_file, log_hold)
         self._again: asyncio.Handle | None = None
         self._wake: asyncio.TimerHandle | None = None
         self._wake_at = 0.0

@@ -154,3 +154,40 @@ def test_help_is_worth_reading(processes):
     text = " ".join(text.split())
     for part in ("--queue-limit", "ZOETROPE_QUEUE_LIMIT", "default: 100000", "Exit codes", "zoetrope.toml"):
         assert part in text
+
+
+def python_broker(*words: object) -> tuple[int, str]:
+    command = [sys.executable, "-m", "broker", *map(str, words)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return ran.returncode, ran.stdout + ran.stderr
+
+
+@in_loop
+async def test_a_copy_made_under_load_is_restored_and_what_came_later_is_gone(processes, tmp_path):
+    broker, copy = processes.serve(), tmp_path / "copy.sqlite"
+    async with BrokerClient(processes.front) as client:
+        await asyncio.gather(*(client.submit(a_job(f"before-{number}")) for number in range(50)))
+        making = asyncio.create_task(asyncio.to_thread(python_broker, "backup", copy, "--home", processes.home))
+        later = 0
+        while not making.done():
+            await client.submit(a_job(f"later-{later}"))
+            later += 1
+        code, said = await making
+        assert (code, "checked" in said) == (0, True), said
+        assert python_broker("restore", copy, "--home", processes.home) == (
+            2,
+            f"broker restore: another broker (process {broker.pid}) uses {processes.home}\n",
+        )
+        await client.submit(a_job("last"))
+        broker.kill()
+        broker.wait()
+        code, said = python_broker("restore", copy, "--home", processes.home)
+        assert (code, "replaced-" in said) == (0, True), said
+        processes.serve()
+        found = {view.id for view in (await client.list(limit=1000))[0]}
+        assert {f"before-{number}" for number in range(50)} <= found
+        assert "last" not in found
+        # Those of meanwhile are there up to one moment.
+        meanwhile = {view for view in found if view.startswith("later-")}
+        assert meanwhile == {f"later-{number}" for number in range(len(meanwhile))}
+        assert (await client.pool()).epoch > 1000

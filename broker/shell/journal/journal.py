@@ -32,7 +32,7 @@ from broker.shell.journal.deliveries import DeliveryStore
 from broker.shell.journal.epochs import Epochs
 from broker.shell.journal.indexes import IndexCheck
 from broker.shell.journal.reading import UNREADABLE, Reader
-from broker.shell.journal.schema import open_database, refusal
+from broker.shell.journal.schema import open_database, refusal, set_autocheckpoint
 from broker.shell.journal.set_aside import SetAsideMarks
 from broker.shell.journal.transaction import Transaction
 from broker.shell.journal.usage import UsageTable, day_at
@@ -76,6 +76,9 @@ class Journal:
         self._since_checkpoint = 0
         self._since_checkpoint_seen = 0
         self._idle_calls = 0
+        #: Whether another process copies the file, so that nothing may be moved into it.
+        self._file_held = False
+        self._log_is_moved = False
         self._epochs = Epochs(self._connection, path)
         guard = self._transaction.guard
         try:
@@ -233,13 +236,35 @@ class Journal:
         idle = self._since_checkpoint == self._since_checkpoint_seen and not self.dirty
         self._since_checkpoint_seen = self._since_checkpoint
         self._idle_calls += 1
-        if self._since_checkpoint and not self.dirty and (idle or self._idle_calls >= _CHECKPOINT_CALLS):
+        if (
+            self._since_checkpoint
+            and not self.dirty
+            and not self._file_held
+            and (idle or self._idle_calls >= _CHECKPOINT_CALLS)
+        ):
             if self._knows_live:
                 first = min([*(n for n, _ in self._rows.values()), *self.asides.numbers()], default=self._next)
                 self._epochs.note_first_live(first, self._transaction.guard)
             self._transaction.guard(self._checkpoint)
         if idle:
             self._look_at_indexes()
+
+    def hold_file(self) -> bool:
+        """Move the log into the file, and write to the log alone from then on; False: not now. Raises as `flush`."""
+        if self.dirty:
+            return False
+        self._transaction.guard(lambda: set_autocheckpoint(self._connection, on=False))
+        self._file_held = True
+        self._transaction.guard(self._checkpoint)
+        if not self._log_is_moved:
+            self.release_file()
+        return self._file_held
+
+    def release_file(self) -> None:
+        """Move the log into the file again, from the next checkpoint on."""
+        self._file_held = False
+        self._since_checkpoint += 1
+        self._transaction.guard(lambda: set_autocheckpoint(self._connection, on=True))
 
     def _look_at_indexes(self) -> None:
         try:
@@ -249,7 +274,8 @@ class Journal:
 
     def _checkpoint(self) -> None:
         self._since_checkpoint = self._since_checkpoint_seen = self._idle_calls = 0
-        self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        _, pages, moved = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        self._log_is_moved = pages == moved
 
     # ------------------------------------------------------------ reading
 

@@ -23,9 +23,8 @@ class Lock:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip()
             os.close(self._fd)
-            raise HomeInUse(f"another broker (process {holder or 'unknown'}) uses {path.parent}") from None
+            raise HomeInUse(f"another broker (process {holder(path) or 'unknown'}) uses {path.parent}") from None
         # For the message above alone: a full disk may have no room for it, and the lock is held all the same.
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, 0)
@@ -34,3 +33,11 @@ class Lock:
     def release(self) -> None:
         """Let the next broker in. The file stays: removing it would let two brokers lock two files of one name."""
         os.close(self._fd)
+
+
+def holder(path: Path) -> str:
+    """Number of the process that took this lock last; "" where it is not known."""
+    try:
+        return path.read_bytes()[:32].decode("ascii", "replace").strip()
+    except OSError:
+        return ""

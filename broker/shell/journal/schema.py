@@ -196,11 +196,16 @@ def _configure(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     # FULL: every commit is on disk when it returns. NORMAL would lose the last ones in a power cut.
     connection.execute("PRAGMA synchronous = FULL")
-    connection.execute(f"PRAGMA wal_autocheckpoint = {_AUTOCHECKPOINT_PAGES}")
+    set_autocheckpoint(connection, on=True)
     connection.execute("PRAGMA cache_size = -32000")
     connection.execute("PRAGMA temp_store = MEMORY")
     # A damaged text must be readable as damaged.
     connection.text_factory = _text
+
+
+def set_autocheckpoint(connection: sqlite3.Connection, *, on: bool) -> None:
+    """Let commits move a long log into the file, or not."""
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_AUTOCHECKPOINT_PAGES if on else 0}").fetchone()
 
 
 def _text(stored: bytes) -> str:
