@@ -72,6 +72,23 @@ class CommonSettings(Struct, frozen=True, kw_only=True):
             description="directory (mode 0700) of the CURVE keys that tcp:// endpoints need (python -m broker keys); default: <home>/curve"
         ),
     ] = ""
+    content_credentials: Annotated[
+        str,
+        Meta(
+            description="sign the files of results as made by a model (C2PA): auto, where the extra c2pa is installed; on; off",
+            pattern="^(auto|on|off)$",
+        ),
+    ] = "auto"
+    signing_certificate: Annotated[
+        str,
+        Meta(
+            description="PEM file of the certificates that content credentials are signed with, the signer's first; default: one that is"
+            " made at the first start, in <home>/credentials, and that nobody's list of trust has"
+        ),
+    ] = ""
+    signing_key: Annotated[
+        str, Meta(description="PEM file (mode 0600) of the key of the first of signing_certificate")
+    ] = ""
     log_level: Annotated[
         str, Meta(description="debug, info, warning or error", pattern="^(debug|info|warning|error)$")
     ] = "info"
