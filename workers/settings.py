@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
+from broker.runtime.content_credentials import checked_files
 from broker.runtime.curve_keys import peer_key_path, read_peer_key, worker_prefix
 from broker.runtime.settings import CommonSettings, SettingsError
 from broker.wire.jobspec import ModelCard
@@ -235,6 +236,7 @@ def agent_configs(
     share = max(1, cores // cpu_workers) if cpu_workers else 0
     key_file = peer_key_path(settings, "worker", "back", settings.back_endpoint)
     policy = settings.policy()
+    credentials = checked_files(settings)
     prefix = worker_prefix(read_peer_key(key_file, "worker").name) if key_file else ""
     prefix += automatic(environ) if settings.name_prefix == AUTO else settings.name_prefix
     return tuple(
@@ -257,6 +259,7 @@ def agent_configs(
             dtype=settings.dtype,
             overlap=settings.overlap,
             checkpoint_s=settings.checkpoint_s,
+            credentials=credentials,
             # A CPU worker's second process would take memory from the model of the first.
             policy=replace(policy, spare_engine=policy.spare_engine and device.kind == "cuda"),
             log_level=settings.log_level,

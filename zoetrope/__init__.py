@@ -24,6 +24,7 @@ from zoetrope.client.errors import (
 )
 from zoetrope.client.results import (
     Artefact,
+    Credentials,
     DownloadedFile,
     Estimate,
     Failure,
@@ -49,6 +50,7 @@ __all__ = [
     "BadSignature",
     "Client",
     "Conflict",
+    "Credentials",
     "DigestMismatch",
     "DownloadedFile",
     "Estimate",

@@ -22,13 +22,16 @@ from typing import Any, BinaryIO, Literal
 
 from msgspec import Struct
 
-from broker.runtime.credential_files import MODULE, CredentialFiles, read_pem
-from broker.runtime.settings import SettingsError
+from broker.runtime.credential_files import MODULE, CredentialFiles, credential_files, read_pem
+from broker.runtime.settings import CommonSettings, SettingsError
 
 _SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 
 #: IPTC's words for where a file came from: a model drew all of it, or a part of what was there before.
 DRAWN, DRAWN_INTO = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
+
+#: Those that say that a model had a part in it.
+GENERATED = frozenset([DRAWN, DRAWN_INTO])
 
 _UNSIGNED, _RECIPE = "zoetrope.unsigned", "zoetrope.recipe"
 
@@ -154,7 +157,15 @@ def _usable(key: bytes) -> tuple[str, bytes]:
     return _ALGORITHMS[name], written
 
 
-def check_signer(files: CredentialFiles) -> None:
+def checked_files(settings: CommonSettings) -> CredentialFiles | None:
+    """As `credential_files`; those that an operator named are tried, too. Raises `SettingsError`."""
+    files = credential_files(settings)
+    if files is not None and settings.signing_certificate:
+        _check(files)
+    return files
+
+
+def _check(files: CredentialFiles) -> None:
     """Sign a picture of one point with them, and read it. Raises `SettingsError` for files that do not sign what readers accept."""
     out = io.BytesIO()
     try:
@@ -177,7 +188,10 @@ def read_credentials(file: BinaryIO, media_type: str, trusted: bytes) -> Credent
         settings["trust"] = {"trust_anchors": trusted.decode("ascii", "replace")}
     file.seek(0)
     try:
-        with library.Context.from_dict(settings) as context, library.Reader(media_type, file, context=context) as reader:
+        with (
+            library.Context.from_dict(settings) as context,
+            library.Reader(media_type, file, context=context) as reader,
+        ):
             return _read(json.loads(reader.json()))
     except library.C2paError.ManifestNotFound:
         raise NoCredentials("holds no content credentials: it was saved anew without them, or had none") from None
@@ -185,7 +199,7 @@ def read_credentials(file: BinaryIO, media_type: str, trusted: bytes) -> Credent
         raise NoCredentials(f"is of no kind that can have content credentials: {error}") from None
     except library.C2paError:
         # Its manifest cannot be read at all: it had one.
-        return Credentials(state="invalid", failures=("claim.malformed",))
+        return Credentials(state="invalid", failures=("general.error",))
 
 
 def _read(store: dict[str, Any]) -> Credentials:

@@ -39,9 +39,14 @@ class CredentialFiles(Struct, frozen=True):
     key: str
 
 
+def is_installed() -> bool:
+    """Whether the library is there. It is not loaded."""
+    return importlib.util.find_spec(MODULE) is not None
+
+
 def is_on(settings: CommonSettings) -> bool:
     """Whether results are to be signed. Raises `SettingsError` where they are and cannot be."""
-    installed = importlib.util.find_spec(MODULE) is not None
+    installed = is_installed()
     if settings.content_credentials == "on" and not installed:
         raise SettingsError(f"content_credentials: on needs c2pa-python, which is not installed: {EXTRA}")
     return installed and settings.content_credentials != "off"

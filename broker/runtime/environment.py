@@ -77,6 +77,7 @@ OPTIONS = {
             "output_roots",
             "save_overwrites",
             "recipe",
+            "trusted_signers",
             "input_roots",
             "max_upload_mb",
             "upload_idle_s",

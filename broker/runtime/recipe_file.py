@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 #: Name of the recipe in a file.
@@ -40,20 +40,24 @@ class NoRecipe(ValueError):
     """There is no recipe in the file. One clause, after the name of the file."""
 
 
+def media_type_of(head: bytes) -> str | None:
+    """The media type of a file that begins so, 12 bytes at least; None when it is no PNG, JPEG, WebP or MP4."""
+    if head.startswith(_PNG):
+        return "image/png"
+    if head.startswith(_JPEG):
+        return "image/jpeg"
+    if head.startswith(_RIFF) and head[8:12] == b"WEBP":
+        return "image/webp"
+    return "video/mp4" if head[4:8] == b"ftyp" else None
+
+
 def recipe_text(file: BinaryIO, max_bytes: int) -> str:
     """The text of the recipe in a file, which can be sought. Raises `NoRecipe` for none, one above `max_bytes`, or no file of ours."""
-    head = file.read(16)
+    read = _READERS.get(media_type_of(file.read(16)) or "")
+    if read is None:
+        raise NoRecipe("is no PNG, JPEG, WebP or MP4")
     try:
-        if head.startswith(_PNG):
-            found = _in_png(file, max_bytes)
-        elif head.startswith(_JPEG):
-            found = _in_jpeg(file, max_bytes)
-        elif head.startswith(_RIFF) and head[8:12] == b"WEBP":
-            found = _in_webp(file, max_bytes)
-        elif head[4:8] == b"ftyp":
-            found = _in_mp4(file, max_bytes)
-        else:
-            raise NoRecipe("is no PNG, JPEG, WebP or MP4")
+        found = read(file, max_bytes)
         if found is None:
             raise NoRecipe(
                 "holds no recipe: it was drawn without one, drawn elsewhere, or saved anew by a program that leaves it out"
@@ -209,3 +213,12 @@ def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, i
             raise struct.error
         yield name, start + head, start + size
         start += size
+
+
+#: Media type -> what finds the recipe in such a file.
+_READERS: dict[str, Callable[[BinaryIO, int], bytes | None]] = {
+    "image/png": _in_png,
+    "image/jpeg": _in_jpeg,
+    "image/webp": _in_webp,
+    "video/mp4": _in_mp4,
+}

@@ -91,6 +91,13 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
             " request may say no. false: none does"
         ),
     ] = True
+    trusted_signers: Annotated[
+        str,
+        Meta(
+            description="PEM file of the authorities whose certificates POST /v1/credentials takes for trusted; default: none, and a file"
+            " that is whole is `untrusted`"
+        ),
+    ] = ""
     input_roots: Annotated[
         tuple[str, ...],
         Meta(

@@ -38,6 +38,7 @@ from http_edge.jobs.submission import Submission
 from http_edge.jobs.submit import CheckUrl, Submitter, named_at, refuse_url, require_sound
 from http_edge.media.artefact_store import ArtefactStore
 from http_edge.media.artefacts import artefact_path
+from http_edge.media.credentials import EdgeCredentials
 from http_edge.media.exports import Exports
 from http_edge.media.image_inputs import Picture
 from http_edge.media.image_sources import ImageSources
@@ -104,6 +105,7 @@ class JobService:
         self._export_on_read = ExportOnRead(settings.artefacts_path, exports, self._threads)
         self._draining = asyncio.Lock()
         self.artefacts = ArtefactStore(settings.home_path)
+        self.credentials = EdgeCredentials.of(settings)
         hub.when_gone(self._export_on_read.forget)
 
     # ------------------------------------------------------------ submit

@@ -29,6 +29,7 @@ from broker.wire.messages import JobView
 from http_edge.base.errors import EdgeError, from_disk
 from http_edge.http.file_response import Download
 from http_edge.media.artefacts import artefact_path, file_name
+from http_edge.media.credentials import EdgeCredentials
 
 Format = Literal["png", "jpeg", "webp"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -69,15 +70,16 @@ def as_format(name: str) -> Format | None:
 class Thumbnails:
     """The derived pictures of one edge's artefacts."""
 
-    def __init__(self, artefacts: Path) -> None:
+    def __init__(self, artefacts: Path, credentials: EdgeCredentials) -> None:
         self._artefacts = artefacts
+        self._credentials = credentials
         self._threads = anyio.CapacityLimiter(_THREADS)
 
     async def file(self, view: JobView, index: int, artefact: Artefact, variant: Variant) -> Download:
         """The file of this variant, made if it is not there yet. Raises `EdgeError`."""
         source = artefact_path(self._artefacts, view, artefact)
         path = source.with_name(variant.name(index))
-        size, digest = await anyio.to_thread.run_sync(_made, source, path, variant, limiter=self._threads)
+        size, digest = await anyio.to_thread.run_sync(self._made, source, path, variant, limiter=self._threads)
         return Download(
             root=self._artefacts,
             path=path,
@@ -90,12 +92,35 @@ class Thumbnails:
     async def image_bytes(self, view: JobView, artefact: Artefact, to: Format, quality: int | None) -> bytes:
         """An image artefact's file in this format. Raises `EdgeError`."""
         source = artefact_path(self._artefacts, view, artefact)
-        return await anyio.to_thread.run_sync(_converted, source, to, quality, limiter=self._threads)
+        return await anyio.to_thread.run_sync(self._converted, source, to, quality, limiter=self._threads)
 
     async def last_frame(self, view: JobView, artefact: Artefact) -> bytes:
         """The last picture of a clip, as PNG. Raises `EdgeError`."""
         source = artefact_path(self._artefacts, view, artefact)
         return await anyio.to_thread.run_sync(_last_frame, source, limiter=self._threads)
+
+    def _made(self, source: Path, path: Path, variant: Variant) -> tuple[int, str]:
+        """(size, sha256) of the file. Blocks."""
+        with _errors_named(source, variant.kind):
+            if not path.exists():
+                picture = _draw(source, variant)
+                # A result in another format is a result; thumbnails and sheets are views of one, and no files to pass on.
+                write = self._result if variant.kind == "image" else encoded
+                _write(path, write(picture, variant.format, variant.quality))
+            data = path.read_bytes()
+        return len(data), hashlib.sha256(data).hexdigest()
+
+    def _converted(self, source: Path, to: Format, quality: int | None) -> bytes:
+        with _errors_named(source, f"{to} version"):
+            if to == "png" and source.suffix == ".png":
+                return source.read_bytes()
+            with Image.open(source) as image:
+                return self._result(image, to, quality)
+
+    def _result(self, image: Image.Image, to: Format, quality: int | None) -> bytes:
+        recipe = image.info.get(KEY)
+        data = encoded(image, to, quality)
+        return self._credentials.signed(data, f"image/{to}", recipe if isinstance(recipe, str) else "")
 
 
 @contextlib.contextmanager
@@ -108,23 +133,6 @@ def _errors_named(source: Path, what: str) -> Iterator[None]:
     except (OSError, av.error.FFmpegError, ValueError) as error:
         refused = from_disk(error) if isinstance(error, OSError) else None
         raise refused or EdgeError("internal", f"no {what} of {source.name} could be made: {error}") from error
-
-
-def _made(source: Path, path: Path, variant: Variant) -> tuple[int, str]:
-    """(size, sha256) of the file. Blocks."""
-    with _errors_named(source, variant.kind):
-        if not path.exists():
-            _write(path, encoded(_draw(source, variant), variant.format, variant.quality))
-        data = path.read_bytes()
-    return len(data), hashlib.sha256(data).hexdigest()
-
-
-def _converted(source: Path, to: Format, quality: int | None) -> bytes:
-    with _errors_named(source, f"{to} version"):
-        if to == "png" and source.suffix == ".png":
-            return source.read_bytes()
-        with Image.open(source) as image:
-            return encoded(image, to, quality)
 
 
 def _last_frame(source: Path) -> bytes:

@@ -64,7 +64,9 @@ def open_edge(start: Path) -> Iterator[Callable[..., World]]:
         return broker
 
     def open_one(**settings: Any) -> World:
-        edge = build_edge(EdgeSettings(home=str(start / ".zoetrope"), **settings), start, connect)
+        # A pair of keys for each test takes longer than most of them.
+        unsigned = {"content_credentials": "off", **settings}
+        edge = build_edge(EdgeSettings(home=str(start / ".zoetrope"), **unsigned), start, connect)
         http = TestClient(build_app(edge), base_url="http://localhost")
         http.__enter__()
         open_ones.append(http)

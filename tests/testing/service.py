@@ -38,7 +38,7 @@ class Service:
                 "--home",
                 str(self.home / "z"),
                 log=self.home / f"{name}.log",
-                environ={**os.environ, "PYTHONUNBUFFERED": "1"},
+                environ={**os.environ, "PYTHONUNBUFFERED": "1", "ZOETROPE_CONTENT_CREDENTIALS": "off"},
                 through=through,
             )
 

@@ -84,6 +84,7 @@ def _shell(config: AgentConfig, link: Channel) -> AgentShell:
         dtype=config.dtype,
         overlap=config.overlap,
         checkpoint_s=config.checkpoint_s,
+        credentials=config.credentials,
         setups=config.setups,
         peaks=config.peaks,
         lora_memory=config.lora_memory,

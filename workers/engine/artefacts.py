@@ -1,7 +1,7 @@
 """Files of a job: MP4 (PyAV) and PNG (Pillow), whole or not there at all.
 
-Every file is written under a temporary name, closed, fsynced, hashed and renamed; then its directory is fsynced. A name that exists
-is a file that is complete and on disk.
+Every file is written under a temporary name, closed, signed where results are, fsynced, hashed and renamed; then its directory is
+fsynced. A name that exists is a file that is complete, signed and on disk.
 
 Colour: frames come as full-range sRGB; players of HD video assume BT.709 at limited range. Tagging without converting shifts
 colours by up to 32/255, so frames are converted with the BT.709 matrix and the stream is tagged to match.
@@ -28,6 +28,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from broker.runtime.content_credentials import Signer, SigningError
 from broker.runtime.recipe_file import KEY, MP4_WORDS, PNG_WORDS
 from broker.wire.jobspec import Artefact
 from workers.engine.errors import InvalidInput, WriteError
@@ -134,16 +135,17 @@ class Mp4Writer:
             container, self._container = self._container, None
             container.close()
             record = _header(self._temporary, self._path.name)
-        return publish(self._temporary, self._path, record)
+        return publish(self._temporary, self._path, record, self._told)
 
     def _open(self, height: int, width: int) -> None:
         self._size = (height, width, 3)
         # faststart puts the index in front, so that a browser can play before it has the whole file. Names of metadata of one's own
         # need the other flag.
-        flags = "+faststart" if self._told is None else "+faststart+use_metadata_tags"
+        told = self._told if self._told is not None and self._told.text else None
+        flags = "+faststart" if told is None else "+faststart+use_metadata_tags"
         self._container = av.open(str(self._temporary), "w", format="mp4", options={"movflags": flags})
-        if self._told is not None:
-            self._container.metadata.update({KEY: self._told.text, MP4_WORDS: self._told.words})
+        if told is not None:
+            self._container.metadata.update({KEY: told.text, MP4_WORDS: told.words})
         codec, crf = CODECS[self._file.codec], self._file.crf
         options = {**codec.options, "crf": str(codec.usual if crf is None else crf)}
         self._stream = self._container.add_stream(codec.encoder, rate=self._rate, options=options)
@@ -219,13 +221,14 @@ def save_png(directory: Path, name: str, pixels: Pixels, told: Told | None = Non
             Artefact(
                 name=name, media_type="image/png", size=0, sha256=_NO_HASH, width=width, height=height, num_frames=1
             ),
+            told,
         )
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _chunks(told: Told | None) -> PngInfo | None:
-    if told is None:
+    if told is None or not told.text:
         return None
     chunks = PngInfo()
     for name, text in ((KEY, told.text), (PNG_WORDS, told.words), ("Software", "Zoetrope")):
@@ -233,9 +236,14 @@ def _chunks(told: Told | None) -> PngInfo | None:
     return chunks
 
 
-def publish(temporary: Path, path: Path, record: Artefact) -> Artefact:
-    """Fsync and hash a closed file, give it its name, fsync the name; returns `record` with true size and hash. Raises `WriteError`."""
+def publish(temporary: Path, path: Path, record: Artefact, told: Told | None = None) -> Artefact:
+    """Sign where `told` has a signer, fsync and hash a closed file, give it its name, fsync the name. Raises `WriteError`.
+
+    Returns `record` with true size and hash, those of the signed file.
+    """
     with _write_errors(path.name):
+        if told is not None and told.signer is not None:
+            _sign(temporary, path.name, record.media_type, told, told.signer)
         digest = hashlib.sha256()
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
@@ -251,10 +259,21 @@ def publish(temporary: Path, path: Path, record: Artefact) -> Artefact:
     return msgspec.structs.replace(record, size=size, sha256=digest.hexdigest())
 
 
+def _sign(file: Path, name: str, media_type: str, told: Told, signer: Signer) -> None:
+    """Put the signed version in a closed file's place. Raises `SigningError`, `OSError`."""
+    signed = file.with_name(f"{file.name}.signed")
+    try:
+        with open(file, "rb") as source, open(signed, "w+b") as out:
+            signer.sign(source, out, media_type, recipe=told.text, source_type=told.source_type, title=name)
+        signed.replace(file)
+    finally:
+        signed.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def _write_errors(name: str) -> Iterator[None]:
     """The reader of a job's error needs the file's name and the system's words, not an encoder's traceback."""
     try:
         yield
-    except (av.error.FFmpegError, OSError, ValueError) as error:
+    except (av.error.FFmpegError, OSError, ValueError, SigningError) as error:
         raise WriteError(f"{name} could not be written: {error}") from error

@@ -135,6 +135,7 @@ class Loop:
             card = cards.get(name)
             if card is None:
                 raise EngineError(f"model {name!r} is not one of {', '.join(cards) or 'none'}")
+            registry.load_signer()
             engine = registry.engine(card)
             engine.load(card, Monitor(slot, _NO_FENCE, 1, registry.meter))
         except Exception as error:  # the process's outermost loop: whatever a library raises is the agent's to hear

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 
 from msgspec import Struct
 
+from broker.runtime.content_credentials import Signer
 from broker.wire.jobspec import MAX_USED, MAX_USED_CHARS, MAX_WARNING_CHARS, MAX_WARNINGS, PHASES, Phase
 from workers.engine.memory import MemoryMeter
 from workers.ipc.shared import Slot
@@ -148,6 +149,8 @@ class Monitor:
         self._used: dict[str, str] = {}
         #: Whether and where the state of its job is kept.
         self.keeping: Keeping | None = None
+        #: Signs the files of its job; None: they are not signed.
+        self.signer: Signer | None = None
         #: Whether steps that an earlier attempt took are passed over.
         self.passing_over = False
 

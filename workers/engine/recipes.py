@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from broker.runtime.content_credentials import DRAWN, DRAWN_INTO, Signer
 from broker.wire.jobspec import JobSpec, ModelCard
 from broker.wire.recipe import encode_recipe, in_words, recipe_of
 from workers.engine.progress import Monitor
 from workers.models.versions import installed
 
+#: What is drawn anew of a picture or clip that was there before.
+_MASKS = frozenset(["mask_image", "mask_video"])
+
 
 class Told(Struct, frozen=True):
-    """A recipe as it is written into a file: as JSON, and in words."""
+    """A recipe as it is written into a file, as JSON and in words, "" where the job wants none; and what signs the file, as what."""
 
-    text: str
-    words: str
+    text: str = ""
+    words: str = ""
+    signer: Signer | None = None
+    source_type: str = DRAWN
 
 
 def told(card: ModelCard, spec: JobSpec, index: int, monitor: Monitor) -> Told | None:
-    """What the file of output `index` tells; None where the job wants it to tell nothing."""
+    """What the file of output `index` tells; None where it tells nothing."""
+    source_type = DRAWN if _MASKS.isdisjoint(spec.inputs) else DRAWN_INTO
     if not spec.recipe:
-        return None
+        return Told(signer=monitor.signer, source_type=source_type) if monitor.signer else None
     recipe = recipe_of(spec, card, index, used=monitor.used, versions=installed())
-    return Told(encode_recipe(recipe), in_words(recipe))
+    return Told(encode_recipe(recipe), in_words(recipe), monitor.signer, source_type)

@@ -7,12 +7,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from broker.runtime.content_credentials import Signer
+from broker.runtime.settings import SettingsError
 from broker.wire.jobspec import ModelCard
 from workers.engine.base import Engine
 from workers.engine.errors import LoadError
 from workers.engine.memory import MemoryMeter, ProcessMemory
 from workers.engine.peaks import Peaks
 from workers.ipc.messages import Setup
+from workers.models.versions import installed
 
 if TYPE_CHECKING:
     from workers.engine.pipelines import Pipelines
@@ -40,6 +43,17 @@ class Registry:
         self._meter: MemoryMeter = ProcessMemory()
         #: What jobs of its models were seen to take.
         self.peaks = Peaks(Path(setup.peaks) if setup.peaks else None)
+        #: Signs the files of jobs; None: they are not signed.
+        self.signer: Signer | None = None
+
+    def load_signer(self) -> None:
+        """Read what the files of jobs are to be signed with. Raises `LoadError`."""
+        if self._setup.credentials is None:
+            return
+        try:
+            self.signer = Signer(self._setup.credentials, installed().get("zoetrope", ""))
+        except (SettingsError, ImportError) as error:
+            raise LoadError(str(error)) from None
 
     @property
     def meter(self) -> MemoryMeter:

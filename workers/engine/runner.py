@@ -144,6 +144,7 @@ class Runner:
             if self._tail is not None:
                 self._tail.monitor.memory.note_peak()
         monitor = Monitor(slot, job.fence, spec.num_outputs, self._registry.meter)
+        monitor.signer = self._registry.signer
         if job.checkpoints:
             request = hashlib.sha256(job.body).hexdigest()
             monitor.keeping = Keeping(job.checkpoints, self._checkpoint_s, request, job.park_at)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from broker.runtime.credential_files import CredentialFiles
 from broker.wire.jobspec import ModelCard, Result
 from broker.wire.loras import LoraMemory
 from broker.wire.messages import FailureKind
@@ -35,6 +36,8 @@ class Setup(Struct, frozen=True, kw_only=True, tag="setup"):
     lora_memory: LoraMemory = LoraMemory()
     #: Seconds of denoising between two checkpoints; 0: none are written but where a job is parked.
     checkpoint_s: float = 0.0
+    #: What the files of jobs are signed with; None: they are not.
+    credentials: CredentialFiles | None = None
 
 
 class RunJob(Struct, frozen=True, kw_only=True, tag="run"):

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from broker.runtime.credential_files import CredentialFiles
 from broker.wire.jobspec import ModelCard
 from broker.wire.loras import LoraMemory
 from workers.models.model import ModelSetup
@@ -41,6 +42,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True, tag="config"):
     dtype: str = "auto"
     overlap: bool = True
     checkpoint_s: float = 0.0
+    credentials: CredentialFiles | None = None
     policy: AgentPolicy = AgentPolicy()
     log_level: str = "info"
     log_format: str = "text"

@@ -1,4 +1,4 @@
-"""Commands about jobs: ps, show, logs, cancel, download, rm."""
+"""Commands about jobs and their files: ps, show, logs, cancel, download, rm, verify."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from zoetrope.client.results import ACTIVE_STATES, Job, Outcome
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (ps, show, logs, cancel, pause, resume, commit, download, rm):
+    for command in (ps, show, logs, cancel, pause, resume, commit, download, rm, verify):
         app.command(command.__name__)(command)
 
 
@@ -223,3 +223,43 @@ def rm(
         for job_id in job_ids:
             client.delete(job_id)
             out().print(f"deleted {job_id}", markup=False)
+
+
+#: State of content credentials -> what it means.
+_STATES = {
+    "valid": "as it was signed, by a signer whom the service trusts",
+    "untrusted": "as it was signed, by a signer whom the service does not know",
+    "invalid": "changed since it was signed, or its credentials do not hold",
+}
+
+
+def verify(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE…", help="PNG, JPEG, WebP or MP4.", exists=True, dir_okay=False)
+    ],
+    url: Url = None,
+    key_file: KeyFile = None,
+    as_json: Json = False,
+) -> None:
+    """Check the content credentials (C2PA) of files; exit code 1 when those of one do not hold."""
+    with opened(url, key_file) as client:
+        found = [(file, client.credentials(file)) for file in files]
+    for file, credentials in found:
+        if as_json:
+            show_json_line({"file": str(file), **credentials.raw})
+            continue
+        said = _STATES.get(credentials.state, "")
+        show_pairs(
+            {
+                "file": str(file),
+                "state": f"{credentials.state}: {said}" if said else credentials.state,
+                "failures": ", ".join(credentials.failures),
+                "made by": "a model" if credentials.generated else "not said to be made by a model",
+                "signer": ", ".join(filter(None, (credentials.signer, credentials.issuer))),
+                "program": credentials.generator or "",
+                "unsigned": f"sha256 {credentials.unsigned_sha256}" if credentials.unsigned_sha256 else "",
+                "prompt": str((credentials.recipe or {}).get("request", {}).get("prompt", "")),
+            }
+        )
+    if any(credentials.state == "invalid" for _, credentials in found):
+        raise typer.Exit(1)

@@ -32,7 +32,7 @@ from zoetrope.client.errors import (
 #: Exit codes and what they mean, printed in docs/command.md.
 EXIT_CODES = {
     0: "done",
-    1: "the job failed, or a check of `doctor` did",
+    1: "the job failed, or a check of `doctor` or `verify` did",
     2: "an option is wrong, or the service refuses a value",
     3: "the service cannot be reached, or cannot serve now",
     4: "there is no such job, model, worker or file",

@@ -38,11 +38,13 @@ from zoetrope.client.requests import (
     address,
     draining,
     estimating,
+    reading_credentials,
     reading_recipe,
     reading_usage,
     undraining,
 )
 from zoetrope.client.results import (
+    Credentials,
     DownloadedFile,
     Estimate,
     Health,
@@ -339,6 +341,10 @@ class Client:
         """What a file of a job was drawn with, read from the file: `submit(**recipe.request)` draws it again."""
         return self._run(self._flows.object(Recipe, reading_recipe(file)))
 
+    def credentials(self, file: FileSource) -> Credentials:
+        """Whether a file's content credentials (C2PA) hold, and what they say."""
+        return self._run(self._flows.object(Credentials, reading_credentials(file)))
+
     def models(self) -> list[Model]:
         """Every model that a worker can run."""
         return self._run(self._flows.models())
@@ -509,6 +515,10 @@ class AsyncClient:
     async def recipe(self, file: FileSource) -> Recipe:
         """As `Client.recipe`."""
         return await self._run(self._flows.object(Recipe, reading_recipe(file)))
+
+    async def credentials(self, file: FileSource) -> Credentials:
+        """As `Client.credentials`."""
+        return await self._run(self._flows.object(Credentials, reading_credentials(file)))
 
     async def models(self) -> list[Model]:
         """As `Client.models`."""

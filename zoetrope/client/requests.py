@@ -156,6 +156,11 @@ def reading_recipe(file: FileSource) -> Request:
     return Request(method="POST", path="/v1/recipe", fields={}, files=(file_part("file", file),))
 
 
+def reading_credentials(file: FileSource) -> Request:
+    """The request that checks a file's content credentials."""
+    return Request(method="POST", path="/v1/credentials", fields={}, files=(file_part("file", file),))
+
+
 def error_of(reply: Reply, now: float) -> ServiceError:
     """The error that an answer tells of."""
     try:

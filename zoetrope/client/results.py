@@ -217,6 +217,20 @@ class Recipe(Result, kw_only=True):
     differences: list[str] = []
 
 
+class Credentials(Result, kw_only=True):
+    """Content credentials of a file. `state`: "valid", "untrusted" (whole, by a signer whom the service does not trust) or "invalid"."""
+
+    state: str
+    failures: list[str] = []
+    generated: bool = False
+    source_type: str | None = None
+    issuer: str | None = None
+    signer: str | None = None
+    generator: str | None = None
+    unsigned_sha256: str | None = None
+    recipe: dict[str, Any] | None = None
+
+
 class UploadedFile(Result, kw_only=True):
     """A file that was uploaded: its `id` can be named wherever an image or a clip is taken."""
 

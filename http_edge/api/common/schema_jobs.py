@@ -438,6 +438,32 @@ class RecipeAnswer(Struct, kw_only=True):
     versions: dict[str, str]
 
 
+class CredentialsAnswer(Struct, kw_only=True):
+    """What a file's content credentials say, and whether they hold."""
+
+    object: Literal["credentials"]
+    state: Literal["valid", "untrusted", "invalid"]
+    failures: Annotated[
+        list[str],
+        Meta(description="What does not hold, in the codes of the C2PA specification: `assertion.dataHash.mismatch`."),
+    ]
+    generated: Annotated[bool, Meta(description="Whether they say that a model made it, or a part of it.")]
+    source_type: Annotated[
+        str | None,
+        Meta(description="Where it came from, in IPTC's words: `trainedAlgorithmicMedia` for all that a model made."),
+    ]
+    issuer: Annotated[str | None, Meta(description="The organisation in the certificate of the signer.")]
+    signer: Annotated[str | None, Meta(description="The name in that certificate.")]
+    generator: Annotated[str | None, Meta(description="The program that wrote them, and its version.")]
+    unsigned_sha256: Annotated[
+        str | None,
+        Meta(description="SHA-256 of the file before it was signed: the same for every file that was drawn alike."),
+    ]
+    recipe: Annotated[
+        dict[str, Any] | None, Meta(description="What it was drawn with, as this service wrote it, where it says so.")
+    ]
+
+
 class QueueNumbers(Struct, kw_only=True):
     """The queue: jobs by state, and the seconds of work in it."""
 

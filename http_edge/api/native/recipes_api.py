@@ -1,15 +1,18 @@
-"""Recipe of a result's file: `/v1/recipe` answers the request that draws it again."""
+"""What a result's file says of itself: the request that draws it again, and its content credentials."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from broker.runtime.content_credentials import GENERATED
 from http_edge.api.common import schema_jobs as schema
 from http_edge.api.native.jobs_api import POLICY
 from http_edge.base.errors import invalid
 from http_edge.body.fields import missing
-from http_edge.body.forms import read_fields
+from http_edge.body.forms import Fields, read_fields
 from http_edge.body.json_body import json_response
 from http_edge.body.spool import Spool
 from http_edge.http.operation import BROKER, FORM, Answer, Body, Tag, operation
@@ -32,7 +35,7 @@ class RecipesApi:
 
     def routes(self) -> list[EdgeRoute]:
         """The route."""
-        return [route("/v1/recipe", POST=self.read)]
+        return [route("/v1/recipe", POST=self.read), route("/v1/credentials", POST=self.read_credentials)]
 
     @operation(
         "readRecipe",
@@ -47,12 +50,7 @@ class RecipesApi:
         `request` is the body of a `POST /v1/jobs` that draws it again. `differences` says why it would not be the same picture.
         """
         async with await read_fields(request) as fields:
-            upload = fields.upload("file")
-            if upload is None:
-                if fields.values.get("file") is not None:
-                    raise invalid("file", fields.values["file"], "is not a file; send it as multipart/form-data")
-                raise missing(["file"])
-            path = upload.path
+            path = _file(fields)
             recipe = await self._spool.in_thread(lambda: read_recipe("file", path))
         pool = await self._calls.pool(_FRESH_S)
         found = list(obstacles(recipe, pool.workers, POLICY))
@@ -68,3 +66,44 @@ class RecipesApi:
                 versions=recipe.versions,
             )
         )
+
+    @operation(
+        "readCredentials",
+        _TAG,
+        body=Body(type=schema.RecipeRequest, json=False, files={"file": False}),
+        answers={200: Answer(about="The content credentials.", types=(schema.CredentialsAnswer,))},
+        errors=(*FORM, "unsupported"),
+    )
+    async def read_credentials(self, request: Request) -> Response:
+        """Check the content credentials (C2PA) of a PNG, JPEG, WebP or MP4.
+
+        `valid`: the file is as it was signed, by a signer whom this service trusts; `untrusted`: the same by another; `invalid`: it was
+        changed since, or its credentials do not hold. Files of any maker are read. A file without credentials is refused (400).
+        """
+        async with await read_fields(request) as fields:
+            path = _file(fields)
+            found = await self._spool.in_thread(lambda: self._calls.credentials.read("file", path))
+        return json_response(
+            schema.CredentialsAnswer(
+                object="credentials",
+                state=found.state,
+                failures=list(found.failures),
+                generated=found.source_type in GENERATED,
+                source_type=found.source_type or None,
+                issuer=found.issuer or None,
+                signer=found.signer or None,
+                generator=found.generator or None,
+                unsigned_sha256=found.unsigned_sha256 or None,
+                recipe=found.recipe,
+            )
+        )
+
+
+def _file(fields: Fields) -> Path:
+    """The file that a form brings. Raises `EdgeError`."""
+    upload = fields.upload("file")
+    if upload is not None:
+        return upload.path
+    if fields.values.get("file") is not None:
+        raise invalid("file", fields.values["file"], "is not a file; send it as multipart/form-data")
+    raise missing(["file"])
