@@ -63,7 +63,7 @@ PLACES = {
     "previews": 5,
     "priority": 11,
     "prompt": 10,  # of a job; and what a prompt enhancer makes of it
-    "recipe": 7,  # of a job; of a key, and what it may then; of the service
+    "recipe": 10,  # of a job; of a key, and what it may then; of the service; and in a file, as its credentials have it
     "revision": 8,  # of a job; and, in one, of a model on the hub
     "run_s": 10,
     "save_to": 5,

@@ -108,14 +108,14 @@ class Signer:
         out: BinaryIO,
         media_type: str,
         *,
-        recipe: str = "",
+        recipe_json: str = "",
         source_type: str = DRAWN,
         title: str = "",
     ) -> None:
-        """Write the signed version of a file to `out`, which is open for reading too. `recipe` is JSON. Raises `SigningError`, `OSError`."""
+        """Write the signed version of a file to `out`, which is open for reading too. Raises `SigningError`, `OSError`."""
         source.seek(0)
         digest = hashlib.file_digest(source, "sha256").hexdigest()  # type: ignore[arg-type]
-        manifest = self._manifest({"sha256": digest, "size": source.tell()}, recipe, source_type, title)
+        manifest = self._manifest({"sha256": digest, "size": source.tell()}, recipe_json, source_type, title)
         source.seek(0)
         library = _library()
         try:
@@ -123,7 +123,7 @@ class Signer:
         except library.C2paError as error:
             raise SigningError(f"its content credentials could not be signed: {error}") from None
 
-    def _manifest(self, unsigned: dict[str, Any], recipe: str, source_type: str, title: str) -> dict[str, Any]:
+    def _manifest(self, unsigned: dict[str, Any], recipe_json: str, source_type: str, title: str) -> dict[str, Any]:
         created = {
             "action": "c2pa.created",
             "digitalSourceType": _SOURCE_TYPES + source_type,
@@ -133,8 +133,8 @@ class Signer:
             {"label": "c2pa.actions.v2", "data": {"actions": [created]}},
             {"label": _UNSIGNED, "data": unsigned},
         ]
-        if recipe:
-            assertions.append({"label": _RECIPE, "data": json.loads(recipe)})
+        if recipe_json:
+            assertions.append({"label": _RECIPE, "data": json.loads(recipe_json)})
         named = {"title": title} if title else {}
         return {"claim_generator_info": [self._generator], **named, "assertions": assertions}
 

@@ -37,13 +37,13 @@ class EdgeCredentials:
         trusted = read_pem(str(Path(path).expanduser().absolute()), "trusted_signers") if path else b""
         return cls(checked_files(settings), trusted)
 
-    def signed(self, data: bytes, media_type: str, recipe: str) -> bytes:
+    def signed(self, data: bytes, media_type: str, recipe_json: str) -> bytes:
         """The file as it is given to clients; itself where nothing is signed. Blocks. Raises `EdgeError`."""
         if self._files is None:
             return data
         out = io.BytesIO()
         try:
-            self._made(self._files).sign(io.BytesIO(data), out, media_type, recipe=recipe)
+            self._made(self._files).sign(io.BytesIO(data), out, media_type, recipe_json=recipe_json)
         except SigningError as error:
             raise EdgeError("internal", f"no {media_type} can be given: {error}") from error
         return out.getvalue()

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from broker.wire.jobspec import JobSpec, ModelCard, encode_spec
 from workers.ipc.channel import Channel
@@ -52,10 +53,10 @@ class Child:
         """Whether it has loaded torch (Linux)."""
         return "libtorch_cpu" in Path(f"/proc/{self.process.pid}/maps").read_text()
 
-    def setup(self, *cards: ModelCard, preload: str | None = None, device: str = "cpu") -> object:
+    def setup(self, *cards: ModelCard, preload: str | None = None, device: str = "cpu", **more: Any) -> object:
         """Send the cards and return the answer: `Ready` or `LoadFailed`."""
         name = cards[0].name if preload is None else preload
-        self.channel.send(Setup(models=cards, preload=name, device=device, threads=1))
+        self.channel.send(Setup(models=cards, preload=name, device=device, threads=1, **more))
         return self.channel.receive()
 
     def send(self, spec: JobSpec, out_dir: Path, cancel: bool = False, slot: int = 0) -> int:

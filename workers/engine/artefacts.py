@@ -264,7 +264,7 @@ def _sign(file: Path, name: str, media_type: str, told: Told, signer: Signer) ->
     signed = file.with_name(f"{file.name}.signed")
     try:
         with open(file, "rb") as source, open(signed, "w+b") as out:
-            signer.sign(source, out, media_type, recipe=told.text, source_type=told.source_type, title=name)
+            signer.sign(source, out, media_type, recipe_json=told.text, source_type=told.source_type, title=name)
         signed.replace(file)
     finally:
         signed.unlink(missing_ok=True)
