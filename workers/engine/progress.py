@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from broker.runtime.content_credentials import Signer
 from broker.wire.jobspec import MAX_USED, MAX_USED_CHARS, MAX_WARNING_CHARS, MAX_WARNINGS, PHASES, Phase
@@ -51,6 +51,13 @@ class Keeping(Struct, frozen=True):
     every_s: float
     request: str
     park_at: int = 0
+
+
+class _Notes(Struct):
+    """Words about an attempt: warnings for the client, in the order found, and what the job is drawn with."""
+
+    warnings: dict[str, None] = field(default_factory=dict)
+    used: dict[str, str] = field(default_factory=dict)
 
 
 class StageTimes:
@@ -145,8 +152,7 @@ class Monitor:
         self._index = 0
         self._ceiling = _RANK["save"]
         self._shown = (-1, 0, 0)
-        self._warnings: dict[str, None] = {}
-        self._used: dict[str, str] = {}
+        self._notes = _Notes()
         #: Whether and where the state of its job is kept.
         self.keeping: Keeping | None = None
         #: Signs the files of its job; None: they are not signed.
@@ -180,23 +186,23 @@ class Monitor:
 
     def warn(self, text: str) -> None:
         """Tell the client one sentence about what was drawn: what was asked for and had no effect. The same sentence counts once."""
-        if len(self._warnings) < MAX_WARNINGS:
-            self._warnings[text[:MAX_WARNING_CHARS]] = None
+        if len(self._notes.warnings) < MAX_WARNINGS:
+            self._notes.warnings[text[:MAX_WARNING_CHARS]] = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Warnings for the client, in the order found."""
-        return tuple(self._warnings)
+        return tuple(self._notes.warnings)
 
     def use(self, name: str, text: str) -> None:
         """Note what the job is drawn with, for its record. A later word on the same name takes its place."""
-        if name in self._used or len(self._used) < MAX_USED:
-            self._used[name] = text[:MAX_USED_CHARS]
+        if name in self._notes.used or len(self._notes.used) < MAX_USED:
+            self._notes.used[name] = text[:MAX_USED_CHARS]
 
     @property
     def used(self) -> dict[str, str]:
         """Settings that the job is drawn with, in words."""
-        return dict(self._used)
+        return dict(self._notes.used)
 
     def output(self, index: int, ceiling: Phase) -> None:
         """Begin output `index` (from 0); no phase beyond `ceiling` is shown."""
