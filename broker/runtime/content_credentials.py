@@ -34,6 +34,7 @@ DRAWN, DRAWN_INTO = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicM
 GENERATED = frozenset([DRAWN, DRAWN_INTO])
 
 _UNSIGNED, _RECIPE = "zoetrope.unsigned", "zoetrope.recipe"
+_ACTIONS, _CREATED = "c2pa.actions.v2", "c2pa.created"
 
 _SETTINGS = {
     "version": 1,
@@ -125,12 +126,12 @@ class Signer:
 
     def _manifest(self, unsigned: dict[str, Any], recipe_json: str, source_type: str, title: str) -> dict[str, Any]:
         created = {
-            "action": "c2pa.created",
+            "action": _CREATED,
             "digitalSourceType": _SOURCE_TYPES + source_type,
             "softwareAgent": self._generator,
         }
         assertions = [
-            {"label": "c2pa.actions.v2", "data": {"actions": [created]}},
+            {"label": _ACTIONS, "data": {"actions": [created]}},
             {"label": _UNSIGNED, "data": unsigned},
         ]
         if recipe_json:
@@ -209,8 +210,8 @@ def _read(store: dict[str, Any]) -> Credentials:
     broken = [code for code in failures if code != "signingCredential.untrusted"]
     state: State = "invalid" if broken or not manifest else "untrusted" if failures else "valid"
     said = {one.get("label"): one.get("data") for one in manifest.get("assertions", ())}
-    actions = (said.get("c2pa.actions.v2") or said.get("c2pa.actions") or {}).get("actions", ())
-    source = next((one.get("digitalSourceType", "") for one in actions if one.get("action") == "c2pa.created"), "")
+    actions = (said.get(_ACTIONS) or said.get("c2pa.actions") or {}).get("actions", ())
+    source = next((one.get("digitalSourceType", "") for one in actions if one.get("action") == _CREATED), "")
     unsigned, recipe = said.get(_UNSIGNED), said.get(_RECIPE)
     signature = manifest.get("signature_info") or {}
     generators = manifest.get("claim_generator_info") or [{}]
