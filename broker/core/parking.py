@@ -168,10 +168,11 @@ def _yields_until(state: State, job: Job, now: float) -> float:
     model, units = job.submission.model, job.left(job.submission.units, job.kept)
     left_s = state.costs.predict(model, units)
     sd_s = left_s * state.costs.spread(model, units)
-    spare_s = preemption.spare_s(job.promise, job.deadline_at, left_s, sd_s, now) - preemption.OVERHEAD_S
-    whole_s = state.costs.predict(model, job.submission.units)
-    share = state.policy.preempt_delay
-    return now + preemption.may_wait_s(whole_s, job.preemptions, job.preempted_s, spare_s, share)
+    bounds, whole_s = state.policy.preempt_bounds, state.costs.predict(model, job.submission.units)
+    spare_s = preemption.spare_s(job.promise, job.deadline_at, left_s, sd_s, now) - bounds.overhead_s
+    most_s = state.policy.preempt_delay * whole_s
+    wait_s = preemption.delay_left_s(most_s, job.preemptions, job.preempted_s, bounds)
+    return now + max(0.0, min(wait_s, spare_s))
 
 
 def kept_text(job: Job) -> str:

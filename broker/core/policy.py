@@ -6,6 +6,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from broker.core.scheduling.preemption import Bounds
+
 
 class Policy(Struct, frozen=True, kw_only=True):
     """Limits, and times in seconds."""
@@ -77,6 +79,8 @@ class Policy(Struct, frozen=True, kw_only=True):
             le=10.0,
         ),
     ] = 0.2
+    #: What else preemption is decided by.
+    preempt_bounds: Bounds = Bounds()
     recent_finals: Annotated[
         int, Meta(description="finished jobs kept in memory; older ones are read from the journal", ge=0, le=1_000_000)
     ] = 512

@@ -45,7 +45,8 @@ def _make_room(state: State, waiting: Iterator[tuple[Job, Lane, Wanted]], now: f
         if job.id in served or job.parked_at or job.excluded:
             # What made room itself makes nobody else do so.
             continue
-        chosen = preemption.choose(wanted, _running(state, seats, job, lane, wanted, now), state.policy.preempt_delay)
+        running = _running(state, seats, job, lane, wanted, now)
+        chosen = preemption.choose(wanted, running, state.policy.preempt_delay, state.policy.preempt_bounds)
         if chosen:
             served.add(job.id)
             seats = [worker for worker in seats if chosen not in worker.held]

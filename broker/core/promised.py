@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from broker.core import views
 from broker.core.jobs import Cause, Job
 from broker.core.pool import Worker
-from broker.core.scheduling import bounds, dispatch, forecast, placement, preemption, promises
+from broker.core.scheduling import bounds, dispatch, forecast, placement, promises
 from broker.core.scheduling.dispatch import Choice
 from broker.core.scheduling.forecast import Seat, Start, Work
 from broker.core.scheduling.queue import Lane
@@ -120,7 +120,7 @@ def _seats(state: State, now: float, *, making_room: bool = False) -> list[Seat]
         if _serves(worker):
             busy_s, variance = _busy(state, worker, now)
             if making_room and _makes_room(state, worker):
-                busy_s, variance = min(busy_s, preemption.OVERHEAD_S), 0.0
+                busy_s, variance = min(busy_s, state.policy.preempt_bounds.overhead_s), 0.0
             model = worker.model
             for job_id in worker.held:
                 if (job := state.jobs.get(job_id)) is not None:
@@ -355,7 +355,7 @@ def in_danger(state: State, now: float) -> Iterator[str]:
         return
     able = _able(state)
     pool = frozenset(worker.name for worker in state.pool if _serves(worker))
-    soon = now + preemption.OVERHEAD_S
+    soon = now + state.policy.preempt_bounds.overhead_s
     free_at = _free_at(state, now)
     for worker in state.pool:
         if _makes_room(state, worker):

@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from broker.core.policy import Policy
-from broker.core.scheduling.preemption import MOST, OVERHEAD_S, Running, Wanted, choose, spare_s
+from broker.core.scheduling.preemption import Bounds, Running, Wanted, choose, spare_s
 from broker.core.scheduling.queue import Queue
 from broker.testing import UNIT, CoreHarness, holding, peer_of, sent, worker_info
 from broker.wire import messages as m
@@ -21,6 +21,7 @@ LONG = Running(job_id="long", left_s=100.0, whole_s=120.0)
 SHORT = Wanted(cost_s=2.0, waits_s=100.0)
 PROMISED = Wanted(cost_s=2.0, promised=True)
 SHARE = 0.2
+BOUNDS = Bounds()
 STEPS = 100
 
 
@@ -31,7 +32,7 @@ STEPS = 100
         (replace(LONG, left_s=19.0), SHORT, ""),
         (replace(LONG, left_s=42.0, whole_s=500.0), replace(SHORT, cost_s=10.0), ""),
         (replace(LONG, left_s=43.0, whole_s=500.0), replace(SHORT, cost_s=10.0), "long"),
-        (replace(LONG, preemptions=MOST, whole_s=1e6), SHORT, ""),
+        (replace(LONG, preemptions=BOUNDS.most, whole_s=1e6), SHORT, ""),
         (replace(LONG, preempted_s=21.0), SHORT, ""),
         (replace(LONG, preempted_s=19.0), SHORT, "long"),
         (replace(LONG, preempted_s=19.0, preemptions=1), SHORT, ""),
@@ -48,20 +49,20 @@ STEPS = 100
         (replace(LONG, left_s=4.0), PROMISED, ""),
         (replace(LONG, left_s=42.0, whole_s=500.0), replace(PROMISED, cost_s=10.0), "long"),
         (LONG, replace(PROMISED, line_s=21.0), "long"),
-        (replace(LONG, preemptions=MOST, whole_s=1e6), PROMISED, ""),
+        (replace(LONG, preemptions=BOUNDS.most, whole_s=1e6), PROMISED, ""),
         (replace(LONG, preempted_s=21.0), PROMISED, ""),
         (replace(LONG, preemptions=1, ran_s=9.0), PROMISED, ""),
         (replace(LONG, spare_s=3.0), PROMISED, ""),
     ],
 )
 def test_who_makes_room(running: Running, wanted: Wanted, chosen: str) -> None:
-    assert choose(wanted, [running], SHARE) == chosen
+    assert choose(wanted, [running], SHARE, BOUNDS) == chosen
 
 
 def test_that_with_most_left_makes_room():
     other = replace(LONG, job_id="longer", left_s=110.0)
-    assert choose(SHORT, [LONG, other], SHARE) == "longer"
-    assert choose(SHORT, [], SHARE) == ""
+    assert choose(SHORT, [LONG, other], SHARE, BOUNDS) == "longer"
+    assert choose(SHORT, [], SHARE, BOUNDS) == ""
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_nobody_makes_room_where_that_is_not_wanted(resumes: bool, preempt: bool
 def test_a_job_is_delayed_by_a_share_of_its_time_at_most_and_then_left_alone():
     desk = busy()
     began = desk.now
-    for number in range(MOST + 1):
+    for number in range(BOUNDS.most + 1):
         wait(desk, 10)
         desk.submit(f"short{number}", units=UNIT)
         wait(desk, 6)
@@ -170,8 +171,8 @@ def test_a_job_is_delayed_by_a_share_of_its_time_at_most_and_then_left_alone():
         desk.finish("w1", f"short{number}")
         desk.start("w1", "long")
     job = desk.job("long")
-    assert 1 < job.preemptions <= MOST
-    assert 0 < job.preempted_s + job.preemptions * OVERHEAD_S <= 0.2 * 200
+    assert 1 < job.preemptions <= BOUNDS.most
+    assert 0 < job.preempted_s + job.preemptions * BOUNDS.overhead_s <= 0.2 * 200
     assert desk.now - began < 200
     assert job.park == ""
 

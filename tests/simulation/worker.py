@@ -275,7 +275,7 @@ class WorkerProcess:
         step_s = random.choice(plan.steps_s)
         steps = random.randint(*plan.steps)
         attempts = self.core.engine_slot.attempts if self.core is not None else []
-        predicted_s = next((attempt._predicted_s for attempt in attempts if attempt.fence == job.fence), 0.0)
+        predicted_s = next((attempt._pulse._predicted_s for attempt in attempts if attempt.fence == job.fence), 0.0)
         overlaps = plan.overlap > 0 and random.random() < plan.overlap
         return Script(
             behaviour=behaviour,

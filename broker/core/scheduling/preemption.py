@@ -3,7 +3,7 @@
 Two reasons. A short job overtakes a long one, when it would else take some times as long as it takes alone, and what is left of the long
 one is many times what the short one takes. A promised job that would be late takes the place of one that has more left than parking costs.
 
-Parking costs a step and a checkpoint, and it delays the job that is parked. So that is bounded: no job makes room more than `MOST` times,
+Parking costs a step and a checkpoint, and it delays the job that is parked. So that is bounded: no job makes room more than so many times,
 none right after it went on, and all its delays with what they cost are a share of its own time at most (`Bounds.delay_share`), and no more
 than what a time that was promised for it, or its deadline, leaves. And it must help: a job that has used up its delay before the line is
 worked off comes back in the midst of it, and short ones wait for it then. So the line, spread over the workers, counts as delay.
@@ -19,17 +19,21 @@ from msgspec import Struct
 from broker.core.scheduling.costs import deviations
 from broker.wire.promises import CONFIDENCE, Promise
 
-#: A short job is to wait for at most so many times what it takes.
-PATIENCE = 2.0
-#: What is left of a running job must be more than so many times the short job, and more than so many seconds.
-FACTOR = 4.0
-LEAST_LEFT_S = 20.0
-#: How often a job makes room.
-MOST = 8
-#: What parking a job and taking it up again costs, beside the loading of models.
-OVERHEAD_S = 2.0
-#: A job that has made room runs at least so long before it does so again.
-LEAST_RUN_S = 10.0
+
+class Bounds(Struct, frozen=True, kw_only=True):
+    """When parking pays, and how often it may be done."""
+
+    #: A short job is to wait for at most so many times what it takes.
+    patience: float = 2.0
+    #: What is left of a running job must be more than so many times the short job, and more than so many seconds.
+    factor: float = 4.0
+    least_left_s: float = 20.0
+    #: How often a job makes room.
+    most: int = 8
+    #: What parking a job and taking it up again costs, beside the loading of models, seconds.
+    overhead_s: float = 2.0
+    #: A job that has made room runs at least so long before it does so again, seconds.
+    least_run_s: float = 10.0
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
@@ -61,32 +65,33 @@ class Running(Struct, frozen=True, kw_only=True):
     spare_s: float = inf
 
 
-def choose(wanted: Wanted, running: Iterable[Running], delay_share: float) -> str:
+def choose(wanted: Wanted, running: Iterable[Running], delay_share: float, bounds: Bounds) -> str:
     """The id of the job, of these, that makes room: that with most left; "": none."""
-    if not wanted.promised and wanted.waits_s <= PATIENCE * wanted.cost_s:
+    if not wanted.promised and wanted.waits_s <= bounds.patience * wanted.cost_s:
         return ""
-    able = [job for job in running if helps(job, wanted) and may_wait(job, wanted, delay_share)]
+    able = [job for job in running if helps(job, wanted, bounds) and may_wait(job, wanted, delay_share, bounds)]
     return max(able, key=lambda job: (job.left_s, job.job_id)).job_id if able else ""
 
 
-def helps(job: Running, wanted: Wanted) -> bool:
+def helps(job: Running, wanted: Wanted, bounds: Bounds) -> bool:
     """Whether the worker is free so much sooner when this job is parked than when it ends that it pays."""
     if wanted.promised:
-        return job.left_s > 2.0 * OVERHEAD_S + job.reload_s
-    return job.left_s > LEAST_LEFT_S and job.left_s > FACTOR * wanted.cost_s + OVERHEAD_S + job.reload_s
+        return job.left_s > 2.0 * bounds.overhead_s + job.reload_s
+    least_s = bounds.factor * wanted.cost_s + bounds.overhead_s + job.reload_s
+    return job.left_s > max(bounds.least_left_s, least_s)
 
 
-def may_wait(job: Running, wanted: Wanted, delay_share: float) -> bool:
+def may_wait(job: Running, wanted: Wanted, delay_share: float, bounds: Bounds) -> bool:
     """Whether the delay is within the bounds of the job that makes room."""
-    delay_s = wanted.cost_s + OVERHEAD_S + job.reload_s + (0.0 if wanted.promised else wanted.line_s)
-    rested = not job.preemptions or job.ran_s >= LEAST_RUN_S
-    most_s = may_wait_s(job.whole_s, job.preemptions, job.preempted_s, job.spare_s, delay_share)
-    return job.preemptions < MOST and rested and delay_s <= most_s
+    delay_s = wanted.cost_s + bounds.overhead_s + job.reload_s + (0.0 if wanted.promised else wanted.line_s)
+    rested = not job.preemptions or job.ran_s >= bounds.least_run_s
+    left_s = delay_left_s(delay_share * job.whole_s, job.preemptions, job.preempted_s, bounds)
+    return job.preemptions < bounds.most and rested and delay_s <= min(left_s, job.spare_s)
 
 
-def may_wait_s(whole_s: float, preemptions: int, preempted_s: float, spare_s: float, delay_share: float) -> float:
-    """For how long a job that made room so often and waited so long for it may wait yet, in all."""
-    return max(0.0, min(delay_share * whole_s - preempted_s - preemptions * OVERHEAD_S, spare_s))
+def delay_left_s(most_s: float, preemptions: int, preempted_s: float, bounds: Bounds) -> float:
+    """What is left of the delay that a job may have in all, after it made room so often and waited so long for it."""
+    return max(0.0, most_s - preempted_s - preemptions * bounds.overhead_s)
 
 
 def spare_s(promise: Promise | None, deadline_at: float, left_s: float, sd_s: float, now: float) -> float:
