@@ -28,7 +28,6 @@ from http_edge.auth.access import Access
 from http_edge.auth.keys import KeyRing
 from http_edge.auth.web_pages import WebPages, own_names
 from http_edge.background.export_worker import ExportWorker
-from http_edge.background.load_sampler import LoadSampler
 from http_edge.background.retention import Retention
 from http_edge.background.webhook_delivery import WebhookDelivery
 from http_edge.background.webhook_signing import WebhookSecrets
@@ -97,7 +96,6 @@ class Edge(Struct, frozen=True, kw_only=True):
     files: Uploads
     fetcher: Fetcher
     retention: Retention
-    sampler: LoadSampler
     webhooks: WebhookDelivery
     keys: KeyRing | None
 
@@ -148,7 +146,6 @@ def build_edge(
         files=files,
         fetcher=fetcher,
         retention=Retention(calls, kept, spool, files),
-        sampler=LoadSampler(calls),
         webhooks=WebhookDelivery(
             calls, fetcher, WebhookSecrets(settings.webhook_secrets, settings.webhook_secret_path)
         ),
@@ -239,7 +236,7 @@ def _connector(settings: EdgeSettings) -> Callable[[Hub], BrokerClient]:
 @contextlib.asynccontextmanager
 async def _running(edge: Edge) -> AsyncIterator[None]:
     await edge.broker.start()
-    beside = (edge.savers, edge.retention, edge.webhooks, edge.sampler)
+    beside = (edge.savers, edge.retention, edge.webhooks)
     tasks = [asyncio.create_task(_watch(edge)), *(task for part in beside for task in part.start())]
     try:
         yield

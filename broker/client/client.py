@@ -144,6 +144,12 @@ class BrokerClient:
         view: m.PoolView = codec.pool_view(reply.body)
         return view
 
+    async def load_history(self) -> Sequence[m.LoadSample]:
+        """How busy the pool was over the last hour, the oldest sample first; the last is of now."""
+        reply = _expect(m.LoadSamples, await self._request(lambda req: m.GetLoadHistory(req=req)))
+        samples: Sequence[m.LoadSample] = codec.load_samples(reply.body)
+        return samples
+
     async def usage(self, **fields: Any) -> tuple[Sequence[m.UsageRow], bool]:
         """Sums of what was used, and whether there are more than the limit; `fields` are those of `GetUsage`, less `req`."""
         query = m.GetUsage(req=0, **fields)

@@ -21,6 +21,7 @@ from broker.core.policy import Policy
 from broker.core.state import State
 from broker.wire import codec
 from broker.wire import messages as m
+from broker.wire.load import LOAD_PERIOD_S
 from broker.wire.terms import JobState
 
 __all__ = ["Core", "Policy"]
@@ -87,6 +88,7 @@ class Core:
         old = self.state
         self.state = State(epoch, old.policy)
         self.state.calendar, self.state.refusing, self.state.stopping = old.calendar, old.refusing, old.stopping
+        self.state.load_history = old.load_history
         self.state.watchers = {peer: self.state.next_revision() for peer in old.watchers}
         self.now = now
 
@@ -118,6 +120,7 @@ class Core:
                 job.change_holder("restored")
                 state.orphans.add(job.id)
         state.rejoin_until = now + state.policy.rejoin_s
+        state.deadlines.set(timers.LOAD, now + LOAD_PERIOD_S)
         if state.orphans:
             state.deadlines.set(timers.REJOIN, state.rejoin_until)
         if not empty:
@@ -204,6 +207,8 @@ class Core:
                 requests.watch(state, peer, message, now)
             case m.GetPool():
                 requests.get_pool(state, peer, message, found, now)
+            case m.GetLoadHistory():
+                requests.get_load_history(state, peer, message, now)
             case m.GetUsage():
                 requests.get_usage(state, peer, message, found)
             case m.Estimate():

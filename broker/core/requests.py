@@ -291,6 +291,12 @@ def get_pool(state: State, peer: bytes, message: m.GetPool, found: Found, now: f
     state.send(peer, m.Pool(req=message.req, body=codec.encode_body(views.pool_view(state, found.counts, now))))
 
 
+def get_load_history(state: State, peer: bytes, message: m.GetLoadHistory, now: float) -> None:
+    """Answer with the samples of the last hour, and one of now."""
+    samples = [*state.load_history.samples, views.load_sample(state, now)]
+    state.send(peer, m.LoadSamples(req=message.req, body=codec.encode_body(samples)))
+
+
 def get_usage(state: State, peer: bytes, message: m.GetUsage, found: Found) -> None:
     """Answer with what was used."""
     rows, limit = found.usage, message.limit

@@ -13,6 +13,7 @@ from broker.core.deadlines import Deadlines
 from broker.core.deliveries import Delivery
 from broker.core.effects import DeliveryChanged, Effect, RecordDeleted, Send, SendRun, Transition
 from broker.core.jobs import LAZY, Cause, Job
+from broker.core.load_history import LoadHistory
 from broker.core.policy import Policy
 from broker.core.pool import Pool, Worker
 from broker.core.scheduling.costs import Costs, Reloads
@@ -81,6 +82,7 @@ class State:
         #: Jobs whose records were deleted, which watchers have not been told yet.
         self.gone: list[str] = []
         self.counts: dict[JobState, int] = dict.fromkeys(JobState, 0)
+        self.load_history = LoadHistory()
         #: (when, predicted seconds left in held jobs, workers in service): a memo of `views`.
         self.load: tuple[float, float, int] = (-1.0, 0.0, 1)
         #: When it is looked next whether a job should make room.

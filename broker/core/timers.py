@@ -1,14 +1,16 @@
 """Timers: what is done because time has passed.
 
-Back-offs end, tripped workers are tried again, deadlines expire, silent workers are suspected and then lost, the rejoin window closes.
+Back-offs end, tripped workers are tried again, deadlines expire, silent workers are suspected and then lost, the rejoin window closes, the
+load is sampled.
 """
 
 from __future__ import annotations
 
-from broker.core import parking, preempting, promised, reports, worker_breaker
+from broker.core import parking, preempting, promised, reports, views, worker_breaker
 from broker.core.jobs import Cause
 from broker.core.pool import Worker
 from broker.core.state import State
+from broker.wire.load import LOAD_PERIOD_S
 from broker.wire.terms import JobState
 
 REJOIN = ("rejoin", "")
@@ -16,6 +18,9 @@ REJOIN = ("rejoin", "")
 #: After a start, requests that the broker before has taken may be repeated for so long: edges give up after that.
 FRESH = ("fresh", "")
 FRESH_S = 10.0
+
+#: The next sample of `load_history`.
+LOAD = ("load", "")
 
 
 def run_due(state: State, now: float) -> None:
@@ -40,10 +45,17 @@ def run_due(state: State, now: float) -> None:
             promised.review(state, now)
         elif kind == "breaker":
             worker_breaker.end(state, name)
+        elif kind == "load":
+            _sample_load(state, now)
         elif kind == "fresh":
             state.trusts_fresh = True
         else:
             _close_rejoin(state, now)
+
+
+def _sample_load(state: State, now: float) -> None:
+    state.load_history.add(views.load_sample(state, now), state.counts)
+    state.deadlines.set(LOAD, now + LOAD_PERIOD_S)
 
 
 def _end_back_off(state: State, job_id: str, now: float) -> None:

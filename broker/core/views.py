@@ -239,6 +239,21 @@ def _worker_state(worker: Worker) -> m.WorkerStateName:
     return "idle" if worker.room else "starting"
 
 
+def load_sample(state: State, now: float) -> m.LoadSample:
+    """How busy the pool is now, with what has ended since the newest sample of its history."""
+    counts, workers = state.counts, [_worker_state(worker) for worker in state.pool]
+    busy = workers.count("busy")
+    return m.LoadSample(
+        at=round(now + state.calendar.ahead_s, 3),
+        workers=busy + workers.count("idle"),
+        busy=busy,
+        waiting=counts[JobState.QUEUED] + counts[JobState.DELAYED],
+        running=counts[JobState.ASSIGNED] + counts[JobState.RUNNING],
+        wait_s=round(wait_s(state, now), 3),
+        finished=state.load_history.ended_since(counts),
+    )
+
+
 def pool_view(state: State, counts: RecordCounts, now: float) -> m.PoolView:
     """Every worker, and the queue in numbers."""
     workers = sorted(state.pool, key=lambda worker: worker.name)

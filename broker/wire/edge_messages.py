@@ -121,6 +121,12 @@ class GetPool(Message, frozen=True, kw_only=True, tag="get_pool"):
     req: int
 
 
+class GetLoadHistory(Message, frozen=True, kw_only=True, tag="get_load_history"):
+    """How busy the pool was over the last hour. Answered by `LoadSamples`."""
+
+    req: int
+
+
 class GetUsage(Message, frozen=True, kw_only=True, tag="get_usage"):
     """Sums of what was used on these days, by these groups. Answered by `Usage`."""
 
@@ -301,6 +307,14 @@ class Pool(Message, frozen=True, kw_only=True, tag="pool"):
 
     req: int
     #: A `PoolView`.
+    body: bytes
+
+
+class LoadSamples(Message, frozen=True, kw_only=True, tag="load_samples"):
+    """Answer to `GetLoadHistory`."""
+
+    req: int
+    #: A list of `LoadSample`, the oldest first; the last is of now.
     body: bytes
 
 

@@ -60,6 +60,7 @@ from broker.wire.edge_messages import Event as Event
 from broker.wire.edge_messages import ForgetJobs as ForgetJobs
 from broker.wire.edge_messages import Forgotten as Forgotten
 from broker.wire.edge_messages import GetJob as GetJob
+from broker.wire.edge_messages import GetLoadHistory as GetLoadHistory
 from broker.wire.edge_messages import GetPool as GetPool
 from broker.wire.edge_messages import GetUsage as GetUsage
 from broker.wire.edge_messages import JobAction as JobAction
@@ -68,6 +69,7 @@ from broker.wire.edge_messages import Jobs as Jobs
 from broker.wire.edge_messages import JobsDeleted as JobsDeleted
 from broker.wire.edge_messages import ListJobs as ListJobs
 from broker.wire.edge_messages import ListSetAside as ListSetAside
+from broker.wire.edge_messages import LoadSamples as LoadSamples
 from broker.wire.edge_messages import Pool as Pool
 from broker.wire.edge_messages import RejectCode as RejectCode
 from broker.wire.edge_messages import Rejected as Rejected
@@ -80,6 +82,7 @@ from broker.wire.edge_messages import Watch as Watch
 from broker.wire.edge_messages import Watching as Watching
 from broker.wire.edge_messages import WorkerReply as WorkerReply
 from broker.wire.failures import FailureKind as FailureKind
+from broker.wire.load import LoadSample as LoadSample
 from broker.wire.promises import Forecast as Forecast
 from broker.wire.promises import Promise as Promise
 from broker.wire.promises import PromiseWish as PromiseWish
@@ -125,6 +128,7 @@ FromEdge = (
     | ListSetAside
     | SettleSetAside
     | GetUsage
+    | GetLoadHistory
 )
 ToEdge = (
     Accepted
@@ -144,6 +148,7 @@ ToEdge = (
     | WorkerReply
     | SetAsideSettled
     | Usage
+    | LoadSamples
 )
 FromAgent = Hello | Heartbeat | Refused | Finished | Failed | Cancelled | Goodbye
 ToAgent = Welcome | Identify | WorkerRejected | Run | HeartbeatAck | Cancel | Park | Drain | Undrain | ResultAck

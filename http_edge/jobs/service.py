@@ -30,7 +30,6 @@ from http_edge.jobs.export_on_read import ExportOnRead
 from http_edge.jobs.generation import Generation
 from http_edge.jobs.hub import Audience, Hub
 from http_edge.jobs.job import Job
-from http_edge.jobs.load_history import LoadHistory
 from http_edge.jobs.models import Catalogue
 from http_edge.jobs.prompt_enhancer import PromptEnhancer
 from http_edge.jobs.slices import in_slices
@@ -85,7 +84,6 @@ class JobService:
     ) -> None:
         self.settings = settings
         self.hub = hub
-        self.load = LoadHistory()
         self.catalogue = Catalogue(self._fetch_pool, aliases=settings.aliases)
         self._broker = broker
         self._images = images
@@ -228,6 +226,11 @@ class JobService:
     async def pool(self, max_age_s: float = 0.0) -> m.PoolView:
         """The workers and the queue's totals. Raises `EdgeError`."""
         return await self.catalogue.pool(max_age_s)
+
+    async def load_history(self) -> Sequence[m.LoadSample]:
+        """How busy the pool was over the last hour. Raises `EdgeError`."""
+        with translated():
+            return await self._broker.load_history()
 
     async def usage(
         self, first_day: int, last_day: int, by: tuple[m.UsageGroup, ...]

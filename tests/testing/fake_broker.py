@@ -75,6 +75,7 @@ class FakeBroker:
         self.damaged = self.rebuilt_indexes = 0
         self.refusing = ""
         self.usage_rows: list[m.UsageRow] = []
+        self.load_samples: list[m.LoadSample] = []
         self.usage_asked: m.GetUsage | None = None
         self.started = self.watched = self.closed = False
         self.on_event: Callable[[m.JobView], None] = lambda view: None
@@ -239,6 +240,10 @@ class FakeBroker:
         if self.down:
             raise errors.BrokerUnavailable()
         self.deliveries.done(done)
+
+    async def load_history(self) -> list[m.LoadSample]:
+        self._answer("load_history")
+        return self.load_samples
 
     async def usage(self, **fields: Any) -> tuple[list[m.UsageRow], bool]:
         self._answer("usage")

@@ -58,6 +58,8 @@ SAMPLES: list[m.Message] = [
     m.UndrainWorker(req=24, name="gpu-0"),
     m.GetUsage(req=23, first_day=20000, last_day=20030, by=("day", "tenant"), tenant="studio", limit=100),
     m.Usage(req=23, more=True, body=b"rows"),
+    m.GetLoadHistory(req=25),
+    m.LoadSamples(req=25, body=b"samples"),
     m.ListSetAside(req=20),
     m.SettleSetAside(req=21, job_id="job-1", action="release"),
     m.ForgetJobs(req=15, job_ids=("job-1", "job_2"), finished_s=604800.0),

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker.wire.jobspec import Artefact, MediaKind, Scalar
+from broker.wire.load import LoadSample
 from broker.wire.loras import LoraMemory
 from broker.wire.messages import JobStateName
 from http_edge.api.common.schema_common import Hooked, NumberText, Priority, request_type
-from http_edge.jobs.load_history import LoadSample
 
 Seconds = Annotated[float, Meta(description="seconds")]
 UnixTime = Annotated[float, Meta(description="Unix seconds")]

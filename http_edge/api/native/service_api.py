@@ -11,6 +11,7 @@ from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
+from broker.wire.load import LOAD_PERIOD_S
 from broker.wire.messages import PoolView, WorkerView
 from http_edge.api.common import schema_jobs as schema
 from http_edge.api.common.job_json import worker_json
@@ -22,7 +23,6 @@ from http_edge.body.json_body import json_response
 from http_edge.http.operation import BROKER, QUERY, Answer, Param, Tag, again, operation
 from http_edge.http.routing import EdgeRoute, route
 from http_edge.jobs import clock_agreement
-from http_edge.jobs.load_history import PERIOD_S
 from http_edge.jobs.service import JobService
 
 #: A health probe must fail before its prober's own timeout.
@@ -171,14 +171,15 @@ class ServiceApi:
         "showLoadHistory",
         SERVICE,
         answers={200: Answer(about="The samples.", types=(schema.LoadSamples,))},
+        errors=BROKER,
     )
     async def history(self, request: Request) -> Response:
         """How busy the pool was over the last hour.
 
-        Samples every `period_s`, the oldest first, of all tenants together. Each edge process takes its own, from its start on; there is
-        none while the broker does not answer.
+        Samples every `period_s`, the oldest first, and one of now, of all tenants together; from the start of the broker on.
         """
-        return json_response(schema.LoadSamples(object="list", data=list(self._calls.load.samples), period_s=PERIOD_S))
+        samples = list(await self._calls.load_history())
+        return json_response(schema.LoadSamples(object="list", data=samples, period_s=LOAD_PERIOD_S))
 
     async def _own(self, workers: tuple[WorkerView, ...]) -> list[WorkerView]:
         """Workers without the jobs of other tenants."""

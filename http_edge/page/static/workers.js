@@ -38,15 +38,17 @@ function card(worker, started, onDrain) {
     h('dl', null, facts));
 }
 
-function charts({ data, period_s: period }) {
+function charts({ data }) {
   if (data.length < 2) return [h('p', { class: 'soft' }, t('workers.hour.none'))];
   const over = (value) => data.map((sample) => [sample.at, value(sample)]);
+  // The newest is of now, and a shorter while after the one before it than those are apart.
+  const rate = data.slice(1).map((one, at) => [one.at, (60 * one.finished.succeeded) / Math.max(1, one.at - data[at].at)]);
   const percent = (value) => `${number(value)} %`;
   return [
     areaChart({ label: t('chart.busy'), points: over((one) => (one.workers ? (100 * one.busy) / one.workers : 0)), say: percent, most: 100 }),
     areaChart({ label: t('chart.waiting'), points: over((one) => one.waiting), say: (value) => number(value), most: 4 }),
     areaChart({ label: t('chart.wait'), points: over((one) => one.wait_s), say: duration, most: 10 }),
-    areaChart({ label: t('chart.rate'), points: over((one) => (60 * one.finished.succeeded) / period), say: (value) => number(value, 1), most: 2 }),
+    areaChart({ label: t('chart.rate'), points: rate, say: (value) => number(value, 1), most: 2 }),
   ];
 }
 
