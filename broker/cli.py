@@ -11,10 +11,12 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from broker import backup_cli, keys_cli, set_aside_cli, usage_cli
 from broker.core.machine import Core
+from broker.depot import tokens
 from broker.runtime import rlimits, signals
 from broker.runtime import settings as runtime_settings
 from broker.runtime.curve_keys import is_tcp, list_directory, listening_key
@@ -103,7 +105,7 @@ def run(settings: BrokerSettings) -> None:
         disk.watch_journal()
         clock = open_timeline(journal.clock_record(), new=journal.empty)
         journal.stage_clock(clock.record())
-        core = Core(journal.epoch, settings.policy, clock())
+        core = Core(journal.epoch, settings.policy, clock(), partial(tokens.key_of, _depot_secret(home)))
         core.set_calendar(clock.calendar)
         gc.disable()  # nothing that is loaded is garbage
         recovery = Recovery(core, journal)
@@ -123,6 +125,14 @@ def run(settings: BrokerSettings) -> None:
         )
         _serve(settings, core, journal, wires, disk, clock, recovery)
     logger.info("stopped", extra={"action": Action.STOPPED})
+
+
+def _depot_secret(home: Path) -> str:
+    """The newest secret of the depot. Raises `HomeUnwritable`."""
+    try:
+        return tokens.read_secrets(home)[0]
+    except tokens.SecretError as error:
+        raise HomeUnwritable(str(error)) from None
 
 
 def _lock_endpoint(endpoint: str) -> Lock:

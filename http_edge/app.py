@@ -39,6 +39,8 @@ from http_edge.http.routing import EdgeRoute
 from http_edge.jobs.hub import Hub
 from http_edge.jobs.progress import Progress
 from http_edge.jobs.service import JobService
+from http_edge.media.artefact_store import ArtefactStore
+from http_edge.media.depot_files import DepotFiles
 from http_edge.media.exports import Exports
 from http_edge.media.fetch import Fetcher
 from http_edge.media.image_inputs import ImageInputs
@@ -96,6 +98,7 @@ class Edge(Struct, frozen=True, kw_only=True):
     files: Uploads
     fetcher: Fetcher
     retention: Retention
+    depot: DepotFiles
     webhooks: WebhookDelivery
     keys: KeyRing | None
 
@@ -134,6 +137,7 @@ def build_edge(
         exports,
         check_url=fetcher.check,
     )
+    depot = DepotFiles(settings.artefacts_path, settings.uploads_path, ArtefactStore(settings.home_path))
     return Edge(
         settings=settings,
         broker=broker,
@@ -146,6 +150,7 @@ def build_edge(
         files=files,
         fetcher=fetcher,
         retention=Retention(calls, kept, spool, files),
+        depot=depot,
         webhooks=WebhookDelivery(
             calls, fetcher, WebhookSecrets(settings.webhook_secrets, settings.webhook_secret_path)
         ),
@@ -186,6 +191,7 @@ def build_app(edge: Edge) -> Starlette:
         files=edge.files,
         spool=edge.spool,
         metrics=edge.metrics,
+        depot=edge.depot,
         version=_version(),
     )
     routes = [one for family in FAMILIES for one in family.routes(parts)] + PageApi(parts.version).routes()

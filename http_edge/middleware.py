@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from broker.depot import tokens
 from broker.runtime.log_actions import Action
 from http_edge.api.common.metrics import Metrics
 from http_edge.auth.access import Access
@@ -79,6 +80,7 @@ class Middleware:
     Gives every response an `x-request-id` (the client's, if it sent a sane one), refuses bodies over the cap and requests that may not
     come, and drops a trailing slash: a path with and without it is the same path, and a redirect would lose the body of a POST in some
     clients.
+    Files that workers put have a cap of their own: the size that was signed.
     `wrap` puts further layers between these and the routes; `other` gets what is no request.
     """
 
@@ -126,7 +128,7 @@ class Middleware:
                 refused = self._pages.refuse(scope, sent)
             if refused is not None:
                 await self._errors.response(refused, scope["path"])(scope, receive, exchange.send)
-            elif _may_have_body(sent, scope["method"]):
+            elif _may_have_body(sent, scope["method"]) and not scope["path"].startswith(tokens.PREFIX):
                 await self._within_cap(scope, sent, receive, exchange)
             else:
                 await self._inner(scope, receive, exchange.send)

@@ -152,8 +152,8 @@ def test_wire_is_the_standard_library_and_msgspec():
 FOREIGN = {
     "broker": (),
     # The last: an operator's command asks the service as any client does.
-    "workers": ("broker/wire", "broker/runtime", "zoetrope/client"),
-    "http_edge": ("broker/wire", "broker/runtime", "broker/client"),
+    "workers": ("broker/wire", "broker/runtime", "broker/depot", "zoetrope/client"),
+    "http_edge": ("broker/wire", "broker/runtime", "broker/client", "broker/depot"),
     "bench": (
         "broker/testing",
         "broker/wire",

@@ -7,13 +7,14 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
 from broker.runtime.content_credentials import checked_files
-from broker.runtime.curve_keys import peer_key_path, read_peer_key, worker_prefix
+from broker.runtime.curve_keys import is_tcp, peer_key_path, read_peer_key, worker_prefix
 from broker.runtime.settings import CommonSettings, SettingsError
 from broker.wire.jobspec import ModelCard
 from broker.wire.loras import LoraMemory
@@ -27,6 +28,10 @@ from workers.supervisor.name_prefix import AUTO, automatic
 
 #: A `Hello` carries at most so many cards.
 _MAX_MODELS = 64
+
+#: The depot that is this machine's disk; and where an edge listens unless it is told otherwise.
+LOCAL = "local"
+_EDGE_PORT = 8000
 
 #: Name of the model that comes along.
 DEMO = "demo"
@@ -62,6 +67,43 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
             extra={"rule": "up to 64 letters, digits, _, . and -"},
         ),
     ] = ""
+    depot: Annotated[
+        str,
+        Meta(
+            description="where the files of jobs go: local, the directory <home>/artefacts, which the edges share; or the URL of an edge,"
+            " to which they are sent; default: local, and over tcp http://HOST:8000, the HOST that of back"
+        ),
+    ] = ""
+    spool_mb: Annotated[
+        int,
+        Meta(
+            description="results, MB, that may wait on each worker's disk to be sent to the depot; beyond it no new job is taken",
+            ge=1,
+            le=2**30,
+        ),
+    ] = 10_000
+    input_cache_mb: Annotated[
+        int,
+        Meta(
+            description="inputs of jobs, MB, that are kept on this machine when they came from a depot", ge=1, le=2**30
+        ),
+    ] = 2_000
+    put_budget_s: Annotated[
+        float,
+        Meta(
+            description="for how long it is tried to send a job's files to the depot before the attempt fails",
+            gt=0,
+            le=1e6,
+        ),
+    ] = 3600.0
+    fetch_budget_s: Annotated[
+        float,
+        Meta(
+            description="for how long it is tried to fetch a job's inputs from the depot before it is handed back",
+            gt=0,
+            le=1e6,
+        ),
+    ] = 600.0
     heartbeat_file: Annotated[
         str,
         Meta(
@@ -181,7 +223,24 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
     def policy(self) -> AgentPolicy:
         """The numbers that an agent decides by."""
         shared = {name: getattr(self, name) for name in AgentPolicy.__struct_fields__ if hasattr(self, name)}
-        return AgentPolicy(**shared)
+        return AgentPolicy(spool_bytes=self.spool_mb * 1e6, **shared)
+
+    def depot_url(self) -> str:
+        """URL of the edge that is the depot; "": it is this machine's disk. Raises `SettingsError`."""
+        chosen = self.depot
+        if not chosen and is_tcp(self.back_endpoint):
+            host = self.back_endpoint.removeprefix("tcp://").rpartition(":")[0]
+            chosen = f"http://{host}:{_EDGE_PORT}"
+        if chosen in ("", LOCAL):
+            return ""
+        try:
+            parts = urlsplit(chosen)
+            good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            good = False
+        if not good or parts.query or parts.fragment or parts.username is not None:
+            raise SettingsError(f"depot: {chosen!r} must be {LOCAL}, or the URL of an edge: http://10.0.0.1:8000")
+        return chosen.rstrip("/")
 
 
 def read_models(settings: WorkerSettings, tables: Mapping[str, Any]) -> tuple[Model, ...]:
@@ -237,6 +296,7 @@ def agent_configs(
     key_file = peer_key_path(settings, "worker", "back", settings.back_endpoint)
     policy = settings.policy()
     credentials = checked_files(settings)
+    depot = settings.depot_url()
     prefix = worker_prefix(read_peer_key(key_file, "worker").name) if key_file else ""
     prefix += automatic(environ) if settings.name_prefix == AUTO else settings.name_prefix
     return tuple(
@@ -245,6 +305,10 @@ def agent_configs(
             endpoint=settings.back_endpoint,
             key_file=str(key_file or ""),
             artefacts=str(settings.artefacts_path),
+            depot=depot,
+            spool=str(settings.home_path / "spool" / (prefix + device.name)) if depot else "",
+            inputs=str(settings.home_path / "inputs") if depot else "",
+            input_cache_bytes=settings.input_cache_mb * 1_000_000,
             peaks=str(settings.home_path / "peaks.json"),
             lora_memory=LoraMemory(host_mb=settings.lora_host_mb, device_mb=settings.lora_device_mb),
             device=device.kind,

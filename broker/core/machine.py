@@ -7,7 +7,7 @@ raised before anything has changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import inf
 from typing import get_args
 
@@ -36,9 +36,11 @@ class UnsoundJob(ValueError):
 class Core:
     """The broker's decisions, without sockets, clock and disk."""
 
-    def __init__(self, epoch: int, policy: Policy, now: float) -> None:
-        """`epoch` must be greater than that of any earlier run on this journal, and on disk."""
-        self.state = State(epoch, policy)
+    def __init__(
+        self, epoch: int, policy: Policy, now: float, depot_key_of: Callable[[str], str] = lambda worker: ""
+    ) -> None:
+        """`epoch` must be greater than that of any earlier run on this journal, and on disk. `depot_key_of` a worker's name: its key."""
+        self.state = State(epoch, policy, depot_key_of)
         self.now = now
 
     # ------------------------------------------------------------ doors
@@ -86,7 +88,7 @@ class Core:
         The streams of events go on with a gap in their numbers, so that watchers ask again.
         """
         old = self.state
-        self.state = State(epoch, old.policy)
+        self.state = State(epoch, old.policy, old.depot_key_of)
         self.state.calendar, self.state.refusing, self.state.stopping = old.calendar, old.refusing, old.stopping
         self.state.load_history = old.load_history
         self.state.watchers = {peer: self.state.next_revision() for peer in old.watchers}

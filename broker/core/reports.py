@@ -58,7 +58,13 @@ def hello(state: State, peer: bytes, message: m.Hello, now: float) -> None:
     worker = _register(state, message, peer, info, now)
     state.pool.said(worker, message.seen, message.free)
     state.send(
-        peer, m.Welcome(epoch=state.epoch, heartbeat_s=state.policy.heartbeat_s, lost_s=state.policy.lost_after_s)
+        peer,
+        m.Welcome(
+            epoch=state.epoch,
+            heartbeat_s=state.policy.heartbeat_s,
+            lost_s=state.policy.lost_after_s,
+            depot_key=state.depot_key_of(message.name),
+        ),
     )
     reconcile_held(state, worker, message.held, now)
     # What was granted at the old address and is not held now will never be: the grant went down with the connection. One that this

@@ -7,6 +7,7 @@ through `State.move`, so that queue, deadlines, counts, watchers and effects can
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 from broker.core.calendar import Calendar
 from broker.core.deadlines import Deadlines
@@ -51,12 +52,14 @@ def _event_of(job: Job, cause: Cause) -> m.WebhookEvent | None:
 class State:
     """The core's memory."""
 
-    def __init__(self, epoch: int, policy: Policy) -> None:
+    def __init__(self, epoch: int, policy: Policy, depot_key_of: Callable[[str], str] = lambda worker: "") -> None:
         self.epoch = epoch
         self.policy = policy
         self.calendar = Calendar()
         #: Why the disk admits no new job; "": it does.
         self.refusing = ""
+        #: Name of a worker -> the key with which it signs what it asks of the depot.
+        self.depot_key_of = depot_key_of
         #: The broker is about to end, and takes no new job.
         self.stopping = False
         #: Live jobs, and final ones until `committed` drops them.

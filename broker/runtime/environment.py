@@ -60,6 +60,11 @@ OPTIONS = {
             "lora_host_mb",
             "lora_device_mb",
             "heartbeat_file",
+            "depot",
+            "spool_mb",
+            "input_cache_mb",
+            "put_budget_s",
+            "fetch_budget_s",
             "die_with_parent",
         ]
     ),

@@ -69,6 +69,10 @@ class Action(StrEnum):
     AGENT_ENDED = "agent_ended", "An agent process ended: how, and when the next starts."
     NAME_TAKEN = "name_taken", "Another process bears this worker's name; it is tried again."
     HEARTBEAT_FILE = "heartbeat_file", "The file that probes read cannot be written."
+    DEPOT = (
+        "depot",
+        "A file cannot be put into the depot, or not be fetched from it, and is tried again; or it answers again.",
+    )
     TROUBLE = "trouble", "A model cannot be loaded, again and again."
     REGISTERED = "registered", "The broker knows this worker."
     BROKER_SILENT = "broker_silent", "Nothing was heard of the broker for too long; the worker says who it is again."

@@ -121,6 +121,8 @@ class Welcome(Message, frozen=True, kw_only=True, tag="welcome"):
     epoch: int
     heartbeat_s: Seconds = 1.0
     lost_s: Seconds = 6.0
+    #: With which this worker signs what it asks of the depot; "": there is none.
+    depot_key: Short = ""
 
 
 class Identify(Message, frozen=True, kw_only=True, tag="who"):

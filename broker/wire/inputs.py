@@ -5,11 +5,15 @@ A role's name is a request's field, a key of `JobSpec.inputs`, and what a model'
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
 
 from msgspec import Struct
+
+#: Name of an input's file, the SHA-256 of its bytes in front.
+INPUT_FILE = re.compile(r"([0-9a-f]{64})\.[a-z0-9]{3,4}")
 
 #: A picture in colour; a mask, white where it is to be drawn anew; a clip of frames.
 InputKind = Literal["picture", "mask", "clip"]

@@ -41,6 +41,8 @@ _CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 JOB_ID_PATTERN = rf"(?:[0-9a-f]{{12}}\.)?{_CLIENT_ID.pattern}"
 _JOB_ID = re.compile(JOB_ID_PATTERN)
 
+_ARTEFACT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+
 #: Sentences about one job from the engine that drew it, and the length of each.
 MAX_WARNINGS = 16
 MAX_WARNING_CHARS = 500
@@ -70,6 +72,11 @@ def is_client_id(text: str) -> bool:
 def is_job_id(text: str) -> bool:
     """Whether `text` may name a job: what a client may call one, alone or behind a tag."""
     return _JOB_ID.fullmatch(text) is not None
+
+
+def is_artefact_name(text: str) -> bool:
+    """Whether a file that a job made may be called this."""
+    return _ARTEFACT_NAME.fullmatch(text) is not None
 
 
 class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -320,6 +327,15 @@ def preview_name(number: int) -> str:
     return f"preview-{number}.png"
 
 
+def preview_number(name: str) -> int:
+    """The number in a preview's file name; 0 for another file's."""
+    match = _PREVIEW.fullmatch(name)
+    return int(match[1]) if match is not None else 0
+
+
+_PREVIEW = re.compile(re.escape(preview_name(0)).replace("0", r"(\d{1,3})"))
+
+
 def first_call(card: ModelCard, size: tuple[int, int, int], image: str = "") -> JobSpec:
     """The job that warms a model up: two steps in this size (width, height, frames)."""
     usual = card.defaults
@@ -359,7 +375,7 @@ def steps_drawn(num_inference_steps: int, strength: float) -> int:
 class Artefact(Struct, frozen=True, kw_only=True):
     """A file a job made, below `<artefacts>/<job id>/<fence>/`."""
 
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")]
+    name: Annotated[str, Meta(pattern=rf"^{_ARTEFACT_NAME.pattern}\Z")]
     media_type: Annotated[str, Meta(max_length=128)]
     size: Annotated[int, Meta(ge=0)]
     #: Lower-case hex.

@@ -9,6 +9,7 @@ from itertools import chain
 
 from starlette.types import Scope
 
+from broker.depot import tokens
 from http_edge.auth.keys import KeyRing
 from http_edge.auth.web_pages import Sent, close_if_large
 from http_edge.base import idempotency
@@ -32,8 +33,8 @@ OPEN_PATHS = frozenset(
         "/docs/swagger-ui.css",
     )
 )
-#: The files of the web page, which asks for a key itself.
-_OPEN_PREFIX = "/page/"
+#: The files of the web page, which asks for a key itself; and what workers ask, who sign it.
+_OPEN_PREFIXES = ("/page/", tokens.PREFIX)
 _METRICS = "/metrics"
 
 _IDEMPOTENCY_KEY = idempotency.HEADER.lower().encode()
@@ -57,7 +58,7 @@ class Access:
         headers = scope["headers"]
         _check_size(headers)
         path = scope["path"]
-        if self._keys is not None and path not in self._open_paths and not path.startswith(_OPEN_PREFIX):
+        if self._keys is not None and path not in self._open_paths and not path.startswith(_OPEN_PREFIXES):
             request.caller = self._caller(self._keys, sent)
         if scope["method"] != "POST" or _IDEMPOTENCY_KEY not in sent:
             return

@@ -10,10 +10,11 @@ import base64
 import binascii
 import hashlib
 import hmac
-import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
+
+from broker.runtime import secret_file
 
 _PREFIX = "whsec_"
 _LEAST_BYTES, _MOST_BYTES, _NEW_BYTES = 24, 64, 32
@@ -36,40 +37,14 @@ class WebhookSecrets:
         if self._configured:
             return self._configured
         try:
-            text = self._read()
+            wanted = secret_file.read_or_make(self.path, new_secret)
         except OSError as error:
             raise SecretsError(f"webhook secrets cannot be read from {self.path}: {error.strerror}") from None
         except UnicodeDecodeError:
             raise SecretsError(f"webhook secrets cannot be read from {self.path}: it is not text") from None
-        lines = [line.strip() for line in text.splitlines()]
-        wanted = [line for line in lines if line and not line.startswith("#")]
         if not wanted:
             raise SecretsError(f"{self.path} holds no secret; remove it to have a new one made")
         return [_parse(str(self.path), number, line) for number, line in enumerate(wanted, start=1)]
-
-    def _read(self) -> str:
-        try:
-            return self.path.read_text(encoding="utf-8-sig")
-        except FileNotFoundError:
-            self._create()
-            return self.path.read_text(encoding="utf-8-sig")
-
-    def _create(self) -> None:
-        """Several edges may do this at once: the first link wins, and all of them read its secret."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}-{secrets.token_hex(6)}")
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(fd, "w", encoding="utf-8") as file:
-                file.write(new_secret() + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            try:
-                os.link(temporary, self.path)
-            except FileExistsError:
-                return
-        finally:
-            temporary.unlink()
 
 
 def new_secret() -> str:

@@ -12,7 +12,6 @@ import hashlib
 import io
 import math
 import os
-import re
 import secrets
 import stat
 import struct
@@ -25,7 +24,7 @@ from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, Unidenti
 
 from broker.runtime.clips import BadClip, ClipFacts, suffix_of
 from broker.runtime.pictures import is_plain, mask_of, normalised
-from broker.wire.inputs import InputKind
+from broker.wire.inputs import INPUT_FILE, InputKind
 from http_edge.base.errors import EdgeError, invalid
 from http_edge.base.paths import OutsideRoot, is_within, named_roots, open_parent, resolve
 from http_edge.body.spool import disk_error
@@ -48,9 +47,6 @@ _READERS = [
 #: Formats read, with the suffix they are kept under; MPO is a JPEG with more pictures behind it, as some cameras write.
 _SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "BMP": ".bmp"}
 _FORMATS = "PNG, JPEG, WebP or BMP"
-
-#: Names of kept images.
-_KEPT = re.compile(r"[0-9a-f]{64}\.[a-z0-9]{3,4}")
 
 #: What Pillow's decoders raise on bytes that only look like an image.
 _DAMAGE = (
@@ -208,7 +204,7 @@ class ImageInputs:
             entries = list(os.scandir(self._uploads))
         except FileNotFoundError:
             return []
-        return [entry.name for entry in entries if _KEPT.fullmatch(entry.name) and _used_at(entry.path) <= cutoff]
+        return [entry.name for entry in entries if INPUT_FILE.fullmatch(entry.name) and _used_at(entry.path) <= cutoff]
 
     def remove_unused(self, names: Sequence[str], cutoff: float) -> None:
         """Remove these images, but those that were taken since. Raises `OSError`."""

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from pathlib import Path
 
-from broker.wire.jobspec import CHECKPOINTS, DRAFTS, preview_name
+from broker.wire.jobspec import CHECKPOINTS, DRAFTS, preview_name, preview_number
 from broker.wire.messages import JobView
-
-_NAME = re.compile(re.escape(preview_name(0)).replace("0", r"(\d{1,3})"))
 
 
 def newest_preview(artefacts: Path, view: JobView) -> int:
@@ -19,7 +16,7 @@ def newest_preview(artefacts: Path, view: JobView) -> int:
         names = os.listdir(_directory(artefacts, view))
     except OSError:
         return 0
-    return max((int(match[1]) for name in names if (match := _NAME.fullmatch(name))), default=0)
+    return max(map(preview_number, names), default=0)
 
 
 def read_preview(artefacts: Path, view: JobView, number: int) -> bytes | None:

@@ -10,6 +10,7 @@ from broker.wire.jobspec import Artefact, ModelCard, Result
 from workers.agent import effects as fx
 from workers.agent import invariants
 from workers.agent.core import AgentCore, Identity
+from workers.agent.dirs import WorkerDirs
 from workers.ipc.messages import (
     FromEngine,
     JobCancelled,
@@ -27,7 +28,7 @@ from workers.supervisor.agent_policy import AgentPolicy
 CARD = ModelCard(name="demo", engine="fake", output="video")
 SETUP = Setup(models=(CARD,), preload="demo", device="cpu")
 INFO = m.WorkerInfo(host="here", pid=7, device="cpu", models=(CARD,))
-IDENTITY = Identity(name="cpu-0", boot="b1", info=INFO, setup=SETUP, artefacts="/home/artefacts")
+IDENTITY = Identity(name="cpu-0", boot="b1", info=INFO, setup=SETUP, dirs=WorkerDirs(artefacts="/home/artefacts"))
 RESULT = Result(artefacts=(Artefact(name="video.mp4", media_type="video/mp4", size=3, sha256="0" * 64),), seed=5)
 EPOCH = 3
 
@@ -40,10 +41,10 @@ def fence(counter: int) -> int:
 class Stage:
     """One core, the present moment, and the effects of the last event."""
 
-    def __init__(self, checkpoint_s: float = 0.0, **policy: float) -> None:
+    def __init__(self, checkpoint_s: float = 0.0, dirs: WorkerDirs = IDENTITY.dirs, **policy: float) -> None:
         self.now = 1000.0
         setup = replace(SETUP, checkpoint_s=checkpoint_s)
-        self.core = AgentCore(replace(IDENTITY, setup=setup), AgentPolicy(**policy), self.now)
+        self.core = AgentCore(replace(IDENTITY, setup=setup, dirs=dirs), AgentPolicy(**policy), self.now)
         self.out: list[fx.Effect] = []
 
     # ---- time and events
@@ -83,6 +84,12 @@ class Stage:
 
     def begin_failed(self, counter: int, reason: str) -> list[fx.Effect]:
         return self._out(self.core.begin_failed(fence(counter), reason, self.now))
+
+    def put(self, counter: int = 1, fault: str = "") -> list[fx.Effect]:
+        return self._out(self.core.files_put(f"j{counter}", fence(counter), fault, self.now))
+
+    def fetched(self, counter: int = 1, fault: str = "", *, gone: bool = False) -> list[fx.Effect]:
+        return self._out(self.core.inputs_fetched(fence(counter), fault, self.now, gone=gone))
 
     def closed(self) -> list[fx.Effect]:
         return self._out(self.core.engine_closed(self.now))

@@ -30,6 +30,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--clients", type=int, default=12, help="clients at once (default: 12)")
     parser.add_argument("--edges", type=int, default=2, help="edges (default: 2)")
     parser.add_argument("--ipc", action="store_true", help="workers over a unix socket (default: tcp with CURVE keys)")
+    parser.add_argument(
+        "--depot",
+        choices=("local", "edge"),
+        default="local",
+        help="edge: the workers share no disk with the rest, and send their files to the first edge",
+    )
     parser.add_argument("--apart", action="store_true", help="no fault on top of another, to measure recoveries")
     parser.add_argument("--only", default="", help=f"kinds of faults, separated by commas: {', '.join(kinds())}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
@@ -48,6 +54,7 @@ def main(argv: Sequence[str]) -> int:
         apart=asked.apart,
         only=only,
         model=asked.model,
+        depot=asked.depot,
     )
     # Whoever stops the soak must not leave a service behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

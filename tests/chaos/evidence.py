@@ -22,6 +22,7 @@ HOME = frozenset(
     (
         "artefacts",
         "ballast",
+        "depot_secret",
         "broker.lock",
         "exports",
         "jobs.sqlite",

@@ -111,8 +111,10 @@ class Unit:
 class Service:
     """The units, the cables, the disk."""
 
-    def __init__(self, workers: int, edges: int, *, tcp: bool, model: str = "fake") -> None:
+    def __init__(self, workers: int, edges: int, *, tcp: bool, model: str = "fake", depot: str = "local") -> None:
+        """`depot`: "edge" for workers that share nothing with the others but tcp, with a home of their own."""
         self.workers = workers
+        self._depot = depot
         self._model = model
         self.worker_names = tuple(f"{f'{_KEY}.' if tcp else ''}cpu-{number}" for number in range(workers))
         self.mark = uuid.uuid4().hex
@@ -123,6 +125,7 @@ class Service:
             directory.mkdir(mode=0o700)
         self.disk_mounted = _mount(self.root / "disk")
         self.home = self.root / "disk" / "z"
+        self.workers_home = self.root / "far" if depot == "edge" else self.home
         #: Sets the clock of all processes, and slows and fails flushes of the journal; None where it cannot be built.
         self.library = _library(self.root)
         self.ports = [free_port() for _ in range(edges)]
@@ -158,6 +161,8 @@ class Service:
                 self._model,
                 "--back",
                 back,
+                "--depot",
+                f"http://127.0.0.1:{self.ports[0]}" if self._depot == "edge" else "local",
                 *short,
                 *curve,
             ],
@@ -167,7 +172,8 @@ class Service:
     def _unit(self, name: str, arguments: list[str]) -> Unit:
         preload = self.library.environ if self.library else {}
         environ = clean_environ(**{MARK: self.mark, "PYTHONUNBUFFERED": "1", **preload})
-        return Unit(name, [*arguments, "--home", str(self.home)], self.start_dir, environ, self.logs / f"{name}.log")
+        home = self.workers_home if name == "workers" else self.home
+        return Unit(name, [*arguments, "--home", str(home)], self.start_dir, environ, self.logs / f"{name}.log")
 
     @property
     def edges(self) -> list[Unit]:

@@ -51,6 +51,8 @@ class Options(Struct, frozen=True, kw_only=True):
     #: "fake", or "demo", whose pictures are compared.
     model: str = "fake"
     only: tuple[str, ...] = ()
+    #: "edge": workers have a home of their own, and send their files to the first edge.
+    depot: str = "local"
 
 
 class Soak:
@@ -61,7 +63,9 @@ class Soak:
         self._keep = keep
         self._zero = time.monotonic()
         self.log = Log(self._clock)
-        self.service = Service(options.workers, options.edges, tcp=options.tcp, model=options.model)
+        self.service = Service(
+            options.workers, options.edges, tcp=options.tcp, model=options.model, depot=options.depot
+        )
         #: A model that is loaded and computes takes longer for everything.
         self._patience = 1.0 if options.model == "fake" else _MODEL_PATIENCE
         self._calm_jobs = CALM_JOBS if options.model == "fake" else CALM_PICTURES

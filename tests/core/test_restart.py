@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from broker.core.effects import Send
+from broker.core.machine import Core
+from broker.core.policy import Policy
 from broker.testing import UNIT, CoreHarness, peer_of, sent
+from broker.wire import codec
 from broker.wire import messages as m
 
 
@@ -174,3 +178,12 @@ def test_predictions_are_learned_again_from_the_journal():
     desk.hello("w1")
     desk.submit("a", units=4 * UNIT)
     assert sent(desk.effects, m.Run)[0].predicted_s == pytest.approx(2.0, rel=0.01)
+
+
+def test_workers_get_their_keys_to_the_depot_also_after_a_fresh_start():
+    core = Core(1, Policy(), 0.0, lambda worker: f"key of {worker}")
+    hello = m.Hello(name="gpu-0", boot="b", seen=0, free=1, body=codec.encode_body(m.WorkerInfo()))
+    for epoch in (1, 2):
+        core.reset(epoch, float(epoch))
+        effects = core.receive(b"b1", hello, float(epoch), None)
+        assert [one.message.depot_key for one in effects if isinstance(one, Send)] == ["key of gpu-0"]

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from bench.harness.process import free_port
+from broker.depot import tokens
 from http_edge.auth.keys_cli import main as api_keys
 from http_edge.media.fetch import named_url
 from tests.security.conftest import KeyDesk
@@ -54,7 +55,7 @@ class KeyedService(Service):
                 "--log-level",
                 "debug",
             ],
-            "workers": ["--back", self.back, "--log-level", "debug"],
+            "workers": ["--back", self.back, "--depot", str(self.http.base_url).rstrip("/"), "--log-level", "debug"],
             "edge": [
                 "--keys-file",
                 str(self.keys_file),
@@ -118,8 +119,21 @@ def test_secrets_are_nowhere(service: KeyedService, key: str) -> None:
     wait_until(lambda: (service.home / "broker.prom").exists(), 60)
     curve = [tomllib.loads(path.read_text())["secret"] for path in service.desk.directory.rglob("*.key")]
     assert len(curve) == 2
-    secrets = [key, WRONG_KEY, HOOK_SECRET, HOOK_SECRET.removeprefix("whsec_"), PASSWORD, SIGNATURE, *curve]
+    (depot_file,) = service.home.rglob("depot_secret")
+    depot = depot_file.read_text().strip()
+    secrets = [
+        key,
+        depot,
+        tokens.key_of(depot, job["worker"]),
+        WRONG_KEY,
+        HOOK_SECRET,
+        HOOK_SECRET.removeprefix("whsec_"),
+        PASSWORD,
+        SIGNATURE,
+        *curve,
+    ]
     places = {**everything(service), "command lines": command_lines.encode()}
+    assert places.pop(str(depot_file)).strip() == depot.encode()
     assert {"broker.log", "workers.log", "edge.log", "broker.prom", "jobs.sqlite"} <= {
         os.path.basename(p) for p in places
     }

@@ -134,7 +134,7 @@ SAMPLES: list[m.Message] = [
     m.Failed(job_id="job-1", fence=6, kind="out_of_memory", message="CUDA out of memory", free=1),
     m.Cancelled(job_id="job-1", fence=6, free=1),
     m.Goodbye(reason="shutdown", orderly=True),
-    m.Welcome(epoch=7, heartbeat_s=0.5, lost_s=10.0),
+    m.Welcome(epoch=7, heartbeat_s=0.5, lost_s=10.0, depot_key="k1"),
     m.Identify(),
     m.WorkerRejected(reason="another process took the name", remedy="yield"),
     m.Run(

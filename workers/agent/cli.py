@@ -22,8 +22,13 @@ from workers.agent import stats
 from workers.agent.broker_socket import BrokerSocket
 from workers.agent.clock import AwakeClock
 from workers.agent.core import AgentCore, Identity
+from workers.agent.dirs import WorkerDirs
 from workers.agent.errors import AgentError, LinkError
 from workers.agent.shell import AgentShell
+from workers.agent.worker_files import WorkerFiles
+from workers.depot.http_depot import HttpDepot
+from workers.depot.input_cache import InputCache
+from workers.depot.transfers import Transfers
 from workers.gpu.library import Nvml
 from workers.ipc.channel import Channel, IpcError
 from workers.ipc.messages import Setup
@@ -90,16 +95,26 @@ def _shell(config: AgentConfig, link: Channel) -> AgentShell:
         lora_memory=config.lora_memory,
     )
     clock = AwakeClock()
+    files = _files(config)
     identity = Identity(
         name=config.name,
         boot=uuid.uuid4().hex,
         info=info,
         setup=setup,
-        artefacts=config.artefacts,
+        dirs=files.dirs,
         yields=config.yields,
     )
     core = AgentCore(identity, config.policy, clock.now())
-    return AgentShell(core, config, link, sampler, BrokerSocket(config.endpoint, _key(config)), clock)
+    broker = BrokerSocket(config.endpoint, _key(config))
+    return AgentShell(core, config, link, sampler, broker, clock, files)
+
+
+def _files(config: AgentConfig) -> WorkerFiles:
+    dirs = WorkerDirs(artefacts=config.artefacts, spool=config.spool, inputs=config.inputs)
+    if not dirs.remote:
+        return WorkerFiles(dirs, None)
+    cache = InputCache(Path(config.inputs), config.input_cache_bytes)
+    return WorkerFiles(dirs, Transfers(HttpDepot(config.depot, config.name), cache))
 
 
 def _key(config: AgentConfig) -> PeerKey | None:

@@ -23,9 +23,10 @@ from broker.runtime.log_actions import Action
 from broker.wire import codec
 from broker.wire import messages as m
 from workers.agent import effects as fx
+from workers.agent.dirs import WorkerDirs
 from workers.agent.engine_slot import EngineSlot
 from workers.agent.registration import Registration
-from workers.agent.truncate import MAX_REASON, clip
+from workers.agent.truncate import MAX_REASON, MAX_TEXT, clip
 from workers.agent.unacked_results import UnackedResults, keeps_files
 from workers.ipc.messages import FromEngine, JobParked, PostprocessBegun, Setup
 from workers.ipc.shared import Progress
@@ -45,8 +46,7 @@ class Identity(Struct, frozen=True, kw_only=True):
     boot: str
     info: m.WorkerInfo
     setup: Setup
-    #: Directory of all artefacts; an attempt's files go to `<artefacts>/<job id>/<fence>`.
-    artefacts: str
+    dirs: WorkerDirs
     #: Whether the name was taken by another process before this one started.
     yields: bool = False
 
@@ -60,7 +60,9 @@ class AgentCore:
         self._out: list[fx.Effect] = []
         self.registration = Registration(policy, now)
         self.unacked_results = UnackedResults(policy.resend_s)
-        self.engine_slot = EngineSlot(identity.setup, policy, self.unacked_results, self._out.append, now)
+        self.engine_slot = EngineSlot(
+            identity.setup, policy, self.unacked_results, self._out.append, now, identity.dirs
+        )
         #: Whether the name may be another process's now: see `Hello`. Until it is not, no engine is started: the other's may have the GPU.
         self.yields = identity.yields
         if self.yields:
@@ -87,6 +89,8 @@ class AgentCore:
             return refusal_reason
         if len(self.unacked_results) >= self.policy.max_unacknowledged:
             return f"{len(self.unacked_results)} results wait for acknowledgement"
+        if (put_bytes := self.unacked_results.put_bytes) > self.policy.spool_bytes:
+            return f"{put_bytes / 1e6:.0f} MB of results wait to be put into the depot"
         return ""
 
     @property
@@ -154,7 +158,7 @@ class AgentCore:
             case m.Drain():
                 self.draining = True
                 if message.hand_back:
-                    self.engine_slot.park_all()
+                    self.engine_slot.park_all(now)
             case m.Undrain():
                 self._undrain()
             case m.WorkerRejected():
@@ -188,6 +192,23 @@ class AgentCore:
         self.engine_slot.begin_failed(fence, reason, now)
         return self._flush_effects(now)
 
+    def inputs_fetched(self, fence: int, fault: str, now: float, *, gone: bool = False) -> list[fx.Effect]:
+        """The inputs of this attempt are here, unless there is a `fault`; `gone`: the depot does not keep one of them any more."""
+        if self.leaving is None:
+            self.engine_slot.inputs_fetched(fence, fault, now, gone=gone)
+            if self.free:
+                self.registration.beat_now(now)
+        return self._flush_effects(now)
+
+    def files_put(self, job_id: str, fence: int, fault: str, now: float) -> list[fx.Effect]:
+        """The files of this attempt are in the depot, unless there is a `fault`: then it has failed."""
+        if not fault:
+            self.unacked_results.is_put(fence, now)
+        else:
+            text = clip(f"its files cannot be put into the depot: {fault}", MAX_TEXT)
+            self._withdraw(m.Failed(job_id=job_id, fence=fence, kind=m.FailureKind.ENGINE_ERROR, message=text), now)
+        return self._flush_effects(now)
+
     def engine_closed(self, now: float) -> list[fx.Effect]:
         """The engine closed its socket, and its process is still there."""
         self.engine_slot.closed(now)
@@ -211,7 +232,7 @@ class AgentCore:
         """Asked to end: hand back what can be parked, finish the rest while the grace lasts. Without grace, or asked again: `leave`."""
         if self.leaving is None and self.stop_at is None and self.policy.stop_grace_s > 0:
             self.draining = True
-            self.engine_slot.park_all()
+            self.engine_slot.park_all(now)
             self.stop_at = now + self.policy.stop_grace_s
             self._out.append(
                 fx.Note(action=Action.DRAINING, detail=f"{reason}; {self.policy.stop_grace_s:g} s at most")
@@ -235,6 +256,8 @@ class AgentCore:
             self._leave("the broker has another journal", EXIT_RESTART, now)
             return
         self.epoch = message.epoch
+        if self.identity.dirs.remote:
+            self._out.append(fx.SetDepotKey(message.depot_key))
         self.registration.welcomed(message.heartbeat_s, now)
         if self.yields:
             self.yields = False
@@ -245,7 +268,7 @@ class AgentCore:
         self._out.append(fx.Note(action=Action.REGISTERED, detail=f"epoch {message.epoch}"))
 
     def _on_run(self, run: m.Run, now: float) -> None:
-        if self.engine_slot.holds(run.job_id, run.fence):
+        if self.engine_slot.holds(run.job_id, run.fence) or self.unacked_results.waits(run.job_id, run.fence):
             self.registration.beat_now(now)  # the broker has not heard that it is held here
         elif answer := self.unacked_results.answer(run.job_id, run.fence, self.free, now):
             self._send(answer)
@@ -256,12 +279,14 @@ class AgentCore:
             if refusal_reason := self.refusal_reason():
                 self._refuse(run, refusal_reason)
             else:
-                self.engine_slot.begin(run, self.identity.artefacts, now)
+                self.engine_slot.begin(run, now)
 
     def _on_cancel(self, cancel: m.Cancel, now: float) -> None:
         # It cannot overtake its `Run`, but it can arrive where that was lost: the fence is spent then, too.
         self.seen = max(self.seen, cancel.fence)
         if self.engine_slot.cancel(cancel, now):
+            return
+        if self._withdraw(m.Cancelled(job_id=cancel.job_id, fence=cancel.fence), now):
             return
         if answer := self.unacked_results.answer(cancel.job_id, cancel.fence, self.free, now):
             self._send(answer)
@@ -270,7 +295,7 @@ class AgentCore:
 
     def _on_park(self, park: m.Park, now: float) -> None:
         self.seen = max(self.seen, park.fence)
-        if self.engine_slot.park(park.job_id, park.fence):
+        if self.engine_slot.park(park.job_id, park.fence, now) or self.unacked_results.waits(park.job_id, park.fence):
             return
         if answer := self.unacked_results.answer(park.job_id, park.fence, self.free, now):
             self._send(answer)
@@ -289,10 +314,28 @@ class AgentCore:
 
     def _on_ack(self, ack: m.ResultAck) -> None:
         message = self.unacked_results.acknowledge(ack.fence, accepted=ack.accepted)
-        if message is not None and keeps_files(message) and not ack.accepted:
-            self._out.append(fx.RemoveDir(message.job_id, message.fence))
+        if message is not None and keeps_files(message):
+            remote = self.identity.dirs.remote
+            if remote or not ack.accepted:
+                self._out.append(fx.RemoveDir(message.job_id, message.fence))
+            if remote and not ack.accepted:
+                self._out.append(fx.DiscardFiles(message.job_id, message.fence))
         if isinstance(message, m.Finished | m.Cancelled) and ack.accepted:
             self._out.append(fx.RemoveCheckpoints(message.job_id))
+
+    def _withdraw(self, result: m.Failed | m.Cancelled, now: float) -> bool:
+        """End an attempt like this whose files are being put; False when there is none."""
+        if not self.unacked_results.withdraw(result, now):
+            return False
+        self._out += [
+            fx.Revoke(result.fence),
+            fx.RemoveDir(result.job_id, result.fence),
+            fx.DiscardFiles(result.job_id, result.fence),
+        ]
+        action = Action(f"attempt_{type(result).__name__.lower()}")
+        detail = getattr(result, "message", "its files were being put into the depot")
+        self._out.append(fx.Note(action=action, job_id=result.job_id, fence=result.fence, detail=detail))
+        return True
 
     def _leave(self, reason: str, code: int, now: float, *, goodbye: bool = True, orderly: bool = False) -> None:
         if goodbye:

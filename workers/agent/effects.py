@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from broker.runtime.log_actions import Action
 from broker.wire.device import DeviceHealth
+from broker.wire.jobspec import Artefact
 from broker.wire.messages import Message
 from workers.ipc.messages import RunJob, Setup
 from workers.supervisor.messages import EngineReady, LoadTrouble, NameHeld
@@ -62,6 +63,47 @@ class RemoveDir(Struct, frozen=True):
     fence: int
 
 
+class PutFiles(Struct, frozen=True):
+    """Put these files of an attempt into the depot. Answered by `files_put`."""
+
+    job_id: str
+    fence: int
+    files: tuple[Artefact, ...]
+
+
+class PutDraft(Struct, frozen=True):
+    """Put what a parked job looks like into the depot, if there is anything."""
+
+    job_id: str
+    fence: int
+
+
+class FetchInputs(Struct, frozen=True):
+    """Fetch inputs of an attempt from the depot. Answered by `inputs_fetched`."""
+
+    fence: int
+    names: tuple[str, ...]
+
+
+class Revoke(Struct, frozen=True):
+    """Neither put nor fetch any more for this attempt."""
+
+    fence: int
+
+
+class DiscardFiles(Struct, frozen=True):
+    """What was put of this attempt into the depot is garbage."""
+
+    job_id: str
+    fence: int
+
+
+class SetDepotKey(Struct, frozen=True):
+    """Sign requests to the depot with this key."""
+
+    key: str
+
+
 class RemoveCheckpoints(Struct, frozen=True):
     """The job has ended for good: it will not go on from any of these."""
 
@@ -91,6 +133,9 @@ class Exit(Struct, frozen=True):
     code: int
 
 
+#: What is asked of the depot.
+DepotEffect = PutFiles | PutDraft | FetchInputs | Revoke | DiscardFiles | SetDepotKey
+
 Effect = (
     SendBroker
     | StartEngine
@@ -100,6 +145,7 @@ Effect = (
     | RequestPark
     | KillEngine
     | RemoveDir
+    | DepotEffect
     | RemoveCheckpoints
     | Report
     | Note

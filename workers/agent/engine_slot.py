@@ -18,16 +18,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from msgspec.structs import replace
+
 from broker.runtime.log_actions import Action
 from broker.wire import codec
 from broker.wire import messages as m
-from broker.wire.jobspec import CHECKPOINTS, trace_id_of
+from broker.wire.jobspec import CHECKPOINTS, Artefact, trace_id_of
 from broker.wire.loras import short_list
 from workers.agent import effects as fx
 from workers.agent.attempt import Attempt, Ending
+from workers.agent.dirs import WorkerDirs
 from workers.agent.engine_life import EngineLife
 from workers.agent.truncate import MAX_REASON, MAX_TEXT, clip
 from workers.agent.unacked_results import UnackedResults, keeps_files
+from workers.depot.job_inputs import input_names, with_local_inputs
 from workers.ipc.messages import (
     FromEngine,
     JobCancelled,
@@ -56,6 +60,7 @@ class EngineSlot:
         unacked_results: UnackedResults,
         emit: Callable[[fx.Effect], None],
         now: float,
+        dirs: WorkerDirs,
     ) -> None:
         self.policy = policy
         self.engine = EngineLife(policy, now)
@@ -71,6 +76,9 @@ class EngineSlot:
         self._setup = setup
         self._results = unacked_results
         self._emit = emit
+        self._dirs = dirs
+        #: Jobs whose inputs are being fetched, by their fences: the engine has not been given them.
+        self._fetching: dict[int, RunJob] = {}
         self._load_trouble = ""
         #: Ids of the jobs in a row that ran out of memory in this engine.
         self._out_of_memory: set[str] = set()
@@ -123,13 +131,13 @@ class EngineSlot:
         return bool(self.attempts) and self.engine.state in ("idle", "busy")
 
     def _waits(self, attempt: Attempt) -> bool:
-        """Whether it has not begun because of the one before it, whose silence is the one that counts."""
-        return not attempt.begun and attempt is not self.attempts[0]
+        """Whether it has not begun because its inputs are on their way, or of the one before it, whose silence is the one that counts."""
+        return attempt.fence in self._fetching or (not attempt.begun and attempt is not self.attempts[0])
 
     # ------------------------------------------------------------ a job begins, and is told to stop
 
-    def begin(self, run: m.Run, artefacts: str, now: float) -> None:
-        """Give the engine, which must take jobs (`refusal_reason`), a job whose files go below `artefacts`."""
+    def begin(self, run: m.Run, now: float) -> None:
+        """Give the engine, which must take jobs (`refusal_reason`), a job; its inputs are fetched before where there is a depot."""
         self.engine.run()
         taken = {attempt.slot for attempt in self.attempts}
         slot = next(number for number in range(SLOTS) if number not in taken)
@@ -150,16 +158,38 @@ class EngineSlot:
             job_id=run.job_id,
             fence=run.fence,
             body=run.body,
-            out_dir=f"{artefacts}/{run.job_id}/{run.fence}",
+            out_dir=f"{self._dirs.out_root}/{run.job_id}/{run.fence}",
             profile=run.profile,
             slot=slot,
             alone=run.alone,
-            checkpoints=f"{artefacts}/{CHECKPOINTS}/{run.job_id}",
+            checkpoints=f"{self._dirs.artefacts}/{CHECKPOINTS}/{run.job_id}",
             kept=run.kept,
             park_at=run.park_at,
         )
-        self._emit(fx.StartJob(job))
+        names = input_names(run.body) if self._dirs.remote else ()
+        if names:
+            self._fetching[run.fence] = job
+            self._emit(fx.FetchInputs(run.fence, names))
+        else:
+            self._emit(fx.StartJob(job))
         self._note(Action.ATTEMPT_STARTED, attempt)
+
+    def inputs_fetched(self, fence: int, fault: str, now: float, *, gone: bool) -> None:
+        """The inputs of this attempt are here, unless there is a `fault`; `gone`: nowhere else either."""
+        attempt, job = self._of(fence), self._fetching.pop(fence, None)
+        if attempt is None or job is None:
+            return
+        if not fault:
+            attempt.wait_no_more(now)
+            local = with_local_inputs(job.body, self._dirs.inputs)
+            self._emit(fx.StartJob(replace(job, body=local, kept=attempt.kept)))
+            return
+        if self.engine.state == "busy":
+            self.engine.done()
+        if gone:
+            self._fail(attempt, m.FailureKind.INVALID_INPUT, fault, now)
+        else:
+            self._hand_back(attempt, f"its inputs cannot be fetched: {fault}", now)
 
     def begin_failed(self, fence: int, reason: str, now: float) -> None:
         """The job of this fence could not be given to the engine."""
@@ -173,7 +203,9 @@ class EngineSlot:
         attempt = self._find(order.job_id, order.fence)
         if attempt is None:
             return False
-        if attempt.cancel_by is None:
+        if self._take_back(attempt):
+            self._conclude(attempt, m.Cancelled(job_id=attempt.job_id, fence=attempt.fence), now)
+        elif attempt.cancel_by is None:
             attempt.cancel_by = now + attempt.grace_s(self.policy, order.grace_s)
             self._emit(fx.RequestCancel(attempt.slot, attempt.fence))
             self._note(Action.CANCEL, attempt, attempt.describe())
@@ -181,20 +213,30 @@ class EngineSlot:
             attempt.cancel_by = min(attempt.cancel_by, now + order.grace_s)
         return True
 
-    def park(self, job_id: str, fence: int) -> bool:
+    def _take_back(self, attempt: Attempt) -> bool:
+        """Fetch no more for an attempt that the engine has not been given; False when it has."""
+        if attempt.fence not in self._fetching:
+            return False
+        if self.engine.state == "busy":
+            self.engine.done()
+        return True
+
+    def park(self, job_id: str, fence: int, now: float) -> bool:
         """Ask the engine to hand this attempt back with a checkpoint; False when it has another or none."""
         attempt = self._find(job_id, fence)
         if attempt is not None:
-            self._park(attempt)
+            self._park(attempt, now)
         return attempt is not None
 
-    def park_all(self) -> None:
+    def park_all(self, now: float) -> None:
         """The same of all that it has: an attempt whose model does not resume goes on."""
-        for attempt in self.attempts:
-            self._park(attempt)
+        for attempt in [*self.attempts]:
+            self._park(attempt, now)
 
-    def _park(self, attempt: Attempt) -> None:
-        if not attempt.postprocessing:  # else there is no step left
+    def _park(self, attempt: Attempt, now: float) -> None:
+        if self._take_back(attempt):
+            self._hand_back(attempt, "its inputs were still on their way", now)
+        elif not attempt.postprocessing:  # else there is no step left
             attempt.parks = True
             self._emit(fx.RequestPark(attempt.slot, attempt.fence))
 
@@ -253,7 +295,7 @@ class EngineSlot:
                     run_s=message.run_s,
                     body=codec.encode_body(message.result),
                 )
-                self._conclude(attempt, result, now)
+                self._conclude(attempt, result, now, message.result.artefacts if self._dirs.remote else ())
             case JobFailed():
                 self._fail(attempt, message.kind, message.message, now)
                 if message.fatal and self.engine.state in ("idle", "busy"):
@@ -262,7 +304,14 @@ class EngineSlot:
                     self._note_memory(attempt, message, now)
             case JobParked() if attempt.parks and attempt.cancel_by is None:
                 attempt.kept = message.kept
-                self._hand_back(attempt, f"parked with {message.kept} steps in a checkpoint", now, keep_files=True)
+                if self._dirs.remote:
+                    self._emit(fx.PutDraft(attempt.job_id, attempt.fence))
+                self._hand_back(
+                    attempt,
+                    f"parked with {message.kept} steps in a checkpoint",
+                    now,
+                    keep_files=not self._dirs.remote,
+                )
             case JobCancelled() | JobParked() if attempt.cancel_by is None:
                 self._fail(
                     attempt, m.FailureKind.ENGINE_ERROR, "the engine stopped the job without being asked to", now
@@ -416,9 +465,11 @@ class EngineSlot:
             case _:
                 self._drop(attempt, now)
 
-    def _conclude(self, attempt: Attempt, result: m.AgentResult, now: float) -> None:
+    def _conclude(self, attempt: Attempt, result: m.AgentResult, now: float, put: tuple[Artefact, ...] = ()) -> None:
         self._leave(attempt, now)
-        self._results.add(result, attempt.given_at, now)
+        self._results.add(result, attempt.given_at, now, sum(file.size for file in put) if put else -1)
+        if put:
+            self._emit(fx.PutFiles(attempt.job_id, attempt.fence, put))
         if not keeps_files(result):
             self._emit(fx.RemoveDir(attempt.job_id, attempt.fence))
         self._note(Action(f"attempt_{type(result).__name__.lower()}"), attempt, getattr(result, "message", ""))
@@ -436,6 +487,8 @@ class EngineSlot:
 
     def _leave(self, attempt: Attempt, now: float) -> None:
         self.attempts.remove(attempt)
+        if self._fetching.pop(attempt.fence, None) is not None:
+            self._emit(fx.Revoke(attempt.fence))
         for other in self.attempts:
             other.wait_no_more(now)
 

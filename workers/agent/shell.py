@@ -11,8 +11,6 @@ import logging
 import os
 import signal
 from collections import deque
-from collections.abc import Callable
-from pathlib import Path
 from typing import assert_never
 
 import zmq
@@ -20,7 +18,6 @@ import zmq
 from broker.runtime.log_actions import Action
 from broker.runtime.signal_socket import SignalSocket, caught
 from broker.wire import codec
-from workers.agent import attempt_dirs
 from workers.agent import effects as fx
 from workers.agent.broker_socket import BrokerSocket
 from workers.agent.clock import AwakeClock
@@ -28,6 +25,8 @@ from workers.agent.core import AgentCore
 from workers.agent.engine_process import EngineProcess
 from workers.agent.spare_engine import SpareEngine
 from workers.agent.stats import Sampler
+from workers.agent.worker_files import WorkerFiles
+from workers.depot.transfers import Fetch, Put
 from workers.ipc.channel import Channel, IpcError
 from workers.ipc.messages import ENGINE_WITHOUT, RunJob, Setup
 from workers.models import optional_packages
@@ -57,6 +56,7 @@ class AgentShell:
         sampler: Sampler,
         broker: BrokerSocket,
         clock: AwakeClock,
+        files: WorkerFiles,
     ) -> None:
         self._core = core
         self._config = config
@@ -64,7 +64,7 @@ class AgentShell:
         self._sampler = sampler
         self._broker = broker
         self._clock = clock
-        self._artefacts = Path(config.artefacts)
+        self._files = files
         self._engine: EngineProcess | None = None
         self._spare = SpareEngine(config.engine_command, engine_environ(config, os.environ), config.models)
         self._close_told = False
@@ -81,6 +81,7 @@ class AgentShell:
                     self._serve(signals)
             finally:
                 self._end_engine()
+                self._files.close()
                 self._broker.close()
         return self._exit_code
 
@@ -92,6 +93,8 @@ class AgentShell:
         poller.register(signals.fileno(), zmq.POLLIN)
         if self._link is not None:
             poller.register(self._link.sock.fileno(), zmq.POLLIN)
+        if self._files.transfers is not None:
+            poller.register(self._files.transfers.fileno(), zmq.POLLIN)
         if self._engine is not None and not self._engine.closed:
             poller.register(self._engine.fd, zmq.POLLIN | (zmq.POLLOUT if self._engine.unsent else 0))
         timeout_s = self._patience()
@@ -113,6 +116,7 @@ class AgentShell:
         self._serve_signals(signals)
         self._serve_link()
         self._serve_engine()
+        self._serve_transfers()
         self._serve_broker()
         now = self._clock.now()
         if now >= self._sample_at:
@@ -159,6 +163,15 @@ class AgentShell:
             self._close_told = True
             self._apply(self._core.engine_closed(now))
 
+    def _serve_transfers(self) -> None:
+        for outcome in self._files.transfers.take() if self._files.transfers is not None else ():
+            now = self._clock.now()
+            match outcome.order:
+                case Put(job_id=job_id, fence=fence):
+                    self._apply(self._core.files_put(job_id, fence, outcome.fault, now))
+                case Fetch(fence=fence):
+                    self._apply(self._core.inputs_fetched(fence, outcome.fault, now, gone=outcome.gone))
+
     def _serve_broker(self) -> None:
         try:
             for message in self._broker.receive():
@@ -172,6 +185,8 @@ class AgentShell:
         engine = self._engine
         pid, shown = (engine.pid, engine.memory_mb()) if engine is not None else (0, (0, 0))
         self._spare.check(pid)
+        for attempt in self._core.engine_slot.attempts:
+            self._files.show_previews(attempt.job_id, attempt.fence)
         self._apply(self._core.measured(self._sampler.sample(pid, shown), self._clock.now()))
 
     # ------------------------------------------------------------ effects
@@ -201,9 +216,11 @@ class AgentShell:
             case fx.KillEngine(reason):
                 self._kill_engine(reason)
             case fx.RemoveDir(job_id, fence):
-                self._removed(job_id, attempt_dirs.remove, job_id, fence)
+                self._files.remove_dir(job_id, fence)
             case fx.RemoveCheckpoints(job_id):
-                self._removed(job_id, attempt_dirs.remove_checkpoints, job_id)
+                self._files.remove_checkpoints(job_id)
+            case fx.PutFiles() | fx.PutDraft() | fx.FetchInputs() | fx.Revoke() | fx.DiscardFiles() | fx.SetDepotKey():
+                self._files.carry_out(effect, self._core.policy)
             case fx.Report(message):
                 self._tell_supervisor(message)
             case fx.Note():
@@ -228,7 +245,7 @@ class AgentShell:
 
     def _start_job(self, job: RunJob) -> list[fx.Effect]:
         try:
-            attempt_dirs.make(self._artefacts, job.job_id, job.fence)
+            self._files.make_dir(job.job_id, job.fence)
             if self._engine is not None:
                 self._engine.send(job)
         except (OSError, ValueError) as error:
@@ -254,15 +271,6 @@ class AgentShell:
             self._engine.kill()
             self._engine.poll()
             self._release_engine()
-
-    def _removed(self, job_id: str, remove: Callable[..., None], *which: str | int) -> None:
-        try:
-            remove(self._artefacts, *which)
-        except (OSError, ValueError) as error:
-            logger.warning(
-                "cannot remove a job's files",
-                extra={"action": Action.REMOVE_FAILED, "job_id": job_id, "detail": str(error)},
-            )
 
     def _tell_supervisor(self, message: object) -> None:
         if self._link is not None:

@@ -2,6 +2,7 @@
 
 A result is never forgotten before its `ResultAck`: it is sent at once, again every `resend_s`, and again after every reconnect. `free` and
 `age_s` are filled in when it is sent, not when it was made, so that an old result never grants room that is gone, nor moves its start.
+One whose files go into a depot first is sent when they are there, and until then may be withdrawn.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ _REMEMBERED = 64
 
 
 class _Pending:
-    def __init__(self, message: AgentResult, given_at: float, due_at: float) -> None:
+    def __init__(self, message: AgentResult, given_at: float, due_at: float, put_bytes: int = -1) -> None:
         self.message = message
+        #: Bytes of its files that are being put into the depot; -1: none are, and it may be sent.
+        self.put_bytes = put_bytes
         #: When its attempt was given to the engine.
         self.given_at = given_at
         self.due_at = due_at
@@ -38,9 +41,31 @@ class UnackedResults:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def add(self, message: AgentResult, given_at: float, now: float) -> None:
-        """Keep a new result, of an attempt that was given to the engine at `given_at`; it is due at once."""
-        self._pending[message.fence] = _Pending(message, given_at, now)
+    def add(self, message: AgentResult, given_at: float, now: float, put_bytes: int = -1) -> None:
+        """Keep a new result, of an attempt that was given to the engine at `given_at`; it is due at once, or when its files are put."""
+        self._pending[message.fence] = _Pending(message, given_at, now, put_bytes)
+
+    def is_put(self, fence: int, now: float) -> None:
+        """The files of this result are in the depot: it is due."""
+        if (pending := self._pending.get(fence)) is not None and pending.put_bytes >= 0:
+            pending.put_bytes, pending.due_at = -1, now
+
+    def withdraw(self, message: AgentResult, now: float) -> bool:
+        """Take another result in place of one that nobody was told, as its files are not put; False: there is none."""
+        if not self.waits(message.job_id, message.fence):
+            return False
+        self._pending[message.fence] = _Pending(message, self._pending[message.fence].given_at, now)
+        return True
+
+    def waits(self, job_id: str, fence: int) -> bool:
+        """Whether the files of this attempt are being put."""
+        pending = self._pending.get(fence)
+        return pending is not None and pending.message.job_id == job_id and pending.put_bytes >= 0
+
+    @property
+    def put_bytes(self) -> int:
+        """Bytes of all files that are being put."""
+        return sum(max(0, pending.put_bytes) for pending in self._pending.values())
 
     def send_all_now(self, now: float) -> None:
         """The broker came back, or came to know us: everything is due."""
@@ -51,14 +76,14 @@ class UnackedResults:
         """Return the results to send now, with this much room written in; each is due again in `resend_s`."""
         messages = []
         for pending in self._pending.values():
-            if pending.due_at <= now:
+            if pending.due_at <= now and pending.put_bytes < 0:
                 pending.due_at = now + self._resend_s
                 messages.append(_stamped(pending, free, now))
         return messages
 
     def next_due(self) -> float | None:
         """Return the time at which a result is due again."""
-        return min((pending.due_at for pending in self._pending.values()), default=None)
+        return min((one.due_at for one in self._pending.values() if one.put_bytes < 0), default=None)
 
     def acknowledge(self, fence: int, *, accepted: bool) -> AgentResult | None:
         """Stop resending; the result, or None when it was not waiting. An accepted one is remembered for a while."""
@@ -74,12 +99,20 @@ class UnackedResults:
     def answer(self, job_id: str, fence: int, free: int, now: float) -> AgentResult | None:
         """The result of this attempt, waiting or remembered, to say it once more."""
         pending = self._pending.get(fence) or self._acknowledged.get(fence)
-        return _stamped(pending, free, now) if pending is not None and pending.message.job_id == job_id else None
+        if pending is None or pending.message.job_id != job_id or pending.put_bytes >= 0:
+            return None
+        return _stamped(pending, free, now)
 
     def held(self, now: float) -> tuple[Held, ...]:
         """The lines of a heartbeat."""
         return tuple(
-            Held(job_id=pending.message.job_id, fence=fence, phase="finished", age_s=pending.age_s(now))
+            # One whose files are being put has no result yet that would settle it, if the broker knows nothing of it any more.
+            Held(
+                job_id=pending.message.job_id,
+                fence=fence,
+                phase="finished" if pending.put_bytes < 0 else "save",
+                age_s=pending.age_s(now),
+            )
             for fence, pending in self._pending.items()
         )
 

@@ -44,5 +44,10 @@ class AgentPolicy(Struct, frozen=True, kw_only=True):
     name_taken_s: float = 30.0
     #: Results awaiting acknowledgement, beyond which no new job is taken.
     max_unacknowledged: int = 16
+    #: Bytes of results that wait to be put into the depot, beyond which no new job is taken.
+    spool_bytes: float = 10e9
+    #: How long it is tried to put an attempt's files into the depot before it fails, and to fetch its inputs before it is handed back.
+    put_budget_s: float = 3600.0
+    fetch_budget_s: float = 600.0
     #: Whether an engine process with its imports done waits to take the place of one that ends.
     spare_engine: bool = False

@@ -28,6 +28,12 @@ class AgentConfig(Struct, frozen=True, kw_only=True, tag="config"):
     key_file: str = ""
     #: Absolute directory of all artefacts.
     artefacts: str
+    #: URL of the depot that files are put into; "": that directory is the depot. Then also where files wait, where fetched inputs are kept,
+    #: and how many bytes of these.
+    depot: str = ""
+    spool: str = ""
+    inputs: str = ""
+    input_cache_bytes: int = 0
     device: Literal["cuda", "cpu"]
     #: CUDA_VISIBLE_DEVICES of the engine.
     visible: str = ""

@@ -12,6 +12,7 @@ from http_edge.body.spool import Spool
 from http_edge.http.routing import EdgeRoute
 from http_edge.jobs.progress import Progress
 from http_edge.jobs.service import JobService
+from http_edge.media.depot_files import DepotFiles
 from http_edge.media.fetch import Fetcher
 from http_edge.media.uploads import Uploads
 
@@ -25,6 +26,7 @@ class Parts(Struct, frozen=True, kw_only=True):
     files: Uploads
     spool: Spool
     metrics: Metrics
+    depot: DepotFiles
     version: str
 
 

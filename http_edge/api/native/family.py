@@ -5,6 +5,7 @@ from __future__ import annotations
 from http_edge.api.common.error_bodies import problem
 from http_edge.api.common.family import Family, Parts
 from http_edge.api.common.schema_common import Problem
+from http_edge.api.native.depot_api import DepotApi
 from http_edge.api.native.estimate_api import EstimateApi
 from http_edge.api.native.job_pictures_api import JobPicturesApi
 from http_edge.api.native.jobs_api import JobsApi
@@ -23,6 +24,7 @@ def _routes(parts: Parts) -> list[EdgeRoute]:
         *RecipesApi(parts.calls, parts.spool).routes(),
         *JobPicturesApi(parts.calls).routes(),
         *UsageApi(parts.calls).routes(),
+        *DepotApi(parts.calls, parts.depot).routes(),
         *ServiceApi(parts.calls, parts.metrics, parts.version).routes(),
     ]
 

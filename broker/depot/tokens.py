@@ -1,0 +1,121 @@
+"""Signed requests of workers to an edge's depot.
+
+The secret is a file of the home, `<home>/depot_secret`, read by the broker and by edges. The broker gives each worker a key of its own with
+its `Welcome`: the secret's HMAC of the worker's name, so that one worker can sign nothing in another's name, and a name belongs to its
+machine's CURVE key. A worker signs each request with it: method, path, when it expires, and of a file that is put its size and SHA-256. An
+edge recomputes the key from the name in the request, and asks the broker whether the attempt is that worker's: a request is good for one
+attempt, and an attempt is granted once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlencode
+
+from msgspec import Struct
+
+from broker.runtime import secret_file
+
+#: What all paths of an edge's depot begin with.
+PREFIX = "/internal/depot/"
+
+#: How long a signed request is good for, and the most that an edge takes one for, seconds: clocks differ.
+VALID_S = 900.0
+_LONGEST_S = 3600.0
+
+_LEAST_CHARS = 32
+
+
+class TokenError(Exception):
+    """The request may not be answered; one sentence on the reason, without any secret."""
+
+
+class SecretError(Exception):
+    """The depot's secret cannot be read or made; one sentence for the operator."""
+
+
+class Signed(Struct, frozen=True, kw_only=True):
+    """What a request was signed for."""
+
+    worker: str
+    #: Unix time.
+    expires: int
+    #: Of a file that is put.
+    size: int = 0
+    sha256: str = ""
+
+
+def read_secrets(home: Path) -> list[str]:
+    """The secrets of this home's depot, the newest first; one is made where there is none. Raises `SecretError`."""
+    path = home / "depot_secret"
+    try:
+        lines = secret_file.read_or_make(path, lambda: secrets.token_hex(32))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SecretError(f"the depot's secret cannot be read from {str(path)!r}: {error}") from None
+    if not lines or any(len(line) < _LEAST_CHARS for line in lines):
+        raise SecretError(
+            f"{str(path)!r} must hold secrets of at least {_LEAST_CHARS} characters; remove it for a new one"
+        )
+    return lines
+
+
+def key_of(secret: str, worker: str) -> str:
+    """The key with which this worker signs, hex."""
+    return hmac.new(secret.encode(), f"depot worker {worker}".encode(), hashlib.sha256).hexdigest()
+
+
+def sign(key: str, method: str, path: str, signed: Signed) -> str:
+    """The path with the query that makes it good for this worker, until it expires."""
+    query = {"worker": signed.worker, "expires": str(signed.expires)}
+    if signed.sha256:
+        query |= {"size": str(signed.size), "sha256": signed.sha256}
+    return f"{path}?{urlencode({**query, 'signature': _signature(key, method, path, signed)})}"
+
+
+def verify(known: Sequence[str], method: str, path: str, query: Mapping[str, str], now: float) -> Signed:
+    """What a request was signed for, by one of these secrets, at this Unix time. Raises `TokenError`."""
+    try:
+        signed = Signed(
+            worker=query["worker"],
+            expires=int(query["expires"][:20]),
+            size=int(query.get("size", "0")[:20]),
+            sha256=query.get("sha256", ""),
+        )
+        given = query["signature"]
+    except (KeyError, ValueError):
+        raise TokenError("this address is for workers, which sign what they ask") from None
+    keys = [key_of(secret, signed.worker) for secret in known]
+    if not any(hmac.compare_digest(given.encode(), _signature(key, method, path, signed).encode()) for key in keys):
+        raise TokenError(f"worker {signed.worker[:64]!r} did not sign this request, or with another depot's secret")
+    if not now <= signed.expires <= now + _LONGEST_S:
+        raise TokenError(f"the signature expired {now - signed.expires:.0f} s ago, or the clocks differ by as much")
+    return signed
+
+
+def _signature(key: str, method: str, path: str, signed: Signed) -> str:
+    # What is asked of a file is no more than what is told of it.
+    verb = "GET" if method == "HEAD" else method
+    said = "\n".join((verb, path, signed.worker, str(signed.expires), str(signed.size), signed.sha256))
+    return hmac.new(key.encode(), said.encode(), hashlib.sha256).hexdigest()
+
+
+# ---------------------------------------------------------------- paths
+
+
+def artefact_key(job_id: str, fence: int, name: str) -> str:
+    """Where an attempt's file lies in a depot. It is never another's: a fence is granted once."""
+    return f"artefacts/{job_id}/{fence}/{name}"
+
+
+def draft_key(job_id: str, fence: int, name: str) -> str:
+    """Where what a parked job looks like lies in a depot."""
+    return f"drafts/{job_id}/{fence}/{name}"
+
+
+def input_key(name: str) -> str:
+    """Where an input lies in a depot, by its content's name, `<sha256>.<suffix>`."""
+    return f"uploads/{name}"

@@ -1,0 +1,192 @@
+"""A worker whose files go into a depot: no result is told before its files are there, and none is lost while they are not."""
+
+from __future__ import annotations
+
+import msgspec
+
+from broker.wire import messages as m
+from broker.wire.jobspec import JobSpec, decode_spec, encode_spec
+from tests.agent.stage import RESULT, Stage, fence
+from workers.agent import effects as fx
+from workers.agent.dirs import WorkerDirs
+
+DIRS = WorkerDirs(artefacts="/home/artefacts", spool="/home/spool/cpu-0", inputs="/home/inputs")
+SHA = "ab" * 32
+SPEC = JobSpec(
+    model="demo",
+    output="video",
+    prompt="x",
+    width=16,
+    height=16,
+    num_inference_steps=2,
+    seed=1,
+    image=f"/edge/uploads/{SHA}.png",
+)
+
+
+def far(**policy: float) -> Stage:
+    return Stage(dirs=DIRS, **policy)
+
+
+def putting(**policy: float) -> Stage:
+    """Job 1 is drawn, and its files are being put."""
+    stage = far(**policy).busy(1)
+    stage.finish(1)
+    return stage
+
+
+def test_files_are_put_before_the_result_is_told():
+    stage = far().busy(1)
+    stage.finish(1)
+    assert stage.orders() == [fx.PutFiles("j1", fence(1), RESULT.artefacts)]
+    assert stage.sent(m.Finished) == []
+    stage.silence(600)
+    assert stage.sent(m.Finished) == []
+    stage.put(1)
+    assert [message.fence for message in stage.sent(m.Finished)] == [fence(1)]
+
+
+def test_while_they_are_put_the_next_job_is_drawn_and_the_first_is_held():
+    stage = putting()
+    assert stage.core.free == 1
+    stage.run(2)
+    assert stage.effects(fx.StartJob)
+    stage.tick(2.0)
+    held = {item.fence: item.phase for item in stage.sent(m.Heartbeat)[-1].held}
+    assert held == {fence(1): "save", fence(2): ""}
+
+
+def test_the_local_copy_stays_until_the_result_is_acknowledged():
+    stage = putting()
+    stage.put(1)
+    assert stage.effects(fx.RemoveDir) == []
+    stage.ack(1)
+    assert stage.effects(fx.RemoveDir) == [fx.RemoveDir("j1", fence(1))]
+    assert stage.effects(fx.DiscardFiles) == []
+
+
+def test_what_was_put_of_a_result_that_lost_is_removed():
+    stage = putting()
+    stage.put(1)
+    stage.ack(1, accepted=False)
+    assert stage.orders() == [fx.RemoveDir("j1", fence(1)), fx.DiscardFiles("j1", fence(1))]
+
+
+def test_a_cancel_ends_a_job_whose_files_are_being_put():
+    stage = putting()
+    stage.cancel(1)
+    assert stage.orders() == [fx.Revoke(fence(1)), fx.RemoveDir("j1", fence(1)), fx.DiscardFiles("j1", fence(1))]
+    assert [type(message) for message in stage.sent(m.Cancelled)] == [m.Cancelled]
+    stage.put(1)
+    assert stage.sent(m.Finished) == [], "it was over when the last byte arrived"
+
+
+def test_files_that_never_arrive_fail_the_attempt_in_words():
+    stage = putting()
+    stage.put(1, "the edge answers 507")
+    (failed,) = stage.sent(m.Failed)
+    assert (failed.kind, failed.message) == (
+        "engine_error",
+        "its files cannot be put into the depot: the edge answers 507",
+    )
+    assert fx.DiscardFiles("j1", fence(1)) in stage.out
+
+
+def test_a_full_spool_takes_no_job():
+    stage = putting(spool_bytes=2)
+    assert stage.core.refusal_reason() == "0 MB of results wait to be put into the depot"
+    stage.run(2)
+    assert stage.sent(m.Refused)
+    stage.put(1)
+    assert stage.core.free == 1
+
+
+def test_a_drained_worker_stays_until_its_files_are_there():
+    stage = putting()
+    stage.broker(m.Drain())
+    stage.silence(60)
+    assert stage.effects(fx.Exit) == []
+    stage.put(1)
+    stage.ack(1)
+    assert stage.sent(m.Goodbye)
+
+
+def test_the_same_order_again_and_a_park_find_it_held():
+    stage = putting()
+    stage.run(1)
+    assert (stage.sent(m.Refused), stage.orders()) == ([], [])
+    stage.park(1)
+    assert (stage.sent(m.Refused), stage.orders()) == ([], [])
+
+
+def test_a_result_without_files_is_told_at_once():
+    stage = far().busy(1)
+    stage.fail(1)
+    assert stage.sent(m.Failed)
+    assert stage.effects(fx.PutFiles) == []
+
+
+def test_inputs_are_fetched_before_the_engine_has_the_job():
+    stage = far().idle()
+    stage.run(1, body=encode_spec(SPEC))
+    assert stage.orders() == [fx.FetchInputs(fence(1), (f"{SHA}.png",))]
+    stage.silence(500)
+    assert stage.effects(fx.KillEngine) == [], "silence is not the engine's"
+    stage.fetched(1)
+    (start,) = stage.orders()
+    assert decode_spec(start.message.body) == msgspec.structs.replace(SPEC, image=f"/home/inputs/{SHA}.png")
+    assert start.message.out_dir == f"/home/spool/cpu-0/j1/{fence(1)}"
+    assert start.message.checkpoints == "/home/artefacts/.checkpoints/j1"
+
+
+def test_a_cancel_meanwhile_touches_no_engine():
+    stage = far().idle()
+    stage.run(1, body=encode_spec(SPEC))
+    stage.cancel(1)
+    assert stage.orders() == [fx.Revoke(fence(1)), fx.RemoveDir("j1", fence(1))]
+    assert stage.sent(m.Cancelled)
+    assert stage.core.free == 1
+    stage.fetched(1)
+    assert stage.orders() == []
+
+
+def test_inputs_that_are_gone_fail_the_job_and_others_hand_it_back():
+    stage = far().idle()
+    stage.run(1, body=encode_spec(SPEC))
+    stage.fetched(1, "the edge keeps it no longer", gone=True)
+    assert [message.kind for message in stage.sent(m.Failed)] == ["invalid_input"]
+    stage.run(2, body=encode_spec(SPEC))
+    stage.fetched(2, "the edge cannot be asked")
+    (refused,) = stage.sent(m.Refused)
+    assert "the edge cannot be asked" in refused.reason
+    assert stage.core.free == 1
+
+
+def test_an_engine_that_ends_meanwhile_hands_the_job_back():
+    stage = far().idle()
+    stage.run(1, body=encode_spec(SPEC))
+    stage.exited()
+    assert stage.sent(m.Refused)
+    assert fx.Revoke(fence(1)) in stage.out
+
+
+def test_a_stop_meanwhile_hands_the_job_back():
+    stage = far(stop_grace_s=30).idle()
+    stage.run(1, body=encode_spec(SPEC))
+    stage.end()
+    assert stage.sent(m.Refused)
+    assert stage.sent(m.Goodbye)
+
+
+def test_the_draft_of_a_parked_job_is_put():
+    stage = far().busy(1)
+    stage.park(1)
+    stage.parked(1)
+    assert stage.effects(fx.PutDraft) == [fx.PutDraft("j1", fence(1))]
+
+
+def test_the_key_to_the_depot_comes_with_the_welcome():
+    stage = far()
+    stage.tick()
+    stage.broker(m.Welcome(epoch=3, depot_key="k"))
+    assert stage.effects(fx.SetDepotKey) == [fx.SetDepotKey("k")]

@@ -1,0 +1,1 @@
+"""Depots: what must hold of every kind."""

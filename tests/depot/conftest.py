@@ -1,0 +1,158 @@
+"""An edge that listens, over a `FakeBroker`, and a worker's side of each kind of depot."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from broker.depot import tokens
+from broker.wire.jobspec import Artefact, Result
+from http_edge.app import Edge, build_app, build_edge
+from http_edge.base.settings import EdgeSettings
+from http_edge.http.head_cap import CappedProtocol
+from http_edge.jobs.hub import Hub
+from tests.support.waiting import wait_until
+from tests.testing.fake_broker import ANIMATE, VIDEO, FakeBroker, worker
+from workers.depot.depot import Depot, DepotFile
+from workers.depot.http_depot import HttpDepot
+
+WORKER = "node-2.cpu-0"
+
+#: What a job is; no worker's network, nor a test, is asked for more.
+CLIP = b"\0\0\0\x20ftypisom" + bytes(range(256)) * 64
+
+
+def never() -> bool:
+    return False
+
+
+class FarEdge:
+    """An edge process' worth of parts on a port of this machine, in a thread."""
+
+    def __init__(self, home: Path, start: Path, **settings: Any) -> None:
+        self.home = home
+        self.fake = FakeBroker(home / "artefacts", worker(WORKER, VIDEO, ANIMATE), worker("cpu-1", VIDEO, ANIMATE))
+
+        def connect(hub: Hub) -> Any:
+            self.fake.on_event, self.fake.on_gap, self.fake.on_gone = hub.on_event, hub.on_gap, hub.on_gone
+            return self.fake
+
+        self.edge: Edge = build_edge(EdgeSettings(home=str(home), **settings), start, connect)
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        config = uvicorn.Config(build_app(self.edge), http=CappedProtocol, ws="none", log_config=None)
+        self._server = uvicorn.Server(config)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self._thread.start()
+        wait_until(lambda: self._server.started, what="an edge that listens")
+        self.http = httpx.Client(base_url=self.url, trust_env=False, timeout=60)
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        await self._server.serve(sockets=[self._socket])
+
+    def do(self, lever: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call into the fake broker on the edge's event loop."""
+
+        async def call() -> Any:
+            result = lever(*args, **kwargs)
+            return await result if asyncio.iscoroutine(result) else result
+
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(60)
+
+    def running(self, name: str = WORKER, **fields: Any) -> tuple[str, int]:
+        """Id and fence of a job that this worker draws."""
+        job = self.http.post("/v1/jobs", json={"prompt": "a red circle", **fields}).raise_for_status().json()
+        return job["id"], self.do(self.fake.run, job["id"], name).fence
+
+    def publish(self, job_id: str, *files: DepotFile) -> None:
+        """The broker has the result of the job's attempt: its row names these files."""
+        artefacts = tuple(
+            Artefact(name=Path(file.key).name, media_type="video/mp4", size=file.size, sha256=file.sha256)
+            for file in files
+        )
+        self.do(self.fake._end, job_id, "succeeded", result=Result(artefacts=artefacts, seed=1))
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(60)
+        self.http.close()
+        self._socket.close()
+
+
+class OwnDisk:
+    """The depot of a worker of the edge's machine: what it writes lies where the edge reads."""
+
+    key = ""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+
+    def put(self, file: DepotFile, revoked: Any, *, again: bool) -> None:
+        target = self._home / file.key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file.path, target)
+
+    def discard(self, job_id: str, fence: int) -> None:
+        shutil.rmtree(self._home / "artefacts" / job_id / str(fence), ignore_errors=True)
+
+    def fetch(self, name: str, target: Path, revoked: Any) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self._home / "uploads" / name, target)
+
+
+class Place:
+    """One kind of depot, from both sides."""
+
+    def __init__(self, kind: str, far: FarEdge, depot: Depot, spool: Path) -> None:
+        self.kind = kind
+        self.far = far
+        self.depot = depot
+        self.spool = spool
+
+    def drawn(self, job_id: str, fence: int, data: bytes = CLIP, name: str = "video.mp4") -> DepotFile:
+        """A file that an engine has written."""
+        path = self.spool / job_id / str(fence) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        sha256 = hashlib.sha256(data).hexdigest()
+        return DepotFile(key=tokens.artefact_key(job_id, fence, name), path=path, size=len(data), sha256=sha256)
+
+    def put(self, file: DepotFile, *, again: bool = False) -> None:
+        self.depot.put(file, never, again=again)
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Iterator[FarEdge]:
+    start = tmp_path / "start"
+    start.mkdir()
+    edge = FarEdge(tmp_path / "edge", start)
+    yield edge
+    edge.close()
+
+
+def http_depot(far: FarEdge, name: str = WORKER, **kwargs: Any) -> HttpDepot:
+    """The depot of a worker that the broker has given its key."""
+    depot = HttpDepot(far.url, name, **kwargs)
+    depot.key = tokens.key_of(tokens.read_secrets(far.home)[0], name)
+    return depot
+
+
+@pytest.fixture(params=["local", "edge"])
+def place(request: pytest.FixtureRequest, far: FarEdge, tmp_path: Path) -> Place:
+    depot = OwnDisk(far.home) if request.param == "local" else http_depot(far)
+    return Place(request.param, far, depot, tmp_path / "spool")

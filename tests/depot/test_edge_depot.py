@@ -1,0 +1,185 @@
+"""The edge as depot: who may put what, and what a worker makes of an edge that refuses or is away."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from broker.depot import tokens
+from tests.depot.conftest import CLIP, WORKER, FarEdge, Place, http_depot, never
+from tests.support.waiting import wait_until
+from workers.depot.depot import NotNow
+from workers.depot.input_cache import InputCache
+from workers.depot.transfers import Put, Transfers
+
+
+@pytest.fixture
+def there(far: FarEdge, tmp_path: Path) -> Place:
+    return Place("edge", far, http_depot(far), tmp_path / "spool")
+
+
+def test_only_its_own_worker_may_put_an_attempts_files(there: Place) -> None:
+    job_id, fence = there.far.running()
+    file = there.drawn(job_id, fence)
+    with pytest.raises(NotNow, match=r"403: .*not, or no longer, one of worker cpu-1"):
+        http_depot(there.far, "cpu-1").put(file, never, again=True)
+    assert not (there.far.home / file.key).exists()
+    there.put(file)
+
+
+def test_an_attempt_that_is_over_puts_nothing(there: Place) -> None:
+    job_id, fence = there.far.running()
+    file = there.drawn(job_id, fence)
+    there.far.do(there.far.fake.lose, job_id)
+    there.far.do(there.far.fake.run, job_id, WORKER)
+    with pytest.raises(NotNow, match="403"):
+        there.put(file)
+    assert not (there.far.home / file.key).exists()
+
+
+def test_a_key_of_another_name_or_service_signs_nothing(there: Place) -> None:
+    job_id, fence = there.far.running()
+    file = there.drawn(job_id, fence)
+    foreign = http_depot(there.far, WORKER)
+    for key in (tokens.key_of("0" * 64, WORKER), tokens.key_of(tokens.read_secrets(there.far.home)[0], "cpu-1")):
+        foreign.key = key
+        with pytest.raises(NotNow, match="did not sign this request"):
+            foreign.put(file, never, again=False)
+
+
+def test_a_signature_expires_and_none_lasts_for_ever(there: Place) -> None:
+    job_id, fence = there.far.running()
+    file = there.drawn(job_id, fence)
+    for off_s in (-2 * tokens.VALID_S, 10 * tokens.VALID_S):
+        with pytest.raises(NotNow, match="expired"):
+            http_depot(there.far, wall_clock=lambda off_s=off_s: time.time() + off_s).put(file, never, again=False)
+
+
+def test_a_signature_is_good_for_one_file(there: Place) -> None:
+    job_id, fence = there.far.running()
+    file = there.drawn(job_id, fence)
+    path = tokens.PREFIX + file.key
+    signed = tokens.Signed(worker=WORKER, expires=int(time.time()) + 60, size=file.size, sha256=file.sha256)
+    url = tokens.sign(there.depot.key, "PUT", path, signed)
+    assert there.far.http.put(url.replace("video.mp4", "other.mp4"), content=CLIP).status_code == 403
+    assert there.far.http.request("DELETE", url, content=b"").status_code in (403, 405)
+    assert there.far.http.put(url.replace(file.sha256, "0" * 64), content=CLIP).status_code == 403
+    assert there.far.http.put(url, content=CLIP[:-1] + b"!").status_code == 422
+    assert there.far.http.put(url, content=CLIP + b"more").status_code in (413, 422)
+    assert not (there.far.home / file.key).exists()
+    assert there.far.http.put(url, content=CLIP).status_code == 201
+    assert there.far.http.put(url, content=CLIP).status_code == 200
+
+
+def test_another_file_in_its_place_is_refused(there: Place) -> None:
+    job_id, fence = there.far.running()
+    there.put(there.drawn(job_id, fence))
+    with pytest.raises(NotNow, match="409"):
+        there.put(there.drawn(job_id, fence, CLIP[::-1]))
+    assert (there.far.home / tokens.artefact_key(job_id, fence, "video.mp4")).read_bytes() == CLIP
+
+
+@pytest.mark.parametrize("name", ["..%2f..%2fkeys", ".hidden", "a%00b"])
+def test_a_name_that_leads_elsewhere_is_refused(there: Place, name: str) -> None:
+    job_id, fence = there.far.running()
+    path = f"{tokens.PREFIX}artefacts/{job_id}/{fence}/{name}"
+    signed = tokens.Signed(worker=WORKER, expires=int(time.time()) + 60, size=1, sha256="0" * 64)
+    assert there.far.http.put(tokens.sign(there.depot.key, "PUT", path, signed), content=b"x").status_code in (
+        403,
+        404,
+        422,
+    )
+    assert not list(there.far.home.rglob("keys"))
+
+
+def test_what_is_published_is_not_removed(there: Place) -> None:
+    job_id, fence = there.far.running()
+    file = there.drawn(job_id, fence)
+    there.put(file)
+    there.far.publish(job_id, file)
+    there.depot.discard(job_id, fence)
+    assert there.far.http.get(f"/v1/jobs/{job_id}/result").content == CLIP
+
+
+def test_a_worker_that_was_given_no_key_waits_for_it(there: Place) -> None:
+    job_id, fence = there.far.running()
+    there.depot.key = ""
+    with pytest.raises(NotNow, match="has not yet given the key"):
+        there.put(there.drawn(job_id, fence))
+
+
+def test_api_keys_are_not_asked_of_workers(tmp_path: Path) -> None:
+    start = tmp_path / "start"
+    start.mkdir()
+    keys = tmp_path / "keys.toml"
+    keys.write_text("")
+    keys.chmod(0o600)
+    far = FarEdge(tmp_path / "edge", start, keys_file=str(keys))
+    try:
+        assert far.http.get("/v1/jobs").status_code == 401
+        path = tokens.PREFIX + tokens.input_key(f"{'0' * 64}.png")
+        signed = tokens.Signed(worker=WORKER, expires=int(time.time()) + 60)
+        key = tokens.key_of(tokens.read_secrets(far.home)[0], WORKER)
+        assert far.http.get(tokens.sign(key, "GET", path, signed)).status_code == 410
+        assert far.http.get(path).status_code == 403
+    finally:
+        far.close()
+
+
+def test_a_secret_is_replaced_while_workers_still_sign_with_the_old_one(there: Place) -> None:
+    job_id, fence = there.far.running()
+    secret = there.far.home / "depot_secret"
+    secret.write_text("f" * 64 + "\n" + secret.read_text())
+    there.put(there.drawn(job_id, fence))
+    secret.write_text("f" * 64 + "\n")
+    with pytest.raises(NotNow, match="another depot's secret"):
+        there.put(there.drawn(job_id, fence, name="second.mp4"))
+
+
+# ---------------------------------------------------------------- the worker's threads
+
+
+def test_files_arrive_when_the_edge_is_back(there: Place, tmp_path: Path) -> None:
+    job_id, fence = there.far.running()
+    file = there.drawn(job_id, fence)
+    key, there.depot.key = there.depot.key, ""
+    transfers = Transfers(there.depot, InputCache(tmp_path / "inputs", 1000))
+    try:
+        transfers.order(Put(job_id=job_id, fence=fence, files=(file,), budget_s=600))
+        wait_until(lambda: transfers._puts._jobs[0].tries > 0, what="a try that fails")
+        assert transfers.take() == []
+        transfers.set_key(key)
+        outcomes = wait_until(transfers.take, what="the files in the depot")
+        assert [(one.order.fence, one.fault) for one in outcomes] == [(fence, "")]
+        assert (there.far.home / file.key).read_bytes() == CLIP
+    finally:
+        transfers.close()
+
+
+def test_a_put_that_runs_out_of_time_says_why(there: Place, tmp_path: Path) -> None:
+    job_id, fence = there.far.running()
+    file = replace(there.drawn(job_id, fence), sha256="0" * 64)
+    transfers = Transfers(there.depot, InputCache(tmp_path / "inputs", 1000))
+    try:
+        transfers.order(Put(job_id=job_id, fence=fence, files=(file,), budget_s=0))
+        (outcome,) = wait_until(transfers.take, what="the end of its budget")
+        assert "must have the SHA-256 that was signed" in outcome.fault
+    finally:
+        transfers.close()
+
+
+def test_the_cache_lets_the_oldest_go_and_nothing_in_use(tmp_path: Path) -> None:
+    cache = InputCache(tmp_path, 250)
+    now = time.time()
+    names = [f"{number}" * 64 + ".png" for number in range(4)]
+    for age_h, name in zip((9, 8, 7, 0), names, strict=True):
+        (tmp_path / name).write_bytes(b"x" * 100)
+        assert cache.holds(name, now - 3600 * age_h)
+    assert cache.trim(now) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == names[2:]
+    (tmp_path / names[2]).unlink()
+    assert InputCache(tmp_path, 1).trim(now) == 0
+    assert not cache.holds(names[0], now)

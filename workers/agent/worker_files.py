@@ -1,0 +1,109 @@
+"""The files of a worker's attempts: their directories, and what goes to the depot and comes from it.
+
+Where there is a depot, an attempt's files lie in the worker's spool until they are in the depot and its result is acknowledged. What an
+agent before this one left there belongs to attempts that were handed to others when it ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from broker.depot.tokens import artefact_key, draft_key
+from broker.runtime.log_actions import Action
+from broker.wire.jobspec import DRAFTS, preview_number
+from workers.agent import attempt_dirs
+from workers.agent import effects as fx
+from workers.agent.dirs import WorkerDirs
+from workers.depot.depot import DepotFile
+from workers.depot.transfers import Discard, Fetch, Put, PutExtra, Transfers
+from workers.supervisor.agent_policy import AgentPolicy
+
+logger = logging.getLogger(__name__)
+
+
+class WorkerFiles:
+    """Carries out what the agent's core asks of files."""
+
+    def __init__(self, dirs: WorkerDirs, transfers: Transfers | None) -> None:
+        self.dirs = dirs
+        self.transfers = transfers
+        self._out_root = Path(dirs.out_root)
+        self._artefacts = Path(dirs.artefacts)
+        #: Previews that were put, of attempts that are not over.
+        self._shown: set[Path] = set()
+        if transfers is not None:
+            shutil.rmtree(self._out_root, ignore_errors=True)
+
+    def make_dir(self, job_id: str, fence: int) -> None:
+        """Make the directory of an attempt. Raises `OSError`, `ValueError`."""
+        attempt_dirs.make(self._out_root, job_id, fence)
+
+    def remove_dir(self, job_id: str, fence: int) -> None:
+        """Remove the directory of an attempt; a failure is logged."""
+        self._removed(job_id, lambda: attempt_dirs.remove(self._out_root, job_id, fence))
+        directory = attempt_dirs.attempt_dir(self._out_root, job_id, fence)
+        self._shown = {path for path in self._shown if path.parent != directory}
+
+    def remove_checkpoints(self, job_id: str) -> None:
+        """Remove the checkpoints of a job; a failure is logged."""
+        self._removed(job_id, lambda: attempt_dirs.remove_checkpoints(self._artefacts, job_id))
+
+    def carry_out(self, effect: fx.DepotEffect, policy: AgentPolicy) -> None:
+        """Give an order to the depot's threads."""
+        if self.transfers is None:
+            return
+        match effect:
+            case fx.PutFiles(job_id, fence, artefacts):
+                files = tuple(
+                    DepotFile(
+                        key=artefact_key(job_id, fence, file.name),
+                        path=attempt_dirs.attempt_dir(self._out_root, job_id, fence) / file.name,
+                        size=file.size,
+                        sha256=file.sha256,
+                    )
+                    for file in artefacts
+                )
+                self.transfers.order(Put(job_id=job_id, fence=fence, files=files, budget_s=policy.put_budget_s))
+            case fx.PutDraft(job_id, fence):
+                directory = attempt_dirs.checkpoint_dir(self._artefacts, job_id)
+                for name in DRAFTS:
+                    if (directory / name).exists():
+                        key = draft_key(job_id, fence, name)
+                        self.transfers.order(PutExtra(fence=fence, key=key, path=directory / name))
+            case fx.FetchInputs(fence, names):
+                self.transfers.order(Fetch(fence=fence, names=names, budget_s=policy.fetch_budget_s))
+            case fx.Revoke(fence):
+                self.transfers.revoke(fence)
+            case fx.DiscardFiles(job_id, fence):
+                self.transfers.order(Discard(job_id=job_id, fence=fence))
+            case fx.SetDepotKey(key):
+                self.transfers.set_key(key)
+
+    def show_previews(self, job_id: str, fence: int) -> None:
+        """Put the previews that an attempt has drawn since this was called last."""
+        if self.transfers is None:
+            return
+        with contextlib.suppress(OSError):
+            for path in attempt_dirs.attempt_dir(self._out_root, job_id, fence).iterdir():
+                if preview_number(path.name) and path not in self._shown:
+                    self._shown.add(path)
+                    key = artefact_key(job_id, fence, path.name)
+                    self.transfers.order(PutExtra(fence=fence, key=key, path=path))
+
+    def close(self) -> None:
+        """End the depot's threads."""
+        if self.transfers is not None:
+            self.transfers.close()
+
+    def _removed(self, job_id: str, remove: Callable[[], None]) -> None:
+        try:
+            remove()
+        except (OSError, ValueError) as error:
+            logger.warning(
+                "cannot remove a job's files",
+                extra={"action": Action.REMOVE_FAILED, "job_id": job_id, "detail": str(error)},
+            )

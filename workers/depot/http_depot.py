@@ -1,0 +1,170 @@
+"""An edge as depot: files are put there over HTTP, each with a signed request (`broker.depot.tokens`); inputs are fetched the same way.
+
+Calls block and belong to a thread of their own. What may pass by itself (an edge that is away, restarts, is full, has another clock) is
+`NotNow`, to be tried again; whether an attempt still counts is for the broker to say, so that a refusal of the edge is no end either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import secrets
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+from broker.depot import tokens
+from broker.depot.tokens import Signed
+from workers.depot.depot import DepotFile, InputGone, NotNow, Revoked
+
+_CHUNK_BYTES = 256 * 1024
+_CONNECT_S = 5.0
+#: Longest silence of a connection.
+_IDLE_S = 60.0
+#: Longest error body that is read.
+_MAX_ERROR_BYTES = 8192
+
+
+class HttpDepot:
+    """Files of one worker at the edge of this URL. `key`: the worker's, "" until the broker has given it."""
+
+    def __init__(self, url: str, worker: str, wall_clock: Callable[[], float] = time.time) -> None:
+        parts = urlsplit(url)
+        self._secure = parts.scheme == "https"
+        self._host = parts.hostname or ""
+        self._port = parts.port
+        self._base = parts.path.rstrip("/")
+        self._worker = worker
+        self._wall_clock = wall_clock
+        self.key = ""
+
+    def put(self, file: DepotFile, revoked: Revoked, *, again: bool) -> None:
+        """Put a file; `again`: it may be there already. Raises `NotNow`."""
+        path = tokens.PREFIX + file.key
+        signed = self._sign(size=file.size, sha256=file.sha256)
+        # A refusal may come while the bytes are being sent and break the connection off, its reason unread: so it is asked before.
+        if again and self._ask("HEAD", path, signed) == 200:
+            return
+        with self._connection() as connection, open(file.path, "rb") as opened:
+            self._send(connection, "PUT", path, signed, size=file.size)
+            _send_body(connection, opened, revoked)
+            status, text = _answer(connection)
+        if status not in (200, 201):
+            raise NotNow(f"the edge answers {status}{text} to {file.key}")
+
+    def discard(self, job_id: str, fence: int) -> None:
+        """Remove what was put of an attempt that does not count. Raises `NotNow`."""
+        path = f"{tokens.PREFIX}artefacts/{job_id}/{fence}"
+        status = self._ask("DELETE", path, self._sign())
+        if status not in (204, 409):
+            raise NotNow(f"the edge answers {status} to the removal of {job_id}/{fence}")
+
+    def fetch(self, name: str, target: Path, revoked: Revoked) -> None:
+        """Fetch an input to the path `target`, whole and with the SHA-256 of its name, or not at all. Raises `NotNow`, `InputGone`."""
+        signed = self._sign()
+        path = tokens.PREFIX + tokens.input_key(name)
+        with self._connection() as connection:
+            self._send(connection, "GET", path, signed)
+            response = connection.getresponse()
+            if response.status != 200:
+                text = _reason(response)
+                if response.status in (404, 410):
+                    raise InputGone(f"the edge keeps the input {name} no longer{text}")
+                raise NotNow(f"the edge answers {response.status}{text} to the input {name}")
+            _keep(response, name, target, revoked)
+
+    # ------------------------------------------------------------ requests
+
+    def _sign(self, size: int = 0, sha256: str = "") -> Signed:
+        if not self.key:
+            raise NotNow("the broker has not yet given the key to the depot: is it older than this worker?")
+        expires = int(self._wall_clock() + tokens.VALID_S)
+        return Signed(worker=self._worker, expires=expires, size=size, sha256=sha256)
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[http.client.HTTPConnection]:
+        """A new connection, closed at the end; what fails on it is `NotNow`."""
+        connection: http.client.HTTPConnection
+        if self._secure:
+            context = ssl.create_default_context()
+            connection = http.client.HTTPSConnection(self._host, self._port, timeout=_CONNECT_S, context=context)
+        else:
+            connection = http.client.HTTPConnection(self._host, self._port, timeout=_CONNECT_S)
+        try:
+            connection.connect()
+            connection.sock.settimeout(_IDLE_S)
+            yield connection
+        except (OSError, http.client.HTTPException) as error:
+            raise NotNow(
+                f"the edge at {self._host}:{connection.port} cannot be asked: {error or type(error).__name__}"
+            ) from None
+        finally:
+            connection.close()
+
+    def _send(
+        self, connection: http.client.HTTPConnection, method: str, path: str, signed: Signed, size: int | None = None
+    ) -> None:
+        connection.putrequest(method, self._base + tokens.sign(self.key, method, path, signed))
+        if size is not None:
+            connection.putheader("Content-Type", "application/octet-stream")
+            connection.putheader("Content-Length", str(size))
+        connection.endheaders()
+
+    def _ask(self, method: str, path: str, signed: Signed) -> int:
+        """The status of a request without a body. Raises `NotNow`."""
+        with self._connection() as connection:
+            self._send(connection, method, path, signed)
+            status, text = _answer(connection)
+        if status in (401, 403, 421) or status >= 500:
+            raise NotNow(f"the edge answers {status}{text}")
+        return status
+
+
+def _send_body(connection: http.client.HTTPConnection, body: BinaryIO, revoked: Revoked) -> None:
+    while chunk := body.read(_CHUNK_BYTES):
+        if revoked():
+            raise NotNow("it is wanted no more")
+        try:
+            connection.send(chunk)
+        except OSError:
+            # The edge has refused it, and says why where that has arrived.
+            return
+
+
+def _answer(connection: http.client.HTTPConnection) -> tuple[int, str]:
+    response = connection.getresponse()
+    return response.status, _reason(response)
+
+
+def _reason(response: http.client.HTTPResponse) -> str:
+    """What an error's body says, behind a colon; "" when it says nothing."""
+    try:
+        said = json.loads(response.read(_MAX_ERROR_BYTES))
+        detail = said.get("detail") or said["error"]["message"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ""
+    return f": {str(detail)[:500]}"
+
+
+def _keep(response: http.client.HTTPResponse, name: str, target: Path, revoked: Revoked) -> None:
+    digest = hashlib.sha256()
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = target.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with open(temporary, "xb") as file:
+            while chunk := response.read(_CHUNK_BYTES):
+                if revoked():
+                    raise NotNow("it is wanted no more")
+                digest.update(chunk)
+                file.write(chunk)
+        if digest.hexdigest() != name.partition(".")[0]:
+            raise NotNow(f"what came of the input {name} is not what it is called by")
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
