@@ -34,22 +34,20 @@ LARGE = {
 #: Product files that write a field of a request or of a job: declare it, or pass it on by name.
 MAX_PLACES = 4
 #: Fields that are written in more, and in how many; a number may only fall. Those of a request are declared again where they cross to the
-#: worker (`JobSpec`), in the answer and its schema, and in the models' defaults; those of a job in its row, its view, and the builder of
-#: its answer with the schema that it builds.
+#: worker (`JobSpec`), in the answer and its schema, and in the models' defaults; those of a job in its row, its view and the schema of its
+#: answers.
 PLACES = {
     "cache": 8,
     "committed": 5,
-    "crashes": 7,
-    "deadline_at": 7,
-    "draft_steps": 5,
-    "finished_at": 9,
+    "crashes": 6,
+    "deadline_at": 6,
+    "finished_at": 8,
     "fps": 9,
     "gpus": 8,
     "guidance_scale": 7,
     "height": 8,
     "history": 7,
     "loras": 14,  # of a job; and of a model, its card and table, and of a key
-    "losses": 5,
     "max_running": 7,
     "max_sequence_length": 5,
     "negative_prompt": 7,
@@ -61,17 +59,17 @@ PLACES = {
     "promise": 8,
     "preset": 7,  # of a job; and of a LoRA
     "previews": 5,
-    "priority": 11,
-    "prompt": 10,  # of a job; and what a prompt enhancer makes of it
+    "priority": 10,
+    "prompt": 9,  # of a job; and what a prompt enhancer makes of it
     "recipe": 10,  # of a job; of a key, and what it may then; of the service; and in a file, as its credentials have it
     "revision": 8,  # of a job; and, in one, of a model on the hub
     "run_s": 10,
     "save_to": 5,
     "seed": 9,
     "set_aside": 5,
-    "started_at": 6,
+    "started_at": 5,
     "submission": 11,
-    "submitted_at": 11,
+    "submitted_at": 10,
     "width": 8,
 }
 #: Fields whose names are the usual words for other things too, so that counting them says nothing.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import msgspec
+import msgspec.inspect
 from msgspec import UNSET
 
 from broker.wire.jobspec import Artefact, JobSpec
 from broker.wire.messages import DeliveryView, HistoryEntry, JobView, Parking, WorkerView
 from broker.wire.promises import Promise
+from broker.wire.submission import Submission
 from http_edge.api.common import schema_jobs as schema
 from http_edge.base.job_names import shown_id
 from http_edge.jobs.job import Job
@@ -24,6 +26,38 @@ _SPEC = tuple(
     for name in schema.JobSpecView.__struct_fields__
     if name not in (*_AS_WRITTEN, "enhanced_prompt", "inputs", "loras")
 )
+#: Members of a job that are what the broker's view, or what its client fixed, has under that name; those not listed here are made of it.
+_MADE = frozenset(
+    (
+        "id",
+        "phase",
+        "step",
+        "total",
+        "position",
+        "eta_s",
+        "worker",
+        "parking",
+        "ready_by",
+        "promise",
+        "set_aside",
+        "history",
+        "webhook",
+    )
+)
+_OF_VIEW = tuple(
+    name for name in schema.Job.__struct_fields__ if name in JobView.__struct_fields__ and name not in _MADE
+)
+_OF_SUBMISSION = tuple(
+    name
+    for name in schema.Job.__struct_fields__
+    if name in Submission.__struct_fields__ and name not in (*_MADE, *_OF_VIEW)
+)
+#: Those that are null where the view has 0 or "".
+_NULLABLE = frozenset(
+    one.name
+    for one in cast("msgspec.inspect.StructType", msgspec.inspect.type_info(schema.Job)).fields
+    if isinstance(one.type, msgspec.inspect.UnionType) and one.type.includes_none
+)
 
 
 def job_json(job: Job, progress: int, *, preview: int = 0, with_moves: bool = False) -> schema.Job:
@@ -34,10 +68,10 @@ def job_json(job: Job, progress: int, *, preview: int = 0, with_moves: bool = Fa
     steps = spec.num_inference_steps if spec and view.state == "succeeded" else None
     moves = [_move_json(move) for move in view.history] if with_moves else UNSET
     return schema.Job(
+        **_own(view, _OF_VIEW),
+        **_own(view.submission, _OF_SUBMISSION),
         id=now.id,
         object="job",
-        state=view.state,
-        model=view.submission.model,
         output=spec.output if spec else None,
         progress=progress,
         phase=now.phase,
@@ -46,18 +80,7 @@ def job_json(job: Job, progress: int, *, preview: int = 0, with_moves: bool = Fa
         position=now.position,
         eta_s=now.eta_s,
         worker=now.worker,
-        priority=view.submission.priority,
-        attempts=view.attempts,
-        crashes=view.crashes,
-        losses=view.losses,
-        cancel_requested=view.cancel_requested,
-        kept=view.kept,
-        draft_steps=view.submission.draft_steps or None,
         parking=_parking_json(view.parking) if view.parking else None,
-        submitted_at=view.submitted_at,
-        started_at=view.started_at or None,
-        finished_at=view.finished_at or None,
-        deadline_at=view.deadline_at or None,
         ready_by=round(view.ready_by, 3) if view.ready_by else None,
         promise=_promise_json(view.promise) if view.promise else None,
         expires_at=job.expires_at or None,
@@ -75,6 +98,10 @@ def job_json(job: Job, progress: int, *, preview: int = 0, with_moves: bool = Fa
         history=moves,
         story=moves,
     )
+
+
+def _own(source: JobView | Submission, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: (getattr(source, name) or None) if name in _NULLABLE else getattr(source, name) for name in names}
 
 
 def taken_json(job: schema.Job, duplicate: bool) -> schema.JobTaken:
