@@ -197,7 +197,7 @@ COMMANDS = (
         "the web page in Chromium: weight, first paint, frames while it scrolls beside a busy queue, what it keeps",
         webpage.run,
         webpage.PagePlan(),
-        webpage.PagePlan(tiles=40, loads=2, frames_s=1, watch_s=10, idle_s=5),
+        webpage.PagePlan(tiles=40, history=2_000, loads=2, frames_s=1, watch_s=10, idle_s=5),
         (("", "four minutes; needs chromium and playwright"), ("--watch-s 3600", "an hour of a busy queue")),
     ),
     planned(

@@ -31,6 +31,7 @@ BAR_MS = 50.0
 
 _EDGE = b"edge"
 _BATCH = 10_000
+_BEGIN_AT = 1_000_000.0
 _BODY = encode_spec(
     JobSpec(model=MODEL, output="video", prompt="x" * 400, width=832, height=480, num_inference_steps=40, seed=1)
 )
@@ -125,16 +126,16 @@ def _placed(query: dict[str, Any], middle: int) -> dict[str, Any]:
     """The query with the id, or the time, of the job in the middle."""
     if query.get("after") == "middle":
         return {**query, "after": f"job-{middle:09}"}
-    return {**query, "after_at": 1_000_000.0 + middle} if "after_at" in query else query
+    return {**query, "after_at": _BEGIN_AT + middle} if "after_at" in query else query
 
 
-def fill(path: Path, jobs: int) -> None:
-    """A journal of so many finished jobs, by the rows that the broker writes, many a transaction."""
+def fill(path: Path, jobs: int, begin_at: float = _BEGIN_AT) -> None:
+    """A journal of so many finished jobs, one a second from a time on, by the rows that the broker writes, many a transaction."""
     Journal(path).close()
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA synchronous = OFF")
     for first in range(1, jobs + 1, _BATCH):
-        batch = [(n, _accepted(n)) for n in range(first, min(jobs + 1, first + _BATCH))]
+        batch = [(n, _accepted(n, begin_at + n)) for n in range(first, min(jobs + 1, first + _BATCH))]
         connection.execute("BEGIN")
         connection.executemany(rows.INSERT_JOB, [rows.job_row(n, job) for n, job in batch])
         for n, job in batch:
@@ -144,8 +145,7 @@ def fill(path: Path, jobs: int) -> None:
     connection.close()
 
 
-def _accepted(n: int) -> Job:
-    at = 1_000_000.0 + n
+def _accepted(n: int, at: float) -> Job:
     job = Job(
         id=f"job-{n:09}",
         submission=m.Submission(

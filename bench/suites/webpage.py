@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
@@ -22,19 +23,26 @@ from bench.harness.process import ask_child
 from bench.harness.procs import temporary_home
 from bench.harness.service import READY_S, Service
 from bench.report.errors import BenchError
-from bench.report.report import Metric, Report, progress
+from bench.report.report import Grid, Metric, Report, progress
+from bench.suites import lists
 
 #: A twelfth of a second a step: a queue in which something changes all the time.
 _BUSY = {"fake": "slow", "fake_step_s": 0.08}
 _BUSY_STEPS = 25
 _WAITING = 30
-_ANSWER_S = 30.0
+_ANSWER_S = 60.0
+
+#: A page of the gallery.
+_PAGE = {"state": "succeeded", "limit": "60"}
 
 
 class PagePlan(Struct, frozen=True, kw_only=True):
     """How much there is to be seen, and for how long it is watched."""
 
     tiles: Annotated[int, Meta(description="finished pictures in the gallery", ge=20, le=10_000)] = 200
+    history: Annotated[int, Meta(description="finished jobs before them, in the journal alone", ge=0, le=600_000)] = (
+        300_000
+    )
     loads: Annotated[
         int, Meta(description="loads of the page, each by a browser that has kept nothing", ge=1, le=100)
     ] = 7
@@ -99,12 +107,19 @@ def run(plan: PagePlan) -> Report:
     """Measure the page, idle and busy. Raises `BenchError`."""
     with temporary_home(plan.directory) as home:
         service = Service(home, gpus="cpu:2")
+        if plan.history:
+            progress(f"writing {plan.history:,} jobs")
+            directory = Path(service.settings.home)
+            directory.mkdir(mode=0o700)
+            lists.fill(directory / "jobs.sqlite", plan.history, time.time() - plan.history)
         try:
             service.start("broker", "workers", "edge")
             with httpx.Client(base_url=service.url, timeout=_ANSWER_S, trust_env=False) as http:
                 asyncio.run(service.answers())
                 progress(f"drawing {plan.tiles} pictures")
                 _fill(http, plan.tiles)
+                progress("what the gallery asks for")
+                answers = _ask(http, plan.history)
                 progress("the page of an idle service")
                 idle = _watched(Order(url=service.url, busy=False, loads=plan.loads, idle_s=plan.idle_s))
                 progress("the page of a busy service")
@@ -112,7 +127,32 @@ def run(plan: PagePlan) -> Report:
                     busy = _watched(Order(url=service.url, busy=True, frames_s=plan.frames_s, watch_s=plan.watch_s))
         finally:
             service.stop()
-    return _report(plan, idle, busy)
+    return _report(plan, idle, busy, answers)
+
+
+def _ask(http: httpx.Client, history: int) -> dict[str, float]:
+    """Milliseconds of the answers to what the gallery asks for, each the median of three."""
+    now = time.time()
+    queries = {
+        "the newest": {},
+        "behind the first page": {"after": http.get("/v1/jobs", params=_PAGE).json()["last_id"]},
+        "failed ones": {"state": "failed"},
+        "a word of most prompts": {"prompt": "X"},
+        "a word of no prompt": {"prompt": "nosuch"},
+        "a model of no job": {"model": "nosuch"},
+        "an hour in the middle": {"since": str(now - history / 2), "until": str(now - history / 2 + 3600)},
+    }
+    found = {}
+    for what, query in queries.items():
+        took = []
+        for _ in range(3):
+            begun = time.perf_counter()
+            answer = http.get("/v1/jobs", params=_PAGE | query)
+            took.append(1e3 * (time.perf_counter() - begun))
+            if answer.status_code != 200:
+                raise BenchError(f"{what}: {answer.text[:200]}")
+        found[what] = _median(took)
+    return found
 
 
 def _post(http: httpx.Client, **fields: Any) -> str:
@@ -178,7 +218,7 @@ def _median(values: list[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
-def _report(plan: PagePlan, idle: Seen, busy: Seen) -> Report:
+def _report(plan: PagePlan, idle: Seen, busy: Seen, answers: dict[str, float]) -> Report:
     assert busy.still is not None
     assert busy.scrolling is not None
     assert busy.before is not None
@@ -204,7 +244,14 @@ def _report(plan: PagePlan, idle: Seen, busy: Seen) -> Report:
         Metric("listeners_after", "listeners, after", busy.after.listeners),
     ]
     return Report(
-        bench="page", title="The web page in a browser", settings=msgspec.structs.asdict(plan), metrics=metrics
+        bench="page",
+        title="The web page in a browser",
+        settings=msgspec.structs.asdict(plan),
+        metrics=metrics,
+        grid=Grid(
+            head=[f"the gallery asks, over {plan.history:,} jobs", "answer, ms"],
+            rows=[[what, f"{took:.0f}"] for what, took in answers.items()],
+        ),
     )
 
 

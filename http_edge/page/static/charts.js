@@ -1,7 +1,7 @@
 // Small charts of the last hour.
 
 import { h, s } from './dom.js';
-import { t } from './i18n.js';
+import { duration, t } from './i18n.js';
 
 const WIDTH = 300;
 const HEIGHT = 72;
@@ -25,5 +25,6 @@ export function areaChart({ label, points, say, most = 0, gap = 45 }) {
   return h('figure', { class: 'chart' },
     h('figcaption', null, h('span', null, label), h('strong', null, say(values.at(-1)))),
     s('svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: 'none', role: 'img', 'aria-label': words },
-      runs.map((run) => s('path', { class: 'area', d: area(run) })), runs.map((run) => s('path', { class: 'curve', d: line(run) }))));
+      runs.map((run) => s('path', { class: 'area', d: area(run) })), runs.map((run) => s('path', { class: 'curve', d: line(run) }))),
+    h('p', { class: 'soft span' }, h('span', null, t('chart.ago', { time: duration(last - first) })), h('span', null, t('chart.end'))));
 }

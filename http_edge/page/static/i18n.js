@@ -200,6 +200,8 @@ const WORDS = {
   'chart.waiting': ['Jobs that wait', '排队任务'],
   'chart.wait': ['Predicted wait', '预计等待'],
   'chart.rate': ['Finished a minute', '每分钟完成'],
+  'chart.ago': ['{time} ago', '{time}前'],
+  'chart.end': ['now', '现在'],
   'chart.now': ['{label}: now {now}, at most {most}', '{label}：当前 {now}，最高 {most}'],
   'worker.starting': ['starting', '启动中'],
   'worker.idle': ['idle', '空闲'],
