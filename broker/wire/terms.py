@@ -102,6 +102,8 @@ class Loading(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     step: Count = 0
     total: Count = 0
     age_s: Age = 0.0
+    #: Why the process before it could not load the model; "" when there was none that could not.
+    error: Annotated[str, Meta(max_length=2048)] = ""
 
 
 class Message(Struct, frozen=True, kw_only=True, array_like=True, tag=True, gc=False):

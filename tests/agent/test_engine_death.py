@@ -201,6 +201,24 @@ def test_a_failing_load_is_visible_to_the_broker() -> None:
     assert [beat.engine for beat in stage.sent(m.Heartbeat)] == ["restarting"]
 
 
+def test_why_a_model_could_not_be_loaded_is_told_until_it_is() -> None:
+    stage = Stage().registered()
+    stage.engine(LoadFailed(model="demo", message="[models.demo] path: '/m' cannot be loaded: no weights"))
+    stage.exited("exit code 65")
+    for _ in range(2):  # while it waits for the next start, and while the next process loads
+        told = next_loading(stage)
+        assert told is not None
+        assert told.error == "[models.demo] path: '/m' cannot be loaded: no weights"
+        stage.words(0, "load", 0, 0)
+    stage.exited("exit code 1")
+    told = next_loading(stage)
+    assert told is not None
+    assert told.error == "the engine ended before its model was loaded: exit code 1"
+    stage.tick(60.0)
+    stage.engine(Ready(model="demo"))
+    assert next_loading(stage) is None
+
+
 def test_an_engine_that_died_after_it_was_ready_is_no_trouble_with_loading() -> None:
     stage = Stage().idle()
     stage.exited()

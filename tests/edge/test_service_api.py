@@ -142,8 +142,12 @@ def test_why_a_worker_takes_no_job_yet_is_shown(world: World) -> None:
     )
     idle, starting = world.http.get("/v1/workers").json()["data"]
     assert (idle["loading"], idle["versions"]) == (None, {})
-    assert starting["loading"] == {"phase": "warm_up", "step": 1, "total": 3, "seconds": 12.346}
+    assert starting["loading"] == {"phase": "warm_up", "step": 1, "total": 3, "seconds": 12.346, "error": None}
     assert starting["versions"] == {"torch": "2.13.0"}
+
+    failed = Loading(error="[models.demo] path: '/m' cannot be loaded: no weights; get its files anew")
+    world.fake.workers["cpu-1"] = msgspec.structs.replace(world.fake.workers["cpu-1"], loading=failed)
+    assert world.http.get("/v1/workers").json()["data"][1]["loading"]["error"] == failed.error
 
 
 HEALTH = DeviceHealth(

@@ -103,7 +103,7 @@ class EngineLife:
         self._lives += 1
         self.start_at = None
         self.load_by = now + self._policy.load_budget_s
-        self._process = _Process(now, shows=Loading())
+        self._process = _Process(now, shows=Loading(error=self._load_error))
 
     def ready(self, now: float) -> None:
         """The model is in memory."""
@@ -115,13 +115,27 @@ class EngineLife:
     def observe(self, progress: Progress) -> None:
         """Take what its process shows of making the model ready."""
         if self.state == "loading" and progress.phase:
-            self._process.shows = Loading(phase=cast("Phase", progress.phase), step=progress.step, total=progress.total)
+            self._process.shows = Loading(
+                phase=cast("Phase", progress.phase),
+                step=progress.step,
+                total=progress.total,
+                error=self._load_error,
+            )
+
+    @property
+    def _load_error(self) -> str:
+        """Why the process before could not load the model; "" when it could."""
+        return self._process.shows.error if self._process.shows is not None else ""
 
     def loading(self, now: float) -> Loading | None:
         """What keeps it from taking a job; None when nothing of its making ready does."""
-        if self.state != "loading" or self._process.shows is None:
+        if self._process.shows is None or (self.state != "loading" and not self._load_error):
             return None
         return structs.replace(self._process.shows, age_s=max(0.0, now - self._process.spawned_at))
+
+    def could_not_load(self, error: str) -> None:
+        """Its process is gone, and its model was never ready: what the next has to say until it is."""
+        self._process.shows = Loading(error=error)
 
     def run(self) -> None:
         """Note that it was given a job."""

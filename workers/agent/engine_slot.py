@@ -248,7 +248,7 @@ class EngineSlot:
             case Ready() if self.engine.state == "loading":
                 self._ready(message, now)
             case LoadFailed() if self.engine.state == "loading":
-                named = message.message.startswith("model ")
+                named = message.message.startswith(("model ", "[models."))
                 self._load_trouble = (
                     message.message if named else f"model {message.model!r} cannot be loaded: {message.message}"
                 )
@@ -356,6 +356,7 @@ class EngineSlot:
         self._end_all_killed(how, now)
         if not was_ready:
             trouble = self._load_trouble or f"the engine ended before its model was loaded: {how}"
+            self.engine.could_not_load(clip(trouble, MAX_TEXT))
             self._emit(fx.Report(LoadTrouble(message=clip(trouble, MAX_TEXT))))
         self._engine_timers(now)
 

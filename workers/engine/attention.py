@@ -31,18 +31,16 @@ def capability(device: Device) -> tuple[int, int]:
     return torch.cuda.get_device_capability() if device.kind == "cuda" else (0, 0)
 
 
-def choose_attention(model: str, pipe: Any, name: str, device: Device, *, downloads: bool) -> None:
+def choose_attention(where: str, pipe: Any, name: str, device: Device, *, downloads: bool) -> None:
     """Let the denoisers compute attention by the backend of this name. Raises `LoadError` when they, or the device, cannot."""
     if why := unfit_device(name, device.kind, capability(device), half=device.dtype in (torch.bfloat16, torch.float16)):
-        raise LoadError(f"model {model!r}: speed.attention: {why}")
+        raise LoadError(f"{where} speed.attention: {why}")
     try:
         with _default_kept(), _offline(not downloads):
             for part in denoisers_of(pipe):
                 part.set_attention_backend(name)
     except (AttributeError, RuntimeError, ValueError, ImportError, OSError) as error:
-        raise LoadError(
-            f"model {model!r}: speed.attention: {name!r} cannot be used: {' '.join(str(error).split())}"
-        ) from error
+        raise LoadError(f"{where} speed.attention: {name!r} cannot be used: {' '.join(str(error).split())}") from error
 
 
 @contextmanager

@@ -28,10 +28,10 @@ from workers.engine.progress import Monitor
 from workers.ipc.shared import Slot
 
 
-def compile_blocks(model: str, pipe: Any, device: Device, backend: str, directory: str) -> None:
+def compile_blocks(where: str, pipe: Any, device: Device, backend: str, directory: str) -> None:
     """Let the repeated blocks be compiled when they are first called, and keep the code in `directory`. Raises `LoadError`."""
     if backend == "inductor" and (missing := _missing_compiler(device.kind)):
-        raise LoadError(f"model {model!r}: speed.compile: {missing}")
+        raise LoadError(f"{where} speed.compile: {missing}")
     if directory:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = directory
         os.environ["TRITON_CACHE_DIR"] = str(Path(directory, "triton"))

@@ -13,9 +13,10 @@ from safetensors import SafetensorError
 
 from broker.runtime.log_actions import Action
 from broker.wire.jobspec import ModelCard
-from workers.engine.errors import LoadError, OutOfMemory
+from workers.engine.errors import LoadError
 from workers.engine.failures import is_out_of_memory
-from workers.engine.packages import missing_package, missing_quantiser
+from workers.engine.load_errors import all_weights_found, load_error, refusal, where_of
+from workers.engine.packages import missing_quantiser
 from workers.engine.replacements import load_component
 from workers.engine.single_file import read_single_file
 from workers.models.model import ModelSetup
@@ -23,9 +24,15 @@ from workers.models.parts import components
 from workers.models.placement import AUTO
 from workers.models.sources import INDEX, find, read_json, why_not_here
 from workers.models.speed import FLOAT32_VAE
+from workers.models.weight_files import NoWeights
 from workers.models.weights import damage, float8_parts, loose_loras, variant_of
 
 logger = logging.getLogger(__name__)
+
+#: What the libraries raise for files that they cannot read.
+_UNREADABLE = (
+    OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, NotImplementedError, SafetensorError, NoWeights, LoadError,
+)  # fmt: skip
 
 #: Free memory must exceed the weights by this much before a model is loaded beside others: activations need room too.
 HEADROOM = 1.3
@@ -39,21 +46,29 @@ def load(card: ModelCard, setup: ModelSetup, dtype: torch.dtype, straight_to: st
     logger.info("loading a model", extra={"action": Action.LOAD_MODEL, "model": card.name})
     directory = Path(setup.config) if setup.config else find(card.source)
     if directory is None:
-        raise LoadError(f"model {card.name!r}: {why_not_here(card.source)}")
+        raise LoadError(f"{where_of(card, setup)} path: {why_not_here(card.source)}")
     if why := missing_quantiser(directory) or damage(directory, setup.parts):
-        raise LoadError(f"model {card.name!r} cannot be loaded from {card.source!r}: {why}")
+        raise load_error(card, setup, LoadError(why))
     _say_what_is_changed(card, directory, dtype)
     dtypes = _dtypes(card, dtype, setup.speed.vae_dtype)
+    parts = _replacements(card, setup, directory, dtypes)
     try:
-        parts = _replacements(setup, directory, dtypes)
         if setup.config:
             pipe = read_single_file(card, directory, _default(dtypes), parts)
         else:
-            pipe = _read_directory(card, setup, directory, dtypes, parts, straight_to)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, SafetensorError) as error:
-        raise load_error(card, error) from error
+            with all_weights_found():
+                pipe = _read_directory(card, setup, directory, dtypes, parts, straight_to)
+    except _UNREADABLE as error:
+        raise load_error(card, setup, error) from error
     if dropped := [name for name, part in parts.items() if getattr(pipe, name) is not part]:
-        raise LoadError(f"model {card.name!r}: {card.pipeline} takes no {dropped[0]} out of a file")
+        file = setup.parts[dropped[0]]
+        raise refusal(
+            card,
+            setup,
+            f"parts.{dropped[0]}",
+            file,
+            f"is not taken: {card.pipeline} has no such component; leave it out",
+        )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -105,22 +120,22 @@ def _default(dtypes: torch.dtype | dict[str, torch.dtype]) -> torch.dtype:
 
 
 def _replacements(
-    setup: ModelSetup, directory: Path, dtypes: torch.dtype | dict[str, torch.dtype]
+    card: ModelCard, setup: ModelSetup, directory: Path, dtypes: torch.dtype | dict[str, torch.dtype]
 ) -> dict[str, torch.nn.Module]:
     """The components that come from files of their own."""
-    kinds = components(read_json(directory / INDEX))
+    kinds = components(read_json(directory / INDEX)) if setup.parts else {}
     of = dtypes if isinstance(dtypes, dict) else {}
-    return {
-        name: load_component(kinds[name], Path(file), directory / name, of.get(name, _default(dtypes)))
-        for name, file in setup.parts.items()
-    }
-
-
-def load_error(card: ModelCard, error: BaseException) -> LoadError | OutOfMemory:
-    """Build the error for an exception of a library while a model was made ready, in one sentence."""
-    text = missing_package(error) or " ".join(str(error).split()) or type(error).__name__
-    message = f"model {card.name!r} cannot be loaded from {card.source!r}: {text}"
-    return OutOfMemory(message) if is_out_of_memory(error) else LoadError(message)
+    made = {}
+    for name, file in setup.parts.items():
+        try:
+            made[name] = load_component(kinds[name], Path(file), directory / name, of.get(name, _default(dtypes)))
+        except _UNREADABLE as error:
+            raise load_error(card, setup, error, f"parts.{name}", file) from error
+        except RuntimeError as error:  # weights of another shape
+            if is_out_of_memory(error):
+                raise
+            raise load_error(card, setup, error, f"parts.{name}", file) from error
+    return made
 
 
 def _dtypes(card: ModelCard, dtype: torch.dtype, vae: str) -> torch.dtype | dict[str, torch.dtype]:

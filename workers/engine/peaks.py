@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from broker.runtime.log_actions import Action
 from broker.wire.jobspec import ModelCard
@@ -192,7 +192,13 @@ def revision_of(card: ModelCard, setup: ModelSetup, device: str, dtype: str) -> 
     """Names a model as it is made ready here: another file, another setting or another kind of device gives another name."""
     directory = find(card.source)
     files = sorted(directory.rglob("*")) if directory is not None else []
-    said: list[Any] = [card.name, card.pipeline, device, dtype, msgspec.json.encode(setup).decode()]
+    said: list[Any] = [
+        card.name,
+        card.pipeline,
+        device,
+        dtype,
+        msgspec.json.encode(structs.replace(setup, where="")).decode(),
+    ]
     for file in (*files, *(Path(part) for part in setup.parts.values())):
         with suppress(OSError):
             if file.is_file():

@@ -25,7 +25,8 @@ from workers.engine.device import Device
 from workers.engine.errors import EngineError, InvalidInput, OutOfMemory
 from workers.engine.execution_device import keep_execution_device
 from workers.engine.failures import is_out_of_memory
-from workers.engine.loading import HEADROOM, goes_straight, load_error
+from workers.engine.load_errors import load_error
+from workers.engine.loading import HEADROOM, goes_straight
 from workers.engine.loras import Adapters, LoraFiles
 from workers.engine.peaks import Peaks, Shape, revision_of
 from workers.engine.peaks import shape as shape_with
@@ -212,12 +213,12 @@ class Pipelines:
             return self._read(card)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or not self._loaded:
-                raise load_error(card, error) from error
+                raise load_error(card, self.setup(card), error) from error
         self.keep_only("")
         try:
             return self._read(card)
         except (RuntimeError, MemoryError) as error:
-            raise load_error(card, error) from error
+            raise load_error(card, self.setup(card), error) from error
 
     def _read(self, card: ModelCard) -> Loaded:
         setup = self.setup(card)

@@ -32,7 +32,7 @@ def quantise(component: nn.Module, method: QuantizeMethod, device: torch.device,
     apply, multiple = _METHODS[method]
     names = frozenset(layers(component, multiple))
     if not names:
-        raise LoadError(f"{type(component).__name__} has no linear layers in repeated blocks to quantise")
+        raise LoadError(f"is not for {type(component).__name__}, which has no linear layers in repeated blocks")
     apply(component, names, device, dtype)
 
 

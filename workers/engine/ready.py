@@ -16,6 +16,7 @@ from workers.engine.attention import capability, choose_attention
 from workers.engine.compiling import compile_blocks
 from workers.engine.device import Device
 from workers.engine.errors import LoadError
+from workers.engine.load_errors import refusal, where_of
 from workers.engine.loading import load
 from workers.engine.lora_slots import make_slots
 from workers.engine.prompts import remember_prompts
@@ -41,6 +42,11 @@ class Readying:
     #: As in `Result.used`.
     used: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def where(self) -> str:
+        """How an error calls it."""
+        return where_of(self.card, self.setup)
+
 
 def _load(model: Readying) -> None:
     straight_to = model.device.kind if model.straight else ""
@@ -55,8 +61,11 @@ def _quantise(model: Readying) -> None:
     wanted = model.setup.speed.quantize
     for name, method in wanted.items():
         if why := unfit_device(method, model.device.kind, capability(model.device)):
-            raise LoadError(f"model {model.card.name!r}: speed.quantize.{name}: {why}")
-        quantise(getattr(model.pipe, name), method, model.device.torch_device, model.device.dtype)
+            raise LoadError(f"{model.where} speed.quantize.{name}: {why}")
+        try:
+            quantise(getattr(model.pipe, name), method, model.device.torch_device, model.device.dtype)
+        except LoadError as error:
+            raise refusal(model.card, model.setup, f"speed.quantize.{name}", method, f"{error}; leave it out") from None
     if wanted:
         model.used["quantize"] = ", ".join(f"{name} {method}" for name, method in sorted(wanted.items()))
 
@@ -74,7 +83,7 @@ def _make_lora_slots(model: Readying) -> None:
 def _choose_attention(model: Readying) -> None:
     if name := model.setup.speed.attention:
         downloads = model.setup.speed.download_kernels
-        choose_attention(model.card.name, model.pipe, name, model.device, downloads=downloads)
+        choose_attention(model.where, model.pipe, name, model.device, downloads=downloads)
         model.used["attention"] = name
 
 
@@ -89,7 +98,7 @@ def _say_how_clips_are_encoded(model: Readying) -> None:
 
 def _compile(model: Readying) -> None:
     if backend := backend_of(model.setup.speed):
-        compile_blocks(model.card.name, model.pipe, model.device, backend, model.setup.compiled)
+        compile_blocks(model.where, model.pipe, model.device, backend, model.setup.compiled)
         model.used["compile"] = backend
 
 

@@ -59,7 +59,7 @@ def load_component(kind: tuple[str, str], file: Path, config: Path, dtype: torch
         model = _of_diffusers(getattr(diffusers, name), state, config, dtype)
     lacking = [name for name, weight in model.named_parameters() if weight.is_meta]
     if lacking:
-        raise LoadError(f"{file} lacks weights of the {config.name}: {lacking[0]}{_and_more(lacking)}")
+        raise LoadError(f"it lacks weights of the {config.name}: {lacking[0]}{_and_more(lacking)}")
     made: torch.nn.Module = model.eval()
     return made
 
@@ -98,7 +98,7 @@ def _of_transformers(kind: Any, state: dict[str, torch.Tensor], config: Path, dt
         output_loading_info=True,
     )
     if lacking := sorted(found["missing_keys"]):
-        raise LoadError(f"the file lacks weights of the {config.name}: {lacking[0]}{_and_more(lacking)}")
+        raise LoadError(f"it lacks weights of the {config.name}: {lacking[0]}{_and_more(lacking)}")
     return model
 
 
@@ -121,10 +121,10 @@ def _of_diffusers(kind: Any, state: dict[str, torch.Tensor], config: Path, dtype
     }
     found = model.load_state_dict(state, strict=False, assign=True)
     if lacking := sorted(found.missing_keys):
-        raise LoadError(f"the file lacks weights of the {config.name}: {lacking[0]}{_and_more(lacking)}")
+        raise LoadError(f"it lacks weights of the {config.name}: {lacking[0]}{_and_more(lacking)}")
     foreign = [name for name in found.unexpected_keys if not any(re.search(known, name) for known in ignored)]
     if foreign:
-        raise LoadError(f"the file has weights that the {config.name} has not: {foreign[0]}{_and_more(foreign)}")
+        raise LoadError(f"it has weights that the {config.name} has not: {foreign[0]}{_and_more(foreign)}")
     return model
 
 

@@ -31,11 +31,9 @@ def read_single_file(card: ModelCard, configs: Path, dtype: torch.dtype, parts: 
         )
     except SingleFileComponentError as error:
         text = str(error).partition("\n")[0]
-        raise LoadError(f"model {card.name!r} cannot be loaded from {card.source!r}: {text}") from error
+        raise LoadError(text) from error
     except NotImplementedError as error:  # what had no weights cannot be brought to a dtype
-        raise LoadError(
-            f"model {card.name!r}: {card.source!r} lacks weights of a component, or {configs} is of another model"
-        ) from error
+        raise LoadError(f"it lacks weights of a component, or {configs} is of another model") from error
 
 
 def _has_text_encoders(card: ModelCard) -> bool:

@@ -15,6 +15,8 @@ from workers.models.video_file import VideoFile
 class ModelSetup(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Setup of a model in an engine, checked; files are absolute. Not shown to clients: it has paths."""
 
+    #: How an error calls the model: by its table, where it has one.
+    where: str = ""
     parts: Parts = field(default_factory=dict)
     #: Which of the weights in the directory are taken; "": those without, else the one that there is.
     variant: str = ""

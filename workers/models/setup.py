@@ -43,6 +43,7 @@ def setup_for(
         _check_weights(where, settings, directory, parts)
         _check_code(where, settings, directory, index)
     return ModelSetup(
+        where=where,
         parts=parts,
         variant=settings.variant,
         config=str(configs or ""),

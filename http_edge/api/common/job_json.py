@@ -239,7 +239,9 @@ def _loading_json(worker: WorkerView) -> schema.WorkerLoading | None:
     now = worker.loading
     if now is None:
         return None
-    return schema.WorkerLoading(phase=now.phase, step=now.step, total=now.total, seconds=round(now.age_s, 3))
+    return schema.WorkerLoading(
+        phase=now.phase, step=now.step, total=now.total, seconds=round(now.age_s, 3), error=now.error or None
+    )
 
 
 def worker_json(worker: WorkerView) -> schema.Worker:

@@ -349,6 +349,7 @@ class WorkerLoading(Struct, kw_only=True):
     step: Annotated[int, Meta(description="Sizes of the warm-up that are done.")]
     total: int
     seconds: Annotated[float, Meta(description="Since its process began.")]
+    error: Annotated[str | None, Meta(description="Why the last try to load the model failed; null: none did.")]
 
 
 class Worker(Struct, kw_only=True):
