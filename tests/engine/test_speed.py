@@ -285,6 +285,21 @@ def test_compiled_blocks_draw_the_same_and_hear_a_cancel(
     assert np.array_equal(drawn(compiled, demo_card, spec, tmp_path / "d"), plain)
 
 
+def test_other_sizes_of_clips_compile_nothing_and_pictures_once_for_all_sizes(
+    compiled: VideoEngine, demo_card: ModelCard, tmp_path: Path
+) -> None:
+    def graphs_after(name: str, **changes: Any) -> int:
+        drawn(compiled, demo_card, job(demo_card, num_inference_steps=1, **changes), tmp_path / name)
+        return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+    warmed_up = graphs_after("a", width=64, height=64, num_frames=5)
+    assert graphs_after("b", width=96, height=64, num_frames=9) == warmed_up
+    assert graphs_after("c", width=64, height=128, num_frames=5) == warmed_up
+    pictures = graphs_after("d", width=64, height=64, num_frames=1)
+    assert pictures <= warmed_up + 1, "a size of one is a graph of its own"
+    assert graphs_after("e", width=128, height=96, num_frames=1) == pictures
+
+
 @pytest.mark.parametrize("kind", ["first_block", "taylorseer", "dbcache"])
 def test_a_step_cache_beside_compiled_blocks_compiles_nothing_and_draws_the_same(
     compiled: VideoEngine, video_engine: VideoEngine, demo_card: ModelCard, tmp_path: Path, kind: Any
