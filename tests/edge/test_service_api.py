@@ -145,8 +145,12 @@ def test_why_a_worker_takes_no_job_yet_is_shown(world: World) -> None:
     assert starting["loading"] == {"phase": "warm_up", "step": 1, "total": 3, "seconds": 12.346, "error": None}
     assert starting["versions"] == {"torch": "2.13.0"}
 
+
+def test_why_a_model_could_not_be_loaded_is_shown(world: World) -> None:
     failed = Loading(error="[models.demo] path: '/m' cannot be loaded: no weights; get its files anew")
-    world.fake.workers["cpu-1"] = msgspec.structs.replace(world.fake.workers["cpu-1"], loading=failed)
+    world.fake.workers["cpu-1"] = msgspec.structs.replace(
+        world.fake.workers["cpu-1"], state="starting", engine="restarting", loading=failed
+    )
     assert world.http.get("/v1/workers").json()["data"][1]["loading"]["error"] == failed.error
 
 

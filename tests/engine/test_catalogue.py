@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,10 @@ import pytest
 
 from broker.wire.inputs import ROLES
 from broker.wire.jobspec import Defaults, Limits
+from workers.models.abilities import draws_clips, what_is_missing
 from workers.models.catalogue import card_for, default_model
 from workers.models.families import FAMILIES, family_of
-from workers.models.pipeline_classes import pipeline_names
+from workers.models.pipeline_classes import GUIDANCE, pipeline_class, pipeline_names
 from workers.models.sources import CatalogueError
 
 
@@ -122,6 +124,33 @@ def test_families(tmp_path: Path, pipeline: str, index: Any, configs: Any, expec
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.pattern)
 def test_every_family_has_a_class(family: Any) -> None:
     assert any(family_of(name, clips=True) is family for name in pipeline_names())
+
+
+#: Classes whose authors say another number of steps than their pipeline's signature.
+_OTHER_STEPS = re.compile(r"WanImageToVideoPipeline|StableDiffusion3(Img2Img|Inpaint|PAGImg2Img)Pipeline")
+#: Classes whose usual guidance is not their signature's: 3.5 of Flux and 6.0 of HunyuanVideo are what the models were distilled for.
+_OTHER_GUIDANCE = re.compile(
+    r"Flux(Kontext|ControlNet)?(Img2Img|Inpaint)?Pipeline|HunyuanVideo(Framepack)?Pipeline|Flux2KleinInpaint"
+)
+
+
+def test_a_class_draws_in_as_many_steps_as_its_signature_says() -> None:
+    """A distilled class in the steps of the one that it comes from draws noise, or takes ten times too long."""
+    wrong = []
+    for name in pipeline_names():
+        taken = pipeline_class(name)
+        if taken is None or "prompt" not in taken.parameters or what_is_missing(taken):
+            continue
+        usual = family_of(name, clips=draws_clips(taken)).defaults
+        steps = taken.parameters["num_inference_steps"].default if taken.takes("num_inference_steps") else None
+        if isinstance(steps, int) and steps != usual.num_inference_steps and not _OTHER_STEPS.fullmatch(name):
+            wrong.append(f"{name}: {usual.num_inference_steps} steps, and its signature says {steps}")
+        scale = next((taken.parameters[key].default for key in GUIDANCE if key in taken.parameters), None)
+        # None: the pipeline's own.
+        known = isinstance(scale, int | float) and usual.guidance_scale is not None
+        if known and scale != usual.guidance_scale and not _OTHER_GUIDANCE.match(name):
+            wrong.append(f"{name}: guidance {usual.guidance_scale}, and its signature says {scale}")
+    assert wrong == []
 
 
 def test_every_class_of_the_library_gives_a_card_or_one_sentence(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def _link(file: Path) -> None:
         (lambda model: (model / "transformer" / "config.json").write_text("{"), "transformer"),
         (
             lambda model: (model / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"\0" * 64),
-            "Unable to load weights",
+            "diffusion_pytorch_model.safetensors is damaged",
         ),
         (
             lambda model: (model / "transformer" / "diffusion_pytorch_model.safetensors").unlink(),

@@ -106,6 +106,10 @@ KNOWN = [
     ("Qwen-Image-Lightning-8steps", "QwenImagePipeline", _BY_SIZE, 8, 1.0),
     ("LTX-Video-0.9.8-13B-distilled", "LTXPipeline", _BY_SIZE, 7, 1.0),
     ("LTX-2-distilled", "LTX2Pipeline", _BY_SIZE, 8, 1.0),
+    ("SDXL-Lightning", "StableDiffusionXLPipeline", _NOISE, 4, 0.0),
+    ("Qwen-Image-Edit-Lightning-8steps", "QwenImageEditPlusPipeline", _BY_SIZE, 8, 1.0),
+    ("Wan2.2-T2V-A14B-Lightning", "WanPipeline", _FLOW, 4, 1.0),
+    ("SANA_Sprint_1.6B_1024px_diffusers", "SanaSprintPipeline", _FLOW, 2, 4.5),
     ("sdxl-turbo", "StableDiffusionXLPipeline", _NOISE, 1, 0.0),
     ("stable-diffusion-3.5-large-turbo", "StableDiffusion3Pipeline", _FLOW, 4, 0.0),
 ]

@@ -60,7 +60,7 @@ def noise() -> Any:
 
 def times_of(own: Any, sampler: Sampler, how: str) -> tuple[list[float], list[float]]:
     """(timesteps, noise levels) when a pipeline asks for the sampler's steps: "count" alone, or with "sigmas" and a shift by size."""
-    made, steps = scheduler_for(own, sampler), sampler.own_steps or 6
+    made, steps = scheduler_for(own, sampler) if sampler.changes_scheduler else own, sampler.own_steps or 6
     if how == "count":
         made.set_timesteps(steps, device="cpu")
     else:
@@ -87,7 +87,14 @@ SCHEDULES: list[tuple[str, Any, str, list[float]]] = [
     ("ltx2-distilled", by_size, "sigmas", _LTX2),
     ("sdxl-turbo", noise, "count", [999]),
     ("sdxl-lightning-4step", noise, "count", [999, 749, 499, 249]),
+    ("sdxl-lightning-8step", noise, "count", [999, 874, 749, 624, 499, 374, 249, 124]),
     ("hyper-sd-4step", noise, "count", [999, 749, 499, 249]),
+    ("hyper-sd-8step", noise, "count", [999, 874, 749, 624, 499, 374, 249, 124]),
+    # At the noise levels of the models' own schedulers.
+    ("sd3-turbo", lambda: flow(shift=3.0), "count", [1000, 858.107, 601.608, 8.929]),
+    ("flux-turbo-8step", lambda: flow(shift=1.0), "sigmas", [1000, 875, 750, 625, 500, 375, 250, 125]),
+    ("flux2-klein-4step", lambda: flow(shift=1.0), "sigmas", [1000, 750, 500, 250]),
+    ("krea2-turbo", lambda: flow(shift=1.0), "sigmas", [1000, 875, 750, 625, 500, 375, 250, 125]),
     ("lcm-4step", noise, "count", [999, 759, 499, 259]),
 ]
 
@@ -100,6 +107,10 @@ def test_a_preset_visits_the_times_its_model_was_distilled_for(
     assert seen == pytest.approx(times, abs=0.01)
     if own is not noise:
         assert levels == pytest.approx([*(time / 1000 for time in times), 0.0], abs=1e-5)
+
+
+def test_every_preset_is_held_to_its_times() -> None:
+    assert {name for name, *_ in SCHEDULES} == set(PRESETS)
 
 
 def test_diffusers_own_schedule_of_that_shift_ends_elsewhere() -> None:
