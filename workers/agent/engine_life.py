@@ -57,6 +57,11 @@ class _Process:
         #: Whether its end is its own fault.
         self.blamed = True
 
+    @property
+    def load_error(self) -> str:
+        """Why it, or the process before it, could not load the model; "" when that could be loaded."""
+        return self.shows.error if self.shows is not None else ""
+
 
 class EngineLife:
     """State, deadlines and restarts of one agent's engine."""
@@ -103,7 +108,7 @@ class EngineLife:
         self._lives += 1
         self.start_at = None
         self.load_by = now + self._policy.load_budget_s
-        self._process = _Process(now, shows=Loading(error=self._load_error))
+        self._process = _Process(now, shows=Loading(error=self._process.load_error))
 
     def ready(self, now: float) -> None:
         """The model is in memory."""
@@ -119,17 +124,12 @@ class EngineLife:
                 phase=cast("Phase", progress.phase),
                 step=progress.step,
                 total=progress.total,
-                error=self._load_error,
+                error=self._process.load_error,
             )
-
-    @property
-    def _load_error(self) -> str:
-        """Why the process before could not load the model; "" when it could."""
-        return self._process.shows.error if self._process.shows is not None else ""
 
     def loading(self, now: float) -> Loading | None:
         """What keeps it from taking a job; None when nothing of its making ready does."""
-        if self._process.shows is None or (self.state != "loading" and not self._load_error):
+        if self._process.shows is None or (self.state != "loading" and not self._process.load_error):
             return None
         return structs.replace(self._process.shows, age_s=max(0.0, now - self._process.spawned_at))
 
