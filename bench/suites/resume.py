@@ -1,8 +1,9 @@
 """`kill -9` at random moments of a picture's drawing: what is drawn again, and whether it becomes the same picture to the last bit.
 
-Two real services with the demo model, one that writes checkpoints and one that writes none, draw the same jobs in turn: that is what
-checkpoints cost, and the pictures that all others are compared with. Then engine, agent, supervisor or broker of the first is killed in
-each of many further jobs, and started again at once where nothing else does so.
+Many times the process that draws alone (`renders`), and some times each process of the service. For that, two real services with the demo
+model, one that writes checkpoints and one that writes none, draw the same jobs in turn: that is what checkpoints cost, and the pictures
+that all others are compared with. Then engine, agent, supervisor or broker of the first is killed in each of many further jobs, and
+started again at once where nothing else does so.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from msgspec import Meta, Struct
 from PIL import Image
 
 from bench.harness.job_client import JobClient, spec_of
-from bench.harness.procs import temporary_home
+from bench.harness.procs import cores, temporary_home
 from bench.harness.service import Service, demo_model
 from bench.report import plot
 from bench.report.errors import BenchError
 from bench.report.report import Metric, Report, progress
+from bench.suites import renders
 from broker.client.errors import BrokerError
 from broker.wire import messages as m
 from broker.wire.jobspec import CHECKPOINTS, ModelCard
@@ -38,8 +40,15 @@ _LOOK_S = 0.02
 _PATIENCE_S = 300.0
 #: Pictures to compare with: each seed is drawn by every so many jobs.
 _SEEDS = 3
+#: The service's own default: what checkpoints cost is measured with it.
+_USUAL_CHECKPOINT_S = 10.0
 #: Kills come until this share of a job's usual time after its start: a late one hits its decoding.
 _LATEST = 1.0
+
+_SERVED_WARNINGS = (
+    "a step counts as drawn when the broker had heard of it, up to a quarter of a second late",
+    "broker: its workers go on without it, so that nothing is begun again",
+)
 
 VICTIMS = ("engine", "agent", "supervisor", "broker")
 
@@ -49,7 +58,17 @@ _RESUMED = re.compile(r"after step (\d+) of")
 class ResumePlan(Struct, frozen=True, kw_only=True):
     """How many jobs, of which size."""
 
-    kills: Annotated[int, Meta(description="jobs in which a process is killed", ge=1, le=100_000)] = 40
+    renders: Annotated[int, Meta(description="pictures whose drawing process alone is killed", ge=0, le=100_000)] = 100
+    render_steps: Annotated[int, Meta(description="denoising steps of these", ge=2, le=200)] = 32
+    render_side: Annotated[int, Meta(description="width and height of these", ge=32, le=512)] = 64
+    long_pairs: Annotated[
+        int, Meta(description="long pictures drawn with checkpoints and without, for their price", ge=0, le=100)
+    ] = 3
+    long_steps: Annotated[int, Meta(description="denoising steps of these", ge=2, le=200)] = 60
+    long_side: Annotated[int, Meta(description="width and height of these", ge=32, le=512)] = 256
+    kills: Annotated[
+        int, Meta(description="jobs in which a process of the service is killed; 0: no service", ge=0, le=100_000)
+    ] = 40
     pairs: Annotated[int, Meta(description="undisturbed jobs of each service", ge=_SEEDS, le=1_000)] = 6
     steps: Annotated[int, Meta(description="denoising steps of a job", ge=2, le=200)] = 100
     side: Annotated[int, Meta(description="width and height of a picture", ge=32, le=512)] = 128
@@ -230,6 +249,32 @@ async def measure(plan: ResumePlan, keeping: Service, plain: Service) -> tuple[U
 
 def run(plan: ResumePlan) -> Report:
     """Kill and compare. Raises `BenchError`."""
+    order = order_of(plan)
+    drawn = renders.run(order) if plan.renders or plan.long_pairs else renders.Drawn(renders=[], pairs=[])
+    calm, found = serve(plan) if plan.kills else (None, [])
+    return report_of(plan, calm, found, drawn)
+
+
+def order_of(plan: ResumePlan) -> renders.Order:
+    """What is drawn without a service."""
+    return renders.Order(
+        model=str(demo_model()),
+        renders=plan.renders,
+        at_once=len(cores()),
+        steps=plan.render_steps,
+        side=plan.render_side,
+        checkpoint_s=plan.checkpoint_s,
+        seeds=_SEEDS,
+        seed=plan.seed,
+        pairs=plan.long_pairs,
+        pair_steps=plan.long_steps,
+        pair_side=plan.long_side,
+        pair_checkpoint_s=_USUAL_CHECKPOINT_S,
+    )
+
+
+def serve(plan: ResumePlan) -> tuple[Undisturbed, list[Interrupted]]:
+    """Kill processes of a service. Raises `BenchError`."""
     with temporary_home(plan.directory) as home:
         services = []
         for name, checkpoint_s in (("keeping", plan.checkpoint_s), ("plain", 0.0)):
@@ -239,19 +284,41 @@ def run(plan: ResumePlan) -> Report:
         try:
             for service in services:
                 service.start("broker", "workers")
-            calm, found = asyncio.run(measure(plan, *services))
+            return asyncio.run(measure(plan, *services))
         finally:
             for service in services:
                 service.stop()
-    return report_of(plan, calm, found)
 
 
-def report_of(plan: ResumePlan, calm: Undisturbed, found: Sequence[Interrupted]) -> Report:
-    """Counts of all jobs that were interrupted, by what was killed; what checkpoints cost the others."""
+def report_of(plan: ResumePlan, calm: Undisturbed | None, found: Sequence[Interrupted], drawn: renders.Drawn) -> Report:
+    """Counts of all pictures that were interrupted, by what was killed; what checkpoints cost the others."""
+    repeats = {
+        victim: float(sum(one.repeated for one in found if one.victim == victim and one.attempts > 1))
+        for victim in VICTIMS
+    }
+    return Report(
+        bench="resume",
+        title="resume: kill -9 of a process in the middle of a job",
+        settings=msgspec.to_builtins(plan),
+        metrics=[
+            *renders.metrics_of(drawn, order_of(plan)),
+            *(_served_metrics(plan, calm, found) if calm is not None else []),
+        ],
+        panels=[plot.bars("steps that were drawn twice", "steps", repeats)] if found else [],
+        warnings=[
+            *renders.warnings_of(drawn.renders),
+            "the demo model on the CPU; pictures are compared pixel by pixel with those of undisturbed jobs",
+            "engines that are killed alone are forks with one thread; with the service they are processes of their own",
+            *(_SERVED_WARNINGS if found else ()),
+        ],
+    )
+
+
+def _served_metrics(plan: ResumePlan, calm: Undisturbed, found: Sequence[Interrupted]) -> list[Metric]:
     hit = [one for one in found if one.attempts > 1 and one.denoising]
     drawn, repeated = sum(one.step for one in hit), sum(one.repeated for one in hit)
     ratios = [one / other for one, other in zip(calm.with_s, calm.without_s, strict=True) if other]
-    metrics = [
+    return [
         Metric("kills", "jobs in which a process was killed", len(found), "", _counts(found)),
         Metric("not_succeeded", "of these, not succeeded", sum(one.state != "succeeded" for one in found), "", "bar: 0"),
         Metric("different", "of these, other pixels than undisturbed", sum(not one.same for one in found), "", "bar: 0"),
@@ -265,19 +332,6 @@ def report_of(plan: ResumePlan, calm: Undisturbed, found: Sequence[Interrupted])
         Metric("denoise_plain_p50_s", "the same without checkpoints, p50", median(calm.without_s), "s"),
         Metric("overhead_ratio", "the one over the other, median of pairs", median(ratios) if ratios else None, "x"),
     ]  # fmt: skip
-    repeats = {victim: float(sum(one.repeated for one in hit if one.victim == victim)) for victim in VICTIMS}
-    return Report(
-        bench="resume",
-        title="resume: kill -9 of a process in the middle of a job",
-        settings=msgspec.to_builtins(plan),
-        metrics=metrics,
-        panels=[plot.bars("steps that were drawn twice", "steps", repeats)],
-        warnings=[
-            "the demo model on the CPU; pictures are compared pixel by pixel with those of undisturbed jobs",
-            "a step counts as drawn when the broker had heard of it, up to a quarter of a second late",
-            "broker: its workers go on without it, so that nothing is begun again",
-        ],
-    )
 
 
 def _counts(found: Sequence[Interrupted]) -> str:

@@ -11,7 +11,7 @@ from bench.harness import flood
 from bench.report.errors import BadPlan, BenchError
 from bench.report.report import Flush
 from bench.report.stats import summarise
-from bench.suites import cancel, engine, idle, profile, recover, resume, speed, workload
+from bench.suites import cancel, engine, idle, profile, recover, renders, resume, speed, workload
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
 
@@ -205,6 +205,32 @@ def test_recoveries_show_median_and_worst():
     assert "worst of 3: 3.00 s" in report.metrics[0].note
 
 
+NOTHING_DRAWN = renders.Drawn(renders=[], pairs=[])
+
+
+def test_a_kill_costs_more_than_an_interval_only_beyond_the_two_steps_beside_it():
+    kills = [
+        renders.Kill(step=9, resumed=5, lost_s=0.3, step_s=0.05),
+        renders.Kill(step=9, resumed=0, lost_s=0.4, step_s=0.05),
+    ]
+    found = [renders.Render(kills=kills, same=True), renders.Render(kills=[], same=False, error="it ended")]
+    plan = resume.ResumePlan(checkpoint_s=0.25)
+    report = resume.report_of(plan, None, [], renders.Drawn(renders=found, pairs=[]))
+    shown = values(report)
+    assert (shown["renders"], shown["renders_not_final"], shown["renders_different"]) == (2, 1, 1)
+    assert (shown["renders_steps"], shown["renders_repeated"], shown["renders_resumed"]) == (18, 13, 1)
+    assert (shown["over_interval"], shown["lost_max_ms"]) == (1, 400)
+    assert "it ended" in report.warnings
+
+
+def test_the_price_of_checkpoints_is_counted_by_their_interval():
+    pair = renders.Pair(
+        with_s=10.1, without_s=10.0, step_s=0.5, checkpoints=2, bytes=9, copy_ms=4.0, write_ms=30.0, write_cpu_ms=6.0
+    )
+    shown = values(resume.report_of(resume.ResumePlan(), None, [], renders.Drawn(renders=[], pairs=[pair])))
+    assert (round(shown["price_pct"], 3), round(shown["cpu_ratio"], 3)) == (0.1, 1.01)
+
+
 def test_steps_count_as_drawn_twice_from_the_checkpoint_on():
     usual = {"state": "succeeded", "same": True, "denoising": True, "kept_bytes": 9, "took_s": 2.0}
     found = [
@@ -215,7 +241,7 @@ def test_steps_count_as_drawn_twice_from_the_checkpoint_on():
         resume.Interrupted(victim="engine", step=3, attempts=2, resumed=5, **{**usual, "same": False, "kept_bytes": 0}),
     ]
     calm = resume.Undisturbed(with_s=[2.2, 3.0], without_s=[2.0, 3.0], usual_s=3.0, pixels={})
-    shown = values(resume.report_of(resume.ResumePlan(), calm, found))
+    shown = values(resume.report_of(resume.ResumePlan(), calm, found, NOTHING_DRAWN))
     assert (shown["kills"], shown["different"], shown["not_succeeded"]) == (5, 1, 0)
     assert (shown["begun_again"], shown["resumed"]) == (3, 2)
     assert (shown["steps_drawn"], shown["steps_repeated"]) == (43, 15)

@@ -1,0 +1,143 @@
+"""`kill -9` of the process that draws, many times over; what checkpoints cost it.
+
+What is measured runs in a child (`scripts/engine_killed.py`), which is the worker's engine without its service: it loads the model once and
+draws each picture in a fork of itself, so that a kill costs a fork, not the imports of torch. Forks are killed at random moments, and drawn
+on by another one from the checkpoints that lie there. The same fork draws with and without checkpoints in turn for the price.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+import msgspec
+from msgspec import Struct
+
+from bench.harness.process import ask_child
+from bench.report.errors import BenchError
+from bench.report.report import Metric
+
+#: An interval ends with the step in which it is over, and its checkpoint is written beside the one that follows.
+_STEPS_BESIDE = 2
+
+
+class Order(Struct, frozen=True, kw_only=True):
+    """What the child is to draw: `renders` pictures that are killed, `pairs` of long ones for the price of checkpoints."""
+
+    model: str
+    renders: int
+    at_once: int
+    steps: int
+    side: int
+    checkpoint_s: float
+    seeds: int
+    seed: int
+    pairs: int
+    pair_steps: int
+    pair_side: int
+    pair_checkpoint_s: float
+
+
+class Kill(Struct, frozen=True, kw_only=True):
+    """A fork that was killed: the steps that were done then, and after which the next fork went on (0: anew)."""
+
+    step: int
+    resumed: int
+    #: Seconds of work that are done again, and those of a usual step of this fork.
+    lost_s: float
+    step_s: float
+
+
+class Render(Struct, frozen=True, kw_only=True):
+    """A picture whose process was killed. `same`: its pixels are those of the undisturbed one. `error`: why it did not end well."""
+
+    kills: list[Kill]
+    same: bool
+    error: str = ""
+
+
+class Pair(Struct, frozen=True, kw_only=True):
+    """The same picture with checkpoints and without: processor seconds, and what the checkpoints were."""
+
+    with_s: float
+    without_s: float
+    step_s: float
+    checkpoints: int
+    bytes: int
+    #: Milliseconds for which the drawing stands still for one: its copy.
+    copy_ms: float
+    #: Milliseconds, and those of the processor, in which one is written beside the next step.
+    write_ms: float
+    write_cpu_ms: float
+
+
+class Drawn(Struct, frozen=True, kw_only=True):
+    """All that the child found."""
+
+    renders: list[Render]
+    pairs: list[Pair]
+
+
+def run(order: Order) -> Drawn:
+    """Draw and kill. Raises `BenchError`."""
+    answer = ask_child("scripts.engine_killed", order)
+    if answer is None:
+        raise BenchError("the engine whose forks are killed has failed; why is said above")
+    return msgspec.json.decode(answer, type=Drawn)
+
+
+def over_an_interval(kill: Kill, checkpoint_s: float) -> bool:
+    """Whether more was drawn again than lies between two checkpoints."""
+    return kill.lost_s > checkpoint_s + _STEPS_BESIDE * kill.step_s
+
+
+def metrics_of(drawn: Drawn, order: Order) -> list[Metric]:
+    """What became of the renders, and the price."""
+    return [
+        *(_killed(drawn.renders, order) if drawn.renders else []),
+        *(_priced(drawn.pairs, order) if drawn.pairs else []),
+    ]
+
+
+def _killed(renders: Sequence[Render], order: Order) -> list[Metric]:
+    kills = [kill for render in renders for kill in render.kills]
+    lost = sorted(kill.lost_s for kill in kills)
+    repeated = sum(max(0, kill.step - kill.resumed) for kill in kills)
+    over = sum(over_an_interval(kill, order.checkpoint_s) for kill in kills)
+    each, beside = (
+        f"a checkpoint each {order.checkpoint_s * 1e3:g} ms",
+        "and the steps in which one falls due and is written",
+    )
+    return [
+        Metric("renders", "pictures whose drawing process was killed", len(renders), "", f"{len(kills)} kills"),
+        Metric("renders_not_final", "of these, without an end", sum(bool(one.error) for one in renders), "", "bar: 0"),
+        Metric("renders_different", "of these, other pixels", sum(not one.same for one in renders), "", "bar: 0"),
+        Metric("renders_resumed", "kills after which it went on", sum(kill.resumed > 0 for kill in kills)),
+        Metric("renders_steps", "steps that were done before the kills", sum(kill.step for kill in kills)),
+        Metric("renders_repeated", "of these, drawn twice", repeated, "", "without checkpoints: all"),
+        Metric("lost_p50_ms", "work drawn twice at a kill, p50", median(lost) * 1e3, "ms", each),
+        Metric("lost_max_ms", "work drawn twice at a kill, longest", lost[-1] * 1e3, "ms"),
+        Metric("over_interval", "kills that cost more than an interval", over, "", beside),
+    ]
+
+
+def _priced(pairs: Sequence[Pair], order: Order) -> list[Metric]:
+    ratios = sorted(pair.with_s / pair.without_s for pair in pairs)
+    spread = f"{ratios[0]:.4f} to {ratios[-1]:.4f}, {len(ratios)} pairs"
+    copy_ms, write_ms = median(pair.copy_ms for pair in pairs), median(pair.write_ms for pair in pairs)
+    cpu_ms = median(pair.write_cpu_ms for pair in pairs)
+    percent = (copy_ms + cpu_ms) / (order.pair_checkpoint_s * 1e3) * 100
+    size, bar = f"{pairs[-1].bytes:,} bytes", f"one each {order.pair_checkpoint_s:g} s; bar: 1 %"
+    return [
+        Metric("copy_ms", "drawing stands still for a checkpoint", copy_ms, "ms"),
+        Metric("write_ms", "a checkpoint is written, beside the next step", write_ms, "ms", size),
+        Metric("write_cpu_ms", "of the processor", cpu_ms, "ms"),
+        Metric("price_pct", "processor time of checkpoints, counted", percent, "%", bar),
+        Metric("cpu_ratio", "processor time with over without, median of pairs", median(ratios), "x", spread),
+        Metric("pair_step_s", "a step of these", pairs[-1].step_s, "s", f"{order.pair_side} x {order.pair_side}"),
+    ]
+
+
+def warnings_of(renders: Sequence[Render]) -> list[str]:
+    """The first reasons why renders did not end well."""
+    return sorted({one.error for one in renders if one.error})[:3]
