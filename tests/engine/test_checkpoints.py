@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -137,31 +137,57 @@ def test_a_cancel_while_steps_are_passed_over_leaves_the_model_as_it_was(wan: Ri
 # ---------------------------------------------------------------- beginning anew
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("request", "another"), ("versions", "torch 1.0"), ("device", "NVIDIA A100"), ("revision", "another model")],
-)
+def another_revision(rig: Rig, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    patch.setattr(rig.pipelines.loaded(rig.model.card.name), "revision", "another")
+    return {}
+
+
+def another_lora(rig: Rig, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    patch.setattr(rig.pipelines.loaded(rig.model.card.name).adapters, "revision", lambda _: "another")
+    return {}
+
+
+def another_version(_: Rig, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    patch.setattr("workers.engine.diffusion.versions", lambda: "torch 1.0")
+    return {}
+
+
+def another_device(_: Rig, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    patch.setattr(Device, "name", "NVIDIA A100")
+    return {}
+
+
+#: Each word of a checkpoint's binding, and how to ask for something else: what is patched, and what of the job changes.
+OTHERS: dict[str, Callable[[Rig, pytest.MonkeyPatch], dict[str, Any]]] = {
+    "request": lambda *_: {"request": "another"},
+    "model": another_revision,
+    "LoRA": another_lora,
+    "sampler": lambda *_: {"preset": "noisy"},
+    "version of a library": another_version,
+    "device": another_device,
+}
+
+
+def test_all_that_a_checkpoint_is_bound_to_is_in_the_table(stable_diffusion: Rig) -> None:
+    stable_diffusion.stop_after(2)
+    with safe_open(stable_diffusion.kept / stable_diffusion.files()[0], framework="pt") as file:
+        assert set(json.loads(file.metadata()["binding"])) == set(OTHERS)
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_a_checkpoint_of_anything_else_is_refused(
-    wan: Rig, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+    stable_diffusion: Rig, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    whole = wan.draw()
-    all_steps = wan.asked
-    wan.forget()
-    wan.stop_after(4)
-    match name:
-        case "versions":
-            monkeypatch.setattr("workers.engine.diffusion.versions", lambda: value)
-        case "device":
-            monkeypatch.setattr(Device, "name", value)
-        case "revision":
-            monkeypatch.setattr(wan.pipelines.loaded(wan.model.card.name), "revision", value)
+    stable_diffusion.stop_after(4)
+    changes = OTHERS[name](stable_diffusion, monkeypatch)
 
-    again = wan.draw(request=value if name == "request" else "r")
+    again = stable_diffusion.draw(every_s=1000.0, **changes)
 
-    said = {"request": "request", "versions": "version of a library", "device": "device", "revision": "model"}[name]
-    assert wan.used["resumed"] == f"no: it was made with another {said}"
-    assert wan.asked == all_steps
-    assert same(whole, again)
+    assert stable_diffusion.used["resumed"] == f"no: it was made with another {name}"
+    anew = stable_diffusion.asked
+    stable_diffusion.forget()
+    assert same(stable_diffusion.draw(every_s=1000.0, **changes), again)
+    assert stable_diffusion.asked == anew, "every step was taken"
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(wan: Rig) -> None:
