@@ -222,9 +222,8 @@ def _hooks(state: State, on_disk: Callable[[str], list[Delivery]] | None) -> lis
         wanted = set(job.submission.webhook_events) or set(get_args(m.WebhookEvent))
         end = {"succeeded": "completed", "failed": "failed", "cancelled": "cancelled"}.get(job.state.value)
         needed = {end} & wanted if end else set()
-        if {event for event in found if event not in ("started", "promise_broken")} != needed or not set(
-            found
-        ) <= wanted:
+        ends = set(found) & {"completed", "failed", "cancelled"}
+        if ends != needed or not set(found) <= wanted:
             broken.append(f"{job.id} is {job.state}, its webhook wants {sorted(wanted)} and is told {found}")
         if len(found) != len(set(found)):
             broken.append(f"{job.id} tells its webhook {found}")

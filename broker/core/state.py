@@ -44,6 +44,12 @@ def _event_of(job: Job, cause: Cause) -> m.WebhookEvent | None:
         event = "promise_broken"
     elif cause in (Cause.STARTED, Cause.ADOPTED) and job.attempts <= 1:
         event = "started"
+    elif cause is Cause.DRAFTED:
+        event = "draft_ready"
+    elif cause is Cause.PAUSED:
+        event = "parked"
+    elif cause is Cause.RESUMED and job.state is JobState.QUEUED:  # else it was only about to be parked
+        event = "resumed"
     else:
         return None
     return event if not job.submission.webhook_events or event in job.submission.webhook_events else None

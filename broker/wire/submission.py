@@ -31,7 +31,7 @@ class Submission(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     max_running: Count = 0
     #: Where the job's events are to be told, and which; none named: all of them.
     webhook: WebhookUrl = ""
-    webhook_events: Annotated[tuple[WebhookEvent, ...], Meta(max_length=5)] = ()
+    webhook_events: Annotated[tuple[WebhookEvent, ...], Meta(max_length=8)] = ()
     #: LoRAs of the job: a worker that has them in memory is preferred.
     lora_names: LoraNames = ()
     #: Denoising steps of the job, of all its outputs; 0: not known.

@@ -67,8 +67,11 @@ HELD = frozenset((JobState.ASSIGNED, JobState.RUNNING))
 #: room for a shorter one, and waits for a worker again. "": it is not parked.
 ParkedName = Literal["", "paused", "draft", "preempted"]
 
-#: The first attempt began; the job succeeded, failed, or was cancelled; the time promised for it cannot be kept.
-WebhookEvent = Literal["started", "completed", "failed", "cancelled", "promise_broken"]
+#: The first attempt began; the job succeeded, failed, or was cancelled; the time promised for it cannot be kept; its draft waits to be
+#: committed; it was first parked, and first goes on, as its client asked. Each once a job.
+WebhookEvent = Literal[
+    "started", "completed", "failed", "cancelled", "promise_broken", "draft_ready", "parked", "resumed"
+]
 
 #: `failed`: tried as often as it is tried; `disabled`: the receiver wants no more of this job.
 DeliveryState = Literal["pending", "delivered", "failed", "disabled"]

@@ -19,6 +19,9 @@ _STATES: dict[WebhookEvent, JobStateName] = {
     "completed": "succeeded",
     "failed": "failed",
     "cancelled": "cancelled",
+    "draft_ready": "parked",
+    "parked": "parked",
+    "resumed": "queued",
 }
 
 
@@ -57,6 +60,11 @@ def _data(job: Job, claim: ClaimedDelivery, base_url: str) -> EventData:
         data.attempts = view.attempts
         if view.promise is not None:
             data.promised_by, data.ready_by = view.promise.first_ready_by, view.promise.ready_by
+        return data
+    if claim.event in ("draft_ready", "parked", "resumed"):
+        data.attempts, data.kept = view.attempts, view.kept
+        if claim.event == "draft_ready" and view.parking is not None and view.parking.draft_expires_at:
+            data.draft_expires_at = view.parking.draft_expires_at
         return data
     if claim.event == "started":
         data.started_at = claim.created_at

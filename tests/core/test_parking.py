@@ -415,6 +415,39 @@ def test_a_pause_on_the_way_to_the_draft_leaves_it_a_draft():
     assert desk.state("a") == "failed"
 
 
+# ---------------------------------------------------------------- what a webhook is told
+
+
+def told_webhook(desk: CoreHarness) -> list[str]:
+    return [delivery.event for delivery in desk.job("a").deliveries.values()]
+
+
+def test_a_webhook_is_told_of_a_pause_and_its_end_once():
+    desk = desk_with(webhook="https://client.example/hook", webhook_events=("parked", "resumed"))
+    desk.control("a", "pause")
+    assert told_webhook(desk) == [], "it runs"
+    desk.hand_back("w1", "a", kept=3, free=0)
+    assert told_webhook(desk) == ["parked"]
+    for _ in range(2):
+        desk.control("a", "resume")
+        desk.control("a", "pause")
+    assert told_webhook(desk) == ["parked", "resumed"]
+
+
+def test_a_webhook_is_not_told_of_a_pause_that_was_taken_back_in_time():
+    desk = desk_with(webhook="https://client.example/hook", webhook_events=("parked", "resumed"))
+    desk.control("a", "pause")
+    desk.control("a", "resume")
+    desk.hand_back("w1", "a", kept=3)
+    assert told_webhook(desk) == []
+
+
+def test_a_webhook_is_told_that_a_draft_is_there():
+    desk = desk_with(draft_steps=8, webhook="https://client.example/hook", webhook_events=("draft_ready",))
+    desk.hand_back("w1", "a", kept=8)
+    assert told_webhook(desk) == ["draft_ready"]
+
+
 # ---------------------------------------------------------------- making room
 
 

@@ -112,11 +112,30 @@ def test_openais_client_takes_it(told, receiver):
     assert event.data.id == verified(received)["data"]["id"]
 
 
+def test_a_draft_that_waits_is_told_with_its_end(told, receiver):
+    job = told.submit(webhook=receiver.url, webhook_events=["draft_ready"])
+    parking = m.Parking(reason="draft", at=5.0, draft_expires_at=3605.0, draft_fence=7)
+    told.do(told.fake.park, job["id"], parking, 3)
+    event = verified(receiver.next())
+    assert (event["type"], event["data"]["state"]) == ("video.draft_ready", "parked")
+    assert (event["data"]["kept"], event["data"]["draft_expires_at"]) == (3, 3605.0)
+    assert not {"artefacts", "finished_at"} & event["data"].keys()
+
+
 def test_every_event_that_is_wanted_is_told(told, receiver):
     job = told.submit(webhook=receiver.url)
     assert job["webhook"] == {
         "url": receiver.url,
-        "wanted": ["job.started", "job.completed", "job.failed", "job.cancelled", "job.promise_broken"],
+        "wanted": [
+            "job.started",
+            "job.completed",
+            "job.failed",
+            "job.cancelled",
+            "job.promise_broken",
+            "job.draft_ready",
+            "job.parked",
+            "job.resumed",
+        ],
         "events": [],
     }
     told.do(told.fake.run, job["id"])

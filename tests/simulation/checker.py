@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _HANDED_BACK = ("the engine was replaced", "the engine ended before")
 
 
+_PARKING = {"draft_ready": "drafted", "parked": "paused", "resumed": "resumed"}
 _EVENTS = {JobState.SUCCEEDED: "completed", JobState.FAILED: "failed", JobState.CANCELLED: "cancelled"}
 
 
@@ -179,6 +180,8 @@ class Checker:
         job = self.disk[delivery.job_id]
         if delivery.event == "promise_broken":
             happened = job.promise is not None and job.promise.breaks > 0
+        elif delivery.event in _PARKING:
+            happened = any(move.cause == _PARKING[delivery.event] for move in job.history)
         else:
             happened = job.attempts > 0 if delivery.event == "started" else _EVENTS.get(job.state) == delivery.event
         require(happened, "only what has happened is delivered", delivery.job_id, delivery.event, job.state)

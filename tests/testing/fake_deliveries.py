@@ -28,6 +28,8 @@ class FakeDeliveries:
         """A job of a webhook changed."""
         started = view.state == "running" and old.state != "running" and view.attempts == 1
         event = "started" if started else _EVENTS.get(view.state)
+        if view.state == "parked" and view.parking is not None:
+            event = "draft_ready" if view.parking.reason == "draft" else "parked"
         if event is None or (view.submission.webhook_events and event not in view.submission.webhook_events):
             return
         number = len(self.rows) + 1

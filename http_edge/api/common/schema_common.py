@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker.wire.jobspec import Artefact, Scalar
 from broker.wire.loras import MAX_NAME_CHARS, MAX_SCALE
-from broker.wire.terms import JobStateName
+from broker.wire.terms import JobStateName, WebhookEvent
 from http_edge.jobs.generation import FIELDS, Field
 from http_edge.jobs.webhook_fields import MAX_URL_CHARS
 
@@ -212,6 +212,9 @@ class EventData(Struct, kw_only=True):
     #: Of a promise that cannot be kept: what was promised at first, and the time promised in its place.
     promised_by: float | UnsetType = UNSET
     ready_by: float | UnsetType = UNSET
+    #: Of a job that is parked, or goes on: the denoising steps that it need not take again, and when a draft fails if it is not committed.
+    kept: int | UnsetType = UNSET
+    draft_expires_at: float | UnsetType = UNSET
 
 
 class Event(Struct, kw_only=True):
@@ -220,6 +223,6 @@ class Event(Struct, kw_only=True):
     id: str
     object: Literal["event"]
     created_at: int
-    type: Annotated[str, Meta(pattern=r"^(video|image|job)\.(started|completed|failed|cancelled|promise_broken)$")]
+    type: Annotated[str, Meta(pattern=rf"^(video|image|job)\.({'|'.join(get_args(WebhookEvent))})$")]
     timestamp: Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
     data: EventData
