@@ -29,6 +29,7 @@ from http_edge.auth.keys import KeyRing
 from http_edge.auth.web_pages import WebPages, own_names
 from http_edge.background.export_worker import ExportWorker
 from http_edge.background.retention import Retention
+from http_edge.background.traces import Traces, otlp_exporter
 from http_edge.background.webhook_delivery import WebhookDelivery
 from http_edge.background.webhook_signing import WebhookSecrets
 from http_edge.base.errors import ErrorResponses
@@ -101,6 +102,7 @@ class Edge(Struct, frozen=True, kw_only=True):
     depot: DepotFiles
     webhooks: WebhookDelivery
     keys: KeyRing | None
+    traces: Traces
 
 
 def build_edge(
@@ -155,6 +157,7 @@ def build_edge(
             calls, fetcher, WebhookSecrets(settings.webhook_secrets, settings.webhook_secret_path)
         ),
         keys=KeyRing(settings.keys_path) if settings.keys_path else None,
+        traces=Traces(calls, otlp_exporter() if settings.traces else None),
     )
 
 
@@ -242,7 +245,7 @@ def _connector(settings: EdgeSettings) -> Callable[[Hub], BrokerClient]:
 @contextlib.asynccontextmanager
 async def _running(edge: Edge) -> AsyncIterator[None]:
     await edge.broker.start()
-    beside = (edge.savers, edge.retention, edge.webhooks)
+    beside = (edge.savers, edge.retention, edge.webhooks, edge.traces)
     tasks = [asyncio.create_task(_watch(edge)), *(task for part in beside for task in part.start())]
     try:
         yield

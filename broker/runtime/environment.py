@@ -106,6 +106,7 @@ OPTIONS = {
             "cors_origins",
             "allowed_hosts",
             "access_log",
+            "traces",
         ]
     ),
 }

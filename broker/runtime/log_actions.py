@@ -131,6 +131,7 @@ class Action(StrEnum):
     KEYS = "keys", "The API keys were read, or cannot be."
     SAVE = "save", "A result was copied to the path that its client chose, or cannot be."
     SPOOL = "spool", "Left-over uploads were removed, or cannot be."
+    TRACES = "traces", "Finished jobs could not be exported as traces, and are again in a while."
     RETENTION = "retention", "Jobs and files that are old enough were deleted, or wait until clocks agree."
     WATCH = "watch", "Events of the broker do not arrive yet."
     WEBHOOK = "webhook", "A webhook receiver was told, or could not be."

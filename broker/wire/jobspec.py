@@ -113,6 +113,8 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     previews: Annotated[int, Meta(ge=0, le=MAX_PREVIEWS)] = 0
     #: The request's place in a trace, as its header says; goes into log lines.
     traceparent: Annotated[str, Meta(max_length=64)] = ""
+    #: Span of the client that asked, 16 hex digits; "": it named none. No engine reads this.
+    parent_span: Annotated[str, Meta(max_length=16)] = ""
     #: Of a request with an idempotency key: SHA-256 of what it said, hex. No engine reads this.
     request_digest: Annotated[str, Meta(max_length=64)] = ""
     #: What of the request was changed or is ignored, one sentence each. No engine reads this.

@@ -30,6 +30,7 @@ _NOT_ASKED = frozenset(
         "inputs",
         "loras",
         "num_outputs",
+        "parent_span",
         "previews",
         "recipe",
         "request_digest",

@@ -221,6 +221,8 @@ class WebhookDelivery:
             "webhook-timestamp": str(timestamp),
             "webhook-signature": signatures(keys, event_id(claim), timestamp, body),
         }
+        if job.spec is not None and job.spec.traceparent:
+            headers["traceparent"] = job.spec.traceparent
         try:
             status, answer = await self._fetcher.post(job.view.submission.webhook, headers, body, _TIMEOUT_S)
         except NotSent as error:

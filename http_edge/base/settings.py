@@ -234,6 +234,13 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
             " from reading what is here by DNS rebinding; with keys_file only when names are listed"
         ),
     ] = ()
+    traces: Annotated[
+        bool,
+        Meta(
+            description="export each finished job as a trace by OpenTelemetry (needs the extra otel); where to is told by the usual"
+            " variables, as OTEL_EXPORTER_OTLP_ENDPOINT"
+        ),
+    ] = False
     access_log: Annotated[bool, Meta(description="log a line for every request")] = False
 
     @property

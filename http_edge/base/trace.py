@@ -25,6 +25,8 @@ class Trace(Struct, frozen=True, kw_only=True):
     #: 2 hex digits.
     flags: str
     state: str = ""
+    #: 16 hex digits: the span that sent the request; "": none.
+    parent_id: str = ""
 
     @property
     def traceparent(self) -> str:
@@ -49,6 +51,7 @@ def read_trace(traceparent: str, tracestate: str) -> Trace:
         span_id=secrets.token_hex(8),
         flags=f"{int(match[4], 16) & 1:02x}",
         state=state if _TRACESTATE.fullmatch(state) else "",
+        parent_id=match[3],
     )
 
 

@@ -204,6 +204,7 @@ class Submitter:
             spec,
             recipe=spec.recipe and self._may_tell(order.wanted, scope.caller),
             traceparent=scope.trace.traceparent if scope.trace else "",
+            parent_span=scope.trace.parent_id if scope.trace else "",
             request_digest=scope.payload.digest() if scope.job_key and scope.payload else "",
         )
         try:
@@ -229,7 +230,7 @@ class Submitter:
         seed = spec.seed if order.wanted.seed is not None else first.seed
         if order.wanted.use_prompt_enhancer:
             spec = as_before(spec, first)
-        same = msgspec.structs.replace(spec, seed=seed, traceparent=first.traceparent)
+        same = msgspec.structs.replace(spec, seed=seed, traceparent=first.traceparent, parent_span=first.parent_span)
         return same if same != spec else None
 
     async def _there(self, job_id: str) -> m.JobView | None:

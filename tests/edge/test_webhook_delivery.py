@@ -16,6 +16,7 @@ import standardwebhooks
 
 from broker.client.errors import BrokerUnavailable
 from broker.wire import messages as m
+from broker.wire.jobspec import decode_spec
 from http_edge import cli
 from http_edge.background.webhook_delivery import SCHEDULE_S
 from http_edge.background.webhook_events import event_body
@@ -84,6 +85,7 @@ def test_a_delivery_is_signed_and_says_what_became_of_the_job(told, receiver):
     assert received.headers["content-type"] == "application/json"
     assert received.headers["webhook-id"] == event["id"]
     assert "." not in event["id"]
+    assert received.headers["traceparent"] == decode_spec(told.fake.jobs[job_id].body).traceparent
     assert (event["object"], event["type"]) == ("event", "video.completed")
     assert event["created_at"] == int(told.fake.jobs[job_id].finished_at)
     assert event["timestamp"].startswith("2026-03-04T05:06:")
