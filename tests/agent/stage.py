@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from broker.wire import codec
 from broker.wire import messages as m
-from broker.wire.jobspec import Artefact, ModelCard, Result
+from broker.wire.jobspec import Artefact, JobSpec, ModelCard, Result, encode_spec
 from workers.agent import effects as fx
 from workers.agent import invariants
 from workers.agent.core import AgentCore, Identity
@@ -31,6 +31,21 @@ INFO = m.WorkerInfo(host="here", pid=7, device="cpu", models=(CARD,))
 IDENTITY = Identity(name="cpu-0", boot="b1", info=INFO, setup=SETUP, dirs=WorkerDirs(artefacts="/home/artefacts"))
 RESULT = Result(artefacts=(Artefact(name="video.mp4", media_type="video/mp4", size=3, sha256="0" * 64),), seed=5)
 EPOCH = 3
+
+#: Where a worker with a depot has its files, and a job with an input there.
+FAR = WorkerDirs(artefacts="/home/artefacts", spool="/home/spool/cpu-0", inputs="/home/inputs")
+SHA = "ab" * 32
+SPEC = JobSpec(
+    model="demo",
+    output="video",
+    prompt="x",
+    width=16,
+    height=16,
+    num_inference_steps=2,
+    seed=1,
+    image=f"/edge/uploads/{SHA}.png",
+)
+WITH_INPUT = encode_spec(SPEC)
 
 
 def fence(counter: int) -> int:

@@ -33,10 +33,12 @@ class Job:
 class Surroundings(RuleBasedStateMachine):
     """The engine process and its jobs, the directories, and every promise made to the broker."""
 
+    identity = IDENTITY
+
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.core = AgentCore(IDENTITY, AgentPolicy(max_unacknowledged=3), self.now)
+        self.core = AgentCore(self.identity, AgentPolicy(max_unacknowledged=3), self.now)
         self.counter = 0
         self.granted: dict[int, str] = {}
         self.alone: set[int] = set()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
+from msgspec import structs
 
 from broker.wire import messages as m
-from tests.agent.stage import EPOCH, RESULT, fence
+from tests.agent.stage import EPOCH, FAR, IDENTITY, RESULT, WITH_INPUT, fence
 from tests.agent.surroundings import Surroundings
+from workers.agent import effects as fx
 from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, JobParked, LoadFailed, PostprocessBegun, Ready
 
 
@@ -244,5 +246,83 @@ class World(Surroundings):
             self.do(self.core.leave("told to", self.now))
 
 
+class FarWorld(World):
+    """The same for a worker whose files go into a depot, and some of whose jobs have inputs there."""
+
+    identity = structs.replace(IDENTITY, dirs=FAR)
+
+    def __init__(self) -> None:
+        #: Attempts whose files are on their way, and those whose inputs are.
+        self.puts: set[int] = set()
+        self.fetches: set[int] = set()
+        super().__init__()
+
+    def do(self, effects: list[fx.Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case fx.PutFiles(_, at):
+                    assert at in self.ran
+                    self.puts.add(at)
+                case fx.FetchInputs(at, _):
+                    assert at not in self.ran
+                    self.fetches.add(at)
+                case fx.Revoke(at):
+                    assert at in self.puts | self.fetches, "nothing to revoke"
+                    self.puts.discard(at)
+                    self.fetches.discard(at)
+                case fx.DiscardFiles(_, at):
+                    assert at not in self.accepted, "published files removed"
+                case fx.StartJob(job):
+                    assert job.fence not in self.fetches, "the engine has a job whose inputs are not there"
+                case fx.RemoveDir(_, at) if at in self.accepted:
+                    self.dirs.discard(at)
+                    continue
+            super().do([effect])
+
+    def said(self, message: m.Message) -> None:
+        if isinstance(message, m.Finished):
+            assert message.fence not in self.puts, "told before its files are there"
+        if isinstance(message, m.Cancelled | m.Failed) and message.fence not in self.ran:
+            self.ran.append(message.fence)  # it ended while its inputs were on their way
+        super().said(message)
+
+    @rule()
+    def run_with_inputs(self) -> None:
+        self.counter += 1
+        at, job_id = fence(self.counter), f"j{self.counter}"
+        self.granted[at] = job_id
+        self.broker(m.Run(job_id=job_id, fence=at, lease_s=6.0, predicted_s=40.0, body=WITH_INPUT))
+
+    @precondition(lambda self: self.has_room())
+    @rule(puts=st.booleans())
+    def next_job_is_drawn(self, puts: bool) -> None:
+        """What would seldom come about by single steps."""
+        self.next_job_comes_to_its_tail()
+        if self.jobs and self.jobs[-1].postprocessing and not self.closed:
+            at = self.jobs.pop().fence
+            self.engine(JobFinished(fence=at, result=RESULT, run_s=1.0, model="demo"))
+            if puts and at in self.puts and self.exit is None:
+                self.puts.discard(at)
+                self.do(self.core.files_put(self.granted[at], at, "", self.now))
+
+    @precondition(lambda self: self.puts)
+    @rule(data=st.data(), fault=st.sampled_from(["", "", "the edge is full"]))
+    def files_are_put(self, data: st.DataObject, fault: str) -> None:
+        at = data.draw(st.sampled_from(sorted(self.puts)))
+        self.puts.discard(at)
+        if self.exit is None:
+            self.do(self.core.files_put(self.granted[at], at, fault, self.now))
+
+    @precondition(lambda self: self.fetches)
+    @rule(data=st.data(), fault=st.sampled_from(["", "", "the edge is away"]), gone=st.booleans())
+    def inputs_are_fetched(self, data: st.DataObject, fault: str, gone: bool) -> None:
+        at = data.draw(st.sampled_from(sorted(self.fetches)))
+        self.fetches.discard(at)
+        if self.exit is None:
+            self.do(self.core.inputs_fetched(at, fault, self.now, gone=gone))
+
+
 World.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 TestAnyOrder = World.TestCase
+FarWorld.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestAnyOrderWithDepot = FarWorld.TestCase

@@ -5,27 +5,13 @@ from __future__ import annotations
 import msgspec
 
 from broker.wire import messages as m
-from broker.wire.jobspec import JobSpec, decode_spec, encode_spec
-from tests.agent.stage import RESULT, Stage, fence
+from broker.wire.jobspec import decode_spec
+from tests.agent.stage import FAR, RESULT, SHA, SPEC, WITH_INPUT, Stage, fence
 from workers.agent import effects as fx
-from workers.agent.dirs import WorkerDirs
-
-DIRS = WorkerDirs(artefacts="/home/artefacts", spool="/home/spool/cpu-0", inputs="/home/inputs")
-SHA = "ab" * 32
-SPEC = JobSpec(
-    model="demo",
-    output="video",
-    prompt="x",
-    width=16,
-    height=16,
-    num_inference_steps=2,
-    seed=1,
-    image=f"/edge/uploads/{SHA}.png",
-)
 
 
 def far(**policy: float) -> Stage:
-    return Stage(dirs=DIRS, **policy)
+    return Stage(dirs=FAR, **policy)
 
 
 def putting(**policy: float) -> Stage:
@@ -128,7 +114,7 @@ def test_a_result_without_files_is_told_at_once():
 
 def test_inputs_are_fetched_before_the_engine_has_the_job():
     stage = far().idle()
-    stage.run(1, body=encode_spec(SPEC))
+    stage.run(1, body=WITH_INPUT)
     assert stage.orders() == [fx.FetchInputs(fence(1), (f"{SHA}.png",))]
     stage.silence(500)
     assert stage.effects(fx.KillEngine) == [], "silence is not the engine's"
@@ -141,7 +127,7 @@ def test_inputs_are_fetched_before_the_engine_has_the_job():
 
 def test_a_cancel_meanwhile_touches_no_engine():
     stage = far().idle()
-    stage.run(1, body=encode_spec(SPEC))
+    stage.run(1, body=WITH_INPUT)
     stage.cancel(1)
     assert stage.orders() == [fx.Revoke(fence(1)), fx.RemoveDir("j1", fence(1))]
     assert stage.sent(m.Cancelled)
@@ -152,10 +138,10 @@ def test_a_cancel_meanwhile_touches_no_engine():
 
 def test_inputs_that_are_gone_fail_the_job_and_others_hand_it_back():
     stage = far().idle()
-    stage.run(1, body=encode_spec(SPEC))
+    stage.run(1, body=WITH_INPUT)
     stage.fetched(1, "the edge keeps it no longer", gone=True)
     assert [message.kind for message in stage.sent(m.Failed)] == ["invalid_input"]
-    stage.run(2, body=encode_spec(SPEC))
+    stage.run(2, body=WITH_INPUT)
     stage.fetched(2, "the edge cannot be asked")
     (refused,) = stage.sent(m.Refused)
     assert "the edge cannot be asked" in refused.reason
@@ -164,7 +150,7 @@ def test_inputs_that_are_gone_fail_the_job_and_others_hand_it_back():
 
 def test_an_engine_that_ends_meanwhile_hands_the_job_back():
     stage = far().idle()
-    stage.run(1, body=encode_spec(SPEC))
+    stage.run(1, body=WITH_INPUT)
     stage.exited()
     assert stage.sent(m.Refused)
     assert fx.Revoke(fence(1)) in stage.out
@@ -172,7 +158,7 @@ def test_an_engine_that_ends_meanwhile_hands_the_job_back():
 
 def test_a_stop_meanwhile_hands_the_job_back():
     stage = far(stop_grace_s=30).idle()
-    stage.run(1, body=encode_spec(SPEC))
+    stage.run(1, body=WITH_INPUT)
     stage.end()
     assert stage.sent(m.Refused)
     assert stage.sent(m.Goodbye)

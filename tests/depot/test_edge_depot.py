@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from msgspec.structs import replace
 from broker.depot import tokens
 from tests.depot.conftest import CLIP, WORKER, FarEdge, Place, http_depot, never
 from tests.support.waiting import wait_until
+from workers.agent.dirs import WorkerDirs
+from workers.agent.worker_files import WorkerFiles
 from workers.depot.depot import NotNow
 from workers.depot.input_cache import InputCache
 from workers.depot.transfers import Put, Transfers
@@ -169,6 +172,17 @@ def test_a_put_that_runs_out_of_time_says_why(there: Place, tmp_path: Path) -> N
         assert "must have the SHA-256 that was signed" in outcome.fault
     finally:
         transfers.close()
+
+
+def test_a_new_agent_removes_what_one_before_it_left(there: Place, tmp_path: Path) -> None:
+    dirs = WorkerDirs(artefacts=str(tmp_path / "a"), spool=str(tmp_path / "s" / "cpu-0"), inputs=str(tmp_path / "i"))
+    left = [tmp_path / "s/cpu-0/job/7", tmp_path / "s/cpu-1/job/8", *(tmp_path / "a/.checkpoints" / n for n in "xy")]
+    for directory in left:
+        directory.mkdir(parents=True)
+    os.utime(left[2], (time.time() - 2 * 86_400,) * 2)
+    transfers = Transfers(there.depot, InputCache(tmp_path / "i", 1000))
+    WorkerFiles(dirs, transfers).close()
+    assert [directory.exists() for directory in left] == [False, True, False, True]
 
 
 def test_the_cache_lets_the_oldest_go_and_nothing_in_use(tmp_path: Path) -> None:

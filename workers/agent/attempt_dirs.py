@@ -31,6 +31,15 @@ def remove_checkpoints(artefacts: Path, job_id: str) -> None:
         shutil.rmtree(checkpoint_dir(artefacts, job_id))
 
 
+def remove_old_checkpoints(artefacts: Path, before: float) -> None:
+    """Remove the checkpoints of jobs that were written last before this Unix time; those that cannot be removed stay."""
+    with contextlib.suppress(FileNotFoundError):
+        for directory in (artefacts / CHECKPOINTS).iterdir():
+            with contextlib.suppress(OSError):
+                if directory.stat(follow_symlinks=False).st_mtime < before:
+                    shutil.rmtree(directory)
+
+
 def make(artefacts: Path, job_id: str, fence: int) -> Path:
     """Make the attempt's directory, empty, with mode 0755. Raises `OSError` or `ValueError`."""
     target = attempt_dir(artefacts, job_id, fence)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from workers.agent.dirs import WorkerDirs
 from workers.depot.depot import DepotFile
 from workers.depot.transfers import Discard, Fetch, Put, PutExtra, Transfers
 from workers.supervisor.agent_policy import AgentPolicy
+
+_CHECKPOINTS_KEPT_S = 86_400.0
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,8 @@ class WorkerFiles:
         self._shown: set[Path] = set()
         if transfers is not None:
             shutil.rmtree(self._out_root, ignore_errors=True)
+            # No edge of this machine looks after them, and their jobs may have ended elsewhere.
+            attempt_dirs.remove_old_checkpoints(self._artefacts, time.time() - _CHECKPOINTS_KEPT_S)
 
     def make_dir(self, job_id: str, fence: int) -> None:
         """Make the directory of an attempt. Raises `OSError`, `ValueError`."""
