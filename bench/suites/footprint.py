@@ -113,6 +113,8 @@ class Line:
         found = NOTHING if lookup is None else look_up(self._journal, lookup, self._now)
         work = self._executor
         work.carry_out(self._core.receive(peer, decoded, self._now, found))
+        if self._core.state.changed:
+            work.carry_out(self._core.tell_watchers())
         if work.durable:
             work.durable = False
             self.rows += self._journal.commit(lazy=False)

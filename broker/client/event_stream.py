@@ -47,7 +47,7 @@ class EventStream:
             self._on_gap()
 
     def take(self, event: m.Event | m.JobsDeleted) -> None:
-        """Hand an event on. Raises what a callback raises."""
+        """Hand an event on. Raises what a callback raises, once the others were called."""
         gap = self._seq is not None and event.seq != self._seq + 1
         self._seq = event.seq
         if gap and self._on_gap is not None:
@@ -56,4 +56,16 @@ class EventStream:
             if self._on_gone is not None:
                 self._on_gone(event.job_ids)
         elif self._on_event is not None:
-            self._on_event(codec.job_view(event.body))
+            _each(self._on_event, codec.job_views(event.body))
+
+
+def _each(callback: Callable[[m.JobView], None], views: list[m.JobView]) -> None:
+    """Call it with each view. Raises what it raised first, at the end: the other views come only once."""
+    failed: Exception | None = None
+    for view in views:
+        try:
+            callback(view)
+        except Exception as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed

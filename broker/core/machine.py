@@ -7,7 +7,8 @@ raised before anything has changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from math import inf
 from typing import get_args
 
@@ -25,6 +26,9 @@ from broker.wire.load import LOAD_PERIOD_S
 from broker.wire.terms import JobState
 
 __all__ = ["Core", "Policy"]
+
+#: Jobs told of in one event, at most: their results may be as large as a worker's message.
+EVENT_JOBS = 64
 
 _FROM_AGENT = frozenset(get_args(m.FromAgent))
 
@@ -129,6 +133,25 @@ class Core:
             state.trusts_fresh = False
             state.deadlines.set(timers.FRESH, now + timers.FRESH_S)
 
+    def tell_watchers(self) -> list[Effect]:
+        """Send watchers what has changed since the last call, each job once, as it is now. To be called once a pass, before its commit."""
+        state = self.state
+        watchers = state.watchers
+        # Deletions first: a deleted job is not among the changed ones, but another of its id may be.
+        if state.gone:
+            gone, state.gone = tuple(state.gone), []
+            for peer in watchers:
+                watchers[peer] += 1
+                state.send(peer, m.JobsDeleted(seq=watchers[peer], job_ids=gone))
+        changed, state.changed = state.changed.values(), {}
+        for jobs in _portions(changed) if len(changed) > EVENT_JOBS else (changed,) if changed else ():
+            body = codec.encode_body([views.job_view(state, job, self.now) for job in jobs])
+            for peer in watchers:
+                watchers[peer] += 1
+                state.send(peer, m.Event(seq=watchers[peer], body=body))
+        effects, state.effects = state.effects, []
+        return effects
+
     def committed(self) -> None:
         """Note that all effects so far are on disk; drop old final jobs from memory."""
         self.state.committed()
@@ -167,30 +190,14 @@ class Core:
     # ------------------------------------------------------------ inside
 
     def finish_pass(self) -> list[Effect]:
-        """Grant waiting jobs, send events to watchers, hand out the effects."""
+        """Grant waiting jobs, hand out the effects."""
         state = self.state
         if state.pool.free and state.counts[JobState.QUEUED]:
             grant_all(state, self.now)
         if state.policy.preempt:
             preempting.consider(state, self.now)
-        if state.changed or state.gone:
-            self._tell_watchers()
         effects, state.effects = state.effects, []
         return effects
-
-    def _tell_watchers(self) -> None:
-        state = self.state
-        changed, state.changed = state.changed, {}
-        for job in changed.values():
-            body = codec.encode_body(views.job_view(state, job, self.now))
-            for peer, seq in state.watchers.items():
-                state.watchers[peer] = seq + 1
-                state.send(peer, m.Event(seq=seq + 1, body=body))
-        gone, state.gone = state.gone, []
-        if gone:
-            for peer, seq in state.watchers.items():
-                state.watchers[peer] = seq + 1
-                state.send(peer, m.JobsDeleted(seq=seq + 1, job_ids=tuple(gone)))
 
     def _from_edge(self, peer: bytes, message: m.Message | PeerGone, found: Found) -> None:
         state, now = self.state, self.now
@@ -256,6 +263,13 @@ class Core:
                 reports.cancelled(state, worker, message, found, now)
             case m.Goodbye():
                 reports.goodbye(state, worker, message, now)
+
+
+def _portions(changed: Iterable[Job]) -> Iterator[list[Job]]:
+    """`EVENT_JOBS` of them after another."""
+    rest = iter(changed)
+    while portion := [*islice(rest, EVENT_JOBS)]:
+        yield portion
 
 
 def _had_begun(job: Job) -> bool:

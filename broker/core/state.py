@@ -320,7 +320,7 @@ class State:
     # ------------------------------------------------------------ watching
 
     def note_change(self, job: Job) -> None:
-        """Give a job that has changed a new revision; watchers get an event when this pass is over."""
+        """Give a job that has changed a new revision; watchers are told at the end of the pass."""
         self._revisions += 1
         job.revision = self._revisions
         if self.watchers:
@@ -347,6 +347,7 @@ class State:
         self.jobs.pop(job.id, None)
         self.effects.append(RecordDeleted(job.id))
         if self.watchers:
+            self.changed.pop(job.id, None)
             self.gone.append(job.id)
 
     def committed(self) -> None:

@@ -173,7 +173,7 @@ def subject(error: Exception) -> tuple[str, Delivery | None]:
 
 
 def _gave_out_work(error: Exception) -> bool:
-    """Whether it was raised behind the handler, where every call gives out work and tells the watchers."""
+    """Whether it was raised behind the handler, where every call gives out work."""
     behind = (Core.finish_pass.__code__, with_spec.__code__)
     return any(frame.f_code in behind for frame in _frames(error))
 

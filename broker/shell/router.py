@@ -265,9 +265,14 @@ class Router:
     # ------------------------------------------------------------ out
 
     def _commit_and_send(self, now: float) -> None:
-        """Commit, send, tell the core who could not be reached, and again for what that caused."""
+        """Tell watchers what has changed, commit, send, tell the core who could not be reached, and again for what that caused."""
         work = self._executor
-        while not work.idle:
+        while True:
+            state = self._core.state
+            if state.changed or state.gone:
+                self._attempt(self._core.tell_watchers, now)
+            if work.idle:
+                return
             early, work.early = work.early, []
             sends, work.sends = work.sends, []
             gone: dict[bytes, None] = {}

@@ -355,10 +355,10 @@ class SetAsideSettled(Message, frozen=True, kw_only=True, tag="set_aside_settled
 
 
 class Event(Message, frozen=True, kw_only=True, tag="event"):
-    """A job changed. A gap in `seq` means: events were lost, ask again."""
+    """Jobs changed. A gap in `seq` means: events were lost, ask again."""
 
     seq: int
-    #: Its `JobView` without spec bytes and history.
+    #: A list of `JobView`, each without spec bytes and history, no job twice.
     body: bytes
 
 
@@ -370,7 +370,7 @@ class Forgotten(Message, frozen=True, kw_only=True, tag="forgotten"):
 
 
 class JobsDeleted(Message, frozen=True, kw_only=True, tag="gone"):
-    """The records of these jobs were deleted: to watchers, numbered among the `Event`s."""
+    """The records of these jobs were deleted: to watchers, numbered among the `Event`s. A later one may tell of another job of the id."""
 
     seq: int
     job_ids: tuple[Id, ...]

@@ -312,25 +312,6 @@ def test_timers_that_move_often_take_no_room():
     assert list(timers.due(1e9)) == [("worker", "w")]
 
 
-def test_watchers_hear_of_every_change_with_a_number_and_hear_no_more_after_leaving():
-    desk = CoreHarness()
-    base = desk.ask(m.Watch(req=1), m.Watching).seq
-    desk.hello("w1")
-    desk.submit("a")
-    desk.start("w1", "a")
-    fence = desk.job("a").fence
-    seqs = [e.seq for e in sent(desk.effects, m.Event)]
-    for step in (1, 2):
-        held = m.Held(job_id="a", fence=fence, phase="denoise", step=step, total=2)
-        seqs += [e.seq for e in sent(desk.beat("w1", held, seen=fence), m.Event)]
-    assert seqs == [base + 2, base + 3, base + 4]
-    assert not sent(desk.beat("w1", held, seen=fence), m.Event)  # nothing changed
-    assert desk.ask(m.Watch(req=2), m.Watching).seq == base + 4
-    desk.ask(m.Watch(req=3, on=False), m.Watching)
-    assert not sent(desk.finish("w1", "a"), m.Event)
-    assert desk.ask(m.Watch(req=4), m.Watching).seq > base + 4
-
-
 def test_a_drained_worker_leaves_the_pool_with_goodbye():
     desk = CoreHarness()
     desk.hello("w1")

@@ -47,6 +47,7 @@ class _View(msgspec.Struct):
 
 
 _view = msgspec.msgpack.Decoder(_View).decode
+_views = msgspec.msgpack.Decoder(list[_View]).decode
 
 
 def require(holds: bool, rule: str, *details: object) -> None:
@@ -302,19 +303,28 @@ class Checker:
                     done = job.fence > fence or job.final or job.waiting
                 require(done, "a result is acknowledged when it is on disk", job_id, short(fence))
 
-    def _to_edge(self, frame: bytes) -> None:
-        message = codec.to_edge(frame)
-        about_job = isinstance(message, m.Accepted | m.JobReply | m.CancelReply | m.ControlReply | m.Event)
-        view = _view(message.body) if about_job and message.body else None
-        if view is not None and view.id in self.deleted_ids and view.id not in self.disk:
-            return  # it was there when the answer was written, and is told to be gone right behind
-        if view is not None and view.state in ("succeeded", "failed", "cancelled"):
+    def _end_is_on_disk(self, view: _View) -> None:
+        if view.state in ("succeeded", "failed", "cancelled"):
             job = self.disk.get(view.id)
             same = job is not None and (job.state, job.fence) == (view.state, view.fence)
             # The id of a deleted job may be another's by now.
             another = job is not None and view.id in self.deleted_ids and job.revision > view.revision
             require(same or another, "an end is told when it is on disk", view.id, view.state)
+
+    def _to_edge(self, frame: bytes) -> None:
+        message = codec.to_edge(frame)
+        about_job = isinstance(message, m.Accepted | m.JobReply | m.CancelReply | m.ControlReply)
+        view = _view(message.body) if about_job and message.body else None
+        if view is not None and view.id in self.deleted_ids and view.id not in self.disk:
+            return  # it was there when the answer was written, and is told to be gone right behind
+        if view is not None:
+            self._end_is_on_disk(view)
         match message:
+            case m.Event():
+                shown = _views(message.body)
+                require(len({one.id for one in shown}) == len(shown), "a job is told of once in an event")
+                for one in shown:
+                    self._end_is_on_disk(one)
             case m.Deliveries():
                 for claim in codec.hook_claims(message.body):
                     delivery = self.deliveries.get(claim.number)

@@ -149,7 +149,8 @@ class Edge:
             self._gap()
         self._seq = event.seq
         if isinstance(event, m.Event):
-            self.view(codec.job_view(event.body))
+            for view in codec.job_views(event.body):
+                self.view(view)
             self.courier.wake()
         else:
             for job_id in event.job_ids:

@@ -304,7 +304,7 @@ ALL: tuple[Mutation, ...] = (
     ),
     Mutation("no-tenant-limit", "a tenant has its share of workers", ((Tenants, "may_start", constant(True)),)),
     Mutation("wrong-worker", "a pinned job runs where it was pinned", ((placement, "fits", constant(True)),)),
-    Mutation("silent-watch", "every change is told to watchers", ((Core, "_tell_watchers", nothing),)),
+    Mutation("silent-watch", "every change is told to watchers", ((Core, "tell_watchers", constant([])),)),
     Mutation(
         "result-said-once",
         "a result is said until it is acknowledged",

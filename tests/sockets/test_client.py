@@ -9,6 +9,7 @@ import zmq
 
 from broker.client import errors
 from broker.client.client import BrokerClient
+from broker.client.event_stream import EventStream
 from broker.core.policy import Policy
 from broker.shell.journal import queries
 from broker.wire import codec
@@ -319,6 +320,23 @@ async def test_a_callback_that_fails_does_not_deafen_the_client(tmp_path, run_di
             await client.submit(a_job(f"job-{number}"))
         await eventually(lambda: len(seen) == 20)
         assert len(reported) == 20
+
+
+def test_a_callback_that_fails_over_one_job_is_called_with_the_others_of_the_event():
+    seen: list[str] = []
+
+    def fail_over_the_first(view: m.JobView) -> None:
+        seen.append(view.id)
+        if view.id == "job-1":
+            raise RuntimeError("the caller's bug")
+
+    views = [
+        m.JobView(id=f"job-{n}", state="queued", submission=m.Submission(model="demo"), revision=n) for n in (1, 2)
+    ]
+    stream = EventStream(fail_over_the_first, None, None)
+    with pytest.raises(RuntimeError, match="the caller's bug"):
+        stream.take(m.Event(seq=1, body=codec.encode_body(views)))
+    assert seen == ["job-1", "job-2"]
 
 
 @in_loop

@@ -298,6 +298,35 @@ def test_a_peer_that_cannot_be_reached_gets_no_more_and_the_core_is_told(bench):
     assert bench.sent(peer=b"fslow") == []
 
 
+def test_each_watcher_gets_one_event_a_pass_after_its_commit(bench):
+    bench.join()
+    for watcher in (b"edge-1", b"edge-2"):
+        bench.edge(m.Watch(req=1), peer=watcher)
+    bench.run()
+    bench.log.clear()
+    for number in range(3):
+        bench.edge(a_job(f"job-{number}"))
+    bench.run()
+    for watcher in (b"fedge-1", b"fedge-2"):
+        (event,) = [message for message in bench.sent(peer=watcher) if isinstance(message, m.Event)]
+        assert [view.id for view in codec.job_views(event.body)] == ["job-0", "job-1", "job-2"]
+    assert bench.log.index("commit") < bench.log.index("send")
+
+
+def test_a_job_that_is_deleted_and_comes_again_in_one_pass_is_there_for_watchers(bench):
+    bench.edge(m.Watch(req=1))
+    bench.edge(a_job("job-1"))
+    bench.run()
+    bench.wires.deliveries.clear()
+    bench.edge(m.CancelJob(req=2, job_id="job-1"))
+    bench.edge(m.ForgetJobs(req=3, job_ids=("job-1",)))
+    bench.edge(a_job("job-1"))
+    bench.run()
+    gone, event = bench.sent(m.Event | m.JobsDeleted)
+    assert gone == m.JobsDeleted(seq=event.seq - 1, job_ids=("job-1",))
+    assert [(view.id, view.state) for view in codec.job_views(event.body)] == [("job-1", "queued")]
+
+
 def test_equal_routing_ids_of_the_two_sockets_are_two_peers(bench):
     bench.join(peer=b"same")
     bench.edge(m.GetPool(req=1), peer=b"same")
