@@ -264,8 +264,8 @@ class JobService:
             worker = await self._broker.undrain_worker(name) if _is_worker_name(name) else None
         if worker is None:
             message = (
-                f"worker: {shown(name)} is not there, or has left; a worker that has left comes back when its supervisor"
-                " (python -m workers) is started again"
+                f"worker: {shown(name)} is not there, or has left; SIGUSR1 to its supervisor (python -m workers) starts"
+                " those again that were drained"
             )
             raise EdgeError("not_found", message, param="worker", value=name, place="path")
         return worker

@@ -153,6 +153,20 @@ def test_drained_workers_are_not_started_again(supervised: Supervised, broker: B
     assert supervised.wait(60) == EXIT_LEFT
 
 
+def test_a_drained_worker_is_started_again_on_a_signal(supervised: Supervised, broker: BrokerSide) -> None:
+    before = broker.peers["cpu-0"]
+    broker.send("cpu-0", m.Drain())
+    broker.expect(m.Goodbye, "cpu-0")
+
+    def is_back() -> bool:
+        # Until it has ended, the signal finds nothing to start.
+        supervised.send_signal(signal.SIGUSR1)
+        broker.pump()
+        return broker.peers["cpu-0"] != before
+
+    wait_until(is_back, 60, "cpu-0 again")
+
+
 def test_workers_that_the_broker_refuses_end_the_supervisor(supervised: Supervised, broker: BrokerSide) -> None:
     for name in NAMES:
         broker.send(name, m.WorkerRejected(reason="its name is not its key's"))

@@ -3,7 +3,7 @@
 - An agent that dies is started again with back-off (`restart`); the engine it leaves behind is killed first, with all that this started,
   so that its GPU is free.
 - One whose name another process took yields: it waits, takes the name only from nobody, and yields no more once it has it.
-- One that leaves on purpose (`exits`) is not: when all have, so does the supervisor.
+- One that leaves on purpose (`exits`) is not: when all have, so does the supervisor. SIGUSR1 starts those that were drained again.
 - A stop is passed on as SIGTERM; what is still there after `STOP_S` is killed. honcho kills its children after five seconds, so
   this must be less. If the supervisor itself dies, the links close and the agents leave.
 - When no worker ever got its model into memory and each has failed twice, the fault is in the settings: the supervisor says so and
@@ -55,6 +55,9 @@ _GOOD_LIFE_S = 60.0
 
 #: Failures to load, of each worker, that end the supervisor if no worker ever succeeded.
 _HOPELESS = 2
+
+#: Starts drained workers again.
+_BACK_SIGNAL = signal.SIGUSR1
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -222,6 +225,12 @@ class AgentProcess:
         self.trouble = text
         logger.error("worker in trouble", extra={"action": Action.TROUBLE, "worker": self.config.name, "detail": text})
 
+    def come_back(self, now: float) -> None:
+        """Start it again if it was drained."""
+        if self.left == EXIT_LEFT and not self._told_to_end:
+            self.left = None
+            self.start_at = now
+
     def terminate(self) -> None:
         """SIGTERM; never to be started again."""
         self.start_at = None
@@ -262,13 +271,16 @@ class Supervisor:
 
     def run(self) -> int:
         """Until all have left, or a signal says to stop. Returns the exit code."""
-        with caught((*_STOP_SIGNALS, signal.SIGCHLD)) as signals:
+        with caught((*_STOP_SIGNALS, _BACK_SIGNAL, signal.SIGCHLD)) as signals:
             try:
                 while self._serve():
                     self._wait(signals)
                     for number in signals.take():
                         if number in _STOP_SIGNALS:
                             self._stop(EXIT_LEFT, f"stopped by {number.name}")
+                        elif number == _BACK_SIGNAL:
+                            for agent in self.agents:
+                                agent.come_back(self._clock())
             finally:
                 for agent in self.agents:
                     agent.kill()
