@@ -24,6 +24,9 @@ _INTERMEDIATE, _STEPS_OF_INTERMEDIATE = "intermediate_timesteps", 2
 #: Ideogram's guidance, step by step.
 _OF_STEPS = "guidance_schedule"
 
+#: Fields that go to a parameter of their own name, as they are; where a pipeline has none, the client is told so.
+AS_NAMED = ("max_sequence_length",)
+
 #: Frames of the segments that Wan-Animate was trained on.
 _SEGMENT = 77
 
@@ -45,7 +48,7 @@ def call_arguments(pipe: Any, spec: JobSpec, seed: int, check: Callable[[], None
         "width": spec.width,
         "num_inference_steps": spec.num_inference_steps,
         "guidance_scale_2": spec.guidance_scale_2 if has_two_experts(pipe) else None,
-        "max_sequence_length": spec.max_sequence_length,
+        **{name: getattr(spec, name) for name in AS_NAMED},
         # Drawn on the CPU, the noise of a seed is the same on every device.
         "generator": torch.Generator("cpu").manual_seed(seed),
         # The size that was asked for, not the nearest of those that a model was trained on.

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from broker.wire.jobspec import JobSpec, ModelCard, steps_drawn
-from workers.engine.arguments import has_two_experts, steps_of_sizes
+from workers.engine.arguments import AS_NAMED, has_two_experts, steps_of_sizes
 from workers.engine.errors import InvalidInput
 from workers.models.pipeline_classes import FLOW_SHIFT, STEPS, is_extra
 
@@ -21,7 +21,7 @@ def without_effect(pipe: Any, card: ModelCard, spec: JobSpec) -> Iterator[str]:
         yield "prompt: this pipeline draws without one"
     asked = {
         "negative_prompt": spec.negative_prompt if spec.negative_prompt != usual.negative_prompt else None,
-        "max_sequence_length": spec.max_sequence_length,
+        **{name: getattr(spec, name) for name in AS_NAMED},
     }
     if spec.num_inference_steps != usual.num_inference_steps:
         yield from _steps_not_taken(pipe, takes, spec.num_inference_steps)

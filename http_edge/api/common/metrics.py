@@ -101,12 +101,8 @@ class _PoolCollector(Collector):
             workers.add_metric([state_name], states.count(state_name))
         yield workers
         yield from _worker_families(self.view.workers)
-        backlog = GaugeMetricFamily("zoetrope_queue_backlog_seconds", "Predicted GPU-seconds of work that waits.")
-        backlog.add_metric([], self.view.backlog_s)
-        yield backlog
-        aside = GaugeMetricFamily("zoetrope_set_aside", "Jobs that wait for the service's operator.")
-        aside.add_metric([], self.view.set_aside)
-        yield aside
+        for name, about, field in _POOL_GAUGES:
+            yield GaugeMetricFamily(name, about, value=getattr(self.view, field))
         errors = GaugeMetricFamily(
             "zoetrope_prediction_error_ratio",
             "How far predicted run times were off lately, as a share of what the jobs took.",
@@ -115,10 +111,14 @@ class _PoolCollector(Collector):
         for model, error in self.view.prediction_errors.items():
             errors.add_metric([model], error)
         yield errors
-        wait = GaugeMetricFamily("zoetrope_queue_wait_seconds", "Predicted wait of a job that came now.")
-        wait.add_metric([], self.view.wait_s)
-        yield wait
 
+
+#: Gauge, what it says, the field of the view that has it.
+_POOL_GAUGES = (
+    ("zoetrope_queue_backlog_seconds", "Predicted GPU-seconds of work that waits.", "backlog_s"),
+    ("zoetrope_queue_wait_seconds", "Predicted wait of a job that came now.", "wait_s"),
+    ("zoetrope_set_aside", "Jobs that wait for the service's operator.", "set_aside"),
+)
 
 #: Gauge, unit's factor, what it says, where it is; a negative value is one that is not known.
 _WORKER_GAUGES = (
