@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from broker.runtime.content_credentials import Signer
+from broker.runtime.credential_files import credential_files
+from broker.runtime.settings import CommonSettings
 from tests.support.waiting import wait_until
 from zoetrope import Client
 from zoetrope.cli import app
@@ -287,3 +290,42 @@ def test_programs_of_the_service_have_their_own_options(command, program):
     line = [sys.executable, "-m", "zoetrope", command, "--help"]
     done = subprocess.run(line, env=environ, capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.startswith(f"usage: {program} ")
+
+
+@pytest.mark.parametrize(
+    ("typing", "offered"),
+    [
+        ("serve --por", {"--port"}),
+        ("pull OWNER/NAME --d", {"--dry-run"}),
+        ("keys ", {"add", "list", "remove", "--help"}),
+        ("keys add --max-", {"--max-queued", "--max-running", "--max-priority"}),
+        ("bench load --see", {"--seed"}),
+    ],
+)
+def test_shells_complete_the_options_of_the_services_programs(typing, offered):
+    words = f"zoetrope {typing}"
+    asked = {"_ZOETROPE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), **asked}
+    code = "from zoetrope.cli.app import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=120)
+    assert set(done.stdout.split()) == offered, done.stderr
+
+
+def test_verify_says_whether_a_file_is_what_was_signed(at_service, typed, tmp_path):
+    files = credential_files(CommonSettings(home=str(tmp_path / "home"), content_credentials="on"))
+    plain, good, bad = (tmp_path / f"{name}.jpg" for name in ("plain", "good", "bad"))
+    Image.effect_noise((64, 48), 60).save(plain)
+    with open(plain, "rb") as source, open(good, "w+b") as out:
+        Signer(files, "9").sign(source, out, "image/jpeg")
+    changed = bytearray(good.read_bytes())
+    changed[-30] ^= 1
+    bad.write_bytes(changed)
+
+    code, out, _ = typed("verify", str(good))
+    shown = dict(line.split(maxsplit=1) for line in out)
+    assert (code, shown["state"].split(":")[0], shown["program"]) == (0, "untrusted", "Zoetrope 9")
+    code, out, _ = typed("verify", "--json", str(good), str(bad))
+    assert (code, [json.loads(line)["state"] for line in out]) == (1, ["untrusted", "invalid"])
+    code, _, err = typed("verify", str(plain))
+    assert (code, len(err)) == (2, 1)
+    assert "holds no content credentials" in err[0]
