@@ -34,6 +34,7 @@ OPTIONS = {
             "usage_keep_days",
             "draft_expires_s",
             "preempt",
+            "preempt_delay",
         ]
     ),
     "workers": frozenset(
