@@ -19,6 +19,7 @@ from workers.agent import effects as fx
 from workers.agent import invariants
 from workers.agent.clock import AwakeClock
 from workers.agent.core import AgentCore, Identity
+from workers.agent.dirs import WorkerDirs
 from workers.ipc.messages import PostprocessBegun, RunJob, Setup
 from workers.supervisor.agent_policy import AgentPolicy
 
@@ -74,7 +75,7 @@ class WorkerProcess:
             boot=f"{self.name}-{self.boots}",
             info=m.WorkerInfo(models=cards),
             setup=Setup(models=cards, preload=cards[0].name, device="cpu"),
-            artefacts="/a",
+            dirs=WorkerDirs(artefacts="/a"),
         )
         self.clock = AwakeClock(self.timeline.clock)
         self.core = AgentCore(identity, POLICY, self.clock.now())
