@@ -1,0 +1,218 @@
+"""What `deploy/` ships, checked with the tools of those who will run it: what they refuse, and what this service does not know."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from helm_python import Chart
+from helm_python.chart import lint
+from helm_python.errors import HelmError
+
+from bench.harness.process import ROOT
+from broker.runtime.environment import unknown
+from broker.runtime.settings import CommonSettings
+
+DEPLOY = ROOT / "deploy"
+CHART = DEPLOY / "helm" / "zoetrope"
+
+VALUES: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "everything": {
+        "config": '[broker]\nqueue_limit = 100\n\n[models.wan]\npath = "/models/wan"\n',
+        "service": {"type": "LoadBalancer", "keysSecret": "keys", "publicUrl": "https://video.example.org"},
+        "storage": {"size": "1Ti", "storageClass": "fast"},
+        "ingress": {"enabled": True, "className": "nginx", "tlsSecret": "tls"},
+        "monitoring": {"serviceMonitor": True, "rules": True, "dashboard": True, "labels": {"release": "prometheus"}},
+        "networkPolicy": {"from": [{"namespaceSelector": {}}]},
+        "image": {"pullSecrets": [{"name": "registry"}]},
+    },
+    "pools": {
+        "curve": {"secret": "keys", "peers": ["workers", "node-2"]},
+        "pools": [
+            {
+                "name": "h100",
+                "replicas": 2,
+                "gpus": 8,
+                "model": "/models/wan",
+                "modelsClaim": "models",
+                "env": [{"name": "A", "value": "b"}],
+                "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+                "nodeSelector": {"gpu": "h100"},
+            },
+            {
+                "name": "scaled",
+                "gpus": 1,
+                "autoscaling": {
+                    "enabled": True,
+                    "min": 0,
+                    "max": 8,
+                    "targetWaitSeconds": 90,
+                    "cooldownSeconds": 600,
+                    "model": "Wan2.2",
+                },
+            },
+        ],
+    },
+    "cpu": {"pools": [{"name": "cpu", "replicas": 1, "gpus": 0}], "networkPolicy": {"enabled": False}},
+}
+
+
+def manifests(values: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the chart makes of these values, as `helm template` would."""
+    with Chart.load(CHART) as chart:
+        rendered = chart.render(values=values, name="studio", namespace="video")
+    return [
+        document
+        for name, text in rendered.items()
+        if name.endswith(".yaml")
+        for document in yaml.safe_load_all(text)
+        if document is not None
+    ]
+
+
+def of_kind(found: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [document for document in found if document["kind"] == kind]
+
+
+@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
+def test_the_chart_makes_what_kubernetes_takes(values):
+    judged = lint(CHART, values, strict=True)
+    assert judged["errors"] == []
+    assert [message for message in judged["messages"] if message["severity"] > 1] == []
+    for document in manifests(values):
+        if document["apiVersion"].split("/")[0] not in {"keda.sh", "monitoring.coreos.com"}:
+            kubernetes_validate.validate(document, "1.30", strict=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"pool": []}, "pool"),
+        ({"pools": [{"name": "UPPER"}]}, "name"),
+        ({"pools": [{"name": "a", "gpus": "one"}]}, "gpus"),
+        ({"service": {"publicUrl": "video.example.org"}}, "publicUrl"),
+        ({"curve": {"secret": "", "peers": []}}, "curve"),
+    ],
+)
+def test_values_that_would_do_nothing_are_refused_by_name(values, named):
+    with pytest.raises(HelmError, match=named):
+        manifests(values)
+
+
+def test_a_pod_has_the_time_that_its_workers_need_to_hand_jobs_back():
+    for deployment in of_kind(manifests(VALUES["pools"]), "Deployment"):
+        pod = deployment["spec"]["template"]["spec"]
+        given = {entry["name"]: entry.get("value") for entry in pod["containers"][0]["env"]}
+        assert pod["terminationGracePeriodSeconds"] >= float(given["ZOETROPE_STOP_GRACE_S"]) + 5
+
+
+def test_a_pool_that_is_scaled_is_not_given_a_size_and_asks_for_its_own_backlog():
+    found = manifests(VALUES["pools"])
+    sizes = {one["metadata"]["name"]: one["spec"].get("replicas") for one in of_kind(found, "Deployment")}
+    assert sizes == {"studio-zoetrope-h100": 2, "studio-zoetrope-scaled": None}
+    (scaled,) = of_kind(found, "ScaledObject")
+    assert scaled["spec"]["scaleTargetRef"] == {"name": "studio-zoetrope-scaled"}
+    (trigger,) = scaled["spec"]["triggers"]
+    assert trigger["metadata"]["valueLocation"] == r"queue.backlog_by_model.Wan2\.2"
+    services = {one["metadata"]["name"]: one for one in of_kind(found, "Service")}
+    assert trigger["metadata"]["url"] == "http://studio-zoetrope.video.svc:8000/v1/workers"
+    assert "studio-zoetrope" in services
+
+
+def test_workers_call_services_that_exist_and_the_edge_knows_its_names():
+    found = manifests({})
+    ports = {one["metadata"]["name"]: one["spec"]["ports"][0]["port"] for one in of_kind(found, "Service")}
+    (worker,) = of_kind(found, "Deployment")
+    given = {one["name"]: one.get("value") for one in worker["spec"]["template"]["spec"]["containers"][0]["env"]}
+    for address in (given["ZOETROPE_BACK"], given["ZOETROPE_DEPOT"]):
+        host, port = address.split("//")[1].split(":")
+        assert ports[host] == int(port)
+    (service,) = of_kind(found, "StatefulSet")
+    edge = {one["name"]: one.get("value") for one in service["spec"]["template"]["spec"]["containers"][1]["env"]}
+    assert given["ZOETROPE_DEPOT"].split("//")[1].split(":")[0] in edge["ZOETROPE_ALLOWED_HOSTS"].split(",")
+
+
+def test_rules_and_dashboard_of_the_chart_are_those_of_the_repository():
+    found = manifests(VALUES["everything"])
+    (rule,) = of_kind(found, "PrometheusRule")
+    assert rule["spec"] == yaml.safe_load((DEPLOY / "prometheus" / "rules.yml").read_text())
+    (dashboard,) = [one for one in of_kind(found, "ConfigMap") if one["metadata"]["name"].endswith("dashboard")]
+    assert dashboard["data"]["zoetrope.json"].strip() == (DEPLOY / "grafana" / "zoetrope.json").read_text().strip()
+
+
+def test_every_variable_is_one_that_some_process_reads():
+    # A process that meets another in its environment does not start.
+    for path in DEPLOY.rglob("*"):
+        if path.is_file() and path.suffix != ".json":
+            named = re.findall(r"\bZOETROPE_[A-Z0-9_]+", path.read_text())
+            assert unknown(dict.fromkeys(named, ""), CommonSettings.__struct_fields__) == "", path.relative_to(ROOT)
+
+
+def test_the_images_have_what_they_copy_and_install():
+    text = (DEPLOY / "docker" / "Dockerfile").read_text()
+    allowed = (DEPLOY / "docker" / "Dockerfile.dockerignore").read_text().splitlines()
+    for line in re.findall(r"^COPY (?!--from)(.+)$", text, re.M):
+        for name in line.split()[:-1]:
+            assert (ROOT / name).exists()
+            assert f"!{name}" in allowed
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for names in re.findall(r"'\.\[(.+?)\]'", text):
+        assert set(names.split(",")) <= set(extras)
+    ran = subprocess.run(
+        [Path(sys.executable).with_name("hadolint"), DEPLOY / "docker" / "Dockerfile"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout) == (0, "")
+
+
+def test_compose_names_what_it_has():
+    found = yaml.safe_load((DEPLOY / "docker" / "compose.yaml").read_text())
+    targets = set(re.findall(r"^FROM \S+ AS (\S+)", (DEPLOY / "docker" / "Dockerfile").read_text(), re.M))
+    for name, service in found["services"].items():
+        assert service["build"]["target"] in targets, name
+        assert set(service.get("depends_on", [])) <= set(found["services"])
+        named = {volume.split(":")[0] for volume in service["volumes"] if volume[0].isalpha()}
+        assert named <= set(found["volumes"])
+    assert {tuple(service.get("profiles", ())) for service in found["services"].values()} == {(), ("gpu",), ("cpu",)}
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd here to ask")
+def test_systemd_takes_the_units(tmp_path):
+    for unit in (DEPLOY / "systemd").iterdir():
+        text = unit.read_text().replace("/opt/zoetrope/.venv/bin/python", sys.executable)
+        (tmp_path / unit.name).write_text(text)
+    command = ["systemd-analyze", "verify", "--man=no", *sorted(map(str, tmp_path.iterdir()))]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_the_slurm_recipe_is_a_shell_script_that_says_what_it_lacks():
+    script = DEPLOY / "slurm" / "workers.sbatch"
+    ran = subprocess.run(["bash", script], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False)
+    assert ran.returncode != 0
+    assert "ZOETROPE_BACK" in ran.stderr
+    yaml.safe_load((DEPLOY / "skypilot" / "workers.yaml").read_text())
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="there is no nginx here to ask")
+def test_nginx_takes_its_example(tmp_path):
+    text = (DEPLOY / "proxy" / "nginx.conf").read_text()
+    text = re.sub(r"listen 443 ssl;|ssl_certificate.*", "", text).replace("server {\n", "server {\n listen 8443;\n", 1)
+    (tmp_path / "nginx.conf").write_text(
+        f"events {{}}\npid {tmp_path}/pid;\nerror_log stderr;\nhttp {{\naccess_log off;\n{text}\n}}\n"
+    )
+    ran = subprocess.run(
+        ["nginx", "-t", "-p", tmp_path, "-c", tmp_path / "nginx.conf"], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
