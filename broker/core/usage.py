@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from broker.core.jobs import Cause, Job
+from broker.wire.messages import HistoryEntry
 from broker.wire.terms import JobState
 
 #: How an attempt ends whose work is in the result, or in a checkpoint that the job goes on from.
@@ -15,13 +16,16 @@ def gpu_seconds(job: Job) -> tuple[float, float]:
     Seconds from a start to the end of that attempt, on as many GPUs as the job asked for. Waiting and being parked cost nothing.
     """
     kept = lost = 0.0
-    began = -1.0
+    began, attempt = -1.0, 0
     for entry in job.history:
         if entry.target == JobState.RUNNING:
-            if began < 0:
-                began = entry.at
-        elif began >= 0:
-            if entry.cause in _KEPT:
+            if began < 0 or entry.source != JobState.RUNNING:
+                began, attempt = entry.at, entry.attempt
+        elif began >= 0 and _ends(entry):
+            # Where the history was cut, the end may be that of a later attempt: nothing is known of what lies between.
+            if entry.attempt != attempt:
+                pass
+            elif entry.cause in _KEPT:
                 kept += entry.at - began
             else:
                 lost += entry.at - began
@@ -30,3 +34,8 @@ def gpu_seconds(job: Job) -> tuple[float, float]:
     if job.state is not JobState.SUCCEEDED:
         return 0.0, (kept + lost) * gpus
     return kept * gpus, lost * gpus
+
+
+def _ends(entry: HistoryEntry) -> bool:
+    """Whether an attempt that ran was over with this move."""
+    return entry.source == JobState.RUNNING

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.core.jobs import Cause, Job
+from broker.core.jobs import MAX_HISTORY, Cause, Job
 from broker.core.usage import gpu_seconds
 from broker.testing import submission
 
@@ -35,3 +35,22 @@ def test_gpu_seconds_are_of_attempts_and_no_waiting(moves, expected, gpus):
     for cause, at in moves:
         job.move(cause, at)
     assert gpu_seconds(job) == (expected[0] * gpus, expected[1] * gpus)
+
+
+@pytest.mark.parametrize("more", range(4))
+def test_time_parked_is_no_run_time_where_the_history_was_cut(more):
+    job = Job(id="a", submission=submission({}), body=b"")
+    job.move(C.SUBMITTED, 0.0)
+    for _ in range(more):
+        job.move(C.PROMISE_BROKEN, 0.0)
+    at = 0.0
+    for fence in range(1, 41):
+        for cause, after_s in ((C.DISPATCHED, 0.0), (C.STARTED, 0.0), (C.PAUSED, 1.0), (C.RESUMED, 100.0)):
+            at += after_s
+            if cause is C.STARTED:
+                job.fence = fence
+                job.begin_attempt(at)
+            job.move(cause, at)
+    job.move(C.CANCELLED, at)
+    assert len(job.history) == MAX_HISTORY
+    assert 10.0 < sum(gpu_seconds(job)) <= 40.0

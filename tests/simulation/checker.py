@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from broker.core.deliveries import LEASE_S, Delivery
-from broker.core.jobs import MAX_HISTORY, Job
+from broker.core.jobs import MAX_HISTORY, Cause, Job
 from broker.core.timers import FRESH_S
+from broker.core.usage import gpu_seconds
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
@@ -93,6 +94,8 @@ class Checker:
         self.handed_back: defaultdict[str, set[int]] = defaultdict(set)
         #: Attempts that their engine has parked.
         self.parks: set[int] = set()
+        #: Attempt -> numbers of steps that its agent said to be kept.
+        self.kept: defaultdict[int, set[int]] = defaultdict(set)
         self.files: set[tuple[str, int]] = set()
         #: When a fresh id was found on disk, last.
         self.taken_at: dict[str, float] = {}
@@ -122,6 +125,7 @@ class Checker:
             require(job.fence >= old.fence, "fences only rise", job.id, short(old.fence), short(job.fence))
             require(not old.stop or job.stop == old.stop, "a stop is not taken back", job.id, old.stop, job.stop)
             self._promise_stands(old, job)
+            self._parked_well(old, job)
             reason = job.losses == old.losses or self._may_lose(old)
             require(reason, "a worker is lost for a reason", job.id, job.history[-1].note)
         policy = self.world.plan.policy
@@ -138,6 +142,24 @@ class Checker:
             self._published(job)
         if job.id in self.cancels and job.final:
             require(job.state is not JobState.SUCCEEDED, "a cancelled job publishes nothing", job.id)
+
+    def _parked_well(self, old: Job, job: Job) -> None:
+        """Only for others, seldom, and never past what was promised; what it goes on from is what its attempts said since."""
+        said = (kept for fence, kept in self.kept.items() if old.fence <= fence <= job.fence)
+        known = job.kept == old.kept or any(job.kept in kept for kept in said)
+        require(known, "the newest checkpoint counts", job.id, old.kept, job.kept, short(job.fence))
+        if job.preemptions == old.preemptions:
+            return
+        self.world.count("preempted")
+        bounds, core = self.world.plan.policy.preempt_bounds, self.world.broker.core
+        require(job.preemptions <= bounds.most, "a job makes room so often at most", job.id, job.preemptions)
+        at, other = job.history[-1].at, core.state.jobs.get(job.yields_to)
+        if job.history[-1].cause != Cause.PARK_REQUESTED or other is None:
+            return
+        ran_s = at - job.started_at
+        require(old.preemptions == 0 or ran_s >= bounds.least_run_s, "who made room runs for a while", job.id, ran_s)
+        for by in (job.deadline_at, job.promise.ready_by if job.promise is not None else 0.0):
+            require(not by or at + other.cost <= by, "what is late makes no room", job.id, at, other.cost, by)
 
     def _promise_stands(self, old: Job, job: Job) -> None:
         """What was promised is promised still, or was told broken."""
@@ -511,6 +533,11 @@ class Checker:
         match message:
             case m.Heartbeat(held=held):
                 self.beaten |= {item.fence for item in held}
+                for item in held:
+                    self.kept[item.fence].add(item.kept)
+            case m.Refused(fence=fence, kept=kept) if kept:
+                self.kept[fence].add(kept)
+                self._handed_back(worker, message)
             case m.Failed(job_id=job_id, fence=fence, kind=kind):
                 self.failures[job_id].add(fence)
                 to_blame = {"engine_crashed": self.crashes, "hung": self.hung}.get(kind)
@@ -518,10 +545,18 @@ class Checker:
                 require(blamed, "who only stood by is not to blame", worker, job_id, short(fence), kind)
             case m.Finished(job_id=job_id, fence=fence):
                 self.finished.add((job_id, fence))
-            case m.Refused(job_id=job_id, fence=fence, reason=reason) if reason.startswith(_HANDED_BACK):
-                self.handed_back[job_id].add(fence)
-                require(fence not in self.crashes, "who is to blame says so", worker, job_id, short(fence))
-                self.world.count("overlap: handed back" if "another job" in reason else "handed back before it began")
+            case m.Refused():
+                self._handed_back(worker, message)
+            case m.Hello(held=held):
+                for item in held:
+                    self.kept[item.fence].add(item.kept)
+
+    def _handed_back(self, worker: str, message: m.Refused) -> None:
+        if message.reason.startswith(_HANDED_BACK):
+            self.handed_back[message.job_id].add(message.fence)
+            require(message.fence not in self.crashes, "who is to blame says so", worker, message.job_id)
+            other = "another job" in message.reason
+            self.world.count("overlap: handed back" if other else "handed back before it began")
 
     def broker_stepped(self) -> None:
         """The broker has taken and done what there was."""
@@ -553,6 +588,11 @@ class Checker:
             require(job.state is not JobState.SUCCEEDED or files, "what is published stays", job.id)
             finals = [move for move in job.history if move.target in ("succeeded", "failed", "cancelled")]
             require(len(finals) == 1, "a job ends once", job.id, job.history)
+            used_s = sum(gpu_seconds(job)) / job.submission.gpus
+            most_s = job.finished_at - job.submitted_at - job.preempted_s
+            # A broker that starts again counts its time anew.
+            sound = used_s <= most_s + 0.001 or bool(self.world.broker.deaths)
+            require(sound, "time parked is no run time", job.id, used_s, most_s)
 
 
 def short(fence: int) -> str:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from broker.core.policy import Policy
+from broker.core.scheduling.preemption import Bounds
 from broker.wire.messages import WebhookEvent
 from tests.simulation.engine import BEHAVIOURS
 from tests.simulation.planted import PLACES, Bug
@@ -159,6 +160,13 @@ class Errand(Struct, frozen=True, kw_only=True):
     commits: bool = True
 
 
+#: Units of short and of long jobs where jobs make room, so many that they say more of the pace than of the start-up; long ones have as
+#: many times the steps.
+SHORT_UNITS, LONG_UNITS = 1_000.0, 12_000.0
+#: Everything takes a few seconds in these worlds.
+BOUNDS = Bounds(patience=0.5, factor=2.0, least_left_s=1.0, most=3, overhead_s=0.1, least_run_s=4.0)
+
+
 class Plan(Struct, frozen=True, kw_only=True):
     """All that is fixed before the world begins to turn."""
 
@@ -225,6 +233,10 @@ def draw(seed: int) -> Plan:
     resumes = parks.random() < 0.3
     if resumes:
         errands = _with_parking(errands, parks)
+    preempts = Random(f"preempting {seed}")
+    preempt = preempts.random() < (0.4 if resumes else 0.03)
+    if preempt:
+        resumes, errands = True, _with_long_jobs(errands, preempts)
     return Plan(
         workers=workers,
         edges=random.choice((1, 1, 2)),
@@ -246,6 +258,9 @@ def draw(seed: int) -> Plan:
             max_losses=random.choice((2, 10)),
             breaker_failures=random.choice((0, 2, 3)),
             breaker_s=8.0,
+            preempt=preempt,
+            preempt_delay=4.0,
+            preempt_bounds=BOUNDS,
         ),
         errands=errands,
         faults=_faults(random, horizon_s, theme),
@@ -291,6 +306,19 @@ def _with_parking(errands: tuple[Errand, ...], random: Random) -> tuple[Errand, 
             commits=random.random() < 0.7,
         )
         for errand in errands
+    )
+
+
+def _with_long_jobs(errands: tuple[Errand, ...], random: Random) -> tuple[Errand, ...]:
+    """The errands, every third of them long, few of them paused, and nobody's first one: something must be known of the model."""
+    return tuple(
+        msgspec.structs.replace(
+            errand,
+            units=LONG_UNITS if number and random.random() < 1 / 3 else SHORT_UNITS,
+            pause_s=errand.pause_s if random.random() < 0.2 else -1.0,
+            draft_steps=errand.draft_steps if random.random() < 0.2 else 0,
+        )
+        for number, errand in enumerate(errands)
     )
 
 

@@ -74,6 +74,7 @@ REACHED = (
     "pause: done",
     "pause: refused",
     "pause: requested",
+    "preempted",
     "promise: broken",
     "promise: given",
     "rejected: alias_taken",

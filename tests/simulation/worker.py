@@ -14,6 +14,7 @@ from broker.wire.jobspec import ModelCard
 from tests.simulation.checker import require, short
 from tests.simulation.engine import Closed, Engine, Exited, PeerLimiter, Script, Word
 from tests.simulation.network import Cable, Connection
+from tests.simulation.plan import LONG_UNITS, SHORT_UNITS
 from tests.simulation.timeline import Alarm
 from workers.agent import effects as fx
 from workers.agent import invariants
@@ -275,6 +276,9 @@ class WorkerProcess:
         behaviour = self.world.behaviour(job.job_id, random)
         step_s = random.choice(plan.steps_s)
         steps = random.randint(*plan.steps)
+        errand = next((errand for errand in plan.errands if errand.job_id == job.job_id), None)
+        if plan.policy.preempt and errand is not None and errand.units == LONG_UNITS:
+            steps *= int(LONG_UNITS / SHORT_UNITS)
         attempts = self.core.engine_slot.attempts if self.core is not None else []
         predicted_s = next((attempt._pulse._predicted_s for attempt in attempts if attempt.fence == job.fence), 0.0)
         overlaps = plan.overlap > 0 and random.random() < plan.overlap
