@@ -9,6 +9,7 @@ import shlex
 import sys
 import tempfile
 import tomllib
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -72,7 +73,9 @@ def help_of(module: str, *subcommands: str) -> str:
     said = io.StringIO()
     argv, sys.argv = sys.argv, [module, *subcommands, "--help"]
     try:
-        with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit), warnings.catch_warnings():
+            # Another test has imported it already, which does no harm to a help text.
+            warnings.simplefilter("ignore", RuntimeWarning)
             runpy.run_module(module, run_name="__main__")
     finally:
         sys.argv = argv
