@@ -52,14 +52,16 @@ _VARIANTS = (
 def sections(device: str, home: Path) -> list[Section]:
     """The list, the most worth first."""
     on_gpu = device == "cuda"
-    model = home / "wan-1.3b" if on_gpu else demo_model()
+    weights = "wan-1.3b" if on_gpu else "tiny"
+    model = home / weights
     size = [832, 480, 81] if on_gpu else [64, 64, 5]
+    # The others need what a CPU has not, or compile for minutes.
     variants = _VARIANTS if on_gpu else ("attention", "bf16-vae", "cache-fast", "4-step")
     order = {
         "model": str(model),
         "device": device,
         "threads": 0 if on_gpu else 1,
-        "steps": 12,
+        "steps": 12 if on_gpu else 4,
         "size": size,
         "variants": variants,
     }
@@ -70,11 +72,24 @@ def sections(device: str, home: Path) -> list[Section]:
         command = ("-m", "scripts.step_time", shape, "--device", device, "--repeats", "2")
         return Section(name=f"step {shape}", command=command, limit_s=limit_s)
 
-    drawn = ("-m", "bench.suites.random_model", "wan-1.3b", str(model), str(demo_model() / "tokenizer"), device)
+    drawn = ("-m", "bench.suites.random_model", weights, str(model), str(demo_model() / "tokenizer"), device)
+    clip = ("--size", "x".join(map(str, size)), "--steps", "18" if on_gpu else "12")
+    killed = (
+        "-m",
+        "scripts.resume_clip",
+        "--model",
+        str(model),
+        "--gpus",
+        gpus,
+        *clip,
+        "--checkpoint-s",
+        "3" if on_gpu else "0.01",
+    )
     return [
         Section(name="gpu tests", command=("-m", "pytest", "-q", "-m", "gpu", "tests/gpu"), limit_s=150),
-        *([Section(name="draw wan-1.3b", command=drawn, limit_s=90)] if on_gpu else []),
+        Section(name=f"draw {weights}", command=drawn, limit_s=90),
         Section(name="variants", command=("-m", "scripts.engine_speed"), limit_s=330, stdin=msgspec.json.encode(order)),
+        Section(name="killed clip", command=killed, limit_s=170),
         step("wan-14b-i2v", 150),
         *([step("wan-1.3b", 90), step("flux", 90)] if on_gpu else []),
         Section(
@@ -82,7 +97,7 @@ def sections(device: str, home: Path) -> list[Section]:
             limit_s=120,
         ),
         Section(
-            name="respawn", command=("-m", "bench", "recover", *(("--repeats", "1", "--queued", "0") if on_gpu else ("--help",))),
+            name="respawn", command=("-m", "bench", "recover", "--repeats", "1", "--queued", "0"),
             limit_s=120,
         ),
     ]  # fmt: skip

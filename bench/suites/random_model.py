@@ -25,6 +25,8 @@ _Scheduler: Any = FlowMatchEulerDiscreteScheduler
 #: Wan 2.1's published shapes.
 SIZES: dict[str, dict[str, Any]] = {
     "wan-1.3b": {"num_attention_heads": 12, "attention_head_dim": 128, "num_layers": 30, "ffn_dim": 8960},
+    # To try things out on a CPU.
+    "tiny": {"num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2, "ffn_dim": 32, "freq_dim": 16},
     "wan-14b": {"num_attention_heads": 40, "attention_head_dim": 128, "num_layers": 40, "ffn_dim": 13824},
 }
 
@@ -32,18 +34,19 @@ SIZES: dict[str, dict[str, Any]] = {
 def build(name: str, out: Path, tokenizer: str, device: str = "cpu") -> None:
     """Write the model's directory."""
     torch.manual_seed(0)
+    text_dim = 64 if name == "tiny" else _TEXT_DIM
     torch.set_default_dtype(torch.bfloat16)
     with torch.device(device):
-        transformer = _Transformer(text_dim=_TEXT_DIM, **SIZES[name])
+        transformer = _Transformer(text_dim=text_dim, **SIZES[name])
     torch.set_default_dtype(torch.float32)
     words: Any = AutoTokenizer.from_pretrained(tokenizer)
     text: Any = UMT5EncoderModel(
-        UMT5Config(vocab_size=len(words), d_model=_TEXT_DIM, d_ff=1024, num_layers=2, num_heads=16, d_kv=64)
+        UMT5Config(vocab_size=len(words), d_model=text_dim, d_ff=1024, num_layers=2, num_heads=16, d_kv=64)
     )
     pipe = _Pipeline(
         tokenizer=words,
         text_encoder=text.to(torch.bfloat16),
-        vae=_Vae(),
+        vae=_Vae(base_dim=8 if name == "tiny" else 96),
         scheduler=_Scheduler(shift=3.0),
         transformer=transformer,
     )

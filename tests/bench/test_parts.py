@@ -169,13 +169,14 @@ def test_a_gpu_and_a_cpu_go_through_the_same_list(tmp_path):
         "gpu tests",
         "draw wan-1.3b",
         "variants",
+        "killed clip",
         "step wan-14b-i2v",
         "step wan-1.3b",
         "step flux",
         "hand-over",
         "respawn",
     ]
-    assert cpu == ["gpu tests", "variants", "step tiny", "hand-over", "respawn"]
+    assert cpu == ["gpu tests", "draw tiny", "variants", "killed clip", "step tiny", "hand-over", "respawn"]
 
 
 # ---------------------------------------------------------------- flood
