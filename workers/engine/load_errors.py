@@ -51,8 +51,8 @@ _SAYS = tuple(
     )
 )
 
-#: Weights of a language model's last layer, which encoders of prompts do not use.
-_UNUSED = re.compile(r"(?:^|\.)lm_head\.")
+#: Last layers of language models, which encoders of prompts do not use, and which are left out of some models' files.
+_UNUSED = re.compile(r"(?:^|\.)(?:lm_head|pooler)\.")
 #: Number of a block in a weight's name.
 _BLOCK = re.compile(r"\.\d+\.")
 
