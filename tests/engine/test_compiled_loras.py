@@ -61,14 +61,19 @@ def graphs() -> int:
     return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
 
+@pytest.fixture(scope="module", params=[{}, {"transformer": "int8"}, {"transformer": "layerwise_fp8"}], ids=str)
+def quantize(request: pytest.FixtureRequest) -> Any:
+    """How the weights are kept: layers of fewer bits have slots, too."""
+    return {"quantize": request.param} if request.param else {}
+
+
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Drawing:
-    return Drawing(tmp_path_factory.mktemp("plain"))
+def plain(quantize: Any, tmp_path_factory: pytest.TempPathFactory) -> Drawing:
+    return Drawing(tmp_path_factory.mktemp("plain"), **quantize)
 
 
-@pytest.fixture(scope="module", params=["", "int8"])
-def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drawing]:
-    quantize = {"quantize": {"transformer": request.param}} if request.param else {}
+@pytest.fixture(scope="module")
+def compiled(quantize: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drawing]:
     place = tmp_path_factory.mktemp("compiled")
     yield Drawing(place, compile="eager", warm_up=["64x64x9"], **quantize)
     torch._dynamo.reset()

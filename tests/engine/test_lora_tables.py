@@ -229,9 +229,10 @@ def test_an_unknown_preset_is_told(wan: Path, tmp_path: Path) -> None:
         model_for(str(wan), "m", {"loras": {"a": {"file": lora(tmp_path / "a.safetensors"), "preset": "quick"}}})
 
 
-def test_layers_of_a_compiled_model_that_are_cast_take_none(wan: Path, tmp_path: Path) -> None:
-    speed = {"compile": True, "quantize": {"transformer": "layerwise_fp8"}}
-    told = r"speed\.quantize\.transformer: 'layerwise_fp8' weights of a compiled model take no LoRA, and 'a'.* \(loras\.a = \"\"\)$"
-    with pytest.raises(CatalogueError, match=told):
-        model_for(str(wan), "m", {"loras": {"a": lora(tmp_path / "a.safetensors")}, "speed": speed})
-    assert model_for(str(wan), "m", {"loras": {"a": ""}, "speed": speed}).card.loras == {}
+def test_a_compiled_model_in_eight_bits_takes_loras(wan: Path, tmp_path: Path) -> None:
+    for method in ("int8", "layerwise_fp8"):
+        table = {
+            "loras": {"a": lora(tmp_path / "a.safetensors")},
+            "speed": {"compile": True, "quantize": {"transformer": method}},
+        }
+        assert [*model_for(str(wan), "m", table).card.loras] == ["a"]

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from workers.engine.attention import denoisers_of
+from workers.engine.quantise import compute_dtype_of
 
 #: Rank of what is compiled before there is a LoRA: 1 would be another graph, and so would one that is also another size of the call.
 _REHEARSED_RANK = 7
@@ -75,7 +76,7 @@ def _make_slot(layer: nn.Linear, dtype: torch.dtype) -> None:
     slotted = cast(_Slotted, layer)
     slotted.slot_down = slotted.slot_up = None
     slotted.slot_pairs = {}
-    slotted.slot_dtype = layer.weight.dtype if layer.weight.dtype.is_floating_point else dtype
+    slotted.slot_dtype = compute_dtype_of(layer, dtype)
 
 
 def slots_of(module: nn.Module) -> list[_Slotted]:

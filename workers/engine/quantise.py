@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.hooks.layerwise_casting import apply_layerwise_casting
@@ -38,7 +38,7 @@ def quantise(component: nn.Module, method: QuantizeMethod, device: torch.device,
 
 @contextmanager
 def shown_in_compute_dtype(component: nn.Module) -> Iterator[None]:
-    """Inside, layers with layerwise casting show weights of the dtype that they compute in, and of no value.
+    """Inside, layers whose weights are cast for each call show weights of the dtype that they compute in, and of no value.
 
     What wraps a layer takes the dtype of its weights, and an adapter of eight bits would lose most of what it says.
     """
@@ -46,10 +46,11 @@ def shown_in_compute_dtype(component: nn.Module) -> Iterator[None]:
     for module in component.modules():
         hooks = getattr(module, "_diffusers_hook", None)
         hook = hooks.get_hook("layerwise_casting") if hooks is not None else None
-        if hook is not None:
+        computes = module if isinstance(module, _InFloat8) else hook
+        if computes is not None:
             for parameter in module.parameters(recurse=False):
                 stored.append((parameter, parameter.data))
-                one = torch.empty(1, dtype=hook.compute_dtype, device=parameter.device)
+                one = torch.empty(1, dtype=computes.compute_dtype, device=parameter.device)
                 parameter.data = one.expand(parameter.shape)
     try:
         yield
@@ -89,9 +90,35 @@ def _with_torchao(component: nn.Module, names: frozenset[str], config: str, **op
     torchao.quantize_(component, getattr(torchao, config)(**options), filter_fn=lambda module, name: name in names)
 
 
+class _InFloat8(nn.Linear):
+    """A linear layer whose weights are stored in float8, and brought to `compute_dtype` for each call.
+
+    As the library's hooks do it, to the bit; but a compiler cannot look into hooks, and a slot for LoRAs needs a class to stand upon.
+    """
+
+    compute_dtype: torch.dtype
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bias = self.bias.to(self.compute_dtype) if self.bias is not None else None
+        return nn.functional.linear(x, self.weight.to(self.compute_dtype), bias)
+
+
 def _layerwise_fp8(component: nn.Module, names: frozenset[str], device: torch.device, dtype: torch.dtype) -> None:
     for name in names:
-        _cast(component.get_submodule(name), storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
+        layer = component.get_submodule(name)
+        if type(layer) is not nn.Linear:  # one that computes in a way of its own
+            _cast(layer, storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
+            continue
+        layer.__class__ = _InFloat8
+        layer.to(torch.float8_e4m3fn)
+        cast(_InFloat8, layer).compute_dtype = dtype
+
+
+def compute_dtype_of(layer: nn.Linear, dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which a layer computes; `dtype` where its weights do not say."""
+    if isinstance(layer, _InFloat8):
+        return layer.compute_dtype
+    return layer.weight.dtype if layer.weight.dtype.is_floating_point else dtype
 
 
 def _nf4(component: nn.Module, names: frozenset[str], device: torch.device, dtype: torch.dtype) -> None:

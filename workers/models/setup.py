@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
-from workers.models.loras import Loras, check_loras
+from workers.models.loras import check_loras
 from workers.models.model import ModelSetup
 from workers.models.parts import check_parts, components
 from workers.models.pipeline_classes import PipelineClass
@@ -38,7 +38,6 @@ def setup_for(
     parts = check_parts(where, settings.parts, index, directory)
     loras = check_loras(where, settings.loras, settings.lora_dir, taken, index, directory, parts)
     check_quantize(where, settings.speed.quantize, index, directory, parts)
-    _check_loras_compiled(where, settings, loras)
     if directory is not None:
         _check_weights(where, settings, directory, parts)
         _check_code(where, settings, directory, index)
@@ -52,21 +51,6 @@ def setup_for(
         speed=check_speed(where, settings.speed, taken, index),
         placement=settings.placement or AUTO,
     )
-
-
-def _check_loras_compiled(where: str, settings: ModelTable, loras: Loras) -> None:
-    """Raise for LoRAs of a compiled component whose layers have no room for their slots."""
-    for component, method in settings.speed.quantize.items() if settings.speed.compile else ():
-        named = next((name for name, lora in loras.items() if component in lora.card.components), None)
-        if named is not None and method == "layerwise_fp8" and not component.startswith("text_encoder"):
-            text = f"{told(method)} weights of a compiled model take no LoRA, and {named!r} is one of the {component}"
-            text += f"; take fp8 or int8, leave speed.compile out, or leave the LoRA out{_left_out([named])}"
-            raise CatalogueError(where, f"speed.quantize.{component}", text)
-
-
-def _left_out(loras: Iterable[str]) -> str:
-    """How to leave out a LoRA of the model's own."""
-    return f' (loras.{next(iter(loras))} = "")'
 
 
 def _check_weights(where: str, settings: ModelTable, directory: Path, parts: Container[str]) -> None:
