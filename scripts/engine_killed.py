@@ -70,10 +70,14 @@ class Clocked(Slot):
     """A slot that notes when each denoising step was shown, and when the first began; readable from outside."""
 
     times: Any
+    #: Processor seconds at the first and the last of them: what a process does once, before, is no part of a checkpoint's price.
+    begun_s = ended_s = 0.0
 
     def report(self, phase: str, step: int, total: int) -> None:
         if phase == "denoise" and step < len(self.times):
             self.times[step] = time.monotonic()
+            self.ended_s = time.process_time()
+            self.begun_s = self.begun_s or self.ended_s
         super().report(phase, step, total)
 
 
@@ -91,9 +95,9 @@ class Fork:
 
     def _draw(self, studio: Studio, spec: JobSpec, place: Path, every_s: float, *, priced: bool) -> None:
         try:
-            slot = self._counters.slots[0]
+            slot: Any = self._counters.slots[0]
             slot.__class__ = Clocked
-            slot.times = self.times  # type: ignore[attr-defined]
+            slot.times = self.times
             said = studio.draw(spec, place, slot, every_s, priced=priced)
         except BaseException as error:  # a fork ends here, whatever it met
             traceback.print_exc()
@@ -159,7 +163,7 @@ class Studio:
             max_sequence_length=usual.max_sequence_length,
         )  # fmt: skip
 
-    def draw(self, spec: JobSpec, place: Path, slot: Slot, every_s: float, *, priced: bool) -> Said:
+    def draw(self, spec: JobSpec, place: Path, slot: Clocked, every_s: float, *, priced: bool) -> Said:
         """Draw here; the checkpoints lie in `place / "kept"`. `every_s` 0: there are none. `priced`: see what they take."""
         out = place / "out"
         shutil.rmtree(out, ignore_errors=True)
@@ -170,12 +174,11 @@ class Studio:
             request = hashlib.sha256(encode_spec(spec)).hexdigest()
             monitor.keeping = Keeping(str(place / "kept"), every_s, request)
         with watched() as seen:
-            begun_s = time.process_time()
             [made] = complete(self._engine.draw(self.card, spec, out, monitor, "normal"))
-            cpu_s = time.process_time() - begun_s
         with Image.open(out / made.name) as image:
             pixels = hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
         resumed = monitor.used.get("resumed", "").removeprefix("after step ").split(" ")[0]
+        cpu_s = slot.ended_s - slot.begun_s
         said = Said(pixels=pixels, resumed=int(resumed) if resumed.isdigit() else 0, cpu_s=cpu_s)
         return msgspec.structs.replace(said, **seen.price(place / "priced")) if priced and seen.kept else said
 

@@ -57,7 +57,7 @@ class Render(Struct, frozen=True, kw_only=True):
 
 
 class Pair(Struct, frozen=True, kw_only=True):
-    """The same picture with checkpoints and without: processor seconds, and what the checkpoints were."""
+    """The same picture with checkpoints and without: processor seconds of its denoising, and what the checkpoints were."""
 
     with_s: float
     without_s: float
@@ -124,6 +124,13 @@ def _killed(renders: Sequence[Render], order: Order) -> list[Metric]:
 def _priced(pairs: Sequence[Pair], order: Order) -> list[Metric]:
     ratios = sorted(pair.with_s / pair.without_s for pair in pairs)
     spread = f"{ratios[0]:.4f} to {ratios[-1]:.4f}, {len(ratios)} pairs"
+    compared = [
+        Metric("cpu_ratio", "processor time with over without, median of pairs", median(ratios), "x", spread),
+        Metric("pair_step_s", "a step of these", pairs[-1].step_s, "s", f"{order.pair_side} x {order.pair_side}"),
+    ]
+    pairs = [pair for pair in pairs if pair.checkpoints]
+    if not pairs:  # too short for one to fall due
+        return compared
     copy_ms, write_ms = median(pair.copy_ms for pair in pairs), median(pair.write_ms for pair in pairs)
     cpu_ms = median(pair.write_cpu_ms for pair in pairs)
     percent = (copy_ms + cpu_ms) / (order.pair_checkpoint_s * 1e3) * 100
@@ -133,8 +140,7 @@ def _priced(pairs: Sequence[Pair], order: Order) -> list[Metric]:
         Metric("write_ms", "a checkpoint is written, beside the next step", write_ms, "ms", size),
         Metric("write_cpu_ms", "of the processor", cpu_ms, "ms"),
         Metric("price_pct", "processor time of checkpoints, counted", percent, "%", bar),
-        Metric("cpu_ratio", "processor time with over without, median of pairs", median(ratios), "x", spread),
-        Metric("pair_step_s", "a step of these", pairs[-1].step_s, "s", f"{order.pair_side} x {order.pair_side}"),
+        *compared,
     ]
 
 
