@@ -116,6 +116,17 @@ def test_a_stop_with_grace_costs_a_step() -> None:
     assert fx.KillEngine("drained") in stage.orders()
 
 
+def test_that_a_worker_leaves_is_told_before_the_shortest_step_is_handed_back() -> None:
+    stage = Stage(stop_grace_s=60.0).busy(1)
+    stage.tick()
+    stage.words(1, "denoise", 1, 9)
+    stage.tick()
+    stage.end()
+    assert [beat.draining for beat in stage.sent(m.Heartbeat)] == [True]
+    stage.parked(1)
+    assert handed_back(stage)
+
+
 def test_a_stop_waits_for_the_tail_beside_what_it_parks() -> None:
     stage = Stage(stop_grace_s=60.0).overlapped()
     stage.end()

@@ -232,6 +232,9 @@ class AgentCore:
         """Asked to end: hand back what can be parked, finish the rest while the grace lasts. Without grace, or asked again: `leave`."""
         if self.leaving is None and self.stop_at is None and self.policy.stop_grace_s > 0:
             self.draining = True
+            # Known before anything is handed back: a short step ends before the next heartbeat would be due.
+            self.registration.beat_now(now)
+            self._beat_if_due(now)
             self.engine_slot.park_all(now)
             self.stop_at = now + self.policy.stop_grace_s
             self._out.append(
@@ -360,8 +363,7 @@ class AgentCore:
             if self.registration.hello_due(now):
                 self._send_hello(now)
             self._send_due(now)
-            if self.registration.beat_due(self._shown(), now):
-                self._send_heartbeat(now)
+            self._beat_if_due(now)
         effects = self._out[:]
         self._out.clear()
         return effects
@@ -395,6 +397,10 @@ class AgentCore:
             body=codec.encode_body(self.identity.info),
         )
         self._send(hello)
+
+    def _beat_if_due(self, now: float) -> None:
+        if self.registration.beat_due(self._shown(), now):
+            self._send_heartbeat(now)
 
     def _send_heartbeat(self, now: float) -> None:
         self._send(
