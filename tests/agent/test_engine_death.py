@@ -215,6 +215,7 @@ def test_why_a_model_could_not_be_loaded_is_told_until_it_is() -> None:
     assert told is not None
     assert told.error == "the engine ended before its model was loaded: exit code 1"
     stage.tick(60.0)
+    stage.welcome()  # silent for so long, it is asked to say who it is
     stage.engine(Ready(model="demo"))
     assert next_loading(stage) is None
 
