@@ -106,7 +106,7 @@ LTX_VAE = {"spatial_compression_ratio": 32, "temporal_compression_ratio": 8}
         ("Flux2KleinPipeline", {"is_distilled": True}, {}, ("image", 1024, 1024, 1, 1, 4, None, 16, 1)),
         ("Ideogram4Pipeline", {}, {}, ("image", 2048, 2048, 1, 1, 48, None, 16, 1)),
         ("QwenImage21Pipeline", {}, {}, ("image", 2048, 2048, 1, 1, 40, 1.0, 16, 1)),
-        ("AmusedPipeline", {}, {}, ("image", 1024, 1024, 1, 1, 12, None, 16, 1)),
+        ("AmusedPipeline", {}, {}, ("image", 1024, 1024, 1, 1, 12, 10.0, 16, 1)),
     ],
 )  # fmt: skip
 def test_families(tmp_path: Path, pipeline: str, index: Any, configs: Any, expected: tuple[object, ...]) -> None:

@@ -156,7 +156,7 @@ def test_only_layers_of_the_blocks_that_lose_little_are_quantised() -> None:
 
 
 def test_a_component_without_such_layers_is_no_model() -> None:
-    with pytest.raises(LoadError, match="Linear has no linear layers in repeated blocks to quantise"):
+    with pytest.raises(LoadError, match="is not for Linear, which has no linear layers in repeated blocks"):
         quantise(nn.Linear(64, 64), "int8", torch.device("cpu"), torch.float32)
 
 
@@ -180,7 +180,7 @@ def test_methods_and_devices(method: QuantizeMethod, device: str, capability: tu
 def test_arithmetic_that_the_device_has_not_is_told_when_the_model_is_loaded() -> None:
     with pytest.raises(LoadError) as caught:
         Drawing({"transformer": "fp8_dynamic"})
-    assert str(caught.value).startswith("model 'm': speed.quantize.transformer: \"fp8_dynamic\" computes in float8")
+    assert str(caught.value).startswith('[models.m] speed.quantize.transformer: "fp8_dynamic" computes in float8')
     assert "and this is none" in str(caught.value)
 
 

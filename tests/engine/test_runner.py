@@ -105,6 +105,7 @@ class Registry:
         self.scripted = ScriptedEngine()
         self.meter = Meter()
         self.peaks = Peaks()
+        self.signer = None
 
     def engine(self, card: ModelCard) -> ScriptedEngine:
         return self.scripted

@@ -225,11 +225,10 @@ def _said_once(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _any_run(original: Callable[..., Any]) -> Callable[..., Any]:
     def on_run(core: Any, run: Any, now: float) -> None:
-        known = core.engine_slot.holds(run.job_id, run.fence) or core.unacked_results.answer(
-            run.job_id, run.fence, core.free, now
-        )
+        held = core.engine_slot.holds(run.job_id, run.fence) or core.unacked_results.waits(run.job_id, run.fence)
+        known = held or core.unacked_results.answer(run.job_id, run.fence, core.free, now)
         if run.fence <= core.seen and not known and not core.refusal_reason():
-            core.engine_slot.begin(run, f"/a/{run.job_id}/{run.fence}", now)
+            core.engine_slot.begin(run, now)
         else:
             original(core, run, now)
 
