@@ -28,7 +28,7 @@ from broker.shell.clock import Timeline, open_timeline
 from broker.shell.journal.backup import LogHold
 from broker.shell.journal.disk import Disk
 from broker.shell.journal.journal import Journal
-from broker.shell.journal.lock import Lock
+from broker.shell.journal.lock import BROKER_LOCK, Lock
 from broker.shell.metrics import Metrics
 from broker.shell.net.peer_limits import PeerLimiter
 from broker.shell.net.sockets import Gate, Sockets, ipc_path
@@ -89,7 +89,7 @@ def run(settings: BrokerSettings) -> None:
         raise runtime_settings.SettingsError(said) from None
     with ExitStack() as stack:
         # The lock comes before the journal and the sockets, and is let go after both.
-        stack.callback(Lock(home / "broker.lock").release)
+        stack.callback(Lock(home / BROKER_LOCK).release)
         for endpoint in settings.endpoints.values():
             if not is_tcp(endpoint):
                 stack.callback(_lock_endpoint(endpoint).release)

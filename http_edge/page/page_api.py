@@ -14,7 +14,7 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from http_edge.api.common import schema_jobs as schema
+from http_edge.api.common import schema_service as schema
 from http_edge.api.common.operations import RANGES
 from http_edge.api.native.service_api import SERVICE
 from http_edge.base.errors import not_found

@@ -314,15 +314,15 @@ def test_both_clients_have_the_same_methods():
 
 
 def test_the_clients_results_have_no_field_that_the_service_does_not_send():
-    from http_edge.api.common import schema_jobs
+    from http_edge.api.common import schema_jobs, schema_service
     from http_edge.api.native import usage_api
     from http_edge.api.openai import schema_openai
 
     pairs = [
         (zoetrope.Job, schema_jobs.JobTaken),
         (zoetrope.Artefact, schema_jobs.JobFile),
-        (zoetrope.Worker, schema_jobs.Worker),
-        (zoetrope.Queue, schema_jobs.QueueNumbers),
+        (zoetrope.Worker, schema_service.Worker),
+        (zoetrope.Queue, schema_service.QueueNumbers),
         (zoetrope.Model, schema_openai.Model),
         (zoetrope.UploadedFile, schema_openai.File),
         (zoetrope.Estimate, schema_jobs.JobEstimate),

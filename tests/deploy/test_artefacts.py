@@ -176,6 +176,12 @@ def test_the_images_have_what_they_copy_and_install():
     assert (ran.returncode, ran.stdout) == (0, "")
 
 
+def test_the_chart_is_of_this_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    with Chart.load(CHART) as chart:
+        assert (chart.metadata["version"], chart.metadata["appVersion"]) == (version, version)
+
+
 def test_compose_names_what_it_has():
     found = yaml.safe_load((DEPLOY / "docker" / "compose.yaml").read_text())
     targets = set(re.findall(r"^FROM \S+ AS (\S+)", (DEPLOY / "docker" / "Dockerfile").read_text(), re.M))

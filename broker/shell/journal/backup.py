@@ -23,7 +23,7 @@ from msgspec import Struct
 from broker.runtime.errors import HomeInUse, ShellError
 from broker.runtime.log_actions import Action
 from broker.shell.journal.journal import Journal
-from broker.shell.journal.lock import Lock, holder
+from broker.shell.journal.lock import BROKER_LOCK, Lock, holder
 from broker.shell.journal.mark import Mark
 from broker.shell.journal.schema import APPLICATION_ID, SCHEMA, structure_faults, sync_directory
 
@@ -132,7 +132,7 @@ def back_up(home: Path, journal: Path, target: Path, progress: Progress = lambda
             raise BackupFailed(f"there is no journal {journal}")
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         try:
-            lock = Lock(home / "broker.lock")
+            lock = Lock(home / BROKER_LOCK)
         except HomeInUse:
             with _held_file(home) as still_held:
                 _copy(journal, part, progress)
@@ -179,7 +179,7 @@ def restore(home: Path, journal: Path, source: Path, name: str) -> tuple[Copy, P
     """
     copy = inspect(source)
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = Lock(home / "broker.lock")
+    lock = Lock(home / BROKER_LOCK)
     fresh = journal.with_name(f"{journal.name}-restored")
     try:
         fresh.unlink(missing_ok=True)
@@ -273,7 +273,7 @@ def _held_file(home: Path) -> Iterator[Callable[[], None]]:
             word, _, rest = _read(fd)
             if word != "held":
                 raise BackupFailed(f"the broker took the journal's file back: {rest}")
-            if holder(home / "broker.lock") != process:
+            if holder(home / BROKER_LOCK) != process:
                 raise BackupFailed("the broker ended while its journal was copied; try again")
 
         yield still_held

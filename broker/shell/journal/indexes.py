@@ -91,7 +91,7 @@ class IndexCheck:
         connection: sqlite3.Connection,
         path: Path,
         is_sound: Callable[[int], bool],
-        guarded: Callable[[Callable[[], object]], None],
+        guarded: Callable[[Callable[[], object]], object],
     ) -> None:
         """`is_sound` says whether the rows of a job are what was written; `guarded` runs a write."""
         self._connection = connection

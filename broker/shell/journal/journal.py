@@ -78,7 +78,6 @@ class Journal:
         self._idle_calls = 0
         #: Whether another process copies the file, so that nothing may be moved into it.
         self._file_held = False
-        self._log_is_moved = False
         self._epochs = Epochs(self._connection, path)
         guard = self._transaction.guard
         try:
@@ -254,16 +253,14 @@ class Journal:
         if self.dirty:
             return False
         self._transaction.guard(lambda: set_autocheckpoint(self._connection, on=False))
-        self._file_held = True
-        self._transaction.guard(self._checkpoint)
-        if not self._log_is_moved:
+        self._file_held = self._transaction.guard(self._checkpoint)
+        if not self._file_held:
             self.release_file()
         return self._file_held
 
     def release_file(self) -> None:
         """Move the log into the file again, from the next checkpoint on."""
         self._file_held = False
-        self._since_checkpoint += 1
         self._transaction.guard(lambda: set_autocheckpoint(self._connection, on=True))
 
     def _look_at_indexes(self) -> None:
@@ -272,10 +269,11 @@ class Journal:
         except sqlite3.Error as error:
             raise self._reader.failure(error) from error
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self) -> bool:
+        """Move the log into the file; whether all of it is there."""
         self._since_checkpoint = self._since_checkpoint_seen = self._idle_calls = 0
         _, pages, moved = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        self._log_is_moved = pages == moved
+        return bool(pages == moved)
 
     # ------------------------------------------------------------ reading
 

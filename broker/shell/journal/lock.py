@@ -9,6 +9,9 @@ from pathlib import Path
 
 from broker.runtime.errors import HomeInUse, HomeUnwritable
 
+#: In the home: held by the broker that runs there.
+BROKER_LOCK = "broker.lock"
+
 
 class Lock:
     """An exclusive lock on a file, held until `release` or the end of the process."""

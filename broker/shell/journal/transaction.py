@@ -10,10 +10,13 @@ import sqlite3
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from broker.runtime.errors import IdTaken, JournalBroken, JournalConflict, JournalFull
 from broker.shell.journal import deliveries, rows
 from broker.shell.journal.batch import Batch
+
+T = TypeVar("T")
 
 #: Statement -> what a row says that breaks a rule of its table.
 _REFUSED = {
@@ -70,23 +73,23 @@ class Transaction:
         if self._connection.in_transaction:
             self.guard(lambda: self._connection.execute("ROLLBACK"))
 
-    def guard(self, work: Callable[[], object]) -> None:
-        """Do something that writes; on a full disk again, with a transaction that has begun anew. Raises as `write`."""
+    def guard(self, work: Callable[[], T]) -> T:
+        """Do something that writes, and answer what it does; on a full disk again, with a new transaction. Raises as `write`."""
         try:
-            work()
+            return work()
         except sqlite3.Error as error:
             if not _is_full(error):
                 raise JournalBroken(f"the journal {self._path} cannot be written: {error}") from error
-            self._again(work, error)
+            return self._again(work, error)
 
-    def _again(self, work: Callable[[], object], error: sqlite3.Error) -> None:
+    def _again(self, work: Callable[[], T], error: sqlite3.Error) -> T:
         if not self._release_reserve():
             raise JournalFull(f"the disk of {self._path} is full: {error}") from error
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
         self._made = 0
         try:
-            work()
+            return work()
         except sqlite3.Error as again:
             if _is_full(again):
                 raise JournalFull(f"the disk of {self._path} is full, and so is the reserve: {again}") from again

@@ -14,6 +14,7 @@ from broker.wire.messages import DeliveryView, HistoryEntry, JobView, Parking, W
 from broker.wire.promises import Promise
 from broker.wire.submission import Submission
 from http_edge.api.common import schema_jobs as schema
+from http_edge.api.common import schema_service
 from http_edge.base.job_names import shown_id
 from http_edge.jobs.job import Job
 from http_edge.jobs.urls import urls
@@ -235,18 +236,18 @@ def _known(value: float) -> float | None:
     return value if value >= 0 else None
 
 
-def _loading_json(worker: WorkerView) -> schema.WorkerLoading | None:
+def _loading_json(worker: WorkerView) -> schema_service.WorkerLoading | None:
     now = worker.loading
     if now is None:
         return None
-    return schema.WorkerLoading(
+    return schema_service.WorkerLoading(
         phase=now.phase, step=now.step, total=now.total, seconds=round(now.age_s, 3), error=now.error or None
     )
 
 
-def worker_json(worker: WorkerView) -> schema.Worker:
+def worker_json(worker: WorkerView) -> schema_service.Worker:
     """A worker: its device, model, state, what it holds, and its counts since the broker started."""
-    return schema.Worker(
+    return schema_service.Worker(
         name=worker.name,
         object="worker",
         state=worker.state,
@@ -259,7 +260,9 @@ def worker_json(worker: WorkerView) -> schema.Worker:
         models=[card.name for card in worker.models],
         job=shown_id(worker.jobs[0].job_id) if worker.jobs else None,
         jobs=[
-            schema.WorkerJob(id=shown_id(held.job_id), phase=held.phase or None, step=held.step, total=held.total)
+            schema_service.WorkerJob(
+                id=shown_id(held.job_id), phase=held.phase or None, step=held.step, total=held.total
+            )
             for held in worker.jobs
         ],
         free=worker.free,

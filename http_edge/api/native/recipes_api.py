@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.runtime.content_credentials import GENERATED
-from http_edge.api.common import schema_jobs as schema
+from http_edge.api.common import schema_service as schema
 from http_edge.api.native.jobs_api import POLICY
 from http_edge.base.errors import invalid
 from http_edge.body.fields import missing

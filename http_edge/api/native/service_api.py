@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from broker.wire.load import LOAD_PERIOD_S
 from broker.wire.messages import PoolView, WorkerView
-from http_edge.api.common import schema_jobs as schema
+from http_edge.api.common import schema_service as schema
 from http_edge.api.common.job_json import worker_json
 from http_edge.api.common.metrics import Metrics
 from http_edge.base.context import current

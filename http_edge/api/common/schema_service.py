@@ -1,0 +1,203 @@
+"""Documents about the service itself: health, workers, queue, load, recipes and content credentials of files."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from broker.wire.load import LoadSample
+from broker.wire.loras import LoraMemory
+
+
+class Ready(Struct, kw_only=True):
+    """A job sent now could run."""
+
+    status: Literal["healthy"]
+    workers_ready: int
+    workers: int
+    #: What an operator should look at: clocks that differ.
+    warnings: list[str] | UnsetType = UNSET
+
+
+class NotReady(Struct, kw_only=True):
+    """A job sent now could not run, and why."""
+
+    status: Literal["unhealthy"]
+    reasons: list[str]
+
+
+class Alive(Struct, kw_only=True):
+    """The process answers."""
+
+    status: Literal["alive"]
+
+
+class WorkerJob(Struct, kw_only=True):
+    """A job that a worker holds."""
+
+    id: str
+    phase: str | None
+    step: int
+    total: int
+
+
+class WorkerLoading(Struct, kw_only=True):
+    """Why a worker takes no job yet: its model is loaded, or called for the first time and compiled."""
+
+    phase: Annotated[str, Meta(description="load, or warm_up: the first calls, in which what is compiled is.")]
+    step: Annotated[int, Meta(description="Sizes of the warm-up that are done.")]
+    total: int
+    seconds: Annotated[float, Meta(description="Since its process began.")]
+    error: Annotated[str | None, Meta(description="Why the last try to load the model failed; null: none did.")]
+
+
+class Worker(Struct, kw_only=True):
+    """A worker: its device, model, state, what it holds, and its counts since the broker started."""
+
+    name: str
+    object: Literal["worker"]
+    state: str
+    device: str
+    gpus: int
+    host: str
+    pid: int
+    engine: str
+    model: str | None
+    models: list[str]
+    job: str | None
+    jobs: list[WorkerJob]
+    free: int
+    heartbeat_age_s: float
+    memory_used_mb: float
+    memory_total_mb: float
+    utilisation: float | None
+    temperature_c: float | None
+    succeeded: int
+    failed: int
+    cancelled: int
+    tripped_s: Annotated[float, Meta(description="Seconds it still gets no job because several failed there; else 0.")]
+    benched_s: Annotated[
+        float, Meta(description="The same as `tripped_s`, under its name of 0.1.0; it goes with the next version.")
+    ]
+    failed_in_a_row: Annotated[int, Meta(description="Jobs that failed there, and only there, since one succeeded.")]
+    power_w: Annotated[float | None, Meta(description="Power that its device draws; null where not known.")]
+    power_limit_w: float | None
+    clock_mhz: Annotated[float | None, Meta(description="Clock of the device's multiprocessors.")]
+    clock_max_mhz: float | None
+    throttled: Annotated[list[str], Meta(description="Why the device's clocks are held back now, as `power_cap`.")]
+    ecc_uncorrected: Annotated[
+        int | None, Meta(description="Memory errors that could not be corrected since the driver was loaded.")
+    ]
+    xids: Annotated[
+        dict[str, int],
+        Meta(description="Errors that the GPU's driver reported since the worker started: Xid, how often."),
+    ]
+    fault: Annotated[str | None, Meta(description="Why its device is broken and it gets no jobs; null: it is not.")]
+    loaded_loras: Annotated[
+        list[str], Meta(description="LoRAs beside the weights of `model`, the most recently used first.")
+    ]
+    lora_memory: Annotated[
+        LoraMemory, Meta(description="MB up to which it keeps LoRAs: as read, and beside the weights of each model.")
+    ]
+    versions: Annotated[
+        dict[str, str], Meta(description="Libraries that have a part in what it draws, and their versions.")
+    ]
+    loading: Annotated[
+        WorkerLoading | None, Meta(description="What keeps it from taking a job; null: its engine is not loading.")
+    ]
+
+
+class RecipeRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A file of a result."""
+
+    file: Annotated[bytes, Meta(description="A PNG, JPEG, WebP or MP4 as this service gave it.")]
+
+
+class RecipeAnswer(Struct, kw_only=True):
+    """What a file was drawn with."""
+
+    object: Literal["recipe"]
+    request: Annotated[
+        dict[str, Any],
+        Meta(description="Body of a `POST /v1/jobs` that draws it again; its inputs are yet to be added."),
+    ]
+    repeatable: Annotated[
+        bool, Meta(description="Whether that gives the same picture here: there are no `differences`.")
+    ]
+    differences: Annotated[
+        list[str], Meta(description="Why the request would be refused here, or draw another picture; a sentence each.")
+    ]
+    pipeline: str | None
+    used: Annotated[dict[str, str], Meta(description="As `used` of the job.")]
+    inputs: Annotated[
+        dict[str, list[str]],
+        Meta(
+            description="Pictures and clips that it was drawn from: field -> SHA-256 of each, as the service kept it."
+        ),
+    ]
+    versions: dict[str, str]
+
+
+class CredentialsAnswer(Struct, kw_only=True):
+    """What a file's content credentials say, and whether they hold."""
+
+    object: Literal["credentials"]
+    state: Literal["valid", "untrusted", "invalid"]
+    failures: Annotated[
+        list[str],
+        Meta(description="What does not hold, in the codes of the C2PA specification: `assertion.dataHash.mismatch`."),
+    ]
+    generated: Annotated[bool, Meta(description="Whether they say that a model made it, or a part of it.")]
+    source_type: Annotated[
+        str | None,
+        Meta(description="Where it came from, in IPTC's words: `trainedAlgorithmicMedia` for all that a model made."),
+    ]
+    issuer: Annotated[str | None, Meta(description="The organisation in the certificate of the signer.")]
+    signer: Annotated[str | None, Meta(description="The name in that certificate.")]
+    generator: Annotated[str | None, Meta(description="The program that wrote them, and its version.")]
+    unsigned_sha256: Annotated[
+        str | None,
+        Meta(description="SHA-256 of the file before it was signed: the same for every file that was drawn alike."),
+    ]
+    recipe: Annotated[
+        dict[str, Any] | None, Meta(description="What it was drawn with, as this service wrote it, where it says so.")
+    ]
+
+
+class QueueNumbers(Struct, kw_only=True):
+    """The queue: jobs by state, and the seconds of work in it."""
+
+    counts: dict[str, int]
+    by_model: Annotated[dict[str, int], Meta(description="Jobs that are queued, by model.")]
+    backlog_by_model: Annotated[
+        dict[str, float],
+        Meta(description="Predicted GPU-seconds of them, by model: what the workers of one model scale by."),
+    ]
+    backlog_s: float
+    wait_s: float
+
+
+class WorkerList(Struct, kw_only=True):
+    """Every worker, and the queue in numbers."""
+
+    object: Literal["list"]
+    data: list[Worker]
+    queue: QueueNumbers
+    epoch: int
+
+
+class LoadSamples(Struct, kw_only=True):
+    """How busy the pool was over the last hour."""
+
+    object: Literal["list"]
+    data: list[LoadSample]
+    period_s: float
+
+
+class Index(Struct, kw_only=True):
+    """What is here."""
+
+    name: str
+    version: str
+    links: dict[str, str]
