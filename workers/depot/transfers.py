@@ -153,6 +153,8 @@ class _Lane:
             return Outcome(order=job.order, fault=str(error), gone=True)
         except (NotNow, OSError) as error:
             return self._put_off(job, str(error))
+        except Exception as error:  # the thread's outermost point: the other orders go on, and this one's budget ends
+            return self._put_off(job, f"{type(error).__name__}: {error}")
         if job.fault:
             logger.info("depot answers again", extra={"action": Action.DEPOT, "detail": f"after {job.tries} tries"})
         return Outcome(order=job.order)
