@@ -10,15 +10,15 @@ import pytest
 from PIL import Image
 
 from broker.runtime.content_credentials import DRAWN, DRAWN_INTO, Signer, SigningError, read_credentials
-from broker.runtime.credential_files import CredentialFiles, credential_files
+from broker.runtime.credential_files import CredentialFiles
 from broker.runtime.recipe_file import recipe_text
-from broker.runtime.settings import CommonSettings
 from broker.wire.jobspec import Artefact, JobSpec, ModelCard
 from broker.wire.recipe import MAX_RECIPE_BYTES, decode_recipe
 from tests.engine.child import Child
 from tests.engine.conftest import spec_for
 from tests.engine.media import read_clip, top_level_boxes
 from tests.engine.scripted import Recorder
+from tests.support.credentials import made_at
 from workers.engine.base import complete
 from workers.engine.device import Device
 from workers.engine.errors import WriteError
@@ -31,9 +31,7 @@ FAKE = ModelCard(name="fake", engine="fake", output="video", takes_image=True, a
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> CredentialFiles:
-    made = credential_files(CommonSettings(home=str(tmp_path_factory.mktemp("home"))))
-    assert made is not None
-    return made
+    return made_at(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="module")

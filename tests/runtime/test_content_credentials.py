@@ -29,6 +29,7 @@ from broker.runtime.content_credentials import (
 )
 from broker.runtime.credential_files import CredentialFiles, credential_files, new_pair
 from broker.runtime.settings import CommonSettings, SettingsError
+from tests.support.credentials import made_at
 
 KINDS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "MP4": "video/mp4"}
 RECIPE = json.dumps({"zoetrope": 1, "request": {"prompt": "a cat ü", "seed": 7, "guidance_scale": 2.5}})
@@ -51,9 +52,7 @@ def media(kind: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> CredentialFiles:
-    made = credential_files(CommonSettings(home=str(tmp_path_factory.mktemp("home"))))
-    assert made is not None
-    return made
+    return made_at(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="module")
