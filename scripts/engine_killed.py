@@ -174,7 +174,7 @@ class Studio:
             request = hashlib.sha256(encode_spec(spec)).hexdigest()
             monitor.keeping = Keeping(str(place / "kept"), every_s, request)
         with watched() as seen:
-            [made] = complete(self._engine.draw(self.card, spec, out, monitor, "normal"))
+            [made] = complete(self._engine.generate(self.card, spec, out, monitor, "normal"))
         with Image.open(out / made.name) as image:
             pixels = hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
         resumed = monitor.used.get("resumed", "").removeprefix("after step ").split(" ")[0]

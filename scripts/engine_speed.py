@@ -154,7 +154,7 @@ def _draw(
     )  # fmt: skip
     monitor = Monitor(Slot(memoryview(bytearray(_WORDS)).cast("Q"), 0), 1, 1, device.meter)
     with tempfile.TemporaryDirectory() as place, _written() as frames:
-        complete(engine.draw(card, spec, Path(place), monitor, "normal"))
+        complete(engine.generate(card, spec, Path(place), monitor, "normal"))
     return monitor, np.concatenate(frames), spec
 
 

@@ -9,7 +9,7 @@ from broker.core import parking, promised
 from broker.core.jobs import Job
 from broker.core.pool import Worker
 from broker.core.scheduling import placement, preemption
-from broker.core.scheduling.preemption import Running, Wanted
+from broker.core.scheduling.preemption import Running, Waiting
 from broker.core.scheduling.queue import Lane
 from broker.core.state import State
 from broker.wire.terms import JobState
@@ -33,20 +33,20 @@ def rescue(state: State, now: float) -> None:
     _make_room(state, _in_danger(state, now), now)
 
 
-def _make_room(state: State, waiting: Iterator[tuple[Job, Lane, Wanted]], now: float) -> None:
+def _make_room(state: State, queued: Iterator[tuple[Job, Lane, Waiting]], now: float) -> None:
     """Have one running job make room for each of these, where that pays."""
     held = [(worker, state.jobs[job_id]) for worker in state.pool for job_id in worker.held]
     seats = [worker for worker, job in held if _may_leave(worker, job)]
     #: For these a job makes room already.
     served = {job.yields_to for _, job in held if job.park == "preempt"}
-    for job, lane, wanted in waiting:
+    for job, lane, waiting in queued:
         if not seats:
             return
         if job.id in served or job.parked_at or job.excluded:
             # What made room itself makes nobody else do so.
             continue
-        running = _running(state, seats, job, lane, wanted, now)
-        chosen = preemption.choose(wanted, running, state.policy.preempt_delay, state.policy.preempt_bounds)
+        running = _running(state, seats, job.submission.priority, lane, waiting, now)
+        chosen = preemption.choose(waiting, running, state.policy.preempt_delay, state.policy.preempt_bounds)
         if chosen:
             served.add(job.id)
             seats = [worker for worker in seats if chosen not in worker.held]
@@ -60,14 +60,14 @@ def _may_leave(worker: Worker, job: Job) -> bool:
     return alone and ready and not job.stop and not job.park
 
 
-def _in_danger(state: State, now: float) -> Iterator[tuple[Job, Lane, Wanted]]:
+def _in_danger(state: State, now: float) -> Iterator[tuple[Job, Lane, Waiting]]:
     """Promised jobs that would be late, the least laxity first."""
     for job_id in promised.in_danger(state, now):
         job = state.jobs[job_id]
-        yield job, state.queue.lane(job_id), Wanted(cost_s=job.cost, promised=True)
+        yield job, state.queue.lane(job_id), Waiting(cost_s=job.cost, promised=True)
 
 
-def _next(state: State, now: float) -> Iterator[tuple[Job, Lane, Wanted]]:
+def _next(state: State, now: float) -> Iterator[tuple[Job, Lane, Waiting]]:
     """The jobs whose turn is next, with how long they will have waited if nothing makes room."""
     held = [state.jobs[job_id] for worker in state.pool for job_id in worker.held]
     ends = sorted(promised.left(state, job, now)[0] for job in held if not job.park)
@@ -80,11 +80,11 @@ def _next(state: State, now: float) -> Iterator[tuple[Job, Lane, Wanted]]:
             continue
         # Those before it take the workers that are free first.
         free_s = ends[number] if number < len(ends) else line_s
-        yield job, lane, Wanted(cost_s=job.cost, waits_s=now - job.submitted_at + free_s, line_s=line_s)
+        yield job, lane, Waiting(cost_s=job.cost, waits_s=now - job.submitted_at + free_s, line_s=line_s)
 
 
 def _running(
-    state: State, seats: list[Worker], waiting: Job, lane: Lane, wanted: Wanted, now: float
+    state: State, seats: list[Worker], priority: int, lane: Lane, waiting: Waiting, now: float
 ) -> Iterator[Running]:
     """What runs on those of these workers that fit; of no higher priority than the job that waits, unless that is promised."""
     for worker in seats:
@@ -93,7 +93,7 @@ def _running(
         for job_id in worker.held:
             job = state.jobs[job_id]
             own, units = job.submission.model, job.submission.units
-            above = job.submission.priority > waiting.submission.priority and not wanted.promised
+            above = job.submission.priority > priority and not waiting.promised
             if above or not state.costs.knows(own, units):
                 continue
             left_s, sd_s = promised.left(state, job, now)

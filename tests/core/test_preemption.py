@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from broker.core.policy import Policy
-from broker.core.scheduling.preemption import Bounds, Running, Wanted, choose, spare_s
+from broker.core.scheduling.preemption import Bounds, Running, Waiting, choose, spare_s
 from broker.core.scheduling.queue import Queue
 from broker.testing import UNIT, CoreHarness, holding, peer_of, sent, worker_info
 from broker.wire import messages as m
@@ -18,15 +18,15 @@ from broker.wire.promises import Promise
 from broker.wire.submission import Submission
 
 LONG = Running(job_id="long", left_s=100.0, whole_s=120.0)
-SHORT = Wanted(cost_s=2.0, waits_s=100.0)
-PROMISED = Wanted(cost_s=2.0, promised=True)
+SHORT = Waiting(cost_s=2.0, waits_s=100.0)
+PROMISED = Waiting(cost_s=2.0, promised=True)
 SHARE = 0.2
 BOUNDS = Bounds()
 STEPS = 100
 
 
 @pytest.mark.parametrize(
-    ("running", "wanted", "chosen"),
+    ("running", "waiting", "chosen"),
     [
         (LONG, SHORT, "long"),
         (replace(LONG, left_s=19.0), SHORT, ""),
@@ -55,8 +55,8 @@ STEPS = 100
         (replace(LONG, spare_s=3.0), PROMISED, ""),
     ],
 )
-def test_who_makes_room(running: Running, wanted: Wanted, chosen: str) -> None:
-    assert choose(wanted, [running], SHARE, BOUNDS) == chosen
+def test_who_makes_room(running: Running, waiting: Waiting, chosen: str) -> None:
+    assert choose(waiting, [running], SHARE, BOUNDS) == chosen
 
 
 def test_that_with_most_left_makes_room():

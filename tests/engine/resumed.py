@@ -61,7 +61,7 @@ class Rig:
         monitor.keeping = Keeping(str(self.kept), every_s, request, park_at)
         try:
             with tapped() as frames, self._counted():
-                made = complete(self.engine.draw(self.model.card, spec, out, monitor, "normal"))
+                made = complete(self.engine.generate(self.model.card, spec, out, monitor, "normal"))
         finally:
             self.used, self.monitor = monitor.used, monitor
             self.denoise_s = monitor.times.durations()["denoise"]

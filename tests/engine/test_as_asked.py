@@ -59,7 +59,7 @@ def bench():
 
 
 def ended(bench: Bench, artefact: Artefact) -> Any:
-    bench.engine.draw = lambda card, spec, out, monitor, profile: Stage("host", lambda: (artefact,))  # type: ignore[method-assign]
+    bench.engine.generate = lambda card, spec, out, monitor, profile: Stage("host", lambda: (artefact,))  # type: ignore[method-assign]
     assert SPEC.model in CARDS
     bench.runner.run(RunJob(job_id="j", fence=1, body=encode_spec(SPEC), out_dir="/nowhere", slot=1))
     return bench.end(1)

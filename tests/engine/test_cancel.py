@@ -31,7 +31,7 @@ def run(video_engine: VideoEngine, demo_card: ModelCard, tmp_path: Path) -> Run:
     def run(slot: Slot, **changes: object) -> tuple[Artefact, ...]:
         spec = spec_for(demo_card, **{**SHORT, **changes})
         monitor = Monitor(slot, 1, spec.num_outputs, video_engine.pipelines.device.meter)
-        return complete(video_engine.draw(demo_card, spec, tmp_path, monitor, "normal"))
+        return complete(video_engine.generate(demo_card, spec, tmp_path, monitor, "normal"))
 
     return run
 
@@ -43,7 +43,7 @@ def untouched(video_engine: VideoEngine, demo_card: ModelCard, tmp_path_factory:
     slot = Recorder.recording()
     monitor = Monitor(slot, 1, 1, video_engine.pipelines.device.meter)
     spec = spec_for(demo_card, **SHORT)
-    return written(lambda: complete(video_engine.draw(demo_card, spec, directory, monitor, "normal")))
+    return written(lambda: complete(video_engine.generate(demo_card, spec, directory, monitor, "normal")))
 
 
 def _hooks(engine: VideoEngine, card: ModelCard) -> int:

@@ -54,7 +54,9 @@ class Drawing:
     def frames(self, *loras: LoraUse) -> Any:
         monitor = Monitor(Recorder.recording(), 1, 1, self.engine.pipelines.device.meter)
         spec = spec_for(self.card, **SHORT, loras=loras)
-        return written(lambda: complete(self.engine.draw(self.card, spec, self.place, monitor, "normal"))).astype(int)
+        return written(lambda: complete(self.engine.generate(self.card, spec, self.place, monitor, "normal"))).astype(
+            int
+        )
 
 
 def graphs() -> int:

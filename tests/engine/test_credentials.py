@@ -43,7 +43,7 @@ def draw(spec: JobSpec, place: Path, signer: Signer | None) -> tuple[Artefact, .
     place.mkdir()
     monitor = Monitor(Recorder.recording(), 1, spec.num_outputs, Device("cpu", "auto", threads=1).meter)
     monitor.signer = signer
-    return complete(FakeEngine().draw(FAKE, spec, place, monitor, "normal"))
+    return complete(FakeEngine().generate(FAKE, spec, place, monitor, "normal"))
 
 
 def spec(**more) -> JobSpec:

@@ -35,7 +35,7 @@ def clips(device: Device, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         spec = spec_for(model.card, prompt=PROMPT, seed=3, loras=loras)
         place: Path = tmp_path_factory.mktemp("clip")
         with tapped() as frames:
-            complete(engine.draw(model.card, spec, place, monitor, "normal"))
+            complete(engine.generate(model.card, spec, place, monitor, "normal"))
         return np.concatenate(next(iter(frames.values())))
 
     scales = {"half": 0.5, "whole": 1.0, "none": 0.0}

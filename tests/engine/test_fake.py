@@ -23,7 +23,9 @@ CARD = card_for("fake")
 def _run(slot: Slot, out: Path, card: ModelCard = CARD, **changes: object) -> tuple[Artefact, ...]:
     spec = spec_for(card, **changes)
     slot.begin(1)
-    return complete(FakeEngine().draw(card, spec, out, Monitor(slot, 1, spec.num_outputs, ProcessMemory()), "normal"))
+    return complete(
+        FakeEngine().generate(card, spec, out, Monitor(slot, 1, spec.num_outputs, ProcessMemory()), "normal")
+    )
 
 
 def test_draws_a_real_video(slot: Slot, tmp_path: Path) -> None:

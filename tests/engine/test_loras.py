@@ -75,7 +75,9 @@ class Rig:
         place.mkdir(exist_ok=True)
         monitor = Monitor(slot or Recorder.recording(), 1, 1, self.pipelines.device.meter)
         with tapped() as frames:
-            made = complete(self.engine.draw(self.model.card, self.spec(*loras, **changes), place, monitor, "normal"))
+            made = complete(
+                self.engine.generate(self.model.card, self.spec(*loras, **changes), place, monitor, "normal")
+            )
         self.used = monitor.used
         if frames:
             return np.concatenate(next(iter(frames.values())))

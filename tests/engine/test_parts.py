@@ -176,7 +176,7 @@ def frames(base: Path, parts: dict[str, str], monitor: Monitor, out_dir: Path) -
     picture = out_dir.parent / "first.png"
     size = {"width": 64, "height": 64, "num_frames": 9, "num_inference_steps": 2}
     spec = spec_for(model.card, image=str(picture), **size)
-    drawn = written(lambda: complete(engine.draw(model.card, spec, out_dir, monitor, "normal")))
+    drawn = written(lambda: complete(engine.generate(model.card, spec, out_dir, monitor, "normal")))
     return drawn.astype(int)
 
 

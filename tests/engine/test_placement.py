@@ -11,8 +11,8 @@ from workers.models.placement import (
     DoesNotFit,
     Need,
     Placement,
+    PlacementSetting,
     Settled,
-    Wanted,
     choose,
     fits,
     peak,
@@ -97,7 +97,7 @@ def test_the_fastest_that_fits_is_chosen(limit_gib: float, chosen: Placement) ->
     ("wanted", "limit_gib", "chosen"),
     [("resident", 80, "resident"), ("leaf", 80, "leaf"), ("model", 80, "model"), ("group", 12.5, "group")],
 )
-def test_what_is_asked_for_is_what_there_is(wanted: Wanted, limit_gib: float, chosen: Placement) -> None:
+def test_what_is_asked_for_is_what_there_is(wanted: PlacementSetting, limit_gib: float, chosen: Placement) -> None:
     assert choose(MODEL, JOB, int(limit_gib * GIB), wanted) == chosen
 
 
@@ -120,7 +120,7 @@ def test_what_a_pipeline_cannot_have_is_passed_over() -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_with_the_numbers(wanted: Wanted, limit_gib: float, text: str) -> None:
+def test_what_does_not_fit_is_refused_with_the_numbers(wanted: PlacementSetting, limit_gib: float, text: str) -> None:
     with pytest.raises(DoesNotFit) as refused:
         choose(MODEL, JOB, int(limit_gib * GIB), wanted)
     assert str(refused.value) == f"its weights take {text}"

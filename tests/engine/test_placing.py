@@ -25,7 +25,7 @@ from workers.engine.progress import Cancelled, Monitor
 from workers.engine.video import VideoEngine
 from workers.ipc.shared import Slot
 from workers.models.model import ModelSetup
-from workers.models.placement import ORDER, RESERVE, Need, Placement, Wanted, peak
+from workers.models.placement import ORDER, RESERVE, Need, Placement, PlacementSetting, peak
 from workers.models.quantise import QuantizeMethod
 from workers.models.speed import Speed
 
@@ -62,7 +62,7 @@ class PretendGpu(Device):
 
 
 def engine_with(
-    card: ModelCard, placement: Wanted = "auto", limit: int = ALL, peaks: Peaks | None = None
+    card: ModelCard, placement: PlacementSetting = "auto", limit: int = ALL, peaks: Peaks | None = None
 ) -> VideoEngine:
     return VideoEngine(Pipelines(PretendGpu(limit), {card.name: ModelSetup(placement=placement)}, peaks))
 
@@ -80,7 +80,7 @@ def _draw(
     engine: VideoEngine, card: ModelCard, slot: Slot, directory: Path, profile: Profile = "normal", **changes: Any
 ) -> Any:
     monitor = Monitor(slot, 1, 1, engine.pipelines.device.meter)
-    return written(lambda: complete(engine.draw(card, job(card, **changes), directory, monitor, profile)))
+    return written(lambda: complete(engine.generate(card, job(card, **changes), directory, monitor, profile)))
 
 
 def _used(engine: VideoEngine, card: ModelCard) -> str:
@@ -107,7 +107,7 @@ def test_every_placement_draws_the_same(
 @pytest.mark.parametrize("placement", ["text_encoder_aside", "text_encoder_streamed", "model", "group", "leaf"])
 @pytest.mark.parametrize(("phase", "step", "hits"), [("encode", 0, 2), ("denoise", 1, 4), ("decode", 1, 3)])
 def test_cancelled_job_leaves_the_placement_in_order(
-    placement: Wanted, phase: str, step: int, hits: int, demo_card: ModelCard, tmp_path: Path, frames: Any
+    placement: PlacementSetting, phase: str, step: int, hits: int, demo_card: ModelCard, tmp_path: Path, frames: Any
 ) -> None:
     engine = engine_with(demo_card, placement)
     with pytest.raises(Cancelled):
@@ -149,7 +149,7 @@ class Seen:
 
 @pytest.mark.parametrize(("placement", "at_once"), [("text_encoder_aside", None), ("text_encoder_streamed", 1)])
 def test_copies_of_encoders_are_on_the_device_while_they_encode_and_nothing_comes_back(
-    placement: Wanted, at_once: int | None, demo_card: ModelCard, monkeypatch: pytest.MonkeyPatch
+    placement: PlacementSetting, at_once: int | None, demo_card: ModelCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engine_with(demo_card, placement)
     pipe = engine.pipelines.get(demo_card)
@@ -184,7 +184,7 @@ def test_encoders_of_fewer_bits_encode_the_same_wherever_they_wait(
 
 @pytest.mark.parametrize("placement", ["text_encoder_aside", "text_encoder_streamed"])
 def test_encoders_wait_again_after_a_failure_and_where_memory_runs_out_half_way(
-    placement: Wanted, demo_card: ModelCard, monkeypatch: pytest.MonkeyPatch
+    placement: PlacementSetting, demo_card: ModelCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engine_with(demo_card, placement)
     pipe = engine.pipelines.get(demo_card)

@@ -40,7 +40,7 @@ def _run(engine: Engine, card: ModelCard, spec: JobSpec, out: Path, slot: Slot |
     out.mkdir(exist_ok=True)
     own = slot or Slot(blank(), 0)
     own.begin(1)
-    complete(engine.draw(card, spec, out, Monitor(own, 1, spec.num_outputs, ProcessMemory()), "normal"))
+    complete(engine.generate(card, spec, out, Monitor(own, 1, spec.num_outputs, ProcessMemory()), "normal"))
     return sorted(out.glob("preview-*"), key=lambda path: int(path.stem.split("-")[1]))
 
 

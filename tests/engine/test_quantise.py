@@ -60,7 +60,7 @@ class Drawing:
         """What it draws, and what the job's record says that it was drawn with."""
         spec = spec_for(self.card, **SHORT, loras=loras)
         monitor = Monitor(slot, 1, 1, self.engine.pipelines.device.meter)
-        drawn = written(lambda: complete(self.engine.draw(self.card, spec, out_dir, monitor, "normal")))
+        drawn = written(lambda: complete(self.engine.generate(self.card, spec, out_dir, monitor, "normal")))
         return drawn.astype(int), monitor.used
 
 

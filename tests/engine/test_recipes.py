@@ -47,7 +47,7 @@ def demo(device: Device) -> tuple[VideoEngine, ModelCard]:
 
 def draw(engine: Any, card: ModelCard, spec: JobSpec, place: Path) -> None:
     monitor = Monitor(Recorder.recording(), 1, spec.num_outputs, Device("cpu", "auto", threads=1).meter)
-    complete(engine.draw(card, spec, place, monitor, "normal"))
+    complete(engine.generate(card, spec, place, monitor, "normal"))
 
 
 def frames_of(engine: Any, card: ModelCard, spec: JobSpec, place: Path) -> list[npt.NDArray[np.uint8]]:

@@ -83,7 +83,7 @@ class ScriptedEngine:
         self.shrinks.discard(spec.prompt)
         return shrinks
 
-    def draw(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
+    def generate(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
         self.log.append(f"draw {spec.prompt}")
         monitor.enter("denoise", 1)
         self.fronts.get(spec.prompt, lambda monitor: None)(monitor)

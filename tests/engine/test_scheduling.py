@@ -173,7 +173,7 @@ def test_the_model_is_called_once_at_each_time_of_the_preset(
     card, spec = with_sampler(demo_card, PRESETS["wan-lightx2v-4step"].sampler)
     pipe = video_engine.pipelines.get(card)
     own = pipe.scheduler
-    seen = seen_by(pipe.transformer, lambda: complete(video_engine.draw(card, spec, tmp_path, monitor, "normal")))
+    seen = seen_by(pipe.transformer, lambda: complete(video_engine.generate(card, spec, tmp_path, monitor, "normal")))
     assert seen == pytest.approx(_LIGHTX2V, abs=0.01)
     assert pipe.scheduler is own
     assert monitor.used == {"preset": "own", "sampler": "euler, 4 steps at 1000 937.5 833.3 625"}
@@ -188,7 +188,7 @@ def test_one_seed_draws_one_picture_whatever_noise_the_steps_add(
     def frames(spec: JobSpec, place: str) -> Any:
         (tmp_path / place).mkdir()
         monitor = Monitor(slot, 1, 1, ProcessMemory())
-        return written(lambda: complete(video_engine.draw(card, spec, tmp_path / place, monitor, "normal")))
+        return written(lambda: complete(video_engine.generate(card, spec, tmp_path / place, monitor, "normal")))
 
     first, again = frames(spec, "a"), frames(spec, "b")
     other = frames(msgspec.structs.replace(spec, seed=8), "c")
@@ -203,10 +203,10 @@ def test_steps_that_look_twice_are_counted_and_a_cancel_among_them_leaves_nothin
     pipe = video_engine.pipelines.get(card)
     own = pipe.scheduler
     with pytest.raises(Cancelled):
-        video_engine.draw(card, spec, tmp_path, Monitor(CancelAt.at("denoise", 3), 1, 1, ProcessMemory()), "normal")
+        video_engine.generate(card, spec, tmp_path, Monitor(CancelAt.at("denoise", 3), 1, 1, ProcessMemory()), "normal")
     assert pipe.scheduler is own
     recorder = Recorder.recording()
-    video_engine.draw(card, spec, tmp_path, Monitor(recorder, 1, 1, ProcessMemory()), "normal")
+    video_engine.generate(card, spec, tmp_path, Monitor(recorder, 1, 1, ProcessMemory()), "normal")
     assert [row for row in recorder.seen if row[0] == "denoise"][1:] == [("denoise", step, 5) for step in range(1, 6)]
 
 

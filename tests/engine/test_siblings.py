@@ -20,7 +20,7 @@ def draw(engine: VideoEngine, card: ModelCard, slot: Slot, out: Path, image: str
     out.mkdir()
     spec = spec_for(card, image=image, prompt="a blue square moving right on a white background")
     monitor = Monitor(slot, 1, 1, engine.pipelines.device.meter)
-    return written(lambda: complete(engine.draw(card, spec, out, monitor, "normal")))
+    return written(lambda: complete(engine.generate(card, spec, out, monitor, "normal")))
 
 
 def test_a_clip_begins_with_its_picture_and_the_next_job_draws_from_text_again(

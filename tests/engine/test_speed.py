@@ -206,7 +206,7 @@ def drawn(engine: VideoEngine, card: ModelCard, spec: JobSpec, place: Path, moni
     """The frames that are drawn, before they are made a file."""
     place.mkdir(exist_ok=True)
     monitor = monitor or Monitor(Slot(blank(), 0), 1, 1, ProcessMemory())
-    return written(lambda: complete(engine.draw(card, spec, place, monitor, "normal")))
+    return written(lambda: complete(engine.generate(card, spec, place, monitor, "normal")))
 
 
 def test_attention_of_one_model_is_no_other_s(
@@ -418,4 +418,4 @@ def test_a_cache_that_the_model_has_not_is_refused(
 ) -> None:
     card = msgspec.structs.replace(demo_card, caches=())
     with pytest.raises(InvalidInput, match="cache: 'fast' is not one of model"):
-        video_engine.draw(card, job(card, cache="fast"), tmp_path, monitor, "normal")
+        video_engine.generate(card, job(card, cache="fast"), tmp_path, monitor, "normal")

@@ -44,7 +44,7 @@ def engine(card: ModelCard) -> VideoEngine:
 
 def _draw(engine: VideoEngine, card: ModelCard, slot: Slot, directory: Path, profile: Any = "normal") -> Any:
     monitor = Monitor(slot, 1, 1, engine.pipelines.device.meter)
-    frames = written(lambda: complete(engine.draw(card, spec_for(card), directory, monitor, profile)))
+    frames = written(lambda: complete(engine.generate(card, spec_for(card), directory, monitor, profile)))
     monitor.memory.tell()
     assert monitor.memory.peak_mb() > 0
     return frames

@@ -23,7 +23,7 @@ class Stage(Struct, frozen=True):
     """A part of a job's tail, which may run on another thread while the next job is drawn.
 
     `where` says what it needs: "host", nothing of the device; "device", memory there beside the next job's; "whole", the device for itself.
-    `run` does it, and may be called again if memory ran out. Raises as `Engine.draw` does.
+    `run` does it, and may be called again if memory ran out. Raises as `Engine.generate` does.
     """
 
     where: Literal["host", "device", "whole"]
@@ -36,7 +36,7 @@ class Engine(Protocol):
     def load(self, card: ModelCard, monitor: Monitor | None = None) -> None:
         """Bring the model into memory, and call it for the first time where it is to be. Raises `LoadError`, or `OutOfMemory`."""
 
-    def draw(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
+    def generate(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
         """Draw `spec` up to its last denoising step at least; what comes last is files in `out_dir`, all fsynced.
 
         Raises `Cancelled` soon after the job's cancel word is set, `Parked` after the step that follows its park word where the model

@@ -77,7 +77,7 @@ class FakeEngine:
     def ran_out(self, card: ModelCard, spec: JobSpec, profile: Profile) -> bool:
         return False
 
-    def draw(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
+    def generate(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
         script = _Script(spec)
         if self._loaded != card.name:
             script.tell(monitor.enter, "load")

@@ -20,7 +20,7 @@ from workers.engine.sound import sound_for
 class ImageEngine(DiffusionEngine):
     """Text, and a picture where the pipeline takes one, to PNG."""
 
-    def draw(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
+    def generate(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
         """Pictures come decoded from the pipeline's call; what is left is to save the last one."""
         pipe = self.prepare(card, spec, monitor, profile)
         made: list[Artefact] = []

@@ -33,7 +33,19 @@ from workers.engine.peaks import shape as shape_with
 from workers.engine.progress import Monitor
 from workers.engine.ready import make_ready
 from workers.models.model import ModelSetup
-from workers.models.placement import AUTO, ORDER, DoesNotFit, Need, Placement, Settled, Wanted, choose, fits, peak, room
+from workers.models.placement import (
+    AUTO,
+    ORDER,
+    DoesNotFit,
+    Need,
+    Placement,
+    PlacementSetting,
+    Settled,
+    choose,
+    fits,
+    peak,
+    room,
+)
 from workers.models.sources import find
 from workers.models.weights import loaded_bytes
 
@@ -49,7 +61,7 @@ class Loaded:
     """A pipeline in memory and where it is."""
 
     def __init__(
-        self, pipe: Any, source: str, used: dict[str, str], wanted: Wanted, revision: str, adapters: Adapters
+        self, pipe: Any, source: str, used: dict[str, str], wanted: PlacementSetting, revision: str, adapters: Adapters
     ) -> None:
         self.pipe = pipe
         self.adapters = adapters

@@ -227,12 +227,14 @@ class Runner:
         return self._planner.may_begin(order.candidate, self._registry.meter.limit_mb())
 
     def _begun(self, order: EngineJob, measured: bool) -> Outcome:
-        def draw() -> Outcome:
-            return order.engine.draw(order.card, order.spec, Path(order.job.out_dir), order.monitor, order.job.profile)
+        def generate() -> Outcome:
+            return order.engine.generate(
+                order.card, order.spec, Path(order.job.out_dir), order.monitor, order.job.profile
+            )
 
         if not measured:
-            return draw()
-        outcome, weights_mb, took_mb = self._measured(order, draw)
+            return generate()
+        outcome, weights_mb, took_mb = self._measured(order, generate)
         with self._turn:
             self._planner.measured(took_mb, weights_mb)
         return outcome

@@ -57,7 +57,7 @@ class _Output(Struct, frozen=True):
 class VideoEngine(DiffusionEngine):
     """Text, and an image where the pipeline takes one, to MP4; to PNG when the job asks for an image."""
 
-    def draw(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
+    def generate(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
         """Frames are decoded in the tail where the pipeline can be stopped before, else by the pipeline."""
         pipe = fitting(self.prepare(card, spec, monitor, profile), spec)
         with self.adjusted(pipe, card, spec, monitor):

@@ -7,7 +7,7 @@ from msgspec import Struct, field
 from broker.wire.jobspec import ModelCard
 from workers.models.loras import Loras
 from workers.models.parts import Parts
-from workers.models.placement import AUTO, Wanted
+from workers.models.placement import AUTO, PlacementSetting
 from workers.models.speed import Size, Speed
 from workers.models.video_file import VideoFile
 
@@ -29,7 +29,7 @@ class ModelSetup(Struct, frozen=True, kw_only=True, omit_defaults=True):
     warm_up: tuple[Size, ...] = ()
     #: Directory of compiled code that outlives the process.
     compiled: str = ""
-    placement: Wanted = AUTO
+    placement: PlacementSetting = AUTO
     video_file: VideoFile = VideoFile()
 
 

@@ -22,13 +22,13 @@ from typing import Literal, get_args
 from msgspec import Struct
 
 Placement = Literal["resident", "text_encoder_aside", "text_encoder_streamed", "model", "group", "leaf"]
-Wanted = Literal["auto", "resident", "text_encoder_aside", "text_encoder_streamed", "model", "group", "leaf"]
+PlacementSetting = Literal["auto", "resident", "text_encoder_aside", "text_encoder_streamed", "model", "group", "leaf"]
 
 #: From the fastest to the one that needs least.
 ORDER: tuple[Placement, ...] = get_args(Placement)
 
 #: Chosen by the memory that there is.
-AUTO: Wanted = "auto"
+AUTO: PlacementSetting = "auto"
 
 #: Kept free for what no measurement of tensors shows: workspaces of cuBLAS and cuDNN, the holes between blocks of memory.
 RESERVE = 1536 * 2**20
@@ -124,7 +124,7 @@ def choose(
     components: Sequence[Component],
     need: Need,
     limit: int,
-    wanted: Wanted = AUTO,
+    wanted: PlacementSetting = AUTO,
     possible: Sequence[Placement] = ORDER,
 ) -> Placement:
     """The fastest placement that fits, of those that are `possible` with this pipeline; the `wanted` one, if one is.

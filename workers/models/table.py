@@ -16,7 +16,7 @@ from msgspec import Struct, field, inspect
 
 from workers.models.loras import LoraEntry, anchored_lora
 from workers.models.parts import Parts
-from workers.models.placement import Wanted
+from workers.models.placement import PlacementSetting
 from workers.models.samplers import SamplerEntry
 from workers.models.sources import CatalogueError, dotted, told
 from workers.models.speed import Speed
@@ -58,7 +58,7 @@ class ModelTable(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_u
     presets: dict[str, SamplerEntry] = field(default_factory=dict)
     speed: Speed = Speed()
     #: Where its weights lie while it draws.
-    placement: Wanted | Literal[""] = ""
+    placement: PlacementSetting | Literal[""] = ""
     #: How its clips are encoded.
     video_file: VideoFile = VideoFile()
 

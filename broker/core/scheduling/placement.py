@@ -28,7 +28,7 @@ class Host(Protocol):
     def gpus(self) -> int: ...
 
 
-class Wanted(Protocol):
+class Requirements(Protocol):
     """The properties of a job, or of a lane of jobs, that decide which workers can run it."""
 
     @property
@@ -62,12 +62,12 @@ class Candidate(Protocol):
 AnyCandidate = TypeVar("AnyCandidate", bound=Candidate)
 
 
-def fits(wanted: Wanted, worker: Candidate) -> bool:
+def fits(required: Requirements, worker: Candidate) -> bool:
     """Whether this worker could ever run such a job."""
     return (
-        wanted.model in worker.models
-        and wanted.gpus <= worker.info.gpus
-        and (not wanted.pinned or wanted.pinned == worker.name)
+        required.model in worker.models
+        and required.gpus <= worker.info.gpus
+        and (not required.pinned or required.pinned == worker.name)
     )
 
 

@@ -36,7 +36,7 @@ class Bounds(Struct, frozen=True, kw_only=True):
     least_run_s: float = 10.0
 
 
-class Wanted(Struct, frozen=True, kw_only=True):
+class Waiting(Struct, frozen=True, kw_only=True):
     """A job that waits, in predicted seconds."""
 
     cost_s: float
@@ -65,25 +65,25 @@ class Running(Struct, frozen=True, kw_only=True):
     spare_s: float = inf
 
 
-def choose(wanted: Wanted, running: Iterable[Running], delay_share: float, bounds: Bounds) -> str:
+def choose(waiting: Waiting, running: Iterable[Running], delay_share: float, bounds: Bounds) -> str:
     """The id of the job, of these, that makes room: that with most left; "": none."""
-    if not wanted.promised and wanted.waits_s <= bounds.patience * wanted.cost_s:
+    if not waiting.promised and waiting.waits_s <= bounds.patience * waiting.cost_s:
         return ""
-    able = [job for job in running if helps(job, wanted, bounds) and may_wait(job, wanted, delay_share, bounds)]
+    able = [job for job in running if helps(job, waiting, bounds) and may_wait(job, waiting, delay_share, bounds)]
     return max(able, key=lambda job: (job.left_s, job.job_id)).job_id if able else ""
 
 
-def helps(job: Running, wanted: Wanted, bounds: Bounds) -> bool:
+def helps(job: Running, waiting: Waiting, bounds: Bounds) -> bool:
     """Whether the worker is free so much sooner when this job is parked than when it ends that it pays."""
-    if wanted.promised:
+    if waiting.promised:
         return job.left_s > 2.0 * bounds.overhead_s + job.reload_s
-    least_s = bounds.factor * wanted.cost_s + bounds.overhead_s + job.reload_s
+    least_s = bounds.factor * waiting.cost_s + bounds.overhead_s + job.reload_s
     return job.left_s > max(bounds.least_left_s, least_s)
 
 
-def may_wait(job: Running, wanted: Wanted, delay_share: float, bounds: Bounds) -> bool:
+def may_wait(job: Running, waiting: Waiting, delay_share: float, bounds: Bounds) -> bool:
     """Whether the delay is within the bounds of the job that makes room."""
-    delay_s = wanted.cost_s + bounds.overhead_s + job.reload_s + (0.0 if wanted.promised else wanted.line_s)
+    delay_s = waiting.cost_s + bounds.overhead_s + job.reload_s + (0.0 if waiting.promised else waiting.line_s)
     rested = not job.preemptions or job.ran_s >= bounds.least_run_s
     left_s = delay_left_s(delay_share * job.whole_s, job.preemptions, job.preempted_s, bounds)
     return job.preemptions < bounds.most and rested and delay_s <= min(left_s, job.spare_s)
