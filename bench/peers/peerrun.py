@@ -30,14 +30,14 @@ from bench.report.errors import BenchError
 
 #: The longest that a part may take beside what its sizes say, its servers' start included; a repeat of part a may take this much more.
 _LIMIT_S, _REPEAT_S = 90.0, 30.0
-#: Parts that share a stand: c needs other workers, e none at first. They are made in this order.
+#: Parts that share an adapter: c needs other workers, e none at first. They are made in this order.
 GROUPS = ("ab", "c", "d", "e")
 
 
 class Order(Struct, frozen=True, kw_only=True):
-    """Order to a child to measure: `stand` is MODULE:CLASS."""
+    """Order to a child to measure: `adapter` is MODULE:CLASS."""
 
-    stand: str
+    adapter: str
     mode: str
     parts: str
     room: str
@@ -114,15 +114,15 @@ def _lines(process: subprocess.Popen[bytes], limit_s: float) -> Iterator[Line]:
 def child(order: Order, say: Callable[[Line], None]) -> None:
     """Measure the parts of one group."""
     done = Done(Path(tempfile.mkdtemp(prefix="d", dir=order.room)) / "s")
-    module, _, name = order.stand.partition(":")
+    module, _, name = order.adapter.partition(":")
     made: PeerAdapter | None = None
     try:
         with pinned(driver_cores()):
             made = getattr(importlib.import_module(module), name)(order.mode, Path(order.room), done)
-            stand: PeerAdapter = made
-            say(Line(part="about", about=stand.versions))
+            adapter: PeerAdapter = made
+            say(Line(part="about", about=adapter.versions))
             for part in order.parts:
-                say(_part(stand, done, order, part))
+                say(_part(adapter, done, order, part))
     except Unavailable as error:
         for part in order.parts:
             say(Line(part=part, missing=str(error)))
@@ -132,24 +132,24 @@ def child(order: Order, say: Callable[[Line], None]) -> None:
         done.close()
 
 
-def _part(stand: PeerAdapter, done: Done, order: Order, part: str) -> Line:
+def _part(adapter: PeerAdapter, done: Done, order: Order, part: str) -> Line:
     sizes = order.sizes
     try:
         if part == order.parts[0]:
-            stand.start_server()
+            adapter.start_server()
             if part != "e":
-                stand.start_workers(SLOTS if part == "c" else WORKERS)
+                adapter.start_workers(SLOTS if part == "c" else WORKERS)
         match part:
             case "a":
-                return Line(part=part, rate=scenarios.rate(stand, done, sizes))
+                return Line(part=part, rate=scenarios.rate(adapter, done, sizes))
             case "b":
-                return Line(part=part, latency=scenarios.latency(stand, done, sizes))
+                return Line(part=part, latency=scenarios.latency(adapter, done, sizes))
             case "c":
-                return Line(part=part, waits=scenarios.waits(stand, done, sizes))
+                return Line(part=part, waits=scenarios.waits(adapter, done, sizes))
             case "d":
-                return Line(part=part, crashes=scenarios.crashes(stand, done, sizes))
+                return Line(part=part, crashes=scenarios.crashes(adapter, done, sizes))
             case _:
-                return Line(part=part, survival=scenarios.survival(stand, done, sizes))
+                return Line(part=part, survival=scenarios.survival(adapter, done, sizes))
     except BenchError as error:
         return Line(part=part, missing=f"failed: {error}")
 

@@ -23,9 +23,9 @@ from bench.report.stats import probe_fdatasync
 
 
 class Peer(Struct, frozen=True, kw_only=True):
-    """Queue to compare with: its stand (MODULE:CLASS), the package that it needs, what people call it, and what its modes promise."""
+    """Queue to compare with: its adapter (MODULE:CLASS), the package that it needs, what people call it, and what its modes promise."""
 
-    stand: str
+    adapter: str
     needs: str
     label: str
     #: Mode -> when a job counts as acknowledged.
@@ -38,7 +38,7 @@ class Peer(Struct, frozen=True, kw_only=True):
 
 PEERS: dict[str, Peer] = {
     OURS: Peer(
-        stand="bench.peers.peer_ours:Here",
+        adapter="bench.peers.peer_ours:ZoetropeAdapter",
         needs="zmq",
         label="this broker",
         modes={"durable": "when flushed to disk (SQLite WAL, synchronous=FULL)"},
@@ -48,7 +48,7 @@ PEERS: dict[str, Peer] = {
         ),
     ),
     "celery": Peer(
-        stand="bench.peers.peer_celery:CeleryStand",
+        adapter="bench.peers.peer_celery:CeleryAdapter",
         needs="celery",
         label="Celery + Redis",
         modes={
@@ -63,7 +63,7 @@ PEERS: dict[str, Peer] = {
         ),
     ),
     "jetstream": Peer(
-        stand="bench.peers.peer_jetstream:JetStream",
+        adapter="bench.peers.peer_jetstream:JetStreamAdapter",
         needs="nats",
         label="NATS JetStream",
         modes={
@@ -73,7 +73,7 @@ PEERS: dict[str, Peer] = {
         notes=("NATS JetStream: a killed worker's job comes back after the ack wait, 30 s by default",),
     ),
     "ray": Peer(
-        stand="bench.peers.peer_ray:RayStand",
+        adapter="bench.peers.peer_ray:RayAdapter",
         needs="ray",
         label="Ray Serve",
         modes={"default": "never; not durable, a call waits in its caller's memory"},
@@ -137,7 +137,7 @@ def lines_of(plan: PeersPlan, name: str, mode: str, parts: str, home: Path) -> l
     room = home / f"{name[0]}{mode[:2]}{parts[0]}"
     room.mkdir()
     sizes = Sizes(jobs=plan.jobs, repeats=plan.repeats, seconds=plan.seconds, patience_s=plan.patience)
-    return measure(Order(stand=peer.stand, mode=mode, parts=parts, room=str(room), sizes=sizes))
+    return measure(Order(adapter=peer.adapter, mode=mode, parts=parts, room=str(room), sizes=sizes))
 
 
 def row(name: str, mode: str, lines: list[Line], flush_s: float | None = None) -> Row:

@@ -35,7 +35,7 @@ QUIET_S, DRAIN_S = 5.0, 45.0
 _WARM_UP = 50
 #: Submitting for the rate stops after so long, for a peer that takes jobs slowly.
 _SUBMIT_S = 12.0
-#: First job numbers of the runs: no two jobs of a stand share one.
+#: First job numbers of the runs: no two jobs of an adapter share one.
 _A, _B, _C, _D, _E, _STEP = 1_000_000, 20_000_000, 30_000_000, 40_000_000, 50_000_000, 1_000_000
 
 
@@ -92,17 +92,17 @@ class Survival(Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
-def rate(stand: PeerAdapter, done: Done, sizes: Sizes) -> Rate:
+def rate(adapter: PeerAdapter, done: Done, sizes: Sizes) -> Rate:
     """Run a. Raises `BenchError`."""
     warm = list(range(_WARM_UP))
-    stand.submit_all(warm, BARE)
+    adapter.submit_all(warm, BARE)
     done.wait(warm)
     found, least = [], sizes.jobs
     for repeat in range(sizes.repeats):
         first = _A + repeat * _STEP
         taken: list[int] = []
         begun = time.monotonic()
-        stand.submit_all(_until(begun + _SUBMIT_S, range(first, first + sizes.jobs), taken), BARE)
+        adapter.submit_all(_until(begun + _SUBMIT_S, range(first, first + sizes.jobs), taken), BARE)
         done.wait(taken)
         found.append(len(taken) / (max(done.at[number] for number in taken) - begun))
         least = min(least, len(taken))
@@ -118,13 +118,13 @@ def _until(end: float, numbers: range, taken: list[int]) -> Iterator[int]:
         yield number
 
 
-def latency(stand: PeerAdapter, done: Done, sizes: Sizes) -> Latency:
+def latency(adapter: PeerAdapter, done: Done, sizes: Sizes) -> Latency:
     """Run b. Raises `BenchError`."""
     starts, ends = [], []
     give_up = time.monotonic() + sizes.seconds
     for number in itertools.count(_B):
         begun = time.monotonic()
-        stand.submit(number, 0.0)
+        adapter.submit(number, 0.0)
         done.wait([number])
         starts.append(done.starts[number][0].at - begun)
         ends.append(done.at[number] - begun)
@@ -136,10 +136,10 @@ def latency(stand: PeerAdapter, done: Done, sizes: Sizes) -> Latency:
     return Latency(start=start, end=end)
 
 
-def waits(stand: PeerAdapter, done: Done, sizes: Sizes) -> Waits:
+def waits(adapter: PeerAdapter, done: Done, sizes: Sizes) -> Waits:
     """Run c. Raises `BenchError`."""
     warm = range(_C - SLOTS, _C)
-    stand.submit_all(warm, SLEEP_S)
+    adapter.submit_all(warm, SLEEP_S)
     done.wait(warm)
     times = poisson_times(ARRIVALS_PER_S, max(2, int(sizes.seconds * ARRIVALS_PER_S)), random.Random(1))
     begun = time.monotonic() + 0.1
@@ -149,7 +149,7 @@ def waits(stand: PeerAdapter, done: Done, sizes: Sizes) -> Waits:
         time.sleep(max(0.0, begun + at - time.monotonic()))
         submitted[number] = time.monotonic()
         late.append(submitted[number] - begun - at)
-        stand.submit(number, SLEEP_S)
+        adapter.submit(number, SLEEP_S)
     done.wait(list(submitted))
     return judge_waits(submitted, done.starts, done.at, late)
 
@@ -168,20 +168,20 @@ def judge_waits(
     return Waits(busy=run / (SLOTS * span), offered=offered, wait=wait, late_p99_s=lateness.p99)
 
 
-def crashes(stand: PeerAdapter, done: Done, sizes: Sizes) -> list[Crash]:
+def crashes(adapter: PeerAdapter, done: Done, sizes: Sizes) -> list[Crash]:
     """Run d, and where workers have a parent once more with that one killed, too. Raises `BenchError`."""
-    found = [_crash(stand, done, sizes, _D, "the process that runs the job", stand.kill_worker)]
+    found = [_crash(adapter, done, sizes, _D, "the process that runs the job", adapter.kill_worker)]
     # It waits to the end of the patience in every mode: once is enough.
-    kill_all = stand.kill_all_workers
-    if kill_all is not None and stand.mode == "default":
-        found.append(_crash(stand, done, sizes, _D + 1, "the whole worker", lambda _: kill_all()))
+    kill_all = adapter.kill_all_workers
+    if kill_all is not None and adapter.mode == "default":
+        found.append(_crash(adapter, done, sizes, _D + 1, "the whole worker", lambda _: kill_all()))
     return found
 
 
 def _crash(
-    stand: PeerAdapter, done: Done, sizes: Sizes, number: int, what: str, kill: Callable[[int], object]
+    adapter: PeerAdapter, done: Done, sizes: Sizes, number: int, what: str, kill: Callable[[int], object]
 ) -> Crash:
-    stand.submit(number, HELD_S)
+    adapter.submit(number, HELD_S)
     if not done.holds(lambda: number in done.starts, 60.0):
         raise BenchError("the job to be killed did not start within 60 s")
     time.sleep(KILL_AFTER_S)
@@ -191,7 +191,7 @@ def _crash(
     while time.monotonic() < killed + sizes.patience_s and not given_up:
         if done.holds(lambda: len(done.starts[number]) > 1 or number in done.at, 0.5):
             break
-        given_up = stand.given_up(number)
+        given_up = adapter.given_up(number)
     starts = done.starts[number]
     waited = time.monotonic() - killed
     again = starts[1].at - killed if len(starts) > 1 else None
@@ -207,15 +207,15 @@ def _crash(
     )
 
 
-def survival(stand: PeerAdapter, done: Done, sizes: Sizes) -> Survival:
-    """Run e, on a stand whose queue runs and that has no workers yet. Raises `BenchError`."""
+def survival(adapter: PeerAdapter, done: Done, sizes: Sizes) -> Survival:
+    """Run e, on a adapter whose queue runs and that has no workers yet. Raises `BenchError`."""
     numbers = range(_E, _E + sizes.kept)
-    stand.fill(numbers)
+    adapter.fill(numbers)
     killed = time.monotonic()
-    stand.kill_server()
-    stand.start_server()
-    stand.start_workers(WORKERS)
-    return drained(done, numbers, killed, stand.survival_note)
+    adapter.kill_server()
+    adapter.start_server()
+    adapter.start_workers(WORKERS)
+    return drained(done, numbers, killed, adapter.survival_note)
 
 
 def drained(done: Done, numbers: range, killed: float, note: str = "") -> Survival:

@@ -1,6 +1,9 @@
 """The comparison with other queues: its maths, its labels, and that no peer can hang or litter it. None of them is needed here."""
 
+import ast
 import contextlib
+import importlib.util
+from pathlib import Path
 
 import msgspec
 import psutil
@@ -141,8 +144,16 @@ def test_every_peer_says_what_its_modes_promise_and_ours_is_durable():
         assert set(peer.crashes) <= set(peer.modes) <= {"default", "durable"}
 
 
+@pytest.mark.parametrize("name", sorted(peers.PEERS))
+def test_every_peer_names_an_adapter_that_is_there(name):
+    module, _, adapter = peers.PEERS[name].adapter.partition(":")
+    # By its source: the package that it needs need not be installed.
+    source = ast.parse(Path(importlib.util.find_spec(module).origin).read_text())
+    assert adapter in [node.name for node in source.body if isinstance(node, ast.ClassDef)]
+
+
 def test_a_peer_that_is_not_installed_says_how_to_get_it(tmp_path, monkeypatch):
-    missing = peers.Peer(stand="bench.none:None", needs="no_such_package", label="Nobody", modes={"default": "never"})
+    missing = peers.Peer(adapter="bench.none:None", needs="no_such_package", label="Nobody", modes={"default": "never"})
     monkeypatch.setitem(peers.PEERS, "nobody", missing)
     lines = peers.lines_of(peers.PeersPlan(), "nobody", "default", "ae", tmp_path)
     assert (
@@ -189,36 +200,36 @@ def done(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def stand(done, tmp_path):
+def adapter(done, tmp_path):
     with contextlib.closing(Quick("default", tmp_path, done)) as made:
         yield made
 
 
-def test_rate_and_latency_count_every_job(done, stand):
-    found = scenarios.rate(stand, done, SIZES)
+def test_rate_and_latency_count_every_job(done, adapter):
+    found = scenarios.rate(adapter, done, SIZES)
     assert (len(found.per_s), found.jobs) == (2, 20)
     assert min(found.per_s) > 0
-    alone = scenarios.latency(stand, done, SIZES)
+    alone = scenarios.latency(adapter, done, SIZES)
     assert alone.start.count == alone.end.count > 0
     assert 0 < alone.start.p50 <= alone.end.p50
 
 
-def test_a_killed_workers_job_is_followed_to_its_next_start(done, stand):
-    (crash,) = scenarios.crashes(stand, done, SIZES)
+def test_a_killed_workers_job_is_followed_to_its_next_start(done, adapter):
+    (crash,) = scenarios.crashes(adapter, done, SIZES)
     assert (crash.starts, crash.ended) == (2, True)
     assert 0 <= crash.again_s < SIZES.patience_s
 
 
 def test_a_job_that_is_given_up_is_not_waited_for(done, tmp_path):
-    with contextlib.closing(Forgetful("default", tmp_path, done)) as stand:
-        (crash,) = scenarios.crashes(stand, done, SIZES)
+    with contextlib.closing(Forgetful("default", tmp_path, done)) as adapter:
+        (crash,) = scenarios.crashes(adapter, done, SIZES)
     assert (crash.again_s, crash.starts) == (None, 1)
     assert "nothing runs it again" in crash.given_up
 
 
-def test_what_survives_a_killed_queue_is_counted(done, stand, monkeypatch):
+def test_what_survives_a_killed_queue_is_counted(done, adapter, monkeypatch):
     monkeypatch.setattr(scenarios, "QUIET_S", 0.2)
-    found = scenarios.survival(stand, done, SIZES)
+    found = scenarios.survival(adapter, done, SIZES)
     assert (found.acknowledged, found.out) == (SIZES.kept, SIZES.kept // 2)
     assert found.first_s >= 0
     none = scenarios.drained(done, range(5), 0.0)
@@ -228,8 +239,8 @@ def test_what_survives_a_killed_queue_is_counted(done, stand, monkeypatch):
 # ---------------------------------------------------------------- the process around them
 
 
-def order(room, stand, parts, module="tests.bench.odd_peers", mode="default"):
-    return Order(stand=f"{module}:{stand}", mode=mode, parts=parts, room=str(room), sizes=SIZES)
+def order(room, adapter, parts, module="tests.bench.odd_peers", mode="default"):
+    return Order(adapter=f"{module}:{adapter}", mode=mode, parts=parts, room=str(room), sizes=SIZES)
 
 
 def said(lines):
@@ -251,7 +262,7 @@ def test_a_peer_that_hangs_is_ended_with_all_that_it_started(tmp_path):
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
-def test_our_own_stand_runs_acknowledges_and_forgets_nothing(tmp_path):
+def test_our_own_adapter_runs_acknowledges_and_forgets_nothing(tmp_path):
     (tmp_path / "e").mkdir()
     found = said(
         peerrun.measure(order(tmp_path, "ZoetropeAdapter", "ab", module="bench.peers.peer_ours", mode="durable"))
