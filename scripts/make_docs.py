@@ -19,7 +19,7 @@ from broker.wire.terms import FINAL, JobState
 from http_edge.app import build_app, build_edge
 from http_edge.base.settings import EdgeSettings
 from http_edge.http.routing import operations_of
-from http_edge.jobs.generation import FIELDS
+from http_edge.jobs.fields import FIELDS
 from workers.models.samplers import PRESETS
 from workers.settings import WorkerSettings
 from zoetrope.cli.terminal import EXIT_CODES

@@ -17,7 +17,8 @@ from broker.wire.jobspec import Scalar
 from http_edge.base.errors import EdgeError, invalid, shown
 from http_edge.body.fields import Reader, missing
 from http_edge.body.media_text import media_texts
-from http_edge.jobs.generation import ARGUMENTS, FIELDS, NAMES, UNSUPPORTED, Field, Generation
+from http_edge.jobs.fields import ARGUMENTS, FIELDS, NAMES, UNSUPPORTED, Field
+from http_edge.jobs.generation import Generation
 from http_edge.jobs.loras import read_loras
 
 #: Unknown names that are looked for among the known ones: each search takes a millisecond.

@@ -10,7 +10,8 @@ import msgspec
 from broker.wire.inputs import ROLES
 from http_edge.base.errors import invalid
 from http_edge.body.forms import Upload
-from http_edge.jobs.generation import FIELDS, Generation
+from http_edge.jobs.fields import FIELDS
+from http_edge.jobs.generation import Generation
 
 #: Role -> the files that came for it.
 Files = Mapping[str, Sequence[Upload]]

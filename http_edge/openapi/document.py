@@ -18,7 +18,7 @@ from http_edge.auth.access import OPEN_PATHS
 from http_edge.base.error_table import TABLE, Kind
 from http_edge.base.errors import ErrorResponses
 from http_edge.http.operation import EVENTS, FILES, JSON, Answer, Body, Operation, Param
-from http_edge.jobs.generation import FIELDS
+from http_edge.jobs.fields import FIELDS
 
 #: What any request can meet.
 _ALWAYS: tuple[Kind, ...] = (

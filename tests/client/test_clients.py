@@ -343,7 +343,7 @@ def test_every_state_of_the_service_is_final_or_active():
 
 
 def test_every_option_of_generate_is_a_field_of_the_service():
-    from http_edge.jobs.generation import FIELDS
+    from http_edge.jobs.fields import FIELDS
     from zoetrope.cli import generate
 
     body = ast.parse(inspect.getsource(generate.generate)).body[0]

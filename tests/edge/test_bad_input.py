@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from http_edge.jobs.generation import FIELDS
+from http_edge.jobs.fields import FIELDS
 from tests.edge.conftest import World
 
 OK = {"prompt": "a red circle"}

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from broker.wire.jobspec import JobSpec, ModelCard, decode_spec
-from http_edge.jobs.generation import FIELDS, NAMES, UNSUPPORTED
+from http_edge.jobs.fields import FIELDS, NAMES, UNSUPPORTED
 from tests.edge.conftest import World
 from tests.edge.openai_support import picture
 from tests.testing.fake_broker import ANIMATE, PICTURE, VIDEO, worker

@@ -25,7 +25,7 @@ from http_edge.base.errors import EdgeError, ErrorResponses
 from http_edge.http.operation import EVENTS, JSON
 from http_edge.http.routing import operations_of, route
 from http_edge.jobs import webhook_fields
-from http_edge.jobs.generation import NAMES
+from http_edge.jobs.fields import NAMES
 from http_edge.openapi import swagger_ui
 from tests.edge.conftest import World
 from tests.edge.openai_support import clip, draws, picture

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from broker.wire.jobspec import Artefact, Scalar
 from broker.wire.loras import MAX_NAME_CHARS, MAX_SCALE
 from broker.wire.terms import JobStateName, WebhookEvent
-from http_edge.jobs.generation import FIELDS, Field
+from http_edge.jobs.fields import FIELDS, Field
 from http_edge.jobs.webhook_fields import MAX_URL_CHARS
 
 

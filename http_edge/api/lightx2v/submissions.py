@@ -11,7 +11,7 @@ from http_edge.api.lightx2v.task_fields import TaskRequest, read_task
 from http_edge.api.lightx2v.views import TASKS_ORIGIN, Tasks, origin_of
 from http_edge.base.errors import EdgeError, invalid
 from http_edge.body.forms import read_fields
-from http_edge.jobs.generation import FIELDS
+from http_edge.jobs.fields import FIELDS
 from http_edge.jobs.input_files import input_files
 from http_edge.jobs.job import Job
 from http_edge.jobs.service import JobService

@@ -21,7 +21,8 @@ from http_edge.base.errors import EdgeError
 from http_edge.body.fields import Reader, missing
 from http_edge.body.forms import Fields, Upload
 from http_edge.body.json_body import json_response
-from http_edge.jobs.generation import FIELDS, MAX_PATH_CHARS, NAMES
+from http_edge.jobs.fields import FIELDS, NAMES
+from http_edge.jobs.generation import MAX_PATH_CHARS
 from http_edge.jobs.generation_reader import read_generation
 from http_edge.jobs.input_files import fields_of, input_files, with_files
 from http_edge.jobs.service import JobService

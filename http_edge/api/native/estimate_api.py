@@ -16,7 +16,7 @@ from http_edge.body.fields import Reader
 from http_edge.body.json_body import json_response
 from http_edge.http.operation import BROKER, QUERY, Answer, Param, operation
 from http_edge.http.routing import EdgeRoute, route
-from http_edge.jobs.generation import FIELDS, Field
+from http_edge.jobs.fields import FIELDS, Field
 from http_edge.jobs.generation_reader import read_generation
 from http_edge.jobs.service import JobService
 

@@ -39,7 +39,7 @@ from http_edge.http.operation import (
 from http_edge.http.prefer import StatusResponse, read_prefer
 from http_edge.http.routing import EdgeRoute, route
 from http_edge.jobs.delete_job import delete_job
-from http_edge.jobs.generation import FIELDS
+from http_edge.jobs.fields import FIELDS
 from http_edge.jobs.generation_reader import Policy, read_generation
 from http_edge.jobs.input_files import INPUT_FILES, Files, fields_of, input_files, with_files
 from http_edge.jobs.job import Job, standing

@@ -19,7 +19,8 @@ from http_edge.base.json_text import BadJson, decode_json
 from http_edge.body.fields import Reader, untexted
 from http_edge.body.forms import Fields, Upload
 from http_edge.body.media_text import media_text
-from http_edge.jobs.generation import FIELDS, NAMES, Generation
+from http_edge.jobs.fields import FIELDS, NAMES
+from http_edge.jobs.generation import Generation
 from http_edge.jobs.generation_reader import Policy, read_generation
 
 #: Objects (or their JSON text) in which clients nest further fields.
