@@ -20,6 +20,7 @@ from http_edge.app import build_app, build_edge
 from http_edge.base.settings import EdgeSettings
 from http_edge.http.routing import operations_of
 from http_edge.jobs.fields import FIELDS
+from workers.launchers.settings import LauncherSettings
 from workers.models.samplers import PRESETS
 from workers.settings import WorkerSettings
 from zoetrope.cli.terminal import EXIT_CODES
@@ -199,6 +200,7 @@ def parts() -> dict[str, dict[str, str]]:
             "common": common_settings(),
             "broker": own_settings(BrokerSettings),
             "workers": own_settings(WorkerSettings),
+            "launcher": own_settings(LauncherSettings),
             "edge": own_settings(EdgeSettings),
         },
         "docs/api.md": {"failures": every_failure(), "fields": every_field(), "routes": every_route()},

@@ -28,6 +28,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("broker/wire", "broker/runtime"),
     ),
     "workers": (
+        ("workers/launchers",),
         ("workers",),
         ("workers/agent", "workers/engine"),
         ("workers/supervisor",),

@@ -32,6 +32,7 @@ _REAL_TIME = (
     "client/test_command.py",
     "client/test_live.py",
     "page",
+    "ray",
     "scripts/test_start_scripts.py",
     "security",
     "sockets",

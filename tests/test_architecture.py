@@ -220,6 +220,7 @@ def test_no_room_reaches_itself():
         ("broker/core", ("broker",), ("broker.core", "broker.wire")),
         ("workers/agent", ("torch", "diffusers", "transformers", "numpy", "workers.engine"), ()),
         ("workers/supervisor", ("torch", "diffusers", "transformers", "numpy"), ()),
+        ("workers/launchers", ("torch", "diffusers", "transformers", "numpy"), ()),
         ("workers/models", ("torch", "diffusers", "transformers", "numpy"), ()),
         ("workers/ipc", ("torch", "diffusers", "transformers", "numpy"), ()),
         (
@@ -270,6 +271,15 @@ def under_any(names: frozenset[str], prefix: str) -> bool:
 def test_torch_is_in_the_engine_alone():
     outside = [path for path in sources("broker", "workers", "http_edge") if "workers/engine" not in path.as_posix()]
     assert breaches(outside, ("torch", "diffusers", "transformers", "accelerate")) == []
+
+
+def test_ray_is_in_its_launcher_alone():
+    """Beside it in the adapter by which other queues are measured. Nothing imports the launcher: it is loaded by its name."""
+    rest = [path for path in sources(*FOLDERS) if path.name not in ("ray.py", "peer_ray.py")]
+    assert breaches(rest, ("ray", "workers.launchers.ray")) == []
+    assert {path.relative_to(ROOT).as_posix() for path in sources("workers") if path.name == "ray.py"} == {
+        "workers/launchers/ray.py"
+    }
 
 
 def test_no_pickle_and_no_asyncio_zmq():

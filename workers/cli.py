@@ -23,7 +23,7 @@ Run one worker for each GPU: an agent, which talks to the broker, and its engine
 dies is started again, at once and then with growing pauses; SIGTERM or SIGINT hands all jobs back to the broker and
 ends within four seconds. Workers may start before the broker, and outlive its restarts.
 `python -m workers drain NAME` lets a worker finish its job and leave; `python -m workers pull MODEL` fetches one from the hub;
-`python -m workers healthy` is a probe for containers.
+`python -m workers healthy` is a probe for containers; `python -m workers --launcher ray` keeps workers on a Ray cluster (--help).
 Exit codes: 0 stopped or drained; 2 an option is wrong; 3 the broker refused all workers; 4 no worker can load its model. After one of
 these a launcher does not start it again; after any other it does.
 """
@@ -38,6 +38,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
     if argv[:1] == ["pull"]:
         # A process of its own: the hub's client takes half a second and 20 MB that no supervisor needs.
         os.execv(sys.executable, [sys.executable, "-m", "workers.pull", *argv[1:]])
+    if any(word == "--launcher" or word.startswith("--launcher=") for word in argv):
+        os.execv(sys.executable, [sys.executable, "-m", "workers.launchers", *argv])
     try:
         settings = load(WorkerSettings, "python -m workers", "workers", argv, environ, _DESCRIPTION)
         if settings.die_with_parent:

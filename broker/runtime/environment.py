@@ -69,6 +69,21 @@ OPTIONS = {
             "die_with_parent",
         ]
     ),
+    "launcher": frozenset(
+        [
+            "pool",
+            "min_workers",
+            "max_workers",
+            "target_wait_s",
+            "idle_s",
+            "ray_address",
+            "node_label",
+            "gpus_per_worker",
+            "worker_python",
+            "url",
+            "api_key_file",
+        ]
+    ),
     "edge": frozenset(
         [
             "host",

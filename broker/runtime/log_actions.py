@@ -69,6 +69,7 @@ class Action(StrEnum):
     AGENT_ENDED = "agent_ended", "An agent process ended: how, and when the next starts."
     NAME_TAKEN = "name_taken", "Another process bears this worker's name; it is tried again."
     HEARTBEAT_FILE = "heartbeat_file", "The file that probes read cannot be written."
+    POOL = "pool", "What a launcher does with its pool of workers, or why it does nothing."
     DEPOT = (
         "depot",
         "A file cannot be put into the depot, or not be fetched from it, and is tried again; or it answers again.",

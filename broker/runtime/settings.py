@@ -328,7 +328,7 @@ def read_config(path: str | None, environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 #: Tables of zoetrope.toml that are not one process's options.
-_OTHER_TABLES = {"broker", "workers", "edge", "models"}
+_OTHER_TABLES = {"broker", "workers", "launcher", "edge", "models"}
 
 
 def _read_toml(path: str | None, environ: Mapping[str, str], table: str, fields: Mapping[str, Any]) -> dict[str, Any]:

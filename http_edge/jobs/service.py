@@ -240,15 +240,15 @@ class JobService:
         with translated():
             return await self._broker.usage(first_day=first_day, last_day=last_day, by=by, tenant=sees)
 
-    async def drain_worker(self, name: str, *, hand_back: bool = False) -> m.WorkerView:
-        """Let a worker finish what it holds, or hand it back, and leave. Raises `EdgeError`."""
+    async def drain_worker(self, name: str, *, hand_back: bool = False, even_last: bool = False) -> m.WorkerView:
+        """Let a worker finish what it holds, or hand it back, and leave; the last one if `even_last`. Raises `EdgeError`."""
         _require_operator()
         # One after the other: of two requests for the last two workers the second must see the first.
         async with self._draining:
-            if _is_last(name, (await self._fetch_pool()).workers):
+            if not even_last and _is_last(name, (await self._fetch_pool()).workers):
                 message = (
                     f"worker: {shown(name)} is the last one, and the service would end with it: stop its process instead"
-                    " (SIGTERM; it finishes its jobs within stop_grace_s)"
+                    " (SIGTERM; it finishes its jobs within stop_grace_s), or say even_last where another will come"
                 )
                 raise EdgeError("forbidden", message, param="worker", value=name, place="path")
             with translated():

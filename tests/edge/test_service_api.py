@@ -84,6 +84,8 @@ def test_the_last_worker_is_not_drained_as_the_service_would_end_with_it(world: 
     world.fake.workers["lab.gpu-0"] = worker("lab.gpu-0", VIDEO)
     assert world.http.post("/v1/workers/cpu-0/drain").status_code == 403
     assert world.http.post("/v1/workers/lab.gpu-0/drain").status_code == 202
+    # One whose launcher brings another when something waits.
+    assert world.http.post("/v1/workers/cpu-0/drain?even_last=true").status_code == 202
 
 
 @pytest.mark.parametrize("name", ["nobody", "x" * 129])

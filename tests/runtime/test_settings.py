@@ -12,6 +12,7 @@ from broker.runtime import environment
 from broker.runtime import settings as runtime_settings
 from broker.settings import BrokerSettings
 from http_edge.base.settings import EdgeSettings
+from workers.launchers.settings import LauncherSettings
 from workers.settings import WorkerSettings
 
 
@@ -199,7 +200,8 @@ def test_variables_of_other_processes_clients_and_kubernetes_are_no_mistakes():
 
 
 @pytest.mark.parametrize(
-    ("process", "kind"), [("broker", BrokerSettings), ("workers", WorkerSettings), ("edge", EdgeSettings)]
+    ("process", "kind"),
+    [("broker", BrokerSettings), ("workers", WorkerSettings), ("launcher", LauncherSettings), ("edge", EdgeSettings)],
 )
 def test_every_option_is_known_to_all_processes(process, kind):
     own = {row.name for row in runtime_settings.describe(kind)} - {

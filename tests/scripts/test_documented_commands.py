@@ -99,6 +99,8 @@ def test_modules_that_are_named_take_their_options():
         if module in ("workers",) and subcommands == ["pull"]:  # replaces the process
             module, subcommands = "workers.pull", []
         text = help_of(module, *subcommands)
+        if "--launcher" in flags:  # another process, which takes the workers' options as well
+            text += help_of("workers.launchers", "--launcher", "ray")
         assert text, (name, words)
         assert [flag for flag in flags if not re.search(rf"{flag}\b", text)] == [], (name, words)
         checked += 1

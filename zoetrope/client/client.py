@@ -353,9 +353,10 @@ class Client:
         """Every worker."""
         return self._run(self._flows.workers())
 
-    def drain(self, worker: str, *, hand_back: bool = False) -> Worker:
-        """Let a worker finish what it holds and leave; `workers` shows it until then. `hand_back`: jobs go on elsewhere, where they can."""
-        return self._run(self._flows.object(Worker, draining(worker, hand_back)))
+    def drain(self, worker: str, *, hand_back: bool = False, even_last: bool = False) -> Worker:
+        """Let a worker finish what it holds and leave; `workers` shows it until then. `hand_back`: jobs go on elsewhere, where they can;
+        `even_last`: also when it is the last one."""
+        return self._run(self._flows.object(Worker, draining(worker, hand_back, even_last)))
 
     def undrain(self, worker: str) -> Worker:
         """Give a worker that drains, and has not left, work again."""
@@ -528,9 +529,9 @@ class AsyncClient:
         """As `Client.workers`."""
         return await self._run(self._flows.workers())
 
-    async def drain(self, worker: str, *, hand_back: bool = False) -> Worker:
+    async def drain(self, worker: str, *, hand_back: bool = False, even_last: bool = False) -> Worker:
         """As `Client.drain`."""
-        return await self._run(self._flows.object(Worker, draining(worker, hand_back)))
+        return await self._run(self._flows.object(Worker, draining(worker, hand_back, even_last)))
 
     async def undrain(self, worker: str) -> Worker:
         """As `Client.undrain`."""

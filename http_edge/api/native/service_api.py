@@ -135,6 +135,7 @@ class ServiceApi:
         params=(
             _WORKER,
             Param(name="hand_back", type=bool, about="Hand back at once what can go on elsewhere; default false."),
+            Param(name="even_last", type=bool, about="Let it leave if it is the last one, too; default false."),
         ),
         answers={202: Answer(about="The worker, `draining`.", types=(schema.Worker,))},
         errors=(*BROKER, *QUERY, "forbidden", "not_found"),
@@ -145,8 +146,10 @@ class ServiceApi:
         It takes no more jobs. `GET /v1/workers` shows it until it has left. With `hand_back` it does not finish the jobs of models that
         resume, but writes a checkpoint of each after its next step; they go on elsewhere.
         """
-        hand_back = bool(Reader(request.query_params, place="query").flag("hand_back"))
-        worker = await self._calls.drain_worker(request.path_params["name"], hand_back=hand_back)
+        reader = Reader(request.query_params, place="query")
+        hand_back = bool(reader.flag("hand_back"))
+        even_last = bool(reader.flag("even_last"))
+        worker = await self._calls.drain_worker(request.path_params["name"], hand_back=hand_back, even_last=even_last)
         return json_response(worker_json(worker), status=202)
 
     @operation(

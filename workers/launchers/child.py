@@ -1,0 +1,106 @@
+"""`python -m workers` as the child of a launcher's process: what it is started with, its log, its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
+from workers.launchers.settings import Order
+from workers.supervisor.exit_codes import EXIT_LEFT, EXIT_NO_MODEL, EXIT_SETTINGS, EXIT_UNWANTED
+
+#: Ends after which the same worker is not started again.
+FINAL_CODES = (EXIT_LEFT, EXIT_SETTINGS, EXIT_UNWANTED, EXIT_NO_MODEL)
+
+#: Bytes of a log from before, beyond which a start begins a new one, and keeps that as `.1`.
+_LOG_BYTES = 16 * 2**20
+
+#: Not for workers: one opens the launcher's cluster to whoever reads it, the other bounds threads that are not the launcher's.
+_NOT_PASSED = ("RAY_AUTH_TOKEN", "OMP_NUM_THREADS")
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """What the owner of a worker process knows of it."""
+
+    #: Of this process's owner, a new one each time it is started.
+    boot: str
+    name: str
+    node: str
+    host: str
+    pid: int
+    #: Exit code, one of `FINAL_CODES`; None: it runs.
+    code: int | None = None
+    #: Last line of the log, when it has ended.
+    why: str = ""
+    log: str = ""
+
+
+def command(order: Order, name: str) -> list[str]:
+    """What starts the worker `name` of a pool."""
+    prefix = f"{order.prefix}{order.pool}.{name}."
+    return [order.python or sys.executable, "-m", "workers", *order.arguments, "--name-prefix", prefix]
+
+
+def surroundings(order: Order, environ: Mapping[str, str]) -> dict[str, str]:
+    """Environment of a worker: that of its owner, without what was meant for the owner alone."""
+    passed = {name: value for name, value in environ.items() if name not in _NOT_PASSED}
+    return passed | ({"OMP_NUM_THREADS": str(order.threads)} if order.threads else {})
+
+
+class WorkerProcess:
+    """One start of a worker, with its output in a file."""
+
+    def __init__(self, order: Order, name: str, environ: Mapping[str, str] = os.environ) -> None:
+        """Start it. One that cannot be started has ended with `EXIT_SETTINGS`, and `why` says why."""
+        self.boot = uuid.uuid4().hex
+        self.log = Path(order.home) / "launcher" / f"{order.pool}.{name}.log"
+        self.started_at = time.monotonic()
+        self.pid = 0
+        self._fault = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            if self.log.exists() and self.log.stat().st_size > _LOG_BYTES:
+                self.log.replace(self.log.with_suffix(".log.1"))
+            with self.log.open("ab") as log:
+                self._process = subprocess.Popen(
+                    command(order, name),
+                    env=surroundings(order, environ),
+                    cwd=order.home,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
+            self.pid = self._process.pid
+        except OSError as error:
+            self._fault = f"the worker cannot be started: {error}"
+
+    def poll(self) -> int | None:
+        """Return the exit code; None while it runs."""
+        return self._process.poll() if self._process is not None else EXIT_SETTINGS
+
+    def terminate(self) -> None:
+        """SIGTERM: it hands its jobs back, within its grace, and ends with 0."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGTERM)
+
+    def why(self) -> str:
+        """The last line that it wrote, or why there is none."""
+        if self._fault:
+            return self._fault
+        try:
+            with self.log.open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
+                lines = log.read().decode(errors="replace").strip().splitlines()
+        except OSError as error:
+            return f"its log cannot be read: {error}"
+        return lines[-1] if lines else ""
