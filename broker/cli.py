@@ -29,6 +29,7 @@ from broker.shell.journal.backup import LogHold
 from broker.shell.journal.disk import Disk
 from broker.shell.journal.journal import Journal
 from broker.shell.journal.lock import BROKER_LOCK, Lock
+from broker.shell.journal.sqlite_store import SqliteStore
 from broker.shell.metrics import Metrics
 from broker.shell.net.peer_limits import PeerLimiter
 from broker.shell.net.sockets import Gate, Sockets, ipc_path
@@ -95,16 +96,12 @@ def run(settings: BrokerSettings) -> None:
                 stack.callback(_lock_endpoint(endpoint).release)
         disk = Disk(home, settings.journal_path, settings.min_free_mb << 20, settings.reserve_mb << 20)
         disk.check()
-        journal = Journal(
-            settings.journal_path,
-            disk.release,
-            accept_loss=settings.accept_journal_loss,
-            usage_keep_days=settings.usage_keep_days,
-        )
+        store = SqliteStore(settings.journal_path, disk.release, accept_loss=settings.accept_journal_loss)
+        journal = Journal(store, usage_keep_days=settings.usage_keep_days)
         stack.callback(journal.close)
         disk.watch_journal()
-        clock = open_timeline(journal.clock_record(), new=journal.empty)
-        journal.stage_clock(clock.record())
+        clock = open_timeline(journal.clock.record(), new=journal.empty)
+        journal.clock.stage(clock.record())
         core = Core(journal.epoch, settings.policy, clock(), partial(tokens.key_of, _depot_secret(home)))
         core.set_calendar(clock.calendar)
         gc.disable()  # nothing that is loaded is garbage
@@ -119,11 +116,11 @@ def run(settings: BrokerSettings) -> None:
                 "action": Action.LOADED,
                 "epoch": journal.epoch,
                 "jobs": jobs,
-                "set_aside": journal.set_aside_count,
+                "set_aside": len(journal.asides),
                 "start_s": time.monotonic() - started,
             },
         )
-        _serve(settings, core, journal, wires, disk, clock, recovery)
+        _serve(settings, core, journal, LogHold(home, store), wires, disk, clock, recovery)
     logger.info("stopped", extra={"action": Action.STOPPED})
 
 
@@ -165,6 +162,7 @@ def _serve(
     settings: BrokerSettings,
     core: Core,
     journal: Journal,
+    log_hold: LogHold,
     wires: Sockets,
     disk: Disk,
     clock: Timeline,
@@ -189,7 +187,6 @@ def _serve(
         check_invariants=settings.check_invariants,
     )
     metrics_file = Path(settings.metrics_file) if settings.metrics_file else None
-    log_hold = LogHold(settings.home_path, journal)
     signals.hold()
     try:
         asyncio.run(Server(core, journal, wires, router, disk, metrics, clock, metrics_file, log_hold).run())

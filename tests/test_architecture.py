@@ -23,7 +23,6 @@ LARGE = {
     "broker.client.client.BrokerClient": "one method a request",
     "broker.core.pool.Worker": "a record of one worker, written by the messages that it sends",
     "broker.core.state.State": "the core's memory; every move of a job passes through it, so that its parts cannot disagree",
-    "broker.shell.journal.journal.Journal": "one connection and one open transaction, which its parts share",
     "broker.shell.router.Router": "one pass from the sockets to the commit, in the hot path",
     "http_edge.jobs.service.JobService": "one method a request of the broker's client",
     "workers.agent.core.AgentCore": "one method a message of the broker and of the engine",
@@ -42,6 +41,7 @@ PLACES = {
     "crashes": 6,
     "deadline_at": 6,
     "finished_at": 8,
+    "deliveries": 6,  # of a job; and of all jobs, staged and stored
     "fps": 9,
     "gpus": 8,
     "guidance_scale": 7,

@@ -18,7 +18,7 @@ from msgspec import Struct
 from bench.harness.simworker import MODEL
 from broker.core.lookups import NOTHING
 from broker.core.machine import Core, Policy
-from broker.shell.journal.journal import Journal
+from broker.shell.journal.sqlite_store import sqlite_journal
 from broker.testing import look_up, quiet_executor
 from broker.wire import codec
 from broker.wire import messages as m
@@ -68,7 +68,7 @@ class Line:
     """A core and a journal with one edge and one worker, whose every message is a pass of its own."""
 
     def __init__(self, directory: Path, watched: bool) -> None:
-        self._journal = Journal(directory / "jobs.sqlite")
+        self._journal = sqlite_journal(directory / "jobs.sqlite")
         # Few finished jobs are kept in memory, so that what is left behind is what leaks.
         self._core = Core(self._journal.epoch, Policy(recent_finals=16), 1_000_000.0)
         self._executor = quiet_executor(self._journal)

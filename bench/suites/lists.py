@@ -20,8 +20,9 @@ from bench.report.report import Grid, Metric, Report, progress
 from broker.core.effects import Send
 from broker.core.jobs import Cause, Job
 from broker.core.machine import Core, Policy
-from broker.shell.journal import rows
+from broker.shell.journal import rows, statements
 from broker.shell.journal.journal import Journal
+from broker.shell.journal.sqlite_store import sqlite_journal
 from broker.testing import feed
 from broker.wire import codec
 from broker.wire import messages as m
@@ -88,7 +89,7 @@ def run(plan: ListsPlan) -> Report:
         path = Path(directory) / "jobs.sqlite"
         progress(f"writing {plan.jobs:,} jobs")
         fill(path, plan.jobs)
-        journal = Journal(path)
+        journal = sqlite_journal(path)
         try:
             core = Core(journal.epoch, Policy(), 3_000_000.0)
             costs = {what: measure(core, journal, _placed(query, plan.jobs // 2)) for what, query in _LISTS}
@@ -131,16 +132,16 @@ def _placed(query: dict[str, Any], middle: int) -> dict[str, Any]:
 
 def fill(path: Path, jobs: int, begin_at: float = _BEGIN_AT) -> None:
     """A journal of so many finished jobs, one a second from a time on, by the rows that the broker writes, many a transaction."""
-    Journal(path).close()
+    sqlite_journal(path).close()
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA synchronous = OFF")
     for first in range(1, jobs + 1, _BATCH):
         batch = [(n, _accepted(n, begin_at + n)) for n in range(first, min(jobs + 1, first + _BATCH))]
         connection.execute("BEGIN")
-        connection.executemany(rows.INSERT_JOB, [rows.job_row(n, job) for n, job in batch])
+        connection.executemany(statements.INSERT_JOB, [rows.job_row(n, job) for n, job in batch])
         for n, job in batch:
             _end(n, job)
-        connection.executemany(rows.PUT_OUTCOME, [rows.outcome_row(n, job) for n, job in batch])
+        connection.executemany(statements.PUT_OUTCOME, [rows.outcome_row(n, job) for n, job in batch])
         connection.execute("COMMIT")
     connection.close()
 

@@ -11,7 +11,6 @@ from broker.shell.clock import Timeline
 from broker.shell.journal.backup import LogHold
 from broker.shell.journal.disk import Disk
 from broker.shell.journal.journal import Journal
-from broker.shell.lookups import record_counts
 from broker.shell.metrics import Metrics
 from broker.shell.net.sockets import Sockets
 from broker.shell.router import Router
@@ -44,7 +43,7 @@ class MetricsFile:
             return
         self._next = now + METRICS_S
         try:
-            self._metrics.write(self._path, self._core.snapshot(record_counts(self._journal)))
+            self._metrics.write(self._path, self._core.snapshot(self._journal.counts()))
         except Exception as error:  # a full disk, a bug that shows for one job: numbers are not worth the broker
             logger.warning("metrics not written", extra={"action": Action.METRICS, "error": str(error)})
 
@@ -110,7 +109,7 @@ class Housekeeping:
         elif now < self._next_record:
             return
         self._next_record = now + RECORD_S
-        self._journal.stage_clock(self._clock.record())
+        self._journal.clock.stage(self._clock.record())
 
     def _keep_watch(self) -> None:
         endless = self._wires.keep_watch()

@@ -26,11 +26,11 @@ class Deliveries(Protocol):
         """Pending deliveries that are due, the longest due first, and when one that is not among them is due."""
 
 
-class UsageSums(Protocol):
-    """What was used of the pool by jobs that are over, those staged in this pass included."""
+class SetAsides(Protocol):
+    """Jobs that are set aside."""
 
-    def rows(self, query: m.GetUsage) -> list[m.UsageRow]:
-        """Sums by what the query groups by, in its order; one more than its limit when there are more."""
+    def jobs(self) -> list[Job]:
+        """These jobs, as far as their rows can be read, without their specs."""
 
 
 class Archive(Protocol):
@@ -45,20 +45,8 @@ class Archive(Protocol):
     def body(self, job_id: str) -> bytes:
         """The spec of a job that is there. Raises `DamagedRecord`."""
 
-    def set_asides(self) -> list[Job]:
-        """The jobs that are set aside, as far as their rows can be read, without their specs."""
-
-    @property
-    def set_aside_count(self) -> int:
-        """How many there are."""
-
-    @property
-    def damaged(self) -> int:
-        """How many records of jobs that are over were found damaged."""
-
-    @property
-    def rebuilt_indexes(self) -> int:
-        """How many indexes were found damaged and built anew."""
+    def counts(self) -> RecordCounts:
+        """How many jobs are set aside, and what was found damaged."""
 
     def page(self, query: m.ListJobs) -> tuple[list[Job], bool, int]:
         """Jobs that match, in order, whether more follow, and `Jobs.behind`."""
@@ -68,8 +56,12 @@ class Archive(Protocol):
         """The webhook deliveries of all jobs."""
 
     @property
-    def usage(self) -> UsageSums:
-        """What was used."""
+    def asides(self) -> SetAsides:
+        """The jobs that are set aside."""
+
+    def usage(self, query: m.GetUsage) -> list[m.UsageRow]:
+        """Sums of what was used by jobs that are over, in the order of what the query groups by; one more than its limit when there are
+        more."""
 
 
 def look_up(archive: Archive, lookup: Lookup, now: float) -> Found:
@@ -90,7 +82,7 @@ def look_up(archive: Archive, lookup: Lookup, now: float) -> Found:
             jobs, more, behind = archive.page(lookup.query)
             return Found(jobs=tuple(_with_deliveries(archive, job) for job in jobs), more=more, behind=behind)
         case lookups.FindSetAside():
-            return Found(jobs=tuple(archive.set_asides()))
+            return Found(jobs=tuple(archive.asides.jobs()))
         case lookups.FindDue():
             due, next_due_at = archive.deliveries.due(now, lookup.limit)
             return Found(webhook_deliveries=tuple(due), next_due_at=next_due_at)
@@ -101,19 +93,14 @@ def look_up(archive: Archive, lookup: Lookup, now: float) -> Found:
             siblings = archive.deliveries.of_job(delivery.job_id) if lookup.siblings else ()
             return Found(webhook_deliveries=(delivery, *siblings))
         case lookups.FindUsage():
-            return Found(usage=tuple(archive.usage.rows(lookup.query)))
+            return Found(usage=tuple(archive.usage(lookup.query)))
         case lookups.CountRecords():
-            return Found(counts=record_counts(archive))
+            return Found(counts=archive.counts())
 
 
 def with_spec(archive: Archive, run: m.Run) -> m.Run:
     """A grant that the core gave without its spec. Raises `DamagedRecord`."""
     return replace(run, body=archive.body(run.job_id))
-
-
-def record_counts(archive: Archive) -> RecordCounts:
-    """The numbers of a pool's view that the core does not know."""
-    return RecordCounts(archive.set_aside_count, archive.damaged, archive.rebuilt_indexes)
 
 
 def _whole(archive: Archive, job: Job) -> Found:

@@ -1,301 +1,276 @@
-"""An archive in memory: what the journal keeps of jobs, deliveries and usage, without a file."""
+"""An archive in memory: the journal, over a store without a file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from msgspec.structs import replace
+from msgspec import Struct, field
+from msgspec.structs import asdict, replace
 
 from broker.core.deliveries import Delivery
-from broker.core.jobs import DamagedRecord, Job, SetAside, Stop
-from broker.core.usage import gpu_seconds
-from broker.runtime.errors import JournalConflict
+from broker.core.jobs import Job, SetAside
+from broker.runtime.errors import IdTaken, JournalConflict
+from broker.shell.journal import rows
+from broker.shell.journal.journal import Journal
+from broker.shell.journal.rows import COLUMNS, JobRow
+from broker.shell.journal.store import Batch, RowPage
 from broker.wire import messages as m
 from broker.wire.jobspec import prompt_of
+from broker.wire.terms import FINAL
 from broker.wire.usage import USAGE_GROUPS
+
+_COLUMN = {name: at for at, name in enumerate(COLUMNS)}
+#: In place of what became of a job: state, fence, worker, what is packed.
+_NO_OUTCOME = (None, None, None, None)
+
+
+class Tables(Struct):
+    """Everything that is written."""
+
+    #: By number, in the order of acceptance: `rows.job_row`, and `rows.outcome_row` without its number.
+    jobs: dict[int, JobRow] = field(default_factory=dict)
+    outcomes: dict[int, JobRow] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)
+    deliveries: dict[int, Delivery] = field(default_factory=dict)
+    marks: dict[int, SetAside] = field(default_factory=dict)
+    #: Sums by day, tenant, key and model.
+    usage: dict[tuple[Any, ...], tuple[float, ...]] = field(default_factory=dict)
+    clock: bytes | None = None
+
+    def copy(self) -> Tables:
+        """Copy the tables; their rows never change."""
+        return replace(self, **{name: {**table} for name, table in asdict(self).items() if isinstance(table, dict)})
+
+    def row(self, n: int, *, spec: bool) -> JobRow:
+        """The row of this number as `rows.decode` takes it."""
+        *columns, tail, head, body = self.jobs[n]
+        return *columns, tail, *self.outcomes.get(n, _NO_OUTCOME), head, body if spec else None
+
+
+class MemoryRows:
+    """Rows of jobs: a `store.JobRows`."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    def next_number(self) -> int:
+        return max(self._store.tables.jobs, default=0) + 1
+
+    def number(self, job_id: str) -> int | None:
+        return self._store.tables.numbers.get(job_id)
+
+    def row(self, n: int, *, spec: bool = True) -> JobRow | None:
+        tables = self._store.tables
+        return tables.row(n, spec=spec) if n in tables.jobs else None
+
+    def spec(self, job_id: str) -> tuple[int, bytes, bytes] | None:
+        n = self.number(job_id)
+        row = None if n is None else self.row(n)
+        return None if row is None or n is None else (n, *row[-2:])
+
+    def newest(self, origin: str, alias: str, tenant: str) -> int:
+        named = (
+            n
+            for n, row in self._store.tables.jobs.items()
+            if (row[_COLUMN["origin"]], row[_COLUMN["alias"]]) == (origin, alias)
+            and tenant in ("", row[_COLUMN["tenant"]])
+        )
+        return max(named, default=0)
+
+    def page(self, query: m.ListJobs, live: Sequence[int] | None) -> RowPage:
+        """All of it at once, however many rows that takes."""
+        tables = self._store.tables
+        found = [tables.row(n, spec=True) for n in sorted(tables.jobs)]
+        first = _position(found, query)
+        if first is None:
+            return RowPage([], False, 0)
+        found = found[:first][::-1] if query.newest_first else found[first:]
+        found = [row for row in found if _matches(row, query)]
+        return RowPage(found[: query.limit], len(found) > query.limit, 0)
+
+    def live(self) -> list[JobRow]:
+        tables = self._store.tables
+        found = (tables.row(n, spec=False) for n in sorted(tables.jobs))
+        return [row for row in found if rows.standing(row)[0] not in FINAL]
+
+    def succeeded(self, above: int, limit: int) -> list[JobRow]:
+        tables = self._store.tables
+        numbers = sorted((n for n in tables.jobs if n > above), reverse=True)
+        found = (tables.row(n, spec=False) for n in numbers)
+        return [row for row in found if rows.standing(row)[0] == "succeeded"][:limit]
+
+    def marks(self) -> list[tuple[str, int, SetAside]]:
+        tables = self._store.tables
+        return [
+            (tables.jobs[n][_COLUMN["id"]], n, mark) for n, mark in sorted(tables.marks.items()) if n in tables.jobs
+        ]
+
+    def clock(self) -> bytes | None:
+        return self._store.tables.clock
+
+    def usage(self, query: m.GetUsage) -> list[m.UsageRow]:
+        sums: dict[tuple[Any, ...], tuple[Any, tuple[float, ...]]] = {}
+        for key, added in self._store.tables.usage.items():
+            names = dict(zip(USAGE_GROUPS, key, strict=True))
+            if query.first_day <= names["day"] <= query.last_day and query.tenant in ("", names["tenant"]):
+                by = {name: value for name, value in names.items() if name in query.by}
+                _, there = sums.get((*by.values(),), (by, (0,) * len(added)))
+                sums[(*by.values(),)] = by, _sum(there, added)
+        fields = m.UsageRow.__struct_fields__[len(USAGE_GROUPS) :]
+        found: list[dict[str, Any]] = [
+            {**by, **dict(zip(fields, total, strict=True))} for _, (by, total) in sorted(sums.items())
+        ]
+        return [m.UsageRow(**row) for row in found[: query.limit + 1]]
 
 
 class MemoryDeliveries:
-    """Webhook deliveries of a `MemoryArchive`."""
+    """Webhook deliveries: a `store.DeliveryRows`."""
 
-    def __init__(self) -> None:
-        self.rows: dict[int, Delivery] = {}
-        self.staged: dict[int, Delivery] = {}
-
-    def stage(self, delivery: Delivery) -> None:
-        """Write it with the next commit. Its job is staged or on disk."""
-        self.staged[delivery.number] = delivery
-
-    def _all(self) -> list[Delivery]:
-        return sorted({**self.rows, **self.staged}.values(), key=lambda delivery: delivery.number)
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
 
     def of_job(self, job_id: str) -> list[Delivery]:
-        """The job's deliveries, oldest first."""
-        return [delivery for delivery in self._all() if delivery.job_id == job_id]
+        return [delivery for delivery in self._store.tables.deliveries.values() if delivery.job_id == job_id]
 
     def find(self, number: int) -> Delivery | None:
-        """The delivery of this number."""
-        return self.staged.get(number) or self.rows.get(number)
+        return self._store.tables.deliveries.get(number)
 
     def due(self, now: float, limit: int) -> tuple[list[Delivery], float | None]:
-        """Pending deliveries that are due, the longest due first, and when the next one behind them is."""
-        pending = [delivery for delivery in self._all() if delivery.state == "pending"]
+        pending = [delivery for delivery in self._store.tables.deliveries.values() if delivery.state == "pending"]
         pending.sort(key=lambda delivery: (delivery.due_at, delivery.number))
         due = [delivery for delivery in pending[:limit] if delivery.due_at <= now]
         return due, pending[len(due)].due_at if len(pending) > len(due) else None
 
 
-class MemoryUsage:
-    """What was used, of a `MemoryArchive`: one entry a job that is over, kept when the job is deleted."""
+class MemoryStore:
+    """A `store.Store` in which nothing is ever damaged."""
 
-    def __init__(self, write_staged: Callable[[], None]) -> None:
-        self._write_staged = write_staged
-        self.entries: list[m.UsageRow] = []
-
-    def add(self, job: Job) -> None:
-        """Count a job whose final row is being written."""
-        kept, lost = gpu_seconds(job)
-        size = sum(artefact.size for artefact in job.result.artefacts) if job.result and job.state == "succeeded" else 0
-        fixed = job.submission
-        self.entries.append(
-            m.UsageRow(
-                day=int(job.finished_at // 86_400),
-                tenant=fixed.tenant,
-                key=fixed.submitted_by,
-                model=fixed.model,
-                succeeded=int(job.state == "succeeded"),
-                failed=int(job.state == "failed"),
-                cancelled=int(job.state == "cancelled"),
-                gpu_s=kept,
-                lost_gpu_s=lost,
-                bytes=size,
-            )
-        )
-
-    def rows(self, query: m.GetUsage) -> list[m.UsageRow]:
-        """Sums by what the query groups by, in its order; one more than its limit when there are more."""
-        self._write_staged()
-        sums: dict[tuple[Any, ...], m.UsageRow] = {}
-        for one in self.entries:
-            if query.first_day <= one.day <= query.last_day and query.tenant in ("", one.tenant):
-                names = {name: getattr(one, name) for name in query.by}
-                there = sums.get(
-                    key := tuple(names[name] for name in USAGE_GROUPS if name in names), m.UsageRow(**names)
-                )
-                added = {name: getattr(there, name) + getattr(one, name) for name in m.UsageRow.__struct_fields__[4:]}
-                sums[key] = replace(there, **added)
-        return [sums[key] for key in sorted(sums)][: query.limit + 1]
-
-
-class MemoryArchive:
-    """The journal's part that holds jobs and deliveries, without a file: the same calls, the same answers, nothing damaged."""
-
-    #: Nothing in memory is ever damaged.
-    damaged = 0
     rebuilt_indexes = 0
 
     def __init__(self, epoch: int = 1) -> None:
-        self.epoch = epoch
-        #: Written rows, in the order of acceptance; durable unless `_durable` keeps what was before the open transaction.
-        self.rows: dict[str, Job] = {}
-        self.deliveries = MemoryDeliveries()
-        self.usage = MemoryUsage(self.flush)
-        self._marks: dict[str, SetAside] = {}
-        #: Staged and not written; lazy ones may be lost in a crash though a commit went by.
-        self._staged: dict[str, Job] = {}
-        self._lazy: dict[str, Job] = {}
-        self._durable: tuple[dict[str, Job], dict[str, SetAside], dict[int, Delivery], int] | None = None
+        """`epoch`: that of its first journal."""
+        self.tables = Tables()
+        self.jobs = MemoryRows(self)
+        self.deliveries = MemoryDeliveries(self)
+        self._epoch = epoch - 1
+        #: What was there before the open transaction; None: there is none.
+        self._durable: Tables | None = None
 
-    # writing
-
-    def stage(self, job: Job, *, lazy: bool = False) -> None:
-        """Write this job's row with the next commit; `lazy`: with the next that includes lazy rows."""
-        if lazy and job.id not in self._staged and (job.id in self.rows or job.id in self._lazy):
-            self._lazy[job.id] = job
-        else:
-            self._staged[job.id] = job
-            self._lazy.pop(job.id, None)
-
-    def flush(self) -> None:
-        """Write all staged rows, without making them durable. Raises `JournalConflict`."""
-        self._staged.update(self._lazy)
-        self._lazy.clear()
-        self._write()
-
-    def commit(self, *, lazy: bool = True) -> None:
-        """Make the staged rows durable, with or without the lazy ones. Raises `JournalConflict`."""
-        if lazy:
-            self.flush()
-        else:
-            self._write()
-        self._durable = None
-
-    def _begin(self) -> None:
-        if self._durable is None:
-            self._durable = {**self.rows}, {**self._marks}, {**self.deliveries.rows}, len(self.usage.entries)
-
-    def _write(self) -> None:
-        self._begin()
-        for job_id, job in self._staged.items():
-            old = self.rows.get(job_id)
-            if old is not None and (old.final or job.fence < old.fence):
-                raise JournalConflict(
-                    f"job {job_id} is {old.state} with fence {old.fence}, the core has it {job.state}"
-                )
-            self.rows[job_id] = _row(job, old)
-            if job.final:
-                self.usage.add(job)
-        self._staged.clear()
-        for delivery in self.deliveries.staged.values():
-            if delivery.job_id not in self.rows:
-                raise JournalConflict(f"a delivery of {delivery.job_id}, which has no row")
-        self.deliveries.rows.update(self.deliveries.staged)
-        self.deliveries.staged.clear()
-
-    def forget(self, job_id: str) -> None:
-        """Delete the row of a job that is final or set aside, and its deliveries, with the next commit. Raises `JournalConflict`."""
-        self.flush()
-        row = self.rows.get(job_id)
-        if row is None or not (row.final or job_id in self._marks):
-            raise JournalConflict(f"job {job_id} cannot be deleted: its row is {row and row.state}")
-        del self.rows[job_id]
-        self._marks.pop(job_id, None)
-        for delivery in self.deliveries.of_job(job_id):
-            del self.deliveries.rows[delivery.number]
-
-    def discard(self) -> None:
-        """Forget all that is not committed and raise the epoch, as if the process had been killed and started again."""
-        for staged in (self._staged, self._lazy, self.deliveries.staged):
-            staged.clear()
-        if self._durable is not None:
-            self.rows, self._marks, self.deliveries.rows, counted = self._durable
-            del self.usage.entries[counted:]
-            self._durable = None
-        self.epoch += 1
-
-    def set_aside(self, job_id: str, reason: str, now: float) -> bool:
-        """Mark a live job, durable when this returns; False when there is no such job. Nothing may be staged."""
-        row = self.rows.get(job_id)
-        if row is None or row.final:
-            return False
-        old = self._marks.get(job_id)
-        stop: Stop = "" if old is None else old.stop
-        self._marks[job_id] = SetAside(reason=reason, at=now, revision=self.epoch << 32, stop=stop)
-        return True
-
-    def mark(self, job: Job, mark: SetAside | None) -> None:
-        """Change the mark of a job that has one with the next commit; None: it has none from then on, and its row is written."""
-        self._begin()
-        if mark is not None:
-            self._marks[job.id] = mark
-            return
-        del self._marks[job.id]
-        self.stage(job)
-
-    # reading
-
-    def find(self, job_id: str) -> Job | None:
-        """The job of this id."""
-        staged = self._staged.get(job_id) or self._lazy.get(job_id)
-        return staged or (self._read(self.rows[job_id]) if job_id in self.rows else None)
-
-    def body(self, job_id: str) -> bytes:
-        """The spec of a job that was committed. Raises `DamagedRecord`."""
-        if job_id not in self.rows:
-            raise DamagedRecord("its row is gone")
-        return self.rows[job_id].body
-
-    def find_alias(self, origin: str, alias: str, tenant: str = "") -> Job | None:
-        """The newest job of this name, of this tenant ("": of any)."""
-        for job in reversed({**self.rows, **self._staged}.values()):
-            if (
-                alias
-                and (job.submission.origin, job.submission.alias) == (origin, alias)
-                and tenant in ("", job.submission.tenant)
-            ):
-                return self.find(job.id)
-        return None
-
-    def page(self, query: m.ListJobs) -> tuple[list[Job], bool, int]:
-        """Jobs that match, in the order of acceptance, whether more follow, and `Jobs.behind`. An unknown `after` gives an empty page."""
-        self.flush()
-        jobs = list(self.rows.values())
-        first = _position(jobs, query)
-        if first is None:
-            return [], False, 0
-        jobs = jobs[:first][::-1] if query.newest_first else jobs[first:]
-        found = [job for job in jobs if _matches(job, query)]
-        return [self._read(job) for job in found[: query.limit]], len(found) > query.limit, 0
-
-    def live(self) -> list[Job]:
-        """Every durable job that is neither final nor set aside, oldest first, its spec left out; for a start."""
-        live = [self._read(job) for job in self.rows.values() if not job.final and job.id not in self._marks]
-        return [replace(job, body=b"", evicted=True, deliveries=self._deliveries(job)) for job in live]
-
-    def _deliveries(self, job: Job) -> dict[int, Delivery]:
-        return {delivery.number: delivery for delivery in self.deliveries.of_job(job.id)}
-
-    def set_asides(self) -> list[Job]:
-        """The jobs that are set aside, without their specs."""
-        return [replace(self._read(self.rows[job_id]), body=b"") for job_id in self._marks]
+    def begin(self, is_sound: Callable[[int], bool]) -> int:
+        return self.discard()
 
     @property
-    def set_aside_count(self) -> int:
-        """How many there are."""
-        return len(self._marks)
+    def uncommitted(self) -> bool:
+        return self._durable is not None
 
-    def _read(self, row: Job) -> Job:
-        return replace(row, history=[*row.history], set_aside=self._marks.get(row.id))
+    def write(self, batch: Batch) -> None:
+        if self._durable is None:
+            self._durable = self.tables.copy()
+        tables = self.tables
+        for n in batch.forgotten:
+            job_id = tables.jobs.pop(n)[_COLUMN["id"]]
+            tables.outcomes.pop(n, None)
+            del tables.numbers[job_id]
+            for delivery in self.deliveries.of_job(job_id):
+                del tables.deliveries[delivery.number]
+        for row in batch.rewritten:
+            tables.outcomes.pop(row[0], None)
+            tables.jobs[row[0]] = _kept(row)
+        taken = [row[_COLUMN["id"]] for row in batch.jobs if row[_COLUMN["id"]] in tables.numbers]
+        if taken:
+            raise IdTaken(taken)
+        for row in batch.jobs:
+            tables.jobs[row[0]] = _kept(row)
+            tables.numbers[row[_COLUMN["id"]]] = row[0]
+        for n, state, fence, *rest in batch.outcomes:
+            old_state, old_fence, *_ = tables.outcomes.get(n, ("", 0))
+            if old_state in FINAL or fence < old_fence:
+                job_id = tables.jobs[n][_COLUMN["id"]]
+                raise JournalConflict(
+                    f"job {job_id} is {old_state} with fence {old_fence}, the core has it {state}", job_id
+                )
+            tables.outcomes[n] = _kept((state, fence, *rest))
+        for day, tenant, key, model, *added in batch.usage:
+            group = int(day), tenant, key, model
+            tables.usage[group] = _sum(tables.usage.get(group, (0,) * len(added)), added)
+        tables.usage = {key: sums for key, sums in tables.usage.items() if key[0] >= batch.first_usage_day}
+        self._write_beside(batch)
+
+    def _write_beside(self, batch: Batch) -> None:
+        for delivery in batch.deliveries:
+            if delivery.job_id not in self.tables.numbers:
+                raise JournalConflict(f"a webhook delivery does not fit: {delivery.job_id} has no row")
+            self.tables.deliveries[delivery.number] = delivery
+        for n, mark in batch.marks:
+            if mark is None:
+                self.tables.marks.pop(n, None)
+            else:
+                self.tables.marks[n] = mark
+        self.tables.clock = batch.clock or self.tables.clock
+
+    def commit(self, batch: Batch) -> int:
+        self.write(batch)
+        self._durable = None
+        return batch.count
+
+    def discard(self) -> int:
+        if self._durable is not None:
+            self.tables, self._durable = self._durable, None
+        self._epoch += 1
+        return self._epoch
+
+    def rest(self, first_live: Callable[[], int | None]) -> None:
+        pass
+
+    def close(self) -> None:
+        self.discard()
 
 
-def _row(job: Job, old: Job | None) -> Job:
-    """What a file would keep: no part of the current attempt, and a spec that is written once."""
-    body = job.body if old is None else old.body
-    kept: dict[str, Any] = {
-        "body": body,
-        "history": [*job.history],
-        "set_aside": None,
-        "evicted": False,
-        "deliveries": {},
-        "holder": "nobody",
-    }
-    return replace(
-        job,
-        **kept,
-        phase="",
-        step=0,
-        total=0,
-        cost=0.0,
-        skipped_s=0.0,
-        granted_at=0.0,
-        resends=0,
-        begun=0,
-        goes_on_from=0,
-        yields_to="",
-    )
+class MemoryArchive(Journal):
+    """The journal without a file: the same staging, the same rows, in memory."""
+
+    def __init__(self, epoch: int = 1) -> None:
+        super().__init__(MemoryStore(epoch))
+
+    def written(self, job_id: str) -> Job | None:
+        """The job as it is written, whatever is staged."""
+        n = self.store.jobs.number(job_id)
+        row = None if n is None else self.store.jobs.row(n)
+        return None if row is None else rows.decode(row)
 
 
-def _position(jobs: list[Job], query: m.ListJobs) -> int | None:
+def _kept(row: JobRow) -> JobRow:
+    return tuple(bytes(value) if isinstance(value, bytearray) else value for value in row)
+
+
+def _sum(one: Sequence[float], other: Sequence[float]) -> tuple[float, ...]:
+    return tuple(a + b for a, b in zip(one, other, strict=True))
+
+
+def _position(found: list[JobRow], query: m.ListJobs) -> int | None:
     """The page begins at this index, or before it, newest first; None: `after` is not a job."""
     if not query.after:
-        return len(jobs) if query.newest_first else 0
-    for index, job in enumerate(jobs):
-        if job.id == query.after:
+        return len(found) if query.newest_first else 0
+    for index, row in enumerate(found):
+        if row[_COLUMN["id"]] == query.after:
             return index if query.newest_first else index + 1
     if not query.after_at:
         return None
-    return next((index for index, job in enumerate(jobs) if job.submitted_at >= query.after_at), len(jobs))
+    at = _COLUMN["submitted_at"]
+    return next((index for index, row in enumerate(found) if row[at] >= query.after_at), len(found))
 
 
-def _matches(job: Job, query: m.ListJobs) -> bool:
+def _matches(row: JobRow, query: m.ListJobs) -> bool:
+    fixed = {name: row[at] for name, at in _COLUMN.items()}
+    worker = row[_COLUMN["worker"]] if row[-3] is None else row[-4]
     return (
-        (not query.states or job.state.value in query.states)
-        and query.origin in ("", job.submission.origin)
-        and query.model in ("", job.submission.model)
-        and query.tenant in ("", job.submission.tenant)
-        and query.worker in ("", job.worker, job.submission.pinned)
-        and (not query.text or query.text.casefold() in prompt_of(job.body).casefold())
-        and query.since <= job.submitted_at
-        and not 0 < query.until <= job.submitted_at
+        (not query.states or rows.standing(row)[0] in query.states)
+        and query.origin in ("", fixed["origin"])
+        and query.model in ("", fixed["model"])
+        and query.tenant in ("", fixed["tenant"])
+        and query.worker in ("", worker, fixed["pinned"])
+        and (not query.text or query.text.casefold() in prompt_of(row[rows.BODY]).casefold())
+        and query.since <= fixed["submitted_at"]
+        and not 0 < query.until <= fixed["submitted_at"]
     )

@@ -12,7 +12,7 @@ from msgspec import Struct
 from PIL import Image
 
 from broker.core.jobs import Job
-from broker.shell.journal import rows
+from broker.shell.journal import rows, statements
 from broker.wire.jobspec import CHECKPOINTS
 from tests.chaos.clients import file_fact
 from tests.chaos.history import DiskFile, FileFact, JournalJob
@@ -59,7 +59,7 @@ def read_journal(home: Path) -> tuple[str, list[JournalJob]]:
     connection = sqlite3.connect(home / "jobs.sqlite")
     try:
         verdict = str(connection.execute("PRAGMA integrity_check(3)").fetchone()[0])
-        jobs = [rows.decode(row) for row in connection.execute(rows.SELECT)]
+        jobs = [rows.decode(row) for row in connection.execute(statements.SELECT)]
     finally:
         connection.close()
     return verdict, [_journal_job(job) for job in jobs]

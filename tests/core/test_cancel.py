@@ -17,7 +17,7 @@ def test_a_queued_job_ends_at_once():
     desk = CoreHarness()
     desk.submit("a")
     assert desk.cancel("a") == "cancelled"
-    assert desk.archive.rows["a"].state == "cancelled"
+    assert desk.archive.written("a").state == "cancelled"
     desk.hello("w1")
     assert not sent(desk.effects, m.Run)
 
@@ -40,7 +40,7 @@ def test_a_held_job_is_told_to_stop_durably_and_ends_when_the_worker_says_so(beg
         desk.start("w1", "a")
     effects = desk.feed(b"f-edge", m.CancelJob(req=1, job_id="a"))
     assert [c.fence for c in sent(effects, m.Cancel, peer_of("w1"))] == [fence]
-    assert desk.archive.rows["a"].stop == "cancel"
+    assert desk.archive.written("a").stop == "cancel"
     assert desk.view("a").cancel_requested
     effects = desk.feed(peer_of("w1"), m.Cancelled(job_id="a", fence=fence, free=1))
     assert desk.state("a") == "cancelled"

@@ -37,7 +37,7 @@ def test_a_job_without_a_webhook_causes_none():
     desk = CoreHarness()
     desk.running("a")
     desk.finish("w1", "a")
-    assert not desk.archive.deliveries.rows
+    assert not desk.archive.store.tables.deliveries
     assert claim(desk) == ([], -1.0)
 
 
@@ -201,7 +201,7 @@ def test_deliveries_go_with_their_job():
     finished(desk)
     claims, _ = claim(desk)
     assert desk.ask(m.ForgetJobs(req=1, job_ids=("a",)), m.Forgotten).job_ids == ("a",)
-    assert not desk.archive.deliveries.rows
+    assert not desk.archive.store.tables.deliveries
     done(desk, claims[0])
     desk.submit("a", webhook=URL)
     assert told(desk, "a") == []

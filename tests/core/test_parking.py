@@ -117,7 +117,7 @@ def test_a_held_job_is_told_durably_and_parked_when_it_is_handed_back(begun):
     fence = desk.job("a").fence
     effects = desk.feed(EDGE, m.ControlJob(req=1, job_id="a", action="pause"))
     assert [park.fence for park in sent(effects, m.Park, peer_of("w1"))] == [fence]
-    assert desk.archive.rows["a"].park == "pause"
+    assert desk.archive.written("a").park == "pause"
     assert told(desk).requested
     effects = desk.hand_back("w1", "a", kept=12)
     assert causes(effects)[-1] is Cause.PAUSED

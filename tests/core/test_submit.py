@@ -19,7 +19,7 @@ def test_a_submit_is_durable_and_answered():
     answer = desk.submit("a")
     assert isinstance(answer, m.Accepted)
     assert not answer.duplicate
-    assert desk.archive.rows["a"].state == "queued"
+    assert desk.archive.written("a").state == "queued"
     assert desk.view("a").body == b"spec"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.shell.journal.journal import Journal
+from broker.shell.journal.sqlite_store import sqlite_journal
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def open_journal(tmp_path):
     opened = []
 
     def open_one(**options):
-        journal = Journal(tmp_path / "jobs.sqlite", **options)
+        journal = sqlite_journal(tmp_path / "jobs.sqlite", **options)
         opened.append(journal)
         return journal
 

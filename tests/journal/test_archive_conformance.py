@@ -400,8 +400,8 @@ def test_a_job_that_is_set_aside_is_shown_with_its_mark_and_not_loaded(archive):
     assert archive.set_aside("a", "it cannot be handled", 105.0)
     assert not archive.set_aside("c", "it is over", 105.0)
     assert not archive.set_aside("nobody", "it is not there", 105.0)
-    assert archive.set_aside_count == 1
-    (shown,) = archive.set_asides()
+    assert len(archive.asides) == 1
+    (shown,) = archive.asides.jobs()
     assert (shown.id, shown.body, shown.set_aside.reason, shown.set_aside.at) == (
         "a",
         b"",
@@ -416,7 +416,7 @@ def test_a_job_that_is_set_aside_is_shown_with_its_mark_and_not_loaded(archive):
     ]
     assert [job.id for job in archive.live()] == ["b"]
     archive.discard()
-    assert archive.set_aside_count == 1
+    assert len(archive.asides) == 1
 
 
 def test_a_mark_changes_with_the_next_commit(archive):
@@ -437,7 +437,7 @@ def test_a_released_job_is_loaded_again(archive):
     archive.mark(job, None)
     archive.commit()
     assert archive.find("a").set_aside is None
-    assert archive.set_asides() == []
+    assert archive.asides.jobs() == []
     assert [job.id for job in archive.live()] == ["a"]
 
 
@@ -447,7 +447,7 @@ def test_a_job_that_is_set_aside_can_be_deleted(archive):
     archive.forget("a")
     archive.commit()
     assert archive.find("a") is None
-    assert archive.set_aside_count == 0
+    assert len(archive.asides) == 0
 
 
 # ---------------------------------------------------------------- deliveries
@@ -556,7 +556,7 @@ def test_deliveries_are_looked_up_with_those_of_their_job(archive):
 
 
 def used(archive, *by: m.UsageGroup, **fields) -> list[m.UsageRow]:
-    return archive.usage.rows(m.GetUsage(req=1, **{"first_day": 0, "last_day": 9, "by": by, **fields}))
+    return archive.usage(m.GetUsage(req=1, **{"first_day": 0, "last_day": 9, "by": by, **fields}))
 
 
 def test_a_job_is_counted_once_when_it_is_over(archive):

@@ -14,6 +14,7 @@ from broker.shell.journal.backup import BackupFailed, LogHold, back_up, inspect,
 from broker.shell.journal.journal import Journal
 from broker.shell.journal.lock import Lock
 from broker.shell.journal.schema import SCHEMA
+from broker.shell.journal.sqlite_store import sqlite_journal
 from tests.journal.jobs import finish, give, new_job, put
 
 
@@ -32,7 +33,7 @@ def opened():
     journals = []
 
     def open_one(home: Path) -> Journal:
-        journals.append(Journal(home / "jobs.sqlite"))
+        journals.append(sqlite_journal(home / "jobs.sqlite"))
         return journals[-1]
 
     yield open_one
@@ -85,7 +86,7 @@ def test_the_file_stays_as_it_is_while_it_is_copied_and_the_copy_ends_at_that_mo
 ):
     journal = opened(home)
     put(journal, new_job("before"))
-    broker = LogHold(home, journal)
+    broker = LogHold(home, journal.store)
     _, answered = hold(home, broker)
     monkeypatch.setattr(backup, "_wait_until_held", answered)
     copy, seen = backup._copy, []
@@ -117,7 +118,7 @@ def test_the_file_stays_as_it_is_while_it_is_copied_and_the_copy_ends_at_that_mo
 def test_no_copy_is_made_when_the_file_may_have_changed_meanwhile(tmp_path, home, opened, monkeypatch, how):
     journal = opened(home)
     put(journal, new_job("a"))
-    broker = LogHold(home, journal)
+    broker = LogHold(home, journal.store)
     _, answered = hold(home, broker)
     monkeypatch.setattr(backup, "_wait_until_held", answered)
     copy = backup._copy
@@ -139,7 +140,7 @@ def test_no_copy_is_made_when_the_file_may_have_changed_meanwhile(tmp_path, home
 
 
 def test_one_backup_at_a_time(tmp_path, home, opened, monkeypatch):
-    broker = LogHold(home, opened(home))
+    broker = LogHold(home, opened(home).store)
     held, answered = hold(home, broker)
     monkeypatch.setattr(backup, "_wait_until_held", answered)
     with held, pytest.raises(BackupFailed, match="another backup"):

@@ -20,7 +20,7 @@ class Machine:
     def start(self) -> Timeline:
         """A new broker."""
         timeline = Timeline(
-            self.journal.clock_record(),
+            self.journal.clock.record(),
             wall=lambda: self.wall,
             elapsed=lambda: self.elapsed,
             boot=self.boot,
@@ -30,7 +30,7 @@ class Machine:
         return timeline
 
     def keep(self, timeline: Timeline) -> None:
-        self.journal.stage_clock(timeline.record())
+        self.journal.clock.stage(timeline.record())
         self.journal.commit()
 
     def pass_time(self, seconds: float) -> None:
@@ -140,12 +140,12 @@ def test_time_that_only_the_wall_clock_saw_pass_is_believed_when_it_has_stood(ma
 
 
 def test_a_journal_without_a_clock_is_not_trusted_at_once(machine, journal):
-    journal._next = 2
+    journal.staged.next = 2
     assert machine.start().calendar.settled_at == WALL + SETTLE_S
 
 
 def test_a_damaged_record_is_no_record(machine, journal):
     machine.start()
-    journal._connection.execute("UPDATE clock SET record = x'93a0'")
-    assert journal.clock_record() is None
+    journal.store.connection.execute("UPDATE clock SET record = x'93a0'")
+    assert journal.clock.record() is None
     assert machine.start()() == WALL

@@ -13,7 +13,7 @@ from broker.core.jobs import Cause, DamagedRecord, Job
 from broker.core.machine import Core, Policy
 from broker.runtime.errors import JournalRefused
 from broker.shell.journal.journal import Journal
-from broker.shell.lookups import record_counts
+from broker.shell.journal.sqlite_store import sqlite_journal
 from broker.shell.recovery import Recovery
 from broker.testing import feed, submit_message, worker_info
 from broker.wire import codec
@@ -39,7 +39,7 @@ def crowd() -> list[Job]:
 def whole(tmp_path) -> bytes:
     """The bytes of a journal of finished, failed and waiting jobs."""
     path = tmp_path / "whole.sqlite"
-    journal = Journal(path)
+    journal = sqlite_journal(path)
     put(journal, *crowd())
     journal.close()
     return path.read_bytes()
@@ -82,7 +82,7 @@ def alone(path: Path) -> None:
 
 
 def serve(path: Path) -> tuple[Journal, Served]:
-    journal = Journal(path)
+    journal = sqlite_journal(path)
     core = Served(journal)
     Recovery(core, journal).load(1000.0)
     return journal, core
@@ -135,7 +135,7 @@ def test_the_epoch_never_falls_whatever_bit_of_it_is_turned(tmp_path, whole):
     path = tmp_path / "jobs.sqlite"
     path.write_bytes(whole)
     for _ in range(5):
-        Journal(path).close()
+        sqlite_journal(path).close()
     connection = sqlite3.connect(path)
     root, size = connection.execute(
         "SELECT rootpage, (SELECT page_size FROM pragma_page_size) FROM sqlite_master WHERE name = 'meta'"
@@ -148,7 +148,7 @@ def test_the_epoch_never_falls_whatever_bit_of_it_is_turned(tmp_path, whole):
             path.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
             alone(path)
             try:
-                journal = Journal(path)
+                journal = sqlite_journal(path)
             except JournalRefused:
                 continue
             assert 7 <= journal.epoch < 2**31
@@ -229,7 +229,7 @@ def test_a_damaged_row_is_told_by_id_left_out_of_lists_and_counted_once(served, 
         found = listed(core)
         assert len(found) == 59
         assert "job-001" not in found
-    assert journal.damaged == core.snapshot(record_counts(journal)).damaged == 1
+    assert journal.counts().damaged_records == core.snapshot(journal.counts()).damaged == 1
     assert [record.message for record in caplog.records if "damaged" in record.message] == [
         "the record of a job is damaged"
     ]
@@ -295,4 +295,4 @@ def test_a_row_written_again_bears_the_checksum_of_what_it_says_then(journal, op
     journal.close()
     again = open_journal()
     assert again.find("a").failure.message == "no"
-    assert again.damaged == 0
+    assert again.counts().damaged_records == 0

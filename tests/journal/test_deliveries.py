@@ -110,7 +110,7 @@ def test_due_ones_come_in_order_and_the_next_is_named(journal):
 def test_only_pending_ones_are_looked_through(journal):
     plan = " ".join(
         str(row[3])
-        for row in journal._connection.execute(
+        for row in journal.store.connection.execute(
             "EXPLAIN QUERY PLAN SELECT number FROM hook WHERE hook.state = 'pending' ORDER BY hook.due_at, hook.number LIMIT 9"
         )
     )
@@ -141,7 +141,7 @@ def test_it_goes_with_its_job(journal, open_journal):
     journal.close()
     after = open_journal()
     assert [after.deliveries.find(number) is None for number in (7, 8)] == [True, False]
-    assert after._connection.execute("SELECT count(*) FROM hook").fetchone() == (1,)
+    assert after.store.connection.execute("SELECT count(*) FROM hook").fetchone() == (1,)
 
 
 @pytest.mark.parametrize("wrong", [delivery(7, "nobody"), delivery(8)])

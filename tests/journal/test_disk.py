@@ -31,17 +31,17 @@ class Reserve:
     def fill(self, journal: Journal) -> None:
         """From now on there is no free page."""
         self.journal = journal
-        self._limit(journal._connection.execute("PRAGMA page_count").fetchone()[0])
+        self._limit(journal.store.connection.execute("PRAGMA page_count").fetchone()[0])
 
     def _limit(self, pages: int) -> None:
         assert self.journal is not None
-        self.journal._connection.execute(f"PRAGMA max_page_count = {pages}")
+        self.journal.store.connection.execute(f"PRAGMA max_page_count = {pages}")
 
     def release(self) -> bool:
         self.released += 1
         if self.released > 1 or self.journal is None:
             return False
-        self._limit(self.journal._connection.execute("PRAGMA page_count").fetchone()[0] + self.more_pages)
+        self._limit(self.journal.store.connection.execute("PRAGMA page_count").fetchone()[0] + self.more_pages)
         return True
 
 
@@ -110,7 +110,7 @@ def test_an_error_that_is_not_want_of_room_is_never_tried_again(journal):
             pass
 
     journal.close()
-    journal._transaction._connection = journal._transaction.cursor = Failing()
+    journal.store._transaction._connection = journal.store._transaction.cursor = Failing()
     journal.stage(new_job("job-1"))
     with pytest.raises(JournalBroken, match="disk I/O error"):
         journal.commit()
@@ -174,13 +174,13 @@ def test_below_a_number_of_free_inodes_jobs_are_refused(tmp_path, monkeypatch, i
 
 
 def test_a_journal_that_was_removed_or_replaced_ends_the_broker(tmp_path, journal):
-    disk = Disk(tmp_path, journal.path, min_free=0, reserve=RESERVE)
+    disk = Disk(tmp_path, journal.store.path, min_free=0, reserve=RESERVE)
     disk.watch_journal()
     disk.check()
-    journal.path.rename(tmp_path / "away.sqlite")
+    journal.store.path.rename(tmp_path / "away.sqlite")
     with pytest.raises(JournalBroken, match="removed or replaced"):
         disk.check()
-    journal.path.touch()
+    journal.store.path.touch()
     with pytest.raises(JournalBroken, match="removed or replaced"):
         disk.check()
 

@@ -15,7 +15,7 @@ def ids(journal) -> list[str]:
 
 
 def outcomes(journal) -> int:
-    return journal._connection.execute("SELECT count(*) FROM outcome").fetchone()[0]
+    return journal.store.connection.execute("SELECT count(*) FROM outcome").fetchone()[0]
 
 
 def test_a_deleted_row_is_not_found_and_what_became_of_it_goes_along(journal, open_journal):

@@ -10,6 +10,7 @@ import pytest
 from broker.core.deliveries import Delivery
 from broker.shell.journal import indexes
 from broker.shell.journal.journal import Journal
+from broker.shell.journal.sqlite_store import sqlite_journal
 from broker.wire import messages as m
 from tests.journal.jobs import fail, finish, give, new_job, put
 
@@ -20,7 +21,7 @@ JOBS = 40
 def path(tmp_path) -> Path:
     """A journal of waiting, finished and failed jobs, one of them with a webhook that is owed."""
     path = tmp_path / "jobs.sqlite"
-    journal = Journal(path)
+    journal = sqlite_journal(path)
     jobs = [
         new_job(f"job-{n:03}", tenant=("default", "red")[n % 2], origin="native", alias=f"name-{n}")
         for n in range(JOBS)
@@ -60,11 +61,11 @@ def test_a_job_that_the_index_of_ids_misses_is_found_again_at_the_next_start(pat
     change(path, "sqlite_autoindex_job_1", b"job-017", b"job-0q7")
     journal = open_journal()
     assert journal.find("job-017").body == b"spec of job-017"
-    assert journal.rebuilt_indexes == 1
+    assert journal.counts().rebuilt_indexes == 1
     (record,) = [record for record in caplog.records if record.message.startswith("an index of the journal")]
     assert (record.index, record.table) == ("sqlite_autoindex_job_1", "job")
     journal.close()
-    assert open_journal().rebuilt_indexes == 0
+    assert open_journal().counts().rebuilt_indexes == 0
 
 
 def test_where_the_start_has_no_time_idle_moments_find_it(path, open_journal, monkeypatch):
@@ -75,7 +76,7 @@ def test_where_the_start_has_no_time_idle_moments_find_it(path, open_journal, mo
     assert journal.find("job-017") is None
     walk(journal)
     assert journal.find("job-017").body == b"spec of job-017"
-    assert journal.rebuilt_indexes == 1
+    assert journal.counts().rebuilt_indexes == 1
 
 
 def test_a_failed_job_that_the_index_of_states_misses_is_listed_all_the_same(path, open_journal):
@@ -86,7 +87,7 @@ def test_a_failed_job_that_the_index_of_states_misses_is_listed_all_the_same(pat
     assert [job.id for job in live] == [f"job-{n:03}" for n in range(2, JOBS, 3)]
     failed, _, _ = journal.page(m.ListJobs(req=1, states=("failed",), limit=100))
     assert [job.id for job in failed] == [f"job-{n:03}" for n in reversed(range(1, JOBS, 3))]
-    assert journal.rebuilt_indexes == 1
+    assert journal.counts().rebuilt_indexes == 1
 
 
 @pytest.mark.parametrize(
@@ -98,14 +99,14 @@ def test_every_index_is_looked_at(path, open_journal, index, old, new):
     journal = open_journal()
     assert journal.find_alias("native", "name-21", "red").id == "job-021"
     assert len(journal.page(m.ListJobs(req=1, tenant="red", limit=100))[0]) == JOBS // 2
-    assert journal.rebuilt_indexes == 1
+    assert journal.counts().rebuilt_indexes == 1
 
 
 def test_a_delivery_that_is_owed_is_found_by_its_time_again(path, open_journal):
     change(path, "hook_due", bytes([77]), bytes([78]))
     journal = open_journal()
     assert [delivery.number for delivery in journal.deliveries.due(100.0, 9)[0]] == [7]
-    assert journal.rebuilt_indexes == 1
+    assert journal.counts().rebuilt_indexes == 1
 
 
 def test_no_index_is_made_to_follow_a_damaged_row(path, open_journal):
@@ -114,4 +115,4 @@ def test_no_index_is_made_to_follow_a_damaged_row(path, open_journal):
     path.write_bytes(data[:start] + b"job-0q7" + data[start + 7 :])
     journal = open_journal()
     assert journal.find("job-017").damaged
-    assert (journal.damaged, journal.rebuilt_indexes) == (1, 0)
+    assert (journal.counts().damaged_records, journal.counts().rebuilt_indexes) == (1, 0)

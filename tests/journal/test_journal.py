@@ -342,7 +342,7 @@ def test_a_start_looks_for_live_jobs_where_they_can_be_and_finds_all(journal, op
     journal.close()
     seen: list[str] = []
     journal = open_journal()
-    journal._connection.set_trace_callback(seen.append)
+    journal.store.connection.set_trace_callback(seen.append)
     assert [job.id for job in journal.live()] == ["job-2", "job-3"]
     assert any("job.n >= 2" in statement for statement in seen)
     put(journal, finish(give(lives, 9 << 32)))
@@ -363,6 +363,6 @@ def test_where_live_jobs_begin_is_not_believed_when_it_is_damaged(journal, open_
     put(journal, fail(jobs[0]))
     journal.checkpoint()
     journal.checkpoint()
-    journal._connection.execute(f"UPDATE meta SET {damage} WHERE key = 'first_live'")
+    journal.store.connection.execute(f"UPDATE meta SET {damage} WHERE key = 'first_live'")
     journal.close()
     assert [job.id for job in open_journal().live()] == ["job-1", "job-2", "job-3"]

@@ -12,6 +12,7 @@ from broker.core.jobs import Cause
 from broker.runtime.errors import JournalBroken, JournalRefused, JournalShort
 from broker.shell.journal.disk import Disk
 from broker.shell.journal.journal import Journal
+from broker.shell.journal.sqlite_store import sqlite_journal
 from tests.journal.jobs import fail, finish, give, new_job, put
 
 FILES = ("jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-mark")
@@ -32,7 +33,7 @@ class Machine:
 
     def start(self, **options: bool) -> Journal:
         self.home.mkdir(exist_ok=True)
-        self.journal = Journal(self.home / "jobs.sqlite", **options)
+        self.journal = sqlite_journal(self.home / "jobs.sqlite", **options)
         self.open.append(self.journal)
         return self.journal
 
@@ -231,7 +232,7 @@ def test_another_journal_beside_an_old_mark_is_not_compared_with_it(machine, cap
 @pytest.mark.parametrize("name", ["jobs.sqlite", "jobs.sqlite-wal"])
 @pytest.mark.parametrize("what", ["removed", "replaced", "cut"])
 def test_a_file_that_somebody_else_was_at_is_told_before_the_next_acknowledgement(journal, tmp_path, name, what):
-    disk = Disk(tmp_path, journal.path, min_free=0, reserve=0)
+    disk = Disk(tmp_path, journal.store.path, min_free=0, reserve=0)
     disk.watch_journal()
     put(journal, new_job("a"))
     disk.check_journal()

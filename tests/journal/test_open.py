@@ -9,8 +9,8 @@ import pytest
 
 from broker.runtime.errors import HomeInUse, JournalBroken, JournalRefused
 from broker.shell.journal import schema
-from broker.shell.journal.journal import Journal
 from broker.shell.journal.lock import Lock
+from broker.shell.journal.sqlite_store import sqlite_journal
 from tests.journal.jobs import new_job, put
 
 
@@ -28,7 +28,7 @@ def test_only_its_owner_may_read_it(tmp_path, journal):
 
 
 def test_commits_are_synced_and_the_file_is_exclusive(journal, tmp_path):
-    connection = journal._connection
+    connection = journal.store.connection
     assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
     assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2
     other = sqlite3.connect(tmp_path / "jobs.sqlite", timeout=0)
@@ -99,7 +99,7 @@ def test_an_older_schema_is_upgraded_step_by_step(tmp_path, journal, open_journa
     monkeypatch.setattr(schema, "MIGRATIONS", steps)
     upgraded = open_journal()
     assert [job.id for job in upgraded.live()] == ["job-1"]
-    assert upgraded._connection.execute("SELECT first, second FROM meta").fetchone() == (1, 2)
+    assert upgraded.store.connection.execute("SELECT first, second FROM meta").fetchone() == (1, 2)
     upgraded.close()
     monkeypatch.setattr(schema, "MIGRATIONS", {})
     assert open_journal().epoch == 3
@@ -117,7 +117,7 @@ def test_a_failing_upgrade_leaves_the_old_schema(tmp_path, journal, open_journal
         patch.setattr(schema, "MIGRATIONS", {schema.SCHEMA - 1: half})
         with pytest.raises(JournalBroken):
             open_journal()
-    assert "first" not in str(open_journal()._connection.execute("PRAGMA table_info(meta)").fetchall())
+    assert "first" not in str(open_journal().store.connection.execute("PRAGMA table_info(meta)").fetchall())
 
 
 def test_a_row_of_a_live_job_that_cannot_be_read_is_set_aside(tmp_path, journal, open_journal):
@@ -126,14 +126,14 @@ def test_a_row_of_a_live_job_that_cannot_be_read_is_set_aside(tmp_path, journal,
     change(tmp_path / "jobs.sqlite", "UPDATE job SET tail = x'c1' WHERE id = 'job-1'")
     journal = open_journal()
     assert [job.id for job in journal.live()] == ["job-2"]
-    (aside,) = journal.set_asides()
+    (aside,) = journal.asides.jobs()
     assert (aside.id, aside.submission.model, aside.set_aside.readable) == ("job-1", "demo", False)
     assert journal.find("job-1").body == b"spec of job-1"
 
 
 def test_a_path_that_cannot_be_written_is_said(tmp_path):
     with pytest.raises(JournalBroken, match="cannot be opened"):
-        Journal(tmp_path / "absent" / "jobs.sqlite")
+        sqlite_journal(tmp_path / "absent" / "jobs.sqlite")
 
 
 def test_one_lock_a_home(tmp_path):

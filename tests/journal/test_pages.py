@@ -40,7 +40,7 @@ def test_however_few_match_one_answer_looks_at_a_bounded_number_of_rows(journal,
     crowd(journal)
     monkeypatch.setattr(queries, "MAX_LOOKED", 10)
     seen: list[str] = []
-    journal._connection.create_function("looked", 1, lambda n: seen.append(n) or 1)
+    journal.store.connection.create_function("looked", 1, lambda n: seen.append(n) or 1)
     condition = queries._condition
 
     def counting(query, states):
@@ -67,7 +67,7 @@ def test_the_newest_of_a_name_is_found_among_many_of_it(journal):
     for n in range(30):
         put(journal, new_job(f"job-{n}", origin="native", alias="same", tenant=("red", "default", "blue")[n % 3]))
     steps: list[str] = []
-    journal._connection.set_trace_callback(steps.append)
+    journal.store.connection.set_trace_callback(steps.append)
     assert journal.find_alias("native", "same").id == "job-29"
     assert journal.find_alias("native", "same", "red").id == "job-27"
     assert journal.find_alias("native", "same", "green") is None

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from broker.core.jobs import JobRecord
 from broker.runtime.errors import JournalConflict, JournalRefused
 from broker.shell.journal import schema
-from broker.shell.journal.journal import Journal
+from broker.shell.journal.sqlite_store import sqlite_journal
 from broker.wire import messages as m
 from tests.journal.jobs import fail, finish, new_job, put
 
@@ -108,13 +108,13 @@ def killed_while_upgrading(path: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     schema.MIGRATIONS[5] = step
-    Journal(path)
+    sqlite_journal(path)
 
 
 def fresh(tmp_path: Path) -> Path:
     """A journal that never had another schema."""
     path = tmp_path / "fresh.sqlite"
-    Journal(path).close()
+    sqlite_journal(path).close()
     return path
 
 
@@ -148,7 +148,7 @@ def test_the_journal_of_0_1_0_has_its_jobs_where_that_version_left_them(tmp_path
         journal = open_journal()
         found = {job.id: str(job.state) for job in journal.page(m.ListJobs(req=1, limit=100))[0]}
         live = {job.id for job in journal.live()}
-        assert (journal.epoch, journal.damaged, journal.set_aside_count) == (2 + start, 0, 0)
+        assert (journal.epoch, journal.counts().damaged_records, len(journal.asides)) == (2 + start, 0, 0)
         assert live == {job_id for job_id, state in found.items() if state in ("queued", "running")}
         assert found == states
         (owed,), _ = journal.deliveries.due(2e9, 9)

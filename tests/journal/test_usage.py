@@ -11,7 +11,7 @@ DAY = 86_400.0
 
 
 def used(journal) -> list[tuple[int, int]]:
-    rows = journal.usage.rows(m.GetUsage(req=1, first_day=0, last_day=1000, by=("day",)))
+    rows = journal.usage(m.GetUsage(req=1, first_day=0, last_day=1000, by=("day",)))
     return [(row.day, row.succeeded) for row in rows]
 
 
@@ -29,7 +29,7 @@ def test_usage_outlives_a_restart(journal, open_journal):
 
 
 def test_days_are_those_of_the_wall_clock(journal):
-    journal.stage_clock(Record("", 0.0, 0.0, Calendar(ahead_s=3 * DAY)))
+    journal.clock.stage(Record("", 0.0, 0.0, Calendar(ahead_s=3 * DAY)))
     put(journal, drawn("a", 10.0))
     assert used(journal) == [(3, 1)]
 
@@ -38,9 +38,9 @@ def test_usage_of_days_too_long_ago_is_deleted(open_journal):
     journal = open_journal(usage_keep_days=2)
     for day in range(5):
         put(journal, drawn(f"j{day}", day * DAY))
-    journal.stage_clock(Record("", 0.0, 4 * DAY + 5, Calendar(settled_at=4 * DAY + 10)))
+    journal.clock.stage(Record("", 0.0, 4 * DAY + 5, Calendar(settled_at=4 * DAY + 10)))
     journal.commit()
     assert len(used(journal)) == 5, "the clock is not believed yet"
-    journal.stage_clock(Record("", 0.0, 4 * DAY + 10, Calendar(settled_at=4 * DAY + 10)))
+    journal.clock.stage(Record("", 0.0, 4 * DAY + 10, Calendar(settled_at=4 * DAY + 10)))
     journal.commit()
     assert used(journal) == [(2, 1), (3, 1), (4, 1)]

@@ -9,9 +9,10 @@ from typing import Protocol
 
 from broker.core.deliveries import Delivery
 from broker.core.jobs import Job
-from broker.shell.journal import rows
+from broker.shell.journal import rows, statements
 from broker.shell.journal.deliveries import DeliveryStore
 from broker.shell.journal.journal import Journal
+from broker.shell.journal.sqlite_store import SqliteStore
 
 #: `PRAGMA synchronous`: every commit is synced.
 _FULL = 2
@@ -56,7 +57,10 @@ class WatchedJournal(Journal):
     """The journal, with a fuse at its boundaries; every row is shown to the witness as another process reads it."""
 
     def __init__(self, path: Path, fuse: Fuse, witness: Witness) -> None:
-        super().__init__(path)
+        store = SqliteStore(path)
+        super().__init__(store)
+        self._connection = store.connection
+        self._path = path
         self._fuse = fuse
         self._witness = witness
         self._touched: dict[str, None] = {}
@@ -69,7 +73,7 @@ class WatchedJournal(Journal):
         self._syncs = self._connection.execute("PRAGMA synchronous").fetchone()[0] >= _FULL
         self._synced = 0
         self._sync()
-        jobs = {job.id: job for job in map(rows.decode, self._connection.execute(rows.SELECT))}
+        jobs = {job.id: job for job in map(rows.decode, self._connection.execute(statements.SELECT))}
         witness.reopened(
             jobs, {delivery.number: delivery for job_id in jobs for delivery in self.deliveries.of_job(job_id)}
         )
@@ -99,12 +103,12 @@ class WatchedJournal(Journal):
 
     def lose_power(self, random: Random) -> None:
         """What was written and not synced is lost, or torn."""
-        file, log = self.path.read_bytes(), self._wal.read_bytes()
+        file, log = self._path.read_bytes(), self._wal.read_bytes()
         self.close()
         torn = bytearray(log[self._synced :][: random.randint(0, len(log) - self._synced)])
         if torn and random.random() < 0.5:
             torn[random.randrange(len(torn))] ^= 0xFF
-        self.path.write_bytes(file)
+        self._path.write_bytes(file)
         self._wal.write_bytes(log[: self._synced] + torn)
 
     def commit(self, *, lazy: bool = True) -> int:
@@ -118,12 +122,12 @@ class WatchedJournal(Journal):
         # The file admits one connection alone. Between two transactions it sees what the next process would.
         assert not self._connection.in_transaction
         for job_id in touched:
-            row = self._connection.execute(rows.SELECT + " WHERE job.id = ?", (job_id,)).fetchone()
+            row = self._connection.execute(statements.SELECT + " WHERE job.id = ?", (job_id,)).fetchone()
             if row is not None:
                 if job_id in self._last:  # deleted, and its id taken anew before the commit
                     self._witness.deleted(job_id, self._last.pop(job_id))
                 self._witness.committed(rows.decode(row))
-            elif lazy or job_id not in self._staged.lazy:
+            elif lazy or job_id not in self.staged.lazy:
                 self._witness.deleted(job_id, self._last.pop(job_id, None))
         for delivery in deliveries:
             if self.deliveries.find(delivery.number) is not None:
@@ -136,7 +140,7 @@ def read_all(path: Path) -> dict[str, Job]:
     """Every job on disk."""
     connection = sqlite3.connect(path)
     try:
-        return {job.id: job for job in map(rows.decode, connection.execute(rows.SELECT))}
+        return {job.id: job for job in map(rows.decode, connection.execute(statements.SELECT))}
     finally:
         connection.close()
 

@@ -285,7 +285,7 @@ async def test_an_edge_that_does_not_read_is_dropped_and_the_others_are_served(t
 @in_loop
 async def test_a_journal_that_cannot_be_written_ends_the_broker(tmp_path, run_dir):
     async with serving(tmp_path, run_dir) as service, connected(service, timeout_s=0.5) as client:
-        service.journal.path.unlink()
+        service.journal.store.path.unlink()
         with pytest.raises(JournalBroken, match="removed or replaced"):
             await service.running
         assert client is not None

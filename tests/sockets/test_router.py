@@ -15,7 +15,7 @@ from broker.core.timers import FRESH_S
 from broker.runtime.errors import JournalBroken
 from broker.shell import recovery
 from broker.shell.journal.disk import Disk
-from broker.shell.journal.journal import Journal
+from broker.shell.journal.sqlite_store import sqlite_journal
 from broker.shell.metrics import Metrics
 from broker.shell.net.peer_limits import BUDGET, MAX_PEERS, PeerLimiter
 from broker.shell.router import PASS_MESSAGES, Router
@@ -87,7 +87,7 @@ class Bench:
 
     def __init__(self, home, **policy) -> None:
         self.log: list[str] = []
-        self.journal = Journal(home / "jobs.sqlite")
+        self.journal = sqlite_journal(home / "jobs.sqlite")
         commit = self.journal.commit
 
         def logged_commit(*, lazy: bool = True) -> int:
@@ -97,7 +97,7 @@ class Bench:
         self.journal.commit = logged_commit
         self.core = Core(self.journal.epoch, Policy(**policy), NOW)
         self.wires = Sockets(self.log)
-        self.disk = Disk(home, self.journal.path, min_free=0, reserve=0)
+        self.disk = Disk(home, self.journal.store.path, min_free=0, reserve=0)
         self.limiter = PeerLimiter()
         self.metrics = Metrics(self.limiter)
         self.router = Router(

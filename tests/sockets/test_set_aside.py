@@ -13,7 +13,6 @@ from broker.core import invariants, requests, webhook_requests
 from broker.core.jobs import Cause
 from broker.core.scheduling.queue import Queue
 from broker.core.state import State
-from broker.shell.lookups import record_counts
 from broker.shell.recovery import BUDGET, REFILL_S, Recovery
 from broker.testing import submit_message, worker_info
 from broker.wire import codec
@@ -222,7 +221,7 @@ def test_a_job_over_which_the_core_raises_is_set_aside_and_the_others_end(floor,
     assert "Planted" in view.set_aside.reason
     assert [job.id for job in floor.listed()] == [BAD]
     assert b"zoetrope_set_aside 1.0" in floor.bench.metrics.text(
-        floor.bench.core.snapshot(record_counts(floor.bench.journal))
+        floor.bench.core.snapshot(floor.bench.journal.counts())
     )
 
 
@@ -341,7 +340,7 @@ def test_a_damaged_row_of_a_live_job_is_set_aside_and_can_be_failed(floor, damag
     for job_id in ("good", BAD):
         floor.submit(job_id, pinned="nobody")
     floor.bench.journal.close()
-    with sqlite3.connect(floor.bench.journal.path) as connection:
+    with sqlite3.connect(floor.bench.journal.store.path) as connection:
         where = " WHERE n = 2"
         connection.execute(damage + where)
     connection.close()
@@ -364,7 +363,7 @@ def test_a_job_whose_spec_cannot_be_read_is_set_aside_when_its_turn_comes(floor)
     for job_id in (BAD, "good"):
         floor.submit(job_id)
     floor.bench.journal.close()
-    with sqlite3.connect(floor.bench.journal.path) as connection:
+    with sqlite3.connect(floor.bench.journal.store.path) as connection:
         connection.execute("UPDATE job SET body = x'00' WHERE n = 1")
     connection.close()
     floor.start()

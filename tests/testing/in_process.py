@@ -15,7 +15,7 @@ from broker.core.machine import Core
 from broker.core.policy import Policy
 from broker.shell.clock import open_timeline
 from broker.shell.journal.disk import Disk
-from broker.shell.journal.journal import Journal
+from broker.shell.journal.sqlite_store import sqlite_journal
 from broker.shell.metrics import Metrics
 from broker.shell.net.peer_limits import PeerLimiter
 from broker.shell.net.sockets import Sockets
@@ -48,10 +48,10 @@ class Service:
         """A new broker, as after an exec."""
         path = self.home / "jobs.sqlite"
         self.disk = Disk(self.home, path, min_free=0, reserve=0)
-        self.journal = Journal(path, self.disk.release)
+        self.journal = sqlite_journal(path, self.disk.release)
         self.disk.watch_journal()
-        clock = open_timeline(self.journal.clock_record(), new=self.journal.empty)
-        self.journal.stage_clock(clock.record())
+        clock = open_timeline(self.journal.clock.record(), new=self.journal.empty)
+        self.journal.clock.stage(clock.record())
         self.core = Core(self.journal.epoch, self.policy, clock())
         self.core.restore(self.journal.live(), self.journal.rates(), clock())
         self.wires = self.open_wires()

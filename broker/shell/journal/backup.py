@@ -22,10 +22,10 @@ from msgspec import Struct
 
 from broker.runtime.errors import HomeInUse, ShellError
 from broker.runtime.log_actions import Action
-from broker.shell.journal.journal import Journal
 from broker.shell.journal.lock import BROKER_LOCK, Lock, holder
 from broker.shell.journal.mark import Mark
 from broker.shell.journal.schema import APPLICATION_ID, SCHEMA, structure_faults, sync_directory
+from broker.shell.journal.sqlite_store import SqliteStore
 
 logger = logging.getLogger(__name__)
 
@@ -68,16 +68,16 @@ class Copy(Struct, frozen=True):
 class LogHold:
     """The broker's side: leaves the journal's file alone while a process that copies it has the lock."""
 
-    def __init__(self, home: Path, journal: Journal) -> None:
+    def __init__(self, home: Path, store: SqliteStore) -> None:
         self._path = home / LOCK_NAME
-        self._journal = journal
+        self._store = store
         #: Since when, and for whom; "" for nobody.
         self._since = 0.0
         self._token = ""
         self._next_look = 0.0
 
     def look(self, now: float) -> None:
-        """Begin or end to leave the file alone, as is asked for. Nothing may be staged. Raises as `Journal.flush`."""
+        """Begin or end to leave the file alone, as is asked for. Raises as `Store.write`."""
         if now < self._next_look:
             return
         self._next_look = now + LOOK_S
@@ -107,7 +107,7 @@ class LogHold:
         if token == self._token and now - self._since > LONGEST_HOLD_S:
             _write(fd, f"over {token} it took longer than {LONGEST_HOLD_S:.0f} s")
             self._end("it took too long")
-        elif word == "wanted" and token != self._token and self._journal.hold_file():
+        elif word == "wanted" and token != self._token and self._store.hold_file():
             self._token, self._since = token, now
             _write(fd, f"held {token} {os.getpid()}")
             logger.info("the journal is being copied", extra={"action": Action.BACKUP, "detail": "begun"})
@@ -115,7 +115,7 @@ class LogHold:
     def _end(self, why: str) -> None:
         if self._token:
             self._token = ""
-            self._journal.release_file()
+            self._store.release_file()
             logger.info("the journal is copied no more", extra={"action": Action.BACKUP, "detail": why or "ended"})
 
 

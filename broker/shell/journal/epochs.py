@@ -14,7 +14,7 @@ from pathlib import Path
 
 from broker.runtime.errors import JournalBroken, JournalShort
 from broker.runtime.log_actions import Action
-from broker.shell.journal import rows
+from broker.shell.journal import rows, statements
 from broker.shell.journal.mark import Facts, Mark
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ _PUT = "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)"
 
 
 class Epochs:
-    """The journal says when to write. Raises `JournalBroken` when the mark cannot be written."""
+    """The store says when to write. Raises `JournalBroken` when the mark cannot be written."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
@@ -162,7 +162,7 @@ class Epochs:
             return "jobs that were deleted last are in it again"
         if not known.n:
             return ""
-        row = self._connection.execute(rows.SELECT_EVICTED + " WHERE job.n = ?", (known.n,)).fetchone()
+        row = self._connection.execute(statements.SELECT_EVICTED + " WHERE job.n = ?", (known.n,)).fetchone()
         if row is None:
             # Deletions say up to which revision the journal had come then.
             gone = isinstance(deleted, int) and deleted >= known.revision

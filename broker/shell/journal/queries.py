@@ -12,8 +12,10 @@ from collections.abc import Iterator, Sequence
 from heapq import merge
 from typing import Any, NamedTuple
 
-from broker.shell.journal.rows import BODY, JOBS, SELECT, STATE, WORKER, JobRow
+from broker.shell.journal.rows import BODY, JobRow
 from broker.shell.journal.schema import UNSUCCESSFUL
+from broker.shell.journal.statements import JOBS, SELECT, STATE, WORKER
+from broker.shell.journal.store import RowPage
 from broker.wire import messages as m
 from broker.wire.terms import FINAL_NAMES
 
@@ -23,14 +25,6 @@ MAX_PAGE_BYTES = 8 * 1024 * 1024
 #: Rows of one answer, and rows looked at for it: a few milliseconds each. A longer page comes in several answers, others' requests between.
 MAX_ROWS = 50
 MAX_LOOKED = 2000
-
-
-class RowPage(NamedTuple):
-    """Rows of `rows.SELECT`, whether more match, and behind which number to go on looking; 0: all was looked at that the page needs."""
-
-    rows: list[JobRow]
-    more: bool
-    behind: int
 
 
 def find_page(connection: sqlite3.Connection, query: m.ListJobs, live: Sequence[int] | None) -> RowPage:

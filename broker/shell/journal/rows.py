@@ -1,9 +1,9 @@
 """How a job becomes journal rows, and rows a job.
 
-A job's row in `job` is written once, when it is accepted: what SQL selects by, in columns, everything that changes, as it is then, packed
-into one msgpack array, what never changes, into another, and the spec's bytes. What changes later is the job's row in `outcome`, and takes
-the place of what `job` says of it; most jobs get one such row, their last. So a job costs an entry in each table, appended, and none is
-rewritten. Arrays are read by position, so new fields go at the end, with a default: an old row then still decodes.
+A job's row is written once, when it is accepted: what a store selects by, in columns, everything that changes, as it is then, packed into
+one msgpack array, what never changes, into another, and the spec's bytes. What changes later is the job's *outcome*, a row of its own that
+takes the place of what the first says of it; most jobs get one, their last. Arrays are read by position, so new fields go at the end, with
+a default: an old row then still decodes.
 
 Before a packed part stand a byte that begins no msgpack and checksums of it and of the columns beside it, the row's number included: no
 disk, and no index, can pass off one row as another. Rows of before 0.2.0 have none and are taken as they are.
@@ -23,61 +23,22 @@ from msgspec.structs import asdict
 from broker.core.jobs import Job, JobRecord
 from broker.wire.messages import HistoryEntry
 from broker.wire.submission import Submission
-from broker.wire.terms import FINAL, STATE_NAMES, JobState
+from broker.wire.terms import STATE_NAMES, JobState
 
 JobRow = tuple[Any, ...]
 
-#: The columns of `job` but the packed one, in the order of their checksum and of `job_row`.
-_COLUMNS = ("n", "id", "state", "fence", "worker", "tenant", "origin", "alias", "model", "pinned", "submitted_at")
+#: The columns of a job's row but the packed one, in the order of their checksum and of `job_row`.
+COLUMNS = ("n", "id", "state", "fence", "worker", "tenant", "origin", "alias", "model", "pinned", "submitted_at")
 
-#: Where they stand in a row of `SELECT`, and what follows them: the packed column, the columns of `outcome`, what never changes.
-N, ID, _SUBMITTED_AT = _COLUMNS.index("n"), _COLUMNS.index("id"), _COLUMNS.index("submitted_at")
-_TAIL = len(_COLUMNS)
+#: Where they stand in a row that `decode` takes, and what follows them: the packed column, the columns of `outcome` (None: nothing became
+#: of it), what never changes.
+N, ID, _SUBMITTED_AT = COLUMNS.index("n"), COLUMNS.index("id"), COLUMNS.index("submitted_at")
+_TAIL = len(COLUMNS)
 _STATE, _FENCE, _WORKER, _NEWER_TAIL, _HEAD, BODY = range(_TAIL + 1, _TAIL + 7)
-
-#: Every job, with what became of it since it was accepted; NULL: nothing.
-JOBS = "job LEFT JOIN outcome ON outcome.n = job.n"
-#: What SQL selects by of what changes.
-STATE, WORKER = "coalesce(outcome.state, job.state)", "coalesce(outcome.worker, job.worker)"
-
-#: What makes a job, as `decode` takes it.
-SELECT = (
-    f"SELECT {', '.join(f'job.{column}' for column in _COLUMNS)}, job.tail,"
-    f" outcome.state, outcome.fence, outcome.worker, outcome.tail, job.head, job.body FROM {JOBS}"
-)
-
-#: The same without the bytes of the spec.
-SELECT_EVICTED = SELECT.replace("job.body", "NULL")
-#: Arguments of `checked_body`.
-SELECT_BODY = "SELECT n, head, body FROM job WHERE id = ?"
-#: (number, state) of a job by its id, (id, state, fence) of one by its number.
-SELECT_STATE = f"SELECT job.n, {STATE} FROM {JOBS} WHERE job.id = ?"
-SELECT_FENCE = f"SELECT job.id, {STATE}, coalesce(outcome.fence, job.fence) FROM {JOBS} WHERE job.n = ?"
-
-INSERT_JOB = (
-    f"INSERT INTO job ({', '.join(_COLUMNS)}, tail, head, body) VALUES ({', '.join('?' * len(_COLUMNS))}, ?, ?, ?)"
-)
-#: Every column of a row, whatever was in it; its parameters are those of `INSERT_JOB` and the row's number. It is for a job whose row in
-#: `outcome` is deleted.
-REWRITE_JOB = (
-    f"UPDATE job SET {', '.join(f'{column} = ?' for column in _COLUMNS)}, tail = ?, head = ?, body = ? WHERE n = ?"
-)
-
-#: What deletes both rows of a job; each takes its number.
-DELETE = ("DELETE FROM job WHERE n = ?", "DELETE FROM outcome WHERE n = ?")
-
-FINAL_LIST = ", ".join(f"'{state.value}'" for state in sorted(FINAL))
-
-#: The compare-and-set: it changes nothing where there is an outcome that is final, or bears a higher fence.
-PUT_OUTCOME = (
-    "INSERT INTO outcome (n, state, fence, worker, tail) VALUES (?1, ?2, ?3, ?4, ?5)"
-    " ON CONFLICT (n) DO UPDATE SET state = ?2, fence = ?3, worker = ?4, tail = ?5"
-    f" WHERE outcome.fence <= ?3 AND outcome.state NOT IN ({FINAL_LIST})"
-)
 
 
 class Head(Struct, frozen=True, array_like=True):
-    """What is fixed when a job is accepted; what SQL selects by of it stands in columns, too."""
+    """What is fixed when a job is accepted; what a store selects by of it stands in columns, too."""
 
     submission: Submission
     deadline_at: float
@@ -144,7 +105,7 @@ def checked_body(n: int, head_bytes: bytes, body: bytes) -> bytes:
 
 
 def job_row(n: int, job: Job) -> JobRow:
-    """Parameters of `INSERT_JOB`."""
+    """The row that is written once: the columns, then what is packed, what never changes, and the spec."""
     submission = job.submission
     columns = (
         n,
@@ -170,14 +131,16 @@ def seal_head(n: int, check: bytes, head: Head) -> bytes:
 
 
 def outcome_row(n: int, job: Job) -> JobRow:
-    """Parameters of `PUT_OUTCOME`."""
+    """The row of what became of a job since: number, state, fence, worker, what is packed."""
     columns = n, STATE_NAMES[job.state], job.fence, job.worker
     return *columns, _sealed_tail(columns, job)
 
 
 def decode(row: JobRow) -> Job:
-    """A job from a row of `SELECT`; of `SELECT_EVICTED` without its spec. Raises `ValueError` (`RowDamaged` and all of msgspec's errors
-    are) or `TypeError` when it is damaged."""
+    """A job from its row, with an empty spec from a row that leaves it out (None).
+
+    Raises `ValueError` (`RowDamaged` and all of msgspec's errors are) or `TypeError` when it is damaged.
+    """
     n, job_id, state, fence, worker = row[:5]
     submitted_at = row[_SUBMITTED_AT]
     body = row[BODY]
@@ -202,7 +165,7 @@ def decode(row: JobRow) -> Job:
 
 
 def salvage(row: JobRow) -> Job:
-    """What can be shown of a row of `SELECT` that cannot be decoded: its columns, as far as they make sense."""
+    """What can be shown of a row that cannot be decoded: its columns, as far as they make sense."""
     _, job_id, state, fence, worker, tenant, origin, alias, model, pinned, submitted_at = row[:_TAIL]
     if row[_NEWER_TAIL] is not None:
         state, fence, worker = row[_STATE : _WORKER + 1]
@@ -224,6 +187,11 @@ def salvage(row: JobRow) -> Job:
         submitted_at=at,
         history=[HistoryEntry(at, "", "queued", "submitted")],
     )
+
+
+def standing(row: JobRow) -> tuple[str, int]:
+    """(state, fence) of a row that `decode` takes, as they stand in it."""
+    return (row[2], row[3]) if row[_NEWER_TAIL] is None else (row[_STATE], row[_FENCE])
 
 
 def as_text(value: object) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from broker.runtime.errors import JournalBroken, JournalRefused
-from broker.shell.journal import deliveries, set_aside, usage
 from broker.shell.journal.old_rows import renew_head
 from broker.wire.jobspec import prompt_of
 
@@ -28,7 +27,7 @@ _AUTOCHECKPOINT_PAGES = 4096
 _ALIAS_INDEX = "CREATE INDEX job_alias ON job (origin, alias, tenant) WHERE alias <> ''"
 _TENANT_INDEX = "CREATE INDEX job_tenant ON job (tenant) WHERE tenant <> 'default'"
 
-#: What became of jobs since they were accepted: see `rows`.
+#: What became of jobs since they were accepted, see `rows`: so a job costs an entry in each table, appended, and none is rewritten.
 _OUTCOME_TABLE = """
     CREATE TABLE outcome (
         n INTEGER PRIMARY KEY,
@@ -46,7 +45,56 @@ _STATE_INDEXES = (
     f"CREATE INDEX outcome_state ON outcome (state) WHERE state {UNSUCCESSFUL}",
 )
 
-#: One row, a packed `clock.Record`.
+#: Webhook deliveries; they go with their job.
+_DELIVERY_TABLES = (
+    """
+    CREATE TABLE hook (
+        number INTEGER PRIMARY KEY,
+        n INTEGER NOT NULL,
+        event TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        due_at REAL NOT NULL,
+        state TEXT NOT NULL,
+        claim INTEGER NOT NULL,
+        attempts INTEGER NOT NULL,
+        status INTEGER NOT NULL,
+        note TEXT NOT NULL
+    )
+    """,
+    "CREATE UNIQUE INDEX hook_job ON hook (n, event)",
+    "CREATE INDEX hook_due ON hook (due_at, number) WHERE state = 'pending'",
+)
+
+#: Jobs that were set aside: marks beside rows that stay as they were last committed.
+_ASIDE_TABLE = """
+    CREATE TABLE aside (
+        n INTEGER PRIMARY KEY,
+        reason TEXT NOT NULL,
+        at REAL NOT NULL,
+        revision INTEGER NOT NULL,
+        stop TEXT NOT NULL,
+        readable INTEGER NOT NULL
+    )
+    """
+
+#: What was used. `day`: days since 1970-01-01, UTC.
+_USAGE_TABLE = """
+    CREATE TABLE usage (
+        day INTEGER NOT NULL,
+        tenant TEXT NOT NULL,
+        key TEXT NOT NULL,
+        model TEXT NOT NULL,
+        succeeded INTEGER NOT NULL,
+        failed INTEGER NOT NULL,
+        cancelled INTEGER NOT NULL,
+        gpu_s REAL NOT NULL,
+        lost_gpu_s REAL NOT NULL,
+        bytes INTEGER NOT NULL,
+        PRIMARY KEY (day, tenant, key, model)
+    ) WITHOUT ROWID
+    """
+
+#: One row, a packed `clock_record.Record`.
 _CLOCK_TABLE = "CREATE TABLE clock (k INTEGER PRIMARY KEY CHECK (k = 1), record BLOB NOT NULL)"
 
 #: n is the order of acceptance; pages are cut and names looked up in that order. Without `head` and `body`: the row has lost them.
@@ -79,10 +127,10 @@ _TABLES = (
     _TENANT_INDEX,
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     "INSERT INTO meta (key, value) VALUES ('epoch', 0)",
-    *deliveries.TABLES,
-    *set_aside.TABLES,
+    *_DELIVERY_TABLES,
+    _ASIDE_TABLE,
     _CLOCK_TABLE,
-    usage.TABLE,
+    _USAGE_TABLE,
 )
 
 
@@ -96,14 +144,13 @@ def _add_tenants(connection: sqlite3.Connection) -> None:
 
 def _add_hooks(connection: sqlite3.Connection) -> None:
     """2 -> 3: webhook deliveries. Jobs of before have none."""
-    for statement in deliveries.TABLES:
+    for statement in _DELIVERY_TABLES:
         connection.execute(statement)
 
 
 def _add_asides(connection: sqlite3.Connection) -> None:
     """3 -> 4: jobs can be set aside. None is."""
-    for statement in set_aside.TABLES:
-        connection.execute(statement)
+    connection.execute(_ASIDE_TABLE)
 
 
 def _add_clock(connection: sqlite3.Connection) -> None:
@@ -133,7 +180,7 @@ def _add_outcomes(connection: sqlite3.Connection) -> None:
 
 def _add_usage(connection: sqlite3.Connection) -> None:
     """6 -> 7: what was used is counted, from now on."""
-    connection.execute(usage.TABLE)
+    connection.execute(_USAGE_TABLE)
 
 
 #: schema n -> what turns a file of schema n into one of n + 1, inside the transaction that also stamps it.

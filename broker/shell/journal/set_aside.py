@@ -1,59 +1,26 @@
-"""The journal's table of jobs that were set aside: marks beside rows that stay as they were last committed.
+"""Jobs that were set aside: marks beside rows that stay as they were last committed.
 
 Few, so all marks are in memory as well. A mark is put and taken away in the transaction of whatever else happens to its job.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Mapping
 from itertools import islice
-from typing import Any
 
 from broker.core.jobs import Job, SetAside
 from broker.shell.journal import rows
-
-TABLES = (
-    """
-    CREATE TABLE aside (
-        n INTEGER PRIMARY KEY,
-        reason TEXT NOT NULL,
-        at REAL NOT NULL,
-        revision INTEGER NOT NULL,
-        stop TEXT NOT NULL,
-        readable INTEGER NOT NULL
-    )
-    """,
-)
-
-_PUT = "INSERT OR REPLACE INTO aside (n, reason, at, revision, stop, readable) VALUES (?, ?, ?, ?, ?, ?)"
-_DELETE = "DELETE FROM aside WHERE n = ?"
-_LOAD = (
-    "SELECT job.id, aside.n, aside.reason, aside.at, aside.revision, aside.stop, aside.readable"
-    " FROM aside JOIN job ON job.n = aside.n ORDER BY aside.n"
-)
+from broker.shell.journal.store import JobRows
 
 #: Shown in one answer.
 _MOST_SHOWN = 1000
 
 
-def writes(marks: Mapping[int, SetAside | None]) -> list[tuple[str, list[tuple[Any, ...]]]]:
-    """Statements with their rows for marks by number of the row."""
-    put = [
-        (n, mark.reason, mark.at, mark.revision, mark.stop, mark.readable)
-        for n, mark in marks.items()
-        if mark is not None
-    ]
-    gone = [(n,) for n, mark in marks.items() if mark is None]
-    return [(_PUT, put), (_DELETE, gone)]
-
-
 class SetAsideMarks:
-    """Marks by job. SQLite's errors pass through to the journal."""
+    """Marks by job. What the store raises passes through."""
 
-    def __init__(self, connection: sqlite3.Connection, staged: dict[int, SetAside | None]) -> None:
+    def __init__(self, stored: JobRows, staged: dict[int, SetAside | None]) -> None:
         """`staged`: marks by number of the row, to be written with the next commit; None: it has none from then on."""
-        self._connection = connection
+        self._stored = stored
         #: Job -> number of its row, mark.
         self._marks: dict[str, tuple[int, SetAside]] = {}
         self._staged = staged
@@ -61,13 +28,7 @@ class SetAsideMarks:
 
     def load(self) -> None:
         """Read all marks."""
-        self._marks = {
-            rows.as_text(job_id): (
-                n,
-                SetAside(reason=reason, at=at, revision=revision, stop=stop, readable=bool(readable)),
-            )
-            for job_id, n, reason, at, revision, stop, readable in self._connection.execute(_LOAD)
-        }
+        self._marks = {job_id: (n, mark) for job_id, n, mark in self._stored.marks()}
 
     def __len__(self) -> int:
         return len(self._marks)
@@ -102,10 +63,10 @@ class SetAsideMarks:
         n, _ = self._marks.pop(job_id)
         self._staged[n] = None
 
-    def job(self, job_id: str, select: str = rows.SELECT) -> Job | None:
-        """The job that has a mark, with its spec unless `select` leaves it out; as far as its row can be read."""
+    def job(self, job_id: str, *, spec: bool = True) -> Job | None:
+        """The job that has a mark, with its spec unless that is left out; as far as its row can be read."""
         n, mark = self._marks[job_id]
-        row = self._connection.execute(select + " WHERE job.n = ?", (n,)).fetchone()
+        row = self._stored.row(n, spec=spec)
         if row is None:
             return None
         try:
@@ -116,6 +77,6 @@ class SetAsideMarks:
         return job
 
     def jobs(self) -> list[Job]:
-        """The jobs that are set aside, the oldest first, without their specs."""
-        found = [self.job(job_id, rows.SELECT_EVICTED) for job_id in islice(self._marks, _MOST_SHOWN)]
+        """The jobs that are set aside, the oldest first, without their specs; the first 1,000."""
+        found = [self.job(job_id, spec=False) for job_id in islice(self._marks, _MOST_SHOWN)]
         return [job for job in found if job is not None]

@@ -1,4 +1,4 @@
-"""The journal's one open transaction: batches in order, kept until they are on disk, so that they can be written again.
+"""The one open transaction of SQLite: what it writes, in order, kept until it is on disk, so that it can be written again.
 
 Any I/O error ends the process. A failed fsync is not retried: the kernel may have dropped the pages and report success the next time
 ("fsyncgate"). Only "disk full" found while *writing* is: the transaction is rolled back, the reserve released, and all of it written again.
@@ -7,21 +7,24 @@ Any I/O error ends the process. A failed fsync is not retried: the kernel may ha
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from broker.runtime.errors import IdTaken, JournalBroken, JournalConflict, JournalFull
-from broker.shell.journal import deliveries, rows
-from broker.shell.journal.batch import Batch
+from broker.shell.journal import statements as sql
+from broker.shell.journal.rows import JobRow
 
 T = TypeVar("T")
 
+#: A statement, and the rows that it is run with.
+Write = tuple[str, Sequence[Any]]
+
 #: Statement -> what a row says that breaks a rule of its table.
 _REFUSED = {
-    rows.INSERT_JOB: "a job is in the journal already that the core takes for new",
-    deliveries.PUT: "a webhook delivery does not fit the journal",
+    sql.INSERT_JOB: "a job is in the journal already that the core takes for new",
+    sql.PUT_DELIVERY: "a webhook delivery does not fit the journal",
 }
 
 
@@ -35,41 +38,32 @@ class Transaction:
         self._release_reserve = release_reserve
         #: For what is done for every job, as making a cursor costs; whatever it selects is read to the end.
         self.cursor = connection.cursor()
-        self._batches: list[Batch] = []
+        self._writes: list[Write] = []
         #: How many of them are written; the others are about to be.
         self._made = 0
 
     @property
     def open(self) -> bool:
         """Whether something is written that is not on disk yet."""
-        return bool(self._batches)
+        return bool(self._writes)
 
-    def extent(self) -> tuple[int, tuple[int, int]]:
-        """(rows, number and revision of the newest job) of what is written and not on disk yet; zeros: there is none."""
-        count, newest = 0, (0, 0)
-        for batch in self._batches:
-            count += batch.rows
-            if batch.newest[0] and batch.newest[1] >= newest[1]:
-                newest = batch.newest
-        return count, newest
-
-    def write(self, batch: Batch) -> None:
+    def write(self, writes: list[Write]) -> None:
         """Write, without making it durable. Raises `JournalConflict`, `JournalBroken` or `JournalFull`."""
-        self._batches.append(batch)
+        self._writes += writes
         self.guard(self._make)
 
-    def commit(self, batch: Batch) -> tuple[int, tuple[int, int]]:
-        """Write, and make everything durable; the extent of that. Raises as `write`."""
-        alone = not self._batches
-        self._batches += (batch,)
-        self.guard(partial(self._make, commit=True))
-        extent = (batch.rows, batch.newest) if alone else self.extent()
-        self._batches, self._made = [], 0
-        return extent
+    def commit(self, writes: list[Write]) -> None:
+        """Write, and make everything durable. Raises as `write`."""
+        self._writes += writes
+        try:
+            self._make(commit=True)
+        except sqlite3.Error as error:
+            self._after(error, partial(self._make, commit=True))
+        self._writes, self._made = [], 0
 
     def roll_back(self) -> None:
         """Forget everything that is not durable. Raises as `write`."""
-        self._batches, self._made = [], 0
+        self._writes, self._made = [], 0
         if self._connection.in_transaction:
             self.guard(lambda: self._connection.execute("ROLLBACK"))
 
@@ -78,11 +72,12 @@ class Transaction:
         try:
             return work()
         except sqlite3.Error as error:
-            if not _is_full(error):
-                raise JournalBroken(f"the journal {self._path} cannot be written: {error}") from error
-            return self._again(work, error)
+            return self._after(error, work)
 
-    def _again(self, work: Callable[[], T], error: sqlite3.Error) -> T:
+    def _after(self, error: sqlite3.Error, work: Callable[[], T]) -> T:
+        """Do it again, if a full disk was why it could not be done."""
+        if not _is_full(error):
+            raise JournalBroken(f"the journal {self._path} cannot be written: {error}") from error
         if not self._release_reserve():
             raise JournalFull(f"the disk of {self._path} is full: {error}") from error
         if self._connection.in_transaction:
@@ -98,34 +93,33 @@ class Transaction:
     def _make(self, *, commit: bool = False) -> None:
         if not self._connection.in_transaction:
             self.cursor.execute("BEGIN IMMEDIATE")
-        for batch in self._batches[self._made :]:
+        for statement, made in self._writes[self._made :]:
             self._made += 1
-            for statement, made in batch.writes:
-                try:
-                    changed = self.cursor.executemany(statement, made).rowcount
-                except sqlite3.IntegrityError as error:
-                    if statement is rows.INSERT_JOB and (taken := self._taken(made)):
-                        raise IdTaken(taken) from None
-                    raise JournalConflict(f"{_REFUSED.get(statement, 'a row was refused')}: {error}") from None
-                if statement is rows.PUT_OUTCOME and changed != len(made):
-                    raise self._conflict(made)
+            try:
+                changed = self.cursor.executemany(statement, made).rowcount
+            except sqlite3.IntegrityError as error:
+                if statement is sql.INSERT_JOB and (taken := self._taken(made)):
+                    raise IdTaken(taken) from None
+                raise JournalConflict(f"{_REFUSED.get(statement, 'a row was refused')}: {error}") from None
+            if statement is sql.PUT_OUTCOME and changed != len(made):
+                raise self._conflict(made)
         if commit:
             self.cursor.execute("COMMIT")
 
-    def _taken(self, made: list[rows.JobRow]) -> list[str]:
+    def _taken(self, made: Sequence[JobRow]) -> list[str]:
         """Ids among these new rows that other rows bear; some of them may have been written."""
         taken = []
         for n, job_id, *_ in made:
-            row = self.cursor.execute(rows.SELECT_STATE, (job_id,)).fetchone()
+            row = self.cursor.execute(sql.SELECT_NUMBER, (job_id,)).fetchone()
             if row is not None and row[0] != n:
                 taken.append(job_id)
         return taken
 
-    def _conflict(self, outcomes: list[rows.JobRow]) -> JournalConflict:
+    def _conflict(self, outcomes: Sequence[JobRow]) -> JournalConflict:
         """Which of these outcomes did not match, and why; the first of them is to blame."""
         found, job_ids = [], []
         for n, state, fence, _worker, _tail in outcomes:
-            row = self.cursor.execute(rows.SELECT_FENCE, (n,)).fetchone()
+            row = self.cursor.execute(sql.SELECT_FENCE, (n,)).fetchone()
             if row is None:
                 found.append(f"row {n} is gone")
             elif row[1:] != (state, fence):
