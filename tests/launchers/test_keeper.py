@@ -91,6 +91,8 @@ class World:
             "fake",
             "--max-workers",
             "4",
+            "--min-workers",
+            "0",
             "--target-wait-s",
             "10",
             "--idle-s",

@@ -31,7 +31,6 @@ def order(*argv, environ=None):
         (["--pool", "A pool"], "--pool: 'A pool' must be up to 24 small letters"),
         (["--gpus", "0-7"], "gpus: '0-7' must be left out, or cpu"),
         (["--gpus-per-worker", "0", "--gpus", "auto"], "gpus_per_worker: 0 is for workers without a GPU"),
-        (["--name-prefix", "auto"], "name_prefix: auto is for other launchers"),
         (["--worker-python", "python3"], "worker_python: 'python3' must be an absolute path"),
         (["--url", "edge:8000"], "url: 'edge:8000' must be an address"),
         (["--back", "tcp://broker"], "back: 'tcp://broker' must be tcp://ADDRESS:PORT"),
@@ -50,7 +49,7 @@ def test_settings_come_from_flags_environment_and_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "zoetrope.toml").write_text("[launcher]\nidle_s = 60\n[workers]\nstop_grace_s = 30\n")
     made = order("--max-workers", "5", environ={"ZOETROPE_TARGET_WAIT_S": "7", "ZOETROPE_THREADS": "3"})
-    assert made.limits == Limits(min_workers=0, max_workers=5, target_wait_s=7, idle_s=60)
+    assert made.limits == Limits(min_workers=1, max_workers=5, target_wait_s=7, idle_s=60)
     assert (made.stop_grace_s, made.threads) == (30, 3)
     assert "--config" not in made.arguments, "all that it says is said by flags"
 
@@ -76,12 +75,18 @@ def test_a_worker_with_a_gpu_asks_for_it_by_number():
     assert made.gpus_per_worker == 1
 
 
+def test_names_are_those_of_the_pool_also_where_an_image_says_auto():
+    assert order(environ={"ZOETROPE_NAME_PREFIX": "auto", "ZOETROPE_HEARTBEAT_FILE": "/tmp/beat"}).prefix == ""
+    assert "--heartbeat-file" not in order(environ={"ZOETROPE_HEARTBEAT_FILE": "/tmp/beat"}).arguments
+
+
 def test_a_worker_is_started_with_its_name_and_without_what_is_not_its_own():
     made = order("--pool", "wan", "--name-prefix", "lab.", "--threads", "6", "--worker-python", "/opt/z/bin/python")
     command = child.command(made, "w3")
     assert command[:3] == ["/opt/z/bin/python", "-m", "workers"]
     assert command[-2:] == ["--name-prefix", "lab.wan.w3."]
-    environ = child.surroundings(made, {"RAY_AUTH_TOKEN": "secret", "OMP_NUM_THREADS": "1", "PATH": "/bin"})
+    given = {"RAY_AUTH_TOKEN": "secret", "OMP_NUM_THREADS": "1", "ZOETROPE_HEARTBEAT_FILE": "/tmp/beat", "PATH": "/bin"}
+    environ = child.surroundings(made, given)
     assert environ == {"OMP_NUM_THREADS": "6", "PATH": "/bin"}
 
 

@@ -15,7 +15,7 @@ pytest.importorskip("ray")
 from tests.ray.stage import LOST_AFTER_S
 from tests.support.waiting import wait_until
 
-SCALES = ("--min-workers", "2", "--max-workers", "8", "--target-wait-s", "8", "--idle-s", "6")
+SCALES = ("--min-workers", "2", "--max-workers", "8", "--target-wait-s", "6", "--idle-s", "6")
 
 
 def test_a_pool_begins_with_its_least(stage):
@@ -29,8 +29,8 @@ def test_a_pool_begins_with_its_least(stage):
 
 def test_from_two_to_eight_and_back(stage):
     # What jobs take is learned from those that have ended.
-    stage.succeeded(*[stage.post(2.0) for _ in range(4)])
-    jobs = [stage.post(2.0) for _ in range(40)]
+    stage.succeeded(*[stage.post(1.5) for _ in range(4)])
+    jobs = [stage.post(1.5) for _ in range(40)]
     wait_until(lambda: stage.log()[-1].get("phases", {}).get("placing") == 4, 60, "four workers without a place")
     stage.add_node()
     stage.add_node()
@@ -43,7 +43,7 @@ def test_from_two_to_eight_and_back(stage):
 
 
 def test_a_node_that_dies_takes_no_job_with_it(stage):
-    jobs = [stage.post(3.0) for _ in range(10)]
+    jobs = [stage.post(2.0) for _ in range(10)]
     victim = stage.nodes[0]
     wait_until(lambda: _jobs_on(stage, victim), 60, "jobs on the node")
     held = _jobs_on(stage, victim)
@@ -77,7 +77,7 @@ def test_a_worker_whose_process_dies_comes_back_under_its_name(stage):
 
 
 def test_a_notice_moves_work_in_time(stage):
-    jobs = [stage.post(3.0) for _ in range(6)]
+    jobs = [stage.post(2.0) for _ in range(6)]
     node = next(node for node in stage.nodes if stage.names_on(node))
     wait_until(lambda: _jobs_on(stage, node), 60, "jobs on the node")
     held = _jobs_on(stage, node)
@@ -89,6 +89,16 @@ def test_a_notice_moves_work_in_time(stage):
     assert {event["detail"].split(",")[0] for event in stage.events("notice")} == {"finish"}
     stage.remove_node(node)
     stage.add_node()
+    stage.until_workers(2, "idle")
+
+
+def test_a_pool_without_work_can_have_no_worker_and_comes_back(stage):
+    flags = ("--min-workers", "0", "--max-workers", "2", "--idle-s", "1")
+    assert stage.launch(*flags).returncode == 0
+    wait_until(lambda: stage.workers() == [], 60, "the last worker to leave")
+    (ended,) = stage.succeeded(stage.post(0.1))
+    assert ended["attempts"] == 1
+    assert stage.launch(*SCALES).returncode == 0
     stage.until_workers(2, "idle")
 
 

@@ -23,8 +23,9 @@ FINAL_CODES = (EXIT_LEFT, EXIT_SETTINGS, EXIT_UNWANTED, EXIT_NO_MODEL)
 #: Bytes of a log from before, beyond which a start begins a new one, and keeps that as `.1`.
 _LOG_BYTES = 16 * 2**20
 
-#: Not for workers: one opens the launcher's cluster to whoever reads it, the other bounds threads that are not the launcher's.
-_NOT_PASSED = ("RAY_AUTH_TOKEN", "OMP_NUM_THREADS")
+#: Not for workers: one opens the cluster to whoever reads it, one bounds threads that are not theirs, one names a file that several of them
+#: would write.
+_NOT_PASSED = ("RAY_AUTH_TOKEN", "OMP_NUM_THREADS", "ZOETROPE_HEARTBEAT_FILE")
 
 
 class Report(Struct, frozen=True, kw_only=True):

@@ -47,7 +47,15 @@ class LauncherSettings(CommonSettings, frozen=True, kw_only=True):
             extra={"rule": "up to 24 small letters, digits and -, none of these at its ends"},
         ),
     ] = "pool"
-    min_workers: Annotated[int, Meta(description="workers that are there when nothing waits", ge=0, le=10_000)] = 0
+    min_workers: Annotated[
+        int,
+        Meta(
+            description="workers that are there when nothing waits; with 0, edges take jobs for the pool's models only while no other"
+            " worker is there, or has them",
+            ge=0,
+            le=10_000,
+        ),
+    ] = 1
     max_workers: Annotated[int, Meta(description="workers that there are at most", ge=1, le=10_000)] = 8
     target_wait_s: Annotated[
         float,
@@ -182,8 +190,6 @@ def _order(settings: LauncherSettings, worker: WorkerSettings, config: Mapping[s
         raise SettingsError(f"gpus: {worker.gpus!r} must be left out, or cpu: the cluster gives each worker its GPU")
     if settings.gpus_per_worker == 0 and worker.gpus != "cpu":
         raise SettingsError("gpus_per_worker: 0 is for workers without a GPU; give --gpus cpu as well")
-    if worker.name_prefix == AUTO:
-        raise SettingsError("name_prefix: auto is for other launchers; this one names its workers POOL.w0, POOL.w1 …")
     if settings.worker_python and not Path(settings.worker_python).is_absolute():
         raise SettingsError(f"worker_python: {settings.worker_python!r} must be an absolute path")
     check_endpoint("back", worker.back_endpoint)
@@ -204,7 +210,8 @@ def _order(settings: LauncherSettings, worker: WorkerSettings, config: Mapping[s
         gpus_per_worker=settings.gpus_per_worker,
         python=settings.worker_python,
         arguments=arguments,
-        prefix=worker.name_prefix,
+        # What `auto` is for, the names of the pool do.
+        prefix="" if worker.name_prefix == AUTO else worker.name_prefix,
         models=_model_names(worker, tables),
         home=str(worker.home_path),
         url=url,
@@ -215,9 +222,9 @@ def _order(settings: LauncherSettings, worker: WorkerSettings, config: Mapping[s
 
 
 #: Options that are paths, which mean the same on each machine only when they are absolute.
-_PATHS = ("home", "run_dir", "curve_dir", "signing_certificate", "signing_key", "heartbeat_file")
+_PATHS = ("home", "run_dir", "curve_dir", "signing_certificate", "signing_key")
 #: Options that the launcher sets by itself, for each worker.
-_SET_HERE = ("name_prefix", "gpus", "die_with_parent", "home")
+_SET_HERE = ("name_prefix", "gpus", "die_with_parent", "home", "heartbeat_file")
 
 
 def _arguments(worker: WorkerSettings, tables: Mapping[str, Any]) -> tuple[str, ...]:
