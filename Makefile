@@ -48,7 +48,7 @@ test: setup-dev ## run all tests: those of real time one after another, then the
 # Ray is installed beside the rest, whose packages it sees: 300 MB that nothing else needs.
 test-ray: setup-dev ## run the tests of pools on a Ray cluster, in .venv-ray
 	@test -x .venv-ray/bin/python || $(BIN)/python -m venv .venv-ray
-	@{ echo '$(CURDIR)'; $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; } \
+	@echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
 	  > "$$(.venv-ray/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zoetrope.pth"
 	.venv-ray/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt 'ray>=2.60,<3'
 	.venv-ray/bin/python -m pytest tests/ray

@@ -21,6 +21,7 @@ from packaging.version import Version
 from bench.harness.process import ROOT
 from broker.runtime.environment import unknown
 from broker.runtime.settings import CommonSettings
+from workers.launchers.settings import read
 
 DEPLOY = ROOT / "deploy"
 CHART = DEPLOY / "helm" / "zoetrope"
@@ -63,6 +64,26 @@ VALUES: dict[str, dict[str, Any]] = {
             },
         ],
     },
+    "ray": {
+        "pools": [],
+        "ray": {
+            "enabled": True,
+            "pools": [
+                {
+                    "name": "wan",
+                    "min": 1,
+                    "max": 20,
+                    "gpusPerNode": 8,
+                    "targetWaitSeconds": 90.5,
+                    "idleSeconds": 600,
+                    "model": "/models/wan",
+                    "modelsClaim": "models",
+                    "nodeSelector": {"gpu": "h100"},
+                    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+                },
+            ],
+        },
+    },
     "cpu": {"pools": [{"name": "cpu", "replicas": 1, "gpus": 0}], "networkPolicy": {"enabled": False}},
 }
 
@@ -90,7 +111,7 @@ def test_the_chart_makes_what_kubernetes_takes(values):
     assert judged["errors"] == []
     assert [message for message in judged["messages"] if message["severity"] > 1] == []
     for document in manifests(values):
-        if document["apiVersion"].split("/")[0] not in {"keda.sh", "monitoring.coreos.com"}:
+        if document["apiVersion"].split("/")[0] not in {"keda.sh", "monitoring.coreos.com", "ray.io"}:
             kubernetes_validate.validate(document, "1.30", strict=True)
 
 
@@ -122,11 +143,43 @@ def test_a_pool_that_is_scaled_is_not_given_a_size_and_asks_for_its_own_backlog(
     assert sizes == {"studio-zoetrope-h100": 2, "studio-zoetrope-scaled": None}
     (scaled,) = of_kind(found, "ScaledObject")
     assert scaled["spec"]["scaleTargetRef"] == {"name": "studio-zoetrope-scaled"}
-    (trigger,) = scaled["spec"]["triggers"]
+    busy, trigger = scaled["spec"]["triggers"]
+    assert busy["metadata"]["valueLocation"] == 'data.#(state=="busy")#|#(model=="Wan2.2")#|#'
     assert trigger["metadata"]["valueLocation"] == r"queue.backlog_by_model.Wan2\.2"
+    modified = scaled["spec"]["advanced"]["scalingModifiers"]
+    assert modified["formula"] == f"{busy['name']} + {trigger['name']} / 90"
+    assert busy["metadata"]["url"] == trigger["metadata"]["url"]
     services = {one["metadata"]["name"]: one for one in of_kind(found, "Service")}
     assert trigger["metadata"]["url"] == "http://studio-zoetrope.video.svc:8000/v1/workers"
     assert "studio-zoetrope" in services
+
+
+def test_a_ray_cluster_has_nodes_for_its_pools_and_its_launchers_take_their_options():
+    found = manifests(VALUES["ray"])
+    (cluster,) = of_kind(found, "RayCluster")
+    (group,) = cluster["spec"]["workerGroupSpecs"]
+    assert (group["groupName"], group["minReplicas"], group["maxReplicas"]) == ("wan", 0, 3), "20 workers on nodes of 8"
+    assert cluster["spec"]["authOptions"] == {"mode": "token"}
+    for pod in (cluster["spec"]["headGroupSpec"]["template"], group["template"]):
+        # What is asked of the operator's resources is what Kubernetes' own have.
+        job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"}, "spec": {"template": pod}}
+        kubernetes_validate.validate(job, "1.30", strict=True)
+    (job,) = of_kind(found, "Job")
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    words = container["command"]
+    environ = {
+        entry["name"]: entry["value"]
+        for entry in group["template"]["spec"]["containers"][0]["env"]
+        if entry["name"].startswith("ZOETROPE_") and entry["name"] != "ZOETROPE_CONFIG"
+    }
+    order = read(words[words.index("workers") + 1 :], environ).order
+    assert (order.limits.max_workers, order.limits.target_wait_s, order.labels) == (20, 90.5, group["labels"])
+    assert f"{order.pool}" == group["groupName"]
+    grace_s = group["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert grace_s >= order.stop_grace_s + 5
+    (token,) = [one for one in container["env"] if one["name"] == "RAY_AUTH_TOKEN"]
+    assert token["valueFrom"]["secretKeyRef"]["name"] == cluster["metadata"]["name"]
+    assert not any(entry["name"] == "RAY_AUTH_TOKEN" and "value" in entry for entry in container["env"])
 
 
 def test_workers_call_services_that_exist_and_the_edge_knows_its_names():

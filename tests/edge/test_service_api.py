@@ -97,6 +97,13 @@ def test_draining_a_worker_that_is_not_there_is_404_with_its_name(world: World, 
     assert "worker" in response.json()["error"]["message"]
 
 
+def test_a_model_for_which_nothing_waits_has_a_backlog_of_nought(world: World) -> None:
+    """What scales the workers of one model asks for its number, and fails where there is none."""
+    backlog = world.http.get("/v1/workers").json()["queue"]["backlog_by_model"]
+    assert {card.name for one in world.fake.workers.values() for card in one.models} <= backlog.keys()
+    assert 0.0 in backlog.values()
+
+
 def test_workers_are_shown(world: World) -> None:
     world.fake.workers["cpu-1"] = msgspec.structs.replace(
         world.fake.workers["cpu-1"],

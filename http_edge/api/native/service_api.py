@@ -121,7 +121,9 @@ class ServiceApi:
                 queue=schema.QueueNumbers(
                     counts=pool.counts,
                     by_model=pool.waiting,
-                    backlog_by_model=pool.backlog_by_model,
+                    # A model for which nothing waits has a number, too: what scales its workers down asks for it.
+                    backlog_by_model={card.name: 0.0 for worker in pool.workers for card in worker.models}
+                    | pool.backlog_by_model,
                     backlog_s=pool.backlog_s,
                     wait_s=pool.wait_s,
                 ),

@@ -36,3 +36,50 @@ enableServiceLinks: false
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
+
+{{- define "zoetrope.rayLabels" -}}
+{{ include "zoetrope.labels" . }}
+app.kubernetes.io/component: ray
+{{- end -}}
+
+{{- /* What every container of the Ray cluster has: workers start in it, and so does what starts them. */ -}}
+{{- define "zoetrope.rayContainer" -}}
+{{- $name := include "zoetrope.name" .root -}}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+securityContext:
+  allowPrivilegeEscalation: false
+  capabilities: {drop: [ALL]}
+env:
+  - {name: HOME, value: /tmp}
+  - {name: RAY_memory_monitor_refresh_ms, value: "0"}
+  - {name: ZOETROPE_CONFIG, value: /etc/zoetrope/zoetrope.toml}
+  - {name: ZOETROPE_HOME, value: /data}
+  - {name: ZOETROPE_BACK, value: "tcp://{{ $name }}-broker:7002"}
+  - {name: ZOETROPE_DEPOT, value: "http://{{ $name }}:{{ .root.Values.service.port }}"}
+  - {name: ZOETROPE_CURVE_DIR, value: /etc/zoetrope-curve}
+  - {name: ZOETROPE_LOG_FORMAT, value: json}
+volumeMounts:
+  - {name: data, mountPath: /data}
+  - {name: tmp, mountPath: /tmp}
+  - {name: shm, mountPath: /dev/shm}
+  - {name: config, mountPath: /etc/zoetrope, readOnly: true}
+  - {name: curve, mountPath: /etc/zoetrope-curve, readOnly: true}
+  {{- if .pool.modelsClaim }}
+  - {name: models, mountPath: /models, readOnly: true}
+  {{- end }}
+{{- end -}}
+
+{{- define "zoetrope.rayVolumes" -}}
+- {name: data, emptyDir: {}}
+- {name: tmp, emptyDir: {}}
+- {name: shm, emptyDir: {medium: Memory, sizeLimit: {{ .pool.sharedMemory | default "2Gi" }}}}
+- {name: config, configMap: {name: {{ include "zoetrope.name" .root }}}}
+- name: curve
+  secret:
+    secretName: {{ .root.Values.curve.secret }}
+    defaultMode: 0440
+    items: [{key: worker.key, path: worker.key}]
+{{- with .pool.modelsClaim }}
+- {name: models, persistentVolumeClaim: {claimName: {{ . }}, readOnly: true}}
+{{- end }}
+{{- end -}}
