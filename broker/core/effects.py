@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -30,10 +30,20 @@ class SendRun(Struct, frozen=True, gc=False):
     early: bool
 
 
+class Step(NamedTuple):
+    """One move of a job: a line of its history, of the log, and a count."""
+
+    source: JobState | None
+    target: JobState
+    cause: Cause
+    worker: str
+    note: str = ""
+
+
 class Transition(Struct, frozen=True, gc=False):
     """Move of a job: the single source of its log line, its journal row and its metric.
 
-    `durable`: the row must be on disk before anything of this pass is sent.
+    `durable`: the row must be on disk before anything of this pass is sent. Two moves at once are one: see `Step`.
     """
 
     #: As it is now; the other fields are of the move.
@@ -45,10 +55,20 @@ class Transition(Struct, frozen=True, gc=False):
     durable: bool
     worker: str = ""
     note: str = ""
+    #: The state between, where it was two moves, and the cause of the first.
+    via: tuple[JobState, Cause] | None = None
 
     @property
     def job_id(self) -> str:
         return self.job.id
+
+    def steps(self) -> tuple[Step, ...]:
+        """The moves, in order."""
+        if self.via is None:
+            return (Step(self.source, self.target, self.cause, self.worker, self.note),)
+        between, cause = self.via
+        first = Step(self.source, between, cause, self.worker if self.source else "")
+        return first, Step(between, self.target, self.cause, self.worker, self.note)
 
 
 class RecordDeleted(Struct, frozen=True, gc=False):

@@ -24,14 +24,19 @@ def grant_all(state: State, now: float) -> None:
 
 def grant(state: State, job: Job, worker: Worker, now: float) -> None:
     """Grant a job that waits no more to a worker with room."""
+    give(state, job, worker)
+    job.resends = 0
+    job.yields_to = ""
+    state.move(job, Cause.DISPATCHED, now, parking.kept_text(job) if job.kept else "")
+    send_grant(state, job, worker, now)
+
+
+def give(state: State, job: Job, worker: Worker) -> None:
+    """Begin the attempt that is about to be granted: its fence, and who holds it."""
     job.renew_fence("granted", state.next_fence())
     job.change_holder("granted")
     job.worker = worker.name
-    job.resends = 0
-    job.yields_to = ""
     state.pool.grant(worker, job.id, job.fence)
-    state.move(job, Cause.DISPATCHED, now, parking.kept_text(job) if job.kept else "")
-    send_grant(state, job, worker, now)
 
 
 def send_grant(state: State, job: Job, worker: Worker, now: float) -> None:

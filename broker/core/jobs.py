@@ -360,6 +360,29 @@ class Job(JobRecord, kw_only=True, array_like=False):
         history.append(HistoryEntry(now, source or "", target, cause, self.attempts, self.worker, note and note[:200]))
         return source
 
+    def move_through(self, via: Cause, via_at: float, cause: Cause, now: float) -> tuple[JobState | None, JobState]:
+        """Make two moves at once; the states it left (None: it is new) and passed. Raises `IllegalMove`.
+
+        The first, of `via_at`, is that of no worker where the job is new, the second that of the worker it has by now.
+        """
+        source: JobState | None = self.state
+        try:
+            between = TABLE[self.state][via]
+            target = TABLE[between][cause]
+        except KeyError:
+            raise IllegalMove(self, f"cannot move by {via} and then {cause}") from None
+        history, worker = self.history, self.worker
+        if not history:
+            source = None
+        self.state = target
+        if target in FINAL:
+            self.finished_at = now
+        if len(history) >= MAX_HISTORY - 1:
+            del history[MAX_HISTORY // 2 : MAX_HISTORY // 2 + 2]
+        first = HistoryEntry(via_at, source or "", between, via, self.attempts, worker if source else "")
+        history += (first, HistoryEntry(now, between, target, cause, self.attempts, worker))
+        return source, between
+
     def ask_stop(self, reason: Stop) -> None:
         """Apply a row of `STOPS`. Raises `IllegalMove` for a job that is over, or has a reason."""
         if reason not in STOPS[self.stop] or self.state in FINAL:

@@ -137,11 +137,7 @@ def _may_hold(state: State, worker: Worker, job: Job, fence: int, now: float) ->
 
 def _adopt(state: State, worker: Worker, job: Job, fence: int, age_s: float, now: float) -> None:
     """Take it that the worker runs this attempt, which was only granted, or thought elsewhere; begun `age_s` ago."""
-    # A worker's word, and a clock of its own: not in the future, nor before the grant.
-    begun_at = now - age_s if age_s > 0.0 else now
-    granted_at = job.granted_at or job.submitted_at
-    if begun_at < granted_at:
-        begun_at = granted_at
+    begun_at = _begun_at(job, age_s, now)
     if job.state is JobState.ASSIGNED and job.holder == "worker":
         job.begin_attempt(begun_at)
         last_at = job.history[-1].at
@@ -153,6 +149,13 @@ def _adopt(state: State, worker: Worker, job: Job, fence: int, age_s: float, now
     state.hold(job, worker)
     job.begin_attempt(begun_at)
     state.move(job, Cause.ADOPTED, now)
+
+
+def _begun_at(job: Job, age_s: float, now: float) -> float:
+    """When an attempt of this age began. It is a worker's word, and a clock of its own: not in the future, nor before the grant."""
+    begun_at = now - age_s if age_s > 0.0 else now
+    granted_at = job.granted_at or job.submitted_at
+    return begun_at if begun_at > granted_at else granted_at
 
 
 def heartbeat(state: State, worker: Worker, message: m.Heartbeat, now: float) -> None:
@@ -228,9 +231,14 @@ def _leaves(job: Job, worker: Worker) -> str:
 def finished(state: State, worker: Worker, message: m.Finished, found: Found, now: float) -> None:
     """Publish the result, if it is the one that counts. Raises `DecodeError` before anything changes."""
     result: Result = bounds.result(codec.result(message.body))
-    job = _current(state, worker, message, found, now)
+    job = _current(state, worker, message, found, now, started=False)
     if job is None:
         return
+    # No heartbeat came in between: its start is told with its end.
+    unheard = job.begun != job.fence
+    if unheard and not _plain(job):
+        _adopt(state, worker, job, job.fence, message.age_s, now)
+        unheard = False
     if job.stop:
         state.end_stopped(job, now, "finished after it was asked to stop")
         worker.cancelled += 1
@@ -246,10 +254,24 @@ def finished(state: State, worker: Worker, message: m.Finished, found: Found, no
     state.costs.learn(job.submission.model, job.submission.units, job.run_s - load_s)
     if load_s:
         state.reloads.learn(job.submission.model, load_s)
-    state.move(job, Cause.FINISHED, now)
+    if unheard:
+        state.finish_unheard(job, _begun_at(job, message.age_s, now), now)
+    else:
+        state.move(job, Cause.FINISHED, now)
     worker.succeeded += 1
     worker_breaker.succeeded(worker)
     _acknowledge(state, worker, message, accepted=True)
+
+
+def _plain(job: Job) -> bool:
+    """Whether its worker has it as it was granted, and nobody is to be told of its start by itself."""
+    return (
+        job.state is JobState.ASSIGNED
+        and job.holder == "worker"
+        and not job.stop
+        and job.promise is None
+        and not job.submission.webhook
+    )
 
 
 def failed(state: State, worker: Worker, message: m.Failed, found: Found, now: float) -> None:
@@ -303,9 +325,11 @@ def cancelled(state: State, worker: Worker, message: m.Cancelled, found: Found, 
         state.give_back(job, Cause.RETURNED, now, "stopped by the worker, unasked")
 
 
-def _current(state: State, worker: Worker, message: m.AgentResult, found: Found, now: float) -> Job | None:
+def _current(
+    state: State, worker: Worker, message: m.AgentResult, found: Found, now: float, *, started: bool = True
+) -> Job | None:
     """The job, if this result is of its current attempt, from the worker that has it; else answer the result (it lost, or was counted
-    before) and return None. Raises `DecodeError` before anything changes."""
+    before) and return None. `started`: note its start, if nothing has told of that. Raises `DecodeError` before anything changes."""
     check_fence(state, message.fence)
     state.pool.said(worker, message.fence, message.free)
     job = state.jobs.get(message.job_id) or found.job
@@ -313,7 +337,7 @@ def _current(state: State, worker: Worker, message: m.AgentResult, found: Found,
         _acknowledge(state, worker, message, accepted=_already(job, message))
         state.pool.release(worker, message.job_id, message.fence, now)
         return None
-    if job.begun != job.fence:  # no heartbeat came in between: nothing has told of its start
+    if started and job.begun != job.fence:
         _adopt(state, worker, job, job.fence, message.age_s, now)
     return job
 

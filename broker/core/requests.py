@@ -7,7 +7,7 @@ from operator import attrgetter
 
 from broker.core import parking, promised, set_aside, views, worker_breaker
 from broker.core.effects import WorkerNoted
-from broker.core.grants import grant
+from broker.core.grants import give, grant, send_grant
 from broker.core.jobs import Cause, DamagedRecord, Job
 from broker.core.lookups import Found
 from broker.core.pool import Worker
@@ -61,8 +61,18 @@ def submit(state: State, peer: bytes, message: m.Submit, found: Found, now: floa
         promise=promise,
     )
     state.uncommitted[job.id] = job
-    state.adopt_record(job)
     worker = at_once(state, wanted)
+    if worker is not None and promise is None:
+        state.queue.pass_by(now)
+        give(state, job, worker)
+        state.grant_new(job, now)
+        if job.deadline_at:
+            state.set_deadline(job)
+        admission = views.admission(state, job, job.revision - 1, known, now)
+        state.send(peer, m.Accepted(req=message.req, job_id=job.id, admission=admission))
+        send_grant(state, job, worker, now)
+        return
+    state.adopt_record(job)
     if worker is None:
         state.queue.add(job)
         if promise is not None:
@@ -72,7 +82,8 @@ def submit(state: State, peer: bytes, message: m.Submit, found: Found, now: floa
     state.move(job, Cause.SUBMITTED, now)
     if job.deadline_at or promise is not None:
         state.set_deadline(job)
-    state.send(peer, m.Accepted(req=message.req, job_id=job.id, admission=views.admission(state, job, known, now)))
+    admission = views.admission(state, job, job.revision, known, now)
+    state.send(peer, m.Accepted(req=message.req, job_id=job.id, admission=admission))
     if worker is not None:
         grant(state, job, worker, now)
 

@@ -182,6 +182,37 @@ class State:
         if self.watchers:
             self.changed[job.id] = job
 
+    def grant_new(self, job: Job, now: float) -> None:
+        """Take a new job into memory that its worker has been granted to: as `adopt_record` and two moves, in one."""
+        source, between = job.move_through(Cause.SUBMITTED, now, Cause.DISPATCHED, now)
+        self.adopt_record(job)
+        via = between, Cause.SUBMITTED
+        self.effects.append(
+            Transition(job, job.attempts, source, job.state, Cause.DISPATCHED, True, job.worker, via=via)
+        )
+        # The first of them is what its edge is told of.
+        self._revisions = job.revision = self._revisions + 2
+        if self.watchers:
+            self.changed[job.id] = job
+
+    def finish_unheard(self, job: Job, begun_at: float, now: float) -> None:
+        """End a job, which has a result, whose start is told with it: as two moves, in one. It has no promise and no webhook."""
+        job.begin_attempt(begun_at)
+        last_at = job.history[-1].at
+        source, between = job.move_through(
+            Cause.STARTED, begun_at if begun_at > last_at else last_at, Cause.FINISHED, now
+        )
+        if source is not None:
+            self.counts[source] -= 1
+            self.tenants.moved(job, source)
+        self.counts[job.state] += 1
+        self._finish(job)
+        via = between, Cause.STARTED
+        self.effects.append(Transition(job, job.attempts, source, job.state, Cause.FINISHED, True, job.worker, via=via))
+        self._revisions = job.revision = self._revisions + 1
+        if self.watchers:
+            self.changed[job.id] = job
+
     def _end_wait(self, job: Job, source: JobState) -> None:
         """Take a job out of the queue or its back-off, out of turn."""
         if source is JobState.DELAYED:

@@ -76,8 +76,9 @@ def _history(history: list[m.HistoryEntry], ahead_s: float) -> tuple[m.HistoryEn
     return tuple(structs.replace(move, at=move.at + ahead_s) for move in history)
 
 
-def admission(state: State, job: Job, known: tuple[float, float] | None, now: float) -> m.Admission:
-    """What the edge of a new job cannot know of it, with what is `known` of its run time; with that it makes the view itself."""
+def admission(state: State, job: Job, revision: int, known: tuple[float, float] | None, now: float) -> m.Admission:
+    """What the edge of a new job cannot know of it, with what is `known` of its run time; with that it makes the view itself: of the job
+    while it was queued, which is `revision`."""
     if job.id in state.queue.where:
         position, eta, ready = _waiting(state, job, known, now)
     else:  # it is about to be granted
@@ -90,7 +91,7 @@ def admission(state: State, job: Job, known: tuple[float, float] | None, now: fl
         promise = _shown_promise(promise, calendar)
         ready_by = promise.ready_by
     return m.Admission(
-        revision=job.revision,
+        revision=revision,
         position=position,
         eta_s=eta,
         submitted_at=job.submitted_at + calendar.ahead_s,

@@ -48,6 +48,8 @@ class Executor:
                     self.durable = True
                 self._journal.stage(effect.job, lazy=not effect.durable)
                 self._metrics.transitions[effect.target, effect.cause] += 1
+                if effect.via is not None:
+                    self._metrics.transitions[effect.via] += 1
                 if self.log_transitions:
                     _log_transition(effect)
             else:
@@ -78,19 +80,20 @@ class Executor:
 
 
 def _log_transition(transition: Transition) -> None:
-    logger.info(
-        "job moved",
-        extra={
-            "action": Action.TRANSITION,
-            "job_id": transition.job_id,
-            "attempt": transition.attempt,
-            "worker_id": transition.worker,
-            "source": transition.source,
-            "target": transition.target,
-            "cause": transition.cause,
-            "note": transition.note,
-        },
-    )
+    for step in transition.steps():
+        logger.info(
+            "job moved",
+            extra={
+                "action": Action.TRANSITION,
+                "job_id": transition.job_id,
+                "attempt": transition.attempt,
+                "worker_id": step.worker,
+                "source": step.source,
+                "target": step.target,
+                "cause": step.cause,
+                "note": step.note,
+            },
+        )
 
 
 def _log_delivery(delivery: Delivery) -> None:

@@ -207,4 +207,4 @@ def sent(effects: list[Effect], kind: type[T], peer: bytes | None = None) -> lis
 
 def causes(effects: list[Effect]) -> list[Cause]:
     """The causes of the transitions among the effects."""
-    return [effect.cause for effect in effects if isinstance(effect, Transition)]
+    return [step.cause for effect in effects if isinstance(effect, Transition) for step in effect.steps()]

@@ -10,10 +10,13 @@ import msgspec
 import pytest
 
 from broker.core import requests
-from broker.core.effects import Effect, Send
+from broker.core.effects import Effect, Send, Transition
 from broker.core.policy import Policy
 from broker.core.scheduling import placement
 from broker.core.scheduling.dispatch import at_once
+from broker.shell.executor import Executor
+from broker.shell.metrics import Metrics
+from broker.shell.net.peer_limits import PeerLimiter
 from broker.testing import EDGE, CoreHarness, peer_of, submit_message, worker_info
 from broker.wire import messages as m
 
@@ -30,13 +33,17 @@ def never(scene: Any, submission: m.Submission) -> None:
     return
 
 
-def told(effects: list[Effect]) -> list[Effect]:
-    """All of them, without the prediction of a new job's end: it need not reckon with jobs that run, where its worker is known already."""
-    return [
+def told(effects: list[Effect]) -> list[Any]:
+    """All of them, moves first, one by one; without the prediction of a new job's end: it need not reckon with jobs that run, where its
+    worker is known already."""
+    moved = [effect for effect in effects if isinstance(effect, Transition)]
+    moves = [(effect.job, step) for effect in moved for step in effect.steps()]
+    return [*moves, any(effect.durable for effect in moved)] + [
         Send(effect.peer, msgspec.structs.replace(effect.message, admission=None), effect.early)
         if isinstance(effect, Send) and isinstance(effect.message, m.Accepted)
         else effect
         for effect in effects
+        if not isinstance(effect, Transition)
     ]
 
 
@@ -167,3 +174,43 @@ def _to_the_first(scene: Any, submission: m.Submission) -> Any:
 @pytest.mark.parametrize("choice", [_overtakes, _unlimited, _anywhere, _to_the_first, _without_loras])
 def test_one_that_breaks_a_rule_is_told(choice, monkeypatch):
     assert any(differs(seed, choice, monkeypatch)[0] for seed in range(WORLDS))
+
+
+def test_two_moves_at_once_are_two_in_the_history_in_the_log_and_in_the_counts(caplog):
+    desk = CoreHarness()
+    desk.hello("w1")
+    executor = Executor(desk.archive, metrics := Metrics(PeerLimiter()))
+    desk.submit("a")
+    effects = [*desk.effects, *desk.finish("w1", "a")]
+    assert len([effect for effect in effects if isinstance(effect, Transition)]) == 2
+    moves = [
+        ("", "queued", "submitted"),
+        ("queued", "assigned", "dispatched"),
+        ("assigned", "running", "started"),
+        ("running", "succeeded", "finished"),
+    ]
+    assert [(move.source, move.target, move.cause) for move in desk.job("a").history] == moves
+    with caplog.at_level("INFO"):
+        executor.carry_out(effect for effect in effects if isinstance(effect, Transition))
+    assert [(line.source or "", line.target, line.cause) for line in caplog.records] == moves
+    assert [line.worker_id for line in caplog.records] == ["", "w1", "w1", "w1"]
+    assert [line.attempt for line in caplog.records] == [0, 0, 1, 1]
+    assert metrics.transitions == {(target, cause): 1 for _, target, cause in moves}
+
+
+def test_the_answer_to_a_job_granted_at_once_is_older_than_its_grant():
+    """An edge keeps the newer of what it is told: the grant, which watchers hear of."""
+    desk = CoreHarness()
+    desk.hello("w1")
+    answer = desk.submit("a")
+    assert isinstance(answer, m.Accepted)
+    assert answer.admission is not None
+    assert answer.admission.revision < desk.job("a").revision
+
+
+def test_an_end_that_tells_of_a_start_the_webhook_wants_makes_both_deliveries():
+    desk = CoreHarness()
+    desk.hello("w1")
+    desk.submit("a", webhook="https://example.org/hook")
+    desk.finish("w1", "a")
+    assert [delivery.event for delivery in desk.archive.deliveries.of_job("a")] == ["started", "completed"]

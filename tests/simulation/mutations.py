@@ -35,10 +35,10 @@ from workers.agent.unacked_results import UnackedResults
 
 
 def _any_fence(original: Callable[..., Any]) -> Callable[..., Any]:
-    def current(core_state: Any, worker: Any, message: Any, found: Any, now: float) -> Any:
+    def current(core_state: Any, worker: Any, message: Any, found: Any, now: float, **how: Any) -> Any:
         job = core_state.jobs.get(message.job_id) or found.job
         if job is None or job.final:
-            return original(core_state, worker, message, found, now)
+            return original(core_state, worker, message, found, now, **how)
         core_state.pool.said(worker, message.fence, message.free)
         return job
 
@@ -46,10 +46,10 @@ def _any_fence(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _after_the_end(original: Callable[..., Any]) -> Callable[..., Any]:
-    def current(core_state: Any, worker: Any, message: Any, found: Any, now: float) -> Any:
+    def current(core_state: Any, worker: Any, message: Any, found: Any, now: float, **how: Any) -> Any:
         job = core_state.jobs.get(message.job_id) or found.job
         if job is None or job.fence != message.fence:
-            return original(core_state, worker, message, found, now)
+            return original(core_state, worker, message, found, now, **how)
         core_state.pool.said(worker, message.fence, message.free)
         return job
 
@@ -184,17 +184,17 @@ def _never_taken(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _start_untold(original: Callable[..., Any]) -> Callable[..., Any]:
-    def current(core_state: Any, worker: Any, message: Any, found: Any, now: float) -> Any:
+    def current(core_state: Any, worker: Any, message: Any, found: Any, now: float, **how: Any) -> Any:
         job = core_state.jobs.get(message.job_id)
         if job is not None and job.fence == message.fence:
             job.begun = job.fence
-        return original(core_state, worker, message, found, now)
+        return original(core_state, worker, message, found, now, **how)
 
     return current
 
 
 def _as_heard(original: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda core_state, worker, job, fence, age_s, now: original(core_state, worker, job, fence, 0.0, now)
+    return lambda job, age_s, now: original(job, 0.0, now)
 
 
 def _never_where_it_crashed(scene: Any, job: Any, lane: Any, worker: Any) -> bool:
@@ -273,7 +273,7 @@ ALL: tuple[Mutation, ...] = (
         ((reports, "refused", _never_taken),),
     ),
     Mutation("start-untold", "what ends has started", ((reports, "_current", _start_untold),), first=60),
-    Mutation("start-as-heard", "a start is told as it was", ((reports, "_adopt", _as_heard),)),
+    Mutation("start-as-heard", "a start is told as it was", ((reports, "_begun_at", _as_heard),)),
     Mutation("hello-takes-back", "a grant that a hello crosses stands", ((reports, "hello", _takes_back),)),
     Mutation("submit-forgets", "a job's id is its dedup key for ever", ((requests, "submit", _forgets_stored),)),
     Mutation(

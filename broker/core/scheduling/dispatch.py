@@ -217,7 +217,8 @@ def at_once(scene: Scene[Job, AnyWorker], submission: Submission) -> AnyWorker |
     if scene.queue.where or not scene.pool.free:
         return None
     # The newest job says its tenant's limit.
-    if submission.max_running and not scene.tenants.may_start(submission.tenant):
+    limit = submission.max_running
+    if limit and scene.tenants.share(submission.tenant).held >= limit:
         return None
     return _worker(scene, submission)
 
