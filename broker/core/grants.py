@@ -39,8 +39,9 @@ def give(state: State, job: Job, worker: Worker) -> None:
     state.pool.grant(worker, job.id, job.fence)
 
 
-def send_grant(state: State, job: Job, worker: Worker, now: float) -> None:
-    """Send the current grant, again too: agents know a repeated fence."""
+def send_grant(state: State, job: Job, worker: Worker, now: float, *, known: bool | None = None) -> None:
+    """Send the current grant, again too: agents know a repeated fence. `known`: whether its predicted time says something, where the caller
+    has that."""
     job.granted_at = now
     job.goes_on_from = job.kept
     wanted = job.submission
@@ -50,7 +51,7 @@ def send_grant(state: State, job: Job, worker: Worker, now: float) -> None:
         lease_s=state.policy.lost_after_s,
         attempt=job.attempts + 1,
         profile=job.profile,
-        predicted_s=job.cost if state.costs.knows(wanted.model, wanted.units) else 0.0,
+        predicted_s=job.cost if known or (known is None and state.costs.knows(wanted.model, wanted.units)) else 0.0,
         alone=job.crashes > 0,
         body=job.body,
         kept=job.kept,

@@ -70,7 +70,7 @@ def submit(state: State, peer: bytes, message: m.Submit, found: Found, now: floa
             state.set_deadline(job)
         admission = views.admission(state, job, job.revision - 1, known, now)
         state.send(peer, m.Accepted(req=message.req, job_id=job.id, admission=admission))
-        send_grant(state, job, worker, now)
+        send_grant(state, job, worker, now, known=known is not None)
         return
     state.adopt_record(job)
     if worker is None:

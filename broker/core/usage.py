@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from broker.core.jobs import Cause, Job
-from broker.wire.messages import HistoryEntry
 from broker.wire.terms import JobState
 
 #: How an attempt ends whose work is in the result, or in a checkpoint that the job goes on from.
@@ -21,7 +20,7 @@ def gpu_seconds(job: Job) -> tuple[float, float]:
         if entry.target == JobState.RUNNING:
             if began < 0 or entry.source != JobState.RUNNING:
                 began, attempt = entry.at, entry.attempt
-        elif began >= 0 and _ends(entry):
+        elif began >= 0 and entry.source == JobState.RUNNING:  # the attempt that ran was over with this move
             # Where the history was cut, the end may be that of a later attempt: nothing is known of what lies between.
             if entry.attempt != attempt:
                 pass
@@ -34,8 +33,3 @@ def gpu_seconds(job: Job) -> tuple[float, float]:
     if job.state is not JobState.SUCCEEDED:
         return 0.0, (kept + lost) * gpus
     return kept * gpus, lost * gpus
-
-
-def _ends(entry: HistoryEntry) -> bool:
-    """Whether an attempt that ran was over with this move."""
-    return entry.source == JobState.RUNNING
