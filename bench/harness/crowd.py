@@ -14,8 +14,10 @@ from collections.abc import Callable
 
 import zmq
 
-from bench.harness.simworker import SimWorker, dealer
+from bench.harness.simworker import BEAT_S, SimWorker, dealer
 from broker.wire import messages as m
+
+_LOOK_S = 0.05
 
 
 class CrowdWorker(SimWorker):
@@ -74,7 +76,12 @@ class WorkerCrowd:
     def serve(self, seconds: float, done: Callable[[], bool] = lambda: False) -> None:
         """Play all workers for so long, or until `done`."""
         end = time.monotonic() + seconds
-        while (now := time.monotonic()) < end and not done():
+        look_at = 0.0
+        while (now := time.monotonic()) < end:
+            if now >= look_at:  # it asks all workers, which would cost more than to serve them
+                if done():
+                    break
+                look_at = now + _LOOK_S
             for fd, _ in self._epoll.poll(0.005):
                 self._read(self._by_fd[fd])
             while self._ends and self._ends[0][0] <= now:
@@ -85,14 +92,18 @@ class WorkerCrowd:
                 worker = heapq.heappop(self._beats)[2]
                 worker.beat(now)
                 self._read(worker)
-                # One that has no welcome yet looks again in a while.
-                self._push(self._beats, max(worker.next_beat, now + 0.05), worker)
+                self._push(self._beats, worker.next_beat if worker.welcome else now + BEAT_S, worker)
             self._check()
 
     @property
     def welcome(self) -> int:
         """Workers that the broker has registered."""
         return sum(worker.welcome for worker in self._by_fd.values())
+
+    @property
+    def answered_beats(self) -> int:
+        """Heartbeats that the broker has answered."""
+        return sum(worker.answered_beats for worker in self._by_fd.values())
 
     @property
     def busy(self) -> int:

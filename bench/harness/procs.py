@@ -52,11 +52,12 @@ def pinned(chosen: set[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def raise_file_limit() -> None:
-    """Raise the limit of descriptors of this process and its children as far as the system allows."""
+def raise_file_limit() -> int:
+    """Raise the limit of descriptors of this process and its children as far as the system allows; that limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 class BrokerProcess(Process):

@@ -19,6 +19,7 @@ from broker.wire import messages as m
 from broker.wire.jobspec import ModelCard, Result
 
 MODEL = "bench"
+BEAT_S = 1.0
 #: Resend a result that was not acknowledged for so long.
 RESEND_S = 2.0
 
@@ -54,6 +55,8 @@ class SimWorker:
         self.welcome = False
         #: Messages sent and received, heartbeats among them.
         self.messages = 0
+        #: Heartbeats that the broker has answered.
+        self.answered_beats = 0
         self._credit = credit
         self._on_start = on_start
         self._on_end = on_end
@@ -85,6 +88,8 @@ class SimWorker:
                 case m.ResultAck(job_id=job_id, accepted=accepted):
                     if self._unacked.pop(job_id, None) is not None:
                         self._on_end(job_id, accepted)
+                case m.HeartbeatAck():
+                    self.answered_beats += 1
                 case m.Welcome():
                     self.welcome = True
                 case None | m.Identify():
@@ -98,7 +103,9 @@ class SimWorker:
         """Heartbeat and resend when it is time; `now` is monotonic."""
         if now < self.next_beat or not self.welcome:
             return
-        self.next_beat = now + 1.0
+        # From when it was due, not from now: else every delay of the driver would make the rate less than one a second.
+        due = self.next_beat if now - self.next_beat < BEAT_S else now
+        self.next_beat = due + BEAT_S
         self._send(m.Heartbeat(seen=self._seen, free=self.room, held=self._held(), model=MODEL))
         for job_id, (result, sent) in list(self._unacked.items()):
             if now - sent > RESEND_S:

@@ -19,18 +19,21 @@ from bench.harness.crowd import WorkerCrowd
 from bench.harness.driver import Driver, padded_spec
 from bench.harness.procs import BrokerProcess, cores, pinned, raise_file_limit, temporary_home
 from bench.report import plot
+from bench.report.errors import BenchError
 from bench.report.report import Flush, Metric, Report, flush_of, progress
 from bench.report.stats import summarise
 
 BAR_MB, BAR_CORES, BAR_DISPATCH_MS = 500, 1.0, 10
 #: The workers say hello one after the other within this.
 _JOIN_S = 60.0
+#: Descriptors of a simulated worker (connection, signal of its socket), and those of the process itself.
+_FILES_EACH, _OWN_FILES = 2, 100
 
 
 class ScalePlan(Struct, frozen=True, kw_only=True):
     """How much of everything."""
 
-    workers: Annotated[int, Meta(description="simulated workers", ge=1, le=5_000)] = 1_000
+    workers: Annotated[int, Meta(description="simulated workers", ge=1, le=20_000)] = 1_000
     queued: Annotated[int, Meta(description="jobs that wait", ge=1, le=1_000_000)] = 100_000
     hold_s: Annotated[float, Meta(description="mean seconds that a worker holds a job", ge=0.05, le=600)] = 5.0
     seconds: Annotated[float, Meta(description="length of the measured run", ge=1, le=600)] = 15.0
@@ -48,6 +51,7 @@ class Measured(Struct, frozen=True, kw_only=True):
     submits_per_s: float
     submit_cpu_us: float
     idle_cores: float
+    beats_per_s: float
     working_cores: float
     jobs_per_s: float
     joined: int
@@ -56,7 +60,11 @@ class Measured(Struct, frozen=True, kw_only=True):
 
 def run(plan: ScalePlan) -> Report:
     """Fill a queue, let the crowd in, watch the broker. Raises `BenchError`."""
-    raise_file_limit()
+    most = (raise_file_limit() - _OWN_FILES) // _FILES_EACH
+    if plan.workers > most:
+        raise BenchError(
+            f"workers = {plan.workers}: the system gives a process descriptors for {most:,} of them; raise its limit (ulimit -n)"
+        )
     usable = cores()
     broker_cores, driver_cores = (set(usable[-1:]), set(usable[:-1])) if len(usable) > 1 else (set(), set())
     with temporary_home(plan.directory) as home:
@@ -94,9 +102,10 @@ def measure(plan: ScalePlan, process: BrokerProcess, home: Path) -> Measured:
         working_cores, jobs_per_s = (process.cpu_s() - cpu_s) / span, (crowd.ended - ended) / span
         working_mb = process.memory_mb()
         crowd.hold()
-        cpu_s, begun = process.cpu_s(), time.monotonic()
+        cpu_s, begun, beats = process.cpu_s(), time.monotonic(), crowd.answered_beats
         crowd.serve(min(5.0, plan.seconds))
-        idle_cores = (process.cpu_s() - cpu_s) / (time.monotonic() - begun)
+        span = time.monotonic() - begun
+        idle_cores, beats_per_s = (process.cpu_s() - cpu_s) / span, (crowd.answered_beats - beats) / span
     return Measured(
         empty_mb=empty_mb,
         queued_mb=queued_mb,
@@ -104,11 +113,16 @@ def measure(plan: ScalePlan, process: BrokerProcess, home: Path) -> Measured:
         submits_per_s=plan.queued / took,
         submit_cpu_us=submit_cpu_s / plan.queued * 1e6,
         idle_cores=idle_cores,
+        beats_per_s=beats_per_s,
         working_cores=working_cores,
         jobs_per_s=jobs_per_s,
         joined=joined,
         dispatches=crowd.dispatches,
     )
+
+
+def _us_each(measured: Measured) -> float | None:
+    return measured.idle_cores / measured.beats_per_s * 1e6 if measured.beats_per_s else None
 
 
 def report_of(plan: ScalePlan, measured: Measured, flush: Flush) -> Report:
@@ -124,7 +138,9 @@ def report_of(plan: ScalePlan, measured: Measured, flush: Flush) -> Report:
         Metric("submits_per_s", "submits accepted", measured.submits_per_s, "1/s", "window 256, fsynced"),
         Metric("submit_cpu_us", "broker processor time a submit", measured.submit_cpu_us, "us"),
         Metric("workers_joined", "workers with a job", measured.joined, "", f"of {plan.workers:,}"),
-        Metric("heartbeat_cores", "cores used by heartbeats alone", measured.idle_cores, "", "1/s and worker, each holding a job"),
+        Metric("beats_per_s", "heartbeats that the broker answered", measured.beats_per_s, "1/s", f"{plan.workers:,} are due"),
+        Metric("heartbeat_cores", "cores used by heartbeats alone", measured.idle_cores, "", "each worker holds a job"),
+        Metric("heartbeat_us", "broker processor time a heartbeat", _us_each(measured), "us"),
         Metric("working_cores", "cores used at work", measured.working_cores, "", f"bar: {BAR_CORES:g}"),
         Metric("jobs_per_s", "jobs a second in that time", measured.jobs_per_s, "1/s", f"jobs of {plan.hold_s:g} s"),
         Metric("dispatch_p50_ms", "result to the next job, p50", p50, "ms"),

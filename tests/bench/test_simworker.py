@@ -135,3 +135,26 @@ def test_a_crowd_beats_once_a_second_and_worker(monkeypatch, tmp_path):
     made.close()
     assert 27 <= len(beats) <= 33
     assert all(isinstance(beat, m.Heartbeat) for beat in beats)
+
+
+def test_a_worker_that_is_served_late_beats_as_often_all_the_same():
+    pair = Pair().welcomed()
+    late = [100.0 + second + 0.3 * (second % 3) for second in range(30)]
+    for now in late:
+        pair.worker.beat(now)
+    assert len(pair.socket.take()) == 30
+
+
+def test_heartbeats_that_a_driver_was_too_late_for_are_not_made_up_for():
+    pair = Pair().welcomed()
+    for now in (100.0, 110.0, 110.1, 110.2):
+        pair.worker.beat(now)
+    assert len(pair.socket.take()) == 2
+
+
+def test_answered_heartbeats_are_counted():
+    pair = Pair().welcomed()
+    pair.worker.beat(100.0)
+    assert pair.worker.answered_beats == 0
+    pair.say(m.HeartbeatAck(epoch=1))
+    assert pair.worker.answered_beats == 1

@@ -1,8 +1,11 @@
 """Measurements that need a real broker, small: they count right, and leave nothing behind."""
 
+import pytest
+
 from bench import cli
 from bench.harness.driver import padded_spec
 from bench.harness.restart import Crash
+from bench.report.errors import BenchError
 from bench.suites import scale
 
 
@@ -11,6 +14,8 @@ def test_a_crowd_works_through_a_queue(tmp_path):
     found = {metric.key: metric.value for metric in scale.run(plan).metrics}
     assert found["workers_joined"] == 3
     assert found["jobs_per_s"] > 0
+    assert found["beats_per_s"] > 0
+    assert found["heartbeat_us"] > 0
     assert found["dispatch_p99_ms"] > 0
     assert found["queued_mb"] >= found["empty_mb"] > 0
     assert list(tmp_path.iterdir()) == []
@@ -31,3 +36,9 @@ def test_the_page_is_written_with_its_pictures(tmp_path, capsys):
     assert (tmp_path / "benchmarks" / "pool.png").read_bytes().startswith(b"\x89PNG")
     assert "wait_ours_s" in (tmp_path / "benchmarks" / "pool.json").read_text()
     assert "Where the broker's time goes" in page.read_text()
+
+
+def test_more_workers_than_there_are_descriptors_for_is_an_error(monkeypatch):
+    monkeypatch.setattr(scale, "raise_file_limit", lambda: 1_024)
+    with pytest.raises(BenchError, match=r"workers = 1000: .* for 462 of them"):
+        scale.run(scale.ScalePlan(workers=1_000))

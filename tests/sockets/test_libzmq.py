@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import socket
 import stat
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 import zmq
 
+from broker.runtime.dealer import open_dealer
 from broker.shell.net.sockets import Sockets, configure
 from tests.support.waiting import wait_until
 
@@ -267,7 +269,7 @@ def test_the_options_of_our_routers(sockets):
     # ROUTER_MANDATORY and ROUTER_HANDOVER can only be set, not read; their effect is tested above.
     read = {
         name: router.getsockopt(getattr(zmq, name))
-        for name in ("LINGER", "SNDHWM", "RCVHWM", "MAXMSGSIZE", "HANDSHAKE_IVL", "HEARTBEAT_IVL", "HEARTBEAT_TIMEOUT")
+        for name in ("LINGER", "SNDHWM", "RCVHWM", "MAXMSGSIZE", "HANDSHAKE_IVL")
     }
     assert read == {
         "LINGER": 0,
@@ -275,9 +277,54 @@ def test_the_options_of_our_routers(sockets):
         "RCVHWM": 10_000,
         "MAXMSGSIZE": 1234,
         "HANDSHAKE_IVL": 5_000,
-        "HEARTBEAT_IVL": 2_000,
-        "HEARTBEAT_TIMEOUT": 15_000,
     }
+
+
+@pytest.fixture
+def context():
+    made = zmq.Context()
+    yield made
+    made.destroy(linger=0)
+
+
+@pytest.fixture
+def tcp_ends(context):
+    """(a ROUTER as ours, a DEALER as ours, the system's socket of their connection)."""
+    router = context.socket(zmq.ROUTER)
+    configure(router, 1234)
+    router.bind("tcp://127.0.0.1:*")
+    dealer = open_dealer(context, router.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0"), 1234)
+    dealer.setsockopt(zmq.SNDTIMEO, 60_000)
+    dealer.send(b"hello")
+    assert router.poll(60_000)
+    router.recv()
+    with socket.socket(fileno=router.recv(copy=False).get(zmq.SRCFD)) as connection:
+        yield router, dealer, connection
+        connection.detach()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux")
+def test_the_system_reaps_tcp_connections_of_machines_that_are_gone(tcp_ends):
+    _, _, connection = tcp_ends
+
+    def option(name):
+        return connection.getsockopt(socket.IPPROTO_TCP, getattr(socket, name))
+
+    assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert option("TCP_KEEPIDLE") + option("TCP_KEEPINTVL") * option("TCP_KEEPCNT") <= 15
+    assert option("TCP_USER_TIMEOUT") == 15_000
+
+
+def test_only_edges_are_pinged_by_libzmq(run_dir, tcp_ends):
+    """A message to or from a connection with such a timer has libzmq look through those of all connections."""
+    _, dealer, _ = tcp_ends
+    wires = Sockets(f"ipc://{run_dir}/f", f"ipc://{run_dir}/b")
+    try:
+        ends = (wires.front, wires.back)
+        assert [end._socket.getsockopt(zmq.HEARTBEAT_IVL) for end in ends] == [2_000, 0]
+        assert dealer.getsockopt(zmq.HEARTBEAT_IVL) == 0
+    finally:
+        wires.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="Linux")

@@ -17,6 +17,7 @@ import zmq
 from msgspec import Struct
 
 from broker.runtime.curve_keys import BrokerKey, is_tcp
+from broker.runtime.dealer import KEEP_ALIVE
 from broker.runtime.errors import BindFailed
 from broker.runtime.settings import make_private_dir
 from broker.shell.net.flood_guard import FloodGuard
@@ -33,8 +34,9 @@ FRONT_MAX_FRAME = 1024 * 1024
 #: Results are small and files travel by reference.
 BACK_MAX_FRAME = 256 * 1024
 HANDSHAKE_MS = 5_000
-#: Reaps half-open connections, nothing else: it proves an I/O thread, not a worker. Its time-out must exceed any time a receiver can sleep
-#: at its high-water mark, or libzmq drops what is in flight.
+#: At the front alone: frees what waits for an edge that stands still. Workers are too many for it (see `KEEP_ALIVE`), and little waits for
+#: them. It proves an I/O thread, nothing else. Its time-out must exceed any time a receiver can sleep at its high-water mark, or libzmq
+#: drops what is in flight.
 HEARTBEAT_MS = 2_000
 HEARTBEAT_TIMEOUT_MS = 15_000
 
@@ -82,6 +84,9 @@ class Listener:
         if prefix == BACK:
             # An empty frame to every peer that connects or reconnects: "the broker is here and may be new, say Hello".
             self._socket.setsockopt(zmq.PROBE_ROUTER, 1)
+        else:
+            self._socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+            self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
         try:
             for endpoint in sorted(endpoints, key=is_tcp):
                 if is_tcp(endpoint):
@@ -190,9 +195,8 @@ def configure(socket: zmq.Socket[bytes], max_frame: int) -> None:
     socket.setsockopt(zmq.RCVHWM, HWM)
     socket.setsockopt(zmq.MAXMSGSIZE, max_frame)
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
-    socket.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
+    for option, value in KEEP_ALIVE:
+        socket.setsockopt(option, value)
     socket.setsockopt(zmq.LINGER, 0)
 
 
