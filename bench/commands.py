@@ -14,6 +14,7 @@ from bench.report.report import Report
 from bench.suites import (
     brokerbench,
     cancel,
+    day,
     engine,
     http,
     lists,
@@ -151,6 +152,17 @@ COMMANDS = (
         promises.PromisesPlan(),
         promises.PromisesPlan(jobs=200),
         (("", "eight workers"), ("--confidence 0.99 --long 0.6", "stronger promises, more of the work in long jobs")),
+    ),
+    planned(
+        "day",
+        "a day of a large pool on virtual time, the real core and journal: waits, and one end for every job",
+        day.run,
+        day.DayPlan(workers=2_000, jobs=200_000),
+        day.DayPlan(workers=80, jobs=2_000),
+        (
+            ("", "a million jobs over ten thousand workers: some twenty minutes"),
+            ("--workers 800 --jobs 80000", "minutes"),
+        ),
     ),
     planned(
         "http",

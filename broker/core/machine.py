@@ -192,7 +192,7 @@ class Core:
     def finish_pass(self) -> list[Effect]:
         """Grant waiting jobs, hand out the effects."""
         state = self.state
-        if state.pool.free and state.counts[JobState.QUEUED]:
+        if state.pool.free.by_name and state.counts[JobState.QUEUED]:
             grant_all(state, self.now)
         if state.policy.preempt:
             preempting.consider(state, self.now)

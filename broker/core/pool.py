@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Iterator
 
+from broker.core.scheduling.free_workers import FreeWorkers
 from broker.wire.messages import EngineState, Heartbeat, WorkerInfo
 
 
@@ -97,15 +98,15 @@ class Worker:
 class Pool:
     """All workers by name and by peer, and the index of those with room.
 
-    Every change of what `Worker.capacity` reads is a method here, so that the index follows.
+    Every change of what `Worker.capacity` reads, or what `FreeWorkers` orders by, is a method here, so that the index follows.
     """
 
     def __init__(self) -> None:
         self.workers: dict[str, Worker] = {}
         #: For reading.
         self.by_peer: dict[bytes, Worker] = {}
-        #: Workers with room by name, in no promised order, and names of those in service.
-        self.free: dict[str, Worker] = {}
+        #: Workers with room, and names of those in service.
+        self.free: FreeWorkers[Worker] = FreeWorkers()
         self._serving: set[str] = set()
 
     def __iter__(self) -> Iterator[Worker]:
@@ -113,9 +114,6 @@ class Pool:
 
     def at(self, peer: bytes) -> Worker | None:
         return self.by_peer.get(peer)
-
-    def get(self, name: str) -> Worker | None:
-        return self.workers.get(name)
 
     def usable(self) -> int:
         """Number of workers that run jobs or soon will."""
@@ -152,7 +150,8 @@ class Pool:
     def remove(self, worker: Worker) -> None:
         if self.workers.get(worker.name) is worker:
             del self.workers[worker.name]
-            self.free.pop(worker.name, None)
+            if worker.name in self.free.by_name:
+                self.free.take(worker.name)
             self._serving.discard(worker.name)
         self.by_peer.pop(worker.peer, None)
 
@@ -208,6 +207,11 @@ class Pool:
         worker.unseen.append(fence)
         self._index(worker)
 
+    def adopt(self, worker: Worker, job_id: str, fence: int) -> None:
+        """Count an attempt that the worker holds, as it says itself."""
+        worker.held[job_id] = fence
+        self._index(worker)
+
     def release(self, worker: Worker, job_id: str, fence: int, now: float) -> None:
         """Count an attempt no longer; that makes room where the worker has not seen the grant."""
         if worker.held.get(job_id) != fence:
@@ -218,6 +222,8 @@ class Pool:
         if fence in worker.unseen:
             worker.unseen.remove(fence)
             self._index(worker)
+        elif worker.name in self.free.by_name:
+            self.free.put(worker)
 
     # ------------------------------------------------------------ out of service
 
@@ -242,9 +248,9 @@ class Pool:
         name = worker.name
         room, in_service = worker.capacity()
         if room:
-            self.free[name] = worker
-        elif name in self.free:
-            del self.free[name]
+            self.free.put(worker)
+        elif name in self.free.by_name:
+            self.free.take(name)
         if not in_service:
             self._serving.discard(name)
         elif name not in self._serving:

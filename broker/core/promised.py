@@ -96,7 +96,7 @@ def left(state: State, job: Job, now: float) -> tuple[float, float]:
         paced = max(0.0, now - job.started_at) / done * max(0, job.total - job.step)
         left_s = (done * paced + STEPS_BELIEVED * left_s) / (done + STEPS_BELIEVED)
     if job.state is not JobState.RUNNING or job.phase == "load":
-        worker = state.pool.get(job.worker)
+        worker = state.pool.workers.get(job.worker)
         if worker is not None and worker.model != model:
             left_s = max(0.0, left_s) + _load_s(state, model)
     left_s = max(left_s, OVERDUE_SHARE * predicted)

@@ -49,7 +49,7 @@ def hello(state: State, peer: bytes, message: m.Hello, now: float) -> None:
         # It would take every grant for one that it has seen before.
         state.send(peer, bye("it was given jobs by a broker with another journal: start the worker anew", "anew"))
         return
-    old = state.pool.get(message.name)
+    old = state.pool.workers.get(message.name)
     if message.yields and old is not None and old.boot != message.boot and not (old.lost or old.suspect):
         state.send(peer, bye(f"another process bears the name {message.name!r}", "yield"))
         return
@@ -86,7 +86,7 @@ def hello(state: State, peer: bytes, message: m.Hello, now: float) -> None:
 
 def _register(state: State, message: m.Hello, peer: bytes, info: m.WorkerInfo, now: float) -> Worker:
     """The record of the worker that says `Hello`: a new one, or that of its name at its new address. The newcomer wins."""
-    worker = state.pool.get(message.name)
+    worker = state.pool.workers.get(message.name)
     if worker is None:
         worker = Worker(message.name, message.boot, peer, info, now)
         state.pool.add(worker)

@@ -258,7 +258,7 @@ def forget_jobs(state: State, peer: bytes, message: m.ForgetJobs, found: Found, 
 
 def drain_worker(state: State, peer: bytes, message: m.DrainWorker, now: float) -> None:
     """Give a worker no more work and tell it to leave when it holds none; repeated with its heartbeats until it says that it drains."""
-    worker = state.pool.get(message.name)
+    worker = state.pool.workers.get(message.name)
     if worker is None or worker.lost:
         state.send(peer, m.WorkerReply(req=message.req, found=False))
         return
@@ -275,7 +275,7 @@ def undrain_worker(state: State, peer: bytes, message: m.UndrainWorker, now: flo
 
     A drain may be older than this broker: then the worker alone says that it drains.
     """
-    worker = state.pool.get(message.name)
+    worker = state.pool.workers.get(message.name)
     if worker is None or worker.lost:
         state.send(peer, m.WorkerReply(req=message.req, found=False))
         return

@@ -313,7 +313,7 @@ class State:
         job.change_holder("adopted")
         job.worker = worker.name
         self.orphans.discard(job.id)
-        worker.held[job.id] = job.fence
+        self.pool.adopt(worker, job.id, job.fence)
 
     def unhold(self, job: Job, now: float) -> None:
         """Note that no worker has this job any more."""
@@ -326,7 +326,7 @@ class State:
 
     def holder(self, job: Job) -> Worker | None:
         """The worker that holds the job's current attempt, as far as is known."""
-        worker = self.pool.get(job.worker)
+        worker = self.pool.workers.get(job.worker)
         return worker if worker is not None and worker.held.get(job.id) == job.fence else None
 
     def tell_stop(self, job: Job) -> None:

@@ -86,7 +86,7 @@ def _expire(state: State, job_id: str, now: float) -> None:
 
 def _watch_worker(state: State, name: str, now: float) -> None:
     """Judge a worker by its silence, and set the timer for the next judgement."""
-    worker = state.pool.get(name)
+    worker = state.pool.workers.get(name)
     if worker is None:
         return
     policy = state.policy

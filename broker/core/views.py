@@ -180,7 +180,7 @@ def _sum_running(state: State, now: float) -> float:
 
 def wait_s(state: State, now: float) -> float:
     """Predicted wait of a job that came now, seconds."""
-    if state.pool.free and not len(state.queue):
+    if state.pool.free.by_name and not len(state.queue):
         return 0.0
     running_s, workers = _load(state, now)
     return bounds.wait_s((state.queue.backlog_s + running_s) / workers)

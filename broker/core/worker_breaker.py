@@ -44,7 +44,7 @@ def succeeded(worker: Worker) -> None:
 
 def end(state: State, name: str) -> None:
     """Let a worker take one job on trial: its time without work is over."""
-    worker = state.pool.get(name)
+    worker = state.pool.workers.get(name)
     if worker is not None and worker.tripped:
         _restore(state, worker, "back for one job on trial")
 

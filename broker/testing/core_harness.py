@@ -147,7 +147,7 @@ class CoreHarness:
 
     def start(self, name: str, job_id: str) -> list[Effect]:
         """Let the worker's next heartbeat say that it has the job's current attempt, beside those that run there."""
-        worker, job = self.core.state.pool.get(name), self.job(job_id)
+        worker, job = self.core.state.pool.workers.get(name), self.job(job_id)
         assert worker is not None, f"no worker {name}"
         running = [self.job(other) for other in worker.held if other != job_id and self.state(other) == "running"]
         held = tuple(

@@ -100,9 +100,9 @@ def test_what_is_said_back_can_be_read(rates, names, steps):
         if what == "submit":
             desk.submit(f"j{number}", **given_)
         elif what == "beat":
-            held = tuple(m.Held(job_id=j, fence=f) for j, f in desk.core.state.pool.get("w1").held.items())
+            held = tuple(m.Held(job_id=j, fence=f) for j, f in desk.core.state.pool.workers.get("w1").held.items())
             desk.beat("w1", *held, seen=desk.core.state.last_fence, free=2, **given_)
-        elif what == "finish" and (held := list(desk.core.state.pool.get("w1").held.items())):
+        elif what == "finish" and (held := list(desk.core.state.pool.workers.get("w1").held.items())):
             job_id, fence = held[0]
             artefact = Artefact(name="a.mp4", media_type="video/mp4", size=1, sha256="0" * 64, fps=given_["fps"])
             result = Result(stage_durations=given_["stages"], peak_memory_mb=given_["memory"], artefacts=(artefact,))

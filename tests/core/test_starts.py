@@ -15,7 +15,7 @@ URL = "https://client.example/hook"
 
 def granted(desk: CoreHarness, job_id: str = "a", **fields) -> m.Run:
     """The grant of a job to worker w1; two seconds later nothing has been heard of it."""
-    if desk.core.state.pool.get("w1") is None:
+    if desk.core.state.pool.workers.get("w1") is None:
         desk.hello("w1")
     desk.submit(job_id, **fields)
     fence = desk.job(job_id).fence

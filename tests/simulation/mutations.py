@@ -203,7 +203,7 @@ def _never_where_it_crashed(scene: Any, job: Any, lane: Any, worker: Any) -> boo
 
 def _takes_back(original: Callable[..., Any]) -> Callable[..., Any]:
     def hello(core_state: Any, peer: bytes, message: Any, now: float) -> None:
-        old = core_state.pool.get(message.name)
+        old = core_state.pool.workers.get(message.name)
         seen = max([message.seen, *(old.held.values() if old is not None else ())])
         original(core_state, peer, msgspec.structs.replace(message, seen=seen), now)
 

@@ -170,7 +170,7 @@ async def test_no_peer_speaks_as_another_by_frames_behind_its_message(tmp_path, 
     """A frame left in the socket is taken for the routing id of the next message."""
     async with serving(tmp_path, run_dir) as service, connected(service) as client, agent(service) as worker:
         await worker.join()
-        routing_id = service.core.state.pool.get("cpu-0").peer[1:]
+        routing_id = service.core.state.pool.workers.get("cpu-0").peer[1:]
         goodbye, beat = codec.encode(m.Goodbye()), codec.encode(m.Heartbeat(seen=0, free=1))
         async with agent(service, "evil") as evil:
             await evil.probed()
@@ -222,7 +222,7 @@ def test_a_peer_of_version_0_1_0_is_told_to_go(tmp_path, run_dir, side, said, bo
                 (frame,) = heard[-1]
                 assert msgspec.msgpack.decode(frame) == told
                 assert service.journal.find("job_1-A") is None
-                assert not service.core.state.pool.get("gpu-0")
+                assert not service.core.state.pool.workers.get("gpu-0")
             finally:
                 context.destroy(linger=0)
 

@@ -9,14 +9,14 @@ head of its line and no other model waits, so `choose` asks nothing else. While 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
-from broker.core.scheduling import placement
+from broker.core.scheduling import free_workers, placement
 from broker.core.scheduling.costs import Costs, Reloads
-from broker.core.scheduling.placement import Candidate
+from broker.core.scheduling.placement import Requirements
 from broker.core.scheduling.queue import Lane, Queue
 from broker.core.scheduling.tenants import Tenants
 from broker.wire.submission import Submission
@@ -40,7 +40,7 @@ class Job(Protocol):
     parked_at: float
 
 
-class Worker(Candidate, Protocol):
+class Worker(free_workers.Worker, Protocol):
     """The part of a worker that the rules read."""
 
     @property
@@ -53,12 +53,20 @@ JobOut = TypeVar("JobOut", bound=Job, covariant=True)
 WorkerOut = TypeVar("WorkerOut", bound=Worker, covariant=True)
 
 
+class Free(Protocol[WorkerOut]):
+    """Workers with room: see `free_workers.FreeWorkers`."""
+
+    @property
+    def by_name(self) -> Mapping[str, WorkerOut]: ...
+    def any_fits(self, required: Requirements) -> bool: ...
+    def choose(self, required: Requirements, loras: Sequence[str] = ()) -> WorkerOut | None: ...
+
+
 class Workers(Protocol[WorkerOut]):
     """The pool."""
 
     @property
-    def free(self) -> Mapping[str, WorkerOut]:
-        """Workers with room, by name."""
+    def free(self) -> Free[WorkerOut]: ...
 
     def usable(self) -> int:
         """Number of workers that run jobs or soon will."""
@@ -192,46 +200,40 @@ REPLACEMENTS = (affinity, longest_last)
 
 def choose(scene: Scene[AnyJob, AnyWorker], now: float) -> Choice[AnyJob, AnyWorker] | None:
     """The next job and its worker; None: no waiting job has a worker with room. To be granted before the next call."""
-    if not scene.pool.free:
+    if not scene.pool.free.by_name:
         return None
     job_id = scene.queue.head_of_all()
     if job_id is None or (job := scene.jobs[job_id]).excluded or job.yields_to:
         return choose_among_all(scene, now)
     if not scene.tenants.may_start(job.submission.tenant):
         return None
-    worker = _worker(scene, job.submission)
+    worker = scene.pool.free.choose(job.submission, job.submission.lora_names)
     return None if worker is None else Choice(longest_last(scene, job, worker, now), worker, job)
-
-
-def _worker(scene: Scene[Job, AnyWorker], submission: Submission) -> AnyWorker | None:
-    """The worker with room for a job that has crashed nowhere."""
-    able: list[AnyWorker] = []
-    for worker in scene.pool.free.values():
-        if placement.fits(submission, worker):
-            able += (worker,)
-    return placement.choose(submission.model, able, submission.lora_names) if able else None
 
 
 def at_once(scene: Scene[Job, AnyWorker], submission: Submission) -> AnyWorker | None:
     """The worker for a job that has just come; None: others wait, or it must."""
-    if scene.queue.where or not scene.pool.free:
+    if scene.queue.where or not scene.pool.free.by_name:
         return None
     # The newest job says its tenant's limit.
     limit = submission.max_running
     if limit and scene.tenants.share(submission.tenant).held >= limit:
         return None
-    return _worker(scene, submission)
+    return scene.pool.free.choose(submission, submission.lora_names)
 
 
 def choose_among_all(scene: Scene[AnyJob, AnyWorker], now: float) -> Choice[AnyJob, AnyWorker] | None:
     """As `choose`, for any number of tenants and lanes."""
-    free = list(scene.pool.free.values())
+    free = scene.pool.free
     turn = _turn(scene, free)
     if turn is None:
         return None
-    lane = scene.queue.lane(turn.id)
-    able = [worker for worker in free if may_run(scene, turn, lane, worker)]
-    worker = placement.choose(lane.model, able, turn.submission.lora_names)
+    lane, loras = scene.queue.lane(turn.id), turn.submission.lora_names
+    if turn.excluded or turn.yields_to:
+        able = [worker for worker in free.by_name.values() if may_run(scene, turn, lane, worker)]
+        worker = placement.choose(lane.model, able, loras)
+    else:
+        worker = free.choose(lane, loras)
     if worker is None:  # `_turn` has just found one
         raise AssertionError(f"no worker for job {turn.id}, which had one")
     job = turn
@@ -240,21 +242,17 @@ def choose_among_all(scene: Scene[AnyJob, AnyWorker], now: float) -> Choice[AnyJ
     return Choice(job, worker, turn)
 
 
-def _turn(scene: Scene[AnyJob, AnyWorker], free: Collection[AnyWorker]) -> AnyJob | None:
+def _turn(scene: Scene[AnyJob, AnyWorker], free: Free[AnyWorker]) -> AnyJob | None:
     """The first job that one of the free workers may run."""
     jobs = scene.jobs
 
-    def usable(lane: Lane) -> bool:
-        for worker in free:  # noqa: SIM110
-            if placement.fits(lane, worker):
-                return True
-        return False
-
     def allowed(job_id: str, lane: Lane) -> bool:
         job = jobs[job_id]
-        return not (job.excluded or job.yields_to) or any(may_run(scene, job, lane, worker) for worker in free)
+        return not (job.excluded or job.yields_to) or any(
+            may_run(scene, job, lane, worker) for worker in free.by_name.values()
+        )
 
-    job_id = scene.queue.first(usable, allowed, served=scene.tenants.may_start)
+    job_id = scene.queue.first(free.any_fits, allowed, served=scene.tenants.may_start)
     return None if job_id is None else jobs[job_id]
 
 
@@ -263,4 +261,4 @@ def would_start(scene: Scene[Job, Worker], submission: Submission) -> bool:
     limit = submission.max_running
     if limit and scene.tenants.share(submission.tenant).held >= limit:
         return False
-    return any(placement.fits(submission, worker) for worker in scene.pool.free.values())
+    return scene.pool.free.any_fits(submission)

@@ -77,15 +77,20 @@ def choose(model: str, candidates: Sequence[AnyCandidate], loras: Sequence[str] 
         return candidates[0]
 
     def rank(worker: Candidate) -> tuple[int, int, bool, int, float, str]:
-        loaded = 0 if worker.model == model else 1 if not worker.model else 2
+        loaded = loaded_rank(model, worker.model)
         # Those of another model may bear the same names.
-        lacks = _lacks(worker, loras) if loras and not loaded else 0
-        return loaded, worker.info.gpus, len(worker.held) > 0, lacks, worker.idle_since, worker.name
+        missing = lacks(worker, loras) if loras and not loaded else 0
+        return loaded, worker.info.gpus, len(worker.held) > 0, missing, worker.idle_since, worker.name
 
     return min(candidates, key=rank, default=None)
 
 
-def _lacks(worker: Candidate, loras: Sequence[str]) -> int:
+def loaded_rank(model: str, in_memory: str) -> int:
+    """0: this model is in memory; 1: none is; 2: another one."""
+    return 0 if in_memory == model else 1 if not in_memory else 2
+
+
+def lacks(worker: Candidate, loras: Sequence[str]) -> int:
     """Number of LoRAs that the worker would have to load."""
     there = worker.loaded_loras
     return sum(name not in there for name in loras)
