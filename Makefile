@@ -45,7 +45,7 @@ test: setup-dev ## run all tests: those of real time one after another, then the
 	$(BIN)/python -m pytest --real-time without -n 2 --dist loadfile --no-loadscope-reorder || failed=1; \
 	exit $$failed
 
-# Ray is installed beside the rest, whose packages it sees: 300 MB that nothing else needs.
+# Ray is installed beside the rest, whose packages it sees: 270 MB that nothing else needs.
 test-ray: setup-dev ## run the tests of pools on a Ray cluster, in .venv-ray
 	@test -x .venv-ray/bin/python || $(BIN)/python -m venv .venv-ray
 	@echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \

@@ -196,7 +196,7 @@ def test_nothing_is_decided_without_the_service(world):
     world.step()
     world.service.away = True
     assert world.step(1000) == []
-    assert "cannot be asked: connection refused" in world.keeper.status.fault
+    assert "nothing is decided: connection refused" in world.keeper.status.fault
     world.service.away = False
     world.service.show(0, 0, w0="idle")
     assert world.step() == ["drain ray.pool.w0.gpu-0"]

@@ -27,6 +27,16 @@ def test_a_pool_begins_with_its_least(stage):
     assert "pool pool: 2 workers, 2 wanted (2 to 8)" in shown
 
 
+def test_a_label_keeps_workers_to_its_machines(stage):
+    assert stage.launch("--node-label", "gpu=h100", pool="labelled").returncode == 0
+    wait_until(lambda: stage.log("labelled")[-1].get("phases") == {"placing": 1}, 60, "a worker without a place")
+    node = stage.add_node(gpu="h100")
+    wait_until(lambda: stage.names_on(node) == ["labelled.w0"], 60, "the worker on the machine with the label")
+    assert stage.launch("--stop", pool="labelled").returncode == 0
+    assert stage.names_on(node) == []
+    stage.remove_node(node)
+
+
 def test_from_two_to_eight_and_back(stage):
     # What jobs take is learned from those that have ended.
     stage.succeeded(*[stage.post(1.5) for _ in range(4)])
@@ -44,7 +54,7 @@ def test_from_two_to_eight_and_back(stage):
 
 def test_a_node_that_dies_takes_no_job_with_it(stage):
     jobs = [stage.post(2.0) for _ in range(10)]
-    victim = stage.nodes[0]
+    victim = next(node for node in stage.nodes if stage.names_on(node))
     wait_until(lambda: _jobs_on(stage, victim), 60, "jobs on the node")
     held = _jobs_on(stage, victim)
     killed_at = time.time()

@@ -230,7 +230,7 @@ class Keeper:
 
     def _blind(self, members: Mapping[str, Report | None], error: ZoetropeError, now: float, unix_now: float) -> None:
         """Decide nothing about numbers; machines that go away and a stop do not wait for the service."""
-        fault = f"the service at {self._order.url} cannot be asked: {error}"
+        fault = f"nothing is decided: {error}"
         if fault != self._status.fault:
             logger.warning("the pool stays as it is", extra={"action": Action.POOL, "detail": fault})
             self._log.event(unix_now, "blind", "", fault)

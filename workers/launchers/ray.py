@@ -309,7 +309,8 @@ def _connected(order: Order) -> Iterator[None]:
     try:
         ray.init(address=address, namespace=_NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise LauncherError(f"ray_address: no Ray cluster answers at {address}: {_first_line(error)}") from None
+        where = "of which this machine is part" if address == "auto" else f"that answers at {address}"
+        raise LauncherError(f"ray_address: there is no Ray cluster {where}: {_first_line(error)}") from None
     try:
         yield
     except (ray.exceptions.RayError, TimeoutError) as error:
