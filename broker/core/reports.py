@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from zlib import crc32
 
 from broker.core import parking, promised, retry, worker_breaker
-from broker.core.effects import WorkerNoted
+from broker.core.effects import Send, WorkerNoted
 from broker.core.grants import send_grant
 from broker.core.jobs import Cause, Job
 from broker.core.lookups import Found
@@ -259,7 +259,8 @@ def finished(state: State, worker: Worker, message: m.Finished, found: Found, no
     else:
         state.move(job, Cause.FINISHED, now)
     worker.succeeded += 1
-    worker_breaker.succeeded(worker)
+    if worker.recent_failures or worker.trips:
+        worker_breaker.succeeded(worker)
     _acknowledge(state, worker, message, accepted=True)
 
 
@@ -330,12 +331,14 @@ def _current(
 ) -> Job | None:
     """The job, if this result is of its current attempt, from the worker that has it; else answer the result (it lost, or was counted
     before) and return None. `started`: note its start, if nothing has told of that. Raises `DecodeError` before anything changes."""
-    check_fence(state, message.fence)
-    state.pool.said(worker, message.fence, message.free)
+    fence = message.fence
+    if fence > state.last_fence:
+        check_fence(state, fence)
+    state.pool.said(worker, fence, message.free)
     job = state.jobs.get(message.job_id) or found.job
-    if job is None or job.closed or job.fence != message.fence or job.worker != worker.name:
+    if job is None or job.fence != fence or job.closed or job.worker != worker.name:
         _acknowledge(state, worker, message, accepted=_already(job, message))
-        state.pool.release(worker, message.job_id, message.fence, now)
+        state.pool.release(worker, message.job_id, fence, now)
         return None
     if started and job.begun != job.fence:
         _adopt(state, worker, job, job.fence, message.age_s, now)
@@ -351,7 +354,8 @@ def _already(job: Job | None, message: m.AgentResult) -> bool:
 
 
 def _acknowledge(state: State, worker: Worker, message: m.AgentResult, *, accepted: bool) -> None:
-    state.send(worker.peer, m.ResultAck(job_id=message.job_id, fence=message.fence, accepted=accepted))
+    ack = m.ResultAck(job_id=message.job_id, fence=message.fence, accepted=accepted)
+    state.effects.append(Send(worker.peer, ack))  # as `State.send`: a `Run` may overtake it
 
 
 def goodbye(state: State, worker: Worker, message: m.Goodbye, now: float) -> None:
