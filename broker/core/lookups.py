@@ -16,7 +16,7 @@ from broker.core.deliveries import Delivery
 from broker.core.jobs import Job
 from broker.core.state import State
 from broker.wire import messages as m
-from broker.wire.terms import JobState
+from broker.wire.terms import DELAYED, PARKED, QUEUED
 
 
 class FindJob(Struct, frozen=True):
@@ -132,7 +132,7 @@ def _may_refuse(state: State, message: m.Submit) -> bool:
         or state.stopping
         or state.refusing
         or policy.queue_limit_s
-        or counts[JobState.QUEUED] + counts[JobState.DELAYED] + counts[JobState.PARKED] >= policy.queue_limit
+        or counts[QUEUED] + counts[DELAYED] + counts[PARKED] >= policy.queue_limit
     )
 
 

@@ -23,7 +23,7 @@ from broker.core.state import State
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.load import LOAD_PERIOD_S
-from broker.wire.terms import JobState
+from broker.wire.terms import DELAYED, PARKED, QUEUED, RUNNING
 
 __all__ = ["Core", "Policy"]
 
@@ -115,11 +115,11 @@ class Core:
             state.adopt_record(job)
             job.begun = job.fence if _had_begun(job) else 0
             state.set_deadline(job)
-            if job.state is JobState.QUEUED:
+            if job.state is QUEUED:
                 state.enqueue(job, front=job.attempts > 0)
-            elif job.state is JobState.DELAYED:
+            elif job.state is DELAYED:
                 state.deadlines.set(("due", job.id), job.not_before)
-            elif job.state is JobState.PARKED:
+            elif job.state is PARKED:
                 parking.watch_draft(state, job)
             else:
                 job.goes_on_from = job.kept
@@ -192,7 +192,7 @@ class Core:
     def finish_pass(self) -> list[Effect]:
         """Grant waiting jobs, hand out the effects."""
         state = self.state
-        if state.pool.free.by_name and state.counts[JobState.QUEUED]:
+        if state.pool.free.by_name and state.counts[QUEUED]:
             grant_all(state, self.now)
         if state.policy.preempt:
             preempting.consider(state, self.now)
@@ -274,7 +274,7 @@ def _portions(changed: Iterable[Job]) -> Iterator[list[Job]]:
 
 def _had_begun(job: Job) -> bool:
     """Whether the attempt of a restored job's fence was in an engine: it runs, or ran until its worker was lost."""
-    return job.state is JobState.RUNNING or (job.waiting and bool(job.history) and job.history[-1].source == "running")
+    return job.state is RUNNING or (job.waiting and bool(job.history) and job.history[-1].source == "running")
 
 
 def _require_sound(job: Job, epoch: int) -> None:

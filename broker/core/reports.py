@@ -24,7 +24,7 @@ from broker.core.state import State
 from broker.wire import codec
 from broker.wire import messages as m
 from broker.wire.jobspec import Result
-from broker.wire.terms import JobState
+from broker.wire.terms import ASSIGNED, RUNNING, SUCCEEDED, JobState
 
 #: A grant that a worker has not seen after this many heartbeats was lost on the way, and is sent again, so often at most: a worker that
 #: beats and takes none of them cannot read it.
@@ -112,7 +112,7 @@ def reconcile_held(state: State, worker: Worker, held: Iterable[m.Held], now: fl
             if item.phase != "finished":  # a finished one is settled by its result, which is being resent
                 state.send(worker.peer, m.Cancel(job_id=item.job_id, fence=item.fence))
             continue
-        if item.fence > job.fence or worker.held.get(job.id) != item.fence or job.state is not JobState.RUNNING:
+        if item.fence > job.fence or worker.held.get(job.id) != item.fence or job.state is not RUNNING:
             _adopt(state, worker, job, item.fence, item.age_s, now)
         if (job.phase, job.step, job.total) != (item.phase, item.step, item.total):
             job.phase, job.step, job.total = item.phase, item.step, item.total
@@ -138,7 +138,7 @@ def _may_hold(state: State, worker: Worker, job: Job, fence: int, now: float) ->
 def _adopt(state: State, worker: Worker, job: Job, fence: int, age_s: float, now: float) -> None:
     """Take it that the worker runs this attempt, which was only granted, or thought elsewhere; begun `age_s` ago."""
     begun_at = _begun_at(job, age_s, now)
-    if job.state is JobState.ASSIGNED and job.holder == "worker":
+    if job.state is ASSIGNED and job.holder == "worker":
         job.begin_attempt(begun_at)
         last_at = job.history[-1].at
         # In the history nothing is earlier than what came before: it may be asked to stop before its start is told.
@@ -213,11 +213,11 @@ def refused(state: State, worker: Worker, message: m.Refused, now: float) -> Non
         return
     if message.kept:
         job.kept = message.kept
-    if message.age_s >= 0 and job.state is JobState.ASSIGNED:
+    if message.age_s >= 0 and job.state is ASSIGNED:
         _adopt(state, worker, job, job.fence, message.age_s, now)
-    if job.state is JobState.RUNNING and parking.expected_back(job, worker):
+    if job.state is RUNNING and parking.expected_back(job, worker):
         parking.handed_back(state, job, now, _leaves(job, worker))
-    elif job.state is JobState.RUNNING:
+    elif job.state is RUNNING:
         lose(state, job, now, message.reason)
     else:
         state.give_back(job, Cause.REFUSED, now, message.reason)
@@ -267,7 +267,7 @@ def finished(state: State, worker: Worker, message: m.Finished, found: Found, no
 def _plain(job: Job) -> bool:
     """Whether its worker has it as it was granted, and nobody is to be told of its start by itself."""
     return (
-        job.state is JobState.ASSIGNED
+        job.state is ASSIGNED
         and job.holder == "worker"
         and not job.stop
         and job.promise is None
@@ -349,7 +349,7 @@ def _already(job: Job | None, message: m.AgentResult) -> bool:
     """Whether this very result is the one that was committed, and only its acknowledgement was lost."""
     if job is None or job.fence != message.fence:
         return False
-    committed = {m.Finished: JobState.SUCCEEDED, m.Failed: JobState.FAILED, m.Cancelled: JobState.CANCELLED}
+    committed = {m.Finished: SUCCEEDED, m.Failed: JobState.FAILED, m.Cancelled: JobState.CANCELLED}
     return job.state is committed[type(message)]
 
 
@@ -364,7 +364,7 @@ def goodbye(state: State, worker: Worker, message: m.Goodbye, now: float) -> Non
         text = f"worker {worker.name} left: {message.reason}"
         if not message.orderly:
             lose(state, job, now, text)
-        elif job.state is JobState.RUNNING:
+        elif job.state is RUNNING:
             parking.handed_back(state, job, now, text)
         else:
             state.give_back(job, Cause.RETURNED, now, text)

@@ -15,7 +15,7 @@ from broker.core.scheduling.dispatch import at_once, would_start
 from broker.core.state import State
 from broker.wire import codec
 from broker.wire import messages as m
-from broker.wire.terms import JobState
+from broker.wire.terms import DELAYED, PARKED, QUEUED
 
 #: Longest wait a refused client is told to take: beyond 120 s the OpenAI SDKs give up instead of waiting.
 MAX_RETRY_AFTER_S = 120.0
@@ -134,7 +134,7 @@ def _refusal(
         text = f"{own} jobs of tenant {wanted.tenant} are waiting, its limit is {message.max_queued}"
         return "queue_full", text, _own_turn_s(state, message, own, cost, now)
     limit, limit_s = state.policy.queue_limit, state.policy.queue_limit_s
-    waiting = state.counts[JobState.QUEUED] + state.counts[JobState.DELAYED] + state.counts[JobState.PARKED]
+    waiting = state.counts[QUEUED] + state.counts[DELAYED] + state.counts[PARKED]
     if waiting >= limit:
         return "queue_full", f"{waiting} jobs are waiting, the limit is {limit}", retry_after_s(state, now)
     if limit_s and state.queue.backlog_s + cost > limit_s:

@@ -23,14 +23,18 @@ from broker.core.scheduling.queue import Queue
 from broker.core.scheduling.tenants import Tenants
 from broker.core.spec_cache import SpecCache
 from broker.wire import messages as m
-from broker.wire.terms import FINAL, HELD, WAITING, JobState
+from broker.wire.terms import DELAYED, FINAL, HELD, PARKED, QUEUED, SUCCEEDED, WAITING, JobState
+
+#: As `terms.QUEUED`.
+_SUBMITTED, _DISPATCHED = Cause.SUBMITTED, Cause.DISPATCHED
+_STARTED, _FINISHED = Cause.STARTED, Cause.FINISHED
 
 #: Messages to a worker that a `Run` must not overtake; acknowledgements it may.
 _IN_ORDER = frozenset((m.Welcome, m.Identify, m.WorkerRejected, m.Cancel, m.Park, m.Drain, m.Undrain))
 
 
 _FINAL_EVENTS: dict[JobState, m.WebhookEvent] = {
-    JobState.SUCCEEDED: "completed",
+    SUCCEEDED: "completed",
     JobState.FAILED: "failed",
     JobState.CANCELLED: "cancelled",
 }
@@ -42,13 +46,13 @@ def _event_of(job: Job, cause: Cause) -> m.WebhookEvent | None:
         event = _FINAL_EVENTS[job.state]
     elif cause is Cause.PROMISE_BROKEN:
         event = "promise_broken"
-    elif cause in (Cause.STARTED, Cause.ADOPTED) and job.attempts <= 1:
+    elif cause in (_STARTED, Cause.ADOPTED) and job.attempts <= 1:
         event = "started"
     elif cause is Cause.DRAFTED:
         event = "draft_ready"
     elif cause is Cause.PAUSED:
         event = "parked"
-    elif cause is Cause.RESUMED and job.state is JobState.QUEUED:  # else it was only about to be parked
+    elif cause is Cause.RESUMED and job.state is QUEUED:  # else it was only about to be parked
         event = "resumed"
     else:
         return None
@@ -155,20 +159,20 @@ class State:
             counts = self.counts
             counts[source] -= 1
             counts[target] += 1
-            if cause is not Cause.STARTED:  # it was held before
+            if cause is not _STARTED:  # it was held before
                 self.tenants.moved(job, source)
-            if source in WAITING and cause is not Cause.DISPATCHED:  # which has taken it out of the queue
+            if source in WAITING and cause is not _DISPATCHED:  # which has taken it out of the queue
                 self._end_wait(job, source)
             if target in FINAL:
                 self._finish(job)
-            if job.promise is not None and target is not JobState.QUEUED:
+            if job.promise is not None and target is not QUEUED:
                 self.promises.discard(job.id)
         if job.parked_at and target in HELD:
-            if source is JobState.QUEUED:
+            if source is QUEUED:
                 job.preempted_s += max(0.0, now - job.parked_at)
             job.parked_at = 0.0
         if target in WAITING:
-            if target is JobState.DELAYED:
+            if target is DELAYED:
                 self.deadlines.set(("due", job.id), job.not_before)
             if job.park == "preempt":
                 job.wish_park("")
@@ -184,12 +188,10 @@ class State:
 
     def grant_new(self, job: Job, now: float) -> None:
         """Take a new job into memory that its worker has been granted to: as `adopt_record` and two moves, in one."""
-        source, between = job.move_through(Cause.SUBMITTED, now, Cause.DISPATCHED, now)
+        source, between = job.move_through(_SUBMITTED, now, _DISPATCHED, now)
         self.adopt_record(job)
-        via = between, Cause.SUBMITTED
-        self.effects.append(
-            Transition(job, job.attempts, source, job.state, Cause.DISPATCHED, True, job.worker, via=via)
-        )
+        via = between, _SUBMITTED
+        self.effects.append(Transition(job, job.attempts, source, job.state, _DISPATCHED, True, job.worker, via=via))
         # The first of them is what its edge is told of.
         self._revisions = job.revision = self._revisions + 2
         if self.watchers:
@@ -199,25 +201,23 @@ class State:
         """End a job, which has a result, whose start is told with it: as two moves, in one. It has no promise and no webhook."""
         job.begin_attempt(begun_at)
         last_at = job.history[-1].at
-        source, between = job.move_through(
-            Cause.STARTED, begun_at if begun_at > last_at else last_at, Cause.FINISHED, now
-        )
+        source, between = job.move_through(_STARTED, begun_at if begun_at > last_at else last_at, _FINISHED, now)
         if source is not None:
             self.counts[source] -= 1
             self.tenants.moved(job, source)
         self.counts[job.state] += 1
         self._finish(job)
-        via = between, Cause.STARTED
-        self.effects.append(Transition(job, job.attempts, source, job.state, Cause.FINISHED, True, job.worker, via=via))
+        via = between, _STARTED
+        self.effects.append(Transition(job, job.attempts, source, job.state, _FINISHED, True, job.worker, via=via))
         self._revisions = job.revision = self._revisions + 1
         if self.watchers:
             self.changed[job.id] = job
 
     def _end_wait(self, job: Job, source: JobState) -> None:
         """Take a job out of the queue or its back-off, out of turn."""
-        if source is JobState.DELAYED:
+        if source is DELAYED:
             self.deadlines.clear(("due", job.id))
-        elif source is JobState.PARKED:
+        elif source is PARKED:
             self.deadlines.clear(("draft", job.id))
         elif job.id in self.queue:
             self.queue.remove(job.id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker.core.jobs import Cause, Job
-from broker.wire.terms import JobState
+from broker.wire.terms import RUNNING, SUCCEEDED
 
 #: How an attempt ends whose work is in the result, or in a checkpoint that the job goes on from.
 _KEPT = frozenset((Cause.FINISHED, Cause.PAUSED, Cause.DRAFTED, Cause.PREEMPTED))
@@ -17,10 +17,10 @@ def gpu_seconds(job: Job) -> tuple[float, float]:
     kept = lost = 0.0
     began, attempt = -1.0, 0
     for entry in job.history:
-        if entry.target == JobState.RUNNING:
-            if began < 0 or entry.source != JobState.RUNNING:
+        if entry.target == RUNNING:
+            if began < 0 or entry.source != RUNNING:
                 began, attempt = entry.at, entry.attempt
-        elif began >= 0 and entry.source == JobState.RUNNING:  # the attempt that ran was over with this move
+        elif began >= 0 and entry.source == RUNNING:  # the attempt that ran was over with this move
             # Where the history was cut, the end may be that of a later attempt: nothing is known of what lies between.
             if entry.attempt != attempt:
                 pass
@@ -30,6 +30,6 @@ def gpu_seconds(job: Job) -> tuple[float, float]:
                 lost += entry.at - began
             began = -1.0
     gpus = job.submission.gpus
-    if job.state is not JobState.SUCCEEDED:
+    if job.state is not SUCCEEDED:
         return 0.0, (kept + lost) * gpus
     return kept * gpus, lost * gpus

@@ -12,7 +12,7 @@ from broker.core.pool import Worker
 from broker.core.scheduling import bounds
 from broker.core.state import State
 from broker.wire import messages as m
-from broker.wire.terms import FINAL, HELD, STATE_NAMES, JobState
+from broker.wire.terms import ASSIGNED, DELAYED, FINAL, HELD, QUEUED, RUNNING, STATE_NAMES
 
 
 def job_view(
@@ -110,12 +110,12 @@ def _outlook(state: State, job: Job, now: float) -> tuple[int, float, float]:
         return -1, -1.0, -1.0
     units, done = job.submission.units, job.goes_on_from if job.held else job.kept
     known = state.costs.outlook(job.submission.model, job.left(units, done) if done else units)
-    if job.state is JobState.QUEUED and not job.damaged:
+    if job.state is QUEUED and not job.damaged:
         return _waiting(state, job, known, now)
     if job.state in HELD:
         eta = remaining_s(job, known[0] if known else 0.0, now)
         return -1, eta, eta * known[1] if known else -1.0
-    if job.state is JobState.DELAYED and known is not None:
+    if job.state is DELAYED and known is not None:
         wait = max(0.0, job.not_before - now)
         return -1, wait + known[0], wait + known[0] * known[1]
     return -1, -1.0, -1.0
@@ -144,7 +144,7 @@ def _shown_promise(promise: m.Promise, calendar: Calendar) -> m.Promise:
 
 def remaining_s(job: Job, predicted: float, now: float) -> float:
     """Seconds that a held job still needs, of a predicted run time (0: not known); -1 when they are not known, 0 when it is overdue."""
-    elapsed = max(0.0, now - job.started_at) if job.state is JobState.RUNNING else 0.0
+    elapsed = max(0.0, now - job.started_at) if job.state is RUNNING else 0.0
     if predicted > elapsed:
         return predicted - elapsed
     if job.phase == "denoise" and job.step > job.goes_on_from:
@@ -174,7 +174,7 @@ def _sum_running(state: State, now: float) -> float:
                 seen += 1
         if seen >= _SAMPLE:
             break
-    held = state.counts[JobState.ASSIGNED] + state.counts[JobState.RUNNING]
+    held = state.counts[ASSIGNED] + state.counts[RUNNING]
     return total * held / seen if seen else 0.0
 
 
@@ -248,8 +248,8 @@ def load_sample(state: State, now: float) -> m.LoadSample:
         at=round(now + state.calendar.ahead_s, 3),
         workers=busy + workers.count("idle"),
         busy=busy,
-        waiting=counts[JobState.QUEUED] + counts[JobState.DELAYED],
-        running=counts[JobState.ASSIGNED] + counts[JobState.RUNNING],
+        waiting=counts[QUEUED] + counts[DELAYED],
+        running=counts[ASSIGNED] + counts[RUNNING],
         wait_s=round(wait_s(state, now), 3),
         finished=state.load_history.ended_since(counts),
     )

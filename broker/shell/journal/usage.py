@@ -10,10 +10,10 @@ from typing import Any
 
 from broker.core.jobs import Job
 from broker.core.usage import gpu_seconds
-from broker.wire.terms import JobState
+from broker.wire.terms import SUCCEEDED, JobState
 
 #: Number of the column in which a job of this state is counted.
-_COLUMN = {JobState.SUCCEEDED: 4, JobState.FAILED: 5, JobState.CANCELLED: 6}
+_COLUMN = {SUCCEEDED: 4, JobState.FAILED: 5, JobState.CANCELLED: 6}
 
 
 def day_at(at: float) -> int:
@@ -38,7 +38,7 @@ def rows_of(ended: Iterable[Job], ahead_s: float) -> list[Any]:
         row[_COLUMN[job.state]] += 1
         row[7] += kept
         row[8] += lost
-        if result is not None and job.state is JobState.SUCCEEDED:
+        if result is not None and job.state is SUCCEEDED:
             for artefact in result.artefacts:
                 row[9] += artefact.size
     return rows
