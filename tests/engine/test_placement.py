@@ -14,6 +14,7 @@ from workers.models.placement import (
     PlacementSetting,
     Settled,
     choose,
+    cures,
     fits,
     peak,
     role_of,
@@ -124,6 +125,36 @@ def test_what_does_not_fit_is_refused_with_the_numbers(wanted: PlacementSetting,
     with pytest.raises(DoesNotFit) as refused:
         choose(MODEL, JOB, int(limit_gib * GIB), wanted)
     assert str(refused.value) == f"its weights take {text}"
+
+
+FULL = ("text_encoder", "transformer", "transformer_2")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "limit_gib", "full", "told"),
+    [
+        # Another placement, eight bits for what is largest, or less to draw: each with what it takes.
+        (
+            "resident",
+            50,
+            FULL,
+            (
+                'placement = "text_encoder_streamed" takes 47.0 GiB',
+                'speed.quantize = { transformer = "fp8", transformer_2 = "fp8" } takes about 37.0 GiB',
+            ),
+        ),
+        ("group", 12, FULL, ('placement = "leaf" takes 7.0 GiB', 'speed.quantize = { text_encoder = "fp8" } takes about 10.0 GiB')),
+        ("auto", 8, FULL, ("a job of about 90 % of this one's pixels fits as it is",)),
+        # Weights that are in eight bits already become no smaller.
+        ("resident", 56, (), ('placement = "text_encoder_aside" takes 51.0 GiB', "a job of about 50 % of this one's pixels fits as it is")),
+        ("leaf", 2.5, FULL, ()),
+    ],
+)  # fmt: skip
+def test_what_would_do_is_told_with_what_it_takes(
+    wanted: PlacementSetting, limit_gib: float, full: tuple[str, ...], told: tuple[str, ...]
+) -> None:
+    found = cures(MODEL, JOB, int(limit_gib * GIB), wanted, ORDER, full)
+    assert found == told
 
 
 def test_a_slower_placement_never_takes_more_for_a_larger_need() -> None:

@@ -231,7 +231,8 @@ def test_the_fastest_that_the_device_has_room_for_is_taken(placement: Placement,
 def test_a_device_too_small_for_any_refuses_with_the_numbers(demo_card: ModelCard) -> None:
     engine = engine_with(demo_card, limit=RESERVE)
     with pytest.raises(
-        OutOfMemory, match=r"does not fit in memory for 64x64x17: its weights take .* there are 1\.5 GiB"
+        OutOfMemory,
+        match=r"does not fit in memory for 64x64x17: its weights take .* there are 1\.5 GiB; no placement makes it fit",
     ):
         engine.load(demo_card)
 

@@ -42,10 +42,12 @@ from workers.models.placement import (
     PlacementSetting,
     Settled,
     choose,
+    cures,
     fits,
     peak,
     room,
 )
+from workers.models.quantise import COMPONENTS
 from workers.models.sources import find
 from workers.models.weights import loaded_bytes
 
@@ -295,7 +297,12 @@ class Pipelines:
         try:
             target = loaded.settled.settle(*self._plan(loaded, profile, shape))
         except DoesNotFit as error:
-            raise OutOfMemory(f"model {card.name!r} does not fit in memory for {shape.key}: {error}") from None
+            raise OutOfMemory(
+                f"model {card.name!r} does not fit in memory for {shape.key}: {error}; "
+                + _cure(
+                    card, self.setup(card), loaded, self._peaks.need(loaded.revision, shape), self._limit(), profile
+                )
+            ) from None
         self._drop_for(loaded, target, self._peaks.need(loaded.revision, shape))
         while loaded.placement != target:
             if self._carried_out(card, loaded, target):
@@ -303,7 +310,12 @@ class Pipelines:
             # The estimate was wrong: what a placement really takes shows here at the latest, before the job begins.
             slower = [one for one in loaded.allowed(profile) if ORDER.index(one) > ORDER.index(target)]
             if not slower or loaded.wanted != AUTO:
-                raise OutOfMemory(f"model {card.name!r} does not fit in memory with placement {target}")
+                raise OutOfMemory(
+                    f"model {card.name!r} does not fit in memory with placement {target}: its weights took more than was reckoned; "
+                    + _cure(
+                        card, self.setup(card), loaded, self._peaks.need(loaded.revision, shape), self._limit(), profile
+                    )
+                )
             target = loaded.settled.now = slower[0]
         loaded.used["placement"] = target
 
@@ -348,3 +360,18 @@ def _needed_bytes(card: ModelCard, setup: ModelSetup, dtype: torch.dtype) -> int
     """Return the bytes that the weights will take in memory; 0 when not known."""
     directory = find(card.source)
     return loaded_bytes(directory, dtype.itemsize, setup.parts, setup.variant) if directory is not None else 0
+
+
+def _cure(card: ModelCard, setup: ModelSetup, loaded: Loaded, need: Need, limit: int, profile: Profile) -> str:
+    """What to change so that a job that takes so much fits."""
+    full = [
+        part.name
+        for part in loaded.components
+        if COMPONENTS.fullmatch(part.name)
+        and part.name not in setup.speed.quantize
+        and getattr(getattr(loaded.pipe, part.name), "hf_quantizer", None) is None
+    ]
+    found = cures(loaded.components, need, limit, loaded.wanted, loaded.allowed(profile), full)
+    if not found:
+        return "no placement makes it fit: take smaller weights (parts) or a device with more memory"
+    return f"what would do, in [models.{card.name}]: {'; or '.join(found)}"

@@ -16,10 +16,11 @@ is learned by the job's shape, and of a shape that was not drawn yet only as muc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Literal, get_args
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 Placement = Literal["resident", "text_encoder_aside", "text_encoder_streamed", "model", "group", "leaf"]
 PlacementSetting = Literal["auto", "resident", "text_encoder_aside", "text_encoder_streamed", "model", "group", "leaf"]
@@ -138,12 +139,55 @@ def choose(
     least = allowed[-1] if allowed else ORDER[0]
     weights = peak(least, components, Need())
     extra = peak(least, components, need) - weights
-    work = f", a job of this size {extra / 2**30:.1f} GiB on top" if extra else ""
+    work = f", a job of this size {_gib(extra)} on top" if extra else ""
     way = f"with placement {least}" if wanted != AUTO else "at the least"
     raise DoesNotFit(
-        f"its weights take {weights / 2**30:.1f} GiB {way}{work}, and {RESERVE / 2**30:.1f} GiB are kept free; "
-        f"there are {limit / 2**30:.1f} GiB"
+        f"its weights take {_gib(weights)} {way}{work}, and {_gib(RESERVE)} are kept free; there are {_gib(limit)}"
     )
+
+
+def cures(
+    components: Sequence[Component],
+    need: Need,
+    limit: int,
+    wanted: PlacementSetting = AUTO,
+    possible: Sequence[Placement] = ORDER,
+    full: Container[str] = (),
+) -> tuple[str, ...]:
+    """What would fit where `choose` finds nothing: settings of the model's table, each with what it takes, and a smaller job.
+
+    `full`: names of components whose weights are not quantised, and can be.
+    """
+    found = []
+    allowed = [placement for placement in ORDER if placement in possible and wanted in (AUTO, placement)]
+    others = [placement for placement in ORDER if placement in possible and placement not in allowed]
+    for placement in others:
+        if fits(placement, components, need, limit):
+            found.append(f'placement = "{placement}" takes {_gib(peak(placement, components, need))}')
+            break
+    for roles in (("denoiser",), ("encoder",), ("denoiser", "encoder")):
+        names = [part.name for part in components if part.role in roles and part.name in full]
+        smaller = [_halved(part) if part.name in names else part for part in components]
+        fitting = next((one for one in allowed if names and fits(one, smaller, need, limit)), None)
+        if fitting is not None:
+            methods = ", ".join(f'{name} = "fp8"' for name in names)
+            found.append(f"speed.quantize = {{ {methods} }} takes about {_gib(peak(fitting, smaller, need))}")
+            break
+    for percent in range(90, 0, -10):
+        part = Need(need.front * percent // 100, need.tail * percent // 100)
+        if part != need and any(fits(one, components, part, limit) for one in allowed):
+            found.append(f"a job of about {percent} % of this one's pixels fits as it is")
+            break
+    return tuple(found)
+
+
+def _halved(part: Component) -> Component:
+    """The component with its weights in eight bits in place of sixteen."""
+    return replace(part, size=part.size // 2, block=part.block // 2, unblocked=part.unblocked // 2, leaf=part.leaf // 2)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
 
 
 def room(placement: Placement, components: Iterable[Component], limit: int) -> int:

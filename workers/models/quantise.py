@@ -26,7 +26,7 @@ PACKAGES: Mapping[QuantizeMethod, str] = {
 _COMPUTES: Mapping[QuantizeMethod, tuple[int, int]] = {"fp8_dynamic": (8, 9)}
 
 #: What has linear layers in repeated blocks.
-_COMPONENTS = re.compile(r"(transformer|unet|text_encoder|image_encoder)(_\d+)?")
+COMPONENTS = re.compile(r"(transformer|unet|text_encoder|image_encoder)(_\d+)?")
 
 
 def check_quantize(
@@ -39,9 +39,9 @@ def check_quantize(
     """Raise `CatalogueError` for a component that cannot be quantised so, or a package that is not there."""
     for name, method in wanted.items():
         if directory is not None and name not in (there := with_weights(index, directory)):
-            known = ", ".join(sorted(filter(_COMPONENTS.fullmatch, there)))
+            known = ", ".join(sorted(filter(COMPONENTS.fullmatch, there)))
             why = f"is for a component that the model has not; those that can be quantised are {known or 'none'}"
-        elif not _COMPONENTS.fullmatch(name):
+        elif not COMPONENTS.fullmatch(name):
             why = "is for transformers, UNets and encoders of text and images alone; leave the key out"
         elif "quantization_config" in config(directory, name):
             why = f"comes too late: the {name} in {directory} is quantised as it is stored, and stays so; leave the key out"
