@@ -52,12 +52,6 @@ class Stage:
         self.port, self.back = free_port(), f"tcp://127.0.0.1:{free_port()}"
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
         self._make_keys()
-        self._service = [
-            self._process(
-                "broker", "--back-tcp", self.back, "--lost-after-s", str(LOST_AFTER_S), "--suspect-after-s", "2"
-            ),
-            self._process("http_edge", "--port", str(self.port), "--host", "127.0.0.1"),
-        ]
         self.cluster = Cluster(
             initialize_head=True,
             head_node_args={
@@ -69,6 +63,12 @@ class Stage:
             },
         )
         self.address = self.cluster.address
+        self._service = [
+            self._process(
+                "broker", "--back-tcp", self.back, "--lost-after-s", str(LOST_AFTER_S), "--suspect-after-s", "2"
+            ),
+            self._process("http_edge", "--port", str(self.port), "--host", "127.0.0.1"),
+        ]
         self.nodes: list[Any] = []
 
     def _make_keys(self) -> None:
