@@ -63,6 +63,16 @@ def test_a_good_machine_has_nothing_to_mend():
         ),
         ({"keys_there": False}, "keys", "fail", "/data/keys.jsonl is not there"),
         ({"keys_file": ""}, "keys", "warn", "whoever reaches the port may use the service"),
+        ({"can_mark": False}, "marking", "warn", "not marked as generated: c2pa-python is not installed pip install"),
+        ({"can_mark": False, "marking": "on"}, "marking", "fail", "not marked as generated"),
+        ({"marking_gone": "/own.pem"}, "marking", "fail", "/own.pem is not there"),
+        ({"traces": True, "can_trace": False}, "traces", "fail", "pip install 'zoetrope[otel]'"),
+        (
+            {"depot": "http://a:8000", "depot_fault": "refused"},
+            "depot",
+            "fail",
+            "http://a:8000: refused start the edge",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_its_cure(changes, name, level, words):
@@ -95,6 +105,18 @@ def test_facts_are_read_as_the_service_reads_its_settings(tmp_path, monkeypatch)
     (tmp_path / "file").touch()
     facts = doctor.read_facts({"ZOETROPE_HOME": "file/z", "ZOETROPE_PORT": str(port)}, None, None)
     assert (facts.port_holder, facts.home_fault) == ("free", f"{tmp_path}/file is no directory")
+    assert (facts.marking, facts.traces, facts.depot) == ("auto", False, "")
+    told = {
+        "ZOETROPE_CONTENT_CREDENTIALS": "on",
+        "ZOETROPE_SIGNING_KEY": "own.pem",
+        "ZOETROPE_TRACES": "true",
+        # The listener that was there is gone.
+        "ZOETROPE_DEPOT": f"http://127.0.0.1:{port}",
+        "ZOETROPE_PORT": str(port),
+    }
+    facts = doctor.read_facts(told, None, None)
+    assert (facts.marking, facts.marking_gone, facts.traces) == ("on", "own.pem", True)
+    assert (facts.depot, facts.depot_fault) == (f"http://127.0.0.1:{port}", "Connection refused")
 
 
 def nobody(*_):

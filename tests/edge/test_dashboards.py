@@ -103,7 +103,18 @@ def test_panels_do_not_overlap() -> None:
     assert len(ids) == len(set(ids))
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-def test_prometheus_takes_the_rules() -> None:
-    done = subprocess.run(["promtool", "check", "rules", str(RULES)], capture_output=True, text=True, check=False)
+needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+
+
+@needs_promtool
+@pytest.mark.parametrize("line", [("check", "rules", "rules.yml"), ("test", "rules", "rules_test.yml")], ids=" ".join)
+def test_prometheus_takes_the_rules_and_they_alert_when_they_should(line: tuple[str, ...]) -> None:
+    done = subprocess.run(["promtool", *line], cwd=RULES.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+def test_prometheus_takes_the_metrics_of_an_edge(told: dict[str, set[str]], world: World) -> None:
+    text = world.http.get("/metrics").text
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

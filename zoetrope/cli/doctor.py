@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import typer
 from msgspec import Struct
@@ -31,6 +32,8 @@ _PYTHON = (3, 11)
 _LEAST_DISK_MB = 2_000
 #: Of the packages of the extra `serve`, those without which nothing starts, by module.
 _SERVE = ("zmq", "starlette", "uvicorn", "honcho", "torch", "diffusers", "transformers", "av", "PIL")
+#: Seconds for the depot to take a connection.
+_CONNECT_S = 3.0
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
@@ -80,6 +83,15 @@ class Facts(Struct, frozen=True, kw_only=True):
     #: The file of API keys; "" where none is set. Whether it is there.
     keys_file: str = ""
     keys_there: bool = False
+    #: `content_credentials`, whether its package is installed, and a file of certificate or key that is not there.
+    marking: str = "auto"
+    can_mark: bool = True
+    marking_gone: str = ""
+    traces: bool = False
+    can_trace: bool = True
+    #: URL of the depot; "": this machine's disk. Why nobody answers there; "".
+    depot: str = ""
+    depot_fault: str = ""
 
 
 def check_python(facts: Facts) -> Check:
@@ -205,6 +217,36 @@ def check_keys(facts: Facts) -> Check:
     return Check("keys", "warn", "whoever reaches the port may use the service", cure)
 
 
+def check_marking(facts: Facts) -> Check:
+    """Content credentials, which mark results as generated."""
+    extra = "pip install 'zoetrope[c2pa]'"
+    if facts.marking == "off":
+        return Check("marking", "ok", "results are not marked as generated: content_credentials is off")
+    if not facts.can_mark:
+        level: Level = "fail" if facts.marking == "on" else "warn"
+        return Check("marking", level, "results are not marked as generated: c2pa-python is not installed", extra)
+    if facts.marking_gone:
+        return Check("marking", "fail", f"{facts.marking_gone} is not there", "docs/operations.md: signing_certificate")
+    return Check("marking", "ok", "results are signed as generated (C2PA)")
+
+
+def check_traces(facts: Facts) -> Check:
+    """The export of traces."""
+    if facts.traces and not facts.can_trace:
+        return Check("traces", "fail", "OpenTelemetry's packages are not installed", "pip install 'zoetrope[otel]'")
+    return Check("traces", "ok", "exported" if facts.traces else "not asked for")
+
+
+def check_depot(facts: Facts) -> Check:
+    """Where workers put results."""
+    if not facts.depot:
+        return Check("depot", "ok", "this machine's disk")
+    if facts.depot_fault:
+        cure = "start the edge there, or mend its address: depot, in [workers]"
+        return Check("depot", "fail", f"{facts.depot}: {facts.depot_fault}", cure)
+    return Check("depot", "ok", facts.depot)
+
+
 CHECKS: tuple[Callable[[Facts], Check], ...] = (
     check_python,
     check_packages,
@@ -215,6 +257,9 @@ CHECKS: tuple[Callable[[Facts], Check], ...] = (
     check_home,
     check_port,
     check_keys,
+    check_marking,
+    check_traces,
+    check_depot,
 )
 
 
@@ -324,6 +369,25 @@ def _port_holder(host: str, port: int) -> str:
     return "free"
 
 
+def _is_there(*modules: str) -> bool:
+    """Whether these can be imported; what they lie in need not be."""
+    try:
+        return all(importlib.util.find_spec(module) is not None for module in modules)
+    except ModuleNotFoundError:
+        return False
+
+
+def _depot_fault(url: str) -> str:
+    """Why nobody answers at a depot's address."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port or {"https": 443}.get(parts.scheme, 80)
+        socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_S).close()
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "strerror", None) or error)
+    return ""
+
+
 def read_facts(environ: Mapping[str, str], url: str | None, key_file: Path | None) -> Facts:
     """What there is to know of this machine. Asks the service on its port, and no other."""
     fault, config = "", {}
@@ -349,6 +413,9 @@ def read_facts(environ: Mapping[str, str], url: str | None, key_file: Path | Non
     torch, torch_cuda = _torch()
     driver, gpus = _gpus()
     keys_file = configured(config, environ, "edge", "keys_file", "")
+    depot = configured(config, environ, "workers", "depot", "")
+    depot = "" if depot in ("", "local") else depot
+    signing = [configured(config, environ, "edge", name, "") for name in ("signing_certificate", "signing_key")]
     return Facts(
         python=sys.version_info[:3],
         missing=tuple(name for name in _SERVE if importlib.util.find_spec(name) is None),
@@ -369,6 +436,13 @@ def read_facts(environ: Mapping[str, str], url: str | None, key_file: Path | Non
         health=health,
         keys_file=keys_file,
         keys_there=bool(keys_file) and Path(keys_file).is_file(),
+        marking=configured(config, environ, "edge", "content_credentials", "auto"),
+        can_mark=_is_there("c2pa"),
+        marking_gone=next((name for name in signing if name and not Path(name).is_file()), ""),
+        traces=configured(config, environ, "edge", "traces", "").lower() in ("true", "1", "yes", "on"),
+        can_trace=_is_there("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
+        depot=depot,
+        depot_fault=_depot_fault(depot) if depot else "",
     )
 
 
