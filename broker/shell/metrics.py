@@ -1,14 +1,14 @@
 """Numbers of the broker in Prometheus' text format, written to a file for a node exporter's textfile collector or a person.
 
-The hot path counts in plain dicts (a labelled prometheus counter costs ten times as much); the collector turns them into families
-when somebody looks.
+The hot path counts in plain dicts (to write a `Counter` costs two and a half times as much, a labelled prometheus counter ten times); the
+collector turns them into families when somebody looks.
 """
 
 from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -70,12 +70,12 @@ class Metrics:
     def __init__(self, limiter: PeerLimiter) -> None:
         self._limiter = limiter
         #: By new state and cause.
-        self.transitions: Counter[tuple[str, str]] = Counter()
+        self.transitions: defaultdict[tuple[str, str], int] = defaultdict(int)
         #: By direction ("in", "out") and message class.
-        self.received: Counter[type] = Counter()
-        self.sent: Counter[type] = Counter()
+        self.received: defaultdict[type, int] = defaultdict(int)
+        self.sent: defaultdict[type, int] = defaultdict(int)
         self.unsent = 0
-        self.notes: Counter[str] = Counter()
+        self.notes: defaultdict[str, int] = defaultdict(int)
         self.stalls = 0
         #: Exceptions out of the core that the broker has gone on after.
         self.failures = 0
