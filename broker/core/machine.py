@@ -124,7 +124,7 @@ class Core:
             else:
                 job.goes_on_from = job.kept
                 job.change_holder("restored")
-                state.orphans.add(job.id)
+                state.orphans.add(job.id, job.worker)
         state.rejoin_until = now + state.policy.rejoin_s
         state.deadlines.set(timers.LOAD, now + LOAD_PERIOD_S)
         if state.orphans:

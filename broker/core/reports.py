@@ -77,8 +77,8 @@ def hello(state: State, peer: bytes, message: m.Hello, now: float) -> None:
             lose(state, job, now, f"worker {worker.name} started anew")
         else:
             state.give_back(job, Cause.RETURNED, now, "not held when the worker came back")
-    for job in [state.jobs[job_id] for job_id in sorted(state.orphans)]:
-        if job.worker == message.name and job.id not in held:
+    for job in [state.jobs[job_id] for job_id in state.orphans.of(message.name)]:
+        if job.id not in held:
             state.give_back(job, Cause.RETURNED, now, "not held when the worker came back")
     # Wake when this worker would be suspect; from then on the timer looks after itself.
     state.deadlines.set(("worker", worker.name), now + state.policy.suspect_after_s)

@@ -15,6 +15,7 @@ from broker.core.deliveries import Delivery
 from broker.core.effects import DeliveryChanged, Effect, RecordDeleted, Send, SendRun, Transition
 from broker.core.jobs import LAZY, Cause, Job
 from broker.core.load_history import LoadHistory
+from broker.core.orphans import Orphans
 from broker.core.policy import Policy
 from broker.core.pool import Pool, Worker
 from broker.core.scheduling.costs import Costs, Reloads
@@ -83,7 +84,7 @@ class State:
         self.reloads = Reloads()
         self.promises = Promises()
         #: Jobs that were held when the broker stopped and whose worker has not come back yet.
-        self.orphans: set[str] = set()
+        self.orphans = Orphans()
         #: Whether an id that its edge has just drawn is taken for new without a look at the disk: see `timers.FRESH`.
         self.trusts_fresh = True
         #: Until when workers may bring back attempts whose rows were lost with the broker that granted them.

@@ -93,6 +93,18 @@ def test_an_orphan_whose_worker_comes_back_without_it_does_not_wait_for_the_wind
     assert sent(desk.effects, m.Run)[0].job_id == "a"
 
 
+def test_a_worker_that_comes_back_gives_back_its_own_orphans_alone():
+    desk = CoreHarness()
+    desk.running("a", worker="w1")
+    desk.running("b", worker="w2")
+    desk.archive.commit()
+    desk.restart()
+    desk.hello("w1", boot="b2", free=0)
+    assert (desk.state("a"), desk.state("b")) == ("queued", "running")
+    desk.hello("w2", boot="b2", free=0)
+    assert (desk.state("a"), desk.state("b")) == ("queued", "queued")
+
+
 def test_a_cancel_survives_and_reaches_the_worker_when_it_returns():
     desk = CoreHarness()
     fence = desk.running("a")
