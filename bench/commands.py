@@ -151,7 +151,11 @@ COMMANDS = (
         promises.run,
         promises.PromisesPlan(),
         promises.PromisesPlan(jobs=200),
-        (("", "eight workers"), ("--confidence 0.99 --long 0.6", "stronger promises, more of the work in long jobs")),
+        (
+            ("", "eight workers"),
+            ("--confidence 0.99 --long 0.6", "stronger promises, more of the work in long jobs"),
+            ("--live 300", "five minutes of real jobs on two workers; quiet cores, please"),
+        ),
     ),
     planned(
         "day",

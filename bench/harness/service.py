@@ -25,19 +25,27 @@ _STOP_S = 15.0
 class Service:
     """Broker, workers and edge on one home. `gpus` and `model` are the workers' options, "" for their defaults."""
 
-    def __init__(self, home: Path, gpus: str = "cpu:1", model: str = "", workers_options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        home: Path,
+        gpus: str = "cpu:1",
+        model: str = "",
+        workers_options: Sequence[str] = (),
+        broker_options: Sequence[str] = (),
+    ) -> None:
         self.home = home
         self.settings = CommonSettings(home=str(home / "z"))
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._workers = ["workers", "--gpus", gpus, *(["--model", model] if model else []), *workers_options]
+        self._broker = ["broker", "--queue-limit", "2000000", *broker_options]
         self.processes: dict[str, Process] = {}
 
     def start(self, *names: str, cores: set[int] | None = None) -> None:
         """Start `broker`, `workers` or `edge`, on these cores if any are named."""
         for name in names:
             command = {
-                "broker": ["broker", "--queue-limit", "2000000"],
+                "broker": self._broker,
                 "workers": self._workers,
                 "edge": ["http_edge", "--host", "127.0.0.1", "--port", str(self.port)],
             }[name]

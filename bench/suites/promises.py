@@ -22,6 +22,7 @@ from bench.harness.promisepool import Order, Outcome, PromisePool
 from bench.report import plot
 from bench.report.report import Grid, Metric, Report, progress
 from bench.report.stats import percentile
+from bench.suites import promises_live
 
 NOISES = (0.0, 0.1, 0.2, 0.4)
 LOADS = (0.5, 0.7, 0.9)
@@ -54,6 +55,14 @@ class PromisesPlan(Struct, frozen=True, kw_only=True):
     ] = 0.2
     draws: Annotated[int, Meta(description="draws of the trade between short and long jobs", ge=1, le=100)] = 6
     seed: Annotated[int, Meta(description="draws the jobs", ge=0, le=2**31)] = 0
+    live: Annotated[
+        float,
+        Meta(
+            description="seconds of jobs sent to two real workers on the CPU, in place of simulated ones; 0: simulate",
+            ge=0.0,
+            le=86_400.0,
+        ),
+    ] = 0.0
 
 
 class Figures(Struct, frozen=True):
@@ -225,7 +234,20 @@ def share_error(plan: PromisesPlan) -> float:
 
 
 def run(plan: PromisesPlan) -> Report:
-    """Simulate."""
+    """Simulate, or send jobs to real workers. Raises `BenchError` when those are not to be had."""
+    if plan.live:
+        return promises_live.run(
+            promises_live.LivePlan(
+                seconds=plan.live,
+                load=BAR_LOAD,
+                long=plan.long,
+                asked=plan.asked,
+                confidence=plan.confidence,
+                tenants=plan.tenants,
+                delay=plan.delay,
+                seed=plan.seed,
+            )
+        )
     results = {}
     for noise in NOISES:
         for load in LOADS:
