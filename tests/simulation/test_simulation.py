@@ -22,7 +22,7 @@ SEEDS = 2000
 def first_seed() -> int:
     """Where the seeds of this version begin: each version looks at worlds that none before has seen."""
     project = Path(__file__).parents[2] / "pyproject.toml"
-    major, minor, patch = map(int, tomllib.loads(project.read_text())["project"]["version"].split("."))
+    major, minor, patch = map(int, tomllib.loads(project.read_text())["project"]["version"].split(".")[:3])
     return ((major * 100 + minor) * 100 + patch) * SEEDS
 
 
