@@ -103,6 +103,8 @@ class Checker:
         self.asides: set[str] = set()
         #: Jobs whose records were deleted at some time; one of such an id may be accepted anew.
         self.deleted_ids: set[str] = set()
+        #: Of the last deleted job of an id, the fence of its end.
+        self.deleted_fences: dict[str, int] = {}
         #: Webhook deliveries as they are on disk; numbers that reached their receivers.
         self.deliveries: dict[int, Delivery] = {}
         self.received: set[int] = set()
@@ -182,6 +184,7 @@ class Checker:
         self._require_cancelled(job)
         self.world.count("job deleted")
         self.deleted_ids.add(job_id)
+        self.deleted_fences[job_id] = job.fence
         self.starts.pop(job_id, None)
         self.last_seen.pop(job_id, None)
         self.cancels.pop(job_id, None)
@@ -318,6 +321,10 @@ class Checker:
                 job = self.disk.get(job_id)
                 if job is None:
                     require(job_id in self.deleted_ids, "a result is acknowledged when it is on disk", job_id)
+                    return
+                if fence <= self.deleted_fences.get(
+                    job_id, 0
+                ):  # it ended, was deleted and its id taken anew in one commit
                     return
                 if (job_id, fence) in self.finished:
                     done = job.state is JobState.SUCCEEDED and job.fence == fence
