@@ -243,9 +243,8 @@ def _worker_state(worker: Worker) -> m.WorkerStateName:
 def load_sample(state: State, now: float) -> m.LoadSample:
     """How busy the pool is now, with what has ended since the newest sample of its history."""
     counts, free, busy, idle = state.counts, state.pool.free.by_name, 0, 0
-    for worker in (
-        state.pool
-    ):  # as `_worker_state`, without a call each: there may be ten thousand, while jobs wait to be given out
+    # As `_worker_state`, without a call each: there may be ten thousand, while jobs wait to be given out.
+    for worker in state.pool:
         if (
             worker.lost
             or worker.suspect

@@ -205,6 +205,7 @@ class Customer:
             promise=self._wish(),
         )
         self._forgetting = False
+        #: It wants its job to go on.
         self._resumed = False
         self._again_s = errand.again_s
         if errand.again_s < 0 and errand.forget_s < 0:
@@ -304,7 +305,7 @@ class Customer:
             edge.view(view)
             if self.errand.commits and view.parking is not None and view.parking.reason == "draft":
                 self._commit()
-            # A pause that was repeated may come behind the resume.
+            # A pause that was repeated may come behind the resume, or the refusal.
             if self._resumed and view.parking is not None and view.parking.reason == "paused":
                 self._resume()
 
@@ -325,6 +326,9 @@ class Customer:
         self.world.checker.paused(self.errand.job_id, message.outcome)
         if message.outcome in ("done", "requested"):
             self.timeline.after(self.errand.paused_s, self._resume)
+        else:
+            # What was refused while the job was set aside may be done by a repeat that comes once it is not.
+            self._resumed = True
 
     def _resume(self) -> None:
         self._resumed = True
