@@ -16,7 +16,8 @@ _HEAD = """# Benchmarks
 Written by `python -m bench all`, which measures everything below on the machine it runs on; `python -m bench COMMAND --help` tells
 how each part is made, and each has its figures as JSON beside its picture. Latencies of a durable queue are the disk's: one flush
 (`fdatasync` of 4 KiB) of the same directory, taken just before, stands beside them. Other queues are measured where they are installed:
-`pip install .[peers]`, and redis-server (Debian: `apt-get install redis-server`)."""
+`pip install .[peers]`, and redis-server (Debian: `apt-get install redis-server`). What was measured once, and longer, is in
+[measurements](measurements.md)."""
 
 _QUICK = "**These are quick runs: they show that the bench works, not how fast anything is.**"
 
