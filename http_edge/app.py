@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from broker.client.client import BrokerClient
 from broker.client.errors import BrokerError
+from broker.depot.object_store import store_of
 from broker.runtime.curve_keys import peer_key_path, read_peer_key
 from broker.runtime.log_actions import Action
 from http_edge.api.common.family import Family, Parts
@@ -40,7 +41,6 @@ from http_edge.http.routing import EdgeRoute
 from http_edge.jobs.hub import Hub
 from http_edge.jobs.progress import Progress
 from http_edge.jobs.service import JobService
-from http_edge.media.artefact_store import ArtefactStore
 from http_edge.media.depot_files import DepotFiles
 from http_edge.media.exports import Exports
 from http_edge.media.fetch import Fetcher
@@ -113,7 +113,7 @@ def build_edge(
 ) -> Edge:
     """The parts, wired. `start` is the directory that clients' relative paths start from; nothing runs yet.
 
-    Raises `SettingsError` for a CURVE key that is missing,
+    Raises `SettingsError` for a CURVE key that is missing or a `results_store` that cannot be used,
     `KeyFileError` when there should be API keys and they cannot be read, `SecretsError` when a webhook secret is none.
     """
     hub = Hub()
@@ -138,8 +138,9 @@ def build_edge(
         ImageSources(kept, files, fetcher),
         exports,
         check_url=fetcher.check,
+        remote=store_of(settings),
     )
-    depot = DepotFiles(settings.artefacts_path, settings.uploads_path, ArtefactStore(settings.home_path))
+    depot = DepotFiles(settings.artefacts_path, settings.uploads_path, calls.artefacts)
     return Edge(
         settings=settings,
         broker=broker,

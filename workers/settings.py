@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
+from broker.depot.object_store import store_of
 from broker.runtime.content_credentials import checked_files
 from broker.runtime.curve_keys import is_tcp, peer_key_path, read_peer_key, worker_prefix
 from broker.runtime.settings import CommonSettings, SettingsError
@@ -297,6 +298,11 @@ def agent_configs(
     policy = settings.policy()
     credentials = checked_files(settings)
     depot = settings.depot_url()
+    if store_of(settings) is not None and not depot:
+        raise SettingsError(
+            f"results_store: {settings.results_store!r} needs depot, the URL of an edge that inputs come from and previews go to:"
+            " http://127.0.0.1:8000 for one of this machine"
+        )
     prefix = worker_prefix(read_peer_key(key_file, "worker").name) if key_file else ""
     prefix += automatic(environ) if settings.name_prefix == AUTO else settings.name_prefix
     return tuple(
@@ -306,6 +312,7 @@ def agent_configs(
             key_file=str(key_file or ""),
             artefacts=str(settings.artefacts_path),
             depot=depot,
+            results_store=settings.results_store,
             spool=str(settings.home_path / "spool" / (prefix + device.name)) if depot else "",
             inputs=str(settings.home_path / "inputs") if depot else "",
             input_cache_bytes=settings.input_cache_mb * 1_000_000,

@@ -106,9 +106,23 @@ def _signature(key: str, method: str, path: str, signed: Signed) -> str:
 # ---------------------------------------------------------------- paths
 
 
+#: What the keys of artefacts begin with.
+ARTEFACTS = "artefacts"
+
+
+def job_key(job_id: str) -> str:
+    """Where a job's attempts lie in a depot."""
+    return f"{ARTEFACTS}/{job_id}"
+
+
+def attempt_key(job_id: str, fence: int) -> str:
+    """Where an attempt's files lie in a depot. They are never another's: a fence is granted once."""
+    return f"{ARTEFACTS}/{job_id}/{fence}"
+
+
 def artefact_key(job_id: str, fence: int, name: str) -> str:
-    """Where an attempt's file lies in a depot. It is never another's: a fence is granted once."""
-    return f"artefacts/{job_id}/{fence}/{name}"
+    """Where an attempt's file lies in a depot."""
+    return f"{attempt_key(job_id, fence)}/{name}"
 
 
 def draft_key(job_id: str, fence: int, name: str) -> str:

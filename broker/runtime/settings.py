@@ -72,6 +72,13 @@ class CommonSettings(Struct, frozen=True, kw_only=True):
             description="directory (mode 0700) of the CURVE keys that tcp:// endpoints need (python -m broker keys); default: <home>/curve"
         ),
     ] = ""
+    results_store: Annotated[
+        str,
+        Meta(
+            description="object store of results, s3://BUCKET/PREFIX: workers send them there (inputs and previews go by depot still),"
+            " edges serve them from there; keys, region and endpoint are the environment's (AWS_…); default: the depot's disk"
+        ),
+    ] = ""
     content_credentials: Annotated[
         str,
         Meta(

@@ -27,7 +27,7 @@ from http_edge.base.errors import EdgeError
 from http_edge.body.spool import STALE_S, Spool
 from http_edge.jobs import clock_agreement
 from http_edge.jobs.service import JobService
-from http_edge.media.artefact_store import ArtefactStore, release
+from http_edge.media.artefact_store import release
 from http_edge.media.image_inputs import ImageInputs
 from http_edge.media.uploads import LONGEST_KEPT_S, Uploads
 
@@ -70,7 +70,7 @@ class Retention:
         self._calls = calls
         self._spool = spool
         self._files = files
-        self._store = ArtefactStore(settings.home_path)
+        self._store = calls.artefacts
         self._cleaner = FileCleaner(calls, inputs, self._store)
         self._lock_path = settings.home_path / "retention.lock"
         self._lock: int | None = None

@@ -140,6 +140,19 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
             ge=0,
         ),
     ] = 0
+    result_cache_mb: Annotated[
+        int,
+        Meta(
+            description="results, MB, that are kept on this machine when they came from results_store", ge=1, le=2**30
+        ),
+    ] = 10_000
+    results_redirect: Annotated[
+        bool,
+        Meta(
+            description="send who downloads a result to results_store itself, by an address that is good for ten minutes: ETag, ranges"
+            " and errors are the store's then"
+        ),
+    ] = False
     fetch_allow: Annotated[
         tuple[str, ...],
         Meta(

@@ -16,7 +16,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from email.utils import formatdate, parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -56,6 +56,10 @@ class Download(Struct, frozen=True, kw_only=True):
     inline: bool = True
     #: More headers of every answer that has bytes of it.
     headers: Mapping[str, str] = {}
+    #: Fetches it to its path, where it may not be yet; blocks, and raises `EdgeError`. None: it is there, or gone.
+    bring: Callable[[], object] | None = None
+    #: An address at which a client gets it without this edge; blocks, and raises `EdgeError`. None: there is none.
+    elsewhere: Callable[[], str] | None = None
 
 
 class Plan(Struct, frozen=True):
@@ -157,6 +161,9 @@ def _date(text: str | None) -> int | None:
 
 async def download(request: Request, file: Download) -> Response:
     """The response for a file. Raises `EdgeError` when it is gone, or the request's conditions or ranges fail."""
+    if file.elsewhere is not None and request.method == "GET":
+        where = await anyio.to_thread.run_sync(file.elsewhere)
+        return Response(status_code=307, headers={"Location": where, "Cache-Control": "no-store", **file.headers})
     modified_s = await anyio.to_thread.run_sync(_check, file)
     etag = f'"{file.sha256}"'
     decided = plan(request.headers, etag=etag, size=file.size, modified_s=modified_s)
@@ -298,6 +305,8 @@ def _open(file: Download) -> int:
 
 def _check(file: Download) -> int:
     """The file's time in whole seconds. Raises `EdgeError` when it is not the whole regular file below its root that was published."""
+    if file.bring is not None:
+        file.bring()
     try:
         status = os.lstat(file.path)
         inside = Path(os.path.realpath(file.path)).is_relative_to(os.path.realpath(file.root))

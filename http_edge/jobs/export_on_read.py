@@ -6,15 +6,15 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
-from pathlib import Path
 
 import anyio
 import anyio.to_thread
 
 from broker.runtime.log_actions import Action
+from http_edge.base.errors import EdgeError
 from http_edge.jobs.job import Job
-from http_edge.media.artefacts import artefact_path
 from http_edge.media.exports import Exports, Source
+from http_edge.media.result_files import ResultFiles
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +26,8 @@ _RETRY_S = 5.0
 class ExportOnRead:
     """Fills paths in worker threads."""
 
-    def __init__(self, artefacts: Path, exports: Exports, threads: anyio.CapacityLimiter) -> None:
-        self._artefacts = artefacts
+    def __init__(self, results: ResultFiles, exports: Exports, threads: anyio.CapacityLimiter) -> None:
+        self._results = results
         self._exports = exports
         self._threads = threads
         #: Job -> ("" or why its path could not be filled, when that was found).
@@ -61,7 +61,10 @@ class ExportOnRead:
         if not job.view.result.artefacts:
             return "the job made no file"
         artefact = job.view.result.artefacts[0]
-        path = artefact_path(self._artefacts, job.view, artefact)
+        try:
+            path = self._results.local(job.view, artefact)
+        except EdgeError as error:
+            return error.message
         source = Source(
             job=job.view.id,
             finished_at=job.view.finished_at,

@@ -17,6 +17,7 @@ import anyio
 import anyio.to_thread
 
 from broker.client.client import BrokerClient
+from broker.depot.object_store import ObjectStore
 from broker.wire import messages as m
 from broker.wire.inputs import ROLES, InputKind
 from broker.wire.jobspec import Artefact, is_job_id
@@ -36,11 +37,11 @@ from http_edge.jobs.slices import in_slices
 from http_edge.jobs.submission import Submission
 from http_edge.jobs.submit import CheckUrl, Submitter, named_at, refuse_url, require_sound
 from http_edge.media.artefact_store import ArtefactStore
-from http_edge.media.artefacts import artefact_path
 from http_edge.media.credentials import EdgeCredentials
 from http_edge.media.exports import Exports
 from http_edge.media.image_inputs import Picture
 from http_edge.media.image_sources import ImageSources
+from http_edge.media.result_files import ResultFiles
 
 __all__ = ["JobService", "Submission"]
 
@@ -81,7 +82,9 @@ class JobService:
         check_url: CheckUrl = refuse_url,
         enhancer: PromptEnhancer | None = None,
         wall_clock: Callable[[], float] = time.time,
+        remote: ObjectStore | None = None,
     ) -> None:
+        """`remote`: the object store with the results; None: they are on this home's disk."""
         self.settings = settings
         self.hub = hub
         self.catalogue = Catalogue(self._fetch_pool, aliases=settings.aliases)
@@ -100,9 +103,15 @@ class JobService:
             enhancer or PromptEnhancer(settings),
             wall_clock,
         )
-        self._export_on_read = ExportOnRead(settings.artefacts_path, exports, self._threads)
+        self.results = ResultFiles(
+            settings.home_path,
+            remote,
+            cache_bytes=settings.result_cache_mb * 1_000_000,
+            redirect=settings.results_redirect,
+        )
+        self._export_on_read = ExportOnRead(self.results, exports, self._threads)
         self._draining = asyncio.Lock()
-        self.artefacts = ArtefactStore(settings.home_path)
+        self.artefacts = ArtefactStore(settings.home_path, remote)
         self.credentials = EdgeCredentials.of(settings)
         hub.when_gone(self._export_on_read.forget)
 
@@ -136,7 +145,7 @@ class JobService:
 
     async def kept_result(self, field: str, job: Job, artefact: Artefact, kind: InputKind) -> Picture:
         """A copy of a job's file that is kept as an input. Raises `EdgeError`."""
-        path = artefact_path(self.settings.artefacts_path, job.view, artefact)
+        path = await self._in_thread(lambda: self.results.local(job.view, artefact))
         return await self._images.of_result(field, job.id, path, kind)
 
     async def repeat(self, job: Job) -> Job:

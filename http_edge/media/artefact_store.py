@@ -1,5 +1,7 @@
 """Store of artefacts: `<home>/artefacts/<job id>/<fence>/`, their sizes, pins, locks and removal.
 
+Where results lie in an object store, they are removed there, too: what that does not do now is an orphan, and swept later.
+
 An attempt's files go by its fence, which is never given twice: what is removed for a job that was forgotten can be no file of a later job
 of the same id. A job is pinned while `<home>/pins/<job id>` exists. Everything here blocks: callers are worker threads.
 """
@@ -7,19 +9,26 @@ of the same id. A job is pinned while `<home>/pins/<job id>` exists. Everything 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from broker.depot.object_store import ObjectStore, StoreError
+from broker.depot.tokens import ARTEFACTS, attempt_key, job_key
+from broker.runtime.log_actions import Action
 from broker.wire.jobspec import CHECKPOINTS, is_job_id
 from http_edge.http.file_response import lock_unless_sent
 
+log = logging.getLogger(__name__)
+
 
 class ArtefactStore:
-    """The files of one home."""
+    """The files of one home, and of the object store behind it (None: there is none)."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, remote: ObjectStore | None = None) -> None:
+        self._remote = remote
         self._artefacts = home / "artefacts"
         self._uploads = home / "uploads"
         self._pins = home / "pins"
@@ -62,22 +71,39 @@ class ArtefactStore:
         """Remove one attempt's files; also when they are gone already. Raises `OSError`."""
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self._artefacts / job_id / str(fence))
+        if self._remote is not None:
+            try:
+                self._remote.remove(attempt_key(job_id, fence))
+            except StoreError as error:
+                log.warning("left for a later sweep", extra={"action": Action.DEPOT, "detail": str(error)})
 
     def attempts(self, job_id: str) -> list[int]:
-        """The fences of a job that have a directory."""
+        """The fences of a job that have a directory, here or in the object store."""
         try:
             names = os.listdir(self._artefacts / job_id)
         except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and len(name) < 20)
+            names = []
+        names += self._remote_names(job_key(job_id))
+        return sorted({int(name) for name in names if name.isascii() and name.isdecimal() and len(name) < 20})
 
     def job_ids(self) -> list[str]:
         """Jobs that have a directory, in order. Files that clients had saved beside them are not ours to look at."""
         try:
             entries = list(os.scandir(self._artefacts))
         except FileNotFoundError:
+            entries = []
+        here = {entry.name for entry in entries if is_job_id(entry.name) and entry.is_dir(follow_symlinks=False)}
+        return sorted(here | set(filter(is_job_id, self._remote_names(ARTEFACTS))))
+
+    def _remote_names(self, prefix: str) -> list[str]:
+        """What lies there in the object store; nothing while that does not answer."""
+        if self._remote is None:
             return []
-        return sorted(entry.name for entry in entries if is_job_id(entry.name) and entry.is_dir(follow_symlinks=False))
+        try:
+            return self._remote.names(prefix)
+        except StoreError as error:
+            log.warning("not looked at", extra={"action": Action.DEPOT, "detail": str(error)})
+            return []
 
     def checkpointed(self) -> list[str]:
         """Jobs that have checkpoints."""
@@ -100,10 +126,15 @@ class ArtefactStore:
 
     def age_s(self, job_id: str, fence: int, now: float) -> float:
         """Seconds since something was last put into an attempt's directory; 0 when it is gone."""
-        try:
-            return now - (self._artefacts / job_id / str(fence)).stat(follow_symlinks=False).st_mtime
-        except FileNotFoundError:
-            return 0.0
+        times = []
+        with contextlib.suppress(FileNotFoundError):
+            times.append((self._artefacts / job_id / str(fence)).stat(follow_symlinks=False).st_mtime)
+        if self._remote is not None:
+            try:
+                times += [one.at for one in self._remote.below(attempt_key(job_id, fence))]
+            except StoreError:
+                return 0.0
+        return now - max(times) if times else 0.0
 
     # ------------------------------------------------------------ pins
 

@@ -1,4 +1,4 @@
-"""The files that jobs made: which one is meant, where it lies, and the file to send."""
+"""The files that jobs made: which one is meant, where it lies, and what it is called."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from broker.wire.jobspec import Artefact
 from broker.wire.messages import JobView
 from http_edge.base.errors import EdgeError, shown
 from http_edge.base.job_names import shown_id
-from http_edge.http.file_response import Download
 
 
 def artefact_path(artefacts: Path, view: JobView, artefact: Artefact) -> Path:
@@ -50,21 +49,6 @@ def find_artefact(view: JobView, *, name: str | None = None, index: int = 0) -> 
             param="index",
         )
     return index, artefacts[index]
-
-
-def artefact_file(
-    artefacts: Path, view: JobView, index: int, artefact: Artefact, *, name: str = "", inline: bool = True
-) -> Download:
-    """An artefact as a file to send. `name`: what the client should call it, if not by its job."""
-    return Download(
-        root=artefacts,
-        path=artefact_path(artefacts, view, artefact),
-        size=artefact.size,
-        sha256=artefact.sha256,
-        media_type=artefact.media_type,
-        name=name or file_name(view, index, artefact),
-        inline=inline,
-    )
 
 
 def file_name(view: JobView, index: int, artefact: Artefact) -> str:

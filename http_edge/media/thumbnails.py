@@ -28,8 +28,9 @@ from broker.wire.jobspec import Artefact
 from broker.wire.messages import JobView
 from http_edge.base.errors import EdgeError, from_disk
 from http_edge.http.file_response import Download
-from http_edge.media.artefacts import artefact_path, file_name
+from http_edge.media.artefacts import file_name
 from http_edge.media.credentials import EdgeCredentials
+from http_edge.media.result_files import ResultFiles
 
 Format = Literal["png", "jpeg", "webp"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -70,18 +71,18 @@ def as_format(name: str) -> Format | None:
 class Thumbnails:
     """The derived pictures of one edge's artefacts."""
 
-    def __init__(self, artefacts: Path, credentials: EdgeCredentials) -> None:
-        self._artefacts = artefacts
+    def __init__(self, results: ResultFiles, credentials: EdgeCredentials) -> None:
+        self._results = results
         self._credentials = credentials
         self._threads = anyio.CapacityLimiter(_THREADS)
 
     async def file(self, view: JobView, index: int, artefact: Artefact, variant: Variant) -> Download:
         """The file of this variant, made if it is not there yet. Raises `EdgeError`."""
-        source = artefact_path(self._artefacts, view, artefact)
+        source = await self._local(view, artefact)
         path = source.with_name(variant.name(index))
         size, digest = await anyio.to_thread.run_sync(self._made, source, path, variant, limiter=self._threads)
         return Download(
-            root=self._artefacts,
+            root=self._results.root_of(path),
             path=path,
             size=size,
             sha256=digest,
@@ -91,13 +92,16 @@ class Thumbnails:
 
     async def image_bytes(self, view: JobView, artefact: Artefact, to: Format, quality: int | None) -> bytes:
         """An image artefact's file in this format. Raises `EdgeError`."""
-        source = artefact_path(self._artefacts, view, artefact)
+        source = await self._local(view, artefact)
         return await anyio.to_thread.run_sync(self._converted, source, to, quality, limiter=self._threads)
 
     async def last_frame(self, view: JobView, artefact: Artefact) -> bytes:
         """The last picture of a clip, as PNG. Raises `EdgeError`."""
-        source = artefact_path(self._artefacts, view, artefact)
+        source = await self._local(view, artefact)
         return await anyio.to_thread.run_sync(_last_frame, source, limiter=self._threads)
+
+    async def _local(self, view: JobView, artefact: Artefact) -> Path:
+        return await anyio.to_thread.run_sync(self._results.local, view, artefact)
 
     def _made(self, source: Path, path: Path, variant: Variant) -> tuple[int, str]:
         """(size, sha256) of the file. Blocks."""

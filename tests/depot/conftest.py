@@ -14,8 +14,10 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from obstore.store import MemoryStore
 
 from broker.depot import tokens
+from broker.depot.object_store import ObjectStore
 from broker.wire.jobspec import Artefact, Result
 from http_edge.app import Edge, build_app, build_edge
 from http_edge.base.settings import EdgeSettings
@@ -25,6 +27,7 @@ from tests.support.waiting import wait_until
 from tests.testing.fake_broker import ANIMATE, VIDEO, FakeBroker, worker
 from workers.depot.depot import Depot, DepotFile
 from workers.depot.http_depot import HttpDepot
+from workers.depot.s3_depot import S3Depot
 
 WORKER = "node-2.cpu-0"
 
@@ -135,6 +138,18 @@ class Place:
     def put(self, file: DepotFile, *, again: bool = False) -> None:
         self.depot.put(file, never, again=again)
 
+    def has(self, file: DepotFile) -> bool:
+        """Whether the file lies there."""
+        if self.kind == "s3":
+            return any(one.key == file.key for one in self.far.edge.calls.artefacts._remote.below("artefacts"))
+        return (self.far.home / file.key).exists()
+
+    def put_at(self, file: DepotFile) -> float:
+        """When it came there, Unix time."""
+        if self.kind == "s3":
+            return max(one.at for one in self.far.edge.calls.artefacts._remote.below("artefacts"))
+        return (self.far.home / file.key).stat().st_mtime
+
 
 @pytest.fixture
 def far(tmp_path: Path) -> Iterator[FarEdge]:
@@ -152,7 +167,18 @@ def http_depot(far: FarEdge, name: str = WORKER, **kwargs: Any) -> HttpDepot:
     return depot
 
 
-@pytest.fixture(params=["local", "edge"])
-def place(request: pytest.FixtureRequest, far: FarEdge, tmp_path: Path) -> Place:
-    depot = OwnDisk(far.home) if request.param == "local" else http_depot(far)
-    return Place(request.param, far, depot, tmp_path / "spool")
+@pytest.fixture(params=["local", "edge", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    start = tmp_path / "start"
+    start.mkdir()
+    settings = {}
+    if request.param == "s3":
+        store = ObjectStore(MemoryStore())
+        monkeypatch.setattr(ObjectStore, "of", lambda url: store)
+        settings = {"results_store": "s3://bucket/some"}
+    far = FarEdge(tmp_path / "edge", start, **settings)
+    depot: Depot = OwnDisk(far.home) if request.param == "local" else http_depot(far)
+    if request.param == "s3":
+        depot = S3Depot(store, depot)
+    yield Place(request.param, far, depot, tmp_path / "spool")
+    far.close()

@@ -72,7 +72,7 @@ def test_what_does_not_count_is_removed(place: Place) -> None:
     place.far.do(place.far.fake.stop, job_id)
     place.depot.discard(job_id, fence)
     place.depot.discard(job_id, fence)
-    assert not (place.far.home / file.key).exists()
+    assert not place.has(file)
 
 
 def test_the_row_goes_before_the_file(place: Place) -> None:
@@ -81,7 +81,7 @@ def test_the_row_goes_before_the_file(place: Place) -> None:
     place.put(file)
     place.far.publish(job_id, file)
     assert place.far.http.delete(f"/v1/jobs/{job_id}?purge=true").status_code == 200
-    wait_until(lambda: not (place.far.home / file.key).exists(), what="a file that is gone behind its record")
+    wait_until(lambda: not place.has(file), what="a file that is gone behind its record")
     assert place.far.http.get(f"/v1/jobs/{job_id}/result").status_code == 404
 
 
@@ -95,9 +95,9 @@ def test_an_orphan_is_swept_and_what_is_published_stays(place: Place) -> None:
     place.put(kept)
     place.far.publish(job_id, kept)
     cleaner = place.far.edge.retention._cleaner
-    later = (place.far.home / lost.key).stat().st_mtime + STRAY_S + 60
+    later = place.put_at(lost) + STRAY_S + 60
     place.far.do(cleaner.sweep_strays, later)
-    assert not (place.far.home / lost.key).exists()
+    assert not place.has(lost)
     assert place.far.http.get(f"/v1/jobs/{job_id}/result").content == CLIP
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from msgspec import structs
 
+from broker.depot.object_store import ObjectStore
 from broker.runtime import log_context, signals
 from broker.runtime.curve_keys import PeerKey, read_peer_key
 from broker.runtime.settings import SettingsError
@@ -28,6 +29,7 @@ from workers.agent.shell import AgentShell
 from workers.agent.worker_files import WorkerFiles
 from workers.depot.http_depot import HttpDepot
 from workers.depot.input_cache import InputCache
+from workers.depot.s3_depot import S3Depot
 from workers.depot.transfers import Transfers
 from workers.gpu.library import Nvml
 from workers.ipc.channel import Channel, IpcError
@@ -114,7 +116,9 @@ def _files(config: AgentConfig) -> WorkerFiles:
     if not dirs.remote:
         return WorkerFiles(dirs, None)
     cache = InputCache(Path(config.inputs), config.input_cache_bytes)
-    return WorkerFiles(dirs, Transfers(HttpDepot(config.depot, config.name), cache))
+    edge = HttpDepot(config.depot, config.name)
+    depot = S3Depot(ObjectStore.of(config.results_store), edge) if config.results_store else edge
+    return WorkerFiles(dirs, Transfers(depot, cache))
 
 
 def _key(config: AgentConfig) -> PeerKey | None:

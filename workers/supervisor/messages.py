@@ -31,6 +31,8 @@ class AgentConfig(Struct, frozen=True, kw_only=True, tag="config"):
     #: URL of the depot that files are put into; "": that directory is the depot. Then also where files wait, where fetched inputs are kept,
     #: and how many bytes of these.
     depot: str = ""
+    #: URL of the object store that results are put into; "": they go to the depot as all else does.
+    results_store: str = ""
     spool: str = ""
     inputs: str = ""
     input_cache_bytes: int = 0

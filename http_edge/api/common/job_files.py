@@ -12,7 +12,6 @@ from http_edge.http.file_response import Download
 from http_edge.jobs.job import Job
 from http_edge.jobs.service import JobService
 from http_edge.jobs.urls import urls
-from http_edge.media.artefacts import artefact_file
 
 WARNINGS_HEADER = "X-Zoetrope-Warnings"
 
@@ -42,5 +41,5 @@ def job_file(
     calls: JobService, job: Job, index: int, artefact: Artefact, *, name: str = "", inline: bool = True
 ) -> Download:
     """An artefact of a job as a file to send. `name`: what the client should call it, if not by its job."""
-    file = artefact_file(calls.settings.artefacts_path, job.view, index, artefact, name=name, inline=inline)
+    file = calls.results.file(job.view, index, artefact, name=name, inline=inline)
     return with_warnings(file, job)

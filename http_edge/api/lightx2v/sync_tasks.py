@@ -29,7 +29,7 @@ from http_edge.http.file_response import whole_file
 from http_edge.http.operation import JSON, MAKE, WAIT, Answer, Body, Param, operation
 from http_edge.jobs.job import Job
 from http_edge.jobs.service import JobService
-from http_edge.media.artefacts import artefact_path, find_artefact
+from http_edge.media.artefacts import find_artefact
 from http_edge.media.fetch import Fetcher
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class SyncTasks:
         return job
 
     async def _upload(self, taken: AcceptedTask, job: Job, artefact: Artefact) -> Response:
-        path = artefact_path(self._calls.settings.artefacts_path, job.view, artefact)
+        path = await anyio.to_thread.run_sync(self._calls.results.local, job.view, artefact)
         data = await anyio.to_thread.run_sync(_read, path)
         url = taken.request.presigned_url
         await self._fetcher.put(_URL_FIELD, url, data, artefact.media_type)

@@ -30,7 +30,7 @@ class JobPicturesApi:
 
     def __init__(self, calls: JobService) -> None:
         self._calls = calls
-        self._thumbnails = Thumbnails(calls.settings.artefacts_path, calls.credentials)
+        self._thumbnails = Thumbnails(calls.results, calls.credentials)
 
     def routes(self) -> list[EdgeRoute]:
         """The routes."""

@@ -27,7 +27,7 @@ def _routes(parts: Parts) -> list[EdgeRoute]:
 def _video_routes(parts: Parts) -> list[EdgeRoute]:
     """Routes of videos; words come before ids."""
     videos = Videos(parts.calls, parts.progress)
-    thumbnails = Thumbnails(parts.calls.settings.artefacts_path, parts.calls.credentials)
+    thumbnails = Thumbnails(parts.calls.results, parts.calls.credentials)
     api, edits = VideosApi(parts.calls, videos, thumbnails), VideoEditsApi(parts.calls, videos, thumbnails)
     return [
         route("/v1/videos", expensive_get=True, GET=api.list, POST=api.create),

@@ -62,7 +62,7 @@ class ImagesApi:
     def __init__(self, calls: JobService) -> None:
         self._calls = calls
         self._progress = Progress()
-        self._derived = Thumbnails(calls.settings.artefacts_path, calls.credentials)
+        self._derived = Thumbnails(calls.results, calls.credentials)
         self._pictures = Pictures(calls, self._derived)
 
     def routes(self) -> list[EdgeRoute]:

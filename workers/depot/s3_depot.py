@@ -1,0 +1,46 @@
+"""Results in an object store, everything else at an edge: inputs are fetched there, and drafts and previews are shown from there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from broker.depot.object_store import ObjectStore, StoreError
+from broker.depot.tokens import ARTEFACTS
+from broker.wire.jobspec import preview_number
+from workers.depot.depot import Depot, DepotFile, NotNow, Revoked
+
+
+class S3Depot:
+    """A depot in two places."""
+
+    def __init__(self, store: ObjectStore, edge: Depot) -> None:
+        self._store = store
+        self._edge = edge
+
+    @property
+    def key(self) -> str:
+        """With which requests to the edge are signed."""
+        return self._edge.key
+
+    @key.setter
+    def key(self, key: str) -> None:
+        self._edge.key = key
+
+    def put(self, file: DepotFile, revoked: Revoked, *, again: bool) -> None:
+        """Put a file; `again`: it may be there already. Raises `NotNow`."""
+        if not file.key.startswith(f"{ARTEFACTS}/") or preview_number(Path(file.key).name):
+            self._edge.put(file, revoked, again=again)
+            return
+        try:
+            self._store.put(file.key, file.path, file.size, file.sha256, again=again)
+        except StoreError as error:
+            raise NotNow(str(error)) from None
+
+    def discard(self, job_id: str, fence: int) -> None:
+        """Remove what was put of an attempt that does not count. Raises `NotNow`."""
+        # The edge knows whether it counts, and removes it from the store as well.
+        self._edge.discard(job_id, fence)
+
+    def fetch(self, name: str, target: Path, revoked: Revoked) -> None:
+        """Fetch an input to the path `target`, whole and with the SHA-256 of its name, or not at all. Raises `NotNow`, `InputGone`."""
+        self._edge.fetch(name, target, revoked)
