@@ -50,25 +50,45 @@ def planted(bug: Bug | None, shows: Callable[[], bool]) -> Iterator[None]:
         yield
         return
     move, adopt = State.move, State.adopt_record
+    grant_new, finish_unheard = State.grant_new, State.finish_unheard
+    #: The new job that is being granted at once.
+    fresh: list[Job] = []
+
+    def granted(state: State, job: Job, now: float) -> None:
+        with shown(job, Cause.SUBMITTED, Cause.DISPATCHED):
+            fresh.append(job)
+            try:
+                grant_new(state, job, now)
+            finally:
+                fresh.clear()
+
+    def finished(state: State, job: Job, begun_at: float, now: float) -> None:
+        with shown(job, Cause.STARTED, Cause.FINISHED):
+            finish_unheard(state, job, begun_at, now)
+
+    @contextmanager
+    def shown(job: Job, *causes: str) -> Iterator[None]:
+        """Around a change of the job for these causes."""
+        hit = job.id == bug.job_id and bug.where in causes and shows()
+        if hit and not bug.late:
+            raise Planted(job.id, bug.where)
+        yield
+        if hit:
+            raise Planted(job.id, bug.where)
 
     def moved(state: State, job: Job, cause: Cause, now: float, note: str = "") -> None:
-        hit = job.id == bug.job_id and cause == bug.where and shows()
-        if hit and not bug.late:
-            raise Planted(job.id, cause)
-        move(state, job, cause, now, note)
-        if hit:
-            raise Planted(job.id, cause)
+        with shown(job, cause):
+            move(state, job, cause, now, note)
 
     def adopted(state: State, job: Job) -> None:
-        hit = job.id == bug.job_id and bug.where == "restored" and bool(job.history) and shows()
-        if hit and not bug.late:
-            raise Planted(job.id, "restored")
-        adopt(state, job)
-        if hit:
-            raise Planted(job.id, "restored")
+        # A new job is taken in as well.
+        with shown(job, *(["restored"] if job.history and job not in fresh else [])):
+            adopt(state, job)
 
     State.move, State.adopt_record = moved, adopted  # type: ignore[method-assign]
+    State.grant_new, State.finish_unheard = granted, finished  # type: ignore[method-assign]
     try:
         yield
     finally:
         State.move, State.adopt_record = move, adopt  # type: ignore[method-assign]
+        State.grant_new, State.finish_unheard = grant_new, finish_unheard  # type: ignore[method-assign]

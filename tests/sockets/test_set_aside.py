@@ -148,8 +148,28 @@ def floor(tmp_path):
 
 
 def plant(monkeypatch, cause: Cause, *, late: bool = False, job_id: str = BAD) -> None:
-    """The core raises whenever this job is moved for this cause, before or after it has moved."""
+    """The core raises whenever this job is moved for this cause, before or after it has moved, be it by one move or by two at once."""
     move = State.move
+    pairs = {
+        "grant_new": (Cause.SUBMITTED, Cause.DISPATCHED),
+        "finish_unheard": (Cause.STARTED, Cause.FINISHED),
+    }
+
+    def planted_pair(name):
+        own = getattr(State, name)
+
+        def moved(state, job, *times):
+            hit = job.id == job_id and cause in pairs[name]
+            if hit and not late:
+                raise Planted(f"{cause} of {job_id}")
+            own(state, job, *times)
+            if hit:
+                raise Planted(f"{cause} of {job_id}")
+
+        return moved
+
+    for name in pairs:
+        monkeypatch.setattr(State, name, planted_pair(name))
 
     def planted(state, job, why, now, note=""):
         if job.id == job_id and why is cause and not late:
