@@ -106,6 +106,8 @@ OPTIONS = {
             "upload_min_kb_s",
             "retention_s",
             "disk_quota_mb",
+            "result_cache_mb",
+            "results_redirect",
             "fetch_allow",
             "prompt_enhancer_url",
             "prompt_enhancer_model",
