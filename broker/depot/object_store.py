@@ -31,6 +31,8 @@ _CHUNK_BYTES = 1024 * 1024
 _SHA256 = "sha256"
 #: Of the library itself, within one call: who asks tries again after a while.
 _RETRIES = {"max_retries": 2, "retry_timeout": timedelta(seconds=20)}
+#: The store compares what arrives with a digest that is sent along.
+_CHECKED = {"checksum_algorithm": "SHA256"}
 
 
 class StoreError(Exception):
@@ -65,7 +67,9 @@ class ObjectStore:
         endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
         options = {"allow_http": True} if endpoint.startswith("http://") else {}
         try:
-            store = stores.S3Store(bucket, prefix=prefix or None, client_options=options, retry_config=_RETRIES)
+            store = stores.S3Store(
+                bucket, prefix=prefix or None, client_options=options, retry_config=_RETRIES, **_CHECKED
+            )
         except Exception as error:  # the library's errors have no common base
             raise SettingsError(f"results_store: {url!r} cannot be used: {_words(error)}") from None
         return cls(store)
@@ -96,6 +100,9 @@ class ObjectStore:
                 raise StoreError(f"what the store has at {key} is not what was published")
             os.utime(temporary, (at, at))
             os.replace(temporary, target)
+        except OSError as error:
+            # Another process may have made room in the cache meanwhile, or the disk is full.
+            raise StoreError(f"what the store has at {key} cannot be kept here: {error}") from None
         finally:
             temporary.unlink(missing_ok=True)
         return at

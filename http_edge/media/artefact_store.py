@@ -23,6 +23,9 @@ from http_edge.http.file_response import lock_unless_sent
 
 log = logging.getLogger(__name__)
 
+#: Directory of the home in which results are kept that were fetched from an object store: see `result_files`.
+RESULT_CACHE = "result_cache"
+
 
 class ArtefactStore:
     """The files of one home, and of the object store behind it (None: there is none)."""
@@ -30,6 +33,7 @@ class ArtefactStore:
     def __init__(self, home: Path, remote: ObjectStore | None = None) -> None:
         self._remote = remote
         self._artefacts = home / "artefacts"
+        self._cache = home / RESULT_CACHE
         self._uploads = home / "uploads"
         self._pins = home / "pins"
 
@@ -71,6 +75,8 @@ class ArtefactStore:
         """Remove one attempt's files; also when they are gone already. Raises `OSError`."""
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self._artefacts / job_id / str(fence))
+        # What was fetched of it goes with it.
+        shutil.rmtree(self._cache / job_id / str(fence), ignore_errors=True)
         if self._remote is not None:
             try:
                 self._remote.remove(attempt_key(job_id, fence))

@@ -21,6 +21,7 @@ from broker.wire.jobspec import Artefact
 from broker.wire.messages import JobView
 from http_edge.base.errors import EdgeError
 from http_edge.http.file_response import Download
+from http_edge.media.artefact_store import RESULT_CACHE
 from http_edge.media.artefacts import artefact_path, file_name
 
 #: For how long an address that leads to the store is good, seconds.
@@ -34,7 +35,7 @@ class ResultFiles:
         self, home: Path, remote: ObjectStore | None = None, *, cache_bytes: int = 0, redirect: bool = False
     ) -> None:
         self._artefacts = home / "artefacts"
-        self._cache = home / "result_cache"
+        self._cache = home / RESULT_CACHE
         self._remote = remote
         self._cache_bytes = cache_bytes
         self._redirect = redirect
@@ -89,17 +90,18 @@ class ResultFiles:
     def _bring(self, remote: ObjectStore, view: JobView, artefact: Artefact, path: Path) -> None:
         with self._lock:
             fetching = self._fetching.setdefault(path, threading.Lock())
-        with fetching:
-            if not path.exists():
-                key = artefact_key(view.id, view.fence, artefact.name)
-                try:
-                    remote.fetch(key, path, artefact.sha256)
-                except NotThere:
-                    return
-                except StoreError as error:
-                    raise _away(error) from None
+        try:
+            with fetching:
+                if not path.exists():
+                    remote.fetch(artefact_key(view.id, view.fence, artefact.name), path, artefact.sha256)
+        except NotThere:
+            return
+        except StoreError as error:
+            raise _away(error) from None
+        finally:
+            with self._lock:
+                self._fetching.pop(path, None)
         with self._lock:
-            self._fetching.pop(path, None)
             self._use(path.parent)
 
     def _use(self, directory: Path) -> None:

@@ -170,6 +170,27 @@ def test_what_the_store_does_not_remove_now_is_swept_later(place: Place, bucket:
     assert bucket.keys() == []
 
 
+def test_a_deleted_result_is_not_left_in_the_cache(place: Place) -> None:
+    job_id = published(place)
+    result(place, job_id)
+    kept = place.far.home / "result_cache"
+    assert list(kept.rglob("*.mp4"))
+    assert place.far.http.delete(f"/v1/jobs/{job_id}?purge=true").status_code == 200
+    assert not list(kept.rglob("*.mp4"))
+
+
+def test_a_cache_that_is_cleared_meanwhile_is_no_crash(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = published(place)
+
+    def cleared(source: Path, target: Path) -> None:
+        raise FileNotFoundError(2, "its directory is gone", str(target))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(object_store.os, "replace", cleared)
+        assert result(place, job_id).status_code == 503
+    assert result(place, job_id).content == CLIP
+
+
 def test_a_client_is_sent_to_the_store_where_that_is_wanted(tmp_path: Path, bucket: Bucket) -> None:
     place = opened(tmp_path, bucket, results_redirect=True)
     job_id = published(place)
