@@ -17,7 +17,7 @@ import psutil
 import zmq
 from msgspec import Struct
 
-from bench.harness.process import clean_environ
+from bench.harness.process import clean_environ, cpu_seconds
 from bench.harness.procs import pinned
 from bench.report.errors import BenchError
 
@@ -94,7 +94,7 @@ def _drive(
     poller.register(worker, zmq.POLLIN)
     for _ in range(window):
         client.send_multipart([b"", body])
-    times = process.cpu_times()
+    cpu_s = cpu_seconds(process)
     begun = time.monotonic()
     count = 0
     while time.monotonic() - begun < seconds:
@@ -111,9 +111,7 @@ def _drive(
                 count += socket is client
                 socket.send_multipart(frames)
     took = time.monotonic() - begun
-    after = process.cpu_times()
-    used = after.user + after.system - times.user - times.system
-    return Echo(per_s=count / took, cpu_s=used / max(1, count))
+    return Echo(per_s=count / took, cpu_s=(cpu_seconds(process) - cpu_s) / max(1, count))
 
 
 def main(argv: Sequence[str]) -> int:

@@ -20,7 +20,7 @@ import psutil
 from msgspec import Meta, Struct
 
 from bench.harness.flood import Streams, flood
-from bench.harness.process import clean_environ, free_port
+from bench.harness.process import clean_environ, cpu_seconds, free_port
 from bench.harness.procs import cores, pinned, temporary_home
 from bench.harness.service import Service
 from bench.harness.stepper import StepFeeder
@@ -134,9 +134,9 @@ def measure(plan: HttpPlan, service: Service, home: Path, server_cores: set[int]
                 for name, path in paths.items():
                     progress(f"status reads, {name}, {number + 1} of {plan.repeats}")
                     port, server = (bare_port, bare_process) if name == "bare" else (service.port, edge)
-                    cpu_s = _cpu_s(server)
+                    cpu_s = cpu_seconds(server)
                     rates[name].append(flood(port, path, plan.connections, plan.seconds) / plan.seconds)
-                    used[name] += _cpu_s(server) - cpu_s
+                    used[name] += cpu_seconds(server) - cpu_s
                     stepper.beat()
             each = {name: used[name] / max(1.0, sum(rates[name]) * plan.seconds) for name in paths}
             progress(f"{plan.streams} event streams of the edge")
@@ -157,7 +157,7 @@ def fan_out(plan: HttpPlan, port: int, path: str, process: psutil.Process, step:
     """Make `steps` changes, each when all streams have had the one before or half a second has passed."""
     with contextlib.closing(Streams(port, path, plan.streams)) as streams:
         streams.serve(1.0)
-        events, read, cpu_s = streams.events, streams.bytes, _cpu_s(process)
+        events, read, cpu_s = streams.events, streams.bytes, cpu_seconds(process)
         for number in range(1, plan.steps + 1):
             step()
             wanted = events + number * plan.streams
@@ -167,14 +167,9 @@ def fan_out(plan: HttpPlan, port: int, path: str, process: psutil.Process, step:
         return Fan(
             events=count,
             share=count / (plan.steps * plan.streams),
-            cpu_s=_cpu_s(process) - cpu_s,
+            cpu_s=cpu_seconds(process) - cpu_s,
             bytes_each=(streams.bytes - read) / count if count else 0.0,
         )
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 def report_of(plan: HttpPlan, measured: Measured, flush: Flush) -> Report:
