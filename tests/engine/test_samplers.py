@@ -103,6 +103,9 @@ KNOWN = [
     ("FastWan2.1-T2V-1.3B-Diffusers", "WanPipeline", _FLOW, 3, 1.0),
     ("Wan2.1-T2V-14B-StepDistill-CfgDistill", "WanPipeline", _FLOW, 4, 1.0),
     ("Wan2.1-T2V-14B-Diffusers", "WanPipeline", _FLOW, 50, 5.0),
+    ("HunyuanVideo-1.5-480p-T2V-LightX2V", "HunyuanVideo15Pipeline", _FLOW, 4, 1.0),
+    # Distilled by others, to another number of steps at other times.
+    ("HunyuanVideo-1.5-Diffusers-480p_i2v_step_distilled", "HunyuanVideo15ImageToVideoPipeline", _FLOW, 50, None),
     ("Qwen-Image-Lightning-8steps", "QwenImagePipeline", _BY_SIZE, 8, 1.0),
     ("LTX-Video-0.9.8-13B-distilled", "LTXPipeline", _BY_SIZE, 7, 1.0),
     ("LTX-2-distilled", "LTX2Pipeline", _BY_SIZE, 8, 1.0),
@@ -117,7 +120,7 @@ KNOWN = [
 
 @pytest.mark.parametrize(("name", "pipeline", "scheduler", "steps", "guidance"), KNOWN, ids=[row[0] for row in KNOWN])
 def test_distilled_models_are_known_by_their_name(
-    tmp_path: Path, name: str, pipeline: str, scheduler: dict[str, Any], steps: int, guidance: float
+    tmp_path: Path, name: str, pipeline: str, scheduler: dict[str, Any], steps: int, guidance: float | None
 ) -> None:
     defaults = card_for(model(tmp_path / name, pipeline, scheduler)).defaults
     assert (defaults.num_inference_steps, defaults.guidance_scale) == (steps, guidance)

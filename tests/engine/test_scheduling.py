@@ -78,6 +78,7 @@ SCHEDULES: list[tuple[str, Any, str, list[float]]] = [
     ("wan-lightx2v-4step", lambda: flow(shift=8.0), "count", _LIGHTX2V),
     ("wan-self-forcing-4step", unipc, "count", _LIGHTX2V),
     ("wan-causvid", unipc, "count", [1000, 960, 888.889, 727.273]),
+    ("hunyuanvideo15-lightx2v-4step", lambda: flow(shift=7.0), "sigmas", _LIGHTX2V),
     ("fastwan-3step", unipc, "count", [1000, 757, 522]),
     ("qwen-lightning-4step", by_size, "sigmas", [1000, 900, 750, 500]),
     ("qwen-lightning-8step", by_size, "sigmas", [1000, 954.545, 900, 833.333, 750, 642.857, 500, 300]),

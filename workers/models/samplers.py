@@ -106,6 +106,10 @@ PRESETS: dict[str, BuiltIn] = {
         "Wan", "CausVid: 4 to 8 steps, the request's or 4; noise is added again in each",
         kind="lcm", steps=4, shift=8.0, guidance=1.0, fixed=False,
     ),
+    "hunyuanvideo15-lightx2v-4step": _built_in(
+        "HunyuanVideo15", "HunyuanVideo 1.5 distilled by LightX2V",
+        kind="euler", sigmas=_QUARTERS, shift=5.0, guidance=1.0,
+    ),
     "fastwan-3step": _built_in(
         "Wan", "FastWan (DMD): noise is added again in each step",
         kind="lcm", timesteps=(1000, 757, 522), guidance=1.0,
@@ -364,6 +368,7 @@ _DISTILLED = (
     ("Wan", r"causvid", "wan-causvid"),
     ("Wan", r"fastwan|dmd", "fastwan-3step"),
     ("Wan", r"lightx2v|step-?distill|lightning|4-?steps?", "wan-lightx2v-4step"),
+    ("HunyuanVideo15", r"lightx2v|4-?steps?", "hunyuanvideo15-lightx2v-4step"),
     ("QwenImage(?!21)", r"lightning.*8-?steps?", "qwen-lightning-8step"),
     ("QwenImage(?!21)", r"lightning", "qwen-lightning-4step"),
     ("ZImage", r"turbo", "z-image-turbo"),
