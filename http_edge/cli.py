@@ -12,6 +12,7 @@ from pathlib import Path
 
 import uvicorn
 
+from broker.depot.store_check import check_edge
 from broker.runtime import rlimits, signals
 from broker.runtime.log_actions import Action
 from broker.runtime.logs import setup_logging
@@ -84,6 +85,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
         check_endpoint("front", settings.front_endpoint)
         _check_fetch_allow(settings)
         make_socket_dir("front", settings.front, settings.front_endpoint)
+        check_edge(settings)
         edge = build_edge(settings, Path.cwd())
         edge.webhooks.secrets.keys()
         sockets = listening.bind(settings.host, settings.port)

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
+from broker.depot.store_check import check_worker
 from broker.runtime import log_context, rlimits, signals
 from broker.runtime.settings import SettingsError, check_endpoint, load, make_socket_dir, read_config
 from workers.gpu.library import Nvml
@@ -64,7 +65,9 @@ def _configure(settings: WorkerSettings, argv: Sequence[str], environ: Mapping[s
     devices = gpus.resolve(settings.gpus, gpus.visible_gpus(environ, gpus.machine_gpus(Nvml())))
     models = read_models(settings, _model_tables(argv, environ))
     make_socket_dir("back", settings.back, settings.back_endpoint)
-    return agent_configs(settings, devices, models, usable_cores(), environ)
+    configs = agent_configs(settings, devices, models, usable_cores(), environ)
+    check_worker(settings)
+    return configs
 
 
 def _model_tables(argv: Sequence[str], environ: Mapping[str, str]) -> Mapping[str, object]:

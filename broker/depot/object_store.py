@@ -14,7 +14,7 @@ import importlib.util
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,35 @@ _CHUNK_BYTES = 1024 * 1024
 _SHA256 = "sha256"
 #: Of the library itself, within one call: who asks tries again after a while.
 _RETRIES = {"max_retries": 2, "retry_timeout": timedelta(seconds=20)}
+#: For one request, with all bytes that it carries; and for what may pass without a byte, or until a part that is sent was taken.
+_LONGEST, _SILENT = timedelta(hours=1), timedelta(minutes=2)
+#: Parts (5 MB each) of a file that are sent at once: each must be through within the time above, over whatever line there is.
+_PARTS_AT_ONCE = 3
+#: For a process that starts, and shall not hang on a store that is away.
+_AT_START = {"connect_timeout": timedelta(seconds=4), "timeout": timedelta(seconds=8)}
 #: The store compares what arrives with a digest that is sent along.
 _CHECKED = {"checksum_algorithm": "SHA256"}
+#: Of a page, as stores list: a request each.
+_PAGE = 1000
+
+#: Names the service whose results lie below the prefix.
+OWNER_KEY = "zoetrope-service"
+#: What a worker puts to see whether it may.
+PROBE_KEY = "zoetrope-probe"
+
+#: What the library says of an answer, and what S3's protocol has in it.
+_STATUS = re.compile(r"non-2xx status code: (\d{3})")
+_CODE, _MESSAGE = re.compile(r"<Code>([^<]{1,80})</Code>"), re.compile(r"<Message>([^<]{1,200})</Message>")
+#: Where a machine's role is asked for when there are no keys.
+_ROLE_ADDRESSES = ("169.254.169.254", "169.254.170.2")
 
 
 class StoreError(Exception):
     """The store did not do what it was asked; one sentence. To be tried again."""
+
+
+class StoreRefused(StoreError):
+    """The store answers, and will not have it: there is no such bucket, or these keys may not. Its operator can change that."""
 
 
 class NotThere(Exception):
@@ -57,18 +80,23 @@ class ObjectStore:
     def __init__(self, store: Any) -> None:
         """`store`: one of obstore's, which is imported where there is one."""
         self._obstore = importlib.import_module(_MODULE)
+        self._errors = importlib.import_module(f"{_MODULE}.exceptions")
         self._store = store
 
     @classmethod
-    def of(cls, url: str) -> ObjectStore:
-        """The store of a URL of the right form. It is not asked anything yet. Raises `SettingsError`."""
+    def of(cls, url: str, *, at_start: bool = False) -> ObjectStore:
+        """The store of a URL of the right form, not asked anything yet. `at_start`: do not wait for it long. Raises `SettingsError`."""
         stores = importlib.import_module(f"{_MODULE}.store")
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
-        endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
-        options = {"allow_http": True} if endpoint.startswith("http://") else {}
+        options: dict[str, Any] = {"timeout": _LONGEST, "read_timeout": _SILENT}
+        if at_start:
+            options |= _AT_START
+        if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
+            options["allow_http"] = True
+        retries = {"max_retries": 0} if at_start else _RETRIES
         try:
             store = stores.S3Store(
-                bucket, prefix=prefix or None, client_options=options, retry_config=_RETRIES, **_CHECKED
+                bucket, prefix=prefix or None, client_options=options, retry_config=retries, **_CHECKED
             )
         except Exception as error:  # the library's errors have no common base
             raise SettingsError(f"results_store: {url!r} cannot be used: {_words(error)}") from None
@@ -79,7 +107,7 @@ class ObjectStore:
         if again and self._is_there(key, size, sha256):
             return
         with self._named(f"put {key}"):
-            self._obstore.put(self._store, key, path, attributes={_SHA256: sha256})
+            self._obstore.put(self._store, key, path, attributes={_SHA256: sha256}, max_concurrency=_PARTS_AT_ONCE)
         if not self._is_there(key, size, sha256):
             raise StoreError(f"the store has another object at {key} than was put there")
 
@@ -107,25 +135,61 @@ class ObjectStore:
             temporary.unlink(missing_ok=True)
         return at
 
-    def remove(self, prefix: str) -> None:
-        """Remove every object below `prefix/`."""
-        keys = [one.key for one in self.below(prefix)]
+    def remove(self, keys: Sequence[str]) -> None:
+        """Remove these objects; also where they are gone."""
         if keys:
-            with self._named(f"remove {prefix}"):
-                self._obstore.delete(self._store, keys)
+            with self._named(f"remove {keys[0]}"):
+                self._obstore.delete(self._store, list(keys))
 
-    def below(self, prefix: str) -> Iterator[Stored]:
-        """Every object below `prefix/`."""
+    def below(self, prefix: str, after: str = "") -> Iterator[Stored]:
+        """Every object below `prefix/` whose key is behind `after`, in the order of keys; a request for each thousand that are taken."""
+        offset = {"offset": after} if after else {}
         with self._named(f"list {prefix}"):
-            for page in self._obstore.list(self._store, f"{prefix}/"):
+            for page in self._obstore.list(self._store, f"{prefix}/", chunk_size=_PAGE, **offset):
                 for one in page:
                     yield Stored(str(one["path"]), int(one["size"]), _unix(one["last_modified"]))
 
     def names(self, prefix: str) -> list[str]:
-        """The names right below `prefix/` that have something below them."""
-        with self._named(f"list {prefix}"):
-            found = self._obstore.list_with_delimiter(self._store, f"{prefix}/")["common_prefixes"]
-        return sorted(str(one).rstrip("/").rpartition("/")[2] for one in found)
+        """The names of the objects right below `prefix/`."""
+        return [one.key.rpartition("/")[2] for one in self.below(prefix)]
+
+    # ------------------------------------------------------------ small objects
+
+    def claim(self, service: str) -> str:
+        """The id of the service whose prefix this is: this one's, where it was nobody's until now."""
+        while not (owner := self._text(OWNER_KEY)):
+            with self._named(f"put {OWNER_KEY}"):
+                try:
+                    self._obstore.put(self._store, OWNER_KEY, service.encode(), mode="create")
+                except self._errors.AlreadyExistsError:
+                    continue
+        return owner
+
+    def probe(self) -> None:
+        """Put a small object, as it is to be seen whether that is allowed."""
+        self.note(PROBE_KEY)
+
+    def note(self, key: str) -> None:
+        """Put an object whose key says it all."""
+        with self._named(f"put {key}"):
+            self._obstore.put(self._store, key, b"\n")
+
+    def has(self, key: str) -> bool:
+        """Whether there is such an object."""
+        try:
+            with self._named(f"look at {key}"):
+                self._obstore.head(self._store, key)
+        except NotThere:
+            return False
+        return True
+
+    def _text(self, key: str) -> str:
+        """What a small object says; "" where there is none."""
+        try:
+            with self._named(f"get {key}"):
+                return bytes(self._obstore.get(self._store, key).bytes()).decode("utf-8", "replace").strip()[:200]
+        except NotThere:
+            return ""
 
     def signed_url(self, key: str, good_s: float) -> str:
         """An address from which anybody may get this object for so long."""
@@ -147,23 +211,44 @@ class ObjectStore:
             yield
         except (StoreError, NotThere):
             raise
-        except FileNotFoundError as error:
-            raise NotThere(str(error)) from None
         except Exception as error:  # the library's errors have no common base
-            raise StoreError(f"the store cannot {what}: {_words(error)}") from None
+            kind, words = _kind_of(error), _words(error)
+            if kind is NotThere:
+                raise NotThere(words) from None
+            raise kind(f"the store cannot {what}: {words}") from None
+
+
+def _kind_of(error: Exception) -> type[Exception]:
+    text = str(error)
+    status = _STATUS.search(text)
+    # A machine that has no role may as well answer 403 or 404 where it is asked for one.
+    if any(address in text for address in _ROLE_ADDRESSES):
+        return StoreRefused
+    if "<Code>NoSuchBucket<" in text or (status and status[1] in ("401", "403")):
+        return StoreRefused
+    # A put knows of no object that could be missing, but of a bucket.
+    if isinstance(error, FileNotFoundError):
+        return StoreRefused if "performing PUT" in text else NotThere
+    return StoreError
 
 
 def _words(error: Exception) -> str:
-    """The first line of what the library says: the others are for those who debug it."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    """What the store answered, or the first line of what the library says: the others are for those who debug it."""
+    text = str(error).strip()
+    if any(address in text for address in _ROLE_ADDRESSES):
+        return "there are no keys (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), and this machine has no role that the store gives some for"
+    if status := _STATUS.search(text):
+        code, message = _CODE.search(text), _MESSAGE.search(text)
+        return " ".join([status[1], *(found[1] for found in (code, message) if found)])
+    return (text.splitlines() or [type(error).__name__])[0][:300]
 
 
 def _unix(at: datetime) -> float:
     return at.timestamp()
 
 
-def store_of(settings: CommonSettings) -> ObjectStore | None:
-    """The store that `results_store` names; None: there is none. Raises `SettingsError`."""
+def store_of(settings: CommonSettings, *, at_start: bool = False) -> ObjectStore | None:
+    """The store that `results_store` names, see `ObjectStore.of`; None: there is none. Raises `SettingsError`."""
     url = settings.results_store
     if not url:
         return None
@@ -173,4 +258,4 @@ def store_of(settings: CommonSettings) -> ObjectStore | None:
         )
     if importlib.util.find_spec(_MODULE) is None:
         raise SettingsError(f"results_store: {url!r} needs obstore, which is not installed: {EXTRA}")
-    return ObjectStore.of(url)
+    return ObjectStore.of(url, at_start=at_start)

@@ -120,6 +120,16 @@ def attempt_key(job_id: str, fence: int) -> str:
     return f"{ARTEFACTS}/{job_id}/{fence}"
 
 
+def attempt_of(key: str) -> tuple[str, int] | None:
+    """The job and fence whose file lies at this key; None: it is no artefact's."""
+    match key.split("/"):
+        case [start, job_id, fence, _] if (
+            start == ARTEFACTS and fence.isascii() and fence.isdecimal() and len(fence) < 20
+        ):
+            return job_id, int(fence)
+    return None
+
+
 def artefact_key(job_id: str, fence: int, name: str) -> str:
     """Where an attempt's file lies in a depot."""
     return f"{attempt_key(job_id, fence)}/{name}"

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from anyio.to_thread import run_sync
 
+from broker.depot.object_store import StoreError
 from broker.runtime.log_actions import Action
 from broker.wire.jobspec import decode_spec
 from broker.wire.messages import JobStateName, JobView
@@ -65,19 +67,18 @@ class FileCleaner:
 
     async def sweep_strays(self, now: float) -> None:
         """Remove old files of jobs that have no record, and of attempts that came to nothing: some jobs with every sweep, in turn."""
-        names = await run_sync(self._store.job_ids)
-        turn = [name for name in names if name > self._next_stray][:_STRAYS]
-        self._next_stray = turn[-1] if len(turn) == _STRAYS else ""
-        for job_id in turn:
-            await self._sweep_stray(job_id, now)
+        found = await run_sync(self._store.attempts, self._next_stray, _STRAYS)
+        self._next_stray = list(found)[-1] if len(found) == _STRAYS else ""
+        for job_id, times in found.items():
+            await self._sweep_stray(job_id, times, now)
         for job_id in await run_sync(self._store.pins):
             if await self._calls.view(job_id) is None:
-                await run_sync(self._store.unpin, job_id)
+                with contextlib.suppress(StoreError):  # the next sweep does
+                    await run_sync(self._store.unpin, job_id)
 
-    async def _sweep_stray(self, job_id: str, now: float) -> None:
-        fences = await run_sync(self._store.attempts, job_id)
-        old = [fence for fence in fences if self._store.age_s(job_id, fence, now) > STRAY_S]
-        if fences and not old:
+    async def _sweep_stray(self, job_id: str, times: Mapping[int, float], now: float) -> None:
+        old = [fence for fence, at in times.items() if now - at > STRAY_S]
+        if times and not old:
             return
         view = await self._calls.view(job_id)
         if view is not None and (view.state not in FINAL_NAMES or view.damaged):
@@ -88,8 +89,7 @@ class FileCleaner:
                 log.info("stray files removed", extra={"action": Action.RETENTION, "job_id": job_id, "fence": fence})
                 await run_sync(self._store.remove_attempt, job_id, fence)
         if view is None:
-            # Also the empty directory of a job that was forgotten.
-            await run_sync(self._store.remove, job_id, -1)
+            await run_sync(self._store.remove_empty, job_id)
 
 
 def _inputs_of(view: JobView) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from anyio.to_thread import run_sync
 from msgspec import Struct
 
+from broker.depot.object_store import StoreError
 from broker.runtime.log_actions import Action
 from broker.wire.messages import PoolView
 from broker.wire.terms import FINAL_NAMES
@@ -251,7 +252,11 @@ class Retention:
 
     def _may_go(self, record: _Record, locks: list[int]) -> bool:
         """Whether a job is neither pinned nor being sent; it cannot be sent until `locks` are released. Blocks."""
-        if self._store.is_pinned(record.id):
+        try:
+            if self._store.is_pinned(record.id):
+                return False
+        except StoreError as error:
+            log.info("nothing was let go", extra={"action": Action.RETENTION, "reason": str(error)})
             return False
         own = self._store.lock(record.id, record.fence)
         locks += own or ()

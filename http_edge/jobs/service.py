@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 
 from broker.client.client import BrokerClient
-from broker.depot.object_store import ObjectStore
+from broker.depot.object_store import ObjectStore, StoreError
 from broker.wire import messages as m
 from broker.wire.inputs import ROLES, InputKind
 from broker.wire.jobspec import Artefact, is_job_id
@@ -41,7 +41,7 @@ from http_edge.media.credentials import EdgeCredentials
 from http_edge.media.exports import Exports
 from http_edge.media.image_inputs import Picture
 from http_edge.media.image_sources import ImageSources
-from http_edge.media.result_files import ResultFiles
+from http_edge.media.result_files import ResultFiles, store_away
 
 __all__ = ["JobService", "Submission"]
 
@@ -307,7 +307,8 @@ class JobService:
             raise EdgeError("still_stopping", f"job {job.id} is {job.view.state}; only what is over can be deleted")
         await self.forget_records([job.view.id])
         await self._in_thread(lambda: self.artefacts.remove(job.view.id, job.view.fence))
-        await self._in_thread(lambda: self.artefacts.unpin(job.view.id))
+        with contextlib.suppress(StoreError):  # swept as a pin of no job
+            await self._in_thread(lambda: self.artefacts.unpin(job.view.id))
 
     async def forget_damaged(self, job_id: str) -> str:
         """Delete a record that cannot be read, and return its id; its files have none then, and go as such. Raises `EdgeError`."""
@@ -319,9 +320,12 @@ class JobService:
 
     async def pin(self, job_id: str, pinned: bool | None) -> bool:
         """Keep this job beyond its time, no longer (False), or as it is (None); whether it is kept."""
-        if pinned is not None:
-            await self._in_thread(lambda: self.artefacts.pin(job_id) if pinned else self.artefacts.unpin(job_id))
-        return await self._in_thread(lambda: self.artefacts.is_pinned(job_id))
+        try:
+            if pinned is not None:
+                await self._in_thread(lambda: self.artefacts.pin(job_id) if pinned else self.artefacts.unpin(job_id))
+            return await self._in_thread(lambda: self.artefacts.is_pinned(job_id))
+        except StoreError as error:
+            raise store_away(error) from None
 
     async def forget_records(self, job_ids: Sequence[str], finished_s: float = 0.0) -> tuple[str, ...]:
         """Delete the records (at most 50) of those of these jobs that have been over for so long; their ids. Raises `EdgeError`."""

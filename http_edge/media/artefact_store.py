@@ -3,25 +3,23 @@
 Where results lie in an object store, they are removed there, too: what that does not do now is an orphan, and swept later.
 
 An attempt's files go by its fence, which is never given twice: what is removed for a job that was forgotten can be no file of a later job
-of the same id. A job is pinned while `<home>/pins/<job id>` exists. Everything here blocks: callers are worker threads.
+of the same id. A job is pinned while `<home>/pins/<job id>` exists, or an object of that name in the store, where there is one. Everything
+here blocks: callers are worker threads.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from broker.depot.object_store import ObjectStore, StoreError
-from broker.depot.tokens import ARTEFACTS, attempt_key, job_key
-from broker.runtime.log_actions import Action
+from broker.depot.object_store import ObjectStore
+from broker.depot.tokens import attempt_key, job_key
 from broker.wire.jobspec import CHECKPOINTS, is_job_id
 from http_edge.http.file_response import lock_unless_sent
-
-log = logging.getLogger(__name__)
+from http_edge.media.result_objects import ResultObjects
 
 #: Directory of the home in which results are kept that were fetched from an object store: see `result_files`.
 RESULT_CACHE = "result_cache"
@@ -31,7 +29,7 @@ class ArtefactStore:
     """The files of one home, and of the object store behind it (None: there is none)."""
 
     def __init__(self, home: Path, remote: ObjectStore | None = None) -> None:
-        self._remote = remote
+        self._objects = ResultObjects(remote, home) if remote is not None else None
         self._artefacts = home / "artefacts"
         self._cache = home / RESULT_CACHE
         self._uploads = home / "uploads"
@@ -65,51 +63,52 @@ class ArtefactStore:
 
     def remove(self, job_id: str, fence: int) -> None:
         """Remove the files of a job's attempts up to this fence. Raises `OSError`."""
-        for name in self.attempts(job_id):
+        for name in {*_fences(self._artefacts / job_id), *_fences(self._cache / job_id)}:
             if name <= fence:
-                self.remove_attempt(job_id, name)
-        with contextlib.suppress(OSError):
-            (self._artefacts / job_id).rmdir()
+                self._remove_here(job_id, name)
+        self.remove_empty(job_id)
+        if self._objects is not None:
+            self._objects.remove(job_key(job_id), fence)
 
     def remove_attempt(self, job_id: str, fence: int) -> None:
         """Remove one attempt's files; also when they are gone already. Raises `OSError`."""
+        self._remove_here(job_id, fence)
+        if self._objects is not None:
+            self._objects.remove(attempt_key(job_id, fence), fence)
+
+    def remove_empty(self, job_id: str) -> None:
+        """Remove a job's directory if nothing is in it."""
+        with contextlib.suppress(OSError):
+            (self._artefacts / job_id).rmdir()
+
+    def _remove_here(self, job_id: str, fence: int) -> None:
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self._artefacts / job_id / str(fence))
         # What was fetched of it goes with it.
         shutil.rmtree(self._cache / job_id / str(fence), ignore_errors=True)
-        if self._remote is not None:
-            try:
-                self._remote.remove(attempt_key(job_id, fence))
-            except StoreError as error:
-                log.warning("left for a later sweep", extra={"action": Action.DEPOT, "detail": str(error)})
 
-    def attempts(self, job_id: str) -> list[int]:
-        """The fences of a job that have a directory, here or in the object store."""
-        try:
-            names = os.listdir(self._artefacts / job_id)
-        except (FileNotFoundError, NotADirectoryError):
-            names = []
-        names += self._remote_names(job_key(job_id))
-        return sorted({int(name) for name in names if name.isascii() and name.isdecimal() and len(name) < 20})
+    # ------------------------------------------------------------ what there is
 
-    def job_ids(self) -> list[str]:
-        """Jobs that have a directory, in order. Files that clients had saved beside them are not ours to look at."""
+    def attempts(self, after: str, count: int) -> dict[str, dict[int, float]]:
+        """Of `count` jobs that have files, those behind the job `after` (""; from the first): by fence, the Unix time at which something
+        was last put into an attempt's directory. In one order, whose last is the `after` of the next call.
+
+        Of the object store a page or a few are asked for, whatever it holds, and nothing while it does not answer or is another's. Files
+        that clients had saved beside the jobs' directories are not ours to look at.
+        """
+        ids = sorted((name for name in self._job_ids() if _order(name) > _order(after)), key=_order)
+        found = {job_id: _fences(self._artefacts / job_id) for job_id in ids[:count]}
+        for job_id, fence, at in self._objects.attempts(after, count) if self._objects is not None else ():
+            times = found.setdefault(job_id, {})
+            times[fence] = max(at, times.get(fence, 0.0))
+        return {job_id: found[job_id] for job_id in sorted(found, key=_order)[:count]}
+
+    def _job_ids(self) -> list[str]:
         try:
             entries = list(os.scandir(self._artefacts))
         except FileNotFoundError:
-            entries = []
-        here = {entry.name for entry in entries if is_job_id(entry.name) and entry.is_dir(follow_symlinks=False)}
-        return sorted(here | set(filter(is_job_id, self._remote_names(ARTEFACTS))))
-
-    def _remote_names(self, prefix: str) -> list[str]:
-        """What lies there in the object store; nothing while that does not answer."""
-        if self._remote is None:
             return []
-        try:
-            return self._remote.names(prefix)
-        except StoreError as error:
-            log.warning("not looked at", extra={"action": Action.DEPOT, "detail": str(error)})
-            return []
+        return [entry.name for entry in entries if is_job_id(entry.name) and entry.is_dir(follow_symlinks=False)]
 
     def checkpointed(self) -> list[str]:
         """Jobs that have checkpoints."""
@@ -130,39 +129,33 @@ class ArtefactStore:
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self._artefacts / CHECKPOINTS / job_id)
 
-    def age_s(self, job_id: str, fence: int, now: float) -> float:
-        """Seconds since something was last put into an attempt's directory; 0 when it is gone."""
-        times = []
-        with contextlib.suppress(FileNotFoundError):
-            times.append((self._artefacts / job_id / str(fence)).stat(follow_symlinks=False).st_mtime)
-        if self._remote is not None:
-            try:
-                times += [one.at for one in self._remote.below(attempt_key(job_id, fence))]
-            except StoreError:
-                return 0.0
-        return now - max(times) if times else 0.0
-
     # ------------------------------------------------------------ pins
 
     def pin(self, job_id: str) -> None:
-        """Keep this job until it is unpinned. Raises `OSError`."""
+        """Keep this job until it is unpinned. Raises `OSError`, `StoreError`."""
+        if self._objects is not None:
+            self._objects.pin(job_id)
+            return
         self._pins.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self._pins / job_id).touch(mode=0o600)
 
     def unpin(self, job_id: str) -> None:
-        """Let this job go when its time has come. Raises `OSError`."""
+        """Let this job go when its time has come. Raises `OSError`, `StoreError`."""
         (self._pins / job_id).unlink(missing_ok=True)
+        if self._objects is not None:
+            self._objects.unpin(job_id)
 
     def is_pinned(self, job_id: str) -> bool:
-        """Whether this job is kept."""
-        return (self._pins / job_id).exists()
+        """Whether this job is kept. Raises `StoreError`."""
+        return (self._pins / job_id).exists() or (self._objects is not None and self._objects.is_pinned(job_id))
 
     def pins(self) -> list[str]:
         """The pinned jobs."""
         try:
-            return sorted(os.listdir(self._pins))
+            found = os.listdir(self._pins)
         except FileNotFoundError:
-            return []
+            found = []
+        return sorted({*found, *(self._objects.pins() if self._objects is not None else ())})
 
 
 def release(locks: list[int]) -> None:
@@ -170,6 +163,22 @@ def release(locks: list[int]) -> None:
     for lock in locks:
         os.close(lock)
     locks.clear()
+
+
+def _order(job_id: str) -> str:
+    """Where a job stands in the order of the object store's keys."""
+    return job_key(job_id) + "/" if job_id else ""
+
+
+def _fences(directory: Path) -> dict[int, float]:
+    """The attempts in a job's directory, and when something was last put into each, Unix time."""
+    times: dict[int, float] = {}
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for entry in os.scandir(directory):
+            if entry.name.isascii() and entry.name.isdecimal() and len(entry.name) < 20:
+                with contextlib.suppress(FileNotFoundError):
+                    times[int(entry.name)] = entry.stat(follow_symlinks=False).st_mtime
+    return times
 
 
 def _files(directory: Path) -> Iterator[Path]:

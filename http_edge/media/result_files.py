@@ -83,7 +83,7 @@ class ResultFiles:
         try:
             return self._remote.signed_url(artefact_key(view.id, view.fence, artefact.name), _SIGNED_S)
         except StoreError as error:
-            raise _away(error) from None
+            raise store_away(error) from None
 
     # ------------------------------------------------------------ the cache
 
@@ -97,7 +97,7 @@ class ResultFiles:
         except NotThere:
             return
         except StoreError as error:
-            raise _away(error) from None
+            raise store_away(error) from None
         finally:
             with self._lock:
                 self._fetching.pop(path, None)
@@ -140,5 +140,6 @@ def _bytes(directory: Path) -> int:
         return 0
 
 
-def _away(error: StoreError) -> EdgeError:
+def store_away(error: StoreError) -> EdgeError:
+    """The answer while the object store gives none."""
     return EdgeError("unavailable", f"the store of results does not answer: {error}", retry_after_s=5.0)

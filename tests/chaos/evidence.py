@@ -30,8 +30,10 @@ HOME = frozenset(
         "peaks.json",
         "peaks.lock",
         "pins",
+        "result_cache",
         "retention.lock",
         "run",
+        "service_id",
         "uploads",
         "webhook_secret",
     )

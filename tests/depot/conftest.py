@@ -121,11 +121,12 @@ class OwnDisk:
 class Place:
     """One kind of depot, from both sides."""
 
-    def __init__(self, kind: str, far: FarEdge, depot: Depot, spool: Path) -> None:
+    def __init__(self, kind: str, far: FarEdge, depot: Depot, spool: Path, store: ObjectStore | None = None) -> None:
         self.kind = kind
         self.far = far
         self.depot = depot
         self.spool = spool
+        self.store = store
 
     def drawn(self, job_id: str, fence: int, data: bytes = CLIP, name: str = "video.mp4") -> DepotFile:
         """A file that an engine has written."""
@@ -140,14 +141,14 @@ class Place:
 
     def has(self, file: DepotFile) -> bool:
         """Whether the file lies there."""
-        if self.kind == "s3":
-            return any(one.key == file.key for one in self.far.edge.calls.artefacts._remote.below("artefacts"))
+        if self.store is not None:
+            return self.store.has(file.key)
         return (self.far.home / file.key).exists()
 
     def put_at(self, file: DepotFile) -> float:
         """When it came there, Unix time."""
-        if self.kind == "s3":
-            return max(one.at for one in self.far.edge.calls.artefacts._remote.below("artefacts"))
+        if self.store is not None:
+            return max(one.at for one in self.store.below("artefacts"))
         return (self.far.home / file.key).stat().st_mtime
 
 
@@ -172,13 +173,14 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     start = tmp_path / "start"
     start.mkdir()
     settings = {}
+    store = None
     if request.param == "s3":
         store = ObjectStore(MemoryStore())
-        monkeypatch.setattr(ObjectStore, "of", lambda url: store)
+        monkeypatch.setattr(ObjectStore, "of", lambda url, **_: store)
         settings = {"results_store": "s3://bucket/some"}
     far = FarEdge(tmp_path / "edge", start, **settings)
     depot: Depot = OwnDisk(far.home) if request.param == "local" else http_depot(far)
-    if request.param == "s3":
+    if store is not None:
         depot = S3Depot(store, depot)
-    yield Place(request.param, far, depot, tmp_path / "spool")
+    yield Place(request.param, far, depot, tmp_path / "spool", store)
     far.close()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import io
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,51 @@ from obstore.store import MemoryStore
 from PIL import Image
 
 from broker.depot import object_store
-from broker.depot.object_store import ObjectStore, StoreError, store_of
+from broker.depot.object_store import OWNER_KEY, ObjectStore, StoreError, store_of
 from broker.depot.tokens import artefact_key
 from broker.runtime.settings import CommonSettings, SettingsError
 from broker.wire.jobspec import preview_name
+from http_edge.background import file_cleaner
+from http_edge.background.retention import _Record
 from tests.depot.conftest import CLIP, FarEdge, Place, http_depot
+from tests.support.waiting import wait_until
 from workers.depot.depot import NotNow
 from workers.depot.s3_depot import S3Depot
 from workers.settings import WorkerSettings, agent_configs
 
 
+class Counted:
+    """The library, whose requests are counted by their kind: of a listing, its pages."""
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+        self.requests: Counter[str] = Counter()
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._library, name)
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            if name != "list":
+                self.requests[name] += 1
+                return function(*args, **kwargs)
+            return self._pages(function(*args, **kwargs))
+
+        return counted
+
+    def _pages(self, pages: Any) -> Iterator[Any]:
+        self.requests["list"] += 1
+        for number, page in enumerate(pages):
+            self.requests["list"] += number > 0
+            yield page
+
+
 class Bucket(ObjectStore):
-    """A store in memory that can be away, and that counts what is fetched."""
+    """A store in memory that can be away, and that counts what is fetched, and all requests."""
 
     def __init__(self) -> None:
         super().__init__(MemoryStore())
+        self._obstore = Counted(self._obstore)
+        self.requests: Counter[str] = self._obstore.requests
         self.away = False
         self.fetched = 0
 
@@ -41,9 +72,17 @@ class Bucket(ObjectStore):
         self.fetched += 1
         return super().fetch(*args, **kwargs)
 
-    def remove(self, prefix: str) -> None:
+    def remove(self, keys: Sequence[str]) -> None:
         self._answer()
-        super().remove(prefix)
+        super().remove(keys)
+
+    def has(self, key: str) -> bool:
+        self._answer()
+        return super().has(key)
+
+    def claim(self, service: str) -> str:
+        self._answer()
+        return super().claim(service)
 
     def signed_url(self, key: str, good_s: float) -> str:
         return f"https://bucket.example/{key}?good={good_s:.0f}"
@@ -52,14 +91,14 @@ class Bucket(ObjectStore):
         if self.away:
             raise StoreError("the store cannot be asked: it is away")
 
-    def keys(self) -> list[str]:
-        return [one.key for one in self.below("artefacts")]
+    def all_keys(self, prefix: str = "artefacts") -> list[str]:
+        return [one.key for one in self.below(prefix)]
 
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Bucket:
     found = Bucket()
-    monkeypatch.setattr(ObjectStore, "of", lambda url: found)
+    monkeypatch.setattr(ObjectStore, "of", lambda url, **_: found)
     return found
 
 
@@ -67,7 +106,7 @@ def opened(tmp_path: Path, bucket: Bucket, **settings: Any) -> Place:
     start = tmp_path / "start"
     start.mkdir(exist_ok=True)
     far = FarEdge(tmp_path / "edge", start, results_store="s3://bucket/some", **settings)
-    return Place("s3", far, S3Depot(bucket, http_depot(far)), tmp_path / "spool")
+    return Place("s3", far, S3Depot(bucket, http_depot(far)), tmp_path / "spool", bucket)
 
 
 @pytest.fixture
@@ -109,7 +148,7 @@ def test_a_store_that_is_away_is_asked_again_and_loses_nothing(place: Place, buc
 
 def test_other_bytes_than_were_published_are_never_served(place: Place, bucket: Bucket) -> None:
     job_id = published(place)
-    (key,) = bucket.keys()
+    (key,) = bucket.all_keys()
     bucket._obstore.put(bucket._store, key, b"x" * len(CLIP))
     answer = result(place, job_id)
     assert (answer.status_code, "not what was published" in answer.text) == (503, True)
@@ -118,7 +157,7 @@ def test_other_bytes_than_were_published_are_never_served(place: Place, bucket: 
 
 def test_an_object_that_is_gone_is_said_to_be(place: Place, bucket: Bucket) -> None:
     job_id = published(place)
-    bucket.remove("artefacts")
+    bucket.remove(bucket.all_keys())
     assert result(place, job_id).status_code == 410
 
 
@@ -156,7 +195,7 @@ def test_previews_go_to_the_edge_and_results_to_the_store(place: Place, bucket: 
     place.put(place.drawn(job_id, fence, b"a preview", name))
     assert (place.far.home / artefact_key(job_id, fence, name)).exists()
     place.put(place.drawn(job_id, fence))
-    assert bucket.keys() == [artefact_key(job_id, fence, "video.mp4")]
+    assert bucket.all_keys() == [artefact_key(job_id, fence, "video.mp4")]
 
 
 def test_what_the_store_does_not_remove_now_is_swept_later(place: Place, bucket: Bucket) -> None:
@@ -164,10 +203,77 @@ def test_what_the_store_does_not_remove_now_is_swept_later(place: Place, bucket:
     bucket.away = True
     assert place.far.http.delete(f"/v1/jobs/{job_id}?purge=true").status_code == 200
     bucket.away = False
-    assert bucket.keys()
-    (one,) = bucket.below("artefacts")
-    place.far.do(place.far.edge.retention._cleaner.sweep_strays, one.at + 90_000)
-    assert bucket.keys() == []
+    assert bucket.all_keys()
+    swept(place)
+    assert bucket.all_keys() == []
+
+
+def swept(place: Place, later_s: float = 90_000) -> None:
+    """Have leftovers of long ago removed, as if that were now."""
+    assert place.store is not None
+    at = max((one.at for one in place.store.below("artefacts")), default=0.0)
+    place.far.do(place.far.edge.retention._cleaner.sweep_strays, at + later_s)
+
+
+def test_a_sweep_lists_the_store_once_however_many_jobs_there_are(place: Place, bucket: Bucket) -> None:
+    for _ in range(20):
+        published(place)
+    swept(place)
+    bucket.requests.clear()
+    swept(place)
+    # The one of the files, the one of the pins, and the one by which the sweep is timed here.
+    assert bucket.requests == {"list": 3}
+    assert len(bucket.all_keys()) == 20
+
+
+def test_sweeps_take_turns_over_all_jobs_of_a_store(
+    place: Place, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_cleaner, "_STRAYS", 3)
+    kept = published(place)
+    # Among them names that begin with another's: keys are in another order than names.
+    for name in ("a", "a-b", "a_b", "a0", "ab", "b", "zz"):
+        bucket._obstore.put(bucket._store, f"artefacts/{name}/7/video.mp4", CLIP)
+    # What is no job's is nobody's to remove.
+    bucket._obstore.put(bucket._store, "artefacts/readme", b"x")
+    for _ in range(3):
+        swept(place)
+    assert sorted(key.split("/")[1] for key in bucket.all_keys()) == sorted([kept, "readme"])
+
+
+def test_a_job_is_deleted_with_one_listing(place: Place, bucket: Bucket) -> None:
+    job_id = published(place)
+    bucket.requests.clear()
+    assert place.far.http.delete(f"/v1/jobs/{job_id}?purge=true").status_code == 200
+    wait_until(lambda: bucket.requests["delete"] == 2, what="its objects and its pin are removed")
+    assert bucket.requests == {"list": 1, "delete": 2}
+
+
+def test_another_services_results_are_left_alone(place: Place, bucket: Bucket, caplog: Any) -> None:
+    bucket._obstore.put(bucket._store, OWNER_KEY, b"another")
+    bucket._obstore.put(bucket._store, "artefacts/theirs/7/video.mp4", CLIP)
+    bucket.note("pins/theirs")
+    swept(place)
+    assert bucket.all_keys() == ["artefacts/theirs/7/video.mp4"]
+    assert bucket.all_keys("pins") == ["pins/theirs"]
+    assert any("of another service, 'another'" in getattr(record, "detail", "") for record in caplog.records)
+
+
+def test_a_pin_is_known_to_edges_of_all_homes(place: Place, bucket: Bucket) -> None:
+    job_id = published(place)
+    assert place.far.http.put(f"/v1/jobs/{job_id}/pin").json()["pinned"]
+    assert bucket.all_keys("pins") == [f"pins/{job_id}"]
+    retention = place.far.edge.retention
+    view = place.far.do(place.far.edge.calls.view, job_id)
+    record = _Record(view.id, view.fence, view.submitted_at, view.finished_at)
+    bucket.away = True
+    assert place.far.do(retention._forget, [record]) == set()
+    assert place.far.http.get(f"/v1/jobs/{job_id}/pin").status_code == 503
+    bucket.away = False
+    assert place.far.do(retention._forget, [record]) == set()
+    assert not place.far.http.delete(f"/v1/jobs/{job_id}/pin").json()["pinned"]
+    assert place.far.do(retention._forget, [record]) == {job_id}
+    assert (bucket.all_keys(), bucket.all_keys("pins")) == ([], [])
 
 
 def test_a_deleted_result_is_not_left_in_the_cache(place: Place) -> None:
