@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -18,6 +18,16 @@ from broker.wire import messages as m
 
 R = TypeVar("R", bound=m.Message)
 Q = TypeVar("Q", m.ListJobs, m.GetUsage)
+
+
+class JobSearch(NamedTuple):
+    """A page of jobs, and whether more may follow. All were looked at as far as `behind`, which was accepted at `behind_at`; 0: the search
+    is over."""
+
+    jobs: list[m.JobView]
+    more: bool
+    behind: int = 0
+    behind_at: float = 0.0
 
 
 class BrokerClient:
@@ -110,15 +120,24 @@ class BrokerClient:
 
         Where few of many match, the broker is asked again and again, and serves others in between.
         """
+        found = await self.search(None, **fields)
+        return found.jobs, found.more
+
+    async def search(self, answers: int | None, **fields: Any) -> JobSearch:
+        """As `list`, of so many answers of the broker at most (None: as many as it takes), each of some thousand jobs looked at."""
         query = m.ListJobs(req=0, **fields)
         found: list[m.JobView] = []
+        asked = 0
         while True:
             answer = _expect(m.Jobs, await self._request(partial(_numbered, query)))
             views = codec.job_views(answer.body)
             found += views
             if not answer.behind:
-                return found, answer.more
+                return JobSearch(found, answer.more)
             query = msgspec.structs.replace(query, limit=query.limit - len(views), behind=answer.behind)
+            asked += 1
+            if asked == answers:
+                return JobSearch(found, True, answer.behind, answer.behind_at)
 
     async def forget(self, job_ids: Sequence[str], *, finished_s: float = 0.0) -> tuple[str, ...]:
         """Delete the records of these jobs (at most 50), as far as they finished so long ago; the ids of those deleted.

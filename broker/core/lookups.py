@@ -8,7 +8,7 @@ keep the order of their requests. Jobs in memory are looked up here, never read 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct, structs
 
@@ -84,6 +84,15 @@ class RecordCounts(Struct, frozen=True):
     rebuilt_indexes: int = 0
 
 
+class JobPage(NamedTuple):
+    """Jobs that match, whether more follow, and `Jobs.behind`, which was accepted at `behind_at`."""
+
+    jobs: list[Job]
+    more: bool
+    behind: int
+    behind_at: float
+
+
 class Found(Struct, frozen=True, kw_only=True):
     """The answer to a lookup; fields of others have their defaults. Jobs have their deliveries, where they have a webhook."""
 
@@ -92,10 +101,11 @@ class Found(Struct, frozen=True, kw_only=True):
     #: By `FindSpec`, and by `FindJob` for the job it found; why it cannot be read.
     spec: bytes = b""
     spec_error: str = ""
-    #: By `FindJobs`, `FindPage` (whether more follow, and `Jobs.behind`) and `FindSetAside`, in the order asked for.
+    #: By `FindJobs`, `FindPage` (and the rest of its `JobPage`) and `FindSetAside`, in the order asked for.
     jobs: tuple[Job, ...] = ()
     more: bool = False
     behind: int = 0
+    behind_at: float = 0.0
     #: By `FindDelivery` and `FindDue`, and when the next pending one that is not among them is due.
     webhook_deliveries: tuple[Delivery, ...] = ()
     next_due_at: float | None = None

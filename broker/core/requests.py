@@ -216,16 +216,17 @@ def get_job(state: State, peer: bytes, message: m.GetJob, found: Found, now: flo
 
 def list_jobs(state: State, peer: bytes, message: m.ListJobs, found: Found, now: float) -> None:
     """Answer with a page of what is on disk, each job as it is in memory where it is there."""
-    more, behind = found.more, found.behind
+    more, behind, behind_at = found.more, found.behind, state.calendar.shown(found.behind_at)
     page: list[m.JobView] = []
     size = 0
     for job in found.jobs:
         size += len(job.body)
         if page and size > MAX_PAGE_BYTES:
-            more, behind = True, 0
+            more, behind, behind_at = True, 0, 0.0
             break
         page.append(views.job_view(state, state.jobs.get(job.id, job), now, full=True, spec=job.body))
-    state.send(peer, m.Jobs(req=message.req, more=more, behind=behind, body=codec.encode_body(page)))
+    body = codec.encode_body(page)
+    state.send(peer, m.Jobs(req=message.req, more=more, behind=behind, behind_at=behind_at, body=body))
 
 
 def watch(state: State, peer: bytes, message: m.Watch, now: float) -> None:

@@ -48,8 +48,8 @@ class Archive(Protocol):
     def counts(self) -> RecordCounts:
         """How many jobs are set aside, and what was found damaged."""
 
-    def page(self, query: m.ListJobs) -> tuple[list[Job], bool, int]:
-        """Jobs that match, in order, whether more follow, and `Jobs.behind`."""
+    def page(self, query: m.ListJobs) -> lookups.JobPage:
+        """Jobs that match, in order."""
 
     @property
     def deliveries(self) -> Deliveries:
@@ -79,8 +79,9 @@ def look_up(archive: Archive, lookup: Lookup, now: float) -> Found:
             jobs = [job for job_id in lookup.job_ids if (job := archive.find(job_id)) is not None]
             return Found(jobs=tuple(replace(job, body=b"") for job in jobs))
         case lookups.FindPage():
-            jobs, more, behind = archive.page(lookup.query)
-            return Found(jobs=tuple(_with_deliveries(archive, job) for job in jobs), more=more, behind=behind)
+            page = archive.page(lookup.query)
+            listed = tuple(_with_deliveries(archive, job) for job in page.jobs)
+            return Found(jobs=listed, more=page.more, behind=page.behind, behind_at=page.behind_at)
         case lookups.FindSetAside():
             return Found(jobs=tuple(archive.asides.jobs()))
         case lookups.FindDue():

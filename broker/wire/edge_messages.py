@@ -268,6 +268,8 @@ class Jobs(Message, frozen=True, kw_only=True, tag="jobs"):
     behind: Fence = 0
     #: A list of `JobView` with spec bytes.
     body: bytes
+    #: When the job at `behind` was accepted, as far as is known; 0: it is not.
+    behind_at: Seconds = 0.0
 
 
 CancelOutcome = Literal["cancelled", "requested", "already_final", "not_found"]

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -55,6 +56,11 @@ _RETRY_LOOK_S = 1.0
 #: How far the edge's clock, which names jobs, and the broker's may be apart: rather list a job twice than not at all.
 _CLOCKS_S = 1.0
 
+#: Answers of the broker to one search: some 20,000 jobs looked at. Where it broke off is a place in the journal, told apart from an id.
+_SEARCH_ANSWERS = 10
+_SEARCH_TAG = "~"
+_SEARCH_PLACE = re.compile(rf"{_SEARCH_TAG}([0-9]{{1,18}})")
+
 #: Files handled at once: decoding an image or copying a result must not take every thread there is.
 _FILE_THREADS = 4
 #: Longest name that the wire carries.
@@ -66,6 +72,18 @@ Controlled = Literal["done", "requested"]
 
 #: What was done to a job, in a word.
 _DONE: dict[m.JobAction, str] = {"pause": "paused", "resume": "resumed", "commit": "committed"}
+
+
+class FoundJobs(NamedTuple):
+    """A page of jobs, whether more may follow, and where the next begins.
+
+    `searched_to`: the page is short, as the search broke off at jobs of this time, Unix; None: it is whole.
+    """
+
+    jobs: list[Job]
+    more: bool
+    last: str | None
+    searched_to: float | None
 
 
 class JobService:
@@ -181,35 +199,35 @@ class JobService:
             view = await self._broker.get_alias(origin, alias, current().caller.sees)
         return None if view is None else await self._remember(view)
 
-    async def jobs(
-        self,
-        *,
-        limit: int,
-        after: str = "",
-        newest_first: bool = True,
-        states: tuple[m.JobStateName, ...] = (),
-        origin: str = "",
-        model: str = "",
-        worker: str = "",
-        **bounds: Any,
-    ) -> tuple[list[Job], bool]:
-        """A page of jobs, and whether more follow. `bounds`: further fields of `ListJobs`, if any. Raises `EdgeError`."""
+    async def jobs(self, *, after: str = "", newest_first: bool = True, **query: Any) -> tuple[list[Job], bool]:
+        """A page of jobs, and whether more follow, however long that takes. `query`: fields of `ListJobs`. Raises `EdgeError`."""
+        found = await self._search(None, newest_first, {**query, **await self._start(after, newest_first)})
+        return found.jobs, found.more
+
+    async def search(self, *, after: str = "", newest_first: bool = True, **query: Any) -> FoundJobs:
+        """A page of jobs, as much of it as some ten thousand jobs that are looked at have. `query`: fields of `ListJobs`.
+
+        `after`: the `last` of the page before. Raises `EdgeError`.
+        """
+        place = _SEARCH_PLACE.fullmatch(after)
+        start = {"behind": int(place[1])} if place else await self._start(after, newest_first)
+        return await self._search(_SEARCH_ANSWERS, newest_first, {**query, **start})
+
+    async def _search(self, answers: int | None, newest_first: bool, query: dict[str, Any]) -> FoundJobs:
+        with translated():
+            found = await self._broker.search(answers, newest_first=newest_first, **query, tenant=current().caller.sees)
+        jobs: list[Job] = await in_slices(found.jobs, self._remember_listed)
+        if found.behind:
+            return FoundJobs(jobs, True, f"{_SEARCH_TAG}{found.behind}", found.behind_at)
+        return FoundJobs(jobs, found.more, jobs[-1].id if jobs else None, None)
+
+    async def _start(self, after: str, newest_first: bool) -> dict[str, Any]:
+        """The fields of `ListJobs` that begin behind a job."""
         for name in meant(current().caller, after) if after and current().caller.key_name else ():
             if is_job_id(name) and await self.view(name) is not None:
                 after = name
                 break
-        views, more = await self.views(
-            limit=limit,
-            after=after,
-            after_at=_cursor_at(after, newest_first),
-            newest_first=newest_first,
-            states=states,
-            origin=origin,
-            model=model,
-            worker=worker,
-            **bounds,
-        )
-        return await in_slices(views, self._remember_listed), more
+        return {"after": after, "after_at": _cursor_at(after, newest_first)}
 
     async def visible(self, job_ids: Sequence[str]) -> list[str]:
         """Return those of these jobs that the caller may see. Raises `EdgeError`."""

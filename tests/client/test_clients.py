@@ -224,6 +224,20 @@ def test_a_list_is_walked_page_by_page(asking):
     assert script.paths == ["/v1/jobs?limit=2&since=7&prompt=red+ball&order=desc"]
 
 
+def test_a_long_search_goes_on_over_short_pages_and_tells_how_far_it_is(asking):
+    def page(*ids, last, searched_to=None):
+        data = [job() | {"id": name} for name in ids]
+        return ok(data=data, has_more=last is not None, last_id=last, searched_to=searched_to)
+
+    told = []
+    client, script = asking(
+        page(last="~900", searched_to=1000.5), page("a", last="~800", searched_to=990.0), page("b", last=None)
+    )
+    assert [one.id for one in client.all("jobs", prompt="rare", on_search=told.append)] == ["a", "b"]
+    assert [path.partition("&after=")[2].partition("&")[0] for path in script.paths] == ["", "~900", "~800"]
+    assert told == [1000.5, 990.0]
+
+
 DATA = bytes(range(256)) * 40
 DIGEST = hashlib.sha256(DATA).hexdigest()
 DONE = job("succeeded", artefacts=[{"name": "video.mp4", "size": len(DATA), "sha256": DIGEST}])

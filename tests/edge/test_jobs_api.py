@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import Any
 
 import pytest
 
@@ -223,9 +224,40 @@ def test_lists_are_paged_by_cursor(world: World) -> None:
     page = world.http.get("/v1/jobs", params={"limit": 2, "order": "asc"}).json()
     assert [job["id"] for job in page["data"]] == ids[:2]
     empty = world.http.get("/v1/jobs", params={"after": "nobody"}).json()
-    assert empty == {"object": "list", "data": [], "has_more": False, "first_id": None, "last_id": None}
+    assert empty == {
+        "object": "list",
+        "data": [],
+        "has_more": False,
+        "first_id": None,
+        "last_id": None,
+        "searched_to": None,
+    }
     none = world.http.get("/v1/jobs", params={"limit": 0}).json()
     assert (none["data"], none["has_more"]) == ([], True)
+
+
+def test_a_search_of_a_long_history_comes_in_bounded_pieces(world: World) -> None:
+    jobs = [world.submit(prompt="rare" if number == 2 else "a red circle") for number in range(60)]
+    world.fake.looked_at = 2
+
+    def walk(**params: object) -> list[dict[str, Any]]:
+        pages: list[dict[str, Any]] = [{"has_more": True}]
+        while pages[-1]["has_more"]:
+            after = {"after": pages[-1]["last_id"]} if len(pages) > 1 else {}
+            pages.append(world.http.get("/v1/jobs", params={**params, **after}).json())
+        return pages[1:]
+
+    pages = walk(prompt="rare", limit=1)
+    assert [[job["id"] for job in page["data"]] for page in pages] == [[], [], [jobs[2]["id"]]]
+    at = [page["searched_to"] for page in pages]
+    assert at == [jobs[40]["submitted_at"], jobs[20]["submitted_at"], None]
+    assert [page["searched_to"] for page in walk(prompt="nosuch", order="asc")] == [
+        jobs[19]["submitted_at"],
+        jobs[39]["submitted_at"],
+        None,
+    ]
+    whole = walk(limit=25)
+    assert [job["id"] for page in whole for job in page["data"]] == [job["id"] for job in jobs[::-1]]
 
 
 def test_lists_are_filtered_by_prompt_and_time(world: World) -> None:

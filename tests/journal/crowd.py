@@ -51,7 +51,7 @@ def page(archive, query: m.ListJobs) -> tuple[list[Job], bool]:
     """One page, asked for as a client does: again from where the broker stopped looking."""
     found: list[Job] = []
     while True:
-        jobs, more, behind = archive.page(query)
+        jobs, more, behind, _ = archive.page(query)
         found += jobs
         if not behind:
             return found, more

@@ -85,7 +85,7 @@ def test_a_failed_job_that_the_index_of_states_misses_is_listed_all_the_same(pat
     journal = open_journal()
     live = journal.live()
     assert [job.id for job in live] == [f"job-{n:03}" for n in range(2, JOBS, 3)]
-    failed, _, _ = journal.page(m.ListJobs(req=1, states=("failed",), limit=100))
+    failed, *_ = journal.page(m.ListJobs(req=1, states=("failed",), limit=100))
     assert [job.id for job in failed] == [f"job-{n:03}" for n in reversed(range(1, JOBS, 3))]
     assert journal.counts().rebuilt_indexes == 1
 

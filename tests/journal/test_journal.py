@@ -106,7 +106,7 @@ def test_jobs_brought_back_move_on_and_new_ones_come_behind_them(journal, open_j
     second = open_journal()
     (old,) = second.live()
     put(second, finish(give(old, 5)), new_job("new", at=1.0))
-    found, more, _ = second.page(m.ListJobs(req=1, newest_first=False))
+    found, more, *_ = second.page(m.ListJobs(req=1, newest_first=False))
     assert [(job.id, job.state) for job in found] == [("old", "succeeded"), ("new", "queued")]
     assert not more
 
@@ -272,7 +272,7 @@ def test_staged_and_flushed_rows_are_found_before_the_commit(journal):
     assert journal.find_alias("native", "mine").id == "job-1"
     assert [found.id for found in journal.page(m.ListJobs(req=1))[0]] == ["job-1"]
     journal.stage(give(job, 5))
-    (found,), _, _ = journal.page(m.ListJobs(req=1, states=("running",)))
+    (found,), *_ = journal.page(m.ListJobs(req=1, states=("running",)))
     assert (found.id, found.fence) == ("job-1", 5)
     assert journal.page(m.ListJobs(req=1, states=("queued",)))[0] == []
     assert journal.dirty

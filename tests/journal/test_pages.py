@@ -52,7 +52,7 @@ def test_however_few_match_one_answer_looks_at_a_bounded_number_of_rows(journal,
     answers = 0
     while True:
         seen.clear()
-        found, more, behind = journal.page(query)
+        found, more, behind, _ = journal.page(query)
         assert (found, more) == ([], False)
         # Of each of several states some rows are read ahead, to merge them.
         assert len(seen) <= 10 + 10

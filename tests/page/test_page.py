@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from PIL import Image
@@ -235,6 +236,33 @@ def test_the_gallery_is_searched_and_paged_and_holds_what_is_seen(
     expect(page.locator(".empty")).to_contain_text("Nothing matches")
     page.get_by_role("button", name="Clear filters").click()
     expect(page.locator(".cell").first).to_be_visible()
+
+
+def test_a_search_says_how_far_it_went_and_goes_on_when_asked(open_page: Callable[..., Page], service: Service) -> None:
+    job = service.finished(service.post(prompt="of long ago", output="image")["id"])
+    asked: list[str] = []
+
+    def history(route: Route) -> None:
+        """Seven pages in which nothing is found; then a job."""
+        after = parse_qs(urlsplit(route.request.url).query).get("after", [""])[0]
+        asked.append(after)
+        at = len(asked)
+        short = {"data": [], "has_more": True, "last_id": f"~{at}", "searched_to": 1_767_225_600 - 86_400 * at}
+        whole = {"data": [job], "has_more": False, "last_id": job["id"], "searched_to": None}
+        route.fulfill(json={"object": "list", "first_id": None, **(short if at < 8 else whole)})
+
+    page = open_page("#/gallery")
+    expect(page.locator(".cell").first).to_be_visible()
+    page.route(re.compile(r"/v1/jobs\?.*prompt=long"), history)
+    page.get_by_role("searchbox").fill("long")
+    expect(page.get_by_role("button", name="Search further back")).to_be_visible()
+    expect(page.locator(".further [role=status]")).to_contain_text("Searched back to Dec 27, 2025")
+    assert asked == ["", "~1", "~2", "~3", "~4"]
+    expect(page.locator(".empty")).to_be_hidden()
+    page.get_by_role("button", name="Search further back").click()
+    expect(page.locator(".cell")).to_have_count(1)
+    expect(page.locator(".further")).to_be_hidden()
+    assert asked[5:8] == ["~5", "~6", "~7"]
 
 
 def test_one_is_pinned_and_deleted(open_page: Callable[..., Page], service: Service) -> None:

@@ -53,6 +53,13 @@ async def test_a_list_that_the_broker_answers_in_pieces_is_whole(tmp_path, run_d
             jobs, more = await client.list(origin="native", limit=limit)
             assert ([job.id for job in jobs], more) == (expected, limit == 3)
         assert await client.list(worker="nosuch") == ([], False)
+        # Two answers look at six of the twenty: the rest is for another time, from where it broke off.
+        first = await client.search(2, origin="native", limit=4)
+        assert ([job.id for job in first.jobs], first.more) == (["job-15"], True)
+        assert first.behind_at == pytest.approx((await client.get("job-14")).submitted_at)
+        rest = await client.search(None, origin="native", limit=4, behind=first.behind)
+        assert [job.id for job in rest.jobs] == ["job-03", "job-02", "job-01"]
+        assert (rest.more, rest.behind, rest.behind_at) == (False, 0, 0.0)
         assert len((await client.list(limit=1000))[0]) == 20
 
 

@@ -13,6 +13,7 @@ from typing import Any, get_args
 import msgspec
 
 from broker.client import errors
+from broker.client.client import JobSearch
 from broker.wire import messages as m
 from broker.wire.jobspec import Artefact, Defaults, Limits, ModelCard, Result, decode_spec, prompt_of
 from tests.testing.fake_deliveries import FakeDeliveries
@@ -58,6 +59,8 @@ class FakeBroker:
         self.artefacts = artefacts
         self.workers = {view.name: view for view in workers}
         self.jobs: dict[str, m.JobView] = {}
+        #: How many jobs one answer to a search looks at.
+        self.looked_at = 1000
         #: Deleted jobs, and when they had been submitted.
         self.forgotten: dict[str, float] = {}
         self.submits: dict[str, m.Submit] = {}
@@ -176,9 +179,15 @@ class FakeBroker:
         self._answer("get_alias")
         return self._newest(origin, alias, tenant)
 
-    async def list(
+    async def list(self, **query: Any) -> tuple[list[m.JobView], bool]:
+        found = await self.search(None, **query)
+        return found.jobs, found.more
+
+    async def search(
         self,
+        answers: int | None,
         *,
+        behind: int = 0,
         limit: int = 50,
         after: str = "",
         newest_first: bool = True,
@@ -191,10 +200,13 @@ class FakeBroker:
         text: str = "",
         since: float = 0.0,
         until: float = 0.0,
-    ) -> tuple[list[m.JobView], bool]:
+    ) -> JobSearch:
+        """A place in the journal is the number of jobs before it; one answer looks at `looked_at` jobs."""
         self._answer("list")
         ordered = sorted(self.jobs.values(), key=lambda job: (job.submitted_at, job.id), reverse=newest_first)
-        if after:
+        if behind:
+            ordered = ordered[behind:]
+        elif after:
             ids = [job.id for job in ordered]
             if after in ids:
                 ordered = ordered[ids.index(after) + 1 :]
@@ -202,6 +214,9 @@ class FakeBroker:
                 # The edge's guess would be this time, were its clock ours.
                 at = self.forgotten.get(after, 0.0) if after_at else 0.0
                 ordered = [job for job in ordered if at and (job.submitted_at < at) == newest_first]
+        looked_at = len(ordered) if answers is None else answers * self.looked_at
+        place = len(self.jobs) - len(ordered) + looked_at
+        rest, ordered = ordered[looked_at:], ordered[:looked_at]
         found = [
             job
             for job in ordered
@@ -214,7 +229,10 @@ class FakeBroker:
             and job.submitted_at >= since
             and not 0 < until <= job.submitted_at
         ]
-        return [self._with_hooks(job) for job in found[:limit]], len(found) > limit
+        page = [self._with_hooks(job) for job in found[:limit]]
+        if rest and len(found) <= limit:
+            return JobSearch(page, True, place, ordered[-1].submitted_at)
+        return JobSearch(page, len(found) > limit)
 
     async def forget(self, job_ids: Sequence[str], *, finished_s: float = 0.0) -> tuple[str, ...]:
         self._answer("forget")

@@ -13,6 +13,9 @@ from zoetrope.cli.options import JobId, Json, KeyFile, Url, opened
 from zoetrope.cli.terminal import (
     ago,
     clock,
+    day_and_time,
+    err,
+    looking,
     megabytes,
     out,
     quiet_interrupt,
@@ -24,6 +27,8 @@ from zoetrope.cli.terminal import (
     span,
 )
 from zoetrope.client.results import ACTIVE_STATES, Job, Outcome
+
+_NONE_LIVE = "no jobs wait or run; --all shows finished ones"
 
 
 def register(app: typer.Typer) -> None:
@@ -45,8 +50,32 @@ def ps(
 ) -> None:
     """List the jobs that wait or run; with --all the finished ones, too."""
     wanted = state or (None if everything else ",".join(ACTIVE_STATES))
-    with opened(url, key_file) as client:
-        found = list(client.jobs(state=wanted, model=model, worker=worker, prompt=prompt, limit=limit))
+    found: list[Job] = []
+    searched_to = 0.0
+    with opened(url, key_file) as client, looking() as say:
+
+        def on_search(at: float) -> None:
+            nonlocal searched_to
+            searched_to = at
+            say(f"searched back to {day_and_time(at)}; Ctrl-C shows what was found")
+
+        try:
+            for job in client.jobs(
+                state=wanted, model=model, worker=worker, prompt=prompt, limit=limit, on_search=on_search
+            ):
+                found.append(job)
+        except KeyboardInterrupt:
+            interrupted = True
+        else:
+            interrupted = False
+    _show_jobs(found, as_json=as_json, empty="no jobs" if everything or state else _NONE_LIVE)
+    if interrupted:
+        if searched_to:
+            err().print(f"searched back to {day_and_time(searched_to)}, no further")
+        raise typer.Exit(130)
+
+
+def _show_jobs(found: list[Job], *, as_json: bool, empty: str) -> None:
     if as_json:
         show_json([job.raw for job in found])
         return
@@ -55,7 +84,7 @@ def ps(
         for job in found
     ]
     columns = ("JOB", "STATE", "MODEL", "WORKER", "SUBMITTED", "PROMPT")
-    show_table(columns, rows, "no jobs" if everything or state else "no jobs wait or run; --all shows finished ones")
+    show_table(columns, rows, empty)
 
 
 def _prompt(job: Job) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from rich.console import Console
 from rich.markup import escape
+from rich.status import Status
 from rich.table import Table
 
 from zoetrope.client.errors import (
@@ -154,6 +155,28 @@ def ago(at: float | None) -> str:
 def clock(at: float) -> str:
     """A Unix time as the time of day."""
     return time.strftime("%H:%M:%S", time.localtime(at))
+
+
+def day_and_time(at: float) -> str:
+    """A Unix time as day and time of day."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
+
+
+@contextlib.contextmanager
+def looking() -> Iterator[Callable[[str], None]]:
+    """Show the latest of the words that it is called with on a line of stderr, gone at the end; nothing where that is no terminal."""
+    with contextlib.ExitStack() as shown:
+        status: Status | None = None
+
+        def say(words: str) -> None:
+            nonlocal status
+            if not sys.stderr.isatty():
+                return
+            if status is None:
+                status = shown.enter_context(err().status(words))
+            status.update(words)
+
+        yield say
 
 
 def megabytes(number: float) -> str:

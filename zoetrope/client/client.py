@@ -67,6 +67,7 @@ _CONNECT_S = 5.0
 
 #: Called with the job whenever it moves.
 OnProgress = Callable[[Job], Any]
+OnSearch = Callable[[float], Any]
 
 
 def _options(place: Address) -> dict[str, Any]:
@@ -137,8 +138,8 @@ class _Session:
                     self.close()
                 case Sleep(seconds):
                     time.sleep(seconds)
-                case Notify(callback, job):
-                    callback(job)
+                case Notify(callback, value):
+                    callback(value)
         except httpx.TransportError as error:
             self.close()
             raise _broken(self._base, error) from error
@@ -182,8 +183,8 @@ class _AsyncSession:
                     await self.close()
                 case Sleep(seconds):
                     await asyncio.sleep(seconds)
-                case Notify(callback, job):
-                    told = callback(job)
+                case Notify(callback, value):
+                    told = callback(value)
                     if inspect.isawaitable(told):
                         await told
         except httpx.TransportError as error:
@@ -291,13 +292,14 @@ class Client:
         until: float | None = None,
         order: str = "desc",
         limit: int | None = None,
+        on_search: OnSearch | None = None,
     ) -> Iterator[Job]:
         """Jobs, the newest first, page by page. `state`: one or several, with commas; `prompt`: a text in theirs; `since` and `until`:
-        Unix seconds of their submission; `limit`: at most so many in all."""
+        Unix seconds of their submission; `limit`: at most so many in all. `on_search` is called with a Unix time, of the jobs that a
+        long search has come to."""
         words = {"state": state, "model": model, "worker": worker, "prompt": prompt, "order": order}
-        return cast(
-            Iterator[Job], self._iterate(Walk(self._flows.jobs(limit=limit, since=since, until=until, **words)))
-        )
+        flow = self._flows.jobs(limit=limit, on_search=on_search, since=since, until=until, **words)
+        return cast(Iterator[Job], self._iterate(Walk(flow)))
 
     def events(self, job: Job | str, *, after: int = 0, timeout_s: float | None = None) -> Iterator[JobEvent]:
         """Changes of a job until it is final; goes on over broken connections. `after`: the revision seen last;
@@ -472,10 +474,13 @@ class AsyncClient:
         until: float | None = None,
         order: str = "desc",
         limit: int | None = None,
+        on_search: OnSearch | None = None,
     ) -> AsyncIterator[Job]:
         """As `Client.jobs`, for `async for`."""
         words = {"state": state, "model": model, "worker": worker, "prompt": prompt, "order": order}
-        return self._iterate(Walk(self._flows.jobs(limit=limit, since=since, until=until, **words)))
+        return self._iterate(
+            Walk(self._flows.jobs(limit=limit, on_search=on_search, since=since, until=until, **words))
+        )
 
     def events(self, job: Job | str, *, after: int = 0, timeout_s: float | None = None) -> AsyncIterator[JobEvent]:
         """As `Client.events`, for `async for`."""

@@ -97,10 +97,10 @@ class Sleep(Struct, frozen=True):
 
 
 class Notify(Struct, frozen=True):
-    """Step: call this with a job; the asyncio client awaits what it returns, where that can be awaited."""
+    """Step: call this with a value; the asyncio client awaits what it returns, where that can be awaited."""
 
-    callback: Callable[[Job], Any]
-    job: Job
+    callback: Callable[[Any], Any]
+    value: Any
 
 
 class Emit(Struct, frozen=True):
@@ -200,8 +200,10 @@ class Flows:
         """A job as it is now, with its history."""
         return (yield from self.object(Job, get(f"/v1/jobs/{segment(job_id)}")))
 
-    def jobs(self, *, limit: int | None, **query: str | float | None) -> Flow[None]:
-        """Emit jobs page by page, at most `limit`. `query`: of `GET /v1/jobs`."""
+    def jobs(
+        self, *, limit: int | None, on_search: Callable[[float], Any] | None, **query: str | float | None
+    ) -> Flow[None]:
+        """Emit jobs page by page, at most `limit`. `query`: of `GET /v1/jobs`; `on_search`: told how far was searched, Unix time."""
         after, left = None, limit
         while left is None or left > 0:
             size = _PAGE if left is None else min(_PAGE, left)
@@ -213,6 +215,8 @@ class Flows:
             after = page.last_id
             if not page.has_more or after is None:
                 return
+            if on_search is not None and page.searched_to is not None:
+                yield Notify(on_search, page.searched_to)
 
     def control(self, job: Job | str, action: str) -> Flow[Outcome]:
         """Cancel, pause, resume or commit a job; outcome and job."""

@@ -120,11 +120,12 @@ class JobEvent(Struct, kw_only=True, frozen=True):
 
 
 class Page(Struct, kw_only=True):
-    """A page of a list; `last_id` is the next page's `after`."""
+    """A page of a list; `last_id` is the next page's `after`. `searched_to`: it is short, so far was searched (Unix time)."""
 
     data: list[dict[str, Any]]
     has_more: bool = False
     last_id: str | None = None
+    searched_to: float | None = None
 
 
 class Outcome(Result, kw_only=True):

@@ -20,7 +20,7 @@ import logging
 from msgspec.structs import replace
 
 from broker.core.jobs import Job, SetAside, Stop
-from broker.core.lookups import RecordCounts
+from broker.core.lookups import JobPage, RecordCounts
 from broker.runtime.errors import JournalConflict
 from broker.runtime.log_actions import Action
 from broker.shell.journal import rows
@@ -173,8 +173,8 @@ class Journal:
         # A new job that is not flushed is newer than every row.
         return self.staged.named(origin, alias, tenant) or self._reader.newest(origin, alias, tenant)
 
-    def page(self, query: m.ListJobs) -> tuple[list[Job], bool, int]:
-        """Jobs that match, in the order of acceptance, whether more follow, and `Jobs.behind`. An unknown `after` gives an empty page."""
+    def page(self, query: m.ListJobs) -> JobPage:
+        """Jobs that match, in the order of acceptance. An unknown `after` gives an empty page."""
         self.flush()
         return self._reader.page(query, self.staged.live(self.asides.numbers()) if query.states else None)
 

@@ -49,7 +49,13 @@ def find_page(connection: sqlite3.Connection, query: m.ListJobs, live: Sequence[
         page.append(row)
     if len(numbers) > limit:
         return RowPage(page, True, 0 if limit == query.limit else numbers[limit - 1])
-    return RowPage(page, False, behind)
+    return RowPage(page, False, behind, _accepted_at(connection, behind) if behind else 0.0)
+
+
+def _accepted_at(connection: sqlite3.Connection, n: int) -> float:
+    """When the job of this number was accepted; 0 where that is not known."""
+    row = connection.execute("SELECT submitted_at FROM job WHERE n = ?", (n,)).fetchone()
+    return row[0] if row is not None and isinstance(row[0], float) else 0.0
 
 
 def _after(connection: sqlite3.Connection, query: m.ListJobs) -> int | None:

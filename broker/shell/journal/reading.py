@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 
 from broker.core.jobs import DamagedRecord, Job
+from broker.core.lookups import JobPage
 from broker.runtime.log_actions import Action
 from broker.shell.journal import rows
 from broker.shell.journal.set_aside import SetAsideMarks
@@ -84,15 +85,15 @@ class Reader:
 
     # ------------------------------------------------------------ many
 
-    def page(self, query: m.ListJobs, live: Sequence[int] | None) -> tuple[list[Job], bool, int]:
+    def page(self, query: m.ListJobs, live: Sequence[int] | None) -> JobPage:
         """As `Journal.page`; damaged rows are left out. `live`: the numbers of all live jobs, in order, if they are known."""
-        found, more, behind = self._stored.page(query, live)
+        found, more, behind, behind_at = self._stored.page(query, live)
         jobs = [self.decode(row) for row in found]
         sound = [job for job in jobs if not job.damaged]
         if len(sound) < len(jobs) and more and not behind:
             # The page is short of what was asked for: it goes on behind its last row.
             behind = found[-1][rows.N]
-        return sound, more, behind
+        return JobPage(sound, more, behind, behind_at)
 
     def rates(self, end: int) -> list[tuple[str, float, float]]:
         """(model, units, seconds without loading) of the last succeeded jobs before row `end`, oldest first."""

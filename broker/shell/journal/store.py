@@ -62,12 +62,13 @@ class Batch(Struct, frozen=True, kw_only=True):
 
 
 class RowPage(NamedTuple):
-    """Rows as `rows.decode` takes them, whether more match, and behind which number to go on looking; 0: all was looked at that the page
-    needs."""
+    """Rows as `rows.decode` takes them, whether more match, and behind which number to go on looking, which was accepted at `behind_at`;
+    0: all was looked at that the page needs."""
 
     rows: list[JobRow]
     more: bool
     behind: int
+    behind_at: float = 0.0
 
 
 class JobRows(Protocol):

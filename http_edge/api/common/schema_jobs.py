@@ -264,13 +264,19 @@ class JobTaken(Job, kw_only=True):
 
 
 class JobPage(Struct, kw_only=True):
-    """A page of jobs. `last_id` is the next page's `after`."""
+    """A page of jobs. `last_id` is the next page's `after`: the id of the last job, or where the search broke off."""
 
     object: Literal["list"]
     data: list[Job]
     has_more: bool
     first_id: str | None
     last_id: str | None
+    searched_to: Annotated[
+        float | None,
+        Meta(
+            description="The page is short: so far was searched, Unix time, and `after=last_id` goes on from there. null: it is whole."
+        ),
+    ]
 
 
 class JobCancel(Struct, kw_only=True):

@@ -171,11 +171,15 @@ class JobsApi:
         errors=(*BROKER, *QUERY),
     )
     async def list(self, request: Request) -> Response:
-        """A page of jobs."""
+        """A page of jobs.
+
+        Where few of many jobs match, a page can be short, or empty, while `has_more` is true: then `searched_to` is when the last job that
+        was looked at was submitted, and the next page goes on from there.
+        """
         reader = Reader(request.query_params, place="query")
         order = reader.choice("order", ("asc", "desc")) or "desc"
         limit = reader.integer("limit", 0, _MAX_LIMIT)
-        jobs, more = await self._calls.jobs(
+        found = await self._calls.search(
             limit=_DEFAULT_LIMIT if limit is None else limit,
             after=reader.text("after", max_chars=64) or "",
             newest_first=order == "desc",
@@ -187,10 +191,11 @@ class JobsApi:
         return json_response(
             schema.JobPage(
                 object="list",
-                data=await in_slices(jobs, lambda job: encoded(job.json("listed", self._json))),
-                has_more=more,
-                first_id=jobs[0].id if jobs else None,
-                last_id=jobs[-1].id if jobs else None,
+                data=await in_slices(found.jobs, lambda job: encoded(job.json("listed", self._json))),
+                has_more=found.more,
+                first_id=found.jobs[0].id if found.jobs else None,
+                last_id=found.last,
+                searched_to=found.searched_to,
             )
         )
 

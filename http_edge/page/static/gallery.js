@@ -3,12 +3,14 @@
 import { FINAL, call, jobPath, listJobs, show } from './api.js';
 import { loadModels } from './create.js';
 import { h, icon } from './dom.js';
-import { known, problem, t } from './i18n.js';
+import { known, moment, problem, t } from './i18n.js';
 import { endedJobs, every, pins } from './state.js';
 
 const PAGE = 60;
 const GAP = 14;
 const NARROWEST = 210;
+/** Short pages asked for one after the other, each of some ten thousand jobs looked at; then whoever searches decides. */
+const SEARCHES = 5;
 /** Rows kept beyond what is seen. */
 const BEYOND = 3;
 const STATES = ['succeeded', 'failed', 'cancelled'];
@@ -17,7 +19,7 @@ const filters = { prompt: '', model: '', state: 'succeeded', since: '', until: '
 
 /** What a card needs of a job; pages of whole jobs would fill the memory. */
 const trimmed = (job) => ({
-  id: job.id, state: job.state, prompt: job.spec?.prompt || job.id, file: job.artefacts[0], count: job.artefacts.length, error: job.error,
+  id: job.id, state: job.state, prompt: job.spec?.prompt || job.id, file: job.artefacts[0], count: job.artefacts.length, at: job.submitted_at,
 });
 
 /** Midnight, here, of a day "2026-01-31", Unix seconds. */
@@ -33,7 +35,8 @@ export function galleryView(root, { onOpen }) {
   let loading = null;
   let turn = 0;
   let ended = false;
-  let newest = '';
+  let searches = 0;
+  let newest = null;
   let box = null;
   let seen = [0, 0];
   let endedBefore = '';
@@ -42,6 +45,9 @@ export function galleryView(root, { onOpen }) {
   const count = h('p', { class: 'soft', role: 'status' });
   const fresh = h('button', { type: 'button', class: 'chip', hidden: true, onclick: () => restart() });
   const nothing = h('div', { class: 'empty', hidden: true });
+  const searched = h('p', { class: 'soft', role: 'status' });
+  const further = h('button', { type: 'button', class: 'quiet', hidden: true, onclick: () => ((searches = 0), fetchMore()) }, t('gallery.further'));
+  const search_ = h('div', { class: 'line further', hidden: true }, searched, further);
   const model = h('select', { id: 'gallery-model', onchange: () => change('model', model.value) }, h('option', { value: '' }, t('gallery.any')));
   const state = h('select', { id: 'gallery-state', onchange: () => change('state', state.value) }, h('option', { value: STATES.join(',') }, t('gallery.any')), STATES.map((name) => h('option', { value: name, selected: filters.state === name }, t(`state.${name}`))));
   const search = h('input', { id: 'gallery-search', type: 'search', value: filters.prompt, placeholder: t('gallery.search'), 'aria-label': t('gallery.search'), maxlength: 256, oninput: () => soon(() => change('prompt', search.value.trim())) });
@@ -52,7 +58,7 @@ export function galleryView(root, { onOpen }) {
   root.replaceChildren(
     h('h1', null, t('gallery.title')),
     h('div', { class: 'filters', role: 'search' }, search, labelled(t('gallery.model'), model), labelled(t('gallery.state'), state), labelled(t('gallery.since'), day('since')), labelled(t('gallery.until'), day('until')), pinned),
-    h('div', { class: 'line' }, count, fresh), grid, nothing,
+    h('div', { class: 'line' }, count, fresh), grid, search_, nothing,
   );
 
   let timer;
@@ -78,7 +84,9 @@ export function galleryView(root, { onOpen }) {
     last = '';
     more = true;
     loading = null;
-    fresh.hidden = true;
+    searches = 0;
+    newest = null;
+    fresh.hidden = search_.hidden = true;
     for (const { node } of shown.values()) node.remove();
     shown.clear();
     scrollTo({ top: 0 });
@@ -96,7 +104,7 @@ export function galleryView(root, { onOpen }) {
   }
 
   function fetchMore() {
-    if (loading || !more || ended) return;
+    if (loading || !more || ended || searches >= SEARCHES) return;
     const mine = turn;
     count.textContent = jobs.length ? count.textContent : t('gallery.loading');
     loading = (filters.pinned ? pinnedJobs().then((data) => ({ data, has_more: false })) : listJobs({ ...query(), limit: PAGE, after: last })).then(
@@ -107,7 +115,11 @@ export function galleryView(root, { onOpen }) {
         jobs.push(...page.data.map(trimmed).filter((job) => !had.has(job.id)));
         last = page.last_id || last;
         more = page.has_more;
-        newest = jobs[0]?.id || '';
+        newest = jobs[0] || null;
+        searches = page.searched_to ? searches + 1 : 0;
+        search_.hidden = !page.searched_to;
+        further.hidden = searches < SEARCHES;
+        if (page.searched_to) searched.textContent = t('gallery.searched', { date: moment(page.searched_to) });
         draw();
       },
       (error) => {
@@ -224,9 +236,12 @@ export function galleryView(root, { onOpen }) {
     // Nothing has ended since: nothing is new.
     const now = endedJobs();
     if (now && now === endedBefore) return;
-    const { data } = await listJobs({ ...query(), limit: 20 });
+    // Before the newest nothing can be new: a search for what is rare does not begin anew each time.
+    const asked = query();
+    if (newest) asked.since = Math.max(asked.since || 0, newest.at);
+    const { data } = await listJobs({ ...asked, limit: 20 });
     endedBefore = now;
-    const at = data.findIndex((job) => job.id === newest);
+    const at = data.findIndex((job) => job.id === newest?.id);
     const more_ = at < 0 ? data.length : at;
     if (!more_ || (!newest && jobs.length)) return;
     if (scrollY < 80) restartQuietly(data);
@@ -238,7 +253,7 @@ export function galleryView(root, { onOpen }) {
   function restartQuietly(data) {
     const had = new Set(jobs.map((job) => job.id));
     jobs.unshift(...data.map(trimmed).filter((job) => !had.has(job.id)));
-    newest = jobs[0]?.id || '';
+    newest = jobs[0] || null;
     draw();
   }
   addEventListener('scroll', onScroll, { passive: true });

@@ -130,6 +130,8 @@ const WORDS = {
   'gallery.clear': ['Clear filters', '清除筛选'],
   'gallery.count': ['{count} shown', '已显示 {count} 个'],
   'gallery.more': ['{count} shown, more below', '已显示 {count} 个，向下滚动加载更多'],
+  'gallery.searched': ['Searched back to {date}.', '已搜索到 {date}。'],
+  'gallery.further': ['Search further back', '继续向前搜索'],
   'gallery.loading': ['Looking…', '查找中…'],
   'gallery.new': ['{count} new: show', '{count} 个新作品：显示'],
 
