@@ -262,7 +262,7 @@ async def _watch(edge: Edge) -> None:
     """Ask for events until the broker agrees; the client asks again by itself when the broker comes back."""
     while True:
         try:
-            await edge.broker.watch()
+            await edge.broker.watch(steps=False)
         except BrokerError as error:
             log.warning("no events from the broker yet", extra={"action": Action.WATCH, "reason": error.message})
             await asyncio.sleep(_WATCH_RETRY_S)

@@ -25,7 +25,7 @@ from broker.wire import messages as m
 from broker.wire.jobspec import JobSpec, ModelCard, Result, encode_spec
 
 _EDGE, _AGENT = b"edge", b"agent"
-_WARM_UP, _JOBS = 400, 800
+_WARM_UP, _JOBS, _STEPS = 400, 800, 50
 _INFO = codec.encode_body(m.WorkerInfo(models=(ModelCard(name=MODEL, engine="fake", output="image"),)))
 _BODY = encode_spec(
     JobSpec(model=MODEL, output="image", prompt="x" * 400, width=64, height=64, num_inference_steps=1, seed=1)
@@ -44,6 +44,14 @@ class Footprint(Struct, frozen=True, kw_only=True):
     #: Blocks of Python's allocator that are still there afterwards, and Python objects that the collector tracks.
     blocks: float
     tracked: float
+
+
+class StepCost(Struct, frozen=True, kw_only=True):
+    """A step's share of what goes to one edge, and of the broker's calls, those for the worker's heartbeat and its answer among them."""
+
+    messages: float
+    wire_bytes: float
+    calls: float
 
 
 class CallCounter:
@@ -74,6 +82,8 @@ class Line:
         self._executor = quiet_executor(self._journal)
         self._now = 1_000_000.0
         self.messages = self.wire_bytes = self.commits = self.rows = self._count = 0
+        #: Those to the edge.
+        self.edge_messages = self.edge_bytes = 0
         hello = m.Hello(name="sim-0", boot="1", seen=0, free=1, body=_INFO)
         self._hear(_AGENT, codec.from_agent, codec.encode(hello))
         self._hear(_AGENT, codec.from_agent, codec.encode(m.Heartbeat(seen=0, free=1, model=MODEL)))
@@ -100,6 +110,29 @@ class Line:
             answer = self._hear(_AGENT, codec.from_agent, finished)
             assert type(answer) is m.ResultAck, "the result was not answered"
 
+    def steps(self, watch: m.Watch, *, follow: bool) -> StepCost:
+        """Let one job make `_STEPS` steps, each in a heartbeat of its own, before an edge that watches so."""
+        self._hear(_EDGE, codec.from_edge, codec.encode(watch))
+        submit, finished = self.jobs(1)[0]
+        job_id, fence = codec.from_edge(submit).job_id, codec.from_agent(finished).fence
+        self._hear(_EDGE, codec.from_edge, submit)
+        beats = []
+        for step in range(_STEPS + 1):
+            held = m.Held(job_id=job_id, fence=fence, phase="denoise", step=step, total=_STEPS)
+            beats.append(codec.encode(m.Heartbeat(seen=fence, free=0, held=(held,), model=MODEL)))
+        self._hear(_AGENT, codec.from_agent, beats[0])
+        if follow:
+            self._hear(_EDGE, codec.from_edge, codec.encode(m.Follow(job_ids=(job_id,))))
+        messages, wire_bytes = self.edge_messages, self.edge_bytes
+        with CallCounter() as counter:
+            for beat in beats[1:]:
+                self._hear(_AGENT, codec.from_agent, beat)
+        return StepCost(
+            messages=(self.edge_messages - messages) / _STEPS,
+            wire_bytes=round((self.edge_bytes - wire_bytes) / _STEPS),
+            calls=round(counter.calls / _STEPS, 1),
+        )
+
     def close(self) -> None:
         self._journal.close()
 
@@ -113,7 +146,7 @@ class Line:
         found = NOTHING if lookup is None else look_up(self._journal, lookup, self._now)
         work = self._executor
         work.carry_out(self._core.receive(peer, decoded, self._now, found))
-        if self._core.state.changed:
+        if self._core.state.changed or self._core.state.steps.stepped:
             work.carry_out(self._core.tell_watchers())
         if work.durable:
             work.durable = False
@@ -122,10 +155,14 @@ class Line:
             self._core.committed()
         last = None
         for send in (*work.early, *work.sends):
+            size = len(codec.encode(send.message))
             self.messages += 1
-            self.wire_bytes += len(codec.encode(send.message))
+            self.wire_bytes += size
             if send.peer == _AGENT:
                 last = send.message
+            else:
+                self.edge_messages += 1
+                self.edge_bytes += size
         work.early, work.sends = [], []
         self._core.sent()
         return last
@@ -154,5 +191,15 @@ def measure(directory: Path, watched: bool) -> Footprint:
             blocks=round(blocks / _JOBS, 2),
             tracked=round(tracked / _JOBS, 2),
         )
+    finally:
+        line.close()
+
+
+def measure_steps(directory: Path, *, every: bool, follow: bool) -> StepCost:
+    """Count steps of a job before an edge that wants those of every job, of jobs that it follows, or of none."""
+    line = Line(directory, watched=False)
+    try:
+        line.run(line.jobs(_WARM_UP))
+        return line.steps(m.Watch(req=0, steps=every), follow=follow)
     finally:
         line.close()

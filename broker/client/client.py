@@ -200,19 +200,31 @@ class BrokerClient:
         reply = await self._request(lambda req: m.SettleSetAside(req=req, job_id=job_id, action=action))
         return _expect(m.SetAsideSettled, reply).outcome
 
-    async def watch(self) -> None:
+    async def watch(self, *, steps: bool = True) -> None:
         """Subscribe to all events, for as long as this client lives, over restarts of the broker. Returns when the stream has begun.
 
-        After any interruption `on_gap` is called: events were lost, or may have been. If this raises, the stream is still wanted,
-        and `on_gap` tells when it has begun.
+        `steps`: what moves within running jobs is told of all of them, or else of those that are followed. After any interruption
+        `on_gap` is called: events were lost, or may have been. If this raises, the stream is still wanted, and `on_gap` tells when it
+        has begun.
         """
-        self._events.wanted = True
+        self._events.wanted, self._events.steps = True, steps
         try:
-            reply = await self._request(lambda req: m.Watch(req=req))
+            reply = await self._request(lambda req: m.Watch(req=req, steps=steps))
         except BaseException:
             self._events.doubt()
             raise
         _expect(m.Watching, reply)
+
+    def follow(self, job_id: str) -> None:
+        """Have the steps of this job told, too, from now on: an event with where it is comes first, if it lives. For a watcher without
+        `steps`; it holds over restarts of the broker, until `unfollow`. Sends on the loop's next turn."""
+        self._events.followed.follow(job_id)
+        self._exchange.follow_soon()
+
+    def unfollow(self, job_id: str) -> None:
+        """Have the steps of this job told no more."""
+        self._events.followed.unfollow(job_id)
+        self._exchange.follow_soon()
 
     async def _request(self, build: Callable[[int], m.Message]) -> m.Message:
         return await self._exchange.request(build, self.timeout_s)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from broker.client.followed_jobs import FollowedJobs
 from broker.wire import codec
 from broker.wire import messages as m
 
@@ -24,11 +25,18 @@ class EventStream:
         self._on_gap = on_gap
         self._on_gone = on_gone
         self.wanted = False
+        #: Whether the steps of all jobs are wanted, or of those in `followed` alone.
+        self.steps = True
+        self.followed = FollowedJobs()
         #: When the subscription is to be confirmed next, on the loop's clock.
         self.confirm_at = 0.0
         #: Number of the last event; None before the first answer to `Watch`.
         self._seq: int | None = None
         self._maybe_gap = False
+
+    def to_follow(self) -> Iterator[m.Follow]:
+        """What the broker is to be told of followed jobs: nothing before the stream has begun, as it would be lost."""
+        return self.followed.unsaid() if self._seq is not None else iter(())
 
     def doubt(self) -> None:
         """Take it that events may be lost: the answer to `Watch` did not come, so the next one means a gap."""
@@ -41,6 +49,8 @@ class EventStream:
     def began(self, seq: int) -> None:
         """Take the answer to `Watch`: events are numbered from `seq`."""
         gap = self._maybe_gap or (self._seq is not None and seq != self._seq)
+        if gap or self._seq is None:
+            self.followed.renew()
         self._seq = seq
         self._maybe_gap = False
         if gap and self._on_gap is not None:
@@ -49,6 +59,8 @@ class EventStream:
     def take(self, event: m.Event | m.JobsDeleted) -> None:
         """Hand an event on. Raises what a callback raises, once the others were called."""
         gap = self._seq is not None and event.seq != self._seq + 1
+        if gap:
+            self.followed.renew()
         self._seq = event.seq
         if gap and self._on_gap is not None:
             self._on_gap()

@@ -67,6 +67,7 @@ class Exchange:
         self._writable = False
         self._recheck: asyncio.Handle | None = None
         self._ticker: asyncio.TimerHandle | None = None
+        self._following: asyncio.Handle | None = None
 
     def start(self) -> None:
         """Connect in the background."""
@@ -81,10 +82,10 @@ class Exchange:
         if self._context is None:
             return
         self._loop.remove_reader(int(self._socket.getsockopt(zmq.FD)))
-        for handle in (self._recheck, self._ticker):
+        for handle in (self._recheck, self._ticker, self._following):
             if handle is not None:
                 handle.cancel()
-        self._recheck = self._ticker = None
+        self._recheck = self._ticker = self._following = None
         self._socket.close(linger=0)
         self._context.destroy(linger=0)
         self._context = None
@@ -112,7 +113,20 @@ class Exchange:
         finally:
             self._pending.pop(req, None)
 
+    def follow_soon(self) -> None:
+        """Tell the broker on the next turn which jobs are followed: those of one turn go together."""
+        if self._following is None and self._context is not None:
+            self._following = self._loop.call_soon(self._follow)
+
     # ------------------------------------------------------------ sending
+
+    def _follow(self) -> None:
+        """Say what of the followed jobs is to be said; what cannot be sent is said on a later tick, or over the next connection."""
+        self._following = None
+        for message in self._events.to_follow():
+            if not self._send(codec.encode(message)):
+                return
+            self._events.followed.said(message)
 
     def _send_pending(self, pending: Pending, now: float) -> None:
         if self._send(pending.frame):
@@ -149,13 +163,14 @@ class Exchange:
                 self._send_pending(pending, now)
         if self._events.wanted and now >= self._events.confirm_at:
             self._confirm_watch(now)
+        self._follow()
         if self._pending or self._events.wanted:
             self._ensure_ticker()
 
     def _confirm_watch(self, now: float) -> None:
         self._events.confirm_at = now + WATCH_CONFIRM_S
         self._last_req += 1
-        self._send(codec.encode(m.Watch(req=self._last_req)))
+        self._send(codec.encode(m.Watch(req=self._last_req, steps=self._events.steps)))
 
     # ------------------------------------------------------------ receiving
 
@@ -216,6 +231,7 @@ class Exchange:
         # Here, not where the caller wakes up: events right behind the answer are numbered from it.
         if isinstance(message, m.Watching):
             self._events.began(message.seq)
+            self.follow_soon()
         pending = self._pending.get(message.req)
         if pending is not None and not pending.future.done():
             pending.future.set_result(message)

@@ -28,6 +28,7 @@ def check(state: State, on_disk: Callable[[str], list[Delivery]] | None = None) 
         *_counts(state),
     ]
     broken += [*_tenants(state), *_timers(state), *_hooks(state, on_disk), *_bodies(state), *_promises(state)]
+    broken += _step_streams(state)
     if broken:
         raise BrokenInvariant("; ".join(broken))
 
@@ -227,4 +228,22 @@ def _hooks(state: State, on_disk: Callable[[str], list[Delivery]] | None) -> lis
             broken.append(f"{job.id} is {job.state}, its webhook wants {sorted(wanted)} and is told {found}")
         if len(found) != len(set(found)):
             broken.append(f"{job.id} tells its webhook {found}")
+    return broken
+
+
+def _step_streams(state: State) -> list[str]:
+    """Rules of who is told of steps: watchers alone, of live jobs alone, and the pairs are the same both ways."""
+    steps = state.steps
+    pairs = {(peer, job_id) for peer, jobs in steps.followed.items() for job_id in jobs}
+    broken = []
+    if pairs != {(peer, job_id) for job_id, peers in steps.followers.items() for peer in peers}:
+        broken.append("who follows a job, and which jobs are followed, differ")
+    broken += [
+        f"{peer.hex()} is told of steps and does not watch"
+        for peer in {*steps.of_all, *steps.followed} - {*state.watchers}
+    ]
+    for job_id in steps.followers:
+        job = state.jobs.get(job_id)
+        if job is None or job.final:
+            broken.append(f"{job_id} is followed and is not live")
     return broken

@@ -12,6 +12,8 @@ from itertools import islice
 from math import inf
 from typing import get_args
 
+import msgspec
+
 from broker.core import lookups, parking, preempting, reports, requests, set_aside, timers, views, webhook_requests
 from broker.core.calendar import Calendar
 from broker.core.effects import Effect, PeerGone
@@ -89,13 +91,14 @@ class Core:
     def reset(self, epoch: int, now: float) -> None:
         """Forget everything but the watchers: workers say `Hello` again, jobs are `restore`d. `epoch` as at the beginning.
 
-        The streams of events go on with a gap in their numbers, so that watchers ask again.
+        The streams of events go on with a gap in their numbers, so that watchers ask again, and follow again what they followed.
         """
         old = self.state
         self.state = State(epoch, old.policy, old.depot_key_of)
         self.state.calendar, self.state.refusing, self.state.stopping = old.calendar, old.refusing, old.stopping
         self.state.load_history = old.load_history
         self.state.watchers = {peer: self.state.next_revision() for peer in old.watchers}
+        self.state.steps.of_all = old.steps.of_all
         self.now = now
 
     def restore(
@@ -134,7 +137,8 @@ class Core:
             state.deadlines.set(timers.FRESH, now + timers.FRESH_S)
 
     def tell_watchers(self) -> list[Effect]:
-        """Send watchers what has changed since the last call, each job once, as it is now. To be called once a pass, before its commit."""
+        """Send watchers what has changed since the last call, each job once, as it is now; of jobs that made but a step, those who are told
+        of their steps. To be called once a pass, before its commit."""
         state = self.state
         watchers = state.watchers
         # Deletions first: a deleted job is not among the changed ones, but another of its id may be.
@@ -143,12 +147,14 @@ class Core:
             for peer in watchers:
                 watchers[peer] += 1
                 state.send(peer, m.JobsDeleted(seq=watchers[peer], job_ids=gone))
+        stepped = state.steps.take(told=state.changed) if state.steps.stepped else None
         changed, state.changed = state.changed.values(), {}
         for jobs in _portions(changed) if len(changed) > EVENT_JOBS else (changed,) if changed else ():
             body = codec.encode_body([views.job_view(state, job, self.now) for job in jobs])
             for peer in watchers:
-                watchers[peer] += 1
-                state.send(peer, m.Event(seq=watchers[peer], body=body))
+                state.send_event(peer, body)
+        if stepped:
+            _tell_steps(state, stepped, self.now)
         effects, state.effects = state.effects, []
         return effects
 
@@ -214,6 +220,8 @@ class Core:
                 requests.list_jobs(state, peer, message, found, now)
             case m.Watch():
                 requests.watch(state, peer, message, now)
+            case m.Follow():
+                requests.follow(state, peer, message, now)
             case m.GetPool():
                 requests.get_pool(state, peer, message, found, now)
             case m.GetLoadHistory():
@@ -263,6 +271,17 @@ class Core:
                 reports.cancelled(state, worker, message, found, now)
             case m.Goodbye():
                 reports.goodbye(state, worker, message, now)
+
+
+def _tell_steps(state: State, stepped: dict[bytes, list[Job]], now: float) -> None:
+    """Send each of these peers the views of its jobs, each made once for all of them."""
+    views_of: dict[str, msgspec.Raw] = {}
+    for peer, jobs in stepped.items():
+        for portion in _portions(jobs):
+            for job in portion:
+                if job.id not in views_of:
+                    views_of[job.id] = msgspec.Raw(codec.encode_body(views.job_view(state, job, now)))
+            state.send_event(peer, codec.encode_body([views_of[job.id] for job in portion]))
 
 
 def _portions(changed: Iterable[Job]) -> Iterator[list[Job]]:

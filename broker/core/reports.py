@@ -116,12 +116,12 @@ def reconcile_held(state: State, worker: Worker, held: Iterable[m.Held], now: fl
             _adopt(state, worker, job, item.fence, item.age_s, now)
         if (job.phase, job.step, job.total) != (item.phase, item.step, item.total):
             job.phase, job.step, job.total = item.phase, item.step, item.total
-            state.note_change(job)
+            state.note_step(job)
             if job.promise is not None:
                 promised.check(state, job, now)
         if item.kept and item.kept != job.kept:
             job.kept = item.kept
-            state.note_change(job)
+            state.note_step(job)
         if job.stop:
             state.tell_stop(job)
         elif job.park:

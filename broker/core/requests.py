@@ -237,9 +237,28 @@ def watch(state: State, peer: bytes, message: m.Watch, now: float) -> None:
     """
     if message.on:
         state.watchers.setdefault(peer, state.next_revision())
+        if message.steps:
+            state.steps.of_all.add(peer)
+        else:
+            state.steps.of_all.discard(peer)
     else:
-        state.watchers.pop(peer, None)
+        state.end_watch(peer)
     state.send(peer, m.Watching(req=message.req, seq=state.watchers.get(peer, 0)))
+
+
+def follow(state: State, peer: bytes, message: m.Follow, now: float) -> None:
+    """Begin or end to tell a watcher of the steps of some jobs; it is told at once where they are, as it may have missed the last step."""
+    if peer not in state.watchers:
+        return
+    if not message.on:
+        for job_id in message.job_ids:
+            state.steps.unfollow(peer, job_id)
+        return
+    live = [job for job_id in dict.fromkeys(message.job_ids) if (job := state.jobs.get(job_id)) and not job.final]
+    for job in live:
+        state.steps.follow(peer, job.id)
+    if live:
+        state.send_event(peer, codec.encode_body([views.job_view(state, job, now) for job in live]))
 
 
 def forget_jobs(state: State, peer: bytes, message: m.ForgetJobs, found: Found, now: float) -> None:

@@ -23,6 +23,7 @@ from broker.core.scheduling.promises import Promises, demand_of
 from broker.core.scheduling.queue import Queue
 from broker.core.scheduling.tenants import Tenants
 from broker.core.spec_cache import SpecCache
+from broker.core.step_streams import StepStreams
 from broker.wire import messages as m
 from broker.wire.terms import DELAYED, FINAL, HELD, PARKED, QUEUED, SUCCEEDED, WAITING, JobState
 
@@ -93,6 +94,8 @@ class State:
         self.watchers: dict[bytes, int] = {}
         #: Jobs that watchers have not been told of yet.
         self.changed: dict[str, Job] = {}
+        #: Which of them are told of steps, and of which.
+        self.steps = StepStreams()
         #: Jobs whose records were deleted, which watchers have not been told yet.
         self.gone: list[str] = []
         self.counts: dict[JobState, int] = dict.fromkeys(JobState, 0)
@@ -344,7 +347,7 @@ class State:
 
     def lose_peer(self, peer: bytes) -> None:
         """Send no more events to an address that cannot be reached, and grant nothing to its worker."""
-        self.watchers.pop(peer, None)
+        self.end_watch(peer)
         worker = self.pool.at(peer)
         if worker is not None:
             self.pool.unreachable(worker)
@@ -358,6 +361,22 @@ class State:
         if self.watchers:
             self.changed[job.id] = job
 
+    def note_step(self, job: Job) -> None:
+        """As `note_change`, for what moves within a running job: those are told who are told of its steps."""
+        self._revisions += 1
+        job.revision = self._revisions
+        self.steps.note(job)
+
+    def send_event(self, peer: bytes, body: bytes) -> None:
+        """Send a watcher the encoded views of some jobs, under its next number."""
+        self.watchers[peer] += 1
+        self.send(peer, m.Event(seq=self.watchers[peer], body=body))
+
+    def end_watch(self, peer: bytes) -> None:
+        """Send no more events to this peer."""
+        if self.watchers.pop(peer, None) is not None:
+            self.steps.drop_peer(peer)
+
     # ------------------------------------------------------------ memory
 
     def _finish(self, job: Job) -> None:
@@ -370,6 +389,8 @@ class State:
             self.deadlines.clear(("deadline", job.id))
         if job.promise is not None:
             self.deadlines.clear(("promise", job.id))
+        if self.steps.followers or self.steps.stepped:
+            self.steps.drop_job(job.id)
         self._finals[job.id] = size
         self._final_bytes += size
 

@@ -269,7 +269,7 @@ class Router:
         work = self._executor
         while True:
             state = self._core.state
-            if state.changed or state.gone:
+            if state.changed or state.gone or state.steps.stepped:
                 self._attempt(self._core.tell_watchers, now)
             if work.idle:
                 return

@@ -93,9 +93,9 @@ class FakeAgent:
         self.say(m.Hello(name=self.name, free=free, body=worker_info(), **fields))
         return await self.hear(m.Welcome, welcomes + 1)
 
-    def start(self, run: m.Run) -> None:
-        """Say that this `Run` is in the engine."""
-        self.say(holding(run.job_id, run.fence))
+    def start(self, run: m.Run, **fields: Any) -> None:
+        """Say that this `Run` is in the engine; `fields` of its `Held`."""
+        self.say(holding(run.job_id, run.fence, **fields))
 
     def finish(self, run: m.Run, free: int = 1) -> None:
         """Send a result for this `Run`."""

@@ -25,6 +25,8 @@ from broker.wire.usage import UsageGroup
 
 #: The year 9999 is the last that dates can be written in.
 MAX_DAY = 2_932_896
+#: Jobs in one `Follow`, whose ids are as long as they may be: what is not body has 4 KiB.
+MAX_FOLLOW = 50
 
 # ---------------------------------------------------------------- edge -> broker
 
@@ -112,6 +114,18 @@ class Watch(Message, frozen=True, kw_only=True, tag="watch"):
     """Send me an `Event` for every visible change of every job, from now on (or no more). Answered by `Watching`."""
 
     req: int
+    on: bool = True
+    #: Whether what moves within a running job (phase, step, what is in a checkpoint) is told of all jobs, or of followed ones alone.
+    steps: bool = True
+
+
+class Follow(Message, frozen=True, kw_only=True, tag="follow"):
+    """Send me the steps of these jobs, too, until they are over (or no more): answered by an `Event` with those of them that live.
+
+    Of a peer that does not watch it is nothing. It ends with the stream: who sees a gap in that says it again.
+    """
+
+    job_ids: Annotated[tuple[KnownId, ...], Meta(max_length=MAX_FOLLOW)]
     on: bool = True
 
 

@@ -57,6 +57,7 @@ from broker.wire.edge_messages import DrainWorker as DrainWorker
 from broker.wire.edge_messages import Estimate as Estimate
 from broker.wire.edge_messages import Estimated as Estimated
 from broker.wire.edge_messages import Event as Event
+from broker.wire.edge_messages import Follow as Follow
 from broker.wire.edge_messages import ForgetJobs as ForgetJobs
 from broker.wire.edge_messages import Forgotten as Forgotten
 from broker.wire.edge_messages import GetJob as GetJob
@@ -118,6 +119,7 @@ FromEdge = (
     | GetJob
     | ListJobs
     | Watch
+    | Follow
     | GetPool
     | Estimate
     | ForgetJobs

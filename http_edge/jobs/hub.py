@@ -16,7 +16,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 
 from broker.wire.messages import JobView
+from broker.wire.terms import FINAL_NAMES
 from http_edge.jobs.job import Job, standing
+from http_edge.jobs.step_interest import POLLED_S, StepInterest
 
 #: Jobs remembered, in number and in bytes of their specs, and for how long a view of one is believed: progress comes as events, a
 #: queue position does not.
@@ -55,6 +57,13 @@ class Memory:
             return None
         self._jobs.move_to_end(job_id)
         return job
+
+    def is_polled(self, job_id: str) -> bool:
+        """Whether a running job is known, and was believed until lately: who asks for it now asks again and again."""
+        held = self._jobs.get(job_id)
+        if held is None or held[0].view.state != "running":
+            return False
+        return self._clock() - held[1] < POLLED_S
 
     def _believed_until(self, job: Job) -> float:
         # What became of a webhook's deliveries comes with no event.
@@ -132,8 +141,10 @@ class Audience:
 class Listener:
     """Room for one view of one job."""
 
-    def __init__(self, audience: Audience) -> None:
+    def __init__(self, audience: Audience, want_steps: Callable[[], None]) -> None:
         self.audience = audience
+        #: Have the job's steps told from now on, too, for as long as it listens. Once.
+        self.want_steps = want_steps
         self._waiter: asyncio.Future[None] | None = None
         self._is_woken = False
         self._newest: JobView | None = None
@@ -202,6 +213,8 @@ class Hub:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.memory = Memory(clock)
+        #: What the broker is to tell of steps.
+        self.steps = StepInterest(clock)
         self.closed = False
         self._audiences: dict[str, Audience] = {}
         self._on_event: list[Callable[[JobView], None]] = []
@@ -225,9 +238,21 @@ class Hub:
         """Call this after events were lost."""
         self._on_gap.append(callback)
 
+    def ask(self, job_id: str) -> Job | None:
+        """The job for a client that asks for it, if what is remembered can still be believed."""
+        job = self.memory.get(job_id)
+        if job is not None:
+            self.steps.asked(job_id)
+        elif self.memory.is_polled(job_id):
+            self.steps.polled(job_id)
+        return job
+
     def on_event(self, view: JobView) -> None:
         """An event arrived."""
         self.memory.learn(view)
+        if view.state in FINAL_NAMES:
+            self.steps.over(view.id)
+        self.steps.expire()
         audience = self._audiences.get(view.id)
         for listener in audience.listeners if audience else ():
             listener.offer(view)
@@ -257,15 +282,23 @@ class Hub:
     def listen(self, job_id: str) -> Iterator[Listener]:
         """A listener on one job for as long as the context lasts. Take the first snapshot inside it, or an event may be missed."""
         audience = self._audiences.setdefault(job_id, Audience())
-        listener = Listener(audience)
-        audience.listeners.add(listener)
-        try:
+        with contextlib.ExitStack() as at_end:
+
+            def want_steps() -> None:
+                self.steps.opened(job_id)
+                at_end.callback(self.steps.closed, job_id)
+
+            listener = Listener(audience, want_steps)
+            audience.listeners.add(listener)
+            at_end.callback(self._leave, job_id, listener)
             yield listener
-        finally:
-            listener.close()
-            audience.listeners.discard(listener)
-            if not audience.listeners:
-                del self._audiences[job_id]
+
+    def _leave(self, job_id: str, listener: Listener) -> None:
+        audience = listener.audience
+        listener.close()
+        audience.listeners.discard(listener)
+        if not audience.listeners:
+            del self._audiences[job_id]
 
     @property
     def listeners(self) -> int:

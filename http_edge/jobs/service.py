@@ -132,6 +132,7 @@ class JobService:
         self.artefacts = ArtefactStore(settings.home_path, remote)
         self.credentials = EdgeCredentials.of(settings)
         hub.when_gone(self._export_on_read.forget)
+        hub.steps.tell(broker.follow, broker.unfollow)
 
     # ------------------------------------------------------------ submit
 
@@ -181,11 +182,11 @@ class JobService:
     async def job(self, job_id: str) -> Job:
         """The job of this id. Raises `EdgeError`."""
         caller = current().caller
-        held = self.hub.memory.get(job_id)
+        held = self.hub.ask(job_id)
         if held is not None and caller.may_see(held.view.submission.tenant):
             return held
         for name in meant(caller, job_id):
-            held = self.hub.memory.get(name)
+            held = self.hub.ask(name)
             if held is not None and caller.may_see(held.view.submission.tenant):
                 return held
             view = await self.view(name) if is_job_id(name) else None
@@ -395,16 +396,19 @@ class JobService:
             return outcome, await self._remember(view)
         raise not_found("job", job_id)
 
-    async def follow(self, job_id: str, quiet_s: float) -> AsyncGenerator[Job | None, None]:
+    async def follow(self, job_id: str, quiet_s: float, *, steps: bool = True) -> AsyncGenerator[Job | None, None]:
         """The job now, then every later version of it, the newest only for a slow reader; None after each `quiet_s` without news.
 
-        Ends after the final version, or when the edge closes. Raises `EdgeError` if the job does not exist.
+        `steps`: what moves while it runs is wanted, too, and not its changes of state alone. Ends after the final version, or when the
+        edge closes. Raises `EdgeError` if the job does not exist.
         """
         if current().caller.key_name:
             # What is told of a job is told by the journal's id.
             job_id = (await self.job(job_id)).view.id
         with self.hub.listen(job_id) as listener:
             job = await self.job(job_id)
+            if steps and not job.is_final:
+                listener.want_steps()
             yield job
             quiet_since = time.monotonic()
             while not job.is_final and not self.hub.closed:
@@ -434,7 +438,7 @@ class JobService:
         """Wait until all these jobs are final, at most so long; whether they are. Raises `EdgeError`."""
         with anyio.move_on_after(timeout_s) as scope:
             for job_id in job_ids:
-                async with contextlib.aclosing(self.follow(job_id, 1.0)) as versions:
+                async with contextlib.aclosing(self.follow(job_id, 1.0, steps=False)) as versions:
                     async for _ in versions:
                         pass
         return not scope.cancelled_caught and not self.hub.closed

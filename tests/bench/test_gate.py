@@ -22,6 +22,9 @@ def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
         directory: Path = tmp_path_factory.mktemp(name)
         measured = footprint.measure(directory, watched)
         found |= {f"{name}.{key}": value for key, value in msgspec.structs.asdict(measured).items()}
+    for name, every, follow in (("step", False, False), ("followed_step", False, True), ("every_step", True, False)):
+        cost = footprint.measure_steps(tmp_path_factory.mktemp(name), every=every, follow=follow)
+        found |= {f"{name}.{key}": value for key, value in msgspec.structs.asdict(cost).items()}
     return found | edge_calls.measure(tmp_path_factory.mktemp("edge"))
 
 
@@ -38,6 +41,10 @@ def test_a_job_is_two_commits_however_many_messages_it_takes(counts):
     assert (counts["job.rows"], counts["watched_job.rows"]) == (2.0, 2.0)
     # Submit, Accepted, Run, Finished, ResultAck; a watcher hears of queued-and-assigned, succeeded.
     assert (counts["job.messages"], counts["watched_job.messages"]) == (5.0, 7.0)
+
+
+def test_a_step_that_nobody_follows_is_told_to_nobody(counts):
+    assert (counts["step.messages"], counts["followed_step.messages"], counts["every_step.messages"]) == (0.0, 1.0, 1.0)
 
 
 def baseline(**counts: float) -> gate.Baseline:

@@ -21,6 +21,7 @@ from http_edge.jobs.job import Job
 from http_edge.jobs.progress import of_view
 from http_edge.jobs.service import JobService
 from http_edge.media.exports import Exports
+from tests.support.waiting import eventually
 from tests.testing.fake_broker import EPOCH, NO_IMAGES, FakeBroker
 
 SPEC = JobSpec(model="demo", output="video", prompt="x", width=64, height=64, num_inference_steps=1, seed=1)
@@ -220,6 +221,10 @@ def test_a_listener_waits_as_long_as_it_was_told_whatever_it_waited_for_before(t
     async def scenario(desk: Desk) -> None:
         loop = asyncio.get_running_loop()
         with desk.hub.listen("j") as listener:
+            listener.want_steps()
+            first = await listener.next(60.0)
+            assert first is not None
+            assert first.step == 0
             for step in (1, 2):
                 loop.call_soon(desk.broker.step, "j", step)
                 view = await listener.next(60.0)
@@ -241,6 +246,90 @@ def test_answers_kept_with_a_job_do_not_outlive_it() -> None:
     assert kept.json("b", lambda one: 7) == b"7"
     for later in (kept.moved_to(view(2, step=5)), kept.unsaved("disk full")):
         assert later.json("a", lambda one: [one.view.step, one.save_error]) in (b'[5,""]', b'[0,"disk full"]')
+
+
+# ---------------------------------------------------------------- steps
+
+
+def test_steps_are_asked_for_while_somebody_reads_them(tmp_path: Path) -> None:
+    async def scenario(desk: Desk) -> None:
+        one, two = (desk.calls.follow("j", 10.0) for _ in range(2))
+        await anext(one)
+        assert desk.broker.followed == {"j"}
+        await anext(two)
+        desk.broker.step("j", 3)
+        news = await anext(one)
+        assert news is not None
+        assert news.view.step == 3
+        await one.aclose()
+        assert desk.broker.followed == {"j"}
+        await two.aclose()
+        assert desk.broker.followed == set()
+
+    run(scenario, tmp_path)
+
+
+def test_a_wait_asks_for_no_steps_and_neither_does_a_stream_of_what_is_over(tmp_path: Path) -> None:
+    async def scenario(desk: Desk) -> None:
+        waiting = asyncio.create_task(desk.calls.wait_final(["j"], 10.0))
+        await eventually(lambda: desk.hub.listeners)
+        desk.broker.step("j", 1)
+        assert desk.broker.followed == set()
+        desk.broker.stop("j")
+        assert await waiting
+        stream = desk.calls.follow("j", 10.0)
+        last = await anext(stream)
+        assert last is not None
+        assert last.is_final
+        assert desk.broker.followed == set()
+        await stream.aclose()
+
+    run(scenario, tmp_path)
+
+
+def test_a_job_that_is_polled_is_followed_until_it_is_not() -> None:
+    clock, followed = Clock(), []
+    hub = Hub(clock)
+    hub.steps.tell(followed.append, followed.remove)
+    assert hub.ask("j") is None
+    hub.memory.put(job(1))
+    assert followed == []
+    clock.now += 2.0
+    assert hub.ask("j") is None
+    assert followed == ["j"]
+    hub.on_event(view(2, step=1))
+    clock.now += 0.9
+    assert hub.ask("j") is not None
+    clock.now += 5.1
+    hub.on_event(view(3, step=2))
+    assert followed == []
+
+
+def test_a_job_that_is_asked_for_now_and_then_is_not_followed() -> None:
+    clock, followed = Clock(), []
+    hub = Hub(clock)
+    hub.steps.tell(followed.append, followed.remove)
+    for state in ("running", "queued"):
+        for _ in range(3):
+            hub.ask("j")
+            hub.memory.put(job(1, state))
+            clock.now += 6.1 if state == "running" else 1.0
+    assert followed == []
+
+
+def test_a_polled_job_that_ends_is_followed_no_more_unless_a_stream_does() -> None:
+    clock, followed = Clock(), []
+    hub = Hub(clock)
+    hub.steps.tell(followed.append, followed.remove)
+    hub.memory.put(job(1))
+    clock.now += 2.0
+    hub.ask("j")
+    with hub.listen("j") as listener:
+        listener.want_steps()
+        assert followed == ["j"]
+        hub.on_event(view(2, "failed"))
+        assert followed == ["j"]
+    assert followed == []
 
 
 # ---------------------------------------------------------------- progress

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import msgspec
 
 from broker.client.client import accepted_view
 from broker.wire import codec
 from broker.wire import messages as m
+from broker.wire.edge_messages import MAX_FOLLOW
+from broker.wire.terms import FINAL_NAMES
 from tests.simulation.network import Cable, Connection
 from tests.simulation.plan import Errand
 from tests.simulation.receiver import Courier
@@ -35,7 +38,7 @@ class _Request:
 
 
 class Edge:
-    """One process with one connection, which watches all jobs."""
+    """One process with one connection, which watches all jobs, and some of them step by step."""
 
     def __init__(self, world: World, name: str, random: Random) -> None:
         self.world = world
@@ -50,6 +53,9 @@ class Edge:
         self._seq: int | None = None
         self.views: dict[str, m.JobView] = {}
         self.gaps = 0
+        #: Live jobs that it has been told of and follows, and those that its broker has been told it follows.
+        self._wanted: dict[str, None] = {}
+        self._followed: set[str] = set()
         self._boot = 0
         self._late: list[tuple[Connection, bytes]] = []
         self._tick = Alarm(self.timeline, self._on_tick)
@@ -65,6 +71,7 @@ class Edge:
         self.courier.reborn()
         unanswered, self._requests = self._requests, {}
         self._seq, self.views = None, {}
+        self._wanted, self._followed = {}, set()
         self._late.clear()
         self.cable.cut(0.5)
         for request in unanswered.values():
@@ -110,11 +117,14 @@ class Edge:
                 self._send(request)
         if now >= self._confirm_at:
             self._watch()
+        self._follow()
+        if self.watching:
+            self.world.watch_steps(self, self._followed)
 
     def _watch(self) -> None:
         self._confirm_at = self.timeline.now + CONFIRM_S
         self._req += 1
-        self.cable.send(codec.encode(m.Watch(req=self._req)))
+        self.cable.send(codec.encode(m.Watch(req=self._req, steps=False)))
 
     # ------------------------------------------------------------ hearing
 
@@ -139,6 +149,7 @@ class Edge:
             if message.seq != self._seq:
                 self._gap()
             self._seq = message.seq
+            self._follow()
         else:
             request = self._requests.pop(message.req, None)
             if request is not None:
@@ -159,10 +170,25 @@ class Edge:
     def _gap(self) -> None:
         self.gaps += 1
         self.views.clear()
+        self._followed.clear()
+
+    def _follow(self) -> None:
+        """Say which jobs are to be followed that are not, and the other way round."""
+        if self._seq is None:
+            return
+        for job_ids, on in (([*self._wanted], True), (sorted(self._followed - {*self._wanted}), False)):
+            said = tuple(job_id for job_id in job_ids if (job_id in self._followed) is not on)[:MAX_FOLLOW]
+            if said and self.cable.send(codec.encode(m.Follow(job_ids=said, on=on))):
+                self._followed = self._followed | {*said} if on else self._followed - {*said}
 
     def view(self, view: m.JobView) -> None:
-        """A job as this edge has just been told."""
+        """A job as this edge has just been told. Every third is followed while it lives, some of these not to their end."""
         self.world.checker.seen(view)
+        nature = crc32(f"{self.name} {view.id}".encode()) % 9
+        if nature > 2 or view.state in FINAL_NAMES or (nature == 2 and view.step > 1):
+            self._wanted.pop(view.id, None)
+        else:
+            self._wanted[view.id] = None
         old = self.views.get(view.id)
         if old is None or old.revision <= view.revision:
             self.views[view.id] = view

@@ -17,6 +17,7 @@ from broker.core.machine import Core
 from broker.core.pool import Pool
 from broker.core.scheduling import dispatch, placement
 from broker.core.scheduling.tenants import Tenants
+from broker.core.step_streams import StepStreams
 from broker.shell import executor
 from broker.shell.journal.epochs import Epochs
 from broker.shell.router import Router
@@ -303,6 +304,7 @@ ALL: tuple[Mutation, ...] = (
     ),
     Mutation("no-tenant-limit", "a tenant has its share of workers", ((Tenants, "may_start", constant(True)),)),
     Mutation("wrong-worker", "a pinned job runs where it was pinned", ((placement, "fits", constant(True)),)),
+    Mutation("silent-steps", "who follows a job is told of its steps", ((StepStreams, "note", nothing),)),
     Mutation("silent-watch", "every change is told to watchers", ((Core, "tell_watchers", constant([])),)),
     Mutation(
         "result-said-once",

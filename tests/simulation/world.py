@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -218,6 +218,26 @@ class World:
             hears = edge.gaps == gaps and edge.deaf_until <= at and not self.disturbed((edge.name, "broker"), at - 6.0)
             hears = hears and job.id not in self.checker.deleted_ids
             require(told or not hears, "who watches is told", edge.name, job.id, view and view.state)
+
+    def watch_steps(self, edge: Edge, job_ids: Iterable[str]) -> None:
+        """What has moved by now in jobs that an edge follows it must be told soon, if its stream goes on."""
+        # A job that is set aside is followed by nobody, and again by who looks at it after its release.
+        if not self.broker.serving or self.plan.bug is not None:
+            return
+        jobs = self.broker.core.state.jobs
+        moved = {job_id: jobs[job_id].revision for job_id in job_ids if job_id in jobs and not jobs[job_id].final}
+        gaps, at = edge.gaps, self.timeline.now
+        later = 3 * self.network.longest_s + 1.0
+        self.timeline.after(later, lambda: self._require_steps(edge, moved, gaps, at))
+
+    def _require_steps(self, edge: Edge, moved: dict[str, int], gaps: int, at: float) -> None:
+        if edge.gaps != gaps or edge.deaf_until > at or self.disturbed((edge.name, "broker"), at - 6.0):
+            return
+        for job_id, revision in moved.items():
+            view = edge.views.get(job_id)
+            if job_id not in self.checker.deleted_ids:
+                told = view is not None and view.revision >= revision
+                require(told, "who follows a job is told of its steps", edge.name, job_id, view and view.revision)
 
     # ------------------------------------------------------------ trouble
 

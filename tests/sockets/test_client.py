@@ -10,10 +10,12 @@ import zmq
 from broker.client import errors
 from broker.client.client import BrokerClient
 from broker.client.event_stream import EventStream
+from broker.client.followed_jobs import FollowedJobs
 from broker.core.policy import Policy
 from broker.shell.journal import queries
 from broker.wire import codec
 from broker.wire import messages as m
+from broker.wire.edge_messages import MAX_FOLLOW
 from tests.support.waiting import eventually
 from tests.testing.in_process import a_job, agent, connected, in_loop, serving
 
@@ -280,6 +282,62 @@ async def test_the_subscription_survives_a_restart_and_tells_the_gap(tmp_path, r
         assert watcher.gaps == 1
 
 
+def test_what_is_followed_is_said_once_in_bounded_messages_and_again_after_a_gap():
+    jobs = FollowedJobs()
+    names = [f"job-{n:03}" for n in range(MAX_FOLLOW + 1)]
+    for name in names:
+        jobs.follow(name)
+    first, second = jobs.unsaid()
+    assert ([*first.job_ids, *second.job_ids], first.on, second.on) == (names, True, True)
+    jobs.said(first)  # and the second could not be sent
+    assert [*jobs.unsaid()] == [second]
+    jobs.said(second)
+    jobs.unfollow(names[0])
+    jobs.follow(names[0])
+    assert [*jobs.unsaid()] == []
+    jobs.unfollow(names[0])
+    (end,) = jobs.unsaid()
+    assert end == m.Follow(job_ids=(names[0],), on=False)
+    jobs.said(end)
+    jobs.renew()
+    assert sorted(job_id for message in jobs.unsaid() for job_id in message.job_ids) == names[1:]
+
+
+@in_loop
+async def test_steps_of_followed_jobs_are_told_over_a_restart_of_the_broker(tmp_path, run_dir):
+    watcher = Watcher()
+    async with (
+        serving(tmp_path, run_dir) as service,
+        connected(service, on_event=watcher.event, on_gap=watcher.gap) as client,
+        agent(service) as worker,
+    ):
+        await client.watch(steps=False)
+        await worker.join()
+        await client.submit(a_job("job-1"))
+        run = await worker.hear(m.Run)
+        worker.start(run)
+        await eventually(lambda: "running" in watcher.states("job-1"))
+        worker.start(run, step=1)
+        await eventually(lambda: service.core.state.jobs["job-1"].step == 1)
+        assert 1 not in [view.step for view in watcher.events]
+        client.follow("job-1")
+        await eventually(lambda: watcher.events[-1].step == 1)
+        await service.restart()
+        await worker.probed(2)
+        held = m.Held(job_id="job-1", fence=run.fence, phase="denoise", step=2, total=9)
+        await worker.hello(free=0, seen=run.fence, held=(held,))
+        await eventually(lambda: watcher.events[-1].step == 2)
+        worker.start(run, step=3)
+        await eventually(lambda: watcher.events[-1].step == 3)
+        client.unfollow("job-1")
+        await eventually(lambda: not service.core.state.steps.followers)
+        worker.start(run, step=4)
+        await eventually(lambda: service.core.state.jobs["job-1"].step == 4)
+        worker.finish(run)
+        await eventually(lambda: "succeeded" in watcher.states("job-1"))
+        assert 4 not in [view.step for view in watcher.events]
+
+
 @in_loop
 async def test_a_watcher_that_the_broker_dropped_is_taken_back_and_told_of_the_gap(tmp_path, run_dir):
     watcher = Watcher()
@@ -290,7 +348,8 @@ async def test_a_watcher_that_the_broker_dropped_is_taken_back_and_told_of_the_g
         await client.watch()
         await client.submit(a_job("job-1"))
         await eventually(lambda: watcher.states("job-1"))
-        service.core.state.watchers.clear()  # as after a full queue
+        for peer in [*service.core.state.watchers]:
+            service.core.state.end_watch(peer)  # as after a full queue
         await client.cancel("job-1")
         await eventually(lambda: watcher.gaps == 1)
         await client.submit(a_job("job-2"))

@@ -81,6 +81,8 @@ class FakeBroker:
         self.load_samples: list[m.LoadSample] = []
         self.usage_asked: m.GetUsage | None = None
         self.started = self.watched = self.closed = False
+        #: Jobs whose steps are wanted.
+        self.followed: set[str] = set()
         self.on_event: Callable[[m.JobView], None] = lambda view: None
         self.on_gap: Callable[[], None] = lambda: None
         self.on_gone: Callable[[tuple[str, ...]], None] = lambda ids: None
@@ -95,9 +97,17 @@ class FakeBroker:
     async def close(self) -> None:
         self.closed = True
 
-    async def watch(self) -> None:
+    async def watch(self, *, steps: bool = True) -> None:
         self._answer("watch")
         self.watched = True
+
+    def follow(self, job_id: str) -> None:
+        self.followed.add(job_id)
+        if job_id in self.jobs:
+            asyncio.get_running_loop().call_soon(lambda: self._tell(self.jobs[job_id]))
+
+    def unfollow(self, job_id: str) -> None:
+        self.followed.remove(job_id)
 
     async def submit(self, submit: m.Submit) -> tuple[m.JobView, bool]:
         self._answer("submit")
@@ -329,7 +339,7 @@ class FakeBroker:
         )
 
     def step(self, job_id: str, step: int, total: int = 8, phase: str = "denoise") -> m.JobView:
-        return self._change(job_id, phase=phase, step=step, total=total)
+        return self._change(job_id, is_step=True, phase=phase, step=step, total=total)
 
     def park(self, job_id: str, parking: m.Parking, kept: int) -> m.JobView:
         """Its worker handed it back, with so many steps in a checkpoint."""
@@ -408,7 +418,7 @@ class FakeBroker:
     def _end(self, job_id: str, state: m.JobStateName, **changes: object) -> m.JobView:
         return self._change(job_id, move=state, state=state, position=-1, finished_at=self._tick(), **changes)
 
-    def _change(self, job_id: str, *, move: str = "", quiet: bool = False, **changes: object) -> m.JobView:
+    def _change(self, job_id: str, *, move: str = "", is_step: bool = False, **changes: object) -> m.JobView:
         old = self.jobs[job_id]
         history = old.history
         if move:
@@ -417,7 +427,8 @@ class FakeBroker:
         self.jobs[job_id] = view
         if view.submission.webhook:
             self.deliveries.moved(old, view, self.now)
-        self._tell(view)
+        if not is_step or job_id in self.followed:
+            self._tell(view)
         return view
 
     def _tell(self, view: m.JobView) -> None:

@@ -1,0 +1,71 @@
+"""Which peers are told of the steps of which jobs, and which jobs made one that they have not been told of.
+
+Every watcher is told of every change of a job's state. Steps are most of what happens in a large pool and of use only to who looks at that
+very job: a watcher names the jobs it wants them of (`m.Follow`), or wants all of them (`m.Watch.steps`). Only a live job is followed, so
+that what is kept is bounded by the jobs in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from broker.core.jobs import Job
+
+
+class StepStreams:
+    """Peers by job and jobs by peer, always the same pairs."""
+
+    def __init__(self) -> None:
+        #: Peers that are told of the steps of all jobs.
+        self.of_all: set[bytes] = set()
+        #: Job -> peers that follow it; for reading, as `followed`.
+        self.followers: dict[str, set[bytes]] = {}
+        #: Peer -> jobs that it follows.
+        self.followed: dict[bytes, set[str]] = {}
+        #: Jobs that made a step which is to be told to somebody.
+        self.stepped: dict[str, Job] = {}
+
+    def note(self, job: Job) -> None:
+        """Note a step of this job, if anybody is to be told of it."""
+        if self.of_all or job.id in self.followers:
+            self.stepped[job.id] = job
+
+    def follow(self, peer: bytes, job_id: str) -> None:
+        self.followers.setdefault(job_id, set()).add(peer)
+        self.followed.setdefault(peer, set()).add(job_id)
+
+    def unfollow(self, peer: bytes, job_id: str) -> None:
+        self._discard(self.followers, job_id, peer)
+        self._discard(self.followed, peer, job_id)
+
+    def drop_peer(self, peer: bytes) -> None:
+        """Tell this peer of no more steps."""
+        self.of_all.discard(peer)
+        for job_id in self.followed.pop(peer, ()):
+            self._discard(self.followers, job_id, peer)
+
+    def drop_job(self, job_id: str) -> None:
+        """Tell nobody of steps of this job any more: it is over."""
+        self.stepped.pop(job_id, None)
+        for peer in self.followers.pop(job_id, ()):
+            self._discard(self.followed, peer, job_id)
+
+    def take(self, told: Iterable[str]) -> dict[bytes, list[Job]]:
+        """Peer -> the jobs whose steps it is to be told of, less those of which all are `told`; forget them."""
+        stepped, self.stepped = self.stepped, {}
+        for job_id in told:
+            stepped.pop(job_id, None)
+        wanted: dict[bytes, list[Job]] = {peer: [*stepped.values()] for peer in self.of_all} if stepped else {}
+        for job_id, job in stepped.items():
+            for peer in self.followers.get(job_id, ()):
+                if peer not in self.of_all:
+                    wanted.setdefault(peer, []).append(job)
+        return wanted
+
+    @staticmethod
+    def _discard(pairs: dict, key: object, value: object) -> None:  # type: ignore[type-arg]
+        values = pairs.get(key)
+        if values is not None:
+            values.discard(value)
+            if not values:
+                del pairs[key]
