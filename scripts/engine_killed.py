@@ -34,7 +34,7 @@ from msgspec import Struct
 from PIL import Image
 
 from bench.report.report import progress
-from bench.suites.renders import Drawn, Kill, Order, Pair, Render
+from bench.suites.renders import Drawn, Kill, Order, Pair, Render, kill_of
 from broker.wire.jobspec import JobSpec, ModelCard, encode_spec
 from workers.engine.base import complete
 from workers.engine.checkpoints import Checkpoints
@@ -237,8 +237,8 @@ class Killing:
         self._spec = studio.spec(number % order.seeds, order.steps, order.side)
         self._pixels = pixels[number % order.seeds]
         self._todo = 2 if draw.randrange(_TWICE) == 0 else 1
-        #: Kills of which it is not known yet where the next fork went on: (steps done, when each was, when it was killed).
-        self._struck: tuple[int, list[float], float] | None = None
+        #: The kill of which it is not known yet where the next fork went on: when each step was done, when it was, what was kept then.
+        self._struck: tuple[list[float], float, int] | None = None
         self._kills: list[Kill] = []
         self.render: Render | None = None
         self._fork = self._start()
@@ -259,34 +259,33 @@ class Killing:
         return self.render is not None
 
     def _strike(self) -> None:
+        at = time.monotonic()
         self._fork.kill()
         if self._fork.wait().error == "":  # it was done before
             return
-        step, at = self._fork.step, time.monotonic()
-        times = list(self._fork.times)
         self._todo, self._after = self._todo - 1, None
         self._settle(resumed=None)
-        self._struck = (max(step, 0), times, at)
+        self._struck = (list(self._fork.times[: self._studio.order.steps + 1]), at, self._newest())
         self._fork = self._start()
 
+    def _newest(self) -> int:
+        """The step of the newest checkpoint; 0: there is none."""
+        names = [path.stem for path in (self._place / "kept").glob("0-*.safetensors")]
+        return max((int(name.removeprefix("0-")) for name in names), default=0)
+
     def _settle(self, resumed: int | None) -> None:
-        """The kill before: where its job went on. Killed again before it could say so, it went on from what lay there."""
-        if self._struck is None:
-            return
-        step, times, at = self._struck
-        if resumed is None:
-            names = [path.stem for path in (self._place / "kept").glob("0-*.safetensors")]
-            resumed = max((int(name.removeprefix("0-")) for name in names), default=0)
-            resumed = min(resumed, step)
-        since = times[resumed] or times[0] or at
-        self._kills.append(Kill(step=step, resumed=resumed, lost_s=max(0.0, at - since), step_s=self._step_s(times)))
-        self._struck = None
+        """The kill before: where its job went on. Killed again before it could say so, it went on from what lay there at that kill."""
+        if self._struck is not None:
+            times, at, newest = self._struck
+            resumed = newest if resumed is None else resumed
+            self._kills.append(kill_of(times, at, resumed, self._studio.order.checkpoint_s))
+            self._struck = None
 
     @staticmethod
     def _step_s(times: list[float]) -> float:
-        """The longest of the last steps, on a machine that does other things as well."""
+        """A usual step, within one of which the kill comes."""
         shown = [at for at in times if at]
-        return max((after - before for before, after in itertools.pairwise(shown)), default=0.05)
+        return median([after - before for before, after in itertools.pairwise(shown)] or [0.05])
 
     def _ended(self, said: Said) -> None:
         if self._todo and not said.error:

@@ -16,9 +16,7 @@ from msgspec import Struct
 from bench.harness.process import ask_child
 from bench.report.errors import BenchError
 from bench.report.report import Metric
-
-#: An interval ends with the step in which it is over, and its checkpoint is written beside the one that follows.
-_STEPS_BESIDE = 2
+from bench.report.stats import percentile
 
 
 class Order(Struct, frozen=True, kw_only=True):
@@ -39,13 +37,18 @@ class Order(Struct, frozen=True, kw_only=True):
 
 
 class Kill(Struct, frozen=True, kw_only=True):
-    """A fork that was killed: the steps that were done then, and after which the next fork went on (0: anew)."""
+    """A fork that was killed: the steps that were done then, and after which the next fork went on (0: anew).
+
+    Seconds of what is done again, from the end of the step that is gone on from: `denoise_s` of steps, the last of them begun but not done,
+    `decode_s` of decoding, which no checkpoint holds.
+    """
 
     step: int
     resumed: int
-    #: Seconds of work that are done again, and those of a usual step of this fork.
-    lost_s: float
-    step_s: float
+    denoise_s: float
+    decode_s: float = 0.0
+    #: A checkpoint had fallen due with a step and was not there when that of two steps later was done: the disk kept it waiting.
+    overdue: bool = False
 
 
 class Render(Struct, frozen=True, kw_only=True):
@@ -86,9 +89,24 @@ def run(order: Order) -> Drawn:
     return msgspec.json.decode(answer, type=Drawn)
 
 
-def over_an_interval(kill: Kill, checkpoint_s: float) -> bool:
-    """Whether more was drawn again than lies between two checkpoints."""
-    return kill.lost_s > checkpoint_s + _STEPS_BESIDE * kill.step_s
+def kill_of(times: Sequence[float], at: float, resumed: int, checkpoint_s: float) -> Kill:
+    """What a kill at `at` costs. `times`: when each step of that fork was shown, by its number, the beginning of its loop at 0; 0: it was
+    not. `resumed`: the step after which the next fork goes on."""
+    shown = [number for number, shown_at in enumerate(times) if shown_at]
+    if not shown:
+        return Kill(step=0, resumed=resumed, denoise_s=0.0)
+    step, last = shown[-1], len(times) - 1
+    # Not shown: it was on disk a moment before, or another fork had taken it, so that all that this one did is done again.
+    since = times[resumed] or (at if resumed > step > 0 else times[0])
+    decoding_since = times[last] or at
+    due = [number for number in shown if number > resumed and times[number] - since >= checkpoint_s]
+    return Kill(
+        step=step,
+        resumed=resumed,
+        denoise_s=max(0.0, min(at, decoding_since) - since),
+        decode_s=max(0.0, at - decoding_since),
+        overdue=bool(due) and step >= due[0] + 2,
+    )
 
 
 def metrics_of(drawn: Drawn, order: Order) -> list[Metric]:
@@ -101,24 +119,36 @@ def metrics_of(drawn: Drawn, order: Order) -> list[Metric]:
 
 def _killed(renders: Sequence[Render], order: Order) -> list[Metric]:
     kills = [kill for render in renders for kill in render.kills]
-    lost = sorted(kill.lost_s for kill in kills)
+    lost, decoded = sorted(kill.denoise_s for kill in kills), [kill.decode_s for kill in kills if kill.decode_s]
     repeated = sum(max(0, kill.step - kill.resumed) for kill in kills)
-    over = sum(over_an_interval(kill, order.checkpoint_s) for kill in kills)
-    each, beside = (
-        f"a checkpoint each {order.checkpoint_s * 1e3:g} ms",
-        "and the steps in which one falls due and is written",
-    )
+    each = f"a checkpoint each {order.checkpoint_s * 1e3:g} ms"
     return [
         Metric("renders", "pictures whose drawing process was killed", len(renders), "", f"{len(kills)} kills"),
         Metric("renders_not_final", "of these, without an end", sum(bool(one.error) for one in renders), "", "bar: 0"),
         Metric("renders_different", "of these, other pixels", sum(not one.same for one in renders), "", "bar: 0"),
         Metric("renders_resumed", "kills after which it went on", sum(kill.resumed > 0 for kill in kills)),
         Metric("renders_steps", "steps that were done before the kills", sum(kill.step for kill in kills)),
-        Metric("renders_repeated", "of these, drawn twice", repeated, "", "without checkpoints: all"),
-        Metric("lost_p50_ms", "work drawn twice at a kill, p50", median(lost) * 1e3, "ms", each),
-        Metric("lost_max_ms", "work drawn twice at a kill, longest", lost[-1] * 1e3, "ms"),
-        Metric("over_interval", "kills that cost more than an interval", over, "", beside),
-    ]
+        Metric("renders_repeated", "of these, taken twice", repeated, "", "without checkpoints: all"),
+        Metric("lost_p50_ms", "denoising done twice at a kill, p50", median(lost) * 1e3, "ms", each),
+        Metric("lost_p95_ms", "denoising done twice at a kill, p95", percentile(lost, 0.95) * 1e3, "ms"),
+        Metric("lost_max_ms", "denoising done twice at a kill, longest", lost[-1] * 1e3, "ms"),
+        Metric(
+            "over_interval",
+            "kills that cost more denoising than an interval",
+            sum(one > order.checkpoint_s for one in lost),
+            "",
+            "the step in which a checkpoint falls due, and what is done while it is written, counted",
+        ),
+        Metric(
+            "overdue",
+            "of these, whose checkpoint was not there two steps after it fell due",
+            sum(kill.overdue for kill in kills),
+            "",
+            "it waited for the disk; bar: 0",
+        ),
+        Metric("decodes", "kills in the decoding", len(decoded), "", "which is begun again"),
+        Metric("decode_max_ms", "decoding done twice, longest", max(decoded, default=0.0) * 1e3, "ms"),
+    ]  # fmt: skip
 
 
 def _priced(pairs: Sequence[Pair], order: Order) -> list[Metric]:

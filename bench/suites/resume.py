@@ -3,7 +3,9 @@
 Many times the process that draws alone (`renders`), and some times each process of the service. For that, two real services with the demo
 model, one that writes checkpoints and one that writes none, draw the same jobs in turn: that is what checkpoints cost, and the pictures
 that all others are compared with. Then engine, agent, supervisor or broker of the first is killed in each of many further jobs, and
-started again at once where nothing else does so.
+started again at once where nothing else does so. With two workers the other one goes on with the job while the engine of the first is
+loaded anew, so that hundreds of kills take no longer than they must. Moment and victim of each job depend on `seed` and its number alone:
+parts of a run (`part`) can be measured one by one, and their counts added.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from msgspec import Meta, Struct
 from PIL import Image
 
 from bench.harness.job_client import JobClient, spec_of
+from bench.harness.process import children
 from bench.harness.procs import cores, temporary_home
 from bench.harness.service import Service, demo_model
 from bench.report import plot
@@ -69,7 +72,13 @@ class ResumePlan(Struct, frozen=True, kw_only=True):
     kills: Annotated[
         int, Meta(description="jobs in which a process of the service is killed; 0: no service", ge=0, le=100_000)
     ] = 40
-    pairs: Annotated[int, Meta(description="undisturbed jobs of each service", ge=_SEEDS, le=1_000)] = 6
+    part: Annotated[
+        str, Meta(description="the kills of this part of all, as 2/10", pattern=r"^[1-9][0-9]{0,2}/[1-9][0-9]{0,2}$")
+    ] = "1/1"
+    workers: Annotated[int, Meta(description="workers of the service whose processes are killed", ge=1, le=16)] = 2
+    pairs: Annotated[
+        int, Meta(description="undisturbed jobs of each service; 0: no service without checkpoints", ge=0, le=1_000)
+    ] = 6
     steps: Annotated[int, Meta(description="denoising steps of a job", ge=2, le=200)] = 100
     side: Annotated[int, Meta(description="width and height of a picture", ge=32, le=512)] = 128
     checkpoint_s: Annotated[float, Meta(description="seconds between two checkpoints", ge=0.01, le=60.0)] = 0.25
@@ -169,27 +178,37 @@ class Drawer:
                 sizes.append(path.stat().st_size)
         return max(sizes)
 
-    def kill(self, victim: str) -> None:
-        """SIGKILL; broker and supervisor are started again."""
+    def kill(self, victim: str, pid: int) -> None:
+        """SIGKILL; broker and supervisor are started again. `pid`: of the agent whose engine it is, or which it is; 0: all of them."""
         name = {"supervisor": "workers", "broker": "broker"}.get(victim)
         if name is not None:
             self.service.kill(name)
             self.service.start(name)
             return
-        workers = self.service.processes["workers"]
-        for process in workers.engines() if victim == "engine" else workers.agents():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        for agent in self.service.processes["workers"].agents():
+            if agent.pid == pid or not pid:
+                for process in children(agent.pid, "workers.engine.loop") if victim == "engine" else [agent]:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
+
+    async def agent_of(self, worker: str) -> int:
+        """Process id of this worker's agent; 0: it is not known."""
+        with contextlib.suppress(BrokerError):
+            pool = await self._desk.client.pool()
+            return next((one.pid for one in pool.workers if one.name == worker), 0)
+        return 0
 
 
-async def undisturbed(keeping: Drawer, plain: Drawer, pairs: int) -> Undisturbed:
-    """The same pictures by both services in turn. Raises `BenchError` when they are not the same."""
-    seconds: dict[Drawer, list[float]] = {keeping: [], plain: []}
+async def undisturbed(keeping: Drawer, plain: Drawer | None, pairs: int) -> Undisturbed:
+    """The same pictures by both services in turn, one of each seed at least. Raises `BenchError` when they are not the same."""
+    seconds: dict[Drawer | None, list[float]] = {keeping: [], plain: []}
     runs: list[float] = []
     pixels: dict[int, Any] = {}
+    pairs = max(pairs, _SEEDS)
     for number in range(pairs):
         progress(f"undisturbed jobs, {number + 1} of {pairs}")
-        for drawer in (keeping, plain) if number % 2 else (plain, keeping):
+        both = (keeping, plain) if number % 2 else (plain, keeping)
+        for drawer in (one for one in both if one is not None):
             view = await drawer.reached(await drawer.submit(number % _SEEDS))
             drawn = drawer.pixels(view)
             if drawn is None or view.result is None:
@@ -206,10 +225,11 @@ async def interrupted(drawer: Drawer, victim: str, seed: int, after_s: float, ex
     job_id = await drawer.submit(seed)
     await drawer.reached(job_id, "running")
     await asyncio.sleep(after_s)
+    pid = await drawer.agent_of((await drawer.view(job_id)).worker)
     before = await drawer.view(job_id)
     kept_bytes = drawer.kept_bytes(job_id)
     begun = time.monotonic()
-    drawer.kill(victim)
+    drawer.kill(victim, pid)
     view = await drawer.reached(job_id)
     used = view.result.used if view.result is not None else {}
     found = _RESUMED.match(used.get("resumed", ""))
@@ -227,24 +247,41 @@ async def interrupted(drawer: Drawer, victim: str, seed: int, after_s: float, ex
     )
 
 
-async def measure(plan: ResumePlan, keeping: Service, plain: Service) -> tuple[Undisturbed, list[Interrupted]]:
+async def measure(plan: ResumePlan, keeping: Service, plain: Service | None) -> tuple[Undisturbed, list[Interrupted]]:
     """Draw, kill and compare. Raises `BenchError`."""
-    draw = random.Random(plan.seed)
     async with JobClient(keeping.settings.front_endpoint) as desk:
         card = (await keeping.idle(desk.client)).workers[0].models[0]
         drawer = Drawer(keeping, desk, card, plan)
-        async with JobClient(plain.settings.front_endpoint) as other:
-            await plain.idle(other.client)
-            calm = await undisturbed(drawer, Drawer(plain, other, card, plan), plan.pairs)
-        plain.stop()
+        if plain is None:
+            calm = await undisturbed(drawer, None, plan.pairs)
+        else:
+            async with JobClient(plain.settings.front_endpoint) as other:
+                await plain.idle(other.client)
+                calm = await undisturbed(drawer, Drawer(plain, other, card, plan), plan.pairs)
+            plain.stop()
         found: list[Interrupted] = []
-        for number in range(plan.kills):
-            victim, seed = VICTIMS[number % len(VICTIMS)], number % _SEEDS
-            progress(f"kill -9 of the {victim}, {number + 1} of {plan.kills}")
+        numbers = numbers_of(plan)
+        for number in numbers:
+            draw = random.Random(f"{plan.seed} {number}")
+            victim, seed = VICTIMS[number % len(VICTIMS)], draw.randrange(_SEEDS)
+            progress(f"kill -9 of the {victim}, {len(found) + 1} of {len(numbers)}; {_outcome(found)}")
             await keeping.idle(desk.client)
             after_s = draw.uniform(0.0, _LATEST * calm.usual_s)
             found.append(await interrupted(drawer, victim, seed, after_s, calm.pixels[seed]))
         return calm, found
+
+
+def numbers_of(plan: ResumePlan) -> range:
+    """The numbers of the jobs of this part. Raises `BenchError` for a part beyond the last."""
+    part, parts = map(int, plan.part.split("/"))
+    if part > parts:
+        raise BenchError(f"--part {plan.part}: there is no part {part} of {parts}")
+    return range(plan.kills * (part - 1) // parts, plan.kills * part // parts)
+
+
+def _outcome(found: Sequence[Interrupted]) -> str:
+    succeeded, same = sum(one.state == "succeeded" for one in found), sum(one.same for one in found)
+    return f"{succeeded} succeeded, {same} with the same pixels"
 
 
 def run(plan: ResumePlan) -> Report:
@@ -276,18 +313,22 @@ def order_of(plan: ResumePlan) -> renders.Order:
 def serve(plan: ResumePlan) -> tuple[Undisturbed, list[Interrupted]]:
     """Kill processes of a service. Raises `BenchError`."""
     with temporary_home(plan.directory) as home:
-        services = []
-        for name, checkpoint_s in (("keeping", plan.checkpoint_s), ("plain", 0.0)):
-            (home / name).mkdir()
-            options = ("--checkpoint-s", f"{checkpoint_s:g}")
-            services.append(Service(home / name, model=str(demo_model()), workers_options=options))
+        keeping = _service(home / "keeping", plan.workers, plan.checkpoint_s)
+        plain = _service(home / "plain", 1, 0.0) if plan.pairs else None
+        services = [keeping] if plain is None else [keeping, plain]
         try:
             for service in services:
                 service.start("broker", "workers")
-            return asyncio.run(measure(plan, *services))
+            return asyncio.run(measure(plan, keeping, plain))
         finally:
             for service in services:
                 service.stop()
+
+
+def _service(home: Path, workers: int, checkpoint_s: float) -> Service:
+    home.mkdir()
+    options = ("--checkpoint-s", f"{checkpoint_s:g}")
+    return Service(home, gpus=f"cpu:{workers}", model=str(demo_model()), workers_options=options)
 
 
 def report_of(plan: ResumePlan, calm: Undisturbed | None, found: Sequence[Interrupted], drawn: renders.Drawn) -> Report:
@@ -316,22 +357,30 @@ def report_of(plan: ResumePlan, calm: Undisturbed | None, found: Sequence[Interr
 
 def _served_metrics(plan: ResumePlan, calm: Undisturbed, found: Sequence[Interrupted]) -> list[Metric]:
     hit = [one for one in found if one.attempts > 1 and one.denoising]
-    drawn, repeated = sum(one.step for one in hit), sum(one.repeated for one in hit)
-    ratios = [one / other for one, other in zip(calm.with_s, calm.without_s, strict=True) if other]
-    return [
+    drawn, repeated = sum(one.step for one in hit), [one.repeated for one in hit]
+    ratios = [one / other for one, other in zip(calm.with_s, calm.without_s, strict=False) if other]
+    step_s = median(calm.with_s) / plan.steps
+    interval = f"a checkpoint each {plan.checkpoint_s:g} s, a step {step_s * 1e3:.0f} ms by the undisturbed jobs"
+    metrics = [
         Metric("kills", "jobs in which a process was killed", len(found), "", _counts(found)),
         Metric("not_succeeded", "of these, not succeeded", sum(one.state != "succeeded" for one in found), "", "bar: 0"),
         Metric("different", "of these, other pixels than undisturbed", sum(not one.same for one in found), "", "bar: 0"),
         Metric("begun_again", "killed while it was denoised, and begun again", len(hit), "", _counts(hit)),
         Metric("resumed", "of these, gone on from a checkpoint", sum(one.resumed > 0 for one in hit)),
         Metric("steps_drawn", "of these, steps that were shown before the kill", drawn),
-        Metric("steps_repeated", "of these, steps that were drawn twice", repeated, "", "without checkpoints: all"),
+        Metric("steps_repeated", "of these, steps that were drawn twice", sum(repeated), "", "without checkpoints: all"),
+        Metric("repeated_p50_s", "steps drawn twice at a kill, p50", median(repeated or [0]) * step_s, "s", interval),
+        Metric("repeated_max_s", "steps drawn twice at a kill, most", max(repeated, default=0) * step_s, "s"),
         Metric("again_p50_s", "from the kill to the end of the job, p50", median(one.took_s for one in found), "s"),
         Metric("checkpoint_bytes", "largest checkpoint", max(one.kept_bytes for one in found), "bytes"),
         Metric("denoise_p50_s", "denoising of an undisturbed job, p50", median(calm.with_s), "s", f"{plan.steps} steps"),
-        Metric("denoise_plain_p50_s", "the same without checkpoints, p50", median(calm.without_s), "s"),
-        Metric("overhead_ratio", "the one over the other, median of pairs", median(ratios) if ratios else None, "x"),
     ]  # fmt: skip
+    if ratios:
+        metrics += [
+            Metric("denoise_plain_p50_s", "the same without checkpoints, p50", median(calm.without_s), "s"),
+            Metric("overhead_ratio", "the one over the other, median of pairs", median(ratios), "x"),
+        ]
+    return metrics
 
 
 def _counts(found: Sequence[Interrupted]) -> str:

@@ -209,10 +209,33 @@ def test_recoveries_show_median_and_worst():
 NOTHING_DRAWN = renders.Drawn(renders=[], pairs=[])
 
 
-def test_a_kill_costs_more_than_an_interval_only_beyond_the_two_steps_beside_it():
+#: Seven steps of 0.1 s from second 10 on: the beginning of the loop, then each step.
+STEADY = [10.0, 10.1, 10.2, 10.3, 10.4, 10.5, 10.6, 10.7]
+
+
+@pytest.mark.parametrize(
+    ("times", "at", "resumed", "expected"),
+    [
+        pytest.param([0.0] * 8, 10.0, 0, (0, 0.0, 0.0, False), id="before its loop"),
+        pytest.param([*STEADY[:4], 0, 0, 0, 0], 10.35, 2, (3, 0.15, 0.0, False), id="on from a checkpoint"),
+        pytest.param([*STEADY[:4], 0, 0, 0, 0], 10.35, 0, (3, 0.35, 0.0, False), id="anew, as one had just fallen due"),
+        pytest.param([*STEADY[:6], 0, 0], 10.55, 0, (5, 0.55, 0.0, True), id="anew, as the disk was slow"),
+        pytest.param(STEADY, 11.2, 7, (7, 0.0, 0.5, False), id="in its decoding"),
+        pytest.param(STEADY, 11.2, 6, (7, 0.1, 0.5, False), id="in its decoding, before the last was written"),
+        pytest.param([10.0, 0, 0, 10.3, 0, 0, 0, 0], 10.35, 2, (3, 0.35, 0.0, False), id="killed for the second time"),
+        pytest.param([10.0, 10.1, 0, 0, 0, 0, 0, 0], 10.15, 2, (1, 0.0, 0.0, False), id="written, not shown yet"),
+    ],
+)
+def test_denoising_and_decoding_that_is_done_twice_is_counted_apart(times, at, resumed, expected):
+    kill = renders.kill_of(times, at, resumed, checkpoint_s=0.25)
+    assert (kill.step, round(kill.denoise_s, 6), round(kill.decode_s, 6), kill.overdue) == expected
+    assert kill.resumed == resumed
+
+
+def test_kills_are_shown_with_what_they_cost():
     kills = [
-        renders.Kill(step=9, resumed=5, lost_s=0.3, step_s=0.05),
-        renders.Kill(step=9, resumed=0, lost_s=0.4, step_s=0.05),
+        renders.Kill(step=9, resumed=5, denoise_s=0.2, decode_s=0.1),
+        renders.Kill(step=9, resumed=0, denoise_s=0.4, overdue=True),
     ]
     found = [renders.Render(kills=kills, same=True), renders.Render(kills=[], same=False, error="it ended")]
     plan = resume.ResumePlan(checkpoint_s=0.25)
@@ -220,7 +243,8 @@ def test_a_kill_costs_more_than_an_interval_only_beyond_the_two_steps_beside_it(
     shown = values(report)
     assert (shown["renders"], shown["renders_not_final"], shown["renders_different"]) == (2, 1, 1)
     assert (shown["renders_steps"], shown["renders_repeated"], shown["renders_resumed"]) == (18, 13, 1)
-    assert (shown["over_interval"], shown["lost_max_ms"]) == (1, 400)
+    assert (shown["over_interval"], shown["overdue"], shown["lost_max_ms"]) == (1, 1, 400)
+    assert (shown["decodes"], shown["decode_max_ms"]) == (1, 100)
     assert "it ended" in report.warnings
 
 

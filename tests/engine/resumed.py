@@ -63,6 +63,7 @@ class Rig:
             with tapped() as frames, self._counted():
                 made = complete(self.engine.generate(self.model.card, spec, out, monitor, "normal"))
         finally:
+            monitor.keeping.settle()
             self.used, self.monitor = monitor.used, monitor
             self.denoise_s = monitor.times.durations()["denoise"]
         if frames:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,18 @@ def test_a_file_of_another_job_is_refused(tmp_path: Path) -> None:
     assert refused == "it was made with another request"
 
 
+@pytest.mark.parametrize(("seconds", "due", "last_due"), [(0.9, False, False), (1.1, False, True), (10.1, True, True)])
+def test_after_the_last_step_less_is_worth_a_file(tmp_path: Path, seconds: float, due: bool, last_due: bool) -> None:
+    now = 100.0
+    store = Checkpoints(tmp_path, 10.0, clock=lambda: now)
+    assert (store.due(), store.last_due()) == (False, False), "nothing is denoised yet"
+    store.begin()
+    now += seconds
+    assert (store.due(), store.last_due()) == (due, last_due)
+    store.keep_now(state(1), BINDING)
+    assert (store.due(), store.last_due()) == (False, False)
+
+
 def test_only_the_last_two_of_each_output_are_left(tmp_path: Path) -> None:
     written(tmp_path, state(1), state(2), state(9), state(1, output=1), state(2, output=1), state(3, output=1))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -104,3 +117,69 @@ def test_only_the_last_two_of_each_output_are_left(tmp_path: Path) -> None:
         "1-2.safetensors",
         "1-3.safetensors",
     ]
+
+
+class SlowDisk:
+    """Holds up the first file until it is told to go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.written: list[tuple[int, int]] = []
+        own = Checkpoints._write
+
+        def write(store: Checkpoints, one: State, binding: Binding) -> None:
+            self.begun.set()
+            assert self.go_on.wait(30.0)
+            own(store, one, binding)
+            self.written.append((one.output, one.step))
+
+        monkeypatch.setattr(Checkpoints, "_write", write)
+
+
+def test_behind_a_disk_that_is_slow_the_newest_alone_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SlowDisk(monkeypatch)
+    store = Checkpoints(tmp_path, 0.0)
+    store.keep(state(1), BINDING)
+    assert disk.begun.wait(30.0)
+    for step in (2, 3, 4):
+        store.keep(state(step), BINDING)
+    disk.go_on.set()
+    store.settle()
+
+    assert disk.written == [(0, 1), (0, 4)]
+    assert store.kept == 4
+    store.keep(state(5), BINDING)
+    store.settle()
+    assert store.kept == 5
+
+
+def test_an_output_that_is_denoised_waits_for_the_disk_however_many_states_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = SlowDisk(monkeypatch)
+    store = Checkpoints(tmp_path, 0.0)
+    store.keep(state(8), BINDING)
+    assert disk.begun.wait(30.0)
+    store.keep_finished(state(9), BINDING)
+    for step in (1, 2):
+        store.keep(state(step, output=1), BINDING)
+    disk.go_on.set()
+    store.settle()
+
+    assert disk.written == [(0, 8), (0, 9), (1, 2)]
+    assert is_whole(store.find(0, BINDING)[0], 9)
+
+
+def test_a_write_that_fails_holds_up_none_that_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Checkpoints._write
+
+    def write(store: Checkpoints, one: State, binding: Binding) -> None:
+        if one.step == 1:
+            raise MemoryError
+        own(store, one, binding)
+
+    monkeypatch.setattr(Checkpoints, "_write", write)
+    store = Checkpoints(tmp_path, 0.0)
+    assert not store.keep_now(state(1), BINDING)
+    assert store.keep_now(state(2), BINDING)
+    assert store.kept == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from safetensors import safe_open
 
 from tests.engine.families import build_stable_diffusion, build_wan
 from tests.engine.resumed import STEPS, Rig, same
+from tests.engine.scripted import CancelAt
 from workers.engine.checkpoints import Checkpoints
 from workers.engine.device import Device
+from workers.engine.progress import Cancelled
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +116,24 @@ def test_outputs_that_are_denoised_are_not_denoised_again(wan: Rig) -> None:
     assert wan.used["resumed"] == f"after step 2 of {STEPS} of output 3"
     assert wan.asked == all_steps * (STEPS - 2) // (3 * STEPS)
     assert wan.denoise_s == all_s > 0
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_job_that_is_interrupted_in_its_decoding_takes_no_step_again(wan: Rig, outputs: int) -> None:
+    whole = wan.draw(num_outputs=outputs)
+    all_s = wan.denoise_s
+    wan.forget()
+    with pytest.raises(Cancelled):
+        wan.draw(CancelAt.at("decode", 0, 1), num_outputs=outputs)
+
+    again = wan.draw(num_outputs=outputs)
+
+    assert same(whole, again)
+    which = f" of output {outputs}" if outputs > 1 else ""
+    assert wan.used["resumed"] == f"after step {STEPS} of {STEPS}{which}"
+    assert wan.asked == 0
+    assert wan.denoise_s == all_s > 0
+    assert wan.slot.progress().kept == outputs * STEPS
 
 
 def test_a_job_may_be_interrupted_again_and_again(wan: Rig) -> None:
@@ -274,8 +295,13 @@ def test_a_state_that_cannot_be_kept_costs_the_job_nothing(
     assert caplog.text.count("no checkpoints of this job") == 1
 
 
-def test_a_job_that_is_shorter_than_the_interval_writes_none(wan: Rig) -> None:
+def test_a_job_that_is_much_shorter_than_the_interval_writes_none(wan: Rig) -> None:
     wan.draw(every_s=1000.0)
+    assert wan.files() == []
+
+
+def test_where_checkpoints_are_off_none_is_written_after_the_last_step(wan: Rig) -> None:
+    wan.draw(every_s=math.inf)
     assert wan.files() == []
 
 

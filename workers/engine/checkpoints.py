@@ -2,8 +2,8 @@
 
 A job's files lie together in one directory, `<output>-<step>.safetensors`, whichever attempt wrote them: the state after a step depends on
 the job, the model and what computes it alone. Those stand in each file as its `Binding`; a file with another one is refused. So is one
-that is not, byte for byte, what was written: each bears a digest of itself. Written beside the steps that follow, by a thread; a file that
-cannot be written costs the job nothing.
+that is not, byte for byte, what was written: each bears a digest of itself. Written beside the steps that follow, and the decoding, by a
+thread; a file that cannot be written costs the job nothing.
 """
 
 from __future__ import annotations
@@ -47,6 +47,10 @@ _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, Recursi
 #: Files kept of each output: the newest, and the one before it should that one be damaged.
 _KEPT = 2
 
+#: After its last step a job is kept too, so that one which dies in its decoding decodes again and takes no step twice; but not for steps
+#: that took less than this share of the time between two checkpoints: short jobs would write a file each.
+_LAST_SHARE = 0.1
+
 
 class State(Struct, frozen=True):
     """The state of one output after a step. `plain` is JSON; `denoise_s`: what it took to come here, in all attempts."""
@@ -88,6 +92,9 @@ class Checkpoints:
         self._since: float | None = None
         #: States of outputs that are denoised and not on disk yet: they go there with the next.
         self._finished: list[tuple[State, Binding]] = []
+        #: Guards what the writing thread shares: itself, and what it writes next.
+        self._lock = threading.Lock()
+        self._next: list[tuple[State, Binding]] = []
         self._writing: threading.Thread | None = None
 
     def begin(self) -> None:
@@ -97,18 +104,34 @@ class Checkpoints:
 
     def due(self) -> bool:
         """Whether a state is to be kept now."""
-        return self._since is not None and self._clock() - self._since >= self._every_s and not self._busy()
+        return self._unkept_s() >= self._every_s
+
+    def last_due(self) -> bool:
+        """The same after the last step of the last output."""
+        return self._unkept_s() >= _LAST_SHARE * self._every_s
+
+    def _unkept_s(self) -> float:
+        """Seconds of denoising that are in no checkpoint; before it begins, less than none."""
+        return self._clock() - self._since if self._since is not None else -1.0
 
     def keep_finished(self, state: State, binding: Binding) -> None:
         """The state of an output after its last step, while there are further ones: kept with the next that is due."""
         self._finished.append((state, binding))
 
     def keep(self, state: State, binding: Binding) -> None:
-        """Write this state, and those of outputs before it, beside what the caller does next."""
+        """Write this state, and those of outputs before it, beside what the caller does next.
+
+        While the disk keeps another one waiting, one alone waits behind it: the newest.
+        """
         self._since = self._clock()
-        todo, self._finished = [*self._finished, (state, binding)], []
-        self._writing = threading.Thread(target=self._write_all, args=(todo,), name="checkpoint", daemon=True)
-        self._writing.start()
+        with self._lock:
+            denoised = [one for one in self._next if one[0].output < state.output and one[0].step >= one[0].total]
+            self._next = [*denoised, *self._finished, (state, binding)]
+            self._finished = []
+            if self._writing is not None:
+                return
+            self._writing = threading.Thread(target=self._write_all, name="checkpoint", daemon=True)
+            self._writing.start()
 
     def keep_now(self, state: State, binding: Binding) -> bool:
         """Write this state, and those of outputs before it, here and now. Whether it is on disk."""
@@ -123,13 +146,15 @@ class Checkpoints:
         return bool(self._finished)
 
     def settle(self) -> None:
-        """Wait for what is being written."""
-        if self._writing is not None:
-            self._writing.join()
-            self._writing = None
+        """Wait until all that was to be kept is written."""
+        with self._lock:
+            writing = self._writing
+        if writing is not None:
+            writing.join()
 
-    def find(self, output: int, binding: Binding) -> tuple[State | None, str]:
-        """(the newest state of this output that is whole and has this binding, why a newer one was refused or "")."""
+    def find(self, output: int, binding: Binding, *, last: bool = False) -> tuple[State | None, str]:
+        """(the newest state of this output that is whole and has this binding, why a newer one was refused or ""). `last`: no output comes
+        after it."""
         refused = ""
         for step, path in sorted(self._files(output), reverse=True):
             try:
@@ -141,16 +166,13 @@ class Checkpoints:
                 )
                 continue
             self.kept = state.steps
-            if state.step < state.total:  # else there may be more of the next output
+            if last or state.step < state.total:  # else there may be more of the next output
                 self._report(self.kept)
             return state, refused
         self._report(self.kept)
         return None, refused
 
     # ------------------------------------------------------------ files
-
-    def _busy(self) -> bool:
-        return self._writing is not None and self._writing.is_alive()
 
     def _files(self, output: int) -> list[tuple[int, Path]]:
         """(step, file) of each checkpoint of an output."""
@@ -161,18 +183,27 @@ class Checkpoints:
         found = [(match, name) for name in names if (match := _NAME.fullmatch(name)) is not None]
         return [(int(match[2]), self._directory / name) for match, name in found if int(match[1]) == output]
 
-    def _write_all(self, todo: list[tuple[State, Binding]]) -> None:
-        for state, binding in todo:
+    def _write_all(self) -> None:
+        """Write what is to be written next, until there is nothing."""
+        while True:
+            with self._lock:
+                todo, self._next = self._next, []
+                if not todo:
+                    self._writing = None
+                    return
+            for state, binding in todo:
+                self._write_or_tell(state, binding)
+
+    def _write_or_tell(self, state: State, binding: Binding) -> None:
+        try:
+            self._write(state, binding)
+        except Exception as error:  # the thread's outermost loop: no checkpoint is a reason to fail a job
             self.failed = True
-            try:
-                self._write(state, binding)
-                self.failed = False
-                self.kept = state.steps
-                self._report(self.kept)
-            except (OSError, SafetensorError, ValueError, RuntimeError) as error:
-                logger.warning(
-                    "a checkpoint cannot be written", extra={"action": Action.CHECKPOINT, "detail": str(error)}
-                )
+            logger.warning("a checkpoint cannot be written", extra={"action": Action.CHECKPOINT, "detail": str(error)})
+        else:
+            self.failed = False
+            self.kept = state.steps
+            self._report(self.kept)
 
     def _write(self, state: State, binding: Binding) -> None:
         self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)

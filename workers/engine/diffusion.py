@@ -111,6 +111,7 @@ class DiffusionEngine:
         keeping = monitor.keeping
         if keeping is not None and card.resumes and (spec.cache or card.cache) in ("", "off"):
             self._checkpoints = Checkpoints(Path(keeping.directory), keeping.every_s, report=monitor.keep)
+            keeping.settle = self._checkpoints.settle
         try:
             yield
         finally:

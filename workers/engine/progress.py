@@ -41,16 +41,22 @@ class Parked(BaseException):
         self.kept = kept
 
 
-class Keeping(Struct, frozen=True):
+def _settled() -> None:
+    """Nothing is being written."""
+
+
+class Keeping(Struct):
     """Where checkpoints of a job lie, seconds of denoising between two, and the digest of its request.
 
-    `park_at`: after how many steps of the job it ends as `Parked`; 0: never.
+    `park_at`: after how many steps of the job it ends as `Parked`; 0: never. `settle` waits for checkpoints that are being written: to be
+    called before the job's end is told, as its files are removed then.
     """
 
     directory: str
     every_s: float
     request: str
     park_at: int = 0
+    settle: Callable[[], None] = _settled
 
 
 class _Notes(Struct):

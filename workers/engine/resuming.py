@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from broker.runtime.log_actions import Action
 from workers.engine.checkpoints import Binding, Checkpoints, State
 from workers.engine.progress import Monitor, Parked
+from workers.models.resumable import DECODE_SOMETHING_ELSE
 from workers.models.versions import installed
 
 logger = logging.getLogger(__name__)
@@ -27,8 +28,9 @@ logger = logging.getLogger(__name__)
 #: Attributes of a scheduler that are no state: its config, what this service gives it, and a method that is watched.
 _NO_STATE = frozenset({"_internal_dict", "own_sampler", "own_noise", "step"})
 
-#: Ends the names of those tensors of a pipeline's loop that change from step to step, among those that its callback hands out.
-_LATENTS = "latents"
+#: Ends of the names of those tensors of a pipeline's loop that change from step to step, among those that its callback hands out. What
+#: consistency models decode is the second.
+_LATENTS = ("latents", "denoised")
 
 #: Shapes of answers that are noted; a model that is asked with more of them is not skipped from there on.
 _MAX_ANSWERS = 64
@@ -135,7 +137,7 @@ class Resumption:
         self._binding = binding
         self._schedulers = {name: part for name, part in pipe.components.items() if hasattr(part, "set_timesteps")}
         self._keeps = True
-        self._earlier, refused = self._checkpoints.find(output, binding)
+        self._earlier, refused = self._checkpoints.find(output, binding, last=last)
         self._answers = _Answers(pipe, dict(self._earlier.plain["answers"]) if self._earlier is not None else {})
         #: Why a newer checkpoint was not taken; "": there is none.
         self._refused = refused
@@ -157,9 +159,12 @@ class Resumption:
         try:
             with self._answers.around():
                 yield
+        except BaseException:
+            # Another call may follow, and write files of the same names.
+            self._checkpoints.settle()
+            raise
         finally:
             self._monitor.passing_over = False
-            self._checkpoints.settle()
 
     def begin(self) -> None:
         """A loop of the pipeline begins. A second one, of a clip in parts, has a state beside its own: what the first made.
@@ -185,18 +190,19 @@ class Resumption:
             if step < total and self._monitor.park_due(step, total):
                 raise Parked(self._checkpoints.kept)
             return tensors
-        if not self._keeps:
+        denoised = step >= total
+        if not self._keeps or (denoised and type(self._pipe).__name__ in DECODE_SOMETHING_ELSE):
             return tensors
-        # The latents of a finished output are small, and its steps are not to be taken again for the sake of the next output's.
-        finished = step >= total and not self._last
-        parks = (step < total or finished) and self._monitor.park_due(step, total)
+        parks = not (denoised and self._last) and self._monitor.park_due(step, total)
+        due = self._checkpoints.last_due() if denoised else self._checkpoints.due()
         try:
             # Not soon after one could not be written: each try costs time.
             if parks and (not self._checkpoints.failed or self._checkpoints.due()):
                 self._park(self._state(step, total, tensors))
-            elif finished:
+            elif denoised and not self._last:
+                # Its latents are small, and its steps are not to be taken again for the sake of the next output's.
                 self._checkpoints.keep_finished(self._state(step, total, tensors), self._binding)
-            elif step < total and self._checkpoints.due():
+            elif due:
                 self._checkpoints.keep(self._state(step, total, tensors), self._binding)
         except UnknownState as error:
             self._keeps = False

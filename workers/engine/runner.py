@@ -344,6 +344,8 @@ class Runner:
             ending = _failed(order.job, engine, error, monitor.phase)
         if isinstance(ending, JobFailed) and ending.fatal:
             return ending  # the device is not to be asked anything any more
+        if monitor.keeping is not None:
+            monitor.keeping.settle()
         if isinstance(ending, JobFailed) and ending.kind == FailureKind.OUT_OF_MEMORY:
             with self._turn:
                 self._ran_out = engine

@@ -33,3 +33,7 @@ RESUMABLE = frozenset({
     "TextToVideoSDPipeline", "VideoToVideoSDPipeline", "WanAnimatePipeline", "WanImageToVideoPipeline", "WanPipeline",
     "WanVACEPipeline", "WanVideoToVideoPipeline", "ZImageImg2ImgPipeline", "ZImageInpaintPipeline", "ZImagePipeline",
 })  # fmt: skip
+
+#: Of these, classes that decode what their callback does not hand out: a checkpoint after the last step would hold the wrong thing, so
+#: they go on from the one before it, or begin the last steps anew.
+DECODE_SOMETHING_ELSE = frozenset({"SanaSprintImg2ImgPipeline", "SanaSprintPipeline"})
