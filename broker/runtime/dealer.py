@@ -5,9 +5,13 @@ No routing id is set: a name in `Hello` cannot be stolen or parked, a routing id
 
 from __future__ import annotations
 
+from random import Random, SystemRandom
+
 import zmq
 
 from broker.runtime.curve_keys import PeerKey
+
+_random = SystemRandom()
 
 #: The system reaps dead tcp connections within 15 s, on both sides, so that none is kept beside the new one. Not libzmq's own heartbeats:
 #: it looks through the timers of all connections at every message to one that has such a timer, which takes most of a core from
@@ -29,12 +33,18 @@ _OPTIONS = (
     (zmq.SNDHWM, 10_000),
     (zmq.RCVHWM, 10_000),
     (zmq.HANDSHAKE_IVL, 5_000),
-    # Pauses between tries double from the first to the second. The broker waits 3 s after a start for workers it knew (`rejoin_s`): all
-    # must be back by then, so the longest pause is a third of it. A try costs next to nothing.
-    (zmq.RECONNECT_IVL, 100),
-    (zmq.RECONNECT_IVL_MAX, 1_000),
     *KEEP_ALIVE,
 )
+
+#: Range of the first pause between two tries to connect, and of the longest, in milliseconds: they double from the one to the other. The
+#: broker waits 3 s after a start for workers it knew (`rejoin_s`): all must be back by then, so the longest is a third of it.
+FIRST_PAUSE_MS, LONGEST_PAUSE_MS = (50, 150), (500, 1_000)
+
+
+def reconnect_pauses(random: Random) -> tuple[int, int]:
+    """(first, longest) pause of one connection, milliseconds. libzmq draws nothing itself where there is a longest pause: of thousands of
+    peers that lost their broker in one instant, each would try again in the same instants as all others."""
+    return random.randint(*FIRST_PAUSE_MS), random.randint(*LONGEST_PAUSE_MS)
 
 
 def open_dealer(
@@ -45,7 +55,9 @@ def open_dealer(
     A send raises `zmq.Again` while there is no connection. Raises `zmq.ZMQError` for what is no endpoint.
     """
     socket = context.socket(zmq.DEALER)
-    for option, value in (*_OPTIONS, (zmq.MAXMSGSIZE, max_frame)):
+    first_ms, longest_ms = reconnect_pauses(_random)
+    pauses = ((zmq.RECONNECT_IVL, first_ms), (zmq.RECONNECT_IVL_MAX, longest_ms))
+    for option, value in (*_OPTIONS, *pauses, (zmq.MAXMSGSIZE, max_frame)):
         socket.setsockopt(option, value)
     if key is not None:
         for option, text in (

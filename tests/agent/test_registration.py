@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from zlib import crc32
+
 import pytest
 from msgspec import structs
 
@@ -10,6 +12,7 @@ from broker.wire import messages as m
 from tests.agent.stage import EPOCH, IDENTITY, INFO, SETUP, Stage, fence
 from workers.agent import effects as fx
 from workers.agent.core import AgentCore
+from workers.agent.registration import Registration
 from workers.ipc.messages import Ready
 from workers.supervisor.agent_policy import AgentPolicy
 from workers.supervisor.exit_codes import EXIT_NAME_TAKEN, EXIT_RESTART, EXIT_UNWANTED
@@ -262,3 +265,27 @@ def test_a_worker_that_yields_starts_its_engine_and_is_like_others_once_it_has_t
     assert stage.orders() == [fx.StartEngine(SETUP)]
     stage.broker(m.Identify())
     assert [hello.yields for hello in stage.sent(m.Hello)] == [False]
+
+
+def test_agents_that_were_welcomed_together_do_not_beat_together() -> None:
+    """Five thousand of them, a heartbeat each second: in no hundredth of a second three times as many as there would be evenly."""
+    beats = [0] * 100
+    for number in range(5000):
+        agent = Registration(AgentPolicy(), 0.0, phase=crc32(f"boot {number}".encode()) / 2**32)
+        agent.welcomed(1.0, 0.0)
+        assert agent.beat_due("idle", 0.0)
+        now = agent.next_due("idle")
+        assert 0.25 <= now <= 1.0
+        assert not agent.beat_due("idle", now - 0.001)
+        assert agent.beat_due("idle", now)
+        agent.heard(now)
+        assert agent.next_due("idle") == now + 1.0
+        beats[int(now * 100) % 100] += 1
+    assert max(beats) < 150
+
+
+def test_the_first_pause_is_no_shorter_than_one_between_heartbeats_that_tell_something() -> None:
+    agent = Registration(AgentPolicy(), 0.0, phase=0.0)
+    agent.welcomed(0.1, 0.0)
+    assert agent.beat_due("idle", 0.0)
+    assert agent.next_due("idle") == 0.1

@@ -16,6 +16,7 @@ The first `tick` starts the engine, unless the name may be another process's, an
 from __future__ import annotations
 
 from collections.abc import Iterable
+from zlib import crc32
 
 from msgspec import Struct
 
@@ -58,7 +59,7 @@ class AgentCore:
         self.identity = identity
         self.policy = policy
         self._out: list[fx.Effect] = []
-        self.registration = Registration(policy, now)
+        self.registration = Registration(policy, now, phase=crc32(identity.boot.encode()) / 2**32)
         self.unacked_results = UnackedResults(policy.resend_s)
         self.engine_slot = EngineSlot(
             identity.setup, policy, self.unacked_results, self._out.append, now, identity.dirs

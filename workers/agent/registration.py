@@ -1,7 +1,9 @@
 """Registration with the broker: when to send `Hello` and heartbeats, how long the broker has been silent.
 
 Two states. *Unregistered*: `Hello` each `resend_s` until `Welcome`; nothing else is sent unasked. *Registered*: a heartbeat each
-`heartbeat_s`, and sooner when something changed: at once if there is room for a job now, else never two within `beat_gap_s`. A probe, a
+`heartbeat_s`, and sooner when something changed: at once if there is room for a job now, else never two within `beat_gap_s`. The second
+one after `Welcome` comes sooner, by a share that differs between agents: thousands that were welcomed together after a broker's start do
+not beat together ever after. A probe, a
 `Identify` and a silence of `SILENT_BEATS` heartbeats (each is answered, so silence means that the broker's loop stands still or is gone)
 lead back to unregistered.
 """
@@ -20,11 +22,15 @@ _BEAT_RANGE_S = (0.05, 10.0)
 class Registration:
     """Registration and heartbeats of one agent."""
 
-    def __init__(self, policy: AgentPolicy, now: float) -> None:
+    def __init__(self, policy: AgentPolicy, now: float, phase: float = 1.0) -> None:
+        """`phase`: where the first pause between heartbeats lies between the shortest (0) and a whole one (1)."""
         self._resend_s = policy.resend_s
         self._gap_s = policy.beat_gap_s
         self._detached_s = policy.detached_s
         self._beat_s = policy.heartbeat_s
+        self._phase = phase
+        #: Until the next heartbeat, if nothing changes.
+        self._pause_s = self._beat_s
         self.registered = False
         self.heard_at = now
         self._hello_at = now
@@ -47,6 +53,7 @@ class Registration:
         self.registered = True
         self._beat_at = now - self._beat_s
         self._beat_shown = None
+        self._pause_s = 0.0
 
     def beat_now(self, now: float) -> None:
         """Make the next heartbeat due at once, without the usual gap."""
@@ -79,12 +86,15 @@ class Registration:
         """Whether to send a heartbeat that shows `shown` now; if so, it counts as sent."""
         if not self.registered or now < self._next_beat(shown):
             return False
+        is_first = not self._pause_s
+        least_s = min(self._gap_s, self._beat_s)
+        self._pause_s = least_s + self._phase * (self._beat_s - least_s) if is_first else self._beat_s
         self._beat_at = now
         self._beat_shown = shown
         return True
 
     def _next_beat(self, shown: object) -> float:
-        return self._beat_at + (self._beat_s if shown == self._beat_shown else min(self._gap_s, self._beat_s))
+        return self._beat_at + (self._pause_s if shown == self._beat_shown else min(self._gap_s, self._beat_s))
 
     def next_due(self, shown: object) -> float:
         """Return the time of the next check."""
