@@ -369,10 +369,32 @@ def test_what_further_media_a_pipeline_takes(
         ("AudioLDM2Pipeline", "neither video nor image"),
         ("KandinskyV22PriorPipeline", "another pipeline"),
         ("StableDiffusionUpscalePipeline", "something to refine"),
+        ("LEditsPPPipelineStableDiffusion", "a picture that was inverted before"),
+        ("UniDiffuserPipeline", "a mode of its call"),
     ],
 )
 def test_pipelines_that_need_more_than_a_job_has(tmp_path: Path, pipeline: str, missing: str) -> None:
     with pytest.raises(CatalogueError, match=f"{pipeline}, and that needs .*{missing}.*, and no job carries that"):
+        card_for(_model(tmp_path, pipeline))
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "missing"),
+    [
+        (
+            "StableCascadeCombinedPipeline",
+            "a component of the class PaellaVQModel, which the installed diffusers does not load",
+        ),
+        (
+            "KarrasVePipeline",
+            "a KarrasVeScheduler that is loaded from where it is saved, and the installed libraries have none",
+        ),
+    ],
+)
+def test_pipelines_that_the_libraries_cannot_run(tmp_path: Path, pipeline: str, missing: str) -> None:
+    with pytest.raises(
+        CatalogueError, match=f"is run by {pipeline}, and that needs {missing}; take a model that does without"
+    ):
         card_for(_model(tmp_path, pipeline))
 
 

@@ -22,10 +22,6 @@ _UNFIT = (
     (r"PaintByExample", "an example"),
     (r".*DiffEdit", "the latents of an inverted image"),
     (r"(QwenImage|StableDiffusion3)ControlNetInpaint", "a control mask"),
-    (r"EasyAnimateInpaint", "`cache_mag_vae` in the config of its VAE"),
-    (r"EasyAnimateControl", "a prompt's encoder of another version than its class has"),
-    (r"I2VGenXL", "a text encoder of transformers 4"),
-    (r"ChromaInpaint", "`guidance_embeds` in the config of its transformer"),
     (r".*ControlNetUnion", "control images of several kinds"),
     (r".*SparseControlNet", "control images for some frames"),
     (r".*GLIGEN", "places for its phrases"),
@@ -40,6 +36,10 @@ _UNFIT = (
     (r".*Onnx", "ONNX Runtime"),
     (r"ConsisID", "the features of a face"),
     (r".*Pix2PixZero", "the embeddings of two prompts"),
+    (r"LEditsPP", "a picture that was inverted before"),
+    (r"TextToVideoZero", "a share of its steps for each of three loops"),
+    (r"VersatileDiffusion", "pictures in the place of prompts"),
+    (r"UniDiffuser", "a mode of its call, of which some give text"),
 )  # fmt: skip
 
 #: Pipelines whose image has a default, and which draw nothing without one.
@@ -56,8 +56,28 @@ _MAKES_SOUND = ("vocoder", "sound_tokenizer")
 _ABSENT = [None, None]
 
 
+#: Pipelines that fail on every call in the installed versions of the libraries, whatever a job carries.
+_BROKEN = (
+    (r"I2VGenXL", "a text encoder of transformers 4"),
+    (r"ChromaInpaint", "`guidance_embeds` in the config of its transformer"),
+    (r"EasyAnimateInpaint", "`cache_mag_vae` in the config of its VAE"),
+    (r"EasyAnimateControl", "a prompt's encoder of another version than its class has"),
+    (r"KarrasVe", "a KarrasVeScheduler that is loaded from where it is saved"),
+)
+
+
 def what_is_missing(taken: PipelineClass) -> str:
-    """Return the argument that this pipeline needs and a job does not carry; "" when it can be run."""
+    """Return what this pipeline needs and is not to be had, as the end of a sentence; "" when it can be run."""
+    if needs := _not_carried(taken):
+        return f"{needs}, and no job carries that"
+    if taken.lost_component:
+        return f"a component of the class {taken.lost_component}, which the installed diffusers does not load"
+    needs = next((needs for pattern, needs in _BROKEN if re.match(pattern, taken.name)), "")
+    return f"{needs}, and the installed libraries have none" if needs else ""
+
+
+def _not_carried(taken: PipelineClass) -> str:
+    """Return the argument that this pipeline needs and a job does not carry."""
     carried = {*_CARRIED, *inputs.parameters(taken.name, taken.parameters).values()}
     if missing := [f"`{name}`" for name in taken.required() if name not in carried]:
         return " and ".join(missing)

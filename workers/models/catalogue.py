@@ -264,7 +264,7 @@ def _class(index: Mapping[str, Any], source: str, settings: ModelTable) -> Pipel
             if settings.pipeline
             else ("path", f"{source!r} is run by {taken.name}, and that")
         )
-        text = f"{value} needs {missing}, and no job carries that; take a model that does without"
+        text = f"{value} needs {missing}; take a model that does without"
         raise CatalogueError("", key, text)
     return taken
 

@@ -82,6 +82,8 @@ class PipelineClass(Struct, frozen=True):
     from_single_file: bool = False
     #: Whether it loads LoRAs.
     takes_loras: bool = False
+    #: Class of a component that it needs and that the library keeps where loading does not find it; "": there is none.
+    lost_component: str = ""
 
     def takes(self, *names: str) -> bool:
         """Whether the call has a parameter of one of these names."""
@@ -133,6 +135,7 @@ def pipeline_class(name: str) -> PipelineClass | None:
             isinstance(base, ast.Name) and base.id == "FromSingleFileMixin" for node, _ in family for base in node.bases
         ),
         takes_loras=_takes_loras(family, made_of),
+        lost_component=_lost_component(init, _optional(family)),
     )
 
 
@@ -140,6 +143,13 @@ def pipeline_class(name: str) -> PipelineClass | None:
 def pipeline_names() -> tuple[str, ...]:
     """Names of all classes that may be pipelines; empty when diffusers is not installed."""
     return tuple(sorted(name for name in _files() if name.endswith("Pipeline")))
+
+
+@functools.cache
+def all_classes() -> tuple[PipelineClass, ...]:
+    """Every pipeline class that the installed diffusers gives out, in the order of the names. Takes some seconds."""
+    found = (pipeline_class(name) for name in sorted(_given_out() & _files().keys()))
+    return tuple(taken for taken in found if taken is not None)
 
 
 @functools.cache
@@ -161,6 +171,22 @@ def _optional(family: list[tuple[ast.ClassDef, str]]) -> set[str]:
                 case ast.Assign(targets=[ast.Name(id="_optional_components")], value=ast.List(elts=names)):
                     return {str(name.value) for name in names if isinstance(name, ast.Constant)}
     return set()
+
+
+def _lost_component(init: ast.FunctionDef | None, optional: Container[str]) -> str:
+    """Return the class of the first component that `save_pretrained` writes and `from_pretrained` does not find again.
+
+    A class of a pipeline's own module is looked for in the folder of that name directly under `pipelines`, which those that
+    were moved to `pipelines/deprecated` have left.
+    """
+    given = init.args if init is not None else None
+    for argument in (*given.args, *given.kwonlyargs)[1:] if given is not None else ():
+        match argument.annotation:
+            case ast.Name(id=kind) if argument.arg not in optional and kind not in _given_out() and kind in _files():
+                folder = _files()[kind].parent
+                if folder.parent.name != "pipelines":
+                    return kind
+    return ""
 
 
 def _places() -> list[str]:

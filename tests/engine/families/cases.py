@@ -80,6 +80,10 @@ class Case(Struct, frozen=True, kw_only=True):
     brief: bool = False
     #: Whether it is drawn with a LoRA here: one class for each of diffusers' loaders.
     lora: bool = False
+    #: Steps of a short job: its scheduler takes no fewer.
+    steps: int = 2
+    #: Package that it needs and that is not had for every torch: it is held to the checks where that is installed.
+    package: str = ""
     #: What it draws is served under conditions, in words.
     note: str = ""
     #: Checks that fail, and why. Each must fail: what is mended is struck off here.
@@ -175,6 +179,22 @@ _BRIEF: tuple[Case, ...] = (
         prompt=False,
         without=("negative_prompt", "guidance_scale", "size"),
     ),
+    *_briefly(
+        "deprecated",
+        "PNDMPipeline",
+        output="image",
+        prompt=False,
+        steps=4,
+        without=("negative_prompt", "guidance_scale", "size"),
+    ),
+    *_briefly(
+        "deprecated",
+        "StableDiffusionModelEditingPipeline",
+        "StableDiffusionParadigmsPipeline",
+        "StableDiffusionPipelineSafe",
+        output="image",
+    ),
+    *_briefly("deprecated", "StableDiffusionInpaintPipelineLegacy", strength=True, **_OVER_PICTURE),
     *_briefly("masks", "FluxControlInpaintPipeline", strength=True, without=("negative_prompt",), **_STEERED_INTO),
 )
 
@@ -290,6 +310,8 @@ CASES: tuple[Case, ...] = (
     ),
     Case(name="PIAPipeline", build="videos", picture="must"),
     Case(name="TextToVideoSDPipeline", build="videos"),
+    Case(name="MotifVideoPipeline", build="motif", frame_step=4),
+    Case(name="MotifVideoImage2VideoPipeline", build="motif", picture="must", frame_step=4),
     Case(name="SanaVideoPipeline", build="sana", frame_step=4),
     Case(name="SanaImageToVideoPipeline", build="sana", picture="must", frame_step=4),
     Case(name="FluxPipeline", build="flux", output="image", lora=True),
@@ -371,6 +393,8 @@ CASES: tuple[Case, ...] = (
         without=("negative_prompt",),
         note="its processor needs torchvision",
     ),
+    Case(name="PRXPipeline", build="prx", output="image"),
+    Case(name="PRXPixelPipeline", build="prx", output="image"),
     Case(name="ErnieImagePipeline", build="more_images", output="image", lora=True),
     Case(name="SanaPipeline", build="sana", output="image", lora=True),
     Case(name="SanaSprintPipeline", build="sana", output="image", without=("negative_prompt",)),
@@ -513,7 +537,8 @@ NOT_RUN: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "torchvision": (
             "QwenImageEditPipeline", "QwenImageEditPlusPipeline", "QwenImageLayeredPipeline", "LongCatImagePipeline",
             "LongCatImageEditPipeline", "Kandinsky5I2IPipeline", "OmniGenPipeline", "QwenImage21Pipeline", "DreamLitePipeline",
-            "BriaFibo2Pipeline",
+            "BriaFibo2Pipeline", "BriaFiboEditPipeline", "DreamLiteMobilePipeline", "GlmImagePipeline", "JoyImageEditPipeline",
+            "JoyImageEditPlusPipeline", "QwenImageEditInpaintPipeline", "ZImageOmniPipeline",
         ),
         "cosmos_guardrail": (
             "CosmosTextToWorldPipeline", "CosmosVideoToWorldPipeline", "Cosmos2TextToImagePipeline", "Cosmos2VideoToWorldPipeline",
@@ -539,6 +564,23 @@ UNFIT: Mapping[str, str] = MappingProxyType(
         "ChromaInpaintPipeline": "`guidance_embeds` in the config of its transformer",
         "EasyAnimateInpaintPipeline": "`cache_mag_vae` in the config of its VAE",
         "EasyAnimateControlPipeline": "a prompt's encoder of another version than its class has",
+        "KarrasVePipeline": "a KarrasVeScheduler that is loaded from where it is saved",
+        "StableCascadeCombinedPipeline": "a component of the class PaellaVQModel",
+        "WuerstchenCombinedPipeline": "a component of the class WuerstchenDiffNeXt",
+        "UnCLIPPipeline": "a component of the class UnCLIPTextProjModel",
+        "UnCLIPImageVariationPipeline": "a component of the class UnCLIPTextProjModel",
+        "AltDiffusionPipeline": "a component of the class RobertaSeriesModelWithTransformation",
+        "AltDiffusionImg2ImgPipeline": "a component of the class RobertaSeriesModelWithTransformation",
+        "VQDiffusionPipeline": "a component of the class LearnedClassifierFreeSamplingEmbeddings",
+        # Deprecated by the library, and called unlike any other.
+        "TextToVideoZeroPipeline": "a share of its steps for each of three loops",
+        "TextToVideoZeroSDXLPipeline": "a share of its steps for each of three loops",
+        "VersatileDiffusionTextToImagePipeline": "pictures in the place of prompts",
+        "VersatileDiffusionImageVariationPipeline": "pictures in the place of prompts",
+        "VersatileDiffusionDualGuidedPipeline": "pictures in the place of prompts",
+        "UniDiffuserPipeline": "a mode of its call, of which some give text",
+        "LEditsPPPipelineStableDiffusion": "a picture that was inverted before",
+        "LEditsPPPipelineStableDiffusionXL": "a picture that was inverted before",
         "DanceDiffusionPipeline": "an output that is neither video nor image",
         "OnnxStableDiffusionPipeline": "ONNX Runtime",
     }

@@ -35,9 +35,6 @@ from workers.models.catalogue import model_for
 #: Name of its LoRA.
 LORA = "tiny"
 
-#: Long enough that a step can follow a step, and be cancelled.
-STEPS = 2
-
 _PATIENCE_S = 60.0
 
 
@@ -133,10 +130,15 @@ class Served:
                 "height": side,
                 "num_frames": 1 if image else limits.nearest_frames(5)[-1],
                 "fps": 8.0,
-                "num_inference_steps": STEPS,
+                # Long enough that a step can follow a step, and be cancelled.
+                "num_inference_steps": self.case.steps,
                 "image": str(self.picture) if self.card.needs_image else "",
                 "inputs": {role: self.media(role) for role in self.card.needs_inputs},
-                **({"extra": {"strength": 0.5}, "num_inference_steps": 2 * STEPS} if self.case.strength else {}),
+                **(
+                    {"extra": {"strength": 0.5}, "num_inference_steps": 2 * self.case.steps}
+                    if self.case.strength
+                    else {}
+                ),
                 **changes,
             },
         )

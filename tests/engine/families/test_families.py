@@ -16,7 +16,9 @@ from tests.engine.families.cases import CASES, CHECKS, NOT_RUN, UNFIT, Case
 from tests.engine.families.served import LORA, Drawn, Served, differing, state
 from tests.engine.media import read_sound
 from workers.ipc.messages import JobCancelled, JobFailed, JobFinished
+from workers.models.abilities import what_is_missing
 from workers.models.catalogue import card_for, model_for
+from workers.models.pipeline_classes import all_classes
 from workers.models.sources import CatalogueError
 
 # The libraries warn of many a thing that a tiny model is.
@@ -26,6 +28,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.label)
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Served:
     case = request.param
+    if case.package:
+        pytest.importorskip(case.package)
     return Served(case, tmp_path_factory.mktemp(case.name))
 
 
@@ -286,6 +290,19 @@ def test_a_class_that_is_not_run_here_has_a_card(name: str, tmp_path: Path) -> N
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
 
     assert card_for(str(tmp_path), "card").pipeline == name
+
+
+def test_every_class_of_the_library_is_known() -> None:
+    """Each class that gets a card is held to the checks, or said not to be; the others are refused in one sentence."""
+    tried = {case.name for case in CASES}
+    not_run = {name for names in NOT_RUN.values() for name in names}
+    refused = {taken.name: needs for taken in all_classes() if (needs := what_is_missing(taken))}
+    carded = {taken.name for taken in all_classes()} - refused.keys()
+
+    assert tried | not_run == carded
+    assert tried & not_run == set()
+    assert UNFIT.keys() <= refused.keys()
+    assert [needs for needs in refused.values() if "\n" in needs or needs.endswith(".")] == []
 
 
 def test_table_names_the_checks_there_are() -> None:
