@@ -16,7 +16,8 @@ from workers.agent.dirs import WorkerDirs
 from workers.agent.worker_files import WorkerFiles
 from workers.depot.depot import NotNow
 from workers.depot.input_cache import InputCache
-from workers.depot.transfers import Put, Transfers
+from workers.depot.orders import Put
+from workers.depot.transfers import Transfers
 
 
 @pytest.fixture
@@ -152,7 +153,7 @@ def test_files_arrive_when_the_edge_is_back(there: Place, tmp_path: Path) -> Non
     transfers = Transfers(there.depot, InputCache(tmp_path / "inputs", 1000))
     try:
         transfers.order(Put(job_id=job_id, fence=fence, files=(file,), budget_s=600))
-        wait_until(lambda: transfers._puts._jobs[0].tries > 0, what="a try that fails")
+        wait_until(lambda: any(one.tries for one in transfers._puts._backlog), what="a try that fails")
         assert transfers.take() == []
         transfers.set_key(key)
         outcomes = wait_until(transfers.take, what="the files in the depot")

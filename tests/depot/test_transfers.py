@@ -7,7 +7,8 @@ import pytest
 from tests.support.waiting import wait_until
 from workers.depot.depot import DepotFile
 from workers.depot.input_cache import InputCache
-from workers.depot.transfers import Outcome, Put, Transfers
+from workers.depot.orders import Outcome, Put
+from workers.depot.transfers import Transfers
 
 
 class Broken:

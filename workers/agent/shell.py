@@ -26,7 +26,7 @@ from workers.agent.engine_process import EngineProcess
 from workers.agent.spare_engine import SpareEngine
 from workers.agent.stats import Sampler
 from workers.agent.worker_files import WorkerFiles
-from workers.depot.transfers import Fetch, Put
+from workers.depot.orders import Fetch, Put
 from workers.ipc.channel import Channel, IpcError
 from workers.ipc.messages import ENGINE_WITHOUT, RunJob, Setup
 from workers.models import optional_packages

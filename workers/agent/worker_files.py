@@ -20,7 +20,8 @@ from workers.agent import attempt_dirs
 from workers.agent import effects as fx
 from workers.agent.dirs import WorkerDirs
 from workers.depot.depot import DepotFile
-from workers.depot.transfers import Discard, Fetch, Put, PutExtra, Transfers
+from workers.depot.orders import Discard, Fetch, Put, PutExtra
+from workers.depot.transfers import Transfers
 from workers.supervisor.agent_policy import AgentPolicy
 
 _CHECKPOINTS_KEPT_S = 86_400.0

@@ -1,7 +1,6 @@
 """The thread that moves a worker's files to its depot and the inputs of its jobs to its machine, beside the engine's next job.
 
-Orders are tried again with growing pauses until they are done, revoked, or over their budget of time. Outcomes are read from `take`, after
-`fileno` became readable.
+`orders` says what is tried when. Outcomes are read from `take`, after `fileno` became readable.
 """
 
 from __future__ import annotations
@@ -14,76 +13,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
-
-from msgspec import Struct
 
 from broker.runtime.log_actions import Action
 from workers.depot.depot import Depot, DepotFile, InputGone, NotNow, Revoked
 from workers.depot.input_cache import InputCache
+from workers.depot.orders import Attempted, Backlog, Discard, Fetch, Order, Outcome, Put, PutExtra
 
 logger = logging.getLogger(__name__)
-
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 15.0
-
-#: Removals of what does not count are tried so often: the edge's sweep finds the rest.
-_DISCARD_TRIES = 5
-
-
-class Put(Struct, frozen=True, kw_only=True):
-    """Put an attempt's files. Done: `Outcome` of this fence."""
-
-    job_id: str
-    fence: int
-    files: tuple[DepotFile, ...]
-    budget_s: float
-
-
-class Fetch(Struct, frozen=True, kw_only=True):
-    """Fetch the inputs of an attempt. Done: `Outcome` of this fence."""
-
-    fence: int
-    names: tuple[str, ...]
-    budget_s: float
-
-
-class Discard(Struct, frozen=True, kw_only=True):
-    """Remove what was put of an attempt. Nobody waits for it."""
-
-    job_id: str
-    fence: int
-
-
-class PutExtra(Struct, frozen=True, kw_only=True):
-    """Put a picture of a job that is not over, if it can be put now: nobody waits for it."""
-
-    fence: int
-    key: str
-    path: Path
-
-
-Order = Put | Fetch | Discard | PutExtra
-
-
-class Outcome(Struct, frozen=True, kw_only=True):
-    """An order of this fence is over. `fault`: why it failed; "": it did not."""
-
-    order: Order
-    fault: str = ""
-    #: An input is not there any more, and never will be.
-    gone: bool = False
-
-
-class _Job:
-    """An order and its tries."""
-
-    def __init__(self, order: Order, now: float) -> None:
-        self.order = order
-        self.next_at = now
-        self.began_at = now
-        self.tries = 0
-        self.done = 0
-        self.fault = ""
 
 
 class _Lane:
@@ -94,13 +30,13 @@ class _Lane:
         self._cache = cache
         self._report = report
         self._changed = threading.Condition()
-        self._jobs: list[_Job] = []
+        self._backlog = Backlog()
         self._thread: threading.Thread | None = None
         self._ended = False
 
     def order(self, order: Order) -> None:
         with self._changed:
-            self._jobs.append(_Job(order, time.monotonic()))
+            self._backlog.add(order, time.monotonic())
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="depot", daemon=True)
                 self._thread.start()
@@ -108,78 +44,71 @@ class _Lane:
 
     def revoke(self, fence: int) -> None:
         with self._changed:
-            self._jobs = [job for job in self._jobs if isinstance(job.order, Discard) or job.order.fence != fence]
+            self._backlog.revoke(fence)
 
     def hurry(self) -> None:
         with self._changed:
-            for job in self._jobs:
-                job.next_at = 0.0
+            self._backlog.hurry()
             self._changed.notify()
 
     def close(self) -> None:
         with self._changed:
             self._ended = True
-            self._jobs.clear()
+            self._backlog.clear()
             self._changed.notify()
 
     # ------------------------------------------------------------ in the thread
 
     def _run(self) -> None:
-        while (job := self._next()) is not None:
-            outcome = self._try(job)
+        while (one := self._next()) is not None:
+            outcome = self._try(one)
             with self._changed:
-                if outcome is None or job not in self._jobs:
+                if outcome is None or one not in self._backlog:
                     continue
-                self._jobs.remove(job)
-            if isinstance(job.order, Put | Fetch):
+                self._backlog.done(one)
+            if isinstance(one.order, Put | Fetch):
                 self._report(outcome)
 
-    def _next(self) -> _Job | None:
-        """Wait for the next job that is due; None: it is over."""
+    def _next(self) -> Attempted | None:
+        """Wait for the next order that is due; None: it is over."""
         with self._changed:
             while not self._ended:
                 now = time.monotonic()
-                due = min(self._jobs, key=lambda job: job.next_at, default=None)
+                due = self._backlog.next()
                 if due is not None and due.next_at <= now:
                     return due
                 self._changed.wait(None if due is None else due.next_at - now)
         return None
 
-    def _try(self, job: _Job) -> Outcome | None:
+    def _try(self, one: Attempted) -> Outcome | None:
         """Try once; None: it is to be tried again."""
         try:
-            self._carry_out(job, lambda: job not in self._jobs)
+            self._carry_out(one, lambda: one not in self._backlog)
         except InputGone as error:
-            return Outcome(order=job.order, fault=str(error), gone=True)
+            return Outcome(order=one.order, fault=str(error), gone=True)
         except (NotNow, OSError) as error:
-            return self._put_off(job, str(error))
+            return self._put_off(one, str(error))
         except Exception as error:  # the thread's outermost point: the other orders go on, and this one's budget ends
-            return self._put_off(job, f"{type(error).__name__}: {error}")
-        if job.fault:
-            logger.info("depot answers again", extra={"action": Action.DEPOT, "detail": f"after {job.tries} tries"})
-        return Outcome(order=job.order)
+            return self._put_off(one, f"{type(error).__name__}: {error}")
+        if one.fault:
+            logger.info("depot answers again", extra={"action": Action.DEPOT, "detail": f"after {one.tries} tries"})
+        return Outcome(order=one.order)
 
-    def _put_off(self, job: _Job, fault: str) -> Outcome | None:
-        now = time.monotonic()
-        job.tries += 1
-        if isinstance(job.order, PutExtra):
-            return Outcome(order=job.order, fault=fault)
-        if fault != job.fault and job in self._jobs:
+    def _put_off(self, one: Attempted, fault: str) -> Outcome | None:
+        told = one.fault
+        with self._changed:
+            outcome = self._backlog.put_off(one, fault, time.monotonic())
+            wanted = outcome is None and one in self._backlog
+        if wanted and fault != told:
             logger.warning("depot", extra={"action": Action.DEPOT, "detail": f"{fault}; it is tried again"})
-        job.fault = fault
-        waited_s = now - job.began_at
-        over = job.tries >= _DISCARD_TRIES if isinstance(job.order, Discard) else waited_s >= job.order.budget_s
-        if over:
-            return Outcome(order=job.order, fault=f"{fault} (tried {job.tries} times in {waited_s:.0f} s)")
-        job.next_at = now + min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(job.tries - 1, 8))
-        return None
+        return outcome
 
-    def _carry_out(self, job: _Job, revoked: Revoked) -> None:
-        match job.order:
+    def _carry_out(self, one: Attempted, revoked: Revoked) -> None:
+        match one.order:
             case Put(files=files):
-                for file in files[job.done :]:
-                    self._depot.put(file, revoked, again=job.tries > 0)
-                    job.done += 1
+                for file in files[one.done :]:
+                    self._depot.put(file, revoked, again=one.tries > 0)
+                    one.done += 1
             case Fetch(names=names):
                 for name in names:
                     if not self._cache.holds(name, time.time()):
