@@ -31,8 +31,8 @@ _CHUNK_BYTES = 1024 * 1024
 _SHA256 = "sha256"
 #: Of the library itself, within one call: who asks tries again after a while.
 _RETRIES = {"max_retries": 2, "retry_timeout": timedelta(seconds=20)}
-#: For one request, with all bytes that it carries; and for what may pass without a byte, or until a part that is sent was taken.
-_LONGEST, _SILENT = timedelta(hours=1), timedelta(minutes=2)
+#: For one request, with all bytes that it carries; without a byte of an answer; and until a part that is sent was taken.
+_LONGEST, _SILENT, _SENT_WITHIN = timedelta(hours=1), timedelta(seconds=20), timedelta(minutes=2)
 #: Parts (5 MB each) of a file that are sent at once: each must be through within the time above, over whatever line there is.
 _PARTS_AT_ONCE = 3
 #: For a process that starts, and shall not hang on a store that is away.
@@ -84,11 +84,14 @@ class ObjectStore:
         self._store = store
 
     @classmethod
-    def of(cls, url: str, *, at_start: bool = False) -> ObjectStore:
-        """The store of a URL of the right form, not asked anything yet. `at_start`: do not wait for it long. Raises `SettingsError`."""
+    def of(cls, url: str, *, at_start: bool = False, sends: bool = False) -> ObjectStore:
+        """The store of a URL of the right form, not asked anything yet. Raises `SettingsError`.
+
+        `at_start`: do not wait for it long. `sends`: large files are put there, over whatever line there is, and nobody waits.
+        """
         stores = importlib.import_module(f"{_MODULE}.store")
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
-        options: dict[str, Any] = {"timeout": _LONGEST, "read_timeout": _SILENT}
+        options: dict[str, Any] = {"timeout": _LONGEST, "read_timeout": _SENT_WITHIN if sends else _SILENT}
         if at_start:
             options |= _AT_START
         if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
@@ -183,11 +186,15 @@ class ObjectStore:
             return False
         return True
 
+    def read(self, key: str) -> bytes:
+        """The bytes of a small object. Raises `NotThere`."""
+        with self._named(f"get {key}"):
+            return bytes(self._obstore.get(self._store, key).bytes())
+
     def _text(self, key: str) -> str:
         """What a small object says; "" where there is none."""
         try:
-            with self._named(f"get {key}"):
-                return bytes(self._obstore.get(self._store, key).bytes()).decode("utf-8", "replace").strip()[:200]
+            return self.read(key).decode("utf-8", "replace").strip()[:200]
         except NotThere:
             return ""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.chaos import report
 from tests.chaos.faults import kinds
 from tests.chaos.soak import Options, Soak
+from tests.support.object_stores import NoStore
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,17 +33,20 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--ipc", action="store_true", help="workers over a unix socket (default: tcp with CURVE keys)")
     parser.add_argument(
         "--depot",
-        choices=("local", "edge"),
+        choices=("local", "edge", "s3"),
         default="local",
-        help="edge: the workers share no disk with the rest, and send their files to the first edge",
+        help="edge: the workers share no disk with the rest, and send their files to the first edge; s3: their results to an object store"
+        " (SeaweedFS's weed, which is killed too, or moto_server, on the PATH)",
     )
     parser.add_argument("--apart", action="store_true", help="no fault on top of another, to measure recoveries")
-    parser.add_argument("--only", default="", help=f"kinds of faults, separated by commas: {', '.join(kinds())}")
+    parser.add_argument(
+        "--only", default="", help=f"kinds of faults, separated by commas: {', '.join(kinds(store=True))}"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
     parser.add_argument("--keep", type=Path, metavar="DIRECTORY", help="keep logs, journal and history there")
     asked = parser.parse_args(argv)
     only = tuple(kind.strip() for kind in asked.only.split(",") if kind.strip())
-    if unknown := set(only) - set(kinds()):
+    if unknown := set(only) - set(kinds(store=asked.depot == "s3")):
         parser.error(f"--only: {', '.join(sorted(unknown))} is no kind of fault")
     options = Options(
         seconds=asked.seconds,
@@ -56,9 +60,13 @@ def main(argv: Sequence[str]) -> int:
         model=asked.model,
         depot=asked.depot,
     )
+    try:
+        soak = Soak(options, asked.keep)
+    except NoStore as error:
+        parser.error(f"--depot: {error}")
     # Whoever stops the soak must not leave a service behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    found = asyncio.run(Soak(options, asked.keep).run())
+    found = asyncio.run(soak.run())
     print(report.text_of(found))
     if asked.json:
         asked.json.write_bytes(report.json_of(found))

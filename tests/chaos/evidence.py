@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from msgspec import Struct
 from PIL import Image
 
 from broker.core.jobs import Job
+from broker.depot.object_store import ObjectStore
+from broker.depot.tokens import ARTEFACTS, attempt_of
 from broker.shell.journal import rows, statements
 from broker.wire.jobspec import CHECKPOINTS
 from tests.chaos.clients import file_fact
@@ -86,6 +89,20 @@ def read_artefacts(home: Path) -> list[DiskFile]:
         fact = file_fact(path)
         if fact is not None and path.parent.name.isdecimal():
             job_id, fence = path.parent.parent.name, int(path.parent.name)
+            found.append(DiskFile(job_id=job_id, fence=fence, file=fact, pixels=_pixels(path)))
+    return found
+
+
+def read_objects(store: ObjectStore) -> list[DiskFile]:
+    """Every file of every attempt in an object store."""
+    found = []
+    with tempfile.TemporaryDirectory() as directory:
+        for one in store.below(ARTEFACTS):
+            job_id, fence = attempt_of(one.key) or ("", 0)
+            path = Path(directory, Path(one.key).name)
+            path.write_bytes(store.read(one.key))
+            fact = file_fact(path)
+            assert fact is not None
             found.append(DiskFile(job_id=job_id, fence=fence, file=fact, pixels=_pixels(path)))
     return found
 

@@ -47,10 +47,13 @@ _TABLE: dict[tuple[str, str], tuple[float, float]] = {
     ("slow", "flush"): (1, 4),
     ("fail", "flush"): (0.2, 1),
     ("set", "clock"): (2, 8),
+    ("cut", "store"): (0, 0),
+    ("hold", "store"): (1, 9),
+    ("kill", "store"): (0.5, 4),
 }
 
-#: What a kind needs: a file system of its own; the library that stands before libc (`tests/support/faulty.c`).
-_OWN_DISK, _PRELOADED = ("disk",), ("flush", "clock")
+#: What a kind needs: a file system of its own; the library that stands before libc (`tests/support/faulty.c`); an object store.
+_OWN_DISK, _PRELOADED, _STORED = ("disk",), ("flush", "clock"), ("store",)
 
 #: Seconds by which the machine's clock is set ahead, and set back when the fault is over.
 _AHEAD_S = (-30 * 86_400, -7_200, -600, -2, 2, 600, 7_200, 30 * 86_400)
@@ -97,20 +100,22 @@ class Fault(Struct, frozen=True, kw_only=True):
         return f"{self.verb} {self.whom}"
 
 
-def _possible(*, disk: bool, preload: bool) -> list[tuple[str, str]]:
-    lacking = (*(() if disk else _OWN_DISK), *(() if preload else _PRELOADED))
+def _possible(*, disk: bool, preload: bool, store: bool) -> list[tuple[str, str]]:
+    lacking = (*(() if disk else _OWN_DISK), *(() if preload else _PRELOADED), *(() if store else _STORED))
     return [pair for pair in _TABLE if pair[1] not in lacking]
 
 
-def kinds(*, disk: bool = True, preload: bool = True) -> list[str]:
+def kinds(*, disk: bool = True, preload: bool = True, store: bool = False) -> list[str]:
     """All kinds, in the order of the table."""
-    return [f"{verb} {whom}" for verb, whom in _possible(disk=disk, preload=preload)]
+    return [f"{verb} {whom}" for verb, whom in _possible(disk=disk, preload=preload, store=store)]
 
 
-def plan(seed: int, *, disk: bool = True, preload: bool = True, stretch: float = 1.0) -> Iterator[Fault]:
+def plan(
+    seed: int, *, disk: bool = True, preload: bool = True, store: bool = False, stretch: float = 1.0
+) -> Iterator[Fault]:
     """Faults without an end; the same for the same arguments. `stretch`: how much longer than usual they may last."""
     rng = random.Random(seed)
-    table = _possible(disk=disk, preload=preload)
+    table = _possible(disk=disk, preload=preload, store=store)
     while True:
         for verb, whom in rng.sample(table, len(table)):
             low, high = _TABLE[verb, whom]
@@ -160,7 +165,9 @@ class Injector:
         fault = strike.fault
         try:
             match fault.whom:
-                case "front" | "back":
+                case "store" if fault.verb == "kill":
+                    await self._on_store(fault)
+                case "front" | "back" | "store":
                     await self._on_cable(fault)
                 case "disk":
                     await self._fill_disk(fault.lasts_s)
@@ -224,6 +231,17 @@ class Injector:
             await asyncio.sleep(fault.lasts_s)
         finally:
             cable.release(deliver=fault.deliver)
+
+    async def _on_store(self, fault: Fault) -> None:
+        store = self._service.store
+        assert store is not None, f"{fault.kind} is planned without a store"
+        if not store.durable:
+            # It would forget what it took: it is only not to be reached.
+            await self._on_cable(msgspec.structs.replace(fault, verb="hold", deliver=False))
+            return
+        store.kill()
+        await asyncio.sleep(fault.lasts_s)
+        await asyncio.to_thread(store.start)
 
     async def _on_library(self, fault: Fault) -> None:
         library = self._service.library

@@ -24,8 +24,10 @@ from pathlib import Path
 import psutil
 
 from bench.harness.process import ROOT, Process, children, clean_environ, free_port
+from broker.depot.object_store import ObjectStore
 from tests.chaos.proxy import Proxy, endpoint
 from tests.support.faulty import Faults, Unbuildable
+from tests.support.object_stores import BUCKET, LocalStore
 
 #: As systemd's default `RestartSec`.
 RESTART_S = 0.1
@@ -38,6 +40,9 @@ DISK_MB, MIN_FREE_MB, RESERVE_MB = 96, 24, 8
 
 #: Carried by every process of this service through its environment, children included.
 MARK = "CHAOS_RUN"
+
+#: Where results lie with `depot` "s3".
+STORE_URL = f"s3://{BUCKET}/chaos"
 
 #: Name of the workers' key where they come by tcp.
 _KEY = "far"
@@ -112,7 +117,8 @@ class Service:
     """The units, the cables, the disk."""
 
     def __init__(self, workers: int, edges: int, *, tcp: bool, model: str = "fake", depot: str = "local") -> None:
-        """`depot`: "edge" for workers that share nothing with the others but tcp, with a home of their own."""
+        """`depot`: "edge" for workers that share nothing with the others but tcp, with a home of their own; "s3": and an object store for
+        results. Raises `NoStore`."""
         self.workers = workers
         self._depot = depot
         self._model = model
@@ -125,7 +131,10 @@ class Service:
             directory.mkdir(mode=0o700)
         self.disk_mounted = _mount(self.root / "disk")
         self.home = self.root / "disk" / "z"
-        self.workers_home = self.root / "far" if depot == "edge" else self.home
+        self.workers_home = self.home if depot == "local" else self.root / "far"
+        #: The object store, and the port of the cable to it.
+        self.store = LocalStore(self.root / "store", self.logs / "store.log") if depot == "s3" else None
+        self._store_port = free_port()
         #: Sets the clock of all processes, and slows and fails flushes of the journal; None where it cannot be built.
         self.library = _library(self.root)
         self.ports = [free_port() for _ in range(edges)]
@@ -135,6 +144,8 @@ class Service:
             "front": Proxy(self.root / "run" / "front", self.home / "run" / "front.sock"),
             "back": Proxy(*back),
         }
+        if self.store is not None:
+            self.cables["store"] = Proxy(self._store_port, self.store.port)
         self.units = {name: self._unit(name, arguments) for name, arguments in self._commands().items()}
         self._keeper: asyncio.Task[None] | None = None
 
@@ -148,8 +159,10 @@ class Service:
         if self._model != "fake":
             # What it computes takes its time on a busy machine. Its jobs are short, and have checkpoints all the same.
             short = ["--checkpoint-s", "0.1"]
+        results = ["--results-store", STORE_URL] if self.store is not None else []
         edges = {
-            f"edge-{n}": ["http_edge", "--host", "127.0.0.1", "--port", str(port)] for n, port in enumerate(self.ports)
+            f"edge-{n}": ["http_edge", "--host", "127.0.0.1", "--port", str(port), *results]
+            for n, port in enumerate(self.ports)
         }
         return {
             "broker": ["broker", *room, *far],
@@ -162,7 +175,8 @@ class Service:
                 "--back",
                 back,
                 "--depot",
-                f"http://127.0.0.1:{self.ports[0]}" if self._depot == "edge" else "local",
+                f"http://127.0.0.1:{self.ports[0]}" if self._depot != "local" else "local",
+                *results,
                 *short,
                 *curve,
             ],
@@ -171,7 +185,8 @@ class Service:
 
     def _unit(self, name: str, arguments: list[str]) -> Unit:
         preload = self.library.environ if self.library else {}
-        environ = clean_environ(**{MARK: self.mark, "PYTHONUNBUFFERED": "1", **preload})
+        stored = self.store.environ(self._store_port) if self.store is not None else {}
+        environ = clean_environ(**{MARK: self.mark, "PYTHONUNBUFFERED": "1", **preload, **stored})
         home = self.workers_home if name == "workers" else self.home
         return Unit(name, [*arguments, "--home", str(home)], self.start_dir, environ, self.logs / f"{name}.log")
 
@@ -179,8 +194,18 @@ class Service:
     def edges(self) -> list[Unit]:
         return [unit for name, unit in self.units.items() if name.startswith("edge-")]
 
+    @property
+    def objects(self) -> ObjectStore | None:
+        """The store as the soak itself sees it, beside the cable."""
+        if self.store is None:
+            return None
+        os.environ.update(self.store.environ())
+        return ObjectStore.of(STORE_URL)
+
     async def start(self) -> None:
         """Start everything, and keep it running."""
+        if self.store is not None:
+            await asyncio.to_thread(self.store.start)
         for cable in self.cables.values():
             await cable.start()
         if self._back_port:
@@ -206,6 +231,8 @@ class Service:
         codes = {unit.name: await asyncio.to_thread(unit.stop) for unit in units}
         for cable in self.cables.values():
             await cable.close()
+        if self.store is not None:
+            await asyncio.to_thread(self.store.kill)
         return codes
 
     def kill_everything(self) -> list[str]:

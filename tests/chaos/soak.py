@@ -51,7 +51,7 @@ class Options(Struct, frozen=True, kw_only=True):
     #: "fake", or "demo", whose pictures are compared.
     model: str = "fake"
     only: tuple[str, ...] = ()
-    #: "edge": workers have a home of their own, and send their files to the first edge.
+    #: "edge": workers have a home of their own, and send their files to the first edge. "s3": and their results to an object store.
     depot: str = "local"
 
 
@@ -135,7 +135,8 @@ class Soak:
     async def _faults(self) -> None:
         stretch = min(_MOST_STRETCH, max(1.0, self._options.seconds / _USUAL_S))
         disk, preload = self.service.disk_mounted, self.service.library is not None
-        for fault in faults.plan(self._options.seed, disk=disk, preload=preload, stretch=stretch):
+        store = self.service.store is not None
+        for fault in faults.plan(self._options.seed, disk=disk, preload=preload, store=store, stretch=stretch):
             if self._options.only and fault.kind not in self._options.only:
                 continue
             await asyncio.sleep(fault.pause_s)
@@ -224,6 +225,7 @@ class Soak:
 
     async def _finish(self, calm: list[report.Calm]) -> report.Report:
         await self._watch.close()
+        stored = () if self.service.objects is None else tuple(evidence.read_objects(self.service.objects))
         codes = await self.service.stop()
         self.troubles += [f"{name} ended with {code} after SIGTERM" for name, code in codes.items() if code != 0]
         self.troubles += [f"orphan: {line}" for line in self.service.kill_everything()]
@@ -238,7 +240,7 @@ class Soak:
             self.troubles.append(f"the journal is damaged: {integrity}")
         wrong, lost_attempts = evidence.leftovers(self.service.home, self.service.start_dir, journal)
         self.troubles += [f"left over: {text}" for text in wrong]
-        disk = tuple(evidence.read_artefacts(self.service.home))
+        disk = (*evidence.read_artefacts(self.service.home), *stored)
         violations = check(Evidence(facts=tuple(self.log.facts), journal=tuple(journal), disk=disk))
         submitted = {fact.job_id for fact in self.log.facts if isinstance(fact, Submitted)}
         states = [job.state for job in journal]

@@ -145,7 +145,7 @@ class Watch:
     def _is_back(self, worker: dict[str, Any] | None, strike: Strike) -> bool:
         if worker is None:
             return False
-        if strike.fault.whom in ("broker", "front", "back"):
+        if strike.fault.whom in ("broker", "front", "back", "store"):
             return worker["state"] not in ("suspect", "lost")
         return (
             worker["state"] in _WORKING

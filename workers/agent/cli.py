@@ -117,7 +117,7 @@ def _files(config: AgentConfig) -> WorkerFiles:
         return WorkerFiles(dirs, None)
     cache = InputCache(Path(config.inputs), config.input_cache_bytes)
     edge = HttpDepot(config.depot, config.name)
-    depot = S3Depot(ObjectStore.of(config.results_store), edge) if config.results_store else edge
+    depot = S3Depot(ObjectStore.of(config.results_store, sends=True), edge) if config.results_store else edge
     return WorkerFiles(dirs, Transfers(depot, cache))
 
 
