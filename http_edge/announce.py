@@ -10,7 +10,7 @@ from broker.wire.messages import PoolView
 from http_edge.api.native.service_api import READY_STATES
 from http_edge.base.errors import EdgeError
 from http_edge.base.settings import EdgeSettings
-from http_edge.jobs.service import JobService
+from http_edge.jobs.models import Catalogue
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def service_url(settings: EdgeSettings) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
-async def announce(calls: JobService, settings: EdgeSettings, *, is_open: bool = False) -> None:
+async def announce(catalogue: Catalogue, settings: EdgeSettings, *, is_open: bool = False) -> None:
     """Log a line whenever the wait changes, and the last when a worker is ready.
 
     `is_open`: others than this machine reach the port, and no key is asked for.
@@ -38,7 +38,7 @@ async def announce(calls: JobService, settings: EdgeSettings, *, is_open: bool =
     clock = asyncio.get_running_loop().time
     said, said_at = "", 0.0
     while True:
-        missing = await _missing(calls)
+        missing = await _missing(catalogue)
         if not missing:
             break
         if missing != said or clock() - said_at >= _SAY_AGAIN_S:
@@ -54,10 +54,10 @@ async def announce(calls: JobService, settings: EdgeSettings, *, is_open: bool =
     )
 
 
-async def _missing(calls: JobService) -> str:
+async def _missing(catalogue: Catalogue) -> str:
     """Return the reason why a job sent now would wait; "" when a worker is ready."""
     try:
-        pool: PoolView = await calls.pool(_LOOK_S)
+        pool: PoolView = await catalogue.pool(_LOOK_S)
     except EdgeError:
         return "the broker does not answer"
     if any(worker.state in READY_STATES for worker in pool.workers):

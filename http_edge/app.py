@@ -38,6 +38,7 @@ from http_edge.base.paths import resolve_roots
 from http_edge.base.settings import EdgeSettings
 from http_edge.body.spool import Spool
 from http_edge.http.routing import EdgeRoute
+from http_edge.jobs.deliveries import Deliveries
 from http_edge.jobs.hub import Hub
 from http_edge.jobs.progress import Progress
 from http_edge.jobs.service import JobService
@@ -140,7 +141,7 @@ def build_edge(
         check_url=fetcher.check,
         remote=store_of(settings),
     )
-    depot = DepotFiles(settings.artefacts_path, settings.uploads_path, calls.artefacts)
+    depot = DepotFiles(settings.artefacts_path, settings.uploads_path, calls.deletion.artefacts)
     return Edge(
         settings=settings,
         broker=broker,
@@ -155,7 +156,10 @@ def build_edge(
         retention=Retention(calls, kept, spool, files),
         depot=depot,
         webhooks=WebhookDelivery(
-            calls, fetcher, WebhookSecrets(settings.webhook_secrets, settings.webhook_secret_path)
+            calls,
+            Deliveries(broker),
+            fetcher,
+            WebhookSecrets(settings.webhook_secrets, settings.webhook_secret_path),
         ),
         keys=KeyRing(settings.keys_path) if settings.keys_path else None,
         traces=Traces(calls, otlp_exporter() if settings.traces else None),

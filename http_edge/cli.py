@@ -64,7 +64,11 @@ class EdgeServer(uvicorn.Server):
             log.info("listening on %s", listening.url_of(one), extra={"action": Action.LISTEN})
         if not self.should_exit:
             self._announcing = asyncio.create_task(
-                announce(self._edge.calls, self._edge.settings, is_open=_is_open(self._edge.settings, sockets or ()))
+                announce(
+                    self._edge.calls.catalogue,
+                    self._edge.settings,
+                    is_open=_is_open(self._edge.settings, sockets or ()),
+                )
             )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -24,9 +24,6 @@ LARGE = {
     "broker.core.pool.Worker": "a record of one worker, written by the messages that it sends",
     "broker.core.state.State": "the core's memory; every move of a job passes through it, so that its parts cannot disagree",
     "broker.shell.router.Router": "one pass from the sockets to the commit, in the hot path",
-    "http_edge.jobs.service.JobService": "one method a request of the broker's client",
-    "workers.agent.core.AgentCore": "one method a message of the broker and of the engine",
-    "workers.agent.engine_slot.EngineSlot": "one method a move of an engine and its attempts, which cannot be told apart while two overlap",
     "zoetrope.client.client.AsyncClient": "one method an operation, as in Client",
     "zoetrope.client.client.Client": "one method an operation of the service",
 }

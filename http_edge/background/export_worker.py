@@ -53,7 +53,7 @@ class ExportWorker:
             job_id = await self._noted.get()
             try:
                 # Looking at a job is what fills its path.
-                await self._calls.job(job_id)
+                await self._calls.jobs.get(job_id)
             except EdgeError as error:
                 log.info("job not looked at", extra={"action": Action.SAVE, "job_id": job_id, "reason": error.message})
 
@@ -70,7 +70,7 @@ class ExportWorker:
     async def _sweep(self) -> None:
         after, seen, more = "", 0, True
         while more and seen < _SWEPT:
-            jobs, more = await self._calls.jobs(limit=_PAGE, after=after, states=("succeeded",))
+            jobs, more = await self._calls.jobs.page(limit=_PAGE, after=after, states=("succeeded",))
             if not jobs:
                 return
             after, seen = jobs[-1].view.id, seen + len(jobs)

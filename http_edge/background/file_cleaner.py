@@ -51,7 +51,7 @@ class FileCleaner:
         needed: set[str] = set()
         after, more = "", True
         while more:
-            views, more = await self._calls.views(limit=_PAGE, after=after, newest_first=False, states=_LIVE)
+            views, more = await self._calls.jobs.views(limit=_PAGE, after=after, newest_first=False, states=_LIVE)
             needed |= {Path(path).name for view in views for path in _inputs_of(view)}
             after = views[-1].id if views else ""
             more = more and bool(views)
@@ -60,7 +60,7 @@ class FileCleaner:
     async def sweep_checkpoints(self, now: float) -> None:
         """Remove the checkpoints of jobs that have ended: their workers do, unless they died first."""
         for job_id in (await run_sync(self._store.checkpointed))[:_STRAYS]:
-            view = await self._calls.view(job_id)
+            view = await self._calls.jobs.view(job_id)
             age_s = self._store.checkpoint_age_s(job_id, now)
             if view.state in FINAL_NAMES if view is not None else age_s > STRAY_S:
                 await run_sync(self._store.remove_checkpoints, job_id)
@@ -72,7 +72,7 @@ class FileCleaner:
         for job_id, times in found.items():
             await self._sweep_stray(job_id, times, now)
         for job_id in await run_sync(self._store.pins):
-            if await self._calls.view(job_id) is None:
+            if await self._calls.jobs.view(job_id) is None:
                 with contextlib.suppress(StoreError):  # the next sweep does
                     await run_sync(self._store.unpin, job_id)
 
@@ -80,7 +80,7 @@ class FileCleaner:
         old = [fence for fence, at in times.items() if now - at > STRAY_S]
         if times and not old:
             return
-        view = await self._calls.view(job_id)
+        view = await self._calls.jobs.view(job_id)
         if view is not None and (view.state not in FINAL_NAMES or view.damaged):
             return
         needed = view.fence if view is not None and view.state == "succeeded" else -1

@@ -71,7 +71,7 @@ class Retention:
         self._calls = calls
         self._spool = spool
         self._files = files
-        self._store = calls.artefacts
+        self._store = calls.deletion.artefacts
         self._cleaner = FileCleaner(calls, inputs, self._store)
         self._lock_path = settings.home_path / "retention.lock"
         self._lock: int | None = None
@@ -126,7 +126,7 @@ class Retention:
 
     async def sweep(self) -> None:
         """Let go of everything whose time has come. Raises `EdgeError` when the broker does not answer; `OSError`."""
-        pool = await self._calls.pool()
+        pool = await self._calls.catalogue.pool()
         now = self._wall_clock()
         if self._waits(clock_agreement.doubt(pool, now)):
             return
@@ -214,7 +214,7 @@ class Retention:
         found: list[_Record] = []
         more = True
         while more and len(found) < _WINDOW:
-            views, more = await self._calls.views(limit=_PAGE, after=after, newest_first=False, states=FINAL_NAMES)
+            views, more = await self._calls.jobs.views(limit=_PAGE, after=after, newest_first=False, states=FINAL_NAMES)
             if not views:
                 return found, False
             found += [_Record(view.id, view.fence, view.submitted_at, view.finished_at) for view in views]
@@ -237,10 +237,12 @@ class Retention:
         locks: list[int] = []
         try:
             free = await run_sync(self._free_of, batch, locks)
-            gone = set(await self._calls.forget_records([one.id for one in free], finished_s)) if free else set()
+            gone = (
+                set(await self._calls.deletion.delete_records([one.id for one in free], finished_s)) if free else set()
+            )
             for record in free:
                 # A request whose answer was lost is repeated, and then finds its jobs deleted.
-                if record.id in gone or await self._calls.view(record.id) is None:
+                if record.id in gone or await self._calls.jobs.view(record.id) is None:
                     gone.add(record.id)
                     await run_sync(self._store.remove, record.id, record.fence)
         finally:

@@ -150,7 +150,7 @@ class Traces:
                 raise
         while self._waiting:
             ids = list(self._waiting)[:_BATCH]
-            views = [view for job_id in ids if (view := await self._calls.view(job_id)) is not None]
+            views = [view for job_id in ids if (view := await self._calls.jobs.view(job_id)) is not None]
             fresh = [view for view in views if view.state in FINAL_NAMES and not view.damaged and self._is_new(view)]
             spans = [span for view in fresh for span in _spans(view)]
             if spans:
@@ -173,7 +173,7 @@ class Traces:
         found: list[JobView] = []
         after, more = "", True
         while more:
-            views, more = await self._calls.views(limit=_BATCH, after=after, states=tuple(sorted(FINAL_NAMES)))
+            views, more = await self._calls.jobs.views(limit=_BATCH, after=after, states=tuple(sorted(FINAL_NAMES)))
             found += [view for view in views if self._is_new(view)]
             if not views or views[-1].submitted_at < self._until - _LOOK_BACK_S:
                 break

@@ -25,6 +25,7 @@ from http_edge.background.webhook_events import event_body, event_id
 from http_edge.background.webhook_signing import SecretsError, WebhookSecrets, signatures
 from http_edge.background.webhook_turns import Turn, Turns
 from http_edge.base.errors import EdgeError
+from http_edge.jobs.deliveries import Deliveries
 from http_edge.jobs.service import JobService
 from http_edge.media.fetch import Fetcher, NotSent, host_of, parse_url
 
@@ -73,6 +74,7 @@ class WebhookDelivery:
     def __init__(
         self,
         calls: JobService,
+        deliveries: Deliveries,
         fetcher: Fetcher,
         secrets: WebhookSecrets,
         *,
@@ -81,6 +83,7 @@ class WebhookDelivery:
     ) -> None:
         self.secrets = secrets
         self._calls = calls
+        self._deliveries = deliveries
         self._fetcher = fetcher
         self._base_url = calls.settings.public_url.rstrip("/")
         self._wall_clock = wall_clock
@@ -131,8 +134,8 @@ class WebhookDelivery:
         if room <= 0 or not self._has_secrets():
             return _POLL_S
         try:
-            claims, wait_s = await self._calls.claim_deliveries(room)
-            views = await asyncio.gather(*(self._calls.view(claim.job_id) for claim in claims))
+            claims, wait_s = await self._deliveries.claim(room)
+            views = await asyncio.gather(*(self._calls.jobs.view(claim.job_id) for claim in claims))
         except EdgeError as error:
             # What was claimed comes back when its lease has run out.
             log.info("no webhook deliveries", extra={"action": Action.WEBHOOK, "reason": error.message})
@@ -205,7 +208,7 @@ class WebhookDelivery:
         """Send once. None: the job was deleted meanwhile, and the delivery with it."""
         try:
             # Looking at a job fills its path first: a receiver of its event finds the file.
-            job = await self._calls.job(claim.job_id)
+            job = await self._calls.jobs.get(claim.job_id)
             keys = self.secrets.keys()
         except EdgeError as error:
             return None if error.kind == "not_found" else self._retry(claim, 0, error.message)
@@ -258,7 +261,7 @@ class WebhookDelivery:
             async with asyncio.timeout(_REPORT_S):
                 while True:
                     try:
-                        await self._calls.delivery_done(done)
+                        await self._deliveries.report(done)
                     except EdgeError:
                         await asyncio.sleep(_BROKER_RETRY_S)
                     else:

@@ -14,7 +14,7 @@ async def delete_job(calls: JobService, job: Job, what: str) -> None:
     """Delete a job and its files. Raises `EdgeError` `still_stopping` when it does not stop in time; `what` is the family's word for it."""
     if not job.is_final:
         outcome, job = await calls.cancel(job.id)
-        if outcome == "requested" and not await calls.wait_final([job.id], STOP_WAIT_S):
+        if outcome == "requested" and not await calls.follower.wait_final([job.id], STOP_WAIT_S):
             message = f"{what} {job.id} is being stopped, which takes longer than {STOP_WAIT_S:g} s; delete it again"
             raise EdgeError("still_stopping", message, retry_after_s=5.0)
-    await calls.forget(job.id)
+    await calls.deletion.delete(job.id)

@@ -49,6 +49,10 @@ class ExportOnRead:
                 self._settled.popitem(last=False)
         return job.unsaved(known[0]) if known[0] else job
 
+    async def job_at(self, path: str) -> str | None:
+        """The id of the job whose result lies at a client's path, or None. Raises `EdgeError` when clients may not look there."""
+        return await anyio.to_thread.run_sync(self._exports.written, path, limiter=self._threads)
+
     def forget(self, job_ids: Iterable[str]) -> None:
         """Drop deleted jobs; later ones of these ids are others."""
         for job_id in job_ids:

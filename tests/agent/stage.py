@@ -9,8 +9,9 @@ from broker.wire import messages as m
 from broker.wire.jobspec import Artefact, JobSpec, ModelCard, Result, encode_spec
 from workers.agent import effects as fx
 from workers.agent import invariants
-from workers.agent.core import AgentCore, Identity
+from workers.agent.core import AgentCore
 from workers.agent.dirs import WorkerDirs
+from workers.agent.identity import Identity
 from workers.ipc.messages import (
     FromEngine,
     JobCancelled,

@@ -107,7 +107,7 @@ class Surroundings(RuleBasedStateMachine):
                     slots = {job.fence: job.slot for job in self.jobs}
                     assert at in slots or self.closed, "a park word for a job that is not there"
                     assert slots.get(at, slot) == slot, "a park word for another seat"
-                    assert at in self.park_orders or self.core.draining, "a park that nobody ordered"
+                    assert at in self.park_orders or self.core.capacity.draining, "a park that nobody ordered"
                 case fx.KillEngine(reason):
                     assert self.process, "a kill without a process"
                     if reason.startswith(("the cancel", "no sign of life")):
@@ -186,12 +186,12 @@ class Surroundings(RuleBasedStateMachine):
     def every_attempt_is_accounted_for(self) -> None:
         if self.exit is not None or self.core.leaving is not None:
             return
-        held = {item.fence for item in self.core.held(self.now)}
+        held = {item.fence for item in self.core.capacity.held(self.now)}
         for at in self.ran:
             assert at in held or at in self.acknowledged or at in self.gone_without_result, f"attempt {at:x} vanished"
 
     @invariant()
     def directories_belong_to_someone(self) -> None:
         if self.exit is None and self.core.leaving is None:
-            held = {item.fence for item in self.core.held(self.now)}
+            held = {item.fence for item in self.core.capacity.held(self.now)}
             assert self.dirs <= held | self.accepted, "garbage was left"

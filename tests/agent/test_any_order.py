@@ -146,7 +146,7 @@ class World(Surroundings):
         self.engine(PostprocessBegun(fence=job.fence, model="demo"))
         if self.exit is None and self.core.leaving is None and self.core.registration.registered:
             told = any(beat.free for beat in self.beats)
-            assert told or not self.has_room() or self.core.draining or len(self.core.unacked_results) >= 3, (
+            assert told or not self.has_room() or self.core.capacity.draining or len(self.core.unacked_results) >= 3, (
                 "room is not told"
             )
 
@@ -165,7 +165,11 @@ class World(Surroundings):
         job = data.draw(st.sampled_from(self.jobs))
         at = job.fence
         waits = {other.fence for other in self.core.engine_slot.attempts} - {at}
-        held = self.core.engine_slot.holds(self.granted[at], at) and self.core.leaving is None and self.exit is None
+        held = (
+            self.core.engine_slot.attempts.find(self.granted[at], at) is not None
+            and self.core.leaving is None
+            and self.exit is None
+        )
         self.jobs.remove(job)
         match how:
             case "finished":

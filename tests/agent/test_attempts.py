@@ -19,7 +19,7 @@ def test_a_job_goes_to_the_idle_engine_and_the_next_heartbeat_says_since_when() 
     stage = Stage().idle()
     stage.run(1, body=b"the spec")
     assert stage.orders() == [fx.StartJob(run_job(1, b"the spec"))]
-    assert (stage.core.free, stage.core.seen) == (0, fence(1))
+    assert (stage.core.capacity.free, stage.core.orders.seen) == (0, fence(1))
     assert stage.core.next_deadline() == pytest.approx(stage.now + 0.25)
     stage.pass_time(0.25).tick()
     [beat] = stage.sent(m.Heartbeat)
@@ -137,7 +137,7 @@ def test_a_run_without_room_is_refused_with_the_reason(scene, reason: str) -> No
     stage.run(7)
     assert stage.sent(m.Refused) == [m.Refused(job_id="j7", fence=fence(7), free=0, reason=reason)]
     assert not stage.effects(fx.StartJob)
-    assert stage.core.seen == fence(7)
+    assert stage.core.orders.seen == fence(7)
 
 
 def test_too_many_unacknowledged_results_take_no_more() -> None:
@@ -217,7 +217,7 @@ def test_a_result_is_sent_each_second_until_acknowledged() -> None:
     assert sendings == 5
     stage.ack(1)
     stage.silence(5.0)
-    assert stage.core.held(stage.now) == ()
+    assert stage.core.capacity.held(stage.now) == ()
     assert stage.core.unacked_results.next_due() is None
 
 
@@ -233,7 +233,10 @@ def test_the_next_job_runs_while_the_result_waits() -> None:
     stage.finish()
     stage.run(2)
     assert stage.effects(fx.StartJob) == [fx.StartJob(run_job(2))]
-    assert [(held.fence, held.phase) for held in stage.core.held(stage.now)] == [(fence(2), ""), (fence(1), "finished")]
+    assert [(held.fence, held.phase) for held in stage.core.capacity.held(stage.now)] == [
+        (fence(2), ""),
+        (fence(1), "finished"),
+    ]
     stage.tick(1.0)
     assert [result.free for result in stage.sent(m.Finished)] == [0]  # room is that of the moment of sending
 
@@ -267,7 +270,7 @@ def test_an_acknowledgement_of_something_else_changes_nothing() -> None:
     stage.ack(1, accepted=False)
     stage.ack(17)
     assert stage.orders() == []
-    assert [held.fence for held in stage.core.held(stage.now)] == [fence(1)]
+    assert [held.fence for held in stage.core.capacity.held(stage.now)] == [fence(1)]
 
 
 def test_a_rejected_failure_leaves_nothing_to_remove() -> None:
@@ -281,7 +284,7 @@ def test_a_result_of_another_fence_is_dropped_with_a_line_in_the_log() -> None:
     stage = Stage().busy(1)
     stage.finish(7)
     assert [note.action for note in stage.effects(fx.Note)] == ["stray_engine_message"]
-    assert [held.fence for held in stage.core.held(stage.now)] == [fence(1)]
+    assert [held.fence for held in stage.core.capacity.held(stage.now)] == [fence(1)]
     stage.finish(1)
     stage.finish(1)  # said twice
     assert [note.action for note in stage.effects(fx.Note)] == ["stray_engine_message"]
@@ -291,15 +294,15 @@ def test_a_result_of_another_fence_is_dropped_with_a_line_in_the_log() -> None:
 def test_a_second_ready_changes_nothing() -> None:
     stage = Stage().busy()
     stage.engine(Ready(model="other"))
-    assert stage.core.engine_slot.model == "demo"
+    assert stage.core.engine_slot.engine.model == "demo"
     stage.engine(LoadFailed(model="other", message="?"))
-    assert stage.core.engine_slot.engine.state == "busy"
+    assert stage.core.engine_slot.engine.life.state == "busy"
 
 
 def test_the_model_in_memory_is_what_the_engine_says() -> None:
     stage = Stage().busy()
     stage.pass_time(1.0).engine(JobFailed(fence=fence(1), kind="invalid_input"))
-    assert stage.core.engine_slot.model == "demo"  # it did not say
+    assert stage.core.engine_slot.engine.model == "demo"  # it did not say
     stage.run(2)
     stage.engine(JobFailed(fence=fence(2), kind="engine_error", model="other"))
     stage.tick(1.0)
@@ -311,4 +314,4 @@ def test_words_that_outlive_their_job_change_nothing() -> None:
     stage.finish()
     stage.tick()
     assert stage.words(1, "save", 1, 1) == []
-    assert stage.core.held(stage.now) == (m.Held(job_id="j1", fence=fence(1), phase="finished"),)
+    assert stage.core.capacity.held(stage.now) == (m.Held(job_id="j1", fence=fence(1), phase="finished"),)

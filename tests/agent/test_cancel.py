@@ -14,7 +14,7 @@ KILLED = describe_exit(-9)
 
 def steps(stage: Stage, count: int, step_s: float, counter: int = 1, total: int = 40) -> Stage:
     """The engine denoises `count` steps of `step_s` seconds each."""
-    first = stage.core.engine_slot.attempts[0].held(stage.now).step if stage.core.engine_slot.attempts else 0
+    first = next((attempt.held(stage.now).step for attempt in stage.core.engine_slot.attempts), 0)
     stage.words(counter, "denoise", first, total, tick=1000 + first)
     for step in range(first + 1, first + count + 1):
         stage.pass_time(step_s).words(counter, "denoise", step, total, tick=1000 + step)
@@ -157,7 +157,7 @@ def test_a_late_cancel_of_an_acknowledged_result_is_answered_from_memory() -> No
     stage.ack(1)
     stage.cancel(1)
     assert stage.sent(m.Finished) == [m.Finished(job_id="j1", fence=fence(1), free=1, run_s=2.5, body=RESULT_BODY)]
-    assert stage.core.held(stage.now) == ()
+    assert stage.core.capacity.held(stage.now) == ()
 
 
 def test_the_memory_of_results_has_an_end() -> None:

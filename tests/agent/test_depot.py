@@ -34,7 +34,7 @@ def test_files_are_put_before_the_result_is_told():
 
 def test_while_they_are_put_the_next_job_is_drawn_and_the_first_is_held():
     stage = putting()
-    assert stage.core.free == 1
+    assert stage.core.capacity.free == 1
     stage.run(2)
     assert stage.effects(fx.StartJob)
     stage.tick(2.0)
@@ -80,11 +80,11 @@ def test_files_that_never_arrive_fail_the_attempt_in_words():
 
 def test_a_full_spool_takes_no_job():
     stage = putting(spool_bytes=2)
-    assert stage.core.refusal_reason() == "0 MB of results wait to be put into the depot"
+    assert stage.core.capacity.refusal_reason() == "0 MB of results wait to be put into the depot"
     stage.run(2)
     assert stage.sent(m.Refused)
     stage.put(1)
-    assert stage.core.free == 1
+    assert stage.core.capacity.free == 1
 
 
 def test_a_drained_worker_stays_until_its_files_are_there():
@@ -131,7 +131,7 @@ def test_a_cancel_meanwhile_touches_no_engine():
     stage.cancel(1)
     assert stage.orders() == [fx.Revoke(fence(1)), fx.RemoveDir("j1", fence(1))]
     assert stage.sent(m.Cancelled)
-    assert stage.core.free == 1
+    assert stage.core.capacity.free == 1
     stage.fetched(1)
     assert stage.orders() == []
 
@@ -145,7 +145,7 @@ def test_inputs_that_are_gone_fail_the_job_and_others_hand_it_back():
     stage.fetched(2, "the edge cannot be asked")
     (refused,) = stage.sent(m.Refused)
     assert "the edge cannot be asked" in refused.reason
-    assert stage.core.free == 1
+    assert stage.core.capacity.free == 1
 
 
 def test_an_engine_that_ends_meanwhile_hands_the_job_back():

@@ -23,7 +23,7 @@ def died(stage: Stage) -> float:
         return 0.0
     waited = 0.0
     while not stage.effects(fx.StartEngine):
-        deadline = stage.core.engine_slot.engine.start_at
+        deadline = stage.core.engine_slot.engine.life.start_at
         assert deadline is not None
         waited += deadline - stage.now
         stage.tick(deadline - stage.now)
@@ -154,7 +154,7 @@ def test_a_fatal_failure_after_the_kill_changes_nothing() -> None:
 def test_a_closed_socket_is_the_beginning_of_the_end() -> None:
     stage = Stage().idle()
     stage.closed()
-    assert stage.core.free == 0
+    assert stage.core.capacity.free == 0
     stage.closed()
     stage.tick(5.0)
     assert stage.effects(fx.KillEngine)
@@ -229,11 +229,11 @@ def test_an_engine_that_died_after_it_was_ready_is_no_trouble_with_loading() -> 
 def test_a_load_without_end_is_ended() -> None:
     stage = Stage(load_budget_s=100.0).registered()
     stage.silence(99.0)
-    assert stage.core.engine_slot.engine.state == "loading"
+    assert stage.core.engine_slot.engine.life.state == "loading"
     stage.tick(1.0)
     assert stage.effects(fx.KillEngine)
     stage.engine(Ready(model="demo"))  # too late
-    assert stage.core.free == 0
+    assert stage.core.capacity.free == 0
     stage.exited("killed by SIGKILL")
     assert stage.effects(fx.Report) == [fx.Report(LoadTrouble(message="model 'demo' did not load in 100 s"))]
 
@@ -334,10 +334,10 @@ def test_a_process_that_survives_sigkill_gives_up_its_job_but_takes_no_other() -
     stage.cancel(1)
     stage.tick(2.0)
     stage.silence(29.0)
-    assert stage.core.held(stage.now)
+    assert stage.core.capacity.held(stage.now)
     stage.silence(1.0)
     assert len(stage.core.unacked_results) == 1
-    assert (stage.core.free, stage.core.engine_slot.engine.shown) == (0, "restarting")
+    assert (stage.core.capacity.free, stage.core.engine_slot.engine.life.shown) == (0, "restarting")
     stage.silence(100.0)
     stage.exited("killed by SIGKILL")
     assert stage.orders() == [fx.StartEngine(SETUP)]
@@ -348,7 +348,7 @@ def test_an_unkillable_engine_without_a_job_only_takes_no_more() -> None:
     stage.silence(1.0)
     stage.silence(30.0)
     assert [note.action for note in stage.effects(fx.Note)] == ["engine_unkillable"]
-    assert stage.core.free == 0
+    assert stage.core.capacity.free == 0
 
 
 # ------------------------------------------------------------------ the table
@@ -392,7 +392,7 @@ def test_jobs_that_are_all_too_large_do_not_cost_an_engine_each() -> None:
     kills = 0
     for counter in range(1, 150):
         stage.tick()
-        if not stage.core.free:
+        if not stage.core.capacity.free:
             stage.silence(60.0, 1.0)
             stage.idle_again()
         out_of_memory(stage, counter)

@@ -43,7 +43,7 @@ class Worker:
 
     def _draw(self) -> None:
         stage = self.stage
-        if self._over_at is None and stage.core.free:
+        if self._over_at is None and stage.core.capacity.free:
             self.drawn += 1
             stage.run(self.drawn)
             assert stage.effects(fx.StartJob)
@@ -87,7 +87,7 @@ def test_ten_minutes_lose_nothing_and_hold_the_worker_back(try_s):
     worker.run_until(worker.away_to)
     most = worker.stage.core.policy.max_unacknowledged
     assert worker.most_waiting == most
-    assert worker.stage.core.refusal_reason() == f"{most} results wait for acknowledgement"
+    assert worker.stage.core.capacity.refusal_reason() == f"{most} results wait for acknowledgement"
     # Each that waits is asked for at most once in the longest pause, but for its first tries.
     assert worker.tries_away <= most * (AWAY_S / LONGEST_PAUSE_S + 6)
     worker.run_until(worker.away_to + 60)

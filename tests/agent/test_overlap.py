@@ -25,7 +25,7 @@ def failed(stage: Stage) -> dict[int, str]:
 
 
 def held(stage: Stage) -> list[int]:
-    return [item.fence - fence(0) for item in stage.core.held(stage.now)]
+    return [item.fence - fence(0) for item in stage.core.capacity.held(stage.now)]
 
 
 def both_work(stage: Stage, tick: int) -> Stage:
@@ -55,7 +55,7 @@ def test_there_are_two_jobs_at_most_even_if_both_are_in_their_tails() -> None:
     stage.tail(2)
     stage.run(3)
     assert refused(stage) == {3: "the engine has 2 jobs"}
-    assert stage.core.free == 0
+    assert stage.core.capacity.free == 0
     stage.finish(1)
     stage.run(4)
     assert stage.effects(fx.StartJob) == [fx.StartJob(run_job(4, slot=0))]
@@ -86,18 +86,18 @@ def test_a_tail_that_is_said_twice_or_of_another_job_is_a_line_in_the_log() -> N
     stage = Stage().busy(1)
     stage.tail(7)
     assert [note.action for note in stage.effects(fx.Note)] == ["stray_engine_message"]
-    assert stage.core.free == 0
+    assert stage.core.capacity.free == 0
     stage.tail(1)
     stage.run(2)
     stage.tail(1)
     assert [note.action for note in stage.effects(fx.Note)] == ["stray_engine_message"]
-    assert stage.core.free == 0
+    assert stage.core.capacity.free == 0
 
 
 def test_each_job_shows_its_own_progress() -> None:
     stage = Stage().overlapped()
     stage.pass_time(1.0).words(1, "decode", 2, 5, tick=9)
-    assert stage.core.held(stage.now) == (
+    assert stage.core.capacity.held(stage.now) == (
         m.Held(job_id="j1", fence=fence(1), phase="decode", step=2, total=5, age_s=1.0),
         m.Held(job_id="j2", fence=fence(2), phase="denoise", step=1, total=10, age_s=1.0),
     )
@@ -107,7 +107,7 @@ def test_a_job_given_beside_a_tail_that_cannot_have_a_directory_fails_by_itself(
     stage = Stage().overlapped(begun=False)
     stage.begin_failed(2, "No space left on device")
     assert failed(stage) == {2: "engine_error"}
-    assert (held(stage), stage.core.free) == ([1, 2], 1)
+    assert (held(stage), stage.core.capacity.free) == ([1, 2], 1)
     stage.finish(1)
     assert stage.sent(m.Finished)
 
@@ -130,10 +130,10 @@ def test_a_job_that_must_be_alone_is_given_beside_a_tail_and_nothing_after_it() 
     stage = Stage().overlapped(begun=False, alone=True)
     assert stage.effects(fx.StartJob) == [fx.StartJob(run_job(2, slot=1, alone=True))]
     stage.finish(1)
-    assert stage.core.free == 0
+    assert stage.core.capacity.free == 0
     stage.words(2, "denoise", 1, 10)
     stage.tail(2)  # an engine that forgets itself
-    assert stage.core.free == 0
+    assert stage.core.capacity.free == 0
     stage.run(3)
     assert refused(stage) == {3: "the engine has a job that must be alone"}
     stage.finish(2)
@@ -150,7 +150,7 @@ def test_the_two_may_end_in_either_order(first: int) -> None:
     for counter in (first, 3 - first):
         stage.finish(counter)
         assert [message.fence for message in stage.sent(m.Finished)] == [fence(counter)]
-    assert stage.core.free == 1
+    assert stage.core.capacity.free == 1
 
 
 def test_the_end_of_a_tail_leaves_the_engine_to_the_job_that_is_drawn() -> None:
@@ -177,12 +177,12 @@ def test_the_end_of_the_drawn_job_makes_room_while_the_tail_goes_on() -> None:
 def test_the_model_in_memory_is_what_tail_and_front_say_and_not_the_end_of_a_tail() -> None:
     stage = Stage().busy(1)
     stage.tail(1, model="wan")
-    assert stage.core.engine_slot.model == "wan"
+    assert stage.core.engine_slot.engine.model == "wan"
     stage.run(2)
     stage.engine(JobFinished(fence=fence(1), result=RESULT, run_s=1.0, model="demo"))
-    assert stage.core.engine_slot.model == "wan"
+    assert stage.core.engine_slot.engine.model == "wan"
     stage.engine(JobFailed(fence=fence(2), kind="engine_error", model="other"))
-    assert stage.core.engine_slot.model == "other"
+    assert stage.core.engine_slot.engine.model == "other"
 
 
 def test_a_finished_tail_proves_the_engine() -> None:
@@ -294,7 +294,7 @@ def silent(stage: Stage, counter: int, seconds: float) -> Stage:
     """Only the other job shows signs of life for so long, or until the engine is killed."""
     end = stage.now + seconds
     tick = 100
-    while stage.now < end and stage.core.engine_slot.engine.state != "stopping":
+    while stage.now < end and stage.core.engine_slot.engine.life.state != "stopping":
         tick += 1
         if counter == 1:
             stage.words(2, "denoise", 1, 10, tick=tick)
@@ -318,7 +318,7 @@ def test_who_hangs_is_blamed_and_the_other_is_handed_back(counter: int, budget_s
 def test_the_silence_of_a_job_that_has_not_begun_counts_from_the_end_of_the_tail() -> None:
     stage = Stage(encode_budget_s=20.0).overlapped(begun=False)
     silent(stage, 2, 100.0)
-    assert stage.core.engine_slot.engine.state == "busy"
+    assert stage.core.engine_slot.engine.life.state == "busy"
     stage.finish(1)
     stage.ack(1)
     stage.silence(19.0, every=1.0)
@@ -427,7 +427,7 @@ def test_a_process_that_survives_sigkill_gives_up_both() -> None:
             break
     assert [message.fence for message in stage.sent(m.Cancelled)] == [fence(1)]
     assert refused(stage) == {2: REPLACED}
-    assert stage.core.free == 0
+    assert stage.core.capacity.free == 0
 
 
 def test_both_are_given_up_when_the_broker_is_gone_for_good() -> None:

@@ -86,12 +86,12 @@ def test_an_engine_that_parks_unasked_has_failed_the_job() -> None:
 def test_the_broker_is_told_what_lies_in_checkpoints() -> None:
     stage = Stage().idle()
     stage.broker(m.Run(job_id="j1", fence=fence(1), lease_s=6.0, body=b"spec", kept=5))
-    assert [held.kept for held in stage.core.held(stage.now)] == [5], "what earlier attempts left"
+    assert [held.kept for held in stage.core.capacity.held(stage.now)] == [5], "what earlier attempts left"
     stage.words(1, "denoise", 9, 20, kept=9)
-    assert [held.kept for held in stage.core.held(stage.now)] == [9]
+    assert [held.kept for held in stage.core.capacity.held(stage.now)] == [9]
     stage.words(1, "denoise", 10, 20, tick=2, kept=9)
     stage.words(1, "denoise", 10, 20, tick=3)
-    assert [held.kept for held in stage.core.held(stage.now)] == [0], "the engine found none that it may use"
+    assert [held.kept for held in stage.core.capacity.held(stage.now)] == [0], "the engine found none that it may use"
 
 
 def test_an_attempt_that_never_began_is_handed_back_with_what_was_there() -> None:

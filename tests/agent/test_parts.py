@@ -210,6 +210,6 @@ def test_the_engine_s_allocator_and_loader_are_the_service_s_to_set() -> None:
 
 def test_a_broken_rule_is_named() -> None:
     stage = Stage().busy()
-    stage.core.seen = 0
+    stage.core.orders.seen = 0
     with pytest.raises(InvariantBroken, match="every fence held has been seen"):
         invariants.check(stage.core)

@@ -195,7 +195,7 @@ def test_work_goes_on_without_the_broker_for_a_quarter_of_an_hour() -> None:
     stage.exited("killed by SIGKILL")
     assert fx.RemoveDir("j1", fence(1)) in stage.out
     assert fx.StartEngine(SETUP) in stage.out
-    assert stage.core.held(stage.now) == ()
+    assert stage.core.capacity.held(stage.now) == ()
 
 
 def test_a_dropped_job_is_not_held_when_the_broker_returns() -> None:

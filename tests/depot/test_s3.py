@@ -264,7 +264,7 @@ def test_a_pin_is_known_to_edges_of_all_homes(place: Place, bucket: Bucket) -> N
     assert place.far.http.put(f"/v1/jobs/{job_id}/pin").json()["pinned"]
     assert bucket.all_keys("pins") == [f"pins/{job_id}"]
     retention = place.far.edge.retention
-    view = place.far.do(place.far.edge.calls.view, job_id)
+    view = place.far.do(place.far.edge.calls.jobs.view, job_id)
     record = _Record(view.id, view.fence, view.submitted_at, view.finished_at)
     bucket.away = True
     assert place.far.do(retention._forget, [record]) == set()

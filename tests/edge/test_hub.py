@@ -153,7 +153,7 @@ def run(scenario: Callable[[Desk], Coroutine[Any, Any, None]], home: Path) -> No
 def test_a_wait_ends_with_the_job(tmp_path: Path) -> None:
     async def scenario(desk: Desk) -> None:
         asyncio.get_running_loop().call_later(0.01, desk.broker.stop, "j")
-        assert await desk.calls.wait_final(["j"], 10.0)
+        assert await desk.calls.follower.wait_final(["j"], 10.0)
         assert desk.hub.listeners == 0
 
     run(scenario, tmp_path)
@@ -161,7 +161,7 @@ def test_a_wait_ends_with_the_job(tmp_path: Path) -> None:
 
 def test_a_wait_has_an_end_of_its_own(tmp_path: Path) -> None:
     async def scenario(desk: Desk) -> None:
-        assert not await desk.calls.wait_final(["j"], 0.01)
+        assert not await desk.calls.follower.wait_final(["j"], 0.01)
         assert desk.hub.listeners == 0
 
     run(scenario, tmp_path)
@@ -170,7 +170,7 @@ def test_a_wait_has_an_end_of_its_own(tmp_path: Path) -> None:
 def test_a_wait_gives_up_when_the_edge_stops(tmp_path: Path) -> None:
     async def scenario(desk: Desk) -> None:
         asyncio.get_running_loop().call_later(0.01, desk.hub.close)
-        assert not await desk.calls.wait_final(["j"], 10.0)
+        assert not await desk.calls.follower.wait_final(["j"], 10.0)
 
     run(scenario, tmp_path)
 
@@ -178,7 +178,7 @@ def test_a_wait_gives_up_when_the_edge_stops(tmp_path: Path) -> None:
 def test_a_wait_for_nobody_is_an_error(tmp_path: Path) -> None:
     async def scenario(desk: Desk) -> None:
         with pytest.raises(EdgeError, match="does not exist"):
-            await desk.calls.wait_final(["nobody"], 1.0)
+            await desk.calls.follower.wait_final(["nobody"], 1.0)
 
     run(scenario, tmp_path)
 
@@ -186,7 +186,7 @@ def test_a_wait_for_nobody_is_an_error(tmp_path: Path) -> None:
 def test_a_job_that_finished_before_the_wait_ends_it_at_once(tmp_path: Path) -> None:
     async def scenario(desk: Desk) -> None:
         desk.broker.stop("j")
-        assert await desk.calls.wait_final(["j", "j"], 10.0)
+        assert await desk.calls.follower.wait_final(["j", "j"], 10.0)
 
     run(scenario, tmp_path)
 
@@ -194,21 +194,21 @@ def test_a_job_that_finished_before_the_wait_ends_it_at_once(tmp_path: Path) -> 
 def test_a_spec_of_a_newer_edge_is_shown_as_unknown(tmp_path: Path) -> None:
     async def scenario(desk: Desk) -> None:
         desk.broker.jobs["j"] = view(EPOCH, body=msgspec.msgpack.encode({"model": 5}))
-        assert (await desk.calls.job("j")).spec is None
+        assert (await desk.calls.jobs.get("j")).spec is None
 
     run(scenario, tmp_path)
 
 
 def test_whoever_follows_a_job_gets_the_same_job_of_an_event(tmp_path: Path) -> None:
     async def scenario(desk: Desk) -> None:
-        followers = [desk.calls.follow("j", 10.0) for _ in range(3)]
+        followers = [desk.calls.follower.follow("j", 10.0) for _ in range(3)]
         assert [(await anext(follower)).view.step for follower in followers] == [0, 0, 0]
         desk.broker.step("j", 1)
         told = [await anext(follower) for follower in followers]
         assert told[0].view.step == 1
         # What is made of it for one stream is there for all.
         assert {id(job) for job in told} == {id(told[0])}
-        late = desk.calls.follow("j", 10.0)
+        late = desk.calls.follower.follow("j", 10.0)
         assert (await anext(late)).view.step == 1
         for follower in (*followers, late):
             await follower.aclose()
@@ -253,7 +253,7 @@ def test_answers_kept_with_a_job_do_not_outlive_it() -> None:
 
 def test_steps_are_asked_for_while_somebody_reads_them(tmp_path: Path) -> None:
     async def scenario(desk: Desk) -> None:
-        one, two = (desk.calls.follow("j", 10.0) for _ in range(2))
+        one, two = (desk.calls.follower.follow("j", 10.0) for _ in range(2))
         await anext(one)
         assert desk.broker.followed == {"j"}
         await anext(two)
@@ -271,13 +271,13 @@ def test_steps_are_asked_for_while_somebody_reads_them(tmp_path: Path) -> None:
 
 def test_a_wait_asks_for_no_steps_and_neither_does_a_stream_of_what_is_over(tmp_path: Path) -> None:
     async def scenario(desk: Desk) -> None:
-        waiting = asyncio.create_task(desk.calls.wait_final(["j"], 10.0))
+        waiting = asyncio.create_task(desk.calls.follower.wait_final(["j"], 10.0))
         await eventually(lambda: desk.hub.listeners)
         desk.broker.step("j", 1)
         assert desk.broker.followed == set()
         desk.broker.stop("j")
         assert await waiting
-        stream = desk.calls.follow("j", 10.0)
+        stream = desk.calls.follower.follow("j", 10.0)
         last = await anext(stream)
         assert last is not None
         assert last.is_final

@@ -396,6 +396,6 @@ def test_a_pin_that_the_disk_refuses_is_an_answer_and_no_fault_of_the_service(
         raise OSError(number, os.strerror(number))
 
     job = world.submit()
-    monkeypatch.setattr(world.edge.calls.artefacts, "pin", refuse)
+    monkeypatch.setattr(world.edge.calls.deletion.artefacts, "pin", refuse)
     answer = world.http.put(f"/v1/jobs/{job['id']}/pin")
     assert (answer.status_code, answer.json()["error"]["code"], answer.headers["retry-after"]) == (status, code, "30")

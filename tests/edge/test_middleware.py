@@ -207,7 +207,7 @@ def test_a_fault_of_ours_is_counted_as_500_and_not_shown(world: World, monkeypat
     async def broken(*_: Any) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(world.edge.calls, "job", broken)
+    monkeypatch.setattr(world.edge.calls.jobs, "get", broken)
     with pytest.raises(ZeroDivisionError):
         world.http.get("/v1/jobs/x")
     text = world.http.get("/metrics").text

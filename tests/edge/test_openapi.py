@@ -488,7 +488,7 @@ def test_events_that_webhooks_are_told(world: World, document: dict[str, Any], e
     world.do(world.fake.run, job_id)
     world.do(world.fake.fail, job_id, "no") if event == "failed" else world.do(world.fake.succeed, job_id)
     assert world.http.portal is not None
-    job = world.http.portal.call(world.edge.calls.job, job_id)
+    job = world.http.portal.call(world.edge.calls.jobs.get, job_id)
     claim = ClaimedDelivery(number=1, claim=1, job_id=job_id, event=event, created_at=1.5, attempts=1)  # type: ignore[arg-type]
     body = msgspec.json.decode(webhook_events.event_body(job, claim, "http://here"))
     schema = document["webhooks"][f"job.{event}"]["post"]["requestBody"]["content"][JSON]["schema"]

@@ -238,7 +238,7 @@ def test_a_job_whose_file_is_being_sent_stays(keeper: Keeper) -> None:
 def test_a_download_holds_the_lock_from_its_first_byte_to_its_last(keeper: Keeper) -> None:
     keeper.finished("a", 2 * MIB)
     path = next(keeper.world.edge.settings.artefacts_path.glob("a/*/video.mp4"))
-    shelf = keeper.world.edge.calls.artefacts
+    shelf = keeper.world.edge.calls.deletion.artefacts
     fence = int(path.parent.name)
     held: list[bool] = []
 
@@ -350,7 +350,7 @@ def test_files_of_a_later_job_of_the_same_id_stay(keeper: Keeper) -> None:
     keeper.world.do(keeper.world.fake.forget, ["a"])
     keeper.finished("a")
     later = keeper.world.fake.jobs["a"].fence
-    shelf = keeper.world.edge.calls.artefacts
+    shelf = keeper.world.edge.calls.deletion.artefacts
     shelf.remove("a", later - 1)
     assert list(shelf.attempts("", 10)["a"]) == [later]
     assert keeper.world.http.get("/v1/jobs/a/result").status_code == 200

@@ -172,7 +172,7 @@ def test_the_largest_body_is_within_the_standards_bound(told):
     succeed(told, job_id)
     artefact = told.fake.jobs[job_id].result.artefacts[0]
     large = msgspec.structs.replace(artefact, name="n" * 128, media_type="m" * 128, size=2**60)
-    job = told.http.portal.call(told.edge.calls.job, job_id)
+    job = told.http.portal.call(told.edge.calls.jobs.get, job_id)
     result = msgspec.structs.replace(job.view.result, artefacts=(large,) * 16)
     names = msgspec.structs.replace(job.view.submission, alias="\U0001f600" * 256, model="m" * 256)
     view = msgspec.structs.replace(job.view, result=result, submission=names)

@@ -28,7 +28,7 @@ from tests.simulation.mutations_overlap import OVERLAP
 from tests.simulation.mutations_parking import PARKING
 from tests.simulation.mutations_timers import TIMERS
 from workers.agent.attempt import Attempt
-from workers.agent.core import AgentCore
+from workers.agent.broker_orders import BrokerOrders
 from workers.agent.registration import Registration
 from workers.agent.unacked_results import UnackedResults
 
@@ -225,15 +225,16 @@ def _said_once(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _any_run(original: Callable[..., Any]) -> Callable[..., Any]:
-    def on_run(core: Any, run: Any, now: float) -> None:
-        held = core.engine_slot.holds(run.job_id, run.fence) or core.unacked_results.waits(run.job_id, run.fence)
-        known = held or core.unacked_results.answer(run.job_id, run.fence, core.free, now)
-        if run.fence <= core.seen and not known and not core.refusal_reason():
-            core.engine_slot.begin(run, now)
+    def take_run(orders: Any, run: Any, now: float) -> None:
+        results, free = orders._unacked_results, orders._capacity.free
+        held = orders._attempts.find(run.job_id, run.fence) or results.waits(run.job_id, run.fence)
+        known = held or results.answer(run.job_id, run.fence, free, now)
+        if run.fence <= orders.seen and not known and not orders._capacity.refusal_reason():
+            orders._control.begin(run, now)
         else:
-            original(core, run, now)
+            original(orders, run, now)
 
-    return on_run
+    return take_run
 
 
 def _endless_patience(_: Any) -> Callable[..., Any]:
@@ -320,7 +321,7 @@ ALL: tuple[Mutation, ...] = (
     Mutation(
         "no-hang-watch", "an engine that stands still is killed", ((Attempt, "stuck_at", _endless_patience),), first=70
     ),
-    Mutation("any-run", "an agent takes a fence once", ((AgentCore, "_on_run", _any_run),), first=2900),
+    Mutation("any-run", "an agent takes a fence once", ((BrokerOrders, "run", _any_run),), first=2900),
     Mutation("no-hello-again", "an agent that nobody answers says hello", ((Registration, "lapse", constant(False)),)),
     *OVERLAP,
     *TIMERS,

@@ -10,6 +10,8 @@ import msgspec
 from broker.core import grants
 from tests.simulation.hunting import Mutation, constant, nothing
 from workers.agent import effects as fx
+from workers.agent.attempt_control import AttemptControl
+from workers.agent.attempts import Attempts
 from workers.agent.engine_slot import EngineSlot
 from workers.agent.registration import Registration
 
@@ -24,8 +26,8 @@ def _alone_unsaid(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _alone_unheard(original: Callable[..., Any]) -> Callable[..., Any]:
-    def begin(engine_slot: Any, run: Any, *args: Any) -> None:
-        original(engine_slot, msgspec.structs.replace(run, alone=False), *args)
+    def begin(control: Any, run: Any, *args: Any) -> None:
+        original(control, msgspec.structs.replace(run, alone=False), *args)
 
     return begin
 
@@ -42,32 +44,32 @@ def _blame(*, replaced: bool) -> Callable[[Any], Callable[..., Any]]:
 
 
 def _other_seat(original: Callable[..., Any]) -> Callable[..., Any]:
-    def cancel(engine_slot: Any, order: Any, now: float) -> Any:
+    def cancel(control: Any, order: Any, now: float) -> Any:
         def elsewhere(effect: fx.Effect) -> None:
             emit(fx.RequestCancel(1 - effect.slot, effect.fence) if isinstance(effect, fx.RequestCancel) else effect)
 
-        emit, engine_slot._emit = engine_slot._emit, elsewhere
+        emit, control._emit = control._emit, elsewhere
         try:
-            return original(engine_slot, order, now)
+            return original(control, order, now)
         finally:
-            engine_slot._emit = emit
+            control._emit = emit
 
     return cancel
 
 
 def _last_of_all(_: Any) -> Callable[..., Any]:
-    return lambda engine_slot, fence: engine_slot.attempts[-1] if engine_slot.attempts else None
+    return lambda attempts, fence: [*attempts][-1] if attempts else None
 
 
 def _first_attempt(_: Any) -> property:
-    return property(lambda engine_slot: engine_slot.attempts[0] if engine_slot.attempts else None)
+    return property(lambda attempts: next(iter(attempts), None))
 
 
 OVERLAP: tuple[Mutation, ...] = (
     Mutation(
         "alone-unsaid", "a job that crashed before is sent to run alone", ((grants, "send_grant", _alone_unsaid),)
     ),
-    Mutation("alone-unheard", "a job that crashed before runs alone", ((EngineSlot, "begin", _alone_unheard),)),
+    Mutation("alone-unheard", "a job that crashed before runs alone", ((AttemptControl, "begin", _alone_unheard),)),
     Mutation(
         "bystander-blamed",
         "who only stood by is not to blame",
@@ -79,15 +81,15 @@ OVERLAP: tuple[Mutation, ...] = (
         "an attempt that crashed has failed",
         ((EngineSlot, "_end_all_killed", _blame(replaced=True)),),
     ),
-    Mutation("other-seat", "a cancel is for the seat of its job", ((EngineSlot, "cancel", _other_seat),)),
-    Mutation("wrong-end", "a result ends its own attempt", ((EngineSlot, "_of", _last_of_all),)),
+    Mutation("other-seat", "a cancel is for the seat of its job", ((AttemptControl, "cancel", _other_seat),)),
+    Mutation("wrong-end", "a result ends its own attempt", ((Attempts, "of", _last_of_all),)),
     Mutation(
         "tail-end-frees",
         "the end of a tail leaves the job that is drawn",
-        ((EngineSlot, "_denoising", _first_attempt),),
+        ((Attempts, "denoising", _first_attempt),),
     ),
     Mutation(
-        "waiting-counts", "who waits for a tail does not hang", ((EngineSlot, "_waits", constant(False)),), first=280
+        "waiting-counts", "who waits for a tail does not hang", ((Attempts, "waits", constant(False)),), first=280
     ),
     Mutation("room-too-early", "room is said when there is some", ((EngineSlot, "refusal_reason", constant("")),)),
     Mutation("room-unsaid", "room beside a tail is said", ((EngineSlot, "_postprocess_begun", nothing),)),

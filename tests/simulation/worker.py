@@ -19,8 +19,9 @@ from tests.simulation.timeline import Alarm
 from workers.agent import effects as fx
 from workers.agent import invariants
 from workers.agent.clock import AwakeClock
-from workers.agent.core import AgentCore, Identity
+from workers.agent.core import AgentCore
 from workers.agent.dirs import WorkerDirs
+from workers.agent.identity import Identity
 from workers.ipc.messages import PostprocessBegun, RunJob, Setup
 from workers.supervisor.agent_policy import AgentPolicy
 
@@ -209,7 +210,12 @@ class WorkerProcess:
     def _room_is_told(self, core: AgentCore, effects: list[fx.Effect]) -> None:
         """A tail has begun: who may take a job says so, however lately it has said something else."""
         assert self.engine is not None
-        may = core.registration.registered and not core.draining and core.leaving is None and not self.engine.doomed
+        may = (
+            core.registration.registered
+            and not core.capacity.draining
+            and core.leaving is None
+            and not self.engine.doomed
+        )
         if may and len(core.unacked_results) < POLICY.max_unacknowledged:
             beats = [effect.message for effect in effects if isinstance(effect, fx.SendBroker)]
             told = any(isinstance(beat, m.Heartbeat) and beat.free == 1 for beat in beats)
@@ -297,4 +303,9 @@ class WorkerProcess:
     def idle(self) -> bool:
         """Whether it waits for work and has said all that it had to say."""
         core = self.core
-        return core is not None and core.free == 1 and not core.held(0.0) and core.registration.registered
+        return (
+            core is not None
+            and core.capacity.free == 1
+            and not core.capacity.held(0.0)
+            and core.registration.registered
+        )

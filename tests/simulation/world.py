@@ -146,7 +146,8 @@ class World:
         lost = {worker.name for worker in self.workers if worker.lost}
         for worker in self.workers:
             if not (worker.lost or worker.idle):
-                yield f"{worker.name} is not idle: {worker.core and (worker.core.refusal_reason(), worker.core.held(0.0))}"
+                capacity = worker.core and worker.core.capacity
+                yield f"{worker.name} is not idle: {capacity and (capacity.refusal_reason(), capacity.held(0.0))}"
         for edge in self.edges:
             for job_id, view in edge.views.items():
                 if view.state not in FINAL and job_id not in self.checker.deleted_ids:

@@ -22,9 +22,10 @@ from broker.wire.messages import WorkerInfo
 from workers.agent import stats
 from workers.agent.broker_socket import BrokerSocket
 from workers.agent.clock import AwakeClock
-from workers.agent.core import AgentCore, Identity
+from workers.agent.core import AgentCore
 from workers.agent.dirs import WorkerDirs
 from workers.agent.errors import AgentError, LinkError
+from workers.agent.identity import Identity
 from workers.agent.shell import AgentShell
 from workers.agent.worker_files import WorkerFiles
 from workers.depot.http_depot import HttpDepot

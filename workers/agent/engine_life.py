@@ -141,9 +141,10 @@ class EngineLife:
         """Note that it was given a job."""
         self._move("run")
 
-    def done(self) -> None:
-        """Note that it takes a job again: it has ended the last one, or come to its postprocessing."""
-        self._move("done")
+    def free(self) -> None:
+        """Note that it takes a job again, if it was busy: it has ended the last one, or come to its postprocessing."""
+        if self.state == "busy":
+            self._move("done")
 
     def finished_one(self) -> None:
         """Note that it has finished a job."""

@@ -14,14 +14,14 @@ class InvariantBroken(AgentError):
 def check(core: AgentCore) -> None:
     """Raises `InvariantBroken`, naming the rule."""
     engine_slot, unacked_results = core.engine_slot, core.unacked_results
-    attempts, state = engine_slot.attempts, engine_slot.engine.state
+    attempts, state = list(engine_slot.attempts), engine_slot.engine.life.state
     denoising = [attempt for attempt in attempts if not attempt.postprocessing]
     waiting = unacked_results.fences()
     held = [*(attempt.fence for attempt in attempts), *waiting]
     rules = {
         "a busy engine draws a job": bool(denoising) or state != "busy",
         "only a busy or stopping engine draws a job": not denoising or state in ("busy", "stopping"),
-        "an engine without a process has no job": not attempts or engine_slot.engine.alive,
+        "an engine without a process has no job": not attempts or engine_slot.engine.life.alive,
         "at most one job is drawn, and it is the last": len(denoising) <= 1
         and denoising == attempts[-1:][: len(denoising)],
         "there are no more jobs than slots": len(attempts) <= SLOTS,
@@ -29,12 +29,13 @@ def check(core: AgentCore) -> None:
         "a job that must be alone has nobody after it": not any(attempt.alone for attempt in attempts[:-1]),
         "an engine that is killed for its job is stopping": all(attempt.ending is None for attempt in attempts)
         or state == "stopping",
-        "free means that a job would be taken": core.free == 0
-        or (state == "idle" and not denoising and not core.draining and core.leaving is None),
+        "free means that a job would be taken": core.capacity.free == 0
+        or (state == "idle" and not denoising and not core.capacity.draining and core.leaving is None),
         "no attempt is running and done": all(attempt.fence not in waiting for attempt in attempts),
-        "every fence held has been seen": all(fence <= core.seen for fence in held),
+        "every fence held has been seen": all(fence <= core.orders.seen for fence in held),
         "everything held fits into a heartbeat": len(held) <= core.policy.max_unacknowledged + SLOTS,
-        "a model is in memory only while there is an engine": not engine_slot.model or engine_slot.engine.alive,
+        "a model is in memory only while there is an engine": not engine_slot.engine.model
+        or engine_slot.engine.life.alive,
     }
     broken = [rule for rule, holds in rules.items() if not holds]
     if broken:

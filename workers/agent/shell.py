@@ -108,7 +108,7 @@ class AgentShell:
     def _patience(self) -> float:
         wake_at = min(self._core.next_deadline(), self._sample_at)
         timeout_s = max(0.0, wake_at - self._clock.now())
-        if self._engine is not None and (self._engine.closed or self._core.engine_slot.engine.state == "stopping"):
+        if self._engine is not None and (self._engine.closed or self._core.engine_slot.engine.life.state == "stopping"):
             return min(timeout_s, _REAP_S)
         return min(timeout_s, _WORDS_S) if self._core.engine_slot.attempts else timeout_s
 
@@ -154,7 +154,7 @@ class AgentShell:
         except IpcError as error:
             self._apply(self._core.engine_broken(str(error), now))
         slot = self._core.engine_slot
-        if slot.attempts or slot.engine.state == "loading":
+        if slot.attempts or slot.engine.life.state == "loading":
             self._apply(self._core.progressed(engine.progress(), now))
         if code is not None:
             self._release_engine()

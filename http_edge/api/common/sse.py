@@ -62,7 +62,7 @@ async def _events(calls: JobService, job_id: str, seen: int, make_event: EventMa
     yield f"retry: {_RETRY_MS}\n\n".encode()
     last: Job | None = None
     with contextlib.suppress(EdgeError):
-        async with contextlib.aclosing(calls.follow(job_id, calls.settings.keep_alive_s)) as versions:
+        async with contextlib.aclosing(calls.follower.follow(job_id, calls.settings.keep_alive_s)) as versions:
             async for job in versions:
                 if job is None:
                     yield b": keep-alive\n\n"

@@ -23,8 +23,8 @@ async def awaited(calls: JobService, prefer: Prefer, job: Job) -> Job:
     """The job as it is when it is final, or when the client's time is over. Raises `EdgeError`."""
     if not prefer.wait_s or job.is_final:
         return job
-    await calls.wait_final([job.id], prefer.wait_s)
-    return await calls.job(job.id)
+    await calls.follower.wait_final([job.id], prefer.wait_s)
+    return await calls.jobs.get(job.id)
 
 
 def is_fresh(prefer: Prefer, job: Job) -> bool:

@@ -108,7 +108,7 @@ class LightX2VCloudApi:
         async with await read_fields(request) as fields:
             order = await self._read(fields.values, fields.uploads)
         job, _ = await self._calls.submit(order)
-        pool = await self._calls.pool()
+        pool = await self._calls.catalogue.pool()
         return json_response(
             lx.CloudTaken(
                 task_id=job.view.submission.alias,
@@ -235,7 +235,7 @@ class LightX2VCloudApi:
         while job is not None:
             if not job.is_final:
                 raise EdgeError("unsupported", "Only finished tasks can be deleted", code="not_finished")
-            await self._calls.forget(job.id)
+            await self._calls.deletion.delete(job.id)
             job = await self._tasks.find(job.view.submission.alias)
         return json_response(lx.CloudDeleted(message="Task deleted successfully"))
 
@@ -251,7 +251,7 @@ class LightX2VCloudApi:
         wanted = reading.generation
         if TASKS[task][1] and not source:
             raise missing(["input_image"])
-        image = await self._calls.image("input_image", source, allow_paths=False) if source else None
+        image = await self._calls.inputs.image("input_image", source, allow_paths=False) if source else None
         echo: dict[str, Scalar] = {"task": task, "model_cls": wanted.model or ""}
         echo |= {name: values[name] for name in ("stage", "aspect_ratio") if isinstance(values.get(name), str)}
         return Submission(

@@ -63,11 +63,11 @@ async def _named(path: PurePosixPath, tasks: tuple[Tasks, ...]) -> Job | None:
 
 async def _saved(calls: JobService, path: str) -> Job | None:
     """The job whose result lies at this path, as far as this service wrote it there."""
-    job_id = await calls.saved_at(path)
+    job_id = await calls.jobs.saved_at(path)
     if job_id is None:
         return None
     try:
-        return await calls.job(job_id)
+        return await calls.jobs.get(job_id)
     except EdgeError as error:
         if error.kind == "not_found":
             return None

@@ -51,7 +51,7 @@ class LightX2VServiceApi:
     )
     async def queue(self, request: Request) -> Response:
         """The queue in numbers."""
-        pool = await self._calls.pool()
+        pool = await self._calls.catalogue.pool()
         running = await self._running()
         pending, processing = _pending(pool), pool.counts.get("running", 0)
         waiting = sum(pool.counts.get(state, 0) for state in ("queued", "delayed", "parked"))
@@ -74,7 +74,7 @@ class LightX2VServiceApi:
     )
     async def service(self, request: Request) -> Response:
         """Idle or busy, and the service in numbers."""
-        pool = await self._calls.pool()
+        pool = await self._calls.catalogue.pool()
         running = await self._running()
         current = running[0].view if running else None
         return json_response(
@@ -100,7 +100,7 @@ class LightX2VServiceApi:
     )
     async def metadata(self, request: Request) -> Response:
         """The model that tasks get."""
-        pool = await self._calls.pool()
+        pool = await self._calls.catalogue.pool()
         cards = await self._calls.catalogue.cards(self._worker)
         card = self._first(cards)
         return json_response(
@@ -126,7 +126,7 @@ class LightX2VServiceApi:
 
     async def _running(self) -> list[Job]:
         """Our running tasks, the longest-running first."""
-        jobs, _ = await self._calls.jobs(
+        jobs, _ = await self._calls.jobs.page(
             limit=_MAX_ACTIVE, newest_first=False, states=("running",), origin=self._tasks.origin
         )
         return jobs

@@ -54,8 +54,8 @@ class TaskSubmitter:
                 raise invalid("presigned_url", task.presigned_url, "is taken by /v1/tasks/image/sync only")
             if task.presigned_url and check_url is not None:
                 await check_url(task.presigned_url)
-            image = None if upload is None else await self._calls.image(upload.field, upload, allow_paths=False)
-            inputs = await self._calls.uploaded(input_files(fields.uploads))
+            image = None if upload is None else await self._calls.inputs.image(upload.field, upload, allow_paths=False)
+            inputs = await self._calls.inputs.uploaded(input_files(fields.uploads))
         order = Submission(
             wanted=task.wanted,
             warnings=task.warnings,
@@ -87,6 +87,6 @@ class TaskSubmitter:
 
     async def _queue_limit(self) -> int:
         try:
-            return (await self._calls.pool(_LIMIT_FRESH_S)).queue_limit
+            return (await self._calls.catalogue.pool(_LIMIT_FRESH_S)).queue_limit
         except EdgeError:
             return 0

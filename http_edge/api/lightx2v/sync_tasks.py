@@ -86,7 +86,7 @@ class SyncTasks:
         job_id = taken.job.id
         is_over = False
         try:
-            is_over = await while_present(request, self._calls.wait_final([job_id], timeout_s))
+            is_over = await while_present(request, self._calls.follower.wait_final([job_id], timeout_s))
         finally:
             # Also when the broker is away, or the server itself is being stopped: the result would not be fetched.
             if not is_over:
@@ -95,7 +95,7 @@ class SyncTasks:
             if self._calls.hub.closed:
                 raise EdgeError("shutting_down", "the service is stopping", retry_after_s=5.0)
             raise EdgeError("wait_timeout", f"Task {taken.request.task_id} timed out after {timeout_s} seconds")
-        job = await self._calls.job(job_id)
+        job = await self._calls.jobs.get(job_id)
         if job.view.state == "cancelled":
             raise EdgeError("job_cancelled", "Task cancelled by user")
         if job.view.state == "failed":

@@ -78,7 +78,7 @@ class LightX2VApi:
     )
     async def service_status(self, request: Request) -> Response:
         """Idle while a task would be taken at once."""
-        if shapes.is_idle(await self._calls.pool(), self._gen1.worker):
+        if shapes.is_idle(await self._calls.catalogue.pool(), self._gen1.worker):
             return json_response(lx.ServiceStatus(service_status="idle"))
         oldest = await self._tasks.first(shapes.LIVE)
         return json_response(
@@ -170,7 +170,7 @@ class LightX2VApi:
         """Wait until a worker says that it is free: whoever stops a task sends the next one at once."""
         deadline = time.monotonic() + _FREE_WAIT_S
         while time.monotonic() < deadline and not self._calls.hub.closed:
-            pool = await self._calls.pool()
+            pool = await self._calls.catalogue.pool()
             if shapes.is_idle(pool, self._gen1.worker) or pool.counts.get("queued", 0):
                 return
             await asyncio.sleep(_FREE_POLL_S)

@@ -57,9 +57,11 @@ class Gen1:
         upload = fields.upload(*FIELDS["image"].names) if fields else None
         order = self._read(values, upload, fields.uploads if fields else {}, place)
         if fields:
-            order = msgspec.structs.replace(order, inputs=await self._calls.uploaded(input_files(fields.uploads)))
+            order = msgspec.structs.replace(
+                order, inputs=await self._calls.inputs.uploaded(input_files(fields.uploads))
+            )
         if upload is not None:
-            image = await self._calls.image(upload.field, upload, allow_paths=False)
+            image = await self._calls.inputs.image(upload.field, upload, allow_paths=False)
             wanted = with_upload(order.wanted, upload)
             echo = {**order.echo, "image_path": upload.file_name}
             order = msgspec.structs.replace(order, wanted=wanted, image=image, echo=echo)

@@ -92,7 +92,7 @@ def stop_answer(status: lx.StopStatus, reason: str) -> Response:
 async def nothing_runs(calls: JobService) -> Response:
     """The answer when nothing of LightX2V's APIs runs; it says what stops what another API runs."""
     reason = "No running task found."
-    if (await calls.pool()).counts.get("running", 0):
+    if (await calls.catalogue.pool()).counts.get("running", 0):
         reason += " What runs came by another API: GET /v1/jobs?state=running names it, DELETE /v1/jobs/{id} stops it."
     return stop_answer("do_nothing", reason)
 
@@ -220,12 +220,12 @@ class Tasks:
         job_id = self._jobs.get(name)
         if job_id is not None:
             try:
-                return await self._calls.job(job_id)
+                return await self._calls.jobs.get(job_id)
             except EdgeError as error:
                 if error.kind != "not_found":
                     raise
                 self._jobs.pop(name, None)
-        job = await self._calls.job_by_alias(self.origin, task_id)
+        job = await self._calls.jobs.by_alias(self.origin, task_id)
         if job is not None:
             self.remember(job)
         return job
@@ -251,7 +251,7 @@ class Tasks:
 
     async def first(self, states: tuple[JobStateName, ...]) -> Job | None:
         """The oldest task in these states, or None. Raises `EdgeError`."""
-        jobs, _ = await self._calls.jobs(limit=1, newest_first=False, states=states, origin=self.origin)
+        jobs, _ = await self._calls.jobs.page(limit=1, newest_first=False, states=states, origin=self.origin)
         return jobs[0] if jobs else None
 
     async def stop_all(self, states: tuple[JobStateName, ...], wait_s: float) -> StopOutcome:
@@ -274,7 +274,7 @@ class Tasks:
     async def _pages(self, states: tuple[JobStateName, ...]) -> AsyncIterator[list[Job]]:
         after, more = "", True
         while more:
-            jobs, more = await self._calls.jobs(limit=_PAGE, after=after, states=states, origin=self.origin)
+            jobs, more = await self._calls.jobs.page(limit=_PAGE, after=after, states=states, origin=self.origin)
             if not jobs:
                 return
             yield jobs
@@ -283,4 +283,4 @@ class Tasks:
     async def _wait_stopped(self, told: int, stopping: list[str], wait_s: float) -> StopOutcome:
         if not told:
             return "nothing"
-        return "stopped" if await self._calls.wait_final(stopping, wait_s) else "late"
+        return "stopped" if await self._calls.follower.wait_final(stopping, wait_s) else "late"

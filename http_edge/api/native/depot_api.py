@@ -87,7 +87,7 @@ class DepotApi:
         name = request.path_params["name"]
         if name not in DRAFTS:
             raise invalid("name", name, f"must be one of {', '.join(DRAFTS)}", place="path")
-        view = await self._calls.view(job_id)
+        view = await self._calls.jobs.view(job_id)
         # Its worker may have handed it back meanwhile.
         if view is None or view.state in FINAL_NAMES or view.fence != fence:
             raise _not_its_own(job_id, fence, signed.worker)
@@ -120,7 +120,7 @@ class DepotApi:
         """Remove the files of an attempt whose result did not count."""
         signed = await self._signed(request)
         job_id, fence = _attempt(request)
-        view = await self._calls.view(job_id)
+        view = await self._calls.jobs.view(job_id)
         if view is not None and view.fence == fence:
             if view.state == "succeeded":
                 raise EdgeError("wrong_state", f"attempt {fence} of job {job_id} is published", headers=CLOSE)
@@ -161,7 +161,7 @@ class DepotApi:
 
     async def _check_attempt(self, job_id: str, fence: int, worker: str) -> None:
         """Raise `EdgeError` unless this attempt is the job's own now, and this worker's."""
-        view = await self._calls.view(job_id)
+        view = await self._calls.jobs.view(job_id)
         if view is None or view.state in FINAL_NAMES or (view.fence, view.worker) != (fence, worker):
             raise _not_its_own(job_id, fence, worker)
 

@@ -52,7 +52,7 @@ class JobPicturesApi:
 
         At most 640 pixels wide and high, WebP unless `format` says otherwise; the first frame of a clip.
         """
-        job = await self._calls.job(request.path_params["id"])
+        job = await self._calls.jobs.get(request.path_params["id"])
         reader = Reader(request.query_params, place="query")
         to = as_format(reader.text("format", max_chars=16) or "webp")
         if to is None:
@@ -80,7 +80,7 @@ class JobPicturesApi:
 
         For jobs that asked for `previews`, of models that can give them. Events name the newest in `preview`.
         """
-        job = await self._calls.job(request.path_params["id"])
+        job = await self._calls.jobs.get(request.path_params["id"])
         artefacts = self._calls.settings.artefacts_path
         wanted = Reader(request.query_params, place="query").integer("number", 1, _MAX_PREVIEW)
         number = wanted or newest_preview(artefacts, job.view)
@@ -102,7 +102,7 @@ class JobPicturesApi:
 
         There until the job is over, of models that can give previews.
         """
-        job = await self._calls.job(request.path_params["id"])
+        job = await self._calls.jobs.get(request.path_params["id"])
         found = await anyio.to_thread.run_sync(read_draft, self._calls.settings.artefacts_path, job.view)
         if found is None:
             raise EdgeError("not_ready", f"job {job.id} has no draft", param="id", value=job.id)

@@ -140,7 +140,7 @@ class JobsApi:
     async def show(self, request: Request) -> Response:
         """One job, with its history."""
         prefer = read_prefer(request)
-        job = await awaited(self._calls, prefer, await self._calls.job(request.path_params["id"]))
+        job = await awaited(self._calls, prefer, await self._calls.jobs.get(request.path_params["id"]))
         return StatusResponse(job.json("job", self._whole), prefer)
 
     @operation(
@@ -179,7 +179,7 @@ class JobsApi:
         reader = Reader(request.query_params, place="query")
         order = reader.choice("order", ("asc", "desc")) or "desc"
         limit = reader.integer("limit", 0, _MAX_LIMIT)
-        found = await self._calls.search(
+        found = await self._calls.jobs.search(
             limit=_DEFAULT_LIMIT if limit is None else limit,
             after=reader.text("after", max_chars=64) or "",
             newest_first=order == "desc",
@@ -227,11 +227,11 @@ class JobsApi:
             return await self.cancel(request)
         name = request.path_params["id"]
         try:
-            job = await self._calls.job(name)
+            job = await self._calls.jobs.get(name)
         except EdgeError as error:
             if error.kind != "damaged":
                 raise
-            deleted = await self._calls.forget_damaged(name)
+            deleted = await self._calls.deletion.delete_damaged(name)
         else:
             await delete_job(self._calls, job, "job")
             deleted = job.id
@@ -249,7 +249,7 @@ class JobsApi:
 
         `state` events hold the whole job, `progress` events what moves. The stream ends after the final event.
         """
-        job = await self._calls.job(request.path_params["id"])
+        job = await self._calls.jobs.get(request.path_params["id"])
         return await event_stream(self._calls, job, request, self._event)
 
     @operation(
@@ -266,7 +266,7 @@ class JobsApi:
     )
     async def result(self, request: Request) -> Response:
         """A file of a finished job."""
-        job = await self._calls.job(request.path_params["id"])
+        job = await self._calls.jobs.get(request.path_params["id"])
         reader = Reader(request.query_params, place="query")
         index, artefact = find_artefact(
             job.view, name=reader.text("name", max_chars=128) or None, index=reader.integer("index", 0, 1000) or 0
@@ -289,18 +289,18 @@ class JobsApi:
         return await self._pin(request, False)
 
     async def _pin(self, request: Request, wish: bool | None) -> Response:
-        job = await self._calls.job(request.path_params["id"])
-        pinned = await self._calls.pin(job.view.id, wish)
+        job = await self._calls.jobs.get(request.path_params["id"])
+        pinned = await self._calls.deletion.pin(job.view.id, wish)
         return json_response(schema.JobPin(id=job.id, object="job.pin", pinned=pinned))
 
     async def _read(self, fields: Fields) -> Submission:
         """Read a request and keep its image file. Raises `EdgeError`."""
         upload, inputs = fields.upload(*FIELDS["image"].names), input_files(fields.uploads)
         order = read_order(fields.values, upload, inputs, files=fields.uploads)
-        order = msgspec.structs.replace(order, inputs=await self._calls.uploaded(inputs))
+        order = msgspec.structs.replace(order, inputs=await self._calls.inputs.uploaded(inputs))
         if upload is None:
             return order
-        image = await self._calls.image(upload.field, upload, allow_paths=False)
+        image = await self._calls.inputs.image(upload.field, upload, allow_paths=False)
         return msgspec.structs.replace(order, image=image, echo={**order.echo, "image": upload.file_name or "upload"})
 
     def _event(self, job: Job, last: Job | None) -> StreamEvent:

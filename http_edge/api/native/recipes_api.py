@@ -52,7 +52,7 @@ class RecipesApi:
         async with await read_fields(request) as fields:
             path = _file(fields)
             recipe = await self._spool.in_thread(lambda: read_recipe("file", path))
-        pool = await self._calls.pool(_FRESH_S)
+        pool = await self._calls.catalogue.pool(_FRESH_S)
         found = list(obstacles(recipe, pool.workers, POLICY))
         return json_response(
             schema.RecipeAnswer(

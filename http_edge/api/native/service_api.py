@@ -112,7 +112,7 @@ class ServiceApi:
     )
     async def workers(self, request: Request) -> Response:
         """Every worker, and the queue in numbers."""
-        pool = await self._calls.pool(_PROBE_FRESH_S)
+        pool = await self._calls.catalogue.pool(_PROBE_FRESH_S)
         workers = await self._own(pool.workers) if current().caller.key_name else pool.workers
         return json_response(
             schema.WorkerList(
@@ -151,7 +151,7 @@ class ServiceApi:
         reader = Reader(request.query_params, place="query")
         hand_back = bool(reader.flag("hand_back"))
         even_last = bool(reader.flag("even_last"))
-        worker = await self._calls.drain_worker(request.path_params["name"], hand_back=hand_back, even_last=even_last)
+        worker = await self._calls.workers.drain(request.path_params["name"], hand_back=hand_back, even_last=even_last)
         return json_response(worker_json(worker), status=202)
 
     @operation(
@@ -169,7 +169,7 @@ class ServiceApi:
         It goes on as if nothing had been asked of it. One that has left is not there any more: 404. One that is being stopped leaves all
         the same.
         """
-        worker = await self._calls.undrain_worker(request.path_params["name"])
+        worker = await self._calls.workers.undrain(request.path_params["name"])
         return json_response(worker_json(worker), status=202)
 
     @operation(
@@ -183,13 +183,13 @@ class ServiceApi:
 
         Samples every `period_s`, the oldest first, and one of now, of all tenants together; from the start of the broker on.
         """
-        samples = list(await self._calls.load_history())
+        samples = list(await self._calls.workers.load_history())
         return json_response(schema.LoadSamples(object="list", data=samples, period_s=LOAD_PERIOD_S))
 
     async def _own(self, workers: tuple[WorkerView, ...]) -> list[WorkerView]:
         """Workers without the jobs of other tenants."""
         held = [held.job_id for worker in workers for held in worker.jobs]
-        own = set(await self._calls.visible(held))
+        own = set(await self._calls.jobs.visible(held))
         return [
             msgspec.structs.replace(worker, jobs=tuple(held for held in worker.jobs if held.job_id in own))
             for worker in workers
@@ -212,7 +212,7 @@ class ServiceApi:
     async def _probe(self, max_age_s: float = _PROBE_FRESH_S) -> PoolView:
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
-                return await self._calls.pool(max_age_s)
+                return await self._calls.catalogue.pool(max_age_s)
         except TimeoutError:
             raise EdgeError("unavailable", f"the broker did not answer within {_PROBE_TIMEOUT_S:.0f} s") from None
 

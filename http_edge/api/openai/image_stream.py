@@ -76,7 +76,7 @@ class DrawingStream(StreamingResponse):
         settings = self._calls.settings
         spoke_at = time.monotonic()
         deadline = spoke_at + settings.sync_timeout_s
-        async with contextlib.aclosing(self._calls.follow(self._job.id, _LOOK_S)) as versions:
+        async with contextlib.aclosing(self._calls.follower.follow(self._job.id, _LOOK_S)) as versions:
             async for version in versions:
                 self._job = version or self._job
                 async for event in self._new_previews():

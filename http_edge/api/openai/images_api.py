@@ -189,7 +189,7 @@ class ImagesApi:
     async def _image(self, image_id: str) -> Job:
         """The job of this id, if it is one of this API. Raises `EdgeError`."""
         try:
-            job = await self._calls.job(image_id)
+            job = await self._calls.jobs.get(image_id)
         except EdgeError as error:
             raise not_found("image", image_id) if error.kind == "not_found" else error from None
         if job.view.submission.origin != shapes.IMAGE_ORIGIN:

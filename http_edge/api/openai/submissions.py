@@ -93,8 +93,8 @@ async def submit(calls: JobService, wish: MediaRequest) -> Job:
         field, source = wish.images[0]
         wanted = msgspec.structs.replace(wanted, image=_name_of(source), labels={**wanted.labels, "image": field})
     check_roles(wanted, card, output)
-    kept = [await calls.image(field, source, allow_paths=True) for field, source in wish.images]
-    inputs = {**wish.kept, **await calls.uploaded(wish.files)}
+    kept = [await calls.inputs.image(field, source, allow_paths=True) for field, source in wish.images]
+    inputs = {**wish.kept, **await calls.inputs.uploaded(wish.files)}
     if kept[1:]:
         inputs["reference_images"] = tuple(kept[1:])
     shortened = any(line.startswith(f"{wanted.label('seconds')}:") for line in about_fit)

@@ -201,7 +201,7 @@ class VideoEditsApi:
 
     async def _going_on(self, wish: MediaRequest, source: Job, card: ModelCard) -> MediaRequest:
         """A request to go on from a whole clip, in its rate. Raises `EdgeError`."""
-        kept = await self._calls.kept_result("video", source, find_artefact(source.view)[1], "clip")
+        kept = await self._calls.inputs.of_result("video", source, find_artefact(source.view)[1], "clip")
         seen = card.start_frames
         begins = "begins with the last frames of the video" if seen is None or seen.drawn else "begins after the video"
         brought: dict[str, Any] = {"start_video": (source.id,), "fps": wish.asked.wanted.fps or self._spec(source).fps}
@@ -220,7 +220,7 @@ class VideoEditsApi:
         spec = self._spec(source)
         own = {"size": f"{spec.width}x{spec.height}", "fps": spec.fps}
         wish = read_media_request({**own, **values}, "video", [], ("video",), files=fields.uploads)
-        kept = await self._calls.kept_result("video", source, find_artefact(source.view)[1], "clip")
+        kept = await self._calls.inputs.of_result("video", source, find_artefact(source.view)[1], "clip")
         brought: dict[str, Any] = {"video": (source.id,)}
         asked = msgspec.structs.replace(wish.asked, wanted=msgspec.structs.replace(wish.asked.wanted, **brought))
         return msgspec.structs.replace(wish, asked=asked, kept={"video": (kept,)}, remixed_from=source.id)

@@ -39,7 +39,7 @@ class Videos:
     async def find(self, video_id: str) -> Job:
         """The video of this id: a job of this API. Raises `EdgeError`."""
         try:
-            job = await self._calls.job(video_id)
+            job = await self._calls.jobs.get(video_id)
         except EdgeError as error:
             raise not_found("video", video_id) if error.kind == "not_found" else error from None
         if job.view.submission.origin != shapes.VIDEO_ORIGIN:

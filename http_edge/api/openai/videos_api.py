@@ -142,7 +142,7 @@ class VideosApi:
         reader = Reader(request.query_params, place="query")
         order = reader.choice("order", ("asc", "desc")) or "desc"
         limit = reader.integer("limit", 0, _MAX_LISTED)
-        jobs, more = await self._calls.jobs(
+        jobs, more = await self._calls.jobs.page(
             limit=_DEFAULT_LISTED if limit is None else limit,
             after=reader.text("after", max_chars=64) or "",
             newest_first=order == "desc",

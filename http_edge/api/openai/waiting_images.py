@@ -30,7 +30,7 @@ async def drawn(calls: JobService, request: Request, job: Job, timeout_s: float)
     """The job, succeeded. Raises `EdgeError` saying how else it ended, and `ClientGone` when the client left: it is cancelled then."""
     is_over = False
     try:
-        is_over = await while_present(request, calls.wait_final([job.id], timeout_s))
+        is_over = await while_present(request, calls.follower.wait_final([job.id], timeout_s))
     except ClientGone:
         fate = "goes on" if current().job_key else "is cancelled"
         log.info(
@@ -43,7 +43,7 @@ async def drawn(calls: JobService, request: Request, job: Job, timeout_s: float)
             await cancel_quietly(calls, job.id)
     if not is_over:
         raise unfinished(calls, job.id, timeout_s)
-    return succeeded(await calls.job(job.id))
+    return succeeded(await calls.jobs.get(job.id))
 
 
 async def cancel_quietly(calls: JobService, job_id: str) -> None:

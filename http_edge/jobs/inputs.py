@@ -1,0 +1,47 @@
+"""Files that a request brings as inputs of its job: kept copies, by the field that they came in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import anyio
+import anyio.to_thread
+
+from broker.wire.inputs import ROLES, InputKind
+from broker.wire.jobspec import Artefact
+from http_edge.body.forms import Upload
+from http_edge.jobs.job import Job
+from http_edge.media.image_inputs import Picture
+from http_edge.media.image_sources import ImageSources
+from http_edge.media.result_files import ResultFiles
+
+
+class JobInputs:
+    """Copies of what clients bring or name, kept for the job."""
+
+    def __init__(self, images: ImageSources, results: ResultFiles, threads: anyio.CapacityLimiter) -> None:
+        self._images = images
+        self._results = results
+        self._threads = threads
+
+    async def image(self, field: str, source: str | Upload, *, allow_paths: bool) -> Picture:
+        """The kept copy of a client's image, for `Submission.image`: from an upload of this request, a data URL, base64, an http(s) URL,
+        an uploaded file's id, or (`allow_paths`) a path on this machine. Raises `EdgeError` naming field, value and rule."""
+        return await self._images.resolve(field, source, allow_paths=allow_paths)
+
+    async def uploaded(self, files: Mapping[str, Sequence[Upload]]) -> dict[str, tuple[Picture, ...]]:
+        """The kept copies of files that came as further inputs, by role, for `Submission.inputs`. Raises `EdgeError`."""
+        return {
+            role: tuple(
+                [
+                    await self._images.resolve(file.field, file, allow_paths=False, kind=ROLES[role].kind)
+                    for file in uploads
+                ]
+            )
+            for role, uploads in files.items()
+        }
+
+    async def of_result(self, field: str, job: Job, artefact: Artefact, kind: InputKind) -> Picture:
+        """A copy of a job's file that is kept as an input. Raises `EdgeError`."""
+        path = await anyio.to_thread.run_sync(self._results.local, job.view, artefact, limiter=self._threads)
+        return await self._images.of_result(field, job.id, path, kind)

@@ -1,0 +1,111 @@
+"""Orders of the broker about attempts, by their fences.
+
+A fence is taken at most once: a `Run` whose fence is not above all fences received is a repetition, or comes too late. A cancel touches
+the engine only if the engine holds that very fence. What has ended here is answered with its result, also when that was acknowledged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from broker.runtime.log_actions import Action
+from broker.wire import messages as m
+from workers.agent import effects as fx
+from workers.agent.capacity import Capacity
+from workers.agent.engine_slot import EngineSlot
+from workers.agent.registration import Registration
+from workers.agent.unacked_results import UnackedResults, keeps_files
+
+
+class BrokerOrders:
+    """Run, cancel, park and acknowledgement of attempts."""
+
+    def __init__(
+        self,
+        engine_slot: EngineSlot,
+        unacked_results: UnackedResults,
+        capacity: Capacity,
+        registration: Registration,
+        emit: Callable[[fx.Effect], None],
+        *,
+        remote: bool,
+    ) -> None:
+        """`remote`: files go to a depot."""
+        #: Highest fence ever received.
+        self.seen = 0
+        self._attempts = engine_slot.attempts
+        self._control = engine_slot.control
+        self._unacked_results = unacked_results
+        self._capacity = capacity
+        self._registration = registration
+        self._emit = emit
+        self._remote = remote
+
+    def run(self, run: m.Run, now: float) -> None:
+        """Begin an attempt, or say what became of it, or refuse it."""
+        if self._attempts.find(run.job_id, run.fence) or self._unacked_results.waits(run.job_id, run.fence):
+            self._registration.beat_now(now)  # the broker has not heard that it is held here
+        elif answer := self._unacked_results.answer(run.job_id, run.fence, self._capacity.free, now):
+            self._send(answer)
+        elif run.fence <= self.seen:
+            self._refuse(run, "its fence is not above those received")
+        else:
+            self.seen = run.fence
+            if refusal_reason := self._capacity.refusal_reason():
+                self._refuse(run, refusal_reason)
+            else:
+                self._control.begin(run, now)
+
+    def cancel(self, cancel: m.Cancel, now: float) -> None:
+        """Cancel an attempt wherever it is, or say what became of it, or refuse."""
+        # It cannot overtake its `Run`, but it can arrive where that was lost: the fence is spent then, too.
+        self.seen = max(self.seen, cancel.fence)
+        if self._control.cancel(cancel, now):
+            return
+        if self.withdraw(m.Cancelled(job_id=cancel.job_id, fence=cancel.fence), now):
+            return
+        if answer := self._unacked_results.answer(cancel.job_id, cancel.fence, self._capacity.free, now):
+            self._send(answer)
+        else:
+            self._refuse(cancel, "this attempt is not held here")
+
+    def park(self, park: m.Park, now: float) -> None:
+        """Ask for an attempt back, or say what became of it, or refuse."""
+        self.seen = max(self.seen, park.fence)
+        if self._control.park(park.job_id, park.fence, now) or self._unacked_results.waits(park.job_id, park.fence):
+            return
+        if answer := self._unacked_results.answer(park.job_id, park.fence, self._capacity.free, now):
+            self._send(answer)
+        else:
+            self._refuse(park, "this attempt is not held here")
+
+    def _refuse(self, order: m.Run | m.Cancel | m.Park, reason: str) -> None:
+        self._send(m.Refused(job_id=order.job_id, fence=order.fence, free=self._capacity.free, reason=reason))
+        self._emit(fx.Note(action=Action.REFUSED, job_id=order.job_id, fence=order.fence, detail=reason))
+
+    def acknowledged(self, ack: m.ResultAck) -> None:
+        """Forget a result, and its files when nobody needs them here."""
+        message = self._unacked_results.acknowledge(ack.fence, accepted=ack.accepted)
+        if message is not None and keeps_files(message):
+            remote = self._remote
+            if remote or not ack.accepted:
+                self._emit(fx.RemoveDir(message.job_id, message.fence))
+            if remote and not ack.accepted:
+                self._emit(fx.DiscardFiles(message.job_id, message.fence))
+        if isinstance(message, m.Finished | m.Cancelled) and ack.accepted:
+            self._emit(fx.RemoveCheckpoints(message.job_id))
+
+    def withdraw(self, result: m.Failed | m.Cancelled, now: float) -> bool:
+        """End an attempt like this whose files are being put; False when there is none."""
+        if not self._unacked_results.withdraw(result, now):
+            return False
+        self._emit(fx.Revoke(result.fence))
+        self._emit(fx.RemoveDir(result.job_id, result.fence))
+        self._emit(fx.DiscardFiles(result.job_id, result.fence))
+        action = Action(f"attempt_{type(result).__name__.lower()}")
+        detail = getattr(result, "message", "its files were being put into the depot")
+        self._emit(fx.Note(action=action, job_id=result.job_id, fence=result.fence, detail=detail))
+        return True
+
+    def _send(self, message: m.Message) -> None:
+        self._emit(fx.SendBroker(message))

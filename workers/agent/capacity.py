@@ -1,0 +1,61 @@
+"""Room that a worker has for jobs, and the attempts that it answers for: what it tells the broker, and by which it refuses."""
+
+from __future__ import annotations
+
+from broker.wire import messages as m
+from workers.agent.engine_slot import EngineSlot
+from workers.agent.unacked_results import UnackedResults
+from workers.supervisor.agent_policy import AgentPolicy
+
+
+class Capacity:
+    """Room and attempts of one worker. `free` is absolute: 1 only when a `Run` would be taken now."""
+
+    def __init__(self, engine_slot: EngineSlot, unacked_results: UnackedResults, policy: AgentPolicy) -> None:
+        self._engine_slot = engine_slot
+        self._unacked_results = unacked_results
+        self._policy = policy
+        self.draining = False
+        self.leaving = False
+
+    def refusal_reason(self) -> str:
+        """Return the reason why a `Run` would be refused now; "" when it would be taken."""
+        if self.leaving:
+            return "the worker is leaving"
+        if self.draining:
+            return "the worker is draining"
+        if refusal_reason := self._engine_slot.refusal_reason():
+            return refusal_reason
+        if len(self._unacked_results) >= self._policy.max_unacknowledged:
+            return f"{len(self._unacked_results)} results wait for acknowledgement"
+        if (put_bytes := self._unacked_results.put_bytes) > self._policy.spool_bytes:
+            return f"{put_bytes / 1e6:.0f} MB of results wait to be put into the depot"
+        return ""
+
+    @property
+    def free(self) -> int:
+        """Return the number of jobs that would be taken now."""
+        return 0 if self.refusal_reason() else 1
+
+    def held(self, now: float) -> tuple[m.Held, ...]:
+        """The attempts in the engine, and all that wait for acknowledgement."""
+        return tuple(attempt.held(now) for attempt in self._engine_slot.attempts) + self._unacked_results.held(now)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is held, neither in the engine nor waiting for acknowledgement."""
+        return not self._engine_slot.attempts and not len(self._unacked_results)
+
+    def shown(self) -> object:
+        """Return the state whose change makes a heartbeat due sooner."""
+        slot = self._engine_slot
+        return (
+            self.free,
+            slot.shown,
+            slot.engine.model,
+            slot.engine.loaded_loras,
+            self.draining,
+            tuple(attempt.shown for attempt in slot.attempts),
+            self._unacked_results.fences(),
+            slot.engine.fault,
+        )
