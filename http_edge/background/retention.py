@@ -2,7 +2,8 @@
 
 Rules. The record goes first, in the broker's journal, then the files: after a crash in between, files without a record are found by
 `file_cleaner`. A job that is pinned, or one of whose files is being sent, stays. Several edges may run over one home; the one that holds
-`<home>/retention.lock` does this work, for all of them. Inputs that were uploaded outlive the jobs that used them.
+`<home>/retention.lock` does this work, for all of them. Inputs that were uploaded outlive the jobs that used them. The quota is of this
+disk: a job whose result lies in an object store makes room by its previews alone.
 One clock decides, the broker's: while this edge's differs from it, or it was set a moment ago, everything stays.
 """
 
@@ -199,15 +200,24 @@ class Retention:
             sizes: dict[str, int] = {}
             for record in left:
                 size = await run_sync(self._store.size, record.id)
-                if size:
+                if size and await run_sync(self._drop_previews, record):
+                    over -= size
+                elif size:
                     batch.append(record)
                     sizes[record.id] = size
                 if len(batch) == _BATCH or sum(sizes.values()) >= over:
                     break
-            if not batch:
+            if not batch or over <= 0:
                 break
             over -= sum(sizes[job_id] for job_id in await self._forget(batch))
         return over
+
+    def _drop_previews(self, record: _Record) -> bool:
+        """Whether this disk has room again without the job's end: its result takes none here. Blocks."""
+        try:
+            return not self._store.is_pinned(record.id) and self._store.drop_previews(record.id, record.fence)
+        except StoreError:
+            return False
 
     async def _finals(self, after: str) -> tuple[list[_Record], bool]:
         """Up to `_WINDOW` finished jobs in the order of acceptance, and whether more follow. Raises `EdgeError`."""

@@ -135,8 +135,8 @@ class EdgeSettings(CommonSettings, frozen=True, kw_only=True):
     disk_quota_mb: Annotated[
         int,
         Meta(
-            description="space for artefacts and uploads, MiB: beyond it the jobs that finished first are let go, unless they are pinned"
-            " or being downloaded; 0: no limit",
+            description="space for artefacts and uploads on this disk, MiB: beyond it the jobs that finished first are let go, unless"
+            " they are pinned or being downloaded; 0: no limit",
             ge=0,
         ),
     ] = 0

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from broker.depot.object_store import ObjectStore
 from broker.depot.tokens import attempt_key, job_key
-from broker.wire.jobspec import CHECKPOINTS, is_job_id
+from broker.wire.jobspec import CHECKPOINTS, is_job_id, preview_number
 from http_edge.http.file_response import lock_unless_sent
 from http_edge.media.result_objects import ResultObjects
 
@@ -75,6 +75,18 @@ class ArtefactStore:
         self._remove_here(job_id, fence)
         if self._objects is not None:
             self._objects.remove(attempt_key(job_id, fence), fence)
+
+    def drop_previews(self, job_id: str, fence: int) -> bool:
+        """Remove what lies here of a job whose result (that of this fence, if it has one) is in the object store; False, and nothing is
+        removed: there is none, or the result lies here. Raises `OSError`."""
+        if self._objects is None:
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            if not all(map(preview_number, os.listdir(self._artefacts / job_id / str(fence)))):
+                return False
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self._artefacts / job_id)
+        return True
 
     def remove_empty(self, job_id: str) -> None:
         """Remove a job's directory if nothing is in it."""

@@ -9,6 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
@@ -19,9 +20,12 @@ from helm_python.errors import HelmError
 from packaging.version import Version
 
 from bench.harness.process import ROOT
+from broker.depot.object_store import store_of
 from broker.runtime.environment import unknown
-from broker.runtime.settings import CommonSettings
+from broker.runtime.settings import CommonSettings, load
+from http_edge.base.settings import EdgeSettings
 from workers.launchers.settings import read
+from workers.settings import WorkerSettings
 
 DEPLOY = ROOT / "deploy"
 CHART = DEPLOY / "helm" / "zoetrope"
@@ -84,6 +88,17 @@ VALUES: dict[str, dict[str, Any]] = {
             ],
         },
     },
+    "s3": {
+        "resultsStore": {
+            "url": "s3://results/studio",
+            "endpoint": "https://store.example.org",
+            "region": "eu-1",
+            "secret": "bucket",
+            "redirect": True,
+            "cacheMb": 1_000_000,
+        },
+        "ray": {"enabled": True},
+    },
     "cpu": {"pools": [{"name": "cpu", "replicas": 1, "gpus": 0}], "networkPolicy": {"enabled": False}},
 }
 
@@ -122,6 +137,9 @@ def test_the_chart_makes_what_kubernetes_takes(values):
         ({"pools": [{"name": "UPPER"}]}, "name"),
         ({"pools": [{"name": "a", "gpus": "one"}]}, "gpus"),
         ({"service": {"publicUrl": "video.example.org"}}, "publicUrl"),
+        ({"resultsStore": {"url": "results/studio"}}, "url"),
+        ({"resultsStore": {"secret": "bucket"}}, "secret"),
+        ({"resultsStore": {"bucket": "results"}}, "bucket"),
         ({"curve": {"secret": "", "peers": []}}, "curve"),
     ],
 )
@@ -180,6 +198,35 @@ def test_a_ray_cluster_has_nodes_for_its_pools_and_its_launchers_take_their_opti
     (token,) = [one for one in container["env"] if one["name"] == "RAY_AUTH_TOKEN"]
     assert token["valueFrom"]["secretKeyRef"]["name"] == cluster["metadata"]["name"]
     assert not any(entry["name"] == "RAY_AUTH_TOKEN" and "value" in entry for entry in container["env"])
+
+
+def environ_of(container: dict[str, Any]) -> dict[str, Any]:
+    return {one["name"]: one.get("value", one.get("valueFrom")) for one in container["env"]}
+
+
+def test_edge_and_workers_use_the_store_that_is_named_and_no_other_process_has_its_keys():
+    found = manifests(VALUES["s3"])
+    (service,) = of_kind(found, "StatefulSet")
+    broker, edge = map(environ_of, service["spec"]["template"]["spec"]["containers"])
+    (worker,) = (environ_of(one["spec"]["template"]["spec"]["containers"][0]) for one in of_kind(found, "Deployment"))
+    (cluster,) = of_kind(found, "RayCluster")
+    ray = environ_of(cluster["spec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0])
+    for environ in (edge, worker, ray):
+        assert environ["ZOETROPE_RESULTS_STORE"] == "s3://results/studio"
+        assert (environ["AWS_ENDPOINT_URL"], environ["AWS_REGION"]) == ("https://store.example.org", "eu-1")
+        assert environ["AWS_SECRET_ACCESS_KEY"] == {"secretKeyRef": {"name": "bucket", "key": "AWS_SECRET_ACCESS_KEY"}}
+        assert "ZOETROPE_DEPOT" in environ or environ is edge
+    settings = load(
+        EdgeSettings,
+        "x",
+        "edge",
+        [],
+        {k: v for k, v in edge.items() if k[:9] == "ZOETROPE_" and k != "ZOETROPE_CONFIG"},
+    )
+    assert (settings.results_redirect, settings.result_cache_mb) == (True, 1_000_000)
+    assert not [name for name in broker if name.startswith("AWS_")]
+    without = of_kind(manifests({}), "StatefulSet")[0]["spec"]["template"]["spec"]["containers"][1]
+    assert not [name for name in environ_of(without) if "RESULT" in name or name.startswith("AWS_")]
 
 
 def test_workers_call_services_that_exist_and_the_edge_knows_its_names():
@@ -242,11 +289,33 @@ def test_compose_names_what_it_has():
     found = yaml.safe_load((DEPLOY / "docker" / "compose.yaml").read_text())
     targets = set(re.findall(r"^FROM \S+ AS (\S+)", (DEPLOY / "docker" / "Dockerfile").read_text(), re.M))
     for name, service in found["services"].items():
-        assert service["build"]["target"] in targets, name
+        assert "build" not in service or service["build"]["target"] in targets, name
         assert set(service.get("depends_on", [])) <= set(found["services"])
         named = {volume.split(":")[0] for volume in service["volumes"] if volume[0].isalpha()}
         assert named <= set(found["volumes"])
-    assert {tuple(service.get("profiles", ())) for service in found["services"].values()} == {(), ("gpu",), ("cpu",)}
+    profiles = {tuple(service.get("profiles", ())) for service in found["services"].values()}
+    assert profiles == {(), ("gpu",), ("cpu",), ("s3",)}
+
+
+def test_compose_has_a_use_for_every_setting_of_the_store_and_processes_take_them():
+    text = (DEPLOY / "docker" / "compose.yaml").read_text()
+    lines = (DEPLOY / "docker" / "s3.env").read_text().splitlines()
+    values = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    for name in values:
+        assert f"${{{name}:" in text or re.search(rf"^ +{name}:$", text, re.M), name
+    services = yaml.safe_load(text)["services"]
+    host = urlsplit(values["AWS_ENDPOINT_URL"]).hostname
+    assert services[host]["profiles"] == ["s3"]
+    assert f"-bucket={urlsplit(values['RESULTS_STORE']).hostname} " in services[host]["command"]
+    depot = urlsplit(values["DEPOT"])
+    assert services[depot.hostname]["environment"]["ZOETROPE_ALLOWED_HOSTS"] == depot.hostname
+    assert str(depot.port) == services[depot.hostname]["environment"]["ZOETROPE_PORT"]
+    # As it is without s3.env: an empty variable is the default.
+    for given in (values, dict.fromkeys(values, "")):
+        environ = {"ZOETROPE_RESULTS_STORE": given["RESULTS_STORE"], "ZOETROPE_DEPOT": given["DEPOT"]}
+        settings = load(WorkerSettings, "x", "workers", [], environ)
+        assert (settings.results_store, settings.depot_url()) == (given["RESULTS_STORE"], given["DEPOT"])
+        store_of(settings)
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd here to ask")

@@ -23,6 +23,7 @@ from http_edge.app import Edge, build_app, build_edge
 from http_edge.base.settings import EdgeSettings
 from http_edge.http.head_cap import CappedProtocol
 from http_edge.jobs.hub import Hub
+from tests.support.object_stores import BUCKET, LocalStore, NoStore
 from tests.support.waiting import wait_until
 from tests.testing.fake_broker import ANIMATE, VIDEO, FakeBroker, worker
 from workers.depot.depot import Depot, DepotFile
@@ -168,7 +169,36 @@ def http_depot(far: FarEdge, name: str = WORKER, **kwargs: Any) -> HttpDepot:
     return depot
 
 
-@pytest.fixture(params=["local", "edge", "s3"])
+def _local_store(name: str, directory: Path) -> Iterator[LocalStore]:
+    try:
+        store = LocalStore(directory / "data", directory / "store.log", (name,))
+    except NoStore as error:
+        pytest.skip(str(error))
+    store.start()
+    yield store
+    store.kill()
+
+
+@pytest.fixture(scope="session")
+def weed_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStore]:
+    """SeaweedFS, where it is installed."""
+    yield from _local_store("weed", tmp_path_factory.mktemp("weed"))
+
+
+@pytest.fixture(scope="session")
+def moto_server_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStore]:
+    """moto, where it is installed: it takes any signature and checksum."""
+    yield from _local_store("moto_server", tmp_path_factory.mktemp("moto"))
+
+
+def over_http(monkeypatch: pytest.MonkeyPatch, store: LocalStore, prefix: str) -> str:
+    """Let processes use this store; the URL of a prefix of it."""
+    for name, value in store.environ().items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{BUCKET}/{prefix}"
+
+
+@pytest.fixture(params=["local", "edge", "s3", "weed", "moto_server"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     start = tmp_path / "start"
     start.mkdir()
@@ -178,6 +208,10 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         store = ObjectStore(MemoryStore())
         monkeypatch.setattr(ObjectStore, "of", lambda url, **_: store)
         settings = {"results_store": "s3://bucket/some"}
+    elif request.param not in ("local", "edge"):
+        url = over_http(monkeypatch, request.getfixturevalue(f"{request.param}_store"), tmp_path.name)
+        store = ObjectStore.of(url)
+        settings = {"results_store": url}
     far = FarEdge(tmp_path / "edge", start, **settings)
     depot: Depot = OwnDisk(far.home) if request.param == "local" else http_depot(far)
     if store is not None:

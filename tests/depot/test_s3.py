@@ -259,6 +259,31 @@ def test_another_services_results_are_left_alone(place: Place, bucket: Bucket, c
     assert any("of another service, 'another'" in getattr(record, "detail", "") for record in caplog.records)
 
 
+def test_a_full_disk_costs_no_job_whose_result_is_in_the_store(tmp_path: Path, bucket: Bucket) -> None:
+    place = opened(tmp_path, bucket, disk_quota_mb=2)
+    jobs = []
+    for number in range(4):
+        job_id, fence = place.far.running()
+        preview = place.drawn(job_id, fence, bytes([number]) * 700_000, preview_name(1))
+        file = place.drawn(job_id, fence)
+        place.put(preview)
+        place.put(file)
+        place.far.publish(job_id, file)
+        jobs.append((job_id, place.far.home / preview.key))
+    assert place.far.http.put(f"/v1/jobs/{jobs[0][0]}/pin").status_code == 200
+    # A job of before there was a store: its result is what takes the room.
+    before, fence = place.far.running()
+    old = place.drawn(before, fence, b"x" * 1_500_000)
+    (place.far.home / old.key).parent.mkdir(parents=True)
+    (place.far.home / old.key).write_bytes(old.path.read_bytes())
+    place.far.publish(before, old)
+    place.far.do(place.far.edge.retention._make_room, 0.0)
+    assert [path.exists() for _, path in jobs] == [True, False, False, False], "one is pinned"
+    assert place.far.http.get(f"/v1/jobs/{before}").status_code == 404
+    assert [result(place, job_id).content == CLIP for job_id, _ in jobs] == [True] * 4
+    place.far.close()
+
+
 def test_a_pin_is_known_to_edges_of_all_homes(place: Place, bucket: Bucket) -> None:
     job_id = published(place)
     assert place.far.http.put(f"/v1/jobs/{job_id}/pin").json()["pinned"]

@@ -31,9 +31,33 @@ securityContext:
   fsGroupChangePolicy: OnRootMismatch
   seccompProfile: {type: RuntimeDefault}
 automountServiceAccountToken: false
+{{- with .Values.resultsStore.serviceAccount }}
+serviceAccountName: {{ . }}
+{{- end }}
 enableServiceLinks: false
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- /* What edge and workers are told of the object store. */ -}}
+{{- define "zoetrope.resultsStore" -}}
+{{- with .Values.resultsStore }}
+{{- if .url }}
+- {name: ZOETROPE_RESULTS_STORE, value: {{ .url | quote }}}
+{{- with .endpoint }}
+- {name: AWS_ENDPOINT_URL, value: {{ . | quote }}}
+{{- end }}
+{{- with .region }}
+- {name: AWS_REGION, value: {{ . | quote }}}
+{{- end }}
+{{- if .secret }}
+{{- range $key := list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" }}
+- name: {{ $key }}
+  valueFrom: {secretKeyRef: {name: {{ $.Values.resultsStore.secret }}, key: {{ $key }}}}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end -}}
 
@@ -58,6 +82,7 @@ env:
   - {name: ZOETROPE_DEPOT, value: "http://{{ $name }}:{{ .root.Values.service.port }}"}
   - {name: ZOETROPE_CURVE_DIR, value: /etc/zoetrope-curve}
   - {name: ZOETROPE_LOG_FORMAT, value: json}
+  {{- include "zoetrope.resultsStore" .root | indent 2 }}
 volumeMounts:
   - {name: data, mountPath: /data}
   - {name: tmp, mountPath: /tmp}
