@@ -112,6 +112,48 @@ def test_several_at_once_have_seeds_one_after_the_other(page: Page, service: Ser
     wait_until(lambda: seeds() == [70, 71, 72], 60, "three jobs, with three seeds")
 
 
+def test_jobs_submitted_together_are_shown_together(page: Page, service: Service) -> None:
+    page.get_by_label("How many").fill("3")
+    page.locator("#prompt").fill("three side by side")
+    page.locator("#prompt").press("Enter")
+    tiles = page.locator(".strip button")
+    expect(tiles).to_have_count(3)
+    expect(tiles.first).to_have_attribute("aria-pressed", "true")
+    until(page, "[...document.querySelectorAll('.strip img')].filter((one) => one.naturalWidth).length === 3")
+    tiles.nth(2).click()
+    expect(page.locator(".stage")).to_have_attribute("data-state", "succeeded")
+    expect(tiles.nth(2)).to_have_attribute("aria-pressed", "true")
+    third = page.locator(".stage").get_attribute("data-job")
+    with page.expect_download() as saved:
+        page.locator(".stage").get_by_role("link", name="Download").click()
+    assert saved.value.suggested_filename == f"{third}.mp4"
+    page.locator(".stage").get_by_role("button", name="Use as first picture").click()
+    expect(page.locator(".held img")).to_be_visible()
+    page.get_by_role("button", name="Remove First picture").click()
+
+
+def test_a_request_waits_for_the_picture_that_is_being_uploaded(page: Page, service: Service) -> None:
+    held: list[Route] = []
+    page.route(re.compile(r"/v1/files$"), lambda route: held.append(route))
+    data = io.BytesIO()
+    Image.new("RGB", (64, 64), "green").save(data, "PNG")
+    picture = {"name": "green.png", "mimeType": "image/png", "buffer": data.getvalue()}
+    page.locator("input[data-role=image]").set_input_files(picture)
+    page.locator("#prompt").fill("from a picture that comes late")
+    page.locator("#prompt").press("Enter")
+    expect(page.get_by_role("button", name="Sending…")).to_be_visible()
+    until(page, "true")  # the browser's news are heard while it is asked
+    assert held
+    held[0].continue_()
+    expect(page.locator(".stage")).to_have_attribute("data-state", "succeeded")
+    job = service.job(page.locator(".stage").get_attribute("data-job"))
+    assert job["spec"]["image"].startswith("file-")
+    page.unroute(re.compile(r"/v1/files$"))
+    page.get_by_role("button", name="Remove First picture").click()
+    page.locator("input[data-role=image]").set_input_files({**picture, "name": "song.ogg", "mimeType": "audio/ogg"})
+    expect(page.locator(".fault")).to_contain_text("song.ogg is no picture")
+
+
 def test_a_picture_is_uploaded_and_drawn_from(page: Page, service: Service) -> None:
     data = io.BytesIO()
     Image.new("RGB", (64, 64), "blue").save(data, "PNG")
@@ -149,7 +191,7 @@ def test_a_result_fills_the_form_and_its_request_is_shown(open_page: Callable[..
     page = open_page("#/create")
     page.locator(".settings select").first.wait_for()
     page.get_by_text("More settings").click()
-    chooser = page.get_by_label("Settings of a result")
+    chooser = page.get_by_label("Settings from a result")
     chooser.set_input_files({"name": "out.png", "mimeType": "image/png", "buffer": file})
     expect(page.locator("#prompt")).to_have_value("to be read back")
     expect(page.locator("[data-field=seed]")).to_have_value("77")

@@ -93,7 +93,8 @@ function header() {
 function drawQueue() {
   const counts = pool.get()?.queue.counts;
   const [running, waiting] = counts ? [counts.running + counts.assigned, counts.queued + counts.delayed] : [0, 0];
-  queueChip.textContent = running + waiting ? t('queue.busy', { running, waiting }) : t('queue.idle');
+  const parts = [running && t('queue.running', { running }), waiting && t('queue.waiting', { waiting })].filter(Boolean);
+  queueChip.textContent = parts.join(' · ') || t('queue.idle');
   queueChip.hidden = !counts;
 }
 
@@ -110,7 +111,7 @@ function draw(name) {
   for (const link of nav.children) link.toggleAttribute('aria-current', false);
   nav.children[VIEWS.indexOf(name)].setAttribute('aria-current', 'page');
   document.title = `${t(`nav.${name}`)} · Zoetrope`;
-  const parts = { say, sure, onOpen: (job) => (location.hash = `#/job/${encodeURIComponent(job.id)}`) };
+  const parts = { say, sure, go, onOpen: (job) => (location.hash = `#/job/${encodeURIComponent(job.id)}`) };
   const made = { create: createView, gallery: galleryView, workers: workersView }[name](main, parts);
   live = typeof made === 'function' ? { end: made } : made;
 }

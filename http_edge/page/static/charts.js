@@ -22,9 +22,10 @@ export function areaChart({ label, points, say, most = 0, gap = 45 }) {
   const line = (run) => run.map(([at, value], index) => `${index ? 'L' : 'M'}${x(at)} ${y(value)}`).join('');
   const area = (run) => `${line(run)}L${x(run.at(-1)[0])} ${HEIGHT}L${x(run[0][0])} ${HEIGHT}Z`;
   const words = t('chart.now', { label, now: say(values.at(-1)), most: say(Math.max(...values)) });
+  const peak = Math.max(...values);
   return h('figure', { class: 'chart' },
     h('figcaption', null, h('span', null, label), h('strong', null, say(values.at(-1)))),
     s('svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: 'none', role: 'img', 'aria-label': words },
       runs.map((run) => s('path', { class: 'area', d: area(run) })), runs.map((run) => s('path', { class: 'curve', d: line(run) }))),
-    h('p', { class: 'soft span' }, h('span', null, t('chart.ago', { time: duration(last - first) })), h('span', null, t('chart.end'))));
+    h('p', { class: 'soft span' }, h('span', null, t('chart.ago', { time: duration(last - first) })), h('span', null, t('chart.peak', { most: say(peak) })), h('span', null, t('chart.end'))));
 }

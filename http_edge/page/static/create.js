@@ -1,74 +1,17 @@
 // The form: a prompt and Enter is enough; everything else is the model's own until it is changed.
 
-import { LIVE, blobOf, call, getKey, listJobs, lookAtPool, mediaUrl, post, readRecipe, upload } from './api.js';
+import { downloadLink, makeButtons, snippets } from './actions.js';
+import { FINAL, LIVE, call, jobPath, listJobs, lookAtPool, mediaUrl, post, readRecipe, show, upload } from './api.js';
 import { h, icon, iconButton, newId } from './dom.js';
-import { duration, number, problem, t } from './i18n.js';
+import { number, problem, t } from './i18n.js';
+import { knownModels, loadModels, modelOf } from './models.js';
 import { frameChoices, intoDraft, requestKey, requestOf, roles, rollSeed, sizes, stepBound } from './request.js';
-import { asCommand, asCurl, asPython } from './snippets.js';
 import { draft } from './state.js';
-import { liveList, stage } from './watch.js';
+import { liveList, stage, standing } from './watch.js';
 
 const EXAMPLES = ['a red circle moving right', 'a blue square on a white background', 'a green triangle moving up'];
 const MAX_COUNT = 10;
-
-let models = null;
-
-export async function loadModels() {
-  models = (await call('v1/models')).data.filter((model) => model.id === model.root);
-  return models;
-}
-
-const modelOf = (name) => models?.find((model) => model.id === name) || models?.[0];
-
-/** Put a job into the form, to draw it again or vary it. */
-export async function reuse(job, { seed }) {
-  intoDraft(draft, job.spec, modelOf(job.spec.model) || (await loadModels())[0], { seed });
-}
-
-/** Take a job's picture, or the frame that its clip shows, as the first picture. Throws `ApiError`. */
-export async function asFirstPicture(job, index, video) {
-  let blob;
-  if (video) {
-    const canvas = h('canvas', { width: video.videoWidth, height: video.videoHeight });
-    canvas.getContext('2d').drawImage(video, 0, 0);
-    blob = await new Promise((done) => canvas.toBlob(done, 'image/png'));
-  } else {
-    blob = await blobOf(job.artefacts[index].url.replace(/^\//, ''));
-  }
-  const file = new File([blob], `${job.id}.png`, { type: 'image/png' });
-  draft.inputs = { ...draft.inputs, image: [{ id: await upload(file), name: file.name, file }] };
-}
-
-async function copy(text, button) {
-  try {
-    await navigator.clipboard.writeText(text);
-    button.textContent = t('create.copied');
-  } catch {
-    // Without https there is no clipboard: the text is selected instead.
-    getSelection().selectAllChildren(button.closest('.snippet').querySelector('pre'));
-  }
-}
-
-/** A request as curl, Python and the command, each to be copied. */
-export function snippets(fields) {
-  const base = new URL('.', location.href).href;
-  const texts = [['curl', asCurl(fields, base, Boolean(getKey()))], ['Python', asPython(fields, base)], ['zoetrope', asCommand(fields, base)]];
-  return texts.map(([name, text]) => h('div', { class: 'snippet' },
-    h('div', { class: 'line' }, h('strong', null, name), h('button', { type: 'button', class: 'quiet', onclick: (event) => copy(text, event.currentTarget) }, t('create.copy'))),
-    h('pre', { tabindex: 0, 'aria-label': name }, text)));
-}
-
-/** The request that draws a job again, to be shown when it is asked for. */
-export function requestBoxOf(job) {
-  const box = h('details', { class: 'request', ontoggle: async () => {
-    if (!box.open || box.childElementCount > 1) return;
-    const model = modelOf(job.spec.model) || (await loadModels())[0];
-    const wanted = { ...draft, previews: false, sketch: false };
-    intoDraft(wanted, job.spec, model, { seed: true });
-    if (model) box.append(...snippets(requestOf(wanted, model)));
-  } }, h('summary', null, t('create.request')));
-  return box;
-}
+const MAX_REFERENCES = 15;
 
 function field(label, control, note) {
   const id = control.id || (control.id = newId('field'));
@@ -105,20 +48,33 @@ function dropPlace({ role, clip, several, needed }, redraw, tell) {
   });
 
   async function take(files) {
-    files = files.filter((file) => file.type.startsWith(clip ? 'video/' : 'image/')).slice(0, several ? 15 : 1);
+    const most = several ? MAX_REFERENCES - held.length : 1;
+    const fits = files.filter((file) => file.type.startsWith(clip ? 'video/' : 'image/')).slice(0, most);
+    const left = files.find((file) => !fits.includes(file));
+    if (left) tell({ message: t(fits.length === most ? 'drop.many' : clip ? 'drop.noclip' : 'drop.nopicture', { name: left.name }) });
+    files = fits;
     if (!files.length) return;
     const entries = files.map((file) => ({ name: file.name, file, id: '' }));
     draft.inputs[role] = several ? [...held, ...entries] : entries;
     redraw();
+    const sending = sendAll(entries);
+    for (const entry of entries) entry.sent = sending;
+  }
+
+  /** Upload files; whether all arrived. */
+  async function sendAll(entries) {
+    let whole = true;
     for (const entry of entries) {
       try {
         entry.id = await upload(entry.file);
       } catch (error) {
         draft.inputs[role] = draft.inputs[role].filter((one) => one !== entry);
         tell(error);
+        whole = false;
       }
     }
     redraw();
+    return whole;
   }
 
   const shown = held.map((entry) => {
@@ -143,16 +99,67 @@ function dropPlace({ role, clip, several, needed }, redraw, tell) {
   return place;
 }
 
+/** Several jobs that were submitted together, as small pictures: {node, begin, look, mark}. `onPick(job)` shows one on the stage. */
+function batchStrip({ onPick, picked }) {
+  const node = h('ul', { class: 'strip', hidden: true, 'aria-label': t('create.batch') });
+  let tiles = [];
+
+  function draw(tile, job) {
+    const changed = tile.job.state !== job.state;
+    tile.job = { ...tile.job, ...job };
+    tile.grown = Math.max(tile.grown, job.progress || 0);
+    tile.bar.firstChild.style.width = `${tile.grown}%`;
+    tile.button.setAttribute('aria-label', `${tile.number}: ${standing(tile.job)}`);
+    tile.button.title = standing(tile.job);
+    if (!changed || !FINAL.has(job.state)) return;
+    tile.bar.hidden = true;
+    if (job.state === 'succeeded') {
+      const image = h('img', { alt: '' });
+      show(image, `${jobPath(job.id)}/thumbnail`);
+      tile.button.append(image);
+    } else tile.button.append(icon('close'));
+  }
+
+  const mark = () => tiles.forEach((tile) => tile.button.setAttribute('aria-pressed', String(tile.job.id === picked())));
+  return {
+    node,
+    mark,
+    begin(jobs) {
+      tiles = jobs.map((job, at) => {
+        const bar = h('span', { class: 'thin' }, h('span'));
+        const tile = { job, number: at + 1, bar, grown: 0 };
+        tile.button = h('button', { type: 'button', class: 'quiet', onclick: () => onPick(tile.job) }, h('span', { class: 'number', 'aria-hidden': 'true' }, at + 1), bar);
+        draw(tile, job);
+        return tile;
+      });
+      node.replaceChildren(...tiles.map(({ button }) => h('li', null, button)));
+      node.hidden = tiles.length < 2;
+      mark();
+    },
+    /** Take news from all jobs that wait or run; what is no more among them is over. */
+    look(jobs) {
+      const found = new Map(jobs.map((job) => [job.id, job]));
+      for (const tile of tiles.length > 1 ? tiles : []) {
+        if (FINAL.has(tile.job.state)) continue;
+        if (found.has(tile.job.id)) draw(tile, found.get(tile.job.id));
+        else call(jobPath(tile.job.id)).then((job) => draw(tile, job), () => {});
+      }
+    },
+  };
+}
+
 /** Draw the view into `root`; returns what ends it. `onOpen(job)` shows a job alone. */
-export function createView(root, { onOpen, say }) {
+export function createView(root, { onOpen, say, go }) {
   let current = null;
   let key = '';
   let ended = false;
   let places = [];
+  let live = null;
   const settings = h('div', { class: 'settings' });
   const fault = h('div', { class: 'fault', role: 'alert' });
   const requestBox = h('details', { class: 'request', ontoggle: () => drawRequest() }, h('summary', null, t('create.request')));
   const scene = h('div', { class: 'scene' });
+  const batch = batchStrip({ onPick: (job) => put(job), picked: () => current?.id });
   const queue = h('div', null);
   const prompt = h('textarea', {
     id: 'prompt', rows: 4, maxlength: 20000, placeholder: t('create.prompt.hint'), value: draft.prompt, 'aria-describedby': 'fault',
@@ -179,13 +186,17 @@ export function createView(root, { onOpen, say }) {
 
   root.replaceChildren(
     h('h1', { class: 'unseen' }, t('create.title')),
-    h('div', { class: 'create' }, form, h('div', { class: 'watch' }, scene, h('section', { class: 'panel' }, h('h2', null, t('create.yours')), queue))),
+    h('div', { class: 'create' }, form, h('div', { class: 'watch' }, scene, batch.node, h('section', { class: 'panel' }, h('h2', null, t('create.yours')), queue))),
   );
 
   const tell = (error) => {
     fault.replaceChildren(h('p', { class: 'bad' }, problem(error)));
-    const named = error.param && form.querySelector(`[data-field="${CSS.escape(error.param)}"]`);
-    if (named) named.focus();
+    const name = error.param === 'size' ? 'width' : error.param;
+    const named = name && form.querySelector(`[data-field="${CSS.escape(name)}"]`);
+    if (!named) return;
+    const folded = named.closest('details');
+    if (folded) folded.open = true;
+    named.focus();
   };
 
   const set = (name, value) => {
@@ -199,7 +210,7 @@ export function createView(root, { onOpen, say }) {
     fault.replaceChildren();
     notes.replaceChildren();
     try {
-      if (!models) await loadModels();
+      if (!knownModels()) await loadModels();
       const { request, differences } = await readRecipe(file);
       const rest = intoDraft(draft, request, modelOf(request.model), { seed: true });
       prompt.value = draft.prompt;
@@ -214,7 +225,7 @@ export function createView(root, { onOpen, say }) {
   function drawSettings() {
     const model = modelOf(draft.model);
     if (!model) {
-      settings.replaceChildren(models ? h('p', { class: 'bad' }, t('create.nomodel')) : h('p', { class: 'soft' }, '…'));
+      settings.replaceChildren(knownModels() ? h('p', { class: 'bad' }, t('create.nomodel')) : h('p', { class: 'soft' }, '…'));
       return;
     }
     draft.model = model.id;
@@ -224,7 +235,7 @@ export function createView(root, { onOpen, say }) {
     const more = h('details', { class: 'more', open: draft.more, ontoggle: () => (draft.more = more.open) }, h('summary', null, t('create.more')), h('div', { class: 'grid' }, moreSettings(model)));
     settings.replaceChildren(
       h('div', { class: 'grid' },
-        choice(t('create.model'), models.map(({ id }) => [id, id]), model.id, (id) => {
+        choice(t('create.model'), knownModels().map(({ id }) => [id, id]), model.id, (id) => {
           Object.assign(draft, { model: id, output: '', width: null, height: null, frames: null, steps: null, guidance: null, preset: '', cache: '', loras: {} });
           drawSettings();
         }),
@@ -269,9 +280,14 @@ export function createView(root, { onOpen, say }) {
   }
 
   function seedField() {
-    const input = h('input', { inputmode: 'numeric', placeholder: t('create.seed.random'), value: draft.seed, pattern: '[0-9]*', 'data-field': 'seed', oninput: () => set('seed', input.value.replace(/\D/g, '').slice(0, 15)) });
-    const roll = iconButton('dice', t('create.seed.dice'), () => ((input.value = rollSeed()), set('seed', input.value)));
-    const clear = iconButton('close', t('create.seed.clear'), () => ((input.value = ''), set('seed', '')));
+    const input = h('input', { inputmode: 'numeric', placeholder: t('create.seed.random'), value: draft.seed, pattern: '[0-9]*', 'data-field': 'seed', oninput: () => change(input.value.replace(/\D/g, '').slice(0, 15)) });
+    const change = (seed) => {
+      if (input.value !== seed) input.value = seed;
+      clear.hidden = !seed;
+      set('seed', seed);
+    };
+    const roll = iconButton('dice', t('create.seed.dice'), () => change(rollSeed()));
+    const clear = iconButton('close', t('create.seed.clear'), () => (change(''), input.focus()), { hidden: !draft.seed });
     const made = field(t('create.seed'), input);
     const pair = h('div', { class: 'pair' });
     input.before(pair);
@@ -345,9 +361,18 @@ export function createView(root, { onOpen, say }) {
     const model = modelOf(draft.model);
     const made = [];
     try {
-      for (let at = 0; at < draft.count; at += 1) made.push(await post('v1/jobs', requestOf(draft, model, at), { 'Idempotency-Key': `${key}-${at}` }));
+      // What is still being uploaded is waited for; what did not arrive has said so.
+      const arrived = await Promise.all(Object.values(draft.inputs).flat().map(({ sent }) => sent ?? true));
+      for (let at = 0; at < draft.count && arrived.every(Boolean); at += 1) {
+        made.push(await post('v1/jobs', requestOf(draft, model, at), { 'Idempotency-Key': `${key}-${at}` }));
+        if (!at && !ended) {
+          put(made[0]);
+          // Where it stands below the form, it is gone to.
+          if (matchMedia('(max-width: 860px)').matches) (prompt.blur(), scene.scrollIntoView({ behavior: 'smooth' }));
+        }
+      }
       key = '';
-      say(t('create.sent', { count: made.length }));
+      if (made.length) say(t('create.sent', { count: made.length }));
     } catch (error) {
       // Whether it was taken is not known where no answer came: sent again, it is the same job.
       if (error.status) key = '';
@@ -355,17 +380,28 @@ export function createView(root, { onOpen, say }) {
     }
     send.disabled = false;
     send.lastChild.textContent = t('create.send');
-    if (made.length) lookAtPool().catch(() => {});
-    if (made.length && !ended) put(made[0]);
+    if (!made.length || ended) return;
+    batch.begin(made);
+    live.expect(made);
+    lookAtPool().catch(() => {});
   }
 
   /** Put a job on the stage. */
   function put(job) {
     current?.end();
-    current = stage(job, { onOpen });
+    current = stage(job, { onOpen, acts: resultButtons });
     current.id = job.id;
     scene.replaceChildren(current.node);
+    batch.mark();
+    live?.mark();
   }
+
+  /** What can be done with a result on the stage. */
+  const resultButtons = (over, video) => [
+    downloadLink(over),
+    ...makeButtons(over, { video, say, done: () => go('create') }),
+    h('button', { type: 'button', class: 'quiet', onclick: () => onOpen(over) }, t('view.details')),
+  ];
 
   function empty() {
     scene.replaceChildren(h('section', { class: 'stage blank' }, h('div', { class: 'frame' }, h('div', { class: 'wheel', 'aria-hidden': 'true' }, ...Array.from({ length: 12 }, () => h('i')))),
@@ -384,8 +420,8 @@ export function createView(root, { onOpen, say }) {
 
   empty();
   drawSettings();
-  const unlist = liveList(queue, { onPick: put, picked: () => current?.id });
-  (models ? Promise.resolve() : loadModels()).then(drawSettings, tell);
+  live = liveList(queue, { onPick: put, picked: () => current?.id, onLook: batch.look });
+  (knownModels() ? Promise.resolve() : loadModels()).then(drawSettings, tell);
   // What is being drawn is shown to whoever comes, not an empty stage.
   listJobs({ state: LIVE, limit: 20, order: 'asc' }).then(({ data }) => {
     const job = data.find(({ state }) => state === 'running') || data[0];
@@ -395,7 +431,7 @@ export function createView(root, { onOpen, say }) {
   return () => {
     ended = true;
     current?.end();
-    unlist();
+    live.end();
     document.removeEventListener('paste', onPaste);
   };
 }

@@ -1,9 +1,9 @@
 // What was drawn: a grid that holds in the document only what is seen, filled page by page from the service, which filters.
 
 import { FINAL, call, jobPath, listJobs, show } from './api.js';
-import { loadModels } from './create.js';
 import { h, icon } from './dom.js';
 import { known, moment, problem, t } from './i18n.js';
+import { loadModels } from './models.js';
 import { endedJobs, every, pins } from './state.js';
 
 const PAGE = 60;
@@ -21,6 +21,8 @@ const filters = { prompt: '', model: '', state: 'succeeded', since: '', until: '
 const trimmed = (job) => ({
   id: job.id, state: job.state, prompt: job.spec?.prompt || job.id, file: job.artefacts[0], count: job.artefacts.length, at: job.submitted_at,
 });
+
+const capital = (words) => words.charAt(0).toUpperCase() + words.slice(1);
 
 /** Midnight, here, of a day "2026-01-31", Unix seconds. */
 const dayStart = (day, after = 0) => {
@@ -49,7 +51,7 @@ export function galleryView(root, { onOpen }) {
   const further = h('button', { type: 'button', class: 'quiet', hidden: true, onclick: () => ((searches = 0), fetchMore()) }, t('gallery.further'));
   const search_ = h('div', { class: 'line further', hidden: true }, searched, further);
   const model = h('select', { id: 'gallery-model', onchange: () => change('model', model.value) }, h('option', { value: '' }, t('gallery.any')));
-  const state = h('select', { id: 'gallery-state', onchange: () => change('state', state.value) }, h('option', { value: STATES.join(',') }, t('gallery.any')), STATES.map((name) => h('option', { value: name, selected: filters.state === name }, t(`state.${name}`))));
+  const state = h('select', { id: 'gallery-state', onchange: () => change('state', state.value) }, h('option', { value: STATES.join(',') }, t('gallery.any')), STATES.map((name) => h('option', { value: name, selected: filters.state === name }, capital(t(`state.${name}`)))));
   const search = h('input', { id: 'gallery-search', type: 'search', value: filters.prompt, placeholder: t('gallery.search'), 'aria-label': t('gallery.search'), maxlength: 256, oninput: () => soon(() => change('prompt', search.value.trim())) });
   const day = (name) => h('input', { id: `gallery-${name}`, type: 'date', value: filters[name], onchange: (event) => change(name, event.target.value) });
   const pinned = h('button', { type: 'button', class: 'chip', 'aria-pressed': String(filters.pinned), onclick: () => change('pinned', !filters.pinned) }, icon('star'), t('gallery.pinned'));
@@ -119,7 +121,7 @@ export function galleryView(root, { onOpen }) {
         searches = page.searched_to ? searches + 1 : 0;
         search_.hidden = !page.searched_to;
         further.hidden = searches < SEARCHES;
-        if (page.searched_to) searched.textContent = t('gallery.searched', { date: moment(page.searched_to) });
+        if (page.searched_to) searched.textContent = t(jobs.length ? 'gallery.searched' : 'gallery.sofar', { date: moment(page.searched_to) });
         draw();
       },
       (error) => {

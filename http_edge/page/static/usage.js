@@ -52,7 +52,7 @@ function table(by, rows) {
 export function usagePanel(root) {
   const body = h('div', { class: 'models' });
   const pick = (name, value, words) => h('button', { type: 'button', class: 'chip', 'data-pick': `${name} ${value}`, onclick: () => ((chosen[name] = value), draw()) }, words);
-  const picks = h('div', { class: 'chips' }, GROUPS.map((by) => pick('by', by, t(`usage.by.${by}`))), h('span', { class: 'grow' }), RANGES.map((days) => pick('days', days, t('usage.days', { days }))));
+  const picks = h('div', { class: 'chips apart' }, h('div', { class: 'chips' }, GROUPS.map((by) => pick('by', by, t(`usage.by.${by}`)))), h('div', { class: 'chips' }, RANGES.map((days) => pick('days', days, t('usage.days', { days })))));
   root.replaceChildren(h('h2', null, t('usage.title')), picks, body);
   let turn = 0;
 

@@ -1,7 +1,7 @@
 // One job, alone and large: play, step through frames, and what can be done with it next.
 
-import { ApiError, FINAL, call, jobPath, mediaUrl } from './api.js';
-import { asFirstPicture, requestBoxOf, reuse } from './create.js';
+import { downloadLink, keepButtons, makeButtons, requestBoxOf } from './actions.js';
+import { ApiError, FINAL, call, jobPath } from './api.js';
 import { h, icon, iconButton } from './dom.js';
 import { duration, known, language, moment, number, problem, t } from './i18n.js';
 import { pins } from './state.js';
@@ -28,7 +28,7 @@ function facts(job) {
     fact(t('view.ran'), job.timings.run_s === null ? '' : duration(job.timings.run_s)),
     fact(t('view.worker'), job.worker),
     fact(t('view.expires'), job.expires_at && !pins.get().includes(job.id) ? moment(job.expires_at) : ''),
-    h('div', { class: 'wide' }, fact('id', h('code', null, job.id))),
+    h('div', { class: 'wide' }, fact(t('view.job'), h('code', null, job.id))),
   ];
 }
 
@@ -77,7 +77,8 @@ export async function openViewer(id, { go, say, sure, onClose, onDelete }) {
   dialog.addEventListener('keydown', (event) => keys(event));
   document.body.append(dialog);
   dialog.showModal();
-  const head = h('div', { class: 'line head' }, h('span', { class: 'grow' }), iconButton('close', t('view.close'), close));
+  const title = h('h2', { class: 'prompt grow' });
+  const head = h('div', { class: 'head' }, title, iconButton('close', t('view.close'), close));
 
   async function draw() {
     let job;
@@ -98,6 +99,7 @@ export async function openViewer(id, { go, say, sure, onClose, onDelete }) {
   }
 
   function showResult(job, index) {
+    title.textContent = job.spec?.prompt || '';
     const media = resultMedia(job, index);
     const video = media.tagName === 'VIDEO' ? media : null;
     const controls = video && player(video, job.artefacts[index].fps || job.spec.fps);
@@ -113,61 +115,21 @@ export async function openViewer(id, { go, say, sure, onClose, onDelete }) {
       ? h('div', { class: 'chips' }, job.artefacts.map((_, at) => h('button', { type: 'button', class: 'chip', 'aria-pressed': String(at === index), onclick: () => showResult(job, at) }, t('view.output', { number: at + 1 }))))
       : null;
     body.replaceChildren(head, h('div', { class: 'frame' }, media), controls ? controls.node : '', others || '',
-      h('p', { class: 'prompt' }, job.spec?.prompt || ''), actions(job, index, video), ...warnings(job), h('dl', { class: 'facts' }, facts(job)), job.spec ? requestBoxOf(job) : '', history(job));
+      actions(job, index, video), ...warnings(job), h('dl', { class: 'facts' }, facts(job)), job.spec ? requestBoxOf(job) : '', history(job));
   }
 
   function actions(job, index, video) {
-    const file = job.artefacts[index];
-    const act = (name, label, work, props) => h('button', { type: 'button', class: 'quiet', onclick: work, ...props }, icon(name), label);
-    const again = async (seed) => {
-      await reuse(job, { seed });
-      close();
-      go('create');
-    };
-    const pinned = pins.get().includes(job.id);
-    const pin = act('star', t(pinned ? 'view.unpin' : 'view.pin'), () => setPin(job, !pinned, () => pin.replaceWith(actions(job, index, video).querySelector('[data-act=pin]'))), { 'aria-pressed': String(pinned), 'data-act': 'pin' });
-    let download = null;
-    if (file) {
-      const name = `${job.id}${job.artefacts.length > 1 ? `-${index}` : ''}${file.name.slice(file.name.lastIndexOf('.'))}`;
-      download = h('a', { class: 'button quiet', download: name }, icon('download'), t('view.download'));
-      mediaUrl(file.url).then((address) => (download.href = address), () => {});
-    }
-    return h('div', { class: 'actions' },
-      job.spec && act('again', t('view.again'), () => again(true)), job.spec && act('vary', t('view.vary'), () => again(false)),
-      file && act('picture', t('view.first'), async () => {
-        try {
-          await asFirstPicture(job, index, video);
-          close();
-          go('create');
-        } catch (error) {
-          say(problem(error), true);
-        }
-      }),
-      download, FINAL.has(job.state) && pin,
-      FINAL.has(job.state) && act('trash', t('view.delete'), async () => {
-        if (!(await sure(t('view.delete.sure')))) return;
-        try {
-          await call(`${jobPath(job.id)}?purge=true`, { method: 'DELETE' });
-          pins.set(pins.get().filter((one) => one !== job.id));
-          say(t('view.deleted'));
-          onDelete(job.id);
-          close();
-        } catch (error) {
-          say(problem(error), true);
-        }
-      }));
-  }
-
-  async function setPin(job, on, redraw) {
-    try {
-      await call(`${jobPath(job.id)}/pin`, { method: on ? 'PUT' : 'DELETE' });
-    } catch (error) {
-      say(problem(error), true);
-      return;
-    }
-    pins.set(on ? [job.id, ...pins.get()] : pins.get().filter((one) => one !== job.id));
-    if (on) say(t('view.pinned'));
-    redraw();
+    const done = () => (close(), go('create'));
+    const row = h('div', { class: 'actions' }, makeButtons(job, { index, video, again: true, say, done }), downloadLink(job, index), keepButtons(job, {
+      say, sure,
+      redraw: () => {
+        const fresh = actions(job, index, video);
+        row.replaceWith(fresh);
+        fresh.querySelector('[data-act=pin]').focus();
+      },
+      gone: () => (onDelete(job.id), close()),
+    }));
+    return row;
   }
 
   body.replaceChildren(head, h('p', { class: 'soft' }, '…'));

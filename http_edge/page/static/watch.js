@@ -33,8 +33,8 @@ export function resultMedia(job, index = 0, props = {}) {
   return node;
 }
 
-/** The stage: one job as large as there is room, followed until it is over. Returns {node, end}. `onEnd(job)` when it is over. */
-export function stage(first, { onOpen, onEnd }) {
+/** The stage: one job as large as there is room, followed until it is over. Returns {node, end}. `onEnd(job)` when it is over; `acts(job, video)`: buttons below a result. */
+export function stage(first, { onOpen, onEnd, acts }) {
   let job = first;
   let grown = 0;
   let cancelledAt = 0;
@@ -127,7 +127,8 @@ export function stage(first, { onOpen, onEnd }) {
     picture.replaceChildren(h('button', { type: 'button', class: 'bare', 'aria-label': t('view.details'), onclick: () => onOpen(job) }, resultMedia(job)));
     const took = job.timings?.run_s;
     status.textContent = took ? `${t('state.succeeded')} · ${t('watch.took', { time: duration(took) })}` : t('state.succeeded');
-    told.replaceChildren(...warnings(job));
+    const buttons = acts ? [h('div', { class: 'actions' }, acts(job, picture.querySelector('video')))] : [];
+    told.replaceChildren(...buttons, ...warnings(job));
   }
 
   function failed() {
@@ -137,7 +138,9 @@ export function stage(first, { onOpen, onEnd }) {
   }
 
   function cancelled() {
-    picture.replaceChildren(h('div', { class: 'sorry' }, icon('close')));
+    // How far it had come is still to be seen.
+    if (picture.querySelector('img.preview')) picture.classList.add('over');
+    else picture.replaceChildren(h('div', { class: 'sorry' }, icon('close')));
     if (cancelledAt && ranWhenCancelled) status.textContent = t('watch.freed', { time: duration((performance.now() - cancelledAt) / 1000) });
     cancelledAt = 0;
   }
@@ -163,8 +166,12 @@ export function stage(first, { onOpen, onEnd }) {
 export const warnings = (job) =>
   job.warnings?.length ? [h('details', { class: 'notes' }, h('summary', null, t('view.warnings')), h('ul', null, job.warnings.map((text) => h('li', null, text))))] : [];
 
-/** All jobs that wait or run, asked for now and then. Returns what ends it. */
-export function liveList(root, { onPick, picked }) {
+/** Seconds for which submitted jobs are believed to be in the queue, whatever the pool says. */
+const EXPECTED_MS = 6000;
+
+/** All jobs that wait or run, asked for now and then, of which `onLook(jobs)` is told. Returns {end, expect, mark}: `expect(jobs)` shows those just submitted at once. */
+export function liveList(root, { onPick, picked, onLook }) {
+  let expectedUntil = 0;
   const rows = new Map();
   const list = h('ul', { class: 'rows', 'aria-label': t('create.yours') });
   const quiet = h('p', { class: 'soft' }, t('watch.quiet'));
@@ -203,5 +210,19 @@ export function liveList(root, { onPick, picked }) {
   }
 
   // An empty queue is not asked for: that the pool is asked about now and then says when there is something.
-  return every(1.5, async () => draw(liveJobs() === 0 ? [] : (await listJobs({ state: LIVE, limit: 50, order: 'asc' })).data));
+  const end = every(1.5, async () => {
+    const empty = liveJobs() === 0 && performance.now() > expectedUntil;
+    const jobs = empty ? [] : (await listJobs({ state: LIVE, limit: 50, order: 'asc' })).data;
+    draw(jobs);
+    onLook(jobs);
+  });
+  return {
+    end,
+    mark: () => rows.forEach((one, id) => one.pick.setAttribute('aria-current', String(id === picked()))),
+    expect(jobs) {
+      expectedUntil = performance.now() + EXPECTED_MS;
+      const had = [...rows.values()].map((one) => one.job);
+      draw([...had, ...jobs.filter((job) => !rows.has(job.id))]);
+    },
+  };
 }
