@@ -58,6 +58,14 @@ def check_worker(settings: CommonSettings) -> None:
     _ask(settings, ObjectStore.probe)
 
 
+def check_now(settings: CommonSettings) -> None:
+    """Ask, whatever a process would wait for, whether files may be put and listed. Raises `SettingsError`, `StoreError`."""
+    store = store_of(settings, at_start=True)
+    if store is not None:
+        store.probe()
+        next(store.below("artefacts"), None)
+
+
 def _ask(settings: CommonSettings, ask: Callable[[ObjectStore], None]) -> None:
     store = store_of(settings, at_start=True)
     if store is None:

@@ -73,12 +73,65 @@ def test_a_good_machine_has_nothing_to_mend():
             "fail",
             "http://a:8000: refused start the edge",
         ),
+        ({"depot": "edge"}, "depot", "fail", "'edge' is neither depot, in [workers], is local or the URL of an edge"),
+        ({"results_store": "s3://b"}, "results", "fail", "s3://b: results_store needs a depot"),
+        (
+            {"depot": "http://a:8000", "results_store": "s3://b", "store_fault": "403", "store_is_wrong": True},
+            "results",
+            "fail",
+            "403 mend results_store",
+        ),
+        (
+            {"depot": "http://a:8000", "results_store": "s3://b", "store_fault": "timed out"},
+            "results",
+            "fail",
+            "s3://b does not answer: timed out see that it runs",
+        ),
+        (
+            {"checkpoints": "/d/c", "checkpoints_fault": "/d/c cannot be written to"},
+            "checkpoints",
+            "fail",
+            "/d/c cannot be written to let the service's user write to /d/c",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_its_cure(changes, name, level, words):
     found = outcome(**changes)
     assert [(one[0], one[1]) for one in found] == [(name, level)]
     assert words in found[0][2]
+
+
+def test_a_good_line_says_where_files_go():
+    far = msgspec.structs.replace(
+        GOOD, depot="http://a:8000", checkpoints="/data/c", checkpointed=2, checkpoints_mb=7.0
+    )
+    assert doctor.check_depot(far).found == "http://a:8000 answers, the edge for inputs, previews and results"
+    stored = msgspec.structs.replace(far, results_store="s3://b/x", checkpoint_s=0.0)
+    assert doctor.check_depot(stored).found == "http://a:8000 answers, the edge for inputs and previews"
+    assert doctor.check_results(stored).found == "s3://b/x answers and takes files"
+    assert doctor.check_depot(msgspec.structs.replace(GOOD, depot="local")).found.startswith("/data/artefacts, which")
+    assert doctor.check_checkpoints(far).found == "every 10 s to /data/c, 7 MB of 2 jobs there now"
+    assert "checkpoint_s is 0" in doctor.check_checkpoints(stored).found
+
+
+def test_an_object_store_is_asked_as_a_worker_would(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wrong = doctor.read_facts({"ZOETROPE_RESULTS_STORE": "ftp://b", "ZOETROPE_DEPOT": "http://127.0.0.1:9"}, None, None)
+    assert "must be s3://BUCKET" in wrong.store_fault
+    assert wrong.store_is_wrong
+    monkeypatch.setattr(doctor, "_depot_fault", lambda url: "")
+    over_tcp = doctor.read_facts({"ZOETROPE_BACK": "tcp://10.0.0.1:5570", "ZOETROPE_CHECKPOINT_S": "0"}, None, None)
+    assert (over_tcp.depot, over_tcp.results_store, over_tcp.checkpoint_s) == ("http://10.0.0.1:8000", "", 0.0)
+
+
+def test_checkpoints_are_counted_where_they_lie(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    directory = tmp_path / "z/artefacts/.checkpoints"
+    for job in ("job-1", "job-2"):
+        (directory / job).mkdir(parents=True)
+        (directory / job / "4.safetensors").write_bytes(b"x" * 1_000_000)
+    facts = doctor.read_facts({"ZOETROPE_HOME": "z"}, None, None)
+    assert (facts.checkpointed, facts.checkpoints_mb, facts.checkpoints_fault) == (2, 2.0, "")
 
 
 def test_without_keys_an_address_of_this_machine_alone_is_good():

@@ -32,6 +32,12 @@ _PYTHON = (3, 11)
 _LEAST_DISK_MB = 2_000
 #: Of the packages of the extra `serve`, those without which nothing starts, by module.
 _SERVE = ("zmq", "starlette", "uvicorn", "honcho", "torch", "diffusers", "transformers", "av", "PIL")
+#: A depot that is a directory.
+_LOCAL = "local"
+#: Of an edge where none is named.
+_EDGE_PORT = 8000
+#: Seconds for the object store to say whether it may be used.
+_STORE_S = 30.0
 #: Seconds for the depot to take a connection.
 _CONNECT_S = 3.0
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -89,9 +95,19 @@ class Facts(Struct, frozen=True, kw_only=True):
     marking_gone: str = ""
     traces: bool = False
     can_trace: bool = True
-    #: URL of the depot; "": this machine's disk. Why nobody answers there; "".
+    #: URL of the depot, `local`, or what else the setting says; "": this machine's disk. Why nobody answers there; "".
     depot: str = ""
     depot_fault: str = ""
+    #: URL of the object store of results; "": there is none. Why it does not take them; "". Whether its setting is wrong.
+    results_store: str = ""
+    store_fault: str = ""
+    store_is_wrong: bool = False
+    #: Seconds between checkpoints; where they lie, why they cannot be written there (""), their jobs and MB.
+    checkpoint_s: float = 10.0
+    checkpoints: str = ""
+    checkpoints_fault: str = ""
+    checkpointed: int = 0
+    checkpoints_mb: float = 0.0
 
 
 def check_python(facts: Facts) -> Check:
@@ -238,13 +254,47 @@ def check_traces(facts: Facts) -> Check:
 
 
 def check_depot(facts: Facts) -> Check:
-    """Where workers put results."""
+    """Where workers get inputs from and put files."""
     if not facts.depot:
         return Check("depot", "ok", "this machine's disk")
+    if facts.depot == _LOCAL:
+        return Check("depot", "ok", f"{facts.home}/artefacts, which the edges must share")
+    if not facts.depot.startswith(("http://", "https://")):
+        cure = "depot, in [workers], is local or the URL of an edge: http://10.0.0.1:8000"
+        return Check("depot", "fail", f"{facts.depot!r} is neither", cure)
     if facts.depot_fault:
         cure = "start the edge there, or mend its address: depot, in [workers]"
         return Check("depot", "fail", f"{facts.depot}: {facts.depot_fault}", cure)
-    return Check("depot", "ok", facts.depot)
+    what = "the edge for inputs and previews" if facts.results_store else "the edge for inputs, previews and results"
+    return Check("depot", "ok", f"{facts.depot} answers, {what}")
+
+
+def check_results(facts: Facts) -> Check:
+    """The object store of results."""
+    store = facts.results_store
+    if not store:
+        return Check("results", "ok", "kept where the depot is; results_store names no object store")
+    if facts.depot in ("", _LOCAL):
+        cure = 'set depot in [workers] to the URL of an edge, which inputs come from: "http://127.0.0.1:8000"'
+        return Check("results", "fail", f"{store}: results_store needs a depot, too", cure)
+    if facts.store_fault and facts.store_is_wrong:
+        cure = "mend results_store, or the keys, region and endpoint in the environment (AWS_…); docs/operations.md"
+        return Check("results", "fail", facts.store_fault, cure)
+    if facts.store_fault:
+        cure = "see that it runs and this machine reaches it; results wait on the workers' disks until it answers"
+        return Check("results", "fail", f"{store} does not answer: {facts.store_fault}", cure)
+    return Check("results", "ok", f"{store} answers and takes files")
+
+
+def check_checkpoints(facts: Facts) -> Check:
+    """Where jobs leave what they go on from after their engine has died."""
+    if facts.checkpoints_fault:
+        cure = f"let the service's user write to {facts.checkpoints}; until then such jobs begin anew"
+        return Check("checkpoints", "fail", facts.checkpoints_fault, cure)
+    if not facts.checkpoint_s:
+        return Check("checkpoints", "ok", "none are written but where a job is paused: checkpoint_s is 0")
+    held = f", {megabytes(facts.checkpoints_mb)} of {facts.checkpointed} jobs there now" if facts.checkpointed else ""
+    return Check("checkpoints", "ok", f"every {facts.checkpoint_s:g} s to {facts.checkpoints}{held}")
 
 
 CHECKS: tuple[Callable[[Facts], Check], ...] = (
@@ -260,6 +310,8 @@ CHECKS: tuple[Callable[[Facts], Check], ...] = (
     check_marking,
     check_traces,
     check_depot,
+    check_results,
+    check_checkpoints,
 )
 
 
@@ -317,6 +369,13 @@ def _models(config: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, 
     if single and single not in sources:
         sources[single] = single
     return {name: weights_mb(source) for name, source in sources.items() if source not in ("", "demo", "fake")}
+
+
+def _number(text: str, otherwise: float) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return otherwise
 
 
 def _torch() -> tuple[str, str]:
@@ -388,6 +447,63 @@ def _depot_fault(url: str) -> str:
     return ""
 
 
+def _store_fault(environ: Mapping[str, str]) -> tuple[str, bool]:
+    """(why the object store does not take results, whether its setting is wrong), as a process of the service would find."""
+    line = [sys.executable, "-m", "broker.depot"]
+    try:
+        done = subprocess.run(
+            line, capture_output=True, text=True, timeout=_STORE_S, env={**os.environ, **environ}, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"no answer within {_STORE_S:g} s", False
+    if not done.returncode:
+        return "", False
+    words = (done.stdout.strip() or done.stderr.strip()).splitlines() or ["it could not be asked"]
+    return words[-1], done.returncode != 1
+
+
+def _depot(config: Mapping[str, Any], environ: Mapping[str, str]) -> str:
+    """The depot as a worker reads it: the setting, and over tcp without one the edge on the broker's machine."""
+    depot = configured(config, environ, "workers", "depot", "")
+    back = configured(config, environ, "workers", "back", "")
+    if not depot and back.startswith("tcp://"):
+        return f"http://{back.removeprefix('tcp://').rpartition(':')[0]}:{_EDGE_PORT}"
+    return "" if depot == _LOCAL and not back.startswith("tcp://") else depot.rstrip("/")
+
+
+def _checkpoints(directory: Path) -> tuple[str, int, float]:
+    """(why nothing can be written there, jobs with checkpoints, their MB)."""
+    try:
+        jobs = [one for one in directory.iterdir() if one.is_dir()]
+        size = sum(file.stat().st_size for job in jobs for file in job.rglob("*") if file.is_file())
+    except FileNotFoundError:
+        return _home_fault(directory), 0, 0.0
+    except OSError as error:
+        return f"{directory}: {error.strerror}", 0, 0.0
+    return _home_fault(directory), len(jobs), size / 1e6
+
+
+def _file_facts(config: Mapping[str, Any], environ: Mapping[str, str], home: Path) -> dict[str, Any]:
+    """The fields of `Facts` about depot, object store and checkpoints."""
+    depot, store = _depot(config, environ), configured(config, environ, "workers", "results_store", "")
+    store_fault, store_is_wrong = _store_fault(environ) if store else ("", False)
+    checkpoints = home / "artefacts" / ".checkpoints"
+    fault, checkpointed, checkpoints_mb = _checkpoints(checkpoints)
+    return {
+        "depot": depot,
+        "depot_fault": _depot_fault(depot) if depot.startswith("http") else "",
+        "results_store": store,
+        "store_fault": store_fault,
+        "store_is_wrong": store_is_wrong,
+        "checkpoint_s": _number(configured(config, environ, "workers", "checkpoint_s", "10"), 10.0),
+        "checkpoints": str(checkpoints),
+        # What the home's own line says is not said twice.
+        "checkpoints_fault": "" if _home_fault(home) else fault,
+        "checkpointed": checkpointed,
+        "checkpoints_mb": checkpoints_mb,
+    }
+
+
 def read_facts(environ: Mapping[str, str], url: str | None, key_file: Path | None) -> Facts:
     """What there is to know of this machine. Asks the service on its port, and no other."""
     fault, config = "", {}
@@ -413,8 +529,6 @@ def read_facts(environ: Mapping[str, str], url: str | None, key_file: Path | Non
     torch, torch_cuda = _torch()
     driver, gpus = _gpus()
     keys_file = configured(config, environ, "edge", "keys_file", "")
-    depot = configured(config, environ, "workers", "depot", "")
-    depot = "" if depot in ("", "local") else depot
     signing = [configured(config, environ, "edge", name, "") for name in ("signing_certificate", "signing_key")]
     return Facts(
         python=sys.version_info[:3],
@@ -441,8 +555,7 @@ def read_facts(environ: Mapping[str, str], url: str | None, key_file: Path | Non
         marking_gone=next((name for name in signing if name and not Path(name).is_file()), ""),
         traces=configured(config, environ, "edge", "traces", "").lower() in ("true", "1", "yes", "on"),
         can_trace=_is_there("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
-        depot=depot,
-        depot_fault=_depot_fault(depot) if depot else "",
+        **_file_facts(config, environ, home),
     )
 
 
@@ -463,10 +576,13 @@ def doctor(
     if as_json:
         show_json(checks)
     else:
+        width = max(len(check.name) for check in checks)
         for check in checks:
             colour = _COLOURS[check.level]
-            cure = f"\n      {'':<9} -> {check.cure}" if check.cure else ""
-            out().print(f"[{colour}]{check.level:<4}[/{colour}]  {check.name:<9} {escape(check.found)}{escape(cure)}")
+            cure = f"\n      {'':<{width}} -> {check.cure}" if check.cure else ""
+            out().print(
+                f"[{colour}]{check.level:<4}[/{colour}]  {check.name:<{width}} {escape(check.found)}{escape(cure)}"
+            )
     bad = ("fail", "warn") if strict else ("fail",)
     if any(check.level in bad for check in checks):
         raise typer.Exit(1)

@@ -1,0 +1,34 @@
+"""`python -m broker.depot`: whether the object store of results answers and takes files. `zoetrope doctor` asks this."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from broker.depot.object_store import StoreError, StoreRefused
+from broker.depot.store_check import check_now
+from broker.runtime.settings import CommonSettings, SettingsError, load
+
+_DESCRIPTION = """Ask the object store that results_store names whether this machine may put and list files there: a line on stdout, and
+an exit code: 0 it answers and takes files, or there is none; 1 it does not answer now; 2 the setting, the bucket or the keys are wrong."""
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Ask once; returns the exit code."""
+    code, words = 0, "there is no results_store"
+    try:
+        settings = load(CommonSettings, "python -m broker.depot", "workers", argv, environ, _DESCRIPTION)
+        check_now(settings)
+        if settings.results_store:
+            words = f"{settings.results_store} answers and takes files"
+    except (SettingsError, StoreRefused) as error:
+        code, words = 2, str(error)
+    except StoreError as error:
+        code, words = 1, str(error)
+    sys.stdout.write(f"{words}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))
