@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,9 @@ _TRUE_CFG = 4.0
 
 #: Sana Sprint's timestep between two; it refuses its own default where there are not two steps.
 _INTERMEDIATE, _STEPS_OF_INTERMEDIATE = "intermediate_timesteps", 2
+
+#: Pipelines whose prompt is JSON with this member; a prompt in words is that member.
+_WRITTEN_AS_JSON, _INSTRUCTION = ("BriaFiboEdit",), "edit_instruction"
 
 #: Ideogram's guidance, step by step.
 _OF_STEPS = "guidance_schedule"
@@ -42,7 +46,7 @@ def call_arguments(pipe: Any, spec: JobSpec, seed: int, check: Callable[[], None
     takes = inspect.signature(type(pipe).__call__).parameters
     name = type(pipe).__name__
     fields: dict[str, Any] = {
-        "prompt": spec.prompt,
+        "prompt": _as_json(spec.prompt) if name.startswith(_WRITTEN_AS_JSON) else spec.prompt,
         "negative_prompt": spec.negative_prompt or ("" if name.startswith(_NEGATIVE_NEEDED) else None),
         "height": spec.height,
         "width": spec.width,
@@ -70,6 +74,14 @@ def call_arguments(pipe: Any, spec: JobSpec, seed: int, check: Callable[[], None
     extra = {**_guidance_of_steps(takes, spec), **extra}
     given = {**extra, **{key: value for key, value in fields.items() if value is not None}}
     return {key: value for key, value in given.items() if key in takes}
+
+
+def _as_json(prompt: str) -> str:
+    try:
+        written = json.loads(prompt)
+    except ValueError:
+        written = None
+    return prompt if isinstance(written, dict) and _INSTRUCTION in written else json.dumps({_INSTRUCTION: prompt})
 
 
 def _without_sound(pipe: Any, spec: JobSpec) -> dict[str, Any]:

@@ -38,6 +38,10 @@ _UNREADABLE = (
 HEADROOM = 1.3
 
 
+#: Pipelines that bring their pictures to bfloat16 before the VAE encodes them, whatever its dtype is.
+_BFLOAT16_VAE = ("ZImageOmni",)
+
+
 def load(card: ModelCard, setup: ModelSetup, dtype: torch.dtype, straight_to: str = "") -> Any:
     """The model's pipeline, in host memory, or on the device that it is read `straight_to` if that can be done.
 
@@ -140,6 +144,8 @@ def _replacements(
 
 def _dtypes(card: ModelCard, dtype: torch.dtype, vae: str) -> torch.dtype | dict[str, torch.dtype]:
     """`vae`: the dtype of the VAE, as `speed.vae_dtype`."""
+    if card.pipeline.startswith(_BFLOAT16_VAE):
+        return {"default": dtype, "vae": torch.bfloat16}
     if not card.pipeline.startswith(FLOAT32_VAE) or (dtype == torch.float32 and vae != "bfloat16"):
         return dtype
     of_vae = torch.bfloat16 if vae == "bfloat16" else torch.float32

@@ -13,7 +13,7 @@ from broker.wire.inputs import StartFrames
 from workers.models.pipeline_classes import PipelineClass
 
 #: Pipelines that draw from several pictures together, given as a list for the parameter that elsewhere takes one, or for `images`.
-_SEVERAL = r"Flux2(Klein|KleinKV)?Pipeline|QwenImageEditPlus|QwenImage21|JoyImageEditPlus"
+_SEVERAL = r"Flux2(Klein|KleinKV)?Pipeline|ZImageOmni|QwenImageEditPlus|QwenImage21|JoyImageEditPlus"
 
 #: Pipelines that take pictures with their places in the clip.
 _PLACED = ("LTXConditionPipeline", "LTX2ConditionPipeline")

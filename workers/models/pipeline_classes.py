@@ -29,7 +29,7 @@ _DRAWN_BY = re.compile(r"self\.decoder_pipe = (\w+)\(")
 
 #: Parameters that the engine fills from the fields of a job, or keeps for itself: a client's `extra` does not reach them.
 RESERVED = frozenset({
-    "prompt", "negative_prompt", "image", "height", "width", "num_frames", "frames", "video_length", "num_inference_steps",
+    "prompt", "negative_prompt", "image", "height", "width", "seed", "num_frames", "frames", "video_length", "num_inference_steps",
     "guidance_scale", "guidance_scale_2", "max_sequence_length", "generator", "latents", "output_type", "return_dict",
     "num_images_per_prompt", "num_videos_per_prompt", "num_samples", "batch_size", "callback", "callback_steps",
     "callback_on_step_end", "callback_on_step_end_tensor_inputs", "attention_kwargs", "cross_attention_kwargs",

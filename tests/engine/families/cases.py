@@ -194,6 +194,25 @@ _BRIEF: tuple[Case, ...] = (
         "StableDiffusionPipelineSafe",
         output="image",
     ),
+    *_briefly("editors", "QwenImageEditPipeline", output="image", picture="must", package="torchvision"),
+    *_briefly(
+        "editors",
+        "QwenImageEditPlusPipeline",
+        output="image",
+        picture="must",
+        takes=("reference_images",),
+        package="torchvision",
+    ),
+    *_briefly("editors", "QwenImageEditInpaintPipeline", strength=True, package="torchvision", **_OVER_PICTURE),
+    *_briefly("editors", "ZImageOmniPipeline", output="image", picture="may", takes=("reference_images",)),
+    *_briefly(
+        "editors",
+        "BriaFiboEditPipeline",
+        output="image",
+        picture="must",
+        takes=("mask_image",),
+        note="a prompt in words is its `edit_instruction`",
+    ),
     *_briefly("deprecated", "StableDiffusionInpaintPipelineLegacy", strength=True, **_OVER_PICTURE),
     *_briefly("masks", "FluxControlInpaintPipeline", strength=True, without=("negative_prompt",), **_STEERED_INTO),
 )
@@ -535,10 +554,10 @@ CASES: tuple[Case, ...] = (
 NOT_RUN: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "torchvision": (
-            "QwenImageEditPipeline", "QwenImageEditPlusPipeline", "QwenImageLayeredPipeline", "LongCatImagePipeline",
+            "QwenImageLayeredPipeline", "LongCatImagePipeline",
             "LongCatImageEditPipeline", "Kandinsky5I2IPipeline", "OmniGenPipeline", "QwenImage21Pipeline", "DreamLitePipeline",
-            "BriaFibo2Pipeline", "BriaFiboEditPipeline", "DreamLiteMobilePipeline", "GlmImagePipeline", "JoyImageEditPipeline",
-            "JoyImageEditPlusPipeline", "QwenImageEditInpaintPipeline", "ZImageOmniPipeline",
+            "BriaFibo2Pipeline", "DreamLiteMobilePipeline", "GlmImagePipeline", "JoyImageEditPipeline",
+            "JoyImageEditPlusPipeline",
         ),
         "cosmos_guardrail": (
             "CosmosTextToWorldPipeline", "CosmosVideoToWorldPipeline", "Cosmos2TextToImagePipeline", "Cosmos2VideoToWorldPipeline",
@@ -607,6 +626,7 @@ def table() -> str:
             [f"makes sound, too{f', with `extra.{case.sound_by}`' if case.sound_by else ''}"] if case.sound else []
         )
         limits += [case.note] if case.note else []
+        limits += [f"needs {case.package}, and is tried where that is installed"] if case.package else []
         limits += ["core checks"] if case.brief else []
         source = _source(case)
         lines.append(
