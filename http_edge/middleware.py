@@ -1,4 +1,4 @@
-"""What happens to every request, in one plain ASGI layer: its id, its size, its path's last slash, whom it is for and from, its trace, its
+"""Middleware of every request, in one plain ASGI layer: its id, its size, its path's last slash, whom it is for and from, its trace, its
 route, its errors, its line in the metrics.
 
 One layer and not one for each: a status read is answered from memory, and layers that each read all headers and wrap `send` would be

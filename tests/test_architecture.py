@@ -378,6 +378,39 @@ def test_the_client_needs_little():
     assert wrong == []
 
 
+#: Words by which a docstring would begin with a riddle instead of a verb ("Return the reason why ...") or a noun ("Reason why ...").
+RIDDLES = frozenset(
+    [
+        "what",
+        "who",
+        "whose",
+        "whom",
+        "whoever",
+        "how",
+        "when",
+        "where",
+        "why",
+        "somebody",
+        "something",
+        "nobody",
+        "everyone",
+        "everything",
+    ]
+)
+
+
+def test_docstrings_begin_with_a_verb_or_a_noun():
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    wrong = [
+        f"{path.relative_to(ROOT)}: {text.splitlines()[0]}"
+        for path in sources("broker", "workers", "http_edge", "zoetrope")
+        for node in ast.walk(tree(path))
+        if isinstance(node, kinds) and (text := ast.get_docstring(node))
+        if text.split()[0].lower().rstrip(",.:") in RIDDLES
+    ]
+    assert wrong == [], "begin them with a verb or a noun"
+
+
 #: What others install and import: its names are those of the package.
 FACES = [ROOT / "zoetrope/__init__.py", ROOT / "broker/testing/__init__.py"]
 

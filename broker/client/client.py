@@ -164,7 +164,7 @@ class BrokerClient:
         return view
 
     async def load_history(self) -> Sequence[m.LoadSample]:
-        """How busy the pool was over the last hour, the oldest sample first; the last is of now."""
+        """Samples of the pool's load over the last hour, the oldest first; the last is of now."""
         reply = _expect(m.LoadSamples, await self._request(lambda req: m.GetLoadHistory(req=req)))
         samples: Sequence[m.LoadSample] = codec.load_samples(reply.body)
         return samples
@@ -176,7 +176,7 @@ class BrokerClient:
         return codec.usage_rows(answer.body), answer.more
 
     async def estimate(self, estimate: m.Estimate) -> m.Forecast:
-        """What would become of such a job if it came now (`req` is filled in), and the earliest end that could be promised."""
+        """Forecast of such a job if it came now (`req` is filled in), and the earliest end that could be promised."""
         reply = await self._request(lambda req: msgspec.structs.replace(estimate, req=req))
         found: m.Forecast = codec.forecast(_expect(m.Estimated, reply).body)
         return found

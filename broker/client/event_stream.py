@@ -35,7 +35,7 @@ class EventStream:
         self._maybe_gap = False
 
     def to_follow(self) -> Iterator[m.Follow]:
-        """What the broker is to be told of followed jobs: nothing before the stream has begun, as it would be lost."""
+        """Messages to the broker about followed jobs: none before the stream has begun, as they would be lost."""
         return self.followed.unsaid() if self._seq is not None else iter(())
 
     def doubt(self) -> None:

@@ -10,7 +10,7 @@ from broker.wire.edge_messages import MAX_FOLLOW
 
 
 class FollowedJobs:
-    """What is wanted is kept here; what is to be said comes out as messages of at most `MAX_FOLLOW` jobs, each until it is `said`."""
+    """Jobs to follow, and the messages of at most `MAX_FOLLOW` jobs that say so, each until it is `said`."""
 
     def __init__(self) -> None:
         self._wanted: dict[str, None] = {}
@@ -37,7 +37,7 @@ class FollowedJobs:
         self._unsaid = dict.fromkeys(self._wanted, True)
 
     def unsaid(self) -> Iterator[m.Follow]:
-        """What is to be said, in any order: a job is in one message alone."""
+        """Messages to send, in any order: a job is in one alone."""
         for on in (True, False):
             jobs = iter([job_id for job_id, wanted in self._unsaid.items() if wanted is on])
             while portion := tuple(islice(jobs, MAX_FOLLOW)):

@@ -227,7 +227,7 @@ class SetAside(Struct, frozen=True, kw_only=True):
 
 
 class JobRecord(Struct, kw_only=True, array_like=True):
-    """What changes of a job and is of no use to a search: the journal packs it by position, so new fields go at the end, with a default."""
+    """Mutable part of a job, of no use to a search: the journal packs it by position, so new fields go at the end, with a default."""
 
     revision: int = 0
     #: Attempts begun in an engine; crashes (`wire.failures`) and losses (worker or link gone) apart.
@@ -332,7 +332,7 @@ class Job(JobRecord, kw_only=True, array_like=False):
 
     @property
     def parked(self) -> ParkedName:
-        """Why it is parked."""
+        """Reason why it is parked."""
         if self.state is JobState.PARKED:
             return "paused" if self.park == "pause" else "draft"
         return "preempted" if self.parked_at and self.state is JobState.QUEUED else ""

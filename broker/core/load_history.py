@@ -1,4 +1,4 @@
-"""How busy the pool was over the last hour: a few numbers every ten seconds, so that a page can draw them without a metrics server.
+"""Load of the pool over the last hour: a few numbers every ten seconds, so that a page can draw them without a metrics server.
 
 Kept here and not by edges: all of them show the same, and one that is started again too. A broker that is started again begins anew.
 """

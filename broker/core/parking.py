@@ -26,7 +26,7 @@ _REQUESTED: Answer = "requested", ""
 
 
 def control(state: State, job: Job, action: m.JobAction, now: float) -> Answer:
-    """(what became of it, why it was refused)."""
+    """Return (outcome, reason of a refusal)."""
     if refusal := _refusal(job):
         # What is asked for again after it was done is not wrong.
         return _DONE if action == "commit" and job.committed else ("refused", refusal)
@@ -34,7 +34,7 @@ def control(state: State, job: Job, action: m.JobAction, now: float) -> Answer:
 
 
 def _refusal(job: Job) -> str:
-    """Why nothing can be asked of this job; "": it can."""
+    """Reason why nothing can be asked of this job; "": it can."""
     if job.damaged:
         return f"its record is damaged: {job.damaged}"
     if job.final:
@@ -176,14 +176,14 @@ def _yields_until(state: State, job: Job, now: float) -> float:
 
 
 def kept_text(job: Job) -> str:
-    """How much of a job lies in its checkpoint, for its history."""
+    """Share of a job that lies in its checkpoint, as its history says it."""
     steps = job.submission.steps
     of = f" of {steps}" if steps else ""
     return f"{job.kept}{of} steps are kept" if job.kept else "nothing is kept"
 
 
 def view(state: State, job: Job) -> m.Parking:
-    """What an edge is told of it."""
+    """View of it for an edge."""
     reason, shown = job.parked, state.calendar.shown
     return m.Parking(
         reason=reason,
@@ -200,7 +200,7 @@ def view(state: State, job: Job) -> m.Parking:
 
 
 def draft_expires_at(state: State, job: Job) -> float:
-    """When a draft that waits fails, if it is not committed; 0: it is none."""
+    """Time at which a draft that waits fails, if it is not committed; 0: it is none."""
     if job.state is not JobState.PARKED or job.park == "pause":
         return 0.0
     return job.parked_at + state.policy.draft_expires_s

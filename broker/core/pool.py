@@ -67,7 +67,7 @@ class Worker:
 
     @property
     def fault(self) -> str:
-        """Why its device is not to be used, as it says itself; "": it is."""
+        """Reason why its device is not to be used, as it says itself; "": it is."""
         return self.stats.health.fault
 
     def capacity(self) -> tuple[int, bool]:

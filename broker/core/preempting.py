@@ -86,7 +86,7 @@ def _next(state: State, now: float) -> Iterator[tuple[Job, Lane, Waiting]]:
 def _running(
     state: State, seats: list[Worker], priority: int, lane: Lane, waiting: Waiting, now: float
 ) -> Iterator[Running]:
-    """What runs on those of these workers that fit; of no higher priority than the job that waits, unless that is promised."""
+    """Jobs that run on those of these workers that fit; of no higher priority than the job that waits, unless that is promised."""
     for worker in seats:
         if not placement.fits(lane, worker):
             continue

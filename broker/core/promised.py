@@ -144,7 +144,7 @@ def _limits(state: State, submission: m.Submission) -> dict[str, int]:
 
 
 def _running(state: State, limits: dict[str, int], now: float) -> dict[str, list[float]]:
-    """When the held jobs of limited tenants end, seconds from now."""
+    """Ends of the held jobs of limited tenants, seconds from now."""
     ends: dict[str, list[float]] = {}
     for worker in state.pool if limits else ():
         for job_id in worker.held:
@@ -158,7 +158,7 @@ def _running(state: State, limits: dict[str, int], now: float) -> dict[str, list
 
 
 def forecast_of(state: State, submission: m.Submission, confidence: float, now: float, job_id: str = "") -> m.Forecast:
-    """What would become of such a job if it came now, or of the one that waits: by the queue as it is, and beside what is promised."""
+    """Forecast of such a job if it came now, or of the one that waits: by the queue as it is, and beside what is promised."""
     model, units = submission.model, submission.units
     if job_id:
         units = _units(state.jobs[job_id])
@@ -205,7 +205,7 @@ def _start(
     units: float,
     able: Callable[[Lane], frozenset[str]],
 ) -> Start | None:
-    """When it starts; None: something before it is not known."""
+    """Start of it; None: something before it is not known."""
     queue, costs = state.queue, state.costs
     for worker in state.pool:
         for held_id in worker.held:
@@ -262,7 +262,7 @@ def _beside_others(
 
 
 def _free_at(state: State, now: float) -> dict[str, float]:
-    """When each worker is free, with the caution of what is reserved."""
+    """Times at which each worker is free, with the caution of what is reserved."""
     found = {}
     for worker in state.pool:
         busy_s, variance = _busy(state, worker, now)

@@ -152,7 +152,7 @@ def _adopt(state: State, worker: Worker, job: Job, fence: int, age_s: float, now
 
 
 def _begun_at(job: Job, age_s: float, now: float) -> float:
-    """When an attempt of this age began. It is a worker's word, and a clock of its own: not in the future, nor before the grant."""
+    """Time at which an attempt of this age began. The age is by the worker's clock: not in the future, nor before the grant."""
     begun_at = now - age_s if age_s > 0.0 else now
     granted_at = job.granted_at or job.submitted_at
     return begun_at if begun_at > granted_at else granted_at
@@ -224,7 +224,7 @@ def refused(state: State, worker: Worker, message: m.Refused, now: float) -> Non
 
 
 def _leaves(job: Job, worker: Worker) -> str:
-    """Why a worker hands a job back that was not told to wait; "": it was."""
+    """Reason why a worker hands a job back that was not told to wait; "": it was."""
     return "" if job.park or job.draft_due else f"worker {worker.name} leaves"
 
 

@@ -1,4 +1,4 @@
-"""What a job has used of the pool, read from its history when it is over."""
+"""Usage of the pool by a job, read from its history when it is over."""
 
 from __future__ import annotations
 

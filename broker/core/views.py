@@ -77,8 +77,8 @@ def _history(history: list[m.HistoryEntry], ahead_s: float) -> tuple[m.HistoryEn
 
 
 def admission(state: State, job: Job, revision: int, known: tuple[float, float] | None, now: float) -> m.Admission:
-    """What the edge of a new job cannot know of it, with what is `known` of its run time; with that it makes the view itself: of the job
-    while it was queued, which is `revision`."""
+    """Fields of a new job's view that its edge cannot know, with what is `known` of its run time: by them it makes the view itself, of the
+    job while it was queued, which is `revision`."""
     if job.id in state.queue.where:
         position, eta, ready = _waiting(state, job, known, now)
     else:  # it is about to be granted
@@ -241,7 +241,7 @@ def _worker_state(worker: Worker) -> m.WorkerStateName:
 
 
 def load_sample(state: State, now: float) -> m.LoadSample:
-    """How busy the pool is now, with what has ended since the newest sample of its history."""
+    """Sample of the pool's load now, with what has ended since the newest sample of its history."""
     counts, free, busy, idle = state.counts, state.pool.free.by_name, 0, 0
     # As `_worker_state`, without a call each: there may be ten thousand, while jobs wait to be given out.
     for worker in state.pool:

@@ -192,7 +192,7 @@ class ObjectStore:
             return bytes(self._obstore.get(self._store, key).bytes())
 
     def _text(self, key: str) -> str:
-        """What a small object says; "" where there is none."""
+        """Text of a small object; "" where there is none."""
         try:
             return self.read(key).decode("utf-8", "replace").strip()[:200]
         except NotThere:
@@ -240,7 +240,7 @@ def _kind_of(error: Exception) -> type[Exception]:
 
 
 def _words(error: Exception) -> str:
-    """What the store answered, or the first line of what the library says: the others are for those who debug it."""
+    """Answer of the store, or the first line of the library's error: the others are for those who debug it."""
     text = str(error).strip()
     if any(address in text for address in _ROLE_ADDRESSES):
         return "there are no keys (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), and this machine has no role that the store gives some for"

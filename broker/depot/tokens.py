@@ -39,7 +39,7 @@ class SecretError(Exception):
 
 
 class Signed(Struct, frozen=True, kw_only=True):
-    """What a request was signed for."""
+    """Content of a signed token: what the request may do."""
 
     worker: str
     #: Unix time.
@@ -77,7 +77,7 @@ def sign(key: str, method: str, path: str, signed: Signed) -> str:
 
 
 def verify(known: Sequence[str], method: str, path: str, query: Mapping[str, str], now: float) -> Signed:
-    """What a request was signed for, by one of these secrets, at this Unix time. Raises `TokenError`."""
+    """Return what a request was signed for, by one of these secrets, at this Unix time. Raises `TokenError`."""
     try:
         signed = Signed(
             worker=query["worker"],
@@ -111,12 +111,12 @@ ARTEFACTS = "artefacts"
 
 
 def job_key(job_id: str) -> str:
-    """Where a job's attempts lie in a depot."""
+    """Key of a job's attempts in a depot."""
     return f"{ARTEFACTS}/{job_id}"
 
 
 def attempt_key(job_id: str, fence: int) -> str:
-    """Where an attempt's files lie in a depot. They are never another's: a fence is granted once."""
+    """Key of an attempt's files in a depot. They are never another's: a fence is granted once."""
     return f"{ARTEFACTS}/{job_id}/{fence}"
 
 
@@ -131,15 +131,15 @@ def attempt_of(key: str) -> tuple[str, int] | None:
 
 
 def artefact_key(job_id: str, fence: int, name: str) -> str:
-    """Where an attempt's file lies in a depot."""
+    """Key of an attempt's file in a depot."""
     return f"{attempt_key(job_id, fence)}/{name}"
 
 
 def draft_key(job_id: str, fence: int, name: str) -> str:
-    """Where what a parked job looks like lies in a depot."""
+    """Key of a parked job's preview in a depot."""
     return f"drafts/{job_id}/{fence}/{name}"
 
 
 def input_key(name: str) -> str:
-    """Where an input lies in a depot, by its content's name, `<sha256>.<suffix>`."""
+    """Key of an input in a depot, by its content's name, `<sha256>.<suffix>`."""
     return f"uploads/{name}"

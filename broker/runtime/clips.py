@@ -46,7 +46,7 @@ class BadClip(ValueError):
 
 
 class ClipFacts(Struct, frozen=True):
-    """What a file's only video stream is; sides are those that are seen."""
+    """Facts of a file's only video stream; sides are those that are seen."""
 
     #: (width, height)
     shape: tuple[int, int]
@@ -55,19 +55,19 @@ class ClipFacts(Struct, frozen=True):
     rate: float
 
     def frames_at(self, fps: float) -> int:
-        """How many pictures `frames_at` gives of it."""
+        """Number of pictures that `frames_at` gives of it."""
         return int(((self.frames - 1) / self.rate + _ROUNDING_S) * fps) + 1
 
 
 def suffix_of(head: bytes) -> str:
-    """What to keep a file as that begins so; "" for one that is no clip."""
+    """Suffix to keep a file with that begins so; "" for one that is no clip."""
     if head[_FTYP] == b"ftyp":
         return ".mp4"
     return ".mkv" if head.startswith(_EBML) else ""
 
 
 def facts_of(file: BinaryIO) -> ClipFacts:
-    """What this clip is; its frames are counted, and the first is decoded. Raises `BadClip`."""
+    """Facts of this clip; its frames are counted, and the first is decoded. Raises `BadClip`."""
     try:
         with _opened(file) as container:
             stream = _stream(container)
@@ -141,7 +141,7 @@ def _stream(container: Any) -> Any:
 
 
 def _times(container: Any, stream: Any) -> Iterator[float | None]:
-    """When each frame is shown, seconds, in the order stored; None for one that is not."""
+    """Presentation time of each frame, seconds, in the order stored; None for one that is not shown."""
     for number, packet in enumerate(container.demux(stream)):
         if number > MAX_FRAMES:
             raise BadClip(f"has more than {MAX_FRAMES} frames")

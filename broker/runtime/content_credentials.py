@@ -63,7 +63,7 @@ class NoCredentials(ValueError):
 
 
 class Credentials(Struct, frozen=True, kw_only=True):
-    """What a file's content credentials say, and whether they hold."""
+    """Content credentials of a file, and whether they hold."""
 
     #: "valid": whole, by a signer who is trusted; "untrusted": whole, by one who is not; "invalid": changed since, or signed wrongly.
     state: State
@@ -141,7 +141,7 @@ class Signer:
 
 
 def _usable(key: bytes) -> tuple[str, bytes]:
-    """How a PEM key signs, and the key as the library reads it. Raises `SettingsError`."""
+    """Return (signature algorithm of a PEM key, the key as the library reads it). Raises `SettingsError`."""
     encoding: Any = import_module("cryptography.hazmat.primitives.serialization")
     try:
         loaded = encoding.load_pem_private_key(key, password=None)

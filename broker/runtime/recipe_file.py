@@ -1,4 +1,4 @@
-"""Where a recipe stands in a file, and reading its text there: PNG, JPEG, WebP and MP4, without a decoder and without trust in the file.
+"""Place of a recipe in a file, and reading its text there: PNG, JPEG, WebP and MP4, without a decoder and without trust in the file.
 
 | file | place |
 |---|---|

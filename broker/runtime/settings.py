@@ -38,11 +38,11 @@ S = TypeVar("S", bound="CommonSettings")
 
 
 class SettingsError(Exception):
-    """One sentence for the operator; the process exits with 2."""
+    """Error in the settings: a sentence for the operator; the process exits with 2."""
 
 
 class CommonSettings(Struct, frozen=True, kw_only=True):
-    """What every process of one service must agree on."""
+    """Settings that every process of one service must agree on."""
 
     home: Annotated[str, Meta(description="directory of the journal, artefacts and uploads", min_length=1)] = (
         "./.zoetrope"

@@ -46,7 +46,7 @@ class Archive(Protocol):
         """The spec of a job that is there. Raises `DamagedRecord`."""
 
     def counts(self) -> RecordCounts:
-        """How many jobs are set aside, and what was found damaged."""
+        """Numbers of jobs that are set aside, and of rows that were found damaged."""
 
     def page(self, query: m.ListJobs) -> lookups.JobPage:
         """Jobs that match, in order."""

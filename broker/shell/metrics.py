@@ -85,7 +85,7 @@ class Metrics:
         self.commits = Commits()
 
     def text(self, pool: PoolView) -> bytes:
-        """Everything, in Prometheus' text format."""
+        """All metrics, in Prometheus' text format."""
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Collector(lambda: self._families(pool)))
         return generate_latest(registry)

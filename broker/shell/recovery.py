@@ -1,4 +1,4 @@
-"""What happens when the core raises: the job it was about is set aside, and the others go on.
+"""Recovery from an error of the core: the job it was about is set aside, and the others go on.
 
 An exception out of the core is a bug, or a row that no core can have written. What it left in memory cannot be trusted, and neither can
 what this pass has staged. So the broker does what a kill and a restart would do, which every peer is used to, without closing its sockets:

@@ -155,7 +155,7 @@ class Router:
     def _recover(
         self, error: Exception, now: float, peer: bytes = b"", message: m.Message | PeerGone | None = None
     ) -> None:
-        """Everything since the last commit is void, what was to be said of it too. Raises the error when the broker cannot go on."""
+        """Discard everything since the last commit, unsent messages too. Raises the error when the broker cannot go on."""
         if isinstance(error, IllegalMove | invariants.BrokenInvariant):
             path = self._stimuli.dump(f"{type(error).__name__}: {error}", self._journal.epoch, now)
             extra = {"action": Action.STIMULI, "path": str(path) if path else None}

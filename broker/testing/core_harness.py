@@ -35,7 +35,7 @@ def feed(core: Core, archive: Archive, peer: bytes, message: m.Message | PeerGon
 
 
 def quiet_executor(journal: Journal) -> Executor:
-    """What carries out effects in the service, with metrics that nobody reads and no log."""
+    """Executor of effects as in the service, with metrics of its own and no log."""
     executor = Executor(journal, Metrics(PeerLimiter()))
     executor.log_transitions = False
     return executor

@@ -26,7 +26,7 @@ _NO_OUTCOME = (None, None, None, None)
 
 
 class Tables(Struct):
-    """Everything that is written."""
+    """All rows, by table."""
 
     #: By number, in the order of acceptance: `rows.job_row`, and `rows.outcome_row` without its number.
     jobs: dict[int, JobRow] = field(default_factory=dict)

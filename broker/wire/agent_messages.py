@@ -1,4 +1,4 @@
-"""What agents and the broker say to each other."""
+"""Messages between agents and the broker."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Identify(Message, frozen=True, kw_only=True, tag="who"):
 
 
 class WorkerRejected(Message, frozen=True, kw_only=True, tag="bye"):
-    """You are not wanted: end. `remedy` says whether this name can be served from here later.
+    """Dismissal of a worker, which ends. `remedy` says whether this name can be served from here later.
 
     `none`: never (your protocol is unknown, the name is not your key's). `anew`: by a new process, at once. `yield`: by a new process that
     waits until nobody else bears the name.

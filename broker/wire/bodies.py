@@ -57,14 +57,14 @@ class HistoryEntry(Struct, frozen=True, array_like=True, gc=False):
 
 
 class Failure(Struct, frozen=True):
-    """Why a job failed."""
+    """Failure of a job: its class, and a sentence."""
 
     kind: FailureKind
     message: str = ""
 
 
 class SetAside(Struct, frozen=True):
-    """Why the broker took a live job out of its work, and since when. It waits for its operator, and is not over."""
+    """Reason why the broker took a live job out of its work, and since when. It waits for its operator, and is not over."""
 
     reason: str
     at: float = 0.0
@@ -168,7 +168,7 @@ class JobView(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 
 
 class Admission(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
-    """What the broker adds to what was handed in when it makes a job of it, which is queued then."""
+    """Fields that the broker adds to a submission when it makes a job of it, which is queued then."""
 
     revision: int
     position: int

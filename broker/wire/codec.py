@@ -27,7 +27,7 @@ MAX_REPLY_FRAME = MAX_HEAD + MAX_REPLY_BODY
 
 
 class DecodeError(ValueError):
-    """What arrived is not a message of this protocol."""
+    """The message is not one of this protocol."""
 
 
 class VersionError(DecodeError):

@@ -1,4 +1,4 @@
-"""What a worker says of the health of its device, in heartbeats and views."""
+"""Health of a worker's device, in heartbeats and views."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What edges and the broker say to each other."""
+"""Messages between edges and the broker."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class GetPool(Message, frozen=True, kw_only=True, tag="get_pool"):
 
 
 class GetLoadHistory(Message, frozen=True, kw_only=True, tag="get_load_history"):
-    """How busy the pool was over the last hour. Answered by `LoadSamples`."""
+    """Get the pool's load over the last hour. Answered by `LoadSamples`."""
 
     req: int
 
@@ -155,7 +155,7 @@ class GetUsage(Message, frozen=True, kw_only=True, tag="get_usage"):
 
 
 class Estimate(Message, frozen=True, kw_only=True, tag="estimate"):
-    """What would become of such a job, were it to come now? Answered by `Estimated`; nothing is kept."""
+    """Forecast such a job, were it to come now. Answered by `Estimated`; nothing is kept."""
 
     req: int
     submission: Submission
@@ -198,7 +198,7 @@ class ClaimDeliveries(Message, frozen=True, kw_only=True, tag="claim_hooks"):
 
 
 class DeliveryDone(Message, frozen=True, kw_only=True, tag="hook_done"):
-    """What became of a delivery. Answered by `DeliveryNoted` after the commit.
+    """Report the outcome of a delivery. Answered by `DeliveryNoted` after the commit.
 
     `retry`: again in `retry_s`; `released`: again in `retry_s`, and it was not tried; `failed`: never again; `disabled`: nothing more of
     this job.
@@ -290,7 +290,7 @@ CancelOutcome = Literal["cancelled", "requested", "already_final", "not_found"]
 
 
 class CancelReply(Message, frozen=True, kw_only=True, tag="cancel_reply"):
-    """What became of a cancel. `requested`: a worker is being told to stop."""
+    """Outcome of a cancel. `requested`: a worker is being told to stop."""
 
     req: int
     outcome: CancelOutcome
@@ -302,7 +302,7 @@ ControlOutcome = Literal["done", "requested", "refused", "not_found"]
 
 
 class ControlReply(Message, frozen=True, kw_only=True, tag="control_reply"):
-    """What became of a `ControlJob`. `done`: the job is as asked; `requested`: its worker is being told; `refused`: `reason` says why."""
+    """Outcome of a `ControlJob`. `done`: the job is as asked; `requested`: its worker is being told; `refused`: `reason` says why."""
 
     req: int
     outcome: ControlOutcome
@@ -361,7 +361,7 @@ class WorkerReply(Message, frozen=True, kw_only=True, tag="worker"):
 
 
 class SetAsideSettled(Message, frozen=True, kw_only=True, tag="set_aside_settled"):
-    """What became of a `SettleSetAside`.
+    """Outcome of a `SettleSetAside`.
 
     `unreadable`: its row cannot be read, so it can be failed or deleted, not released. `raised`: the broker failed on it once more.
     """

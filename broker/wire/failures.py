@@ -12,7 +12,7 @@ Fault = Literal["input", "time", "service"]
 
 
 class Rules(Struct, frozen=True, kw_only=True):
-    """What follows from a failure of a class."""
+    """Consequences of a class of failures."""
 
     #: `never`: it would fail the same way. `offload`: once more, with the profile that trades speed for memory. `elsewhere`: again, on
     #: another worker first; once, where it is no crash.

@@ -20,7 +20,7 @@ InputKind = Literal["picture", "mask", "clip"]
 
 
 class Role(Struct, frozen=True):
-    """What one kind of input is for."""
+    """Role of an input: what it is for."""
 
     kind: InputKind
     #: In words, for errors and documents.
@@ -47,7 +47,7 @@ ROLES: Mapping[str, Role] = MappingProxyType(
 
 
 class StartFrames(Struct, frozen=True):
-    """How many of the last frames of a `start_video` a pipeline sees: `least`, or by so many `step`s more, up to `most`."""
+    """Number of last frames of a `start_video` that a pipeline sees: `least`, or by so many `step`s more, up to `most`."""
 
     least: int
     step: int

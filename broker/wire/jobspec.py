@@ -1,4 +1,4 @@
-"""What to draw: the job spec that edges write, engines read and the broker carries unopened, and the card of a model.
+"""Job spec, which edges write, engines read and the broker carries unopened, and the card of a model.
 
 Names are those of diffusers' pipelines (`num_inference_steps`, `guidance_scale`, `num_frames`, ...). Sizes are pixels, `fps` is
 frames per second, times are seconds. Structs here are encoded as msgpack maps and skip unknown keys, so an edge one version
@@ -80,7 +80,7 @@ def is_artefact_name(text: str) -> bool:
 
 
 class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one job draws, complete: every default is already filled in by the edge, the seed is drawn."""
+    """Specification of one job, complete: every default is already filled in by the edge, the seed is drawn."""
 
     #: Name of the model, as its card gives it.
     model: Annotated[str, Meta(min_length=1, max_length=256)]
@@ -148,7 +148,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Defaults(Struct, frozen=True, kw_only=True):
-    """What a request that gives only a prompt gets from this model."""
+    """Defaults of a model: what a request that gives only a prompt gets."""
 
     width: int = 832
     height: int = 480
@@ -162,7 +162,7 @@ class Defaults(Struct, frozen=True, kw_only=True):
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """What this model accepts; outside it a request is refused with the rule in words."""
+    """Limits of a model; outside them a request is refused with the rule in words."""
 
     min_side: int = 16
     max_side: int = 2048
@@ -224,7 +224,7 @@ def takes_whole_image(pipeline: str) -> bool:
 
 
 class ModelCard(Struct, frozen=True, kw_only=True):
-    """What a worker says of a model it can run; edges validate requests against it."""
+    """Description of a model by a worker that can run it; edges validate requests against it."""
 
     name: Annotated[str, Meta(min_length=1, max_length=256)]
     #: Name of the engine that runs it: "video", "image" or "fake".
@@ -392,7 +392,7 @@ class Artefact(Struct, frozen=True, kw_only=True):
 
 
 class Result(Struct, frozen=True, kw_only=True):
-    """What a finished attempt made. The journal row that holds it is its publication."""
+    """Result of a finished attempt. The journal row that holds it is its publication."""
 
     artefacts: Annotated[tuple[Artefact, ...], Meta(max_length=16)] = ()
     #: Seconds by phase (encode, denoise, decode, save), as measured in the engine.
@@ -416,13 +416,13 @@ class Result(Struct, frozen=True, kw_only=True):
 
 
 class _Traced(Struct):
-    """What `trace_id_of` reads of a spec."""
+    """Part of a spec that `trace_id_of` reads."""
 
     traceparent: str = ""
 
 
 class _Prompted(Struct):
-    """What `prompt_of` reads of a spec."""
+    """Part of a spec that `prompt_of` reads."""
 
     prompt: str = ""
 

@@ -1,4 +1,4 @@
-"""How busy the pool was: samples of the last hour."""
+"""Load of the pool: samples of the last hour."""
 
 from __future__ import annotations
 

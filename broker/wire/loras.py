@@ -34,7 +34,7 @@ class LoraUse(Struct, frozen=True, kw_only=True, omit_defaults=True):
     components: Annotated[dict[Component, Scale], Meta(max_length=MAX_LORAS)] = msgspec.field(default_factory=dict)
 
     def scale_of(self, component: str) -> float:
-        """What the weights of a component are multiplied with."""
+        """Factor of the weights of a component."""
         return self.components.get(component, self.scale)
 
     def __str__(self) -> str:
@@ -43,7 +43,7 @@ class LoraUse(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LoraCard(Struct, frozen=True, kw_only=True):
-    """What a client can know of a LoRA."""
+    """Description of a LoRA for clients."""
 
     #: Scale of a job that gives none.
     scale: Scale = 1.0
@@ -56,7 +56,7 @@ class LoraCard(Struct, frozen=True, kw_only=True):
 
 
 class LoraMemory(Struct, frozen=True, kw_only=True):
-    """How much memory a worker keeps LoRAs in that no job of the moment asks for, MB."""
+    """Memory in which a worker keeps LoRAs that no job of the moment asks for, MB."""
 
     #: Files as they were read, in the engine's host memory.
     host_mb: int = 4096

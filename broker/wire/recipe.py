@@ -104,7 +104,7 @@ def recipe_of(
 
 
 def sampler_in(card: ModelCard, preset: str) -> Sampler:
-    """How a model takes its steps with this preset; an empty sampler leaves all to the model, and a preset that is gone says nothing."""
+    """Sampler of a model with this preset; an empty one leaves all to the model, as does a preset that is gone."""
     return (card.presets.get(preset) if preset else card.sampler) or Sampler()
 
 

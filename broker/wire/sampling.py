@@ -1,4 +1,4 @@
-"""How the denoising steps of a model are taken: solver, noise levels, number of steps and guidance that belong together."""
+"""Sampling of a model: solver, noise levels, number of steps and guidance that belong together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client's order fixes about its job, in one struct that every message, record and view of the job carries whole."""
+"""Immutable attributes of a job, in one struct that every message, record and view of the job carries whole."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from broker.wire.terms import Count, Short, WebhookEvent, WebhookUrl
 
 
 class Submission(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
-    """What is fixed when a job is handed in, but its id and its spec."""
+    """Attributes that are fixed when a job is submitted, but its id and its spec."""
 
     model: Annotated[str, Meta(min_length=1, max_length=256)]
     #: Cost feature: steps x latent tokens (`jobspec.cost_units`).

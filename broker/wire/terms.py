@@ -103,7 +103,7 @@ class Held(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
 
 
 class Loading(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
-    """What an engine does that takes no job yet: "load" or "warm_up", which of so many steps of it, and seconds since its process began."""
+    """Stage of an engine that takes no job yet: "load" or "warm_up", which of so many steps of it, and seconds since its process began."""
 
     phase: Phase = "load"
     step: Count = 0

@@ -1,4 +1,4 @@
-"""What was used of the pool: sums by day, tenant, API key and model."""
+"""Usage of the pool: sums by day, tenant, API key and model."""
 
 from __future__ import annotations
 

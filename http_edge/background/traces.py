@@ -47,7 +47,7 @@ _PACKAGE = "opentelemetry.exporter.otlp.proto.http"
 
 
 class Exporter(Protocol):
-    """What sends spans of the SDK's kind; blocks. `SpanExporter` of opentelemetry-sdk is one."""
+    """Sender of spans of the SDK's kind; blocks. `SpanExporter` of opentelemetry-sdk is one."""
 
     def export(self, spans: Sequence[Any]) -> Any: ...
 
@@ -203,7 +203,7 @@ class Traces:
         return self._home / "traces.json"
 
     def _read(self) -> None:
-        """Where there is nothing yet, what has ended before now is not exported."""
+        """Read the mark. Where there is none yet, what has ended before now is not exported."""
         try:
             kept = json.loads(self._path.read_text(encoding="utf-8"))
             self._until, self._done = float(kept["until"]), {str(one): float(at) for one, at in kept["done"].items()}

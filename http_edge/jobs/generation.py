@@ -46,7 +46,7 @@ def _read_as(kind: Kind, *aliases: str) -> dict[str, Any]:
 
 
 class Generation(Struct, frozen=True, kw_only=True):
-    """What a request asks for; None where it leaves the choice to the model's defaults."""
+    """Fields of a request; None where it leaves the choice to the model's defaults."""
 
     prompt: Annotated[
         str,

@@ -118,7 +118,7 @@ def _check_mask(wanted: Generation, name: str, mask: Picture, media: Media) -> N
 
 
 def check_start(wanted: Generation, card: ModelCard, media: Media, frames: int, fps: float) -> Iterator[str]:
-    """What of a clip to go on from is seen, a sentence. Raises `EdgeError` for one that is too short."""
+    """Say what is seen of a clip to go on from, a sentence. Raises `EdgeError` for one that is too short."""
     seen = card.start_frames
     for one in media.get("start_video", ()):
         if seen is None or one.clip is None:

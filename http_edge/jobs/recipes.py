@@ -35,7 +35,7 @@ def read_recipe(label: str, path: Path) -> Recipe:
 
 
 def obstacles(recipe: Recipe, workers: Sequence[WorkerView], policy: Policy) -> Iterator[str]:
-    """Why the request of a recipe is refused here, or draws another picture; a sentence each. None: the same pixels come again.
+    """Reasons why the request of a recipe is refused here, or draws another picture; a sentence each. None: the same pixels come again.
 
     `policy` is that of the API that the request is for.
     """

@@ -124,7 +124,7 @@ class JobService:
     async def usage(
         self, first_day: int, last_day: int, by: tuple[m.UsageGroup, ...]
     ) -> tuple[Sequence[m.UsageRow], bool]:
-        """What the caller's tenant used, and whether there is more than is told. Raises `EdgeError`."""
+        """Usage of the caller's tenant, and whether there is more than is returned. Raises `EdgeError`."""
         sees = current().caller.sees
         with translated():
             return await self._broker.usage(first_day=first_day, last_day=last_day, by=by, tenant=sees)

@@ -323,7 +323,7 @@ class Submitter:
 
 
 def _fixed(order: Submission, spec: JobSpec, card: ModelCard) -> m.Submission:
-    """What the order fixes about its job."""
+    """Immutable attributes of the order's job."""
     caller = current().caller
     return m.Submission(
         model=spec.model,

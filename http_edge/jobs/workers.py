@@ -28,7 +28,7 @@ class WorkerControl:
             return await self._broker.pool()
 
     async def load_history(self) -> Sequence[m.LoadSample]:
-        """How busy the pool was over the last hour. Raises `EdgeError`."""
+        """Load of the pool over the last hour. Raises `EdgeError`."""
         with translated():
             return await self._broker.load_history()
 

@@ -178,7 +178,7 @@ def release(locks: list[int]) -> None:
 
 
 def _order(job_id: str) -> str:
-    """Where a job stands in the order of the object store's keys."""
+    """Position of a job in the order of the object store's keys."""
     return job_key(job_id) + "/" if job_id else ""
 
 

@@ -51,15 +51,15 @@ class DepotFiles:
         self._sweep_at = 0.0
 
     def attempt_file(self, job_id: str, fence: int, name: str) -> Path:
-        """Where an attempt's file lies; all parts are checked."""
+        """Path of an attempt's file; all parts are checked."""
         return self.artefacts / job_id / str(fence) / name
 
     def draft_file(self, job_id: str, name: str) -> Path:
-        """Where a parked job's draft lies."""
+        """Path of a parked job's draft."""
         return self.artefacts / CHECKPOINTS / job_id / name
 
     def input_file(self, name: str) -> Path:
-        """Where an input lies. Raises `EdgeError` for what is no input's name."""
+        """Path of an input. Raises `EdgeError` for what is no input's name."""
         if INPUT_FILE.fullmatch(name) is None:
             raise invalid("name", name, "is no input: <sha256>.<suffix>", place="path")
         return self.uploads / name

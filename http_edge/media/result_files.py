@@ -46,7 +46,7 @@ class ResultFiles:
         self._kept: OrderedDict[Path, int] | None = None
 
     def path(self, view: JobView, artefact: Artefact) -> Path:
-        """Where an artefact of a finished job lies, or will once it was fetched."""
+        """Path of an artefact of a finished job, or of where it will be fetched to."""
         own = artefact_path(self._artefacts, view, artefact)
         return own if self._remote is None or own.exists() else artefact_path(self._cache, view, artefact)
 
@@ -125,7 +125,7 @@ class ResultFiles:
 
 
 def _found(cache: Path) -> OrderedDict[Path, int]:
-    """What an edge before this one left in the cache, what was asked for longest ago first."""
+    """Files that an edge before this one left in the cache, least recently used first."""
     try:
         found = [path for job in cache.iterdir() for path in job.iterdir()]
     except OSError:

@@ -1,4 +1,4 @@
-"""What the object store has of this service's jobs: the files of their attempts, and which jobs are pinned, for edges of all homes alike.
+"""Objects of this service's jobs in the store: the files of their attempts, and the pins, for edges of all homes alike.
 
 What lies there and no record names is removed only while the store is known to be this service's: another's results would look the same.
 """

@@ -186,7 +186,7 @@ def encoded(image: Image.Image, to: Format, quality: int | None) -> bytes:
 
 
 def _exif(image: Image.Image, *, in_words: bool = True) -> bytes:
-    """What a PNG tells of how it was drawn, as Exif; b"" where it tells nothing."""
+    """Recipe of a PNG as Exif; b"" where it has none."""
     told, words = (image.info.get(name) for name in (KEY, PNG_WORDS))
     if not isinstance(told, str):
         return b""

@@ -46,7 +46,6 @@ class DocsApi:
         self._copies: dict[str, _Copy] = {}
 
     def routes(self) -> list[EdgeRoute]:
-        """The routes."""
         return [
             route("/openapi.json", GET=self.openapi),
             route("/docs", GET=self.docs),

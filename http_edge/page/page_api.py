@@ -79,7 +79,6 @@ class PageApi:
         self._page = _read()
 
     def routes(self) -> list[EdgeRoute]:
-        """The routes."""
         return [route("/", GET=self.index), route(f"{PREFIX}{{digest}}/{{name}}", GET=self.file)]
 
     @operation(
@@ -96,7 +95,7 @@ class PageApi:
         },
     )
     async def index(self, request: Request) -> Response:
-        """What is here.
+        """Index of the service.
 
         Browsers get the web page.
         """

@@ -174,7 +174,7 @@ class Attempt:
 
     @property
     def shown(self) -> tuple[int, Phase, int, int]:
-        """What of it makes a heartbeat worth sending when it changes."""
+        """Part of it whose change makes a heartbeat due sooner."""
         return self.fence, self._pulse.phase, self._pulse.step, self._pulse.total
 
     def held(self, now: float) -> Held:

@@ -21,7 +21,7 @@ def attempt_dir(artefacts: Path, job_id: str, fence: int) -> Path:
 
 
 def checkpoint_dir(artefacts: Path, job_id: str) -> Path:
-    """Where all attempts of a job leave its checkpoints. Raises `ValueError` as `attempt_dir`."""
+    """Directory of a job's checkpoints, by all its attempts. Raises `ValueError` as `attempt_dir`."""
     return artefacts / CHECKPOINTS / attempt_dir(artefacts, job_id, 0).parent.name
 
 

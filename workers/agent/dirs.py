@@ -1,4 +1,4 @@
-"""Where a worker's files go."""
+"""Directories of a worker."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class Revoke(Struct, frozen=True):
 
 
 class DiscardFiles(Struct, frozen=True):
-    """What was put of this attempt into the depot is garbage."""
+    """Remove what was put of this attempt into the depot."""
 
     job_id: str
     fence: int

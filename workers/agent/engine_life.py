@@ -45,7 +45,7 @@ _SHOWN: dict[State, EngineState] = {
 
 
 class _Process:
-    """What is known of the engine's present process, or of the last one."""
+    """Facts of the engine's present process, or of the last one."""
 
     def __init__(self, spawned_at: float, shows: Loading | None = None) -> None:
         self.spawned_at = spawned_at
@@ -59,7 +59,7 @@ class _Process:
 
     @property
     def load_error(self) -> str:
-        """Why it, or the process before it, could not load the model; "" when that could be loaded."""
+        """Reason why it, or the process before it, could not load the model; "" when that could be loaded."""
         return self.shows.error if self.shows is not None else ""
 
 
@@ -128,7 +128,7 @@ class EngineLife:
             )
 
     def loading(self, now: float) -> Loading | None:
-        """What keeps it from taking a job; None when nothing of its making ready does."""
+        """Stage of making ready that keeps it from taking a job; None when none does."""
         if self._process.shows is None or (self.state != "loading" and not self._process.load_error):
             return None
         return structs.replace(self._process.shows, age_s=max(0.0, now - self._process.spawned_at))

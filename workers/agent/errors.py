@@ -1,4 +1,4 @@
-"""What can go wrong inside an agent. One base; a class's docstring is its default message."""
+"""Errors of an agent. One base; a class's docstring is its default message."""
 
 from __future__ import annotations
 

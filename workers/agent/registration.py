@@ -38,7 +38,7 @@ class Registration:
         self._beat_shown: object = None
 
     def heard(self, now: float) -> None:
-        """Something came from the broker."""
+        """Note that something came from the broker."""
         self.heard_at = now
 
     def forgotten(self, now: float) -> None:

@@ -1,4 +1,4 @@
-"""What a worker asks of a depot, whatever kind it is."""
+"""Interface of a depot, whatever kind it is."""
 
 from __future__ import annotations
 

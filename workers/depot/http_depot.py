@@ -143,7 +143,7 @@ def _answer(connection: http.client.HTTPConnection) -> tuple[int, str]:
 
 
 def _reason(response: http.client.HTTPResponse) -> str:
-    """What an error's body says, behind a colon; "" when it says nothing."""
+    """Reason in an error's body, behind a colon; "" when there is none."""
     try:
         said = json.loads(response.read(_MAX_ERROR_BYTES))
         detail = said.get("detail") or said["error"]["message"]

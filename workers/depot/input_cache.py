@@ -24,7 +24,7 @@ class InputCache:
         self._budget_bytes = budget_bytes
 
     def path(self, name: str) -> Path:
-        """Where this input lies or is to lie."""
+        """Path of this input, whether it is there or not."""
         return self._directory / name
 
     def holds(self, name: str, now: float) -> bool:

@@ -1,4 +1,4 @@
-"""What a worker's threads are to do with its depot, and when an order is tried again: pure, the time is an argument.
+"""Orders to a worker's transfer threads, and when one is tried again: pure, the time is an argument.
 
 An order is tried again with growing pauses until it is done, revoked, or over its budget of time. Each that waits for a store which is away
 is so one request in `LONGEST_PAUSE_S`, and done that soon after the store is back.

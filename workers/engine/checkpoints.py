@@ -245,7 +245,7 @@ def _sealed(state: State, binding: Binding) -> bytearray:
 
 
 def _digest_place(content: bytes | bytearray) -> slice | None:
-    """Where the digest stands in the header; None when there is none."""
+    """Position of the digest in the header; None when there is none."""
     (length,) = _HEADER_LENGTH.unpack_from(content)
     found = _DIGEST.search(content, _HEADER_LENGTH.size, min(len(content), _HEADER_LENGTH.size + length))
     return slice(*found.span(1)) if found is not None else None

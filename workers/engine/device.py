@@ -76,7 +76,7 @@ class Device:
 
     @contextmanager
     def beside(self, *tensors: torch.Tensor) -> Iterator[None]:
-        """What is asked of the GPU inside runs beside the other thread's work, after what made `tensors`; it is done on leaving."""
+        """Run what is asked of the GPU inside beside the other thread's work, after what made `tensors`; it is done on leaving."""
         if self._side is None:
             yield
             return

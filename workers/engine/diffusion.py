@@ -151,7 +151,7 @@ class DiffusionEngine:
         return output
 
     def _binding(self, card: ModelCard, spec: JobSpec, monitor: Monitor) -> Binding:
-        """What the state of a job's denoising depends on."""
+        """Dependencies of the state of a job's denoising."""
         assert monitor.keeping is not None
         loaded = self.pipelines.loaded(card.name)
         return {

@@ -62,7 +62,7 @@ class LackingWeights(LoadError):
 
 
 class _Found(Struct, frozen=True):
-    """What was missing, of another shape, and of blocks that there are not, when a component was read; names of weights."""
+    """Names of weights that were missing, of another shape, and of blocks that there are not, when a component was read."""
 
     kind: str
     total: int
@@ -95,7 +95,7 @@ def refusal(card: ModelCard, setup: ModelSetup, key: str, value: Any, why: str) 
 
 
 def where_of(card: ModelCard, setup: ModelSetup) -> str:
-    """How an error calls the model."""
+    """Name of the model in an error."""
     return setup.where or f"model {card.name!r}"
 
 

@@ -363,7 +363,7 @@ def _needed_bytes(card: ModelCard, setup: ModelSetup, dtype: torch.dtype) -> int
 
 
 def _cure(card: ModelCard, setup: ModelSetup, loaded: Loaded, need: Need, limit: int, profile: Profile) -> str:
-    """What to change so that a job that takes so much fits."""
+    """Changes by which a job that takes so much would fit."""
     full = [
         part.name
         for part in loaded.components

@@ -46,7 +46,7 @@ def _settled() -> None:
 
 
 class Keeping(Struct):
-    """Where checkpoints of a job lie, seconds of denoising between two, and the digest of its request.
+    """Settings of a job's checkpoints: their directory, seconds of denoising between two, and the digest of its request.
 
     `park_at`: after how many steps of the job it ends as `Parked`; 0: never. `settle` waits for checkpoints that are being written: to be
     called before the job's end is told, as its files are removed then.

@@ -44,7 +44,7 @@ class Readying:
 
     @property
     def where(self) -> str:
-        """How an error calls it."""
+        """Name of it in an error."""
         return where_of(self.card, self.setup)
 
 

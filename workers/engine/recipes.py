@@ -1,4 +1,4 @@
-"""What a file of a job tells of how it was drawn."""
+"""Recipe of a job, as its files have it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Told(Struct, frozen=True):
 
 
 def told(card: ModelCard, spec: JobSpec, index: int, monitor: Monitor) -> Told | None:
-    """What the file of output `index` tells; None where it tells nothing."""
+    """Recipe in the file of output `index`; None where it has none."""
     source_type = DRAWN if _MASKS.isdisjoint(spec.inputs) else DRAWN_INTO
     if not spec.recipe:
         return Told(signer=monitor.signer, source_type=source_type) if monitor.signer else None

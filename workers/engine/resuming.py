@@ -43,11 +43,11 @@ _loads: Any = pytree.treespec_loads
 
 
 class UnknownState(Exception):
-    """Something in a pipeline's state cannot be kept, or put back."""
+    """A pipeline's state has something that cannot be kept, or put back."""
 
 
 class _Answers:
-    """What the models of a pipeline answer in its loop: the shapes are noted, and zeros of those shapes given in their place."""
+    """Outputs of the models of a pipeline in its loop: the shapes are noted, and zeros of those shapes given in their place."""
 
     def __init__(self, pipe: Any, known: dict[str, Any]) -> None:
         self._models = {

@@ -29,7 +29,7 @@ _NOT_PASSED = ("RAY_AUTH_TOKEN", "OMP_NUM_THREADS", "ZOETROPE_HEARTBEAT_FILE")
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """What the owner of a worker process knows of it."""
+    """State of a worker process, as its owner knows it."""
 
     #: Of this process's owner, a new one each time it is started.
     boot: str
@@ -45,7 +45,7 @@ class Report(Struct, frozen=True, kw_only=True):
 
 
 def command(order: Order, name: str) -> list[str]:
-    """What starts the worker `name` of a pool."""
+    """Command that starts the worker `name` of a pool."""
     prefix = f"{order.prefix}{order.pool}.{name}."
     return [order.python or sys.executable, "-m", "workers", *order.arguments, "--name-prefix", prefix]
 

@@ -31,7 +31,7 @@ class EdgeService:
         self._client: Client | None = None
 
     def look(self) -> Sight:
-        """Everything that a plan needs."""
+        """Read all that a plan needs."""
         answer = self._asked("GET", "/v1/workers")
         queue = answer.get("queue", {})
         workers = tuple(convert(Worker, one) for one in answer.get("data", ()))

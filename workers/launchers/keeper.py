@@ -48,7 +48,7 @@ _PHASES: dict[str, Phase] = {
 
 
 class Cluster(Protocol):
-    """What starts and ends processes."""
+    """Interface to a cluster that starts and ends processes."""
 
     def members(self) -> dict[str, Report | None]:
         """The pool's workers by name; None: no machine has it now."""
@@ -70,10 +70,10 @@ class Cluster(Protocol):
 
 
 class Service(Protocol):
-    """What knows of jobs. Its methods raise `ZoetropeError`."""
+    """Interface to the service that has the jobs. Its methods raise `ZoetropeError`."""
 
     def look(self) -> Sight:
-        """What workers do, and what waits."""
+        """Read the workers' states, and the demand that waits."""
 
     def drain(self, worker: str, *, hand_back: bool = False) -> None:
         """Let it leave."""
@@ -110,7 +110,7 @@ Step = Literal["finish", "hand_back", "end"]
 
 
 def on_notice(left_s: float, stop_grace_s: float) -> Step:
-    """What a worker does whose machine goes away in `left_s` seconds: finish its jobs while there is time, else hand them back."""
+    """Decide for a worker whose machine goes away in `left_s` seconds: finish its jobs while there is time, else hand them back."""
     if left_s > stop_grace_s + _HAND_BACK_S:
         return "finish"
     return "hand_back" if left_s > stop_grace_s + _END_S else "end"
@@ -332,7 +332,7 @@ class Keeper:
 
 
 def _phase(report: Report | None, workers: tuple[Worker, ...]) -> Phase:
-    """What a member does, by its process and its workers (several where its GPU is divided)."""
+    """Phase of a member, by its process and its workers (several where its GPU is divided)."""
     if any(worker.jobs for worker in workers if worker.state not in ("lost", "draining", "faulty")):
         return "busy"
     if report is None:

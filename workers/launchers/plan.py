@@ -1,4 +1,4 @@
-"""How many workers a pool wants, and which of them start and leave: pure.
+"""Plan of a pool: how many workers it wants, and which of them start and leave: pure.
 
     wanted = busy + ceil(backlog_s / target_wait_s), at least one more than busy while a job waits; within min_workers and max_workers
 
@@ -29,7 +29,7 @@ _SPARE: tuple[Phase, ...] = ("placing", "starting", "idle")
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """What bounds the number of workers of a pool."""
+    """Bounds of the number of workers of a pool."""
 
     min_workers: int
     max_workers: int
@@ -39,14 +39,14 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 class Demand(Struct, frozen=True):
-    """What waits for a pool: predicted GPU-seconds, and jobs."""
+    """Demand that waits for a pool: predicted GPU-seconds, and jobs."""
 
     backlog_s: float = 0.0
     waiting: int = 0
 
 
 class Memory(Struct, frozen=True):
-    """What a plan must know of earlier ones. `since`: the clock at the first of them."""
+    """State that a plan takes from earlier ones. `since`: the clock at the first of them."""
 
     since: float
     #: (clock, workers wanted), later ones smaller: what the most that was wanted in any window up to now follows from.
@@ -56,7 +56,7 @@ class Memory(Struct, frozen=True):
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """What to do now. `wanted`: how many workers the pool should have, those that leave not among them."""
+    """Actions of now. `wanted`: how many workers the pool should have, those that leave not among them."""
 
     wanted: int
     start: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ def needed(limits: Limits, demand: Demand, busy: int) -> int:
 def plan(
     limits: Limits, demand: Demand, workers: Mapping[str, Phase], memory: Memory, now: float, *, may_start: bool = True
 ) -> tuple[Plan, Memory]:
-    """What to do with the workers of the pool, by name. `may_start`: whether new ones have a chance (`held` says why not)."""
+    """Plan the workers of the pool, by name. `may_start`: whether new ones have a chance (`held` says why not)."""
     memory = _remember(memory, limits, needed(limits, demand, _count(workers, "busy")), workers, now)
     wanted = memory.wanted[-1][1]
     active = sum(phase not in _LEAVING for phase in workers.values())
@@ -143,7 +143,7 @@ _HOLDS_S = (60.0, 120.0, 300.0, 600.0)
 
 
 class Hold(Struct, frozen=True):
-    """Why a pool starts no workers, and until when by the clock; they would end as the last one did."""
+    """Reason why a pool starts no workers, and until when by the clock; they would end as the last one did."""
 
     why: str = ""
     until: float = -math.inf

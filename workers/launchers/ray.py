@@ -260,7 +260,7 @@ def start(order: Order) -> PoolStatus:
 
 
 def status(order: Order) -> PoolStatus:
-    """What the pool's keeper sees."""
+    """Status of the pool, by its keeper."""
     with _connected(order):
         return _status(_needed(order), _ANSWER_S)
 

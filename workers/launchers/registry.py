@@ -21,7 +21,7 @@ class Launcher(Protocol):
         """Start the pool's launcher, in place of one that runs; returns what it finds."""
 
     def status(self, order: Order) -> PoolStatus:
-        """What the pool's launcher sees."""
+        """Status of the pool, by its launcher."""
 
     def stop(self, order: Order, *, hand_back: bool) -> None:
         """Let all workers of the pool leave, wait for that, and end its launcher."""

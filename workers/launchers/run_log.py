@@ -30,7 +30,7 @@ class Sample(Struct, frozen=True):
 
 
 class Event(Struct, frozen=True):
-    """What was done with a worker, or befell it."""
+    """Event of a worker."""
 
     at: float
     event: str

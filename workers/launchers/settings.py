@@ -105,7 +105,7 @@ class LauncherSettings(CommonSettings, frozen=True, kw_only=True):
         return Limits(**{name: getattr(self, name) for name in names})
 
     def labels(self) -> dict[str, str]:
-        """What each machine must be labelled with. Raises `SettingsError`."""
+        """Labels that each machine must have. Raises `SettingsError`."""
         pairs = [entry.partition("=") for entry in self.node_label]
         for entry, (name, equals, value) in zip(self.node_label, pairs, strict=True):
             if not (name and equals and value):
@@ -114,7 +114,7 @@ class LauncherSettings(CommonSettings, frozen=True, kw_only=True):
 
 
 class Order(Struct, frozen=True, kw_only=True):
-    """What every process of a pool is told."""
+    """Orders to every process of a pool."""
 
     pool: str
     limits: Limits
@@ -138,7 +138,7 @@ class Order(Struct, frozen=True, kw_only=True):
 
 
 class Command(Struct, frozen=True, kw_only=True):
-    """What was asked of a launcher."""
+    """Request to a launcher."""
 
     launcher: str
     order: Order
@@ -255,7 +255,7 @@ def _source(model: str, tables: Mapping[str, Any]) -> str:
 
 
 def _model_names(worker: WorkerSettings, tables: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the pool's models will be called; workers that are there say it themselves."""
+    """Names that the pool's models will have; workers that are there say them themselves."""
     wanted = [name for name in (worker.model, *worker.models) if name] or [*tables] or [DEMO]
     return tuple(name if name in tables or name == DEMO else _usual_name(name) for name in wanted)
 

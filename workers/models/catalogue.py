@@ -128,7 +128,7 @@ def model_for(source: str, name: str | None = None, table: Mapping[str, Any] = _
 
 
 def named(label: str, has_table: bool) -> str:
-    """How an error calls a model: by its table, where it has one."""
+    """Name of a model in an error: by its table, where it has one."""
     return f"[{dotted('models', label)}]" if has_table else f"model {label!r}"
 
 

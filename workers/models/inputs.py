@@ -88,7 +88,7 @@ def parameters(name: str, takes: Container[str]) -> dict[str, str]:
 
 
 def start_frames(name: str) -> StartFrames | None:
-    """How much of a clip the pipeline of this class sees that it goes on from; None of one that does not go on from any."""
+    """Number of frames that the pipeline of this class sees of a clip to go on from; None where it takes none."""
     return next((seen for pattern, seen in _GOES_ON if re.match(pattern, name)), None)
 
 

@@ -1,4 +1,4 @@
-"""What a model's own files say of it: latent sizes, defaults of its variant, and the sizes and lengths that it can make.
+"""Facts in a model's own files: latent sizes, defaults of its variant, and the sizes and lengths that it can make.
 
 Read from the configs of its components, from its index and from the signature of its pipeline; the family gives what none of them has.
 """

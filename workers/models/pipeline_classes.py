@@ -154,7 +154,7 @@ def all_classes() -> tuple[PipelineClass, ...]:
 
 @functools.cache
 def _given_out() -> frozenset[str]:
-    """What the library can be asked for by name: all words in the table of its lazy imports."""
+    """Names that the library can be asked for: all words in the table of its lazy imports."""
     words: set[str] = set()
     for place in _places():
         for node in ast.walk(ast.parse(Path(place, "__init__.py").read_text(encoding="utf-8"))):

@@ -154,7 +154,7 @@ def cures(
     possible: Sequence[Placement] = ORDER,
     full: Container[str] = (),
 ) -> tuple[str, ...]:
-    """What would fit where `choose` finds nothing: settings of the model's table, each with what it takes, and a smaller job.
+    """Remedies where `choose` finds nothing: settings of the model's table, each with what it takes, and a smaller job.
 
     `full`: names of components whose weights are not quantised, and can be.
     """

@@ -61,7 +61,7 @@ def _stays_as_stored(file: Path) -> bool:
 
 
 def unfit_device(method: QuantizeMethod, device: str, capability: tuple[int, int]) -> str:
-    """Why this device does not compute with weights that are kept so; "" when it does. `capability` is (0, 0) for a CPU."""
+    """Reason why this device does not compute with weights that are kept so; "" when it does. `capability` is (0, 0) for a CPU."""
     least = _COMPUTES.get(method, (0, 0))
     if capability >= least:
         return ""

@@ -30,7 +30,7 @@ _DBCACHE_SEEN = frozenset({
 
 
 def unfit_cache(kind: CacheKind, ratios: Sequence[float], taken: PipelineClass, index: Mapping[str, Any]) -> str:
-    """Why jobs of such a model cannot leave out blocks so; "" when they can."""
+    """Reason why jobs of such a model cannot leave out blocks so; "" when they can."""
     if kind == "dbcache":
         return _no_dbcache(taken)
     found = denoisers(index)

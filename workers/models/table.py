@@ -93,7 +93,7 @@ _BOUND_BY = {
 
 
 class Layers(Struct, frozen=True):
-    """What a model's own file says, and what the service's table says, which stands before it."""
+    """Settings of a model's own file, and those of the service's table, which stands before it."""
 
     own: Mapping[str, Any]
     given: Mapping[str, Any]
@@ -210,7 +210,7 @@ def _below(path: str, key: str) -> str:
 
 
 def _keys_of(error: msgspec.ValidationError, table: Mapping[str, Any], kind: type[Struct]) -> list[str | int]:
-    """Where the value is that msgspec complains of. It names the keys of structs and places in lists, but no key of a dict."""
+    """Place of the value that msgspec complains of. It names the keys of structs and places in lists, but no key of a dict."""
     _, _, path = str(error).partition(" - at `$")
     keys: list[str | int] = []
     for name, place in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", path):

@@ -63,7 +63,7 @@ class HeartbeatFile:
 
     @property
     def due_at(self) -> float | None:
-        """When the next beat is due, by the supervisor's clock; None: never."""
+        """Time of the next beat, by the supervisor's clock; None: never."""
         return self._due_at if self._path is not None else None
 
     def beat(self, workers: tuple[WorkerBeat, ...], now: float) -> None:
@@ -107,7 +107,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
 
 
 def fault_of(path: Path, now: float, *, max_age_s: float, ready: bool) -> str:
-    """What is wrong with the supervisor that writes this file, at this Unix time; "": nothing."""
+    """Fault of the supervisor that writes this file, at this Unix time; "": none."""
     try:
         beat = msgspec.json.decode(path.read_bytes(), type=Beat)
     except FileNotFoundError:

@@ -60,7 +60,7 @@ class Gpu(Struct, frozen=True):
 
 
 class Facts(Struct, frozen=True, kw_only=True):
-    """What was read of this machine."""
+    """Facts of this machine."""
 
     python: tuple[int, int, int]
     #: Modules of `serve` that are not installed.
@@ -220,7 +220,7 @@ def check_port(facts: Facts) -> Check:
 
 
 def check_keys(facts: Facts) -> Check:
-    """Who may use the port."""
+    """Check who may use the port."""
     if facts.keys_file and not facts.keys_there:
         return Check(
             "keys", "fail", f"{facts.keys_file} is not there", "zoetrope keys add NAME makes a key and the file"
@@ -254,7 +254,7 @@ def check_traces(facts: Facts) -> Check:
 
 
 def check_depot(facts: Facts) -> Check:
-    """Where workers get inputs from and put files."""
+    """Check where workers get inputs from and put files."""
     if not facts.depot:
         return Check("depot", "ok", "this machine's disk")
     if facts.depot == _LOCAL:
@@ -287,7 +287,7 @@ def check_results(facts: Facts) -> Check:
 
 
 def check_checkpoints(facts: Facts) -> Check:
-    """Where jobs leave what they go on from after their engine has died."""
+    """Check where jobs leave what they go on from after their engine has died."""
     if facts.checkpoints_fault:
         cure = f"let the service's user write to {facts.checkpoints}; until then such jobs begin anew"
         return Check("checkpoints", "fail", facts.checkpoints_fault, cure)
@@ -437,7 +437,7 @@ def _is_there(*modules: str) -> bool:
 
 
 def _depot_fault(url: str) -> str:
-    """Why nobody answers at a depot's address."""
+    """Reason why there is no answer at a depot's address."""
     parts = urlsplit(url)
     try:
         port = parts.port or {"https": 443}.get(parts.scheme, 80)
@@ -505,7 +505,7 @@ def _file_facts(config: Mapping[str, Any], environ: Mapping[str, str], home: Pat
 
 
 def read_facts(environ: Mapping[str, str], url: str | None, key_file: Path | None) -> Facts:
-    """What there is to know of this machine. Asks the service on its port, and no other."""
+    """Read the facts of this machine. Asks the service on its port, and no other."""
     fault, config = "", {}
     try:
         config = read_config(environ)

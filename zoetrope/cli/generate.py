@@ -134,7 +134,7 @@ def generate(
 
 
 class Order(NamedTuple):
-    """What was asked for: the request, and what is to become of it."""
+    """Order of a user: the request, and what is to become of it."""
 
     prompt: str
     fields: dict[str, Any]
@@ -357,7 +357,7 @@ class Bar:
 
 
 def standing(job: Job) -> str:
-    """Where a job is, in a few words: `queued, 3 before it`, `denoise 4/10`, `succeeded`."""
+    """Progress of a job, in a few words: `queued, 3 before it`, `denoise 4/10`, `succeeded`."""
     if job.state == "running":
         return f"{job.phase or 'running'} {job.step}/{job.total}" if job.total else job.phase or "running"
     if job.state == "queued" and job.position is not None:

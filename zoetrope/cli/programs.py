@@ -85,7 +85,7 @@ def _read_help(line: Sequence[str]) -> tuple[list[tuple[str, str]], list[tuple[s
 
 
 def _about(rest: str) -> str:
-    """What stands behind an option's name, without its value."""
+    """Help behind an option's name, without its value."""
     return rest.partition("  ")[2].strip()
 
 

@@ -1,4 +1,4 @@
-"""What a terminal needs: tables and lines, JSON instead of them, and exit codes that a script can tell apart."""
+"""Output to a terminal: tables and lines, JSON instead of them, and exit codes that a script can tell apart."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def span(seconds: float | None) -> str:
 
 
 def ago(at: float | None) -> str:
-    """How long ago a Unix time was."""
+    """Time since a Unix time, in words."""
     return "" if at is None else f"{span(max(0.0, time.time() - at))} ago"
 
 

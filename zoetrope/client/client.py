@@ -71,7 +71,7 @@ OnSearch = Callable[[float], Any]
 
 
 def _options(place: Address) -> dict[str, Any]:
-    """What both of httpx's clients are made with."""
+    """Options of both of httpx's clients."""
     # A proxy of the environment does not lead to this machine.
     return {"base_url": place.url, "headers": place.headers, "trust_env": not place.is_local, "follow_redirects": False}
 
@@ -336,11 +336,11 @@ class Client:
         return self._run(self._flows.upload(file, purpose, name))
 
     def estimate(self, **fields: Any) -> Estimate:
-        """When a job with these fields would start and be done, without submitting it."""
+        """Estimate when a job with these fields would start and be done, without submitting it."""
         return self._run(self._flows.object(Estimate, estimating(fields)))
 
     def recipe(self, file: FileSource) -> Recipe:
-        """What a file of a job was drawn with, read from the file: `submit(**recipe.request)` draws it again."""
+        """Read the recipe in a file of a job: `submit(**recipe.request)` draws it again."""
         return self._run(self._flows.object(Recipe, reading_recipe(file)))
 
     def credentials(self, file: FileSource) -> Credentials:
@@ -365,7 +365,7 @@ class Client:
         return self._run(self._flows.object(Worker, undraining(worker)))
 
     def usage(self, first_day: str | None = None, last_day: str | None = None, *, by: str = "day") -> Usage:
-        """What was used, by "day", "tenant", "key", "model" or several with commas. Days as 2026-11-28, UTC; default the last 30."""
+        """Get the usage by "day", "tenant", "key", "model" or several with commas. Days as 2026-11-28, UTC; default the last 30."""
         return self._run(self._flows.object(Usage, reading_usage(first_day, last_day, by)))
 
     def queue(self) -> Queue:

@@ -17,7 +17,7 @@ class ServiceUnreachable(ZoetropeError):
 
 
 class NotThisService(ZoetropeError):
-    """Something else than Zoetrope answers at the address."""
+    """Another service than Zoetrope answers at the address."""
 
 
 class ServiceError(ZoetropeError):

@@ -192,7 +192,7 @@ class _ErrorBody(Struct):
 
 
 class Address(Struct, frozen=True):
-    """Where the service is, and the key to it."""
+    """Address of the service, and the key to it."""
 
     url: str
     api_key: str = ""

@@ -1,4 +1,4 @@
-"""What the service answers, as typed values. Every one keeps the whole answer in `raw`, so that fields of a newer service can be read, too.
+"""Answers of the service as typed values. Each keeps the whole answer in `raw`, so that fields of a newer service can be read, too.
 
 `_at` are Unix seconds, `_s` durations in seconds; None means not known, or not yet.
 """
@@ -42,7 +42,7 @@ class Artefact(Struct, kw_only=True):
 
 
 class Failure(Struct, kw_only=True):
-    """Why a job failed: the class of the failure and a sentence."""
+    """Failure of a job: its class and a sentence."""
 
     code: str
     message: str
@@ -129,7 +129,7 @@ class Page(Struct, kw_only=True):
 
 
 class Outcome(Result, kw_only=True):
-    """What became of a wish for a job.
+    """Outcome of a request about a job.
 
     Of a cancel: `cancelled` (it waited and is over), `requested` (its worker is being told) or `already_final`; of a pause, resume or
     commit: `done` or `requested`.
@@ -150,7 +150,7 @@ class WorkerJob(Struct, kw_only=True):
 
 
 class Estimate(Result, kw_only=True):
-    """What would become of a job that came now: `ready_within_s` is the least that could be promised; `unknown` says why nothing could."""
+    """Forecast of a job that came now: `ready_within_s` is the least that could be promised; `unknown` says why nothing could."""
 
     model: str
     position: int = 0
@@ -211,7 +211,7 @@ class Model(Result, kw_only=True):
 
 
 class Recipe(Result, kw_only=True):
-    """What a file was drawn with: the `request` that draws it again, and why that would be another picture here."""
+    """Recipe of a file: the `request` that draws it again, and why that would be another picture here."""
 
     request: dict[str, Any]
     repeatable: bool = False
@@ -274,7 +274,7 @@ class UsageRow(Struct, kw_only=True):
 
 
 class Usage(Result, kw_only=True):
-    """What was used from `first_day` to `last_day`, both counting."""
+    """Usage from `first_day` to `last_day`, both counting."""
 
     first_day: str
     last_day: str

@@ -1,4 +1,4 @@
-"""When a request is sent again, and after how long: pure, told of every outcome.
+"""Retries of requests: whether one is sent again, and after how long: pure, told of every outcome.
 
 A request is sent again only where that cannot do a thing twice: reads, requests that say the same however often they are sent, submissions
 with an idempotency key or an id of their own; and any request whose connection was never made.
@@ -16,7 +16,7 @@ _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 
 
 class RetryPolicy(Struct, frozen=True, kw_only=True):
-    """How patient a client is."""
+    """Limits of a client's retries."""
 
     #: Retries of one request.
     most: int = 4

@@ -20,7 +20,7 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def workers_ready(port: str) -> int:
-    """How many workers the edge on this port has ready; -1 while there is no such edge."""
+    """Number of workers that the edge on this port has ready; -1 while there is no such edge."""
     try:
         with _opener.open(f"http://127.0.0.1:{port}/readyz", timeout=TIMEOUT_S) as response:
             return int(json.load(response)["workers_ready"])

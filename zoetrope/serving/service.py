@@ -59,7 +59,7 @@ class EndingPrinter(Printer):  # type: ignore[misc]  # honcho has no types
 
 
 def _how(code: int) -> str:
-    """How a process ended, by its exit code; honcho gives the number of a signal below 0, a shell adds 128 to it."""
+    """Describe a process's end by its exit code; honcho gives the number of a signal below 0, a shell adds 128 to it."""
     number = -code if code < 0 else code - 128
     if number in (item.value for item in signal.Signals):
         name = signal.Signals(number).name

@@ -1,4 +1,4 @@
-"""When a job will start: the queue ahead of it, played through on the workers as they are.
+"""Forecast of a job's start: the queue ahead of it, simulated on the workers as they are.
 
 Pure: workers become seats that are free in so many seconds, and what is ahead is given out in the order of the queue, each job to the seat
 that is free first among those that can run it. Expected times and their variances are carried along, so that the end can be said with a
@@ -41,7 +41,7 @@ class Work(Struct, frozen=True, gc=False):
 
 
 class Start(Struct, frozen=True):
-    """When a job starts, seconds from now."""
+    """Start of a job, seconds from now."""
 
     at_s: float
     variance: float = 0.0

@@ -21,7 +21,7 @@ from broker.wire.promises import CONFIDENCE, Promise
 
 
 class Bounds(Struct, frozen=True, kw_only=True):
-    """When parking pays, and how often it may be done."""
+    """Limits of parking: when it pays, and how often it may be done."""
 
     #: A short job is to wait for at most so many times what it takes.
     patience: float = 2.0
@@ -90,7 +90,7 @@ def may_wait(job: Running, waiting: Waiting, delay_share: float, bounds: Bounds)
 
 
 def delay_left_s(most_s: float, preemptions: int, preempted_s: float, bounds: Bounds) -> float:
-    """What is left of the delay that a job may have in all, after it made room so often and waited so long for it."""
+    """Rest of the delay that a job may have in all, after it made room so often and waited so long for it."""
     return max(0.0, most_s - preempted_s - preemptions * bounds.overhead_s)
 
 

@@ -34,7 +34,7 @@ MAX_LEAD_S = 900.0
 
 
 class Demand(Struct, frozen=True, gc=False):
-    """What a promised job that waits needs."""
+    """Need of a promised job that waits."""
 
     job_id: str
     lane: Lane
@@ -97,7 +97,7 @@ def _ready_by(demand: Demand) -> float:
 def demand_of(
     job_id: str, submission: m.Submission, units: float, promise: m.Promise, costs: Costs, load_s: float
 ) -> Demand:
-    """What this job needs for the work that is left of it, by what is known of such jobs, where loading its model takes so long."""
+    """Need of this job for the work that is left of it, by what is known of such jobs, where loading its model takes so long."""
     model = submission.model
     reserved = costs.quantile(model, units, RESERVED)
     if reserved is None:  # it was known when the promise was given

@@ -57,7 +57,7 @@ class BackupFailed(ShellError):
 
 
 class Copy(Struct, frozen=True):
-    """What a copy of the journal holds."""
+    """Contents of a copy of the journal."""
 
     bytes: int
     jobs: int
@@ -155,7 +155,7 @@ def back_up(home: Path, journal: Path, target: Path, progress: Progress = lambda
 
 
 def inspect(path: Path) -> Copy:
-    """What a copy that nobody writes to holds; reads all of it. Raises `BackupFailed`: it is no journal, damaged, or of a newer version."""
+    """Contents of a copy that is not written to; reads all of it. Raises `BackupFailed`: no journal, damaged, or of a newer version."""
     try:
         # It has the mode WAL and no log: unless it is said to be immutable, SQLite would make one.
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:

@@ -1,4 +1,4 @@
-"""What the journal keeps of the broker's clock."""
+"""Record of the broker's clock in the journal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from broker.core.calendar import Calendar
 
 
 class Record(Struct, frozen=True, array_like=True):
-    """What the journal keeps of the clock."""
+    """Record of the clock."""
 
     #: Boot of the machine ("": not known), and timeline minus elapsed time in it, seconds.
     boot: str

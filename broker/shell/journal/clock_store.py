@@ -38,7 +38,7 @@ class ClockStore:
         self._staged.clock = self._last
 
     def record(self) -> Record | None:
-        """What a broker before kept of the clock; None when none did, or it cannot be read."""
+        """Record of the clock of a broker before; None when there is none, or it cannot be read."""
         packed = self._stored.clock()
         try:
             return None if packed is None else decode(packed, type=Record)

@@ -20,7 +20,7 @@ MIN_FREE_INODES = 1000
 
 
 class Disk:
-    """What the broker knows of the disk under its home."""
+    """State of the disk under the broker's home."""
 
     def __init__(self, home: Path, journal: Path, min_free: int, reserve: int) -> None:
         """`min_free` and `reserve` (the size of the ballast; 0: none) in bytes."""

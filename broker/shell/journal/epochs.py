@@ -118,7 +118,7 @@ class Epochs:
         self.first_live = n
 
     def deletion(self, written: int) -> tuple[str, list[tuple[str, int]]]:
-        """What to write beside the deletion of rows: the one that the mark names, or will name after this commit, may be among them.
+        """Statements to write beside the deletion of rows: the one that the mark names, or will name after this commit, may be among them.
 
         `written`: highest revision written since the last commit; 0: nothing was.
         """
@@ -155,7 +155,7 @@ class Epochs:
         return max(sound)
 
     def _missing(self, known: Facts, epoch: int, deleted: object) -> str:
-        """What the mark knows of and the journal does not have; "" when nothing is."""
+        """Rows that the mark knows of and the journal does not have, as a text; "" when there are none."""
         if known.epoch > epoch:
             return f"it was opened {known.epoch} times, and knows of {epoch}"
         if known.deletions > self._deletions:

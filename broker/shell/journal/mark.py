@@ -29,7 +29,7 @@ _SIZE = _FORMAT.size + 4
 
 
 class Facts(Struct, frozen=True):
-    """What a journal is known to have held."""
+    """Facts that a journal is known to have held."""
 
     identity: int
     epoch: int
@@ -49,7 +49,7 @@ class Mark:
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def read(self) -> Facts | None:
-        """What it says; None when it says nothing, or was damaged. Raises `OSError`."""
+        """Read it; None when it is empty or was damaged. Raises `OSError`."""
         data = os.pread(self._fd, _SIZE, 0)
         if not data:
             return None

@@ -53,7 +53,7 @@ def find_page(connection: sqlite3.Connection, query: m.ListJobs, live: Sequence[
 
 
 def _accepted_at(connection: sqlite3.Connection, n: int) -> float:
-    """When the job of this number was accepted; 0 where that is not known."""
+    """Time at which the job of this number was accepted; 0 where that is not known."""
     row = connection.execute("SELECT submitted_at FROM job WHERE n = ?", (n,)).fetchone()
     return row[0] if row is not None and isinstance(row[0], float) else 0.0
 

@@ -42,7 +42,7 @@ class Reader:
 
     @property
     def damaged(self) -> int:
-        """How many rows of jobs that are over were found damaged since the start."""
+        """Number of rows of jobs that are over that were found damaged since the start."""
         return len(self._damaged)
 
     # ------------------------------------------------------------ one job

@@ -1,4 +1,4 @@
-"""How a job becomes journal rows, and rows a job.
+"""Conversion of a job to journal rows, and of rows to a job.
 
 A job's row is written once, when it is accepted: what a store selects by, in columns, everything that changes, as it is then, packed into
 one msgpack array, what never changes, into another, and the spec's bytes. What changes later is the job's *outcome*, a row of its own that
@@ -38,7 +38,7 @@ _STATE, _FENCE, _WORKER, _NEWER_TAIL, _HEAD, BODY = range(_TAIL + 1, _TAIL + 7)
 
 
 class Head(Struct, frozen=True, array_like=True):
-    """What is fixed when a job is accepted; what a store selects by of it stands in columns, too."""
+    """Immutable part of a job's row; what a store selects by of it stands in columns, too."""
 
     submission: Submission
     deadline_at: float
@@ -80,7 +80,7 @@ def _open_tail(columns: JobRow, stored: bytes) -> JobRecord:
 
 
 def open_sealed_head(n: int, stored: bytes | None) -> tuple[bytes, bytes]:
-    """(what is fixed at submission, packed; the checksum of the spec: b"" for a row without). Raises `RowDamaged`."""
+    """Return (immutable part, packed; checksum of the spec: b"" for a row without). Raises `RowDamaged`."""
     if stored is None:
         raise RowDamaged("its spec is gone")
     if stored[:1] != _SEAL:
@@ -91,7 +91,7 @@ def open_sealed_head(n: int, stored: bytes | None) -> tuple[bytes, bytes]:
 
 
 def _open_head(n: int, stored: bytes | None) -> tuple[Head, bytes]:
-    """(what is fixed at submission, the checksum of the spec). Raises `RowDamaged`, or what msgspec does."""
+    """Return (immutable part, checksum of the spec). Raises `RowDamaged`, or what msgspec does."""
     packed, check = open_sealed_head(n, stored)
     return _decode_head(packed), check
 
@@ -125,7 +125,7 @@ def job_row(n: int, job: Job) -> JobRow:
 
 
 def seal_head(n: int, check: bytes, head: Head) -> bytes:
-    """What never changes of row `n`: a `Head` behind its seal, which is of the spec's checksum, too."""
+    """Immutable part of row `n`: a `Head` behind its seal, which is of the spec's checksum, too."""
     packed = check + _encode(head)
     return _SEAL + crc32(packed, n & 0xFFFF_FFFF).to_bytes(4, "big") + packed
 
@@ -165,7 +165,7 @@ def decode(row: JobRow) -> Job:
 
 
 def salvage(row: JobRow) -> Job:
-    """What can be shown of a row that cannot be decoded: its columns, as far as they make sense."""
+    """Salvage what can be shown of a row that cannot be decoded: its columns, as far as they make sense."""
     _, job_id, state, fence, worker, tenant, origin, alias, model, pinned, submitted_at = row[:_TAIL]
     if row[_NEWER_TAIL] is not None:
         state, fence, worker = row[_STATE : _WORKER + 1]

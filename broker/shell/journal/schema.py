@@ -265,13 +265,13 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def structure_faults(connection: sqlite3.Connection) -> str:
-    """What SQLite finds wrong with pages and rows; "" for nothing. Reads the whole file, and compares no index with its table."""
+    """Faults that SQLite finds in pages and rows; "" for none. Reads the whole file, and compares no index with its table."""
     verdict = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
     return "" if verdict == ["ok"] else "; ".join(verdict)
 
 
 def repair_hint(path: Path) -> str:
-    """What to do about a journal that SQLite cannot read."""
+    """Advice on a journal that SQLite cannot read."""
     return f"move it and {path.name}-wal away to start empty, or put a good copy in its place"
 
 
@@ -321,7 +321,7 @@ _DAMAGED = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
 
 
 def refusal(path: Path, error: sqlite3.Error) -> JournalRefused | JournalBroken:
-    """Why a journal is not opened, as SQLite says it."""
+    """Reason why a journal is not opened, as SQLite says it."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _DAMAGED:
         return JournalRefused(f"the journal {path} is damaged ({error}); {repair_hint(path)}")

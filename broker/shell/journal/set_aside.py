@@ -50,7 +50,7 @@ class SetAsideMarks:
         return [n for n, _ in self._marks.values()]
 
     def since(self, at: float) -> int:
-        """How many were put at or after this time."""
+        """Number of those put at or after this time."""
         return sum(1 for _, mark in self._marks.values() if mark.at >= at)
 
     def put(self, job_id: str, n: int, mark: SetAside) -> None:

@@ -19,7 +19,7 @@ from broker.wire import messages as m
 
 
 def failure(path: Path, error: sqlite3.Error) -> JournalRefused | JournalBroken:
-    """Why the broker ends: a page that is none any more takes rows of any job with it, and reading on would hide which."""
+    """Error by which the broker ends: a damaged page takes rows of any job with it, and reading on would hide which."""
     if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT:
         return JournalRefused(f"the journal {path} is damaged ({error}); {repair_hint(path)}")
     return JournalBroken(f"the journal {path} cannot be read: {error}")

@@ -21,7 +21,7 @@ _CHECKPOINT_CALLS = 40
 
 
 class Log:
-    """When SQLite's log is moved into the file: what a careless hand removes is the log, and a row in it alone is gone then."""
+    """Schedule of checkpoints of SQLite's log into the file: should the log be removed by hand, a row in it alone would be gone."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -122,7 +122,7 @@ class SqliteStore:
         return count
 
     def _writes(self, batch: Batch) -> list[Write]:
-        """What the batch writes, counted."""
+        """Number of writes of the batch."""
         writes: list[Write] = []
         if batch.forgotten:
             numbers = [(n,) for n in batch.forgotten]

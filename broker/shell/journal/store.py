@@ -1,4 +1,4 @@
-"""What a database has to do to hold the journal: `Store`, and the `Batch` that it is given to write.
+"""Interface of a database that holds the journal: `Store`, and the `Batch` that it is given to write.
 
 The journal stages, numbers and packs (`journal`, `staged`, `rows`) and knows what is staged; a store has rows, knows of no job as an object
 and of nothing that is staged, and decides nothing. SQLite is one (`sqlite_store`), the archive in memory of tests another.
@@ -122,7 +122,7 @@ class DeliveryRows(Protocol):
 
 
 class Store(Protocol):
-    """Where the journal's rows are: see the head of this file."""
+    """Database of the journal's rows: see the head of this file."""
 
     @property
     def rebuilt_indexes(self) -> int:

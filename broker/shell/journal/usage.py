@@ -1,4 +1,4 @@
-"""What was used of the pool, by day, tenant, API key and model: one row each, kept longer than the jobs that it counts.
+"""Usage of the pool by day, tenant, API key and model: one row each, kept longer than the jobs that it counts.
 
 A job is added in the transaction that writes its final state, which is written once; so it is counted once, whatever crashes.
 """

@@ -1,4 +1,4 @@
-"""What arrives and is no message: counted by peer and by kind, said at most once a second, dropped. Who sends too much of it is cut off."""
+"""Invalid messages: counted by peer and by kind, logged at most once a second, dropped. A peer that sends too many is disconnected."""
 
 from __future__ import annotations
 

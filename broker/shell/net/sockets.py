@@ -51,7 +51,7 @@ _TASKS = "/proc/self/task"
 
 
 class Gate(Struct, frozen=True, kw_only=True):
-    """What it takes to listen on tcp: the broker's key, the directory of those who may come in, and where."""
+    """Needs of listening on tcp: the broker's key, the directory of the peers that are allowed, and the endpoints."""
 
     key: BrokerKey
     allowed: Path

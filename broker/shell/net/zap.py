@@ -1,4 +1,4 @@
-"""Who may connect over tcp: the list of keys, and the handler that libzmq asks at every handshake (ZeroMQ RFC 27).
+"""Access over tcp: the list of keys that may connect, and the handler that libzmq asks at every handshake (ZeroMQ RFC 27).
 
 What libzmq does, measured, and what follows:
 

@@ -62,7 +62,7 @@ _NULLABLE = frozenset(
 
 
 def job_json(job: Job, progress: int, *, preview: int = 0, with_moves: bool = False) -> schema.Job:
-    """Everything about a job; `preview`: number of its newest one; `with_moves` adds its history."""
+    """A job with all its fields; `preview`: number of its newest one; `with_moves` adds its history."""
     view, spec = job.view, job.spec
     now = step_json(view, progress, preview)
     # All steps are done once it has succeeded, whatever was heard last.

@@ -74,7 +74,7 @@ class LoraRequest(Struct, kw_only=True):
 
 
 def _taken_as(field: Field, *, height_first: bool) -> Any:
-    """What a request may give for a field: numbers may be text, and null is an absent value."""
+    """Schema of what a request may give for a field: numbers may be text, and null is an absent value."""
     match field.kind:
         case "integer":
             kind: Any = field.type | WholeText
@@ -138,7 +138,7 @@ def request_type(
 
 
 class ErrorMember(Struct, kw_only=True):
-    """What clients of OpenAI's API read of an error."""
+    """Error as clients of OpenAI's API read it."""
 
     message: Annotated[str, Meta(description="Names field, value and rule.")]
     type: Annotated[str, Meta(description="The class of the error, in OpenAI's words.")]
@@ -170,7 +170,7 @@ class FaultItem(Struct, kw_only=True):
 
 
 class EventUrls(Struct, kw_only=True):
-    """Where to go on with a job."""
+    """Addresses of a job."""
 
     self: str
     events: str
@@ -185,7 +185,7 @@ class EventFile(Artefact, frozen=True, kw_only=True):
 
 
 class EventError(Struct, kw_only=True):
-    """Why a job failed."""
+    """Failure of a job: its class, and a sentence."""
 
     code: str
     message: str
@@ -218,7 +218,7 @@ class EventData(Struct, kw_only=True):
 
 
 class Event(Struct, kw_only=True):
-    """What a webhook's receiver gets: one body for OpenAI's form of events and that of Standard Webhooks."""
+    """Body of a webhook: one for OpenAI's form of events and that of Standard Webhooks."""
 
     id: str
     object: Literal["event"]

@@ -44,7 +44,7 @@ class JobTimings(Struct, kw_only=True):
 
 
 class JobError(Struct, kw_only=True):
-    """Why a job failed."""
+    """Failure of a job: its class, and a sentence."""
 
     code: str
     message: str
@@ -57,7 +57,7 @@ class JobFile(Artefact, frozen=True, kw_only=True):
 
 
 class JobUrls(Struct, kw_only=True):
-    """Where to go on with a job; paths on this server."""
+    """Addresses of a job; paths on this server."""
 
     self: str
     events: str
@@ -86,7 +86,7 @@ class JobLora(Struct, kw_only=True):
 
 
 class JobSpecView(Struct, kw_only=True):
-    """What a job draws, every default filled in."""
+    """Specification of a job, every default filled in."""
 
     model: str
     output: MediaKind
@@ -127,7 +127,7 @@ class HookDelivery(Struct, kw_only=True):
 
 
 class JobSetAside(Struct, kw_only=True):
-    """Why the service took a job that is not over out of its work, and since when: it waits for the operator."""
+    """Reason why the service took a job that is not over out of its work, and since when: it waits for the operator."""
 
     reason: str
     at: UnixTime
@@ -167,7 +167,7 @@ class JobPromise(Struct, kw_only=True):
 
 
 class JobEstimate(Struct, kw_only=True):
-    """What would become of a job that came now; null means not known, and `unknown` says why."""
+    """Forecast of a job that came now; null means not known, and `unknown` says why."""
 
     object: Literal["estimate"]
     model: str
@@ -243,7 +243,7 @@ class Job(Struct, kw_only=True):
 
 
 class JobStep(Struct, kw_only=True):
-    """What changes while a job waits or runs."""
+    """Progress of a job: what changes while it waits or runs."""
 
     id: str
     state: JobStateName
@@ -280,7 +280,7 @@ class JobPage(Struct, kw_only=True):
 
 
 class JobCancel(Struct, kw_only=True):
-    """What became of a cancel. `requested`: a worker is being told to stop."""
+    """Outcome of a cancel. `requested`: a worker is being told to stop."""
 
     id: str
     outcome: Literal["cancelled", "requested", "already_final"]
@@ -288,7 +288,7 @@ class JobCancel(Struct, kw_only=True):
 
 
 class JobControl(Struct, kw_only=True):
-    """What became of a pause, a resume or a commit. `requested`: a worker is being told to hand the job back."""
+    """Outcome of a pause, a resume or a commit. `requested`: a worker is being told to hand the job back."""
 
     id: str
     outcome: Literal["done", "requested"]

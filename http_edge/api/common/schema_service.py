@@ -43,7 +43,7 @@ class WorkerJob(Struct, kw_only=True):
 
 
 class WorkerLoading(Struct, kw_only=True):
-    """Why a worker takes no job yet: its model is loaded, or called for the first time and compiled."""
+    """Reason why a worker takes no job yet: its model is loaded, or called for the first time and compiled."""
 
     phase: Annotated[str, Meta(description="load, or warm_up: the first calls, in which what is compiled is.")]
     step: Annotated[int, Meta(description="Sizes of the warm-up that are done.")]
@@ -115,7 +115,7 @@ class RecipeRequest(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class RecipeAnswer(Struct, kw_only=True):
-    """What a file was drawn with."""
+    """Recipe of a file: the request that drew it."""
 
     object: Literal["recipe"]
     request: Annotated[
@@ -140,7 +140,7 @@ class RecipeAnswer(Struct, kw_only=True):
 
 
 class CredentialsAnswer(Struct, kw_only=True):
-    """What a file's content credentials say, and whether they hold."""
+    """Content credentials of a file, and whether they hold."""
 
     object: Literal["credentials"]
     state: Literal["valid", "untrusted", "invalid"]
@@ -188,7 +188,7 @@ class WorkerList(Struct, kw_only=True):
 
 
 class LoadSamples(Struct, kw_only=True):
-    """How busy the pool was over the last hour."""
+    """Load of the pool over the last hour."""
 
     object: Literal["list"]
     data: list[LoadSample]
@@ -196,7 +196,7 @@ class LoadSamples(Struct, kw_only=True):
 
 
 class Index(Struct, kw_only=True):
-    """What is here."""
+    """Index of the service."""
 
     name: str
     version: str

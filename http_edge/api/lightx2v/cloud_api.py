@@ -72,7 +72,7 @@ class LightX2VCloudApi:
         self._tasks = Tasks(calls, ORIGIN, unique=False)
 
     def routes(self) -> list[EdgeRoute]:
-        """The routes. Cancelling and resuming were GET in the server and are POST in its newer clients."""
+        """Routes of this API. Cancelling and resuming were GET in the server and are POST in its newer clients."""
         return [
             route("/api/v1/model/list", GET=self.models),
             route("/api/v1/task/submit", POST=self.submit),
@@ -145,7 +145,7 @@ class LightX2VCloudApi:
         errors=(*LOOKUP, *QUERY, "not_ready"),
     )
     async def result_url(self, request: Request) -> Response:
-        """Where a finished task's file can be fetched."""
+        """Address of a finished task's file."""
         job, name = await self._finished(request)
         query = urlencode({"task_id": job.view.submission.alias, "name": name})
         return json_response(lx.CloudUrl(url=f"{base_url(request, self._calls.settings.public_url)}{_RESULT}?{query}"))

@@ -44,7 +44,6 @@ class LightX2VDistApi:
         self._groups = (self._gen1.tasks, intake.tasks)
 
     def routes(self) -> list[EdgeRoute]:
-        """The routes."""
         return [
             route("/v1/local/video/generate_form", POST=self.generate_form),
             route(

@@ -85,7 +85,7 @@ class Gen1Record(Struct, kw_only=True):
 
 
 class Gen1Status(Struct, kw_only=True):
-    """How a task is, with its record when it is over."""
+    """State of a task, with its record when it is over."""
 
     task_status: Literal["processing", "completed", "not_found"]
     success: bool | UnsetType = UNSET
@@ -100,14 +100,14 @@ StopStatus = Literal["success", "do_nothing", "warning", "error"]
 
 
 class StopAnswer(Struct, kw_only=True):
-    """What became of a request to stop."""
+    """Outcome of a request to stop."""
 
     stop_status: StopStatus
     reason: str
 
 
 class FileStatus(Struct, kw_only=True):
-    """Why there is no file: the distributed variant answers 200 to errors too."""
+    """Reason why there is no file: the distributed variant answers 200 to errors too."""
 
     status: Literal["forbidden", "not_found", "error"]
     message: str
@@ -281,7 +281,7 @@ class CloudTasks(Struct, kw_only=True):
 
 
 class CloudPagination(Struct, kw_only=True):
-    """Where a page is."""
+    """Position of a page."""
 
     page: int
     page_size: int
@@ -311,7 +311,7 @@ class CloudModels(Struct, kw_only=True):
 
 
 class CloudUrl(Struct, kw_only=True):
-    """Where a task's file can be fetched."""
+    """Address of a task's file."""
 
     url: str
 

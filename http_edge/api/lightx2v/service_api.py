@@ -35,7 +35,6 @@ class LightX2VServiceApi:
         self._worker = calls.settings.worker
 
     def routes(self) -> list[EdgeRoute]:
-        """The routes."""
         return [
             route("/v1/tasks/queue/status", GET=self.queue),
             route("/v1/service/status", GET=self.service),

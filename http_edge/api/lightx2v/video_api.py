@@ -106,7 +106,7 @@ class LightX2VApi:
         errors=(*BROKER, *BODY),
     )
     async def task_status(self, request: Request) -> Response:
-        """How a task is, with its record when it is over."""
+        """State of a task, with its record when it is over."""
         # Failed and stopped tasks are completed, too.
         if request.method == "POST":
             reader = Reader(await read_object(request))

@@ -55,7 +55,6 @@ class DepotApi:
         self._home = calls.settings.home_path
 
     def routes(self) -> list[EdgeRoute]:
-        """The routes."""
         return [
             route(
                 tokens.PREFIX + "artefacts/{id}/{fence}/{name}",
@@ -146,7 +145,7 @@ class DepotApi:
     # ------------------------------------------------------------ checks
 
     async def _signed(self, request: Request) -> tokens.Signed:
-        """What the request was signed for; from here on it sees every tenant's jobs. Raises `EdgeError`."""
+        """Return what the request was signed for; from here on it sees every tenant's jobs. Raises `EdgeError`."""
         try:
             known = await run_sync(tokens.read_secrets, self._home)
             signed = tokens.verify(known, request.method, request.url.path, request.query_params, time.time())

@@ -1,4 +1,4 @@
-"""When a job would be done, asked before it is submitted."""
+"""Estimate of a job's end, asked before it is submitted."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ class EstimateApi:
         self._calls = calls
 
     def routes(self) -> list[EdgeRoute]:
-        """The route."""
         return [route("/v1/queue/estimate", expensive_get=True, GET=self.estimate)]
 
     @operation(
@@ -55,7 +54,7 @@ class EstimateApi:
         errors=(*BROKER, *QUERY, "missing_field", "model_not_found", "unsupported", "forbidden", "no_workers"),
     )
     async def estimate(self, request: Request) -> Response:
-        """When a job would start and be done, without submitting it.
+        """Estimate when a job would start and be done, without submitting it.
 
         The parameters are the fields of `POST /v1/jobs`. `ready_within_s` of the answer is the least that such a job can ask for.
         """

@@ -33,7 +33,6 @@ class JobPicturesApi:
         self._thumbnails = Thumbnails(calls.results, calls.credentials)
 
     def routes(self) -> list[EdgeRoute]:
-        """The routes."""
         return [
             route("/v1/jobs/{id}/thumbnail", expensive_get=True, GET=self.thumbnail),
             route("/v1/jobs/{id}/preview", GET=self.preview),
@@ -98,7 +97,7 @@ class JobPicturesApi:
         errors=(*LOOKUP, "not_ready"),
     )
     async def draft(self, request: Request) -> Response:
-        """What a job with `draft_steps` looks like at that step: the whole clip, or its first frame where the model cannot give it.
+        """Draft of a job with `draft_steps` at that step: the whole clip, or its first frame where the model cannot give it.
 
         There until the job is over, of models that can give previews.
         """

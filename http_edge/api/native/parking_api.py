@@ -28,7 +28,6 @@ class ParkingApi:
         self._progress = progress
 
     def routes(self) -> list[EdgeRoute]:
-        """The routes."""
         return [
             route("/v1/jobs/{id}/pause", POST=self.pause),
             route("/v1/jobs/{id}/resume", POST=self.resume),

@@ -1,4 +1,4 @@
-"""What a result's file says of itself: the request that draws it again, and its content credentials."""
+"""Recipe and content credentials of a result's file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ class RecipesApi:
         self._spool = spool
 
     def routes(self) -> list[EdgeRoute]:
-        """The route."""
         return [route("/v1/recipe", POST=self.read), route("/v1/credentials", POST=self.read_credentials)]
 
     @operation(

@@ -179,7 +179,7 @@ class ServiceApi:
         errors=BROKER,
     )
     async def history(self, request: Request) -> Response:
-        """How busy the pool was over the last hour.
+        """Load of the pool over the last hour.
 
         Samples every `period_s`, the oldest first, and one of now, of all tenants together; from the start of the broker on.
         """

@@ -1,4 +1,4 @@
-"""What was used of the pool: jobs, GPU-seconds and bytes, by day, key and model."""
+"""Usage of the pool: jobs, GPU-seconds and bytes, by day, key and model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class UsageNumbers(Struct, kw_only=True):
 
 
 class Usage(Struct, kw_only=True):
-    """What was used on some days."""
+    """Usage of some days."""
 
     object: Literal["usage"] = "usage"
     first_day: str
@@ -64,7 +64,6 @@ class UsageApi:
         self._wall_clock = wall_clock
 
     def routes(self) -> list[EdgeRoute]:
-        """The routes."""
         return [route("/v1/usage", expensive_get=True, GET=self.usage)]
 
     @operation(
@@ -83,7 +82,7 @@ class UsageApi:
         errors=(*BROKER, *QUERY),
     )
     async def usage(self, request: Request) -> Response:
-        """What was used of the pool.
+        """Usage of the pool.
 
         Jobs count on the day on which they end, once, and stay counted when they are deleted. Waiting and being parked cost nothing.
         """

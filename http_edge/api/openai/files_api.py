@@ -43,7 +43,6 @@ class FilesApi:
         self._spool = spool
 
     def routes(self) -> list[EdgeRoute]:
-        """The routes."""
         return [
             route("/v1/files", expensive_get=True, POST=self.create, GET=self.list),
             route("/v1/files/{id}", GET=self.show, DELETE=self.delete),

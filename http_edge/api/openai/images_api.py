@@ -66,7 +66,6 @@ class ImagesApi:
         self._pictures = Pictures(calls, self._derived)
 
     def routes(self) -> list[EdgeRoute]:
-        """The routes."""
         return [
             route("/v1/images/generations", POST=self.generate),
             route("/v1/images/edits", POST=self.edit),

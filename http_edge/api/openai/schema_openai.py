@@ -86,7 +86,7 @@ class CharacterRequest(Struct, kw_only=True):
 
 
 class VideoError(Struct, kw_only=True):
-    """Why a video failed; `cancelled` when it was."""
+    """Failure of a video; `cancelled` when it was."""
 
     code: str
     message: str
@@ -96,7 +96,7 @@ VideoStatus = Literal["queued", "in_progress", "completed", "failed"]
 
 
 class Measured(Struct, kw_only=True):
-    """What the engine measured."""
+    """Measurements of the engine."""
 
     inference_time_s: float | None
     stage_durations: dict[str, float]
@@ -210,7 +210,7 @@ class ImageItem(Struct, kw_only=True):
 
 
 class Appearance(Struct, kw_only=True):
-    """What a picture is like, in OpenAI's words."""
+    """Appearance of a picture, in OpenAI's words."""
 
     background: str
     output_format: str
