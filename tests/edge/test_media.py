@@ -363,3 +363,22 @@ def test_the_model_list_says_what_is_taken(open_edge: Callable[..., World]) -> N
     world.fake.workers = {"cpu-0": worker("cpu-0", card)}
     (model,) = world.http.get("/v1/models").json()["data"]
     assert (model["takes_inputs"], model["needs_inputs"]) == (["mask_image", "video"], ["video"])
+
+
+def test_the_model_list_says_which_fields_have_an_effect(open_edge: Callable[..., World]) -> None:
+    world = open_edge()
+    card = msgspec.structs.replace(
+        VIDEO, takes_negative_prompt=False, takes_size=False, extra_parameters=("strength",), default_strength=0.75
+    )
+    world.fake.workers = {"cpu-0": worker("cpu-0", card)}
+
+    (model,) = world.http.get("/v1/models").json()["data"]
+
+    assert {name: model[name] for name in model if name.startswith("takes_") and name != "takes_inputs"} == {
+        "takes_image": card.takes_image,
+        "takes_negative_prompt": False,
+        "takes_guidance": card.takes_guidance,
+        "takes_guidance_2": card.takes_guidance_2,
+        "takes_size": False,
+    }
+    assert (model["extra_parameters"], model["default_strength"]) == (["strength"], 0.75)

@@ -298,6 +298,20 @@ class Model(Struct, kw_only=True):
             "null: it takes none. `drawn`: they are the first of those drawn, too."
         ),
     ]
+    takes_negative_prompt: Annotated[
+        bool,
+        Meta(description="Whether it has an effect, as the next three; a job with one that has none is warned of."),
+    ]
+    takes_guidance: Annotated[bool, Meta(description="Of `guidance_scale`.")]
+    takes_guidance_2: Annotated[bool, Meta(description="Of `guidance_scale_2`.")]
+    takes_size: Annotated[bool, Meta(description="Of `width` and `height`; else the model chooses.")]
+    extra_parameters: Annotated[
+        list[str] | None, Meta(description="What a request may give in `extra`; null: not known, and any is taken.")
+    ]
+    default_strength: Annotated[
+        float | None,
+        Meta(description="Share of the steps that is taken over a picture without `extra.strength`; null: all are."),
+    ]
     resumes: Annotated[
         bool,
         Meta(description="Whether a job that was interrupted goes on from its last checkpoint; else it begins anew."),
