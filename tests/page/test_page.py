@@ -197,6 +197,8 @@ def test_a_result_fills_the_form_and_its_request_is_shown(open_page: Callable[..
     expect(page.locator("[data-field=seed]")).to_have_value("77")
     expect(page.get_by_label("Size", exact=True)).to_have_value("custom")
     expect(page.get_by_label("Kind", exact=True)).to_have_value("image")
+    # What the model does by itself is no setting that is missing.
+    expect(page.locator(".notes")).to_have_text("These are the settings of that file.")
     chooser.set_input_files({"name": "other.png", "mimeType": "image/png", "buffer": b"no picture"})
     expect(page.locator(".fault")).to_contain_text("file")
     page.goto(page.url.partition("#")[0] + f"#/job/{job['id']}")
@@ -298,7 +300,7 @@ def test_a_search_says_how_far_it_went_and_goes_on_when_asked(open_page: Callabl
     page.route(re.compile(r"/v1/jobs\?.*prompt=long"), history)
     page.get_by_role("searchbox").fill("long")
     expect(page.get_by_role("button", name="Search further back")).to_be_visible()
-    expect(page.locator(".further [role=status]")).to_contain_text("Searched back to Dec 27, 2025")
+    expect(page.locator(".further [role=status]")).to_contain_text("searched back to Dec 27, 2025")
     assert asked == ["", "~1", "~2", "~3", "~4"]
     expect(page.locator(".empty")).to_be_hidden()
     page.get_by_role("button", name="Search further back").click()

@@ -188,7 +188,7 @@ def _show_estimate(found: Estimate, *, as_json: bool) -> None:
     show_pairs(
         {
             "model": found.model,
-            "before it": f"{found.position} jobs, {found.workers} workers",
+            "before it": f"{_counted(found.position, 'job')}, {_counted(found.workers, 'worker')}",
             "takes": span(found.takes_s),
             "starts": f"{span(max(0.0, found.starts_at - time.time()))} from now" if found.starts_at else "",
             "done": f"{span(max(0.0, found.done_at - time.time()))} from now" if found.done_at else "",
@@ -283,6 +283,10 @@ def _drawn(client: Client, order: Order) -> Job:
     if not job.is_final and not is_draft(job):
         raise WaitTimeout(f"job {job.id} is {job.state} after {order.timeout:g} s; it goes on", job)
     return job.raise_for_state()
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def is_draft(job: Job) -> bool:

@@ -110,7 +110,9 @@ def models(url: Url = None, key_file: KeyFile = None, as_json: Json = False) -> 
     if as_json:
         show_json([model.raw for model in found])
         return
-    rows = [(one.id, one.output, _takes(one), _usual(one), str(one.workers)) for one in found]
+    rows = [
+        (one.id, ", ".join(one.outputs or [one.output]), _takes(one), _usual(one), str(one.workers)) for one in found
+    ]
     show_table(("MODEL", "MAKES", "FROM", "USUALLY", "WORKERS"), rows, "no model: no worker has registered")
 
 

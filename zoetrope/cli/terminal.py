@@ -180,7 +180,9 @@ def looking() -> Iterator[Callable[[str], None]]:
 
 
 def megabytes(number: float) -> str:
-    """An amount of memory in MB or GB."""
+    """An amount of memory, given in MB, in KB, MB or GB."""
+    if 0 < number < 1:
+        return f"{max(1.0, 1000 * number):.0f} KB"
     return f"{number:.0f} MB" if number < 1000 else f"{number / 1000:.1f} GB"
 
 

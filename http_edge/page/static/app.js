@@ -57,7 +57,7 @@ function askKey(wrong) {
 }
 
 function help() {
-  const dialog = dialogOf(t('help.title'), h('h2', null, t('help.title')), h('ul', null, t('help.rows').split('|').map((row) => h('li', null, row))),
+  const dialog = dialogOf(t('help.title'), h('h2', null, t('help.title')), h('ul', null, t('help.rows').split('|').map((row) => row.split(/[:：] ?/)).map(([keys, words]) => h('li', null, h('kbd', null, keys), words))),
     h('div', { class: 'actions' }, h('button', { type: 'button', class: 'primary', onclick: () => dialog.close() }, t('view.close'))));
   dialog.addEventListener('close', () => dialog.remove());
 }

@@ -287,11 +287,13 @@ export function createView(root, { onOpen, say, go }) {
       set('seed', seed);
     };
     const roll = iconButton('dice', t('create.seed.dice'), () => change(rollSeed()));
-    const clear = iconButton('close', t('create.seed.clear'), () => (change(''), input.focus()), { hidden: !draft.seed });
+    const clear = h('button', { type: 'button', class: 'inside', 'aria-label': t('create.seed.clear'), title: t('create.seed.clear'), hidden: !draft.seed, onclick: () => (change(''), input.focus()) }, icon('close'));
     const made = field(t('create.seed'), input);
+    const inset = h('span', { class: 'inset' });
     const pair = h('div', { class: 'pair' });
     input.before(pair);
-    pair.append(input, roll, clear);
+    inset.append(input, clear);
+    pair.append(inset, roll);
     return made;
   }
 
@@ -389,7 +391,7 @@ export function createView(root, { onOpen, say, go }) {
   /** Put a job on the stage. */
   function put(job) {
     current?.end();
-    current = stage(job, { onOpen, acts: resultButtons });
+    current = stage(job, { onOpen, acts: resultButtons, onEnd: () => lookAtPool().catch(() => {}) });
     current.id = job.id;
     scene.replaceChildren(current.node);
     batch.mark();

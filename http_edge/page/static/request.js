@@ -88,7 +88,8 @@ export function intoDraft(draft, spec, model, { seed }) {
     loras: Object.fromEntries((spec.loras || []).map(({ name, scale }) => [name, scale])),
   });
   if (typeof spec.image === 'string' && spec.image.startsWith('file-')) draft.inputs.image = [{ id: spec.image, name: spec.image }];
-  return Object.keys(spec).filter((name) => !IN_FORM.has(name) && !APART.has(name) && said(spec[name]));
+  // What the model does by itself needs no place.
+  return Object.keys(spec).filter((name) => !IN_FORM.has(name) && !APART.has(name) && said(spec[name]) && spec[name] !== model?.defaults[name]);
 }
 
 /** A seed, evenly drawn. */
