@@ -138,8 +138,8 @@ def _ask(http: httpx.Client, history: int) -> dict[str, float]:
         "behind the first page": {"after": http.get("/v1/jobs", params=_PAGE).json()["last_id"]},
         "failed ones": {"state": "failed"},
         "a word of most prompts": {"prompt": "X"},
-        "a word of no prompt": {"prompt": "nosuch"},
-        "a model of no job": {"model": "nosuch"},
+        "a word of no prompt, as far as one request looks": {"prompt": "nosuch"},
+        "a model of no job, as far": {"model": "nosuch"},
         "an hour in the middle": {"since": str(now - history / 2), "until": str(now - history / 2 + 3600)},
     }
     found = {}

@@ -116,4 +116,4 @@ def test_the_command_is_there_and_says_what_serving_needs(run):
 def test_doctor_says_what_is_not_installed(run):
     done = run("-m", "zoetrope", "doctor")
     assert done.returncode == 1, done.stderr
-    assert "fail  packages  not installed: zmq, starlette" in done.stdout
+    assert "fail packages not installed: zmq, starlette" in " ".join(done.stdout.split())
