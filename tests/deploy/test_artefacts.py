@@ -229,6 +229,20 @@ def test_edge_and_workers_use_the_store_that_is_named_and_no_other_process_has_i
     assert not [name for name in environ_of(without) if "RESULT" in name or name.startswith("AWS_")]
 
 
+@pytest.mark.parametrize(
+    ("values", "url"),
+    [
+        ({}, None),
+        ({"ingress": {"enabled": True, "host": "a.example"}}, "http://a.example"),
+        ({"ingress": {"enabled": True, "host": "a.example", "tlsSecret": "tls"}}, "https://a.example"),
+        ({"ingress": {"enabled": True}, "service": {"publicUrl": "https://b.example"}}, "https://b.example"),
+    ],
+)
+def test_the_edge_answers_to_the_name_that_its_ingress_has(values, url):
+    (service,) = of_kind(manifests(values), "StatefulSet")
+    assert environ_of(service["spec"]["template"]["spec"]["containers"][1]).get("ZOETROPE_PUBLIC_URL") == url
+
+
 def test_workers_call_services_that_exist_and_the_edge_knows_its_names():
     found = manifests({})
     ports = {one["metadata"]["name"]: one["spec"]["ports"][0]["port"] for one in of_kind(found, "Service")}
@@ -304,6 +318,9 @@ def test_compose_has_a_use_for_every_setting_of_the_store_and_processes_take_the
     for name in values:
         assert f"${{{name}:" in text or re.search(rf"^ +{name}:$", text, re.M), name
     services = yaml.safe_load(text)["services"]
+    assert "AWS_SECRET_ACCESS_KEY" not in services["broker"]["environment"]
+    for name in ("edge", "worker-gpu", "worker-cpu"):
+        assert "AWS_SECRET_ACCESS_KEY" in services[name]["environment"]
     host = urlsplit(values["AWS_ENDPOINT_URL"]).hostname
     assert services[host]["profiles"] == ["s3"]
     assert f"-bucket={urlsplit(values['RESULTS_STORE']).hostname} " in services[host]["command"]

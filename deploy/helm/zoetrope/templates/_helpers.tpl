@@ -2,6 +2,15 @@
 {{- if contains "zoetrope" .Release.Name -}}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{- else -}}{{ printf "%s-zoetrope" .Release.Name | trunc 40 | trimSuffix "-" }}{{- end -}}
 {{- end -}}
 
+{{- /* A name that the edge is called by and does not know is refused: that of the ingress is one. */ -}}
+{{- define "zoetrope.publicUrl" -}}
+{{- if .Values.service.publicUrl -}}
+{{ .Values.service.publicUrl }}
+{{- else if .Values.ingress.enabled -}}
+{{ ternary "https" "http" (not (empty .Values.ingress.tlsSecret)) }}://{{ .Values.ingress.host }}
+{{- end -}}
+{{- end -}}
+
 {{- define "zoetrope.labels" -}}
 app.kubernetes.io/name: zoetrope
 app.kubernetes.io/instance: {{ .Release.Name }}
