@@ -50,6 +50,7 @@ PROBE_KEY = "zoetrope-probe"
 #: What the library says of an answer, and what S3's protocol has in it.
 _STATUS = re.compile(r"non-2xx status code: (\d{3})")
 _CODE, _MESSAGE = re.compile(r"<Code>([^<]{1,80})</Code>"), re.compile(r"<Message>([^<]{1,200})</Message>")
+_EFFORT = re.compile(r" in [0-9.]+[mµn]?s(, after \d+ retries, max_retries: \d+, retry_timeout: \w+ *)?")
 #: Where a machine's role is asked for when there are no keys.
 _ROLE_ADDRESSES = ("169.254.169.254", "169.254.170.2")
 
@@ -247,7 +248,8 @@ def _words(error: Exception) -> str:
     if status := _STATUS.search(text):
         code, message = _CODE.search(text), _MESSAGE.search(text)
         return " ".join([status[1], *(found[1] for found in (code, message) if found)])
-    return (text.splitlines() or [type(error).__name__])[0][:300]
+    # What took how long differs with every try; the rest is said once.
+    return _EFFORT.sub("", (text.splitlines() or [type(error).__name__])[0])[:300]
 
 
 def _unix(at: datetime) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.depot.object_store import OWNER_KEY
+from broker.depot.object_store import OWNER_KEY, ObjectStore, StoreError
 from broker.depot.store_check import check_edge, check_worker, service_id
 from broker.runtime.settings import CommonSettings, SettingsError
 from http_edge.cli import main as edge_main
@@ -116,6 +116,17 @@ def test_a_store_that_has_trouble_stops_no_start(tmp_path, store, check, answer,
     store.answer = answer
     check(settings(tmp_path))
     assert "results_store does not answer; results wait until it does" in caplog.text
+
+
+def test_an_outage_is_said_in_the_same_words_each_time(store, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    said = set()
+    for _ in range(3):
+        with pytest.raises(StoreError) as raised:
+            ObjectStore.of(URL).has("x")
+        said.add(str(raised.value))
+    assert len(said) == 1, "a log that says what has changed says it once"
+    assert "http://127.0.0.1:1/results/studio/x" in said.pop()
 
 
 @pytest.mark.parametrize("check", [check_edge, check_worker])

@@ -19,7 +19,7 @@ from bench.harness.process import free_port
 BUCKET = "results"
 
 #: SeaweedFS elects a master before it takes anything.
-_START_S = 90.0
+_START_S = 240.0
 _WAIT_S = 0.2
 
 _KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
@@ -76,7 +76,7 @@ class LocalStore:
         deadline = time.monotonic() + _START_S
         while True:
             try:
-                urllib.request.urlopen(urllib.request.Request(url, method="PUT"), timeout=5).close()
+                urllib.request.urlopen(urllib.request.Request(url, method="PUT"), timeout=30).close()
             except urllib.error.HTTPError as error:
                 if error.code == 409:  # it has the bucket since before
                     return
