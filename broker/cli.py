@@ -33,6 +33,7 @@ from broker.shell.journal.sqlite_store import SqliteStore
 from broker.shell.metrics import Metrics
 from broker.shell.net.peer_limits import PeerLimiter
 from broker.shell.net.sockets import Gate, Sockets, ipc_path
+from broker.shell.on_demand_file import OnDemandFile
 from broker.shell.recovery import Recovery
 from broker.shell.router import Router
 from broker.shell.server import Server
@@ -187,9 +188,11 @@ def _serve(
         check_invariants=settings.check_invariants,
     )
     metrics_file = Path(settings.metrics_file) if settings.metrics_file else None
+    on_demand = OnDemandFile(settings.home_path, core.state.on_demand)
+    on_demand.read()
     signals.hold()
     try:
-        asyncio.run(Server(core, journal, wires, router, disk, metrics, clock, metrics_file, log_hold).run())
+        asyncio.run(Server(core, journal, wires, router, disk, metrics, clock, metrics_file, log_hold, on_demand).run())
     finally:
         log_hold.close()
     signals.deaf()

@@ -96,7 +96,7 @@ class Core:
         old = self.state
         self.state = State(epoch, old.policy, old.depot_key_of)
         self.state.calendar, self.state.refusing, self.state.stopping = old.calendar, old.refusing, old.stopping
-        self.state.load_history = old.load_history
+        self.state.load_history, self.state.on_demand = old.load_history, old.on_demand
         self.state.watchers = {peer: self.state.next_revision() for peer in old.watchers}
         self.state.steps.of_all = old.steps.of_all
         self.now = now

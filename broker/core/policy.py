@@ -81,6 +81,13 @@ class Policy(Struct, frozen=True, kw_only=True):
     ] = 0.2
     #: What else preemption is decided by.
     preempt_bounds: Bounds = Bounds()
+    on_demand_models: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="models of which jobs are taken while no worker has them, once one had, as a launcher brings a worker when jobs"
+            " wait; separated by commas, * for all"
+        ),
+    ] = ()
     recent_finals: Annotated[
         int, Meta(description="finished jobs kept in memory; older ones are read from the journal", ge=0, le=1_000_000)
     ] = 512

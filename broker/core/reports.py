@@ -56,6 +56,7 @@ def hello(state: State, peer: bytes, message: m.Hello, now: float) -> None:
     reborn = old is not None and old.boot != message.boot
     stands = old is not None and old.peer == peer and not reborn
     worker = _register(state, message, peer, info, now)
+    state.on_demand.saw(info)
     state.pool.said(worker, message.seen, message.free)
     state.send(
         peer,

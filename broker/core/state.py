@@ -15,6 +15,7 @@ from broker.core.deliveries import Delivery
 from broker.core.effects import DeliveryChanged, Effect, RecordDeleted, Send, SendRun, Transition
 from broker.core.jobs import LAZY, Cause, Job
 from broker.core.load_history import LoadHistory
+from broker.core.on_demand import OnDemand
 from broker.core.orphans import Orphans
 from broker.core.policy import Policy
 from broker.core.pool import Pool, Worker
@@ -100,6 +101,7 @@ class State:
         self.gone: list[str] = []
         self.counts: dict[JobState, int] = dict.fromkeys(JobState, 0)
         self.load_history = LoadHistory()
+        self.on_demand = OnDemand(policy.on_demand_models)
         #: (when, predicted seconds left in held jobs, workers in service): a memo of `views`.
         self.load: tuple[float, float, int] = (-1.0, 0.0, 1)
         #: When it is looked next whether a job should make room.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from broker.core import deliveries, parking
+from broker.core import backlog, deliveries, parking
 from broker.core.calendar import Calendar
 from broker.core.jobs import Job
 from broker.core.lookups import RecordCounts
@@ -273,7 +273,8 @@ def pool_view(state: State, counts: RecordCounts, now: float) -> m.PoolView:
     """Every worker, and the queue in numbers."""
     workers = sorted(state.pool, key=lambda worker: worker.name)
     calendar = state.calendar
-    by_model = state.queue.by_model()
+    lanes = state.queue.by_lane()
+    by_model = backlog.by_model(lanes)
     return m.PoolView(
         epoch=state.epoch,
         workers=tuple(worker_view(worker, state.jobs, now) for worker in workers),
@@ -287,6 +288,11 @@ def pool_view(state: State, counts: RecordCounts, now: float) -> m.PoolView:
         rebuilt_indexes=counts.rebuilt_indexes,
         waiting={model: jobs for model, (jobs, _) in by_model.items()},
         backlog_by_model={model: bounds.wait_s(cost_s) for model, (_, cost_s) in by_model.items()},
+        backlog_by_class=tuple(
+            structs.replace(one, backlog_s=bounds.wait_s(one.backlog_s))
+            for one in backlog.by_class(lanes, workers, state.on_demand.known)
+        ),
+        on_demand=state.on_demand.missing(workers),
         refusing=state.refusing,
         now=now + calendar.ahead_s,
         settling_s=max(0.0, calendar.settled_at - now),

@@ -35,6 +35,7 @@ OPTIONS = {
             "draft_expires_s",
             "preempt",
             "preempt_delay",
+            "on_demand_models",
         ]
     ),
     "workers": frozenset(
@@ -79,6 +80,7 @@ OPTIONS = {
             "ray_address",
             "node_label",
             "gpus_per_worker",
+            "gpu_class",
             "worker_python",
             "url",
             "api_key_file",

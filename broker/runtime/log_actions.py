@@ -58,6 +58,7 @@ class Action(StrEnum):
     LOSS = "loss", "The journal is shorter than it was, and is gone on with as was asked."
     REINDEX = "reindex", "An index of the journal had lost rows, and was built anew."
     MARK = "mark", "The mark beside the journal is damaged, or of another journal."
+    ON_DEMAND = "on_demand", "The file of models of which jobs are taken without workers cannot be read or written."
     METRICS = "metrics", "The textfile of metrics cannot be written."
     WORKER_TRIPPED = "worker_tripped", "A worker gets no work for a while: job after job failed there."
     WORKER_RESTORED = "worker_restored", "A worker that had tripped gets work again."

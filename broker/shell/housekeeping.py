@@ -13,6 +13,7 @@ from broker.shell.journal.disk import Disk
 from broker.shell.journal.journal import Journal
 from broker.shell.metrics import Metrics
 from broker.shell.net.sockets import Sockets
+from broker.shell.on_demand_file import OnDemandFile
 from broker.shell.router import Router
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Housekeeping:
         clock: Timeline,
         metrics_file: Path | None,
         log_hold: LogHold | None,
+        on_demand: OnDemandFile | None = None,
     ) -> None:
         self._core = core
         self._journal = journal
@@ -71,7 +73,7 @@ class Housekeeping:
         self._metrics = metrics
         self._clock = clock
         self._metrics_file = MetricsFile(metrics_file, metrics, core, journal)
-        self._log_hold = log_hold
+        self._files = [one for one in (log_hold, on_demand) if one is not None]
         self._alive_at = clock()
         self._next_disk_check = 0.0
         self._next_record = clock() + RECORD_S
@@ -99,8 +101,8 @@ class Housekeeping:
             self._keep_watch()
             self._look_at_clock(now)
         self._metrics_file.write(now)
-        if self._log_hold is not None:
-            self._log_hold.look(now)
+        for one in self._files:
+            one.look(now)
         self._journal.checkpoint()
 
     def _look_at_clock(self, now: float) -> None:

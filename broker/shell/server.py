@@ -22,6 +22,7 @@ from broker.shell.journal.disk import Disk
 from broker.shell.journal.journal import Journal
 from broker.shell.metrics import Metrics
 from broker.shell.net.sockets import Sockets
+from broker.shell.on_demand_file import OnDemandFile
 from broker.shell.router import Router
 
 logger = logging.getLogger(__name__)
@@ -49,12 +50,15 @@ class Server:
         clock: Timeline,
         metrics_file: Path | None = None,
         log_hold: LogHold | None = None,
+        on_demand: OnDemandFile | None = None,
     ) -> None:
         self._core = core
         self._wires = wires
         self._router = router
         self._clock = clock
-        self._house = Housekeeping(core, journal, wires, router, disk, metrics, clock, metrics_file, log_hold)
+        self._house = Housekeeping(
+            core, journal, wires, router, disk, metrics, clock, metrics_file, log_hold, on_demand
+        )
         self._again: asyncio.Handle | None = None
         self._wake: asyncio.TimerHandle | None = None
         self._wake_at = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import msgspec
@@ -244,6 +245,41 @@ class ClockStep(Struct, frozen=True, array_like=True):
     by_s: float
 
 
+class OnDemandModel(Struct, frozen=True, kw_only=True):
+    """A model of which jobs are taken although no worker has it now, as the last one that did was."""
+
+    card: ModelCard
+    device: Short = ""
+    #: GPUs of a worker.
+    size: Count = 1
+
+
+class ClassBacklog(Struct, frozen=True, kw_only=True):
+    """Jobs waiting for one model and one class of workers: GPUs of one kind, so many a worker."""
+
+    model: str
+    #: As the workers say it (`WorkerInfo`); "": no worker could run these jobs, and none that could is remembered.
+    device: str
+    #: GPUs of a worker, or those that the jobs need.
+    size: int
+    jobs: int = 0
+    #: Predicted GPU-seconds of them.
+    backlog_s: float = 0.0
+    #: Workers of the class that can run the model; those of them that are at a job with the model in memory.
+    workers: int = 0
+    busy: int = 0
+
+    @property
+    def label(self) -> str:
+        """The class in one word of small letters, digits, `-` and `x`: `1x-nvidia-h100-80gb-hbm3`."""
+        return class_label(self.device, self.size)
+
+
+def class_label(device: str, size: int) -> str:
+    """The name of a class of workers."""
+    return f"{size}x-{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-') or 'unknown'}"
+
+
 class PoolView(Struct, frozen=True, kw_only=True):
     """Body of `Pool`."""
 
@@ -276,3 +312,7 @@ class PoolView(Struct, frozen=True, kw_only=True):
     waiting: dict[str, int] = msgspec.field(default_factory=dict)
     #: Predicted GPU-seconds of them, by model.
     backlog_by_model: dict[str, float] = msgspec.field(default_factory=dict)
+    #: The same jobs by model and class; a model of a class for which nothing waits has an entry, too.
+    backlog_by_class: tuple[ClassBacklog, ...] = ()
+    #: Models of which jobs are taken while no worker has them.
+    on_demand: tuple[OnDemandModel, ...] = ()

@@ -31,11 +31,13 @@ from broker.wire.agent_messages import Welcome as Welcome
 from broker.wire.agent_messages import WorkerRejected as WorkerRejected
 from broker.wire.bodies import Admission as Admission
 from broker.wire.bodies import ClaimedDelivery as ClaimedDelivery
+from broker.wire.bodies import ClassBacklog as ClassBacklog
 from broker.wire.bodies import ClockStep as ClockStep
 from broker.wire.bodies import DeliveryView as DeliveryView
 from broker.wire.bodies import Failure as Failure
 from broker.wire.bodies import HistoryEntry as HistoryEntry
 from broker.wire.bodies import JobView as JobView
+from broker.wire.bodies import OnDemandModel as OnDemandModel
 from broker.wire.bodies import Parking as Parking
 from broker.wire.bodies import PoolView as PoolView
 from broker.wire.bodies import SetAside as SetAside

@@ -14,6 +14,9 @@ from http_edge.base.errors import EdgeError, shown
 #: How old a view of the pool may be for choosing a model; an unknown model's name is looked up anew before it is refused.
 _FRESH_S = 1.0
 
+#: In place of a worker: the name of none.
+_ON_DEMAND = ""
+
 #: Names listed when an unknown model is refused.
 _NAMED = 20
 
@@ -34,7 +37,8 @@ class Catalogue:
         self._lock = asyncio.Lock()
         self._pool: PoolView | None = None
         self._pool_at = float("-inf")
-        #: Worker -> its cards, the last time any worker had some. A pool that is restarting still has its models.
+        #: Worker -> its cards, the last time any worker had some. A pool that is restarting still has its models. "": those of which jobs
+        #: are taken without a worker.
         self._known: dict[str, tuple[ModelCard, ...]] = {}
 
     async def pool(self, max_age_s: float = 0.0) -> PoolView:
@@ -49,14 +53,17 @@ class Catalogue:
                 self._pool = await self._fetch()
                 self._pool_at = started_at
                 current = {worker.name: worker.models for worker in self._pool.workers if worker.models}
+                if self._pool.on_demand:
+                    current[_ON_DEMAND] = tuple(model.card for model in self._pool.on_demand)
                 self._known = current or self._known
             return self._pool
 
     async def cards(self, worker: str = "", max_age_s: float = _FRESH_S) -> list[ModelCard]:
-        """Return one card a model name, in the order of workers and of their own lists; only this worker's if it is named."""
+        """Return one card a model name, in the order of workers and of their own lists, those without a worker last; only this worker's
+        if it is named."""
         await self.pool(max_age_s)
         cards: dict[str, ModelCard] = {}
-        for name in sorted(self._known):
+        for name in sorted(self._known, key=lambda name: (name == _ON_DEMAND, name)):
             if worker in ("", name):
                 for card in self._known[name]:
                     cards.setdefault(card.name, card)

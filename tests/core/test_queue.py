@@ -169,14 +169,14 @@ def test_the_largest_is_looked_for_among_jobs_that_the_same_workers_run():
     assert queue.largest("a", sizes.__getitem__) == "a", "what was predicted for equal jobs does not matter"
 
 
-def test_what_waits_is_counted_by_model():
+def test_what_waits_is_counted_by_lane():
     queue = filled(
         job("a", model="wan", cost=2.5),
         job("b", model="wan", tenant="red", cost=4),
         job("c", model="flux", priority=9, cost=7),
         job("d", model="wan", cost=1),
     )
-    assert queue.by_model() == {"wan": (3, 7.5), "flux": (1, 7)}
+    assert queue.by_lane() == {Lane("wan", 1, ""): (3, 7.5), Lane("flux", 1, ""): (1, 7)}
     queue.remove("c")
     queue.serve("a")
-    assert queue.by_model() == {"wan": (2, 5)}
+    assert queue.by_lane() == {Lane("wan", 1, ""): (2, 5)}

@@ -161,11 +161,12 @@ def test_a_pool_that_is_scaled_is_not_given_a_size_and_asks_for_its_own_backlog(
     assert sizes == {"studio-zoetrope-h100": 2, "studio-zoetrope-scaled": None}
     (scaled,) = of_kind(found, "ScaledObject")
     assert scaled["spec"]["scaleTargetRef"] == {"name": "studio-zoetrope-scaled"}
-    busy, trigger = scaled["spec"]["triggers"]
+    busy, trigger, waiting = scaled["spec"]["triggers"]
     assert busy["metadata"]["valueLocation"] == 'data.#(state=="busy")#|#(model=="Wan2.2")#|#'
     assert trigger["metadata"]["valueLocation"] == r"queue.backlog_by_model.Wan2\.2"
+    assert waiting["metadata"]["valueLocation"] == r"queue.by_model.Wan2\.2"
     modified = scaled["spec"]["advanced"]["scalingModifiers"]
-    assert modified["formula"] == f"{busy['name']} + {trigger['name']} / 90"
+    assert modified["formula"] == f"{busy['name']} + max({trigger['name']} / 90, min({waiting['name']}, 1))"
     assert busy["metadata"]["url"] == trigger["metadata"]["url"]
     services = {one["metadata"]["name"]: one for one in of_kind(found, "Service")}
     assert trigger["metadata"]["url"] == "http://studio-zoetrope.video.svc:8000/v1/workers"

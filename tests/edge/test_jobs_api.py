@@ -122,6 +122,7 @@ def test_progress_never_falls_and_is_100_only_at_success(world: World) -> None:
         reads.append(world.http.get(job["urls"]["self"]).json()["progress"])
 
     world.do(world.fake.run, job["id"])
+    world.do(world.fake.follow, job["id"])  # as of a job that is polled
     read()
     world.do(world.fake.step, job["id"], 8)
     read()
@@ -304,6 +305,7 @@ def test_a_remembered_job_follows_its_events(world: World) -> None:
     job = world.submit()
     world.do(world.fake.run, job["id"])
     assert world.http.get(job["urls"]["self"]).json()["step"] == 0
+    world.do(world.fake.follow, job["id"])  # as of a job that is polled
     world.do(world.fake.step, job["id"], 2)
     world.fake.calls.clear()
     assert world.http.get(job["urls"]["self"]).json()["step"] == 2

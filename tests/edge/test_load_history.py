@@ -33,4 +33,4 @@ def test_the_queue_is_told_by_model(world: World) -> None:
     for fields in ({}, {}, {"model": "org/picture", "output": "image"}):
         world.submit(**fields)
     world.edge.calls.catalogue._pool_at = float("-inf")
-    assert world.http.get("/v1/workers").json()["queue"]["by_model"] == {"demo": 2, "org/picture": 1}
+    assert world.http.get("/v1/workers").json()["queue"]["by_model"] == {"demo": 2, "org/picture": 1, "animate": 0}

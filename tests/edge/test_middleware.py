@@ -147,6 +147,7 @@ def test_a_read_shows_every_change_although_answers_are_kept(
     job_id, path = make(world)
     changes: list[Callable[[], Any]] = [
         lambda: world.fake.run(job_id),
+        lambda: world.fake.follow(job_id),  # as of a job that is polled
         *(lambda step=step: world.fake.step(job_id, step) for step in range(1, 4)),
         lambda: world.fake.lose(job_id),
         lambda: world.fake.run(job_id, "cpu-1"),

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from broker.client import errors
+from broker.wire import messages as m
 from broker.wire.loras import LoraMemory
 from broker.wire.messages import DeviceHealth, Held, Loading
 from tests.edge.conftest import World
@@ -102,6 +103,50 @@ def test_a_model_for_which_nothing_waits_has_a_backlog_of_nought(world: World) -
     backlog = world.http.get("/v1/workers").json()["queue"]["backlog_by_model"]
     assert {card.name for one in world.fake.workers.values() for card in one.models} <= backlog.keys()
     assert 0.0 in backlog.values()
+
+
+def test_what_waits_is_told_by_class_of_workers(world: World) -> None:
+    world.fake.backlog_by_class = (
+        m.ClassBacklog(model="demo", device="NVIDIA H100", size=4, jobs=2, backlog_s=9.5, workers=3, busy=1),
+        m.ClassBacklog(model="demo", device="", size=8, jobs=1, backlog_s=7.0),
+    )
+    world.edge.calls.catalogue._pool_at = float("-inf")
+    told = world.http.get("/v1/workers").json()["queue"]["backlog_by_class"]
+    assert told == {
+        "demo": {
+            "4x-nvidia-h100": {
+                "device": "NVIDIA H100",
+                "gpus": 4,
+                "waiting": 2,
+                "backlog_s": 9.5,
+                "workers": 3,
+                "busy": 1,
+            },
+            "8x-unknown": {"device": None, "gpus": 8, "waiting": 1, "backlog_s": 7.0, "workers": 0, "busy": 0},
+        }
+    }
+    metrics = world.http.get("/metrics").text
+    assert 'zoetrope_backlog_seconds{class="4x-nvidia-h100",model="demo"} 9.5' in metrics
+    assert 'zoetrope_waiting_jobs{class="8x-unknown",model="demo"} 1.0' in metrics
+
+
+def test_jobs_of_models_on_demand_are_taken_without_any_worker(world: World) -> None:
+    cards = {card.name: card for one in world.fake.workers.values() for card in one.models}
+    world.fake.workers.clear()
+    world.edge.calls.catalogue._known = {}
+    world.edge.calls.catalogue._pool_at = float("-inf")
+    assert world.http.post("/v1/jobs", json={"prompt": "a cat", "model": "demo"}).status_code == 503
+    world.fake.on_demand = (m.OnDemandModel(card=cards["demo"], device="H100"),)
+    world.edge.calls.catalogue._pool_at = float("-inf")
+    assert world.http.post("/v1/jobs", json={"prompt": "a cat", "model": "demo"}).status_code == 200
+    refused = world.http.post("/v1/jobs", json={"prompt": "a cat", "model": "animate"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "model_not_found")
+    assert [model["id"] for model in world.http.get("/v1/models").json()["data"]] == ["demo"]
+    # It could take a job: nobody is to send them elsewhere.
+    health = world.http.get("/health")
+    assert (health.status_code, health.json()["workers_ready"]) == (200, 0)
+    assert "jobs wait until one is started" in health.json()["warnings"][0]
+    assert world.http.get("/v1/workers").json()["queue"]["by_model"]["demo"] == 1
 
 
 def test_workers_are_shown(world: World) -> None:

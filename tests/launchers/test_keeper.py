@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from workers.launchers.child import Report
-from workers.launchers.edge_service import Sight
+from workers.launchers.edge_service import Sight, Waiting
 from workers.launchers.keeper import Keeper, on_notice
+from workers.launchers.plan import Demand
 from workers.launchers.run_log import RunLog
 from workers.launchers.settings import read
 from zoetrope.client.errors import ServiceUnreachable
@@ -77,7 +78,7 @@ class FakeService:
             Worker(name=f"ray.pool.{name}.gpu-0", state=state, models=["fake"], jobs=jobs if state == "busy" else [])
             for name, state in states.items()
         )
-        self.sight = Sight(workers, {model: backlog_s}, {model: waiting})
+        self.sight = Sight(workers, {model: {"1x-cpu": Waiting(1, "cpu", waiting, backlog_s)}})
 
 
 class World:
@@ -264,3 +265,39 @@ def test_a_stop_does_not_wait_for_a_service_that_is_away(world):
     world.keeper.stop(hand_back=True)
     assert world.step() == []
     assert world.step(10) == ["terminate w0"]
+
+
+CLASSES = {
+    "fake": {
+        "1x-h100": Waiting(1, "H100", 2, 20.0),
+        "1x-a100": Waiting(1, "A100", 1, 7.0),
+        "4x-h100": Waiting(4, "H100", 5, 500.0),
+        "1x-unknown": Waiting(1, None, 1, 3.0),
+        "8x-unknown": Waiting(8, None, 1, 900.0),
+    },
+    "other": {"1x-h100": Waiting(1, "H100", 9, 90.0)},
+}
+
+
+@pytest.mark.parametrize(
+    ("gpu_class", "gpus", "expected"),
+    [
+        ("", 1, Demand(30.0, 4)),
+        ("1x-h100", 1, Demand(23.0, 3)),
+        ("1x-a100", 1, Demand(10.0, 2)),
+        ("4x-h100", 4, Demand(503.0, 6)),
+        ("", 0, Demand(30.0, 4)),
+        ("1x-l40s", 1, Demand(3.0, 1)),
+    ],
+)
+def test_a_pool_counts_what_waits_for_its_class_and_what_nobody_there_could_run(gpu_class, gpus, expected):
+    assert Sight((), CLASSES).demand({"fake"}, gpu_class, gpus) == expected
+
+
+def test_pools_of_two_cards_grow_by_their_own_backlogs(tmp_path):
+    world = World(tmp_path, "--gpu-class", "1x-a100")
+    world.service.sight = Sight((), CLASSES)
+    assert world.step() == ["start w0"]
+    world = World(tmp_path, "--gpu-class", "1x-h100")
+    world.service.sight = Sight((), CLASSES)
+    assert world.step() == ["start w0", "start w1", "start w2"]

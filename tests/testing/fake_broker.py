@@ -77,6 +77,8 @@ class FakeBroker:
         self.clock_steps: tuple[m.ClockStep, ...] = ()
         self.damaged = self.rebuilt_indexes = 0
         self.refusing = ""
+        self.backlog_by_class: tuple[m.ClassBacklog, ...] = ()
+        self.on_demand: tuple[m.OnDemandModel, ...] = ()
         self.usage_rows: list[m.UsageRow] = []
         self.load_samples: list[m.LoadSample] = []
         self.usage_asked: m.GetUsage | None = None
@@ -295,6 +297,8 @@ class FakeBroker:
             counts=counts,
             backlog_s=1.5,
             waiting=dict(Counter(job.submission.model for job in self.jobs.values() if job.state == "queued")),
+            backlog_by_class=self.backlog_by_class,
+            on_demand=self.on_demand,
             queue_limit=100,
             prediction_errors={"demo": 0.25},
             damaged=self.damaged,

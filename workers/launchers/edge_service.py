@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
+from workers.launchers.plan import Demand
 from workers.launchers.settings import Order
 from zoetrope.client.client import Client
-from zoetrope.client.errors import ZoetropeError
+from zoetrope.client.errors import NotThisService, ZoetropeError
 from zoetrope.client.results import Worker, convert
 from zoetrope.client.retries import RetryPolicy
 
 
+class Waiting(Struct, frozen=True):
+    """Jobs waiting for one model and one class of workers, of so many GPUs each, and their predicted GPU-seconds.
+
+    `device`: card of the class; None: no worker could run them.
+    """
+
+    size: int = msgspec.field(name="gpus", default=1)
+    device: str | None = None
+    waiting: int = 0
+    backlog_s: float = 0.0
+
+
 class Sight(Struct, frozen=True):
-    """Workers, and what waits by model: predicted GPU-seconds and jobs."""
+    """Workers, and what waits by model and class of workers."""
 
     workers: tuple[Worker, ...] = ()
-    backlog_s: dict[str, float] = {}
-    waiting: dict[str, int] = {}
+    waiting: dict[str, dict[str, Waiting]] = {}
+
+    def demand(self, models: Collection[str], gpu_class: str, gpus: int) -> Demand:
+        """Jobs waiting for workers of these models and of this class ("": of any), which have so many GPUs each.
+
+        What no worker that is there could run is for every class that has enough GPUs.
+        """
+        found = [
+            one
+            for model in models
+            for label, one in self.waiting.get(model, {}).items()
+            if one.size <= max(gpus, 1) and (gpu_class in ("", label) or one.device is None)
+        ]
+        return Demand(sum(one.backlog_s for one in found), sum(one.waiting for one in found))
 
 
 class EdgeService:
@@ -35,7 +62,11 @@ class EdgeService:
         answer = self._asked("GET", "/v1/workers")
         queue = answer.get("queue", {})
         workers = tuple(convert(Worker, one) for one in answer.get("data", ()))
-        return Sight(workers, queue.get("backlog_by_model", {}), queue.get("by_model", {}))
+        try:
+            waiting = msgspec.convert(queue.get("backlog_by_class", {}), dict[str, dict[str, Waiting]])
+        except msgspec.ValidationError as error:
+            raise NotThisService(f"what waits is not told as by Zoetrope: {error}") from None
+        return Sight(workers, waiting)
 
     def drain(self, worker: str, *, hand_back: bool = False) -> None:
         """Let it leave, after its jobs or with them handed back; the last one, too: another comes when something waits."""

@@ -167,10 +167,7 @@ class Keeper:
         if now >= self._hold.until + _FORGIVEN_S:
             self._hold = Hold()
         self._models |= {model for workers in found.values() for worker in workers for model in worker.models}
-        demand = Demand(
-            sum(seconds for model, seconds in sight.backlog_s.items() if model in self._models),
-            sum(jobs for model, jobs in sight.waiting.items() if model in self._models),
-        )
+        demand = sight.demand(self._models, self._order.gpu_class, self._order.gpus_per_worker)
         wanted = self._carry_out(demand, members, found, phases, now, unix_now)
         self._show(members, phases, demand, wanted, self._hold.why if now < self._hold.until else "")
         counts: dict[str, int] = {}

@@ -50,8 +50,8 @@ class LauncherSettings(CommonSettings, frozen=True, kw_only=True):
     min_workers: Annotated[
         int,
         Meta(
-            description="workers that are there when nothing waits; with 0, edges take jobs for the pool's models only while no other"
-            " worker is there, or has them",
+            description="workers that are there when nothing waits; with 0, name the pool's models in on_demand_models of the broker, so"
+            " that jobs for them are taken all the same",
             ge=0,
             le=10_000,
         ),
@@ -82,6 +82,15 @@ class LauncherSettings(CommonSettings, frozen=True, kw_only=True):
         int,
         Meta(description="GPUs of the cluster that each worker takes; 0: it has none (with --gpus cpu)", ge=0, le=1),
     ] = 1
+    gpu_class: Annotated[
+        str,
+        Meta(
+            description="class of the pool's workers as `backlog_by_class` of GET /v1/workers names it (1x-nvidia-h100-80gb-hbm3): count"
+            " what waits for it alone, where pools of other cards have the same models; default: all that waits for the models",
+            pattern=r"^([1-9][0-9]{0,3}x-[a-z0-9]+(-[a-z0-9]+)*)?$",
+            extra={"rule": "GPUs of a worker, x- and its card in small letters, digits and -"},
+        ),
+    ] = ""
     worker_python: Annotated[
         str,
         Meta(
@@ -121,6 +130,8 @@ class Order(Struct, frozen=True, kw_only=True):
     ray_address: str
     labels: dict[str, str]
     gpus_per_worker: int
+    #: Class of workers whose work counts; "": any.
+    gpu_class: str
     #: Interpreter of the workers; "": the one of the process that starts them.
     python: str
     #: What a worker is started with, but for its name.
@@ -208,6 +219,7 @@ def _order(settings: LauncherSettings, worker: WorkerSettings, config: Mapping[s
         ray_address=settings.ray_address,
         labels=settings.labels(),
         gpus_per_worker=settings.gpus_per_worker,
+        gpu_class=settings.gpu_class,
         python=settings.worker_python,
         arguments=arguments,
         # What `auto` is for, the names of the pool do.

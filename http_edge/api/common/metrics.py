@@ -103,6 +103,17 @@ class _PoolCollector(Collector):
         yield from _worker_families(self.view.workers)
         for name, about, field in _POOL_GAUGES:
             yield GaugeMetricFamily(name, about, value=getattr(self.view, field))
+        labels = ["model", "class"]
+        seconds = GaugeMetricFamily(
+            "zoetrope_backlog_seconds", "Predicted GPU-seconds that wait, by model and class of workers.", labels=labels
+        )
+        waiting = GaugeMetricFamily(
+            "zoetrope_waiting_jobs", "Jobs that are queued, by model and class of workers.", labels=labels
+        )
+        for one in self.view.backlog_by_class:
+            seconds.add_metric([one.model, one.label], one.backlog_s)
+            waiting.add_metric([one.model, one.label], one.jobs)
+        yield from (seconds, waiting)
         errors = GaugeMetricFamily(
             "zoetrope_prediction_error_ratio",
             "How far predicted run times were off lately, as a share of what the jobs took.",

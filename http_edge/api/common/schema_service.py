@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from broker.wire.load import LoadSample
 from broker.wire.loras import LoraMemory
@@ -165,6 +165,19 @@ class CredentialsAnswer(Struct, kw_only=True):
     ]
 
 
+class ClassBacklog(Struct, kw_only=True):
+    """Jobs waiting for one model and one class of workers."""
+
+    device: Annotated[str | None, Meta(description="Card of these workers; null: no worker could run these jobs.")]
+    size: Annotated[int, Meta(description="GPUs that each of these workers has, or that the jobs need.")] = field(
+        name="gpus"
+    )
+    waiting: Annotated[int, Meta(description="Jobs that are queued.")]
+    backlog_s: Annotated[float, Meta(description="Predicted GPU-seconds of them.")]
+    workers: Annotated[int, Meta(description="Workers of the class that can run the model.")]
+    busy: Annotated[int, Meta(description="Those of them that are at a job with the model in memory.")]
+
+
 class QueueNumbers(Struct, kw_only=True):
     """The queue: jobs by state, and the seconds of work in it."""
 
@@ -173,6 +186,13 @@ class QueueNumbers(Struct, kw_only=True):
     backlog_by_model: Annotated[
         dict[str, float],
         Meta(description="Predicted GPU-seconds of them, by model: what the workers of one model scale by."),
+    ]
+    backlog_by_class: Annotated[
+        dict[str, dict[str, ClassBacklog]],
+        Meta(
+            description="The same by model and class of workers (GPUs of a worker and card, `1x-nvidia-h100-80gb-hbm3`): each job counts"
+            " for the smallest class that can run it, of equally large ones for that with the most workers."
+        ),
     ]
     backlog_s: float
     wait_s: float

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 from msgspec import UNSET
@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.wire.load import LOAD_PERIOD_S
-from broker.wire.messages import PoolView, WorkerView
+from broker.wire.messages import ClassBacklog, PoolView, WorkerView
 from http_edge.api.common import schema_service as schema
 from http_edge.api.common.job_json import worker_json
 from http_edge.api.common.metrics import Metrics
@@ -87,13 +87,14 @@ class ServiceApi:
         if pool.refusing:
             return _not_ready([f"no job is taken: {pool.refusing}"])
         ready = [worker.name for worker in pool.workers if worker.state in READY_STATES]
-        if not ready:
+        if not ready and not pool.on_demand:
             states = ", ".join(f"{worker.name} is {worker.state}" for worker in pool.workers[:20])
             return _not_ready([f"no worker is ready: {states or 'none has registered'}"])
         doubt = clock_agreement.doubt(pool, self._wall_clock())
         damaged = f"{pool.damaged} records of jobs are damaged on the broker's disk: its log names them"
         rebuilt = f"{pool.rebuilt_indexes} indexes of the broker's journal were damaged and were built anew: its log names them"
-        told = ((doubt, doubt), (pool.damaged, damaged), (pool.rebuilt_indexes, rebuilt))
+        asleep = "no worker is ready: jobs wait until one is started for them"
+        told = ((not ready, asleep), (doubt, doubt), (pool.damaged, damaged), (pool.rebuilt_indexes, rebuilt))
         warnings = [text for holds, text in told if holds]
         return json_response(
             schema.Ready(
@@ -114,16 +115,18 @@ class ServiceApi:
         """Every worker, and the queue in numbers."""
         pool = await self._calls.catalogue.pool(_PROBE_FRESH_S)
         workers = await self._own(pool.workers) if current().caller.key_name else pool.workers
+        models = [card.name for worker in pool.workers for card in worker.models]
+        models += [model.card.name for model in pool.on_demand]
         return json_response(
             schema.WorkerList(
                 object="list",
                 data=[worker_json(worker) for worker in workers],
                 queue=schema.QueueNumbers(
                     counts=pool.counts,
-                    by_model=pool.waiting,
-                    # A model for which nothing waits has a number, too: what scales its workers down asks for it.
-                    backlog_by_model={card.name: 0.0 for worker in pool.workers for card in worker.models}
-                    | pool.backlog_by_model,
+                    # A model for which nothing waits has a number, too: what scales its workers down, and up from none, asks for it.
+                    by_model=dict.fromkeys(models, 0) | pool.waiting,
+                    backlog_by_model=dict.fromkeys(models, 0.0) | pool.backlog_by_model,
+                    backlog_by_class=_by_class(pool.backlog_by_class),
                     backlog_s=pool.backlog_s,
                     wait_s=pool.wait_s,
                 ),
@@ -215,6 +218,21 @@ class ServiceApi:
                 return await self._calls.catalogue.pool(max_age_s)
         except TimeoutError:
             raise EdgeError("unavailable", f"the broker did not answer within {_PROBE_TIMEOUT_S:.0f} s") from None
+
+
+def _by_class(entries: Sequence[ClassBacklog]) -> dict[str, dict[str, schema.ClassBacklog]]:
+    """Model -> class of workers -> what waits."""
+    found: dict[str, dict[str, schema.ClassBacklog]] = {}
+    for entry in entries:
+        found.setdefault(entry.model, {})[entry.label] = schema.ClassBacklog(
+            device=entry.device or None,
+            size=entry.size,
+            waiting=entry.jobs,
+            backlog_s=entry.backlog_s,
+            workers=entry.workers,
+            busy=entry.busy,
+        )
+    return found
 
 
 def _not_ready(reasons: list[str]) -> Response:

@@ -80,7 +80,7 @@ export function workersView(root, { say, sure }) {
     for (const bar of cards.querySelectorAll('[data-share]')) bar.style.width = `${bar.dataset.share}%`;
     // What is drawn anew must not take the keyboard's place away.
     if (focused && onButton === 'BUTTON') cards.querySelector(`[data-worker="${CSS.escape(focused)}"] button`)?.focus();
-    const waiting = Object.entries(numbers.by_model || {}).sort((a, b) => b[1] - a[1]);
+    const waiting = Object.entries(numbers.by_model || {}).filter((one) => one[1]).sort((a, b) => b[1] - a[1]);
     const most = Math.max(1, ...waiting.map(([, count]) => count));
     queue.replaceChildren(...(waiting.length ? waiting.map(([model, count]) => meter(model, count / most, number(count))) : [h('p', { class: 'soft' }, t('workers.queue.none'))]));
     for (const bar of queue.querySelectorAll('[data-share]')) bar.style.width = `${bar.dataset.share}%`;

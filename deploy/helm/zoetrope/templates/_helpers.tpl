@@ -117,3 +117,21 @@ volumeMounts:
 - {name: models, persistentVolumeClaim: {claimName: {{ . }}, readOnly: true}}
 {{- end }}
 {{- end -}}
+
+{{/* Models of pools that scale down to no worker, separated by commas. */}}
+{{- define "zoetrope.onDemand" -}}
+{{- $models := list }}
+{{- range .Values.pools }}
+{{- if and .autoscaling .autoscaling.enabled (eq (int .autoscaling.min) 0) .autoscaling.model }}
+{{- $models = append $models .autoscaling.model }}
+{{- end }}
+{{- end }}
+{{- if .Values.ray.enabled }}
+{{- range .Values.ray.pools }}
+{{- if and (eq (int .min) 0) .model }}
+{{- $models = append $models (base .model) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- join "," ($models | uniq) }}
+{{- end }}

@@ -1,0 +1,65 @@
+"""The file of models without workers: `<home>/on_demand_models`.
+
+It is written when it changes, beside the journal and not in it: what a broker does not know after a crash it hears from the next worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import msgspec
+
+from broker.core.on_demand import OnDemand
+from broker.runtime.log_actions import Action
+from broker.wire.messages import OnDemandModel
+
+logger = logging.getLogger(__name__)
+
+_NAME = "on_demand_models"
+#: Larger than any list of cards that a broker wrote.
+_MAX_BYTES = 64 * 1024 * 1024
+
+
+class OnDemandFile:
+    """Keeps one broker's knowledge."""
+
+    def __init__(self, home: Path, known: OnDemand) -> None:
+        self._path = home / _NAME
+        self._known = known
+        self._written = known.revision
+
+    def read(self) -> None:
+        """Take back what a broker before knew; a file that cannot be read is told of in the log, and is as none."""
+        try:
+            if self._path.stat().st_size > _MAX_BYTES:
+                raise ValueError(f"it is larger than {_MAX_BYTES} bytes")
+            models = msgspec.msgpack.decode(self._path.read_bytes(), type=list[OnDemandModel])
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            self._failed("read", error)
+            return
+        self._known.restore(models)
+
+    def look(self, now: float) -> None:
+        """Write what is known, if that has changed."""
+        if self._known.revision == self._written:
+            return
+        self._written = self._known.revision
+        temporary = self._path.with_name(f".{_NAME}.new")
+        try:
+            with temporary.open("wb") as file:
+                file.write(msgspec.msgpack.encode([*self._known.known.values()]))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self._path)
+        except OSError as error:
+            self._failed("written", error)
+
+    def _failed(self, done: str, error: Exception) -> None:
+        logger.warning(
+            "models without workers are not kept",
+            extra={"action": Action.ON_DEMAND, "error": f"{self._path} cannot be {done}: {error}"},
+        )
