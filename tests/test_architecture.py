@@ -33,28 +33,27 @@ MAX_PLACES = 4
 #: worker (`JobSpec`), in the answer and its schema, and in the models' defaults; those of a job in its row, its view and the schema of its
 #: answers.
 PLACES = {
-    "cache": 8,
+    "cache": 7,
     "committed": 5,
     "crashes": 6,
     "deadline_at": 6,
     "finished_at": 8,
     "deliveries": 6,  # of a job; and of all jobs, staged and stored
-    "fps": 9,
+    "fps": 8,
     "gpus": 8,
-    "guidance_scale": 7,
-    "height": 8,
+    "guidance_scale": 6,
+    "height": 7,
     "history": 7,
     "loras": 14,  # of a job; and of a model, its card and table, and of a key
     "max_running": 7,
-    "max_sequence_length": 5,
-    "negative_prompt": 7,
-    "num_frames": 9,
-    "num_inference_steps": 7,
-    "num_outputs": 7,
+    "negative_prompt": 6,
+    "num_frames": 8,
+    "num_inference_steps": 6,
+    "num_outputs": 6,
     "pinned": 7,
     "preemptions": 7,
     "promise": 8,
-    "preset": 7,  # of a job; and of a LoRA
+    "preset": 6,  # of a job; and of a LoRA
     "previews": 5,
     "priority": 10,
     "prompt": 9,  # of a job; and what a prompt enhancer makes of it
@@ -62,12 +61,12 @@ PLACES = {
     "revision": 8,  # of a job; and, in one, of a model on the hub
     "run_s": 10,
     "save_to": 5,
-    "seed": 9,
+    "seed": 8,
     "set_aside": 5,
     "started_at": 5,
     "submission": 11,
     "submitted_at": 10,
-    "width": 8,
+    "width": 7,
 }
 #: Fields whose names are the usual words for other things too, so that counting them says nothing.
 COMMON_WORDS = frozenset(

@@ -10,6 +10,9 @@ from broker.wire.jobspec import MAX_UNITS
 from broker.wire.loras import LoraNames
 from broker.wire.terms import Count, Short, WebhookEvent, WebhookUrl
 
+#: Priority of a job whose client names none.
+DEFAULT_PRIORITY = 5
+
 
 class Submission(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """Attributes that are fixed when a job is submitted, but its id and its spec."""
@@ -19,7 +22,7 @@ class Submission(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     units: Annotated[float, Meta(ge=0, le=MAX_UNITS)] = 0.0
     tenant: Annotated[str, Meta(min_length=1, max_length=64)] = "default"
     #: 0 (last) to 9 (first); strict between priorities.
-    priority: Annotated[int, Meta(ge=0, le=9)] = 5
+    priority: Annotated[int, Meta(ge=0, le=9)] = DEFAULT_PRIORITY
     gpus: Annotated[int, Meta(ge=1, le=64)] = 1
     #: Which API the job came through; lets that API list and stop its own.
     origin: Annotated[str, Meta(max_length=32)] = ""

@@ -18,9 +18,6 @@ from http_edge.base.trace import Trace
 #: Whose jobs are those that nobody with a key sent.
 OPEN_TENANT = "default"
 
-#: Jobs of requests that say nothing have this priority.
-DEFAULT_PRIORITY = 5
-
 
 class Caller(Struct, frozen=True, kw_only=True):
     """Sender of a request, with its rights."""

@@ -26,7 +26,7 @@ from broker.wire.jobspec import (
     Scalar,
 )
 from broker.wire.loras import MAX_SCALE
-from http_edge.base.limits import MAX_TEXT_BYTES
+from http_edge.base.limits import LEAST_TIME_S, MAX_TEXT_BYTES, MOST_TIME_S
 from http_edge.jobs.loras import LoraWish
 
 MAX_PATH_CHARS = 1024
@@ -325,8 +325,8 @@ class Generation(Struct, frozen=True, kw_only=True):
         Annotated[
             float,
             Meta(
-                ge=0.001,
-                le=2_678_400,
+                ge=LEAST_TIME_S,
+                le=MOST_TIME_S,
                 description="Promise that the job is done within so many seconds, or refuse it with the least that can be promised.",
                 extra=_read_as("number"),
             ),

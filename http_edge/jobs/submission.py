@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from broker.wire.jobspec import Scalar
+from broker.wire.submission import DEFAULT_PRIORITY
 from http_edge.jobs.generation import Generation
 from http_edge.jobs.webhook_fields import Webhook
 from http_edge.media.image_inputs import Picture
@@ -27,7 +28,7 @@ class Submission(Struct, frozen=True, kw_only=True):
     #: Filled in when it is named: the id was drawn here, for this order.
     fresh: bool = False
     id_prefix: str = "job-"
-    priority: int = 5
+    priority: int = DEFAULT_PRIORITY
     deadline_s: float = 0.0
     origin: str = ""
     alias: str = ""

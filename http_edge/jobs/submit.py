@@ -26,9 +26,10 @@ from broker.wire.inputs import ROLES, InputKind
 from broker.wire.jobspec import JobSpec, ModelCard, cost_units, decode_spec
 from broker.wire.loras import short_list
 from broker.wire.promises import CONFIDENCE
+from broker.wire.submission import DEFAULT_PRIORITY
 from http_edge.base import idempotency
 from http_edge.base.broker_errors import translated
-from http_edge.base.context import DEFAULT_PRIORITY, Caller, current
+from http_edge.base.context import Caller, current
 from http_edge.base.errors import EdgeError, invalid, shown
 from http_edge.base.job_names import is_made, own_id, shown_id
 from http_edge.base.settings import EdgeSettings

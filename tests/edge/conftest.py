@@ -29,6 +29,10 @@ class World:
         assert self.http.portal is not None
         return self.http.portal.call(lambda: lever(*args, **kwargs))
 
+    def poll(self, job_id: str) -> None:
+        """Have the edge take it that a client polls this job, as one does that asks again and again: it is told of its steps."""
+        self.do(self.edge.hub.steps.polled, job_id)
+
     def submit(self, **fields: Any) -> dict[str, Any]:
         response = self.http.post("/v1/jobs", json={"prompt": "a red circle", **fields})
         assert response.status_code == 200, response.text

@@ -116,6 +116,7 @@ def test_a_running_job_shows_how_far_it_is(world: World) -> None:
 
 def test_progress_never_falls_and_is_100_only_at_success(world: World) -> None:
     job = world.submit()
+    world.poll(job["id"])
     reads = []
 
     def read() -> None:
@@ -301,8 +302,9 @@ def test_status_reads_do_not_ask_the_broker_each_time(world: World) -> None:
     assert world.fake.calls == []
 
 
-def test_a_remembered_job_follows_its_events(world: World) -> None:
+def test_a_remembered_job_that_is_polled_follows_its_events(world: World) -> None:
     job = world.submit()
+    world.poll(job["id"])
     world.do(world.fake.run, job["id"])
     assert world.http.get(job["urls"]["self"]).json()["step"] == 0
     world.do(world.fake.follow, job["id"])  # as of a job that is polled

@@ -145,6 +145,7 @@ def test_a_read_shows_every_change_although_answers_are_kept(
     world: World, make: Callable[[World], tuple[str, str]]
 ) -> None:
     job_id, path = make(world)
+    world.poll(job_id)
     changes: list[Callable[[], Any]] = [
         lambda: world.fake.run(job_id),
         lambda: world.fake.follow(job_id),  # as of a job that is polled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -11,7 +12,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from broker.wire.messages import JobView, PoolView, WorkerView
-from broker.wire.terms import FINAL_NAMES
+from broker.wire.terms import FINAL_NAMES, WorkerStateName
 from http_edge.jobs.hub import Hub
 
 _JOB_BUCKETS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 3600.0)
@@ -97,7 +98,7 @@ class _PoolCollector(Collector):
         yield jobs
         workers = GaugeMetricFamily("zoetrope_workers", "Workers by state.", labels=["state"])
         states = [worker.state for worker in self.view.workers]
-        for state_name in ("starting", "idle", "busy", "suspect", "draining", "benched", "faulty", "lost"):
+        for state_name in get_args(WorkerStateName):
             workers.add_metric([state_name], states.count(state_name))
         yield workers
         yield from _worker_families(self.view.workers)

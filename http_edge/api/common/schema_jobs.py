@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_type_hints
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from broker.wire.jobspec import Artefact, MediaKind, Scalar
+from broker.wire.jobspec import Artefact, JobSpec, MediaKind, Scalar
 from broker.wire.messages import JobStateName
 from http_edge.api.common.schema_common import Hooked, NumberText, Priority, request_type
+from http_edge.base.limits import LEAST_TIME_S, MOST_TIME_S
 
 Seconds = Annotated[float, Meta(description="seconds")]
 UnixTime = Annotated[float, Meta(description="Unix seconds")]
@@ -26,7 +28,7 @@ class _JobFields(Hooked, kw_only=True):
     ) = None
     priority: Priority = None
     deadline_s: Annotated[
-        Annotated[float, Meta(ge=0.001, le=2_678_400)] | NumberText | None,
+        Annotated[float, Meta(ge=LEAST_TIME_S, le=MOST_TIME_S)] | NumberText | None,
         Meta(description="The job must be final within so many seconds."),
     ] = None
 
@@ -85,29 +87,29 @@ class JobLora(Struct, kw_only=True):
     components: dict[str, float]
 
 
-class JobSpecView(Struct, kw_only=True):
+#: Fields of a job's spec that its answer has in another form, or not at all; all others it has as they are.
+_NOT_AS_THEY_ARE = frozenset(
+    (
+        "asked_prompt", "echo", "image", "inputs", "loras", "parent_span", "previews", "prompt", "recipe", "request_digest", "save_to",
+        "traceparent", "warnings",
+    )
+)  # fmt: skip
+
+_AsTheyAre: type[Struct] = msgspec.defstruct(
+    "_AsTheyAre",
+    [(name, kind) for name, kind in get_type_hints(JobSpec).items() if name not in _NOT_AS_THEY_ARE],
+    kw_only=True,
+    module=__name__,
+)
+
+
+class JobSpecView(_AsTheyAre, kw_only=True):  # type: ignore[call-arg, misc, valid-type]  # made of the spec's own fields
     """Specification of a job, every default filled in."""
 
-    model: str
-    output: MediaKind
     prompt: Annotated[str, Meta(description="As it was asked for.")]
     #: What it is drawn with instead, where a prompt enhancer wrote that; absent where none did.
     enhanced_prompt: str | UnsetType = UNSET
-    negative_prompt: str
-    width: int
-    height: int
-    num_frames: int
-    fps: float
-    num_inference_steps: int
-    guidance_scale: float | None
-    guidance_scale_2: float | None
-    max_sequence_length: int | None
-    seed: int
-    num_outputs: int
-    preset: str
-    cache: str
     loras: list[JobLora]
-    extra: dict[str, Scalar]
     image: Scalar | UnsetType = UNSET
     save_to: Scalar | UnsetType = UNSET
     inputs: Annotated[

@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.wire.promises import Forecast
+from broker.wire.submission import DEFAULT_PRIORITY
 from http_edge.api.common import schema_jobs as schema
 from http_edge.api.native.jobs_api import POLICY, TAG
-from http_edge.base.context import DEFAULT_PRIORITY
 from http_edge.body.fields import Reader
 from http_edge.body.json_body import json_response
 from http_edge.http.operation import BROKER, QUERY, Answer, Param, operation

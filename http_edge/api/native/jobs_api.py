@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from broker.wire.jobspec import JOB_ID_RULE, Scalar, is_client_id
 from broker.wire.messages import JobStateName
+from broker.wire.submission import DEFAULT_PRIORITY
 from http_edge.api.common import schema_jobs as schema
 from http_edge.api.common.job_files import job_file
 from http_edge.api.common.job_json import encoded, job_json, step_json, taken_json
@@ -19,6 +20,7 @@ from http_edge.api.common.operations import AFTER, FILE_ANSWERS, FOLLOW, FOLLOWE
 from http_edge.api.common.sse import StreamEvent, event_stream
 from http_edge.api.common.waiting import awaited, with_prefer
 from http_edge.base.errors import EdgeError, invalid
+from http_edge.base.limits import LEAST_TIME_S, MOST_TIME_S
 from http_edge.body.fields import Reader
 from http_edge.body.forms import Fields, Upload, read_fields
 from http_edge.body.json_body import json_response
@@ -57,8 +59,6 @@ POLICY = Policy(refuses_unknown=True, refuses_unsupported=True)
 _DEFAULT_LIMIT = 20
 _MAX_LIMIT = 200
 
-#: A month; beyond that, no deadline serves as well.
-_MAX_DEADLINE_S = 31 * 86_400.0
 
 #: Far beyond every job, and yet no number that clocks cannot tell.
 _MAX_TIME = 1e11
@@ -350,8 +350,8 @@ def read_order(
         wanted=wanted,
         warnings=reading.warnings,
         job_id=job_id or "",
-        priority=5 if priority is None else priority,
-        deadline_s=reader.number("deadline_s", 0.001, _MAX_DEADLINE_S) or 0.0,
+        priority=DEFAULT_PRIORITY if priority is None else priority,
+        deadline_s=reader.number("deadline_s", LEAST_TIME_S, MOST_TIME_S) or 0.0,
         echo=echo,
         webhook=read_webhook(values),
     )

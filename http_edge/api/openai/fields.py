@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from broker.wire.jobspec import MediaKind
+from broker.wire.submission import DEFAULT_PRIORITY
 from http_edge.base.errors import invalid, shown
 from http_edge.base.json_text import BadJson, decode_json
 from http_edge.body.fields import Reader, untexted
@@ -111,7 +112,7 @@ def read_request(
         wanted=msgspec.structs.replace(wanted, model=None, output=output),
         model=(wanted.model or "").strip(),
         seconds="" if wanted.seconds is None else str(known.get(wanted.label("seconds"), wanted.seconds)).strip()[:16],
-        priority=5 if priority is None else priority,
+        priority=DEFAULT_PRIORITY if priority is None else priority,
         warnings=(*notes, *reading.warnings),
     )
 
