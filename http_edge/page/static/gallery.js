@@ -32,6 +32,8 @@ const dayStart = (day, after = 0) => {
 
 export function galleryView(root, { onOpen }) {
   let jobs = [];
+  /** Ids of `jobs`. */
+  let had = new Set();
   let last = '';
   let more = true;
   let loading = null;
@@ -80,9 +82,17 @@ export function galleryView(root, { onOpen }) {
     since: filters.since && dayStart(filters.since), until: filters.until && dayStart(filters.until, 1),
   });
 
+  /** Those of these jobs that are not in the grid; they count as in it from now on. */
+  function unseen(data) {
+    const fresh_ = data.filter((job) => !had.has(job.id)).map(trimmed);
+    for (const job of fresh_) had.add(job.id);
+    return fresh_;
+  }
+
   function restart() {
     turn += 1;
     jobs = [];
+    had = new Set();
     last = '';
     more = true;
     loading = null;
@@ -113,8 +123,7 @@ export function galleryView(root, { onOpen }) {
       (page) => {
         if (mine !== turn || ended) return;
         loading = null;
-        const had = new Set(jobs.map((job) => job.id));
-        jobs.push(...page.data.map(trimmed).filter((job) => !had.has(job.id)));
+        jobs.push(...unseen(page.data));
         last = page.last_id || last;
         more = page.has_more;
         newest = jobs[0] || null;
@@ -253,8 +262,7 @@ export function galleryView(root, { onOpen }) {
     }
   });
   function restartQuietly(data) {
-    const had = new Set(jobs.map((job) => job.id));
-    jobs.unshift(...data.map(trimmed).filter((job) => !had.has(job.id)));
+    jobs = [...unseen(data), ...jobs];
     newest = jobs[0] || null;
     draw();
   }
@@ -264,6 +272,7 @@ export function galleryView(root, { onOpen }) {
   return {
     forget(id) {
       jobs = jobs.filter((job) => job.id !== id);
+      had.delete(id);
       draw();
     },
     search: () => search.focus(),
