@@ -7,6 +7,7 @@ caught when it is sent, whether or not the broker dies just then.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -158,6 +159,8 @@ class Checker:
         at, other = job.history[-1].at, core.state.jobs.get(job.yields_to)
         if job.history[-1].cause != Cause.PARK_REQUESTED or other is None:
             return
+        self.world.count("preempted: for a promise" if other.promise is not None else "preempted: for a short one")
+        require(not other.parked_at, "what made room makes nobody else do so", job.id, other.id)
         ran_s = at - job.started_at
         require(old.preemptions == 0 or ran_s >= bounds.least_run_s, "who made room runs for a while", job.id, ran_s)
         for by in (job.deadline_at, job.promise.ready_by if job.promise is not None else 0.0):
@@ -174,6 +177,31 @@ class Checker:
             require(promise.breaks > old.promise.breaks, "another time is promised when one is broken", job.id)
             first = old.promise.first_ready_by or old.promise.ready_by
             require(promise.first_ready_by == first, "what was promised first is not forgotten", job.id)
+            if self.world.plan.exact:
+                possible = not self.world.disturbances
+                require(not possible, "a promise is kept where all takes as long as it did", job.id, job.state)
+                saviour = self._could_make_room(job, old.promise.ready_by)
+                require(not saviour, "a promise is not broken while a job could make room", job.id, saviour)
+
+    def _could_make_room(self, late: Job, ready_by: float) -> str:
+        """A running job for which it would be easy to let a waiting one, to be done by then, go first; "": there is none."""
+        plan, now = self.world.plan, late.history[-1].at
+        step_s, bounds = max(plan.steps_s), plan.policy.preempt_bounds
+        soon_s, takes_s = step_s + bounds.overhead_s, 1.15 * (late.submission.steps + 2) * step_s
+        waits = late.state is JobState.QUEUED and not late.parked_at and not late.excluded
+        if not plan.policy.preempt or not waits or now + soon_s + takes_s > ready_by:
+            return ""
+        for job in self.world.broker.core.state.jobs.values():
+            if job.state is not JobState.RUNNING or job.phase != "denoise" or job.stop or job.park or job.deadline_at:
+                continue
+            whole_s, left_s = (steps * step_s for steps in (job.submission.steps, job.submission.steps - job.step))
+            rested = not job.preemptions or now - job.started_at > bounds.least_run_s + 1.0
+            delay_s = soon_s + takes_s + job.preempted_s + job.preemptions * bounds.overhead_s
+            cheap = job.preemptions < bounds.most and delay_s + 1.0 < plan.policy.preempt_delay * whole_s
+            spare_s = job.promise.ready_by - now - 1.2 * left_s if job.promise is not None else inf
+            if rested and cheap and left_s > 4 * soon_s and delay_s + 1.0 < spare_s:
+                return job.id
+        return ""
 
     def deleted(self, job_id: str, last: Job | None) -> None:
         """This row is not on disk any more; `last`: what it was then."""
@@ -186,6 +214,7 @@ class Checker:
         self.deleted_ids.add(job_id)
         self.deleted_fences[job_id] = job.fence
         self.starts.pop(job_id, None)
+        self.world.checkpoints.pop(job_id, None)
         self.last_seen.pop(job_id, None)
         self.cancels.pop(job_id, None)
         self.deliveries = {
@@ -298,6 +327,8 @@ class Checker:
                 require(job is not None, "only what is on disk is run", job_id)
                 assert job is not None
                 require(message.body == job.body, "a job is run as it was asked for", job_id)
+                self._kept_is_known(job_id, fence, message.kept)
+                self.kept[fence].add(message.kept)
                 if fence not in self.grants:
                     require(not job.final, "what is final is not run", job_id)
                     kept_out = job.state is JobState.PARKED and job.fence < fence
@@ -423,8 +454,15 @@ class Checker:
             final = old is not None and old.state in ("succeeded", "failed", "cancelled")
             require(not final, "nothing is heard of a job after its end", view.id, old and old.state, view.state)
             self.last_seen[view.id] = view
+            self._kept_is_known(view.id, view.fence, view.kept)
             if view.promise is not None and view.promise.breaks > (old.promise.breaks if old and old.promise else 0):
                 self.world.count("promise: broken")
+
+    def _kept_is_known(self, job_id: str, fence: int, kept: int) -> None:
+        """What is said to lie in a checkpoint is what the last attempt that was granted was told, or has said, until this fence."""
+        granted = [number for number, (owner, _) in self.grants.items() if owner == job_id and number <= fence]
+        known = self.kept[max(granted)] if granted else set()
+        require(kept == 0 or kept in known, "no older attempt's checkpoint counts", job_id, short(fence), kept, *known)
 
     def cancel_answered(self, job_id: str, outcome: str) -> None:
         self.world.count(f"cancel: {outcome}")

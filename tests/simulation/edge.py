@@ -219,6 +219,7 @@ class Customer:
                 webhook_events=errand.webhook_events,
                 lora_names=errand.loras,
                 draft_steps=errand.draft_steps,
+                steps=errand.steps,
             ),
             alias_unique=bool(errand.alias),
             only_if_idle=errand.only_if_idle,
@@ -245,6 +246,8 @@ class Customer:
 
     def _wish(self) -> m.PromiseWish | None:
         """In one world of six, most customers want to know when. Drawn apart, so that the other worlds stay what they were."""
+        if self.world.plan.exact:
+            return m.PromiseWish(within_s=self.errand.within_s) if self.errand.within_s else None
         if Random(f"promises {self.world.plan.errands[0].at}").random() > 1 / 6:
             return None
         within_s = Random(f"promise {self.errand.job_id} {self.errand.at}").choice((0.0, 1.0, 3.0, 10.0, 40.0))

@@ -84,7 +84,9 @@ class Work:
         self.postprocessing = False
         #: It has gone wrong without a word: it does nothing any more.
         self.stopped = False
-        self.step, self.tick = job.kept - 1 if job.kept else -1, 0
+        self.step, self.tick = -1, 0
+        #: Steps that lie in a checkpoint; those of one that is being written, 0: none is.
+        self.kept = self.writing = 0
         slow = script.behaviour in ("deaf", "slow")
         self.steps = script.steps * (6 if slow else 1)
         self.tail = script.tail * (6 if slow and script.overlaps else 1)
@@ -105,7 +107,7 @@ class Work:
         last = self.steps + self.tail - 1
         phase = "denoise" if self.step < self.steps else "decode" if self.step < last else "save"
         step = min(self.step, self.steps)
-        return Progress(fence=self.fence, phase=phase, step=step, total=self.steps, tick=self.tick)
+        return Progress(fence=self.fence, phase=phase, step=step, total=self.steps, tick=self.tick, kept=self.kept)
 
 
 class Engine:
@@ -146,9 +148,7 @@ class Engine:
         assert len(self.works) < SLOTS, f"job {job.fence:#x} for an engine that has {there}"
         assert all(work.job.slot != job.slot for work in self.works), f"a seat for two: {job.fence:#x}, {there}"
         work = Work(job, script, self.random, made)
-        if job.kept and self.random.random() < self.world.plan.torn:
-            self.world.count("checkpoint: lost or torn")
-            work.step = self.random.randint(-1, job.kept - 2) if job.kept > 1 else -1
+        self._find(work)
         self.works.append(work)
         self._later(0.001 if script.behaviour == "die at once" else 0.05, lambda: self._take_up(work))
 
@@ -244,6 +244,21 @@ class Engine:
             self.world.count("loras: loaded" if set(loras) - set(self.loras) else "loras: there already")
             self.loras = (*loras, *(name for name in self.loras if name not in loras))[:2]
 
+    def _find(self, work: Work) -> None:
+        """Go on from the newest checkpoint of the job that is whole, whichever attempt wrote it."""
+        kept = self.world.checkpoints.get(work.job.job_id, 0)
+        if kept and self.random.random() < self.world.plan.torn:
+            self.world.count("checkpoint: lost or torn")
+            kept = self.world.checkpoints[work.job.job_id] = self.random.randint(0, kept - 1)
+        if kept:
+            self.world.count("checkpoint: gone on from")
+        work.kept, work.step = kept, kept - 1 if kept else -1
+
+    def _keep(self, work: Work, steps: int) -> None:
+        """So many steps of the job are on disk."""
+        self.world.checkpoints[work.job.job_id] = max(steps, self.world.checkpoints.get(work.job.job_id, 0))
+        work.kept, work.writing = steps, 0
+
     def _work(self, work: Work) -> None:
         """The end of a step, where the cancel word is looked at; or the beginning."""
         if work.stopped or work not in self.works:
@@ -255,6 +270,7 @@ class Engine:
             return
         if self._parks(work):
             self.world.count("parked")
+            self._keep(work, work.step)
             self.world.checker.parked(work, work.step)
             word = JobParked(fence=work.fence, kept=work.step, model=self.model, loaded_loras=self.loras)
             self._end(work, word)
@@ -266,6 +282,11 @@ class Engine:
             self._later(script.step_s, lambda: self._work(work))
             return
         work.step += 1
+        if work.writing:
+            self._keep(work, work.writing)
+        if self.world.plan.checkpoint_steps and 0 < work.step <= work.steps:
+            due = work.step % self.world.plan.checkpoint_steps == 0 or work.step == work.steps
+            work.writing = work.step if due else 0
         self.shown[work.job.slot] = work.progress()
         self._show()
         if work.step == work.steps and script.overlaps and not work.job.alone:

@@ -1,12 +1,13 @@
-"""Rules of parking, broken one at a time."""
+"""Rules of parking, checkpoints and promises, broken one at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from broker.core import parking, state
+from broker.core import parking, preempting, promised, reports, state
 from broker.core.jobs import Cause, Job
+from broker.core.scheduling import preemption
 from broker.core.state import State
 from tests.simulation.hunting import Mutation, constant, nothing
 
@@ -35,7 +36,61 @@ def _for_ever(wish_park: Any) -> Callable[..., Any]:
     return wish
 
 
+def _since_the_first(original: Any) -> Callable[..., Any]:
+    def begin_attempt(job: Any, now: float) -> None:
+        began = job.started_at
+        original(job, now)
+        job.started_at = began or now
+
+    return begin_attempt
+
+
+# ---------------------------------------------------------------- checkpoints, promises
+
+
+def _any_attempt_keeps(original: Any) -> Callable[..., Any]:
+    def reconcile_held(core_state: Any, worker: Any, held: Any, now: float) -> None:
+        held = [*held]
+        for item in held:
+            job = core_state.jobs.get(item.job_id)
+            if job is not None and not job.final and item.kept and item.kept != job.kept:
+                job.kept = item.kept
+                core_state.note_change(job)
+        original(core_state, worker, held, now)
+
+    return reconcile_held
+
+
+def _as_it_comes(_: Any) -> Callable[..., Any]:
+    return lambda core_state, choice, now: choice
+
+
 PARKING: tuple[Mutation, ...] = (
+    Mutation(
+        "older-checkpoint",
+        "only the current attempt says what is kept",
+        ((reports, "reconcile_held", _any_attempt_keeps),),
+        first=130,
+    ),
+    Mutation("parked-time-counted", "time parked is no run time", ((Job, "begin_attempt", _since_the_first),)),
+    Mutation(
+        "ping-pong",
+        "a job makes room so often, so long and after so long at most",
+        ((preemption, "may_wait", constant(True)),),
+        first=40,
+    ),
+    Mutation(
+        "promise-ignored",
+        "no job goes before a promised one that it makes late",
+        ((promised, "guarded", _as_it_comes),),
+        first=110,
+    ),
+    Mutation(
+        "promise-unrescued",
+        "a running job makes room for a promised one that would be late",
+        ((preempting, "_in_danger", constant(())),),
+        first=340,
+    ),
     Mutation("paused-queued", "what is paused is in no queue", ((State, "pause", _queued_all_the_same),)),
     Mutation("pause-untold", "a pause takes a job out of its engine", ((State, "tell_park", nothing),), first=180),
     Mutation(

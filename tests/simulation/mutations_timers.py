@@ -185,7 +185,7 @@ TIMERS: tuple[Mutation, ...] = (
         ((timers, "_expire", _any_deadline),),
     ),
     Mutation(
-        "promise-ignored",
+        "promise-untold",
         "a promise that is not kept is told broken",
         ((timers, "_look_at_promise", nothing),),
     ),

@@ -107,6 +107,13 @@ TIMERS = Theme(
     deadlines_s=(1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0),
 )
 
+#: One seed in sixteen is about promised times: jobs that ask for one, and more urgent ones that come behind them.
+PROMISES = Theme(workers=(1, 2, 2), cancels=0.0, queue_limit=100)
+
+#: Seconds of a step there; units of a step; steps of the jobs that teach what a step takes, and of those that come then.
+_EXACT_STEP_S, _STEP_UNITS = 0.3, 100.0
+_TEACHERS, _TAUGHT = (4, 30, 12, 4), (4, 4, 8, 40)
+
 #: How late the broker may be woken for a timer, seconds: its loop is busy, or waits for the disk.
 LAGS: tuple[tuple[float, ...], ...] = ((0.0,), (0.0,), (0.0, 0.02, 0.3), (0.1, 0.4))
 
@@ -132,7 +139,11 @@ class Errand(Struct, frozen=True, kw_only=True):
     tenant: str
     priority: int = 5
     units: float = 1.0
+    #: Steps of its denoising; 0: what its first attempt draws.
+    steps: int = 0
     deadline_s: float = 0.0
+    #: It is to be promised to be done within so long; 0: not where `Plan.exact`, elsewhere it is drawn.
+    within_s: float = 0.0
     pinned: str = ""
     max_queued: int = 0
     max_running: int = 0
@@ -196,9 +207,13 @@ class Plan(Struct, frozen=True, kw_only=True):
     #: How likely the broker's death is a loss of power: what was not synced is lost, or torn.
     power: float = 0.0
     hasty: float = 0.0
-    #: Whether the models go on from checkpoints, and how likely the one that is known is not there: an older one is, or none.
+    #: Whether the models go on from checkpoints; how many steps lie between two (0: where a job is parked alone); and how likely the newest
+    #: is not there: an older one is, or none.
     resumes: bool = False
+    checkpoint_steps: int = 0
     torn: float = 0.0
+    #: Everything takes as long as is predicted, and nothing goes wrong but that a worker is lost: what is promised can be kept.
+    exact: bool = False
 
     def kill_s(self, random: Random) -> float:
         """How long a killed engine takes to be gone: beyond the agent's patience when it sits in the kernel."""
@@ -221,6 +236,8 @@ def draw(seed: int) -> Plan:
     lags = timers.choice(LAGS)
     if timers.random() < 1 / 6:
         theme, lags = TIMERS, timers.choice(LAGS[2:])
+    if Random(f"promises {seed}").random() < 1 / 16:
+        return _exact(seed, Random(f"promised {seed}"))
     horizon_s = random.choice((8.0, 15.0, 25.0, 40.0))
     workers = random.choice(theme.workers if theme else (1, 1, 2, 2, 3, 4))
     models = random.choice((("demo",), ("demo",), ("demo", "wan")))
@@ -269,7 +286,60 @@ def draw(seed: int) -> Plan:
         power=Random(f"power {seed}").choice((0.0, 0.0, 0.5, 1.0)),
         hasty=bugs.choice((0.0, 0.0, 0.2)),
         resumes=resumes,
+        checkpoint_steps=Random(f"checkpoints {seed}").choice((0, 1, 1, 3)) if resumes else 0,
         torn=parks.choice((0.0, 0.0, 0.3)),
+    )
+
+
+def _exact(seed: int, random: Random) -> Plan:
+    """A world in which what is promised can be kept."""
+    workers, preempt = random.choice(PROMISES.workers), random.random() < 0.5
+    errands, at = [], 0.5
+    for number, steps in enumerate(_TEACHERS):
+        errands.append(
+            Errand(at=at, job_id=f"j{number}", model="demo", tenant="default", units=_STEP_UNITS * steps, steps=steps)
+        )
+        at += (steps + 2) * _EXACT_STEP_S + 1.0
+    for number in range(len(_TEACHERS), len(_TEACHERS) + random.randint(8, 16)):
+        steps = random.choice(_TAUGHT)
+        takes_s = (steps + 2) * _EXACT_STEP_S
+        errands.append(
+            Errand(
+                at=at,
+                job_id=f"j{number}",
+                model="demo",
+                tenant="default",
+                # Where jobs make room, they do so for those of their own priority.
+                priority=5 if preempt else random.choice((5, 5, 9)),
+                units=_STEP_UNITS * steps,
+                steps=steps,
+                within_s=takes_s * random.uniform(1.5, 6.0) + 2.0 if random.random() < 0.4 else 0.0,
+            )
+        )
+        at += random.choice((0.1, 1.0, 2.0, 4.0)) / workers
+    lost = workers > 1 and random.random() < 0.7
+    return Plan(
+        workers=workers,
+        edges=1,
+        models=("demo",),
+        horizon_s=at + 20.0,
+        delays=(0.0,),
+        doubled=0.0,
+        steps=(4, 4),
+        steps_s=(_EXACT_STEP_S,),
+        behaviours=("finish",),
+        kernel_stuck=0.0,
+        begin_failures=0.0,
+        overlap=0.0,
+        lags=(0.0,),
+        policy=Policy(queue_limit=PROMISES.queue_limit, preempt=preempt, preempt_delay=0.5, preempt_bounds=BOUNDS),
+        errands=tuple(errands),
+        faults=(Fault(random.uniform(errands[len(_TEACHERS)].at, at), "agent lost", random.randrange(12)),)
+        if lost
+        else (),
+        resumes=preempt,
+        checkpoint_steps=random.choice((0, 1, 3)) if preempt else 0,
+        exact=True,
     )
 
 

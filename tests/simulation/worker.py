@@ -281,7 +281,7 @@ class WorkerProcess:
         plan, random = self.world.plan, self.random
         behaviour = self.world.behaviour(job.job_id, random)
         step_s = random.choice(plan.steps_s)
-        steps = random.randint(*plan.steps)
+        steps = self.world.steps(job.job_id, random)
         errand = next((errand for errand in plan.errands if errand.job_id == job.job_id), None)
         if plan.policy.preempt and errand is not None and errand.units == LONG_UNITS:
             steps *= int(LONG_UNITS / SHORT_UNITS)

@@ -42,6 +42,9 @@ class World:
         #: Who was disturbed, from when until when.
         self.disturbances: list[tuple[str, float, float]] = []
         self.calm = False
+        #: Steps of each job that lie in its newest checkpoint, whichever attempt wrote it.
+        self.checkpoints: dict[str, int] = {}
+        self._steps: dict[str, int] = {}
         self._random = Random(f"world {seed}")
         self.network = Network(self.timeline, Random(f"network {seed}"), plan.delays, plan.doubled)
         self.checker = Checker(self)
@@ -94,6 +97,15 @@ class World:
 
     def behaviour(self, job_id: str, random: Random) -> str:
         return self._natures.get(job_id) or ("finish" if self.calm else random.choice(self.plan.behaviours))
+
+    def steps(self, job_id: str, random: Random) -> int:
+        """Steps of denoising of a job, in all its attempts."""
+        if job_id not in self._steps:
+            errand = next((errand for errand in self.plan.errands if errand.job_id == job_id), None)
+            self._steps[job_id] = (
+                errand.steps if errand is not None and errand.steps else random.randint(*self.plan.steps)
+            )
+        return self._steps[job_id]
 
     # ------------------------------------------------------------ the course of things
 
