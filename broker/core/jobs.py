@@ -261,6 +261,8 @@ class JobRecord(Struct, kw_only=True, array_like=True):
     preemptions: int = 0
     preempted_s: float = 0.0
     promise: Promise | None = None
+    #: Name of the machine on which that checkpoint was written; "": it is not known.
+    kept_host: str = ""
 
 
 class Job(JobRecord, kw_only=True, array_like=False):

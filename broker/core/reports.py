@@ -121,7 +121,7 @@ def reconcile_held(state: State, worker: Worker, held: Iterable[m.Held], now: fl
             if job.promise is not None:
                 promised.check(state, job, now)
         if item.kept and item.kept != job.kept:
-            job.kept = item.kept
+            job.kept, job.kept_host = item.kept, worker.info.host
             state.note_step(job)
         if job.stop:
             state.tell_stop(job)
@@ -212,8 +212,8 @@ def refused(state: State, worker: Worker, message: m.Refused, now: float) -> Non
     state.pool.said(worker, message.fence, message.free)
     if job is None or not job.held or job.fence != message.fence or job.worker != worker.name:
         return
-    if message.kept:
-        job.kept = message.kept
+    if message.kept and message.kept != job.kept:
+        job.kept, job.kept_host = message.kept, worker.info.host
     if message.age_s >= 0 and job.state is ASSIGNED:
         _adopt(state, worker, job, job.fence, message.age_s, now)
     if job.state is RUNNING and parking.expected_back(job, worker):

@@ -15,10 +15,10 @@ UNIT = 1e5
 RESULT = codec.encode_body(Result(seed=7))
 
 
-def worker_info(*models: str, gpus: int = 1, resumes: bool = False) -> bytes:
+def worker_info(*models: str, gpus: int = 1, resumes: bool = False, host: str = "here") -> bytes:
     """The body of a `Hello`: a worker with these models, "demo" without any."""
     cards = tuple(ModelCard(name=name, engine="fake", output="video", resumes=resumes) for name in models or ("demo",))
-    return codec.encode_body(m.WorkerInfo(host="here", pid=1, device="cpu", gpus=gpus, models=cards))
+    return codec.encode_body(m.WorkerInfo(host=host, pid=1, device="cpu", gpus=gpus, models=cards))
 
 
 def submission(fields: dict[str, Any]) -> m.Submission:

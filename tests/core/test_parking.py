@@ -500,3 +500,61 @@ def test_a_drain_can_be_made_a_quick_one():
     desk.feed(EDGE, m.DrainWorker(req=0, name="w1"))
     effects = desk.feed(EDGE, m.DrainWorker(req=0, name="w1", hand_back=True))
     assert [drain.hand_back for drain in sent(effects, m.Drain)] == [True]
+
+
+# ---------------------------------------------------------------- on which machine it goes on
+
+
+def on(host: str) -> bytes:
+    return worker_info(resumes=True, host=host)
+
+
+def machines_with_a_paused_job(kept: int) -> CoreHarness:
+    """A job that was paused on machine `y` after so many steps; workers of `x`, `y` and `z` are idle, that of `x` for longest."""
+    desk = CoreHarness()
+    desk.hello("w2", body=on("y"))
+    desk.submit("a", steps=STEPS)
+    desk.start("w2", "a")
+    desk.beat("w2", m.Held(job_id="a", fence=desk.job("a").fence, phase="denoise", step=kept, total=STEPS, kept=kept))
+    desk.control("a", "pause")
+    desk.hello("w1", body=on("x"))
+    desk.hand_back("w2", "a", kept=kept)
+    desk.hello("w3", body=on("z"))
+    return desk
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_job_goes_on_where_its_checkpoint_lies(restarts):
+    desk = machines_with_a_paused_job(kept=20)
+    if restarts:
+        desk.restart()
+        for name, host in (("w1", "x"), ("w2", "y"), ("w3", "z")):
+            desk.hello(name, body=on(host))
+    desk.control("a", "resume")
+    assert (desk.job("a").worker, runs(desk)[-1].kept) == ("w2", 20)
+
+
+def test_one_that_keeps_nothing_goes_to_the_worker_that_was_idle_for_longest():
+    desk = machines_with_a_paused_job(kept=0)
+    desk.control("a", "resume")
+    assert desk.job("a").worker == "w1"
+
+
+def test_a_job_does_not_wait_for_the_machine_of_its_checkpoint():
+    desk = machines_with_a_paused_job(kept=20)
+    desk.submit("b", pinned="w2")
+    desk.control("a", "resume")
+    assert desk.job("a").worker == "w1"
+
+
+def test_a_checkpoint_is_where_it_was_written_last():
+    desk = machines_with_a_paused_job(kept=20)
+    desk.submit("b", pinned="w2")
+    desk.control("a", "resume")
+    desk.start("w1", "a")
+    desk.beat("w1", m.Held(job_id="a", fence=desk.job("a").fence, phase="denoise", step=5, total=STEPS, kept=5))
+    desk.control("a", "pause")
+    desk.hand_back("w1", "a", kept=5)
+    desk.finish("w2", "b")
+    desk.control("a", "resume")
+    assert (desk.job("a").worker, desk.job("a").kept) == ("w1", 5)

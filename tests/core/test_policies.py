@@ -60,9 +60,11 @@ def test_back_off_grows_and_spreads(crashes, low, high):
     assert delays[1] == pytest.approx(high, rel=0.01)
 
 
-def worker(name: str, model: str = "", gpus: int = 1, idle_since: float = 0.0, loras: tuple[str, ...] = ()) -> Worker:
+def worker(
+    name: str, model: str = "", gpus: int = 1, idle_since: float = 0.0, loras: tuple[str, ...] = (), host: str = ""
+) -> Worker:
     cards = tuple(ModelCard(name=each, engine="fake", output="video") for each in ("demo", "flux"))
-    made = Worker(name, "b", name.encode(), m.WorkerInfo(gpus=gpus, models=cards), 0.0)
+    made = Worker(name, "b", name.encode(), m.WorkerInfo(gpus=gpus, models=cards, host=host), 0.0)
     made.model, made.idle_since = model, idle_since
     made.stats = m.Heartbeat(seen=0, free=1, model=model, loaded_loras=loras)
     return made
@@ -102,6 +104,34 @@ def test_placement_prefers_the_loaded_then_the_empty_then_the_small_then_the_lon
 )
 def test_placement_prefers_who_has_more_of_a_jobs_loras_among_those_that_are_otherwise_equal(candidates, chosen):
     assert placement.choose("demo", candidates, ("film", "quick")).name == chosen
+
+
+@pytest.mark.parametrize(
+    ("candidates", "spares_s", "chosen"),
+    [
+        # Between two that have the model, or have not, its machine decides, however little lies there.
+        ([worker("a", "demo", host="x"), worker("b", "demo", host="y")], 0.1, "b"),
+        ([worker("a", host="x"), worker("b", host="y")], 0.1, "b"),
+        ([worker("a", "demo", host="x"), worker("b", "demo", gpus=4, host="y")], 0.1, "b"),
+        # A model must be loaded there: it pays when what lies there took longer.
+        ([worker("a", "demo", host="x"), worker("b", "flux", host="y")], 9.0, "a"),
+        ([worker("a", "demo", host="x"), worker("b", "flux", host="y")], 11.0, "b"),
+        ([worker("a", "demo", host="x"), worker("b", host="y")], 11.0, "b"),
+        # On that machine, as ever.
+        ([worker("a", "flux", host="y"), worker("b", "demo", host="y"), worker("c", "demo", host="x")], 11.0, "b"),
+        ([worker("a", host="y", idle_since=9), worker("b", host="y", idle_since=3)], 11.0, "b"),
+        # No worker is there: anywhere.
+        ([worker("a", "flux", host="x"), worker("b", "demo", host="z")], 11.0, "b"),
+    ],
+)
+def test_placement_prefers_the_machine_of_the_checkpoint_where_that_pays(candidates, spares_s, chosen):
+    kept = placement.Kept("y", spares_s)
+    assert placement.choose("demo", candidates, kept=kept, reload_s=10.0).name == chosen
+
+
+def test_where_it_is_not_known_on_which_machine_a_checkpoint_lies_none_is_preferred():
+    candidates = [worker("a", "flux", host=""), worker("b", "demo", host="x")]
+    assert placement.choose("demo", candidates, kept=placement.Kept("", 99.0), reload_s=10.0).name == "b"
 
 
 def test_loras_in_memory_are_nothing_to_a_job_without_any():

@@ -38,6 +38,11 @@ class Job(Protocol):
     #: The job for which it made room, while it is preempted: since when it is, else 0.
     yields_to: str
     parked_at: float
+    #: Steps of it that lie in a checkpoint, and the machine on which that was written.
+    kept: int
+    kept_host: str
+
+    def left(self, units: float, done: int) -> float: ...
 
 
 class Worker(free_workers.Worker, Protocol):
@@ -150,6 +155,13 @@ def may_run(scene: Scene[Job, Worker], job: Job, lane: Lane, worker: Worker) -> 
     return True
 
 
+def kept_of(scene: Scene[Job, Worker], job: Job) -> placement.Kept:
+    """Return where the checkpoint of a job lies, and what it spares a worker that can read it."""
+    units, costs = job.submission.units, scene.costs
+    left_s = costs.predict(job.submission.model, job.left(units, job.kept))
+    return placement.Kept(job.kept_host, costs.predict(job.submission.model, units) - left_s)
+
+
 # ---------------------------------------------------------------- which job goes in place of the next
 
 
@@ -203,7 +215,7 @@ def choose(scene: Scene[AnyJob, AnyWorker], now: float) -> Choice[AnyJob, AnyWor
     if not scene.pool.free.by_name:
         return None
     job_id = scene.queue.head_of_all()
-    if job_id is None or (job := scene.jobs[job_id]).excluded or job.yields_to:
+    if job_id is None or (job := scene.jobs[job_id]).excluded or job.yields_to or job.kept:
         return choose_among_all(scene, now)
     if not scene.tenants.may_start(job.submission.tenant):
         return None
@@ -229,9 +241,10 @@ def choose_among_all(scene: Scene[AnyJob, AnyWorker], now: float) -> Choice[AnyJ
     if turn is None:
         return None
     lane, loras = scene.queue.lane(turn.id), turn.submission.lora_names
-    if turn.excluded or turn.yields_to:
+    if turn.excluded or turn.yields_to or turn.kept:
         able = [worker for worker in free.by_name.values() if may_run(scene, turn, lane, worker)]
-        worker = placement.choose(lane.model, able, loras)
+        reload_s = scene.reloads.predict(lane.model, otherwise=scene.policy.reload_s)
+        worker = placement.choose(lane.model, able, loras, kept_of(scene, turn), reload_s)
     else:
         worker = free.choose(lane, loras)
     if worker is None:  # `_turn` has just found one

@@ -1,14 +1,17 @@
 """Choice of a worker for a job, from the last reports of the workers.
 
 Late binding: a worker is chosen only when it has room, so no load statistics are needed. Among those with room, prefer one that has the
-model in memory, then one with nothing in memory, then the smallest that fits, then one that holds no other job, then one that has more of
-the job's LoRAs in memory, then the one that has waited longest.
+model in memory, then one with nothing in memory, then one on the machine on which the job's checkpoint lies, then the smallest that fits,
+then one that holds no other job, then one that has more of the job's LoRAs in memory, then the one that has waited longest. Where what the
+checkpoint spares takes longer than a model to load, its machine comes first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Sequence, Sized
 from typing import Protocol, TypeVar
+
+from msgspec import Struct
 
 #: Model affinity may put other work before a job for at most this many times the time its model takes to load.
 SKIP_FACTOR = 4.0
@@ -26,6 +29,8 @@ class Host(Protocol):
 
     @property
     def gpus(self) -> int: ...
+    @property
+    def host(self) -> str: ...
 
 
 class Requirements(Protocol):
@@ -71,16 +76,36 @@ def fits(required: Requirements, worker: Candidate) -> bool:
     )
 
 
-def choose(model: str, candidates: Sequence[AnyCandidate], loras: Sequence[str] = ()) -> AnyCandidate | None:
-    """The best of the workers that have room and fit, for a job with these LoRAs; None when there is none."""
+class Kept(Struct, frozen=True):
+    """A job's checkpoint: the machine on which it lies ("": it is not known, or there is none), and seconds of work that it spares."""
+
+    host: str = ""
+    spares_s: float = 0.0
+
+
+_NOT_KEPT = Kept()
+
+
+def choose(
+    model: str,
+    candidates: Sequence[AnyCandidate],
+    loras: Sequence[str] = (),
+    kept: Kept = _NOT_KEPT,
+    reload_s: float = 0.0,
+) -> AnyCandidate | None:
+    """The best of the workers that have room and fit, for a job with these LoRAs; None when there is none. `reload_s`: what loading the
+    model takes."""
     if len(candidates) == 1:
         return candidates[0]
+    pays = kept.spares_s > reload_s
 
-    def rank(worker: Candidate) -> tuple[int, int, bool, int, float, str]:
+    def rank(worker: Candidate) -> tuple[bool, int, bool, int, bool, int, float, str]:
         loaded = loaded_rank(model, worker.model)
+        elsewhere = bool(kept.host) and worker.info.host != kept.host
         # Those of another model may bear the same names.
         missing = lacks(worker, loras) if loras and not loaded else 0
-        return loaded, worker.info.gpus, len(worker.held) > 0, missing, worker.idle_since, worker.name
+        rest = worker.info.gpus, len(worker.held) > 0, missing, worker.idle_since, worker.name
+        return elsewhere and pays, loaded, elsewhere, *rest
 
     return min(candidates, key=rank, default=None)
 
