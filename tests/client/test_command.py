@@ -165,6 +165,23 @@ def test_waiting_jobs_are_listed_and_cancelled(at_service, typed):
         assert {client.wait(one).state for one in ids} == {"cancelled"}
 
 
+def test_ctrl_c_ends_a_long_search_and_shows_what_was_found(at_service, typed, monkeypatch):
+    assert typed("generate", "found early", "-o", "found.mp4")[0] == 0
+    whole = Client.jobs
+
+    def slow(client, on_search, **query):
+        yield from whole(client, **query)
+        on_search(1_767_225_600.0)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Client, "jobs", slow)
+        code, out, err = typed("ps", "--all", "--prompt", "found early")
+    assert code == 130
+    assert out[1].endswith("found early")
+    assert re.fullmatch(r"searched back to 20(25-12-31|26-01-01) \d\d:\d\d, no further", err[-1])
+
+
 def test_a_job_that_waits_is_paused_and_goes_on(at_service, typed):
     busy = [typed("generate", "slow", "--steps", "50", "--set", "extra.fake=slow", "-d")[1][0] for _ in range(2)]
     job_id = typed("generate", "waits", "-d")[1][0]
