@@ -16,6 +16,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("broker", "workers", "http_edge", "bench", "zoetrope")
 
+#: The API families: one package each, beside what they share.
+_FAMILIES = tuple(
+    sorted(
+        f"http_edge/api/{path.parent.name}"
+        for path in (ROOT / "http_edge/api").glob("*/family.py")
+        if path.parent.name != "common"
+    )
+)
+
 #: The rooms of each folder, from the top floor down: an arrow within a folder leads to a lower floor, never up and never sideways.
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "broker": (
@@ -39,7 +48,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "http_edge": (
         ("http_edge",),
         ("http_edge/openapi", "http_edge/background", "http_edge/page"),
-        ("http_edge/api/native", "http_edge/api/openai", "http_edge/api/lightx2v"),
+        _FAMILIES,
         ("http_edge/api/common", "http_edge/api"),
         ("http_edge/jobs",),
         ("http_edge/media",),

@@ -100,3 +100,10 @@ def test_the_example_configuration_is_taken_by_every_process(make_docs, tmp_path
     assert loaded["broker"].policy.queue_limit == 5000
     assert loaded["workers"].gpus == "0-7"
     assert loaded["edge"].output_roots == ("/data/videos",)
+
+
+def test_files_that_the_architecture_names_are_there():
+    text = (ROOT / "docs/architecture.md").read_text()
+    named = set(re.findall(r"`((?:broker|workers|http_edge|zoetrope|bench|tests|scripts)/[\w/.]*)`", text))
+    assert len(named) > 60
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
