@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.guiders import AdaptiveProjectedMixGuidance
 from msgspec import structs
 from safetensors import safe_open
 
-from tests.engine.families import build_stable_diffusion, build_wan
+from tests.engine.families import build_more_images, build_stable_diffusion, build_wan
 from tests.engine.resumed import STEPS, Rig, same
 from tests.engine.scripted import CancelAt
 from workers.engine.checkpoints import Checkpoints
@@ -101,6 +102,21 @@ def test_noise_of_the_steps_goes_on_where_it_was(stable_diffusion: Rig) -> None:
     again = stable_diffusion.draw(preset="noisy")
 
     assert stable_diffusion.used["resumed"] == f"after step 3 of {STEPS}"
+    assert same(whole, again)
+
+
+def test_the_momentum_of_guidance_goes_on_where_it_was(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    pipe = build_more_images.BUILDERS["HunyuanImagePipeline"]()
+    pipe.guider = AdaptiveProjectedMixGuidance(guidance_scale=3.5, adaptive_projected_guidance_start_step=0)
+    rig = Rig(tmp_path, pipe)
+    whole = rig.draw()
+    rig.forget()
+    rig.stop_after(3)
+
+    again = rig.draw()
+
+    assert rig.used["resumed"] == f"after step 3 of {STEPS}"
     assert same(whole, again)
 
 

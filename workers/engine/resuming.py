@@ -32,6 +32,9 @@ _NO_STATE = frozenset({"_internal_dict", "own_sampler", "own_noise", "step"})
 #: consistency models decode is the second.
 _LATENTS = ("latents", "denoised")
 
+#: Pipelines that go on with their own latents, whatever their callback answers: these are changed in place.
+_GOES_ON_WITH_ITS_OWN = ("PRX",)
+
 #: Shapes of answers that are noted; a model that is asked with more of them is not skipped from there on.
 _MAX_ANSWERS = 64
 
@@ -225,6 +228,10 @@ class Resumption:
                 name: _encode(_attributes(scheduler), f"schedulers.{name}", kept)
                 for name, scheduler in self._schedulers.items()
             },
+            "momenta": {
+                name: _encode(dict(vars(momentum)), f"momenta.{name}", kept)
+                for name, momentum in _momenta(self._pipe).items()
+            },
             "generators": [
                 _encode(one.get_state(), f"generators.{number}", kept) for number, one in enumerate(self._generators)
             ],
@@ -242,6 +249,10 @@ class Resumption:
             loop = {name: _decode(node, earlier.tensors, device) for name, node in earlier.plain["loop"].items()}
             for name, node in earlier.plain["schedulers"].items():
                 self._schedulers[name].__dict__.update(_decode(node, earlier.tensors, device))
+            # Made anew in the first step, which was passed over.
+            momenta = _momenta(self._pipe)
+            for name, node in earlier.plain["momenta"].items():
+                vars(momenta[name]).update(_decode(node, earlier.tensors, device))
             for generator, node in zip(self._generators, earlier.plain["generators"], strict=True):
                 generator.set_state(_decode(node, earlier.tensors, torch.device("cpu")))
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
@@ -257,6 +268,9 @@ class Resumption:
         logger.info(
             "a job goes on after step %d of %d", earlier.step, earlier.total, extra={"action": Action.CHECKPOINT}
         )
+        if type(self._pipe).__name__.startswith(_GOES_ON_WITH_ITS_OWN):
+            for name, value in loop.items():
+                tensors[name].copy_(value)
         return loop
 
 
@@ -277,6 +291,12 @@ def _shapes(tensors: dict[str, Any]) -> dict[str, list[int]]:
 def _key(name: str, args: Any, kwargs: Any) -> str:
     """Model and shapes of its inputs, in one word."""
     return " ".join([name, *("x".join(map(str, one.shape)) for one in _tensors(args, kwargs))])
+
+
+def _momenta(pipe: Any) -> dict[str, Any]:
+    """Of the guiders that have one, the running average of what guidance adds (adaptive projected guidance)."""
+    found = {name: getattr(part, "momentum_buffer", None) for name, part in pipe.components.items()}
+    return {name: momentum for name, momentum in found.items() if momentum is not None}
 
 
 def _attributes(scheduler: Any) -> dict[str, Any]:
