@@ -97,6 +97,47 @@ def shortest_left(jobs: Sequence[Job], workers: int) -> list[float]:
     return ends
 
 
+def long_first(jobs: Sequence[Job], workers: int, long_s: float, stretch: float, waived: int = 0) -> list[float]:
+    """Each job's end when those of at least `long_s` run first, and a shorter one runs before them only when it could else not end within
+    `stretch` times its length.
+
+    Parking costs nothing and all lengths are known: what long jobs lose here is lost in any order that serves the short ones so well, but
+    for a better choice among equals. `waived`: every so many-th short job has no such time (0: none), so that a share of them may be late.
+    """
+    latest = [
+        inf if job.length_s >= long_s or (waived and number % waived == 0) else job.at_s + stretch * job.length_s
+        for number, job in enumerate(jobs)
+    ]
+    left = [job.length_s for job in jobs]
+    ends = [0.0] * len(jobs)
+    live: list[int] = []
+    now, arrived = 0.0, 0
+
+    def rank(number: int) -> tuple[int, float]:
+        due = latest[number] - left[number]
+        if due <= now + 1e-9:
+            return 0, due
+        return (1 if jobs[number].length_s >= long_s else 2), left[number]
+
+    while arrived < len(jobs) or live:
+        live.sort(key=rank)
+        running, waiting = live[:workers], live[workers:]
+        arrival = jobs[arrived].at_s if arrived < len(jobs) else inf
+        due = min((latest[number] - left[number] for number in waiting if rank(number)[0]), default=inf)
+        done = now + min((left[number] for number in running), default=inf)
+        at = min(arrival, due, done)
+        for number in running:
+            left[number] -= at - now
+            if left[number] <= 1e-9:
+                ends[number] = at
+                live.remove(number)
+        now = at
+        if arrival <= at:
+            live.append(arrived)
+            arrived += 1
+    return ends
+
+
 def makespan(jobs: Sequence[Job], starts: Sequence[float]) -> float:
     """Return the seconds from the first arrival to the last end."""
     return max(start + job.length_s for job, start in zip(jobs, starts, strict=True)) - jobs[0].at_s

@@ -17,7 +17,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct, structs
 
-from bench.harness.policies import Job, first_come, shortest_left
+from bench.harness.policies import Job, first_come, long_first, shortest_left
 from bench.harness.promisepool import Order, Outcome, PromisePool
 from bench.report import plot
 from bench.report.report import Grid, Metric, Report, progress
@@ -28,6 +28,8 @@ NOISES = (0.0, 0.1, 0.2, 0.4)
 LOADS = (0.5, 0.7, 0.9)
 #: By how much longer a job may take for making room, in the trade between short and long ones.
 DELAYS = (0.1, 0.2, 0.5, 1.0)
+#: An order that knows every length beforehand lets short ones wait until they take so many times their length.
+LATEST = (2.0, 3.0, 5.0)
 #: The case that the bars are about.
 BAR_NOISE, BAR_LOAD = 0.2, 0.9
 
@@ -167,7 +169,7 @@ def _figures(orders: Sequence[Order], ends: Sequence[float], promises: Sequence[
 
 
 def trade_off(plan: PromisesPlan) -> dict[str, Figures]:
-    """Means over several draws at the bar's noise and load, by how much a job may be delayed; and the least that short jobs can take."""
+    """Means over several draws at the bar's noise and load, by how much a job may be delayed; and what orders make of it that know all."""
     found: dict[str, list[Figures]] = {}
     for draw in range(plan.draws):
         drawn = structs.replace(plan, seed=plan.seed + draw)
@@ -177,8 +179,13 @@ def trade_off(plan: PromisesPlan) -> dict[str, Figures]:
             label = f"{delay * 100:.0f} % longer" if delay else "to the end"
             ends = [outcome.end_s for outcome in outcomes]
             found.setdefault(label, []).append(_figures(orders, ends, outcomes))
-        ends = shortest_left([Job(order.at_s, order.length_s) for order in orders], plan.workers)
+        jobs = [Job(order.at_s, order.length_s) for order in orders]
+        ends = shortest_left(jobs, plan.workers)
         found.setdefault("shortest left first", []).append(_figures(orders, ends, outcomes))
+        for stretch in LATEST:
+            ends = long_first(jobs, plan.workers, (SHORT[1] + LONG[0]) / 2, stretch)
+            label = f"long ones first, short ones within {stretch:g} x"
+            found.setdefault(label, []).append(_figures(orders, ends, outcomes))
     return {
         label: Figures(
             kept=_mean([one.kept for one in each]),
@@ -292,7 +299,7 @@ def report_of(
             f"first come first served / every job to its end / with preemption, which delays no job by more than"
             f" {plan.delay * 100:.0f} % of its own time",
             f"the last rows: means of {plan.draws} draws {where}, by how much longer a job may take for making room; shortest left"
-            " first knows every length beforehand, heeds no tenant and parks for nothing",
+            " first and long ones first know every length beforehand, heed no tenant and park for nothing",
         ],
     )
 

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from bench.harness.policies import Job, shortest_left
+from bench.harness.policies import Job, long_first, shortest_left
 from bench.harness.promisepool import Order, PromisePool
 from bench.suites import promises
 
@@ -52,6 +52,22 @@ def test_a_long_job_goes_on_where_it_made_room_and_takes_a_bounded_time_longer()
     assert long.end_s <= 100.0 * 1.2 + 2.0 * 3.0
     others = sorted((span for outcome in outcomes for span in outcome.spans), key=lambda span: span[0])
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(others))
+
+
+@pytest.mark.parametrize(
+    ("stretch", "waived", "ends"),
+    [
+        # The short one of 2 s comes at 1: within 2 x, 3 x its length, or when the long one of 10 s is done.
+        (1.0, 0, [12.0, 3.0]),
+        (2.0, 0, [12.0, 5.0]),
+        (3.0, 0, [12.0, 7.0]),
+        (9.0, 0, [10.0, 12.0]),
+        (1.0, 1, [10.0, 12.0]),
+    ],
+)
+def test_long_ones_first_lets_a_short_one_go_when_it_must(stretch, waived, ends):
+    assert long_first([Job(0.0, 10.0), Job(1.0, 2.0)], 1, 5.0, stretch, waived) == ends
+    assert long_first([Job(0.0, 10.0), Job(1.0, 2.0)], 2, 5.0, stretch, waived) == [10.0, 3.0]
 
 
 def test_shortest_left_first_parks_whatever_has_more_left():
