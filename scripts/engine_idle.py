@@ -1,9 +1,10 @@
 """How long a device stands idle when one job follows another in an engine.
 
 Reads a JSON object from stdin, {"model": directory, "device": "cpu" or "cuda", "threads": n, "jobs": n, "after_s": seconds}, draws so many
-jobs of the model's own size through the worker's runner, each given `after_s` after the engine asked for it, and prints the milliseconds
-of every hand-over: of the time from the end of a job's last denoising step to the beginning of the next job's first one, that in which no
-model of the pipeline computed anything, neither the next job's text encoder nor the VAE of the one before.
+jobs of the model's own size through the worker's runner, each given `after_s` after the engine asked for it, in two threads as the engine's
+loop has them. It prints the milliseconds of every hand-over: of the time from the end of a job's last denoising step to the beginning of
+the next job's first one, that in which no model of the pipeline computed anything, neither the next job's text encoder nor the VAE of the
+one before.
 
     echo '{"model": "workers/demo_model", "jobs": 8}' | .venv/bin/python -m scripts.engine_idle
 """
@@ -16,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,11 @@ from msgspec import Struct
 
 from bench.suites.idle import Order, Span, idle_ms
 from broker.wire.jobspec import JobSpec, encode_spec
+from workers.engine.loop import SWITCH_S
 from workers.engine.pipelines import Pipelines
 from workers.engine.registry import Registry
 from workers.engine.runner import Runner
-from workers.ipc.messages import JobFinished, PostprocessBegun, RunJob, Setup
+from workers.ipc.messages import JobFinished, NextWanted, PostprocessBegun, RunJob, Setup
 from workers.ipc.shared import SharedCounters
 from workers.models.catalogue import model_for
 
@@ -81,10 +84,15 @@ def measure(order: Order) -> list[float]:
     pipelines: Pipelines = engine.pipelines
     watch = Watch(pipelines.loaded(card.name).pipe, order.device)
     asked, ended = threading.Semaphore(0), threading.Semaphore(0)
+    early = set[int]()
 
     def send(message: Struct) -> None:
-        if isinstance(message, PostprocessBegun):
+        if isinstance(message, NextWanted):
+            early.add(message.fence)
             asked.release()
+        elif isinstance(message, PostprocessBegun):
+            if message.fence not in early:
+                asked.release()
         elif isinstance(message, JobFinished):
             ended.release()
         else:
@@ -92,7 +100,8 @@ def measure(order: Order) -> list[float]:
 
     runner = Runner(registry, {card.name: card}, SharedCounters.create(), send, lambda: None)
     usual = card.defaults
-    with tempfile.TemporaryDirectory() as place:
+    sys.setswitchinterval(SWITCH_S)
+    with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(2) as callers:
         for number in range(_UNCOUNTED + order.jobs):
             out = Path(place, str(number))
             out.mkdir()
@@ -103,9 +112,13 @@ def measure(order: Order) -> list[float]:
                 max_sequence_length=usual.max_sequence_length,
             )  # fmt: skip
             body = encode_spec(spec)
-            runner.run(RunJob(job_id=str(number), fence=number + 1, body=body, out_dir=str(out), slot=number % 2))
+            job = RunJob(job_id=str(number), fence=number + 1, body=body, out_dir=str(out), slot=number % 2)
+            running = callers.submit(runner.run, job)
             if number < _UNCOUNTED:
                 ended.acquire()
+                running.result()
+                while asked.acquire(blocking=False):
+                    """It is given one when this one has ended."""
             else:
                 asked.acquire()
                 time.sleep(order.after_s)

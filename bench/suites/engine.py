@@ -36,6 +36,8 @@ BAR = 1.0
 #: The service's own encoder settings (workers/engine/artefacts.py).
 CRF, PRESET = "21", "veryfast"
 _CHILD_S = 3_600.0
+#: From the engine's asking for a job to its being given one, but for the flush of the disk.
+_MESSAGES_S = 0.007
 
 
 class EnginePlan(Struct, frozen=True, kw_only=True):
@@ -91,7 +93,9 @@ def run(plan: EnginePlan) -> Report:
             progress(f"round {number + 1} of {plan.rounds}: the same in a bare loop")
             runs.append((one, bare_loop(model, specs, _directory(home, f"bare-{number}"), on_gpu)))
         progress("the device's idle time between jobs")
-        brought_s = median([gap for one, _ in runs for gap in one.hand_overs])
+        # A job is given before the last step of the one before, so its start does not tell how long it took to come: at least the broker's
+        # commit, and the messages about it.
+        brought_s = max(median([gap for one, _ in runs for gap in one.hand_overs]), flush.times.p50 + _MESSAGES_S)
         order = idle.Order(
             model=str(model),
             device="cuda" if on_gpu else "cpu",

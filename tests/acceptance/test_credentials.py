@@ -15,7 +15,7 @@ def test_a_result_is_fetched_as_it_was_signed(short_dir):
         service.start()
         service.ready(2)
         # The first attempt dies in the middle of its file: what the second signs is the only one.
-        extra = {"fake": "die", "fake_in": "tail", "fake_once": str(short_dir / "once")}
+        extra = {"fake": "die", "fake_in": "postprocess", "fake_once": str(short_dir / "once")}
         job = service.finished(service.post(seed=7, extra=extra)["id"])
         assert (job["state"], job["attempts"]) == ("succeeded", 2)
         (made,) = job["artefacts"]

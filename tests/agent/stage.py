@@ -18,6 +18,7 @@ from workers.ipc.messages import (
     JobFailed,
     JobFinished,
     JobParked,
+    NextWanted,
     PostprocessBegun,
     Ready,
     RunJob,
@@ -181,6 +182,10 @@ class Stage:
     def tail(self, counter: int = 1, model: str = "demo", loras: tuple[str, ...] = ()) -> list[fx.Effect]:
         """The engine takes another job beside what is left of this one."""
         return self.engine(PostprocessBegun(fence=fence(counter), model=model, loaded_loras=loras))
+
+    def next_wanted(self, counter: int = 1) -> list[fx.Effect]:
+        """The engine asks for the next job, to prepare it beside the last steps of this one."""
+        return self.engine(NextWanted(fence=fence(counter)))
 
     def overlapped(self, *, begun: bool = True, alone: bool = False) -> Stage:
         """Job 1 is in its tail, job 2 has been given to the engine and, if `begun`, taken up."""

@@ -7,7 +7,7 @@ import pytest
 from broker.wire import messages as m
 from tests.agent.stage import EPOCH, RESULT, SETUP, Stage, fence, run_job
 from workers.agent import effects as fx
-from workers.ipc.messages import JobFailed, JobFinished
+from workers.ipc.messages import JobCancelled, JobFailed, JobFinished
 
 KILLED = "killed by SIGKILL"
 SEGFAULT = "killed by SIGSEGV"
@@ -446,3 +446,71 @@ def test_an_agent_that_leaves_drops_both() -> None:
     stage.leave()
     stage.exited(KILLED)
     assert stage.orders() == [fx.RemoveDir("j1", fence(1)), fx.RemoveDir("j2", fence(2)), fx.Exit(0)]
+
+
+# ------------------------------------------------------------------ a job that is prepared
+
+
+def in_engine(stage: Stage) -> list[int]:
+    return [attempt.fence - fence(0) for attempt in stage.core.engine_slot.attempts]
+
+
+def test_the_next_job_is_taken_shortly_before_the_last_step_of_the_one_before() -> None:
+    stage = Stage().busy(1)
+    stage.next_wanted(1)
+    assert [beat.free for beat in stage.sent(m.Heartbeat)] == [1], "the broker hears of the room at once"
+    stage.run(2)
+    assert stage.effects(fx.StartJob) == [fx.StartJob(run_job(2, slot=1))]
+    stage.run(3)
+    assert refused(stage) == {3: "the engine is busy"}
+    stage.tail(1)
+    stage.run(4)
+    assert refused(stage) == {4: "the engine is busy"}, "the prepared one is drawn"
+    stage.finish(1)
+    stage.tail(2)
+    stage.run(5)
+    assert in_engine(stage) == [2, 5]
+
+
+def test_an_engine_asks_once() -> None:
+    stage = Stage().busy(1)
+    stage.next_wanted(1)
+    stage.run(2)
+    stage.next_wanted(1)
+    stage.run(3)
+    assert refused(stage) == {3: "the engine is busy"}
+
+
+def test_without_a_next_job_the_room_stays() -> None:
+    stage = Stage().busy(1)
+    stage.next_wanted(1)
+    stage.tail(1)
+    assert stage.core.capacity.free == 1
+    stage.finish(1)
+    stage.run(2)
+    assert in_engine(stage) == [2]
+
+
+@pytest.mark.parametrize("ended", [1, 2])
+def test_either_may_end_before_the_other_goes_on(ended: int) -> None:
+    stage = Stage().busy(1)
+    stage.next_wanted(1)
+    stage.run(2)
+    stage.words(2, "encode")
+    stage.cancel(ended)
+    stage.engine(JobCancelled(fence=fence(ended)))
+    assert in_engine(stage) == [3 - ended]
+    stage.run(3)
+    # The first still wants a next one; the second, which is drawn now, does not.
+    assert refused(stage) == ({} if ended == 2 else {3: "the engine is busy"})
+
+
+def test_a_prepared_job_of_an_engine_that_is_replaced_is_handed_back() -> None:
+    stage = Stage().busy(1)
+    stage.next_wanted(1)
+    stage.run(2)
+    stage.words(2, "encode")
+    stage.cancel(1, grace_s=1.0)
+    stage.pass_time(2.0).tick()
+    stage.exited(KILLED)
+    assert refused(stage) == {2: REPLACED}

@@ -14,7 +14,16 @@ from typing import Any
 
 from broker.wire.jobspec import JobSpec, ModelCard, encode_spec
 from workers.ipc.channel import Channel
-from workers.ipc.messages import FromEngine, JobCancelled, JobFailed, JobFinished, PostprocessBegun, RunJob, Setup
+from workers.ipc.messages import (
+    FromEngine,
+    JobCancelled,
+    JobFailed,
+    JobFinished,
+    NextWanted,
+    PostprocessBegun,
+    RunJob,
+    Setup,
+)
 from workers.ipc.shared import SharedCounters
 
 #: Longer than any answer takes on a busy machine; a hung engine fails the test instead of stopping the run.
@@ -82,21 +91,26 @@ class Child:
             running.add(fence)
             while fence in running:
                 answer = self.channel.receive()
-                if isinstance(answer, PostprocessBegun):
-                    overlapped += 1
-                    break
+                if isinstance(answer, NextWanted | PostprocessBegun):
+                    overlapped += isinstance(answer, PostprocessBegun)
+                    if answer.fence == fence:
+                        break
+                    continue
                 assert isinstance(answer, JobFinished), answer
                 running.discard(answer.fence)
         while running:
             answer = self.channel.receive()
+            if isinstance(answer, NextWanted | PostprocessBegun):
+                overlapped += isinstance(answer, PostprocessBegun)
+                continue
             assert isinstance(answer, JobFinished), answer
             running.discard(answer.fence)
         return overlapped
 
     def ending(self, fence: int) -> Ending:
-        """The end of the job of this fence, which must be the next answer but for the word that it has come to its tail."""
+        """The end of the job of this fence, which must be the next answer but for those that room is made for another."""
         answer = self.channel.receive()
-        if isinstance(answer, PostprocessBegun) and answer.fence == fence:
+        while isinstance(answer, NextWanted | PostprocessBegun) and answer.fence == fence:
             answer = self.channel.receive()
         assert isinstance(answer, JobFinished | JobFailed | JobCancelled), answer
         assert answer.fence == fence

@@ -110,7 +110,7 @@ def test_out_of_memory_in_a_model_fails_the_job_alone(
         run(slot)
     handle.remove()
     verdict = classify(caught.value, slot.progress().phase)
-    video_engine.reclaim()
+    video_engine.free_cache()
 
     assert (verdict.kind, verdict.fatal) == ("out_of_memory", False)
     assert "20.00 GiB" in verdict.message

@@ -20,7 +20,7 @@ def planner(*measured: str, enabled: bool = True) -> OverlapPlanner:
     for shape in measured:
         job = Candidate(shape=shape)
         assert made.begin(job)
-        made.measured(10.0, 20.0)
+        made.measured(job, 10.0, 20.0)
         made.end()
         made.stage_ran_alone(job, "device", 10.0)
     return made
@@ -33,10 +33,10 @@ def planner(*measured: str, enabled: bool = True) -> OverlapPlanner:
         (["small"], "device", SMALL, NO_ROOM, False),
         ([], "device", SMALL, 1e9, False),
         (["small"], "device", Candidate(shape="large"), 1e9, False),
-        (["small"], "device", Candidate(shape="small", stays=False), ROOM, False),
+        (["small"], "device", Candidate(shape="small", resident=False), ROOM, False),
         (["small"], "device", Candidate(shape="small", alone=True), ROOM, False),
         ([], "host", SMALL, NO_ROOM, True),
-        ([], "host", Candidate(shape="small", stays=False), NO_ROOM, True),
+        ([], "host", Candidate(shape="small", resident=False), NO_ROOM, True),
         ([], "host", Candidate(shape="small", alone=True), ROOM, False),
     ],
 )
@@ -44,7 +44,7 @@ def test_whether_a_front_may_begin_beside_a_tail(measured, where, job, limit_mb,
     plan = planner(*measured)
     plan.enter_stage("small", where)
     assert plan.may_begin(job, limit_mb) is beside
-    plan.end_tail()
+    plan.end_postprocess()
     assert plan.may_begin(job, limit_mb)
 
 
@@ -72,7 +72,7 @@ def test_what_a_front_takes_is_measured_with_nothing_beside_it_on_the_device(whe
 
 
 def test_a_model_that_is_moved_is_not_measured():
-    assert not planner().begin(Candidate(shape="small", stays=False))
+    assert not planner().begin(Candidate(shape="small", resident=False))
 
 
 def test_a_tail_that_comes_to_the_device_spoils_the_measurement():
@@ -81,17 +81,17 @@ def test_a_tail_that_comes_to_the_device_spoils_the_measurement():
     plan.enter_stage("small", "host")
     assert plan.begin(SMALL)
     plan.enter_stage("small", "device")
-    plan.measured(10.0, 20.0)
+    plan.measured(SMALL, 10.0, 20.0)
     plan.end()
     assert not plan.may_begin(SMALL, 1e9), "a front of this shape has not been seen yet"
 
 
 def test_the_most_that_was_seen_counts():
     memory = MemoryModel()
-    memory.front_took("a", 10.0, 20.0)
-    memory.front_took("a", 5.0, 20.0)
-    memory.tail_took("a", 10.0)
-    memory.tail_took("a", 1.0)
+    memory.denoise_took("a", 10.0, 20.0)
+    memory.denoise_took("a", 5.0, 20.0)
+    memory.postprocess_took("a", 10.0)
+    memory.postprocess_took("a", 1.0)
     assert not memory.fit("a", "a", NO_ROOM)
     assert memory.fit("a", "a", ROOM)
 
@@ -100,10 +100,10 @@ def test_two_that_ran_out_are_not_tried_together_again():
     plan = planner("small")
     plan.enter_stage("small", "device")
     plan.begin(SMALL)
-    assert plan.excuse_front()
+    assert plan.excuse()
     plan.end()
     assert not plan.may_begin(SMALL, 1e9)
-    plan.end_tail()
+    plan.end_postprocess()
     assert not plan.may_hand_over(SMALL, "device", 1e9)
 
 
@@ -111,9 +111,9 @@ def test_memory_that_runs_out_alone_is_the_jobs_own_failure():
     plan = planner("small")
     plan.enter_stage("small", "host")
     plan.begin(SMALL)
-    assert not plan.excuse_front()
+    assert not plan.excuse()
     plan.end()
-    plan.end_tail()
+    plan.end_postprocess()
     plan.enter_stage("small", "device")
     assert not plan.excuse_stage()
 
@@ -132,7 +132,7 @@ def test_a_stage_that_ran_out_beside_a_front_is_repeated_without_one(front_ended
     plan.end()
     assert plan.may_repeat()
     assert not plan.may_begin(other, 1e9), "nothing begins while it is repeated"
-    plan.end_tail()
+    plan.end_postprocess()
     assert plan.may_begin(other, 1e9)
     assert not plan.may_hand_over(SMALL, "device", 1e9), "the two are not tried together again"
 
@@ -141,6 +141,68 @@ def test_there_is_one_tail_at_a_time():
     plan = planner("small")
     plan.enter_stage("small", "host")
     assert not plan.may_hand_over(SMALL, "host", ROOM)
+
+
+@pytest.mark.parametrize(
+    ("measured", "job", "other", "limit_mb", "prepares"),
+    [
+        (["small"], SMALL, SMALL, ROOM, True),
+        (["small"], SMALL, SMALL, NO_ROOM, False),
+        ([], SMALL, SMALL, 1e9, False),
+        (["small"], SMALL, Candidate(shape="large"), 1e9, False),
+        (["small"], SMALL, Candidate(shape="small", alone=True), ROOM, False),
+        (["small"], Candidate(shape="small", alone=True), SMALL, ROOM, False),
+        (["small"], SMALL, Candidate(shape="small", resident=False), ROOM, False),
+    ],
+)
+def test_whether_a_job_may_be_prepared_beside_another(measured, job, other, limit_mb, prepares):
+    plan = planner(*measured)
+    assert not plan.may_prepare(other, limit_mb), "there is nothing beside which it is prepared"
+    plan.begin(job)
+    assert plan.may_prepare(other, limit_mb) is prepares
+
+
+def test_a_prepared_job_begins_when_the_one_before_has_ended_and_before_all_others():
+    plan = planner("small")
+    plan.begin(SMALL)
+    prepared, third = Candidate(shape="small"), Candidate(shape="small")
+    plan.prepare(prepared)
+    assert not plan.may_prepare(third, 1e9), "one at a time"
+    assert not plan.may_begin(prepared, 1e9)
+    plan.end()
+    assert not plan.may_begin(third, 1e9)
+    assert plan.may_begin(prepared, 1e9)
+    assert not plan.begin(prepared), "the most may have been taken while it was prepared"
+    plan.end()
+    assert plan.may_begin(third, 1e9)
+
+
+def test_what_a_stage_takes_beside_a_prepared_job_is_not_learned():
+    plan = planner()
+    plan.stage_ran_alone(SMALL, "device", 10.0)
+    first = Candidate(shape="small")
+    assert plan.begin(first)
+    plan.prepare(Candidate(shape="small"))
+    plan.measured(first, 10.0, 20.0)
+    plan.end()
+    assert not plan.may_hand_over(SMALL, "device", 1e9)
+
+
+@pytest.mark.parametrize("which", ["the prepared one", "the other"])
+def test_a_pair_of_which_one_ran_out_of_memory_is_not_prepared_again(which):
+    plan = planner("small")
+    prepared = Candidate(shape="small")
+    plan.begin(SMALL)
+    plan.prepare(prepared)
+    if which == "the prepared one":
+        assert plan.excuse_prepared(prepared)
+        assert not plan.has_prepared
+    else:
+        assert plan.excuse()
+        plan.drop_prepared(prepared)
+    assert not plan.may_prepare(Candidate(shape="small"), 1e9)
+    plan.end()
+    assert plan.may_hand_over(SMALL, "device", 1e9), "decoding beside the next is another thing"
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -157,6 +219,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.front: Candidate | None = None
         self.handing: Candidate | None = None
         self.tail: tuple[str, Where] | None = None
+        self.prepared: Candidate | None = None
         self.waits_to_repeat = False
         self.repeating = False
         self.excused: list[tuple[str, str]] = []
@@ -164,12 +227,45 @@ class AnyOrder(RuleBasedStateMachine):
     def taken(self) -> float:
         front = self.TAKES[self.front.shape][0] if self.front else 0.0
         tail = self.TAKES[self.tail[0]][1] if self.tail and self.tail[1] == "device" else 0.0
-        return self.WEIGHTS + front + tail
+        prepared = self.TAKES[str(self.prepared.shape)][0] if self.prepared else 0.0
+        return self.WEIGHTS + front + tail + prepared
 
-    @precondition(lambda self: self.front is None and self.handing is None)
-    @rule(shape=st.sampled_from(("small", "large")), alone=st.booleans(), stays=st.booleans())
-    def begin(self, shape: str, alone: bool, stays: bool) -> None:
-        job = Candidate(shape=shape, alone=alone, stays=stays)
+    @precondition(lambda self: self.prepared is None)
+    @rule(shape=st.sampled_from(("small", "large")), alone=st.booleans(), resident=st.booleans())
+    def prepare(self, shape: str, alone: bool, resident: bool) -> None:
+        job = Candidate(shape=shape, alone=alone, resident=resident)
+        if self.plan.may_prepare(job, self.limit):
+            assert self.front is not None
+            assert resident
+            assert not alone
+            self.plan.prepare(job)
+            self.prepared = job
+
+    @precondition(lambda self: self.prepared is not None)
+    @rule(how=st.sampled_from(("ends", "runs out")))
+    def prepared_goes(self, how: str) -> None:
+        assert self.prepared is not None
+        if how == "ends":
+            self.plan.drop_prepared(self.prepared)
+        else:
+            assert self.plan.excuse_prepared(self.prepared)
+        self.prepared = None
+
+    @precondition(lambda self: self.prepared is not None and self.front is None and self.handing is None)
+    @rule()
+    def prepared_begins(self) -> None:
+        assert self.prepared is not None
+        if not self.plan.may_begin(self.prepared, self.limit):
+            assert self.tail is not None
+            return
+        assert not self.repeating
+        assert not self.plan.begin(self.prepared)
+        self.front, self.prepared = self.prepared, None
+
+    @precondition(lambda self: self.front is None and self.handing is None and self.prepared is None)
+    @rule(shape=st.sampled_from(("small", "large")), alone=st.booleans(), resident=st.booleans())
+    def begin(self, shape: str, alone: bool, resident: bool) -> None:
+        job = Candidate(shape=shape, alone=alone, resident=resident)
         if not self.plan.may_begin(job, self.limit):
             assert self.tail is not None, "with nothing under way everybody may begin"
             return
@@ -179,9 +275,10 @@ class AnyOrder(RuleBasedStateMachine):
         self.front = job
         if measured:
             assert self.tail is None or self.tail[1] == "host"
-            self.plan.measured(self.TAKES[shape][0], self.WEIGHTS)
+            assert self.prepared is None
+            self.plan.measured(job, self.TAKES[shape][0], self.WEIGHTS)
         elif self.tail and self.tail[1] == "device":
-            assert stays
+            assert resident
             assert (shape, self.tail[0]) not in self.excused
 
     @precondition(lambda self: self.front is not None)
@@ -195,7 +292,7 @@ class AnyOrder(RuleBasedStateMachine):
     def front_runs_out(self) -> None:
         assert self.front is not None
         assert self.tail is not None
-        assert self.plan.excuse_front()
+        assert self.plan.excuse()
         self.excused.append((str(self.front.shape), self.tail[0]))
         self.plan.end()
         self.front = None
@@ -216,7 +313,7 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.tail is not None and not self.waits_to_repeat)
     @rule()
     def tail_ends(self) -> None:
-        self.plan.end_tail()
+        self.plan.end_postprocess()
         self.tail, self.repeating = None, False
 
     @precondition(lambda self: self.tail is not None and not self.waits_to_repeat and self.tail[1] == "device")
@@ -254,7 +351,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def the_planner_knows_of_the_tail(self) -> None:
-        assert self.plan.tail_under_way is (self.tail is not None)
+        assert self.plan.postprocess_under_way is (self.tail is not None)
 
 
 TestAnyOrder = AnyOrder.TestCase

@@ -25,28 +25,28 @@ def learned(file: Path | None = None, placement: str = "resident", revision: str
 
 def test_the_highest_of_all_measurements_counts() -> None:
     peaks = learned()
-    assert peaks.front(SMALL) == 0
+    assert peaks.denoise(SMALL) == 0
     for mb in (10.0, 30.0, 20.0):
-        peaks.front_took(SMALL, mb)
-        peaks.tail_took(SMALL, mb / 2)
-    assert (peaks.front(SMALL), peaks.tail(SMALL), peaks.front(LARGE)) == (30.0, 15.0, 0.0)
+        peaks.denoise_took(SMALL, mb)
+        peaks.postprocess_took(SMALL, mb / 2)
+    assert (peaks.denoise(SMALL), peaks.postprocess(SMALL), peaks.denoise(LARGE)) == (30.0, 15.0, 0.0)
 
 
 def test_it_is_known_after_a_restart_and_to_the_other_engines(tmp_path: Path) -> None:
     file = tmp_path / "peaks.json"
     one, other = learned(file), learned(file)
-    one.front_took(SMALL, 10.0)
-    other.front_took(LARGE, 25.0)
+    one.denoise_took(SMALL, 10.0)
+    other.denoise_took(LARGE, 25.0)
     again = learned(file)
-    assert (again.front(SMALL), again.front(LARGE)) == (10.0, 25.0)
+    assert (again.denoise(SMALL), again.denoise(LARGE)) == (10.0, 25.0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["peaks.json", "peaks.lock"]
 
 
 def test_another_placement_and_another_model_are_learned_anew(tmp_path: Path) -> None:
     file = tmp_path / "peaks.json"
-    learned(file).front_took(SMALL, 10.0)
-    assert learned(file, placement="group").front(SMALL) == 0
-    assert learned(file, revision="wan 2").front(SMALL) == 0
+    learned(file).denoise_took(SMALL, 10.0)
+    assert learned(file, placement="group").denoise(SMALL) == 0
+    assert learned(file, revision="wan 2").denoise(SMALL) == 0
 
 
 @pytest.mark.parametrize(
@@ -55,21 +55,21 @@ def test_another_placement_and_another_model_are_learned_anew(tmp_path: Path) ->
 def test_a_file_that_cannot_be_read_is_begun_afresh(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "peaks.json"
     file.write_bytes(content)
-    learned(file).front_took(SMALL, 10.0)
-    assert learned(file).front(SMALL) == 10.0
+    learned(file).denoise_took(SMALL, 10.0)
+    assert learned(file).denoise(SMALL) == 10.0
     assert json.loads(file.read_text())["version"] == 1
 
 
 def test_a_home_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     peaks = learned(tmp_path / "nowhere" / "peaks.json")
-    peaks.front_took(SMALL, 10.0)
-    assert peaks.front(SMALL) == 10.0
+    peaks.denoise_took(SMALL, 10.0)
+    assert peaks.denoise(SMALL) == 10.0
 
 
 def test_the_file_does_not_grow_for_ever(tmp_path: Path) -> None:
     peaks = learned(tmp_path / "peaks.json")
     for width in range(1, 300):
-        peaks.front_took(shape("wan", width, 10, 1), 10.0)
+        peaks.denoise_took(shape("wan", width, 10, 1), 10.0)
     assert len(json.loads((tmp_path / "peaks.json").read_text())["models"]["wan 1"]) <= 256
 
 
@@ -82,19 +82,19 @@ def test_of_a_model_that_drew_nothing_nothing_is_assumed() -> None:
 
 def test_a_size_that_was_drawn_needs_what_it_took_in_the_placement_that_shows_it_best() -> None:
     peaks = learned(placement="text_encoder_aside")
-    peaks.front_took(SMALL, 50.0)  # the encoder came and went
+    peaks.denoise_took(SMALL, 50.0)  # the encoder came and went
     peaks.placed("wan", "wan 1", "resident")
-    peaks.front_took(SMALL, 10.0)
-    peaks.tail_took(SMALL, 20.0)
+    peaks.denoise_took(SMALL, 10.0)
+    peaks.postprocess_took(SMALL, 20.0)
     assert peaks.need("wan 1", SMALL) == Need(10 * MB, 20 * MB)
 
 
 def test_another_size_is_estimated_by_the_next_and_is_not_certain() -> None:
     peaks = learned()
-    peaks.front_took(LARGE, 40.0)
+    peaks.denoise_took(LARGE, 40.0)
     assert peaks.need("wan 1", SMALL) == Need(20 * MB, 0)
     assert peaks.need("wan 1", SMALL, certain=True) == Need(0, 0)
-    peaks.front_took(shape("wan", 800, 100, 10), 80.0)
+    peaks.denoise_took(shape("wan", 800, 100, 10), 80.0)
     larger = shape("wan", 1600, 100, 10)
     assert peaks.need("wan 1", larger) == Need(160 * MB, 0)
     assert peaks.need("wan 1", LARGE, certain=True) == Need(40 * MB, 0)
@@ -102,10 +102,10 @@ def test_another_size_is_estimated_by_the_next_and_is_not_certain() -> None:
 
 def test_what_ran_out_needs_more_than_there_was_until_the_restart(tmp_path: Path) -> None:
     peaks = learned(tmp_path / "peaks.json")
-    peaks.front_took(SMALL, 10.0)
+    peaks.denoise_took(SMALL, 10.0)
     peaks.ran_out("wan 1", SMALL, 70.0)
     assert peaks.need("wan 1", SMALL) == Need(70 * MB, 70 * MB)
-    assert peaks.need("wan 1", LARGE).front == 20 * MB
+    assert peaks.need("wan 1", LARGE).denoise == 20 * MB
     assert learned(tmp_path / "peaks.json").need("wan 1", SMALL) == Need(10 * MB, 0)
 
 

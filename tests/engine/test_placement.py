@@ -42,7 +42,7 @@ MODEL = (
     component("transformer_2", 20, block=2, unblocked=1, leaf=0.25),
     component("vae", 1),
 )
-JOB = Need(front=4 * GIB, tail=6 * GIB)
+JOB = Need(denoise=4 * GIB, postprocess=6 * GIB)
 
 
 @pytest.mark.parametrize(

@@ -244,7 +244,7 @@ def test_a_job_too_large_is_refused_before_it_begins_and_the_model_stays(demo_ca
     pipe = engine.pipelines.get(demo_card)
     revision = revision_of(demo_card, ModelSetup(), "cuda", str(engine.pipelines.device.dtype))
     peaks.placed(demo_card.name, revision, "resident")
-    peaks.front_took(shape_of(job(demo_card, num_frames=17)), 5000.0)
+    peaks.denoise_took(shape_of(job(demo_card, num_frames=17)), 5000.0)
     with pytest.raises(OutOfMemory, match=r"for 64x64x17: .* a job of this size 4\.9 GiB on top"):
         _draw(engine, demo_card, Recorder.recording(), tmp_path, num_frames=17)
     assert engine.pipelines.names() == (demo_card.name,)
@@ -256,7 +256,7 @@ def test_an_estimate_refuses_nobody_and_a_job_is_tried_where_it_takes_least(demo
     engine = engine_with(demo_card, limit=RESERVE + 2**30, peaks=peaks)
     revision = revision_of(demo_card, ModelSetup(), "cuda", str(engine.pipelines.device.dtype))
     peaks.placed(demo_card.name, revision, "resident")
-    peaks.front_took(shape_of(job(demo_card, num_frames=1)), 500.0)
+    peaks.denoise_took(shape_of(job(demo_card, num_frames=1)), 500.0)
     engine.pipelines.get(demo_card, shape=shape_of(job(demo_card, num_frames=17)))
     assert _used(engine, demo_card) == "leaf"
 
@@ -266,15 +266,15 @@ def test_a_job_that_ran_out_is_drawn_in_less_and_the_next_like_it_begins_there(d
     spec = job(demo_card)
     engine.pipelines.get(demo_card, shape=shape_of(spec))
     assert _used(engine, demo_card) == "resident"
-    assert engine.stays(demo_card, "normal", shape_of(spec))
+    assert engine.resident(demo_card, "normal", shape_of(spec))
 
     assert engine.ran_out(demo_card, spec, "normal")
 
-    assert not engine.stays(demo_card, "normal", shape_of(spec))
+    assert not engine.resident(demo_card, "normal", shape_of(spec))
     engine.pipelines.get(demo_card, shape=shape_of(spec))
     slower = _used(engine, demo_card)
     assert ORDER.index(slower) > 0  # type: ignore[arg-type]
-    assert engine.stays(demo_card, "normal", shape_of(spec)) is (slower != "model")
+    assert engine.resident(demo_card, "normal", shape_of(spec)) is (slower != "model")
 
 
 def test_running_out_ends_where_there_is_no_slower_placement(demo_card: ModelCard) -> None:

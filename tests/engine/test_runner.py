@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from workers.engine.errors import DeviceLost, EngineError, OutOfMemory
 from workers.engine.peaks import Peaks, Shape
 from workers.engine.progress import Monitor
 from workers.engine.runner import Runner
-from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, PostprocessBegun, RunJob
+from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, NextWanted, PostprocessBegun, RunJob
 from workers.ipc.shared import SharedCounters
 
 MADE = (Artefact(name="video.mp4", media_type="video/mp4", size=1, sha256="0" * 64),)
@@ -56,11 +57,12 @@ class ScriptedEngine:
         self.where: Any = "host"
         self.fronts: dict[str, Callable[[Monitor], None]] = {}
         self.tails: dict[str, Callable[[Monitor], None]] = {}
+        self.preparing: dict[str, Callable[[Monitor], None]] = {}
         self.moves: set[str] = set()
         #: Prompts of jobs that are drawn in less memory when they ran out of it.
         self.shrinks: set[str] = set()
         self.log: list[str] = []
-        self.reclaimed = 0
+        self.freed = 0
 
     def load(self, card: ModelCard) -> None:
         """It is there."""
@@ -71,10 +73,13 @@ class ScriptedEngine:
     def loaded_loras(self) -> tuple[str, ...]:
         return ()
 
-    def reclaim(self) -> None:
-        self.reclaimed += 1
+    def free_cache(self) -> None:
+        self.freed += 1
 
-    def stays(self, card: ModelCard, profile: Profile, shape: Shape) -> bool:
+    def prepares(self, card: ModelCard, spec: JobSpec, beside: JobSpec) -> bool:
+        return spec.model == beside.model
+
+    def resident(self, card: ModelCard, profile: Profile, shape: Shape) -> bool:
         return card.name not in self.moves
 
     def ran_out(self, card: ModelCard, spec: JobSpec, profile: Profile) -> bool:
@@ -85,7 +90,10 @@ class ScriptedEngine:
 
     def generate(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
         self.log.append(f"draw {spec.prompt}")
-        monitor.enter("denoise", 1)
+        self.preparing.get(spec.prompt, lambda monitor: None)(monitor)
+        monitor.turn.take()
+        monitor.enter("denoise", 2)
+        monitor.step(1, 2)
         self.fronts.get(spec.prompt, lambda monitor: None)(monitor)
 
         def tail() -> Outcome:
@@ -135,6 +143,25 @@ class Bench:
 
     def run(self, fence: int, prompt: str, **fields: Any) -> None:
         self.runner.run(self.job(fence, prompt, **fields))
+
+    def run_both(self, prompt: str = "second", **fields: Any) -> None:
+        """Run job 1, "first", and as soon as it asks for the next one job 2 in a second thread."""
+        second = threading.Thread(target=lambda: self.run(2, prompt, **fields))
+        front = self.engine.fronts.get("first", lambda monitor: None)
+
+        def begin_second(monitor: Monitor) -> None:
+            assert self.wants_next(1)
+            if not second.ident:  # it may be drawn again
+                second.start()
+            front(monitor)
+
+        self.engine.fronts["first"] = begin_second
+        self.run(1, "first")
+        second.join(_PATIENCE_S)
+        assert not second.is_alive()
+
+    def wants_next(self, fence: int) -> bool:
+        return NextWanted(fence=fence) in self.said
 
     def cancel(self, fence: int) -> None:
         self.words.slots[fence % 2].request_cancel(fence)
@@ -380,7 +407,7 @@ def test_memory_that_runs_out_alone_fails_the_job_and_is_given_back(bench: Bench
     first = bench.end(1)
     assert isinstance(first, JobFailed)
     assert first.kind == "out_of_memory"
-    assert bench.engine.reclaimed == 1
+    assert bench.engine.freed == 1
 
 
 def test_a_job_that_runs_out_of_memory_alone_is_drawn_again_in_less_if_it_can_be(bench: Bench) -> None:
@@ -439,3 +466,173 @@ def test_what_a_job_is_drawn_with_is_in_its_result_and_no_other_s(bench: Bench) 
         {"quantize": "transformer int8"},
         {},
     ]
+
+
+# ------------------------------------------------------------------ a job that is prepared beside another
+
+
+def seen(bench: Bench, line: str) -> Callable[[Monitor], None]:
+    """Goes on when the engine's log has this line."""
+
+    def wait(monitor: Monitor) -> None:
+        for _ in range(int(_PATIENCE_S / 0.005)):
+            if line in bench.engine.log:
+                return
+            time.sleep(0.005)
+        raise AssertionError(f"{line!r} never came: {bench.engine.log}")
+
+    return wait
+
+
+def ready(bench: Bench, line: str = "prepared second") -> None:
+    """The engine has measured our shape; the second job says when it is prepared, and the first one's last step waits for `line`."""
+    learned(bench)
+    bench.engine.preparing["second"] = lambda monitor: bench.engine.log.append("prepared second")
+    bench.engine.fronts["first"] = lambda monitor: (seen(bench, line)(monitor), bench.engine.log.append("last step"))[0]
+    bench.engine.fronts["second"] = lambda monitor: bench.engine.log.append("step of second")
+
+
+def test_the_next_job_is_prepared_beside_the_last_steps(bench: Bench) -> None:
+    ready(bench)
+    bench.run_both()
+    assert isinstance(bench.end(1), JobFinished)
+    second = bench.end(2)
+    assert isinstance(second, JobFinished)
+    log = bench.engine.log
+    assert log.index("prepared second") < log.index("last step") < log.index("step of second")
+
+
+def test_the_time_that_a_prepared_job_waits_is_not_its_own(bench: Bench) -> None:
+    ready(bench)
+    waiting = threading.Event()
+
+    def last_step(monitor: Monitor) -> None:
+        seen(bench, "prepared second")(monitor)
+        waiting.wait(0.3)
+
+    bench.engine.fronts["first"] = last_step
+    bench.run_both()
+    second = bench.end(2)
+    assert isinstance(second, JobFinished)
+    assert second.run_s < 0.3
+    assert sum(second.result.stage_durations.values()) < 0.3
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda bench: setattr(bench.registry.meter, "all_mb", 43.0),
+        lambda bench: setattr(bench.engine, "prepares", lambda *_: False),
+    ],
+    ids=["no room", "a job that cannot be"],
+)
+def test_what_cannot_be_prepared_is_not_asked_for(bench: Bench, spoil: Callable[[Bench], None]) -> None:
+    learned(bench)
+    spoil(bench)
+    bench.run(1, "first")
+    bench.end(1)
+    assert not bench.wants_next(1)
+
+
+@pytest.mark.parametrize("fields", [{"alone": True}, {"model": "two"}, {"kept": 1}])
+def test_a_job_that_is_not_to_be_prepared_waits(bench: Bench, fields: dict[str, Any]) -> None:
+    learned(bench)
+    bench.engine.fronts["first"] = lambda monitor: bench.engine.log.append("last step")
+    bench.run_both(**fields)
+    bench.end(2)
+    assert bench.engine.log.index("last step") < bench.engine.log.index("draw second")
+
+
+def test_a_prepared_job_hears_its_cancel(bench: Bench) -> None:
+    ready(bench)
+    go = threading.Event()
+    bench.engine.fronts["first"] = until(go)
+
+    def prepare(monitor: Monitor) -> None:
+        bench.cancel(2)
+
+    bench.engine.preparing["second"] = prepare
+    caller = threading.Thread(target=bench.run_both)
+    caller.start()
+    assert isinstance(bench.end(2), JobCancelled)
+    assert not bench.handed_over(1)
+    go.set()
+    assert isinstance(bench.end(1), JobFinished)
+    caller.join(_PATIENCE_S)
+
+
+def test_a_job_that_fails_lets_the_prepared_one_go_on(bench: Bench) -> None:
+    ready(bench)
+
+    def fail(monitor: Monitor) -> None:
+        seen(bench, "prepared second")(monitor)
+        raise EngineError("no")
+
+    bench.engine.fronts["first"] = fail
+    bench.run_both()
+    assert isinstance(bench.end(1), JobFailed)
+    assert isinstance(bench.end(2), JobFinished)
+
+
+def test_memory_that_runs_out_while_a_job_is_prepared_fails_nobody(bench: Bench) -> None:
+    ready(bench, "tried second")
+    failure = failing(MemoryError("no 20 GiB"))
+
+    def prepare(monitor: Monitor) -> None:
+        bench.engine.log.append("tried second")
+        failure(monitor)
+
+    bench.engine.preparing["second"] = prepare
+    bench.run_both()
+    assert isinstance(bench.end(1), JobFinished)
+    assert isinstance(bench.end(2), JobFinished)
+    assert bench.engine.log.count("draw second") == 2
+    bench.run(3, "third")
+    bench.end(3)
+    assert not bench.wants_next(3), "two such jobs are not tried together again"
+
+
+def test_memory_that_runs_out_beside_a_prepared_job_fails_nobody(bench: Bench) -> None:
+    ready(bench)
+    failure = failing(MemoryError("no 20 GiB"))
+
+    def last_step(monitor: Monitor) -> None:
+        seen(bench, "prepared second")(monitor)
+        failure(monitor)
+
+    bench.engine.fronts["first"] = last_step
+    bench.run_both()
+    assert isinstance(bench.end(1), JobFinished)
+    assert isinstance(bench.end(2), JobFinished)
+
+
+def test_a_prepared_job_goes_on_as_soon_as_the_one_before_is_denoised(bench: Bench) -> None:
+    """Not first when the call of that one has been left."""
+    ready(bench)
+
+    def last_step(monitor: Monitor) -> None:
+        seen(bench, "prepared second")(monitor)
+        monitor.ends.denoised("device")
+        seen(bench, "step of second")(monitor)
+
+    bench.engine.fronts["first"] = last_step
+    bench.run_both()
+    assert isinstance(bench.end(1), JobFinished)
+    assert isinstance(bench.end(2), JobFinished)
+    assert bench.handed_over(1)
+
+
+def test_a_job_that_fails_after_it_let_the_next_go_on_is_only_its_own_failure(bench: Bench) -> None:
+    ready(bench)
+
+    def last_step(monitor: Monitor) -> None:
+        seen(bench, "prepared second")(monitor)
+        monitor.ends.denoised("device")
+        raise EngineError("no")
+
+    bench.engine.fronts["first"] = last_step
+    bench.run_both()
+    assert isinstance(bench.end(1), JobFailed)
+    assert isinstance(bench.end(2), JobFinished)
+    bench.run(3, "third")
+    assert isinstance(bench.end(3), JobFinished)

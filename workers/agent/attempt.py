@@ -119,8 +119,8 @@ class Attempt:
         self.fence = fence
         self.slot = slot
         self.alone = alone
-        #: Whether its postprocessing runs by itself: the engine takes another job.
-        self.postprocessing = False
+        #: "last_steps": the engine has asked for the next job, to prepare it beside them; "postprocess": that runs by itself.
+        self.stage: Literal["denoise", "last_steps", "postprocess"] = "denoise"
         #: For log lines.
         self.trace_id = trace_id
         self.cancel_by: float | None = None
@@ -137,6 +137,16 @@ class Attempt:
         if progress.fence == self.fence:
             self._pulse.observe(progress, now)
             self.kept = progress.kept
+
+    @property
+    def postprocessing(self) -> bool:
+        """Whether its postprocessing runs by itself: the engine takes another job."""
+        return self.stage == "postprocess"
+
+    @property
+    def next_wanted(self) -> bool:
+        """Whether the engine has asked for the next job, to prepare it beside this one's last steps."""
+        return self.stage == "last_steps"
 
     @property
     def begun(self) -> bool:

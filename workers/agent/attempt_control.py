@@ -98,8 +98,8 @@ class AttemptControl:
 
     def begin_failed(self, fence: int, reason: str, now: float) -> None:
         """The job of this fence could not be given to the engine."""
-        attempt = self._attempts.denoising
-        if attempt is not None and attempt.fence == fence and self._life.state == "busy":
+        attempt = self._attempts.of(fence)
+        if attempt is not None and self._life.state == "busy":
             self._life.free()
             self._attempts.fail(attempt, m.FailureKind.ENGINE_ERROR, f"the worker could not begin: {reason}", now)
 

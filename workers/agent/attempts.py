@@ -18,7 +18,7 @@ from workers.ipc.messages import RunJob
 
 
 class Attempts:
-    """In the order in which they began: the last one is denoised, unless it is in its postprocessing too."""
+    """In the order in which they were given: see `denoising`."""
 
     def __init__(self, results: UnackedResults, emit: Callable[[fx.Effect], None]) -> None:
         #: Jobs whose inputs are being fetched, by their fences: the engine has not been given them.
@@ -45,8 +45,8 @@ class Attempts:
 
     @property
     def denoising(self) -> Attempt | None:
-        """The attempt that is denoised."""
-        return self._held[-1] if self._held and not self._held[-1].postprocessing else None
+        """The attempt that is denoised: the first that is not in its postprocessing. One after it is prepared, or waits."""
+        return next((attempt for attempt in self._held if not attempt.postprocessing), None)
 
     def waits(self, attempt: Attempt) -> bool:
         """Whether it has not begun because its inputs are on their way, or of the one before it, whose silence is the one that counts."""

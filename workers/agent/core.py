@@ -2,8 +2,8 @@
 
 Rules:
 
-- At most two jobs are in the engine (`engine_slot`): one that is denoised, and before it one in its postprocessing. A job's end makes a
-  result, which waits in `unacked_results` until it is acknowledged.
+- At most two jobs are in the engine (`engine_slot`): one that is denoised, and one in its postprocessing or one that is prepared. A job's
+  end makes a result, which waits in `unacked_results` until it is acknowledged.
 - What it has room for is `capacity`'s; what the broker orders of an attempt is obeyed by its fence (`broker_orders`); what is said
   unasked is said when it is due (`reporter`).
 - What is here: the entrances, the broker's epoch, and how the worker drains, stops and leaves.
@@ -28,7 +28,7 @@ from workers.agent.registration import Registration
 from workers.agent.reporter import Reporter
 from workers.agent.truncate import MAX_REASON, MAX_TEXT, clip
 from workers.agent.unacked_results import UnackedResults
-from workers.ipc.messages import FromEngine, JobParked, PostprocessBegun
+from workers.ipc.messages import FromEngine, JobParked, NextWanted, PostprocessBegun
 from workers.ipc.shared import Progress
 from workers.supervisor.agent_policy import AgentPolicy
 from workers.supervisor.exit_codes import EXIT_LEFT, EXIT_NAME_TAKEN, EXIT_RESTART, EXIT_UNWANTED
@@ -136,7 +136,7 @@ class AgentCore:
         """A message of the engine."""
         if self.leaving is None:
             self.engine_slot.told(message, now)
-            if isinstance(message, PostprocessBegun | JobParked) and self.capacity.free:
+            if isinstance(message, NextWanted | PostprocessBegun | JobParked) and self.capacity.free:
                 # The room is there now, and no result tells of it.
                 self.registration.beat_now(now)
         return self._flush_effects(now)

@@ -1,6 +1,7 @@
 """The worker's place for jobs: its engine, the attempts in it, and what each does to the other.
 
-- At most two attempts: one that is denoised, and before it one in its postprocessing (decode, encode, save).
+- At most two attempts: one that is denoised, and before it one in its postprocessing (decode, encode, save) or behind it one that is
+  prepared, which the engine asks for shortly before the last step of the one that is denoised.
 - What the engine reports before its process is gone is the attempt's result. Else `Attempt.ending` says why it was killed, and nothing
   there means that it crashed, whichever of its attempts did it. An attempt that the engine never took up is handed back, not failed,
   and so is one that had to go because the engine was killed for the other.
@@ -31,6 +32,7 @@ from workers.ipc.messages import (
     JobFinished,
     JobParked,
     LoadFailed,
+    NextWanted,
     PostprocessBegun,
     Ready,
     Setup,
@@ -100,6 +102,8 @@ class EngineSlot:
                 self.engine.ready(message, now)
             case LoadFailed() if self.engine.life.state == "loading":
                 self.engine.load_failed(message, now)
+            case NextWanted() if (drawn := self.attempts.denoising) is not None and drawn.fence == message.fence:
+                self._next_wanted(drawn)
             case PostprocessBegun() if (drawn := self.attempts.denoising) is not None and drawn.fence == message.fence:
                 self._postprocess_begun(drawn, message)
             case JobFinished() | JobFailed() | JobCancelled() | JobParked() if (
@@ -109,16 +113,29 @@ class EngineSlot:
             case _:
                 self._emit(fx.Note(action=Action.STRAY_ENGINE_MESSAGE, level="warning", detail=type(message).__name__))
 
+    def _next_wanted(self, attempt: Attempt) -> None:
+        if not attempt.next_wanted:
+            attempt.stage = "last_steps"
+            self.engine.life.free()
+
     def _postprocess_begun(self, attempt: Attempt, message: PostprocessBegun) -> None:
-        attempt.postprocessing = True
         self.engine.holds(message.model, message.loaded_loras)
-        self.engine.life.free()
+        self._takes_next(attempt)
+        attempt.stage = "postprocess"
+
+    def _takes_next(self, attempt: Attempt) -> None:
+        """This attempt is denoised: the engine takes the next job, unless it may have been given one since it asked for that."""
+        if not attempt.next_wanted:
+            self.engine.life.free()
 
     def _job_ended(self, attempt: Attempt, message: JobEnding, now: float) -> None:
         if attempt is self.attempts.denoising:
             # A failure may not say which model is in memory; then it is the one that was. A tail says nothing: another may be loading.
             if message.model or not isinstance(message, JobFailed):
                 self.engine.holds(message.model, message.loaded_loras)
+            self._takes_next(attempt)
+        elif not attempt.postprocessing:
+            # It was prepared, or waited, behind the one that is denoised.
             self.engine.life.free()
         match message:
             case JobFinished():

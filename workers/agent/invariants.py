@@ -20,17 +20,26 @@ def check(core: AgentCore) -> None:
     held = [*(attempt.fence for attempt in attempts), *waiting]
     rules = {
         "a busy engine draws a job": bool(denoising) or state != "busy",
-        "only a busy or stopping engine draws a job": not denoising or state in ("busy", "stopping"),
+        # It takes another while it draws one, if it asked for that.
+        "only a busy or stopping engine draws a job": not denoising
+        or state in ("busy", "stopping")
+        or denoising[-1].next_wanted,
         "an engine without a process has no job": not attempts or engine_slot.engine.life.alive,
-        "at most one job is drawn, and it is the last": len(denoising) <= 1
-        and denoising == attempts[-1:][: len(denoising)],
+        "one job is drawn, and behind it one that it asked for": len(denoising) <= 2
+        and denoising == attempts[len(attempts) - len(denoising) :]
+        and all(attempt.next_wanted for attempt in denoising[:-1]),
         "there are no more jobs than slots": len(attempts) <= SLOTS,
         "every job has a slot of its own": len({attempt.slot for attempt in attempts}) == len(attempts),
         "a job that must be alone has nobody after it": not any(attempt.alone for attempt in attempts[:-1]),
         "an engine that is killed for its job is stopping": all(attempt.ending is None for attempt in attempts)
         or state == "stopping",
         "free means that a job would be taken": core.capacity.free == 0
-        or (state == "idle" and not denoising and not core.capacity.draining and core.leaving is None),
+        or (
+            state == "idle"
+            and all(attempt.next_wanted for attempt in denoising)
+            and not core.capacity.draining
+            and core.leaving is None
+        ),
         "no attempt is running and done": all(attempt.fence not in waiting for attempt in attempts),
         "every fence held has been seen": all(fence <= core.orders.seen for fence in held),
         "everything held fits into a heartbeat": len(held) <= core.policy.max_unacknowledged + SLOTS,

@@ -20,7 +20,7 @@ Outcome: TypeAlias = "tuple[Artefact, ...] | Stage"
 
 
 class Stage(Struct, frozen=True):
-    """A part of a job's tail, which may run on another thread while the next job is drawn.
+    """Postprocess stage of a job, which may run on another thread while the next job is denoised.
 
     `where` says what it needs: "host", nothing of the device; "device", memory there beside the next job's; "whole", the device for itself.
     `run` does it, and may be called again if memory ran out. Raises as `Engine.generate` does.
@@ -31,7 +31,10 @@ class Stage(Struct, frozen=True):
 
 
 class Engine(Protocol):
-    """Draws the jobs of one family of models. One job at a time, while the tail of the one before may still run."""
+    """Draws the jobs of one family of models. One job at a time, beside the postprocess stages of the one before.
+
+    `generate` is also called in a second thread, for a job that `prepares`; then `monitor` has it wait before its first denoising step.
+    """
 
     def load(self, card: ModelCard, monitor: Monitor | None = None) -> None:
         """Bring the model into memory, and call it for the first time where it is to be. Raises `LoadError`, or `OutOfMemory`."""
@@ -44,11 +47,14 @@ class Engine(Protocol):
         the engine can run the next job as if nothing had happened, unless the device itself is lost.
         """
 
-    def stays(self, card: ModelCard, profile: Profile, shape: Shape) -> bool:
+    def resident(self, card: ModelCard, profile: Profile, shape: Shape) -> bool:
         """Whether this model is where a job of this shape needs it: drawing it moves no weights."""
 
+    def prepares(self, card: ModelCard, spec: JobSpec, beside: JobSpec) -> bool:
+        """Whether a job can be prepared while another of the same model is denoised, so that neither is drawn differently."""
+
     def ran_out(self, card: ModelCard, spec: JobSpec, profile: Profile) -> bool:
-        """A job's front ran out of memory, with nothing beside it. Whether it can be drawn again, so that it takes less."""
+        """A job's denoise stage ran out of memory, with nothing beside it. Whether it can be drawn again, so that it takes less."""
 
     def loaded(self) -> str:
         """Name of the model that the next job finds in memory; "" when none."""
@@ -56,7 +62,7 @@ class Engine(Protocol):
     def loaded_loras(self) -> tuple[str, ...]:
         """Names of the LoRAs beside its weights, the most recently used first."""
 
-    def reclaim(self) -> None:
+    def free_cache(self) -> None:
         """Give back all memory that the model in use does not need. Called when a job ran out of memory and nothing else runs."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,6 +60,7 @@ class Device:
         self.dtype = _dtype(dtype, kind)
         self.meter: MemoryMeter = GpuMemory() if kind == "cuda" else ProcessMemory()
         self._side: Any = _Stream() if kind == "cuda" else None
+        self._ahead: Any = _Stream() if kind == "cuda" else None
 
     @property
     def name(self) -> str:
@@ -71,7 +72,7 @@ class Device:
     def synchronise(self) -> None:
         """Wait until all that this thread asked of the GPU is done: it runs behind, and a step must not be reported before it is over."""
         if self.kind == "cuda":
-            # Not the device's: the tail of the job before has a stream of its own, and is not waited for.
+            # Not the device's: the decoding of the job before has a stream of its own, and is not waited for.
             torch.cuda.current_stream().synchronize()
 
     @contextmanager
@@ -89,6 +90,27 @@ class Device:
                 yield
             finally:
                 self._side.synchronize()
+
+    @contextmanager
+    def aside(self, at_turn: Callable[[Callable[[], None]], None]) -> Iterator[None]:
+        """Run what this thread asks of the GPU inside beside the other thread's steps, until its own turn comes.
+
+        `at_turn` takes what is to be done then. Steps run on the stream of all others: memory of their size is kept once.
+        """
+        if self._ahead is None:
+            yield
+            return
+
+        def join() -> None:
+            self._ahead.synchronize()
+            torch.cuda.set_stream(torch.cuda.default_stream())
+
+        torch.cuda.set_stream(self._ahead)
+        at_turn(join)
+        try:
+            yield
+        finally:
+            torch.cuda.set_stream(torch.cuda.default_stream())
 
     def release(self) -> None:
         """Give unused memory back to the system or the GPU."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from workers.engine.instrumentation import call
 from workers.engine.loras import described
 from workers.engine.overlap import shape_of
 from workers.engine.peaks import Shape
+from workers.engine.pipeline_variants import can_be_copied, working_copy
 from workers.engine.pipelines import Pipelines
 from workers.engine.progress import Monitor
+from workers.engine.prompts import tokenizing
 from workers.engine.resuming import Resumption, UnknownState, versions
 from workers.engine.scheduling import draw_noise_from, sampled, sampler_of
 from workers.engine.sizing import sized
@@ -38,17 +41,35 @@ class DiffusionEngine:
 
     def __init__(self, pipelines: Pipelines) -> None:
         self.pipelines = pipelines
-        #: Of the attempt that is drawn now.
-        self._checkpoints: Checkpoints | None = None
+        #: Of the attempts that are drawn now.
+        self._checkpoints: dict[Monitor, Checkpoints] = {}
 
     def load(self, card: ModelCard, monitor: Monitor | None = None) -> None:
         """Bring the model into memory, and call it in the sizes of its warm-up. Raises `LoadError`, or `OutOfMemory`."""
         self.pipelines.get(card)
         self.pipelines.warm(card, monitor)
 
-    def stays(self, card: ModelCard, profile: Profile, shape: Shape) -> bool:
+    def resident(self, card: ModelCard, profile: Profile, shape: Shape) -> bool:
         """Whether a job of this shape finds the model where it needs it, and its VAE stays there."""
-        return self.pipelines.stays(card, profile, shape)
+        return self.pipelines.resident(card, profile, shape)
+
+    def prepares(self, card: ModelCard, spec: JobSpec, beside: JobSpec) -> bool:
+        """Whether a job from text alone can be prepared beside another with the same LoRAs, each in a copy of the pipeline."""
+        return (
+            not spec.image
+            and not spec.inputs
+            and sorted(map(str, spec.loras)) == sorted(map(str, beside.loras))
+            and self._in_copy(card, spec)
+            and self._in_copy(card, beside)
+        )
+
+    def _in_copy(self, card: ModelCard, spec: JobSpec) -> bool:
+        """Whether a job is drawn in a copy of the pipeline. A step cache and the hooks of a placement belong to the model itself."""
+        if (spec.cache or card.cache) not in ("", "off") or not self.pipelines.has(card):
+            return False
+        loaded = self.pipelines.loaded(card.name)
+        whole = self.pipelines.device.kind == "cpu" or loaded.placement == "resident"
+        return whole and can_be_copied(loaded.pipe)
 
     def ran_out(self, card: ModelCard, spec: JobSpec, profile: Profile) -> bool:
         """A job had the device for itself and ran out of memory. Whether it would be drawn with the model placed to take less."""
@@ -64,7 +85,7 @@ class DiffusionEngine:
         model = self.loaded()
         return self.pipelines.loaded(model).adapters.names()[::-1] if model else ()
 
-    def reclaim(self) -> None:
+    def free_cache(self) -> None:
         """Drop the models that are not in use."""
         self.pipelines.keep_only(self.loaded())
 
@@ -90,7 +111,7 @@ class DiffusionEngine:
         for text in without_effect(pipe, card, spec):
             monitor.warn(text)
         monitor.check()
-        return pipe
+        return working_copy(pipe) if self._in_copy(card, spec) else pipe
 
     @contextmanager
     def adjusted(self, pipe: Any, card: ModelCard, spec: JobSpec, monitor: Monitor) -> Iterator[None]:
@@ -110,17 +131,17 @@ class DiffusionEngine:
         """Inside, the state of the job is kept now and then. A step cache has one in the model, which is not."""
         keeping = monitor.keeping
         if keeping is not None and card.resumes and (spec.cache or card.cache) in ("", "off"):
-            self._checkpoints = Checkpoints(Path(keeping.directory), keeping.every_s, report=monitor.keep)
-            keeping.settle = self._checkpoints.settle
+            self._checkpoints[monitor] = Checkpoints(Path(keeping.directory), keeping.every_s, report=monitor.keep)
+            keeping.settle = self._checkpoints[monitor].settle
         try:
             yield
         finally:
-            self._checkpoints = None
+            self._checkpoints.pop(monitor, None)
 
     def call(self, pipe: Any, card: ModelCard, spec: JobSpec, index: int, monitor: Monitor, **more: Any) -> Any:
         """Call the pipeline for output `index` of a job, with the arguments of the job and `more`."""
         try:
-            return self._call(pipe, card, spec, index, monitor, self._checkpoints, **more)
+            return self._call(pipe, card, spec, index, monitor, self._checkpoints.get(monitor), **more)
         except UnknownState as error:
             logger.warning("a job begins anew", extra={"action": Action.CHECKPOINT, "detail": str(error)})
             monitor.use("resumed", f"no: {error}")
@@ -139,14 +160,24 @@ class DiffusionEngine:
         arguments = {**call_arguments(pipe, spec, spec.seed + index, monitor.check), **more}
         generator = arguments.get("generator")
         draw_noise_from(pipe, generator)
-        # Some pipelines bring their control image to latents with noise of no generator.
-        torch.manual_seed(spec.seed + index)
-        resumption = None
-        if checkpoints is not None:
-            binding, last = self._binding(card, spec, monitor), index == spec.num_outputs - 1
-            resumption = Resumption(pipe, generator, index, monitor, checkpoints, binding, last=last)
-        output = call(pipe, arguments, monitor, self.pipelines.device, resumption)
-        for text in (*cut_prompts(pipe, card, spec, arguments), *guidance_was_off(pipe, card, spec, arguments)):
+        last = index == spec.num_outputs - 1
+        ended = None
+        if last and arguments.get("output_type") == "latent":
+            ended = partial(monitor.ends.denoised, "device" if self.pipelines.keeps_vae(card) else "whole")
+        with self.pipelines.device.aside(monitor.turn.then) if monitor.turn.waits else nullcontext():
+            # Some pipelines bring their control image to latents with noise of no generator.
+            monitor.turn.then(partial(_seed, spec.seed + index))
+            resumption = None
+            if checkpoints is not None:
+                binding = self._binding(card, spec, monitor)
+                resumption = Resumption(pipe, generator, index, monitor, checkpoints, binding, last=last)
+                if resumption.goes_on:
+                    # Until its call is left, the models answer in its way.
+                    ended = None
+            output = call(pipe, arguments, monitor, self.pipelines.device, resumption, ended)
+        with tokenizing(pipe):
+            cut = cut_prompts(pipe, card, spec, arguments)
+        for text in (*cut, *guidance_was_off(pipe, card, spec, arguments)):
             monitor.warn(text)
         return output
 
@@ -162,3 +193,7 @@ class DiffusionEngine:
             "version of a library": versions(),
             "device": self.pipelines.device.name,
         }
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)

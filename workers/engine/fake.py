@@ -5,9 +5,9 @@ Its behaviour is chosen by the job's `extra` alone:
 - `fake`: "slow", "fail", "invalid", "oom", "poison" (a fatal device error), "die" (exit), "segfault", "hang" (no sign of life, deaf
   to cancel), "ignore_cancel" (alive, deaf to cancel), "load_fail"; absent: draws without fault.
 - `fake_step_s`: seconds a step takes (default 0; 0.1 when slow or deaf).
-- `fake_at`: the step after which it happens (default: half of them); with `fake_in`: "tail", the frame.
-- `fake_in`: "tail" for a fault while frames are decoded and written; "steps" (default) for one while they are drawn.
-- `fake_frame_s`: seconds that each frame of the tail takes (default 0).
+- `fake_at`: the step after which it happens (default: half of them); with `fake_in`: "postprocess", the frame.
+- `fake_in`: "postprocess" for a fault while frames are decoded and written; "steps" (default) for one while they are drawn.
+- `fake_frame_s`: seconds that each frame takes there (default 0).
 - `fake_once`: path of a counter file; the fault happens in the first `fake_times` (default 1) attempts only.
 
 A card whose `source` is "load_fail" cannot be loaded at all.
@@ -68,11 +68,14 @@ class FakeEngine:
     def loaded_loras(self) -> tuple[str, ...]:
         return self._loras
 
-    def reclaim(self) -> None:
+    def free_cache(self) -> None:
         """Do nothing: there is no cache."""
 
-    def stays(self, card: ModelCard, profile: Profile, shape: Shape) -> bool:
+    def resident(self, card: ModelCard, profile: Profile, shape: Shape) -> bool:
         return self._loaded == card.name
+
+    def prepares(self, card: ModelCard, spec: JobSpec, beside: JobSpec) -> bool:
+        return False
 
     def ran_out(self, card: ModelCard, spec: JobSpec, profile: Profile) -> bool:
         return False
@@ -90,10 +93,10 @@ class FakeEngine:
             last = index == spec.num_outputs - 1
             monitor.output(index, "save" if last else "denoise")
             _steps(spec, script, monitor, out_dir, index)
-            tail = partial(_tail, card, spec, out_dir, index, script, monitor)
+            decode = partial(_decode, card, spec, out_dir, index, script, monitor)
             if not last:
-                made.append(tail())
-        return Stage("host", lambda: (*made, tail()))
+                made.append(decode())
+        return Stage("host", lambda: (*made, decode()))
 
 
 class _Script:
@@ -108,9 +111,11 @@ class _Script:
         slow = self.behaviour in ("slow", "ignore_cancel")
         self.step_s = _number(spec, "fake_step_s", _SLOW_STEP_S if slow else 0.0)
         place = spec.extra.get("fake_in", "steps")
-        if place not in ("steps", "tail"):
-            raise InvalidInput(f"extra.fake_in: {place!r} is not one of steps, tail")
-        self.postprocessing = place == "tail"
+        if place == "tail":  # as 0.1.0 said it
+            place = "postprocess"
+        if place not in ("steps", "postprocess"):
+            raise InvalidInput(f"extra.fake_in: {place!r} is not one of steps, postprocess")
+        self.postprocessing = place == "postprocess"
         self.frame_s = _number(spec, "fake_frame_s", 0.0)
         self.at = int(
             _number(spec, "fake_at", (spec.num_frames if self.postprocessing else spec.num_inference_steps) // 2)
@@ -183,7 +188,7 @@ def _preview(spec: JobSpec, out_dir: Path, index: int, done: int) -> None:
             save_png(out_dir, preview_name(index * spec.previews + number), pixels)
 
 
-def _tail(card: ModelCard, spec: JobSpec, out_dir: Path, index: int, script: _Script, monitor: Monitor) -> Artefact:
+def _decode(card: ModelCard, spec: JobSpec, out_dir: Path, index: int, script: _Script, monitor: Monitor) -> Artefact:
     script.tell(monitor.enter, "decode", spec.num_frames)
     tells = told(card, spec, index, monitor)
     if spec.output == "image":

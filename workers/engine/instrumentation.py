@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from workers.engine.attention import denoisers_of
 from workers.engine.device import Device
 from workers.engine.errors import EngineError
 from workers.engine.frames import require_finite
@@ -35,10 +36,16 @@ _FREE = "maybe_free_model_hooks"
 
 
 def call(
-    pipe: Any, arguments: dict[str, Any], monitor: Monitor, device: Device, resumption: Resumption | None = None
+    pipe: Any,
+    arguments: dict[str, Any],
+    monitor: Monitor,
+    device: Device,
+    resumption: Resumption | None = None,
+    ended: Callable[[], None] | None = None,
 ) -> Any:
-    """`pipe(**arguments)` under watch, from where an earlier attempt was if there is a `resumption`.
+    """`pipe(**arguments)` under watch, from where an earlier attempt was if there is a `resumption`; then `ended` is called at once.
 
+    A job that is prepared beside another waits at the pipeline's loop, or where that is not seen before the first call of a denoiser.
     Raises `Cancelled`, `Parked`, `UnknownState`, and what the pipeline raises; the pipeline is as before either way.
     """
     steps = _Steps(pipe, monitor, device, resumption)
@@ -56,10 +63,13 @@ def call(
         freed(pipe),
         hearing(pipe.components.values(), monitor.check),
         _progress_bar(pipe, steps.bar),
+        _turn_taken(pipe, monitor) if monitor.turn.waits else nullcontext(),
         stepping,
         around,
     ):
         output = pipe(**arguments)
+        if ended is not None:
+            ended()
     steps.check_taken()
     return output
 
@@ -152,6 +162,23 @@ def _progress_bar(pipe: Any, bar: Callable[..., Any]) -> Iterator[None]:
         yield
     finally:
         del drawing.progress_bar
+
+
+@contextmanager
+def _turn_taken(pipe: Any, monitor: Monitor) -> Iterator[None]:
+    """Inside, no denoiser computes for this thread before the job's turn has come."""
+    ours = threading.get_ident()
+
+    def hook(module: torch.nn.Module, inputs: Any) -> None:
+        if threading.get_ident() == ours:
+            monitor.turn.take()
+
+    handles = [part.register_forward_pre_hook(hook) for part in denoisers_of(pipe)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
@@ -261,6 +288,7 @@ class _Steps:
     def _begin(self, total: int) -> None:
         self._total = total
         self._device.synchronise()
+        self._monitor.turn.take()
         self._monitor.enter("denoise", total)
         if self._resumption is not None:
             self._resumption.begin()

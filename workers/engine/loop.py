@@ -1,9 +1,10 @@
 """The engine process: `python -m workers.engine.loop --socket FD --words FD`, started by an agent alone.
 
 It takes one `Setup` (a spare does its imports before that comes), then one job after another, and answers each exactly once (`runner`).
-The main thread computes; a second thread reads the socketpair, so that the end of the stream (the agent has gone) ends the process at
-once, in the middle of a job too. SIGTERM and SIGINT, which a terminal or a process manager sends to the whole group, are ignored: the
-agent decides. On Linux the kernel kills an engine whose agent dies, which also covers a main thread that holds the interpreter lock.
+The main thread computes, and a second one beside it (`runner`); another reads the socketpair, so that the end of the stream (the agent has
+gone) ends the process at once, in the middle of a job too. SIGTERM and SIGINT, which a terminal or a process manager sends to the whole
+group, are ignored: the agent decides. On Linux the kernel kills an engine whose agent dies, which also covers a main thread that holds the
+interpreter lock.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ logger = logging.getLogger(__name__)
 EXIT_DONE, EXIT_PROTOCOL, EXIT_LOAD_FAILED, EXIT_DEVICE_LOST = 0, 64, 65, 66
 
 _OOM_SCORE, _OOM_SPARE = Path("/proc/self/oom_score_adj"), "1000"
+
+#: Seconds for which one thread keeps the interpreter from another that wants it.
+SWITCH_S = 0.001
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
@@ -91,11 +95,31 @@ class Loop:
             overlap=setup.overlap,
             checkpoint_s=setup.checkpoint_s or math.inf,
         )
+        # Threads hand the interpreter on when they wait; one that does not keeps the other from its next launch for at most this long.
+        sys.setswitchinterval(SWITCH_S)
+        if setup.overlap:
+            threading.Thread(target=self._serve_aside, args=(runner,), name="second", daemon=True).start()
+        return self._serve(runner)
+
+    def _serve(self, runner: Runner) -> int:
+        """Run jobs as they come. Two threads do: a job is prepared while the other's is denoised."""
         while True:
             message = self._inbox.get()
             if not isinstance(message, RunJob):
                 return EXIT_PROTOCOL
             runner.run(message)
+
+    def _serve_aside(self, runner: Runner) -> None:
+        status = EXIT_DONE
+        try:
+            status = self._serve(runner)
+        except ConnectionError:
+            pass
+        except BaseException:
+            logger.exception("a job's thread ended", extra={"action": Action.ENGINE_EXITED})
+            status = 1
+        logging.shutdown()
+        os._exit(status)
 
     def _stand_by(self) -> Struct:
         """Import what the setup will ask for, and wait for that. Of all that run, nothing is missed less when memory is short."""

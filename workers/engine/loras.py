@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,6 +85,9 @@ class Adapters:
         self._limit = limit_bytes
         self._loaded: OrderedDict[str, _Adapter] = OrderedDict()
         self._count = 0
+        #: Which act now, in how many jobs.
+        self._acting: tuple[list[LoraUse], int] = ([], 0)
+        self._turn = threading.Lock()
 
     def names(self) -> tuple[str, ...]:
         """LoRAs in memory beside the weights, the most recently used last."""
@@ -118,12 +122,31 @@ class Adapters:
 
     @contextmanager
     def active(self, uses: Sequence[LoraUse]) -> Iterator[None]:
-        """Inside, the pipeline draws with these LoRAs, which are loaded."""
+        """Inside, the pipeline draws with these LoRAs, which are loaded. A second job may come in while one is drawn with the same."""
         # The order of a sum changes its last bits: a set of LoRAs draws the same whichever way round it is asked for.
         uses = sorted(uses, key=lambda use: use.name)
+        with self._turn:
+            acting, jobs = self._acting
+            assert not jobs or acting == uses, "two jobs at once have the same LoRAs"
+            self._acting = uses, jobs + 1
+            if not jobs:
+                self._activate(uses)
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._acting = uses, self._acting[1] - 1
+                if not self._acting[1]:
+                    self._deactivate()
+
+    @property
+    def _cache(self) -> PromptCache | None:
         cache = getattr(self._pipe, "encode_prompt", None)
         # A placement may stand before it.
         cache = getattr(cache, "encode", cache)
+        return cache if isinstance(cache, PromptCache) else None
+
+    def _activate(self, uses: Sequence[LoraUse]) -> None:
         try:
             read_by: list[tuple[str, str, float]] = []
             for component in _components(self._pipe):
@@ -134,13 +157,17 @@ class Adapters:
                 fill(module, acting, self._pipe._execution_device)
                 if component.startswith("text_encoder"):
                     read_by += [(component, name, scales[name]) for name in touched]
-            if isinstance(cache, PromptCache):
-                cache.adapters = tuple(read_by)
-            yield
-        finally:
-            self._rest()
-            if isinstance(cache, PromptCache):
-                cache.adapters = ()
+            if self._cache is not None:
+                self._cache.adapters = tuple(read_by)
+        except BaseException:
+            self._acting = [], 0
+            self._deactivate()
+            raise
+
+    def _deactivate(self) -> None:
+        self._rest()
+        if self._cache is not None:
+            self._cache.adapters = ()
 
     @contextmanager
     def rehearsed(self) -> Iterator[bool]:

@@ -1,11 +1,13 @@
-"""Decides when the postprocessing of one job may run beside the denoising of the next: no threads, no device.
+"""Decides which stages of jobs may run beside each other: no threads, no device.
 
-A job has a *front* (load, encode the prompt, denoise) and a *tail* of stages (decode, encode, save; see `base.Stage`). At most one front
-and one tail are under way. `OverlapPlanner` keeps what is under way and what jobs were seen to need, and answers:
+A job has a *denoise stage* (load, encode the prompt, denoise) and *postprocess stages* (decode, encode, save; see `base.Stage`). What
+comes before its first denoising step may be done beside the denoise stage of the job before: then it is *prepared*. At most one job is in
+each of the three. `OverlapPlanner` keeps what is under way and what jobs were seen to need, and answers:
 
-- may a front begin now, and is what it takes to be measured;
-- may a tail be handed to the other thread, so that the next job can come;
-- when memory ran out, was that because of the other half, and so to be done again alone.
+- may a denoise stage begin now, and is what it takes to be measured;
+- may a job be prepared while another is denoised;
+- may a postprocess stage be handed to the other thread, so that the next job can come;
+- when memory ran out, was that because of what ran beside, and so to be done again alone.
 
 What a job takes depends on model, size and frames in ways nobody can compute beforehand, so both halves run alone until each has been
 measured once (`peaks` remembers, over restarts too). Two that ran out of memory together are not tried together again. Memory is in MB.
@@ -38,32 +40,32 @@ def shape_of(spec: JobSpec) -> Shape:
 
 
 class Learned(Protocol):
-    """Measured memory of halves of jobs, MB, by shape; 0: not measured. `Peaks` keeps it over restarts."""
+    """Measured memory of stages of jobs, MB, by shape; 0: not measured. `Peaks` keeps it over restarts."""
 
-    def front(self, shape: Any) -> float: ...
-    def tail(self, shape: Any) -> float: ...
-    def front_took(self, shape: Any, mb: float) -> None: ...
-    def tail_took(self, shape: Any, mb: float) -> None: ...
+    def denoise(self, shape: Any) -> float: ...
+    def postprocess(self, shape: Any) -> float: ...
+    def denoise_took(self, shape: Any, mb: float) -> None: ...
+    def postprocess_took(self, shape: Any, mb: float) -> None: ...
 
 
 class Unkept:
     """Measurements of this process alone."""
 
     def __init__(self) -> None:
-        self._fronts: dict[Hashable, float] = {}
-        self._tails: dict[Hashable, float] = {}
+        self._denoise: dict[Hashable, float] = {}
+        self._postprocess: dict[Hashable, float] = {}
 
-    def front(self, shape: Hashable) -> float:
-        return self._fronts.get(shape, 0.0)
+    def denoise(self, shape: Hashable) -> float:
+        return self._denoise.get(shape, 0.0)
 
-    def tail(self, shape: Hashable) -> float:
-        return self._tails.get(shape, 0.0)
+    def postprocess(self, shape: Hashable) -> float:
+        return self._postprocess.get(shape, 0.0)
 
-    def front_took(self, shape: Hashable, mb: float) -> None:
-        self._fronts[shape] = max(mb, self.front(shape))
+    def denoise_took(self, shape: Hashable, mb: float) -> None:
+        self._denoise[shape] = max(mb, self.denoise(shape))
 
-    def tail_took(self, shape: Hashable, mb: float) -> None:
-        self._tails[shape] = max(mb, self.tail(shape))
+    def postprocess_took(self, shape: Hashable, mb: float) -> None:
+        self._postprocess[shape] = max(mb, self.postprocess(shape))
 
 
 class MemoryModel:
@@ -72,28 +74,46 @@ class MemoryModel:
     def __init__(self, learned: Learned | None = None) -> None:
         self._learned: Learned = learned or Unkept()
         self._forbidden: set[tuple[Hashable, Hashable]] = set()
-        #: Held when nothing runs, as it was when a front was measured last; None: none was in this process.
+        #: Pairs of which the first is not to be prepared beside the second.
+        self._unprepared: set[tuple[Hashable, Hashable]] = set()
+        #: Held when nothing runs, as it was when a denoise stage was measured last; None: none was in this process.
         self._weights_mb: float | None = None
 
-    def front_took(self, shape: Hashable, mb: float, weights_mb: float) -> None:
-        """A front took this much, with no tail beside it on the device."""
-        self._learned.front_took(shape, mb)
+    def denoise_took(self, shape: Hashable, mb: float, weights_mb: float) -> None:
+        """A denoise stage took this much, with nothing beside it on the device."""
+        self._learned.denoise_took(shape, mb)
         self._weights_mb = weights_mb
 
-    def tail_took(self, shape: Hashable, mb: float) -> None:
-        """A stage of such a job's tail took this much, with no front beside it."""
-        self._learned.tail_took(shape, mb)
+    def postprocess_took(self, shape: Hashable, mb: float) -> None:
+        """A postprocess stage of such a job took this much, with nothing beside it."""
+        self._learned.postprocess_took(shape, mb)
 
-    def forbid(self, front: Hashable, tail: Hashable) -> None:
+    def forbid(self, denoise: Hashable, postprocess: Hashable) -> None:
         """Note that these two ran out of memory together."""
-        self._forbidden.add((front, tail))
+        self._forbidden.add((denoise, postprocess))
 
-    def fit(self, front: Hashable, tail: Hashable, limit_mb: float) -> bool:
+    def forbid_preparing(self, prepared: Hashable, denoised: Hashable) -> None:
+        """Note that the first ran out of memory while it was prepared beside the second."""
+        self._unprepared.add((prepared, denoised))
+
+    def fit(self, denoise: Hashable, postprocess: Hashable, limit_mb: float) -> bool:
         """Whether both fit into what the process could hold (`limit_mb`). False for what was not measured yet."""
-        front_mb, tail_mb = self._learned.front(front), self._learned.tail(tail)
-        if self._weights_mb is None or (front, tail) in self._forbidden or not front_mb or not tail_mb:
+        denoise_mb, postprocess_mb = self._learned.denoise(denoise), self._learned.postprocess(postprocess)
+        if (
+            self._weights_mb is None
+            or (denoise, postprocess) in self._forbidden
+            or not denoise_mb
+            or not postprocess_mb
+        ):
             return False
-        return self._weights_mb + front_mb + tail_mb <= _USABLE * limit_mb
+        return self._weights_mb + denoise_mb + postprocess_mb <= _USABLE * limit_mb
+
+    def fit_prepared(self, prepared: Hashable, denoised: Hashable, limit_mb: float) -> bool:
+        """Whether the first can be prepared beside the second. Its whole denoise stage is reckoned, of which preparing it is a part."""
+        own_mb, other_mb = self._learned.denoise(prepared), self._learned.denoise(denoised)
+        if self._weights_mb is None or (prepared, denoised) in self._unprepared or not own_mb or not other_mb:
+            return False
+        return self._weights_mb + own_mb + other_mb <= _USABLE * limit_mb
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
@@ -102,113 +122,167 @@ class Candidate(Struct, frozen=True, kw_only=True):
     shape: Hashable
     #: The agent wants nothing beside it: it ran out of memory before.
     alone: bool = False
-    #: Its model is where it is needed, so that its front moves no weights.
-    stays: bool = True
+    #: Its model is where it is needed, so that its denoise stage moves no weights.
+    resident: bool = True
 
 
-class _Front(Struct):
+class _Denoise(Struct):
     candidate: Candidate
-    #: Hashable of a tail that was on the device at some time since it began; None when there was none.
+    #: Shape of a job whose postprocess stage was on the device at some time since it began; None when there was none.
     beside: Hashable = None
+    #: The same of a job that was prepared.
+    prepared: Hashable = None
 
 
-class _Tail(Struct):
+class _Postprocess(Struct):
     shape: Hashable
     where: Where
-    #: Hashable of a front that was under way at some time since this stage began.
+    #: Shape of a job whose denoise stage was under way at some time since this stage began.
     beside: Hashable = None
-    #: This stage is done again, and no front may be under way.
+    #: This stage is done again, and no denoise stage may be under way.
     exclusive: bool = False
 
 
 class OverlapPlanner:
-    """The front and the tail under way, and who may go on. Not thread-safe: its owner holds a lock."""
+    """The stages under way, and which may go on. Not thread-safe: its owner holds a lock."""
 
     def __init__(self, *, enabled: bool = True, learned: Learned | None = None) -> None:
         self._enabled = enabled
         self._memory = MemoryModel(learned)
-        self._front: _Front | None = None
-        self._tail: _Tail | None = None
+        self._denoise: _Denoise | None = None
+        self._postprocess: _Postprocess | None = None
+        self._prepared: Candidate | None = None
 
-    # ------------------------------------------------------------ fronts
+    @property
+    def has_prepared(self) -> bool:
+        """Whether a job is being prepared, or waits for its denoise stage."""
+        return self._prepared is not None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way."""
+        return self._denoise is None and self._postprocess is None and self._prepared is None
+
+    # ------------------------------------------------------------ denoise stages
 
     def may_begin(self, job: Candidate, limit_mb: float) -> bool:
-        """Whether the front of `job` may begin now. `limit_mb`: what the process could hold."""
-        tail = self._tail
-        if self._front is not None or (tail is not None and tail.exclusive):
+        """Whether the denoise stage of `job` may begin now. `limit_mb`: what the process could hold."""
+        postprocess = self._postprocess
+        if self._denoise is not None or (postprocess is not None and postprocess.exclusive):
             return False
-        if tail is None:
+        if self._prepared is not None and self._prepared is not job:
+            return False
+        if postprocess is None:
             return True
         if job.alone:
             return False
-        return tail.where == "host" or (job.stays and self._memory.fit(job.shape, tail.shape, limit_mb))
+        return postprocess.where == "host" or (
+            job.resident and self._memory.fit(job.shape, postprocess.shape, limit_mb)
+        )
 
     def begin(self, job: Candidate) -> bool:
-        """The front begins. Whether what it takes is to be measured: of a model that is moved, loading would be in the figure."""
-        assert self._front is None, "one front at a time"
-        tail = self._tail
-        beside = tail.shape if tail is not None and tail.where != "host" else None
-        self._front = _Front(job, beside)
-        if tail is not None:
-            tail.beside = job.shape
-        return beside is None and job.stays
+        """The denoise stage begins. Whether what it takes is to be measured: of a model that is moved, loading would be in the figure."""
+        assert self._denoise is None, "one denoise stage at a time"
+        postprocess = self._postprocess
+        beside = postprocess.shape if postprocess is not None and postprocess.where != "host" else None
+        # Of a job that is prepared already the most may have been taken before.
+        measured = beside is None and job.resident and self._prepared is not job
+        self._prepared = None
+        self._denoise = _Denoise(job, beside)
+        if postprocess is not None:
+            postprocess.beside = job.shape
+        return measured
 
-    def measured(self, took_mb: float, weights_mb: float) -> None:
-        """The front took `took_mb` on top of the `weights_mb` that were held before."""
-        front = self._front
-        # A tail that came to the device meanwhile is in the figure.
-        if front is not None and front.beside is None:
-            self._memory.front_took(front.candidate.shape, took_mb, weights_mb)
+    def measured(self, job: Candidate, took_mb: float, weights_mb: float) -> None:
+        """The denoise stage of `job` took `took_mb` on top of the `weights_mb` that were held before."""
+        denoise = self._denoise
+        # What came to the device meanwhile is in the figure.
+        if denoise is not None and denoise.candidate is job and denoise.beside is None and denoise.prepared is None:
+            self._memory.denoise_took(job.shape, took_mb, weights_mb)
 
     def end(self) -> None:
-        """The front is over, well or not."""
-        self._front = None
+        """The denoise stage is over, well or not."""
+        self._denoise = None
 
-    def excuse_front(self) -> bool:
-        """The front ran out of memory. Whether a tail was beside it: then it is begun again when that has ended."""
-        front = self._front
-        if front is None or front.beside is None:
+    def excuse(self) -> bool:
+        """The denoise stage ran out of memory. Whether another job was beside it: then it is begun again when that has ended."""
+        denoise = self._denoise
+        if denoise is None or (denoise.beside is None and denoise.prepared is None):
             return False
-        self._memory.forbid(front.candidate.shape, front.beside)
+        if denoise.beside is not None:
+            self._memory.forbid(denoise.candidate.shape, denoise.beside)
+        if denoise.prepared is not None:
+            self._memory.forbid_preparing(denoise.prepared, denoise.candidate.shape)
         return True
 
-    # ------------------------------------------------------------ tails
+    # ------------------------------------------------------------ jobs that are prepared beside a denoise stage
+
+    def may_prepare(self, job: Candidate, limit_mb: float) -> bool:
+        """Whether `job` may be prepared now, beside the denoise stage that is under way."""
+        denoise = self._denoise
+        if not self._enabled or denoise is None or self._prepared is not None or self._postprocess is not None:
+            return False
+        if job.alone or denoise.candidate.alone or not job.resident:
+            return False
+        return self._memory.fit_prepared(job.shape, denoise.candidate.shape, limit_mb)
+
+    def prepare(self, job: Candidate) -> None:
+        """The job is being prepared, and then waits for the denoise stage under way to end."""
+        assert self._denoise is not None, "there is nothing beside which it is prepared"
+        self._prepared = job
+        self._denoise.prepared = job.shape
+
+    def drop_prepared(self, job: Candidate) -> None:
+        """The job ended before its denoise stage began."""
+        if self._prepared is job:
+            self._prepared = None
+
+    def excuse_prepared(self, job: Candidate) -> bool:
+        """The job ran out of memory. Whether that was while it was prepared: then it is begun when nothing is beside it."""
+        if self._prepared is not job:
+            return False
+        self._prepared = None
+        if self._denoise is not None:
+            self._memory.forbid_preparing(job.shape, self._denoise.candidate.shape)
+        return True
+
+    # ------------------------------------------------------------ postprocess stages
 
     @property
-    def tail_under_way(self) -> bool:
-        return self._tail is not None
+    def postprocess_under_way(self) -> bool:
+        return self._postprocess is not None
 
     def may_hand_over(self, job: Candidate, where: Where, limit_mb: float) -> bool:
-        """Whether a next job, taken to be like this one, could have its front beside this stage."""
-        if not self._enabled or job.alone or where == "whole" or self._tail is not None:
+        """Whether a next job, taken to be like this one, could have its denoise stage beside this stage."""
+        if not self._enabled or job.alone or where == "whole" or self._postprocess is not None:
             return False
         return where == "host" or self._memory.fit(job.shape, job.shape, limit_mb)
 
     def stage_ran_alone(self, job: Candidate, where: Where, took_mb: float) -> None:
-        """A stage ran on the front's thread, with nothing beside it."""
+        """A stage ran on the thread of its denoise stage, with nothing beside it."""
         if where != "host":
-            self._memory.tail_took(job.shape, took_mb)
+            self._memory.postprocess_took(job.shape, took_mb)
 
     def enter_stage(self, shape: Hashable, where: Where) -> None:
-        """A tail was handed over, or goes on with its next stage."""
-        front = self._front
-        self._tail = _Tail(shape, where, None if front is None else front.candidate.shape)
-        if front is not None and where != "host":
-            front.beside = shape
+        """A job was handed over, or goes on with its next stage."""
+        denoise = self._denoise
+        self._postprocess = _Postprocess(shape, where, None if denoise is None else denoise.candidate.shape)
+        if denoise is not None and where != "host":
+            denoise.beside = shape
 
     def excuse_stage(self) -> bool:
-        """The tail's stage ran out of memory. Whether a front was beside it: then the stage is done again without one (`may_repeat`)."""
-        tail = self._tail
-        if tail is None or tail.where != "device" or tail.beside is None:
+        """The stage ran out of memory. Whether a denoise stage was beside it: then it is done again without one (`may_repeat`)."""
+        postprocess = self._postprocess
+        if postprocess is None or postprocess.where != "device" or postprocess.beside is None:
             return False
-        self._memory.forbid(tail.beside, tail.shape)
-        tail.exclusive, tail.beside = True, None
+        self._memory.forbid(postprocess.beside, postprocess.shape)
+        postprocess.exclusive, postprocess.beside = True, None
         return True
 
     def may_repeat(self) -> bool:
         """Whether the excused stage may be done again."""
-        return self._front is None
+        return self._denoise is None
 
-    def end_tail(self) -> None:
-        """The tail's job has been answered."""
-        self._tail = None
+    def end_postprocess(self) -> None:
+        """The postprocessed job has been answered."""
+        self._postprocess = None

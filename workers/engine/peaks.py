@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import Struct, field, structs
 
 from broker.runtime.log_actions import Action
 from broker.wire.jobspec import ModelCard
@@ -52,14 +52,15 @@ class Peak(Struct):
     """Peak of one shape in one placement; 0: not measured. `volume`: the shape's, by which others are estimated."""
 
     volume: int = 0
-    front: float = 0.0
-    tail: float = 0.0
+    #: The names in the file are those of before.
+    denoise: float = field(default=0.0, name="front")
+    postprocess: float = field(default=0.0, name="tail")
 
     def merge(self, other: Peak) -> None:
         """Both are true: the higher numbers are."""
         self.volume = max(self.volume, other.volume)
-        self.front = max(self.front, other.front)
-        self.tail = max(self.tail, other.tail)
+        self.denoise = max(self.denoise, other.denoise)
+        self.postprocess = max(self.postprocess, other.postprocess)
 
 
 _Book = dict[str, dict[str, Peak]]
@@ -88,21 +89,21 @@ class Peaks:
         with self._lock:
             self._placed[model] = (revision, placement)
 
-    def front(self, shape: Shape) -> float:
+    def denoise(self, shape: Shape) -> float:
         """Return the peak of such a job's denoising in the present placement, MB; 0: not measured."""
-        return self._now(shape).front
+        return self._now(shape).denoise
 
-    def tail(self, shape: Shape) -> float:
-        """The same of its tail."""
-        return self._now(shape).tail
+    def postprocess(self, shape: Shape) -> float:
+        """The same of its postprocess stages."""
+        return self._now(shape).postprocess
 
-    def front_took(self, shape: Shape, mb: float) -> None:
-        """A front of this shape took this much, with nothing beside it."""
-        self._learn(shape, Peak(front=mb))
+    def denoise_took(self, shape: Shape, mb: float) -> None:
+        """A denoise stage of this shape took this much, with nothing beside it."""
+        self._learn(shape, Peak(denoise=mb))
 
-    def tail_took(self, shape: Shape, mb: float) -> None:
-        """A stage of a tail of this shape took this much, with nothing beside it."""
-        self._learn(shape, Peak(tail=mb))
+    def postprocess_took(self, shape: Shape, mb: float) -> None:
+        """A postprocess stage of this shape took this much, with nothing beside it."""
+        self._learn(shape, Peak(postprocess=mb))
 
     def ran_out(self, revision: str, shape: Shape, room_mb: float) -> None:
         """A job of this shape ran out of memory when it had this much on top of the weights, and nothing was beside it."""
@@ -120,11 +121,13 @@ class Peaks:
             less = self._not_enough.get((revision, shape.key), 0.0)
         own = [peak for name, peak in seen if name.partition(" ")[2] == shape.key]
         others = [] if certain else [peak for _, peak in seen]
-        front = _least([peak.front for peak in own]) or _in_proportion(
-            shape, [(one.volume, one.front) for one in others]
+        denoise = _least([peak.denoise for peak in own]) or _in_proportion(
+            shape, [(one.volume, one.denoise) for one in others]
         )
-        tail = _least([peak.tail for peak in own]) or _in_proportion(shape, [(one.volume, one.tail) for one in others])
-        return Need(int(max(front, less) * _MB), int(max(tail, less) * _MB))
+        postprocess = _least([peak.postprocess for peak in own]) or _in_proportion(
+            shape, [(one.volume, one.postprocess) for one in others]
+        )
+        return Need(int(max(denoise, less) * _MB), int(max(postprocess, less) * _MB))
 
     def _now(self, shape: Shape) -> Peak:
         with self._lock:
@@ -139,7 +142,7 @@ class Peaks:
             known.merge(seen)
             known.volume = shape.volume
             # What is hardly news is not worth a write.
-            if revision and (known.front > 1.02 * before.front or known.tail > 1.02 * before.tail):
+            if revision and (known.denoise > 1.02 * before.denoise or known.postprocess > 1.02 * before.postprocess):
                 self._write()
 
     # ------------------------------------------------------------ the file

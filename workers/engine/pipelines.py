@@ -7,6 +7,7 @@ they are moved (`placing`) only when the plan asks for it. On a CPU there is not
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,8 +56,8 @@ logger = logging.getLogger(__name__)
 
 _MB = 2**20
 
-#: Placements in which a model is where a job finds it and its VAE stays, so that the tail of one job may run beside the next.
-_STAYING: frozenset[Placement | None] = frozenset(ORDER) - {"model"}
+#: Placements in which a model is where a job finds it and its VAE stays, so that the decoding of one job may run beside the next.
+_RESIDENT: frozenset[Placement | None] = frozenset(ORDER) - {"model"}
 
 
 class Loaded:
@@ -118,7 +119,7 @@ class Pipelines:
         self._peaks = peaks or Peaks()
         self._lora_memory = lora_memory or LoraMemory()
         self._lora_files = LoraFiles(self._lora_memory.host_mb * _MB)
-        self._loaded: dict[str, Loaded] = {}
+        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         for library in (diffusers, transformers):
             library.utils.logging.disable_progress_bar()
 
@@ -135,12 +136,20 @@ class Pipelines:
 
         Raises `LoadError`, `InvalidInput` for a LoRA, or `OutOfMemory` when it does not fit even alone.
         """
+        shape = shape or usual_shape(card)
+        loaded = self._loaded.get(card.name)
+        if loaded is not None and self.resident(card, profile, shape) and not loaded.adapters.lacks(loras):
+            # Another thread may be looking for it meanwhile.
+            loaded.bring(loras)
+            self._place(card, loaded, profile, shape)
+            self._loaded.move_to_end(card.name)
+            return loaded.pipe
         loaded = self._loaded.pop(card.name, None)
         if loaded is None or loaded.source != card.source:
             loaded = self._load(card)
         try:
             loaded.bring(loras)
-            self._place(card, loaded, profile, shape or usual_shape(card))
+            self._place(card, loaded, profile, shape)
         except EngineError as error:
             # Too much for one job, or a LoRA that is none, is no reason to lose a model that others are drawn with.
             if loaded.placement is not None or isinstance(error, InvalidInput):
@@ -182,14 +191,14 @@ class Pipelines:
         loaded = self._loaded.get(card.name)
         return loaded is not None and loaded.source == card.source
 
-    def stays(self, card: ModelCard, profile: Profile, shape: Shape) -> bool:
+    def resident(self, card: ModelCard, profile: Profile, shape: Shape) -> bool:
         """Whether `get` would move no weights, and the job would find all where it needs it."""
         loaded = self._loaded.get(card.name)
         if loaded is None or loaded.source != card.source:
             return False
         if self.device.kind == "cpu":
             return True
-        if loaded.placement not in _STAYING:
+        if loaded.placement not in _RESIDENT:
             return False
         try:
             best, still_fits = self._plan(loaded, profile, shape)
@@ -199,7 +208,7 @@ class Pipelines:
 
     def keeps_vae(self, card: ModelCard) -> bool:
         """Whether the VAE of a model in memory stays on the device, beside the next job."""
-        return self.device.kind == "cpu" or self._loaded[card.name].placement in _STAYING
+        return self.device.kind == "cpu" or self._loaded[card.name].placement in _RESIDENT
 
     def ran_out(self, card: ModelCard, profile: Profile, shape: Shape) -> bool:
         """A job of this shape ran out of memory with nothing beside it. Whether `get` would place the model so that it takes less."""
@@ -322,9 +331,11 @@ class Pipelines:
     def _drop_for(self, loaded: Loaded, target: Placement, need: Need) -> None:
         """Drop other models, the least recently used first, until this one has room beside those that are left."""
         for name in tuple(self._loaded):
-            others = sum(other.at_rest() for other in self._loaded.values())
+            others = sum(other.at_rest() for other in self._loaded.values() if other is not loaded)
             if fits(target, loaded.components, need, self._limit() - others):
                 return
+            if self._loaded[name] is loaded:
+                continue
             self._drop(name)
             self.device.release()
 

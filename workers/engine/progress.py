@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from msgspec import Struct, field
 
@@ -27,6 +28,9 @@ _RANK: dict[str, int] = {phase: rank for rank, phase in enumerate(PHASES)}
 
 #: Reading memory costs up to a millisecond on some drivers; small models take steps faster than that.
 _MEMORY_PERIOD_S = 0.5
+
+#: How long before its last step a job asks for the next: the broker's answer and an encoded prompt, of which the job's own is the measure.
+_LEAD_S, _LEAD_ENCODES = 0.06, 2.0
 
 
 class Cancelled(BaseException):
@@ -59,6 +63,14 @@ class Keeping(Struct):
     settle: Callable[[], None] = _settled
 
 
+class _Place(Struct):
+    """Output that is drawn, the last phase that is shown of it, and (phase, step, total) as shown."""
+
+    index: int = 0
+    ceiling: int = _RANK["save"]
+    shown: tuple[int, int, int] = (-1, 0, 0)
+
+
 class _Notes(Struct):
     """Words about an attempt: warnings for the client, in the order found, and what the job is drawn with."""
 
@@ -71,7 +83,7 @@ class StageTimes:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.phase: Phase = ""
-        self._clock = clock
+        self.clock = self._clock = clock
         self._since = self._started = clock()
         self._durations: dict[str, float] = {}
 
@@ -96,6 +108,23 @@ class StageTimes:
         self._account()
         return {phase: round(seconds, 6) for phase, seconds in self._durations.items()}
 
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """The time spent inside is no phase's, and none of the attempt's."""
+        self._account()
+        phase, self.phase = self.phase, ""
+        begun = self._clock()
+        try:
+            yield
+        finally:
+            self._account()
+            self.phase = phase
+            self._started += self._clock() - begun
+
+    def of(self, phase: Phase) -> float:
+        """Seconds of a phase that has ended."""
+        return self._durations.get(phase, 0.0)
+
     def credit(self, phase: Phase, seconds: float) -> None:
         """Count what an earlier attempt took, and this one need not."""
         self._durations[phase] = self._durations.get(phase, 0.0) + seconds
@@ -110,6 +139,71 @@ class StageTimes:
         if self.phase:
             self._durations[self.phase] = self._durations.get(self.phase, 0.0) + now - self._since
         self._since = now
+
+
+class Turn:
+    """Wait of a job that is prepared beside another, before its first denoising step. Of all others there is none."""
+
+    def __init__(self, times: StageTimes) -> None:
+        self._times = times
+        self._wait: Callable[[], object] | None = None
+        self._acts: list[Callable[[], None]] = []
+
+    def wait_by(self, wait: Callable[[], object] | None) -> None:
+        """Let the job call `wait`, which returns when it may go on; None: it need not wait."""
+        self._wait, self._acts = wait, []
+
+    @property
+    def waits(self) -> bool:
+        """Whether the job is to wait, and has not yet."""
+        return self._wait is not None
+
+    def then(self, act: Callable[[], None]) -> None:
+        """Call `act` when the job's turn has come: now, if it need not wait."""
+        if self._wait is None:
+            act()
+        else:
+            self._acts.append(act)
+
+    def take(self) -> None:
+        """Wait, where the job is to. The time is no phase's, and none of the job's. Raises what the waiting raises."""
+        wait, self._wait = self._wait, None
+        if wait is None:
+            return
+        with self._times.stopped():
+            wait()
+        for act in self._acts:
+            act()
+
+
+class Ends:
+    """Tells that a job's denoising is about to end, a step before or sooner where steps are short, and that it has."""
+
+    def __init__(self, times: StageTimes) -> None:
+        self._times = times
+        self._stepped_at = times.clock()
+        #: Called once when the last output's denoising is about to end, and when it has, with what its decoding needs.
+        self.on_nearly: Callable[[], None] | None = None
+        self.on_denoised: Callable[[Literal["device", "whole"]], None] | None = None
+
+    def begin(self) -> None:
+        """A phase begins."""
+        self._stepped_at = self._times.clock()
+
+    def stepped(self, left: int) -> None:
+        """A step of the last output has ended, and so many are left."""
+        now = self._times.clock()
+        step_s, self._stepped_at = now - self._stepped_at, now
+        if self.on_nearly is None or self._times.phase != "denoise" or left < 1:
+            return
+        if left == 1 or left * step_s <= _LEAD_S + _LEAD_ENCODES * self._times.of("encode"):
+            act, self.on_nearly = self.on_nearly, None
+            act()
+
+    def denoised(self, where: Literal["device", "whole"]) -> None:
+        """The last output's denoising has ended; its decoding needs memory on the device, or all of the device."""
+        if self.on_denoised is not None:
+            self.on_denoised(where)
 
 
 class MemoryReport:
@@ -155,9 +249,7 @@ class Monitor:
         #: Seconds by phase, those not shown among them.
         self.times = StageTimes(clock)
         self.memory = MemoryReport(slot, meter, clock)
-        self._index = 0
-        self._ceiling = _RANK["save"]
-        self._shown = (-1, 0, 0)
+        self._place = _Place()
         self._notes = _Notes()
         #: Whether and where the state of its job is kept.
         self.keeping: Keeping | None = None
@@ -165,6 +257,9 @@ class Monitor:
         self.signer: Signer | None = None
         #: Whether steps that an earlier attempt took are passed over.
         self.passing_over = False
+        #: What it has to do with the job before and the job after it.
+        self.turn = Turn(self.times)
+        self.ends = Ends(self.times)
 
     @property
     def phase(self) -> Phase:
@@ -184,7 +279,7 @@ class Monitor:
     def park_due(self, done: int, total: int) -> bool:
         """The same after `done` of `total` steps of this output, also where the job was to stop at this step."""
         park_at = self.keeping.park_at if self.keeping is not None else 0
-        return self.park_requested() or 0 < park_at <= self._index * total + done
+        return self.park_requested() or 0 < park_at <= self._place.index * total + done
 
     def keep(self, steps: int) -> None:
         """So many steps of all outputs lie in a checkpoint on disk. From whichever thread."""
@@ -212,12 +307,13 @@ class Monitor:
 
     def output(self, index: int, ceiling: Phase) -> None:
         """Begin output `index` (from 0); no phase beyond `ceiling` is shown."""
-        self._index = index
-        self._ceiling = _RANK[ceiling]
+        self._place.index = index
+        self._place.ceiling = _RANK[ceiling]
 
     def enter(self, phase: Phase, total: int = 0) -> None:
         """A new phase begins, of `total` steps (0: not known). Raises `Cancelled`."""
         self.times.enter(phase)
+        self.ends.begin()
         self._show(0, total)
         self.check()
 
@@ -225,17 +321,19 @@ class Monitor:
         """`done` of the `total` steps of this phase and output are done. Raises `Cancelled`."""
         self._show(done, total)
         self.memory.tell_if_due()
+        if self._place.index == self._outputs - 1 and not self.passing_over:
+            self.ends.stepped(total - done)
         self.check()
 
     def _show(self, done: int, total: int) -> None:
         rank = _RANK[self.times.phase]
-        if rank > self._ceiling:
+        if rank > self._place.ceiling:
             return
         # A model is made ready once for all outputs.
         whole = total * (self._outputs if self.times.phase not in ("load", "warm_up") else 1)
-        wanted = (rank, min(self._index * total + done, whole), whole)
-        shown_rank, shown_step, shown_total = self._shown
+        wanted = (rank, min(self._place.index * total + done, whole), whole)
+        shown_rank, shown_step, shown_total = self._place.shown
         if rank < shown_rank or (rank == shown_rank and (wanted[1] < shown_step or whole < shown_total)):
             return
-        self._shown = wanted
+        self._place.shown = wanted
         self._counters.report(self.times.phase, wanted[1], wanted[2])

@@ -7,9 +7,12 @@ least recently used results go first.
 
 from __future__ import annotations
 
+import copy
 import inspect
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -20,33 +23,66 @@ LIMIT_BYTES = 256 * 1024 * 1024
 _PLAIN = (str, int, float, bool, type(None), torch.device, torch.dtype)
 
 
+class _Store:
+    """Results of one model's text encoders, for all copies of its pipeline."""
+
+    def __init__(self) -> None:
+        #: Held while a prompt is encoded: a tokenizer refuses a second thread.
+        self.lock = threading.Lock()
+        self.kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self.bytes = 0
+        self.adapters: tuple[tuple[str, str, float], ...] = ()
+
+
 class PromptCache:
-    """Stands before one pipeline's `encode_prompt`."""
+    """Stands before one pipeline's `encode_prompt`. One thread at a time goes through it."""
 
     def __init__(self, encode: Callable[..., Any], limit_bytes: int = LIMIT_BYTES) -> None:
         self._encode = encode
         self._signature = inspect.signature(encode)
         self._limit_bytes = limit_bytes
-        self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
-        self._bytes = 0
-        #: LoRAs that act in the text encoders: (component, adapter, scale). What they read is another text.
-        self.adapters: tuple[tuple[str, str, float], ...] = ()
+        self._store = _Store()
+
+    def of_copy(self, pipe: Any) -> PromptCache:
+        """The cache of a copy of the pipeline, with the same results."""
+        own = copy.copy(self)
+        if (method := getattr(self._encode, "__func__", None)) is not None:
+            own._encode = method.__get__(pipe)
+        return own
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """Held while a prompt is encoded."""
+        return self._store.lock
+
+    @property
+    def adapters(self) -> tuple[tuple[str, str, float], ...]:
+        """LoRAs that act in the text encoders: (component, adapter, scale). What they read is another text."""
+        return self._store.adapters
+
+    @adapters.setter
+    def adapters(self, acting: tuple[tuple[str, str, float], ...]) -> None:
+        self._store.adapters = acting
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the pipeline's own method; return its last result when all arguments are plain and the same as before."""
-        key = self._key(args, kwargs)
+        with self._store.lock:
+            return self._encoded(self._key(args, kwargs), args, kwargs)
+
+    def _encoded(self, key: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if key is None:
             return self._encode(*args, **kwargs)
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return _copied(self._kept[key][0], back=True)
+        store = self._store
+        if key in store.kept:
+            store.kept.move_to_end(key)
+            return _copied(store.kept[key][0], back=True)
         result = self._encode(*args, **kwargs)
         size = _size(result)
         if size is not None and size <= self._limit_bytes:
-            self._kept[key] = (_copied(result, back=False), size)
-            self._bytes += size
-            while self._bytes > self._limit_bytes:
-                self._bytes -= self._kept.popitem(last=False)[1][1]
+            store.kept[key] = (_copied(result, back=False), size)
+            store.bytes += size
+            while store.bytes > self._limit_bytes:
+                store.bytes -= store.kept.popitem(last=False)[1][1]
         return result
 
     def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
@@ -62,6 +98,12 @@ class PromptCache:
             # 1, 1.0 and True are equal keys and may be different orders.
             parts.append((name, value, str(type(value))))
         return tuple(parts)
+
+
+def tokenizing(pipe: Any) -> AbstractContextManager[Any]:
+    """Inside, no other thread uses the tokenizers of this pipeline's model."""
+    cache = getattr(pipe, "encode_prompt", None)
+    return cache.lock if isinstance(cache, PromptCache) else nullcontext()
 
 
 def remember_prompts(pipe: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -62,10 +63,12 @@ class _Answers:
         self.shapes: dict[str, Any] = known
         self.noting = False
         self.zeros = False
+        #: Of the thread whose calls count.
+        self._thread = threading.get_ident()
 
     @contextmanager
     def around(self) -> Iterator[None]:
-        """Inside, the models do as `noting` and `zeros` say."""
+        """Inside, the models do as `noting` and `zeros` say, when this thread calls them."""
         handles = [
             model.register_forward_hook(self._note(name), with_kwargs=True) for name, model in self._models.items()
         ]
@@ -85,7 +88,7 @@ class _Answers:
 
     def _note(self, name: str) -> Callable[..., None]:
         def noted(model: Any, args: Any, kwargs: Any, answer: Any) -> None:
-            if not self.noting or len(self.shapes) >= _MAX_ANSWERS:
+            if not self.noting or threading.get_ident() != self._thread or len(self.shapes) >= _MAX_ANSWERS:
                 return
             key = _key(name, args, kwargs)
             if key in self.shapes:
@@ -103,7 +106,8 @@ class _Answers:
         # Some pipelines look up in the signature what a model takes.
         @functools.wraps(own)
         def forward(*args: Any, **kwargs: Any) -> Any:
-            known = self.shapes.get(_key(name, args, kwargs)) if self.zeros else None
+            ours = self.zeros and threading.get_ident() == self._thread
+            known = self.shapes.get(_key(name, args, kwargs)) if ours else None
             if known is None:
                 return own(*args, **kwargs)
             structure, shapes = known
@@ -141,6 +145,9 @@ class Resumption:
         self._schedulers = {name: part for name, part in pipe.components.items() if hasattr(part, "set_timesteps")}
         self._keeps = True
         self._earlier, refused = self._checkpoints.find(output, binding, last=last)
+        if self._earlier is not None:
+            # Models will answer with what is known of them: not while another job asks them.
+            monitor.turn.take()
         self._answers = _Answers(pipe, dict(self._earlier.plain["answers"]) if self._earlier is not None else {})
         #: Why a newer checkpoint was not taken; "": there is none.
         self._refused = refused
@@ -151,6 +158,11 @@ class Resumption:
     def tensors_wanted(self) -> list[str]:
         """For the pipeline's `callback_on_step_end_tensor_inputs`."""
         return [name for name in getattr(self._pipe, "_callback_tensor_inputs", ()) if name.endswith(_LATENTS)]
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether an earlier attempt's state is put back."""
+        return self._earlier is not None
 
     def skips(self, step: int) -> bool:
         """Whether step `step`, from 1, is passed over, and so are those that follow up to the one of the checkpoint."""

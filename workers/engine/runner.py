@@ -1,22 +1,21 @@
-"""Runs jobs one after another, and lets the tail of each run beside the front of the next.
+"""Runs jobs one after another: each is prepared beside the last steps of the one before, and postprocessed beside the one after.
 
-A job's *front* (load, encode the prompt, denoise) runs on the caller's thread, its *tail* (`base.Stage`: decode, encode, save) on another.
-Who may go on when is decided by `overlap.OverlapPlanner`; the threads here carry it out, wait and measure. Memory that ran out while both
-were under way is nobody's fault: what ran out is done again alone. Whoever waits gives signs of life and hears its own cancel.
+A job's *denoise stage* (load, encode the prompt, denoise) runs on the caller's thread, its *postprocess stages* (`base.Stage`: decode,
+encode, save) on a third. There may be two callers: while the job of one is denoised, that of the other is prepared up to its first step,
+where it waits. Which may go on is decided by `overlap.OverlapPlanner` and waited for in `turns.Turns`; here the work is done and measured.
+Memory that ran out while two were under way is no fault of either: what ran out is done again alone.
 
-Owners: `_turn` guards `_planner`, `_tail` and `_ran_out`, which both threads use. Everything else is the caller's thread's, but for an
-`EngineJob` that was handed over, which from then on is the tail's thread's alone (the caller's reads its engine and notes its peak).
+An `EngineJob` is its caller's thread's, and once it was handed over the third's alone (others read its engine and note its peak).
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
@@ -32,28 +31,18 @@ from workers.engine.failures import classify, is_out_of_memory
 from workers.engine.overlap import Candidate, OverlapPlanner, shape_of
 from workers.engine.progress import Cancelled, Keeping, Monitor, Parked
 from workers.engine.registry import Registry
-from workers.ipc.messages import JobCancelled, JobEnding, JobFailed, JobFinished, JobParked, PostprocessBegun, RunJob
-from workers.ipc.shared import SharedCounters, Slot
+from workers.engine.turns import EngineJob, Turns
+from workers.ipc.messages import JobCancelled, JobEnding, JobFailed, JobFinished, JobParked, RunJob
+from workers.ipc.shared import SharedCounters
 
 logger = logging.getLogger(__name__)
 
-#: How often a thread that waits looks whether its job is cancelled: the cancel word is another process's, and wakes nobody.
-_LOOK_S = 0.02
-
-
-class EngineJob(Struct, frozen=True, kw_only=True):
-    """A job that can be drawn."""
-
-    job: RunJob
-    spec: JobSpec
-    card: ModelCard
-    engine: Engine
-    monitor: Monitor
-    candidate: Candidate
-
 
 class Runner:
-    """Draws jobs for one agent. `send` may be called from two threads; `lost` ends the process, whose device is not to be trusted."""
+    """Draws jobs for one agent. `run` may be called from two threads, and `send` from three.
+
+    `lost` ends the process, whose device is not to be trusted.
+    """
 
     def __init__(
         self,
@@ -74,22 +63,19 @@ class Runner:
         self._send = send
         self._lost = lost
         self._marks = marks or log_context.Marks()
-        self._thread = ThreadPoolExecutor(1, "tail")
-        self._turn = threading.Condition()
-        self._planner = OverlapPlanner(enabled=overlap, learned=registry.peaks)
-        #: The job whose tail is under way.
-        self._tail: EngineJob | None = None
-        #: The engine to reclaim memory from when nothing uses any: a job of its ran out.
+        self._thread = ThreadPoolExecutor(1, "postprocess")
+        self._turns = Turns(OverlapPlanner(enabled=overlap, learned=registry.peaks), lambda: registry.meter, send)
+        #: The engine to free memory of when nothing uses any: a job of its ran out.
         self._ran_out: Engine | None = None
 
     def run(self, job: RunJob) -> None:
-        """Draw a job; returns when the next may be given. Every job is answered exactly once, now or by its tail."""
+        """Draw a job; returns when the next may be given. Every job is answered exactly once, now or by the thread it is handed to."""
         self._marks.set(job_id=job.job_id, trace_id=trace_id_of(job.body))
         logger.info("job begins", extra={"action": Action.RUN_JOB, "fence": job.fence})
-        ending = self._front(job)
+        ending = self._denoise(job)
         if ending is not None:
             self._answer(ending)
-        self._reclaim()
+        self._free_cache()
         self._marks.set()
 
     def _answer(self, ending: JobEnding) -> None:
@@ -97,61 +83,62 @@ class Runner:
         if isinstance(ending, JobFailed) and ending.fatal:
             self._lost()
 
-    # ------------------------------------------------------------ waiting
-
-    @contextmanager
-    def _when(self, may: Callable[[], bool], look: Callable[[], None]) -> Iterator[None]:
-        """Wait until `may()`, calling `look` meanwhile, which raises `Cancelled` for a job that is to stop; inside, the turn is held."""
-        with self._turn:
-            while not may():
-                self._turn.wait(_LOOK_S)
-                look()
-            yield
-            self._turn.notify_all()
-
-    def _reclaim(self) -> None:
+    def _free_cache(self) -> None:
         """After a job ran out of memory, and when nothing uses any."""
-        with self._turn:
-            if self._planner.tail_under_way:
+        with self._turns.lock:
+            if not self._turns.planner.idle:
                 return
             engine, self._ran_out = self._ran_out, None
         if engine is not None:
-            engine.reclaim()
+            engine.free_cache()
 
-    # ------------------------------------------------------------ the front
+    # ------------------------------------------------------------ the denoise stage
 
-    def _front(self, job: RunJob) -> JobEnding | None:
-        """The job's end; None when its tail will tell."""
+    def _denoise(self, job: RunJob) -> JobEnding | None:
+        """The job's end; None when that comes with its postprocessing."""
         slot = self._words.slots[job.slot]
         read = self._read(job)
         if isinstance(read, JobFailed):
             return read
         spec, card = read
+
+        def look() -> None:
+            if slot.cancelled(job.fence):
+                raise Cancelled
+            if card.resumes and job.checkpoints and slot.park_requested(job.fence):
+                raise Parked(job.kept)
+
         try:
-            self._wait_for_turn(job, spec, card, slot)
+            prepared = self._turns.wait_for_room(job, spec, card, look)
         except Cancelled:
             model, loras = self._loaded()
             return JobCancelled(fence=job.fence, model=model, loaded_loras=loras)
         except Parked as parked:
             model, loras = self._loaded()
             return JobParked(fence=job.fence, kept=parked.kept, model=model, loaded_loras=loras)
+        self._free_cache()
         slot.begin(job.fence, job.kept)
         try:
             engine = self._registry.engine(card)
         except Exception as error:  # the process's outermost loop
             return _failed(job, None, error, "load")
-        with self._turn:
-            if self._tail is not None:
-                self._tail.monitor.memory.note_peak()
+        for other in self._turns.under_way():
+            other.monitor.memory.note_peak()
         monitor = Monitor(slot, job.fence, spec.num_outputs, self._registry.meter)
         monitor.signer = self._registry.signer
         if job.checkpoints:
             request = hashlib.sha256(job.body).hexdigest()
             monitor.keeping = Keeping(job.checkpoints, self._checkpoint_s, request, job.park_at)
-        stays = engine.stays(card, job.profile, shape_of(spec))
-        candidate = Candidate(shape=shape_of(spec), alone=job.alone, stays=stays)
+        candidate = prepared or Candidate(
+            shape=shape_of(spec), alone=job.alone, resident=engine.resident(card, job.profile, shape_of(spec))
+        )
         order = EngineJob(job=job, spec=spec, card=card, engine=engine, monitor=monitor, candidate=candidate)
-        return self._ended(order, lambda: self._run(order))
+        monitor.ends.on_nearly = partial(self._turns.ask_for_next, order)
+        monitor.ends.on_denoised = partial(self._turns.open, order)
+        try:
+            return self._ended(order, lambda: self._run(order, prepared=prepared is not None))
+        finally:
+            self._turns.leave(order)
 
     def _read(self, job: RunJob) -> tuple[JobSpec, ModelCard] | JobFailed:
         try:
@@ -165,66 +152,58 @@ class Runner:
             return JobFailed(fence=job.fence, kind=FailureKind.ENGINE_ERROR, message=message)
         return spec, card
 
-    def _wait_for_turn(self, job: RunJob, spec: JobSpec, card: ModelCard, slot: Slot) -> None:
-        """Return when this job may begin. Raises `Cancelled` or `Parked` when it is to stop before."""
-        shape = shape_of(spec)
+    def _run(self, order: EngineJob, *, prepared: bool) -> Outcome | None:
+        """Files, or None when the job was handed over."""
+        try:
+            outcome = self._draw(order, prepared=prepared)
+            while isinstance(outcome, Stage):
+                if self._turns.hand_over(order, outcome.where):
+                    self._thread.submit(self._postprocess, order, outcome)
+                    return None
+                where = outcome.where
+                outcome, _, took_mb = self._measured(order, outcome.run)
+                with self._turns.lock:
+                    self._turns.planner.stage_ran_alone(order.candidate, where, took_mb)
+            return outcome
+        except BaseException:
+            # It may have failed after the next was let on.
+            self._turns.leave_postprocess(order)
+            raise
+        finally:
+            self._turns.leave(order)
 
-        def may_begin() -> bool:
-            stays = self._tail is None or self._tail.engine.stays(card, job.profile, shape)
-            candidate = Candidate(shape=shape, alone=job.alone, stays=stays)
-            return self._planner.may_begin(candidate, self._registry.meter.limit_mb())
-
-        def look() -> None:
-            if slot.cancelled(job.fence):
-                raise Cancelled
-            if card.resumes and job.checkpoints and slot.park_requested(job.fence):
-                raise Parked(job.kept)
-
-        with self._when(may_begin, look):
-            pass
-        self._reclaim()
-
-    def _run(self, order: EngineJob) -> Outcome | None:
-        """Files, or None when the tail was handed over."""
-        outcome = self._draw(order)
-        while isinstance(outcome, Stage):
-            self._wait_for_tail(order.monitor)
-            if self._hand_over(order, outcome):
-                return None
-            where = outcome.where
-            outcome, _, took_mb = self._measured(order, outcome.run)
-            with self._turn:
-                self._planner.stage_ran_alone(order.candidate, where, took_mb)
-        return outcome
-
-    def _draw(self, order: EngineJob) -> Outcome:
+    def _draw(self, order: EngineJob, *, prepared: bool) -> Outcome:
         while True:
-            with self._when(lambda: self._may_begin(order), order.monitor.check):
-                measured = self._planner.begin(order.candidate)
             try:
-                return self._begun(order, measured)
+                return self._prepared(order) if prepared else self._begun(order, self._turns.take(order))
             except Exception as error:  # told apart at once
                 if not (is_out_of_memory(error) and self._may_draw_again(order, error)):
                     raise
                 _again(error)
             finally:
-                with self._turn:
-                    self._planner.end()
-                    self._turn.notify_all()
-            self._wait_for_tail(order.monitor)
-            order.engine.reclaim()
+                self._turns.end_denoise(order)
+            prepared = False
+            order.monitor.turn.wait_by(None)
+            self._turns.leave(order)
+            self._turns.wait_for_postprocess(order)
+            order.engine.free_cache()
+
+    def _prepared(self, order: EngineJob) -> Outcome:
+        order.monitor.turn.wait_by(partial(self._turns.take, order))
+        outcome = self._begun(order, measured=False)
+        # There may have been no denoising step.
+        order.monitor.turn.take()
+        return outcome
 
     def _may_draw_again(self, order: EngineJob, error: Exception) -> bool:
-        """After the front ran out of memory: whether it was beside a tail, or can be had in less. A refusal is the engine's last word."""
-        with self._turn:
-            if self._planner.excuse_front():
-                return True
-            if self._planner.tail_under_way:
-                return False
-        return not isinstance(error, OutOfMemory) and order.engine.ran_out(order.card, order.spec, order.job.profile)
+        """After a denoise stage ran out of memory: whether another job was beside it, or it can be had in less.
 
-    def _may_begin(self, order: EngineJob) -> bool:
-        return self._planner.may_begin(order.candidate, self._registry.meter.limit_mb())
+        A refusal is the engine's last word.
+        """
+        excused = self._turns.excuse(order)
+        if excused or excused is None:
+            return bool(excused)
+        return not isinstance(error, OutOfMemory) and order.engine.ran_out(order.card, order.spec, order.job.profile)
 
     def _begun(self, order: EngineJob, measured: bool) -> Outcome:
         def generate() -> Outcome:
@@ -235,8 +214,8 @@ class Runner:
         if not measured:
             return generate()
         outcome, weights_mb, took_mb = self._measured(order, generate)
-        with self._turn:
-            self._planner.measured(took_mb, weights_mb)
+        with self._turns.lock:
+            self._turns.planner.measured(order.candidate, took_mb, weights_mb)
         return outcome
 
     def _measured(self, order: EngineJob, act: Callable[[], Outcome]) -> tuple[Outcome, float, float]:
@@ -248,28 +227,9 @@ class Runner:
         outcome = act()
         return outcome, before, max(0.0, meter.peak_held_mb() - before)
 
-    def _hand_over(self, order: EngineJob, stage: Stage) -> bool:
-        """Give the tail to the other thread, if a next job could be drawn beside it."""
-        with self._turn:
-            if not self._planner.may_hand_over(order.candidate, stage.where, self._registry.meter.limit_mb()):
-                return False
-            self._planner.enter_stage(order.candidate.shape, stage.where)
-            self._tail = order
-        self._send(
-            PostprocessBegun(
-                fence=order.job.fence, model=order.engine.loaded(), loaded_loras=order.engine.loaded_loras()
-            )
-        )
-        self._thread.submit(self._run_tail, order, stage)
-        return True
+    # ------------------------------------------------------------ postprocess stages, on their own thread
 
-    def _wait_for_tail(self, monitor: Monitor) -> None:
-        with self._when(lambda: not self._planner.tail_under_way, monitor.check):
-            pass
-
-    # ------------------------------------------------------------ the tail, on its own thread
-
-    def _run_tail(self, order: EngineJob, first: Stage) -> None:
+    def _postprocess(self, order: EngineJob, first: Stage) -> None:
         self._marks.set(job_id=order.job.job_id, trace_id=trace_id_of(order.job.body))
 
         def stages() -> Outcome:
@@ -284,26 +244,24 @@ class Runner:
                 self._answer(ending)
         finally:
             self._marks.set()
-            with self._turn:
-                self._tail = None
-                self._planner.end_tail()
-                self._turn.notify_all()
+            self._turns.leave_postprocess(order)
 
     def _run_stage(self, order: EngineJob, stage: Stage) -> Outcome:
-        with self._turn:
-            self._planner.enter_stage(order.candidate.shape, stage.where)
-            self._turn.notify_all()
+        planner = self._turns.planner
+        with self._turns.lock:
+            planner.enter_stage(order.candidate.shape, stage.where)
+            self._turns.lock.notify_all()
         try:
             return stage.run()
         except Exception as error:  # told apart at once
-            with self._turn:
-                excused = is_out_of_memory(error) and self._planner.excuse_stage()
+            with self._turns.lock:
+                excused = is_out_of_memory(error) and planner.excuse_stage()
             if not excused:
                 raise
             _again(error)
-        with self._when(self._planner.may_repeat, order.monitor.check):
-            pass
-        order.engine.reclaim()
+        with self._turns.when(planner.may_repeat, order.monitor.check):
+            """Nothing is to be changed."""
+        order.engine.free_cache()
         return stage.run()
 
     # ------------------------------------------------------------ ends
@@ -347,15 +305,14 @@ class Runner:
         if monitor.keeping is not None:
             monitor.keeping.settle()
         if isinstance(ending, JobFailed) and ending.kind == FailureKind.OUT_OF_MEMORY:
-            with self._turn:
+            with self._turns.lock:
                 self._ran_out = engine
         monitor.memory.tell()
         return ending
 
     def _loaded(self) -> tuple[str, tuple[str, ...]]:
-        with self._turn:
-            engine = self._tail.engine if self._tail is not None else None
-            return (engine.loaded(), engine.loaded_loras()) if engine is not None else ("", ())
+        engine = next((one.engine for one in self._turns.under_way()), None)
+        return (engine.loaded(), engine.loaded_loras()) if engine is not None else ("", ())
 
 
 def _again(error: Exception) -> None:

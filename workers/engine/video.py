@@ -1,6 +1,6 @@
 """Videos: any diffusers pipeline that makes frames from text, or from an image and text. A clip of one frame can be kept as a picture.
 
-What is left after the last denoising step is a tail of stages (`base.Stage`): decode on the device, and encode along; then close,
+What is left after the last denoising step are postprocess stages (`base.Stage`): decode on the device, and encode along; then close,
 fsync and hash the file.
 """
 
@@ -58,7 +58,7 @@ class VideoEngine(DiffusionEngine):
     """Text, and an image where the pipeline takes one, to MP4; to PNG when the job asks for an image."""
 
     def generate(self, card: ModelCard, spec: JobSpec, out_dir: Path, monitor: Monitor, profile: Profile) -> Outcome:
-        """Frames are decoded in the tail where the pipeline can be stopped before, else by the pipeline."""
+        """Frames are decoded in a stage of their own where the pipeline can be stopped before, else by the pipeline."""
         pipe = fitting(self.prepare(card, spec, monitor, profile), spec)
         with self.adjusted(pipe, card, spec, monitor):
             if not can_stream(pipe):
@@ -94,7 +94,7 @@ class VideoEngine(DiffusionEngine):
                     monitor.output(output.index, "save" if output is outputs[-1] else "decode")
                     finish = _decode(pipe.vae, latents, output, monitor)
         finally:
-            # Offloaded models go back to where they wait. A model that stays has no such hooks, and may be in use for the next job.
+            # Offloaded models go back to where they wait. A resident model has no such hooks, and may be in use for the next job.
             if getattr(pipe, "_all_hooks", None):
                 pipe.maybe_free_model_hooks()
         last = finish

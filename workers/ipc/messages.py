@@ -41,7 +41,7 @@ class Setup(Struct, frozen=True, kw_only=True, tag="setup"):
 
 
 class RunJob(Struct, frozen=True, kw_only=True, tag="run"):
-    """Draw this. Answered by one of `JobEnding` with the same fence, and perhaps by `PostprocessBegun` before."""
+    """Draw this. Answered by one of `JobEnding` with the same fence, and perhaps by `NextWanted` and `PostprocessBegun` before."""
 
     job_id: str
     fence: int
@@ -76,7 +76,13 @@ class LoadFailed(Struct, frozen=True, kw_only=True, tag="load_failed"):
     message: Annotated[str, Meta(max_length=8192)]
 
 
-class PostprocessBegun(Struct, frozen=True, kw_only=True, tag="tail"):
+class NextWanted(Struct, frozen=True, kw_only=True, tag="next"):
+    """This job is about to be denoised: the next one may be given now, to be prepared beside its last steps."""
+
+    fence: int
+
+
+class PostprocessBegun(Struct, frozen=True, kw_only=True, tag="postprocess"):
     """The rest of this job runs beside the next one: the engine takes another. `model` is in memory."""
 
     fence: int
@@ -128,4 +134,4 @@ ToEngine = Setup | RunJob
 
 JobEnding = JobFinished | JobFailed | JobCancelled | JobParked
 
-FromEngine = Ready | LoadFailed | PostprocessBegun | JobFinished | JobFailed | JobCancelled | JobParked
+FromEngine = Ready | LoadFailed | NextWanted | PostprocessBegun | JobFinished | JobFailed | JobCancelled | JobParked

@@ -10,7 +10,7 @@ From the fastest to the one that needs least of the device:
   the VAE, and two blocks with what is outside of all blocks, or an encoder.
 - `leaf`: the VAE always, of all else one layer at a time. At once: the VAE and the largest layer.
 
-A job needs memory on top of the weights, while denoising (its front) and while decoding (its tail). That is not computed but measured: it
+A job needs memory on top of the weights, in its denoise stage and in its postprocess stages. That is not computed but measured: it
 is learned by the job's shape, and of a shape that was not drawn yet only as much is assumed as is known from others. Bytes throughout.
 """
 
@@ -59,8 +59,8 @@ class Component(Struct, frozen=True, kw_only=True):
 class Need(Struct, frozen=True):
     """Memory that a job takes on top of the weights, as far as is known; 0 where it is not."""
 
-    front: int = 0
-    tail: int = 0
+    denoise: int = 0
+    postprocess: int = 0
 
 
 class DoesNotFit(Exception):
@@ -84,27 +84,27 @@ def peak(placement: Placement, components: Iterable[Component], need: Need) -> i
     every = sum(part.size for part in parts)
     match placement:
         case "resident":
-            return every + max(need.front, need.tail)
+            return every + max(need.denoise, need.postprocess)
         case "text_encoder_aside":
             rest = every - sum(part.size for part in encoders)
-            return max(every, rest + max(need.front, need.tail))
+            return max(every, rest + max(need.denoise, need.postprocess))
         case "text_encoder_streamed":
             rest = every - sum(part.size for part in encoders)
-            return rest + max(_most(part.leaf for part in encoders), need.front, need.tail)
+            return rest + max(_most(part.leaf for part in encoders), need.denoise, need.postprocess)
         case "model":
             return max(
                 _most(part.size for part in encoders),
-                _most(part.size for part in denoisers) + need.front,
-                decoders + need.tail,
+                _most(part.size for part in denoisers) + need.denoise,
+                decoders + need.postprocess,
             )
         case "group":
             moving = max(
-                _most(part.size for part in encoders), _most(_streamed(part) for part in denoisers) + need.front
+                _most(part.size for part in encoders), _most(_streamed(part) for part in denoisers) + need.denoise
             )
-            return decoders + max(moving, need.tail)
+            return decoders + max(moving, need.postprocess)
         case "leaf":
-            moving = max(_most(part.leaf for part in encoders), _most(part.leaf for part in denoisers) + need.front)
-            return decoders + max(moving, need.tail)
+            moving = max(_most(part.leaf for part in encoders), _most(part.leaf for part in denoisers) + need.denoise)
+            return decoders + max(moving, need.postprocess)
 
 
 def _most(sizes: Iterable[int]) -> int:
@@ -174,7 +174,7 @@ def cures(
             found.append(f"speed.quantize = {{ {methods} }} takes about {_gib(peak(fitting, smaller, need))}")
             break
     for percent in range(90, 0, -10):
-        part = Need(need.front * percent // 100, need.tail * percent // 100)
+        part = Need(need.denoise * percent // 100, need.postprocess * percent // 100)
         if part != need and any(fits(one, components, part, limit) for one in allowed):
             found.append(f"a job of about {percent} % of this one's pixels fits as it is")
             break
