@@ -11,7 +11,8 @@ from broker.depot.store_check import check_now
 from broker.runtime.settings import CommonSettings, SettingsError, load
 
 _DESCRIPTION = """Ask the object store that results_store names whether this machine may put and list files there: a line on stdout, and
-an exit code: 0 it answers and takes files, or there is none; 1 it does not answer now; 2 the setting, the bucket or the keys are wrong."""
+an exit code: 0 it answers and takes files, or there is none; 1 it does not answer now; 2 the setting, the bucket or the keys are wrong;
+3 files may be put and not listed, which is enough for workers and not for edges."""
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -19,11 +20,15 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     code, words = 0, "there is no results_store"
     try:
         settings = load(CommonSettings, "python -m broker.depot", "workers", argv, environ, _DESCRIPTION)
-        check_now(settings)
+        lists = check_now(settings)
         if settings.results_store:
             words = f"{settings.results_store} answers and takes files"
-    except (SettingsError, StoreRefused) as error:
+        if not lists:
+            code, words = 3, f"{words}, and these keys may not list them"
+    except SettingsError as error:
         code, words = 2, str(error)
+    except StoreRefused as error:
+        code, words = 2, f"results_store: {settings.results_store!r} cannot be used: {error}"
     except StoreError as error:
         code, words = 1, str(error)
     sys.stdout.write(f"{words}\n")

@@ -58,12 +58,18 @@ def check_worker(settings: CommonSettings) -> None:
     _ask(settings, ObjectStore.probe)
 
 
-def check_now(settings: CommonSettings) -> None:
-    """Ask, whatever a process would wait for, whether files may be put and listed. Raises `SettingsError`, `StoreError`."""
+def check_now(settings: CommonSettings) -> bool:
+    """Ask whether files may be put, and wait for nothing; whether they may be listed, too. Raises `SettingsError`, `StoreError`."""
     store = store_of(settings, at_start=True)
-    if store is not None:
-        store.probe()
+    if store is None:
+        return True
+    store.probe()
+    try:
         next(store.below("artefacts"), None)
+    except StoreRefused:
+        # Keys of workers may do no more than put and get.
+        return False
+    return True
 
 
 def _ask(settings: CommonSettings, ask: Callable[[ObjectStore], None]) -> None:

@@ -88,6 +88,12 @@ def test_a_good_machine_has_nothing_to_mend():
             "s3://b does not answer: timed out see that it runs",
         ),
         (
+            {"depot": "http://a:8000", "results_store": "s3://b", "store_lists": False},
+            "results",
+            "warn",
+            "s3://b takes files, and these keys may not list them give the keys of edges ListBucket",
+        ),
+        (
             {"checkpoints": "/d/c", "checkpoints_fault": "/d/c cannot be written to"},
             "checkpoints",
             "fail",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.depot.__main__ import main as ask
 from broker.depot.object_store import OWNER_KEY, ObjectStore, StoreError
 from broker.depot.store_check import check_edge, check_worker, service_id
 from broker.runtime.settings import CommonSettings, SettingsError
@@ -23,10 +24,13 @@ class Store(BaseHTTPRequestHandler):
 
     objects: dict[str, bytes]
     answer: tuple[int, str] | None
+    lists = True
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        if "list-type" in self.path:
+        if "list-type" in self.path and not self.lists:
+            self._send(403, b"<Error><Code>AccessDenied</Code></Error>")
+        elif "list-type" in self.path:
             self._send(200, b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>")
         elif path in self.objects:
             self._send(200, self.objects[path])
@@ -116,6 +120,22 @@ def test_a_store_that_has_trouble_stops_no_start(tmp_path, store, check, answer,
     store.answer = answer
     check(settings(tmp_path))
     assert "results_store does not answer; results wait until it does" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "lists", "code", "words"),
+    [
+        (None, True, 0, f"{URL} answers and takes files\n"),
+        (None, False, 3, f"{URL} answers and takes files, and these keys may not list them\n"),
+        ((403, "AccessDenied"), True, 2, f"results_store: '{URL}' cannot be used: the store cannot put"),
+        ((503, "SlowDown"), True, 1, "503"),
+    ],
+)
+def test_the_store_is_asked_without_a_start(store, capfd, answer, lists, code, words):
+    store.answer, store.lists = answer, lists
+    assert ask(["--results-store", URL], {}) == code
+    assert words in capfd.readouterr().out
+    assert ask([], {}) == 0
 
 
 def test_an_outage_is_said_in_the_same_words_each_time(store, monkeypatch):

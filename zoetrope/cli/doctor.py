@@ -102,6 +102,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     results_store: str = ""
     store_fault: str = ""
     store_is_wrong: bool = False
+    #: Whether these keys may list what is there.
+    store_lists: bool = True
     #: Seconds between checkpoints; where they lie, why they cannot be written there (""), their jobs and MB.
     checkpoint_s: float = 10.0
     checkpoints: str = ""
@@ -283,6 +285,9 @@ def check_results(facts: Facts) -> Check:
     if facts.store_fault:
         cure = "see that it runs and this machine reaches it; results wait on the workers' disks until it answers"
         return Check("results", "fail", f"{store} does not answer: {facts.store_fault}", cure)
+    if not facts.store_lists:
+        cure = "give the keys of edges ListBucket and DeleteObject; those of workers need neither"
+        return Check("results", "warn", f"{store} takes files, and these keys may not list them", cure)
     return Check("results", "ok", f"{store} answers and takes files")
 
 
@@ -447,19 +452,19 @@ def _depot_fault(url: str) -> str:
     return ""
 
 
-def _store_fault(environ: Mapping[str, str]) -> tuple[str, bool]:
-    """(why the object store does not take results, whether its setting is wrong), as a process of the service would find."""
+def _store_facts(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of `Facts` that say whether the object store takes results, as a process of the service finds."""
     line = [sys.executable, "-m", "broker.depot"]
     try:
         done = subprocess.run(
             line, capture_output=True, text=True, timeout=_STORE_S, env={**os.environ, **environ}, check=False
         )
     except subprocess.TimeoutExpired:
-        return f"no answer within {_STORE_S:g} s", False
-    if not done.returncode:
-        return "", False
+        return {"store_fault": f"no answer within {_STORE_S:g} s"}
+    if done.returncode in (0, 3):
+        return {"store_lists": not done.returncode}
     words = (done.stdout.strip() or done.stderr.strip()).splitlines() or ["it could not be asked"]
-    return words[-1], done.returncode != 1
+    return {"store_fault": words[-1], "store_is_wrong": done.returncode != 1}
 
 
 def _depot(config: Mapping[str, Any], environ: Mapping[str, str]) -> str:
@@ -486,15 +491,13 @@ def _checkpoints(directory: Path) -> tuple[str, int, float]:
 def _file_facts(config: Mapping[str, Any], environ: Mapping[str, str], home: Path) -> dict[str, Any]:
     """The fields of `Facts` about depot, object store and checkpoints."""
     depot, store = _depot(config, environ), configured(config, environ, "workers", "results_store", "")
-    store_fault, store_is_wrong = _store_fault(environ) if store else ("", False)
     checkpoints = home / "artefacts" / ".checkpoints"
     fault, checkpointed, checkpoints_mb = _checkpoints(checkpoints)
     return {
         "depot": depot,
         "depot_fault": _depot_fault(depot) if depot.startswith("http") else "",
         "results_store": store,
-        "store_fault": store_fault,
-        "store_is_wrong": store_is_wrong,
+        **(_store_facts(environ) if store else {}),
         "checkpoint_s": _number(configured(config, environ, "workers", "checkpoint_s", "10"), 10.0),
         "checkpoints": str(checkpoints),
         # What the home's own line says is not said twice.
