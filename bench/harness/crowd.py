@@ -18,6 +18,8 @@ from bench.harness.simworker import BEAT_S, SimWorker, dealer
 from broker.wire import messages as m
 
 _LOOK_S = 0.05
+#: Longest wait for messages in a turn.
+_WAIT_S = 0.005
 
 
 class CrowdWorker(SimWorker):
@@ -50,7 +52,10 @@ class CrowdWorker(SimWorker):
 class WorkerCrowd:
     """All workers of one measurement."""
 
-    def __init__(self, endpoint: str, count: int, hold_s: float, seed: int, check: Callable[[], None]) -> None:
+    def __init__(
+        self, endpoint: str, count: int, hold_s: float, seed: int, check: Callable[[], None], name: str = "crowd"
+    ) -> None:
+        """`check` is called in each turn; `name`: what the workers' names begin with."""
         self._random = random.Random(seed)
         self._hold_s = hold_s
         self._check = check
@@ -58,7 +63,6 @@ class WorkerCrowd:
         self._context.set(zmq.MAX_SOCKETS, count + 16)
         self._epoll = select.epoll()
         self._by_fd: dict[int, CrowdWorker] = {}
-        self._holders: dict[str, CrowdWorker] = {}
         #: (when, order, worker): jobs that end, and heartbeats.
         self._ends: list[tuple[float, int, CrowdWorker]] = []
         self._beats: list[tuple[float, int, CrowdWorker]] = []
@@ -66,8 +70,10 @@ class WorkerCrowd:
         #: Seconds from a result with room in it to the next job.
         self.dispatches: list[float] = []
         self.ended = 0
+        #: Seconds by which turns in which nothing came were longer than they had to be: the delays of this process itself.
+        self.late: list[float] = []
         for number in range(count):
-            worker = CrowdWorker(dealer(self._context, endpoint), f"crowd-{number}", 1, lambda _: None, self._on_end)
+            worker = CrowdWorker(dealer(self._context, endpoint), f"{name}-{number}", 1, lambda _: None, self._on_end)
             fd = int(worker.socket.getsockopt(zmq.FD))
             self._by_fd[fd] = worker
             self._epoll.register(fd, select.EPOLLIN)
@@ -82,7 +88,10 @@ class WorkerCrowd:
                 if done():
                     break
                 look_at = now + _LOOK_S
-            for fd, _ in self._epoll.poll(0.005):
+            signalled = self._epoll.poll(_WAIT_S)
+            if not signalled:
+                self.late.append(max(0.0, time.monotonic() - now - _WAIT_S))
+            for fd, _ in signalled:
                 self._read(self._by_fd[fd])
             while self._ends and self._ends[0][0] <= now:
                 worker = heapq.heappop(self._ends)[2]

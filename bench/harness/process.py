@@ -142,6 +142,13 @@ class Process(subprocess.Popen[bytes]):
 
     # ------------------------------------------------------------ looking
 
+    def queued_s(self) -> float:
+        """Seconds for which its first thread could have run and had no processor; 0 where the system does not say."""
+        try:
+            return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
+        except (OSError, IndexError, ValueError):
+            return 0.0
+
     def cpu_s(self) -> float:
         """Seconds of processor time used so far, in the kernel and out of it, without its children's."""
         return cpu_seconds(self.stats)

@@ -1,14 +1,15 @@
 """A thousand workers, a hundred thousand waiting jobs: the broker's memory, its use of its core, how late jobs are given out.
 
 Simulated workers hold each job for some seconds, so results come at a steady rate, each with room for the next job; a dispatch is timed
-from sending that result to receiving the next `Run`, with the commit between. The driver's own delays are part of it. Nothing is
-asserted: the bars are printed beside what was measured.
+from sending that result to receiving the next `Run`, with the commit between. It is timed by a few of them that have a process of
+their own, since the thread that plays thousands reads each late. Nothing is asserted: the bars are printed beside what was measured.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from msgspec import Meta, Struct
 
 from bench.harness.crowd import WorkerCrowd
 from bench.harness.driver import Driver, padded_spec
+from bench.harness.probes import Probed, ProbeOrder, Probes, probing
 from bench.harness.procs import BrokerProcess, cores, pinned, raise_file_limit, temporary_home
 from bench.report import plot
 from bench.report.errors import BenchError
@@ -26,6 +28,8 @@ from bench.report.stats import summarise
 BAR_MB, BAR_CORES, BAR_DISPATCH_MS = 500, 1.0, 10
 #: The workers say hello one after the other within this.
 _JOIN_S = 60.0
+#: Mean seconds for which probes hold a job, at most: enough dispatches for a p99; and how much later than the others they may begin.
+_PROBE_HOLD_S, _PROBE_START_S = 0.5, 20.0
 #: Descriptors of a simulated worker (connection, signal of its socket), and those of the process itself.
 _FILES_EACH, _OWN_FILES = 2, 100
 
@@ -38,6 +42,14 @@ class ScalePlan(Struct, frozen=True, kw_only=True):
     hold_s: Annotated[float, Meta(description="mean seconds that a worker holds a job", ge=0.05, le=600)] = 5.0
     seconds: Annotated[float, Meta(description="length of the measured run", ge=1, le=600)] = 15.0
     body_bytes: Annotated[int, Meta(description="size of a job spec", ge=200, le=20_000)] = 600
+    probes: Annotated[
+        int,
+        Meta(
+            description="workers in a process of their own, by which dispatches are timed; 0: by all others",
+            ge=0,
+            le=1_000,
+        ),
+    ] = 20
     seed: Annotated[int, Meta(description="draws how long each job is held", ge=0, le=2**31)] = 0
     directory: Annotated[str, Meta(description="where the journal is put")] = ""
 
@@ -53,9 +65,13 @@ class Measured(Struct, frozen=True, kw_only=True):
     idle_cores: float
     beats_per_s: float
     working_cores: float
+    #: Share of that time in which the broker could have run and had no processor.
+    starved_share: float
     jobs_per_s: float
     joined: int
+    #: As the thread sees them that plays all workers; by probes, and what these were late by themselves.
     dispatches: list[float]
+    probed: Probed | None
 
 
 def run(plan: ScalePlan) -> Report:
@@ -96,9 +112,14 @@ def measure(plan: ScalePlan, process: BrokerProcess, home: Path) -> Measured:
         crowd.serve(min(2.0, plan.seconds))
         crowd.dispatches.clear()
         progress(f"{plan.seconds:g} s of work")
-        begun, cpu_s, ended = time.monotonic(), process.cpu_s(), crowd.ended
-        crowd.serve(plan.seconds)
-        span = time.monotonic() - begun
+        with _probing(plan, process) as probes:
+            begun, cpu_s, ended, queued_s = time.monotonic(), process.cpu_s(), crowd.ended, process.queued_s()
+            crowd.serve(plan.seconds)
+            span = time.monotonic() - begun
+            starved_share = (process.queued_s() - queued_s) / span
+            dispatches = [*crowd.dispatches]
+            crowd.serve(_PROBE_START_S, lambda: probes is not None and probes.ended)
+            probed = None if probes is None else probes.result()
         working_cores, jobs_per_s = (process.cpu_s() - cpu_s) / span, (crowd.ended - ended) / span
         working_mb = process.memory_mb()
         crowd.hold()
@@ -115,10 +136,35 @@ def measure(plan: ScalePlan, process: BrokerProcess, home: Path) -> Measured:
         idle_cores=idle_cores,
         beats_per_s=beats_per_s,
         working_cores=working_cores,
+        starved_share=starved_share,
         jobs_per_s=jobs_per_s,
         joined=joined,
-        dispatches=crowd.dispatches,
+        dispatches=dispatches,
+        probed=probed,
     )
+
+
+@contextlib.contextmanager
+def _probing(plan: ScalePlan, process: BrokerProcess) -> Iterator[Probes | None]:
+    """The probes of this run, if it has any."""
+    if not plan.probes:
+        yield None
+        return
+    order = ProbeOrder(
+        endpoint=process.settings.back_endpoint,
+        count=plan.probes,
+        hold_s=min(plan.hold_s, _PROBE_HOLD_S),
+        seconds=plan.seconds,
+        seed=plan.seed + 1,
+    )
+    with probing(order) as probes:
+        yield probes
+
+
+def _p50_p99(seconds: Sequence[float]) -> tuple[float | None, float | None]:
+    """In milliseconds."""
+    summary = summarise(value * 1e3 for value in seconds)
+    return (None, None) if summary is None else (summary.p50, summary.p99)
 
 
 def _us_each(measured: Measured) -> float | None:
@@ -127,8 +173,15 @@ def _us_each(measured: Measured) -> float | None:
 
 def report_of(plan: ScalePlan, measured: Measured, flush: Flush) -> Report:
     """Figures beside their bars."""
-    summary = summarise(value * 1e3 for value in measured.dispatches)
-    p50, p99 = (None, None) if summary is None else (summary.p50, summary.p99)
+    probed = measured.probed
+    p50, p99 = _p50_p99(measured.dispatches if probed is None else probed.dispatches)
+    _, crowd_p99 = _p50_p99(measured.dispatches)
+    _, late_p99 = _p50_p99([] if probed is None else probed.late)
+    timed = (
+        "by all workers, with the delays of the thread that plays them"
+        if probed is None
+        else f"by {plan.probes} workers in a process of their own"
+    )
     metrics = [
         Metric("empty_mb", "broker memory, nothing queued", measured.empty_mb, "MB"),
         Metric("queued", "jobs queued", plan.queued),
@@ -142,9 +195,12 @@ def report_of(plan: ScalePlan, measured: Measured, flush: Flush) -> Report:
         Metric("heartbeat_cores", "cores used by heartbeats alone", measured.idle_cores, "", "each worker holds a job"),
         Metric("heartbeat_us", "broker processor time a heartbeat", _us_each(measured), "us"),
         Metric("working_cores", "cores used at work", measured.working_cores, "", f"bar: {BAR_CORES:g}"),
+        Metric("starved", "time in which the broker waited for a core", measured.starved_share * 100, "%", "not its own"),
         Metric("jobs_per_s", "jobs a second in that time", measured.jobs_per_s, "1/s", f"jobs of {plan.hold_s:g} s"),
-        Metric("dispatch_p50_ms", "result to the next job, p50", p50, "ms"),
+        Metric("dispatch_p50_ms", "result to the next job, p50", p50, "ms", timed),
         Metric("dispatch_p99_ms", "result to the next job, p99", p99, "ms", f"bar: {BAR_DISPATCH_MS} ms"),
+        Metric("probe_late_p99_ms", "delays of that process itself, p99", late_p99, "ms"),
+        Metric("crowd_p99_ms", "the same, p99, as the thread sees it that plays the others", crowd_p99, "ms"),
         *flush.metrics(),
     ]  # fmt: skip
     return Report(
@@ -156,10 +212,15 @@ def report_of(plan: ScalePlan, measured: Measured, flush: Flush) -> Report:
             plot.distribution(
                 "result to the next job",
                 "milliseconds",
-                {"dispatch": [v * 1e3 for v in measured.dispatches]},
+                {
+                    "probes": [v * 1e3 for v in (probed.dispatches if probed else [])],
+                    "crowd": [v * 1e3 for v in measured.dispatches],
+                },
                 log_x=True,
             ),
             plot.bars("broker memory", "MB", {"empty": measured.empty_mb, "queued": measured.queued_mb}),
         ],
-        warnings=["the driver of all workers is one Python thread: its delays are in the dispatch times"],
+        warnings=[]
+        if probed
+        else ["the driver of all workers is one Python thread: its delays are in the dispatch times"],
     )

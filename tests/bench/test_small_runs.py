@@ -10,13 +10,15 @@ from bench.suites import scale
 
 
 def test_a_crowd_works_through_a_queue(tmp_path):
-    plan = scale.ScalePlan(workers=3, queued=300, hold_s=0.05, seconds=1.0, directory=str(tmp_path))
+    plan = scale.ScalePlan(workers=3, queued=900, hold_s=0.05, seconds=1.0, probes=2, directory=str(tmp_path))
     found = {metric.key: metric.value for metric in scale.run(plan).metrics}
     assert found["workers_joined"] == 3
     assert found["jobs_per_s"] > 0
     assert found["beats_per_s"] > 0
     assert found["heartbeat_us"] > 0
     assert found["dispatch_p99_ms"] > 0
+    assert found["crowd_p99_ms"] > 0
+    assert found["probe_late_p99_ms"] >= 0
     assert found["queued_mb"] >= found["empty_mb"] > 0
     assert list(tmp_path.iterdir()) == []
 

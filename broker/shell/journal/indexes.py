@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 #: Rows of one look: a millisecond.
 LOOK_ROWS = 500
-#: How long a start looks: over half a million rows.
-START_S = 1.5
+#: How long a start looks: some two hundred thousand rows, the newest; the others in idle moments, as a start over a million took seconds.
+START_S = 0.5
 #: Idle looks between two walks: an hour and more.
 _REST_LOOKS = 4 * 3600
 
