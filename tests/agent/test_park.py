@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from broker.wire import messages as m
 from tests.agent.stage import Stage, fence
 from workers.agent import effects as fx
@@ -145,3 +147,36 @@ def test_a_drain_hands_back_only_if_it_says_so() -> None:
         stage.broker(drain)
         assert stage.orders() == orders
         assert not stage.sent(m.Goodbye)
+
+
+def killed_after_s(stage: Stage, limit_s: int) -> float:
+    """Seconds of silence after which the engine is killed; infinity: it is not within the limit."""
+    start = stage.now
+    while stage.now < start + limit_s:
+        stage.silence(1.0)
+        if stage.effects(fx.KillEngine):
+            return stage.now - start
+    return inf
+
+
+def test_while_a_job_is_parked_nothing_of_it_can_hang() -> None:
+    """However long it is out of the engine; once it goes on, the watch is that of a first step, and not of the time in between."""
+    stage = Stage().busy(1)
+    stage.words(1, "denoise", 5, 40, tick=5, kept=5)
+    stage.park(1)
+    stage.parked(1, kept=6)
+    assert killed_after_s(stage, 2_000) == inf
+
+    stage.run(2, job="j1")
+    stage.words(2, "denoise", 0, 40, tick=1, kept=6)
+    assert killed_after_s(stage, 2_000) == 300
+
+
+def test_a_job_that_is_asked_to_park_and_stands_still_has_hung() -> None:
+    stage = Stage().busy(1)
+    stage.words(1, "denoise", 5, 40, tick=5, kept=5)
+    stage.park(1)
+    assert killed_after_s(stage, 2_000) == 30
+    stage.exited("killed by SIGKILL")
+    [failed] = stage.sent(m.Failed)
+    assert failed.kind == "hung"

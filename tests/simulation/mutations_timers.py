@@ -208,6 +208,7 @@ TIMERS: tuple[Mutation, ...] = (
         "any-claim",
         "a failure counts only from the claim that holds",
         ((webhook_requests, "_record_outcome", _any_claim),),
+        first=1000,
     ),
     Mutation(
         "delivered-again", "what is delivered stays so", ((webhook_requests, "_record_outcome", _after_delivery),)
