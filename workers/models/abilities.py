@@ -49,7 +49,7 @@ _NEEDS_IMAGE = (
 )
 
 #: Pipelines that draw in a size of their own, by the shape of the image or the number of pixels they were trained on.
-_OWN_SIZE = r"HunyuanVideo15ImageToVideo|LongCatImageEdit|QwenImageLayered|IFImg2Img"
+_OWN_SIZE = r"HunyuanVideo15ImageToVideo|QwenImageEditInpaint|LongCatImageEdit|QwenImageLayered|IFImg2Img"
 
 #: Components that give sound, the last of their kind in a pipeline; and how `model_index.json` says that a model has none.
 _MAKES_SOUND = ("vocoder", "sound_tokenizer")

@@ -203,7 +203,14 @@ _BRIEF: tuple[Case, ...] = (
         takes=("reference_images",),
         package="torchvision",
     ),
-    *_briefly("editors", "QwenImageEditInpaintPipeline", strength=True, package="torchvision", **_OVER_PICTURE),
+    *_briefly(
+        "editors",
+        "QwenImageEditInpaintPipeline",
+        strength=True,
+        without=("size",),
+        package="torchvision",
+        **_OVER_PICTURE,
+    ),
     *_briefly("editors", "ZImageOmniPipeline", output="image", picture="may", takes=("reference_images",)),
     *_briefly(
         "editors",
