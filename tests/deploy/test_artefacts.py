@@ -173,6 +173,25 @@ def test_a_pool_that_is_scaled_is_not_given_a_size_and_asks_for_its_own_backlog(
     assert "studio-zoetrope" in services
 
 
+def test_pools_of_one_model_on_two_cards_ask_for_the_backlog_of_their_class():
+    scaling = {**VALUES["pools"]["pools"][1]["autoscaling"], "gpuClass": "4x-nvidia-h100-80gb-hbm3"}
+    found = manifests({"pools": [{"name": "large", "gpus": 4, "autoscaling": scaling}]})
+    (scaled,) = of_kind(found, "ScaledObject")
+    asked = [trigger["metadata"]["valueLocation"] for trigger in scaled["spec"]["triggers"]]
+    own = r"queue.backlog_by_class.Wan2\.2.4x-nvidia-h100-80gb-hbm3"
+    assert asked == [f"{own}.busy", f"{own}.backlog_s", f"{own}.waiting"]
+    with pytest.raises(HelmError, match="model"):
+        manifests({"pools": [{"name": "large", "autoscaling": {**scaling, "model": ""}}]})
+
+
+@pytest.mark.parametrize(("least", "models"), [(0, ["Wan2.2"]), (1, [])])
+def test_a_pool_without_workers_has_jobs_taken_for_its_model(least, models):
+    scaling = {**VALUES["pools"]["pools"][1]["autoscaling"], "min": least}
+    (service,) = of_kind(manifests({"pools": [{"name": "scaled", "autoscaling": scaling}]}), "StatefulSet")
+    broker = service["spec"]["template"]["spec"]["containers"][0]
+    assert [entry["value"] for entry in broker["env"] if entry["name"] == "ZOETROPE_ON_DEMAND_MODELS"] == models
+
+
 def test_a_ray_cluster_has_nodes_for_its_pools_and_its_launchers_take_their_options():
     found = manifests(VALUES["ray"])
     (cluster,) = of_kind(found, "RayCluster")
