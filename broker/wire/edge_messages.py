@@ -197,6 +197,9 @@ class ClaimDeliveries(Message, frozen=True, kw_only=True, tag="claim_hooks"):
     limit: Annotated[int, Meta(ge=1, le=64)] = 16
 
 
+DeliveryOutcome = Literal["delivered", "retry", "failed", "disabled", "released"]
+
+
 class DeliveryDone(Message, frozen=True, kw_only=True, tag="hook_done"):
     """Report the outcome of a delivery. Answered by `DeliveryNoted` after the commit.
 
@@ -207,7 +210,7 @@ class DeliveryDone(Message, frozen=True, kw_only=True, tag="hook_done"):
     req: int
     number: Fence
     claim: Fence
-    outcome: Literal["delivered", "retry", "failed", "disabled", "released"]
+    outcome: DeliveryOutcome
     #: HTTP status of the answer; 0 when there was none.
     status: Annotated[int, Meta(ge=0, le=999)] = 0
     retry_s: Seconds = 0.0

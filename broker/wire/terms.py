@@ -63,6 +63,9 @@ STATE_NAMES: dict[JobState, JobStateName] = {state: state.value for state in Job
 
 FINAL = frozenset((JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED))
 FINAL_NAMES: tuple[JobStateName, ...] = ("succeeded", "failed", "cancelled")
+#: States of a job that has not started, and of one that is not over.
+UNSTARTED_NAMES: tuple[JobStateName, ...] = ("queued", "delayed", "parked", "assigned")
+LIVE_NAMES: tuple[JobStateName, ...] = (*UNSTARTED_NAMES, "running")
 WAITING = frozenset((JobState.QUEUED, JobState.DELAYED, JobState.PARKED))
 HELD = frozenset((JobState.ASSIGNED, JobState.RUNNING))
 

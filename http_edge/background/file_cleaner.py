@@ -15,8 +15,8 @@ from anyio.to_thread import run_sync
 from broker.depot.object_store import StoreError
 from broker.runtime.log_actions import Action
 from broker.wire.jobspec import decode_spec
-from broker.wire.messages import JobStateName, JobView
-from broker.wire.terms import FINAL_NAMES
+from broker.wire.messages import JobView
+from broker.wire.terms import FINAL_NAMES, LIVE_NAMES
 from http_edge.jobs.service import JobService
 from http_edge.media.artefact_store import ArtefactStore
 from http_edge.media.image_inputs import ImageInputs
@@ -29,8 +29,6 @@ _PAGE = 50
 #: Files without a record are left alone for so long, seconds, and so many jobs' directories are looked at in one sweep.
 STRAY_S = 86_400.0
 _STRAYS = 500
-
-_LIVE: tuple[JobStateName, ...] = ("queued", "delayed", "parked", "assigned", "running")
 
 
 class FileCleaner:
@@ -51,7 +49,7 @@ class FileCleaner:
         needed: set[str] = set()
         after, more = "", True
         while more:
-            views, more = await self._calls.jobs.views(limit=_PAGE, after=after, newest_first=False, states=_LIVE)
+            views, more = await self._calls.jobs.views(limit=_PAGE, after=after, newest_first=False, states=LIVE_NAMES)
             needed |= {Path(path).name for view in views for path in _inputs_of(view)}
             after = views[-1].id if views else ""
             more = more and bool(views)

@@ -15,11 +15,12 @@ import random
 import time
 from collections.abc import Callable, Coroutine
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal
+from typing import Any
 
 from msgspec import Struct
 
 from broker.runtime.log_actions import Action
+from broker.wire.edge_messages import DeliveryOutcome
 from broker.wire.messages import ClaimedDelivery, DeliveryDone, JobView
 from http_edge.background.webhook_events import event_body, event_id
 from http_edge.background.webhook_signing import SecretsError, WebhookSecrets, signatures
@@ -56,13 +57,11 @@ _BROKER_RETRY_S = 1.0
 #: How long an outcome is kept for a broker that does not answer. Without it the delivery is made again.
 _REPORT_S = 300.0
 
-Outcome = Literal["delivered", "retry", "failed", "disabled", "released"]
-
 
 class Result(Struct, frozen=True):
     """Result of one attempt."""
 
-    outcome: Outcome
+    outcome: DeliveryOutcome
     status: int = 0
     retry_s: float = 0.0
     note: str = ""

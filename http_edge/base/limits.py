@@ -14,6 +14,9 @@ SMALL_BODY_BYTES = 2 * MIB
 #: Text of one request (JSON, form fields): an image of 32 MiB in base64, and what goes with it.
 MAX_TEXT_BYTES = 48 * MIB
 
+#: Longest path or address that a client may name.
+MAX_PATH_CHARS = 1024
+
 #: The time that a client may give a job, seconds: at least, at most. Beyond a month, no deadline serves as well.
 LEAST_TIME_S, MOST_TIME_S = 0.001, 31 * 86_400
 

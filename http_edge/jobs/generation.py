@@ -26,10 +26,8 @@ from broker.wire.jobspec import (
     Scalar,
 )
 from broker.wire.loras import MAX_SCALE
-from http_edge.base.limits import LEAST_TIME_S, MAX_TEXT_BYTES, MOST_TIME_S
+from http_edge.base.limits import LEAST_TIME_S, MAX_PATH_CHARS, MAX_TEXT_BYTES, MOST_TIME_S
 from http_edge.jobs.loras import LoraWish
-
-MAX_PATH_CHARS = 1024
 
 Kind = Literal["text", "choice", "flag", "integer", "number", "size", "aspect", "arguments", "media", "loras"]
 

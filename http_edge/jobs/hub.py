@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 
 from broker.wire.messages import JobView
-from broker.wire.terms import FINAL_NAMES
+from broker.wire.terms import FINAL_NAMES, UNSTARTED_NAMES
 from http_edge.jobs.job import Job, standing
 from http_edge.jobs.step_interest import POLLED_S, StepInterest
 
@@ -69,7 +69,7 @@ class Memory:
         # What became of a webhook's deliveries comes with no event.
         if job.is_final and not job.view.submission.webhook:
             return math.inf
-        is_waiting = job.view.state in ("queued", "delayed", "parked", "assigned")
+        is_waiting = job.view.state in UNSTARTED_NAMES
         return self._clock() + (_WAITING_FRESH_S if is_waiting else _RUNNING_FRESH_S)
 
     def put(self, job: Job) -> None:

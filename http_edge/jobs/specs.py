@@ -27,8 +27,9 @@ from broker.wire.jobspec import (
 )
 from broker.wire.loras import LoraUse
 from http_edge.base.errors import EdgeError, invalid, shown
+from http_edge.base.limits import MAX_PATH_CHARS
 from http_edge.body.aspect import nearest_size, size_for
-from http_edge.jobs.generation import MAX_PATH_CHARS, Generation
+from http_edge.jobs.generation import Generation
 from http_edge.jobs.generation_reader import MAX_WARNINGS, arguments_of
 from http_edge.jobs.loras import chosen_loras, preset_of_loras
 from http_edge.jobs.media_checks import (

@@ -19,6 +19,7 @@ import anyio.to_thread
 from broker.wire.inputs import InputKind
 from http_edge.base.context import Caller, current
 from http_edge.base.errors import EdgeError, invalid
+from http_edge.base.limits import MAX_PATH_CHARS
 from http_edge.body.forms import Upload
 from http_edge.media import image_inputs
 from http_edge.media.fetch import Fetcher
@@ -40,7 +41,6 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]*={0,2}\s*")
 #: no character of its own (a dot, say) does not occur; anything longer than a path is no path. The last two are MP4 and Matroska.
 _HEADS = ("iVBORw0KGgo", "/9j/", "UklGR", "Qk", "R0lGOD", "AAAA", "GkXfo")
 _LEAST_BASE64 = 64
-_MAX_PATH_CHARS = 1024
 
 
 class ImageSources:
@@ -117,6 +117,6 @@ def _no_image(field: str, text: str, start: int, why: str) -> EdgeError:
 
 def _is_base64(text: str) -> bool:
     """Whether this is an image or clip in base64 rather than a path."""
-    if len(text) > _MAX_PATH_CHARS:
+    if len(text) > MAX_PATH_CHARS:
         return True
     return len(text) >= _LEAST_BASE64 and text.startswith(_HEADS) and _BASE64.fullmatch(text) is not None

@@ -28,7 +28,7 @@ from workers.engine.failures import is_out_of_memory
 from workers.engine.lora_slots import fill, fill_with_nothing, forget, tensors_of, unwrap
 from workers.engine.prompts import PromptCache
 from workers.engine.quantise import shown_in_compute_dtype
-from workers.models.loras import LoraSetup
+from workers.models.loras import PEFT_PREFIX, LoraSetup
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,6 @@ warnings.filterwarnings("ignore", "TorchaoLoraLinear was instantiated without", 
 _Stamp = tuple[str, int, int]
 
 _BARE = re.compile(r"[._](?:lora_(?:A|B|down|up)|lora\.(?:up|down)|alpha|diff|diff_b)\b")
-_PEFT = "base_model.model."
 
 
 class LoraFiles:
@@ -287,7 +286,7 @@ def _activate(module: Any, scales: Mapping[str, float]) -> list[str]:
 
 def _prefixed(tensors: Mapping[str, torch.Tensor], pipe: Any, slot: str) -> dict[str, torch.Tensor]:
     """The tensors with a prefix that diffusers knows, where they have none: the library reads only those."""
-    named = {name.removeprefix(_PEFT): tensor for name, tensor in tensors.items()}
+    named = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in tensors.items()}
     if any(name.startswith(("lora_", "diffusion_model.", "text_encoder", "transformer.", "unet.")) for name in named):
         return named
     if not all(_BARE.search(name) for name in named):

@@ -64,7 +64,7 @@ _KOHYA = re.compile(r"lora_(te\d?|text_encoder(?:_\d)?)_")
 _KOHYA_COMPONENTS = {"te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2", "te3": "text_encoder_3"}
 
 #: What peft puts before the names of a model that it has wrapped.
-_PEFT = "base_model.model."
+PEFT_PREFIX = "base_model.model."
 
 _NAME = re.compile(rf"[^/\\\x00-\x1f]{{1,{MAX_NAME_CHARS}}}")
 
@@ -276,7 +276,7 @@ def _slot(layer: str, slot: str, denoiser: str) -> str:
 
 def _bare(layer: str) -> str:
     """A layer's name without what stands for its component."""
-    return without_prefix(_COMPONENT.sub("", layer.removeprefix(_PEFT), count=1))
+    return without_prefix(_COMPONENT.sub("", layer.removeprefix(PEFT_PREFIX), count=1))
 
 
 def _is_quantised(directory: Path, part: str) -> bool:

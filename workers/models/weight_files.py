@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Literal
 from msgspec import Struct
 
 #: Longest header of a safetensors file that is read, and most entries of a GGUF file.
-_MAX_HEADER = 100 * 2**20
+MAX_HEADER = 100 * 2**20
 _MAX_ENTRIES = 1_000_000
 
 _GGUF_MAGIC = b"GGUF"
@@ -70,11 +70,11 @@ def read_weights(file: Path) -> WeightFile:
 
 def _safetensors(stream: BinaryIO, lead: bytes, size: int) -> dict[str, Tensor]:
     length = int.from_bytes(lead, "little")
-    text = stream.read(min(length, _MAX_HEADER))
+    text = stream.read(min(length, MAX_HEADER))
     # A header may be as long as a pickle's first bytes say, and begins as one of JSON.
     if lead.startswith(_CODE) and not text.startswith(b"{"):
         raise NoWeights("is a pickle, which can run code when it is read, and is not opened; get it as safetensors")
-    if len(lead) < 8 or length > _MAX_HEADER:
+    if len(lead) < 8 or length > MAX_HEADER:
         raise NoWeights("is neither safetensors nor GGUF")
     if len(text) < length:
         raise NoWeights(f"is cut short: {size} of at least {8 + length} bytes")
@@ -139,7 +139,7 @@ def _skip(stream: BinaryIO, kind: int) -> None:
 
 def _gguf_string(stream: BinaryIO) -> str:
     length = _number(stream, "<Q")
-    if length > _MAX_HEADER:
+    if length > MAX_HEADER:
         raise KeyError(length)
     return stream.read(length).decode()
 

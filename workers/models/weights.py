@@ -9,7 +9,7 @@ from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from workers.models.weight_files import NoWeights, read_weights
+from workers.models.weight_files import MAX_HEADER, NoWeights, read_weights
 
 #: name, variant, shard: `model.fp16-00001-of-00002.safetensors`, or with the variant after the shard.
 WEIGHT_FILE = re.compile(
@@ -21,9 +21,6 @@ _PREFERRED = ("bf16", "fp16")
 
 #: safetensors' other types -> bytes.
 _INTEGER_SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "U32": 4, "I32": 4, "U64": 8, "I64": 8}
-
-#: Longest header of a safetensors file that is looked at.
-_MAX_HEADER = 100 * 2**20
 
 
 def variant_of(directory: Path) -> str | None:
@@ -141,7 +138,7 @@ def _whole_size(file: Path) -> int:
         size = int.from_bytes(lead, "little")
         if len(lead) < 8:
             return 8
-        if size > _MAX_HEADER:
+        if size > MAX_HEADER:
             return 0
         header = stream.read(size)
     if len(header) < size:
@@ -166,6 +163,6 @@ def _has_float8(file: Path) -> bool:
     try:
         with file.open("rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
-            return size <= _MAX_HEADER and b'"F8_E' in stream.read(size)
+            return size <= MAX_HEADER and b'"F8_E' in stream.read(size)
     except OSError:
         return False

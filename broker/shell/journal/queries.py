@@ -12,15 +12,13 @@ from collections.abc import Iterator, Sequence
 from heapq import merge
 from typing import Any, NamedTuple
 
+from broker.core.requests import MAX_PAGE_BYTES
 from broker.shell.journal.rows import BODY, JobRow
 from broker.shell.journal.schema import UNSUCCESSFUL
 from broker.shell.journal.statements import JOBS, SELECT, STATE, WORKER
 from broker.shell.journal.store import RowPage
 from broker.wire import messages as m
 from broker.wire.terms import FINAL_NAMES
-
-#: Bytes of specs read for one page; a page with more ends there and says that more follow.
-MAX_PAGE_BYTES = 8 * 1024 * 1024
 
 #: Rows of one answer, and rows looked at for it: a few milliseconds each. A longer page comes in several answers, others' requests between.
 MAX_ROWS = 50

@@ -11,6 +11,7 @@ from broker.wire.jobspec import Artefact, JobSpec, MediaKind, Scalar
 from broker.wire.messages import JobStateName
 from http_edge.api.common.schema_common import Hooked, NumberText, Priority, request_type
 from http_edge.base.limits import LEAST_TIME_S, MOST_TIME_S
+from http_edge.jobs.service import Cancelled
 
 Seconds = Annotated[float, Meta(description="seconds")]
 UnixTime = Annotated[float, Meta(description="Unix seconds")]
@@ -285,7 +286,7 @@ class JobCancel(Struct, kw_only=True):
     """Outcome of a cancel. `requested`: a worker is being told to stop."""
 
     id: str
-    outcome: Literal["cancelled", "requested", "already_final"]
+    outcome: Cancelled
     job: Job
 
 

@@ -21,7 +21,8 @@ from http_edge.jobs.service import JobService
 #: How long an EventSource waits before it comes back.
 _RETRY_MS = 1000
 
-_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+#: Of every event stream: no proxy keeps it, none waits for its end.
+STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 def last_event_id(request: Request) -> int:
@@ -49,13 +50,13 @@ async def event_stream(calls: JobService, job: Job, request: Request, make_event
     seen = last_event_id(request)
     if job.is_final and seen >= job.view.revision:
         # Nothing will ever come: 204 is what stops an EventSource.
-        return Response(status_code=204, headers=_HEADERS)
+        return Response(status_code=204, headers=STREAM_HEADERS)
     if seen > job.view.revision:
         seen = 0
     if request.method == "HEAD":
-        return Response(media_type="text/event-stream", headers=_HEADERS)
+        return Response(media_type="text/event-stream", headers=STREAM_HEADERS)
     stream = _events(calls, job.id, seen, make_event)
-    return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
+    return StreamingResponse(stream, media_type="text/event-stream", headers=STREAM_HEADERS)
 
 
 async def _events(calls: JobService, job_id: str, seen: int, make_event: EventMaker) -> AsyncIterator[bytes]:

@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from http_edge.api.common.schema_common import ErrorMember, FaultItem, FlagWord, Hooked, WholeText, request_type
 from http_edge.api.lightx2v.task_fields import GEN1_POLICY, MAX_TASK_ID_CHARS, POLICY
-from http_edge.jobs.generation import MAX_PATH_CHARS
+from http_edge.base.limits import MAX_PATH_CHARS
 
 TaskId = Annotated[str, Meta(min_length=1, max_length=MAX_TASK_ID_CHARS)]
 SavePath = Annotated[str, Meta(max_length=MAX_PATH_CHARS, description="Where to save the result.")] | None

@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from broker.wire.jobspec import ModelCard
 from broker.wire.messages import PoolView
+from broker.wire.terms import UNSTARTED_NAMES
 from http_edge.api.common.operations import FILE_ANSWERS, RANGES
 from http_edge.api.lightx2v import schema_lightx2v as lx
 from http_edge.api.lightx2v.downloads import find_by_path, result_response
@@ -136,4 +137,4 @@ class LightX2VServiceApi:
 
 
 def _pending(pool: PoolView) -> int:
-    return sum(pool.counts.get(state, 0) for state in ("queued", "delayed", "parked", "assigned"))
+    return sum(pool.counts.get(state, 0) for state in UNSTARTED_NAMES)

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.wire.messages import JobStateName
+from broker.wire.terms import LIVE_NAMES
 from http_edge.api.common.operations import FILE_ANSWERS, RANGES
 from http_edge.api.common.waiting import awaited, is_fresh, with_prefer
 from http_edge.api.lightx2v import schema_lightx2v as lx
@@ -156,7 +157,7 @@ class LightX2VTasksApi:
     async def stop_all(self, request: Request) -> Response:
         """Stop every task, waiting or running."""
         try:
-            outcome = await self._stop_all(shapes.LIVE)
+            outcome = await self._stop_all(LIVE_NAMES)
         except EdgeError as error:
             return shapes.stop_answer("error", error.message)
         return _stopped(outcome, "All tasks stopped successfully.")

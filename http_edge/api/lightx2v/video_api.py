@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from broker.wire.messages import JobStateName
-from broker.wire.terms import FINAL_NAMES
+from broker.wire.terms import FINAL_NAMES, LIVE_NAMES
 from http_edge.api.lightx2v import schema_lightx2v as lx
 from http_edge.api.lightx2v import views as shapes
 from http_edge.api.lightx2v.operations import GEN1, GEN1_TAKEN, STOPPED, TASK_ID
@@ -80,7 +80,7 @@ class LightX2VApi:
         """Idle while a task would be taken at once."""
         if shapes.is_idle(await self._calls.catalogue.pool(), self._gen1.worker):
             return json_response(lx.ServiceStatus(service_status="idle"))
-        oldest = await self._tasks.first(shapes.LIVE)
+        oldest = await self._tasks.first(LIVE_NAMES)
         return json_response(
             lx.ServiceStatus(service_status="busy", task_id=oldest.view.submission.alias if oldest else "")
         )
@@ -161,7 +161,7 @@ class LightX2VApi:
                     return await tasks.stop(job, _STOP_WAIT_S)
             return "nothing"
         # Without a queue every live task is one that the client believes to run, a retried one too.
-        own = await self._tasks.stop_all(shapes.LIVE if self._gen1.refuses else _STARTED, _STOP_WAIT_S)
+        own = await self._tasks.stop_all(LIVE_NAMES if self._gen1.refuses else _STARTED, _STOP_WAIT_S)
         if own != "nothing":
             return own
         return await self._later.stop_all(_STARTED, _STOP_WAIT_S)

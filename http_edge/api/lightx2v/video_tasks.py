@@ -18,11 +18,11 @@ from http_edge.api.lightx2v import schema_lightx2v as lx
 from http_edge.api.lightx2v.task_fields import GEN1_POLICY, MAX_TASK_ID_CHARS, with_upload
 from http_edge.api.lightx2v.views import GEN1_ORIGIN, Tasks, origin_of, warnings_member
 from http_edge.base.errors import EdgeError
+from http_edge.base.limits import MAX_PATH_CHARS
 from http_edge.body.fields import Reader, missing
 from http_edge.body.forms import Fields, Upload
 from http_edge.body.json_body import json_response
 from http_edge.jobs.fields import FIELDS, NAMES
-from http_edge.jobs.generation import MAX_PATH_CHARS
 from http_edge.jobs.generation_reader import read_generation
 from http_edge.jobs.input_files import fields_of, input_files, with_files
 from http_edge.jobs.service import JobService

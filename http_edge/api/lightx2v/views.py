@@ -29,7 +29,6 @@ from http_edge.jobs.job import Job
 from http_edge.jobs.service import JobService
 from http_edge.media.exports import SUFFIXES
 
-LIVE: tuple[JobStateName, ...] = ("queued", "delayed", "parked", "assigned", "running")
 #: On a worker, or about to be again.
 STARTED: tuple[JobStateName, ...] = ("delayed", "assigned", "running")
 

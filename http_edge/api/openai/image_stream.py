@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 from broker.wire.jobspec import preview_name
 from http_edge.api.common.error_bodies import error_member
 from http_edge.api.common.job_json import warnings_of
+from http_edge.api.common.sse import STREAM_HEADERS
 from http_edge.api.openai.pictures import Pictures, Presentation, appearance, usage
 from http_edge.api.openai.schema_openai import ImageEvent
 from http_edge.api.openai.views import measured, model_of
@@ -36,14 +37,12 @@ from http_edge.media.thumbnails import Format, encoded
 #: How often the attempt's directory is looked at.
 _LOOK_S = 0.25
 
-_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-
 
 class DrawingStream(StreamingResponse):
     """The events of one image job. `word` is `image_generation` or `image_edit`."""
 
     def __init__(self, calls: JobService, pictures: Pictures, job: Job, how: Presentation, word: str) -> None:
-        super().__init__(self._events(), media_type="text/event-stream", headers=_HEADERS)
+        super().__init__(self._events(), media_type="text/event-stream", headers=STREAM_HEADERS)
         self._calls = calls
         self._pictures = pictures
         self._job = job

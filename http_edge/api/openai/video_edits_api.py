@@ -12,12 +12,12 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from broker.wire.jobspec import JobSpec, ModelCard
+from broker.wire.jobspec import MAX_PROMPT_CHARS, JobSpec, ModelCard
 from http_edge.api.openai import schema_openai as openai
 from http_edge.api.openai import views as shapes
 from http_edge.api.openai.fields import as_object, flattened
 from http_edge.api.openai.submissions import ID_PREFIXES, MediaRequest, read_media_request, submit
-from http_edge.api.openai.videos import MAX_PROMPT_CHARS, TAG, TAKEN, VIDEO, Videos
+from http_edge.api.openai.videos import TAG, TAKEN, VIDEO, Videos
 from http_edge.base.errors import EdgeError, invalid, not_found
 from http_edge.body.fields import Reader
 from http_edge.body.forms import Fields, read_fields

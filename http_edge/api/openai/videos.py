@@ -17,8 +17,6 @@ from http_edge.jobs.job import Job
 from http_edge.jobs.progress import Progress
 from http_edge.jobs.service import JobService
 
-MAX_PROMPT_CHARS = 20_000
-
 TAG = Tag("Videos", "OpenAI's Videos API, with the fields of vLLM-Omni and SGLang.")
 
 VIDEO = Param(name="id", place="path", required=True, about="The video's id.")
