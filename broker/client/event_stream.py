@@ -68,7 +68,7 @@ class EventStream:
             if self._on_gone is not None:
                 self._on_gone(event.job_ids)
         elif self._on_event is not None:
-            _each(self._on_event, codec.job_views(event.body))
+            _each(self._on_event, codec.event_views(event.body))
 
 
 def _each(callback: Callable[[m.JobView], None], views: list[m.JobView]) -> None:

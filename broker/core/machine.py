@@ -150,7 +150,7 @@ class Core:
         stepped = state.steps.take(told=state.changed) if state.steps.stepped else None
         changed, state.changed = state.changed.values(), {}
         for jobs in _portions(changed) if len(changed) > EVENT_JOBS else (changed,) if changed else ():
-            body = codec.encode_body([views.job_view(state, job, self.now) for job in jobs])
+            body = codec.encode_body([views.job_update(state, job, self.now) for job in jobs])
             for peer in watchers:
                 state.send_event(peer, body)
         if stepped:
@@ -274,14 +274,14 @@ class Core:
 
 
 def _tell_steps(state: State, stepped: dict[bytes, list[Job]], now: float) -> None:
-    """Send each of these peers the views of its jobs, each made once for all of them."""
-    views_of: dict[str, msgspec.Raw] = {}
+    """Send each of these peers the updates of its jobs, each made once for all of them."""
+    updates: dict[str, msgspec.Raw] = {}
     for peer, jobs in stepped.items():
         for portion in _portions(jobs):
             for job in portion:
-                if job.id not in views_of:
-                    views_of[job.id] = msgspec.Raw(codec.encode_body(views.job_view(state, job, now)))
-            state.send_event(peer, codec.encode_body([views_of[job.id] for job in portion]))
+                if job.id not in updates:
+                    updates[job.id] = msgspec.Raw(codec.encode_body(views.job_update(state, job, now)))
+            state.send_event(peer, codec.encode_body([updates[job.id] for job in portion]))
 
 
 def _portions(changed: Iterable[Job]) -> Iterator[list[Job]]:

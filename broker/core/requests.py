@@ -258,7 +258,7 @@ def follow(state: State, peer: bytes, message: m.Follow, now: float) -> None:
     for job in live:
         state.steps.follow(peer, job.id)
     if live:
-        state.send_event(peer, codec.encode_body([views.job_view(state, job, now) for job in live]))
+        state.send_event(peer, codec.encode_body([views.job_update(state, job, now) for job in live]))
 
 
 def forget_jobs(state: State, peer: bytes, message: m.ForgetJobs, found: Found, now: float) -> None:

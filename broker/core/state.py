@@ -370,7 +370,7 @@ class State:
         self.steps.note(job)
 
     def send_event(self, peer: bytes, body: bytes) -> None:
-        """Send a watcher the encoded views of some jobs, under its next number."""
+        """Send a watcher the encoded updates of some jobs, under its next number."""
         self.watchers[peer] += 1
         self.send(peer, m.Event(seq=self.watchers[peer], body=body))
 

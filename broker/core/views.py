@@ -20,14 +20,8 @@ def job_view(
 ) -> m.JobView:
     """The view of a job for an edge; `full` adds history, deliveries and its `spec`. `spec_error`: why that cannot be read."""
     mark = job.set_aside
-    position, eta, ready = _outlook(state, job, now) if mark is None else (-1, -1.0, -1.0)
-    if ready > bounds.MAX_WAIT_S:
-        eta, ready = min(eta, bounds.MAX_WAIT_S), bounds.MAX_WAIT_S
+    position, eta, ready_by, promise = _expected(state, job, now)
     ahead_s = state.calendar.ahead_s
-    ready_by, promise = now + ahead_s + ready if ready >= 0.0 else 0.0, job.promise
-    if promise is not None:
-        promise = _shown_promise(promise, state.calendar)
-        ready_by = 0.0 if job.state in FINAL else promise.ready_by
     return m.JobView(
         id=job.id,
         state=STATE_NAMES[job.state],
@@ -45,15 +39,12 @@ def job_view(
         position=position,
         eta_s=eta,
         submitted_at=job.submitted_at + ahead_s,
-        # As `Calendar.shown`, inlined: a watched job is viewed with every move.
-        started_at=job.started_at and job.started_at + ahead_s,
-        finished_at=job.finished_at and job.finished_at + ahead_s,
-        deadline_at=job.deadline_at and job.deadline_at + ahead_s,
+        started_at=state.calendar.shown(job.started_at),
+        finished_at=state.calendar.shown(job.finished_at),
+        deadline_at=state.calendar.shown(job.deadline_at),
         run_s=job.run_s,
         kept=job.kept,
-        parking=parking.view(state, job)
-        if job.parked_at or job.park or job.preemptions or job.submission.draft_steps
-        else None,
+        parking=_parking(state, job),
         failure=job.failure,
         result=job.result,
         history=_history(job.history, ahead_s) if full else (),
@@ -64,6 +55,64 @@ def job_view(
         ready_by=ready_by,
         promise=promise,
     )
+
+
+def job_update(state: State, job: Job, now: float) -> tuple[object, ...]:
+    """The fields of a `wire.messages.JobUpdate` for a job in memory, in their order: msgspec packs a tuple as it would the struct, without
+    making one."""
+    current, shift = job.state, state.calendar.ahead_s
+    if current in FINAL and job.promise is None:
+        position, eta, ready_by, promise = -1, -1.0, 0.0, None
+    else:
+        position, eta, ready_by, promise = _expected(state, job, now)
+    return (
+        job.id,
+        STATE_NAMES[current],
+        job.submission,
+        job.revision,
+        job.attempts,
+        job.crashes,
+        job.losses,
+        job.stop == "cancel",
+        job.fence,
+        job.worker,
+        job.phase,
+        job.step,
+        job.total,
+        position,
+        eta,
+        job.submitted_at + shift,
+        # As `Calendar.shown`, inlined.
+        job.started_at and job.started_at + shift,
+        job.finished_at and job.finished_at + shift,
+        job.deadline_at and job.deadline_at + shift,
+        job.run_s,
+        job.kept,
+        ready_by,
+        _parking(state, job),
+        job.failure,
+        job.result,
+        promise,
+    )
+
+
+def _expected(state: State, job: Job, now: float) -> tuple[int, float, float, m.Promise | None]:
+    """(jobs ahead, seconds until it is final, when it is with the confidence of its promise, the promise): see `m.JobView`."""
+    position, eta, ready = _outlook(state, job, now) if job.set_aside is None else (-1, -1.0, -1.0)
+    if ready > bounds.MAX_WAIT_S:
+        eta, ready = min(eta, bounds.MAX_WAIT_S), bounds.MAX_WAIT_S
+    ready_by, promise = now + state.calendar.ahead_s + ready if ready >= 0.0 else 0.0, job.promise
+    if promise is not None:
+        promise = _shown_promise(promise, state.calendar)
+        ready_by = 0.0 if job.state in FINAL else promise.ready_by
+    return position, eta, ready_by, promise
+
+
+def _parking(state: State, job: Job) -> m.Parking | None:
+    """What is told of a job that is, was or is to be parked."""
+    if job.parked_at or job.park or job.preemptions or job.submission.draft_steps:
+        return parking.view(state, job)
+    return None
 
 
 def _deliveries(state: State, job: Job) -> tuple[m.DeliveryView, ...]:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import asdict
 
 from broker.wire.device import DeviceHealth
 from broker.wire.failures import FailureKind
@@ -166,6 +167,44 @@ class JobView(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     #: When it is final with the confidence of its promise, or with `promises.CONFIDENCE` without one; 0: not known, or it is over.
     ready_by: float = 0.0
     promise: Promise | None = None
+
+
+class JobUpdate(Struct, frozen=True, array_like=True, gc=False):
+    """What an `Event` tells of a job: its `JobView` but for spec, history, deliveries and what only a job on disk has.
+
+    By position, as it goes to every edge with every change of every job; the broker writes it as a tuple (`core.views.job_update`).
+    """
+
+    id: str
+    state: JobStateName
+    submission: Submission
+    revision: int
+    attempts: int = 0
+    crashes: int = 0
+    losses: int = 0
+    cancel_requested: bool = False
+    fence: int = 0
+    worker: str = ""
+    phase: Phase = ""
+    step: int = 0
+    total: int = 0
+    position: int = -1
+    eta_s: float = -1.0
+    submitted_at: float = 0.0
+    started_at: float = 0.0
+    finished_at: float = 0.0
+    deadline_at: float = 0.0
+    run_s: float = 0.0
+    kept: int = 0
+    ready_by: float = 0.0
+    parking: Parking | None = None
+    failure: Failure | None = None
+    result: Result | None = None
+    promise: Promise | None = None
+
+    def view(self) -> JobView:
+        """The job's view, as far as an event tells it."""
+        return JobView(**asdict(self))
 
 
 class Admission(Struct, frozen=True, kw_only=True, array_like=True, gc=False):

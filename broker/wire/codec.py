@@ -148,9 +148,15 @@ worker_info = BodyDecoder(m.WorkerInfo)
 result = BodyDecoder(Result)
 job_view = BodyDecoder(m.JobView)
 job_views = BodyDecoder(list[m.JobView])
+job_updates = BodyDecoder(list[m.JobUpdate])
 forecast = BodyDecoder(m.Forecast)
 pool_view = BodyDecoder(m.PoolView)
 worker_view = BodyDecoder(m.WorkerView)
 usage_rows = BodyDecoder(list[m.UsageRow])
 load_samples = BodyDecoder(list[m.LoadSample])
 hook_claims = BodyDecoder(list[m.ClaimedDelivery])
+
+
+def event_views(body: bytes) -> list[m.JobView]:
+    """The jobs that an `Event` tells of. Raises `DecodeError`."""
+    return [update.view() for update in job_updates(body)]

@@ -377,7 +377,7 @@ class Event(Message, frozen=True, kw_only=True, tag="event"):
     """Jobs changed. A gap in `seq` means: events were lost, ask again."""
 
     seq: int
-    #: A list of `JobView`, each without spec bytes and history, no job twice.
+    #: A list of `JobUpdate`, no job twice.
     body: bytes
 
 

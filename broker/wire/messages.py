@@ -36,6 +36,7 @@ from broker.wire.bodies import ClockStep as ClockStep
 from broker.wire.bodies import DeliveryView as DeliveryView
 from broker.wire.bodies import Failure as Failure
 from broker.wire.bodies import HistoryEntry as HistoryEntry
+from broker.wire.bodies import JobUpdate as JobUpdate
 from broker.wire.bodies import JobView as JobView
 from broker.wire.bodies import OnDemandModel as OnDemandModel
 from broker.wire.bodies import Parking as Parking

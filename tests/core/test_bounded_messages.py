@@ -49,7 +49,7 @@ BODIES = {
     m.Accepted: codec.job_view,
     m.JobReply: codec.job_view,
     m.CancelReply: codec.job_view,
-    m.Event: codec.job_views,
+    m.Event: codec.event_views,
     m.Jobs: codec.job_views,
     m.Pool: codec.pool_view,
     m.WorkerReply: codec.worker_view,

@@ -226,6 +226,6 @@ def test_watchers_see_that_a_job_has_a_webhook():
     effects = desk.finish("w1", "a")
     assert sent(effects, m.Event, EDGE)
     spec_cache = [e.message.body for e in effects if isinstance(e, Send) and isinstance(e.message, m.Event)]
-    assert codec.job_views(spec_cache[-1])[-1].submission.webhook == URL
+    assert codec.event_views(spec_cache[-1])[-1].submission.webhook == URL
     hooked = next(n for n, e in enumerate(effects) if isinstance(e, DeliveryChanged))
     assert hooked < next(n for n, e in enumerate(effects) if isinstance(e, Send) and isinstance(e.message, m.Event))

@@ -143,5 +143,5 @@ def test_a_watcher_is_told_of_the_end_alone_when_nothing_told_of_the_start():
     run = granted(desk)
     effects = desk.feed(peer_of("w1"), end(m.Finished, run, 1.0))
     (event,) = sent(effects, m.Event)
-    (view,) = codec.job_views(event.body)
+    (view,) = codec.event_views(event.body)
     assert (view.state, view.started_at, view.finished_at) == ("succeeded", desk.now - 1.0, desk.now)

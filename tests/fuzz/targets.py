@@ -168,6 +168,12 @@ TARGETS: tuple[Target, ...] = (
     _body("result", codec.result, jobspec.Result(seed=7, stage_durations={"load": 1.0}), codec.DecodeError),
     _body("job_view", codec.job_view, _VIEW, codec.DecodeError),
     _body("job_views", codec.job_views, [_VIEW], codec.DecodeError),
+    _body(
+        "job_updates",
+        codec.job_updates,
+        [m.JobUpdate(id="job-1", state="queued", submission=m.Submission(model="wan"), revision=1)],
+        codec.DecodeError,
+    ),
     _body("pool_view", codec.pool_view, m.PoolView(epoch=1, counts={"queued": 3}), codec.DecodeError),
     _body("worker_view", codec.worker_view, m.WorkerView(name="gpu-0", state="idle"), codec.DecodeError),
     _body(

@@ -58,7 +58,7 @@ def test_a_message_with_any_value_in_any_place(direction: str, data: st.DataObje
     _BY_NAME[direction].run([frame])
 
 
-_BODIES = ("worker_info", "result", "job_view", "job_views", "pool_view", "job_spec")
+_BODIES = ("worker_info", "result", "job_view", "job_views", "job_updates", "pool_view", "job_spec")
 
 
 @settings(max_examples=25)

@@ -49,7 +49,6 @@ class _View(msgspec.Struct):
 
 
 _view = msgspec.msgpack.Decoder(_View).decode
-_views = msgspec.msgpack.Decoder(list[_View]).decode
 
 
 def require(holds: bool, rule: str, *details: object) -> None:
@@ -363,7 +362,7 @@ class Checker:
                     done = job.fence > fence or job.final or job.waiting
                 require(done, "a result is acknowledged when it is on disk", job_id, short(fence))
 
-    def _end_is_on_disk(self, view: _View) -> None:
+    def _end_is_on_disk(self, view: _View | m.JobView) -> None:
         if view.state in ("succeeded", "failed", "cancelled"):
             job = self.disk.get(view.id)
             same = job is not None and (job.state, job.fence) == (view.state, view.fence)
@@ -381,7 +380,7 @@ class Checker:
             self._end_is_on_disk(view)
         match message:
             case m.Event():
-                shown = _views(message.body)
+                shown = codec.event_views(message.body)
                 require(len({one.id for one in shown}) == len(shown), "a job is told of once in an event")
                 for one in shown:
                     self._end_is_on_disk(one)

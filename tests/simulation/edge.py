@@ -160,7 +160,7 @@ class Edge:
             self._gap()
         self._seq = event.seq
         if isinstance(event, m.Event):
-            for view in codec.job_views(event.body):
+            for view in codec.event_views(event.body):
                 self.view(view)
             self.courier.wake()
         else:

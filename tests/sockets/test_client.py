@@ -396,12 +396,12 @@ def test_a_callback_that_fails_over_one_job_is_called_with_the_others_of_the_eve
         if view.id == "job-1":
             raise RuntimeError("the caller's bug")
 
-    views = [
-        m.JobView(id=f"job-{n}", state="queued", submission=m.Submission(model="demo"), revision=n) for n in (1, 2)
+    updates = [
+        m.JobUpdate(id=f"job-{n}", state="queued", submission=m.Submission(model="demo"), revision=n) for n in (1, 2)
     ]
     stream = EventStream(fail_over_the_first, None, None)
     with pytest.raises(RuntimeError, match="the caller's bug"):
-        stream.take(m.Event(seq=1, body=codec.encode_body(views)))
+        stream.take(m.Event(seq=1, body=codec.encode_body(updates)))
     assert seen == ["job-1", "job-2"]
 
 

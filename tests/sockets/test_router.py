@@ -309,7 +309,7 @@ def test_each_watcher_gets_one_event_a_pass_after_its_commit(bench):
     bench.run()
     for watcher in (b"fedge-1", b"fedge-2"):
         (event,) = [message for message in bench.sent(peer=watcher) if isinstance(message, m.Event)]
-        assert [view.id for view in codec.job_views(event.body)] == ["job-0", "job-1", "job-2"]
+        assert [view.id for view in codec.event_views(event.body)] == ["job-0", "job-1", "job-2"]
     assert bench.log.index("commit") < bench.log.index("send")
 
 
@@ -324,7 +324,7 @@ def test_a_job_that_is_deleted_and_comes_again_in_one_pass_is_there_for_watchers
     bench.run()
     gone, event = bench.sent(m.Event | m.JobsDeleted)
     assert gone == m.JobsDeleted(seq=event.seq - 1, job_ids=("job-1",))
-    assert [(view.id, view.state) for view in codec.job_views(event.body)] == [("job-1", "queued")]
+    assert [(view.id, view.state) for view in codec.event_views(event.body)] == [("job-1", "queued")]
 
 
 def test_equal_routing_ids_of_the_two_sockets_are_two_peers(bench):

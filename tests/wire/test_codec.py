@@ -38,6 +38,7 @@ BODIES = {
     codec.result,
     codec.job_view,
     codec.job_views,
+    codec.job_updates,
     codec.pool_view,
     codec.worker_view,
     codec.hook_claims,
@@ -99,10 +100,18 @@ def test_round_trip(cls, data):
 
 
 @settings(max_examples=30)
-@given(drawn(m.JobView), drawn(m.PoolView), drawn(m.WorkerInfo), drawn(Result), drawn(m.ClaimedDelivery))
-def test_bodies_round_trip(job, pool, worker, result, claim):
+@given(
+    drawn(m.JobView),
+    drawn(m.JobUpdate),
+    drawn(m.PoolView),
+    drawn(m.WorkerInfo),
+    drawn(Result),
+    drawn(m.ClaimedDelivery),
+)
+def test_bodies_round_trip(job, update, pool, worker, result, claim):
     assert codec.job_view(codec.encode_body(job)) == job
     assert codec.job_views(codec.encode_body([job, job])) == [job, job]
+    assert codec.job_updates(codec.encode_body([update])) == [update]
     assert codec.pool_view(codec.encode_body(pool)) == pool
     assert codec.worker_info(codec.encode_body(worker)) == worker
     assert codec.result(codec.encode_body(result)) == result
