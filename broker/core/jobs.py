@@ -264,6 +264,34 @@ class JobRecord(Struct, kw_only=True, array_like=True):
     #: Name of the machine on which that checkpoint was written; "": it is not known.
     kept_host: str = ""
 
+    def values(self) -> tuple[object, ...]:
+        """The fields in their order: packed, it is what the struct would be. Written out, as `attrgetter` takes three times as long."""
+        return (
+            self.revision,
+            self.attempts,
+            self.crashes,
+            self.losses,
+            self.errors,
+            self.stop,
+            self.profile,
+            self.excluded,
+            self.started_at,
+            self.finished_at,
+            self.not_before,
+            self.run_s,
+            self.failure,
+            self.result,
+            self.history,
+            self.kept,
+            self.park,
+            self.committed,
+            self.draft_fence,
+            self.parked_at,
+            self.preemptions,
+            self.preempted_s,
+            self.promise,
+        )
+
 
 class Job(JobRecord, kw_only=True, array_like=False):
     """A job. Only the core changes it; the journal writes it and reads it back."""

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from broker.wire.bodies import Admission
+from broker.wire.jobspec import JOB_ID_RULE, is_job_id
 from broker.wire.promises import CONFIDENCE, Confidence, PromiseWish
 from broker.wire.submission import Submission
 from broker.wire.terms import (
@@ -35,7 +36,7 @@ class Submit(Message, frozen=True, kw_only=True, tag="submit"):
     """Take this job. Answered by `Accepted` after the commit, or by `Rejected`. Idempotent by `job_id`."""
 
     req: int
-    job_id: Id
+    job_id: KnownId
     submission: Submission
     #: Refuse with code `alias_taken` when a job of this (origin, alias) exists.
     alias_unique: bool = False
@@ -51,6 +52,11 @@ class Submit(Message, frozen=True, kw_only=True, tag="submit"):
     body: bytes
     #: Refuse with code `promise` unless this can be promised. None: nothing is asked for.
     promise: PromiseWish | None = None
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for an id that no job may have: it becomes part of paths."""
+        if not is_job_id(self.job_id):
+            raise ValueError(f"job_id must be {JOB_ID_RULE}, behind a tenant's tag or none")
 
 
 class CancelJob(Message, frozen=True, kw_only=True, tag="cancel_job"):

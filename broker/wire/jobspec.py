@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from string import ascii_letters, digits
 from typing import Annotated, Literal
 
 import msgspec
@@ -40,6 +41,7 @@ _CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 #: An edge may put a tag of the tenant before it.
 JOB_ID_PATTERN = rf"(?:[0-9a-f]{{12}}\.)?{_CLIENT_ID.pattern}"
 _JOB_ID = re.compile(JOB_ID_PATTERN)
+_ID_CHARACTERS, _MAX_CLIENT_ID = f"{ascii_letters}{digits}_-", 64
 
 _ARTEFACT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
@@ -71,6 +73,9 @@ def is_client_id(text: str) -> bool:
 
 def is_job_id(text: str) -> bool:
     """Whether `text` may name a job: what a client may call one, alone or behind a tag."""
+    # Most ids have no tag. That no other character is in it costs less to see without a regular expression.
+    if not text.strip(_ID_CHARACTERS):
+        return 0 < len(text) <= _MAX_CLIENT_ID
     return _JOB_ID.fullmatch(text) is not None
 
 

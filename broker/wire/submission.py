@@ -43,3 +43,10 @@ class Submission(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     draft_steps: Count = 0
     #: Name of the API key that it came with; "" without one.
     submitted_by: Annotated[str, Meta(max_length=64)] = ""
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for a webhook that cannot stand in a request: as its field's pattern that would cost every job a regular
+        expression."""
+        url = self.webhook
+        if url and not (url.isascii() and url.isprintable() and " " not in url):
+            raise ValueError("webhook must be printable ASCII without spaces")

@@ -13,8 +13,8 @@ from broker.wire.jobspec import JOB_ID_PATTERN, Phase
 #: of its own for an attempt's start, and the whole view in `Accepted`.
 PROTOCOL = 3
 
-#: A job's id where it enters (`Submit`), and where its reader makes a path of it (`Run`). `\Z`, not `$`, which would let a line break pass
-#: behind the id.
+#: A job's id where its reader makes a path of it (`Run`); where it enters (`Submit`), `jobspec.is_job_id` says the same for less. `\Z`, not
+#: `$`, which would let a line break pass behind the id.
 Id = Annotated[str, Meta(pattern=rf"^{JOB_ID_PATTERN}\Z")]
 #: Longest `Id`: a tenant's tag of 12 and a point before a client's 64.
 MAX_ID = 77
@@ -83,8 +83,8 @@ WebhookEvent = Literal[
 #: `failed`: tried as often as it is tried; `disabled`: the receiver wants no more of this job.
 DeliveryState = Literal["pending", "delivered", "failed", "disabled"]
 
-#: ASCII, as it goes into the request. A header holds it beside a job's other names.
-WebhookUrl = Annotated[str, Meta(pattern=r"^[!-~]{0,1024}\Z")]
+#: A header holds it beside a job's other names. Printable ASCII: see `Submission`.
+WebhookUrl = Annotated[str, Meta(max_length=1024)]
 
 EngineState = Literal["starting", "loading", "ready", "busy", "restarting", "stopped"]
 

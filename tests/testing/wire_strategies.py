@@ -7,8 +7,16 @@ from typing import Any
 import msgspec.inspect as mi
 from hypothesis import strategies as st
 
+from broker.wire import messages as m
+from broker.wire.jobspec import JOB_ID_PATTERN
+
 _MAX_ITEMS = 3
 _MAX_TEXT = 40
+#: What a struct checks of its fields beyond their types.
+_CHECKED = {
+    m.Submission: {"webhook": st.from_regex(rf"[!-~]{{0,{_MAX_TEXT}}}", fullmatch=True)},
+    m.Submit: {"job_id": st.from_regex(JOB_ID_PATTERN, fullmatch=True)},
+}
 
 
 def values(kind: mi.Type) -> st.SearchStrategy[Any]:
@@ -57,5 +65,5 @@ def structs(cls: type) -> st.SearchStrategy[Any]:
     """Instances of a struct with every field drawn, but for the protocol version."""
     info = mi.type_info(cls)
     assert isinstance(info, mi.StructType)
-    fields = {field.name: values(field.type) for field in info.fields if field.name != "v"}
+    fields = {field.name: values(field.type) for field in info.fields if field.name != "v"} | _CHECKED.get(cls, {})
     return st.fixed_dictionaries(fields).map(lambda given: cls(**given))

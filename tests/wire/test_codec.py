@@ -234,9 +234,20 @@ def test_fields_out_of_their_range_are_refused(fields):
 )
 def test_a_new_job_bears_an_id_that_may_be_a_path(job_id):
     """It becomes a row, a directory's name and part of URLs. `$` would let a line break pass behind it."""
-    for fields, decode in ((SAMPLES[0], codec.from_edge), (RUN, codec.to_agent)):
-        with pytest.raises(codec.DecodeError, match="regex"):
-            decode(codec.encode(structs.replace(fields, job_id=job_id)))
+    for message, decode in ((SAMPLES[0], codec.from_edge), (RUN, codec.to_agent)):
+        fields = msgspec.msgpack.decode(codec.encode(message))
+        fields[1 + message.__struct_fields__.index("job_id")] = job_id
+        with pytest.raises(codec.DecodeError, match=r"regex|job_id must be"):
+            decode(msgspec.msgpack.encode(fields))
+
+
+@pytest.mark.parametrize("url", ["http://a b", "http://é", "http://a\n", "x" * 1025])
+def test_a_webhook_can_stand_in_a_request(url):
+    fields = msgspec.msgpack.decode(codec.encode(SAMPLES[0]))
+    submission = fields[1 + SAMPLES[0].__struct_fields__.index("submission")]
+    submission[m.Submission.__struct_fields__.index("webhook")] = url
+    with pytest.raises(codec.DecodeError, match=r"webhook must be|length"):
+        codec.from_edge(msgspec.msgpack.encode(fields))
 
 
 @pytest.mark.parametrize("message", LOOKED_UP, ids=lambda message: type(message).__name__)

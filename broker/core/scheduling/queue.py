@@ -68,7 +68,8 @@ class _Line:
     grows with the list, but for its making itself shorter now and then. What leaves from within moves what stands behind it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
         self._entries: list[_Entry] = []
         self._gone = 0
         self.count = 0
@@ -155,8 +156,8 @@ class _Class:
         return waiting
 
 
-#: Where a job waits.
-_Place = tuple[_Class, _Tenant, Lane, _Entry]
+#: Where a job waits. The line, and not its lane, to look up which costs more than all else that is done with it.
+_Place = tuple[_Class, _Tenant, _Line, _Entry]
 
 
 class Queue:
@@ -168,6 +169,8 @@ class Queue:
         #: Where each job waits; for reading.
         self.where: dict[str, _Place] = {}
         self._seq = 0
+        #: The line that was added to last.
+        self._newest_line: _Line | None = None
         #: When the newest job came that has waited here.
         self.newest_at = 0.0
         #: Predicted seconds of work waiting.
@@ -206,11 +209,12 @@ class Queue:
             tenant.start = max(cls.virtual, tenant.finish)
         line = tenant.lines.get(lane)
         if line is None:
-            line = tenant.lines[lane] = _Line()
+            line = tenant.lines[lane] = _Line(lane)
         line.add(entry)
+        self._newest_line = line
         tenant.count += 1
         cls.count += 1
-        self.where[job.id] = (cls, tenant, lane, entry)
+        self.where[job.id] = (cls, tenant, line, entry)
         self.backlog_s += job.cost
 
     def pass_by(self, at: float) -> None:
@@ -259,24 +263,25 @@ class Queue:
 
     def lane(self, job_id: str) -> Lane:
         """The lane of a job that waits."""
-        return self.where[job_id][2]
+        return self.where[job_id][2].lane
 
     def head_of_all(self) -> str | None:
         """The first job when all that waits is of one priority, tenant and lane; else None."""
-        where = self.where
-        for _, tenant, lane, _ in where.values():
-            if tenant.count == len(where) and len(tenant.lines) == 1:
-                return tenant.lines[lane].head()
-            break
-        return None
+        # Mostly that of the newest job. The first entry of a dict whose first ones have left is not at hand: all of them are passed over.
+        line = self._newest_line
+        if line is None or line.count != len(self.where):
+            line = next((line for _, _, line, _ in self.where.values()), None)
+            if line is None or line.count != len(self.where):
+                return None
+            self._newest_line = line
+        return line.head() if line.count else None
 
     def largest(self, like: str, size: Callable[[str], float]) -> str:
         """The largest job of that job's priority and tenant that waits for the same workers; that job itself where too many wait.
 
         Not by cost, which was predicted when each came: equal jobs are equally large, and keep their order.
         """
-        _, tenant, lane, _ = self.where[like]
-        line = tenant.lines[lane]
+        line = self.where[like][2]
         best, best_size = like, size(like)
         if line.count <= LOOK_THROUGH:
             for entry in line.first(LOOK_THROUGH):
@@ -289,7 +294,10 @@ class Queue:
 
         Exact with one tenant; with several, the fair share of the others is counted: as many jobs of each as are ahead in its own.
         """
-        cls, own_tenant, _, entry = self.where[job_id]
+        cls, own_tenant, line, entry = self.where[job_id]
+        if line.count == len(self.where):  # nothing else waits
+            jobs = line.before(entry)
+            return jobs, line.first_s(jobs)
         return _ahead(self._classes, cls, own_tenant, entry)
 
     def ahead_of_new(self, submission: Submission, now: float, cost: float) -> tuple[int, float]:
@@ -342,11 +350,10 @@ class Queue:
                 yield from cls.backlogged()
 
     def _pop(self, job_id: str) -> tuple[_Class, _Tenant, _Entry]:
-        cls, tenant, lane, entry = self.where.pop(job_id)
-        line = tenant.lines[lane]
+        cls, tenant, line, entry = self.where.pop(job_id)
         line.remove(entry)
         if not line.count:
-            del tenant.lines[lane]
+            del tenant.lines[line.lane]
         tenant.count -= 1
         cls.count -= 1
         self.backlog_s = self.backlog_s - entry[3] if self.where else 0.0

@@ -12,7 +12,6 @@ disk, and no index, can pass off one row as another. Rows of before 0.2.0 have n
 from __future__ import annotations
 
 from math import isfinite
-from operator import attrgetter
 from typing import Any
 from zlib import crc32
 
@@ -47,8 +46,6 @@ class Head(Struct, frozen=True, array_like=True):
 _encode = msgspec.msgpack.Encoder().encode
 _decode_head = msgspec.msgpack.Decoder(Head).decode
 _decode_record = msgspec.msgpack.Decoder(JobRecord).decode
-#: The fields of a job's record. As a tuple they are packed as the struct would be, without making one.
-_record_of = attrgetter(*JobRecord.__struct_fields__)
 
 
 class RowDamaged(ValueError):
@@ -65,7 +62,7 @@ _Blob = bytearray
 
 def _sealed_tail(columns: JobRow, job: Job) -> bytearray:
     """The packed part of a row of `job` or `outcome`: a `JobRecord` behind its seal, which is of the row's columns, too."""
-    packed: bytes = _encode(_record_of(job))
+    packed = _encode(job.values())
     return _Blob(_SEAL + crc32(packed, crc32(_encode(columns))).to_bytes(4, "big") + packed)
 
 
@@ -120,12 +117,12 @@ def job_row(n: int, job: Job) -> JobRow:
         submission.pinned,
         job.submitted_at,
     )
-    head = seal_head(n, crc32(job.body).to_bytes(4, "big"), Head(submission, job.deadline_at))
+    head = seal_head(n, crc32(job.body).to_bytes(4, "big"), (submission, job.deadline_at))
     return *columns, _sealed_tail(columns, job), _Blob(head), _Blob(job.body)
 
 
-def seal_head(n: int, check: bytes, head: Head) -> bytes:
-    """Immutable part of row `n`: a `Head` behind its seal, which is of the spec's checksum, too."""
+def seal_head(n: int, check: bytes, head: Head | tuple[Submission, float]) -> bytes:
+    """Immutable part of row `n`: a `Head`, or its fields, behind its seal, which is of the spec's checksum, too."""
     packed = check + _encode(head)
     return _SEAL + crc32(packed, n & 0xFFFF_FFFF).to_bytes(4, "big") + packed
 
