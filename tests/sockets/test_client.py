@@ -88,7 +88,7 @@ async def test_what_does_not_fit_the_protocol_is_refused_before_it_is_sent(tmp_p
     async with BrokerClient(f"ipc://{run_dir}/front.sock") as client:
         with pytest.raises(ValueError, match="body of 524289 bytes"):
             await client.submit(a_job("job-1", body=bytes(codec.MAX_BODY + 1)))
-        with pytest.raises(ValueError, match="matching regex"):
+        with pytest.raises(ValueError, match="job_id must be"):
             await client.submit(a_job("../job", body=b""))
         with pytest.raises(ValueError, match="<= 1000"):
             await client.list(limit=1001)
