@@ -109,7 +109,7 @@ def _expected(state: State, job: Job, now: float) -> tuple[int, float, float, m.
 
 
 def _parking(state: State, job: Job) -> m.Parking | None:
-    """What is told of a job that is, was or is to be parked."""
+    """Return the part of a view about parking; None where there is nothing to tell."""
     if job.parked_at or job.park or job.preemptions or job.submission.draft_steps:
         return parking.view(state, job)
     return None

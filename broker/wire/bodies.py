@@ -170,7 +170,7 @@ class JobView(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 
 
 class JobUpdate(Struct, frozen=True, array_like=True, gc=False):
-    """What an `Event` tells of a job: its `JobView` but for spec, history, deliveries and what only a job on disk has.
+    """A job as an `Event` tells of it: its `JobView` but for spec, history, deliveries and what only a job on disk has.
 
     By position, as it goes to every edge with every change of every job; the broker writes it as a tuple (`core.views.job_update`).
     """
