@@ -155,7 +155,9 @@ class Checker:
         self.world.count("preempted")
         bounds, core = self.world.plan.policy.preempt_bounds, self.world.broker.core
         require(job.preemptions <= bounds.most, "a job makes room so often at most", job.id, job.preemptions)
-        at, other = job.history[-1].at, core.state.jobs.get(job.yields_to)
+        # For whom it makes room is not journaled.
+        live = core.state.jobs.get(job.id)
+        at, other = job.history[-1].at, core.state.jobs.get(live.yields_to) if live is not None else None
         if job.history[-1].cause != Cause.PARK_REQUESTED or other is None:
             return
         self.world.count("preempted: for a promise" if other.promise is not None else "preempted: for a short one")
