@@ -88,7 +88,13 @@ def test_what_an_engine_left_behind_ends_with_agent_and_engine(
     left = pid_in(home / f"artefacts/j1/{fence}/pid")
     agent = broker.infos["cpu-0"].pid
     wait_until(lambda: left.ppid() == agent, what="the agent to adopt it")
-    (engine,) = [pid for pid in descendants(agent) if pid != left.pid]
+
+    def others() -> list[int]:
+        return [pid for pid in descendants(agent) if pid != left.pid]
+
+    # The process between it and the engine may be there for a moment yet.
+    wait_until(lambda: len(others()) == 1, what="the engine alone beside it")
+    (engine,) = others()
     supervised.send_signal(signal.SIGSTOP)
     os.kill(agent, signal.SIGKILL)
     os.kill(engine, signal.SIGKILL)
