@@ -290,6 +290,7 @@ class JobRecord(Struct, kw_only=True, array_like=True):
             self.preemptions,
             self.preempted_s,
             self.promise,
+            self.kept_host,
         )
 
 
