@@ -145,8 +145,7 @@ class Core:
         if state.gone:
             gone, state.gone = tuple(state.gone), []
             for peer in watchers:
-                watchers[peer] += 1
-                state.send(peer, m.JobsDeleted(seq=watchers[peer], job_ids=gone))
+                state.send(peer, m.JobsDeleted(seq=state.next_seq(peer), job_ids=gone))
         stepped = state.steps.take(told=state.changed) if state.steps.stepped else None
         changed, state.changed = state.changed.values(), {}
         for jobs in _portions(changed) if len(changed) > EVENT_JOBS else (changed,) if changed else ():

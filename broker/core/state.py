@@ -369,10 +369,16 @@ class State:
         job.revision = self._revisions
         self.steps.note(job)
 
+    def next_seq(self, peer: bytes) -> int:
+        """Number of the next message of a watcher's stream."""
+        seq = self.watchers[peer] = self.watchers[peer] + 1
+        # The next stream begins behind all numbers of this one. An event need not tell of a change: the answer to `Follow` tells of none.
+        self._revisions = max(self._revisions, seq)
+        return seq
+
     def send_event(self, peer: bytes, body: bytes) -> None:
         """Send a watcher the encoded updates of some jobs, under its next number."""
-        self.watchers[peer] += 1
-        self.send(peer, m.Event(seq=self.watchers[peer], body=body))
+        self.send(peer, m.Event(seq=self.next_seq(peer), body=body))
 
     def end_watch(self, peer: bytes) -> None:
         """Send no more events to this peer."""

@@ -30,6 +30,15 @@ def test_watchers_hear_of_every_change_with_a_number_and_hear_no_more_after_leav
     assert desk.ask(m.Watch(req=4), m.Watching).seq > base + 4
 
 
+def test_a_stream_begins_at_a_number_that_none_had_before_also_behind_events_that_told_of_no_change():
+    desk = CoreHarness()
+    desk.feed(EDGE, m.Watch(req=1, steps=False))
+    desk.running("a")
+    told = [sent(desk.feed(EDGE, m.Follow(job_ids=("a",))), m.Event)[0].seq for _ in range(50)]
+    desk.feed(EDGE, m.Watch(req=2, on=False))
+    assert desk.ask(m.Watch(req=3, steps=False), m.Watching).seq > told[-1]
+
+
 def one_pass(desk, *messages):
     """What watchers are told after several messages of one pass."""
     effects = [
