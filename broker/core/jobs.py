@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 from operator import ge, gt, lt
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
@@ -264,34 +264,19 @@ class JobRecord(Struct, kw_only=True, array_like=True):
     #: Name of the machine on which that checkpoint was written; "": it is not known.
     kept_host: str = ""
 
-    def values(self) -> tuple[object, ...]:
-        """The fields in their order: packed, it is what the struct would be. Written out, as `attrgetter` takes three times as long."""
-        return (
-            self.revision,
-            self.attempts,
-            self.crashes,
-            self.losses,
-            self.errors,
-            self.stop,
-            self.profile,
-            self.excluded,
-            self.started_at,
-            self.finished_at,
-            self.not_before,
-            self.run_s,
-            self.failure,
-            self.result,
-            self.history,
-            self.kept,
-            self.park,
-            self.committed,
-            self.draft_fence,
-            self.parked_at,
-            self.preemptions,
-            self.preempted_s,
-            self.promise,
-            self.kept_host,
-        )
+
+def _reader(kind: type[Struct]) -> Callable[[Any], tuple[object, ...]]:
+    """Return a function that gives the fields of a struct in their order: packed, they are what the struct would be.
+
+    Compiled from the names of the fields, as code that names them: `attrgetter` takes three times as long.
+    """
+    fields = "".join(f"record.{name}, " for name in kind.__struct_fields__)
+    read: Callable[[Any], tuple[object, ...]] = eval(f"lambda record: ({fields})")
+    return read
+
+
+#: The fields of a job's record, for the journal.
+values_of_record = _reader(JobRecord)
 
 
 class Job(JobRecord, kw_only=True, array_like=False):

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from broker.core.jobs import Job, JobRecord
+from broker.core.jobs import Job, JobRecord, values_of_record
 from broker.wire.messages import HistoryEntry
 from broker.wire.submission import Submission
 from broker.wire.terms import STATE_NAMES, JobState
@@ -62,7 +62,7 @@ _Blob = bytearray
 
 def _sealed_tail(columns: JobRow, job: Job) -> bytearray:
     """The packed part of a row of `job` or `outcome`: a `JobRecord` behind its seal, which is of the row's columns, too."""
-    packed = _encode(job.values())
+    packed = _encode(values_of_record(job))
     return _Blob(_SEAL + crc32(packed, crc32(_encode(columns))).to_bytes(4, "big") + packed)
 
 
