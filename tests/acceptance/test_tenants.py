@@ -53,9 +53,21 @@ def post(client: httpx.Client, key: str = "", **fields: Any) -> httpx.Response:
     return client.post("/v1/jobs", json={"prompt": "a red circle", **fields}, headers=headers)
 
 
+@pytest.fixture(autouse=True)
+def left_idle(guarded) -> Iterator[None]:
+    """A test that fails leaves its jobs; the others are not to wait behind them."""
+    yield
+    service, other = guarded
+    for client in (service.http, other):
+        for job in client.get("/v1/jobs", params={"limit": 100}).json()["data"]:
+            if job["finished_at"] is None:
+                client.delete(f"/v1/jobs/{job['id']}")
+
+
 def test_tenants_share_the_workers_and_see_only_their_own(guarded):
     service, other = guarded
-    slow = {"num_inference_steps": 30, "extra": SLOW}
+    # Longer than a restart of the broker on a busy machine, over which the first is to be seen running.
+    slow = {"num_inference_steps": 80, "extra": SLOW}
     first, second = (post(service.http, **slow).json()["id"] for _ in range(2))
     wait_until(lambda: service.job(first)["state"] == "running", what="the first job to run")
     third = post(service.http, **slow).json()["id"]
@@ -69,7 +81,9 @@ def test_tenants_share_the_workers_and_see_only_their_own(guarded):
     for path in (f"/v1/jobs/{first}", f"/v1/jobs/{first}/result", f"/v1/jobs/{first}/events"):
         assert other.get(path).status_code == 404
     assert other.delete(f"/v1/jobs/{first}").status_code == 404
-    assert [job["id"] for job in other.get("/v1/jobs").json()["data"]] == [theirs]
+    seen = {job["id"] for job in other.get("/v1/jobs").json()["data"]}
+    assert theirs in seen
+    assert not seen & {first, second, third}
     # The limits hold over a restart of the broker.
     service.kill("broker")
     service.start("broker")
