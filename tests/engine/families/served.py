@@ -28,7 +28,7 @@ from workers.engine.artefacts import Mp4Writer
 from workers.engine.checkpoints import Checkpoints
 from workers.engine.registry import Registry
 from workers.engine.runner import Runner
-from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, PostprocessBegun, RunJob, Setup
+from workers.ipc.messages import JobCancelled, JobEnding, JobFailed, JobFinished, PostprocessBegun, RunJob, Setup
 from workers.ipc.shared import Slot
 from workers.models.catalogue import model_for
 
@@ -74,7 +74,7 @@ class Answers:
         """All that was sent, once so many jobs have ended."""
         with self._more:
             came = self._more.wait_for(
-                lambda: sum(not isinstance(message, PostprocessBegun) for message in self._said) >= endings, _PATIENCE_S
+                lambda: sum(isinstance(message, JobEnding) for message in self._said) >= endings, _PATIENCE_S
             )
             assert came, self._said
             return list(self._said)
@@ -231,7 +231,7 @@ def _keep_at_once(checkpoints: Checkpoints, *state: Any) -> None:
 
 def _drawn(spec: JobSpec, fence: int, said: list[Any], slot: Slot, place: Path, frames: dict[Path, list[Any]]) -> Drawn:
     own = [message for message in said if message.fence == fence]
-    endings = [message for message in own if not isinstance(message, PostprocessBegun)]
+    endings = [message for message in own if isinstance(message, JobEnding)]
     assert len(endings) == 1, endings
     made = endings[0].result.artefacts if isinstance(endings[0], JobFinished) else ()
     return Drawn(
@@ -239,7 +239,7 @@ def _drawn(spec: JobSpec, fence: int, said: list[Any], slot: Slot, place: Path, 
         endings[0],
         tuple(_raw(place / artefact.name, frames) for artefact in made),
         tuple(getattr(slot, "seen", ())),
-        len(own) > 1,
+        any(isinstance(message, PostprocessBegun) for message in own),
         place,
     )
 
