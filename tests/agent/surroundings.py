@@ -27,6 +27,8 @@ class Job:
         self.slot = order.slot
         self.alone = order.alone
         self.begun = False
+        #: It has asked for the next one, to prepare it beside its last steps.
+        self.wanted = False
         self.postprocessing = False
 
 
@@ -47,7 +49,7 @@ class Surroundings(RuleBasedStateMachine):
         self.killed = False
         self.ready = False
         self.closed = False
-        #: In the order in which they came; what each seat's words show.
+        #: In the order in which they are drawn; what each seat's words show.
         self.jobs: list[Job] = []
         self.words: dict[int, Progress] = {}
         self.ticks = 0
@@ -70,13 +72,19 @@ class Surroundings(RuleBasedStateMachine):
 
     @property
     def front(self) -> Job | None:
-        """The job that is drawn, or will be."""
-        return self.jobs[-1] if self.jobs and not self.jobs[-1].postprocessing else None
+        """The job that is drawn, or will be: one behind it is prepared, or waits."""
+        return next((job for job in self.jobs if not job.postprocessing), None)
+
+    @property
+    def prepared(self) -> Job | None:
+        """The job behind the one that is drawn."""
+        return self.jobs[-1] if self.jobs and self.front not in (None, self.jobs[-1]) else None
 
     def has_room(self) -> bool:
         """Whether the engine would take another job."""
         lives = self.ready and not self.killed and not self.closed
-        return lives and self.front is None and len(self.jobs) < SLOTS and not any(job.alone for job in self.jobs)
+        asked = all(job.wanted or job.postprocessing for job in self.jobs)
+        return lives and asked and len(self.jobs) < SLOTS and not any(job.alone for job in self.jobs)
 
     # ------------------------------------------------------------ effects
 
@@ -121,7 +129,7 @@ class Surroundings(RuleBasedStateMachine):
                         "published files removed"
                     )
                     self.dirs.discard(at)
-                    if at not in self.results:
+                    if at not in self.results and at not in self.core.unacked_results.fences():
                         self.gone_without_result.add(at)
                 case fx.Exit(code):
                     self.exit = code

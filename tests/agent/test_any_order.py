@@ -9,17 +9,26 @@ from msgspec import structs
 
 from broker.wire import messages as m
 from tests.agent.stage import EPOCH, FAR, IDENTITY, RESULT, WITH_INPUT, fence
-from tests.agent.surroundings import Surroundings
+from tests.agent.surroundings import Job, Surroundings
 from workers.agent import effects as fx
-from workers.ipc.messages import JobCancelled, JobFailed, JobFinished, JobParked, LoadFailed, PostprocessBegun, Ready
+from workers.ipc.messages import (
+    JobCancelled,
+    JobFailed,
+    JobFinished,
+    JobParked,
+    LoadFailed,
+    NextWanted,
+    PostprocessBegun,
+    Ready,
+)
 
 
 class World(Surroundings):
     """What broker, engine and time may do."""
 
-    @initialize(scene=st.sampled_from(["new", "ready", "full", "tails"]), alone=st.booleans())
+    @initialize(scene=st.sampled_from(["new", "ready", "full", "tails", "prepared"]), alone=st.booleans())
     def begin(self, scene: str, alone: bool) -> None:
-        """A worker that is new, or ready, or has two jobs, of which the second may be in its tail too."""
+        """A worker that is new, or ready, or has two jobs, of which the second may be in its tail too, or prepared."""
         if scene == "new":
             return
         self.broker(m.Welcome(epoch=EPOCH))
@@ -30,6 +39,8 @@ class World(Surroundings):
             self.run_new(1, alone=alone)
         elif scene == "tails":
             self.next_job_comes_to_its_tail()
+        elif scene == "prepared":
+            self.next_job_asks_for_another(alone=alone)
 
     # ------------------------------------------------------------ time
 
@@ -140,10 +151,61 @@ class World(Surroundings):
     @rule()
     def tail_begins(self) -> None:
         assert self.front is not None
+        self.comes_to_its_tail(self.front)
+
+    def comes_to_its_tail(self, job: Job) -> None:
         self.beats.clear()
-        job = self.front
         job.postprocessing = True
         self.engine(PostprocessBegun(fence=job.fence, model="demo"))
+        self.room_is_told()
+
+    @precondition(lambda self: self.front is not None and self.front.begun and not self.front.alone and not self.closed)
+    @rule()
+    def next_is_wanted(self) -> None:
+        """Perhaps not for the first time."""
+        assert self.front is not None
+        self.asks_for_next(self.front)
+
+    def asks_for_next(self, job: Job) -> None:
+        self.beats.clear()
+        job.wanted = True
+        self.engine(NextWanted(fence=job.fence))
+        self.room_is_told()
+
+    @precondition(
+        lambda self: (
+            not self.closed
+            and self.front is not None
+            and self.front.wanted
+            and self.prepared is not None
+            and self.prepared.begun
+            and not self.prepared.alone
+        )
+    )
+    @rule(comes_to_its_tail=st.booleans())
+    def next_goes_on_first(self, comes_to_its_tail: bool) -> None:
+        """The job before it has lost its turn without a word: it is about to be answered, or is drawn once more behind this one."""
+        before, job = self.front, self.prepared
+        assert before is not None
+        assert job is not None
+        before.wanted = False
+        self.jobs = [*(other for other in self.jobs if other not in (before, job)), job, before]
+        if comes_to_its_tail:
+            self.comes_to_its_tail(job)
+        else:
+            self.asks_for_next(job)
+
+    @precondition(lambda self: self.process and not self.closed)
+    @rule(data=st.data(), unknown=st.sampled_from([1, 2, -(1 << 32)]))
+    def next_is_wanted_beside_no_last_step(self, data: st.DataObject, unknown: int) -> None:
+        """Of a job that has ended, is in its tail, was never given, or was another broker's."""
+        drawn = {job.fence for job in self.jobs if not job.postprocessing}
+        stray = sorted({*self.granted, fence(self.counter) + unknown} - drawn)
+        free = self.core.capacity.free
+        self.engine(NextWanted(fence=data.draw(st.sampled_from(stray))))
+        assert self.core.capacity.free == free, "room that nobody has made"
+
+    def room_is_told(self) -> None:
         if self.exit is None and self.core.leaving is None and self.core.registration.registered:
             told = any(beat.free for beat in self.beats)
             assert told or not self.has_room() or self.core.capacity.draining or len(self.core.unacked_results) >= 3, (
@@ -157,7 +219,21 @@ class World(Surroundings):
         self.run_new(1, alone=False)
         if (job := self.front) is not None:
             self.show(job, "denoise", 3)
-            self.tail_begins()
+            if not self.closed:
+                self.tail_begins()
+
+    @precondition(lambda self: self.has_room())
+    @rule(alone=st.sampled_from([False, False, False, True]), shown=st.booleans())
+    def next_job_asks_for_another(self, alone: bool, shown: bool = True) -> None:
+        """What would seldom come about by single steps."""
+        if self.front is None:
+            self.run_new(1, alone=False)
+        if (job := self.front) is not None and not job.alone:
+            self.show(job, "denoise", 3)
+            self.asks_for_next(job)
+            self.run_new(1, alone=alone)
+            if shown and not alone and (behind := self.prepared) is not None:
+                self.show(behind, "encode", 0)
 
     @precondition(lambda self: self.process and self.jobs and not self.closed)
     @rule(data=st.data(), how=st.sampled_from(["finished", "finished", "failed", "fatal", "cancelled"]))
@@ -183,19 +259,25 @@ class World(Surroundings):
             assert at in self.core.unacked_results.fences(), "an end without a result"
             assert waits == {other.fence for other in self.core.engine_slot.attempts}, "another attempt went with it"
 
-    @precondition(lambda self: self.front is not None and self.front.fence in self.park_orders and not self.closed)
-    @rule(kept=st.integers(0, 40))
-    def engine_parks_job(self, kept: int) -> None:
-        assert self.front is not None
-        at = self.front.fence
+    def parking(self) -> list[Job]:
+        return [job for job in self.jobs if not job.postprocessing and job.fence in self.park_orders]
+
+    @precondition(lambda self: self.parking() and not self.closed)
+    @rule(data=st.data(), kept=st.integers(0, 40))
+    def engine_parks_job(self, data: st.DataObject, kept: int) -> None:
+        job = data.draw(st.sampled_from(self.parking()))
+        at = job.fence
         attempt = next((one for one in self.core.engine_slot.attempts if one.fence == at), None)
         held = attempt is not None and self.core.leaving is None and self.exit is None
         cancelled = attempt is not None and attempt.cancel_by is not None
-        self.jobs.pop()
+        self.jobs.remove(job)
         self.engine(JobParked(fence=at, kept=kept, model="demo"))
         if held:
-            assert (at in self.gone_without_result) != cancelled, "a cancel counts for more"
-            assert (at in self.core.unacked_results.fences()) == cancelled
+            assert self.core.engine_slot.attempts.of(at) is None, "parked, and still there"
+            assert (at in self.core.unacked_results.fences()) == cancelled, "a cancel counts for more"
+            if not cancelled:  # handed back, with its files: they show how far it is
+                self.gone_without_result.add(at)
+                self.dirs.discard(at)
 
     @precondition(lambda self: self.process)
     @rule()
@@ -226,7 +308,7 @@ class World(Surroundings):
         if self.exit is None:
             self.do(self.core.engine_broken("junk", self.now))
 
-    @precondition(lambda self: self.front is not None and not self.front.begun)
+    @precondition(lambda self: self.jobs and not self.jobs[-1].begun and not self.jobs[-1].postprocessing)
     @rule()
     def directory_cannot_be_made(self) -> None:
         if self.exit is None and not self.killed and not self.closed:  # it is tried at once
@@ -260,6 +342,9 @@ class FarWorld(World):
         self.puts: set[int] = set()
         self.fetches: set[int] = set()
         super().__init__()
+
+    def has_room(self) -> bool:
+        return super().has_room() and not self.fetches
 
     def do(self, effects: list[fx.Effect]) -> None:
         for effect in effects:
@@ -313,9 +398,11 @@ class FarWorld(World):
     @rule(data=st.data(), fault=st.sampled_from(["", "", "the edge is full"]))
     def files_are_put(self, data: st.DataObject, fault: str) -> None:
         at = data.draw(st.sampled_from(sorted(self.puts)))
-        self.puts.discard(at)
         if self.exit is None:
+            if not fault:
+                self.puts.discard(at)
             self.do(self.core.files_put(self.granted[at], at, fault, self.now))
+        self.puts.discard(at)
 
     @precondition(lambda self: self.fetches)
     @rule(data=st.data(), fault=st.sampled_from(["", "", "the edge is away"]), gone=st.booleans())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.wire import messages as m
-from tests.agent.stage import EPOCH, RESULT, SETUP, Stage, fence, run_job
+from tests.agent.stage import EPOCH, FAR, RESULT, SETUP, WITH_INPUT, Stage, fence, run_job
 from workers.agent import effects as fx
 from workers.ipc.messages import JobCancelled, JobFailed, JobFinished
 
@@ -503,6 +503,49 @@ def test_either_may_end_before_the_other_goes_on(ended: int) -> None:
     stage.run(3)
     # The first still wants a next one; the second, which is drawn now, does not.
     assert refused(stage) == ({} if ended == 2 else {3: "the engine is busy"})
+
+
+def test_a_prepared_job_may_ask_for_another_before_the_end_of_the_first_is_told() -> None:
+    stage = Stage().busy(1)
+    stage.next_wanted(1)
+    stage.run(2)
+    stage.words(2, "denoise", 1, 2)
+    stage.next_wanted(2)
+    stage.run(3)
+    assert refused(stage) == {3: "the engine is busy"}
+    stage.finish(1)
+    assert [done.free for done in stage.sent(m.Finished)] == [1]
+    stage.run(4)
+    assert in_engine(stage) == [2, 4]
+
+
+def test_a_prepared_job_may_come_to_its_tail_before_the_first_that_is_drawn_again() -> None:
+    stage = Stage().busy(1)
+    stage.next_wanted(1)
+    stage.run(2)
+    stage.words(2, "denoise", 1, 2)
+    stage.tail(2)
+    stage.finish(2)
+    stage.run(3)
+    assert refused(stage) == {3: "the engine is busy"}, "the first is drawn"
+    stage.tail(1)
+    stage.run(4)
+    assert in_engine(stage) == [1, 4]
+
+
+def test_a_job_that_must_be_alone_does_not_overtake() -> None:
+    stage = Stage().busy(1)
+    stage.next_wanted(1)
+    stage.run(2, alone=True)
+    stage.next_wanted(2)
+    assert in_engine(stage) == [1, 2]
+
+
+def test_a_job_whose_inputs_are_on_their_way_asks_for_no_other() -> None:
+    stage = Stage(dirs=FAR).idle()
+    stage.run(1, body=WITH_INPUT)
+    stage.next_wanted(1)
+    assert stage.core.capacity.free == 0
 
 
 def test_a_prepared_job_of_an_engine_that_is_replaced_is_handed_back() -> None:

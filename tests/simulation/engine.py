@@ -15,6 +15,7 @@ from workers.ipc.messages import (
     JobFailed,
     JobFinished,
     JobParked,
+    NextWanted,
     PostprocessBegun,
     Ready,
     RunJob,
@@ -70,6 +71,8 @@ class Script(Struct, frozen=True, kw_only=True):
     #: Its tail lets another job in; it does not fit beside another's tail.
     overlaps: bool = False
     patient: bool = False
+    #: It asks for the next job so many steps before it is denoised; 0: never.
+    asks_before: int = 0
     loras: tuple[str, ...] = ()
 
 
@@ -81,9 +84,13 @@ class Work:
         self.script = script
         self.made = made
         self.begun_at: float | None = None
+        #: It has asked for the next job, to prepare it beside its last steps.
+        self.wanted = False
         self.postprocessing = False
         #: It has gone wrong without a word: it does nothing any more.
         self.stopped = False
+        #: It has given up its turn, and is about to be answered.
+        self.over = False
         self.step, self.tick = -1, 0
         #: Steps that lie in a checkpoint; those of one that is being written, 0: none is.
         self.kept = self.writing = 0
@@ -111,7 +118,7 @@ class Work:
 
 
 class Engine:
-    """One process, from its start to its end: at most two jobs, one that is drawn and one in its tail."""
+    """One process, from its start to its end: at most two jobs, one that is drawn, and one in its tail or one that is prepared."""
 
     def __init__(self, world: World, random: Random, say: Callable[[Word], None], show: Callable[[], None]) -> None:
         """`say` puts a word into the agent's end of the socketpair, `show` lets it look at the shared words."""
@@ -142,7 +149,7 @@ class Engine:
         """Take a job. `made` is called when its files are on disk."""
         assert self.alive, "a job for a dead engine"
         there = [(work.job.job_id, work.fence) for work in self.works]
-        assert all(work.postprocessing for work in self.works), (
+        assert all(work.postprocessing or work.wanted for work in self.works), (
             f"job {job.fence:#x} for an engine that draws one of {there}"
         )
         assert len(self.works) < SLOTS, f"job {job.fence:#x} for an engine that has {there}"
@@ -221,10 +228,11 @@ class Engine:
         )
 
     def _take_up(self, work: Work) -> None:
-        """Begin a job, unless it must wait for the tail before it."""
+        """Begin a job, unless it must wait for the tail or the last steps before it."""
         if work.begun_at is not None or work not in self.works or self.at_fault:
             return
-        if len(self.works) > 1 and (work.job.alone or work.script.patient):
+        prepared = self._before(work) is not None
+        if len(self.works) > 1 and (work.job.alone or work.script.patient or (prepared and work.kept)):
             self.world.count("overlap: waits to be alone" if work.job.alone else "overlap: waits")
             if self.cancelled(work):
                 self.world.count("overlap: cancelled while it waited")
@@ -233,6 +241,8 @@ class Engine:
         if work.script.behaviour == "die at once":
             self.die("killed by SIGSEGV")
             return
+        if prepared:
+            self.world.count("overlap: prepared")
         work.begun_at = self.timeline.now
         self._load(work.script.loras)
         self.world.checker.begins(work, [other for other in self.works if other is not work])
@@ -265,7 +275,14 @@ class Engine:
             return
         script = work.script
         if self.cancelled(work) and script.behaviour != "deaf":
-            self.world.count("overlap: cancelled in its tail" if work.postprocessing else "cancelled while drawn")
+            before = self._before(work)
+            self.world.count(
+                "overlap: cancelled in its tail"
+                if work.postprocessing
+                else "overlap: cancelled while it was prepared"
+                if before is not None
+                else "cancelled while drawn"
+            )
             self._end(work, JobCancelled(fence=work.fence, model=self.model, loaded_loras=self.loras))
             return
         if self._parks(work):
@@ -276,7 +293,12 @@ class Engine:
             self._end(work, word)
             return
         work.tick += 1
-        if work.step + 1 == work.steps and len(self.works) > 1:
+        if work.step >= 0 and self._before(work) is not None:
+            # It is prepared, and waits for its first step: it lives.
+            self.shown[work.job.slot] = work.progress()
+            self._later(min(script.step_s, 0.1), lambda: self._work(work))
+            return
+        if work.step + 1 == work.steps and any(other.postprocessing for other in self.works):
             # Its tail waits for the one before it. It lives: nobody need be woken to see that.
             self.shown[work.job.slot] = work.progress()
             self._later(script.step_s, lambda: self._work(work))
@@ -292,12 +314,29 @@ class Engine:
         if work.step == work.steps and script.overlaps and not work.job.alone:
             work.postprocessing = True
             self._tell(PostprocessBegun(fence=work.fence, model=self.model, loaded_loras=self.loras))
+        self._ask_for_next()
         if work.step == work.goes_wrong_at:
             self._go_wrong(work)
         elif work.step < work.steps + work.tail:
             self._later(script.step_s, lambda: self._work(work))
         else:
             self._finish(work)
+
+    def _before(self, work: Work) -> Work | None:
+        """The job that is drawn, and behind which this one is prepared, or waits."""
+        drawn = next((one for one in self.works if not one.postprocessing and not one.over), work)
+        return drawn if drawn is not work and not work.postprocessing and not work.over else None
+
+    def _ask_for_next(self) -> None:
+        """Who takes its last steps, and has nothing beside them, asks for the next job."""
+        drawn = next((one for one in self.works if not one.postprocessing and not one.over), None)
+        if drawn is None or drawn.wanted or any(one.postprocessing for one in self.works) or drawn.job.alone:
+            return
+        if 1 <= drawn.step < drawn.steps <= drawn.step + drawn.script.asks_before:
+            drawn.wanted = True
+            if len(self.works) > 1:
+                self.world.count("overlap: asks before the one before is answered")
+            self._tell(NextWanted(fence=drawn.fence))
 
     def _parks(self, work: Work) -> bool:
         """Whether it has taken a step, has further ones to take, and is to be handed back."""
@@ -360,7 +399,19 @@ class Engine:
             self._say(word)
 
     def _end(self, work: Work, word: FromEngine) -> None:
+        """Answer a job; where another was prepared behind it, that one has the turn already, and may say something before."""
+        behind = work.wanted and not work.postprocessing and self.works[-1] is not work and self._before(work) is None
+        if behind and self.random.random() < 0.5:
+            work.over = work.stopped = True
+            self._later(self.random.choice((0.05, 0.5, 1.5)), lambda: self._answer(work, word))
+        else:
+            self._answer(work, word)
+
+    def _answer(self, work: Work, word: FromEngine) -> None:
+        if work not in self.works:
+            return
         self.works.remove(work)
         self._tell(word)
+        self._ask_for_next()
         for other in [*self.works]:
             self._take_up(other)

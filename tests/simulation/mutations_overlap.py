@@ -93,5 +93,11 @@ OVERLAP: tuple[Mutation, ...] = (
     ),
     Mutation("room-too-early", "room is said when there is some", ((EngineSlot, "refusal_reason", constant("")),)),
     Mutation("room-unsaid", "room beside a tail is said", ((EngineSlot, "_postprocess_begun", nothing),)),
+    Mutation("next-unheard", "room beside the last steps is said", ((EngineSlot, "_next_wanted", nothing),)),
+    Mutation(
+        "nobody-overtakes",
+        "who is denoised before the end of the one before is told comes first",
+        ((Attempts, "_overtake", nothing),),
+    ),
     Mutation("room-said-late", "room beside a tail is said at once", ((Registration, "beat_now", nothing),)),
 )

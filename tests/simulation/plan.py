@@ -195,6 +195,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     begin_failures: float
     #: How likely the tail of a job lets another job in.
     overlap: float
+    #: How likely a job asks for the next one before its last step.
+    prepares: float
     #: How late the broker is woken for a timer, each as likely.
     lags: tuple[float, ...]
     policy: Policy
@@ -267,6 +269,7 @@ def draw(seed: int) -> Plan:
         kernel_stuck=random.choice((0.0, 0.0, 0.0, 0.3)) if not theme else 0.0,
         begin_failures=random.choice((0.0, 0.0, 0.0, 0.1)) if not theme else 0.0,
         overlap=overlap,
+        prepares=Random(f"prepares {seed}").choice((0.0, 0.0, 0.5, 1.0)),
         lags=lags,
         policy=Policy(
             queue_limit=random.choice((2, 6, 100)) if not (theme and theme.queue_limit) else theme.queue_limit,
@@ -331,6 +334,7 @@ def _exact(seed: int, random: Random) -> Plan:
         kernel_stuck=0.0,
         begin_failures=0.0,
         overlap=0.0,
+        prepares=0.0,
         lags=(0.0,),
         policy=Policy(queue_limit=PROMISES.queue_limit, preempt=preempt, preempt_delay=0.5, preempt_bounds=BOUNDS),
         errands=tuple(errands),

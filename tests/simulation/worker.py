@@ -22,7 +22,8 @@ from workers.agent.clock import AwakeClock
 from workers.agent.core import AgentCore
 from workers.agent.dirs import WorkerDirs
 from workers.agent.identity import Identity
-from workers.ipc.messages import PostprocessBegun, RunJob, Setup
+from workers.ipc.messages import NextWanted, PostprocessBegun, RunJob, Setup
+from workers.ipc.shared import SLOTS
 from workers.supervisor.agent_policy import AgentPolicy
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ class WorkerProcess:
                     self._apply(core.engine_closed(now))
                 case _:
                     effects = core.from_engine(word, now)
-                    if isinstance(word, PostprocessBegun):
+                    if isinstance(word, NextWanted | PostprocessBegun):
                         self._room_is_told(core, effects)
                     self._apply(effects)
         if self.core is core:
@@ -208,10 +209,11 @@ class WorkerProcess:
             self._apply(core.progressed([shown for shown in engine.shown if shown is not None], now))
 
     def _room_is_told(self, core: AgentCore, effects: list[fx.Effect]) -> None:
-        """A tail has begun: who may take a job says so, however lately it has said something else."""
+        """The engine takes the next job: who may be given one says so, however lately it has said something else."""
         assert self.engine is not None
         may = (
-            core.registration.registered
+            len(core.engine_slot.attempts) < SLOTS
+            and core.registration.registered
             and not core.capacity.draining
             and core.leaving is None
             and not self.engine.doomed
@@ -219,7 +221,7 @@ class WorkerProcess:
         if may and len(core.unacked_results) < POLICY.max_unacknowledged:
             beats = [effect.message for effect in effects if isinstance(effect, fx.SendBroker)]
             told = any(isinstance(beat, m.Heartbeat) and beat.free == 1 for beat in beats)
-            require(told, "room beside a tail is told at once", self.name)
+            require(told, "room beside a tail or last steps is told at once", self.name)
 
     # ------------------------------------------------------------ effects
 
@@ -295,7 +297,8 @@ class WorkerProcess:
             step_s=step_s,
             predicted_step_s=predicted_s / steps,
             overlaps=overlaps,
-            patient=overlaps and random.random() < 0.3,
+            patient=(overlaps or plan.prepares > 0) and random.random() < 0.3,
+            asks_before=random.choice((1, 1, 2)) if plan.prepares > 0 and random.random() < plan.prepares else 0,
             loras=next((errand.loras for errand in plan.errands if errand.job_id == job.job_id), ()),
         )
 

@@ -18,7 +18,7 @@ from workers.ipc.messages import RunJob
 
 
 class Attempts:
-    """In the order in which they were given: see `denoising`."""
+    """In the order in which they are denoised: see `denoising`."""
 
     def __init__(self, results: UnackedResults, emit: Callable[[fx.Effect], None]) -> None:
         #: Jobs whose inputs are being fetched, by their fences: the engine has not been given them.
@@ -47,6 +47,23 @@ class Attempts:
     def denoising(self) -> Attempt | None:
         """The attempt that is denoised: the first that is not in its postprocessing. One after it is prepared, or waits."""
         return next((attempt for attempt in self._held if not attempt.postprocessing), None)
+
+    def pass_turn(self, fence: int) -> Attempt | None:
+        """Make the attempt of this fence the one that is denoised, as the engine says that it is; None where it cannot be."""
+        attempt, before = self.of(fence), self.denoising
+        if attempt is None or before is None or attempt.postprocessing or fence in self.fetching:
+            return None
+        if attempt is not before:
+            if attempt.alone or not before.next_wanted:
+                return None
+            self._overtake(before, attempt)
+        return attempt
+
+    def _overtake(self, before: Attempt, attempt: Attempt) -> None:
+        """The first has lost its turn to the prepared one: it is about to end, or is denoised again when that one is."""
+        before.stage, attempt.stage = "denoise", "last_steps"
+        self._held.remove(before)
+        self._held.append(before)
 
     def waits(self, attempt: Attempt) -> bool:
         """Whether it has not begun because its inputs are on their way, or of the one before it, whose silence is the one that counts."""

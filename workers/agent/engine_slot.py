@@ -1,7 +1,8 @@
 """The worker's place for jobs: its engine, the attempts in it, and what each does to the other.
 
 - At most two attempts: one that is denoised, and before it one in its postprocessing (decode, encode, save) or behind it one that is
-  prepared, which the engine asks for shortly before the last step of the one that is denoised.
+  prepared, which the engine asks for shortly before the last step of the one that is denoised. The prepared one may be denoised before
+  the other's end is told, and before the other where that ran out of memory and is drawn again.
 - What the engine reports before its process is gone is the attempt's result. Else `Attempt.ending` says why it was killed, and nothing
   there means that it crashed, whichever of its attempts did it. An attempt that the engine never took up is handed back, not failed,
   and so is one that had to go because the engine was killed for the other.
@@ -102,9 +103,9 @@ class EngineSlot:
                 self.engine.ready(message, now)
             case LoadFailed() if self.engine.life.state == "loading":
                 self.engine.load_failed(message, now)
-            case NextWanted() if (drawn := self.attempts.denoising) is not None and drawn.fence == message.fence:
+            case NextWanted() if (drawn := self.attempts.pass_turn(message.fence)) is not None:
                 self._next_wanted(drawn)
-            case PostprocessBegun() if (drawn := self.attempts.denoising) is not None and drawn.fence == message.fence:
+            case PostprocessBegun() if (drawn := self.attempts.pass_turn(message.fence)) is not None:
                 self._postprocess_begun(drawn, message)
             case JobFinished() | JobFailed() | JobCancelled() | JobParked() if (
                 attempt := self.attempts.of(message.fence)
