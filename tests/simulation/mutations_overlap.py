@@ -98,6 +98,7 @@ OVERLAP: tuple[Mutation, ...] = (
         "nobody-overtakes",
         "who is denoised before the end of the one before is told comes first",
         ((Attempts, "_overtake", nothing),),
+        first=170,
     ),
     Mutation("room-said-late", "room beside a tail is said at once", ((Registration, "beat_now", nothing),)),
 )
