@@ -156,6 +156,19 @@ def test_an_engine_that_ends_meanwhile_hands_the_job_back():
     assert fx.Revoke(fence(1)) in stage.out
 
 
+def test_a_job_is_not_given_to_an_engine_that_was_killed_meanwhile():
+    stage = far().idle()
+    stage.run(1, body=WITH_INPUT)
+    stage.closed()
+    stage.fetched(1)
+    assert not stage.effects(fx.StartJob)
+    assert [refused.reason for refused in stage.sent(m.Refused)] == [
+        "the engine ended while its inputs were on their way"
+    ]
+    stage.exited()
+    assert not stage.sent(m.Refused)
+
+
 def test_a_stop_meanwhile_hands_the_job_back():
     stage = far(stop_grace_s=30).idle()
     stage.run(1, body=WITH_INPUT)

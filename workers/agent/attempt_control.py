@@ -85,7 +85,7 @@ class AttemptControl:
         attempt, job = self._attempts.of(fence), self._attempts.fetching.pop(fence, None)
         if attempt is None or job is None:
             return
-        if not fault:
+        if not fault and self._life.state == "busy":
             attempt.wait_no_more(now)
             local = with_local_inputs(job.body, self._dirs.inputs)
             self._emit(fx.StartJob(replace(job, body=local, kept=attempt.kept)))
@@ -93,8 +93,10 @@ class AttemptControl:
         self._life.free()
         if gone:
             self._attempts.fail(attempt, m.FailureKind.INVALID_INPUT, fault, now)
-        else:
+        elif fault:
             self._attempts.hand_back(attempt, f"its inputs cannot be fetched: {fault}", now)
+        else:
+            self._attempts.hand_back(attempt, "the engine ended while its inputs were on their way", now)
 
     def begin_failed(self, fence: int, reason: str, now: float) -> None:
         """The job of this fence could not be given to the engine."""
