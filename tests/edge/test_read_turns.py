@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import pytest
 
-from broker.wire import messages as m
 from http_edge.http import read_turns
 from http_edge.http.read_turns import AT_ONCE, OF_CLIENT, WAITING_OF_CLIENT, ReadTurns
 from http_edge.jobs.slices import in_slices
@@ -64,14 +63,14 @@ class _Held:
     def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked = 0
         self._free = asyncio.Event()
-        answer: Callable[..., Awaitable[tuple[list[m.JobView], bool]]] = world.fake.list
+        answer: Callable[..., Awaitable[Any]] = world.fake.search
 
-        async def held(**fields: Any) -> tuple[list[m.JobView], bool]:
+        async def held(*args: Any, **fields: Any) -> Any:
             self.asked += 1
             await self._free.wait()
-            return await answer(**fields)
+            return await answer(*args, **fields)
 
-        monkeypatch.setattr(world.fake, "list", held)
+        monkeypatch.setattr(world.fake, "search", held)
 
     def let_go(self) -> None:
         self._free.set()
