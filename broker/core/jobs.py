@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 from operator import ge, gt, lt
-from typing import Any, Literal
+from typing import Literal
 
 from msgspec import Struct, field
 
@@ -263,20 +263,6 @@ class JobRecord(Struct, kw_only=True, array_like=True):
     promise: Promise | None = None
     #: Name of the machine on which that checkpoint was written; "": it is not known.
     kept_host: str = ""
-
-
-def _reader(kind: type[Struct]) -> Callable[[Any], tuple[object, ...]]:
-    """Return a function that gives the fields of a struct in their order: packed, they are what the struct would be.
-
-    Compiled from the names of the fields, as code that names them: `attrgetter` takes three times as long.
-    """
-    fields = "".join(f"record.{name}, " for name in kind.__struct_fields__)
-    read: Callable[[Any], tuple[object, ...]] = eval(f"lambda record: ({fields})")
-    return read
-
-
-#: The fields of a job's record, for the journal.
-values_of_record = _reader(JobRecord)
 
 
 class Job(JobRecord, kw_only=True, array_like=False):

@@ -17,9 +17,9 @@ from zlib import crc32
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, astuple
 
-from broker.core.jobs import Job, JobRecord, values_of_record
+from broker.core.jobs import Job, JobRecord
 from broker.wire.messages import HistoryEntry
 from broker.wire.submission import Submission
 from broker.wire.terms import STATE_NAMES, JobState
@@ -43,6 +43,9 @@ class Head(Struct, frozen=True, array_like=True):
     deadline_at: float
 
 
+#: Number of the fields of a `JobRecord`.
+_RECORD = len(JobRecord.__struct_fields__)
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode_head = msgspec.msgpack.Decoder(Head).decode
 _decode_record = msgspec.msgpack.Decoder(JobRecord).decode
@@ -62,7 +65,8 @@ _Blob = bytearray
 
 def _sealed_tail(columns: JobRow, job: Job) -> bytearray:
     """The packed part of a row of `job` or `outcome`: a `JobRecord` behind its seal, which is of the row's columns, too."""
-    packed = _encode(values_of_record(job))
+    # The fields of a record come first in a job; named one by one (`attrgetter`), they take longer than all at once.
+    packed = _encode(astuple(job)[:_RECORD])
     return _Blob(_SEAL + crc32(packed, crc32(_encode(columns))).to_bytes(4, "big") + packed)
 
 
