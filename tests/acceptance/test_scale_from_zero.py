@@ -65,14 +65,16 @@ def service(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servic
 
 
 def test_a_job_brings_a_worker_to_a_pool_that_had_none_over_a_restart_of_broker_and_edge(
-    service: Service, short_dir: Path
+    service: Service, short_dir: Path, request: pytest.FixtureRequest
 ) -> None:
     pool = "--launcher ray --min-workers 0 --max-workers 1 --idle-s 0 --gpus-per-worker 0"
     words = f"{pool} --gpus cpu --model fake --home {short_dir / 'z'}"
     order = read([*words.split(), "--url", str(service.http.base_url)], {}).order
     machine = OneMachine(order, short_dir)
     clock = iter(range(10_000))
-    keeper = Keeper(order, machine, EdgeService(order), RunLog(short_dir / "pool.jsonl"), next(clock))
+    edge = EdgeService(order)
+    request.addfinalizer(edge.close)
+    keeper = Keeper(order, machine, edge, RunLog(short_dir / "pool.jsonl"), next(clock))
 
     def kept_until(condition, what):
         def look():

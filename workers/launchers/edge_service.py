@@ -57,6 +57,12 @@ class EdgeService:
         self._key_file = order.api_key_file
         self._client: Client | None = None
 
+    def close(self) -> None:
+        """Close the connection; the next question opens another."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
     def look(self) -> Sight:
         """Read all that a plan needs."""
         answer = self._asked("GET", "/v1/workers")
