@@ -35,6 +35,17 @@ def test_no_ready_worker_is_503_with_the_reason(world: World, path: str) -> None
     assert response.headers["retry-after"] == "2"
 
 
+def test_an_edge_of_one_worker_is_ready_when_that_one_is(open_edge: Callable[..., World]) -> None:
+    world = open_edge(worker="cpu-0")
+    world.fake.workers["cpu-1"] = worker("cpu-1", VIDEO, state="starting")
+    ready = world.http.get("/health")
+    assert (ready.status_code, ready.json()) == (200, {"status": "healthy", "workers_ready": 1, "workers": 2})
+    other = open_edge(worker="cpu-1").http.get("/health")
+    assert (other.status_code, other.json()["reasons"]) == (503, ["no worker is ready: cpu-1 is starting"])
+    lone = open_edge(worker="cpu-7").http.get("/health")
+    assert (lone.status_code, lone.json()["reasons"]) == (503, ["no worker is ready: cpu-7 has not registered"])
+
+
 def test_refused_jobs_are_503_with_the_reason_though_workers_are_ready(world: World) -> None:
     world.fake.refusing = "12 inodes are free on the disk of /srv, fewer than 1000"
     response = world.http.get("/health")

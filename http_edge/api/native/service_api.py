@@ -87,9 +87,13 @@ class ServiceApi:
         if pool.refusing:
             return _not_ready([f"no job is taken: {pool.refusing}"])
         ready = [worker.name for worker in pool.workers if worker.state in READY_STATES]
-        if not ready and not pool.on_demand:
-            states = ", ".join(f"{worker.name} is {worker.state}" for worker in pool.workers[:20])
-            return _not_ready([f"no worker is ready: {states or 'none has registered'}"])
+        # Of an edge that is one worker's view the others draw nothing: its clients are LightX2V's.
+        own = self._calls.settings.worker
+        if (own and own not in ready) or (not ready and not pool.on_demand):
+            shown = [worker for worker in pool.workers if own in ("", worker.name)][:20]
+            states = ", ".join(f"{worker.name} is {worker.state}" for worker in shown)
+            absent = f"{own} has not registered" if own else "none has registered"
+            return _not_ready([f"no worker is ready: {states or absent}"])
         doubt = clock_agreement.doubt(pool, self._wall_clock())
         damaged = f"{pool.damaged} records of jobs are damaged on the broker's disk: its log names them"
         rebuilt = f"{pool.rebuilt_indexes} indexes of the broker's journal were damaged and were built anew: its log names them"
