@@ -5,8 +5,9 @@ import socket
 import msgspec
 import pytest
 
-from zoetrope.cli import doctor
-from zoetrope.cli.doctor import CHECKS, ConfigFault, Facts, Gpu
+from zoetrope.cli import doctor, doctor_facts
+from zoetrope.cli.doctor import CHECKS
+from zoetrope.cli.doctor_facts import ConfigFault, Facts, Gpu
 from zoetrope.client.errors import NotThisService
 from zoetrope.client.results import Health
 
@@ -122,11 +123,15 @@ def test_a_good_line_says_where_files_go():
 
 def test_an_object_store_is_asked_as_a_worker_would(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    wrong = doctor.read_facts({"ZOETROPE_RESULTS_STORE": "ftp://b", "ZOETROPE_DEPOT": "http://127.0.0.1:9"}, None, None)
+    wrong = doctor_facts.read_facts(
+        {"ZOETROPE_RESULTS_STORE": "ftp://b", "ZOETROPE_DEPOT": "http://127.0.0.1:9"}, None, None
+    )
     assert "must be s3://BUCKET" in wrong.store_fault
     assert wrong.store_is_wrong
-    monkeypatch.setattr(doctor, "_depot_fault", lambda url: "")
-    over_tcp = doctor.read_facts({"ZOETROPE_BACK": "tcp://10.0.0.1:5570", "ZOETROPE_CHECKPOINT_S": "0"}, None, None)
+    monkeypatch.setattr(doctor_facts, "_depot_fault", lambda url: "")
+    over_tcp = doctor_facts.read_facts(
+        {"ZOETROPE_BACK": "tcp://10.0.0.1:5570", "ZOETROPE_CHECKPOINT_S": "0"}, None, None
+    )
     assert (over_tcp.depot, over_tcp.results_store, over_tcp.checkpoint_s) == ("http://10.0.0.1:8000", "", 0.0)
 
 
@@ -136,7 +141,7 @@ def test_checkpoints_are_counted_where_they_lie(tmp_path, monkeypatch):
     for job in ("job-1", "job-2"):
         (directory / job).mkdir(parents=True)
         (directory / job / "4.safetensors").write_bytes(b"x" * 1_000_000)
-    facts = doctor.read_facts({"ZOETROPE_HOME": "z"}, None, None)
+    facts = doctor_facts.read_facts({"ZOETROPE_HOME": "z"}, None, None)
     assert (facts.checkpointed, facts.checkpoints_mb, facts.checkpoints_fault) == (2, 2.0, "")
 
 
@@ -156,13 +161,13 @@ def test_facts_are_read_as_the_service_reads_its_settings(tmp_path, monkeypatch)
             f'home = "{tmp_path}/z"\n[edge]\nhost = "127.0.0.1"\nport = {port}\nkeys_file = "k"\n'
             f'[models.wan]\npath = "{wan}"\n[models.gone]\npath = "/no/such"\n'
         )
-        monkeypatch.setattr(doctor, "opened", nobody)
-        facts = doctor.read_facts({}, None, None)
+        monkeypatch.setattr(doctor_facts, "opened", nobody)
+        facts = doctor_facts.read_facts({}, None, None)
     assert (facts.port, facts.port_holder, facts.host) == (port, "other", "127.0.0.1")
     assert facts.models == {"wan": 3.0, "gone": None}
     assert (facts.home, facts.home_fault, facts.keys_file) == (f"{tmp_path}/z", "", "k")
     (tmp_path / "file").touch()
-    facts = doctor.read_facts({"ZOETROPE_HOME": "file/z", "ZOETROPE_PORT": str(port)}, None, None)
+    facts = doctor_facts.read_facts({"ZOETROPE_HOME": "file/z", "ZOETROPE_PORT": str(port)}, None, None)
     assert (facts.port_holder, facts.home_fault) == ("free", f"{tmp_path}/file is no directory")
     assert (facts.marking, facts.traces, facts.depot) == ("auto", False, "")
     told = {
@@ -173,7 +178,7 @@ def test_facts_are_read_as_the_service_reads_its_settings(tmp_path, monkeypatch)
         "ZOETROPE_DEPOT": f"http://127.0.0.1:{port}",
         "ZOETROPE_PORT": str(port),
     }
-    facts = doctor.read_facts(told, None, None)
+    facts = doctor_facts.read_facts(told, None, None)
     assert (facts.marking, facts.marking_gone, facts.traces) == ("on", "own.pem", True)
     assert (facts.depot, facts.depot_fault) == (f"http://127.0.0.1:{port}", "Connection refused")
 
@@ -184,9 +189,9 @@ def nobody(*_):
 
 def test_a_configuration_that_cannot_be_read_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert doctor.read_config({}) == {}
+    assert doctor_facts.read_config({}) == {}
     with pytest.raises(ConfigFault, match=r"ZOETROPE_CONFIG: x.toml is not there"):
-        doctor.read_config({"ZOETROPE_CONFIG": "x.toml"})
+        doctor_facts.read_config({"ZOETROPE_CONFIG": "x.toml"})
     (tmp_path / "zoetrope.toml").write_text("a = ")
     with pytest.raises(ConfigFault, match=r"zoetrope.toml: "):
-        doctor.read_config({})
+        doctor_facts.read_config({})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from broker.core import views
 from broker.core.calendar import Calendar
 from broker.core.effects import PeerGone, Send
 from broker.core.machine import EVENT_JOBS, Policy
 from broker.testing import EDGE, RESULT, UNIT, CoreHarness, feed, peer_of, sent, submit_message, worker_info
-from broker.wire import codec
+from broker.wire import bodies, codec
 from broker.wire import messages as m
 
 
@@ -203,6 +205,15 @@ class WatchedHarness(CoreHarness):
                 assert view == views.job_view(self.core.state, self.job(view.id), self.now)
                 self.told.append(view)
         return effects
+
+
+def test_an_event_has_every_field_of_a_view_but_those_that_no_event_tells():
+    fields = {
+        kind: {one.name: (one.type, one.default) for one in msgspec.structs.fields(kind)}
+        for kind in (m.JobView, bodies.JobUpdate)
+    }
+    untold = {"history", "body", "deliveries", "set_aside", "damaged"}
+    assert fields[bodies.JobUpdate] == {name: of for name, of in fields[m.JobView].items() if name not in untold}
 
 
 def test_an_event_tells_what_the_views_of_its_jobs_do():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +49,23 @@ class Meter:
         return self.all_mb
 
 
+class Log(list[str]):
+    """Lines in the order in which they came, from whichever thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._came = threading.Condition()
+
+    def append(self, line: str) -> None:
+        with self._came:
+            super().append(line)
+            self._came.notify_all()
+
+    def wait_for(self, line: str) -> None:
+        with self._came:
+            assert self._came.wait_for(lambda: line in self, _PATIENCE_S), f"{line!r} never came: {list(self)}"
+
+
 class ScriptedEngine:
     """Does what the test says for a prompt: `fronts` and `tails` by prompt; by default nothing goes wrong and takes no time."""
 
@@ -61,7 +77,7 @@ class ScriptedEngine:
         self.moves: set[str] = set()
         #: Prompts of jobs that are drawn in less memory when they ran out of it.
         self.shrinks: set[str] = set()
-        self.log: list[str] = []
+        self.log = Log()
         self.freed = 0
 
     def load(self, card: ModelCard) -> None:
@@ -474,14 +490,7 @@ def test_what_a_job_is_drawn_with_is_in_its_result_and_no_other_s(bench: Bench) 
 def seen(bench: Bench, line: str) -> Callable[[Monitor], None]:
     """Goes on when the engine's log has this line."""
 
-    def wait(monitor: Monitor) -> None:
-        for _ in range(int(_PATIENCE_S / 0.005)):
-            if line in bench.engine.log:
-                return
-            time.sleep(0.005)
-        raise AssertionError(f"{line!r} never came: {bench.engine.log}")
-
-    return wait
+    return lambda monitor: bench.engine.log.wait_for(line)
 
 
 def ready(bench: Bench, line: str = "prepared second") -> None:
