@@ -161,12 +161,14 @@ class ObjectStore:
 
     def claim(self, service: str) -> str:
         """The id of the service whose prefix this is: this one's, where it was nobody's until now."""
-        while not (owner := self._text(OWNER_KEY)):
-            with self._named(f"put {OWNER_KEY}"):
-                try:
-                    self._obstore.put(self._store, OWNER_KEY, service.encode(), mode="create")
-                except self._errors.AlreadyExistsError:
-                    continue
+        owner = self._text(OWNER_KEY)
+        if not owner:
+            # Another edge may be first.
+            with self._named(f"put {OWNER_KEY}"), contextlib.suppress(self._errors.AlreadyExistsError):
+                self._obstore.put(self._store, OWNER_KEY, service.encode(), mode="create")
+            owner = self._text(OWNER_KEY)
+        if not owner:
+            raise StoreRefused(f"{OWNER_KEY} names no service: remove it")
         return owner
 
     def probe(self) -> None:

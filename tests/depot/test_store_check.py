@@ -157,6 +157,13 @@ def test_a_store_that_is_away_stops_no_start(tmp_path, store, check, caplog, mon
     assert (record.store, "results_store does not answer" in record.message) == (URL, True)
 
 
+@pytest.mark.parametrize("marker", [b"", b" \n"])
+def test_a_marker_that_names_nobody_is_refused_and_not_asked_for_ever(tmp_path, store, marker):
+    store.objects[f"/results/studio/{OWNER_KEY}"] = marker
+    with pytest.raises(SettingsError, match=f"{OWNER_KEY} names no service: remove it"):
+        check_edge(settings(tmp_path))
+
+
 def test_the_first_edge_claims_the_prefix_and_those_of_its_home_may_use_it(tmp_path, store):
     own = settings(tmp_path)
     for _ in range(2):
