@@ -6,6 +6,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from broker.core.jobs import Cause
+from broker.wire.failures import FailureKind
+from broker.wire.terms import JobState
+from http_edge.base.error_table import TABLE
 from http_edge.page import page_api
 from tests.edge.conftest import World
 
@@ -108,3 +112,14 @@ def test_every_word_that_the_page_uses_is_there_in_both_languages() -> None:
     stems = set(re.findall(r"`(\w+)\.\$\{", code))
     unused = [key for key in known if f"'{key}'" not in code.replace(i18n, "") and key.split(".")[0] not in stems]
     assert unused == []
+
+
+def test_every_error_and_failure_has_words_of_the_pages_own() -> None:
+    """An error is told by its code, or by the class that it belongs to."""
+    i18n = (STATIC / "i18n.js").read_text(encoding="utf-8")
+    known = set(re.findall(r"^  '([\w.]+)': ", i18n, re.MULTILINE))
+    for kind, row in TABLE.items():
+        assert known & {f"error.{kind}", f"error.{row.type}"}, kind
+    assert {f"failed.{kind}" for kind in FailureKind} <= known
+    assert {f"state.{state}" for state in JobState} <= known
+    assert {f"cause.{cause}" for cause in Cause} <= known

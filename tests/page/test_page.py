@@ -9,12 +9,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from bench.harness.process import Process, end_all, free_port
 from tests.support.waiting import wait_until
@@ -168,6 +169,65 @@ def test_a_picture_is_uploaded_and_drawn_from(page: Page, service: Service) -> N
     expect(page.locator(".held")).to_have_count(0)
 
 
+def drop(page: Page, target: Locator, *files: Path) -> None:
+    """Drag files from elsewhere over an element and let them go there, as the mouse does."""
+    target.scroll_into_view_if_needed()
+    box = target.bounding_box()
+    assert box is not None
+    at = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+    data = {"items": [], "files": [str(file) for file in files], "dragOperationsMask": 1}
+    browser = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        browser.send("Input.dispatchDragEvent", {"type": kind, **at, "data": data})
+    browser.detach()
+
+
+def test_a_picture_is_dropped_where_it_belongs_and_a_result_on_the_form(
+    page: Page, service: Service, tmp_path: Path
+) -> None:
+    picture, text = tmp_path / "green.png", tmp_path / "notes.txt"
+    Image.new("RGB", (64, 64), "green").save(picture)
+    text.write_text("no picture")
+    page.locator(".settings select").first.wait_for()
+    place = page.locator(".drop:has([data-role=image])")
+    drop(page, place, text)
+    expect(page.locator(".fault")).to_contain_text("notes.txt is no picture")
+    drop(page, place, picture)
+    expect(page.locator(".held img")).to_have_attribute("alt", "green.png")
+    expect(page.locator(".held.sending")).to_have_count(0)
+    job = draw(page, "from a picture that was dropped")
+    expect(page.locator(".stage")).to_have_attribute("data-state", "succeeded")
+    spec = service.job(job)["spec"]
+    assert service.http.get(f"/v1/files/{spec['image']}/content").content == picture.read_bytes()
+    # Elsewhere on the form it is no first picture but a result, whose settings are read.
+    made = service.finished(service.post(prompt="dropped on the form", seed=78, output="image")["id"])
+    result = tmp_path / "result.png"
+    result.write_bytes(service.http.get(made["artefacts"][0]["url"]).content)
+    drop(page, page.locator("#prompt"), result)
+    expect(page.locator("#prompt")).to_have_value("dropped on the form")
+    expect(page.locator("[data-field=seed]")).to_have_value("78")
+
+
+def test_a_picture_is_pasted_from_the_clipboard(page: Page, service: Service) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator(".settings select").first.wait_for()
+    page.evaluate(
+        """async () => {
+          const canvas = Object.assign(document.createElement('canvas'), { width: 64, height: 64 });
+          canvas.getContext('2d').fillRect(0, 0, 64, 64);
+          const blob = await new Promise((done) => canvas.toBlob(done, 'image/png'));
+          await navigator.clipboard.write([new ClipboardItem({ 'image/png': blob })]);
+        }"""
+    )
+    page.locator("#prompt").focus()
+    page.keyboard.press("Control+v")
+    expect(page.locator(".held img")).to_be_visible()
+    expect(page.locator(".held.sending")).to_have_count(0)
+    job = draw(page, "from a picture that was pasted")
+    expect(page.locator(".stage")).to_have_attribute("data-state", "succeeded")
+    assert service.job(job)["spec"]["image"].startswith("file-")
+
+
 def test_the_request_is_shown_for_programs(page: Page, service: Service) -> None:
     page.locator("#prompt").fill("it's a cat")
     page.locator("[data-field=seed]").fill("7")
@@ -216,6 +276,21 @@ def test_what_is_wrong_is_said_in_words(page: Page) -> None:
     page.get_by_role("button", name="Draw", exact=True).click()
     expect(page.locator(".stage [role=alert]")).to_contain_text("The model does not take these values")
     expect(page.locator(".stage [role=alert]")).to_contain_text("told to refuse it")
+
+
+def test_what_is_wrong_is_said_in_the_readers_language_beside_the_services_words(
+    open_page: Callable[..., Page], service: Service
+) -> None:
+    page = open_page(locale="zh-CN")
+    page.get_by_label("尺寸", exact=True).select_option("custom")
+    page.get_by_label("宽", exact=True).fill("99999")
+    page.locator("#prompt").fill("of a great width")
+    page.locator("#prompt").press("Enter")
+    refused = service.http.post("/v1/jobs", json={"prompt": "x", "size": "99999x64"}).json()["error"]
+    expect(page.locator(".fault")).to_have_text(f"请修改“尺寸”。（服务原文：{refused['message']}）")
+    page.route(re.compile(r"/v1/jobs$"), lambda route: route.fulfill(status=502, body="<html>bad gateway</html>"))
+    page.get_by_role("button", name="生成", exact=True).click()
+    expect(page.locator(".fault")).to_have_text("服务出错，请稍后重试；详情见服务日志。")
 
 
 def test_a_job_that_waits_is_paused_and_goes_on(open_page: Callable[..., Page], service: Service) -> None:
@@ -280,6 +355,24 @@ def test_the_gallery_is_searched_and_paged_and_holds_what_is_seen(
     expect(page.locator(".empty")).to_contain_text("Nothing matches")
     page.get_by_role("button", name="Clear filters").click()
     expect(page.locator(".cell").first).to_be_visible()
+
+
+def test_a_clip_plays_under_the_pointer_and_with_the_focus(open_page: Callable[..., Page], service: Service) -> None:
+    job = service.finished(service.post(prompt="to be pointed at")["id"])["id"]
+    page = open_page("#/gallery")
+    cell = page.locator(f'.cell[data-job="{job}"]')
+    expect(cell.locator("img")).to_be_visible()
+    expect(page.locator(".cell video")).to_have_count(0)
+    cell.hover()
+    expect(cell.locator("video")).to_be_visible()
+    until(page, f"document.querySelector('.cell[data-job=\"{job}\"] video')?.currentTime > 0")
+    assert page.locator(".cell video").count() == 1
+    page.mouse.move(2, 2)
+    expect(page.locator(".cell video")).to_have_count(0)
+    cell.locator("button").focus()
+    until(page, f"document.querySelector('.cell[data-job=\"{job}\"] video')?.currentTime > 0")
+    page.locator("#gallery-search").focus()
+    expect(page.locator(".cell video")).to_have_count(0)
 
 
 def test_a_search_says_how_far_it_went_and_goes_on_when_asked(open_page: Callable[..., Page], service: Service) -> None:

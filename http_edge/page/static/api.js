@@ -16,6 +16,8 @@ export class ApiError extends Error {
     super(error.message || '');
     this.status = status;
     this.code = error.code || (status ? `http_${status}` : 'offline');
+    /** The class of the error; what is between page and service, as a proxy, tells of none. */
+    this.type = error.type || (status >= 500 ? 'server_error' : status ? 'invalid_request_error' : '');
     this.param = error.param || '';
     this.retryAfter = error.retryAfter || 0;
   }

@@ -99,6 +99,28 @@ const WORDS = {
   'parked.paused': ['paused', '已暂停'],
   'parked.draft': ['a draft: draw it to the end, or cancel it', '草稿：继续完成或取消'],
   'parked.preempted': ['makes room for a shorter job', '让位给更短的任务'],
+  'cause.submitted': ['submitted', '已提交'],
+  'cause.dispatched': ['given to a worker', '已分配节点'],
+  'cause.started': ['started', '开始生成'],
+  'cause.adopted': ['found again at its worker', '节点恢复后继续'],
+  'cause.refused': ['the worker did not take it', '节点未接收'],
+  'cause.returned': ['handed back', '已退回'],
+  'cause.lost': ['the worker was lost', '节点失联'],
+  'cause.retried': ['failed: tried again', '失败后重试'],
+  'cause.due': ['tried again now', '开始重试'],
+  'cause.finished': ['finished', '已完成'],
+  'cause.failed': ['failed', '失败'],
+  'cause.expired': ['its deadline passed', '超过截止时间'],
+  'cause.quarantined': ['given up after crashes', '多次崩溃后放弃'],
+  'cause.stop_requested': ['to be stopped', '请求停止'],
+  'cause.cancelled': ['cancelled', '已取消'],
+  'cause.park_requested': ['to be paused', '请求暂停'],
+  'cause.paused': ['paused', '已暂停'],
+  'cause.drafted': ['the draft is there', '草稿完成'],
+  'cause.preempted': ['made room for another', '让位给其他任务'],
+  'cause.resumed': ['goes on', '继续'],
+  'cause.committed': ['to be drawn to the end', '确认完成'],
+  'cause.promise_broken': ['will be later than promised', '将晚于承诺时间'],
   'phase.load': ['loading the model', '加载模型'],
   'phase.warm_up': ['first use of the model: preparing it', '首次使用模型：准备中'],
   'phase.encode': ['reading the prompt', '理解提示词'],
@@ -237,13 +259,24 @@ const WORDS = {
   'help.rows': ['n: new prompt|g: gallery|w: workers|/: search|Space: play|← →: one frame|Esc: close|?: this list', 'n：新提示词|g：作品|w：节点|/：搜索|空格：播放|← →：逐帧|Esc：关闭|?：本列表'],
 
   'error.offline': ['The service does not answer. Check that it runs, then try again.', '服务没有响应。请确认服务已启动，然后重试。'],
+  'error.words': [' ({words})', '（服务原文：{words}）'],
+  'error.field': ['Change “{field}”.', '请修改“{field}”。'],
   'error.queue_full': ['The queue is full. Try again in {time}.', '队列已满，请在 {time} 后重试。'],
   'error.no_workers': ['No worker is there to draw. Start one, or wait until it has loaded.', '没有可用的工作节点，请启动或等待加载完成。'],
+  'error.model_not_found': ['No worker has this model now. Choose another.', '当前没有节点提供此模型，请选择其他模型。'],
   'error.disk_full': ['The service’s disk is full. Delete what is not needed.', '服务磁盘已满，请删除不需要的作品。'],
-  'error.unavailable': ['The service cannot take this now. Try again in a moment.', '服务暂时不可用，请稍后重试。'],
-  'error.forbidden': ['This is not allowed here.', '没有权限。'],
-  'error.too_large': ['This file is too large.', '文件过大。'],
+  'error.too_large': ['This file is too large. Choose a smaller one.', '文件过大，请选择更小的文件。'],
   'error.gone': ['This file is no longer kept.', '文件已被清理。'],
+  'error.no_recipe': ['This file does not tell what it was drawn with. Choose one of this service.', '该文件不含生成设置，请选择本服务生成的文件。'],
+  'error.invalid_request_error': ['The service does not take this as it is.', '服务不接受此请求，请按原文说明修改。'],
+  'error.not_found_error': ['There is no such thing, or no more.', '对象不存在或已删除，请刷新页面。'],
+  'error.timeout_error': ['This took too long. Try again.', '请求超时，请重试。'],
+  'error.conflict_error': ['It is not in a state for this. Look at it again.', '当前状态不允许此操作，请刷新后再试。'],
+  'error.rate_limit_error': ['Too much was asked for at once. Try again in {time}.', '请求过多，请在 {time} 后重试。'],
+  'error.overloaded_error': ['The service cannot take this now. Try again in {time}.', '服务繁忙或正在重启，请在 {time} 后重试。'],
+  'error.server_error': ['The service could not do this. Try again in a moment; its log says more.', '服务出错，请稍后重试；详情见服务日志。'],
+  'error.permission_error': ['This is not allowed here.', '没有权限，请联系管理员。'],
+  'error.authentication_error': ['The API key is not known, or has expired.', '密钥无效或已过期，请重新登录。'],
   'failed.invalid_input': ['The model does not take these values: change the settings.', '模型不接受这些参数，请调整设置。'],
   'failed.out_of_memory': ['The GPU’s memory did not suffice: choose a smaller size, or fewer frames.', '显存不足：请减小尺寸或缩短时长。'],
   'failed.engine_error': ['The model’s pipeline failed. Try other settings; the log of the service says more.', '模型运行出错，可尝试其他设置；详情见服务日志。'],
@@ -283,11 +316,16 @@ export const moment = (unix) =>
 /** MB as "3.4 GB". */
 export const megabytes = (value) => (value > 0 && value < 1 ? `${number(Math.ceil(1024 * value))} KB` : value < 1024 ? `${number(value)} MB` : `${number(value / 1024, 1)} GB`);
 
-/** What went wrong with a request, and what to do. */
+/** What a field of a request is called in the form; what the form does not have is called as the request has it. */
+const FIELDS = { negative_prompt: 'create.negative', num_frames: 'create.length', num_inference_steps: 'create.steps', guidance_scale: 'create.guidance' };
+const fieldName = (param) => known(FIELDS[param] || `create.${param}`, known(`role.${param}`, param));
+
+/** What went wrong with a request and what to do, and the service's own sentence beside it. */
 export function problem(error) {
-  const advice = known(`error.${error.code}`, '').replace('{time}', duration(error.retryAfter || 5));
-  if (!advice) return error.message || String(error);
-  return error.message && error.code !== 'queue_full' ? `${advice} (${error.message})` : advice;
+  const field = error.code === 'invalid_value' && error.param;
+  const advice = field ? t('error.field', { field: fieldName(field) }) : known(`error.${error.code}`, known(`error.${error.type}`, ''));
+  const words = error.message && error.code !== 'queue_full' ? t('error.words', { words: error.message }) : '';
+  return advice ? advice.replace('{time}', duration(error.retryAfter || 5)) + words : error.message || String(error);
 }
 
 /** Why a job failed, and what to do: [advice, the engine's own words]. */

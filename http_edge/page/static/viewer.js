@@ -33,7 +33,7 @@ function facts(job) {
 }
 
 const history = (job) => (job.history?.length ? h('details', null, h('summary', null, t('view.history')), h('ol', { class: 'history' }, job.history.map((move) =>
-  h('li', null, h('time', null, new Date(1000 * move.at).toLocaleTimeString(language.get())), ` ${known(`state.${move.to}`, move.to)} · ${[move.cause, move.worker, move.note].filter(Boolean).join(' · ')}`)))) : '');
+  h('li', null, h('time', null, new Date(1000 * move.at).toLocaleTimeString(language.get())), ` ${known(`state.${move.to}`, move.to)} · ${[known(`cause.${move.cause}`, move.cause), move.worker, move.note].filter(Boolean).join(' · ')}`)))) : '');
 
 function player(video, fps) {
   const play = iconButton('pause', t('view.pause'), () => (video.paused ? video.play() : video.pause()));
