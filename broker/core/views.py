@@ -283,7 +283,7 @@ def _worker_state(worker: Worker) -> m.WorkerStateName:
     if worker.fault:
         return "faulty"
     if worker.tripped:
-        return "benched"
+        return "tripped"
     if worker.held:
         return "busy"
     return "idle" if worker.room else "starting"

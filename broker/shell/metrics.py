@@ -17,6 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from broker.shell.net.peer_limits import PeerLimiter
 from broker.wire.messages import PoolView
+from broker.wire.terms import OLD_WORKER_STATES
 
 #: Upper bounds of commit times, seconds: an fsync takes 0.1 ms on a quiet disk and seconds on a broken one.
 COMMIT_BOUNDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0)
@@ -138,7 +139,8 @@ class Metrics:
         yield jobs
         workers = GaugeMetricFamily("zoetrope_workers", "Workers by state", labels=("state",))
         for name, count in Counter(worker.state for worker in pool.workers).items():
-            workers.add_metric((name,), count)
+            for shown in filter(None, (name, OLD_WORKER_STATES.get(name))):
+                workers.add_metric((shown,), count)
         yield workers
         events = CounterMetricFamily(
             "zoetrope_worker_events",

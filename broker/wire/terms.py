@@ -88,8 +88,11 @@ WebhookUrl = Annotated[str, Meta(max_length=1024)]
 
 EngineState = Literal["starting", "loading", "ready", "busy", "restarting", "stopped"]
 
-#: `benched`: gets no work for a while, because job after job failed there. `faulty`: its device is broken, and it gets no work.
-WorkerStateName = Literal["starting", "idle", "busy", "suspect", "draining", "benched", "faulty", "lost"]
+#: `tripped`: gets no work for a while, because job after job failed there. `faulty`: its device is broken, and it gets no work.
+WorkerStateName = Literal["starting", "idle", "busy", "suspect", "draining", "tripped", "faulty", "lost"]
+
+#: State of a worker -> its name in 0.1.0; metrics have both until the next version.
+OLD_WORKER_STATES: dict[WorkerStateName, str] = {"tripped": "benched"}
 
 
 class Held(Struct, frozen=True, kw_only=True, array_like=True, gc=False):

@@ -16,7 +16,7 @@ from tests.chaos.harness import Service
 
 _LOOK_S = 0.05
 _TIMEOUT_S = 2.0
-_WORKING = ("idle", "busy", "benched")
+_WORKING = ("idle", "busy", "tripped")
 _ENGINE_UP = ("ready", "busy")
 #: A worker that was suspect or lost is back when it has reported since.
 _BEAT_AGE_S = 1.5

@@ -62,9 +62,9 @@ def test_a_tripped_worker_comes_back_when_the_device_of_the_other_breaks() -> No
     desk.submit("a", pinned="w1")
     desk.start("w1", "a")
     desk.fail("w1", "a", "hung")
-    assert worker(desk, "w1").state == "benched"
+    assert worker(desk, "w1").state == "tripped"
     desk.beat("w2", free=0, health=BROKEN)
-    assert worker(desk, "w1").state != "benched"
+    assert worker(desk, "w1").state != "tripped"
 
 
 def test_measurements_that_are_no_numbers_are_cut() -> None:

@@ -47,7 +47,7 @@ def test_three_jobs_that_fail_in_a_row_bench_their_worker_and_say_so() -> None:
 
     assert notes(desk) == ["worker_tripped"]
     view = worker(desk, "w1")
-    assert (view.state, view.tripped_s, view.failed_in_a_row, view.free) == ("benched", 60.0, 3, 0)
+    assert (view.state, view.tripped_s, view.failed_in_a_row, view.free) == ("tripped", 60.0, 3, 0)
     desk.submit("d")
     desk.beat("w1", free=1)
     assert desk.state("d") == "queued"
@@ -91,7 +91,7 @@ def test_bad_input_is_not_the_workers_fault() -> None:
         other.start("w1", job_id)
         other.fail("w1", job_id, "invalid_input")
 
-    assert (worker(desk, "w1").state, worker(other, "w1").state) == ("benched", "idle")
+    assert (worker(desk, "w1").state, worker(other, "w1").state) == ("tripped", "idle")
 
 
 def test_a_job_that_fails_on_two_workers_is_to_blame_itself() -> None:
@@ -140,7 +140,7 @@ def test_a_restarted_worker_has_a_new_chance_and_a_reconnected_one_has_not() -> 
     desk = two_workers()
     fail_on(desk, "w1", "a", "b", "c")
     desk.hello("w1", peer=b"b-again", seen=desk.job("c").fence)
-    assert worker(desk, "w1").state == "benched"
+    assert worker(desk, "w1").state == "tripped"
 
     desk.hello("w1", boot="b2", peer=b"b-new")
 

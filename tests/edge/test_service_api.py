@@ -80,9 +80,12 @@ def test_a_drain_is_taken_back_while_the_worker_is_there(world: World) -> None:
 
 
 def test_the_time_that_a_worker_sits_out_is_shown_under_its_old_name_too(world: World) -> None:
-    world.fake.workers["cpu-0"] = msgspec.structs.replace(world.fake.workers["cpu-0"], tripped_s=12.5)
+    world.fake.workers["cpu-0"] = msgspec.structs.replace(world.fake.workers["cpu-0"], state="tripped", tripped_s=12.5)
     shown = world.http.get("/v1/workers").json()["data"][0]
-    assert (shown["tripped_s"], shown["benched_s"]) == (12.5, 12.5)
+    assert (shown["state"], shown["tripped_s"], shown["benched_s"]) == ("tripped", 12.5, 12.5)
+    text = world.http.get("/metrics").text
+    assert 'zoetrope_workers{state="tripped"} 1.0' in text
+    assert 'zoetrope_workers{state="benched"} 1.0' in text
 
 
 def test_the_last_worker_is_not_drained_as_the_service_would_end_with_it(world: World) -> None:

@@ -12,7 +12,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from broker.wire.messages import JobView, PoolView, WorkerView
-from broker.wire.terms import FINAL_NAMES, WorkerStateName
+from broker.wire.terms import FINAL_NAMES, OLD_WORKER_STATES, WorkerStateName
 from http_edge.jobs.hub import Hub
 
 _JOB_BUCKETS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 3600.0)
@@ -99,7 +99,8 @@ class _PoolCollector(Collector):
         workers = GaugeMetricFamily("zoetrope_workers", "Workers by state.", labels=["state"])
         states = [worker.state for worker in self.view.workers]
         for state_name in get_args(WorkerStateName):
-            workers.add_metric([state_name], states.count(state_name))
+            for shown in filter(None, (state_name, OLD_WORKER_STATES.get(state_name))):
+                workers.add_metric([shown], states.count(state_name))
         yield workers
         yield from _worker_families(self.view.workers)
         for name, about, field in _POOL_GAUGES:

@@ -242,7 +242,7 @@ const WORDS = {
   'worker.busy': ['busy', '工作中'],
   'worker.suspect': ['silent', '无响应'],
   'worker.draining': ['draining', '排空中'],
-  'worker.benched': ['set aside: jobs failed there', '已隔离：任务失败'],
+  'worker.tripped': ['set aside: jobs failed there', '已隔离：任务失败'],
   'worker.faulty': ['faulty', '故障'],
   'worker.lost': ['lost', '丢失'],
 
