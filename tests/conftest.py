@@ -20,8 +20,8 @@ settings.load_profile("same")
 
 
 #: Tests of real processes and sockets over real time: a machine that stands still can fail them, so one that fails is run once more. The
-#: summary lists reruns, and each is a fault to be mended, in the test or in what it tests. No other test is run again. `make test` runs
-#: these one after another with nothing beside them, and all others on two processors.
+#: summary lists reruns, and each is a fault to be mended, in the test or in what it tests. `make test` runs these one after another with
+#: nothing beside them, and all others on two processors.
 _REAL_TIME = (
     "acceptance",
     "agent/test_procs.py",

@@ -1,0 +1,102 @@
+"""A request that is refused while its client still sends: the client reads why."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import uvicorn
+import uvloop
+from uvicorn.server import ServerState
+
+from http_edge.http.head_cap import MAX_HEAD_BYTES, CappedProtocol
+
+#: More than the buffers of both sockets take, and less than is read in a moment.
+_LARGE = 32 * 1024 * 1024
+
+
+async def _refuse(scope: Any, receive: Any, send: Any) -> None:
+    """Answers 413 without reading the body."""
+    headers = [(b"content-length", b"9"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 413, "headers": headers})
+    await send({"type": "http.response.body", "body": b"too large"})
+
+
+@contextlib.asynccontextmanager
+async def _server() -> AsyncIterator[tuple[int, asyncio.Event]]:
+    """A server that refuses everything: its port, and what is set once a connection has ended."""
+    config = uvicorn.Config(_refuse, http=CappedProtocol, ws="none", lifespan="off", log_config=None)
+    config.load()
+    ended = asyncio.Event()
+
+    class Watched(CappedProtocol):
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            ended.set()
+
+    state = ServerState()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: Watched(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+    )
+    async with server, asyncio.timeout(60):
+        yield server.sockets[0].getsockname()[1], ended
+
+
+@pytest.mark.parametrize(
+    ("head", "rest", "status"),
+    [
+        (b"PUT /file HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % _LARGE, _LARGE, b"413"),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * MAX_HEAD_BYTES, _LARGE, b"431"),
+        (b"NOTHING OF HTTP\r\n\r\n", _LARGE, b"400"),
+    ],
+    ids=["body", "head", "junk"],
+)
+def test_a_client_that_sends_on_reads_the_refusal(head: bytes, rest: int, status: bytes) -> None:
+    async def scene() -> None:
+        async with _server() as (port, ended):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(head)
+            # The answer is there, and unread, before the rest of the request is sent.
+            first = await reader.read(1)
+            for _ in range(rest // (1024 * 1024)):
+                writer.write(bytes(1024 * 1024))
+                await writer.drain()
+            answer = first + await reader.read()
+            assert answer.split(b" ")[1] == status
+            assert b"connection: close" in answer.lower()
+            writer.close()
+            await writer.wait_closed()
+            await ended.wait()
+
+    uvloop.run(scene())
+
+
+def test_a_refused_client_that_sends_no_more_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("http_edge.http.head_cap._DROP_IDLE_S", 0.0)
+
+    async def scene() -> None:
+        async with _server() as (port, ended):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"PUT /file HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n")
+            assert b" 413 " in await reader.read()
+            await ended.wait()
+            writer.close()
+
+    uvloop.run(scene())
+
+
+def test_a_whole_body_that_is_refused_ends_its_connection_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("http_edge.http.head_cap._DROP_IDLE_S", 3600.0)
+
+    async def scene() -> None:
+        async with _server() as (port, ended):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"PUT /file HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc")
+            assert b" 413 " in await reader.read()
+            await ended.wait()
+            writer.close()
+
+    uvloop.run(scene())
