@@ -11,6 +11,7 @@ import pytest
 from msgspec import Struct
 
 from broker.wire.jobspec import Artefact, JobSpec, ModelCard, encode_spec
+from workers.engine import turns
 from workers.engine.base import Outcome, Profile, Stage
 from workers.engine.errors import DeviceLost, EngineError, OutOfMemory
 from workers.engine.peaks import Peaks, Shape
@@ -629,6 +630,28 @@ def test_a_prepared_job_goes_on_as_soon_as_the_one_before_is_denoised(bench: Ben
     assert isinstance(bench.end(1), JobFinished)
     assert isinstance(bench.end(2), JobFinished)
     assert bench.handed_over(1)
+
+
+def test_the_first_step_of_the_next_job_comes_before_the_last_words_of_the_one_before(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "_FIRST_STEP_S", _PATIENCE_S)
+    ready(bench)
+    log = bench.engine.log
+
+    def first_step(monitor: Monitor) -> None:
+        log.append("first step of second")
+        monitor.turn.begin()
+
+    def last_step(monitor: Monitor) -> None:
+        seen(bench, "prepared second")(monitor)
+        monitor.ends.denoised("device")
+        assert "first step of second" in log
+
+    bench.engine.fronts |= {"first": last_step, "second": first_step}
+    bench.run_both()
+    assert isinstance(bench.end(1), JobFinished), bench.end(1)
+    assert isinstance(bench.end(2), JobFinished)
 
 
 def test_a_job_that_fails_after_it_let_the_next_go_on_is_only_its_own_failure(bench: Bench) -> None:

@@ -75,6 +75,12 @@ class Device:
             # Not the device's: the decoding of the job before has a stream of its own, and is not waited for.
             torch.cuda.current_stream().synchronize()
 
+    def seed(self, seed: int) -> None:
+        """Seed the generators that this process draws from; `torch.manual_seed` looks for every kind of device meanwhile."""
+        torch.default_generator.manual_seed(seed)
+        if self.kind == "cuda":
+            torch.cuda.manual_seed(seed)
+
     @contextmanager
     def beside(self, *tensors: torch.Tensor) -> Iterator[None]:
         """Run what is asked of the GPU inside beside the other thread's work, after what made `tensors`; it is done on leaving."""

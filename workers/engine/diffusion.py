@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from broker.runtime.log_actions import Action
 from broker.wire.jobspec import JobSpec, ModelCard
 from workers.engine.arguments import call_arguments
@@ -166,7 +164,7 @@ class DiffusionEngine:
             ended = partial(monitor.ends.denoised, "device" if self.pipelines.keeps_vae(card) else "whole")
         with self.pipelines.device.aside(monitor.turn.then) if monitor.turn.waits else nullcontext():
             # Some pipelines bring their control image to latents with noise of no generator.
-            monitor.turn.then(partial(_seed, spec.seed + index))
+            monitor.turn.then(partial(self.pipelines.device.seed, spec.seed + index))
             resumption = None
             if checkpoints is not None:
                 binding = self._binding(card, spec, monitor)
@@ -193,7 +191,3 @@ class DiffusionEngine:
             "version of a library": versions(),
             "device": self.pipelines.device.name,
         }
-
-
-def _seed(seed: int) -> None:
-    torch.manual_seed(seed)

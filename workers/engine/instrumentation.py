@@ -171,7 +171,7 @@ def _turn_taken(pipe: Any, monitor: Monitor) -> Iterator[None]:
 
     def hook(module: torch.nn.Module, inputs: Any) -> None:
         if threading.get_ident() == ours:
-            monitor.turn.take()
+            monitor.turn.begin()
 
     handles = [part.register_forward_pre_hook(hook) for part in denoisers_of(pipe)]
     try:

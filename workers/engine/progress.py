@@ -147,11 +147,12 @@ class Turn:
     def __init__(self, times: StageTimes) -> None:
         self._times = times
         self._wait: Callable[[], object] | None = None
+        self._begun: Callable[[], None] | None = None
         self._acts: list[Callable[[], None]] = []
 
-    def wait_by(self, wait: Callable[[], object] | None) -> None:
-        """Let the job call `wait`, which returns when it may go on; None: it need not wait."""
-        self._wait, self._acts = wait, []
+    def wait_by(self, wait: Callable[[], object] | None, begun: Callable[[], None] | None = None) -> None:
+        """Let the job call `wait`, which returns when it may go on, and `begun` at its first step; None: it need not wait."""
+        self._wait, self._begun, self._acts = wait, begun, []
 
     @property
     def waits(self) -> bool:
@@ -174,6 +175,13 @@ class Turn:
             wait()
         for act in self._acts:
             act()
+
+    def begin(self) -> None:
+        """The denoiser is about to compute: take the turn, if that has not been done."""
+        self.take()
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            begun()
 
 
 class Ends:

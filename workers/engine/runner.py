@@ -189,7 +189,7 @@ class Runner:
             order.engine.free_cache()
 
     def _prepared(self, order: EngineJob) -> Outcome:
-        order.monitor.turn.wait_by(partial(self._turns.take, order))
+        order.monitor.turn.wait_by(partial(self._turns.take, order), self._turns.at_first_step)
         outcome = self._begun(order, measured=False)
         # There may have been no denoising step.
         order.monitor.turn.take()

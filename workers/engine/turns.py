@@ -8,7 +8,6 @@ cancel. All state is guarded by one lock, and every change of it wakes those who
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -23,6 +22,9 @@ from workers.ipc.messages import NextWanted, PostprocessBegun, RunJob
 
 #: How often a thread that waits looks whether its job is cancelled: the cancel word is another process's, and wakes nobody.
 _LOOK_S = 0.02
+
+#: For at most this long a job that is denoised does nothing: two threads in Python would keep each other from the next one's first step.
+_FIRST_STEP_S = 0.01
 
 
 class EngineJob(Struct, frozen=True, kw_only=True):
@@ -51,6 +53,11 @@ class Turns:
         self._postprocessing: EngineJob | None = None
         #: The one that has the turn, if it takes its last steps.
         self._nearly_denoised: EngineJob | None = None
+        #: What the process could hold, as read when a job that waits last looked: reading takes up to a millisecond, and the moment in
+        #: which one job follows another is not the time for it.
+        self._limit_mb = 0.0
+        #: How many prepared jobs have come to their first denoising step.
+        self._first_steps = 0
 
     def under_way(self) -> list[EngineJob]:
         """The jobs that have the turn or are postprocessed."""
@@ -61,11 +68,16 @@ class Turns:
     def when(self, may: Callable[[], bool], look: Callable[[], None]) -> Iterator[None]:
         """Wait until `may()`, calling `look` meanwhile, which raises `Cancelled` for a job that is to stop; inside, the lock is held."""
         with self.lock:
+            self._read_limit()
             while not may():
-                self.lock.wait(_LOOK_S)
+                if not self.lock.wait(_LOOK_S):
+                    self._read_limit()
                 look()
             yield
             self.lock.notify_all()
+
+    def _read_limit(self) -> None:
+        self._limit_mb = self._meter().limit_mb()
 
     # ------------------------------------------------------------ before the denoise stage
 
@@ -75,14 +87,13 @@ class Turns:
         found: list[Candidate] = []
 
         def may_begin() -> bool:
-            limit_mb = self._meter().limit_mb()
             other = self._denoising or self._postprocessing
             resident = other is None or other.engine.resident(card, job.profile, shape)
             candidate = Candidate(shape=shape, alone=job.alone, resident=resident)
-            if self._can_prepare(job, spec, card) and self.planner.may_prepare(candidate, limit_mb):
+            if self._can_prepare(job, spec, card) and self.planner.may_prepare(candidate, self._limit_mb):
                 found.append(candidate)
                 return True
-            return self._denoising is None and self.planner.may_begin(candidate, limit_mb)
+            return self._denoising is None and self.planner.may_begin(candidate, self._limit_mb)
 
         with self.when(may_begin, look):
             if found:
@@ -105,7 +116,7 @@ class Turns:
         """Return when the job's denoise stage may go on: whether what it takes is to be measured. Raises `Cancelled`."""
 
         def may_begin() -> bool:
-            return self._denoising is None and self.planner.may_begin(order.candidate, self._meter().limit_mb())
+            return self._denoising is None and self.planner.may_begin(order.candidate, self._limit_mb)
 
         with self.when(may_begin, order.monitor.check):
             self._denoising = order
@@ -142,7 +153,10 @@ class Turns:
 
     def _ask_if_room(self) -> None:
         order = self._nearly_denoised
-        if order is not None and self.planner.may_prepare(order.candidate, self._meter().limit_mb()):
+        if order is None:
+            return
+        self._read_limit()
+        if self.planner.may_prepare(order.candidate, self._limit_mb):
             self._send(NextWanted(fence=order.job.fence))
 
     def excuse(self, order: EngineJob) -> bool | None:
@@ -159,9 +173,16 @@ class Turns:
         with self.lock:
             if self._denoising is not order or not self.planner.has_prepared or not self._fits_after(order, where):
                 return
+            begun = self._first_steps
             self._enter(order, where)
-        # The other thread's first step comes before this one's last words.
-        time.sleep(0)
+            # The other thread's first step comes before this one's last words.
+            self.lock.wait_for(lambda: self._first_steps != begun, _FIRST_STEP_S)
+
+    def at_first_step(self) -> None:
+        """A job that was prepared has come to its first denoising step."""
+        with self.lock:
+            self._first_steps += 1
+            self.lock.notify_all()
 
     def hand_over(self, order: EngineJob, where: Where) -> bool:
         """Whether the job is to be postprocessed by another thread, so that the next may begin: it may already."""
@@ -174,7 +195,7 @@ class Turns:
         return True
 
     def _fits_after(self, order: EngineJob, where: Where) -> bool:
-        return self.planner.may_hand_over(order.candidate, where, self._meter().limit_mb())
+        return self.planner.may_hand_over(order.candidate, where, self._limit_mb)
 
     def _enter(self, order: EngineJob, where: Where) -> None:
         self._pass_on()
