@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
+import psutil
 
 from bench.harness.process import ROOT, Process, end_all, free_port
 from bench.harness.procs import pinned
@@ -23,7 +24,10 @@ _STOP_S = 15.0
 
 
 class Service:
-    """Broker, workers and edge on one home. `gpus` and `model` are the workers' options, "" for their defaults."""
+    """Broker, workers and edge on one home. `gpus` and `model` are the workers' options, "" for their defaults.
+
+    `supervisors`: how many `python -m workers` it may have, each with workers of its own: `workers`, `workers-2` …
+    """
 
     def __init__(
         self,
@@ -32,30 +36,32 @@ class Service:
         model: str = "",
         workers_options: Sequence[str] = (),
         broker_options: Sequence[str] = (),
+        supervisors: int = 1,
     ) -> None:
         self.home = home
         self.settings = CommonSettings(home=str(home / "z"))
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._workers = ["workers", "--gpus", gpus, *(["--model", model] if model else []), *workers_options]
-        self._broker = ["broker", "--queue-limit", "2000000", *broker_options]
+        workers = ["workers", "--gpus", gpus, *(["--model", model] if model else []), *workers_options]
+        #: Names of the supervisors.
+        self.supervisors = ("workers", *(f"workers-{number}" for number in range(2, supervisors + 1)))
+        self._commands = {
+            "broker": ["broker", "--queue-limit", "2000000", *broker_options],
+            "edge": ["http_edge", "--host", "127.0.0.1", "--port", str(self.port)],
+            "workers": workers,
+            **{name: [*workers, "--name-prefix", f"{name}."] for name in self.supervisors[1:]},
+        }
         self.processes: dict[str, Process] = {}
 
     def start(self, *names: str, cores: set[int] | None = None) -> None:
-        """Start `broker`, `workers` or `edge`, on these cores if any are named."""
+        """Start `broker`, `edge` or supervisors, on these cores if any are named."""
         for name in names:
-            command = {
-                "broker": self._broker,
-                "workers": self._workers,
-                "edge": ["http_edge", "--host", "127.0.0.1", "--port", str(self.port)],
-            }[name]
+            options = "--home", self.settings.home, "--log-level", "warning"
             with pinned(cores or set()):
-                self.processes[name] = Process(
-                    *command, "--home", self.settings.home, "--log-level", "warning", log=self.home / f"{name}.log"
-                )
+                self.processes[name] = Process(*self._commands[name], *options, log=self.home / f"{name}.log")
 
     def kill(self, name: str) -> float:
-        """SIGKILL one of the three; when that was, Unix seconds."""
+        """SIGKILL one of these; when that was, Unix seconds."""
         at = time.time()
         self.processes[name].end(limit_s=_STOP_S)
         return at
@@ -83,6 +89,10 @@ class Service:
                         return
                 await asyncio.sleep(0.05)
         raise BenchError(f"the edge is not ready after {READY_S:.0f} s: {self.last_words()}")
+
+    def agents(self) -> list[tuple[str, psutil.Process]]:
+        """(its supervisor, the agent) of all agents that live now."""
+        return [(name, agent) for name in self.supervisors for agent in self.processes[name].agents()]
 
     def check(self) -> None:
         """Raises `BenchError` when one of the processes has ended."""

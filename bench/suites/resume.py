@@ -4,8 +4,8 @@ Many times the process that draws alone (`renders`), and some times each process
 model, one that writes checkpoints and one that writes none, draw the same jobs in turn: that is what checkpoints cost, and the pictures
 that all others are compared with. Then engine, agent, supervisor or broker of the first is killed in each of many further jobs, and
 started again at once where nothing else does so. With two workers the other one goes on with the job while the engine of the first is
-loaded anew, so that hundreds of kills take no longer than they must. Moment and victim of each job depend on `seed` and its number alone:
-parts of a run (`part`) can be measured one by one, and their counts added.
+loaded anew, and each has a supervisor of its own, whose death costs one engine: so hundreds of kills take no longer than they must. Moment
+and victim of each job depend on `seed` and its number alone: parts of a run (`part`) can be measured one by one, and their counts added.
 """
 
 from __future__ import annotations
@@ -179,17 +179,23 @@ class Drawer:
         return max(sizes)
 
     def kill(self, victim: str, pid: int) -> None:
-        """SIGKILL; broker and supervisor are started again. `pid`: of the agent whose engine it is, or which it is; 0: all of them."""
-        name = {"supervisor": "workers", "broker": "broker"}.get(victim)
-        if name is not None:
-            self.service.kill(name)
-            self.service.start(name)
-            return
-        for agent in self.service.processes["workers"].agents():
-            if agent.pid == pid or not pid:
-                for process in children(agent.pid, "workers.engine.loop") if victim == "engine" else [agent]:
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        process.kill()
+        """SIGKILL to the agent `pid` (0: to all), its engine or its supervisor, or to the broker; the last two are started again."""
+        agents = [(name, agent) for name, agent in self.service.agents() if agent.pid == pid or not pid]
+        match victim:
+            case "broker":
+                self._replace("broker")
+            case "supervisor":
+                for name in {name for name, _ in agents} or self.service.supervisors:
+                    self._replace(name)
+            case _:
+                for _, agent in agents:
+                    for process in children(agent.pid, "workers.engine.loop") if victim == "engine" else [agent]:
+                        with contextlib.suppress(psutil.NoSuchProcess):
+                            process.kill()
+
+    def _replace(self, name: str) -> None:
+        self.service.kill(name)
+        self.service.start(name)
 
     async def agent_of(self, worker: str) -> int:
         """Process id of this worker's agent; 0: it is not known."""
@@ -318,7 +324,7 @@ def serve(plan: ResumePlan) -> tuple[Undisturbed, list[Interrupted]]:
         services = [keeping] if plain is None else [keeping, plain]
         try:
             for service in services:
-                service.start("broker", "workers")
+                service.start("broker", *service.supervisors)
             return asyncio.run(measure(plan, keeping, plain))
         finally:
             for service in services:
@@ -328,7 +334,7 @@ def serve(plan: ResumePlan) -> tuple[Undisturbed, list[Interrupted]]:
 def _service(home: Path, workers: int, checkpoint_s: float) -> Service:
     home.mkdir()
     options = ("--checkpoint-s", f"{checkpoint_s:g}")
-    return Service(home, gpus=f"cpu:{workers}", model=str(demo_model()), workers_options=options)
+    return Service(home, gpus="cpu:1", model=str(demo_model()), workers_options=options, supervisors=workers)
 
 
 def report_of(plan: ResumePlan, calm: Undisturbed | None, found: Sequence[Interrupted], drawn: renders.Drawn) -> Report:
